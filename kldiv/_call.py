@@ -1,0 +1,121 @@
+"""One call of a loss: its arguments checked, its settings resolved, ready to give value and gradient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kldiv import backends
+from kldiv.backends.base import FLOATS
+from kldiv.errors import DTypeError, OptionError, ShapeError
+from kldiv.formulas.reductions import REDUCTIONS
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Reduction
+    from kldiv.formulas.operation import Operation
+
+_WIDER = {
+    (a, b): "float32" if {a, b} == {"float16", "bfloat16"} else FLOATS[max(i, j)]
+    for i, a in enumerate(FLOATS)
+    for j, b in enumerate(FLOATS)
+}
+
+
+class Call:
+    """What runs, on which arrays, where."""
+
+    __slots__ = ("arrays", "operation", "route")
+
+    def __init__(self, route: backends.Route, operation: Operation, *arrays: Array) -> None:
+        self.route = route
+        self.operation = operation
+        self.arrays = arrays
+
+    def value(self) -> Array:
+        """Return the loss."""
+        return self.route.run(self.operation, *self.arrays)
+
+    def gradient(self, index: int, value: Array) -> Array:
+        """Return the gradient of the scalar ``value`` in array ``index``, by the operation's rule."""
+        caller = self.route.caller
+        xp = caller.namespace(value)
+        with caller.context(value):
+            ones = xp.ones_like(value)
+            return self.operation.pullback(xp, self.route.run, index, ones, *self.arrays)
+
+
+def resolve_pair(
+    input: Array, target: Array, where: Array | None
+) -> tuple[backends.Route, tuple[Array, ...], str]:
+    """Return the route, the arrays and the common dtype of two arrays that must match, and a mask."""
+    arrays = (input, target) if where is None else (input, target, where)
+    route = backends.resolve(
+        "input and target" if where is None else "input, target and where", *arrays
+    )
+    caller = route.caller
+    caller.check("input", input)
+    caller.check("target", target)
+    first = caller.dtype_name(input)
+    second = backends.find(target).dtype_name(target)
+    try:
+        wide = _WIDER[first, second]
+    except KeyError:
+        raise _not_floating(first, second) from None
+    if input.shape != target.shape:
+        raise _different(input.shape, target.shape)
+    if where is not None:
+        _check_mask(backends.find(where).dtype_name(where), where.shape, input.shape)
+    return route, arrays, wide
+
+
+def dtypes(wide: str, dtype: Any) -> tuple[str, str]:
+    """Return the names of the dtypes to compute in and to return: ``dtype`` or the common one."""
+    result = wide if dtype is None else _dtype_name(dtype)
+    compute = _WIDER[wide, result]
+    return (compute if compute in {"float32", "float64"} else "float32"), result
+
+
+def check_reduction(reduction: Reduction) -> None:
+    """Raise unless ``reduction`` is one of the four words."""
+    if reduction not in REDUCTIONS:
+        raise OptionError(
+            f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}"
+        )
+
+
+def _dtype_name(dtype: Any) -> str:
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None)
+    name = name or getattr(dtype, "__name__", None) or str(dtype).rpartition(".")[2]
+    if name not in FLOATS:
+        raise DTypeError(
+            f"dtype must be one of {', '.join(FLOATS)}, by name or as the library's own; got {dtype!r}"
+        )
+    return name
+
+
+def _not_floating(first: str, second: str) -> DTypeError:
+    name, dtype = ("input", first) if first not in FLOATS else ("target", second)
+    return DTypeError(
+        f"{name} has dtype {dtype}; expected one of {', '.join(FLOATS)}; convert it first, "
+        "for example to float32"
+    )
+
+
+def _different(first: tuple[int, ...], second: tuple[int, ...]) -> ShapeError:
+    return ShapeError(
+        f"input and target must have the same shape; got {tuple(first)} and {tuple(second)}; nothing is "
+        "broadcast, as that is a known cause of wrong losses: expand one of them, for example by "
+        "broadcast_to, if that is what you mean"
+    )
+
+
+def _check_mask(dtype: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if dtype != "bool":
+        raise DTypeError(f"where has dtype {dtype}; expected bool; compare first: where=mask != 0")
+    fits = len(shape) <= len(wanted) and all(
+        size in {1, full} for size, full in zip(shape[::-1], wanted[::-1], strict=False)
+    )
+    if not fits:
+        raise ShapeError(
+            f"where has shape {tuple(shape)}, which does not broadcast to that of input, "
+            f"{tuple(wanted)}; for a mask of rows add an axis: where=mask[:, None]"
+        )

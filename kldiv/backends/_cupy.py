@@ -1,0 +1,70 @@
+"""CuPy: NVIDIA and AMD GPUs; every call enters the device that its arrays are on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import array_api_compat.cupy as xp
+import cupy
+
+from kldiv.backends.base import Backend
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+
+    from kldiv._types import Array, Namespace
+
+
+class CuPyBackend(Backend):
+    """Adapter of ``cupy.ndarray``."""
+
+    name = "cupy"
+    roots = ("cupy",)
+    module = "cupy"
+    install = 'pip install "kldiv[cuda12]"  (or cuda13, the CUDA version of your driver)'
+
+    def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
+        return xp
+
+    def dtype_name(self, array: Array) -> str:
+        return str(array.dtype.name)
+
+    def context(self, array: Array) -> AbstractContextManager[Any]:
+        # CuPy computes on the current device, whatever device its arrays are on.
+        return array.device
+
+    def device(self, array: Array) -> str:
+        return f"cuda:{array.device.id}"
+
+    def devices(self) -> tuple[str, ...]:
+        return tuple(f"cuda:{i}" for i in range(cupy.cuda.runtime.getDeviceCount()))
+
+    def from_dlpack(self, array: Array, device: str | None) -> Array:
+        with self._at(device):
+            received = cupy.from_dlpack(array)
+            # An array of another GPU arrives as it is; copying it here moves it.
+            return received if device in {None, self.device(received)} else cupy.array(received)
+
+    def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
+        return cupy.asnumpy(array)
+
+    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:
+        with self._at(device):
+            return cupy.asarray(array)
+
+    def _at(self, device: str | None) -> AbstractContextManager[Any]:
+        return cupy.cuda.Device(None if device is None else int(device.partition(":")[2]))
+
+    def problem(self) -> str | None:
+        # CuPy imports without a GPU and fails at its first allocation: ask the driver.
+        try:
+            if cupy.cuda.runtime.getDeviceCount() > 0:
+                return None
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            return f"no GPU can be used: {error}"
+        return "no GPU was found"
+
+
+BACKEND = CuPyBackend()

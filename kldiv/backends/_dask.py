@@ -1,0 +1,94 @@
+"""Dask: lazy, a block at a time; each block is computed in its own library or in the chosen one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import array_api_compat.dask.array
+import dask.array as da
+import numpy as np
+
+from kldiv import backends
+from kldiv.backends import _numpy
+from kldiv.backends._overlay import Overlay
+from kldiv.backends.base import Backend, Route
+from kldiv.errors import ShapeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.reductions import Loss
+
+
+# Dask names no half types, but its blocks have them.
+xp = Overlay(array_api_compat.dask.array, partial(getattr, _numpy.xp))
+
+
+def _compute_block(
+    operation: Loss, backend: str | None, device: str | None, kernel: str, *blocks: Array
+) -> Array:
+    """Compute one block's elements under the settings of the call that built the graph."""
+    caller = backends.find(blocks[0])
+    chosen = caller if backend is None else backends.get(backend)
+    return Route(caller, chosen, device, chosen.choose_kernel(kernel)).compute(operation, *blocks)
+
+
+class DaskBackend(Backend):
+    """Adapter of ``dask.array.Array``; its blocks are NumPy's or CuPy's."""
+
+    name = "dask"
+    roots = ("dask",)
+    module = "dask.array"
+    install = 'pip install "kldiv[dask]"'
+
+    def check(self, name: str, array: Array) -> None:
+        if any(np.isnan(size) for size in array.shape):
+            msg = (
+                f"{name} has a size that is not known yet, shape {array.shape}; call its "
+                "compute_chunk_sizes() first"
+            )
+            raise ShapeError(msg)
+
+    def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
+        return xp
+
+    def dtype_name(self, array: Array) -> str:
+        return str(array.dtype.name)
+
+    def run(self, operation: Loss, route: Route, arrays: Sequence[Array]) -> Array:  # type: ignore[override]
+        elements = operation.elementwise()
+        other = None if route.backend is self else route.backend.name
+        # Axes are named from the last, so that arrays of fewer dimensions broadcast.
+        named = [part for array in arrays for part in (array, tuple(range(array.ndim))[::-1])]
+        values = da.blockwise(
+            partial(_compute_block, elements, other, route.device, route.kernel),
+            tuple(range(arrays[0].ndim))[::-1],
+            *named,
+            dtype=elements.result,
+            meta=arrays[0]._meta.astype(elements.result),  # noqa: SLF001 - dask's own protocol
+        )
+        return operation.finish(xp, values, *arrays[operation.differentiable :])
+
+    def compute(self, operation: Loss, arrays: Sequence[Array], kernel: str) -> Array:  # type: ignore[override]
+        return self.run(operation, Route(self, self, None, kernel), arrays)
+
+    def device(self, array: Array) -> str:  # noqa: ARG002
+        return "cpu"
+
+    def devices(self) -> tuple[str, ...]:
+        return ("cpu",)
+
+    def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(array.compute())
+
+    def from_dlpack(self, array: Array, device: str | None) -> Array:  # noqa: ARG002
+        msg = "a Dask array is built from a NumPy one"
+        raise BufferError(msg)
+
+    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:  # noqa: ARG002
+        return da.from_array(array)
+
+
+BACKEND = DaskBackend()

@@ -1,0 +1,121 @@
+"""JAX: forward, reverse and higher order by one ``custom_jvp``, under ``jit`` and ``vmap``."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from kldiv.backends.base import Backend, Route
+from kldiv.errors import LibraryError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Operation
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _run(operation: Operation, route: Route, *arrays: Array) -> Array:
+    return route.compute(operation, *arrays)
+
+
+@partial(_run.defjvp, symbolic_zeros=True)
+def _run_jvp(
+    operation: Operation, route: Route, primals: Sequence[Array], tangents: Sequence[Any]
+) -> tuple[Array, Array]:
+    value = _run(operation, route, *primals)
+    # A zero that is only symbolic takes no part: times an infinite slope it would be NaN.
+    given = [
+        None if isinstance(tangent, SymbolicZero) else tangent
+        for tangent in tangents[: operation.differentiable]
+    ]
+    if all(tangent is None for tangent in given):
+        return value, jnp.zeros_like(value)
+    return value, operation.pushforward(jnp, route.run, given, *primals)
+
+
+_run_compiled = jax.jit(_run, static_argnums=(0, 1))
+
+
+class JaxBackend(Backend):
+    """Adapter of ``jax.Array``, concrete or traced."""
+
+    name = "jax"
+    roots = ("jax", "jaxlib")
+    module = "jax"
+    install = 'pip install "kldiv[jax]"'
+
+    def recognises(self, cls: type) -> bool:
+        return issubclass(cls, jax.Array | jax.core.Tracer) or "ArrayImpl" in cls.__name__
+
+    def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
+        return jnp
+
+    def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
+        if route.crosses and route.backend is not self:
+            return route.compute(
+                operation, *arrays
+            )  # concrete arrays only: nothing to differentiate
+        if operation.native:
+            return route.compute(operation, *arrays)
+        return _run_compiled(operation, route, *arrays)
+
+    def device(self, array: Array) -> str:
+        return _device_name(next(iter(array.devices())))
+
+    def devices(self) -> tuple[str, ...]:
+        found = []
+        for platform in ("cpu", "gpu", "tpu"):
+            try:
+                found += [_device_name(device) for device in jax.devices(platform)]
+            except RuntimeError:
+                continue
+        return tuple(found)
+
+    def receiving(self, sender: Backend, arrays: Sequence[Array]) -> AbstractContextManager[Any]:
+        # Without it JAX would quietly make float32 of another library's float64.
+        wide = any(sender.dtype_name(array) in {"float64", "int64"} for array in arrays)
+        return jax.enable_x64(True) if wide else nullcontext()  # noqa: FBT003
+
+    def export(self, array: Array) -> Array:
+        if isinstance(array, jax.core.Tracer):
+            msg = (
+                "a JAX tracer has no values to move to another backend; compute outside jax.jit, "
+                "jax.grad and jax.vmap, or use backend='jax'"
+            )
+            raise LibraryError(msg)
+        return array
+
+    def from_dlpack(self, array: Array, device: str | None) -> Array:
+        return self._put(jnp.from_dlpack(array), device)
+
+    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:
+        return self._put(jnp.array(array), device)
+
+    def _put(self, array: Array, device: str | None) -> Array:
+        if device is None:
+            return array
+        platform, _, index = device.partition(":")
+        return jax.device_put(array, jax.devices(platform)[int(index)])
+
+    def as_bits(self, array: Array) -> Array:
+        return jax.lax.bitcast_convert_type(array, jnp.int16)
+
+    def from_bits(self, array: Array) -> Array:
+        return jax.lax.bitcast_convert_type(array, jnp.bfloat16)
+
+
+def _device_name(device: Any) -> str:
+    return f"{device.platform}:{device.id}"
+
+
+BACKEND = JaxBackend()

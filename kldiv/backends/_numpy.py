@@ -1,0 +1,84 @@
+"""NumPy: the default, on the CPU; bfloat16 where ``ml_dtypes`` is installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kldiv.backends._overlay import Overlay
+from kldiv.backends.base import Backend
+from kldiv.errors import LibraryError
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Namespace
+
+
+def _missing(name: str) -> Any:
+    """Return bfloat16, the one dtype that NumPy lacks."""
+    if name != "bfloat16":
+        raise AttributeError(name)
+    try:
+        import ml_dtypes  # noqa: PLC0415 - optional
+    except ImportError:
+        raise LibraryError(
+            "NumPy has no bfloat16 of its own; pip install ml_dtypes, or use float32"
+        ) from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+xp = Overlay(np, _missing)
+
+
+class NumPyBackend(Backend):
+    """Adapter of NumPy arrays and scalars."""
+
+    name = "numpy"
+    roots = ("numpy",)
+    module = "numpy"
+    install = "pip install numpy"
+
+    def recognises(self, cls: type) -> bool:
+        if issubclass(cls, np.ma.MaskedArray | np.matrix):
+            msg = (
+                f"numpy.{cls.__name__} gives its own meaning to arithmetic; pass a plain array: "
+                "for a masked array its .filled() with where=~mask, for a matrix numpy.asarray"
+            )
+            raise LibraryError(msg)
+        return issubclass(cls, np.ndarray | np.generic)
+
+    def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
+        return xp
+
+    def dtype_name(self, array: Array) -> str:
+        return str(array.dtype.name)
+
+    def device(self, array: Array) -> str:  # noqa: ARG002
+        return "cpu"
+
+    def devices(self) -> tuple[str, ...]:
+        return ("cpu",)
+
+    def export(self, array: Array) -> Array:
+        # Scalars have no DLPack, and no other library reads foreign byte orders.
+        array = np.asarray(array)
+        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+    def from_dlpack(self, array: Array, device: str | None) -> Array:  # noqa: ARG002
+        return np.from_dlpack(array)
+
+    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:  # noqa: ARG002
+        return array
+
+    def deliver(self, array: Array) -> Array:
+        # NumPy's reductions return scalars, and its functions arrays that can be written to.
+        return array[()] if array.flags.writeable or not array.ndim else array.copy()
+
+    def as_bits(self, array: Array) -> Array:
+        return array.view(np.int16)
+
+    def from_bits(self, array: Array) -> Array:
+        return array.view(xp.bfloat16)
+
+
+BACKEND = NumPyBackend()

@@ -1,0 +1,26 @@
+"""A namespace with the few names that a library's own lacks, such as a dtype."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Overlay(ModuleType):
+    """``module``, and what ``missing`` gives for the names that it does not have."""
+
+    def __init__(self, module: ModuleType, missing: Callable[[str], Any]) -> None:
+        super().__init__(module.__name__)
+        self._module = module
+        self._missing = missing
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            value = getattr(self._module, name)
+        except AttributeError:
+            value = self._missing(name)
+        setattr(self, name, value)  # asked once
+        return value

@@ -1,0 +1,244 @@
+"""What a backend is: the adapter between one array library and the formulas.
+
+The methods of `Backend` serve any library of the array-API standard; a library's own adapter overrides
+what only that library can do: its gradient hook, its devices, its kernels.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kldiv import backends
+from kldiv.errors import BackendError, LibraryError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Operation
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Names of the dtypes that every operation takes, narrowest first."""
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """Whether a backend can be used here, and if not, why and what helps."""
+
+    name: str
+    usable: bool
+    version: str | None
+    devices: tuple[str, ...]
+    kernels: tuple[str, ...]
+    reason: str | None = None
+    install: str | None = None
+
+
+@dataclass(frozen=True)
+class Route:
+    """Who calls, who computes, where and with which kernel: the settings of a call, resolved.
+
+    No tuple: libraries would take that for a container of arrays.
+    """
+
+    caller: Backend
+    backend: Backend
+    device: str | None
+    """None: where the arrays are."""
+    kernel: str
+
+    def run(self, operation: Operation, *arrays: Array) -> Array:
+        """Run ``operation``, differentiably where the caller's library can."""
+        return self.caller.run(operation, self, arrays)
+
+    @property
+    def crosses(self) -> bool:
+        """Whether another library computes."""
+        return self.backend is not self.caller
+
+    def compute(self, operation: Operation, *arrays: Array) -> Array:
+        """Run ``operation`` without a gradient hook; the result is in the caller's library."""
+        if self.device is None and not self.crosses:
+            return self.backend.compute(operation, arrays, self.kernel)
+        with self.backend.receiving(self.caller, arrays):
+            moved = [move(a, backends.find(a), self.backend, self.device) for a in arrays]
+            result = self.backend.compute(operation, moved, self.kernel)
+            home = self.caller.device(arrays[0])
+            return self.caller.deliver(move(result, self.backend, self.caller, home))
+
+
+class Backend:
+    """Adapter of one array library: derive from it, name the library, override what it does better."""
+
+    name: str
+    roots: tuple[str, ...]
+    """Top-level modules that the library's array types are defined in."""
+    module: str
+    """What to import to have the library's array-API namespace."""
+    install: str = ""
+    """The line that installs it."""
+    kernels: tuple[str, ...] = ("pure",)
+    """Names of the kernels, the fastest first; ``pure`` is the array-API formula."""
+
+    # ---- recognising -----------------------------------------------------------------------------
+
+    def recognises(self, cls: type) -> bool:
+        """Return whether arrays of this type are the library's."""
+        return any(base.__module__.partition(".")[0] in self.roots for base in cls.__mro__)
+
+    def check(self, name: str, array: Array) -> None:
+        """Raise if ``array`` is one of the library's that no operation can take."""
+
+    def namespace(self, array: Array | None = None) -> Namespace:
+        """Return the array-API namespace, of ``array`` where the library has several."""
+        if array is not None and hasattr(array, "__array_namespace__"):
+            return array.__array_namespace__()
+        return import_module(self.module)
+
+    def dtype_name(self, array: Array) -> str:
+        """Return the name of the array's dtype, as the array-API standard spells it."""
+        return str(array.dtype).rpartition(".")[2]
+
+    # ---- computing -------------------------------------------------------------------------------
+
+    def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
+        """Run ``operation`` inside the library's gradient hook; here there is none."""
+        return route.compute(operation, *arrays)
+
+    def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:  # noqa: ARG002
+        """Run ``operation`` on the library's own arrays by ``kernel``."""
+        with self.context(arrays[0]):
+            return operation.value(self.namespace(arrays[0]), *arrays)
+
+    def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
+        """Return the context that formulas run in: a device, silenced warnings."""
+        return np.errstate(all="ignore")  # many libraries compute by NumPy
+
+    def choose_kernel(self, name: str) -> str:
+        """Return the kernel to run, or say why the one asked for cannot."""
+        if name == "auto":
+            return self.kernels[0]
+        if name in self.kernels:
+            return name
+        msg = (
+            f"kernel {name!r} does not run on backend {self.name!r}, which has: "
+            f"{', '.join(self.kernels)}; choose one of these or 'auto'"
+        )
+        raise BackendError(msg)
+
+    # ---- devices and exchange --------------------------------------------------------------------
+
+    def device(self, array: Array) -> str:
+        """Return the name of the device that ``array`` is on."""
+        return str(getattr(array, "device", "cpu"))
+
+    def devices(self) -> tuple[str, ...]:
+        """Return the names of the devices that the library has here."""
+        info = getattr(self.namespace(), "__array_namespace_info__", None)
+        return tuple(str(device) for device in info().devices() if device) if info else ("cpu",)
+
+    def find_device(self, name: str) -> str:
+        """Return the device's full name, or raise with those there are."""
+        devices = self.devices()
+        found = next((d for d in devices if d in {name, f"{name}:0"}), None)
+        if found is None:
+            msg = f"backend {self.name!r} has no device {name!r} here; it has: {', '.join(devices)}"
+            raise BackendError(msg)
+        return found
+
+    def receiving(self, sender: Backend, arrays: Sequence[Array]) -> AbstractContextManager[Any]:  # noqa: ARG002
+        """Return the context that another library's arrays are received and computed in."""
+        return nullcontext()
+
+    def export(self, array: Array) -> Array:
+        """Return ``array`` as another library may read it: concrete, without gradient."""
+        return array
+
+    def from_dlpack(self, array: Array, device: str | None) -> Array:
+        """Take an array of another library over, without a copy where possible."""
+        return self.namespace().from_dlpack(array, device=self._device_object(device))
+
+    def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
+        """Return the array's values in host memory."""
+        return np.array(array)
+
+    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:
+        """Copy a NumPy array into the library."""
+        return self.namespace().asarray(array, device=self._device_object(device), copy=True)
+
+    def _device_object(self, name: str | None) -> Any:
+        """Return the device of that name, as the array-API standard hands devices out."""
+        if name is None:
+            return None
+        devices = self.namespace().__array_namespace_info__().devices()
+        return next(device for device in devices if str(device) == name)
+
+    def deliver(self, array: Array) -> Array:
+        """Return a result that was moved here as the library's own functions would return it."""
+        return array
+
+    def as_bits(self, array: Array) -> Array:
+        """Return a bfloat16 array reinterpreted as 16-bit integers."""
+        msg = (
+            f"{self.name} arrays of dtype bfloat16 cannot be moved to another library; "
+            "convert them to float32 first"
+        )
+        raise LibraryError(msg)
+
+    def from_bits(self, array: Array) -> Array:
+        """Return 16-bit integers reinterpreted as bfloat16."""
+        msg = f"backend {self.name!r} has no bfloat16; pass dtype='float32' or convert the arrays"
+        raise LibraryError(msg)
+
+    # ---- what there is here ----------------------------------------------------------------------
+
+    def problem(self) -> str | None:
+        """Return why the backend cannot be used here, or None where it can."""
+        try:
+            import_module(self.module)
+        except ImportError as error:
+            missing = isinstance(error, ModuleNotFoundError) and error.name in self.roots
+            return "not installed" if missing else f"import fails: {error}"
+        return None
+
+    def version(self) -> str | None:
+        """Return the library's version."""
+        found = getattr(sys.modules.get(self.roots[0]), "__version__", None)
+        return None if found is None else str(found)
+
+    def status(self) -> BackendStatus:
+        """Return whether the backend is usable here, and if not why."""
+        reason = self.problem()
+        if reason is not None:
+            return BackendStatus(self.name, False, None, (), (), reason, self.install or None)  # noqa: FBT003
+        return BackendStatus(self.name, True, self.version(), self.devices(), self.kernels)  # noqa: FBT003
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # Workers of a scheduler find their own instance by name.
+        from kldiv.backends import get  # noqa: PLC0415 - base is below the registry
+
+        return get, (self.name,)
+
+
+def move(array: Array, source: Backend, target: Backend, device: str | None) -> Array:
+    """Return ``array`` in the target's library, on ``device``; no copy where none is needed."""
+    array = source.export(array)
+    if source.dtype_name(array) == "bfloat16":
+        return target.from_bits(_exchange(source.as_bits(array), source, target, device))
+    return _exchange(array, source, target, device)
+
+
+def _exchange(array: Array, source: Backend, target: Backend, device: str | None) -> Array:
+    # Libraries refuse DLPack in many words: a read-only array, another device, negative strides.
+    # A copy through host memory is then the same values, only slower.
+    try:
+        return target.from_dlpack(array, device)
+    except (BufferError, TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError):
+        return target.from_numpy(source.to_numpy(array), device)

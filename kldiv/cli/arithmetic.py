@@ -1,0 +1,122 @@
+"""The little mathematics of the command line beyond `kldiv.kl_div`, in this one place.
+
+It prepares what `kldiv.kl_div` takes: sums to divide by, logarithms, the mixture of two distributions.
+Logits become log-probabilities here, until a public function takes logits themselves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+import numpy as np
+
+import kldiv
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats: TypeAlias = NDArray[np.float64]
+
+_LOG_2: Final = float(np.log1p(1.0))  # cancels the log1p of equal arguments exactly
+
+
+class Scale(Protocol):
+    """How numbers stand for probabilities: `Linear` or `Logarithmic`.  All in float64."""
+
+    empty: float
+    """The number of a class that does not occur, and the total of no classes."""
+
+    def read(self, array: NDArray[Any]) -> Floats:
+        """Return a block of a file as float64, smoothed."""
+
+    def total(self, values: Floats, axis: int) -> Floats:
+        """Return what distributions are normalised by."""
+
+    def merge(self, first: Floats, second: Floats) -> Floats:
+        """Return the total of two blocks of classes from theirs."""
+
+    def normalize(self, values: Floats, total: Floats) -> Floats:
+        """Return the values of distributions that sum to 1."""
+
+    def probabilities(self, values: Floats) -> Floats:
+        """Return the probabilities that the values stand for."""
+
+    def divergences(self, p: Floats, q: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return each element's part of D(P‖Q), D(Q‖P) and the Jensen-Shannon divergence."""
+
+
+class Linear:
+    """Probabilities or counts."""
+
+    empty = 0.0
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        self.smoothing = smoothing
+
+    def read(self, array: NDArray[Any]) -> Floats:
+        """Return a block of a file as float64, smoothed."""
+        values = array.astype(np.float64)
+        return values + self.smoothing if self.smoothing else values
+
+    def total(self, values: Floats, axis: int) -> Floats:
+        """Return the sums."""
+        return np.asarray(np.sum(values, axis=axis))
+
+    def merge(self, first: Floats, second: Floats) -> Floats:
+        """Return the sum of two sums."""
+        return first + second
+
+    def normalize(self, values: Floats, total: Floats) -> Floats:
+        """Divide by the sums."""
+        return values / total
+
+    def probabilities(self, values: Floats) -> Floats:
+        """Return the values, which are the probabilities."""
+        return values
+
+    def divergences(self, p: Floats, q: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return each element's part of D(P‖Q), D(Q‖P) and the Jensen-Shannon divergence."""
+        mixture = np.log(0.5 * (p + q))
+        pm, qm = _elements(mixture, p), _elements(mixture, q)
+        return _elements(np.log(q), p), _elements(np.log(p), q), 0.5 * (pm + qm)
+
+
+class Logarithmic:
+    """Log-probabilities or logits."""
+
+    empty = -np.inf
+
+    def read(self, array: NDArray[Any]) -> Floats:
+        """Return a block of a file as float64."""
+        return array.astype(np.float64)
+
+    def total(self, values: Floats, axis: int) -> Floats:
+        """Return log(sum(exp)), shifted so that nothing overflows."""
+        top = np.max(values, axis=axis, keepdims=True)
+        shift = np.where(np.isfinite(top), top, 0.0)
+        total = shift + np.log(np.sum(np.exp(values - shift), axis=axis, keepdims=True))
+        return np.asarray(np.squeeze(total, axis=axis))
+
+    def merge(self, first: Floats, second: Floats) -> Floats:
+        """Return the log(sum(exp)) of two of them."""
+        return np.asarray(np.logaddexp(first, second))
+
+    def normalize(self, values: Floats, total: Floats) -> Floats:
+        """Subtract log(sum(exp)): with `total`, the log-softmax."""
+        return values - total
+
+    def probabilities(self, values: Floats) -> Floats:
+        """Exponentiate."""
+        return np.asarray(np.exp(values))
+
+    def divergences(self, p: Floats, q: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return each element's part of D(P‖Q), D(Q‖P) and the Jensen-Shannon divergence."""
+        top = np.maximum(p, q)
+        mixture = top + (np.log1p(np.exp(np.minimum(p, q) - top)) - _LOG_2)
+        mixture = np.where(top == -np.inf, top, mixture)
+        pm, qm = _elements(mixture, p, log=True), _elements(mixture, q, log=True)
+        return _elements(q, p, log=True), _elements(p, q, log=True), 0.5 * (pm + qm)
+
+
+def _elements(log_q: Floats, p: Floats, *, log: bool = False) -> Floats:
+    return np.asarray(kldiv.kl_div(log_q, p, reduction="none", log_target=log))

@@ -1,0 +1,108 @@
+"""Walking through arrays that need not fit into memory: blocks, and the progress through them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+Index: TypeAlias = tuple[slice, ...]
+
+BUDGET: Final = 4 << 20
+"""Bytes of one block in float64; a dozen arrays of this size exist at a time."""
+
+_PATIENCE: Final = 1.0  # seconds without a progress bar
+
+
+class Blocks:
+    """A grid over an array: blocks within `BUDGET`, long in the direction that memory runs.
+
+    Iterating gives groups of indices.  The blocks of a group have the same classes, and together all
+    rows; so what is added up by class is complete after each group.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        Only its shape and strides are looked at.
+    axis : int
+        The axis of the classes, counted from 0.
+    """
+
+    def __init__(self, array: NDArray[Any], axis: int) -> None:
+        left = max(BUDGET // 8, 1)
+        # The axis with the smallest stride varies fastest, in Fortran's order too.
+        order = sorted(range(array.ndim), key=lambda a: (abs(array.strides[a]), -a))
+        self._axis = axis
+        self._slices: list[list[slice]] = [[] for _ in order]
+        for a in order:
+            size = array.shape[a]
+            step = max(min(size, left), 1)
+            left = max(left // step, 1)
+            self._slices[a] = [slice(i, min(i + step, size)) for i in range(0, size, step)]
+        self._outer = [a for a in reversed(order) if a != axis]
+
+    def __len__(self) -> int:
+        return math.prod(len(slices) for slices in self._slices)
+
+    def __iter__(self) -> Iterator[tuple[slice, Iterator[Index]]]:
+        for classes in self._slices[self._axis]:
+            yield classes, self._rows(classes)
+
+    def _rows(self, classes: slice) -> Iterator[Index]:
+        for chosen in itertools.product(*(self._slices[a] for a in self._outer)):
+            index = [classes] * len(self._slices)
+            for a, part in zip(self._outer, chosen, strict=True):
+                index[a] = part
+            yield tuple(index)
+
+
+class Progress:
+    """A bar on stderr, only on a terminal, and only once a second has passed.
+
+    Parameters
+    ----------
+    total : int
+        The number of blocks to come.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._start = time.monotonic()
+        self._bar: Any = None
+
+    def advance(self) -> None:
+        """Count one block."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._done)
+        elif sys.stderr.isatty() and time.monotonic() - self._start > _PATIENCE:
+            self._show()
+
+    def _show(self) -> None:
+        from rich.console import Console  # noqa: PLC0415 - most runs need no bar
+        from rich.progress import Progress as Bar  # noqa: PLC0415
+
+        self._bar = Bar(console=Console(stderr=True), transient=True)
+        self._bar.add_task("Comparing", total=self._total, completed=self._done)
+        self._bar.start()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

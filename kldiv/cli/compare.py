@@ -1,0 +1,134 @@
+"""``kldiv compare``: two files, their divergences, and where these come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import click
+
+Form: TypeAlias = Literal["auto", "probs", "log-probs", "logits", "counts"]
+Reduction: TypeAlias = Literal["mean", "sum", "batchmean", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for: the arguments and options, by name."""
+
+    p: str
+    q: str
+    form: Form = "auto"
+    axis: int = -1
+    normalize: bool = False
+    smoothing: float = 0.0
+    align: bool = False
+    reduction: Reduction = "mean"
+    backend: str | None = None
+    device: str | None = None
+    kernel: str | None = None
+    top: int = 10
+    key: str | None = None
+    max_bytes: int | None = None
+    as_json: bool = False
+    plot: str | None = None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings that were named."""
+        named = {"backend": self.backend, "device": self.device, "kernel": self.kernel}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+EPILOG = """\b
+FILES
+  .npy, .npz, .csv, .tsv, .safetensors; file::key picks an array, tensor or
+  column. A .csv with one column of numbers is one distribution, a text column
+  next to it its labels; several columns of numbers are a row per distribution.
+
+\b
+WHAT THEY HOLD (--from)
+  auto       counts where all numbers are whole, else probs
+  probs      taken as they are; --normalize divides them by their sum
+  counts     divided by their total
+  log-probs  taken as they are; --normalize subtracts log(sum(exp))
+  logits     turned into log-probabilities by log-softmax
+
+\b
+MATRICES (--reduction)
+  Every row gets its own divergences. mean, sum and batchmean (the sum divided
+  by the first dimension) make one number of them; none prints all rows.
+
+\b
+JSON (--json)
+  kl_pq, kl_qp, js, units, bits, reduction, rows, classes, contributors, zeros,
+  p, q, library, backend, device, kernel, version, warnings. What is not finite
+  is a string: "inf", "-inf" or "nan". With --reduction none, kl_pq, kl_qp and
+  js are lists.
+
+\b
+EXAMPLES
+  kldiv compare english.csv german.csv
+  kldiv compare german.csv english.csv --smoothing 0.5 --plot letters.png
+  kldiv compare run.npz::teacher run.npz::student --from logits --backend torch
+"""
+
+
+@click.command("compare", epilog=EPILOG, short_help="Compare the distributions in two files.")
+@click.argument("p", type=click.Path())
+@click.argument("q", type=click.Path())
+@click.option(
+    "--from",
+    "form",
+    type=click.Choice(["auto", "probs", "log-probs", "logits", "counts"]),
+    default="auto",
+    show_default=True,
+    help="What the files hold.",
+)
+@click.option("--axis", default=-1, show_default=True, help="The axis that the classes lie on.")
+@click.option("--normalize", is_flag=True, help="Divide each distribution by its sum.")
+@click.option(
+    "--smoothing",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="A",
+    help="Add A to every count or probability, then normalise.",
+)
+@click.option("--align", is_flag=True, help="Match classes by label; one file may lack some.")
+@click.option(
+    "--reduction",
+    type=click.Choice(["mean", "sum", "batchmean", "none"]),
+    default="mean",
+    show_default=True,
+    help="What to make of the divergences of several rows.",
+)
+@click.option("--backend", metavar="NAME", help="The library that computes: numpy, torch, jax, …")
+@click.option("--device", metavar="NAME", help="The backend's device, such as cuda:0.")
+@click.option("--kernel", metavar="NAME", help="The backend's kernel, such as pure.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many contributors and rows to show.",
+)
+@click.option("--key", metavar="NAME", help="The array to take from files without ::key.")
+@click.option(
+    "--max-bytes", type=click.IntRange(min=1), metavar="N", help="The largest array to accept."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, writable=True),
+    metavar="FILE",
+    help="Draw the contributions to a .png, .svg or .pdf.",
+)
+def command(**options: Any) -> None:
+    """Compare the distributions P and Q in two files.
+
+    Prints D(P‖Q), D(Q‖P) and their Jensen-Shannon divergence, which classes contribute the most, and
+    what computed it.
+    """
+    from kldiv.cli.comparison import run  # noqa: PLC0415 - imports NumPy and rich
+
+    run(Request(**options))

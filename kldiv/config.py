@@ -1,0 +1,238 @@
+"""Settings: which backend, device and kernel compute, and where that choice comes from.
+
+Order: `config_context` › `set_config` › environment › configuration file › default.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from kldiv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+
+class Settings(NamedTuple):
+    """The settings of one call."""
+
+    backend: str = "auto"
+    device: str = "auto"
+    kernel: str = "auto"
+
+
+AUTO: Final = Settings()
+VARIABLES: Final = Settings("KLDIV_BACKEND", "KLDIV_DEVICE", "KLDIV_KERNEL")
+
+_context: ContextVar[dict[str, str] | None] = ContextVar("kldiv_settings", default=None)
+_process: dict[str, str] = {}
+_file: dict[str, str] | None = None
+
+
+def current() -> Settings:
+    """Return the settings that hold here and now."""
+    chosen = _context.get()
+    if chosen is None and not _process and _file == {} and not _in_environment():
+        return AUTO
+    merged: dict[str, str] = {**_from_file(), **_in_environment(), **_process, **(chosen or {})}
+    return Settings(**merged)
+
+
+def get_config() -> dict[str, str]:
+    """
+    Return the settings that hold here and now.
+
+    Returns
+    -------
+    dict
+        The keys ``backend``, ``device`` and ``kernel``, each a name or ``"auto"``.
+
+    Raises
+    ------
+    ConfigError
+        The environment or the configuration file holds a setting or a name that does not exist.
+
+    Examples
+    --------
+    >>> import kldiv
+    >>> kldiv.get_config()
+    {'backend': 'auto', 'device': 'auto', 'kernel': 'auto'}
+    """
+    return current()._asdict()
+
+
+def set_config(**settings: str | None) -> None:
+    """
+    Set the process-wide default of one or more settings.
+
+    Parameters
+    ----------
+    **settings : str or None
+        ``backend``, ``device`` or ``kernel``.  None takes an earlier `set_config` back, so that the
+        environment, the configuration file or the default holds again.
+
+    Raises
+    ------
+    ConfigError
+        No such setting, or no such backend or kernel; nothing is changed then.
+
+    See Also
+    --------
+    config_context : Settings for one block of code.
+
+    Examples
+    --------
+    >>> import kldiv
+    >>> kldiv.set_config(kernel="pure")
+    >>> kldiv.get_config()["kernel"]
+    'pure'
+    >>> kldiv.set_config(kernel=None)
+    """
+    checked = _check({k: v for k, v in settings.items() if v is not None}, "set_config")
+    _check_names(settings, "set_config")
+    for name in settings:
+        _process.pop(name, None)
+    _process.update(checked)
+
+
+@contextmanager
+def config_context(**settings: str) -> Iterator[None]:
+    """
+    Use other settings inside a ``with`` block.
+
+    Contexts nest: an inner one changes only what it names.  Threads and asyncio tasks do not see each
+    other's.
+
+    Parameters
+    ----------
+    **settings : str
+        ``backend``, ``device`` or ``kernel``.
+
+    Yields
+    ------
+    None
+        Nothing: the settings are read by the calls inside the block.
+
+    Raises
+    ------
+    ConfigError
+        No such setting, or no such backend or kernel.
+
+    Examples
+    --------
+    >>> import kldiv
+    >>> with kldiv.config_context(backend="numpy"):
+    ...     kldiv.get_config()["backend"]
+    'numpy'
+    """
+    checked = _check(settings, "config_context")
+    token = _context.set({**(_context.get() or {}), **checked})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def origins() -> dict[str, str]:
+    """Return for each setting where its value comes from, in words; "default" where from nowhere."""
+    in_context = _context.get() or {}
+    from_environment, from_file = _in_environment(), _from_file()
+    found = {}
+    for name, variable in zip(Settings._fields, VARIABLES, strict=True):
+        if name in in_context:
+            found[name] = "config_context"
+        elif name in _process:
+            found[name] = "set_config"
+        elif name in from_environment:
+            found[name] = f"the environment variable {variable}"
+        elif name in from_file:
+            found[name] = f"the configuration file {str(_config_file())!r}"
+        else:
+            found[name] = "default"
+    return found
+
+
+def _in_environment() -> dict[str, str]:
+    # Read at every call: it costs 2 µs, and a variable that the program itself sets counts.
+    get = os.environ.get
+    values = (get(VARIABLES[0]), get(VARIABLES[1]), get(VARIABLES[2]))
+    if not any(values):
+        return {}
+    found = {k: v for k, v in zip(Settings._fields, values, strict=True) if v}
+    return _check(found, "the environment (KLDIV_*)")
+
+
+def _from_file() -> dict[str, str]:
+    """Return the settings of the configuration file, read at the first call only."""
+    global _file  # noqa: PLW0603 - one cache for the process
+    if _file is None:
+        _file = _read_file()
+    return _file
+
+
+def _config_file() -> Path:
+    from pathlib import Path  # noqa: PLC0415 - only a first call needs it
+
+    import platformdirs  # noqa: PLC0415 - likewise
+
+    named = os.environ.get("KLDIV_CONFIG")
+    return Path(named) if named else platformdirs.user_config_path("kldiv") / "config.toml"
+
+
+def _read_file() -> dict[str, str]:
+    import tomllib  # noqa: PLC0415 - only a first call needs it
+
+    path = _config_file()
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        if "KLDIV_CONFIG" not in os.environ:
+            return {}
+        raise ConfigError(
+            f"KLDIV_CONFIG names {str(path)!r}, which does not exist; create it, or unset the variable"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"the configuration file {str(path)!r} cannot be read: {error.strerror}"
+        ) from error
+    try:
+        settings = tomllib.loads(content.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the configuration file {str(path)!r} is not TOML: {error}") from error
+    return _check(settings, f"the configuration file {str(path)!r}")
+
+
+def _check(settings: Mapping[str, Any], place: str) -> dict[str, str]:
+    """Return ``settings`` if every name and value exists."""
+    _check_names(settings, place)
+    for name, value in settings.items():
+        if not isinstance(value, str):
+            raise ConfigError(
+                f"{place}: {name} must be a string, got {type(value).__name__}: {value!r}"
+            )
+        known = _known(name, value)
+        if known is not None and value not in known:
+            raise ConfigError(f"{place}: no {name} is called {value!r}; known: {', '.join(known)}")
+    return dict(settings)
+
+
+def _check_names(settings: Mapping[str, Any], place: str) -> None:
+    for name in settings:
+        if name not in Settings._fields:
+            raise ConfigError(
+                f"{place}: no setting is called {name!r}; known: {', '.join(Settings._fields)}"
+            )
+
+
+def _known(name: str, value: str) -> list[str] | None:
+    """Return the values that a setting can have; None where only the backend can tell."""
+    if value == "auto" or name == "device":
+        return None
+    from kldiv import backends  # noqa: PLC0415 - backends reads the settings
+
+    names = backends.names() if name == "backend" else backends.kernel_names()
+    return ["auto", *names]

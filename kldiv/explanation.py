@@ -1,0 +1,96 @@
+"""What would run, and why: `explain`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kldiv import backends, config
+from kldiv.errors import OptionError
+
+if TYPE_CHECKING:
+    from kldiv._types import Array
+
+OPERATIONS = ("kl_div",)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Who would compute an operation, where and by which kernel, with the reason of each choice."""
+
+    operation: str
+    library: str
+    backend: str
+    device: str
+    kernel: str
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join((f"{self.operation}:", *(f"  {reason}" for reason in self.reasons)))
+
+
+def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
+    """
+    Return what would run for these arrays under the settings that hold now, and why.
+
+    Parameters
+    ----------
+    *arrays : array
+        The arrays of the call, the first of them deciding the library.  Nothing is computed.
+    operation : str, default "kl_div"
+        Name of the function that would be called.
+
+    Returns
+    -------
+    Explanation
+        ``library``, ``backend``, ``device``, ``kernel`` and ``reasons``; prints readably.
+
+    Raises
+    ------
+    OptionError
+        No array, or no such operation.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+    BackendError
+        The backend, device or kernel that is set cannot be used here, and why.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> print(kldiv.explain(np.ones(3)))
+    kl_div:
+      library numpy: the type of the first array, numpy.ndarray
+      backend numpy: the arrays' own library (backend='auto')
+      device cpu: where the first array is (device='auto')
+      kernel pure: the array-API formula, the fastest that applies (kernel='auto')
+    """
+    if operation not in OPERATIONS:
+        raise OptionError(
+            f"operation must be one of {', '.join(map(repr, OPERATIONS))}; got {operation!r}"
+        )
+    if not arrays:
+        raise OptionError("explain needs the arrays of the call; got none: explain(input, target)")
+    route = backends.resolve("the arrays", *arrays)
+    origin = config.origins()
+    cls = type(arrays[0])
+    device = route.device or _device_of(route, arrays[0])
+    reasons = (
+        f"library {route.caller.name}: the type of the first array, {cls.__module__}.{cls.__name__}",
+        f"backend {route.backend.name}: "
+        + _why("backend", origin, "the arrays' own library (backend='auto')"),
+        f"device {device}: " + _why("device", origin, "where the first array is (device='auto')"),
+        f"kernel {route.kernel}: "
+        + _why("kernel", origin, "the array-API formula, the fastest that applies (kernel='auto')"),
+    )
+    return Explanation(
+        operation, route.caller.name, route.backend.name, device, route.kernel, reasons
+    )
+
+
+def _device_of(route: backends.Route, array: Array) -> str:
+    return (route.backend.devices()[0]) if route.crosses else route.caller.device(array)
+
+
+def _why(name: str, origin: dict[str, str], automatic: str) -> str:
+    return automatic if origin[name] == "default" else f"set by {origin[name]}"

@@ -1,0 +1,53 @@
+"""The one shape that every formula has: a value, and the rules that carry derivatives through it.
+
+An operation is an immutable value (hashable, comparable, picklable), so that a compiler can cache on
+it and a scheduler can ship it.  Gradient hooks need nothing else: reverse mode is `pullback`, forward
+mode is `pushforward`, and both are written in terms of further operations, which they hand to ``run``.
+Because ``run`` is the hook itself, second and higher orders come out of the same two rules.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Namespace
+
+
+class Run(Protocol):
+    """Runs an operation on arrays, differentiably where the library can."""
+
+    def __call__(self, operation: Operation, *arrays: Array) -> Array:
+        """Return ``operation`` of ``arrays``."""
+        ...
+
+
+class Operation:
+    """A function of arrays with its derivatives; knows no framework and no settings."""
+
+    name: ClassVar[str]
+    differentiable: ClassVar[int]
+    """How many of the leading arrays it can be differentiated in; masks come after them."""
+
+    @property
+    def native(self) -> bool:
+        """Whether a library's own differentiation of `value` is right everywhere, at any order."""
+        return False
+
+    def value(self, xp: Namespace, *arrays: Array) -> Array:
+        """Evaluate the function."""
+        raise NotImplementedError
+
+    def pullback(
+        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    ) -> Array:
+        """Return the gradient in ``arrays[index]``, given the gradient in the result."""
+        raise NotImplementedError
+
+    def pushforward(
+        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
+    ) -> Array:
+        """Return the tangent of the result; a tangent of None is zero, and at least one is not."""
+        raise NotImplementedError

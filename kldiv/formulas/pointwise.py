@@ -1,0 +1,122 @@
+r"""The pointwise divergence y·(log y − x) and its derivatives, each in one place.
+
+Here ``x`` is log Q, and ``y`` is P, or log P where the name says ``log_target``.  Every class evaluates
+one function of one element; reducing and masking are the work of `kldiv.formulas.reductions`.
+
+The edges (P = 0, log P = −∞, log Q = ±∞) follow one rule: 0·anything is 0, except that NaN stays NaN.
+One ``where`` on the result is enough, because no library differentiates through these values: the
+derivatives are the classes themselves.  The exceptions are marked ``native``; a library that
+differentiates through ``where`` multiplies the side that it drops by zero, and 0·∞ is NaN, so there
+both sides are finite before it selects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Namespace
+
+
+class Pointwise:
+    """A function f(x, y) of one element with its partial derivatives."""
+
+    native = False
+
+    def value(self, xp: Namespace, x: Array, y: Array) -> Array:
+        """Evaluate f elementwise."""
+        raise NotImplementedError
+
+    def derivative(self, index: int) -> Pointwise:
+        """Return ∂f/∂x for index 0, ∂f/∂y for index 1."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class KL(Pointwise):
+    """f = y·(log y − x); 0 at y = 0 whatever x is, but for NaN."""
+
+    def value(self, xp: Namespace, x: Array, y: Array) -> Array:
+        edge = xp.where(xp.isnan(x), x, y)  # read where y = 0 only: NaN, or that 0
+        return xp.where(y == 0, edge, y * (xp.log(y) - x))
+
+    def derivative(self, index: int) -> Pointwise:
+        return (MinusTarget(), TargetSlope())[index]
+
+
+@dataclass(frozen=True)
+class MinusTarget(Pointwise):
+    """∂f/∂x = −y."""
+
+    native = True
+
+    def value(self, xp: Namespace, x: Array, y: Array) -> Array:  # noqa: ARG002
+        return -y
+
+
+@dataclass(frozen=True)
+class TargetSlope(Pointwise):
+    """∂f/∂y = log y + 1 − x; 0 at y = 0, where the true slope is −∞.
+
+    A softmax before it multiplies the slope by y, and y·log y → 0: zero is what the chain needs.
+    """
+
+    def value(self, xp: Namespace, x: Array, y: Array) -> Array:
+        return xp.where(y == 0, y, xp.log(y) + 1.0 - x)
+
+    def derivative(self, index: int) -> Pointwise:
+        return (MinusOne(), TargetCurvature())[index]
+
+
+@dataclass(frozen=True)
+class MinusOne(Pointwise):
+    """∂²f/∂x∂y = −1, at y = 0 too: f is linear in x with slope −y."""
+
+    native = True
+
+    def value(self, xp: Namespace, x: Array, y: Array) -> Array:  # noqa: ARG002
+        return -xp.ones_like(y)
+
+
+@dataclass(frozen=True)
+class TargetCurvature(Pointwise):
+    """∂²f/∂y² = 1/y; 0 at y = 0, as the slope is constant there."""
+
+    native = True
+
+    def value(self, xp: Namespace, x: Array, y: Array) -> Array:  # noqa: ARG002
+        zero = y == 0
+        return xp.where(zero, 0.0, 1.0 / xp.where(zero, 1.0, y))
+
+
+@dataclass(frozen=True)
+class KLLogTarget(Pointwise):
+    """f = e^y·(y − x + order); 0 at y = −∞.
+
+    Order 0 is the divergence of log-probabilities; ∂/∂y only raises the order, ∂/∂x is −e^y.
+    """
+
+    order: int = 0
+
+    def value(self, xp: Namespace, x: Array, y: Array) -> Array:
+        weight = xp.exp(y)
+        difference = y - x + float(self.order) if self.order else y - x
+        # e^y underflows where y is finite and far below zero; P is positive there all the same, so
+        # that an infinite difference must win over the rounded zero.
+        value = xp.where(xp.isinf(difference), difference, weight * difference)
+        edge = xp.where(xp.isnan(x), x, weight)  # read where y = −∞ only: NaN, or e^y = 0
+        return xp.where(y == -xp.inf, edge, value)
+
+    def derivative(self, index: int) -> Pointwise:
+        return (MinusExpTarget(), KLLogTarget(self.order + 1))[index]
+
+
+@dataclass(frozen=True)
+class MinusExpTarget(Pointwise):
+    """∂f/∂x = −e^y, and every derivative of it in y too."""
+
+    native = True
+
+    def value(self, xp: Namespace, x: Array, y: Array) -> Array:  # noqa: ARG002
+        return -xp.exp(y)

@@ -1,0 +1,97 @@
+"""Value and gradient of a loss on every library, by the operations' own derivatives."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from kldiv import losses
+from kldiv.errors import LibraryError, OptionError, ShapeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kldiv._call import Call
+    from kldiv._types import Array
+
+_PREPARE: dict[Any, Callable[..., Call]] = {losses.kl_div: losses.prepare_kl_div}
+
+
+def value_and_grad(
+    loss: Callable[..., Array], argnums: int | tuple[int, ...] = 0
+) -> Callable[..., tuple[Array, Array | tuple[Array, ...]]]:
+    """
+    Return a function that computes a loss and its gradient, on every library alike.
+
+    NumPy and CuPy have no automatic differentiation; here the gradient comes from the loss' own
+    derivative, the same rule that the gradient hooks of PyTorch and JAX use.
+
+    Parameters
+    ----------
+    loss : callable
+        A loss of kldiv, a ``functools.partial`` of one, or a `KLDivLoss`.
+    argnums : int or tuple of int, default 0
+        Which argument to differentiate in: 0 is ``input``, 1 is ``target``; a tuple gives a tuple of
+        gradients.
+
+    Returns
+    -------
+    callable
+        Takes the loss' arguments; returns the pair (value, gradient), the gradient of the argument's
+        shape, dtype, library and device.
+
+    Raises
+    ------
+    TypeError
+        ``loss`` is none of these.
+    OptionError
+        ``argnums`` names no differentiable argument.
+    ShapeError
+        When called: the loss is not a scalar (``reduction="none"``).
+
+    Examples
+    --------
+    >>> import functools
+    >>> import numpy as np
+    >>> import kldiv
+    >>> p, log_q = np.array([0.5, 0.5]), np.log([0.25, 0.75])
+    >>> loss = functools.partial(kldiv.kl_div, reduction="sum")
+    >>> value, gradient = kldiv.value_and_grad(loss)(log_q, p)
+    >>> round(float(value), 6), gradient
+    (0.143841, array([-0.5, -0.5]))
+    """
+    prepare, bound = _unwrap(loss)
+    wanted = argnums if isinstance(argnums, tuple) else (argnums,)
+    for index in wanted:
+        if isinstance(index, bool) or not isinstance(index, int) or index + bound not in {0, 1}:
+            raise OptionError(
+                f"argnums must be 0 (input), 1 (target) or a tuple of these; got {argnums!r}"
+            )
+
+    def value_and_gradient(*args: Any, **kwargs: Any) -> tuple[Array, Array | tuple[Array, ...]]:
+        call = prepare(*args, **kwargs)
+        value = call.value()
+        if value.shape != ():
+            raise ShapeError(
+                f"value_and_grad needs a scalar loss; got one of shape {tuple(value.shape)}; use "
+                "reduction='sum', 'mean' or 'batchmean'"
+            )
+        gradients = tuple(call.gradient(index + bound, value) for index in wanted)
+        return value, gradients if isinstance(argnums, tuple) else gradients[0]
+
+    return value_and_gradient
+
+
+def _unwrap(loss: Any) -> tuple[Callable[..., Call], int]:
+    """Return the function that prepares a call of ``loss``, and how many arguments are bound."""
+    if isinstance(loss, partial):
+        prepare, bound = _unwrap(loss.func)
+        return partial(prepare, *loss.args, **loss.keywords), bound + len(loss.args)
+    if isinstance(loss, losses.KLDivLoss):
+        return loss.prepare, 0
+    if callable(loss) and loss in _PREPARE:
+        return _PREPARE[loss], 0
+    raise LibraryError(
+        "value_and_grad takes a loss of kldiv, a functools.partial of one, or a KLDivLoss; got "
+        f"{loss!r}; for a function of your own use the library's automatic differentiation"
+    )

@@ -1,0 +1,171 @@
+"""The losses: document, check, resolve, run; the mathematics lies in `kldiv.formulas`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kldiv._call import Call, check_reduction, dtypes, resolve_pair
+from kldiv.formulas.pointwise import KL, KLLogTarget
+from kldiv.formulas.reductions import Loss
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Reduction
+
+
+def kl_div(
+    input: Array,
+    target: Array,
+    *,
+    reduction: Reduction = "mean",
+    log_target: bool = False,
+    where: Array | None = None,
+    dtype: Any = None,
+) -> Array:
+    r"""
+    Kullback-Leibler divergence D(P‖Q) of probabilities P from log-probabilities log Q, in nats.
+
+    A drop-in for ``torch.nn.functional.kl_div`` on every array library: each element contributes
+    :math:`y\,(\log y - x)`, with ``x`` from ``input`` (log Q) and ``y`` from ``target`` (P).
+    Differentiable in both arguments.
+
+    Parameters
+    ----------
+    input : array
+        Log-probabilities log Q, of any shape; float16, bfloat16, float32 or float64.  Not checked to be
+        normalised: `kldiv.diagnose` looks at values, this function never does.
+    target : array
+        Probabilities P, or log-probabilities log P with ``log_target=True``; the same shape, any of the
+        same dtypes.
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        ``"mean"`` divides the sum by the number of *elements* and so is not the divergence of one
+        distribution; ``"batchmean"`` divides it by ``input.shape[0]`` and is, for rows of a matrix;
+        ``"none"`` returns the elements.
+    log_target : bool, default False
+        Whether ``target`` holds log-probabilities.
+    where : array of bool, optional
+        Elements to keep; broadcasts to the shape of ``input``.  What is left out adds nothing, gets zero
+        gradient and leaks no NaN; ``"mean"`` divides by how many elements are kept, ``"batchmean"`` by
+        how many entries of the first axis keep any.
+    dtype : dtype or str, optional
+        Dtype of the result; by default the wider of the two arguments'.  Half-precision arguments are
+        computed in float32 and rounded once at the end.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device; 0-d, or of the arguments' shape for ``"none"``.
+
+    Raises
+    ------
+    ShapeError
+        Shapes differ (nothing is broadcast), or ``where`` does not fit.
+    DTypeError
+        An argument is not real floating, ``where`` is not bool, or ``dtype`` is no such dtype.
+    OptionError
+        No such ``reduction``.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    See Also
+    --------
+    KLDivLoss : The same with its options bound.
+    value_and_grad : Its gradient on every library, NumPy too.
+
+    Notes
+    -----
+    Where P = 0 an element is 0, even if log Q = −∞; where P > 0 and log Q = −∞ it is +∞.  NaN stays NaN.
+    The gradient is −P in ``input`` and log P + 1 − log Q in ``target``, 0 where P = 0.
+
+    References
+    ----------
+    S. Kullback and R. A. Leibler, "On Information and Sufficiency", Ann. Math. Statist. 22 (1951) 79-86.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> p = np.array([0.36, 0.48, 0.16])
+    >>> q = np.array([0.30, 0.50, 0.20])
+    >>> round(float(kldiv.kl_div(np.log(q), p, reduction="sum")), 6)
+    0.010341
+    """
+    return prepare_kl_div(
+        input, target, reduction=reduction, log_target=log_target, where=where, dtype=dtype
+    ).value()
+
+
+def prepare_kl_div(
+    input: Array,
+    target: Array,
+    *,
+    reduction: Reduction = "mean",
+    log_target: bool = False,
+    where: Array | None = None,
+    dtype: Any = None,
+) -> Call:
+    """Check the arguments of `kl_div` and resolve its settings."""
+    check_reduction(reduction)
+    route, arrays, wide = resolve_pair(input, target, where)
+    compute, result = dtypes(wide, dtype)
+    return Call(
+        route, Loss(KLLogTarget() if log_target else KL(), reduction, compute, result), *arrays
+    )
+
+
+@dataclass(frozen=True)
+class KLDivLoss:
+    """
+    `kl_div` with its options bound, for arrays of any library.
+
+    Parameters
+    ----------
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        As in `kl_div`.
+    log_target : bool, default False
+        Whether targets hold log-probabilities.
+
+    Raises
+    ------
+    OptionError
+        No such ``reduction``.
+
+    See Also
+    --------
+    kldiv.nn.KLDivLoss : The same as a ``torch.nn.Module``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> loss = kldiv.KLDivLoss(reduction="sum")
+    >>> loss
+    KLDivLoss(reduction='sum', log_target=False)
+    >>> round(float(loss(np.log([0.5, 0.5]), np.array([1.0, 0.0]))), 6)
+    0.693147
+    """
+
+    reduction: Reduction = "mean"
+    log_target: bool = False
+
+    def __post_init__(self) -> None:
+        check_reduction(self.reduction)
+
+    def __call__(
+        self, input: Array, target: Array, *, where: Array | None = None, dtype: Any = None
+    ) -> Array:
+        """Return the loss of ``input`` (log Q) and ``target``."""
+        return self.prepare(input, target, where=where, dtype=dtype).value()
+
+    def prepare(
+        self, input: Array, target: Array, *, where: Array | None = None, dtype: Any = None
+    ) -> Call:
+        """Check the arguments and resolve the settings of one call."""
+        return prepare_kl_div(
+            input,
+            target,
+            reduction=self.reduction,
+            log_target=self.log_target,
+            where=where,
+            dtype=dtype,
+        )
