@@ -51,11 +51,12 @@ def resolve_pair(
     route = backends.resolve(
         "input and target" if where is None else "input, target and where", *arrays
     )
+    if route.mixed:
+        arrays = route.gather(arrays)
     caller = route.caller
-    caller.check("input", input)
-    caller.check("target", target)
-    first = caller.dtype_name(input)
-    second = backends.find(target).dtype_name(target)
+    for name, array in zip(("input", "target"), arrays, strict=False):
+        caller.check(name, array)
+    first, second = caller.dtype_name(arrays[0]), caller.dtype_name(arrays[1])
     try:
         wide = _WIDER[first, second]
     except KeyError:
@@ -63,7 +64,7 @@ def resolve_pair(
     if input.shape != target.shape:
         raise _different(input.shape, target.shape)
     if where is not None:
-        _check_mask(backends.find(where).dtype_name(where), where.shape, input.shape)
+        _check_mask(caller.dtype_name(arrays[2]), where.shape, input.shape)
     return route, arrays, wide
 
 

@@ -1,16 +1,16 @@
-"""Looking at the values: which common mistake do an input and a target look like?
+"""Looking at the values of an input and a target, to name the common mistakes.
 
-No loss of this package looks at values; `diagnose` does nothing else, and so it is eager.  It makes two
-passes: a `_Scan` of each array alone tells what the array reads as, and a `_Pair` then compares the
-two in the light of that.  Both go block by block, in float64 on the host, so that no large array is
-copied as a whole, and an array on a GPU or in a Dask graph costs no more memory than a block of it.
+No loss of this package looks at values; `diagnose` does nothing else, and so it is eager.  It makes
+two passes: a `_Scan` of each array alone tells what the array reads as, and a `_Pair` then compares
+the two in the light of that.  Both go block by block, in float64 on the host, so that a large array
+is never copied as a whole, and one on a GPU or in a Dask graph takes no more memory than a block.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -39,7 +39,12 @@ _SEVERITIES: Final = ("error", "warning", "note")
 _BLOCK: Final = 1 << 20  # elements looked at together
 _ROUGH: Final = 0.01  # what half precision or printed decimals do to the sum of a row
 _FILL: Final = -1e3  # no logarithm of a probability, but what masks are filled with
-_EPSILON: Final = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
+_EPSILON: Final = {
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+    "float32": 2.0**-23,
+    "float64": 2.0**-52,
+}
 _SUBNORMAL: Final = {"float16": 2.0**-24}  # the others' are too small to matter
 _LOG10: Final = math.log(10.0)
 
@@ -54,8 +59,8 @@ class Finding:
     code : str
         Its name, for programs: ``probabilities-as-input``, ``nan``, ``row-sums`` and so on.
     severity : str
-        ``"error"``: the loss is NaN, infinite or means something else; ``"warning"``: it looks wrong;
-        ``"note"``: worth knowing.
+        ``"error"``: the loss is NaN, infinite or means something else; ``"warning"``: it looks
+        wrong; ``"note"``: worth knowing.
     message : str
         What was found: how much of it, where first, which values.
     mend : str
@@ -116,16 +121,14 @@ class Diagnosis:
         }
 
 
-def diagnose(
-    input: Array, target: Array, *, axis: int = -1, log_target: bool = False
-) -> Diagnosis:
+def diagnose(input: Array, target: Array, *, axis: int = -1, log_target: bool = False) -> Diagnosis:
     """
     Say what looks wrong with the arguments of a call of `kl_div`.
 
     It names the common mistakes: a log that is missing or one too many, logits, a softmax over the
-    wrong axis, swapped arguments, zeros in Q where P has mass, values clipped at a tiny floor, NaN, rows
-    that do not sum to 1, and which reduction gives the divergence.  It looks at the values, so it takes
-    time and works on concrete arrays only, not inside ``jax.jit`` or ``torch.compile``.
+    wrong axis, swapped arguments, zeros in Q where P has mass, values clipped at a tiny floor, NaN,
+    rows that do not sum to 1, and which reduction gives the divergence.  It looks at the values, so
+    it takes time and works on concrete arrays only, not inside ``jax.jit`` or ``torch.compile``.
 
     Parameters
     ----------
@@ -141,8 +144,8 @@ def diagnose(
     Returns
     -------
     Diagnosis
-        The findings, and what input and target read as.  It is true where something looks wrong, prints
-        as a report, and ``to_dict()`` is ready for JSON.
+        The findings, and what input and target read as.  It is true where something looks wrong,
+        prints as a report, and ``to_dict()`` is ready for JSON.
 
     Raises
     ------
@@ -173,7 +176,6 @@ def diagnose(
     """
     resolve_pair(input, target, None)  # the checks of kl_div, and its errors
     axis = _check_axis(axis, input.shape)
-    _require_values(input=input, target=target)
     x, t = _Scan("input", input, axis), _Scan("target", target, axis)
     if x.size == 0:
         text = f"input and target are empty, shape {x.shape}: sum is 0, mean and batchmean are NaN"
@@ -185,12 +187,12 @@ def diagnose(
     return Diagnosis(tuple(findings), str(x.reading), str(t.reading))
 
 
-# Values cannot be seen while torch.compile traces.  Marked so (the mark is torch's own, set here by name
-# since torch may not be there), a compiled function runs this call as it stands, and where it must not,
-# under fullgraph=True, torch says why.
-diagnose._torchdynamo_disable = True  # type: ignore[attr-defined]
-diagnose._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
-    "kldiv.diagnose looks at values; call it outside torch.compile"
+# Values cannot be seen while torch.compile traces.  Marked so (the mark is torch's own, set here by
+# name since torch may not be there), a compiled function runs this call as it stands, and where it
+# must not, under fullgraph=True, torch says why.
+vars(diagnose).update(
+    _torchdynamo_disable=True,
+    _torchdynamo_disable_msg="kldiv.diagnose looks at values; call it outside torch.compile",
 )
 
 
@@ -198,53 +200,29 @@ def _check_axis(axis: int, shape: tuple[int, ...]) -> int:
     try:
         axis = operator.index(axis)
     except TypeError:
-        msg = f"axis must be an integer, got {axis!r}"
-        raise OptionError(msg) from None
+        raise OptionError(f"axis must be an integer, got {axis!r}") from None
     dimensions = max(len(shape), 1)  # a number counts as one class
     if not -dimensions <= axis < dimensions:
-        msg = (
-            f"axis {axis} is out of range for shape {shape}; it must lie from {-dimensions} to "
-            f"{dimensions - 1}"
+        raise ShapeError(
+            f"axis {axis} is out of range for shape {tuple(shape)}; it must lie from {-dimensions} "
+            f"to {dimensions - 1}"
         )
-        raise ShapeError(msg)
     return axis % dimensions
-
-
-def _require_values(**arrays: Array) -> None:
-    for name, array in arrays.items():
-        try:
-            _fetch(array, tuple(slice(0, 1) for _ in array.shape))
-        except (LibraryError, NotImplementedError) as error:
-            msg = (
-                f"diagnose looks at values, and {name} ({type(array).__name__}) has none to look "
-                f"at: {error}; call it outside jax.jit, jax.grad, torch.compile and their like"
-            )
-            raise LibraryError(msg) from error
 
 
 # ---- going through an array ----------------------------------------------------------------------
 
 
-def _fetch(array: Array, index: tuple[slice, ...]) -> Floats:
-    """Return a part of ``array`` as float64 in host memory."""
-    backend = backends.find(array)
-    part = backend.export(array)
-    part = part[index] if index else part
-    if backend.dtype_name(array) in _SUBNORMAL or backend.dtype_name(array) == "bfloat16":
-        with backend.context(part):  # not every library's half types exist in NumPy
-            xp = backend.namespace(part)
-            part = xp.astype(part, xp.float32)
-    return np.asarray(backend.to_numpy(part), dtype=np.float64)
-
-
 def _blocks(*arrays: Array) -> Iterator[tuple[slice, ...]]:
-    """Yield the indices of slabs of the arrays' common shape, cut along its longest axis."""
+    """Yield the indices of slabs of the arrays' common shape, cut along one axis."""
     shape = arrays[0].shape
     if not shape:
         yield ()
         return
-    cut = max(range(len(shape)), key=shape.__getitem__)
-    step = max(1, _BLOCK * shape[cut] // max(math.prod(shape), 1))
+    # Along the first axis, which is contiguous, unless that is too short to make the slabs small.
+    wanted = math.prod(shape) / _BLOCK
+    cut = next((i for i, n in enumerate(shape) if n >= wanted), shape.index(max(shape)))
+    step = max(1, int(shape[cut] / wanted))
     for array in arrays:
         chunks = getattr(array, "chunks", None)
         if chunks:  # Dask's: a slab that cuts through one would compute it twice
@@ -339,8 +317,26 @@ class _Scan:
         if self.size:
             with np.errstate(all="ignore"):
                 for index in _blocks(array):
-                    self._add(_fetch(array, index), index)
+                    self._add(self.fetch(index), index)
                 self.reading = self._read()
+
+    def fetch(self, index: tuple[slice, ...]) -> Floats:
+        """Return a part of the array as float64 in host memory."""
+        backend = backends.find(self.array)
+        try:
+            part = backend.export(self.array)
+            part = part[index] if index else part
+            if self.dtype in {"float16", "bfloat16"}:  # NumPy may have no such type
+                with backend.context(part):
+                    xp = backend.namespace(part)
+                    part = xp.astype(part, xp.float32)
+            return np.asarray(backend.to_numpy(part), dtype=np.float64)
+        except (LibraryError, NotImplementedError) as error:
+            raise LibraryError(
+                f"diagnose looks at values, and {self.name} ({type(self.array).__name__}) has "
+                "none; call it on concrete arrays, outside jax.jit, jax.grad, torch.compile and "
+                "torch.func"
+            ) from error
 
     def _add(self, block: Floats, index: tuple[slice, ...]) -> None:
         self.nan.add(np.isnan(block), index)
@@ -358,7 +354,7 @@ class _Scan:
         if not self.shape:
             self.sums, self.exp_sums = block, np.exp(block)
             return
-        # A slab may hold parts of rows, so sums add up; exp overflows only where no rows are normalised.
+        # A slab may hold parts of rows, so sums add up.  Where exp overflows, no row is normalised.
         rows = tuple(slice(None) if i == self.axis else part for i, part in enumerate(index))
         self.sums[rows] += np.sum(block, axis=self.axis, keepdims=True)
         self.exp_sums[rows] += np.sum(np.exp(block), axis=self.axis, keepdims=True)
@@ -367,12 +363,12 @@ class _Scan:
 
     def tolerance(self, kind: Kind, classes: int) -> float:
         """Return how far from 1 rounding alone takes the sum of a row."""
-        # A rounded logarithm is off by |log p|·ε, on average over a row by its entropy ≤ log K; sums that
-        # a library makes in the array's own dtype lose a few ε more.
+        # A rounded logarithm is off by |log p|·ε: for a row by its entropy, which is at most log K.
+        # Libraries that sum in the array's own dtype lose a few ε more.
         spread = 2.0 + math.log(max(classes, 1)) if kind == "log-probabilities" else 4.0
         rounding = spread * _EPSILON[self.dtype] + classes * _SUBNORMAL.get(self.dtype, 0.0)
-        # Wide arrays often hold what was computed in float32.
-        return max(rounding, 1e-5)
+        # Float64 often holds what was computed in float32, whose sums over many classes lose more.
+        return max(rounding, 1e-4)
 
     def _read(self) -> _Reading:
         if self.nan.count and self.nan.count + self.minus.count == self.size:
@@ -380,18 +376,22 @@ class _Scan:
         # Rows with NaN say nothing, nor do rows of zeros, which pad a batch.
         padding = (self.sums == 0) & (self.exp_sums == self.classes) & (self.classes > 1)
         use = ~np.isnan(self.exp_sums) & ~padding
-        if np.any(use):
+        if self.shape and np.any(use):
             kind = self._normalised(self.sums[use], self.exp_sums[use], self.classes)
             if kind:
                 return _Reading(kind, normalised=True)
-            total = self._normalised(np.sum(self.sums), np.sum(self.exp_sums), self.size)
+            total = self._normalised(
+                np.asarray([np.sum(self.sums)]), np.asarray([np.sum(self.exp_sums)]), self.size
+            )
             if total and self.rows > 1:
                 return _Reading(total, over="all axes together")
             for other, size in enumerate(self.shape):
                 kind = self._normalised_over(other) if other != self.axis and size > 1 else None
                 if kind:
                     return _Reading(kind, over=f"axis {other}")
-        return self._read_signs(np.median(self.exp_sums[use]) if np.any(use) else 1.0)
+        return self._read_signs(
+            np.median(self.exp_sums[use]) if self.shape and np.any(use) else 1.0
+        )
 
     def _normalised(self, sums: Floats, exp_sums: Floats, classes: int) -> Kind | None:
         """Return which sums are 1 in most rows: never both, as the exponentials exceed K + sum."""
@@ -403,9 +403,8 @@ class _Scan:
     def _normalised_over(self, other: int) -> Kind | None:
         """Return the same along another axis, by a sample of the rows along it."""
         width = max(1, round((_BLOCK / self.shape[other]) ** (1 / max(len(self.shape) - 1, 1))))
-        sample = _fetch(
-            self.array,
-            tuple(slice(None) if i == other else slice(0, width) for i in range(len(self.shape))),
+        sample = self.fetch(
+            tuple(slice(0, n if i == other else min(n, width)) for i, n in enumerate(self.shape))
         )
         exp_sums = np.sum(np.exp(sample), axis=other)
         use = ~np.isnan(exp_sums)
@@ -438,7 +437,8 @@ class _Scan:
             )
             mend = "mend what made them (a subtraction that cancels?), or clip them at 0"
             yield Finding("negative-probabilities", "error", text, mend)
-        if self.reading.kind in {"probabilities", "log-probabilities", "weights"}:
+        distribution = self.reading.kind in {"probabilities", "log-probabilities"}
+        if distribution or (self.reading.kind == "weights" and self.name == "target"):
             yield from self._find_row_sums()
 
     def _find_nan(self) -> Iterator[Finding]:
@@ -449,10 +449,10 @@ class _Scan:
             yield Finding(
                 "log-of-log-probabilities",
                 "error",
-                f"{many} {self.nan.where}, and no finite number: so looks the logarithm of negative "
-                "numbers, such as log_softmax(...).log()",
-                "log_softmax returns logarithms already: drop the second log; if there is none, look "
-                "for the NaN in what made the array (a model that diverged?)",
+                f"{many} {self.nan.where}, and no finite number: so looks the logarithm of "
+                "negative numbers, such as log_softmax(...).log()",
+                "log_softmax returns logarithms already: drop the second log; if there is none, "
+                "find the NaN in what made the array (a model that diverged?)",
             )
             return
         yield Finding(
@@ -466,28 +466,31 @@ class _Scan:
     def _find_row_sums(self) -> Iterator[Finding]:
         logs = self.reading.kind == "log-probabilities"
         sums = self.exp_sums if logs else self.sums
-        if self.reading.over:
-            return
+        if self.reading.over or not self.shape:
+            return  # said already; one number is no distribution
         sound = np.isfinite(sums)
         off = np.where(sound, np.abs(sums - 1), 0.0)
         tolerance = self.tolerance(self.reading.kind, self.classes)
         count = int(np.count_nonzero(off > tolerance))
         if not count:
             return
-        worst = np.unravel_index(int(np.argmax(off)), off.shape)
+        first = int(np.argmax(off >= (1 - 1e-9) * np.max(off)))  # of rows that are equally bad
+        worst = np.unravel_index(first, off.shape)
         place = _place(tuple(":" if i == self.axis else int(at) for i, at in enumerate(worst)))
         empty = int(np.count_nonzero(sound & (sums == 0)))
         what = f"exp({self.name})" if logs else self.name
         text = (
-            f"{count} of {_many(self.rows, 'row')} of {what} {'does' if count == 1 else 'do'} not sum "
-            f"to 1; the worst is {place}, which sums to {_number(float(sums[worst]))}"
+            f"{count} of {_many(self.rows, 'row')} of {what} {'does' if count == 1 else 'do'} not "
+            f"sum to 1; the worst is {place}, which sums to {_sum(float(sums[worst]))}"
         )
-        text += f"; {empty} have no mass at all" if empty else ""
-        mend = "apply log_softmax" if logs else "divide each row by its sum"
-        mend += f" over axis {self.axis}; leave padding out by where=" if empty else ""
+        mend = "apply log_softmax" if logs else "divide by the sum"
+        mend += f" over axis {self.axis}"
+        if empty:
+            text += f"; {empty} {'has' if empty == 1 else 'have'} no mass at all"
+            mend += ", and leave padding out by where="
         rough = float(off[worst]) <= _ROUGH
         if rough:
-            mend = "no more than half precision or rounded decimals do; " + mend
+            mend = f"half precision and rounded decimals do as much; where it matters, {mend}"
         yield Finding("row-sums", "note" if rough else "warning", text, mend)
 
 
@@ -568,8 +571,8 @@ def _find_target_form(t: _Scan, *, log_target: bool) -> Iterator[Finding]:
         yield Finding(
             "log-probabilities-as-target",
             "error",
-            f"target holds log-probabilities ({span}), which kl_div takes for P: the logarithm of a "
-            "negative number is NaN",
+            f"target holds log-probabilities ({span}), which kl_div takes for P: the logarithm of "
+            "a negative number is NaN",
             "pass log_target=True",
         )
     elif kind in {"probabilities", "weights"} and log_target:
@@ -583,24 +586,26 @@ def _find_target_form(t: _Scan, *, log_target: bool) -> Iterator[Finding]:
 
 
 class _Pair:
-    """One pass over both arrays: what they add up to, and the places where that hangs on a trick."""
+    """One pass over both arrays: what they add up to, and how much of it hangs on a trick."""
 
     def __init__(self, x: _Scan, t: _Scan, *, swapped: bool) -> None:
         self.x, self.t = x, t
         self.total = math.nan
         self.floors = {scan.name: _floor(scan) for scan in (x, t)}
-        self.doubled = {"input": 0, "target": 0}
-        self.masses = {"input": 0.0, "target": 0.0}  # of P on the floor of either
-        self.shift = 0.0  # what P's own floor adds
+        self.doubled = {"input": 0, "target": 0}  # how many entries are twice the floor
+        self.parts = {"input": 0.0, "target": 0.0}  # of the divergence, from what lies on a floor
+        self.mass = 0.0  # of P, on the floor of Q
         self.lost = _Tally(x.shape)
         self.lost_mass = 0.0
-        kinds = {x.reading.kind, t.reading.kind}
-        self.possible = not swapped and kinds <= {"probabilities", "log-probabilities", "weights"}
+        known = {"probabilities", "log-probabilities"}
+        self.possible = (
+            not swapped and x.reading.kind in known and t.reading.kind in {*known, "weights"}
+        )
         if self.possible:
             self.total = 0.0
             with np.errstate(all="ignore"):
                 for index in _blocks(x.array, t.array):
-                    self._add(_fetch(x.array, index), _fetch(t.array, index), index)
+                    self._add(x.fetch(index), t.fetch(index), index)
 
     def _add(self, x: Floats, t: Floats, index: tuple[slice, ...]) -> None:
         log_q = x if self.x.reading.kind == "log-probabilities" else np.log(x)
@@ -614,8 +619,8 @@ class _Pair:
             floor = self.floors[scan.name]
             if floor is not None:
                 on_it = array == floor
-                self.masses[scan.name] += float(np.sum(p[on_it]))
-                self.shift += float(np.sum(values[on_it])) if scan is self.t else 0.0
+                self.mass += float(np.sum(p[on_it])) if scan is self.x else 0.0
+                self.parts[scan.name] += float(np.sum(values[on_it]))
                 self.doubled[scan.name] += int(np.count_nonzero(np.isclose(array, 2 * floor)))
 
     def findings(self) -> Iterator[Finding]:
@@ -627,8 +632,8 @@ class _Pair:
                 f"Q is 0 where P is not: {_many(self.lost.count, 'entry')} with "
                 f"{_number(self.lost_mass / self.x.rows)} of P's mass per row, first at "
                 f"{self.lost.where}; the divergence is +inf, and that is the honest answer",
-                "take log_softmax of logits, which does not underflow, rather than log(softmax); a "
-                "model of true zeros needs another measure (Jensen-Shannon) or smoothing that you state",
+                "take log_softmax of logits, which does not underflow, rather than log(softmax); "
+                "true zeros need another measure (Jensen-Shannon) or smoothing that you state",
             )
         yield from self._find_clipping()
         yield from self._find_reduction()
@@ -642,24 +647,23 @@ class _Pair:
             least = scan.low if logs else scan.least
             if not logs and self.doubled[scan.name] > 0.05 * least.count:
                 continue  # relative frequencies: multiples of one part in N
-            if scan is self.x:
-                shift = self.masses["input"] * _LOG10
-                effect = f"each further power of ten would add {_number(shift / scan.rows)} to it"
-            else:
-                shift = abs(self.shift)
-                effect = f"the floor alone makes {_number(self.shift / scan.rows)} of it"
-            weight = shift / max(abs(self.total), 1e-9 * scan.rows)
+            shift = self.parts[scan.name]
+            effect = f"the floor makes {_number(shift / scan.rows)} of it"
+            if scan is self.x and self.mass and floor > _FILL:
+                shift = self.mass * _LOG10
+                effect = f"a floor ten times lower would add {_number(shift / scan.rows)} to it"
+            weight = abs(shift) / max(abs(self.total), 1e-3 * scan.rows)
             if not weight > 1e-6:
                 continue
             size = f"exp({_number(floor)})" if logs else _number(floor)
             yield Finding(
                 "clipped",
                 "warning" if weight > 1e-3 else "note",
-                f"{least.count} of {scan.size} entries of {scan.name} lie on the floor {size}, which "
-                f"looks like clipping; the divergence is {_number(self.total / scan.rows)} per row, and "
-                f"{effect}",
-                "do not clip: P = 0 adds exactly 0, and Q = 0 where P > 0 is +inf; take log_softmax of "
-                "logits, or smooth by a share that you state",
+                f"{least.count} of {scan.size} entries of {scan.name} lie on the floor {size}, "
+                "which looks like clipping; the divergence is "
+                f"{_number(self.total / scan.rows)} per row, and {effect}",
+                "do not clip: P = 0 adds exactly 0, and Q = 0 where P > 0 is +inf; take "
+                "log_softmax of logits, or smooth by a share that you state",
             )
 
     def _find_reduction(self) -> Iterator[Finding]:
@@ -673,7 +677,7 @@ class _Pair:
         value = self.total / x.size
         numbers = (
             f": {_number(value)} instead of {_number(self.total / x.rows)}"
-            if math.isfinite(value)
+            if math.isfinite(value) and value
             else ""
         )
         if x.rows == 1:
@@ -685,14 +689,14 @@ class _Pair:
         yield Finding(
             "mean-over-elements",
             "note",
-            f"reduction='mean' divides by all {x.size} elements, which is {x.classes} times smaller "
+            f"reduction='mean' divides by all {x.size} elements: it is {x.classes} times smaller "
             f"than the divergence of a distribution{numbers}",
             mend,
         )
 
 
 def _floor(scan: _Scan) -> float | None:
-    """Return the least value of ``scan`` where it looks like a floor that values were clipped at."""
+    """Return the least value of ``scan`` where it looks like a floor that values are clipped at."""
     logs = scan.reading.kind == "log-probabilities"
     least = scan.low if logs else scan.least
     half = scan.dtype in {"float16", "bfloat16"}
@@ -719,6 +723,11 @@ def _floor(scan: _Scan) -> float | None:
 
 def _number(value: float) -> str:
     return f"{value:.4g}"
+
+
+def _sum(value: float) -> str:
+    near = abs(value - 1) <= _ROUGH
+    return f"1 {'+' if value > 1 else '−'} {abs(value - 1):.2g}" if near else _number(value)
 
 
 def _many(count: int, what: str) -> str:

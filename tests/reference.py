@@ -50,16 +50,24 @@ def converged(compute, tolerance=1e-25, digits=40):
     while True:
         with mpmath.workdps(digits):
             now = compute()
-            # A number far below all normal ones is as good as zero to any dtype.
-            if before is not None and all(_settled(a, b, tolerance) for a, b in zip(before, now)):
+            if before is not None and _settled(before, now, tolerance):
                 return np.array([_long(a) for a in now], dtype=LONG)
         before, digits = now, 2 * digits
 
 
-def _settled(a, b, tolerance):
-    if not (mpmath.isfinite(a) and mpmath.isfinite(b)):
+def _settled(before, now, tolerance):
+    if not all(mpmath.isfinite(a) for a in now):
         return True
-    return abs(a - b) <= max(tolerance * abs(b), mpmath.mpf(10) ** -330)
+    # Numbers far below all normal ones are as good as zero to any dtype.
+    small = mpmath.mpf(10) ** -330
+    if any(abs(a - b) > max(tolerance * abs(b), small) for a, b in zip(before, now)):
+        return False
+    # A gradient sums to zero; one that does not has lost a class to rounding both times.
+    half = len(now) // 2
+    return all(
+        abs(mpmath.fsum(g)) <= max(tolerance * mpmath.fsum(map(abs, g)), small)
+        for g in (now[1 : half + 1], now[half + 1 :])
+    )
 
 
 def _long(a):

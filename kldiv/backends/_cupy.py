@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat.cupy as xp
 import cupy
 
+from kldiv.backends._table import TABLE
 from kldiv.backends.base import Backend
 
 if TYPE_CHECKING:
@@ -21,9 +22,8 @@ class CuPyBackend(Backend):
     """Adapter of ``cupy.ndarray``."""
 
     name = "cupy"
-    roots = ("cupy",)
     module = "cupy"
-    install = 'pip install "kldiv[cuda12]"  (or cuda13, the CUDA version of your driver)'
+    roots, install, kernels = TABLE["cupy"]
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
         return xp

@@ -9,10 +9,12 @@ import array_api_compat.dask.array
 import dask.array as da
 import numpy as np
 
-from kldiv import backends
 from kldiv.backends import _numpy
 from kldiv.backends._overlay import Overlay
-from kldiv.backends.base import Backend, Route
+from kldiv.backends._table import TABLE
+from kldiv.backends.base import Backend
+from kldiv.backends.registry import find, get
+from kldiv.backends.routing import Route
 from kldiv.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -30,18 +32,22 @@ def _compute_block(
     operation: Loss, backend: str | None, device: str | None, kernel: str, *blocks: Array
 ) -> Array:
     """Compute one block's elements under the settings of the call that built the graph."""
-    caller = backends.find(blocks[0])
-    chosen = caller if backend is None else backends.get(backend)
+    caller = find(blocks[0])
+    chosen = caller if backend is None else get(backend)
     return Route(caller, chosen, device, chosen.choose_kernel(kernel)).compute(operation, *blocks)
+
+
+def _axes(array: Array) -> tuple[int, ...]:
+    """Return names for the array's axes, counted from the last so that fewer axes broadcast."""
+    return tuple(reversed(range(array.ndim)))
 
 
 class DaskBackend(Backend):
     """Adapter of ``dask.array.Array``; its blocks are NumPy's or CuPy's."""
 
     name = "dask"
-    roots = ("dask",)
     module = "dask.array"
-    install = 'pip install "kldiv[dask]"'
+    roots, install, kernels = TABLE["dask"]
 
     def check(self, name: str, array: Array) -> None:
         if any(np.isnan(size) for size in array.shape):
@@ -60,11 +66,10 @@ class DaskBackend(Backend):
     def run(self, operation: Loss, route: Route, arrays: Sequence[Array]) -> Array:  # type: ignore[override]
         elements = operation.elementwise()
         other = None if route.backend is self else route.backend.name
-        # Axes are named from the last, so that arrays of fewer dimensions broadcast.
-        named = [part for array in arrays for part in (array, tuple(range(array.ndim))[::-1])]
+        named = [part for array in arrays for part in (array, _axes(array))]
         values = da.blockwise(
             partial(_compute_block, elements, other, route.device, route.kernel),
-            tuple(range(arrays[0].ndim))[::-1],
+            _axes(arrays[0]),
             *named,
             dtype=elements.result,
             meta=arrays[0]._meta.astype(elements.result),  # noqa: SLF001 - dask's own protocol

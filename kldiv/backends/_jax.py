@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from kldiv.backends.base import Backend, Route
+from kldiv.backends._table import TABLE
+from kldiv.backends.base import Backend
 from kldiv.errors import LibraryError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kldiv._types import Array, Namespace
+    from kldiv.backends.routing import Route
     from kldiv.formulas.operation import Operation
 
 
@@ -50,9 +52,8 @@ class JaxBackend(Backend):
     """Adapter of ``jax.Array``, concrete or traced."""
 
     name = "jax"
-    roots = ("jax", "jaxlib")
     module = "jax"
-    install = 'pip install "kldiv[jax]"'
+    roots, install, kernels = TABLE["jax"]
 
     def recognises(self, cls: type) -> bool:
         return issubclass(cls, jax.Array | jax.core.Tracer) or "ArrayImpl" in cls.__name__
@@ -73,18 +74,17 @@ class JaxBackend(Backend):
         return _device_name(next(iter(array.devices())))
 
     def devices(self) -> tuple[str, ...]:
-        found = []
+        found: list[str] = []
         for platform in ("cpu", "gpu", "tpu"):
             try:
-                found += [_device_name(device) for device in jax.devices(platform)]
+                found.extend(_device_name(device) for device in jax.devices(platform))
             except RuntimeError:
                 continue
         return tuple(found)
 
-    def receiving(self, sender: Backend, arrays: Sequence[Array]) -> AbstractContextManager[Any]:
+    def receiving(self, dtypes: Sequence[str]) -> AbstractContextManager[Any]:
         # Without it JAX would quietly make float32 of another library's float64.
-        wide = any(sender.dtype_name(array) in {"float64", "int64"} for array in arrays)
-        return jax.enable_x64(True) if wide else nullcontext()  # noqa: FBT003
+        return jax.enable_x64(True) if "float64" in dtypes else nullcontext()  # noqa: FBT003
 
     def export(self, array: Array) -> Array:
         if isinstance(array, jax.core.Tracer):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kldiv.backends._overlay import Overlay
+from kldiv.backends._table import TABLE
 from kldiv.backends.base import Backend
 from kldiv.errors import LibraryError
 
@@ -34,9 +35,8 @@ class NumPyBackend(Backend):
     """Adapter of NumPy arrays and scalars."""
 
     name = "numpy"
-    roots = ("numpy",)
     module = "numpy"
-    install = "pip install numpy"
+    roots, install, kernels = TABLE["numpy"]
 
     def recognises(self, cls: type) -> bool:
         if issubclass(cls, np.ma.MaskedArray | np.matrix):
@@ -60,9 +60,12 @@ class NumPyBackend(Backend):
         return ("cpu",)
 
     def export(self, array: Array) -> Array:
-        # Scalars have no DLPack, and no other library reads foreign byte orders.
+        # Scalars have no DLPack, no other library reads foreign byte orders, and PyTorch ends the
+        # process where a stride is negative.
         array = np.asarray(array)
-        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+        if not array.dtype.isnative:
+            return array.astype(array.dtype.newbyteorder("="))
+        return array.copy() if any(stride < 0 for stride in array.strides) else array
 
     def from_dlpack(self, array: Array, device: str | None) -> Array:  # noqa: ARG002
         return np.from_dlpack(array)

@@ -8,7 +8,8 @@ import array_api_compat.torch as xp
 import torch
 from torch.autograd import forward_ad
 
-from kldiv.backends.base import Backend, Route
+from kldiv.backends._table import TABLE
+from kldiv.backends.base import Backend
 from kldiv.errors import LibraryError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kldiv._types import Array, Namespace
+    from kldiv.backends.routing import Route
     from kldiv.formulas.operation import Operation
 
 
@@ -79,23 +81,22 @@ class TorchBackend(Backend):
     """Adapter of ``torch.Tensor`` and its subclasses."""
 
     name = "torch"
-    roots = ("torch",)
     module = "torch"
-    install = 'pip install "kldiv[torch]"'
+    roots, install, kernels = TABLE["torch"]
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
         return xp
 
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
-        if operation.native and not route.crosses:
-            return route.compute(operation, *arrays)
         compiling = torch.compiler.is_compiling()
-        if not compiling and _transforming():
-            return _Transformable.apply(operation, route, *arrays)
+        transforming = not compiling and _transforming()
+        tracked = torch.is_grad_enabled() and any(array.requires_grad for array in arrays)
         # Applying a Function costs as much as a small loss, so it is done only where it matters.
-        if torch.is_grad_enabled() and any(array.requires_grad for array in arrays):
-            return _Plain.apply(operation, route, *arrays)
-        return route.compute(operation, *arrays)
+        if not (tracked or transforming):
+            return route.compute(operation, *arrays)
+        if operation.native:
+            return operation.value(xp, *arrays)
+        return (_Transformable if transforming else _Plain).apply(operation, route, *arrays)
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:  # noqa: ARG002
         return operation.value(xp, *arrays)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kldiv import backends
 from kldiv.errors import BackendError, LibraryError
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from kldiv._types import Array, Namespace
+    from kldiv.backends.routing import Route
     from kldiv.formulas.operation import Operation
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -34,44 +34,11 @@ class BackendStatus:
 
     name: str
     usable: bool
-    version: str | None
-    devices: tuple[str, ...]
-    kernels: tuple[str, ...]
+    version: str | None = None
+    devices: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
     reason: str | None = None
     install: str | None = None
-
-
-@dataclass(frozen=True)
-class Route:
-    """Who calls, who computes, where and with which kernel: the settings of a call, resolved.
-
-    No tuple: libraries would take that for a container of arrays.
-    """
-
-    caller: Backend
-    backend: Backend
-    device: str | None
-    """None: where the arrays are."""
-    kernel: str
-
-    def run(self, operation: Operation, *arrays: Array) -> Array:
-        """Run ``operation``, differentiably where the caller's library can."""
-        return self.caller.run(operation, self, arrays)
-
-    @property
-    def crosses(self) -> bool:
-        """Whether another library computes."""
-        return self.backend is not self.caller
-
-    def compute(self, operation: Operation, *arrays: Array) -> Array:
-        """Run ``operation`` without a gradient hook; the result is in the caller's library."""
-        if self.device is None and not self.crosses:
-            return self.backend.compute(operation, arrays, self.kernel)
-        with self.backend.receiving(self.caller, arrays):
-            moved = [move(a, backends.find(a), self.backend, self.device) for a in arrays]
-            result = self.backend.compute(operation, moved, self.kernel)
-            home = self.caller.device(arrays[0])
-            return self.caller.deliver(move(result, self.backend, self.caller, home))
 
 
 class Backend:
@@ -153,7 +120,7 @@ class Backend:
             raise BackendError(msg)
         return found
 
-    def receiving(self, sender: Backend, arrays: Sequence[Array]) -> AbstractContextManager[Any]:  # noqa: ARG002
+    def receiving(self, dtypes: Sequence[str]) -> AbstractContextManager[Any]:  # noqa: ARG002
         """Return the context that another library's arrays are received and computed in."""
         return nullcontext()
 
@@ -216,29 +183,18 @@ class Backend:
     def status(self) -> BackendStatus:
         """Return whether the backend is usable here, and if not why."""
         reason = self.problem()
-        if reason is not None:
-            return BackendStatus(self.name, False, None, (), (), reason, self.install or None)  # noqa: FBT003
-        return BackendStatus(self.name, True, self.version(), self.devices(), self.kernels)  # noqa: FBT003
+        return BackendStatus(
+            self.name,
+            reason is None,
+            self.version(),
+            () if reason else self.devices(),
+            self.kernels,
+            reason,
+            self.install or None,
+        )
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         # Workers of a scheduler find their own instance by name.
-        from kldiv.backends import get  # noqa: PLC0415 - base is below the registry
+        from kldiv.backends.registry import get  # noqa: PLC0415 - base is below the registry
 
         return get, (self.name,)
-
-
-def move(array: Array, source: Backend, target: Backend, device: str | None) -> Array:
-    """Return ``array`` in the target's library, on ``device``; no copy where none is needed."""
-    array = source.export(array)
-    if source.dtype_name(array) == "bfloat16":
-        return target.from_bits(_exchange(source.as_bits(array), source, target, device))
-    return _exchange(array, source, target, device)
-
-
-def _exchange(array: Array, source: Backend, target: Backend, device: str | None) -> Array:
-    # Libraries refuse DLPack in many words: a read-only array, another device, negative strides.
-    # A copy through host memory is then the same values, only slower.
-    try:
-        return target.from_dlpack(array, device)
-    except (BufferError, TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError):
-        return target.from_numpy(source.to_numpy(array), device)

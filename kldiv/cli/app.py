@@ -1,7 +1,7 @@
 """The group of commands, and what becomes of their errors.
 
-Only click is imported here and in the modules of the commands; each imports its work when it runs, so
-that ``--help`` and completion answer at once.
+Only click is imported here and in the modules of the commands; each imports its work when it runs,
+so that ``--help`` and completion answer at once.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ Completion, for one of bash, zsh and fish:
 """
 
 
-@click.group(
-    cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(kldiv.__version__, message="%(prog)s %(version)s")
 def app() -> None:
     """Kullback-Leibler divergence of what is in your files."""

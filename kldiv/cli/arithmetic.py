@@ -1,12 +1,12 @@
 """The little mathematics of the command line beyond `kldiv.kl_div`, in this one place.
 
-It prepares what `kldiv.kl_div` takes: sums to divide by, logarithms, the mixture of two distributions.
-Logits become log-probabilities here, until a public function takes logits themselves.
+It prepares what `kldiv.kl_div` takes: sums to divide by, logarithms, the mixture of two
+distributions.  Logits become log-probabilities here, until a public function takes logits.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import numpy as np
 
@@ -21,16 +21,16 @@ _LOG_2: Final = float(np.log1p(1.0))  # cancels the log1p of equal arguments exa
 
 
 class Scale(Protocol):
-    """How numbers stand for probabilities: `Linear` or `Logarithmic`.  All in float64."""
+    """How numbers stand for probabilities: `Linear` or `Logarithmic`; on matrices of float64."""
 
     empty: float
     """The number of a class that does not occur, and the total of no classes."""
 
-    def read(self, array: NDArray[Any]) -> Floats:
-        """Return a block of a file as float64, smoothed."""
+    def smooth(self, values: Floats) -> Floats:
+        """Return the values with every class smoothed."""
 
-    def total(self, values: Floats, axis: int) -> Floats:
-        """Return what distributions are normalised by."""
+    def total(self, values: Floats) -> Floats:
+        """Return what each row is normalised by."""
 
     def merge(self, first: Floats, second: Floats) -> Floats:
         """Return the total of two blocks of classes from theirs."""
@@ -53,14 +53,13 @@ class Linear:
     def __init__(self, smoothing: float = 0.0) -> None:
         self.smoothing = smoothing
 
-    def read(self, array: NDArray[Any]) -> Floats:
-        """Return a block of a file as float64, smoothed."""
-        values = array.astype(np.float64)
+    def smooth(self, values: Floats) -> Floats:
+        """Add the same to every class."""
         return values + self.smoothing if self.smoothing else values
 
-    def total(self, values: Floats, axis: int) -> Floats:
+    def total(self, values: Floats) -> Floats:
         """Return the sums."""
-        return np.asarray(np.sum(values, axis=axis))
+        return np.asarray(np.sum(values, axis=-1))
 
     def merge(self, first: Floats, second: Floats) -> Floats:
         """Return the sum of two sums."""
@@ -68,7 +67,7 @@ class Linear:
 
     def normalize(self, values: Floats, total: Floats) -> Floats:
         """Divide by the sums."""
-        return values / total
+        return values / total[:, None]
 
     def probabilities(self, values: Floats) -> Floats:
         """Return the values, which are the probabilities."""
@@ -86,16 +85,15 @@ class Logarithmic:
 
     empty = -np.inf
 
-    def read(self, array: NDArray[Any]) -> Floats:
-        """Return a block of a file as float64."""
-        return array.astype(np.float64)
+    def smooth(self, values: Floats) -> Floats:
+        """Return the values: there is no smoothing of logarithms."""
+        return values
 
-    def total(self, values: Floats, axis: int) -> Floats:
+    def total(self, values: Floats) -> Floats:
         """Return log(sum(exp)), shifted so that nothing overflows."""
-        top = np.max(values, axis=axis, keepdims=True)
+        top = np.max(values, axis=-1)
         shift = np.where(np.isfinite(top), top, 0.0)
-        total = shift + np.log(np.sum(np.exp(values - shift), axis=axis, keepdims=True))
-        return np.asarray(np.squeeze(total, axis=axis))
+        return np.asarray(shift + np.log(np.sum(np.exp(values - shift[:, None]), axis=-1)))
 
     def merge(self, first: Floats, second: Floats) -> Floats:
         """Return the log(sum(exp)) of two of them."""
@@ -103,7 +101,7 @@ class Logarithmic:
 
     def normalize(self, values: Floats, total: Floats) -> Floats:
         """Subtract log(sum(exp)): with `total`, the log-softmax."""
-        return values - total
+        return values - total[:, None]
 
     def probabilities(self, values: Floats) -> Floats:
         """Exponentiate."""

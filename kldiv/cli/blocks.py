@@ -6,7 +6,10 @@ import itertools
 import math
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,10 +25,40 @@ BUDGET: Final = 4 << 20
 _PATIENCE: Final = 1.0  # seconds without a progress bar
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of an array, read as a matrix with a row per distribution."""
+
+    index: Index
+    axis: int
+
+    @property
+    def classes(self) -> slice:
+        """The classes of the block."""
+        return self.index[self.axis]
+
+    @property
+    def rows(self) -> Index:
+        """Where the block's rows lie in an array without the axis of the classes."""
+        return self.index[: self.axis] + self.index[self.axis + 1 :]
+
+    def read(self, array: NDArray[Any]) -> NDArray[np.float64]:
+        """Return a copy in float64; a row's classes lie together, so that sums are pairwise."""
+        part = np.moveaxis(array[self.index], self.axis, -1)
+        return part.astype(np.float64, order="C").reshape(-1, part.shape[-1])
+
+    def place(self, row: int, column: int) -> tuple[int, ...]:
+        """Return the index in the whole array of an element of what `read` returns."""
+        sizes = [part.stop - part.start for part in self.rows]
+        place = list(np.unravel_index(row, sizes)) if sizes else []
+        place.insert(self.axis, np.intp(column))
+        return tuple(int(i) + part.start for i, part in zip(place, self.index, strict=True))
+
+
 class Blocks:
     """A grid over an array: blocks within `BUDGET`, long in the direction that memory runs.
 
-    Iterating gives groups of indices.  The blocks of a group have the same classes, and together all
+    Iterating gives groups of blocks.  The blocks of a group have the same classes, and together all
     rows; so what is added up by class is complete after each group.
 
     Parameters
@@ -52,16 +85,15 @@ class Blocks:
     def __len__(self) -> int:
         return math.prod(len(slices) for slices in self._slices)
 
-    def __iter__(self) -> Iterator[tuple[slice, Iterator[Index]]]:
-        for classes in self._slices[self._axis]:
-            yield classes, self._rows(classes)
+    def __iter__(self) -> Iterator[Iterator[Block]]:
+        return map(self._group, self._slices[self._axis])
 
-    def _rows(self, classes: slice) -> Iterator[Index]:
+    def _group(self, classes: slice) -> Iterator[Block]:
         for chosen in itertools.product(*(self._slices[a] for a in self._outer)):
             index = [classes] * len(self._slices)
             for a, part in zip(self._outer, chosen, strict=True):
                 index[a] = part
-            yield tuple(index)
+            yield Block(tuple(index), self._axis)
 
 
 class Progress:
@@ -95,7 +127,7 @@ class Progress:
         self._bar.add_task("Comparing", total=self._total, completed=self._done)
         self._bar.start()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

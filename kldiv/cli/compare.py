@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kldiv.cli.comparison import Comparison
 
 Form: TypeAlias = Literal["auto", "probs", "log-probs", "logits", "counts"]
 Reduction: TypeAlias = Literal["mean", "sum", "batchmean", "none"]
@@ -101,7 +106,7 @@ EXAMPLES
     show_default=True,
     help="What to make of the divergences of several rows.",
 )
-@click.option("--backend", metavar="NAME", help="The library that computes: numpy, torch, jax, …")
+@click.option("--backend", metavar="NAME", help="The library that computes: numpy, torch, jax, ...")
 @click.option("--device", metavar="NAME", help="The backend's device, such as cuda:0.")
 @click.option("--kernel", metavar="NAME", help="The backend's kernel, such as pure.")
 @click.option(
@@ -126,9 +131,31 @@ EXAMPLES
 def command(**options: Any) -> None:
     """Compare the distributions P and Q in two files.
 
-    Prints D(P‖Q), D(Q‖P) and their Jensen-Shannon divergence, which classes contribute the most, and
-    what computed it.
+    Prints the divergence in both directions and the Jensen-Shannon divergence, which classes
+    contribute the most, and what computed it.
     """
-    from kldiv.cli.comparison import run  # noqa: PLC0415 - imports NumPy and rich
+    _run(Request(**options))
 
-    run(Request(**options))
+
+def _run(request: Request) -> None:
+    # Imported here, as these bring NumPy and rich.
+    import numpy as np  # noqa: PLC0415
+
+    import kldiv  # noqa: PLC0415
+    from kldiv.cli import comparison, report  # noqa: PLC0415
+
+    draw = None if request.plot is None else _plotter(request.plot)
+    with np.errstate(all="ignore"), kldiv.config_context(**request.settings):
+        found = comparison.compare(request)
+        if draw is not None:
+            draw(found)
+        report.show(found, as_json=request.as_json)
+
+
+def _plotter(path: str) -> Callable[[Comparison], None]:
+    """Return what draws, or say at once that it could not."""
+    try:
+        from kldiv.cli.plot import Plot  # noqa: PLC0415 - imports Matplotlib
+    except ImportError as error:
+        raise click.UsageError('--plot needs Matplotlib: pip install "kldiv[cli]"') from error
+    return Plot(path).draw

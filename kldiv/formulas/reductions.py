@@ -45,9 +45,10 @@ def count(
     return None
 
 
-def _number_of(xp: Namespace, mask: Array, dtype: str) -> Array:
+def _number_of(xp: Namespace, mask: Array, dtype: str) -> Array | float:
     # Counted as integers: a float32 counter would stop at 2²⁴.
-    return xp.astype(xp.count_nonzero(mask), getattr(xp, dtype))
+    number = xp.count_nonzero(mask)
+    return float(number) if isinstance(number, int) else cast(xp, number, dtype)  # int: old NumPy
 
 
 def divide(xp: Namespace, total: Array, number: Array | float | None, empty: float) -> Array:

@@ -1,0 +1,180 @@
+"""Which adapter serves which name and which array, and the registry that grows from the table.
+
+An array's type decides its library, once per type.  The table's adapters come first, so that a
+registered one never changes what already works.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+from kldiv.backends._generic import GenericBackend
+from kldiv.backends._table import TABLE
+from kldiv.backends.base import Backend, BackendStatus
+from kldiv.errors import BackendError, ConfigError, LibraryError
+
+if TYPE_CHECKING:
+    from kldiv._types import Array
+
+GROUP: Final = "kldiv.backends"
+"""The entry-point group that other packages offer their adapters in."""
+
+_loaded: dict[str, Backend] = {}
+_registered: dict[str, Backend] = {}
+_by_type: dict[type, Backend] = {}
+
+
+def get(name: str) -> Backend:
+    """Return the backend of that name, loading it at first use."""
+    if name in TABLE and name not in _loaded:
+        backend = _load(name)
+        if isinstance(backend, str):
+            raise unusable(name, backend, TABLE[name].install)
+        _loaded[name] = backend
+    if name not in _loaded and name not in _registered:
+        _load_entry_points(name)
+    found = _loaded.get(name) or _registered.get(name)
+    if found is None:
+        raise ConfigError(f"no backend is called {name!r}; known: {', '.join(names())}")
+    return found
+
+
+def _load(name: str) -> Backend | str:
+    """Return the adapter of a built-in backend, or why its library cannot be imported."""
+    try:
+        return import_module(f"kldiv.backends._{name}").BACKEND  # type: ignore[no-any-return]
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name in TABLE[name].roots
+        return f"{name} is not installed" if missing else f"importing {name} fails: {error}"
+
+
+def unusable(name: str, reason: str, install: str) -> BackendError:
+    """Return the error for a backend that cannot be used here."""
+    mend = f"; install it: {install}" if install else ""
+    return BackendError(f"backend {name!r} cannot be used here: {reason}{mend}")
+
+
+def names() -> list[str]:
+    """Return the names of all backends that can be asked for, built in or not."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 - only listing needs it
+
+    outside = {*_registered, *(point.name for point in entry_points(group=GROUP))}
+    return [*TABLE, *sorted(outside.difference(TABLE))]
+
+
+def kernel_names() -> list[str]:
+    """Return the names of the kernels of all backends that are known without loading them."""
+    known = [*TABLE.values(), *_registered.values()]
+    return sorted({kernel for entry in known for kernel in entry.kernels})
+
+
+def register_backend(backend: Backend) -> None:
+    """
+    Make a third-party backend known, by its name and for its library's arrays.
+
+    Parameters
+    ----------
+    backend : kldiv.backends.Backend
+        An adapter of a library that no built-in backend serves.  Installed packages can offer theirs
+        by the entry-point group ``kldiv.backends`` instead, which is loaded when its name is asked
+        for; installing one changes no result on its own.
+
+    Raises
+    ------
+    TypeError
+        Not an instance of `kldiv.backends.Backend`.
+    ConfigError
+        The name is taken.
+
+    See Also
+    --------
+    kldiv.testing.check_backend : The conformance suite that a backend should pass.
+
+    Examples
+    --------
+    >>> import kldiv
+    >>> from kldiv.backends import Backend
+    >>> class Mine(Backend):
+    ...     name, roots, module = "mine", ("mine",), "mine"
+    >>> kldiv.register_backend(Mine())
+    """
+    if not isinstance(backend, Backend):
+        raise LibraryError(
+            "register_backend expects an instance of kldiv.backends.Backend, got "
+            f"{type(backend).__name__}; derive your adapter from it and pass an instance"
+        )
+    if backend.name in {*TABLE, "auto"} or backend.name in _registered:
+        raise ConfigError(f"a backend called {backend.name!r} exists already; choose another name")
+    _registered[backend.name] = backend
+    _by_type.clear()
+
+
+def _load_entry_points(name: str) -> None:
+    from importlib.metadata import entry_points  # noqa: PLC0415 - only an unknown name needs it
+
+    for point in entry_points(group=GROUP, name=name):
+        backend = point.load()
+        register_backend(backend() if isinstance(backend, type) else backend)
+
+
+def available_backends(*, unusable: bool = False) -> dict[str, BackendStatus]:
+    """
+    Return the backends that can be used here.
+
+    Parameters
+    ----------
+    unusable : bool, default False
+        List those too that cannot be used here, with the reason and the line that installs them.
+
+    Returns
+    -------
+    dict of str to BackendStatus
+        Name, version, devices and kernels of each.  Asking imports every installed library.
+
+    Examples
+    --------
+    >>> import kldiv
+    >>> kldiv.available_backends()["numpy"].devices
+    ('cpu',)
+    """
+    found = {name: _status(name) for name in names()}
+    return {name: status for name, status in found.items() if status.usable or unusable}
+
+
+def _status(name: str) -> BackendStatus:
+    if name in TABLE and name not in _loaded:
+        backend = _load(name)
+        if isinstance(backend, str):
+            return BackendStatus(name, usable=False, reason=backend, install=TABLE[name].install)
+    return get(name).status()
+
+
+def find(array: Array) -> Backend:
+    """Return the adapter of the array's library."""
+    return find_type(type(array))
+
+
+def find_type(cls: type) -> Backend:
+    """Return the adapter of the library that defines the array type ``cls``."""
+    if cls not in _by_type:
+        _by_type[cls] = _recognise(cls)
+    return _by_type[cls]
+
+
+def _recognise(cls: type) -> Backend:
+    roots = {base.__module__.partition(".")[0] for base in cls.__mro__}
+    for name, entry in TABLE.items():
+        if roots.intersection(entry.roots) and get(name).recognises(cls):
+            return get(name)
+    for backend in _registered.values():
+        if backend.recognises(cls):
+            return backend
+    if hasattr(cls, "__array_namespace__"):
+        root = cls.__module__.partition(".")[0]
+        return _loaded.setdefault(root, GenericBackend(root))
+    raise LibraryError(
+        "expected an array of NumPy, PyTorch, JAX, CuPy, Dask or another library of the Python "
+        f"array API, got {cls.__module__}.{cls.__qualname__}; convert it, for example by "
+        "numpy.asarray"
+    )

@@ -1,0 +1,105 @@
+"""Who computes a call: its library, the backend, the device and the kernel, resolved once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kldiv import config
+from kldiv.backends.exchange import move
+from kldiv.backends.registry import find, find_type, get, unusable
+from kldiv.errors import LibraryError
+
+if TYPE_CHECKING:
+    from kldiv._types import Array
+    from kldiv.backends.base import Backend
+    from kldiv.formulas.operation import Operation
+
+
+@dataclass(frozen=True)
+class Route:
+    """Who calls, who computes, where and with which kernel: the settings of a call, resolved.
+
+    No tuple: libraries would take that for a container of arrays.
+    """
+
+    caller: Backend
+    backend: Backend
+    device: str | None
+    """None: where the arrays are."""
+    kernel: str
+    mixed: bool = False
+    """Whether the arrays come from different libraries."""
+
+    def gather(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Return the arrays in the caller's library, where the first of them is."""
+        home = self.caller.device(arrays[0])
+        return tuple(
+            array if find(array) is self.caller else move(array, find(array), self.caller, home)
+            for array in arrays
+        )
+
+    def run(self, operation: Operation, *arrays: Array) -> Array:
+        """Run ``operation``, differentiably where the caller's library can."""
+        return self.caller.run(operation, self, arrays)
+
+    @property
+    def crosses(self) -> bool:
+        """Whether another library computes."""
+        return self.backend is not self.caller
+
+    def compute(self, operation: Operation, *arrays: Array) -> Array:
+        """Run ``operation`` without a gradient hook; the result is in the caller's library."""
+        if self.device is None and not self.crosses:
+            return self.backend.compute(operation, arrays, self.kernel)
+        with self.backend.receiving([self.caller.dtype_name(array) for array in arrays]):
+            moved = [move(array, self.caller, self.backend, self.device) for array in arrays]
+            result = self.backend.compute(operation, moved, self.kernel)
+            home = self.caller.device(arrays[0])
+            return self.caller.deliver(move(result, self.backend, self.caller, home))
+
+
+_routes: list[Route] = []
+_places: dict[tuple[config.Settings, tuple[Backend, ...]], int] = {}
+
+
+def resolve(argument: str, *arrays: Array) -> Route:
+    """Return who computes on ``arrays`` under the current settings; the first names the library."""
+    return _routes[_settle(argument, *[type(array) for array in arrays])]
+
+
+def _settle(argument: str, *types: type) -> int:
+    """Return the place in `_routes` of the route for arrays of these types."""
+    callers = tuple([find_type(cls) for cls in types])
+    key = (config.current(), callers)
+    if key not in _places:
+        route = _choose(argument, *key)
+        _places[key] = len(_routes)
+        _routes.append(route)
+    return _places[key]
+
+
+# torch.compile runs a function with this mark for real while it traces, and keeps what it returned:
+# settings are read then, and a first call may load the adapter.  The mark is torch's own; it is set
+# by name because the adapter, which could call torch.compiler.assume_constant_result, comes too late.
+_settle._dynamo_marked_constant = True  # type: ignore[attr-defined] # noqa: SLF001
+
+
+def _choose(argument: str, settings: config.Settings, callers: tuple[Backend, ...]) -> Route:
+    caller = callers[0]
+    mixed = len(set(callers)) > 1
+    if settings.backend == "auto":
+        if mixed:
+            libraries = " and ".join(dict.fromkeys(other.name for other in callers))
+            raise LibraryError(
+                f"{argument} come from different libraries, {libraries}; convert them to one, or "
+                "set a backend that takes both, for example kldiv.set_config(backend='numpy')"
+            )
+        backend = caller
+    else:
+        backend = get(settings.backend)
+    problem = backend.problem()
+    if problem is not None:
+        raise unusable(backend.name, problem, backend.install)
+    device = None if settings.device == "auto" else backend.find_device(settings.device)
+    return Route(caller, backend, device, backend.choose_kernel(settings.kernel), mixed)

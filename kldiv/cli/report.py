@@ -1,0 +1,252 @@
+"""A comparison as text, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.text import Text
+
+import kldiv
+from kldiv.cli.comparison import MEASURES
+from kldiv.cli.remarks import remarks
+from kldiv.cli.render import Page, clean, column, number
+
+if TYPE_CHECKING:
+    from kldiv.cli.comparison import Comparison, Zeros
+    from kldiv.cli.forms import Distribution
+
+_LOG_2: Final = math.log(2.0)  # nats in a bit
+_DIGITS: Final = 10  # of a divergence
+_BAR: Final = (10, 32)  # cells of the longest bar, at least and at most
+
+
+def show(found: Comparison, *, as_json: bool) -> None:
+    """Print a comparison to stdout, and what must be said about it to stderr."""
+    said = remarks(found)
+    if as_json:
+        sys.stdout.write(json.dumps(to_dict(found, said), indent=2, allow_nan=False) + "\n")
+    else:
+        _Report(found, Page()).write()
+    sys.stdout.flush()
+    page = Page(stderr=True)
+    if said and page.terminal:
+        page.line()
+    for text in said:
+        page.paragraph(Text("note: ", style="bold yellow"), text)
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
+    """Return a comparison as ``--json`` prints it."""
+    values = {measure: found.values(measure) for measure in MEASURES}
+    why = found.explanation
+    result = {
+        **{measure: value.tolist() for measure, value in values.items()},
+        "units": "nats",
+        "bits": {measure: (value / _LOG_2).tolist() for measure, value in values.items()},
+        "reduction": found.reduction,
+        "rows": _rows_to_dict(found),
+        "classes": found.pair.size,
+        "axis": found.pair.axis,
+        "contributors": [
+            {("class" if name == "label" else name): value for name, value in asdict(each).items()}
+            for each in found.contributions
+        ],
+        "zeros": {measure: _zeros_to_dict(zeros) for measure, zeros in found.zeros.items()},
+        "p": _file_to_dict(found.p),
+        "q": _file_to_dict(found.q),
+        "smoothing": found.smoothing,
+        "library": why.library,
+        "backend": why.backend,
+        "device": why.device,
+        "kernel": why.kernel,
+        "version": kldiv.__version__,
+        "warnings": said,
+    }
+    return dict(_finite(result))
+
+
+def _finite(value: Any) -> Any:
+    """Return a value that JSON can hold: what is not finite becomes a string."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
+
+
+def _rows_to_dict(found: Comparison) -> dict[str, Any]:
+    flat = {measure: found.rows[measure].ravel() for measure in MEASURES}
+    return {
+        "count": found.count,
+        **{measure: found.summary(measure) for measure in MEASURES},
+        "worst": [
+            {
+                "row": found.pair.row_name(row) if found.pair.shape else None,
+                "index": row,
+                **{measure: float(flat[measure][row]) for measure in MEASURES},
+            }
+            for row in found.worst()
+        ],
+    }
+
+
+def _zeros_to_dict(zeros: Zeros) -> dict[str, Any]:
+    return {"count": zeros.classes, "share": zeros.share, "largest": list(zeros.labels)}
+
+
+def _file_to_dict(each: Distribution) -> dict[str, Any]:
+    table = each.table
+    return {
+        "path": str(table.path),
+        "member": table.member,
+        "shape": list(table.array.shape),
+        "dtype": table.array.dtype.name,
+        "form": each.form,
+        "normalized": each.normalized,
+    }
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+class _Report:
+    """The parts of the text, from top to bottom."""
+
+    def __init__(self, found: Comparison, page: Page) -> None:
+        self.found = found
+        self.page = page
+        parallel = page.glyphs.parallel
+        self.names = {
+            "kl_pq": f"D(P{parallel}Q)",
+            "kl_qp": f"D(Q{parallel}P)",
+            "js": "JS(P, Q)",
+        }
+
+    def write(self) -> None:
+        self._files()
+        if self.found.reduction == "none" and self.found.pair.shape:
+            self._all_rows()
+        else:
+            self._values()
+            if self.found.pair.shape:
+                self._summary()
+                self._worst()
+        self._contributions()
+        self._computed()
+
+    def _head(self, text: str) -> None:
+        self.page.line()
+        self.page.line(Text(text, style="bold"))
+
+    def _files(self) -> None:
+        self.page.table(
+            [
+                [Text(each.name, style="bold"), *self._file(each)]
+                for each in (self.found.p, self.found.q)
+            ],
+            "<<<",
+        )
+
+    def _file(self, each: Distribution) -> list[str | Text]:
+        table, pair = each.table, self.found.pair
+        spec = str(table.path) + (f"::{table.member}" if table.member else "")
+        size = f"{each.form}, {pair.size:,} classes"
+        if pair.shape:
+            size += f" in {self.found.count:,} rows"
+        elif each.form == "counts":
+            total = float(each.sums) - self.found.smoothing * pair.size
+            size += f", {total:,.0f} in all" if math.isfinite(total) else ""
+        return [clean(spec), Text(size, style="dim")]
+
+    def _values(self) -> None:
+        values = [self.found.overall(measure) for measure in self.names]
+        nats = [Text(each, style="bold") for each in column(values, digits=_DIGITS)]
+        bits = column([value / _LOG_2 for value in values], digits=_DIGITS)
+        rows: list[list[str | Text]] = [["", _dim("nats"), _dim("bits")]]
+        rows += [list(each) for each in zip(self.names.values(), nats, bits, strict=True)]
+        if self.found.pair.shape:
+            self._head(self.found.over.capitalize())
+        else:
+            self.page.line()
+        self.page.table(rows, "<>>")
+
+    def _summary(self) -> None:
+        self._head("Rows, in nats")
+        summaries = [self.found.summary(measure) for measure in self.names]
+        columns = [
+            column([each[name] for each in summaries], digits=_DIGITS) for name in summaries[0]
+        ]
+        rows: list[list[str | Text]] = [["", *map(_dim, summaries[0])]]
+        rows += [list(each) for each in zip(self.names.values(), *columns, strict=True)]
+        self.page.table(rows, "<>>>")
+
+    def _worst(self) -> None:
+        worst = self.found.worst()
+        if not worst:
+            return
+        self._head(f"Rows that differ most, by {self.names['kl_pq']}, in nats")
+        columns = [column(self.found.rows[m].ravel()[worst]) for m in MEASURES]
+        names = [self.page.label(self.found.pair.row_name(row)) for row in worst]
+        head = ["row", *self.names.values()]
+        self._with_bars(head, [names, *columns], self.found.rows["kl_pq"].ravel()[worst].tolist())
+
+    def _all_rows(self) -> None:
+        self._head("Rows, in nats")
+        found = self.found
+        width = max(len(found.pair.row_name(row)) for row in range(found.count))
+        flat = [found.rows[measure].ravel() for measure in MEASURES]
+        self.page.line(
+            _dim("  ".join(["row".ljust(width), *(f"{n:>14}" for n in self.names.values())]))
+        )
+        self.page.lines(
+            "  ".join(
+                [
+                    clean(found.pair.row_name(row)).ljust(width),
+                    *(f"{number(float(values[row])):>14}" for values in flat),
+                ]
+            )
+            for row in range(found.count)
+        )
+
+    def _contributions(self) -> None:
+        best = self.found.contributions
+        if not best:
+            return
+        over = f", {self.found.over}" if self.found.over else ""
+        self._head(f"Largest contributions to {self.names['kl_pq']}, in nats{over}")
+        names = [self.page.label(each.label) for each in best]
+        both = column([x for each in best for x in (each.p, each.q)])
+        p, q = both[::2], both[1::2]
+        parts = [each.kl_pq for each in best]
+        self._with_bars(["class", "P", "Q", "nats"], [names, p, q, column(parts, sign="+")], parts)
+
+    def _with_bars(self, head: list[str], columns: list[list[str]], values: list[float]) -> None:
+        """Write columns, the last of them drawn as bars beside it."""
+        used = sum(
+            max(map(len, [name, *cells])) + 2 for name, cells in zip(head, columns, strict=True)
+        )
+        width = min(max(self.page.width - used, _BAR[0]), _BAR[1])
+        bars = self.page.bars(values, width)
+        rows: list[list[str | Text]] = [[*map(_dim, head), ""]]
+        rows += [[*cells, bar] for *cells, bar in zip(*columns, bars, strict=True)]
+        self.page.table(rows, "<" + ">" * (len(head) - 1) + "<")
+
+    def _computed(self) -> None:
+        why = self.found.explanation
+        text = f"Computed by {why.backend} on {why.device}, kernel {why.kernel}"
+        text += "." if why.backend == why.library else f"; the arrays are {why.library}'s."
+        self.page.line()
+        self.page.line(_dim(text))
+
+
+def _dim(text: str) -> Text:
+    return Text(text, style="dim")

@@ -1,0 +1,178 @@
+"""The house rules, proved on the syntax trees and in fresh interpreters."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kldiv
+
+PACKAGE = Path(kldiv.__file__).parent
+ADAPTERS = sorted((PACKAGE / "backends").glob("*.py"))
+FORMULAS = sorted((PACKAGE / "formulas").glob("*.py"))
+FRAMEWORKS = {"torch", "jax", "jaxlib", "cupy", "dask", "array_api_strict", "scipy", "numba"}
+
+ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult)
+MATHEMATICS = set(
+    "abs add addcmul amax amin bmm clamp clip cos cosh cross_entropy cumsum diff digamma div "
+    "divide dot einsum entr entropy erf exp exp2 expm1 floor gammaln inner kl_div kldivloss lgamma log "
+    "log10 log1p log2 log_softmax logaddexp logsumexp lse matmul max maximum mean min minimum mul "
+    "multiply neg negative nll_loss norm outer polygamma pow power prod reciprocal reduce rel_entr "
+    "round rsqrt sigmoid sign sin sinh softmax softplus sqrt square std sub subtract sum tan tanh tensordot "
+    "true_divide var vecdot where xlog1py xlogy".split()
+)
+
+
+def array_mathematics(source: str) -> list[str]:
+    """Every piece of a module that computes on arrays rather than handing them on."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ARITHMETIC):
+            texts = [n for n in ast.walk(node) if isinstance(n, ast.JoinedStr)]
+            strings = [
+                n for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+            ]
+            if not texts and not strings:
+                found.append(f"line {node.lineno}: {ast.unparse(node)}")
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+        name = None
+        if isinstance(node, ast.Attribute):
+            name = node.attr
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            name = node.func.id
+        elif isinstance(node, ast.ImportFrom):
+            found += [
+                f"line {node.lineno}: imports {alias.name}"
+                for alias in node.names
+                if alias.name.lower() in MATHEMATICS - {"reduce"}
+            ]
+        if name is not None and name.lower() in MATHEMATICS:
+            found.append(f"line {node.lineno}: {name}")
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            # getattr(torch.nn.functional, "kl_div") would hide it.
+            if node.value.lower() in MATHEMATICS:
+                found.append(f"line {node.lineno}: {node.value!r}")
+    return found
+
+
+@pytest.mark.parametrize("path", ADAPTERS, ids=lambda path: path.stem)
+def test_adapters_hold_no_mathematics(path):
+    assert array_mathematics(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "F.kl_div(x, y)",
+        "xp.log(y)",
+        "from torch.nn.functional import kl_div",
+        "getattr(F, 'kl_div')(x, y)",
+        "y * x",
+        "total += x",
+        "-x",
+        "a @ b",
+        "torch.nn.KLDivLoss()(x, y)",
+        "xp.sum(x)",
+        "x.sum()",
+    ],
+)
+def test_the_proof_can_fail(line):
+    source = ADAPTERS[0].read_text(encoding="utf-8") + "\n" + line + "\n"
+    assert array_mathematics(source) != []
+
+
+def imports(source: str) -> set[str]:
+    """Names of all modules that a module imports, wherever it does."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where a name comes from"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("path", FORMULAS, ids=lambda path: path.stem)
+def test_formulas_know_no_framework_and_nothing_above_them(path):
+    for name in imports(path.read_text(encoding="utf-8")):
+        root = name.partition(".")[0]
+        assert root not in FRAMEWORKS | {"numpy", "array_api_compat"}, name
+        if root == "kldiv":
+            assert name.startswith(("kldiv.formulas", "kldiv._types")), name
+
+
+# Which part of the package may import which.
+LAYERS = {
+    "backends": ("kldiv._types", "kldiv.backends", "kldiv.config", "kldiv.errors", "kldiv.formulas"),
+    "config": ("kldiv._types", "kldiv.backends", "kldiv.errors"),
+    "errors": (),
+}
+
+
+@pytest.mark.parametrize("part", LAYERS)
+def test_layers(part):
+    paths = sorted((PACKAGE / part).glob("*.py")) or [PACKAGE / f"{part}.py"]
+    for path in paths:
+        for name in imports(path.read_text(encoding="utf-8")):
+            if name.startswith("kldiv.") or name == "kldiv":
+                allowed = name == "kldiv" or name.startswith(LAYERS[part])
+                assert allowed, f"{path.name} imports {name}"
+
+
+def test_a_framework_is_imported_only_in_its_own_adapter():
+    own = {"_torch": {"torch"}, "_jax": {"jax"}, "_cupy": {"cupy"}, "_dask": {"dask"}}
+    for path in PACKAGE.rglob("*.py"):
+        allowed = own.get(path.stem, set()) if path.parent.name == "backends" else set()
+        if path.relative_to(PACKAGE).as_posix() == "nn.py":  # the torch modules
+            allowed = {"torch"}
+        roots = {name.partition(".")[0] for name in imports(path.read_text(encoding="utf-8"))}
+        assert roots & FRAMEWORKS <= allowed, f"{path} imports {roots & FRAMEWORKS}"
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has after running ``code``."""
+    script = f"{code}\nimport sys\nprint(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(run.stdout.split())
+
+
+HEAVY = FRAMEWORKS | {"matplotlib", "rich", "click", "ml_dtypes", "platformdirs", "array_api_compat"}
+
+
+def test_import_loads_no_framework():
+    assert loaded_by("import kldiv") & HEAVY == set()
+
+
+def test_a_call_on_numpy_loads_no_framework():
+    code = "import numpy, kldiv; kldiv.kl_div(numpy.zeros(2), numpy.ones(2))"
+    assert loaded_by(code) & HEAVY <= {"platformdirs"}
+
+
+@pytest.mark.parametrize("framework", ["dask", "torch", "jax"])
+def test_the_import_test_can_fail(framework):
+    pytest.importorskip(framework)
+    assert framework in loaded_by(f"import kldiv, {framework}")
+
+
+def test_public_names_are_sorted_and_real():
+    assert kldiv.__all__ == sorted(kldiv.__all__)
+    public = {
+        name
+        for name, value in vars(kldiv).items()
+        if not name.startswith("_") and not isinstance(value, type(sys))
+    } - {"annotations"}
+    assert public == set(kldiv.__all__)
+
+
+def test_public_names_have_examples():
+    for name in kldiv.__all__:
+        documentation = getattr(kldiv, name).__doc__
+        assert ">>>" in documentation, f"{name} has no example"
