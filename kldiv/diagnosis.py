@@ -280,14 +280,15 @@ class _Reading:
     """What an array most plausibly is."""
 
     kind: Kind
-    normalised: bool = False
+    normalised: bool | None = False
+    """Whether most rows sum to 1; None where no row can be summed."""
     over: str = ""
-    """Where the rows sum to 1 in another direction: over which axis."""
+    """Where they do so in another direction: over which axis."""
 
     def __str__(self) -> str:
         if self.over:
             return f"{self.kind} over {self.over}"
-        if self.kind == "log-probabilities" and not self.normalised:
+        if self.kind == "log-probabilities" and self.normalised is False:
             return "unnormalised log-probabilities"
         return {"weights": "unnormalised probabilities", "undefined": "nothing but NaN"}.get(
             self.kind, self.kind
@@ -299,6 +300,7 @@ class _Scan:
 
     def __init__(self, name: str, array: Array, axis: int) -> None:
         self.name = name
+        self.is_target = name == "target"
         self.array = array
         self.dtype = backends.find(array).dtype_name(array)
         self.shape = tuple(int(size) for size in array.shape)
@@ -373,25 +375,24 @@ class _Scan:
     def _read(self) -> _Reading:
         if self.nan.count and self.nan.count + self.minus.count == self.size:
             return _Reading("undefined")
-        # Rows with NaN say nothing, nor do rows of zeros, which pad a batch.
+        # Rows with NaN or +inf say nothing, nor do rows of zeros, which pad a batch.
         padding = (self.sums == 0) & (self.exp_sums == self.classes) & (self.classes > 1)
-        use = ~np.isnan(self.exp_sums) & ~padding
-        if self.shape and np.any(use):
-            kind = self._normalised(self.sums[use], self.exp_sums[use], self.classes)
-            if kind:
-                return _Reading(kind, normalised=True)
-            total = self._normalised(
-                np.asarray([np.sum(self.sums)]), np.asarray([np.sum(self.exp_sums)]), self.size
-            )
-            if total and self.rows > 1:
-                return _Reading(total, over="all axes together")
-            for other, size in enumerate(self.shape):
-                kind = self._normalised_over(other) if other != self.axis and size > 1 else None
-                if kind:
-                    return _Reading(kind, over=f"axis {other}")
-        return self._read_signs(
-            np.median(self.exp_sums[use]) if self.shape and np.any(use) else 1.0
+        use = np.isfinite(self.exp_sums) & ~padding
+        if not self.shape or not np.any(use):
+            return self._read_signs(None)
+        kind = self._normalised(self.sums[use], self.exp_sums[use], self.classes)
+        if kind:
+            return _Reading(kind, normalised=True)
+        total = self._normalised(
+            np.asarray([np.sum(self.sums)]), np.asarray([np.sum(self.exp_sums)]), self.size
         )
+        if total and self.rows > 1:
+            return _Reading(total, over="all axes together")
+        for other, size in enumerate(self.shape):
+            kind = self._normalised_over(other) if other != self.axis and size > 1 else None
+            if kind:
+                return _Reading(kind, over=f"axis {other}")
+        return self._read_signs(float(np.median(self.exp_sums[use])))
 
     def _normalised(self, sums: Floats, exp_sums: Floats, classes: int) -> Kind | None:
         """Return which sums are 1 in most rows: never both, as the exponentials exceed K + sum."""
@@ -412,13 +413,14 @@ class _Scan:
             return None
         return self._normalised(np.sum(sample, axis=other)[use], exp_sums[use], self.shape[other])
 
-    def _read_signs(self, mass: float) -> _Reading:
-        """Tell by signs what has no normalised rows, where ``exp`` of a row sums to ``mass``."""
-        logs = self.high <= 0 and mass <= 1.05
-        if logs and not (self.name == "target" and self.low.value == 0):
-            return _Reading("log-probabilities")
-        if -self.below <= 0.01 * self.above or (self.name == "target" and self.low.value == 0):
-            return _Reading("weights")
+    def _read_signs(self, mass: float | None) -> _Reading:
+        """Tell by signs what has no normalised rows; ``mass`` is what exp of a row sums to."""
+        zeros = self.high == self.low.value == 0
+        if self.high <= 0 and (mass is None or mass <= 1.05) and not (zeros and self.is_target):
+            return _Reading("log-probabilities", normalised=None if mass is None else False)
+        if -self.below <= 0.01 * self.above or (zeros and self.is_target):
+            known = mass is not None or self.high > 1
+            return _Reading("weights") if known else _Reading("probabilities", normalised=None)
         return _Reading("logits")
 
     # ---- what is wrong with it alone -------------------------------------------------------------
@@ -438,7 +440,7 @@ class _Scan:
             mend = "mend what made them (a subtraction that cancels?), or clip them at 0"
             yield Finding("negative-probabilities", "error", text, mend)
         distribution = self.reading.kind in {"probabilities", "log-probabilities"}
-        if distribution or (self.reading.kind == "weights" and self.name == "target"):
+        if distribution or (self.reading.kind == "weights" and self.is_target):
             yield from self._find_row_sums()
 
     def _find_nan(self) -> Iterator[Finding]:
@@ -538,20 +540,23 @@ def _find_input_form(x: _Scan) -> Iterator[Finding]:
     span = f"from {_number(x.low.value)} to {_number(x.high)}"
     kind = x.reading.kind
     if kind == "probabilities" or (kind == "weights" and 0 < x.high <= 1):
-        sums = f"its rows {'' if x.reading.normalised else 'do not '}sum to 1"
+        sums = {True: ": its rows sum to 1", False: ": its rows do not sum to 1", None: ""}
         yield Finding(
             "probabilities-as-input",
             "error",
-            f"input holds probabilities: {sums} ({span}), but kl_div takes log Q",
+            f"input holds probabilities{sums[x.reading.normalised]} ({span}), but kl_div takes "
+            "log Q",
             "pass log_softmax of the logits, or log(input)",
         )
     elif kind in {"logits", "weights"}:
-        middle = float(np.median(x.exp_sums))
+        text = f"input holds logits or counts ({span}), but kl_div takes log Q"
+        known = x.exp_sums[~np.isnan(x.exp_sums)]
+        if known.size:
+            text += f"; exp of a row sums to {_number(float(np.median(known)))} (median), not to 1"
         yield Finding(
             "logits-as-input",
             "error",
-            f"input holds logits or counts ({span}): exp of a row sums to {_number(middle)} "
-            "(median), not to 1",
+            text,
             f"pass log_softmax(input) over axis {x.axis}",
         )
 
@@ -621,7 +626,9 @@ class _Pair:
                 on_it = array == floor
                 self.mass += float(np.sum(p[on_it])) if scan is self.x else 0.0
                 self.parts[scan.name] += float(np.sum(values[on_it]))
-                self.doubled[scan.name] += int(np.count_nonzero(np.isclose(array, 2 * floor)))
+                self.doubled[scan.name] += int(
+                    np.count_nonzero(np.isclose(array, 2 * floor, atol=0))
+                )
 
     def findings(self) -> Iterator[Finding]:
         """Yield what looks wrong with the two arrays together."""
@@ -700,8 +707,8 @@ def _floor(scan: _Scan) -> float | None:
     logs = scan.reading.kind == "log-probabilities"
     least = scan.low if logs else scan.least
     half = scan.dtype in {"float16", "bfloat16"}
-    # Half types have few values, so that some are met often by chance.
-    if least.count < max(3, 0.01 * scan.size * half):
+    # Half types have so few values that some are met by chance.
+    if least.count < (max(3, 0.01 * scan.size) if half else 1):
         return None
     if (scan.minus if logs else scan.zero).count:
         return None  # what is clipped has no zeros left
@@ -711,7 +718,8 @@ def _floor(scan: _Scan) -> float | None:
     mass = least.count * math.exp(depth) / scan.rows
     if depth > -5.0 * _LOG10 + 0.01 or mass > 0.01:
         return None  # too much for a floor: smoothing, which is meant
-    slack = 4 * _EPSILON[scan.dtype] * (-depth if logs else 1.0)
+    # Rows that were normalised after clipping are off by about the mass on the floor.
+    slack = 1e-6 + 2 * mass + 4 * _EPSILON[scan.dtype] * (-depth if logs else 1.0)
     slack += 0.0 if logs else _SUBNORMAL.get(scan.dtype, 0.0) / least.value
     powers = round(depth / _LOG10) * _LOG10
     known = (powers, *map(math.log, (2.0**-23, 2.0**-52, 2.0**-126, 2.0**-1022)), -100.0)

@@ -75,11 +75,12 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
     origin = config.origins()
     cls = type(arrays[0])
     device = route.device or _device_of(route, arrays[0])
+    place = "the first that the backend has" if route.crosses else "where the first array is"
     reasons = (
         f"library {route.caller.name}: the type of the first array, {cls.__module__}.{cls.__name__}",
         f"backend {route.backend.name}: "
         + _why("backend", origin, "the arrays' own library (backend='auto')"),
-        f"device {device}: " + _why("device", origin, "where the first array is (device='auto')"),
+        f"device {device}: " + _why("device", origin, f"{place} (device='auto')"),
         f"kernel {route.kernel}: "
         + _why("kernel", origin, "the array-API formula, the fastest that applies (kernel='auto')"),
     )
@@ -89,7 +90,7 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
 
 
 def _device_of(route: backends.Route, array: Array) -> str:
-    return (route.backend.devices()[0]) if route.crosses else route.caller.device(array)
+    return route.backend.devices()[0] if route.crosses else route.caller.device(array)
 
 
 def _why(name: str, origin: dict[str, str], automatic: str) -> str:

@@ -88,7 +88,7 @@ def kl_div(
     >>> p = np.array([0.36, 0.48, 0.16])
     >>> q = np.array([0.30, 0.50, 0.20])
     >>> round(float(kldiv.kl_div(np.log(q), p, reduction="sum")), 6)
-    0.010341
+    0.010338
     """
     return prepare_kl_div(
         input, target, reduction=reduction, log_target=log_target, where=where, dtype=dtype

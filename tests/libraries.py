@@ -188,5 +188,3 @@ def require(library: Library) -> None:
     if library.value in demanded():
         pytest.fail(f"KLDIV_TEST_BACKENDS demands {library.value}: {problem}", pytrace=False)
     pytest.skip(problem)
-
-

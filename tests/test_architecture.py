@@ -34,7 +34,9 @@ def array_mathematics(source: str) -> list[str]:
         if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ARITHMETIC):
             texts = [n for n in ast.walk(node) if isinstance(n, ast.JoinedStr)]
             strings = [
-                n for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+                n
+                for n in ast.walk(node)
+                if isinstance(n, ast.Constant) and isinstance(n.value, str)
             ]
             if not texts and not strings:
                 found.append(f"line {node.lineno}: {ast.unparse(node)}")
@@ -109,7 +111,13 @@ def test_formulas_know_no_framework_and_nothing_above_them(path):
 
 # Which part of the package may import which.
 LAYERS = {
-    "backends": ("kldiv._types", "kldiv.backends", "kldiv.config", "kldiv.errors", "kldiv.formulas"),
+    "backends": (
+        "kldiv._types",
+        "kldiv.backends",
+        "kldiv.config",
+        "kldiv.errors",
+        "kldiv.formulas",
+    ),
     "config": ("kldiv._types", "kldiv.backends", "kldiv.errors"),
     "errors": (),
 }
@@ -144,7 +152,14 @@ def loaded_by(code: str) -> set[str]:
     return set(run.stdout.split())
 
 
-HEAVY = FRAMEWORKS | {"matplotlib", "rich", "click", "ml_dtypes", "platformdirs", "array_api_compat"}
+HEAVY = FRAMEWORKS | {
+    "matplotlib",
+    "rich",
+    "click",
+    "ml_dtypes",
+    "platformdirs",
+    "array_api_compat",
+}
 
 
 def test_import_loads_no_framework():

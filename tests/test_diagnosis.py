@@ -100,6 +100,18 @@ with np.errstate(all="ignore"):
         "one-hot Q": (np.log(ONE_HOT), T, False, ["zeros-in-q"]),
         "zeros in Q, no log": (ONE_HOT, T, False, ["probabilities-as-input", "zeros-in-q"]),
         "Q clipped": (np.log(np.clip(ONE_HOT, 1e-8, 1)), T, False, ["clipped"]),
+        "Q clipped in one place": (
+            np.log([[0.6, 0.4, 1e-8]]),
+            np.asarray([[0.5, 0.4, 0.1]]),
+            False,
+            ["clipped"],
+        ),
+        "Q clipped and normalised again": (
+            np.log((ONE_HOT + 1e-6) / (1 + 1e-5)),
+            T,
+            False,
+            ["clipped"],
+        ),
         "Q plus a little": (np.log(ONE_HOT + 1e-7), T, False, ["clipped"]),
         "Q clamped at epsilon": (
             np.log(np.maximum(ONE_HOT, 2.0**-23)),
@@ -297,6 +309,19 @@ def test_row_sums_name_the_worst_row_and_the_empty_ones(lib):
     assert "the worst is [:, 2]" in message
 
 
+def test_logits_are_told_with_what_they_sum_to():
+    message = finding(diagnose(STUDENT, T), "logits-as-input").message
+    middle = np.median(np.sum(np.exp(STUDENT), axis=-1))
+    assert f"from {STUDENT.min():.4g} to {STUDENT.max():.4g}" in message
+    assert f"exp of a row sums to {middle:.4g}" in message
+    message = finding(diagnose(put(STUDENT, ((0, 0), np.nan)), T), "logits-as-input").message
+    assert "nan" not in message
+    message = finding(
+        diagnose(put(STUDENT, ((slice(None), 0), np.nan)), T), "logits-as-input"
+    ).message
+    assert "sums" not in message
+
+
 def test_negative_probabilities_and_infinities_are_counted_and_placed():
     t = put(T, ((3, 4), -0.1), ((3, 5), T[3, 5] + T[3, 4] + 0.1))
     message = finding(diagnose(X, t), "negative-probabilities").message
@@ -385,7 +410,11 @@ def test_the_reduction_that_is_advised_gives_the_divergence(shape, axis, mend):
         (log_softmax(TEACHER, 0), "log-probabilities over axis 0"),
         (softmax(TEACHER.ravel()).reshape(8, 10), "probabilities over all axes together"),
         (np.full((8, 10), np.nan), "nothing but NaN"),
-        (np.zeros((8, 10)), "unnormalised probabilities"),
+        (np.zeros((8, 10)), "probabilities"),  # nothing but padding
+        (put(T, ((slice(None), 3), np.nan)), "probabilities"),
+        (put(X, ((slice(None), 3), np.nan)), "log-probabilities"),
+        (put(X, ((slice(None), 3), np.inf)), "log-probabilities"),
+        (put(TEACHER, ((slice(None), 3), np.nan)), "logits"),
         (put(T, (slice(1, 6), 0.0)), "probabilities"),  # rows of zeros pad a batch
     ],
 )
@@ -414,7 +443,7 @@ def test_findings_do_not_depend_on_how_arrays_are_cut(monkeypatch, mistake):
     x, t, log_target, _ = MISTAKES[mistake]
     whole = diagnose(x, t, log_target=log_target)
     for block in (1, 7, 24):
-        monkeypatch.setattr(diagnosis, "_BLOCK", block * x.size // 80)
+        monkeypatch.setattr(diagnosis, "_BLOCK", max(1, block * x.size // 80))
         parts = diagnose(x, t, log_target=log_target)
         assert [str(f) for f in parts.findings] == [str(f) for f in whole.findings]
         turned = diagnose(x.T, t.T, axis=0, log_target=log_target)

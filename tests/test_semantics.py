@@ -181,9 +181,7 @@ def test_where_broadcasts(lib, shape, reduction):
     keep = np.arange(1, 1 + math.prod(shape)).reshape(shape) % 2 == 1
     whole = np.broadcast_to(keep, (2, 3))
     divisor = {"sum": 1, "mean": whole.sum(), "batchmean": whole.any(axis=1).sum()}[reduction]
-    result = kldiv.kl_div(
-        lib.array(X), lib.array(Y), reduction=reduction, where=lib.array(keep)
-    )
+    result = kldiv.kl_div(lib.array(X), lib.array(Y), reduction=reduction, where=lib.array(keep))
     lib.assert_equal(result, ELEMENTS[whole].sum() / divisor)
 
 
@@ -329,8 +327,12 @@ class TestDtypes:
         term = 2.0 * math.log(2.0)
         lib.assert_equal(kldiv.kl_div(x, y, reduction="sum"), n * term, half, ulps=1.01)
         lib.assert_equal(kldiv.kl_div(x, y), term, half, ulps=1.01)
-        large = kldiv.kl_div(lib.array(np.full(60, -2000.0), half), lib.array(np.ones(60), half),
-                             reduction="sum", dtype="float32")
+        large = kldiv.kl_div(
+            lib.array(np.full(60, -2000.0), half),
+            lib.array(np.ones(60), half),
+            reduction="sum",
+            dtype="float32",
+        )
         lib.assert_equal(large, 120_000.0, "float32", ulps=0)
 
     @pytest.mark.parametrize("half", ["float16", "bfloat16"])

@@ -337,9 +337,13 @@ def test_nothing_is_read_from_the_current_directory(tmp_path):
 # ---- what does not exist --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [kldiv.set_config, lambda **s: kldiv.config_context(**s).__enter__()])
+@pytest.mark.parametrize(
+    "change", [kldiv.set_config, lambda **s: kldiv.config_context(**s).__enter__()]
+)
 def test_unknown_names_are_refused_with_the_known_ones(change):
-    with pytest.raises(ConfigError, match="no backend is called 'tensorflow'; known: auto, numpy, "):
+    with pytest.raises(
+        ConfigError, match="no backend is called 'tensorflow'; known: auto, numpy, "
+    ):
         change(backend="tensorflow")
     with pytest.raises(ConfigError, match="no kernel is called 'magic'; known: auto, pure"):
         change(kernel="magic")

@@ -37,8 +37,10 @@ class Commands(click.Group):
         """Run a command; turn errors, interrupts and closed pipes into exit codes."""
         with _encodable(sys.stdout):
             try:
-                result = super().invoke(ctx)
-                sys.stdout.flush()  # here, where a closed pipe can still be answered
+                try:
+                    return super().invoke(ctx)
+                finally:
+                    sys.stdout.flush()  # here, where a closed pipe can still be answered
             except KLDivError as error:
                 raise BadInput(str(error)) from error
             except KeyboardInterrupt:
@@ -48,7 +50,6 @@ class Commands(click.Group):
                 # Whoever read has seen enough; nor may the interpreter's last flush complain.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 ctx.exit(0)
-        return result
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class Distribution:
     scale: Scale
     form: Form
     guessed: bool
+    """Whether nobody asked for the normalisation that counts get."""
     normalized: bool
     scan: Scan
 
@@ -123,7 +124,8 @@ def look(
     normalized = request.normalize or form in {"counts", "logits"}
     if request.smoothing and not normalized:
         raise click.UsageError(f"{name} holds probabilities, not counts. {_SMOOTHING}")
-    return Distribution(name, table, scale, form, request.form == "auto", normalized, scan)
+    asked = request.normalize or request.smoothing or request.form == form
+    return Distribution(name, table, scale, form, normalized and not asked, normalized, scan)
 
 
 def _scan(array: NDArray[Any], pair: Pair, scale: Scale, progress: Progress) -> Scan:

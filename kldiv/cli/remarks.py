@@ -22,16 +22,16 @@ _NORMALIZE: Final = {
 def remarks(found: Comparison) -> list[str]:
     """Return the warnings of a comparison, in plain sentences."""
     both = (found.p, found.q)
-    said = list(_guesses(both, found.smoothing))
+    said = list(_guesses(both))
     for each in both:
         said += _sums(found, each)
         said += _oddities(found, each)
     return [*said, *_infinities(found)]
 
 
-def _guesses(both: tuple[Distribution, ...], smoothing: float) -> Iterator[str]:
-    names = [each.name for each in both if each.guessed and each.form == "counts"]
-    if names and not smoothing:
+def _guesses(both: tuple[Distribution, ...]) -> Iterator[str]:
+    names = [each.name for each in both if each.guessed]
+    if names:
         read = "are read" if len(names) > 1 else "is read"
         yield (
             f"{' and '.join(names)} {read} as counts (all numbers are whole) and divided by the"

@@ -42,6 +42,13 @@ UNICODE: Final = Glyphs("‖", "…", "–", "█", "▌", "▒", "█", "▐")
 ASCII: Final = Glyphs("||", "...", "-", "+", "", "*", "-", "")
 
 
+class _Console(Console):
+    """A console that leaves a closed pipe to `kldiv.cli.app`, where its exit code is decided."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Page:
     """Where text goes: a stream with its width, encoding and colours.
 
@@ -55,7 +62,7 @@ class Page:
         stream = sys.stderr if stderr else sys.stdout
         # Rich would leave bold and dim in place; without colour means plain here.
         plain = bool(os.environ.get("NO_COLOR"))
-        self._console = Console(
+        self._console = _Console(
             file=stream,
             color_system=None if plain else "auto",
             width=None if stream.isatty() else WIDTH,
@@ -74,9 +81,9 @@ class Page:
         text.rstrip()
         self._console.print(text, soft_wrap=True)
 
-    def lines(self, lines: Iterable[str]) -> None:
-        """Write many plain lines, fast."""
-        self._console.file.writelines(f"{line.rstrip()}\n" for line in lines)
+    def plain(self, line: str) -> None:
+        """Write one line without styles, fast."""
+        self._console.file.write(f"{line}\n")
 
     def paragraph(self, head: Text, body: str) -> None:
         """Write a message: wrapped and indented on a terminal, else one line."""

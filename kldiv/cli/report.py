@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.cells import cell_len
 from rich.text import Text
 
 import kldiv
@@ -201,21 +202,15 @@ class _Report:
 
     def _all_rows(self) -> None:
         self._head("Rows, in nats")
-        found = self.found
-        width = max(len(found.pair.row_name(row)) for row in range(found.count))
-        flat = [found.rows[measure].ravel() for measure in MEASURES]
-        self.page.line(
-            _dim("  ".join(["row".ljust(width), *(f"{n:>14}" for n in self.names.values())]))
-        )
-        self.page.lines(
-            "  ".join(
-                [
-                    clean(found.pair.row_name(row)).ljust(width),
-                    *(f"{number(float(values[row])):>14}" for values in flat),
-                ]
-            )
-            for row in range(found.count)
-        )
+        # There may be millions, so no table: each line goes out by itself.
+        names = [clean(self.found.pair.row_name(row)) for row in range(self.found.count)]
+        width = max(map(cell_len, names))
+        head = [f"{name:>14}" for name in self.names.values()]
+        self.page.line(_dim("  ".join(["row".ljust(width), *head])))
+        flat = [self.found.rows[measure].ravel().tolist() for measure in MEASURES]
+        for name, *values in zip(names, *flat, strict=True):
+            cells = [f"{number(value):>14}" for value in values]
+            self.page.plain("  ".join([name + " " * (width - cell_len(name)), *cells]))
 
     def _contributions(self) -> None:
         best = self.found.contributions
