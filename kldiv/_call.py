@@ -1,4 +1,4 @@
-"""One call of a loss: its arguments checked, its settings resolved, ready to give value and gradient."""
+"""One call of a loss: checked, resolved, ready to give its value and its gradient."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Call:
         return self.route.run(self.operation, *self.arrays)
 
     def gradient(self, index: int, value: Array) -> Array:
-        """Return the gradient of the scalar ``value`` in array ``index``, by the operation's rule."""
+        """Return the gradient of the scalar ``value`` in the array of that index."""
         caller = self.route.caller
         xp = caller.namespace(value)
         with caller.context(value):
@@ -46,8 +46,8 @@ class Call:
 def resolve_pair(
     input: Array, target: Array, where: Array | None
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
-    """Return the route, the arrays and the common dtype of two arrays that must match, and a mask."""
-    arrays = (input, target) if where is None else (input, target, where)
+    """Check two arrays that must match, and a mask; return route, arrays and common dtype."""
+    arrays: tuple[Array, ...] = (input, target) if where is None else (input, target, where)
     route = backends.resolve(
         "input and target" if where is None else "input, target and where", *arrays
     )
@@ -88,7 +88,8 @@ def _dtype_name(dtype: Any) -> str:
     name = name or getattr(dtype, "__name__", None) or str(dtype).rpartition(".")[2]
     if name not in FLOATS:
         raise DTypeError(
-            f"dtype must be one of {', '.join(FLOATS)}, by name or as the library's own; got {dtype!r}"
+            f"dtype must be one of {', '.join(FLOATS)}, by name or as the library's own; "
+            f"got {dtype!r}"
         )
     return name
 
@@ -103,9 +104,9 @@ def _not_floating(first: str, second: str) -> DTypeError:
 
 def _different(first: tuple[int, ...], second: tuple[int, ...]) -> ShapeError:
     return ShapeError(
-        f"input and target must have the same shape; got {tuple(first)} and {tuple(second)}; nothing is "
-        "broadcast, as that is a known cause of wrong losses: expand one of them, for example by "
-        "broadcast_to, if that is what you mean"
+        f"input and target must have the same shape; got {tuple(first)} and {tuple(second)}; "
+        "nothing is broadcast, as that is a known cause of wrong losses: expand one of them, for "
+        "example by broadcast_to, if that is what you mean"
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias
 
-# No typing protocol spans all array libraries yet, so arrays and namespaces are checked at run time.
+# No typing protocol spans all array libraries yet, so arrays and namespaces are checked at run
+# time.
 Array: TypeAlias = Any
 """An array of any supported library."""
 

@@ -104,8 +104,8 @@ def config_context(**settings: str) -> Iterator[None]:
     """
     Use other settings inside a ``with`` block.
 
-    Contexts nest: an inner one changes only what it names.  Threads and asyncio tasks do not see each
-    other's.
+    Contexts nest: an inner one changes only what it names. Threads and asyncio tasks do not see
+    each other's.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def config_context(**settings: str) -> Iterator[None]:
 
 
 def origins() -> dict[str, str]:
-    """Return for each setting where its value comes from, in words; "default" where from nowhere."""
+    """Return for each setting where its value comes from, in words."""
     in_context = _context.get() or {}
     from_environment, from_file = _in_environment(), _from_file()
     found = {}
@@ -193,7 +193,8 @@ def _read_file() -> dict[str, str]:
         if "KLDIV_CONFIG" not in os.environ:
             return {}
         raise ConfigError(
-            f"KLDIV_CONFIG names {str(path)!r}, which does not exist; create it, or unset the variable"
+            f"KLDIV_CONFIG names {str(path)!r}, which does not exist; create it, or unset the "
+            "variable"
         ) from None
     except OSError as error:
         raise ConfigError(

@@ -73,11 +73,10 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
         raise OptionError("explain needs the arrays of the call; got none: explain(input, target)")
     route = backends.resolve("the arrays", *arrays)
     origin = config.origins()
-    cls = type(arrays[0])
     device = route.device or _device_of(route, arrays[0])
     place = "the first that the backend has" if route.crosses else "where the first array is"
     reasons = (
-        f"library {route.caller.name}: the type of the first array, {cls.__module__}.{cls.__name__}",
+        f"library {route.caller.name}: the type of the first array, {_full_name(type(arrays[0]))}",
         f"backend {route.backend.name}: "
         + _why("backend", origin, "the arrays' own library (backend='auto')"),
         f"device {device}: " + _why("device", origin, f"{place} (device='auto')"),
@@ -87,6 +86,10 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
     return Explanation(
         operation, route.caller.name, route.backend.name, device, route.kernel, reasons
     )
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _device_of(route: backends.Route, array: Array) -> str:

@@ -31,14 +31,14 @@ def value_and_grad(
     loss : callable
         A loss of kldiv, a ``functools.partial`` of one, or a `KLDivLoss`.
     argnums : int or tuple of int, default 0
-        Which argument to differentiate in: 0 is ``input``, 1 is ``target``; a tuple gives a tuple of
-        gradients.
+        Which argument to differentiate in: 0 is ``input``, 1 is ``target``; a tuple gives a tuple
+        of gradients.
 
     Returns
     -------
     callable
-        Takes the loss' arguments; returns the pair (value, gradient), the gradient of the argument's
-        shape, dtype, library and device.
+        Takes the loss' arguments; returns the pair (value, gradient), the gradient of the
+        argument's shape, dtype, library and device.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def value_and_grad(
     prepare, bound = _unwrap(loss)
     wanted = argnums if isinstance(argnums, tuple) else (argnums,)
     for index in wanted:
-        if isinstance(index, bool) or not isinstance(index, int) or index + bound not in {0, 1}:
+        if type(index) is not int or index + bound not in {0, 1}:
             raise OptionError(
                 f"argnums must be 0 (input), 1 (target) or a tuple of these; got {argnums!r}"
             )

@@ -32,11 +32,11 @@ def kl_div(
     Parameters
     ----------
     input : array
-        Log-probabilities log Q, of any shape; float16, bfloat16, float32 or float64.  Not checked to be
-        normalised: `kldiv.diagnose` looks at values, this function never does.
+        Log-probabilities log Q, of any shape; float16, bfloat16, float32 or float64. Not checked
+        to be normalised: `kldiv.diagnose` looks at values, this function never does.
     target : array
-        Probabilities P, or log-probabilities log P with ``log_target=True``; the same shape, any of the
-        same dtypes.
+        Probabilities P, or log-probabilities log P with ``log_target=True``; the same shape, any of
+        the same dtypes.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         ``"mean"`` divides the sum by the number of *elements* and so is not the divergence of one
         distribution; ``"batchmean"`` divides it by ``input.shape[0]`` and is, for rows of a matrix;
@@ -44,12 +44,12 @@ def kl_div(
     log_target : bool, default False
         Whether ``target`` holds log-probabilities.
     where : array of bool, optional
-        Elements to keep; broadcasts to the shape of ``input``.  What is left out adds nothing, gets zero
-        gradient and leaks no NaN; ``"mean"`` divides by how many elements are kept, ``"batchmean"`` by
-        how many entries of the first axis keep any.
+        Elements to keep; broadcasts to the shape of ``input``. What is left out adds nothing, gets
+        zero gradient and leaks no NaN; ``"mean"`` divides by how many elements are kept,
+        ``"batchmean"`` by how many entries of the first axis keep any.
     dtype : dtype or str, optional
-        Dtype of the result; by default the wider of the two arguments'.  Half-precision arguments are
-        computed in float32 and rounded once at the end.
+        Dtype of the result; by default the wider of the two arguments'. Half-precision arguments
+        are computed in float32 and rounded once at the end.
 
     Returns
     -------
@@ -74,12 +74,13 @@ def kl_div(
 
     Notes
     -----
-    Where P = 0 an element is 0, even if log Q = −∞; where P > 0 and log Q = −∞ it is +∞.  NaN stays NaN.
-    The gradient is −P in ``input`` and log P + 1 − log Q in ``target``, 0 where P = 0.
+    Where P = 0 an element is 0, even if log Q = −∞; where P > 0 and log Q = −∞ it is +∞. NaN stays
+    NaN. The gradient is −P in ``input`` and log P + 1 − log Q in ``target``, 0 where P = 0.
 
     References
     ----------
-    S. Kullback and R. A. Leibler, "On Information and Sufficiency", Ann. Math. Statist. 22 (1951) 79-86.
+    S. Kullback and R. A. Leibler, "On Information and Sufficiency", Ann. Math. Statist. 22 (1951)
+    79-86.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """The array libraries that the suite runs on, each with what a test needs of it.
 
-A test takes the fixture ``lib`` and so runs once for every member of `Library`.  Members whose package or
-device is missing skip with the reason; naming them in ``KLDIV_TEST_BACKENDS`` turns the skip into a
-failure.
+A test takes the fixture ``lib`` and so runs once for every member of `Library`. Members whose
+package or device is missing skip with the reason; naming them in ``KLDIV_TEST_BACKENDS`` turns the
+skip into a failure.
 """
 
 from __future__ import annotations

@@ -363,5 +363,5 @@ def test_what_is_no_array(wrong):
 @pytest.mark.parametrize("make", [np.ma.masked_array, np.matrix])
 def test_numpy_subclasses_with_an_arithmetic_of_their_own(make):
     wrong = make([0.5])
-    with pytest.raises(TypeError, match="numpy.asarray"):
+    with pytest.raises(TypeError, match=r"numpy\.asarray"):
         kldiv.kl_div(wrong, wrong)

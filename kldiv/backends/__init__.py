@@ -1,8 +1,9 @@
 """The adapters between array libraries and the formulas, and how one is chosen.
 
-``_table`` names the built-in ones, ``registry`` finds the adapter of a name or an array, ``routing``
-resolves the settings of a call, ``base`` is what an adapter is, ``exchange`` moves arrays between them.
-Nothing here imports a framework until an array of it appears, or its name is asked for.
+``_table`` names the built-in ones, ``registry`` finds the adapter of a name or an array,
+``routing`` resolves the settings of a call, ``base`` is what an adapter is, ``exchange`` moves
+arrays between them. Nothing here imports a framework until an array of it appears, or its name is
+asked for.
 """
 
 from __future__ import annotations

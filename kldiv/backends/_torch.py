@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
+from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 from kldiv.backends._table import TABLE
@@ -38,7 +39,7 @@ class _Plain(torch.autograd.Function):
     """An operation with its reverse rule: the fast form, and the one ``torch.compile`` takes."""
 
     @staticmethod
-    def forward(ctx: Any, operation: Operation, route: Route, *arrays: Array) -> Array:  # type: ignore[override]
+    def forward(ctx: Any, operation: Operation, route: Route, *arrays: Array) -> Array:
         ctx.operation = operation
         ctx.route = route
         ctx.save_for_backward(*arrays)
@@ -53,7 +54,7 @@ class _Transformable(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(operation: Operation, route: Route, *arrays: Array) -> Array:  # type: ignore[override]
+    def forward(operation: Operation, route: Route, *arrays: Array) -> Array:
         return route.compute(operation, *arrays)
 
     @staticmethod
@@ -74,7 +75,12 @@ class _Transformable(torch.autograd.Function):
 
 def _transforming() -> bool:
     """Return whether a ``torch.func`` transform or a forward-mode level is active."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # type: ignore[attr-defined] # noqa: SLF001
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # noqa: SLF001
+
+
+def _is_symbolic(tensor: Array) -> bool:
+    """Return whether a tensor has no values, as inside ``torch.compile`` and ``torch.func``."""
+    return isinstance(tensor, FakeTensor) or torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # noqa: SLF001
 
 
 class TorchBackend(Backend):
@@ -108,14 +114,11 @@ class TorchBackend(Backend):
         return tuple(found)
 
     def export(self, array: Array) -> Array:
-        if isinstance(
-            array, torch._subclasses.FakeTensor
-        ) or torch._C._functorch.is_functorch_wrapped_tensor(array):  # noqa: E501, SLF001
-            msg = (
+        if _is_symbolic(array):
+            raise LibraryError(
                 "a torch tensor inside torch.compile or torch.func.vmap has no values to move to "
                 "another backend; compute outside it, or use backend='torch'"
             )
-            raise LibraryError(msg)
         return array.detach().resolve_conj().resolve_neg()
 
     def from_dlpack(self, array: Array, device: str | None) -> Array:

@@ -1,7 +1,7 @@
 """What a backend is: the adapter between one array library and the formulas.
 
-The methods of `Backend` serve any library of the array-API standard; a library's own adapter overrides
-what only that library can do: its gradient hook, its devices, its kernels.
+The methods of `Backend` serve any library of the array-API standard; a library's own adapter
+overrides what only that library can do: its gradient hook, its devices, its kernels.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class BackendStatus:
 
 
 class Backend:
-    """Adapter of one array library: derive from it, name the library, override what it does better."""
+    """Adapter of one array library: derive from it, and override what the library does better."""
 
     name: str
     roots: tuple[str, ...]
@@ -151,7 +151,7 @@ class Backend:
         """Return a result that was moved here as the library's own functions would return it."""
         return array
 
-    def as_bits(self, array: Array) -> Array:
+    def as_bits(self, array: Array) -> Array:  # noqa: ARG002
         """Return a bfloat16 array reinterpreted as 16-bit integers."""
         msg = (
             f"{self.name} arrays of dtype bfloat16 cannot be moved to another library; "
@@ -159,7 +159,7 @@ class Backend:
         )
         raise LibraryError(msg)
 
-    def from_bits(self, array: Array) -> Array:
+    def from_bits(self, array: Array) -> Array:  # noqa: ARG002
         """Return 16-bit integers reinterpreted as bfloat16."""
         msg = f"backend {self.name!r} has no bfloat16; pass dtype='float32' or convert the arrays"
         raise LibraryError(msg)

@@ -43,7 +43,7 @@ def get(name: str) -> Backend:
 def _load(name: str) -> Backend | str:
     """Return the adapter of a built-in backend, or why its library cannot be imported."""
     try:
-        return import_module(f"kldiv.backends._{name}").BACKEND  # type: ignore[no-any-return]
+        return import_module(f"kldiv.backends._{name}").BACKEND
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name in TABLE[name].roots
         return f"{name} is not installed" if missing else f"importing {name} fails: {error}"
@@ -65,8 +65,8 @@ def names() -> list[str]:
 
 def kernel_names() -> list[str]:
     """Return the names of the kernels of all backends that are known without loading them."""
-    known = [*TABLE.values(), *_registered.values()]
-    return sorted({kernel for entry in known for kernel in entry.kernels})
+    built_in = {kernel for entry in TABLE.values() for kernel in entry.kernels}
+    return sorted(built_in.union(*(backend.kernels for backend in _registered.values())))
 
 
 def register_backend(backend: Backend) -> None:
@@ -76,9 +76,9 @@ def register_backend(backend: Backend) -> None:
     Parameters
     ----------
     backend : kldiv.backends.Backend
-        An adapter of a library that no built-in backend serves.  Installed packages can offer theirs
-        by the entry-point group ``kldiv.backends`` instead, which is loaded when its name is asked
-        for; installing one changes no result on its own.
+        An adapter of a library that no built-in backend serves. Installed packages can offer
+        theirs by the entry-point group ``kldiv.backends`` instead, which is loaded when its name is
+        asked for; installing one changes no result on its own.
 
     Raises
     ------

@@ -80,8 +80,9 @@ def _settle(argument: str, *types: type) -> int:
 
 
 # torch.compile runs a function with this mark for real while it traces, and keeps what it returned:
-# settings are read then, and a first call may load the adapter.  The mark is torch's own; it is set
-# by name because the adapter, which could call torch.compiler.assume_constant_result, comes too late.
+# settings are read then, and a first call may load the adapter. The mark is torch's own; it is set
+# by name because the adapter, which could call torch.compiler.assume_constant_result, comes too
+# late.
 _settle._dynamo_marked_constant = True  # type: ignore[attr-defined] # noqa: SLF001
 
 

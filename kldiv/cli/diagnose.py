@@ -63,11 +63,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 def _show(found: Diagnosis, p: Table, q: Table) -> None:
     from rich.text import Text  # noqa: PLC0415 - see above
 
-    from kldiv.cli.render import Page, clean  # noqa: PLC0415
+    from kldiv.cli.render import Page, source  # noqa: PLC0415
 
     page = Page()
     rows: list[list[str | Text]] = [
-        [Text(role, style="bold"), clean(str(table.path)), Text(f"reads as {kind}", style="dim")]
+        [Text(role, style="bold"), source(table), Text(f"reads as {kind}", style="dim")]
         for role, table, kind in (("target", p, found.target), ("input", q, found.input))
     ]
     page.table(rows, "<<<")

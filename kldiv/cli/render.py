@@ -14,6 +14,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from kldiv.readers import Table
+
     Cell: TypeAlias = str | Text
     Side: TypeAlias = Literal["<", ">"]
 
@@ -154,6 +156,11 @@ def clean(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
+
+
+def source(table: Table) -> str:
+    """Return where an array came from, safe to print."""
+    return clean(f"{table.path}::{table.member}" if table.member else str(table.path))
 
 
 def number(value: float) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 import kldiv
 from kldiv.cli.comparison import MEASURES
 from kldiv.cli.remarks import remarks
-from kldiv.cli.render import Page, clean, column, number
+from kldiv.cli.render import Page, clean, column, number, source
 
 if TYPE_CHECKING:
     from kldiv.cli.comparison import Comparison, Zeros
@@ -159,14 +159,13 @@ class _Report:
 
     def _file(self, each: Distribution) -> list[str | Text]:
         table, pair = each.table, self.found.pair
-        spec = str(table.path) + (f"::{table.member}" if table.member else "")
         size = f"{each.form}, {pair.size:,} classes"
         if pair.shape:
             size += f" in {self.found.count:,} rows"
         elif each.form == "counts":
             total = float(each.sums) - self.found.smoothing * pair.size
             size += f", {total:,.0f} in all" if math.isfinite(total) else ""
-        return [clean(spec), Text(size, style="dim")]
+        return [source(table), Text(size, style="dim")]
 
     def _values(self) -> None:
         values = [self.found.overall(measure) for measure in self.names]

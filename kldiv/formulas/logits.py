@@ -2,17 +2,17 @@ from __future__ import annotations
 from kldiv.formulas.special import *
 from kldiv.formulas.special import two_difference
 from kldiv.formulas.state import *
-from kldiv.formulas.state import over, apart, total, scaled, floor, weights
+from kldiv.formulas.state import over, difference, total, tempered, finite, weights
 import math
 
 def _p(xp, t, rows, T):
-    return weights(xp, floor(xp, t), rows.m, T) * rows.p
+    return weights(xp, finite(xp, t), rows.t_max, T) * rows.t_scale
 def _q(xp, s, rows, T):
-    return weights(xp, floor(xp, s), rows.n, T) * rows.q
+    return weights(xp, finite(xp, s), rows.s_max, T) * rows.s_scale
 def _d(xp, s, t):
-    return two_difference(floor(xp, t), floor(xp, s))
+    return two_difference(finite(xp, t), finite(xp, s))
 def _r(xp, s, t, rows, T):
-    return scaled(xp, apart(xp, rows.c, rows.c_low, *_d(xp, s, t)), T) - rows.lam
+    return tempered(xp, difference(rows.pivot, rows.pivot_low, *_d(xp, s, t)), T) - rows.offset
 
 R0 = 2.0
 def grad_input(xp, s, t, rows, temperature=1.0):
@@ -20,9 +20,9 @@ def grad_input(xp, s, t, rows, temperature=1.0):
     return over(xp.where(abs(r) < R0, p * xp.expm1(r), q - p), temperature)
 
 def grad_target(xp, s, t, rows, temperature=1.0):
-    x = scaled(xp, apart(xp, *_d(xp, s, t), rows.a, rows.a_low), temperature) - rows.mu
-    g = _p(xp, t, rows, temperature) * (x + xp.where(rows.kl == xp.inf, xp.nan, 0.*rows.lam))
-    return over(xp.where(t == -xp.inf, 0.0 * rows.lam, g), temperature)
+    x = tempered(xp, difference(*_d(xp, s, t), rows.anchor, rows.anchor_low), temperature) - rows.mean
+    g = _p(xp, t, rows, temperature) * (x + xp.where(rows.kl == xp.inf, xp.nan, 0.*rows.offset))
+    return over(xp.where(t == -xp.inf, 0.0 * rows.offset, g), temperature)
 
 def js_terms(xp, s, t, rows, beta, temperature=1.0, axis=-1):
     p, q, r = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature), _r(xp, s, t, rows, temperature)
@@ -45,9 +45,9 @@ def js_terms(xp, s, t, rows, beta, temperature=1.0, axis=-1):
 
 def _theta(xp, rows, own, oth, T):
     # e^-lam_a odds
-    h, hl = two_difference(rows.a, rows.c)
-    hl = hl + (rows.a_low - rows.c_low)
-    z = over(h, T); zl = over(hl, T) + rows.lam
+    h, hl = two_difference(rows.anchor, rows.pivot)
+    hl = hl + (rows.anchor_low - rows.pivot_low)
+    z = over(h, T); zl = over(hl, T) + rows.offset
     z, zl = two_sum(z, zl)
     k = own / oth
     e = xp.exp(-abs(z)) * (1 - xp.where(z > 0, zl, -zl))
@@ -60,13 +60,15 @@ def _theta(xp, rows, own, oth, T):
 def _ell(xp, s, t, rows, own, oth, T):
     theta, rest, full = _theta(xp, rows, own, oth, T)
     d, low = _d(xp, s, t)
-    u = scaled(xp, apart(xp, rows.a, rows.a_low, d, low), T)
-    r = scaled(xp, apart(xp, rows.c, rows.c_low, d, low), T) - rows.lam
-    rp = xp.clip(r, min=0.)
-    fall, rise = xp.exp(-rp), xp.exp(r - rp)
-    eta = xp.where(u < 40, theta * xp.expm1(u), full * rise / fall)
+    p, q = _p(xp, t, rows, T), _q(xp, s, rows, T)
+    u = tempered(xp, difference(rows.anchor, rows.anchor_low, d, low), T)
+    r = tempered(xp, difference(rows.pivot, rows.pivot_low, d, low), T) - rows.offset
+    top = xp.maximum(p, q)
+    top = xp.where(top > 0, top, 1.0)
+    rest_ = rest * (p / top) + full * (q / top)
+    eta = xp.where(abs(u) < 2, theta * xp.expm1(u), full * (q / xp.where(p>0,p,1.)) - theta)
     near = (eta > -.5) & (eta < 1)
-    return -xp.where(near, log1p(xp, eta), rp + xp.log(rest * fall + full * rise))
+    return -xp.where(near, log1p(xp, eta), xp.clip(r, min=0.) + xp.log(xp.where(rest_ > 0, rest_, 1.)))
 
 def js_shift(xp, s, t, rows, own, oth, temperature=1.0, axis=-1):
     return total(xp, _p(xp, t, rows, temperature) * _ell(xp, s, t, rows, own, oth, temperature), axis)

@@ -1,9 +1,10 @@
 """The one shape that every formula has: a value, and the rules that carry derivatives through it.
 
-An operation is an immutable value (hashable, comparable, picklable), so that a compiler can cache on
-it and a scheduler can ship it.  Gradient hooks need nothing else: reverse mode is `pullback`, forward
-mode is `pushforward`, and both are written in terms of further operations, which they hand to ``run``.
-Because ``run`` is the hook itself, second and higher orders come out of the same two rules.
+An operation is an immutable value (hashable, comparable, picklable), so that a compiler can cache
+on it and a scheduler can ship it. Gradient hooks need nothing else: reverse mode is `pullback`,
+forward mode is `pushforward`, and both are written in terms of further operations, which they hand
+to ``run``. Because ``run`` is the hook itself, second and higher orders come out of the same two
+rules.
 """
 
 from __future__ import annotations

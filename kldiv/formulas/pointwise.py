@@ -1,11 +1,12 @@
 r"""The pointwise divergence y·(log y − x) and its derivatives, each in one place.
 
-Here ``x`` is log Q, and ``y`` is P, or log P where the name says ``log_target``.  Every class evaluates
-one function of one element; reducing and masking are the work of `kldiv.formulas.reductions`.
+Here ``x`` is log Q, and ``y`` is P, or log P where the name says ``log_target``. Every class
+evaluates one function of one element; reducing and masking are the work of
+`kldiv.formulas.reductions`.
 
-The edges (P = 0, log P = −∞, log Q = ±∞) follow one rule: 0·anything is 0, except that NaN stays NaN.
-One ``where`` on the result is enough, because no library differentiates through these values: the
-derivatives are the classes themselves.  The exceptions are marked ``native``; a library that
+The edges (P = 0, log P = −∞, log Q = ±∞) follow one rule: 0·anything is 0, except that NaN stays
+NaN. One ``where`` on the result is enough, because no library differentiates through these values:
+the derivatives are the classes themselves. The exceptions are marked ``native``; a library that
 differentiates through ``where`` multiplies the side that it drops by zero, and 0·∞ is NaN, so there
 both sides are finite before it selects.
 """

@@ -1,7 +1,7 @@
 """From elements to a loss: mask, reduce (none, mean, batchmean, sum), round once.
 
-``where`` follows one rule: what it leaves out is replaced before the function sees it and again after,
-so that NaN and ∞ there reach neither the value nor any derivative.
+``where`` follows one rule: what it leaves out is replaced before the function sees it and again
+after, so that NaN and ∞ there reach neither the value nor any derivative.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def divide(xp: Namespace, total: Array, number: Array | float | None, empty: flo
 class Loss(Operation):
     """A pointwise function, masked, reduced and rounded once to the result's dtype.
 
-    Its arrays are ``x``, ``y`` and, where there is a mask, ``keep`` (boolean, broadcasting to them).
+    Its arrays are ``x``, ``y`` and, where there is a mask, ``keep`` (boolean, broadcasting to
+    them).
     """
 
     pointwise: Pointwise
@@ -91,7 +92,7 @@ class Loss(Operation):
         return xp.where(keep, values, 0.0)
 
     def finish(self, xp: Namespace, values: Array, keep: Array | None = None) -> Array:
-        """Reduce the elements, masked ones being 0 already, and round; the mean of nothing is NaN."""
+        """Reduce the elements, where masked ones are 0, and round; the mean of nothing is NaN."""
         return self._reduce(xp, values, keep, math.nan)
 
     def _reduce(self, xp: Namespace, values: Array, keep: Array | None, empty: float) -> Array:

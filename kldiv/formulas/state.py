@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array, Namespace
 
+DoubleWord: TypeAlias = "tuple[Array, Array]"
+
 Temperature: TypeAlias = "Array | float"
 """A number, or an array of one number per row (the axis of the classes has length one)."""
 
@@ -104,8 +106,8 @@ def block_state(
     temperature : float or array
         What divides both logits.
     """
-    t_max, t_top = _top(xp, t, axis)
-    s_max, s_top = _top(xp, s, axis)
+    t_max, s_max = (xp.max(a, axis=axis, keepdims=True) for a in (t, s))
+    t_top, s_top = _origin(xp, t_max), _origin(xp, s_max)
     t_low, s_low = finite(xp, t), finite(xp, s)
     w, v = weights(xp, t_low, t_top, temperature), weights(xp, s_low, s_top, temperature)
     t_sum, s_sum = total(xp, w, axis), total(xp, v, axis)
@@ -113,31 +115,226 @@ def block_state(
 
     # The anchor is d at the teacher's maximum, so that x is exactly zero where d is constant.
     beside = xp.max(xp.where(t == t_max, s_low, -xp.inf), axis=axis, keepdims=True)
-    anchor, anchor_low = two_difference(t_top, beside)
-    x = tempered(xp, (d - anchor) + (d_low - anchor_low), temperature)
+    anchor = two_difference(t_top, beside)
+    x = tempered(xp, (d - anchor[0]) + (d_low - anchor[1]), temperature)
     drift = total(xp, w * x, axis)
 
-    mean = add(anchor, anchor_low, temperature * (drift / xp.where(t_sum > 0, t_sum, 1.0)))
+    mean = add(*anchor, temperature * (drift / xp.where(t_sum > 0, t_sum, 1.0)))
     both, ratio = _ratio_of_sums(xp, t_top, t_sum, s_top, s_sum, temperature)
-    close = abs(over(difference(*mean, *ratio), temperature)) < 16 * xp.finfo(t.dtype).eps
-    pivot, pivot_low = _choose(xp, both, _choose(xp, close, mean, ratio), (0.0, 0.0))
+    # The logarithm of the sums is right to a few u, and so tells no divergence below that from zero.
+    close = abs(over(difference(*mean, *ratio), temperature)) < 16.0 * xp.finfo(t.dtype).eps
+    pivot = _choose(xp, close, mean, ratio)
+    pivot = _choose(xp, both, pivot, (0.0, 0.0))
 
-    x = tempered(xp, difference(d, d_low, pivot, pivot_low), temperature)
+    x = tempered(xp, difference(d, d_low, *pivot), temperature)
     near = xp.clip(x, -NEAR, NEAR)
-    w_near, w_x = w * near, w * x
+    w_x, w_near = w * x, w * near
     # w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
-    mass = v * _exp_sum(xp, s_top, t_top, pivot, pivot_low, temperature)
-    # w·φ(x) for |x| < NEAR, and beyond it w·e⁻ˣ − w + w·near: then y + w·near and φ − w·(x − near).
-    term = xp.where(abs(x) < NEAR, w * phi_near(xp, near), (mass - w) + w_near)
-    y, phi, moment = (
-        total(xp, a, axis) for a in (term - w_near, term + (w_x - w_near), w_x)
+    scale = xp.where(both, _exp_sum(xp, s_top, t_top, pivot, temperature), 0.0)
+    # This is w·φ(x) within NEAR, and less w·near it is w·(e⁻ˣ − 1) everywhere.
+    term = xp.where(abs(x) < NEAR, w * phi_near(xp, near), (v * scale - w) + w_near)
+    y, phi = total(xp, term - w_near, axis), total(xp, term + (w_x - w_near), axis)
+
+    moment = total(xp, w_x, axis)
+    nearer = abs(moment) < abs(drift)
+    lost = xp.any((s == -xp.inf) & (t > -xp.inf), axis=axis, keepdims=True)
+    return State(
+        t_max,
+        t_sum,
+        s_max,
+        s_sum,
+        *pivot,
+        y,
+        phi,
+        *_choose(xp, nearer, pivot, anchor),
+        xp.where(nearer, moment, drift),
+        xp.where(lost, xp.inf, xp.zeros_like(t_max)),
     )
 
-    nearer = abs(moment) < abs(drift)
-    anchor, anchor_low = _choose(xp, nearer, (pivot, pivot_low), (anchor, anchor_low))
-    drift = xp.where(nearer, moment, drift)
-    lost = xp.any((s == -xp.inf) & (t > -xp.inf), axis=axis, keepdims=True)
-    gap = xp.where(lost, xp.inf, xp.zeros_like(t_max))
+
+def merge(
+    xp: Namespace, states: Sequence[State], axis: int = -1, temperature: Temperature = 1.0
+) -> State:
+    """Return the state of all classes of ``states``, which may be any number, in any order."""
+    if len(states) == 1:
+        return states[0]
+    parts = State(*(xp.concat(arrays, axis=axis) for arrays in zip(*states, strict=True)))
+    t_max, s_max = (xp.max(a, axis=axis, keepdims=True) for a in (parts.t_max, parts.s_max))
+    t_top, s_top = _origin(xp, t_max), _origin(xp, s_max)
+    t_scale = _rescale(xp, parts.t_max, t_max, temperature)
+    s_scale = _rescale(xp, parts.s_max, s_max, temperature)
+    t_sums = t_scale * parts.t_sum
+    t_sum, s_sum = total(xp, t_sums, axis), total(xp, s_scale * parts.s_sum, axis)
+
+    # The heaviest block is near the bulk of p, whatever came first and however far its pivot is.
+    heaviest = t_sums == xp.max(t_sums, axis=axis, keepdims=True)
+    anchor = _pick(xp, heaviest, parts.anchor, parts.anchor_low, axis)
+    h = over(difference(parts.anchor, parts.anchor_low, *anchor), temperature)
+    drifts = t_scale * parts.drift + t_sums * h
+
+    pivot = _pick(xp, heaviest, parts.pivot, parts.pivot_low, axis)
+    y = total(xp, _repivoted(xp, parts, t_top, t_scale, pivot, temperature)[0], axis)
+    y = y / xp.where(t_sum > 0, t_sum, 1.0)
+    both, ratio = _ratio_of_sums(xp, t_top, t_sum, s_top, s_sum, temperature)
+    close = abs(y) < 0.5
+    step = log1p(xp, xp.where(close, y, 0.0))
+    pivot = _choose(xp, close, add(*pivot, -temperature * step), ratio)
+    pivot = _choose(xp, both, pivot, (0.0, 0.0))
+    ys, phis = _repivoted(xp, parts, t_top, t_scale, pivot, temperature)
+    # Beyond NEAR φ follows from y and the mean, as φ(x) = (e⁻ˣ − 1) + x.
+
     return State(
-        t_max, t_sum, s_max, s_sum, pivot, pivot_low, y, phi, anchor, anchor_low, drift, gap
+        t_max,
+        t_sum,
+        s_max,
+        s_sum,
+        *pivot,
+        total(xp, ys, axis),
+        total(xp, phis, axis),
+        *anchor,
+        total(xp, drifts, axis),
+        xp.max(parts.gap, axis=axis, keepdims=True),
     )
+
+
+def _repivoted(
+    xp: Namespace,
+    parts: State,
+    t_top: Array,
+    t_scale: Array,
+    pivot: DoubleWord,
+    temperature: Temperature,
+) -> tuple[Array, Array]:
+    """Return the sums y and φ of every part about another pivot and maximum."""
+    h = over(difference(parts.pivot, parts.pivot_low, *pivot), temperature)
+    near = (abs(h) < NEAR) & (parts.t_sum > 0)
+    # φ(x + h) = φ(x) + φ(h) + (e⁻ˣ − 1)(e⁻ʰ − 1)
+    step = phi_near(xp, xp.where(near, h, 0.0))
+    fall = step - xp.where(near, h, 0.0)
+    y = t_scale * (parts.y + (parts.t_sum + parts.y) * fall)
+    phi = t_scale * (parts.phi + parts.t_sum * step + parts.y * fall)
+    # Far away w·e⁻ˣ is the student's mass: a teacher's block may be all −∞, or underflow.
+    s_top = _origin(xp, parts.s_max)
+    mass = xp.where(
+        parts.s_sum > 0, parts.s_sum * _exp_sum(xp, s_top, t_top, pivot, temperature), 0.0
+    )
+    t_sum = t_scale * parts.t_sum
+    y_far = mass - t_sum
+    h = over(difference(parts.anchor, parts.anchor_low, *pivot), temperature)
+    phi_far = y_far + (t_scale * parts.drift + t_sum * h)
+    return xp.where(near, y, y_far), xp.where(near, phi, phi_far)
+
+
+def finish(xp: Namespace, state: State, temperature: Temperature = 1.0) -> Rows:
+    """Return KL of each row and the constants of its gradients."""
+    t_sum, s_sum = state.t_sum, state.s_sum
+    y = state.y / t_sum
+    kl = state.phi / t_sum - log1p_gap(xp, y)
+    kl = xp.where(kl < 0, 0.0, kl)
+    kl = xp.where(state.gap > 0, state.gap, kl)
+    # NaN where a side has no class at all, or holds NaN or +∞.
+    nan = xp.where((t_sum > 0) & (s_sum > 0), 0.0, xp.nan * t_sum)
+    return Rows(
+        kl + nan,
+        state.t_max,
+        1.0 / t_sum,
+        state.s_max,
+        1.0 / s_sum,
+        state.pivot,
+        state.pivot_low,
+        log1p(xp, y) + nan,
+        state.anchor,
+        state.anchor_low,
+        state.drift / t_sum + nan,
+    )
+
+
+def empty_state(xp: Namespace, rows: Array) -> State:
+    """Return the state of no classes for rows of that shape: merging it changes nothing."""
+    zero = xp.zeros_like(rows)
+    none = zero - xp.inf
+    return State(none, zero, none, *(zero for _ in range(9)))
+
+
+# --- pieces --------------------------------------------------------------------------------------
+
+
+def over(array: Array, temperature: Temperature) -> Array:
+    """Return ``array / temperature``; the number 1 costs nothing."""
+    if isinstance(temperature, int | float) and temperature == 1:
+        return array
+    return array / temperature
+
+
+def tempered(xp: Namespace, x: Array, temperature: Temperature) -> Array:
+    """Return ``x / temperature``, finite: of a masked class, whose weight is 0."""
+    limits = xp.finfo(x.dtype)
+    return xp.clip(over(x, temperature), float(limits.min), float(limits.max))
+
+
+def finite(xp: Namespace, logits: Array) -> Array:
+    """Return ``logits`` with the lowest finite number for −∞: its exponential is 0, times x too."""
+    return xp.clip(logits, float(xp.finfo(logits.dtype).min), xp.inf)
+
+
+def weights(xp: Namespace, logits: Array, top: Array, temperature: Temperature) -> Array:
+    """Return exp((logits − top)/T), the rounding of the difference compensated."""
+    high, low = two_difference(logits, top)
+    weight = xp.exp(over(high, temperature))
+    return weight + weight * over(low, temperature)
+
+
+def total(xp: Namespace, array: Array, axis: int) -> Array:
+    """Return the sum along ``axis``, kept, with an error that hardly grows with its length."""
+    return xp.sum(array, axis=axis, keepdims=True)
+
+
+def _origin(xp: Namespace, top: Array) -> Array:
+    """Return the maximum to subtract: 0 where every class is masked."""
+    return xp.where(top == -xp.inf, 0.0, top)
+
+
+def _rescale(xp: Namespace, old: Array, new: Array, temperature: Temperature) -> Array:
+    return xp.where(old == new, 1.0, weights(xp, finite(xp, old), finite(xp, new), temperature))
+
+
+def _exp_sum(
+    xp: Namespace, a: Array, b: Array, c: DoubleWord, temperature: Temperature
+) -> Array:
+    """Return exp((a − b + c)/T)."""
+    high, low = two_difference(a, b)
+    high, more = two_sum(high, c[0])
+    low = low + (more + c[1])
+    back = high
+    high = high + low
+    low = low - (high - back)
+    return xp.exp(over(high, temperature)) * (1.0 + over(low, temperature))
+
+
+def _ratio_of_sums(
+    xp: Namespace,
+    t_top: Array,
+    t_sum: Array,
+    s_top: Array,
+    s_sum: Array,
+    temperature: Temperature,
+) -> tuple[Array, DoubleWord]:
+    """Return whether both sums are there, and then T·log(Σe^{t/T}/Σe^{s/T})."""
+    both = (t_sum > 0) & (s_sum > 0)
+    log = xp.log(xp.where(both, t_sum / s_sum, 1.0))
+    return both, add(*two_difference(t_top, s_top), temperature * log)
+
+
+def _choose(
+    xp: Namespace, condition: Array, yes: DoubleWord, no: DoubleWord
+) -> DoubleWord:
+    return xp.where(condition, yes[0], no[0]), xp.where(condition, yes[1], no[1])
+
+
+def _pick(
+    xp: Namespace, where: Array, high: Array, low: Array, axis: int
+) -> DoubleWord:
+    """Return the largest double word along ``axis`` among those picked."""
+    high_picked = xp.max(xp.where(where, high, -xp.inf), axis=axis, keepdims=True)
+    where = where & (high == high_picked)
+    return high_picked, xp.max(xp.where(where, low, -xp.inf), axis=axis, keepdims=True)

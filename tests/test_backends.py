@@ -1,0 +1,276 @@
+"""The registry: recognition, third parties, conformance, and what a missing library says."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from libraries import Library, require
+
+import kldiv
+from kldiv import backends, testing
+from kldiv.backends import Backend, registry, routing
+from kldiv.errors import BackendError, ConfigError, LibraryError
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch):
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(registry, "_by_type", {})
+    monkeypatch.setattr(routing, "_places", {})
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "dask", "cupy"])
+def test_ours_conform(name):
+    require(Library(name))
+    checks = testing.check_backend(name)
+    assert {"description", "arrays float32", "gradients float32", "settings float32"} <= set(checks)
+
+
+def test_the_generic_adapter_conforms():
+    strict = pytest.importorskip("array_api_strict")
+    assert len(testing.check_backend(backends.find(strict.asarray([1.0])))) == 12
+
+
+SABOTAGE = {
+    "compute": lambda self, operation, arrays, kernel: (
+        Backend.compute(self, operation, arrays, kernel) * 2
+    ),
+    "to_numpy": lambda self, array: np.asarray(array) + 1,
+    "dtype_name": lambda self, array: "float64",
+    "devices": lambda self: (),
+    "find_device": lambda self, name: name,
+    "from_numpy": lambda self, array, device: np.abs(array),
+    "problem": lambda self: "sabotaged",
+}
+
+
+@pytest.mark.parametrize("method", SABOTAGE)
+def test_the_conformance_suite_can_fail(method, monkeypatch):
+    backend = backends.get("numpy")
+    monkeypatch.setattr(type(backend), method, SABOTAGE[method])
+    with pytest.raises((AssertionError, BackendError)) as caught:
+        testing.check_backend("numpy")
+    assert method == "problem" or "failed the check" in caught.value.__notes__[0]
+
+
+class Wrapped:
+    """An array type of a library of its own: ``toylib``, NumPy with a coat."""
+
+    __module__ = "toylib.arrays"
+
+    def __init__(self, values):
+        self.values = np.asarray(values)
+
+    shape = property(lambda self: self.values.shape)
+    dtype = property(lambda self: self.values.dtype)
+    ndim = property(lambda self: self.values.ndim)
+
+
+def coated(function):
+    def call(*args, **kwargs):
+        bare = [a.values if isinstance(a, Wrapped) else a for a in args]
+        return Wrapped(function(*bare, **kwargs))
+
+    return call
+
+
+for _name in "add sub mul truediv and eq neg radd rmul rsub rtruediv".split():
+    setattr(Wrapped, f"__{_name}__", coated(getattr(np.ndarray, f"__{_name}__")))
+Wrapped.__hash__ = None
+
+
+class ToyNamespace:
+    def __getattr__(self, name):
+        value = getattr(np, name)
+        return coated(value) if callable(value) and not isinstance(value, type) else value
+
+
+class Toy(Backend):
+    name = "toy"
+    roots = ("toylib",)
+    module = "math"  # importable, and never used: the namespace is the toy's own
+
+    def namespace(self, array=None):
+        return ToyNamespace()
+
+    def device(self, array):
+        return "cpu"
+
+    def devices(self):
+        return ("cpu",)
+
+    def to_numpy(self, array):
+        return np.array(array.values)
+
+    def from_numpy(self, array, device):
+        return Wrapped(array.copy())
+
+    def from_dlpack(self, array, device):
+        raise BufferError
+
+
+def test_a_third_party_registers_and_conforms():
+    kldiv.register_backend(Toy())
+    checks = testing.check_backend("toy")
+    assert "values float64" in checks
+    result = kldiv.kl_div(Wrapped(np.log([0.5, 0.5])), Wrapped([1.0, 0.0]), reduction="sum")
+    assert isinstance(result, Wrapped)
+    assert result.values == pytest.approx(np.log(2), rel=1e-15)
+    assert kldiv.available_backends()["toy"].usable
+
+
+def test_registering_refuses():
+    with pytest.raises(TypeError, match="pass an instance"):
+        kldiv.register_backend(Toy)
+    kldiv.register_backend(Toy())
+    with pytest.raises(ConfigError, match="'toy' exists already"):
+        kldiv.register_backend(Toy())
+    impostor = Toy()
+    impostor.name = "numpy"
+    with pytest.raises(ConfigError, match="'numpy' exists already"):
+        kldiv.register_backend(impostor)
+
+
+def test_an_unknown_type_is_recognised_once_its_backend_is_registered():
+    with pytest.raises(LibraryError, match=r"toylib.arrays.Wrapped"):
+        kldiv.kl_div(Wrapped([0.0]), Wrapped([1.0]))
+    kldiv.register_backend(Toy())
+    assert kldiv.kl_div(Wrapped([0.0]), Wrapped([1.0])).values == 0.0
+
+
+PLUGIN = """
+import numpy as np
+from kldiv.backends import get
+from kldiv.backends._numpy import NumPyBackend
+
+class Plugin(NumPyBackend):
+    name = "plugin"
+    roots = ("numpy",)
+
+    def compute(self, operation, arrays, kernel):
+        print("plugin computes")
+        return super().compute(operation, arrays, kernel)
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """A directory with an installed package that offers a backend for NumPy's own arrays."""
+    (tmp_path / "kldiv_plugin.py").write_text(PLUGIN)
+    info = tmp_path / "kldiv_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kldiv-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[kldiv.backends]\nplugin = kldiv_plugin:Plugin\n")
+    return tmp_path
+
+
+def run(directory, code):
+    script = f"import sys; sys.path.insert(0, {str(directory)!r})\n{textwrap.dedent(code)}"
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_an_entry_point_is_found_by_name(plugin):
+    code = """
+        import numpy as np, kldiv
+        with kldiv.config_context(backend="plugin"):
+            print(kldiv.kl_div(np.log([0.5, 0.5]), np.array([1.0, 0.0]), reduction="sum"))
+        print("plugin" in kldiv.available_backends())
+    """
+    assert run(plugin, code).splitlines() == ["plugin computes", "0.6931471805599453", "True"]
+
+
+def test_installing_an_entry_point_changes_nothing_on_its_own(plugin):
+    code = """
+        import numpy as np, kldiv
+        print(kldiv.kl_div(np.log([0.5, 0.5]), np.array([1.0, 0.0]), reduction="sum"))
+        kldiv.available_backends()
+        print(kldiv.kl_div(np.log([0.5, 0.5]), np.array([1.0, 0.0]), reduction="sum"))
+        print(kldiv.explain(np.ones(2)).backend, "kldiv_plugin" in sys.modules)
+    """
+    found = run(plugin, code).splitlines()
+    assert found == ["0.6931471805599453", "0.6931471805599453", "numpy True"]
+
+
+def test_available_backends():
+    found = kldiv.available_backends()
+    assert found["numpy"].version == np.__version__
+    assert found["numpy"].devices == ("cpu",)
+    assert all(status.usable and "pure" in status.kernels for status in found.values())
+    whole = kldiv.available_backends(unusable=True)
+    assert {"numpy", "torch", "jax", "cupy", "dask"} <= set(whole)
+    for status in whole.values():
+        assert status.usable == (status.reason is None)
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Hide a library."""
+
+    def hide(name):
+        monkeypatch.setitem(sys.modules, name, None)
+        for module in [m for m in sys.modules if m == f"kldiv.backends._{name}"]:
+            monkeypatch.delitem(sys.modules, module)
+        monkeypatch.setattr(
+            registry, "_loaded", {k: v for k, v in registry._loaded.items() if k != name}
+        )
+
+    return hide
+
+
+@pytest.mark.parametrize("name", ["torch", "jax", "cupy", "dask"])
+def test_a_missing_library_says_how_to_install_it(name, without):
+    without(name)
+    status = kldiv.available_backends(unusable=True)[name]
+    assert not status.usable
+    assert status.reason
+    assert status.install.startswith("pip install")
+    assert name not in kldiv.available_backends()
+    with (
+        kldiv.config_context(backend=name),
+        pytest.raises(BackendError, match=r"cannot be used here: .*; install it: pip install"),
+    ):
+        kldiv.kl_div(np.zeros(2), np.ones(2))
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "dask"])
+def test_adapters_are_pickled_by_name(name):
+    require(Library(name))
+    assert pickle.loads(pickle.dumps(backends.get(name))) is backends.get(name)  # noqa: S301
+
+
+def test_subclasses_are_their_library_s():
+    torch = pytest.importorskip("torch")
+
+    class Mine(torch.Tensor):
+        pass
+
+    class MyArray(np.ndarray):
+        pass
+
+    assert backends.find(torch.ones(2).as_subclass(Mine)).name == "torch"
+    assert backends.find(torch.nn.Parameter(torch.ones(2))).name == "torch"
+    assert backends.find(np.ones(2).view(MyArray)).name == "numpy"
+    assert backends.find(np.float32(1.0)).name == "numpy"
+
+
+def test_a_kernel_that_the_backend_lacks(monkeypatch):
+    monkeypatch.setattr(registry, "kernel_names", lambda: ["pure", "magic"])
+    monkeypatch.setattr(backends, "kernel_names", lambda: ["pure", "magic"])
+    with (
+        kldiv.config_context(kernel="magic"),
+        pytest.raises(BackendError, match=r"kernel 'magic' does not run on backend 'numpy'.*pure"),
+    ):
+        kldiv.kl_div(np.zeros(2), np.ones(2))
+
+
+def test_status_without_a_version():
+    assert Backend.version(SimpleNamespace(roots=("no_such_module",))) is None

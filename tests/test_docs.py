@@ -1,0 +1,81 @@
+"""The README and the documentation do what they say: every code block runs."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import re
+from pathlib import Path
+
+import pytest
+from libraries import Library, require
+
+import kldiv
+from kldiv.backends.capabilities import CAPABILITIES, FEATURES, support_table
+
+ROOT = Path(kldiv.__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+CHECKER = doctest.OutputChecker()
+
+
+def blocks(path):
+    return [(kind, text) for kind, text in BLOCK.findall(path.read_text(encoding="utf-8"))]
+
+
+def needs(text):
+    """Libraries that a page's code imports."""
+    return {name for name in ("torch", "jax", "dask") if re.search(rf"import {name}", text)}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_code_block_runs_and_prints_what_it_says(path):
+    text = path.read_text(encoding="utf-8")
+    for name in needs(text):
+        require(Library(name))
+    if "array_api_strict" in text:
+        require(Library.STRICT)
+    names: dict[str, object] = {}
+    printed = ran = 0
+    output = ""
+    for kind, block in blocks(path):
+        if kind == "python" and ">>>" in block:
+            test = doctest.DocTestParser().get_doctest(block, names, path.name, str(path), 0)
+            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+            report = io.StringIO()
+            runner.run(test, out=report.write, clear_globs=False)
+            names.update(test.globs)
+            assert runner.failures == 0, report.getvalue()
+            printed += runner.tries
+        elif kind == "python":
+            stream = io.StringIO()
+            with contextlib.redirect_stdout(stream):
+                exec(compile(block, str(path), "exec"), names)  # noqa: S102 - our own page
+            output = stream.getvalue()
+        elif kind == "text" and output:
+            flags = doctest.NORMALIZE_WHITESPACE
+            assert CHECKER.check_output(block, output, flags), f"printed:\n{output}\nsays:\n{block}"
+            printed += 1
+            output = ""
+        ran += kind == "python"
+    assert printed or not ran, "no block shows what it prints"
+
+
+def test_the_support_table_is_the_declared_one():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- support-table -->\n")[2].partition("\n<!-- /support-table -->")[0]
+    assert table == support_table(), f"paste this into the README:\n{support_table()}"
+
+
+def test_the_table_names_every_built_in_backend_and_only_known_features():
+    from kldiv.backends._table import TABLE
+
+    assert set(CAPABILITIES) == {*TABLE, "array API"}
+    assert set().union(*CAPABILITIES.values()) == set(FEATURES)
+
+
+def test_links_lead_somewhere():
+    for path in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
