@@ -11,6 +11,7 @@ from kldiv.formulas.reductions import REDUCTIONS
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Reduction
+    from kldiv.backends import Backend
     from kldiv.formulas.operation import Operation
 
 _WIDER = {
@@ -68,11 +69,13 @@ def resolve_pair(
     return route, arrays, wide
 
 
-def dtypes(wide: str, dtype: Any) -> tuple[str, str]:
-    """Return the names of the dtypes to compute in and to return: ``dtype`` or the common one."""
+def dtypes(wide: str, dtype: Any, backend: Backend) -> tuple[str, str, str]:
+    """Return the names of the dtypes to compute in, to sum in, and to return."""
     result = wide if dtype is None else _dtype_name(dtype)
     compute = _WIDER[wide, result]
-    return (compute if compute in {"float32", "float64"} else "float32"), result
+    if compute not in {"float32", "float64"}:
+        compute = "float32"
+    return compute, "float64" if backend.sums_in_float64 else compute, result
 
 
 def check_reduction(reduction: Reduction) -> None:

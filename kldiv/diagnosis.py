@@ -386,7 +386,7 @@ class _Scan:
         total = self._normalised(
             np.asarray([np.sum(self.sums)]), np.asarray([np.sum(self.exp_sums)]), self.size
         )
-        if total and self.rows > 1:
+        if total:
             return _Reading(total, over="all axes together")
         for other, size in enumerate(self.shape):
             kind = self._normalised_over(other) if other != self.axis and size > 1 else None

@@ -108,10 +108,8 @@ def prepare_kl_div(
     """Check the arguments of `kl_div` and resolve its settings."""
     check_reduction(reduction)
     route, arrays, wide = resolve_pair(input, target, where)
-    compute, result = dtypes(wide, dtype)
-    return Call(
-        route, Loss(KLLogTarget() if log_target else KL(), reduction, compute, result), *arrays
-    )
+    form = KLLogTarget() if log_target else KL()
+    return Call(route, Loss(form, reduction, *dtypes(wide, dtype, route.backend)), *arrays)
 
 
 @dataclass(frozen=True)

@@ -309,9 +309,11 @@ def _check_budget(source: _Source, nbytes: int, stored: int, member: str | None 
 
 def _memory() -> int:
     """Return the bytes of physical memory, or more than any file has where nobody tells."""
+    sysconf = getattr(os, "sysconf", None)  # not on Windows
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        pages = sysconf("SC_PHYS_PAGES") if sysconf else -1
+        return int(pages * sysconf("SC_PAGE_SIZE")) if sysconf and pages > 0 else 2**63
+    except (OSError, ValueError):
         return 2**63
 
 

@@ -156,6 +156,13 @@ def test_another_backend_computes_the_same(compare, backend, monkeypatch):
         close(one["js"], other["js"], 1e-12)
 
 
+def test_the_environment_chooses_the_backend(compare, monkeypatch):
+    pytest.importorskip("dask")
+    monkeypatch.setenv("KLDIV_BACKEND", "dask")
+    assert compare(P, Q)["backend"] == "dask"
+    assert compare(P, Q, "--backend", "numpy")["backend"] == "numpy"
+
+
 def test_identical_distributions_are_at_distance_zero(compare):
     x = np.random.default_rng(2).normal(size=(4, 6))
     for form in ("logits", "log-probs", "probs"):
@@ -599,6 +606,20 @@ def test_the_picture(work, run, suffix, head):
     assert status == 0
     assert err.count("\n") == 2  # the two infinities, and nothing about fonts
     assert (work / f"x.{suffix}").read_bytes().startswith(head)
+
+
+def test_a_picture_that_cannot_be_written(run, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    def full(self, path, **_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    np.save("p.npy", P)
+    status, _, err = run("p.npy", "p.npy", "--plot", "x.png")
+    assert status == 4
+    assert "x.png: cannot be written (No space left on device)" in err
 
 
 def test_what_the_picture_shows(run, monkeypatch):

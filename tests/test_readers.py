@@ -184,6 +184,8 @@ def test_path_with_colons_is_taken_as_it_stands(write):
     assert read(str(path)).member == "x"
     assert read(path).member == "x"
     assert read(str(path), key="x").member == "x"
+    path.rename(path.with_name("a"))
+    refused(str(path), "no such file", "a::b.npz", key="x")
 
 
 def test_member_may_hold_colons(write):
@@ -356,9 +358,14 @@ def test_no_more_than_half_of_the_memory_is_read(write, monkeypatch):
     assert read(path, mmap=True).array.sum() == 100
 
 
-def test_memory_is_known_or_unlimited(monkeypatch):
+def unknown(_):
+    raise ValueError
+
+
+@pytest.mark.parametrize("sysconf", [None, unknown, lambda _: -1])
+def test_memory_is_known_or_unlimited(monkeypatch, sysconf):
     assert readers._memory() > MIB
-    monkeypatch.delattr(os, "sysconf", raising=False)
+    monkeypatch.setattr(os, "sysconf", sysconf, raising=False)
     assert readers._memory() == 2**63
 
 
@@ -735,6 +742,11 @@ def test_matrix_with_row_labels(write):
     assert table.array.tolist() == [[1, 2], [3, 4]]
 
 
+def test_labelled_matrix_may_start_with_a_count(write):
+    table = read(write("p.csv", "who,cat,dog\nAnn,1,2\nBo,2,5\n"))
+    assert (table.rows, table.array.tolist()) == (("Ann", "Bo"), [[1, 2], [2, 5]])
+
+
 def test_column_by_name(write):
     path = write("p.csv", "letter,count,share\na,3,0.75\nb,1,0.25\n")
     table = read(f"{path}::share")
@@ -772,7 +784,9 @@ def test_column_named_star(write):
 
 
 def test_unnamed_first_column_is_an_index(write):
-    table = read(write("p.csv", ",count\n0,10\n1,20\n"))
+    path = write("p.csv", ",count\n0,10\n1,20\n")
+    assert read(path, key="").classes is None
+    table = read(path)
     assert (table.classes, table.array.tolist()) == (("0", "1"), [10, 20])
 
 
@@ -812,8 +826,9 @@ def test_space_is_a_label(write):
     assert read(write("p.csv", "letter,count\n ,3\na,1\n")).classes == (" ", "a")
 
 
-def test_labels_after_the_sample_are_kept(write, monkeypatch):
-    monkeypatch.setattr(readers, "_SAMPLE_ROWS", 2)
+@pytest.mark.parametrize(("bound", "size"), [("_SAMPLE_ROWS", 2), ("_SAMPLE_CELLS", 5)])
+def test_labels_after_the_sample_are_kept(write, monkeypatch, bound, size):
+    monkeypatch.setattr(readers, bound, size)
     path = write("p.csv", "word,count\na,1\nb,2\n3,4\n5,6\n7,8\n9,10\n")
     assert read(path).classes == ("a", "b", "3", "5", "7", "9")
     assert read(path).array.tolist() == [1, 2, 4, 6, 8, 10]

@@ -54,6 +54,9 @@ class Backend:
     kernels: tuple[str, ...] = ("pure",)
     """Names of the kernels, the fastest first; ``pure`` is the array-API formula."""
 
+    sums_in_float64: bool = True
+    """Whether float32 arrays are summed in float64: NumPy's own float32 sums lose up to 1e-5."""
+
     # ---- recognising -----------------------------------------------------------------------------
 
     def recognises(self, cls: type) -> bool:

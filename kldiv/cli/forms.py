@@ -93,6 +93,8 @@ class Distribution:
 
 def scale_of(request: Request) -> Scale:
     """Return how the numbers stand for probabilities; refuse options that do not fit."""
+    if not math.isfinite(request.smoothing):
+        raise click.UsageError(f"--smoothing {request.smoothing}: expected a finite number")
     if request.form not in LOGARITHMS:
         if request.smoothing and request.form == "probs" and not request.normalize:
             raise click.UsageError(_SMOOTHING)

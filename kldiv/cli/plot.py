@@ -11,7 +11,8 @@ import click
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
-from kldiv.cli.render import clean
+from kldiv.cli.render import LABEL, clean
+from kldiv.errors import OptionError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,6 @@ _BLUE: Final = "#3b6ea5"  # P, and what P has more of
 _ORANGE: Final = "#d98032"  # Q
 _RED: Final = "#b03a3a"
 _GREY: Final = "#555555"
-_LABEL: Final = 24
 
 
 class Plot:
@@ -36,7 +36,7 @@ class Plot:
     Raises
     ------
     click.UsageError
-        Matplotlib writes no such format.
+        Matplotlib writes no such format, or the folder does not exist.
     """
 
     def __init__(self, path: str) -> None:
@@ -44,6 +44,8 @@ class Plot:
         if Path(path).suffix.lower().removeprefix(".") not in kinds:
             known = ", ".join(f".{kind}" for kind in sorted(kinds))
             raise click.UsageError(f"--plot {path}: the suffix must be one of {known}")
+        if not Path(path).parent.is_dir():
+            raise click.UsageError(f"--plot {path}: there is no such folder")
         self._path = path
 
     def draw(self, found: Comparison) -> None:
@@ -68,7 +70,11 @@ class Plot:
         figure.suptitle(_title(found), fontsize="medium")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph")  # a label in a script without a font
-            figure.savefig(self._path, dpi=150)
+            try:
+                figure.savefig(self._path, dpi=150)
+            except OSError as error:
+                why = error.strerror or error
+                raise OptionError(f"--plot {self._path}: cannot be written ({why})") from error
 
     @staticmethod
     def _probabilities(axes: Axes, found: Comparison) -> None:
@@ -124,7 +130,7 @@ def _names(found: Comparison) -> list[str]:
 
 def _short(label: str) -> str:
     label = clean(label)
-    return label if len(label) <= _LABEL else label[: _LABEL - 1] + "…"
+    return label if len(label) <= LABEL else label[: LABEL - 1] + "…"
 
 
 def _title(found: Comparison) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 from kldiv.formulas.special import *
 from kldiv.formulas.special import two_difference
 from kldiv.formulas.state import *
-from kldiv.formulas.state import over, difference, total, tempered, finite, weights
+from kldiv.formulas.state import over, difference, total, tempered, finite, weights, exp_over
 import math
 
 def _p(xp, t, rows, T):
@@ -47,11 +47,9 @@ def _theta(xp, rows, own, oth, T):
     # e^-lam_a odds
     h, hl = two_difference(rows.anchor, rows.pivot)
     hl = hl + (rows.anchor_low - rows.pivot_low)
-    z = over(h, T); zl = over(hl, T) + rows.offset
-    z, zl = two_sum(z, zl)
     k = own / oth
-    e = xp.exp(-abs(z)) * (1 - xp.where(z > 0, zl, -zl))
-    pos = z > 0
+    pos = h > 0
+    e = exp_over(xp, -abs(h), xp.where(pos, -hl, hl), T) * xp.exp(xp.where(pos, -rows.offset, rows.offset))
     theta = xp.where(pos, e / (e + k), 1 / (1 + k * e))
     rest = xp.where(pos, k / (e + k), k * e / (1 + k * e))
     full = xp.where(pos, 1 / (e + k), e / (1 + k * e)) 

@@ -72,7 +72,9 @@ class Loss(Operation):
     pointwise: Pointwise
     reduction: Reduction = "none"
     compute: str = "float32"
-    """Name of the dtype that elements and sums are computed in."""
+    """Name of the dtype that elements are computed in."""
+    total: str = "float32"
+    """Name of the dtype that sums are accumulated in: wider where the library does so cheaply."""
     result: str = "float32"
 
     name: ClassVar[str] = "kl_div"
@@ -97,20 +99,28 @@ class Loss(Operation):
 
     def _reduce(self, xp: Namespace, values: Array, keep: Array | None, empty: float) -> Array:
         if self.reduction != "none":
-            number = count(xp, self.reduction, values.shape, keep, self.compute)
-            values = divide(xp, xp.sum(values), number, empty)
+            number = count(xp, self.reduction, values.shape, keep, self.total)
+            values = divide(xp, self._sum(xp, values), number, empty)
         return cast(xp, values, self.result)
 
     def value(self, xp: Namespace, *arrays: Array) -> Array:
         return self.finish(xp, self.elements(xp, *arrays), *arrays[2:])
 
+    def _sum(self, xp: Namespace, values: Array) -> Array:
+        if self.total == self.compute:
+            return xp.sum(values)
+        return xp.sum(values, dtype=getattr(xp, self.total))
+
     def elementwise(self) -> Loss:
         """Return the operation that computes the elements only, one block apart from another."""
-        return Loss(self.pointwise, "none", self.compute, self.compute)
+        return self._elements_of(self.pointwise)
 
     def partial(self, index: int) -> Loss:
         """Return the elementwise derivative in array ``index``, not yet rounded."""
-        return Loss(self.pointwise.derivative(index), "none", self.compute, self.compute)
+        return self._elements_of(self.pointwise.derivative(index))
+
+    def _elements_of(self, pointwise: Pointwise) -> Loss:
+        return Loss(pointwise, "none", self.compute, self.compute, self.compute)
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array

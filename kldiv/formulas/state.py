@@ -24,6 +24,8 @@ data: masked classes (−∞) become the lowest finite number, whose weight is e
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from kldiv.formulas.special import (
@@ -146,7 +148,7 @@ def block_state(
         *pivot,
         y,
         phi,
-        *_choose(xp, nearer, pivot, anchor),
+        *_choose(xp, t_sum > 0, _choose(xp, nearer, pivot, anchor), (0.0, 0.0)),
         xp.where(nearer, moment, drift),
         xp.where(lost, xp.inf, xp.zeros_like(t_max)),
     )
@@ -169,7 +171,7 @@ def merge(
     # The heaviest block is near the bulk of p, whatever came first and however far its pivot is.
     heaviest = t_sums == xp.max(t_sums, axis=axis, keepdims=True)
     anchor = _pick(xp, heaviest, parts.anchor, parts.anchor_low, axis)
-    h = over(difference(parts.anchor, parts.anchor_low, *anchor), temperature)
+    h = tempered(xp, difference(parts.anchor, parts.anchor_low, *anchor), temperature)
     drifts = t_scale * parts.drift + t_sums * h
 
     pivot = _pick(xp, heaviest, parts.pivot, parts.pivot_low, axis)
@@ -206,7 +208,7 @@ def _repivoted(
     temperature: Temperature,
 ) -> tuple[Array, Array]:
     """Return the sums y and φ of every part about another pivot and maximum."""
-    h = over(difference(parts.pivot, parts.pivot_low, *pivot), temperature)
+    h = tempered(xp, difference(parts.pivot, parts.pivot_low, *pivot), temperature)
     near = (abs(h) < NEAR) & (parts.t_sum > 0)
     # φ(x + h) = φ(x) + φ(h) + (e⁻ˣ − 1)(e⁻ʰ − 1)
     step = phi_near(xp, xp.where(near, h, 0.0))
@@ -220,7 +222,7 @@ def _repivoted(
     )
     t_sum = t_scale * parts.t_sum
     y_far = mass - t_sum
-    h = over(difference(parts.anchor, parts.anchor_low, *pivot), temperature)
+    h = tempered(xp, difference(parts.anchor, parts.anchor_low, *pivot), temperature)
     phi_far = y_far + (t_scale * parts.drift + t_sum * h)
     return xp.where(near, y, y_far), xp.where(near, phi, phi_far)
 
@@ -272,16 +274,53 @@ def tempered(xp: Namespace, x: Array, temperature: Temperature) -> Array:
     return xp.clip(over(x, temperature), float(limits.min), float(limits.max))
 
 
+def exp_over(xp: Namespace, high: Array, low: Array, temperature: Temperature) -> Array:
+    """Return exp((high + low)/T) to a few u: of an exponent of −60, rounding alone would cost 32 u."""
+    if isinstance(temperature, int | float) and math.frexp(temperature)[0] == 0.5:
+        high, low = over(high, temperature), over(low, temperature)  # exact: a power of two
+    else:
+        first, second = _inverse(xp, temperature, high)
+        head, tail = _halves(xp, high)
+        low = head * second + (tail + low) * (first + second)
+        back = head * first  # exact: half the bits each
+        high = back + low
+        low = low - (high - back)
+    value = xp.exp(high)
+    return value + value * low
+
+
+def _inverse(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Array | float, ...]:
+    """Return 1/T as a number of half the bits, and the rest of it."""
+    if isinstance(temperature, int | float):
+        exact = 1 / Fraction(temperature)
+        bits = 25 if like.dtype == xp.float64 else 11
+        mantissa, exponent = math.frexp(float(exact))
+        head = math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)
+        return head, float(exact - Fraction(head))
+    inverse = 1.0 / temperature
+    head, tail = _halves(xp, inverse)
+    t_head, t_tail = _halves(xp, temperature)
+    error = (((1.0 - head * t_head) - head * t_tail) - tail * t_head) - tail * t_tail
+    return head, tail + error * inverse
+
+
+def _halves(xp: Namespace, a: Array) -> tuple[Array, Array]:
+    """Split ``a`` into two numbers of half the bits (Veltkamp)."""
+    bits = 27 if a.dtype == xp.float64 else 12
+    a = xp.clip(a, float(xp.finfo(a.dtype).min) * 2.0 ** -(bits + 2), xp.inf)
+    large = a * (2.0**bits + 1.0)
+    head = large - (large - a)
+    return head, a - head
+
+
 def finite(xp: Namespace, logits: Array) -> Array:
     """Return ``logits`` with the lowest finite number for −∞: its exponential is 0, times x too."""
     return xp.clip(logits, float(xp.finfo(logits.dtype).min), xp.inf)
 
 
 def weights(xp: Namespace, logits: Array, top: Array, temperature: Temperature) -> Array:
-    """Return exp((logits − top)/T), the rounding of the difference compensated."""
-    high, low = two_difference(logits, top)
-    weight = xp.exp(over(high, temperature))
-    return weight + weight * over(low, temperature)
+    """Return exp((logits − top)/T)."""
+    return exp_over(xp, *two_difference(logits, top), temperature)
 
 
 def total(xp: Namespace, array: Array, axis: int) -> Array:
@@ -303,12 +342,10 @@ def _exp_sum(
 ) -> Array:
     """Return exp((a − b + c)/T)."""
     high, low = two_difference(a, b)
-    high, more = two_sum(high, c[0])
+    back, more = two_sum(high, c[0])
     low = low + (more + c[1])
-    back = high
-    high = high + low
-    low = low - (high - back)
-    return xp.exp(over(high, temperature)) * (1.0 + over(low, temperature))
+    high = back + low
+    return exp_over(xp, high, low - (high - back), temperature)
 
 
 def _ratio_of_sums(
