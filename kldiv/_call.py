@@ -55,8 +55,8 @@ def resolve_pair(
     if route.mixed:
         arrays = route.gather(arrays)
     caller = route.caller
-    for name, array in zip(("input", "target"), arrays, strict=False):
-        caller.check(name, array)
+    caller.check("input", arrays[0])
+    caller.check("target", arrays[1])
     first, second = caller.dtype_name(arrays[0]), caller.dtype_name(arrays[1])
     try:
         wide = _WIDER[first, second]

@@ -36,7 +36,7 @@ _file: dict[str, str] | None = None
 def current() -> Settings:
     """Return the settings that hold here and now."""
     chosen = _context.get()
-    if chosen is None and not _process and _file == {} and not _in_environment():
+    if chosen is None and not _process and _file == {} and _environment_is_silent():
         return AUTO
     merged: dict[str, str] = {**_from_file(), **_in_environment(), **_process, **(chosen or {})}
     return Settings(**merged)
@@ -157,13 +157,21 @@ def origins() -> dict[str, str]:
 
 
 def _in_environment() -> dict[str, str]:
-    # Read at every call: it costs 2 µs, and a variable that the program itself sets counts.
-    get = os.environ.get
-    values = (get(VARIABLES[0]), get(VARIABLES[1]), get(VARIABLES[2]))
-    if not any(values):
-        return {}
+    values = map(os.environ.get, VARIABLES)
     found = {k: v for k, v in zip(Settings._fields, values, strict=True) if v}
     return _check(found, "the environment (KLDIV_*)")
+
+
+# The environment is looked at in every call, since a program may set a variable itself. Looking
+# into the dict that os.environ wraps takes 0.1 µs, through the wrapper 2 µs: a tenth of a small
+# loss.
+_environment = getattr(os.environ, "_data", os.environ)
+_variables = [getattr(os.environ, "encodekey", str)(variable) for variable in VARIABLES]
+
+
+def _environment_is_silent() -> bool:
+    first, second, third = _variables
+    return not (first in _environment or second in _environment or third in _environment)
 
 
 def _from_file() -> dict[str, str]:

@@ -626,9 +626,9 @@ class _Pair:
                 on_it = array == floor
                 self.mass += float(np.sum(p[on_it])) if scan is self.x else 0.0
                 self.parts[scan.name] += float(np.sum(values[on_it]))
-                self.doubled[scan.name] += int(
-                    np.count_nonzero(np.isclose(array, 2 * floor, atol=0))
-                )
+                logs = scan.reading.kind == "log-probabilities"
+                twice = array - floor - math.log(2.0) if logs else array / floor / 2.0 - 1.0
+                self.doubled[scan.name] += int(np.count_nonzero(np.abs(twice) < 1e-5))
 
     def findings(self) -> Iterator[Finding]:
         """Yield what looks wrong with the two arrays together."""
@@ -652,7 +652,7 @@ class _Pair:
             if floor is None or not self.possible:
                 continue
             least = scan.low if logs else scan.least
-            if not logs and self.doubled[scan.name] > 0.05 * least.count:
+            if self.doubled[scan.name] > 0.05 * least.count:
                 continue  # relative frequencies: multiples of one part in N
             shift = self.parts[scan.name]
             effect = f"the floor makes {_number(shift / scan.rows)} of it"

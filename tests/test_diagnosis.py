@@ -66,6 +66,7 @@ with np.errstate(all="ignore"):
             False,
             ["wrong-axis", "probabilities-as-input"],
         ),
+        "no log, log target": (np.exp(X), np.log(T), True, ["probabilities-as-input"]),
         "sigmoid": (1 / (1 + np.exp(-STUDENT)), T, False, ["probabilities-as-input"]),
         "logits": (STUDENT, T, False, ["logits-as-input"]),
         "negative logits": (-1 - np.abs(STUDENT), T, False, ["logits-as-input"]),
@@ -135,6 +136,12 @@ with np.errstate(all="ignore"):
             False,
             ["negative-probabilities"],
         ),
+        "noise below zero": (
+            X,
+            put(0.9 * T, ((0, 0), -1e-9)),
+            False,
+            ["negative-probabilities", "row-sums"],
+        ),
         "infinite P": (X, put(T, ((3, 4), np.inf)), False, ["infinite"]),
         "infinite log Q": (put(X, ((3, 4), np.inf)), T, False, ["infinite"]),
     }
@@ -167,7 +174,7 @@ def test_every_severity_has_its_meaning():
     assert (bool(found), codes(found, "note")) == (False, ["mean-over-elements"])
     assert bool(diagnose(X, put(T, (5, 0.0))))
     assert {f.severity for f in diagnose(X, put(T, (5, 0.0))).findings} == {"warning", "note"}
-    found = diagnose(put(X, ((0, 0), np.nan)), put(T, (5, 0.0)))
+    found = diagnose(STUDENT, put(T, (5, 0.0)))
     assert [f.severity for f in found.findings] == ["error", "warning", "note"]
 
 
@@ -244,6 +251,14 @@ MEANT = {
     "frequencies of ten million words": (
         np.full((1, 2000), -math.log(2000)),
         np.asarray([[1e7 - 2999, *[1.0] * 999, *[2.0] * 1000]]) / 1e7,
+    ),
+    "frequencies of a million words against another text's": (
+        np.log(np.asarray([[1e6 - 4500, *[2.0] * 1500, *[1.0] * 1500]]) / 1e6),
+        np.asarray([[1e6 - 4500, *[1.0] * 1500, *[2.0] * 1500]]) / 1e6,
+    ),
+    "a small probability beside zeros": (
+        np.asarray([[*np.log([0.6, 0.4, 1e-8]), -np.inf]]),
+        np.asarray([[0.5, 0.4, 0.1, 0.0]]),
     ),
     "classes masked by −inf": (
         np.where(ONE_HOT > 0, 0.0, -np.inf),
@@ -355,7 +370,8 @@ def test_clipping_of_p_says_what_the_floor_makes():
 
 def test_clipping_that_changes_nothing_is_at_most_a_note():
     x = np.log(np.clip(ONE_HOT, 1e-8, 1))
-    assert not diagnose(x, ONE_HOT)  # where Q is clipped P has no mass
+    # Where Q is clipped P has no mass.
+    assert codes(diagnose(x, ONE_HOT), "note") == ["mean-over-elements"]
     assert not diagnose(X, np.clip(ONE_HOT, 1e-12, 1))
     tiny = put(0 * T, (slice(None), 1e-7 * T)) + (1 - 1e-7) * ONE_HOT
     found = diagnose(x, tiny)
@@ -369,6 +385,8 @@ def test_mean_is_compared_with_the_divergence_of_a_distribution():
     assert f"{mean:.4g} instead of {per_row:.4g}" in note.message
     assert "10 times smaller" in note.message
     assert "batchmean" in note.mend
+    note = finding(diagnose(X, np.log(T), log_target=True), "mean-over-elements")
+    assert f"{mean:.4g} instead of {per_row:.4g}" in note.message
 
 
 @pytest.mark.parametrize(
@@ -380,10 +398,13 @@ def test_mean_is_compared_with_the_divergence_of_a_distribution():
         ((1, 80), -1, "reduction='sum'"),
         ((8, 10), 0, "divide by the number of distributions, 10"),
         ((8, 10, 1), 1, "reduction='batchmean'"),
+        ((8, 8), 0, "divide by the number of distributions, 8"),
     ],
 )
 def test_the_reduction_that_is_advised_gives_the_divergence(shape, axis, mend):
-    x, t = (f(a.reshape(shape), axis) for f, a in ((log_softmax, STUDENT), (softmax, TEACHER)))
+    size = math.prod(shape)
+    x = log_softmax(STUDENT.ravel()[:size].reshape(shape), axis)
+    t = softmax(TEACHER.ravel()[:size].reshape(shape), axis)
     note = finding(diagnose(x, t, axis=axis), "mean-over-elements")
     assert note.mend.endswith(mend)
     per_row = np.mean(np.sum(t * (np.log(t) - x), axis=axis))
@@ -463,7 +484,7 @@ def test_arrays_are_looked_at_in_blocks(monkeypatch):
     assert len(sizes) == 4 * 4
 
 
-def test_dask_computes_every_block_once_in_each_of_two_passes():
+def test_dask_computes_every_block_once_in_each_of_two_passes(monkeypatch):
     da = pytest.importorskip("dask.array")
     seen = []
 
@@ -471,6 +492,7 @@ def test_dask_computes_every_block_once_in_each_of_two_passes():
         seen.append(block.shape)
         return block
 
+    monkeypatch.setattr(diagnosis, "_BLOCK", 30)  # three rows, which would cut through chunks
     x = da.from_array(X, chunks=(2, 5)).map_blocks(look, meta=X[:0, :0])
     assert not diagnose(x, da.from_array(T, chunks=(2, 5)))
     assert len(seen) == 2 * 8

@@ -115,13 +115,16 @@ def block_state(
     t_sum, s_sum = total(xp, w, axis), total(xp, v, axis)
     d, d_low = two_difference(t_low, s_low)
 
-    # The anchor is d at the teacher's maximum, so that x is exactly zero where d is constant.
+    # About d at the teacher's maximum x is exactly zero where d is constant.
     beside = xp.max(xp.where(t == t_max, s_low, -xp.inf), axis=axis, keepdims=True)
     anchor = two_difference(t_top, beside)
     x = tempered(xp, (d - anchor[0]) + (d_low - anchor[1]), temperature)
     drift = total(xp, w * x, axis)
-
     mean = add(*anchor, temperature * (drift / xp.where(t_sum > 0, t_sum, 1.0)))
+    x = tempered(xp, (d - mean[0]) + (d_low - mean[1]), temperature)
+    w_x = w * x
+    residual, spread = total(xp, w_x, axis), total(xp, abs(w_x), axis)
+
     both, ratio = _ratio_of_sums(xp, t_top, t_sum, s_top, s_sum, temperature)
     # The logarithm of the sums is right to a few u, and so tells no divergence below that from zero.
     close = abs(over(difference(*mean, *ratio), temperature)) < 16.0 * xp.finfo(t.dtype).eps
@@ -139,6 +142,9 @@ def block_state(
 
     moment = total(xp, w_x, axis)
     nearer = abs(moment) < abs(drift)
+    anchor, drift = _choose(xp, nearer, pivot, anchor), xp.where(nearer, moment, drift)
+    astray = abs(drift) > spread
+    anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
     lost = xp.any((s == -xp.inf) & (t > -xp.inf), axis=axis, keepdims=True)
     return State(
         t_max,
@@ -148,8 +154,8 @@ def block_state(
         *pivot,
         y,
         phi,
-        *_choose(xp, t_sum > 0, _choose(xp, nearer, pivot, anchor), (0.0, 0.0)),
-        xp.where(nearer, moment, drift),
+        *_choose(xp, t_sum > 0, anchor, (0.0, 0.0)),
+        drift,
         xp.where(lost, xp.inf, xp.zeros_like(t_max)),
     )
 
@@ -172,7 +178,12 @@ def merge(
     heaviest = t_sums == xp.max(t_sums, axis=axis, keepdims=True)
     anchor = _pick(xp, heaviest, parts.anchor, parts.anchor_low, axis)
     h = tempered(xp, difference(parts.anchor, parts.anchor_low, *anchor), temperature)
-    drifts = t_scale * parts.drift + t_sums * h
+    drift = total(xp, t_scale * parts.drift + t_sums * h, axis)
+    mean = add(*anchor, temperature * (drift / xp.where(t_sum > 0, t_sum, 1.0)))
+    h = t_sums * tempered(xp, difference(parts.anchor, parts.anchor_low, *mean), temperature)
+    residual, spread = total(xp, t_scale * parts.drift + h, axis), total(xp, abs(h), axis)
+    astray = abs(drift) > spread
+    anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
 
     pivot = _pick(xp, heaviest, parts.pivot, parts.pivot_low, axis)
     y = total(xp, _repivoted(xp, parts, t_top, t_scale, pivot, temperature)[0], axis)
@@ -194,7 +205,7 @@ def merge(
         total(xp, ys, axis),
         total(xp, phis, axis),
         *anchor,
-        total(xp, drifts, axis),
+        drift,
         xp.max(parts.gap, axis=axis, keepdims=True),
     )
 
