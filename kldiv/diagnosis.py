@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+import textwrap
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -73,7 +74,12 @@ class Finding:
     mend: str
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.code}\n  {self.message}\n  mend: {self.mend}"
+        lines = [f"{self.severity}: {self.code}"]
+        for text, indent in ((self.message, "  "), (f"mend: {self.mend}", "        ")):
+            lines += textwrap.wrap(
+                text, 84, initial_indent="  ", subsequent_indent=indent, break_on_hyphens=False
+            )
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,8 @@ def diagnose(input: Array, target: Array, *, axis: int = -1, log_target: bool = 
     True
     >>> print(report.findings[0])
     error: probabilities-as-input
-      input holds probabilities: its rows sum to 1 (from 0.25 to 0.5), but kl_div takes log Q
+      input holds probabilities: its rows sum to 1 (from 0.25 to 0.5), but kl_div takes
+      log Q
       mend: pass log_softmax of the logits, or log(input)
     >>> bool(kldiv.diagnose(np.log(q), p))
     False

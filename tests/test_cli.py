@@ -25,6 +25,7 @@ def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("p.npy", np.array([9, 12, 4]) / 25)
     np.save("q.npy", np.full(3, 1 / 3))
+    np.save("one.npy", [0.0, 1.0, 0.0])
     return tmp_path
 
 
@@ -146,6 +147,7 @@ def test_completion_answers(words, position, expected):
         (["compare", "p.npy", "q.npy", "--top", "-1"], 2, "--top"),
         (["compare", "p.npy", "q.npy", "--smoothing", "0.5"], 2, "--normalize"),
         (["compare", "p.npy", "q.npy", "--smoothing", "0.5", "--from", "probs"], 2, "--normalize"),
+        (["compare", "one.npy", "q.npy", "--smoothing", "0.5"], 2, "P holds probabilities"),
         (["compare", "p.npy", "q.npy", "--smoothing", "1", "--from", "logits"], 2, "not to logits"),
         (["compare", "p.npy", "q.npy", "--plot", "x.txt"], 2, ".png"),
         (["compare", "p.npy", "q.npy", "--plot", "none/x.png"], 2, "no such folder"),

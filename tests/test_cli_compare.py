@@ -429,6 +429,14 @@ def test_bars_point_to_either_side(run):
     assert max(len(line) for line in out.splitlines()) <= 80
 
 
+def test_zero_and_tiny_probabilities_look_different(run):
+    np.save("p.npy", [0.75, 0.25, 0.0, 1e-9])
+    out = run("p.npy", "p.npy", "--from", "probs")[1]
+    assert [line.split()[1] for line in out[out.index("\nclass") + 1 :].splitlines()[1:5]] == [
+        *("0.75000", "0.25000", "0", "1.00e-09"),
+    ]
+
+
 def test_long_labels_are_cut_in_text_only(work, run):
     label = "a" * 100
     (work / "p.csv").write_text(f"class,n\n{label},1\n日本語,3\n", encoding="utf-8")
@@ -471,9 +479,18 @@ def test_rows_are_aligned_too(work, run):
     (work / "p.csv").write_text("day,a,b\nmon,1,3\ntue,1,1\n", encoding="utf-8")
     (work / "q.csv").write_text("day,b,a\ntue,3,1\nmon,1,1\n", encoding="utf-8")
     found = json.loads(run("p.csv", "q.csv", "--align", "--json", "--reduction", "none")[1])
-    p, q = np.array([[1, 3], [2, 2]]) / 4, np.array([[2, 2], [1, 3]]) / 4
-    for measure, values in zip(MEASURES, truth(p, q), strict=True):
+    p, q = np.array([[1, 3], [1, 1]]), np.array([[1, 1], [1, 3]])
+    rows = [m / m.sum(axis=1, keepdims=True) for m in (p, q)]
+    for measure, values in zip(MEASURES, truth(*rows), strict=True):
         close(found[measure], values)
+    # With days as the classes it is the columns that are put in order.
+    found = json.loads(run("p.csv", "q.csv", "--align", "--json", "--axis", "0")[1])
+    for measure, values in zip(
+        MEASURES, truth(*((m / m.sum(axis=0)).T for m in (p, q))), strict=True
+    ):
+        close(found[measure], values.mean())
+    assert {each["class"] for each in found["contributors"]} == {"mon", "tue"}
+    assert {row["row"] for row in found["rows"]["worst"]} == {"a", "b"}
     (work / "q.csv").write_text("day,b,a\ntue,3,1\nwed,1,1\n", encoding="utf-8")
     status, _, err = run("p.csv", "q.csv", "--align")
     assert status == 4
@@ -561,7 +578,13 @@ def test_blocks_cover_an_array_once(monkeypatch, order, budget):
         grid, steps = Blocks(array, axis), 0
         for group in grid:
             seen = np.zeros_like(array)
+            last = -1
             for block in group:
+                start = sum(
+                    part.start * s for part, s in zip(block.index, array.strides, strict=True)
+                )
+                assert start > last  # as the file lies on disk
+                last = start
                 assert block.read(array).size <= max(budget // 8, 1)
                 seen[block.index] += 1
                 array[block.index] += 1
@@ -575,9 +598,15 @@ def test_blocks_cover_an_array_once(monkeypatch, order, budget):
 def test_the_place_of_the_first_oddity(compare, monkeypatch):
     monkeypatch.setattr(blocks, "BUDGET", 8 * 6)
     p = np.full((3, 4, 5), 0.25)
-    p[2, 1, 3] = np.nan
+    p[2, 1, 3] = p[2, 3, 4] = np.nan
     found = compare(p, np.full((3, 4, 5), 0.25), "--axis", "1")
+    assert "2 numbers" in found["warnings"][0]
     assert "the first at row '(2, 3)', class '1'" in found["warnings"][0]
+
+
+def test_one_fraction_anywhere_makes_probabilities(compare, monkeypatch):
+    monkeypatch.setattr(blocks, "BUDGET", 8)
+    assert compare([0.5, 3.0, 4.0], [1.0, 1.0, 1.0])["p"]["form"] == "probs"
 
 
 def test_a_mapped_file(compare):

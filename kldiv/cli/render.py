@@ -168,6 +168,13 @@ def number(value: float) -> str:
     return f"{value:#.10g}" if math.isfinite(value) else str(value)
 
 
+def probability(value: float) -> str:
+    """Return a probability; an exact 0 is told from a small one."""
+    if value == 0:
+        return "0"
+    return f"{value:.5f}" if 1e-3 <= value < _LARGE else f"{value:.2e}"
+
+
 def column(values: Iterable[float], *, digits: int = 3, sign: str = "") -> list[str]:
     """Return numbers in one format for all, in which the smallest keeps ``digits`` digits."""
     values = list(values)

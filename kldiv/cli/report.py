@@ -14,7 +14,7 @@ from rich.text import Text
 import kldiv
 from kldiv.cli.comparison import MEASURES
 from kldiv.cli.remarks import remarks
-from kldiv.cli.render import Page, clean, column, number, source
+from kldiv.cli.render import Page, clean, column, number, probability, source
 
 if TYPE_CHECKING:
     from kldiv.cli.comparison import Comparison, Zeros
@@ -218,8 +218,7 @@ class _Report:
         over = f", {self.found.over}" if self.found.over else ""
         self._head(f"Largest contributions to {self.names['kl_pq']}, in nats{over}")
         names = [self.page.label(each.label) for each in best]
-        both = column([x for each in best for x in (each.p, each.q)])
-        p, q = both[::2], both[1::2]
+        p, q = [probability(each.p) for each in best], [probability(each.q) for each in best]
         parts = [each.kl_pq for each in best]
         self._with_bars(["class", "P", "Q", "nats"], [names, p, q, column(parts, sign="+")], parts)
 

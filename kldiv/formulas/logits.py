@@ -1,76 +1,338 @@
+r"""KL and Jensen–Shannon from logits: what a second read of them gives, once `finish` knows the rows.
+
+Every function takes a block of classes (all along ``axis``, or any part) and constants of its rows.
+``p`` is softmax(t/T), ``q`` softmax(s/T); gradients are those in the given logits, 1/T included.
+
+KL needs one state, of (s, t).  With r = log(q/p):
+
+    ∂KL/∂s = (q − p)/T = p·expm1(r)/T         ∂KL/∂t = p·(x − Σ p x)/T,  x = (t − s)/T
+
+JS is symmetric: JS(s, t, β) = JS(t, s, 1 − β).  So its gradients are one function, of the side that
+moves (``own``) and the other, with the state of (other, own) and ``weights`` = (β, 1 − β) for the
+teacher, of (t, s) and (1 − β, β) for the student.  β and 1 − β are both given: neither is right to its
+last digits as the difference of the other from 1.
+"""
+
 from __future__ import annotations
-from kldiv.formulas.special import *
-from kldiv.formulas.special import two_difference
-from kldiv.formulas.state import *
-from kldiv.formulas.state import over, difference, total, tempered, finite, weights, exp_over
-import math
 
-def _p(xp, t, rows, T):
-    return weights(xp, finite(xp, t), rows.t_max, T) * rows.t_scale
-def _q(xp, s, rows, T):
-    return weights(xp, finite(xp, s), rows.s_max, T) * rows.s_scale
-def _d(xp, s, t):
+from typing import TYPE_CHECKING
+
+from kldiv.formulas.special import NEAR, difference, log1p, log1p_gap, phi_near, two_difference
+from kldiv.formulas.state import exp_over, finite, over, tempered, total, weights_of
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.state import Rows, Temperature
+
+# --- Kullback–Leibler ------------------------------------------------------------------------------
+
+
+def grad_input(
+    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature = 1.0
+) -> Array:
+    """Return ∂KL/∂s of a block; where KL is ∞ it is finite all the same."""
+    return over(_excess(xp, s, t, rows, temperature), temperature)
+
+
+def grad_target(
+    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature = 1.0
+) -> Array:
+    """Return ∂KL/∂t of a block: 0 where t = −∞, and NaN elsewhere in a row whose KL is ∞."""
+    return over(_slope(xp, s, t, rows, temperature), temperature)
+
+
+def temperature_terms(
+    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature, axis: int = -1
+) -> Array:
+    r"""Return a block's share of ∂KL/∂T, which is the sum over blocks.
+
+    With a = (t − max t)/T and b = (s − max s)/T it is −Σ (∂KL/∂a·a + ∂KL/∂b·b)/T.  Both gradients are
+    of the size of p − q, but not their sum, nor the rest when a is replaced by a − b:
+
+        ∂KL/∂T = −Σ [p (x − μ)² + (p φ(−r) − p KL)·b]/T
+    """
+    p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
+    r = _log_ratio(xp, s, t, rows, temperature)
+    x = _deviation(xp, s, t, rows, temperature)
+    both = xp.where(
+        abs(r) < NEAR, p * (phi_near(xp, xp.clip(-r, -NEAR, NEAR)) - rows.kl), (q - p) + p * x
+    )
+    b = tempered(xp, finite(xp, s) - rows.s_max, temperature)
+    return -over(total(xp, (p * x) * x + both * b, axis), temperature)
+
+
+def tangents(
+    xp: Namespace,
+    s: Array,
+    t: Array,
+    rows: Rows,
+    ds: Array,
+    dt: Array,
+    temperature: Temperature = 1.0,
+    axis: int = -1,
+) -> tuple[Array, Array]:
+    r"""Return the derivatives of ∂KL/∂s and ∂KL/∂t in the direction (ds, dt), of whole rows.
+
+    This is the Hessian times a vector, and as the Hessian is symmetric it serves double backward too.
+    With u = ds − Σ q ds, v = dt − Σ p dt and G the gradients at T = 1:
+
+        dG_s = q u − p v = G_s u + p (u − v)        dG_t = z − p Σ z,  z = G_t v + p (v − u)
+    """
+    p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
+    u, v = ds - total(xp, q * ds, axis), dt - total(xp, p * dt, axis)
+    apart = p * (u - v)
+    z = _slope(xp, s, t, rows, temperature) * v - apart
+    d_input = _excess(xp, s, t, rows, temperature) * u + apart
+    d_target = z - p * total(xp, z, axis)
+    return over(over(d_input, temperature), temperature), over(
+        over(d_target, temperature), temperature
+    )
+
+
+def _excess(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
+    """Return q − p: by p·expm1(r) where they are close."""
+    p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
+    r = _log_ratio(xp, s, t, rows, temperature)
+    return xp.where(abs(r) < NEAR, p * xp.expm1(r), q - p)
+
+
+def _slope(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
+    """Return p·(x − Σ p x)."""
+    # 0·x would be NaN where a gap makes the row NaN; a row that is NaN as a whole stays so.
+    zero = 0.0 * rows.offset
+    nan = xp.where(rows.kl == xp.inf, xp.nan, zero)
+    slope = _p(xp, t, rows, temperature) * (_deviation(xp, s, t, rows, temperature) + nan)
+    return xp.where(t == -xp.inf, zero, slope)
+
+
+# --- Jensen–Shannon --------------------------------------------------------------------------------
+
+
+def js_terms(
+    xp: Namespace,
+    s: Array,
+    t: Array,
+    rows: Rows,
+    beta: float,
+    temperature: Temperature = 1.0,
+    axis: int = -1,
+) -> Array:
+    """Return a block's share of JS = βD(P‖M) + (1−β)D(Q‖M), M = βP + (1−β)Q: the sum over blocks."""
+    return total(xp, _js_elements(xp, s, t, rows, beta, temperature), axis)
+
+
+def js_shift(
+    xp: Namespace,
+    other: Array,
+    own: Array,
+    rows: Rows,
+    weights: tuple[float, float],
+    temperature: Temperature = 1.0,
+    axis: int = -1,
+) -> Array:
+    """Return a block's share of what `js_grad` takes as ``shift``: the sum over blocks."""
+    p = _p(xp, own, rows, temperature)
+    return total(xp, p * _js_log(xp, other, own, rows, weights, temperature), axis)
+
+
+def js_grad(
+    xp: Namespace,
+    other: Array,
+    own: Array,
+    rows: Rows,
+    shift: Array,
+    weights: tuple[float, float],
+    temperature: Temperature = 1.0,
+) -> Array:
+    """Return ∂JS/∂own of a block, β p (log(p/m) − Σ p log(p/m))/T; finite wherever JS is."""
+    ell = _js_log(xp, other, own, rows, weights, temperature)
+    slope = (weights[0] * _p(xp, own, rows, temperature)) * (ell - shift)
+    return over(slope, temperature)
+
+
+def js_temperature_terms(
+    xp: Namespace,
+    s: Array,
+    t: Array,
+    rows: Rows,
+    shift: Array,
+    value: Array,
+    beta: float,
+    temperature: Temperature,
+    axis: int = -1,
+) -> Array:
+    r"""Return a block's share of ∂JS/∂T, from the teacher's ``rows`` and ``shift`` and the JS ``value``.
+
+    As for KL, in terms that are all of the size of JS: with j the elements of JS and B = D(P‖M),
+
+        ∂JS/∂T = −Σ [G_t·(a − b) + (j − q JS − β (p − q) B)·b]/T
+    """
+    weights = (beta, 1.0 - beta)
+    p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
+    z = _anchor_log(xp, rows, temperature)
+    kl_p = shift - log1p(xp, weights[1] * xp.expm1(xp.clip(-z, -80.0, 80.0)))
+    j = _js_elements(xp, s, t, rows, beta, temperature)
+    excess = _excess(xp, s, t, rows, temperature)
+    slope = (beta * p) * (_js_log(xp, s, t, rows, weights, temperature) - shift)
+    a = tempered(xp, finite(xp, t) - rows.t_max, temperature)
+    b = tempered(xp, finite(xp, s) - rows.s_max, temperature)
+    d, d_low = _differences(xp, s, t)
+    e, e_low = two_difference(rows.t_max, rows.s_max)
+    apart = tempered(xp, difference(d, d_low, e, e_low), temperature)
+    both = (j - q * value) + beta * excess * kl_p
+    terms = xp.where(s == -xp.inf, slope * a, slope * apart + both * b)
+    return -over(total(xp, terms, axis), temperature)
+
+
+def js_tangents(
+    xp: Namespace,
+    s: Array,
+    t: Array,
+    rows: Rows,
+    gradients: tuple[Array, Array],
+    ds: Array,
+    dt: Array,
+    beta: float,
+    temperature: Temperature = 1.0,
+    axis: int = -1,
+) -> tuple[Array, Array]:
+    r"""Return the derivatives of both gradients of JS in the direction (ds, dt), of whole rows.
+
+    ``rows`` are of the state of (s, t), ``gradients`` are ∂JS/∂s and ∂JS/∂t.  With u and v as in
+    `tangents`, h = β(1−β) p q/m and G the gradients at T = 1:
+
+        dG_t = z − p Σ z,  z = G_t v + h (v − u)        dG_s = z − q Σ z,  z = G_s u + h (u − v)
+    """
+    p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
+    u, v = ds - total(xp, q * ds, axis), dt - total(xp, p * dt, axis)
+    m = beta * p + (1.0 - beta) * q
+    h = (beta * (1.0 - beta)) * (p * (q / xp.where(m > 0, m, 1.0))) * (u - v)
+    z_input = temperature * gradients[0] * u + h
+    z_target = temperature * gradients[1] * v - h
+    d_input = z_input - q * total(xp, z_input, axis)
+    d_target = z_target - p * total(xp, z_target, axis)
+    return over(over(d_input, temperature), temperature), over(
+        over(d_target, temperature), temperature
+    )
+
+
+def _js_elements(
+    xp: Namespace, s: Array, t: Array, rows: Rows, beta: float, temperature: Temperature
+) -> Array:
+    r"""Return elements that are all ≥ 0 and sum to JS.
+
+    Of p and q take the larger as the base b, γ its weight, and write the other as b·e^(−ρ), ρ ≥ 0.
+    With a = e^(−ρ) − 1, g = (1−γ)a and w = γa/(1+g), which are m/b − 1 and the other/m − 1,
+
+        γ b (g − log(1+g)) + (1−γ) b (1+g) ((1+w) log(1+w) − w)
+
+    This is γ b log(b/m) + (1−γ) b e^(−ρ) log(1+w): what is linear in g and w cancels.
+    """
+    p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
+    # Beyond 100 the smaller one counts for nothing: so a masked class needs no case of its own.
+    rho = xp.clip(abs(_log_ratio(xp, s, t, rows, temperature)), 0.0, 100.0)
+    gamma: Array | float = beta
+    rest: Array | float = 1.0 - beta
+    if beta != rest:
+        student = q > p
+        gamma, rest = (
+            xp.where(student, other, xp.full_like(p, one))
+            for one, other in ((beta, 1.0 - beta), (1.0 - beta, beta))
+        )
+    a, smaller = xp.expm1(-rho), xp.exp(-rho)
+    g = rest * a
+    m = gamma + rest * smaller  # 1 + g, right even where g is close to −1
+    log_m = xp.log(m)
+    near = g > -0.5
+    gap = xp.where(near, log1p_gap(xp, g), g - log_m)
+    w = gamma * a / m
+    ratio = smaller / m  # 1 + w
+    log_ratio = xp.where(near, gap - g, -log_m) - rho
+    # (1+w) log(1+w) − w = w² − (1+w)(w − log(1+w))
+    bregman = xp.where(w > -0.5, w * w - (1.0 + w) * log1p_gap(xp, w), ratio * log_ratio - w)
+    return xp.maximum(p, q) * (gamma * gap + rest * m * bregman)
+
+
+def _js_log(
+    xp: Namespace,
+    other: Array,
+    own: Array,
+    rows: Rows,
+    weights: tuple[float, float],
+    temperature: Temperature,
+) -> Array:
+    r"""Return log(p/m) less its value where d is at the anchor.
+
+    A gradient is p·(log(p/m) − its mean), and where p and q have little in common log(p/m) is nearly
+    constant: −log β.  About an anchor in the bulk of p the constant is gone.  With u = (anchor − d)/T and
+    θ = (1−β) q/m at the anchor, the difference is −log(1 + θ expm1(u)); 1 + θ expm1(u) is also
+    (1 − θ) + κ q/p, κ = θ·p/q at the anchor, and so (1 − θ) + κ e^r.
+    """
+    theta, rest, kappa = _js_anchor(xp, rows, weights, temperature)
+    p, q = _p(xp, own, rows, temperature), _q(xp, other, rows, temperature)
+    d = _differences(xp, other, own)
+    u = tempered(xp, difference(rows.anchor, rows.anchor_low, *d), temperature)
+    r = tempered(xp, difference(rows.pivot, rows.pivot_low, *d), temperature) - rows.offset
+    # The ratio of probabilities is right to a few u, e^r only to u·|r|.
+    ratio = q / xp.where(p > 0, p, 1.0)
+    y = xp.where(abs(u) < NEAR, theta * xp.expm1(u), kappa * ratio - theta)
+    near = (y > -0.5) & (y < 1.0)
+    # log((1 − θ) + κ q/p) with the larger of p and q taken out.
+    larger = xp.maximum(p, q)
+    larger = xp.where(larger > 0, larger, 1.0)
+    m = rest * (p / larger) + kappa * (q / larger)
+    log_m = xp.log(xp.where(m > 0, m, 1.0)) + xp.clip(r, 0.0, xp.inf)
+    return -xp.where(near, log1p(xp, y), log_m)
+
+
+def _js_anchor(
+    xp: Namespace, rows: Rows, weights: tuple[float, float], temperature: Temperature
+) -> tuple[Array, Array, Array]:
+    """Return θ, 1 − θ and κ of `_js_log`: with e^(−z) for q/p at the anchor, k = β/(1−β).
+
+    θ = 1/(1 + k e^z), κ = θ e^z.
+    """
+    k = weights[0] / weights[1]
+    z, z_low = two_difference(rows.anchor, rows.pivot)
+    z_low = z_low + (rows.anchor_low - rows.pivot_low)
+    positive = z > 0
+    small = exp_over(xp, -abs(z), xp.where(positive, -z_low, z_low), temperature)
+    small = small * xp.exp(xp.where(positive, -rows.offset, rows.offset))  # e^(−|z|)
+    above, below = small + k, 1.0 + k * small
+    theta = xp.where(positive, small / above, 1.0 / below)
+    rest = xp.where(positive, k / above, k * small / below)
+    kappa = xp.where(positive, 1.0 / above, small / below)
+    return theta, rest, kappa
+
+
+def _anchor_log(xp: Namespace, rows: Rows, temperature: Temperature) -> Array:
+    """Return log(p/q) at the anchor."""
+    z = difference(rows.anchor, rows.anchor_low, rows.pivot, rows.pivot_low)
+    return tempered(xp, z, temperature) + rows.offset
+
+
+# --- pieces ----------------------------------------------------------------------------------------
+
+
+def _p(xp: Namespace, t: Array, rows: Rows, temperature: Temperature) -> Array:
+    return weights_of(xp, finite(xp, t), rows.t_max, temperature) * rows.t_scale
+
+
+def _q(xp: Namespace, s: Array, rows: Rows, temperature: Temperature) -> Array:
+    return weights_of(xp, finite(xp, s), rows.s_max, temperature) * rows.s_scale
+
+
+def _differences(xp: Namespace, s: Array, t: Array) -> tuple[Array, Array]:
     return two_difference(finite(xp, t), finite(xp, s))
-def _r(xp, s, t, rows, T):
-    return tempered(xp, difference(rows.pivot, rows.pivot_low, *_d(xp, s, t)), T) - rows.offset
 
-R0 = 2.0
-def grad_input(xp, s, t, rows, temperature=1.0):
-    p, q, r = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature), _r(xp, s, t, rows, temperature)
-    return over(xp.where(abs(r) < R0, p * xp.expm1(r), q - p), temperature)
 
-def grad_target(xp, s, t, rows, temperature=1.0):
-    x = tempered(xp, difference(*_d(xp, s, t), rows.anchor, rows.anchor_low), temperature) - rows.mean
-    g = _p(xp, t, rows, temperature) * (x + xp.where(rows.kl == xp.inf, xp.nan, 0.*rows.offset))
-    return over(xp.where(t == -xp.inf, 0.0 * rows.offset, g), temperature)
+def _log_ratio(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
+    """Return r = log(q/p); huge, but finite, where one of them is 0."""
+    apart = difference(rows.pivot, rows.pivot_low, *_differences(xp, s, t))
+    return tempered(xp, apart, temperature) - rows.offset
 
-def js_terms(xp, s, t, rows, beta, temperature=1.0, axis=-1):
-    p, q, r = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature), _r(xp, s, t, rows, temperature)
-    base = xp.maximum(p, q)
-    rho = xp.clip(abs(r), max=100.)
-    up = q > p
-    own = xp.where(up, 1 - beta, beta*xp.ones_like(p))
-    oth = xp.where(up, beta, (1-beta)*xp.ones_like(p))
-    a, e = xp.expm1(-rho), xp.exp(-rho)
-    g = oth * a
-    rest = own + oth * e        # 1 + g
-    w = own * a / rest
-    near = g > -.5
-    lr = xp.log(rest)
-    L = xp.where(near, log1p_gap(xp, g), g - lr)
-    lg = xp.where(near, g - L, lr)
-    omega = e / rest
-    psi = xp.where(w > -.5, w * w - (1 + w) * log1p_gap(xp, w), omega * (-rho - lg) - w)
-    return total(xp, base * (own * L + oth * rest * psi), axis)
 
-def _theta(xp, rows, own, oth, T):
-    # e^-lam_a odds
-    h, hl = two_difference(rows.anchor, rows.pivot)
-    hl = hl + (rows.anchor_low - rows.pivot_low)
-    k = own / oth
-    pos = h > 0
-    e = exp_over(xp, -abs(h), xp.where(pos, -hl, hl), T) * xp.exp(xp.where(pos, -rows.offset, rows.offset))
-    theta = xp.where(pos, e / (e + k), 1 / (1 + k * e))
-    rest = xp.where(pos, k / (e + k), k * e / (1 + k * e))
-    full = xp.where(pos, 1 / (e + k), e / (1 + k * e)) 
-    return theta, rest, full
-
-def _ell(xp, s, t, rows, own, oth, T):
-    theta, rest, full = _theta(xp, rows, own, oth, T)
-    d, low = _d(xp, s, t)
-    p, q = _p(xp, t, rows, T), _q(xp, s, rows, T)
-    u = tempered(xp, difference(rows.anchor, rows.anchor_low, d, low), T)
-    r = tempered(xp, difference(rows.pivot, rows.pivot_low, d, low), T) - rows.offset
-    top = xp.maximum(p, q)
-    top = xp.where(top > 0, top, 1.0)
-    rest_ = rest * (p / top) + full * (q / top)
-    eta = xp.where(abs(u) < 2, theta * xp.expm1(u), full * (q / xp.where(p>0,p,1.)) - theta)
-    near = (eta > -.5) & (eta < 1)
-    return -xp.where(near, log1p(xp, eta), xp.clip(r, min=0.) + xp.log(xp.where(rest_ > 0, rest_, 1.)))
-
-def js_shift(xp, s, t, rows, own, oth, temperature=1.0, axis=-1):
-    return total(xp, _p(xp, t, rows, temperature) * _ell(xp, s, t, rows, own, oth, temperature), axis)
-
-def js_grad_target(xp, s, t, rows, shift, own, oth, temperature=1.0):
-    p = _p(xp, t, rows, temperature)
-    return over(own * p * (_ell(xp, s, t, rows, own, oth, temperature) - shift), temperature)
+def _deviation(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
+    """Return x − Σ p x, x = (t − s)/T."""
+    apart = difference(*_differences(xp, s, t), rows.anchor, rows.anchor_low)
+    return tempered(xp, apart, temperature) - rows.mean

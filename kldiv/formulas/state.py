@@ -69,6 +69,8 @@ class State(NamedTuple):
     anchor_low: Array
     drift: Array
     """Σ w (d − anchor)/T: how far the mean of d is from the anchor."""
+    spread: Array
+    """About Σ w |d − mean|/T: an anchor further than that from the mean is not in the bulk."""
     gap: Array
     """∞ where a class has p > 0 = q, else 0: KL is ∞, but gradients still need all the rest."""
 
@@ -111,7 +113,7 @@ def block_state(
     t_max, s_max = (xp.max(a, axis=axis, keepdims=True) for a in (t, s))
     t_top, s_top = _origin(xp, t_max), _origin(xp, s_max)
     t_low, s_low = finite(xp, t), finite(xp, s)
-    w, v = weights(xp, t_low, t_top, temperature), weights(xp, s_low, s_top, temperature)
+    w, v = weights_of(xp, t_low, t_top, temperature), weights(xp, s_low, s_top, temperature)
     t_sum, s_sum = total(xp, w, axis), total(xp, v, axis)
     d, d_low = two_difference(t_low, s_low)
 
@@ -156,6 +158,7 @@ def block_state(
         phi,
         *_choose(xp, t_sum > 0, anchor, (0.0, 0.0)),
         drift,
+        spread,
         xp.where(lost, xp.inf, xp.zeros_like(t_max)),
     )
 
@@ -181,7 +184,8 @@ def merge(
     drift = total(xp, t_scale * parts.drift + t_sums * h, axis)
     mean = add(*anchor, temperature * (drift / xp.where(t_sum > 0, t_sum, 1.0)))
     h = t_sums * tempered(xp, difference(parts.anchor, parts.anchor_low, *mean), temperature)
-    residual, spread = total(xp, t_scale * parts.drift + h, axis), total(xp, abs(h), axis)
+    residual = total(xp, t_scale * parts.drift + h, axis)
+    spread = total(xp, t_scale * parts.spread + abs(h), axis)
     astray = abs(drift) > spread
     anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
 
@@ -206,6 +210,7 @@ def merge(
         total(xp, phis, axis),
         *anchor,
         drift,
+        spread,
         xp.max(parts.gap, axis=axis, keepdims=True),
     )
 
@@ -266,7 +271,7 @@ def empty_state(xp: Namespace, rows: Array) -> State:
     """Return the state of no classes for rows of that shape: merging it changes nothing."""
     zero = xp.zeros_like(rows)
     none = zero - xp.inf
-    return State(none, zero, none, *(zero for _ in range(9)))
+    return State(none, zero, none, *(zero for _ in range(10)))
 
 
 # --- pieces --------------------------------------------------------------------------------------
@@ -329,7 +334,7 @@ def finite(xp: Namespace, logits: Array) -> Array:
     return xp.clip(logits, float(xp.finfo(logits.dtype).min), xp.inf)
 
 
-def weights(xp: Namespace, logits: Array, top: Array, temperature: Temperature) -> Array:
+def weights_of(xp: Namespace, logits: Array, top: Array, temperature: Temperature) -> Array:
     """Return exp((logits − top)/T)."""
     return exp_over(xp, *two_difference(logits, top), temperature)
 
@@ -345,7 +350,7 @@ def _origin(xp: Namespace, top: Array) -> Array:
 
 
 def _rescale(xp: Namespace, old: Array, new: Array, temperature: Temperature) -> Array:
-    return xp.where(old == new, 1.0, weights(xp, finite(xp, old), finite(xp, new), temperature))
+    return xp.where(old == new, 1.0, weights_of(xp, finite(xp, old), finite(xp, new), temperature))
 
 
 def _exp_sum(
