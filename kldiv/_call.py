@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kldiv import backends
-from kldiv.backends.base import FLOATS
+from kldiv.backends.base import FLOATS, HALVES
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas.reductions import REDUCTIONS
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Reduction
-    from kldiv.backends import Backend
     from kldiv.formulas.operation import Operation
 
 _WIDER = {
@@ -69,13 +68,18 @@ def resolve_pair(
     return route, arrays, wide
 
 
-def dtypes(wide: str, dtype: Any, backend: Backend) -> tuple[str, str, str]:
+def dtypes(route: backends.Route, wide: str, dtype: Any, array: Array) -> tuple[str, str, str]:
     """Return the names of the dtypes to compute in, to sum in, and to return."""
-    result = wide if dtype is None else _dtype_name(dtype)
+    if dtype is not None:
+        result = _dtype_name(dtype)
+    elif wide in HALVES and route.caller.autocasts(array):
+        result = "float32"
+    else:
+        result = wide
     compute = _WIDER[wide, result]
-    if compute not in {"float32", "float64"}:
+    if compute in HALVES:
         compute = "float32"
-    return compute, "float64" if backend.sums_in_float64 else compute, result
+    return compute, "float64" if route.backend.sums_in_float64 else compute, result
 
 
 def check_reduction(reduction: Reduction) -> None:
@@ -117,7 +121,8 @@ def _check_mask(dtype: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> 
     if dtype != "bool":
         raise DTypeError(f"where has dtype {dtype}; expected bool; compare first: where=mask != 0")
     fits = len(shape) <= len(wanted) and all(
-        size in {1, full} for size, full in zip(shape[::-1], wanted[::-1], strict=False)
+        size in (1, full)  # no set: hashing a size would fix it under torch.compile
+        for size, full in zip(shape[::-1], wanted[::-1], strict=False)
     )
     if not fits:
         raise ShapeError(

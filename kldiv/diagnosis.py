@@ -669,7 +669,7 @@ class _Pair:
             weight = abs(shift) / max(abs(self.total), 1e-3 * scan.rows)
             if not weight > 1e-6:
                 continue
-            size = f"exp({_number(floor)})" if logs else _number(floor)
+            size = f"log({_number(math.exp(floor))})" if logs and floor > _FILL else _number(floor)
             yield Finding(
                 "clipped",
                 "warning" if weight > 1e-3 else "note",

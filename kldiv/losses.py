@@ -49,7 +49,8 @@ def kl_div(
         ``"batchmean"`` by how many entries of the first axis keep any.
     dtype : dtype or str, optional
         Dtype of the result; by default the wider of the two arguments'. Half-precision arguments
-        are computed in float32 and rounded once at the end.
+        are computed in float32 and rounded once at the end; under ``torch.autocast`` their result
+        stays float32, as with PyTorch's own losses.
 
     Returns
     -------
@@ -109,7 +110,7 @@ def prepare_kl_div(
     check_reduction(reduction)
     route, arrays, wide = resolve_pair(input, target, where)
     form = KLLogTarget() if log_target else KL()
-    return Call(route, Loss(form, reduction, *dtypes(wide, dtype, route.backend)), *arrays)
+    return Call(route, Loss(form, reduction, *dtypes(route, wide, dtype, arrays[0])), *arrays)
 
 
 @dataclass(frozen=True)

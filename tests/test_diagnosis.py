@@ -352,10 +352,20 @@ def test_clipping_of_q_says_what_a_lower_floor_would_do():
         for floor in (1e-8, 1e-9)
     )
     message = finding(clipped, "clipped").message
-    assert "72 of 80 entries of input lie on the floor exp(-18.42)" in message
+    assert "72 of 80 entries of input lie on the floor log(1e-08)" in message
     assert f"the divergence is {value:.4g} per row" in message
     assert f"would add {more - value:.4g} to it" in message
     assert f"the divergence is {more:.4g} per row" in finding(lower, "clipped").message
+
+
+def test_floors_are_named_as_they_were_written():
+    for mistake, floor in (
+        ("Q clamped at epsilon", "floor log(1.192e-07), "),
+        ("log Q filled", "floor -1e+09, "),
+        ("P clipped", "floor 1e-06, "),
+    ):
+        x, t = MISTAKES[mistake][:2]
+        assert floor in finding(diagnose(x, t), "clipped").message
 
 
 def test_clipping_of_p_says_what_the_floor_makes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
@@ -15,6 +16,7 @@ from kldiv.errors import LibraryError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
 
@@ -80,7 +82,11 @@ def _transforming() -> bool:
 
 def _is_symbolic(tensor: Array) -> bool:
     """Return whether a tensor has no values, as inside ``torch.compile`` and ``torch.func``."""
-    return isinstance(tensor, FakeTensor) or torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # noqa: SLF001
+    return (
+        torch.compiler.is_compiling()
+        or isinstance(tensor, FakeTensor)
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # noqa: SLF001
+    )
 
 
 class TorchBackend(Backend):
@@ -93,6 +99,9 @@ class TorchBackend(Backend):
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
         return xp
+
+    def autocasts(self, array: Array) -> bool:
+        return torch.is_autocast_enabled(array.device.type)
 
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
         compiling = torch.compiler.is_compiling()
@@ -107,6 +116,9 @@ class TorchBackend(Backend):
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:  # noqa: ARG002
         return operation.value(xp, *arrays)
+
+    def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
+        return nullcontext()
 
     def devices(self) -> tuple[str, ...]:
         found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Names of the dtypes that every operation takes, narrowest first."""
 
+HALVES = FLOATS[:2]
+"""Those that are computed in float32."""
+
 
 @dataclass(frozen=True)
 class BackendStatus:
@@ -75,6 +78,10 @@ class Backend:
     def dtype_name(self, array: Array) -> str:
         """Return the name of the array's dtype, as the array-API standard spells it."""
         return str(array.dtype).rpartition(".")[2]
+
+    def autocasts(self, array: Array) -> bool:  # noqa: ARG002
+        """Return whether a context is active in which losses of half types are float32."""
+        return False
 
     # ---- computing -------------------------------------------------------------------------------
 

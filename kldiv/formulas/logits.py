@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.formulas.state import Rows, Temperature
 
+_GONE = -150.0
+"""Logit below the maximum at which q is as good as 0, and so is its share of a derivative in T."""
+
 # --- Kullback–Leibler ------------------------------------------------------------------------------
 
 
@@ -57,8 +60,9 @@ def temperature_terms(
     both = xp.where(
         abs(r) < NEAR, p * (phi_near(xp, xp.clip(-r, -NEAR, NEAR)) - rows.kl), (q - p) + p * x
     )
-    b = tempered(xp, finite(xp, s) - rows.s_max, temperature)
-    return -over(total(xp, (p * x) * x + both * b, axis), temperature)
+    a, b = _relative(xp, s, t, rows, temperature)
+    terms = xp.where(b < _GONE, (p * x) * a, (p * x) * x + both * b)
+    return -over(total(xp, terms, axis), temperature)
 
 
 def tangents(
@@ -174,13 +178,12 @@ def js_temperature_terms(
     j = _js_elements(xp, s, t, rows, beta, temperature)
     excess = _excess(xp, s, t, rows, temperature)
     slope = (beta * p) * (_js_log(xp, s, t, rows, weights, temperature) - shift)
-    a = tempered(xp, finite(xp, t) - rows.t_max, temperature)
-    b = tempered(xp, finite(xp, s) - rows.s_max, temperature)
+    a, b = _relative(xp, s, t, rows, temperature)
     d, d_low = _differences(xp, s, t)
     e, e_low = two_difference(rows.t_max, rows.s_max)
     apart = tempered(xp, difference(d, d_low, e, e_low), temperature)
     both = (j - q * value) + beta * excess * kl_p
-    terms = xp.where(s == -xp.inf, slope * a, slope * apart + both * b)
+    terms = xp.where(b < _GONE, slope * a, slope * apart + both * b)
     return -over(total(xp, terms, axis), temperature)
 
 
@@ -320,6 +323,14 @@ def _p(xp: Namespace, t: Array, rows: Rows, temperature: Temperature) -> Array:
 
 def _q(xp: Namespace, s: Array, rows: Rows, temperature: Temperature) -> Array:
     return weights_of(xp, finite(xp, s), rows.s_max, temperature) * rows.s_scale
+
+
+def _relative(
+    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature
+) -> tuple[Array, Array]:
+    """Return (t − max t)/T and (s − max s)/T."""
+    a, b = finite(xp, t) - rows.t_max, finite(xp, s) - rows.s_max
+    return tempered(xp, a, temperature), tempered(xp, b, temperature)
 
 
 def _differences(xp: Namespace, s: Array, t: Array) -> tuple[Array, Array]:

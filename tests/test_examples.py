@@ -1,0 +1,137 @@
+"""The examples run as a user runs them, say what is true, and stop when asked to."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(script, *arguments, blocked=(), cwd=None, code=0):
+    """Run an example in its own interpreter, warnings being errors, and return what it prints."""
+    # A blocked library is not found, as if it were not installed.
+    start = (
+        "import runpy, sys\n"
+        f"sys.modules.update(dict.fromkeys({list(blocked)!r}))\n"
+        f"sys.argv = {[script, *map(str, arguments)]!r}\n"
+        f"runpy.run_path({str(EXAMPLES / script)!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", start],
+        cwd=cwd,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "80"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+def load(name):
+    spec = util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def require(*modules):
+    for module in modules:
+        if util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+
+
+def is_png(path):
+    content = path.read_bytes()
+    return content.startswith(b"\x89PNG\r\n") and len(content) > 20_000
+
+
+# ---- quickstart ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax", "dask", "array_api_strict"])
+def test_quickstart_computes_on_each_installed_library(library):
+    require(library)
+    others = {"torch", "jax", "dask", "array_api_strict", "cupy"} - {library}
+    printed = run("quickstart.py", blocked=sorted(others))
+    rows = [line.split() for line in printed.splitlines()[1:] if line[:1].strip()]
+    assert [row[0] for row in rows[:-1]] == ["numpy", *({library} - {"numpy"})]
+    for row in rows[:-1]:
+        assert float(row[1]) == pytest.approx(0.1130266479163889, abs=1e-12)
+    assert "They agree" in printed
+
+
+def test_quickstart_notices_disagreement(monkeypatch, capsys):
+    quickstart = load("quickstart")
+    right = quickstart.on_numpy
+    monkeypatch.setattr(quickstart, "usable", lambda: iter(["numpy"]))
+    for wrong in (
+        lambda log_q, p: (right(log_q, p)[0] + 1e-9, right(log_q, p)[1]),
+        lambda log_q, p: (right(log_q, p)[0], right(log_q, p)[1] * float("nan")),
+    ):
+        monkeypatch.setitem(quickstart.LIBRARIES, "numpy", wrong)
+        assert quickstart.main() == 1
+        assert "DISAGREE" in capsys.readouterr().out
+
+
+# ---- optimise ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "jax"])
+def test_optimise_reaches_the_minimum_and_draws(backend, tmp_path):
+    require(backend, "rich", "matplotlib")
+    others = {"numpy", "torch", "jax", "dask", "cupy"} - {backend, "numpy"}
+    printed = run(
+        "optimise.py", "--backend", backend, "--steps", 150, blocked=sorted(others), cwd=tmp_path
+    )
+    first, last = map(float, re.search(r"= (\S+) at first, (\S+) after 150", printed).groups())
+    assert first == pytest.approx(0.357552, abs=1e-6)
+    assert 0 < last < 1e-5
+    assert is_png(tmp_path / "optimise.png")
+
+
+def test_optimise_takes_the_same_steps_on_each_library(tmp_path):
+    require("torch", "jax", "rich", "matplotlib")
+    optimise = load("optimise")
+    _, p = optimise.letters()
+    paths = {
+        name: [value for value, _ in optimise.islice(descend(p, 1.0), 40)]
+        for name, descend in optimise.DESCENTS.items()
+    }
+    assert paths["torch"] == pytest.approx(paths["numpy"], rel=1e-9)
+    assert paths["jax"] == pytest.approx(paths["numpy"], rel=1e-9)
+
+
+def test_optimise_can_be_interrupted(monkeypatch, tmp_path, capsys):
+    require("rich", "matplotlib")
+    optimise = load("optimise")
+
+    def interrupted(p, rate):
+        yield from optimise.islice(optimise.descend_numpy(p, rate), 5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(optimise.DESCENTS, "numpy", interrupted)
+    out = tmp_path / "loss.png"
+    assert optimise.main(["--backend", "all", "--out", str(out)]) == 130
+    assert "after 4" in capsys.readouterr().out
+    assert is_png(out)
+
+
+def test_optimise_says_what_is_missing(tmp_path):
+    require("rich", "matplotlib")
+    printed = run("optimise.py", "--backend", "jax", blocked=["jax"], cwd=tmp_path, code=2)
+    assert re.search(r'without jax: .*not installed; pip install "kldiv\[jax\]"', printed)
+    printed = run("optimise.py", "--steps", 2, blocked=["jax", "torch"], cwd=tmp_path)
+    assert printed.count("not installed") == 2
+    assert (tmp_path / "optimise.png").is_file()
+    printed = run("optimise.py", blocked=["rich"], cwd=tmp_path, code=1)
+    assert 'pip install "kldiv[cli]"' in printed
+    assert "--steps must be at least 1, got 0" in run("optimise.py", "--steps", 0, code=2)
