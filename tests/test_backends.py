@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -274,3 +275,24 @@ def test_a_kernel_that_the_backend_lacks(monkeypatch):
 
 def test_status_without_a_version():
     assert Backend.version(SimpleNamespace(roots=("no_such_module",))) is None
+
+
+def test_threads_that_meet_a_library_first_get_their_own_route(monkeypatch):
+    """Each thread's settings lead to its own route, though all routes are made at once."""
+    monkeypatch.setattr(routing, "_routes", [])
+    devices = [f"cpu:{i}" for i in range(16)]
+    monkeypatch.setattr(type(backends.get("numpy")), "devices", lambda _self: tuple(devices))
+    start = threading.Barrier(len(devices))
+    found = {}
+
+    def call(device):
+        with kldiv.config_context(device=device):
+            start.wait()
+            found[device] = backends.resolve("arrays", np.ones(2)).device
+
+    threads = [threading.Thread(target=call, args=(device,)) for device in devices]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {device: device for device in devices}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from kldiv import config
@@ -59,6 +60,7 @@ class Route:
             return self.caller.deliver(move(result, self.backend, self.caller, home))
 
 
+_lock = Lock()
 _routes: list[Route] = []
 _places: dict[tuple[config.Settings, tuple[Backend, ...]], int] = {}
 
@@ -74,8 +76,10 @@ def _settle(argument: str, *types: type) -> int:
     key = (config.current(), callers)
     if key not in _places:
         route = _choose(argument, *key)
-        _places[key] = len(_routes)
-        _routes.append(route)
+        with _lock:
+            place = len(_routes)
+            _routes.append(route)
+            _places[key] = place
     return _places[key]
 
 
