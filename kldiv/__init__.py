@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kldiv.backends import available_backends, register_backend
 from kldiv.config import config_context, get_config, set_config
+from kldiv.diagnosis import diagnose
 from kldiv.explanation import explain
 from kldiv.gradients import value_and_grad
 from kldiv.losses import KLDivLoss, kl_div
@@ -14,6 +15,7 @@ __all__ = [
     "KLDivLoss",
     "available_backends",
     "config_context",
+    "diagnose",
     "explain",
     "get_config",
     "kl_div",

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kldiv._call import Call, check_reduction, dtypes, resolve_pair
-from kldiv.formulas.pointwise import KL, KLLogTarget
-from kldiv.formulas.reductions import Loss
+from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Reduction
@@ -109,8 +108,9 @@ def prepare_kl_div(
     """Check the arguments of `kl_div` and resolve its settings."""
     check_reduction(reduction)
     route, arrays, wide = resolve_pair(input, target, where)
-    form = KLLogTarget() if log_target else KL()
-    return Call(route, Loss(form, reduction, *dtypes(route, wide, dtype, arrays[0])), *arrays)
+    function = KLLogTarget() if log_target else KL()
+    names = dtypes(route, wide, dtype, arrays[0])
+    return Call(route, PointwiseLoss(reduction, *names, function), *arrays)
 
 
 @dataclass(frozen=True)

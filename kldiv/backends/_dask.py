@@ -74,7 +74,7 @@ class DaskBackend(Backend):
             dtype=elements.result,
             meta=arrays[0]._meta.astype(elements.result),  # noqa: SLF001 - dask's own protocol
         )
-        return operation.finish(xp, values, *arrays[operation.differentiable :])
+        return operation.finish(xp, values, operation.keep(tuple(arrays)))
 
     def compute(self, operation: Loss, arrays: Sequence[Array], kernel: str) -> Array:  # type: ignore[override]
         return self.run(operation, Route(self, self, None, kernel), arrays)

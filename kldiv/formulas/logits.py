@@ -1,20 +1,22 @@
-r"""KL and Jensen–Shannon from logits: what a second read of them gives, once `finish` knows the rows.
+r"""KL and Jensen–Shannon from logits: what reading them again gives, once the rows are known.
 
-Every function takes a block of classes (all along ``axis``, or any part) and constants of its rows.
-``p`` is softmax(t/T), ``q`` softmax(s/T); gradients are those in the given logits, 1/T included.
+Every function takes a block of classes (all of them, or any part) and the constants of its rows that
+`kldiv.formulas.state.finish` returns; those that sum return a block's share of the sum.  p is
+softmax(t/T), q is softmax(s/T); gradients are those in the given logits, 1/T included.
 
-KL needs one state, of (s, t).  With r = log(q/p):
+KL needs one state, that of (s, t).  With r = log(q/p) and x = (t − s)/T,
 
-    ∂KL/∂s = (q − p)/T = p·expm1(r)/T         ∂KL/∂t = p·(x − Σ p x)/T,  x = (t − s)/T
+    ∂KL/∂s = (q − p)/T = p·expm1(r)/T         ∂KL/∂t = p·(x − Σ p x)/T
 
-JS is symmetric: JS(s, t, β) = JS(t, s, 1 − β).  So its gradients are one function, of the side that
-moves (``own``) and the other, with the state of (other, own) and ``weights`` = (β, 1 − β) for the
-teacher, of (t, s) and (1 − β, β) for the student.  β and 1 − β are both given: neither is right to its
-last digits as the difference of the other from 1.
+JS is symmetric: JS(s, t, β) = JS(t, s, 1 − β).  So both its gradients are one function, of the side
+that moves (``own``) and the other one, with the state of (other, own): for the teacher that is (s, t)
+with ``weights`` (β, 1 − β), for the student (t, s) with (1 − β, β).  Both weights are given, because
+neither is right to its last digits as the difference of the other from 1.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from kldiv.formulas.special import NEAR, difference, log1p, log1p_gap, phi_near, two_difference
@@ -24,10 +26,13 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.formulas.state import Rows, Temperature
 
-_GONE = -150.0
-"""Logit below the maximum at which q is as good as 0, and so is its share of a derivative in T."""
+_DEEP = 69.0
+"""Beyond it e^(−r) for p/q would soon underflow in float32."""
 
-# --- Kullback–Leibler ------------------------------------------------------------------------------
+_GONE = -150.0
+"""Logit less the maximum where q is as good as 0, and so is its share of a derivative in T."""
+
+# --- Kullback–Leibler -----------------------------------------------------------------------------
 
 
 def grad_input(
@@ -47,10 +52,10 @@ def grad_target(
 def temperature_terms(
     xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature, axis: int = -1
 ) -> Array:
-    r"""Return a block's share of ∂KL/∂T, which is the sum over blocks.
+    r"""Return a block's share of ∂KL/∂T.
 
-    With a = (t − max t)/T and b = (s − max s)/T it is −Σ (∂KL/∂a·a + ∂KL/∂b·b)/T.  Both gradients are
-    of the size of p − q, but not their sum, nor the rest when a is replaced by a − b:
+    With a = (t − max t)/T and b = (s − max s)/T that is −Σ (∂KL/∂a·a + ∂KL/∂b·b)/T.  Both gradients
+    are of the size of q − p, but their sum is of the size of KL, and so is the rest with a − b for a:
 
         ∂KL/∂T = −Σ [p (x − μ)² + (p φ(−r) − p KL)·b]/T
     """
@@ -77,7 +82,7 @@ def tangents(
 ) -> tuple[Array, Array]:
     r"""Return the derivatives of ∂KL/∂s and ∂KL/∂t in the direction (ds, dt), of whole rows.
 
-    This is the Hessian times a vector, and as the Hessian is symmetric it serves double backward too.
+    This is the Hessian times a vector; as the Hessian is symmetric, it serves double backward too.
     With u = ds − Σ q ds, v = dt − Σ p dt and G the gradients at T = 1:
 
         dG_s = q u − p v = G_s u + p (u − v)        dG_t = z − p Σ z,  z = G_t v + p (v − u)
@@ -109,7 +114,7 @@ def _slope(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperatu
     return xp.where(t == -xp.inf, zero, slope)
 
 
-# --- Jensen–Shannon --------------------------------------------------------------------------------
+# --- Jensen–Shannon -------------------------------------------------------------------------------
 
 
 def js_terms(
@@ -121,7 +126,7 @@ def js_terms(
     temperature: Temperature = 1.0,
     axis: int = -1,
 ) -> Array:
-    """Return a block's share of JS = βD(P‖M) + (1−β)D(Q‖M), M = βP + (1−β)Q: the sum over blocks."""
+    """Return a block's share of JS = βD(P‖M) + (1−β)D(Q‖M), M = βP + (1−β)Q."""
     return total(xp, _js_elements(xp, s, t, rows, beta, temperature), axis)
 
 
@@ -134,7 +139,7 @@ def js_shift(
     temperature: Temperature = 1.0,
     axis: int = -1,
 ) -> Array:
-    """Return a block's share of what `js_grad` takes as ``shift``: the sum over blocks."""
+    """Return a block's share of the ``shift`` that `js_grad` takes: Σ p log(p/m), but for a constant."""
     p = _p(xp, own, rows, temperature)
     return total(xp, p * _js_log(xp, other, own, rows, weights, temperature), axis)
 
@@ -165,9 +170,9 @@ def js_temperature_terms(
     temperature: Temperature,
     axis: int = -1,
 ) -> Array:
-    r"""Return a block's share of ∂JS/∂T, from the teacher's ``rows`` and ``shift`` and the JS ``value``.
+    r"""Return a block's share of ∂JS/∂T; ``rows`` and ``shift`` are the teacher's, ``value`` is JS.
 
-    As for KL, in terms that are all of the size of JS: with j the elements of JS and B = D(P‖M),
+    As for KL all terms are of the size of JS itself.  With j its elements and B = D(P‖M),
 
         ∂JS/∂T = −Σ [G_t·(a − b) + (j − q JS − β (p − q) B)·b]/T
     """
@@ -267,9 +272,9 @@ def _js_log(
     r"""Return log(p/m) less its value where d is at the anchor.
 
     A gradient is p·(log(p/m) − its mean), and where p and q have little in common log(p/m) is nearly
-    constant: −log β.  About an anchor in the bulk of p the constant is gone.  With u = (anchor − d)/T and
-    θ = (1−β) q/m at the anchor, the difference is −log(1 + θ expm1(u)); 1 + θ expm1(u) is also
-    (1 − θ) + κ q/p, κ = θ·p/q at the anchor, and so (1 − θ) + κ e^r.
+    the constant −log β.  About an anchor in the bulk of p that constant is gone.  With θ = (1−β) q/m
+    and κ = θ p/q at the anchor and u = (anchor − d)/T, the result is −log(1 + y),
+    y = θ expm1(u) = κ q/p − θ.
     """
     theta, rest, kappa = _js_anchor(xp, rows, weights, temperature)
     p, q = _p(xp, own, rows, temperature), _q(xp, other, rows, temperature)
@@ -277,24 +282,21 @@ def _js_log(
     u = tempered(xp, difference(rows.anchor, rows.anchor_low, *d), temperature)
     r = tempered(xp, difference(rows.pivot, rows.pivot_low, *d), temperature) - rows.offset
     # The ratio of probabilities is right to a few u, e^r only to u·|r|.
-    ratio = q / xp.where(p > 0, p, 1.0)
-    y = xp.where(abs(u) < NEAR, theta * xp.expm1(u), kappa * ratio - theta)
-    near = (y > -0.5) & (y < 1.0)
-    # log((1 − θ) + κ q/p) with the larger of p and q taken out.
+    y = xp.where(abs(u) < NEAR, theta * xp.expm1(u), kappa * (q / xp.where(p > 0, p, 1.0)) - theta)
+    # log(1 + y) = log((1 − θ) + κ q/p), without overflow: below e^(−_DEEP) p/q gives way to r.
     larger = xp.maximum(p, q)
     larger = xp.where(larger > 0, larger, 1.0)
-    m = rest * (p / larger) + kappa * (q / larger)
-    log_m = xp.log(xp.where(m > 0, m, 1.0)) + xp.clip(r, 0.0, xp.inf)
-    return -xp.where(near, log1p(xp, y), log_m)
+    share = p / larger
+    m = rest * share + kappa * (q / larger)
+    m = xp.where(m > 0, m, 1.0) / xp.clip(share, math.exp(-_DEEP), 1.0)
+    far = xp.log(m) + xp.clip(r - _DEEP, 0.0, xp.inf)
+    return -xp.where((y > -0.5) & (y < 1.0), log1p(xp, y), far)
 
 
 def _js_anchor(
     xp: Namespace, rows: Rows, weights: tuple[float, float], temperature: Temperature
 ) -> tuple[Array, Array, Array]:
-    """Return θ, 1 − θ and κ of `_js_log`: with e^(−z) for q/p at the anchor, k = β/(1−β).
-
-    θ = 1/(1 + k e^z), κ = θ e^z.
-    """
+    """Return θ = 1/(1 + k e^z), 1 − θ and κ = θ e^z: z = log(p/q) at the anchor, k = β/(1−β)."""
     k = weights[0] / weights[1]
     z, z_low = two_difference(rows.anchor, rows.pivot)
     z_low = z_low + (rows.anchor_low - rows.pivot_low)
@@ -314,7 +316,7 @@ def _anchor_log(xp: Namespace, rows: Rows, temperature: Temperature) -> Array:
     return tempered(xp, z, temperature) + rows.offset
 
 
-# --- pieces ----------------------------------------------------------------------------------------
+# --- pieces ---------------------------------------------------------------------------------------
 
 
 def _p(xp: Namespace, t: Array, rows: Rows, temperature: Temperature) -> Array:

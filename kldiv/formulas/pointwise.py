@@ -1,8 +1,8 @@
 r"""The pointwise divergence y·(log y − x) and its derivatives, each in one place.
 
 Here ``x`` is log Q, and ``y`` is P, or log P where the name says ``log_target``. Every class
-evaluates one function of one element; reducing and masking are the work of
-`kldiv.formulas.reductions`.
+evaluates one function of one element; `PointwiseLoss` masks and
+reduces it.
 
 The edges (P = 0, log P = −∞, log Q = ±∞) follow one rule: 0·anything is 0, except that NaN stays
 NaN. One ``where`` on the result is enough, because no library differentiates through these values:
@@ -14,10 +14,15 @@ both sides are finite before it selects.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from kldiv.formulas.reductions import Loss, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Run
 
 
 class Pointwise:
@@ -121,3 +126,54 @@ class MinusExpTarget(Pointwise):
 
     def value(self, xp: Namespace, x: Array, y: Array) -> Array:  # noqa: ARG002
         return -xp.exp(y)
+
+
+@dataclass(frozen=True)
+class PointwiseLoss(Loss):
+    """A pointwise function, masked and reduced.
+
+    Its arrays are ``x``, ``y`` and, where there is a mask, ``keep``. What the mask leaves out is
+    replaced before the function sees it and again after, so that NaN and ∞ there reach neither the
+    value nor any derivative.
+    """
+
+    function: Pointwise = KL()
+
+    name: ClassVar[str] = "kl_div"
+    differentiable: ClassVar[int] = 2
+
+    @property
+    def native(self) -> bool:
+        return self.function.native
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        x, y = cast(xp, arrays[0], self.compute), cast(xp, arrays[1], self.compute)
+        keep = self.keep(arrays)
+        if keep is None:
+            return self.function.value(xp, x, y)
+        values = self.function.value(xp, xp.where(keep, x, 0.0), xp.where(keep, y, 0.0))
+        return xp.where(keep, values, 0.0)
+
+    def slope(self, index: int) -> PointwiseLoss:
+        """Return the elementwise derivative in the array of that index, not rounded."""
+        derivative = self.function.derivative(index)
+        return PointwiseLoss("none", self.compute, self.compute, self.compute, derivative)
+
+    def pullback(
+        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    ) -> Array:
+        slope = run(self.slope(index), *arrays)
+        gradient = self.weight(xp, cotangent, slope.shape, self.keep(arrays)) * slope
+        wanted = arrays[index].dtype
+        return gradient if gradient.dtype == wanted else xp.astype(gradient, wanted)
+
+    def pushforward(
+        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
+    ) -> Array:
+        moved = [
+            run(self.slope(index), *arrays) * cast(xp, tangent, self.compute)
+            for index, tangent in enumerate(tangents)
+            if tangent is not None
+        ]
+        total = moved[0] if len(moved) == 1 else moved[0] + moved[1]
+        return self.finish(xp, total, self.keep(arrays), empty=0.0)

@@ -1,22 +1,15 @@
-"""From elements to a loss: mask, reduce (none, mean, batchmean, sum), round once.
-
-``where`` follows one rule: what it leaves out is replaced before the function sees it and again
-after, so that NaN and ∞ there reach neither the value nor any derivative.
-"""
+"""From elements to a loss: reduce (none, mean, batchmean, sum) with a mask, and round once."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from kldiv.formulas.operation import Operation, Run
+from kldiv.formulas.operation import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kldiv._types import Array, Namespace, Reduction
-    from kldiv.formulas.pointwise import Pointwise
 
 REDUCTIONS: tuple[Reduction, ...] = ("none", "mean", "batchmean", "sum")
 
@@ -63,13 +56,12 @@ def divide(xp: Namespace, total: Array, number: Array | float | None, empty: flo
 
 @dataclass(frozen=True)
 class Loss(Operation):
-    """A pointwise function, masked, reduced and rounded once to the result's dtype.
+    """Elements, reduced and rounded once to the result's dtype.
 
-    Its arrays are ``x``, ``y`` and, where there is a mask, ``keep`` (boolean, broadcasting to
-    them).
+    Its last array, where there is a mask, is ``keep``: boolean, broadcasting to the elements, which
+    are 0 where it is False.
     """
 
-    pointwise: Pointwise
     reduction: Reduction = "none"
     compute: str = "float32"
     """Name of the dtype that elements are computed in."""
@@ -77,69 +69,38 @@ class Loss(Operation):
     """Name of the dtype that sums are accumulated in: wider where the library does so cheaply."""
     result: str = "float32"
 
-    name: ClassVar[str] = "kl_div"
-    differentiable: ClassVar[int] = 2
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        """Evaluate every element in the compute dtype."""
+        raise NotImplementedError
 
-    @property
-    def native(self) -> bool:
-        return self.pointwise.native
+    def elementwise(self) -> Loss:
+        """Return the operation that computes the elements only, one block apart from another."""
+        return replace(self, reduction="none", result=self.compute)
 
-    def elements(self, xp: Namespace, x: Array, y: Array, keep: Array | None = None) -> Array:
-        """Evaluate every element in the compute dtype; zero where ``keep`` is False."""
-        x = cast(xp, x, self.compute)
-        y = cast(xp, y, self.compute)
-        if keep is None:
-            return self.pointwise.value(xp, x, y)
-        values = self.pointwise.value(xp, xp.where(keep, x, 0.0), xp.where(keep, y, 0.0))
-        return xp.where(keep, values, 0.0)
+    def keep(self, arrays: tuple[Array, ...]) -> Array | None:
+        """Return the mask among the arrays, if there is one."""
+        return arrays[self.differentiable] if len(arrays) > self.differentiable else None
 
-    def finish(self, xp: Namespace, values: Array, keep: Array | None = None) -> Array:
-        """Reduce the elements, where masked ones are 0, and round; the mean of nothing is NaN."""
-        return self._reduce(xp, values, keep, math.nan)
+    def value(self, xp: Namespace, *arrays: Array) -> Array:
+        return self.finish(xp, self.elements(xp, *arrays), self.keep(arrays))
 
-    def _reduce(self, xp: Namespace, values: Array, keep: Array | None, empty: float) -> Array:
+    def finish(
+        self, xp: Namespace, values: Array, keep: Array | None, empty: float = math.nan
+    ) -> Array:
+        """Reduce the elements and round; the mean of nothing is ``empty``."""
         if self.reduction != "none":
             number = count(xp, self.reduction, values.shape, keep, self.total)
             values = divide(xp, self._sum(xp, values), number, empty)
         return cast(xp, values, self.result)
-
-    def value(self, xp: Namespace, *arrays: Array) -> Array:
-        return self.finish(xp, self.elements(xp, *arrays), *arrays[2:])
 
     def _sum(self, xp: Namespace, values: Array) -> Array:
         if self.total == self.compute:
             return xp.sum(values)
         return xp.sum(values, dtype=getattr(xp, self.total))
 
-    def elementwise(self) -> Loss:
-        """Return the operation that computes the elements only, one block apart from another."""
-        return self._elements_of(self.pointwise)
-
-    def partial(self, index: int) -> Loss:
-        """Return the elementwise derivative in array ``index``, not yet rounded."""
-        return self._elements_of(self.pointwise.derivative(index))
-
-    def _elements_of(self, pointwise: Pointwise) -> Loss:
-        return Loss(pointwise, "none", self.compute, self.compute, self.compute)
-
-    def pullback(
-        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    def weight(
+        self, xp: Namespace, cotangent: Array, shape: tuple[int, ...], keep: Array | None
     ) -> Array:
-        slope = run(self.partial(index), *arrays)
-        keep = arrays[2] if len(arrays) > 2 else None
-        number = count(xp, self.reduction, slope.shape, keep, self.compute)
-        weight = divide(xp, cast(xp, cotangent, self.compute), number, 0.0)
-        gradient = weight * slope
-        wanted = arrays[index].dtype
-        return gradient if gradient.dtype == wanted else xp.astype(gradient, wanted)
-
-    def pushforward(
-        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
-    ) -> Array:
-        moved = [
-            run(self.partial(index), *arrays) * cast(xp, tangent, self.compute)
-            for index, tangent in enumerate(tangents[:2])
-            if tangent is not None
-        ]
-        keep = arrays[2] if len(arrays) > 2 else None
-        return self._reduce(xp, moved[0] if len(moved) == 1 else moved[0] + moved[1], keep, 0.0)
+        """Return the gradient in the elements, given the gradient in the result."""
+        number = count(xp, self.reduction, shape, keep, self.compute)
+        return divide(xp, cast(xp, cotangent, self.compute), number, 0.0)

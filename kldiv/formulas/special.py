@@ -1,7 +1,7 @@
 """Small pieces without cancellation: φ, the logarithm with its remainder, numbers of two words.
 
-Each is right to a few roundings where it says so, on every library: ``exp`` and ``log`` are called only
-away from their hard places.  (``log1p`` of JAX on a CPU is off by up to 129 ulp in float64, ``expm1`` by 5.)
+Each is right to a few roundings on every library: of theirs only ``exp`` and ``log`` are called, and not
+near a zero.  (JAX's ``log1p`` on a CPU is off by up to 129 ulp in float64, its ``expm1`` by 5.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
 
 NEAR = 2.0
-"""|x| below which φ is summed as a series; beyond it e⁻ˣ + (x − 1) cancels by a factor of 3 at most."""
+"""|x| below which φ is summed as a series; beyond it e⁻ˣ + (x − 1) loses a factor of 2.5 at most."""
 
 # φ(x)/x² = Σ (−x)ᵏ/(k + 2)!, cut where the next term at |x| = NEAR is below u/4 of the sum.
 _PHI = tuple((-1) ** k / math.factorial(k + 2) for k in range(25))
@@ -39,7 +39,7 @@ def phi_near(xp: Namespace, x: Array) -> Array:
 def log1p(xp: Namespace, y: Array) -> Array:
     """Return log(1 + y) for y > −1."""
     z, rest = _artanh(xp, y)
-    # Outside −1/2 < y < 1 rounding 1 + y costs nothing: it is exact below, and small beside log above.
+    # Outside −1/2 < y < 1 rounding 1 + y costs nothing: it is exact below, beside the log above.
     return xp.where(abs(z) < 1 / 3, 2.0 * z + rest, xp.log(1.0 + y))
 
 

@@ -1,4 +1,4 @@
-r"""The state of a block of classes: all that KL from logits needs to know of it, mergeable in any order.
+r"""The state of a block of classes: all that KL from logits needs of it, mergeable in any order.
 
 With teacher logits t, student logits s, temperature T, d = t − s, weights w = exp((t − max t)/T) and
 x = (d − c)/T for a pivot c, and with sums over classes, for *any* pivot
@@ -6,17 +6,17 @@ x = (d − c)/T for a pivot c, and with sums over classes, for *any* pivot
     p = w/Σ w,   Φ = Σ p φ(x),   y = Σ p (e⁻ˣ − 1),   φ(x) = e⁻ˣ − 1 + x ≥ 0
     KL(p‖q) = Φ − (y − log(1 + y)),   log(p/q) = x + log(1 + y)
 
-At the pivot T·log(Σe^{t/T}/Σe^{s/T}) y is 0, x is log(p/q) itself and KL is Σ p φ(log p/q).  Near it y is
-small and nothing large is subtracted, so KL and log(p/q) are right to a few roundings u however close or
-far apart p and q are.  Five details keep that so in finite precision:
+At the pivot T·log(Σe^{t/T}/Σe^{s/T}) y is 0, x is log(p/q) itself and KL is Σ p φ(log p/q).  Near it y
+is small and nothing large is subtracted: KL and log(p/q) are right to a few roundings u, however close
+or far apart p and q are.  Five details keep that so in finite precision:
 
 * d and c are double words: x is right relative to itself even for d ≈ 100 and x ≈ 1e-8, and exactly
   zero where t − s is constant.
 * T divides differences, never logits: a rounded logit would be taken for a divergence.
-* The two sums tell the pivot only to u·log V.  Where KL is below that it is taken from the mean of d, which
-  is exact where d is constant; y absorbs the rest.
-* ∂KL/∂t is p·(x − Σ p x), and where peaks disagree x is large and nearly equal wherever p is: so the mean
-  is taken about another pivot, the *anchor*, in the bulk of p.
+* The two sums tell the pivot only to a few u.  Where KL is not far above that, the pivot is the mean of d
+  or d at the teacher's maximum, which are exact where d is constant; y absorbs the rest.
+* ∂KL/∂t is p·(x − Σ p x), and where peaks disagree x is large and nearly equal wherever p is: so the
+  mean is taken about another pivot, the *anchor*, in the bulk of p.
 * Exponents are double words too: at −60 the rounding of t − max t alone would cost 32 u.
 
 Nothing looks at data.  A masked class (−∞) is the lowest finite number: its weight is exactly 0.
@@ -95,7 +95,7 @@ class Rows(NamedTuple):
 
 
 def empty_state(xp: Namespace, rows: Array) -> State:
-    """Return the state of no classes, for rows like those of ``rows``: merging it changes nothing."""
+    """Return the state of no classes, for rows like ``rows``: merging it changes nothing."""
     zero = xp.zeros_like(rows)
     return State(zero - xp.inf, zero, zero - xp.inf, *(zero for _ in State._fields[3:]))
 
@@ -142,6 +142,7 @@ def block_state(
     both, ratio = _ratio_of_sums(xp, (t_top, t_sum), (s_top, s_sum), temperature)
     apart = over(difference(*mean, *ratio), temperature)
     pivot = _choose(xp, abs(apart) < 16.0 * float(xp.finfo(t.dtype).eps), mean, ratio)
+    # Where a far class of little weight carries the mean away, all others still have x = 0 here.
     inside = (abs(drift) <= 0.55 * spread) & (abs(apart) < 0.5)
     pivot = _choose(xp, inside, anchor, pivot)
     pivot = _choose(xp, both, pivot, (0.0, 0.0))
@@ -263,7 +264,7 @@ def _moved(
 def _ratio_of_sums(
     xp: Namespace, t: DoubleWord, s: DoubleWord, temperature: Temperature
 ) -> tuple[Array, DoubleWord]:
-    """Return where both sums are above 0, and there T·log(Σe^{t/T}/Σe^{s/T}); maximum and sum given."""
+    """Return where both sides have a class, and there T·log(Σe^{t/T}/Σe^{s/T})."""
     (t_top, t_sum), (s_top, s_sum) = t, s
     both = (t_sum > 0) & (s_sum > 0)
     log = xp.log(xp.where(both, t_sum / s_sum, 1.0))
@@ -293,7 +294,7 @@ def _pick(xp: Namespace, mask: Array, c: DoubleWord, axis: int) -> DoubleWord:
     return high, xp.max(low, axis=axis, keepdims=True)
 
 
-# --- shared with kldiv.formulas.logits ---------------------------------------------------------------
+# --- shared with kldiv.formulas.logits ------------------------------------------------------------
 
 
 def finite(xp: Namespace, logits: Array) -> Array:
@@ -339,7 +340,7 @@ def tempered(xp: Namespace, x: Array, temperature: Temperature) -> Array:
 
 
 def exp_over(xp: Namespace, high: Array, low: Array, temperature: Temperature) -> Array:
-    """Return exp((high + low)/T) to a few u, though rounding the exponent would cost u·|exponent|."""
+    """Return exp((high + low)/T) to a few u: rounding the exponent would cost u·|exponent|."""
     if isinstance(temperature, int | float) and math.frexp(temperature)[0] == 0.5:
         high, low = over(high, temperature), over(low, temperature)  # exact by a power of two
     else:
