@@ -1,8 +1,7 @@
 r"""The pointwise divergence y·(log y − x) and its derivatives, each in one place.
 
 Here ``x`` is log Q, and ``y`` is P, or log P where the name says ``log_target``. Every class
-evaluates one function of one element; `PointwiseLoss` masks and
-reduces it.
+evaluates one function of one element; `PointwiseLoss` masks and reduces it.
 
 The edges (P = 0, log P = −∞, log Q = ±∞) follow one rule: 0·anything is 0, except that NaN stays
 NaN. One ``where`` on the result is enough, because no library differentiates through these values:

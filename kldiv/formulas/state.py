@@ -212,7 +212,7 @@ def finish(xp: Namespace, state: State) -> Rows:
     kl = xp.where(kl < 0, 0.0, kl)
     kl = xp.where(state.gap > 0, state.gap, kl)
     # NaN where a side has no class left, or holds NaN or +∞.
-    nan = xp.where((t_sum > 0) & (s_sum > 0), 0.0, xp.nan)
+    nan = xp.where((t_sum > 0) & (s_sum > 0), xp.zeros_like(t_sum), xp.nan)
     return Rows(
         kl + nan,
         state.t_max,
