@@ -53,9 +53,8 @@ def descend_numpy(p: np.ndarray[Any, Any], rate: float) -> Descent:
         q = np.exp(log_q)
         value, slope = loss(log_q, p)
         yield float(value), q
-        velocity = MOMENTUM * velocity + (
-            slope - q * np.sum(slope)
-        )  # the chain rule of log_softmax
+        gradient = slope - q * np.sum(slope)  # the chain rule of log_softmax
+        velocity = MOMENTUM * velocity + gradient
         logits = logits - rate * velocity
 
 

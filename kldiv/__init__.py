@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from kldiv.backends import available_backends, register_backend
-from kldiv.config import config_context, get_config, set_config
-from kldiv.diagnosis import diagnose
-from kldiv.explanation import explain
-from kldiv.gradients import value_and_grad
-from kldiv.losses import KLDivLoss, kl_div
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kldiv import backends, cli, config, errors, nn, readers, testing  # noqa: F401 - modules
+    from kldiv.backends import available_backends, register_backend
+    from kldiv.config import config_context, get_config, set_config
+    from kldiv.diagnosis import diagnose
+    from kldiv.explanation import explain
+    from kldiv.gradients import value_and_grad
+    from kldiv.losses import KLDivLoss, kl_div
 
 __version__ = "0.1.0"
 
@@ -23,3 +28,32 @@ __all__ = [
     "set_config",
     "value_and_grad",
 ]
+
+_HOMES = {
+    "KLDivLoss": "losses",
+    "available_backends": "backends",
+    "config_context": "config",
+    "diagnose": "diagnosis",
+    "explain": "explanation",
+    "get_config": "config",
+    "kl_div": "losses",
+    "register_backend": "backends",
+    "set_config": "config",
+    "value_and_grad": "gradients",
+}
+_MODULES = {"backends", "cli", "config", "errors", "nn", "readers", "testing"}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded at first use: the command's --help needs neither NumPy nor any of this.
+    if name in _MODULES:
+        return import_module(f"kldiv.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kldiv' has no attribute {name!r}")
+    value = getattr(import_module(f"kldiv.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -173,12 +173,25 @@ def test_the_import_test_can_fail(framework):
 
 def test_public_names_are_sorted_and_real():
     assert kldiv.__all__ == sorted(kldiv.__all__)
-    public = {
-        name
-        for name, value in vars(kldiv).items()
-        if not name.startswith("_") and not isinstance(value, type(sys))
-    } - {"annotations"}
-    assert public == set(kldiv.__all__)
+    assert set(kldiv._HOMES) == set(kldiv.__all__)
+    for name in kldiv.__all__:
+        value = getattr(kldiv, name)
+        assert value.__name__ == name
+        assert value.__module__.startswith(f"kldiv.{kldiv._HOMES[name]}")
+    stubs = {
+        alias.name
+        for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("kldiv")
+        for alias in node.names
+    }
+    assert stubs == {*kldiv.__all__, *kldiv._MODULES}, "what type checkers see differs"
+    assert {*kldiv.__all__, "errors", "backends"} <= set(dir(kldiv))
+    with pytest.raises(AttributeError, match="has no attribute 'kl_divv'"):
+        _ = kldiv.kl_divv
+
+
+def test_import_alone_loads_not_even_numpy():
+    assert "numpy" not in loaded_by("import kldiv")
 
 
 def test_public_names_have_examples():

@@ -148,14 +148,15 @@ def block_state(
     pivot = _choose(xp, both, pivot, (0.0, 0.0))
     x = tempered(xp, difference(d, d_low, *pivot), temperature)
     near = xp.clip(x, -NEAR, NEAR)
-    w_x, w_near = w * x, w * near
+    w_near = w * near
     # w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
     scale = xp.where(both, _exp_sum(xp, s_top, t_top, pivot, temperature), 0.0)
     # This is w·φ(x) within NEAR; less w·near it is w·(e⁻ˣ − 1) everywhere.
     term = xp.where(abs(x) < NEAR, w * phi_near(xp, near), (v * scale - w) + w_near)
-    y, phi = total(xp, term - w_near, axis), total(xp, term + (w_x - w_near), axis)
+    # w·(x − near), not w·x − w·near: a compiler that fuses it would leave the rounding of w·near.
+    y, phi = total(xp, term - w_near, axis), total(xp, term + w * (x - near), axis)
 
-    moment = total(xp, w_x, axis)
+    moment = total(xp, w * x, axis)
     nearer = abs(moment) < abs(drift)
     anchor, drift = _choose(xp, nearer, pivot, anchor), xp.where(nearer, moment, drift)
     astray = abs(drift) > spread

@@ -1,0 +1,303 @@
+"""Losses of rows of logits: KL and Jensen-Shannon, their gradients and the derivatives of these.
+
+Arrays are the student's logits ``s`` and the teacher's ``t``, classes on the last axis, then arrays
+of one number per row: those that a class names, the temperature where it is an array, and the mask.
+Every operation here treats each row apart from the others, so an adapter may run it on a few at a
+time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from kldiv.formulas import logits, state
+from kldiv.formulas.reductions import Loss, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Run
+    from kldiv.formulas.state import Rows, Temperature
+
+
+class Divergence:
+    """A divergence of two rows of logits."""
+
+    def value(self, xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Array:
+        """Return the divergence of each row, kept as an axis of length one."""
+        raise NotImplementedError
+
+    def gradient(
+        self, xp: Namespace, index: int, s: Array, t: Array, temperature: Temperature
+    ) -> Array:
+        """Return the gradient in the student's (0) or the teacher's (1) logits."""
+        raise NotImplementedError
+
+    def tangent(
+        self,
+        xp: Namespace,
+        index: int,
+        s: Array,
+        t: Array,
+        direction: tuple[Array, Array],
+        temperature: Temperature,
+    ) -> Array:
+        """Return the derivative of that gradient in a direction of (s, t)."""
+        raise NotImplementedError
+
+    def temperature_slope(
+        self, xp: Namespace, s: Array, t: Array, temperature: Temperature
+    ) -> Array:
+        """Return the derivative of each row in its temperature."""
+        raise NotImplementedError
+
+
+def _rows(xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Rows:
+    return state.finish(xp, state.block_state(xp, s, t, -1, temperature))
+
+
+@dataclass(frozen=True)
+class KullbackLeibler(Divergence):
+    """KL(softmax(t/T) ‖ softmax(s/T))."""
+
+    def value(self, xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Array:
+        return _rows(xp, s, t, temperature).kl
+
+    def gradient(
+        self, xp: Namespace, index: int, s: Array, t: Array, temperature: Temperature
+    ) -> Array:
+        function = (logits.grad_input, logits.grad_target)[index]
+        return function(xp, s, t, _rows(xp, s, t, temperature), temperature)
+
+    def tangent(
+        self,
+        xp: Namespace,
+        index: int,
+        s: Array,
+        t: Array,
+        direction: tuple[Array, Array],
+        temperature: Temperature,
+    ) -> Array:
+        rows = _rows(xp, s, t, temperature)
+        return logits.tangents(xp, s, t, rows, *direction, temperature)[index]
+
+    def temperature_slope(
+        self, xp: Namespace, s: Array, t: Array, temperature: Temperature
+    ) -> Array:
+        return logits.temperature_terms(xp, s, t, _rows(xp, s, t, temperature), temperature)
+
+
+@dataclass(frozen=True)
+class JensenShannon(Divergence):
+    """βD(P‖M) + (1−β)D(Q‖M), M = βP + (1−β)Q, P = softmax(t/T), Q = softmax(s/T)."""
+
+    beta: float = 0.5
+
+    def value(self, xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Array:
+        rows = _rows(xp, s, t, temperature)
+        return logits.js_terms(xp, s, t, rows, self.beta, temperature)
+
+    def gradient(
+        self, xp: Namespace, index: int, s: Array, t: Array, temperature: Temperature
+    ) -> Array:
+        own, other = (s, t) if index == 0 else (t, s)
+        rows = _rows(xp, other, own, temperature)
+        weights = (self.beta, 1.0 - self.beta) if index else (1.0 - self.beta, self.beta)
+        shift = logits.js_shift(xp, other, own, rows, weights, temperature)
+        return logits.js_grad(xp, other, own, rows, shift, weights, temperature)
+
+    def tangent(
+        self,
+        xp: Namespace,
+        index: int,
+        s: Array,
+        t: Array,
+        direction: tuple[Array, Array],
+        temperature: Temperature,
+    ) -> Array:
+        gradients = (
+            self.gradient(xp, 0, s, t, temperature),
+            self.gradient(xp, 1, s, t, temperature),
+        )
+        rows = _rows(xp, s, t, temperature)
+        return logits.js_tangents(xp, s, t, rows, gradients, *direction, self.beta, temperature)[
+            index
+        ]
+
+    def temperature_slope(
+        self, xp: Namespace, s: Array, t: Array, temperature: Temperature
+    ) -> Array:
+        rows = _rows(xp, s, t, temperature)
+        weights = (self.beta, 1.0 - self.beta)
+        shift = logits.js_shift(xp, s, t, rows, weights, temperature)
+        value = logits.js_terms(xp, s, t, rows, self.beta, temperature)
+        return logits.js_temperature_terms(
+            xp, s, t, rows, shift, value, self.beta, temperature
+        )
+
+
+@dataclass(frozen=True)
+class RowOperation(Loss):
+    """What the operations on rows share: a divergence, the temperature, and the mask of rows."""
+
+    divergence: Divergence = KullbackLeibler()
+    temperature: float | None = 1.0
+    """None: an array of one number per row, the last of the differentiable arrays."""
+
+    name: ClassVar[str] = "kl_div_with_logits"
+    rowwise: ClassVar[bool] = True
+    own: ClassVar[int] = 2
+    """How many differentiable arrays there are before the temperature."""
+
+    @property
+    def differentiable(self) -> int:
+        return self.own + (self.temperature is None)
+
+    def prepared(
+        self, xp: Namespace, arrays: tuple[Array, ...]
+    ) -> tuple[list[Array], Temperature, Array | None]:
+        """Return the own arrays in the compute dtype, without what the mask drops, and the rest."""
+        own = [cast(xp, array, self.compute) for array in arrays[: self.own]]
+        temperature: Temperature = 1.0 if self.temperature is None else self.temperature
+        keep = self.keep(arrays)
+        if keep is not None:
+            # Two equal rows of zeros have no divergence, and no gradient.
+            wide = keep[..., None]
+            own = [
+                xp.where(wide if array.ndim > keep.ndim else keep, array, 0.0) for array in own
+            ]
+        if self.temperature is None:
+            temperature = cast(xp, arrays[self.own], self.compute)
+            if keep is not None:
+                temperature = xp.where(keep, temperature, 1.0)
+            temperature = temperature[..., None]
+        return own, temperature, keep
+
+    def settings(self, kind: type[RowOperation], **extra: int) -> RowOperation:
+        """Return an operation of another kind on the same rows, elementwise and not rounded."""
+        names = ("none", self.compute, self.compute, self.compute)
+        return kind(*names, self.divergence, self.temperature, **extra)  # type: ignore[arg-type]
+
+    def masked(self, xp: Namespace, values: Array, keep: Array | None) -> Array:
+        """Return row values with zero where the mask drops the row."""
+        values = values[..., 0]
+        return values if keep is None else xp.where(keep, values, 0.0)
+
+
+@dataclass(frozen=True)
+class RowLoss(RowOperation):
+    """The divergence of each row, reduced. Arrays: s, t."""
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        (s, t), temperature, keep = self.prepared(xp, arrays)
+        return self.masked(xp, self.divergence.value(xp, s, t, temperature), keep)
+
+    def pullback(
+        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    ) -> Array:
+        rows = arrays[0].shape[:-1]
+        weight = self.weight(xp, cotangent, rows, self.keep(arrays))
+        weight = xp.broadcast_to(weight, rows)
+        if index == self.own:
+            gradient = run(self.settings(TemperatureSlope), *arrays) * weight
+        else:
+            operation = self.settings(RowGradient, index=index)
+            gradient = run(operation, *arrays[:2], weight, *arrays[2:])
+        wanted = arrays[index].dtype
+        return gradient if gradient.dtype == wanted else xp.astype(gradient, wanted)
+
+    def pushforward(
+        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
+    ) -> Array:
+        rows = arrays[0].shape[:-1]
+        moved = []
+        for index, tangent in enumerate(tangents):
+            if tangent is None:
+                continue
+            tangent = cast(xp, tangent, self.compute)
+            if index == self.own:
+                moved.append(run(self.settings(TemperatureSlope), *arrays) * tangent)
+            else:
+                ones = xp.ones_like(xp.broadcast_to(tangent[..., 0], rows))
+                operation = self.settings(RowGradient, index=index)
+                slope = run(operation, *arrays[:2], ones, *arrays[2:])
+                moved.append(xp.sum(slope * tangent, axis=-1))
+        return self.finish(xp, sum(moved[1:], moved[0]), self.keep(arrays), empty=0.0)
+
+
+@dataclass(frozen=True)
+class RowGradient(RowOperation):
+    """A number per row times the row's gradient. Arrays: s, t, that number."""
+
+    index: int = 0
+    """0: in s, 1: in t."""
+    own: ClassVar[int] = 3
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        (s, t, weight), temperature, _ = self.prepared(xp, arrays)
+        gradient = self.divergence.gradient(xp, self.index, s, t, temperature)
+        return cast(xp, weight[..., None] * gradient, self.result)
+
+    def pullback(
+        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    ) -> Array:
+        s, t, weight, *rest = arrays
+        if index == self.own:
+            raise NotImplementedError("second derivatives in an array temperature")
+        if index == 2:
+            ones = run(self, s, t, xp.ones_like(weight), *rest)
+            return xp.sum(cotangent * ones, axis=-1)
+        zeros = xp.zeros_like(cotangent)
+        direction = (zeros, cotangent) if self.index else (cotangent, zeros)
+        operation = self.settings(RowTangent, index=index)
+        return cast(xp, run(operation, s, t, weight, *direction, *rest), _name(s))
+
+    def pushforward(
+        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
+    ) -> Array:
+        s, t, weight, *rest = arrays
+        ds, dt, dw, *more = tangents
+        if any(tangent is not None for tangent in more):
+            raise NotImplementedError("second derivatives in an array temperature")
+        moved = [] if dw is None else [run(self, s, t, dw, *rest)]
+        if ds is not None or dt is not None:
+            direction = [xp.zeros_like(s) if d is None else d for d in (ds, dt)]
+            operation = self.settings(RowTangent, index=self.index)
+            moved.append(run(operation, s, t, weight, *direction, *rest))
+        return sum(moved[1:], moved[0])
+
+
+@dataclass(frozen=True)
+class RowTangent(RowOperation):
+    """A number per row times a gradient's derivative. Arrays: s, t, that number, ds, dt."""
+
+    index: int = 0
+    own: ClassVar[int] = 5
+
+    @property
+    def native(self) -> bool:
+        return True  # third order is the library's own
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        (s, t, weight, ds, dt), temperature, _ = self.prepared(xp, arrays)
+        change = self.divergence.tangent(xp, self.index, s, t, (ds, dt), temperature)
+        return cast(xp, weight[..., None] * change, self.result)
+
+
+@dataclass(frozen=True)
+class TemperatureSlope(RowOperation):
+    """The derivative of each row in its temperature. Arrays: s, t."""
+
+    @property
+    def native(self) -> bool:
+        return True
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        (s, t), temperature, keep = self.prepared(xp, arrays)
+        return self.masked(xp, self.divergence.temperature_slope(xp, s, t, temperature), keep)
+
+
+def _name(array: Array) -> str:
+    return str(array.dtype).rpartition(".")[2]
