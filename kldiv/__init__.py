@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kldiv.diagnosis import diagnose
     from kldiv.explanation import explain
     from kldiv.gradients import value_and_grad
+    from kldiv.logit_losses import js_div_with_logits, kl_div_with_logits, pad_classes
     from kldiv.losses import KLDivLoss, kl_div
 
 __version__ = "0.1.0"
@@ -23,7 +24,10 @@ __all__ = [
     "diagnose",
     "explain",
     "get_config",
+    "js_div_with_logits",
     "kl_div",
+    "kl_div_with_logits",
+    "pad_classes",
     "register_backend",
     "set_config",
     "value_and_grad",
@@ -36,7 +40,10 @@ _HOMES = {
     "diagnose": "diagnosis",
     "explain": "explanation",
     "get_config": "config",
+    "js_div_with_logits": "logit_losses",
     "kl_div": "losses",
+    "kl_div_with_logits": "logit_losses",
+    "pad_classes": "logit_losses",
     "register_backend": "backends",
     "set_config": "config",
     "value_and_grad": "gradients",

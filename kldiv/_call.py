@@ -23,12 +23,16 @@ _WIDER = {
 class Call:
     """What runs, on which arrays, where."""
 
-    __slots__ = ("arrays", "operation", "route")
+    __slots__ = ("arrays", "axis", "operation", "route")
 
-    def __init__(self, route: backends.Route, operation: Operation, *arrays: Array) -> None:
+    def __init__(
+        self, route: backends.Route, operation: Operation, *arrays: Array, axis: int = -1
+    ) -> None:
         self.route = route
         self.operation = operation
         self.arrays = arrays
+        self.axis = axis
+        """Where the caller has the axis that is the last one here."""
 
     def value(self) -> Array:
         """Return the loss."""
@@ -40,17 +44,16 @@ class Call:
         xp = caller.namespace(value)
         with caller.context(value):
             ones = xp.ones_like(value)
-            return self.operation.pullback(xp, self.route.run, index, ones, *self.arrays)
+            gradient = self.operation.pullback(xp, self.route.run, index, ones, *self.arrays)
+        return gradient if self.axis == -1 else xp.moveaxis(gradient, -1, self.axis)
 
 
 def resolve_pair(
-    input: Array, target: Array, where: Array | None
+    input: Array, target: Array, **others: Array
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
-    """Check two arrays that must match, and a mask; return route, arrays and common dtype."""
-    arrays: tuple[Array, ...] = (input, target) if where is None else (input, target, where)
-    route = backends.resolve(
-        "input and target" if where is None else "input, target and where", *arrays
-    )
+    """Resolve the arrays of a call and check their dtypes; return route, arrays, common dtype."""
+    arrays: tuple[Array, ...] = (input, target, *others.values())
+    route = backends.resolve(", ".join(("input", "target", *others)), *arrays)
     if route.mixed:
         arrays = route.gather(arrays)
     caller = route.caller
@@ -61,10 +64,18 @@ def resolve_pair(
         wide = _WIDER[first, second]
     except KeyError:
         raise _not_floating(first, second) from None
+    return route, arrays, wide
+
+
+def resolve_same_shape(
+    input: Array, target: Array, where: Array | None = None
+) -> tuple[backends.Route, tuple[Array, ...], str]:
+    """Resolve two arrays of one shape, and a mask that broadcasts to it."""
+    route, arrays, wide = resolve_pair(input, target, **({} if where is None else {"where": where}))
     if input.shape != target.shape:
         raise _different(input.shape, target.shape)
     if where is not None:
-        _check_mask(caller.dtype_name(arrays[2]), where.shape, input.shape)
+        check_mask(route, arrays[2], input.shape)
     return route, arrays, wide
 
 
@@ -117,7 +128,14 @@ def _different(first: tuple[int, ...], second: tuple[int, ...]) -> ShapeError:
     )
 
 
-def _check_mask(dtype: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+def check_mask(
+    route: backends.Route,
+    mask: Array,
+    wanted: tuple[int, ...],
+    mend: str = "for a mask of rows add an axis: where=mask[:, None]",
+) -> None:
+    """Raise unless ``mask`` is boolean and broadcasts to the shape ``wanted``."""
+    dtype, shape = route.caller.dtype_name(mask), mask.shape
     if dtype != "bool":
         raise DTypeError(f"where has dtype {dtype}; expected bool; compare first: where=mask != 0")
     fits = len(shape) <= len(wanted) and all(
@@ -126,6 +144,5 @@ def _check_mask(dtype: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> 
     )
     if not fits:
         raise ShapeError(
-            f"where has shape {tuple(shape)}, which does not broadcast to that of input, "
-            f"{tuple(wanted)}; for a mask of rows add an axis: where=mask[:, None]"
+            f"where has shape {tuple(shape)}, which does not broadcast to {tuple(wanted)}; {mend}"
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import numpy as np
 
 from kldiv import backends
-from kldiv._call import resolve_pair
+from kldiv._call import resolve_same_shape
 from kldiv.errors import LibraryError, OptionError, ShapeError
 from kldiv.formulas.pointwise import KL
 
@@ -181,7 +181,7 @@ def diagnose(input: Array, target: Array, *, axis: int = -1, log_target: bool = 
     >>> bool(kldiv.diagnose(np.log(q), p))
     False
     """
-    resolve_pair(input, target, None)  # the checks of kl_div, and its errors
+    resolve_same_shape(input, target)  # the checks of kl_div, and its errors
     axis = _check_axis(axis, input.shape)
     x, t = _Scan("input", input, axis), _Scan("target", target, axis)
     if x.size == 0:
@@ -194,9 +194,9 @@ def diagnose(input: Array, target: Array, *, axis: int = -1, log_target: bool = 
     return Diagnosis(tuple(findings), str(x.reading), str(t.reading))
 
 
-# Values cannot be seen while torch.compile traces.  Marked so (the mark is torch's own, set here by
-# name since torch may not be there), a compiled function runs this call as it stands, and where it
-# must not, under fullgraph=True, torch says why.
+# Values cannot be seen while torch.compile traces: `_Scan.fetch` raises then.  Under fullgraph=True
+# torch gives up earlier, and says so in the words of this mark (torch's own, set here by name, as
+# torch may not be there).
 vars(diagnose).update(
     _torchdynamo_disable=True,
     _torchdynamo_disable_msg="kldiv.diagnose looks at values; call it outside torch.compile",

@@ -11,7 +11,7 @@ from kldiv.errors import OptionError
 if TYPE_CHECKING:
     from kldiv._types import Array
 
-OPERATIONS = ("kl_div",)
+OPERATIONS = ("kl_div", "kl_div_with_logits", "js_div_with_logits")
 
 
 @dataclass(frozen=True)

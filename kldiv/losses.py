@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kldiv._call import Call, check_reduction, dtypes, resolve_pair
+from kldiv._call import Call, check_reduction, dtypes, resolve_same_shape
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def prepare_kl_div(
 ) -> Call:
     """Check the arguments of `kl_div` and resolve its settings."""
     check_reduction(reduction)
-    route, arrays, wide = resolve_pair(input, target, where)
+    route, arrays, wide = resolve_same_shape(input, target, where)
     function = KLLogTarget() if log_target else KL()
     names = dtypes(route, wide, dtype, arrays[0])
     return Call(route, PointwiseLoss(reduction, *names, function), *arrays)

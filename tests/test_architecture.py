@@ -42,8 +42,8 @@ def computes(node: ast.AST) -> bool:
     match node:
         case ast.BinOp(op=op) | ast.AugAssign(op=op):
             return isinstance(op, ARITHMETIC) and not is_text(node)
-        case ast.UnaryOp(op=ast.USub()):
-            return True
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return not isinstance(operand, ast.Constant)
         case ast.Attribute(attr=name) | ast.Call(func=ast.Name(id=name)) | ast.alias(name=name):
             return name.lower() in MATHEMATICS
         case ast.Constant(value=str() as name):  # getattr(F, "kl_div") would hide it

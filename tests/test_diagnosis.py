@@ -598,6 +598,9 @@ def test_torch_tensors_without_values_raise():
         torch.func.vmap(loss)(x, t)
     with pytest.raises(LibraryError, match="has none"):
         diagnose(x.to("meta"), t.to("meta"))
+    with pytest.raises(LibraryError, match=r"outside jax\.jit, jax\.grad, torch\.compile"):
+        torch.compile(loss, backend="eager")(x, t)
+    torch.compiler.reset()
     with pytest.raises(Exception, match=r"kldiv\.diagnose looks at values"):
         torch.compile(loss, fullgraph=True, backend="eager")(x, t)
     assert not diagnose(x.requires_grad_(), t)

@@ -16,6 +16,7 @@ from kldiv.backends.base import Backend
 from kldiv.backends.registry import find, get
 from kldiv.backends.routing import Route
 from kldiv.errors import ShapeError
+from kldiv.formulas.rows import RowOperation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,20 @@ def _axes(array: Array) -> tuple[int, ...]:
     return tuple(reversed(range(array.ndim)))
 
 
+def _whole_rows(
+    operation: RowOperation, arrays: Sequence[Array]
+) -> tuple[list[Array], list[tuple[int, ...]], tuple[int, ...]]:
+    """Return the arrays with all classes in each block, names of their axes and of the result's."""
+    full = _axes(arrays[0])
+    rows = full[:-1]
+    named = [full if array.ndim == len(full) else rows for array in arrays]
+    whole = [
+        array.rechunk({-1: -1}) if names is full else array
+        for array, names in zip(arrays, named, strict=True)
+    ]
+    return whole, named, full if operation.keeps_classes else rows
+
+
 class DaskBackend(Backend):
     """Adapter of ``dask.array.Array``; its blocks are NumPy's or CuPy's."""
 
@@ -66,21 +81,28 @@ class DaskBackend(Backend):
     def run(self, operation: Loss, route: Route, arrays: Sequence[Array]) -> Array:  # type: ignore[override]
         elements = operation.elementwise()
         other = None if route.backend is self else route.backend.name
-        named = [part for array in arrays for part in (array, _axes(array))]
+        if isinstance(operation, RowOperation):
+            arrays, named, out = _whole_rows(operation, arrays)
+        else:
+            named, out = [_axes(array) for array in arrays], _axes(arrays[0])
         values = da.blockwise(
             partial(_compute_block, elements, other, route.device, route.kernel),
-            _axes(arrays[0]),
-            *named,
+            out,
+            *(part for pair in zip(arrays, named, strict=True) for part in pair),
             dtype=elements.result,
-            meta=arrays[0]._meta.astype(elements.result),  # noqa: SLF001 - dask's own protocol
+            meta=da.utils.meta_from_array(arrays[0]._meta, len(out), elements.result),  # noqa: SLF001
+            concatenate=True,
         )
-        return operation.finish(xp, values, operation.keep(tuple(arrays)))
+        return operation.gather(xp, values, arrays)
 
     def compute(self, operation: Loss, arrays: Sequence[Array], kernel: str) -> Array:  # type: ignore[override]
         return self.run(operation, Route(self, self, None, kernel), arrays)
 
     def device(self, array: Array) -> str:  # noqa: ARG002
         return "cpu"
+
+    def placed(self, array: Array) -> dict[str, Any]:  # noqa: ARG002
+        return {}  # blocks are where they are
 
     def devices(self) -> tuple[str, ...]:
         return ("cpu",)

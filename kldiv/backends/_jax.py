@@ -13,6 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 from kldiv.backends._table import TABLE
 from kldiv.backends.base import Backend
 from kldiv.errors import LibraryError
+from kldiv.formulas.blocks import flat, rows_at_a_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.backends.routing import Route
     from kldiv.formulas.operation import Operation
+    from kldiv.formulas.rows import RowOperation
+
+
+_BLOCK_BYTES = 16777216
+"""16 MiB: XLA fuses, so a block has few temporaries, and each needs work for all cores."""
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -71,8 +77,19 @@ class JaxBackend(Backend):
             return route.compute(operation, *arrays)
         return _run_compiled(operation, route, *arrays)
 
+    def by_rows(self, operation: RowOperation, xp: Namespace, arrays: Sequence[Array]) -> Array:
+        most = rows_at_a_time(arrays[0].shape, operation.compute, _BLOCK_BYTES)
+        rows = tuple(flat(xp, array, arrays[0]) for array in arrays)
+        if len(rows[0]) <= most:
+            return operation.elements(xp, *arrays)
+        blocks = jax.lax.map(lambda row: operation.elements(xp, *row), rows, batch_size=most)
+        return xp.reshape(blocks, operation.shape(arrays))
+
     def device(self, array: Array) -> str:
         return _device_name(next(iter(array.devices())))
+
+    def placed(self, array: Array) -> dict[str, Any]:  # noqa: ARG002
+        return {}  # a tracer has no device, and placement follows the computation
 
     def devices(self) -> tuple[str, ...]:
         found: list[str] = []

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kldiv.errors import BackendError, LibraryError
+from kldiv.formulas.blocks import row_blocks
+from kldiv.formulas.rows import RowOperation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +94,24 @@ class Backend:
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:  # noqa: ARG002
         """Run ``operation`` on the library's own arrays by ``kernel``."""
         with self.context(arrays[0]):
-            return operation.value(self.namespace(arrays[0]), *arrays)
+            xp = self.namespace(arrays[0])
+            if isinstance(operation, RowOperation):
+                return operation.gather(xp, self.by_rows(operation, xp, arrays), arrays)
+            return operation.value(xp, *arrays)
+
+    def by_rows(self, operation: RowOperation, xp: Namespace, arrays: Sequence[Array]) -> Array:
+        """Compute the elements of an operation on rows, a block at a time, in place."""
+        blocks = row_blocks(arrays[0].shape, operation.compute)
+        if len(blocks) == 1:
+            return operation.elements(xp, *arrays)
+        result = None
+        for block in blocks:
+            part = operation.elements(xp, *(array[block] for array in arrays))
+            if result is None:
+                shape = operation.shape(arrays)
+                result = xp.empty(shape, dtype=part.dtype, device=part.device)
+            result[block] = part
+        return result
 
     def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
         """Return the context that formulas run in: a device, silenced warnings."""
@@ -115,6 +134,10 @@ class Backend:
     def device(self, array: Array) -> str:
         """Return the name of the device that ``array`` is on."""
         return str(getattr(array, "device", "cpu"))
+
+    def placed(self, array: Array) -> dict[str, Any]:
+        """Return the keywords that create another array where ``array`` is."""
+        return {"device": array.device}
 
     def devices(self) -> tuple[str, ...]:
         """Return the names of the devices that the library has here."""

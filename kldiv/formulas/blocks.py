@@ -1,25 +1,38 @@
-"""How much of a large array is worked on at a time."""
+"""How rows are cut into blocks that are worked on at a time."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Namespace
 
 BLOCK_BYTES = 2**20
 """A block of this size and the dozen temporaries of a formula stay in a CPU's cache."""
 
 
-def row_blocks(shape: tuple[int, ...], itemsize: int) -> list[tuple[int | slice, ...]]:
-    """Return the indices of blocks that cover an array of this shape, whole along its last axis."""
-    if len(shape) == 1:
+def rows_at_a_time(shape: tuple[int, ...], dtype: str, block_bytes: int = BLOCK_BYTES) -> int:
+    """Return how many rows, the last axis of an array of this shape, make a block."""
+    itemsize = 8 if dtype == "float64" else 4
+    return max(1, block_bytes // max(1, shape[-1] * itemsize))
+
+
+def row_blocks(shape: tuple[int, ...], dtype: str) -> list[tuple[int | slice, ...]]:
+    """Return the indices of blocks that cover an array of this shape, each of whole rows."""
+    if len(shape) < 2:
         return [()]
-    size = math.prod(shape[1:]) * itemsize
-    if size > BLOCK_BYTES and len(shape) > 2:
-        inner = row_blocks(shape[1:], itemsize)
-        return [(index, *rest) for index in range(shape[0]) for rest in inner]
-    step = rows_at_a_time(size)
+    most = rows_at_a_time(shape, dtype)
+    inner = math.prod(shape[1:-1])
+    if inner > most:
+        return [
+            (index, *rest) for index in range(shape[0]) for rest in row_blocks(shape[1:], dtype)
+        ]
+    step = max(1, most // max(1, inner))
     return [(slice(start, start + step),) for start in range(0, shape[0], step)] or [()]
 
 
-def rows_at_a_time(size: int) -> int:
-    """Return how many rows of ``size`` bytes make a block: one at least."""
-    return max(1, BLOCK_BYTES // max(1, size))
+def flat(xp: Namespace, array: Array, like: Array) -> Array:
+    """Return ``array`` with all axes of rows as one; it has the classes of ``like`` or none."""
+    rows = math.prod(like.shape[:-1])
+    return xp.reshape(array, (rows, like.shape[-1]) if array.ndim == like.ndim else (rows,))

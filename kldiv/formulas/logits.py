@@ -1,7 +1,7 @@
 r"""KL and Jensen–Shannon from logits: what reading them again gives, once the rows are known.
 
-Every function takes a block of classes (all of them, or any part) and the constants of its rows that
-`kldiv.formulas.state.finish` returns; those that sum return a block's share of the sum.  p is
+Every function takes a block of classes (all of them, or any part) and the constants of its rows, which
+`kldiv.formulas.state.finish` returns; those that sum return the block's share of the sum.  p is
 softmax(t/T), q is softmax(s/T); gradients are those in the given logits, 1/T included.
 
 KL needs one state, that of (s, t).  With r = log(q/p) and x = (t − s)/T,
@@ -9,8 +9,8 @@ KL needs one state, that of (s, t).  With r = log(q/p) and x = (t − s)/T,
     ∂KL/∂s = (q − p)/T = p·expm1(r)/T         ∂KL/∂t = p·(x − Σ p x)/T
 
 JS is symmetric: JS(s, t, β) = JS(t, s, 1 − β).  So both its gradients are one function, of the side
-that moves (``own``) and the other one, with the state of (other, own): for the teacher that is (s, t)
-with ``weights`` (β, 1 − β), for the student (t, s) with (1 − β, β).  Both weights are given, because
+that moves (``own``) and the ``other``, with the state of (other, own): for the teacher (s, t) with
+``weights`` (β, 1 − β), for the student (t, s) with (1 − β, β).  Both weights are given, because
 neither is right to its last digits as the difference of the other from 1.
 """
 
@@ -55,7 +55,7 @@ def temperature_terms(
     r"""Return a block's share of ∂KL/∂T.
 
     With a = (t − max t)/T and b = (s − max s)/T that is −Σ (∂KL/∂a·a + ∂KL/∂b·b)/T.  Both gradients
-    are of the size of q − p, but their sum is of the size of KL, and so is the rest with a − b for a:
+    are as large as q − p, but their sum is only as large as KL, and so is the rest, with a − b for a:
 
         ∂KL/∂T = −Σ [p (x − μ)² + (p φ(−r) − p KL)·b]/T
     """
@@ -139,7 +139,7 @@ def js_shift(
     temperature: Temperature = 1.0,
     axis: int = -1,
 ) -> Array:
-    """Return a block's share of the ``shift`` that `js_grad` takes: Σ p log(p/m), but for a constant."""
+    """Return a block's share of ``shift`` in `js_grad`: Σ p log(p/m), but for a constant."""
     p = _p(xp, own, rows, temperature)
     return total(xp, p * _js_log(xp, other, own, rows, weights, temperature), axis)
 
@@ -271,9 +271,9 @@ def _js_log(
 ) -> Array:
     r"""Return log(p/m) less its value where d is at the anchor.
 
-    A gradient is p·(log(p/m) − its mean), and where p and q have little in common log(p/m) is nearly
-    the constant −log β.  About an anchor in the bulk of p that constant is gone.  With θ = (1−β) q/m
-    and κ = θ p/q at the anchor and u = (anchor − d)/T, the result is −log(1 + y),
+    A gradient is p·(log(p/m) − its mean), and where p and q have little in common log(p/m) is
+    nearly the constant −log β.  About an anchor in the bulk of p that constant is gone.  With
+    θ = (1−β) q/m and κ = θ p/q at the anchor and u = (anchor − d)/T, the result is −log(1 + y),
     y = θ expm1(u) = κ q/p − θ.
     """
     theta, rest, kappa = _js_anchor(xp, rows, weights, temperature)

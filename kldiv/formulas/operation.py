@@ -29,9 +29,6 @@ class Operation:
     """A function of arrays with its derivatives; knows no framework and no settings."""
 
     name: ClassVar[str]
-    rowwise: ClassVar[bool] = False
-    """Whether rows of the last axis are treated apart, so that a few can be run at a time."""
-
     @property
     def differentiable(self) -> int:
         """How many of the leading arrays it can be differentiated in; masks come after them."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from kldiv.formulas.operation import Operation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array, Namespace, Reduction
 
 REDUCTIONS: tuple[Reduction, ...] = ("none", "mean", "batchmean", "sum")
@@ -77,12 +79,16 @@ class Loss(Operation):
         """Return the operation that computes the elements only, one block apart from another."""
         return replace(self, reduction="none", result=self.compute)
 
-    def keep(self, arrays: tuple[Array, ...]) -> Array | None:
+    def keep(self, arrays: Sequence[Array]) -> Array | None:
         """Return the mask among the arrays, if there is one."""
         return arrays[self.differentiable] if len(arrays) > self.differentiable else None
 
     def value(self, xp: Namespace, *arrays: Array) -> Array:
-        return self.finish(xp, self.elements(xp, *arrays), self.keep(arrays))
+        return self.gather(xp, self.elements(xp, *arrays), arrays)
+
+    def gather(self, xp: Namespace, elements: Array, arrays: Sequence[Array]) -> Array:
+        """Return the value, given its elements."""
+        return self.finish(xp, elements, self.keep(arrays))
 
     def finish(
         self, xp: Namespace, values: Array, keep: Array | None, empty: float = math.nan

@@ -133,9 +133,7 @@ class JensenShannon(Divergence):
         weights = (self.beta, 1.0 - self.beta)
         shift = logits.js_shift(xp, s, t, rows, weights, temperature)
         value = logits.js_terms(xp, s, t, rows, self.beta, temperature)
-        return logits.js_temperature_terms(
-            xp, s, t, rows, shift, value, self.beta, temperature
-        )
+        return logits.js_temperature_terms(xp, s, t, rows, shift, value, self.beta, temperature)
 
 
 @dataclass(frozen=True)
@@ -147,13 +145,19 @@ class RowOperation(Loss):
     """None: an array of one number per row, the last of the differentiable arrays."""
 
     name: ClassVar[str] = "kl_div_with_logits"
-    rowwise: ClassVar[bool] = True
     own: ClassVar[int] = 2
     """How many differentiable arrays there are before the temperature."""
+    keeps_classes: ClassVar[bool] = False
+    """Whether the result has the classes' axis, or one number per row."""
 
     @property
     def differentiable(self) -> int:
         return self.own + (self.temperature is None)
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        """Return the shape of the elements."""
+        shape: tuple[int, ...] = arrays[0].shape
+        return shape if self.keeps_classes else shape[:-1]
 
     def prepared(
         self, xp: Namespace, arrays: tuple[Array, ...]
@@ -165,9 +169,7 @@ class RowOperation(Loss):
         if keep is not None:
             # Two equal rows of zeros have no divergence, and no gradient.
             wide = keep[..., None]
-            own = [
-                xp.where(wide if array.ndim > keep.ndim else keep, array, 0.0) for array in own
-            ]
+            own = [xp.where(wide if array.ndim > keep.ndim else keep, array, 0.0) for array in own]
         if self.temperature is None:
             temperature = cast(xp, arrays[self.own], self.compute)
             if keep is not None:
@@ -234,6 +236,7 @@ class RowGradient(RowOperation):
     index: int = 0
     """0: in s, 1: in t."""
     own: ClassVar[int] = 3
+    keeps_classes: ClassVar[bool] = True
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight), temperature, _ = self.prepared(xp, arrays)
@@ -275,6 +278,7 @@ class RowTangent(RowOperation):
 
     index: int = 0
     own: ClassVar[int] = 5
+    keeps_classes: ClassVar[bool] = True
 
     @property
     def native(self) -> bool:

@@ -1,7 +1,7 @@
 """Small pieces without cancellation: φ, the logarithm with its remainder, numbers of two words.
 
-Each is right to a few roundings on every library: of theirs only ``exp`` and ``log`` are called, and not
-near a zero.  (JAX's ``log1p`` on a CPU is off by up to 129 ulp in float64, its ``expm1`` by 5.)
+Each is right to a few roundings on every library: of theirs only ``exp`` and ``log`` are called, and
+not near a zero.  (JAX's ``log1p`` on a CPU is off by up to 129 ulp in float64, its ``expm1`` by 5.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
 
 NEAR = 2.0
-"""|x| below which φ is summed as a series; beyond it e⁻ˣ + (x − 1) loses a factor of 2.5 at most."""
+"""|x| below which φ is a series; beyond it e⁻ˣ + (x − 1) loses a factor of 2.5 at most."""
 
 # φ(x)/x² = Σ (−x)ᵏ/(k + 2)!, cut where the next term at |x| = NEAR is below u/4 of the sum.
 _PHI = tuple((-1) ** k / math.factorial(k + 2) for k in range(25))

@@ -1,23 +1,24 @@
 r"""The state of a block of classes: all that KL from logits needs of it, mergeable in any order.
 
-With teacher logits t, student logits s, temperature T, d = t − s, weights w = exp((t − max t)/T) and
-x = (d − c)/T for a pivot c, and with sums over classes, for *any* pivot
+With teacher logits t, student logits s, temperature T, d = t − s, weights w = exp((t − max t)/T)
+and x = (d − c)/T for a pivot c, and with sums over classes, for *any* pivot
 
     p = w/Σ w,   Φ = Σ p φ(x),   y = Σ p (e⁻ˣ − 1),   φ(x) = e⁻ˣ − 1 + x ≥ 0
     KL(p‖q) = Φ − (y − log(1 + y)),   log(p/q) = x + log(1 + y)
 
-At the pivot T·log(Σe^{t/T}/Σe^{s/T}) y is 0, x is log(p/q) itself and KL is Σ p φ(log p/q).  Near it y
-is small and nothing large is subtracted: KL and log(p/q) are right to a few roundings u, however close
-or far apart p and q are.  Five details keep that so in finite precision:
+At the pivot T·log(Σe^{t/T}/Σe^{s/T}) y is 0, x is log(p/q) itself and KL is Σ p φ(log p/q).  Near it
+y is small and nothing large is subtracted: KL and log(p/q) are right to a few roundings u, however
+close or far apart p and q are.  Six details keep that so in finite precision:
 
 * d and c are double words: x is right relative to itself even for d ≈ 100 and x ≈ 1e-8, and exactly
   zero where t − s is constant.
 * T divides differences, never logits: a rounded logit would be taken for a divergence.
-* The two sums tell the pivot only to a few u.  Where KL is not far above that, the pivot is the mean of d
-  or d at the teacher's maximum, which are exact where d is constant; y absorbs the rest.
-* ∂KL/∂t is p·(x − Σ p x), and where peaks disagree x is large and nearly equal wherever p is: so the
+* The two sums tell the pivot only to a few u.  Where KL is not far above that, the pivot is the mean
+  of d, or d at the teacher's maximum: both are exact where d is constant, and y absorbs the rest.
+* ∂KL/∂t is p·(x − Σ p x), and where peaks disagree x is large and nearly equal wherever p is.  So the
   mean is taken about another pivot, the *anchor*, in the bulk of p.
 * Exponents are double words too: at −60 the rounding of t − max t alone would cost 32 u.
+* Weights are summed in two parts, for the sake of many equal ones.
 
 Nothing looks at data.  A masked class (−∞) is the lowest finite number: its weight is exactly 0.
 """
@@ -126,39 +127,30 @@ def block_state(
     t_low, s_low = finite(xp, t), finite(xp, s)
     w = weights_of(xp, t_low, t_top, temperature)
     v = weights_of(xp, s_low, s_top, temperature)
-    t_sum, s_sum = total(xp, w, axis), total(xp, v, axis)
-    d, d_low = two_difference(t_low, s_low)
+    t_sum, s_sum = _sum_of_weights(xp, w, t_top, axis), _sum_of_weights(xp, v, s_top, axis)
+    d = two_difference(t_low, s_low)
 
-    # The mean of d, by way of d at the teacher's maximum: exact where d is constant.
+    # About d at the teacher's maximum x is exactly zero where d is constant.
     beside = xp.max(xp.where(t == t_max, s_low, -xp.inf), axis=axis, keepdims=True)
-    anchor = two_difference(t_top, beside)
-    x = tempered(xp, (d - anchor[0]) + (d_low - anchor[1]), temperature)
-    drift = total(xp, w * x, axis)
-    mean = add(*anchor, temperature * (drift / xp.where(t_sum > 0, t_sum, 1.0)))
-    x = tempered(xp, (d - mean[0]) + (d_low - mean[1]), temperature)
-    w_x = w * x
+    first = two_difference(t_top, beside)
+    drift = total(xp, w * _quickly(xp, d, first, temperature), axis)
+    mean = add(*first, temperature * (drift / xp.where(t_sum > 0, t_sum, 1.0)))
+    w_x = w * _quickly(xp, d, mean, temperature)
     residual, spread = total(xp, w_x, axis), total(xp, abs(w_x), axis)
 
     both, ratio = _ratio_of_sums(xp, (t_top, t_sum), (s_top, s_sum), temperature)
-    apart = over(difference(*mean, *ratio), temperature)
-    pivot = _choose(xp, abs(apart) < 16.0 * float(xp.finfo(t.dtype).eps), mean, ratio)
+    kl = over(difference(*mean, *ratio), temperature)  # to a few u
+    pivot = _choose(xp, abs(kl) < 16.0 * float(xp.finfo(t.dtype).eps), mean, ratio)
     # Where a far class of little weight carries the mean away, all others still have x = 0 here.
-    inside = (abs(drift) <= 0.55 * spread) & (abs(apart) < 0.5)
-    pivot = _choose(xp, inside, anchor, pivot)
-    pivot = _choose(xp, both, pivot, (0.0, 0.0))
-    x = tempered(xp, difference(d, d_low, *pivot), temperature)
-    near = xp.clip(x, -NEAR, NEAR)
-    w_near = w * near
+    inside = (abs(drift) <= 0.55 * spread) & (abs(kl) < 0.5)
+    pivot = _choose(xp, both, _choose(xp, inside, first, pivot), (0.0, 0.0))
+    x = tempered(xp, difference(*d, *pivot), temperature)
     # w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
-    scale = xp.where(both, _exp_sum(xp, s_top, t_top, pivot, temperature), 0.0)
-    # This is w·φ(x) within NEAR; less w·near it is w·(e⁻ˣ − 1) everywhere.
-    term = xp.where(abs(x) < NEAR, w * phi_near(xp, near), (v * scale - w) + w_near)
-    # w·(x − near), not w·x − w·near: a compiler that fuses it would leave the rounding of w·near.
-    y, phi = total(xp, term - w_near, axis), total(xp, term + w * (x - near), axis)
+    mass = v * xp.where(both, _exp_sum(xp, s_top, t_top, pivot, temperature), 0.0)
+    y, phi, moment = _sums(xp, x, w, mass, axis)
 
-    moment = total(xp, w * x, axis)
     nearer = abs(moment) < abs(drift)
-    anchor, drift = _choose(xp, nearer, pivot, anchor), xp.where(nearer, moment, drift)
+    anchor, drift = _choose(xp, nearer, pivot, first), xp.where(nearer, moment, drift)
     astray = abs(drift) > spread
     anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
     anchor = _choose(xp, t_sum > 0, anchor, (0.0, 0.0))
@@ -227,6 +219,34 @@ def finish(xp: Namespace, state: State) -> Rows:
         state.anchor_low,
         state.drift / t_sum + nan,
     )
+
+
+def _quickly(xp: Namespace, d: DoubleWord, c: DoubleWord, temperature: Temperature) -> Array:
+    """Return x = (d − c)/T, right to u² of d: enough to find a pivot."""
+    return tempered(xp, (d[0] - c[0]) + (d[1] - c[1]), temperature)
+
+
+def _sums(xp: Namespace, x: Array, w: Array, mass: Array, axis: int) -> tuple[Array, Array, Array]:
+    """Return Σ w (e⁻ˣ − 1), Σ w φ(x) and Σ w x, where ``mass`` is w·e⁻ˣ."""
+    near = xp.clip(x, -NEAR, NEAR)
+    w_near = w * near
+    # w·φ(x) within NEAR; less w·near it is w·(e⁻ˣ − 1) everywhere.
+    term = xp.where(abs(x) < NEAR, w * phi_near(xp, near), (mass - w) + w_near)
+    # Not w·x − w·near: a compiler that fuses one product would leave the rounding of the other.
+    phi = term + w * (x - near)
+    return total(xp, term - w_near, axis), total(xp, phi, axis), total(xp, w * x, axis)
+
+
+def _sum_of_weights(xp: Namespace, w: Array, top: Array, axis: int) -> Array:
+    """Return Σ w, w ≤ 1.
+
+    Equal small numbers added to a 1, as label smoothing brings, are all rounded alike: 15 u.  So the
+    first half of the bits is added apart, which is exact.
+    """
+    # Not a constant: a compiler would cancel it.
+    large = 0.0 * top + (2.0**26 if w.dtype == xp.float64 else 2.0**11)
+    coarse = (w + large) - large
+    return total(xp, coarse, axis) + total(xp, w - coarse, axis)
 
 
 def _moments(

@@ -1,0 +1,314 @@
+"""The losses of logits: document, check, resolve, run; the mathematics lies in `kldiv.formulas`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from kldiv._call import Call, check_mask, check_reduction, dtypes, resolve_pair
+from kldiv.errors import DTypeError, OptionError, ShapeError
+from kldiv.formulas.rows import Divergence, JensenShannon, KullbackLeibler, RowLoss
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Reduction
+
+
+def kl_div_with_logits(
+    input: Array,
+    target: Array,
+    *,
+    axis: int = -1,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    dtype: Any = None,
+) -> Array:
+    r"""
+    Kullback-Leibler divergence of two sets of logits, exact at any distance, in nats.
+
+    For every pair of distributions P = softmax(target/T) and Q = softmax(input/T) along ``axis``
+    this is D(P‖Q), computed without cancellation: right to a few units in the last place however
+    close the two are, never negative, and exactly 0 where the logits differ by a constant.
+    Differentiable in both.
+
+    Parameters
+    ----------
+    input : array
+        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
+    target : array
+        Logits of P, the teacher; of the same shape. For the reverse divergence swap the two.
+    axis : int, default -1
+        Where the classes lie.
+    temperature : float or array, default 1.0
+        What divides both logits; an array broadcasts over the distributions, and is differentiable.
+        The result is not multiplied by T².
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        ``"none"`` gives one divergence per distribution, the axis of the classes gone; ``"mean"``
+        is the mean over distributions; ``"batchmean"`` divides the sum by the result's first
+        dimension.
+    where : array of bool, optional
+        Distributions to keep: broadcasts to the shape of the result of ``"none"``. What is left out
+        is 0, gets zero gradient and leaks no NaN; means divide by what is kept.
+    dtype : dtype or str, optional
+        Dtype of the result; by default the wider of the two arguments'. Half-precision logits are
+        computed in float32 and rounded once at the end.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device.
+
+    Raises
+    ------
+    ShapeError
+        Shapes differ, there is no class, or no such axis.
+    DTypeError
+        An argument is not real floating, or ``where`` is not bool.
+    OptionError
+        No such ``reduction``, or a temperature that is not positive and finite.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    See Also
+    --------
+    js_div_with_logits : The Jensen-Shannon divergence, finite on any support.
+    kl_div : From log-probabilities.
+
+    Notes
+    -----
+    With x = (t − s)/T − c for any c near the mean of (t − s)/T under P, φ(x) = e⁻ˣ − 1 + x ≥ 0 and
+    y = Σ p (e⁻ˣ − 1), KL = Σ p φ(x) − (y − log(1 + y)): no large numbers are subtracted.
+    A class with p > 0 and q = 0 makes the divergence +∞; one that both mask takes no part.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> teacher = np.array([[1.0, 2.0, 3.0]], dtype=np.float32)
+    >>> student = teacher + np.array([[0.0, 1e-4, 0.0]], dtype=np.float32)
+    >>> print(f"{kldiv.kl_div_with_logits(student, teacher):.4e}")
+    9.2423e-10
+    """
+    return prepare_kl_div_with_logits(
+        input,
+        target,
+        axis=axis,
+        temperature=temperature,
+        reduction=reduction,
+        where=where,
+        dtype=dtype,
+    ).value()
+
+
+def prepare_kl_div_with_logits(input: Array, target: Array, **options: Any) -> Call:
+    """Check the arguments of `kl_div_with_logits` and resolve its settings."""
+    return _prepare(KullbackLeibler(), input, target, **options)
+
+
+def js_div_with_logits(
+    input: Array,
+    target: Array,
+    *,
+    beta: float = 0.5,
+    axis: int = -1,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    dtype: Any = None,
+) -> Array:
+    r"""
+    Jensen-Shannon divergence of two sets of logits, exact at any distance, in nats.
+
+    With P = softmax(target/T), Q = softmax(input/T) and M = βP + (1−β)Q this is
+    βD(P‖M) + (1−β)D(Q‖M): finite on any support, at most −β log β − (1−β) log(1−β), and as exact as
+    `kl_div_with_logits`. Differentiable in both.
+
+    Parameters
+    ----------
+    input : array
+        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
+    target : array
+        Logits of P, the teacher; of the same shape.
+    beta : float, default 0.5
+        Weight of P in the mixture, between 0 and 1.
+    axis : int, default -1
+        Where the classes lie.
+    temperature : float or array, default 1.0
+        What divides both logits; an array broadcasts over the distributions, and is differentiable.
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        As in `kl_div_with_logits`.
+    where : array of bool, optional
+        Distributions to keep, as in `kl_div_with_logits`.
+    dtype : dtype or str, optional
+        Dtype of the result.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device.
+
+    Raises
+    ------
+    ShapeError
+        Shapes differ, there is no class, or no such axis.
+    DTypeError
+        An argument is not real floating, or ``where`` is not bool.
+    OptionError
+        ``beta`` outside (0, 1), no such ``reduction``, or a temperature that is not positive and
+        finite.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    See Also
+    --------
+    kl_div_with_logits : Either direction of the Kullback-Leibler divergence.
+
+    References
+    ----------
+    J. Lin, "Divergence measures based on the Shannon entropy", IEEE Trans. Inf. Theory 37 (1991)
+    145-151.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> apart = kldiv.js_div_with_logits(np.array([0.0, -np.inf]), np.array([-np.inf, 0.0]))
+    >>> bool(apart == np.log(2))
+    True
+    """
+    return prepare_js_div_with_logits(
+        input,
+        target,
+        beta=beta,
+        axis=axis,
+        temperature=temperature,
+        reduction=reduction,
+        where=where,
+        dtype=dtype,
+    ).value()
+
+
+def prepare_js_div_with_logits(
+    input: Array, target: Array, *, beta: float = 0.5, **options: Any
+) -> Call:
+    """Check the arguments of `js_div_with_logits` and resolve its settings."""
+    if not 0 < beta < 1:
+        raise OptionError(
+            f"beta must lie between 0 and 1; got {beta!r}; its limits are Kullback-Leibler divergences: "
+            "use kl_div_with_logits(input, target) for D(P‖Q), with the arguments swapped for D(Q‖P)"
+        )
+    return _prepare(JensenShannon(float(beta)), input, target, **options)
+
+
+def _prepare(
+    divergence: Divergence,
+    input: Array,
+    target: Array,
+    *,
+    axis: int = -1,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    dtype: Any = None,
+) -> Call:
+    check_reduction(reduction)
+    fixed = isinstance(temperature, int | float)
+    if fixed and not (temperature > 0 and math.isfinite(temperature)):
+        raise OptionError(f"temperature must be positive and finite; got {temperature!r}")
+    others = {} if fixed else {"temperature": temperature}
+    if where is not None:
+        others["where"] = where
+    route, arrays, wide = resolve_pair(input, target, **others)
+    last = _check_shapes(input.shape, target.shape, axis)
+    xp = route.caller.namespace(arrays[0])
+    s, t, *row_arrays = arrays
+    if not last:
+        s, t = xp.moveaxis(s, axis, -1), xp.moveaxis(t, axis, -1)
+    rows = s.shape[:-1]
+    names = list(others)
+    for name, array in zip(names, row_arrays, strict=True):
+        if name == "where":
+            check_mask(
+                route, array, rows, "it masks whole distributions, classes are masked by −inf"
+            )
+        elif route.caller.dtype_name(array) not in {"float16", "bfloat16", "float32", "float64"}:
+            raise DTypeError("temperature must be a number or an array of floats")
+    row_arrays = [xp.broadcast_to(array, rows) for array in row_arrays]
+    operation = RowLoss(
+        reduction,
+        *dtypes(route, wide, dtype, s),
+        divergence,
+        float(temperature) if fixed else None,
+    )
+    return Call(route, operation, s, t, *row_arrays, axis=-1 if last else axis)
+
+
+def _check_shapes(first: tuple[int, ...], second: tuple[int, ...], axis: int) -> bool:
+    """Raise unless two shapes of logits fit each other and the axis; return whether it is the last."""
+    both = f"input {tuple(first)} and target {tuple(second)}"
+    if not first or not second:
+        raise ShapeError(
+            f"logits need an axis of classes; got {both}; a single number is no logits"
+        )
+    if not -len(first) <= axis < len(first):
+        raise ShapeError(f"axis {axis} is out of range for {both}")
+    if first != second:
+        if len(first) == len(second) and first[axis] != second[axis]:
+            raise ShapeError(
+                f"input and target have {first[axis]} and {second[axis]} classes on axis {axis} "
+                f"({both}); pad the shorter with −inf, never with 0: "
+                f"kldiv.pad_classes(logits, {max(first[axis], second[axis])}, axis={axis})"
+            )
+        raise ShapeError(f"input and target must have the same shape; got {both}")
+    if first[axis] == 0:
+        raise ShapeError(f"there are no classes on axis {axis}: {both}")
+    return axis in {-1, len(first) - 1}
+
+
+def pad_classes(logits: Array, size: int, *, axis: int = -1) -> Array:
+    """
+    Pad logits with −∞ to a number of classes: the classes added have probability 0.
+
+    Parameters
+    ----------
+    logits : array
+        Logits in a floating dtype, on any library.
+    size : int
+        How many classes there shall be, at least as many as there are.
+    axis : int, default -1
+        Where the classes lie.
+
+    Returns
+    -------
+    array
+        The logits, followed by −∞ along ``axis``.
+
+    Raises
+    ------
+    ShapeError
+        More classes than ``size``, or no such axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> kldiv.pad_classes(np.array([0.5, 0.7]), 4)
+    array([ 0.5,  0.7, -inf, -inf])
+    """
+    from kldiv import backends  # noqa: PLC0415 - only this function needs it
+
+    shape = tuple(logits.shape)
+    if not shape or not -len(shape) <= axis < len(shape):
+        raise ShapeError(f"axis {axis} is out of range for logits of shape {shape}")
+    axis %= len(shape)
+    if shape[axis] > size:
+        raise ShapeError(
+            f"logits have {shape[axis]} classes on axis {axis}, more than size {size}; pad the "
+            "shorter of the two to the longer"
+        )
+    backend = backends.find(logits)
+    xp = backend.namespace(logits)
+    with backend.context(logits):
+        missing = (*shape[:axis], size - shape[axis], *shape[axis + 1 :])
+        padding = xp.full(missing, -math.inf, dtype=logits.dtype, **backend.placed(logits))
+        return xp.concat([logits, padding], axis=axis)
