@@ -13,7 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 from kldiv.backends._table import TABLE
 from kldiv.backends.base import Backend
 from kldiv.errors import LibraryError
-from kldiv.formulas.blocks import flat, rows_at_a_time
+from kldiv.formulas.blocks import block_starts, flat, rows_at_a_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from kldiv.formulas.rows import RowOperation
 
 
-_BLOCK_BYTES = 16777216
-"""16 MiB: XLA fuses, so a block has few temporaries, and each needs work for all cores."""
+_BLOCK_BYTES = 8388608
+"""8 MiB: XLA fuses, so a block has few temporaries, and each needs work for all cores."""
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -82,8 +82,17 @@ class JaxBackend(Backend):
         rows = tuple(flat(xp, array, arrays[0]) for array in arrays)
         if len(rows[0]) <= most:
             return operation.elements(xp, *arrays)
-        blocks = jax.lax.map(lambda row: operation.elements(xp, *row), rows, batch_size=most)
-        return xp.reshape(blocks, operation.shape(arrays))
+
+        def fill(result: Array, start: Array) -> tuple[Array, None]:
+            block = [jax.lax.dynamic_slice_in_dim(array, start, most) for array in rows]
+            part = operation.elements(xp, *block)
+            return jax.lax.dynamic_update_slice_in_dim(result, part, start, 0), None
+
+        # Written block by block into one array: XLA does it in place, and copies nothing else.
+        shape = rows[0].shape if operation.keeps_classes else rows[0].shape[:1]
+        starts = xp.asarray(block_starts(len(rows[0]), most))
+        result, _ = jax.lax.scan(fill, xp.empty(shape, operation.result), starts)
+        return xp.reshape(result, operation.shape(arrays))
 
     def device(self, array: Array) -> str:
         return _device_name(next(iter(array.devices())))

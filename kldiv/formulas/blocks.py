@@ -12,6 +12,10 @@ BLOCK_BYTES = 2**20
 """A block of this size and the dozen temporaries of a formula stay in a CPU's cache."""
 
 
+BLOCK_CLASSES = 2**16
+"""A row with more classes than this is summed in parts."""
+
+
 def rows_at_a_time(shape: tuple[int, ...], dtype: str, block_bytes: int = BLOCK_BYTES) -> int:
     """Return how many rows, the last axis of an array of this shape, make a block."""
     itemsize = 8 if dtype == "float64" else 4
@@ -36,3 +40,15 @@ def flat(xp: Namespace, array: Array, like: Array) -> Array:
     """Return ``array`` with all axes of rows as one; it has the classes of ``like`` or none."""
     rows = math.prod(like.shape[:-1])
     return xp.reshape(array, (rows, like.shape[-1]) if array.ndim == like.ndim else (rows,))
+
+
+def class_blocks(classes: int) -> list[slice]:
+    """Return slices that cover the classes of a row, of nearly equal size."""
+    number = max(1, math.ceil(classes / BLOCK_CLASSES))
+    size = math.ceil(classes / number)
+    return [slice(start, start + size) for start in range(0, classes, size)]
+
+
+def block_starts(rows: int, most: int) -> list[int]:
+    """Return where blocks of ``most`` rows start; the last one may cover rows a second time."""
+    return [*range(0, rows - most, most), rows - most]

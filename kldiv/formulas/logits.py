@@ -1,8 +1,8 @@
 r"""KL and Jensen–Shannon from logits: what reading them again gives, once the rows are known.
 
-Every function takes a block of classes (all of them, or any part) and the constants of its rows, which
-`kldiv.formulas.state.finish` returns; those that sum return the block's share of the sum.  p is
-softmax(t/T), q is softmax(s/T); gradients are those in the given logits, 1/T included.
+Every function takes a block of classes (all of them, or any part) and the constants of its rows
+that `kldiv.formulas.state.finish` returns; those that sum return the block's share.  p and q are
+softmax(t/T) and softmax(s/T); gradients are those in the given logits, 1/T included.
 
 KL needs one state, that of (s, t).  With r = log(q/p) and x = (t − s)/T,
 
@@ -55,7 +55,7 @@ def temperature_terms(
     r"""Return a block's share of ∂KL/∂T.
 
     With a = (t − max t)/T and b = (s − max s)/T that is −Σ (∂KL/∂a·a + ∂KL/∂b·b)/T.  Both gradients
-    are as large as q − p, but their sum is only as large as KL, and so is the rest, with a − b for a:
+    are as large as q − p, but their sum is as small as KL, and so is the rest, with a − b for a:
 
         ∂KL/∂T = −Σ [p (x − μ)² + (p φ(−r) − p KL)·b]/T
     """

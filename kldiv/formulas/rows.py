@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from kldiv.formulas import logits, state
+from kldiv.formulas.blocks import class_blocks
 from kldiv.formulas.reductions import Loss, cast
 
 if TYPE_CHECKING:
@@ -55,7 +56,12 @@ class Divergence:
 
 
 def _rows(xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Rows:
-    return state.finish(xp, state.block_state(xp, s, t, -1, temperature))
+    # Blocks of classes, so that a large vocabulary stays in the cache too; their states are small.
+    states = [
+        state.block_state(xp, s[..., block], t[..., block], -1, temperature)
+        for block in class_blocks(s.shape[-1])
+    ]
+    return state.finish(xp, state.merge(xp, states, -1, temperature))
 
 
 @dataclass(frozen=True)

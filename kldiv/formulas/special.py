@@ -1,6 +1,6 @@
 """Small pieces without cancellation: φ, the logarithm with its remainder, numbers of two words.
 
-Each is right to a few roundings on every library: of theirs only ``exp`` and ``log`` are called, and
+Each is right to a few roundings on every library: of theirs only ``exp`` and ``log`` are called,
 not near a zero.  (JAX's ``log1p`` on a CPU is off by up to 129 ulp in float64, its ``expm1`` by 5.)
 """
 

@@ -6,17 +6,17 @@ and x = (d − c)/T for a pivot c, and with sums over classes, for *any* pivot
     p = w/Σ w,   Φ = Σ p φ(x),   y = Σ p (e⁻ˣ − 1),   φ(x) = e⁻ˣ − 1 + x ≥ 0
     KL(p‖q) = Φ − (y − log(1 + y)),   log(p/q) = x + log(1 + y)
 
-At the pivot T·log(Σe^{t/T}/Σe^{s/T}) y is 0, x is log(p/q) itself and KL is Σ p φ(log p/q).  Near it
-y is small and nothing large is subtracted: KL and log(p/q) are right to a few roundings u, however
-close or far apart p and q are.  Six details keep that so in finite precision:
+At the pivot T·log(Σe^{t/T}/Σe^{s/T}) y is 0, x is log(p/q) itself and KL is Σ p φ(log p/q).
+Near it y is small and nothing large is subtracted: KL and log(p/q) are right to a few roundings u,
+however close or far apart p and q are.  Six details keep that so in finite precision:
 
 * d and c are double words: x is right relative to itself even for d ≈ 100 and x ≈ 1e-8, and exactly
   zero where t − s is constant.
 * T divides differences, never logits: a rounded logit would be taken for a divergence.
-* The two sums tell the pivot only to a few u.  Where KL is not far above that, the pivot is the mean
-  of d, or d at the teacher's maximum: both are exact where d is constant, and y absorbs the rest.
-* ∂KL/∂t is p·(x − Σ p x), and where peaks disagree x is large and nearly equal wherever p is.  So the
-  mean is taken about another pivot, the *anchor*, in the bulk of p.
+* The two sums tell the pivot only to a few u.  Where KL is not far above that, the pivot is the
+  mean of d, or d at the teacher's maximum: exact where d is constant, and y absorbs the rest.
+* ∂KL/∂t is p·(x − Σ p x), and where peaks disagree x is large and nearly equal wherever p is.  So
+  the mean is taken about another pivot, the *anchor*, in the bulk of p.
 * Exponents are double words too: at −60 the rounding of t − max t alone would cost 32 u.
 * Weights are summed in two parts, for the sake of many equal ones.
 
@@ -240,8 +240,8 @@ def _sums(xp: Namespace, x: Array, w: Array, mass: Array, axis: int) -> tuple[Ar
 def _sum_of_weights(xp: Namespace, w: Array, top: Array, axis: int) -> Array:
     """Return Σ w, w ≤ 1.
 
-    Equal small numbers added to a 1, as label smoothing brings, are all rounded alike: 15 u.  So the
-    first half of the bits is added apart, which is exact.
+    Equal small numbers added to a 1, as label smoothing brings, are all rounded alike: 15 u.  So
+    the first half of the bits is added apart, which is exact.
     """
     # Not a constant: a compiler would cancel it.
     large = 0.0 * top + (2.0**26 if w.dtype == xp.float64 else 2.0**11)

@@ -1,0 +1,668 @@
+"""KL and JS from logits against the truth: values, gradients, states merged in any order, edges.
+
+The targets are relative errors of 1e-6 in float32 and 2e-15 in float64: 17 and 18 roundings.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from fractions import Fraction
+from functools import cache, partial
+
+import mpmath
+import numpy as np
+import pytest
+import reference
+from libraries import Library, unit
+from reference import exact, extended
+
+import kldiv
+from kldiv.formulas import logits, special, state
+
+TARGET = {"float32": 1e-6, "float64": 2e-15}
+INF, NAN = math.inf, math.nan
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Silence NumPy as its adapter does, in Dask's threads too."""
+    try:
+        import dask
+    except ImportError:
+        scheduler = nullcontext()
+    else:
+        scheduler = dask.config.set(scheduler="synchronous")
+    with np.errstate(all="ignore"), scheduler:
+        yield
+
+
+# --- what is measured -----------------------------------------------------------------------------
+
+
+def families(size, seed=0):
+    """Pairs of student and teacher logits, each with its own way to go wrong."""
+    random = np.random.default_rng([size, seed])
+    t, z = 3 * random.normal(size=size), random.normal(size=size)
+    first = np.arange(size) < max(1, size // 3)
+    low, high = int(np.argmin(t)), int(np.argmax(t))
+
+    def changed(values, index, by):
+        values = values.copy()
+        values[index] += by
+        return values
+
+    pairs = {f"distance 1e-{k}": (t + 10.0**-k * z, t) for k in range(9)}
+    for k in (1, 3, 5):
+        pairs[f"teacher + 100, distance 1e-{k}"] = (t + 10.0**-k * z, t + 100)
+        pairs[f"student - 50, distance 1e-{k}"] = (t + 10.0**-k * z - 50, t)
+    pairs["t + 8, rounded"] = (t + 8, t)
+    pairs["t + 100, rounded"] = (t + 100, t)
+    peaked = changed(t, size // 2, 30)
+    pairs["both peaked on one class"] = (peaked + 1e-3 * z, peaked)
+    pairs["both peaked, farther apart"] = (peaked + z, peaked)
+    pairs["peaks disagree by 30"] = (changed(t, 0, 30), peaked)
+    pairs["peaks disagree by 12"] = (changed(t, 0, 12), changed(t, size - 1, 12))
+    pairs["scale 20"] = (20 * z, 20 * random.normal(size=size))
+    pairs["scale 20, shifted"] = (20 * z - 50, 20 * random.normal(size=size) + 100)
+    pairs["scale 20, close"] = (20 * z, 20 * z + 1e-3 * t)
+    pairs["sorted"] = (np.sort(t) + 1e-2 * z, np.sort(t))
+    pairs["sorted, opposite"] = (np.sort(t)[::-1].copy(), np.sort(t))
+    pairs["first block negligible"] = (t + 1e-2 * z - 130 * first, t - 130 * first)
+    pairs["first block 130 lower for the teacher"] = (t + z, t - 130 * first)
+    pairs["teacher underflows under the student"] = (t + 900 * first, t - 1000 * first)
+    pairs["first block masked for the teacher"] = (t + z, np.where(first, -INF, t))
+    pairs["last block masked for the teacher"] = (t + z, np.where(first[::-1], -INF, t))
+    pairs["a class masked for the teacher"] = (t + 1e-2 * z, changed(t, -1, -INF))
+    pairs["a class masked for both"] = (changed(t + 1e-3 * z, -1, -INF), changed(t, -1, -INF))
+    pairs["first block masked for both"] = (
+        np.where(first, -INF, t + 1e-3 * z),
+        np.where(first, -INF, t),
+    )
+    pairs["a class masked for the student"] = (changed(t + 1e-3 * z, -1, -INF), t)
+    pairs["the top class masked for the student"] = (changed(t + 1e-3 * z, high, -INF), t)
+    pairs["an unlikely class 500 lower"] = (changed(t, low, -500), t)
+    pairs["an unlikely class 40 lower"] = (changed(t + 1e-3 * z, low, -40), t)
+    pairs["an unlikely class 400 higher"] = (changed(t + 1e-2 * z, low, 400), t)
+    pairs["the top class 500 lower"] = (changed(t, high, -500), t)
+    pairs["the top class 400 higher"] = (changed(t, high, 400), t)
+    pairs["a finite mask"] = (changed(t, low, -1e9), t)
+    half = np.arange(size) < size // 2
+    pairs["hardly a class in common"] = (z - 60.0 * ~half, z[::-1] / 2 - 60.0 * half)
+    pairs["little in common"] = (z - 15.0 * ~half, z[::-1] / 2 - 15.0 * half)
+    pairs["KL about 2, teacher + 100"] = (t + 2 * z, t + 100)
+    pairs["KL about 4, student - 50"] = (t + 3 * z - 50, t)
+    pairs["a ramp"] = (t + np.linspace(-1, 1, size), t)
+    pairs["tiny student"] = (1e-8 * z, np.full(size, 100.0))
+    pairs["ties in rounding"] = (3.8147e-6 * (1 + 1e-3 * z), np.full(size, 100.0))
+    pairs["few values"] = (np.round(4 * (t + z)) / 4, np.round(4 * t) / 4)
+    pairs["one unit in the last place"] = (t, np.float32(changed(t, low, 7.63e-6) + 100))
+    smooth = np.full(size, 0.1)
+    pairs["label smoothing"] = (changed(smooth, 0, 10.2) + 1e-2 * z, changed(smooth, 0, 11.2))
+    pairs["two values"] = (changed(smooth, 0, 5.3), changed(smooth, 0, 8.4))
+    return pairs
+
+
+@cache
+def batch(size, dtype):
+    """Names of the families, and their logits as rows."""
+    pairs = families(size)
+    s, t = (np.stack([pair[i] for pair in pairs.values()]).astype(dtype) for i in (0, 1))
+    return list(pairs), s, t
+
+
+@cache
+def truths(size, dtype, temperature=1.0, beta=None):
+    _, s, t = batch(size, dtype)
+    return [exact(a, b, temperature=temperature, beta=beta) for a, b in zip(s, t, strict=True)]
+
+
+def cut(array, cuts):
+    edges = [0, *cuts, array.shape[-1]]
+    return [array[..., i:j] for i, j in zip(edges, edges[1:], strict=False)]
+
+
+def rows_of(xp, s, t, cuts=(), temperature=1.0):
+    blocks = zip(cut(s, cuts), cut(t, cuts), strict=True)
+    states = [state.block_state(xp, a, b, -1, temperature) for a, b in blocks]
+    return state.finish(xp, state.merge(xp, states, -1, temperature))
+
+
+def kl_all(xp, cuts, temperature, s, t):
+    """KL and both gradients, from blocks of classes throughout."""
+    rows = rows_of(xp, s, t, cuts, temperature)
+    blocks = list(zip(cut(s, cuts), cut(t, cuts), strict=True))
+    gs = [logits.grad_input(xp, a, b, rows, temperature) for a, b in blocks]
+    gt = [logits.grad_target(xp, a, b, rows, temperature) for a, b in blocks]
+    return rows.kl[..., 0], xp.concat(gs, axis=-1), xp.concat(gt, axis=-1)
+
+
+def js_all(xp, cuts, temperature, beta, s, t):
+    """JS and both gradients, from blocks of classes throughout."""
+    rows = rows_of(xp, s, t, cuts, temperature)
+    blocks = list(zip(cut(s, cuts), cut(t, cuts), strict=True))
+    value = sum(logits.js_terms(xp, a, b, rows, beta, temperature) for a, b in blocks)
+    weights = (beta, 1 - beta)
+    of_t = js_half(xp, blocks, rows, weights, temperature)
+    rows = rows_of(xp, t, s, cuts, temperature)
+    swapped = [(b, a) for a, b in blocks]
+    return value[..., 0], js_half(xp, swapped, rows, weights[::-1], temperature), of_t
+
+
+def js_half(xp, blocks, rows, weights, temperature):
+    shift = sum(logits.js_shift(xp, a, b, rows, weights, temperature) for a, b in blocks)
+    parts = [logits.js_grad(xp, a, b, rows, shift, weights, temperature) for a, b in blocks]
+    return xp.concat(parts, axis=-1)
+
+
+def value_error(found, true, dtype):
+    """Relative error; infinite where only the truth is not finite, or is exactly zero."""
+    found = np.longdouble(found)
+    if not np.isfinite(true) or true == 0:
+        return 0.0 if found == true or (np.isnan(found) and np.isnan(true)) else INF
+    if not np.isfinite(found) or found < 0:
+        return INF
+    return float(abs(found - true) / max(true, np.finfo(dtype).tiny))
+
+
+def gradient_error(found, true, dtype):
+    """‖g − g*‖₁ relative to ‖g*‖₁, or to the smallest normal numbers."""
+    found = found.astype(np.longdouble)
+    if not np.isfinite(true).all():
+        return 0.0 if (np.isnan(found) == np.isnan(true)).all() else INF
+    scale = max(abs(true).sum(), len(true) * np.finfo(dtype).tiny)
+    error = float(abs(found - true).sum() / scale)
+    return error if error == error else INF
+
+
+def assert_right(names, results, expected, dtype):
+    """Assert value and gradients of every row, and name all the rows that are wrong."""
+    wrong = {}
+    for i, (name, true) in enumerate(zip(names, expected, strict=True)):
+        found = [result[i] for result in results]
+        errors = (
+            value_error(found[0], true.value, dtype),
+            gradient_error(found[1], true.grad_input, dtype),
+            gradient_error(found[2], true.grad_target, dtype),
+        )
+        if not max(errors) <= TARGET[dtype]:
+            wrong[name] = errors
+    assert wrong == {}
+
+
+def dtypes(lib):
+    return [dtype for dtype in lib.floats if dtype in TARGET]
+
+
+def on(lib, function, *arrays):
+    """Call ``function(xp, …)`` on the library's arrays and bring its results back."""
+    ours = [lib.from_numpy(array) for array in arrays]
+    xp = kldiv.backends.find(ours[0]).namespace(ours[0])
+    results = function(xp, *ours)
+    for result in results:
+        assert result.dtype == ours[0].dtype
+    return [lib.numpy(result) for result in results]
+
+
+# --- the reference itself -------------------------------------------------------------------------
+
+wide = pytest.mark.skipif(not reference.WIDE, reason="a long double is a double here")
+
+
+@wide
+@pytest.mark.parametrize("dtype", TARGET)
+@pytest.mark.parametrize("beta", [None, 0.5, 0.01])
+def test_references_agree(dtype, beta):
+    names, s, t = batch(100, dtype)
+    plain = ("distance", "teacher +", "student -", "sorted", "ramp", "KL about", "few values")
+    for i, name in enumerate(names):
+        if name.startswith(plain):
+            a, b = truths(100, dtype, 1.0, beta)[i], extended(s[i], t[i], beta=beta)
+            assert value_error(b.value, a.value, dtype) < 1e-16, name
+            assert gradient_error(b.grad_input, a.grad_input, dtype) < 1e-16, name
+            assert gradient_error(b.grad_target, a.grad_target, dtype) < 1e-16, name
+
+
+def test_the_measure_can_fail():
+    """Log-softmax and a sum, as every library does it, misses the target by far."""
+    _, s, t = batch(100, "float32")
+    row = list(families(100)).index("distance 1e-3")
+    p, q = (a - np.log(np.sum(np.exp(a))) for a in (t[row], s[row]))
+    assert value_error(np.sum(np.exp(p) * (p - q)), truths(100, "float32")[row].value, "float32") > 1e-2
+
+
+# --- the pieces -----------------------------------------------------------------------------------
+
+PIECES = {
+    "phi": (special.phi, lambda x: mpmath.exp(-x) - 1 + x, (-30.0, 30.0)),
+    "log1p": (special.log1p, mpmath.log1p, (-0.999, 50.0)),
+    "log1p_gap": (special.log1p_gap, lambda y: y - mpmath.log1p(y), (-0.999, 50.0)),
+}
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_pieces(lib, piece):
+    function, true, (low, high) = PIECES[piece]
+    random = np.random.default_rng(3)
+    points = [random.uniform(low, high, 100), random.uniform(-0.9, 2.5, 100)]
+    points += [10.0**-k * random.uniform(-1, 1, 10) for k in range(1, 9)]
+    for dtype in dtypes(lib):
+        x = np.concatenate([*points, [0.0]]).astype(dtype)
+        (found,) = on(lib, lambda xp, x: (function(xp, x),), x)
+        with mpmath.workdps(60):
+            expected = np.array([float(true(mpmath.mpf(float(v)))) for v in x])
+        np.testing.assert_allclose(found, expected, rtol=8 * unit(dtype), atol=0)
+
+
+def test_double_words_are_exact(lib):
+    random = np.random.default_rng(4)
+    for dtype in dtypes(lib):
+        a, b = (random.normal(size=200) * 10.0 ** random.integers(-9, 9, 200) for _ in range(2))
+        a, b = a.astype(dtype), b.astype(dtype)
+        sums = on(lib, lambda _, a, b: special.two_sum(a, b), a, b)
+        differences = on(lib, lambda _, a, b: special.two_difference(a, b), a, b)
+        for x, y, *found in zip(a, b, *sums, *differences, strict=True):
+            high, low, high_, low_ = map(Fraction, map(float, found))
+            assert high + low == Fraction(float(x)) + Fraction(float(y))
+            assert high_ + low_ == Fraction(float(x)) - Fraction(float(y))
+
+
+# --- the targets ----------------------------------------------------------------------------------
+
+SPLITS = {2: [(), (1,)], 3: [(), (1, 2)], 100: [(), (33, 34, 80)]}
+
+
+@pytest.mark.parametrize(
+    ("size", "cuts"), [(size, cuts) for size, splits in SPLITS.items() for cuts in splits]
+)
+def test_kl(lib, size, cuts):
+    if lib is Library.DASK and size > 2:
+        pytest.skip("thousands of tasks")
+    for dtype in dtypes(lib):
+        names, s, t = batch(size, dtype)
+        results = on(lib, lambda xp, *a: kl_all(xp, cuts, 1.0, *a), s, t)
+        assert_right(names, results, truths(size, dtype), dtype)
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize(("size", "cuts"), [(3, (1,)), (100, ())])
+def test_js(lib, size, cuts, beta):
+    if lib is Library.DASK and (size > 3 or beta != 0.5):
+        pytest.skip("thousands of tasks")
+    for dtype in dtypes(lib):
+        names, s, t = batch(size, dtype)
+        results = on(lib, lambda xp, *a: js_all(xp, cuts, 1.0, beta, *a), s, t)
+        assert_right(names, results, truths(size, dtype, 1.0, beta), dtype)
+
+
+@pytest.mark.parametrize("dtype", TARGET)
+@pytest.mark.parametrize("beta", [None, 0.1])
+def test_compiled_by_xla(dtype, beta):
+    """Fusion must not reassociate, contract or cancel what the formulas rely on."""
+    jax = pytest.importorskip("jax")
+    xp = jax.numpy
+    names, s, t = batch(100, dtype)
+    with jax.enable_x64(dtype == "float64"):
+        whole = partial(kl_all if beta is None else partial(js_all, beta=beta), xp, (33,), 1.0)
+        if beta is not None:
+            whole = partial(js_all, xp, (33,), 1.0, beta)
+        results = [np.asarray(a) for a in jax.jit(whole)(xp.asarray(s), xp.asarray(t))]
+    assert_right(names, results, truths(100, dtype, 1.0, beta), dtype)
+
+
+@pytest.mark.parametrize("dtype", TARGET)
+def test_a_thousand_classes(dtype):
+    names, s, t = batch(1000, dtype)
+    keep = [i for i in range(len(names)) if i % 4 == 0]
+    s, t, names = s[keep], t[keep], [names[i] for i in keep]
+    expected = [exact(a, b) for a, b in zip(s, t, strict=True)]
+    for cuts in ((), (5, 130, 700)):
+        assert_right(names, kl_all(np, cuts, 1.0, s, t), expected, dtype)
+
+
+@wide
+@pytest.mark.parametrize("size", [32000, 151936])
+@pytest.mark.parametrize("dtype", TARGET)
+def test_a_vocabulary(dtype, size):
+    random = np.random.default_rng(size)
+    t, z = 3 * random.normal(size=size), random.normal(size=size)
+    smooth = np.where(np.arange(size) == 7, 12.3, 0.1)
+    pairs = {
+        "1": (t + z, t),
+        "1e-3": (t + 1e-3 * z, t),
+        "1e-7": (t + 1e-7 * z, t),
+        "sorted": (np.sort(t) + 1e-3 * z, np.sort(t) + 100),
+        "scale 20": (20 * z, 20 * z + t),
+        "smooth": (smooth - 1e-2 * z, smooth),
+        "t + 8": (t + 8, t),
+    }
+    s, t = (np.stack([pair[i] for pair in pairs.values()]).astype(dtype) for i in (0, 1))
+    expected = [extended(a, b) for a, b in zip(s, t, strict=True)]
+    for cuts in ((), tuple(range(4096, size, 4096))):
+        assert_right(pairs, kl_all(np, cuts, 1.0, s, t), expected, dtype)
+    expected = [extended(a, b, beta=0.3) for a, b in zip(s, t, strict=True)]
+    assert_right(pairs, js_all(np, (), 1.0, 0.3, s, t), expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", TARGET)
+@pytest.mark.parametrize("temperature", [0.7, 2.0, 3.3])
+def test_temperature(dtype, temperature):
+    """Right for the given logits: dividing them first would round each by u·100."""
+    names, s, t = batch(3, dtype)
+    results = kl_all(np, (1,), temperature, s, t)
+    assert_right(names, results, truths(3, dtype, temperature), dtype)
+    # Gradients of JS that leave the normal numbers on the way have no digits to keep.
+    normal = [i for i, name in enumerate(names) if "hardly" not in name and "scale" not in name]
+    results = [a[normal] for a in js_all(np, (1,), temperature, 0.3, s, t)]
+    expected = truths(3, dtype, temperature, 0.3)
+    assert_right([names[i] for i in normal], results, [expected[i] for i in normal], dtype)
+
+
+def test_temperature_by_row(lib):
+    for dtype in dtypes(lib):
+        _, s, t = batch(3, dtype)
+        s, t = s[:12], t[:12]
+        temperatures = np.resize(np.array([0.5, 1.0, 1.7, 3.1], dtype), (12, 1))
+        results = on(lib, lambda xp, s, t, each: kl_all(xp, (1,), each, s, t), s, t, temperatures)
+        expected = [
+            exact(a, b, temperature=float(c[0]))
+            for a, b, c in zip(s, t, temperatures, strict=True)
+        ]
+        assert_right(range(12), results, expected, dtype)
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_half_types_are_exact_as_float32(half):
+    dtype = np.float16 if half == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    pairs = families(100)
+    finite = [pair for pair in pairs.values() if max(map(np.nanmax, map(abs, pair))) < 6e4]
+    s, t = (np.stack([p[i] for p in finite]).astype(dtype).astype(np.float32) for i in (0, 1))
+    expected = [exact(a, b) for a, b in zip(s, t, strict=True)]
+    assert_right(range(len(s)), kl_all(np, (33,), 1.0, s, t), expected, "float32")
+
+
+# --- states ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", TARGET)
+def test_any_split_in_any_order(dtype):
+    size = 7
+    names, s, t = batch(size, dtype)
+    expected = truths(size, dtype)
+    random = np.random.default_rng(5)
+    for _ in range(500):
+        order = random.permutation(size)
+        cuts = sorted(set(random.integers(1, size, size=random.integers(0, 6)).tolist()))
+        blocks = zip(cut(s[:, order], cuts), cut(t[:, order], cuts), strict=True)
+        states = [state.block_state(np, a, b) for a, b in blocks]
+        while len(states) > 1:  # as a tree of random shape
+            i, j = sorted(random.choice(len(states), 2, replace=False))
+            states.append(state.merge(np, [states.pop(j), states.pop(i)]))
+        rows = state.finish(np, states[0])
+        row = int(random.integers(len(names)))
+        results = (
+            rows.kl[row, 0],
+            logits.grad_input(np, s, t, rows)[row],
+            logits.grad_target(np, s, t, rows)[row],
+        )
+        assert_right([names[row]], [[a] for a in results], [expected[row]], dtype)
+
+
+def test_the_empty_state_changes_nothing(lib):
+    def merged(xp, s, t):
+        one = state.block_state(xp, s, t)
+        none = state.empty_state(xp, one.t_sum)
+        return (
+            state.finish(xp, one).kl,
+            *(state.finish(xp, state.merge(xp, pair)).kl for pair in ([none, one], [one, none])),
+            state.finish(xp, state.merge(xp, [none, none])).kl,
+        )
+
+    dtype = lib.widest
+    _, s, t = batch(3, dtype)
+    alone, before, after, nothing = on(lib, merged, s, t)
+    np.testing.assert_allclose(before, alone, rtol=4 * unit(dtype))
+    np.testing.assert_array_equal(before, after)
+    assert np.isnan(nothing).all()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_classes_on_any_axis(axis):
+    """NumPy adds along the first axis one row after another: 200 u, were it not for `total`."""
+    random = np.random.default_rng(6)
+    t = 3 * random.normal(size=(50_003, 2)).astype(np.float32)
+    s = t + 1e-3 * random.normal(size=t.shape).astype(np.float32)
+    true = [extended(a, b).value for a, b in zip(s.T, t.T, strict=True)]
+    s, t = (np.ascontiguousarray(np.moveaxis(a[:, None], 0, axis)) for a in (s, t))
+    kl = state.finish(np, state.block_state(np, s, t, axis)).kl
+    assert kl.shape == tuple(1 if i == axis else n for i, n in enumerate(t.shape))
+    for found, value in zip(kl.ravel(), true, strict=True):
+        assert value_error(found, value, "float32") < 4e-7
+
+
+def test_dask_stays_lazy():
+    da = pytest.importorskip("dask.array")
+    import dask
+
+    def computed(*args, **kwargs):
+        raise AssertionError("computed")
+
+    arrays = [da.from_array(np.zeros((4, 6), np.float32), chunks=(2, 3)) for _ in range(2)]
+    xp = kldiv.backends.find(arrays[0]).namespace(arrays[0])
+    with dask.config.set(scheduler=computed):
+        kl_all(xp, (2,), 1.0, *arrays)
+        with pytest.raises(AssertionError, match="computed"):
+            arrays[0].compute()
+
+
+# --- zero, and how close to it --------------------------------------------------------------------
+
+
+def test_identical_and_shifted_logits_are_exactly_zero(lib):
+    for dtype in dtypes(lib):
+        random = np.random.default_rng(7)
+        # Multiples of 1/1024 so that shifts are exact; then the same, not on any grid.
+        t = np.round(3 * 1024 * random.normal(size=(4, 200))) / 1024
+        t[1, :50] = -INF
+        t[2] *= 1000
+        s = t + np.array([[0.0], [100.25], [-50.5], [8.0]])
+        same = random.normal(size=(1, 200)) * 100
+        s, t = np.concatenate([s, same]).astype(dtype), np.concatenate([t, same]).astype(dtype)
+        s[1, :50] = t[1, :50]
+        for cuts in ((), (50,), (3, 77, 180)):
+            if lib is not Library.DASK or not cuts:
+                for result in on(lib, lambda xp, *a, c=cuts: kl_all(xp, c, 1.0, *a), s, t):
+                    assert (result == 0).all()
+        if lib is not Library.DASK:
+            for result in on(lib, lambda xp, *a: js_all(xp, (50,), 0.7, 0.3, *a), s, t):
+                assert (result == 0).all()
+
+
+def test_constant_differences_that_no_float_holds():
+    """t − s = 100 + 2⁻³⁰ everywhere: a double word in float32, and exactly zero still."""
+    t = np.float32([[100.0, 2.0**-30 + 2.0**-7, 100.0]])
+    s = np.float32([[-(2.0**-30), 2.0**-7 - 100, -(2.0**-30)]])
+    assert (t.astype(float) - s == 100 + 2.0**-30).all()
+    for cuts in ((), (1,), (1, 2)):
+        for result in kl_all(np, cuts, 1.0, s, t):
+            assert (result == 0).all()
+
+
+@pytest.mark.parametrize("dtype", TARGET)
+def test_positive_down_to_the_smallest_normal_number(dtype):
+    tiny = float(np.finfo(dtype).tiny)
+    for size in (2, 100):
+        t = np.zeros((1, size), dtype)
+        s = np.zeros((1, size), dtype)
+        s[0, 0] = 2 * math.sqrt(tiny * size)  # KL ≈ s²/2·p(1 − p)
+        true = exact(s[0], t[0]).value
+        assert tiny < true < 8 * tiny
+        assert state.finish(np, state.block_state(np, s, t)).kl[0, 0] > 0
+
+
+# --- edges ----------------------------------------------------------------------------------------
+
+LN2 = math.log(2)
+# name: (s, t, KL, ∂KL/∂s, ∂KL/∂t, JS, ∂JS/∂s, ∂JS/∂t) at β = 1/2; None: finite.
+EDGES = {
+    "t = s = −∞": ([0, 0, -INF], [0, 0, -INF], 0, [0, 0, 0], [0, 0, 0], 0, [0, 0, 0], [0, 0, 0]),
+    "t = −∞": (
+        [0, 0],
+        [0, -INF],
+        LN2,
+        [-0.5, 0.5],
+        [0, 0],
+        0.75 * math.log(4 / 3),
+        None,
+        [0, 0],
+    ),
+    "s = −∞": ([0, -INF], [0, 0], INF, [0.5, -0.5], [NAN, NAN], 0.75 * math.log(4 / 3), None, None),
+    "s = −∞ where t is far below": ([0, -INF], [0, -300], INF, [0, 0], [NAN, NAN], 0, None, None),
+    "nothing in common": ([0, -INF], [-INF, 0], INF, [1, -1], [0, NAN], LN2, [0, 0], [0, 0]),
+    "t all −∞": ([0, 1], [-INF, -INF], NAN, None, None, NAN, None, None),
+    "s all −∞": ([-INF, -INF], [0, 1], NAN, None, None, NAN, None, None),
+    "t holds +∞": ([0, 1], [INF, 0], NAN, None, None, NAN, None, None),
+    "s holds +∞": ([0, INF], [1, 0], NAN, None, None, NAN, None, None),
+    "t holds NaN": ([0, 1], [NAN, 0], NAN, None, None, NAN, None, None),
+    "s holds NaN": ([NAN, 1], [0, 0], NAN, None, None, NAN, None, None),
+    "finite masks": ([0, 0, -3e38], [0, 0, -3e38], 0, [0] * 3, [0] * 3, 0, [0] * 3, [0] * 3),
+    "nothing but finite masks": ([-3e38] * 2, [-3e38] * 2, 0, [0] * 2, [0] * 2, 0, None, None),
+    "one class": ([5], [-3], 0, [0], [0], 0, [0], [0]),
+}
+
+
+@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_edges(lib, edge, blocks):
+    s, t, *expected = EDGES[edge]
+    dtype = lib.floats[-1] if lib is not Library.JAX else "float32"
+    # A neighbouring row must not change.
+    plain = np.linspace(0, 1, len(t))
+    s, t = (np.array([row, plain]).astype(dtype) for row in (s, t))
+    cuts = (1,) if blocks == 2 and s.shape[-1] > 1 else ()
+    results = on(lib, lambda xp, *a: kl_all(xp, cuts, 1.0, *a), s, t)
+    results += on(lib, lambda xp, *a: js_all(xp, cuts, 1.0, 0.5, *a), s, t)
+    nan = isinstance(expected[0], float) and math.isnan(expected[0])
+    for result, wanted in zip(results, expected, strict=True):
+        assert (result[1] == 0).all()
+        if wanted is not None:
+            np.testing.assert_allclose(result[0], wanted, atol=4 * unit(dtype))
+        elif nan:
+            assert np.isnan(result[0]).all()
+        else:
+            assert np.isfinite(result[0]).all()
+
+
+def test_no_nan_where_neither_side_is_broken(lib):
+    """Every pattern of masked classes on both sides, by blocks: NaN only where it is meant."""
+    dtype = "float32"
+    values = [-INF, 0.0, 1.0]
+    grid = np.array(np.meshgrid(*[values] * 6)).reshape(6, -1).T.astype(dtype)
+    s, t = grid[:, :3].copy(), grid[:, 3:].copy()
+    alive = np.isfinite(s).any(-1) & np.isfinite(t).any(-1)
+    lost = (np.isinf(s) & np.isfinite(t)).any(-1)
+    cuts = () if lib is Library.DASK else (1, 2)
+    kl, gs, gt = on(lib, lambda xp, *a: kl_all(xp, cuts, 1.0, *a), s, t)
+    assert (np.isnan(kl) == ~alive).all()
+    assert (np.isinf(kl) == (alive & lost)).all()
+    assert np.isfinite(gs[alive]).all()
+    assert np.isfinite(gt[alive & ~lost]).all()
+    assert (gt[alive][np.isinf(t[alive])] == 0).all()
+    assert np.isnan(gt[alive & lost][np.isfinite(t[alive & lost])]).all()
+    for result in on(lib, lambda xp, *a: js_all(xp, cuts, 1.0, 0.3, *a), s, t):
+        assert np.isfinite(result[alive]).all()
+        assert np.isnan(result[~alive]).all()
+
+
+# --- derivatives of derivatives -------------------------------------------------------------------
+
+
+def directional(s, t, ds, dt, beta, temperature):
+    """The derivative of both gradients in a direction, by a difference of 60 digits."""
+    with mpmath.workdps(90):
+        h = mpmath.mpf(10) ** -30
+
+        def moved(values, by, sign):
+            return [
+                None if v == -INF else (mpmath.mpf(float(v)) + sign * h * mpmath.mpf(float(d))) / T
+                for v, d in zip(values, by, strict=True)
+            ]
+
+        def gradients(sign):
+            a, b = moved(s, ds, sign), moved(t, dt, sign)
+            if beta is None:
+                return reference.kl(a, b)[1:]
+            return reference.js(a, b, mpmath.mpf(beta))[1:]
+
+        T = mpmath.mpf(temperature)
+        pairs = zip(gradients(1), gradients(-1), strict=True)
+        return [
+            np.array([float((x - y) / (2 * h * T)) for x, y in zip(a, b, strict=True)])
+            for a, b in pairs
+        ]
+
+
+def in_temperature(s, t, beta, temperature):
+    with mpmath.workdps(90):
+        h = mpmath.mpf(10) ** -30
+
+        def value(T):
+            a, b = ([None if v == -INF else mpmath.mpf(float(v)) / T for v in x] for x in (s, t))
+            if beta is None:
+                return reference.kl(a, b)[0]
+            return reference.js(a, b, mpmath.mpf(beta))[0]
+
+        T = mpmath.mpf(temperature)
+        return float((value(T + h) - value(T - h)) / (2 * h))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("distance", [1.0, 1e-3, 1e-6])
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+@pytest.mark.parametrize("beta", [None, 0.5, 0.05])
+def test_second_order(distance, masked, temperature, beta):
+    random = np.random.default_rng(8)
+    t = 3 * random.normal(size=(1, 20))
+    s = t + distance * random.normal(size=(1, 20))
+    ds, dt = random.normal(size=(2, 1, 20))
+    if masked:
+        t[0, 3] = t[0, 4] = s[0, 4] = -INF
+    arguments = np, s, t, rows_of(np, s, t, (), temperature)
+    if beta is None:
+        found = logits.tangents(*arguments, ds, dt, temperature)
+        slope = logits.temperature_terms(*arguments, temperature)
+    else:
+        value, *gradients = js_all(np, (), temperature, beta, s, t)
+        found = logits.js_tangents(*arguments, gradients, ds, dt, beta, temperature)
+        shift = logits.js_shift(*arguments, (beta, 1 - beta), temperature)
+        slope = logits.js_temperature_terms(*arguments, shift, value[:, None], beta, temperature)
+    expected = directional(s[0], t[0], ds[0], dt[0], beta, temperature)
+    for a, b in zip(found, expected, strict=True):
+        assert abs(a[0] - b).sum() <= 1e-14 * abs(b).sum()
+    true = in_temperature(s[0], t[0], beta, temperature)
+    assert slope[0, 0] == pytest.approx(true, rel=1e-13)
+
+
+def test_second_order_is_finite_at_every_mask(lib):
+    values = [-INF, 0.0, 1.0]
+    grid = np.array(np.meshgrid(*[values] * 4)).reshape(4, -1).T.astype("float32")
+    s, t = grid[:, :2].copy(), grid[:, 2:].copy()
+    alive = np.isfinite(s).any(-1) & np.isfinite(t).any(-1)
+    kept = alive & ~(np.isinf(s) & np.isfinite(t)).any(-1)
+    one = np.ones_like(s)
+
+    def second(xp, s, t, one):
+        rows = rows_of(xp, s, t)
+        _, *gradients = js_all(xp, (), 1.0, 0.3, s, t)
+        kl = logits.tangents(xp, s, t, rows, one, one * s[:1, :])
+        return *kl, *logits.js_tangents(xp, s, t, rows, gradients, one, -one, 0.3)
+
+    finite = np.where(np.isfinite(s[:1]), s[:1], 2.0)
+    s[:1] = finite  # a direction that is finite
+    t[:1] = 0.0
+    kept[0] = True
+    ds, dt, *of_js = on(lib, second, s, t, one)
+    assert np.isfinite(ds[kept]).all()
+    assert np.isfinite(dt[kept]).all()
+    for result in of_js:
+        assert np.isfinite(result[alive]).all()
