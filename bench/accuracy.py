@@ -4,9 +4,9 @@
 
 The student's logits are the teacher's plus ε times noise, ε = 1 … 1e-8, rounded to the working
 dtype.  The truth is that of the logits so given: mpmath evaluates the definition on them, with its
-digits doubled until nothing changes.  A full run takes some ten minutes, nearly all of it there;
-``--quick`` takes some twenty seconds and writes only the files that are named.  ``--replot`` measures
-nothing: it draws what the JSON holds, and prints the table of docs/accuracy.md.
+digits doubled until nothing changes.  A full run takes some ten minutes, nearly all of it there.
+``--quick`` takes some twenty seconds and writes only the files that are named.  ``--replot`` does
+not measure: it draws what the JSON holds, and prints the tables of docs/accuracy.md.
 """
 
 from __future__ import annotations
@@ -365,7 +365,7 @@ def beyond(results: Results) -> list[str]:
 
 
 LOOKS = {
-    # Okabe and Ito's colours, which the colour-blind can tell apart; markers tell them apart in grey.
+    # Okabe and Ito's colours, which the colour-blind can tell apart, and markers beside.
     "Keras' formula": ("#cc79a7", "D"),
     "torch": ("#d55e00", "o"),
     "optax": ("#e69f00", "^"),
@@ -453,26 +453,16 @@ def _panel(axes: Any, cells: Sequence[Results], dtype: str) -> None:
         axes.plot(x, middle, color=OWN, linewidth=3.0, linestyle=look, zorder=4)
         if divergence == "KL":
             ends.append((middle[-1], "kldiv", OWN))
-            axes.annotate(
-                "NumPy, torch, JAX\n(dotted: JS)",
-                xy=(0.28e-8, middle[-1]),
-                xytext=(0, -12),
-                textcoords="offset points",
-                color=OWN,
-                fontsize=10,
-                va="top",
-                annotation_clip=False,
-            )
     _label(axes, ends)
 
 
 def _curve(cells: Sequence[Results]) -> tuple[list[float], list[float], list[float]]:
-    """Return ε, medians and worst errors, each the worst over the methods given."""
+    """Return ε, medians and worst errors, each the worst over the methods given; all drawable."""
     epsilons = sorted({c["epsilon"] for c in cells}, reverse=True)
     series = [
         [
-            max(math.inf if c[key] is None else c[key] for c in cells if c["epsilon"] == epsilon)
-            for epsilon in epsilons
+            max(1e9 if c[key] is None else max(c[key], 1e-17) for c in cells if c["epsilon"] == e)
+            for e in epsilons
         ]
         for key in ("median", "worst")
     ]
@@ -481,7 +471,7 @@ def _curve(cells: Sequence[Results]) -> tuple[list[float], list[float], list[flo
 
 def _label(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
     """Name each line beside its end, at a distance from the next name."""
-    apart = 1.25  # decades
+    beside, apart = 0.28e-8, 1.25  # the latter in decades
     places: list[float] = []
     ordered = sorted(ends)
     for y, _, _ in ordered:
@@ -504,7 +494,7 @@ def _label(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
         axes.annotate(
             "kldiv" if own else short,
             xy=(EPSILONS[-1], y),
-            xytext=(0.28e-8, 10.0**place),
+            xytext=(beside, 10.0**place),
             color=color,
             fontsize=14 if own else 10.5,
             fontweight="bold" if own else "normal",
@@ -519,6 +509,17 @@ def _label(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
                 "relpos": (0, 0.5),
             },
         )
+        if own:
+            axes.annotate(
+                "NumPy, torch, JAX\n(dotted: JS)",
+                xy=(beside, 10.0**place),
+                xytext=(0, -12),
+                textcoords="offset points",
+                color=color,
+                fontsize=10,
+                va="top",
+                annotation_clip=False,
+            )
 
 
 def _power(k: int) -> str:

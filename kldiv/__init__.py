@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from kldiv.gradients import value_and_grad
     from kldiv.logit_losses import js_div_with_logits, kl_div_with_logits, pad_classes
     from kldiv.losses import KLDivLoss, kl_div
+    from kldiv.states import KLState
 
 __version__ = "0.1.0"
 
 __all__ = [
     "KLDivLoss",
+    "KLState",
     "available_backends",
     "config_context",
     "diagnose",
@@ -35,6 +37,7 @@ __all__ = [
 
 _HOMES = {
     "KLDivLoss": "losses",
+    "KLState": "states",
     "available_backends": "backends",
     "config_context": "config",
     "diagnose": "diagnosis",

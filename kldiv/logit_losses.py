@@ -87,7 +87,7 @@ def kl_div_with_logits(
     >>> teacher = np.array([[1.0, 2.0, 3.0]], dtype=np.float32)
     >>> student = teacher + np.array([[0.0, 1e-4, 0.0]], dtype=np.float32)
     >>> print(f"{kldiv.kl_div_with_logits(student, teacher):.4e}")
-    9.2423e-10
+    9.2230e-10
     """
     return prepare_kl_div_with_logits(
         input,
@@ -194,8 +194,9 @@ def prepare_js_div_with_logits(
     """Check the arguments of `js_div_with_logits` and resolve its settings."""
     if not 0 < beta < 1:
         raise OptionError(
-            f"beta must lie between 0 and 1; got {beta!r}; its limits are Kullback-Leibler divergences: "
-            "use kl_div_with_logits(input, target) for D(P‖Q), with the arguments swapped for D(Q‖P)"
+            f"beta must lie between 0 and 1; got {beta!r}; its limits are Kullback-Leibler "
+            "divergences: use kl_div_with_logits(input, target) for D(P‖Q), with the arguments "
+            "swapped for D(Q‖P)"
         )
     return _prepare(JensenShannon(float(beta)), input, target, **options)
 
@@ -219,7 +220,7 @@ def _prepare(
     if where is not None:
         others["where"] = where
     route, arrays, wide = resolve_pair(input, target, **others)
-    last = _check_shapes(input.shape, target.shape, axis)
+    last = check_logits(input.shape, target.shape, axis)
     xp = route.caller.namespace(arrays[0])
     s, t, *row_arrays = arrays
     if not last:
@@ -243,8 +244,8 @@ def _prepare(
     return Call(route, operation, s, t, *row_arrays, axis=-1 if last else axis)
 
 
-def _check_shapes(first: tuple[int, ...], second: tuple[int, ...], axis: int) -> bool:
-    """Raise unless two shapes of logits fit each other and the axis; return whether it is the last."""
+def check_logits(first: tuple[int, ...], second: tuple[int, ...], axis: int) -> bool:
+    """Raise unless two shapes fit each other and the axis; return whether that is the last."""
     both = f"input {tuple(first)} and target {tuple(second)}"
     if not first or not second:
         raise ShapeError(

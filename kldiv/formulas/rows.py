@@ -224,14 +224,14 @@ class RowLoss(RowOperation):
         for index, tangent in enumerate(tangents):
             if tangent is None:
                 continue
-            tangent = cast(xp, tangent, self.compute)
+            step = cast(xp, tangent, self.compute)
             if index == self.own:
-                moved.append(run(self.settings(TemperatureSlope), *arrays) * tangent)
+                moved.append(run(self.settings(TemperatureSlope), *arrays) * step)
             else:
-                ones = xp.ones_like(xp.broadcast_to(tangent[..., 0], rows))
+                ones = xp.ones_like(xp.broadcast_to(step[..., 0], rows))
                 operation = self.settings(RowGradient, index=index)
                 slope = run(operation, *arrays[:2], ones, *arrays[2:])
-                moved.append(xp.sum(slope * tangent, axis=-1))
+                moved.append(xp.sum(slope * step, axis=-1))
         return self.finish(xp, sum(moved[1:], moved[0]), self.keep(arrays), empty=0.0)
 
 

@@ -1,0 +1,266 @@
+"""`KLState`: the mergeable summary of logits that come in parts."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kldiv import backends
+from kldiv._call import dtypes, resolve_pair
+from kldiv.errors import InputError, LibraryError, OptionError, ShapeError
+from kldiv.formulas import state
+from kldiv.formulas.blocks import class_blocks, rows_at_a_time
+from kldiv.formulas.reductions import cast
+from kldiv.logit_losses import check_logits
+
+if TYPE_CHECKING:
+    from kldiv._types import Array
+
+FORMAT = 1
+"""Version of the file that `KLState.save` writes."""
+
+
+@dataclass(frozen=True, eq=False)
+class KLState:
+    """
+    What KL from logits needs to know of some classes: mergeable in any order, and small.
+
+    Split the classes as you like (chunks of a file, blocks on devices, shards on machines), make
+    the state of each part with `from_logits`, merge them, and `kl` is the divergence of all classes
+    together, as exact as `kl_div_with_logits` on the whole.
+
+    Parameters
+    ----------
+    state : kldiv.formulas.state.State
+        The summary; made by `from_logits`, `merge` and `load`.
+    temperature : float
+        What divides the logits.
+
+    See Also
+    --------
+    kl_div_with_logits : The same in one call.
+
+    Examples
+    --------
+    Logits in two files larger than memory, a chunk of the classes at a time:
+
+    >>> import numpy as np, tempfile, pathlib
+    >>> import kldiv
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> np.save(folder / "t.npy", np.sin(np.arange(60_000.0)).reshape(2, -1))
+    >>> np.save(folder / "s.npy", np.cos(np.arange(60_000.0)).reshape(2, -1))
+    >>> t, s = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in "ts")
+    >>> parts = [slice(start, start + 8_000) for start in range(0, 30_000, 8_000)]
+    >>> first, *rest = (kldiv.KLState.from_logits(s[:, part], t[:, part]) for part in parts)
+    >>> for other in rest:
+    ...     first = first + other
+    >>> np.allclose(first.kl(), kldiv.kl_div_with_logits(s, t, reduction="none"), rtol=1e-14)
+    True
+    """
+
+    state: state.State
+    temperature: float = 1.0
+
+    @classmethod
+    def from_logits(
+        cls, input: Array, target: Array, axis: int = -1, *, temperature: float = 1.0
+    ) -> KLState:
+        """
+        Return the state of some classes, or all.
+
+        Parameters
+        ----------
+        input : array
+            The student's logits of these classes.
+        target : array
+            The teacher's logits of the same classes; of the same shape.
+        axis : int, default -1
+            Where the classes lie.
+        temperature : float, default 1.0
+            What divides both logits.
+
+        Returns
+        -------
+        KLState
+            On the library and device of the arguments; no gradient flows through it.
+
+        Raises
+        ------
+        ShapeError
+            Shapes differ, there is no class, or no such axis.
+        OptionError
+            A temperature that is not positive and finite.
+        """
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise OptionError(f"temperature must be positive and finite; got {temperature!r}")
+        route, (s, t), wide = resolve_pair(input, target)
+        if route.caller.name == "dask":
+            raise LibraryError(
+                "a KLState is made of values, and Dask arrays are lazy; make one of each block, or use "
+                "kl_div_with_logits on the whole"
+            )
+        check_logits(s.shape, t.shape, axis)
+        xp = route.caller.namespace(s)
+        compute, *_ = dtypes(route, wide, None, s)
+        s, t = (xp.moveaxis(route.caller.export(array), axis, -1) for array in (s, t))
+        *rows, classes = s.shape
+        count = math.prod(rows)
+        s, t = (xp.reshape(array, (count, classes)) for array in (s, t))
+        step = rows_at_a_time((count, classes), compute)
+        parts = []
+        with route.caller.context(s):
+            for start in range(0, max(count, 1), step):
+                rows_of = [array[start : start + step, :] for array in (s, t)]
+                blocks = []
+                for block in class_blocks(classes):
+                    part = [cast(xp, array[:, block], compute) for array in rows_of]
+                    blocks.append(state.block_state(xp, part[0], part[1], -1, temperature))
+                parts.append(state.merge(xp, blocks, -1, temperature))
+            arrays = [
+                xp.reshape(xp.concat(field, axis=0), (*rows, 1))
+                for field in zip(*parts, strict=True)
+            ]
+        return cls(state.State(*arrays), float(temperature))
+
+    def merge(self, other: KLState) -> KLState:
+        """
+        Return the state of the classes of both; neither is changed. ``a + b`` is the same.
+
+        Parameters
+        ----------
+        other : KLState
+            Of other classes of the same rows, at the same temperature, on the same library.
+
+        Returns
+        -------
+        KLState
+            Of all their classes.
+
+        Raises
+        ------
+        TypeError
+            Not a state, or one on another library.
+        ShapeError
+            Of other rows.
+        OptionError
+            At another temperature.
+        """
+        if not isinstance(other, KLState):
+            raise LibraryError(f"a KLState merges with a KLState; got {type(other).__name__}")
+        mine, theirs = self.state.t_max, other.state.t_max
+        backend, another = backends.find(mine), backends.find(theirs)
+        if backend is not another:
+            raise LibraryError(
+                f"the states are on {backend.name} and {another.name}; make both on one library, "
+                "or save and load them"
+            )
+        if mine.shape != theirs.shape:
+            raise ShapeError(
+                f"the states have rows {tuple(mine.shape[:-1])} and {tuple(theirs.shape[:-1])}; "
+                "merge states of the same rows"
+            )
+        if self.temperature != other.temperature:
+            raise OptionError(
+                f"the states have temperatures {self.temperature} and {other.temperature}; make "
+                "both at one"
+            )
+        xp = backend.namespace(mine)
+        with backend.context(mine):
+            merged = state.merge(xp, [self.state, other.state], -1, self.temperature)
+        return KLState(merged, self.temperature)
+
+    __add__ = merge
+
+    def kl(self) -> Array:
+        """
+        Return the Kullback-Leibler divergence of each row over all classes merged so far, in nats.
+
+        Returns
+        -------
+        array
+            One number per row, on the library of the logits.
+        """
+        first = self.state.t_max
+        backend = backends.find(first)
+        with backend.context(first):
+            return state.finish(backend.namespace(first), self.state).kl[..., 0]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the state to a small file that any machine can `load`; nothing is left half-written.
+
+        Parameters
+        ----------
+        path : path
+            The file; it is replaced if it exists.
+        """
+        backend = backends.find(self.state.t_max)
+        arrays: dict[str, Any] = {
+            name: backend.to_numpy(backend.export(array))
+            for name, array in self.state._asdict().items()
+        }
+        arrays.update(format=FORMAT, temperature=self.temperature)
+        path = Path(path)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            try:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                Path(file.name).unlink()
+                raise
+        Path(file.name).replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> KLState:
+        """
+        Read a state that `save` wrote, as NumPy arrays.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+
+        Returns
+        -------
+        KLState
+            The state.
+
+        Raises
+        ------
+        InputError
+            The file is missing, or not a state.
+        """
+        try:
+            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                version = int(file["format"])
+                if version != FORMAT:
+                    raise InputError(
+                        f"{os.fspath(path)!r} holds a state of format {version}, this version of "
+                        f"kldiv reads format {FORMAT}; save it again with the same version"
+                    )
+                arrays = [file[name] for name in state.State._fields]
+                temperature = float(file["temperature"])
+        except FileNotFoundError:
+            raise InputError(f"{os.fspath(path)!r} does not exist") from None
+        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{os.fspath(path)!r} is not a state that KLState.save wrote: {error}"
+            ) from error
+        if len({(array.shape, array.dtype) for array in arrays}) != 1:
+            raise InputError(f"{os.fspath(path)!r} is not a state: its arrays differ in shape")
+        return cls(state.State(*arrays), temperature)
+
+    def __repr__(self) -> str:
+        first = self.state.t_max
+        return (
+            f"KLState(rows={tuple(first.shape[:-1])}, temperature={self.temperature}, "
+            f"library={backends.find(first).name!r})"
+        )
