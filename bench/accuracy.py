@@ -96,8 +96,9 @@ def on_numpy() -> Methods:
         return float((p * np.log(p / q)).sum())
 
     def softmax(logits: Row) -> Row:
-        weights = np.exp(logits - logits.max())
-        return weights / weights.sum()
+        weights: Row = np.exp(logits - logits.max())
+        weights /= weights.sum()
+        return weights
 
     return {
         ("KL", "kldiv, NumPy"): lambda s, t: float(kldiv.kl_div_with_logits(s, t)),
@@ -385,7 +386,7 @@ def draw(results: Results, out: Path) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     classes, seeds = max(results["settings"]["sizes"]), results["settings"]["seeds"]
-    style = {
+    style: Any = {
         "font.size": 11,
         "font.family": "DejaVu Sans",  # comes with matplotlib
         "text.color": INK,
@@ -459,14 +460,14 @@ def _panel(axes: Any, cells: Sequence[Results], dtype: str) -> None:
 def _curve(cells: Sequence[Results]) -> tuple[list[float], list[float], list[float]]:
     """Return ε, medians and worst errors, each the worst over the methods given; all drawable."""
     epsilons = sorted({c["epsilon"] for c in cells}, reverse=True)
-    series = [
-        [
+
+    def series(key: str) -> list[float]:
+        return [
             max(1e9 if c[key] is None else max(c[key], 1e-17) for c in cells if c["epsilon"] == e)
             for e in epsilons
         ]
-        for key in ("median", "worst")
-    ]
-    return epsilons, *series
+
+    return epsilons, series("median"), series("worst")
 
 
 def _label(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:

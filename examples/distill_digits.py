@@ -30,6 +30,8 @@ import kldiv
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from rich.table import Table
+
     Weights = list[Any]  # of two layers: matrix, bias, matrix, bias
     Training = Iterator[list[np.ndarray[Any, Any]]]
 
@@ -59,11 +61,11 @@ class Term(NamedTuple):
     weight: float = 1.0
 
 
-class Curve(NamedTuple):
-    """What became of a model on the test images, epoch by epoch."""
+class Score(NamedTuple):
+    """What a model is worth on the test images."""
 
-    accuracy: list[float]
-    divergence: list[float]  # from the teacher, in nats
+    accuracy: float
+    divergence: float  # from the teacher, in nats
 
 
 def digits(rng: np.random.Generator) -> Digits:
@@ -135,7 +137,7 @@ def train_torch(weights: Weights, terms: Sequence[Term]) -> Training:
     """Train as any model of PyTorch is trained."""
     import torch  # noqa: PLC0415
 
-    # Copies, as the optimizer writes into them.
+    torch.set_num_threads(1)  # so small a net only waits when it is shared among threads
     parameters = [torch.tensor(w, requires_grad=True) for w in weights]
     terms = [
         term._replace(images=torch.tensor(term.images), target=torch.tensor(term.target))
@@ -195,31 +197,53 @@ def adam(
 
 def learn(
     train: Callable[[Weights, Sequence[Term]], Training], seed: int, epochs: int
-) -> Iterator[tuple[str, float, float]]:
-    """Yield after each epoch: who learns, accuracy on the test images, KL from the teacher."""
+) -> Iterator[tuple[str, Score]]:
+    """Yield, before the first epoch and after each, who learns and what it is worth."""
     rng = np.random.default_rng(seed)
     data = digits(rng)
     weights, student = initial(rng, TEACHER_UNITS), initial(rng, STUDENT_UNITS)
     everything = Term(data.images, certain(data.labels))
     for weights in islice(train(weights, [everything]), epochs + 1):
-        right = net(weights, data.test_images).argmax(1) == data.test_labels
-        yield TEACHER, float(right.mean()), 0.0
-    teacher = weights
+        shown = net(weights, data.test_images)
+        yield TEACHER, score(shown, shown, data.test_labels)
 
     labelled = Term(data.images[data.few], certain(data.labels[data.few]))
-    # A gradient in logits that are divided by T is 1/T as large, and so is the difference of two
-    # softened distributions: T² makes up for both, and keeps the balance of the two terms at any T.
-    # It is written here because kldiv computes the divergence that its name says, and no multiple.
-    taught = Term(data.images, net(teacher, data.images), TEMPERATURE, weight=TEMPERATURE**2)
-    shown = net(teacher, data.test_images)
+    # Dividing both logits by T makes the gradient about T² times smaller: once through the student's
+    # logits, once as the softened distributions are that much closer.  The factor T² restores the
+    # balance with the labels.  It is written here as kldiv has no hidden factors.
+    taught = Term(data.images, net(weights, data.images), TEMPERATURE, weight=TEMPERATURE**2)
     for name, terms in ((PLAIN, [labelled]), (DISTILLED, [labelled, taught])):
         for weights in islice(train(student, terms), epochs + 1):
-            logits = net(weights, data.test_images)
-            right = logits.argmax(1) == data.test_labels
-            yield name, float(right.mean()), float(kldiv.kl_div_with_logits(logits, shown))
+            yield name, score(net(weights, data.test_images), shown, data.test_labels)
 
 
-def draw(curves: dict[str, Curve], title: str, out: Path) -> None:
+def score(logits: Any, teacher: Any, labels: np.ndarray[Any, Any]) -> Score:
+    """Compare logits with the true labels and with the teacher's logits."""
+    right = logits.argmax(1) == labels
+    return Score(float(right.mean()), float(kldiv.kl_div_with_logits(logits, teacher)))
+
+
+def table(curves: dict[str, list[Score]]) -> Table:
+    """Tabulate what the models were worth in the end."""
+    from rich.table import Table  # noqa: PLC0415
+
+    result = Table()
+    result.add_column("model")
+    for header in ("hidden units", "labels", "epochs", "test accuracy", "KL from teacher"):
+        result.add_column(header, justify="right")
+    facts = {
+        TEACHER: (TEACHER_UNITS, "all"),
+        PLAIN: (STUDENT_UNITS, 10 * LABELS_PER_DIGIT),
+        DISTILLED: (STUDENT_UNITS, 10 * LABELS_PER_DIGIT),
+    }
+    for name, curve in curves.items():
+        accuracy, divergence = curve[-1]
+        far = "" if name == TEACHER else f"{divergence:.3f} nats"
+        result.add_row(name, *map(str, facts[name]), str(len(curve) - 1), f"{accuracy:.1%}", far)
+    return result
+
+
+def draw(curves: dict[str, list[Score]], out: Path) -> None:
     """Draw how accuracy and divergence went."""
     import matplotlib as mpl  # noqa: PLC0415 - what is heavy comes last
 
@@ -227,21 +251,46 @@ def draw(curves: dict[str, Curve], title: str, out: Path) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415
     from matplotlib.ticker import PercentFormatter  # noqa: PLC0415
 
-    colors = {TEACHER: "#666666", PLAIN: "#d94801", DISTILLED: "#08519c"}
-    style = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
-    with plt.rc_context(style):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
-        for name, curve in curves.items():
-            left.plot(curve.accuracy, color=colors[name], linewidth=2, label=name)
+    looks = {
+        TEACHER: {"color": "#888888", "linewidth": 1.4, "linestyle": (0, (4, 2))},
+        DISTILLED: {"color": "#08519c", "linewidth": 2.4},
+        PLAIN: {"color": "#d94801", "linewidth": 2.4},
+    }
+    with plt.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
+        for name in [name for name in looks if name in curves]:  # the legends from best to worst
+            accuracy, divergence = zip(*curves[name], strict=True)
+            left.plot(accuracy, label=f"{name}, {accuracy[-1]:.1%}", **looks[name])
             if name != TEACHER:
-                right.plot(curve.divergence, color=colors[name], linewidth=2, label=name)
+                label = f"{name}, {divergence[-1]:.3f} nats"
+                right.plot(divergence, label=label, **looks[name])
         left.set_ylim(0, 1)
         left.yaxis.set_major_formatter(PercentFormatter(1))
+        left.set_title("Test images recognised", loc="left")
+        left.legend(frameon=False, loc="lower right")
         right.set_yscale("log")
-        left.legend()
-        right.legend()
+        right.set_ylabel("D(teacher‖student) in nats")
+        right.set_title("Divergence from the teacher, on the test images", loc="left")
+        if right.lines:  # not so if interrupted while the teacher learnt
+            right.legend(frameon=False, loc="lower left")
+        for axes in (left, right):
+            axes.set_xlabel("epoch")
+            axes.margins(x=0.01)
+            axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         figure.savefig(out, dpi=150)
         plt.close(figure)
+
+
+def require(backend: str) -> None:
+    """Leave, saying what is missing, unless everything is there."""
+    needs = {"sklearn": "scikit-learn", "rich": '"kldiv[cli]"', "matplotlib": '"kldiv[cli]"'}
+    missing = [name for name in needs if find_spec(name) is None]
+    if missing:
+        install = " ".join(dict.fromkeys(needs[name] for name in missing))
+        sys.exit(f"this example also needs {', '.join(missing)}: pip install {install}")
+    status = kldiv.available_backends(unusable=True)[backend]
+    if not status.usable:
+        sys.exit(f"no {backend}: {status.reason}; {status.install}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -252,13 +301,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the split and the first weights")
     parser.add_argument("--out", type=Path, default=Path("distill_digits.png"))
     options = parser.parse_args(arguments)
-    import time
-    t = time.perf_counter()
-    last = {}
-    for name, accuracy, divergence in learn(TRAININGS[options.backend], options.seed, options.epochs):
-        last.setdefault(name, []).append((accuracy, divergence))
-    print(options.backend, options.seed, {k: v[-1] for k, v in last.items()}, "best plain", max(last[PLAIN]), round(time.perf_counter()-t, 2))
-    return 0
+    if options.epochs < 1:
+        parser.error(f"--epochs must be at least 1, got {options.epochs}")
+    if options.seed < 0:
+        parser.error(f"--seed must be at least 0, got {options.seed}")
+    require(options.backend)
+
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
+
+    curves: dict[str, list[Score]] = {}
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[accuracy]:>6.1%} right"))
+    interrupted = False
+    try:
+        with Progress(TextColumn("{task.description:<17}"), *columns) as progress:
+            tasks = {
+                name: progress.add_task(name, total=options.epochs, accuracy=0.0)
+                for name in (TEACHER, PLAIN, DISTILLED)
+            }
+            for name, now in learn(TRAININGS[options.backend], options.seed, options.epochs):
+                curve = curves.setdefault(name, [])
+                curve.append(now)  # kept one by one, to be there if interrupted
+                progress.update(tasks[name], completed=len(curve) - 1, accuracy=now.accuracy)
+    except KeyboardInterrupt:
+        interrupted = True
+    if curves:
+        Console().print(table(curves))
+        draw(curves, options.out)
+        print(f"drawn into {options.out}")
+    return 130 if interrupted else 0
 
 
 if __name__ == "__main__":

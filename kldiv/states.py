@@ -16,7 +16,7 @@ from kldiv import backends
 from kldiv._call import dtypes, resolve_pair
 from kldiv.errors import InputError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import state
-from kldiv.formulas.blocks import class_blocks, rows_at_a_time
+from kldiv.formulas.blocks import class_blocks, rows_at_a_time, slices
 from kldiv.formulas.reductions import cast
 from kldiv.logit_losses import check_logits
 
@@ -103,8 +103,8 @@ class KLState:
         route, (s, t), wide = resolve_pair(input, target)
         if route.caller.name == "dask":
             raise LibraryError(
-                "a KLState is made of values, and Dask arrays are lazy; make one of each block, or use "
-                "kl_div_with_logits on the whole"
+                "a KLState is made of values, and Dask arrays are lazy; make one of each block, or "
+                "use kl_div_with_logits on the whole"
             )
         check_logits(s.shape, t.shape, axis)
         xp = route.caller.namespace(s)
@@ -116,8 +116,8 @@ class KLState:
         step = rows_at_a_time((count, classes), compute)
         parts = []
         with route.caller.context(s):
-            for start in range(0, max(count, 1), step):
-                rows_of = [array[start : start + step, :] for array in (s, t)]
+            for some in slices(count, step) or [slice(0, 0)]:
+                rows_of = [array[some, :] for array in (s, t)]
                 blocks = []
                 for block in class_blocks(classes):
                     part = [cast(xp, array[:, block], compute) for array in rows_of]

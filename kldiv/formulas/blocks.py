@@ -33,7 +33,7 @@ def row_blocks(shape: tuple[int, ...], dtype: str) -> list[tuple[int | slice, ..
             (index, *rest) for index in range(shape[0]) for rest in row_blocks(shape[1:], dtype)
         ]
     step = max(1, most // max(1, inner))
-    return [(slice(start, start + step),) for start in range(0, shape[0], step)] or [()]
+    return [(block,) for block in slices(shape[0], step)] or [()]
 
 
 def flat(xp: Namespace, array: Array, like: Array) -> Array:
@@ -46,7 +46,12 @@ def class_blocks(classes: int) -> list[slice]:
     """Return slices that cover the classes of a row, of nearly equal size."""
     number = max(1, math.ceil(classes / BLOCK_CLASSES))
     size = math.ceil(classes / number)
-    return [slice(start, start + size) for start in range(0, classes, size)]
+    return slices(classes, size)
+
+
+def slices(length: int, step: int) -> list[slice]:
+    """Return slices of ``step`` that cover ``length``, none of them reaching beyond it."""
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def block_starts(rows: int, most: int) -> list[int]:

@@ -29,6 +29,7 @@ class Operation:
     """A function of arrays with its derivatives; knows no framework and no settings."""
 
     name: ClassVar[str]
+
     @property
     def differentiable(self) -> int:
         """How many of the leading arrays it can be differentiated in; masks come after them."""
