@@ -201,16 +201,16 @@ def learn(
     """Yield, before the first epoch and after each, who learns and what it is worth."""
     rng = np.random.default_rng(seed)
     data = digits(rng)
-    weights, student = initial(rng, TEACHER_UNITS), initial(rng, STUDENT_UNITS)
+    teacher, student = initial(rng, TEACHER_UNITS), initial(rng, STUDENT_UNITS)
     everything = Term(data.images, certain(data.labels))
-    for weights in islice(train(weights, [everything]), epochs + 1):
+    for weights in islice(train(teacher, [everything]), epochs + 1):
         shown = net(weights, data.test_images)
         yield TEACHER, score(shown, shown, data.test_labels)
 
     labelled = Term(data.images[data.few], certain(data.labels[data.few]))
-    # Dividing both logits by T makes the gradient about T² times smaller: once through the student's
-    # logits, once as the softened distributions are that much closer.  The factor T² restores the
-    # balance with the labels.  It is written here as kldiv has no hidden factors.
+    # Softening by T makes the gradient about T² times smaller: one T as the logits are divided by
+    # it, one as the softened distributions are that much closer.  The factor T² restores the
+    # balance with the labels.  It is written here, as kldiv has no hidden factors.
     taught = Term(data.images, net(weights, data.images), TEMPERATURE, weight=TEMPERATURE**2)
     for name, terms in ((PLAIN, [labelled]), (DISTILLED, [labelled, taught])):
         for weights in islice(train(student, terms), epochs + 1):
@@ -227,9 +227,9 @@ def table(curves: dict[str, list[Score]]) -> Table:
     """Tabulate what the models were worth in the end."""
     from rich.table import Table  # noqa: PLC0415
 
-    result = Table()
-    result.add_column("model")
-    for header in ("hidden units", "labels", "epochs", "test accuracy", "KL from teacher"):
+    result = Table(title=f"On {TEST} test images", title_justify="left")
+    result.add_column("model", no_wrap=True)
+    for header in ("units", "labels", "epochs", "accuracy", "KL to teacher"):
         result.add_column(header, justify="right")
     facts = {
         TEACHER: (TEACHER_UNITS, "all"),
@@ -249,15 +249,17 @@ def draw(curves: dict[str, list[Score]], out: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
-    from matplotlib.ticker import PercentFormatter  # noqa: PLC0415
+    from matplotlib.ticker import PercentFormatter, StrMethodFormatter  # noqa: PLC0415
 
     looks = {
         TEACHER: {"color": "#888888", "linewidth": 1.4, "linestyle": (0, (4, 2))},
         DISTILLED: {"color": "#08519c", "linewidth": 2.4},
         PLAIN: {"color": "#d94801", "linewidth": 2.4},
     }
+    legend = {"framealpha": 1, "edgecolor": "none"}  # over the grid
     with plt.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
+        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
         for name in [name for name in looks if name in curves]:  # the legends from best to worst
             accuracy, divergence = zip(*curves[name], strict=True)
             left.plot(accuracy, label=f"{name}, {accuracy[-1]:.1%}", **looks[name])
@@ -267,12 +269,13 @@ def draw(curves: dict[str, list[Score]], out: Path) -> None:
         left.set_ylim(0, 1)
         left.yaxis.set_major_formatter(PercentFormatter(1))
         left.set_title("Test images recognised", loc="left")
-        left.legend(frameon=False, loc="lower right")
+        left.legend(loc="lower right", **legend)
         right.set_yscale("log")
+        right.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         right.set_ylabel("D(teacher‖student) in nats")
         right.set_title("Divergence from the teacher, on the test images", loc="left")
         if right.lines:  # not so if interrupted while the teacher learnt
-            right.legend(frameon=False, loc="lower left")
+            right.legend(loc="lower left", **legend)
         for axes in (left, right):
             axes.set_xlabel("epoch")
             axes.margins(x=0.01)

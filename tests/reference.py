@@ -50,16 +50,19 @@ def converged(compute, tolerance=1e-25, digits=40):
     while True:
         with mpmath.workdps(digits):
             now = compute()
-            if before is not None and _settled(before, now, tolerance):
+            if before is not None and _settled(before, now, tolerance, digits):
                 return np.array([_long(a) for a in now], dtype=LONG)
         before, digits = now, 2 * digits
 
 
-def _settled(before, now, tolerance):
+def _settled(before, now, tolerance, digits):
     if not all(mpmath.isfinite(a) for a in now):
         return True
-    # Numbers far below all normal ones are as good as zero to any dtype.
+    # Numbers far below all normal ones are as good as zero to any dtype; but no divergence of
+    # different logits is zero, so one that is has been lost to rounding both times.
     small = mpmath.mpf(10) ** -330
+    if now[0] <= small and digits < 700:
+        return False
     if any(abs(a - b) > max(tolerance * abs(b), small) for a, b in zip(before, now)):
         return False
     # A gradient sums to zero; one that does not has lost a class to rounding both times.
@@ -71,10 +74,7 @@ def _settled(before, now, tolerance):
 
 
 def _long(a):
-    high = float(a)
-    if not np.isfinite(high):
-        return LONG(high)
-    return LONG(high) + LONG(float(a - mpmath.mpf(high)))
+    return LONG(mpmath.nstr(a, 25) if mpmath.isfinite(a) else float(a))
 
 
 def _numbers(values, scale):

@@ -81,10 +81,10 @@ def families(size, seed=0):
     )
     pairs["a class masked for the student"] = (changed(t + 1e-3 * z, -1, -INF), t)
     pairs["the top class masked for the student"] = (changed(t + 1e-3 * z, high, -INF), t)
-    pairs["an unlikely class 500 lower"] = (changed(t, low, -500), t)
+    pairs["an unlikely class 400 lower"] = (changed(t, low, -400), t)
     pairs["an unlikely class 40 lower"] = (changed(t + 1e-3 * z, low, -40), t)
     pairs["an unlikely class 400 higher"] = (changed(t + 1e-2 * z, low, 400), t)
-    pairs["the top class 500 lower"] = (changed(t, high, -500), t)
+    pairs["the top class 400 lower"] = (changed(t, high, -400), t)
     pairs["the top class 400 higher"] = (changed(t, high, 400), t)
     pairs["a finite mask"] = (changed(t, low, -1e9), t)
     half = np.arange(size) < size // 2
@@ -211,7 +211,7 @@ wide = pytest.mark.skipif(not reference.WIDE, reason="a long double is a double 
 
 @wide
 @pytest.mark.parametrize("dtype", TARGET)
-@pytest.mark.parametrize("beta", [None, 0.5, 0.01])
+@pytest.mark.parametrize("beta", [None, 0.01])
 def test_references_agree(dtype, beta):
     names, s, t = batch(100, dtype)
     plain = ("distance", "teacher +", "student -", "sorted", "ramp", "KL about", "few values")
@@ -269,26 +269,28 @@ def test_double_words_are_exact(lib):
 
 # --- the targets ----------------------------------------------------------------------------------
 
-SPLITS = {2: [(), (1,)], 3: [(), (1, 2)], 100: [(), (33, 34, 80)]}
+SLOW = {Library.DASK: "thousands of tasks", Library.JAX: "compiled below"}
+SLOW[Library.JAX_X64] = SLOW[Library.JAX]
 
 
 @pytest.mark.parametrize(
-    ("size", "cuts"), [(size, cuts) for size, splits in SPLITS.items() for cuts in splits]
+    ("size", "cuts"), [(2, ()), (3, (1,)), (3, (1, 2)), (100, ()), (100, (33, 34, 80))]
 )
 def test_kl(lib, size, cuts):
-    if lib is Library.DASK and size > 2:
-        pytest.skip("thousands of tasks")
+    if lib in SLOW and (size, cuts) != (3, (1,)):
+        pytest.skip(SLOW[lib])
     for dtype in dtypes(lib):
         names, s, t = batch(size, dtype)
         results = on(lib, lambda xp, *a: kl_all(xp, cuts, 1.0, *a), s, t)
         assert_right(names, results, truths(size, dtype), dtype)
 
 
-@pytest.mark.parametrize("beta", [0.01, 0.5, 0.99])
-@pytest.mark.parametrize(("size", "cuts"), [(3, (1,)), (100, ())])
+@pytest.mark.parametrize(
+    ("size", "cuts", "beta"), [(3, (1,), 0.01), (3, (), 0.5), (3, (1,), 0.99), (100, (33,), 0.01)]
+)
 def test_js(lib, size, cuts, beta):
-    if lib is Library.DASK and (size > 3 or beta != 0.5):
-        pytest.skip("thousands of tasks")
+    if lib in SLOW and beta != 0.5:
+        pytest.skip(SLOW[lib])
     for dtype in dtypes(lib):
         names, s, t = batch(size, dtype)
         results = on(lib, lambda xp, *a: js_all(xp, cuts, 1.0, beta, *a), s, t)
@@ -296,14 +298,14 @@ def test_js(lib, size, cuts, beta):
 
 
 @pytest.mark.parametrize("dtype", TARGET)
-@pytest.mark.parametrize("beta", [None, 0.1])
+@pytest.mark.parametrize("beta", [None, 0.01])
 def test_compiled_by_xla(dtype, beta):
     """Fusion must not reassociate, contract or cancel what the formulas rely on."""
     jax = pytest.importorskip("jax")
     xp = jax.numpy
     names, s, t = batch(100, dtype)
     with jax.enable_x64(dtype == "float64"):
-        whole = partial(kl_all if beta is None else partial(js_all, beta=beta), xp, (33,), 1.0)
+        whole = partial(kl_all, xp, (33,), 1.0)
         if beta is not None:
             whole = partial(js_all, xp, (33,), 1.0, beta)
         results = [np.asarray(a) for a in jax.jit(whole)(xp.asarray(s), xp.asarray(t))]
@@ -340,8 +342,9 @@ def test_a_vocabulary(dtype, size):
     expected = [extended(a, b) for a, b in zip(s, t, strict=True)]
     for cuts in ((), tuple(range(4096, size, 4096))):
         assert_right(pairs, kl_all(np, cuts, 1.0, s, t), expected, dtype)
-    expected = [extended(a, b, beta=0.3) for a, b in zip(s, t, strict=True)]
-    assert_right(pairs, js_all(np, (), 1.0, 0.3, s, t), expected, dtype)
+    if size < 100_000:
+        expected = [extended(a, b, beta=0.3) for a, b in zip(s, t, strict=True)]
+        assert_right(pairs, js_all(np, (), 1.0, 0.3, s, t), expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", TARGET)
@@ -359,6 +362,8 @@ def test_temperature(dtype, temperature):
 
 
 def test_temperature_by_row(lib):
+    if lib is Library.DASK:
+        pytest.skip(SLOW[lib])
     for dtype in dtypes(lib):
         _, s, t = batch(3, dtype)
         s, t = s[:12], t[:12]
@@ -469,13 +474,26 @@ def test_identical_and_shifted_logits_are_exactly_zero(lib):
         same = random.normal(size=(1, 200)) * 100
         s, t = np.concatenate([s, same]).astype(dtype), np.concatenate([t, same]).astype(dtype)
         s[1, :50] = t[1, :50]
-        for cuts in ((), (50,), (3, 77, 180)):
-            if lib is not Library.DASK or not cuts:
+        for cuts in ((), (50, 180)):
+            if cuts == () or lib not in SLOW:
                 for result in on(lib, lambda xp, *a, c=cuts: kl_all(xp, c, 1.0, *a), s, t):
                     assert (result == 0).all()
-        if lib is not Library.DASK:
+        if lib not in SLOW:
             for result in on(lib, lambda xp, *a: js_all(xp, (50,), 0.7, 0.3, *a), s, t):
                 assert (result == 0).all()
+
+
+@pytest.mark.parametrize("dtype", TARGET)
+def test_compiled_zeros(dtype):
+    jax = pytest.importorskip("jax")
+    random = np.random.default_rng(9)
+    t = np.round(3 * 1024 * random.normal(size=(3, 200))) / 1024
+    s = t + np.array([[0.0], [100.25], [-50.5]])
+    with jax.enable_x64(dtype == "float64"):
+        xp = jax.numpy
+        s, t = xp.asarray(s.astype(dtype)), xp.asarray(t.astype(dtype))
+        for result in jax.jit(partial(kl_all, xp, (50,), 0.7))(s, t):
+            assert (np.asarray(result) == 0).all()
 
 
 def test_constant_differences_that_no_float_holds():
@@ -494,9 +512,9 @@ def test_positive_down_to_the_smallest_normal_number(dtype):
     for size in (2, 100):
         t = np.zeros((1, size), dtype)
         s = np.zeros((1, size), dtype)
-        s[0, 0] = 2 * math.sqrt(tiny * size)  # KL ≈ s²/2·p(1 − p)
+        s[0, 0] = 4 * math.sqrt(tiny * size)  # KL ≈ s²/2·p(1 − p)
         true = exact(s[0], t[0]).value
-        assert tiny < true < 8 * tiny
+        assert tiny < true < 16 * tiny
         assert state.finish(np, state.block_state(np, s, t)).kl[0, 0] > 0
 
 
@@ -531,26 +549,32 @@ EDGES = {
 }
 
 
-@pytest.mark.parametrize("edge", EDGES)
-@pytest.mark.parametrize("blocks", [1, 2])
-def test_edges(lib, edge, blocks):
-    s, t, *expected = EDGES[edge]
-    dtype = lib.floats[-1] if lib is not Library.JAX else "float32"
-    # A neighbouring row must not change.
-    plain = np.linspace(0, 1, len(t))
-    s, t = (np.array([row, plain]).astype(dtype) for row in (s, t))
-    cuts = (1,) if blocks == 2 and s.shape[-1] > 1 else ()
+def padded(row, size):
+    """More classes that take no part."""
+    return [*row, *[-INF] * (size - len(row))]
+
+
+@pytest.mark.parametrize("cuts", [(), (1,)])
+def test_edges(lib, cuts):
+    """All edges as rows of one array, so that each has neighbours, which must not change."""
+    if lib in SLOW and cuts:
+        pytest.skip(SLOW[lib])
+    dtype = lib.widest
+    plain = [0.0, 0.5, 1.0]
+    s, t = ([plain, *(padded(edge[i], 3) for edge in EDGES.values())] for i in (0, 1))
+    s, t = (np.array(rows).astype(dtype) for rows in (s, t))
     results = on(lib, lambda xp, *a: kl_all(xp, cuts, 1.0, *a), s, t)
     results += on(lib, lambda xp, *a: js_all(xp, cuts, 1.0, 0.5, *a), s, t)
-    nan = isinstance(expected[0], float) and math.isnan(expected[0])
-    for result, wanted in zip(results, expected, strict=True):
-        assert (result[1] == 0).all()
-        if wanted is not None:
-            np.testing.assert_allclose(result[0], wanted, atol=4 * unit(dtype))
-        elif nan:
-            assert np.isnan(result[0]).all()
-        else:
-            assert np.isfinite(result[0]).all()
+    for result in results:
+        assert (result[0] == 0).all()
+    for row, (name, (own, _, *expected)) in enumerate(EDGES.items(), start=1):
+        nan = isinstance(expected[0], float) and math.isnan(expected[0])
+        for result, wanted in zip(results, expected, strict=True):
+            found = result[row] if result.ndim == 1 else result[row, : len(own)]
+            if wanted is not None:
+                np.testing.assert_allclose(found, wanted, atol=4 * unit(dtype), err_msg=name)
+            else:
+                assert (np.isnan(found) if nan else np.isfinite(found)).all(), name
 
 
 def test_no_nan_where_neither_side_is_broken(lib):

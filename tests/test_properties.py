@@ -1,0 +1,380 @@
+"""What holds for every input: the divergence's identities, and a result that ignores the layout."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from libraries import Library, require, unit
+
+import kldiv
+
+U = unit("float64")
+
+
+@pytest.fixture(params=[Library.NUMPY, Library.TORCH, Library.JAX_X64], ids=lambda lib: lib.value)
+def lib(request):
+    """The libraries whose arithmetic differs; the others share NumPy's."""
+    require(request.param)
+    with request.param.configured():
+        yield request.param
+
+
+def always(library, **strategies):
+    """Check a property now: often where a call is cheap, the same examples each time."""
+    examples = {"numpy": 60, "torch": 25, "jax": 8}[library.root]
+
+    def run(check):
+        given(**strategies)(settings(CALM, max_examples=examples)(check))()
+
+    return run
+
+
+CALM = settings(deadline=None, derandomize=True, database=None)
+
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+MATRICES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=6)
+SEEDS = st.integers(0, 2**32 - 1)
+REDUCTIONS = st.sampled_from(["none", "mean", "batchmean", "sum"])
+
+
+def of_any_shape(elements):
+    """Pairs of float64 arrays of one shape, up to 4-d and empty ones too."""
+    x, y = elements
+
+    def pairs(shape):
+        return st.tuples(
+            hnp.arrays(np.float64, shape, elements=x), hnp.arrays(np.float64, shape, elements=y)
+        )
+
+    return SHAPES.flatmap(pairs)
+
+
+LOG_Q = st.floats(-50, 0)
+P = st.one_of(st.just(0.0), st.floats(1e-30, 1.0))
+PAIRS = of_any_shape((LOG_Q, P))
+INTERIOR = of_any_shape((st.floats(-5, 0), st.floats(0.05, 1.0)))
+
+
+def elements(x, y):
+    """The definition, in NumPy."""
+    return np.where(y > 0, y * (np.log(np.where(y > 0, y, 1.0)) - x), 0.0)
+
+
+def size_of_terms(x, y):
+    """Sum of the terms without their cancellation, by which rounding is measured."""
+    y = np.asarray(y)
+    return float(np.sum(y * (abs(np.log(np.where(y > 0, y, 1.0))) + abs(x)))) + 1e-300
+
+
+def distributions(seed, shape, *, zeros=0.0):
+    """Rows of log Q and of P that sum to 1."""
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal((2, *shape)) * rng.choice([0.01, 1.0, 10.0])
+    both = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    p = np.exp(both[1])
+    p[rng.random(shape) < zeros] = 0.0
+    total = p.sum(axis=-1, keepdims=True)
+    return both[0], np.divide(p, total, out=np.full(shape, 1 / shape[-1]), where=total > 0)
+
+
+def number(lib, value):
+    return float(lib.numpy(value))
+
+
+def total(lib, x, y, **options):
+    return number(lib, kldiv.kl_div(lib.array(x), lib.array(y), reduction="sum", **options))
+
+
+# ---- the divergence ------------------------------------------------------------------------------
+
+
+def test_it_is_the_definition(lib):
+    @always(lib, pair=PAIRS)
+    def _(pair):
+        x, y = pair
+        found = kldiv.kl_div(lib.array(x), lib.array(y), reduction="none")
+        lib.assert_like(found, x.shape, "float64")
+        bound = 4 * U * y * (abs(np.log(np.where(y > 0, y, 1.0))) + abs(x))
+        assert (abs(lib.numpy(found) - elements(x, y)) <= 2 * bound).all()
+
+
+def test_it_is_not_negative(lib):
+    @always(lib, seed=SEEDS, shape=MATRICES, zeros=st.sampled_from([0.0, 0.3]))
+    def _(seed, shape, zeros):
+        x, y = distributions(seed, shape, zeros=zeros)
+        for log_q, p in zip(x, y, strict=True):
+            # P and Q sum to 1 up to rounding only.
+            assert total(lib, log_q, p) >= -4 * U * (size_of_terms(log_q, p) + len(p))
+
+
+def test_it_is_zero_between_equal_distributions(lib):
+    @always(lib, seed=SEEDS, shape=MATRICES)
+    def _(seed, shape):
+        x, _ = distributions(seed, shape)
+        assert total(lib, x, x, log_target=True) == 0.0
+        p = np.exp(x)  # rounded by u·P, which moves the element by as much
+        assert abs(total(lib, x, p)) <= 4 * U * (size_of_terms(x, p) + p.sum())
+
+
+def test_it_grows_with_the_distance(lib):
+    @always(lib, seed=SEEDS, shape=MATRICES, step=st.floats(0.01, 0.4))
+    def _(seed, shape, step):
+        assume(shape[1] > 1)
+        log_q, p = distributions(seed, shape)
+        nearer, q = (1 - step) * p + step * np.exp(log_q), np.exp(log_q)
+        # D(P‖Q) is convex, so mixing Q into P brings it down in proportion at least.
+        rounding = 16 * U * size_of_terms(log_q, p + q)
+        assert total(lib, log_q, nearer) <= (1 - step) * total(lib, log_q, p) + rounding
+
+
+def test_generalised_divergence_of_unnormalised_measures_is_not_negative(lib):
+    @always(lib, pair=PAIRS)
+    def _(pair):
+        x, y = pair
+        q = np.exp(x)
+        rounding = 4 * U * (size_of_terms(x, y) + y.sum() + q.sum())
+        assert total(lib, x, y) + math.fsum((q - y).ravel()) >= -rounding
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+def test_scaling_both_measures_scales_the_divergence(lib, log_target):
+    @always(lib, pair=INTERIOR, exponent=st.integers(-20, 20))
+    def _(pair, exponent):
+        # D(cP‖cQ) = c·D(P‖Q), and D(P‖cQ) = D(P‖Q) − log c · ΣP.
+        x, y = pair
+        c, log_c = 2.0**exponent, exponent * math.log(2.0)
+        target = np.log(y) if log_target else y
+        scaled = target + log_c if log_target else target * c
+        rounding = 40 * U * (size_of_terms(x, y) + abs(log_c) * y.sum() + y.sum())
+        plain = total(lib, x, target, log_target=log_target)
+        both = total(lib, x + log_c, scaled, log_target=log_target)
+        assert abs(both / c - plain) <= rounding
+        one = total(lib, x + log_c, target, log_target=log_target)
+        assert abs(one - (plain - log_c * y.sum())) <= rounding
+
+
+def test_it_adds_over_independent_products(lib):
+    @always(lib, seed=SEEDS, shape=MATRICES)
+    def _(seed, shape):
+        log_q, p = distributions(seed, shape)
+        other_log_q, other_p = distributions(seed + 1, shape[::-1])
+        a, b = (log_q[0], p[0]), (other_log_q[0], other_p[0])
+        x = a[0][:, None] + b[0][None, :]
+        y = a[1][:, None] * b[1][None, :]
+        apart = total(lib, *a) + total(lib, *b)
+        rounding = 16 * U * (size_of_terms(x, y) + size_of_terms(*a) + size_of_terms(*b) + 1)
+        assert abs(total(lib, x, y) - apart) <= rounding
+
+
+# ---- elements and reductions ---------------------------------------------------------------------
+
+
+def test_permuting_the_elements_permutes_none(lib):
+    @always(lib, pair=PAIRS, seed=SEEDS)
+    def _(pair, seed):
+        x, y = (array.ravel() for array in pair)
+        order = np.random.default_rng(seed).permutation(x.size)
+        here = kldiv.kl_div(lib.array(x), lib.array(y), reduction="none")
+        there = kldiv.kl_div(lib.array(x[order]), lib.array(y[order]), reduction="none")
+        # Vectorised logarithms may round differently in a remainder.
+        np.testing.assert_allclose(
+            lib.numpy(there), lib.numpy(here)[order], rtol=0, atol=8 * U * 120
+        )
+
+
+def test_reductions_of_the_elements(lib):
+    @always(lib, pair=PAIRS)
+    def _(pair):
+        x, y = pair
+        call = partial(kldiv.kl_div, lib.array(x), lib.array(y))
+        values = lib.numpy(call(reduction="none"))
+        whole = math.fsum(values.ravel())
+        found = {word: number(lib, call(reduction=word)) for word in ("sum", "mean", "batchmean")}
+        rounding = 8 * U * float(abs(values).sum())
+        assert abs(found["sum"] - whole) <= rounding
+        for word, count in (("mean", x.size), ("batchmean", x.shape[0] if x.ndim else 1)):
+            if count:
+                assert abs(found[word] * count - found["sum"]) <= rounding + 4 * U * abs(whole)
+            else:
+                assert math.isnan(found[word])
+
+
+def test_log_target_is_the_target_s_logarithm(lib):
+    @always(lib, pair=PAIRS)
+    def _(pair):
+        x, y = pair
+        with np.errstate(divide="ignore"):
+            log_y = np.log(y)
+        plain = kldiv.kl_div(lib.array(x), lib.array(y), reduction="none")
+        logs = kldiv.kl_div(lib.array(x), lib.array(log_y), reduction="none", log_target=True)
+        # Rounding log y to u·|log y| multiplies its exponential by as much.
+        size = np.where(y > 0, abs(log_y), 0.0)
+        bound = 4 * U * y * (size + 2) * (size + abs(x) + 1)
+        assert (abs(lib.numpy(logs) - lib.numpy(plain)) <= bound).all()
+
+
+def masks(pair, seed):
+    """A mask of the pair's shape, or one that broadcasts to it."""
+    rng = np.random.default_rng(seed)
+    shape = pair[0].shape
+    full = rng.random(shape) < 0.6
+    slim = [1 if rng.random() < 0.3 else size for size in shape][rng.integers(0, 2) :]
+    return full if rng.random() < 0.5 else rng.random(slim) < 0.6
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "batchmean", "sum"])
+def test_where_is_as_leaving_out(lib, reduction):
+    @always(lib, pair=PAIRS, seed=SEEDS, poison=st.sampled_from([math.nan, math.inf, 7.0]))
+    def _(pair, seed, poison):
+        x, y = pair
+        where = masks(pair, seed)
+        keep = np.broadcast_to(where, x.shape)
+        values = np.where(keep, elements(x, y), 0.0)
+        count = {
+            "sum": 1,
+            "mean": keep.sum(),
+            "batchmean": keep.any(axis=tuple(range(1, keep.ndim))).sum() if keep.ndim else 1,
+        }
+        found = kldiv.kl_div(
+            lib.array(np.where(keep, x, poison)),
+            lib.array(np.where(keep, y, poison)),
+            reduction=reduction,
+            where=lib.array(where),
+        )
+        if reduction == "none":
+            np.testing.assert_allclose(lib.numpy(found), values, rtol=0, atol=8 * U * 120)
+            return
+        whole = math.fsum(elements(x[keep], y[keep]))
+        if not count[reduction]:
+            assert math.isnan(number(lib, found))
+            return
+        rounding = 8 * U * size_of_terms(x[keep], y[keep])
+        assert abs(number(lib, found) * count[reduction] - whole) <= rounding
+
+
+def test_masked_calls_agree_with_sliced_ones(lib):
+    @always(lib, pair=of_any_shape((LOG_Q, P)), seed=SEEDS)
+    def _(pair, seed):
+        x, y = pair
+        assume(x.ndim)
+        rows = np.random.default_rng(seed).random(len(x)) < 0.5
+        where = rows.reshape(-1, *[1] * (x.ndim - 1))
+        assume(rows.any())
+        call = partial(kldiv.kl_div, lib.array(x), lib.array(y), where=lib.array(where))
+        sliced = partial(kldiv.kl_div, lib.array(x[rows]), lib.array(y[rows]))
+        for reduction in ("mean", "batchmean", "sum"):
+            wanted = number(lib, sliced(reduction=reduction))
+            found = number(lib, call(reduction=reduction))
+            if reduction == "batchmean" and not x[0].size:
+                continue  # an entry without elements keeps none
+            assert found == pytest.approx(
+                wanted, rel=0, abs=8 * U * size_of_terms(x, y), nan_ok=True
+            )
+
+
+# ---- layouts -------------------------------------------------------------------------------------
+
+
+def unaligned(array):
+    raw = np.zeros(array.nbytes + 1, np.uint8)
+    out = np.ndarray(array.shape, array.dtype, buffer=raw.data, offset=1)
+    out[...] = array
+    return out
+
+
+def read_only(array):
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+LAYOUTS = {
+    "fortran": lambda a: a.copy(order="F"),
+    "reversed": lambda a: np.flip(np.flip(a).copy()),
+    "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2] if a.ndim else a,
+    "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
+    "unaligned": unaligned,
+    "read only": read_only,
+}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_of_numpy_arrays_is_of_no_matter(layout, dtype):
+    @always(Library.NUMPY, pair=PAIRS, reduction=REDUCTIONS, which=st.sampled_from([0, 1, 2]))
+    def _(pair, reduction, which):
+        x, y = (array.astype(dtype) for array in pair)
+        change = LAYOUTS[layout]
+        other_x, other_y = change(x) if which != 1 else x, change(y) if which != 0 else y
+        np.testing.assert_array_equal(x, other_x)
+        loss = partial(kldiv.kl_div, reduction=reduction)
+        wanted, found = loss(x, y), loss(other_x, other_y)
+        Library.NUMPY.assert_like(found, wanted.shape, dtype)
+        assert np.asarray(found).dtype.isnative
+        scale = size_of_terms(x.astype(float), y.astype(float)) + np.finfo(dtype).smallest_normal
+        # Another order of adding rounds otherwise.
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=8 * unit(dtype) * scale)
+        if reduction == "none":
+            return
+        gradients = kldiv.value_and_grad(loss, (0, 1))(other_x, other_y)[1]
+        plain = kldiv.value_and_grad(loss, (0, 1))(x, y)[1]
+        for gradient, same in zip(gradients, plain, strict=True):
+            assert gradient.shape == x.shape
+            assert gradient.dtype.newbyteorder("=") == dtype
+            np.testing.assert_allclose(gradient, same, rtol=8 * unit(dtype))
+
+
+def test_views_of_the_library_s_own(lib):
+    @always(lib, seed=SEEDS, shape=MATRICES, reduction=REDUCTIONS)
+    def _(seed, shape, reduction):
+        x, y = distributions(seed, shape)
+        big_x, big_y = (lib.array(np.repeat(a, 2, axis=1)) for a in (x, y))
+        wanted = kldiv.kl_div(lib.array(x), lib.array(y), reduction=reduction)
+        strided = kldiv.kl_div(big_x[:, ::2], big_y[:, ::2], reduction=reduction)
+        turned = kldiv.kl_div(lib.array(x.T).T, lib.array(y.T).T, reduction=reduction)
+        bound = 8 * U * size_of_terms(x, y)
+        for found in (strided, turned):
+            lib.assert_like(found, tuple(wanted.shape), "float64")
+            np.testing.assert_allclose(lib.numpy(found), lib.numpy(wanted), rtol=0, atol=bound)
+
+
+# ---- gradients -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("argument", [0, 1], ids=["input", "target"])
+def test_gradients_are_central_differences(lib, argument, log_target):
+    words = st.sampled_from(["mean", "batchmean", "sum"])
+
+    @always(lib, pair=INTERIOR, reduction=words, seed=SEEDS, masked=st.booleans())
+    def _(pair, reduction, seed, masked):
+        x, y = pair
+        assume(x.size)
+        y = np.log(y) if log_target else y
+        rng = np.random.default_rng(seed)
+        keep = rng.random(x.shape) < 0.7
+        assume(not masked or keep.any())
+        where = {"where": lib.array(keep)} if masked else {}
+        loss = partial(kldiv.kl_div, reduction=reduction, log_target=log_target, **where)
+        _, gradient = kldiv.value_and_grad(loss, argument)(lib.array(x), lib.array(y))
+        lib.assert_like(gradient, x.shape, "float64")
+
+        # Along one direction that weighs every element differently.
+        direction, h = rng.uniform(-1, 1, x.shape), 1e-4
+
+        def moved(step):
+            arrays = [x, y]
+            arrays[argument] = arrays[argument] + step * direction
+            return number(lib, loss(*map(lib.array, arrays)))
+
+        slope = (8 * (moved(h) - moved(-h)) - (moved(2 * h) - moved(-2 * h))) / (12 * h)
+        found = float((lib.numpy(gradient) * direction).sum())
+        assert found == pytest.approx(slope, rel=1e-9, abs=1e-9 * x.size)
+        if masked:
+            assert (lib.numpy(gradient)[~keep] == 0).all()
