@@ -90,7 +90,7 @@ def dtypes(route: backends.Route, wide: str, dtype: Any, array: Array) -> tuple[
     compute = _WIDER[wide, result]
     if compute in HALVES:
         compute = "float32"
-    return compute, "float64" if route.backend.sums_in_float64 else compute, result
+    return compute, "float64" if route.backend.numpy_float32 else compute, result
 
 
 def check_reduction(reduction: Reduction) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kldiv import losses
+from kldiv._call import check_reduction
 
 if TYPE_CHECKING:
     from kldiv._types import Reduction
@@ -41,7 +42,9 @@ class KLDivLoss(torch.nn.Module):
 
     def __init__(self, reduction: Reduction = "mean", log_target: bool = False) -> None:  # noqa: FBT001, FBT002 - torch's own signature
         super().__init__()
-        self.loss = losses.KLDivLoss(reduction, log_target)
+        check_reduction(reduction)
+        self.reduction = reduction
+        self.log_target = log_target
 
     def forward(
         self,
@@ -52,8 +55,16 @@ class KLDivLoss(torch.nn.Module):
         dtype: Any = None,
     ) -> torch.Tensor:
         """Return the loss of ``input`` (log Q) and ``target``."""
-        return self.loss(input, target, where=where, dtype=dtype)  # type: ignore[no-any-return]
+        loss: torch.Tensor = losses.kl_div(
+            input,
+            target,
+            reduction=self.reduction,
+            log_target=self.log_target,
+            where=where,
+            dtype=dtype,
+        )
+        return loss
 
     def extra_repr(self) -> str:
         """Show the settings."""
-        return f"reduction={self.loss.reduction!r}, log_target={self.loss.log_target}"
+        return f"reduction={self.reduction!r}, log_target={self.log_target}"

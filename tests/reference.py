@@ -74,7 +74,9 @@ def _settled(before, now, tolerance, digits):
 
 
 def _long(a):
-    return LONG(mpmath.nstr(a, 25) if mpmath.isfinite(a) else float(a))
+    if not WIDE or not mpmath.isfinite(a):
+        return LONG(float(a))
+    return LONG(mpmath.nstr(a, 25)) if abs(a) > mpmath.mpf(10) ** -330 else LONG(0)
 
 
 def _numbers(values, scale):

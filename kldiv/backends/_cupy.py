@@ -24,7 +24,7 @@ class CuPyBackend(Backend):
     name = "cupy"
     module = "cupy"
     roots, install, kernels = TABLE["cupy"]
-    sums_in_float64 = False  # its reductions are trees
+    numpy_float32 = False
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
         return xp

@@ -60,7 +60,7 @@ class JaxBackend(Backend):
     name = "jax"
     module = "jax"
     roots, install, kernels = TABLE["jax"]
-    sums_in_float64 = False  # float64 needs to be enabled
+    numpy_float32 = False
 
     def recognises(self, cls: type) -> bool:
         return issubclass(cls, jax.Array | jax.core.Tracer) or "ArrayImpl" in cls.__name__

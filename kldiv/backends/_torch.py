@@ -96,7 +96,7 @@ class TorchBackend(Backend):
     name = "torch"
     module = "torch"
     roots, install, kernels = TABLE["torch"]
-    sums_in_float64 = False  # its float32 sums are cascaded, and a float64 sum would copy the array
+    numpy_float32 = False
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
         return xp
