@@ -90,7 +90,9 @@ def dtypes(route: backends.Route, wide: str, dtype: Any, array: Array) -> tuple[
     compute = _WIDER[wide, result]
     if compute in HALVES:
         compute = "float32"
-    return compute, "float64" if route.backend.numpy_float32 else compute, result
+    # The caller applies the upstream gradient itself, so it must have float64 as well.
+    wider = route.backend.numpy_float32 and route.caller.numpy_float32
+    return compute, "float64" if wider else compute, result
 
 
 def check_reduction(reduction: Reduction) -> None:

@@ -1,8 +1,8 @@
 """The truth about KL and JS from logits: mpmath where it is fast enough, long doubles beyond.
 
-`exact` doubles its digits until nothing changes at 1e-25.  `extended` evaluates the same quantities in
-x87 long doubles (64 bits) with exact differences, and a test holds it against `exact`.  Both take the
-exact values of the given arrays, one row of classes, and return NumPy long doubles.
+`exact` doubles its digits until nothing changes at 1e-25. `extended` evaluates the same quantities
+in x87 long doubles (64 bits) with exact differences, and a test holds it against `exact`. Both
+take the exact values of the given arrays, one row of classes, and return NumPy long doubles.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _settled(before, now, tolerance, digits):
     small = mpmath.mpf(10) ** -330
     if now[0] <= small and digits < 700:
         return False
-    if any(abs(a - b) > max(tolerance * abs(b), small) for a, b in zip(before, now)):
+    if any(abs(a - b) > max(tolerance * abs(b), small) for a, b in zip(before, now, strict=False)):
         return False
     # A gradient sums to zero; one that does not has lost a class to rounding both times.
     half = len(now) // 2
@@ -93,7 +93,7 @@ def _constant(s, t):
     if ((s == -np.inf) != (t == -np.inf)).any():
         return False
     alive = s > -np.inf
-    d = [int_ratio(a) - int_ratio(b) for a, b in zip(t[alive], s[alive])]
+    d = [int_ratio(a) - int_ratio(b) for a, b in zip(t[alive], s[alive], strict=False)]
     return all(x == d[0] for x in d)
 
 
@@ -122,24 +122,24 @@ def kl(s, t):
     """Return KL and its gradients in (s, t) at the working precision."""
     q, log_q = softmax(s)
     p, log_p = softmax(t)
-    grad_input = [b - a for a, b in zip(p, q)]
-    if any(a is not None and b is None for a, b in zip(t, s)):
+    grad_input = [b - a for a, b in zip(p, q, strict=False)]
+    if any(a is not None and b is None for a, b in zip(t, s, strict=False)):
         nan = mpmath.nan
         return mpmath.inf, grad_input, [mpmath.mpf(0) if a is None else nan for a in t]
-    ratio = [mpmath.mpf(0) if a is None else a - b for a, b in zip(log_p, log_q)]
-    value = mpmath.fsum(a * r for a, r in zip(p, ratio))
-    return value, grad_input, [a * (r - value) for a, r in zip(p, ratio)]
+    ratio = [mpmath.mpf(0) if a is None else a - b for a, b in zip(log_p, log_q, strict=False)]
+    value = mpmath.fsum(a * r for a, r in zip(p, ratio, strict=False))
+    return value, grad_input, [a * (r - value) for a, r in zip(p, ratio, strict=False)]
 
 
 def js(s, t, beta):
     """Return JS and its gradients in (s, t) at the working precision."""
     q, p = softmax(s)[0], softmax(t)[0]
-    m = [beta * a + (1 - beta) * b for a, b in zip(p, q)]
+    m = [beta * a + (1 - beta) * b for a, b in zip(p, q, strict=False)]
 
     def half(own):
-        logs = [mpmath.log(a / c) if a else mpmath.mpf(0) for a, c in zip(own, m)]
-        value = mpmath.fsum(a * x for a, x in zip(own, logs))
-        return value, [a * (x - value) for a, x in zip(own, logs)]
+        logs = [mpmath.log(a / c) if a else mpmath.mpf(0) for a, c in zip(own, m, strict=False)]
+        value = mpmath.fsum(a * x for a, x in zip(own, logs, strict=False))
+        return value, [a * (x - value) for a, x in zip(own, logs, strict=False)]
 
     (a, of_t), (b, of_s) = half(p), half(q)
     rest = 1 - beta
@@ -153,7 +153,8 @@ def extended(s, t, *, temperature=1.0, beta=None):
     total_t, total_s = np.exp((t - t.max()) * scale).sum(), np.exp((s - s.max()) * scale).sum()
     p, q = np.exp((t - t.max()) * scale) / total_t, np.exp((s - s.max()) * scale) / total_s
 
-    # x = (d − pivot)/T with d = t − s and its mean as double words: right even where x is far smaller.
+    # x = (d − pivot)/T with d = t − s and its mean as double words: right even where x is far
+    # smaller.
     t = np.where(dead, s, t)
     high = t - s
     back = high - t

@@ -38,7 +38,7 @@ def losses(reduction, *, log_target=False, where=None):
 
 # ---- torch ---------------------------------------------------------------------------------------
 
-# torch's forward mode and compiler still use torch.jit themselves; so does torch.func.jvp(torch.sin).
+# torch's own forward mode and compiler still use torch.jit; even torch.func.jvp(torch.sin) does.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
 
 
@@ -175,6 +175,11 @@ def test_torch_chains_through_softmax_to_exact_zeros(torch, device):
         assert gradient[1] == 0
 
 
+# torch calls the forward rule of an autograd.Function with forward mode switched off, so that the
+# outer of two levels sees a constant: https://github.com/pytorch/pytorch/issues/197867
+NESTED_FORWARD = pytest.mark.xfail(raises=AssertionError, reason="pytorch#197867: silently zero")
+
+
 class TestTorchFunc:
     """``torch.func``, at P = 0 above all."""
 
@@ -252,7 +257,9 @@ class TestTorchFunc:
         torch.testing.assert_close(value, none(x, y))
 
     @either_target
-    @pytest.mark.parametrize("way", ["hessian", "jacrev", "jacfwd", "rev over fwd"])
+    @pytest.mark.parametrize(
+        "way", ["hessian", "jacrev", "rev over fwd", pytest.param("jacfwd", marks=NESTED_FORWARD)]
+    )
     def test_second_order_in_every_order_of_differentiation(self, torch, at, log_target, way):
         x, y, loss, check = at
         outer, inner = {
@@ -357,11 +364,14 @@ class TestTorchModes:
 
     @pytest.mark.parametrize("reduction", REDUCTIONS)
     @either_target
-    def test_autocast_changes_nothing(self, torch, tensors, device, reduction, log_target):
-        for dtype in ("float32", "bfloat16"):
+    def test_autocast_makes_float32_of_half_results(
+        self, torch, tensors, device, reduction, log_target
+    ):
+        for dtype in ("float64", "float32", "bfloat16"):
             x, y, _ = tensors(log_target=log_target, dtype=dtype)
             loss = losses(reduction, log_target=log_target)
-            wanted = loss(x, y)
+            half = dtype == "bfloat16"
+            wanted = partial(loss, dtype=torch.float32)(x, y) if half else loss(x, y)
             gradients = torch.autograd.grad(wanted.sum(), (x, y))
             with torch.autocast(device, dtype=torch.bfloat16):
                 found = loss(x, y)
@@ -381,11 +391,10 @@ class TestTorchModes:
             assert logits.dtype == torch.bfloat16
             # Half logits and a float32 target: nothing is rounded to half before the end.
             value = kldiv.kl_div(logits.log_softmax(-1), y, reduction="batchmean")
-            half = kldiv.kl_div(logits, y.bfloat16(), reduction="batchmean")
-            wide = kldiv.kl_div(logits, y.bfloat16(), reduction="batchmean", dtype=torch.float32)
-        assert value.dtype == wide.dtype == torch.float32
-        assert half.dtype == torch.bfloat16
-        torch.testing.assert_close(half, wide.bfloat16())
+            both_half = kldiv.kl_div(logits, y.bfloat16(), reduction="batchmean")
+        assert value.dtype == both_half.dtype == torch.float32
+        wide = kldiv.kl_div(logits.double(), y.bfloat16().double(), reduction="batchmean")
+        torch.testing.assert_close(both_half, wide.float())
         value.backward()
         assert layer.weight.grad.dtype == torch.float32
         assert bool(layer.weight.grad.isfinite().all())
@@ -534,6 +543,13 @@ class TestTorchCompile:
         each = torch.func.vmap(torch.func.grad(losses("sum"), argnums=(0, 1)))
         torch.testing.assert_close(compiling(each)(x, y), each(x, y))
 
+    @pytest.mark.xfail(raises=AssertionError, reason="the value's own derivative is not safe there")
+    @pytest.mark.parametrize("mode", ["grad", "jacfwd"])
+    def test_transforms_inside_at_zero_probability(self, torch, edge, compiling, mode):
+        x, y = edge
+        slopes = getattr(torch.func, mode)(losses("sum"), argnums=(0, 1))
+        torch.testing.assert_close(compiling(slopes)(x, y), slopes(x, y))
+
     def test_wrong_shapes_still_say_why(self, torch, compiling):
         loss = torch.compile(kldiv.kl_div, backend="eager")
         with pytest.raises(ValueError, match="must have the same shape"):
@@ -630,13 +646,12 @@ class TestJaxCheckGrads:
         x, y, keep = arrays(jax, log_target=log_target)
         return losses(reduction, log_target=log_target, where=keep if masked else None), (x, y)
 
-    @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
-    def test_second_order_in_both_modes(self, jax, reduction, log_target, masked, compiled):
+    def test_second_order_in_both_modes(self, jax, reduction, log_target, masked):
         loss, arguments = self.loss(jax, reduction, log_target, masked)
-        loss = jax.jit(loss) if compiled else loss
 
-        def on_jax(*args):  # check_grads itself calls with NumPy's arrays
-            return loss(*map(jax.numpy.asarray, args))
+        @jax.jit  # check_grads itself calls with NumPy's arrays
+        def on_jax(x, y):
+            return loss(x, y)
 
         jax.test_util.check_grads(on_jax, arguments, order=2, modes=("fwd", "rev"), rtol=1e-5)
 
@@ -664,6 +679,14 @@ class TestJaxCheckGrads:
 
 
 class TestJax:
+    def test_check_grads_without_jit(self, jax):
+        x, y, keep = arrays(jax)
+
+        def loss(x, y):
+            return kldiv.kl_div(*map(jax.numpy.asarray, (x, y)), reduction="batchmean", where=keep)
+
+        jax.test_util.check_grads(loss, (x, y), order=2, modes=("fwd", "rev"), rtol=1e-5)
+
     @either_target
     def test_gradients_at_zero_probability(self, jax, log_target):
         x, y = edges(jax, log_target=log_target)

@@ -17,6 +17,9 @@ from kldiv import js_div_with_logits, kl_div_with_logits
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import blocks, rows
 
+# torch.func and forward mode load parts of torch that still use torch.jit.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
+
 INF, NAN = math.inf, math.nan
 TARGET = {"float32": 1e-6, "float64": 2e-15}
 LOSSES = {"kl": kl_div_with_logits, "js": js_div_with_logits}
@@ -42,7 +45,7 @@ def eager_jax():
 
 def compiled_jax():
     """Return the context in which JAX compiles as usual."""
-    return pytest.importorskip("jax").disable_jit(False)  # noqa: FBT003 - its only argument
+    return pytest.importorskip("jax").disable_jit(False)
 
 
 # --- what is expected -----------------------------------------------------------------------------
@@ -62,7 +65,8 @@ def textbook(name, q, p, beta=0.5):
         with np.errstate(divide="ignore", invalid="ignore"):
             logarithm = np.where(a > 0, np.log(a / b), 0.0)
             value = float(np.sum(np.where(a > 0, a * logarithm, 0.0)))
-            return value, np.where(a > 0, a * (logarithm - value), 0.0)
+            slope = a * (logarithm - value) if value < INF else NAN
+            return value, np.where(a > 0, slope, 0.0)
 
     if name == "kl":
         value, gradient = relative_entropy(p, q)
@@ -245,7 +249,7 @@ def test_shapes_that_are_refused(lib, name):
     with pytest.raises(ShapeError, match=r"no classes on axis -1: input \(2, 0\)"):
         loss(zeros(2, 0), zeros(2, 0))
     for first, second in (((2, 3), (3, 3)), ((2, 3), (3,)), ((2, 3), (1, 2, 3))):
-        with pytest.raises(ShapeError, match="must have the same shape; got input .* and target"):
+        with pytest.raises(ShapeError, match=r"must have the same shape; got input .* and target"):
             loss(zeros(*first), zeros(*second))
 
 
@@ -323,8 +327,8 @@ def test_any_axis_of_three(lib, name, axis):
         total, values.sum() / 2, lib.widest
     )  # the first dimension of the result, not of the input
     for ours, right in zip(found, gradients, strict=True):
-        right = np.stack([right, right[::-1]]) / 2
-        close(ours, np.moveaxis(right, -1, axis), lib.widest)
+        both = np.stack([right, right[::-1]]) / 2
+        close(ours, np.moveaxis(both, -1, axis), lib.widest)
 
 
 @both_losses
@@ -447,7 +451,9 @@ def test_temperature_of_a_row_left_out_leaks_nothing(lib):
 
 
 @both_losses
-@pytest.mark.parametrize("wrong", [0, 0.0, -1, -0.5, NAN, INF, -INF, 10**400])
+@pytest.mark.parametrize(
+    "wrong", [0, 0.0, -1, -0.5, NAN, INF, -INF, pytest.param(10**400, id="huge")]
+)
 def test_temperature_that_is_no_temperature(name, wrong):
     with pytest.raises(ValueError, match="temperature must be positive and finite"):
         LOSSES[name](S, T, temperature=wrong)
@@ -676,7 +682,7 @@ def grid(size):
         pairs["peaks disagree"] = (t + 30 * (np.arange(size) == 0), peaked)
         pairs["KL of hundreds"] = (t - 500 * high, t)
         pairs["an unlikely class 40 lower"] = (t + 1e-3 * z - 40 * low, t)
-        pairs["scale 20"] = (20 * z, 20 * t)
+        pairs["scale 20"] = (20 * z, 20 * random.normal(size=size))
         pairs["masked for both"] = (np.where(last, -INF, t + 1e-3 * z), np.where(last, -INF, t))
         pairs["masked for the teacher"] = (t + 1e-2 * z, np.where(last, -INF, t))
         pairs["masked for the student"] = (np.where(last, -INF, t + z), t)
@@ -709,7 +715,7 @@ def errors(found, true, dtype):
             yield 0.0 if (np.isnan(ours) == np.isnan(right)).all() else INF
             continue
         error = float(abs(ours - right).sum() / max(abs(right).sum(), len(right) * tiny))
-        yield error if error == error else INF  # noqa: PLR0124 - NaN
+        yield error if error == error else INF
 
 
 def assert_on_target(size, dtype, beta, results):
@@ -762,7 +768,7 @@ def assert_padded_on_target(dtype, beta, results):
 @pytest.mark.parametrize("beta", BETAS[:2])
 @pytest.mark.parametrize("dtype", TARGET)
 def test_targets_compiled_by_xla(dtype, beta):
-    """Fusion must not reassociate what the formulas rely on; classes padded by −∞ change nothing."""
+    """Fusion must not reassociate what the formulas rely on; padding by −∞ changes nothing."""
     jax = pytest.importorskip("jax")
     loss = loss_of(beta)
 
@@ -779,9 +785,7 @@ def test_targets_compiled_by_xla(dtype, beta):
 
 # What torch.compile warns of on its own account, about its internals.
 torch_compiles = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
 ]
 
 
@@ -887,7 +891,7 @@ def test_float32_is_not_computed_in_float64_by_torch(name):
 @both_losses
 def test_float32_is_not_computed_in_float64_by_jax(name):
     jax = pytest.importorskip("jax")
-    with compiled_jax(), jax.enable_x64(True):  # noqa: FBT003 - its only argument
+    with compiled_jax(), jax.enable_x64(True):
         for dtype, other in (("float32", "float64"), ("float64", "float32")):
             s, t = (jax.numpy.asarray(a, dtype) for a in (S, T))
             program = str(jax.make_jaxpr(jax.value_and_grad(LOSSES[name], (0, 1)))(s, t))
@@ -926,8 +930,11 @@ def tiny_blocks(monkeypatch):
             from kldiv.backends import _jax
 
             monkeypatch.setattr(_jax, "_BLOCK_BYTES", size)
-            again = jax.jit(lambda *args: _jax._run(*args), static_argnums=(0, 1))
-            monkeypatch.setattr(_jax, "_run_compiled", again)  # it has compiled none yet
+
+            def afresh(*args):
+                return _jax._run(*args)
+
+            monkeypatch.setattr(_jax, "_run_compiled", jax.jit(afresh, static_argnums=(0, 1)))
         shapes.clear()
 
     return SimpleNamespace(cut=cut, shapes=shapes)
@@ -1223,16 +1230,13 @@ def test_torch_saves_nothing_but_the_arguments(name):
 
 @both_losses
 def test_jax_checks_first_and_second_order(name):
-    jax = pytest.importorskip("jax")
+    pytest.importorskip("jax")
     from jax.test_util import check_grads
 
     lib = Library.JAX_X64
     with lib.configured():
         s, t = lib.array(S), lib.array(T)
         check_grads(partial(LOSSES[name], reduction="sum"), (s, t), order=2, modes=["fwd", "rev"])
-        padded = [kldiv.pad_classes(a, 5) for a in (s[:, :3], t[:, :2])]
-        found = jax.grad(LOSSES[name])(*padded) if name == "js" else jax.grad(LOSSES[name])(*padded)
-        assert np.isfinite(found).all()
         temperature = lib.array(np.array([0.5, 1.0, 2.0]))
         check_grads(lambda each: LOSSES[name](s, t, temperature=each), (temperature,), order=1)
 
@@ -1287,9 +1291,7 @@ def test_another_backend_computes_and_the_results_come_home(lib, name, other, mo
         return real(operation, arrays, kernel)
 
     monkeypatch.setattr(backend, "compute", compute)
-    values, *gradients = truth_of_rows(S, T, lib.widest, [0.7, 1.5, 2.5], BETA[name])
     keep = np.array([True, False, True])
-    # A temperature in every dtype's reach: it is given to the reference as it is rounded.
     temperature = np.array([0.75, 1.5, 2.5])
     values, *gradients = truth_of_rows(S, T, lib.widest, temperature, BETA[name])
     with kldiv.config_context(backend=other):

@@ -60,8 +60,8 @@ class Backend:
     """Names of the kernels, the fastest first; ``pure`` is the array-API formula."""
 
     numpy_float32: bool = True
-    """Whether the library's float32 is NumPy's, whose logarithm is up to 4.6 u off and whose sums lose
-    up to 1e-5: kldiv then takes that logarithm, and sums, in float64."""
+    """Whether the library's float32 is NumPy's, whose logarithm is up to 4.6 u off and whose sums
+    lose up to 1e-5: kldiv then takes that logarithm, and sums, in float64."""
 
     # ---- recognising -----------------------------------------------------------------------------
 
