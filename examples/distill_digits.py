@@ -9,9 +9,11 @@ the same weights and take the same number of the same steps.
 
     python examples/distill_digits.py --backend jax --out distill_digits.png
 
-Over seeds 0 to 4 the teacher is right on SCORES_T of the test images, the plain student on
-SCORES_P, the distilled one on SCORES_D, on each library.  Needs scikit-learn, for the data.
-Ctrl-C stops early and shows what there is.
+Over seeds 0 to 4 the teacher is right on 97–98 % of the test images, the plain student on 74–85 %,
+the distilled one on 95–97 %, and the libraries differ by an image at most.  The gain is this large
+because labels are scarce: the teacher's logits stand in for those that the student lacks.
+
+Needs scikit-learn, for the data.  Ctrl-C stops early and shows what there is.
 """
 
 from __future__ import annotations
@@ -300,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, report and draw; return 130 if interrupted."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--backend", choices=list(TRAININGS), default="numpy")
-    parser.add_argument("--epochs", type=int, default=300)
+    parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the split and the first weights")
     parser.add_argument("--out", type=Path, default=Path("distill_digits.png"))
     options = parser.parse_args(arguments)
@@ -336,4 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before the first epoch, or again while drawing
+        sys.exit(130)
