@@ -260,8 +260,8 @@ def draw(curves: dict[str, list[Score]], out: Path) -> None:
     }
     legend = {"framealpha": 1, "edgecolor": "none"}  # over the grid
     with plt.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
+        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8))
+        figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.12)
         for name in [name for name in looks if name in curves]:  # the legends from best to worst
             accuracy, divergence = zip(*curves[name], strict=True)
             left.plot(accuracy, label=f"{name}, {accuracy[-1]:.1%}", **looks[name])
@@ -276,8 +276,10 @@ def draw(curves: dict[str, list[Score]], out: Path) -> None:
         right.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         right.set_ylabel("D(teacher‖student) in nats")
         right.set_title("Divergence from the teacher, on the test images", loc="left")
-        if right.lines:  # not so if interrupted while the teacher learnt
+        if right.lines:
             right.legend(loc="lower left", **legend)
+        else:  # interrupted while the teacher learnt
+            right.set_visible(False)
         for axes in (left, right):
             axes.set_xlabel("epoch")
             axes.margins(x=0.01)
