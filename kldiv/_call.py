@@ -130,6 +130,14 @@ def _different(first: tuple[int, ...], second: tuple[int, ...]) -> ShapeError:
     )
 
 
+def broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Return whether an array of one shape broadcasts to another."""
+    return len(shape) <= len(wanted) and all(
+        size in (1, full)  # no set: hashing a size would fix it under torch.compile
+        for size, full in zip(shape[::-1], wanted[::-1], strict=False)
+    )
+
+
 def check_mask(
     route: backends.Route,
     mask: Array,
@@ -140,11 +148,7 @@ def check_mask(
     dtype, shape = route.caller.dtype_name(mask), mask.shape
     if dtype != "bool":
         raise DTypeError(f"where has dtype {dtype}; expected bool; compare first: where=mask != 0")
-    fits = len(shape) <= len(wanted) and all(
-        size in (1, full)  # no set: hashing a size would fix it under torch.compile
-        for size, full in zip(shape[::-1], wanted[::-1], strict=False)
-    )
-    if not fits:
+    if not broadcasts(shape, wanted):
         raise ShapeError(
             f"where has shape {tuple(shape)}, which does not broadcast to {tuple(wanted)}; {mend}"
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from kldiv._call import Call, check_mask, check_reduction, dtypes, resolve_pair
+from kldiv._call import Call, broadcasts, check_mask, check_reduction, dtypes, resolve_pair
+from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas.rows import Divergence, JensenShannon, KullbackLeibler, RowLoss
 
@@ -232,8 +233,16 @@ def _prepare(
             check_mask(
                 route, array, rows, "it masks whole distributions, classes are masked by −inf"
             )
-        elif route.caller.dtype_name(array) not in {"float16", "bfloat16", "float32", "float64"}:
-            raise DTypeError("temperature must be a number or an array of floats")
+        elif route.caller.dtype_name(array) not in FLOATS:
+            raise DTypeError(
+                f"temperature has dtype {route.caller.dtype_name(array)}; expected a number, or an "
+                f"array of one of {', '.join(FLOATS)}"
+            )
+        elif not broadcasts(array.shape, rows):
+            raise ShapeError(
+                f"temperature has shape {tuple(array.shape)}, which does not broadcast to one "
+                f"number per distribution, {tuple(rows)}"
+            )
     row_arrays = [xp.broadcast_to(array, rows) for array in row_arrays]
     operation = RowLoss(
         reduction,
@@ -298,6 +307,7 @@ def pad_classes(logits: Array, size: int, *, axis: int = -1) -> Array:
     """
     from kldiv import backends  # noqa: PLC0415 - only this function needs it
 
+    backend = backends.find(logits)
     shape = tuple(logits.shape)
     if not shape or not -len(shape) <= axis < len(shape):
         raise ShapeError(f"axis {axis} is out of range for logits of shape {shape}")
@@ -307,7 +317,11 @@ def pad_classes(logits: Array, size: int, *, axis: int = -1) -> Array:
             f"logits have {shape[axis]} classes on axis {axis}, more than size {size}; pad the "
             "shorter of the two to the longer"
         )
-    backend = backends.find(logits)
+    if backend.dtype_name(logits) not in FLOATS:
+        raise DTypeError(
+            f"logits have dtype {backend.dtype_name(logits)}; expected one of {', '.join(FLOATS)}, "
+            "as only these have −inf"
+        )
     xp = backend.namespace(logits)
     with backend.context(logits):
         missing = (*shape[:axis], size - shape[axis], *shape[axis + 1 :])

@@ -107,11 +107,11 @@ class Backend:
             return operation.elements(xp, *arrays)
         result = None
         for block in blocks:
-            part = operation.elements(xp, *(array[block] for array in arrays))
+            part = operation.elements(xp, *(array[(*block, ...)] for array in arrays))
             if result is None:
                 shape = operation.shape(arrays)
                 result = xp.empty(shape, dtype=part.dtype, device=part.device)
-            result[block] = part
+            result[(*block, ...)] = part
         return result
 
     def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002

@@ -24,7 +24,7 @@ def rows_at_a_time(shape: tuple[int, ...], dtype: str, block_bytes: int = BLOCK_
 
 def row_blocks(shape: tuple[int, ...], dtype: str) -> list[tuple[int | slice, ...]]:
     """Return the indices of blocks that cover an array of this shape, each of whole rows."""
-    if len(shape) < 2:
+    if len(shape) < 2 or 0 in shape:
         return [()]
     most = rows_at_a_time(shape, dtype)
     inner = math.prod(shape[1:-1])
@@ -33,7 +33,7 @@ def row_blocks(shape: tuple[int, ...], dtype: str) -> list[tuple[int | slice, ..
             (index, *rest) for index in range(shape[0]) for rest in row_blocks(shape[1:], dtype)
         ]
     step = max(1, most // max(1, inner))
-    return [(block,) for block in slices(shape[0], step)] or [()]
+    return [(block,) for block in slices(shape[0], step)]
 
 
 def flat(xp: Namespace, array: Array, like: Array) -> Array:

@@ -207,7 +207,8 @@ class RowLoss(RowOperation):
     ) -> Array:
         rows = arrays[0].shape[:-1]
         weight = self.weight(xp, cotangent, rows, self.keep(arrays))
-        weight = xp.broadcast_to(weight, rows)
+        # Not broadcast_to: torch's older vmap, which checks batched gradients, has no rule for it.
+        weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
         if index == self.own:
             gradient = run(self.settings(TemperatureSlope), *arrays) * weight
         else:
