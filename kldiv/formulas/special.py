@@ -1,8 +1,7 @@
 """Small pieces without cancellation: φ, the logarithm with its remainder, numbers of two words.
 
 Each is right to a few roundings on every library: of theirs only ``exp`` and ``log`` are called,
-not near a zero.  (JAX's ``log1p`` on a CPU is off by up to 129 ulp in float64, its ``expm1`` by 5;
-``torch.compile`` makes exp(x) − 1 of ``expm1``.)
+not near a zero.  (JAX's ``log1p`` on a CPU is off by up to 129 ulp in float64, its ``expm1`` by 5.)
 """
 
 from __future__ import annotations
@@ -29,23 +28,11 @@ _ARTANH_TERMS = {False: 7, True: 16}
 
 def phi(xp: Namespace, x: Array) -> Array:
     """Return φ(x) = e⁻ˣ − 1 + x ≥ 0."""
-    near = xp.clip(x, -NEAR, NEAR)
-    return xp.where(abs(x) < NEAR, phi_near(xp, near), xp.exp(-x) + (x - 1.0))
-
-
-def expm1(xp: Namespace, x: Array) -> Array:
-    """Return e^x − 1."""
-    near = xp.clip(x, -NEAR, NEAR)
-    return xp.where(abs(x) < NEAR, expm1_near(xp, near), xp.exp(x) - 1.0)
-
-
-def expm1_near(xp: Namespace, x: Array) -> Array:
-    """Return e^x − 1 for |x| ≤ `NEAR`."""
-    return phi_near(xp, -x) + x
+    return xp.where(abs(x) < NEAR, phi_near(xp, x), xp.exp(-x) + (x - 1.0))
 
 
 def phi_near(xp: Namespace, x: Array) -> Array:
-    """Return φ(x) for |x| ≤ `NEAR`."""
+    """Return φ(x) for |x| ≤ `NEAR`; less φ(x), x is −expm1(−x)."""
     return x * x * _polynomial(x, _PHI[: _PHI_TERMS[x.dtype == xp.float64]])
 
 
