@@ -311,7 +311,6 @@ def pad_classes(logits: Array, size: int, *, axis: int = -1) -> Array:
     shape = tuple(logits.shape)
     if not shape or not -len(shape) <= axis < len(shape):
         raise ShapeError(f"axis {axis} is out of range for logits of shape {shape}")
-    axis %= len(shape)
     if shape[axis] > size:
         raise ShapeError(
             f"logits have {shape[axis]} classes on axis {axis}, more than size {size}; pad the "
@@ -323,6 +322,7 @@ def pad_classes(logits: Array, size: int, *, axis: int = -1) -> Array:
             "as only these have −inf"
         )
     xp = backend.namespace(logits)
+    axis %= len(shape)
     with backend.context(logits):
         missing = (*shape[:axis], size - shape[axis], *shape[axis + 1 :])
         padding = xp.full(missing, -math.inf, dtype=logits.dtype, **backend.placed(logits))

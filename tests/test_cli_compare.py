@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
+from reference import exact
+
 from kldiv import readers
 from kldiv.cli import blocks
 from kldiv.cli.app import app
@@ -188,6 +190,34 @@ def test_every_form_is_the_same_distribution(compare, form):
     assert found["p"]["form"] == form
     assert found["p"]["normalized"] == (form in {"counts", "logits"})
     assert found["warnings"] == []
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-7])
+def test_logits_are_exact_at_any_distance(compare, distance):
+    """By log-softmax in float64 all digits but two are lost at 1e-7."""
+    rng = np.random.default_rng(3)
+    p = 3 * rng.normal(size=(3, 50)) + 40
+    q = p + distance * rng.normal(size=p.shape)
+    found = compare(p, q, "--from", "logits", "--reduction", "none")
+    for measure, pair, beta in (
+        ("kl_pq", (q, p), None),
+        ("kl_qp", (p, q), None),
+        ("js", (q, p), 0.5),
+    ):
+        expected = [float(exact(a, b, beta=beta).value) for a, b in zip(*pair, strict=True)]
+        np.testing.assert_allclose(np.array(found[measure], float), expected, rtol=2e-15)
+    assert found["backend"] == "numpy"
+
+
+def test_progress_counts_every_block(compare, monkeypatch):
+    advanced = []
+    monkeypatch.setattr(blocks, "BUDGET", 56)
+    monkeypatch.setattr(blocks.Progress, "advance", lambda self: advanced.append(self._total))
+    rng = np.random.default_rng(3)
+    for form in ("logits", "log-probs"):
+        advanced.clear()
+        compare(*np.log(softmax(rng.normal(size=(2, 3, 50)))), "--from", form)
+        assert advanced == [len(advanced)] * len(advanced)
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint8", "float32", "float64"])
@@ -593,6 +623,13 @@ def test_blocks_cover_an_array_once(monkeypatch, order, budget):
             assert (classes == 1).all()  # a group has all rows of its classes
         assert (array == 1).all()
         assert steps == len(grid)
+        rows = Blocks(array, axis, whole=True)
+        found = [block for group in rows for block in group]
+        assert len(found) == len(rows)
+        for block in found:
+            assert block.classes == slice(0, array.shape[axis])
+            array[block.index] += 1
+        assert (array == 2).all()
 
 
 def test_the_place_of_the_first_oddity(compare, monkeypatch):

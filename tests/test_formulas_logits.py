@@ -1,7 +1,4 @@
-"""KL and JS from logits against the truth: values, gradients, states merged in any order, edges.
-
-The targets are relative errors of 1e-6 in float32 and 2e-15 in float64: 17 and 18 roundings.
-"""
+"""KL and JS from logits against the truth: values, gradients, states merged in any order, edges."""
 
 from __future__ import annotations
 
@@ -9,20 +6,30 @@ import itertools
 import math
 from contextlib import nullcontext
 from fractions import Fraction
-from functools import cache, partial
+from functools import partial
 
 import mpmath
 import numpy as np
 import pytest
 import reference
 from libraries import Library, unit
+from logit_families import (
+    INF,
+    TARGET,
+    assert_right,
+    batch,
+    dtypes,
+    families,
+    gradient_error,
+    truths,
+    value_error,
+)
 from reference import exact, extended
 
 import kldiv
 from kldiv.formulas import logits, special, state
 
-TARGET = {"float32": 1e-6, "float64": 2e-15}
-INF, NAN = math.inf, math.nan
+NAN = math.nan
 
 
 @pytest.fixture(autouse=True)
@@ -39,83 +46,6 @@ def quiet():
 
 
 # --- what is measured -----------------------------------------------------------------------------
-
-
-def families(size, seed=0):
-    """Pairs of student and teacher logits, each with its own way to go wrong."""
-    random = np.random.default_rng([size, seed])
-    t, z = 3 * random.normal(size=size), random.normal(size=size)
-    first = np.arange(size) < max(1, size // 3)
-    low, high = int(np.argmin(t)), int(np.argmax(t))
-
-    def changed(values, index, by):
-        values = values.copy()
-        values[index] += by
-        return values
-
-    pairs = {f"distance 1e-{k}": (t + 10.0**-k * z, t) for k in range(9)}
-    for k in (1, 3, 5):
-        pairs[f"teacher + 100, distance 1e-{k}"] = (t + 10.0**-k * z, t + 100)
-        pairs[f"student - 50, distance 1e-{k}"] = (t + 10.0**-k * z - 50, t)
-    pairs["t + 8, rounded"] = (t + 8, t)
-    pairs["t + 100, rounded"] = (t + 100, t)
-    peaked = changed(t, size // 2, 30)
-    pairs["both peaked on one class"] = (peaked + 1e-3 * z, peaked)
-    pairs["both peaked, farther apart"] = (peaked + z, peaked)
-    pairs["peaks disagree by 30"] = (changed(t, 0, 30), peaked)
-    pairs["peaks disagree by 12"] = (changed(t, 0, 12), changed(t, size - 1, 12))
-    pairs["scale 20"] = (20 * z, 20 * random.normal(size=size))
-    pairs["scale 20, shifted"] = (20 * z - 50, 20 * random.normal(size=size) + 100)
-    pairs["scale 20, close"] = (20 * z, 20 * z + 1e-3 * t)
-    pairs["sorted"] = (np.sort(t) + 1e-2 * z, np.sort(t))
-    pairs["sorted, opposite"] = (np.sort(t)[::-1].copy(), np.sort(t))
-    pairs["first block negligible"] = (t + 1e-2 * z - 130 * first, t - 130 * first)
-    pairs["first block 130 lower for the teacher"] = (t + z, t - 130 * first)
-    pairs["teacher underflows under the student"] = (t + 900 * first, t - 1000 * first)
-    pairs["first block masked for the teacher"] = (t + z, np.where(first, -INF, t))
-    pairs["last block masked for the teacher"] = (t + z, np.where(first[::-1], -INF, t))
-    pairs["a class masked for the teacher"] = (t + 1e-2 * z, changed(t, -1, -INF))
-    pairs["a class masked for both"] = (changed(t + 1e-3 * z, -1, -INF), changed(t, -1, -INF))
-    pairs["first block masked for both"] = (
-        np.where(first, -INF, t + 1e-3 * z),
-        np.where(first, -INF, t),
-    )
-    pairs["a class masked for the student"] = (changed(t + 1e-3 * z, -1, -INF), t)
-    pairs["the top class masked for the student"] = (changed(t + 1e-3 * z, high, -INF), t)
-    pairs["an unlikely class 400 lower"] = (changed(t, low, -400), t)
-    pairs["an unlikely class 40 lower"] = (changed(t + 1e-3 * z, low, -40), t)
-    pairs["an unlikely class 400 higher"] = (changed(t + 1e-2 * z, low, 400), t)
-    pairs["the top class 400 lower"] = (changed(t, high, -400), t)
-    pairs["the top class 400 higher"] = (changed(t, high, 400), t)
-    pairs["a finite mask"] = (changed(t, low, -1e9), t)
-    half = np.arange(size) < size // 2
-    pairs["hardly a class in common"] = (z - 60.0 * ~half, z[::-1] / 2 - 60.0 * half)
-    pairs["little in common"] = (z - 15.0 * ~half, z[::-1] / 2 - 15.0 * half)
-    pairs["KL about 2, teacher + 100"] = (t + 2 * z, t + 100)
-    pairs["KL about 4, student - 50"] = (t + 3 * z - 50, t)
-    pairs["a ramp"] = (t + np.linspace(-1, 1, size), t)
-    pairs["tiny student"] = (1e-8 * z, np.full(size, 100.0))
-    pairs["ties in rounding"] = (3.8147e-6 * (1 + 1e-3 * z), np.full(size, 100.0))
-    pairs["few values"] = (np.round(4 * (t + z)) / 4, np.round(4 * t) / 4)
-    pairs["one unit in the last place"] = (t, np.float32(changed(t, low, 7.63e-6) + 100))
-    smooth = np.full(size, 0.1)
-    pairs["label smoothing"] = (changed(smooth, 0, 10.2) + 1e-2 * z, changed(smooth, 0, 11.2))
-    pairs["two values"] = (changed(smooth, 0, 5.3), changed(smooth, 0, 8.4))
-    return pairs
-
-
-@cache
-def batch(size, dtype):
-    """Names of the families, and their logits as rows."""
-    pairs = families(size)
-    s, t = (np.stack([pair[i] for pair in pairs.values()]).astype(dtype) for i in (0, 1))
-    return list(pairs), s, t
-
-
-@cache
-def truths(size, dtype, temperature=1.0, beta=None):
-    _, s, t = batch(size, dtype)
-    return [exact(a, b, temperature=temperature, beta=beta) for a, b in zip(s, t, strict=True)]
 
 
 def cut(array, cuts):
@@ -154,45 +84,6 @@ def js_half(xp, blocks, rows, weights, temperature):
     shift = sum(logits.js_shift(xp, a, b, rows, weights, temperature) for a, b in blocks)
     parts = [logits.js_grad(xp, a, b, rows, shift, weights, temperature) for a, b in blocks]
     return xp.concat(parts, axis=-1)
-
-
-def value_error(found, true, dtype):
-    """Relative error; infinite where only the truth is not finite, or is exactly zero."""
-    found = np.longdouble(found)
-    if not np.isfinite(true) or true == 0:
-        return 0.0 if found == true or (np.isnan(found) and np.isnan(true)) else INF
-    if not np.isfinite(found) or found < 0:
-        return INF
-    return float(abs(found - true) / max(true, np.finfo(dtype).tiny))
-
-
-def gradient_error(found, true, dtype):
-    """‖g − g*‖₁ relative to ‖g*‖₁, or to the smallest normal numbers."""
-    found = found.astype(np.longdouble)
-    if not np.isfinite(true).all():
-        return 0.0 if (np.isnan(found) == np.isnan(true)).all() else INF
-    scale = max(abs(true).sum(), len(true) * np.finfo(dtype).tiny)
-    error = float(abs(found - true).sum() / scale)
-    return error if error == error else INF
-
-
-def assert_right(names, results, expected, dtype):
-    """Assert value and gradients of every row, and name all the rows that are wrong."""
-    wrong = {}
-    for i, (name, true) in enumerate(zip(names, expected, strict=True)):
-        found = [result[i] for result in results]
-        errors = (
-            value_error(found[0], true.value, dtype),
-            gradient_error(found[1], true.grad_input, dtype),
-            gradient_error(found[2], true.grad_target, dtype),
-        )
-        if not max(errors) <= TARGET[dtype]:
-            wrong[name] = errors
-    assert wrong == {}
-
-
-def dtypes(lib):
-    return [dtype for dtype in lib.floats if dtype in TARGET]
 
 
 def on(lib, function, *arrays):
@@ -239,6 +130,7 @@ def test_the_measure_can_fail():
 
 PIECES = {
     "phi": (special.phi, lambda x: mpmath.exp(-x) - 1 + x, (-30.0, 30.0)),
+    "expm1": (special.expm1, mpmath.expm1, (-30.0, 30.0)),
     "log1p": (special.log1p, mpmath.log1p, (-0.999, 50.0)),
     "log1p_gap": (special.log1p_gap, lambda y: y - mpmath.log1p(y), (-0.999, 50.0)),
 }

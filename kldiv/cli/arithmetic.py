@@ -1,7 +1,7 @@
-"""The little mathematics of the command line beyond `kldiv.kl_div`, in this one place.
+"""The little mathematics of the command line beyond kldiv's losses, in this one place.
 
 It prepares what `kldiv.kl_div` takes: sums to divide by, logarithms, the mixture of two
-distributions.  Logits become log-probabilities here, until a public function takes logits.
+distributions.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _LOG_2: Final = float(np.log1p(1.0))  # cancels the log1p of equal arguments exa
 class Scale(Protocol):
     """How numbers stand for probabilities: `Linear` or `Logarithmic`; on matrices of float64."""
 
+    operation: str
+    """The loss that gives the divergences of a row."""
     empty: float
     """The number of a class that does not occur, and the total of no classes."""
 
@@ -48,6 +50,7 @@ class Scale(Protocol):
 class Linear:
     """Probabilities or counts."""
 
+    operation = "kl_div"
     empty = 0.0
 
     def __init__(self, smoothing: float = 0.0) -> None:
@@ -81,8 +84,9 @@ class Linear:
 
 
 class Logarithmic:
-    """Log-probabilities or logits."""
+    """Log-probabilities."""
 
+    operation = "kl_div"
     empty = -np.inf
 
     def smooth(self, values: Floats) -> Floats:
@@ -114,6 +118,20 @@ class Logarithmic:
         mixture = np.where(top == -np.inf, top, mixture)
         pm, qm = _elements(mixture, p, log=True), _elements(mixture, q, log=True)
         return _elements(q, p, log=True), _elements(p, q, log=True), 0.5 * (pm + qm)
+
+
+class Logits(Logarithmic):
+    """Logits: their rows as a whole have divergences that no sum of elements is as exact as."""
+
+    operation = "kl_div_with_logits"
+
+    def divergences_of_rows(self, p: Floats, q: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return D(P‖Q), D(Q‖P) and the Jensen-Shannon divergence of each row."""
+        return (
+            np.asarray(kldiv.kl_div_with_logits(q, p, reduction="none")),
+            np.asarray(kldiv.kl_div_with_logits(p, q, reduction="none")),
+            np.asarray(kldiv.js_div_with_logits(q, p, reduction="none")),
+        )
 
 
 def _elements(log_q: Floats, p: Floats, *, log: bool = False) -> Floats:

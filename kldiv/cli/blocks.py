@@ -67,16 +67,23 @@ class Blocks:
         Only its shape and strides are looked at.
     axis : int
         The axis of the classes, counted from 0.
+    whole : bool
+        Whether a block has all classes of its rows, be it larger than the budget.
     """
 
-    def __init__(self, array: NDArray[Any], axis: int) -> None:
+    def __init__(self, array: NDArray[Any], axis: int, *, whole: bool = False) -> None:
         left = max(BUDGET // 8, 1)
         # The axis with the smallest stride varies fastest, in Fortran's order too.
         order = sorted(range(array.ndim), key=lambda a: (abs(array.strides[a]), -a))
+        if whole:
+            left = max(left // max(array.shape[axis], 1), 1)
         self._axis = axis
         self._slices: list[list[slice]] = [[] for _ in order]
         for a in order:
             size = array.shape[a]
+            if whole and a == axis:
+                self._slices[a] = [slice(0, size)]
+                continue
             step = max(min(size, left), 1)
             left = max(left // step, 1)
             self._slices[a] = [slice(i, min(i + step, size)) for i in range(0, size, step)]

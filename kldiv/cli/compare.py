@@ -56,7 +56,7 @@ WHAT THEY HOLD (--from)
   probs      taken as they are; --normalize divides them by their sum
   counts     divided by their total
   log-probs  taken as they are; --normalize subtracts log(sum(exp))
-  logits     turned into log-probabilities by log-softmax
+  logits     scores: their softmax, exact at any distance
 
 \b
 MATRICES (--reduction)

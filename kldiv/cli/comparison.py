@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 import kldiv
+from kldiv.cli.arithmetic import Logits
 from kldiv.cli.blocks import Blocks, Progress
 from kldiv.cli.forms import look, scale_of
 from kldiv.cli.inputs import read_pair
@@ -117,10 +118,12 @@ def compare(request: Request) -> Comparison:
     """Read, check and compare two files under the settings that hold now."""
     scale = scale_of(request)
     # Before the files: a backend that cannot run should say so at once.
-    explanation = kldiv.explain(np.zeros(1), np.ones(1))
+    explanation = kldiv.explain(np.zeros(1), np.ones(1), operation=scale.operation)
     pair = read_pair(request)
     both = (("P", pair.p), ("Q", pair.q))
     steps = sum(len(Blocks(table.array, pair.axis)) for _, table in (*both, both[0]))
+    if isinstance(scale, Logits):
+        steps += len(Blocks(pair.p.array, pair.axis, whole=True))
     with Progress(steps) as progress:
         p, q = (look(name, table, pair, scale, request, progress) for name, table in both)
         sums = _Sums(pair.shape, request.top)
@@ -133,6 +136,8 @@ def compare(request: Request) -> Comparison:
                 columns.add(scale.probabilities(at_p), scale.probabilities(at_q), *parts)
                 progress.advance()
             sums.add_columns(block.classes.start, columns)
+        if isinstance(scale, Logits):
+            _read_rows(pair, scale, sums.rows, progress)
     weights = divisor(pair.shape, "mean"), divisor(pair.shape, request.reduction)
     return Comparison(
         p,
@@ -149,6 +154,16 @@ def compare(request: Request) -> Comparison:
         request.smoothing,
         explanation,
     )
+
+
+def _read_rows(pair: Pair, scale: Logits, rows: tuple[Floats, ...], progress: Progress) -> None:
+    """Write the divergences of whole rows of logits over what their elements add up to."""
+    for group in Blocks(pair.p.array, pair.axis, whole=True):
+        for block in group:
+            parts = scale.divergences_of_rows(block.read(pair.p.array), block.read(pair.q.array))
+            for result, part in zip(rows, parts, strict=True):
+                result[block.rows] = part.reshape(result[block.rows].shape)
+            progress.advance()
 
 
 def _contribution(column: Floats, pair: Pair, rows: int, weight: int) -> Contribution:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import numpy as np
 
-from kldiv.cli.arithmetic import Linear, Logarithmic
+from kldiv.cli.arithmetic import Linear, Logarithmic, Logits
 from kldiv.cli.blocks import Blocks
 from kldiv.cli.inputs import LOGARITHMS
 from kldiv.errors import InputError
@@ -103,7 +103,7 @@ def scale_of(request: Request) -> Scale:
         raise click.UsageError(
             f"--smoothing adds to counts or probabilities, not to {request.form}"
         )
-    return Logarithmic()
+    return Logits() if request.form == "logits" else Logarithmic()
 
 
 def look(

@@ -19,7 +19,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from kldiv.formulas.special import NEAR, difference, log1p, log1p_gap, phi_near, two_difference
+from kldiv.formulas.special import (
+    NEAR,
+    difference,
+    expm1,
+    expm1_near,
+    log1p,
+    log1p_gap,
+    phi_near,
+    two_difference,
+)
 from kldiv.formulas.state import exp_over, finite, over, tempered, total, weights_of
 
 if TYPE_CHECKING:
@@ -99,10 +108,10 @@ def tangents(
 
 
 def _excess(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
-    """Return q − p: by p·expm1(r) where they are close."""
+    """Return q − p: by p·(eʳ − 1) where they are close."""
     p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
     r = _log_ratio(xp, s, t, rows, temperature)
-    return xp.where(abs(r) < NEAR, p * xp.expm1(r), q - p)
+    return xp.where(abs(r) < NEAR, p * expm1_near(xp, xp.clip(r, -NEAR, NEAR)), q - p)
 
 
 def _slope(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
@@ -179,7 +188,7 @@ def js_temperature_terms(
     weights = (beta, 1.0 - beta)
     p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
     z = _anchor_log(xp, rows, temperature)
-    kl_p = shift - log1p(xp, weights[1] * xp.expm1(xp.clip(-z, -80.0, 80.0)))
+    kl_p = shift - log1p(xp, weights[1] * expm1(xp, xp.clip(-z, -80.0, 80.0)))
     j = _js_elements(xp, s, t, rows, beta, temperature)
     excess = _excess(xp, s, t, rows, temperature)
     slope = (beta * p) * (_js_log(xp, s, t, rows, weights, temperature) - shift)
@@ -247,7 +256,8 @@ def _js_elements(
             xp.where(student, other, xp.full_like(p, one))
             for one, other in ((beta, 1.0 - beta), (1.0 - beta, beta))
         )
-    a, smaller = xp.expm1(-rho), xp.exp(-rho)
+    smaller = xp.exp(-rho)
+    a = xp.where(rho < NEAR, expm1_near(xp, -xp.clip(rho, 0.0, NEAR)), smaller - 1.0)
     g = rest * a
     m = gamma + rest * smaller  # 1 + g, right even where g is close to −1
     log_m = xp.log(m)
@@ -282,7 +292,8 @@ def _js_log(
     u = tempered(xp, difference(rows.anchor, rows.anchor_low, *d), temperature)
     r = tempered(xp, difference(rows.pivot, rows.pivot_low, *d), temperature) - rows.offset
     # The ratio of probabilities is right to a few u, e^r only to u·|r|.
-    y = xp.where(abs(u) < NEAR, theta * xp.expm1(u), kappa * (q / xp.where(p > 0, p, 1.0)) - theta)
+    near = theta * expm1_near(xp, xp.clip(u, -NEAR, NEAR))
+    y = xp.where(abs(u) < NEAR, near, kappa * (q / xp.where(p > 0, p, 1.0)) - theta)
     # log(1 + y) = log((1 − θ) + κ q/p), without overflow: below e^(−_DEEP) p/q gives way to r.
     larger = xp.maximum(p, q)
     larger = xp.where(larger > 0, larger, 1.0)

@@ -1,7 +1,8 @@
 """Small pieces without cancellation: φ, the logarithm with its remainder, numbers of two words.
 
 Each is right to a few roundings on every library: of theirs only ``exp`` and ``log`` are called,
-not near a zero.  (JAX's ``log1p`` on a CPU is off by up to 129 ulp in float64, its ``expm1`` by 5.)
+not near a zero.  (JAX's ``log1p`` on a CPU is off by up to 129 ulp in float64, its ``expm1`` by 5;
+torch.compile computes ``expm1(x)`` as exp(x) − 1.)
 """
 
 from __future__ import annotations
@@ -28,12 +29,24 @@ _ARTANH_TERMS = {False: 7, True: 16}
 
 def phi(xp: Namespace, x: Array) -> Array:
     """Return φ(x) = e⁻ˣ − 1 + x ≥ 0."""
-    return xp.where(abs(x) < NEAR, phi_near(xp, x), xp.exp(-x) + (x - 1.0))
+    near = phi_near(xp, xp.clip(x, -NEAR, NEAR))
+    return xp.where(abs(x) < NEAR, near, xp.exp(-x) + (x - 1.0))
 
 
 def phi_near(xp: Namespace, x: Array) -> Array:
-    """Return φ(x) for |x| ≤ `NEAR`; less φ(x), x is −expm1(−x)."""
+    """Return φ(x) for |x| ≤ `NEAR`."""
     return x * x * _polynomial(x, _PHI[: _PHI_TERMS[x.dtype == xp.float64]])
+
+
+def expm1(xp: Namespace, x: Array) -> Array:
+    """Return eˣ − 1."""
+    near = expm1_near(xp, xp.clip(x, -NEAR, NEAR))
+    return xp.where(abs(x) < NEAR, near, xp.exp(x) - 1.0)
+
+
+def expm1_near(xp: Namespace, x: Array) -> Array:
+    """Return eˣ − 1 for |x| ≤ `NEAR`: no library's, as torch.compile makes that exp(x) − 1."""
+    return x + phi_near(xp, -x)
 
 
 def log1p(xp: Namespace, y: Array) -> Array:
