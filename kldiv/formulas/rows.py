@@ -61,7 +61,8 @@ def _rows(xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Rows:
         state.block_state(xp, s[..., block], t[..., block], -1, temperature)
         for block in class_blocks(s.shape[-1])
     ]
-    return state.finish(xp, state.merge(xp, states, -1, temperature))
+    whole = states[0] if len(states) == 1 else state.merge(xp, states, -1, temperature)
+    return state.finish(xp, whole)
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,8 @@ class RowGradient(RowOperation):
     ) -> Array:
         s, t, weight, *rest = arrays
         if index == self.own:
-            raise NotImplementedError("second derivatives in an array temperature")
+            slope = xp.sum(cotangent * self._in_temperature(xp, run, *arrays), axis=-1)
+            return cast(xp, slope, _name(arrays[index]))
         if index == 2:
             ones = run(self, s, t, xp.ones_like(weight), *rest)
             return xp.sum(cotangent * ones, axis=-1)
@@ -269,14 +271,23 @@ class RowGradient(RowOperation):
     ) -> Array:
         s, t, weight, *rest = arrays
         ds, dt, dw, *more = tangents
-        if any(tangent is not None for tangent in more):
-            raise NotImplementedError("second derivatives in an array temperature")
         moved = [] if dw is None else [run(self, s, t, dw, *rest)]
+        if more and more[0] is not None:
+            moved.append(self._in_temperature(xp, run, *arrays) * more[0][..., None])
         if ds is not None or dt is not None:
             direction = [xp.zeros_like(s) if d is None else d for d in (ds, dt)]
             operation = self.settings(RowTangent, index=self.index)
             moved.append(run(operation, s, t, weight, *direction, *rest))
         return sum(moved[1:], moved[0])
+
+    def _in_temperature(
+        self, xp: Namespace, run: Run, s: Array, t: Array, weight: Array, *rest: Array
+    ) -> Array:
+        """Return ∂G/∂T = −(G + H·(s, t))/T: the gradient G depends on s/T and t/T, over T."""
+        direction = [xp.where(logits == -xp.inf, 0.0, logits) for logits in (s, t)]
+        tangent = run(self.settings(RowTangent, index=self.index), s, t, weight, *direction, *rest)
+        temperature = cast(xp, rest[0], self.compute)[..., None]
+        return -(run(self, s, t, weight, *rest) + tangent) / temperature
 
 
 @dataclass(frozen=True)
