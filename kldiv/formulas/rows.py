@@ -9,18 +9,20 @@ time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from kldiv.formulas import logits, state
 from kldiv.formulas.blocks import class_blocks
 from kldiv.formulas.reductions import Loss, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kldiv._types import Array, Namespace
     from kldiv.formulas.operation import Run
     from kldiv.formulas.state import Rows, Temperature
+
+    OfBlock: TypeAlias = Callable[[Array, Array], Array]
 
 
 class Divergence:
@@ -55,12 +57,24 @@ class Divergence:
         raise NotImplementedError
 
 
+def _blocks(s: Array, t: Array) -> list[tuple[Array, Array]]:
+    """Return the logits as blocks of classes, so that a large vocabulary stays in the cache too."""
+    parts = class_blocks(s.shape[-1])
+    return [(s, t)] if len(parts) == 1 else [(s[..., part], t[..., part]) for part in parts]
+
+
+def _joined(xp: Namespace, function: OfBlock, s: Array, t: Array) -> Array:
+    parts = [function(*block) for block in _blocks(s, t)]
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
+
+
+def _summed(function: OfBlock, s: Array, t: Array) -> Array:
+    first, *rest = (function(*block) for block in _blocks(s, t))
+    return sum(rest, first)
+
+
 def _rows(xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Rows:
-    # Blocks of classes, so that a large vocabulary stays in the cache too; their states are small.
-    states = [
-        state.block_state(xp, s[..., block], t[..., block], -1, temperature)
-        for block in class_blocks(s.shape[-1])
-    ]
+    states = [state.block_state(xp, *block, -1, temperature) for block in _blocks(s, t)]
     whole = states[0] if len(states) == 1 else state.merge(xp, states, -1, temperature)
     return state.finish(xp, whole)
 
@@ -76,7 +90,8 @@ class KullbackLeibler(Divergence):
         self, xp: Namespace, index: int, s: Array, t: Array, temperature: Temperature
     ) -> Array:
         function = (logits.grad_input, logits.grad_target)[index]
-        return function(xp, s, t, _rows(xp, s, t, temperature), temperature)
+        rows = _rows(xp, s, t, temperature)
+        return _joined(xp, lambda a, b: function(xp, a, b, rows, temperature), s, t)
 
     def tangent(
         self,
@@ -93,7 +108,8 @@ class KullbackLeibler(Divergence):
     def temperature_slope(
         self, xp: Namespace, s: Array, t: Array, temperature: Temperature
     ) -> Array:
-        return logits.temperature_terms(xp, s, t, _rows(xp, s, t, temperature), temperature)
+        rows = _rows(xp, s, t, temperature)
+        return _summed(lambda a, b: logits.temperature_terms(xp, a, b, rows, temperature), s, t)
 
 
 @dataclass(frozen=True)
@@ -103,8 +119,12 @@ class JensenShannon(Divergence):
     beta: float = 0.5
 
     def value(self, xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Array:
-        rows = _rows(xp, s, t, temperature)
-        return logits.js_terms(xp, s, t, rows, self.beta, temperature)
+        return self._value(xp, s, t, _rows(xp, s, t, temperature), temperature)
+
+    def _value(
+        self, xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature
+    ) -> Array:
+        return _summed(lambda a, b: logits.js_terms(xp, a, b, rows, self.beta, temperature), s, t)
 
     def gradient(
         self, xp: Namespace, index: int, s: Array, t: Array, temperature: Temperature
@@ -112,8 +132,15 @@ class JensenShannon(Divergence):
         own, other = (s, t) if index == 0 else (t, s)
         rows = _rows(xp, other, own, temperature)
         weights = (self.beta, 1.0 - self.beta) if index else (1.0 - self.beta, self.beta)
-        shift = logits.js_shift(xp, other, own, rows, weights, temperature)
-        return logits.js_grad(xp, other, own, rows, shift, weights, temperature)
+        shift = _summed(
+            lambda a, b: logits.js_shift(xp, a, b, rows, weights, temperature), other, own
+        )
+        return _joined(
+            xp,
+            lambda a, b: logits.js_grad(xp, a, b, rows, shift, weights, temperature),
+            other,
+            own,
+        )
 
     def tangent(
         self,
@@ -138,9 +165,10 @@ class JensenShannon(Divergence):
     ) -> Array:
         rows = _rows(xp, s, t, temperature)
         weights = (self.beta, 1.0 - self.beta)
-        shift = logits.js_shift(xp, s, t, rows, weights, temperature)
-        value = logits.js_terms(xp, s, t, rows, self.beta, temperature)
-        return logits.js_temperature_terms(xp, s, t, rows, shift, value, self.beta, temperature)
+        shift = _summed(lambda a, b: logits.js_shift(xp, a, b, rows, weights, temperature), s, t)
+        value = self._value(xp, s, t, rows, temperature)
+        constants = rows, shift, value, self.beta, temperature
+        return _summed(lambda a, b: logits.js_temperature_terms(xp, a, b, *constants), s, t)
 
 
 @dataclass(frozen=True)
