@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kldiv import logit_losses, losses
+from kldiv import estimators, logit_losses, losses
 from kldiv.errors import LibraryError, OptionError, ShapeError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ _PREPARE: dict[Any, Callable[..., Call]] = {
     losses.kl_div: losses.prepare_kl_div,
     logit_losses.kl_div_with_logits: logit_losses.prepare_kl_div_with_logits,
     logit_losses.js_div_with_logits: logit_losses.prepare_js_div_with_logits,
+    estimators.kl_estimate: estimators.prepare_kl_estimate,
 }
 
 

@@ -1,0 +1,382 @@
+"""Divergences from samples: log-ratios of a policy, two sets of points, or counts."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from kldiv import backends
+from kldiv._call import Call, check_reduction, dtypes, resolve_pair, resolve_same_shape
+from kldiv.errors import OptionError, ShapeError
+from kldiv.formulas import samples
+from kldiv.formulas.estimators import K1, K2, K3, ScoreFunction
+from kldiv.formulas.pointwise import PointwiseLoss
+from kldiv.formulas.reductions import cast
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Reduction
+    from kldiv.formulas.pointwise import Pointwise
+
+    Kind: TypeAlias = Literal["k1", "k2", "k3"]
+
+_KINDS: dict[str, Pointwise] = {"k1": K1(), "k2": K2(), "k3": K3()}
+
+
+class Estimate(NamedTuple):
+    """
+    An estimated divergence, how uncertain it is, and from how many samples, in nats.
+
+    Parameters
+    ----------
+    value : float
+        The estimate.
+    standard_error : float
+        Its standard error.
+    low, high : float
+        The confidence interval.
+    samples : int
+        How many samples it rests on.
+    """
+
+    value: float
+    standard_error: float
+    low: float
+    high: float
+    samples: int
+
+
+def kl_estimate(
+    log_p: Array,
+    log_q: Array,
+    *,
+    kind: Kind = "k3",
+    unbiased_gradient: bool = False,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    dtype: Any = None,
+) -> Array:
+    r"""
+    Estimate D(P‖Q) from log-probabilities of samples of P, in nats: k1, k2 or k3.
+
+    With x = log p − log q of each sample, k1 is x, k2 is x²/2 and k3 is e⁻ˣ − 1 + x.
+
+    Parameters
+    ----------
+    log_p : array
+        Logarithms of P's probability (or density) at samples of P: in reinforcement learning the
+        policy's log-probabilities of the tokens that it sampled.
+    log_q : array
+        Logarithms of Q's at the same samples: the reference's; of the same shape.
+    kind : {"k1", "k2", "k3"}, default "k3"
+        ``"k1"`` is unbiased, of large variance, and negative for many samples. ``"k2"`` is biased
+        and never negative. ``"k3"`` is unbiased, never negative, and of small variance where P and
+        Q are close; right to a few units in the last place of itself.
+    unbiased_gradient : bool, default False
+        Whether the gradient is that of k2 whatever the kind: see the notes.
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        As in `kldiv.kl_div`.
+    where : array of bool, optional
+        Samples to keep, broadcasting to the arguments' shape; padding is left out before any
+        exponential, so that nothing there, NaN and ∞ included, reaches value or gradient. Means
+        divide by what is kept.
+    dtype : dtype or str, optional
+        Dtype of the result. Half types are computed in float32.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device.
+
+    Raises
+    ------
+    OptionError
+        No such ``kind`` or ``reduction``.
+    ShapeError
+        The shapes differ.
+    DTypeError
+        An argument is not real floating, or ``where`` is not bool.
+
+    See Also
+    --------
+    kldiv.kl_div_with_logits : The divergence itself, where the logits of all classes are at hand.
+
+    Notes
+    -----
+    As a loss to train P (``log_p`` differentiable, its samples fixed) the three differ more than
+    their values do. The gradient of D(P‖Q) is E[x ∇log p]:
+
+    * k1's gradient is ∇log p, whose mean is 0: it trains nothing;
+    * k2's is x ∇log p: right, in every sample;
+    * k3's is (1 − q/p) ∇log p, whose mean is the gradient of D(Q‖P), the other direction.
+
+    ``unbiased_gradient=True`` therefore keeps the value of the kind and takes k2's gradient.
+
+    References
+    ----------
+    J. Schulman, "Approximating KL divergence", 2020, http://joschu.net/blog/kl-approx.html.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv.estimators import kl_estimate
+    >>> log_p, log_q = np.log([0.5, 0.25]), np.log([0.4, 0.3])
+    >>> [round(float(kl_estimate(log_p, log_q, kind=kind)), 6) for kind in ("k1", "k2", "k3")]
+    [0.020411, 0.020759, 0.020411]
+    """
+    return prepare_kl_estimate(
+        log_p,
+        log_q,
+        kind=kind,
+        unbiased_gradient=unbiased_gradient,
+        reduction=reduction,
+        where=where,
+        dtype=dtype,
+    ).value()
+
+
+def prepare_kl_estimate(
+    log_p: Array,
+    log_q: Array,
+    *,
+    kind: Kind = "k3",
+    unbiased_gradient: bool = False,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    dtype: Any = None,
+) -> Call:
+    """Check the arguments of `kl_estimate` and resolve its settings."""
+    check_reduction(reduction)
+    if kind not in _KINDS:
+        raise OptionError(f"kind must be one of 'k1', 'k2', 'k3'; got {kind!r}")
+    route, arrays, wide = resolve_same_shape(log_p, log_q, where)
+    function = _KINDS[kind]
+    if unbiased_gradient:
+        function = ScoreFunction(function)
+    names = dtypes(route, wide, dtype, arrays[0])
+    return Call(route, PointwiseLoss(reduction, *names, function), *arrays)
+
+
+def monte_carlo_kl(
+    log_p: Array, log_q: Array, *, kind: Kind = "k3", confidence: float = 0.95
+) -> Estimate:
+    """
+    Estimate D(P‖Q) from independent samples of P, with a confidence interval, in nats.
+
+    Parameters
+    ----------
+    log_p, log_q : array
+        Log-densities of P and Q at samples of P; of one shape, each element a sample.
+    kind : {"k1", "k2", "k3"}, default "k3"
+        As in `kl_estimate`; k1 has the smaller variance where P and Q are far apart.
+    confidence : float, default 0.95
+        Probability with which the interval covers the divergence, by the central limit theorem.
+
+    Returns
+    -------
+    Estimate
+        Python numbers.
+
+    Raises
+    ------
+    OptionError
+        No such ``kind``, or ``confidence`` outside (0, 1).
+    ShapeError
+        The shapes differ, or there are fewer than two samples.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv.estimators import monte_carlo_kl
+    >>> x = np.random.default_rng(0).normal(size=10_000)  # samples of P = N(0, 1); Q = N(1, 1)
+    >>> estimate = monte_carlo_kl(-(x**2) / 2, -((x - 1) ** 2) / 2)
+    >>> estimate.low < 0.5 < estimate.high
+    True
+    """
+    terms = kl_estimate(log_p, log_q, kind=kind, reduction="none", dtype="float64")
+    return _mean_of(terms, confidence)
+
+
+def knn_kl(x: Array, y: Array, *, k: int = 5) -> Array:
+    r"""
+    Estimate D(P‖Q) from samples of both, by distances to nearest neighbours, in nats.
+
+    With ρ the distance from a point of ``x`` to its k-th neighbour among the others of ``x``, and
+    ν that to its k-th neighbour in ``y``, for n and m points of d dimensions
+
+    .. math:: \frac{d}{n} \sum_i \log\frac{ν_i}{ρ_i} + \log\frac{m}{n - 1}
+
+    Parameters
+    ----------
+    x : array
+        Samples of P: one a row, or an array of numbers for one dimension.
+    y : array
+        Samples of Q, of the same dimensions.
+    k : int, default 5
+        Which neighbour: a larger one has less variance and more bias.
+
+    Returns
+    -------
+    array
+        0-d, of the argument's library and device; may be negative where P and Q are close. Points
+        that occur more than k times have no distance and make it ±∞ or NaN: such data are discrete.
+
+    Raises
+    ------
+    ShapeError
+        Other than one or two axes, different dimensions, or too few points for ``k``.
+    OptionError
+        ``k`` is no positive integer.
+    DTypeError
+        An argument is not real floating.
+
+    See Also
+    --------
+    plug_in_kl : From counts of classes.
+
+    Notes
+    -----
+    NumPy arrays are searched by SciPy's k-d tree where SciPy is installed, all others by the
+    distances of all pairs, a block of points at a time.
+
+    References
+    ----------
+    Q. Wang, S. R. Kulkarni, S. Verdú, "Divergence estimation for multidimensional densities via
+    k-nearest-neighbor distances", IEEE Trans. Inf. Theory 55 (2009) 2392-2405.
+    F. Pérez-Cruz, "Kullback-Leibler divergence estimation of continuous distributions", ISIT 2008.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv.estimators import knn_kl
+    >>> random = np.random.default_rng(0)
+    >>> x, y = random.normal(size=5_000), random.normal(1.0, 1.0, size=5_000)
+    >>> abs(float(knn_kl(x, y)) - 0.5) < 0.1  # the true value is 1/2
+    True
+    """
+    if type(k) is not int or k < 1:
+        raise OptionError(f"k must be a positive integer; got {k!r}")
+    route, (x, y), wide = resolve_pair(x, y)
+    compute, _, result = dtypes(route, wide, None, x)
+    caller = route.caller
+    xp = caller.namespace(x)
+    x, y = (_points(xp, name, array) for name, array in (("x", x), ("y", y)))
+    if x.shape[1] != y.shape[1]:
+        raise ShapeError(
+            f"x and y must have the same dimensions; got points of {x.shape[1]} and {y.shape[1]}"
+        )
+    if x.shape[0] <= k or y.shape[0] < k:
+        raise ShapeError(
+            f"k = {k} needs more than {k} points in x and {k} in y; got {x.shape[0]} and "
+            f"{y.shape[0]}"
+        )
+    with caller.context(x):
+        x, y = (cast(xp, caller.export(array), compute) for array in (x, y))
+        tree = _tree() if caller.name == "numpy" else None
+        if tree is None:
+            distances = partial(samples.neighbour_distances, xp, x)
+        else:
+            distances = partial(_by_tree, tree, x)
+        value = samples.knn_kl(xp, distances(y, k), distances(x, k + 1), x.shape[1], y.shape[0])
+        return cast(xp, value, result)
+
+
+def plug_in_kl(
+    p_counts: Array,
+    q_counts: Array,
+    *,
+    correction: Literal["miller-madow"] | None = "miller-madow",
+    axis: int = -1,
+) -> Array:
+    r"""
+    Estimate D(P‖Q) from counts of classes in a sample of each, in nats.
+
+    The divergence of the observed frequencies is too large on average, by about (K − 1)/2n for the
+    n samples of P and by (Σ p/q − 1)/2m for the m samples of Q; the correction subtracts both.
+
+    Parameters
+    ----------
+    p_counts, q_counts : array
+        How often each class was seen, as floating-point numbers; of one shape.
+    correction : {"miller-madow", None}, default "miller-madow"
+        K is the number of classes seen in P's sample (Miller 1955), and Σ p/q is taken over these.
+    axis : int, default -1
+        Where the classes lie.
+
+    Returns
+    -------
+    array
+        One number for each pair of samples, the axis of the classes gone. Corrected it may be
+        negative; ∞ where a class was seen in P's sample and not in Q's.
+
+    Raises
+    ------
+    OptionError
+        No such correction.
+    ShapeError
+        The shapes differ, or there is no such axis.
+
+    References
+    ----------
+    G. A. Miller, "Note on the bias of information estimates", Information Theory in Psychology
+    (1955) 95-100. Z. Zhang, M. Grabchak, "Nonparametric estimation of Kullback-Leibler
+    divergence", Neural Computation 26 (2014) 2570-2593.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv.estimators import plug_in_kl
+    >>> dice = np.array([12.0, 9.0, 11.0, 8.0, 10.0, 10.0])
+    >>> round(float(plug_in_kl(dice, np.full(6, 10.0))), 4)
+    -0.075
+    """
+    if correction not in {"miller-madow", None}:
+        raise OptionError(f"correction must be 'miller-madow' or None; got {correction!r}")
+    route, (p, q), wide = resolve_same_shape(p_counts, q_counts)
+    ndim = len(p.shape)
+    if not -ndim <= axis < ndim:
+        raise ShapeError(f"axis {axis} is out of range for counts of shape {tuple(p.shape)}")
+    _, total, result = dtypes(route, wide, None, p)
+    xp = route.caller.namespace(p)
+    with route.caller.context(p):
+        p, q = cast(xp, p, total), cast(xp, q, total)
+        value = samples.plug_in_kl(xp, p, q, axis, corrected=correction is not None)
+        return cast(xp, value, result)
+
+
+def _mean_of(terms: Array, confidence: float) -> Estimate:
+    """Return the mean of independent terms, with the interval of the central limit theorem."""
+    if not 0 < confidence < 1:
+        raise OptionError(f"confidence must lie between 0 and 1; got {confidence!r}")
+    values = backends.find(terms).to_numpy(backends.find(terms).export(terms)).ravel()
+    if len(values) < 2:
+        raise ShapeError(f"an interval needs two samples at least; got {len(values)}")
+    value = float(values.mean())
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
+    return Estimate(value, error, value - reach, value + reach, len(values))
+
+
+def _points(xp: Any, name: str, array: Array) -> Array:
+    if array.ndim == 1:
+        return xp.reshape(array, (-1, 1))
+    if array.ndim != 2:
+        raise ShapeError(
+            f"{name} must have a point a row, or be a list of numbers; got shape "
+            f"{tuple(array.shape)}"
+        )
+    return array
+
+
+def _tree() -> Any:
+    try:
+        from scipy.spatial import KDTree  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    return KDTree
+
+
+def _by_tree(tree: Any, x: Array, y: Array, k: int) -> Array:
+    distances, _ = tree(y).query(x, k=[k])
+    return distances[:, 0]

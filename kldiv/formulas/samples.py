@@ -1,0 +1,52 @@
+"""Divergences of samples: from nearest neighbours, and from counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kldiv.formulas.blocks import BLOCK_BYTES, slices
+from kldiv.formulas.pointwise import KL
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Namespace
+
+
+def neighbour_distances(xp: Namespace, x: Array, y: Array, k: int) -> Array:
+    """Return the distance from each point of ``x`` to its k-th neighbour in ``y``."""
+    n, dimensions = x.shape
+    step = max(1, BLOCK_BYTES // (8 * y.shape[0] * dimensions))
+    parts = []
+    for part in slices(n, step):
+        # Differences, not the expanded square: that cancels between close neighbours.
+        apart = x[part, :][:, None, :] - y[None, :, :]
+        square = xp.sum(apart * apart, axis=-1)
+        parts.append(xp.sort(square, axis=-1)[:, k - 1])
+    return xp.sqrt(xp.concat(parts))
+
+
+def knn_kl(xp: Namespace, to_y: Array, to_x: Array, dimensions: int, size: int) -> Array:
+    """Return the estimate, given the distances of the points of x, and how many points y has."""
+    n = to_x.shape[0]
+    ratio = xp.log(to_y / to_x)
+    # A number, but in the array's dtype and on its device.
+    sizes = xp.log(xp.full_like(ratio[0], size / (n - 1)))
+    return dimensions * xp.mean(ratio) + sizes
+
+
+def plug_in_kl(xp: Namespace, p: Array, q: Array, axis: int, *, corrected: bool) -> Array:
+    """Return the divergence of frequencies, and less its bias to first order."""
+    n = xp.sum(p, axis=axis, keepdims=True)
+    m = xp.sum(q, axis=axis, keepdims=True)
+    p, q = p / n, q / m
+    # No zero reaches a logarithm or a quotient: lazy libraries would warn when they compute.
+    seen, possible = p > 0, q > 0
+    p, q = xp.where(seen, p, 1.0), xp.where(possible, q, 1.0)
+    terms = KL().value(xp, xp.where(possible, xp.log(q), -xp.inf), p)
+    value = xp.sum(xp.where(seen, terms, 0.0), axis=axis)
+    if not corrected:
+        return value
+    classes = xp.sum(xp.astype(seen, p.dtype), axis=axis)
+    ratio = xp.sum(xp.where(seen, p / q, 0.0), axis=axis)
+    n, m = xp.squeeze(n, axis=axis), xp.squeeze(m, axis=axis)
+    bias = (classes - 1.0) / (2.0 * n) + (ratio - 1.0) / (2.0 * m)
+    return xp.where(xp.isinf(value), value, value - bias)
