@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kldiv import backends, cli, config, errors, estimators, nn, readers, testing  # noqa: F401 - modules
+    from kldiv import backends, cli, config, errors, estimators, fitting, nn, readers, testing  # noqa: F401 - modules
     from kldiv.backends import available_backends, register_backend
     from kldiv.config import config_context, get_config, set_config
     from kldiv.diagnosis import diagnose
@@ -51,7 +51,17 @@ _HOMES = {
     "set_config": "config",
     "value_and_grad": "gradients",
 }
-_MODULES = {"backends", "cli", "config", "errors", "estimators", "nn", "readers", "testing"}
+_MODULES = {
+    "backends",
+    "cli",
+    "config",
+    "errors",
+    "estimators",
+    "fitting",
+    "nn",
+    "readers",
+    "testing",
+}
 
 
 def __getattr__(name: str) -> Any:

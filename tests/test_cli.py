@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
-from kldiv.cli import blocks, comparison
+from kldiv.cli import blocks, comparison, progress
 from kldiv.cli.app import app
 
 LETTERS = ("examples/letters/english.csv", "examples/letters/german.csv")
@@ -98,7 +98,7 @@ def test_without_the_extra_the_install_line_is_said(missing):
 def test_every_command_is_listed_with_a_line(run):
     status, out, _ = run("--help")
     assert status == 0
-    for name in ("compare", "diagnose", "doctor"):
+    for name in ("compare", "diagnose", "doctor", "fit"):
         assert f"  {name} " in out
     assert "_KLDIV_COMPLETE=bash_source kldiv" in out
 
@@ -122,7 +122,7 @@ def test_completion_script(shell):
 @pytest.mark.parametrize(
     ("words", "position", "expected"),
     [
-        ("kldiv ", 1, {"compare", "diagnose", "doctor"}),
+        ("kldiv ", 1, {"compare", "diagnose", "doctor", "fit"}),
         ("kldiv compare --from l", 3, {"log-probs", "logits"}),
     ],
 )
@@ -239,7 +239,7 @@ def test_an_encoding_without_the_characters(pytestconfig, encoding):
 
 
 def test_help_in_ascii():
-    for command in ("compare", "diagnose", "doctor"):
+    for command in ("compare", "diagnose", "doctor", "fit"):
         done = spawn(command, "--help", PYTHONUTF8="0", PYTHONIOENCODING="ascii:strict")
         assert done.returncode == 0
         assert done.stdout.isascii()
@@ -263,7 +263,8 @@ def test_a_bar_on_a_terminal_after_a_while(files, patience):
     import pty
 
     code = (
-        f"import kldiv.cli.blocks as b; b._PATIENCE = {patience}; b.BUDGET = 16\n"
+        "import kldiv.cli.blocks as b, kldiv.cli.progress as p\n"
+        f"p._PATIENCE = {patience}; b.BUDGET = 16\n"
         "from kldiv.cli import main; main()"
     )
     leader, follower = pty.openpty()
@@ -282,6 +283,6 @@ def test_a_bar_on_a_terminal_after_a_while(files, patience):
 
 
 def test_no_bar_in_a_pipe(files, run, monkeypatch):
-    monkeypatch.setattr(blocks, "_PATIENCE", -1.0)
+    monkeypatch.setattr(progress, "_PATIENCE", -1.0)
     monkeypatch.setattr(blocks, "BUDGET", 16)
     assert run("compare", "p.npy", "q.npy")[2] == ""

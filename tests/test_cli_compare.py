@@ -14,7 +14,7 @@ pytest.importorskip("rich")
 from reference import exact
 
 from kldiv import readers
-from kldiv.cli import blocks
+from kldiv.cli import blocks, progress
 from kldiv.cli.app import app
 from kldiv.cli.blocks import Blocks
 
@@ -212,7 +212,7 @@ def test_logits_are_exact_at_any_distance(compare, distance):
 def test_progress_counts_every_block(compare, monkeypatch):
     advanced = []
     monkeypatch.setattr(blocks, "BUDGET", 56)
-    monkeypatch.setattr(blocks.Progress, "advance", lambda self: advanced.append(self._total))
+    monkeypatch.setattr(progress.Progress, "advance", lambda self: advanced.append(self._total))
     rng = np.random.default_rng(3)
     for form in ("logits", "log-probs"):
         advanced.clear()

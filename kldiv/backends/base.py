@@ -36,7 +36,7 @@ def keep_freed_memory() -> None:
     again, until it has seen a larger piece freed: twice the size of the largest is kept, of up to
     32 MiB.  Most programs free such a piece by themselves.
     """
-    np.empty(2**24, np.uint8)
+    np.empty(16_777_216, np.uint8)
 
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")

@@ -1,19 +1,16 @@
-"""Walking through arrays that need not fit into memory: blocks, and the progress through them."""
+"""Walking through arrays that need not fit into memory, block by block."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import sys
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -21,8 +18,6 @@ Index: TypeAlias = tuple[slice, ...]
 
 BUDGET: Final = 4 << 20
 """Bytes of one block in float64; a dozen arrays of this size exist at a time."""
-
-_PATIENCE: Final = 1.0  # seconds without a progress bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,47 +96,3 @@ class Blocks:
             for a, part in zip(self._outer, chosen, strict=True):
                 index[a] = part
             yield Block(tuple(index), self._axis)
-
-
-class Progress:
-    """A bar on stderr, only on a terminal, and only once a second has passed.
-
-    Parameters
-    ----------
-    total : int
-        The number of blocks to come.
-    """
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = 0
-        self._start = time.monotonic()
-        self._bar: Any = None
-
-    def advance(self) -> None:
-        """Count one block."""
-        self._done += 1
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self._done)
-        elif sys.stderr.isatty() and time.monotonic() - self._start > _PATIENCE:
-            self._show()
-
-    def _show(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 - most runs need no bar
-        from rich.progress import Progress as Bar  # noqa: PLC0415
-
-        self._bar = Bar(console=Console(stderr=True), transient=True)
-        self._bar.add_task("Comparing", total=self._total, completed=self._done)
-        self._bar.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()

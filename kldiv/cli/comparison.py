@@ -10,9 +10,10 @@ import numpy as np
 
 import kldiv
 from kldiv.cli.arithmetic import Logits
-from kldiv.cli.blocks import Blocks, Progress
+from kldiv.cli.blocks import Blocks
 from kldiv.cli.forms import look, scale_of
 from kldiv.cli.inputs import read_pair
+from kldiv.cli.progress import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

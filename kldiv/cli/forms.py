@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kldiv.cli.arithmetic import Floats, Scale
-    from kldiv.cli.blocks import Block, Progress
+    from kldiv.cli.blocks import Block
     from kldiv.cli.compare import Form, Request
     from kldiv.cli.inputs import Pair
+    from kldiv.cli.progress import Progress
     from kldiv.readers import Table
 
 _ROUNDING: Final = 1e-6  # how far from 1 the sum of printed probabilities may be, at least

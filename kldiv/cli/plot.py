@@ -3,50 +3,30 @@
 from __future__ import annotations
 
 import math
-import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import click
-from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
+from kldiv.cli.picture import BLUE, GREY, ORANGE, RED, Picture
 from kldiv.cli.render import LABEL, clean
-from kldiv.errors import OptionError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from kldiv.cli.comparison import Comparison
 
-_BLUE: Final = "#3b6ea5"  # P, and what P has more of
-_ORANGE: Final = "#d98032"  # Q
-_RED: Final = "#b03a3a"
-_GREY: Final = "#555555"
-
 
 class Plot:
-    """A picture to be drawn to a file whose suffix names the format.
+    """The picture of a comparison, to be drawn to a file.
 
     Parameters
     ----------
     path : str
         Where it goes.
-
-    Raises
-    ------
-    click.UsageError
-        Matplotlib writes no such format, or the folder does not exist.
     """
 
     def __init__(self, path: str) -> None:
-        kinds = FigureCanvasBase.get_supported_filetypes()
-        if Path(path).suffix.lower().removeprefix(".") not in kinds:
-            known = ", ".join(f".{kind}" for kind in sorted(kinds))
-            raise click.UsageError(f"--plot {path}: the suffix must be one of {known}")
-        if not Path(path).parent.is_dir():
-            raise click.UsageError(f"--plot {path}: there is no such folder")
-        self._path = path
+        self._picture = Picture(path)
 
     def draw(self, found: Comparison) -> None:
         """Draw the largest contributors of a comparison."""
@@ -64,30 +44,24 @@ class Plot:
         for axes in (left, right):
             axes.spines[["top", "right", "left"]].set_visible(False)
             axes.tick_params(axis="y", length=0)
-            axes.tick_params(axis="x", colors=_GREY, labelsize="small")
+            axes.tick_params(axis="x", colors=GREY, labelsize="small")
             axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
             axes.set_axisbelow(True)
         figure.suptitle(_title(found), fontsize="medium")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph")  # a label in a script without a font
-            try:
-                figure.savefig(self._path, dpi=150)
-            except OSError as error:
-                why = error.strerror or error
-                raise OptionError(f"--plot {self._path}: cannot be written ({why})") from error
+        self._picture.save(figure)
 
     @staticmethod
     def _probabilities(axes: Axes, found: Comparison) -> None:
         best = found.contributions
         names = _names(found)
         sides: list[tuple[list[float], str, str, float]] = [
-            ([each.p for each in best], names[0], _BLUE, -0.19),
-            ([each.q for each in best], names[1], _ORANGE, 0.19),
+            ([each.p for each in best], names[0], BLUE, -0.19),
+            ([each.q for each in best], names[1], ORANGE, 0.19),
         ]
         for (values, name, colour, shift), letter in zip(sides, "PQ", strict=True):
             places = [i + shift for i in range(len(best))]
             axes.barh(places, values, height=0.36, color=colour, label=f"{letter}  {clean(name)}")
-        axes.set_title("probability", fontsize="small", color=_GREY)
+        axes.set_title("probability", fontsize="small", color=GREY)
         legend = axes.legend(fontsize="small", frameon=False, loc="best")
         for text in legend.get_texts():
             text.set_parse_math(False)
@@ -98,10 +72,10 @@ class Plot:
         largest = max(map(abs, finite), default=0.0) or 1.0
         for place, value in enumerate(values):
             if math.isfinite(value):
-                axes.barh(place, value, height=0.6, color=_BLUE if value > 0 else _ORANGE)
+                axes.barh(place, value, height=0.6, color=BLUE if value > 0 else ORANGE)
             elif not math.isnan(value):
                 axes.barh(
-                    place, 1.1 * largest, height=0.6, color="none", edgecolor=_RED, hatch="///"
+                    place, 1.1 * largest, height=0.6, color="none", edgecolor=RED, hatch="///"
                 )
                 axes.annotate(
                     "∞",
@@ -109,11 +83,11 @@ class Plot:
                     (4, 0),
                     textcoords="offset points",
                     va="center",
-                    color=_RED,
+                    color=RED,
                 )
-        axes.axvline(0.0, color=_GREY, linewidth=0.8)
+        axes.axvline(0.0, color=GREY, linewidth=0.8)
         axes.margins(x=0.08)
-        axes.set_title("contribution to D(P‖Q), in nats", fontsize="small", color=_GREY)
+        axes.set_title("contribution to D(P‖Q), in nats", fontsize="small", color=GREY)
 
 
 def _names(found: Comparison) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from rich.text import Text
 
 import kldiv
 from kldiv.cli.comparison import MEASURES
+from kldiv.cli.json_output import print_json
 from kldiv.cli.remarks import remarks
 from kldiv.cli.render import Page, clean, column, number, probability, source
 
@@ -29,7 +29,7 @@ def show(found: Comparison, *, as_json: bool) -> None:
     """Print a comparison to stdout, and what must be said about it to stderr."""
     said = remarks(found)
     if as_json:
-        sys.stdout.write(json.dumps(to_dict(found, said), indent=2, allow_nan=False) + "\n")
+        print_json(to_dict(found, said))
     else:
         _Report(found, Page()).write()
     sys.stdout.flush()
@@ -47,7 +47,7 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
     """Return a comparison as ``--json`` prints it."""
     values = {measure: found.values(measure) for measure in MEASURES}
     why = found.explanation
-    result = {
+    return {
         **{measure: value.tolist() for measure, value in values.items()},
         "units": "nats",
         "bits": {measure: (value / _LOG_2).tolist() for measure, value in values.items()},
@@ -70,18 +70,6 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
         "version": kldiv.__version__,
         "warnings": said,
     }
-    return dict(_finite(result))
-
-
-def _finite(value: Any) -> Any:
-    """Return a value that JSON can hold: what is not finite becomes a string."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return value
 
 
 def _rows_to_dict(found: Comparison) -> dict[str, Any]:

@@ -50,3 +50,23 @@ def plug_in_kl(xp: Namespace, p: Array, q: Array, axis: int, *, corrected: bool)
     n, m = xp.squeeze(n, axis=axis), xp.squeeze(m, axis=axis)
     bias = (classes - 1.0) / (2.0 * n) + (ratio - 1.0) / (2.0 * m)
     return xp.where(xp.isinf(value), value, value - bias)
+
+
+def log_density(xp: Namespace, distances: Array, digammas: float) -> Array:
+    """Return the log-density of points on a line at each, ψ(k) − ψ(n) − log 2ε (Kozachenko 1987).
+
+    ``distances`` are those to the k-th neighbours, ``digammas`` is ψ(k) − ψ(n).
+    """
+    return digammas - xp.log(2.0 * distances)
+
+
+def spread(values: Array, place: Array, uniform: Array) -> Array:
+    """Return points that were rounded to sorted ``values``, at random in what was rounded to each.
+
+    That reaches half-way to the neighbouring values.  Evenly would be farther apart than chance.
+    """
+    steps = (values[1:] - values[:-1]) / 2
+    last = steps.shape[0] - 1
+    low = values[place] - steps[(place - 1).clip(0, last)]
+    high = values[place] + steps[place.clip(0, last)]
+    return low + (high - low) * uniform

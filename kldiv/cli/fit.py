@@ -1,0 +1,161 @@
+"""``kldiv fit``: which family of distributions describes the numbers in a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kldiv.fitting import Fit, Ranking
+    from kldiv.readers import Table
+
+EPILOG: Final = """\b
+WHAT IT PRINTS
+  behind  how much less likely new data are under the family than under the
+          best one, in nats a point, with its standard error; by
+          cross-validation
+  KL      the divergence from the data to the fit, in nats, with its interval
+
+\b
+EXAMPLES
+  kldiv fit wind.csv
+  kldiv fit table.csv::height --families Normal,LogNormal,Gamma --plot fit.png
+"""
+
+
+@click.command("fit", epilog=EPILOG, short_help="Rank the distributions that describe data.")
+@click.argument("data", type=click.Path())
+@click.option("--families", metavar="A,B", help="The families to try; by default all that can be.")
+@click.option(
+    "--kind",
+    type=click.Choice(["auto", "continuous", "counts"]),
+    default="auto",
+    show_default=True,
+    help="What the numbers are; auto takes whole numbers from 0 for counts.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Parts for cross-validation.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the random parts.")
+@click.option("--key", metavar="NAME", help="The array or column to take.")
+@click.option(
+    "--max-bytes", type=click.IntRange(min=1), metavar="N", help="The largest array to accept."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, writable=True),
+    metavar="FILE",
+    help="Draw data and the best fits to a .png, .svg or .pdf.",
+)
+def command(**options: Any) -> None:
+    """Rank the families of distributions that describe the numbers in a file.
+
+    Each family is fitted by maximum likelihood, and judged by points that it was not fitted to.
+    """
+    # Imported here, as these bring NumPy, SciPy and rich.
+    from kldiv import fitting  # noqa: PLC0415
+    from kldiv.cli.progress import Progress  # noqa: PLC0415
+    from kldiv.readers import read  # noqa: PLC0415
+
+    draw = None if options["plot"] is None else _plotter(options["plot"])
+    table = read(
+        options["data"],
+        key=None if "::" in options["data"] else options["key"],
+        max_bytes=options["max_bytes"],
+    )
+    families = options["families"]
+    names = [name.strip() for name in families.split(",")] if families else None
+    with Progress(0, "Fitting") as progress:
+        found = fitting.rank(
+            table.array,
+            names,
+            kind=options["kind"],
+            folds=options["folds"],
+            seed=options["seed"],
+            progress=progress.reach,
+        )
+    if draw is not None:
+        draw(found, table)
+    if options["as_json"]:
+        _print_json(found, options["data"])
+    else:
+        _print(found, table)
+
+
+def _plotter(path: str) -> Callable[[Ranking, Table], None]:
+    """Return what draws, or say at once that it could not."""
+    try:
+        from kldiv.cli.fit_plot import draw  # noqa: PLC0415 - imports Matplotlib
+        from kldiv.cli.picture import Picture  # noqa: PLC0415
+    except ImportError as error:
+        raise click.UsageError('--plot needs Matplotlib: pip install "kldiv[cli]"') from error
+    picture = Picture(path)
+    return lambda found, table: picture.save(draw(found, table))
+
+
+def _print_json(found: Ranking, path: str) -> None:
+    from kldiv.cli.json_output import print_json  # noqa: PLC0415 - see above
+
+    fits = [
+        {
+            "family": fit.family,
+            "parameters": fit.parameters,
+            "score": fit.score,
+            "behind": fit.behind,
+            "behind_error": fit.behind_error,
+            "kl": fit.kl._asdict(),
+        }
+        for fit in found.fits
+    ]
+    report = {
+        "data": path,
+        "kind": found.kind,
+        "samples": found.samples,
+        "units": "nats",
+        "fits": fits,
+        "warnings": list(found.warnings),
+    }
+    print_json(report)
+
+
+def _print(found: Ranking, table: Table) -> None:
+    from rich.text import Text  # noqa: PLC0415 - see above
+
+    from kldiv.cli.render import Page, source  # noqa: PLC0415
+
+    page = Page()
+    page.line(Text("data", style="bold"), f"  {source(table)}  {found.samples:,} {_words(found)}")
+    page.line()
+    head = ("family", "behind", "", f"KL(data{page.glyphs.parallel}fit)", "from", "to", "")
+    rows: list[list[str | Text]] = [[Text(name, style="dim") for name in head]]
+    rows += [_row(fit, best=fit is found.best) for fit in found.fits]
+    page.table(rows, "<>>>>><")
+    page = Page(stderr=True)
+    if found.warnings and page.terminal:
+        page.line()
+    for text in found.warnings:
+        page.paragraph(Text("note: ", style="bold yellow"), text)
+
+
+def _words(found: Ranking) -> str:
+    return "counts" if found.kind == "counts" else "numbers"
+
+
+def _row(fit: Fit, *, best: bool) -> list[Any]:
+    from rich.text import Text  # noqa: PLC0415 - see above
+
+    numbers = ", ".join(f"{name}={value:.5g}" for name, value in fit.parameters.items())
+    behind = f"{fit.behind:.4f}"
+    error = "" if best or fit.behind_error != fit.behind_error else f"±{fit.behind_error:.4f}"
+    kl = (f"{number:.4f}" for number in (fit.kl.value, fit.kl.low, fit.kl.high))
+    name = Text(fit.family, style="bold" if best else "")
+    return [name, behind, error, *kl, Text(numbers, style="dim")]

@@ -1,0 +1,55 @@
+"""Files that pictures are drawn to, and the colours in them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+from matplotlib.backend_bases import FigureCanvasBase
+
+from kldiv.errors import OptionError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE: Final = "#3b6ea5"  # P, and what P has more of
+ORANGE: Final = "#d98032"  # Q
+RED: Final = "#b03a3a"
+GREY: Final = "#555555"
+GREEN: Final = "#3f8f5f"
+
+
+class Picture:
+    """A file whose suffix names the format.
+
+    Parameters
+    ----------
+    path : str
+        Where it goes.
+
+    Raises
+    ------
+    click.UsageError
+        Matplotlib writes no such format, or the folder does not exist.
+    """
+
+    def __init__(self, path: str) -> None:
+        kinds = FigureCanvasBase.get_supported_filetypes()
+        if Path(path).suffix.lower().removeprefix(".") not in kinds:
+            known = ", ".join(f".{kind}" for kind in sorted(kinds))
+            raise click.UsageError(f"--plot {path}: the suffix must be one of {known}")
+        if not Path(path).parent.is_dir():
+            raise click.UsageError(f"--plot {path}: there is no such folder")
+        self._path = path
+
+    def save(self, figure: Figure) -> None:
+        """Write the figure."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")  # a label in a script without a font
+            try:
+                figure.savefig(self._path, dpi=150)
+            except OSError as error:
+                why = error.strerror or error
+                raise OptionError(f"--plot {self._path}: cannot be written ({why})") from error

@@ -1,0 +1,63 @@
+"""How far a long command has come."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_PATIENCE: Final = 1.0  # seconds without a progress bar
+
+
+class Progress:
+    """A bar on stderr, only on a terminal, and only once a second has passed.
+
+    Parameters
+    ----------
+    total : int
+        The number of steps to come.
+    title : str
+        What is going on.
+    """
+
+    def __init__(self, total: int, title: str = "Comparing") -> None:
+        self._total = total
+        self._title = title
+        self._done = 0
+        self._start = time.monotonic()
+        self._bar: Any = None
+
+    def advance(self) -> None:
+        """Count one step."""
+        self.reach(self._done + 1, self._total)
+
+    def reach(self, done: int, total: int) -> None:
+        """Show how many steps of how many are done."""
+        self._done, self._total = done, total
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._done)
+        elif sys.stderr.isatty() and time.monotonic() - self._start > _PATIENCE:
+            self._show()
+
+    def _show(self) -> None:
+        from rich.console import Console  # noqa: PLC0415 - most runs need no bar
+        from rich.progress import Progress as Bar  # noqa: PLC0415
+
+        self._bar = Bar(console=Console(stderr=True), transient=True)
+        self._bar.add_task(self._title, total=self._total, completed=self._done)
+        self._bar.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
