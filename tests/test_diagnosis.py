@@ -17,7 +17,7 @@ from libraries import Library, require
 
 import kldiv
 from kldiv import diagnosis
-from kldiv.diagnosis import Diagnosis, Finding, diagnose
+from kldiv.diagnosis import Diagnosis, Finding, diagnose, report, walking
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 
 LETTERS = Path(__file__).parents[1] / "examples/letters"
@@ -473,7 +473,7 @@ def test_findings_do_not_depend_on_how_arrays_are_cut(monkeypatch, mistake):
     x, t, log_target, _ = MISTAKES[mistake]
     whole = diagnose(x, t, log_target=log_target)
     for block in (1, 7, 24):
-        monkeypatch.setattr(diagnosis, "_BLOCK", max(1, block * x.size // 80))
+        monkeypatch.setattr(walking, "BLOCK", max(1, block * x.size // 80))
         parts = diagnose(x, t, log_target=log_target)
         assert [str(f) for f in parts.findings] == [str(f) for f in whole.findings]
         turned = diagnose(x.T, t.T, axis=0, log_target=log_target)
@@ -481,7 +481,7 @@ def test_findings_do_not_depend_on_how_arrays_are_cut(monkeypatch, mistake):
 
 
 def test_arrays_are_looked_at_in_blocks(monkeypatch):
-    monkeypatch.setattr(diagnosis, "_BLOCK", 20)
+    monkeypatch.setattr(walking, "BLOCK", 20)
     sizes = []
     backend = type(kldiv.backends.get("numpy"))
     original = backend.to_numpy
@@ -501,7 +501,7 @@ def test_dask_computes_every_block_once_in_each_of_two_passes(monkeypatch):
         seen.append(block.shape)
         return block
 
-    monkeypatch.setattr(diagnosis, "_BLOCK", 30)  # three rows, which would cut through chunks
+    monkeypatch.setattr(walking, "BLOCK", 30)  # three rows, which would cut through chunks
     x = da.from_array(X, chunks=(2, 5)).map_blocks(look, meta=X[:0, :0])
     assert not diagnose(x, da.from_array(T, chunks=(2, 5)))
     assert len(seen) == 2 * 8
@@ -536,8 +536,9 @@ def test_diagnosis_prints_as_a_report_and_goes_into_json():
 
 
 def test_docstring_examples():
-    assert doctest.testmod(diagnosis, optionflags=doctest.ELLIPSIS).attempted > 5
-    assert doctest.testmod(diagnosis, optionflags=doctest.ELLIPSIS).failed == 0
+    found = [doctest.testmod(each, optionflags=doctest.ELLIPSIS) for each in (diagnosis, report)]
+    assert sum(each.attempted for each in found) > 5
+    assert not any(each.failed for each in found)
 
 
 # ---- errors --------------------------------------------------------------------------------------
