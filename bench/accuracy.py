@@ -109,8 +109,8 @@ def on_numpy() -> Methods:
 
 def on_torch() -> Methods:
     """Return kldiv on PyTorch, and PyTorch."""
-    import torch  # noqa: PLC0415 - what is missing is skipped
-    from torch.nn import functional as F  # noqa: N812, PLC0415 - its usual name
+    import torch
+    from torch.nn import functional as F  # noqa: N812 - its usual name
 
     def own(loss: Callable[..., Any], s: Row, t: Row) -> float:
         return float(loss(torch.from_numpy(s), torch.from_numpy(t)))
@@ -128,7 +128,7 @@ def on_torch() -> Methods:
 
 def on_jax() -> Methods:
     """Return kldiv on JAX, compiled."""
-    import jax  # noqa: PLC0415
+    import jax
 
     def own(loss: Callable[..., Any]) -> Method:
         compiled = jax.jit(loss)
@@ -147,8 +147,8 @@ def on_jax() -> Methods:
 
 def on_optax() -> Methods:
     """Return Optax."""
-    import jax  # noqa: PLC0415
-    import optax  # noqa: PLC0415
+    import jax
+    import optax
 
     @jax.jit
     def compiled(s: Any, t: Any) -> Any:
@@ -163,8 +163,8 @@ def on_optax() -> Methods:
 
 def on_scipy() -> Methods:
     """Return what SciPy has: three of KL, one of JS."""
-    from scipy import special, stats  # noqa: PLC0415
-    from scipy.spatial import distance  # noqa: PLC0415
+    from scipy import special, stats
+    from scipy.spatial import distance
 
     def of_probabilities(function: Callable[..., Any], s: Row, t: Row) -> float:
         return float(np.sum(function(special.softmax(t), special.softmax(s))))
@@ -380,10 +380,10 @@ INK, FAINT = "#222222", "#8a8a8a"
 
 def draw(results: Results, out: Path) -> None:
     """Draw median errors at the largest size against ε; bands reach up to the worst."""
-    import matplotlib as mpl  # noqa: PLC0415 - what is heavy comes last
+    import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt
 
     classes, seeds = max(results["settings"]["sizes"]), results["settings"]["seeds"]
     style: Any = {

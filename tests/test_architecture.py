@@ -129,7 +129,8 @@ def test_layers(part):
 
 def test_a_framework_is_imported_only_in_its_own_adapter():
     own = {"_torch": {"torch"}, "_jax": {"jax"}, "_cupy": {"cupy"}, "_dask": {"dask"}}
-    for path in PACKAGE.rglob("*.py"):
+    modules = (path for path in PACKAGE.rglob("*.py") if "_bench" not in path.parts)
+    for path in modules:
         allowed = own.get(path.stem, set()) if path.parent.name == "backends" else set()
         if path.relative_to(PACKAGE).as_posix() == "nn.py":  # the torch modules
             allowed = {"torch"}

@@ -122,7 +122,7 @@ def test_completion_script(shell):
 @pytest.mark.parametrize(
     ("words", "position", "expected"),
     [
-        ("kldiv ", 1, {"compare", "diagnose", "doctor", "fit"}),
+        ("kldiv ", 1, {"bench", "compare", "diagnose", "doctor", "fit"}),
         ("kldiv compare --from l", 3, {"log-probs", "logits"}),
     ],
 )

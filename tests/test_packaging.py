@@ -42,7 +42,8 @@ def test_changelog_and_citation_agree_with_the_version():
 
 def test_wheel_carries_the_typing_marker_and_the_licence():
     assert (ROOT / "kldiv/py.typed").is_file()
-    assert PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["kldiv"]}
+    wheel = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel == {"packages": ["kldiv"], "force-include": {"bench": "kldiv/_bench"}}
     assert "Typing :: Typed" in PYPROJECT["project"]["classifiers"]
     assert PYPROJECT["project"]["license"] == "BSD-3-Clause"
     for name in PYPROJECT["project"]["license-files"]:

@@ -1,0 +1,234 @@
+"""The operations that are measured: each in this one place, with its inputs, bytes and truth.
+
+To add one, add an entry to `OPERATIONS`; peers that know it get a formula in ``peers.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from . import truth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .truth import Truth
+
+Pass = Literal["value", "gradient"]
+Shape = tuple[int, int]
+"""Rows and classes."""
+
+ITEMSIZE: Final = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+UNIT: Final = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
+"""Unit roundoff."""
+SPREAD: Final = 3.0
+"""Standard deviation of the teacher's logits."""
+_TILE = 1 << 18
+
+
+def half_the_digits(dtype: str) -> float:
+    """Return the error from which a cell is wrong: not half of the dtype's digits are right."""
+    return math.sqrt(UNIT[dtype])
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation: what kldiv calls it, its options, the least bytes, its truth."""
+
+    name: str
+    title: str
+    function: str
+    """Its public name in kldiv."""
+    options: dict[str, Any]
+    truth: Callable[..., Truth]
+    """From the input's and the target's rows, in float64."""
+    inputs: Literal["probabilities", "log-probabilities", "logits"]
+    """What the target holds; the input holds log-probabilities, or logits."""
+    shapes: tuple[Shape, ...] = ((8, 10), (1024, 32000))
+    quick: Shape | None = (256, 16000)
+    """The shape of ``--quick``; None leaves the operation out of it."""
+    elementwise: bool = False
+    """Whether the result has the input's shape; it has no gradient then."""
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """What is measured: the value, and the value with the gradient in the input."""
+        return ("value",) if self.elementwise else ("value", "gradient")
+
+    def loss(self) -> Callable[..., Any]:
+        """Return kldiv's function with the options bound."""
+        import kldiv
+
+        return partial(getattr(kldiv, self.function), **self.options)
+
+    def traffic(self, part: Pass, dtype: str, shape: Shape) -> tuple[int, int]:
+        """Return the bytes that must be read and written: each input once, each output once.
+
+        A reduced loss reads its two inputs; its gradient, or a result with the inputs' shape, is
+        written once. What an implementation stores and reads again in between is its own doing.
+        """
+        array = ITEMSIZE[dtype] * math.prod(shape)
+        return 2 * array, array if part == "gradient" or self.elementwise else 0
+
+
+OPERATIONS: Final = {
+    operation.name: operation
+    for operation in (
+        Operation(
+            "kl_div",
+            "kl_div, sum",
+            "kl_div",
+            {"reduction": "sum"},
+            truth.kl_div,
+            "probabilities",
+        ),
+        Operation(
+            "kl_div_log_target",
+            "kl_div, sum, log_target",
+            "kl_div",
+            {"reduction": "sum", "log_target": True},
+            partial(truth.kl_div, log_target=True),
+            "log-probabilities",
+            quick=None,
+        ),
+        Operation(
+            "kl_div_none",
+            "kl_div, elements",
+            "kl_div",
+            {"reduction": "none"},
+            truth.kl_div,
+            "probabilities",
+            quick=None,
+            elementwise=True,
+        ),
+        Operation(
+            "kl_div_with_logits",
+            "KL from logits, mean",
+            "kl_div_with_logits",
+            {"reduction": "mean"},
+            truth.kl_div_with_logits,
+            "logits",
+            shapes=((8, 10), (512, 32000)),
+            quick=(128, 16000),
+        ),
+        Operation(
+            "js_div_with_logits",
+            "JS from logits, mean",
+            "js_div_with_logits",
+            {"reduction": "mean"},
+            truth.js_div_with_logits,
+            "logits",
+            shapes=((8, 10), (512, 32000)),
+            quick=None,
+        ),
+    )
+}
+
+
+# --- their inputs ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Data:
+    """Input and target in host memory: one tile of random rows, repeated to the full shape.
+
+    What repeats, repeats its terms of the loss too, so the truth of one tile is that of all, and
+    the cost of the truth does not grow with the shape.
+    """
+
+    operation: Operation
+    dtype: str
+    shape: Shape
+    tile: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+    input: np.ndarray[Any, Any]
+    target: np.ndarray[Any, Any]
+    origin: tuple[int, float]
+    """Seed and distance."""
+
+    @property
+    def repeats(self) -> int:
+        """How many times the tile is there."""
+        return self.shape[0] // self.tile[0].shape[0]
+
+    def errors(self, value: Any, gradient: Any | None) -> tuple[float, float | None]:
+        """Return the relative errors of value and gradient, in the 1-norm; NaN is infinite."""
+        exact = _exact(self.operation.name, self.dtype, self.shape, self.origin)
+        sums = self.operation.options["reduction"] == "sum"
+        if exact.elements is not None and self.operation.elementwise:
+            return _distance(value, exact.elements, self.repeats), None
+        total = exact.value * self.repeats if sums else exact.value
+        error = abs(float(value) - total) / abs(total)
+        if gradient is None or exact.gradient is None:
+            return _finite(error), None
+        scale = 1 if sums else self.repeats
+        return _finite(error), _distance(gradient, exact.gradient / scale, self.repeats)
+
+
+def make(
+    operation: Operation, dtype: str, shape: Shape, seed: int = 0, distance: float = 1.0
+) -> Data:
+    """Return inputs whose logits differ by ``distance`` times standard normal noise."""
+    tile = _tile(operation.inputs, dtype, shape, seed, distance)
+    repeats = shape[0] // tile[0].shape[0]
+    full = [np.tile(each, (repeats, 1)) for each in tile]
+    return Data(operation, dtype, shape, tile, full[0], full[1], (seed, distance))
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """Return NumPy's dtype of that name; bfloat16 is ml_dtypes'."""
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(dtype)
+
+
+def _tile(
+    inputs: str, dtype: str, shape: Shape, seed: int, distance: float
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    rows, classes = shape
+    most = max(1, _TILE // classes)
+    rows = next(size for size in range(min(rows, most), 0, -1) if rows % size == 0)
+    random = np.random.default_rng([seed, rows, classes])
+    teacher = random.normal(0.0, SPREAD, (rows, classes))
+    student = teacher + distance * random.normal(0.0, 1.0, (rows, classes))
+    if inputs != "logits":
+        teacher, student = (a - _log_sum_exp(a) for a in (teacher, student))
+    if inputs == "probabilities":
+        teacher = np.exp(teacher)
+    kind = numpy_dtype(dtype)
+    return student.astype(kind), teacher.astype(kind)
+
+
+def _log_sum_exp(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    top = a.max(axis=-1, keepdims=True)
+    return top + np.log(np.exp(a - top).sum(axis=-1, keepdims=True))
+
+
+@lru_cache(maxsize=4)
+def _exact(name: str, dtype: str, shape: Shape, origin: tuple[int, float]) -> Truth:
+    operation = OPERATIONS[name]
+    student, teacher = _tile(operation.inputs, dtype, shape, *origin)
+    with np.errstate(all="ignore"):
+        return operation.truth(student.astype(np.float64), teacher.astype(np.float64))
+
+
+def _distance(found: Any, exact: np.ndarray[Any, Any], repeats: int) -> float:
+    """Return ‖found − exact‖₁/‖exact‖₁, tile by tile, so that no copy of all is made."""
+    norm = float(np.abs(exact).sum())
+    rows = exact.shape[0]
+    worst = 0.0
+    with np.errstate(all="ignore"):
+        for k in range(repeats):
+            part = np.asarray(found[k * rows : (k + 1) * rows], dtype=np.float64)
+            worst = max(worst, _finite(float(np.abs(part - exact).sum()) / norm))
+    return worst
+
+
+def _finite(error: float) -> float:
+    return math.inf if math.isnan(error) else error

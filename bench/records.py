@@ -1,0 +1,163 @@
+"""The results file: its version, how it is checked, read and written.
+
+A file is written whole and renamed into place, so that whatever interrupts a run leaves the file of
+the last group that was finished; ``--resume`` goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA: Final = "kldiv-bench"
+VERSION: Final = 1
+
+Results = dict[str, Any]
+
+_TOP: Final[dict[str, type | tuple[type, ...]]] = {
+    "schema": str,
+    "version": int,
+    "complete": bool,
+    "started": str,
+    "settings": dict,
+    "machine": dict,
+    "versions": dict,
+    "revision": (dict, type(None)),
+    "bandwidth": dict,
+    "missing": dict,
+    "cells": list,
+}
+_OPTIONAL_NUMBER: Final = (int, float, type(None))
+_CELL: Final[dict[str, type | tuple[type, ...]]] = {
+    "key": str,
+    "operation": str,
+    "pass": str,
+    "who": str,
+    "library": str,
+    "kernel": (str, type(None)),
+    "mode": str,
+    "dtype": str,
+    "shape": list,
+    "device": str,
+    "status": str,
+    "reason": (str, type(None)),
+    "first_s": _OPTIONAL_NUMBER,
+    "compile_s": _OPTIONAL_NUMBER,
+    "calls": int,
+    "samples_s": list,
+    "median_s": _OPTIONAL_NUMBER,
+    "q25_s": _OPTIONAL_NUMBER,
+    "q75_s": _OPTIONAL_NUMBER,
+    "iqr_s": _OPTIONAL_NUMBER,
+    "n": int,
+    "outliers": int,
+    "unstable": bool,
+    "bytes": dict,
+    "bytes_per_s": _OPTIONAL_NUMBER,
+    "of_bandwidth": _OPTIONAL_NUMBER,
+    "memory": dict,
+    "error": _OPTIONAL_NUMBER,
+    "gradient_error": _OPTIONAL_NUMBER,
+    "ratios": dict,
+}
+STATUSES: Final = ("ok", "wrong", "failed")
+
+
+class ResultsError(ValueError):
+    """A file that is no results file of this version."""
+
+
+def check(results: Any, place: str = "results") -> Results:
+    """Return the results if they are what the schema says, else raise and name what is not."""
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        raise ResultsError(
+            f"{place}: expected an object with schema {SCHEMA!r}; write one with bench run"
+        )
+    if results.get("version") != VERSION:
+        raise ResultsError(
+            f"{place}: schema version {results.get('version')!r}, expected {VERSION}; measure "
+            "anew, or use the kldiv that wrote it"
+        )
+    _check_fields(results, _TOP, place)
+    seen = set()
+    for index, cell in enumerate(results["cells"]):
+        where = f"{place}: cells[{index}]"
+        if not isinstance(cell, dict):
+            raise ResultsError(f"{where}: expected an object, got {type(cell).__name__}")
+        _check_fields(cell, _CELL, where)
+        if cell["status"] not in STATUSES:
+            raise ResultsError(f"{where}: status {cell['status']!r}, expected one of {STATUSES}")
+        if cell["key"] in seen:
+            raise ResultsError(f"{where}: key {cell['key']!r} is there twice")
+        seen.add(cell["key"])
+    return results
+
+
+def _check_fields(found: Results, fields: dict[str, type | tuple[type, ...]], place: str) -> None:
+    for name, kinds in fields.items():
+        if name not in found:
+            raise ResultsError(f"{place}: {name} is missing")
+        if not isinstance(found[name], kinds):
+            raise ResultsError(f"{place}: {name} is {type(found[name]).__name__}")
+    unknown = sorted(found.keys() - fields.keys())
+    if unknown:
+        raise ResultsError(f"{place}: unknown field {unknown[0]!r}")
+
+
+def read(path: Path) -> Results:
+    """Read a results file and check it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ResultsError(f"{path}: not JSON: {error}") from error
+    return check(found, str(path))
+
+
+def write(path: Path, results: Results) -> None:
+    """Check the results and write them, a line for each cell, so that changes show as such."""
+    check(results)
+    cells = ",\n".join(f"  {dumps(cell)}" for cell in results["cells"])
+    head = json.dumps(_finite({**results, "cells": []}), indent=1, ensure_ascii=False)
+    text = head.replace('"cells": []', f'"cells": [\n{cells}\n ]' if cells else '"cells": []')
+    write_text(path, text + "\n")
+
+
+def dumps(value: Any) -> str:
+    """Return one line of JSON."""
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as reading it back would: tuples become lists."""
+    return json.loads(dumps(value))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file all at once: an interrupted write leaves what was there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value that JSON can hold: floats with seven digits, null for what is not finite."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value

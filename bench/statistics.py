@@ -1,0 +1,94 @@
+"""Medians, their intervals and what may be said of them."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+UNSTABLE: Final = 0.10
+"""A row whose IQR/median exceeds this is unstable and never ranked."""
+LEVEL: Final = 0.95
+RESAMPLES: Final = 2000
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What some samples come to."""
+
+    median: float
+    q25: float
+    q75: float
+    n: int
+    outliers: int
+    """Samples beyond three IQRs from the quartiles."""
+
+    @property
+    def iqr(self) -> float:
+        """The distance of the quartiles."""
+        return self.q75 - self.q25
+
+    @property
+    def unstable(self) -> bool:
+        """Whether the samples scatter too much to be ranked; fewer than three are."""
+        return self.n < 3 or self.iqr > UNSTABLE * self.median
+
+
+def summarise(samples: Sequence[float]) -> Summary:
+    """Return median, quartiles and outliers of one sample or more."""
+    values = np.asarray(samples, dtype=np.float64)
+    q25, middle, q75 = (float(q) for q in np.quantile(values, [0.25, 0.5, 0.75]))
+    far = 3 * (q75 - q25)
+    outliers = int(((values > q75 + far) | (values < q25 - far)).sum())
+    return Summary(middle, q25, q75, values.size, outliers)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of times with its interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def paired_ratio(own: Sequence[float], peer: Sequence[float], seed: str) -> Ratio:
+    """Return how many times the peer's time is ours, from samples of the same rounds.
+
+    The ratio is taken round by round, which cancels what slowed a whole round; its interval is a
+    percentile bootstrap of the median over rounds.
+    """
+    rounds = min(len(own), len(peer))
+    ratios = np.asarray(peer[:rounds], dtype=np.float64) / np.asarray(own[:rounds])
+    low, high = np.quantile(_resampled_medians(ratios, generator(seed)), _tails())
+    return Ratio(float(np.median(ratios)), float(low), float(high))
+
+
+def log_ratio(before: Sequence[float], after: Sequence[float], seed: str) -> tuple[float, float]:
+    """Return the log of the ratio of two independent medians, and its standard error."""
+    random = generator(seed)
+    a, b = (np.log(np.asarray(samples, dtype=np.float64)) for samples in (before, after))
+    spread = _resampled_medians(b, random) - _resampled_medians(a, random)
+    return float(np.median(b) - np.median(a)), float(spread.std())
+
+
+def generator(seed: str) -> np.random.Generator:
+    """Return a generator that the same words always seed alike."""
+    return np.random.default_rng(zlib.crc32(seed.encode()))
+
+
+def _resampled_medians(values: Floats, random: np.random.Generator) -> Floats:
+    picks = random.integers(0, values.size, size=(RESAMPLES, values.size))
+    medians: Floats = np.median(values[picks], axis=1)
+    return medians
+
+
+def _tails() -> list[float]:
+    return [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
