@@ -14,11 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
+import runpy
 import sys
 from functools import partial
-from importlib import metadata
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -27,6 +26,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import kldiv
+
+if not __package__:  # started by its path: it goes on as a module, which can import its neighbours
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    runpy.run_module("bench.accuracy", run_name="__main__", alter_sys=True)
+    sys.exit()
+
+from .machine import versions
+from .operations import SPREAD, TARGETS
+from .records import write_text
 
 try:
     import mpmath
@@ -47,9 +55,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 EPSILONS = tuple(10.0**-k for k in range(9))
 DTYPES = ("float32", "float64")
-SPREAD = 3.0
-"""Standard deviation of the teacher's logits."""
-TARGETS = {"float32": 1e-6, "float64": 2e-15}
 
 
 # --- the truth ------------------------------------------------------------------------------------
@@ -243,7 +248,7 @@ def measure(sizes: Sequence[int], seeds: int) -> Results:
     return {
         "about": "relative errors by bench/accuracy.py; null stands for the error of a NaN",
         "settings": {"sizes": [*sizes], "seeds": seeds, "spread": SPREAD},
-        "versions": versions(),
+        "versions": _versions(),
         "skipped": skipped,
         "cells": cells,
     }
@@ -276,15 +281,12 @@ def _or_none(error: float) -> float | None:
     return float(f"{error:.6g}") if math.isfinite(error) else None
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """Return the versions of all that takes part."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in ("kldiv", "numpy", "mpmath", "torch", "jax", "optax", "scipy"):
-        try:
-            found[name] = kldiv.__version__ if name == "kldiv" else metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    here = versions()
+    names = ("kldiv", "numpy", "mpmath", "torch", "jax", "optax", "scipy")
+    found = {name: here.get(name, "not installed") for name in names}
+    return {"python": here["python"], "machine": platform.machine(), **found}
 
 
 # --- what is written ------------------------------------------------------------------------------
@@ -292,17 +294,11 @@ def versions() -> dict[str, str]:
 
 def write(path: Path, results: Results) -> None:
     """Write the results all at once: an interrupted run leaves an earlier file as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # One line per cell: a new run shows as few changed lines.
     cells = ",\n".join(f"  {json.dumps(c, allow_nan=False)}" for c in results["cells"])
     head = json.dumps({**results, "cells": []}, indent=1, ensure_ascii=False)
     text = head.replace('"cells": []', f'"cells": [\n{cells}\n ]') + "\n"
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, text)
 
 
 def table(results: Results, dtype: str, divergence: str) -> str:

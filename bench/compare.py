@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from . import machine, statistics
+from . import estimates, machine
 from .cells import FLOOR, OWN
 from .peers import PEERS
 
@@ -30,8 +30,10 @@ Verdict = Literal["SAME", "FASTER", "SLOWER", "UNCLEAR"]
 MARGIN: Final = 0.05
 """Less than this is the same: nobody would notice."""
 Z: Final = 1.96
-LUCK: Final = 0.03
-"""The scatter from process to process that is assumed at least."""
+LUCK: Final = 0.025
+"""The scatter from process to process that is assumed where too few controls can tell."""
+QUIET: Final = 0.01
+"""The least that is believed of it."""
 ENOUGH: Final = 3
 """Controls of a group that can tell its drift; all runs need twice as many to tell the luck."""
 MEDIAN: Final = 1.2533
@@ -96,9 +98,7 @@ def compare(before: Results, after: Results) -> Outcome:
     """Compare every cell that both runs have measured."""
     old, new = ({cell["key"]: cell for cell in run["cells"]} for run in (before, after))
     both = [key for key in old if key in new and _timed(old[key]) and _timed(new[key])]
-    logs = {
-        key: statistics.log_ratio(old[key]["samples_s"], new[key]["samples_s"], key) for key in both
-    }
+    logs = {key: estimates.log_ratio(old[key]["samples_s"], new[key]["samples_s"]) for key in both}
     unchanged = _unchanged(before["versions"], after["versions"])
     controls = [
         key
@@ -155,7 +155,7 @@ def _luck(groups: Mapping[str, Sequence[str]], logs: Mapping[str, tuple[float, f
     # A robust scatter forgets the tails, which are what raises false alarms: look there too.
     tail = sorted(rest)[math.ceil(0.9 * len(rest)) - 1] / 1.645
     total = max(scatter, tail)
-    return max(LUCK, math.sqrt(max(0.0, total**2 - median(noise) ** 2)))
+    return max(QUIET, math.sqrt(max(0.0, total**2 - median(noise) ** 2)))
 
 
 def _judge(

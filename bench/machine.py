@@ -21,6 +21,7 @@ PACKAGES: Final = (
     "dask",
     "numba",
     "triton",
+    "mpmath",
     "scipy",
     "optax",
     "simsimd",

@@ -9,10 +9,11 @@ ratios are medians over the rounds.
 from __future__ import annotations
 
 import argparse
+import runpy
 import subprocess
 import sys
-import time
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -21,16 +22,16 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 import kldiv
 
+if not __package__:  # started by its path: it goes on as a module, which can import its neighbours
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    runpy.run_module("bench.overhead", run_name="__main__", alter_sys=True)
+    sys.exit()
+
+from .estimates import paired_ratio
+from .timer import Candidate, Effort, Timer
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-def microseconds(call: Callable[[], object], number: int = 2000) -> float:
-    """Return the time of one call."""
-    start = time.perf_counter()
-    for _ in range(number):
-        call()
-    return (time.perf_counter() - start) / number * 1e6
 
 
 def backward(loss: Callable[..., torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> None:
@@ -76,16 +77,16 @@ def main() -> None:
             peer_both,
         ),
     }
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call, _ in calls.values():
-        microseconds(call, 200)  # warm-up
-    for _ in range(rounds):
-        for name, (call, _) in calls.items():
-            times[name].append(microseconds(call))
+    candidates = {name: Candidate(call) for name, (call, _) in calls.items()}
+    timer = Timer()
+    first = {name: timer.once(candidate)[0] for name, candidate in candidates.items()}
+    effort = Effort(warmup=0.02, sample=0.02, rounds=(rounds, rounds), budget=0.0)
+    timings = timer.rounds(candidates, effort, first)
     print(f"(8, 10) float32, median of {rounds} interleaved rounds")
     for name, (_, base) in calls.items():
-        ratio = median(a / b for a, b in zip(times[name], times[base], strict=True))
-        print(f"{median(times[name]):8.1f} us  {ratio:5.2f}x  {name}")
+        own, peer = timings[name].samples, timings[base].samples
+        ratio = paired_ratio(peer, own, name).ratio
+        print(f"{median(own) * 1e6:8.1f} us  {ratio:5.2f}x  {name}")
 
     added = [
         import_seconds("import numpy, kldiv") - import_seconds("import numpy")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = "kldiv-bench"
 VERSION: Final = 1
+GPU_CHECK: Final = "kldiv-gpu-check"
+"""The schema of what gpu-check writes: it holds a results file."""
 
 Results = dict[str, Any]
 
@@ -119,16 +121,37 @@ def read(path: Path) -> Results:
         found = json.loads(text)
     except ValueError as error:
         raise ResultsError(f"{path}: not JSON: {error}") from error
+    if isinstance(found, dict) and found.get("schema") == GPU_CHECK:
+        found = found.get("benchmark")
+        if found is None:
+            raise ResultsError(f"{path}: this GPU check measured no times: {path.name} says why")
     return check(found, str(path))
 
 
 def write(path: Path, results: Results) -> None:
     """Check the results and write them, a line for each cell, so that changes show as such."""
     check(results)
-    cells = ",\n".join(f"  {dumps(cell)}" for cell in results["cells"])
-    head = json.dumps(_finite({**results, "cells": []}), indent=1, ensure_ascii=False)
-    text = head.replace('"cells": []', f'"cells": [\n{cells}\n ]' if cells else '"cells": []')
-    write_text(path, text + "\n")
+    write_text(path, dumps_lines(results))
+
+
+def dumps_lines(value: Any) -> str:
+    """Return JSON with a line for each cell, wherever there is a list of cells."""
+    return _lines(value, 0) + "\n"
+
+
+def _lines(value: Any, depth: int) -> str:
+    if not isinstance(value, dict):
+        return dumps(value)
+    inner = " " * (depth + 1)
+    parts = []
+    for name, each in value.items():
+        if name == "cells" and each:
+            cells = ",\n".join(f"{inner} {dumps(cell)}" for cell in each)
+            text = f"[\n{cells}\n{inner}]"
+        else:
+            text = _lines(each, depth + 1) if depth < 2 else dumps(each)
+        parts.append(f"{inner}{dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n" + " " * depth + "}" if parts else "{}"
 
 
 def dumps(value: Any) -> str:

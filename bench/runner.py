@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from . import bandwidth, machine, memory, records, statistics
-from .cells import FLOOR, OWN
+from . import bandwidth, estimates, machine, memory, records
+from .cells import FLOOR, OWN, Plan
 from .libraries import LIBRARIES, settings
 from .operations import OPERATIONS, half_the_digits, make
 from .peers import PEERS
-from .timer import Candidate, Effort, Timer, Timing, brief
+from .timer import Candidate, Effort, Timer, Timing, brief, few_to_collect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from .cells import Cell, Group, Plan
+    from .cells import Cell, Group
     from .libraries import Library
     from .operations import Data
     from .records import Results
@@ -62,6 +62,8 @@ class Runner:
         self.seed = seed
         self.timer = timer or Timer(seed=seed)
         self.results = _fresh(plan, options, effort, seed)
+        self.enough: Callable[[], bool] = lambda: False
+        """Asked before each group whether to stop here."""
 
     def resume(self, before: Results) -> None:
         """Take over what an interrupted run has measured; refuse one that is not the same run."""
@@ -94,13 +96,16 @@ class Runner:
         device = next(iter(self.plan.groups)).device if self.plan.groups else "cpu"
         if self.plan.groups and device not in self.results["bandwidth"]:
             progress(0.0, "memory bandwidth")
-            self.results["bandwidth"][device] = bandwidth.measure(device, self.timer)
+            with few_to_collect():
+                self.results["bandwidth"][device] = bandwidth.measure(device, self.timer)
         left = self.left()
         for index, (group, cells) in enumerate(left.items()):
+            if self.enough():
+                break
             told = partial(_tell, progress, index, len(left), group.key)
             self._replace(self.measure(group, cells, told))
             records.write(path, self.results)
-        self.results["complete"] = True
+        self.results["complete"] = not self.left()
         records.write(path, self.results)
         progress(1.0, "done")
         return self.results
@@ -116,12 +121,19 @@ class Runner:
         self, group: Group, cells: list[Cell], progress: Callable[[float], None]
     ) -> list[Results]:
         """Measure the cells of one group side by side."""
-        operation = OPERATIONS[group.operation]
-        data = make(operation, group.dtype, group.shape, self.seed)
+        data = make(OPERATIONS[group.operation], group.dtype, group.shape, self.seed)
         ready = []
         for index, cell in enumerate(cells):
             progress(0.4 * index / len(cells))
             ready.append(self._prepare(cell, data))
+        with few_to_collect():
+            records = self._time(ready, progress)
+        del ready, data
+        _tidy()
+        return records
+
+    def _time(self, ready: list[Prepared], progress: Callable[[float], None]) -> list[Results]:
+        """Take the times of cells that have been called once, and their memory."""
         able = {each.cell.key: each for each in ready if each.failure is None}
         timings = self.timer.rounds(
             {key: each.candidate for key, each in able.items()},
@@ -135,8 +147,6 @@ class Runner:
                 each.memory = self._memory(each)
         records = [self._record(each, timings.get(each.cell.key)) for each in ready]
         _compare_with_peers(records)
-        del ready, able, data
-        _tidy()
         return records
 
     def _prepare(self, cell: Cell, data: Data) -> Prepared:
@@ -208,7 +218,7 @@ class Runner:
         if each.failure is not None or timing is None or not timing.samples:
             record["reason"] = each.failure or "no sample was taken"
             return record
-        summary = statistics.summarise(timing.samples)
+        summary = estimates.summarise(timing.samples)
         rate = (read + written) / summary.median
         roof = self.results["bandwidth"][group.device]["copy" if written else "read"]
         record |= {
@@ -269,7 +279,7 @@ def _compare_with_peers(records: list[Results]) -> None:
         if own["who"] != OWN or own["status"] == "failed":
             continue
         for peer in peers:
-            found = statistics.paired_ratio(own["samples_s"], peer["samples_s"], own["key"])
+            found = estimates.paired_ratio(own["samples_s"], peer["samples_s"], own["key"])
             own["ratios"][peer["who"]] = {
                 "ratio": found.ratio,
                 "low": found.low,
@@ -294,6 +304,11 @@ def _tidy() -> None:
         torch.cuda.empty_cache()
 
 
+def nothing() -> Results:
+    """Return the results of a run that measured nothing."""
+    return _fresh(Plan(), {}, QUICK, 0)
+
+
 def _fresh(plan: Plan, options: dict[str, Any], effort: Effort, seed: int) -> Results:
     for library in {cell.library for cell in plan.cells} & LIBRARIES.keys():
         LIBRARIES[library].problem("cpu")  # imports it, so that its threads are known
@@ -313,7 +328,7 @@ def _fresh(plan: Plan, options: dict[str, Any], effort: Effort, seed: int) -> Re
                 "budget_s": effort.budget,
             },
         },
-        "machine": {**machine.describe()},
+        "machine": {**machine.describe(), "load": machine.load()},
         "versions": machine.versions(),
         "revision": machine.revision(),
         "bandwidth": {},

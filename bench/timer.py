@@ -62,12 +62,14 @@ class Effort:
     rounds: tuple[int, int]
     """At least and at most."""
     budget: float
-    """Seconds of rounds after which no round beyond the least number is begun."""
+    """Seconds of rounds after which no round beyond the least number is begun; 0 sets no limit to
+    a single candidate either."""
 
     def goes_on(self, timing: Timing) -> bool:
         """Return whether a candidate is sampled once more: not if it broke, or eats the budget."""
         spent = timing.calls * sum(timing.samples)
-        return timing.failure is None and (len(timing.samples) < FEWEST or spent < self.budget)
+        few = len(timing.samples) < FEWEST
+        return timing.failure is None and (few or not self.budget or spent < self.budget)
 
     def fraction(self, done: int, spent: float) -> float:
         """Return how much is done after some rounds and seconds."""
@@ -172,10 +174,20 @@ def brief(error: BaseException) -> str:
 @contextmanager
 def _without_collector() -> Iterator[None]:
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def few_to_collect() -> Iterator[None]:
+    """Keep what exists by now out of all collections: that of several libraries takes long."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

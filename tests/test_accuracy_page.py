@@ -7,11 +7,11 @@ import math
 import os
 import subprocess
 import sys
-from importlib import util
 from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmark import load
 from reference import exact
 
 ROOT = Path(__file__).parents[1]
@@ -21,11 +21,7 @@ PAGE = ROOT / "docs" / "accuracy.md"
 
 @pytest.fixture(scope="module")
 def accuracy():
-    pytest.importorskip("rich")
-    spec = util.spec_from_file_location("accuracy", SCRIPT)
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("accuracy")
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 
 
-def page(results: Results) -> str:
-    """Return the page as HTML."""
+def page(results: Results, summary: str = "") -> str:
+    """Return the page as HTML, with a summary before the charts."""
     cells = results["cells"]
     body = [
         _head(results),
+        summary,
         _findings(cells),
         _filters(cells),
         charts.ratios(cells),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -71,12 +72,20 @@ def paired_ratio(own: Sequence[float], peer: Sequence[float], seed: str) -> Rati
     return Ratio(float(np.median(ratios)), float(low), float(high))
 
 
-def log_ratio(before: Sequence[float], after: Sequence[float], seed: str) -> tuple[float, float]:
-    """Return the log of the ratio of two independent medians, and its standard error."""
-    random = generator(seed)
+def log_ratio(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
+    """Return by how much the log of a time changed, and the standard error of that.
+
+    It is Hodges and Lehmann's estimate: the median of all differences between a sample of the one
+    and a sample of the other. Outliers do not move it, and it takes a third fewer samples than the
+    difference of medians. Its error is read off the interval that the rank test gives.
+    """
     a, b = (np.log(np.asarray(samples, dtype=np.float64)) for samples in (before, after))
-    spread = _resampled_medians(b, random) - _resampled_medians(a, random)
-    return float(np.median(b) - np.median(a)), float(spread.std())
+    differences = np.sort((b[:, None] - a[None, :]).ravel())
+    middle = float(np.median(differences))
+    half = 1.96 * math.sqrt(a.size * b.size * (a.size + b.size + 1) / 12)
+    low = max(0, math.floor(differences.size / 2 - half))
+    width = float(differences[differences.size - 1 - low] - differences[low])
+    return middle, width / (2 * 1.96)
 
 
 def generator(seed: str) -> np.random.Generator:
