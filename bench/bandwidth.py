@@ -30,9 +30,10 @@ _GPU: Final = ("torch", "cupy", "jax")
 class Floor:
     """Arrays of given sizes, and calls that read the one and write the other."""
 
-    def __init__(self, device: str, read: int, written: int) -> None:
+    def __init__(self, device: str, read: int, written: int, library: str | None = None) -> None:
         self.device = device
-        self.library = LIBRARIES["numpy" if device == "cpu" else _gpu_library()]
+        library = library or ("numpy" if device == "cpu" else _gpu_library())
+        self.library = LIBRARIES[library]
         arrays = [np.ones(max(1, size // 4), np.float32) for size in (read, written)]
         self._read, self._written = (self.library.put(each, device) for each in arrays)
         self._writes = written > 0
@@ -40,7 +41,7 @@ class Floor:
     def candidate(self) -> Candidate:
         """Return the call that moves the bytes, with its device's synchronisation."""
         return Candidate(
-            self._on_cpu() if self.device == "cpu" else self._on_gpu(),
+            self._on_cpu() if self.library.name == "numpy" else self._on_gpu(),
             lambda result: self.library.synchronise(result, self.device),
         )
 

@@ -30,7 +30,7 @@ Verdict = Literal["SAME", "FASTER", "SLOWER", "UNCLEAR"]
 MARGIN: Final = 0.05
 """Less than this is the same: nobody would notice."""
 Z: Final = 1.96
-LUCK: Final = 0.025
+LUCK: Final = 0.02
 """The scatter from process to process that is assumed where too few controls can tell."""
 QUIET: Final = 0.01
 """The least that is believed of it."""

@@ -36,7 +36,7 @@ ALL_WELL, FAILED, NO_GPU = 0, 1, 3
 _TESTS: Final = 0.35  # of the time, at most
 _GRID: Final = 0.25
 _SHAPE: Final = {"cuda": (4096, 32000), "cpu": (64, 1000)}
-_DTYPES: Final = ("bfloat16", "float32", "float64")
+_DTYPES: Final = ("bfloat16", "float32")
 _GRACE: Final = 20.0  # seconds that writing the files may take
 _COUNT: Final = re.compile(r"(\d+) (passed|failed|error|skipped)")
 

@@ -6,6 +6,7 @@ To add a library, derive from `Library` and add it to `LIBRARIES`.
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     Host = np.ndarray[Any, Any]
     Call = Callable[[Any, Any], Any]
     """From input and target to the value, or to the pair of value and gradient."""
+
+
+# By default JAX takes most of a GPU's memory for itself, and the others would be left with little.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 class Library:

@@ -1,5 +1,6 @@
 """What users and release machinery rely on: versions, extras, pins, typing marker, example data."""
 
+import ast
 import csv
 import re
 import tomllib
@@ -48,6 +49,22 @@ def test_wheel_carries_the_typing_marker_and_the_licence():
     assert PYPROJECT["project"]["license"] == "BSD-3-Clause"
     for name in PYPROJECT["project"]["license-files"]:
         assert (ROOT / name).is_file()
+
+
+def test_the_benchmark_imports_its_own_files_relatively():
+    """It is called ``bench`` here and ``kldiv._bench`` in the wheel."""
+    paths = sorted((ROOT / "bench").rglob("*.py"))
+    assert paths
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            roots = {name.partition(".")[0] for name in names}
+            assert "bench" not in roots, f"{path.name} imports {names}"
+            assert not any(name.startswith("kldiv._bench") for name in names), path.name
 
 
 def test_sdist_lists_only_what_exists():

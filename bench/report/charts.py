@@ -111,8 +111,8 @@ def _grid(low: float, high: float, x: Callable[[float], float], bottom: float) -
     last = -math.inf
     for tick in _ticks(low, high):
         at = x(tick)
-        if at - last < 34 and tick != 1:
-            continue
+        if tick != 1 and (at - last < 34 or 0 < x(1.0) - at < 34):
+            continue  # labels would touch
         last = at
         name = "one" if tick == 1 else "grid"
         parts.append(
@@ -126,9 +126,7 @@ def _ticks(low: float, high: float) -> list[float]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if high / low < 200 else (1,)
     found = [step * 10.0**k for k in range(first, last + 1) for step in steps]
-    inside = [tick for tick in found if low <= tick <= high]
-    # 1 is the one that must be there: its neighbours give way.
-    return sorted(inside, key=lambda tick: tick)
+    return [tick for tick in found if low <= tick <= high]
 
 
 def _bar(
