@@ -82,7 +82,7 @@ def label(who: str, library: str, kernel: str | None, mode: str) -> str:
     """Return who computes, in words."""
     if who != OWN:
         return who
-    how = {"eager": "", "compile": "torch.compile", "jit": "jit"}[mode]
+    how = {"eager": "", "compile": "compiled", "jit": "jit"}[mode]
     return " ".join(part for part in (OWN, library, kernel, how) if part)
 
 

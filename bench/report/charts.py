@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _FAMILIES: Final = ("torch", "jax", "numpy", "scipy", "simsimd", "liger")
 _WIDTH: Final = 560
-_LABEL: Final = 172
+_LABEL: Final = 194
 _VALUE: Final = 124
 _ROW: Final = 24
 
@@ -84,7 +84,9 @@ def _panel(members: Sequence[Record]) -> str:
     for index, (cell, ratio, least, most) in enumerate(rows):
         parts.append(_bar(cell, (ratio, least, most), x, 6 + _ROW * index, cell is reference))
     title = escape(show.group_title(members[0]))
-    against = escape(f"1 = {show.who(reference)}, {show.duration(reference['median_s'])}")
+    standing = f", {show.standing(reference)}" if show.standing(reference) else ""
+    time = show.duration(reference["median_s"])
+    against = escape(f"1 = {show.who(reference)}, {time}{standing}")
     return (
         f"<figure {data(members[0])}><figcaption>{title}<small>{against}</small></figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{title}">'
@@ -227,10 +229,11 @@ def roofline(results: Results) -> str:
             f'<text class="tick end" x="{axes.left - 8}" y="{at + 4}">{_metric(k)}B/s</text>'
         )
     for index, (name, rate) in enumerate(sorted(roofs, key=lambda roof: roof[1])):
-        at = axes.y(rate)  # side by side, as they lie close together
+        at = axes.y(rate)
+        text = at - 5 if index else at + 14  # they lie close together
         parts.append(
             f'<path class="roof" d="M{axes.left} {at}H{axes.width - 16}"/>'
-            f'<text class="rooftext" x="{axes.left + 6 + 170 * index}" y="{at - 5}">'
+            f'<text class="rooftext" x="{axes.left + 6 + 170 * index}" y="{text}">'
             f"{escape(name)} {rate / 1e9:.0f} GB/s</text>"
         )
     for cell, amount in zip(cells, moved, strict=True):
@@ -285,7 +288,7 @@ def errors(cells: Sequence[Record]) -> str:
     limits = [half_the_digits(dtype) for dtype in dtypes]
     found = [show.worst_error(cell) or 0.0 for cell in known]
     values = [*limits, *(UNIT[dtype] for dtype in dtypes), *(e for e in found if e > 0), 1e-17]
-    height = 22 * len(lines) + 66
+    height = 22 * len(lines) + 82
     axes = _Axes([min(max(value, 1e-18), 10.0) for value in values], [1, 10], (1120, height), 220)
     bottom = height - 44
     parts = []
@@ -293,19 +296,21 @@ def errors(cells: Sequence[Record]) -> str:
         at = axes.x(10.0**k)
         if k % 2 == 0:
             parts.append(
-                f'<path class="grid" d="M{at} 22V{bottom}"/>'
+                f'<path class="grid" d="M{at} 34V{bottom}"/>'
                 f'<text class="tick" x="{at}" y="{bottom + 18}">1e{k}</text>'
             )
     for dtype in dtypes:
-        for value, text in ((UNIT[dtype], f"{dtype} unit"), (half_the_digits(dtype), "wrong from")):
+        for kind, value, top, text in (
+            ("roof", UNIT[dtype], 12, f"unit of {dtype}"),
+            ("limit", half_the_digits(dtype), 28, f"{dtype} wrong from here"),
+        ):
             at = axes.x(value)
-            kind = "roof" if value == UNIT[dtype] else "limit"
             parts.append(
-                f'<path class="{kind}" d="M{at} 20V{bottom}"/>'
-                f'<text class="rooftext mid" x="{at}" y="13">{text}</text>'
+                f'<path class="{kind}" d="M{at} {top + 5}V{bottom}"/>'
+                f'<text class="rooftext mid" x="{at}" y="{top}">{text}</text>'
             )
     for index, (name, members) in enumerate(lines.items()):
-        y = 36 + 22 * index
+        y = 50 + 22 * index
         mine = " me" if members[0]["who"] == OWN else ""
         parts.append(f'<text class="who{mine}" x="208" y="{y + 4}">{escape(name)}</text>')
         parts.append(f'<path class="row" d="M220 {y}H1104"/>')
