@@ -193,7 +193,11 @@ class Check:
             )
         with self.lock:
             self.found["benchmark"] = found
-        wrong = [c for c in found["cells"] if c["who"] == cells.OWN and c["status"] != "ok"]
+        wrong = [
+            c
+            for c in found["cells"]
+            if c["who"] == cells.OWN and c["status"] in {"wrong", "failed"}
+        ]
         timed = [c for c in found["cells"] if c["median_s"]]
         said = f"{len(timed)} times measured, {len(wrong)} cells of kldiv failed or wrong"
         if not found["complete"]:

@@ -67,7 +67,8 @@ _CELL: Final[dict[str, type | tuple[type, ...]]] = {
     "gradient_error": _OPTIONAL_NUMBER,
     "ratios": dict,
 }
-STATUSES: Final = ("ok", "wrong", "failed")
+STATUSES: Final = ("ok", "wrong", "failed", "unavailable")
+"""Unavailable: kldiv says that this kernel does not do this."""
 
 
 class ResultsError(ValueError):

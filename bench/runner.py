@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from kldiv.errors import BackendError
+
 from . import bandwidth, estimates, machine, memory, records
 from .cells import FLOOR, OWN, Plan
 from .libraries import LIBRARIES, settings
@@ -43,6 +45,8 @@ class Prepared:
     gradient_error: float | None = None
     memory: dict[str, int] = field(default_factory=dict)
     failure: str | None = None
+    status: str = "failed"
+    """What a failure makes of the cell."""
 
 
 class Runner:
@@ -173,6 +177,8 @@ class Runner:
             prepared.error, prepared.gradient_error = _errors(cell, library, data, result)
         except Exception as error:  # noqa: BLE001 - whatever a library raises; the others go on
             prepared.failure = brief(error)
+            if isinstance(error, BackendError):
+                prepared.status = "unavailable"
         return prepared
 
     def _memory(self, each: Prepared) -> dict[str, int]:
@@ -194,7 +200,7 @@ class Runner:
         read, written = operation.traffic(group.part, group.dtype, group.shape)
         record: Results = {
             **cell.record(),
-            "status": "failed",
+            "status": each.status,
             "reason": each.failure,
             "first_s": each.first,
             "compile_s": None,
@@ -276,7 +282,7 @@ def _compare_with_peers(records: list[Results]) -> None:
     """Give every cell of kldiv its ratio to each peer of its group, from the same rounds."""
     peers = [each for each in records if each["who"] != OWN and each["status"] == "ok"]
     for own in records:
-        if own["who"] != OWN or own["status"] == "failed":
+        if own["who"] != OWN or not own["samples_s"]:
             continue
         for peer in peers:
             found = estimates.paired_ratio(own["samples_s"], peer["samples_s"], own["key"])

@@ -16,6 +16,8 @@ import pytest
 from benchmark import cell, load, results
 from click.testing import CliRunner
 
+from kldiv.errors import BackendError
+
 records, runner, cells, libraries, peers = map(
     load, ("records", "runner", "cells", "libraries", "peers")
 )
@@ -148,6 +150,23 @@ def test_a_cell_says_all_that_was_measured(tmp_path):
     assert found["bandwidth"]["cpu"].keys() == {"read", "copy"}
     assert found["machine"]["cores"] >= 1
     assert found["versions"]["numpy"] == np.__version__
+
+
+def test_a_kernel_that_does_not_do_it_is_unavailable(tmp_path, monkeypatch):
+    monkeypatch.setattr(libraries.LIBRARIES["numpy"], "kernels", lambda: ("pure", "auto", "none"))
+
+    def settings(library, dtype, kernel):
+        if kernel == "none":
+            raise BackendError("kernel 'none' does not do this")
+        return real(library, dtype, kernel)
+
+    real = runner.settings
+    monkeypatch.setattr(runner, "settings", settings)
+    found = measured(tmp_path, request())
+    statuses = {each["kernel"]: each["status"] for each in found["cells"]}
+    assert statuses == {None: "ok", "pure": "ok", "auto": "ok", "none": "unavailable"}
+    unavailable = next(each for each in found["cells"] if each["kernel"] == "none")
+    assert unavailable["reason"] == "BackendError: kernel 'none' does not do this"
 
 
 def fake(name, formula, **options):
