@@ -146,9 +146,9 @@ def _luck(groups: Mapping[str, Sequence[str]], logs: Mapping[str, tuple[float, f
     for keys in groups.values():
         for key in keys:
             others = [logs[each][0] for each in keys if each != key]
-            if len(others) >= ENOUGH:
-                rest.append(abs(logs[key][0] - median(others)))
-                noise.append(logs[key][1])
+            drift = median(others) if len(others) >= ENOUGH else 0.0
+            rest.append(abs(logs[key][0] - drift))
+            noise.append(logs[key][1])
     if len(rest) < 2 * ENOUGH:
         return LUCK
     scatter = MAD * median(rest)
@@ -184,11 +184,6 @@ def _judge(
         verdict = "SLOWER"
     elif high < 1:
         verdict = "FASTER"
-    if verdict != "UNCLEAR" and (old["unstable"] or new["unstable"]) and not _apart(old, new):
-        verdict, why = "UNCLEAR", "unstable, and the quartiles overlap"
+    if verdict != "UNCLEAR" and (old["unstable"] or new["unstable"]):
+        verdict, why = "UNCLEAR", f"{verdict.lower()}, but unstable: measure again"
     return Comparison(key, verdict, math.exp(middle), low, high, math.exp(drift), why)
-
-
-def _apart(old: Record, new: Record) -> bool:
-    """Return whether the ranges of the quartiles do not overlap."""
-    return bool(old["q75_s"] < new["q25_s"] or new["q75_s"] < old["q25_s"])
