@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Record = dict[str, Any]
 
+RESTLESS = 0.1
+"""The scatter among controls from which a comparison can find little."""
 _STYLES = {"SLOWER": "bold red", "FASTER": "bold green", "SAME": "dim", "UNCLEAR": "yellow"}
 
 
@@ -179,3 +181,5 @@ def comparison(outcome: Outcome, console: Console) -> None:
     console.print(
         f"{counts}; {outcome.controls} controls, left scatter {outcome.luck:.1%}", highlight=False
     )
+    if outcome.luck > RESTLESS:
+        console.print("The machine was too restless to tell much: measure again when it is idle.")
