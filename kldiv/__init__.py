@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from kldiv.gradients import value_and_grad
     from kldiv.logit_losses import js_div_with_logits, kl_div_with_logits, pad_classes
     from kldiv.losses import KLDivLoss, kl_div
+    from kldiv.measures import (
+        cross_entropy,
+        entropy,
+        jeffreys_divergence,
+        js_divergence,
+        kl_divergence,
+        renyi_divergence,
+    )
     from kldiv.states import KLState
 
 __version__ = "0.1.0"
@@ -23,14 +31,20 @@ __all__ = [
     "KLState",
     "available_backends",
     "config_context",
+    "cross_entropy",
     "diagnose",
+    "entropy",
     "explain",
     "get_config",
+    "jeffreys_divergence",
     "js_div_with_logits",
+    "js_divergence",
     "kl_div",
     "kl_div_with_logits",
+    "kl_divergence",
     "pad_classes",
     "register_backend",
+    "renyi_divergence",
     "set_config",
     "value_and_grad",
 ]
@@ -40,14 +54,20 @@ _HOMES = {
     "KLState": "states",
     "available_backends": "backends",
     "config_context": "config",
+    "cross_entropy": "measures",
     "diagnose": "diagnosis",
+    "entropy": "measures",
     "explain": "explanation",
     "get_config": "config",
+    "jeffreys_divergence": "measures",
     "js_div_with_logits": "logit_losses",
+    "js_divergence": "measures",
     "kl_div": "losses",
     "kl_div_with_logits": "logit_losses",
+    "kl_divergence": "measures",
     "pad_classes": "logit_losses",
     "register_backend": "backends",
+    "renyi_divergence": "measures",
     "set_config": "config",
     "value_and_grad": "gradients",
 }

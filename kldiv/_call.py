@@ -10,6 +10,8 @@ from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas.reductions import REDUCTIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array, Reduction
     from kldiv.formulas.operation import Operation
 
@@ -52,18 +54,25 @@ def resolve_pair(
     input: Array, target: Array, **others: Array
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
     """Resolve the arrays of a call and check their dtypes; return route, arrays, common dtype."""
-    arrays: tuple[Array, ...] = (input, target, *others.values())
-    route = backends.resolve(", ".join(("input", "target", *others)), *arrays)
+    return resolve_arrays(("input", "target"), (input, target), **others)
+
+
+def resolve_arrays(
+    names: Sequence[str], floats: Sequence[Array], **others: Array
+) -> tuple[backends.Route, tuple[Array, ...], str]:
+    """Resolve floating arrays of those names, and others; return route, arrays, common dtype."""
+    arrays: tuple[Array, ...] = (*floats, *others.values())
+    route = backends.resolve(", ".join((*names, *others)), *arrays)
     if route.mixed:
         arrays = route.gather(arrays)
     caller = route.caller
-    caller.check("input", arrays[0])
-    caller.check("target", arrays[1])
-    first, second = caller.dtype_name(arrays[0]), caller.dtype_name(arrays[1])
-    try:
-        wide = _WIDER[first, second]
-    except KeyError:
-        raise _not_floating(first, second) from None
+    wide = FLOATS[0]
+    for index, (name, array) in enumerate(zip(names, arrays, strict=False)):
+        caller.check(name, array)
+        dtype = caller.dtype_name(array)
+        if dtype not in FLOATS:
+            raise _not_floating(name, dtype)
+        wide = _WIDER[wide, dtype] if index else dtype
     return route, arrays, wide
 
 
@@ -114,8 +123,7 @@ def _dtype_name(dtype: Any) -> str:
     return name
 
 
-def _not_floating(first: str, second: str) -> DTypeError:
-    name, dtype = ("input", first) if first not in FLOATS else ("target", second)
+def _not_floating(name: str, dtype: str) -> DTypeError:
     return DTypeError(
         f"{name} has dtype {dtype}; expected one of {', '.join(FLOATS)}; convert it first, "
         "for example to float32"

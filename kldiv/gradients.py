@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kldiv import estimators, logit_losses, losses
+from kldiv import estimators, logit_losses, losses, measures
 from kldiv.errors import LibraryError, OptionError, ShapeError
 
 if TYPE_CHECKING:
@@ -14,12 +15,19 @@ if TYPE_CHECKING:
     from kldiv._call import Call
     from kldiv._types import Array
 
-_PREPARE: dict[Any, Callable[..., Call]] = {
-    losses.kl_div: losses.prepare_kl_div,
-    logit_losses.kl_div_with_logits: logit_losses.prepare_kl_div_with_logits,
-    logit_losses.js_div_with_logits: logit_losses.prepare_js_div_with_logits,
-    estimators.kl_estimate: estimators.prepare_kl_estimate,
+_PREPARE: dict[Any, tuple[Callable[..., Call], float]] = {
+    losses.kl_div: (losses.prepare_kl_div, 2),
+    logit_losses.kl_div_with_logits: (logit_losses.prepare_kl_div_with_logits, 2),
+    logit_losses.js_div_with_logits: (logit_losses.prepare_js_div_with_logits, 2),
+    estimators.kl_estimate: (estimators.prepare_kl_estimate, 2),
+    measures.kl_divergence: (measures.prepare_kl_divergence, 2),
+    measures.js_divergence: (measures.prepare_js_divergence, math.inf),
+    measures.jeffreys_divergence: (measures.prepare_jeffreys_divergence, 2),
+    measures.renyi_divergence: (measures.prepare_renyi_divergence, 2),
+    measures.entropy: (measures.prepare_entropy, 1),
+    measures.cross_entropy: (measures.prepare_cross_entropy, 2),
 }
+"""What prepares a call of each function, and how many arrays it can be differentiated in."""
 
 
 def value_and_grad(
@@ -34,10 +42,10 @@ def value_and_grad(
     Parameters
     ----------
     loss : callable
-        A loss of kldiv, a ``functools.partial`` of one, or a `KLDivLoss`.
+        A loss or a measure of kldiv, a ``functools.partial`` of one, or a `KLDivLoss`.
     argnums : int or tuple of int, default 0
-        Which argument to differentiate in: 0 is ``input``, 1 is ``target``; a tuple gives a tuple
-        of gradients.
+        Which argument to differentiate in: 0 is ``input`` (or ``p``), 1 is ``target`` (``q``); a
+        tuple gives a tuple of gradients.
 
     Returns
     -------
@@ -52,7 +60,7 @@ def value_and_grad(
     OptionError
         ``argnums`` names no differentiable argument.
     ShapeError
-        When called: the loss is not a scalar (``reduction="none"``).
+        When called: the loss is not a scalar (``reduction="none"``, a measure of several rows).
 
     Examples
     --------
@@ -65,12 +73,13 @@ def value_and_grad(
     >>> round(float(value), 6), gradient
     (0.143841, array([-0.5, -0.5]))
     """
-    prepare, bound = _unwrap(loss)
+    prepare, most, bound = _unwrap(loss)
     wanted = argnums if isinstance(argnums, tuple) else (argnums,)
     for index in wanted:
-        if type(index) is not int or index + bound not in {0, 1}:
+        if type(index) is not int or not 0 <= index + bound < most:
             raise OptionError(
-                f"argnums must be 0 (input), 1 (target) or a tuple of these; got {argnums!r}"
+                "argnums must be 0 (the first array), 1 (the second) or a tuple of these; got "
+                f"{argnums!r}"
             )
 
     def value_and_gradient(*args: Any, **kwargs: Any) -> tuple[Array, Array | tuple[Array, ...]]:
@@ -79,7 +88,7 @@ def value_and_grad(
         if value.shape != ():
             raise ShapeError(
                 f"value_and_grad needs a scalar loss; got one of shape {tuple(value.shape)}; use "
-                "reduction='sum', 'mean' or 'batchmean'"
+                "reduction='sum', 'mean' or 'batchmean', for a measure one row at a time"
             )
         gradients = tuple(call.gradient(index + bound, value) for index in wanted)
         return value, gradients if isinstance(argnums, tuple) else gradients[0]
@@ -87,15 +96,15 @@ def value_and_grad(
     return value_and_gradient
 
 
-def _unwrap(loss: Any) -> tuple[Callable[..., Call], int]:
-    """Return the function that prepares a call of ``loss``, and how many arguments are bound."""
+def _unwrap(loss: Any) -> tuple[Callable[..., Call], float, int]:
+    """Return what prepares a call of ``loss``, how many arrays it has, how many are bound."""
     if isinstance(loss, partial):
-        prepare, bound = _unwrap(loss.func)
-        return partial(prepare, *loss.args, **loss.keywords), bound + len(loss.args)
+        prepare, most, bound = _unwrap(loss.func)
+        return partial(prepare, *loss.args, **loss.keywords), most, bound + len(loss.args)
     if isinstance(loss, losses.KLDivLoss):
-        return loss.prepare, 0
+        return loss.prepare, 2, 0
     if callable(loss) and loss in _PREPARE:
-        return _PREPARE[loss], 0
+        return *_PREPARE[loss], 0
     raise LibraryError(
         "value_and_grad takes a loss of kldiv, a functools.partial of one, or a KLDivLoss; got "
         f"{loss!r}; for a function of your own use the library's automatic differentiation"

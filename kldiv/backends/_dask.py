@@ -16,7 +16,7 @@ from kldiv.backends.base import Backend
 from kldiv.backends.registry import find, get
 from kldiv.backends.routing import Route
 from kldiv.errors import ShapeError
-from kldiv.formulas.rows import RowOperation
+from kldiv.formulas.reductions import RowWise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ def _axes(array: Array) -> tuple[int, ...]:
 
 
 def _whole_rows(
-    operation: RowOperation, arrays: Sequence[Array]
+    operation: RowWise, arrays: Sequence[Array]
 ) -> tuple[list[Array], list[tuple[int, ...]], tuple[int, ...]]:
     """Return the arrays with all classes in each block, names of their axes and of the result's."""
     full = _axes(arrays[0])
@@ -81,7 +81,7 @@ class DaskBackend(Backend):
     def run(self, operation: Loss, route: Route, arrays: Sequence[Array]) -> Array:  # type: ignore[override]
         elements = operation.elementwise()
         other = None if route.backend is self else route.backend.name
-        if isinstance(operation, RowOperation):
+        if isinstance(operation, RowWise):
             arrays, named, out = _whole_rows(operation, arrays)
         else:
             named, out = [_axes(array) for array in arrays], _axes(arrays[0])

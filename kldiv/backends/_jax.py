@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.backends.routing import Route
     from kldiv.formulas.operation import Operation
-    from kldiv.formulas.rows import RowOperation
+    from kldiv.formulas.reductions import RowWise
 
 
 _BLOCK_BYTES = 8388608
@@ -77,7 +77,7 @@ class JaxBackend(Backend):
             return route.compute(operation, *arrays)
         return _run_compiled(operation, route, *arrays)
 
-    def by_rows(self, operation: RowOperation, xp: Namespace, arrays: Sequence[Array]) -> Array:
+    def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
         most = rows_at_a_time(arrays[0].shape, operation.compute, _BLOCK_BYTES)
         rows = tuple(flat(xp, array, arrays[0]) for array in arrays)
         if len(rows[0]) <= most:

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from kldiv.backends._table import TABLE
 from kldiv.backends.base import Backend
 from kldiv.errors import LibraryError
-from kldiv.formulas.rows import RowOperation
+from kldiv.formulas.reductions import RowWise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,11 +117,11 @@ class TorchBackend(Backend):
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:  # noqa: ARG002
         # Written out, since a context costs 1 µs, and torch.compile cannot trace NumPy's.
-        if isinstance(operation, RowOperation):
+        if isinstance(operation, RowWise):
             return operation.gather(xp, self.by_rows(operation, xp, arrays), arrays)
         return operation.value(xp, *arrays)
 
-    def by_rows(self, operation: RowOperation, xp: Namespace, arrays: Sequence[Array]) -> Array:
+    def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
         # A compiler fuses the whole, and a transform's tensors cannot be written into others.
         if torch.compiler.is_compiling() or _transforming():
             return operation.elements(xp, *arrays)

@@ -17,7 +17,7 @@ import numpy as np
 
 from kldiv.errors import BackendError, LibraryError
 from kldiv.formulas.blocks import row_blocks
-from kldiv.formulas.rows import RowOperation
+from kldiv.formulas.reductions import RowWise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,11 +109,11 @@ class Backend:
         """Run ``operation`` on the library's own arrays by ``kernel``."""
         with self.context(arrays[0]):
             xp = self.namespace(arrays[0])
-            if isinstance(operation, RowOperation):
+            if isinstance(operation, RowWise):
                 return operation.gather(xp, self.by_rows(operation, xp, arrays), arrays)
             return operation.value(xp, *arrays)
 
-    def by_rows(self, operation: RowOperation, xp: Namespace, arrays: Sequence[Array]) -> Array:
+    def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
         """Compute the elements of an operation on rows, a block at a time, in place."""
         blocks = row_blocks(arrays[0].shape, operation.compute)
         keep_freed_memory()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from kldiv.formulas.operation import Operation
 
@@ -110,3 +110,19 @@ class Loss(Operation):
         """Return the gradient in the elements, given the gradient in the result."""
         number = count(xp, self.reduction, shape, keep, self.compute)
         return divide(xp, cast(xp, cotangent, self.compute), number, 0.0)
+
+
+@dataclass(frozen=True)
+class RowWise(Loss):
+    """A loss of rows, the last axis of its arrays, each apart from the others.
+
+    Arrays with one axis less hold a number per row. An adapter may work on a few rows at a time.
+    """
+
+    keeps_classes: ClassVar[bool] = False
+    """Whether the elements have the rows' axis, or are one number per row."""
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        """Return the shape of the elements."""
+        shape: tuple[int, ...] = arrays[0].shape
+        return shape if self.keeps_classes else shape[:-1]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from kldiv.formulas import logits, state
 from kldiv.formulas.blocks import class_blocks
-from kldiv.formulas.reductions import Loss, cast
+from kldiv.formulas.reductions import RowWise, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -172,7 +172,7 @@ class JensenShannon(Divergence):
 
 
 @dataclass(frozen=True)
-class RowOperation(Loss):
+class RowOperation(RowWise):
     """What the operations on rows share: a divergence, the temperature, and the mask of rows."""
 
     divergence: Divergence = KullbackLeibler()
@@ -182,17 +182,10 @@ class RowOperation(Loss):
     name: ClassVar[str] = "kl_div_with_logits"
     own: ClassVar[int] = 2
     """How many differentiable arrays there are before the temperature."""
-    keeps_classes: ClassVar[bool] = False
-    """Whether the result has the classes' axis, or one number per row."""
 
     @property
     def differentiable(self) -> int:
         return self.own + (self.temperature is None)
-
-    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        """Return the shape of the elements."""
-        shape: tuple[int, ...] = arrays[0].shape
-        return shape if self.keeps_classes else shape[:-1]
 
     def prepared(
         self, xp: Namespace, arrays: tuple[Array, ...]

@@ -51,22 +51,37 @@ def expm1_near(xp: Namespace, x: Array) -> Array:
 
 def log1p(xp: Namespace, y: Array) -> Array:
     """Return log(1 + y) for y > −1."""
-    z, rest = _artanh(xp, y)
+    z, rest = _artanh(xp, y / (2.0 + y))
     # Outside −1/2 < y < 1 rounding 1 + y costs nothing: it is exact below, beside the log above.
     return xp.where(abs(z) < 1 / 3, 2.0 * z + rest, xp.log(1.0 + y))
 
 
 def log1p_gap(xp: Namespace, y: Array) -> Array:
     """Return y − log(1 + y) ≥ 0 for y > −1."""
-    z, rest = _artanh(xp, y)
+    z, rest = _artanh(xp, y / (2.0 + y))
     return xp.where(abs(z) < 1 / 3, y * z - rest, y - xp.log(1.0 + y))
 
 
-def _artanh(xp: Namespace, y: Array) -> tuple[Array, Array]:
+def log_ratio(xp: Namespace, a: Array, b: Array, difference: Array | None = None) -> Array:
+    """Return log(a/b) for a, b > 0, right to a few units of itself, however close they are.
+
+    ``difference`` is a − b, where it is known better than its subtraction gives it.
+    """
+    z, rest = _artanh(xp, (a - b if difference is None else difference) / (a + b))
+    # A quotient keeps what the difference of two large logarithms would lose, unless it overflows.
+    moderate = (a < _MODERATE * b) & (b < _MODERATE * a)
+    quotient = xp.log(xp.where(moderate, a, 1.0) / xp.where(moderate, b, 1.0))
+    apart = xp.log(xp.where(moderate, 1.0, a)) - xp.log(xp.where(moderate, 1.0, b))
+    return xp.where(abs(z) < 1 / 3, 2.0 * z + rest, xp.where(moderate, quotient, apart))
+
+
+_MODERATE = 2.0**60  # a quotient within it is normal in every dtype, and so is its inverse
+
+
+def _artanh(xp: Namespace, z: Array) -> tuple[Array, Array]:
     """Return z = y/(2 + y), for which y − 2z = y·z, and log1p(y) − 2z."""
-    z = y / (2.0 + y)
     square = z * z
-    return z, z * square * _polynomial(square, _ARTANH[: _ARTANH_TERMS[y.dtype == xp.float64]])
+    return z, z * square * _polynomial(square, _ARTANH[: _ARTANH_TERMS[z.dtype == xp.float64]])
 
 
 def _polynomial(x: Array, coefficients: Sequence[float]) -> Array:

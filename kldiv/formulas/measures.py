@@ -1,0 +1,453 @@
+r"""Divergences of probabilities: KL, Jeffreys, Jensen-Shannon, Rényi; entropy and cross entropy.
+
+A measure sums over the last axis of one or more arrays of probabilities.  Where two probabilities
+are close, log(p/q) comes from their difference, and every term is written so that it is ≥ 0: what
+cancels in the usual form is gone before it is rounded.
+
+The edges: p = 0 adds what the limit adds; p > 0 = q is +∞ where the measure is.  A slope at p = 0
+is 0 where its limit is infinite but the value is not: a softmax before it multiplies it by p, and
+p·log p → 0.  A negative probability is NaN.  Every formula takes logarithms of safe numbers only,
+so that a library's own differentiation of the slopes is right as well.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from kldiv.formulas.reductions import RowWise, cast
+from kldiv.formulas.special import NEAR, expm1, log1p, log_ratio, phi_near
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Run
+
+
+class Measure:
+    """A function of rows of probabilities, the last axis of each array."""
+
+    name: ClassVar[str]
+
+    def value(self, xp: Namespace, *ps: Array) -> Array:
+        """Return the measure of each row."""
+        raise NotImplementedError
+
+    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+        """Return its derivative in each probability of the array of that index."""
+        raise NotImplementedError
+
+
+# --- pieces ---------------------------------------------------------------------------------------
+
+
+def _both(xp: Namespace, p: Array, q: Array) -> tuple[Array, Array, Array]:
+    """Return where both are positive, and both with 1 elsewhere."""
+    alive = (p > 0) & (q > 0)
+    return alive, xp.where(alive, p, 1.0), xp.where(alive, q, 1.0)
+
+
+def _edge(xp: Namespace, p: Array, q: Array, p_zero: Array | float, q_zero: Array | float) -> Array:
+    """Return what holds where p = 0, where q = 0 < p, and NaN, which holds elsewhere."""
+    nan = xp.full_like(p, math.nan)
+    return xp.where(p == 0, p_zero, xp.where((q == 0) & (p > 0), q_zero, nan))
+
+
+def relative(xp: Namespace, p: Array, q: Array, r: Array) -> Array:
+    """Return p·φ(r) = p·log(p/q) + q − p ≥ 0, given r = log(p/q), for p, q > 0."""
+    near = p * phi_near(xp, xp.clip(r, -NEAR, NEAR))
+    return xp.where(abs(r) < NEAR, near, p * (r - 1.0) + q)
+
+
+def _sum(xp: Namespace, terms: Array) -> Array:
+    return xp.sum(terms, axis=-1)
+
+
+# --- the measures ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KullbackLeibler(Measure):
+    """Σ p·log(p/q) + q − p."""
+
+    name = "kl_divergence"
+
+    def value(self, xp: Namespace, *ps: Array) -> Array:
+        p, q = ps
+        alive, safe_p, safe_q = _both(xp, p, q)
+        terms = relative(xp, safe_p, safe_q, log_ratio(xp, safe_p, safe_q))
+        return _sum(xp, xp.where(alive, terms, _edge(xp, p, q, q, math.inf)))
+
+    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+        p, q = ps
+        alive, safe_p, safe_q = _both(xp, p, q)
+        if index == 0:
+            slopes, edge = log_ratio(xp, safe_p, safe_q), _edge(xp, p, q, 0.0, math.inf)
+        else:
+            slopes, edge = (safe_q - safe_p) / safe_q, _edge(xp, p, q, 1.0, -math.inf)
+        return xp.where(alive, slopes, edge)
+
+
+@dataclass(frozen=True)
+class Jeffreys(Measure):
+    """Σ (p − q)·log(p/q)."""
+
+    name = "jeffreys_divergence"
+
+    def value(self, xp: Namespace, *ps: Array) -> Array:
+        p, q = ps
+        alive, safe_p, safe_q = _both(xp, p, q)
+        terms = (safe_p - safe_q) * log_ratio(xp, safe_p, safe_q)
+        return _sum(xp, xp.where(alive, terms, self._edge(xp, p, q, math.inf, math.inf)))
+
+    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+        p, q = ps if index == 0 else ps[::-1]
+        alive, safe_p, safe_q = _both(xp, p, q)
+        slopes = log_ratio(xp, safe_p, safe_q) + (safe_p - safe_q) / safe_p
+        return xp.where(alive, slopes, self._edge(xp, p, q, -math.inf, math.inf))
+
+    def _edge(self, xp: Namespace, p: Array, q: Array, p_zero: float, q_zero: float) -> Array:
+        p_only = xp.where(q == 0, 0.0, xp.where(q > 0, xp.full_like(q, p_zero), math.nan))
+        return _edge(xp, p, q, p_only, q_zero)
+
+
+@dataclass(frozen=True)
+class Entropy(Measure):
+    """−Σ p·log p."""
+
+    name = "entropy"
+
+    def value(self, xp: Namespace, *ps: Array) -> Array:
+        (p,) = ps
+        return _sum(xp, 0.0 - p * xp.log(xp.where(p == 0, 1.0, p)))
+
+    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:  # noqa: ARG002
+        (p,) = ps
+        zero = p == 0
+        return xp.where(zero, 0.0, -(xp.log(xp.where(zero, 1.0, p)) + 1.0))
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Measure):
+    """−Σ p·log q."""
+
+    name = "cross_entropy"
+
+    def value(self, xp: Namespace, *ps: Array) -> Array:
+        p, q = ps
+        alive, safe_p, safe_q = _both(xp, p, q)
+        nothing = xp.where(xp.isnan(q), q, 0.0)
+        return _sum(
+            xp,
+            xp.where(alive, -safe_p * xp.log(safe_q), _edge(xp, p, q, nothing, math.inf)),
+        )
+
+    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+        p, q = ps
+        if index == 0:  # linear in p, but where neither has mass the class takes no part
+            usable = q > 0
+            slopes = -xp.log(xp.where(usable, q, 1.0))
+            return xp.where(usable, slopes, _edge(xp, p, q, 0.0, math.inf))
+        alive, safe_p, safe_q = _both(xp, p, q)
+        return xp.where(alive, -safe_p / safe_q, _edge(xp, p, q, 0.0, -math.inf))
+
+
+@dataclass(frozen=True)
+class JensenShannon(Measure):
+    """Σᵢ wᵢ D(pᵢ‖m), m = Σ wᵢ pᵢ: its terms wᵢ (pᵢ log(pᵢ/m) + m − pᵢ) are all ≥ 0."""
+
+    weights: tuple[float, ...]
+    """They sum to 1."""
+
+    name = "js_divergence"
+
+    def value(self, xp: Namespace, *ps: Array) -> Array:
+        m = self._mixture(ps)
+        terms = [
+            weight * self._term(xp, p, m, self._from_mixture(index, ps))
+            for index, (weight, p) in enumerate(zip(self.weights, ps, strict=True))
+            if weight
+        ]
+        return _sum(xp, sum(terms[1:], terms[0]))
+
+    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+        p, weight = ps[index], self.weights[index]
+        if not weight:
+            return xp.zeros_like(p)
+        m = self._mixture(ps)
+        alive, safe_p, safe_m = _both(xp, p, m)
+        above = xp.where(alive, self._from_mixture(index, ps), 0.0)
+        slopes = weight * log_ratio(xp, safe_p, safe_m, above)
+        return xp.where(alive, slopes, _edge(xp, p, m, 0.0, math.nan))
+
+    def _term(self, xp: Namespace, p: Array, m: Array, above: Array) -> Array:
+        alive, safe_p, safe_m = _both(xp, p, m)
+        r = log_ratio(xp, safe_p, safe_m, xp.where(alive, above, 0.0))
+        return xp.where(alive, relative(xp, safe_p, safe_m, r), _edge(xp, p, m, m, math.nan))
+
+    def _mixture(self, ps: Sequence[Array]) -> Array:
+        parts = [weight * p for weight, p in zip(self.weights, ps, strict=True) if weight]
+        return sum(parts[1:], parts[0])
+
+    def _from_mixture(self, index: int, ps: Sequence[Array]) -> Array:
+        """Return pᵢ − m, from differences of the pⱼ, which are exact where these are close."""
+        parts = [
+            weight * (ps[index] - p)
+            for other, (weight, p) in enumerate(zip(self.weights, ps, strict=True))
+            if weight and other != index
+        ]
+        return sum(parts[1:], parts[0]) if parts else ps[index] - ps[index]
+
+
+# --- Rényi ----------------------------------------------------------------------------------------
+
+_FAR = 30.0
+"""An exponent above which a term of Rényi's sum is computed by its logarithm."""
+
+
+@dataclass(frozen=True)
+class Renyi(Measure):
+    r"""1/(α−1) · log(Σ p^α q^(1−α) / S), S = α Σp + (1−α) Σq, for 0 < α < ∞, α ≠ 1.
+
+    S is 1 for normalised rows; dividing by it takes their rounding out.  With r = log(p/q) the sum
+    is S + (α−1) Σ g, where every g is ≥ 0 and loses nothing near p = q or near α = 1:
+
+        g = q Σₖ α (1 + α + … + α^(k−2)) rᵏ/k!     (k ≥ 2; near)
+        g = p (expm1((α−1) r)/(α−1) − 1) + q       (far)
+    """
+
+    alpha: float
+
+    name = "renyi_divergence"
+
+    def value(self, xp: Namespace, *ps: Array) -> Array:
+        return self._rows(xp, *ps)[0][..., 0]
+
+    def _rows(self, xp: Namespace, p: Array, q: Array) -> tuple[Array, Array]:
+        """Return the divergence and S, keeping the axis."""
+        less = self.alpha - 1.0
+        alive, safe_p, safe_q = _both(xp, p, q)
+        r = log_ratio(xp, safe_p, safe_q)
+        lost = self.alpha / -less * p if less < 0 else math.inf
+        terms = xp.where(alive, self._terms(xp, safe_p, safe_q, r), _edge(xp, p, q, q, lost))
+        mass = self.alpha * _keep(xp, p) - less * _keep(xp, q)
+        y = less * _keep(xp, terms) / mass
+        # Far apart the sum is added by its logarithm: nothing overflows, and nothing cancels.
+        exponent = xp.where(alive, xp.log(safe_p) + less * r, -math.inf)
+        top = xp.max(exponent, axis=-1, keepdims=True)
+        top = xp.where(top == -math.inf, 0.0, top)
+        total = _keep(xp, xp.exp(exponent - top))
+        none = total == 0
+        log_total = xp.where(none, -math.inf, xp.log(xp.where(none, 1.0, total)))
+        direct = log_total + top - xp.log(mass)
+        far = ((y < -0.5) | (top > _FAR)) & ~xp.isnan(y)
+        if less > 0:
+            far = far & ~xp.any((p > 0) & (q == 0), axis=-1, keepdims=True)
+        near = log1p(xp, xp.where(far, 0.0, y))
+        return xp.where(far, direct, near) / less, mass
+
+    def _terms(self, xp: Namespace, p: Array, q: Array, r: Array) -> Array:
+        larger = max(1.0, self.alpha)
+        x = xp.clip(larger * r, -NEAR, NEAR)
+        series = q * x * x * _horner(x, self._series(x.dtype == xp.float64))
+        power = (self.alpha - 1.0) * r
+        power = xp.where(power > 80.0, 80.0, power)  # larger ones are added by their logarithm
+        far = p * (r * _ratio(xp, power) - 1.0) + q
+        return xp.where(abs(larger * r) < NEAR, series, far)
+
+    def _series(self, double: bool) -> list[float]:  # noqa: FBT001 - whether there are more terms
+        """Return α (1 + α + … + α^(k−2)) / (k! max(1, α)ᵏ) for k from 2."""
+        larger = max(1.0, self.alpha)
+        power, total, found = 1.0 / larger, 0.0, []
+        shrunk = self.alpha / larger
+        for k in range(2, 27 if double else 16):
+            # total = Σ_{j ≤ k−2} αʲ / largerᵏ⁻¹
+            total = total / larger + power
+            power *= shrunk
+            found.append(shrunk * total / math.factorial(k))
+        return found
+
+    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+        p, q = ps
+        value, mass = self._rows(xp, p, q)
+        less = self.alpha - 1.0
+        alive, safe_p, safe_q = _both(xp, p, q)
+        r = log_ratio(xp, safe_p, safe_q)
+        if index == 0:
+            x = less * (r - value)
+            slopes = self.alpha * (r - value) * _ratio(xp, x)
+            lowest = -self.alpha / less  # where p/q is 0 or ∞ and its power is 0
+            edge = _edge(xp, p, q, lowest if less > 0 else 0.0, math.inf if less > 0 else lowest)
+        else:
+            slopes = -expm1(xp, self.alpha * r - less * value)
+            edge = _edge(xp, p, q, 1.0, -math.inf)
+        return xp.where(alive, slopes, edge) / mass
+
+
+def _keep(xp: Namespace, terms: Array) -> Array:
+    return xp.sum(terms, axis=-1, keepdims=True)
+
+
+def _ratio(xp: Namespace, x: Array) -> Array:
+    """Return expm1(x)/x, which is 1 at 0."""
+    small = abs(x) < 1e-4
+    near = 1.0 + x * (0.5 + x * (1 / 6 + x * (1 / 24)))
+    return xp.where(small, near, expm1(xp, x) / xp.where(small, 1.0, x))
+
+
+def _horner(x: Array, coefficients: Sequence[float]) -> Array:
+    *rest, value = coefficients
+    total = value + 0.0 * x
+    for coefficient in reversed(rest):
+        total = total * x + coefficient
+    return total
+
+
+@dataclass(frozen=True)
+class RenyiZero(Measure):
+    """−log of the share of Q on the support of P: Rényi's divergence of order 0."""
+
+    name = "renyi_divergence"
+
+    def value(self, xp: Namespace, *ps: Array) -> Array:
+        p, q = ps
+        q = xp.where(p >= 0, q, math.nan)
+        whole = _sum(xp, q)
+        lost = _sum(xp, xp.where(p == 0, q, 0.0))
+        kept = _sum(xp, xp.where(p == 0, 0.0, q))
+        little = lost <= 0.5 * whole
+        share = xp.where(little, lost / xp.where(little, whole, 1.0), 0.0)
+        return xp.where(little, -log1p(xp, -share), -xp.log(kept / whole))
+
+    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+        p, q = ps
+        if index == 0:
+            return xp.zeros_like(p)
+        on = xp.where(p == 0, 0.0, xp.ones_like(q))
+        return 1.0 / _keep(xp, q) - on / _keep(xp, on * q)
+
+
+@dataclass(frozen=True)
+class RenyiInfinity(Measure):
+    """The largest log(p/q): Rényi's divergence of order ∞."""
+
+    name = "renyi_divergence"
+
+    def value(self, xp: Namespace, *ps: Array) -> Array:
+        return xp.max(self._logs(xp, *ps), axis=-1)
+
+    def _logs(self, xp: Namespace, p: Array, q: Array) -> Array:
+        alive, safe_p, safe_q = _both(xp, p, q)
+        edge = _edge(xp, p, q, xp.where(xp.isnan(q), q, -math.inf), math.inf)
+        return xp.where(alive, log_ratio(xp, safe_p, safe_q), edge)
+
+    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+        p, q = ps
+        logs = self._logs(xp, p, q)
+        top = logs == xp.max(logs, axis=-1, keepdims=True)
+        share = xp.where(top, 1.0, xp.zeros_like(p))
+        share = share / _keep(xp, share)  # ties share the slope
+        own = (p, q)[index]
+        slopes = xp.where(top, share / xp.where(top, own, 1.0), 0.0)
+        return slopes if index == 0 else -slopes
+
+
+# --- as operations --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RowMeasure(RowWise):
+    """A measure of each row, in units of ``unit`` nats."""
+
+    measure: Measure = KullbackLeibler()
+    normalize: bool = False
+    unit: float = 1.0
+    number: int = 2
+    """How many arrays of probabilities there are."""
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The measure's name."""
+        return self.measure.name
+
+    @property
+    def differentiable(self) -> int:
+        return self.number
+
+    def probabilities(
+        self, xp: Namespace, arrays: Sequence[Array]
+    ) -> tuple[list[Array], list[Array]]:
+        """Return the probabilities in the compute dtype, normalised if asked, and the row sums."""
+        ps = [cast(xp, array, self.compute) for array in arrays[: self.number]]
+        if not self.normalize:
+            return ps, []
+        sums = [_keep(xp, p) for p in ps]
+        return [p / total for p, total in zip(ps, sums, strict=True)], sums
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        ps, _ = self.probabilities(xp, arrays)
+        value = self.measure.value(xp, *ps)
+        return value if self.unit == 1.0 else value / self.unit
+
+    def _slope(self, index: int) -> RowSlope:
+        return RowSlope(
+            "none",
+            self.compute,
+            self.compute,
+            self.compute,
+            self.measure,
+            self.normalize,
+            self.unit,
+            self.number,
+            index,
+        )
+
+    def pullback(
+        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    ) -> Array:
+        weight = cast(xp, cotangent, self.compute)
+        # Not broadcast_to: torch's older vmap, which checks batched gradients, has no rule for it.
+        weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
+        gradient = run(self._slope(index), *arrays, weight)
+        wanted = arrays[index].dtype
+        return gradient if gradient.dtype == wanted else xp.astype(gradient, wanted)
+
+    def pushforward(
+        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
+    ) -> Array:
+        moved = []
+        for index, tangent in enumerate(tangents[: self.number]):
+            if tangent is not None:
+                step = cast(xp, tangent, self.compute)
+                slope = run(self._slope(index), *arrays, xp.ones_like(step[..., 0]))
+                moved.append(_sum(xp, slope * step))
+        return self.finish(xp, sum(moved[1:], moved[0]), None, empty=0.0)
+
+    def keep(self, arrays: Sequence[Array]) -> Array | None:  # noqa: ARG002
+        return None
+
+
+@dataclass(frozen=True)
+class RowSlope(RowMeasure):
+    """A number per row times the measure's derivative; arrays: the probabilities, that number."""
+
+    index: int = 0
+    keeps_classes: ClassVar[bool] = True
+
+    @property
+    def native(self) -> bool:
+        return True
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        ps, sums = self.probabilities(xp, arrays)
+        slopes = self.measure.slope(xp, self.index, *ps)
+        if self.unit != 1.0:
+            slopes = slopes / self.unit
+        if sums:
+            # Through p/Σp: less the mean slope under p.
+            p = ps[self.index]
+            mean = _keep(xp, xp.where(p == 0, 0.0, p * xp.where(p == 0, 0.0, slopes)))
+            slopes = (slopes - mean) / sums[self.index]
+        return cast(xp, arrays[-1], self.compute)[..., None] * slopes

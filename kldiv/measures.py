@@ -1,0 +1,529 @@
+"""Divergences and entropies of probabilities: document, check, resolve, run.
+
+The mathematics lies in `kldiv.formulas.measures`; divergences of distribution objects in
+`kldiv.distributions`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+from kldiv._call import Call, dtypes, resolve_arrays
+from kldiv.errors import LibraryError, OptionError, ShapeError
+from kldiv.formulas import measures as formulas
+from kldiv.formulas.measures import RowMeasure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array
+    from kldiv.formulas.measures import Measure
+
+
+def kl_divergence(
+    p: Any,
+    q: Any,
+    *,
+    axis: int = -1,
+    base: float | None = None,
+    normalize: bool = False,
+    method: Literal["quadrature", "monte_carlo"] | None = None,
+) -> Any:
+    r"""
+    Kullback-Leibler divergence D(p‖q) of probabilities, or of two distributions.
+
+    Of arrays of probabilities this is :math:`\sum p \log(p/q) + q - p` along ``axis``: every term
+    is ≥ 0 and exact near p = q, and the sum is the divergence of normalised rows; a rounding error
+    in their sums does not enter.  Of measures that are not normalised it is the generalised KL
+    divergence.  Differentiable in both.  Of distributions it is the closed form of their pair, one
+    number per batch entry: see `kldiv.distributions`.
+
+    Parameters
+    ----------
+    p : array or distribution
+        Probabilities, the distribution that is averaged over; float16, bfloat16, float32 or
+        float64. Or a distribution of `kldiv.distributions`, ``torch.distributions``,
+        ``scipy.stats`` (frozen), NumPyro, TFP or distrax.
+    q : array or distribution
+        Probabilities, of the same shape; or a distribution, of any of these libraries.
+    axis : int, default -1
+        Where the classes lie; for arrays only.
+    base : float, optional
+        Base of the logarithm, above 1: 2 for bits. By default e: nats.
+    normalize : bool, default False
+        Divide both by their sums along ``axis`` first; for arrays only.
+    method : {"quadrature", "monte_carlo"}, optional
+        For distributions only: integrate or sum the densities (with SciPy), or average over samples
+        of ``p``, instead of a closed form.
+
+    Returns
+    -------
+    array or Estimate
+        One number for each row, of the arguments' library and device, in the wider of their dtypes;
+        half-precision arrays are computed in float32 and rounded once. With ``method`` an
+        `kldiv.distributions.Estimate`, the pair (value, standard error).
+
+    Raises
+    ------
+    ShapeError
+        Shapes differ (nothing is broadcast), there is no class, or no such axis.
+    DTypeError
+        An argument is not real floating.
+    OptionError
+        ``base`` is not above 1, an option does not apply, or the method cannot be used.
+    LibraryError
+        Not arrays and not distributions, or of libraries that do not mix.
+    NoClosedFormError
+        No closed form is known for the pair of distributions; the message says what would work.
+
+    See Also
+    --------
+    kldiv.kl_div : From log-probabilities, as a loss.
+    kldiv.kl_div_with_logits : From logits.
+    kldiv.diagnose : Reports rows that do not sum to 1: this function never looks at values.
+
+    Notes
+    -----
+    Where p = 0 the term is q, even if q = 0; where p > 0 = q it is +∞. The slopes are log(p/q) in p
+    (0 where p = 0) and 1 − p/q in q.
+
+    References
+    ----------
+    S. Kullback and R. A. Leibler, "On Information and Sufficiency", Ann. Math. Statist. 22 (1951)
+    79-86.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> p = np.array([0.36, 0.48, 0.16])
+    >>> q = np.array([1 / 3, 1 / 3, 1 / 3])
+    >>> round(float(kldiv.kl_divergence(p, q)), 6), round(float(kldiv.kl_divergence(q, p)), 6)
+    (0.0853, 0.097455)
+    """
+    if is_array(p) and is_array(q):
+        return prepare_kl_divergence(
+            p, q, axis=axis, base=base, normalize=normalize, method=method
+        ).value()
+    from kldiv.distributions import divergence  # noqa: PLC0415 - arrays do not need it
+
+    if normalize or axis != -1:
+        raise OptionError(
+            "axis and normalize belong to arrays of probabilities; got "
+            f"{type(p).__name__} and {type(q).__name__}; leave them out for distributions"
+        )
+    return divergence(p, q, unit=_unit(base), method=method)
+
+
+def prepare_kl_divergence(p: Array, q: Array, *, method: Any = None, **options: Any) -> Call:
+    """Check the arguments of `kl_divergence` on arrays and resolve its settings."""
+    if method is not None:
+        raise OptionError(
+            f"method belongs to distributions; got {method!r} with arrays of probabilities, whose "
+            "divergence is a sum: leave it out"
+        )
+    return _prepare(formulas.KullbackLeibler(), ("p", "q"), (p, q), **options)
+
+
+def js_divergence(
+    *ps: Array,
+    weights: Sequence[float] | None = None,
+    axis: int = -1,
+    base: float | None = None,
+    normalize: bool = False,
+) -> Array:
+    r"""
+    Jensen-Shannon divergence of two or more arrays of probabilities.
+
+    With the mixture :math:`m = \sum_i w_i p_i` this is :math:`\sum_i w_i D(p_i‖m)`: finite on any
+    support, at most :math:`-\sum_i w_i \log w_i`, exact near equality. Differentiable in each.
+
+    Parameters
+    ----------
+    *ps : array
+        Probabilities, at least two arrays of one shape.
+    weights : sequence of float, optional
+        One number for each array, not negative, with sum 1; by default all the same.
+    axis : int, default -1
+        Where the classes lie.
+    base : float, optional
+        Base of the logarithm, above 1: 2 for bits. By default e: nats.
+    normalize : bool, default False
+        Divide each by its sum along ``axis`` first.
+
+    Returns
+    -------
+    array
+        One number for each row, of the arguments' library and device.
+
+    Raises
+    ------
+    ShapeError
+        Shapes differ, there is no class, or no such axis.
+    DTypeError
+        An argument is not real floating.
+    OptionError
+        Fewer than two arrays, weights that do not fit, or ``base`` is not above 1.
+    LibraryError
+        Not arrays, or arrays of several libraries.
+
+    See Also
+    --------
+    kldiv.js_div_with_logits : From logits.
+
+    References
+    ----------
+    J. Lin, "Divergence measures based on the Shannon entropy", IEEE Trans. Inf. Theory 37 (1991)
+    145-151.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> float(kldiv.js_divergence(np.array([1.0, 0.0]), np.array([0.0, 1.0]), base=2))
+    1.0
+    """
+    return prepare_js_divergence(
+        *ps, weights=weights, axis=axis, base=base, normalize=normalize
+    ).value()
+
+
+def prepare_js_divergence(
+    *ps: Array, weights: Sequence[float] | None = None, **options: Any
+) -> Call:
+    """Check the arguments of `js_divergence` and resolve its settings."""
+    if len(ps) < 2:
+        raise OptionError(
+            f"js_divergence compares two or more arrays; got {len(ps)}; pass each as an argument "
+            "of its own: js_divergence(p, q, r), js_divergence(*rows)"
+        )
+    equal = [1.0 / len(ps)] * len(ps)
+    numbers = tuple(float(weight) for weight in (equal if weights is None else weights))
+    total = math.fsum(numbers)
+    if len(numbers) != len(ps) or not all(n >= 0 for n in numbers) or not abs(total - 1) < 1e-6:
+        raise OptionError(
+            f"weights must be {len(ps)} numbers, one for each array, not negative, with sum 1; got "
+            f"{numbers} with sum {total:g}"
+        )
+    measure = formulas.JensenShannon(tuple(n / total for n in numbers))
+    return _prepare(measure, [f"ps[{i}]" for i in range(len(ps))], ps, **options)
+
+
+def jeffreys_divergence(
+    p: Array, q: Array, *, axis: int = -1, base: float | None = None, normalize: bool = False
+) -> Array:
+    r"""
+    Jeffreys divergence D(p‖q) + D(q‖p) of probabilities, the symmetrised Kullback-Leibler one.
+
+    This is :math:`\sum (p - q) \log(p/q)` along ``axis``: every term is ≥ 0 and exact near p = q.
+    Differentiable in both.
+
+    Parameters
+    ----------
+    p : array
+        Probabilities; float16, bfloat16, float32 or float64.
+    q : array
+        Probabilities, of the same shape.
+    axis : int, default -1
+        Where the classes lie.
+    base : float, optional
+        Base of the logarithm, above 1: 2 for bits. By default e: nats.
+    normalize : bool, default False
+        Divide both by their sums along ``axis`` first.
+
+    Returns
+    -------
+    array
+        One number for each row, of the arguments' library and device; +∞ where only one of the two
+        is 0 in a class.
+
+    Raises
+    ------
+    ShapeError
+        Shapes differ, there is no class, or no such axis.
+    DTypeError
+        An argument is not real floating.
+    OptionError
+        ``base`` is not above 1.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    References
+    ----------
+    H. Jeffreys, "An invariant form for the prior probability in estimation problems", Proc. R. Soc.
+    A 186 (1946) 453-461.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> p, q = np.array([0.25, 0.75]), np.array([0.5, 0.5])
+    >>> round(float(kldiv.jeffreys_divergence(p, q)), 6)
+    0.274653
+    """
+    return prepare_jeffreys_divergence(p, q, axis=axis, base=base, normalize=normalize).value()
+
+
+def prepare_jeffreys_divergence(p: Array, q: Array, **options: Any) -> Call:
+    """Check the arguments of `jeffreys_divergence` and resolve its settings."""
+    return _prepare(formulas.Jeffreys(), ("p", "q"), (p, q), **options)
+
+
+def renyi_divergence(
+    p: Array,
+    q: Array,
+    *,
+    alpha: float,
+    axis: int = -1,
+    base: float | None = None,
+    normalize: bool = False,
+) -> Array:
+    r"""
+    Rényi divergence of order α of probabilities, with its limits at 0, 1 and ∞.
+
+    For other orders this is :math:`\frac{1}{α-1} \log \sum p^α q^{1-α}` along ``axis``, exact near
+    p = q and near α = 1. Order 1 is `kl_divergence`, order 0 −log of Q's mass on the support of P,
+    order ∞ the largest log(p/q). Differentiable in both.
+
+    Parameters
+    ----------
+    p : array
+        Probabilities; float16, bfloat16, float32 or float64.
+    q : array
+        Probabilities, of the same shape.
+    alpha : float
+        The order, from 0 to ``math.inf``; a Python number.
+    axis : int, default -1
+        Where the classes lie.
+    base : float, optional
+        Base of the logarithm, above 1: 2 for bits. By default e: nats.
+    normalize : bool, default False
+        Divide both by their sums along ``axis`` first.
+
+    Returns
+    -------
+    array
+        One number for each row, of the arguments' library and device.
+
+    Raises
+    ------
+    ShapeError
+        Shapes differ, there is no class, or no such axis.
+    DTypeError
+        An argument is not real floating.
+    OptionError
+        ``alpha`` is negative, or ``base`` is not above 1.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    Notes
+    -----
+    The sum is divided by α Σp + (1−α) Σq, which is 1 for normalised rows, so that a rounding error
+    in their sums does not enter; of rows that are not normalised the result is ≥ 0 as well, for
+    α ≤ 1.
+
+    References
+    ----------
+    T. van Erven and P. Harremoës, "Rényi Divergence and Kullback-Leibler Divergence", IEEE Trans.
+    Inf. Theory 60 (2014) 3797-3820.
+
+    Examples
+    --------
+    >>> import math
+    >>> import numpy as np
+    >>> import kldiv
+    >>> p, q = np.array([0.25, 0.75]), np.array([0.5, 0.5])
+    >>> for alpha in (0, 0.5, 1, 2, math.inf):
+    ...     print(f"{kldiv.renyi_divergence(p, q, alpha=alpha):.4f}")
+    0.0000
+    0.0693
+    0.1308
+    0.2231
+    0.4055
+    """
+    return prepare_renyi_divergence(
+        p, q, alpha=alpha, axis=axis, base=base, normalize=normalize
+    ).value()
+
+
+def prepare_renyi_divergence(p: Array, q: Array, *, alpha: Any, **options: Any) -> Call:
+    """Check the arguments of `renyi_divergence` and resolve its settings."""
+    if not isinstance(alpha, int | float) or not alpha >= 0:
+        raise OptionError(f"alpha must be a number from 0 to math.inf; got {alpha!r}")
+    limits = {
+        0.0: formulas.RenyiZero(),
+        1.0: formulas.KullbackLeibler(),
+        math.inf: formulas.RenyiInfinity(),
+    }
+    measure = limits.get(float(alpha)) or formulas.Renyi(float(alpha))
+    return _prepare(measure, ("p", "q"), (p, q), **options)
+
+
+def entropy(
+    p: Array, *, axis: int = -1, base: float | None = None, normalize: bool = False
+) -> Array:
+    r"""
+    Shannon entropy :math:`-\sum p \log p` of probabilities along an axis.
+
+    Parameters
+    ----------
+    p : array
+        Probabilities; float16, bfloat16, float32 or float64.
+    axis : int, default -1
+        Where the classes lie.
+    base : float, optional
+        Base of the logarithm, above 1: 2 for bits. By default e: nats.
+    normalize : bool, default False
+        Divide by the sum along ``axis`` first.
+
+    Returns
+    -------
+    array
+        One number for each row, of the argument's library and device.
+
+    Raises
+    ------
+    ShapeError
+        There is no class, or no such axis.
+    DTypeError
+        ``p`` is not real floating.
+    OptionError
+        ``base`` is not above 1.
+    LibraryError
+        Not an array.
+
+    References
+    ----------
+    C. E. Shannon, "A Mathematical Theory of Communication", Bell Syst. Tech. J. 27 (1948) 379-423.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> float(kldiv.entropy(np.array([0.5, 0.25, 0.25]), base=2))
+    1.5
+    """
+    return prepare_entropy(p, axis=axis, base=base, normalize=normalize).value()
+
+
+def prepare_entropy(p: Array, **options: Any) -> Call:
+    """Check the arguments of `entropy` and resolve its settings."""
+    return _prepare(formulas.Entropy(), ("p",), (p,), **options)
+
+
+def cross_entropy(
+    p: Array, q: Array, *, axis: int = -1, base: float | None = None, normalize: bool = False
+) -> Array:
+    r"""
+    Cross entropy :math:`-\sum p \log q` of probabilities along an axis.
+
+    It is the entropy of p plus D(p‖q); take `kl_divergence` for the difference, which cancels here.
+
+    Parameters
+    ----------
+    p : array
+        Probabilities; float16, bfloat16, float32 or float64.
+    q : array
+        Probabilities, of the same shape.
+    axis : int, default -1
+        Where the classes lie.
+    base : float, optional
+        Base of the logarithm, above 1: 2 for bits. By default e: nats.
+    normalize : bool, default False
+        Divide both by their sums along ``axis`` first.
+
+    Returns
+    -------
+    array
+        One number for each row, of the arguments' library and device; +∞ where q = 0 < p.
+
+    Raises
+    ------
+    ShapeError
+        Shapes differ, there is no class, or no such axis.
+    DTypeError
+        An argument is not real floating.
+    OptionError
+        ``base`` is not above 1.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> p, q = np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.5, 0.25])
+    >>> float(kldiv.cross_entropy(p, q, base=2))
+    1.5
+    """
+    return prepare_cross_entropy(p, q, axis=axis, base=base, normalize=normalize).value()
+
+
+def prepare_cross_entropy(p: Array, q: Array, **options: Any) -> Call:
+    """Check the arguments of `cross_entropy` and resolve its settings."""
+    return _prepare(formulas.CrossEntropy(), ("p", "q"), (p, q), **options)
+
+
+def is_array(value: Any) -> bool:
+    """Return whether a value is an array, and not a distribution."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _prepare(
+    measure: Measure,
+    names: Sequence[str],
+    ps: tuple[Array, ...],
+    *,
+    axis: int = -1,
+    base: float | None = None,
+    normalize: bool = False,
+) -> Call:
+    unit = _unit(base)
+    for name, p in zip(names, ps, strict=True):
+        if not is_array(p):
+            raise LibraryError(
+                f"{name} must be an array of probabilities; got {type(p).__module__}."
+                f"{type(p).__qualname__}; convert it, for example by numpy.asarray; of "
+                "distributions there is kl_divergence only"
+            )
+    route, arrays, wide = resolve_arrays(names, ps)
+    last = _check_shapes(names, ps, axis)
+    if not last:
+        xp = route.caller.namespace(arrays[0])
+        arrays = tuple(xp.moveaxis(array, axis, -1) for array in arrays)
+    _, compute, result = dtypes(route, wide, None, arrays[0])
+    operation = RowMeasure(
+        "none", compute, compute, result, measure, bool(normalize), unit, len(arrays)
+    )
+    return Call(route, operation, *arrays, axis=-1 if last else axis)
+
+
+def _unit(base: Any) -> float:
+    """Return how many nats the unit of that base has."""
+    if base is None:
+        return 1.0
+    if not isinstance(base, int | float) or not 1 < base < math.inf:
+        raise OptionError(
+            f"base must be a number above 1, 2 for bits, or None for nats; got {base!r}"
+        )
+    return math.log(base)
+
+
+def _check_shapes(names: Sequence[str], ps: Sequence[Array], axis: int) -> bool:
+    """Raise unless the shapes fit each other and the axis; return whether that is the last."""
+    shape = ps[0].shape
+    for name, p in zip(names, ps, strict=True):
+        if p.shape != shape:
+            raise ShapeError(
+                f"{names[0]} and {name} must have the same shape; got {tuple(shape)} and "
+                f"{tuple(p.shape)}; nothing is broadcast: expand one of them, for example by "
+                "broadcast_to, if that is what you mean"
+            )
+    if not shape:
+        raise ShapeError(f"{names[0]} is a single number; probabilities need an axis of classes")
+    if not -len(shape) <= axis < len(shape):
+        raise ShapeError(f"axis {axis} is out of range for {names[0]} of shape {tuple(shape)}")
+    if shape[axis] == 0:
+        raise ShapeError(f"there are no classes on axis {axis} of {names[0]}: {tuple(shape)}")
+    return axis in {-1, len(shape) - 1}

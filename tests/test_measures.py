@@ -1,0 +1,413 @@
+"""Divergences and entropies of probabilities: targets, edges, identities, on every library."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from functools import partial
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from libraries import Library, require, unit
+
+import kldiv
+from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
+
+pytestmark = [  # of torch itself, as it compiles and transforms
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
+INF, NAN = math.inf, math.nan
+P8 = np.array([0.05, 0.1, 0.2, 0.05, 0.15, 0.25, 0.08, 0.12])
+Q8 = np.array([0.3, 0.1, 0.2, 0.1, 0.1, 0.02, 0.08, 0.1])
+WEIGHTS = (0.2, 0.3, 0.5)
+
+MEASURES = {
+    "kl": kldiv.kl_divergence,
+    "jeffreys": kldiv.jeffreys_divergence,
+    "js": partial(kldiv.js_divergence, weights=(0.3, 0.7)),
+    "renyi 0.5": partial(kldiv.renyi_divergence, alpha=0.5),
+    "renyi 1.001": partial(kldiv.renyi_divergence, alpha=1.001),
+    "renyi 3": partial(kldiv.renyi_divergence, alpha=3),
+    "cross": kldiv.cross_entropy,
+}
+DIVERGENCES = [name for name in MEASURES if name != "cross"]
+TARGET = {"float32": {1e-1: 1e-5, 1e-3: 1e-4, 1e-4: 1e-3}, "float64": {1e-3: 1e-12, 1e-4: 1e-11}}
+
+
+def true(name, p, q):
+    """The measure of the given numbers, normalised, by mpmath in 60 digits."""
+    with mpmath.workdps(60):
+        p, q = ([mpmath.mpf(float(a)) for a in row] for row in (p, q))
+        p, q = ([a / mpmath.fsum(row) for a in row] for row in (p, q))
+        pairs = [(a, b) for a, b in zip(p, q, strict=True) if a or b]
+
+        def kl(pairs):
+            return mpmath.fsum(a * mpmath.log(a / b) for a, b in pairs if a)
+
+        if name == "kl":
+            return kl(pairs)
+        if name == "jeffreys":
+            return kl(pairs) + kl([(b, a) for a, b in pairs])
+        if name == "js":
+            w = mpmath.mpf(3) / 10, mpmath.mpf(7) / 10
+            m = [w[0] * a + w[1] * b for a, b in pairs]
+            halves = ([(r[i], c) for r, c in zip(pairs, m, strict=True)] for i in (0, 1))
+            return mpmath.fsum(w * kl(half) for w, half in zip(w, halves, strict=True))
+        if name == "cross":
+            return -mpmath.fsum(a * mpmath.log(b) for a, b in pairs if a)
+        alpha = mpmath.mpf(float(name.split()[1]))
+        total = mpmath.fsum(a**alpha * b ** (1 - alpha) for a, b in pairs if a and b)
+        return mpmath.log(total) / (alpha - 1)
+
+
+def rows(epsilon, dtype, size=50, seed=1):
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(size))
+    q = p * (1 + epsilon * rng.uniform(-1, 1, size))
+    return p.astype(dtype), (q / q.sum()).astype(dtype)
+
+
+# --- G5 -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_g5_near_equality(lib, name):
+    for dtype in set(lib.floats) & set(TARGET):
+        for epsilon, target in TARGET[dtype].items():
+            p, q = rows(epsilon, dtype)
+            found = float(lib.numpy(MEASURES[name](lib.from_numpy(p), lib.from_numpy(q))))
+            wanted = true(name, p, q)
+            assert abs(found - wanted) <= target * wanted, (dtype, epsilon)
+            if lib.root == "jax":
+                break  # each shape and dtype compiles for seconds
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("epsilon", [3.0, 40.0])
+def test_far_apart_and_wide(name, epsilon):
+    rng = np.random.default_rng(2)
+    p, q = (np.exp(epsilon * rng.normal(size=30)) for _ in "pq")
+    p, q = p / p.sum(), q / q.sum()
+    found, wanted = MEASURES[name](p, q), true(name, p, q)
+    assert abs(found - wanted) <= 1e-13 * wanted
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.3, 0.999999, 1.0000001, 5, 80, 1e4])
+def test_renyi_of_every_order(alpha):
+    far = np.array([1e-200, 1.0, 1e-8]), np.array([0.5, 1e-3, 0.499])
+    for pair in (rows(0.5, "float64", 10), rows(1e-5, "float64", 10), far):
+        p, q = (a / a.sum() for a in pair)
+        found, wanted = kldiv.renyi_divergence(p, q, alpha=alpha), true(f"renyi {alpha}", p, q)
+        assert abs(found - wanted) <= 1e-9 * wanted, (found, wanted)
+
+
+def test_renyi_limits():
+    p, q = np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.5, 0.25])
+    renyi = partial(kldiv.renyi_divergence, p, q)
+    assert renyi(alpha=0) == pytest.approx(-math.log(0.75), rel=1e-15)
+    assert renyi(alpha=math.inf) == pytest.approx(math.log(2), rel=1e-15)
+    assert renyi(alpha=1) == kldiv.kl_divergence(p, q)
+    for limit, near in ((0, 1e-9), (1, 1 + 1e-9), (math.inf, 1e7)):
+        assert renyi(alpha=near) == pytest.approx(renyi(alpha=limit), rel=1e-6)
+    orders = [float(renyi(alpha=a)) for a in (0, 0.2, 0.9, 1, 1.1, 3, 50, math.inf)]
+    assert orders == sorted(orders)
+
+
+# --- checked numbers, units, options --------------------------------------------------------------
+
+
+def test_checked_numbers(lib):
+    def near(a, b, tolerance=8):
+        return abs(float(lib.numpy(a)) - b) <= tolerance * unit(lib.widest)
+
+    p, q = lib.array([0.36, 0.48, 0.16]), lib.array([1 / 3, 1 / 3, 1 / 3])
+    assert near(kldiv.kl_divergence(p, q), 0.0852996013183706)
+    assert near(kldiv.kl_divergence(q, p), 0.0974550067853875)
+    p8, q8 = lib.array(P8), lib.array(Q8)
+    assert near(kldiv.kl_divergence(p8, q8), 0.589885181619163)
+    assert near(kldiv.kl_divergence(q8, p8), 0.497549319448034)
+    assert near(kldiv.kl_divergence(p8, q8, base=2), 0.589885181619163 / math.log(2), 16)
+    half = lib.array([0.5, 0.5, 0.0, 0.0])
+    assert near(kldiv.entropy(half, base=2), 1.0)
+
+
+def test_any_axis_keeps_library_shape_and_dtype(lib):
+    p, q = (np.random.default_rng(i).dirichlet(np.ones(5), (2, 3)) for i in (0, 1))
+    expected = (p * np.log(p / q)).sum(-1)
+    moved = (lib.array(np.moveaxis(a, -1, 1)) for a in (p, q))
+    lib.assert_equal(kldiv.kl_divergence(*moved, axis=1), expected, ulps=64)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_normalize(name):
+    rng = np.random.default_rng(3)
+    p, q = rng.uniform(1, 2, (2, 6))
+    found, wanted = MEASURES[name](p, q, normalize=True), true(name, p, q)
+    assert abs(found - wanted) <= 1e-13 * wanted
+    assert kldiv.entropy(p, normalize=True) == pytest.approx(kldiv.entropy(p / p.sum()))
+    if name in {"kl", "jeffreys", "js"}:  # nothing is normalised unasked
+        assert MEASURES[name](2 * p, 2 * q) == pytest.approx(2 * MEASURES[name](p, q))
+
+
+def test_generalised_kl_of_measures():
+    p, q = np.array([1.0, 2.0]), np.array([3.0, 1.0])
+    wanted = float((p * np.log(p / q) + q - p).sum())
+    assert kldiv.kl_divergence(p, q) == pytest.approx(wanted, rel=1e-14)
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_half_types_are_computed_in_float32(lib, half):
+    if half not in lib.floats:
+        pytest.skip(f"{lib.value} has no {half}")
+    p, q = lib.array(P8, half), lib.array(Q8, half)
+    result = kldiv.kl_divergence(p, q)
+    lib.assert_like(result, (), half)
+    a, b = (lib.numpy(x).astype(float) for x in (p, q))
+    wanted = float((a * np.log(a / b) + b - a).sum())
+    assert abs(float(lib.numpy(result)) - wanted) <= 1.01 * unit(half) * wanted
+
+
+# --- edges ----------------------------------------------------------------------------------------
+
+
+def test_g9_edges_of_value_and_slopes(lib):
+    p, q = lib.array([0.0, 0.0, 1.0]), lib.array([0.0, 0.5, 0.5])
+    value, (of_p, of_q) = kldiv.value_and_grad(kldiv.kl_divergence, (0, 1))(p, q)
+    lib.assert_equal(value, math.log(2))
+    lib.assert_equal(of_p, [0.0, 0.0, math.log(2)])
+    lib.assert_equal(of_q, [1.0, 1.0, -1.0])
+    q = lib.array([0.5, 0.5, 0.0])
+    value, (of_p, of_q) = kldiv.value_and_grad(kldiv.kl_divergence, (0, 1))(p, q)
+    lib.assert_equal(value, INF)
+    lib.assert_equal(of_p, [0.0, 0.0, INF])
+    lib.assert_equal(of_q, [1.0, 1.0, -INF])
+
+
+EDGES = {  # p, q: kl, jeffreys, js at 0.3, renyi ½, renyi 3, cross
+    "p zero": ([0.0, 1.0], [0.5, 0.5], math.log(2), INF, None, math.log(2), math.log(2)),
+    "q zero": ([0.5, 0.5], [0.0, 1.0], INF, INF, None, math.log(2), INF),
+    "disjoint": ([0.0, 1.0], [1.0, 0.0], INF, INF, None, INF, INF),
+    "both zero": ([0.0, 1.0], [0.0, 1.0], 0.0, 0.0, 0.0, 0.0, 0.0),
+    "nan": ([NAN, 1.0], [0.5, 0.5], NAN, NAN, NAN, NAN, NAN),
+    "nan in q": ([0.5, 0.5], [0.5, NAN], NAN, NAN, NAN, NAN, NAN),
+    "negative": ([-0.5, 1.5], [-0.5, 1.5], NAN, NAN, NAN, NAN, NAN),
+}
+
+
+@pytest.mark.parametrize("case", EDGES)
+def test_edges(case):
+    p, q, *expected = EDGES[case]
+    names = ["kl", "jeffreys", "js", "renyi 0.5", "renyi 3"]
+    for name, wanted in zip(names, expected, strict=True):
+        found = MEASURES[name](np.array(p), np.array(q))
+        if wanted is not None:
+            np.testing.assert_allclose(found, wanted, rtol=1e-15, err_msg=name)
+        assert np.isnan(found) == ("nan" in case or case == "negative"), name
+
+
+def test_disjoint_js_is_the_entropy_of_its_weights():
+    eye = np.eye(3)
+    found = kldiv.js_divergence(*eye, weights=WEIGHTS)
+    assert found == pytest.approx(-sum(w * math.log(w) for w in WEIGHTS), rel=1e-15)
+    assert kldiv.js_divergence(*eye, weights=(0, 1, 0)) == 0
+    assert kldiv.js_divergence(*eye, base=3) == pytest.approx(1)
+
+
+def test_one_hot_entropy_is_a_positive_zero():
+    assert math.copysign(1, float(kldiv.entropy(np.array([1.0, 0.0])))) == 1
+
+
+# --- derivatives ----------------------------------------------------------------------------------
+
+
+def numeric(f, x, h=1e-6):
+    """Central differences."""
+    steps = h * np.eye(x.size).reshape(x.size, *x.shape)
+    return np.array([(f(x + d) - f(x - d)) / (2 * h) for d in steps]).reshape(x.shape)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("name", MEASURES)
+def test_gradients_against_differences(name, normalize):
+    measure = partial(MEASURES[name], normalize=normalize)
+    p, q = rows(0.7, "float64", 5)
+    _, (of_p, of_q) = kldiv.value_and_grad(measure, (0, 1))(p, q)
+    np.testing.assert_allclose(of_p, numeric(lambda p: measure(p, q), p), atol=1e-8, rtol=1e-7)
+    np.testing.assert_allclose(of_q, numeric(lambda q: measure(p, q), q), atol=1e-8, rtol=1e-7)
+
+
+@pytest.mark.parametrize("alpha", [0, math.inf, 50])
+def test_gradients_of_extreme_orders(alpha):
+    measure = partial(kldiv.renyi_divergence, alpha=alpha)
+    p, q = np.array([0.5, 0.5, 0.0]), np.array([0.3, 0.5, 0.2])
+    _, (of_p, of_q) = kldiv.value_and_grad(measure, (0, 1))(p, q)
+    keep = p > 0
+    wanted = numeric(lambda p: measure(np.where(keep, p, 0), q), p)
+    np.testing.assert_allclose(of_p[keep], wanted[keep], atol=1e-6)
+    np.testing.assert_allclose(of_q, numeric(lambda q: measure(p, q), q), atol=1e-6)
+
+
+def test_gradient_of_many_and_of_one():
+    ps = np.random.default_rng(0).dirichlet(np.full(4, 9.0), 3)
+    measure = partial(kldiv.js_divergence, weights=WEIGHTS)
+    _, gradients = kldiv.value_and_grad(measure, (0, 1, 2))(*ps)
+    for i in range(3):
+
+        def of(row, i=i):
+            return measure(*(row if j == i else ps[j] for j in range(3)))
+
+        np.testing.assert_allclose(gradients[i], numeric(of, ps[i]), atol=1e-8)
+    _, gradient = kldiv.value_and_grad(kldiv.entropy)(ps[0])
+    np.testing.assert_allclose(gradient, -np.log(ps[0]) - 1)
+    with pytest.raises(OptionError, match="argnums"):
+        kldiv.value_and_grad(kldiv.entropy, 1)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_torch_differentiates_twice_forward_and_over_batches(name):
+    torch = pytest.importorskip("torch")
+    measure = MEASURES[name]
+    p, q = (torch.tensor(a.copy(), requires_grad=True) for a in rows(0.5, "float64", 4))
+    assert torch.autograd.gradcheck(measure, (p, q), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(measure, (p, q))
+    batch = torch.stack([p, q]).detach()
+    each = torch.func.vmap(torch.func.grad(measure), (0, None))(batch, q.detach())
+    one = torch.autograd.grad(measure(p, q), p)[0]
+    torch.testing.assert_close(each[0], one)
+
+
+@pytest.mark.parametrize("name", ["kl", "js", "renyi 3"])
+def test_torch_compiles(name):
+    torch = pytest.importorskip("torch")
+    p, q = (torch.tensor(a) for a in rows(1e-3, "float32"))
+    p.requires_grad_()
+    torch.compiler.reset()
+    compiled = torch.compile(MEASURES[name], fullgraph=True, backend="aot_eager")
+    (gradient,) = torch.autograd.grad(compiled(p, q), p)
+    wanted = torch.autograd.grad(MEASURES[name](p, q), p)[0]
+    torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["kl", "js", "renyi 3", "cross"])
+def test_jax_transforms(name):
+    jax = pytest.importorskip("jax")
+    from jax.test_util import check_grads
+
+    measure = MEASURES[name]
+    with jax.enable_x64(True):
+        p, q = (jax.numpy.asarray(a) for a in rows(0.5, "float64", 4))
+        check_grads(jax.jit(measure), (p, q), order=2, modes=["fwd", "rev"], rtol=1e-3)
+        each = jax.jit(jax.vmap(measure))(jax.numpy.stack([p, q]), jax.numpy.stack([q, q]))
+        np.testing.assert_allclose(each[0], measure(p, q), rtol=1e-13)
+
+
+def test_dask_stays_lazy():
+    da = pytest.importorskip("dask.array")
+    p, q = (da.from_array(np.stack([a] * 4), chunks=(2, 3)) for a in (P8, Q8))
+    lazy = kldiv.kl_divergence(p, q)
+    assert isinstance(lazy, da.Array)
+    assert lazy.chunks == ((2, 2),)
+    np.testing.assert_allclose(lazy.compute(), 0.589885181619163, rtol=1e-14)
+
+
+def test_another_backend_computes():
+    require(Library.TORCH)
+    with kldiv.config_context(backend="torch"):
+        found = kldiv.js_divergence(P8, Q8)
+        value, gradient = kldiv.value_and_grad(kldiv.js_divergence)(P8, Q8)
+    assert isinstance(found, np.floating | np.ndarray)
+    assert float(found) == pytest.approx(float(kldiv.js_divergence(P8, Q8)), rel=1e-14)
+    assert gradient.shape == P8.shape
+    assert value == found
+
+
+def test_operations_can_be_shipped():
+    from kldiv.measures import prepare_renyi_divergence
+
+    operation = prepare_renyi_divergence(P8, Q8, alpha=2).operation
+    assert pickle.loads(pickle.dumps(operation)) == operation  # noqa: S301 - our own
+    assert hash(operation) == hash(pickle.loads(pickle.dumps(operation)))  # noqa: S301
+
+
+# --- identities -----------------------------------------------------------------------------------
+
+CALM = settings(deadline=None, derandomize=True, database=None, max_examples=50)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def simplex(seed, size=7, number=2):
+    rng = np.random.default_rng(seed)
+    spread = rng.choice([0.05, 0.5, 5.0])
+    return rng.dirichlet(np.full(size, spread), number)
+
+
+@CALM
+@given(SEEDS)
+def test_identities(seed):
+    p, q = simplex(seed)
+    kl = kldiv.kl_divergence(p, q)
+    assert kl >= 0
+    for measure in MEASURES.values():
+        assert measure(p, q) >= 0
+    for name in DIVERGENCES:
+        assert MEASURES[name](p, p) == 0
+    np.testing.assert_allclose(kl, kldiv.cross_entropy(p, q) - kldiv.entropy(p), atol=1e-12)
+    np.testing.assert_allclose(
+        kldiv.jeffreys_divergence(p, q), kl + kldiv.kl_divergence(q, p), rtol=1e-12
+    )
+    m = (p + q) / 2
+    halves = (kldiv.kl_divergence(p, m) + kldiv.kl_divergence(q, m)) / 2
+    np.testing.assert_allclose(kldiv.js_divergence(p, q), halves, rtol=1e-10, atol=1e-15)
+
+
+@CALM
+@given(SEEDS)
+def test_data_processing_and_chain_rule(seed):
+    p, q = simplex(seed, 6)
+    joint_p, joint_q = p.reshape(2, 3), q.reshape(2, 3)
+    marginal = kldiv.kl_divergence(joint_p.sum(1), joint_q.sum(1))
+    whole = kldiv.kl_divergence(p, q)
+    assert marginal <= whole * (1 + 1e-12) + 1e-15
+    if (joint_p.sum(1) > 1e-200).all() and (joint_q.sum(1) > 1e-200).all():
+        inner = kldiv.kl_divergence(joint_p, joint_q, normalize=True)
+        np.testing.assert_allclose(whole, marginal + joint_p.sum(1) @ inner, rtol=1e-9, atol=1e-14)
+    order = np.random.default_rng(seed).permutation(6)
+    np.testing.assert_allclose(kldiv.kl_divergence(p[order], q[order]), whole, rtol=1e-12)
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def test_errors():
+    kl = kldiv.kl_divergence
+    with pytest.raises(
+        ShapeError, match=r"p and q must have the same shape; got \(3,\) and \(2,\)"
+    ):
+        kl(np.ones(3), np.ones(2))
+    with pytest.raises(ShapeError, match="axis 1 is out of range for p"):
+        kl(np.ones(3), np.ones(3), axis=1)
+    with pytest.raises(ShapeError, match="single number"):
+        kl(np.float64(1.0), np.float64(1.0))
+    with pytest.raises(ShapeError, match="no classes"):
+        kl(np.ones((2, 0)), np.ones((2, 0)))
+    with pytest.raises(DTypeError, match="q has dtype int"):
+        kl(np.ones(3), np.ones(3, int))
+    with pytest.raises(OptionError, match="base must be a number above 1"):
+        kldiv.entropy(np.ones(3), base=1)
+    with pytest.raises(OptionError, match="alpha"):
+        kldiv.renyi_divergence(P8, Q8, alpha=-1)
+    with pytest.raises(OptionError, match="weights must be 2 numbers"):
+        kldiv.js_divergence(P8, Q8, weights=(0.5, 0.6))
+    with pytest.raises(OptionError, match="two or more"):
+        kldiv.js_divergence(P8)
+    with pytest.raises(OptionError, match="method belongs to distributions"):
+        kl(P8, Q8, method="quadrature")
+    with pytest.raises(LibraryError, match="p must be an array"):
+        kldiv.entropy([0.5, 0.5])
+    with pytest.raises(ShapeError, match="one row at a time"):
+        kldiv.value_and_grad(kl)(np.ones((2, 3)), np.ones((2, 3)))
