@@ -6,10 +6,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kldiv import backends, cli, config, errors, estimators, fitting, nn, readers, testing  # noqa: F401 - modules
+    from kldiv import (  # noqa: F401 - modules
+        backends,
+        cli,
+        config,
+        distributions,
+        errors,
+        estimators,
+        fitting,
+        nn,
+        readers,
+        testing,
+    )
     from kldiv.backends import available_backends, register_backend
     from kldiv.config import config_context, get_config, set_config
     from kldiv.diagnosis import diagnose
+    from kldiv.distributions import register_kl
     from kldiv.explanation import explain
     from kldiv.gradients import value_and_grad
     from kldiv.logit_losses import js_div_with_logits, kl_div_with_logits, pad_classes
@@ -44,6 +56,7 @@ __all__ = [
     "kl_divergence",
     "pad_classes",
     "register_backend",
+    "register_kl",
     "renyi_divergence",
     "set_config",
     "value_and_grad",
@@ -67,6 +80,7 @@ _HOMES = {
     "kl_divergence": "measures",
     "pad_classes": "logit_losses",
     "register_backend": "backends",
+    "register_kl": "distributions",
     "renyi_divergence": "measures",
     "set_config": "config",
     "value_and_grad": "gradients",
@@ -75,6 +89,7 @@ _MODULES = {
     "backends",
     "cli",
     "config",
+    "distributions",
     "errors",
     "estimators",
     "fitting",

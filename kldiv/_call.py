@@ -104,6 +104,11 @@ def dtypes(route: backends.Route, wide: str, dtype: Any, array: Array) -> tuple[
     return compute, "float64" if wider else compute, result
 
 
+def wider(first: str, second: str) -> str:
+    """Return the name of the dtype that holds both."""
+    return _WIDER[first, second]
+
+
 def check_reduction(reduction: Reduction) -> None:
     """Raise unless ``reduction`` is one of the four words."""
     if reduction not in REDUCTIONS:

@@ -101,6 +101,9 @@ def kl_divergence(
     >>> q = np.array([1 / 3, 1 / 3, 1 / 3])
     >>> round(float(kldiv.kl_divergence(p, q)), 6), round(float(kldiv.kl_divergence(q, p)), 6)
     (0.0853, 0.097455)
+    >>> from kldiv.distributions import Normal
+    >>> round(float(kldiv.kl_divergence(Normal(0, 1), Normal(1, 2))), 6)
+    0.443147
     """
     if is_array(p) and is_array(q):
         return prepare_kl_divergence(

@@ -128,13 +128,24 @@ def test_layers(part):
 
 
 def test_a_framework_is_imported_only_in_its_own_adapter():
-    own = {"_torch": {"torch"}, "_jax": {"jax"}, "_cupy": {"cupy"}, "_dask": {"dask"}}
+    own = {
+        "_numpy": {"scipy"},
+        "_torch": {"torch"},
+        "_jax": {"jax"},
+        "_cupy": {"cupy"},
+        "_dask": {"dask"},
+    }
     modules = (path for path in PACKAGE.rglob("*.py") if "_bench" not in path.parts)
     for path in modules:
         allowed = own.get(path.stem, set()) if path.parent.name == "backends" else set()
         if path.relative_to(PACKAGE).as_posix() == "nn.py":  # the torch modules
             allowed = {"torch"}
-        if path.name in {"_families.py", "estimators.py", "fitting.py"}:  # statistics, not arrays
+        if path.name in {
+            "_families.py",
+            "estimators.py",
+            "fitting.py",
+            "numerical.py",
+        }:  # statistics, not arrays
             allowed = {"scipy"}
         roots = {name.partition(".")[0] for name in imports(path.read_text(encoding="utf-8"))}
         assert roots & FRAMEWORKS <= allowed, f"{path} imports {roots & FRAMEWORKS}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat.cupy as xp
+import array_api_compat.cupy
 import cupy
 
+from kldiv.backends._overlay import Overlay
 from kldiv.backends._table import TABLE
 from kldiv.backends.base import Backend
 
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kldiv._types import Array, Namespace
+
+
+def _missing(name: str) -> Any:
+    """Return the special functions, which CuPy keeps elsewhere."""
+    if name != "special":
+        raise AttributeError(name)
+    import cupyx.scipy.special  # noqa: PLC0415 - few calls need it
+
+    return cupyx.scipy.special
+
+
+xp = Overlay(array_api_compat.cupy, _missing)
 
 
 class CuPyBackend(Backend):

@@ -63,6 +63,7 @@ class DaskBackend(Backend):
     name = "dask"
     module = "dask.array"
     roots, install, kernels = TABLE["dask"]
+    in_blocks = True
 
     def check(self, name: str, array: Array) -> None:
         if any(np.isnan(size) for size in array.shape):

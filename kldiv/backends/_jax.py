@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.special
 from jax.custom_derivatives import SymbolicZero
 
+from kldiv.backends._overlay import Overlay
 from kldiv.backends._table import TABLE
 from kldiv.backends.base import Backend
 from kldiv.errors import LibraryError
 from kldiv.formulas.blocks import block_starts, flat, rows_at_a_time
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -29,6 +31,16 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES = 8388608
 """8 MiB: XLA fuses, so a block has few temporaries, and each needs work for all cores."""
+
+
+def _missing(name: str) -> Any:
+    """Return the special functions, which JAX keeps elsewhere."""
+    if name != "special":
+        raise AttributeError(name)
+    return jax.scipy.special
+
+
+xp = Overlay(jnp, _missing)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -66,7 +78,15 @@ class JaxBackend(Backend):
         return issubclass(cls, jax.Array | jax.core.Tracer) or "ArrayImpl" in cls.__name__
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
-        return jnp
+        return xp
+
+    def register_container(
+        self,
+        cls: type,
+        take_apart: Callable[[Any], tuple[tuple[Any, ...], tuple[Any, ...]]],
+        put_together: Callable[[tuple[Any, ...], tuple[Any, ...]], Any],
+    ) -> None:
+        jax.tree_util.register_pytree_node(cls, take_apart, put_together)
 
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
         if route.crosses and route.backend is not self:

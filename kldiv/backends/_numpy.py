@@ -15,8 +15,22 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
 
 
+def special() -> Any:
+    """Return SciPy's special functions."""
+    try:
+        import scipy.special  # noqa: PLC0415 - optional
+    except ImportError:
+        raise LibraryError(
+            "NumPy has no special functions of its own, which this pair of distributions needs; "
+            'pip install "kldiv[scipy]"'
+        ) from None
+    return scipy.special
+
+
 def _missing(name: str) -> Any:
-    """Return bfloat16, the one dtype that NumPy lacks."""
+    """Return what NumPy lacks: bfloat16, and a namespace of special functions."""
+    if name == "special":
+        return special()
     if name != "bfloat16":
         raise AttributeError(name)
     try:

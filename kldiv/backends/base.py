@@ -20,7 +20,7 @@ from kldiv.formulas.blocks import row_blocks
 from kldiv.formulas.reductions import RowWise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from kldiv._types import Array, Namespace
@@ -75,6 +75,9 @@ class Backend:
     numpy_float32: bool = True
     """Whether the library's float32 is NumPy's, whose logarithm is up to 4.6 u off and whose sums
     lose up to 1e-5: kldiv then takes that logarithm, and sums, in float64."""
+
+    in_blocks: bool = False
+    """Whether operations run on a block of each array apart from the others."""
 
     # ---- recognising -----------------------------------------------------------------------------
 
@@ -143,6 +146,14 @@ class Backend:
             f"{', '.join(self.kernels)}; choose one of these or 'auto'"
         )
         raise BackendError(msg)
+
+    def register_container(
+        self,
+        cls: type,
+        take_apart: Callable[[Any], tuple[tuple[Any, ...], tuple[Any, ...]]],
+        put_together: Callable[[tuple[Any, ...], tuple[Any, ...]], Any],
+    ) -> None:
+        """Tell the library how its transformations find the arrays in objects of a class."""
 
     # ---- devices and exchange --------------------------------------------------------------------
 

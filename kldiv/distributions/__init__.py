@@ -1,15 +1,88 @@
-"""Distributions on any array library, and the divergence of every pair that has a closed form."""
+"""Distributions on any array library, and the divergence of every pair that has a closed form.
+
+Families are small immutable holders of parameters, named and ordered as in ``torch.distributions``.
+`kldiv.kl_divergence` takes them, and those of PyTorch, SciPy, NumPyro, TFP and distrax as they are.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from kldiv.distributions.base import Distribution
+from kldiv.distributions.divergence import divergence
+from kldiv.distributions.families import (
+    Bernoulli,
+    Beta,
+    Binomial,
+    Categorical,
+    Cauchy,
+    Chi2,
+    ContinuousBernoulli,
+    Dirichlet,
+    Exponential,
+    Gamma,
+    Geometric,
+    Gumbel,
+    HalfNormal,
+    Independent,
+    InverseGamma,
+    Kumaraswamy,
+    Laplace,
+    LogNormal,
+    LowRankMultivariateNormal,
+    MixtureSameFamily,
+    Multinomial,
+    MultivariateNormal,
+    MultivariateNormalDiag,
+    NegativeBinomial,
+    Normal,
+    OneHotCategorical,
+    Pareto,
+    Poisson,
+    StudentT,
+    Uniform,
+    VonMises,
+    Weibull,
+)
+from kldiv.distributions.foreign import convert
+from kldiv.distributions.numerical import Estimate
+from kldiv.distributions.registry import NoClosedFormError, register_kl
 
-from kldiv.errors import LibraryError
-
-
-def divergence(p: Any, q: Any, *, unit: float = 1.0, method: str | None = None) -> Any:  # noqa: ARG001
-    """Return D(p‖q) of two distributions."""
-    raise LibraryError(
-        "p and q must be arrays of probabilities or distributions; got "
-        f"{type(p).__name__} and {type(q).__name__}"
-    )
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "Binomial",
+    "Categorical",
+    "Cauchy",
+    "Chi2",
+    "ContinuousBernoulli",
+    "Dirichlet",
+    "Distribution",
+    "Estimate",
+    "Exponential",
+    "Gamma",
+    "Geometric",
+    "Gumbel",
+    "HalfNormal",
+    "Independent",
+    "InverseGamma",
+    "Kumaraswamy",
+    "Laplace",
+    "LogNormal",
+    "LowRankMultivariateNormal",
+    "MixtureSameFamily",
+    "Multinomial",
+    "MultivariateNormal",
+    "MultivariateNormalDiag",
+    "NegativeBinomial",
+    "NoClosedFormError",
+    "Normal",
+    "OneHotCategorical",
+    "Pareto",
+    "Poisson",
+    "StudentT",
+    "Uniform",
+    "VonMises",
+    "Weibull",
+    "convert",
+    "divergence",
+    "register_kl",
+]

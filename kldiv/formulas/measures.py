@@ -51,7 +51,7 @@ def _both(xp: Namespace, p: Array, q: Array) -> tuple[Array, Array, Array]:
 
 def _edge(xp: Namespace, p: Array, q: Array, p_zero: Array | float, q_zero: Array | float) -> Array:
     """Return what holds where p = 0, where q = 0 < p, and NaN, which holds elsewhere."""
-    nan = xp.full_like(p, math.nan)
+    nan = xp.full_like(p + q, math.nan)
     return xp.where(p == 0, p_zero, xp.where((q == 0) & (p > 0), q_zero, nan))
 
 
@@ -59,6 +59,15 @@ def relative(xp: Namespace, p: Array, q: Array, r: Array) -> Array:
     """Return p·φ(r) = p·log(p/q) + q − p ≥ 0, given r = log(p/q), for p, q > 0."""
     near = p * phi_near(xp, xp.clip(r, -NEAR, NEAR))
     return xp.where(abs(r) < NEAR, near, p * (r - 1.0) + q)
+
+
+def relative_entropy(xp: Namespace, p: Array, q: Array, difference: Array | None = None) -> Array:
+    """Return p·log(p/q) + q − p of each p and q ≥ 0; ``difference`` is p − q, if known better."""
+    alive, safe_p, safe_q = _both(xp, p, q)
+    if difference is not None:
+        difference = xp.where(alive, difference, 0.0)
+    terms = relative(xp, safe_p, safe_q, log_ratio(xp, safe_p, safe_q, difference))
+    return xp.where(alive, terms, _edge(xp, p, q, q, math.inf))
 
 
 def _sum(xp: Namespace, terms: Array) -> Array:
@@ -75,10 +84,7 @@ class KullbackLeibler(Measure):
     name = "kl_divergence"
 
     def value(self, xp: Namespace, *ps: Array) -> Array:
-        p, q = ps
-        alive, safe_p, safe_q = _both(xp, p, q)
-        terms = relative(xp, safe_p, safe_q, log_ratio(xp, safe_p, safe_q))
-        return _sum(xp, xp.where(alive, terms, _edge(xp, p, q, q, math.inf)))
+        return _sum(xp, relative_entropy(xp, *ps))
 
     def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
         p, q = ps

@@ -1,0 +1,132 @@
+"""D(P‖Q) of two distributions: convert, find the closed form, resolve, run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from kldiv import backends
+from kldiv._call import dtypes, wider
+from kldiv.backends.base import FLOATS
+from kldiv.distributions import numerical
+from kldiv.distributions.base import Distribution, broadcast, flatten, rebuild
+from kldiv.distributions.foreign import convert
+from kldiv.distributions.registry import closed_form, find, no_closed_form
+from kldiv.errors import DTypeError, LibraryError, OptionError
+from kldiv.formulas.reductions import Loss, cast
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Namespace
+    from kldiv.distributions.base import Spec
+
+METHODS = ("quadrature", "monte_carlo")
+
+
+def divergence(p: Any, q: Any, *, unit: float = 1.0, method: str | None = None) -> Any:
+    """Return D(p‖q) of two distributions, in units of ``unit`` nats."""
+    if method is not None and method not in METHODS:
+        raise OptionError(
+            f"method must be one of {', '.join(map(repr, METHODS))}, or None for the closed form; "
+            f"got {method!r}"
+        )
+    p, q = convert("p", p), convert("q", q)
+    if method is not None:
+        return numerical.estimate(p, q, method, unit)
+    if find(type(p), type(q)) is None:
+        raise no_closed_form(p, q)
+    shape = broadcast("p and q together", p.batch_shape, q.batch_shape)
+    leaves: list[Any] = []
+    specs = flatten(p, leaves), flatten(q, leaves)
+    route, arrays, (_, compute, result) = _resolve(leaves)
+    if route.caller.in_blocks:
+        _check_elementwise(p, q)
+        xp = route.caller.namespace(arrays[0])
+        arrays = [xp.broadcast_to(array, shape) for array in arrays]
+    operation = ClosedForm("none", compute, compute, result, *specs, unit, len(arrays))
+    return route.run(operation, *arrays)
+
+
+@dataclass(frozen=True)
+class ClosedForm(Loss):
+    """The closed form of a pair of distributions; arrays: the parameters of P, then of Q."""
+
+    p: Spec = ()
+    q: Spec = ()
+    unit: float = 1.0
+    number: int = 0
+
+    name: ClassVar[str] = "kl_divergence"
+
+    @property
+    def differentiable(self) -> int:
+        """All parameters."""
+        return self.number
+
+    @property
+    def native(self) -> bool:
+        """Whether a library's own differentiation is right: closed forms are written for it."""
+        return True
+
+    def keep(self, arrays: Any) -> None:
+        """Return no mask."""
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        """Evaluate the closed form for each batch entry."""
+        leaves = [cast(xp, array, self.compute) for array in arrays]
+        p, q = rebuild(self.p, leaves), rebuild(self.q, leaves)
+        value = closed_form(xp, p, q)
+        return value if self.unit == 1.0 else value / self.unit
+
+
+def _resolve(leaves: list[Any]) -> tuple[backends.Route, list[Array], tuple[str, str, str]]:
+    """Return the route, all parameters as arrays of its caller, and the dtypes to use."""
+    given = tuple(leaf for leaf in leaves if hasattr(leaf, "dtype"))
+    if not given:
+        leaves = [np.asarray(leaf, dtype=np.float64) for leaf in leaves]
+        given = tuple(leaves)
+    route = backends.resolve("the parameters of p and q", *given)
+    found = iter(route.gather(given) if route.mixed else given)
+    caller = route.caller
+    first: Any = None
+    wide: str | None = None
+    arrays: list[Any] = []
+    for leaf in leaves:
+        if not hasattr(leaf, "dtype"):
+            arrays.append(leaf)
+            continue
+        array = next(found)
+        caller.check("a parameter", array)
+        name = caller.dtype_name(array)
+        if name in FLOATS:
+            wide = name if wide is None else wider(wide, name)
+        elif not name.startswith(("int", "uint")):
+            raise DTypeError(
+                f"a parameter has dtype {name}; expected an integer or one of {', '.join(FLOATS)}"
+            )
+        first = array if first is None else first
+        arrays.append(array)
+    xp = caller.namespace(first)
+    if wide is None:  # integers only: as the library converts them
+        wide = caller.dtype_name(xp.asarray(0.0))
+    names = dtypes(route, wide, None, first)
+    numbers = getattr(xp, names[1])
+    with caller.context(first):
+        arrays = [
+            leaf
+            if hasattr(leaf, "dtype")
+            else xp.asarray(float(leaf), dtype=numbers, **caller.placed(first))
+            for leaf in arrays
+        ]
+    return route, arrays, names
+
+
+def _check_elementwise(p: Distribution, q: Distribution) -> None:
+    """Raise where arrays that are computed in blocks cannot be cut for these families."""
+    for d in (p, q):
+        if d.event_axes or any(isinstance(value, Distribution) for _, value in d.parameters()):
+            raise LibraryError(
+                f"{type(d).__name__} has events with axes, which lazy arrays cannot be cut along; "
+                "call compute() on its parameters first"
+            )

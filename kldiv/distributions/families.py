@@ -1,0 +1,339 @@
+"""The families: parameters named and ordered as in ``torch.distributions``.
+
+Each is documented by its density or mass function.  Nothing is normalised or checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from kldiv.distributions.base import Distribution
+
+
+@dataclass(frozen=True, eq=False)
+class Normal(Distribution):
+    """exp(−(x − loc)²/(2 scale²)) / (scale √(2π)); scale 0 is a point mass."""
+
+    loc: Any
+    scale: Any
+    support: ClassVar[str] = "real"
+
+
+@dataclass(frozen=True, eq=False)
+class LogNormal(Distribution):
+    """The exponential of a Normal(loc, scale)."""
+
+    loc: Any
+    scale: Any
+    support: ClassVar[str] = "positive"
+
+
+@dataclass(frozen=True, eq=False)
+class HalfNormal(Distribution):
+    """The absolute value of a Normal(0, scale)."""
+
+    scale: Any
+    support: ClassVar[str] = "positive"
+
+
+@dataclass(frozen=True, eq=False)
+class MultivariateNormal(Distribution):
+    """A normal of vectors; one of covariance_matrix, precision_matrix, scale_tril (Cholesky)."""
+
+    loc: Any
+    covariance_matrix: Any = None
+    precision_matrix: Any = None
+    scale_tril: Any = None
+    support: ClassVar[str] = "vectors"
+    one_of: ClassVar[tuple[str, ...]] = ("covariance_matrix", "precision_matrix", "scale_tril")
+    event_axes: ClassVar[dict[str, int]] = {
+        "loc": 1,
+        "covariance_matrix": 2,
+        "precision_matrix": 2,
+        "scale_tril": 2,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class MultivariateNormalDiag(Distribution):
+    """A normal of vectors with independent components (as in TFP)."""
+
+    loc: Any
+    scale_diag: Any
+    support: ClassVar[str] = "vectors"
+    event_axes: ClassVar[dict[str, int]] = {"loc": 1, "scale_diag": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankMultivariateNormal(Distribution):
+    """A normal of vectors with covariance cov_factor cov_factorᵀ + diag(cov_diag)."""
+
+    loc: Any
+    cov_factor: Any
+    cov_diag: Any
+    support: ClassVar[str] = "vectors"
+    event_axes: ClassVar[dict[str, int]] = {"loc": 1, "cov_factor": 2, "cov_diag": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Laplace(Distribution):
+    """exp(−|x − loc|/scale) / (2 scale)."""
+
+    loc: Any
+    scale: Any
+    support: ClassVar[str] = "real"
+
+
+@dataclass(frozen=True, eq=False)
+class Cauchy(Distribution):
+    """scale / (π (scale² + (x − loc)²))."""
+
+    loc: Any
+    scale: Any
+    support: ClassVar[str] = "real"
+
+
+@dataclass(frozen=True, eq=False)
+class StudentT(Distribution):
+    """loc + scale · t, t of Student's distribution with df degrees of freedom."""
+
+    df: Any
+    loc: Any = 0.0
+    scale: Any = 1.0
+    support: ClassVar[str] = "real"
+
+
+@dataclass(frozen=True, eq=False)
+class Gumbel(Distribution):
+    """exp(−z − e⁻ᶻ) / scale, z = (x − loc)/scale."""
+
+    loc: Any
+    scale: Any
+    support: ClassVar[str] = "real"
+
+
+@dataclass(frozen=True, eq=False)
+class VonMises(Distribution):
+    """exp(concentration · cos(x − loc)) / (2π I₀(concentration)), on the circle."""
+
+    loc: Any
+    concentration: Any
+    support: ClassVar[str] = "circle"
+
+
+@dataclass(frozen=True, eq=False)
+class Exponential(Distribution):
+    """rate · exp(−rate x)."""
+
+    rate: Any
+    support: ClassVar[str] = "positive"
+
+
+@dataclass(frozen=True, eq=False)
+class Gamma(Distribution):
+    """rateᵃ x^(a − 1) exp(−rate x) / Γ(a), a = concentration."""
+
+    concentration: Any
+    rate: Any
+    support: ClassVar[str] = "positive"
+
+
+@dataclass(frozen=True, eq=False)
+class InverseGamma(Distribution):
+    """The inverse of a Gamma(concentration, rate)."""
+
+    concentration: Any
+    rate: Any
+    support: ClassVar[str] = "positive"
+
+
+@dataclass(frozen=True, eq=False)
+class Chi2(Distribution):
+    """Gamma(df/2, 1/2)."""
+
+    df: Any
+    support: ClassVar[str] = "positive"
+
+
+@dataclass(frozen=True, eq=False)
+class Weibull(Distribution):
+    """(k/scale) (x/scale)^(k − 1) exp(−(x/scale)ᵏ), k = concentration."""
+
+    scale: Any
+    concentration: Any
+    support: ClassVar[str] = "positive"
+
+
+@dataclass(frozen=True, eq=False)
+class Pareto(Distribution):
+    """alpha · scaleᵃ / x^(a + 1) from scale on, a = alpha."""
+
+    scale: Any
+    alpha: Any
+    support: ClassVar[str] = "tail"
+
+
+@dataclass(frozen=True, eq=False)
+class Uniform(Distribution):
+    """1 / (high − low) between low and high."""
+
+    low: Any
+    high: Any
+    support: ClassVar[str] = "interval"
+
+
+@dataclass(frozen=True, eq=False)
+class Beta(Distribution):
+    """x^(a − 1) (1 − x)^(b − 1) / B(a, b), a = concentration1, b = concentration0."""
+
+    concentration1: Any
+    concentration0: Any
+    support: ClassVar[str] = "unit"
+
+
+@dataclass(frozen=True, eq=False)
+class Kumaraswamy(Distribution):
+    """a b x^(a − 1) (1 − xᵃ)^(b − 1), a = concentration1, b = concentration0."""
+
+    concentration1: Any
+    concentration0: Any
+    support: ClassVar[str] = "unit"
+
+
+@dataclass(frozen=True, eq=False)
+class ContinuousBernoulli(Distribution):
+    """probsˣ (1 − probs)^(1 − x), normalised on [0, 1]; probs, or logits of it."""
+
+    probs: Any = None
+    logits: Any = None
+    support: ClassVar[str] = "unit"
+    one_of: ClassVar[tuple[str, ...]] = ("probs", "logits")
+
+
+@dataclass(frozen=True, eq=False)
+class Dirichlet(Distribution):
+    """Π xᵢ^(aᵢ − 1) / B(a) on the simplex, a = concentration."""
+
+    concentration: Any
+    support: ClassVar[str] = "simplex"
+    event_axes: ClassVar[dict[str, int]] = {"concentration": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Bernoulli(Distribution):
+    """1 with probability probs, else 0; probs, or logits of it."""
+
+    probs: Any = None
+    logits: Any = None
+    support: ClassVar[str] = "boolean"
+    one_of: ClassVar[tuple[str, ...]] = ("probs", "logits")
+
+
+@dataclass(frozen=True, eq=False)
+class Binomial(Distribution):
+    """Successes among total_count trials of probability probs, or of logits."""
+
+    total_count: Any = 1
+    probs: Any = None
+    logits: Any = None
+    support: ClassVar[str] = "count"
+    counts: ClassVar[tuple[str, ...]] = ("total_count",)
+    one_of: ClassVar[tuple[str, ...]] = ("probs", "logits")
+
+
+@dataclass(frozen=True, eq=False)
+class Geometric(Distribution):
+    """Failures before the first success of probability probs, or of logits."""
+
+    probs: Any = None
+    logits: Any = None
+    support: ClassVar[str] = "naturals"
+    one_of: ClassVar[tuple[str, ...]] = ("probs", "logits")
+
+
+@dataclass(frozen=True, eq=False)
+class NegativeBinomial(Distribution):
+    """Successes, of probability probs (or of logits), before total_count failures."""
+
+    total_count: Any
+    probs: Any = None
+    logits: Any = None
+    support: ClassVar[str] = "naturals"
+    one_of: ClassVar[tuple[str, ...]] = ("probs", "logits")
+
+
+@dataclass(frozen=True, eq=False)
+class Poisson(Distribution):
+    """rateᵏ e^(−rate) / k!; rate 0 is a point mass at 0."""
+
+    rate: Any
+    support: ClassVar[str] = "naturals"
+
+
+@dataclass(frozen=True, eq=False)
+class Categorical(Distribution):
+    """Class i with probability probs[…, i], or softmax(logits)[…, i]; probs are not normalised."""
+
+    probs: Any = None
+    logits: Any = None
+    support: ClassVar[str] = "categories"
+    one_of: ClassVar[tuple[str, ...]] = ("probs", "logits")
+    event_axes: ClassVar[dict[str, int]] = {"probs": 1, "logits": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class OneHotCategorical(Categorical):
+    """A Categorical whose classes are written as unit vectors."""
+
+    support: ClassVar[str] = "one-hot"
+
+
+@dataclass(frozen=True, eq=False)
+class Multinomial(Distribution):
+    """How often each class came in total_count draws of a Categorical."""
+
+    total_count: Any = 1
+    probs: Any = None
+    logits: Any = None
+    support: ClassVar[str] = "counts"
+    counts: ClassVar[tuple[str, ...]] = ("total_count",)
+    one_of: ClassVar[tuple[str, ...]] = ("probs", "logits")
+    event_axes: ClassVar[dict[str, int]] = {"probs": 1, "logits": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Independent(Distribution):
+    """A batch of distributions, its last reinterpreted_batch_ndims axes taken as one event."""
+
+    base_dist: Any
+    reinterpreted_batch_ndims: int
+    options: ClassVar[tuple[str, ...]] = ("reinterpreted_batch_ndims",)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch that is left."""
+        shape: tuple[int, ...] = self.base_dist.batch_shape
+        return shape[: len(shape) - self.reinterpreted_batch_ndims]
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureSameFamily(Distribution):
+    """A mixture: a Categorical over the last batch axis of the component distribution."""
+
+    mixture_distribution: Any
+    component_distribution: Any
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch, without the components' axis."""
+        shape: tuple[int, ...] = self.component_distribution.batch_shape
+        return shape[:-1]
+
+
+FAMILIES: dict[str, type[Distribution]] = {
+    cls.__name__: cls
+    for cls in list(globals().values())
+    if isinstance(cls, type) and issubclass(cls, Distribution) and cls is not Distribution
+}
+"""Every family by its name."""
