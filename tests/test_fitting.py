@@ -124,6 +124,20 @@ def test_families_of_scipy_by_name():
     assert ranking.best.distribution().mean() == pytest.approx(ranking.best.parameters["loc"])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fit_is_a_distribution_of_ours(family):
+    true, make = MADE[family]
+    data = make(np.random.default_rng(5), 500)
+    fit = fitting.rank(data, [family]).best
+    law = fit.distribution()
+    assert type(law) is getattr(kldiv.distributions, family)
+    assert {name: float(value) for name, value in law.parameters()} == fit.parameters
+    away = kldiv.kl_divergence(law, type(law)(**true), method="quadrature").value
+    assert away > 0
+    if family != "StudentT":  # without a closed form
+        assert kldiv.kl_divergence(law, law) == pytest.approx(0.0, abs=1e-15)
+
+
 def test_data_of_any_library(lib):
     if lib is Library.STRICTEST:
         pytest.skip("as array-api-strict")

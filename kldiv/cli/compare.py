@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import click
 
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kldiv.cli.comparison import Comparison
+
+_CALL: Final = re.compile(r"\s*[A-Za-z_]\w*\s*\(.*\)\s*", flags=re.DOTALL)
 
 Form: TypeAlias = Literal["auto", "probs", "log-probs", "logits", "counts"]
 Reduction: TypeAlias = Literal["mean", "sum", "batchmean", "none"]
@@ -38,10 +42,35 @@ class Request:
     plot: str | None = None
 
     @property
+    def written_out(self) -> bool:
+        """Whether P and Q are distributions like ``Normal(0, 1)`` rather than files."""
+        written = [_is_expression(text) for text in (self.p, self.q)]
+        if any(written) and not all(written):
+            raise click.UsageError(
+                f"{self.p} and {self.q}: one is a distribution, the other a file; for data and a "
+                "distribution see kldiv fit"
+            )
+        options = {"form": "--from", "normalize": "--normalize", "smoothing": "--smoothing"}
+        options |= {"align": "--align", "plot": "--plot", "axis": "--axis", "key": "--key"}
+        unused = [
+            flag
+            for name, flag in options.items()
+            if getattr(self, name) != Request.__dataclass_fields__[name].default
+        ]
+        if any(written) and unused:
+            raise click.UsageError(f"{', '.join(unused)}: for files, not for distributions")
+        return any(written)
+
+    @property
     def settings(self) -> dict[str, str]:
         """The settings that were named."""
         named = {"backend": self.backend, "device": self.device, "kernel": self.kernel}
         return {name: value for name, value in named.items() if value is not None}
+
+
+def _is_expression(text: str) -> bool:
+    # A file may have any name, and one that is there is meant.
+    return _CALL.fullmatch(text) is not None and not Path(text).exists()
 
 
 EPILOG = """\b
@@ -64,6 +93,12 @@ MATRICES (--reduction)
   by the first dimension) make one number of them; none prints all rows.
 
 \b
+DISTRIBUTIONS
+  Instead of two files, two distributions written out, with the names and
+  parameters of kldiv.distributions: Normal(0, 1), Gamma(concentration=2,
+  rate=0.5), Dirichlet([1, 2, 3]).
+
+\b
 JSON (--json)
   kl_pq, kl_qp, js, units, bits, reduction, rows, classes, contributors, zeros,
   p, q, library, backend, device, kernel, version, warnings. What is not finite
@@ -74,6 +109,7 @@ JSON (--json)
 EXAMPLES
   kldiv compare english.csv german.csv
   kldiv compare german.csv english.csv --smoothing 0.5 --plot letters.png
+  kldiv compare "Normal(0, 1)" "Laplace(0, 0.8)"
   kldiv compare run.npz::teacher run.npz::student --from logits --backend torch
 """
 
@@ -129,7 +165,7 @@ EXAMPLES
     help="Draw the contributions to a .png, .svg or .pdf.",
 )
 def command(**options: Any) -> None:
-    """Compare the distributions P and Q in two files.
+    """Compare the distributions P and Q in two files, or written out.
 
     Prints the divergence in both directions and the Jensen-Shannon divergence, which classes
     contribute the most, and what computed it.
@@ -142,6 +178,13 @@ def _run(request: Request) -> None:
     import numpy as np  # noqa: PLC0415
 
     import kldiv  # noqa: PLC0415
+
+    if request.written_out:
+        from kldiv.cli import distribution_comparison  # noqa: PLC0415
+
+        with np.errstate(all="ignore"), kldiv.config_context(**request.settings):
+            distribution_comparison.show(request)
+        return
     from kldiv.cli import comparison, report  # noqa: PLC0415
 
     draw = None if request.plot is None else _plotter(request.plot)

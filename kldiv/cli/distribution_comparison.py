@@ -1,0 +1,111 @@
+"""``kldiv compare`` of two distributions that are written out instead of two files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from rich.text import Text
+
+import kldiv
+from kldiv.cli.expressions import parse
+from kldiv.cli.json_output import print_json
+from kldiv.cli.render import Page, clean, column
+from kldiv.distributions import NoClosedFormError
+from kldiv.errors import InputError, OptionError
+
+if TYPE_CHECKING:
+    from kldiv.cli.compare import Request
+
+_LOG_2: Final = math.log(2.0)  # nats in a bit
+_METHODS: Final = {
+    "closed form": "closed form",
+    "quadrature": "quadrature",
+    "monte_carlo": "Monte Carlo",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """A divergence in one direction, and how it was found."""
+
+    values: np.ndarray
+    """One number for each batch entry."""
+    errors: np.ndarray | None
+    """How far off each may be; None for a closed form."""
+    method: str
+
+
+def show(request: Request) -> None:
+    """Compare the two expressions of a request under the settings that hold now, and print it."""
+    p, q = parse(request.p), parse(request.q)
+    found = {"kl_pq": _divergence(p, q), "kl_qp": _divergence(q, p)}
+    if request.as_json:
+        print_json(_to_dict(request, found))
+    else:
+        _print(request, found)
+
+
+def _divergence(p: Any, q: Any) -> Direction:
+    try:
+        return Direction(np.asarray(kldiv.kl_divergence(p, q)), None, "closed form")
+    except NoClosedFormError as error:
+        reason = error
+    for method in ("quadrature", "monte_carlo"):
+        try:
+            found = kldiv.kl_divergence(p, q, method=method)
+        except OptionError:
+            continue  # of several dimensions, or without a sampler
+        return Direction(np.asarray(found.value), np.asarray(found.standard_error), method)
+    raise InputError(str(reason))
+
+
+def _to_dict(request: Request, found: dict[str, Direction]) -> dict[str, Any]:
+    def bits(values: np.ndarray) -> Any:
+        return (values / _LOG_2).tolist()
+
+    return {
+        **{name: each.values.tolist() for name, each in found.items()},
+        "units": "nats",
+        "bits": {name: bits(each.values) for name, each in found.items()},
+        "method": {name: each.method for name, each in found.items()},
+        "error": {
+            name: None if each.errors is None else each.errors.tolist()
+            for name, each in found.items()
+        },
+        "p": request.p,
+        "q": request.q,
+        "version": kldiv.__version__,
+    }
+
+
+def _print(request: Request, found: dict[str, Direction]) -> None:
+    page = Page()
+    for name, text in (("P", request.p), ("Q", request.q)):
+        page.line(Text(name, style="bold"), f"  {clean(text.strip())}")
+    page.line()
+    parallel = page.glyphs.parallel
+    names = {"kl_pq": f"D(P{parallel}Q)", "kl_qp": f"D(Q{parallel}P)"}
+    labels, values, methods = [], [], []
+    for key, each in found.items():
+        for place in np.ndindex(each.values.shape):
+            labels.append(names[key] + (str(list(place)) if place else ""))
+            values.append(float(each.values[place]))
+            methods.append(_method(each, place))
+    rows: list[list[str | Text]] = [["", Text("nats", style="dim"), Text("bits", style="dim"), ""]]
+    nats = column(values, digits=10)
+    bits = column([value / _LOG_2 for value in values], digits=10)
+    rows += [
+        [label, Text(nat, style="bold"), bit, Text(method, style="dim")]
+        for label, nat, bit, method in zip(labels, nats, bits, methods, strict=True)
+    ]
+    page.table(rows, "<>><")
+
+
+def _method(each: Direction, place: tuple[int, ...]) -> str:
+    name = _METHODS[each.method]
+    if each.errors is None:
+        return name
+    return f"{name}, error about {float(each.errors[place]):.1e}"

@@ -1,0 +1,134 @@
+"""``kldiv compare`` of distributions that are written out: what is read, refused, and printed."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from kldiv import distributions
+from kldiv.cli.app import app
+from kldiv.cli.expressions import parse
+from kldiv.errors import InputError
+
+
+@pytest.fixture
+def compare(capsys):
+    def run(p, q, *options):
+        app.main(["compare", p, q, *options], standalone_mode=False)
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("text", "family", "parameters"),
+    [
+        ("Normal(0, 1)", "Normal", {"loc": 0, "scale": 1}),
+        (" Normal ( loc=-1.5e2, scale=+2 ) ", "Normal", {"loc": -150.0, "scale": 2}),
+        ("Dirichlet([1, 2, 3])", "Dirichlet", {"concentration": [1.0, 2.0, 3.0]}),
+        ("Categorical(logits=[0, -inf])", "Categorical", {"logits": [0.0, -math.inf]}),
+        ("Binomial(10, 0.25)", "Binomial", {"total_count": 10, "probs": 0.25}),
+    ],
+)
+def test_what_is_read(text, family, parameters):
+    found = parse(text)
+    assert type(found) is getattr(distributions, family)
+    for name, value in parameters.items():
+        np.testing.assert_array_equal(getattr(found, name), value)
+
+
+def test_distributions_within_distributions():
+    found = parse("Independent(Normal([0, 0], [1, 2]), 1)")
+    assert type(found.base_dist) is distributions.Normal
+    assert found.reinterpreted_batch_ndims == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Normal(0", "never closed"),
+        ("Normall(0, 1)", "no distribution 'Normall'; there are Bernoulli"),
+        ("Distribution()", "no distribution 'Distribution'"),
+        ("__import__('os')", "no distribution '__import__'"),
+        ("Normal(__import__('os').getpid(), 1)", "cannot be read"),
+        ("Normal(x, 1)", "'x' in 'Normal\\(x, 1\\)' cannot be read"),
+        ("Normal('0', 1)", "cannot be read"),
+        ("Normal(1 + 1, 1)", "'1 \\+ 1' in .* cannot be read"),
+        ("Normal(*[0, 1])", "cannot be read"),
+        ("Normal(**{})", "cannot be read"),
+        ("[Normal(0, 1)]", "cannot be read"),
+        ("Normal(0, 1, 2)", "Normal\\(0, 1, 2\\): .*positional"),
+        ("Normal(0, width=1)", "width"),
+        ("Normal([[1], [2, 3]], 1)", "rows of different lengths"),
+        ("Normal(" + "-" * 9000 + "1, 1)", "is not a distribution|cannot be read"),
+        ("Normal(" + "0" * 20_000 + ", 1)", "20,011 characters"),
+    ],
+)
+def test_what_is_refused(text, words):
+    with pytest.raises(InputError, match=words):
+        parse(text)
+
+
+def test_a_closed_form_is_printed_in_both_directions(compare):
+    found = json.loads(compare("Normal(0,1)", "Laplace(0,0.8)", "--json"))
+    # ∫ of the Laplace log-density under N(0, 1), and the other way round.
+    entropy = 0.5 * math.log(2 * math.pi * math.e)
+    assert found["kl_pq"] == pytest.approx(
+        math.log(1.6) + math.sqrt(2 / math.pi) / 0.8 - entropy, rel=1e-13
+    )
+    assert found["kl_qp"] == pytest.approx(
+        0.5 * math.log(2 * math.pi) + 0.8**2 - 1 - math.log(1.6), rel=1e-12
+    )
+    assert found["method"] == {"kl_pq": "closed form", "kl_qp": "closed form"}
+    assert found["error"] == {"kl_pq": None, "kl_qp": None}
+    assert found["bits"]["kl_pq"] == pytest.approx(found["kl_pq"] / math.log(2), rel=1e-15)
+    lines = compare("Normal(0,1)", "Laplace(0,0.8)").splitlines()
+    assert lines[:2] == ["P  Normal(0,1)", "Q  Laplace(0,0.8)"]
+    assert lines[4].split()[0] == "D(P‖Q)"
+    assert lines[4].endswith("closed form")
+
+
+def test_quadrature_where_there_is_no_closed_form_and_infinity(compare):
+    found = json.loads(compare("Gamma(2, 0.5)", "LogNormal(0, 1)", "--json"))
+    assert found["method"] == {"kl_pq": "quadrature", "kl_qp": "closed form"}
+    assert 0 <= found["error"]["kl_pq"] < 1e-8
+    assert "quadrature, error about" in compare("Gamma(2, 0.5)", "LogNormal(0, 1)")
+    found = json.loads(compare("Uniform(0, 1)", "Uniform(0.5, 1)", "--json"))
+    assert found["kl_pq"] == "inf"
+
+
+def test_a_batch_has_a_line_for_each_entry(compare):
+    out = compare("Normal([0, 1], 1)", "Normal(0, [[1], [2]])")
+    assert [line.split()[0] for line in out.splitlines()[4:8]] == [
+        f"D(P‖Q)[{i}," for i in (0, 0, 1, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("Normal(0, 1)", "missing.csv"),
+        ("Normal(0, 1)", "Normal(0, 1)", "--smoothing", "1"),
+        ("Normal(0, 1)", "Normal(0, 1)", "--axis", "0", "--from", "logits"),
+    ],
+)
+def test_what_does_not_go_together(arguments):
+    import click
+
+    with pytest.raises(click.UsageError, match=r"one is a distribution|not for distributions"):
+        app.main(["compare", *arguments], standalone_mode=False)
+
+
+def test_a_file_of_that_name_is_meant(compare, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "counts(1)").mkdir()
+    import click
+
+    with pytest.raises(click.UsageError, match="one is a distribution, the other a file"):
+        app.main(["compare", "Normal(0, 1)", "counts(1)"], standalone_mode=False)
