@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kldiv.cli.arithmetic import Floats
-    from kldiv.cli.compare import Reduction, Request
     from kldiv.cli.forms import Distribution
     from kldiv.cli.inputs import Pair
+    from kldiv.cli.request import Reduction, Request
     from kldiv.explanation import Explanation
 
 MEASURES: Final = ("kl_pq", "kl_qp", "js")

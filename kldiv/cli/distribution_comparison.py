@@ -17,7 +17,7 @@ from kldiv.distributions import NoClosedFormError
 from kldiv.errors import InputError, OptionError
 
 if TYPE_CHECKING:
-    from kldiv.cli.compare import Request
+    from kldiv.cli.request import Request
 
 _LOG_2: Final = math.log(2.0)  # nats in a bit
 _METHODS: Final = {

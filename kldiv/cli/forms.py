@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from kldiv.cli.arithmetic import Floats, Scale
     from kldiv.cli.blocks import Block
-    from kldiv.cli.compare import Form, Request
     from kldiv.cli.inputs import Pair
     from kldiv.cli.progress import Progress
+    from kldiv.cli.request import Form, Request
     from kldiv.readers import Table
 
 _ROUNDING: Final = 1e-6  # how far from 1 the sum of printed probabilities may be, at least

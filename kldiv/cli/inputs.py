@@ -12,7 +12,7 @@ from kldiv.errors import InputError, ShapeError
 from kldiv.readers import read
 
 if TYPE_CHECKING:
-    from kldiv.cli.compare import Request
+    from kldiv.cli.request import Request
     from kldiv.readers import Table
 
     Labels = tuple[str, ...] | None
