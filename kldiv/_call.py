@@ -40,6 +40,26 @@ class Call:
         """Return the loss."""
         return self.route.run(self.operation, *self.arrays)
 
+    def value_and_gradients(self, wanted: tuple[int, ...]) -> tuple[Array, list[Array]]:
+        """Return the loss, which must be a scalar, and its gradients in the arrays wanted."""
+        operation = self.operation
+        found = None
+        if getattr(operation, "reduction", "none") != "none":
+            found = self.route.fused(operation, wanted, self.arrays)
+        if found is None:
+            value = self.value()
+            if value.shape != ():
+                raise ShapeError(
+                    f"value_and_grad needs a scalar loss; got one of shape {tuple(value.shape)}; "
+                    "use reduction='sum', 'mean' or 'batchmean', for a measure one row at a time"
+                )
+            return value, [self.gradient(index, value) for index in wanted]
+        value, gradients = found
+        if self.axis != -1:
+            xp = self.route.caller.namespace(value)
+            gradients = [xp.moveaxis(gradient, -1, self.axis) for gradient in gradients]
+        return value, gradients
+
     def gradient(self, index: int, value: Array) -> Array:
         """Return the gradient of the scalar ``value`` in the array of that index."""
         caller = self.route.caller

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING
 
 from kldiv import backends, config
 from kldiv.errors import OptionError
+from kldiv.formulas.pointwise import PointwiseLoss
+from kldiv.formulas.rows import JensenShannon, RowLoss
 
 if TYPE_CHECKING:
     from kldiv._types import Array
 
-OPERATIONS = ("kl_div", "kl_div_with_logits", "js_div_with_logits")
+OPERATIONS = {
+    "kl_div": PointwiseLoss(),
+    "kl_div_with_logits": RowLoss(),
+    "js_div_with_logits": RowLoss(divergence=JensenShannon()),
+}
+"""An operation of each function, as it would be run."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
       library numpy: the type of the first array, numpy.ndarray
       backend numpy: the arrays' own library (backend='auto')
       device cpu: where the first array is (device='auto')
-      kernel pure: the array-API formula, the fastest that applies (kernel='auto')
+      kernel pure: the array-API formula, the fastest that applies: arrays of fewer than 16384
+        elements (kernel='auto')
     """
     if operation not in OPERATIONS:
         raise OptionError(
@@ -74,18 +82,16 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
     route = backends.resolve("the arrays", *arrays)
     origin = config.origins()
     device = route.device or _device_of(route, arrays[0])
+    kernel, why = route.backend.explain_kernel(route.kernel, OPERATIONS[operation], arrays)
     place = "the first that the backend has" if route.crosses else "where the first array is"
     reasons = (
         f"library {route.caller.name}: the type of the first array, {_full_name(type(arrays[0]))}",
         f"backend {route.backend.name}: "
         + _why("backend", origin, "the arrays' own library (backend='auto')"),
         f"device {device}: " + _why("device", origin, f"{place} (device='auto')"),
-        f"kernel {route.kernel}: "
-        + _why("kernel", origin, "the array-API formula, the fastest that applies (kernel='auto')"),
+        f"kernel {kernel}: " + _why("kernel", origin, f"{why} (kernel='auto')"),
     )
-    return Explanation(
-        operation, route.caller.name, route.backend.name, device, route.kernel, reasons
-    )
+    return Explanation(operation, route.caller.name, route.backend.name, device, kernel, reasons)
 
 
 def _full_name(cls: type) -> str:

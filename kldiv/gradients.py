@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kldiv import estimators, logit_losses, losses, measures
-from kldiv.errors import LibraryError, OptionError, ShapeError
+from kldiv.errors import LibraryError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,13 +84,8 @@ def value_and_grad(
 
     def value_and_gradient(*args: Any, **kwargs: Any) -> tuple[Array, Array | tuple[Array, ...]]:
         call = prepare(*args, **kwargs)
-        value = call.value()
-        if value.shape != ():
-            raise ShapeError(
-                f"value_and_grad needs a scalar loss; got one of shape {tuple(value.shape)}; use "
-                "reduction='sum', 'mean' or 'batchmean', for a measure one row at a time"
-            )
-        gradients = tuple(call.gradient(index + bound, value) for index in wanted)
+        value, found = call.value_and_gradients(tuple([index + bound for index in wanted]))
+        gradients = tuple(found)
         return value, gradients if isinstance(argnums, tuple) else gradients[0]
 
     return value_and_gradient

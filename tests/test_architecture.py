@@ -111,7 +111,9 @@ LAYERS = {
         "kldiv.config",
         "kldiv.errors",
         "kldiv.formulas",
+        "kldiv.kernels",
     ),
+    "kernels": ("kldiv._types", "kldiv.errors", "kldiv.formulas", "kldiv.kernels"),
     "config": ("kldiv._types", "kldiv.backends", "kldiv.errors"),
     "errors": (),
 }
@@ -119,7 +121,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("part", LAYERS)
 def test_layers(part):
-    paths = sorted((PACKAGE / part).glob("*.py")) or [PACKAGE / f"{part}.py"]
+    paths = sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / f"{part}.py"]
     for path in paths:
         for name in imports(path.read_text(encoding="utf-8")):
             if name.startswith("kldiv.") or name == "kldiv":
@@ -138,7 +140,8 @@ def test_a_framework_is_imported_only_in_its_own_adapter():
     modules = (path for path in PACKAGE.rglob("*.py") if "_bench" not in path.parts)
     for path in modules:
         allowed = own.get(path.stem, set()) if path.parent.name == "backends" else set()
-        if path.relative_to(PACKAGE).as_posix() == "nn.py":  # the torch modules
+        name = path.relative_to(PACKAGE).as_posix()
+        if name == "nn.py":  # the torch modules
             allowed = {"torch"}
         if path.name in {
             "_families.py",
@@ -147,6 +150,8 @@ def test_a_framework_is_imported_only_in_its_own_adapter():
             "numerical.py",
         }:  # statistics, not arrays
             allowed = {"scipy"}
+        if name.startswith("kernels/cpu/"):
+            allowed = {"numba"}
         roots = {name.partition(".")[0] for name in imports(path.read_text(encoding="utf-8"))}
         assert roots & FRAMEWORKS <= allowed, f"{path} imports {roots & FRAMEWORKS}"
 
@@ -172,6 +177,11 @@ HEAVY = FRAMEWORKS | {
 
 def test_import_loads_no_framework():
     assert loaded_by("import kldiv") & HEAVY == set()
+
+
+def test_an_adapter_loads_no_compiler():
+    code = "import kldiv; kldiv.backends.get('numpy'); import kldiv.kernels.cpu"
+    assert "numba" not in loaded_by(code)
 
 
 def test_a_call_on_numpy_loads_no_framework():

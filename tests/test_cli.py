@@ -98,7 +98,7 @@ def test_without_the_extra_the_install_line_is_said(missing):
 def test_every_command_is_listed_with_a_line(run):
     status, out, _ = run("--help")
     assert status == 0
-    for name in ("compare", "diagnose", "doctor", "fit"):
+    for name in ("compare", "diagnose", "doctor", "fit", "warmup"):
         assert f"  {name} " in out
     assert "_KLDIV_COMPLETE=bash_source kldiv" in out
 
@@ -122,7 +122,7 @@ def test_completion_script(shell):
 @pytest.mark.parametrize(
     ("words", "position", "expected"),
     [
-        ("kldiv ", 1, {"bench", "compare", "diagnose", "doctor", "fit"}),
+        ("kldiv ", 1, {"bench", "compare", "diagnose", "doctor", "fit", "warmup"}),
         ("kldiv compare --from l", 3, {"log-probs", "logits"}),
     ],
 )
@@ -239,7 +239,7 @@ def test_an_encoding_without_the_characters(pytestconfig, encoding):
 
 
 def test_help_in_ascii():
-    for command in ("compare", "diagnose", "doctor", "fit"):
+    for command in ("compare", "diagnose", "doctor", "fit", "warmup"):
         done = spawn(command, "--help", PYTHONUTF8="0", PYTHONIOENCODING="ascii:strict")
         assert done.returncode == 0
         assert done.stdout.isascii()

@@ -347,7 +347,7 @@ def test_unknown_names_are_refused_with_the_known_ones(change):
         ConfigError, match="no backend is called 'tensorflow'; known: auto, numpy, "
     ):
         change(backend="tensorflow")
-    with pytest.raises(ConfigError, match="no kernel is called 'magic'; known: auto, pure"):
+    with pytest.raises(ConfigError, match="no kernel is called 'magic'; known: auto, cpu, pure"):
         change(kernel="magic")
     with pytest.raises(ConfigError, match="no setting is called 'colour'; known: backend, device"):
         change(colour="blue")

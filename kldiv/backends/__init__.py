@@ -8,6 +8,7 @@ asked for.
 
 from __future__ import annotations
 
+from kldiv.backends._kernels import compile_kernels
 from kldiv.backends.base import Backend, BackendStatus
 from kldiv.backends.registry import (
     available_backends,
@@ -24,6 +25,7 @@ __all__ = [
     "BackendStatus",
     "Route",
     "available_backends",
+    "compile_kernels",
     "find",
     "get",
     "kernel_names",

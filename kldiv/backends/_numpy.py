@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kldiv.backends._kernels import CPUBackend
 from kldiv.backends._overlay import Overlay
 from kldiv.backends._table import TABLE
-from kldiv.backends.base import Backend
 from kldiv.errors import LibraryError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array, Namespace
 
 
@@ -45,7 +47,7 @@ def _missing(name: str) -> Any:
 xp = Overlay(np, _missing)
 
 
-class NumPyBackend(Backend):
+class NumPyBackend(CPUBackend):
     """Adapter of NumPy arrays and scalars."""
 
     name = "numpy"
@@ -66,6 +68,12 @@ class NumPyBackend(Backend):
 
     def dtype_name(self, array: Array) -> str:
         return str(array.dtype.name)
+
+    def addressable(self, arrays: Sequence[Array]) -> bool:
+        return all(
+            isinstance(array, np.ndarray) and array.dtype.isnative and array.flags.aligned
+            for array in arrays
+        )
 
     def device(self, array: Array) -> str:  # noqa: ARG002
         return "cpu"

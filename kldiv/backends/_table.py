@@ -17,8 +17,8 @@ class Entry(NamedTuple):
 
 
 TABLE: Final = {
-    "numpy": Entry(("numpy", "ml_dtypes"), "pip install numpy"),
-    "torch": Entry(("torch",), 'pip install "kldiv[torch]"'),
+    "numpy": Entry(("numpy", "ml_dtypes"), "pip install numpy", ("cpu", "pure")),
+    "torch": Entry(("torch",), 'pip install "kldiv[torch]"', ("cpu", "pure")),
     "jax": Entry(("jax", "jaxlib"), 'pip install "kldiv[jax]"'),
     "cupy": Entry(("cupy",), 'pip install "kldiv[cuda13]" (or cuda12, as your driver has it)'),
     "dask": Entry(("dask",), 'pip install "kldiv[dask]"'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
@@ -10,10 +11,11 @@ import torch
 from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
+from kldiv.backends._kernels import CPUBackend
 from kldiv.backends._table import TABLE
-from kldiv.backends.base import Backend
 from kldiv.errors import LibraryError
 from kldiv.formulas.reductions import RowWise
+from kldiv.kernels import cpu
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,15 +29,31 @@ if TYPE_CHECKING:
 
 
 def _gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
-    arrays = ctx.saved_tensors
-    return (
-        None,
-        None,
-        *(
-            ctx.operation.pullback(xp, ctx.route.run, index, cotangent, *arrays) if needed else None
-            for index, needed in enumerate(ctx.needs_input_grad[2:])
-        ),
-    )
+    arrays, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
+    wanted = [index for index, each in enumerate(needed) if each]
+    found = None
+    if not torch.is_grad_enabled():  # else these gradients will be differentiated again
+        found = ctx.route.fused(ctx.operation, wanted, arrays, cotangent, value=False)
+    if found is None:
+        pullback = partial(ctx.operation.pullback, xp, ctx.route.run)
+        gradients = [pullback(index, cotangent, *arrays) for index in wanted]
+    else:
+        gradients = found[1]
+    given = iter(gradients)
+    return (None, None, *(next(given) if each else None for each in needed))
+
+
+def _kept_gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
+    """Use up the gradients that a fused forward left; a second backward computes them anew."""
+    kept, ctx.kept = getattr(ctx, "kept", None), None
+    if kept is None or torch.is_grad_enabled() or not ctx.route.backend.addressable([cotangent]):
+        return _gradients(ctx, cotangent)
+    _ = ctx.saved_tensors  # raises where an argument has been changed since
+    scaled = ctx.route.backend.scaled(kept, cotangent)
+    if scaled is None:
+        return _gradients(ctx, cotangent)
+    given = iter(scaled)
+    return (None, None, *(next(given) if each else None for each in ctx.needs_input_grad[2:]))
 
 
 class _Plain(torch.autograd.Function):
@@ -46,9 +64,15 @@ class _Plain(torch.autograd.Function):
         ctx.operation = operation
         ctx.route = route
         ctx.save_for_backward(*arrays)
+        if getattr(operation, "reduction", "none") != "none":
+            wanted = [index for index, each in enumerate(ctx.needs_input_grad[2:]) if each]
+            found = route.fused(operation, wanted, arrays)
+            if found is not None:
+                value, ctx.kept = found
+                return value
         return route.compute(operation, *arrays)
 
-    backward = staticmethod(_gradients)
+    backward = staticmethod(_kept_gradients)
 
 
 class _Transformable(torch.autograd.Function):
@@ -90,7 +114,7 @@ def _is_symbolic(tensor: Array) -> bool:
     )
 
 
-class TorchBackend(Backend):
+class TorchBackend(CPUBackend):
     """Adapter of ``torch.Tensor`` and its subclasses."""
 
     name = "torch"
@@ -115,11 +139,40 @@ class TorchBackend(Backend):
             return operation.value(xp, *arrays)
         return (_Transformable if transforming else _Plain).apply(operation, route, *arrays)
 
-    def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:  # noqa: ARG002
+    def threads(self) -> int:
+        return torch.get_num_threads()
+
+    def small(self, array: Array) -> bool:
+        return array.numel() < cpu.SMALL
+
+    def addressable(self, arrays: Sequence[Array]) -> bool:
+        try:
+            return all(
+                type(array) in {torch.Tensor, torch.nn.Parameter}
+                and array.device.type == "cpu"
+                and not array.is_neg()
+                and array.data_ptr()
+                for array in arrays
+            )
+        except RuntimeError:  # the tensors of a transform have no memory
+            return False
+
+    def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
+        if kernel != "pure" and not torch.compiler.is_compiling() and not self.small(arrays[0]):
+            found = self.fused(operation, arrays, kernel)
+            if found is not None:
+                return found[0]
         # Written out, since a context costs 1 µs, and torch.compile cannot trace NumPy's.
         if isinstance(operation, RowWise):
             return operation.gather(xp, self.by_rows(operation, xp, arrays), arrays)
         return operation.value(xp, *arrays)
+
+    def fused(
+        self, operation: Operation, arrays: Sequence[Array], kernel: str, *options: Any, **more: Any
+    ) -> tuple[Array | None, list[Array]] | None:
+        if torch.compiler.is_compiling():
+            return None
+        return super().fused(operation, arrays, kernel, *options, **more)
 
     def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
         # A compiler fuses the whole, and a transform's tensors cannot be written into others.

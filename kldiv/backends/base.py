@@ -116,6 +116,40 @@ class Backend:
                 return operation.gather(xp, self.by_rows(operation, xp, arrays), arrays)
             return operation.value(xp, *arrays)
 
+    def fused(
+        self,
+        operation: Operation,  # noqa: ARG002
+        arrays: Sequence[Array],  # noqa: ARG002
+        kernel: str,  # noqa: ARG002
+        gradients: Sequence[int] = (),  # noqa: ARG002
+        cotangent: Array | None = None,  # noqa: ARG002
+        *,
+        value: bool = True,  # noqa: ARG002
+    ) -> tuple[Array | None, list[Array]] | None:
+        """Compute by a fused kernel, or return None where the formulas are to do it.
+
+        Parameters
+        ----------
+        operation : Operation
+            What to compute.
+        arrays : sequence of array
+            The library's own arrays.
+        kernel : str
+            What `choose_kernel` returned.
+        gradients : sequence of int, optional
+            Indices of the arrays to differentiate in, in the same pass.
+        cotangent : array, optional
+            The gradient in the result; by default 1.
+        value : bool, default True
+            Whether the value itself is wanted.
+
+        Returns
+        -------
+        tuple or None
+            The value, or None where it is not wanted, and the gradients.
+        """
+        return None
+
     def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
         """Compute the elements of an operation on rows, a block at a time, in place."""
         blocks = row_blocks(arrays[0].shape, operation.compute)
@@ -146,6 +180,15 @@ class Backend:
             f"{', '.join(self.kernels)}; choose one of these or 'auto'"
         )
         raise BackendError(msg)
+
+    def explain_kernel(
+        self,
+        name: str,
+        operation: Operation,  # noqa: ARG002
+        arrays: Sequence[Array],  # noqa: ARG002
+    ) -> tuple[str, str]:
+        """Return which kernel would run a call, given the one chosen for it, and why."""
+        return name, "the array-API formula, the fastest that applies"
 
     def register_container(
         self,

@@ -12,6 +12,8 @@ from kldiv.backends.registry import find, find_type, get, unusable
 from kldiv.errors import LibraryError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array
     from kldiv.backends.base import Backend
     from kldiv.formulas.operation import Operation
@@ -58,6 +60,20 @@ class Route:
             result = self.backend.compute(operation, moved, self.kernel)
             home = self.caller.device(arrays[0])
             return self.caller.deliver(move(result, self.backend, self.caller, home))
+
+    def fused(
+        self,
+        operation: Operation,
+        gradients: Sequence[int],
+        arrays: Sequence[Array],
+        cotangent: Array | None = None,
+        *,
+        value: bool = True,
+    ) -> tuple[Array | None, list[Array]] | None:
+        """Compute value and gradients in one pass, or return None: see `Backend.fused`."""
+        if self.device is not None or self.crosses:
+            return None
+        return self.backend.fused(operation, arrays, self.kernel, gradients, cotangent, value=value)
 
 
 _lock = Lock()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 import kldiv
-from kldiv.cli import bench, compare, diagnose, doctor, fit
+from kldiv.cli import bench, compare, diagnose, doctor, fit, warmup
 from kldiv.errors import KLDivError
 
 if TYPE_CHECKING:
@@ -84,5 +84,5 @@ def app() -> None:
     """Kullback-Leibler divergence of what is in your files."""
 
 
-for _module in (bench, compare, diagnose, doctor, fit):
+for _module in (bench, compare, diagnose, doctor, fit, warmup):
     app.add_command(_module.command)

@@ -1,0 +1,1 @@
+"""Fused implementations of operations, one folder a technology; only adapters import them."""

@@ -1,0 +1,97 @@
+"""Compiling by Numba, once: ahead of the first call from a cache on disk that follows the sources.
+
+Numba's own cache looks at one source file only; a function inlined from another would go stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numba
+from numba.core import caching
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OPTIONS = {"error_model": "numpy"}
+"""A division by zero is an infinity, not an exception, which would keep a loop scalar."""
+
+inline = numba.njit(nogil=True, **OPTIONS)
+"""For what kernels are made of: compiled into them."""
+
+
+def kernel(signature: str) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
+    """Return a decorator for functions that return a function compiled for that signature."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[[], Any]:
+        return cache(partial(_compile, signature, function))
+
+    return decorate
+
+
+def _compile(signature: str, function: Callable[..., Any]) -> Any:
+    dispatcher = numba.njit(nogil=True, **OPTIONS)(function)
+    dispatcher._cache = _Cache(function)  # noqa: SLF001 - what njit(cache=True) does, elsewhere
+    dispatcher.compile(signature)
+    return dispatcher
+
+
+def directory() -> Path:
+    """Return where compiled kernels are kept."""
+    chosen = os.environ.get("KLDIV_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    import platformdirs  # noqa: PLC0415 - only a compiler needs it
+
+    return platformdirs.user_cache_path("kldiv")
+
+
+@cache
+def stamp() -> str:
+    """Return a digest of all that compiled code depends on, but for the CPU, which Numba adds."""
+    digest = hashlib.sha256(f"{numba.__version__}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class _Locator(caching._CacheLocator):  # noqa: SLF001 - Numba has no public place for it
+    """Says where the cache of a function is, and what makes it stale."""
+
+    def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
+        self._lineno = py_func.__code__.co_firstlineno
+        self._file = py_file
+
+    def get_cache_path(self) -> str:
+        return str(directory() / f"kernels-{stamp()}")
+
+    def get_source_stamp(self) -> str:
+        return stamp()
+
+    def get_disambiguator(self) -> str:
+        return str(self._lineno)
+
+    def ensure_cache_path(self) -> None:
+        path = self.get_cache_path()
+        os.makedirs(path, exist_ok=True)  # noqa: PTH103 - as Numba does
+        if not next(Path(path).glob("*.nbi"), None):
+            tempfile.TemporaryFile(dir=path).close()  # raises where nothing can be written
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
+        self = cls(py_func, py_file)
+        self.ensure_cache_path()
+        return self
+
+
+class _Implementation(caching.CompileResultCacheImpl):
+    _locator_classes = (_Locator,)
+
+
+class _Cache(caching.FunctionCache):
+    _impl_class = _Implementation

@@ -1,0 +1,150 @@
+"""What a kernel is told of its arrays: one table of integers, the same for every layout and dtype.
+
+Row 0 has the number of axes, and the shape from column `STRIDES` on; every other row is an array:
+its address, the code of its dtype, whether it is contiguous, and its strides in bytes. Axes are
+merged where all arrays allow it, so that rows of a table are few and runs of elements long.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Namespace
+
+Buffer: TypeAlias = np.ndarray[Any, Any]
+"""An array of NumPy inside a kernel: a buffer, or a table."""
+
+ADDRESS: Final = 0
+CODE: Final = 1
+CONTIGUOUS: Final = 2
+STRIDES: Final = 3
+
+FLOAT32: Final = 0
+FLOAT64: Final = 1
+FLOAT16: Final = 2
+BFLOAT16: Final = 3
+BOOL: Final = 4
+
+CODES: Final = {
+    "float32": (FLOAT32, 4),
+    "float64": (FLOAT64, 8),
+    "float16": (FLOAT16, 2),
+    "bfloat16": (BFLOAT16, 2),
+    "bool": (BOOL, 1),
+}
+"""Code and size of each dtype."""
+
+
+class Memory(NamedTuple):
+    """Where an array is; strides are in bytes."""
+
+    address: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def memory(array: Array) -> Memory:
+    """Return where an array of NumPy or PyTorch is."""
+    shape = tuple(array.shape)
+    if hasattr(array, "data_ptr"):
+        size = array.element_size()
+        dtype = str(array.dtype).rpartition(".")[2]
+        strides = tuple([step * size for step in array.stride()])
+        return Memory(array.data_ptr(), dtype, shape, strides)
+    return Memory(array.ctypes.data, array.dtype.name, shape, array.strides)
+
+
+_LARGE: Final = 1 << 22
+"""Bytes from which the size of pages matters."""
+
+
+def empty_like(xp: Namespace, array: Array) -> Array:
+    """Return an array like another, not initialised.
+
+    NumPy asks for huge pages, torch does not, and half of a kernel's time can go into page faults;
+    so torch's large results lie in memory that NumPy allocated.
+    """
+    if not hasattr(array, "data_ptr") or array.nbytes < _LARGE or not array.is_contiguous():
+        return xp.empty_like(array)
+    integers = {2: np.int16, 4: np.int32, 8: np.int64}[array.element_size()]
+    return xp.asarray(np.empty(tuple(array.shape), integers), device="cpu").view(array.dtype)
+
+
+def table(arrays: Sequence[Memory | None], *, whole_rows: bool = False) -> np.ndarray[Any, Any]:
+    """Return the table of arrays that broadcast to the first one's shape; None is no array.
+
+    With ``whole_rows`` the last axis stays one of its own; else axes come in the order in which the
+    first array has them in memory.
+    """
+    first = arrays[0]
+    assert first is not None  # noqa: S101 - of the caller's own making
+    shape = first.shape
+    there = [array for array in arrays if array is not None]
+    columns = [_broadcast(array, shape) for array in there]
+    if whole_rows:
+        sizes, columns = _merged(shape[:-1], [column[:-1] for column in columns], columns)
+        sizes.append(shape[-1])
+    else:
+        order = sorted(range(len(shape)), key=lambda axis: -abs(columns[0][axis]))
+        sizes, columns = _merged(
+            [shape[axis] for axis in order], [[c[axis] for axis in order] for c in columns], None
+        )
+    result = np.zeros((len(arrays) + 1, STRIDES + len(sizes)), dtype=np.int64)
+    result[0, 0] = len(sizes)
+    result[0, STRIDES:] = sizes
+    rows = iter(columns)
+    for row, array in enumerate(arrays, 1):
+        if array is not None:
+            strides = next(rows)
+            code, size = CODES[array.dtype]
+            result[row, :STRIDES] = array.address, code, _contiguous(sizes, strides, size)
+            result[row, STRIDES:] = strides
+    return result
+
+
+def _broadcast(array: Memory, shape: tuple[int, ...]) -> list[int]:
+    """Return the strides with which an array fills a shape: 0 along what it lacks."""
+    missing = len(shape) - len(array.shape)
+    return [0] * missing + [
+        0 if size != full else stride
+        for size, full, stride in zip(array.shape, shape[missing:], array.strides, strict=True)
+    ]
+
+
+def _merged(
+    shape: Sequence[int], columns: list[list[int]], whole: list[list[int]] | None
+) -> tuple[list[int], list[list[int]]]:
+    """Merge neighbouring axes where every array steps evenly over both; keep a last axis apart."""
+    sizes: list[int] = []
+    steps: list[list[int]] = [[] for _ in columns]
+    for axis, size in enumerate(shape):
+        if size == 1:
+            continue
+        if sizes and all(
+            step[-1] == size * column[axis] for step, column in zip(steps, columns, strict=True)
+        ):
+            sizes[-1] *= size
+            for step, column in zip(steps, columns, strict=True):
+                step[-1] = column[axis]
+        else:
+            sizes.append(size)
+            for step, column in zip(steps, columns, strict=True):
+                step.append(column[axis])
+    if whole is not None:
+        return sizes, [[*step, column[-1]] for step, column in zip(steps, whole, strict=True)]
+    return sizes or [1], [step or [0] for step in steps]
+
+
+def _contiguous(sizes: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
+    expected = itemsize
+    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,428 @@
+"""The fused CPU kernels: their elementary functions, their agreement with the formulas and beyond.
+
+Small arrays are left to the formulas; here they are not, so that every path of a kernel is taken.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from libraries import unit
+from logit_families import assert_right, batch, truths
+from reference import extended
+
+import kldiv
+from kldiv.errors import BackendError, ConfigError
+from kldiv.formulas.rows import JensenShannon, RowLoss
+from kldiv.kernels import cpu
+
+pytest.importorskip("numba")
+
+from kldiv.kernels.cpu import compiling, elementary, threads
+
+FLOATS = ["float32", "float64"]
+REDUCTIONS = ["none", "mean", "batchmean", "sum"]
+
+
+@pytest.fixture(autouse=True)
+def fused(monkeypatch):
+    """Give small arrays to the kernels too."""
+    monkeypatch.setattr(cpu, "SMALL", 0)
+
+
+def pure():
+    return kldiv.config_context(kernel="pure")
+
+
+# --- exp and log ----------------------------------------------------------------------------------
+
+
+@compiling.inline
+def all_log(x, out):
+    for i in range(x.size):
+        out[i] = elementary.log(x[i])
+
+
+@compiling.inline
+def all_exp(x, out):
+    for i in range(x.size):
+        out[i] = elementary.exp(x[i])
+
+
+def applied(function, x):
+    out = np.empty_like(x)
+    function(x, out)
+    return out
+
+
+def worst(found, true):
+    """Largest error in units of the last place of the true values."""
+    with np.errstate(all="ignore"):
+        rounded = true.astype(found.dtype)
+        finite = np.isfinite(rounded)
+        np.testing.assert_array_equal(found[~finite], rounded[~finite])
+        ulp = np.spacing(abs(rounded[finite])).astype(np.longdouble)
+        return float(np.max(abs(found[finite].astype(np.longdouble) - true[finite]) / ulp))
+
+
+wide = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="a long double is a double")
+
+
+@wide
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_log_is_right_to_an_ulp(dtype):
+    random = np.random.default_rng(1)
+    bits = {"float32": np.int32, "float64": np.int64}[dtype]
+    top = int(np.array(np.inf, dtype).view(bits))
+    x = random.integers(0, top + 1, 1_500_000).astype(bits).view(dtype)  # all exponents alike
+    near = (1 + random.normal(size=500_000) * 10.0 ** random.integers(-8, 0, 500_000)).astype(dtype)
+    x = np.concatenate([x, near[near > 0], np.array([0, -0.0, np.inf, np.nan, -1, -np.inf], dtype)])
+    with np.errstate(all="ignore"):
+        true = np.log(x.astype(np.longdouble))
+    assert worst(applied(all_log, x), true) <= 1
+
+
+@wide
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_exp_is_right_to_an_ulp(dtype):
+    random = np.random.default_rng(2)
+    low, high = {"float32": (-104.5, 89.5), "float64": (-746.5, 710.5)}[dtype]
+    x = np.concatenate(
+        [
+            random.uniform(low, high, 1_500_000),
+            random.normal(size=500_000) * 10.0 ** random.integers(-10, 1, 500_000),
+            [0, -0.0, np.inf, -np.inf, np.nan, 1e300, -1e300, 5e-324],
+        ]
+    )
+    with np.errstate(all="ignore"):
+        x = x.astype(dtype)
+        true = np.exp(x.astype(np.longdouble))
+    assert worst(applied(all_exp, x), true) <= 1.2
+
+
+@pytest.mark.parametrize("function", [all_log, all_exp])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_loops_become_vectors(function, dtype):
+    applied(function, np.ones(3, dtype))
+    code = [text for key, text in function.inspect_asm().items() if dtype in str(key[0].dtype)]
+    packed = {"float32": ("mulps", "fmla"), "float64": ("mulpd", "fmla")}[dtype]
+    packed += ("213ps", "231ps", "132ps") if dtype == "float32" else ("213pd", "231pd", "132pd")
+    assert any(word in code[0] for word in packed)
+
+
+# --- pointwise ------------------------------------------------------------------------------------
+
+
+def probabilities(shape, seed=0):
+    random = np.random.default_rng(seed)
+    x = np.log(random.random(shape) + 1e-9)
+    y = random.random(shape)
+    y.flat[::7] = 0
+    return x, y
+
+
+def elements(x, y, *, log_target):
+    """The truth, in long doubles."""
+    x, y = x.astype(np.longdouble), y.astype(np.longdouble)
+    with np.errstate(all="ignore"):
+        if log_target:
+            y = np.maximum(y, -1e4)  # e^y is 0 there too
+            return np.exp(y) * (y - x), np.exp(y) * (abs(x) + abs(y))
+        log = np.log(np.where(y > 0, y, 1))
+        return y * (log - x), y * (abs(log) + abs(x))
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_elements_are_right_to_four_units(dtype, log_target):
+    x, y = (a.astype(dtype) for a in probabilities((333, 1001)))
+    if log_target:
+        with np.errstate(divide="ignore"):
+            y = np.log(y)
+    found = kldiv.kl_div(x, y, reduction="none", log_target=log_target)
+    assert kldiv.explain(x, y).kernel == "cpu"
+    true, size = elements(x, y, log_target=log_target)
+    limit = (6 if log_target else 4) * unit(dtype) * size
+    assert (abs(found - true) <= limit + np.finfo(dtype).tiny).all()
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_sums_are_right(dtype, log_target):
+    x, y = (a.astype(dtype) for a in probabilities((333, 10001)))
+    if log_target:
+        y = np.log(y + np.finfo(dtype).tiny)
+    for data in ((x, y), (x, np.full_like(y, 0.1 if not log_target else -0.1))):
+        true = elements(*data, log_target=log_target)[0].sum()
+        found = kldiv.kl_div(*data, reduction="sum", log_target=log_target)
+        assert abs(found - true) <= 4 * unit(dtype) * abs(true)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("mask", ["none", "rows", "elements"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_kl_div_agrees_with_the_formulas(dtype, mask, log_target, reduction):
+    kind = pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype
+    x, y = probabilities((7, 5, 300))
+    x, y = x.astype(kind), (np.log(y + 1e-3) if log_target else y).astype(kind)
+    x[0, 0, :3], y[0, 0, :3] = -np.inf, [-np.inf if log_target else 0, 0.5, 0]
+    where = {
+        "none": None,
+        "rows": np.arange(5)[:, None] != 2,
+        "elements": np.random.default_rng(3).random(x.shape) < 0.8,
+    }[mask]
+    loss = functools.partial(
+        kldiv.kl_div, reduction=reduction, log_target=log_target, where=where, dtype="float64"
+    )
+    found = loss(x, y)
+    with pure():
+        wanted = loss(x.astype("float64"), y.astype("float64"))
+    np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-15)
+    assert type(found) is type(wanted)
+    if reduction != "none":
+        loss = functools.partial(loss, dtype=None)
+        gradients = kldiv.value_and_grad(loss, (0, 1))(x, y)[1]
+        with pure():
+            expected = kldiv.value_and_grad(loss, (0, 1))(x.astype("f8"), y.astype("f8"))[1]
+        for a, b in zip(gradients, expected, strict=True):
+            assert (a.dtype, a.shape) == (x.dtype, x.shape)
+            scale = abs(b[np.isfinite(b)]).max()  # log y + 1 and x may cancel
+            tolerance = 8 * unit(dtype)
+            atol = tolerance * scale + (1e-7 if dtype == "float16" else 0)
+            np.testing.assert_allclose(a.astype("f8"), b, rtol=tolerance, atol=atol)
+
+
+LAYOUTS = {
+    "transposed": lambda a: a.transpose(2, 0, 1),
+    "every other": lambda a: a[:, :, ::2],
+    "backwards": lambda a: a[::-1, :, ::-1],
+    "broadcast": lambda a: np.broadcast_to(a[:1], a.shape),
+    "read-only": lambda a: a.view() if a.setflags(write=False) is None else a,
+    "a part": lambda a: a[1:, 2:, 3:-1],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_any_layout(dtype, layout):
+    x, y = (a.astype(dtype) for a in probabilities((6, 7, 500)))
+    changed_x, changed_y = LAYOUTS[layout](x), LAYOUTS[layout](y)
+    for loss in (kldiv.kl_div, kldiv.kl_div_with_logits, kldiv.js_div_with_logits):
+        for mixed in ((changed_x, changed_y), (changed_x, changed_y.copy())):
+            vg = kldiv.value_and_grad(functools.partial(loss, dtype="float32"), (0, 1))
+            value, gradients = vg(*mixed)
+            wanted, expected = vg(np.ascontiguousarray(mixed[0]), np.ascontiguousarray(mixed[1]))
+            np.testing.assert_allclose(value, wanted, rtol=1e-6)
+            for a, b in zip(gradients, expected, strict=True):
+                np.testing.assert_allclose(
+                    a, b, rtol=1e-2 if dtype == "float16" else 1e-5, atol=1e-7
+                )
+
+
+# --- logits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 3.3])
+@pytest.mark.parametrize(("size", "dtype"), [(3, "float32"), (3, "float64"), (100, "float32")])
+def test_kl_of_logits_is_exact(size, dtype, temperature):
+    names, s, t = batch(size, dtype)
+    expected = truths(size, dtype, temperature)
+    operation = RowLoss("none", dtype, dtype, dtype, temperature=temperature)
+    xp = kldiv.backends.get("numpy").namespace()
+    value, gradients = cpu.compute(cpu.Work(operation, xp, [s, t], 1, gradients=(0, 1)))
+    assert_right(names, (value, *gradients), expected, dtype)
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize(("size", "dtype"), [(3, "float32"), (3, "float64"), (100, "float32")])
+def test_js_of_logits_is_exact(size, dtype, beta):
+    names, s, t = batch(size, dtype)
+    operation = RowLoss("none", dtype, dtype, dtype, JensenShannon(beta))
+    xp = kldiv.backends.get("numpy").namespace()
+    value, gradients = cpu.compute(cpu.Work(operation, xp, [s, t], 1, gradients=(0, 1)))
+    assert_right(names, (value, *gradients), truths(size, dtype, 1.0, beta), dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("size", [1025, 4099, 32000])
+def test_kl_of_many_classes_is_exact(size, dtype):
+    random = np.random.default_rng(size)
+    t, z = 3 * random.normal(size=size), random.normal(size=size)
+    pairs = {
+        "1": (t + z, t),
+        "1e-3": (t + 1e-3 * z, t + 100),
+        "1e-7": (t + 1e-7 * z, t),
+        "sorted": (np.sort(t) + 1e-3 * z, np.sort(t) + 100),
+        "scale 20": (20 * z, 20 * z + t),
+        "smooth": (np.where(np.arange(size) == 7, 12.3, 0.1) - 1e-2 * z, np.eye(1, size, 7)[0]),
+        "a ramp": (t + np.linspace(-1, 1, size), t),
+    }
+    s, t = (np.stack([pair[i] for pair in pairs.values()]).astype(dtype) for i in (0, 1))
+    value, gradients = kldiv.value_and_grad(
+        functools.partial(kldiv.kl_div_with_logits, reduction="sum"), (0, 1)
+    )(s, t)
+    rows = kldiv.kl_div_with_logits(s, t, reduction="none")
+    assert abs(value - rows.sum()) <= 1e-6 * value
+    assert_right(
+        pairs, (rows, *gradients), [extended(a, b) for a, b in zip(s, t, strict=True)], dtype
+    )
+
+
+@pytest.mark.parametrize("loss", [kldiv.kl_div_with_logits, kldiv.js_div_with_logits])
+def test_a_masked_row_leaks_nothing(loss):
+    s, t = np.zeros((4, 300)), np.ones((4, 300)) * np.arange(300)
+    s[1] = np.nan
+    keep = np.array([True, False, True, True])
+    vg = kldiv.value_and_grad(functools.partial(loss, where=keep), (0, 1))
+    value, gradients = vg(s, t)
+    assert value == loss(s[keep], t[keep])
+    assert all(np.isfinite(g).all() and (g[1] == 0).all() for g in gradients)
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+
+def large():
+    random = np.random.default_rng(8)
+    return (random.normal(size=(64, 20000)).astype("float32") for _ in range(2))
+
+
+def of(loss, s, t):
+    value, gradients = kldiv.value_and_grad(loss, (0, 1))(s, t)
+    return [float(value), *(g.tobytes() for g in gradients)]
+
+
+LOSSES = [kldiv.kl_div, kldiv.kl_div_with_logits, kldiv.js_div_with_logits]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_same_bits_for_any_number_of_threads(loss, monkeypatch):
+    s, t = large()
+    t = abs(t) if loss is kldiv.kl_div else t
+    results = []
+    for number in ("1", "2", "3", "2"):
+        monkeypatch.setenv("KLDIV_NUM_THREADS", number)
+        results.append(of(loss, s, t))
+    assert results[1:] == results[:-1]
+
+
+def test_many_threads_call_at_once(monkeypatch):
+    monkeypatch.setenv("KLDIV_NUM_THREADS", "2")
+    s, t = large()
+    wanted = of(kldiv.kl_div_with_logits, s, t)
+    with ThreadPoolExecutor(6) as pool:
+        for future in [pool.submit(of, kldiv.kl_div_with_logits, s, t) for _ in range(12)]:
+            assert future.result() == wanted
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+def test_a_forked_child_computes():
+    code = """
+import os, sys, numpy as np, kldiv
+x, y = np.zeros((64, 20000), 'float32'), np.full((64, 20000), 0.5, 'float32')
+before = kldiv.kl_div(x, y, reduction='sum')
+child = os.fork()
+if child == 0:
+    os._exit(0 if kldiv.kl_div(x, y, reduction='sum') == before else 1)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+    environment = {**os.environ, "KLDIV_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=environment)
+
+
+def test_an_error_in_a_helper_is_raised():
+    def work(first, _):
+        if first:
+            raise ValueError("of a helper")
+
+    with pytest.raises(ValueError, match="of a helper"):
+        threads.share(work, 100, 2)
+
+
+@pytest.mark.parametrize("value", ["0", "two", "-1"])
+def test_a_number_of_threads_that_is_none(monkeypatch, value):
+    monkeypatch.setenv("KLDIV_NUM_THREADS", value)
+    with pytest.raises(ConfigError, match="KLDIV_NUM_THREADS must be a whole number"):
+        threads.number()
+
+
+def test_the_number_of_threads_follows_the_library(monkeypatch):
+    monkeypatch.delenv("KLDIV_NUM_THREADS", raising=False)
+    assert threads.number() == threads.cores()
+    assert threads.number(3) == 3
+
+
+# --- where kernels do not run ---------------------------------------------------------------------
+
+
+def test_small_arrays_are_left_to_the_formulas(monkeypatch):
+    monkeypatch.setattr(cpu, "SMALL", 100)
+    small, large = np.ones(99), np.ones(100)
+    assert kldiv.explain(small).kernel == "pure"
+    assert kldiv.explain(large).kernel == "cpu"
+    with kldiv.config_context(kernel="cpu"):
+        assert kldiv.explain(small).kernel == "cpu"
+
+
+def test_without_numba(monkeypatch):
+    monkeypatch.setattr(cpu, "_installed", lambda: False)
+    monkeypatch.setattr("kldiv.backends.routing._places", {})
+    assert kldiv.explain(np.ones(9)).kernel == "pure"
+    with kldiv.config_context(kernel="cpu"), pytest.raises(BackendError, match="pip install"):
+        kldiv.kl_div(np.ones(9), np.ones(9))
+
+
+def test_a_failing_compiler_is_told_once(monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(cpu, "_failure", None)
+    monkeypatch.setattr("kldiv.kernels.cpu.pointwise_loss.compile_for", fail)
+    x, y = np.zeros(9), np.ones(9)
+    with pytest.warns(RuntimeWarning, match="compiling it fails: OSError: disk full"):
+        assert kldiv.kl_div(x, y) == 0
+    assert kldiv.kl_div(x, y) == 0
+    assert "disk full" in str(kldiv.explain(x, y))
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("")
+    code = """
+import numpy as np, kldiv
+x = np.zeros(10**5)
+assert kldiv.kl_div(x, x + 1) == 0
+print(kldiv.explain(x).kernel)
+"""
+    environment = {**os.environ, "KLDIV_CACHE_DIR": str(file / "below")}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert run.stdout == "pure\n"
+    assert run.stderr.count("RuntimeWarning") == 1
+
+
+def test_second_order_is_left_to_the_formulas():
+    torch = pytest.importorskip("torch")
+    s, t = (torch.randn(3, 40, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    (gradient,) = torch.autograd.grad(kldiv.kl_div_with_logits(s, t), s, create_graph=True)
+    with pure():
+        (wanted,) = torch.autograd.grad(kldiv.kl_div_with_logits(s, t), s, create_graph=True)
+    found, expected = (torch.autograd.grad(g.square().sum(), s)[0] for g in (gradient, wanted))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_second_backward_on_torch_computes_anew():
+    torch = pytest.importorskip("torch")
+    s, t = torch.randn(3, 400, requires_grad=True), torch.randn(3, 400)
+    loss = kldiv.kl_div_with_logits(s, t)
+    first, second = (torch.autograd.grad(3 * loss, s, retain_graph=True)[0] for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-9)
+    assert torch.is_nonzero(first.abs().sum())
