@@ -1,0 +1,275 @@
+"""The CPU kernels beside the memory's own speed, PyTorch, torch.compile and SciPy, in one run.
+
+    python bench/cpu_kernels.py [--rounds N] [--threads N] [--quick]
+
+Rounds of all candidates of a table are interleaved, so that a machine whose speed drifts slows all
+alike; ratios are medians over the rounds. Writes bench/results/cpu_kernels.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Calls = dict[str, Callable[[], object]]
+
+RESULTS = Path(__file__).parent / "results" / "cpu_kernels.json"
+
+
+def arguments() -> argparse.Namespace:
+    """Return the options; the number of threads must be known before libraries load."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="leave the slow peers out")
+    return parser.parse_args()
+
+
+OPTIONS = arguments()
+os.environ["KLDIV_NUM_THREADS"] = str(OPTIONS.threads)
+
+import numpy as np  # noqa: E402 - after the number of threads is set
+import torch  # noqa: E402
+from scipy.special import rel_entr  # noqa: E402
+from torch.nn import functional as F  # noqa: E402, N812 - its usual name
+
+import kldiv  # noqa: E402
+
+
+def measure(calls: Calls, rounds: int) -> dict[str, list[float]]:
+    """Return the milliseconds of each call in each round."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+        call()
+    for done in range(rounds):
+        for name, call in calls.items():
+            time.sleep(0.01)  # a library's threads spin for a while, in the way of the next one's
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1e3)
+        print(f"\r  round {done + 1}/{rounds}", end="", file=sys.stderr, flush=True)
+    print("\r" + " " * 20 + "\r", end="", file=sys.stderr)
+    return times
+
+
+def backward(loss: Callable[..., torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> None:
+    """Compute a loss and its gradient."""
+    loss(x, y).backward()
+    x.grad = None
+
+
+def usual(s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Return KL from logits as it is usually written."""
+    return F.kl_div(
+        F.log_softmax(s, -1), F.log_softmax(t, -1), log_target=True, reduction="batchmean"
+    )
+
+
+def pointwise(dtype: str) -> tuple[Calls, dict[str, tuple[str, str, float]]]:
+    """Return the calls of `kl_div`, sum, 1024 × 32000, and what is asked of their ratios."""
+    random = np.random.default_rng(0)
+    shape = (1024, 32000)
+    y = random.random(shape, dtype=np.float32).astype(dtype)
+    y /= y.sum(-1, keepdims=True)
+    x = np.log(random.random(shape, dtype=np.float32) + 1e-6).astype(dtype)
+    tx, ty = torch.from_numpy(x), torch.from_numpy(y)
+    tracked = tx.clone().requires_grad_()
+    out = torch.empty_like(tx)
+    ours = functools.partial(kldiv.kl_div, reduction="sum")
+    eager = functools.partial(F.kl_div, reduction="sum")
+    compiled = torch.compile(eager)
+    both = kldiv.value_and_grad(ours)
+    calls: Calls = {
+        "floor": lambda: (tx.sum(), ty.sum()),
+        "NumPy": lambda: ours(x, y),
+        "torch": lambda: ours(tx, ty),
+        "eager": lambda: eager(tx, ty),
+        "compiled": lambda: compiled(tx, ty),
+    }
+    asked = {
+        "NumPy / floor": ("NumPy", "floor", -1.25),
+        "torch / floor": ("torch", "floor", -1.25),
+        "eager / torch": ("eager", "torch", 15.0 if dtype == "float32" else 10.0),
+        "compiled / torch": ("compiled", "torch", 3.5 if dtype == "float32" else 1.8),
+    }
+    if dtype == "float32":
+        calls |= {
+            "floor, read 2, write 1": lambda: torch.add(tx, ty, out=out),
+            "the same, allocated": lambda: torch.add(tx, ty),
+            "NumPy with gradient": lambda: both(x, y),
+            "torch with gradient": lambda: backward(ours, tracked, ty),
+            "eager with gradient": lambda: backward(eager, tracked, ty),
+        }
+        asked |= {
+            "NumPy with gradient / floor": ("NumPy with gradient", "floor, read 2, write 1", -1.5),
+            "torch with gradient / floor": ("torch with gradient", "floor, read 2, write 1", -1.5),
+            "eager / torch, with gradient": ("eager with gradient", "torch with gradient", 6.0),
+        }
+        if not OPTIONS.quick:
+            q = np.exp(x)
+            calls["SciPy"] = lambda: rel_entr(y, q).sum()
+            asked["SciPy / NumPy"] = ("SciPy", "NumPy", 50.0)
+    else:
+        asked = {key: value for key, value in asked.items() if value[2] > 0}
+    return calls, asked
+
+
+def rows() -> tuple[Calls, dict[str, tuple[str, str, float]]]:
+    """Return the calls of `kl_div_with_logits`, mean, 512 × 32000, and what is asked of them."""
+    random = np.random.default_rng(1)
+    shape = (512, 32000)
+    t = 3 * random.standard_normal(shape, dtype=np.float32)
+    s = t + random.standard_normal(shape, dtype=np.float32)
+    ts, tt = torch.from_numpy(s), torch.from_numpy(t)
+    tracked = ts.clone().requires_grad_()
+    compiled = torch.compile(usual)
+    ours = kldiv.kl_div_with_logits
+    both = kldiv.value_and_grad(ours)
+    calls: Calls = {
+        "floor": lambda: (ts.sum(), tt.sum()),
+        "NumPy": lambda: ours(s, t),
+        "torch": lambda: ours(ts, tt),
+        "eager": lambda: usual(ts, tt),
+        "compiled": lambda: compiled(ts, tt),
+        "NumPy with gradient": lambda: both(s, t),
+        "torch with gradient": lambda: backward(ours, tracked, tt),
+        "eager with gradient": lambda: backward(usual, tracked, tt),
+        "compiled with gradient": lambda: backward(compiled, tracked, tt),
+    }
+    return calls, {
+        "eager / torch": ("eager", "torch", 6.0),
+        "compiled / torch": ("compiled", "torch", 1.8),
+        "eager / torch, with gradient": ("eager with gradient", "torch with gradient", 5.0),
+        "compiled / torch, with gradient": ("compiled with gradient", "torch with gradient", 2.5),
+    }
+
+
+def halves() -> tuple[Calls, dict[str, tuple[str, str, float]]]:
+    """Return the calls on bfloat16 logits, 512 × 151936, with gradient."""
+    generator = torch.Generator().manual_seed(2)
+    t = 3 * torch.randn(512, 151936, generator=generator)
+    s = (t + torch.randn(512, 151936, generator=generator)).bfloat16().requires_grad_()
+    t = t.bfloat16()
+    ours = functools.partial(kldiv.kl_div_with_logits, dtype="float32")
+    calls: Calls = {
+        "torch with gradient": lambda: backward(ours, s, t),
+        "eager with gradient": lambda: backward(usual, s, t),
+    }
+    return calls, {
+        "eager / torch, with gradient": ("eager with gradient", "torch with gradient", 5.0)
+    }
+
+
+def small() -> tuple[Calls, dict[str, tuple[str, str, float]]]:
+    """Return a thousand calls on (8, 10) as they are, and by the formulas alone."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.log_softmax(torch.randn(8, 10, generator=generator), -1)
+    y = torch.softmax(torch.randn(8, 10, generator=generator), -1)
+
+    def many(*arrays: Any, kernel: str) -> None:
+        with kldiv.config_context(kernel=kernel):
+            for _ in range(1000):
+                kldiv.kl_div(*arrays, reduction="sum")
+
+    pairs = {"torch": (x, y), "NumPy": (x.numpy(), y.numpy())}
+    calls: Calls = {
+        f"{library}, {kernel}": functools.partial(many, *arrays, kernel=kernel)
+        for library, arrays in pairs.items()
+        for kernel in ("auto", "pure")
+    }
+    return calls, {
+        f"{library}, auto / pure": (f"{library}, auto", f"{library}, pure", -1.05)
+        for library in pairs
+    }
+
+
+def peak(work: Callable[[], object]) -> float | None:
+    """Return by how many MiB the process grows at most during ``work``; on Linux only."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+
+    def at(name: str) -> float:
+        lines = status.read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before = at("VmRSS")
+    work()
+    return at("VmHWM") - before
+
+
+def memory() -> dict[str, float | None]:
+    """Return the peak extra memory of reduced forwards, in MiB."""
+    x = np.full((256, 32000), -1.0, np.float32)
+    calls: Calls = {
+        "kl_div": lambda: kldiv.kl_div(x, x, log_target=True, reduction="sum"),
+        "kl_div_with_logits": lambda: kldiv.kl_div_with_logits(x, x),
+    }
+    found = {}
+    for name, call in calls.items():
+        call()
+        found[name] = peak(call)
+    return found
+
+
+TABLES = {
+    "kl_div, sum, 1024 x 32000, float32": functools.partial(pointwise, "float32"),
+    "kl_div, sum, 1024 x 32000, float64": functools.partial(pointwise, "float64"),
+    "kl_div_with_logits, mean, 512 x 32000, float32": rows,
+    "kl_div_with_logits, 512 x 151936, bfloat16": halves,
+    "kl_div, sum, 8 x 10, a thousand calls": small,
+}
+
+
+def main() -> None:
+    """Measure, print, and write the results."""
+    torch.set_num_threads(OPTIONS.threads)
+    report: dict[str, Any] = {
+        "threads": OPTIONS.threads,
+        "rounds": OPTIONS.rounds,
+        "machine": platform.processor() or platform.machine(),
+        "versions": {"kldiv": kldiv.__version__, "torch": torch.__version__},
+        "tables": {},
+    }
+    for title, prepare in TABLES.items():
+        print(title)
+        calls, asked = prepare()
+        times = measure(calls, OPTIONS.rounds)
+        for name, each in times.items():
+            print(f"  {median(each):9.2f} ms  {name}")
+        ratios = {}
+        for name, (above, below, target) in asked.items():
+            ratio = median(a / b for a, b in zip(times[above], times[below], strict=True))
+            met = ratio <= -target if target < 0 else ratio >= target
+            sign = "<=" if target < 0 else ">="
+            print(f"  {ratio:8.2f} x  {name}, {sign} {abs(target)}: {'met' if met else 'missed'}")
+            ratios[name] = {"ratio": round(ratio, 3), "target": f"{sign} {abs(target)}", "met": met}
+        report["tables"][title] = {
+            "ms": {name: round(median(each), 3) for name, each in times.items()},
+            "ratios": ratios,
+        }
+        del calls
+    report["peak_extra_MiB"] = memory()
+    print("peak extra memory, MiB:", report["peak_extra_MiB"])
+    with tempfile.NamedTemporaryFile("w", dir=RESULTS.parent, delete=False) as file:
+        json.dump(report, file, indent=2)
+        file.write("\n")
+    Path(file.name).replace(RESULTS)
+
+
+if __name__ == "__main__":
+    main()
