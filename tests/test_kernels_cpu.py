@@ -371,6 +371,15 @@ def test_small_arrays_are_left_to_the_formulas(monkeypatch):
         assert kldiv.explain(small).kernel == "cpu"
 
 
+def test_explained_where_another_library_computes(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(cpu, "SMALL", 100)
+    with kldiv.config_context(backend="torch"):
+        assert kldiv.explain(np.ones(99)).kernel == "pure"
+        assert kldiv.explain(np.ones(100)).kernel == "cpu"
+        assert kldiv.kl_div(np.zeros(100), np.ones(100)) == 0
+
+
 def test_without_numba(monkeypatch):
     monkeypatch.setattr(cpu, "_installed", lambda: False)
     monkeypatch.setattr("kldiv.backends.routing._places", {})

@@ -57,7 +57,13 @@ class CPUBackend(Backend):
     def explain_kernel(
         self, name: str, operation: Operation, arrays: Sequence[Array]
     ) -> tuple[str, str]:
-        refusal = cpu.problem() if name == "pure" else self._refusal(operation, arrays, name)
+        refusal = cpu.problem()
+        if name != "pure" and not refusal:
+            small = name == "auto" and cpu.is_small(arrays[0])
+            refusal = cpu.SMALL_TEXT if small else cpu.refusal(operation, arrays)
+            # Arrays of another library are moved here first.
+            if not refusal and all(self.recognises(type(array)) for array in arrays):
+                refusal = self._unreachable(arrays)
         if name == "pure" or refusal:
             why = "the array-API formula, the fastest that applies"
             return "pure", f"{why}: {refusal}" if refusal else why
@@ -108,8 +114,7 @@ class CPUBackend(Backend):
         """Return why the kernel ``cpu`` does not take a call, or None where it does."""
         if kernel == "auto" and self.small(arrays[0]):
             return cpu.SMALL_TEXT
-        return (
-            cpu.problem()
-            or cpu.refusal(operation, arrays)
-            or (None if self.addressable(arrays) else "the arrays are not in a CPU's memory")
-        )
+        return cpu.problem() or cpu.refusal(operation, arrays) or self._unreachable(arrays)
+
+    def _unreachable(self, arrays: Sequence[Array]) -> str | None:
+        return None if self.addressable(arrays) else "the arrays are not in a CPU's memory"
