@@ -11,6 +11,7 @@ import torch
 from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
+from kldiv.backends import _torch_ops
 from kldiv.backends._kernels import CPUBackend
 from kldiv.backends._table import TABLE
 from kldiv.errors import LibraryError
@@ -32,7 +33,9 @@ def _gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
     arrays, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
     wanted = [index for index, each in enumerate(needed) if each]
     found = None
-    if not torch.is_grad_enabled():  # else these gradients will be differentiated again
+    # Where gradients are enabled these will be differentiated again; a compiler allows just one
+    # order, and enables them all the same.
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         found = ctx.route.fused(ctx.operation, wanted, arrays, cotangent, value=False)
     if found is None:
         pullback = partial(ctx.operation.pullback, xp, ctx.route.run)
@@ -64,7 +67,8 @@ class _Plain(torch.autograd.Function):
         ctx.operation = operation
         ctx.route = route
         ctx.save_for_backward(*arrays)
-        if getattr(operation, "reduction", "none") != "none":
+        reduced = getattr(operation, "reduction", "none") != "none"
+        if reduced and not torch.compiler.is_compiling():
             wanted = [index for index, each in enumerate(ctx.needs_input_grad[2:]) if each]
             found = route.fused(operation, wanted, arrays)
             if found is not None:
@@ -158,7 +162,7 @@ class TorchBackend(CPUBackend):
             return False
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
-        if kernel != "pure" and not torch.compiler.is_compiling() and not self.small(arrays[0]):
+        if kernel != "pure" and not self.small(arrays[0]):
             found = self.fused(operation, arrays, kernel)
             if found is not None:
                 return found[0]
@@ -171,7 +175,7 @@ class TorchBackend(CPUBackend):
         self, operation: Operation, arrays: Sequence[Array], kernel: str, *options: Any, **more: Any
     ) -> tuple[Array | None, list[Array]] | None:
         if torch.compiler.is_compiling():
-            return None
+            return _torch_ops.compiled(operation, arrays, kernel, *options, **more)
         return super().fused(operation, arrays, kernel, *options, **more)
 
     def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:

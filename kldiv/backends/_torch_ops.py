@@ -1,0 +1,179 @@
+"""The CPU kernels as an operator of torch's own, which ``torch.compile`` calls as it is.
+
+A compiler cannot look into a kernel, so what it needs to know is said here: the results' shapes,
+and what ``vmap`` does. An operation is spelled out in words and numbers, which is all that an
+operator takes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import array_api_compat.torch as xp
+import torch
+
+from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
+from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
+from kldiv.kernels import cpu
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array
+    from kldiv.formulas.operation import Operation
+
+_SCHEMA: Final = (
+    "(Tensor[] arrays, str loss, str[] names, float beta, float? temperature, int[] gradients, "
+    "Tensor? cotangent, bool value) -> Tensor[]"
+)
+
+_INSTALLED: Final = cpu.problem() is None
+"""Known when the adapter is loaded, as a compiler cannot look for a package."""
+
+
+def compiled(
+    operation: Operation,
+    arrays: Sequence[Array],
+    kernel: str,
+    gradients: Sequence[int] = (),
+    cotangent: Array | None = None,
+    *,
+    value: bool = True,
+) -> tuple[Array | None, list[Array]] | None:
+    """Do inside ``torch.compile`` what `Backend.fused` does outside."""
+    if kernel == "pure" or not _INSTALLED or any(index > 1 for index in gradients):
+        return None
+    if arrays[0].numel() < cpu.SMALL or any(array.device.type != "cpu" for array in arrays):
+        return None
+    words = _spelled(operation)
+    if words is None:
+        return None
+    found = _fused([*arrays], *words, [*gradients], cotangent, value)
+    return (found[0], found[1:]) if value else (None, found)
+
+
+def _spelled(operation: Any) -> tuple[str, list[str], float, float | None] | None:
+    """Return an operation in words and numbers, or None for one that has no kernel."""
+    beta, temperature = 0.5, None
+    if isinstance(operation, RowLoss):
+        temperature = operation.temperature
+        if isinstance(operation.divergence, JensenShannon):
+            loss, beta = "js_div_with_logits", operation.divergence.beta
+        elif isinstance(operation.divergence, KullbackLeibler):
+            loss = "kl_div_with_logits"
+        else:
+            return None
+    elif isinstance(operation, PointwiseLoss) and isinstance(operation.function, KL):
+        loss = "kl_div"
+    elif isinstance(operation, PointwiseLoss) and isinstance(operation.function, KLLogTarget):
+        if operation.function.order:
+            return None
+        loss = "kl_div, log_target"
+    else:
+        return None
+    names = [operation.reduction, operation.compute, operation.total, operation.result]
+    return loss, names, beta, temperature
+
+
+def _operation(loss: str, names: Sequence[Any], beta: float, temperature: float | None) -> Any:
+    """Return the operation that was spelled."""
+    reduction, compute, total, result = names
+    if loss in {"kl_div_with_logits", "js_div_with_logits"}:
+        kind = JensenShannon(beta) if loss == "js_div_with_logits" else KullbackLeibler()
+        return RowLoss(reduction, compute, total, result, kind, temperature)
+    function = KL() if loss == "kl_div" else KLLogTarget()
+    return PointwiseLoss(reduction, compute, total, result, function)
+
+
+@torch.library.custom_op("kldiv::fused", mutates_args=(), schema=_SCHEMA)
+def _fused(
+    arrays: list[Array],
+    loss: str,
+    names: list[str],
+    beta: float,
+    temperature: float | None,
+    gradients: list[int],
+    cotangent: Array | None,
+    value: bool,  # noqa: FBT001 - an operator's arguments have their order
+) -> list[Array]:
+    """Compute value and gradients by a kernel, or by the formulas where it fails."""
+    operation = _operation(loss, names, beta, temperature)
+    threads = cpu.thread_number(torch.get_num_threads())
+    arrays = [array.resolve_neg() for array in arrays]
+    work = cpu.Work(operation, xp, arrays, threads, value, tuple(gradients), cotangent)
+    try:
+        if cpu.problem():
+            return _by_formulas(work)
+        found, of_arrays = cpu.compute(work)
+    except cpu.KernelError as error:
+        warnings.warn(
+            f"kldiv computes by its array-API formulas, not its CPU kernels: {error}; "
+            "kernel='pure' chooses them without this warning",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return _by_formulas(work)
+    return [found, *of_arrays] if value else of_arrays
+
+
+def _by_formulas(work: cpu.Work) -> list[Array]:
+    from kldiv.backends._torch import BACKEND  # noqa: PLC0415 - which imports this module
+
+    def run(operation: Operation, *arrays: Array) -> Array:
+        return BACKEND.compute(operation, arrays, "pure")
+
+    operation, arrays = work.operation, work.arrays
+    results = [run(operation, *arrays)] if work.value else []
+    pullback = partial(operation.pullback, xp, run)
+    for index in work.gradients:
+        gradient = pullback(index, work.cotangent, *arrays)
+        results.append(torch.empty_like(arrays[index]).copy_(gradient))
+    return results
+
+
+@_fused.register_fake
+def _shapes(
+    arrays: list[Array],
+    loss: str,
+    names: list[str],
+    beta: float,
+    temperature: float | None,
+    gradients: list[int],
+    cotangent: Array | None,  # noqa: ARG001 - an operator's arguments
+    value: bool,  # noqa: FBT001 - see above
+) -> list[Array]:
+    operation, first = _operation(loss, names, beta, temperature), arrays[0]
+    dtype = getattr(torch, operation.result)
+    results = []
+    if value and operation.reduction != "none":
+        results = [first.new_empty((), dtype=dtype)]
+    elif value and isinstance(operation, RowLoss):
+        results = [first.new_empty(first.shape[:-1], dtype=dtype)]
+    elif value:
+        results = [torch.empty_like(first, dtype=dtype)]
+    return [*results, *(torch.empty_like(arrays[index]) for index in gradients)]
+
+
+@_fused.register_vmap
+def _mapped(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    arrays: list[Array],
+    *words: Any,
+) -> tuple[list[Array], list[int]]:
+    """Compute one entry after another."""
+    *options, cotangent, value = words
+    where, of_cotangent = in_dims[0], in_dims[6]
+    parts = []
+    for entry in range(info.batch_size):
+        own = [_entry(array, axis, entry) for array, axis in zip(arrays, where, strict=True)]
+        upstream = _entry(cotangent, of_cotangent, entry)
+        parts.append(_fused(own, *options, upstream, value))
+    results = [torch.stack(each) for each in zip(*parts, strict=True)]
+    return results, [0] * len(results)
+
+
+def _entry(array: Array | None, axis: int | None, entry: int) -> Array | None:
+    return array if array is None or axis is None else array.select(axis, entry)
