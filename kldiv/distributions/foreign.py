@@ -203,7 +203,8 @@ def _from_scipy(value: Any) -> Distribution:
         return Opaque(value) if found is None else found
     if name in _SCIPY_OBJECTS:
         return _SCIPY_OBJECTS[name](value)
-    if hasattr(value, "logpdf") or hasattr(value, "logpmf"):
+    density = hasattr(value, "logpdf") or hasattr(value, "logpmf")
+    if density and not hasattr(value, "freeze"):
         return Opaque(value)
     raise LibraryError(
         f"scipy.stats.{name} is not a frozen distribution; give it its parameters: "

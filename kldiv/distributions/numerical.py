@@ -54,6 +54,7 @@ class _Host:
     bounds: tuple[float, float] = (-math.inf, math.inf)
     discrete: bool = False
     vector: bool = False
+    circle: bool = False
 
 
 def estimate(p: Distribution, q: Distribution, method: str, unit: float) -> Estimate:
@@ -103,13 +104,18 @@ def _integrated(a: _Host, b: _Host) -> tuple[float, float]:
     from scipy.integrate import quad  # noqa: PLC0415 - optional
 
     low, high = a.bounds
-    if b.bounds[0] > low or b.bounds[1] < high:
+    if not b.circle and (b.bounds[0] > low or b.bounds[1] < high):
         return math.inf, 0.0
     cuts = _cuts(a, low, high)
     values = [
-        quad(
-            lambda x: float(_log_ratio_term(a, b, x)), *pair, limit=200, epsabs=1e-13, epsrel=1e-12
-        )
+        quad(  # asked for its messages it gives no warnings: the error says it
+            lambda x: _log_ratio_term(a, b, x),
+            *pair,
+            limit=200,
+            epsabs=1e-13,
+            epsrel=1e-12,
+            full_output=1,
+        )[:2]
         for pair in pairwise(cuts)
     ]
     return sum(v for v, _ in values), sum(e for _, e in values)
@@ -268,12 +274,17 @@ def _of_scipy(frozen: Any) -> _Host:
     log_prob = frozen.logpmf if discrete else frozen.logpdf
     if type(frozen).__name__ == "dirichlet_frozen":  # SciPy has events on the first axis
         return _Host(lambda x: frozen.logpdf(np.asarray(x).T), frozen.rvs, vector=True)
+    circle = getattr(getattr(frozen, "dist", None), "name", "") == "vonmises"
+    if circle:  # SciPy has its density on the whole line
+        start = frozen.mean() - math.pi
+        bounds = (start, start + 2 * math.pi)
     return _Host(
         log_prob,
         lambda n, rng: frozen.rvs(size=n, random_state=rng),
         bounds,  # type: ignore[arg-type]
         discrete,
         vector,
+        circle,
     )
 
 

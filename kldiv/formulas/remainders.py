@@ -54,9 +54,10 @@ def lgamma_remainder(xp: Namespace, a: Array, c: Array, difference: Array | None
     change = c - a if difference is None else difference
     total = _entropy_remainder(xp, a + _SHIFT, c + _SHIFT, change)
     total = total + stirling_remainder(xp, a + _SHIFT, c + _SHIFT, change)
-    for i in range(_SHIFT):
-        total = total + phi(xp, log_ratio(xp, a + i, c + i, -change))
-    return total
+    # On an axis of their own: a compiler sees one formula, not ten.
+    change = xp.stack([-change] * _SHIFT, axis=-1)
+    a, c = (xp.stack([x + i for i in range(_SHIFT)], axis=-1) for x in (a, c))
+    return total + xp.sum(phi(xp, log_ratio(xp, a, c, change)), axis=-1)
 
 
 def _entropy_remainder(xp: Namespace, a: Array, c: Array, change: Array) -> Array:
@@ -68,12 +69,14 @@ def stirling_remainder(xp: Namespace, a: Array, c: Array, difference: Array | No
     """Return the remainder of log Γ(x) − x log x + x, for a and c from 10 on."""
     change = c - a if difference is None else difference
     r = log_ratio(xp, c, a, change)
-    total = 0.5 * phi(xp, -r)
+    bend = phi(xp, -r)
+    total = 0.5 * bend
+    powers = range(1, 2 * len(_BINET), 2)
+    bends = phi(xp, xp.stack([m * r for m in powers], axis=-1))
     falling = 1.0 / a
     square = falling * falling
-    for n, coefficient in enumerate(_BINET):
-        m = 2 * n + 1
-        total = total + coefficient * falling * (phi(xp, m * r) + m * phi(xp, -r))
+    for n, (m, coefficient) in enumerate(zip(powers, _BINET, strict=True)):
+        total = total + coefficient * falling * (bends[..., n] + m * bend)
         falling = falling * square
     return total
 

@@ -424,6 +424,7 @@ def _bounds(d: Any) -> tuple[Any, Any]:
 
 def _formula(of_p: type[Moments], of_q: Callable[..., Array]) -> Callable[..., Array]:
     def cross(xp: Namespace, p: Any, q: Any) -> Array:
+        """−H(P) − E[log q], by the moments of P."""
         moments = of_p(xp, p)
         value = moments.negative_entropy() + of_q(xp, moments, q)
         if isinstance(p, f.Uniform) or isinstance(q, f.Uniform):

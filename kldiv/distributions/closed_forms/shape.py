@@ -17,6 +17,7 @@ from kldiv.distributions.families import (
 from kldiv.distributions.registry import register_kl
 from kldiv.formulas.measures import relative_entropy
 from kldiv.formulas.remainders import gamma_excess, integrated_remainder, ratio_phi
+from kldiv.formulas.special import log_ratio
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
@@ -121,11 +122,61 @@ def continuous_bernoulli(xp: Namespace, p: ContinuousBernoulli, q: ContinuousBer
     """The remainder of log((eˣ − 1)/x) between the logits."""
     a, b = natural(xp, p), natural(xp, q)
     change = b - a
-    close = abs(change) < 1.0
+    if p.probs is not None and q.probs is not None:
+        more = q.probs - p.probs
+        change = log_ratio(xp, q.probs, p.probs, more)
+        change = change - log_ratio(xp, 1.0 - q.probs, 1.0 - p.probs, -more)
+    close = abs(change) < 4.0
     step = xp.where(close, change, 0.0)
     near = integrated_remainder(lambda x: curvature(xp, x), a, step)
     far = log_partition(xp, b) - log_partition(xp, a) - change * mean(xp, a)
     return xp.where(close, near, far)
+
+
+_LARGE = 20.0
+
+
+def _bessel_series() -> list[float]:
+    """Return the coefficients in (k/20)², which float32 can hold."""
+    scale = int(_LARGE * _LARGE / 4)
+    return [
+        scale**m * math.factorial(2 * m) / (2 * math.factorial(m) ** 4 * (m + 1) ** 2)
+        for m in range(64)
+    ]
+
+
+def _bessel_asymptotics() -> list[float]:
+    """Return n·aₙ of I₁/I₀ = 1 − Σ aₙ k⁻ⁿ, from its equation A′ = 1 − A/k − A²."""  # noqa: RUF002
+    a = [1.0]
+    for n in range(1, 31):
+        products = sum(a[i] * a[n - i] for i in range(1, n))
+        a.append(((n - 2) * a[n - 1] - products) / 2)
+    return [-n * value for n, value in enumerate(a)][1:]
+
+
+_SERIES = _bessel_series()
+_ASYMPTOTICS = _bessel_asymptotics()
+
+
+def cosine_variance(xp: Namespace, k: Array) -> Array:
+    """Return the derivative of A = I₁/I₀, 1 − A/k − A², without its cancellation.
+
+    I₀² A′ = Σ ½ (2m)! / (m!⁴ (m+1)²) (k/2)²ᵐ, from the series of products of Bessel functions
+    (DLMF 10.31.3); for large k the asymptotic series.  All terms of either are ≥ 0.
+    """  # noqa: RUF002
+    small = k < _LARGE
+    near = xp.where(small, k, 1.0)
+    square = (near / _LARGE) * (near / _LARGE)
+    series = _SERIES[-1] + 0.0 * square
+    for term in _SERIES[-2::-1]:
+        series = series * square + term
+    scaled = xp.special.i0e(near)
+    inverse = 1.0 / xp.where(small, _LARGE, k)
+    far = _ASYMPTOTICS[-1] + 0.0 * inverse
+    for term in _ASYMPTOTICS[-2::-1]:
+        far = far * inverse + term
+    near_value = series * xp.exp(-2.0 * near) / (scaled * scaled)
+    return xp.where(small, near_value, far * inverse * inverse)
 
 
 @register_kl(VonMises, VonMises)
@@ -134,17 +185,10 @@ def von_mises(xp: Namespace, p: VonMises, q: VonMises) -> Array:
     a, b = p.concentration, q.concentration
     i0e, i1e = xp.special.i0e, xp.special.i1e
     change = b - a
-    close = abs(change) < 0.5
+    close = (abs(change) < 0.5) | ((abs(change) < 0.5 * a) & (abs(change) < 0.5 * b))
     step = xp.where(close, change, 0.0)
-
-    def curvature(k: Array) -> Array:
-        # 1 − A/k − A², a variance; by k² it is 1/2 at 0.
-        ratio = i1e(k) / i0e(k)
-        tiny = k < 1e-4
-        return xp.where(tiny, 0.5, 1.0 - ratio / xp.where(tiny, 1.0, k) - ratio * ratio)
-
-    a_ratio = i1e(a) / i0e(a)
-    near = integrated_remainder(curvature, a, step)
-    far = xp.log(i0e(b) / i0e(a)) + change * (1.0 - a_ratio)
+    near = integrated_remainder(lambda k: cosine_variance(xp, k), a, step)
+    ratio = i1e(a) / i0e(a)
+    far = xp.log(i0e(b) / i0e(a)) + change * (1.0 - ratio)
     half = xp.sin(0.5 * (p.loc - q.loc))
-    return xp.where(close, near, far) + 2.0 * b * a_ratio * half * half
+    return xp.where(close, near, far) + 2.0 * b * ratio * half * half
