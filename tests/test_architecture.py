@@ -133,6 +133,7 @@ def test_a_framework_is_imported_only_in_its_own_adapter():
     own = {
         "_numpy": {"scipy"},
         "_torch": {"torch"},
+        "_torch_ops": {"torch"},
         "_jax": {"jax"},
         "_cupy": {"cupy"},
         "_dask": {"dask"},

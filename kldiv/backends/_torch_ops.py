@@ -60,17 +60,17 @@ def _spelled(operation: Any) -> tuple[str, list[str], float, float | None] | Non
     if isinstance(operation, RowLoss):
         temperature = operation.temperature
         if isinstance(operation.divergence, JensenShannon):
-            loss, beta = "js_div_with_logits", operation.divergence.beta
+            loss, beta = "Jensen-Shannon of logits", operation.divergence.beta
         elif isinstance(operation.divergence, KullbackLeibler):
-            loss = "kl_div_with_logits"
+            loss = "Kullback-Leibler of logits"
         else:
             return None
     elif isinstance(operation, PointwiseLoss) and isinstance(operation.function, KL):
-        loss = "kl_div"
+        loss = "of probabilities"
     elif isinstance(operation, PointwiseLoss) and isinstance(operation.function, KLLogTarget):
         if operation.function.order:
             return None
-        loss = "kl_div, log_target"
+        loss = "of logarithms"
     else:
         return None
     names = [operation.reduction, operation.compute, operation.total, operation.result]
@@ -80,10 +80,10 @@ def _spelled(operation: Any) -> tuple[str, list[str], float, float | None] | Non
 def _operation(loss: str, names: Sequence[Any], beta: float, temperature: float | None) -> Any:
     """Return the operation that was spelled."""
     reduction, compute, total, result = names
-    if loss in {"kl_div_with_logits", "js_div_with_logits"}:
-        kind = JensenShannon(beta) if loss == "js_div_with_logits" else KullbackLeibler()
+    if loss in {"Kullback-Leibler of logits", "Jensen-Shannon of logits"}:
+        kind = JensenShannon(beta) if loss == "Jensen-Shannon of logits" else KullbackLeibler()
         return RowLoss(reduction, compute, total, result, kind, temperature)
-    function = KL() if loss == "kl_div" else KLLogTarget()
+    function = KL() if loss == "of probabilities" else KLLogTarget()
     return PointwiseLoss(reduction, compute, total, result, function)
 
 
@@ -172,7 +172,7 @@ def _mapped(
         upstream = _entry(cotangent, of_cotangent, entry)
         parts.append(_fused(own, *options, upstream, value))
     results = [torch.stack(each) for each in zip(*parts, strict=True)]
-    return results, [0] * len(results)
+    return results, [0 for _ in results]
 
 
 def _entry(array: Array | None, axis: int | None, entry: int) -> Array | None:
