@@ -115,7 +115,28 @@ LAYERS = {
     ),
     "kernels": ("kldiv._types", "kldiv.errors", "kldiv.formulas", "kldiv.kernels"),
     "config": ("kldiv._types", "kldiv.backends", "kldiv.errors"),
+    "distributions": (
+        "kldiv._call",
+        "kldiv._types",
+        "kldiv.backends",
+        "kldiv.distributions",
+        "kldiv.errors",
+        "kldiv.formulas",
+    ),
+    "distributions/closed_forms": (
+        "kldiv._types",
+        "kldiv.distributions",
+        "kldiv.errors",
+        "kldiv.formulas",
+    ),
     "errors": (),
+    "measures": (
+        "kldiv._call",
+        "kldiv._types",
+        "kldiv.distributions",
+        "kldiv.errors",
+        "kldiv.formulas",
+    ),
 }
 
 

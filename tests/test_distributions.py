@@ -640,6 +640,69 @@ def test_torch_parametrisation_is_kept(torch):
     assert scale.covariance_matrix is None
 
 
+def test_numpyro(jax):
+    numpyro = pytest.importorskip("numpyro.distributions", exc_type=ImportError)
+    x = jax.numpy.asarray([1.0, 2.0])
+    for theirs, ours in [
+        (numpyro.Normal(x, 2.0), d.Normal(x, 2.0)),
+        (numpyro.Gamma(x, 2.0), d.Gamma(x, 2.0)),
+        (numpyro.Bernoulli(logits=x), d.Bernoulli(logits=x)),
+        (numpyro.Categorical(logits=x), d.Categorical(logits=x)),
+        (numpyro.Pareto(x, 2.0), d.Pareto(x, 2.0)),
+        (numpyro.Normal(x, 2.0).to_event(1), d.Independent(d.Normal(x, 2.0), 1)),
+        (
+            numpyro.MultivariateNormal(x, jax.numpy.eye(2)),
+            d.MultivariateNormal(x, jax.numpy.eye(2)),
+        ),
+    ]:
+        assert type(d.convert("p", theirs)) is type(ours)
+        assert (kl(theirs, ours) == 0).all()
+
+
+def stand_in(module, name, **values):
+    """An object as another library would have it, where that library is not installed."""
+    made = type(name, (), {"__module__": module})()
+    vars(made).update(values)
+    return made
+
+
+def test_other_names_of_families_and_parameters():
+    tfp = partial(stand_in, "tensorflow_probability.python.distributions")
+    x = np.array([1.0, 2.0])
+    for theirs, ours in [
+        (tfp("Pareto", concentration=x, scale=3.0), d.Pareto(3.0, x)),
+        (tfp("InverseGamma", concentration=x, scale=3.0), d.InverseGamma(x, 3.0)),
+        (tfp("Weibull", concentration=x, scale=3.0), d.Weibull(3.0, x)),
+        (tfp("Bernoulli", probs=None, logits=x), d.Bernoulli(logits=x)),
+        (tfp("Bernoulli", _probs=None, _logits=x, probs=None, logits=x), d.Bernoulli(logits=x)),
+        (
+            tfp("MultivariateNormalTriL", loc=x, scale_tril=np.eye(2)),
+            d.MultivariateNormal(x, scale_tril=np.eye(2)),
+        ),
+        (
+            tfp(
+                "Independent",
+                distribution=tfp("Normal", loc=x, scale=1.0),
+                reinterpreted_batch_ndims=1,
+            ),
+            d.Independent(d.Normal(x, 1.0), 1),
+        ),
+    ]:
+        assert type(d.convert("p", theirs)) is type(ours)
+        assert (kl(theirs, ours) == 0).all()
+    unknown = d.convert("p", tfp("Horseshoe", scale=1.0))
+    assert type(unknown).__name__ == "Opaque"
+    with pytest.raises(OptionError, match="only distributions of SciPy and PyTorch"):
+        kl(unknown, d.Normal(0, 1), method="monte_carlo")
+
+
+def test_scalars_of_numpy_mix_with_any_library(torch):
+    found = kl(
+        torch.distributions.Normal(torch.zeros(2), 1.0), d.Normal(np.float64(1), np.array(2))
+    )
+    assert found.dtype == torch.float32
+
+
 # --- the registry ---------------------------------------------------------------------------------
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from kldiv.distributions.base import Spec
 
 METHODS = ("quadrature", "monte_carlo")
+_NUMPY = (np.ndarray, np.generic)  # no unions: torch.compile cannot make them
+_PLAIN = (*_NUMPY, int, float)
 
 
 def divergence(p: Any, q: Any, *, unit: float = 1.0, method: str | None = None) -> Any:
@@ -82,6 +84,7 @@ class ClosedForm(Loss):
 
 def _resolve(leaves: list[Any]) -> tuple[backends.Route, list[Array], tuple[str, str, str]]:
     """Return the route, all parameters as arrays of its caller, and the dtypes to use."""
+    leaves = _as_numbers(leaves)
     given = tuple(leaf for leaf in leaves if hasattr(leaf, "dtype"))
     if not given:
         leaves = [np.asarray(leaf, dtype=np.float64) for leaf in leaves]
@@ -120,6 +123,13 @@ def _resolve(leaves: list[Any]) -> tuple[backends.Route, list[Array], tuple[str,
             for leaf in arrays
         ]
     return route, arrays, names
+
+
+def _as_numbers(leaves: list[Any]) -> list[Any]:
+    """Return NumPy's scalars, beside arrays of another library, as the numbers that they are."""
+    if all(isinstance(leaf, _PLAIN) for leaf in leaves):
+        return leaves
+    return [leaf.item() if isinstance(leaf, _NUMPY) and not leaf.shape else leaf for leaf in leaves]
 
 
 def _check_elementwise(p: Distribution, q: Distribution) -> None:

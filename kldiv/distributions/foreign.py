@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
+from kldiv import backends
 from kldiv.distributions import families as f
 from kldiv.distributions.base import Distribution
 from kldiv.errors import LibraryError
@@ -39,8 +42,10 @@ def convert(name: str, value: Any) -> Distribution:
         root, _, rest = cls.__module__.partition(".")
         if root == "scipy" and rest.startswith("stats"):
             return _from_scipy(value)
-        if root in _LIBRARIES and "distributions" in cls.__module__ + ".distributions":
-            return _by_name(value)
+        if root in _LIBRARIES:
+            found = _by_name(value)
+            on_jax = root in {"numpyro", "distrax"} or ".substrates.jax" in cls.__module__
+            return _on_jax(found) if on_jax else found
     raise LibraryError(
         f"{name} must be a distribution of kldiv.distributions, torch.distributions, scipy.stats "
         "(frozen), NumPyro, TFP or distrax, or an array of probabilities; got "
@@ -77,7 +82,7 @@ _PARAMETERS = {
     ("InverseGamma", "rate"): ("rate", "scale"),
     ("HalfNormal", "scale"): ("scale", "_scale"),
     ("Independent", "base_dist"): ("base_dist", "distribution"),
-    ("MixtureSameFamily", "mixture_distribution"): ("mixture_distribution", "_mixture"),
+    ("MixtureSameFamily", "mixture_distribution"): ("mixture_distribution", "mixing_distribution"),
     ("MixtureSameFamily", "component_distribution"): (
         "component_distribution",
         "components_distribution",
@@ -112,9 +117,24 @@ def _by_name(value: Any) -> Distribution:
     return cls(**given)
 
 
+def _on_jax(found: Distribution) -> Distribution:
+    """Return it with its NumPy parameters as JAX's: these libraries keep what they were given."""
+    if isinstance(found, Opaque):
+        return found
+    jax = backends.get("jax")
+    return type(found)(
+        **{
+            field.name: jax.from_numpy(value, None)
+            if isinstance(value := getattr(found, field.name), np.ndarray)
+            else value
+            for field in fields(found)
+        }
+    )
+
+
 def _attribute(value: Any, family: str, name: str) -> Any:
     names = _PARAMETERS.get((family, name), (name,))
-    return next(getattr(value, n) for n in (*names, name) if hasattr(value, n))
+    return getattr(value, next((n for n in names if hasattr(value, n)), name))
 
 
 def _which(value: Any, names: tuple[str, ...]) -> str:
@@ -185,8 +205,6 @@ def _is(parameter: Any, number: float) -> bool:
 
 
 def _log_normal(s: Any, loc: Any, scale: Any) -> Distribution | None:
-    import numpy as np  # noqa: PLC0415 - SciPy has imported it
-
     return f.LogNormal(np.log(scale), s) if _is(loc, 0) else None
 
 

@@ -20,6 +20,8 @@ from kldiv.formulas.remainders import gamma_excess, integrated_remainder, ratio_
 from kldiv.formulas.special import log_ratio
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array, Namespace
 
 
@@ -86,9 +88,7 @@ def curvature(xp: Namespace, x: Array) -> Array:
     small = abs(x) < _SMALL
     near = xp.where(small, x, 0.0)
     square = near * near
-    series = _CURVATURE[-1] + 0.0 * square
-    for term in _CURVATURE[-2::-1]:
-        series = series * square + term
+    series = _polynomial(square, _CURVATURE)
     far = xp.where(small, 1.0, abs(x))
     decay = xp.exp(-far)
     lost = 1.0 - decay
@@ -133,62 +133,75 @@ def continuous_bernoulli(xp: Namespace, p: ContinuousBernoulli, q: ContinuousBer
     return xp.where(close, near, far)
 
 
-_LARGE = 20.0
+_LARGE = 24.0
 
 
 def _bessel_series() -> list[float]:
-    """Return the coefficients in (k/20)², which float32 can hold."""
+    """Return the coefficients of I₀(k)² in (k/24)², which float32 can hold (DLMF 10.31.3)."""
     scale = int(_LARGE * _LARGE / 4)
-    return [
-        scale**m * math.factorial(2 * m) / (2 * math.factorial(m) ** 4 * (m + 1) ** 2)
-        for m in range(64)
-    ]
+    return [scale**m * math.factorial(2 * m) / math.factorial(m) ** 4 for m in range(64)]
 
 
 def _bessel_asymptotics() -> list[float]:
-    """Return n·aₙ of I₁/I₀ = 1 − Σ aₙ k⁻ⁿ, from its equation A′ = 1 − A/k − A²."""  # noqa: RUF002
+    """Return aₙ of A = I₁/I₀ = 1 − Σ aₙ k⁻ⁿ, from its equation dA/dk = 1 − A/k − A²."""
     a = [1.0]
-    for n in range(1, 31):
+    for n in range(1, 37):
         products = sum(a[i] * a[n - i] for i in range(1, n))
         a.append(((n - 2) * a[n - 1] - products) / 2)
-    return [-n * value for n, value in enumerate(a)][1:]
+    return [-value for value in a[1:]]
 
 
-_SERIES = _bessel_series()
-_ASYMPTOTICS = _bessel_asymptotics()
+_SQUARE = _bessel_series()
+_FALLING = _bessel_asymptotics()
+
+
+def _polynomial(x: Array, coefficients: Sequence[float]) -> Array:
+    value = coefficients[-1] + 0.0 * x
+    for coefficient in coefficients[-2::-1]:
+        value = value * x + coefficient
+    return value
+
+
+def _cosine(
+    xp: Namespace, k: Array, series: Sequence[float], falling: Sequence[float]
+) -> tuple[Array, Array, Array, Array]:
+    """Return where k is small, k there, a series over I₀², and a series in 1/k elsewhere."""
+    small = k < _LARGE
+    near = xp.where(small, k, 1.0)
+    x = (near / _LARGE) * (near / _LARGE)
+    inverse = 1.0 / xp.where(small, _LARGE, k)
+    share = _polynomial(x, series) / _polynomial(x, _SQUARE)
+    return small, near, share, _polynomial(inverse, falling) * inverse
+
+
+def mean_cosine(xp: Namespace, k: Array) -> Array:
+    """Return A = I₁/I₀, the derivative of log I₀."""
+    series = [(m + 1) * c for m, c in enumerate(_SQUARE[1:])]
+    small, near, share, rest = _cosine(xp, k, series, _FALLING)
+    return xp.where(small, near * share / _LARGE**2, 1.0 - rest)
 
 
 def cosine_variance(xp: Namespace, k: Array) -> Array:
-    """Return the derivative of A = I₁/I₀, 1 − A/k − A², without its cancellation.
+    """Return the derivative of A, 1 − A/k − A², without its cancellation.
 
-    I₀² A′ = Σ ½ (2m)! / (m!⁴ (m+1)²) (k/2)²ᵐ, from the series of products of Bessel functions
-    (DLMF 10.31.3); for large k the asymptotic series.  All terms of either are ≥ 0.
-    """  # noqa: RUF002
-    small = k < _LARGE
-    near = xp.where(small, k, 1.0)
-    square = (near / _LARGE) * (near / _LARGE)
-    series = _SERIES[-1] + 0.0 * square
-    for term in _SERIES[-2::-1]:
-        series = series * square + term
-    scaled = xp.special.i0e(near)
-    inverse = 1.0 / xp.where(small, _LARGE, k)
-    far = _ASYMPTOTICS[-1] + 0.0 * inverse
-    for term in _ASYMPTOTICS[-2::-1]:
-        far = far * inverse + term
-    near_value = series * xp.exp(-2.0 * near) / (scaled * scaled)
-    return xp.where(small, near_value, far * inverse * inverse)
+    Times I₀² it is Σ ½ (2m)! / (m!⁴ (m+1)²) (k/2)²ᵐ, by the series of products of Bessel functions;
+    for large k it is the asymptotic series.  All terms of either are ≥ 0.
+    """
+    series = [0.5 * c / (m + 1) ** 2 for m, c in enumerate(_SQUARE)]
+    falling = [(n + 1) * c for n, c in enumerate(_FALLING)]
+    small, _, share, rest = _cosine(xp, k, series, falling)
+    return xp.where(small, share, rest / xp.where(small, 1.0, k))
 
 
 @register_kl(VonMises, VonMises)
 def von_mises(xp: Namespace, p: VonMises, q: VonMises) -> Array:
     """The remainder of log I₀ from κ₁ to κ₂ + 2 κ₂ A(κ₁) sin²((μ₁ − μ₂)/2), A = I₁/I₀."""
     a, b = p.concentration, q.concentration
-    i0e, i1e = xp.special.i0e, xp.special.i1e
     change = b - a
     close = (abs(change) < 0.5) | ((abs(change) < 0.5 * a) & (abs(change) < 0.5 * b))
     step = xp.where(close, change, 0.0)
     near = integrated_remainder(lambda k: cosine_variance(xp, k), a, step)
-    ratio = i1e(a) / i0e(a)
-    far = xp.log(i0e(b) / i0e(a)) + change * (1.0 - ratio)
+    ratio = mean_cosine(xp, a)
+    far = xp.log(xp.special.i0e(b) / xp.special.i0e(a)) + change * (1.0 - ratio)
     half = xp.sin(0.5 * (p.loc - q.loc))
     return xp.where(close, near, far) + 2.0 * b * ratio * half * half
