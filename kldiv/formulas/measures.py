@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from kldiv.formulas.reductions import RowWise, cast
-from kldiv.formulas.special import NEAR, expm1, log1p, log_ratio, phi_near
+from kldiv.formulas.special import NEAR, expm1, log1p, log_ratio, relative
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,18 +55,12 @@ def _edge(xp: Namespace, p: Array, q: Array, p_zero: Array | float, q_zero: Arra
     return xp.where(p == 0, p_zero, xp.where((q == 0) & (p > 0), q_zero, nan))
 
 
-def relative(xp: Namespace, p: Array, q: Array, r: Array) -> Array:
-    """Return p·φ(r) = p·log(p/q) + q − p ≥ 0, given r = log(p/q), for p, q > 0."""
-    near = p * phi_near(xp, xp.clip(r, -NEAR, NEAR))
-    return xp.where(abs(r) < NEAR, near, p * (r - 1.0) + q)
-
-
 def relative_entropy(xp: Namespace, p: Array, q: Array, difference: Array | None = None) -> Array:
     """Return p·log(p/q) + q − p of each p and q ≥ 0; ``difference`` is p − q, if known better."""
     alive, safe_p, safe_q = _both(xp, p, q)
     if difference is not None:
         difference = xp.where(alive, difference, 0.0)
-    terms = relative(xp, safe_p, safe_q, log_ratio(xp, safe_p, safe_q, difference))
+    terms = relative(xp, safe_p, safe_q, difference)
     return xp.where(alive, terms, _edge(xp, p, q, q, math.inf))
 
 
@@ -190,8 +184,8 @@ class JensenShannon(Measure):
 
     def _term(self, xp: Namespace, p: Array, m: Array, above: Array) -> Array:
         alive, safe_p, safe_m = _both(xp, p, m)
-        r = log_ratio(xp, safe_p, safe_m, xp.where(alive, above, 0.0))
-        return xp.where(alive, relative(xp, safe_p, safe_m, r), _edge(xp, p, m, m, math.nan))
+        terms = relative(xp, safe_p, safe_m, xp.where(alive, above, 0.0))
+        return xp.where(alive, terms, _edge(xp, p, m, m, math.nan))
 
     def _mixture(self, ps: Sequence[Array]) -> Array:
         parts = [weight * p for weight, p in zip(self.weights, ps, strict=True) if weight]

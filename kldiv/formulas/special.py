@@ -68,14 +68,24 @@ def log_ratio(xp: Namespace, a: Array, b: Array, difference: Array | None = None
     ``difference`` is a − b, where it is known better than its subtraction gives it.
     """
     z, rest = _artanh(xp, (a - b if difference is None else difference) / (a + b))
-    # A quotient keeps what the difference of two large logarithms would lose, unless it overflows.
-    moderate = (a < _MODERATE * b) & (b < _MODERATE * a)
-    quotient = xp.log(xp.where(moderate, a, 1.0) / xp.where(moderate, b, 1.0))
-    apart = xp.log(xp.where(moderate, 1.0, a)) - xp.log(xp.where(moderate, 1.0, b))
-    return xp.where(abs(z) < 1 / 3, 2.0 * z + rest, xp.where(moderate, quotient, apart))
+    return xp.where(abs(z) < 1 / 3, 2.0 * z + rest, _log_quotient(xp, a, b))
 
 
-_MODERATE = 2.0**60  # a quotient within it is normal in every dtype, and so is its inverse
+def relative(xp: Namespace, a: Array, b: Array, difference: Array | None = None) -> Array:
+    """Return a·φ(log(a/b)) = a·log(a/b) + b − a ≥ 0 for a, b > 0, right to a few units of itself.
+
+    With z = (a − b)/(a + b) and log(a/b) = 2z + R(z) it is z(a − b) + a·R(z): nothing cancels.
+    """
+    change = a - b if difference is None else difference
+    z, rest = _artanh(xp, change / (a + b))
+    far = a * (_log_quotient(xp, a, b) - 1.0) + b
+    return xp.where(abs(z) < 1 / 3, z * change + a * rest, far)
+
+
+def _log_quotient(xp: Namespace, a: Array, b: Array) -> Array:
+    # A quotient keeps what the difference of two large logarithms would lose; that of the roots
+    # neither overflows nor underflows.
+    return 2.0 * xp.log(xp.sqrt(a) / xp.sqrt(b))
 
 
 def _artanh(xp: Namespace, z: Array) -> tuple[Array, Array]:
