@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from kldiv import backends
 from kldiv.backends.base import FLOATS, HALVES
-from kldiv.errors import DTypeError, OptionError, ShapeError
+from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.reductions import REDUCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Reduction
-    from kldiv.formulas.operation import Operation
+    from kldiv.backends.base import Spread
 
 _WIDER = {
     (a, b): "float32" if {a, b} == {"float16", "bfloat16"} else FLOATS[max(i, j)]
@@ -25,19 +25,28 @@ _WIDER = {
 class Call:
     """What runs, on which arrays, where."""
 
-    __slots__ = ("arrays", "axis", "operation", "route")
+    __slots__ = ("arrays", "axis", "operation", "route", "spread")
 
     def __init__(
-        self, route: backends.Route, operation: Operation, *arrays: Array, axis: int = -1
+        self,
+        route: backends.Route,
+        operation: Any,
+        *arrays: Array,
+        axis: int = -1,
+        spread: Spread | None = None,
     ) -> None:
         self.route = route
         self.operation = operation
         self.arrays = arrays
         self.axis = axis
         """Where the caller has the axis that is the last one here."""
+        self.spread = spread
+        """How rows are spread over ranks, if they are."""
 
     def value(self) -> Array:
         """Return the loss."""
+        if self.spread is not None:
+            return self.spread.value(self.operation, self.arrays)
         return self.route.run(self.operation, *self.arrays)
 
     def value_and_gradients(self, wanted: tuple[int, ...]) -> tuple[Array, list[Array]]:
@@ -62,6 +71,11 @@ class Call:
 
     def gradient(self, index: int, value: Array) -> Array:
         """Return the gradient of the scalar ``value`` in the array of that index."""
+        if self.spread is not None:
+            raise LibraryError(
+                "value_and_grad takes whole rows; for logits that are spread over ranks use the "
+                "library's own differentiation: loss.backward(), jax.grad"
+            )
         caller = self.route.caller
         xp = caller.namespace(value)
         with caller.context(value):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kldiv._call import Call, broadcasts, check_mask, check_reduction, dtypes, resolve_pair
 from kldiv.backends.base import FLOATS
-from kldiv.errors import DTypeError, OptionError, ShapeError
+from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.rows import Divergence, JensenShannon, KullbackLeibler, RowLoss
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ def kl_div_with_logits(
     reduction: Reduction = "mean",
     where: Array | None = None,
     dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
 ) -> Array:
     r"""
     Kullback-Leibler divergence of two sets of logits, exact at any distance, in nats.
@@ -53,6 +55,12 @@ def kl_div_with_logits(
     dtype : dtype or str, optional
         Dtype of the result; by default the wider of the two arguments'. Half-precision logits are
         computed in float32 and rounded once at the end.
+    group : torch.distributed.ProcessGroup, optional
+        PyTorch only: every rank of the group has other classes of the same distributions, and calls
+        this with its own; the value is that of all classes together, on each rank. Shards may
+        differ in size. A DTensor needs no group: its placements say how it is spread.
+    axis_name : str, optional
+        JAX only, inside ``jax.shard_map``: the mesh axis over which the classes are spread.
 
     Returns
     -------
@@ -68,7 +76,8 @@ def kl_div_with_logits(
     OptionError
         No such ``reduction``, or a temperature that is not positive and finite.
     LibraryError
-        Not arrays, or arrays of two libraries.
+        Not arrays, or arrays of two libraries; ``group`` or ``axis_name`` where it does not belong,
+        or placements that do not fit.
 
     See Also
     --------
@@ -98,6 +107,8 @@ def kl_div_with_logits(
         reduction=reduction,
         where=where,
         dtype=dtype,
+        group=group,
+        axis_name=axis_name,
     ).value()
 
 
@@ -116,6 +127,8 @@ def js_div_with_logits(
     reduction: Reduction = "mean",
     where: Array | None = None,
     dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
 ) -> Array:
     r"""
     Jensen-Shannon divergence of two sets of logits, exact at any distance, in nats.
@@ -142,6 +155,10 @@ def js_div_with_logits(
         Distributions to keep, as in `kl_div_with_logits`.
     dtype : dtype or str, optional
         Dtype of the result.
+    group : torch.distributed.ProcessGroup, optional
+        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
+    axis_name : str, optional
+        JAX only: the mesh axis over which the classes are spread.
 
     Returns
     -------
@@ -186,6 +203,8 @@ def js_div_with_logits(
         reduction=reduction,
         where=where,
         dtype=dtype,
+        group=group,
+        axis_name=axis_name,
     ).value()
 
 
@@ -212,6 +231,8 @@ def _prepare(
     reduction: Reduction = "mean",
     where: Array | None = None,
     dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
 ) -> Call:
     check_reduction(reduction)
     fixed = isinstance(temperature, int | float)
@@ -221,7 +242,13 @@ def _prepare(
     if where is not None:
         others["where"] = where
     route, arrays, wide = resolve_pair(input, target, **others)
-    last = check_logits(input.shape, target.shape, axis)
+    spread = route.caller.spread(arrays[0], arrays[1], group, axis_name)
+    if spread is not None and (route.crosses or route.device is not None):
+        raise LibraryError(
+            "logits that are spread over ranks are computed where they are; leave backend and "
+            "device at 'auto'"
+        )
+    last = check_logits(input.shape, target.shape, axis, empty=spread is not None)
     xp = route.caller.namespace(arrays[0])
     s, t, *row_arrays = arrays
     if not last:
@@ -250,11 +277,16 @@ def _prepare(
         divergence,
         float(temperature) if fixed else None,
     )
-    return Call(route, operation, s, t, *row_arrays, axis=-1 if last else axis)
+    return Call(route, operation, s, t, *row_arrays, axis=-1 if last else axis, spread=spread)
 
 
-def check_logits(first: tuple[int, ...], second: tuple[int, ...], axis: int) -> bool:
-    """Raise unless two shapes fit each other and the axis; return whether that is the last."""
+def check_logits(
+    first: tuple[int, ...], second: tuple[int, ...], axis: int, *, empty: bool = False
+) -> bool:
+    """Raise unless two shapes fit each other and the axis; return whether that is the last.
+
+    No classes at all are an error, unless there are more elsewhere.
+    """
     both = f"input {tuple(first)} and target {tuple(second)}"
     if not first or not second:
         raise ShapeError(
@@ -270,7 +302,7 @@ def check_logits(first: tuple[int, ...], second: tuple[int, ...], axis: int) -> 
                 f"kldiv.pad_classes(logits, {max(first[axis], second[axis])}, axis={axis})"
             )
         raise ShapeError(f"input and target must have the same shape; got {both}")
-    if first[axis] == 0:
+    if first[axis] == 0 and not empty:
         raise ShapeError(f"there are no classes on axis {axis}: {both}")
     return axis in {-1, len(first) - 1}
 

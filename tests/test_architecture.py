@@ -155,7 +155,9 @@ def test_a_framework_is_imported_only_in_its_own_adapter():
         "_numpy": {"scipy"},
         "_torch": {"torch"},
         "_torch_ops": {"torch"},
+        "_torch_spread": {"torch"},
         "_jax": {"jax"},
+        "_jax_spread": {"jax"},
         "_cupy": {"cupy"},
         "_dask": {"dask"},
     }

@@ -135,3 +135,30 @@ def test_optimise_says_what_is_missing(tmp_path):
     printed = run("optimise.py", blocked=["rich"], cwd=tmp_path, code=1)
     assert 'pip install "kldiv[cli]"' in printed
     assert "--steps must be at least 1, got 0" in run("optimise.py", "--steps", 0, code=2)
+
+
+# ---- tensor parallel -----------------------------------------------------------------------------
+
+
+def test_tensor_parallel_agrees_with_one_process():
+    require("torch")
+    script = str(EXAMPLES / "tensor_parallel.py")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    done = subprocess.run(
+        [sys.executable, *launch],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "They agree" in done.stdout
+    losses = [float(loss) for loss in re.findall(r"step .*: (\S+) nats", done.stdout)]
+    assert losses[0] > 1.9
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_tensor_parallel_says_how_to_start_it():
+    require("torch")
+    assert "torchrun --nproc-per-node 2" in run("tensor_parallel.py", code=1)

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import jax.scipy.special
 from jax.custom_derivatives import SymbolicZero
 
+from kldiv.backends import _jax_spread
 from kldiv.backends._overlay import Overlay
 from kldiv.backends._table import TABLE
 from kldiv.backends.base import Backend
 from kldiv.errors import LibraryError
-from kldiv.formulas.blocks import block_starts, flat, rows_at_a_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,13 +24,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kldiv._types import Array, Namespace
+    from kldiv.backends.base import Spread
     from kldiv.backends.routing import Route
     from kldiv.formulas.operation import Operation
     from kldiv.formulas.reductions import RowWise
-
-
-_BLOCK_BYTES = 8388608
-"""8 MiB: XLA fuses, so a block has few temporaries, and each needs work for all cores."""
 
 
 def _missing(name: str) -> Any:
@@ -98,21 +95,13 @@ class JaxBackend(Backend):
         return _run_compiled(operation, route, *arrays)
 
     def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
-        most = rows_at_a_time(arrays[0].shape, operation.compute, _BLOCK_BYTES)
-        rows = tuple(flat(xp, array, arrays[0]) for array in arrays)
-        if len(rows[0]) <= most:
-            return operation.elements(xp, *arrays)
+        return _jax_spread.by_rows(operation, xp, arrays)
 
-        def fill(result: Array, start: Array) -> tuple[Array, None]:
-            block = [jax.lax.dynamic_slice_in_dim(array, start, most) for array in rows]
-            part = operation.elements(xp, *block)
-            return jax.lax.dynamic_update_slice_in_dim(result, part, start, 0), None
-
-        # Written block by block into one array: XLA does it in place, and copies nothing else.
-        shape = rows[0].shape if operation.keeps_classes else rows[0].shape[:1]
-        starts = xp.asarray(block_starts(len(rows[0]), most))
-        result, _ = jax.lax.scan(fill, xp.empty(shape, operation.result), starts)
-        return xp.reshape(result, operation.shape(arrays))
+    def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:
+        if axis_name is None:
+            return super().spread(s, t, group, None)
+        super().spread(s, t, group, None)
+        return _jax_spread.AxisSpread(axis_name)
 
     def device(self, array: Array) -> str:
         return _device_name(next(iter(array.devices())))

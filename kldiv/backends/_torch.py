@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kldiv._types import Array, Namespace
+    from kldiv.backends.base import Spread
     from kldiv.backends.routing import Route
     from kldiv.formulas.operation import Operation
 
@@ -118,6 +119,11 @@ def _is_symbolic(tensor: Array) -> bool:
     )
 
 
+def _plain(tensor: Array) -> bool:
+    """Return whether a tensor is no DTensor, whose class is not imported for that."""
+    return type(tensor).__name__ != "DTensor"
+
+
 class TorchBackend(CPUBackend):
     """Adapter of ``torch.Tensor`` and its subclasses."""
 
@@ -183,6 +189,14 @@ class TorchBackend(CPUBackend):
         if torch.compiler.is_compiling() or _transforming():
             return operation.elements(xp, *arrays)
         return super().by_rows(operation, xp, arrays)
+
+    def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:
+        if group is None and _plain(s) and _plain(t):
+            return super().spread(s, t, None, axis_name)
+        from kldiv.backends import _torch_spread  # noqa: PLC0415 - loads torch.distributed
+
+        super().spread(s, t, None, axis_name)
+        return _torch_spread.spread(self, s, t, group)
 
     def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
         return nullcontext()

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.backends.routing import Route
     from kldiv.formulas.operation import Operation
+    from kldiv.formulas.rows import RowLoss
 
 
 @cache
@@ -57,6 +58,14 @@ class BackendStatus:
     kernels: tuple[str, ...] = ()
     reason: str | None = None
     install: str | None = None
+
+
+class Spread(Protocol):
+    """Rows of which each rank holds some classes, or none."""
+
+    def value(self, operation: RowLoss, arrays: Sequence[Array]) -> Array:
+        """Return the loss of all ranks' classes together, differentiably; the same on each rank."""
+        ...
 
 
 class Backend:
@@ -107,6 +116,17 @@ class Backend:
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
         """Run ``operation`` inside the library's gradient hook; here there is none."""
         return route.compute(operation, *arrays)
+
+    def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:  # noqa: ARG002
+        """Return how rows are spread over ranks; None where every row is whole here."""
+        for name, value, library in (
+            ("group", group, "torch tensors"),
+            ("axis_name", axis_name, "JAX arrays inside jax.shard_map"),
+        ):
+            if value is not None:
+                msg = f"{name}= is for {library}; got arrays of {self.name}; leave it out"
+                raise LibraryError(msg)
+        return None
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:  # noqa: ARG002
         """Run ``operation`` on the library's own arrays by ``kernel``."""

@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array, Namespace
 
 BLOCK_BYTES = 2**20
@@ -37,16 +39,16 @@ def row_blocks(shape: tuple[int, ...], dtype: str) -> list[tuple[int | slice, ..
 
 
 def flat(xp: Namespace, array: Array, like: Array) -> Array:
-    """Return ``array`` with all axes of rows as one; it has the classes of ``like`` or none."""
-    rows = math.prod(like.shape[:-1])
-    return xp.reshape(array, (rows, like.shape[-1]) if array.ndim == like.ndim else (rows,))
+    """Return ``array`` with all axes of rows as one; ``like`` has one more, the last."""
+    last = array.shape[like.ndim - 1 :]
+    return xp.reshape(array, (math.prod(like.shape[:-1]), *last))
 
 
 def class_blocks(classes: int) -> list[slice]:
     """Return slices that cover the classes of a row, of nearly equal size."""
     number = max(1, math.ceil(classes / BLOCK_CLASSES))
     size = math.ceil(classes / number)
-    return slices(classes, size)
+    return slices(classes, max(1, size))
 
 
 def slices(length: int, step: int) -> list[slice]:
@@ -54,6 +56,17 @@ def slices(length: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def block_starts(rows: int, most: int) -> list[int]:
+def block_starts(xp: Namespace, rows: int, most: int) -> Array:
     """Return where blocks of ``most`` rows start; the last one may cover rows a second time."""
-    return [*range(0, rows - most, most), rows - most]
+    return xp.clip(xp.arange(0, rows, most), max=rows - most)
+
+
+def shared_out(length: int, parts: int) -> tuple[int, list[slice]]:
+    """Return how many each of ``parts`` gets, and which; the last may reach beyond ``length``."""
+    step = math.ceil(length / parts)
+    return step, slices(step * parts, step)
+
+
+def is_shared_evenly(length: int, parts: Sequence[int]) -> bool:
+    """Return whether the product of ``parts`` divides ``length``."""
+    return length % math.prod(parts) == 0

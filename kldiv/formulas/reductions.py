@@ -47,13 +47,14 @@ def _number_of(xp: Namespace, mask: Array, dtype: str) -> Array | float:
 
 
 def divide(xp: Namespace, total: Array, number: Array | float | None, empty: float) -> Array:
-    """Return ``total / number``, and ``total · empty`` where nothing was counted."""
+    """Return ``total / number``, and 0·``empty`` where nothing was counted."""
     if number is None:
         return total
     if isinstance(number, float):
         return total / number if number else total * empty
     nothing = number == 0
-    return xp.where(nothing, total * empty, total / xp.where(nothing, 1.0, number))
+    # Not `total * empty` beside the quotient: its derivative would be NaN everywhere.
+    return xp.where(nothing, empty * 0.0, total) / xp.where(nothing, 1.0, number)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array, Namespace
     from kldiv.formulas.operation import Run
-    from kldiv.formulas.state import Rows, Temperature
+    from kldiv.formulas.state import Rows, State, Temperature
 
     OfBlock: TypeAlias = Callable[[Array, Array], Array]
 
@@ -56,11 +56,56 @@ class Divergence:
         """Return the derivative of each row in its temperature."""
         raise NotImplementedError
 
+    # ---- of a part of the classes, for `kldiv.formulas.shards` -----------------------------------
+
+    def pairs(self, s: Array, t: Array, *, gradients: bool) -> list[tuple[Array, Array]]:  # noqa: ARG002
+        """Return the sides of every state that the value, or the gradients too, need."""
+        return [(s, t)]
+
+    def sums(self, states: int) -> int:  # noqa: ARG002
+        """Return how many sums over classes are needed besides that many states."""
+        return 0
+
+    def shares(
+        self, xp: Namespace, s: Array, t: Array, rows: Sequence[Rows], temperature: Temperature
+    ) -> list[Array]:
+        """Return a part's share of these sums, given the constants of each state."""
+        raise NotImplementedError
+
+    def whole(self, rows: Sequence[Rows], sums: Sequence[Array]) -> Array:
+        """Return the divergence of each row."""
+        raise NotImplementedError
+
+    def slope(
+        self,
+        xp: Namespace,
+        index: int,
+        s: Array,
+        t: Array,
+        rows: Sequence[Rows],
+        sums: Sequence[Array],
+        temperature: Temperature,
+    ) -> Array:
+        """Return the gradient in a part of the student's (0) or the teacher's (1) logits."""
+        raise NotImplementedError
+
+    def temperature_shares(
+        self,
+        xp: Namespace,
+        s: Array,
+        t: Array,
+        rows: Sequence[Rows],
+        sums: Sequence[Array],
+        temperature: Temperature,
+    ) -> Array:
+        """Return a part's share of the derivative in the temperature."""
+        raise NotImplementedError
+
 
 def _blocks(s: Array, t: Array) -> list[tuple[Array, Array]]:
     """Return the logits as blocks of classes, so that a large vocabulary stays in the cache too."""
     parts = class_blocks(s.shape[-1])
-    return [(s, t)] if len(parts) == 1 else [(s[..., part], t[..., part]) for part in parts]
+    return [(s, t)] if len(parts) < 2 else [(s[..., part], t[..., part]) for part in parts]
 
 
 def _joined(xp: Namespace, function: OfBlock, s: Array, t: Array) -> Array:
@@ -73,10 +118,14 @@ def _summed(function: OfBlock, s: Array, t: Array) -> Array:
     return sum(rest, first)
 
 
-def _rows(xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Rows:
+def state_of(xp: Namespace, s: Array, t: Array, temperature: Temperature) -> State:
+    """Return the state of any number of classes, a block of them at a time."""
     states = [state.block_state(xp, *block, -1, temperature) for block in _blocks(s, t)]
-    whole = states[0] if len(states) == 1 else state.merge(xp, states, -1, temperature)
-    return state.finish(xp, whole)
+    return states[0] if len(states) == 1 else state.merge(xp, states, -1, temperature)
+
+
+def _rows(xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Rows:
+    return state.finish(xp, state_of(xp, s, t, temperature))
 
 
 @dataclass(frozen=True)
@@ -89,9 +138,23 @@ class KullbackLeibler(Divergence):
     def gradient(
         self, xp: Namespace, index: int, s: Array, t: Array, temperature: Temperature
     ) -> Array:
+        return self.slope(xp, index, s, t, [_rows(xp, s, t, temperature)], [], temperature)
+
+    def whole(self, rows: Sequence[Rows], sums: Sequence[Array]) -> Array:  # noqa: ARG002
+        return rows[0].kl
+
+    def slope(
+        self,
+        xp: Namespace,
+        index: int,
+        s: Array,
+        t: Array,
+        rows: Sequence[Rows],
+        sums: Sequence[Array],  # noqa: ARG002
+        temperature: Temperature,
+    ) -> Array:
         function = (logits.grad_input, logits.grad_target)[index]
-        rows = _rows(xp, s, t, temperature)
-        return _joined(xp, lambda a, b: function(xp, a, b, rows, temperature), s, t)
+        return _joined(xp, lambda a, b: function(xp, a, b, rows[0], temperature), s, t)
 
     def tangent(
         self,
@@ -108,8 +171,19 @@ class KullbackLeibler(Divergence):
     def temperature_slope(
         self, xp: Namespace, s: Array, t: Array, temperature: Temperature
     ) -> Array:
-        rows = _rows(xp, s, t, temperature)
-        return _summed(lambda a, b: logits.temperature_terms(xp, a, b, rows, temperature), s, t)
+        rows = [_rows(xp, s, t, temperature)]
+        return self.temperature_shares(xp, s, t, rows, [], temperature)
+
+    def temperature_shares(
+        self,
+        xp: Namespace,
+        s: Array,
+        t: Array,
+        rows: Sequence[Rows],
+        sums: Sequence[Array],  # noqa: ARG002
+        temperature: Temperature,
+    ) -> Array:
+        return _summed(lambda a, b: logits.temperature_terms(xp, a, b, rows[0], temperature), s, t)
 
 
 @dataclass(frozen=True)
@@ -129,18 +203,72 @@ class JensenShannon(Divergence):
     def gradient(
         self, xp: Namespace, index: int, s: Array, t: Array, temperature: Temperature
     ) -> Array:
-        own, other = (s, t) if index == 0 else (t, s)
+        other, own, _ = self._side(index, s, t)
         rows = _rows(xp, other, own, temperature)
-        weights = (self.beta, 1.0 - self.beta) if index else (1.0 - self.beta, self.beta)
-        shift = _summed(
+        shift = self._shift(xp, index, s, t, rows, temperature)
+        return self._gradient(xp, index, s, t, rows, shift, temperature)
+
+    def _side(self, index: int, s: Array, t: Array) -> tuple[Array, Array, tuple[float, float]]:
+        """Return the other side, the one that moves, and the weights for it."""
+        weights = self.beta, 1.0 - self.beta
+        return (s, t, weights) if index else (t, s, weights[::-1])
+
+    def _shift(
+        self, xp: Namespace, index: int, s: Array, t: Array, rows: Rows, temperature: Temperature
+    ) -> Array:
+        other, own, weights = self._side(index, s, t)
+        return _summed(
             lambda a, b: logits.js_shift(xp, a, b, rows, weights, temperature), other, own
         )
+
+    def _gradient(
+        self,
+        xp: Namespace,
+        index: int,
+        s: Array,
+        t: Array,
+        rows: Rows,
+        shift: Array,
+        temperature: Temperature,
+    ) -> Array:
+        other, own, weights = self._side(index, s, t)
         return _joined(
             xp,
             lambda a, b: logits.js_grad(xp, a, b, rows, shift, weights, temperature),
             other,
             own,
         )
+
+    def pairs(self, s: Array, t: Array, *, gradients: bool) -> list[tuple[Array, Array]]:
+        return [(s, t), (t, s)] if gradients else [(s, t)]
+
+    def sums(self, states: int) -> int:
+        return 3 if states == 2 else 1  # JS itself, and what the gradients in t and s need
+
+    def shares(
+        self, xp: Namespace, s: Array, t: Array, rows: Sequence[Rows], temperature: Temperature
+    ) -> list[Array]:
+        shifts = (
+            self._shift(xp, index, s, t, rows[1 - index], temperature)
+            for index in ((1, 0) if len(rows) == 2 else ())
+        )
+        return [self._value(xp, s, t, rows[0], temperature), *shifts]
+
+    def whole(self, rows: Sequence[Rows], sums: Sequence[Array]) -> Array:  # noqa: ARG002
+        return sums[0]
+
+    def slope(
+        self,
+        xp: Namespace,
+        index: int,
+        s: Array,
+        t: Array,
+        rows: Sequence[Rows],
+        sums: Sequence[Array],
+        temperature: Temperature,
+    ) -> Array:
+        known = rows[1 - index], sums[2 - index]
+        return self._gradient(xp, index, s, t, *known, temperature)
 
     def tangent(
         self,
@@ -164,10 +292,21 @@ class JensenShannon(Divergence):
         self, xp: Namespace, s: Array, t: Array, temperature: Temperature
     ) -> Array:
         rows = _rows(xp, s, t, temperature)
-        weights = (self.beta, 1.0 - self.beta)
-        shift = _summed(lambda a, b: logits.js_shift(xp, a, b, rows, weights, temperature), s, t)
+        shift = self._shift(xp, 1, s, t, rows, temperature)
         value = self._value(xp, s, t, rows, temperature)
-        constants = rows, shift, value, self.beta, temperature
+        return self.temperature_shares(xp, s, t, [rows], [value, shift], temperature)
+
+    def temperature_shares(
+        self,
+        xp: Namespace,
+        s: Array,
+        t: Array,
+        rows: Sequence[Rows],
+        sums: Sequence[Array],
+        temperature: Temperature,
+    ) -> Array:
+        value, shift, *_ = sums
+        constants = rows[0], shift, value, self.beta, temperature
         return _summed(lambda a, b: logits.js_temperature_terms(xp, a, b, *constants), s, t)
 
 
@@ -192,18 +331,21 @@ class RowOperation(RowWise):
     ) -> tuple[list[Array], Temperature, Array | None]:
         """Return the own arrays in the compute dtype, without what the mask drops, and the rest."""
         own = [cast(xp, array, self.compute) for array in arrays[: self.own]]
-        temperature: Temperature = 1.0 if self.temperature is None else self.temperature
         keep = self.keep(arrays)
         if keep is not None:
             # Two equal rows of zeros have no divergence, and no gradient.
             wide = keep[..., None]
             own = [xp.where(wide if array.ndim > keep.ndim else keep, array, 0.0) for array in own]
-        if self.temperature is None:
-            temperature = cast(xp, arrays[self.own], self.compute)
-            if keep is not None:
-                temperature = xp.where(keep, temperature, 1.0)
-            temperature = temperature[..., None]
-        return own, temperature, keep
+        return own, self.temperature_of(xp, arrays[self.own :]), keep
+
+    def temperature_of(self, xp: Namespace, others: Sequence[Array]) -> Temperature:
+        """Return the temperature: a number, or the first array after the own ones."""
+        if self.temperature is not None:
+            return self.temperature
+        temperature = cast(xp, others[0], self.compute)
+        if len(others) > 1:
+            temperature = xp.where(others[1], temperature, 1.0)
+        return temperature[..., None]
 
     def settings(self, kind: type[RowOperation], **extra: int) -> RowOperation:
         """Return an operation of another kind on the same rows, elementwise and not rounded."""

@@ -1,0 +1,243 @@
+"""JAX on many devices: what the compiler shards, and classes spread over a named axis.
+
+The compiler would shard the formulas by itself, but with a dozen all-reduces for a loss, and it
+would gather rows that are worked on in blocks.  So it is told how operations on rows are
+partitioned: rows apart from each other, classes by states that are merged.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jax.custom_derivatives import SymbolicZero
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+from kldiv.errors import LibraryError
+from kldiv.formulas import shards
+from kldiv.formulas.blocks import block_starts, flat, is_shared_evenly, rows_at_a_time, shared_out
+from kldiv.formulas.rows import RowGradient, RowLoss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.reductions import RowWise
+    from kldiv.formulas.rows import RowOperation
+
+BLOCK_BYTES = 8388608
+"""8 MiB: XLA fuses, so a block has few temporaries, and each needs work for all cores."""
+
+GATHERED = 16
+"""Up to so many devices every one gets the states of all; beyond, each merges its share of the
+rows, so that traffic and memory do not grow with the number of devices."""
+
+
+def in_blocks(operation: RowWise, *arrays: Array, xp: Namespace = jnp) -> Array:
+    """Compute the elements of an operation on rows, a block at a time."""
+    most = rows_at_a_time(arrays[0].shape, operation.compute, BLOCK_BYTES)
+    rows = tuple(flat(jnp, array, arrays[0]) for array in arrays)
+    if len(rows[0]) <= most:
+        return operation.elements(xp, *arrays)
+
+    def fill(result: Array, start: Array) -> tuple[Array, None]:
+        block = [jax.lax.dynamic_slice_in_dim(array, start, most) for array in rows]
+        part = flat(jnp, operation.elements(xp, *block), block[0])
+        return jax.lax.dynamic_update_slice_in_dim(result, part, start, 0), None
+
+    # Written block by block into one array: XLA does it in place, and copies nothing else.
+    shape = operation.shape(arrays)
+    # In a shard_map an array must be known to vary over an axis if what is written into it does.
+    kind = jnp.stack([jnp.zeros_like(array, operation.result, shape=()) for array in rows])
+    empty = jnp.empty_like(kind, shape=(len(rows[0]), *shape[len(arrays[0].shape[:-1]) :]))
+    starts = block_starts(jnp, len(rows[0]), most)
+    result, _ = jax.lax.scan(fill, empty, starts)
+    return jnp.reshape(result, shape)
+
+
+class AxisRanks:
+    """The collectives of named axes of a mesh; what comes of them is the same everywhere."""
+
+    def __init__(self, axis_name: Any) -> None:
+        self.axis_name = axis_name
+        try:
+            self.size = int(jax.lax.psum(1, axis_name))
+        except NameError:
+            raise LibraryError(
+                f"no mesh axis is called {axis_name!r} here; call this inside jax.shard_map over a "
+                "mesh that has it, or leave axis_name out: jax.jit shards whole arrays by itself"
+            ) from None
+
+    def merge(self, function: Callable[..., Array], states: Array, *rows: Array) -> Array:
+        """Return ``function`` of the list of all devices' states, and of other arrays of rows."""
+        if self.size <= GATHERED or not states.size:
+            return function(list(self._gathered(states)), *rows)
+        # Each device gets all states of its share of the rows, merges them, and tells the others.
+        shape = states.shape[:-1]
+        flat = [jnp.reshape(array, (-1, *array.shape[len(shape) :])) for array in (states, *rows)]
+        count = len(flat[0])
+        share, parts = shared_out(count, self.size)
+        first, *others = (_shared(array, self.size, share) for array in flat)
+        received = jax.lax.all_to_all(first, self.axis_name, 0, 0)
+        place = jax.lax.axis_index(self.axis_name)
+        merged = function(list(received), *(array[place] for array in others))
+        whole = self._gathered(merged)
+        whole = jnp.reshape(whole, (parts[-1].stop, whole.shape[-1]))[:count]
+        return jnp.reshape(whole, (*shape, whole.shape[-1]))
+
+    def add(self, array: Array) -> Array:
+        """Return the sum of all devices' arrays."""
+        return jax.lax.psum(array, self.axis_name)
+
+    def _gathered(self, array: Array) -> Array:
+        # An all-gather's result counts as varying from device to device, that of a sum does not.
+        place = jax.lax.axis_index(self.axis_name)
+        alone = jnp.zeros((self.size, *array.shape), array.dtype).at[place].set(array)
+        return jax.lax.psum(alone, self.axis_name)
+
+
+def _shared(array: Array, parts: int, share: int) -> Array:
+    """Return rows, filled up with zeros, in as many parts of that size."""
+    place = jnp.unravel_index(jnp.arange(len(array)), (parts, share))
+    return jnp.zeros((parts, share, *array.shape[1:]), array.dtype).at[place].set(array)
+
+
+# ---- classes over a named axis, inside shard_map -------------------------------------------------
+
+
+class AxisSpread:
+    """Each device of a named axis has its shard of the classes."""
+
+    def __init__(self, axis_name: Any) -> None:
+        self.axis_name = axis_name
+
+    def value(self, operation: RowLoss, arrays: Sequence[Array]) -> Array:
+        """Return the loss of all classes together."""
+        values = _row_values(operation, self.axis_name, *arrays)
+        return operation.finish(jnp, values, operation.keep(arrays))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _row_values(loss: RowLoss, axis_name: Any, *arrays: Array) -> Array:
+    ranks = AxisRanks(axis_name)
+    return shards.forward(jnp, in_blocks, ranks, loss, arrays, gradients=False)[0]
+
+
+@partial(_row_values.defjvp, symbolic_zeros=True)
+def _row_values_jvp(
+    loss: RowLoss, axis_name: Any, primals: Sequence[Array], tangents: Sequence[Any]
+) -> tuple[Array, Array]:
+    ranks = AxisRanks(axis_name)
+    values, known = shards.forward(jnp, in_blocks, ranks, loss, primals, gradients=True)
+    given = [
+        None if isinstance(tangent, SymbolicZero) else tangent
+        for tangent in tangents[: loss.differentiable]
+    ]
+    return values, shards.tangent(jnp, _once(in_blocks), ranks, loss, given, primals, known)
+
+
+def _once(evaluate: Callable[..., Array]) -> Callable[..., Array]:
+    """Return ``evaluate`` with results that refuse to be differentiated again."""
+
+    @partial(jax.custom_jvp, nondiff_argnums=(0,))
+    def once(operation: RowOperation, *arrays: Array) -> Array:
+        return evaluate(operation, *arrays)
+
+    @once.defjvp
+    def refuse(*_: Any) -> Any:
+        raise LibraryError(
+            "logits that are spread over an axis_name are differentiated once; for higher orders "
+            "shard whole arrays by jax.sharding.NamedSharding, without shard_map"
+        )
+
+    return once
+
+
+# ---- what the compiler partitions ----------------------------------------------------------------
+
+
+def by_rows(operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
+    """Compute the elements of an operation on rows, wherever these and their classes are."""
+    if isinstance(operation, RowLoss | RowGradient):
+        return _batched(operation)(*arrays)
+    return in_blocks(operation, *arrays, xp=xp)
+
+
+def _batched(operation: RowLoss | RowGradient) -> Callable[..., Array]:
+    """Return the partitioned operation with a rule for vmap: one more axis of rows."""
+
+    @custom_vmap
+    def run(*arrays: Array) -> Array:
+        return _partitioned(operation, *arrays)
+
+    @run.def_vmap
+    def rule(size: int, batched: Sequence[bool], *arrays: Array) -> tuple[Array, bool]:
+        wide = (
+            array if has else jnp.broadcast_to(array, (size, *array.shape))
+            for array, has in zip(arrays, batched, strict=True)
+        )
+        return run(*wide), True
+
+    return run
+
+
+@partial(custom_partitioning, static_argnums=(0,))
+def _partitioned(operation: RowLoss | RowGradient, *arrays: Array) -> Array:
+    return in_blocks(operation, *arrays)
+
+
+def _partition(
+    operation: RowLoss | RowGradient, mesh: Any, args: Sequence[Any], result: Any
+) -> Any:
+    *rows, classes = _spec(mesh, args)
+    ndim = len(args[0].shape)
+    whole, row = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((*rows, classes), rows))
+    placed = tuple(whole if len(one.shape) == ndim else row for one in args)
+
+    def lower(*arrays: Array) -> Array:
+        if classes is None:
+            return in_blocks(operation, *arrays)
+        return shards.part(jnp, in_blocks, AxisRanks(classes), operation, arrays)
+
+    return mesh, lower, whole if len(result.shape) == ndim else row, placed
+
+
+def _spec(mesh: Any, args: Sequence[Any]) -> list[Any]:
+    """Return the mesh axes of each axis of the logits, as the more spread of the two has them."""
+    shape = args[0].shape
+    specs = [[*one.sharding.spec, *(None for _ in shape)][: len(shape)] for one in args[:2]]
+    axes, _ = sorted(specs, key=lambda spec: spec.count(None))
+    return [
+        axis if axis and is_shared_evenly(size, _devices(mesh, axis)) else None
+        for axis, size in zip(axes, shape, strict=True)
+    ]
+
+
+def _devices(mesh: Any, axis: Any) -> list[int]:
+    """Return how many devices each of the named axes has."""
+    return [mesh.shape[name] for name in (axis if isinstance(axis, tuple) else (axis,))]
+
+
+def _infer(
+    operation: RowLoss | RowGradient, mesh: Any, args: Sequence[Any], result: Any
+) -> NamedSharding:
+    return _partition(operation, mesh, args, result)[2]
+
+
+def _rule(_operation: Any, _mesh: Any, args: Sequence[Any], results: Sequence[Any]) -> str:
+    """Return in Shardy's words which axes of arguments and result belong together."""
+    ndim = len(args[0].shape)
+    *rows, classes = (f"i{axis}" for axis in range(ndim))
+    words = [
+        " ".join([*rows, classes] if len(one.shape) == ndim else rows) for one in (*args, *results)
+    ]
+    return f"{', '.join(words[: len(args)])} -> {words[-1]}"
+
+
+_partitioned.def_partition(
+    partition=_partition, infer_sharding_from_operands=_infer, sharding_rule=_rule
+)

@@ -1,0 +1,229 @@
+"""Classes spread over ranks: what one shard gives, what all give together, what a shard gets back.
+
+A rank reads its shard of the classes for its state (`ShardState`); from the states of all ranks
+`merged` makes the constants of whole rows, the same on every rank.  KL is among them.  JS needs one
+more read (`ShardSums`), whose results add up.  A gradient is then a rank's own affair
+(`ShardGradient`): nothing needs to be exchanged for it.
+
+What travels is a few numbers per row, packed side by side on the last axis of one array.  How they
+travel is the engine's: ranks of a process group, devices of a mesh, chunks of a lazy array.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+from kldiv.formulas import state
+from kldiv.formulas.reductions import cast
+from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation, state_of
+from kldiv.formulas.state import Rows, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from kldiv._types import Array, Namespace
+
+    Evaluate = Callable[..., Array]
+    """Evaluates an operation on the arrays that follow it."""
+
+
+class Ranks(Protocol):
+    """The collectives of an engine; every rank calls the same ones, in the same order."""
+
+    def merge(self, function: Callable[..., Array], states: Array, *rows: Array) -> Array:
+        """Return ``function`` of the list of all ranks' states, and of other arrays of rows."""
+        ...
+
+    def add(self, array: Array) -> Array:
+        """Return the sum of all ranks' arrays."""
+        ...
+
+
+class Exchanged(NamedTuple):
+    """What every rank knows after the forward pass: packed constants of rows, and sums."""
+
+    rows: Array
+    sums: Array
+
+
+@dataclass(frozen=True)
+class ShardState(RowOperation):
+    """Packed states of a shard, which may be empty. Arrays: s, t."""
+
+    gradients: bool = False
+    """Whether gradients will be asked for; JS then needs a second state."""
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        number = len(self.divergence.pairs(*arrays[:2], gradients=self.gradients))
+        return (*arrays[0].shape[:-1], number * len(State._fields))
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        (s, t), temperature, _ = self.prepared(xp, arrays)
+        pairs = self.divergence.pairs(s, t, gradients=self.gradients)
+        if s.shape[-1]:
+            return packed(xp, [state_of(xp, *pair, temperature) for pair in pairs])
+        return packed(xp, [state.empty_state(xp, xp.sum(s, axis=-1, keepdims=True)) for _ in pairs])
+
+
+@dataclass(frozen=True)
+class ShardSums(RowOperation):
+    """A shard's share of the sums that value and gradients still need. Arrays: s, t, rows."""
+
+    own: ClassVar[int] = 3
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        return (*arrays[0].shape[:-1], self.divergence.sums(len(unpacked(Rows, arrays[2]))))
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        (s, t, rows), temperature, _ = self.prepared(xp, arrays)
+        shares = self.divergence.shares(xp, s, t, unpacked(Rows, rows), temperature)
+        return xp.concat(shares, axis=-1)
+
+
+@dataclass(frozen=True)
+class ShardGradient(RowOperation):
+    """A number per row times the gradient in a shard. Arrays: s, t, that number, rows, sums."""
+
+    index: int = 0
+    """0: in s, 1: in t."""
+    own: ClassVar[int] = 5
+    keeps_classes: ClassVar[bool] = True
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        (s, t, weight, rows, sums), temperature, _ = self.prepared(xp, arrays)
+        gradient = self.divergence.slope(
+            xp, self.index, s, t, unpacked(Rows, rows), split(sums), temperature
+        )
+        return cast(xp, weight[..., None] * gradient, self.result)
+
+
+@dataclass(frozen=True)
+class ShardTemperatureSlope(RowOperation):
+    """A shard's share of the derivative in the temperature. Arrays: s, t, rows, sums."""
+
+    own: ClassVar[int] = 4
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        (s, t, rows, sums), temperature, keep = self.prepared(xp, arrays)
+        shares = self.divergence.temperature_shares(
+            xp, s, t, unpacked(Rows, rows), split(sums), temperature
+        )
+        return self.masked(xp, shares, keep)
+
+
+def forward(
+    xp: Namespace,
+    evaluate: Evaluate,
+    ranks: Ranks,
+    loss: RowOperation,
+    arrays: Sequence[Array],
+    *,
+    gradients: bool,
+) -> tuple[Array, Exchanged]:
+    """Return the divergence of each row, and what the gradients need to know."""
+    s, t, *others = arrays
+    states = evaluate(loss.settings(ShardState, gradients=gradients), s, t, *others)
+    constants = ranks.merge(lambda *parts: merged(xp, loss, *parts), states, *others)
+    sums = constants[..., :0]
+    if loss.divergence.sums(len(unpacked(Rows, constants))):
+        sums = ranks.add(evaluate(loss.settings(ShardSums), s, t, constants, *others))
+    return values_of(xp, loss, constants, sums, others), Exchanged(constants, sums)
+
+
+def backward(
+    xp: Namespace,
+    evaluate: Evaluate,
+    ranks: Ranks,
+    loss: RowOperation,
+    index: int,
+    cotangent: Array,
+    arrays: Sequence[Array],
+    known: Exchanged,
+) -> Array:
+    """Return the gradient in ``arrays[index]``, given the gradient in the rows' divergences."""
+    s, t, *others = arrays
+    if index == loss.own:
+        slope = evaluate(loss.settings(ShardTemperatureSlope), s, t, *known, *others)
+        gradient = ranks.add(slope) * cotangent
+    else:
+        operation = loss.settings(ShardGradient, index=index)
+        gradient = evaluate(operation, s, t, cotangent, *known, *others)
+    return xp.astype(gradient, arrays[index].dtype)
+
+
+def tangent(
+    xp: Namespace,
+    evaluate: Evaluate,
+    ranks: Ranks,
+    loss: RowOperation,
+    tangents: Sequence[Array | None],
+    arrays: Sequence[Array],
+    known: Exchanged,
+) -> Array:
+    """Return the derivative of each row's divergence; a tangent of None is zero."""
+    ones = xp.ones_like(known.rows[..., 0])
+    moved = [xp.zeros_like(ones)]
+    for index, step in enumerate(tangents):
+        if step is None:
+            continue
+        step = cast(xp, step, loss.compute)  # noqa: PLW2901
+        if index == loss.own:
+            slope = evaluate(loss.settings(ShardTemperatureSlope), *arrays[:2], *known, *arrays[2:])
+            moved.append(slope * step)
+        else:
+            operation = loss.settings(ShardGradient, index=index)
+            slope = evaluate(operation, *arrays[:2], ones, *known, *arrays[2:])
+            moved.append(xp.sum(slope * step, axis=-1))
+    return ranks.add(sum(moved[1:], moved[0]))
+
+
+def part(
+    xp: Namespace,
+    evaluate: Evaluate,
+    ranks: Ranks,
+    operation: RowLoss | RowGradient,
+    arrays: Sequence[Array],
+) -> Array:
+    """Return a shard's part of the elements of an operation that knows only whole rows."""
+    if isinstance(operation, RowGradient):
+        s, t, weight, *others = arrays
+        loss = operation.settings(RowLoss)
+        _, known = forward(xp, evaluate, ranks, loss, (s, t, *others), gradients=True)
+        gradient = operation.settings(ShardGradient, index=operation.index)
+        return cast(xp, evaluate(gradient, s, t, weight, *known, *others), operation.result)
+    values, _ = forward(xp, evaluate, ranks, operation, arrays, gradients=False)
+    return cast(xp, values, operation.result)
+
+
+def merged(xp: Namespace, loss: RowOperation, states: Iterable[Array], *others: Array) -> Array:
+    """Return the packed constants of whole rows, given the packed states of all their parts."""
+    temperature = loss.temperature_of(xp, others)
+    parts = zip(*(unpacked(State, part) for part in states), strict=True)
+    wholes = (state.merge(xp, same, -1, temperature) for same in parts)
+    return packed(xp, [state.finish(xp, whole) for whole in wholes])
+
+
+def values_of(
+    xp: Namespace, loss: RowOperation, constants: Array, sums: Array, others: Sequence[Array]
+) -> Array:
+    """Return the divergence of each row, 0 where the mask drops it."""
+    values = loss.divergence.whole(unpacked(Rows, constants), split(sums))
+    return loss.masked(xp, values, loss.keep((constants, constants, *others)))
+
+
+def packed(xp: Namespace, constants: Sequence[NamedTuple]) -> Array:
+    """Return tuples of one number per row as one array."""
+    return xp.concat([field for one in constants for field in one], axis=-1)
+
+
+def unpacked(kind: type[Any], array: Array) -> list[Any]:
+    """Return the tuples that `packed` was given."""
+    fields = split(array)
+    size = len(kind._fields)
+    return [kind(*fields[start : start + size]) for start in range(0, len(fields), size)]
+
+
+def split(array: Array) -> list[Array]:
+    """Return the numbers on the last axis, each with an axis of length one."""
+    return [array[..., index : index + 1] for index in range(array.shape[-1])]

@@ -1,0 +1,177 @@
+"""What `test_jax_sharded` looks at, computed by a process of its own that has eight devices.
+
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/jax_devices.py RESULTS
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from logit_families import families
+
+import kldiv
+from kldiv.backends import _jax_spread
+from kldiv.errors import LibraryError
+
+DEVICES, ROWS, CLASSES = 8, 56, 64
+LOSSES = {"kl": kldiv.kl_div_with_logits, "js": kldiv.js_div_with_logits}
+SPECS = {
+    "classes": (None, "all"),
+    "rows": ("all", None),
+    "both": ("some", "others"),
+    "classes on two axes": (None, ("some", "others")),
+    "whole": (None, None),
+}
+OPTIONS = {
+    "rows": {"reduction": "none"},
+    "mean": {},
+    "where": {"where": np.arange(ROWS) > 2, "temperature": 1.7, "reduction": "batchmean"},
+    "temperatures": {"temperature": 0.5 + np.arange(ROWS) / 20, "reduction": "none"},
+}
+COMPILED = [
+    ("kl", "classes", "rows", "float64"),
+    ("kl", "rows", "rows", "float64"),
+    ("kl", "classes on two axes", "rows", "float32"),
+    ("kl", "classes", "where", "float64"),
+    ("kl", "rows", "mean", "float64"),
+    ("js", "classes", "rows", "float64"),
+    ("js", "both", "temperatures", "float32"),
+]
+MAPPED = [
+    ("kl", "temperatures", "float64", "inside"),
+    ("js", "where", "float64", "inside"),
+    ("kl", "rows", "float32", "outside"),
+    ("kl", "temperatures", "float64", "beyond"),
+]
+COLLECTIVES = ("all-gather", "all-reduce", "collective-permute", "all-to-all", "reduce-scatter")
+
+
+def logits(dtype, options):
+    pairs = list(families(CLASSES).values())
+    s, t = (np.stack([pair[side] for pair in pairs]) for side in (0, 1))
+    s, t = (np.concatenate([array, array])[:ROWS].astype(dtype) for array in (s, t))
+    if "where" in options:
+        s[0], t[1], s[2, 3] = np.nan, -np.inf, np.inf
+    return s, t
+
+
+def mesh_of(axes, kind=AxisType.Auto):
+    shape = (DEVICES,) if "all" in axes else (2, 4)
+    names = ("all",) if "all" in axes else ("some", "others")
+    return jax.make_mesh(shape, names, axis_types=(kind,) * len(names))
+
+
+def differentiated(loss, options, **more):
+    """Return a function that gives the loss' rows, or itself, and the gradients of its sum."""
+
+    def summed(s, t, others):
+        value = loss(
+            s, t, **others, **{k: v for k, v in options.items() if k not in others}, **more
+        )
+        return value.sum(), value
+
+    def run(s, t, others):
+        grads, value = jax.grad(summed, argnums=(0, 1), has_aux=True)(s, t, others)
+        return value, *grads
+
+    return run
+
+
+def arrays_of(options):
+    return {name: value for name, value in options.items() if isinstance(value, np.ndarray)}
+
+
+def counts(text):
+    return {name: len(re.findall(rf" {name}(?:-start)?\(", text)) for name in COLLECTIVES}
+
+
+def by_the_compiler(name, loss, options, dtype):
+    axes = SPECS[name]
+    sharding = NamedSharding(mesh_of(axes), PartitionSpec(*axes))
+    s, t = (jax.device_put(array, sharding) for array in logits(dtype, options))
+    compiled = jax.jit(differentiated(loss, options)).lower(s, t, arrays_of(options)).compile()
+    found = compiled(s, t, arrays_of(options))
+    where = [str(array.sharding.spec) for array in found[1:]]
+    return [np.asarray(array) for array in found], counts(compiled.as_text()), where
+
+
+def by_axis_name(loss, options, dtype, *, inside):
+    mesh, spec = mesh_of(SPECS["classes"]), PartitionSpec(None, "all")
+    others = arrays_of(options)
+    run = partial(differentiated, loss, options)
+    shard_map = partial(jax.shard_map, mesh=mesh)
+    if inside:
+        specs = {"in_specs": (spec, spec, PartitionSpec())}
+        call = shard_map(run(axis_name="all"), **specs, out_specs=(PartitionSpec(), spec, spec))
+    else:
+
+        def whole(s, t, **options):
+            return shard_map(
+                lambda s, t: loss(s, t, axis_name="all", **options),
+                in_specs=(spec, spec),
+                out_specs=PartitionSpec(),
+            )(s, t)
+
+        call = differentiated(whole, options)
+    compiled = jax.jit(call).lower(*logits(dtype, options), others).compile()
+    found = compiled(
+        *(jax.device_put(a, NamedSharding(mesh, spec)) for a in logits(dtype, options)), others
+    )
+    return [np.asarray(array) for array in found], counts(compiled.as_text())
+
+
+def more():
+    """Whatever else must hold on many devices."""
+    found = {}
+    mesh, rows = mesh_of(SPECS["rows"]), PartitionSpec("all", None)
+    spec = PartitionSpec(None, "all")
+    loss = partial(kldiv.kl_div_with_logits, reduction="none")
+    whole = [array[:48] for array in logits(np.float64, {})]  # of a shape not compiled yet
+    s, t = (jax.device_put(array, NamedSharding(mesh, spec)) for array in whole)
+    batched = jax.jit(jax.vmap(loss, in_axes=(0, None)))
+    found["vmap"] = np.asarray(batched(s, t[5]))
+    s, t = (jax.device_put(array, NamedSharding(mesh, rows)) for array in whole)
+    _jax_spread.BLOCK_BYTES = 2 * CLASSES * 8  # each device has several blocks
+    compiled = jax.jit(loss).lower(s, t).compile()
+    found["blocks"] = np.asarray(compiled(s, t)), counts(compiled.as_text())
+    own_rows = jax.shard_map(loss, mesh=mesh, in_specs=(rows, rows), out_specs=PartitionSpec("all"))
+    found["rows in a shard_map"] = np.asarray(jax.jit(own_rows)(s, t))
+    shared = jax.shard_map(
+        partial(kldiv.kl_div_with_logits, axis_name="all"),
+        mesh=mesh,
+        in_specs=(spec, spec),
+        out_specs=PartitionSpec(),
+    )
+    try:
+        jax.jit(jax.grad(lambda s: jax.grad(shared)(s, t).sum())).lower(s)
+    except LibraryError as error:
+        found["second order"] = str(error)
+    return found
+
+
+def main(path):
+    jax.config.update("jax_enable_x64", True)
+    found = {"devices": jax.device_count(), "compiler": {}, "axis_name": {}}
+    for key in COMPILED:
+        loss, name, options, dtype = key
+        found["compiler"][key] = by_the_compiler(name, LOSSES[loss], OPTIONS[options], dtype)
+    for key in MAPPED:
+        loss, options, dtype, where = key
+        _jax_spread.GATHERED = 1 if where == "beyond" else 16
+        found["axis_name"][key] = by_axis_name(
+            LOSSES[loss], OPTIONS[options], dtype, inside=where != "outside"
+        )
+    _jax_spread.GATHERED = 16
+    found.update(more())
+    Path(path).write_bytes(pickle.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

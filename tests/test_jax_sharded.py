@@ -1,0 +1,121 @@
+"""JAX arrays on eight devices: the loss and gradients of the whole, and few collectives."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from libraries import Library, require
+
+import kldiv
+
+jax_devices = pytest.importorskip("jax_devices") if Library.JAX.problem() is None else None
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What a process with eight devices finds; JAX fixes their number when it starts."""
+    require(Library.JAX)
+    path = tmp_path_factory.mktemp("devices") / "results"
+    subprocess.run(
+        [sys.executable, jax_devices.__file__, str(path)],
+        env={
+            **os.environ,
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={jax_devices.DEVICES}",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
+        },
+        check=True,
+        timeout=600,
+    )
+    return pickle.loads(path.read_bytes())  # noqa: S301 - our own
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    """Loss and gradients of whole arrays in float64, by NumPy."""
+    results = {}
+    for loss, options, dtype in {(key[0], *key[-2:]) for key in cases("COMPILED")} | {
+        key[:3] for key in cases("MAPPED")
+    }:
+        function, settings = jax_devices.LOSSES[loss], jax_devices.OPTIONS[options]
+        arrays = [array.astype("float64") for array in jax_devices.logits(dtype, settings)]
+        summed = settings
+        if settings.get("reduction") == "none":
+            summed = {**settings, "reduction": "sum"}
+        _, gradients = kldiv.value_and_grad(partial(function, **summed), (0, 1))(*arrays)
+        results[loss, options, dtype] = [function(*arrays, **settings), *gradients]
+    return results
+
+
+def check(found, wanted, dtype):
+    """Compare a loss relative to each row, gradients to a row's L1 norm."""
+    tolerance, floor = (1e-6 if dtype == "float32" else 2e-15), np.finfo(dtype).tiny
+    (value, *gradients), (expected, *slopes) = found, wanted
+    assert value.dtype == dtype
+    np.testing.assert_allclose(value.astype("float64"), expected, rtol=tolerance, atol=floor)
+    for gradient, slope in zip(gradients, slopes, strict=True):
+        np.testing.assert_array_equal(np.isnan(gradient), np.isnan(slope))
+        error = np.nansum(abs(gradient.astype("float64") - slope), axis=-1)
+        size = np.nansum(abs(slope), axis=-1)
+        assert (error <= tolerance * size + slope.shape[-1] * floor).all()
+
+
+def cases(name):
+    return getattr(jax_devices, name) if jax_devices else []
+
+
+@pytest.mark.parametrize("key", cases("COMPILED"), ids=" ".join)
+def test_the_compiler_shards_a_loss(found, wanted, key):
+    loss, layout, options, dtype = key
+    results, collectives, where = found["compiler"][key]
+    check(results, wanted[loss, options, dtype], dtype)
+    axes = jax_devices.SPECS[layout]
+    assert where == [where[0]] * 2
+    assert all(str(axis) in where[0] for axis in axes if axis)
+    sums = collectives.pop("all-reduce")
+    assert set(collectives.values()) == {0}
+    spread_classes = axes[1] is not None
+    # Of the value and two gradients, which XLA combines; another adds the rows of a reduced loss.
+    assert sums <= spread_classes * (1 if loss == "kl" else 4) + (
+        options not in {"rows", "temperatures"}
+    )
+
+
+@pytest.mark.parametrize("key", cases("MAPPED"), ids=" ".join)
+def test_an_axis_name_in_a_shard_map(found, wanted, key):
+    loss, options, dtype, where = key
+    results, collectives = found["axis_name"][key]
+    check(results, wanted[loss, options, dtype], dtype)
+    through = collectives.pop("all-to-all")
+    assert through == (where == "beyond")
+    assert collectives.pop("all-reduce") <= (2 if loss == "kl" else 3)
+    assert set(collectives.values()) == {0}
+
+
+def test_vmap_goes_on_working(found):
+    s, t = (array[:48] for array in jax_devices.logits("float64", {}))
+    wanted = kldiv.kl_div_with_logits(s, np.broadcast_to(t[5], s.shape), reduction="none")
+    np.testing.assert_allclose(found["vmap"], wanted, rtol=2e-15, atol=1e-300)
+
+
+def test_rows_in_several_blocks_on_each_device(found, wanted):
+    value, collectives = found["blocks"]
+    whole = wanted["kl", "rows", "float64"][0][:48]
+    np.testing.assert_allclose(value, whole, rtol=2e-15, atol=1e-300)
+    assert set(collectives.values()) == {0}
+    np.testing.assert_array_equal(found["rows in a shard_map"], value)
+
+
+def test_second_order_over_an_axis_name_is_refused(found):
+    assert "are differentiated once" in found["second order"]
+
+
+def test_there_were_eight_devices(found):
+    assert found["devices"] == jax_devices.DEVICES

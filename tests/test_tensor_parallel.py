@@ -1,0 +1,442 @@
+"""Logits spread over ranks of a process group or a mesh: the loss and gradients of the whole."""
+
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from logit_families import families
+
+import kldiv
+from kldiv.errors import LibraryError
+
+torch = pytest.importorskip("torch")
+if not torch.distributed.is_available():
+    pytest.skip("this PyTorch has no torch.distributed", allow_module_level=True)
+
+import torch.distributed as dist  # noqa: E402
+from torch.autograd import forward_ad  # noqa: E402
+from torch.distributed.tensor import (  # noqa: E402
+    Partial,
+    Replicate,
+    Shard,
+    distribute_tensor,
+    init_device_mesh,
+)
+from torch.distributed.tensor.debug import CommDebugMode  # noqa: E402
+from torch.distributed.tensor.parallel import loss_parallel  # noqa: E402
+
+from kldiv.backends import _torch_spread  # noqa: E402
+from kldiv.formulas import shards  # noqa: E402
+
+LOSSES = {"kl": kldiv.kl_div_with_logits, "js": kldiv.js_div_with_logits}
+CLASSES = 60
+SHARDS = {2: (44, 16), 3: (33, 0, 27)}
+"""How many classes each rank has: uneven, and none on one of three."""
+STATE, ROWS = len(shards.State._fields), len(shards.Rows._fields)
+
+
+def logits(dtype, *, masked_rows=False):
+    """Rows of every family; with the rows that are NaN where a mask is to drop them."""
+    pairs = list(families(CLASSES).values())
+    s, t = (np.stack([pair[side] for pair in pairs]) for side in (0, 1))
+    if masked_rows:
+        s[0], t[1], s[2, 3] = np.nan, -np.inf, np.inf
+    return [torch.tensor(array, dtype=dtype) for array in (s, t)]
+
+
+ROWS_OF_ALL = len(families(CLASSES))
+KEEP = torch.arange(ROWS_OF_ALL) > 2
+TEMPERATURES = 0.5 + torch.arange(ROWS_OF_ALL) / 20
+
+
+class Case(NamedTuple):
+    """One call: a loss, a dtype, its options."""
+
+    loss: str
+    dtype: torch.dtype = torch.float64
+    options: dict[str, Any] = {}  # noqa: RUF012 - read only
+    axis: int = -1
+    beyond: bool = False
+    """Whether the group counts as too large for one gather."""
+
+    def arrays(self):
+        pair = logits(self.dtype, masked_rows="where" in self.options)
+        return [array.moveaxis(-1, self.axis) for array in pair]
+
+    def run(self, s, t, **spread):
+        """Return the loss and all gradients."""
+        s, t = (array.clone().requires_grad_() for array in (s, t))
+        options = dict(self.options)
+        learnt = []
+        if options.get("temperature") is TEMPERATURES:
+            learnt = [TEMPERATURES.to(self.dtype).requires_grad_()]
+            options["temperature"] = learnt[0]
+        loss = LOSSES[self.loss](s, t, axis=self.axis, **options, **spread)
+        scale = torch.arange(1.0, loss.numel() + 1).reshape(loss.shape)
+        (loss * scale).sum().backward()
+        return [loss.detach(), s.grad, t.grad, *(array.grad for array in learnt)]
+
+
+CASES = {
+    f"{loss} {name}": Case(loss, **settings)
+    for loss in LOSSES
+    for name, settings in {
+        "rows": {"options": {"reduction": "none"}},
+        "rows in float32": {"dtype": torch.float32, "options": {"reduction": "none"}},
+        "temperature": {"options": {"reduction": "none", "temperature": 1.7}},
+        "temperatures": {"options": {"reduction": "none", "temperature": TEMPERATURES}},
+        "where, mean": {"options": {"where": KEEP}},
+        "where, batchmean": {"options": {"where": KEEP, "reduction": "batchmean"}},
+        "first axis": {"options": {"reduction": "none"}, "axis": 0},
+        "beyond": {"options": {"reduction": "none"}, "beyond": True},
+        "beyond, temperatures": {
+            "options": {"reduction": "none", "temperature": TEMPERATURES},
+            "beyond": True,
+        },
+    }.items()
+}
+MESH_CASES = {
+    f"{loss} {name}": Case(loss, options=options)
+    for loss in LOSSES
+    for name, options in {
+        "mean": {},
+        "none": {"reduction": "none"},
+        "sum": {"reduction": "sum"},
+        "where, mean": {"where": KEEP},
+        "where, batchmean": {"where": KEEP, "reduction": "batchmean", "temperature": 0.7},
+    }.items()
+}
+
+
+# ---- what each rank does -------------------------------------------------------------------------
+
+
+def part(size, rank):
+    start, stop = list(pairwise(accumulate(SHARDS[size], initial=0)))[rank]
+    return slice(start, stop)
+
+
+class Traffic:
+    """Counts what a rank sends, and how often."""
+
+    def __init__(self, patch):
+        self.sent: list[tuple[str, int]] = []
+        for name, argument in (("all_gather", 1), ("all_reduce", 0), ("all_to_all_single", 1)):
+            patch.setattr(dist, name, self.counting(name, getattr(dist, name), argument))
+
+    def counting(self, name, collective, argument):
+        def counted(*args, **kwargs):
+            self.sent.append((name, args[argument].nbytes))
+            return collective(*args, **kwargs)
+
+        return counted
+
+
+def on_a_group(size, rank, group, patch):
+    found = {}
+    for name, case in CASES.items():
+        mine = [array.movedim(case.axis, -1)[:, part(size, rank)] for array in case.arrays()]
+        mine = [array.movedim(-1, case.axis) for array in mine]
+        with patch.context() as inner:
+            if case.beyond:
+                inner.setattr(_torch_spread, "GATHERED", 1)
+            found[name] = case.run(*mine, group=group)
+    return found
+
+
+def traffic(size, rank, group, patch):
+    found = {}
+    for loss, function in LOSSES.items():
+        s, t = (array[:, part(size, rank)].requires_grad_() for array in logits(torch.float32))
+        for limit in (16, 1):
+            with patch.context() as inner:
+                inner.setattr(_torch_spread, "GATHERED", limit)
+                counter = Traffic(inner)
+                with CommDebugMode() as forth:
+                    value = function(s, t, group=group)
+                with CommDebugMode() as back:
+                    value.backward()
+                counts = [
+                    {str(op): number for op, number in mode.get_comm_counts().items()}
+                    for mode in (forth, back)
+                ]
+                found[loss, limit] = [*counts, counter.sent]
+    return found
+
+
+class DifferentiableRanks(_torch_spread.GroupRanks):
+    """The trap: collectives through which autograd adds up the gradients of all ranks."""
+
+    def merge(self, function, states, *rows):
+        from torch.distributed.nn.functional import all_gather
+
+        return function(list(all_gather(states.contiguous(), group=self.group)), *rows)
+
+
+def by_differentiable_collectives(size, rank, group, patch):
+    class Naive:
+        @staticmethod
+        def apply(loss, backend, ranks, *arrays):
+            def evaluate(operation, *inputs):
+                return operation.elements(_torch_spread.xp, *inputs)
+
+            trap = DifferentiableRanks(ranks.group)
+            return shards.forward(_torch_spread.xp, evaluate, trap, loss, arrays, gradients=True)[0]
+
+    smooth = [
+        torch.randn(4, CLASSES, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for seed in (1, 2)
+    ]
+    case = Case("kl", options={"reduction": "none"})
+    found = {"whole": case.run(*smooth)}
+    mine = [array[:, part(2, rank)] for array in smooth] if size == 2 else smooth
+    if size == 2:
+        found["right"] = case.run(*mine, group=group)
+        with patch.context() as inner:
+            inner.setattr(_torch_spread, "_RowValues", Naive)
+            found["trap"] = case.run(*mine, group=group)
+    return found
+
+
+def on_a_mesh(size, rank, group, patch):
+    found = {}
+    meshes = {"1": init_device_mesh("cpu", (size,)), "2": init_device_mesh("cpu", (1, size))}
+    layouts = {
+        "classes": ("1", [Shard(1)]),
+        "rows": ("1", [Shard(0)]),
+        "whole": ("1", [Replicate()]),
+        "both": ("2", [Shard(0), Shard(1)]),
+    }
+    for layout, (mesh, placements) in layouts.items():
+        for name, case in MESH_CASES.items():
+            s, t = (
+                distribute_tensor(array, meshes[mesh], placements).requires_grad_()
+                for array in case.arrays()
+            )
+            options = dict(case.options)
+            if layout == "rows" and "where" in options:  # a mask that is spread as well
+                options["where"] = distribute_tensor(options["where"], meshes[mesh], [Shard(0)])
+            loss = LOSSES[case.loss](s, t, **options)
+            loss.sum().backward()
+            where = [str(array.placements) for array in (loss, s.grad, t.grad)]
+            whole = [array.full_tensor().detach() for array in (loss, s.grad, t.grad)]
+            found[layout, name] = where, whole
+    s, t = (distribute_tensor(a, meshes["1"], [Shard(1)]) for a in logits(torch.float64))
+    rows = distribute_tensor(logits(torch.float64)[1], meshes["1"], [Shard(0)])
+    case = Case("kl")
+
+    def parallel(*, failing):
+        with loss_parallel():
+            if failing:
+                raise RuntimeError
+            return [array.full_tensor() for array in case.run(s, t)]
+
+    found["loss_parallel"] = parallel(failing=False)
+    with pytest.raises(RuntimeError):
+        parallel(failing=True)
+    found["after an exception"] = [array.full_tensor() for array in case.run(s, t)]
+    loss = kldiv.kl_div_with_logits
+    refused = {
+        "a plain one": lambda: loss(s, logits(torch.float64)[1]),
+        "placements": lambda: loss(s, rows),
+        "a group": lambda: loss(s, t, group=group),
+    }
+    partial_sums = torch.distributed.tensor.DTensor.from_local(
+        logits(torch.float64)[0], meshes["1"], [Partial()]
+    )
+    twice = distribute_tensor(logits(torch.float64)[0], meshes["2"], [Shard(1), Shard(1)])
+    refused["partial"] = lambda: loss(partial_sums, partial_sums)
+    refused["twice"] = lambda: loss(twice, twice)
+    for name, call in refused.items():
+        with pytest.raises(LibraryError) as error:
+            call()
+        found["refused", name] = str(error.value)
+    return found
+
+
+def work(rank, size, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        found = {
+            step.__name__: step(size, rank, dist.group.WORLD, patch)
+            for step in (on_a_group, traffic, by_differentiable_collectives, on_a_mesh)
+        }
+    torch.save(found, f"{folder}/{rank}")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+# ---- what must come out --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=SHARDS)
+def ranks(request, tmp_path_factory):
+    """What each rank of two, and of three, found; they run once."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(work, (request.param, str(folder)), nprocs=request.param)
+    return [torch.load(folder / str(rank), weights_only=False) for rank in range(request.param)]
+
+
+def whole_of(results, axis=-1):
+    """Return loss and gradients of all classes, given those of every rank."""
+    for result in results[1:]:  # every rank has the same loss, to the last bit
+        torch.testing.assert_close(result[0], results[0][0], rtol=0, atol=0, equal_nan=True)
+        for mine, theirs in zip(result[3:], results[0][3:], strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=0, equal_nan=True)
+    gradients = (torch.cat([result[side] for result in results], axis) for side in (1, 2))
+    return [results[0][0], *gradients, *results[0][3:]]
+
+
+def check(found, wanted, tolerance):
+    """Compare a loss relative to each row, gradients to a row's L1 norm."""
+    floor = torch.finfo(found[0].dtype).smallest_normal
+    value, *gradients = (array.double() for array in found)
+    expected, *slopes = (array.double() for array in wanted)
+    torch.testing.assert_close(value, expected, rtol=tolerance, atol=floor, equal_nan=True)
+    for gradient, slope in zip(gradients, slopes, strict=True):
+        gradient, slope = (torch.atleast_2d(array) for array in (gradient, slope))  # noqa: PLW2901
+        assert torch.equal(gradient.isnan(), slope.isnan())
+        error = (gradient - slope).nan_to_num().abs().sum(-1)
+        size = slope.nan_to_num().abs().sum(-1)
+        assert (error <= tolerance * size + CLASSES * floor).all()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shards_give_the_loss_and_gradients_of_the_whole(ranks, name):
+    case = CASES[name]
+    found = whole_of([rank["on_a_group"][name] for rank in ranks], case.axis)
+    arrays = [array.double() for array in case.arrays()]
+    wanted = case._replace(dtype=torch.float64).run(*arrays)
+    if case.axis == 0:
+        found, wanted = (
+            [array.movedim(0, -1) if array.ndim == 2 else array for array in arrays]
+            for arrays in (found, wanted)
+        )
+    check(found, wanted, 1e-6 if case.dtype == torch.float32 else 1e-12)
+    assert found[0].dtype == case.dtype
+
+
+def test_traffic_is_a_few_numbers_a_row(ranks):
+    size = len(ranks)
+    share = -(-ROWS_OF_ALL // size) * size
+    for rank in ranks:
+        found = rank["traffic"]
+        for loss, states in (("kl", 1), ("js", 2)):
+            sums = [("all_reduce", 4 * 3 * ROWS_OF_ALL)] if loss == "js" else []
+            forth, back, sent = found[loss, 16]
+            assert sum(forth.values()) == states
+            assert back == {}
+            assert sent == [("all_gather", 4 * states * STATE * ROWS_OF_ALL), *sums]
+            forth, back, sent = found[loss, 1]
+            assert sum(forth.values()) == 1 + states
+            assert back == {}
+            assert sent == [
+                ("all_to_all_single", 4 * states * STATE * share),
+                ("all_gather", 4 * states * ROWS * share // size),
+                *sums,
+            ]
+
+
+def test_differentiable_collectives_are_found_out(ranks):
+    found = [rank["by_differentiable_collectives"] for rank in ranks]
+    if len(ranks) != 2:
+        pytest.skip("two ranks show it")
+    check(whole_of([rank["right"] for rank in found]), found[0]["whole"], 1e-12)
+    trapped = whole_of([rank["trap"] for rank in found])
+    torch.testing.assert_close(trapped[0], found[0]["whole"][0], rtol=1e-12, atol=0)
+    with pytest.raises(AssertionError):
+        check(trapped, found[0]["whole"], 0.5)
+
+
+@pytest.mark.parametrize("layout", ["classes", "rows", "whole", "both"])
+@pytest.mark.parametrize("name", MESH_CASES)
+def test_a_dtensor_says_itself_how_it_is_spread(ranks, layout, name):
+    case = MESH_CASES[name]
+    s, t = (array.requires_grad_() for array in case.arrays())
+    loss = LOSSES[case.loss](s, t, **case.options)
+    loss.sum().backward()
+    for rank in ranks:
+        (of_loss, *of_gradients), found = rank["on_a_mesh"][layout, name]
+        check(found, [loss.detach(), s.grad, t.grad], 1e-12)
+        placed = {
+            "classes": "(Shard(dim=1),)",
+            "rows": "(Shard(dim=0),)",
+            "whole": "(Replicate(),)",
+            "both": "(Shard(dim=0), Shard(dim=1))",
+        }[layout]
+        assert of_gradients == [placed, placed]
+        kept = placed.replace("Shard(dim=1)", "Replicate()")
+        reduced = "(Replicate(), Replicate())" if layout == "both" else "(Replicate(),)"
+        assert of_loss == (kept if case.options.get("reduction") == "none" else reduced)
+
+
+def test_torchs_loss_parallel_changes_nothing(ranks):
+    case = Case("kl")
+    wanted = case.run(*logits(torch.float64))
+    for rank in ranks:
+        check(rank["on_a_mesh"]["loss_parallel"], wanted, 1e-12)
+        check(rank["on_a_mesh"]["after an exception"], wanted, 1e-12)
+
+
+def test_what_does_not_fit_is_refused_with_the_mend(ranks):
+    for rank in ranks:
+        found = {key[1]: text for key, text in rank["on_a_mesh"].items() if key[0] == "refused"}
+        assert "make both DTensors" in found["a plain one"]
+        assert "target.redistribute(" in found["placements"]
+        assert "leave group= out" in found["a group"]
+        assert "redistribute them to Shard or Replicate" in found["partial"]
+        assert "one of them has the classes" in found["twice"]
+
+
+# ---- where there is no group ---------------------------------------------------------------------
+
+
+def test_a_group_belongs_to_torch_and_an_axis_name_to_jax(lib):
+    s = lib.array(np.zeros((2, 3)))
+    for loss in LOSSES.values():
+        wanted = "must be a .*ProcessGroup" if lib.root == "torch" else "group= is for torch"
+        with pytest.raises(LibraryError, match=wanted):
+            loss(s, s, group="all")
+        wanted = "no mesh axis is called" if lib.root == "jax" else "axis_name= is for JAX"
+        with pytest.raises(LibraryError, match=wanted):
+            loss(s, s, axis_name="classes")
+
+
+@pytest.fixture
+def alone(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def test_one_rank_may_be_all_there_are(alone):
+    for case in (Case("kl"), Case("js")):
+        s, t = case.arrays()
+        check(case.run(s, t, group=alone), case.run(s, t), 1e-15)
+        assert case.run(s[:0], t[:0], group=alone)[1].shape == (0, CLASSES)
+    half = [array.bfloat16() for array in logits(torch.float32)]
+    loss = kldiv.kl_div_with_logits(*half, group=alone, dtype="float32", reduction="none")
+    torch.testing.assert_close(
+        loss, kldiv.kl_div_with_logits(*half, dtype="float32", reduction="none"), equal_nan=True
+    )
+
+
+def test_transforms_second_order_and_other_backends_are_refused(alone):
+    s, t = (array.requires_grad_() for array in logits(torch.float64))
+    with pytest.raises(LibraryError, match=r"loss\.backward\(\) only"):
+        torch.func.grad(lambda a: kldiv.kl_div_with_logits(a, t, group=alone))(s)
+    with forward_ad.dual_level(), pytest.raises(LibraryError, match="forward mode"):
+        kldiv.kl_div_with_logits(s, t, group=alone)
+    with pytest.raises(LibraryError, match=r"use the library's own.*loss\.backward"):
+        kldiv.value_and_grad(kldiv.kl_div_with_logits)(s, t, group=alone)
+    with kldiv.config_context(backend="numpy"), pytest.raises(LibraryError, match="at 'auto'"):
+        kldiv.kl_div_with_logits(s, t, group=alone)
+    loss = kldiv.kl_div_with_logits(s, t, group=alone)
+    with pytest.raises(LibraryError, match="leave create_graph out"):
+        torch.autograd.grad(loss, s, create_graph=True)
