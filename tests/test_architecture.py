@@ -160,6 +160,7 @@ def test_a_framework_is_imported_only_in_its_own_adapter():
         "_jax_spread": {"jax"},
         "_cupy": {"cupy"},
         "_dask": {"dask"},
+        "_dask_spread": {"dask"},
     }
     modules = (path for path in PACKAGE.rglob("*.py") if "_bench" not in path.parts)
     for path in modules:

@@ -162,3 +162,13 @@ def test_tensor_parallel_agrees_with_one_process():
 def test_tensor_parallel_says_how_to_start_it():
     require("torch")
     assert "torchrun --nproc-per-node 2" in run("tensor_parallel.py", code=1)
+
+
+# ---- Dask ----------------------------------------------------------------------------------------
+
+
+def test_dask_cluster_agrees_with_one_process():
+    require("dask", "distributed")
+    printed = run("dask_cluster.py")
+    assert "The first rows agree" in printed
+    assert float(printed.split()[0]) == pytest.approx(5e-7, rel=0.02)

@@ -9,7 +9,7 @@ import array_api_compat.dask.array
 import dask.array as da
 import numpy as np
 
-from kldiv.backends import _numpy
+from kldiv.backends import _dask_spread, _numpy
 from kldiv.backends._overlay import Overlay
 from kldiv.backends._table import TABLE
 from kldiv.backends.base import Backend
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array, Namespace
     from kldiv.formulas.reductions import Loss
+    from kldiv.formulas.rows import RowOperation
 
 
 # Dask names no half types, but its blocks have them.
@@ -82,6 +83,13 @@ class DaskBackend(Backend):
     def run(self, operation: Loss, route: Route, arrays: Sequence[Array]) -> Array:  # type: ignore[override]
         elements = operation.elementwise()
         other = None if route.backend is self else route.backend.name
+        if _dask_spread.in_class_chunks(operation, arrays):
+
+            def evaluator(part: RowOperation) -> Any:
+                return partial(_compute_block, part, other, route.device, route.kernel)
+
+            values = _dask_spread.elements(elements, arrays, evaluator)  # type: ignore[arg-type]
+            return operation.gather(xp, values, arrays)
         if isinstance(operation, RowWise):
             arrays, named, out = _whole_rows(operation, arrays)
         else:

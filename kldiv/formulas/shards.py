@@ -56,7 +56,7 @@ class ShardState(RowOperation):
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         number = len(self.divergence.pairs(*arrays[:2], gradients=self.gradients))
-        return (*arrays[0].shape[:-1], number * len(State._fields))
+        return (*arrays[0].shape[:-1], width(State, number))
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t), temperature, _ = self.prepared(xp, arrays)
@@ -204,6 +204,31 @@ def merged(xp: Namespace, loss: RowOperation, states: Iterable[Array], *others: 
     return packed(xp, [state.finish(xp, whole) for whole in wholes])
 
 
+def carrying(xp: Namespace, loss: RowOperation, states: Array, others: Sequence[Array]) -> Array:
+    """Return packed states with the temperature at the end, where that is an array."""
+    if loss.temperature is not None:
+        return states
+    return xp.concat([states, loss.temperature_of(xp, others)], axis=-1)
+
+
+def combined(xp: Namespace, loss: RowOperation, parts: Sequence[Array], *, done: bool) -> Array:
+    """Return the state of `carrying` states together, or the constants of rows if that is all."""
+    temperature = parts[0][..., -1] if loss.temperature is None else None
+    own = parts if temperature is None else [part[..., :-1] for part in parts]
+    others = () if temperature is None else (temperature,)
+    if done:
+        return merged(xp, loss, own, *others)
+    value = loss.temperature_of(xp, others)
+    same = zip(*(unpacked(State, part) for part in own), strict=True)
+    states = packed(xp, [state.merge(xp, one, -1, value) for one in same])
+    return carrying(xp, loss, states, others)
+
+
+def added(parts: Sequence[Array]) -> Array:
+    """Return the sum of all parts."""
+    return sum(parts[1:], parts[0])
+
+
 def values_of(
     xp: Namespace, loss: RowOperation, constants: Array, sums: Array, others: Sequence[Array]
 ) -> Array:
@@ -215,6 +240,11 @@ def values_of(
 def packed(xp: Namespace, constants: Sequence[NamedTuple]) -> Array:
     """Return tuples of one number per row as one array."""
     return xp.concat([field for one in constants for field in one], axis=-1)
+
+
+def width(kind: type[Any], number: int) -> int:
+    """Return how long the last axis of that many packed tuples is."""
+    return number * len(kind._fields)
 
 
 def unpacked(kind: type[Any], array: Array) -> list[Any]:
