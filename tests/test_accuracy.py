@@ -12,6 +12,7 @@ import pytest
 from libraries import Library, require, unit
 
 import kldiv
+from kldiv.kernels import cpu
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 LONG = np.longdouble
@@ -268,7 +269,8 @@ def test_sums_are_never_worse_than_torch_s(lib, dtype, kind, size, layout, reque
         pytest.skip(f"{lib.value} has no {dtype} here")
     if dtype == "float64" and not WIDE:
         pytest.skip("no wider dtype here to know the truth by")
-    if (dtype, size, lib.root) == ("float32", 1_000_000, "torch") and "binary" in kind:
+    formulas = cpu.problem() is not None  # the CPU kernels have a logarithm of their own
+    if formulas and (dtype, size, lib.root) == ("float32", 1_000_000, "torch") and "binary" in kind:
         request.applymarker(pytest.mark.xfail(raises=AssertionError, reason="torch's logarithm"))
     x, y, keep = data(kind, size, dtype)
     masked = layout == "masked rows"

@@ -200,7 +200,9 @@ def test_a_peer_that_breaks_is_named_and_the_others_go_on(tmp_path):
     found = measured(tmp_path, request(peers=["broken"]), broken=broken)
     (each,) = (each for each in found["cells"] if each["who"] == "broken")
     assert (each["status"], each["reason"]) == ("failed", "ZeroDivisionError: division by zero")
-    assert sum(each["status"] == "ok" for each in found["cells"]) == 4
+    others = [each["status"] for each in found["cells"] if each["who"] != "broken"]
+    assert set(others) == {"ok"}
+    assert len(others) >= 4  # more kernels make more cells
 
 
 @pytest.mark.usefixtures("own_peers")

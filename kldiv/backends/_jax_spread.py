@@ -162,7 +162,8 @@ def _once(evaluate: Callable[..., Array]) -> Callable[..., Array]:
 
 def by_rows(operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
     """Compute the elements of an operation on rows, wherever these and their classes are."""
-    if isinstance(operation, RowLoss | RowGradient):
+    # One device needs no partition, which some of JAX's own tools, such as export, cannot take.
+    if jax.device_count() > 1 and isinstance(operation, RowLoss | RowGradient):
         return _batched(operation)(*arrays)
     return in_blocks(operation, *arrays, xp=xp)
 
