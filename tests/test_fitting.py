@@ -95,6 +95,9 @@ def test_counts_have_the_divergence_of_their_frequencies():
     best = fitting.rank(data).best
     assert best.family == "Poisson"
     assert best.kl.value == pytest.approx(0.0, abs=0.005)
+    share = np.unique(data, return_counts=True)[1] / 4000
+    plain = np.sum(share * np.log(share)) - best.score
+    assert best.kl.value == pytest.approx(plain - (len(share) - 1) / 8000, rel=1e-9)
     wide = fitting.rank(random.negative_binomial(1.5, 0.2, size=4000), ["Poisson"])
     assert wide.best.kl.value > 0.5
     assert "still" in wide.warnings[-1]
