@@ -14,6 +14,7 @@ import sys
 import time
 
 try:
+    import dask
     import dask.array as da
     import numpy as np
     from dask.distributed import Client, LocalCluster
@@ -21,6 +22,9 @@ try:
     import kldiv
 except ImportError as error:
     sys.exit(f'{error.name} is not installed; pip install "kldiv[dask]" distributed')
+
+# Dask's workers give every temporary back to the system, which makes kldiv four times slower.
+MEMORY = {"MALLOC_TRIM_THRESHOLD_": 2**26, "MALLOC_MMAP_THRESHOLD_": 2**25, "OMP_NUM_THREADS": 1}
 
 
 def logits(rows: int, classes: int, seed: int) -> da.Array:
@@ -43,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     cluster = None
     if options.scheduler is None:
+        dask.config.set({"distributed.nanny.pre-spawn-environ": MEMORY})
         cluster = LocalCluster(
             n_workers=options.workers, threads_per_worker=1, dashboard_address=None
         )
