@@ -184,8 +184,9 @@ def js_divergence(
     --------
     >>> import numpy as np
     >>> import kldiv
-    >>> float(kldiv.js_divergence(np.array([1.0, 0.0]), np.array([0.0, 1.0]), base=2))
-    1.0
+    >>> apart = kldiv.js_divergence(np.array([1.0, 0.0]), np.array([0.0, 1.0]), base=2)
+    >>> print(f"{apart:.6f}")
+    1.000000
     """
     return prepare_js_divergence(
         *ps, weights=weights, axis=axis, base=base, normalize=normalize
