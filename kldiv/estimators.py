@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
 
 from kldiv import backends
 from kldiv._call import Call, check_reduction, dtypes, resolve_pair, resolve_same_shape
@@ -349,13 +349,11 @@ def _mean_of(terms: Array, confidence: float) -> Estimate:
     """Return the mean of independent terms, with the interval of the central limit theorem."""
     if not 0 < confidence < 1:
         raise OptionError(f"confidence must lie between 0 and 1; got {confidence!r}")
-    values = backends.find(terms).to_numpy(backends.find(terms).export(terms)).ravel()
+    backend = backends.find(terms)
+    values = backend.to_numpy(backend.export(terms)).ravel()
     if len(values) < 2:
         raise ShapeError(f"an interval needs two samples at least; got {len(values)}")
-    value = float(values.mean())
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
-    return Estimate(value, error, value - reach, value + reach, len(values))
+    return Estimate(*samples.mean_interval(np, values, confidence), len(values))
 
 
 def _points(xp: Any, name: str, array: Array) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -366,7 +365,4 @@ def _absolute(terms: Sample, bias: float, confidence: float) -> Estimate:
     """Return the mean of what the data's own logarithm exceeds the fit's by."""
     if not np.isfinite(terms).all():
         return Estimate(math.inf, math.nan, math.inf, math.inf, len(terms))
-    value = float(terms.mean()) - bias
-    error = float(terms.std(ddof=1)) / math.sqrt(len(terms))
-    reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
-    return Estimate(value, error, value - reach, value + reach, len(terms))
+    return Estimate(*samples.mean_interval(np, terms, confidence, bias), len(terms))

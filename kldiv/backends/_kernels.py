@@ -31,6 +31,16 @@ def compile_kernels() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield from cpu.compilers().items()
 
 
+def warn_of(error: Exception) -> None:
+    """Say that the formulas compute, as the kernels failed."""
+    warnings.warn(
+        f"kldiv computes by its array-API formulas, not its CPU kernels: {error}; "
+        "kernel='pure' chooses them without this warning",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
 class CPUBackend(Backend):
     """An adapter with the kernel ``cpu`` beside the formulas."""
 
@@ -98,12 +108,7 @@ class CPUBackend(Backend):
         except cpu.KernelError as error:
             if kernel == cpu.NAME:
                 raise BackendError(f"kernel {kernel!r} cannot run here: {error}") from error
-            warnings.warn(
-                f"kldiv computes by its array-API formulas, not its CPU kernels: {error}; "
-                "kernel='pure' chooses them without this warning",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            warn_of(error)
             return None
 
     def scaled(self, gradients: list[Array], cotangent: Array) -> list[Array] | None:

@@ -7,13 +7,13 @@ operator takes.
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import array_api_compat.torch as xp
 import torch
 
+from kldiv.backends._kernels import warn_of
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
 from kldiv.kernels import cpu
@@ -108,12 +108,7 @@ def _fused(
             return _by_formulas(work)
         found, of_arrays = cpu.compute(work)
     except cpu.KernelError as error:
-        warnings.warn(
-            f"kldiv computes by its array-API formulas, not its CPU kernels: {error}; "
-            "kernel='pure' chooses them without this warning",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        warn_of(error)
         return _by_formulas(work)
     return [found, *of_arrays] if value else of_arrays
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from kldiv.formulas.reductions import RowWise, cast
-from kldiv.formulas.special import NEAR, expm1, log1p, log_ratio, relative
+from kldiv.formulas.special import NEAR, expm1, log1p, log_ratio, polynomial, relative
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -251,7 +251,7 @@ class Renyi(Measure):
     def _terms(self, xp: Namespace, p: Array, q: Array, r: Array) -> Array:
         larger = max(1.0, self.alpha)
         x = xp.clip(larger * r, -NEAR, NEAR)
-        series = q * x * x * _horner(x, self._series(x.dtype == xp.float64))
+        series = q * x * x * polynomial(x, self._series(x.dtype == xp.float64))
         power = (self.alpha - 1.0) * r
         power = xp.where(power > 80.0, 80.0, power)  # larger ones are added by their logarithm
         far = p * (r * _ratio(xp, power) - 1.0) + q
@@ -295,14 +295,6 @@ def _ratio(xp: Namespace, x: Array) -> Array:
     small = abs(x) < 1e-4
     near = 1.0 + x * (0.5 + x * (1 / 6 + x * (1 / 24)))
     return xp.where(small, near, expm1(xp, x) / xp.where(small, 1.0, x))
-
-
-def _horner(x: Array, coefficients: Sequence[float]) -> Array:
-    *rest, value = coefficients
-    total = value + 0.0 * x
-    for coefficient in reversed(rest):
-        total = total * x + coefficient
-    return total
 
 
 @dataclass(frozen=True)

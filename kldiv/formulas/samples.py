@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from kldiv.formulas.blocks import BLOCK_BYTES, slices
@@ -50,6 +52,19 @@ def plug_in_kl(xp: Namespace, p: Array, q: Array, axis: int, *, corrected: bool)
     n, m = xp.squeeze(n, axis=axis), xp.squeeze(m, axis=axis)
     bias = (classes - 1.0) / (2.0 * n) + (ratio - 1.0) / (2.0 * m)
     return xp.where(xp.isinf(value), value, value - bias)
+
+
+def mean_interval(
+    xp: Namespace, terms: Array, confidence: float, bias: float = 0.0
+) -> tuple[float, float, float, float]:
+    """Return the mean of independent terms less a bias, its standard error, and its interval.
+
+    The interval is that of the central limit theorem.
+    """
+    value = float(xp.mean(terms)) - bias
+    error = float(xp.std(terms, correction=1)) / math.sqrt(terms.shape[0])
+    reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
+    return value, error, value - reach, value + reach
 
 
 def log_density(xp: Namespace, distances: Array, digammas: float) -> Array:

@@ -35,7 +35,7 @@ def phi(xp: Namespace, x: Array) -> Array:
 
 def phi_near(xp: Namespace, x: Array) -> Array:
     """Return φ(x) for |x| ≤ `NEAR`."""
-    return x * x * _polynomial(x, _PHI[: _PHI_TERMS[x.dtype == xp.float64]])
+    return x * x * polynomial(x, _PHI[: _PHI_TERMS[x.dtype == xp.float64]])
 
 
 def expm1(xp: Namespace, x: Array) -> Array:
@@ -91,10 +91,11 @@ def _log_quotient(xp: Namespace, a: Array, b: Array) -> Array:
 def _artanh(xp: Namespace, z: Array) -> tuple[Array, Array]:
     """Return z = y/(2 + y), for which y − 2z = y·z, and log1p(y) − 2z."""
     square = z * z
-    return z, z * square * _polynomial(square, _ARTANH[: _ARTANH_TERMS[z.dtype == xp.float64]])
+    return z, z * square * polynomial(square, _ARTANH[: _ARTANH_TERMS[z.dtype == xp.float64]])
 
 
-def _polynomial(x: Array, coefficients: Sequence[float]) -> Array:
+def polynomial(x: Array, coefficients: Sequence[float]) -> Array:
+    """Return Σ cₖ xᵏ, the coefficients from the constant one on; there are two at least."""
     *rest, value = coefficients
     for coefficient in reversed(rest):
         value = value * x + coefficient

@@ -17,7 +17,7 @@ from kldiv.distributions.families import (
 from kldiv.distributions.registry import register_kl
 from kldiv.formulas.measures import relative_entropy
 from kldiv.formulas.remainders import gamma_excess, integrated_remainder, ratio_phi
-from kldiv.formulas.special import log_ratio
+from kldiv.formulas.special import log_ratio, polynomial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,7 @@ def curvature(xp: Namespace, x: Array) -> Array:
     small = abs(x) < _SMALL
     near = xp.where(small, x, 0.0)
     square = near * near
-    series = _polynomial(square, _CURVATURE)
+    series = polynomial(square, _CURVATURE)
     far = xp.where(small, 1.0, abs(x))
     decay = xp.exp(-far)
     lost = 1.0 - decay
@@ -155,13 +155,6 @@ _SQUARE = _bessel_series()
 _FALLING = _bessel_asymptotics()
 
 
-def _polynomial(x: Array, coefficients: Sequence[float]) -> Array:
-    value = coefficients[-1] + 0.0 * x
-    for coefficient in coefficients[-2::-1]:
-        value = value * x + coefficient
-    return value
-
-
 def _cosine(
     xp: Namespace, k: Array, series: Sequence[float], falling: Sequence[float]
 ) -> tuple[Array, Array, Array, Array]:
@@ -170,8 +163,8 @@ def _cosine(
     near = xp.where(small, k, 1.0)
     x = (near / _LARGE) * (near / _LARGE)
     inverse = 1.0 / xp.where(small, _LARGE, k)
-    share = _polynomial(x, series) / _polynomial(x, _SQUARE)
-    return small, near, share, _polynomial(inverse, falling) * inverse
+    share = polynomial(x, series) / polynomial(x, _SQUARE)
+    return small, near, share, polynomial(inverse, falling) * inverse
 
 
 def mean_cosine(xp: Namespace, k: Array) -> Array:
