@@ -64,7 +64,9 @@ def test_doctor_in_json(run):
     assert list(found) == ["version", "python", "backends", "settings"]
     for name, state in kldiv.available_backends(unusable=True).items():
         told = found["backends"][name]
-        assert list(told) == ["usable", "version", "devices", "kernels", "reason", "install"]
+        assert list(told) == [
+            *("usable", "version", "devices", "kernels", "kernel_problems", "reason", "install")
+        ]
         assert (told["usable"], told["version"]) == (state.usable, state.version)
         assert told["devices"] == list(state.devices)
     assert found["backends"]["numpy"]["version"] == np.__version__

@@ -20,7 +20,7 @@ from reference import extended
 import kldiv
 from kldiv.errors import BackendError, ConfigError
 from kldiv.formulas.rows import JensenShannon, RowLoss
-from kldiv.kernels import cpu
+from kldiv.kernels import Work, cpu
 
 pytest.importorskip("numba")
 
@@ -236,7 +236,7 @@ def test_kl_of_logits_is_exact(size, dtype, temperature):
     expected = truths(size, dtype, temperature)
     operation = RowLoss("none", dtype, dtype, dtype, temperature=temperature)
     xp = kldiv.backends.get("numpy").namespace()
-    value, gradients = cpu.compute(cpu.Work(operation, xp, [s, t], 1, gradients=(0, 1)))
+    value, gradients = cpu.compute(Work(operation, xp, [s, t], 1, gradients=(0, 1)))
     assert_right(names, (value, *gradients), expected, dtype)
 
 
@@ -246,7 +246,7 @@ def test_js_of_logits_is_exact(size, dtype, beta):
     names, s, t = batch(size, dtype)
     operation = RowLoss("none", dtype, dtype, dtype, JensenShannon(beta))
     xp = kldiv.backends.get("numpy").namespace()
-    value, gradients = cpu.compute(cpu.Work(operation, xp, [s, t], 1, gradients=(0, 1)))
+    value, gradients = cpu.compute(Work(operation, xp, [s, t], 1, gradients=(0, 1)))
     assert_right(names, (value, *gradients), truths(size, dtype, 1.0, beta), dtype)
 
 

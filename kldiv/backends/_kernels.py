@@ -1,4 +1,4 @@
-"""What the adapters share whose arrays lie in a CPU's memory: the fused kernels for them."""
+"""What adapters with fused kernels beside the formulas share: which of them computes a call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kldiv.backends.base import Backend
 from kldiv.errors import BackendError
-from kldiv.kernels import cpu
+from kldiv.kernels import KernelError, Work, cpu, is_small, small_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array
     from kldiv.formulas.operation import Operation
+    from kldiv.kernels import Kernels
 
 
 def compile_kernels() -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -27,57 +28,68 @@ def compile_kernels() -> Iterator[tuple[str, Callable[[], Any]]]:
     """
     problem = cpu.problem()
     if problem:
-        raise BackendError(f"kernel {cpu.NAME!r} cannot run here: {problem}")
+        raise _cannot_run(cpu.NAME, problem)
     yield from cpu.compilers().items()
 
 
-def warn_of(error: Exception) -> None:
+def warn_of(kernels: Kernels, error: Exception) -> None:
     """Say that the formulas compute, as the kernels failed."""
     warnings.warn(
-        f"kldiv computes by its array-API formulas, not its CPU kernels: {error}; "
+        f"kldiv computes by its array-API formulas, not by its kernels {kernels.NAME!r}: {error}; "
         "kernel='pure' chooses them without this warning",
         RuntimeWarning,
         stacklevel=3,
     )
 
 
-class CPUBackend(Backend):
-    """An adapter with the kernel ``cpu`` beside the formulas."""
+def _cannot_run(name: str, why: object) -> BackendError:
+    return BackendError(f"kernel {name!r} cannot run here: {why}")
 
-    def threads(self) -> int | None:
-        """Return how many threads the library uses, None where it has no such setting."""
-        return None
 
-    def small(self, array: Array) -> bool:
-        """Return whether a call is so small that the formulas are as fast."""
-        return cpu.is_small(array)
+class KernelBackend(Backend):
+    """An adapter with fused kernels, of one or several technologies, beside the formulas."""
 
-    def addressable(self, arrays: Sequence[Array]) -> bool:
-        """Return whether the elements of all arrays lie as they are in the CPU's memory."""
+    technologies: tuple[Kernels, ...] = ()
+    """Their packages, the fastest first."""
+
+    def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:
+        """Return why kernels cannot read the arrays as they lie in memory, or None."""
         raise NotImplementedError
 
+    def threads(self) -> int | None:
+        """Return how many of a CPU's threads the library uses, None where it has no setting."""
+        return None
+
     def choose_kernel(self, name: str) -> str:
-        problem = cpu.problem()
-        if problem is None:
-            return name if name == "auto" else super().choose_kernel(name)
-        if name == cpu.NAME:
-            raise BackendError(f"kernel {name!r} cannot run here: {problem}")
-        return "pure"
+        for kernels in self.technologies:
+            if name == kernels.NAME:
+                problem = kernels.problem()
+                if problem:
+                    raise _cannot_run(name, problem)
+        if name == "auto":
+            usable = any(kernels.problem() is None for kernels in self.technologies)
+            return "auto" if usable else "pure"
+        return super().choose_kernel(name)
 
     def explain_kernel(
         self, name: str, operation: Operation, arrays: Sequence[Array]
     ) -> tuple[str, str]:
-        refusal = cpu.problem()
-        if name != "pure" and not refusal:
-            small = name == "auto" and cpu.is_small(arrays[0])
-            refusal = cpu.SMALL_TEXT if small else cpu.refusal(operation, arrays)
-            # Arrays of another library are moved here first.
-            if not refusal and all(self.recognises(type(array)) for array in arrays):
-                refusal = self._unreachable(arrays)
-        if name == "pure" or refusal:
-            why = "the array-API formula, the fastest that applies"
-            return "pure", f"{why}: {refusal}" if refusal else why
-        return cpu.NAME, "fused, compiled by Numba, the fastest that applies"
+        reasons = {}
+        # Arrays of another library are moved here first.
+        here = all(self.recognises(type(array)) for array in arrays)
+        for kernels in self._asked_for(name):
+            refusal = self._refusal(kernels, operation, arrays, name, here=here)
+            if refusal is None:
+                return kernels.NAME, f"{kernels.WORDS}, the fastest that applies"
+            reasons[kernels.NAME] = refusal
+        why = "the array-API formula, the fastest that applies"
+        if len(reasons) == 1:
+            return "pure", f"{why}: {next(iter(reasons.values()))}"
+        return "pure", "; ".join([why, *(f"{name}: {each}" for name, each in reasons.items())])
+
+    def kernel_problems(self) -> dict[str, str]:
+        found = {kernels.NAME: kernels.problem() for kernels in self.technologies}
+        return {name: problem for name, problem in found.items() if problem}
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
         found = self.fused(operation, arrays, kernel)
@@ -93,33 +105,52 @@ class CPUBackend(Backend):
         *,
         value: bool = True,
     ) -> tuple[Array | None, list[Array]] | None:
-        if kernel == "pure" or self._refusal(operation, arrays, kernel):
-            return None
         if any(index > 1 for index in gradients):
             return None  # a temperature's
-        if cotangent is not None and not self.addressable([cotangent]):
-            return None
-        xp = self.namespace(arrays[0])
-        threads = cpu.thread_number(self.threads())
-        try:
-            return cpu.compute(
-                cpu.Work(operation, xp, arrays, threads, value, tuple(gradients), cotangent)
-            )
-        except cpu.KernelError as error:
-            if kernel == cpu.NAME:
-                raise BackendError(f"kernel {kernel!r} cannot run here: {error}") from error
-            warn_of(error)
-            return None
+        for kernels in self._asked_for(kernel):
+            if self._refusal(kernels, operation, arrays, kernel):
+                continue
+            if cotangent is not None and self.unreachable(kernels, [cotangent]):
+                continue
+            xp = self.namespace(arrays[0])
+            threads = cpu.thread_number(self.threads()) if kernels is cpu else 1
+            try:
+                return kernels.compute(
+                    Work(operation, xp, arrays, threads, value, tuple(gradients), cotangent)
+                )
+            except KernelError as error:
+                if kernel == kernels.NAME:
+                    raise _cannot_run(kernel, error) from error
+                warn_of(kernels, error)
+        return None
 
     def scaled(self, gradients: list[Array], cotangent: Array) -> list[Array] | None:
         """Return gradients times a scalar, written in place; None where that would round twice."""
-        return cpu.scaled(gradients, cotangent)
+        for kernels in self.technologies:
+            if self.unreachable(kernels, [*gradients, cotangent]) is None:
+                return kernels.scaled(gradients, cotangent)
+        return None
 
-    def _refusal(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> str | None:
-        """Return why the kernel ``cpu`` does not take a call, or None where it does."""
-        if kernel == "auto" and self.small(arrays[0]):
-            return cpu.SMALL_TEXT
-        return cpu.problem() or cpu.refusal(operation, arrays) or self._unreachable(arrays)
+    def _asked_for(self, name: str) -> tuple[Kernels, ...]:
+        """Return what may compute under the setting ``kernel``."""
+        if name == "auto":
+            return self.technologies
+        return tuple([kernels for kernels in self.technologies if name == kernels.NAME])
 
-    def _unreachable(self, arrays: Sequence[Array]) -> str | None:
-        return None if self.addressable(arrays) else "the arrays are not in a CPU's memory"
+    def _refusal(
+        self,
+        kernels: Kernels,
+        operation: Operation,
+        arrays: Sequence[Array],
+        name: str,
+        *,
+        here: bool = True,
+    ) -> str | None:
+        """Return why kernels do not take a call, or None where they do."""
+        if name == "auto" and is_small(kernels, arrays[0]):
+            return small_text(kernels)
+        return (
+            kernels.problem()
+            or kernels.refusal(operation, arrays)
+            or (self.unreachable(kernels, arrays) if here else None)
+        )

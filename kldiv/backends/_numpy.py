@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kldiv.backends._kernels import CPUBackend
+from kldiv.backends._kernels import KernelBackend
 from kldiv.backends._overlay import Overlay
 from kldiv.backends._table import TABLE
 from kldiv.errors import LibraryError
+from kldiv.kernels import cpu
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
+    from kldiv.kernels import Kernels
 
 
 def special() -> Any:
@@ -47,12 +49,13 @@ def _missing(name: str) -> Any:
 xp = Overlay(np, _missing)
 
 
-class NumPyBackend(CPUBackend):
+class NumPyBackend(KernelBackend):
     """Adapter of NumPy arrays and scalars."""
 
     name = "numpy"
     module = "numpy"
     roots, install, kernels = TABLE["numpy"]
+    technologies = (cpu,)
 
     def recognises(self, cls: type) -> bool:
         if issubclass(cls, np.ma.MaskedArray | np.matrix):
@@ -69,11 +72,13 @@ class NumPyBackend(CPUBackend):
     def dtype_name(self, array: Array) -> str:
         return str(array.dtype.name)
 
-    def addressable(self, arrays: Sequence[Array]) -> bool:
-        return all(
+    def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:  # noqa: ARG002
+        if all(
             isinstance(array, np.ndarray) and array.dtype.isnative and array.flags.aligned
             for array in arrays
-        )
+        ):
+            return None
+        return "the arrays are not in the CPU's own byte order, or not aligned"
 
     def device(self, array: Array) -> str:  # noqa: ARG002
         return "cpu"

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 from kldiv.backends import _torch_ops
-from kldiv.backends._kernels import CPUBackend
+from kldiv.backends._kernels import KernelBackend
 from kldiv.backends._table import TABLE
 from kldiv.errors import LibraryError
 from kldiv.formulas.reductions import RowWise
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kldiv.backends.base import Spread
     from kldiv.backends.routing import Route
     from kldiv.formulas.operation import Operation
+    from kldiv.kernels import Kernels
 
 
 def _gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
@@ -50,7 +51,7 @@ def _gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
 def _kept_gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
     """Use up the gradients that a fused forward left; a second backward computes them anew."""
     kept, ctx.kept = getattr(ctx, "kept", None), None
-    if kept is None or torch.is_grad_enabled() or not ctx.route.backend.addressable([cotangent]):
+    if kept is None or torch.is_grad_enabled():
         return _gradients(ctx, cotangent)
     _ = ctx.saved_tensors  # raises where an argument has been changed since
     scaled = ctx.route.backend.scaled(kept, cotangent)
@@ -124,12 +125,13 @@ def _plain(tensor: Array) -> bool:
     return type(tensor).__name__ != "DTensor"
 
 
-class TorchBackend(CPUBackend):
+class TorchBackend(KernelBackend):
     """Adapter of ``torch.Tensor`` and its subclasses."""
 
     name = "torch"
     module = "torch"
     roots, install, kernels = TABLE["torch"]
+    technologies = (cpu,)
     numpy_float32 = False
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
@@ -152,23 +154,22 @@ class TorchBackend(CPUBackend):
     def threads(self) -> int:
         return torch.get_num_threads()
 
-    def small(self, array: Array) -> bool:
-        return array.numel() < cpu.SMALL
-
-    def addressable(self, arrays: Sequence[Array]) -> bool:
+    def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:  # noqa: ARG002
         try:
-            return all(
+            if all(
                 type(array) in {torch.Tensor, torch.nn.Parameter}
                 and array.device.type == "cpu"
                 and not array.is_neg()
                 and array.data_ptr()
                 for array in arrays
-            )
+            ):
+                return None
         except RuntimeError:  # the tensors of a transform have no memory
-            return False
+            pass
+        return "the tensors are not in the CPU's memory"
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
-        if kernel != "pure" and not self.small(arrays[0]):
+        if kernel != "pure" and (kernel != "auto" or arrays[0].numel() >= cpu.SMALL):
             found = self.fused(operation, arrays, kernel)
             if found is not None:
                 return found[0]

@@ -16,7 +16,7 @@ import torch
 from kldiv.backends._kernels import warn_of
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
-from kldiv.kernels import cpu
+from kldiv.kernels import KernelError, Work, cpu
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,18 +102,18 @@ def _fused(
     operation = _operation(loss, names, beta, temperature)
     threads = cpu.thread_number(torch.get_num_threads())
     arrays = [array.resolve_neg() for array in arrays]
-    work = cpu.Work(operation, xp, arrays, threads, value, tuple(gradients), cotangent)
+    work = Work(operation, xp, arrays, threads, value, tuple(gradients), cotangent)
     try:
         if cpu.problem():
             return _by_formulas(work)
         found, of_arrays = cpu.compute(work)
-    except cpu.KernelError as error:
-        warn_of(error)
+    except KernelError as error:
+        warn_of(cpu, error)
         return _by_formulas(work)
     return [found, *of_arrays] if value else of_arrays
 
 
-def _by_formulas(work: cpu.Work) -> list[Array]:
+def _by_formulas(work: Work) -> list[Array]:
     from kldiv.backends._torch import BACKEND  # noqa: PLC0415 - which imports this module
 
     def run(operation: Operation, *arrays: Array) -> Array:

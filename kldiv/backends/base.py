@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +20,7 @@ from kldiv.formulas.blocks import row_blocks
 from kldiv.formulas.reductions import RowWise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from kldiv._types import Array, Namespace
@@ -58,6 +58,8 @@ class BackendStatus:
     kernels: tuple[str, ...] = ()
     reason: str | None = None
     install: str | None = None
+    kernel_problems: Mapping[str, str] = field(default_factory=dict)
+    """Why each of the other kernels cannot run here."""
 
 
 class Spread(Protocol):
@@ -210,6 +212,10 @@ class Backend:
         """Return which kernel would run a call, given the one chosen for it, and why."""
         return name, "the array-API formula, the fastest that applies"
 
+    def kernel_problems(self) -> dict[str, str]:
+        """Return the kernels that cannot run here, and why."""
+        return {}
+
     def register_container(
         self,
         cls: type,
@@ -305,14 +311,16 @@ class Backend:
     def status(self) -> BackendStatus:
         """Return whether the backend is usable here, and if not why."""
         reason = self.problem()
+        problems = {} if reason else self.kernel_problems()
         return BackendStatus(
             self.name,
             reason is None,
             self.version(),
             () if reason else self.devices(),
-            self.kernels,
+            tuple([kernel for kernel in self.kernels if kernel not in problems]),
             reason,
             self.install or None,
+            problems,
         )
 
     def __reduce__(self) -> str | tuple[Any, ...]:

@@ -56,6 +56,7 @@ def _to_dict(status: BackendStatus) -> dict[str, Any]:
         "version": status.version,
         "devices": list(status.devices),
         "kernels": list(status.kernels),
+        "kernel_problems": dict(status.kernel_problems),
         "reason": status.reason,
         "install": status.install,
     }
@@ -77,6 +78,16 @@ def _print_backends(backends: Mapping[str, BackendStatus], title: str) -> None:
             version, devices = status.version or page.glyphs.none, ", ".join(status.devices)
             rows.append([name, version, devices, ", ".join(status.kernels)])
     page.table(rows, "<<<<")
+    problems = [
+        [f"{kernel} ({name})", why]
+        for name, status in backends.items()
+        for kernel, why in status.kernel_problems.items()
+    ]
+    if problems:
+        page.line()
+        page.line(Text("kernels that cannot run", style="dim"))
+    for kernel, why in problems:
+        page.line(kernel, f": {why}")
     broken = {name: status for name, status in backends.items() if not status.usable}
     if broken:
         page.line()

@@ -1,52 +1,29 @@
-"""Fused kernels for arrays in a CPU's memory, compiled by Numba; imported without it.
-
-An adapter asks `problem` whether they can run here at all and `refusal` whether they take a call;
-then `compute` gives the value, gradients, or both from one pass over the data.
-"""
+"""Fused kernels for arrays in a CPU's memory, compiled by Numba; imported without it."""
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
-from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
+from kldiv.formulas.rows import RowLoss
+from kldiv.kernels import KernelError, Work, no_fused_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kldiv._types import Array, Namespace
+    from kldiv._types import Array
     from kldiv.formulas.operation import Operation
 
 NAME: Final = "cpu"
 
+WORDS: Final = "fused, compiled by Numba"
+
 SMALL: Final = 1 << 14
 """Elements below which the formulas are as fast, and need no compiler."""
 
-SMALL_TEXT: Final = f"arrays of fewer than {SMALL} elements"
-
 _failure: str | None = None
-
-
-class KernelError(Exception):
-    """A kernel that cannot be compiled here."""
-
-
-class Work(NamedTuple):
-    """What is wanted of an operation on arrays."""
-
-    operation: Any
-    xp: Namespace
-    arrays: Sequence[Array]
-    threads: int
-    value: bool = True
-    gradients: tuple[int, ...] = ()
-    """Indices of the arrays to differentiate in."""
-    cotangent: Array | None = None
-    """The gradient in the result; None is 1."""
 
 
 @cache
@@ -61,11 +38,6 @@ def problem() -> str | None:
     return _failure
 
 
-def is_small(array: Array) -> bool:
-    """Return whether a call is so small that the formulas are as fast."""
-    return math.prod(array.shape) < SMALL
-
-
 def thread_number(library: int | None) -> int:
     """Return how many threads to use, given how many the library does."""
     from kldiv.kernels.cpu.threads import number  # noqa: PLC0415 - small calls need none
@@ -75,25 +47,11 @@ def thread_number(library: int | None) -> int:
 
 def refusal(operation: Operation, arrays: Sequence[Array]) -> str | None:
     """Return why an operation on arrays has no kernel here, or None where it has."""
-    if 0 in arrays[0].shape:
-        return "there are no elements"
-    if isinstance(operation, PointwiseLoss) and operation.function in {KL(), KLLogTarget()}:
-        return None
-    if isinstance(operation, RowLoss) and isinstance(
-        operation.divergence, KullbackLeibler | JensenShannon
-    ):
-        return None
-    return f"there is no fused form of {type(operation).__name__}"
+    return no_fused_form(operation, arrays)
 
 
 def compute(work: Work) -> tuple[Array | None, list[Array]]:
-    """Return the value, if it is wanted, and the gradients that are.
-
-    Raises
-    ------
-    KernelError
-        The kernel cannot be compiled here, or kept on disk; `problem` says so from then on.
-    """
+    """Return the value, if it is wanted, and the gradients that are: see `Kernels.compute`."""
     global _failure  # noqa: PLW0603 - one for the process
     try:
         name = "row_loss" if isinstance(work.operation, RowLoss) else "pointwise_loss"

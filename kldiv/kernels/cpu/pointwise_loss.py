@@ -14,7 +14,7 @@ from kldiv.kernels.cpu.layout import empty_like, memory, table
 
 if TYPE_CHECKING:
     from kldiv._types import Array
-    from kldiv.kernels.cpu import Work
+    from kldiv.kernels import Work
 
 
 def compile_for(work: Work) -> Any:

@@ -15,7 +15,7 @@ from kldiv.kernels.cpu.layout import empty_like, memory, table
 
 if TYPE_CHECKING:
     from kldiv._types import Array
-    from kldiv.kernels.cpu import Work
+    from kldiv.kernels import Work
 
 _UNIT = 1 << 16
 """Elements that make a unit of work, at least one row."""
