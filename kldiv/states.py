@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kldiv import backends
-from kldiv._call import dtypes, resolve_pair
+from kldiv._call import dtypes, resolve_pair, wider
+from kldiv._files import replacing
 from kldiv.errors import InputError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import state
 from kldiv.formulas.blocks import class_blocks, rows_at_a_time, slices
 from kldiv.formulas.reductions import cast
 from kldiv.logit_losses import check_logits
+from kldiv.readers.numpy_files import read_arrays
 
 if TYPE_CHECKING:
     from kldiv._types import Array
@@ -141,7 +141,8 @@ class KLState:
         Returns
         -------
         KLState
-            Of all their classes.
+            Of all their classes. If one is float32 and the other float64, it is float64, and as
+            exact as the float32 part: merge in the wider dtype, lose nothing more.
 
         Raises
         ------
@@ -173,7 +174,13 @@ class KLState:
             )
         xp = backend.namespace(mine)
         with backend.context(mine):
-            merged = state.merge(xp, [self.state, other.state], -1, self.temperature)
+            # Not every library's concat takes two dtypes.
+            wide = wider(*(backend.dtype_name(array) for array in (mine, theirs)))
+            both = [
+                state.State(*(cast(xp, array, wide) for array in one))
+                for one in (self.state, other.state)
+            ]
+            merged = state.merge(xp, both, -1, self.temperature)
         return KLState(merged, self.temperature)
 
     __add__ = merge
@@ -207,21 +214,13 @@ class KLState:
             for name, array in self.state._asdict().items()
         }
         arrays.update(format=FORMAT, temperature=self.temperature)
-        path = Path(path)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            try:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            except BaseException:
-                Path(file.name).unlink()
-                raise
-        Path(file.name).replace(path)
+        with replacing(path) as file:
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> KLState:
         """
-        Read a state that `save` wrote, as NumPy arrays.
+        Read a state that `save` wrote, on whatever machine, as NumPy arrays.
 
         Parameters
         ----------
@@ -238,24 +237,31 @@ class KLState:
         InputError
             The file is missing, or not a state.
         """
+        shown = repr(os.fspath(path))
+        if not Path(path).exists():
+            raise InputError(f"{shown} does not exist")
         try:
-            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                version = int(file["format"])
-                if version != FORMAT:
-                    raise InputError(
-                        f"{os.fspath(path)!r} holds a state of format {version}, this version of "
-                        f"kldiv reads format {FORMAT}; save it again with the same version"
-                    )
+            file = read_arrays(Path(path))
+            version, temperature = int(file["format"]), float(file["temperature"])
+            if version == FORMAT:
                 arrays = [file[name] for name in state.State._fields]
-                temperature = float(file["temperature"])
-        except FileNotFoundError:
-            raise InputError(f"{os.fspath(path)!r} does not exist") from None
-        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{shown} is not a state that KLState.save wrote: {error}") from error
+        if version != FORMAT:
             raise InputError(
-                f"{os.fspath(path)!r} is not a state that KLState.save wrote: {error}"
-            ) from error
-        if len({(array.shape, array.dtype) for array in arrays}) != 1:
-            raise InputError(f"{os.fspath(path)!r} is not a state: its arrays differ in shape")
+                f"{shown} holds a state of format {version}, this version of kldiv reads format "
+                f"{FORMAT}; save it again with the same version"
+            )
+        shape, dtype = arrays[0].shape, arrays[0].dtype
+        if any((array.shape, array.dtype) != (shape, dtype) for array in arrays):
+            raise InputError(f"{shown} is not a state: its arrays differ in shape or dtype")
+        if dtype.name not in {"float32", "float64"} or shape[-1:] != (1,):
+            raise InputError(
+                f"{shown} is not a state: its arrays have shape {shape} of {dtype.name}; expected "
+                "float32 or float64 and one number per row"
+            )
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise InputError(f"{shown} is not a state: its temperature is {temperature}")
         return cls(state.State(*arrays), temperature)
 
     def __repr__(self) -> str:

@@ -19,9 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kldiv import readers
 from kldiv.errors import InputError, OptionError
-from kldiv.readers import Table, read
+from kldiv.readers import Table, read, sources, tensor_files, text_files
 
 MIB = 1 << 20
 
@@ -116,8 +115,8 @@ def test_missing_file_says_how_members_are_written(tmp_path):
     refused(f"{tmp_path}/none.npz::a", "no such file")
 
 
-def test_directory_is_refused(tmp_path):
-    refused(tmp_path, "a directory")
+def test_directory_without_shards_is_refused(tmp_path):
+    refused(tmp_path, "there is no such file", "whose parts")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
@@ -353,7 +352,7 @@ def test_max_bytes_holds_for_npy(write, mmap):
 
 def test_no_more_than_half_of_the_memory_is_read(write, monkeypatch):
     path = write("p.npy", npy(np.ones(100)))
-    monkeypatch.setattr(readers, "_memory", lambda: 1598)
+    monkeypatch.setattr(sources, "memory", lambda: 1598)
     refused(path, "at most 799", mmap=False)
     assert read(path, mmap=True).array.sum() == 100
 
@@ -364,9 +363,9 @@ def unknown(_):
 
 @pytest.mark.parametrize("sysconf", [None, unknown, lambda _: -1])
 def test_memory_is_known_or_unlimited(monkeypatch, sysconf):
-    assert readers._memory() > MIB
+    assert sources.memory() > MIB
     monkeypatch.setattr(os, "sysconf", sysconf, raising=False)
-    assert readers._memory() == 2**63
+    assert sources.memory() == 2**63
 
 
 # --- .npz -----------------------------------------------------------------------------------------
@@ -498,10 +497,10 @@ def test_nested_archive_is_refused(write, zeros):
 
 def test_budget_grows_with_the_file(write, monkeypatch):
     path = write("p.npz", zipped({"a.npy": npy(np.zeros(2000))}))
-    monkeypatch.setattr(readers, "_FLOOR", 1)
-    monkeypatch.setattr(readers, "_RATIO", 1000)
+    monkeypatch.setattr(sources, "FLOOR", 1)
+    monkeypatch.setattr(sources, "RATIO", 1000)
     assert read(path).array.shape == (2000,)
-    monkeypatch.setattr(readers, "_RATIO", 2)
+    monkeypatch.setattr(sources, "RATIO", 2)
     refused(path, "16,128 bytes")
 
 
@@ -687,14 +686,14 @@ def test_safetensors_header_that_lies_about_a_tensor_is_refused(
     write, monkeypatch, kind, shape, size, validated
 ):
     if not validated:  # our own checks hold without the package's
-        monkeypatch.setattr(readers, "_validate", lambda _: None)
+        monkeypatch.setattr(tensor_files, "_validate", lambda _: None)
     path = write("p.safetensors", tensors(a=(kind, shape, bytes(size))))
     refused(path, *([] if validated else ["places"]))
 
 
 @pytest.mark.parametrize("offsets", [[40, 0], [-8, 32], [8, 48], [0, 39], "ab", [0], [1e400, 2]])
 def test_safetensors_offsets_are_checked_without_the_package_too(write, monkeypatch, offsets):
-    monkeypatch.setattr(readers, "_validate", lambda _: None)
+    monkeypatch.setattr(tensor_files, "_validate", lambda _: None)
     entry = {"dtype": "F32", "shape": [10], "data_offsets": offsets}
     text = json.dumps({"a": entry}).encode()
     refused(write("p.safetensors", struct.pack("<Q", len(text)) + text + bytes(40)))
@@ -704,9 +703,9 @@ def test_safetensors_header_is_bounded(write, monkeypatch):
     data = tensors(a=("U8", [1], b"1"))
     length = int.from_bytes(data[:8], "little")
     path = write("p.safetensors", data)
-    monkeypatch.setattr(readers, "_JSON_HEADER", length)
+    monkeypatch.setattr(tensor_files, "_JSON_HEADER", length)
     assert read(path).array.tolist() == [ord("1")]
-    monkeypatch.setattr(readers, "_JSON_HEADER", length - 1)
+    monkeypatch.setattr(tensor_files, "_JSON_HEADER", length - 1)
     refused(path, f"at most {length - 1}")
 
 
@@ -828,7 +827,7 @@ def test_space_is_a_label(write):
 
 @pytest.mark.parametrize(("bound", "size"), [("_SAMPLE_ROWS", 2), ("_SAMPLE_CELLS", 5)])
 def test_labels_after_the_sample_are_kept(write, monkeypatch, bound, size):
-    monkeypatch.setattr(readers, bound, size)
+    monkeypatch.setattr(text_files, bound, size)
     path = write("p.csv", "word,count\na,1\nb,2\n3,4\n5,6\n7,8\n9,10\n")
     assert read(path).classes == ("a", "b", "3", "5", "7", "9")
     assert read(path).array.tolist() == [1, 2, 4, 6, 8, 10]
@@ -898,7 +897,7 @@ def test_text_has_a_budget(write, monkeypatch):
     path = write("p.csv", "letter,count\na,1\n")
     refused(path, "17 bytes of text", "at most 16", "--max-bytes 17", max_bytes=16)
     assert read(path, max_bytes=17).array.tolist() == [1]
-    monkeypatch.setattr(readers, "_FLOOR", 16)
+    monkeypatch.setattr(text_files, "FLOOR", 16)
     refused(path, "at most 16")
 
 

@@ -10,6 +10,7 @@ from libraries import Library
 
 import kldiv
 from kldiv.errors import InputError, OptionError, ShapeError
+from kldiv.formulas.state import State
 
 RNG = np.random.default_rng(7)
 T = RNG.normal(size=(3, 240)) * 3
@@ -146,3 +147,55 @@ def test_errors():
     with pytest.raises(OptionError, match="positive and finite"):
         kldiv.KLState.from_logits(S, T, temperature=0.0)
     assert repr(state) == "KLState(rows=(3,), temperature=1.0, library='numpy')"
+
+
+def test_of_two_dtypes_the_wider(lib):
+    if lib is Library.DASK or lib.widest == "float32":
+        pytest.skip("no states, or no float64")
+    first = kldiv.KLState.from_logits(*(lib.array(a[:, :80], "float32") for a in (S, T)))
+    second = kldiv.KLState.from_logits(*(lib.array(a[:, 80:], "float64") for a in (S, T)))
+    rounded = [np.hstack([a[:, :80].astype(np.float32), a[:, 80:]]) for a in (S, T)]
+    whole = kldiv.kl_div_with_logits(*rounded, reduction="none")
+    for total in (first + second, second + first):
+        lib.assert_like(total.kl(), (3,), "float64")
+        np.testing.assert_allclose(lib.numpy(total.kl()), whole, rtol=1e-6)
+    lib.assert_like(first.kl(), (3,), "float32")
+
+
+def changed(path, **fields):
+    kldiv.KLState.from_logits(S, T).save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **{**arrays, **fields})
+    return path
+
+
+def test_a_machine_of_the_other_endianness(tmp_path):
+    state = kldiv.KLState.from_logits(S, T)
+    other = {name: a.astype(">f8") for name, a in state.state._asdict().items()}
+    loaded = kldiv.KLState.load(changed(tmp_path / "state.npz", **other))
+    assert all(array.dtype.isnative for array in loaded.state)
+    np.testing.assert_array_equal(loaded.kl(), state.kl())
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"y": np.zeros((3, 2))}, "differ in shape"),
+        ({"y": np.zeros((3, 1), np.float32)}, "differ in shape or dtype"),
+        ({name: np.zeros(3) for name in State._fields}, "one number per row"),
+        ({"temperature": np.nan}, "temperature is nan"),
+        ({"temperature": np.ones(3)}, "is not a state"),
+        ({"y": np.array([[None]] * 3)}, "unpickling"),
+    ],
+)
+def test_states_that_lie(tmp_path, fields, said):
+    with pytest.raises(InputError, match=said):
+        kldiv.KLState.load(changed(tmp_path / "state.npz", **fields))
+
+
+def test_others_may_read_what_is_saved(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    kldiv.KLState.from_logits(S, T).save(tmp_path / "state.npz")
+    modes = [(tmp_path / name).stat().st_mode for name in ("plain", "state.npz")]
+    assert modes[0] == modes[1]

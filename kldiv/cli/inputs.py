@@ -39,7 +39,7 @@ class Pair:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the rows: one entry a distribution."""
-        shape = self.p.array.shape
+        shape: tuple[int, ...] = self.p.array.shape
         return shape[: self.axis] + shape[self.axis + 1 :]
 
     def class_name(self, index: int) -> str:

@@ -1,0 +1,197 @@
+"""Reading arrays from files that nobody vouches for.
+
+Nothing is unpickled.  Every size that a file declares is checked against the bytes that are there,
+and against a budget, before anything is allocated or mapped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from kldiv.errors import InputError
+from kldiv.readers.numpy_files import read_npy, read_npz
+from kldiv.readers.shards import read_shards
+from kldiv.readers.sources import (
+    Source,
+    check_options,
+    is_folder,
+    memory,
+    opened,
+    readable,
+    size_of,
+    split,
+)
+from kldiv.readers.stored import Stored
+from kldiv.readers.table import Table
+from kldiv.readers.tensor_files import read_safetensors
+from kldiv.readers.text_files import read_text
+from kldiv.readers.zarr_store import is_zarr, read_zarr
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["Stored", "Table", "open_table", "read"]
+
+_READERS: Final[dict[str, Callable[[Source], Table]]] = {
+    ".npy": read_npy,
+    ".npz": read_npz,
+    ".csv": read_text,
+    ".tsv": read_text,
+    ".safetensors": read_safetensors,
+}
+
+
+def read(
+    spec: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    max_bytes: int | None = None,
+    mmap: bool | Literal["auto"] = "auto",
+) -> Table:
+    r"""Read an array from a file, without trusting the file.
+
+    Parameters
+    ----------
+    spec : str or path-like
+        A path, or ``path::member``.  A path object, a string with `key`, and a string that is the
+        name of an existing file are taken as they stand.
+    key : str, optional
+        The member: an array of a ``.npz``, a tensor of a ``.safetensors``, a column of a ``.csv``
+        or ``.tsv``.  Needed where there are several arrays or tensors.
+    max_bytes : int, optional
+        The largest array, once uncompressed, or text file to accept.  By default a text file may
+        have 256 MiB, and an array that is not mapped 256 MiB or 100 times its bytes on disk,
+        whichever is more, but never more than half of the machine's memory.  An archive of more
+        zeros than that looks like a zip bomb; pass its size if you know that it is none.
+    mmap : bool or "auto", default "auto"
+        Whether to map a ``.npy`` or ``.safetensors`` read-only instead of reading it; "auto" does
+        from 16 MiB.  Other formats, foreign byte order, misaligned data and empty arrays are read.
+
+    Returns
+    -------
+    Table
+        The array, its labels, and where it came from.
+
+    Raises
+    ------
+    InputError
+        The file is missing, unreadable, damaged, larger than allowed, or holds no such array.
+    OptionError
+        `max_bytes` or `mmap` has a value that it does not take.
+
+    Notes
+    -----
+    ``.npy``, ``.npz``
+        Booleans, integers and real floating-point numbers keep their type.  Python objects are
+        refused, as only unpickling could read them.
+    ``.safetensors``
+        Needs the safetensors package.  bfloat16 becomes float32, exactly.
+    ``.csv``, ``.tsv``
+        UTF-8, with a header.  A column is text where most of its first cells (at most a thousand)
+        are not numbers, or where it is the first and has no name; text columns are the labels.
+        One column of numbers is a vector with a class a row.  Several are a matrix with a class a
+        column, named by the header, and ``path::column`` takes one of them.  Where the first of
+        them merely counts the rows and there is no text, the choice is the caller's:
+        ``path::column``, or ``path::*`` for the matrix.  Numbers become float64.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from kldiv.readers import read
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "letters.csv")
+    ...     size = path.write_text("letter,count\na,82\nb,15\n", encoding="utf-8")
+    ...     table = read(path)
+    >>> table.array
+    array([82., 15.])
+    >>> table.classes
+    ('a', 'b')
+    """
+    check_options(max_bytes=max_bytes, mmap=mmap)
+    path, member = split(spec, key)
+    if not is_folder(path):
+        return _read_file(path, member, max_bytes=max_bytes, mmap=mmap)
+    table = open_table(spec, key=key, max_bytes=max_bytes)
+    if not isinstance(table.array, Stored):
+        return table
+    limit = max_bytes or memory() // 2
+    if table.array.nbytes > limit:
+        raise InputError(
+            f"{path}: {table.array.nbytes:,} bytes in all; at most {limit:,} are read at once. If"
+            f" you have as much memory, pass max_bytes={table.array.nbytes} (--max-bytes)"
+        )
+    return replace(table, array=table.array[table.array.whole])
+
+
+def open_table(
+    spec: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    max_bytes: int | None = None,
+    shard_axis: int = 0,
+) -> Table:
+    """Open an array in a file, a folder of shards or a Zarr store; read it only if it is small.
+
+    Parameters
+    ----------
+    spec : str or path-like
+        As in `read`.  A folder of ``.npy`` or ``.safetensors`` files is one array, its parts in
+        the natural order of their names; a folder with Zarr's metadata, or named ``.zarr``, is a
+        store, ``store.zarr::name`` an array of it.
+    key : str, optional
+        The member, as in `read`; of every shard where there are several.
+    max_bytes : int, optional
+        The largest array to accept; by default any that stays on disk.
+    shard_axis : int, default 0
+        The axis along which shards follow one another.
+
+    Returns
+    -------
+    Table
+        The array: a NumPy array below 16 MiB and for formats that cannot be read in parts, else a
+        `Stored`, of which each index by slices reads just that part.
+
+    Raises
+    ------
+    InputError
+        As for `read`; or shards that do not fit together, or a store whose codecs could run code.
+    """
+    check_options(max_bytes=max_bytes, mmap="auto")
+    path, member = split(spec, key)
+    if not is_folder(path):
+        return _read_file(path, member, max_bytes=max_bytes, lazy=True)
+
+    def read_shard(file: Path, member: str | None) -> Table:
+        return _read_file(file, member, max_bytes=max_bytes, lazy=True)
+
+    with readable(path):
+        store = is_zarr(path)
+        table = (
+            read_zarr(path, member) if store else read_shards(path, member, shard_axis, read_shard)
+        )
+    if max_bytes is not None and table.array.nbytes > max_bytes:
+        raise InputError(
+            f"{path}: {table.array.nbytes:,} bytes; at most {max_bytes:,} are accepted. Pass"
+            f" max_bytes={table.array.nbytes} (--max-bytes {table.array.nbytes})"
+        )
+    return table
+
+
+def _read_file(path: Path, member: str | None, **options: Any) -> Table:
+    with opened(path) as file:
+        source = Source(file, path, member, size_of(file), **options)
+        if not source.size:
+            raise source.error("the file is empty. Write an array to it")
+        reader = _READERS.get(path.suffix.lower())
+        if reader is None:
+            text = (
+                f"no reader for {path.suffix!r}; there is one for {', '.join(_READERS)}. Save the"
+            )
+            raise source.error(
+                f"{text} array as .npy (a pickle, such as .pkl or .pt, is never read)"
+            )
+        return reader(source)

@@ -1,0 +1,263 @@
+"""A file that nobody vouches for, its declared layout, and the bytes that are really there."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from kldiv.errors import InputError, KLDivError, OptionError
+from kldiv.readers.stored import StoredFile, widened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+FLOOR: Final = 256 << 20  # bytes that any file may take, however well it is compressed
+RATIO: Final = 100  # above the floor, bytes for each byte on disk; deflate can reach 1032
+_MAPPED: Final = 16 << 20  # arrays below this are read: a mapping costs more than it saves
+_CHUNK: Final = 256 << 10
+_MAX_DIMENSIONS: Final = 64
+STORED: Final = 16 << 20  # arrays below this are read at once, even where they may stay on disk
+SHOWN: Final = 20  # names that an error lists
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An open file and what the caller wants from it."""
+
+    file: IO[bytes]
+    path: Path
+    key: str | None
+    size: int
+    max_bytes: int | None = None
+    mmap: bool | Literal["auto"] = "auto"
+    lazy: bool = False
+    """Whether an array of `STORED` bytes or more stays on disk."""
+
+    def error(self, text: str, member: str | None = None) -> InputError:
+        """Return an error that names the file, and the member where there is one."""
+        return InputError(f"{self.path}{'' if member is None else f', {member!r}'}: {text}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """An array as its header declares it."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+    order: Literal["C", "F"] = "C"
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the array takes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"shape {self.shape} of {self.dtype.name}, {self.nbytes:,} bytes"
+
+
+def check_options(*, max_bytes: int | None, mmap: bool | str) -> None:
+    """Refuse values that the options do not take."""
+    whole = isinstance(max_bytes, int) and not isinstance(max_bytes, bool) and max_bytes > 0
+    if not (whole or max_bytes is None):
+        message = f"max_bytes={max_bytes!r}: expected a positive number of bytes, or None."
+        raise OptionError(message)
+    if not (isinstance(mmap, bool) or mmap == "auto"):
+        message = f"mmap={mmap!r}: expected True, False or 'auto'."
+        raise OptionError(message)
+
+
+def split(spec: str | os.PathLike[str], key: str | None) -> tuple[Path, str | None]:
+    """Split ``path::member``, unless it is a path as it stands."""
+    path = Path(spec)
+    # os.path.exists, unlike Path.exists, takes names that no file can have.
+    if key is not None or not isinstance(spec, str) or os.path.exists(path):  # noqa: PTH110
+        return path, key
+    name, found, member = spec.partition("::")
+    return Path(name), member if found else None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a regular file; whatever the system refuses, now or while reading, is an InputError."""
+    with readable(path):
+        _check_regular(path)  # before opening, which would wait on a pipe
+        with path.open("rb") as file:
+            yield file
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the system refuses into an InputError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        message = f"{path}: no such file. Check the path; a member is written as path::member."
+        raise InputError(message) from error
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror or error}). Check its permissions."
+        raise InputError(message) from error
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder of that name."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # no file can have the name, as opening will say
+        return False
+
+
+def _check_regular(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:
+        message = f"{str(path)!r}: no file can have this name ({error}). Check the path."
+        raise InputError(message) from error
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+        message = f"{path}: {kind}. Give the path of a file; copy a pipe into one first."
+        raise InputError(message)
+
+
+def size_of(file: IO[bytes]) -> int:
+    """Return how many bytes a file has."""
+    return os.fstat(file.fileno()).st_size
+
+
+@contextmanager
+def parsing(source: Source, kind: str, member: str | None = None) -> Iterator[None]:
+    """Turn whatever somebody else's parser raises on hostile bytes into an InputError."""
+    try:
+        yield
+    except KLDivError:
+        raise
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        text = f"not a {kind} that can be read ({why}). It may be damaged: write it again"
+        raise source.error(text, member) from error
+
+
+def check_layout(source: Source, layout: Layout, member: str | None = None) -> None:
+    """Refuse types that are not real numbers, and shapes that no array has."""
+    if layout.dtype.hasobject:
+        text = (
+            f"holds Python objects (dtype {layout.dtype}), which only unpickling could read, and"
+            " that runs whatever code the file holds. Save an array of numbers instead"
+        )
+        raise source.error(text, member)
+    if layout.dtype.kind not in "biuf":
+        text = (
+            f"dtype {layout.dtype} holds no real numbers; expected booleans, integers or floats."
+            " Convert it, say by .astype('float32') (bfloat16 loses its name in a .npy file)"
+        )
+        raise source.error(text, member)
+    possible = len(layout.shape) <= _MAX_DIMENSIONS and all(0 <= n < 2**63 for n in layout.shape)
+    if not possible:
+        raise source.error("declares a shape that no array can have. Write it again", member)
+
+
+def check_budget(source: Source, nbytes: int, stored: int, member: str | None = None) -> None:
+    """Refuse what would take more memory than allowed, given its bytes on disk."""
+    limit = source.max_bytes or min(max(FLOOR, RATIO * stored), memory() // 2)
+    if nbytes > limit:
+        text = (
+            f"{nbytes:,} bytes from {stored:,} on disk; at most {limit:,} are accepted. If you"
+            f" trust the file, pass max_bytes={nbytes} (--max-bytes {nbytes})"
+        )
+        raise source.error(text, member)
+
+
+def memory() -> int:
+    """Return the bytes of physical memory, or more than any file has where nobody tells."""
+    sysconf = getattr(os, "sysconf", None)  # not on Windows
+    try:
+        pages = sysconf("SC_PHYS_PAGES") if sysconf else -1
+        return int(pages * sysconf("SC_PAGE_SIZE")) if sysconf and pages > 0 else 2**63
+    except (OSError, ValueError):
+        return 2**63
+
+
+def _is_mapped(source: Source, layout: Layout) -> bool:
+    native = layout.dtype.isnative
+    aligned = layout.offset % layout.dtype.itemsize == 0
+    if not (native and aligned and layout.nbytes):  # an empty mapping does not exist
+        return False
+    return layout.nbytes >= _MAPPED if source.mmap == "auto" else source.mmap
+
+
+def load(
+    source: Source, layout: Layout, member: str | None = None, *, bfloat16: bool = False
+) -> Any:
+    """Map or read an array whose layout fits the file, or leave it there to be read in parts."""
+    if source.lazy and layout.nbytes >= STORED:
+        if source.max_bytes is not None:
+            nbytes = layout.nbytes * (2 if bfloat16 else 1)
+            check_budget(source, nbytes, layout.nbytes, member)
+        return StoredFile(source.path, layout, bfloat16=bfloat16)
+    if bfloat16:
+        check_budget(source, 2 * layout.nbytes, layout.nbytes, member)
+        return widened(_load(source, layout, member))
+    return _load(source, layout, member)
+
+
+def _load(source: Source, layout: Layout, member: str | None = None) -> NDArray[Any]:
+    """Map or read an array whose layout fits the file."""
+    mapped = _is_mapped(source, layout)
+    if source.max_bytes is not None or not mapped:
+        check_budget(source, layout.nbytes, layout.nbytes, member)
+    if mapped:
+        with parsing(source, "array that can be mapped", member):
+            return np.asarray(
+                np.memmap(source.file, layout.dtype, "r", layout.offset, layout.shape, layout.order)
+            )
+    source.file.seek(layout.offset)
+    return filled(source, layout, source.file, member)
+
+
+def filled(
+    source: Source, layout: Layout, stream: IO[bytes], member: str | None = None
+) -> NDArray[Any]:
+    """Read exactly the bytes of an array from a stream that stands at its first."""
+    with parsing(source, f"array ({layout})", member):
+        raw = np.empty(layout.nbytes, np.uint8)
+        room, done = raw.data, 0
+        while done < layout.nbytes:
+            part = stream.read(min(_CHUNK, layout.nbytes - done))
+            if not part:
+                text = f"ends after {done:,} bytes of data; expected {layout}. Copy it again"
+                raise source.error(text, member)
+            room[done : done + len(part)] = part
+            done += len(part)
+        array = raw.view(layout.dtype).reshape(layout.shape, order=layout.order)
+    return array if layout.dtype.isnative else _native(array)
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    """Swap the bytes of an array of our own, in place."""
+    return array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
+
+
+def choose(source: Source, names: Iterable[str], what: str, suffix: str = "") -> str:
+    """Return the member that was asked for, or the only one."""
+    known = list(names)
+    shown = ", ".join(repr(name) for name in known[:SHOWN]) or "none"
+    if len(known) > SHOWN:
+        shown += f" and {len(known) - SHOWN:,} more"
+    if source.key is None:
+        if len(known) == 1:
+            return known[0]
+        text = f"holds {len(known):,} {what}: {shown}. Name one: {source.path}::name"
+        raise source.error(text if known else f"holds no {what}. Save one to it")
+    for name in (source.key, source.key.removesuffix(suffix)):
+        if name in known:
+            return name
+    raise source.error(f"no such name among its {what}: {shown}. Name one of these", source.key)

@@ -1,0 +1,180 @@
+"""Arrays that stay on disk: a part is read when it is asked for, and no more than that part.
+
+By plain reads, not by a mapping: what is read counts as memory of the process for as long as it is
+held, and a file that shrinks is an error in words instead of a bus error.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+
+from kldiv.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from numpy.typing import NDArray
+
+    from kldiv.readers.sources import Layout
+
+Index: TypeAlias = tuple[slice, ...]
+
+_CHUNK: Final = 8 << 20  # bytes that one call of the system reads at most
+
+
+class Stored:
+    """An array on disk, read by slices.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Its shape.
+    dtype : numpy.dtype
+        Of what reading returns.
+    order : tuple of int
+        Its axes, the one along which neighbours lie together first.
+    chunks : tuple of int
+        What is stored as one piece, along each axis; all 1 where any part can be read by itself.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        dtype: np.dtype[Any],
+        order: Sequence[int],
+        chunks: Sequence[int] | None = None,
+    ) -> None:
+        self.shape = tuple(shape)
+        self.dtype = dtype.newbyteorder("=")
+        self.order = tuple(order)
+        self.chunks = (1,) * len(self.shape) if chunks is None else tuple(chunks)
+
+    @property
+    def ndim(self) -> int:
+        """How many axes there are."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes all of them take."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def whole(self) -> Index:
+        """The index of everything."""
+        return tuple(slice(0, size) for size in self.shape)
+
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        """Return a part, one slice of step 1 an axis, as an array of the caller's own."""
+        raise NotImplementedError
+
+
+class StoredFile(Stored):
+    """An array that lies in one file, as its layout says."""
+
+    def __init__(self, path: Path, layout: Layout, *, bfloat16: bool = False) -> None:
+        order = range(len(layout.shape))
+        super().__init__(
+            layout.shape,
+            np.dtype(np.float32) if bfloat16 else layout.dtype,
+            tuple(order if layout.order == "F" else reversed(order)),
+        )
+        self._path = path
+        self._layout = layout
+        self._bfloat16 = bfloat16
+
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        slow = self.order[::-1]
+        sizes = [self.shape[axis] for axis in slow]
+        parts = [index[axis] for axis in slow]
+        lengths = [part.stop - part.start for part in parts]
+        raw = np.empty(math.prod(lengths) * self._layout.dtype.itemsize, np.uint8)
+        if raw.size:
+            self._fill(raw, sizes, parts)
+        array = raw.view(self._layout.dtype).reshape(lengths).transpose(np.argsort(slow))
+        if self._bfloat16:
+            return widened(array)
+        return array if array.dtype.isnative else array.astype(self.dtype)
+
+    def _fill(self, raw: NDArray[np.uint8], sizes: list[int], parts: list[slice]) -> None:
+        """Read the runs of neighbours that make a part, one after another."""
+        # All axes behind the last that is cut are whole: they and a slice of it are one run.
+        cut = [i for i, size in enumerate(sizes) if parts[i] != slice(0, size)]
+        last = cut[-1] if cut else 0
+        itemsize = self._layout.dtype.itemsize
+        strides = [math.prod(sizes[i + 1 :]) * itemsize for i in range(len(sizes))]
+        outer, run = parts[:last], parts[last]
+        start = self._layout.offset + run.start * strides[last]
+        length = (run.stop - run.start) * strides[last]
+        room, done = raw.data, 0
+        with self._path.open("rb", buffering=0) as file:
+            for place in itertools.product(*(range(part.start, part.stop) for part in outer)):
+                file.seek(start + sum(i * s for i, s in zip(place, strides, strict=False)))
+                self._read(file, room[done : done + length])
+                done += length
+
+    def _read(self, file: BinaryIO, room: memoryview) -> None:
+        done = 0
+        while done < len(room):
+            count = file.readinto(room[done : done + _CHUNK])  # type: ignore[attr-defined]
+            if not count:
+                raise InputError(
+                    f"{self._path}: the file has become shorter since it was opened. Leave it alone"
+                    " while it is read"
+                )
+            done += count
+
+
+class Joined(Stored):
+    """Arrays that follow one another along an axis, as one."""
+
+    def __init__(self, parts: Sequence[Stored | NDArray[Any]], axis: int) -> None:
+        first = parts[0]
+        lengths = [part.shape[axis] for part in parts]
+        shape = (*first.shape[:axis], sum(lengths), *first.shape[axis + 1 :])
+        same = {part.order if isinstance(part, Stored) else order_of(part) for part in parts}
+        order = same.pop() if len(same) == 1 else tuple(reversed(range(first.ndim)))
+        super().__init__(shape, first.dtype, order)
+        self._parts = parts
+        self._axis = axis
+        self._stops = list(itertools.accumulate(lengths))
+
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        wanted, axis = index[self._axis], self._axis
+        found = []
+        for part, stop in zip(self._parts, self._stops, strict=True):
+            start = stop - part.shape[axis]
+            first, last = max(wanted.start, start), min(wanted.stop, stop)
+            if first < last:
+                inside = slice(first - start, last - start)
+                found.append(part[(*index[:axis], inside, *index[axis + 1 :])])
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            return np.empty([part.stop - part.start for part in index], self.dtype)
+        return np.concatenate(found, axis=axis)
+
+
+def order_of(array: Any) -> tuple[int, ...]:
+    """Return the axes of an array, in memory or on disk, the one that varies fastest first."""
+    if isinstance(array, Stored):
+        return array.order
+    return tuple(sorted(range(array.ndim), key=lambda a: (abs(array.strides[a]), -a)))
+
+
+def widened(bits: NDArray[Any]) -> NDArray[Any]:
+    """Return bfloat16 bits as float32: they are its upper half."""
+    wide = bits.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)

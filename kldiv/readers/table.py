@@ -1,0 +1,35 @@
+"""What every reader returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """An array from a file, with the names that the file gives to its classes and rows.
+
+    Attributes
+    ----------
+    array : numpy.ndarray
+        The numbers, in the machine's byte order; read-only where the file is memory-mapped.
+    path : pathlib.Path
+        The file.
+    member : str or None
+        The array, tensor or column that was taken, for a file that can hold several.
+    classes : tuple of str or None
+        Labels along the last axis: the text column of one column of values, or the header of a
+        matrix.
+    rows : tuple of str or None
+        Labels along the first axis of a matrix: its text column.
+    """
+
+    array: Any
+    path: Path
+    member: str | None = None
+    classes: tuple[str, ...] | None = None
+    rows: tuple[str, ...] | None = None

@@ -1,0 +1,74 @@
+"""``.safetensors``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from kldiv.readers.sources import (
+    Layout,
+    Source,
+    check_layout,
+    choose,
+    load,
+    parsing,
+)
+from kldiv.readers.table import Table
+
+_JSON_HEADER: Final = 16 << 20  # names of some 100 000 tensors
+
+_SAFETENSORS: Final = {
+    "BOOL": "|b1",
+    "U8": "|u1",
+    "I8": "|i1",
+    "U16": "<u2",
+    "I16": "<i2",
+    "U32": "<u4",
+    "I32": "<i4",
+    "U64": "<u8",
+    "I64": "<i8",
+    "F16": "<f2",
+    "BF16": "<u2",  # NumPy has no bfloat16: its bits are read, then widened
+    "F32": "<f4",
+    "F64": "<f8",
+}
+
+
+def read_safetensors(source: Source) -> Table:
+    """Return a tensor of a ``.safetensors`` file."""
+    import json  # noqa: PLC0415 - only where one is read
+
+    length = int.from_bytes(source.file.read(8), "little")
+    there = max(source.size - 8, 0)
+    if not 0 < length <= min(there, _JSON_HEADER):
+        text = f"the header declares {length:,} bytes for itself; {there:,} follow, and at most"
+        raise source.error(f"{text} {_JSON_HEADER:,} are accepted. Copy or save it again")
+    _validate(source)
+    with parsing(source, ".safetensors"):
+        header = json.loads(source.file.read(length))
+        header.pop("__metadata__", None)
+        member = choose(source, header, "tensors")
+        entry = header[member]
+        kind, (start, end) = str(entry["dtype"]), map(int, entry["data_offsets"])
+        shape = tuple(int(n) for n in entry["shape"])
+    if kind not in _SAFETENSORS:
+        text = f"dtype {kind} is none of {', '.join(_SAFETENSORS)}. Save it as F32 or BF16"
+        raise source.error(text, member)
+    layout = Layout(np.dtype(_SAFETENSORS[kind]), shape, 8 + length + start)
+    check_layout(source, layout, member)
+    if not (0 <= start <= end <= there - length and layout.nbytes == end - start):
+        text = f"the header places {layout} at bytes {start:,} to {end:,} of {there - length:,}"
+        raise source.error(f"{text}. Copy or save it again", member)
+    return Table(load(source, layout, member, bfloat16=kind == "BF16"), source.path, member)
+
+
+def _validate(source: Source) -> None:
+    """Have the format's own package check the header: names, types, and offsets without holes."""
+    try:
+        from safetensors import safe_open  # noqa: PLC0415 - optional
+    except ImportError as error:
+        text = 'needs the safetensors package: pip install "kldiv[cli]"'
+        raise source.error(text) from error
+    with parsing(source, ".safetensors"), safe_open(source.path, framework="np"):
+        pass

@@ -1,0 +1,133 @@
+"""Zarr stores in a folder, of format 2 and 3, by the zarr package."""
+
+from __future__ import annotations
+
+import math
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from kldiv.errors import InputError
+from kldiv.readers.sources import SHOWN, memory
+from kldiv.readers.stored import Stored
+from kldiv.readers.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from kldiv.readers.stored import Index
+
+# Only these are run: among numcodecs' are some that unpickle what the store holds.
+_CODECS: Final = {
+    *("bytes", "transpose", "sharding_indexed"),
+    *("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"),
+    *("adler32", "crc32", "crc32c", "fletcher32"),
+    *("bitround", "delta", "fixedscaleoffset", "shuffle"),
+}
+_AT_ONCE: Final = 2  # chunks in memory while they are decompressed
+_one_reader = threading.Lock()
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether a folder is a Zarr store, or means to be one."""
+    names = ("zarr.json", ".zarray", ".zgroup")
+    return path.suffix.lower() == ".zarr" or any((path / name).exists() for name in names)
+
+
+def read_zarr(path: Path, key: str | None) -> Table:
+    """Return an array of a store; its chunks are read when they are asked for."""
+    try:
+        import zarr  # noqa: PLC0415 - optional, and only where one is read
+    except ImportError as error:
+        message = f'{path}: needs the zarr package: pip install "kldiv[zarr]".'
+        raise InputError(message) from error
+    with _decoding(path):
+        found = zarr.open(store=str(path), mode="r")
+        known = None if isinstance(found, zarr.Array) else dict(_arrays(found))
+    if known is not None:
+        key = _choose(path, known, key)
+        found = known[key]
+    elif key is not None:
+        raise InputError(f"{path}: the store is one array; leave out ::{key}.")
+    return Table(_ZarrArray(path, found), path, key)
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Turn whatever the package raises on a store that it does not know into an InputError."""
+    try:
+        yield
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        message = f"{path}: not a Zarr store that can be read ({why}). Write it again."
+        raise InputError(message) from error
+
+
+def _arrays(group: Any) -> Iterator[tuple[str, Any]]:
+    for name, member in group.members(max_depth=None):
+        if hasattr(member, "shape"):
+            yield name, member
+
+
+def _choose(path: Path, known: dict[str, Any], key: str | None) -> str:
+    shown = ", ".join(map(repr, list(known)[:SHOWN])) or "none"
+    if key is None and len(known) == 1:
+        return next(iter(known))
+    if key is None:
+        raise InputError(f"{path}: holds {len(known)} arrays: {shown}. Name one: {path}::name.")
+    if key not in known:
+        raise InputError(f"{path}, {key!r}: no such array; there are {shown}. Name one of these.")
+    return key
+
+
+class _ZarrArray(Stored):
+    """A Zarr array; each part is read chunk by chunk."""
+
+    def __init__(self, path: Path, array: Any) -> None:
+        self._path = path
+        self._array = array
+        dtype = np.dtype(array.dtype)
+        if dtype.kind not in "biuf":
+            raise InputError(
+                f"{path}: dtype {dtype} holds no real numbers; expected booleans, integers or"
+                " floats. Convert it first."
+            )
+        unknown = sorted(set(_codecs(array.metadata.to_dict())) - _CODECS)
+        if unknown:
+            raise InputError(
+                f"{path}: encoded by {', '.join(unknown)}, which is not run on data that nobody"
+                " vouches for. Write the store again with zstd, or another common compressor."
+            )
+        chunks = array.shards or array.chunks
+        nbytes = math.prod(chunks) * dtype.itemsize
+        if nbytes > memory() // 8:
+            raise InputError(
+                f"{path}: one chunk of shape {chunks} is {nbytes:,} bytes; at most an eighth of the"
+                f" memory, {memory() // 8:,}, is accepted. Write the store again in smaller chunks."
+            )
+        order = tuple(reversed(range(len(array.shape))))
+        super().__init__(array.shape, dtype, order, chunks)
+
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        import zarr  # noqa: PLC0415 - is loaded already
+
+        # By the package's own settings ten chunks would be in memory at a time.
+        few = {"async.concurrency": _AT_ONCE}
+        with _decoding(self._path), _one_reader, zarr.config.set(few):
+            return np.asarray(self._array[index], dtype=self.dtype)
+
+
+def _codecs(metadata: dict[str, Any]) -> Iterator[str]:
+    """Yield the names of all that decodes a chunk, those within shards too."""
+    for each in (metadata.get("compressor"), *(metadata.get("filters") or ())):
+        if each is not None:
+            yield str(each["id"])
+    for each in metadata.get("codecs") or ():
+        yield str(each["name"]).removeprefix("numcodecs.")
+        inside = each.get("configuration") or {}
+        yield from _codecs({"codecs": (*inside.get("codecs", ()), *inside.get("index_codecs", ()))})
