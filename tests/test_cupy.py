@@ -12,6 +12,7 @@ import types
 from functools import partial
 from typing import ClassVar
 
+import cuda_on_cpu
 import numpy as np
 import pytest
 
@@ -19,6 +20,8 @@ import kldiv
 from kldiv import backends
 from kldiv.backends import registry, routing
 from kldiv.errors import BackendError
+from kldiv.kernels import cuda
+from kldiv.kernels.cuda import compiling
 
 
 class CUDARuntimeError(RuntimeError):
@@ -54,6 +57,11 @@ def computed(function):
     return call
 
 
+def viewed(function):
+    """A function that computes nothing, wherever the array is."""
+    return lambda array, *args: Array(function(array.host, *args), array.device)
+
+
 class Array:
     """Stands for ``cupy.ndarray``."""
 
@@ -66,6 +74,8 @@ class Array:
     shape = property(lambda self: self.host.shape)
     dtype = property(lambda self: self.host.dtype)
     ndim = property(lambda self: self.host.ndim)
+    strides = property(lambda self: self.host.strides)
+    ctypes = property(lambda self: self.host.ctypes)  # where a kernel finds it
 
     def __dlpack__(self, **kwargs):
         raise BufferError("device memory")
@@ -85,12 +95,15 @@ def cupy(monkeypatch):
     module = types.ModuleType("cupy")
     module.__version__ = "14.0.0"
     module.ndarray = Array
-    for (
-        name
-    ) in "where log exp isnan isinf sum any count_nonzero astype broadcast_to ones_like".split():
+    for name in """
+        where log exp isnan isinf sum any count_nonzero astype ones_like ones full empty reshape
+        ascontiguousarray
+    """.split():
         setattr(module, name, computed(getattr(np, name)))
+    module.moveaxis, module.broadcast_to = viewed(np.moveaxis), viewed(np.broadcast_to)
     module.float16, module.float32, module.float64 = np.float16, np.float32, np.float64
     module.inf = np.inf
+    module.bool = np.bool_
     module.asnumpy = lambda array: array.host.copy()
     module.asarray = lambda host: Array(np.array(host), Device())
     module.array = lambda array: Array(array.host.copy(), Device())
@@ -98,7 +111,9 @@ def cupy(monkeypatch):
         array if isinstance(array, Array) else Array(np.from_dlpack(array), Device())
     )
     runtime = types.SimpleNamespace(
-        getDeviceCount=lambda: module.gpus, CUDARuntimeError=CUDARuntimeError
+        getDeviceCount=lambda: module.gpus,
+        CUDARuntimeError=CUDARuntimeError,
+        is_hip=True,  # a build for AMD's GPUs, which has no kernels
     )
     module.cuda = types.SimpleNamespace(Device=Device, runtime=runtime)
     module.gpus = 2
@@ -113,6 +128,7 @@ def cupy(monkeypatch):
     monkeypatch.setattr(registry, "_loaded", dict(registry._loaded))
     monkeypatch.setattr(registry, "_by_type", {})
     monkeypatch.setattr(routing, "_places", {})
+    monkeypatch.setattr(cuda, "_failure", None)
     registry._loaded.pop("cupy", None)
     yield module
     sys.modules.pop("kldiv.backends._cupy", None)
@@ -181,6 +197,82 @@ def test_explain_and_status(cupy):
     assert kldiv.explain(on(1, X)).device == "cuda:1"
     status = kldiv.available_backends()["cupy"]
     assert (status.version, status.devices) == ("14.0.0", ("cuda:0", "cuda:1"))
+
+
+# --- the kernel ``cuda`` --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def launches(cupy, monkeypatch):
+    """NVIDIA's GPUs, and the kernels on the CPU; gives what is launched, and on which device."""
+    if problem := cuda_on_cpu.problem():
+        pytest.skip(problem)
+    monkeypatch.setattr(cupy.cuda.runtime, "is_hip", False)
+    seen = []
+
+    def load(name, macros):
+        seen.append((name, Device.current[-1]))
+        return cuda_on_cpu.function(name, macros)
+
+    monkeypatch.setattr(compiling, "load", load)
+    return seen
+
+
+def test_kernels_compute_on_the_device_of_the_arrays(launches):
+    x, y = on(1, X), on(1, Y)
+    assert kldiv.explain(x).kernel == "cuda"
+    value = kldiv.kl_div(x, y, reduction="sum")
+    assert value.host == pytest.approx(EXPECTED, rel=1e-15)
+    logits = kldiv.kl_div_with_logits(x, on(1, np.log(Y)), reduction="none")
+    assert logits.host == pytest.approx(EXPECTED, rel=1e-15)
+    assert (value.device.id, logits.device.id) == (1, 1)
+    assert launches == [("pointwise", 1), ("row_loss", 1)]
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("loss", [kldiv.kl_div_with_logits, kldiv.js_div_with_logits])
+def test_value_and_gradient_come_from_one_launch(launches, loss, mask):
+    s, t = np.random.default_rng(0).normal(size=(2, 100, 6))
+    where = np.arange(6) != 4
+    options = {"axis": 0, "temperature": 0.7}
+    vg = kldiv.value_and_grad(partial(loss, **options), (0, 1))
+    value, gradients = vg(on(1, s), on(1, t), **({"where": on(1, where)} if mask else {}))
+    assert launches == [("row_loss", 1)]
+    with kldiv.config_context(kernel="pure"):
+        wanted, expected = vg(s, t, **({"where": where} if mask else {}))
+    assert value.host == pytest.approx(wanted, rel=1e-14)
+    for found, true in zip(gradients, expected, strict=True):
+        assert found.device.id == 1
+        np.testing.assert_allclose(found.host, true, rtol=1e-12, atol=1e-16)
+
+
+def test_pure_launches_nothing(launches):
+    with kldiv.config_context(kernel="pure"):
+        kldiv.kl_div(on(0, X), on(0, Y))
+    assert launches == []
+
+
+def test_a_kernel_that_cannot_be_compiled(launches, monkeypatch):
+    def fails(name, macros):
+        raise RuntimeError("nvrtc: error: invalid value for --gpu-architecture\nmore")
+
+    monkeypatch.setattr(compiling, "load", fails)
+    x, y = on(1, X), on(1, Y)
+    with pytest.warns(RuntimeWarning, match=r"not by its kernels 'cuda': .*gpu-architecture; "):
+        value = kldiv.kl_div(x, y, reduction="sum")
+    assert value.host == pytest.approx(EXPECTED, rel=1e-15)
+    kldiv.kl_div(x, y)  # it says so once
+    assert kldiv.explain(x).kernel == "pure"
+    with (
+        kldiv.config_context(kernel="cuda"),
+        pytest.raises(BackendError, match=r"kernel 'cuda' cannot run here: .*gpu-architecture"),
+    ):
+        kldiv.kl_div(x, y)
+
+
+def test_gpus_that_the_kernels_are_not_for(cupy):
+    assert kldiv.explain(on(0, X)).kernel == "pure"
+    assert "built for AMD's" in str(kldiv.explain(on(0, X)))
 
 
 def test_a_device_that_is_not_there(cupy):

@@ -286,6 +286,32 @@ def test_a_masked_row_leaks_nothing(loss):
     assert all(np.isfinite(g).all() and (g[1] == 0).all() for g in gradients)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_blocks_that_are_masked_for_one_side(dtype):
+    random = np.random.default_rng(4)
+    s, t = (random.normal(size=(2, 4500)).astype(dtype) for _ in range(2))
+    s[0, :2500] = t[1, 2000:] = -np.inf
+    vg = kldiv.value_and_grad(functools.partial(kldiv.js_div_with_logits, reduction="sum"), (0, 1))
+    value, gradients = vg(s, t)
+    with pure():
+        wanted, expected = vg(s.astype("f8"), t.astype("f8"))
+    assert value == pytest.approx(wanted, rel=8 * unit(dtype))
+    for a, b in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(
+            a, b, rtol=1e4 * unit(dtype), atol=16 * unit(dtype) * abs(b).max()
+        )
+
+
+@pytest.mark.parametrize("loss", [kldiv.kl_div_with_logits, kldiv.js_div_with_logits])
+def test_rows_without_meaning_have_no_gradient(loss):
+    s, t = np.random.default_rng(5).normal(size=(2, 5, 20))
+    s[0] = t[1] = -np.inf
+    s[2, 5], t[3, 7] = np.nan, np.inf
+    _, gradients = kldiv.value_and_grad(functools.partial(loss, reduction="sum"), (0, 1))(s, t)
+    for gradient in gradients:
+        np.testing.assert_array_equal(np.isnan(gradient).all(axis=-1), [True] * 4 + [False])
+
+
 # --- threads --------------------------------------------------------------------------------------
 
 

@@ -6,37 +6,51 @@ from typing import TYPE_CHECKING, Any
 
 import array_api_compat.cupy
 import cupy
+import numpy as np
 
+from kldiv.backends._kernels import KernelBackend
 from kldiv.backends._overlay import Overlay
 from kldiv.backends._table import TABLE
-from kldiv.backends.base import Backend
+from kldiv.backends.base import FLOATS
+from kldiv.errors import LibraryError
+from kldiv.kernels import cuda
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    import numpy as np
-
     from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Operation
+    from kldiv.kernels import Kernels
 
 
 def _missing(name: str) -> Any:
-    """Return the special functions, which CuPy keeps elsewhere."""
-    if name != "special":
-        raise AttributeError(name)
-    import cupyx.scipy.special  # noqa: PLC0415 - few calls need it
+    """Return what CuPy has elsewhere: special functions, and from version 14 on bfloat16."""
+    if name == "special":
+        import cupyx.scipy.special  # noqa: PLC0415 - few calls need it
 
-    return cupyx.scipy.special
+        return cupyx.scipy.special
+    if name != "bfloat16":
+        raise AttributeError(name)
+    try:
+        import ml_dtypes  # noqa: PLC0415 - optional
+    except ImportError:
+        raise LibraryError(
+            "CuPy has bfloat16 from version 14 on and with ml_dtypes; install these, or use float32"
+        ) from None
+    return np.dtype(ml_dtypes.bfloat16)
 
 
 xp = Overlay(array_api_compat.cupy, _missing)
 
 
-class CuPyBackend(Backend):
+class CuPyBackend(KernelBackend):
     """Adapter of ``cupy.ndarray``."""
 
     name = "cupy"
     module = "cupy"
     roots, install, kernels = TABLE["cupy"]
+    technologies = (cuda,)
     numpy_float32 = False
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
@@ -48,6 +62,26 @@ class CuPyBackend(Backend):
     def context(self, array: Array) -> AbstractContextManager[Any]:
         # CuPy computes on the current device, whatever device its arrays are on.
         return array.device
+
+    def fused(
+        self,
+        operation: Operation,
+        arrays: Sequence[Array],
+        kernel: str,
+        gradients: Sequence[int] = (),
+        cotangent: Array | None = None,
+        *,
+        value: bool = True,
+    ) -> tuple[Array | None, list[Array]] | None:
+        with self.context(arrays[0]):
+            return super().fused(operation, arrays, kernel, gradients, cotangent, value=value)
+
+    def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:  # noqa: ARG002
+        if any(self.dtype_name(array) not in {*FLOATS, "bool"} for array in arrays):
+            return "the kernels have no such dtype"
+        if len({array.device.id for array in arrays}) > 1:
+            return "the arrays are on several GPUs"
+        return None
 
     def device(self, array: Array) -> str:
         return f"cuda:{array.device.id}"

@@ -82,7 +82,11 @@ class KernelBackend(Backend):
             if refusal is None:
                 return kernels.NAME, f"{kernels.WORDS}, the fastest that applies"
             reasons[kernels.NAME] = refusal
+        if name == "pure":  # chosen, or left where no kernel can run
+            reasons = self.kernel_problems()
         why = "the array-API formula, the fastest that applies"
+        if not reasons:
+            return "pure", why
         if len(reasons) == 1:
             return "pure", f"{why}: {next(iter(reasons.values()))}"
         return "pure", "; ".join([why, *(f"{name}: {each}" for name, each in reasons.items())])

@@ -20,6 +20,10 @@ TABLE: Final = {
     "numpy": Entry(("numpy", "ml_dtypes"), "pip install numpy", ("cpu", "pure")),
     "torch": Entry(("torch",), 'pip install "kldiv[torch]"', ("cpu", "pure")),
     "jax": Entry(("jax", "jaxlib"), 'pip install "kldiv[jax]"'),
-    "cupy": Entry(("cupy",), 'pip install "kldiv[cuda13]" (or cuda12, as your driver has it)'),
+    "cupy": Entry(
+        ("cupy",),
+        'pip install "kldiv[cuda13]" (or cuda12, as your driver has it)',
+        ("cuda", "pure"),
+    ),
     "dask": Entry(("dask",), 'pip install "kldiv[dask]"'),
 }

@@ -195,7 +195,7 @@ def _gradient(
     kind, size = buffers[0], buffers.shape[1]
     p, ell, out = buffers[3], buffers[4], buffers[5]
     anchored = _anchored(a, shift, weights[0] / weights[1], temperature)
-    mean = 0.0
+    mean = 0.0 * shift  # NaN in a row that is
     for second in range(2):
         for start in range(0, classes, size):
             n, at = min(size, classes - start), row * classes + start

@@ -50,14 +50,15 @@ class Memory(NamedTuple):
 
 
 def memory(array: Array) -> Memory:
-    """Return where an array of NumPy or PyTorch is."""
+    """Return where an array of NumPy, PyTorch or CuPy is."""
     shape = tuple(array.shape)
     if hasattr(array, "data_ptr"):
         size = array.element_size()
         dtype = str(array.dtype).rpartition(".")[2]
         strides = tuple([step * size for step in array.stride()])
         return Memory(array.data_ptr(), dtype, shape, strides)
-    return Memory(array.ctypes.data, array.dtype.name, shape, array.strides)
+    address = array.ctypes.data if hasattr(array, "ctypes") else array.data.ptr
+    return Memory(address, array.dtype.name, shape, array.strides)
 
 
 _LARGE: Final = 1 << 22

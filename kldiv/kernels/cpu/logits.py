@@ -181,6 +181,7 @@ def _block(
     else:
         a[ANCHOR], a[ANCHOR_LOW], a[DRIFT] = first, first_low, drift
     if s_sum == 0:
+        a[Y] = -t_sum  # e⁻ˣ is 0 everywhere
         return lost
     ratio, ratio_low = ratio_of_sums(t_max, t_sum, s_max, s_sum, temperature)
     kl = difference(middle, middle_low, ratio, ratio_low) / temperature
@@ -388,7 +389,7 @@ def _gradient_t(
     c, c_low, rest = split(a[ANCHOR], a[ANCHOR_LOW], zero)
     mean = like(zero, rest * np.float64(hot[0]) + a[DRIFT] / a[T_SUM])
     masked = like(zero, np.nan if math.isnan(kl) else 0.0)
-    gap = like(zero, np.nan if kl == np.inf else 0.0)
+    gap = like(zero, np.nan if math.isnan(kl) or kl == np.inf else 0.0)
     lowest, inverse, scale = like(zero, limits(kind)[0]), hot[0], like(zero, factor)
     for k in range(n):
         raw = load(t, k, kind)

@@ -1,0 +1,81 @@
+"""From the sources and what is known of the dtypes to a function that launches a kernel."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+COMMON: Final = ("primitives.cuh", "elementary.cuh", "layout.cuh")
+
+SOURCES: Final = {
+    "row_loss": (*COMMON, "state.cuh", "rows.cuh", "shannon.cuh", "row_loss.cu"),
+    "pointwise": (*COMMON, "pointwise.cu"),
+}
+"""The files of each kernel, in the order in which they are joined."""
+
+OPTIONS: Final = ("-std=c++17", "--fmad=false")
+"""Not fused unless the source says so: a double word has the rounding of a product, not of its sum.
+Division, square roots and subnormal numbers are IEEE's by default."""
+
+TYPES: Final = {"float32": "float", "float64": "double", "float16": "Of16", "bfloat16": "Of16B"}
+"""What the sources call the dtypes."""
+
+
+def problem() -> str | None:
+    """Return why kernels cannot be compiled here, or None as far as can be said before."""
+    import cupy  # noqa: PLC0415 - asked only where its arrays are
+
+    if getattr(cupy.cuda.runtime, "is_hip", False):
+        return "they are for NVIDIA's GPUs, and this CuPy is built for AMD's"
+    return None
+
+
+def joined(names: Sequence[str]) -> str:
+    """Return the text of source files one after another, each under its own name."""
+    folder = files("kldiv.kernels.cuda") / "source"
+    return "\n".join(
+        f'#line 1 "{name}"\n{(folder / name).read_text(encoding="utf-8")}' for name in names
+    )
+
+
+def definitions(**macros: object) -> tuple[str, ...]:
+    """Return the options that define macros."""
+    return tuple(f"-D{name}={value}" for name, value in sorted(macros.items()))
+
+
+@cache
+def load(name: str, macros: tuple[str, ...]) -> Any:
+    """Return a kernel, compiled for the current device; CuPy does it for others when launched."""
+    import cupy  # noqa: PLC0415 - what compiles and launches
+
+    module = cupy.RawModule(code=joined(SOURCES[name]), options=(*OPTIONS, *macros))
+    return module.get_function(name)
+
+
+def kernel(name: str, real: str, **macros: object) -> Any:
+    """Return a kernel that computes in the dtype called ``real``.
+
+    Parameters
+    ----------
+    name : str
+        One of `SOURCES`.
+    real : str
+        "float32" or "float64".
+    **macros : object
+        What the source is to be told besides.
+
+    Returns
+    -------
+    callable
+        Takes the grid, the block and the arguments.
+    """
+    return load(name, definitions(REAL=TYPES[real], **macros))
+
+
+def types(dtypes: Mapping[str, str]) -> dict[str, str]:
+    """Return the macros that name dtypes, given as names."""
+    return {f"TYPE_{name}": TYPES[dtype] for name, dtype in dtypes.items()}

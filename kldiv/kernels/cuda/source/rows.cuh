@@ -1,0 +1,190 @@
+// KL and Jensen-Shannon of rows of logits, with their gradients: `kldiv.formulas.logits`.
+//
+// A team of warps has a row, or a part of its classes.  The work has phases that leave what they
+// find in device memory: one launch runs all of them where a row has one team, and one launch each
+// where several teams share a row.  Nothing is added atomically: results are the same every time.
+
+enum Phase { STATES = 1, FINISH = 2, SUMS = 4, VALUES = 8, GRADIENTS = 16 };
+enum Side { STUDENT = 1, TEACHER = 2, GRADIENT_S = 3, GRADIENT_T = 4 };
+
+constexpr int TILE = 32 * PER;
+
+struct Job {
+    Table<4> table;
+    long long phases, rows, classes, parts, team, sides;
+    const unsigned char* keep;  // of each row; none: all are kept
+    const Wide* factors;        // upstream gradient over the count: of each row, or one
+    long long factor_step;
+    const Wide* temperatures;  // of each row, or one
+    long long temperature_step;
+    State* states;  // of each team's row, side and part
+    Row* known;     // of each team's row and side
+    Wide* sums;     // three of each team's row and part
+    Wide* values;   // of each row
+    Wide beta, rest;
+};
+
+// A row of logits as one team sees it.
+struct View {
+    const Job& job;
+    long long row, slot;  // the slot is where its team keeps what it finds
+    Heat heat;
+    long long first, last;  // the part's classes
+    int member, team;       // which warp of how many
+
+    template <class T>
+    DEVICE_MEMBER Real load(int which, const char* base, long long k) const {
+        return read((const T*)(base + k * job.table.stride(which, job.table.axes() - 1)));
+    }
+    DEVICE_MEMBER const char* base(int which) const {
+        return job.table.at(which, row, job.table.axes() - 1);
+    }
+    DEVICE_MEMBER void sync() const {
+        if (team == 1) sync_warp();
+        else sync_block();
+    }
+    DEVICE_MEMBER State* state(int side, long long part) const {
+        return job.states + (slot * job.sides + side) * job.parts + part;
+    }
+    DEVICE_MEMBER Row* known(int side) const { return job.known + slot * job.sides + side; }
+    DEVICE_MEMBER Wide* sums(long long part) const {
+        return job.sums + 3 * (slot * job.parts + part);
+    }
+    DEVICE_MEMBER bool leads() const { return member == 0 && lane() == 0; }
+};
+
+// Student and teacher of a tile; beyond the end both are masked.
+DEVICE void load_tile(const View& view, const char* s, const char* t, long long start, Tile& tile) {
+    for (int k = 0; k < PER; ++k) {
+        long long at = start + 32 * k + lane();
+        bool there = at < view.last;
+        tile.own[k] = there ? view.load<TYPE_T>(TEACHER, t, at) : Real(-INFINITE);
+        tile.other[k] = there ? view.load<TYPE_S>(STUDENT, s, at) : Real(-INFINITE);
+    }
+}
+
+DEVICE void swap(Tile& tile) {
+    for (int k = 0; k < PER; ++k) {
+        Real own = tile.own[k];
+        tile.own[k] = tile.other[k];
+        tile.other[k] = own;
+    }
+}
+
+// --- the phases -----------------------------------------------------------------------------------
+
+// Put together what the warps of a team have gathered.
+DEVICE void leave_state(const View& view, const Gathered& all, int side) {
+    SHARED State of_warps[2][8];
+    Wide temperature = view.heat.temperature;
+    State found = all_of(all, temperature);
+    if (view.team > 1) {
+        if (lane() == 0) of_warps[side][view.member] = found;
+        sync_block();
+        if (view.member) return;
+        found = lane() < view.team ? of_warps[side][lane()] : empty_state();
+        found = merged(found, temperature);
+    }
+    if (lane() == 0) *view.state(side, part()) = found;
+}
+
+DEVICE void find_states(const View& view) {
+    const char *s = view.base(STUDENT), *t = view.base(TEACHER);
+    Wide temperature = view.heat.temperature;
+    Gathered all[SHANNON ? 2 : 1];
+    int sides = SHANNON ? int(view.job.sides) : 1;
+    for (int side = 0; side < sides; ++side) all[side] = nothing_gathered();
+    for (long long start = view.first + (long long)view.member * TILE; start < view.last;
+         start += (long long)view.team * TILE) {
+        Tile tile;
+        load_tile(view, s, t, start, tile);
+#pragma unroll 1
+        for (int side = 0; side < sides; ++side) {
+            gather(all[side], tile_state(tile, view.heat), temperature);
+            if (side + 1 < sides) swap(tile);
+        }
+    }
+#pragma unroll 1
+    for (int side = 0; side < sides; ++side) leave_state(view, all[side], side);
+}
+
+DEVICE void finish_row(const View& view) {
+    if (view.member != 0) return;
+    for (int side = 0; side < view.job.sides; ++side) {
+        Wide temperature = view.heat.temperature;
+        State found = *view.state(side, 0);
+        if (view.job.parts > 1) {
+            State mine = empty_state();
+            for (long long from = 0; from < view.job.parts; from += 31) {
+                // The first lane has what was found before, the others 31 more.
+                long long part = from + lane() - 1;
+                bool there = lane() > 0 && part < view.job.parts;
+                State next = there ? *view.state(side, part) : empty_state();
+                mine = merged(lane() ? next : mine, temperature);
+            }
+            found = mine;
+        }
+        Wide own = side ? view.job.rest : view.job.beta, other = side ? view.job.beta : view.job.rest;
+        if (lane() == 0) *view.known(side) = finished(found, own / other, temperature);
+    }
+}
+
+// The constants of a row as elements need them.
+struct Constants {
+    Real t_top, t_scale, s_top, s_scale, offset, mean, theta, rest, kappa, behind, masked, gap;
+    Word<Real> pivot, anchor;
+
+    DEVICE_MEMBER Real p(Real own, const Heat& heat) const {
+        return weight(two_difference(floored(own), t_top), heat) * t_scale;
+    }
+    DEVICE_MEMBER Real q(Real other, const Heat& heat) const {
+        return weight(two_difference(floored(other), s_top), heat) * s_scale;
+    }
+    // log(p/q)
+    DEVICE_MEMBER Real log_ratio(Real own, Real other, const Heat& heat) const {
+        return deviation(own, other, pivot, heat) + offset;
+    }
+};
+
+DEVICE Constants constants_of(const Row& row, const Heat& heat) {
+    Constants c;
+    Wide left, inverse = heat.inverse;
+    c.t_top = Real(row.t_top);
+    c.t_scale = Real(row.t_scale);
+    c.s_top = Real(row.s_top);
+    c.s_scale = Real(row.s_scale);
+    c.pivot = narrowed(row.pivot, row.pivot_low, left);
+    c.offset = Real(row.offset - left * inverse);
+    c.anchor = narrowed(row.anchor, row.anchor_low, left);
+    c.mean = Real(row.mean + left * inverse);
+    c.behind = Real(left * inverse);
+    c.theta = Real(row.theta);
+    c.rest = Real(row.rest);
+    c.kappa = Real(row.kappa);
+    c.masked = row.kl == row.kl ? Real(0) : Real(row.kl);
+    c.gap = row.kl == INFINITE ? Real(nan_of()) : Real(0);
+    return c;
+}
+
+// (q − p), by p·(e^(−x) − 1) where they are close
+DEVICE Real excess(Real t, Real s, const Constants& c, const Heat& heat) {
+    Real p = c.p(t, heat), x = c.log_ratio(t, s, heat);
+    return absolute(x) < GENTLE ? p * fall(x) : c.q(s, heat) - p;
+}
+
+// p·(x − Σ p x)
+DEVICE Real slope(Real t, Real s, const Constants& c, const Heat& heat) {
+    Real x = deviation(t, s, c.anchor, heat) - c.mean;
+    return t == Real(-INFINITE) ? c.masked : c.p(t, heat) * (x + c.gap);
+}
+
+// Call a function with each class of the part, its logits and its place in a gradient.
+template <class F>
+DEVICE void for_each_class(const View& view, const F& function) {
+    const char *s = view.base(STUDENT), *t = view.base(TEACHER);
+    long long step = 32LL * view.team;
+#pragma unroll(SHANNON ? 1 : 4)
+    for (long long k = view.first + 32LL * view.member + lane(); k < view.last; k += step)
+        function(view.load<TYPE_S>(STUDENT, s, k), view.load<TYPE_T>(TEACHER, t, k),
+                 view.row * view.job.classes + k);
+}

@@ -1,0 +1,124 @@
+"""NVRTC compiles the CUDA sources for GPUs, where there is none: no warning, few registers."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from kldiv.kernels.cuda import compiling, row_loss
+
+ARCHITECTURES = ("sm_80", "sm_90")
+
+
+@cache
+def nvrtc():
+    """The library of the wheel nvidia-cuda-nvrtc-cu12, or None."""
+    try:
+        spec = find_spec("nvidia.cuda_nvrtc")
+    except ModuleNotFoundError:
+        return None
+    folders = [] if spec is None else [Path(p) for p in spec.submodule_search_locations or []]
+    found = [path for folder in folders for path in sorted(folder.glob("lib/libnvrtc.so.*"))]
+    return ctypes.CDLL(str(found[0])) if found else None
+
+
+def compiled(name, architecture, *, real="float32", **macros):
+    """A kernel's PTX and what the compiler said."""
+    library = nvrtc()
+    if library is None:
+        pytest.skip("the wheel nvidia-cuda-nvrtc-cu12 is not installed")
+    options = [
+        *compiling.OPTIONS,
+        *compiling.definitions(REAL=compiling.TYPES[real], **macros),
+        f"-arch={architecture.replace('sm', 'compute')}",
+    ]
+    program = ctypes.c_void_p()
+    text = compiling.joined(compiling.SOURCES[name]).encode()
+    assert library.nvrtcCreateProgram(ctypes.byref(program), text, b"kldiv.cu", 0, None, None) == 0
+    pointers = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
+    code = library.nvrtcCompileProgram(program, len(options), pointers)
+    said = read(library, program, "ProgramLog")
+    assert code == 0, said
+    return read(library, program, "PTX"), said
+
+
+def read(library, program, what):
+    size = ctypes.c_size_t()
+    assert getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)) == 0
+    buffer = ctypes.create_string_buffer(size.value)
+    assert getattr(library, f"nvrtcGet{what}")(program, buffer) == 0
+    return buffer.value.decode()
+
+
+def macros(name, dtype, *, shannon=0, classes=151936):
+    if name == "pointwise":
+        return {"PER": 8, "LOG_TARGET": shannon, **compiling.types(dict.fromkeys("XYEC", dtype))}
+    per = row_loss.shape_for(8192, classes, real(dtype)).per
+    return {"PER": per, "SHANNON": shannon, **compiling.types(dict.fromkeys("ST", dtype))}
+
+
+def real(dtype):
+    return "float64" if dtype == "float64" else "float32"
+
+
+KERNELS = [
+    ("row_loss", "float32", 0, 151936),
+    ("row_loss", "bfloat16", 0, 100),
+    ("row_loss", "float64", 0, 10),
+    ("row_loss", "float16", 1, 151936),
+    ("pointwise", "float32", 0, 0),
+    ("pointwise", "float64", 1, 0),
+    ("pointwise", "bfloat16", 1, 0),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "shannon", "classes"), KERNELS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nvrtc_compiles_it(name, dtype, shannon, classes, architecture):
+    told = macros(name, dtype, shannon=shannon, classes=classes)
+    ptx, said = compiled(name, architecture, real=real(dtype), **told)
+    assert said.strip("\0\n ") == ""  # not even a warning
+    assert f".target {architecture}" in ptx
+    assert f".visible .entry {name}(" in ptx
+    assert not re.search(r"\b(atom|red)\.", ptx)  # the same result every time
+
+
+def test_products_are_not_fused_by_the_compiler():
+    """Every fused multiply-add is one that the source asks for."""
+    told = macros("row_loss", "float32")
+    ptx, _ = compiled("row_loss", "sm_90", **told)
+    asked = ptx.count("fma.rn.f32")
+    others = [line for line in ptx.splitlines() if re.search(r"\bmad\.(rn\.)?f(32|64)", line)]
+    assert asked > 50
+    assert others == []
+    assert "mul.f32" not in ptx.replace("mul.rn.f32", "").replace("mul.ftz", "")
+
+
+def assembler():
+    spec = find_spec("triton")
+    folders = [] if spec is None else [Path(p) for p in spec.submodule_search_locations or []]
+    inside = [folder / "backends/nvidia/bin/ptxas" for folder in folders]
+    return next((str(path) for path in inside if path.exists()), shutil.which("ptxas"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_two_blocks_fit_on_a_multiprocessor(dtype, tmp_path):
+    """128 registers a thread, with next to no spills: tiles stay on chip."""
+    if not (ptxas := assembler()):
+        pytest.skip("no ptxas was found: the wheel triton has one")
+    ptx, _ = compiled("row_loss", "sm_90", **macros("row_loss", dtype))
+    path = tmp_path / "kernel.ptx"
+    path.write_text(ptx, encoding="utf-8")
+    command = [ptxas, "-v", "-arch=sm_90", str(path), "-o", str(tmp_path / "kernel.cubin")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", said)]
+    spilled = [int(n) for n in re.findall(r"(\d+) bytes spill stores", said)]
+    assert max(registers) <= 128
+    assert max(spilled) <= 64
