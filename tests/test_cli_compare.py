@@ -16,7 +16,7 @@ from reference import exact
 from kldiv import readers
 from kldiv.cli import blocks, progress
 from kldiv.cli.app import app
-from kldiv.cli.blocks import Blocks
+from kldiv.cli.blocks import Piece, Plan, Sizes
 
 P, Q = np.array([9, 12, 4]) / 25, np.full(3, 1 / 3)
 KL_PQ, KL_QP = 0.0852996013183706, 0.0974550067853875
@@ -598,38 +598,33 @@ def test_blocks_make_no_difference(compare, monkeypatch, order, axis, form, budg
         close(float(one["kl_pq"]), float(other["kl_pq"]), 1e-12)
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("order", ["CC", "FF", "CF"])
 @pytest.mark.parametrize("budget", [8, 24, 100, 10**6])
-def test_blocks_cover_an_array_once(monkeypatch, order, budget):
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_plan_covers_arrays_once(monkeypatch, order, budget, axis):
     monkeypatch.setattr(blocks, "BUDGET", budget)
-    array = np.zeros((3, 4, 5), order=order)
-    for axis in range(3):
-        array[...] = 0
-        grid, steps = Blocks(array, axis), 0
-        for group in grid:
-            seen = np.zeros_like(array)
+    p, q = (np.zeros((3, 4, 5), order=each) for each in order)
+    plan = Plan(p, q, axis, Sizes.usual())
+    seen, ended = np.zeros(p.shape), []
+    for step in plan.steps:
+        assert plan.whole or len(step) == 1
+        for piece in step:
+            assert math.prod(part.stop - part.start for part in piece.index) <= max(budget, 1)
+            if not plan.whole:  # pieces of the same classes follow one another
+                assert piece.classes.start not in ended[:-1]
+                ended += [piece.classes.start] if piece.classes.start not in ended else []
             last = -1
-            for block in group:
-                start = sum(
-                    part.start * s for part, s in zip(block.index, array.strides, strict=True)
-                )
-                assert start > last  # as the file lies on disk
+            for block in plan.blocks(piece):
+                assert block.classes == slice(0, p.shape[axis]) or not plan.whole
+                most = max(budget // 8, p.shape[axis] if plan.whole else 1)
+                assert block.read(Piece(p[piece.index], piece)).size <= most
+                start = sum(part.start * s for part, s in zip(block.index, p.strides, strict=True))
+                if plan.whole:
+                    assert start > last  # as the file lies on disk
                 last = start
-                assert block.read(array).size <= max(budget // 8, 1)
                 seen[block.index] += 1
-                array[block.index] += 1
-                steps += 1
-            classes = np.moveaxis(seen, axis, 0)[block.classes]
-            assert (classes == 1).all()  # a group has all rows of its classes
-        assert (array == 1).all()
-        assert steps == len(grid)
-        rows = Blocks(array, axis, whole=True)
-        found = [block for group in rows for block in group]
-        assert len(found) == len(rows)
-        for block in found:
-            assert block.classes == slice(0, array.shape[axis])
-            array[block.index] += 1
-        assert (array == 2).all()
+    assert (seen == 1).all()
+    assert plan.whole == (p.shape[axis] <= 2 * max(budget // 8, 1))
 
 
 def test_the_place_of_the_first_oddity(compare, monkeypatch):
@@ -646,12 +641,12 @@ def test_one_fraction_anywhere_makes_probabilities(compare, monkeypatch):
     assert compare([0.5, 3.0, 4.0], [1.0, 1.0, 1.0])["p"]["form"] == "probs"
 
 
-def test_a_mapped_file(compare):
+def test_a_large_file(compare):
     rng = np.random.default_rng(6)
     p, q = rng.random((2, 1100, 4096), dtype=np.float32)
     found = compare(p, q, "--normalize", "--top", "1")
-    assert isinstance(readers.read("p.npy").array.base, np.memmap)
-    assert len(Blocks(p, 1)) > 1
+    assert isinstance(readers.open_table("p.npy").array, readers.Stored)
+    assert len(Plan(p, q, 1, Sizes.usual()).steps[0]) > 1
     exact = [m.astype(np.float64) for m in (p, q)]
     values = truth(*(m / m.sum(axis=-1, keepdims=True) for m in exact))
     for measure, rows in zip(MEASURES, values, strict=True):

@@ -43,8 +43,8 @@ class Commands(click.Group):
                     sys.stdout.flush()  # here, where a closed pipe can still be answered
             except KLDivError as error:
                 raise BadInput(str(error)) from error
-            except KeyboardInterrupt:
-                click.echo("Interrupted", err=True)
+            except KeyboardInterrupt as error:
+                click.echo(" ".join(["Interrupted", *map(str, error.args)]), err=True)
                 ctx.exit(_INTERRUPTED)
             except BrokenPipeError:
                 # Whoever read has seen enough; nor may the interpreter's last flush complain.

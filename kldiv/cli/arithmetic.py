@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 import numpy as np
 
 import kldiv
+from kldiv.cli import split_logits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats: TypeAlias = NDArray[np.float64]
+    Triple: TypeAlias = tuple[Floats, Floats, Floats]
 
 _LOG_2: Final = float(np.log1p(1.0))  # cancels the log1p of equal arguments exactly
 
@@ -25,6 +27,8 @@ class Scale(Protocol):
 
     operation: str
     """The loss that gives the divergences of a row."""
+    width: int
+    """Numbers that `first` gives a row."""
     empty: float
     """The number of a class that does not occur, and the total of no classes."""
 
@@ -43,11 +47,82 @@ class Scale(Protocol):
     def probabilities(self, values: Floats) -> Floats:
         """Return the probabilities that the values stand for."""
 
-    def divergences(self, p: Floats, q: Floats) -> tuple[Floats, Floats, Floats]:
+    def divergences(self, p: Floats, q: Floats) -> Triple:
         """Return each element's part of D(P‖Q), D(Q‖P) and the Jensen-Shannon divergence."""
 
+    # ---- of rows, whose classes may come in parts ------------------------------------------------
 
-class Linear:
+    def nothing(self, rows: int) -> Floats:
+        """Return what `first` gives for no classes."""
+
+    def first(self, p: Floats, q: Floats) -> Floats:
+        """Return what rows must tell of some classes before more can be said: totals first."""
+
+    def join(self, one: Floats, other: Floats) -> Floats:
+        """Return the same of the classes of both."""
+
+    def of_rows(self, p: Floats, q: Floats, parts: Triple) -> Triple:
+        """Return the divergences of whole rows, given those of their elements."""
+
+    def of_parts(self, p: Floats, q: Floats, parts: Triple, known: Floats) -> Triple:
+        """Return the share of some classes in the divergences of their rows, given `first`."""
+
+    def known(self, first: Floats) -> Floats:
+        """Return what `of_parts` needs of what `first` gave for whole rows."""
+
+    def finish(self, sums: Floats, first: Floats) -> Floats:
+        """Return the divergences of rows, given the sums of shares; a row of the array each."""
+
+
+class _Sums:
+    """Rows that are the sums of their elements."""
+
+    width = 2
+    empty: float
+
+    def total(self, values: Floats) -> Floats:
+        """Return what each row is normalised by."""
+        raise NotImplementedError
+
+    def smooth(self, values: Floats) -> Floats:
+        """Return the values with every class smoothed."""
+        raise NotImplementedError
+
+    def merge(self, first: Floats, second: Floats) -> Floats:
+        """Return the total of two blocks of classes from theirs."""
+        raise NotImplementedError
+
+    def nothing(self, rows: int) -> Floats:
+        """Return the totals of no classes."""
+        return np.full((rows, 2), self.empty)
+
+    def first(self, p: Floats, q: Floats) -> Floats:
+        """Return the totals of both."""
+        return np.stack([self.total(self.smooth(values)) for values in (p, q)], axis=1)
+
+    def join(self, one: Floats, other: Floats) -> Floats:
+        """Return the totals of the classes of both."""
+        return self.merge(one, other)
+
+    def of_rows(self, p: Floats, q: Floats, parts: Triple) -> Triple:  # noqa: ARG002
+        """Return the sums of each row."""
+        first, second, third = (np.asarray(part.sum(axis=-1)) for part in parts)
+        return first, second, third
+
+    def of_parts(self, p: Floats, q: Floats, parts: Triple, known: Floats) -> Triple:  # noqa: ARG002
+        """Return the sums of each row."""
+        return self.of_rows(p, q, parts)
+
+    def known(self, first: Floats) -> Floats:
+        """Return nothing but the totals."""
+        return first
+
+    def finish(self, sums: Floats, first: Floats) -> Floats:  # noqa: ARG002
+        """Return the sums."""
+        return sums
+
+
+class Linear(_Sums):
     """Probabilities or counts."""
 
     operation = "kl_div"
@@ -76,14 +151,14 @@ class Linear:
         """Return the values, which are the probabilities."""
         return values
 
-    def divergences(self, p: Floats, q: Floats) -> tuple[Floats, Floats, Floats]:
+    def divergences(self, p: Floats, q: Floats) -> Triple:
         """Return each element's part of D(P‖Q), D(Q‖P) and the Jensen-Shannon divergence."""
         mixture = np.log(0.5 * (p + q))
         pm, qm = _elements(mixture, p), _elements(mixture, q)
         return _elements(np.log(q), p), _elements(np.log(p), q), 0.5 * (pm + qm)
 
 
-class Logarithmic:
+class Logarithmic(_Sums):
     """Log-probabilities."""
 
     operation = "kl_div"
@@ -111,7 +186,7 @@ class Logarithmic:
         """Exponentiate."""
         return np.asarray(np.exp(values))
 
-    def divergences(self, p: Floats, q: Floats) -> tuple[Floats, Floats, Floats]:
+    def divergences(self, p: Floats, q: Floats) -> Triple:
         """Return each element's part of D(P‖Q), D(Q‖P) and the Jensen-Shannon divergence."""
         top = np.maximum(p, q)
         mixture = top + (np.log1p(np.exp(np.minimum(p, q) - top)) - _LOG_2)
@@ -125,13 +200,41 @@ class Logits(Logarithmic):
 
     operation = "kl_div_with_logits"
 
-    def divergences_of_rows(self, p: Floats, q: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return D(P‖Q), D(Q‖P) and the Jensen-Shannon divergence of each row."""
+    width = 2 + split_logits.WIDTH
+
+    def nothing(self, rows: int) -> Floats:
+        """Return totals and states of no classes."""
+        return np.hstack([super().nothing(rows), split_logits.empty(rows)])
+
+    def first(self, p: Floats, q: Floats) -> Floats:
+        """Return totals and states of both directions."""
+        return np.hstack([super().first(p, q), split_logits.states(p, q)])
+
+    def join(self, one: Floats, other: Floats) -> Floats:
+        """Return totals and states of the classes of both."""
+        totals = self.merge(one[:, :2], other[:, :2])
+        return np.hstack([totals, split_logits.merged([one[:, 2:], other[:, 2:]])])
+
+    def of_rows(self, p: Floats, q: Floats, parts: Triple) -> Triple:  # noqa: ARG002
+        """Return what the losses give: exact at any distance."""
         return (
             np.asarray(kldiv.kl_div_with_logits(q, p, reduction="none")),
             np.asarray(kldiv.kl_div_with_logits(p, q, reduction="none")),
             np.asarray(kldiv.js_div_with_logits(q, p, reduction="none")),
         )
+
+    def of_parts(self, p: Floats, q: Floats, parts: Triple, known: Floats) -> Triple:  # noqa: ARG002
+        """Return the share in JS; the states have told the rest."""
+        nothing = np.zeros(len(p))
+        return nothing, nothing, split_logits.js(p, q, known[:, 2:])
+
+    def known(self, first: Floats) -> Floats:
+        """Return the totals, and the constants of the state."""
+        return np.hstack([first[:, :2], split_logits.constants(first[:, 2:])])
+
+    def finish(self, sums: Floats, first: Floats) -> Floats:
+        """Return what the states and the shares give."""
+        return np.stack([*split_logits.kl(first[:, 2:]), sums[2]])
 
 
 def _elements(log_q: Floats, p: Floats, *, log: bool = False) -> Floats:

@@ -1,16 +1,23 @@
-"""Walking through arrays that need not fit into memory, block by block."""
+"""How two arrays that need not fit into memory are cut: into steps, pieces, and blocks.
+
+A *block* is what is computed on at a time, a *piece* what is read at a time, and a *step* what is
+added to the result at a time: by another thread, by another machine, or in another run.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import numpy as np
 
+from kldiv.readers.stored import Stored, order_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -18,6 +25,28 @@ Index: TypeAlias = tuple[slice, ...]
 
 BUDGET: Final = 4 << 20
 """Bytes of one block in float64; a dozen arrays of this size exist at a time."""
+
+_PIECE: Final = 8  # blocks: 16 MiB of float32 a file
+_STEP: Final = 8  # pieces
+_CHUNK: Final = 32  # blocks: the largest piece that whole chunks of a store may make
+_RUN: Final = 4096  # bytes that lie together on disk; below, reading whole rows would take seeks
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large the parts are: the same wherever a step is done."""
+
+    block: int
+    """Numbers."""
+    piece: int
+    """Blocks."""
+    step: int
+    """Pieces."""
+
+    @classmethod
+    def usual(cls) -> Self:
+        """Return the sizes that are meant to stay within some 500 MB."""
+        return cls(max(BUDGET // 8, 1), _PIECE, _STEP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +66,16 @@ class Block:
         """Where the block's rows lie in an array without the axis of the classes."""
         return self.index[: self.axis] + self.index[self.axis + 1 :]
 
-    def read(self, array: NDArray[Any]) -> NDArray[np.float64]:
+    @property
+    def count(self) -> int:
+        """How many rows it has."""
+        return math.prod(part.stop - part.start for part in self.rows)
+
+    def read(self, array: Any) -> NDArray[np.float64]:
         """Return a copy in float64; a row's classes lie together, so that sums are pairwise."""
         part = np.moveaxis(array[self.index], self.axis, -1)
-        return part.astype(np.float64, order="C").reshape(-1, part.shape[-1])
+        matrix = part.astype(np.float64, order="C").reshape(-1, part.shape[-1])
+        return np.asarray(matrix)
 
     def place(self, row: int, column: int) -> tuple[int, ...]:
         """Return the index in the whole array of an element of what `read` returns."""
@@ -50,49 +85,131 @@ class Block:
         return tuple(int(i) + part.start for i, part in zip(place, self.index, strict=True))
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A block of an array in memory, whose parts have the same places as in the whole array."""
+
+    array: NDArray[Any]
+    block: Block
+
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        """Return a part."""
+        pairs = zip(index, self.block.index, strict=True)
+        return self.array[tuple(slice(i.start - b.start, i.stop - b.start) for i, b in pairs)]
+
+
 class Blocks:
-    """A grid over an array: blocks within `BUDGET`, long in the direction that memory runs.
+    """A grid over a part of an array.
 
-    Iterating gives groups of blocks.  The blocks of a group have the same classes, and together all
-    rows; so what is added up by class is complete after each group.
-
-    Parameters
-    ----------
-    array : numpy.ndarray
-        Only its shape and strides are looked at.
-    axis : int
-        The axis of the classes, counted from 0.
-    whole : bool
-        Whether a block has all classes of its rows, be it larger than the budget.
+    Iterating goes along memory, but for the classes, which come last: blocks of the same classes
+    follow one another, and together have all rows of that part.
     """
 
-    def __init__(self, array: NDArray[Any], axis: int, *, whole: bool = False) -> None:
-        left = max(BUDGET // 8, 1)
-        # The axis with the smallest stride varies fastest, in Fortran's order too.
-        order = sorted(range(array.ndim), key=lambda a: (abs(array.strides[a]), -a))
-        if whole:
-            left = max(left // max(array.shape[axis], 1), 1)
+    def __init__(self, index: Index, axis: int, steps: Sequence[int], order: Sequence[int]) -> None:
         self._axis = axis
-        self._slices: list[list[slice]] = [[] for _ in order]
-        for a in order:
-            size = array.shape[a]
-            if whole and a == axis:
-                self._slices[a] = [slice(0, size)]
-                continue
-            step = max(min(size, left), 1)
-            left = max(left // step, 1)
-            self._slices[a] = [slice(i, min(i + step, size)) for i in range(0, size, step)]
-        self._outer = [a for a in reversed(order) if a != axis]
+        self._slices = [
+            [slice(i, min(i + step, part.stop)) for i in range(part.start, part.stop, step)]
+            for part, step in zip(index, steps, strict=True)
+        ]
+        self._outer = [axis, *(a for a in reversed(order) if a != axis)]
 
     def __len__(self) -> int:
         return math.prod(len(slices) for slices in self._slices)
 
-    def __iter__(self) -> Iterator[Iterator[Block]]:
-        return map(self._group, self._slices[self._axis])
-
-    def _group(self, classes: slice) -> Iterator[Block]:
+    def __iter__(self) -> Iterator[Block]:
         for chosen in itertools.product(*(self._slices[a] for a in self._outer)):
-            index = [classes] * len(self._slices)
-            for a, part in zip(self._outer, chosen, strict=True):
-                index[a] = part
-            yield Block(tuple(index), self._axis)
+            places = dict(zip(self._outer, chosen, strict=True))
+            yield Block(tuple(places[a] for a in range(len(places))), self._axis)
+
+
+class Plan:
+    """How P and Q are gone through.
+
+    Where rows fit into a block they are kept whole, and each number is read once.  Where they do
+    not, blocks have some classes of some rows, and what a row as a whole must tell first (what to
+    divide by, the state of its logits) takes a read of its own.
+
+    Parameters
+    ----------
+    p, q : array
+        In memory or `Stored`; of one shape.
+    axis : int
+        The axis of the classes, counted from 0.
+    sizes : Sizes
+        How large the parts are.
+    """
+
+    def __init__(self, p: Any, q: Any, axis: int, sizes: Sizes) -> None:
+        self.axis = axis
+        self._sizes = sizes
+        self.shape: tuple[int, ...] = p.shape
+        self._block = sizes.block
+        self._orders = order_of(p), order_of(q)
+        self._chunks = _common_chunks(p, q)
+        pieces = self._cut(self._index, sizes.piece * self._block, whole=True, chunks=True)
+        self.whole = (
+            self.shape[axis] <= 2 * self._block
+            and math.prod(pieces) <= _CHUNK * self._block
+            and all(_lies_together(array, pieces) for array in (p, q))
+        )
+        if not self.whole:
+            pieces = self._cut(self._index, sizes.piece * self._block, whole=False, chunks=True)
+        self._pieces = Blocks(self._index, axis, pieces, self._orders[0])
+
+    @property
+    def _index(self) -> Index:
+        return tuple(slice(0, size) for size in self.shape)
+
+    @cached_property
+    def steps(self) -> tuple[tuple[Block, ...], ...]:
+        """The pieces of each step."""
+        # Where rows are cut a step is added to all of them, so it should be small.
+        pieces, size = tuple(self._pieces), self._sizes.step if self.whole else 1
+        return tuple(pieces[i : i + size] for i in range(0, len(pieces), size))
+
+    def blocks(self, piece: Block) -> Blocks:
+        """Return the blocks of a piece."""
+        steps = self._cut(piece.index, self._block, whole=self.whole, chunks=False)
+        return Blocks(piece.index, self.axis, steps, self._orders[0])
+
+    def _cut(self, index: Index, most: int, *, whole: bool, chunks: bool) -> list[int]:
+        """Return the lengths of parts with at most so many elements, long where memory runs."""
+        sizes = [part.stop - part.start for part in index]
+        steps = [1] * len(sizes)
+        if whole:
+            steps[self.axis] = sizes[self.axis]
+        elif self._orders[0] != self._orders[1]:
+            # Neighbours in one array are far apart in the other: a part long in both.
+            for order in self._orders:
+                steps[order[0]] = max(min(sizes[order[0]], math.isqrt(most)), 1)
+        for a in self._orders[0]:
+            if whole and a == self.axis:
+                continue
+            steps[a] = min(sizes[a], max(most // (math.prod(steps) // steps[a]), 1))
+            if not whole and a == self.axis:  # sums by class take memory
+                steps[a] = min(steps[a], 2 * self._block)
+            if chunks and steps[a] < sizes[a]:
+                steps[a] = min(max(steps[a] // self._chunks[a], 1) * self._chunks[a], sizes[a])
+        return steps
+
+
+def _common_chunks(p: Any, q: Any) -> list[int]:
+    """Return lengths that cut few chunks of either array, none where that is possible."""
+    both = [a.chunks if isinstance(a, Stored) else (1,) * a.ndim for a in (p, q)]
+    common = []
+    for one, other in zip(*both, strict=True):
+        least = math.lcm(one, other)
+        common.append(least if least <= 4 * max(one, other) else max(one, other))
+    return common
+
+
+def _lies_together(array: Any, steps: Sequence[int]) -> bool:
+    """Return whether parts of an array are read in runs that are long enough."""
+    if not isinstance(array, Stored) or tuple(steps) == array.shape:
+        return True
+    run = array.dtype.itemsize
+    for a in array.order:
+        run *= steps[a]
+        if steps[a] < array.shape[a]:
+            break
+    return run >= _RUN

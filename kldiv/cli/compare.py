@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 FILES
-  .npy, .npz, .csv, .tsv, .safetensors; file::key picks an array, tensor or
-  column. A .csv with one column of numbers is one distribution, a text column
-  next to it its labels; several columns of numbers are a row per distribution.
+  .npy, .npz, .csv, .tsv, .safetensors, Zarr stores, and folders of .npy or
+  .safetensors shards in the natural order of their names, one behind the other
+  along --shard-axis; file::key picks an array, tensor or column.
+  A .csv with one column of numbers is one distribution, a text column next to
+  it its labels; several columns of numbers are a row per distribution.
 
 \b
 WHAT THEY HOLD (--from)
@@ -31,6 +33,15 @@ WHAT THEY HOLD (--from)
 MATRICES (--reduction)
   Every row gets its own divergences. mean, sum and batchmean (the sum divided
   by the first dimension) make one number of them; none prints all rows.
+
+\b
+LARGER THAN MEMORY
+  .npy, .safetensors, Zarr and shards are read in parts, within some 500 MB:
+  once where a row of float64 fits into 8 MiB, else twice. --from auto reads
+  files of whole numbers once more. With --checkpoint FILE a run that was
+  stopped (Ctrl-C: exit code 130) or killed goes on where it was when the same
+  command is given again, to the same digits; the file is removed in the end.
+  With --scheduler the workers of a Dask cluster read the files by their paths.
 
 \b
 DISTRIBUTIONS
@@ -51,6 +62,7 @@ EXAMPLES
   kldiv compare german.csv english.csv --smoothing 0.5 --plot letters.png
   kldiv compare "Normal(0, 1)" "Laplace(0, 0.8)"
   kldiv compare run.npz::teacher run.npz::student --from logits --backend torch
+  kldiv compare teacher/ student.zarr --from logits --checkpoint run.state
 """
 
 
@@ -97,6 +109,20 @@ EXAMPLES
 @click.option(
     "--max-bytes", type=click.IntRange(min=1), metavar="N", help="The largest array to accept."
 )
+@click.option(
+    "--shard-axis",
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="The axis along which the files of a folder follow one another.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Keep what is done in FILE, and go on from there.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster of this scheduler.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--plot",

@@ -1,31 +1,41 @@
-"""The comparison itself: what two distributions, or rows of them, add up to, a block at a time."""
+"""The comparison itself: what two distributions, or rows of them, add up to, step by step."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 import kldiv
 from kldiv.cli.arithmetic import Logits
-from kldiv.cli.blocks import Blocks
-from kldiv.cli.forms import look, scale_of
+from kldiv.cli.blocks import Sizes
+from kldiv.cli.checkpoint import Checkpoint, uninterrupted
+from kldiv.cli.forms import Distribution, held, scale_of
 from kldiv.cli.inputs import read_pair
 from kldiv.cli.progress import Progress
+from kldiv.cli.rows import summary, worst
+from kldiv.cli.runners import Cluster, Threads
+from kldiv.cli.total import Total
+from kldiv.cli.work import ONE, Work
+from kldiv.errors import BackendError, InputError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Iterator
 
     from kldiv.cli.arithmetic import Floats
-    from kldiv.cli.forms import Distribution
+    from kldiv.cli.blocks import Plan
+    from kldiv.cli.forms import Held
     from kldiv.cli.inputs import Pair
     from kldiv.cli.request import Reduction, Request
+    from kldiv.cli.rows import Summary
+    from kldiv.cli.runners import Runner
+    from kldiv.cli.sums import Holes
     from kldiv.explanation import Explanation
 
 MEASURES: Final = ("kl_pq", "kl_qp", "js")
-_NAMED: Final = 8  # classes that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +71,20 @@ class Comparison:
     pair: Pair
     rows: dict[str, Floats]
     """The divergences of each row, by measure."""
+    summaries: dict[str, Summary]
+    worst: list[int]
+    """The rows of largest D(P‖Q)."""
     contributions: tuple[Contribution, ...]
     zeros: dict[str, Zeros]
     """What makes ``kl_pq`` (zeros of Q) and ``kl_qp`` (zeros of P) infinite."""
     reduction: Reduction
-    top: int
     smoothing: float
     explanation: Explanation
 
     @property
     def count(self) -> int:
         """How many rows there are."""
-        return math.prod(self.pair.shape)
+        return self.pair.count
 
     def values(self, measure: str) -> Floats:
         """Return the divergence after the reduction: 0-d but for "none"."""
@@ -80,8 +92,8 @@ class Comparison:
 
     def overall(self, measure: str) -> float:
         """Return one number for all rows: their mean where there is no reduction."""
-        rows = self.rows[measure]
-        return _total(rows) / divisor(rows.shape, self.reduction)
+        total: float = self.summaries[measure].total
+        return total / divisor(self.pair.shape, self.reduction)
 
     @property
     def over(self) -> str:
@@ -93,17 +105,8 @@ class Comparison:
 
     def summary(self, measure: str) -> dict[str, float]:
         """Return mean, median and maximum over the rows; NaN where any is."""
-        rows = self.rows[measure]
-        return {
-            "mean": _total(rows) / rows.size,
-            "median": float(np.median(rows)),
-            "max": float(np.max(rows)),
-        }
-
-    def worst(self) -> list[int]:
-        """Return the rows of largest D(P‖Q), Jensen-Shannon deciding between equals."""
-        order = _largest(self.top, self.rows["kl_pq"].ravel(), self.rows["js"].ravel())
-        return [int(i) for i in order]
+        told = self.summaries[measure]
+        return {"mean": told.total / self.count, "median": told.median, "max": told.max}
 
 
 def divisor(shape: tuple[int, ...], reduction: Reduction) -> int:
@@ -119,137 +122,173 @@ def compare(request: Request) -> Comparison:
     """Read, check and compare two files under the settings that hold now."""
     scale = scale_of(request)
     # Before the files: a backend that cannot run should say so at once.
-    explanation = kldiv.explain(np.zeros(1), np.ones(1), operation=scale.operation)
+    kldiv.explain(np.zeros(1), np.ones(1), operation=scale.operation)
     pair = read_pair(request)
-    both = (("P", pair.p), ("Q", pair.q))
-    steps = sum(len(Blocks(table.array, pair.axis)) for _, table in (*both, both[0]))
-    if isinstance(scale, Logits):
-        steps += len(Blocks(pair.p.array, pair.axis, whole=True))
-    with Progress(steps) as progress:
-        p, q = (look(name, table, pair, scale, request, progress) for name, table in both)
-        sums = _Sums(pair.shape, request.top)
-        for group in Blocks(pair.p.array, pair.axis):
-            columns = _Columns()
-            for block in group:
-                at_p, at_q = p.read(block), q.read(block)
-                parts = scale.divergences(at_p, at_q)
-                sums.add_rows(block.rows, parts)
-                columns.add(scale.probabilities(at_p), scale.probabilities(at_q), *parts)
+    elsewhere = request if request.scheduler is None else request.for_others()
+    sizes = Sizes.usual()
+    work = Work(elsewhere, pair, (False, False), sizes)
+    explanation = _explained(work)
+    checkpoint = Checkpoint(request, pair, sizes, explanation)
+    saved = checkpoint.load()
+    runner: Runner = Threads() if request.scheduler is None else Cluster(request.scheduler)
+    with runner, Progress(_steps(request, work.plan)) as progress:
+        holds = _look(request, work, runner, progress) if saved is None else saved[2]
+        normalized = holds[0].normalized, holds[1].normalized
+        work = Work(elsewhere, pair, normalized, sizes)
+        total = Total(work, checkpoint.rows)
+        if saved is not None:
+            total.restore(*saved[:2])
+        progress.begin(_done(work, total), (1 + work.two_reads) * len(work.plan.steps))
+        try:
+            for _ in _added(work, total, runner):
                 progress.advance()
-            sums.add_columns(block.classes.start, columns)
-        if isinstance(scale, Logits):
-            _read_rows(pair, scale, sums.rows, progress)
+                checkpoint.save_now_and_then(total, holds)
+        except KeyboardInterrupt:
+            raise _interrupted(checkpoint, total, holds, progress) from None
+    total.finish()
+    both = (
+        Distribution("P", pair.p, holds[0], total.seen[0]),
+        Distribution("Q", pair.q, holds[1], total.seen[1]),
+    )
+    found = _told(request, pair, total, both, explanation)
+    checkpoint.remove()
+    return found
+
+
+def _explained(work: Work) -> Explanation:
+    """Return what computes a block."""
+    plan, logits = work.plan, isinstance(work.scale, Logits)
+    block = next(iter(plan.blocks(plan.steps[0][0])))
+    size = block.count, block.classes.stop - block.classes.start
+    sample = np.broadcast_to(np.zeros(()), size)
+    explanation = kldiv.explain(sample, sample, operation=work.scale.operation)
+    if plan.whole or not logits:
+        return explanation
+    if explanation.backend != "numpy":
+        raise BackendError(
+            f"rows of {work.pair.size:,} logits are too long for memory and read in parts, which"
+            f" NumPy alone puts together, not {explanation.backend}. Leave out --backend"
+        )
+    return replace(explanation, kernel="pure")
+
+
+def _steps(request: Request, plan: Plan) -> int:
+    """Return how many steps there may be to look at the data, before any is computed."""
+    return 2 * len(plan.steps) if request.form == "auto" else 0
+
+
+def _look(request: Request, work: Work, runner: Runner, progress: Progress) -> list[Held]:
+    """Decide what both files hold; only where that must be guessed is one looked at."""
+    guess = request.form == "auto"
+    return [
+        held(name, request, counts=guess and _holds_counts(work, side, runner, progress))
+        for side, name in enumerate("PQ")
+    ]
+
+
+def _holds_counts(work: Work, side: int, runner: Runner, progress: Progress) -> bool:
+    """Return whether all numbers of a file are whole, but no one-hot rows, which are both."""
+    sums = None if work.plan.whole else np.zeros(work.pair.shape)
+    ones = True
+    tasks = ((number, side) for number in range(len(work.plan.steps)))
+    with closing(runner.run(work, "peek", tasks)) as found:
+        for each in found:
+            if each is None:
+                return False
+            for index, part in each:
+                if sums is None:
+                    ones = ones and bool(np.all(np.abs(part - 1.0) < ONE))
+                else:
+                    sums[index] += part.reshape(sums[index].shape)
+            progress.advance()
+    return not (ones if sums is None else bool(np.all(np.abs(sums - 1.0) < ONE)))
+
+
+def _done(work: Work, total: Total) -> int:
+    return total.done + (len(work.plan.steps) if work.two_reads and total.phase else 0)
+
+
+def _added(work: Work, total: Total, runner: Runner) -> Iterator[None]:
+    """Do all steps that are left, and yield whenever one has been added to the total."""
+    steps = work.plan.steps
+    if total.phase == 0:
+        tasks = ((number,) for number in range(total.done, len(steps)))
+        with closing(runner.run(work, "first", tasks)) as found:
+            for told in found:
+                with uninterrupted():
+                    total.add_first(steps[total.done][0], told)
+                yield
+        with uninterrupted():
+            total.phase, total.done = 1, 0
+    knowing = ((number, total.known(steps[number][0])) for number in range(total.done, len(steps)))
+    with closing(runner.run(work, "second", knowing)) as found:
+        for part in found:
+            with uninterrupted():
+                total.add(part)
+            _check_signs(work, total)
+            yield
+
+
+def _check_signs(work: Work, total: Total) -> None:
+    pair, request = work.pair, work.job.request
+    for name, table, seen in zip("PQ", (pair.p, pair.q), total.seen, strict=True):
+        if seen.negative.count:
+            kind = "counts" if request.form == "counts" else "probabilities"
+            least = "" if total.done == len(work.plan.steps) else "at least "
+            raise InputError(
+                f"{name}, {table.path}, has {least}{seen.negative.count:,} negative numbers, the"
+                f" first at {pair.place(seen.negative.first)}: they are no {kind}. For logarithms"
+                " or scores say --from log-probs or --from logits"
+            )
+
+
+def _interrupted(
+    checkpoint: Checkpoint, total: Total, holds: list[Held], progress: Progress
+) -> KeyboardInterrupt:
+    """Save what there is, and return an interrupt that says how to go on."""
+    if checkpoint.path is None:
+        return KeyboardInterrupt()
+    with uninterrupted():
+        checkpoint.save(total, holds)
+    return KeyboardInterrupt(
+        f"after {progress.share:.0%}, which {checkpoint.path} keeps. To go on, give the same"
+        " command again"
+    )
+
+
+def _told(
+    request: Request,
+    pair: Pair,
+    total: Total,
+    both: tuple[Distribution, Distribution],
+    explanation: Explanation,
+) -> Comparison:
     weights = divisor(pair.shape, "mean"), divisor(pair.shape, request.reduction)
+    best = total.best
     return Comparison(
-        p,
-        q,
+        *both,
         pair,
-        dict(zip(MEASURES, sums.rows, strict=True)),
-        tuple(_contribution(each, pair, *weights) for each in sums.best.T),
+        dict(zip(MEASURES, total.rows, strict=True)),
+        {measure: summary(values) for measure, values in zip(MEASURES, total.rows, strict=True)},
+        worst(total.rows, request.top),
+        tuple(_contribution(each, pair, *weights) for each in best.best.T),
         {
-            "kl_pq": sums.zeros_q.named(pair, sums.masses[0]),
-            "kl_qp": sums.zeros_p.named(pair, sums.masses[1]),
+            "kl_pq": _zeros(best.zeros_q, pair, best.masses[0]),
+            "kl_qp": _zeros(best.zeros_p, pair, best.masses[1]),
         },
         request.reduction,
-        request.top,
         request.smoothing,
         explanation,
     )
 
 
-def _read_rows(pair: Pair, scale: Logits, rows: tuple[Floats, ...], progress: Progress) -> None:
-    """Write the divergences of whole rows of logits over what their elements add up to."""
-    for group in Blocks(pair.p.array, pair.axis, whole=True):
-        for block in group:
-            parts = scale.divergences_of_rows(block.read(pair.p.array), block.read(pair.q.array))
-            for result, part in zip(rows, parts, strict=True):
-                result[block.rows] = part.reshape(result[block.rows].shape)
-            progress.advance()
-
-
-def _contribution(column: Floats, pair: Pair, rows: int, weight: int) -> Contribution:
+def _contribution(column: Floats, pair: Pair, count: int, weight: int) -> Contribution:
     index = int(column[0])
-    p, q = (float(x) / rows for x in column[1:3])
+    p, q = (float(x) / count for x in column[1:3])
     kl_pq, kl_qp, js = (float(x) / weight for x in column[3:])
     return Contribution(pair.class_name(index), index, p, q, kl_pq, kl_qp, js)
 
 
-class _Columns:
-    """Sums over all rows for the classes of one group of blocks."""
-
-    def __init__(self) -> None:
-        self.sums: Floats = np.zeros((5, 1))  # of P, Q and their divergences
-        self.lost: Floats = np.zeros((2, 1))  # of P where Q = 0, and of Q where P = 0
-        self.holes: NDArray[np.bool_] = np.zeros((2, 1), dtype=bool)
-
-    def add(self, p: Floats, q: Floats, *parts: Floats) -> None:
-        self.sums = self.sums + np.stack([part.sum(axis=0) for part in (p, q, *parts)])
-        # An element is infinite exactly there.
-        infinite = [part == np.inf for part in parts[:2]]
-        self.holes = self.holes | np.stack([mask.any(axis=0) for mask in infinite])
-        lost = [
-            np.where(mask, x, 0.0).sum(axis=0) for mask, x in zip(infinite, (p, q), strict=True)
-        ]
-        self.lost = self.lost + np.stack(lost)
-
-
-class _Holes:
-    """Classes where one distribution is zero and the other is not; the largest are kept."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mass = 0.0
-        self.largest: list[tuple[float, int]] = []
-
-    def add(self, start: int, holes: NDArray[np.bool_], lost: Floats) -> None:
-        found = np.flatnonzero(holes)
-        self.count += len(found)
-        self.mass += float(lost[found].sum())
-        best = found[_largest(_NAMED, lost[found])]
-        self.largest += [(float(lost[i]), start + int(i)) for i in best]
-        self.largest = sorted(self.largest, key=lambda each: -each[0])[:_NAMED]
-
-    def named(self, pair: Pair, mass: float) -> Zeros:
-        labels = tuple(pair.class_name(index) for _, index in self.largest)
-        return Zeros(self.count, self.mass / mass if self.count else 0.0, labels)
-
-
-class _Sums:
-    """What the blocks add up to, by row and by class; of the classes only the largest are kept."""
-
-    def __init__(self, shape: tuple[int, ...], top: int) -> None:
-        self.rows = tuple(np.zeros(shape) for _ in MEASURES)
-        self.best: Floats = np.zeros((6, 0))
-        self.masses: Floats = np.zeros(2)
-        self.zeros_q, self.zeros_p = _Holes(), _Holes()
-        self._top = top
-
-    def add_rows(self, index: tuple[slice, ...], parts: tuple[Floats, ...]) -> None:
-        for rows, part in zip(self.rows, parts, strict=True):
-            rows[index] += part.sum(axis=-1).reshape(rows[index].shape)
-
-    def add_columns(self, start: int, columns: _Columns) -> None:
-        index = np.arange(start, start + columns.sums.shape[1], dtype=np.float64)
-        found = np.concatenate([self.best, np.vstack([index, columns.sums])], axis=1)
-        self.best = found[:, _largest(self._top, np.abs(found[3]), found[5])]
-        self.masses = self.masses + columns.sums[:2].sum(axis=1)
-        self.zeros_q.add(start, columns.holes[0], columns.lost[0])
-        self.zeros_p.add(start, columns.holes[1], columns.lost[1])
-
-
-def _largest(count: int, *keys: Floats) -> NDArray[Any]:
-    """Return the places of the largest, later keys deciding between equals; NaN counts as least."""
-    clean = [np.where(np.isnan(key), -np.inf, key) for key in keys]
-    places = np.arange(len(clean[0]))
-    if 0 < count < len(places):  # most need not be sorted
-        least = -np.partition(-clean[0], count - 1)[count - 1]
-        places = np.flatnonzero(clean[0] >= least)
-    order = np.lexsort([-key[places] for key in reversed(clean)])
-    return places[order][:count]
-
-
-def _total(values: Floats) -> float:
-    """Return the sum, rounded once where it is finite."""
-    if not np.all(np.isfinite(values)):
-        return float(np.sum(values))
-    return math.fsum(values.ravel())
+def _zeros(holes: Holes, pair: Pair, mass: float) -> Zeros:
+    labels = tuple(pair.class_name(index) for _, index in holes.largest)
+    return Zeros(holes.count, holes.mass / mass if holes.count else 0.0, labels)

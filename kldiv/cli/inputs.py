@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from kldiv.errors import InputError, ShapeError
-from kldiv.readers import read
+from kldiv.readers import open_table
 
 if TYPE_CHECKING:
     from kldiv.cli.request import Request
@@ -41,6 +41,11 @@ class Pair:
         """The shape of the rows: one entry a distribution."""
         shape: tuple[int, ...] = self.p.array.shape
         return shape[: self.axis] + shape[self.axis + 1 :]
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return math.prod(self.shape)
 
     def class_name(self, index: int) -> str:
         """Return the label of a class, or its number."""
@@ -79,7 +84,12 @@ def read_pair(request: Request) -> Pair:
 
 def _read(spec: str, request: Request) -> Table:
     own = "::" in spec
-    table = read(spec, key=None if own else request.key, max_bytes=request.max_bytes)
+    table = open_table(
+        spec,
+        key=None if own else request.key,
+        max_bytes=request.max_bytes,
+        shard_axis=request.shard_axis,
+    )
     # A single number is one class; Table is frozen, and what follows counts axes.
     return table if table.array.ndim else replace(table, array=table.array.reshape(1))
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,7 +28,7 @@ def remarks(found: Comparison) -> list[str]:
 
 
 def _guesses(both: tuple[Distribution, ...]) -> Iterator[str]:
-    names = [each.name for each in both if each.guessed]
+    names = [each.name for each in both if each.held.guessed]
     if names:
         read = "are read" if len(names) > 1 else "is read"
         yield (
@@ -47,12 +45,10 @@ def _some(found: Comparison, number: int) -> str:
 def _sums(found: Comparison, each: Distribution) -> Iterator[str]:
     if each.normalized:
         return
-    off = each.off
-    number = int(np.count_nonzero(off))
+    number = each.seen.off
     if not number:
         return
-    sums = np.atleast_1d(each.sums)[np.atleast_1d(off)]
-    low, high = (f"{float(x):.6g}" for x in (np.min(sums), np.max(sums)))
+    low, high = f"{each.seen.low:.6g}", f"{each.seen.high:.6g}"
     what = each.name if each.form == "probs" else f"exp({each.name})"
     if found.pair.shape:
         between = low if low == high else f"between {low} and {high}"
@@ -63,14 +59,14 @@ def _sums(found: Comparison, each: Distribution) -> Iterator[str]:
 
 
 def _oddities(found: Comparison, each: Distribution) -> Iterator[str]:
-    odd = each.scan.undefined
+    odd = each.seen.undefined
     if odd.count:
         where = found.pair.place(odd.first)
         yield (
             f"{each.name} has {odd.count:,} numbers that are NaN or infinite, the first at {where}."
             " Nothing is left out: what they touch is no number either"
         )
-    number = int(np.count_nonzero(each.nothing))
+    number = each.seen.nothing
     if number and each.normalized:
         yield (
             f"{each.name} has no probability anywhere{_some(found, number)}: it is no distribution,"
@@ -83,7 +79,7 @@ def _infinities(found: Comparison) -> Iterator[str]:
         zeros = found.zeros[measure]
         if not zeros.classes:
             continue
-        number = int(np.count_nonzero(np.isinf(found.rows[measure])))
+        number = found.summaries[measure].infinite
         more = zeros.classes - len(zeros.labels)
         listed = ", ".join(zeros.labels) + (f" and {more:,} more" if more else "")
         noun = "class" if zeros.classes == 1 else "classes"

@@ -73,7 +73,7 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
 
 
 def _rows_to_dict(found: Comparison) -> dict[str, Any]:
-    flat = {measure: found.rows[measure].ravel() for measure in MEASURES}
+    flat = {measure: found.rows[measure].reshape(-1) for measure in MEASURES}
     return {
         "count": found.count,
         **{measure: found.summary(measure) for measure in MEASURES},
@@ -83,7 +83,7 @@ def _rows_to_dict(found: Comparison) -> dict[str, Any]:
                 "index": row,
                 **{measure: float(flat[measure][row]) for measure in MEASURES},
             }
-            for row in found.worst()
+            for row in found.worst
         ],
     }
 
@@ -151,7 +151,7 @@ class _Report:
         if pair.shape:
             size += f" in {self.found.count:,} rows"
         elif each.form == "counts":
-            total = float(each.sums) - self.found.smoothing * pair.size
+            total = each.seen.sum - self.found.smoothing * pair.size
             size += f", {total:,.0f} in all" if math.isfinite(total) else ""
         return [source(table), Text(size, style="dim")]
 
@@ -178,25 +178,28 @@ class _Report:
         self.page.table(rows, "<>>>")
 
     def _worst(self) -> None:
-        worst = self.found.worst()
+        worst = self.found.worst
         if not worst:
             return
         self._head(f"Rows that differ most, by {self.names['kl_pq']}, in nats")
-        columns = [column(self.found.rows[m].ravel()[worst]) for m in MEASURES]
+        columns = [column(self.found.rows[m].reshape(-1)[worst]) for m in MEASURES]
         names = [self.page.label(self.found.pair.row_name(row)) for row in worst]
         head = ["row", *self.names.values()]
-        self._with_bars(head, [names, *columns], self.found.rows["kl_pq"].ravel()[worst].tolist())
+        self._with_bars(
+            head, [names, *columns], self.found.rows["kl_pq"].reshape(-1)[worst].tolist()
+        )
 
     def _all_rows(self) -> None:
         self._head("Rows, in nats")
         # There may be millions, so no table: each line goes out by itself.
-        names = [clean(self.found.pair.row_name(row)) for row in range(self.found.count)]
-        width = max(map(cell_len, names))
+        count, name_of = self.found.count, self.found.pair.row_name
+        width = max(cell_len(clean(name_of(row))) for row in range(count))
         head = [f"{name:>14}" for name in self.names.values()]
         self.page.line(_dim("  ".join(["row".ljust(width), *head])))
-        flat = [self.found.rows[measure].ravel().tolist() for measure in MEASURES]
-        for name, *values in zip(names, *flat, strict=True):
-            cells = [f"{number(value):>14}" for value in values]
+        flat = [self.found.rows[measure].reshape(-1) for measure in MEASURES]
+        for row in range(count):
+            name = clean(name_of(row))
+            cells = [f"{number(float(values[row])):>14}" for values in flat]
             self.page.plain("  ".join([name + " " * (width - cell_len(name)), *cells]))
 
     def _contributions(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -35,6 +36,9 @@ class Request:
     max_bytes: int | None = None
     as_json: bool = False
     plot: str | None = None
+    shard_axis: int = 0
+    checkpoint: str | None = None
+    scheduler: str | None = None
 
     @property
     def written_out(self) -> bool:
@@ -47,6 +51,8 @@ class Request:
             )
         options = {"form": "--from", "normalize": "--normalize", "smoothing": "--smoothing"}
         options |= {"align": "--align", "plot": "--plot", "axis": "--axis", "key": "--key"}
+        options |= {"shard_axis": "--shard-axis", "checkpoint": "--checkpoint"}
+        options |= {"scheduler": "--scheduler"}
         unused = [
             flag
             for name, flag in options.items()
@@ -61,6 +67,15 @@ class Request:
         """The settings that were named."""
         named = {"backend": self.backend, "device": self.device, "kernel": self.kernel}
         return {name: value for name, value in named.items() if value is not None}
+
+    def for_others(self) -> Request:
+        """Return the same for other processes, which may be in another folder."""
+        here = os.getcwd()  # noqa: PTH109 - a file may be followed by ::key, which is no path
+        return replace(
+            self,
+            p=os.path.join(here, self.p),  # noqa: PTH118
+            q=os.path.join(here, self.q),  # noqa: PTH118
+        )
 
 
 def _is_expression(text: str) -> bool:
