@@ -14,14 +14,17 @@ from kldiv import backends
 from kldiv._call import dtypes, resolve_pair, wider
 from kldiv._files import replacing
 from kldiv.errors import InputError, LibraryError, OptionError, ShapeError
-from kldiv.formulas import state
-from kldiv.formulas.blocks import class_blocks, rows_at_a_time, slices
-from kldiv.formulas.reductions import cast
+from kldiv.formulas import shards, state
+from kldiv.formulas.rows import KullbackLeibler
 from kldiv.logit_losses import check_logits
 from kldiv.readers.numpy_files import read_arrays
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array
+    from kldiv.backends.base import Backend
+    from kldiv.formulas.rows import RowOperation
 
 FORMAT = 1
 """Version of the file that `KLState.save` writes."""
@@ -89,7 +92,8 @@ class KLState:
         Returns
         -------
         KLState
-            On the library and device of the arguments; no gradient flows through it.
+            On the library and device of the arguments; no gradient flows through it. That of
+            Dask arrays is lazy: its arrays are, `kl` is, and `save` computes it.
 
         Raises
         ------
@@ -101,33 +105,20 @@ class KLState:
         if not (temperature > 0 and math.isfinite(temperature)):
             raise OptionError(f"temperature must be positive and finite; got {temperature!r}")
         route, (s, t), wide = resolve_pair(input, target)
-        if route.caller.name == "dask":
-            raise LibraryError(
-                "a KLState is made of values, and Dask arrays are lazy; make one of each block, or "
-                "use kl_div_with_logits on the whole"
-            )
         check_logits(s.shape, t.shape, axis)
         xp = route.caller.namespace(s)
         compute, *_ = dtypes(route, wide, None, s)
         s, t = (xp.moveaxis(route.caller.export(array), axis, -1) for array in (s, t))
-        *rows, classes = s.shape
-        count = math.prod(rows)
-        s, t = (xp.reshape(array, (count, classes)) for array in (s, t))
-        step = rows_at_a_time((count, classes), compute)
-        parts = []
-        with route.caller.context(s):
-            for some in slices(count, step) or [slice(0, 0)]:
-                rows_of = [array[some, :] for array in (s, t)]
-                blocks = []
-                for block in class_blocks(classes):
-                    part = [cast(xp, array[:, block], compute) for array in rows_of]
-                    blocks.append(state.block_state(xp, part[0], part[1], -1, temperature))
-                parts.append(state.merge(xp, blocks, -1, temperature))
-            arrays = [
-                xp.reshape(xp.concat(field, axis=0), (*rows, 1))
-                for field in zip(*parts, strict=True)
-            ]
-        return cls(state.State(*arrays), float(temperature))
+        operation = _operation(shards.ShardState, compute, temperature)
+        return cls._of(route.caller, operation, (s, t))
+
+    @classmethod
+    def _of(cls, backend: Backend, operation: RowOperation, arrays: Sequence[Array]) -> KLState:
+        """Return the state that an operation gives, lazily where the library is lazy."""
+        packed = backend.compute(operation, arrays, "pure")
+        with backend.context(packed):
+            fields = shards.split(packed)
+        return cls(state.State(*fields), float(operation.temperature or 1.0))
 
     def merge(self, other: KLState) -> KLState:
         """
@@ -172,16 +163,9 @@ class KLState:
                 f"the states have temperatures {self.temperature} and {other.temperature}; make "
                 "both at one"
             )
-        xp = backend.namespace(mine)
-        with backend.context(mine):
-            # Not every library's concat takes two dtypes.
-            wide = wider(*(backend.dtype_name(array) for array in (mine, theirs)))
-            both = [
-                state.State(*(cast(xp, array, wide) for array in one))
-                for one in (self.state, other.state)
-            ]
-            merged = state.merge(xp, both, -1, self.temperature)
-        return KLState(merged, self.temperature)
+        wide = wider(*(backend.dtype_name(array) for array in (mine, theirs)))
+        operation = _operation(shards.Together, wide, self.temperature)
+        return KLState._of(backend, operation, (*self.state, *other.state))
 
     __add__ = merge
 
@@ -196,8 +180,8 @@ class KLState:
         """
         first = self.state.t_max
         backend = backends.find(first)
-        with backend.context(first):
-            return state.finish(backend.namespace(first), self.state).kl[..., 0]
+        operation = _operation(shards.Finished, backend.dtype_name(first), self.temperature)
+        return backend.compute(operation, self.state, "pure")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
@@ -208,11 +192,12 @@ class KLState:
         path : path
             The file; it is replaced if it exists.
         """
-        backend = backends.find(self.state.t_max)
-        arrays: dict[str, Any] = {
-            name: backend.to_numpy(backend.export(array))
-            for name, array in self.state._asdict().items()
-        }
+        first = self.state.t_max
+        backend = backends.find(first)
+        operation = _operation(shards.Together, backend.dtype_name(first), self.temperature)
+        packed = backend.compute(operation, self.state, "pure")  # a lazy one is computed once
+        fields = shards.split(backend.to_numpy(backend.export(packed)))
+        arrays: dict[str, Any] = dict(zip(state.State._fields, fields, strict=True))
         arrays.update(format=FORMAT, temperature=self.temperature)
         with replacing(path) as file:
             np.savez(file, **arrays)
@@ -270,3 +255,7 @@ class KLState:
             f"KLState(rows={tuple(first.shape[:-1])}, temperature={self.temperature}, "
             f"library={backends.find(first).name!r})"
         )
+
+
+def _operation(kind: type[RowOperation], compute: str, temperature: float) -> RowOperation:
+    return kind("none", compute, compute, compute, KullbackLeibler(), float(temperature))

@@ -28,6 +28,7 @@ SPECS = {
     "both": ("some", "others"),
     "classes on two axes": (None, ("some", "others")),
     "whole": (None, None),
+    "classes, explicit": (None, "all"),
 }
 OPTIONS = {
     "rows": {"reduction": "none"},
@@ -43,6 +44,7 @@ COMPILED = [
     ("kl", "rows", "mean", "float64"),
     ("js", "classes", "rows", "float64"),
     ("js", "both", "temperatures", "float32"),
+    ("js", "classes, explicit", "mean", "float64"),
 ]
 MAPPED = [
     ("kl", "temperatures", "float64", "inside"),
@@ -94,9 +96,11 @@ def counts(text):
 
 def by_the_compiler(name, loss, options, dtype):
     axes = SPECS[name]
-    sharding = NamedSharding(mesh_of(axes), PartitionSpec(*axes))
+    mesh = mesh_of(axes, AxisType.Explicit if "explicit" in name else AxisType.Auto)
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
     s, t = (jax.device_put(array, sharding) for array in logits(dtype, options))
-    compiled = jax.jit(differentiated(loss, options)).lower(s, t, arrays_of(options)).compile()
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(differentiated(loss, options)).lower(s, t, arrays_of(options)).compile()
     found = compiled(s, t, arrays_of(options))
     where = [str(array.sharding.spec) for array in found[1:]]
     return [np.asarray(array) for array in found], counts(compiled.as_text()), where
@@ -135,6 +139,24 @@ def more():
     loss = partial(kldiv.kl_div_with_logits, reduction="none")
     whole = [array[:48] for array in logits(np.float64, {})]  # of a shape not compiled yet
     s, t = (jax.device_put(array, NamedSharding(mesh, spec)) for array in whole)
+    derivative = jax.grad(kldiv.js_div_with_logits, argnums=(0, 1))
+    along = [np.cos(np.arange(array.size)).reshape(array.shape) for array in whole]
+    change = jax.jit(lambda *arrays: jax.jvp(derivative, arrays[:2], arrays[2:])[1])
+    finite = [np.nan_to_num(array, neginf=-9) for array in whole]
+    placed = [jax.device_put(array, NamedSharding(mesh, spec)) for array in (*finite, *along)]
+    found["second order"] = [np.asarray(array) for array in change(*placed)]
+    # The same of whole rows, by differences of its first derivatives.
+    step = 1e-5
+    ahead, behind = (
+        jax.jit(derivative)(*(a + sign * step * b for a, b in zip(finite, along, strict=True)))
+        for sign in (1, -1)
+    )
+    found["differences"] = [
+        np.asarray(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)
+    ]
+    both = jax.jit(kldiv.value_and_grad(kldiv.js_div_with_logits, (0, 1)))
+    compiled = both.lower(*placed[:2]).compile()
+    found["value_and_grad"] = counts(compiled.as_text())
     batched = jax.jit(jax.vmap(loss, in_axes=(0, None)))
     found["vmap"] = np.asarray(batched(s, t[5]))
     s, t = (jax.device_put(array, NamedSharding(mesh, rows)) for array in whole)
@@ -152,7 +174,7 @@ def more():
     try:
         jax.jit(jax.grad(lambda s: jax.grad(shared)(s, t).sum())).lower(s)
     except LibraryError as error:
-        found["second order"] = str(error)
+        found["refused"] = str(error)
     return found
 
 

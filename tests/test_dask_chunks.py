@@ -109,22 +109,110 @@ def test_the_two_need_not_be_in_the_same_chunks(da):
     np.testing.assert_allclose(found.compute(), wanted, rtol=2e-15, atol=1e-300)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_nothing_is_computed_while_building_and_tasks_are_few(da, loss):
+def refuse(*args, **kwargs):
+    raise AssertionError("computed")
+
+
+@pytest.fixture
+def lazy():
+    """Nothing may be computed while a graph is built."""
     import dask
 
-    def refuse(*args, **kwargs):
-        raise AssertionError("computed")
+    return dask.config.set(scheduler=refuse)
+
+
+@pytest.mark.parametrize(("loss", "most"), [("kl", (1.4, 4.4)), ("js", (3.6, 5.6))])
+def test_nothing_is_computed_while_building_and_tasks_are_few(da, lazy, loss, most):
+    import dask
 
     shape, chunks = (64, 640), (8, 40)
-    with dask.config.set(scheduler=refuse):
-        s, t = (da.random.default_rng(seed).normal(size=shape, chunks=chunks) for seed in (1, 2))
-        value, gradient = kldiv.value_and_grad(LOSSES[loss])(s, t)
-    (value_only,) = dask.optimize(value)
-    both = dask.optimize(value, gradient)
-    blocks = s.npartitions
-    assert len(value_only.__dask_graph__()) <= 8 * blocks
-    assert len({**both[0].__dask_graph__(), **both[1].__dask_graph__()}) <= 16 * blocks
+    with lazy:
+        s, t = (function(shape, chunks=chunks) for function in (da.ones, da.zeros))
+        value, gradients = kldiv.value_and_grad(LOSSES[loss], (0, 1))(s, t)
+    for found, limit in zip(((value,), (value, *gradients)), most, strict=True):
+        tasks = set().union(*(one.__dask_graph__() for one in dask.optimize(*found)))
+        assert len(tasks) <= limit * s.npartitions + 8
+
+
+MEASURES = {
+    "kl": kldiv.kl_divergence,
+    "js": kldiv.js_divergence,
+    "jeffreys": kldiv.jeffreys_divergence,
+    "cross entropy": kldiv.cross_entropy,
+    "entropy": lambda p, q, **options: kldiv.entropy(p, **options),
+    **{
+        f"renyi {alpha}": partial(kldiv.renyi_divergence, alpha=alpha)
+        for alpha in (0, 0.5, 3, np.inf)
+    },
+}
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("name", MEASURES)
+def test_measures_of_class_chunks(da, lazy, name, normalize):
+    import dask
+
+    p, q = np.random.default_rng(0).dirichlet(np.ones(CLASSES), (2, 9))
+    p[2, 3:9] = q[2, 5:9] = q[4, 20:22] = 0
+    p[5] = q[5] * (1 + 1e-9 * np.cos(np.arange(CLASSES)))
+    if normalize:
+        p = 1.1 * p
+    function = partial(MEASURES[name], normalize=normalize, base=2)
+    arrays = [lazily(da, array, (4, 13)) for array in (p, q)]
+    with lazy:
+        value = function(*arrays)
+    np.testing.assert_allclose(value.compute(), function(p, q), rtol=1e-12)
+    (graph,) = dask.optimize(value)
+    assert len(graph.__dask_graph__()) <= 8 * arrays[0].npartitions
+    if name == "entropy":
+        return
+    for row in (2, 4, 5):
+        function = partial(MEASURES[name], normalize=normalize)
+        with lazy:
+            value, gradients = kldiv.value_and_grad(function, (0, 1))(*(a[row] for a in arrays))
+        whole, slopes = kldiv.value_and_grad(function, (0, 1))(p[row], q[row])
+        np.testing.assert_allclose(value.compute(), whole, rtol=1e-12)
+        for gradient, slope in zip(gradients, slopes, strict=True):
+            assert gradient.chunks == arrays[0][row].chunks
+            np.testing.assert_allclose(gradient.compute(), slope, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_a_state_is_lazy_until_it_is_saved(da, lazy, chunks, tmp_path):
+    s, t = logits()
+    wanted = kldiv.kl_div_with_logits(s, t, reduction="none", temperature=1.7)
+    with lazy:
+        lazy_s, lazy_t = (lazily(da, array, CHUNKS[chunks]) for array in (s, t))
+        parts = [
+            kldiv.KLState.from_logits(lazy_s[:, part], lazy_t[:, part], temperature=1.7)
+            for part in (slice(21), slice(21, None))
+        ]
+        whole = kldiv.KLState.from_logits(lazy_s, lazy_t, temperature=1.7)
+        values = [whole.kl(), (parts[0] + parts[1]).kl()]
+    for value in values:
+        np.testing.assert_allclose(value.compute(), wanted, rtol=2e-15, atol=1e-300)
+    whole.save(tmp_path / "state")
+    loaded = kldiv.KLState.load(tmp_path / "state")
+    np.testing.assert_array_equal(loaded.kl(), values[0].compute())
+
+
+class Chunk(np.ndarray):
+    """Stands for another library's array, as CuPy's are."""
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_chunks_stay_the_library_that_they_are(da, chunks):
+    arrays = [
+        lazily(da, array, CHUNKS[chunks]).map_blocks(
+            lambda block: block.view(Chunk), meta=np.empty((0, 0)).view(Chunk)
+        )
+        for array in logits()
+    ]
+    for loss in LOSSES.values():
+        _, gradients = kldiv.value_and_grad(loss, (0, 1))(*arrays)
+        for found in (loss(*arrays, reduction="none"), *gradients):
+            assert type(found._meta) is Chunk
+            assert found.compute().shape == found.shape
 
 
 def test_no_block_is_larger_than_a_chunk(da):

@@ -83,7 +83,7 @@ def test_the_compiler_shards_a_loss(found, wanted, key):
     assert set(collectives.values()) == {0}
     spread_classes = axes[1] is not None
     # Of the value and two gradients, which XLA combines; another adds the rows of a reduced loss.
-    assert sums <= spread_classes * (1 if loss == "kl" else 4) + (
+    assert sums <= spread_classes * (1 if loss == "kl" else 2) + (
         options not in {"rows", "temperatures"}
     )
 
@@ -114,7 +114,18 @@ def test_rows_in_several_blocks_on_each_device(found, wanted):
 
 
 def test_second_order_over_an_axis_name_is_refused(found):
-    assert "are differentiated once" in found["second order"]
+    assert "are differentiated once" in found["refused"]
+
+
+def test_second_order_of_sharded_classes(found):
+    for change, differences in zip(found["second order"], found["differences"], strict=True):
+        np.testing.assert_allclose(change, differences, rtol=1e-5, atol=1e-8)
+
+
+def test_value_and_grad_of_sharded_classes_takes_two_exchanges(found):
+    collectives = dict(found["value_and_grad"])
+    assert collectives.pop("all-reduce") <= 3
+    assert set(collectives.values()) == {0}
 
 
 def test_there_were_eight_devices(found):

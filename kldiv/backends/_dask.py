@@ -17,13 +17,14 @@ from kldiv.backends.registry import find, get
 from kldiv.backends.routing import Route
 from kldiv.errors import ShapeError
 from kldiv.formulas.reductions import RowWise
+from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Operation
     from kldiv.formulas.reductions import Loss
-    from kldiv.formulas.rows import RowOperation
 
 
 # Dask names no half types, but its blocks have them.
@@ -39,6 +40,12 @@ def _compute_block(
     return Route(caller, chosen, device, chosen.choose_kernel(kernel)).compute(operation, *blocks)
 
 
+def _block(route: Route, operation: Loss) -> Callable[..., Array]:
+    """Return what computes an operation on blocks under a call's settings."""
+    other = None if route.caller is route.backend else route.backend.name
+    return partial(_compute_block, operation, other, route.device, route.kernel)
+
+
 def _axes(array: Array) -> tuple[int, ...]:
     """Return names for the array's axes, counted from the last so that fewer axes broadcast."""
     return tuple(reversed(range(array.ndim)))
@@ -46,8 +53,11 @@ def _axes(array: Array) -> tuple[int, ...]:
 
 def _whole_rows(
     operation: RowWise, arrays: Sequence[Array]
-) -> tuple[list[Array], list[tuple[int, ...]], tuple[int, ...]]:
-    """Return the arrays with all classes in each block, names of their axes and of the result's."""
+) -> tuple[list[Array], list[tuple[int, ...]], tuple[int, ...], dict[int, int] | None]:
+    """Return the arrays with all classes in each block, names of their axes and of the result's.
+
+    The last is how long the result's last axis is, if it has one more than there are rows.
+    """
     full = _axes(arrays[0])
     rows = full[:-1]
     named = [full if array.ndim == len(full) else rows for array in arrays]
@@ -55,7 +65,10 @@ def _whole_rows(
         array.rechunk({-1: -1}) if names is full else array
         for array, names in zip(arrays, named, strict=True)
     ]
-    return whole, named, full if operation.keeps_classes else rows
+    shape = operation.shape(arrays)
+    if len(shape) < len(full):
+        return whole, named, rows, None
+    return whole, named, full, {full[-1]: shape[-1]}
 
 
 class DaskBackend(Backend):
@@ -82,30 +95,53 @@ class DaskBackend(Backend):
 
     def run(self, operation: Loss, route: Route, arrays: Sequence[Array]) -> Array:  # type: ignore[override]
         elements = operation.elementwise()
-        other = None if route.backend is self else route.backend.name
-        if _dask_spread.in_class_chunks(operation, arrays):
-
-            def evaluator(part: RowOperation) -> Any:
-                return partial(_compute_block, part, other, route.device, route.kernel)
-
-            values = _dask_spread.elements(elements, arrays, evaluator)  # type: ignore[arg-type]
-            return operation.gather(xp, values, arrays)
-        if isinstance(operation, RowWise):
-            arrays, named, out = _whole_rows(operation, arrays)
+        block = partial(_block, route)
+        plan = _dask_spread.plan_for(elements, arrays)
+        if plan is not None:
+            return operation.gather(xp, _dask_spread.elements(plan, arrays, block), arrays)
+        sizes = None
+        if isinstance(elements, RowWise):
+            arrays, named, out, sizes = _whole_rows(elements, arrays)
         else:
             named, out = [_axes(array) for array in arrays], _axes(arrays[0])
         values = da.blockwise(
-            partial(_compute_block, elements, other, route.device, route.kernel),
+            block(elements),
             out,
             *(part for pair in zip(arrays, named, strict=True) for part in pair),
             dtype=elements.result,
             meta=da.utils.meta_from_array(arrays[0]._meta, len(out), elements.result),  # noqa: SLF001
             concatenate=True,
+            adjust_chunks=sizes,
         )
         return operation.gather(xp, values, arrays)
 
     def compute(self, operation: Loss, arrays: Sequence[Array], kernel: str) -> Array:  # type: ignore[override]
         return self.run(operation, Route(self, self, None, kernel), arrays)
+
+    def fused(
+        self,
+        operation: Operation,
+        arrays: Sequence[Array],
+        kernel: str,
+        gradients: Sequence[int] = (),
+        cotangent: Array | None = None,
+        *,
+        value: bool = True,  # noqa: ARG002
+    ) -> tuple[Array | None, list[Array]] | None:
+        # The value's graph shares its stages with the gradients'.
+        if not isinstance(operation, RowLoss) or cotangent is not None:
+            return None
+        elements = operation.elementwise()
+        plan = _dask_spread.plan_for(elements, arrays, differentiated=True)
+        if plan is None:
+            return None
+        route = Route(self, self, None, kernel)
+        rows = _dask_spread.elements(plan, arrays, partial(_block, route))
+        loss = operation.gather(xp, rows, arrays)
+        ones = xp.ones_like(loss)
+        return loss, [
+            operation.pullback(xp, route.run, index, ones, *arrays) for index in gradients
+        ]
 
     def device(self, array: Array) -> str:  # noqa: ARG002
         return "cpu"

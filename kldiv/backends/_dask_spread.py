@@ -1,4 +1,13 @@
-"""Dask, classes in several chunks: a state of each, and a tree that merges them, all lazy."""
+"""Dask, classes in several chunks: a few numbers a row of each, and a tree that merges them, lazy.
+
+What chunks give and how it merges says a `Plan`; this file builds its graph.  Few tasks count more
+than small ones, since a cluster takes a millisecond for each:
+
+* What belongs to a chunk is one task, into which Dask fuses those that load or make it.  It is
+  there for two or three readings, on one worker.
+* Blocks that a row is contracted over come as lists (``concatenate=None``): only blockwise layers
+  that agree in this are fused.
+"""
 
 from __future__ import annotations
 
@@ -8,76 +17,77 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 
 from kldiv.backends.registry import find
-from kldiv.formulas import shards
-from kldiv.formulas.rows import RowGradient, RowLoss
-from kldiv.formulas.state import Rows, State
+from kldiv.formulas.plans import Plan, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kldiv._types import Array
-    from kldiv.formulas.rows import RowOperation
+    from kldiv.formulas.reductions import RowWise
+
+    Evaluate = Callable[..., Array]
+    Names = tuple[Any, ...]
 
 _EVERY = 8
-"""How many states are merged at a time."""
+"""How many parts are merged at a time."""
 
-_CLASSES, _KNOWN, _SUMS = "classes", "known", "sums"
-"""Names of the last axis of logits, of constants of rows, and of sums."""
+_CLASSES, _KNOWN = "classes", "known"
+"""Names of the last axis: of arrays with the classes, and of what is known of rows."""
 
 
-def in_class_chunks(operation: Any, arrays: Sequence[Array]) -> bool:
-    """Return whether an operation is to be computed from states."""
-    spread = isinstance(operation, RowLoss | RowGradient)
-    return spread and any(array.numblocks[-1] > 1 for array in arrays[:2])
+def plan_for(
+    operation: Any, arrays: Sequence[Array], *, differentiated: bool = False
+) -> Plan | None:
+    """Return how an operation is computed from chunks of classes; None where rows are whole."""
+    plan = plan_of(operation, arrays, differentiated=differentiated)
+    if plan is None or all(array.numblocks[-1] == 1 for array in arrays[: plan.classed]):
+        return None
+    return plan
 
 
 def elements(
-    operation: RowLoss | RowGradient,
-    arrays: Sequence[Array],
-    evaluator: Callable[[RowOperation], Callable[..., Array]],
+    plan: Plan, arrays: Sequence[Array], evaluator: Callable[[RowWise], Evaluate]
 ) -> Array:
-    """Return the elements, given what makes a function of blocks from an operation."""
+    """Return the elements of a plan, given what makes a function of blocks from an operation."""
     rows = tuple(f"row {axis}" for axis in range(arrays[0].ndim)[:-1])
     full = (*rows, _CLASSES)
-    arrays = _aligned(arrays, rows, full)
-    s, t, *others = arrays
-    index = operation.index if isinstance(operation, RowGradient) else None
-    weight = None if index is None else others.pop(0)
-    loss = operation.settings(RowLoss)
-    gradients = index is not None and loss.divergence.sums(1) > 0
-    pairs = len(loss.divergence.pairs(s, t, gradients=gradients))
-    state = loss.settings(shards.ShardState, gradients=gradients)
-    make = partial(_blockwise, dtype=loss.compute)
-    sides = [(s, full), (t, full)]
-    per_row = [(array, rows) for array in others]
-
-    states = make(
-        partial(_state, evaluator(state), loss),
-        full,
-        *sides,
-        *per_row,
-        width=shards.width(State, pairs),
-    )
-    merge = partial(_merged, loss)
-    constants = _reduced(
-        states, partial(merge, done=False), partial(merge, done=True), shards.width(Rows, pairs)
-    )
-    known = [(constants, (*rows, _KNOWN))]
-    number = loss.divergence.sums(pairs)
-    if number:
-        share = evaluator(loss.settings(shards.ShardSums))
-        shares = make(share, full, *sides, *known, *per_row, width=number)
-        known.append((_reduced(shares, _added, _added, number), (*rows, _SUMS)))
-    if index is None:
-        return make(partial(_values, loss, bool(number)), rows, *known, *per_row)
-    slope = loss.settings(shards.ShardGradient, index=index)
-    function = partial(_gradient, evaluator(slope), bool(number))
-    return make(function, full, *sides, (weight, rows), *known, *per_row)
+    aligned = _aligned(arrays, rows, full)
+    classed, more = aligned[: plan.classed], aligned[plan.classed :]
+    weight, others = ([(array, rows) for array in some] for some in _cut(more, plan.weighted))
+    make = partial(_blockwise, dtype=plan.compute)
+    named = [*((array, full) for array in classed), *others]
+    chunks = make(_together, full, *named)
+    known: list[tuple[Array, Names]] = []
+    for stage in plan.stages:
+        share = partial(_share, evaluator(stage.share), plan.classed)
+        parts = make(share, full, (chunks, full), *known) if known else chunks
+        merged = da.reduction(
+            parts,
+            _same if known else partial(_first_share, share),
+            partial(_merged, stage.merge, done=True),
+            axis=-1,
+            keepdims=True,
+            dtype=plan.compute,
+            combine=partial(_merged, stage.merge, done=False),
+            concatenate=False,
+            split_every=_EVERY,
+            output_size=stage.known,
+            meta=classed[0]._meta.astype(plan.compute),  # noqa: SLF001
+        )
+        known.append((merged, (*rows, _KNOWN)))
+    if plan.last is None:
+        return known[0][0]
+    if not plan.last.keeps_classes:
+        return make(partial(_values, evaluator(plan.last), len(known)), rows, *known, *others)
+    function = partial(_share, evaluator(plan.last), plan.classed, weighted=plan.weighted)
+    return make(function, full, (chunks, full), *weight, *known)
 
 
-def _aligned(
-    arrays: Sequence[Array], rows: tuple[Any, ...], full: tuple[Any, ...]
-) -> Sequence[Array]:
+def _cut(arrays: Sequence[Array], number: int) -> tuple[Sequence[Array], Sequence[Array]]:
+    return arrays[:number], arrays[number:]
+
+
+def _aligned(arrays: Sequence[Array], rows: Names, full: Names) -> Sequence[Array]:
     """Return the arrays in the same chunks."""
     named = (full if array.ndim == len(full) else rows for array in arrays)
     pairs = [part for pair in zip(arrays, named, strict=True) for part in pair]
@@ -86,13 +96,8 @@ def _aligned(
 
 
 def _blockwise(
-    function: Callable[..., Array],
-    out: tuple[Any, ...],
-    *pairs: tuple[Array, tuple[Any, ...]],
-    dtype: str,
-    width: int | None = None,
+    function: Callable[..., Array], out: Names, *pairs: tuple[Array, Names], dtype: str
 ) -> Array:
-    """Apply ``function`` to each block; its result has that many numbers on the last axis."""
     first = pairs[0][0]
     return da.blockwise(
         function,
@@ -100,27 +105,7 @@ def _blockwise(
         *(part for pair in pairs for part in pair),
         dtype=dtype,
         meta=da.utils.meta_from_array(first._meta, len(out), dtype),  # noqa: SLF001
-        concatenate=True,
-        adjust_chunks=None if width is None else {_CLASSES: width},
-    )
-
-
-def _reduced(
-    parts: Array, combine: Callable[..., Array], aggregate: Callable[..., Array], width: int
-) -> Array:
-    """Merge what the chunks of classes gave, a few at a time."""
-    return da.reduction(
-        parts,
-        _same,
-        aggregate,
-        axis=-1,
-        keepdims=True,
-        dtype=parts.dtype,
-        combine=combine,
-        concatenate=False,
-        split_every=_EVERY,
-        output_size=width,
-        meta=parts._meta,  # noqa: SLF001
+        align_arrays=False,
     )
 
 
@@ -128,8 +113,16 @@ def _reduced(
 # In its own context each: the threads of a scheduler know nothing of the caller's.
 
 
+def _together(*blocks: Array) -> tuple[Array, ...]:
+    return blocks
+
+
 def _same(part: Array, axis: Any, keepdims: Any) -> Array:  # noqa: ARG001
     return part
+
+
+def _first_share(share: Evaluate, chunk: tuple[Array, ...], axis: Any, keepdims: Any) -> Array:  # noqa: ARG001
+    return share(chunk)
 
 
 def _listed(parts: Any) -> list[Array]:
@@ -137,41 +130,41 @@ def _listed(parts: Any) -> list[Array]:
     return [one for part in parts for one in _listed(part)] if isinstance(parts, list) else [parts]
 
 
-def _state(evaluate: Callable[..., Array], loss: RowOperation, *blocks: Array) -> Array:
-    states = evaluate(*blocks)
-    backend = find(states)
-    with backend.context(states):
-        return shards.carrying(backend.namespace(states), loss, states, blocks[2:])
+def _joined(known: Sequence[Any]) -> list[Array]:
+    """Return all that is known as one array, or none."""
+    arrays = _listed([*known])
+    if len(arrays) < 2:
+        return arrays
+    backend = find(arrays[0])
+    with backend.context(arrays[0]):
+        return [backend.namespace(arrays[0]).concat(arrays, axis=-1)]
 
 
-def _merged(loss: RowOperation, parts: Any, *, done: bool, axis: Any, keepdims: Any) -> Array:  # noqa: ARG001
-    states = _listed(parts)
-    backend = find(states[0])
-    with backend.context(states[0]):
-        return shards.combined(backend.namespace(states[0]), loss, states, done=done)
-
-
-def _added(parts: Any, axis: Any, keepdims: Any) -> Array:  # noqa: ARG001
-    shares = _listed(parts)
-    with find(shares[0]).context(shares[0]):
-        return shards.added(shares)
-
-
-def _values(loss: RowOperation, summed: bool, constants: Array, *others: Array) -> Array:  # noqa: FBT001
-    backend = find(constants)
-    sums, others = (others[0], others[1:]) if summed else (constants[..., :0], others)
-    with backend.context(constants):
-        return shards.values_of(backend.namespace(constants), loss, constants, sums, others)
-
-
-def _gradient(
-    evaluate: Callable[..., Array],
-    summed: bool,  # noqa: FBT001
-    s: Array,
-    t: Array,
-    weight: Array,
-    constants: Array,
-    *others: Array,
+def _share(
+    evaluate: Evaluate,
+    classed: int,
+    chunk: tuple[Array, ...],
+    *more: Array,
+    weighted: bool = False,
 ) -> Array:
-    sums = () if summed else (constants[..., :0],)
-    return evaluate(s, t, weight, constants, *sums, *others)
+    """Evaluate an operation on the arrays of classes, a weight, what is known, and the others."""
+    weight, known = _cut(more, weighted)
+    return evaluate(*chunk[:classed], *weight, *_joined(known), *chunk[classed:])
+
+
+def _merged(
+    merge: Callable[..., Array],
+    parts: Any,
+    axis: Any,  # noqa: ARG001
+    keepdims: Any,  # noqa: ARG001
+    *,
+    done: bool,
+) -> Array:
+    arrays = _listed(parts)
+    backend = find(arrays[0])
+    with backend.context(arrays[0]):
+        return merge(backend.namespace(arrays[0]), arrays, done=done)
+
+
+def _values(evaluate: Evaluate, number: int, *arrays: Array) -> Array:
+    return evaluate(*_joined(arrays[:number]), *arrays[number:])

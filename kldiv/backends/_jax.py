@@ -15,7 +15,10 @@ from kldiv.backends import _jax_spread
 from kldiv.backends._overlay import Overlay
 from kldiv.backends._table import TABLE
 from kldiv.backends.base import Backend
+from kldiv.backends.routing import Route
 from kldiv.errors import LibraryError
+from kldiv.formulas import shards
+from kldiv.formulas.rows import RowGradient, RowLoss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,8 +28,7 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array, Namespace
     from kldiv.backends.base import Spread
-    from kldiv.backends.routing import Route
-    from kldiv.formulas.operation import Operation
+    from kldiv.formulas.operation import Operation, Run
     from kldiv.formulas.reductions import RowWise
 
 
@@ -49,15 +51,79 @@ def _run(operation: Operation, route: Route, *arrays: Array) -> Array:
 def _run_jvp(
     operation: Operation, route: Route, primals: Sequence[Array], tangents: Sequence[Any]
 ) -> tuple[Array, Array]:
+    if isinstance(operation, RowLoss):
+        # One pass, and one exchange where classes are sharded, serves the value and all gradients.
+        constants = operation.settings(shards.Constants)
+        known = route.compute(constants, *map(jax.lax.stop_gradient, primals))
+        return _value_jvp(operation, route, (known, *primals), (None, *tangents))
     value = _run(operation, route, *primals)
+    return value, _pushed(operation, route.run, primals, tangents, value)
+
+
+def _pushed(
+    operation: Operation, run: Run, primals: Sequence[Array], tangents: Sequence[Any], value: Array
+) -> Array:
+    """Return the tangent of ``value``."""
     # A zero that is only symbolic takes no part: times an infinite slope it would be NaN.
     given = [
         None if isinstance(tangent, SymbolicZero) else tangent
         for tangent in tangents[: operation.differentiable]
     ]
     if all(tangent is None for tangent in given):
-        return value, jnp.zeros_like(value)
-    return value, operation.pushforward(jnp, route.run, given, *primals)
+        return jnp.zeros_like(value)
+    return operation.pushforward(jnp, run, given, *primals)
+
+
+# ---- of rows of which the constants are known ----------------------------------------------------
+# These follow from the other arrays, so all derivatives are taken in those.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _value(loss: RowLoss, route: Route, known: Array, *arrays: Array) -> Array:  # noqa: ARG001
+    values = loss.settings(shards.ShardValues).elements(jnp, known, *arrays[2:])
+    return loss.finish(jnp, values, loss.keep(arrays))
+
+
+@partial(_value.defjvp, symbolic_zeros=True)
+def _value_jvp(
+    loss: RowLoss, route: Route, primals: Sequence[Any], tangents: Sequence[Any]
+) -> tuple[Array, Array]:
+    known, *arrays = primals
+
+    def run(operation: Operation, *inputs: Array) -> Array:
+        if isinstance(operation, RowGradient):
+            return _gradient(operation, route, known, *inputs)
+        return route.run(operation, *inputs)
+
+    value = _value(loss, route, known, *arrays)
+    return value, _pushed(loss, run, arrays, tangents[1:], value)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _gradient(operation: RowGradient, route: Route, known: Array, *arrays: Array) -> Array:
+    slope = operation.settings(shards.ShardGradient, index=operation.index)
+    return route.compute(slope, *arrays[:3], known, *arrays[3:])
+
+
+@partial(_gradient.defjvp, symbolic_zeros=True)
+def _gradient_jvp(
+    operation: RowGradient, route: Route, primals: Sequence[Any], tangents: Sequence[Any]
+) -> tuple[Array, Array]:
+    known, *arrays = primals
+    value = _gradient(operation, route, known, *arrays)
+    return value, _pushed(operation, route.run, arrays, tangents[1:], value)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _value_and_gradients(
+    loss: RowLoss, route: Route, indices: tuple[int, ...], *arrays: Array
+) -> tuple[Array, list[Array]]:
+    def run(*some: Array) -> Array:
+        every = dict(enumerate(arrays)) | dict(zip(indices, some, strict=True))
+        return _jax_spread.by_the_compiler(partial(_run, loss, route), [*every.values()])
+
+    value, pull = jax.vjp(run, *(arrays[index] for index in indices))
+    return value, list(pull(jnp.ones_like(value)))
 
 
 _run_compiled = jax.jit(_run, static_argnums=(0, 1))
@@ -92,7 +158,22 @@ class JaxBackend(Backend):
             )  # concrete arrays only: nothing to differentiate
         if operation.native:
             return route.compute(operation, *arrays)
-        return _run_compiled(operation, route, *arrays)
+        return _jax_spread.by_the_compiler(partial(_run_compiled, operation, route), arrays)
+
+    def fused(
+        self,
+        operation: Operation,
+        arrays: Sequence[Array],
+        kernel: str,
+        gradients: Sequence[int] = (),
+        cotangent: Array | None = None,
+        *,
+        value: bool = True,  # noqa: ARG002
+    ) -> tuple[Array | None, list[Array]] | None:
+        if not isinstance(operation, RowLoss) or cotangent is not None:
+            return None
+        route = Route(self, self, None, kernel)
+        return _value_and_gradients(operation, route, tuple(gradients), *arrays)
 
     def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
         return _jax_spread.by_rows(operation, xp, arrays)

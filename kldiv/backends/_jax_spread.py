@@ -23,11 +23,14 @@ from kldiv.formulas.blocks import block_starts, flat, is_shared_evenly, rows_at_
 from kldiv.formulas.rows import RowGradient, RowLoss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from kldiv._types import Array, Namespace
     from kldiv.formulas.reductions import RowWise
     from kldiv.formulas.rows import RowOperation
+
+Partitioned = RowLoss | RowGradient | shards.Constants | shards.ShardGradient
+"""Operations that the compiler is told how to partition."""
 
 BLOCK_BYTES = 8388608
 """8 MiB: XLA fuses, so a block has few temporaries, and each needs work for all cores."""
@@ -160,15 +163,31 @@ def _once(evaluate: Callable[..., Array]) -> Callable[..., Array]:
 # ---- what the compiler partitions ----------------------------------------------------------------
 
 
+def by_the_compiler(function: Callable[..., Array], arrays: Sequence[Array]) -> Array:
+    """Call a function of arrays that leaves to the compiler how they are sharded.
+
+    On mesh axes of type Explicit their types say it, and JAX asks the same of every step between.
+    """
+    mesh = jax.typeof(arrays[0]).sharding.mesh
+    if not mesh.explicit_axes:
+        return function(*arrays)
+    axes = _most_spread(jax.typeof(array).sharding.spec for array in arrays[:2])
+    plain = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays)
+    ndim = len(jax.eval_shape(function, *plain).shape)
+    with jax.sharding.use_abstract_mesh(mesh):
+        place = NamedSharding(mesh, PartitionSpec(*axes[:ndim]))
+        return jax.sharding.auto_axes(function, out_sharding=place)(*arrays)
+
+
 def by_rows(operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
     """Compute the elements of an operation on rows, wherever these and their classes are."""
     # One device needs no partition, which some of JAX's own tools, such as export, cannot take.
-    if jax.device_count() > 1 and isinstance(operation, RowLoss | RowGradient):
+    if jax.device_count() > 1 and isinstance(operation, Partitioned):
         return _batched(operation)(*arrays)
     return in_blocks(operation, *arrays, xp=xp)
 
 
-def _batched(operation: RowLoss | RowGradient) -> Callable[..., Array]:
+def _batched(operation: Partitioned) -> Callable[..., Array]:
     """Return the partitioned operation with a rule for vmap: one more axis of rows."""
 
     @custom_vmap
@@ -187,35 +206,58 @@ def _batched(operation: RowLoss | RowGradient) -> Callable[..., Array]:
 
 
 @partial(custom_partitioning, static_argnums=(0,))
-def _partitioned(operation: RowLoss | RowGradient, *arrays: Array) -> Array:
+def _partitioned(operation: Partitioned, *arrays: Array) -> Array:
     return in_blocks(operation, *arrays)
 
 
-def _partition(
-    operation: RowLoss | RowGradient, mesh: Any, args: Sequence[Any], result: Any
-) -> Any:
+def _partition(operation: Partitioned, mesh: Any, args: Sequence[Any], _result: Any) -> Any:
     *rows, classes = _spec(mesh, args)
-    ndim = len(args[0].shape)
-    whole, row = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((*rows, classes), rows))
-    placed = tuple(whole if len(one.shape) == ndim else row for one in args)
+    *placed, out = (
+        NamedSharding(mesh, PartitionSpec(*axes))
+        for axes in _named(operation, args, rows, classes, None)
+    )
 
     def lower(*arrays: Array) -> Array:
         if classes is None:
             return in_blocks(operation, *arrays)
         return shards.part(jnp, in_blocks, AxisRanks(classes), operation, arrays)
 
-    return mesh, lower, whole if len(result.shape) == ndim else row, placed
+    return mesh, lower, out, tuple(placed)
+
+
+def _named(
+    operation: RowOperation, args: Sequence[Any], rows: Sequence[Any], classes: Any, packed: Any
+) -> list[Sequence[Any]]:
+    """Return what the axes of the arrays, and of the result, are called, given what each kind is.
+
+    The logits come first; other arrays have a number per row, or several, packed on the last axis.
+    """
+    whole = (*rows, classes)
+    others = [(*rows, packed) if len(one.shape) == len(whole) else rows for one in args[2:]]
+    result: Sequence[Any] = rows
+    if operation.keeps_classes:
+        result = whole
+    elif isinstance(operation, shards.Constants):
+        result = (*rows, packed)
+    return [whole, whole, *others, result]
 
 
 def _spec(mesh: Any, args: Sequence[Any]) -> list[Any]:
     """Return the mesh axes of each axis of the logits, as the more spread of the two has them."""
     shape = args[0].shape
-    specs = [[*one.sharding.spec, *(None for _ in shape)][: len(shape)] for one in args[:2]]
-    axes, _ = sorted(specs, key=lambda spec: spec.count(None))
+    axes = _most_spread(
+        [*one.sharding.spec, *(None for _ in shape)][: len(shape)] for one in args[:2]
+    )
     return [
         axis if axis and is_shared_evenly(size, _devices(mesh, axis)) else None
         for axis, size in zip(axes, shape, strict=True)
     ]
+
+
+def _most_spread(specs: Iterable[Sequence[Any]]) -> Sequence[Any]:
+    """Return the first of those, of one length, that name most axes of the mesh."""
+    first, *_ = sorted(specs, key=lambda spec: [*spec].count(None))
+    return first
 
 
 def _devices(mesh: Any, axis: Any) -> list[int]:
@@ -223,20 +265,20 @@ def _devices(mesh: Any, axis: Any) -> list[int]:
     return [mesh.shape[name] for name in (axis if isinstance(axis, tuple) else (axis,))]
 
 
-def _infer(
-    operation: RowLoss | RowGradient, mesh: Any, args: Sequence[Any], result: Any
-) -> NamedSharding:
+def _infer(operation: Partitioned, mesh: Any, args: Sequence[Any], result: Any) -> NamedSharding:
     return _partition(operation, mesh, args, result)[2]
 
 
-def _rule(_operation: Any, _mesh: Any, args: Sequence[Any], results: Sequence[Any]) -> str:
+def _rule(operation: Partitioned, _mesh: Any, args: Sequence[Any], _results: Any) -> str:
     """Return in Shardy's words which axes of arguments and result belong together."""
-    ndim = len(args[0].shape)
-    *rows, classes = (f"i{axis}" for axis in range(ndim))
+    *rows, classes = (f"i{axis}" for axis in range(len(args[0].shape)))
+    *words, result = _named(operation, args, rows, classes, "packed")
+    # What is packed is not the same from array to array.
     words = [
-        " ".join([*rows, classes] if len(one.shape) == ndim else rows) for one in (*args, *results)
+        [f"{name}{place}" if name == "packed" else name for name in axes]
+        for place, axes in enumerate(words)
     ]
-    return f"{', '.join(words[: len(args)])} -> {words[-1]}"
+    return f"{', '.join(' '.join(axes) for axes in words)} -> {' '.join(result)}"
 
 
 _partitioned.def_partition(

@@ -83,11 +83,11 @@ class _RowValues(torch.autograd.Function):
     def forward(
         ctx: Any, loss: RowLoss, backend: Backend, ranks: GroupRanks | None, *arrays: Array
     ) -> Array:
-        ctx.loss, ctx.evaluate, ctx.ranks = loss, _evaluator(backend), ranks or _Alone()
+        ctx.loss, ctx.evaluate, ctx.ranks = loss, _evaluator(backend), ranks or shards.Alone()
         values, known = shards.forward(
             xp, ctx.evaluate, ctx.ranks, loss, arrays, gradients=any(ctx.needs_input_grad)
         )
-        ctx.save_for_backward(*known, *arrays)
+        ctx.save_for_backward(known, *arrays)
         return values
 
     @staticmethod
@@ -96,8 +96,7 @@ class _RowValues(torch.autograd.Function):
             raise LibraryError(
                 "logits that are spread over ranks are differentiated once; leave create_graph out"
             )
-        rows, sums, *arrays = ctx.saved_tensors
-        known = shards.Exchanged(rows, sums)
+        known, *arrays = ctx.saved_tensors
         settings = xp, ctx.evaluate, ctx.ranks, ctx.loss
         return (
             None,
@@ -115,16 +114,6 @@ def _evaluator(backend: Backend) -> Callable[..., Array]:
         return backend.by_rows(operation, xp, arrays)
 
     return evaluate
-
-
-class _Alone:
-    """The one rank that has whole rows."""
-
-    def merge(self, function: Callable[..., Array], states: Array, *rows: Array) -> Array:
-        return function([states], *rows)
-
-    def add(self, array: Array) -> Array:
-        return array
 
 
 class GroupSpread:

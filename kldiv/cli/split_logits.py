@@ -57,5 +57,6 @@ def kl(state: Floats) -> tuple[Floats, Floats]:
     """Return D(P‖Q) and D(Q‖P) of each row, given the states of all its classes."""
     sides = state[:, :_SIZE], state[:, _SIZE:]
     whole = [shards.merged(np, _KL, [side]) for side in sides]
-    first, second = (shards.values_of(np, _KL, each, each[:, :0], ()) for each in whole)
+    operation = _KL.settings(shards.ShardValues)
+    first, second = (operation.elements(np, each) for each in whole)
     return np.asarray(first), np.asarray(second)

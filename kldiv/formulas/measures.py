@@ -31,11 +31,30 @@ class Measure:
 
     name: ClassVar[str]
 
+    number_of_sums: ClassVar[int] = 1
+    slope_takes_sums: ClassVar[bool] = False
+    """Whether a slope depends on the sums of the whole row."""
+
     def value(self, xp: Namespace, *ps: Array) -> Array:
         """Return the measure of each row."""
+        return self.whole(xp, self.sums(xp, *ps))[..., 0]
+
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
+        """Return all that is needed of some classes, each with a last axis of length one.
+
+        Most are sums, so that those of all classes are the sums of these; see `merged`.
+        """
         raise NotImplementedError
 
-    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+    def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:  # noqa: ARG002
+        """Return what is needed of the classes of all parts together."""
+        return [sum(same[1:], same[0]) for same in zip(*parts, strict=True)]
+
+    def whole(self, xp: Namespace, sums: Sequence[Array]) -> Array:  # noqa: ARG002
+        """Return the measure of each row, given what is needed of all its classes."""
+        return sums[0]
+
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         """Return its derivative in each probability of the array of that index."""
         raise NotImplementedError
 
@@ -65,7 +84,7 @@ def relative_entropy(xp: Namespace, p: Array, q: Array, difference: Array | None
 
 
 def _sum(xp: Namespace, terms: Array) -> Array:
-    return xp.sum(terms, axis=-1)
+    return xp.sum(terms, axis=-1, keepdims=True)
 
 
 # --- the measures ---------------------------------------------------------------------------------
@@ -77,10 +96,10 @@ class KullbackLeibler(Measure):
 
     name = "kl_divergence"
 
-    def value(self, xp: Namespace, *ps: Array) -> Array:
-        return _sum(xp, relative_entropy(xp, *ps))
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
+        return [_sum(xp, relative_entropy(xp, *ps))]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
         p, q = ps
         alive, safe_p, safe_q = _both(xp, p, q)
         if index == 0:
@@ -96,13 +115,13 @@ class Jeffreys(Measure):
 
     name = "jeffreys_divergence"
 
-    def value(self, xp: Namespace, *ps: Array) -> Array:
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         p, q = ps
         alive, safe_p, safe_q = _both(xp, p, q)
         terms = (safe_p - safe_q) * log_ratio(xp, safe_p, safe_q)
-        return _sum(xp, xp.where(alive, terms, self._edge(xp, p, q, math.inf, math.inf)))
+        return [_sum(xp, xp.where(alive, terms, self._edge(xp, p, q, math.inf, math.inf)))]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
         p, q = ps if index == 0 else ps[::-1]
         alive, safe_p, safe_q = _both(xp, p, q)
         slopes = log_ratio(xp, safe_p, safe_q) + (safe_p - safe_q) / safe_p
@@ -119,11 +138,11 @@ class Entropy(Measure):
 
     name = "entropy"
 
-    def value(self, xp: Namespace, *ps: Array) -> Array:
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         (p,) = ps
-        return _sum(xp, 0.0 - p * xp.log(xp.where(p == 0, 1.0, p)))
+        return [_sum(xp, 0.0 - p * xp.log(xp.where(p == 0, 1.0, p)))]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:  # noqa: ARG002
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
         (p,) = ps
         zero = p == 0
         return xp.where(zero, 0.0, -(xp.log(xp.where(zero, 1.0, p)) + 1.0))
@@ -135,16 +154,14 @@ class CrossEntropy(Measure):
 
     name = "cross_entropy"
 
-    def value(self, xp: Namespace, *ps: Array) -> Array:
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         p, q = ps
         alive, safe_p, safe_q = _both(xp, p, q)
         nothing = xp.where(xp.isnan(q), q, 0.0)
-        return _sum(
-            xp,
-            xp.where(alive, -safe_p * xp.log(safe_q), _edge(xp, p, q, nothing, math.inf)),
-        )
+        terms = xp.where(alive, -safe_p * xp.log(safe_q), _edge(xp, p, q, nothing, math.inf))
+        return [_sum(xp, terms)]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
         p, q = ps
         if index == 0:  # linear in p, but where neither has mass the class takes no part
             usable = q > 0
@@ -163,16 +180,16 @@ class JensenShannon(Measure):
 
     name = "js_divergence"
 
-    def value(self, xp: Namespace, *ps: Array) -> Array:
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         m = self._mixture(ps)
         terms = [
             weight * self._term(xp, p, m, self._from_mixture(index, ps))
             for index, (weight, p) in enumerate(zip(self.weights, ps, strict=True))
             if weight
         ]
-        return _sum(xp, sum(terms[1:], terms[0]))
+        return [_sum(xp, sum(terms[1:], terms[0]))]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
         p, weight = ps[index], self.weights[index]
         if not weight:
             return xp.zeros_like(p)
@@ -222,31 +239,48 @@ class Renyi(Measure):
 
     name = "renyi_divergence"
 
-    def value(self, xp: Namespace, *ps: Array) -> Array:
-        return self._rows(xp, *ps)[0][..., 0]
+    number_of_sums = 6
+    slope_takes_sums = True
 
-    def _rows(self, xp: Namespace, p: Array, q: Array) -> tuple[Array, Array]:
-        """Return the divergence and S, keeping the axis."""
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
+        p, q = ps
         less = self.alpha - 1.0
         alive, safe_p, safe_q = _both(xp, p, q)
         r = log_ratio(xp, safe_p, safe_q)
         lost = self.alpha / -less * p if less < 0 else math.inf
         terms = xp.where(alive, self._terms(xp, safe_p, safe_q, r), _edge(xp, p, q, q, lost))
-        mass = self.alpha * _keep(xp, p) - less * _keep(xp, q)
-        y = less * _keep(xp, terms) / mass
         # Far apart the sum is added by its logarithm: nothing overflows, and nothing cancels.
         exponent = xp.where(alive, xp.log(safe_p) + less * r, -math.inf)
         top = xp.max(exponent, axis=-1, keepdims=True)
-        top = xp.where(top == -math.inf, 0.0, top)
-        total = _keep(xp, xp.exp(exponent - top))
+        total = _sum(xp, xp.exp(exponent - _finite(xp, top)))
+        outside = xp.where((p > 0) & (q == 0), p, 0.0)
+        return [*(_sum(xp, one) for one in (terms, p, q, outside)), top, total]
+
+    def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
+        *added, tops, totals = zip(*parts, strict=True)
+        top = xp.max(xp.concat(tops, axis=-1), axis=-1, keepdims=True)
+        scaled = [
+            total * xp.exp(one - _finite(xp, top)) for one, total in zip(tops, totals, strict=True)
+        ]
+        return [*(sum(same[1:], same[0]) for same in added), top, sum(scaled[1:], scaled[0])]
+
+    def whole(self, xp: Namespace, sums: Sequence[Array]) -> Array:
+        terms, p, q, outside, top, total = sums
+        less, mass = self.alpha - 1.0, self._mass(p, q)
+        y = less * terms / mass
         none = total == 0
         log_total = xp.where(none, -math.inf, xp.log(xp.where(none, 1.0, total)))
+        top = _finite(xp, top)
         direct = log_total + top - xp.log(mass)
         far = ((y < -0.5) | (top > _FAR)) & ~xp.isnan(y)
         if less > 0:
-            far = far & ~xp.any((p > 0) & (q == 0), axis=-1, keepdims=True)
+            far = far & ~(outside > 0)
         near = log1p(xp, xp.where(far, 0.0, y))
-        return xp.where(far, direct, near) / less, mass
+        return xp.where(far, direct, near) / less
+
+    def _mass(self, p: Array, q: Array) -> Array:
+        """Return S, given the sums of p and q."""
+        return self.alpha * p - (self.alpha - 1.0) * q
 
     def _terms(self, xp: Namespace, p: Array, q: Array, r: Array) -> Array:
         larger = max(1.0, self.alpha)
@@ -269,9 +303,9 @@ class Renyi(Measure):
             found.append(shrunk * total / math.factorial(k))
         return found
 
-    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps
-        value, mass = self._rows(xp, p, q)
+        value, mass = self.whole(xp, sums), self._mass(*sums[1:3])
         less = self.alpha - 1.0
         alive, safe_p, safe_q = _both(xp, p, q)
         r = log_ratio(xp, safe_p, safe_q)
@@ -286,8 +320,9 @@ class Renyi(Measure):
         return xp.where(alive, slopes, edge) / mass
 
 
-def _keep(xp: Namespace, terms: Array) -> Array:
-    return xp.sum(terms, axis=-1, keepdims=True)
+def _finite(xp: Namespace, top: Array) -> Array:
+    """Return a maximum to subtract: 0 where nothing has one."""
+    return xp.where(top == -math.inf, 0.0, top)
 
 
 def _ratio(xp: Namespace, x: Array) -> Array:
@@ -302,23 +337,27 @@ class RenyiZero(Measure):
     """−log of the share of Q on the support of P: Rényi's divergence of order 0."""
 
     name = "renyi_divergence"
+    number_of_sums = 3
+    slope_takes_sums = True
 
-    def value(self, xp: Namespace, *ps: Array) -> Array:
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         p, q = ps
         q = xp.where(p >= 0, q, math.nan)
-        whole = _sum(xp, q)
-        lost = _sum(xp, xp.where(p == 0, q, 0.0))
-        kept = _sum(xp, xp.where(p == 0, 0.0, q))
+        lost, kept = xp.where(p == 0, q, 0.0), xp.where(p == 0, 0.0, q)
+        return [_sum(xp, one) for one in (q, lost, kept)]
+
+    def whole(self, xp: Namespace, sums: Sequence[Array]) -> Array:
+        whole, lost, kept = sums
         little = lost <= 0.5 * whole
         share = xp.where(little, lost / xp.where(little, whole, 1.0), 0.0)
         return xp.where(little, -log1p(xp, -share), -xp.log(kept / whole))
 
-    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps
         if index == 0:
             return xp.zeros_like(p)
-        on = xp.where(p == 0, 0.0, xp.ones_like(q))
-        return 1.0 / _keep(xp, q) - on / _keep(xp, on * q)
+        whole, _, kept = sums
+        return 1.0 / whole - xp.where(p == 0, 0.0, xp.ones_like(q)) / kept
 
 
 @dataclass(frozen=True)
@@ -326,21 +365,29 @@ class RenyiInfinity(Measure):
     """The largest log(p/q): Rényi's divergence of order ∞."""
 
     name = "renyi_divergence"
+    number_of_sums = 2
+    slope_takes_sums = True
 
-    def value(self, xp: Namespace, *ps: Array) -> Array:
-        return xp.max(self._logs(xp, *ps), axis=-1)
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
+        logs = self._logs(xp, *ps)
+        top = xp.max(logs, axis=-1, keepdims=True)
+        return [top, _sum(xp, xp.where(logs == top, 1.0, xp.zeros_like(logs)))]
+
+    def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
+        tops, ties = (xp.concat(same, axis=-1) for same in zip(*parts, strict=True))
+        top = xp.max(tops, axis=-1, keepdims=True)
+        return [top, _sum(xp, xp.where(tops == top, ties, 0.0))]
 
     def _logs(self, xp: Namespace, p: Array, q: Array) -> Array:
         alive, safe_p, safe_q = _both(xp, p, q)
         edge = _edge(xp, p, q, xp.where(xp.isnan(q), q, -math.inf), math.inf)
         return xp.where(alive, log_ratio(xp, safe_p, safe_q), edge)
 
-    def slope(self, xp: Namespace, index: int, *ps: Array) -> Array:
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps
-        logs = self._logs(xp, p, q)
-        top = logs == xp.max(logs, axis=-1, keepdims=True)
-        share = xp.where(top, 1.0, xp.zeros_like(p))
-        share = share / _keep(xp, share)  # ties share the slope
+        value, ties = sums
+        top = self._logs(xp, p, q) == value
+        share = xp.where(top, 1.0, xp.zeros_like(p)) / ties  # ties share the slope
         own = (p, q)[index]
         slopes = xp.where(top, share / xp.where(top, own, 1.0), 0.0)
         return slopes if index == 0 else -slopes
@@ -369,32 +416,27 @@ class RowMeasure(RowWise):
         return self.number
 
     def probabilities(
-        self, xp: Namespace, arrays: Sequence[Array]
+        self, xp: Namespace, arrays: Sequence[Array], totals: Sequence[Array] | None = None
     ) -> tuple[list[Array], list[Array]]:
         """Return the probabilities in the compute dtype, normalised if asked, and the row sums."""
         ps = [cast(xp, array, self.compute) for array in arrays[: self.number]]
         if not self.normalize:
             return ps, []
-        sums = [_keep(xp, p) for p in ps]
+        sums = [_sum(xp, p) for p in ps] if totals is None else [*totals]
         return [p / total for p, total in zip(ps, sums, strict=True)], sums
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         ps, _ = self.probabilities(xp, arrays)
-        value = self.measure.value(xp, *ps)
-        return value if self.unit == 1.0 else value / self.unit
+        return self.in_units(self.measure.value(xp, *ps))
 
-    def _slope(self, index: int) -> RowSlope:
-        return RowSlope(
-            "none",
-            self.compute,
-            self.compute,
-            self.compute,
-            self.measure,
-            self.normalize,
-            self.unit,
-            self.number,
-            index,
-        )
+    def in_units(self, nats: Array) -> Array:
+        """Return what is in nats in the unit asked for."""
+        return nats if self.unit == 1.0 else nats / self.unit
+
+    def settings(self, kind: type[RowMeasure], *more: int) -> RowMeasure:
+        """Return an operation of another kind on the same rows, elementwise and not rounded."""
+        names = ("none", self.compute, self.compute, self.compute)
+        return kind(*names, self.measure, self.normalize, self.unit, self.number, *more)  # type: ignore[arg-type]
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
@@ -402,7 +444,7 @@ class RowMeasure(RowWise):
         weight = cast(xp, cotangent, self.compute)
         # Not broadcast_to: torch's older vmap, which checks batched gradients, has no rule for it.
         weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
-        gradient = run(self._slope(index), *arrays, weight)
+        gradient = run(self.settings(RowSlope, index), *arrays, weight)
         wanted = arrays[index].dtype
         return gradient if gradient.dtype == wanted else xp.astype(gradient, wanted)
 
@@ -413,8 +455,8 @@ class RowMeasure(RowWise):
         for index, tangent in enumerate(tangents[: self.number]):
             if tangent is not None:
                 step = cast(xp, tangent, self.compute)
-                slope = run(self._slope(index), *arrays, xp.ones_like(step[..., 0]))
-                moved.append(_sum(xp, slope * step))
+                slope = run(self.settings(RowSlope, index), *arrays, xp.ones_like(step[..., 0]))
+                moved.append(xp.sum(slope * step, axis=-1))
         return self.finish(xp, sum(moved[1:], moved[0]), None, empty=0.0)
 
     def keep(self, arrays: Sequence[Array]) -> Array | None:  # noqa: ARG002
@@ -433,13 +475,30 @@ class RowSlope(RowMeasure):
         return True
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        ps, sums = self.probabilities(xp, arrays)
-        slopes = self.measure.slope(xp, self.index, *ps)
-        if self.unit != 1.0:
-            slopes = slopes / self.unit
-        if sums:
-            # Through p/Σp: less the mean slope under p.
-            p = ps[self.index]
-            mean = _keep(xp, xp.where(p == 0, 0.0, p * xp.where(p == 0, 0.0, slopes)))
-            slopes = (slopes - mean) / sums[self.index]
-        return cast(xp, arrays[-1], self.compute)[..., None] * slopes
+        ps, totals = self.probabilities(xp, arrays)
+        sums = self.measure.sums(xp, *ps) if self.measure.slope_takes_sums else []
+        slopes = self.slopes(xp, ps, sums)
+        mean = _sum(xp, self.mean_terms(xp, ps, slopes)) if totals else None
+        return self.weighted(xp, slopes, totals, mean, arrays[-1])
+
+    def slopes(self, xp: Namespace, ps: Sequence[Array], sums: Sequence[Array]) -> Array:
+        """Return the derivative in the probabilities as the measure takes them."""
+        return self.in_units(self.measure.slope(xp, self.index, *ps, sums=sums))
+
+    def mean_terms(self, xp: Namespace, ps: Sequence[Array], slopes: Array) -> Array:
+        """Return the terms of the mean slope under p."""
+        p = ps[self.index]
+        return xp.where(p == 0, 0.0, p * xp.where(p == 0, 0.0, slopes))
+
+    def weighted(
+        self,
+        xp: Namespace,
+        slopes: Array,
+        totals: Sequence[Array],
+        mean: Array | None,
+        weight: Array,
+    ) -> Array:
+        """Return the derivative in the probabilities as given, p/Σp if so asked, times a weight."""
+        if mean is not None:
+            slopes = (slopes - mean) / totals[self.index]
+        return cast(xp, weight, self.compute)[..., None] * slopes

@@ -40,11 +40,14 @@ class Ranks(Protocol):
         ...
 
 
-class Exchanged(NamedTuple):
-    """What every rank knows after the forward pass: packed constants of rows, and sums."""
+class Alone:
+    """The one rank that has whole rows."""
 
-    rows: Array
-    sums: Array
+    def merge(self, function: Callable[..., Array], states: Array, *rows: Array) -> Array:
+        return function([states], *rows)
+
+    def add(self, array: Array) -> Array:
+        return array
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,68 @@ class ShardState(RowOperation):
 
     gradients: bool = False
     """Whether gradients will be asked for; JS then needs a second state."""
+    carries: bool = False
+    """Whether the temperature comes along at the end, where it is an array."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         number = len(self.divergence.pairs(*arrays[:2], gradients=self.gradients))
-        return (*arrays[0].shape[:-1], width(State, number))
+        return (*arrays[0].shape[:-1], width(State, number) + self._carried)
+
+    @property
+    def _carried(self) -> int:
+        return self.carries and self.temperature is None
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t), temperature, _ = self.prepared(xp, arrays)
         pairs = self.divergence.pairs(s, t, gradients=self.gradients)
         if s.shape[-1]:
-            return packed(xp, [state_of(xp, *pair, temperature) for pair in pairs])
-        return packed(xp, [state.empty_state(xp, xp.sum(s, axis=-1, keepdims=True)) for _ in pairs])
+            states = [state_of(xp, *pair, temperature) for pair in pairs]
+        else:
+            states = [state.empty_state(xp, xp.sum(s, axis=-1, keepdims=True)) for _ in pairs]
+        return packed(xp, states, [temperature] if self._carried else [])
+
+
+@dataclass(frozen=True)
+class Together(RowOperation):
+    """The packed state of several, or of one. Arrays: their fields."""
+
+    keeps_classes: ClassVar[bool] = True
+
+    @property
+    def differentiable(self) -> int:
+        return 0
+
+    def keep(self, arrays: Sequence[Array]) -> Array | None:  # noqa: ARG002
+        return None
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        return (*arrays[0].shape[:-1], width(State, 1))
+
+    def states(self, xp: Namespace, arrays: Sequence[Array]) -> list[State]:
+        """Return the states, in one dtype: not every library's concat takes two."""
+        fields = [cast(xp, array, self.compute) for array in arrays]
+        size = width(State, 1)
+        return [State(*fields[start : start + size]) for start in range(0, len(fields), size)]
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        first, *more = self.states(xp, arrays)
+        temperature = self.temperature_of(xp, ())
+        whole = state.merge(xp, [first, *more], -1, temperature) if more else first
+        return packed(xp, [whole])
+
+
+@dataclass(frozen=True)
+class Finished(Together):
+    """KL of the classes in a state. Arrays: its fields."""
+
+    keeps_classes: ClassVar[bool] = False
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        shape: tuple[int, ...] = arrays[0].shape[:-1]
+        return shape
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        return state.finish(xp, *self.states(xp, arrays)).kl[..., 0]
 
 
 @dataclass(frozen=True)
@@ -82,33 +136,55 @@ class ShardSums(RowOperation):
 
 
 @dataclass(frozen=True)
+class Constants(RowOperation):
+    """What every rank knows after the forward pass, of whole rows. Arrays: s, t."""
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        number = len(self.divergence.pairs(*arrays[:2], gradients=True))
+        return (*arrays[0].shape[:-1], width(Rows, number) + self.divergence.sums(number))
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        def evaluate(operation: RowOperation, *some: Array) -> Array:
+            return operation.elements(xp, *some)
+
+        return forward(xp, evaluate, Alone(), self, arrays, gradients=True)[1]
+
+
+@dataclass(frozen=True)
+class ShardValues(RowOperation):
+    """The divergence of each row, 0 where the mask drops it. Arrays: what is known."""
+
+    own: ClassVar[int] = 1
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        values = self.divergence.whole(*parts_of(arrays[0]))
+        return self.masked(xp, values, self.keep(arrays))
+
+
+@dataclass(frozen=True)
 class ShardGradient(RowOperation):
-    """A number per row times the gradient in a shard. Arrays: s, t, that number, rows, sums."""
+    """A number per row times the gradient in a shard. Arrays: s, t, that number, what is known."""
 
     index: int = 0
     """0: in s, 1: in t."""
-    own: ClassVar[int] = 5
+    own: ClassVar[int] = 4
     keeps_classes: ClassVar[bool] = True
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t, weight, rows, sums), temperature, _ = self.prepared(xp, arrays)
-        gradient = self.divergence.slope(
-            xp, self.index, s, t, unpacked(Rows, rows), split(sums), temperature
-        )
+        (s, t, weight, known), temperature, _ = self.prepared(xp, arrays)
+        gradient = self.divergence.slope(xp, self.index, s, t, *parts_of(known), temperature)
         return cast(xp, weight[..., None] * gradient, self.result)
 
 
 @dataclass(frozen=True)
 class ShardTemperatureSlope(RowOperation):
-    """A shard's share of the derivative in the temperature. Arrays: s, t, rows, sums."""
+    """A shard's share of the derivative in the temperature. Arrays: s, t, what is known."""
 
-    own: ClassVar[int] = 4
+    own: ClassVar[int] = 3
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t, rows, sums), temperature, keep = self.prepared(xp, arrays)
-        shares = self.divergence.temperature_shares(
-            xp, s, t, unpacked(Rows, rows), split(sums), temperature
-        )
+        (s, t, known), temperature, keep = self.prepared(xp, arrays)
+        shares = self.divergence.temperature_shares(xp, s, t, *parts_of(known), temperature)
         return self.masked(xp, shares, keep)
 
 
@@ -120,15 +196,15 @@ def forward(
     arrays: Sequence[Array],
     *,
     gradients: bool,
-) -> tuple[Array, Exchanged]:
-    """Return the divergence of each row, and what the gradients need to know."""
+) -> tuple[Array, Array]:
+    """Return the divergence of each row, and what the gradients need to know, packed."""
     s, t, *others = arrays
     states = evaluate(loss.settings(ShardState, gradients=gradients), s, t, *others)
-    constants = ranks.merge(lambda *parts: merged(xp, loss, *parts), states, *others)
-    sums = constants[..., :0]
-    if loss.divergence.sums(len(unpacked(Rows, constants))):
-        sums = ranks.add(evaluate(loss.settings(ShardSums), s, t, constants, *others))
-    return values_of(xp, loss, constants, sums, others), Exchanged(constants, sums)
+    known = ranks.merge(lambda *parts: merged(xp, loss, *parts), states, *others)
+    if loss.divergence.sums(number_of_states(known)):
+        sums = ranks.add(evaluate(loss.settings(ShardSums), s, t, known, *others))
+        known = xp.concat([known, sums], axis=-1)
+    return loss.settings(ShardValues).elements(xp, known, *others), known
 
 
 def backward(
@@ -139,16 +215,16 @@ def backward(
     index: int,
     cotangent: Array,
     arrays: Sequence[Array],
-    known: Exchanged,
+    known: Array,
 ) -> Array:
     """Return the gradient in ``arrays[index]``, given the gradient in the rows' divergences."""
     s, t, *others = arrays
     if index == loss.own:
-        slope = evaluate(loss.settings(ShardTemperatureSlope), s, t, *known, *others)
+        slope = evaluate(loss.settings(ShardTemperatureSlope), s, t, known, *others)
         gradient = ranks.add(slope) * cotangent
     else:
         operation = loss.settings(ShardGradient, index=index)
-        gradient = evaluate(operation, s, t, cotangent, *known, *others)
+        gradient = evaluate(operation, s, t, cotangent, known, *others)
     return xp.astype(gradient, arrays[index].dtype)
 
 
@@ -159,21 +235,21 @@ def tangent(
     loss: RowOperation,
     tangents: Sequence[Array | None],
     arrays: Sequence[Array],
-    known: Exchanged,
+    known: Array,
 ) -> Array:
     """Return the derivative of each row's divergence; a tangent of None is zero."""
-    ones = xp.ones_like(known.rows[..., 0])
+    ones = xp.ones_like(known[..., 0])
     moved = [xp.zeros_like(ones)]
     for index, step in enumerate(tangents):
         if step is None:
             continue
         step = cast(xp, step, loss.compute)  # noqa: PLW2901
         if index == loss.own:
-            slope = evaluate(loss.settings(ShardTemperatureSlope), *arrays[:2], *known, *arrays[2:])
+            slope = evaluate(loss.settings(ShardTemperatureSlope), *arrays[:2], known, *arrays[2:])
             moved.append(slope * step)
         else:
             operation = loss.settings(ShardGradient, index=index)
-            slope = evaluate(operation, *arrays[:2], ones, *known, *arrays[2:])
+            slope = evaluate(operation, *arrays[:2], ones, known, *arrays[2:])
             moved.append(xp.sum(slope * step, axis=-1))
     return ranks.add(sum(moved[1:], moved[0]))
 
@@ -182,16 +258,20 @@ def part(
     xp: Namespace,
     evaluate: Evaluate,
     ranks: Ranks,
-    operation: RowLoss | RowGradient,
+    operation: RowOperation,
     arrays: Sequence[Array],
 ) -> Array:
     """Return a shard's part of the elements of an operation that knows only whole rows."""
+    if isinstance(operation, ShardGradient):
+        return evaluate(operation, *arrays)
+    if isinstance(operation, Constants):
+        return forward(xp, evaluate, ranks, operation, arrays, gradients=True)[1]
     if isinstance(operation, RowGradient):
         s, t, weight, *others = arrays
         loss = operation.settings(RowLoss)
         _, known = forward(xp, evaluate, ranks, loss, (s, t, *others), gradients=True)
         gradient = operation.settings(ShardGradient, index=operation.index)
-        return cast(xp, evaluate(gradient, s, t, weight, *known, *others), operation.result)
+        return cast(xp, evaluate(gradient, s, t, weight, known, *others), operation.result)
     values, _ = forward(xp, evaluate, ranks, operation, arrays, gradients=False)
     return cast(xp, values, operation.result)
 
@@ -204,42 +284,22 @@ def merged(xp: Namespace, loss: RowOperation, states: Iterable[Array], *others: 
     return packed(xp, [state.finish(xp, whole) for whole in wholes])
 
 
-def carrying(xp: Namespace, loss: RowOperation, states: Array, others: Sequence[Array]) -> Array:
-    """Return packed states with the temperature at the end, where that is an array."""
-    if loss.temperature is not None:
-        return states
-    return xp.concat([states, loss.temperature_of(xp, others)], axis=-1)
-
-
 def combined(xp: Namespace, loss: RowOperation, parts: Sequence[Array], *, done: bool) -> Array:
-    """Return the state of `carrying` states together, or the constants of rows if that is all."""
-    temperature = parts[0][..., -1] if loss.temperature is None else None
-    own = parts if temperature is None else [part[..., :-1] for part in parts]
-    others = () if temperature is None else (temperature,)
+    """Return the state of carrying states together, or the constants of rows if that is all."""
+    own, others = parts, []
+    if loss.temperature is None:
+        own, others = [part[..., :-1] for part in parts], [parts[0][..., -1]]
     if done:
         return merged(xp, loss, own, *others)
-    value = loss.temperature_of(xp, others)
+    temperature = loss.temperature_of(xp, others)
     same = zip(*(unpacked(State, part) for part in own), strict=True)
-    states = packed(xp, [state.merge(xp, one, -1, value) for one in same])
-    return carrying(xp, loss, states, others)
+    states = [state.merge(xp, one, -1, temperature) for one in same]
+    return packed(xp, states, [array[..., None] for array in others])
 
 
-def added(parts: Sequence[Array]) -> Array:
-    """Return the sum of all parts."""
-    return sum(parts[1:], parts[0])
-
-
-def values_of(
-    xp: Namespace, loss: RowOperation, constants: Array, sums: Array, others: Sequence[Array]
-) -> Array:
-    """Return the divergence of each row, 0 where the mask drops it."""
-    values = loss.divergence.whole(unpacked(Rows, constants), split(sums))
-    return loss.masked(xp, values, loss.keep((constants, constants, *others)))
-
-
-def packed(xp: Namespace, constants: Sequence[NamedTuple]) -> Array:
-    """Return tuples of one number per row as one array."""
-    return xp.concat([field for one in constants for field in one], axis=-1)
+def packed(xp: Namespace, constants: Sequence[NamedTuple], others: Sequence[Array] = ()) -> Array:
+    """Return tuples of one number per row, and others, as one array."""
+    return xp.concat([*(field for one in constants for field in one), *others], axis=-1)
 
 
 def width(kind: type[Any], number: int) -> int:
@@ -252,6 +312,17 @@ def unpacked(kind: type[Any], array: Array) -> list[Any]:
     fields = split(array)
     size = len(kind._fields)
     return [kind(*fields[start : start + size]) for start in range(0, len(fields), size)]
+
+
+def number_of_states(known: Array) -> int:
+    """Return how many constants of whole rows are packed, before sums, which are fewer."""
+    return int(known.shape[-1]) // len(Rows._fields)
+
+
+def parts_of(known: Array) -> tuple[list[Rows], list[Array]]:
+    """Return the constants of whole rows, and the sums."""
+    end = width(Rows, number_of_states(known))
+    return unpacked(Rows, known[..., :end]), split(known[..., end:])
 
 
 def split(array: Array) -> list[Array]:

@@ -1,0 +1,136 @@
+"""Rows whose classes lie in chunks: what each chunk gives, how that merges, what follows from it.
+
+A plan has stages.  In each every chunk gives a few numbers a row, which merge in any order to what
+is then known of whole rows; the next stage may use it.  The last operation gives the value of each
+row from what is known, or a chunk's part of a gradient from the chunk as well.
+
+Shares are operations on the arrays of classes, what is known, and the others, which have a number
+per row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kldiv.formulas import measure_shards, shards
+from kldiv.formulas.measures import RowMeasure, RowSlope
+from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation
+from kldiv.formulas.state import Rows, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.reductions import RowWise
+
+
+class Stage(NamedTuple):
+    """What chunks give, and how it merges."""
+
+    share: RowWise
+    merge: Callable[..., Array]
+    """Takes a namespace, the parts, and whether these are all (``done``)."""
+    known: int
+    """How many numbers a row are known when all have merged."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an operation on rows is computed from chunks of their classes."""
+
+    stages: tuple[Stage, ...]
+    last: RowWise | None
+    """None: what is known is the result."""
+    classed: int = 2
+    """How many arrays have the classes; they come first."""
+    weighted: bool = False
+    """Whether the last operation takes a number per row after these."""
+    compute: str = "float32"
+
+
+def plan_of(
+    operation: Any, arrays: Sequence[Array], *, differentiated: bool = False
+) -> Plan | None:
+    """Return how to compute an operation from chunks of classes; None where there is no way.
+
+    If a loss is to be differentiated too, its plan shares the stages of its gradients' plans.
+    """
+    if isinstance(operation, shards.ShardState):
+        return _of_state(operation, arrays)
+    if isinstance(operation, RowLoss | RowGradient):
+        return _of_logits(operation, arrays, differentiated=differentiated)
+    if isinstance(operation, RowMeasure):
+        return _of_measure(operation)
+    return None
+
+
+def _added(xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:  # noqa: ARG001
+    return sum(parts[1:], parts[0])
+
+
+def _of_state(operation: shards.ShardState, arrays: Sequence[Array]) -> Plan:
+    """Return how the state itself is computed: it is what the tree merges, and no more."""
+    merge = partial(_not_finished, operation)
+    pairs = len(operation.divergence.pairs(*arrays[:2], gradients=operation.gradients))
+    stage = Stage(operation, merge, shards.width(State, pairs))
+    return Plan((stage,), None, compute=operation.compute)
+
+
+def _not_finished(
+    operation: shards.ShardState,
+    xp: Namespace,
+    parts: Sequence[Array],
+    *,
+    done: bool,  # noqa: ARG001
+) -> Array:
+    return shards.combined(xp, operation, parts, done=False)
+
+
+def _of_logits(
+    operation: RowLoss | RowGradient, arrays: Sequence[Array], *, differentiated: bool
+) -> Plan:
+    s, t, *_ = arrays
+    index = operation.index if isinstance(operation, RowGradient) else None
+    loss = operation.settings(RowLoss)
+    # One state serves KL and its gradients: then the operation is the same for both.
+    gradients = (differentiated or index is not None) and loss.divergence.sums(1) > 0
+    pairs = len(loss.divergence.pairs(s, t, gradients=gradients))
+    state = loss.settings(shards.ShardState, gradients=gradients, carries=True)
+    stages = [Stage(state, partial(_combined, loss), shards.width(Rows, pairs))]
+    number = loss.divergence.sums(pairs)
+    if number:
+        stages.append(Stage(loss.settings(shards.ShardSums), _added, number))
+    if index is None:
+        return Plan(tuple(stages), loss.settings(shards.ShardValues), compute=loss.compute)
+    last = loss.settings(shards.ShardGradient, index=index)
+    return Plan(tuple(stages), last, weighted=True, compute=loss.compute)
+
+
+def _combined(loss: RowOperation, xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:
+    return shards.combined(xp, loss, parts, done=done)
+
+
+def _of_measure(operation: RowMeasure) -> Plan:
+    number, stages = operation.number, []
+    slope = operation if isinstance(operation, RowSlope) else None
+    if operation.normalize:
+        stages.append(Stage(operation.settings(measure_shards.ShardTotals), _added, number))
+    if slope is None or operation.measure.slope_takes_sums:
+        merge = partial(_merged, operation)
+        share = operation.settings(measure_shards.ShardSums)
+        stages.append(Stage(share, merge, operation.measure.number_of_sums))
+    if slope is None:
+        last = operation.settings(measure_shards.ShardValues)
+        return Plan(tuple(stages), last, number, compute=operation.compute)
+    if operation.normalize:
+        share = operation.settings(measure_shards.ShardMean, slope.index)
+        stages.append(Stage(share, _added, 1))
+    last = operation.settings(measure_shards.ShardSlope, slope.index)
+    return Plan(tuple(stages), last, number, weighted=True, compute=operation.compute)
+
+
+def _merged(operation: RowMeasure, xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:  # noqa: ARG001
+    split = [shards.split(part) for part in parts]
+    return xp.concat(operation.measure.merged(xp, split), axis=-1)
