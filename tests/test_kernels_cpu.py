@@ -263,6 +263,20 @@ def test_kl_of_many_classes_is_exact(size, dtype):
         "scale 20": (20 * z, 20 * z + t),
         "smooth": (np.where(np.arange(size) == 7, 12.3, 0.1) - 1e-2 * z, np.eye(1, size, 7)[0]),
         "a ramp": (t + np.linspace(-1, 1, size), t),
+        "tempered": (t / 1.3, t),
+        "hardly tempered": (t / 1.001, t),
+        "sure of a class": (
+            t + 0.1 * z + 12 * (np.arange(size) == 99),
+            t + 12 * np.eye(1, size, 99)[0],
+        ),
+        "Zipf": (
+            -1.1 * np.log(np.arange(1, size + 1)) + 0.05 * z,
+            -1.1 * np.log(np.arange(1, size + 1)),
+        ),
+        "equal weights": (0.3 * np.sign(z) + 0.1, np.full(size, 0.7)),
+        "far from 0": (t + 1e-4 * z - 90, t),
+        "a far class": (t + 5 * (t == t.min()), t),
+        "the last block 20 higher": (t + z, t + 20 * (np.arange(size) > size - 900)),
     }
     s, t = (np.stack([pair[i] for pair in pairs.values()]).astype(dtype) for i in (0, 1))
     value, gradients = kldiv.value_and_grad(
@@ -273,6 +287,30 @@ def test_kl_of_many_classes_is_exact(size, dtype):
     assert_right(
         pairs, (rows, *gradients), [extended(a, b) for a, b in zip(s, t, strict=True)], dtype
     )
+
+
+@pytest.mark.parametrize("size", [1, 5, 2048, 5000])
+def test_gradients_are_the_same_one_by_one(size):
+    random = np.random.default_rng(size)
+    t = 3 * random.normal(size=(9, size)).astype("float32")
+    s = (t + random.normal(size=(9, 1)) * random.normal(size=(9, size))).astype("float32")
+    both = kldiv.value_and_grad(kldiv.kl_div_with_logits, (0, 1))(s, t)
+    for which in (0, 1):
+        value, gradient = kldiv.value_and_grad(kldiv.kl_div_with_logits, which)(s, t)
+        assert value == both[0]
+        np.testing.assert_array_equal(gradient, both[1][which])
+
+
+@pytest.mark.parametrize("loss", [kldiv.kl_div, kldiv.kl_div_with_logits, kldiv.js_div_with_logits])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_large_gradients_are_written_past_the_caches(loss, dtype, monkeypatch):
+    x, y = (a.astype(dtype) for a in probabilities((3, 5001)))
+    vg = kldiv.value_and_grad(loss, (0, 1))
+    value, gradients = vg(x, y)
+    monkeypatch.setattr("kldiv.kernels.cpu.layout._LARGER_THAN_CACHES", 0)
+    streamed, same = vg(x, y)
+    assert value == streamed
+    np.testing.assert_array_equal(gradients, same)
 
 
 @pytest.mark.parametrize("loss", [kldiv.kl_div_with_logits, kldiv.js_div_with_logits])

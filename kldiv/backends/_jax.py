@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import jax.scipy.special
 from jax.custom_derivatives import SymbolicZero
 
-from kldiv.backends import _jax_spread
+from kldiv.backends import _jax_ops, _jax_spread
+from kldiv.backends._kernels import KernelBackend
 from kldiv.backends._overlay import Overlay
 from kldiv.backends._table import TABLE
-from kldiv.backends.base import Backend
 from kldiv.backends.routing import Route
 from kldiv.errors import LibraryError
 from kldiv.formulas import shards
 from kldiv.formulas.rows import RowGradient, RowLoss
+from kldiv.kernels import cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from kldiv.backends.base import Spread
     from kldiv.formulas.operation import Operation, Run
     from kldiv.formulas.reductions import RowWise
+    from kldiv.kernels import Kernels, Work
 
 
 def _missing(name: str) -> Any:
@@ -51,13 +53,18 @@ def _run(operation: Operation, route: Route, *arrays: Array) -> Array:
 def _run_jvp(
     operation: Operation, route: Route, primals: Sequence[Array], tangents: Sequence[Any]
 ) -> tuple[Array, Array]:
-    if isinstance(operation, RowLoss):
+    if isinstance(operation, RowLoss) and not _is_fused(operation, route, primals):
         # One pass, and one exchange where classes are sharded, serves the value and all gradients.
         constants = operation.settings(shards.Constants)
         known = route.compute(constants, *map(jax.lax.stop_gradient, primals))
         return _value_jvp(operation, route, (known, *primals), (None, *tangents))
     value = _run(operation, route, *primals)
     return value, _pushed(operation, route.run, primals, tangents, value)
+
+
+def _is_fused(operation: Operation, route: Route, arrays: Sequence[Array]) -> bool:
+    """Return whether the CPU kernels compute, whose gradients are one pass without constants."""
+    return route.backend is BACKEND and BACKEND.takes(operation, arrays, route.kernel)
 
 
 def _pushed(
@@ -126,15 +133,48 @@ def _value_and_gradients(
     return value, list(pull(jnp.ones_like(value)))
 
 
+# ---- by kernels, value and gradients in one pass -------------------------------------------------
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _with_gradients(
+    operation: Operation, kernel: str, gradients: tuple[int, ...], *arrays: Array
+) -> Any:
+    return KernelBackend.fused(BACKEND, operation, arrays, kernel, gradients)
+
+
+@_with_gradients.defjvp
+def _with_gradients_jvp(
+    operation: Operation,
+    _kernel: str,
+    gradients: tuple[int, ...],
+    primals: Sequence[Array],
+    tangents: Sequence[Any],
+) -> tuple[Any, Any]:
+    run = partial(_by_formulas, Route(BACKEND, BACKEND, None, "pure", mixed=False))
+
+    def both(*arrays: Array) -> tuple[Array, list[Array]]:
+        value = run(operation, *arrays)
+        ones = jnp.ones_like(value)
+        return value, [operation.pullback(xp, run, index, ones, *arrays) for index in gradients]
+
+    return jax.jvp(both, primals, tangents)
+
+
+def _by_formulas(route: Route, operation: Operation, *arrays: Array) -> Array:
+    return _run(operation, route, *arrays)
+
+
 _run_compiled = jax.jit(_run, static_argnums=(0, 1))
 
 
-class JaxBackend(Backend):
+class JaxBackend(KernelBackend):
     """Adapter of ``jax.Array``, concrete or traced."""
 
     name = "jax"
     module = "jax"
     roots, install, kernels = TABLE["jax"]
+    technologies = (cpu,)
     numpy_float32 = False
 
     def recognises(self, cls: type) -> bool:
@@ -160,6 +200,24 @@ class JaxBackend(Backend):
             return route.compute(operation, *arrays)
         return _jax_spread.by_the_compiler(partial(_run_compiled, operation, route), arrays)
 
+    def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:  # noqa: ARG002
+        return _jax_ops.problem()
+
+    def launch(self, kernels: Kernels, work: Work) -> tuple[Array | None, list[Array]]:  # noqa: ARG002
+        return _jax_ops.call(work)
+
+    def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
+        if isinstance(operation, RowGradient) and str(arrays[operation.index].dtype) == (
+            operation.result
+        ):
+            s, t, weight, *rest = arrays
+            found = super().fused(
+                operation.loss, [s, t, *rest], kernel, (operation.index,), weight, value=False
+            )
+            if found is not None:
+                return found[1][0]
+        return super().compute(operation, arrays, kernel)
+
     def fused(
         self,
         operation: Operation,
@@ -168,12 +226,17 @@ class JaxBackend(Backend):
         gradients: Sequence[int] = (),
         cotangent: Array | None = None,
         *,
-        value: bool = True,  # noqa: ARG002
+        value: bool = True,
     ) -> tuple[Array | None, list[Array]] | None:
-        if not isinstance(operation, RowLoss) or cotangent is not None:
-            return None
-        route = Route(self, self, None, kernel)
-        return _value_and_gradients(operation, route, tuple(gradients), *arrays)
+        if not gradients or cotangent is not None:
+            return super().fused(operation, arrays, kernel, gradients, cotangent, value=value)
+        found: Any = None
+        if self.takes(operation, arrays, kernel):
+            found = _with_gradients(operation, kernel, tuple(gradients), *arrays)
+        if found is None and isinstance(operation, RowLoss):
+            route = Route(self, self, None, kernel)
+            found = _value_and_gradients(operation, route, tuple(gradients), *arrays)
+        return found
 
     def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
         return _jax_spread.by_rows(operation, xp, arrays)

@@ -56,6 +56,17 @@ class KernelBackend(Backend):
         """Return why kernels cannot read the arrays as they lie in memory, or None."""
         raise NotImplementedError
 
+    def launch(self, kernels: Kernels, work: Work) -> tuple[Array | None, list[Array]]:
+        """Compute by kernels that take the work."""
+        return kernels.compute(work)
+
+    def takes(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> bool:
+        """Return whether fused kernels compute a call."""
+        return any(
+            self._refusal(kernels, operation, arrays, kernel) is None
+            for kernels in self._asked_for(kernel)
+        )
+
     def threads(self) -> int | None:
         """Return how many of a CPU's threads the library uses, None where it has no setting."""
         return None
@@ -119,8 +130,9 @@ class KernelBackend(Backend):
             xp = self.namespace(arrays[0])
             threads = cpu.thread_number(self.threads()) if kernels is cpu else 1
             try:
-                return kernels.compute(
-                    Work(operation, xp, arrays, threads, value, tuple(gradients), cotangent)
+                return self.launch(
+                    kernels,
+                    Work(operation, xp, arrays, threads, value, tuple(gradients), cotangent),
                 )
             except KernelError as error:
                 if kernel == kernels.NAME:

@@ -409,6 +409,11 @@ class RowGradient(RowOperation):
     own: ClassVar[int] = 3
     keeps_classes: ClassVar[bool] = True
 
+    @property
+    def loss(self) -> RowOperation:
+        """What it is the gradient of, row by row."""
+        return self.settings(RowLoss)
+
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight), temperature, _ = self.prepared(xp, arrays)
         gradient = self.divergence.gradient(xp, self.index, s, t, temperature)

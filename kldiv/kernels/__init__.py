@@ -37,6 +37,8 @@ class Work(NamedTuple):
     """Indices of the arrays to differentiate in."""
     cotangent: Array | None = None
     """The gradient in the result; None is 1."""
+    into: Sequence[Array] | None = None
+    """Where to write the gradients; None makes new arrays."""
 
 
 class Kernels(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
@@ -50,17 +50,27 @@ def refusal(operation: Operation, arrays: Sequence[Array]) -> str | None:
     return no_fused_form(operation, arrays)
 
 
-def compute(work: Work) -> tuple[Array | None, list[Array]]:
-    """Return the value, if it is wanted, and the gradients that are: see `Kernels.compute`."""
+def prepare(work: Work) -> Callable[[Work], tuple[Array | None, list[Array]]]:
+    """Return what computes it, compiled; of the arrays only the dtypes are looked at.
+
+    Raises
+    ------
+    KernelError
+        It cannot be compiled here.
+    """
     global _failure  # noqa: PLW0603 - one for the process
     try:
         name = "row_loss" if isinstance(work.operation, RowLoss) else "pointwise_loss"
         loss = import_module(f"kldiv.kernels.cpu.{name}")  # Numba is loaded when it is needed
-        kernel = loss.compile_for(work)
+        return partial(loss.run, kernel=loss.compile_for(work))
     except Exception as error:  # whatever a compiler, or a file system, may raise
         _failure = f"compiling it fails: {type(error).__name__}: {_first_line(error)}"
         raise KernelError(_failure) from error
-    return loss.run(work, kernel)
+
+
+def compute(work: Work) -> tuple[Array | None, list[Array]]:
+    """Return the value, if it is wanted, and the gradients that are: see `Kernels.compute`."""
+    return prepare(work)(work)
 
 
 def compilers() -> dict[str, Callable[[], Any]]:

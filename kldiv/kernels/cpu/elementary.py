@@ -64,23 +64,22 @@ _EXP_64 = (
     2.763141365878929e-07,
     2.5117969684469478e-08,
 )
-# the same for |r| ≤ 1, within 5e-9 of P
+# the same for |r| ≤ log 2, within 7e-9 of P
 _EXP_WIDE_32 = (
-    0.49999999775716203,
-    0.16666667038460747,
-    0.041666738694438654,
-    0.00833330885483077,
-    0.0013885312602539262,
-    0.0001984413627081471,
-    2.5365991960239137e-05,
-    2.7726128977775458e-06,
+    0.5000000005339994,
+    0.1666666998660857,
+    0.04166664987944348,
+    0.00833277653110906,
+    0.0013889450665501798,
+    0.00020073657909108414,
+    2.4878527042216776e-05,
 )
 _ROOT_32, _ROOT_64 = 0x3F3504F3, 0x3FE6A09E667F3BCD
 """The bits of √½."""
 
 # Added to a float this puts its integer part into the lowest bits.
-_ROUND_32, _ROUND_64 = 1.5 * 2.0**23, 1.5 * 2.0**52
-_ROUND_BITS_32, _ROUND_BITS_64 = 0x4B400000, 0x4338000000000000
+ROUND_32, _ROUND_64 = 1.5 * 2.0**23, 1.5 * 2.0**52
+ROUND_BITS_32, _ROUND_BITS_64 = 0x4B400000, 0x4338000000000000
 
 _NORMAL_32, _NORMAL_64 = 2.0**-126, 2.0**-1022
 
@@ -183,11 +182,11 @@ def scale_64(x: float, k: int) -> float:
 def _exp_32(
     high: float, low: float, inverse: float, per: float, ln2: float, ln2_low: float
 ) -> float:
-    shifted = multiply_add(high, per, np.float32(_ROUND_32))
-    k = shifted - np.float32(_ROUND_32)
+    shifted = multiply_add(high, per, np.float32(ROUND_32))
+    k = shifted - np.float32(ROUND_32)
     r = (multiply_add(k, -ln2_low, multiply_add(k, -ln2, high)) + low) * inverse
     value = multiply_add(r * r, polynomial(r, _EXP_32), r) + np.float32(1.0)
-    return scale_32(value, np.int32(bits(shifted) - np.int32(_ROUND_BITS_32)))
+    return scale_32(value, np.int32(bits(shifted) - np.int32(ROUND_BITS_32)))
 
 
 @inline
@@ -242,29 +241,34 @@ def _exp(x: Any) -> Any:
 
 
 @inline
-def _wide_32(x: float) -> tuple[float, float, float, float]:
-    """Return 2ᵏ, k, r, and eʳ − 1 − r, where e⁻ˣ = 2ᵏ·eʳ: k is 0 for |x| < 1."""
-    shifted = multiply_add(-x, np.float32(_LOG2_E), np.float32(_ROUND_32))
-    shifted = select(abs(x) < np.float32(1.0), np.float32(_ROUND_32), shifted)
-    k = shifted - np.float32(_ROUND_32)
-    r = multiply_add(k, np.float32(-_LN2_LOW_32), multiply_add(k, np.float32(-_LN2_HIGH_32), -x))
+def power_32(x: float, low: float, shift: float, hot: Any) -> tuple[float, int]:
+    """Return e^(x/T)/2ᵐ, where x is no less than ``low``, and its exponent of 2 as bits.
+
+    ``shift`` is `ROUND_32` − m; ``hot`` begins with what `exp_reduced` calls inverse, per, ln2 and
+    ln2_low. The exponent, without `ROUND_BITS_32`, is beyond ±126 where the result means nothing.
+    """
+    inverse, per, ln2, ln2_low = hot[0], hot[1], hot[2], hot[3]
+    x = select(x < low, low, x)
+    shifted = multiply_add(x, per, shift)
+    k = shifted - shift
+    r = multiply_add(k, -ln2_low, multiply_add(k, -ln2, x)) * inverse
+    value = multiply_add(r * r, polynomial(r, _EXP_32), r) + np.float32(1.0)
+    exponent = bits(shifted)
+    return bits(np.int32(bits(value) + np.int32(exponent << np.int32(23)))), exponent
+
+
+@inline
+def apart_32(x: float) -> tuple[float, float]:
+    """Return φ(x) = e⁻ˣ − 1 + x ≥ 0, and e⁻ˣ − 1, for |x| < 80."""
+    # e⁻ˣ = 4ᵏ·eʳ, and k is 0 where φ(x) would be a difference of larger terms.
+    shifted = multiply_add(x, np.float32(-0.5 * _LOG2_E), np.float32(ROUND_32))
+    k = shifted - np.float32(ROUND_32)
+    r = multiply_add(k, np.float32(-2 * _LN2_HIGH_32), -x)
+    r = multiply_add(k, np.float32(-2 * _LN2_LOW_32), r)
     rest = r * r * polynomial(r, _EXP_WIDE_32)
-    power = bits(np.int32((bits(shifted) - np.int32(_ROUND_BITS_32 - 127)) << np.int32(23)))
-    return power, k, r, rest
-
-
-@inline
-def phi_32(x: float) -> float:
-    """Return φ(x) = e⁻ˣ − 1 + x ≥ 0 for |x| < 80, in float32."""
-    power, k, r, rest = _wide_32(x)
-    one_less = power - np.float32(1.0)
-    # 2ᵏ(1 + r + rest) − 1 − (r + k log 2): no two large terms cancel.
-    constant = multiply_add(k, np.float32(-math.log(2)), one_less)
-    return multiply_add(power, rest, multiply_add(one_less, r, constant))
-
-
-@inline
-def fall_32(x: float) -> float:
-    """Return e⁻ˣ − 1 for |x| < 80, in float32."""
-    power, _, r, rest = _wide_32(x)
-    return multiply_add(power, r + rest, power - np.float32(1.0))
+    power = bits(np.int32(np.int32(bits(shifted) << np.int32(24)) + np.int32(0x3F800000)))
+    less = power - np.float32(1.0)
+    # 4ᵏ(1 + r + rest) − 1 − (r + k log 4)
+    constant = multiply_add(k, np.float32(-2 * math.log(2)), less)
+    phi = multiply_add(power, rest, multiply_add(less, r, constant))
+    return phi, multiply_add(power, r + rest, less)

@@ -13,7 +13,7 @@ import numpy as np
 
 from kldiv.kernels.cpu.compiling import inline, kernel
 from kldiv.kernels.cpu.elementary import exp, log
-from kldiv.kernels.cpu.instructions import like, select
+from kldiv.kernels.cpu.instructions import fence, like, select
 from kldiv.kernels.cpu.layout import ADDRESS, Buffer
 from kldiv.kernels.cpu.logits import (
     GRADIENT_S,
@@ -22,6 +22,7 @@ from kldiv.kernels.cpu.logits import (
     S,
     T,
     clipped,
+    room_for,
     row_state,
     split,
     sum_of,
@@ -231,6 +232,7 @@ def _run(
     stack = np.empty((LEVELS, FIELDS))
     temperature = temperatures[0]
     hot = heat(temperature, kind)
+    room = room_for(classes, False, kind)
     for row in range(first, last):
         if temperatures.size > 1:
             temperature = temperatures[row]
@@ -243,7 +245,7 @@ def _run(
                         n = min(size, classes - start)
                         zeros(table, which, row * classes + start, n, buffers[2])
             continue
-        row_state(table, T, S, row, classes, temperature, hot, buffers, stack)
+        row_state(table, T, S, row, classes, temperature, hot, buffers, stack, room)
         kl, shift = finish(stack[0], False)
         total = 0.0 * kl if math.isnan(kl) else 0.0
         for start in range(0, classes, size):
@@ -270,7 +272,7 @@ def _run(
                 shift,
             )
         if table[GRADIENT_S, ADDRESS] != 0:
-            row_state(table, S, T, row, classes, temperature, hot, buffers, stack)
+            row_state(table, S, T, row, classes, temperature, hot, buffers, stack, room)
             kl, shift = finish(stack[0], False)
             _gradient(
                 table,
@@ -287,6 +289,7 @@ def _run(
                 stack[0],
                 shift,
             )
+    fence()
 
 
 _SIGNATURE = "void(i8[:,::1], i8, f8, f8[::1], u1[::1], f8[::1], i8, i8, f8[::1])"

@@ -7,6 +7,7 @@ merged where all arrays allow it, so that rows of a table are few and runs of el
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -23,6 +24,9 @@ ADDRESS: Final = 0
 CODE: Final = 1
 CONTIGUOUS: Final = 2
 STRIDES: Final = 3
+
+STREAMED: Final = 2
+"""What `CONTIGUOUS` holds for an array that no cache can hold: it is written past them."""
 
 FLOAT32: Final = 0
 FLOAT64: Final = 1
@@ -49,20 +53,26 @@ class Memory(NamedTuple):
     strides: tuple[int, ...]
 
 
+def dtype_name(array: Array) -> str:
+    """Return the name of an array's dtype, as NumPy spells it."""
+    return str(array.dtype).rpartition(".")[2]
+
+
 def memory(array: Array) -> Memory:
     """Return where an array of NumPy, PyTorch or CuPy is."""
     shape = tuple(array.shape)
     if hasattr(array, "data_ptr"):
         size = array.element_size()
-        dtype = str(array.dtype).rpartition(".")[2]
         strides = tuple([step * size for step in array.stride()])
-        return Memory(array.data_ptr(), dtype, shape, strides)
+        return Memory(array.data_ptr(), dtype_name(array), shape, strides)
     address = array.ctypes.data if hasattr(array, "ctypes") else array.data.ptr
     return Memory(address, array.dtype.name, shape, array.strides)
 
 
 _LARGE: Final = 1 << 22
 """Bytes from which the size of pages matters."""
+
+_LARGER_THAN_CACHES: Final = 1 << 25
 
 
 def empty_like(xp: Namespace, array: Array) -> Array:
@@ -104,7 +114,10 @@ def table(arrays: Sequence[Memory | None], *, whole_rows: bool = False) -> np.nd
         if array is not None:
             strides = next(rows)
             code, size = CODES[array.dtype]
-            result[row, :STRIDES] = array.address, code, _contiguous(sizes, strides, size)
+            whole = int(_contiguous(sizes, strides, size))
+            if whole and math.prod(sizes) * size >= _LARGER_THAN_CACHES:
+                whole = STREAMED
+            result[row, :STRIDES] = array.address, code, whole
             result[row, STRIDES:] = strides
     return result
 

@@ -10,14 +10,12 @@ import math
 from typing import Any, Final
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
-from kldiv.kernels.cpu.compiling import OPTIONS, inline, kernel
-from kldiv.kernels.cpu.elementary import fall_32, phi_32
-from kldiv.kernels.cpu.instructions import accumulate, larger, like, select
+from kldiv.kernels.cpu import quick
+from kldiv.kernels.cpu.compiling import inline, kernel
+from kldiv.kernels.cpu.instructions import accumulate, fence, larger, like, select
 from kldiv.kernels.cpu.layout import ADDRESS, Buffer
-from kldiv.kernels.cpu.memory import address_of, expect, expected, flush, load, sink, source, store
+from kldiv.kernels.cpu.memory import address_of, flush, load, sink, source, store
 from kldiv.kernels.cpu.state import (
     ANCHOR,
     ANCHOR_LOW,
@@ -197,84 +195,13 @@ def _block(
     return lost
 
 
-_STRIP: Final = 256
-"""Elements computed between two requests for what comes next."""
-
-_QUICK: Final = 8.0
-"""|x| up to which it need not be known better than to a rounding for e⁻ˣ."""
-
-
-def _quick(
-    t: Any, s: Any, ahead: Any, n: Any, temperature: Any, hot: Any, buffers: Any, a: Any
-) -> Any:
-    """Fill the state of a block if it is of float32, and x is nowhere large; say whether it was.
-
-    Then the student's own exponential is not needed: w·e⁻ˣ neither underflows nor loses digits.
-    """
-    raise NotImplementedError
-
-
-@overload(_quick, jit_options=OPTIONS)
-def _quick_of(
-    t: Any, s: Any, ahead: Any, n: Any, temperature: Any, hot: Any, buffers: Any, a: Any
-) -> Any:
-    return _quick_32 if buffers.dtype == types.float32 else _quick_never
-
-
-def _quick_never(
-    t: Any, s: Any, ahead: Any, n: Any, temperature: Any, hot: Any, buffers: Any, a: Any
-) -> Any:
-    return False
-
-
-def _quick_32(
-    t: Any, s: Any, ahead: Any, n: Any, temperature: Any, hot: Any, buffers: Any, a: Any
-) -> Any:
-    kind, w, moment, phi = buffers[0], buffers[2], buffers[3], buffers[4]
-    # By address: an index that might be negative keeps a loop scalar.
-    w_at, moment_at, phi_at = address_of(w), address_of(moment), address_of(phi)
-    inverse = hot[0]
-    t_max = maximum(t, n, kind)
-    beside, _ = _survey(t, s, n, t_max, kind)
-    first, first_low = two_difference(t_max, beside)
-    for strip in range(0, n, _STRIP):
-        end = min(strip + _STRIP, n)
-        expect(ahead[0][0], ahead[0][1], strip, end)
-        for k in range(strip, end):
-            a_k, b_k = load(t, k, kind), load(s, k, kind)
-            high, low = two_difference(a_k, t_max)
-            mass = weight(high, low, hot)
-            store(w_at, k, mass)
-            d, d_low = two_difference(a_k, b_k)
-            store(moment_at, k, mass * (((d - first) + (d_low - first_low)) * inverse))
-    t_sum = total(w, n)
-    middle, middle_low = moved_pivot(
-        np.float64(first), np.float64(first_low), temperature * (sum_of(moment, n) / t_sum)
-    )
-    c, c_low, _ = split(middle, middle_low, t_max)
-    far = like(c, 0.0)
-    for strip in range(0, n, _STRIP):
-        end = min(strip + _STRIP, n)
-        expect(ahead[1][0], ahead[1][1], strip, end)
-        for k in range(strip, end):
-            d, d_low = two_difference(load(t, k, kind), load(s, k, kind))
-            x = difference(d, d_low, c, c_low) * inverse
-            far = larger(far, abs(x))
-            mass = load(w_at, k, kind)
-            store(moment_at, k, mass * x)
-            store(phi_at, k, mass * phi_32(x))
-    if not far < like(far, _QUICK):
-        return False
-    a[T_MAX], a[T_SUM] = t_max, t_sum
-    a[PIVOT], a[PIVOT_LOW] = c, c_low
-    a[ANCHOR], a[ANCHOR_LOW] = c, c_low
-    a[DRIFT], a[PHI] = sum_of(moment, n), sum_of(phi, n)
-    a[Y] = a[PHI] - a[DRIFT]
-    # Σ w e⁻ˣ = Σ exp((s − (max t − c))/T)
-    apart = (t_max - a[PIVOT]) - a[PIVOT_LOW]
-    a[S_MAX] = like(c, apart)
-    a[S_SUM] = (t_sum + a[Y]) * math.exp((apart - a[S_MAX]) / temperature)
-    return True
+@inline
+def room_for(classes: int, gradients: bool, kind: Buffer) -> tuple[Buffer, Buffer]:
+    """Return room to keep what the gradients of a row need of each block, or of one block."""
+    blocks = 1
+    if kind.itemsize == 4 and gradients and classes <= quick.LONGEST:
+        blocks = (classes + quick.SIZE - 1) // quick.SIZE
+    return np.empty((blocks, 3 * quick.SIZE), np.float32), np.empty((blocks, quick.GUESSES))
 
 
 @inline
@@ -288,20 +215,32 @@ def row_state(
     hot: Any,
     buffers: Buffer,
     stack: Any,
+    room: tuple[Buffer, Buffer],
 ) -> tuple[bool, bool]:
-    """Leave the state of a row in the first place of the stack; return `lost` and `quick`."""
+    """Leave the state of a row in the first place of the stack; return `lost` and `fast`."""
     size = buffers.shape[1]
-    lost, quick, depth = False, True, 0
+    kept, guesses = room
+    guess = np.empty(quick.GUESSES)
+    lost, fast, depth = False, True, 0
     for number, start in enumerate(range(0, classes, size)):
         n = min(size, classes - start)
         t = source(table, own, row * classes + start, n, buffers[0])
         s = source(table, other, row * classes + start, n, buffers[1])
-        ahead = (
-            expected(table, own, row * classes + start + n),
-            expected(table, other, row * classes + start + n),
+        place = number if number < guesses.shape[0] else 0
+        fast = fast and quick.state(
+            t,
+            s,
+            n,
+            number == 0,
+            address_of(kept[place]),
+            temperature,
+            hot,
+            guess,
+            stack[depth],
         )
-        quick = quick and _quick(t, s, ahead, n, temperature, hot, buffers, stack[depth])
-        if not quick:
+        if fast:
+            guesses[place] = guess
+        else:
             lost |= _block(t, s, n, temperature, hot, buffers, stack[depth])
         depth += 1
         pairs = number + 1
@@ -312,7 +251,7 @@ def row_state(
     while depth > 1:
         depth -= 1
         merge(stack[depth - 1], stack[depth], temperature)
-    return lost, quick
+    return lost, fast
 
 
 # --- gradients ------------------------------------------------------------------------------------
@@ -338,45 +277,6 @@ def _gradient_s(
         x = clipped(difference(d, d_low, c, c_low) * inverse, lowest) + offset
         excess = select(abs(x) < limit, p * (phi_near(x) - x), q - p)
         store(out, k, scale * excess)
-
-
-def _quick_s(
-    t: Any, s: Any, n: Any, out: Any, a: Any, shift: Any, by: Any, hot: Any, kind: Any
-) -> Any:
-    """Write the student's gradient where the state was found by `_quick`; say whether it is."""
-    raise NotImplementedError
-
-
-@overload(_quick_s, jit_options=OPTIONS)
-def _quick_s_of(
-    t: Any, s: Any, n: Any, out: Any, a: Any, shift: Any, by: Any, hot: Any, kind: Any
-) -> Any:
-    return _quick_s_32 if kind.dtype == types.float32 else _quick_s_never
-
-
-def _quick_s_never(
-    t: Any, s: Any, n: Any, out: Any, a: Any, shift: Any, by: Any, hot: Any, kind: Any
-) -> Any:
-    return False
-
-
-def _quick_s_32(
-    t: Any, s: Any, n: Any, out: Any, a: Any, shift: Any, by: Any, hot: Any, kind: Any
-) -> Any:
-    zero = like(kind[0], 0.0)
-    t_top, scale = like(zero, a[T_MAX]), like(zero, by / a[T_SUM])
-    c, c_low, rest = split(a[PIVOT], a[PIVOT_LOW], zero)
-    offset, inverse = like(zero, shift - rest * np.float64(hot[0])), hot[0]
-    far = zero
-    for k in range(n):
-        a_k, b_k = load(t, k, kind), load(s, k, kind)
-        high, low = two_difference(a_k, t_top)
-        p = weight(high, low, hot)
-        d, d_low = two_difference(a_k, b_k)
-        x = difference(d, d_low, c, c_low) * inverse + offset
-        far = larger(far, abs(x))
-        store(out, k, (scale * p) * fall_32(x))
-    return far < like(far, 2.0 * _QUICK)
 
 
 @inline
@@ -429,21 +329,45 @@ def _run(
     stack = np.empty((LEVELS, FIELDS))
     temperature = temperatures[0]
     hot = heat(temperature, kind)
+    gradients = table[GRADIENT_S, ADDRESS] != 0 or table[GRADIENT_T, ADDRESS] != 0
+    room = room_for(classes, gradients, kind)
     for row in range(first, last):
         if temperatures.size > 1:
             temperature = temperatures[row]
             hot = heat(temperature, kind)
         kept = keep.size == 0 or keep[row] != 0
-        kl, offset, quick = 0.0, 0.0, False
+        kl, offset, fast = 0.0, 0.0, False
         if kept:
-            lost, quick = row_state(table, T, S, row, classes, temperature, hot, buffers, stack)
+            lost, fast = row_state(
+                table, T, S, row, classes, temperature, hot, buffers, stack, room
+            )
             kl, offset = finish(stack[0], lost)
         values[row] = kl
-        if table[GRADIENT_S, ADDRESS] == 0 and table[GRADIENT_T, ADDRESS] == 0:
+        if not gradients:
             continue
+        fast = fast and classes <= quick.LONGEST
         factor = factors[row if factors.size > 1 else 0] / temperature
-        for start in range(0, classes, size):
+        for number, start in enumerate(range(0, classes, size)):
             n, at = min(size, classes - start), row * classes + start
+            if fast:
+                place, guess = address_of(room[0][number]), room[1][number]
+                for which in (GRADIENT_S, GRADIENT_T):
+                    if table[which, ADDRESS] != 0:
+                        out = sink(table, which, at, buffers[2])
+                        quick.gradient(
+                            which == GRADIENT_T,
+                            place,
+                            n,
+                            out,
+                            guess,
+                            stack[0],
+                            offset,
+                            factor,
+                            temperature,
+                            kind,
+                        )
+                        flush(table, which, at, n, buffers[2])
+                continue
             if not kept:
                 for which in (GRADIENT_S, GRADIENT_T):
                     if table[which, ADDRESS] != 0:
@@ -453,14 +377,13 @@ def _run(
             s = source(table, S, at, n, buffers[1])
             if table[GRADIENT_S, ADDRESS] != 0:
                 out = sink(table, GRADIENT_S, at, buffers[2])
-                quick = quick and _quick_s(t, s, n, out, stack[0], offset, factor, hot, kind)
-                if not quick:
-                    _gradient_s(t, s, n, out, stack[0], offset, factor, hot, kind)
+                _gradient_s(t, s, n, out, stack[0], offset, factor, hot, kind)
                 flush(table, GRADIENT_S, at, n, buffers[2])
             if table[GRADIENT_T, ADDRESS] != 0:
                 out = sink(table, GRADIENT_T, at, buffers[2])
                 _gradient_t(t, s, n, out, stack[0], kl, factor, hot, kind)
                 flush(table, GRADIENT_T, at, n, buffers[2])
+    fence()
 
 
 _SIGNATURE = "void(i8[:,::1], i8, f8[::1], u1[::1], f8[::1], i8, i8, f8[::1])"
@@ -478,7 +401,7 @@ def float32(
     values: Buffer,
 ) -> None:
     """Compute rows ``first`` to ``last`` in float32."""
-    buffers = np.empty((8, 2048), np.float32)
+    buffers = np.empty((8, quick.SIZE), np.float32)
     _run(table, classes, temperatures, keep, factors, first, last, values, buffers)
 
 

@@ -21,11 +21,11 @@ from kldiv.kernels.cpu.instructions import (
     load_float64,
     load_uint8,
     load_uint16,
-    prefetch,
     select,
     store_float32,
     store_float64,
     store_uint16,
+    stream_line,
 )
 from kldiv.kernels.cpu.layout import (
     ADDRESS,
@@ -35,6 +35,7 @@ from kldiv.kernels.cpu.layout import (
     FLOAT16,
     FLOAT32,
     FLOAT64,
+    STREAMED,
     STRIDES,
     Buffer,
 )
@@ -227,29 +228,9 @@ def source(table: Buffer, row: int, start: int, n: int, buffer: Buffer) -> int:
 
 
 @inline
-def expected(table: Buffer, row: int, start: int) -> tuple[Any, Any]:
-    """Return the address and size of the elements from ``start`` on, 0 where they lie apart."""
-    if table[row, CONTIGUOUS] == 0:
-        return np.int64(0), np.int64(0)
-    size = table[row, STRIDES + table[0, 0] - 1]
-    return table[row, ADDRESS] + start * size, size
-
-
-@inline
-def expect(address: int, size: int, first: int, last: int) -> None:
-    """Ask for the elements from ``first`` to ``last`` of the next block.
-
-    A block is worked on in the cache for so long that the CPU does not read ahead by itself; and
-    asked for all at once, lines come one after another.
-    """
-    for offset in range(first * size, last * size, 64):
-        prefetch(address + offset)
-
-
-@inline
 def sink(table: Buffer, row: int, start: int, buffer: Buffer) -> int:
     """Return where to write elements from ``start`` on; `flush` brings them home."""
-    if direct(table, row, buffer):
+    if direct(table, row, buffer) and table[row, CONTIGUOUS] != STREAMED:
         return table[row, ADDRESS] + start * buffer.itemsize
     return address_of(buffer)
 
@@ -259,6 +240,22 @@ def flush(table: Buffer, row: int, start: int, n: int, buffer: Buffer) -> None:
     """Write the buffer that `sink` may have returned."""
     if not direct(table, row, buffer):
         write(table, row, start, n, buffer)
+    elif table[row, CONTIGUOUS] == STREAMED:
+        _stream(address_of(buffer), table[row, ADDRESS] + start * buffer.itemsize, n, buffer)
+
+
+@inline
+def _stream(place: int, target: int, n: int, kind: Buffer) -> None:
+    """Copy ``n`` elements past the caches, which would read each line before it is written."""
+    size = kind.itemsize
+    head = min((-target % 64) // size, n)
+    lines = (n - head) * size // 64
+    for k in range(head):
+        store(target, k, load(place, k, kind))
+    for offset in range(head * size, head * size + 64 * lines, 64):
+        stream_line(place + offset, target + offset)
+    for k in range(head + 64 * lines // size, n):
+        store(target, k, load(place, k, kind))
 
 
 def load(address: int, index: int, kind: Buffer) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from kldiv.formulas.pointwise import KLLogTarget
 from kldiv.formulas.reductions import count, divide
 from kldiv.kernels.cpu import pointwise, threads
-from kldiv.kernels.cpu.layout import empty_like, memory, table
+from kldiv.kernels.cpu.layout import dtype_name, empty_like, memory, table
 
 if TYPE_CHECKING:
     from kldiv._types import Array
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def compile_for(work: Work) -> Any:
     """Return the compiled kernel: float32 unless an array or the result is wider."""
-    wide = work.operation.result, *(memory(array).dtype for array in work.arrays)
+    wide = work.operation.result, *map(dtype_name, work.arrays)
     return pointwise.float64() if "float64" in wide else pointwise.float32()
 
 
@@ -32,7 +32,7 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
 
     result = getattr(xp, operation.result)
     elements = xp.empty_like(arrays[0], dtype=result) if work.value and not reduced else None
-    gradients = [empty_like(xp, arrays[index]) for index in work.gradients]
+    gradients = work.into or [empty_like(xp, arrays[index]) for index in work.gradients]
     weight, cotangent = 1.0, None
     if reduced:
         upstream = 1.0 if work.cotangent is None else float(work.cotangent)
@@ -57,7 +57,7 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
     if fold:
         total = divide(np, np.float64(_sum(totals)), number, math.nan)
         value = xp.asarray(float(total), dtype=result, device=arrays[0].device)[()]
-    return value, gradients
+    return value, list(gradients)
 
 
 def _sum(totals: np.ndarray[Any, Any]) -> float:

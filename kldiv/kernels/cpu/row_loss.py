@@ -11,7 +11,7 @@ import numpy as np
 from kldiv.formulas.reductions import count, divide
 from kldiv.formulas.rows import JensenShannon
 from kldiv.kernels.cpu import threads
-from kldiv.kernels.cpu.layout import empty_like, memory, table
+from kldiv.kernels.cpu.layout import dtype_name, empty_like, memory, table
 
 if TYPE_CHECKING:
     from kldiv._types import Array
@@ -23,7 +23,7 @@ _UNIT = 1 << 16
 
 def compile_for(work: Work) -> Any:
     """Return the compiled kernel: float32 unless an array or the result is wider."""
-    wide = work.operation.result, *(memory(array).dtype for array in work.arrays[:2])
+    wide = work.operation.result, *map(dtype_name, work.arrays[:2])
     shannon = isinstance(work.operation.divergence, JensenShannon)
     module = import_module(f"kldiv.kernels.cpu.{'jensen_shannon' if shannon else 'logits'}")
     return module.float64() if "float64" in wide else module.float32()
@@ -43,7 +43,7 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
     temperatures = np.array([temperature]) if temperature else _numbers(arrays[2])
     kept = np.empty(0, np.uint8) if keep is None else np.ascontiguousarray(keep, dtype=np.uint8)
 
-    gradients = [empty_like(xp, arrays[index]) for index in work.gradients]
+    gradients = work.into or [empty_like(xp, arrays[index]) for index in work.gradients]
     outputs = dict(zip(work.gradients, gradients, strict=True))
     places = [*arrays[:2], outputs.get(0), outputs.get(1)]
     layout = table([None if a is None else memory(a) for a in places], whole_rows=True)
@@ -59,13 +59,13 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
 
     threads.share(part, -(-rows // step), work.threads)
     if not work.value:
-        return None, gradients
+        return None, list(gradients)
     result, device = getattr(xp, operation.result), arrays[0].device
     if not reduced:
         shaped = values.reshape(shape[:-1])
-        return xp.astype(xp.asarray(shaped, device=device), result)[()], gradients
+        return xp.astype(xp.asarray(shaped, device=device), result)[()], list(gradients)
     total = divide(np, values.sum(), number if number is None else float(number), math.nan)
-    return xp.asarray(float(total), dtype=result, device=device)[()], gradients
+    return xp.asarray(float(total), dtype=result, device=device)[()], list(gradients)
 
 
 def _numbers(array: Array) -> np.ndarray[Any, Any]:

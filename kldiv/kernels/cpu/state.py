@@ -178,7 +178,7 @@ def weight(high: float, low: float, heat: Any) -> float:
 
 
 @inline
-def _log1p_gap(y: float) -> float:
+def log1p_gap(y: float) -> float:
     """Return y − log(1 + y)."""
     return log1p_near(y)[1] if -0.5 < y < 1.0 else y - math.log1p(y)
 
@@ -247,6 +247,8 @@ def _moved(
 ) -> tuple[float, float]:
     """Return Y and P of a state about another pivot, in the scale of another maximum."""
     h = difference(a[PIVOT], a[PIVOT_LOW], c, c_low) / temperature
+    if h == 0:
+        return scale * a[Y], scale * a[PHI]
     if a[T_SUM] != 0 and abs(h) < NEAR:
         # φ(x + h) = φ(x) + φ(h) + (e⁻ˣ − 1)(e⁻ʰ − 1)
         step = phi_near(h)
@@ -296,7 +298,7 @@ def finish(a: Buffer, lost: bool) -> tuple[float, float]:
     if not (t_sum > 0 and a[S_SUM] > 0):
         return np.nan, np.nan
     y = a[Y] / t_sum
-    kl = np.inf if lost else a[PHI] / t_sum - _log1p_gap(y)
+    kl = np.inf if lost else a[PHI] / t_sum - log1p_gap(y)
     return (0.0 if kl < 0 else kl), math.log1p(y)
 
 
