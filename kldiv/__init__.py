@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kldiv.distributions import register_kl
     from kldiv.explanation import explain
     from kldiv.gradients import value_and_grad
+    from kldiv.linear_losses import linear_kl_div
     from kldiv.logit_losses import js_div_with_logits, kl_div_with_logits, pad_classes
     from kldiv.losses import KLDivLoss, kl_div
     from kldiv.measures import (
@@ -54,6 +55,7 @@ __all__ = [
     "kl_div",
     "kl_div_with_logits",
     "kl_divergence",
+    "linear_kl_div",
     "pad_classes",
     "register_backend",
     "register_kl",
@@ -78,6 +80,7 @@ _HOMES = {
     "kl_div": "losses",
     "kl_div_with_logits": "logit_losses",
     "kl_divergence": "measures",
+    "linear_kl_div": "linear_losses",
     "pad_classes": "logit_losses",
     "register_backend": "backends",
     "register_kl": "distributions",

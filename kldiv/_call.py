@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from kldiv import backends
@@ -199,3 +200,32 @@ def check_mask(
         raise ShapeError(
             f"where has shape {tuple(shape)}, which does not broadcast to {tuple(wanted)}; {mend}"
         )
+
+
+def fixed_temperature(temperature: float | Array) -> float | None:
+    """Return a temperature that is a number, checked; None for an array."""
+    if not isinstance(temperature, int | float):
+        return None
+    if not 0 < temperature < math.inf:  # no isfinite: torch.compile cannot trace it
+        raise OptionError(f"temperature must be positive and finite; got {temperature!r}")
+    return float(temperature)
+
+
+def check_row_arrays(
+    route: backends.Route, arrays: dict[str, Array], rows: tuple[int, ...], mend: str
+) -> list[Array]:
+    """Return ``temperature`` and ``where``, those that there are, as one number per row."""
+    for name, array in arrays.items():
+        if name == "where":
+            check_mask(route, array, rows, mend)
+        elif route.caller.dtype_name(array) not in FLOATS:
+            raise DTypeError(
+                f"temperature has dtype {route.caller.dtype_name(array)}; expected a number, or an "
+                f"array of one of {', '.join(FLOATS)}"
+            )
+        elif not broadcasts(array.shape, rows):
+            raise ShapeError(
+                f"temperature has shape {tuple(array.shape)}, which does not broadcast to one "
+                f"number per distribution, {tuple(rows)}"
+            )
+    return [route.caller.namespace(array).broadcast_to(array, rows) for array in arrays.values()]

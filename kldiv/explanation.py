@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kldiv import backends, config
 from kldiv.errors import OptionError
+from kldiv.formulas.linear import LinearLoss
 from kldiv.formulas.pointwise import PointwiseLoss
 from kldiv.formulas.rows import JensenShannon, RowLoss
 
 if TYPE_CHECKING:
     from kldiv._types import Array
+    from kldiv.formulas.operation import Operation
 
 OPERATIONS = {
     "kl_div": PointwiseLoss(),
     "kl_div_with_logits": RowLoss(),
     "js_div_with_logits": RowLoss(divergence=JensenShannon()),
+    "linear_kl_div": LinearLoss(),
 }
 """An operation of each function, as it would be run."""
 
@@ -82,7 +86,7 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
     route = backends.resolve("the arrays", *arrays)
     origin = config.origins()
     device = route.device or _device_of(route, arrays[0])
-    kernel, why = route.backend.explain_kernel(route.kernel, OPERATIONS[operation], arrays)
+    kernel, why = route.backend.explain_kernel(route.kernel, *_computed(route, operation, arrays))
     place = "the first that the backend has" if route.crosses else "where the first array is"
     reasons = (
         f"library {route.caller.name}: the type of the first array, {_full_name(type(arrays[0]))}",
@@ -92,6 +96,26 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
         f"kernel {kernel}: " + _why("kernel", origin, f"{why} (kernel='auto')"),
     )
     return Explanation(operation, route.caller.name, route.backend.name, device, kernel, reasons)
+
+
+def _computed(
+    route: backends.Route, operation: str, arrays: tuple[Array, ...]
+) -> tuple[Operation, tuple[Array, ...]]:
+    """Return the operation that a kernel would compute, and arrays like those it would get."""
+    found = OPERATIONS[operation]
+    if not isinstance(found, LinearLoss):
+        return found, arrays
+    if len(arrays) < 4:
+        raise OptionError(
+            "explain needs the arrays of the call: explain(input, weight, target_input, "
+            f"target_weight, operation='linear_kl_div'); got {len(arrays)}"
+        )
+    hidden, weight, *_ = arrays
+    xp = route.caller.namespace(hidden)
+    rows = math.prod(hidden.shape[:-1])
+    chunk = found.chunks(rows, weight.shape[0], (), route.backend.chunk_bytes(hidden))[0]
+    logits = xp.broadcast_to(xp.reshape(hidden, (-1,))[:1], (chunk.stop, weight.shape[0]))
+    return found.of_logits, (logits, logits)
 
 
 def _full_name(cls: type) -> str:

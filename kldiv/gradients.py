@@ -6,7 +6,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kldiv import estimators, logit_losses, losses, measures
+from kldiv import estimators, linear_losses, logit_losses, losses, measures
 from kldiv.errors import LibraryError, OptionError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ _PREPARE: dict[Any, tuple[Callable[..., Call], float]] = {
     losses.kl_div: (losses.prepare_kl_div, 2),
     logit_losses.kl_div_with_logits: (logit_losses.prepare_kl_div_with_logits, 2),
     logit_losses.js_div_with_logits: (logit_losses.prepare_js_div_with_logits, 2),
+    linear_losses.linear_kl_div: (linear_losses.prepare_linear_kl_div, 4),
     estimators.kl_estimate: (estimators.prepare_kl_estimate, 2),
     measures.kl_divergence: (measures.prepare_kl_divergence, 2),
     measures.js_divergence: (measures.prepare_js_divergence, math.inf),
@@ -44,8 +45,8 @@ def value_and_grad(
     loss : callable
         A loss or a measure of kldiv, a ``functools.partial`` of one, or a `KLDivLoss`.
     argnums : int or tuple of int, default 0
-        Which argument to differentiate in: 0 is ``input`` (or ``p``), 1 is ``target`` (``q``); a
-        tuple gives a tuple of gradients.
+        Which argument to differentiate in: 0 is ``input`` (or ``p``), 1 is ``target`` (``q``), of
+        `linear_kl_div` 0 to 3; a tuple gives a tuple of gradients.
 
     Returns
     -------
@@ -78,7 +79,8 @@ def value_and_grad(
     for index in wanted:
         if type(index) is not int or not 0 <= index + bound < most:
             raise OptionError(
-                "argnums must be 0 (the first array), 1 (the second) or a tuple of these; got "
+                "argnums must be 0 (the first array), 1 (the second; linear_kl_div and "
+                "js_divergence have more) or a tuple of these; got "
                 f"{argnums!r}"
             )
 

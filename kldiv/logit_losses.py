@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from kldiv._call import Call, broadcasts, check_mask, check_reduction, dtypes, resolve_pair
+from kldiv._call import (
+    Call,
+    check_reduction,
+    check_row_arrays,
+    dtypes,
+    fixed_temperature,
+    resolve_pair,
+)
 from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.rows import Divergence, JensenShannon, KullbackLeibler, RowLoss
@@ -235,10 +242,8 @@ def _prepare(
     axis_name: Any = None,
 ) -> Call:
     check_reduction(reduction)
-    fixed = isinstance(temperature, int | float)
-    if fixed and not (temperature > 0 and math.isfinite(temperature)):
-        raise OptionError(f"temperature must be positive and finite; got {temperature!r}")
-    others = {} if fixed else {"temperature": temperature}
+    fixed = fixed_temperature(temperature)
+    others = {} if fixed is not None else {"temperature": temperature}
     if where is not None:
         others["where"] = where
     route, arrays, wide = resolve_pair(input, target, **others)
@@ -253,31 +258,19 @@ def _prepare(
     s, t, *row_arrays = arrays
     if not last:
         s, t = xp.moveaxis(s, axis, -1), xp.moveaxis(t, axis, -1)
-    rows = s.shape[:-1]
-    names = list(others)
-    for name, array in zip(names, row_arrays, strict=True):
-        if name == "where":
-            check_mask(
-                route, array, rows, "it masks whole distributions, classes are masked by −inf"
-            )
-        elif route.caller.dtype_name(array) not in FLOATS:
-            raise DTypeError(
-                f"temperature has dtype {route.caller.dtype_name(array)}; expected a number, or an "
-                f"array of one of {', '.join(FLOATS)}"
-            )
-        elif not broadcasts(array.shape, rows):
-            raise ShapeError(
-                f"temperature has shape {tuple(array.shape)}, which does not broadcast to one "
-                f"number per distribution, {tuple(rows)}"
-            )
-    row_arrays = [xp.broadcast_to(array, rows) for array in row_arrays]
+    of_rows = check_row_arrays(
+        route,
+        dict(zip(others, row_arrays, strict=True)),
+        s.shape[:-1],
+        "it masks whole distributions, classes are masked by −inf",
+    )
     operation = RowLoss(
         reduction,
         *dtypes(route, wide, dtype, s),
         divergence,
-        float(temperature) if fixed else None,
+        fixed,
     )
-    return Call(route, operation, s, t, *row_arrays, axis=-1 if last else axis, spread=spread)
+    return Call(route, operation, s, t, *of_rows, axis=-1 if last else axis, spread=spread)
 
 
 def check_logits(

@@ -154,12 +154,16 @@ def test_a_framework_is_imported_only_in_its_own_adapter():
     own = {
         "_numpy": {"scipy"},
         "_torch": {"torch"},
+        "_torch_linear": {"torch"},
         "_torch_ops": {"torch"},
         "_torch_spread": {"torch"},
         "_jax": {"jax"},
+        "_jax_linear": {"jax"},
+        "_jax_ops": {"jax"},
         "_jax_spread": {"jax"},
         "_cupy": {"cupy"},
         "_dask": {"dask"},
+        "_dask_linear": {"dask"},
         "_dask_spread": {"dask"},
     }
     modules = (path for path in PACKAGE.rglob("*.py") if "_bench" not in path.parts)

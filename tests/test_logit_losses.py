@@ -610,3 +610,21 @@ def test_padding_that_cannot_be_done(lib):
         kldiv.pad_classes(logits, 9, axis=3)
     with pytest.raises(DTypeError, match="logits have dtype int"):
         kldiv.pad_classes(lib.array(np.ones((2, 3), np.int64)), 4)
+
+
+@pytest.mark.parametrize("loss", [kldiv.kl_div_with_logits, kldiv.js_div_with_logits])
+def test_second_order_in_a_loop_of_jax(loss):
+    """Where JAX splits a loop it forgets what it was told of derivatives."""
+    jax = pytest.importorskip("jax")
+    with jax.enable_x64(True):
+        s, t = jax.numpy.asarray(np.random.default_rng(3).normal(size=(2, 4, 7)))
+
+        def looped(s, t):
+            return jax.numpy.sin(jax.lax.map(lambda pair: loss(*pair), (s, t))).sum()
+
+        def whole(s, t):
+            return jax.numpy.sin(loss(s, t, reduction="none")).sum()
+
+        for index in (0, 1):
+            found, wanted = (jax.hessian(f, index)(s, t) for f in (looped, whole))
+            np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-14)

@@ -11,7 +11,7 @@ import numpy as np
 from kldiv.backends._kernels import KernelBackend
 from kldiv.backends._overlay import Overlay
 from kldiv.backends._table import TABLE
-from kldiv.backends.base import FLOATS
+from kldiv.backends.base import DEVICE_CHUNK_BYTES, FLOATS
 from kldiv.errors import LibraryError
 from kldiv.kernels import cuda
 
@@ -82,6 +82,9 @@ class CuPyBackend(KernelBackend):
         if len({array.device.id for array in arrays}) > 1:
             return "the arrays are on several GPUs"
         return None
+
+    def chunk_bytes(self, array: Array) -> int:  # noqa: ARG002
+        return DEVICE_CHUNK_BYTES
 
     def device(self, array: Array) -> str:
         return f"cuda:{array.device.id}"

@@ -9,13 +9,14 @@ import array_api_compat.dask.array
 import dask.array as da
 import numpy as np
 
-from kldiv.backends import _dask_spread, _numpy
+from kldiv.backends import _dask_linear, _dask_spread, _numpy, chunks
 from kldiv.backends._overlay import Overlay
 from kldiv.backends._table import TABLE
 from kldiv.backends.base import Backend
 from kldiv.backends.registry import find, get
 from kldiv.backends.routing import Route
 from kldiv.errors import ShapeError
+from kldiv.formulas.linear import LinearLoss
 from kldiv.formulas.reductions import RowWise
 from kldiv.formulas.rows import RowLoss
 
@@ -35,9 +36,13 @@ def _compute_block(
     operation: Loss, backend: str | None, device: str | None, kernel: str, *blocks: Array
 ) -> Array:
     """Compute one block's elements under the settings of the call that built the graph."""
-    caller = find(blocks[0])
+    return _block_route(backend, device, kernel, blocks[0]).compute(operation, *blocks)
+
+
+def _block_route(backend: str | None, device: str | None, kernel: str, block: Array) -> Route:
+    caller = find(block)
     chosen = caller if backend is None else get(backend)
-    return Route(caller, chosen, device, chosen.choose_kernel(kernel)).compute(operation, *blocks)
+    return Route(caller, chosen, device, chosen.choose_kernel(kernel))
 
 
 def _block(route: Route, operation: Loss) -> Callable[..., Array]:
@@ -94,6 +99,8 @@ class DaskBackend(Backend):
         return str(array.dtype.name)
 
     def run(self, operation: Loss, route: Route, arrays: Sequence[Array]) -> Array:  # type: ignore[override]
+        if isinstance(operation, LinearLoss):
+            return chunks.value(route, operation, arrays)
         elements = operation.elementwise()
         block = partial(_block, route)
         plan = _dask_spread.plan_for(elements, arrays)
@@ -142,6 +149,18 @@ class DaskBackend(Backend):
         return loss, [
             operation.pullback(xp, route.run, index, ones, *arrays) for index in gradients
         ]
+
+    def in_chunks(
+        self,
+        operation: LinearLoss,
+        arrays: Sequence[Array],
+        route: Route,
+        wanted: Sequence[int] = (),
+        weight: Array | None = None,
+    ) -> chunks.Found:
+        other = None if route.backend is self else route.backend.name
+        of_block = partial(_block_route, other, route.device, route.kernel)
+        return _dask_linear.in_chunks(xp, of_block, operation, arrays, wanted, weight)
 
     def device(self, array: Array) -> str:  # noqa: ARG002
         return "cpu"

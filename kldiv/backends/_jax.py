@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import jax.scipy.special
 from jax.custom_derivatives import SymbolicZero
 
-from kldiv.backends import _jax_ops, _jax_spread
+from kldiv.backends import _jax_linear, _jax_ops, _jax_spread
 from kldiv.backends._kernels import KernelBackend
 from kldiv.backends._overlay import Overlay
 from kldiv.backends._table import TABLE
+from kldiv.backends.base import DEVICE_CHUNK_BYTES
 from kldiv.backends.routing import Route
 from kldiv.errors import LibraryError
 from kldiv.formulas import shards
+from kldiv.formulas.linear import LinearLoss
 from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels import cpu
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kldiv._types import Array, Namespace
+    from kldiv.backends import chunks
     from kldiv.backends.base import Spread
     from kldiv.formulas.operation import Operation, Run
     from kldiv.formulas.reductions import RowWise
@@ -55,8 +58,7 @@ def _run_jvp(
 ) -> tuple[Array, Array]:
     if isinstance(operation, RowLoss) and not _is_fused(operation, route, primals):
         # One pass, and one exchange where classes are sharded, serves the value and all gradients.
-        constants = operation.settings(shards.Constants)
-        known = route.compute(constants, *map(jax.lax.stop_gradient, primals))
+        known = _constants(operation.settings(shards.Constants), route, *primals)
         return _value_jvp(operation, route, (known, *primals), (None, *tangents))
     value = _run(operation, route, *primals)
     return value, _pushed(operation, route.run, primals, tangents, value)
@@ -83,6 +85,21 @@ def _pushed(
 
 # ---- of rows of which the constants are known ----------------------------------------------------
 # These follow from the other arrays, so all derivatives are taken in those.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _constants(operation: RowWise, route: Route, *arrays: Array) -> Array:
+    return route.compute(operation, *arrays)
+
+
+@_constants.defjvp
+def _constants_jvp(
+    operation: RowWise, route: Route, primals: Sequence[Array], tangents: Sequence[Array]
+) -> tuple[Array, Array]:
+    # JAX forgets the rules below where it splits a loop, as in the Hessian of one, and then
+    # differentiates through the constants; elsewhere nothing uses this, and it is not computed.
+    del route
+    return jax.jvp(partial(_jax_spread.in_blocks, operation), primals, tangents)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -198,6 +215,8 @@ class JaxBackend(KernelBackend):
             )  # concrete arrays only: nothing to differentiate
         if operation.native:
             return route.compute(operation, *arrays)
+        if isinstance(operation, LinearLoss):
+            return _jax_linear.run(operation, route, *arrays)
         return _jax_spread.by_the_compiler(partial(_run_compiled, operation, route), arrays)
 
     def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:  # noqa: ARG002
@@ -237,6 +256,21 @@ class JaxBackend(KernelBackend):
             route = Route(self, self, None, kernel)
             found = _value_and_gradients(operation, route, tuple(gradients), *arrays)
         return found
+
+    def in_chunks(
+        self,
+        operation: LinearLoss,
+        arrays: Sequence[Array],
+        route: Route,
+        wanted: Sequence[int] = (),
+        weight: Array | None = None,
+    ) -> chunks.Found:
+        budget = self.chunk_bytes(arrays[0])
+        given = operation.elementwise(), route.kernel, tuple(wanted), budget, weight
+        return _in_chunks(*given, *arrays)
+
+    def chunk_bytes(self, array: Array) -> int:
+        return super().chunk_bytes(array) if jax.default_backend() == "cpu" else DEVICE_CHUNK_BYTES
 
     def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
         return _jax_spread.by_rows(operation, xp, arrays)
@@ -292,6 +326,19 @@ class JaxBackend(KernelBackend):
 
     def from_bits(self, array: Array) -> Array:
         return jax.lax.bitcast_convert_type(array, jnp.bfloat16)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _in_chunks(
+    operation: LinearLoss,
+    kernel: str,
+    wanted: tuple[int, ...],
+    budget: int,
+    weight: Array | None,
+    *arrays: Array,
+) -> chunks.Found:
+    run = Route(BACKEND, BACKEND, None, kernel).run
+    return _jax_linear.in_chunks(run, operation, arrays, wanted, weight, budget)
 
 
 def _device_name(device: Any) -> str:

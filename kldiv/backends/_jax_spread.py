@@ -55,7 +55,7 @@ def in_blocks(operation: RowWise, *arrays: Array, xp: Namespace = jnp) -> Array:
     # Written block by block into one array: XLA does it in place, and copies nothing else.
     shape = operation.shape(arrays)
     # In a shard_map an array must be known to vary over an axis if what is written into it does.
-    kind = jnp.stack([jnp.zeros_like(array, operation.result, shape=()) for array in rows])
+    kind = jnp.stack([jnp.zeros_like(array, operation.compute, shape=()) for array in rows])
     empty = jnp.empty_like(kind, shape=(len(rows[0]), *shape[len(arrays[0].shape[:-1]) :]))
     starts = block_starts(jnp, len(rows[0]), most)
     result, _ = jax.lax.scan(fill, empty, starts)

@@ -80,6 +80,9 @@ class NumPyBackend(KernelBackend):
             return None
         return "the arrays are not in the CPU's own byte order, or not aligned"
 
+    def kept_rows(self, keep: Array) -> Array | None:
+        return np.flatnonzero(keep)
+
     def device(self, array: Array) -> str:  # noqa: ARG002
         return "cpu"
 

@@ -11,10 +11,12 @@ import torch
 from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
-from kldiv.backends import _torch_ops
+from kldiv.backends import _torch_linear, _torch_ops, chunks
 from kldiv.backends._kernels import KernelBackend
 from kldiv.backends._table import TABLE
+from kldiv.backends.base import DEVICE_CHUNK_BYTES
 from kldiv.errors import LibraryError
+from kldiv.formulas.linear import LinearLoss
 from kldiv.formulas.reductions import RowWise
 from kldiv.kernels import cpu
 
@@ -143,13 +145,17 @@ class TorchBackend(KernelBackend):
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
         compiling = torch.compiler.is_compiling()
         transforming = not compiling and _transforming()
+        linear = isinstance(operation, LinearLoss)
+        if linear and self.autocasts(arrays[0]):
+            arrays = _torch_linear.autocast(operation, arrays)  # type: ignore[arg-type]
         tracked = torch.is_grad_enabled() and any(array.requires_grad for array in arrays)
         # Applying a Function costs as much as a small loss, so it is done only where it matters.
         if not (tracked or transforming):
             return route.compute(operation, *arrays)
         if operation.native:
             return operation.value(xp, *arrays)
-        return (_Transformable if transforming else _Plain).apply(operation, route, *arrays)
+        plain = _torch_linear.InChunks if linear else _Plain
+        return (_Transformable if transforming else plain).apply(operation, route, *arrays)
 
     def threads(self) -> int:
         return torch.get_num_threads()
@@ -184,6 +190,27 @@ class TorchBackend(KernelBackend):
         if torch.compiler.is_compiling():
             return _torch_ops.compiled(operation, arrays, kernel, *options, **more)
         return super().fused(operation, arrays, kernel, *options, **more)
+
+    def in_chunks(
+        self,
+        operation: LinearLoss,
+        arrays: Sequence[Array],
+        route: Route,
+        wanted: Sequence[int] = (),
+        weight: Array | None = None,
+    ) -> chunks.Found:
+        if torch.compiler.is_compiling():
+            return _torch_linear.compiled(operation, arrays, route.kernel, wanted, weight)
+        if _transforming():  # whose tensors cannot be written into others
+            return operation.elements(xp, *arrays), []
+        return _torch_linear.in_chunks(self, operation, arrays, route.kernel, wanted, weight)
+
+    def chunk_bytes(self, array: Array) -> int:
+        return super().chunk_bytes(array) if array.device.type == "cpu" else DEVICE_CHUNK_BYTES
+
+    def kept_rows(self, keep: Array) -> Array | None:
+        # A GPU would have to be waited for.
+        return torch.nonzero(keep)[..., 0] if keep.device.type == "cpu" else None
 
     def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
         # A compiler fuses the whole, and a transform's tensors cannot be written into others.

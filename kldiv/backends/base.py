@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from kldiv.backends import chunks
 from kldiv.errors import BackendError, LibraryError
 from kldiv.formulas.blocks import row_blocks
+from kldiv.formulas.linear import Products
 from kldiv.formulas.reductions import RowWise
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array, Namespace
     from kldiv.backends.routing import Route
+    from kldiv.formulas.linear import LinearLoss
     from kldiv.formulas.operation import Operation
     from kldiv.formulas.rows import RowLoss
 
@@ -39,6 +42,12 @@ def keep_freed_memory() -> None:
     """
     np.empty(16_777_216, np.uint8)
 
+
+CHUNK_BYTES = 268_435_456
+"""Of logits and their gradients on a CPU: rows enough for a matrix product to run at full speed."""
+
+DEVICE_CHUNK_BYTES = 1_073_741_824
+"""The same on a GPU."""
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Names of the dtypes that every operation takes, narrowest first."""
@@ -170,6 +179,46 @@ class Backend:
         tuple or None
             The value, or None where it is not wanted, and the gradients.
         """
+        return None
+
+    def in_chunks(
+        self,
+        operation: LinearLoss,
+        arrays: Sequence[Array],
+        route: Route,
+        wanted: Sequence[int] = (),
+        weight: Array | None = None,
+    ) -> chunks.Found:
+        """Compute the rows of two linear layers' loss and gradients, a few rows at a time.
+
+        Parameters
+        ----------
+        operation : LinearLoss
+            What to compute.
+        arrays : sequence of array
+            The library's own arrays.
+        route : Route
+            The settings of the call; the arrays are where they are computed.
+        wanted : sequence of int, optional
+            Indices of the arrays to differentiate in.
+        weight : array, optional
+            What each row's gradient is multiplied by; by default 1.
+
+        Returns
+        -------
+        tuple
+            The value of each row, and gradients of their weighted sum, in the compute dtype.
+        """
+        with self.context(arrays[0]):
+            products = Products(self.namespace(arrays[0]), operation.compute)
+            return chunks.loop(self, products, operation, arrays, route.kernel, wanted, weight)
+
+    def chunk_bytes(self, array: Array) -> int:  # noqa: ARG002
+        """Return how many bytes of logits and their gradients may exist at a time."""
+        return CHUNK_BYTES
+
+    def kept_rows(self, keep: Array) -> Array | None:  # noqa: ARG002
+        """Return where a mask of rows is True; None where only the device could tell."""
         return None
 
     def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:

@@ -7,9 +7,11 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from kldiv import config
+from kldiv.backends import chunks
 from kldiv.backends.exchange import move
 from kldiv.backends.registry import find, find_type, get, unusable
 from kldiv.errors import LibraryError
+from kldiv.formulas.linear import LinearLoss
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +55,8 @@ class Route:
 
     def compute(self, operation: Operation, *arrays: Array) -> Array:
         """Run ``operation`` without a gradient hook; the result is in the caller's library."""
+        if isinstance(operation, LinearLoss):
+            return chunks.value(self, operation, arrays)
         if self.device is None and not self.crosses:
             return self.backend.compute(operation, arrays, self.kernel)
         with self.backend.receiving([self.caller.dtype_name(array) for array in arrays]):
@@ -71,6 +75,8 @@ class Route:
         value: bool = True,
     ) -> tuple[Array | None, list[Array]] | None:
         """Compute value and gradients in one pass, or return None: see `Backend.fused`."""
+        if isinstance(operation, LinearLoss):
+            return chunks.value_and_gradients(self, operation, gradients, arrays)
         if self.device is not None or self.crosses:
             return None
         return self.backend.fused(operation, arrays, self.kernel, gradients, cotangent, value=value)

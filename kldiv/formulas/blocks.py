@@ -40,6 +40,8 @@ def row_blocks(shape: tuple[int, ...], dtype: str) -> list[tuple[int | slice, ..
 
 def flat(xp: Namespace, array: Array, like: Array) -> Array:
     """Return ``array`` with all axes of rows as one; ``like`` has one more, the last."""
+    if like.ndim == 1:  # a single row, which Dask cannot reshape
+        return array[None, ...]
     last = array.shape[like.ndim - 1 :]
     return xp.reshape(array, (math.prod(like.shape[:-1]), *last))
 

@@ -1,0 +1,171 @@
+"""PyTorch, two linear layers' loss: in chunks under autograd, an operator for a compiler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import array_api_compat.torch as xp
+import torch
+
+from kldiv.backends import chunks
+from kldiv.formulas.linear import LinearLoss, Products
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array
+    from kldiv.backends.base import Backend
+
+_WIDE_RESULTS: Final = hasattr(torch.ops.aten.mm, "dtype")
+"""Whether a GPU's product of half types can have a float32 result."""
+
+
+class _Products(Products):
+    def takes(self, array: Array) -> bool:
+        half = array.dtype in {torch.float16, torch.bfloat16}
+        return half and array.is_cuda and _WIDE_RESULTS and self.dtype == "float32"
+
+    def __call__(self, a: Array, b: Array) -> Array:
+        if a.dtype == b.dtype and self.takes(a):
+            return torch.mm(a, b, out_dtype=torch.float32)
+        return super().__call__(a, b)
+
+    def accumulate(self, total: Array, a: Array, b: Array) -> None:
+        if a.dtype == b.dtype == total.dtype:
+            torch.addmm(total, a, b, out=total)
+        else:
+            super().accumulate(total, a, b)
+
+
+def in_chunks(
+    backend: Backend,
+    operation: LinearLoss,
+    arrays: Sequence[Array],
+    kernel: str,
+    wanted: Sequence[int],
+    weight: Array | None,
+) -> chunks.Found:
+    """Do what `Backend.in_chunks` does, on tensors that have values."""
+    device = arrays[0].device.type
+    # What autocast makes of a product was decided before: see `autocast`.
+    with torch.no_grad(), torch.autocast(device, enabled=False):
+        products = _Products(xp, operation.compute)
+        return chunks.loop(backend, products, operation, arrays, kernel, wanted, weight)
+
+
+def autocast(operation: LinearLoss, arrays: Sequence[Array]) -> list[Array]:
+    """Return the arrays with the factors of products in autocast's dtype, differentiably."""
+    dtype = torch.get_autocast_dtype(arrays[0].device.type)
+    factors = {index for side in operation.sides for index in side[:2]}
+    return [
+        array.to(dtype) if index in factors and array.dtype != torch.float64 else array
+        for index, array in enumerate(arrays)
+    ]
+
+
+class InChunks(torch.autograd.Function):
+    """The loss, its gradients computed along with it where it is reduced."""
+
+    @staticmethod
+    def forward(ctx: Any, operation: LinearLoss, route: Any, *arrays: Array) -> Array:
+        ctx.operation, ctx.route, ctx.number = operation, route, len(arrays)
+        wanted = _wanted(ctx) if operation.reduction != "none" else []
+        values, found = chunks.evaluate(route, operation, arrays, wanted)
+        ctx.kept = None
+        if torch.compiler.is_compiling():
+            ctx.save_for_backward(*arrays, *found)
+        else:  # to be used up: what is saved may not be written to
+            ctx.save_for_backward(*arrays)
+            ctx.kept = found
+        return operation.gather(xp, values, arrays)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
+        compiling = torch.compiler.is_compiling()
+        operation, route, wanted = ctx.operation, ctx.route, _wanted(ctx)
+        saved = ctx.saved_tensors  # raises where an argument has been changed since
+        kept, ctx.kept = ctx.kept, None
+        if compiling and operation.reduction != "none":
+            saved, kept = saved[: ctx.number], saved[ctx.number :]
+        if torch.is_grad_enabled() and not compiling:
+            # These will be differentiated again.
+            gradients = [
+                operation.pullback(xp, route.run, index, cotangent, *saved) for index in wanted
+            ]
+        elif operation.reduction == "none":
+            weight = operation.row_weight(xp, cotangent)
+            _, found = chunks.evaluate(route, operation, saved, wanted, weight)
+            gradients = operation.finished(xp, found, wanted, saved, None)
+        else:
+            if kept is None:  # a second time
+                _, kept = chunks.evaluate(route, operation, saved, wanted)
+            gradients = operation.finished(
+                xp, kept, wanted, saved, cotangent, reuse=not (compiling or route.crosses)
+            )
+        given = dict(zip(wanted, gradients, strict=True))
+        return (None, None, *(given.get(index) for index in range(len(saved))))
+
+
+def _wanted(ctx: Any) -> list[int]:
+    return [index for index, each in enumerate(ctx.needs_input_grad[2:]) if each]
+
+
+# ---- inside torch.compile ------------------------------------------------------------------------
+
+_SCHEMA: Final = (
+    "(Tensor[] arrays, str dtype, float? temperature, bool[] biases, str kernel, "
+    "int[] wanted, Tensor? weight) -> Tensor[]"
+)
+
+
+def compiled(
+    operation: LinearLoss,
+    arrays: Sequence[Array],
+    kernel: str,
+    wanted: Sequence[int],
+    weight: Array | None,
+) -> chunks.Found:
+    """Do what `Backend.in_chunks` does, by an operator that a compiler does not look into."""
+    values, *gradients = _in_chunks(
+        [*arrays],
+        operation.compute,
+        operation.temperature,
+        [*operation.biases],
+        kernel,
+        [*wanted],
+        weight,
+    )
+    return values, gradients
+
+
+@torch.library.custom_op("kldiv::linear_in_chunks", mutates_args=(), schema=_SCHEMA)
+def _in_chunks(
+    arrays: list[Array],
+    dtype: str,
+    temperature: float | None,
+    biases: list[bool],
+    kernel: str,
+    wanted: list[int],
+    weight: Array | None,
+) -> list[Array]:
+    from kldiv.backends._torch import BACKEND  # noqa: PLC0415 - which imports this module
+
+    student, teacher = biases
+    operation = LinearLoss("none", dtype, dtype, dtype, temperature, (student, teacher))
+    values, gradients = in_chunks(BACKEND, operation, arrays, kernel, wanted, weight)
+    return [values, *gradients]
+
+
+@_in_chunks.register_fake
+def _shapes(
+    arrays: list[Array],
+    dtype: str,
+    temperature: float | None,  # noqa: ARG001 - an operator's arguments
+    biases: list[bool],  # noqa: ARG001
+    kernel: str,  # noqa: ARG001
+    wanted: list[int],
+    weight: Array | None,  # noqa: ARG001
+) -> list[Array]:
+    kind, first = getattr(torch, dtype), arrays[0]
+    shapes = [first.shape[:-1], *(arrays[index].shape for index in wanted)]
+    return [first.new_empty(shape, dtype=kind) for shape in shapes]

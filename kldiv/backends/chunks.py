@@ -1,0 +1,131 @@
+"""The loss of two linear layers, a chunk of rows at a time: the loop, and who runs it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from kldiv.backends.exchange import move
+from kldiv.formulas.linear import Products, Tools
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array
+    from kldiv.backends.base import Backend
+    from kldiv.backends.routing import Route
+    from kldiv.formulas.linear import LinearLoss
+    from kldiv.formulas.operation import Operation
+
+    Found = tuple[Array, list[Array]]
+    """The value of each row, and gradients in the dtype of the logits, not yet reduced."""
+
+
+# ---- by the settings of a call -------------------------------------------------------------------
+
+
+def evaluate(
+    route: Route,
+    operation: LinearLoss,
+    arrays: Sequence[Array],
+    wanted: Sequence[int] = (),
+    weight: Array | None = None,
+) -> Found:
+    """Return what `Backend.in_chunks` does, in the caller's library."""
+    caller, backend = route.caller, route.backend
+    if caller.in_blocks or (route.device is None and not route.crosses):
+        return caller.in_chunks(operation, arrays, route, wanted, weight)
+    given = [*arrays] if weight is None else [*arrays, weight]
+    with backend.receiving([caller.dtype_name(array) for array in given]):
+        moved = [move(array, caller, backend, route.device) for array in given]
+        there = None if weight is None else moved.pop()
+        values, gradients = backend.in_chunks(operation, moved, route, wanted, there)
+        home = caller.device(arrays[0])
+        value, *others = (move(array, backend, caller, home) for array in (values, *gradients))
+    return value, others
+
+
+def value(route: Route, operation: LinearLoss, arrays: Sequence[Array]) -> Array:
+    """Return the loss, without a gradient hook."""
+    values, _ = evaluate(route, operation, arrays)
+    with route.caller.context(values):
+        xp = route.caller.namespace(values)
+        return route.caller.deliver(operation.gather(xp, values, arrays))
+
+
+def value_and_gradients(
+    route: Route, operation: LinearLoss, wanted: Sequence[int], arrays: Sequence[Array]
+) -> Found:
+    """Return a reduced loss and its gradients from one pass."""
+    values, gradients = evaluate(route, operation, arrays, wanted)
+    with route.caller.context(values):
+        xp = route.caller.namespace(values)
+        loss = operation.gather(xp, values, arrays)
+        ones = xp.ones_like(loss)
+        own = not route.crosses  # arrays from elsewhere may be read-only
+        finished = operation.finished(xp, gradients, wanted, arrays, ones, reuse=own)
+        return route.caller.deliver(loss), finished
+
+
+# ---- the loop ------------------------------------------------------------------------------------
+
+
+def tools(backend: Backend, products: Products, kernel: str) -> Tools:
+    """Return what a chunk is computed with on the backend's own arrays."""
+
+    def run(operation: Operation, *arrays: Array) -> Array:
+        return backend.compute(operation, arrays, kernel)
+
+    def fused(
+        operation: Operation, arrays: Sequence[Array], sides: Sequence[int], weight: Array | None
+    ) -> Any:
+        return backend.fused(operation, arrays, kernel, sides, weight)
+
+    return Tools(products, run, fused)
+
+
+def loop(
+    backend: Backend,
+    products: Products,
+    operation: LinearLoss,
+    arrays: Sequence[Array],
+    kernel: str,
+    wanted: Sequence[int],
+    weight: Array | None,
+) -> Found:
+    """Compute one chunk after another, writing into the results.
+
+    Rows that the mask drops are left out where the library knows without waiting which these are.
+    """
+    xp = products.xp
+    flat = operation.flattened(xp, arrays)
+    keep = operation.keep(flat)
+    kept = None if keep is None else backend.kept_rows(keep)
+    if kept is not None:
+        flat.pop()
+    number = flat[0].shape[0] if kept is None else kept.shape[0]
+    budget = backend.chunk_bytes(arrays[0])
+    blocks = operation.chunks(number, flat[1].shape[0], wanted, budget)
+    evaluate_rows = partial(operation.chunk, tools(backend, products, kernel), wanted=wanted)
+    results: list[Array] = []
+    totals: list[Array] = []
+    for block in blocks:
+        rows = block if kept is None else kept[block]
+        own = None if weight is None else weight[rows]
+        values, of_rows, factors = evaluate_rows(operation.picked(flat, rows), weight=own)
+        parts = [values, *of_rows]
+        if not results:
+            create = xp.empty if kept is None else xp.zeros
+            results = [
+                create((flat[0].shape[0], *part.shape[1:]), dtype=part.dtype, device=part.device)
+                for part in parts
+            ]
+        for result, part in zip(results, parts, strict=True):
+            result[(rows, ...)] = part
+        if totals:
+            for total, factor in zip(totals, factors, strict=True):
+                operation.add_to(products, total, factor)
+        else:
+            totals = [operation.in_total(products, factor) for factor in factors]
+        del parts, of_rows, factors  # before the next chunk
+    return operation.collected(xp, arrays, wanted, results, totals)

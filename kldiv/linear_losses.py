@@ -1,0 +1,219 @@
+"""The loss of two linear layers: document, check, resolve, run; no mathematics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kldiv._call import (
+    Call,
+    check_reduction,
+    check_row_arrays,
+    dtypes,
+    fixed_temperature,
+    resolve_arrays,
+)
+from kldiv.errors import ShapeError
+from kldiv.formulas.linear import LinearLoss
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Reduction
+
+    Shape = tuple[int, ...]
+
+_NAMES = ("input", "weight", "target_input", "target_weight")
+
+
+def linear_kl_div(
+    input: Array,
+    weight: Array,
+    target_input: Array,
+    target_weight: Array,
+    *,
+    bias: Array | None = None,
+    target_bias: Array | None = None,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    dtype: Any = None,
+) -> Array:
+    r"""
+    Kullback-Leibler divergence of two linear layers' softmax, without their logits in memory.
+
+    With the logits s = input·weightᵀ + bias and t = target_input·target_weightᵀ + target_bias this
+    is ``kl_div_with_logits(s, t)``: D(P‖Q) in nats, P = softmax(t/T), Q = softmax(s/T). A chunk of
+    rows at a time has logits, so that the memory taken does not grow with the number of rows.
+    Differentiable in all arrays; what needs no gradient is not computed.
+
+    Parameters
+    ----------
+    input : array
+        Hidden states of the student, of shape (..., H); float16, bfloat16, float32 or float64.
+    weight : array
+        The student's layer, of shape (V, H): V classes, as ``torch.nn.Linear`` and embeddings have
+        it.
+    target_input : array
+        Hidden states of the teacher, of shape (..., H'), with the same axes of rows.
+    target_weight : array
+        The teacher's layer, of shape (V, H').
+    bias : array, optional
+        The student's bias, of shape (V,). −∞ masks a class.
+    target_bias : array, optional
+        The teacher's bias, of shape (V,).
+    temperature : float or array, default 1.0
+        What divides both logits; an array broadcasts over the rows, and is differentiable.
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        As in `kl_div_with_logits`.
+    where : array of bool, optional
+        Rows to keep: broadcasts to the shape of the result of ``"none"``. What is left out is 0,
+        gets zero gradient and leaks no NaN; means divide by what is kept.
+    dtype : dtype or str, optional
+        Dtype of the result; by default the widest of the arguments'. With ``"float64"`` the
+        products are in float64 too.
+
+    Returns
+    -------
+    array
+        Of the arguments' library and device.
+
+    Raises
+    ------
+    ShapeError
+        Two of the arrays do not fit each other; the message says which, and what helps.
+    DTypeError
+        An argument is not real floating, or ``where`` is not bool.
+    OptionError
+        No such ``reduction``, or a temperature that is not positive and finite.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    See Also
+    --------
+    kl_div_with_logits : From the logits themselves.
+    pad_classes : For vocabularies of different size.
+
+    Notes
+    -----
+    The divergence is exact for the logits that are computed, and these are float32, or float64
+    where an argument or ``dtype`` is. A product of H terms rounds each logit by about
+    δ ≈ 2⁻²⁴·√H times the size of its products, and a divergence of the order of δ² cannot be told from 0.
+    Half-precision arrays are multiplied exactly and summed in float32. Gradients of weights and
+    biases are summed over the chunks in the dtype of the logits and rounded once.
+
+    Reduced losses compute their gradients along with the value. Second derivatives, and PyTorch's
+    ``torch.func``, form the logits of all rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> random = np.random.default_rng(0)
+    >>> hidden, weight = random.normal(size=(6, 3)), random.normal(size=(5, 3))
+    >>> wide, target_weight = random.normal(size=(6, 4)), random.normal(size=(5, 4))
+    >>> loss = kldiv.linear_kl_div(hidden, weight, wide, target_weight)
+    >>> same = kldiv.kl_div_with_logits(hidden @ weight.T, wide @ target_weight.T)
+    >>> print(abs(loss - same) < 1e-14)
+    True
+    """
+    return prepare_linear_kl_div(
+        input,
+        weight,
+        target_input,
+        target_weight,
+        bias=bias,
+        target_bias=target_bias,
+        temperature=temperature,
+        reduction=reduction,
+        where=where,
+        dtype=dtype,
+    ).value()
+
+
+def prepare_linear_kl_div(
+    input: Array,
+    weight: Array,
+    target_input: Array,
+    target_weight: Array,
+    *,
+    bias: Array | None = None,
+    target_bias: Array | None = None,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    dtype: Any = None,
+) -> Call:
+    """Check the arguments of `linear_kl_div` and resolve its settings."""
+    check_reduction(reduction)
+    fixed = fixed_temperature(temperature)
+    biases = {"bias": bias, "target_bias": target_bias}
+    given = {name: array for name, array in biases.items() if array is not None}
+    others = {} if fixed is not None else {"temperature": temperature}
+    if where is not None:
+        others["where"] = where
+    floats = (input, weight, target_input, target_weight, *given.values())
+    route, arrays, wide = resolve_arrays((*_NAMES, *given), floats, **others)
+    _check_shapes(dict(zip((*_NAMES, *given), arrays, strict=False)))
+    own = arrays[: len(floats)]
+    of_rows = check_row_arrays(
+        route,
+        dict(zip(others, arrays[len(floats) :], strict=True)),
+        input.shape[:-1],
+        "it masks whole rows, classes are masked by a bias of −inf",
+    )
+    operation = LinearLoss(
+        reduction,
+        *dtypes(route, wide, dtype, arrays[0]),
+        fixed,
+        (bias is not None, target_bias is not None),
+    )
+    return Call(route, operation, *own, *of_rows)
+
+
+def _check_shapes(arrays: dict[str, Array]) -> None:
+    """Raise unless the arrays fit each other."""
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    for hidden, weight in (_NAMES[:2], _NAMES[2:]):
+        _check_layer(hidden, shapes[hidden], weight, shapes[weight])
+    rows, target_rows = shapes["input"][:-1], shapes["target_input"][:-1]
+    if rows != target_rows:
+        raise ShapeError(
+            f"input and target_input must have the same rows; got {rows} and {target_rows}, of the "
+            f"shapes {shapes['input']} and {shapes['target_input']}; only the last axis may differ"
+        )
+    classes, target_classes = shapes["weight"][0], shapes["target_weight"][0]
+    if classes != target_classes:
+        shorter = "weight" if classes < target_classes else "target_weight"
+        bias = shorter.replace("weight", "bias")
+        size = max(classes, target_classes)
+        raise ShapeError(
+            f"weight and target_weight have {classes} and {target_classes} classes; pad {shorter} "
+            f"with rows of zeros and its bias with −inf, never with 0: "
+            f"{bias}=kldiv.pad_classes({bias}, {size}), a bias of zeros where there is none"
+        )
+    if not classes:
+        raise ShapeError(
+            f"there are no classes: weight {shapes['weight']}, target_weight "
+            f"{shapes['target_weight']}"
+        )
+    for name in ("bias", "target_bias"):
+        if name in shapes and shapes[name] != (classes,):
+            raise ShapeError(
+                f"{name} has shape {shapes[name]}; expected {(classes,)}, a number for each of the "
+                f"classes of {name.replace('bias', 'weight')}"
+            )
+
+
+def _check_layer(hidden: str, shape: Shape, weight: str, layer: Shape) -> None:
+    if not shape:
+        raise ShapeError(f"{hidden} needs a last axis of features; got a single number")
+    if len(layer) != 2:
+        raise ShapeError(f"{weight} has shape {layer}; expected two axes, (classes, features)")
+    if shape[-1] != layer[1]:
+        mend = (
+            f"pass its transpose, {weight}.T"
+            if shape[-1] == layer[0]
+            else f"the last axis of {hidden} and the last axis of {weight} must agree"
+        )
+        raise ShapeError(
+            f"{hidden} of shape {shape} has {shape[-1]} features and {weight} of shape {layer} "
+            f"takes {layer[1]}; {weight} is (classes, features): {mend}"
+        )

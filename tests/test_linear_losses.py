@@ -1,0 +1,533 @@
+"""`linear_kl_div` on every library: the loss of the logits that it never holds."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import tracemalloc
+from functools import partial
+
+import numpy as np
+import pytest
+from libraries import unit
+from reference import exact
+
+import kldiv
+from kldiv.backends import base
+from kldiv.errors import DTypeError, OptionError, ShapeError
+from kldiv.formulas import linear
+
+pytestmark = [  # of torch itself, as it compiles and transforms
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
+RNG = np.random.default_rng(5)
+ROWS, CLASSES = (4, 3), 7
+ARRAYS = tuple(RNG.normal(size=shape) for shape in ((*ROWS, 5), (7, 5), (*ROWS, 6), (7, 6)))
+BIAS, TARGET_BIAS = RNG.normal(size=(2, CLASSES))
+BIAS[2] = TARGET_BIAS[2] = -math.inf  # a class of neither
+TARGET_BIAS[4] = -math.inf  # and one of the student alone
+MASK = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 1], [1, 1, 1]], bool)
+CASES = {
+    "plain": {},
+    "biases": {"bias": BIAS, "target_bias": TARGET_BIAS, "reduction": "sum"},
+    "where": {"where": MASK, "target_bias": TARGET_BIAS, "reduction": "batchmean"},
+    "temperature": {"temperature": 2.5, "bias": BIAS, "target_bias": BIAS, "where": MASK},
+    "of each row": {"temperature": RNG.uniform(0.5, 2.0, ROWS), "where": MASK},
+}
+WANTED = (0, 1, 2, 3)
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def jax():
+    return pytest.importorskip("jax")
+
+
+@pytest.fixture
+def few_rows(monkeypatch, lib):
+    """Three rows of logits and their gradients at a time."""
+    size = 8 if lib.widest == "float64" else 4
+    monkeypatch.setattr(base, "CHUNK_BYTES", 3 * 4 * CLASSES * size)
+    if lib.root == "jax":  # what is compiled has its chunks
+        sys.modules["jax"].clear_caches()
+
+
+def logits(arrays, bias=0.0, target_bias=0.0):
+    hidden, weight, target_hidden, target_weight = arrays
+    return hidden @ weight.T + bias, target_hidden @ target_weight.T + target_bias
+
+
+def composed(arrays, **options):
+    """Value and gradients by the logits, in float64."""
+    pair = logits(arrays, options.pop("bias", 0.0), options.pop("target_bias", 0.0))
+    loss = partial(kldiv.kl_div_with_logits, **options)
+    with kldiv.config_context(kernel="pure"):
+        value, slopes = kldiv.value_and_grad(loss, argnums=(0, 1))(*pair)
+    gradients = []
+    for slope, hidden, weight in zip(slopes, arrays[::2], arrays[1::2], strict=True):
+        flat = slope.reshape(-1, slope.shape[-1])
+        gradients += [slope @ weight, flat.T @ hidden.reshape(-1, hidden.shape[-1])]
+    return value, gradients
+
+
+def given(lib, options):
+    return {
+        name: lib.array(value) if isinstance(value, np.ndarray) else value
+        for name, value in options.items()
+    }
+
+
+def close(found, wanted, dtype, factor=64):
+    assert np.abs(found - wanted).max() <= factor * unit(dtype) * max(1.0, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_value_and_gradients_are_those_of_the_logits(lib, few_rows, case):
+    options = CASES[case]
+    value, gradients = composed(ARRAYS, **options)
+    arrays = [lib.array(array) for array in ARRAYS]
+    loss = partial(kldiv.linear_kl_div, **given(lib, options))
+    lib.assert_equal(loss(*arrays), value, ulps=64)
+    found, of_arrays = kldiv.value_and_grad(loss, argnums=WANTED)(*arrays)
+    lib.assert_equal(found, value, ulps=64)
+    for gradient, wanted in zip(of_arrays, gradients, strict=True):
+        lib.assert_like(gradient, wanted.shape, lib.widest)
+        close(lib.numpy(gradient), wanted, lib.widest)
+
+
+def test_rows(lib, few_rows):
+    arrays = [lib.array(array) for array in ARRAYS]
+    options = {"bias": BIAS, "target_bias": TARGET_BIAS, "where": MASK, "reduction": "none"}
+    s, t = logits(ARRAYS, BIAS, TARGET_BIAS)
+    wanted = kldiv.kl_div_with_logits(s, t, where=MASK, reduction="none")
+    assert not wanted[~MASK].any()
+    lib.assert_equal(kldiv.linear_kl_div(*arrays, **given(lib, options)), wanted, ulps=64)
+
+
+def test_a_single_row_and_none(lib):
+    arrays = [ARRAYS[0][0, 0], ARRAYS[1], ARRAYS[2][0, 0], ARRAYS[3]]
+    value, gradients = composed(arrays)
+    loss = kldiv.value_and_grad(kldiv.linear_kl_div, argnums=WANTED)
+    found, of_arrays = loss(*map(lib.array, arrays))
+    lib.assert_equal(found, value, ulps=64)
+    for gradient, wanted in zip(of_arrays, gradients, strict=True):
+        close(lib.numpy(gradient), wanted.reshape(gradient.shape), lib.widest)
+    empty = [ARRAYS[0][:0], ARRAYS[1], ARRAYS[2][:0], ARRAYS[3]]
+    total, of_arrays = kldiv.value_and_grad(partial(kldiv.linear_kl_div, reduction="sum"), WANTED)(
+        *map(lib.array, empty)
+    )
+    assert float(lib.numpy(total)) == 0.0
+    for gradient, array in zip(of_arrays, empty, strict=True):
+        assert lib.numpy(gradient).shape == array.shape
+        assert not lib.numpy(gradient).any()
+    assert math.isnan(float(lib.numpy(kldiv.linear_kl_div(*map(lib.array, empty)))))
+
+
+def test_dropped_rows_leak_nothing(lib, few_rows):
+    spoilt = [array.copy() for array in ARRAYS]
+    spoilt[0][~MASK], spoilt[2][~MASK] = math.nan, math.inf
+    value, gradients = composed(ARRAYS, where=MASK)
+    loss = partial(kldiv.linear_kl_div, where=lib.array(MASK))
+    found, of_arrays = kldiv.value_and_grad(loss, argnums=WANTED)(*map(lib.array, spoilt))
+    lib.assert_equal(found, value, ulps=64)
+    for gradient, wanted in zip(of_arrays, gradients, strict=True):
+        close(lib.numpy(gradient), wanted, lib.widest)
+    assert not lib.numpy(of_arrays[0])[~MASK].any()
+    assert not lib.numpy(of_arrays[2])[~MASK].any()
+
+
+@pytest.mark.parametrize("distance", [2.0, 2.0**-10, 2.0**-24])
+def test_the_divergence_is_exact_where_the_products_are(distance):
+    # Small multiples of powers of two: no product and no sum is rounded.
+    hidden = RNG.integers(-8, 8, (3, 6)) / 8
+    weight = RNG.integers(-8, 8, (40, 6)) / 4
+    other = weight + distance * RNG.integers(-4, 4, weight.shape) / 4
+    found = kldiv.linear_kl_div(hidden, other, hidden, weight, reduction="none")
+    for value, s, t in zip(found, hidden @ other.T, hidden @ weight.T, strict=True):
+        wanted = exact(s, t).kl if hasattr(exact(s, t), "kl") else exact(s, t)[0]
+        assert abs(value - float(wanted)) <= 2e-15 * float(wanted)
+
+
+def test_float32_is_as_right_as_its_products():
+    """Each logit is off by δ ≤ (H + 1)·u·Σ|h||w|, and KL by at most the spread of its gradient."""
+    arrays = [array.astype(np.float32) for array in ARRAYS]
+    wide = [array.astype(np.float64) for array in arrays]
+    s, t = logits(wide)
+    bound = 0.0
+    for hidden, weight in (wide[:2], wide[2:]):
+        bound += 7 * unit("float32") * (np.abs(hidden) @ np.abs(weight).T).max()
+    wanted = kldiv.kl_div_with_logits(s, t, reduction="none")
+    found = kldiv.linear_kl_div(*arrays, reduction="none")
+    spread = (s - t).max(-1) - (s - t).min(-1)  # Σ|∂KL/∂t| is at most that, Σ|∂KL/∂s| at most 2
+    assert (np.abs(found - wanted) <= bound * (spread + 2) + 1e-6 * wanted).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_types(lib, monkeypatch, dtype):
+    if dtype not in lib.floats or lib.root == "dask":
+        pytest.skip(f"no {dtype} here")
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    monkeypatch.setattr(base, "CHUNK_BYTES", 4 * 4 * CLASSES * 4)
+    monkeypatch.setattr(linear, "_BLOCK_BYTES", 3 * 5 * 4)  # three classes at a time
+    if lib.root == "jax":
+        sys.modules["jax"].clear_caches()
+    arrays = [
+        lib.array(np.repeat(array, 60, 0) if k % 2 == 0 else array, dtype)
+        for k, array in enumerate(ARRAYS)
+    ]
+    wide = [lib.numpy(array).astype(np.float64) for array in arrays]
+    value, gradients = composed(wide)
+    loss = partial(kldiv.linear_kl_div, dtype="float32")
+    found, of_arrays = kldiv.value_and_grad(loss, argnums=WANTED)(*arrays)
+    lib.assert_like(found, (), "float32")
+    assert abs(float(found) - value) <= 1e-6 * value  # products are exact, sums are float32
+    for gradient, wanted in zip(of_arrays, gradients, strict=True):
+        lib.assert_like(gradient, wanted.shape, dtype)
+        found = lib.numpy(gradient).astype(np.float64)
+        # G and the result are rounded, sums of 180 chunks are not.
+        assert np.abs(found - wanted).max() <= 2.5 * unit(dtype) * np.abs(wanted).max()
+
+
+def test_the_result_has_the_widest_dtype():
+    arrays = [array.astype(np.float32) for array in ARRAYS]
+    assert kldiv.linear_kl_div(*arrays).dtype == np.float32
+    assert kldiv.linear_kl_div(*arrays, bias=BIAS).dtype == np.float64
+    wide = kldiv.linear_kl_div(*arrays, dtype="float64")
+    exactly = kldiv.linear_kl_div(*(array.astype(np.float64) for array in arrays))
+    assert abs(wide - exactly) <= 1e-14 * exactly
+
+
+# ---- nothing is multiplied in vain ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "number"), [((0,), 3), ((1,), 3), ((0, 1), 4), ((2, 3), 4), (WANTED, 6)]
+)
+def test_frozen_arrays_cost_no_product(monkeypatch, wanted, number):
+    calls = []
+    product = linear.Products.__call__
+
+    def counted(self, a, b):
+        calls.append(a.shape)
+        return product(self, a, b)
+
+    monkeypatch.setattr(linear.Products, "__call__", counted)
+    kldiv.value_and_grad(kldiv.linear_kl_div, argnums=wanted)(*ARRAYS)
+    assert len(calls) == number
+    calls.clear()
+    kldiv.value_and_grad(partial(kldiv.linear_kl_div, where=MASK), argnums=wanted)(*ARRAYS)
+    assert len(calls) == number
+    # Dropped rows are not multiplied.
+    assert {MASK.sum(), CLASSES} == {shape[0] for shape in calls} | {CLASSES}
+
+
+def test_frozen_arrays_cost_no_product_in_jax(jax):
+    arrays = [jax.numpy.asarray(array) for array in ARRAYS]
+    for wanted, number in ((0, 3), ((0, 1), 4), (WANTED, 6)):
+        found = jax.make_jaxpr(jax.grad(kldiv.linear_kl_div, wanted))(*arrays)
+        compiled = jax.jit(jax.grad(kldiv.linear_kl_div, wanted)).lower(*arrays).as_text()
+        assert compiled.count("stablehlo.dot_general") == number, found
+
+
+def test_frozen_tensors_get_no_gradient(torch):
+    hidden, *frozen = map(torch.tensor, ARRAYS)
+    hidden.requires_grad_()
+    kldiv.linear_kl_div(hidden, *frozen).backward()
+    close(hidden.grad.numpy(), composed(ARRAYS)[1][0], "float64")
+    assert all(array.grad is None for array in frozen)
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+
+def large(rows):
+    shapes = (rows, 32), (4096, 32), (rows, 16), (4096, 16)
+    return [RNG.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+@pytest.mark.parametrize("kernel", ["auto", "pure"])
+def test_memory_does_not_grow_with_rows_in_numpy(monkeypatch, kernel):
+    monkeypatch.setattr(base, "CHUNK_BYTES", 2**23)
+    arrays = large(1024)  # whose logits have 16 MiB each
+    loss = kldiv.value_and_grad(kldiv.linear_kl_div, argnums=WANTED)
+    with kldiv.config_context(kernel=kernel):
+        results = loss(*arrays)[1]
+        tracemalloc.start()
+        loss(*arrays)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    # The budget, the results with a chunk's share, and what a block of the formulas takes.
+    assert peak <= 2**23 + 2 * sum(array.nbytes for array in results) + 20 * 2**20
+
+
+_PROGRAM = """
+import resource
+import torch, kldiv
+from kldiv.backends import base
+base.CHUNK_BYTES = 2**24
+torch.manual_seed(0)
+arrays = [torch.randn(*shape) for shape in ((8192, 16), (4096, 16), (8192, 16), (4096, 16))]
+arrays[0].requires_grad_(), arrays[1].requires_grad_()
+few = [array[:256] for array in arrays]
+kldiv.linear_kl_div(few[0], arrays[1], few[2], arrays[3]).backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+kldiv.linear_kl_div(*arrays).backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_memory_does_not_grow_with_rows_in_torch(torch):
+    run = subprocess.run(
+        [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True
+    )
+    assert int(run.stdout) <= 64, "MiB, where the logits have 256"
+
+
+def test_memory_does_not_grow_with_rows_in_jax(jax, monkeypatch):
+    monkeypatch.setattr(base, "CHUNK_BYTES", 2**22)
+    jax.clear_caches()
+
+    def temporary(function, rows):
+        plan = jax.jit(function).lower(*map(jax.numpy.asarray, large(rows))).compile()
+        return plan.memory_analysis().temp_size_in_bytes
+
+    def rows(*arrays):
+        return kldiv.linear_kl_div(*arrays, reduction="none").sum()
+
+    for function in (kldiv.linear_kl_div, jax.grad(kldiv.linear_kl_div, (0, 1)), jax.grad(rows)):
+        few, many = temporary(function, 512), temporary(function, 2048)
+        assert many - few <= 2**21, "48 MiB of logits more"
+
+
+# ---- PyTorch -------------------------------------------------------------------------------------
+
+
+def tensors(torch, *, small=False, **options):
+    arrays = [array[:2, :1, :2] if array.ndim > 2 else array[:3, :2] for array in ARRAYS]
+    arrays = [torch.tensor(a, requires_grad=True) for a in (arrays if small else ARRAYS)]
+    return arrays, {
+        k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()
+    }
+
+
+def whole(torch, arrays, bias=0.0, target_bias=0.0, **options):
+    s, t = (a @ w.T for a, w in (arrays[:2], arrays[2:]))
+    return kldiv.kl_div_with_logits(s + bias, t + target_bias, **options)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_backward_in_torch(torch, monkeypatch, compiled, reduction):
+    monkeypatch.setattr(base, "CHUNK_BYTES", 500)
+    torch._dynamo.reset()
+    options = {"bias": BIAS, "target_bias": TARGET_BIAS, "where": MASK}
+    options["temperature"] = RNG.uniform(0.5, 2, ROWS)
+    arrays, options = tensors(torch, **options, reduction=reduction)
+    options["temperature"].requires_grad_()
+    options["bias"].requires_grad_()
+    leaves = [*arrays, options["bias"], options["temperature"]]
+    loss = partial(kldiv.linear_kl_div, **options)
+    loss = torch.compile(loss, fullgraph=True) if compiled else loss
+    value, wanted = loss(*arrays), whole(torch, arrays, **options)
+    cotangent = torch.randn_like(value)
+    found = torch.autograd.grad(value, leaves, cotangent)
+    expected = torch.autograd.grad(wanted, leaves, cotangent)
+    torch.testing.assert_close(value, wanted)
+    torch.testing.assert_close(found, expected)
+
+
+def test_one_compilation_for_every_number_of_rows(torch):
+    torch._dynamo.reset()
+    arrays, _ = tensors(torch)
+    whole(torch, arrays)  # a first call of either settles who computes
+    kldiv.linear_kl_div(*arrays)
+    compiled = torch.compile(kldiv.linear_kl_div, fullgraph=True, dynamic=True, backend="eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for rows in (4, 3, 2):
+            part = [(a[:rows] if a.ndim > 2 else a).detach() for a in arrays]
+            torch.testing.assert_close(compiled(*part), whole(torch, part))
+
+
+def test_the_operator_is_sound(torch):
+    arrays, _ = tensors(torch)
+    arrays = [array.detach() for array in arrays]
+    operator = torch.ops.kldiv.linear_in_chunks.default
+    given = arrays, "float64", 2.0, [False, False], "auto"
+    torch.library.opcheck(operator, (*given, [0, 1, 3], None))
+    torch.library.opcheck(operator, (*given, [0], torch.rand(12, dtype=torch.float64)))
+
+
+def test_a_second_backward_gives_the_same(torch):
+    arrays, _ = tensors(torch)
+    value = kldiv.linear_kl_div(*arrays) * 3
+    first = torch.autograd.grad(value, arrays, retain_graph=True)
+    second = torch.autograd.grad(value, arrays)
+    assert all(map(torch.equal, first, second))
+
+
+def test_an_argument_changed_in_between_is_noticed(torch):
+    arrays, _ = tensors(torch)
+    value = kldiv.linear_kl_div(*arrays)
+    with torch.no_grad():
+        arrays[1] += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+def test_higher_orders_in_torch(torch):
+    arrays, _ = tensors(torch, small=True)
+    loss = partial(kldiv.linear_kl_div, temperature=1.5)
+    assert torch.autograd.gradcheck(loss, arrays)
+    assert torch.autograd.gradgradcheck(loss, arrays)
+    plain = [array.detach() for array in arrays]
+    torch.testing.assert_close(
+        torch.func.grad(loss, WANTED)(*plain), torch.autograd.grad(loss(*arrays), arrays)
+    )
+    _, forward = torch.func.jvp(loss, tuple(plain), tuple(plain))
+    _, wanted = torch.func.jvp(
+        lambda *a: whole(torch, a, temperature=1.5), tuple(plain), tuple(plain)
+    )
+    torch.testing.assert_close(forward, wanted)
+    each = torch.func.vmap(loss, (0, None, 0, None))(*plain)
+    rows = [loss(a, plain[1], b, plain[3]) for a, b in zip(plain[0], plain[2], strict=True)]
+    torch.testing.assert_close(each, torch.stack(rows))
+
+
+def test_autocast_multiplies_in_its_dtype(torch):
+    arrays = [torch.tensor(array, dtype=torch.float32, requires_grad=True) for array in ARRAYS]
+    rounded = [array.detach().bfloat16().double().numpy() for array in arrays]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = kldiv.linear_kl_div(*arrays)
+    loss.backward()
+    value, gradients = composed(rounded)
+    assert loss.dtype == torch.float32
+    assert abs(loss.item() - value) <= 1e-6 * value
+    for array, wanted in zip(arrays, gradients, strict=True):
+        assert array.grad.dtype == torch.float32
+        close(array.grad.numpy(), wanted, "bfloat16", 2)
+
+
+# ---- JAX -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_transformations_in_jax(jax, monkeypatch, reduction):
+    monkeypatch.setattr(base, "CHUNK_BYTES", 1000)
+    jnp = jax.numpy
+    with jax.enable_x64(True):
+        jax.clear_caches()
+        arrays = [jnp.asarray(array) for array in ARRAYS]
+        options = {"where": jnp.asarray(MASK), "reduction": reduction}
+
+        def loss(bias, *given):
+            return jnp.sum(jnp.sin(kldiv.linear_kl_div(*given, bias=bias, **options)))
+
+        def same(bias, *given):
+            s, t = (a @ w.T for a, w in (given[:2], given[2:]))
+            return jnp.sum(jnp.sin(kldiv.kl_div_with_logits(s + bias, t, **options)))
+
+        given = [jnp.where(jnp.isfinite(BIAS), BIAS, -3.0), *arrays]
+        every = (0, 1, 2, 3, 4)
+        for of in (
+            lambda f: jax.jit(jax.grad(f, every))(*given),
+            lambda f: jax.jvp(f, given, given),
+            lambda f: jax.hessian(f, (0, 2))(*given),
+        ):
+            found, wanted = (jax.tree.leaves(jax.jit(partial(of, f))()) for f in (loss, same))
+            for a, b in zip(found, wanted, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+        del options["where"]  # which has all axes of the rows
+        for of in (jax.grad, jax.value_and_grad):
+            each = (jax.vmap(of(f, every), (None, 0, None, 0, None))(*given) for f in (loss, same))
+            for a, b in zip(*map(jax.tree.leaves, each), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+
+
+# ---- Dask, settings, errors ----------------------------------------------------------------------
+
+
+def test_dask_is_lazy():
+    da = pytest.importorskip("dask.array")
+    arrays = [da.from_array(array, chunks=2) for array in ARRAYS]
+    value, gradients = kldiv.value_and_grad(kldiv.linear_kl_div, argnums=WANTED)(*arrays)
+    assert all(isinstance(array, da.Array) for array in (value, *gradients))
+    assert gradients[0].numblocks[0] > 1
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax", "dask"])
+def test_another_backend_computes(backend):
+    pytest.importorskip(backend)
+    value, gradients = composed(ARRAYS, where=MASK)
+    loss = kldiv.value_and_grad(partial(kldiv.linear_kl_div, where=MASK), argnums=WANTED)
+    with kldiv.config_context(backend=backend):
+        found, of_arrays = loss(*ARRAYS)
+    assert abs(found - value) <= 1e-14
+    for gradient, wanted in zip(of_arrays, gradients, strict=True):
+        assert isinstance(gradient, np.ndarray)
+        close(gradient, wanted, "float64")
+
+
+def test_gradients_cross_from_another_backend(torch):
+    arrays, _ = tensors(torch)
+    with kldiv.config_context(backend="numpy"):
+        kldiv.linear_kl_div(*arrays).backward()
+    for array, wanted in zip(arrays, composed(ARRAYS)[1], strict=True):
+        close(array.grad.numpy(), wanted, "float64")
+
+
+def test_kernels_compute_the_chunks():
+    pytest.importorskip("numba")
+    arrays = large(64)
+    with kldiv.config_context(kernel="cpu"):
+        found = kldiv.value_and_grad(kldiv.linear_kl_div, argnums=(0, 1))(*arrays)
+        assert kldiv.explain(*arrays, operation="linear_kl_div").kernel == "cpu"
+    value, gradients = composed([array.astype(np.float64) for array in arrays])
+    assert abs(found[0] - value) <= 1e-6 * value
+    for gradient, wanted in zip(found[1], gradients, strict=False):
+        assert np.abs(gradient - wanted).sum() <= 1e-5 * np.abs(wanted).sum()
+    with pytest.raises(OptionError, match="got 2"):
+        kldiv.explain(*arrays[:2], operation="linear_kl_div")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": ARRAYS[1].T}, r"weight\.T"),
+        ({"weight": ARRAYS[1][:, :3]}, "input of shape .* has 5 features and weight .* takes 3"),
+        ({"weight": ARRAYS[1][0]}, "expected two axes"),
+        ({"target_weight": ARRAYS[3][:, :3]}, "target_input of shape .* has 6 features"),
+        ({"target_input": ARRAYS[2][:3]}, r"same rows; got \(4, 3\) and \(3, 3\)"),
+        ({"target_weight": ARRAYS[3][:4]}, r"target_bias=kldiv\.pad_classes\(target_bias, 7\)"),
+        ({"weight": ARRAYS[1][:0], "target_weight": ARRAYS[3][:0]}, "no classes"),
+        ({"input": np.float64(1.0)}, "input needs a last axis of features"),
+        ({"bias": BIAS[:3]}, r"bias has shape \(3,\); expected \(7,\)"),
+        ({"target_bias": TARGET_BIAS[:, None]}, "target_bias has shape"),
+        ({"where": MASK.T}, "where has shape"),
+        ({"temperature": np.ones(2)}, "temperature has shape"),
+    ],
+)
+def test_shapes_that_do_not_fit(change, message):
+    names = ("input", "weight", "target_input", "target_weight")
+    with pytest.raises(ShapeError, match=message):
+        kldiv.linear_kl_div(**{**dict(zip(names, ARRAYS, strict=True)), **change})
+
+
+def test_other_arguments_that_do_not_fit():
+    with pytest.raises(DTypeError, match="target_weight has dtype int64"):
+        kldiv.linear_kl_div(*ARRAYS[:3], np.ones((7, 6), np.int64))
+    with pytest.raises(DTypeError, match="where has dtype"):
+        kldiv.linear_kl_div(*ARRAYS, where=np.ones(ROWS))
+    with pytest.raises(OptionError, match="temperature"):
+        kldiv.linear_kl_div(*ARRAYS, temperature=0.0)
+    with pytest.raises(OptionError, match="reduction"):
+        kldiv.linear_kl_div(*ARRAYS, reduction="avg")
+    with pytest.raises(OptionError, match="argnums"):
+        kldiv.value_and_grad(kldiv.linear_kl_div, argnums=4)
