@@ -95,7 +95,8 @@ def linear_kl_div(
     -----
     The divergence is exact for the logits that are computed, and these are float32, or float64
     where an argument or ``dtype`` is. A product of H terms rounds each logit by about
-    δ ≈ 2⁻²⁴·√H times the size of its products, and a divergence of the order of δ² cannot be told from 0.
+    δ ≈ 2⁻²⁴·√H times the size of its products, and a divergence of the order of δ² cannot be told
+    from 0.
     Half-precision arrays are multiplied exactly and summed in float32. Gradients of weights and
     biases are summed over the chunks in the dtype of the logits and rounded once.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from libraries import Library, demanded, require
@@ -12,6 +13,11 @@ from kldiv import config
 # A user's own configuration must not decide what the suite tests.
 for variable in (*config.VARIABLES, "KLDIV_CONFIG"):
     os.environ.pop(variable, None)
+
+# Without a GPU Triton interprets its kernels on the CPU; it asks when it is first imported, which
+# torch may do in any test.
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_report_header() -> list[str]:

@@ -14,7 +14,17 @@ import kldiv
 PACKAGE = Path(kldiv.__file__).parent
 ADAPTERS = sorted((PACKAGE / "backends").glob("*.py"))
 FORMULAS = sorted((PACKAGE / "formulas").glob("*.py"))
-FRAMEWORKS = {"torch", "jax", "jaxlib", "cupy", "dask", "array_api_strict", "scipy", "numba"}
+FRAMEWORKS = {
+    "torch",
+    "jax",
+    "jaxlib",
+    "cupy",
+    "dask",
+    "array_api_strict",
+    "scipy",
+    "numba",
+    "triton",
+}
 
 ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult)
 MATHEMATICS = set(
@@ -183,6 +193,8 @@ def test_a_framework_is_imported_only_in_its_own_adapter():
             allowed = {"numba"}
         if name == "kernels/cuda/compiling.py":
             allowed = {"cupy"}
+        if name.startswith("kernels/triton/"):
+            allowed = {"torch", "triton"}
         roots = {name.partition(".")[0] for name in imports(path.read_text(encoding="utf-8"))}
         assert roots & FRAMEWORKS <= allowed, f"{path} imports {roots & FRAMEWORKS}"
 

@@ -529,7 +529,8 @@ def test_the_operator_is_what_torch_expects(compiled_calls, reduction):
     upstream = torch.ones(4 if reduction == "none" else ())
     names = [reduction, "float32", "float32", "float32"]
     for arrays in ([s, t], [s.T.contiguous().T, t]):
-        arguments = (arrays, "Kullback-Leibler of logits", names, 0.5, 1.0, [0, 1], upstream, True)
+        words = ("cpu", "Kullback-Leibler of logits", names, 0.5, 1.0)
+        arguments = (arrays, *words, [0, 1], upstream, True, False, None)
         assert set(torch.library.opcheck(_fused, arguments).values()) == {"SUCCESS"}
 
 

@@ -72,9 +72,12 @@ class CuPyBackend(KernelBackend):
         cotangent: Array | None = None,
         *,
         value: bool = True,
+        **options: Any,
     ) -> tuple[Array | None, list[Array]] | None:
         with self.context(arrays[0]):
-            return super().fused(operation, arrays, kernel, gradients, cotangent, value=value)
+            return super().fused(
+                operation, arrays, kernel, gradients, cotangent, value=value, **options
+            )
 
     def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:  # noqa: ARG002
         if any(self.dtype_name(array) not in {*FLOATS, "bool"} for array in arrays):

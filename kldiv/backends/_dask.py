@@ -134,6 +134,7 @@ class DaskBackend(Backend):
         cotangent: Array | None = None,
         *,
         value: bool = True,  # noqa: ARG002
+        **options: Any,  # noqa: ARG002
     ) -> tuple[Array | None, list[Array]] | None:
         # The value's graph shares its stages with the gradients'.
         if not isinstance(operation, RowLoss) or cotangent is not None:

@@ -246,9 +246,12 @@ class JaxBackend(KernelBackend):
         cotangent: Array | None = None,
         *,
         value: bool = True,
+        **options: Any,
     ) -> tuple[Array | None, list[Array]] | None:
         if not gradients or cotangent is not None:
-            return super().fused(operation, arrays, kernel, gradients, cotangent, value=value)
+            return super().fused(
+                operation, arrays, kernel, gradients, cotangent, value=value, **options
+            )
         found: Any = None
         if self.takes(operation, arrays, kernel):
             found = _with_gradients(operation, kernel, tuple(gradients), *arrays)

@@ -119,6 +119,8 @@ class KernelBackend(Backend):
         cotangent: Array | None = None,
         *,
         value: bool = True,
+        keep: bool = False,
+        kept: Array | None = None,
     ) -> tuple[Array | None, list[Array]] | None:
         if any(index > 1 for index in gradients):
             return None  # a temperature's
@@ -130,10 +132,8 @@ class KernelBackend(Backend):
             xp = self.namespace(arrays[0])
             threads = cpu.thread_number(self.threads()) if kernels is cpu else 1
             try:
-                return self.launch(
-                    kernels,
-                    Work(operation, xp, arrays, threads, value, tuple(gradients), cotangent),
-                )
+                work = Work(operation, xp, arrays, threads, value, tuple(gradients), cotangent)
+                return self.launch(kernels, work._replace(keep=keep, kept=kept))
             except KernelError as error:
                 if kernel == kernels.NAME:
                     raise _cannot_run(kernel, error) from error

@@ -18,7 +18,7 @@ class Entry(NamedTuple):
 
 TABLE: Final = {
     "numpy": Entry(("numpy", "ml_dtypes"), "pip install numpy", ("cpu", "pure")),
-    "torch": Entry(("torch",), 'pip install "kldiv[torch]"', ("cpu", "pure")),
+    "torch": Entry(("torch",), 'pip install "kldiv[torch]"', ("cpu", "triton", "pure")),
     "jax": Entry(("jax", "jaxlib"), 'pip install "kldiv[jax]"', ("cpu", "pure")),
     "cupy": Entry(
         ("cupy",),

@@ -18,7 +18,7 @@ from kldiv.backends.base import DEVICE_CHUNK_BYTES
 from kldiv.errors import LibraryError
 from kldiv.formulas.linear import LinearLoss
 from kldiv.formulas.reductions import RowWise
-from kldiv.kernels import cpu
+from kldiv.kernels import cpu, triton
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,13 +34,15 @@ if TYPE_CHECKING:
 
 
 def _gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
-    arrays, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
+    needed = ctx.needs_input_grad[2:]
+    arrays, kept = ctx.saved_tensors[: len(needed)], ctx.saved_tensors[len(needed) :]
     wanted = [index for index, each in enumerate(needed) if each]
     found = None
     # Where gradients are enabled these will be differentiated again; a compiler allows just one
     # order, and enables them all the same.
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        found = ctx.route.fused(ctx.operation, wanted, arrays, cotangent, value=False)
+        options = {"kept": kept[0]} if kept else {}
+        found = ctx.route.fused(ctx.operation, wanted, arrays, cotangent, value=False, **options)
     if found is None:
         pullback = partial(ctx.operation.pullback, xp, ctx.route.run)
         gradients = [pullback(index, cotangent, *arrays) for index in wanted]
@@ -70,6 +72,12 @@ class _Plain(torch.autograd.Function):
     def forward(ctx: Any, operation: Operation, route: Route, *arrays: Array) -> Array:
         ctx.operation = operation
         ctx.route = route
+        if route.kernel == triton.NAME or arrays[0].device.type != "cpu":
+            # A GPU computes gradients when their factor is known, to which it does not look.
+            found = route.fused(operation, (), arrays, keep=True)
+            value, kept = (route.compute(operation, *arrays), []) if found is None else found
+            ctx.save_for_backward(*arrays, *kept)
+            return value
         ctx.save_for_backward(*arrays)
         reduced = getattr(operation, "reduction", "none") != "none"
         if reduced and not torch.compiler.is_compiling():
@@ -133,7 +141,7 @@ class TorchBackend(KernelBackend):
     name = "torch"
     module = "torch"
     roots, install, kernels = TABLE["torch"]
-    technologies = (cpu,)
+    technologies = (cpu, triton)
     numpy_float32 = False
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
@@ -160,11 +168,16 @@ class TorchBackend(KernelBackend):
     def threads(self) -> int:
         return torch.get_num_threads()
 
-    def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:  # noqa: ARG002
+    def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:
+        place, name = ("cpu", "in the CPU's memory")
+        if kernels.NAME == triton.NAME:
+            place, name = ("cuda", "on a CUDA device")
+            if triton.interpreted() and not any(array.is_cuda for array in arrays):
+                place = "cpu"
         try:
             if all(
                 type(array) in {torch.Tensor, torch.nn.Parameter}
-                and array.device.type == "cpu"
+                and array.device.type == place
                 and not array.is_neg()
                 and array.data_ptr()
                 for array in arrays
@@ -172,10 +185,25 @@ class TorchBackend(KernelBackend):
                 return None
         except RuntimeError:  # the tensors of a transform have no memory
             pass
-        return "the tensors are not in the CPU's memory"
+        return f"the tensors are not {name}"
+
+    def _refusal(
+        self,
+        kernels: Kernels,
+        operation: Operation,
+        arrays: Sequence[Array],
+        name: str,
+        *,
+        here: bool = True,
+    ) -> str | None:
+        # Arrays of another library go to the CPU unless a device is set.
+        if name == "auto" and kernels.NAME == triton.NAME and not (here and arrays[0].is_cuda):
+            return kernels.problem() or "the tensors are not on a CUDA device"
+        return super()._refusal(kernels, operation, arrays, name, here=here)
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
-        if kernel != "pure" and (kernel != "auto" or arrays[0].numel() >= cpu.SMALL):
+        small = arrays[0].numel() < cpu.SMALL and arrays[0].device.type == "cpu"
+        if kernel != "pure" and not (kernel == "auto" and small):
             found = self.fused(operation, arrays, kernel)
             if found is not None:
                 return found[0]

@@ -1,4 +1,4 @@
-"""The CPU kernels as an operator of torch's own, which ``torch.compile`` calls as it is.
+"""The fused kernels as an operator of torch's own, which ``torch.compile`` calls as it is.
 
 A compiler cannot look into a kernel, so what it needs to know is said here: the results' shapes,
 and what ``vmap`` does. An operation is spelled out in words and numbers, which is all that an
@@ -16,7 +16,7 @@ import torch
 from kldiv.backends._kernels import warn_of
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
-from kldiv.kernels import KernelError, Work, cpu
+from kldiv.kernels import KernelError, Work, cpu, triton
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from kldiv.formulas.operation import Operation
 
 _SCHEMA: Final = (
-    "(Tensor[] arrays, str loss, str[] names, float beta, float? temperature, int[] gradients, "
-    "Tensor? cotangent, bool value) -> Tensor[]"
+    "(Tensor[] arrays, str kernel, str loss, str[] names, float beta, float? temperature, "
+    "int[] gradients, Tensor? cotangent, bool value, bool keep, Tensor? kept) -> Tensor[]"
 )
 
-_INSTALLED: Final = cpu.problem() is None
-"""Known when the adapter is loaded, as a compiler cannot look for a package."""
+# Known when the adapter is loaded, as a compiler cannot look for a package.
+_CPU: Final = cpu.problem() is None
+_TRITON: Final = triton.installed()
+_INTERPRETED: Final = triton.interpreted()
 
 
 def compiled(
@@ -41,17 +43,28 @@ def compiled(
     cotangent: Array | None = None,
     *,
     value: bool = True,
+    keep: bool = False,
+    kept: Array | None = None,
 ) -> tuple[Array | None, list[Array]] | None:
     """Do inside ``torch.compile`` what `Backend.fused` does outside."""
-    if kernel == "pure" or not _INSTALLED or any(index > 1 for index in gradients):
+    if any(index > 1 for index in gradients):
         return None
-    if arrays[0].numel() < cpu.SMALL or any(array.device.type != "cpu" for array in arrays):
-        return None
+    chosen = _technology(arrays, kernel)
     words = _spelled(operation)
-    if words is None:
+    if chosen is None or words is None:
         return None
-    found = _fused([*arrays], *words, [*gradients], cotangent, value)
+    found = _fused([*arrays], chosen, *words, [*gradients], cotangent, value, keep, kept)
     return (found[0], found[1:]) if value else (None, found)
+
+
+def _technology(arrays: Sequence[Array], kernel: str) -> str | None:
+    """Return whose kernels take arrays under the setting ``kernel``."""
+    places = {array.device.type for array in arrays}
+    if places == {"cuda"} or (places == {"cpu"} and kernel == triton.NAME and _INTERPRETED):
+        return triton.NAME if _TRITON and kernel in {"auto", triton.NAME} else None
+    if places != {"cpu"} or not _CPU or kernel not in {"auto", cpu.NAME}:
+        return None
+    return None if arrays[0].numel() < cpu.SMALL else cpu.NAME
 
 
 def _spelled(operation: Any) -> tuple[str, list[str], float, float | None] | None:
@@ -88,8 +101,9 @@ def _operation(loss: str, names: Sequence[Any], beta: float, temperature: float 
 
 
 @torch.library.custom_op("kldiv::fused", mutates_args=(), schema=_SCHEMA)
-def _fused(
+def _fused(  # noqa: PLR0913, PLR0917 - an operator's arguments have their order
     arrays: list[Array],
+    kernel: str,
     loss: str,
     names: list[str],
     beta: float,
@@ -97,23 +111,29 @@ def _fused(
     gradients: list[int],
     cotangent: Array | None,
     value: bool,  # noqa: FBT001 - an operator's arguments have their order
+    keep: bool,  # noqa: FBT001 - likewise
+    kept: Array | None,
 ) -> list[Array]:
     """Compute value and gradients by a kernel, or by the formulas where it fails."""
     operation = _operation(loss, names, beta, temperature)
-    threads = cpu.thread_number(torch.get_num_threads())
+    kernels = triton if kernel == triton.NAME else cpu
+    threads = cpu.thread_number(torch.get_num_threads()) if kernels is cpu else 1
     arrays = [array.resolve_neg() for array in arrays]
-    work = Work(operation, xp, arrays, threads, value, tuple(gradients), cotangent)
+    if cotangent is not None:
+        cotangent = cotangent.resolve_neg()
+    wanted = tuple(gradients)
+    work = Work(operation, xp, arrays, threads, value, wanted, cotangent, keep=keep, kept=kept)
     try:
-        if cpu.problem():
-            return _by_formulas(work)
-        found, of_arrays = cpu.compute(work)
+        if kernels.problem():
+            return _by_formulas(work, kernel)
+        found, of_arrays = kernels.compute(work)
     except KernelError as error:
-        warn_of(cpu, error)
-        return _by_formulas(work)
+        warn_of(kernels, error)
+        return _by_formulas(work, kernel)
     return [found, *of_arrays] if value else of_arrays
 
 
-def _by_formulas(work: Work) -> list[Array]:
+def _by_formulas(work: Work, kernel: str) -> list[Array]:
     from kldiv.backends._torch import BACKEND  # noqa: PLC0415 - which imports this module
 
     def run(operation: Operation, *arrays: Array) -> Array:
@@ -125,12 +145,22 @@ def _by_formulas(work: Work) -> list[Array]:
     for index in work.gradients:
         gradient = pullback(index, work.cotangent, *arrays)
         results.append(torch.empty_like(arrays[index]).copy_(gradient))
-    return results
+    # Once a kernel has failed the gradients come from the formulas too, which need nothing kept.
+    return [*results, *(each.zero_() for each in _kept(operation, arrays[0], kernel, work.keep))]
+
+
+def _kept(operation: Operation, first: Array, kernel: str, keep: bool) -> list[Array]:  # noqa: FBT001
+    """Return a tensor, or none, like what a forward kernel keeps for its gradients."""
+    if not keep or kernel != triton.NAME or not isinstance(operation, RowLoss):
+        return []
+    rows = first.new_empty((*first.shape[:-1], triton.KEPT), dtype=torch.float64)
+    return [rows.reshape(-1, triton.KEPT)]
 
 
 @_fused.register_fake
-def _shapes(
+def _shapes(  # noqa: PLR0913, PLR0917 - the operator's
     arrays: list[Array],
+    kernel: str,
     loss: str,
     names: list[str],
     beta: float,
@@ -138,6 +168,8 @@ def _shapes(
     gradients: list[int],
     cotangent: Array | None,  # noqa: ARG001 - an operator's arguments
     value: bool,  # noqa: FBT001 - see above
+    keep: bool,  # noqa: FBT001
+    kept: Array | None,  # noqa: ARG001
 ) -> list[Array]:
     operation, first = _operation(loss, names, beta, temperature), arrays[0]
     dtype = getattr(torch, operation.result)
@@ -148,7 +180,8 @@ def _shapes(
         results = [first.new_empty(first.shape[:-1], dtype=dtype)]
     elif value:
         results = [torch.empty_like(first, dtype=dtype)]
-    return [*results, *(torch.empty_like(arrays[index]) for index in gradients)]
+    gradient = [torch.empty_like(arrays[index]) for index in gradients]
+    return [*results, *gradient, *_kept(operation, first, kernel, keep)]
 
 
 @_fused.register_vmap
@@ -159,13 +192,13 @@ def _mapped(
     *words: Any,
 ) -> tuple[list[Array], list[int]]:
     """Compute one entry after another."""
-    *options, cotangent, value = words
-    where, of_cotangent = in_dims[0], in_dims[6]
+    *options, cotangent, value, keep, kept = words
+    where, of_cotangent, of_kept = in_dims[0], in_dims[7], in_dims[10]
     parts = []
     for entry in range(info.batch_size):
         own = [_entry(array, axis, entry) for array, axis in zip(arrays, where, strict=True)]
-        upstream = _entry(cotangent, of_cotangent, entry)
-        parts.append(_fused(own, *options, upstream, value))
+        upstream, constants = _entry(cotangent, of_cotangent, entry), _entry(kept, of_kept, entry)
+        parts.append(_fused(own, *options, upstream, value, keep, constants))
     results = [torch.stack(each) for each in zip(*parts, strict=True)]
     return results, [0 for _ in results]
 

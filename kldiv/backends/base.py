@@ -156,6 +156,8 @@ class Backend:
         cotangent: Array | None = None,  # noqa: ARG002
         *,
         value: bool = True,  # noqa: ARG002
+        keep: bool = False,  # noqa: ARG002
+        kept: Array | None = None,  # noqa: ARG002
     ) -> tuple[Array | None, list[Array]] | None:
         """Compute by a fused kernel, or return None where the formulas are to do it.
 
@@ -173,6 +175,10 @@ class Backend:
             The gradient in the result; by default 1.
         value : bool, default True
             Whether the value itself is wanted.
+        keep : bool, default False
+            Whether to return, after the gradients, what they follow from later, if anything does.
+        kept : array, optional
+            What an earlier call returned for that.
 
         Returns
         -------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kldiv import config
 from kldiv.backends import chunks
@@ -71,15 +71,14 @@ class Route:
         gradients: Sequence[int],
         arrays: Sequence[Array],
         cotangent: Array | None = None,
-        *,
-        value: bool = True,
+        **options: Any,
     ) -> tuple[Array | None, list[Array]] | None:
         """Compute value and gradients in one pass, or return None: see `Backend.fused`."""
         if isinstance(operation, LinearLoss):
             return chunks.value_and_gradients(self, operation, gradients, arrays)
         if self.device is not None or self.crosses:
             return None
-        return self.backend.fused(operation, arrays, self.kernel, gradients, cotangent, value=value)
+        return self.backend.fused(operation, arrays, self.kernel, gradients, cotangent, **options)
 
 
 _lock = Lock()

@@ -39,6 +39,10 @@ class Work(NamedTuple):
     """The gradient in the result; None is 1."""
     into: Sequence[Array] | None = None
     """Where to write the gradients; None makes new arrays."""
+    keep: bool = False
+    """Whether to return, after the gradients, what a later call for these takes as ``kept``."""
+    kept: Array | None = None
+    """What an earlier call for the value returned, from which the gradients follow."""
 
 
 class Kernels(Protocol):

@@ -1,0 +1,322 @@
+"""Elementary functions of float32 and float64 tensors, without a chip's approximations.
+
+Exponential and logarithm are those of `kldiv.kernels.cpu.elementary`, to 1 ulp, with the same
+minimax polynomials; no ``ex2.approx``, whose error of 2 ulp is nobody's promise, so that they are
+the same on a GPU and in Triton's interpreter.  The kernels are compiled without contraction of
+products and sums: each fused multiply-add here is written, and each sum of two words is exact.
+"""
+
+from __future__ import annotations
+
+import math
+
+import triton
+import triton.language as tl
+
+_LN2_HIGH_32 = tl.constexpr(0.693359375)
+_LN2_LOW_32 = tl.constexpr(math.log(2) - 0.693359375)
+_LN2_HIGH_64 = tl.constexpr(float.fromhex("0x1.62e42feep-1"))
+_LN2_LOW_64 = tl.constexpr(float.fromhex("0x1.a39ef35793c76p-33"))
+_LN2 = tl.constexpr(math.log(2))
+_LOG2_E = tl.constexpr(1 / math.log(2))
+
+# log(1 + f) = f − f²/2 + f³·P(f) for √½ ≤ 1 + f < √2, within 6e-9 of itself
+_LOG_32 = tl.constexpr(
+    (
+        0.33333331707289265,
+        -0.2500082104531514,
+        0.20001226938086014,
+        -0.1662335694550242,
+        0.1420175595042327,
+        -0.13160184467694075,
+        0.12761594843398072,
+        -0.07634514490184806,
+    )
+)
+# log(1 + f) = 2z + z³·P(z²), z = f/(2 + f), within 2e-18
+_LOG_64 = tl.constexpr(
+    (
+        0.6666666666666734,
+        0.39999999999414343,
+        0.285714287424695,
+        0.22222198564100976,
+        0.18183564831711022,
+        0.1531403679955515,
+        0.14796095142155627,
+    )
+)
+# exp(r) = 1 + r + r²·P(r) for |r| ≤ ½ log 2, within 4e-9 and 4e-18
+_EXP_32 = tl.constexpr(
+    (
+        0.5000000095704549,
+        0.16666518306154118,
+        0.041666204126187614,
+        0.008368953501337987,
+        0.0013950603085746583,
+    )
+)
+_EXP_64 = tl.constexpr(
+    (
+        0.5000000000000013,
+        0.166666666666667,
+        0.04166666666651432,
+        0.008333333333307028,
+        0.0013888888947330839,
+        0.00019841269917766753,
+        2.480148959095654e-05,
+        2.755721595842778e-06,
+        2.763141365878929e-07,
+        2.5117969684469478e-08,
+    )
+)
+# the same for |r| ≤ 1, within 5e-9 of P
+_EXP_WIDE_32 = tl.constexpr(
+    (
+        0.49999999775716203,
+        0.16666667038460747,
+        0.041666738694438654,
+        0.00833330885483077,
+        0.0013885312602539262,
+        0.0001984413627081471,
+        2.5365991960239137e-05,
+        2.7726128977775458e-06,
+    )
+)
+_ROOT_32 = tl.constexpr(0x3F3504F3)
+_ROOT_64 = tl.constexpr(0x3FE6A09E667F3BCD)
+"""The bits of √½."""
+
+# Added to a float this puts its integer part into the lowest bits.
+_ROUND_32 = tl.constexpr(1.5 * 2.0**23)
+_ROUND_64 = tl.constexpr(1.5 * 2.0**52)
+_ROUND_BITS_32 = tl.constexpr(0x4B400000)
+_ROUND_BITS_64 = tl.constexpr(0x4338000000000000)
+
+
+NEAR = tl.constexpr(2.0)
+"""|x| below which φ is a series."""
+
+# φ(x)/x² = Σ (−x)ᵏ/(k + 2)!, to a quarter of a rounding at |x| = NEAR
+_PHI = tl.constexpr(tuple((-1) ** k / math.factorial(k + 2) for k in range(25)))
+# log1p(y) = 2 artanh(z) = 2z + z³ Σ 2z²ᵏ/(2k + 3), z = y/(2 + y), likewise at |z| = 1/3
+_ARTANH = tl.constexpr(tuple(2 / (2 * k + 3) for k in range(16)))
+
+
+@triton.jit
+def rounded(x, dtype: tl.constexpr):
+    """Return ``x`` in another dtype; a float64 becomes a bfloat16 by way of float32.
+
+    Triton's interpreter gets that wrong in one step (its cast takes the two for alike).
+    """
+    if dtype == tl.bfloat16:
+        x = x.to(tl.float32)
+    return x.to(dtype)
+
+
+@triton.jit
+def like(x, value: tl.constexpr):
+    """Return a number of the dtype of ``x``."""
+    return tl.full([], value, x.dtype)
+
+
+@triton.jit
+def polynomial(x, coefficients: tl.constexpr, n: tl.constexpr):
+    """Return Σ cₖ xᵏ of the first ``n`` coefficients."""
+    value = like(x, coefficients[n - 1])
+    for k in tl.static_range(n - 1):
+        value = tl.fma(value, x, like(x, coefficients[n - 2 - k]))
+    return value
+
+
+@triton.jit
+def divide(a, b):
+    """Return a/b, rounded once: Triton's ``/`` of float32 is an approximation."""
+    return a / b if a.dtype == tl.float64 else tl.div_rn(a, b)
+
+
+@triton.jit
+def bounded(x, limit):
+    """Return ``x`` between −limit and limit, NaN kept."""
+    return tl.where(x < -limit, -limit, tl.where(x > limit, limit, x))
+
+
+# --- double words ---------------------------------------------------------------------------------
+
+
+@triton.jit
+def two_sum(a, b):
+    """Return a + b as a double word: rounded, and what rounding lost."""
+    high = a + b
+    back = high - a
+    return high, (a - (high - back)) + (b - back)
+
+
+@triton.jit
+def two_difference(a, b):
+    """Return a − b as a double word."""
+    high = a - b
+    back = high - a
+    return high, (a - (high - back)) - (b + back)
+
+
+@triton.jit
+def difference(a, a_low, b, b_low):
+    """Return a − b of double words as one number, right relative to itself."""
+    high, low = two_difference(a_low, b_low)
+    return ((a - b) + high) + low
+
+
+@triton.jit
+def add(a, a_low, b):
+    """Return the double word a plus a number."""
+    high, low = two_sum(a, b)
+    low = low + a_low
+    total = high + low
+    return total, low - (total - high)
+
+
+# --- exponential ----------------------------------------------------------------------------------
+
+
+@triton.jit
+def _power(k, x):
+    """Return 2ᵏ, a normal number, of the dtype of ``x``."""
+    if x.dtype == tl.float64:
+        power = ((k + 1023) << 52).to(tl.float64, bitcast=True)
+    else:
+        power = ((k + 127) << 23).to(tl.float32, bitcast=True)
+    return power
+
+
+@triton.jit
+def _scaled(x, k):
+    """Return x·2ᵏ, rounded once: what is below all normal numbers counts where it is magnified."""
+    half = k >> 1
+    return x * _power(half, x) * _power(k - half, x)
+
+
+@triton.jit
+def _reduced(high, low, inverse, per, ln2, ln2_low):
+    """Return eʳ and k, where (high + low)/T = r + k log 2."""
+    if high.dtype == tl.float64:
+        shift = like(high, _ROUND_64)
+    else:
+        shift = like(high, _ROUND_32)
+    shifted = tl.fma(high, per, shift)
+    k = shifted - shift
+    r = (tl.fma(k, -ln2_low, tl.fma(k, -ln2, high)) + low) * inverse
+    if high.dtype == tl.float64:
+        value = tl.fma(r * r, polynomial(r, _EXP_64, 10), r) + 1.0
+        power = shifted.to(tl.int64, bitcast=True) - _ROUND_BITS_64
+    else:
+        value = tl.fma(r * r, polynomial(r, _EXP_32, 5), r) + 1.0
+        power = shifted.to(tl.int32, bitcast=True) - _ROUND_BITS_32
+    return value, power
+
+
+@triton.jit
+def exp_reduced(high, low, inverse, per, ln2, ln2_low):
+    """Return exp((high + low)/T) where it does not overflow, and is no less than e⁻¹¹⁰ or e⁻⁷⁶⁰.
+
+    ``inverse`` is 1/T, ``per`` is 1/(T log 2), and T log 2 is ``ln2`` + ``ln2_low``, the first of
+    so few bits that its products with whole numbers are exact.
+    """
+    value, k = _reduced(high, low, inverse, per, ln2, ln2_low)
+    return _scaled(value, k)
+
+
+@triton.jit
+def exp(x):
+    """Return eˣ."""
+    if x.dtype == tl.float64:
+        x = tl.where(x < -746.0, -746.0, tl.where(x > 710.0, 710.0, x))
+        high, low = like(x, _LN2_HIGH_64), like(x, _LN2_LOW_64)
+    else:
+        x = tl.where(x < -104.0, -104.0, tl.where(x > 89.0, 89.0, x))
+        high, low = like(x, _LN2_HIGH_32), like(x, _LN2_LOW_32)
+    value, k = _reduced(x, like(x, 0.0), like(x, 1.0), like(x, _LOG2_E), high, low)
+    return _scaled(value, k)
+
+
+@triton.jit
+def phi_near(x):
+    """Return φ(x) = e⁻ˣ − 1 + x for |x| ≤ `NEAR`; less φ(x), x is 1 − e⁻ˣ."""
+    return x * x * polynomial(x, _PHI, 25 if x.dtype == tl.float64 else 14)
+
+
+@triton.jit
+def less(x):
+    """Return e⁻ˣ − 1."""
+    near = bounded(x, like(x, NEAR))
+    return tl.where(tl.abs(x) < NEAR, phi_near(near) - near, exp(-x) - 1.0)
+
+
+@triton.jit
+def phi_and_fall(x):
+    """Return φ(x) and e⁻ˣ − 1 for |x| < 80, of float32."""
+    shift = like(x, _ROUND_32)
+    shifted = tl.where(tl.abs(x) < 1.0, shift, tl.fma(-x, like(x, _LOG2_E), shift))
+    k = shifted - shift
+    r = tl.fma(k, like(x, -_LN2_LOW_32), tl.fma(k, like(x, -_LN2_HIGH_32), -x))
+    rest = r * r * polynomial(r, _EXP_WIDE_32, 8)
+    power = _power(shifted.to(tl.int32, bitcast=True) - _ROUND_BITS_32, x)
+    one_less = power - 1.0
+    # 2ᵏ(1 + r + rest) − 1 − (r + k log 2): no two large terms cancel.
+    constant = tl.fma(k, like(x, -_LN2), one_less)
+    phi = tl.fma(power, rest, tl.fma(one_less, r, constant))
+    return phi, tl.fma(power, r + rest, one_less)
+
+
+# --- logarithm ------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _log_normal(x):
+    if x.dtype == tl.float64:
+        i = x.to(tl.int64, bitcast=True) - _ROOT_64
+        k = (i >> 52).to(tl.float64)
+        f = ((i & 0xFFFFFFFFFFFFF) + _ROOT_64).to(tl.float64, bitcast=True) - 1.0
+        z = f / (2.0 + f)
+        half = 0.5 * f * f
+        rest = z * z * polynomial(z * z, _LOG_64, 7)
+        # log(1 + f) = f − (f²/2 − z·(f²/2 + rest))
+        low = tl.fma(k, like(x, _LN2_LOW_64), z * (half + rest))
+        value = tl.fma(k, like(x, _LN2_HIGH_64), f - (half - low))
+    else:
+        i = x.to(tl.int32, bitcast=True) - _ROOT_32
+        k = (i >> 23).to(tl.float32)
+        f = ((i & 0x7FFFFF) + _ROOT_32).to(tl.float32, bitcast=True) - 1.0
+        square = f * f
+        low = tl.fma(k, like(x, _LN2_LOW_32), f * square * polynomial(f, _LOG_32, 8))
+        low = tl.fma(square, like(x, -0.5), low)
+        value = tl.fma(k, like(x, _LN2_HIGH_32), f + low)
+    return value
+
+
+@triton.jit
+def log(x):
+    """Return log x: −∞ at 0, NaN below."""
+    # The whole shift of a subnormal number is added to a logarithm below −80: that is accurate.
+    if x.dtype == tl.float64:
+        small = x < 2.0**-1022
+        value = _log_normal(tl.where(small, x * 2.0**52, x))
+        value = tl.where(small, value - 52.0 * _LN2, value)
+    else:
+        small = x < 2.0**-126
+        value = _log_normal(tl.where(small, x * 2.0**23, x))
+        value = tl.where(small, value - 23.0 * _LN2, value)
+    value = tl.where(x < float("inf"), value, x)
+    value = tl.where(x == 0.0, -float("inf"), value)
+    return tl.where(x < 0.0, float("nan"), value)
+
+
+@triton.jit
+def log1p_near(y):
+    """Return log(1 + y) and y − log(1 + y) for −½ < y < 1."""
+    z = divide(y, 2.0 + y)
+    square = z * z
+    if y.dtype == tl.float64:
+        rest = z * square * polynomial(square, _ARTANH, 16)
+    else:
+        rest = z * square * polynomial(square, _ARTANH, 7)
+    return z + z + rest, y * z - rest

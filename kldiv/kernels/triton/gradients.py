@@ -1,0 +1,107 @@
+"""Kernels of the gradients of rows: one read of both logits, one write of each gradient wanted.
+
+A program has a tile, or several rows of one, and the row's constants that the forward kernels kept;
+the gradient in the result, and what a mean divides it by, come from device memory as well.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kldiv.kernels.triton.elementary import NEAR, bounded, like, phi_near, rounded
+from kldiv.kernels.triton.jensen_shannon import js_logs, probability, student_view
+from kldiv.kernels.triton.rows import (
+    _KL,
+    _OFFSET,
+    _S_SHIFT,
+    _T_SHIFT,
+    SAVED,
+    UNSPECIALISED,
+    load_tile,
+    read_state,
+    row_offsets,
+    temperature_of,
+)
+from kldiv.kernels.triton.state import apart, finite, heated, split
+
+
+@triton.jit
+def _kl_student(t, s, a, offset, hot, wide: tl.constexpr):
+    """Return q − p: by p·(eʳ − 1) where they are close."""
+    kind = tl.float64 if wide else tl.float32
+    t, s = finite(t), finite(s)
+    p = probability(t, a.t_max, a.t_sum, hot, wide)
+    q = probability(s, a.s_max, a.s_sum, hot, wide)
+    c, c_low, left = split(a.pivot, a.pivot_low, wide)
+    behind = (offset - left * hot.inverse.to(tl.float64)).to(kind)
+    x = apart(t, s, c, c_low, hot) + behind
+    near = bounded(x, like(x, NEAR))
+    return tl.where(tl.abs(x) < NEAR, p * (phi_near(near) - near), q - p)
+
+
+@triton.jit
+def _kl_teacher(t, s, a, kl, hot, wide: tl.constexpr):
+    """Return p·(x − Σ p x); 0 where t = −∞, and NaN elsewhere in a row whose KL is ∞."""
+    kind = tl.float64 if wide else tl.float32
+    p = probability(finite(t), a.t_max, a.t_sum, hot, wide)
+    c, c_low, left = split(a.anchor, a.anchor_low, wide)
+    mean = left * hot.inverse.to(tl.float64) + a.drift / a.t_sum
+    mean = tl.where(kl < float("inf"), mean, float("nan")).to(kind)
+    x = apart(finite(t), finite(s), c, c_low, hot) - mean
+    masked = tl.where(kl == kl, 0.0, kl).to(kind)
+    return tl.where(t == -float("inf"), masked, p * x)
+
+
+@triton.jit(do_not_specialize=[*UNSPECIALISED, "factor_stride"])
+def gradients(
+    s, t, s_out, t_out, saved, factors, keep, temperatures,
+    temperature_bits, beta_bits, rows, inner, classes, factor_stride,
+    s_outer, s_inner, s_step, t_outer, t_inner, t_step,
+    s_out_outer, s_out_inner, s_out_step, t_out_outer, t_out_inner, t_out_step,
+    wide: tl.constexpr, shannon: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
+    """Write the gradients that are wanted, of KL or of Jensen-Shannon."""
+    kind = tl.float64 if wide else tl.float32
+    row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)[:, None]
+    there = row < rows
+    kept = there
+    if keep is not None:
+        kept = there & (tl.load(keep + row, mask=there, other=0) != 0)
+    columns = tl.program_id(1).to(tl.int64) * width + tl.arange(0, width)[None, :]
+    inside = columns < classes
+    temperature = temperature_of(temperatures, temperature_bits, row, there)
+    hot = heated(temperature, wide)
+    a = read_state(saved, row * SAVED, there)
+    kl = tl.load(saved + row * SAVED + _KL, mask=there, other=0.0)
+    offset = tl.load(saved + row * SAVED + _OFFSET, mask=there, other=0.0)
+    factor = tl.load(factors + row * factor_stride, mask=there, other=0.0) / temperature
+    t_tile = load_tile(t, row_offsets(row, inner, t_outer, t_inner), columns, t_step,
+                       kept & inside, wide)  # fmt: skip
+    s_tile = load_tile(s, row_offsets(row, inner, s_outer, s_inner), columns, s_step,
+                       kept & inside, wide)  # fmt: skip
+    if shannon:
+        beta = beta_bits.to(tl.float64, bitcast=True)
+        rest = 1.0 - beta
+    if s_out is not None:
+        if shannon:
+            shift = tl.load(saved + row * SAVED + _S_SHIFT, mask=there, other=0.0).to(kind)
+            q, ell = js_logs(
+                s_tile, t_tile, student_view(a), -offset, rest, beta, temperature, hot, wide
+            )
+            slope = (rest * factor).to(kind) * (q * (ell - shift))
+        else:
+            slope = factor.to(kind) * _kl_student(t_tile, s_tile, a, offset, hot, wide)
+        place = row_offsets(row, inner, s_out_outer, s_out_inner) + columns * s_out_step
+        slope = rounded(tl.where(kept, slope, 0.0), s_out.dtype.element_ty)
+        tl.store(s_out + place, slope, mask=there & inside)
+    if t_out is not None:
+        if shannon:
+            shift = tl.load(saved + row * SAVED + _T_SHIFT, mask=there, other=0.0).to(kind)
+            p, ell = js_logs(t_tile, s_tile, a, offset, beta, rest, temperature, hot, wide)
+            slope = (beta * factor).to(kind) * (p * (ell - shift))
+        else:
+            slope = factor.to(kind) * _kl_teacher(t_tile, s_tile, a, kl, hot, wide)
+        place = row_offsets(row, inner, t_out_outer, t_out_inner) + columns * t_out_step
+        slope = rounded(tl.where(kept, slope, 0.0), t_out.dtype.element_ty)
+        tl.store(t_out + place, slope, mask=there & inside)

@@ -1,0 +1,146 @@
+"""Kernels of y·(log y − x) and its derivatives, one read of both: `kldiv.formulas.pointwise`.
+
+Arrays are seen as [outer, middle, inner], whatever their strides. A program takes tiles of a few of
+the first two axes' rows, one after another, and leaves one float64 sum: which tiles are its own
+depends on the shape alone, so a result is the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kldiv.kernels.triton.elementary import exp, log, rounded
+
+
+@triton.jit
+def _edge(x, zero):
+    """Return what 0·anything is: 0, and NaN where ``x`` is."""
+    return tl.where(x == x, zero, x)
+
+
+@triton.jit
+def _logarithms(x, y, order):
+    """Return e^y·(y − x + order)."""
+    weight = exp(y)
+    difference = y - x + order
+    # e^y underflows where P is positive all the same: an infinite difference wins.
+    value = tl.where(tl.abs(difference) == float("inf"), difference, weight * difference)
+    return tl.where(y == -float("inf"), _edge(x, weight), value)
+
+
+@triton.jit
+def elements(x, y, log_target: tl.constexpr):
+    """Return the divergence of each element."""
+    if log_target:
+        value = _logarithms(x, y, 0.0)
+    else:
+        value = tl.where(y == 0.0, _edge(x, y), y * (log(y) - x))
+    return value
+
+
+@triton.jit
+def slope_x(y, log_target: tl.constexpr):
+    """Return the derivative in x."""
+    return -exp(y) if log_target else -y
+
+
+@triton.jit
+def slope_y(x, y, log_target: tl.constexpr):
+    """Return the derivative in y."""
+    if log_target:
+        value = _logarithms(x, y, 1.0)
+    else:
+        value = tl.where(y == 0.0, y, log(y) + 1.0 - x)
+    return value
+
+
+@triton.jit
+def _places(rows, columns, middle, strides):
+    """Return where elements are, given the strides of the three axes."""
+    outer_stride, middle_stride, inner_stride = strides
+    return (
+        (rows // middle) * outer_stride + (rows % middle) * middle_stride + (columns * inner_stride)
+    )
+
+
+@triton.jit
+def _read(x, y, keep, rows, columns, middle, mask, x_strides, y_strides, keep_strides,
+          wide: tl.constexpr, log_target: tl.constexpr):  # fmt: skip
+    """Return a tile of both arrays, and which of it counts."""
+    kind = tl.float64 if wide else tl.float32
+    nothing = -float("inf") if log_target else 0.0
+    if keep is not None:
+        place = _places(rows, columns, middle, keep_strides)
+        mask = mask & (tl.load(keep + place, mask=mask, other=0) != 0)
+    # What is left out is not even read.
+    x_tile = tl.load(x + _places(rows, columns, middle, x_strides), mask=mask, other=0.0)
+    y_tile = tl.load(y + _places(rows, columns, middle, y_strides), mask=mask, other=nothing)
+    return x_tile.to(kind), y_tile.to(kind), mask
+
+
+@triton.jit(do_not_specialize=["rows", "middle"])
+def sums(
+    x, y, keep, partial, rows, middle, inner, x_strides, y_strides, keep_strides,
+    wide: tl.constexpr, log_target: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
+    """Leave the sum of a program's tiles."""
+    across = tl.cdiv(inner, width)
+    tiles = tl.cdiv(rows, height) * across
+    high = tl.zeros([height], tl.float64)
+    low = high
+    for tile in range(tl.program_id(0).to(tl.int64), tiles, tl.num_programs(0)):
+        row = (tile // across) * height + tl.arange(0, height)[:, None]
+        column = (tile % across) * width + tl.arange(0, width)[None, :]
+        mask = (row < rows) & (column < inner)
+        x_tile, y_tile, mask = _read(
+            x, y, keep, row, column, middle, mask, x_strides, y_strides, keep_strides,
+            wide, log_target,
+        )  # fmt: skip
+        value = elements(x_tile, y_tile, log_target)
+        if wide:
+            part = tl.sum(value, axis=1)
+        else:
+            groups = tl.sum(tl.reshape(value, [height, width // 4, 4]), axis=2)
+            part = tl.sum(groups.to(tl.float64), axis=1)
+        # What a sum of float64 loses is kept, as long as that is finite.
+        higher = high + part
+        back = higher - high
+        lost = (high - (higher - back)) + (part - back)
+        low += tl.where(tl.abs(higher) < float("inf"), lost, 0.0)
+        high = higher
+    tl.store(partial + tl.program_id(0), tl.sum(high + low, axis=0))
+
+
+@triton.jit(do_not_specialize=["rows", "middle"])
+def maps(
+    x, y, keep, value, x_out, y_out, factor, rows, middle, inner,
+    x_strides, y_strides, keep_strides, value_strides, x_out_strides, y_out_strides,
+    factor_strides,
+    wide: tl.constexpr, log_target: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
+    """Write elements, and the gradients that are wanted, times the gradient in the result."""
+    kind = tl.float64 if wide else tl.float32
+    across = tl.cdiv(inner, width)
+    tile = tl.program_id(0).to(tl.int64)
+    row = (tile // across) * height + tl.arange(0, height)[:, None]
+    column = (tile % across) * width + tl.arange(0, width)[None, :]
+    there = (row < rows) & (column < inner)
+    x_tile, y_tile, mask = _read(
+        x, y, keep, row, column, middle, there, x_strides, y_strides, keep_strides,
+        wide, log_target,
+    )  # fmt: skip
+    if value is not None:
+        result = rounded(elements(x_tile, y_tile, log_target), value.dtype.element_ty)
+        tl.store(value + _places(row, column, middle, value_strides), result, mask=there)
+    if factor is not None:
+        place = _places(row, column, middle, factor_strides)
+        by = tl.load(factor + place, mask=mask, other=0.0).to(kind)
+    if x_out is not None:
+        slope = tl.where(mask, by * slope_x(y_tile, log_target), 0.0)
+        place = _places(row, column, middle, x_out_strides)
+        tl.store(x_out + place, rounded(slope, x_out.dtype.element_ty), mask=there)
+    if y_out is not None:
+        slope = tl.where(mask, by * slope_y(x_tile, y_tile, log_target), 0.0)
+        place = _places(row, column, middle, y_out_strides)
+        tl.store(y_out + place, rounded(slope, y_out.dtype.element_ty), mask=there)

@@ -1,0 +1,179 @@
+"""From an operation on rows of logits and tensors to its kernels, and back to tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kldiv.formulas.reductions import cast
+from kldiv.formulas.rows import JensenShannon
+from kldiv.kernels.triton import gradients as gradient_kernels
+from kldiv.kernels.triton import rows as kernels
+from kldiv.kernels.triton.launch import OPTIONS, STATE_TILE, TILE, Tiling, axes, bits, on, tiling
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array
+    from kldiv.kernels import Work
+
+_JOINED = 32
+"""Rows of a program that merges parts."""
+
+_JOINING = {**OPTIONS, "num_warps": 1}
+
+
+class _Rows(NamedTuple):
+    """Rows and what is known of them, as the kernels take them."""
+
+    number: int
+    classes: int
+    wide: bool
+    beta: float | None
+    """Of Jensen-Shannon, None for Kullback-Leibler."""
+    keep: Array | None
+    temperatures: Array | None
+    temperature: float
+
+    def tiling(self, tile: int) -> Tiling:
+        """Return how they are shared among programs."""
+        return tiling(self.number, self.classes, tile)
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """Mask and temperature."""
+        return self.keep, self.temperatures, bits(self.temperature)
+
+
+def run(work: Work) -> tuple[Array | None, list[Array]]:
+    """Return the value, if it is wanted, and the gradients that are, then what was kept."""
+    operation, xp, arrays = work.operation, work.xp, work.arrays
+    shape = tuple(arrays[0].shape)
+    keep = operation.keep(arrays)
+    own = operation.temperature
+    divergence = operation.divergence
+    rows = _Rows(
+        math.prod(shape[:-1]),
+        shape[-1],
+        operation.compute == "float64",
+        divergence.beta if isinstance(divergence, JensenShannon) else None,
+        None if keep is None else keep.contiguous().view(xp.uint8),
+        cast(xp, arrays[2], "float64").contiguous() if own is None else None,
+        1.0 if own is None else own,
+    )
+    exact = replace(operation, compute="float64", total="float64")
+    results: list[Array] = []
+    with on(arrays[0]):
+        s, t = arrays[:2]
+        saved: Any = work.kept
+        values: Any = None
+        if saved is None:
+            saved, values = _forward(xp, rows, s, t, wanted=work.gradients or (0, 1) * work.keep)
+        if work.gradients:
+            upstream = s.new_ones(()) if work.cotangent is None else work.cotangent
+            factors = exact.weight(xp, upstream, shape[:-1], keep)
+            results = _gradients(xp, rows, s, t, saved, factors, work.gradients)
+        if work.keep:
+            results.append(saved)
+        if not work.value:
+            return None, results
+        return exact.finish(xp, values.reshape(shape[:-1]), keep), results
+
+
+def _layout(*tensors: Array) -> tuple[int, list[tuple[int, ...]]] | None:
+    """Return the length of the inner axis of rows, and the strides: outer, inner, of classes."""
+    shape = tensors[0].shape[:-1]
+    found = axes(shape, [tensor.stride()[:-1] for tensor in tensors], 2)
+    if found is None:
+        return None
+    (_, inner), strides = found
+    return inner, [
+        (*steps, tensor.stride(-1)) for tensor, steps in zip(tensors, strides, strict=True)
+    ]
+
+
+def _placed(s: Array, t: Array) -> tuple[Array, Array, int, list[tuple[int, ...]]]:
+    """Return both logits with their layout; rows in three axes or more are copied."""
+    layout = _layout(s, t)
+    if layout is None:
+        s, t = s.contiguous(), t.contiguous()
+        layout = _layout(s, t)
+        assert layout is not None  # noqa: S101 - contiguous rows are one axis
+    return s, t, *layout
+
+
+def _forward(
+    xp: Any, rows: _Rows, s: Array, t: Array, *, wanted: Sequence[int]
+) -> tuple[Array, Array]:
+    """Return what is kept of each row, and the values."""
+    s, t, inner, (s_strides, t_strides) = _placed(s, t)
+    plan, number = rows.tiling(STATE_TILE[rows.wide]), rows.number
+    shannon = rows.beta is not None
+    beta = bits(0.5 if rows.beta is None else rows.beta)
+    flags = {"t_shift": shannon and 1 in wanted, "s_shift": shannon and 0 in wanted}
+    values = s.new_empty((number,), dtype=xp.float64)
+    saved = s.new_empty((number, kernels.SAVED.value), dtype=xp.float64)
+    shared = plan.parts > 1
+    partial = None
+    if shared:
+        partial = s.new_empty((number, plan.parts, kernels.FIELDS.value), dtype=xp.float64)
+    place = (number, inner, rows.classes, plan.chunk, *s_strides, *t_strides)
+    kernels.states[-(-number // plan.height), plan.parts](
+        s, t, values, saved, partial, *rows.settings, beta, *place,
+        wide=rows.wide, shannon=shannon, **flags,
+        single=plan.chunk <= plan.width, height=plan.height, width=plan.width, **OPTIONS,
+    )  # fmt: skip
+    if not shared:
+        return saved, values
+    joined = (-(-number // _JOINED),)
+    kernels.join[joined](
+        partial, values, saved, *rows.settings, number, plan.parts, height=_JOINED, **_JOINING
+    )
+    if shannon:
+        sums = s.new_empty((number, plan.parts, kernels.SUMS.value), dtype=xp.float64)
+        kernels.look[number, plan.parts](
+            s, t, sums, saved, *rows.settings, beta, *place,
+            wide=rows.wide, **flags, width=plan.width, **OPTIONS,
+        )  # fmt: skip
+        kernels.join_sums[joined](
+            sums, values, saved, rows.keep, number, plan.parts, height=_JOINED, **_JOINING
+        )
+    return saved, values
+
+
+def _gradients(
+    xp: Any,
+    rows: _Rows,
+    s: Array,
+    t: Array,
+    saved: Array,
+    factors: Array,
+    wanted: Sequence[int],
+) -> list[Array]:
+    """Return the gradients that are wanted, given one factor, or one of each row."""
+    results = {index: xp.empty_like((s, t)[index]) for index in wanted}
+    layout = _layout(s, t, *results.values())
+    outputs = results
+    if layout is None:
+        s, t = s.contiguous(), t.contiguous()
+        outputs = {index: array.new_empty(array.shape) for index, array in results.items()}
+        layout = _layout(s, t, *outputs.values())
+        assert layout is not None  # noqa: S101 - contiguous rows are one axis
+    inner, (s_strides, t_strides, *of_outputs) = layout
+    places = dict(zip(outputs, of_outputs, strict=True))
+    nowhere = (0, 0, 1)
+    plan = rows.tiling(TILE[rows.wide])
+    beta = bits(0.5 if rows.beta is None else rows.beta)
+    factor_stride = 0 if factors.ndim == 0 else 1
+    gradient_kernels.gradients[-(-rows.number // plan.height), -(-rows.classes // plan.width)](
+        s, t, outputs.get(0), outputs.get(1), saved, factors.contiguous(), *rows.settings, beta,
+        rows.number, inner, rows.classes, factor_stride, *s_strides, *t_strides,
+        *places.get(0, nowhere), *places.get(1, nowhere),
+        wide=rows.wide, shannon=rows.beta is not None, height=plan.height, width=plan.width,
+        **OPTIONS,
+    )  # fmt: skip
+    if outputs is not results:
+        for index, array in outputs.items():
+            results[index].copy_(array)
+    return [results[index] for index in wanted]

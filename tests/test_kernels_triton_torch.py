@@ -1,0 +1,245 @@
+"""The Triton kernels under torch: its compiler, its operators, its graphs, and where they fail."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kldiv
+from kldiv.cli.app import app
+from kldiv.errors import BackendError
+from kldiv.kernels import triton as kernels
+
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+import torch
+from triton_cases import DEVICE, GPU, LOSSES, MARKS, agree, pair, pure
+
+from kldiv.backends import _torch_ops
+
+pytestmark = MARKS
+
+torch_warns = pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning",
+    "ignore:.*torch.jit.*is deprecated:DeprecationWarning",
+)
+
+
+@pytest.fixture
+def fused():
+    """Have the kernels or an error."""
+    torch.compiler.reset()
+    with kldiv.config_context(kernel="triton"):
+        yield
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Count what the kernels compute."""
+    found, compute = [], kernels.compute
+
+    def counted(work):
+        found.append(work)
+        return compute(work)
+
+    monkeypatch.setattr(kernels, "compute", counted)
+    return found
+
+
+# --- torch.compile and operators ------------------------------------------------------------------
+
+
+@torch_warns
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_torch_compile_calls_the_kernel(fused, calls, loss, reduction):
+    loss, (s, t) = functools.partial(LOSSES[loss], reduction=reduction), pair(loss, (6, 50))
+    expected = loss(s, t)
+    gradients = torch.autograd.grad(expected.sum(), (s, t))
+    eager = len(calls)
+    value = torch.compile(loss, fullgraph=True, backend="aot_eager")(s, t)
+    found = torch.autograd.grad(value.sum(), (s, t))
+    assert (eager, len(calls)) == (2, 4)  # forward and backward
+    agree([value, *found], [expected, *gradients], 0)
+
+
+@torch_warns
+def test_what_a_compiled_forward_keeps_serves_its_backward(fused, calls):
+    s, t = pair("logits", (6, 50))
+    value = torch.compile(kldiv.kl_div_with_logits, fullgraph=True, backend="aot_eager")(s, t)
+    value.backward()
+    assert [work.keep for work in calls] == [True, False]
+    assert calls[1].kept is not None
+
+
+@torch_warns
+def test_torch_compile_does_not_compile_anew_for_every_batch(fused, calls):
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    compiled = torch.compile(kldiv.kl_div_with_logits, fullgraph=True, backend="aot_eager")
+    for size in (3, 4, 5, 9):
+        s, t = pair("logits", (size, 20))
+        torch.autograd.grad(compiled(s, t), s)
+    assert counters["stats"]["unique_graphs"] <= 2
+    assert len(calls) == 8
+
+
+@torch_warns
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_the_operator_is_what_torch_expects(fused, reduction):
+    s, t = (each.detach() for each in pair("logits", (4, 30)))
+    upstream = torch.ones(4 if reduction == "none" else (), device=DEVICE)
+    names = [reduction, "float32", "float32", "float32"]
+    words = ("triton", "Kullback-Leibler of logits", names, 0.5, 1.0)
+    forward = ([s, t], *words, [], None, True, True, None)
+    _, kept = _torch_ops._fused(*forward)
+    for arguments in (forward, ([s, t], *words, [0, 1], upstream, False, False, kept)):
+        found = torch.library.opcheck(_torch_ops._fused, arguments)
+        assert set(found.values()) == {"SUCCESS"}
+
+
+@torch_warns
+def test_vmap_inside_torch_compile(fused, calls):
+    s, t = (each.detach() for each in pair("logits", (3, 4, 20)))
+
+    def mapped(s, t):
+        return torch.func.vmap(kldiv.kl_div_with_logits)(s, t)
+
+    found = torch.compile(mapped, fullgraph=True, backend="aot_eager")(s, t)
+    assert len(calls) == 3
+    agree(
+        [found],
+        [torch.stack([kldiv.kl_div_with_logits(*each) for each in zip(s, t, strict=True)])],
+        1e-6,
+    )
+
+
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_cuda_graph_captures_both_passes(fused, loss):
+    arrays = pair(loss, (4, 5000))
+    with torch.no_grad():
+        others = [each.clone() for each in pair(loss, (4, 5000), seed=1)]
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):  # compiles
+        torch.autograd.grad(LOSSES[loss](*arrays), arrays)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = LOSSES[loss](*arrays)
+        found = torch.autograd.grad(value, arrays)
+    with torch.no_grad():
+        for array, other in zip(arrays, others, strict=True):
+            array.copy_(other)
+    graph.replay()
+    expected = LOSSES[loss](*arrays)
+    agree([value, *found], [expected, *torch.autograd.grad(expected, arrays)], 0)
+
+
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device")
+def test_nothing_waits_for_the_gpu(fused):
+    arrays = pair("logits", (4, 5000))
+    torch.autograd.grad(kldiv.kl_div_with_logits(*arrays), arrays)
+    where = torch.ones(4, dtype=torch.bool, device=DEVICE)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for loss in (kldiv.kl_div_with_logits, kldiv.js_div_with_logits):
+            torch.autograd.grad(loss(*arrays, where=where), arrays)
+        torch.autograd.grad(kldiv.kl_div(*arrays, where=where[:, None]), arrays)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# --- where they do not run ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_routes(monkeypatch):
+    monkeypatch.setattr("kldiv.backends.routing._places", {})
+    monkeypatch.setattr(kernels, "_failure", None)
+
+
+def test_tensors_of_the_cpu_are_not_interpreted_by_themselves():
+    assert kldiv.explain(torch.ones(9)).kernel == "pure"
+    assert kldiv.explain(torch.ones(1 << 20)).kernel in {"cpu", "pure"}
+
+
+def test_explain_and_doctor_say_why(no_routes, monkeypatch, capsys):
+    monkeypatch.setattr(kernels, "installed", lambda: False)
+    assert "triton: Triton is not installed" in str(kldiv.explain(torch.ones(9, device=DEVICE)))
+    with pytest.raises(SystemExit):
+        app(["doctor"], prog_name="kldiv")
+    assert "triton (torch): Triton is not installed" in capsys.readouterr().out
+    with (
+        kldiv.config_context(kernel="triton"),
+        pytest.raises(BackendError, match="'triton' cannot run here: Triton is not installed"),
+    ):
+        kldiv.kl_div(torch.ones(9), torch.ones(9))
+
+
+def test_without_a_gpu(no_routes, monkeypatch):
+    monkeypatch.setattr(kernels, "interpreted", lambda: False)
+    monkeypatch.setattr(kernels, "_has_gpu", lambda: False)
+    assert kernels.problem() == "torch finds no CUDA device"
+
+
+def test_tensors_elsewhere(no_routes, monkeypatch):
+    monkeypatch.setattr(kernels, "interpreted", lambda: False)
+    monkeypatch.setattr(kernels, "_has_gpu", lambda: True)
+    with kldiv.config_context(kernel="triton"):
+        assert kldiv.explain(torch.ones(9)).kernel == "pure"
+
+
+@torch_warns
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_failing_compiler_is_told_once(no_routes, monkeypatch, compiled):
+    def fail(work):
+        raise RuntimeError("no such instruction\nin line 7")
+
+    torch.compiler.reset()
+    monkeypatch.setattr("kldiv.kernels.cpu.SMALL", 0)
+    monkeypatch.setattr("kldiv.kernels.triton.row_loss.run", fail)
+    # As auto chooses them on a GPU.
+    monkeypatch.setattr(_torch_ops, "_technology", lambda arrays, kernel: "triton")
+    monkeypatch.setattr("kldiv.backends._torch.TorchBackend._refusal",
+                        lambda self, kernels, *_, **__: kernels.NAME != "triton" or
+                        kernels.problem())  # fmt: skip
+    s, t = pair("logits", (6, 50))
+    loss = kldiv.kl_div_with_logits
+    if compiled:
+        loss = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    with pytest.warns(RuntimeWarning, match="'triton': compiling it fails: RuntimeError: no such"):
+        value = loss(s, t)
+    found = [value, *torch.autograd.grad(value, (s, t))]
+    with pure():
+        expected = kldiv.kl_div_with_logits(s, t)
+        agree(found, [expected, *torch.autograd.grad(expected, (s, t))], 1e-6)
+    assert "no such instruction" in kernels.problem()
+
+
+def test_by_name_a_failing_compiler_is_an_error(no_routes, monkeypatch):
+    def fail(work):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr("kldiv.kernels.triton.pointwise_loss.run", fail)
+    with (
+        kldiv.config_context(kernel="triton"),
+        pytest.raises(BackendError, match="cannot run here: compiling it fails: RuntimeError: no"),
+    ):
+        kldiv.kl_div(torch.ones(9, device=DEVICE), torch.ones(9, device=DEVICE))
+
+
+def test_every_kernel_compiles_for_a_gpu_without_spills():
+    script = Path(__file__).with_name("triton_variants.py")
+    environment = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(script)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count(" registers") >= 12

@@ -1,0 +1,109 @@
+"""Compile every kernel for a GPU of compute capability 9.0, which needs none; report registers.
+
+Run as a script, without ``TRITON_INTERPRET``. The exit code is 1 where one of them spills.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kldiv.kernels.triton import gradients, launch, pointwise, rows
+
+TARGET = GPUTarget("cuda", 90, 32)
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+FLOATS = {False: "*fp32", True: "*fp64"}
+NUMBERS = "values saved partial sums factors temperatures".split()
+BITS = ("temperature_bits", "beta_bits")
+
+
+def compiled(kernel, constants, pointers, warps):
+    """Return registers and bytes of stack of a kernel; what is not named is a multiple of 16."""
+    signature, constexprs, attributes = {}, {}, {}
+    for place, name in enumerate(kernel.arg_names):
+        if name in constants:
+            value = constants[name]
+            signature[name] = ("i32",) * 3 if isinstance(value, tuple) else "constexpr"
+            if not isinstance(value, tuple):
+                constexprs[name] = value
+        elif name in pointers:
+            signature[name] = pointers[name]
+            attributes[place,] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "i64" if name in BITS else "i32"
+            if name in {"classes", "chunk", "inner"} or "_outer" in name or "_inner" in name:
+                attributes[place,] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constexprs, attributes)
+    options = {**launch.OPTIONS, "num_warps": warps}
+    found = triton.compile(source, target=TARGET, options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(found.asm["cubin"])
+        file.flush()
+        command = [CUOBJDUMP, "-res-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    match = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", text)
+    return int(match[1]), int(match[2]) + int(match[3])
+
+
+def variants():
+    """Yield a name and the arguments of `compiled` for each kernel, on production tiles."""
+    steps = dict.fromkeys(["s_step", "t_step", "s_out_step", "t_out_step"], 1)
+    numbers = dict.fromkeys(NUMBERS, "*fp64")
+    warps = launch.OPTIONS["num_warps"]
+    for wide, real in FLOATS.items():
+        name = "float64" if wide else "float32"
+        logits = {**numbers, **dict.fromkeys(["s", "t", "s_out", "t_out"], real)}
+        tile, state_tile = launch.TILE[wide], launch.STATE_TILE[wide]
+        for shannon in (False, True):
+            loss = "js" if shannon else "kl"
+            shifts = {"t_shift": shannon, "s_shift": shannon}
+            common = {"keep": None, "temperatures": None, "wide": wide, "shannon": shannon, **steps}
+            shapes = {"tiles": (1, state_tile, False), "short rows": (state_tile // 32, 16, True)}
+            for shape, (height, width, single) in shapes.items():
+                yield f"states {loss} {name}, {shape}", rows.states, {
+                    **common, **shifts, "single": single, "partial": None,
+                    "height": height, "width": width,
+                }, logits, warps  # fmt: skip
+            yield f"gradients {loss} {name}", gradients.gradients, {
+                **common, "height": 1, "width": tile,
+            }, logits, warps  # fmt: skip
+            if shannon:
+                yield f"look {name}", rows.look, {
+                    **common, **shifts, "width": state_tile,
+                }, logits, warps  # fmt: skip
+        for log_target in (False, True):
+            target = "log target" if log_target else "target"
+            strides = {
+                f"{each}_strides": (0, 0, 1)
+                for each in ("x", "y", "keep", "value", "x_out", "y_out", "factor")
+            }
+            constants = {
+                **strides, "wide": wide, "log_target": log_target, "height": 1, "width": tile,
+            }  # fmt: skip
+            arrays = {**numbers, **dict.fromkeys("x y value x_out y_out factor".split(), real)}
+            arrays["keep"] = "*u8"
+            yield f"sums of {target} {name}", pointwise.sums, constants, arrays, warps
+            yield f"maps of {target} {name}", pointwise.maps, constants, arrays, warps
+    joined = {"keep": None, "temperatures": None, "height": 32}
+    yield "join", rows.join, joined, numbers, 1
+    yield "join_sums", rows.join_sums, joined, numbers, 1
+
+
+def main():
+    spilled = False
+    for name, *arguments in variants():
+        registers, stack = compiled(*arguments)
+        sys.stdout.write(f"{name}: {registers} registers, {stack} bytes of stack\n")
+        spilled |= stack > 0
+    return int(spilled)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
