@@ -28,6 +28,14 @@ MEASURES = ("kl_pq", "kl_qp", "js")
 FORMS = ("logits", "log-probs", "probs", "counts", "auto")
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A shell starts what is in its background deaf to SIGINT, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     """A folder to work in, where everything is large."""

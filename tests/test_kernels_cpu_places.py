@@ -137,6 +137,7 @@ class Losses:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning")  # JAX's, if it is here
 def test_workers_of_a_data_loader(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setenv("KLDIV_NUM_THREADS", "2")
