@@ -136,12 +136,14 @@ def long_rows(size):
     [
         *((size, dtype, 7) for size in (127, 128, 129, 1000) for dtype in FLOATS),
         (1025, "float32", 7),  # of two tiles
-        (4099, "float64", 3),
-        (32000, "float32", 2),
+        (4099, "float64", 2),
+        (32000, "float32", 1),
         (151936, "float32", 1),
     ],
 )
 def test_many_classes_are_exact(size, dtype, rows, beta):
+    if size == 151936 and beta is not None and DEVICE == "cpu":
+        pytest.skip("the interpreter takes a minute, and 32000 classes show the same")
     pairs = dict(list(long_rows(size).items())[-rows:] if rows < 7 else long_rows(size).items())
     s, t = (np.stack([each[i] for each in pairs.values()]).astype(dtype) for i in (0, 1))
     divergence = KullbackLeibler() if beta is None else JensenShannon(beta)
