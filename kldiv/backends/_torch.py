@@ -34,8 +34,13 @@ if TYPE_CHECKING:
 
 
 def _gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
+    return _gradients_of(ctx, cotangent, ctx.saved_tensors)
+
+
+def _gradients_of(ctx: Any, cotangent: Array, saved: Sequence[Array]) -> tuple[Any, ...]:
+    """Return the gradients, given what was saved: torch.utils.checkpoint lets it be read once."""
     needed = ctx.needs_input_grad[2:]
-    arrays, kept = ctx.saved_tensors[: len(needed)], ctx.saved_tensors[len(needed) :]
+    arrays, kept = saved[: len(needed)], saved[len(needed) :]
     wanted = [index for index, each in enumerate(needed) if each]
     found = None
     # Where gradients are enabled these will be differentiated again; a compiler allows just one
@@ -55,12 +60,12 @@ def _gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
 def _kept_gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
     """Use up the gradients that a fused forward left; a second backward computes them anew."""
     kept, ctx.kept = getattr(ctx, "kept", None), None
+    saved = ctx.saved_tensors  # raises where an argument has been changed since
     if kept is None or torch.is_grad_enabled():
-        return _gradients(ctx, cotangent)
-    _ = ctx.saved_tensors  # raises where an argument has been changed since
+        return _gradients_of(ctx, cotangent, saved)
     scaled = ctx.route.backend.scaled(kept, cotangent)
     if scaled is None:
-        return _gradients(ctx, cotangent)
+        return _gradients_of(ctx, cotangent, saved)
     given = iter(scaled)
     return (None, None, *(next(given) if each else None for each in ctx.needs_input_grad[2:]))
 
