@@ -134,32 +134,6 @@ def select(_context: Any, condition: Any, yes: Any, no: Any) -> Any:
     return yes(types.boolean, yes, yes), generate
 
 
-@intrinsic
-def stream_line(_context: Any, source: Any, target: Any) -> Any:
-    """Copy 64 bytes to an address that is a multiple of 64, past the caches."""
-
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        line = ir.VectorType(ir.FloatType(), 16)
-        pointers = [builder.inttoptr(address, line.as_pointer()) for address in arguments]
-        stored = builder.store(builder.load(pointers[0], align=4), pointers[1], align=64)
-        one = ir.Constant(ir.IntType(32), 1)
-        stored.set_metadata("nontemporal", builder.module.add_metadata([one]))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), generate
-
-
-@intrinsic
-def fence(_context: Any) -> Any:
-    """Have all that is written seen by other threads before what comes next."""
-
-    def generate(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
 def _loader(kind: Any) -> Callable[..., Any]:
     @intrinsic
     def load(_context: Any, address: Any, index: Any) -> Any:

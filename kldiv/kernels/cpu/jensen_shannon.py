@@ -13,7 +13,7 @@ import numpy as np
 
 from kldiv.kernels.cpu.compiling import inline, kernel
 from kldiv.kernels.cpu.elementary import exp, log
-from kldiv.kernels.cpu.instructions import fence, like, select
+from kldiv.kernels.cpu.instructions import like, select
 from kldiv.kernels.cpu.layout import ADDRESS, Buffer
 from kldiv.kernels.cpu.logits import (
     GRADIENT_S,
@@ -289,7 +289,6 @@ def _run(
                 stack[0],
                 shift,
             )
-    fence()
 
 
 _SIGNATURE = "void(i8[:,::1], i8, f8, f8[::1], u1[::1], f8[::1], i8, i8, f8[::1])"

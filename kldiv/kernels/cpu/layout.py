@@ -7,7 +7,6 @@ merged where all arrays allow it, so that rows of a table are few and runs of el
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -24,9 +23,6 @@ ADDRESS: Final = 0
 CODE: Final = 1
 CONTIGUOUS: Final = 2
 STRIDES: Final = 3
-
-STREAMED: Final = 2
-"""What `CONTIGUOUS` holds for an array that no cache can hold: it is written past them."""
 
 FLOAT32: Final = 0
 FLOAT64: Final = 1
@@ -72,8 +68,6 @@ def memory(array: Array) -> Memory:
 _LARGE: Final = 1 << 22
 """Bytes from which the size of pages matters."""
 
-_LARGER_THAN_CACHES: Final = 1 << 25
-
 
 def empty_like(xp: Namespace, array: Array) -> Array:
     """Return an array like another, not initialised.
@@ -114,10 +108,7 @@ def table(arrays: Sequence[Memory | None], *, whole_rows: bool = False) -> np.nd
         if array is not None:
             strides = next(rows)
             code, size = CODES[array.dtype]
-            whole = int(_contiguous(sizes, strides, size))
-            if whole and math.prod(sizes) * size >= _LARGER_THAN_CACHES:
-                whole = STREAMED
-            result[row, :STRIDES] = array.address, code, whole
+            result[row, :STRIDES] = array.address, code, _contiguous(sizes, strides, size)
             result[row, STRIDES:] = strides
     return result
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from kldiv.kernels.cpu import quick
 from kldiv.kernels.cpu.compiling import inline, kernel
-from kldiv.kernels.cpu.instructions import accumulate, fence, larger, like, select
+from kldiv.kernels.cpu.instructions import accumulate, larger, like, select
 from kldiv.kernels.cpu.layout import ADDRESS, Buffer
 from kldiv.kernels.cpu.memory import address_of, flush, load, sink, source, store
 from kldiv.kernels.cpu.state import (
@@ -383,7 +383,6 @@ def _run(
                 out = sink(table, GRADIENT_T, at, buffers[2])
                 _gradient_t(t, s, n, out, stack[0], kl, factor, hot, kind)
                 flush(table, GRADIENT_T, at, n, buffers[2])
-    fence()
 
 
 _SIGNATURE = "void(i8[:,::1], i8, f8[::1], u1[::1], f8[::1], i8, i8, f8[::1])"

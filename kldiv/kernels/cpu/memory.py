@@ -25,7 +25,6 @@ from kldiv.kernels.cpu.instructions import (
     store_float32,
     store_float64,
     store_uint16,
-    stream_line,
 )
 from kldiv.kernels.cpu.layout import (
     ADDRESS,
@@ -35,7 +34,6 @@ from kldiv.kernels.cpu.layout import (
     FLOAT16,
     FLOAT32,
     FLOAT64,
-    STREAMED,
     STRIDES,
     Buffer,
 )
@@ -230,7 +228,7 @@ def source(table: Buffer, row: int, start: int, n: int, buffer: Buffer) -> int:
 @inline
 def sink(table: Buffer, row: int, start: int, buffer: Buffer) -> int:
     """Return where to write elements from ``start`` on; `flush` brings them home."""
-    if direct(table, row, buffer) and table[row, CONTIGUOUS] != STREAMED:
+    if direct(table, row, buffer):
         return table[row, ADDRESS] + start * buffer.itemsize
     return address_of(buffer)
 
@@ -240,22 +238,6 @@ def flush(table: Buffer, row: int, start: int, n: int, buffer: Buffer) -> None:
     """Write the buffer that `sink` may have returned."""
     if not direct(table, row, buffer):
         write(table, row, start, n, buffer)
-    elif table[row, CONTIGUOUS] == STREAMED:
-        _stream(address_of(buffer), table[row, ADDRESS] + start * buffer.itemsize, n, buffer)
-
-
-@inline
-def _stream(place: int, target: int, n: int, kind: Buffer) -> None:
-    """Copy ``n`` elements past the caches, which would read each line before it is written."""
-    size = kind.itemsize
-    head = min((-target % 64) // size, n)
-    lines = (n - head) * size // 64
-    for k in range(head):
-        store(target, k, load(place, k, kind))
-    for offset in range(head * size, head * size + 64 * lines, 64):
-        stream_line(place + offset, target + offset)
-    for k in range(head + 64 * lines // size, n):
-        store(target, k, load(place, k, kind))
 
 
 def load(address: int, index: int, kind: Buffer) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from kldiv.kernels.cpu.compiling import inline, kernel
 from kldiv.kernels.cpu.elementary import exp, is_normal, log, log_normal
-from kldiv.kernels.cpu.instructions import accumulate, fence, like, select
+from kldiv.kernels.cpu.instructions import accumulate, like, select
 from kldiv.kernels.cpu.layout import ADDRESS, Buffer
 from kldiv.kernels.cpu.memory import (
     dropped,
@@ -214,7 +214,6 @@ def _run(
                 flush(table, GRADIENT_Y, start, n, buffers[2])
         finite = np.isfinite(total)
         totals[unit] = total + lost if finite else total
-    fence()
 
 
 _SIGNATURE = "void(i8[:,::1], b1, b1, f8, i8, i8, i8, f8[::1])"
