@@ -602,5 +602,6 @@ def test_a_second_backward_on_torch_computes_anew():
     s, t = torch.randn(3, 400, requires_grad=True), torch.randn(3, 400)
     loss = kldiv.kl_div_with_logits(s, t)
     first, second = (torch.autograd.grad(3 * loss, s, retain_graph=True)[0] for _ in range(2))
-    torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-9)
-    assert torch.is_nonzero(first.abs().sum())
+    size = first.abs().sum()  # elements near zero have errors of their neighbours' size
+    assert torch.is_nonzero(size)
+    assert (first - second).abs().sum() <= 1e-6 * size
