@@ -64,20 +64,10 @@ class CuPyBackend(KernelBackend):
         return array.device
 
     def fused(
-        self,
-        operation: Operation,
-        arrays: Sequence[Array],
-        kernel: str,
-        gradients: Sequence[int] = (),
-        cotangent: Array | None = None,
-        *,
-        value: bool = True,
-        **options: Any,
+        self, operation: Operation, arrays: Sequence[Array], kernel: str, *options: Any, **more: Any
     ) -> tuple[Array | None, list[Array]] | None:
         with self.context(arrays[0]):
-            return super().fused(
-                operation, arrays, kernel, gradients, cotangent, value=value, **options
-            )
+            return super().fused(operation, arrays, kernel, *options, **more)
 
     def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:  # noqa: ARG002
         if any(self.dtype_name(array) not in {*FLOATS, "bool"} for array in arrays):

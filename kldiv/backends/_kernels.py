@@ -132,8 +132,9 @@ class KernelBackend(Backend):
             xp = self.namespace(arrays[0])
             threads = cpu.thread_number(self.threads()) if kernels is cpu else 1
             try:
-                work = Work(operation, xp, arrays, threads, value, tuple(gradients), cotangent)
-                return self.launch(kernels, work._replace(keep=keep, kept=kept))
+                wanted = value, tuple(gradients), cotangent
+                work = Work(operation, xp, arrays, threads, *wanted, keep=keep, kept=kept)
+                return self.launch(kernels, work)
             except KernelError as error:
                 if kernel == kernels.NAME:
                     raise _cannot_run(kernel, error) from error

@@ -86,6 +86,11 @@ class Kernels(Protocol):
         ...
 
 
+def told(error: Exception) -> str:
+    """Return what an error is and the first line of what it says: compilers say a lot."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+
+
 def no_fused_form(operation: Operation, arrays: Sequence[Array]) -> str | None:
     """Return why nothing fuses an operation on arrays, or None for the losses themselves."""
     if 0 in arrays[0].shape:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.formulas.rows import RowLoss
-from kldiv.kernels import KernelError, Work, no_fused_form
+from kldiv.kernels import KernelError, Work, no_fused_form, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ def prepare(work: Work) -> Callable[[Work], tuple[Array | None, list[Array]]]:
         loss = import_module(f"kldiv.kernels.cpu.{name}")  # Numba is loaded when it is needed
         return partial(loss.run, kernel=loss.compile_for(work))
     except Exception as error:  # whatever a compiler, or a file system, may raise
-        _failure = f"compiling it fails: {type(error).__name__}: {_first_line(error)}"
+        _failure = f"compiling it fails: {told(error)}"
         raise KernelError(_failure) from error
 
 
@@ -98,7 +98,3 @@ def scaled(gradients: list[Array], cotangent: Array) -> list[Array] | None:
     for gradient in gradients:
         gradient *= factor  # noqa: PLW2901 - in place
     return gradients
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "")

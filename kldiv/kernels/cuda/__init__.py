@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from kldiv.formulas.rows import RowLoss
-from kldiv.kernels import KernelError, Work, no_fused_form
+from kldiv.kernels import KernelError, Work, no_fused_form, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +54,7 @@ def compute(work: Work) -> tuple[Array | None, list[Array]]:
     except MemoryError:
         raise  # the formulas would need more
     except Exception as error:  # whatever a compiler, or the driver, may raise
-        said = next(iter(str(error).strip().splitlines()), "")
-        _failure = f"compiling or launching it fails: {type(error).__name__}: {said}"
+        _failure = f"compiling or launching it fails: {told(error)}"
         raise KernelError(_failure) from error
 
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from kldiv.formulas.rows import RowLoss
-from kldiv.kernels import KernelError, Work, no_fused_form
+from kldiv.kernels import KernelError, Work, no_fused_form, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,8 +77,7 @@ def compute(work: Work) -> tuple[Array | None, list[Array]]:
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # no fault of a kernel's
         raise
     except Exception as error:  # whatever a compiler may raise
-        lines = str(error).strip().splitlines()
-        _failure = f"compiling it fails: {type(error).__name__}: {lines[0] if lines else ''}"
+        _failure = f"compiling it fails: {told(error)}"
         raise KernelError(_failure) from error
 
 
