@@ -18,6 +18,10 @@ import kldiv
 jax_devices = pytest.importorskip("jax_devices") if Library.JAX.problem() is None else None
 
 
+QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+"""Compiles in half the time; how programs are partitioned, which is looked at here, is the same."""
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What a process with eight devices finds; JAX fixes their number when it starts."""
@@ -27,7 +31,7 @@ def found(tmp_path_factory):
         [sys.executable, jax_devices.__file__, str(path)],
         env={
             **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={jax_devices.DEVICES}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={jax_devices.DEVICES} {QUICKLY}",
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
         },
