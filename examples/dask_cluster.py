@@ -24,7 +24,7 @@ except ImportError as error:
     sys.exit(f'{error.name} is not installed; pip install "kldiv[dask]" distributed')
 
 # Dask's workers give every temporary back to the system, which makes kldiv four times slower.
-MEMORY = {"MALLOC_TRIM_THRESHOLD_": 2**26, "MALLOC_MMAP_THRESHOLD_": 2**25, "OMP_NUM_THREADS": 1}
+MEMORY = {"MALLOC_TRIM_THRESHOLD_": 2**26, "MALLOC_MMAP_THRESHOLD_": 2**25, "KLDIV_NUM_THREADS": 1}
 
 
 def logits(rows: int, classes: int, seed: int) -> da.Array:

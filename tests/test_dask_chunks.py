@@ -257,3 +257,18 @@ def test_another_backend_computes_the_blocks(da):
         )
     wanted = kldiv.kl_div_with_logits(s, t, reduction="none")
     np.testing.assert_allclose(found.compute(), wanted, rtol=2e-15, atol=1e-300)
+
+
+def test_blocks_take_the_fastest_kernel_of_their_library(da, monkeypatch):
+    from kldiv.kernels import cpu
+
+    if cpu.problem():
+        pytest.skip(cpu.problem())
+    seen = []
+    monkeypatch.setattr(cpu, "compute", lambda work: seen.append(work.arrays[0].shape))
+    arrays = [da.ones((128, 512), chunks=(64, 512)) for _ in range(2)]
+    assert kldiv.kl_div_with_logits(*arrays).compute() == 0
+    assert seen == [(64, 512)] * 2  # None came back, so the formulas computed
+    with kldiv.config_context(kernel="pure"):
+        kldiv.kl_div_with_logits(*arrays).compute()
+    assert len(seen) == 2

@@ -92,6 +92,16 @@ class DaskBackend(Backend):
             )
             raise ShapeError(msg)
 
+    def choose_kernel(self, name: str) -> str:
+        return name if name == "auto" else super().choose_kernel(name)
+
+    def explain_kernel(
+        self, name: str, operation: Operation, arrays: Sequence[Array]
+    ) -> tuple[str, str]:
+        if name == "auto":
+            return name, "in each block the fastest of its own library that applies"
+        return super().explain_kernel(name, operation, arrays)
+
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
         return xp
 
