@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from libraries import unit
 from logit_families import assert_right, batch, truths
-from reference import extended
+from reference import Truth, extended
 
 import kldiv
 from kldiv.errors import BackendError, ConfigError
@@ -24,7 +24,8 @@ from kldiv.kernels import Work, cpu
 
 pytest.importorskip("numba")
 
-from kldiv.kernels.cpu import compiling, elementary, threads
+from kldiv.kernels.cpu import compiling, elementary, passes, quick, state, threads
+from kldiv.kernels.cpu.memory import address_of
 
 FLOATS = ["float32", "float64"]
 REDUCTIONS = ["none", "mean", "batchmean", "sum"]
@@ -287,6 +288,92 @@ def test_kl_of_many_classes_is_exact(size, dtype):
     assert_right(
         pairs, (rows, *gradients), [extended(a, b) for a, b in zip(s, t, strict=True)], dtype
     )
+
+
+def masks(size):
+    """Pairs of student and teacher logits with masked classes, in many blocks of the kernels."""
+    random = np.random.default_rng([size, 7])
+    t, z = 3 * random.normal(size=size), random.normal(size=size)
+    place, some = np.arange(size), random.random(size) < 0.4
+
+    def gone(values, where):
+        return np.where(where, -np.inf, values)
+
+    last, first, few = place >= size - 700, place < 2500, random.random(size) < 0.999
+    return {
+        "last for both": (gone(t + z, last), gone(t, last)),
+        "last for both, close": (gone(t + 1e-4 * z, last), gone(t + 60, last)),
+        "last for both, 1e-7": (gone(t + 1e-7 * z, last), gone(t, last)),
+        "last for both, alike": (gone(t, last), gone(t, last)),
+        "last for the teacher": (t + z, gone(t, last)),
+        "last for the teacher, close": (t + 1e-3 * z - 90, gone(t, last)),
+        "last for the student": (gone(t + z, last), t),
+        "first for both": (gone(t + z, first), gone(t, first)),
+        "first for the teacher": (t + z, gone(t, first)),
+        "first for the teacher, student + 60": (t + z + 60, gone(t, first)),
+        "first for the teacher, likely there": (t + z + 30 * first, gone(t, first)),
+        "some for both": (gone(t + z, some), gone(t, some)),
+        "some for both, close": (gone(t + 1e-3 * z, some), gone(t, some)),
+        "some for the teacher": (t + z, gone(t, some)),
+        "more for the teacher": (gone(t + z, some & last), gone(t, some)),
+        "most for both": (gone(t + z, few), gone(t, few)),
+        "most for the teacher": (t + z, gone(t, few)),
+        "one class left": (t + z, gone(t, place != size // 2)),
+        "tempered": (gone(t / 1.3, last), gone(t, last)),
+        "all for both": (gone(t, place >= 0), gone(t, place >= 0)),
+        "all for the teacher": (t, gone(t, place >= 0)),
+        "all for the student": (gone(t, place >= 0), t),
+        "NaN in the teacher": (gone(t, last), np.where(last, np.nan, t)),
+        "NaN in the student": (np.where(last, np.nan, t), gone(t, last)),
+        "infinity in the teacher": (gone(t, last), np.where(last, np.inf, t)),
+        "infinity in the student": (np.where(last, np.inf, t), gone(t, last)),
+    }
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("size", [1900, 9001])
+def test_masked_classes_are_exact(size, dtype):
+    pairs = masks(size)
+    s, t = (np.stack([pair[i] for pair in pairs.values()]).astype(dtype) for i in (0, 1))
+    operation = RowLoss("none", dtype, dtype, dtype)
+    xp = kldiv.backends.get("numpy").namespace()
+    value, gradients = cpu.compute(Work(operation, xp, [s, t], 1, gradients=(0, 1)))
+    alone, _ = cpu.compute(Work(operation, xp, [s, t], 1))
+    np.testing.assert_array_equal(alone, value)
+    assert_right(pairs, (value, *gradients), [truth(*row) for row in zip(s, t, strict=True)], dtype)
+    assert value[list(pairs).index("last for both, alike")] == 0
+
+
+def truth(s, t):
+    """What `extended` says, of logits that may be masked."""
+    shared = ~((s == -np.inf) & (t == -np.inf))
+    if not all((row < np.inf).all() and np.isfinite(row).any() for row in (s, t)):
+        return Truth(np.nan, np.full(s.size, np.nan), np.full(s.size, np.nan))
+    lost = (s == -np.inf) & (t > -np.inf)
+    found = extended(np.where(lost, -1e4, s)[shared], t[shared])  # e^-1e4 is 0 there too
+    gradients = np.zeros((2, s.size), np.longdouble)
+    gradients[:, shared] = found.grad_input, found.grad_target
+    if not lost.any():
+        return Truth(found.value, *gradients)
+    gradients[1] = np.where(t > -np.inf, np.nan, 0)
+    return Truth(np.longdouble(np.inf), *gradients)
+
+
+@compiling.inline
+def quickly(t, s, a, temperature, kept):
+    """Whether the quick way takes a block."""
+    kind = np.empty(1, np.float32)
+    guess = np.empty(quick.GUESSES)
+    places = address_of(t), address_of(s), t.size, True, address_of(kept)
+    return quick.state(*places, temperature, state.heat(temperature, kind), guess, a)
+
+
+def test_masked_classes_are_taken_quickly():
+    for name, pair in masks(1900).items():
+        s, t = (each.astype("float32") for each in pair)
+        done = quickly(t, s, np.empty(state.FIELDS), 1.0, np.empty(3 * passes.SIZE, np.float32))
+        slow = name.endswith("for the student") or name == "one class left"
+        assert done or slow or name.startswith(("NaN", "infinity")), name
 
 
 @pytest.mark.parametrize("size", [1, 5, 2048, 5000])

@@ -59,12 +59,12 @@ VECTORS = {
 UNOPTIMISED = """
 import numba
 from numba import types
-from kldiv.kernels.cpu import quick
+from kldiv.kernels.cpu import passes
 
 whole, single = types.int64, types.float32
 signature = (*[whole] * 4, single, single, types.UniTuple(single, 5), single)
-quick._pass.compile(signature)
-print(quick._pass.inspect_llvm(signature))
+passes.plain.compile(signature)
+print(passes.plain.inspect_llvm(signature))
 """
 
 

@@ -241,8 +241,8 @@ def _exp(x: Any) -> Any:
 
 
 @inline
-def power_32(x: float, low: float, shift: float, hot: Any) -> tuple[float, int]:
-    """Return e^(x/T)/2ᵐ, where x is no less than ``low``, and its exponent of 2 as bits.
+def power_32(x: float, rest: float, low: float, shift: float, hot: Any) -> tuple[float, int]:
+    """Return e^((x + rest)/T)/2ᵐ, where x is no less than ``low``, and its exponent of 2 as bits.
 
     ``shift`` is `ROUND_32` − m; ``hot`` begins with what `exp_reduced` calls inverse, per, ln2 and
     ln2_low. The exponent, without `ROUND_BITS_32`, is beyond ±126 where the result means nothing.
@@ -251,7 +251,7 @@ def power_32(x: float, low: float, shift: float, hot: Any) -> tuple[float, int]:
     x = select(x < low, low, x)
     shifted = multiply_add(x, per, shift)
     k = shifted - shift
-    r = multiply_add(k, -ln2_low, multiply_add(k, -ln2, x)) * inverse
+    r = (multiply_add(k, -ln2_low, multiply_add(k, -ln2, x)) + rest) * inverse
     value = multiply_add(r * r, polynomial(r, _EXP_32), r) + np.float32(1.0)
     exponent = bits(shifted)
     return bits(np.int32(bits(value) + np.int32(exponent << np.int32(23)))), exponent

@@ -16,6 +16,7 @@ from kldiv.kernels.cpu.compiling import inline, kernel
 from kldiv.kernels.cpu.instructions import accumulate, larger, like, select
 from kldiv.kernels.cpu.layout import ADDRESS, Buffer
 from kldiv.kernels.cpu.memory import address_of, flush, load, sink, source, store
+from kldiv.kernels.cpu.passes import SIZE
 from kldiv.kernels.cpu.state import (
     ANCHOR,
     ANCHOR_LOW,
@@ -200,8 +201,8 @@ def room_for(classes: int, gradients: bool, kind: Buffer) -> tuple[Buffer, Buffe
     """Return room to keep what the gradients of a row need of each block, or of one block."""
     blocks = 1
     if kind.itemsize == 4 and gradients and classes <= quick.LONGEST:
-        blocks = (classes + quick.SIZE - 1) // quick.SIZE
-    return np.empty((blocks, 3 * quick.SIZE), np.float32), np.empty((blocks, quick.GUESSES))
+        blocks = (classes + SIZE - 1) // SIZE
+    return np.empty((blocks, 3 * SIZE), np.float32), np.empty((blocks, quick.GUESSES))
 
 
 @inline
@@ -227,17 +228,18 @@ def row_state(
         t = source(table, own, row * classes + start, n, buffers[0])
         s = source(table, other, row * classes + start, n, buffers[1])
         place = number if number < guesses.shape[0] else 0
-        fast = fast and quick.state(
-            t,
-            s,
-            n,
-            number == 0,
-            address_of(kept[place]),
-            temperature,
-            hot,
-            guess,
-            stack[depth],
-        )
+        if fast:
+            fast = quick.state(
+                t,
+                s,
+                n,
+                number == 0,
+                address_of(kept[place]),
+                temperature,
+                hot,
+                guess,
+                stack[depth],
+            )
         if fast:
             guesses[place] = guess
         else:
@@ -400,7 +402,7 @@ def float32(
     values: Buffer,
 ) -> None:
     """Compute rows ``first`` to ``last`` in float32."""
-    buffers = np.empty((8, quick.SIZE), np.float32)
+    buffers = np.empty((8, SIZE), np.float32)
     _run(table, classes, temperatures, keep, factors, first, last, values, buffers)
 
 

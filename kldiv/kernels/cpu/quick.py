@@ -16,9 +16,10 @@ from numba import types
 from numba.extending import overload
 
 from kldiv.kernels.cpu.compiling import OPTIONS, inline
-from kldiv.kernels.cpu.elementary import ROUND_32, ROUND_BITS_32, apart_32, power_32
-from kldiv.kernels.cpu.instructions import accumulate, bits, load_float32, store_float32
+from kldiv.kernels.cpu.elementary import ROUND_32, ROUND_BITS_32
+from kldiv.kernels.cpu.instructions import load_float32, select, store_float32
 from kldiv.kernels.cpu.layout import Buffer
+from kldiv.kernels.cpu.passes import SIZE, masked, plain
 from kldiv.kernels.cpu.state import (
     ANCHOR,
     ANCHOR_LOW,
@@ -33,31 +34,30 @@ from kldiv.kernels.cpu.state import (
     Y,
     difference,
     log1p_gap,
-    two_difference,
 )
-
-SIZE: Final = 2048
-"""Elements of a block."""
 
 LONGEST: Final = 1 << 20
 """Classes of a row of which so much is kept, for its gradients, as the caches hold."""
 
 # What is guessed: the exponent of 2 at the origin and its logit, by what sums about the one differ
-# from sums about the other, and the pivot.
+# from sums about the other, and the pivot; then whether a class has been seen that is masked, and
+# one that is not.
 _EXPONENT: Final = 0
 _TOP: Final = 1
 _SCALE: Final = 2
 _CENTER: Final = 3
-GUESSES: Final = 4
-
-_STRIP: Final = 128
-"""Elements whose sum is taken in float32, in as many lanes as the CPU has."""
+_MASKS: Final = 4
+_SEEN: Final = 5
+GUESSES: Final = 6
 
 _GLANCE: Final = 64
 """Elements of a row from which the first guess is made."""
 
 _FAR: Final = int(np.float32(8).view(np.int32))
 """The bits of an |x| that must be known better than to a rounding for e⁻ˣ."""
+
+_ENDLESS: Final = int(np.float32(np.inf).view(np.int32))
+"""The bits of infinity; those of NaN are more."""
 
 _DEEP: Final = 87.0
 """−log of the smallest weight: what is below it counts as that."""
@@ -71,48 +71,13 @@ _RISE: Final = 32
 _HIGHEST: Final = 150
 """The largest exponent of 2 at the origin: its multiples of log 2 stay exact."""
 
+_MOST: Final = 1e6
+"""By how much the student's mass may exceed the teacher's in a block before digits are lost."""
+
 _AMPLIFIED: Final = 1.5
 """How much larger roundings may become by a pivot that is not the mean."""
 
 _LN2: Final = math.log(2)
-
-
-# --- one pass -------------------------------------------------------------------------------------
-
-
-@inline
-def _pass(t: int, s: int, n: int, kept: int, low: Any, shift: Any, hot: Any, c: Any) -> Any:
-    """Return the sums of w, w x, w |x| and w φ(x), and the largest |x| and exponent, as bits.
-
-    It always keeps w, w (e⁻ˣ − 1) and w x, needed or not: a loop of its own for values alone would
-    hardly be faster, and its sums would differ in the last bit.
-    """
-    t_sum = drift = spread = phi = 0.0
-    far = top = np.int32(0)
-    for start in range(0, n, _STRIP):
-        w_part = x_part = size_part = phi_part = np.float32(0.0)
-        for k in range(start, min(start + _STRIP, n)):
-            own, other = load_float32(t, k), load_float32(s, k)
-            w, exponent = power_32(own, low, shift, hot)
-            d, d_low = two_difference(own, other)
-            # Of one word, as c is, d − c is exact where it is not much larger than d's error.
-            x = ((d - c) + d_low) * hot[0]
-            rest, fall = apart_32(x)
-            wx = w * x
-            w_part = accumulate(w_part, w)
-            x_part = accumulate(x_part, wx)
-            size_part = accumulate(size_part, abs(wx))
-            phi_part = accumulate(phi_part, w * rest)
-            far = max(far, np.int32(bits(x) & np.int32(0x7FFFFFFF)))
-            top = max(top, exponent)
-            store_float32(kept, k, w)
-            store_float32(kept, k + SIZE, w * fall)
-            store_float32(kept, k + 2 * SIZE, wx)
-        t_sum += np.float64(w_part)
-        drift += np.float64(x_part)
-        spread += np.float64(size_part)
-        phi += np.float64(phi_part)
-    return t_sum, drift, spread, phi, far, top
 
 
 # --- a block --------------------------------------------------------------------------------------
@@ -130,15 +95,32 @@ def _origin(exponent: float, temperature: float, guess: Buffer) -> bool:
 
 
 @inline
+def _look(t: int, s: int, n: int, guess: Buffer) -> Any:
+    """Guess a pivot from the classes that neither has masked, if any; return the largest logit."""
+    nothing, zero, one = np.float32(-np.inf), np.float32(0.0), np.float32(1.0)
+    top, any_top, total, number = nothing, nothing, zero, zero
+    for k in range(n):
+        own, other = load_float32(t, k), load_float32(s, k)
+        seen = (own > nothing) & (other > nothing)
+        top = select(seen & (own > top), own, top)
+        any_top = max(any_top, own, other)
+        total += select(seen, own - other, zero)
+        number += select(seen, one, zero)
+    guess[_SEEN] = number
+    if number < n:
+        guess[_MASKS] = 1.0
+    guess[_CENTER] = total / number if number > zero else zero
+    return top if number > zero else any_top
+
+
+@inline
 def _glance(t: int, s: int, n: int, temperature: float, guess: Buffer) -> bool:
     """Guess from the first elements of a row; return whether it may be done quickly."""
-    top, total = np.float32(-np.inf), np.float32(0.0)
-    n = min(n, _GLANCE)
-    for k in range(n):
-        own = load_float32(t, k)
-        top = max(top, own)
-        total += own - load_float32(s, k)
-    guess[_CENTER] = total / np.float32(n)
+    top = _look(t, s, min(n, _GLANCE), guess)
+    if guess[_SEEN] == 0 and n > _GLANCE:
+        top = _look(t, s, n, guess)
+    if top == -np.inf:  # masked for both: any origin will do
+        return _origin(0.0, temperature, guess)
     return _origin(math.floor(top / (temperature * _LN2) + 0.5), temperature, guess)
 
 
@@ -155,7 +137,7 @@ def state(
 ) -> Any:
     """Fill the state of a block, and what is kept of it; return whether that could be done.
 
-    ``begins`` says whether it is a row's first.
+    ``begins`` says whether the block is a row's first.
     """
     raise NotImplementedError
 
@@ -200,27 +182,44 @@ def _state_32(
     guess: Any,
     a: Any,
 ) -> Any:
-    if begins and not _glance(t, s, n, temperature, guess):
+    if begins:
+        guess[_MASKS] = guess[_SEEN] = 0.0
+    if guess[_SEEN] == 0 and not _glance(t, s, n, temperature, guess):
         return False
-    for _ in range(3):
+    for _ in range(4):
         c = np.float32(guess[_CENTER])
         low = np.float32(guess[_TOP] - _DEEP * temperature)
         shift = np.float32(ROUND_32 - guess[_EXPONENT])
-        t_sum, drift, spread, phi, far, rise = _pass(t, s, n, kept, low, shift, hot, c)
-        if far >= _FAR:  # or NaN
+        masks = guess[_MASKS] != 0
+        if masks:
+            sums = masked(t, s, n, kept, low, shift, hot, c)
+        else:
+            sums = plain(t, s, n, kept, low, shift, hot, c)
+        t_sum, drift, spread, phi, far, rise = sums
+        if far >= _ENDLESS and not masks:  # there may be −∞ now, or NaN
+            guess[_MASKS] = 1.0
+        elif far >= _FAR:
             return False
-        if rise - ROUND_BITS_32 > _RISE:
+        elif rise - ROUND_BITS_32 > _RISE:
             higher = guess[_EXPONENT] + (rise - ROUND_BITS_32)
             if not _origin(higher, temperature, guess):
                 return False
-        elif not phi >= _LEAST:
+        elif not _measurable(t_sum, phi, far):
             return False
-        elif _central(t_sum, drift, spread, phi):
+        elif t_sum == 0 or _central(t_sum, drift, spread, phi):
             _fill(t_sum, drift, phi, temperature, guess, a)
             return True
         else:
             guess[_CENTER] = np.float32(guess[_CENTER] + temperature * (drift / t_sum))
     return False
+
+
+@inline
+def _measurable(t_sum: float, phi: float, far: int) -> bool:
+    """Return whether the weights that are too small to be right do not touch the sums."""
+    # Nor do they touch what is exactly zero: all is masked, or x is zero everywhere.
+    known = (phi >= _LEAST) | ((phi == 0) & (far == 0))
+    return known & (((t_sum >= _LEAST) & (phi <= _MOST * t_sum)) | (t_sum == 0))
 
 
 @inline
@@ -244,6 +243,11 @@ def _fill(
     apart = guess[_TOP] - c
     a[S_MAX] = np.float32(apart)
     a[S_SUM] = (a[T_SUM] + a[Y]) * math.exp((apart - a[S_MAX]) / temperature)
+    # Sums that are zero have no scale of their own.
+    if a[T_SUM] == 0:
+        a[T_MAX] = -np.inf
+    if a[S_SUM] == 0:
+        a[S_MAX] = -np.inf
 
 
 # --- gradients ------------------------------------------------------------------------------------
@@ -318,8 +322,8 @@ def _gradient_32(
         which = 2 * SIZE
     else:
         # log(p/q) is x + δ, and e^(−x−δ) − 1 = e^(−δ)(e⁻ˣ − 1) + (e^(−δ) − 1)
-        fall = math.expm1(-(difference(c, 0.0, a[PIVOT], a[PIVOT_LOW]) / temperature + shift))
-        first, second = first * (1.0 + fall), first * fall
+        log_ratio = difference(c, 0.0, a[PIVOT], a[PIVOT_LOW]) / temperature + shift
+        first, second = first * math.exp(-log_ratio), first * math.expm1(-log_ratio)
         which = SIZE
     one, other = np.float32(first), np.float32(second)
     for k in range(n):
