@@ -78,6 +78,21 @@ def families(size, seed=0):
     return pairs
 
 
+def long_rows(size):
+    """A few such pairs for large vocabularies."""
+    random = np.random.default_rng(size)
+    t, z = 3 * random.normal(size=size), random.normal(size=size)
+    return {
+        "1": (t + z, t),
+        "1e-3": (t + 1e-3 * z, t + 100),
+        "1e-7": (t + 1e-7 * z, t),
+        "sorted": (np.sort(t) + 1e-3 * z, np.sort(t) + 100),
+        "scale 20": (20 * z, 20 * z + t),
+        "smooth": (np.where(np.arange(size) == 7, 12.3, 0.1) - 1e-2 * z, np.eye(1, size, 7)[0]),
+        "a ramp": (t + np.linspace(-1, 1, size), t),
+    }
+
+
 @cache
 def batch(size, dtype):
     """Names of the families, and their logits as rows."""

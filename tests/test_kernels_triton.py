@@ -7,7 +7,15 @@ import functools
 import numpy as np
 import pytest
 from libraries import unit
-from logit_families import INF, assert_right, batch, gradient_error, truths, value_error
+from logit_families import (
+    INF,
+    assert_right,
+    batch,
+    gradient_error,
+    long_rows,
+    truths,
+    value_error,
+)
 from reference import exact, extended
 
 import kldiv
@@ -113,20 +121,6 @@ def test_js_of_logits_is_exact(size, dtype, beta):
     names, s, t = batch(size, dtype)
     found = computed(JensenShannon(beta), s, t, dtype)
     assert_right(names, found, truths(size, dtype, 1.0, beta), dtype)
-
-
-def long_rows(size):
-    random = np.random.default_rng(size)
-    t, z = 3 * random.normal(size=size), random.normal(size=size)
-    return {
-        "1": (t + z, t),
-        "1e-3": (t + 1e-3 * z, t + 100),
-        "1e-7": (t + 1e-7 * z, t),
-        "sorted": (np.sort(t) + 1e-3 * z, np.sort(t) + 100),
-        "scale 20": (20 * z, 20 * z + t),
-        "smooth": (np.where(np.arange(size) == 7, 12.3, 0.1) - 1e-2 * z, np.eye(1, size, 7)[0]),
-        "a ramp": (t + np.linspace(-1, 1, size), t),
-    }
 
 
 @wide

@@ -21,7 +21,7 @@ from kldiv.errors import LibraryError
 from kldiv.formulas import shards
 from kldiv.formulas.linear import LinearLoss
 from kldiv.formulas.rows import RowGradient, RowLoss
-from kldiv.kernels import cpu
+from kldiv.kernels import cpu, pallas
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,7 +66,7 @@ def _run_jvp(
 
 def _is_fused(operation: Operation, route: Route, arrays: Sequence[Array]) -> bool:
     """Return whether the CPU kernels compute, whose gradients are one pass without constants."""
-    return route.backend is BACKEND and BACKEND.takes(operation, arrays, route.kernel)
+    return route.backend is BACKEND and BACKEND.by_cpu(operation, arrays, route.kernel)
 
 
 def _pushed(
@@ -191,7 +191,7 @@ class JaxBackend(KernelBackend):
     name = "jax"
     module = "jax"
     roots, install, kernels = TABLE["jax"]
-    technologies = (cpu,)
+    technologies = (cpu, pallas)
     numpy_float32 = False
 
     def recognises(self, cls: type) -> bool:
@@ -220,10 +220,16 @@ class JaxBackend(KernelBackend):
         return _jax_spread.by_the_compiler(partial(_run_compiled, operation, route), arrays)
 
     def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:  # noqa: ARG002
-        return _jax_ops.problem()
+        return _jax_ops.problem() if kernels is cpu else None
 
-    def launch(self, kernels: Kernels, work: Work) -> tuple[Array | None, list[Array]]:  # noqa: ARG002
-        return _jax_ops.call(work)
+    def by_cpu(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> bool:
+        """Return whether the CPU kernels compute a call."""
+        return (
+            kernel in {"auto", cpu.NAME} and self._refusal(cpu, operation, arrays, kernel) is None
+        )
+
+    def launch(self, kernels: Kernels, work: Work) -> tuple[Array | None, list[Array]]:
+        return _jax_ops.call(work) if kernels is cpu else kernels.compute(work)
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
         if isinstance(operation, RowGradient) and str(arrays[operation.index].dtype) == (
@@ -253,7 +259,7 @@ class JaxBackend(KernelBackend):
                 operation, arrays, kernel, gradients, cotangent, value=value, **options
             )
         found: Any = None
-        if self.takes(operation, arrays, kernel):
+        if self.by_cpu(operation, arrays, kernel):
             found = _with_gradients(operation, kernel, tuple(gradients), *arrays)
         if found is None and isinstance(operation, RowLoss):
             route = Route(self, self, None, kernel)

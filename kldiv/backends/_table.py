@@ -19,7 +19,7 @@ class Entry(NamedTuple):
 TABLE: Final = {
     "numpy": Entry(("numpy", "ml_dtypes"), "pip install numpy", ("cpu", "pure")),
     "torch": Entry(("torch",), 'pip install "kldiv[torch]"', ("cpu", "triton", "pure")),
-    "jax": Entry(("jax", "jaxlib"), 'pip install "kldiv[jax]"', ("cpu", "pure")),
+    "jax": Entry(("jax", "jaxlib"), 'pip install "kldiv[jax]"', ("cpu", "pallas", "pure")),
     "cupy": Entry(
         ("cupy",),
         'pip install "kldiv[cuda13]" (or cuda12, as your driver has it)',

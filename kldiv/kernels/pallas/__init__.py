@@ -1,0 +1,93 @@
+"""Fused kernels for JAX arrays on a GPU, by Pallas and its Triton compiler; imported without them.
+
+What XLA fuses by itself is left to it: `kl_div`, and all that is elementwise once the rows are
+known.  A kernel finds the state of rows of logits, which takes XLA several reads, in one.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+
+from kldiv.formulas.pointwise import PointwiseLoss
+from kldiv.formulas.rows import RowLoss
+from kldiv.formulas.shards import Constants, ShardGradient
+from kldiv.kernels import KernelError, Work, no_fused_form, told
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array
+    from kldiv.formulas.operation import Operation
+
+NAME: Final = "pallas"
+
+WORDS: Final = "rows read once by a kernel, compiled by Pallas"
+
+SMALL: Final = 0
+"""The formulas are more launches, however small the arrays."""
+
+_failure: str | None = None
+
+
+def interpreted() -> bool:
+    """Return whether Pallas interprets the kernels on the CPU, for tests."""
+    return os.environ.get("KLDIV_PALLAS_INTERPRET") == "1"
+
+
+@cache
+def _lacking() -> str | None:
+    """Return what is missing here, or None."""
+    if find_spec("jax") is None:
+        return "JAX is not installed"
+    try:
+        language = import_module("jax.experimental.pallas.triton")
+    except ImportError as error:
+        return f"JAX has no Pallas for Triton here: {told(error)}"
+    if not all(hasattr(language, name) for name in ("CompilerParams", "load", "store")):
+        return "the Pallas of this JAX is too old; upgrade JAX"
+    return None
+
+
+@cache
+def _elsewhere() -> str | None:
+    """Return why JAX's devices are not for these kernels, or None where they are."""
+    jax = import_module("jax")
+    if jax.default_backend() != "gpu":
+        return "JAX has no GPU"
+    if jax.device_count() > 1:
+        # Inside jit nothing says how arrays are spread, and XLA would gather them for a kernel.
+        return "JAX has several GPUs, over which only the formulas' rows can be spread"
+    return None
+
+
+def problem() -> str | None:
+    """Return why these kernels cannot run here, or None."""
+    return _lacking() or _failure or (None if interpreted() else _elsewhere())
+
+
+def refusal(operation: Operation, arrays: Sequence[Array]) -> str | None:
+    """Return why an operation on arrays has no kernel here, or None where it has."""
+    if isinstance(operation, PointwiseLoss):
+        return "XLA itself fuses kl_div to one read of both arrays"
+    if isinstance(operation, Constants | ShardGradient):  # parts of the losses, between the rules
+        operation = operation.settings(RowLoss)
+    return no_fused_form(operation, arrays)
+
+
+def compute(work: Work) -> tuple[Array | None, list[Array]]:
+    """Return the value, if it is wanted, and the gradients that are: see `Kernels.compute`."""
+    global _failure  # noqa: PLW0603 - one for the process
+    try:
+        return import_module("kldiv.kernels.pallas.row_loss").run(work)
+    except Exception as error:  # whatever a compiler may raise
+        _failure = f"compiling it fails: {told(error)}"
+        raise KernelError(_failure) from error
+
+
+def scaled(gradients: list[Array], cotangent: Array) -> list[Array] | None:  # noqa: ARG001
+    """Return None: JAX's arrays are not written in place."""
+    return None
