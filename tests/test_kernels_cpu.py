@@ -452,6 +452,41 @@ def test_the_same_bits_for_any_number_of_threads(loss, monkeypatch):
     assert results[1:] == results[:-1]
 
 
+@pytest.mark.parametrize("longest", [1 << 20, 0])  # what is kept for gradients: all, nothing
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_threads_share_long_rows(dtype, longest, monkeypatch):
+    monkeypatch.setattr(quick, "LONGEST", longest)
+    random = np.random.default_rng(9)
+    t = 3 * random.normal(size=(3, 150_001))
+    s = t + random.normal(size=t.shape)
+    t[0, 60_000:140_000] = s[0, 130_000:140_000] = -np.inf
+    t[1] *= 20  # not done quickly
+    keep, temperature = np.array([True, True, False]), np.array([1.0, 0.7, 1.3])
+    arrays = [s.astype(dtype), t.astype(dtype), temperature, keep]
+    operation = RowLoss("sum", dtype, dtype, dtype, temperature=None)
+    xp = kldiv.backends.get("numpy").namespace()
+    shared, share = [], threads.share
+
+    def counted(work, units, number):
+        shared.append(units)
+        share(work, units, number)
+
+    monkeypatch.setattr(threads, "share", counted)
+    results = []
+    for number in (1, 4, 5):
+        value, gradients = cpu.compute(Work(operation, xp, arrays, number, gradients=(0, 1)))
+        results.append([float(value), *(each.tobytes() for each in gradients)])
+    assert results[1:] == results[:-1]
+    assert shared == [3, *[9, 3, 9] * 2]
+    with pure():
+        loss = functools.partial(kldiv.kl_div_with_logits, temperature=temperature, where=keep)
+        loss = functools.partial(loss, reduction="sum")
+        wanted, expected = kldiv.value_and_grad(loss, (0, 1))(s.astype(dtype), t.astype(dtype))
+    assert value == pytest.approx(wanted, rel=40 * unit(dtype))
+    for a, b in zip(gradients, expected, strict=True):
+        assert abs(a - b).sum() <= 40 * unit(dtype) * abs(b).sum()
+
+
 def test_many_threads_call_at_once(monkeypatch):
     monkeypatch.setenv("KLDIV_NUM_THREADS", "2")
     s, t = large()

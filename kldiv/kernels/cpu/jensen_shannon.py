@@ -13,22 +13,20 @@ import numpy as np
 
 from kldiv.kernels.cpu.compiling import inline, kernel
 from kldiv.kernels.cpu.elementary import exp, log
+from kldiv.kernels.cpu.general import clipped, split, sum_of
 from kldiv.kernels.cpu.instructions import like, select
 from kldiv.kernels.cpu.layout import ADDRESS, Buffer
-from kldiv.kernels.cpu.logits import (
+from kldiv.kernels.cpu.memory import address_of, flush, load, sink, source, store
+from kldiv.kernels.cpu.rows import (
     GRADIENT_S,
     GRADIENT_T,
     LEVELS,
     S,
     T,
-    clipped,
     room_for,
     row_state,
-    split,
-    sum_of,
     zeros,
 )
-from kldiv.kernels.cpu.memory import address_of, flush, load, sink, source, store
 from kldiv.kernels.cpu.state import (
     ANCHOR,
     ANCHOR_LOW,
@@ -239,11 +237,7 @@ def _run(
             hot = heat(temperature, kind)
         values[row] = 0.0
         if keep.size != 0 and keep[row] == 0:
-            for which in (GRADIENT_S, GRADIENT_T):
-                if table[which, ADDRESS] != 0:
-                    for start in range(0, classes, size):
-                        n = min(size, classes - start)
-                        zeros(table, which, row * classes + start, n, buffers[2])
+            zeros(table, row * classes, classes, buffers)
             continue
         row_state(table, T, S, row, classes, temperature, hot, buffers, stack, room)
         kl, shift = finish(stack[0], False)

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import math
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from kldiv.formulas.reductions import count, divide
 from kldiv.formulas.rows import JensenShannon
-from kldiv.kernels.cpu import threads
-from kldiv.kernels.cpu.layout import dtype_name, empty_like, memory, table
+from kldiv.kernels.cpu import logits, quick, threads
+from kldiv.kernels.cpu.layout import Buffer, dtype_name, empty_like, memory, table
+from kldiv.kernels.cpu.passes import SIZE
+from kldiv.kernels.cpu.rows import PART, PART_FIELDS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array
     from kldiv.kernels import Work
 
 _UNIT = 1 << 16
 """Elements that make a unit of work, at least one row."""
+
+_ENOUGH: Final = 2
+"""Rows for each thread with which all of them have work."""
+
+_LONG: Final = 8
+"""Parts of rows with which threads that share them save more than it costs to start them."""
 
 
 def compile_for(work: Work) -> Any:
@@ -48,16 +58,10 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
     places = [*arrays[:2], outputs.get(0), outputs.get(1)]
     layout = table([None if a is None else memory(a) for a in places], whole_rows=True)
     values = np.empty(rows)
-    step = max(1, _UNIT // classes)
-
     divergence = operation.divergence
     beta = [divergence.beta] if isinstance(divergence, JensenShannon) else []
-    constants = layout, classes, *beta, temperatures, kept.reshape(-1), factors
-
-    def part(first: int, last: int) -> None:
-        kernel(*constants, first * step, min(last * step, rows), values)
-
-    threads.share(part, -(-rows // step), work.threads)
+    given = layout, classes, *beta, temperatures, kept.reshape(-1), factors
+    _share(kernel, given, values, bool(gradients), bool(beta), work.threads)
     if not work.value:
         return None, list(gradients)
     result, device = getattr(xp, operation.result), arrays[0].device
@@ -66,6 +70,39 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
         return xp.astype(xp.asarray(shaped, device=device), result)[()], list(gradients)
     total = divide(np, values.sum(), number if number is None else float(number), math.nan)
     return xp.asarray(float(total), dtype=result, device=device)[()], list(gradients)
+
+
+def _share(
+    kernel: Any, given: Sequence[Any], values: Buffer, gradients: bool, shannon: bool, number: int
+) -> None:
+    """Have the rows computed by several threads: whole ones, or parts where rows are few."""
+    rows, classes = values.size, given[1]
+    parts = -(-classes // PART)
+    # Without what is kept of them, parts would be read again for gradients.
+    keeps = gradients and rows * classes <= quick.LONGEST
+    few = rows < number * (1 if gradients and not keeps else _ENOUGH)
+    split = few and number > 1 and parts > 1 and rows * parts >= _LONG and not shannon
+    blocks = rows * parts * (PART // SIZE) if split and keeps else 0
+    states = np.empty((rows * parts if split else 0, PART_FIELDS))
+    kept, guesses = np.empty((blocks, 3 * SIZE), np.float32), np.empty((blocks, quick.GUESSES))
+
+    def stage(which: int, units: int, step: int = 1) -> None:
+        def work(first: int, last: int) -> None:
+            ranges = first * step, min(last * step, units)
+            if shannon:
+                kernel(*given, *ranges, values)
+            else:
+                kernel(which, *given, *ranges, values, states, kept, guesses)
+
+        threads.share(work, -(-units // step), number)
+
+    if split:
+        stage(logits.STATES, rows * parts)
+        stage(logits.MERGED, rows)
+        if gradients:
+            stage(logits.GRADIENTS, rows * parts)
+    else:
+        stage(logits.WHOLE, rows, max(1, _UNIT // classes))
 
 
 def _numbers(array: Array) -> np.ndarray[Any, Any]:
