@@ -5,6 +5,7 @@ XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/jax_devices.py R
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import sys
@@ -19,6 +20,7 @@ from logit_families import families
 import kldiv
 from kldiv.backends import _jax_spread
 from kldiv.errors import LibraryError
+from kldiv.kernels import pallas
 
 DEVICES, ROWS, CLASSES = 8, 56, 64
 LOSSES = {"kl": kldiv.kl_div_with_logits, "js": kldiv.js_div_with_logits}
@@ -45,7 +47,15 @@ COMPILED = [
     ("js", "classes", "rows", "float64"),
     ("js", "both", "temperatures", "float32"),
     ("js", "classes, explicit", "mean", "float64"),
+    ("kl", "classes", "rows", "float16"),
 ]
+FUSED = [
+    ("kl", "classes", "temperatures", "float64"),
+    ("js", "rows", "temperatures", "float32"),
+    ("js", "both", "mean", "float32"),
+    ("kl", "classes, explicit", "rows", "float32"),
+]
+"""Of COMPILED's kind, by a kernel."""
 MAPPED = [
     ("kl", "temperatures", "float64", "inside"),
     ("js", "where", "float64", "inside"),
@@ -58,7 +68,8 @@ COLLECTIVES = ("all-gather", "all-reduce", "collective-permute", "all-to-all", "
 def logits(dtype, options):
     pairs = list(families(CLASSES).values())
     s, t = (np.stack([pair[side] for pair in pairs]) for side in (0, 1))
-    s, t = (np.concatenate([array, array])[:ROWS].astype(dtype) for array in (s, t))
+    with np.errstate(over="ignore"):
+        s, t = (np.concatenate([array, array])[:ROWS].astype(dtype) for array in (s, t))
     if "where" in options:
         s[0], t[1], s[2, 3] = np.nan, -np.inf, np.inf
     return s, t
@@ -103,7 +114,8 @@ def by_the_compiler(name, loss, options, dtype):
         compiled = jax.jit(differentiated(loss, options)).lower(s, t, arrays_of(options)).compile()
     found = compiled(s, t, arrays_of(options))
     where = [str(array.sharding.spec) for array in found[1:]]
-    return [np.asarray(array) for array in found], counts(compiled.as_text()), where
+    text = compiled.as_text()
+    return [np.asarray(array) for array in found], counts(text), where, "kldiv_states" in text
 
 
 def by_axis_name(loss, options, dtype, *, inside):
@@ -129,6 +141,33 @@ def by_axis_name(loss, options, dtype, *, inside):
         *(jax.device_put(a, NamedSharding(mesh, spec)) for a in logits(dtype, options)), others
     )
     return [np.asarray(array) for array in found], counts(compiled.as_text())
+
+
+def fused():
+    """Losses by kernels, which Pallas interprets."""
+    found = {}
+    os.environ["KLDIV_PALLAS_INTERPRET"] = "1"
+    with kldiv.config_context(kernel="pallas"):
+        for loss, name, options, dtype in FUSED:
+            key = loss, name, options, dtype, "fused"
+            found[key] = by_the_compiler(name, LOSSES[loss], OPTIONS[options], dtype)
+        # Its interpreter cannot follow over which axes arrays vary.
+        interpreted = rows_in_a_shard_map(check_vma=False)
+        del os.environ["KLDIV_PALLAS_INTERPRET"]
+        pallas._elsewhere = lambda: None
+        jax.clear_caches()
+        return found, [interpreted, rows_in_a_shard_map()]
+
+
+def rows_in_a_shard_map(**options):
+    mesh, rows = mesh_of(SPECS["rows"]), PartitionSpec("all", None)
+    loss = partial(kldiv.kl_div_with_logits, reduction="none")
+    specs = {"in_specs": (rows, rows), "out_specs": PartitionSpec("all")}
+    traced = jax.jit(jax.shard_map(loss, mesh=mesh, **specs, **options)).trace(
+        *logits(np.float64, {})
+    )
+    value = traced.lower().compile()(*logits(np.float64, {}))
+    return np.asarray(value), str(traced.jaxpr).count("pallas_call[")
 
 
 def more():
@@ -192,6 +231,8 @@ def main(path):
         )
     _jax_spread.GATHERED = 16
     found.update(more())
+    of_layouts, found["fused in a shard_map"] = fused()
+    found["compiler"].update(of_layouts)
     Path(path).write_bytes(pickle.dumps(found))
 
 

@@ -22,6 +22,9 @@ QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passe
 """Compiles in half the time; how programs are partitioned, which is looked at here, is the same."""
 
 
+TARGETS = {"float16": 2e-3, "float32": 1e-6, "float64": 2e-15}
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What a process with eight devices finds; JAX fixes their number when it starts."""
@@ -45,7 +48,8 @@ def found(tmp_path_factory):
 def wanted():
     """Loss and gradients of whole arrays in float64, by NumPy."""
     results = {}
-    for loss, options, dtype in {(key[0], *key[-2:]) for key in cases("COMPILED")} | {
+    compiled = [*cases("COMPILED"), *cases("FUSED")]
+    for loss, options, dtype in {(key[0], *key[-2:]) for key in compiled} | {
         key[:3] for key in cases("MAPPED")
     }:
         function, settings = jax_devices.LOSSES[loss], jax_devices.OPTIONS[options]
@@ -60,7 +64,7 @@ def wanted():
 
 def check(found, wanted, dtype):
     """Compare a loss relative to each row, gradients to a row's L1 norm."""
-    tolerance, floor = (1e-6 if dtype == "float32" else 2e-15), np.finfo(dtype).tiny
+    tolerance, floor = TARGETS[dtype], np.finfo(dtype).tiny
     (value, *gradients), (expected, *slopes) = found, wanted
     assert value.dtype == dtype
     np.testing.assert_allclose(value.astype("float64"), expected, rtol=tolerance, atol=floor)
@@ -75,10 +79,15 @@ def cases(name):
     return getattr(jax_devices, name) if jax_devices else []
 
 
-@pytest.mark.parametrize("key", cases("COMPILED"), ids=" ".join)
+@pytest.mark.parametrize(
+    "key",
+    [*cases("COMPILED"), *((*key, "fused") for key in cases("FUSED"))],
+    ids=" ".join,
+)
 def test_the_compiler_shards_a_loss(found, wanted, key):
-    loss, layout, options, dtype = key
-    results, collectives, where = found["compiler"][key]
+    loss, layout, options, dtype, *fused = key
+    results, collectives, where, has_kernel = found["compiler"][key]
+    assert has_kernel == bool(fused)
     check(results, wanted[loss, options, dtype], dtype)
     axes = jax_devices.SPECS[layout]
     assert where == [where[0]] * 2
@@ -115,6 +124,13 @@ def test_rows_in_several_blocks_on_each_device(found, wanted):
     np.testing.assert_allclose(value, whole, rtol=2e-15, atol=1e-300)
     assert set(collectives.values()) == {0}
     np.testing.assert_array_equal(found["rows in a shard_map"], value)
+
+
+def test_fused_rows_in_a_shard_map(found):
+    expected = kldiv.kl_div_with_logits(*jax_devices.logits("float64", {}), reduction="none")
+    for value, kernels in found["fused in a shard_map"]:
+        np.testing.assert_allclose(value, expected, rtol=2e-15, atol=1e-300)
+        assert kernels
 
 
 def test_second_order_over_an_axis_name_is_refused(found):

@@ -229,16 +229,19 @@ class JaxBackend(KernelBackend):
         )
 
     def launch(self, kernels: Kernels, work: Work) -> tuple[Array | None, list[Array]]:
-        return _jax_ops.call(work) if kernels is cpu else kernels.compute(work)
+        if kernels is cpu:
+            return _jax_ops.call(work)
+        return pallas.compute(work, _jax_spread.by_rows)
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
         if isinstance(operation, RowGradient) and str(arrays[operation.index].dtype) == (
             operation.result
         ):
             s, t, weight, *rest = arrays
-            found = super().fused(
-                operation.loss, [s, t, *rest], kernel, (operation.index,), weight, value=False
-            )
+            loss = operation.loss, [s, t, *rest], kernel
+            found = None
+            if self.by_cpu(*loss):
+                found = super().fused(*loss, (operation.index,), weight, value=False)
             if found is not None:
                 return found[1][0]
         return super().compute(operation, arrays, kernel)

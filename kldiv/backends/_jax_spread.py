@@ -179,20 +179,28 @@ def by_the_compiler(function: Callable[..., Array], arrays: Sequence[Array]) -> 
         return jax.sharding.auto_axes(function, out_sharding=place)(*arrays)
 
 
-def by_rows(operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
-    """Compute the elements of an operation on rows, wherever these and their classes are."""
+def by_rows(
+    operation: RowWise,
+    xp: Namespace,
+    arrays: Sequence[Array],
+    evaluate: Callable[..., Array] = in_blocks,
+) -> Array:
+    """Compute the elements of an operation on rows, wherever these and their classes are.
+
+    ``evaluate`` does it on one device.
+    """
     # One device needs no partition, which some of JAX's own tools, such as export, cannot take.
     if jax.device_count() > 1 and isinstance(operation, Partitioned):
-        return _batched(operation)(*arrays)
-    return in_blocks(operation, *arrays, xp=xp)
+        return _batched(operation, evaluate)(*arrays)
+    return evaluate(operation, *arrays, xp=xp)
 
 
-def _batched(operation: Partitioned) -> Callable[..., Array]:
+def _batched(operation: Partitioned, evaluate: Callable[..., Array]) -> Callable[..., Array]:
     """Return the partitioned operation with a rule for vmap: one more axis of rows."""
 
     @custom_vmap
     def run(*arrays: Array) -> Array:
-        return _partitioned(operation, *arrays)
+        return _partitioned(operation, evaluate, *arrays)
 
     @run.def_vmap
     def rule(size: int, batched: Sequence[bool], *arrays: Array) -> tuple[Array, bool]:
@@ -205,12 +213,18 @@ def _batched(operation: Partitioned) -> Callable[..., Array]:
     return run
 
 
-@partial(custom_partitioning, static_argnums=(0,))
-def _partitioned(operation: Partitioned, *arrays: Array) -> Array:
-    return in_blocks(operation, *arrays)
+@partial(custom_partitioning, static_argnums=(0, 1))
+def _partitioned(operation: Partitioned, evaluate: Callable[..., Array], *arrays: Array) -> Array:
+    return evaluate(operation, *arrays)
 
 
-def _partition(operation: Partitioned, mesh: Any, args: Sequence[Any], _result: Any) -> Any:
+def _partition(
+    operation: Partitioned,
+    evaluate: Callable[..., Array],
+    mesh: Any,
+    args: Sequence[Any],
+    _result: Any,
+) -> Any:
     *rows, classes = _spec(mesh, args)
     *placed, out = (
         NamedSharding(mesh, PartitionSpec(*axes))
@@ -219,8 +233,8 @@ def _partition(operation: Partitioned, mesh: Any, args: Sequence[Any], _result: 
 
     def lower(*arrays: Array) -> Array:
         if classes is None:
-            return in_blocks(operation, *arrays)
-        return shards.part(jnp, in_blocks, AxisRanks(classes), operation, arrays)
+            return evaluate(operation, *arrays)
+        return shards.part(jnp, evaluate, AxisRanks(classes), operation, arrays)
 
     return mesh, lower, out, tuple(placed)
 
@@ -265,11 +279,23 @@ def _devices(mesh: Any, axis: Any) -> list[int]:
     return [mesh.shape[name] for name in (axis if isinstance(axis, tuple) else (axis,))]
 
 
-def _infer(operation: Partitioned, mesh: Any, args: Sequence[Any], result: Any) -> NamedSharding:
-    return _partition(operation, mesh, args, result)[2]
+def _infer(
+    operation: Partitioned,
+    evaluate: Callable[..., Array],
+    mesh: Any,
+    args: Sequence[Any],
+    result: Any,
+) -> NamedSharding:
+    return _partition(operation, evaluate, mesh, args, result)[2]
 
 
-def _rule(operation: Partitioned, _mesh: Any, args: Sequence[Any], _results: Any) -> str:
+def _rule(
+    operation: Partitioned,
+    _evaluate: Callable[..., Array],
+    _mesh: Any,
+    args: Sequence[Any],
+    _results: Any,
+) -> str:
     """Return in Shardy's words which axes of arguments and result belong together."""
     *rows, classes = (f"i{axis}" for axis in range(len(args[0].shape)))
     *words, result = _named(operation, args, rows, classes, "packed")

@@ -272,8 +272,7 @@ def part(
         _, known = forward(xp, evaluate, ranks, loss, (s, t, *others), gradients=True)
         gradient = operation.settings(ShardGradient, index=operation.index)
         return cast(xp, evaluate(gradient, s, t, weight, known, *others), operation.result)
-    values, _ = forward(xp, evaluate, ranks, operation, arrays, gradients=False)
-    return cast(xp, values, operation.result)
+    return forward(xp, evaluate, ranks, operation, arrays, gradients=False)[0]
 
 
 def merged(xp: Namespace, loss: RowOperation, states: Iterable[Array], *others: Array) -> Array:

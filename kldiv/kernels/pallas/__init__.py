@@ -13,15 +13,18 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from kldiv.formulas.pointwise import PointwiseLoss
-from kldiv.formulas.rows import RowLoss
+from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.formulas.shards import Constants, ShardGradient
 from kldiv.kernels import KernelError, Work, no_fused_form, told
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kldiv._types import Array
     from kldiv.formulas.operation import Operation
+
+    Spread = Callable[..., Array]
+    """Computes an operation on rows, given a namespace, arrays, and what does it on a device."""
 
 NAME: Final = "pallas"
 
@@ -56,12 +59,7 @@ def _lacking() -> str | None:
 def _elsewhere() -> str | None:
     """Return why JAX's devices are not for these kernels, or None where they are."""
     jax = import_module("jax")
-    if jax.default_backend() != "gpu":
-        return "JAX has no GPU"
-    if jax.device_count() > 1:
-        # Inside jit nothing says how arrays are spread, and XLA would gather them for a kernel.
-        return "JAX has several GPUs, over which only the formulas' rows can be spread"
-    return None
+    return None if jax.default_backend() == "gpu" else "JAX has no GPU"
 
 
 def problem() -> str | None:
@@ -73,16 +71,19 @@ def refusal(operation: Operation, arrays: Sequence[Array]) -> str | None:
     """Return why an operation on arrays has no kernel here, or None where it has."""
     if isinstance(operation, PointwiseLoss):
         return "XLA itself fuses kl_div to one read of both arrays"
-    if isinstance(operation, Constants | ShardGradient):  # parts of the losses, between the rules
+    if isinstance(operation, Constants | RowGradient | ShardGradient):  # parts of a loss' rules
         operation = operation.settings(RowLoss)
     return no_fused_form(operation, arrays)
 
 
-def compute(work: Work) -> tuple[Array | None, list[Array]]:
-    """Return the value, if it is wanted, and the gradients that are: see `Kernels.compute`."""
+def compute(work: Work, spread: Spread | None = None) -> tuple[Array | None, list[Array]]:
+    """Return the value, if it is wanted, and the gradients that are: see `Kernels.compute`.
+
+    Arrays that may be spread over devices are left to ``spread``; then only a value can be wanted.
+    """
     global _failure  # noqa: PLW0603 - one for the process
     try:
-        return import_module("kldiv.kernels.pallas.row_loss").run(work)
+        return import_module("kldiv.kernels.pallas.row_loss").run(work, spread)
     except Exception as error:  # whatever a compiler may raise
         _failure = f"compiling it fails: {told(error)}"
         raise KernelError(_failure) from error

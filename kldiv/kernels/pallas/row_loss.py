@@ -5,39 +5,51 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
+
 from kldiv.formulas import shards
-from kldiv.formulas.rows import RowLoss
+from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels.pallas import states
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.formulas.rows import RowOperation
     from kldiv.kernels import Work
+    from kldiv.kernels.pallas import Spread
 
 
-def run(work: Work) -> tuple[Array | None, list[Array]]:
+def run(work: Work, spread: Spread | None = None) -> tuple[Array | None, list[Array]]:
     """Return the value, if it is wanted, and the gradients that are."""
     operation, xp, arrays = work.operation, work.xp, work.arrays
-    alone = shards.Alone()
-    evaluate = partial(_evaluate, xp)
-    if not isinstance(operation, RowLoss):
-        return shards.part(xp, evaluate, alone, operation, arrays), []
+    if not isinstance(operation, shards.ShardGradient):
+        s, t, *others = arrays
+        others = others[isinstance(operation, RowGradient) :]  # without the rows' factors
+        both = bool(work.gradients) or not isinstance(operation, RowLoss)
+        states.check(operation.settings(shards.ShardState, gradients=both), (s, t, *others))
+    if not work.gradients:
+        if spread is None:
+            elements = evaluate(operation, *arrays, xp=xp)
+        else:
+            elements = spread(operation, xp, arrays, evaluate)
+        return operation.gather(xp, elements, arrays), []
+
     rows, keep = arrays[0].shape[:-1], operation.keep(arrays)
-    loss = operation.settings(RowLoss)
-    wanted = bool(work.gradients)
-    values, known = shards.forward(xp, evaluate, alone, loss, arrays, gradients=wanted)
-    gradients = []
-    if wanted:
-        upstream = xp.ones(()) if work.cotangent is None else work.cotangent
-        weight = xp.broadcast_to(operation.weight(xp, upstream, rows, keep), rows)
-        gradients = [
-            shards.backward(xp, evaluate, alone, loss, index, weight, arrays, known)
-            for index in work.gradients
-        ]
+    loss, alone = operation.settings(RowLoss), shards.Alone()
+    part = partial(evaluate, xp=xp)
+    values, known = shards.forward(xp, part, alone, loss, arrays, gradients=True)
+    upstream = xp.ones(()) if work.cotangent is None else work.cotangent
+    weight = xp.broadcast_to(operation.weight(xp, upstream, rows, keep), rows)
+    gradients = [
+        shards.backward(xp, part, alone, loss, index, weight, arrays, known)
+        for index in work.gradients
+    ]
     return (operation.finish(xp, values, keep) if work.value else None), gradients
 
 
-def _evaluate(xp: Namespace, operation: RowOperation, *arrays: Array) -> Array:
+def evaluate(operation: RowOperation, *arrays: Array, xp: Namespace = jnp) -> Array:
+    """Return the elements of an operation on rows."""
     if isinstance(operation, shards.ShardState):
         return states.run(operation, arrays)
-    return operation.elements(xp, *arrays)
+    if isinstance(operation, shards.ShardSums | shards.ShardGradient):
+        return operation.elements(xp, *arrays)
+    return shards.part(xp, partial(evaluate, xp=xp), shards.Alone(), operation, arrays)

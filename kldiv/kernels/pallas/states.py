@@ -66,19 +66,23 @@ class _Language:
 _language = _Language()
 
 
+def check(operation: ShardState, arrays: Sequence[Array]) -> None:
+    """Compile the kernel for a tile of such arrays: in a whole program a failure comes too late."""
+    if interpreted():
+        return
+    rows = [flat(jnp, array, arrays[0]) for array in arrays]
+    tile = _plan(operation, rows)[:2]
+    _compile(operation, *((tile[: array.ndim], array.dtype) for array in rows))
+
+
 def run(operation: ShardState, arrays: Sequence[Array]) -> Array:
     """Return the packed states of rows."""
-    rows = [flat(jnp, array, arrays[0]) for array in arrays]
-    if not interpreted():
-        tile = _plan(operation, rows)[:2]
-        _compile(operation, *((tile[: array.ndim], array.dtype) for array in rows))
-    found = _packed_states(operation, *rows)
+    found = _packed_states(operation, *(flat(jnp, array, arrays[0]) for array in arrays))
     return jnp.reshape(found, (*arrays[0].shape[:-1], found.shape[-1]))
 
 
 @cache
 def _compile(operation: ShardState, *arrays: tuple[tuple[int, ...], Any]) -> None:
-    """Compile the kernel for one tile, once: in a larger program a failure comes too late."""
     shapes = [jax.ShapeDtypeStruct(*each) for each in arrays]
     jax.jit(partial(_packed_states, operation)).lower(*shapes).compile()
 
@@ -121,7 +125,7 @@ def _parts(operation: ShardState, plan: _Plan, arrays: Sequence[Array]) -> Seque
     result = pl.BlockSpec((plan.height, 1), lambda group, part: (group, part))
     number = pl.BlockSpec((plan.height,), lambda group, _: (group,))
     fields = plan.states * _FIELDS
-    out = jax.ShapeDtypeStruct((rows, plan.parts), getattr(jnp, operation.compute))
+    out = jax.eval_shape(partial(_result, operation.compute, (rows, plan.parts)), *arrays)
     return pl.pallas_call(
         partial(_states_of_tile, operation, plan, arrays[0].shape),
         grid=(plan.groups, plan.parts),
@@ -132,6 +136,12 @@ def _parts(operation: ShardState, plan: _Plan, arrays: Sequence[Array]) -> Seque
         interpret=interpreted(),
         name="kldiv_states",
     )(*arrays)
+
+
+def _result(dtype: str, shape: tuple[int, ...], *arrays: Array) -> Array:
+    """Return a result of that shape; in a shard_map it varies over the axes that the arrays do."""
+    kinds = jnp.stack([jnp.zeros_like(array, dtype, shape=()) for array in arrays])
+    return jnp.empty_like(kinds, shape=shape)
 
 
 def _states_of_tile(
