@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from kldiv.formulas.pointwise import PointwiseLoss
@@ -44,8 +43,6 @@ def interpreted() -> bool:
 @cache
 def _lacking() -> str | None:
     """Return what is missing here, or None."""
-    if find_spec("jax") is None:
-        return "JAX is not installed"
     try:
         language = import_module("jax.experimental.pallas.triton")
     except ImportError as error:

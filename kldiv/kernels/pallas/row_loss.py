@@ -24,8 +24,10 @@ def run(work: Work, spread: Spread | None = None) -> tuple[Array | None, list[Ar
     if not isinstance(operation, shards.ShardGradient):
         s, t, *others = arrays
         others = others[isinstance(operation, RowGradient) :]  # without the rows' factors
-        both = bool(work.gradients) or not isinstance(operation, RowLoss)
-        states.check(operation.settings(shards.ShardState, gradients=both), (s, t, *others))
+        # One state serves KL and its gradients.
+        more = operation.divergence.sums(1) > 0
+        more = more and (bool(work.gradients) or not isinstance(operation, RowLoss))
+        states.check(operation.settings(shards.ShardState, gradients=more), (s, t, *others))
     if not work.gradients:
         if spread is None:
             elements = evaluate(operation, *arrays, xp=xp)
