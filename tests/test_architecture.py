@@ -165,6 +165,7 @@ def test_a_framework_is_imported_only_in_its_own_adapter():
         "_numpy": {"scipy"},
         "_torch": {"torch"},
         "_torch_linear": {"torch"},
+        "_torch_mapped": {"torch"},
         "_torch_ops": {"torch"},
         "_torch_spread": {"torch"},
         "_jax": {"jax"},

@@ -234,16 +234,13 @@ class JaxBackend(KernelBackend):
         return pallas.compute(work, _jax_spread.by_rows)
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
-        if isinstance(operation, RowGradient) and str(arrays[operation.index].dtype) == (
-            operation.result
-        ):
-            s, t, weight, *rest = arrays
-            loss = operation.loss, [s, t, *rest], kernel
+        if isinstance(operation, RowGradient):
+            of_loss = [*arrays[:2], *arrays[3:]]
             found = None
-            if self.by_cpu(*loss):
-                found = super().fused(*loss, (operation.index,), weight, value=False)
+            if self.by_cpu(operation.loss, of_loss, kernel):
+                found = self.fused_slope(operation, arrays, kernel)
             if found is not None:
-                return found[1][0]
+                return found
         return super().compute(operation, arrays, kernel)
 
     def fused(

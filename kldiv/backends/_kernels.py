@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kldiv.backends.base import Backend
 from kldiv.errors import BackendError
+from kldiv.formulas.rows import RowGradient
 from kldiv.kernels import KernelError, Work, cpu, is_small, small_text
 
 if TYPE_CHECKING:
@@ -140,6 +141,19 @@ class KernelBackend(Backend):
                     raise _cannot_run(kernel, error) from error
                 warn_of(kernels, error)
         return None
+
+    def fused_slope(
+        self, operation: Operation, arrays: Sequence[Array], kernel: str
+    ) -> Array | None:
+        """Compute a gradient that is an operation of its own by a kernel, or return None."""
+        if not isinstance(operation, RowGradient):
+            return None
+        s, t, weight, *rest = arrays
+        if self.dtype_name(arrays[operation.index]) != operation.result:
+            return None  # a kernel would round it
+        wanted, every = (operation.index,), [s, t, *rest]
+        found = self.fused(operation.loss, every, kernel, wanted, weight, value=False)
+        return None if found is None else found[1][0]
 
     def scaled(self, gradients: list[Array], cotangent: Array) -> list[Array] | None:
         """Return gradients times a scalar, written in place; None where that would round twice."""

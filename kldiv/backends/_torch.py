@@ -126,13 +126,14 @@ def _transforming() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # noqa: SLF001
 
 
+def _is_wrapped(tensor: Array | None) -> bool:
+    """Return whether a tensor is one of a ``torch.func`` transform's."""
+    return tensor is not None and torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # noqa: SLF001
+
+
 def _is_symbolic(tensor: Array) -> bool:
     """Return whether a tensor has no values, as inside ``torch.compile`` and ``torch.func``."""
-    return (
-        torch.compiler.is_compiling()
-        or isinstance(tensor, FakeTensor)
-        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # noqa: SLF001
-    )
+    return torch.compiler.is_compiling() or isinstance(tensor, FakeTensor) or _is_wrapped(tensor)
 
 
 def _plain(tensor: Array) -> bool:
@@ -208,7 +209,11 @@ class TorchBackend(KernelBackend):
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
         small = arrays[0].numel() < cpu.SMALL and arrays[0].device.type == "cpu"
-        if kernel != "pure" and not (kernel == "auto" and small):
+        # An entry that vmap shows may be small where all of them together are not.
+        if kernel != "pure" and not (kernel == "auto" and small and not _transforming()):
+            found = self.fused_slope(operation, arrays, kernel)
+            if found is not None:
+                return found
             found = self.fused(operation, arrays, kernel)
             if found is not None:
                 return found[0]
@@ -222,6 +227,8 @@ class TorchBackend(KernelBackend):
     ) -> tuple[Array | None, list[Array]] | None:
         if torch.compiler.is_compiling():
             return _torch_ops.compiled(operation, arrays, kernel, *options, **more)
+        if _transforming() and any(map(_is_wrapped, [*arrays, *options[1:]])):
+            return _torch_ops.mapped(operation, arrays, kernel, *options, **more)
         return super().fused(operation, arrays, kernel, *options, **more)
 
     def in_chunks(

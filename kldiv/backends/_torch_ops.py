@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import array_api_compat.torch as xp
 import torch
 
+from kldiv.backends import _torch_mapped
 from kldiv.backends._kernels import warn_of
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
@@ -45,11 +46,13 @@ def compiled(
     value: bool = True,
     keep: bool = False,
     kept: Array | None = None,
+    small: bool | None = None,
 ) -> tuple[Array | None, list[Array]] | None:
-    """Do inside ``torch.compile`` what `Backend.fused` does outside."""
+    """Do inside ``torch.compile``, and ``vmap``, what `Backend.fused` does outside."""
     if any(index > 1 for index in gradients):
         return None
-    chosen = _technology(arrays, kernel)
+    small = _is_small(arrays[0]) if small is None else small
+    chosen = _technology(arrays, kernel, small=small)
     words = _spelled(operation)
     if chosen is None or words is None:
         return None
@@ -57,14 +60,35 @@ def compiled(
     return (found[0], found[1:]) if value else (None, found)
 
 
-def _technology(arrays: Sequence[Array], kernel: str) -> str | None:
+def mapped(
+    operation: Operation,
+    arrays: Sequence[Array],
+    kernel: str,
+    gradients: Sequence[int] = (),
+    cotangent: Array | None = None,
+    **more: Any,
+) -> tuple[Array | None, list[Array]] | None:
+    """Do inside ``vmap`` what `Backend.fused` does outside."""
+    given = [*arrays] if cotangent is None else [*arrays, cotangent]
+    every = [_torch_mapped.whole(array) for array in given]
+    if any(array is None for array in every):
+        return None
+    small = all(_is_small(array) for array in every)
+    return compiled(operation, arrays, kernel, gradients, cotangent, small=small, **more)
+
+
+def _is_small(array: Array) -> bool:
+    return bool(array.numel() < cpu.SMALL)
+
+
+def _technology(arrays: Sequence[Array], kernel: str, *, small: bool) -> str | None:
     """Return whose kernels take arrays under the setting ``kernel``."""
     places = {array.device.type for array in arrays}
     if places == {"cuda"} or (places == {"cpu"} and kernel == triton.NAME and _INTERPRETED):
         return triton.NAME if _TRITON and kernel in {"auto", triton.NAME} else None
     if places != {"cpu"} or not _CPU or kernel not in {"auto", cpu.NAME}:
         return None
-    return None if arrays[0].numel() < cpu.SMALL else cpu.NAME
+    return None if small else cpu.NAME
 
 
 def _spelled(operation: Any) -> tuple[str, list[str], float, float | None] | None:
@@ -189,16 +213,28 @@ def _mapped(
     info: Any,
     in_dims: tuple[Any, ...],
     arrays: list[Array],
+    kernel: str,
     *words: Any,
 ) -> tuple[list[Array], list[int]]:
-    """Compute one entry after another."""
-    *options, cotangent, value, keep, kept = words
+    """Compute all entries in one call, or one after another."""
+    *spelled, gradients, cotangent, value, keep, kept = words
+    operation, size = _operation(*spelled), info.batch_size
     where, of_cotangent, of_kept = in_dims[0], in_dims[7], in_dims[10]
+    if kernel == cpu.NAME and _torch_mapped.is_one_call(operation, arrays, where):
+
+        def run(changed: Any, every: Sequence[Array], upstream: Array | None) -> list[Array]:
+            again = _spelled(changed)
+            assert again is not None  # noqa: S101 - only the reduction and a dtype differ
+            return _fused([*every], kernel, *again, gradients, upstream, value, keep, kept)
+
+        upstream = cotangent, of_cotangent
+        results = _torch_mapped.together(run, operation, size, arrays, where, upstream, value=value)
+        return results, [0 for _ in results]
     parts = []
-    for entry in range(info.batch_size):
+    for entry in range(size):
         own = [_entry(array, axis, entry) for array, axis in zip(arrays, where, strict=True)]
-        upstream, constants = _entry(cotangent, of_cotangent, entry), _entry(kept, of_kept, entry)
-        parts.append(_fused(own, *options, upstream, value, keep, constants))
+        of_entry, constants = _entry(cotangent, of_cotangent, entry), _entry(kept, of_kept, entry)
+        parts.append(_fused(own, kernel, *spelled, gradients, of_entry, value, keep, constants))
     results = [torch.stack(each) for each in zip(*parts, strict=True)]
     return results, [0 for _ in results]
 

@@ -23,25 +23,37 @@ def cast(xp: Namespace, array: Array, dtype: str) -> Array:
 
 
 def count(
-    xp: Namespace, reduction: Reduction, shape: tuple[int, ...], keep: Array | None, dtype: str
+    xp: Namespace,
+    reduction: Reduction,
+    shape: tuple[int, ...],
+    keep: Array | None,
+    dtype: str,
+    lead: int = 0,
 ) -> Array | float | None:
-    """Return what the sum is divided by: how many elements, or batch entries; None for a sum."""
-    if reduction == "batchmean" and shape:
+    """Return what the sum is divided by: how many elements, or batch entries; None for a sum.
+
+    The first ``lead`` axes hold losses of their own.
+    """
+    own = shape[lead:]
+    if reduction == "batchmean" and own:
         if keep is None:
-            return float(shape[0])
+            return float(own[0])
         rows = xp.broadcast_to(keep, shape)
-        if len(shape) > 1:
-            rows = xp.any(rows, axis=tuple(range(1, len(shape))))
-        return _number_of(xp, rows, dtype)
+        if len(own) > 1:
+            rows = xp.any(rows, axis=tuple(range(lead + 1, len(shape))))
+        return _number_of(xp, rows, dtype, lead)
     if reduction == "mean":
         if keep is None:
-            return float(math.prod(shape))
-        return _number_of(xp, xp.broadcast_to(keep, shape), dtype)
+            return float(math.prod(own))
+        return _number_of(xp, xp.broadcast_to(keep, shape), dtype, lead)
     return None
 
 
-def _number_of(xp: Namespace, mask: Array, dtype: str) -> Array | float:
+def _number_of(xp: Namespace, mask: Array, dtype: str, lead: int) -> Array | float:
     # Counted as integers: a float32 counter would stop at 2²⁴.
+    if lead:
+        axes = tuple(range(lead, mask.ndim))
+        return cast(xp, xp.count_nonzero(mask, axis=axes) if axes else mask, dtype)
     number = xp.count_nonzero(mask)
     return float(number) if isinstance(number, int) else cast(xp, number, dtype)  # int: old NumPy
 
@@ -92,24 +104,43 @@ class Loss(Operation):
         return self.finish(xp, elements, self.keep(arrays))
 
     def finish(
-        self, xp: Namespace, values: Array, keep: Array | None, empty: float = math.nan
+        self,
+        xp: Namespace,
+        values: Array,
+        keep: Array | None,
+        empty: float = math.nan,
+        lead: int = 0,
     ) -> Array:
-        """Reduce the elements and round; the mean of nothing is ``empty``."""
+        """Reduce the elements and round; the mean of nothing is ``empty``.
+
+        The first ``lead`` axes stay: they hold losses of their own.
+        """
         if self.reduction != "none":
-            number = count(xp, self.reduction, values.shape, keep, self.total)
-            values = divide(xp, self._sum(xp, values), number, empty)
+            number = count(xp, self.reduction, values.shape, keep, self.total, lead)
+            values = divide(xp, self._sum(xp, values, lead), number, empty)
         return cast(xp, values, self.result)
 
-    def _sum(self, xp: Namespace, values: Array) -> Array:
+    def _sum(self, xp: Namespace, values: Array, lead: int) -> Array:
+        axes = tuple(range(lead, values.ndim)) if lead else None
+        if axes == ():
+            return values
         if self.total == self.compute:
-            return xp.sum(values)
-        return xp.sum(values, dtype=getattr(xp, self.total))
+            return xp.sum(values, axis=axes)
+        return xp.sum(values, axis=axes, dtype=getattr(xp, self.total))
 
     def weight(
-        self, xp: Namespace, cotangent: Array, shape: tuple[int, ...], keep: Array | None
+        self,
+        xp: Namespace,
+        cotangent: Array,
+        shape: tuple[int, ...],
+        keep: Array | None,
+        lead: int = 0,
     ) -> Array:
-        """Return the gradient in the elements, given the gradient in the result."""
-        number = count(xp, self.reduction, shape, keep, self.compute)
+        """Return the gradient in the elements, given the gradient in the result.
+
+        Of several losses, on the first ``lead`` axes of the elements, there is one for each.
+        """
+        number = count(xp, self.reduction, shape, keep, self.compute, lead)
         return divide(xp, cast(xp, cotangent, self.compute), number, 0.0)
 
 

@@ -32,8 +32,8 @@ _LONG: Final = 8
 
 
 def compile_for(work: Work) -> Any:
-    """Return the compiled kernel: float32 unless an array or the result is wider."""
-    wide = work.operation.result, *map(dtype_name, work.arrays[:2])
+    """Return the compiled kernel: float32 unless an array is wider, or what is computed."""
+    wide = work.operation.compute, *map(dtype_name, work.arrays[:2])
     shannon = isinstance(work.operation.divergence, JensenShannon)
     module = import_module(f"kldiv.kernels.cpu.{'jensen_shannon' if shannon else 'logits'}")
     return module.float64() if "float64" in wide else module.float32()
