@@ -34,6 +34,12 @@ from kldiv.kernels.pallas import row_loss, states
 
 GPU = jax.default_backend() == "gpu"
 
+QUICKLY = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+
 pytestmark = [pytest.mark.gpu] if GPU else []
 
 KL = KullbackLeibler()
@@ -55,10 +61,22 @@ def fused(monkeypatch):
         yield
 
 
+@functools.cache
+def known_options():
+    """What makes compiling quick without a GPU, as far as this XLA knows it."""
+    found = {}
+    for name, value in QUICKLY.items():
+        try:
+            jax.jit(jnp.negative).lower(1.0).compile(compiler_options={name: value})
+        except jax.errors.JaxRuntimeError:  # JAX renames them at will
+            continue
+        found[name] = value
+    return None if GPU else found
+
+
 def quickly(function):
-    """Compile in half the time, without a GPU."""
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(function, compiler_options=None if GPU else options)
+    """Compile in a third of the time, without a GPU."""
+    return jax.jit(function, compiler_options=known_options())
 
 
 def pair(shape, dtype="float32", seed=0):
@@ -98,7 +116,7 @@ def computed(divergence, s, t, dtype, temperature=1.0, compiler=quickly):
 
 @pytest.mark.parametrize(
     ("size", "dtype", "temperature"),
-    [(3, "float32", 1.0), (3, "float64", 3.3), (100, "float32", 0.7)],
+    [(3, "float64", 3.3), (100, "float32", 0.7)],
 )
 def test_kl_of_logits_is_exact(size, dtype, temperature):
     names, s, t = batch(size, dtype)
@@ -166,7 +184,7 @@ def test_any_sharing_of_rows_is_exact(monkeypatch):
 def test_half_types_are_exact(dtype):
     s, t = pair((3, 1500), dtype, seed=5)
     function = functools.partial(kldiv.kl_div_with_logits, reduction="sum", dtype="float32")
-    value, gradient = quickly(jax.value_and_grad(function))(s, t)
+    value, gradient = kldiv.value_and_grad(function)(s, t)
     assert (value.dtype, gradient.dtype) == (jnp.float32, s.dtype)
     wide = [np.asarray(each, np.float64) for each in (s, t)]
     true = [extended(*rows) for rows in zip(*wide, strict=True)]
@@ -274,12 +292,6 @@ def test_forward_mode_and_second_order():
     agree(found, [(above - below) / 2e-5 for above, below in zip(*beside, strict=True)])
 
 
-def test_value_and_grad():
-    arrays = pair((3, 40))
-    found = kldiv.value_and_grad(kldiv.kl_div_with_logits, (0, 1))(*arrays)
-    agree(found, by_formulas(kldiv.kl_div_with_logits, *arrays))
-
-
 def test_linear_layers_use_it():
     hidden, weights = pair((5, 4)), pair((30, 4), seed=1)
     arguments = hidden[0], weights[0], hidden[1], weights[1]
@@ -336,10 +348,14 @@ def test_a_program_for_the_cpu_has_the_formulas(not_interpreted):
 
 
 def failing(monkeypatch):
+    """Have a compiler for a GPU that fails."""
+
     def fail(*_):
         raise RuntimeError("no such instruction\nof many lines")
 
-    monkeypatch.setattr(states, "run", fail)
+    monkeypatch.delenv("KLDIV_PALLAS_INTERPRET", raising=False)
+    monkeypatch.setattr(pallas, "_elsewhere", lambda: None)
+    monkeypatch.setattr(states, "_compile", fail)
 
 
 def test_a_failing_compiler_leaves_it_to_the_formulas_with_one_warning(monkeypatch):
@@ -368,7 +384,7 @@ def test_without_a_gpu_it_says_so(monkeypatch):
     s, t = pair((3, 7))
     with pytest.raises(BackendError, match="kernel 'pallas' cannot run here: JAX has"):
         kldiv.kl_div_with_logits(s, t)
-    assert kldiv.available_backends()["jax"].kernel_problems["pallas"] == "JAX has no GPU"
+    assert kldiv.backends.get("jax").status().kernel_problems["pallas"] == "JAX has no GPU"
 
 
 def test_explain_says_what_is_left_to_xla():
