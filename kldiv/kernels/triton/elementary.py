@@ -252,19 +252,35 @@ def less(x):
 
 
 @triton.jit
-def phi_and_fall(x):
-    """Return φ(x) and e⁻ˣ − 1 for |x| < 80, of float32."""
-    shift = like(x, _ROUND_32)
-    shifted = tl.where(tl.abs(x) < 1.0, shift, tl.fma(-x, like(x, _LOG2_E), shift))
+def power_from(x, exponent, inverse, per, ln2, ln2_low):
+    """Return e^(x/T)/2ᵐ, 0 below 2⁻¹²⁵, and its exponent of 2, of float32: m is ``exponent``.
+
+    The rest is what `exp_reduced` takes. Where the exponent is beyond 126, the power means nothing.
+    """
+    shift = like(x, _ROUND_32) - exponent
+    shifted = tl.fma(x, per, shift)
     k = shifted - shift
-    r = tl.fma(k, like(x, -_LN2_LOW_32), tl.fma(k, like(x, -_LN2_HIGH_32), -x))
+    r = tl.fma(k, -ln2_low, tl.fma(k, -ln2, x)) * inverse
+    value = tl.fma(r * r, polynomial(r, _EXP_32, 5), r) + 1.0
+    found = shifted.to(tl.int32, bitcast=True) - _ROUND_BITS_32
+    scaled = (value.to(tl.int32, bitcast=True) + (found << 23)).to(tl.float32, bitcast=True)
+    return tl.where(found < -125, 0.0, scaled), found
+
+
+@triton.jit
+def phi_and_fall(x):
+    """Return φ(x) = e⁻ˣ − 1 + x ≥ 0 and e⁻ˣ − 1 for |x| < 80, of float32."""
+    # e⁻ˣ = 4ᵏ·eʳ, and k is 0 where φ(x) would be a difference of larger terms.
+    shifted = tl.fma(x, like(x, -0.5 * _LOG2_E), like(x, _ROUND_32))
+    k = shifted - like(x, _ROUND_32)
+    r = tl.fma(k, like(x, -2 * _LN2_LOW_32), tl.fma(k, like(x, -2 * _LN2_HIGH_32), -x))
     rest = r * r * polynomial(r, _EXP_WIDE_32, 8)
-    power = _power(shifted.to(tl.int32, bitcast=True) - _ROUND_BITS_32, x)
-    one_less = power - 1.0
-    # 2ᵏ(1 + r + rest) − 1 − (r + k log 2): no two large terms cancel.
-    constant = tl.fma(k, like(x, -_LN2), one_less)
-    phi = tl.fma(power, rest, tl.fma(one_less, r, constant))
-    return phi, tl.fma(power, r + rest, one_less)
+    power = _power(2 * (shifted.to(tl.int32, bitcast=True) - _ROUND_BITS_32), x)
+    less = power - 1.0
+    # 4ᵏ(1 + r + rest) − 1 − (r + k log 4)
+    constant = tl.fma(k, like(x, -2 * _LN2), less)
+    phi = tl.fma(power, rest, tl.fma(less, r, constant))
+    return phi, tl.fma(power, r + rest, less)
 
 
 # --- logarithm ------------------------------------------------------------------------------------

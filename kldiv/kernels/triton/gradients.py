@@ -11,6 +11,7 @@ import triton.language as tl
 
 from kldiv.kernels.triton.elementary import NEAR, bounded, like, phi_near, rounded
 from kldiv.kernels.triton.jensen_shannon import js_logs, probability, student_view
+from kldiv.kernels.triton.places import load_tile, read_state, row_offsets, temperature_of
 from kldiv.kernels.triton.rows import (
     _KL,
     _OFFSET,
@@ -18,10 +19,6 @@ from kldiv.kernels.triton.rows import (
     _T_SHIFT,
     SAVED,
     UNSPECIALISED,
-    load_tile,
-    read_state,
-    row_offsets,
-    temperature_of,
 )
 from kldiv.kernels.triton.state import apart, finite, heated, split
 

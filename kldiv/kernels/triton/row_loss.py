@@ -11,6 +11,7 @@ from kldiv.formulas.rows import JensenShannon
 from kldiv.kernels.triton import gradients as gradient_kernels
 from kldiv.kernels.triton import rows as kernels
 from kldiv.kernels.triton.launch import OPTIONS, STATE_TILE, TILE, Tiling, axes, bits, on, tiling
+from kldiv.kernels.triton.places import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,7 +118,7 @@ def _forward(
     shared = plan.parts > 1
     partial = None
     if shared:
-        partial = s.new_empty((number, plan.parts, kernels.FIELDS.value), dtype=xp.float64)
+        partial = s.new_empty((number, plan.parts, FIELDS.value), dtype=xp.float64)
     place = (number, inner, rows.classes, plan.chunk, *s_strides, *t_strides)
     kernels.states[-(-number // plan.height), plan.parts](
         s, t, values, saved, partial, *rows.settings, beta, *place,

@@ -12,10 +12,17 @@ import triton.language as tl
 
 from kldiv.kernels.triton import KEPT
 from kldiv.kernels.triton.jensen_shannon import js_elements, js_shift, student_view
-from kldiv.kernels.triton.state import State, block_state, empty_state, finish, heated, merge
-
-FIELDS = tl.constexpr(14)
-"""Numbers of a `State`."""
+from kldiv.kernels.triton.places import (
+    FIELDS,
+    columns_from,
+    load_tile,
+    read_state,
+    row_offsets,
+    temperature_of,
+    write_state,
+)
+from kldiv.kernels.triton.quick import quick_state
+from kldiv.kernels.triton.state import block_state, empty_state, finish, heated, merge
 
 SAVED = tl.constexpr(KEPT)
 """Those of a row: its state, KL, its offset, and two sums for the gradients of Jensen-Shannon."""
@@ -33,111 +40,48 @@ UNSPECIALISED = ["temperature_bits", "beta_bits", "rows", "inner"]
 """Arguments whose values are no reason to compile a kernel again."""
 
 
-# --- where things are -----------------------------------------------------------------------------
-
-
-@triton.jit
-def row_offsets(rows, inner, outer_stride, inner_stride):
-    """Return where rows begin that lie in two axes, ``inner`` the length of the second."""
-    return (rows // inner) * outer_stride + (rows % inner) * inner_stride
-
-
-@triton.jit
-def load_tile(pointer, offsets, columns, stride, mask, wide: tl.constexpr):
-    """Return a tile of logits; what is not there is −∞."""
-    kind = tl.float64 if wide else tl.float32
-    return tl.load(pointer + offsets + columns * stride, mask=mask, other=-float("inf")).to(kind)
-
-
-@triton.jit
-def temperature_of(pointer, bits, rows, there):
-    """Return the temperature of rows: an array's, or the number with these bits."""
-    if pointer is None:
-        temperature = tl.zeros(rows.shape, tl.float64) + bits.to(tl.float64, bitcast=True)
-    else:
-        temperature = tl.load(pointer + rows, mask=there, other=1.0)
-    return temperature
-
-
-@triton.jit
-def read_state(pointer, offsets, there):
-    """Return a state that `write_state` has written."""
-    return State(
-        tl.load(pointer + offsets, mask=there, other=-float("inf")),
-        tl.load(pointer + offsets + 1, mask=there, other=0.0),
-        tl.load(pointer + offsets + 2, mask=there, other=-float("inf")),
-        tl.load(pointer + offsets + 3, mask=there, other=0.0),
-        tl.load(pointer + offsets + 4, mask=there, other=0.0),
-        tl.load(pointer + offsets + 5, mask=there, other=0.0),
-        tl.load(pointer + offsets + 6, mask=there, other=0.0),
-        tl.load(pointer + offsets + 7, mask=there, other=0.0),
-        tl.load(pointer + offsets + 8, mask=there, other=0.0),
-        tl.load(pointer + offsets + 9, mask=there, other=0.0),
-        tl.load(pointer + offsets + 10, mask=there, other=0.0),
-        tl.load(pointer + offsets + 11, mask=there, other=0.0),
-        tl.load(pointer + offsets + 12, mask=there, other=0.0),
-        tl.load(pointer + offsets + 13, mask=there, other=0.0),
-    )
-
-
-@triton.jit
-def write_state(pointer, offsets, a, there):
-    """Write a state."""
-    tl.store(pointer + offsets, a.t_max, mask=there)
-    tl.store(pointer + offsets + 1, a.t_sum, mask=there)
-    tl.store(pointer + offsets + 2, a.s_max, mask=there)
-    tl.store(pointer + offsets + 3, a.s_sum, mask=there)
-    tl.store(pointer + offsets + 4, a.pivot, mask=there)
-    tl.store(pointer + offsets + 5, a.pivot_low, mask=there)
-    tl.store(pointer + offsets + 6, a.y, mask=there)
-    tl.store(pointer + offsets + 7, a.phi, mask=there)
-    tl.store(pointer + offsets + 8, a.anchor, mask=there)
-    tl.store(pointer + offsets + 9, a.anchor_low, mask=there)
-    tl.store(pointer + offsets + 10, a.drift, mask=there)
-    tl.store(pointer + offsets + 11, a.lost, mask=there)
-    tl.store(pointer + offsets + 12, a.s_anchor, mask=there)
-    tl.store(pointer + offsets + 13, a.s_anchor_low, mask=there)
-
-
 # --- sums over classes ----------------------------------------------------------------------------
 
 
 @triton.jit
 def _scan(
-    s, t, s_offsets, t_offsets, s_step, t_step, first, last, there, temperature, hot,
-    wide: tl.constexpr, shannon: tl.constexpr, single: tl.constexpr, width: tl.constexpr,
+    s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, temperature, hot,
+    wide: tl.constexpr, shannon: tl.constexpr, single: tl.constexpr, height: tl.constexpr,
+    width: tl.constexpr,
 ):  # fmt: skip
-    """Return the state of the classes from ``first`` to ``last``: of a ``single`` tile, or more."""
-    if single:
-        columns = tl.arange(0, width)[None, :] + first
-        mask = there & (columns < last)
+    """Return the state of the classes from ``first`` to ``end``: of a ``single`` tile, or more."""
+    begin, last = first, tl.minimum(end, classes)
+    state = empty_state(temperature)
+    if not wide:
+        state, done = quick_state(
+            s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, temperature,
+            hot, shannon, height, width if single else 2 * width,
+        )  # fmt: skip
+        there &= ~done
+        begin = tl.where(tl.max(there.to(tl.int32)) > 0, first, last)
+    for start in range(begin, last, width):
+        columns = columns_from(start, width)
+        mask = there & (columns < classes)
         t_tile = load_tile(t, t_offsets, columns, t_step, mask, wide)
         s_tile = load_tile(s, s_offsets, columns, s_step, mask, wide)
-        state = block_state(t_tile, s_tile, temperature, hot, wide, shannon)
-    else:
-        state = empty_state(temperature)
-        for start in range(first, last, width):
-            columns = tl.arange(0, width)[None, :] + start
-            mask = there & (columns < last)
-            t_tile = load_tile(t, t_offsets, columns, t_step, mask, wide)
-            s_tile = load_tile(s, s_offsets, columns, s_step, mask, wide)
-            block = block_state(t_tile, s_tile, temperature, hot, wide, shannon)
-            state = merge(state, block, temperature)
+        block = block_state(t_tile, s_tile, temperature, hot, wide, shannon)
+        state = merge(state, block, temperature)
     return state
 
 
 @triton.jit
 def _look(
-    s, t, s_offsets, t_offsets, s_step, t_step, first, last, there, a, offset, beta, temperature,
-    hot, wide: tl.constexpr, t_shift: tl.constexpr, s_shift: tl.constexpr, width: tl.constexpr,
+    s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, a, offset, beta,
+    temperature, hot, wide: tl.constexpr, t_shift: tl.constexpr, s_shift: tl.constexpr,
+    width: tl.constexpr,
 ):  # fmt: skip
-    """Return the sums of Jensen-Shannon over the classes from ``first`` to ``last``."""
+    """Return the sums of Jensen-Shannon over the classes from ``first`` to ``end``."""
     value = tl.zeros_like(temperature)
     of_t, of_s = value, value
     other = 1.0 - beta
-    for start in range(first, last, width):
-        columns = tl.arange(0, width)[None, :] + start
-        mask = there & (columns < last)
+    for start in range(first, tl.minimum(end, classes), width):
+        columns = columns_from(start, width)
+        mask = there & (columns < classes)
         t_tile = load_tile(t, t_offsets, columns, t_step, mask, wide)
         s_tile = load_tile(s, s_offsets, columns, s_step, mask, wide)
         value += js_elements(t_tile, s_tile, a, offset, beta, hot, wide)
@@ -171,10 +115,10 @@ def states(
     s_offsets = row_offsets(row, inner, s_outer, s_inner)
     t_offsets = row_offsets(row, inner, t_outer, t_inner)
     first = tl.program_id(1).to(tl.int64) * chunk
-    last = tl.minimum(first + chunk, classes)
+    end = first + chunk  # a multiple of the tile's width
     state = _scan(
-        s, t, s_offsets, t_offsets, s_step, t_step, first, last, kept, temperature, hot,
-        wide, shannon, single, width,
+        s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, kept, temperature, hot,
+        wide, shannon, single, height, width,
     )  # fmt: skip
     if partial is not None:
         part = row * tl.num_programs(1) + tl.program_id(1)
@@ -187,8 +131,8 @@ def states(
         if shannon:
             beta = beta_bits.to(tl.float64, bitcast=True)
             value, of_t, of_s = _look(
-                s, t, s_offsets, t_offsets, s_step, t_step, first, last, kept, state, offset,
-                beta, temperature, hot, wide, t_shift, s_shift, width,
+                s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, kept, state,
+                offset, beta, temperature, hot, wide, t_shift, s_shift, width,
             )  # fmt: skip
             value = tl.where(kl == kl, value, float("nan"))
         tl.store(saved + row * SAVED + _T_SHIFT, of_t, mask=there)
@@ -236,13 +180,13 @@ def look(
     temperature = temperature_of(temperatures, temperature_bits, row, there)
     hot = heated(temperature, wide)
     first = tl.program_id(1).to(tl.int64) * chunk
-    last = tl.minimum(first + chunk, classes)
+    end = first + chunk  # a multiple of the tile's width
     state = read_state(saved, row * SAVED, there)
     offset = tl.load(saved + row * SAVED + _OFFSET, mask=there, other=0.0)
     beta = beta_bits.to(tl.float64, bitcast=True)
     value, of_t, of_s = _look(
         s, t, row_offsets(row, inner, s_outer, s_inner), row_offsets(row, inner, t_outer, t_inner),
-        s_step, t_step, first, last, there, state, offset, beta, temperature, hot,
+        s_step, t_step, first, end, classes, there, state, offset, beta, temperature, hot,
         wide, t_shift, s_shift, width,
     )  # fmt: skip
     part = (row * tl.num_programs(1) + tl.program_id(1)) * SUMS

@@ -175,7 +175,7 @@ def log1p_of(y):
 
 
 @triton.jit
-def _log1p_gap(y):
+def log1p_gap(y):
     """Return y − log(1 + y)."""
     close = (y > -0.5) & (y < 1.0)
     _, near = log1p_near(tl.where(close, y, 0.0))
@@ -302,7 +302,7 @@ def finish(a):
     """Return KL of a row, and its offset: log(p/q) = x + offset, x about the pivot."""
     both = (a.t_sum > 0) & (a.s_sum > 0)
     y = a.y / a.t_sum
-    kl = a.phi / a.t_sum - _log1p_gap(y)
+    kl = a.phi / a.t_sum - log1p_gap(y)
     kl = tl.where(kl < 0, 0.0, kl)
     kl = tl.where(a.lost > 0, float("inf"), kl)
     return tl.where(both, kl, float("nan")), tl.where(both, log1p_of(y), float("nan"))

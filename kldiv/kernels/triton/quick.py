@@ -1,0 +1,234 @@
+"""The quick way through rows of float32 elements: sums a thread keeps, x nowhere large.
+
+What `kldiv.kernels.triton.state` finds of each tile takes a dozen sums over all threads, and a
+merge in float64 that each of them repeats.  Here a glance at the first tile tells about where the
+maximum and the pivot lie, and all tiles are added up about these: a thread adds up its own
+elements, and threads meet every 16 tiles.  At the end it is seen how good the guess was: if it was
+not good enough, the row is read again, about a better one, or left to `block_state`, which takes
+all there is.
+
+The origin of the exponents is a power of 2, so that no maximum is subtracted, and x is so small
+that w·e⁻ˣ neither underflows nor loses digits: the student needs no exponential of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from kldiv.kernels.triton.elementary import divide, phi_and_fall, power_from, two_difference
+from kldiv.kernels.triton.places import columns_from, load_tile
+from kldiv.kernels.triton.state import State, log1p_gap
+
+_LN2 = tl.constexpr(math.log(2))
+
+_TRIES = tl.constexpr(2)
+
+_FAR = tl.constexpr(0x41000000)
+"""The bits of 8: an |x| that must be known better than to a rounding for e⁻ˣ."""
+
+_RISE = tl.constexpr(32)
+"""By how many powers of 2 a weight may exceed 1."""
+
+_HIGHEST = tl.constexpr(150.0)
+"""The largest exponent of 2 at the origin: its multiples of log 2 stay exact."""
+
+_LEAST = tl.constexpr(1e-20)
+"""Σ w φ(x), and Σ w, that weights too small to be told from 0 do not touch."""
+
+_AMPLIFIED = tl.constexpr(4.0)
+"""How much larger roundings may become by a pivot that is not the mean."""
+
+_TOGETHER = tl.constexpr(16)
+"""Tiles of which a thread adds up its elements in float32, before the threads meet."""
+
+_STAGES = tl.constexpr(3)
+"""Tiles that are under way from memory."""
+
+_ASIDE = tl.constexpr(0.95)
+"""The largest |Σ w x|, of Σ w |x|, where the mean is near the bulk of the weights."""
+
+
+class Sums(NamedTuple):
+    """Sums over the classes of rows, float64 tensors [rows, 1]: w and x are as in a `State`."""
+
+    weights: Any
+    """Σ w."""
+    drift: Any
+    """Σ w x."""
+    spread: Any
+    """Σ w |x|."""
+    phi: Any
+    """Σ w φ(x)."""
+    s_drift: Any
+    """Σ w e⁻ˣ x, where it is wanted."""
+    s_spread: Any
+    """Σ w e⁻ˣ |x|."""
+
+
+@triton.jit
+def _glance(own, other, temperature, hot):
+    """Return a guess from a tile: the exponent of 2 at the origin, and the pivot."""
+    top = tl.max(own, axis=1, keep_dims=True).to(tl.float64)
+    exponent = tl.floor(tl.where(tl.abs(top) < float("inf"), top, 0.0) / (temperature * _LN2) + 0.5)
+    w, _ = power_from(own, exponent.to(tl.float32), hot.inverse, hot.per, hot.ln2, hot.ln2_low)
+    d = own - other
+    some = (w > 0.0) & (tl.abs(d) < float("inf"))
+    mass = tl.sum(tl.where(some, w, 0.0), axis=1, keep_dims=True)
+    moment = tl.sum(tl.where(some, w * d, 0.0), axis=1, keep_dims=True)
+    return exponent, divide(moment, tl.where(mass > 0.0, mass, 1.0))
+
+
+@triton.jit
+def _all(x):
+    return tl.sum(x.to(tl.float64), axis=1, keep_dims=True)
+
+
+@triton.jit
+def _sums_about(
+    center, exponent, s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, hot,
+    shannon: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
+    """Return the sums of rows about a pivot and an origin, the bits of |x|, and the exponents."""
+    last = tl.minimum(end, classes)
+    origin = exponent.to(tl.float32)
+    zero = tl.zeros([height, 1], tl.float64)
+    weights, drift, spread, phi, s_drift, s_spread = zero, zero, zero, zero, zero, zero
+    far = tl.zeros([height, width], tl.int32)
+    rise = far
+    for group in range(first, last, _TOGETHER * width):
+        lanes = tl.zeros([height, width], tl.float32)
+        w_lanes, x_lanes, size_lanes, phi_lanes = lanes, lanes, lanes, lanes
+        s_lanes, s_size_lanes = lanes, lanes
+        stop = tl.minimum(group + _TOGETHER * width, last)
+        for start in tl.range(group, stop, width, num_stages=_STAGES):
+            columns = columns_from(start, width)
+            mask = there & (columns < end) & (columns < classes)
+            own = load_tile(t, t_offsets, columns, t_step, mask, wide=False)
+            other = load_tile(s, s_offsets, columns, s_step, mask, wide=False)
+            w, power = power_from(own, origin, hot.inverse, hot.per, hot.ln2, hot.ln2_low)
+            d, d_low = two_difference(own, other)
+            # Of one word, as it is here, d − c is exact where not much larger than d's error.
+            x = ((d - center) + d_low) * hot.inverse
+            x = tl.where((own == -float("inf")) & (other == -float("inf")), 0.0, x)
+            bregman, fall = phi_and_fall(x)
+            moment = w * x
+            w_lanes += w
+            x_lanes += moment
+            size_lanes += tl.abs(moment)
+            phi_lanes = tl.fma(w, bregman, phi_lanes)
+            # NaN is the largest, by its bits.
+            far = tl.maximum(far, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
+            rise = tl.maximum(rise, power)
+            if shannon:
+                s_moment = tl.fma(moment, fall, moment)
+                s_lanes += s_moment
+                s_size_lanes += tl.abs(s_moment)
+        weights += _all(w_lanes)
+        drift += _all(x_lanes)
+        spread += _all(size_lanes)
+        phi += _all(phi_lanes)
+        if shannon:
+            s_drift += _all(s_lanes)
+            s_spread += _all(s_size_lanes)
+    sums = Sums(weights, drift, spread, phi, s_drift, s_spread)
+    return sums, tl.max(far, axis=1, keep_dims=True), tl.max(rise, axis=1, keep_dims=True)
+
+
+@triton.jit
+def _is_good(sums, far, rise, exponent):
+    """Return whether sums are as right as a block's own, given the guess they were made about."""
+    # A pivot near to the mean: there roundings grow but little.
+    weights = tl.where(sums.weights > 0, sums.weights, 1.0)
+    y = (sums.phi - sums.drift) / weights
+    kl = sums.phi - weights * log1p_gap(tl.where(y > -1.0, y, 0.0))
+    central = sums.phi <= _AMPLIFIED * kl * (1.0 + y)
+    central &= tl.abs(sums.drift) <= _ASIDE * sums.spread
+    central &= (sums.phi >= _LEAST) & (sums.weights >= _LEAST) & (sums.weights < float("inf"))
+    # All are masked, or all are alike.
+    nothing = (sums.weights == 0) | ((sums.phi == 0) & (sums.weights >= _LEAST))
+    sound = (far < _FAR) & (rise <= _RISE) & (tl.abs(exponent) <= _HIGHEST)
+    return sound & (central | ((far == 0) & nothing))
+
+
+@triton.jit
+def _state_of(sums, center, exponent, temperature, good):
+    """Return the state that sums make, or that of no classes."""
+    zero = tl.zeros_like(temperature)
+    none = zero - float("inf")
+    top = (exponent * temperature * _LN2).to(tl.float32).to(tl.float64)
+    scale = tl.exp(exponent * _LN2 - top / temperature)
+    c = center.to(tl.float64)
+    # Σ w e⁻ˣ = Σ exp((s − (origin − c))/T)
+    apart = top - c
+    s_max = apart.to(tl.float32).to(tl.float64)
+    y = sums.phi - sums.drift
+    student = sums.weights + y
+    s_sum = scale * student * tl.exp((apart - s_max) / temperature)
+    # An anchor in the bulk of q: the pivot, unless q lies aside of it.
+    mean = c + temperature * (sums.s_drift / tl.where(student > 0, student, 1.0))
+    s_anchor = tl.where(tl.abs(sums.s_drift) <= _ASIDE * sums.s_spread, c, mean)
+    some = good & (sums.weights > 0)
+    return State(
+        tl.where(some, top, none),
+        tl.where(some, scale * sums.weights, zero),
+        tl.where(some, s_max, none),
+        tl.where(some, s_sum, zero),
+        tl.where(some, c, zero),
+        zero,
+        tl.where(some, scale * y, zero),
+        tl.where(some, scale * sums.phi, zero),
+        tl.where(some, c, zero),
+        zero,
+        tl.where(some, scale * sums.drift, zero),
+        zero,
+        tl.where(some, s_anchor, zero),
+        zero,
+    )
+
+
+@triton.jit
+def quick_state(
+    s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, temperature, hot,
+    shannon: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
+    """Return states of the classes from ``first`` to ``end``, of nothing in rows that are left out.
+
+    Which rows are done is returned as well.
+    """
+    columns = columns_from(first, width)
+    mask = there & (columns < end) & (columns < classes)
+    exponent, center = _glance(
+        load_tile(t, t_offsets, columns, t_step, mask, wide=False),
+        load_tile(s, s_offsets, columns, s_step, mask, wide=False),
+        temperature,
+        hot,
+    )
+    zero = tl.zeros([height, 1], tl.float64)
+    sums = Sums(zero, zero, zero, zero, zero, zero)
+    good = zero > 0
+    begin = first
+    for _ in range(_TRIES):
+        # Rows whose guess was good are not read again, and their sums stay.
+        new, far, rise = _sums_about(
+            center, exponent, s, t, s_offsets, t_offsets, s_step, t_step, begin, end, classes,
+            there & ~good, hot, shannon, height, width,
+        )  # fmt: skip
+        sums = Sums(
+            tl.where(good, sums.weights, new.weights),
+            tl.where(good, sums.drift, new.drift),
+            tl.where(good, sums.spread, new.spread),
+            tl.where(good, sums.phi, new.phi),
+            tl.where(good, sums.s_drift, new.s_drift),
+            tl.where(good, sums.s_spread, new.s_spread),
+        )
+        good |= _is_good(sums, far, rise, exponent)
+        begin = tl.where(tl.min(good.to(tl.int32)) > 0, end, first)
+        # A better guess.
+        move = temperature * (sums.drift / tl.where(sums.weights > 0, sums.weights, 1.0))
+        center = tl.where(good, center, center + move.to(tl.float32))
+        exponent = tl.where(good, exponent, exponent + tl.where(rise > _RISE, rise, 0))
+    return _state_of(sums, center, exponent, temperature, good), good
