@@ -72,7 +72,7 @@ def variants():
                     "height": height, "width": width,
                 }, logits, warps  # fmt: skip
             yield f"gradients {loss} {name}", gradients.gradients, {
-                **common, "height": 1, "width": tile,
+                **common, "height": 1, "width": tile, "span": launch.SPAN,
             }, logits, warps  # fmt: skip
             if shannon:
                 yield f"look {name}", rows.look, {

@@ -29,7 +29,7 @@ WORDS: Final = "fused, compiled by Triton"
 SMALL: Final = 0
 """Launching the formulas' many kernels takes longer than anything fused, however small."""
 
-KEPT: Final = 18
+KEPT: Final = 19
 """Float64 numbers of a row of logits from which its gradients follow."""
 
 _failure: str | None = None

@@ -11,10 +11,18 @@ import triton.language as tl
 
 from kldiv.kernels.triton.elementary import NEAR, bounded, like, phi_near, rounded
 from kldiv.kernels.triton.jensen_shannon import js_logs, probability, student_view
-from kldiv.kernels.triton.places import load_tile, read_state, row_offsets, temperature_of
+from kldiv.kernels.triton.places import (
+    columns_from,
+    load_tile,
+    read_state,
+    row_offsets,
+    temperature_of,
+)
+from kldiv.kernels.triton.quick import quick_student, quick_teacher, slopes_of
 from kldiv.kernels.triton.rows import (
     _KL,
     _OFFSET,
+    _QUICK,
     _S_SHIFT,
     _T_SHIFT,
     SAVED,
@@ -50,6 +58,30 @@ def _kl_teacher(t, s, a, kl, hot, wide: tl.constexpr):
     return tl.where(t == -float("inf"), masked, p * x)
 
 
+@triton.jit
+def _student_slope(t, s, a, offset, factor, quick, slopes, hot, wide: tl.constexpr):
+    """Return the gradient of KL in the student's logits, times a factor."""
+    if wide:
+        slope = factor * _kl_student(t, s, a, offset, hot, wide)
+    elif quick:
+        slope = quick_student(t, s, slopes, hot)
+    else:
+        slope = factor.to(tl.float32) * _kl_student(t, s, a, offset, hot, wide)
+    return slope
+
+
+@triton.jit
+def _teacher_slope(t, s, a, kl, factor, quick, slopes, hot, wide: tl.constexpr):
+    """Return the gradient of KL in the teacher's logits, times a factor."""
+    if wide:
+        slope = factor * _kl_teacher(t, s, a, kl, hot, wide)
+    elif quick:
+        slope = quick_teacher(t, s, slopes, hot)
+    else:
+        slope = factor.to(tl.float32) * _kl_teacher(t, s, a, kl, hot, wide)
+    return slope
+
+
 @triton.jit(do_not_specialize=[*UNSPECIALISED, "factor_stride"])
 def gradients(
     s, t, s_out, t_out, saved, factors, keep, temperatures,
@@ -57,48 +89,53 @@ def gradients(
     s_outer, s_inner, s_step, t_outer, t_inner, t_step,
     s_out_outer, s_out_inner, s_out_step, t_out_outer, t_out_inner, t_out_step,
     wide: tl.constexpr, shannon: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
+    span: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients that are wanted, of KL or of Jensen-Shannon."""
+    """Write the gradients that are wanted, of KL or of Jensen-Shannon, in ``span`` tiles."""
     kind = tl.float64 if wide else tl.float32
     row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)[:, None]
     there = row < rows
     kept = there
     if keep is not None:
         kept = there & (tl.load(keep + row, mask=there, other=0) != 0)
-    columns = tl.program_id(1).to(tl.int64) * width + tl.arange(0, width)[None, :]
-    inside = columns < classes
     temperature = temperature_of(temperatures, temperature_bits, row, there)
     hot = heated(temperature, wide)
     a = read_state(saved, row * SAVED, there)
     kl = tl.load(saved + row * SAVED + _KL, mask=there, other=0.0)
     offset = tl.load(saved + row * SAVED + _OFFSET, mask=there, other=0.0)
     factor = tl.load(factors + row * factor_stride, mask=there, other=0.0) / temperature
-    t_tile = load_tile(t, row_offsets(row, inner, t_outer, t_inner), columns, t_step,
-                       kept & inside, wide)  # fmt: skip
-    s_tile = load_tile(s, row_offsets(row, inner, s_outer, s_inner), columns, s_step,
-                       kept & inside, wide)  # fmt: skip
+    quick = tl.min(tl.load(saved + row * SAVED + _QUICK, mask=there, other=1.0)) > 0
+    slopes = slopes_of(a, offset, factor, temperature)
+    t_offsets = row_offsets(row, inner, t_outer, t_inner)
+    s_offsets = row_offsets(row, inner, s_outer, s_inner)
     if shannon:
         beta = beta_bits.to(tl.float64, bitcast=True)
         rest = 1.0 - beta
-    if s_out is not None:
-        if shannon:
-            shift = tl.load(saved + row * SAVED + _S_SHIFT, mask=there, other=0.0).to(kind)
-            q, ell = js_logs(
-                s_tile, t_tile, student_view(a), -offset, rest, beta, temperature, hot, wide
-            )
-            slope = (rest * factor).to(kind) * (q * (ell - shift))
-        else:
-            slope = factor.to(kind) * _kl_student(t_tile, s_tile, a, offset, hot, wide)
-        place = row_offsets(row, inner, s_out_outer, s_out_inner) + columns * s_out_step
-        slope = rounded(tl.where(kept, slope, 0.0), s_out.dtype.element_ty)
-        tl.store(s_out + place, slope, mask=there & inside)
-    if t_out is not None:
-        if shannon:
-            shift = tl.load(saved + row * SAVED + _T_SHIFT, mask=there, other=0.0).to(kind)
-            p, ell = js_logs(t_tile, s_tile, a, offset, beta, rest, temperature, hot, wide)
-            slope = (beta * factor).to(kind) * (p * (ell - shift))
-        else:
-            slope = factor.to(kind) * _kl_teacher(t_tile, s_tile, a, kl, hot, wide)
-        place = row_offsets(row, inner, t_out_outer, t_out_inner) + columns * t_out_step
-        slope = rounded(tl.where(kept, slope, 0.0), t_out.dtype.element_ty)
-        tl.store(t_out + place, slope, mask=there & inside)
+        s_shift = tl.load(saved + row * SAVED + _S_SHIFT, mask=there, other=0.0).to(kind)
+        t_shift = tl.load(saved + row * SAVED + _T_SHIFT, mask=there, other=0.0).to(kind)
+    first = tl.program_id(1).to(tl.int64) * width * span
+    for start in range(first, tl.minimum(first + width * span, classes), width):
+        columns = columns_from(start, width)
+        inside = columns < classes
+        t_tile = load_tile(t, t_offsets, columns, t_step, kept & inside, wide)
+        s_tile = load_tile(s, s_offsets, columns, s_step, kept & inside, wide)
+        if s_out is not None:
+            if shannon:
+                q, ell = js_logs(
+                    s_tile, t_tile, student_view(a), -offset, rest, beta, temperature, hot, wide
+                )
+                slope = (rest * factor).to(kind) * (q * (ell - s_shift))
+            else:
+                slope = _student_slope(t_tile, s_tile, a, offset, factor, quick, slopes, hot, wide)
+            place = row_offsets(row, inner, s_out_outer, s_out_inner) + columns * s_out_step
+            slope = rounded(tl.where(kept, slope, 0.0), s_out.dtype.element_ty)
+            tl.store(s_out + place, slope, mask=there & inside)
+        if t_out is not None:
+            if shannon:
+                p, ell = js_logs(t_tile, s_tile, a, offset, beta, rest, temperature, hot, wide)
+                slope = (beta * factor).to(kind) * (p * (ell - t_shift))
+            else:
+                slope = _teacher_slope(t_tile, s_tile, a, kl, factor, quick, slopes, hot, wide)
+            place = row_offsets(row, inner, t_out_outer, t_out_inner) + columns * t_out_step
+            slope = rounded(tl.where(kept, slope, 0.0), t_out.dtype.element_ty)
+            tl.store(t_out + place, slope, mask=there & inside)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 TILE: Final = {False: 2048, True: 1024}
 """Elements of a tile of float32, or of float64: 8 or 4 a thread, so that nothing spills."""
 
+SPAN: Final = 4
+"""Tiles of a program that writes gradients, each of which needs a row's numbers once."""
+
 STATE_TILE: Final = {False: 1024, True: 512}
 """Those of a tile whose state is found: 4 or 2 a thread, as its rows' numbers are beside them."""
 

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from kldiv.kernels.triton.elementary import divide, phi_and_fall, power_from, two_difference
+from kldiv.kernels.triton.elementary import divide, less, phi_and_fall, power_from, two_difference
 from kldiv.kernels.triton.places import columns_from, load_tile
-from kldiv.kernels.triton.state import State, log1p_gap
+from kldiv.kernels.triton.state import State, log1p_gap, origin
 
 _LN2 = tl.constexpr(math.log(2))
 
@@ -83,6 +83,16 @@ def _glance(own, other, temperature, hot):
 
 
 @triton.jit
+def _elements(own, other, origin, center, hot):
+    """Return w, its exponent of 2, and x."""
+    w, power = power_from(own, origin, hot.inverse, hot.per, hot.ln2, hot.ln2_low)
+    d, d_low = two_difference(own, other)
+    # Of one word, as it is here, d − c is exact where not much larger than d's error.
+    x = ((d - center) + d_low) * hot.inverse
+    return w, power, tl.where((own == -float("inf")) & (other == -float("inf")), 0.0, x)
+
+
+@triton.jit
 def _all(x):
     return tl.sum(x.to(tl.float64), axis=1, keep_dims=True)
 
@@ -94,7 +104,7 @@ def _sums_about(
 ):  # fmt: skip
     """Return the sums of rows about a pivot and an origin, the bits of |x|, and the exponents."""
     last = tl.minimum(end, classes)
-    origin = exponent.to(tl.float32)
+    start_exponent = exponent.to(tl.float32)
     zero = tl.zeros([height, 1], tl.float64)
     weights, drift, spread, phi, s_drift, s_spread = zero, zero, zero, zero, zero, zero
     far = tl.zeros([height, width], tl.int32)
@@ -109,11 +119,7 @@ def _sums_about(
             mask = there & (columns < end) & (columns < classes)
             own = load_tile(t, t_offsets, columns, t_step, mask, wide=False)
             other = load_tile(s, s_offsets, columns, s_step, mask, wide=False)
-            w, power = power_from(own, origin, hot.inverse, hot.per, hot.ln2, hot.ln2_low)
-            d, d_low = two_difference(own, other)
-            # Of one word, as it is here, d − c is exact where not much larger than d's error.
-            x = ((d - center) + d_low) * hot.inverse
-            x = tl.where((own == -float("inf")) & (other == -float("inf")), 0.0, x)
+            w, power, x = _elements(own, other, start_exponent, center, hot)
             bregman, fall = phi_and_fall(x)
             moment = w * x
             w_lanes += w
@@ -232,3 +238,54 @@ def quick_state(
         center = tl.where(good, center, center + move.to(tl.float32))
         exponent = tl.where(good, exponent, exponent + tl.where(rise > _RISE, rise, 0))
     return _state_of(sums, center, exponent, temperature, good), good
+
+
+# --- gradients ------------------------------------------------------------------------------------
+
+
+class Slopes(NamedTuple):
+    """What gradients need of a row of which `quick_state` has found the state, in float32."""
+
+    exponent: Any
+    center: Any
+    by: Any
+    """p/w, times the factor of the gradients."""
+    mean: Any
+    """Σ p x."""
+    student: Any
+    student_low: Any
+    """(q − p)/w is the one times (e⁻ˣ − 1), plus the other, with the factor."""
+
+
+@triton.jit
+def slopes_of(a, offset, factor, temperature):
+    """Return what gradients need of rows, given their state and log(p/q) less x."""
+    top = origin(a.t_max)
+    exponent = tl.floor(top / (temperature * _LN2) + 0.5)
+    mass = tl.where(a.t_sum > 0, a.t_sum, 1.0)
+    by = factor * tl.exp(exponent * _LN2 - top / temperature) / mass
+    # q − p = p (e^(−x−δ) − 1)
+    shift = less(offset)
+    return Slopes(
+        exponent.to(tl.float32),
+        a.pivot.to(tl.float32),
+        by.to(tl.float32),
+        (a.drift / mass).to(tl.float32),
+        (by * (1.0 + shift)).to(tl.float32),
+        (by * shift).to(tl.float32),
+    )
+
+
+@triton.jit
+def quick_student(own, other, slopes, hot):
+    """Return (q − p) times the factor."""
+    w, _, x = _elements(own, other, slopes.exponent, slopes.center, hot)
+    _, fall = phi_and_fall(x)
+    return w * tl.fma(slopes.student, fall, slopes.student_low)
+
+
+@triton.jit
+def quick_teacher(own, other, slopes, hot):
+    """Return p (x − Σ p x) times the factor."""
+    w, _, x = _elements(own, other, slopes.exponent, slopes.center, hot)
+    return w * (slopes.by * (x - slopes.mean))

@@ -10,7 +10,17 @@ from kldiv.formulas.reductions import cast
 from kldiv.formulas.rows import JensenShannon
 from kldiv.kernels.triton import gradients as gradient_kernels
 from kldiv.kernels.triton import rows as kernels
-from kldiv.kernels.triton.launch import OPTIONS, STATE_TILE, TILE, Tiling, axes, bits, on, tiling
+from kldiv.kernels.triton.launch import (
+    OPTIONS,
+    SPAN,
+    STATE_TILE,
+    TILE,
+    Tiling,
+    axes,
+    bits,
+    on,
+    tiling,
+)
 from kldiv.kernels.triton.places import FIELDS
 
 if TYPE_CHECKING:
@@ -167,12 +177,14 @@ def _gradients(
     plan = rows.tiling(TILE[rows.wide])
     beta = bits(0.5 if rows.beta is None else rows.beta)
     factor_stride = 0 if factors.ndim == 0 else 1
-    gradient_kernels.gradients[-(-rows.number // plan.height), -(-rows.classes // plan.width)](
+    span = SPAN if rows.classes > plan.width else 1
+    grid = -(-rows.number // plan.height), -(-rows.classes // (plan.width * span))
+    gradient_kernels.gradients[grid](
         s, t, outputs.get(0), outputs.get(1), saved, factors.contiguous(), *rows.settings, beta,
         rows.number, inner, rows.classes, factor_stride, *s_strides, *t_strides,
         *places.get(0, nowhere), *places.get(1, nowhere),
         wide=rows.wide, shannon=rows.beta is not None, height=plan.height, width=plan.width,
-        **OPTIONS,
+        span=span, **OPTIONS,
     )  # fmt: skip
     if outputs is not results:
         for index, array in outputs.items():

@@ -25,12 +25,14 @@ from kldiv.kernels.triton.quick import quick_state
 from kldiv.kernels.triton.state import block_state, empty_state, finish, heated, merge
 
 SAVED = tl.constexpr(KEPT)
-"""Those of a row: its state, KL, its offset, and two sums for the gradients of Jensen-Shannon."""
+"""Those of a row: its state, KL, its offset, two sums for the gradients of Jensen-Shannon, and
+whether all of the row went the quick way."""
 
 _KL = tl.constexpr(14)
 _OFFSET = tl.constexpr(15)
 _T_SHIFT = tl.constexpr(16)
 _S_SHIFT = tl.constexpr(17)
+_QUICK = tl.constexpr(18)
 
 SUMS = tl.constexpr(3)
 """What `look` adds up: Jensen-Shannon itself, and the sums for its gradients."""
@@ -49,9 +51,12 @@ def _scan(
     wide: tl.constexpr, shannon: tl.constexpr, single: tl.constexpr, height: tl.constexpr,
     width: tl.constexpr,
 ):  # fmt: skip
-    """Return the state of the classes from ``first`` to ``end``: of a ``single`` tile, or more."""
+    """Return the state of the classes from ``first`` to ``end``, and where `quick_state` found it.
+
+    They are in a ``single`` tile, or in more.
+    """
     begin, last = first, tl.minimum(end, classes)
-    state = empty_state(temperature)
+    state, done = empty_state(temperature), temperature < 0  # none
     if not wide:
         state, done = quick_state(
             s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, temperature,
@@ -66,7 +71,7 @@ def _scan(
         s_tile = load_tile(s, s_offsets, columns, s_step, mask, wide)
         block = block_state(t_tile, s_tile, temperature, hot, wide, shannon)
         state = merge(state, block, temperature)
-    return state
+    return state, done
 
 
 @triton.jit
@@ -116,7 +121,7 @@ def states(
     t_offsets = row_offsets(row, inner, t_outer, t_inner)
     first = tl.program_id(1).to(tl.int64) * chunk
     end = first + chunk  # a multiple of the tile's width
-    state = _scan(
+    state, quick = _scan(
         s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, kept, temperature, hot,
         wide, shannon, single, height, width,
     )  # fmt: skip
@@ -135,6 +140,7 @@ def states(
                 offset, beta, temperature, hot, wide, t_shift, s_shift, width,
             )  # fmt: skip
             value = tl.where(kl == kl, value, float("nan"))
+        tl.store(saved + row * SAVED + _QUICK, quick.to(tl.float64), mask=there)
         tl.store(saved + row * SAVED + _T_SHIFT, of_t, mask=there)
         tl.store(saved + row * SAVED + _S_SHIFT, of_s, mask=there)
         tl.store(saved + row * SAVED + _KL, kl, mask=there)
@@ -160,6 +166,7 @@ def join(
     tl.store(saved + row * SAVED + _OFFSET, offset, mask=there)
     tl.store(saved + row * SAVED + _T_SHIFT, tl.zeros_like(kl), mask=there)
     tl.store(saved + row * SAVED + _S_SHIFT, tl.zeros_like(kl), mask=there)
+    tl.store(saved + row * SAVED + _QUICK, tl.zeros_like(kl), mask=there)
     if keep is not None:
         kl = tl.where(tl.load(keep + row, mask=there, other=0) != 0, kl, 0.0)
     tl.store(values + row, kl, mask=there)
