@@ -150,36 +150,9 @@ def _value_and_gradients(
     return value, list(pull(jnp.ones_like(value)))
 
 
-# ---- by kernels, value and gradients in one pass -------------------------------------------------
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _with_gradients(
-    operation: Operation, kernel: str, gradients: tuple[int, ...], *arrays: Array
-) -> Any:
-    return KernelBackend.fused(BACKEND, operation, arrays, kernel, gradients)
-
-
-@_with_gradients.defjvp
-def _with_gradients_jvp(
-    operation: Operation,
-    _kernel: str,
-    gradients: tuple[int, ...],
-    primals: Sequence[Array],
-    tangents: Sequence[Any],
-) -> tuple[Any, Any]:
-    run = partial(_by_formulas, Route(BACKEND, BACKEND, None, "pure", mixed=False))
-
-    def both(*arrays: Array) -> tuple[Array, list[Array]]:
-        value = run(operation, *arrays)
-        ones = jnp.ones_like(value)
-        return value, [operation.pullback(xp, run, index, ones, *arrays) for index in gradients]
-
-    return jax.jvp(both, primals, tangents)
-
-
-def _by_formulas(route: Route, operation: Operation, *arrays: Array) -> Array:
-    return _run(operation, route, *arrays)
+def by_formulas(operation: Operation, *arrays: Array) -> Array:
+    """Compute an operation without kernels, differentiably."""
+    return _run(operation, Route(BACKEND, BACKEND, None, "pure", mixed=False), *arrays)
 
 
 _run_compiled = jax.jit(_run, static_argnums=(0, 1))
@@ -254,13 +227,12 @@ class JaxBackend(KernelBackend):
         value: bool = True,
         **options: Any,
     ) -> tuple[Array | None, list[Array]] | None:
+        given = operation, arrays, kernel, gradients, cotangent
         if not gradients or cotangent is not None:
-            return super().fused(
-                operation, arrays, kernel, gradients, cotangent, value=value, **options
-            )
+            return super().fused(*given, value=value, **options)
         found: Any = None
         if self.by_cpu(operation, arrays, kernel):
-            found = _with_gradients(operation, kernel, tuple(gradients), *arrays)
+            found = super().fused(*given)
         if found is None and isinstance(operation, RowLoss):
             route = Route(self, self, None, kernel)
             found = _value_and_gradients(operation, route, tuple(gradients), *arrays)

@@ -1,18 +1,26 @@
-"""The CPU kernels as a function that programs compiled by XLA call."""
+"""The CPU kernels as a function that programs compiled by XLA call.
+
+It is a primitive of JAX's own kind, with its rules for derivatives and ``vmap``: those of a
+``custom_jvp`` are forgotten where JAX splits a loop, as in the Hessian of one.
+"""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import jax
+import jax.extend
 import jax.numpy as jnp
+from jax.interpreters import ad, batching, mlir
 
 from kldiv.backends import _numpy
 from kldiv.formulas.rows import RowLoss
 from kldiv.kernels import Work, cpu, spelling
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array
 
 _TARGET: Final = "kldiv_cpu"
@@ -30,6 +38,54 @@ def problem() -> str | None:
     return None
 
 
+def call(work: Work) -> tuple[Array | None, list[Array]]:
+    """Return what `kldiv.kernels.cpu.compute` does, of arrays that may be traced."""
+    cpu.prepare(work)
+    _register()
+    words = [
+        spelling.spelled(work.operation),
+        str(int(work.cotangent is not None)),
+        str(int(work.value)),
+        *map(str, work.gradients),
+    ]
+    upstream = [] if work.cotangent is None else [work.cotangent]
+    found = _fused.bind(*work.arrays, *upstream, words="\n".join(words))
+    return (found[0], list(found[1:])) if work.value else (None, list(found))
+
+
+# ---- a call in words -----------------------------------------------------------------------------
+
+
+class _Wanted(NamedTuple):
+    operation: Any
+    upstream: bool
+    value: bool
+    gradients: tuple[int, ...]
+
+    def split(self, arrays: Sequence[Any]) -> tuple[list[Any], Any]:
+        """Return the operation's arrays, and the cotangent if there is one."""
+        return (list(arrays[:-1]), arrays[-1]) if self.upstream else (list(arrays), None)
+
+
+@cache
+def _wanted(words: str) -> _Wanted:
+    text, upstream, value, *gradients = words.split("\n")
+    operation = spelling.read(text)
+    return _Wanted(operation, upstream == "1", value == "1", tuple(map(int, gradients)))
+
+
+def _run(words: str, arrays: list[Any], results: list[Any]) -> None:
+    """Compute inside a compiled program."""
+    wanted = _wanted(words)
+    own, upstream = wanted.split(arrays)
+    into = results[1:] if wanted.value else results
+    outputs = wanted.value, wanted.gradients, upstream, into
+    work = Work(wanted.operation, _numpy.xp, own, cpu.thread_number(None), *outputs)
+    found, _ = cpu.compute(work)
+    if work.value:
+        results[0][...] = found
+
+
 @cache
 def _register() -> Any:
     """Make the kernels known to XLA, once; what is returned must live as long as they do."""
@@ -40,47 +96,88 @@ def _register() -> Any:
     return function
 
 
-def call(work: Work) -> tuple[Array | None, list[Array]]:
-    """Return what `kldiv.kernels.cpu.compute` does, of arrays that may be traced."""
-    cpu.prepare(work)
-    _register()
-    operation, arrays = work.operation, list(work.arrays)
-    results = [jax.ShapeDtypeStruct(arrays[i].shape, arrays[i].dtype) for i in work.gradients]
-    if work.value:
-        reduced = operation.reduction != "none"
+# ---- the primitive -------------------------------------------------------------------------------
+
+_fused = jax.extend.core.Primitive("kldiv_fused")
+_fused.multiple_results = True
+
+
+def _shapes(words: str, arrays: Sequence[Any]) -> list[tuple[tuple[int, ...], Any]]:
+    """Return the shape and dtype of each result."""
+    operation, _, value, gradients = _wanted(words)
+    results = [(arrays[index].shape, arrays[index].dtype) for index in gradients]
+    if value:
         whole = arrays[0].shape[:-1] if isinstance(operation, RowLoss) else arrays[0].shape
-        shape = () if reduced else whole
-        results.insert(0, jax.ShapeDtypeStruct(shape, getattr(jnp, operation.result)))
-    if work.cotangent is not None:
-        arrays.append(work.cotangent)
-    # More rows are one call, more sums are one call each.
-    by_rows = isinstance(operation, RowLoss) and operation.reduction == "none"
-    method = "broadcast_all" if by_rows else "sequential"
-    words = [
-        spelling.spelled(operation),
-        str(int(work.cotangent is not None)),
-        str(int(work.value)),
-        *map(str, work.gradients),
+        shape = whole if operation.reduction == "none" else ()
+        results.insert(0, (shape, jnp.dtype(operation.result)))
+    return results
+
+
+@_fused.def_abstract_eval
+def _abstract(*arrays: Any, words: str) -> list[Any]:
+    return [jax.core.ShapedArray(*each) for each in _shapes(words, arrays)]
+
+
+@partial(jax.jit, static_argnames="words")
+def _by_xla(*arrays: Array, words: str) -> list[Array]:
+    results = [jax.ShapeDtypeStruct(*each) for each in _shapes(words, arrays)]
+    return list(jax.ffi.ffi_call(_TARGET, results)(*arrays, words=words))
+
+
+_fused.def_impl(_by_xla)
+mlir.register_lowering(_fused, mlir.lower_fun(_by_xla, multiple_results=True), platform="cpu")
+
+
+def _jvp(
+    primals: Sequence[Array], tangents: Sequence[Any], *, words: str
+) -> tuple[list[Array], list[Array]]:
+    """Differentiate the formulas."""
+    from kldiv.backends._jax import by_formulas as run  # noqa: PLC0415 - which imports this module
+
+    operation, _, value, gradients = _wanted(words)
+    moving = [index for index, each in enumerate(tangents) if not isinstance(each, ad.Zero)]
+
+    def formulas(*moved: Array) -> list[Array]:
+        every = dict(enumerate(primals)) | dict(zip(moving, moved, strict=True))
+        arrays, upstream = _wanted(words).split([*every.values()])
+        results = [run(operation, *arrays)] if value or upstream is None else []
+        if upstream is None:
+            upstream = jnp.ones_like(results[0])
+        slopes = [operation.pullback(jnp, run, index, upstream, *arrays) for index in gradients]
+        return [*results, *slopes] if value else slopes
+
+    at, towards = ([each[index] for index in moving] for each in (primals, tangents))
+    return _fused.bind(*primals, words=words), jax.jvp(formulas, at, towards)[1]
+
+
+ad.primitive_jvps[_fused] = _jvp
+
+
+def _batched(
+    arrays: Sequence[Array], axes: Sequence[int | None], *, words: str
+) -> tuple[list[Array], list[int]]:
+    """Make more rows one call; more sums are one call each."""
+    wanted = _wanted(words)
+    mapped = [at for at, axis in enumerate(axes) if axis is not None]
+    front = [
+        array if axis is None else jnp.moveaxis(array, axis, 0)
+        for array, axis in zip(arrays, axes, strict=True)
     ]
-    found = jax.ffi.ffi_call(_TARGET, results, vmap_method=method)(*arrays, words="\n".join(words))
-    return (found[0], list(found[1:])) if work.value else (None, list(found))
+    if isinstance(wanted.operation, RowLoss) and wanted.operation.reduction == "none":
+        size = front[mapped[0]].shape[0]
+        every = [
+            array if at in mapped else jnp.broadcast_to(array, (size, *array.shape))
+            for at, array in enumerate(front)
+        ]
+        results = _fused.bind(*every, words=words)
+    else:
+
+        def entry(some: list[Array]) -> list[Array]:
+            every = dict(enumerate(front)) | dict(zip(mapped, some, strict=True))
+            return list(_fused.bind(*every.values(), words=words))
+
+        results = jax.lax.map(entry, [front[at] for at in mapped])
+    return results, [0 for _ in results]
 
 
-def _run(words: str, arrays: list[Any], results: list[Any]) -> None:
-    """Compute inside a compiled program."""
-    text, cotangent, value, *gradients = words.split("\n")
-    upstream = arrays.pop() if int(cotangent) else None
-    into = results[1:] if int(value) else results
-    work = Work(
-        spelling.read(text),
-        _numpy.xp,
-        arrays,
-        cpu.thread_number(None),
-        bool(int(value)),
-        tuple(map(int, gradients)),
-        upstream,
-        into,
-    )
-    found, _ = cpu.compute(work)
-    if work.value:
-        results[0][...] = found
+batching.primitive_batchers[_fused] = _batched
