@@ -268,8 +268,8 @@ def power_from(x, exponent, inverse, per, ln2, ln2_low):
 
 
 @triton.jit
-def phi_and_fall(x):
-    """Return φ(x) = e⁻ˣ − 1 + x ≥ 0 and e⁻ˣ − 1 for |x| < 80, of float32."""
+def exp_less(x):
+    """Return e⁻ˣ, e⁻ˣ − 1, and φ(x) = e⁻ˣ − 1 + x ≥ 0, for |x| < 80, of float32."""
     # e⁻ˣ = 4ᵏ·eʳ, and k is 0 where φ(x) would be a difference of larger terms.
     shifted = tl.fma(x, like(x, -0.5 * _LOG2_E), like(x, _ROUND_32))
     k = shifted - like(x, _ROUND_32)
@@ -280,7 +280,7 @@ def phi_and_fall(x):
     # 4ᵏ(1 + r + rest) − 1 − (r + k log 4)
     constant = tl.fma(k, like(x, -2 * _LN2), less)
     phi = tl.fma(power, rest, tl.fma(less, r, constant))
-    return phi, tl.fma(power, r + rest, less)
+    return tl.fma(power, r + rest, power), tl.fma(power, r + rest, less), phi
 
 
 # --- logarithm ------------------------------------------------------------------------------------
@@ -336,3 +336,16 @@ def log1p_near(y):
     else:
         rest = z * square * polynomial(square, _ARTANH, 7)
     return z + z + rest, y * z - rest
+
+
+@triton.jit
+def log_less(y, m):
+    """Return log m and y − log m, right relative to themselves: m is 1 + y, normal, of float32."""
+    i = m.to(tl.int32, bitcast=True) - _ROOT_32
+    power = i >> 23
+    f = ((i & 0x7FFFFF) + _ROOT_32).to(tl.float32, bitcast=True) - 1.0
+    f = tl.where(power == 0, y, f)
+    near, gap = log1p_near(f)
+    k = power.to(tl.float32)
+    value = tl.fma(k, like(y, _LN2_HIGH_32), tl.fma(k, like(y, _LN2_LOW_32), near))
+    return value, tl.where(power == 0, gap, y - value)

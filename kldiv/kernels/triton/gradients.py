@@ -19,6 +19,7 @@ from kldiv.kernels.triton.places import (
     temperature_of,
 )
 from kldiv.kernels.triton.quick import quick_student, quick_teacher, slopes_of
+from kldiv.kernels.triton.quick_js import looks_of, quick_js_student, quick_js_teacher
 from kldiv.kernels.triton.rows import (
     _KL,
     _OFFSET,
@@ -82,6 +83,38 @@ def _teacher_slope(t, s, a, kl, factor, quick, slopes, hot, wide: tl.constexpr):
     return slope
 
 
+@triton.jit
+def _js_student_slope(
+    t, s, a, offset, shift, factor, beta, rest, quick, looks, temperature, hot, wide: tl.constexpr
+):  # fmt: skip
+    """Return the gradient of Jensen-Shannon in the student's logits, times a factor."""
+    if wide:
+        q, ell = js_logs(s, t, student_view(a), -offset, rest, beta, temperature, hot, wide)
+        slope = (rest * factor) * (q * (ell - shift))
+    elif quick:
+        slope = quick_js_student(t, s, looks, shift, rest * factor, hot)
+    else:
+        q, ell = js_logs(s, t, student_view(a), -offset, rest, beta, temperature, hot, wide)
+        slope = (rest * factor).to(tl.float32) * (q * (ell - shift))
+    return slope
+
+
+@triton.jit
+def _js_teacher_slope(
+    t, s, a, offset, shift, factor, beta, rest, quick, looks, temperature, hot, wide: tl.constexpr
+):  # fmt: skip
+    """Return the gradient of Jensen-Shannon in the teacher's logits, times a factor."""
+    if wide:
+        p, ell = js_logs(t, s, a, offset, beta, rest, temperature, hot, wide)
+        slope = (beta * factor) * (p * (ell - shift))
+    elif quick:
+        slope = quick_js_teacher(t, s, looks, shift, beta * factor, hot)
+    else:
+        p, ell = js_logs(t, s, a, offset, beta, rest, temperature, hot, wide)
+        slope = (beta * factor).to(tl.float32) * (p * (ell - shift))
+    return slope
+
+
 @triton.jit(do_not_specialize=[*UNSPECIALISED, "factor_stride"])
 def gradients(
     s, t, s_out, t_out, saved, factors, keep, temperatures,
@@ -111,6 +144,7 @@ def gradients(
     if shannon:
         beta = beta_bits.to(tl.float64, bitcast=True)
         rest = 1.0 - beta
+        looks = looks_of(a, offset, beta, temperature)
         s_shift = tl.load(saved + row * SAVED + _S_SHIFT, mask=there, other=0.0).to(kind)
         t_shift = tl.load(saved + row * SAVED + _T_SHIFT, mask=there, other=0.0).to(kind)
     first = tl.program_id(1).to(tl.int64) * width * span
@@ -121,10 +155,10 @@ def gradients(
         s_tile = load_tile(s, s_offsets, columns, s_step, kept & inside, wide)
         if s_out is not None:
             if shannon:
-                q, ell = js_logs(
-                    s_tile, t_tile, student_view(a), -offset, rest, beta, temperature, hot, wide
-                )
-                slope = (rest * factor).to(kind) * (q * (ell - s_shift))
+                slope = _js_student_slope(
+                    t_tile, s_tile, a, offset, s_shift, factor, beta, rest, quick, looks,
+                    temperature, hot, wide,
+                )  # fmt: skip
             else:
                 slope = _student_slope(t_tile, s_tile, a, offset, factor, quick, slopes, hot, wide)
             place = row_offsets(row, inner, s_out_outer, s_out_inner) + columns * s_out_step
@@ -132,8 +166,10 @@ def gradients(
             tl.store(s_out + place, slope, mask=there & inside)
         if t_out is not None:
             if shannon:
-                p, ell = js_logs(t_tile, s_tile, a, offset, beta, rest, temperature, hot, wide)
-                slope = (beta * factor).to(kind) * (p * (ell - t_shift))
+                slope = _js_teacher_slope(
+                    t_tile, s_tile, a, offset, t_shift, factor, beta, rest, quick, looks,
+                    temperature, hot, wide,
+                )  # fmt: skip
             else:
                 slope = _teacher_slope(t_tile, s_tile, a, kl, factor, quick, slopes, hot, wide)
             place = row_offsets(row, inner, t_out_outer, t_out_inner) + columns * t_out_step

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from kldiv.kernels.triton.elementary import divide, less, phi_and_fall, power_from, two_difference
+from kldiv.kernels.triton.elementary import divide, exp_less, less, power_from, two_difference
 from kldiv.kernels.triton.places import columns_from, load_tile
 from kldiv.kernels.triton.state import State, log1p_gap, origin
 
-_LN2 = tl.constexpr(math.log(2))
+LN2 = tl.constexpr(math.log(2))
 
 _TRIES = tl.constexpr(2)
 
@@ -42,10 +42,10 @@ _LEAST = tl.constexpr(1e-20)
 _AMPLIFIED = tl.constexpr(4.0)
 """How much larger roundings may become by a pivot that is not the mean."""
 
-_TOGETHER = tl.constexpr(16)
+TOGETHER = tl.constexpr(16)
 """Tiles of which a thread adds up its elements in float32, before the threads meet."""
 
-_STAGES = tl.constexpr(3)
+STAGES = tl.constexpr(3)
 """Tiles that are under way from memory."""
 
 _ASIDE = tl.constexpr(0.95)
@@ -73,7 +73,7 @@ class Sums(NamedTuple):
 def _glance(own, other, temperature, hot):
     """Return a guess from a tile: the exponent of 2 at the origin, and the pivot."""
     top = tl.max(own, axis=1, keep_dims=True).to(tl.float64)
-    exponent = tl.floor(tl.where(tl.abs(top) < float("inf"), top, 0.0) / (temperature * _LN2) + 0.5)
+    exponent = tl.floor(tl.where(tl.abs(top) < float("inf"), top, 0.0) / (temperature * LN2) + 0.5)
     w, _ = power_from(own, exponent.to(tl.float32), hot.inverse, hot.per, hot.ln2, hot.ln2_low)
     d = own - other
     some = (w > 0.0) & (tl.abs(d) < float("inf"))
@@ -83,7 +83,7 @@ def _glance(own, other, temperature, hot):
 
 
 @triton.jit
-def _elements(own, other, origin, center, hot):
+def elements(own, other, origin, center, hot):
     """Return w, its exponent of 2, and x."""
     w, power = power_from(own, origin, hot.inverse, hot.per, hot.ln2, hot.ln2_low)
     d, d_low = two_difference(own, other)
@@ -93,7 +93,8 @@ def _elements(own, other, origin, center, hot):
 
 
 @triton.jit
-def _all(x):
+def all_lanes(x):
+    """Return the sums of rows in float64."""
     return tl.sum(x.to(tl.float64), axis=1, keep_dims=True)
 
 
@@ -109,18 +110,18 @@ def _sums_about(
     weights, drift, spread, phi, s_drift, s_spread = zero, zero, zero, zero, zero, zero
     far = tl.zeros([height, width], tl.int32)
     rise = far
-    for group in range(first, last, _TOGETHER * width):
+    for group in range(first, last, TOGETHER * width):
         lanes = tl.zeros([height, width], tl.float32)
         w_lanes, x_lanes, size_lanes, phi_lanes = lanes, lanes, lanes, lanes
         s_lanes, s_size_lanes = lanes, lanes
-        stop = tl.minimum(group + _TOGETHER * width, last)
-        for start in tl.range(group, stop, width, num_stages=_STAGES):
+        stop = tl.minimum(group + TOGETHER * width, last)
+        for start in tl.range(group, stop, width, num_stages=STAGES):
             columns = columns_from(start, width)
             mask = there & (columns < end) & (columns < classes)
             own = load_tile(t, t_offsets, columns, t_step, mask, wide=False)
             other = load_tile(s, s_offsets, columns, s_step, mask, wide=False)
-            w, power, x = _elements(own, other, start_exponent, center, hot)
-            bregman, fall = phi_and_fall(x)
+            w, power, x = elements(own, other, start_exponent, center, hot)
+            _, fall, bregman = exp_less(x)
             moment = w * x
             w_lanes += w
             x_lanes += moment
@@ -133,13 +134,13 @@ def _sums_about(
                 s_moment = tl.fma(moment, fall, moment)
                 s_lanes += s_moment
                 s_size_lanes += tl.abs(s_moment)
-        weights += _all(w_lanes)
-        drift += _all(x_lanes)
-        spread += _all(size_lanes)
-        phi += _all(phi_lanes)
+        weights += all_lanes(w_lanes)
+        drift += all_lanes(x_lanes)
+        spread += all_lanes(size_lanes)
+        phi += all_lanes(phi_lanes)
         if shannon:
-            s_drift += _all(s_lanes)
-            s_spread += _all(s_size_lanes)
+            s_drift += all_lanes(s_lanes)
+            s_spread += all_lanes(s_size_lanes)
     sums = Sums(weights, drift, spread, phi, s_drift, s_spread)
     return sums, tl.max(far, axis=1, keep_dims=True), tl.max(rise, axis=1, keep_dims=True)
 
@@ -165,8 +166,8 @@ def _state_of(sums, center, exponent, temperature, good):
     """Return the state that sums make, or that of no classes."""
     zero = tl.zeros_like(temperature)
     none = zero - float("inf")
-    top = (exponent * temperature * _LN2).to(tl.float32).to(tl.float64)
-    scale = tl.exp(exponent * _LN2 - top / temperature)
+    top = (exponent * temperature * LN2).to(tl.float32).to(tl.float64)
+    scale = tl.exp(exponent * LN2 - top / temperature)
     c = center.to(tl.float64)
     # Σ w e⁻ˣ = Σ exp((s − (origin − c))/T)
     apart = top - c
@@ -261,9 +262,9 @@ class Slopes(NamedTuple):
 def slopes_of(a, offset, factor, temperature):
     """Return what gradients need of rows, given their state and log(p/q) less x."""
     top = origin(a.t_max)
-    exponent = tl.floor(top / (temperature * _LN2) + 0.5)
+    exponent = tl.floor(top / (temperature * LN2) + 0.5)
     mass = tl.where(a.t_sum > 0, a.t_sum, 1.0)
-    by = factor * tl.exp(exponent * _LN2 - top / temperature) / mass
+    by = factor * tl.exp(exponent * LN2 - top / temperature) / mass
     # q − p = p (e^(−x−δ) − 1)
     shift = less(offset)
     return Slopes(
@@ -279,13 +280,13 @@ def slopes_of(a, offset, factor, temperature):
 @triton.jit
 def quick_student(own, other, slopes, hot):
     """Return (q − p) times the factor."""
-    w, _, x = _elements(own, other, slopes.exponent, slopes.center, hot)
-    _, fall = phi_and_fall(x)
+    w, _, x = elements(own, other, slopes.exponent, slopes.center, hot)
+    _, fall, _ = exp_less(x)
     return w * tl.fma(slopes.student, fall, slopes.student_low)
 
 
 @triton.jit
 def quick_teacher(own, other, slopes, hot):
     """Return p (x − Σ p x) times the factor."""
-    w, _, x = _elements(own, other, slopes.exponent, slopes.center, hot)
+    w, _, x = elements(own, other, slopes.exponent, slopes.center, hot)
     return w * (slopes.by * (x - slopes.mean))

@@ -22,6 +22,7 @@ from kldiv.kernels.triton.places import (
     write_state,
 )
 from kldiv.kernels.triton.quick import quick_state
+from kldiv.kernels.triton.quick_js import looks_of, quick_look
 from kldiv.kernels.triton.state import block_state, empty_state, finish, heated, merge
 
 SAVED = tl.constexpr(KEPT)
@@ -135,10 +136,23 @@ def states(
         write_state(saved, row * SAVED, state, there)
         if shannon:
             beta = beta_bits.to(tl.float64, bitcast=True)
+            begin, last = first, tl.minimum(end, classes)
+            quick &= state.s_anchor == state.pivot
+            if not wide:
+                begin = tl.where(tl.min(quick.to(tl.int32)) > 0, last, first)
+                found, found_t, found_s = quick_look(
+                    s, t, s_offsets, t_offsets, s_step, t_step, first, begin, classes, kept,
+                    looks_of(state, offset, beta, temperature), beta, hot, t_shift, s_shift,
+                    height, width,
+                )  # fmt: skip
             value, of_t, of_s = _look(
-                s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, kept, state,
+                s, t, s_offsets, t_offsets, s_step, t_step, begin, end, classes, kept, state,
                 offset, beta, temperature, hot, wide, t_shift, s_shift, width,
             )  # fmt: skip
+            if not wide:
+                done = begin > first
+                value = tl.where(done, found, value)
+                of_t, of_s = tl.where(done, found_t, of_t), tl.where(done, found_s, of_s)
             value = tl.where(kl == kl, value, float("nan"))
         tl.store(saved + row * SAVED + _QUICK, quick.to(tl.float64), mask=there)
         tl.store(saved + row * SAVED + _T_SHIFT, of_t, mask=there)

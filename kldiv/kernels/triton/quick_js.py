@@ -1,0 +1,152 @@
+"""Jensen-Shannon of rows that went the quick way: every class about the pivot, |x| nowhere large.
+
+With log(p/q) = x + δ, β' = 1 − β and θ = β' e^(−δ)/(β + β' e^(−δ)), log(p/m) and log(q/m) differ
+from their values at x = 0 by −log(1 + θ(e⁻ˣ − 1)) and −log(1 + (1 − θ)(eˣ − 1)).  Both sides are
+KL(·‖m) about that pivot, as KL(p‖q) is in `kldiv.formulas.state`: with g(z) = z − log(1 + z) ≥ 0
+
+    KL(p‖m) = Σ p g(θ(e⁻ˣ − 1)) − g(θ y),   y = Σ p (e⁻ˣ − 1)
+    KL(q‖m) = Σ q g((1 − θ)(eˣ − 1)) − g(−(1 − θ) y/(1 + y))
+
+One exponential serves both.  The side with the larger share of m comes first: nothing cancels then.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from kldiv.kernels.triton.elementary import divide, exp_less, log_less
+from kldiv.kernels.triton.places import columns_from, load_tile
+from kldiv.kernels.triton.quick import LN2, STAGES, TOGETHER, all_lanes, elements
+from kldiv.kernels.triton.state import log1p_gap, origin
+
+
+class Looks(NamedTuple):
+    """What a second look needs of rows, in float32 but for the masses."""
+
+    exponent: Any
+    center: Any
+    theta: Any
+    rest: Any
+    """1 − θ."""
+    for_p: Any
+    """β."""
+    for_q: Any
+    """β' e^(−δ)."""
+    by_p: Any
+    """p/w."""
+    by_q: Any
+    """q/(w e⁻ˣ)."""
+    y: Any
+    """Σ p (e⁻ˣ − 1)."""
+
+
+@triton.jit
+def looks_of(a, offset, beta, temperature):
+    """Return what a second look needs of rows, given their state and log(p/q) less x."""
+    top = origin(a.t_max)
+    exponent = tl.floor(top / (temperature * LN2) + 0.5)
+    mass = tl.where(a.t_sum > 0, a.t_sum, 1.0)
+    by = tl.exp(exponent * LN2 - top / temperature) / mass
+    ratio = tl.exp(-offset)
+    for_q = (1.0 - beta) * ratio
+    theta = for_q / (beta + for_q)
+    return Looks(
+        exponent.to(tl.float32),
+        a.pivot.to(tl.float32),
+        theta.to(tl.float32),
+        (beta / (beta + for_q)).to(tl.float32),
+        (tl.zeros_like(ratio) + beta).to(tl.float32),
+        for_q.to(tl.float32),
+        by,
+        by * ratio,
+        a.y / mass,
+    )
+
+
+@triton.jit
+def _parts(w, x, looks):
+    """Return what classes add to both sides, times their weights."""
+    turned = looks.theta > 0.5  # then q comes first
+    theta = tl.where(turned, looks.rest, looks.theta)
+    rest = tl.where(turned, looks.theta, looks.rest)
+    x = tl.where(turned, -x, x)
+    other, fall, phi = exp_less(x)
+    log_m, gap = log_less(theta * fall, tl.fma(theta, other, rest))
+    # e⁻ˣ g((1 − θ)(eˣ − 1)), where θ is so small that φ(x) is far from g(θ(e⁻ˣ − 1))
+    close = rest * fall * fall - other * (phi - gap)
+    second = tl.where(tl.abs(x) < 1.0, close, -rest * fall - other * (log_m + x))
+    parts = tl.where(turned, looks.for_q, looks.for_p) * gap
+    parts += tl.where(turned, looks.for_p, looks.for_q) * second
+    return tl.where(turned, divide(w, other), w) * parts
+
+
+@triton.jit
+def _log_p(w, x, looks):
+    """Return w and log(p/m), less its value at x = 0."""
+    small, fall, _ = exp_less(x)
+    log_m, _ = log_less(looks.theta * fall, tl.fma(looks.theta, small, looks.rest))
+    return w, -log_m
+
+
+@triton.jit
+def _log_q(w, x, looks):
+    """Return w e⁻ˣ and log(q/m), less its value at x = 0."""
+    large, rise, _ = exp_less(-x)
+    log_m, _ = log_less(looks.rest * rise, tl.fma(looks.rest, large, looks.theta))
+    return divide(w, large), -log_m
+
+
+@triton.jit
+def quick_look(
+    s, t, s_offsets, t_offsets, s_step, t_step, first, last, classes, there, looks, beta, hot,
+    t_shift: tl.constexpr, s_shift: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
+    """Return Jensen-Shannon, Σ p log(p/m) and Σ q log(q/m), of classes up to ``last``."""
+    zero = tl.zeros([height, 1], tl.float64)
+    value, of_t, of_s = zero, zero, zero
+    for group in range(first, last, TOGETHER * width):
+        lanes = tl.zeros([height, width], tl.float32)
+        lanes_t, lanes_s = lanes, lanes
+        stop = tl.minimum(group + TOGETHER * width, last)
+        for start in tl.range(group, stop, width, num_stages=STAGES):
+            columns = columns_from(start, width)
+            mask = there & (columns < classes)
+            own = load_tile(t, t_offsets, columns, t_step, mask, wide=False)
+            other = load_tile(s, s_offsets, columns, s_step, mask, wide=False)
+            w, _, x = elements(own, other, looks.exponent, looks.center, hot)
+            lanes += _parts(w, x, looks)
+            if t_shift:
+                p, ell = _log_p(w, x, looks)
+                lanes_t = tl.fma(p, ell, lanes_t)
+            if s_shift:
+                q, ell = _log_q(w, x, looks)
+                lanes_s = tl.fma(q, ell, lanes_s)
+        value += all_lanes(lanes)
+        if t_shift:
+            of_t += all_lanes(lanes_t)
+        if s_shift:
+            of_s += all_lanes(lanes_s)
+    theta = looks.theta.to(tl.float64)
+    y = looks.y
+    far = beta * log1p_gap(theta * y) + (1.0 - beta) * log1p_gap((theta - 1.0) * y / (1.0 + y))
+    value = looks.by_p * value - far
+    return tl.where(value < 0, 0.0, value), looks.by_p * of_t, looks.by_q * of_s
+
+
+@triton.jit
+def quick_js_teacher(own, other, looks, shift, factor, hot):
+    """Return p (log(p/m) − Σ p log(p/m)) times a factor."""
+    w, _, x = elements(own, other, looks.exponent, looks.center, hot)
+    p, ell = _log_p(w, x, looks)
+    return p * ((factor * looks.by_p).to(tl.float32) * (ell - shift))
+
+
+@triton.jit
+def quick_js_student(own, other, looks, shift, factor, hot):
+    """Return q (log(q/m) − Σ q log(q/m)) times a factor."""
+    w, _, x = elements(own, other, looks.exponent, looks.center, hot)
+    q, ell = _log_q(w, x, looks)
+    return q * ((factor * looks.by_q).to(tl.float32) * (ell - shift))
