@@ -121,6 +121,30 @@ def test_a_cpu_without_avx512(tmp_path):
 # --- other processes ------------------------------------------------------------------------------
 
 
+def test_what_is_compiled_is_loaded_without_a_compiler(tmp_path):
+    code = """
+import sys, numpy as np, kldiv
+x = np.full(10**5, -1, 'float32')
+assert kldiv.kl_div(x, -x, reduction='sum') == 10**5
+print(kldiv.explain(x).kernel, 'numba.np.arraymath' in sys.modules, 'scipy.linalg' in sys.modules)
+import numba
+assert numba.njit(lambda a: a.sum())(np.ones(3)) == 3  # others compile as ever
+"""
+    environment = {**os.environ, "KLDIV_CACHE_DIR": str(tmp_path)}
+    for loaded in (True, False):  # the first process compiles
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+            env=environment,
+        )
+        kernel, compiler, scipy = run.stdout.split()
+        assert (kernel, compiler) == ("cpu", str(loaded))
+        assert loaded or scipy == "False"
+
+
 class Losses:
     """A dataset whose items are computed by kernels, in the worker that loads them."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numba
 from numba.core import caching
+from numba.core.runtime import rtsys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,3 +96,10 @@ class _Implementation(caching.CompileResultCacheImpl):
 
 class _Cache(caching.FunctionCache):
     _impl_class = _Implementation
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        # Numba refreshes the context first, which imports all that it could compile, and SciPy for
+        # that. What is compiled already needs its memory alone; a compiler refreshes by itself.
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
