@@ -56,7 +56,8 @@ def directory() -> Path:
 def stamp() -> str:
     """Return a digest of all that compiled code depends on, but for the CPU, which Numba adds."""
     digest = hashlib.sha256(f"{numba.__version__}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    folder = Path(__file__).parent
+    for path in [*sorted(folder.glob("*.py")), folder.parent / "constants.py"]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

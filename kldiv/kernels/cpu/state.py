@@ -14,6 +14,8 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from kldiv.kernels import constants
+from kldiv.kernels.constants import LN2, LN2_LOW, LOG2_E
 from kldiv.kernels.cpu.compiling import OPTIONS, inline
 from kldiv.kernels.cpu.elementary import exp_reduced
 from kldiv.kernels.cpu.instructions import (
@@ -44,16 +46,7 @@ FIELDS: Final = 11
 NEAR: Final = 2.0
 """|x| below which φ is a series."""
 
-# φ(x)/x² = Σ (−x)ᵏ/(k + 2)!, to a quarter of a rounding at |x| = NEAR
-_PHI_64: Final = tuple((-1) ** k / math.factorial(k + 2) for k in range(25))
-_PHI_32: Final = _PHI_64[:14]
-
-# log1p(y) = 2 artanh(z) = 2z + z³ Σ 2z²ᵏ/(2k + 3), z = y/(2 + y), likewise at |z| = 1/3
-_ARTANH: Final = tuple(2 / (2 * k + 3) for k in range(16))
-
-_LN2_64: Final = math.log(2)
-_LN2_64_LOW: Final = 2.3190468138462996e-17
-_LOG2_E: Final = 1 / math.log(2)
+_PHI_32: Final = constants.PHI[:14]
 
 
 # --- elements -------------------------------------------------------------------------------------
@@ -66,7 +59,7 @@ def phi_near(x: Any) -> Any:
 
 @overload(phi_near)
 def _phi_near(x: Any) -> Any:
-    coefficients = _PHI_32 if x == types.float32 else _PHI_64
+    coefficients = _PHI_32 if x == types.float32 else constants.PHI
 
     def generic(x: Any) -> Any:
         return x * x * polynomial(x, coefficients)
@@ -104,7 +97,7 @@ def log1p_near(y: Any) -> Any:
 
 @overload(log1p_near, jit_options=OPTIONS)
 def _log1p_near(y: Any) -> Any:
-    coefficients = _ARTANH[:7] if y == types.float32 else _ARTANH
+    coefficients = constants.ARTANH[:7] if y == types.float32 else constants.ARTANH
 
     def generic(y: Any) -> Any:
         z = y / (like(y, 2.0) + y)
@@ -145,8 +138,8 @@ def heat(temperature: float, kind: Buffer) -> Any:
     The temperature divides the small rest of an exponent, and log 2 is multiplied by it: then
     nothing is rounded that e to its power would magnify.
     """
-    high = temperature * _LN2_64
-    low = fused(temperature, _LN2_64, -high) + temperature * _LN2_64_LOW
+    high = temperature * LN2
+    low = fused(temperature, LN2, -high) + temperature * LN2_LOW
     zero = like(kind[0], 0.0)
     # A head with so few bits that its product with an exponent of 2 is exact.
     split = high * (2.0**12 + 1.0)  # 41 bits
@@ -157,7 +150,7 @@ def heat(temperature: float, kind: Buffer) -> Any:
     gone = limits(kind)[1]
     return (
         like(zero, 1.0 / temperature),
-        like(zero, _LOG2_E / temperature),
+        like(zero, LOG2_E / temperature),
         like(zero, head),
         like(zero, (high - head) + low),
         like(zero, -gone * temperature),

@@ -1,90 +1,31 @@
 """Elementary functions of float32 and float64 tensors, without a chip's approximations.
 
-Exponential and logarithm are those of `kldiv.kernels.cpu.elementary`, to 1 ulp, with the same
-minimax polynomials; no ``ex2.approx``, whose error of 2 ulp is nobody's promise, so that they are
-the same on a GPU and in Triton's interpreter.  The kernels are compiled without contraction of
-products and sums: each fused multiply-add here is written, and each sum of two words is exact.
+Exponential and logarithm are those of `kldiv.kernels.cpu.elementary`, to 1 ulp; no
+``ex2.approx``, whose error of 2 ulp is nobody's promise, so that they are the same on a GPU and in
+Triton's interpreter.  The kernels are compiled without contraction of products and sums: each fused
+multiply-add here is written, and each sum of two words is exact.
 """
 
 from __future__ import annotations
 
-import math
-
 import triton
 import triton.language as tl
 
-_LN2_HIGH_32 = tl.constexpr(0.693359375)
-_LN2_LOW_32 = tl.constexpr(math.log(2) - 0.693359375)
-_LN2_HIGH_64 = tl.constexpr(float.fromhex("0x1.62e42feep-1"))
-_LN2_LOW_64 = tl.constexpr(float.fromhex("0x1.a39ef35793c76p-33"))
-_LN2 = tl.constexpr(math.log(2))
-_LOG2_E = tl.constexpr(1 / math.log(2))
+from kldiv.kernels import constants
 
-# log(1 + f) = f − f²/2 + f³·P(f) for √½ ≤ 1 + f < √2, within 6e-9 of itself
-_LOG_32 = tl.constexpr(
-    (
-        0.33333331707289265,
-        -0.2500082104531514,
-        0.20001226938086014,
-        -0.1662335694550242,
-        0.1420175595042327,
-        -0.13160184467694075,
-        0.12761594843398072,
-        -0.07634514490184806,
-    )
-)
-# log(1 + f) = 2z + z³·P(z²), z = f/(2 + f), within 2e-18
-_LOG_64 = tl.constexpr(
-    (
-        0.6666666666666734,
-        0.39999999999414343,
-        0.285714287424695,
-        0.22222198564100976,
-        0.18183564831711022,
-        0.1531403679955515,
-        0.14796095142155627,
-    )
-)
-# exp(r) = 1 + r + r²·P(r) for |r| ≤ ½ log 2, within 4e-9 and 4e-18
-_EXP_32 = tl.constexpr(
-    (
-        0.5000000095704549,
-        0.16666518306154118,
-        0.041666204126187614,
-        0.008368953501337987,
-        0.0013950603085746583,
-    )
-)
-_EXP_64 = tl.constexpr(
-    (
-        0.5000000000000013,
-        0.166666666666667,
-        0.04166666666651432,
-        0.008333333333307028,
-        0.0013888888947330839,
-        0.00019841269917766753,
-        2.480148959095654e-05,
-        2.755721595842778e-06,
-        2.763141365878929e-07,
-        2.5117969684469478e-08,
-    )
-)
-# the same for |r| ≤ 1, within 5e-9 of P
-_EXP_WIDE_32 = tl.constexpr(
-    (
-        0.49999999775716203,
-        0.16666667038460747,
-        0.041666738694438654,
-        0.00833330885483077,
-        0.0013885312602539262,
-        0.0001984413627081471,
-        2.5365991960239137e-05,
-        2.7726128977775458e-06,
-    )
-)
-_ROOT_32 = tl.constexpr(0x3F3504F3)
-_ROOT_64 = tl.constexpr(0x3FE6A09E667F3BCD)
-"""The bits of √½."""
+_LN2 = tl.constexpr(constants.LN2)
+_LN2_HIGH_32 = tl.constexpr(constants.LN2_HIGH_32)
+_LN2_LOW_32 = tl.constexpr(constants.LN2_LOW_32)
+_LN2_HIGH_64 = tl.constexpr(constants.LN2_HIGH_64)
+_LN2_LOW_64 = tl.constexpr(constants.LN2_LOW_64)
+_LOG2_E = tl.constexpr(constants.LOG2_E)
+_LOG_32 = tl.constexpr(constants.LOG_32)
+_LOG_64 = tl.constexpr(constants.LOG_64)
+_EXP_32 = tl.constexpr(constants.EXP_32)
+_EXP_64 = tl.constexpr(constants.EXP_64)
+_EXP_WIDE_32 = tl.constexpr(constants.EXP_WIDE_32)
+_ROOT_32 = tl.constexpr(constants.ROOT_32)
+_ROOT_64 = tl.constexpr(constants.ROOT_64)
 
 # Added to a float this puts its integer part into the lowest bits.
 _ROUND_32 = tl.constexpr(1.5 * 2.0**23)
@@ -96,10 +37,8 @@ _ROUND_BITS_64 = tl.constexpr(0x4338000000000000)
 NEAR = tl.constexpr(2.0)
 """|x| below which φ is a series."""
 
-# φ(x)/x² = Σ (−x)ᵏ/(k + 2)!, to a quarter of a rounding at |x| = NEAR
-_PHI = tl.constexpr(tuple((-1) ** k / math.factorial(k + 2) for k in range(25)))
-# log1p(y) = 2 artanh(z) = 2z + z³ Σ 2z²ᵏ/(2k + 3), z = y/(2 + y), likewise at |z| = 1/3
-_ARTANH = tl.constexpr(tuple(2 / (2 * k + 3) for k in range(16)))
+_PHI = tl.constexpr(constants.PHI)
+_ARTANH = tl.constexpr(constants.ARTANH)
 
 
 @triton.jit
@@ -274,7 +213,7 @@ def exp_less(x):
     shifted = tl.fma(x, like(x, -0.5 * _LOG2_E), like(x, _ROUND_32))
     k = shifted - like(x, _ROUND_32)
     r = tl.fma(k, like(x, -2 * _LN2_LOW_32), tl.fma(k, like(x, -2 * _LN2_HIGH_32), -x))
-    rest = r * r * polynomial(r, _EXP_WIDE_32, 8)
+    rest = r * r * polynomial(r, _EXP_WIDE_32, 7)
     power = _power(2 * (shifted.to(tl.int32, bitcast=True) - _ROUND_BITS_32), x)
     less = power - 1.0
     # 4ᵏ(1 + r + rest) − 1 − (r + k log 4)

@@ -7,12 +7,12 @@ float64 adds up groups of four of them, and merges: a few operations a thread an
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
+from kldiv.kernels import constants
 from kldiv.kernels.triton.elementary import (
     NEAR,
     add,
@@ -26,9 +26,9 @@ from kldiv.kernels.triton.elementary import (
     two_sum,
 )
 
-_LN2 = tl.constexpr(math.log(2))
-_LN2_LOW = tl.constexpr(2.3190468138462996e-17)
-_LOG2_E = tl.constexpr(1 / math.log(2))
+_LN2 = tl.constexpr(constants.LN2)
+_LN2_LOW = tl.constexpr(constants.LN2_LOW)
+_LOG2_E = tl.constexpr(constants.LOG2_E)
 _LOWEST_32 = tl.constexpr(-3.4028234663852886e38)
 _LOWEST_64 = tl.constexpr(-1.7976931348623157e308)
 
