@@ -93,6 +93,12 @@ def long_rows(size):
     }
 
 
+def far_apart():
+    """Rows of which the shift between both is large beside the rest, in float32."""
+    t, z = 3 * np.random.default_rng(7).normal(size=(2, 1, 100))
+    return (z - 2e5).astype("float32"), (t + 1e5).astype("float32")
+
+
 @cache
 def batch(size, dtype):
     """Names of the families, and their logits as rows."""

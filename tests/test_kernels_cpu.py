@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from libraries import unit
-from logit_families import assert_right, batch, truths
-from reference import Truth, extended
+from logit_families import assert_right, batch, far_apart, truths
+from reference import Truth, exact, extended
 
 import kldiv
 from kldiv.errors import BackendError, ConfigError
@@ -249,6 +249,14 @@ def test_js_of_logits_is_exact(size, dtype, beta):
     xp = kldiv.backends.get("numpy").namespace()
     value, gradients = cpu.compute(Work(operation, xp, [s, t], 1, gradients=(0, 1)))
     assert_right(names, (value, *gradients), truths(size, dtype, 1.0, beta), dtype)
+
+
+def test_rows_far_apart_are_exact():
+    s, t = far_apart()
+    operation = RowLoss("none", "float32", "float32", "float32")
+    xp = kldiv.backends.get("numpy").namespace()
+    value, gradients = cpu.compute(Work(operation, xp, [s, t], 1, gradients=(0, 1)))
+    assert_right(["far apart"], (value, *gradients), [exact(s[0], t[0])], "float32")
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -13,8 +13,8 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 from libraries import Library, require, unit
-from logit_families import assert_right, batch, truths
-from reference import extended
+from logit_families import assert_right, batch, far_apart, truths
+from reference import exact, extended
 
 import kldiv
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
@@ -99,6 +99,12 @@ def test_js_is_exact(machine, size, dtype, beta):
     names, s, t = batch(size, dtype)
     value, gradients = machine.run(loss(dtype, JensenShannon(beta)), s, t)
     assert_right(names, (value, *gradients), truths(size, dtype, 1.0, beta), dtype)
+
+
+def test_rows_far_apart_are_exact(machine):
+    s, t = far_apart()
+    value, gradients = machine.run(loss("float32"), s, t)
+    assert_right(["far apart"], (value, *gradients), [exact(s[0], t[0])], "float32")
 
 
 def many_classes(size, dtype, beta=None):

@@ -11,12 +11,13 @@ from logit_families import (
     INF,
     assert_right,
     batch,
+    far_apart,
     gradient_error,
     long_rows,
     truths,
     value_error,
 )
-from reference import extended
+from reference import exact, extended
 
 import kldiv
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
@@ -187,6 +188,63 @@ def test_any_sharing_of_rows_is_exact(programs, beta, every, monkeypatch):
         divergence, *(np.repeat(each[rows], times, axis=1) for each in (s, t)), "float32"
     )
     assert_right(names[rows], found, expected, "float32")
+
+
+def _with(size, **changed):
+    row = np.zeros(size)
+    for place, value in changed.items():
+        row[int(place[1:])] = value
+    return row
+
+
+def nearly_good():
+    """Rows of which the quick way's guess is nearly good enough: student, teacher, beta."""
+    bits = float.fromhex
+    t = _with(3000, _2500=21, _2501=21 + np.log(0.001)) - 5
+    yield "a class against the bulk", t - _with(3000, _2500=-0.22, _2501=7.4), t, None
+    t = _with(16, _0=bits("0x1.cc54dep+2"))
+    s = _with(16, _0=bits("0x1.a3b1a0p+2"), _1=bits("-0x1.4519f4p-1"), _2=bits("-0x1.4519f4p-1"))
+    yield "terms that cancel", s, t, 0.5
+    t = _with(16, _0=bits("0x1.bc155ep+2"))
+    yield "aside", _with(16, _0=bits("0x1.4cdd18p+3"), _1=bits("0x1.bb49a8p+1")), t, 0.99
+    s, t = far_apart()
+    yield "far apart", s[0], t[0], None
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in nearly_good()])
+def test_guesses_that_are_nearly_good_enough(name):
+    s, t, beta = next(rest for each, *rest in nearly_good() if each == name)
+    s, t = s.astype("float32")[None], t.astype("float32")[None]
+    divergence = KullbackLeibler() if beta is None else JensenShannon(beta)
+    true = extended(s[0], t[0]) if s.size > 100 else exact(s[0], t[0], beta=beta)
+    assert_right([name], computed(divergence, s, t, "float32"), [true], "float32")
+
+
+@pytest.mark.parametrize("upstream", [1e-30, 1e30])
+@pytest.mark.parametrize("loss", ["logits", "js"])
+def test_gradients_of_any_size(loss, upstream):
+    s, t = pair(loss, (1, 3000))
+    with torch.no_grad():
+        t[0, 2500] += 21  # beyond the first tile
+        s[...] = t + 0.1 * s
+    found = torch.autograd.grad(LOSSES[loss](s, t), (s, t), torch.tensor(upstream, device=DEVICE))
+    with pure():
+        expected = torch.autograd.grad(
+            LOSSES[loss](s.double(), t.double()),
+            (s, t),
+            torch.tensor(upstream, device=DEVICE).double(),
+        )
+    agree(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("loss", ["logits", "js"])
+def test_rows_that_are_masked_altogether(loss):
+    s, t = (torch.full((2, 5), -INF, device=DEVICE, requires_grad=True) for _ in range(2))
+    function = functools.partial(LOSSES[loss], reduction="none")
+    found = of(function, s, t)
+    with pure():
+        agree(found, of(function, s, t), 0)
+    assert all(each.isnan().all() for each in found)
 
 
 @wide

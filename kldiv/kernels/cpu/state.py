@@ -179,6 +179,7 @@ def log1p_gap(y: float) -> float:
 @inline
 def _exp_over(high: float, low: float, temperature: float) -> float:
     """Return exp((high + low)/T)."""
+    high, low = two_sum(high, low)
     quotient = high / temperature
     rest = (fused(-quotient, temperature, high) + low) / temperature
     return math.exp(quotient) * (1.0 + rest) if abs(quotient) < 1000.0 else math.exp(quotient)

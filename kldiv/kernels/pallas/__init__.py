@@ -80,10 +80,15 @@ def compute(work: Work, spread: Spread | None = None) -> tuple[Array | None, lis
     """
     global _failure  # noqa: PLW0603 - one for the process
     try:
-        return import_module("kldiv.kernels.pallas.row_loss").run(work, spread)
+        row_loss = import_module("kldiv.kernels.pallas.row_loss")
+        row_loss.check(work)
     except Exception as error:  # whatever a compiler may raise
+        if "RESOURCE_EXHAUSTED" in str(error):  # no fault of a kernel's
+            raise
         _failure = f"compiling it fails: {told(error)}"
         raise KernelError(_failure) from error
+    found: tuple[Array | None, list[Array]] = row_loss.run(work, spread)
+    return found
 
 
 def scaled(gradients: list[Array], cotangent: Array) -> list[Array] | None:  # noqa: ARG001

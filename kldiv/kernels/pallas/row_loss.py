@@ -18,16 +18,22 @@ if TYPE_CHECKING:
     from kldiv.kernels.pallas import Spread
 
 
+def check(work: Work) -> None:
+    """Compile the kernel for such work: in a whole program a failure comes too late."""
+    operation = work.operation
+    if isinstance(operation, shards.ShardGradient):
+        return
+    s, t, *others = work.arrays
+    others = others[isinstance(operation, RowGradient) :]  # without the rows' factors
+    # One state serves KL and its gradients.
+    more = operation.divergence.sums(1) > 0
+    more = more and (bool(work.gradients) or not isinstance(operation, RowLoss))
+    states.check(operation.settings(shards.ShardState, gradients=more), (s, t, *others))
+
+
 def run(work: Work, spread: Spread | None = None) -> tuple[Array | None, list[Array]]:
     """Return the value, if it is wanted, and the gradients that are."""
     operation, xp, arrays = work.operation, work.xp, work.arrays
-    if not isinstance(operation, shards.ShardGradient):
-        s, t, *others = arrays
-        others = others[isinstance(operation, RowGradient) :]  # without the rows' factors
-        # One state serves KL and its gradients.
-        more = operation.divergence.sums(1) > 0
-        more = more and (bool(work.gradients) or not isinstance(operation, RowLoss))
-        states.check(operation.settings(shards.ShardState, gradients=more), (s, t, *others))
     if not work.gradients:
         if spread is None:
             elements = evaluate(operation, *arrays, xp=xp)

@@ -67,7 +67,7 @@ _language = _Language()
 
 
 def check(operation: ShardState, arrays: Sequence[Array]) -> None:
-    """Compile the kernel for a tile of such arrays: in a whole program a failure comes too late."""
+    """Compile the kernel for a tile of such arrays."""
     if interpreted():
         return
     rows = [flat(jnp, array, arrays[0]) for array in arrays]

@@ -281,10 +281,11 @@ def log1p_near(y):
 def log_less(y, m):
     """Return log m and y − log m, right relative to themselves: m is 1 + y, normal, of float32."""
     i = m.to(tl.int32, bitcast=True) - _ROOT_32
-    power = i >> 23
+    close = (y > -0.5) & (y < 1.0)
+    power = tl.where(close, 0, i >> 23)
     f = ((i & 0x7FFFFF) + _ROOT_32).to(tl.float32, bitcast=True) - 1.0
-    f = tl.where(power == 0, y, f)
+    f = tl.where(close, y, f)
     near, gap = log1p_near(f)
     k = power.to(tl.float32)
     value = tl.fma(k, like(y, _LN2_HIGH_32), tl.fma(k, like(y, _LN2_LOW_32), near))
-    return value, tl.where(power == 0, gap, y - value)
+    return value, tl.where(close, gap, y - value)

@@ -39,7 +39,7 @@ _HIGHEST = tl.constexpr(150.0)
 _LEAST = tl.constexpr(1e-20)
 """Σ w φ(x), and Σ w, that weights too small to be told from 0 do not touch."""
 
-_AMPLIFIED = tl.constexpr(4.0)
+_AMPLIFIED = tl.constexpr(2.0)
 """How much larger roundings may become by a pivot that is not the mean."""
 
 TOGETHER = tl.constexpr(16)
@@ -48,8 +48,11 @@ TOGETHER = tl.constexpr(16)
 STAGES = tl.constexpr(3)
 """Tiles that are under way from memory."""
 
-_ASIDE = tl.constexpr(0.95)
+_ASIDE = tl.constexpr(0.8)
 """The largest |Σ w x|, of Σ w |x|, where the mean is near the bulk of the weights."""
+
+_FALLEN = tl.constexpr(4.0)
+"""The largest Σ w |e⁻ˣ − 1| of one sign, of that of the other."""
 
 
 class Sums(NamedTuple):
@@ -63,6 +66,8 @@ class Sums(NamedTuple):
     """Σ w |x|."""
     phi: Any
     """Σ w φ(x)."""
+    fell: Any
+    """Σ w |e⁻ˣ − 1|."""
     s_drift: Any
     """Σ w e⁻ˣ x, where it is wanted."""
     s_spread: Any
@@ -107,13 +112,13 @@ def _sums_about(
     last = tl.minimum(end, classes)
     start_exponent = exponent.to(tl.float32)
     zero = tl.zeros([height, 1], tl.float64)
-    weights, drift, spread, phi, s_drift, s_spread = zero, zero, zero, zero, zero, zero
+    weights, drift, spread, phi, fell, s_drift, s_spread = zero, zero, zero, zero, zero, zero, zero
     far = tl.zeros([height, width], tl.int32)
     rise = far
     for group in range(first, last, TOGETHER * width):
         lanes = tl.zeros([height, width], tl.float32)
         w_lanes, x_lanes, size_lanes, phi_lanes = lanes, lanes, lanes, lanes
-        s_lanes, s_size_lanes = lanes, lanes
+        fall_lanes, s_lanes, s_size_lanes = lanes, lanes, lanes
         stop = tl.minimum(group + TOGETHER * width, last)
         for start in tl.range(group, stop, width, num_stages=STAGES):
             columns = columns_from(start, width)
@@ -127,6 +132,7 @@ def _sums_about(
             x_lanes += moment
             size_lanes += tl.abs(moment)
             phi_lanes = tl.fma(w, bregman, phi_lanes)
+            fall_lanes = tl.fma(w, tl.abs(fall), fall_lanes)
             # NaN is the largest, by its bits.
             far = tl.maximum(far, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
             rise = tl.maximum(rise, power)
@@ -138,10 +144,11 @@ def _sums_about(
         drift += all_lanes(x_lanes)
         spread += all_lanes(size_lanes)
         phi += all_lanes(phi_lanes)
+        fell += all_lanes(fall_lanes)
         if shannon:
             s_drift += all_lanes(s_lanes)
             s_spread += all_lanes(s_size_lanes)
-    sums = Sums(weights, drift, spread, phi, s_drift, s_spread)
+    sums = Sums(weights, drift, spread, phi, fell, s_drift, s_spread)
     return sums, tl.max(far, axis=1, keep_dims=True), tl.max(rise, axis=1, keep_dims=True)
 
 
@@ -155,6 +162,9 @@ def _is_good(sums, far, rise, exponent):
     central = sums.phi <= _AMPLIFIED * kl * (1.0 + y)
     central &= tl.abs(sums.drift) <= _ASIDE * sums.spread
     central &= (sums.phi >= _LEAST) & (sums.weights >= _LEAST) & (sums.weights < float("inf"))
+    # q − p is p (e⁻ˣ − 1 − y)/(1 + y), and may be small where e⁻ˣ − 1 is not.
+    smaller = 0.5 * (sums.fell / weights - tl.abs(y))
+    central &= smaller + tl.abs(y) <= _FALLEN * smaller * tl.where(y > 0, 1.0 + y, 1.0)
     # All are masked, or all are alike.
     nothing = (sums.weights == 0) | ((sums.phi == 0) & (sums.weights >= _LEAST))
     sound = (far < _FAR) & (rise <= _RISE) & (tl.abs(exponent) <= _HIGHEST)
@@ -215,7 +225,7 @@ def quick_state(
         hot,
     )
     zero = tl.zeros([height, 1], tl.float64)
-    sums = Sums(zero, zero, zero, zero, zero, zero)
+    sums = Sums(zero, zero, zero, zero, zero, zero, zero)
     good = zero > 0
     begin = first
     for _ in range(_TRIES):
@@ -229,6 +239,7 @@ def quick_state(
             tl.where(good, sums.drift, new.drift),
             tl.where(good, sums.spread, new.spread),
             tl.where(good, sums.phi, new.phi),
+            tl.where(good, sums.fell, new.fell),
             tl.where(good, sums.s_drift, new.s_drift),
             tl.where(good, sums.s_spread, new.s_spread),
         )
@@ -250,12 +261,14 @@ class Slopes(NamedTuple):
     exponent: Any
     center: Any
     by: Any
-    """p/w, times the factor of the gradients."""
+    """p/w."""
     mean: Any
     """Σ p x."""
     student: Any
     student_low: Any
-    """(q − p)/w is the one times (e⁻ˣ − 1), plus the other, with the factor."""
+    """(q − p)/w is the one times (e⁻ˣ − 1), plus the other."""
+    factor: Any
+    """What the gradients are multiplied by: last, as it may be of any size."""
 
 
 @triton.jit
@@ -264,16 +277,18 @@ def slopes_of(a, offset, factor, temperature):
     top = origin(a.t_max)
     exponent = tl.floor(top / (temperature * LN2) + 0.5)
     mass = tl.where(a.t_sum > 0, a.t_sum, 1.0)
-    by = factor * tl.exp(exponent * LN2 - top / temperature) / mass
+    by = tl.exp(exponent * LN2 - top / temperature) / mass
     # q − p = p (e^(−x−δ) − 1)
     shift = less(offset)
+    nan = offset - offset  # of a row that is no distribution
     return Slopes(
         exponent.to(tl.float32),
         a.pivot.to(tl.float32),
         by.to(tl.float32),
-        (a.drift / mass).to(tl.float32),
+        (a.drift / mass + nan).to(tl.float32),
         (by * (1.0 + shift)).to(tl.float32),
         (by * shift).to(tl.float32),
+        factor.to(tl.float32),
     )
 
 
@@ -282,11 +297,11 @@ def quick_student(own, other, slopes, hot):
     """Return (q − p) times the factor."""
     w, _, x = elements(own, other, slopes.exponent, slopes.center, hot)
     _, fall, _ = exp_less(x)
-    return w * tl.fma(slopes.student, fall, slopes.student_low)
+    return w * tl.fma(slopes.student, fall, slopes.student_low) * slopes.factor
 
 
 @triton.jit
 def quick_teacher(own, other, slopes, hot):
     """Return p (x − Σ p x) times the factor."""
     w, _, x = elements(own, other, slopes.exponent, slopes.center, hot)
-    return w * (slopes.by * (x - slopes.mean))
+    return w * slopes.by * (x - slopes.mean) * slopes.factor

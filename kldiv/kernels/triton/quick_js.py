@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from kldiv.kernels.triton.elementary import divide, exp_less, log_less
+from kldiv.kernels.triton.elementary import divide, exp_less, log1p_near, log_less
 from kldiv.kernels.triton.places import columns_from, load_tile
 from kldiv.kernels.triton.quick import LN2, STAGES, TOGETHER, all_lanes, elements
 from kldiv.kernels.triton.state import log1p_gap, origin
@@ -60,7 +60,7 @@ def looks_of(a, offset, beta, temperature):
         (beta / (beta + for_q)).to(tl.float32),
         (tl.zeros_like(ratio) + beta).to(tl.float32),
         for_q.to(tl.float32),
-        by,
+        by + (offset - offset),  # NaN of a row that is no distribution
         by * ratio,
         a.y / mass,
     )
@@ -73,11 +73,13 @@ def _parts(w, x, looks):
     theta = tl.where(turned, looks.rest, looks.theta)
     rest = tl.where(turned, looks.theta, looks.rest)
     x = tl.where(turned, -x, x)
-    other, fall, phi = exp_less(x)
+    other, fall, _ = exp_less(x)
     log_m, gap = log_less(theta * fall, tl.fma(theta, other, rest))
-    # e⁻ˣ g((1 − θ)(eˣ − 1)), where θ is so small that φ(x) is far from g(θ(e⁻ˣ − 1))
-    close = rest * fall * fall - other * (phi - gap)
-    second = tl.where(tl.abs(x) < 1.0, close, -rest * fall - other * (log_m + x))
+    # e⁻ˣ g((1 − θ)(eˣ − 1))
+    rise = divide(-rest * fall, other)
+    near = (rise > -0.5) & (rise < 1.0)
+    _, near_gap = log1p_near(tl.where(near, rise, 0.0))
+    second = tl.where(near, other * near_gap, -rest * fall - other * (log_m + x))
     parts = tl.where(turned, looks.for_q, looks.for_p) * gap
     parts += tl.where(turned, looks.for_p, looks.for_q) * second
     return tl.where(turned, divide(w, other), w) * parts
@@ -141,7 +143,7 @@ def quick_js_teacher(own, other, looks, shift, factor, hot):
     """Return p (log(p/m) − Σ p log(p/m)) times a factor."""
     w, _, x = elements(own, other, looks.exponent, looks.center, hot)
     p, ell = _log_p(w, x, looks)
-    return p * ((factor * looks.by_p).to(tl.float32) * (ell - shift))
+    return p * looks.by_p.to(tl.float32) * (ell - shift) * factor.to(tl.float32)
 
 
 @triton.jit
@@ -149,4 +151,4 @@ def quick_js_student(own, other, looks, shift, factor, hot):
     """Return q (log(q/m) − Σ q log(q/m)) times a factor."""
     w, _, x = elements(own, other, looks.exponent, looks.center, hot)
     q, ell = _log_q(w, x, looks)
-    return q * ((factor * looks.by_q).to(tl.float32) * (ell - shift))
+    return q * looks.by_q.to(tl.float32) * (ell - shift) * factor.to(tl.float32)

@@ -72,7 +72,8 @@ def _scan(
         s_tile = load_tile(s, s_offsets, columns, s_step, mask, wide)
         block = block_state(t_tile, s_tile, temperature, hot, wide, shannon)
         state = merge(state, block, temperature)
-    return state, done
+    # A merge, even with nothing, may move the pivot.
+    return state, done & (state.pivot == state.anchor)
 
 
 @triton.jit

@@ -185,6 +185,7 @@ def log1p_gap(y):
 @triton.jit
 def _exp_over(high, low, temperature):
     """Return exp((high + low)/T)."""
+    high, low = two_sum(high, low)
     quotient = high / temperature
     rest = (tl.fma(-quotient, temperature, high) + low) / temperature
     value = tl.exp(quotient)

@@ -230,6 +230,7 @@ DEVICE Real exp_over(Word<Real> x, const Heat& heat) {
 }
 
 DEVICE Wide exp_over(Word<Wide> x, Wide temperature) {
+    x = two_sum(x.high, x.low);
     Wide quotient = x.high / temperature;
     Wide rest = (fused(-quotient, temperature, x.high) + x.low) / temperature;
     return absolute(quotient) < 1000 ? exp_of(quotient) * (1 + rest) : exp_of(quotient);
