@@ -93,10 +93,32 @@ def long_rows(size):
     }
 
 
-def far_apart():
-    """Rows of which the shift between both is large beside the rest, in float32."""
-    t, z = 3 * np.random.default_rng(7).normal(size=(2, 1, 100))
-    return (z - 2e5).astype("float32"), (t + 1e5).astype("float32")
+def _row(size, **changed):
+    row = np.zeros(size)
+    for place, value in changed.items():
+        row[int(place[1:])] = value
+    return row
+
+
+def _nearly_good():
+    """Rows on which a guess of the pivot is nearly good enough, or the shift is large: float32."""
+    bits = float.fromhex
+    t = _row(3000, _2500=21, _2501=21 + np.log(0.001)) - 5
+    yield "a class against the bulk", t - _row(3000, _2500=-0.22, _2501=7.4), t, None
+    t = _row(128, _70=9.179975509643555, _71=4.07564115524292) - 5.0 * (np.arange(128) > 71)
+    yield "a class against the bulk, again", t - _row(128, _70=-0.25, _71=7.425), t, None
+    t = _row(16, _0=bits("0x1.cc54dep+2"))
+    s = _row(16, _0=bits("0x1.a3b1a0p+2"), _1=bits("-0x1.4519f4p-1"), _2=bits("-0x1.4519f4p-1"))
+    yield "terms that cancel", s, t, 0.5
+    t = _row(16, _0=bits("0x1.bc155ep+2"))
+    yield "aside", _row(16, _0=bits("0x1.4cdd18p+3"), _1=bits("0x1.bb49a8p+1")), t, 0.99
+    t, z = 3 * np.random.default_rng(7).normal(size=(2, 100))
+    yield "far apart", z - 2e5, t + 1e5, None
+
+
+NEARLY_GOOD = {
+    name: (s.astype("float32"), t.astype("float32"), beta) for name, s, t, beta in _nearly_good()
+}
 
 
 @cache

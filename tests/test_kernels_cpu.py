@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from libraries import unit
-from logit_families import assert_right, batch, far_apart, truths
+from logit_families import NEARLY_GOOD, assert_right, batch, truths
 from reference import Truth, exact, extended
 
 import kldiv
 from kldiv.errors import BackendError, ConfigError
-from kldiv.formulas.rows import JensenShannon, RowLoss
+from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
 from kldiv.kernels import Work, cpu
 
 pytest.importorskip("numba")
@@ -251,12 +251,15 @@ def test_js_of_logits_is_exact(size, dtype, beta):
     assert_right(names, (value, *gradients), truths(size, dtype, 1.0, beta), dtype)
 
 
-def test_rows_far_apart_are_exact():
-    s, t = far_apart()
-    operation = RowLoss("none", "float32", "float32", "float32")
+@pytest.mark.parametrize("name", NEARLY_GOOD)
+def test_guesses_that_are_nearly_good_enough(name):
+    s, t, beta = NEARLY_GOOD[name]
+    divergence = KullbackLeibler() if beta is None else JensenShannon(beta)
+    operation = RowLoss("none", "float32", "float32", "float32", divergence)
     xp = kldiv.backends.get("numpy").namespace()
-    value, gradients = cpu.compute(Work(operation, xp, [s, t], 1, gradients=(0, 1)))
-    assert_right(["far apart"], (value, *gradients), [exact(s[0], t[0])], "float32")
+    work = Work(operation, xp, [s[None], t[None]], 1, gradients=(0, 1))
+    value, gradients = cpu.compute(work)
+    assert_right([name], (value, *gradients), [exact(s, t, beta=beta)], "float32")
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

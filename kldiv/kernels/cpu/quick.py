@@ -77,6 +77,9 @@ _MOST: Final = 1e6
 _AMPLIFIED: Final = 1.5
 """How much larger roundings may become by a pivot that is not the mean."""
 
+_FALLEN: Final = 2.5
+"""The largest Σ w |e⁻ˣ − 1| of one sign, of that of the other."""
+
 _LN2: Final = math.log(2)
 
 
@@ -195,7 +198,7 @@ def _state_32(
             sums = masked(t, s, n, kept, low, shift, hot, c)
         else:
             sums = plain(t, s, n, kept, low, shift, hot, c)
-        t_sum, drift, spread, phi, far, rise = sums
+        t_sum, drift, spread, fallen, phi, far, rise = sums
         if far >= _ENDLESS and not masks:  # there may be −∞ now, or NaN
             guess[_MASKS] = 1.0
         elif far >= _FAR:
@@ -206,7 +209,7 @@ def _state_32(
                 return False
         elif not _measurable(t_sum, phi, far):
             return False
-        elif t_sum == 0 or _central(t_sum, drift, spread, phi):
+        elif t_sum == 0 or _central(t_sum, drift, spread, fallen, phi):
             _fill(t_sum, drift, phi, temperature, guess, a)
             return True
         else:
@@ -223,11 +226,14 @@ def _measurable(t_sum: float, phi: float, far: int) -> bool:
 
 
 @inline
-def _central(t_sum: float, drift: float, spread: float, phi: float) -> bool:
+def _central(t_sum: float, drift: float, spread: float, fallen: float, phi: float) -> bool:
     """Return whether a pivot is so near to the mean that roundings grow but little."""
     y = (phi - drift) / t_sum
     kl = phi - t_sum * log1p_gap(y)
-    return (phi <= _AMPLIFIED * kl * (1.0 + y)) & (abs(drift) <= 0.7 * spread)
+    near = (phi <= _AMPLIFIED * kl * (1.0 + y)) & (abs(drift) <= 0.7 * spread)
+    # q − p is p (e⁻ˣ − 1 − y)/(1 + y), and may be small where e⁻ˣ − 1 is not.
+    smaller = 0.5 * (fallen / t_sum - abs(y))
+    return near & (smaller + abs(y) <= _FALLEN * smaller * (1.0 + max(y, 0.0)))
 
 
 @inline

@@ -51,7 +51,7 @@ STAGES = tl.constexpr(3)
 _ASIDE = tl.constexpr(0.8)
 """The largest |Σ w x|, of Σ w |x|, where the mean is near the bulk of the weights."""
 
-_FALLEN = tl.constexpr(4.0)
+_FALLEN = tl.constexpr(2.5)
 """The largest Σ w |e⁻ˣ − 1| of one sign, of that of the other."""
 
 
