@@ -31,17 +31,17 @@ def _passing(masks: bool) -> Callable[..., Any]:
 
     @inline
     def run(t: int, s: int, n: int, kept: int, low: Any, shift: Any, hot: Any, c: Any) -> Any:
-        """Return the sums of w, w x, w |x|, w |e⁻ˣ − 1| and w φ(x), then bits: of |x|, an exponent.
+        """Return sums and, as bits, the largest |x| and exponent of 2.
 
-        The bits are the largest ones. It always keeps w, w (e⁻ˣ − 1) and w x, needed or not: a loop
-        of its own for values alone would hardly be faster, and its sums would differ in the last
-        bit.
+        The sums are of w, w x, w |x|, w |e⁻ˣ − 1|, what the student has alone, and w φ(x).
+        It always keeps w, w (e⁻ˣ − 1) and w x, needed or not: a loop of its own for values alone
+        would hardly be faster, and its sums would differ in the last bit.
         """
-        t_sum = drift = spread = fallen = phi = 0.0
+        t_sum = drift = spread = fallen = lone = phi = 0.0
         far = top = np.int32(0)
         zero, nothing = np.float32(0.0), np.float32(-np.inf)
         for start in range(0, n, _STRIP):
-            w_part = x_part = size_part = fall_part = phi_part = np.float32(0.0)
+            w_part = x_part = size_part = fall_part = lone_part = phi_part = np.float32(0.0)
             for k in range(start, min(start + _STRIP, n)):
                 own, other = load_float32(t, k), load_float32(s, k)
                 d, d_low = two_difference(own, other)
@@ -57,11 +57,12 @@ def _passing(masks: bool) -> Callable[..., Any]:
                     power, exponent = power_32(moved, moved_low, low, shift, hot)
                     w, alone = select(gone, zero, power), select(gone & there, power, zero)
                     phi_part = accumulate(phi_part, alone)
+                    lone_part = accumulate(lone_part, alone)
                 else:
                     w, exponent = power_32(own, np.float32(-0.0), low, shift, hot)
                 rest, fall = apart_32(x)
                 wx = w * x
-                w_fall = w * fall + alone if masks else w * fall
+                w_fall = w * fall
                 w_part = accumulate(w_part, w)
                 x_part = accumulate(x_part, wx)
                 size_part = accumulate(size_part, abs(wx))
@@ -70,14 +71,15 @@ def _passing(masks: bool) -> Callable[..., Any]:
                 far = max(far, np.int32(bits(x) & np.int32(0x7FFFFFFF)))
                 top = max(top, exponent)
                 store_float32(kept, k, w)
-                store_float32(kept, k + SIZE, w_fall)
+                store_float32(kept, k + SIZE, w_fall + alone if masks else w_fall)
                 store_float32(kept, k + 2 * SIZE, wx)
             t_sum += np.float64(w_part)
             drift += np.float64(x_part)
             spread += np.float64(size_part)
             fallen += np.float64(fall_part)
+            lone += np.float64(lone_part)
             phi += np.float64(phi_part)
-        return t_sum, drift, spread, fallen, phi, far, top
+        return t_sum, drift, spread, fallen, lone, phi, far, top
 
     return run
 

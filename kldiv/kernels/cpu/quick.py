@@ -198,7 +198,7 @@ def _state_32(
             sums = masked(t, s, n, kept, low, shift, hot, c)
         else:
             sums = plain(t, s, n, kept, low, shift, hot, c)
-        t_sum, drift, spread, fallen, phi, far, rise = sums
+        t_sum, drift, spread, fallen, lone, phi, far, rise = sums
         if far >= _ENDLESS and not masks:  # there may be −∞ now, or NaN
             guess[_MASKS] = 1.0
         elif far >= _FAR:
@@ -209,7 +209,7 @@ def _state_32(
                 return False
         elif not _measurable(t_sum, phi, far):
             return False
-        elif t_sum == 0 or _central(t_sum, drift, spread, fallen, phi):
+        elif t_sum == 0 or _central(t_sum, drift, spread, fallen, lone, phi):
             _fill(t_sum, drift, phi, temperature, guess, a)
             return True
         else:
@@ -226,14 +226,19 @@ def _measurable(t_sum: float, phi: float, far: int) -> bool:
 
 
 @inline
-def _central(t_sum: float, drift: float, spread: float, fallen: float, phi: float) -> bool:
+def _central(
+    t_sum: float, drift: float, spread: float, fallen: float, lone: float, phi: float
+) -> bool:
     """Return whether a pivot is so near to the mean that roundings grow but little."""
     y = (phi - drift) / t_sum
     kl = phi - t_sum * log1p_gap(y)
     near = (phi <= _AMPLIFIED * kl * (1.0 + y)) & (abs(drift) <= 0.7 * spread)
-    # q − p is p (e⁻ˣ − 1 − y)/(1 + y), and may be small where e⁻ˣ − 1 is not.
-    smaller = 0.5 * (fallen / t_sum - abs(y))
-    return near & (smaller + abs(y) <= _FALLEN * smaller * (1.0 + max(y, 0.0)))
+    # q − p is p (e⁻ˣ − 1 − y)/(1 + y), and may be small where e⁻ˣ − 1 is not. Half of its size is
+    # no less than what has another sign than y, and than what the student has alone.
+    fallen, lone = fallen / t_sum, lone / t_sum
+    up, down = 0.5 * (fallen + (y - lone)), 0.5 * (fallen - (y - lone))
+    half = max(down, lone) if y > 0 else up + lone
+    return near & (half + abs(y) <= _FALLEN * half * (1.0 + max(y, 0.0)))
 
 
 @inline
