@@ -33,15 +33,15 @@ def _passing(masks: bool) -> Callable[..., Any]:
     def run(t: int, s: int, n: int, kept: int, low: Any, shift: Any, hot: Any, c: Any) -> Any:
         """Return sums and, as bits, the largest |x| and exponent of 2.
 
-        The sums are of w, w x, w |x|, w |e⁻ˣ − 1|, what the student has alone, and w φ(x).
+        The sums are of w, w x, w |x|, what the student has alone, and w φ(x).
         It always keeps w, w (e⁻ˣ − 1) and w x, needed or not: a loop of its own for values alone
         would hardly be faster, and its sums would differ in the last bit.
         """
-        t_sum = drift = spread = fallen = lone = phi = 0.0
+        t_sum = drift = spread = lone = phi = 0.0
         far = top = np.int32(0)
         zero, nothing = np.float32(0.0), np.float32(-np.inf)
         for start in range(0, n, _STRIP):
-            w_part = x_part = size_part = fall_part = lone_part = phi_part = np.float32(0.0)
+            w_part = x_part = size_part = lone_part = phi_part = np.float32(0.0)
             for k in range(start, min(start + _STRIP, n)):
                 own, other = load_float32(t, k), load_float32(s, k)
                 d, d_low = two_difference(own, other)
@@ -66,7 +66,6 @@ def _passing(masks: bool) -> Callable[..., Any]:
                 w_part = accumulate(w_part, w)
                 x_part = accumulate(x_part, wx)
                 size_part = accumulate(size_part, abs(wx))
-                fall_part = accumulate(fall_part, abs(w_fall))
                 phi_part = accumulate(phi_part, w * rest)
                 far = max(far, np.int32(bits(x) & np.int32(0x7FFFFFFF)))
                 top = max(top, exponent)
@@ -76,12 +75,20 @@ def _passing(masks: bool) -> Callable[..., Any]:
             t_sum += np.float64(w_part)
             drift += np.float64(x_part)
             spread += np.float64(size_part)
-            fallen += np.float64(fall_part)
             lone += np.float64(lone_part)
             phi += np.float64(phi_part)
-        return t_sum, drift, spread, fallen, lone, phi, far, top
+        return t_sum, drift, spread, lone, phi, far, top
 
     return run
 
 
 plain, masked = _passing(masks=False), _passing(masks=True)
+
+
+@inline
+def fallen(kept: int, n: int) -> float:
+    """Return the sum of w |e⁻ˣ − 1|, and of what the student has alone, from what is kept."""
+    total = np.float32(0.0)
+    for k in range(n):
+        total = accumulate(total, abs(load_float32(kept, k + SIZE)))
+    return np.float64(total)

@@ -19,7 +19,7 @@ from kldiv.kernels.cpu.compiling import OPTIONS, inline
 from kldiv.kernels.cpu.elementary import ROUND_32, ROUND_BITS_32
 from kldiv.kernels.cpu.instructions import load_float32, select, store_float32
 from kldiv.kernels.cpu.layout import Buffer
-from kldiv.kernels.cpu.passes import SIZE, masked, plain
+from kldiv.kernels.cpu.passes import SIZE, fallen, masked, plain
 from kldiv.kernels.cpu.state import (
     ANCHOR,
     ANCHOR_LOW,
@@ -55,6 +55,9 @@ _GLANCE: Final = 64
 
 _FAR: Final = int(np.float32(8).view(np.int32))
 """The bits of an |x| that must be known better than to a rounding for e⁻ˣ."""
+
+_LINEAR: Final = int(np.float32(0.25).view(np.int32))
+"""The bits of an |x| below which e⁻ˣ − 1 is as balanced as x."""
 
 _ENDLESS: Final = int(np.float32(np.inf).view(np.int32))
 """The bits of infinity; those of NaN are more."""
@@ -198,7 +201,7 @@ def _state_32(
             sums = masked(t, s, n, kept, low, shift, hot, c)
         else:
             sums = plain(t, s, n, kept, low, shift, hot, c)
-        t_sum, drift, spread, fallen, lone, phi, far, rise = sums
+        t_sum, drift, spread, lone, phi, far, rise = sums
         if far >= _ENDLESS and not masks:  # there may be −∞ now, or NaN
             guess[_MASKS] = 1.0
         elif far >= _FAR:
@@ -209,7 +212,10 @@ def _state_32(
                 return False
         elif not _measurable(t_sum, phi, far):
             return False
-        elif t_sum == 0 or _central(t_sum, drift, spread, fallen, lone, phi):
+        elif t_sum == 0 or (
+            _central(t_sum, drift, spread, phi)
+            and (far < _LINEAR or _balanced(t_sum, drift, fallen(kept, n), lone, phi))
+        ):
             _fill(t_sum, drift, phi, temperature, guess, a)
             return True
         else:
@@ -226,19 +232,24 @@ def _measurable(t_sum: float, phi: float, far: int) -> bool:
 
 
 @inline
-def _central(
-    t_sum: float, drift: float, spread: float, fallen: float, lone: float, phi: float
-) -> bool:
+def _central(t_sum: float, drift: float, spread: float, phi: float) -> bool:
     """Return whether a pivot is so near to the mean that roundings grow but little."""
     y = (phi - drift) / t_sum
     kl = phi - t_sum * log1p_gap(y)
-    near = (phi <= _AMPLIFIED * kl * (1.0 + y)) & (abs(drift) <= 0.7 * spread)
-    # q − p is p (e⁻ˣ − 1 − y)/(1 + y), and may be small where e⁻ˣ − 1 is not. Half of its size is
-    # no less than what has another sign than y, and than what the student has alone.
-    fallen, lone = fallen / t_sum, lone / t_sum
-    up, down = 0.5 * (fallen + (y - lone)), 0.5 * (fallen - (y - lone))
-    half = max(down, lone) if y > 0 else up + lone
-    return near & (half + abs(y) <= _FALLEN * half * (1.0 + max(y, 0.0)))
+    return (phi <= _AMPLIFIED * kl * (1.0 + y)) & (abs(drift) <= 0.7 * spread)
+
+
+@inline
+def _balanced(t_sum: float, drift: float, size: float, lone: float, phi: float) -> bool:
+    """Return whether roundings of the student's gradient grow but little, be x as large as it is.
+
+    q − p is p (e⁻ˣ − 1 − y)/(1 + y), and may be small where e⁻ˣ − 1 is not. Half of its size is no
+    less than what has another sign than y, and than what the student has alone.
+    """
+    y, own, alone = (phi - drift) / t_sum, (size - lone) / t_sum, lone / t_sum
+    up, down = 0.5 * (own + (y - alone)), 0.5 * (own - (y - alone))
+    half = max(down, alone) if y > 0 else up + alone
+    return half + abs(y) <= _FALLEN * half * (1.0 + max(y, 0.0))
 
 
 @inline
