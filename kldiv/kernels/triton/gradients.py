@@ -138,7 +138,6 @@ def gradients(
     offset = tl.load(saved + row * SAVED + _OFFSET, mask=there, other=0.0)
     factor = tl.load(factors + row * factor_stride, mask=there, other=0.0) / temperature
     quick = tl.min(tl.load(saved + row * SAVED + _QUICK, mask=there, other=1.0)) > 0
-    slopes = slopes_of(a, offset, factor, temperature)
     t_offsets = row_offsets(row, inner, t_outer, t_inner)
     s_offsets = row_offsets(row, inner, s_outer, s_inner)
     if shannon:
@@ -147,6 +146,8 @@ def gradients(
         looks = looks_of(a, offset, beta, temperature)
         s_shift = tl.load(saved + row * SAVED + _S_SHIFT, mask=there, other=0.0).to(kind)
         t_shift = tl.load(saved + row * SAVED + _T_SHIFT, mask=there, other=0.0).to(kind)
+    else:
+        slopes = slopes_of(a, offset, factor, temperature)
     first = tl.program_id(1).to(tl.int64) * width * span
     for start in range(first, tl.minimum(first + width * span, classes), width):
         columns = columns_from(start, width)

@@ -272,12 +272,19 @@ class Slopes(NamedTuple):
 
 
 @triton.jit
-def slopes_of(a, offset, factor, temperature):
-    """Return what gradients need of rows, given their state and log(p/q) less x."""
+def scale_of(a, temperature):
+    """Return the exponent of 2 at the origin, Σ w or 1, and p/w, from a state of `quick_state`."""
     top = origin(a.t_max)
     exponent = tl.floor(top / (temperature * LN2) + 0.5)
     mass = tl.where(a.t_sum > 0, a.t_sum, 1.0)
     by = tl.exp(exponent * LN2 - top / temperature) / mass
+    return exponent, mass, by
+
+
+@triton.jit
+def slopes_of(a, offset, factor, temperature):
+    """Return what gradients need of rows, given their state and log(p/q) less x."""
+    exponent, mass, by = scale_of(a, temperature)
     # q − p = p (e^(−x−δ) − 1)
     shift = less(offset)
     nan = offset - offset  # of a row that is no distribution

@@ -19,8 +19,8 @@ import triton.language as tl
 
 from kldiv.kernels.triton.elementary import divide, exp_less, log1p_near, log_less
 from kldiv.kernels.triton.places import columns_from, load_tile
-from kldiv.kernels.triton.quick import LN2, STAGES, TOGETHER, all_lanes, elements
-from kldiv.kernels.triton.state import log1p_gap, origin
+from kldiv.kernels.triton.quick import STAGES, TOGETHER, all_lanes, elements, scale_of
+from kldiv.kernels.triton.state import log1p_gap
 
 
 class Looks(NamedTuple):
@@ -46,10 +46,7 @@ class Looks(NamedTuple):
 @triton.jit
 def looks_of(a, offset, beta, temperature):
     """Return what a second look needs of rows, given their state and log(p/q) less x."""
-    top = origin(a.t_max)
-    exponent = tl.floor(top / (temperature * LN2) + 0.5)
-    mass = tl.where(a.t_sum > 0, a.t_sum, 1.0)
-    by = tl.exp(exponent * LN2 - top / temperature) / mass
+    exponent, mass, by = scale_of(a, temperature)
     ratio = tl.exp(-offset)
     for_q = (1.0 - beta) * ratio
     theta = for_q / (beta + for_q)
