@@ -108,7 +108,7 @@ def test_a_cpu_without_avx512(tmp_path):
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
     run = subprocess.run(
-        [*command, str(Path(__file__).with_name("test_kernels_cpu.py"))],
+        [*command, str(Path(__file__).with_name("test_cpu.py"))],
         env={**os.environ, "NUMBA_CPU_NAME": "haswell", "KLDIV_CACHE_DIR": str(tmp_path)},
         capture_output=True,
         text=True,

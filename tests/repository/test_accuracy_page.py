@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark import load
+from benchmark.suite import load
 from reference import exact
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "bench" / "accuracy.py"
 PAGE = ROOT / "docs" / "accuracy.md"
 

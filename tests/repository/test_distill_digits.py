@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from test_examples import is_png, load, require, run
+from repository.example_runs import is_png, load, require, run
 
 NEEDS = ("sklearn", "rich", "matplotlib")
 BACKENDS = ["numpy", "torch", "jax"]

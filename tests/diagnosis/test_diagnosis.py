@@ -20,7 +20,7 @@ from kldiv import diagnosis
 from kldiv.diagnosis import Diagnosis, Finding, diagnose, report, walking
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 
-LETTERS = Path(__file__).parents[1] / "examples/letters"
+LETTERS = Path(__file__).parents[2] / "examples/letters"
 
 
 def log_softmax(logits, axis=-1):

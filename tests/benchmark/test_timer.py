@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmark import cell, load
+from benchmark.suite import cell, load
 
 timing = load("timer")
 estimates = load("estimates")

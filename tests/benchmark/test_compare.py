@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from benchmark import cell, load, results
+from benchmark.suite import cell, load, results
 from click.testing import CliRunner
 
 comparing = load("compare")

@@ -19,7 +19,7 @@ pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 import torch
-from triton_cases import DEVICE, GPU, LOSSES, MARKS, agree, pair, pure
+from kernels.triton_cases import DEVICE, GPU, LOSSES, MARKS, agree, pair, pure
 
 from kldiv.backends import _torch_ops
 

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from benchmark import cell, load, results
+from benchmark.suite import cell, load, results
 from click.testing import CliRunner
 
 report, records = load("report"), load("records")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mpmath
 import numpy as np
 import pytest
-from benchmark import load
+from benchmark.suite import load
 from reference import js, kl
 
 truth, operations = load("truth"), load("operations")

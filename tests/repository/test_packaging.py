@@ -10,7 +10,7 @@ import pytest
 
 import kldiv
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 LETTERS = sorted((ROOT / "examples/letters").glob("*.csv"))

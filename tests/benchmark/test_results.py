@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark import cell, load, results
+from benchmark.suite import cell, load, results
 from click.testing import CliRunner
 
 from kldiv.errors import BackendError

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import distribution_truths as truths
 import mpmath
 import numpy as np
 import pytest
+from distributions import textbook as truths
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from libraries import Library, require, unit

@@ -9,25 +9,34 @@ import sys
 from pathlib import Path
 
 import pytest
-from sabotage import SABOTAGE
+from repository.sabotage import SABOTAGE
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 SAMPLE = [
-    "test_semantics.py::test_reductions",
-    "test_semantics.py::test_where_leaks_nothing",
-    "test_semantics.py::test_gradient",
-    "test_settings.py::test_another_backend_computes_and_the_result_comes_home",
+    "losses/test_semantics.py::test_reductions",
+    "losses/test_semantics.py::test_where_leaks_nothing",
+    "losses/test_semantics.py::test_gradient",
+    "test_config.py::test_another_backend_computes_and_the_result_comes_home",
 ]
 
 
 def run(sabotage: str) -> subprocess.CompletedProcess[str]:
     """Run a part of the suite on NumPy and torch, with the package broken or not."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "sabotage", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "repository.sabotage",
+        "-p",
+        "no:cacheprovider",
+    ]
     first = ["-x"] if sabotage else []  # one failure is enough
     return subprocess.run(
         [*command, *first, "-k", "numpy or torch", *SAMPLE],
-        cwd=HERE,
-        env={**os.environ, "PYTHONPATH": str(HERE), "KLDIV_TEST_SABOTAGE": sabotage},
+        cwd=TESTS,
+        env={**os.environ, "PYTHONPATH": str(TESTS), "KLDIV_TEST_SABOTAGE": sabotage},
         capture_output=True,
         text=True,
         check=False,

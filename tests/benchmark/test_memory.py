@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from benchmark import load
+from benchmark.suite import load
 
 memory, bandwidth, libraries, timing = map(load, ("memory", "bandwidth", "libraries", "timer"))
 operations = load("operations")

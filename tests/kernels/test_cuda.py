@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-import cuda_on_cpu
 import numpy as np
 import pytest
+from kernels import cuda_on_cpu
 from libraries import Library, require, unit
 from logit_families import NEARLY_GOOD, assert_right, batch, truths
 from reference import exact, extended

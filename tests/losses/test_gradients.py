@@ -15,7 +15,7 @@ from libraries import Library, require
 
 import kldiv
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REDUCTIONS = ["none", "mean", "batchmean", "sum"]
 SCALARS = REDUCTIONS[1:]
 INF = math.inf

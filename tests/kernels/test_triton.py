@@ -30,7 +30,7 @@ import array_api_compat.torch as xp
 import torch
 import triton
 import triton.language as tl
-from triton_cases import DEVICE, LOSSES, MARKS, agree, of, pair, pure, tensors
+from kernels.triton_cases import DEVICE, LOSSES, MARKS, agree, of, pair, pure, tensors
 
 from kldiv.kernels.triton import elementary, launch, row_loss
 

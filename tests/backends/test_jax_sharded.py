@@ -15,7 +15,7 @@ from libraries import Library, require
 
 import kldiv
 
-jax_devices = pytest.importorskip("jax_devices") if Library.JAX.problem() is None else None
+jax_devices = pytest.importorskip("backends.jax_devices") if Library.JAX.problem() is None else None
 
 
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

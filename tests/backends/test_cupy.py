@@ -12,9 +12,9 @@ import types
 from functools import partial
 from typing import ClassVar
 
-import cuda_on_cpu
 import numpy as np
 import pytest
+from kernels import cuda_on_cpu
 
 import kldiv
 from kldiv import backends
