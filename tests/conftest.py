@@ -1,12 +1,19 @@
-"""What every test shares: the libraries, untouched settings, and a header that says what runs."""
+"""What every test shares: libraries, untouched settings, and what cannot run here left out early.
+
+A case that cannot run here is not collected: `pytest_pycollect_makeitem` drops it and counts
+its reason, and the run ends with one line a reason.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from libraries import Library, demanded, require
+from libraries import FLOATS, Library, demanded, require
 
 from kldiv import config
 
@@ -18,6 +25,12 @@ for variable in (*config.VARIABLES, "KLDIV_CONFIG"):
 # torch may do in any test.
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"
+
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+def pytest_configure(config):
+    config.stash[LEFT_OUT] = Counter()
 
 
 def pytest_report_header() -> list[str]:
@@ -32,6 +45,80 @@ def pytest_report_header() -> list[str]:
         "kldiv on: " + ", ".join(lib.value for lib, why in problems.items() if why is None),
         "not on: " + ", ".join(f"{lib.value} ({why})" for lib, why in problems.items() if why),
     ]
+
+
+# ---- what cannot run here ------------------------------------------------------------------------
+
+
+@cache
+def problem(library: Library) -> str | None:
+    """Return why a library cannot be tested here and was not demanded, or None."""
+    return None if library.value in demanded() else library.problem()
+
+
+GPUS = [library for library in Library if library.needs_gpu]
+
+
+def usable(library: Library) -> bool:
+    return problem(library) is None
+
+
+def reason_to_leave_out(item) -> str | None:
+    """Return why a case cannot run here, or can show nothing, or None."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    library = parameters.get("lib")
+    if library is not None and (why := problem(library)):
+        return why
+    for name in ("dtype", "half"):
+        if library and parameters.get(name) in set(FLOATS) - set(library.floats):
+            return f"{library.value} has no {parameters[name]} here"
+    if item.get_closest_marker("gpu") and library is None and not any(map(usable, GPUS)):
+        return "no GPU is usable here"
+    for framework in ("torch", "jax"):
+        if framework in item.fixturenames and find_spec(framework) is None:
+            return f"{framework} is not installed"
+    for mark in item.iter_markers("leave_out"):
+        (why,) = mark.args
+        names = why.__code__.co_varnames[: why.__code__.co_argcount]
+        if found := why(*(parameters[name] for name in names)):
+            return found
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector):
+    made = yield
+    if not isinstance(made, list):
+        return made
+    kept = []
+    for item in made:
+        if isinstance(item, pytest.Function) and (why := reason_to_leave_out(item)):
+            collector.config.stash[LEFT_OUT][why] += 1
+        else:
+            kept.append(item)
+    return kept
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a worker of pytest-xdist
+        session.config.workeroutput["left_out"] = dict(session.config.stash[LEFT_OUT])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    # Every worker collects the same.
+    node.config.stash[LEFT_OUT] |= Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    left_out = config.stash[LEFT_OUT]
+    if left_out:
+        terminalreporter.section("not collected here")
+    for why, number in left_out.most_common():
+        terminalreporter.write_line(f"{number:5} cases: {why}")
+
+
+# ---- fixtures ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +139,13 @@ def lib(request):
     require(request.param)
     with request.param.configured():
         yield request.param
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def jax():
+    return pytest.importorskip("jax")

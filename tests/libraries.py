@@ -18,6 +18,8 @@ import pytest
 
 import kldiv
 
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
 
 class Library(Enum):
     """Array library × configuration."""
@@ -72,7 +74,7 @@ class Library(Enum):
             return ("float32", "float64")
         if self.root in {"dask", "cupy"}:
             return ("float16", "float32", "float64")
-        return ("float16", "bfloat16", "float32", "float64")
+        return FLOATS
 
     @property
     def widest(self) -> str:

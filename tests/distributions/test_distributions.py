@@ -28,16 +28,6 @@ from kldiv.errors import BackendError, DTypeError, LibraryError, OptionError, Sh
 INF, NAN = math.inf, math.nan
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture
-def jax():
-    return pytest.importorskip("jax")
-
-
 # --- the families, with parameters in their interior ----------------------------------------------
 
 

@@ -169,24 +169,22 @@ SLOW = {Library.DASK: "thousands of tasks", Library.JAX: "compiled below"}
 SLOW[Library.JAX_X64] = SLOW[Library.JAX]
 
 
+@pytest.mark.leave_out(lambda lib, size, cuts: (size, cuts) != (3, (1,)) and SLOW.get(lib))
 @pytest.mark.parametrize(
     ("size", "cuts"), [(2, ()), (3, (1,)), (3, (1, 2)), (100, ()), (100, (33, 34, 80))]
 )
 def test_kl(lib, size, cuts):
-    if lib in SLOW and (size, cuts) != (3, (1,)):
-        pytest.skip(SLOW[lib])
     for dtype in dtypes(lib):
         names, s, t = batch(size, dtype)
         results = on(lib, lambda xp, *a: kl_all(xp, cuts, 1.0, *a), s, t)
         assert_right(names, results, truths(size, dtype), dtype)
 
 
+@pytest.mark.leave_out(lambda lib, beta: beta != 0.5 and SLOW.get(lib))
 @pytest.mark.parametrize(
     ("size", "cuts", "beta"), [(3, (1,), 0.01), (3, (), 0.5), (3, (1,), 0.99), (100, (33,), 0.01)]
 )
 def test_js(lib, size, cuts, beta):
-    if lib in SLOW and beta != 0.5:
-        pytest.skip(SLOW[lib])
     for dtype in dtypes(lib):
         names, s, t = batch(size, dtype)
         results = on(lib, lambda xp, *a: js_all(xp, cuts, 1.0, beta, *a), s, t)
@@ -257,9 +255,8 @@ def test_temperature(dtype, temperature):
     assert_right([names[i] for i in normal], results, [expected[i] for i in normal], dtype)
 
 
+@pytest.mark.leave_out(lambda lib: lib is Library.DASK and SLOW[lib])
 def test_temperature_by_row(lib):
-    if lib is Library.DASK:
-        pytest.skip(SLOW[lib])
     for dtype in dtypes(lib):
         _, s, t = batch(3, dtype)
         s, t = s[:12], t[:12]
@@ -449,11 +446,10 @@ def padded(row, size):
     return [*row, *[-INF] * (size - len(row))]
 
 
+@pytest.mark.leave_out(lambda lib, cuts: cuts and SLOW.get(lib))
 @pytest.mark.parametrize("cuts", [(), (1,)])
 def test_edges(lib, cuts):
     """All edges as rows of one array, so that each has neighbours, which must not change."""
-    if lib in SLOW and cuts:
-        pytest.skip(SLOW[lib])
     dtype = lib.widest
     plain = [0.0, 0.5, 1.0]
     s, t = ([plain, *(padded(edge[i], 3) for edge in EDGES.values())] for i in (0, 1))
@@ -472,10 +468,9 @@ def test_edges(lib, cuts):
                 assert (np.isnan(found) if nan else np.isfinite(found)).all(), name
 
 
+@pytest.mark.leave_out(lambda lib: lib is Library.DASK and SLOW[lib])
 def test_no_nan_where_neither_side_is_broken(lib):
     """Every pattern of masked classes on both sides, by blocks: NaN only where it is meant."""
-    if lib is Library.DASK:
-        pytest.skip(SLOW[lib])
     dtype = "float32"
     values = [-INF, 0.0, 1.0]
     grid = np.array(np.meshgrid(*[values] * 6)).reshape(6, -1).T.astype(dtype)
@@ -564,9 +559,8 @@ def test_second_order(distance, masked, temperature, beta):
     assert slope[0, 0] == pytest.approx(true, rel=1e-13)
 
 
+@pytest.mark.leave_out(lambda lib: lib in SLOW and SLOW[lib])
 def test_second_order_is_finite_at_every_mask(lib):
-    if lib in SLOW:
-        pytest.skip(SLOW[lib])
     values = [-INF, 0.0, 1.0]
     grid = np.array(np.meshgrid(*[values] * 4)).reshape(4, -1).T.astype("float32")
     s, t = grid[:, :2].copy(), grid[:, 2:].copy()

@@ -106,7 +106,7 @@ def test_a_cpu_without_avx512(tmp_path):
         "ulp or elements_are_right or (kl_of_logits_is_exact and 100-float32-1.0) "
         "or (many_classes_is_exact and 4099-float32)"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
+    command = [sys.executable, *"-m pytest -q -n 0 -p no:cacheprovider -k".split(), chosen]
     run = subprocess.run(
         [*command, str(Path(__file__).with_name("test_cpu.py"))],
         env={**os.environ, "NUMBA_CPU_NAME": "haswell", "KLDIV_CACHE_DIR": str(tmp_path)},
