@@ -61,7 +61,7 @@ class Outcome:
     default=_BUILD / "findings",
     help="Where an input that breaks a reader is written.",
 )
-def main(  # noqa: PLR0913, PLR0917 - the options
+def main(
     minutes: float, names: tuple[str, ...], jobs: int, seed: int, corpus: Path, findings: Path
 ) -> None:
     """Feed every reader of kldiv with files that are nearly right, each in a process of its own.

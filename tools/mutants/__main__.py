@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import signal
 import sys
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.syntax import Syntax
 
 from kldiv._files import replacing
-from tools.mutants.judge import Copy, Judgement, TestsFailError
+from tools.mutants.judge import CannotJudgeError, Copy, Judgement
 from tools.mutants.scope import Scope, scopes
 from tools.mutants.source import Mutant, mutants, sample
 
@@ -76,7 +77,7 @@ class _Case:
 def main(
     number: int, seed: int, jobs: int, only: str, minutes: float | None, results: Path, root: Path
 ) -> None:
-    """Change one place of kldiv at a time, at random: do the tests notice?
+    """Change one place of kldiv at a time, at random, and see whether the tests notice.
 
     Each mutant is tested in a temporary copy of the checkout. What survives is shown: it lacks a
     test, or no test could tell it from the original.
@@ -107,7 +108,7 @@ def main(
                 file.write(json.dumps(known, indent=1, ensure_ascii=False).encode())
     except KeyboardInterrupt:
         console.print("interrupted: the same command goes on from here")
-    except TestsFailError as error:
+    except CannotJudgeError as error:
         console.print(f"without a mutant these tests fail:\n{error}", markup=False)
         sys.exit(2)
     _report([known[key] for key in keys if key in known], len(cases))
@@ -144,7 +145,12 @@ def _judged(
     if not todo:
         return
     copies = SimpleQueue[Copy]()
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields}"))
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
     opened: list[Copy] = []
     stopped = False
 
@@ -170,7 +176,8 @@ def _judged(
                 bar.advance(task)
                 if judged is not None:
                     verdicts[judged.verdict] += 1
-                    bar.update(task, **verdicts)
+                    so_far = ", ".join(f"{count} {name}" for name, count in verdicts.items())
+                    bar.update(task, description=so_far)
                     yield key, judged
         finally:
             stopped = True
@@ -195,4 +202,5 @@ def _report(found: Sequence[dict[str, Any]], number: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the copies are removed then too
     main()

@@ -24,6 +24,20 @@ if TYPE_CHECKING:
     """Arguments of one run of pytest."""
 
 _COPIED = ("kldiv", "tests", "bench", "docs", "examples", "pyproject.toml", "README.md")
+# Loading these takes longer than most tests.  Not pytest's plugins: it rewrites their asserts.
+LIBRARIES = (
+    "array_api_strict",
+    "dask.array",
+    "jax.numpy",
+    "ml_dtypes",
+    "mpmath",
+    "numba",
+    "numcodecs",
+    "safetensors.numpy",
+    "scipy.integrate",
+    "scipy.stats",
+    "torch._dynamo",
+)
 _PYTEST = ("-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header", "--hypothesis-seed=0")
 _MEMORY = 12 << 30  # bytes of a process: a mutant may ask for more than there is
 _MOST = 3600  # seconds of tests without a mutant
@@ -31,7 +45,7 @@ _SLOWER = 5  # than that,
 _LEAST = 60  # and at least these seconds: then a mutant is in an endless loop
 
 
-class TestsFailError(Exception):
+class CannotJudgeError(Exception):
     """Tests that fail without a mutant can judge none."""
 
 
@@ -48,7 +62,7 @@ class Judgement:
 class Copy:
     """A temporary copy of the checkout and a process in it that runs tests."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, libraries: Sequence[str] = LIBRARIES) -> None:
         self._folder = TemporaryDirectory(prefix="kldiv-mutants-", ignore_cleanup_errors=True)
         self.path = Path(self._folder.name, "checkout")
         self._log = Path(self._folder.name, "log")
@@ -61,16 +75,16 @@ class Copy:
                 shutil.copytree(root / name, self.path / name, ignore=without)
             else:
                 shutil.copy2(root / name, self.path / name)
-        self._server = self._started()
+        self._server = self._started(libraries)
 
-    def _started(self) -> subprocess.Popen[str]:
+    def _started(self, libraries: Sequence[str]) -> subprocess.Popen[str]:
         temporary = Path(self._folder.name, "tmp")
         temporary.mkdir()
         outside = {*config.VARIABLES, "KLDIV_CONFIG", "PYTHONPATH"}
         own = {name: value for name, value in os.environ.items() if name not in outside}
         own |= {"PYTHONPATH": str(self.path), "TMPDIR": str(temporary)}
         # -P: not the script's own folder, in which other names could be found.
-        command = [sys.executable, "-P", str(Path(__file__).with_name("server.py"))]
+        command = [sys.executable, "-P", str(Path(__file__).with_name("server.py")), *libraries]
         return subprocess.Popen(  # noqa: S603 - this interpreter
             command,
             cwd=self.path,
@@ -85,6 +99,9 @@ class Copy:
         """End the process, which may be at work, and remove the copy."""
         self._server.terminate()
         self._server.wait()
+        for pipe in (self._server.stdin, self._server.stdout):
+            if pipe is not None:
+                pipe.close()
         self._folder.cleanup()
 
     def judge(self, path: str, changed: str, stages: Sequence[Stage]) -> Judgement:
@@ -106,7 +123,7 @@ class Copy:
         """Run tests without a mutant, which shows that they pass and how long they take."""
         start = time.monotonic()
         if self._run(stage, seconds=_MOST, keep=True) != 0:
-            raise TestsFailError(f"{' '.join(stage)}: {self._said()}")
+            raise CannotJudgeError(f"{' '.join(stage)}: {self._said()}")
         self._seconds[stage] = time.monotonic() - start
 
     def _run_changed(self, path: str, changed: str, stage: Stage) -> int | None:

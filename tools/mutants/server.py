@@ -1,7 +1,7 @@
 """Runs pytest again and again in children of a process that has loaded the libraries already.
 
-Started as a script in a copy of the checkout.  Each line of stdin asks for a run; each line of
-stdout says how it ended.  It never imports kldiv itself: every child imports it anew.
+Started as a script in a copy of the checkout, with their names.  Each line of stdin asks for a
+run; each line of stdout says how it ended.  It never imports kldiv: every child imports it anew.
 """
 
 from __future__ import annotations
@@ -18,21 +18,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-# Loading these takes longer than most tests.  Not pytest's plugins: it rewrites their asserts.
-_LIBRARIES = (
-    "array_api_strict",
-    "dask.array",
-    "jax.numpy",
-    "ml_dtypes",
-    "mpmath",
-    "numba",
-    "safetensors.numpy",
-    "scipy.integrate",
-    "scipy.stats",
-    "torch._dynamo",
-    "numcodecs",
-)
-
 
 def main() -> None:
     """Load the libraries, then run what each line of stdin asks for."""
@@ -40,7 +25,7 @@ def main() -> None:
         os.environ["TRITON_INTERPRET"] = "1"  # asked for when torch loads Triton: tests/conftest.py
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends the child too: see `run`
     answers = os.fdopen(os.dup(1), "w")
-    for name in _LIBRARIES:
+    for name in sys.argv[1:]:
         with suppress(ImportError):
             import_module(name)
     package = find_spec("kldiv")

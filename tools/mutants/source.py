@@ -50,7 +50,7 @@ class Mutant:
     def applied(self, source: str) -> str | None:
         """Return the source with the change; None where that is no Python."""
         operator = cosmic_ray.plugins.get_operator(self.operator)()
-        changed = mutate_code(source, operator, self.occurrence)
+        changed: str = mutate_code(source, operator, self.occurrence)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -124,7 +124,7 @@ def sample(
     random = Random(seed)  # noqa: S311 - a sample, no secret
     places = [place for path in sorted(files) for place in files[path]]
     random.shuffle(places)
-    chosen = []
+    chosen: list[Mutant] = []
     for place in places:
         if len(chosen) == number:
             break
