@@ -59,14 +59,13 @@ def copy(toy):
 
 
 def test_verdicts(copy, monkeypatch):
-    monkeypatch.setattr(judge, "_LEAST", 15)
-    monkeypatch.setattr(judge, "_SLOWER", 0)
+    monkeypatch.setattr(judge, "_TEST", 3)
 
     def verdict(old, new):
         return copy.judge("kldiv/toy.py", TOY.replace(old, new), STAGES)
 
     assert verdict("2 * x", "2 + x").verdict == "killed"
-    assert verdict("2 * x", "2 + x").by == "FAILED tests/test_toy.py::test_it"
+    assert verdict("2 * x", "2 + x").by == "tests/test_toy.py::test_it"
     assert verdict("x - 3", "x + 3").verdict == "survived"
     assert verdict("def", "deff").verdict == "killed"
     assert verdict("return 2", "while True: 2").verdict == "timeout"
@@ -74,7 +73,7 @@ def test_verdicts(copy, monkeypatch):
 
 
 def test_tests_that_fail_anyway_judge_nothing(toy):
-    (toy / "kldiv/toy.py").write_text(TOY.replace("2 *", "3 *"), encoding="utf-8")
+    (toy / "tests/test_toy.py").write_text(TEST.replace("6", "7"), encoding="utf-8")
     copy = Copy(toy, libraries=())
     try:
         with pytest.raises(CannotJudgeError, match="test_it"):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import cache_from_source
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kldiv import config
 
@@ -40,9 +40,9 @@ LIBRARIES = (
 )
 _PYTEST = ("-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header", "--hypothesis-seed=0")
 _MEMORY = 12 << 30  # bytes of a process: a mutant may ask for more than there is
-_MOST = 3600  # seconds of tests without a mutant
-_SLOWER = 5  # than that,
-_LEAST = 60  # and at least these seconds: then a mutant is in an endless loop
+_TEST = 120  # seconds of a test,
+_STAGE = 1200  # and of a run: then a mutant is in an endless loop
+_TOO_LONG = "Failed: Timeout"  # says pytest-timeout
 
 
 class CannotJudgeError(Exception):
@@ -56,7 +56,7 @@ class Judgement:
     verdict: Verdict
     seconds: float
     by: str = ""
-    """The test that failed."""
+    """The test that failed; empty where none could start."""
 
 
 class Copy:
@@ -66,7 +66,7 @@ class Copy:
         self._folder = TemporaryDirectory(prefix="kldiv-mutants-", ignore_cleanup_errors=True)
         self.path = Path(self._folder.name, "checkout")
         self._log = Path(self._folder.name, "log")
-        self._seconds: dict[Stage, float] = {}
+        self._passes: set[Stage] = set()
         without = shutil.ignore_patterns("__pycache__", ".*")
         self.path.mkdir()
         kept = [name for name in _COPIED if (root / name).exists()]
@@ -106,32 +106,32 @@ class Copy:
 
     def judge(self, path: str, changed: str, stages: Sequence[Stage]) -> Judgement:
         """Run tests with other text in a file, until one fails."""
-        spent = 0.0
-        for stage in stages:
-            if stage not in self._seconds:
-                self._prepare(stage)
-            start = time.monotonic()
-            code = self._run_changed(path, changed, stage)
-            spent += time.monotonic() - start
-            if code is None:
-                return Judgement("timeout", spent)
-            if code:
-                return Judgement("killed", spent, self._failed())
-        return Judgement("survived", spent)
-
-    def _prepare(self, stage: Stage) -> None:
-        """Run tests without a mutant, which shows that they pass and how long they take."""
         start = time.monotonic()
-        if self._run(stage, seconds=_MOST, keep=True) != 0:
-            raise CannotJudgeError(f"{' '.join(stage)}: {self._said()}")
-        self._seconds[stage] = time.monotonic() - start
+        for stage in stages:
+            run = self._run_changed(path, changed, stage)
+            if run["code"] != 0:
+                spent = time.monotonic() - start
+                if run["code"] is None or _TOO_LONG in self._log.read_text("utf-8", "replace"):
+                    return Judgement("timeout", spent, run["failed"])
+                self._verify(run["failed"], stage)
+                return Judgement("killed", spent, run["failed"])
+        return Judgement("survived", time.monotonic() - start)
 
-    def _run_changed(self, path: str, changed: str, stage: Stage) -> int | None:
+    def _verify(self, failed: str, stage: Stage) -> None:
+        """Show that what has failed passes without a mutant, or is collected where none ran."""
+        alone: Stage = (failed,) if "::" in failed else ("--collect-only", *stage)
+        if alone in self._passes:
+            return
+        if self._run(alone, keep=True)["code"] != 0:
+            raise CannotJudgeError(f"{' '.join(alone)}: {self._said()}")
+        self._passes.add(alone)
+
+    def _run_changed(self, path: str, changed: str, stage: Stage) -> dict[str, Any]:
         file = self.path / path
         kept = file.read_bytes()
         try:
             self._replace(file, changed.encode())
-            return self._run(stage, seconds=max(_LEAST, _SLOWER * self._seconds[stage]), keep=False)
+            return self._run(stage, keep=False)
         finally:
             self._replace(file, kept)
 
@@ -141,32 +141,24 @@ class Copy:
         # Python takes a compiled file for current by second and size, which may both be the same.
         Path(cache_from_source(str(file))).unlink(missing_ok=True)
 
-    def _run(self, stage: Stage, *, seconds: float, keep: bool) -> int | None:
+    def _run(self, stage: Stage, *, keep: bool) -> dict[str, Any]:
         request = {
-            "arguments": [*_PYTEST, *stage],
+            "arguments": [*_PYTEST, f"--timeout={_TEST}", *stage],
             "log": str(self._log),
-            "seconds": seconds,
+            "seconds": _STAGE,
             "memory": _MEMORY,
             "keep": keep,
         }
         pipe = self._server
         if pipe.stdin is None or pipe.stdout is None:
             raise RuntimeError("the process that runs tests has no pipes")
-        _send(pipe.stdin, request)
+        pipe.stdin.write(f"{json.dumps(request)}\n")
+        pipe.stdin.flush()
         answer = pipe.stdout.readline()
         if not answer:
             raise RuntimeError("the process that runs tests has ended")
-        code: int | None = json.loads(answer)
-        return code
+        run: dict[str, Any] = json.loads(answer)
+        return run
 
     def _said(self) -> str:
         return self._log.read_text("utf-8", "replace")[-4000:]
-
-    def _failed(self) -> str:
-        lines = [line for line in self._said().splitlines() if line.startswith(("FAILED", "ERROR"))]
-        return lines[0].split(" - ")[0] if lines else "no test could start"
-
-
-def _send(pipe: IO[str], request: object) -> None:
-    pipe.write(f"{json.dumps(request)}\n")
-    pipe.flush()

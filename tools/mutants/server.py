@@ -17,6 +17,7 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
         os.environ["TRITON_INTERPRET"] = "1"  # asked for when torch loads Triton: tests/conftest.py
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends the child too: see `run`
     answers = os.fdopen(os.dup(1), "w")
-    for name in sys.argv[1:]:
+    for name in ("pytest", *sys.argv[1:]):
         with suppress(ImportError):
             import_module(name)
     package = find_spec("kldiv")
@@ -36,11 +37,29 @@ def main() -> None:
         answers.flush()
 
 
-def run(arguments: list[str], log: str, seconds: float, memory: int, *, keep: bool) -> int | None:
-    """Return pytest's exit status; None where it took longer than that.
+class _First:
+    """A plugin of pytest that writes down which test or file fails first."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Take a test's report."""
+        if report.failed and not self.file.exists():
+            self.file.write_text(report.nodeid, encoding="utf-8")
+
+    pytest_collectreport = pytest_runtest_logreport
+
+
+def run(
+    arguments: list[str], log: str, seconds: float, memory: int, *, keep: bool
+) -> dict[str, Any]:
+    """Return pytest's exit status, None where it took longer than that, and what failed first.
 
     ``keep`` lets it write compiled files, ``memory`` is the most bytes of a process.
     """
+    first = Path(f"{log}-first")
+    first.unlink(missing_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX warns of any fork: it runs no thread yet
         child = os.fork()
@@ -48,7 +67,7 @@ def run(arguments: list[str], log: str, seconds: float, memory: int, *, keep: bo
         os.setsid()
         code = 3
         try:
-            code = _in_child(arguments, log, memory, keep=keep)
+            code = _in_child(arguments, log, first, memory, keep=keep)
         except BaseException:  # noqa: BLE001 - nothing may run on as a second server
             traceback.print_exc()
         finally:
@@ -56,13 +75,15 @@ def run(arguments: list[str], log: str, seconds: float, memory: int, *, keep: bo
             sys.stderr.flush()
             os._exit(code)
     try:
-        return _wait(child, time.monotonic() + seconds)
+        status = _wait(child, time.monotonic() + seconds)
+        failed = first.read_text("utf-8") if first.exists() else ""
+        return {"code": status, "failed": failed}
     finally:
         with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # with all that it has started
 
 
-def _in_child(arguments: list[str], log: str, memory: int, *, keep: bool) -> int:
+def _in_child(arguments: list[str], log: str, first: Path, memory: int, *, keep: bool) -> int:
     import resource  # noqa: PLC0415 - not on Windows, which has no fork either
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -75,7 +96,7 @@ def _in_child(arguments: list[str], log: str, memory: int, *, keep: bool) -> int
         sys.dont_write_bytecode = True
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.path.insert(0, str(Path.cwd()))  # as python -m pytest has it
-    return int(import_module("pytest").main(arguments))
+    return int(import_module("pytest").main(arguments, [_First(first)]))
 
 
 def _wait(child: int, until: float) -> int | None:
