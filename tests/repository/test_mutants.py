@@ -87,8 +87,8 @@ def test_the_command_finds_what_is_not_watched_and_goes_on_from_there(toy, tmp_p
     monkeypatch.setattr(command, "Copy", lambda root: Copy(root, libraries=()))
     results = tmp_path / "results.json"
 
-    def run(sample):
-        line = f"--sample {sample} --jobs 2 --root {toy} --results {results}"
+    def run(sample, jobs=1):
+        line = f"--sample {sample} --jobs {jobs} --root {toy} --results {results}"
         done = CliRunner().invoke(command.main, line.split(), catch_exceptions=False)
         assert done.exit_code == 0
         return done.output
@@ -96,7 +96,7 @@ def test_the_command_finds_what_is_not_watched_and_goes_on_from_there(toy, tmp_p
     run(3)
     first = json.loads(results.read_text(encoding="utf-8"))
     assert len(first) == 3
-    output = run(50)
+    output = run(50, jobs=2)
     found = json.loads(results.read_text(encoding="utf-8"))
     assert len(found) > 3
     assert {key: found[key] for key in first} == first

@@ -38,7 +38,18 @@ LIBRARIES = (
     "scipy.stats",
     "torch._dynamo",
 )
-_PYTEST = ("-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header", "--hypothesis-seed=0")
+_PYTEST = (
+    "-x",
+    "-q",
+    "-n",
+    "0",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:zarr",
+    "--no-header",
+    "--hypothesis-seed=0",
+)
 _MEMORY = 12 << 30  # bytes of a process: a mutant may ask for more than there is
 _TEST = 120  # seconds of a test,
 _STAGE = 1200  # and of a run: then a mutant is in an endless loop
