@@ -1,4 +1,8 @@
-"""Zarr stores in a folder, of format 2 and 3, by the zarr package."""
+"""Zarr stores in a folder, of format 2 and 3, by the zarr package.
+
+A compressed chunk that holds more than it declares is refused only once the package has inflated
+all of it, which it does without a bound: of stores alone, the sizes are not checked beforehand.
+"""
 
 from __future__ import annotations
 

@@ -148,8 +148,8 @@ def test_a_sample_follows_its_seed_and_takes_a_place_once():
     drawn = sample(found, {"x.py": text}, 5, 1)
     assert drawn == sample(found, {"x.py": text}, 5, 1)
     assert drawn != sample(found, {"x.py": text}, 5, 2)
-    assert len({mutant.place for mutant in drawn}) == 5
-    assert all(mutant.applied(text) not in {None, text} for mutant in drawn)
+    assert len({mutant.place for mutant, _ in drawn}) == 5
+    assert all(changed != text and compile(changed, "x.py", "exec") for _, changed in drawn)
 
 
 def test_the_table_names_files_and_tests_that_exist():

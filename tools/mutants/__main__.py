@@ -132,9 +132,8 @@ def _drawn(root: Path, only: str, number: int, seed: int, console: Console) -> l
     for why, count in left_out.most_common():
         console.print(f"{count:7,} {why}")
     return [
-        _Case(mutant, chosen[mutant.path], source, changed)
-        for mutant in drawn
-        if (changed := mutant.applied(source := sources[mutant.path])) is not None
+        _Case(mutant, chosen[mutant.path], sources[mutant.path], changed)
+        for mutant, changed in drawn
     ]
 
 

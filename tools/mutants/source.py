@@ -116,21 +116,22 @@ def _is_dull(node: Any) -> bool:
 
 def sample(
     files: Mapping[str, list[list[Mutant]]], sources: Mapping[str, str], number: int, seed: int
-) -> list[Mutant]:
-    """Draw places, each as likely as another whatever its file, and a mutant of each.
+) -> list[tuple[Mutant, str]]:
+    """Draw places, each as likely as another whatever its file, and a mutant of each with its text.
 
     Mutants themselves are not drawn: a plus has eleven, a condition one.
     """
     random = Random(seed)  # noqa: S311 - a sample, no secret
     places = [place for path in sorted(files) for place in files[path]]
     random.shuffle(places)
-    chosen: list[Mutant] = []
+    chosen: list[tuple[Mutant, str]] = []
     for place in places:
         if len(chosen) == number:
             break
         for mutant in random.sample(place, len(place)):
-            if mutant.applied(sources[mutant.path]) is not None:
-                chosen.append(mutant)
+            changed = mutant.applied(sources[mutant.path])
+            if changed is not None:
+                chosen.append((mutant, changed))
                 break
     return chosen
 
