@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import tracemalloc
 import zipfile
@@ -187,7 +188,7 @@ def _make_npy(random: Random) -> bytes:
     length = len(text) + random.choice((0, 0, 0, 0, 1, -1, 1 << 12))
     packing = "<H" if version == 1 else "<I"
     head = b"\x93NUMPY" + bytes((version, 0)) + struct.pack(packing, max(0, length) % (1 << 16))
-    nbytes = int(np.prod([abs(n) for n in shape], dtype=float)) * np.dtype(dtype).itemsize
+    nbytes = math.prod(abs(n) for n in shape) * np.dtype(dtype).itemsize
     return head + text + _body(random, nbytes)
 
 
@@ -273,7 +274,7 @@ def _make_tensors(random: Random) -> bytes:
         kind = random.choice(("F32", "F64", "BF16", "F16", "I8", "BOOL", "U64", "F8_E4M3", "F4"))
         shape = [n for n in _shape(random) if 0 <= n < 64] if random.random() < 0.8 else [-1, 2]
         size = {"F64": 8, "U64": 8, "F32": 4, "BF16": 2, "F16": 2}.get(kind, 1)
-        stop = place + size * int(np.prod(shape, dtype=float))
+        stop = place + size * math.prod(shape)
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [place, stop]}
         place = stop
     if random.random() < 0.3:
