@@ -251,7 +251,7 @@ class Renyi(Measure):
         terms = xp.where(alive, self._terms(xp, safe_p, safe_q, r), _edge(xp, p, q, q, lost))
         # Far apart the sum is added by its logarithm: nothing overflows, and nothing cancels.
         exponent = xp.where(alive, xp.log(safe_p) + less * r, -math.inf)
-        top = xp.max(exponent, axis=-1, keepdims=True)
+        top = _largest(xp, exponent)
         total = _sum(xp, xp.exp(exponent - _finite(xp, top)))
         outside = xp.where((p > 0) & (q == 0), p, 0.0)
         return [*(_sum(xp, one) for one in (terms, p, q, outside)), top, total]
@@ -320,6 +320,11 @@ class Renyi(Measure):
         return xp.where(alive, slopes, edge) / mass
 
 
+def _largest(xp: Namespace, a: Array) -> Array:
+    """Return the maximum of the classes: −∞ of a part of a row that has none."""
+    return xp.max(a, axis=-1, keepdims=True) if a.shape[-1] else _sum(xp, a) - math.inf
+
+
 def _finite(xp: Namespace, top: Array) -> Array:
     """Return a maximum to subtract: 0 where nothing has one."""
     return xp.where(top == -math.inf, 0.0, top)
@@ -370,7 +375,7 @@ class RenyiInfinity(Measure):
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         logs = self._logs(xp, *ps)
-        top = xp.max(logs, axis=-1, keepdims=True)
+        top = _largest(xp, logs)
         return [top, _sum(xp, xp.where(logs == top, 1.0, xp.zeros_like(logs)))]
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:

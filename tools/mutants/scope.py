@@ -33,7 +33,9 @@ _ROWS: Final = (
     (_ROW_LOSSES, *_ON_OTHERS),
     (_ROW_FORMULAS, *_ON_NONE),
 )
+_PLANS: Final = (("tests/formulas/test_shards.py",),)
 _SHARDED: Final = (
+    *_PLANS,
     (_ROW_LOSSES, "-k", "dask or jax-x64"),
     ("tests/backends/test_dask.py",),
     ("tests/losses/test_states.py", "-k", "torch or jax-x64 or dask"),
@@ -63,7 +65,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/formulas/estimators.py": _SAMPLES,
     "kldiv/formulas/linear.py": (("tests/losses/test_linear.py",),),
     "kldiv/formulas/logits.py": (*_ROWS, *_SHARDED),
-    "kldiv/formulas/measure_shards.py": (*_SINGLE, ("tests/backends/test_dask.py",)),
+    "kldiv/formulas/measure_shards.py": (*_PLANS, *_SINGLE, ("tests/backends/test_dask.py",)),
     "kldiv/formulas/measures.py": _SINGLE,
     "kldiv/formulas/operation.py": (*_PAIRS, *_ROWS),
     "kldiv/formulas/plans.py": (*_SHARDED, *_SINGLE),

@@ -1,0 +1,120 @@
+"""Rows whose classes lie in parts, one of them empty: every plan gives what whole rows give."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import kldiv
+from kldiv.backends import get
+from kldiv.formulas import measures
+from kldiv.formulas.measures import RowMeasure, RowSlope
+from kldiv.formulas.plans import plan_of
+from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowGradient, RowLoss
+
+XP = get("numpy").namespace()
+WIDE = ("none", "float64", "float64", "float64")
+CUTS = [0, 3, 3, 5, 9]
+ROWS = 4
+
+
+def by_parts(operation, arrays, *, tree, differentiated=False):
+    """Run a plan by hand: parts share, shares merge, one after another or in a tree."""
+    plan = plan_of(operation, arrays, differentiated=differentiated)
+    classed, more = arrays[: plan.classed], arrays[plan.classed :]
+    weight, others = more[: plan.weighted], more[plan.weighted :]
+    parts = [[a[:, i:j] for a in classed] for i, j in itertools.pairwise(CUTS)]
+    known = []
+
+    def shares(share, *first):
+        joined = [np.concatenate(known, axis=-1)] if known else []
+        return [share.elements(XP, *part, *first, *joined, *others) for part in parts]
+
+    for stage in plan.stages:
+        found = shares(stage.share)
+        if tree:
+            pairs = (found[:2], found[2:])
+            found = [stage.merge(XP, pair, done=False) for pair in pairs]
+        known.append(stage.merge(XP, found, done=True))
+        assert known[-1].shape == (ROWS, stage.known)
+    if plan.last.keeps_classes:
+        return np.concatenate(shares(plan.last, *weight), axis=-1)
+    return plan.last.elements(XP, np.concatenate(known, axis=-1), *others)
+
+
+def agree(found, wanted):
+    np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-16)
+
+
+@pytest.fixture(autouse=True)
+def calm():
+    """As an adapter calls formulas."""
+    with get("numpy").context(np.zeros(1)):
+        yield
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
+@pytest.mark.parametrize("tree", [False, True])
+@pytest.mark.parametrize("others", ["", "temperature", "temperature mask", "mask"])
+@pytest.mark.parametrize("divergence", [KullbackLeibler(), JensenShannon(), JensenShannon(0.05)])
+def test_logits(rng, divergence, others, tree):
+    s, t = (3 * rng.normal(size=(ROWS, CUTS[-1])) for _ in range(2))
+    s[1] = t[1] + 1e-9 * s[1]  # nearly equal
+    s[2, 0], t[2, 4] = -np.inf, -np.inf
+    more = [rng.uniform(0.5, 3, ROWS)] if "temperature" in others else []
+    if "mask" in others:
+        more.append(np.array([True, True, True, False]))
+    how = (divergence, None if "temperature" in others else 1.7)
+    loss = RowLoss(*WIDE, *how)
+    arrays = [s, t, *more]
+    wanted = loss.value(XP, *arrays)
+    for differentiated in (False, True):
+        agree(by_parts(loss, arrays, tree=tree, differentiated=differentiated), wanted)
+    weight = rng.normal(size=ROWS)
+    for index in (0, 1):
+        slope = RowGradient(*WIDE, *how, index)
+        wanted = slope.elements(XP, s, t, weight, *more)
+        agree(by_parts(slope, [s, t, weight, *more], tree=tree), wanted)
+
+
+MEASURES = [
+    measures.KullbackLeibler(),
+    measures.Jeffreys(),
+    measures.JensenShannon((0.3, 0.7)),
+    measures.Renyi(0.5),
+    measures.Renyi(3.0),
+    measures.RenyiZero(),
+    measures.RenyiInfinity(),
+    measures.CrossEntropy(),
+]
+
+
+@pytest.mark.parametrize("tree", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("measure", MEASURES, ids=repr)
+def test_measures(rng, measure, normalize, tree):
+    ps = [rng.uniform(0.1, 1, (ROWS, CUTS[-1])) for _ in range(2)]
+    if not normalize:
+        ps = [p / p.sum(axis=-1, keepdims=True) for p in ps]
+    options = (measure, normalize, np.log(2.0))
+    whole = RowMeasure(*WIDE, *options)
+    agree(by_parts(whole, ps, tree=tree), whole.value(XP, *ps))
+    weight = rng.normal(size=ROWS)
+    for index in (0, 1):
+        slope = RowSlope(*WIDE, *options, index=index)
+        agree(by_parts(slope, [*ps, weight], tree=tree), slope.elements(XP, *ps, weight))
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5, 3, np.inf])
+def test_an_empty_chunk_of_dask(rng, alpha):
+    da = pytest.importorskip("dask.array")
+    p, q = rng.dirichlet(np.ones(6), size=(2, 3))
+    chunked = [da.from_array(a, chunks=(3, (3, 0, 3))) for a in (p, q)]
+    found = kldiv.renyi_divergence(*chunked, alpha=alpha)
+    agree(np.asarray(found), kldiv.renyi_divergence(p, q, alpha=alpha))
