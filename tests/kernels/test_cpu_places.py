@@ -169,3 +169,17 @@ def test_workers_of_a_data_loader(monkeypatch):
     wanted = torch.stack([losses[index] for index in range(len(losses))])
     loader = torch.utils.data.DataLoader(losses, 2, num_workers=2, multiprocessing_context="fork")
     assert torch.equal(torch.cat(list(loader)), wanted)
+
+
+def test_of_many_processes_one_compiles(tmp_path):
+    from filelock import FileLock, Timeout
+
+    from kldiv.kernels.cpu import compiling
+
+    path = tmp_path / "below" / "kernel.lock"
+    with compiling._alone(path), pytest.raises(Timeout):
+        FileLock(path).acquire(timeout=0)
+    FileLock(path).acquire(timeout=0)
+    (tmp_path / "file").touch()
+    with compiling._alone(tmp_path / "file" / "kernel.lock"):
+        pass  # no place for a lock: each compiles for itself
