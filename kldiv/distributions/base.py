@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -80,6 +81,15 @@ class Distribution:
                 )
             shapes.append(shape[: len(shape) - axes])
         return broadcast(type(self).__name__, *shapes)
+
+
+def exp(value: Any) -> Any:
+    """Return eˣ of a parameter: an array of any library, or a number."""
+    if not hasattr(value, "dtype"):
+        return math.exp(value)
+    from kldiv import backends  # noqa: PLC0415 - a holder itself needs none
+
+    return backends.find(value).namespace(value).exp(value)
 
 
 def _is_parameter(value: Any) -> bool:

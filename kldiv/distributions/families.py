@@ -5,10 +5,10 @@ Each is documented by its density or mass function.  Nothing is normalised or ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from kldiv.distributions.base import Distribution
+from kldiv.distributions.base import Distribution, exp
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +17,39 @@ class Normal(Distribution):
 
     loc: Any
     scale: Any
+    log_scale: Any = field(default=None, init=False, repr=False)
     support: ClassVar[str] = "real"
+
+    @classmethod
+    def from_log_variance(cls, loc: Any, log_variance: Any) -> Normal:
+        """Return the normal of a mean and the logarithm of its variance, as encoders give it.
+
+        Divergences between normals then use that logarithm itself: value and gradients are right
+        where ``exp(log_variance / 2)`` is no normal number of its dtype, in float32 from −175 down.
+
+        Parameters
+        ----------
+        loc : array or float
+            The mean.
+        log_variance : array or float
+            log σ², of a shape that broadcasts with ``loc``.
+
+        Returns
+        -------
+        Normal
+            Its ``scale`` is exp(log_variance / 2).
+
+        Examples
+        --------
+        >>> import kldiv
+        >>> from kldiv.distributions import Normal
+        >>> float(kldiv.kl_divergence(Normal.from_log_variance(0.0, -1600.0), Normal(0.0, 1.0)))
+        799.5
+        """
+        log_scale = 0.5 * log_variance
+        made = cls(loc, exp(log_scale))
+        object.__setattr__(made, "log_scale", log_scale)  # as a frozen dataclass sets its own
+        return made
 
 
 @dataclass(frozen=True, eq=False)

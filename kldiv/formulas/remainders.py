@@ -124,6 +124,21 @@ def integrated_remainder(curvature: Callable[[Array], Array], a: Array, change: 
     return change * change * sum(parts[1:], parts[0])
 
 
+def log_det_remainder(xp: Namespace, e: Array) -> Array:
+    """Return tr E − log det(I + E) ≥ 0 of symmetric matrices of a norm below ½.
+
+    It is ∫₀¹ t tr(E (I + tE)⁻¹ E) dt, whose integrand is ≥ 0; with poles no nearer than t = ±2 the
+    ten nodes are right to 5.8⁻²⁰. Smooth at E = 0, and where eigenvalues are equal.
+    """
+    where = xp.arange(e.shape[-1])
+    one = xp.astype(where[:, None] == where[None, :], e.dtype)
+    parts = [
+        weight * node * xp.sum(e * xp.linalg.solve(one + node * e, e), axis=(-2, -1))
+        for node, weight in _NODES
+    ]
+    return sum(parts[1:], parts[0])
+
+
 def softplus_remainder(xp: Namespace, a: Array, b: Array) -> Array:
     """Return log(1+eᵇ) − log(1+eᵃ) − (b − a)·σ(a): the divergence of two Bernoullis by logits."""
     d = a - b
