@@ -14,12 +14,12 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
-from distributions import textbook as truths
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from libraries import Library, require, unit
 
 import kldiv
+from bench.oracle import textbook as truths
 from kldiv import distributions as d
 from kldiv import kl_divergence as kl
 from kldiv.distributions import registry
