@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from .searching import Floats
 
+    Line = dict[str, Any]
+
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 BATCH, KEPT, FRESH = 32, 8, 0.3  # cases at once, the worst that are mutated, the part drawn anew
 PARTS = ("value", "gradient", "Hessian")
@@ -156,9 +158,7 @@ def usable(library: str) -> bool:
     return find_spec(library) is not None
 
 
-def search(
-    options: argparse.Namespace, report: Callable[[float, str], None]
-) -> list[dict[str, Any]]:
+def search(options: argparse.Namespace, report: Callable[[float, str], None]) -> list[Line]:
     """Search all that is asked for, each for the same time."""
     targets = [
         (group, target)
@@ -192,11 +192,15 @@ def search(
     return lines
 
 
-def summary(lines: list[dict[str, Any]]) -> str:
+def _key(line: Line) -> tuple[str, ...]:
+    return tuple(line[name] for name in ("group", "part", "dtype"))
+
+
+def summary(lines: list[Line]) -> str:
     """Return the worst of each group, library, dtype and part as a Markdown table."""
-    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    rows: dict[tuple[str, ...], Line] = {}
     for line in lines:
-        key = tuple(line[name] for name in ("group", "part", "dtype"))
+        key = _key(line)
         if key not in rows or line["units"] > rows[key]["units"]:
             rows[key] = line
     text = [
@@ -204,11 +208,7 @@ def summary(lines: list[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for key, line in rows.items():
-        cases = sum(
-            each["tried"]
-            for each in lines
-            if key == tuple(each[n] for n in ("group", "part", "dtype"))
-        )
+        cases = sum(each["tried"] for each in lines if _key(each) == key)
         where = f"{line['target']} on {line['library']}"
         text.append(f"| {' | '.join(key)} | {cases:,} | {line['units']:.3g} | {where} |")
     return "\n".join(text)

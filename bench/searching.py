@@ -6,7 +6,7 @@ the library has it, the Hessian in these numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class Found(NamedTuple):
-    """What a library makes of cases: (n,), (n, k) and (n, k, k); None where it has no derivative."""
+    """What a library makes of n cases of k numbers; None where it has no derivative."""
 
-    value: Floats
-    gradient: Floats | None = None
-    hessian: Floats | None = None
+    value: Floats  # (n,)
+    gradient: Floats | None = None  # (n, k)
+    hessian: Floats | None = None  # (n, k, k)
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,6 @@ class Target:
     """Pairs of numbers, of P and of Q, that are interesting where they are close."""
     units: float = 10.0
     """How many units of roundoff, scaled by the condition, it may be off."""
-    whole: frozenset[int] = field(default=frozenset())
-    """Which numbers are fixed where the others move: no derivative is taken in them."""
 
 
 # What numbers are drawn from: the decimal exponents of their size, whether of both signs, limits.
@@ -117,11 +115,6 @@ def _family(name: str, *ranges: str, truth: Any = None, **options: Any) -> Targe
     )
 
 
-def _swapped(formula: Any, *order: int) -> Any:
-    """Return a textbook's formula with its arguments in another order."""
-    return lambda *numbers: formula(*(numbers[i] for i in order))
-
-
 def closed_forms() -> Iterator[Target]:
     """Yield the families whose divergence stands in a textbook."""
     yield _family("Normal", "location", "scale")
@@ -152,13 +145,13 @@ def _sigmoid(x: Any) -> Any:
     return 1 / (1 + mpmath.exp(-x))
 
 
-# --- rows of probabilities, of logits; samples -----------------------------------------------------
+# --- rows of probabilities, of logits; samples ----------------------------------------------------
 
 _CLASSES = 3
 
 
 def _rows(function: Any, numbers: Any, **options: Any) -> Any:
-    """Return a function of rows of which the first half of the numbers is one and the rest the other."""
+    """Return a function of two rows: the first half of the numbers, and the rest."""
     xp = kldiv.backends.find(numbers[0]).namespace(numbers[0])
     p, q = (xp.stack(list(half), axis=-1) for half in (numbers[:_CLASSES], numbers[_CLASSES:]))
     return function(p, q, **options)
