@@ -66,6 +66,11 @@ class Distribution:
             if field.name not in self.options and value is not None:
                 yield field.name, value
 
+    def label(self) -> str:
+        """Return the family's name, with that of what it is made of."""
+        inner = [v.label() for _, v in self.parameters() if isinstance(v, Distribution)]
+        return type(self).__name__ + (f"({', '.join(inner)})" if inner else "")
+
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of the batch: what the parameters broadcast to, without the axes of an event."""

@@ -38,6 +38,15 @@ class HalfNormal(Distribution):
 
 
 @dataclass(frozen=True, eq=False)
+class LogitNormal(Distribution):
+    """1/(1 + e⁻ˣ) of a Normal(loc, scale) x."""
+
+    loc: Any
+    scale: Any
+    support: ClassVar[str] = "unit"
+
+
+@dataclass(frozen=True, eq=False)
 class MultivariateNormal(Distribution):
     """A normal of vectors; one of covariance_matrix, precision_matrix, scale_tril (Cholesky)."""
 
@@ -92,6 +101,14 @@ class Cauchy(Distribution):
     loc: Any
     scale: Any
     support: ClassVar[str] = "real"
+
+
+@dataclass(frozen=True, eq=False)
+class HalfCauchy(Distribution):
+    """The absolute value of a Cauchy(0, scale)."""
+
+    scale: Any
+    support: ClassVar[str] = "positive"
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +168,14 @@ class InverseGamma(Distribution):
 @dataclass(frozen=True, eq=False)
 class Chi2(Distribution):
     """Gamma(df/2, 1/2)."""
+
+    df: Any
+    support: ClassVar[str] = "positive"
+
+
+@dataclass(frozen=True, eq=False)
+class Chi(Distribution):
+    """The square root of a Chi2(df)."""
 
     df: Any
     support: ClassVar[str] = "positive"
@@ -300,6 +325,25 @@ class Multinomial(Distribution):
     counts: ClassVar[tuple[str, ...]] = ("total_count",)
     one_of: ClassVar[tuple[str, ...]] = ("probs", "logits")
     event_axes: ClassVar[dict[str, int]] = {"probs": 1, "logits": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Delta(Distribution):
+    """A point mass at value, whose last event_dim axes are one event.
+
+    log_density is what NumPyro's and Pyro's point masses carry: the logarithm of the mass, 0 but
+    where it is meant to stand for something else.
+    """
+
+    value: Any
+    log_density: Any = 0.0
+    event_dim: int = 0
+    options: ClassVar[tuple[str, ...]] = ("event_dim",)
+
+    @property
+    def event_axes(self) -> dict[str, int]:  # type: ignore[override]
+        """How many of value's last axes belong to one event."""
+        return {"value": self.event_dim}
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,6 +55,8 @@ INTERIOR = {
     "Normal": LOC_SCALE,
     "LogNormal": ((-1, 1), (0.3, 0.6)),
     "HalfNormal": ((0.5, 2),),
+    "HalfCauchy": ((0.5, 2),),
+    "LogitNormal": LOC_SCALE,
     "Laplace": ((-1, 1), (0.3, 0.6)),
     "Cauchy": LOC_SCALE,
     "Gumbel": ((-1, 1), (0.7, 2)),
@@ -62,6 +64,7 @@ INTERIOR = {
     "Exponential": ((0.5, 3),),
     "Gamma": ((0.5, 20), (0.5, 3)),
     "InverseGamma": ((1.5, 9), (0.5, 3)),
+    "Chi": ((1, 9),),
     "Chi2": ((1, 9),),
     "Weibull": ((0.5, 2), (0.7, 3)),
     "Pareto": ((0.05, 0.1), (2.5, 5)),
@@ -116,7 +119,7 @@ def pairs():
     return sorted(
         (p.__name__, q.__name__)
         for p, q in registry.REGISTRY
-        if {p, q}.isdisjoint({d.Independent, d.MixtureSameFamily})
+        if {p, q}.isdisjoint({d.Delta, d.Independent, d.MixtureSameFamily})
         and p.__module__ == q.__module__ == "kldiv.distributions.families"
     )
 

@@ -11,5 +11,10 @@ from kldiv.distributions.closed_forms import (  # noqa: F401 - importing registe
     gamma,
     location,
     multivariate,
+    point,
     shape,
+    transformed,
 )
+
+# isort: split
+from kldiv.distributions.closed_forms import as_another  # noqa: F401 - after what it builds on
