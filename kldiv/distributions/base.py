@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from kldiv.errors import DTypeError, OptionError, ShapeError
+from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +36,8 @@ class Distribution:
     """Parameters that formulas get as the Python number that they are, where they are one."""
     one_of: ClassVar[tuple[str, ...]] = ()
     """Parameters of which exactly one is given."""
+    parts: ClassVar[tuple[str, ...]] = ()
+    """Parameters that are distributions."""
 
     def __post_init__(self) -> None:
         given = [name for name in self.one_of if getattr(self, name) is not None]
@@ -45,6 +47,12 @@ class Distribution:
                 f"{', '.join(given) or 'none'}"
             )
         for name, value in self.parameters():
+            if name in self.parts and not isinstance(value, Distribution):
+                raise LibraryError(
+                    f"{name} of {type(self).__name__} must be one of kldiv.distributions; got "
+                    f"{type(value).__name__}; kldiv.distributions.convert({name!r}, …) gives one "
+                    "of another library's distribution"
+                )
             if not _is_parameter(value):
                 raise DTypeError(
                     f"{name} of {type(self).__name__} must be a number or an array; got "

@@ -353,6 +353,7 @@ class Independent(Distribution):
     base_dist: Any
     reinterpreted_batch_ndims: int
     options: ClassVar[tuple[str, ...]] = ("reinterpreted_batch_ndims",)
+    parts: ClassVar[tuple[str, ...]] = ("base_dist",)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -367,6 +368,7 @@ class MixtureSameFamily(Distribution):
 
     mixture_distribution: Any
     component_distribution: Any
+    parts: ClassVar[tuple[str, ...]] = ("mixture_distribution", "component_distribution")
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

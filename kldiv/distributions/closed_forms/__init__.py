@@ -9,6 +9,7 @@ from kldiv.distributions.closed_forms import (  # noqa: F401 - importing registe
     cross,
     discrete,
     gamma,
+    heavy,
     location,
     multivariate,
     point,
