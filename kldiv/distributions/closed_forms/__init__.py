@@ -6,6 +6,7 @@ docs/distributions.md.
 
 from kldiv.distributions.closed_forms import (  # noqa: F401 - importing registers
     combined,
+    counts,
     cross,
     discrete,
     gamma,
