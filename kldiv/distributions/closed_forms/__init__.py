@@ -11,6 +11,7 @@ from kldiv.distributions.closed_forms import (  # noqa: F401 - importing registe
     discrete,
     gamma,
     heavy,
+    kumaraswamy,
     location,
     multivariate,
     point,
