@@ -40,9 +40,9 @@ _CLASSES = Domain(
 _SYMMETRIC = Domain("symmetric and positive definite", lambda x, _: _definite(x))
 _TRIANGULAR = Domain(
     "lower triangular with a diagonal above 0",
-    lambda x, _: _square(x)
-    and np.all(np.triu(x, 1) == 0)
-    and np.all(np.diagonal(x, axis1=-2, axis2=-1) > 0),
+    lambda x, _: (
+        _square(x) and np.all(np.triu(x, 1) == 0) and np.all(np.diagonal(x, axis1=-2, axis2=-1) > 0)
+    ),
 )
 
 _USUAL: Final = {
@@ -69,7 +69,7 @@ _USUAL: Final = {
     "high": Domain("finite and at least low", lambda x, p: np.isfinite(x) & (x >= p.low)),
     "mixture_distribution": Domain("a Categorical", lambda x, _: isinstance(x, d.Categorical)),
 }
-_OWN: Final = {
+_OWN: Final[dict[tuple[Any, str], Domain]] = {
     (d.Poisson, "rate"): _NOT_NEGATIVE,
     (d.Exponential, "rate"): _NOT_NEGATIVE,
     (d.VonMises, "concentration"): _NOT_NEGATIVE,
@@ -100,11 +100,12 @@ def check(made: Any, text: str) -> None:
         The first parameter that does, by name.
     """
     if isinstance(made, d.Independent):
-        axes, batch = made.reinterpreted_batch_ndims, len(made.base_dist.batch_shape)
+        axes: Any = made.reinterpreted_batch_ndims
+        batch = len(made.base_dist.batch_shape)
         if not (isinstance(axes, int) and 0 <= axes <= batch):
             raise InputError(
-                f"{text}: reinterpreted_batch_ndims of Independent must be a whole number from 0 to "
-                f"{batch}, the axes that its batch has; got {axes}"
+                f"{text}: reinterpreted_batch_ndims of Independent must be a whole number from 0 "
+                f"to {batch}, the axes that its batch has; got {axes}"
             )
     for name, value in made.parameters():
         if isinstance(value, d.Distribution) and name not in made.parts:
@@ -135,7 +136,7 @@ def _array(value: Any) -> Any:
 
 
 def _square(x: Any) -> bool:
-    return x.ndim >= 2 and x.shape[-1] == x.shape[-2]
+    return bool(x.ndim >= 2 and x.shape[-1] == x.shape[-2])
 
 
 def _definite(x: Any) -> bool:

@@ -40,7 +40,8 @@ def divergence(p: Any, q: Any, *, unit: float = 1.0, method: str | None = None) 
     shape = broadcast("p and q together", p.batch_shape, q.batch_shape)
     check_outcomes(p, q)
     if method is not None:
-        return numerical.estimate(*map(with_density, (p, q), given), method, unit)
+        p, q = map(with_density, (p, q), given)
+        return numerical.estimate(p, q, method, unit)
     try:
         return _closed_form(p, q, shape, unit)
     except NoClosedFormError as error:
@@ -53,19 +54,19 @@ def _closed_form(p: Distribution, q: Distribution, shape: tuple[int, ...], unit:
     p, q = cancel(p, q)
     leaves: list[Any] = []
     seen: dict[Bijection, int] = {}
-    specs = [flatten(anonymous(d, seen), leaves) for d in (p, q)]
+    spec_p, spec_q = (flatten(anonymous(d, seen), leaves) for d in (p, q))
     route, arrays, (_, compute, result) = _resolve(leaves)
     if route.caller.in_blocks:
         _check_elementwise(p, q)
         xp = route.caller.namespace(arrays[0])
         arrays = [xp.broadcast_to(array, shape) for array in arrays]
-    operation = ClosedForm("none", compute, compute, result, *specs, unit, len(arrays))
+    operation = ClosedForm("none", compute, compute, result, spec_p, spec_q, unit, len(arrays))
     return route.run(operation, *arrays)
 
 
 def _mend(p: Distribution, q: Distribution, given: tuple[Any, Any]) -> str:
     """Return what to do where a pair has no closed form: only what works for it."""
-    dense = [has_density(with_density(d, original)) for d, original in zip((p, q), given, strict=True)]
+    dense = [has_density(d) for d in map(with_density, (p, q), given)]
     ways = []
     if all(dense) and event_rank(p) in (0, None) and event_rank(q) in (0, None):
         ways.append("method='quadrature' (integrates the densities)")
@@ -74,7 +75,7 @@ def _mend(p: Distribution, q: Distribution, given: tuple[Any, Any]) -> str:
     own = "a closed form of your own can be added by kldiv.register_kl"
     if ways:
         return f"an estimate with its standard error is returned by {', '.join(ways)}; {own}"
-    return f"nor can densities be integrated or sampled here, which SciPy's and PyTorch's can; {own}"
+    return f"their densities, unlike SciPy's and PyTorch's, cannot be used here; {own}"
 
 
 @dataclass(frozen=True)

@@ -50,11 +50,10 @@ class Opaque(Distribution):
         return name or type(self.original).__name__
 
 
-def unknown(d: Any) -> bool:
+def unknown(d: Distribution) -> bool:
     """Return whether a distribution is of no known family, or made of one that is not."""
-    return isinstance(d, Opaque) or any(
-        unknown(value) for _, value in d.parameters() if isinstance(value, Distribution)
-    )
+    parts = [value for _, value in d.parameters() if isinstance(value, Distribution)]
+    return isinstance(d, Opaque) or any(map(unknown, parts))
 
 
 _NO_DENSITY = (f.Multinomial, f.HalfCauchy, f.Chi, f.LogitNormal, f.Delta, *WRAPPERS)
@@ -217,8 +216,8 @@ def _family(value: Any, family: str) -> Distribution | None:
         )
         return cls(*parts)
     if family == "Delta":
-        event = len(tuple(value.event_shape))
-        return f.Delta(_attribute(value, family, "value"), getattr(value, "log_density", 0.0), event)
+        mass = getattr(value, "log_density", 0.0)
+        return f.Delta(_attribute(value, family, "value"), mass, len(tuple(value.event_shape)))
     given: dict[str, Any] = {}
     for field in fields(cls):
         if field.name not in cls.one_of:
@@ -279,10 +278,8 @@ def _sample(value: Any) -> Distribution | None:
 
 def _transformed(value: Any) -> Distribution | None:
     found = convert("base_dist", _base(value))
-    if hasattr(value, "transforms"):
-        steps = _in_turn(value.transforms)
-    else:
-        steps = _steps(value.bijector)
+    several = hasattr(value, "transforms")
+    steps = _in_turn(value.transforms) if several else _steps(value.bijector)
     if steps is None or isinstance(found, Opaque):
         return None
     for step in steps:
@@ -370,7 +367,7 @@ def _unknown(t: Any) -> _Steps | None:
     library = next(
         (r for c in type(t).__mro__ if (r := c.__module__.partition(".")[0]) in _LIBRARIES), ""
     )
-    says = {
+    says: dict[str, Callable[[], bool]] = {
         "torch": lambda: t.bijective,
         "pyro": lambda: t.bijective,
         "numpyro": lambda: any(
@@ -379,7 +376,7 @@ def _unknown(t: Any) -> _Steps | None:
         "tensorflow_probability": lambda: getattr(t, "_is_injective", True),
         "distrax": lambda: True,
     }
-    if not says.get(library, lambda: False)():
+    if library not in says or not says[library]():
         return None
     return [Bijection(type(t).__name__, t)]
 

@@ -112,7 +112,7 @@ WRAPPERS = (Image, Masked, Sample)
 VECTORS = frozenset({"vectors", "simplex", "one-hot", "counts"})
 
 
-def event_rank(d: Distribution) -> int | None:
+def event_rank(d: Distribution) -> int | None:  # noqa: PLR0911 - one return for each kind
     """Return how many axes one outcome has; None where that is not known."""
     if isinstance(d, f.Delta):
         return d.event_dim
@@ -140,10 +140,10 @@ def _more(rank: int | None, axes: int) -> int | None:
 
 def apply(base: Distribution, step: Bijection | tuple[Any, Any]) -> Distribution:
     """Return the image of a distribution under a bijection, or under (loc, scale)."""
-    affine = isinstance(step, tuple)
-    if isinstance(base, f.Independent) and (affine or step.name in ELEMENTWISE):
+    each = isinstance(step, tuple) or step.name in ELEMENTWISE
+    if isinstance(base, f.Independent) and each:
         return f.Independent(apply(base.base_dist, step), base.reinterpreted_batch_ndims)
-    return Affine(base, *step) if affine else Mapped(base, step)
+    return Affine(base, *step) if isinstance(step, tuple) else Mapped(base, step)
 
 
 def cancel(p: Distribution, q: Distribution) -> tuple[Distribution, Distribution]:

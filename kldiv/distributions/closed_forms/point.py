@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.distributions import families as f
 from kldiv.distributions.base import Distribution
@@ -15,6 +15,8 @@ from kldiv.formulas.measures import relative_entropy
 from kldiv.formulas.special import log1p, polynomial
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kldiv._types import Array, Namespace
 
 
@@ -29,7 +31,7 @@ def two_points(xp: Namespace, p: f.Delta, q: f.Delta) -> Array:
 @register_kl(f.Delta, Distribution)
 @register_kl(f.Delta, Image)
 def point(xp: Namespace, p: f.Delta, q: Any) -> Array:
-    """−log of the mass that Q has at the point; +∞ where Q has a density, under which it has none."""
+    """−log of the mass that Q has at the point; +∞ of a Q with a density: it has none there."""
     discrete = _discrete(q)
     if discrete is None:
         raise no_closed_form(p, q)
@@ -81,8 +83,8 @@ def _information(xp: Namespace, d: Any, x: Array, p: Any, q: Any) -> Array:
 
 
 # Where x is an outcome, and −log of its mass there.  Masses of counts by their distance from the
-# mean and what Stirling's formula is off by (Loader 2000, "Fast and accurate computation of binomial
-# probabilities"): nothing large cancels.
+# mean and what Stirling's formula is off by (Loader 2000, "Fast and accurate computation of
+# binomial probabilities"): nothing large cancels.
 
 
 def _whole(xp: Namespace, x: Array) -> tuple[Array, Array]:
@@ -192,7 +194,7 @@ def _multinomial(xp: Namespace, d: f.Multinomial, x: Array) -> tuple[Array, Arra
     return fits, xp.sum(spread, axis=-1) - excess(xp, total)
 
 
-_INFORMATION = {
+_INFORMATION: Final[dict[Any, Callable[..., tuple[Array, Array]]]] = {
     f.Bernoulli: _bernoulli,
     f.Binomial: _binomial,
     f.OneHotCategorical: _one_hot,

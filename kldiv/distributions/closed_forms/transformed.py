@@ -52,7 +52,7 @@ def chi(xp: Namespace, p: f.Chi, q: f.Chi) -> Array:
 @register_kl(Image, Distribution)
 @register_kl(Distribution, Image)
 def image(xp: Namespace, p: Any, q: Any) -> Array:
-    """The bases', where the transforms are the same or affine; NaN where others differ by values."""
+    """The bases', of transforms that are the same or affine; NaN where others differ by values."""
     core_p, steps_p = _chain(p)
     core_q, steps_q = _chain(q)
     between: Map | None = None  # what is to be done to P yet
@@ -76,10 +76,11 @@ def image(xp: Namespace, p: Any, q: Any) -> Array:
     return value if holds is None else xp.where(holds, value, math.nan)
 
 
-def _chain(d: Any) -> tuple[Any, list[Any]]:
+def _chain(whole: Any) -> tuple[Any, list[Any]]:
     """Return what the innermost distribution is, and what happens to it, in order."""
+    d = whole
     steps: list[Any] = []
-    while isinstance(d, Image):
+    while isinstance(d, Affine | Mapped):
         steps.append(d.transform if isinstance(d, Mapped) else (d.loc, d.scale))
         d = d.base_dist
     if type(d) in _NAMED:
@@ -119,7 +120,7 @@ def _affine(between: Map | None, steps_p: list[Any], steps_q: list[Any]) -> Map 
 
 
 def _inside(xp: Namespace, step: Any, between: Map) -> tuple[Map, Array]:
-    """Return the map that does within a transform what one does outside it, and where that holds."""
+    """Return the map that does inside a transform what one does outside, and where it holds."""
     loc, scale = between
     if step == EXP:
         fits = (loc == 0) & (scale > 0)
