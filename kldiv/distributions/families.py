@@ -343,7 +343,7 @@ class Delta(Distribution):
     @property
     def event_axes(self) -> dict[str, int]:  # type: ignore[override]
         """How many of value's last axes belong to one event."""
-        return {"value": self.event_dim}
+        return {"value": self.event_dim} if self.event_dim else {}
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,19 +52,23 @@ class Opaque(Distribution):
 
 def unknown(d: Distribution) -> bool:
     """Return whether a distribution is of no known family, or made of one that is not."""
-    parts = [value for _, value in d.parameters() if isinstance(value, Distribution)]
-    return isinstance(d, Opaque) or any(map(unknown, parts))
+    if isinstance(d, Opaque):
+        return True
+    return any(unknown(value) for _, value in d.parameters() if isinstance(value, Distribution))
 
 
 _NO_DENSITY = (f.Multinomial, f.HalfCauchy, f.Chi, f.LogitNormal, f.Delta, *WRAPPERS)
 """What `kldiv.distributions.numerical` has no density of."""
 
 
-def has_density(d: Any) -> bool:
+def has_density(d: Distribution) -> bool:
     """Return whether `kldiv.distributions.numerical` can integrate and sample it."""
     if isinstance(d, Opaque):
-        scipys = hasattr(d.original, "rvs") or hasattr(d.original, "logpdf")
-        return scipys or type(d.original).__module__.startswith("torch")
+        if hasattr(d.original, "rvs") or hasattr(d.original, "logpdf"):
+            return True
+        steps = getattr(d.original, "transforms", ())
+        torchs = type(d.original).__module__.startswith("torch")
+        return torchs and all(step.bijective for step in steps)  # else PyTorch has no density
     if isinstance(d, _NO_DENSITY) or not isinstance(d, tuple(f.FAMILIES.values())):
         return False
     return all(has_density(v) for _, v in d.parameters() if isinstance(v, Distribution))

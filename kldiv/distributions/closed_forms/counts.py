@@ -30,7 +30,7 @@ def negative_binomial(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomia
     """The Bernoulli's, times r/(1−p), for equal r; for others an integral, to full precision.
 
     By way of the one with Q's count r₂ and P's mean m, from where on it is a closed form.  Up to
-    there it is, with δ = r₂ − r₁ and Euler's integral of the logarithm of Γ (DLMF 5.9.18),
+    there it is, with δ = r₂ − r₁ and Euler's integral for digamma (DLMF 5.9.16),
 
         ∫ e^(−r₁t) φ(δt)/t h(t) dt,  h(t) = (1 − G)/(1 − e⁻ᵗ) − (1 − e^(−mt))/t,  G = E e^(−kt).
     """

@@ -124,11 +124,11 @@ def _inside(xp: Namespace, step: Any, between: Map) -> tuple[Map, Array]:
     loc, scale = between
     if step == EXP:
         fits = (loc == 0) & (scale > 0)
-        return (_unknown_slope(xp, loc, fits), xp.log(xp.where(fits, scale, 1.0))), fits
+        factor = xp.where(fits, scale, 1.0)
+        return (_unknown_slope(xp, loc, fits) + xp.log(factor), xp.ones_like(factor)), fits
     if step == LOG:
         fits = scale == 1
-        slope = _unknown_slope(xp, scale - 1.0, fits)
-        return (slope, xp.exp(loc)), fits
+        return (xp.zeros_like(loc), xp.exp(loc) + _unknown_slope(xp, scale - 1.0, fits)), fits
     fits = (loc == 0) & (scale == 1)
     slope = _unknown_slope(xp, loc, fits) + _unknown_slope(xp, scale - 1.0, fits)
     return (slope, xp.where(fits, scale, 1.0)), fits
@@ -166,7 +166,9 @@ def _moved(xp: Namespace, p: Any, q: Any, loc: Array, scale: Array) -> Array:
     if type(p) in _SCALED:
         fits = (loc == 0) & (scale > 0)
         value = closed_form(xp, _SCALED[type(p)](xp, p, xp.where(fits, scale, 1.0)), q)
-        return xp.where(fits, value + _unknown_slope(xp, loc, fits), math.nan)
+        value = xp.where(fits, value + _unknown_slope(xp, loc, fits), math.nan)
+        from_zero = p.support == q.support == "positive"
+        return xp.where((loc < 0) | (scale < 0), math.inf, value) if from_zero else value
     fits = (loc == 0) & (scale == 1)
     slope = _unknown_slope(xp, loc, fits) + _unknown_slope(xp, scale - 1.0, fits)
     return xp.where(fits, closed_form(xp, p, q) + slope, math.nan)
