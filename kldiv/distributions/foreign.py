@@ -19,7 +19,6 @@ from kldiv.distributions.wrappers import (
     EXP,
     LOG,
     SIGMOID,
-    WRAPPERS,
     Bijection,
     Masked,
     Sample,
@@ -55,59 +54,6 @@ def unknown(d: Distribution) -> bool:
     if isinstance(d, Opaque):
         return True
     return any(unknown(value) for _, value in d.parameters() if isinstance(value, Distribution))
-
-
-_NO_DENSITY = (f.Multinomial, f.HalfCauchy, f.Chi, f.LogitNormal, f.Delta, *WRAPPERS)
-"""What `kldiv.distributions.numerical` has no density of."""
-
-
-def has_density(d: Distribution) -> bool:
-    """Return whether `kldiv.distributions.numerical` can integrate and sample it."""
-    if isinstance(d, Opaque):
-        if hasattr(d.original, "rvs") or hasattr(d.original, "logpdf"):
-            return True
-        steps = getattr(d.original, "transforms", ())
-        torchs = type(d.original).__module__.startswith("torch")
-        return torchs and all(step.bijective for step in steps)  # else PyTorch has no density
-    if isinstance(d, _NO_DENSITY) or not isinstance(d, tuple(f.FAMILIES.values())):
-        return False
-    return all(has_density(v) for _, v in d.parameters() if isinstance(v, Distribution))
-
-
-def with_density(d: Distribution, original: Any) -> Distribution:
-    """Return a distribution that can be integrated and sampled, where there is one."""
-    if has_density(d):
-        return d
-    if type(d) in _STAND_INS and not any(getattr(v, "shape", ()) for _, v in d.parameters()):
-        from scipy import stats  # noqa: PLC0415 - optional
-
-        return Opaque(_STAND_INS[type(d)](stats, d))
-    return d if isinstance(original, Distribution) else Opaque(original)
-
-
-class _LogitNormal:
-    """A LogitNormal with the methods of SciPy's frozen distributions."""
-
-    def __init__(self, stats: Any, d: f.LogitNormal) -> None:
-        self._normal = stats.norm(float(d.loc), float(d.scale))
-
-    def logpdf(self, x: Any) -> Any:
-        x = np.asarray(x)
-        logs = np.log(x), np.log1p(-x)
-        return self._normal.logpdf(logs[0] - logs[1]) - logs[0] - logs[1]
-
-    def rvs(self, size: int, random_state: Any) -> Any:
-        return 1.0 / (1.0 + np.exp(-self._normal.rvs(size=size, random_state=random_state)))
-
-    def support(self) -> tuple[float, float]:
-        return 0.0, 1.0
-
-
-_STAND_INS: dict[Any, Callable[[Any, Any], Any]] = {
-    f.Chi: lambda stats, d: stats.chi(float(d.df)),
-    f.HalfCauchy: lambda stats, d: stats.halfcauchy(scale=float(d.scale)),
-    f.LogitNormal: _LogitNormal,
-}
 
 
 def convert(name: str, value: Any) -> Distribution:
@@ -462,6 +408,8 @@ _SCIPY: dict[str, Callable[..., Distribution | None]] = {
     "gamma": lambda a, loc, scale: f.Gamma(a, 1.0 / scale) if _is(loc, 0) else None,
     "invgamma": lambda a, loc, scale: f.InverseGamma(a, scale) if _is(loc, 0) else None,
     "chi2": lambda df, loc, scale: f.Chi2(df) if _is(loc, 0) and _is(scale, 1) else None,
+    "chi": lambda df, loc, scale: f.Chi(df) if _is(loc, 0) and _is(scale, 1) else None,
+    "halfcauchy": lambda loc, scale: f.HalfCauchy(scale) if _is(loc, 0) else None,
     "halfnorm": lambda loc, scale: f.HalfNormal(scale) if _is(loc, 0) else None,
     "weibull_min": lambda c, loc, scale: f.Weibull(scale, c) if _is(loc, 0) else None,
     "pareto": lambda b, loc, scale: f.Pareto(scale, b) if _is(loc, 0) else None,
@@ -502,7 +450,8 @@ def _from_scipy(value: Any) -> Distribution:
     name = type(value).__name__
     if hasattr(value, "dist") and hasattr(value, "args"):  # frozen, of one variable
         shapes, loc, scale = value.dist._parse_args(*value.args, **value.kwds)  # noqa: SLF001
-        make = _SCIPY.get(value.dist.name)
+        own = not type(value.dist).__module__.startswith("scipy.stats")  # whatever its name
+        make = None if own else _SCIPY.get(value.dist.name)
         discrete = not hasattr(value.dist, "_pdf")
         found = None if make is None else make(*shapes, loc, *(() if discrete else (scale,)))
         return Opaque(value) if found is None else found

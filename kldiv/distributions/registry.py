@@ -128,8 +128,8 @@ def blank(xp: Namespace, d: Distribution) -> Array:
     """Return 0 for each entry of the batch, NaN where a parameter is NaN."""
     total: Any = 0.0
     for name, value in d.parameters():
-        if isinstance(value, int | float):
-            continue
+        if not isinstance(value, Distribution) and not hasattr(value, "dtype"):
+            continue  # a count
         if isinstance(value, Distribution):
             part = blank(xp, value)
             axes = max(0, len(value.batch_shape) - len(d.batch_shape))

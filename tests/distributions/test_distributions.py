@@ -114,12 +114,13 @@ def make(name, rng, convert=np.asarray):
 
 
 def pairs():
-    """Every registered pair of families, but for the combined ones."""
+    """Every registered pair of families, but for the combined and the infinitely distant ones."""
     registry.find(d.Normal, d.Normal)
     return sorted(
         (p.__name__, q.__name__)
-        for p, q in registry.REGISTRY
-        if {p, q}.isdisjoint({d.Delta, d.Independent, d.MixtureSameFamily})
+        for (p, q), formula in registry.REGISTRY.items()
+        if not formula.__module__.endswith("infinite")
+        and {p, q}.isdisjoint({d.Delta, d.Independent, d.MixtureSameFamily})
         and p.__module__ == q.__module__ == "kldiv.distributions.families"
     )
 

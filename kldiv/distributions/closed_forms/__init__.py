@@ -10,7 +10,7 @@ from kldiv.distributions.closed_forms import (  # noqa: F401 - importing registe
     cross,
     discrete,
     gamma,
-    heavy,
+    infinite,
     kumaraswamy,
     location,
     multivariate,

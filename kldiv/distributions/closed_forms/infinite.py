@@ -1,4 +1,4 @@
-"""Families without a mean against those whose log-density falls as fast as x or faster."""
+"""Pairs that are infinitely far apart whatever their parameters, though supports do not say it."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ if TYPE_CHECKING:
 def without_mean(xp: Namespace, p: Any, q: Any) -> Array:
     """+∞: P has no mean."""
     return blank(xp, p) + blank(xp, q) + float("inf")
+
+
+def singular(xp: Namespace, p: Any, q: Any) -> Array:
+    """+∞: a simplex has no volume."""
+    return blank(xp, p) + blank(xp, q) + float("inf")
+
+
+for _normal in (f.MultivariateNormal, f.MultivariateNormalDiag, f.LowRankMultivariateNormal):
+    register_kl(f.Dirichlet, _normal)(singular)
+    register_kl(_normal, f.Dirichlet)(singular)
