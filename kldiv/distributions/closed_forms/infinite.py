@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 @register_kl(f.Cauchy, f.Gumbel)
 @register_kl(f.Cauchy, f.Laplace)
 @register_kl(f.Cauchy, f.Normal)
+@register_kl(f.HalfCauchy, f.Chi2)
 @register_kl(f.HalfCauchy, f.Exponential)
 @register_kl(f.HalfCauchy, f.Gamma)
 @register_kl(f.HalfCauchy, f.Gumbel)
