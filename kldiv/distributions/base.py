@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from kldiv.errors import DTypeError, OptionError, ShapeError
+from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +37,8 @@ class Distribution:
     """Parameters that formulas get as the Python number that they are, where they are one."""
     one_of: ClassVar[tuple[str, ...]] = ()
     """Parameters of which exactly one is given."""
+    parts: ClassVar[tuple[str, ...]] = ()
+    """Parameters that are distributions."""
 
     def __post_init__(self) -> None:
         given = [name for name in self.one_of if getattr(self, name) is not None]
@@ -46,6 +48,12 @@ class Distribution:
                 f"{', '.join(given) or 'none'}"
             )
         for name, value in self.parameters():
+            if name in self.parts and not isinstance(value, Distribution):
+                raise LibraryError(
+                    f"{name} of {type(self).__name__} must be one of kldiv.distributions; got "
+                    f"{type(value).__name__}; kldiv.distributions.convert({name!r}, …) gives one "
+                    "of another library's distribution"
+                )
             if not _is_parameter(value):
                 raise DTypeError(
                     f"{name} of {type(self).__name__} must be a number or an array; got "
@@ -66,6 +74,11 @@ class Distribution:
             value = getattr(self, field.name)
             if field.name not in self.options and value is not None:
                 yield field.name, value
+
+    def label(self) -> str:
+        """Return the family's name, with that of what it is made of."""
+        inner = [v.label() for _, v in self.parameters() if isinstance(v, Distribution)]
+        return type(self).__name__ + (f"({', '.join(inner)})" if inner else "")
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

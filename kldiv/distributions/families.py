@@ -70,6 +70,15 @@ class HalfNormal(Distribution):
 
 
 @dataclass(frozen=True, eq=False)
+class LogitNormal(Distribution):
+    """1/(1 + e⁻ˣ) of a Normal(loc, scale) x."""
+
+    loc: Any
+    scale: Any
+    support: ClassVar[str] = "unit"
+
+
+@dataclass(frozen=True, eq=False)
 class MultivariateNormal(Distribution):
     """A normal of vectors; one of covariance_matrix, precision_matrix, scale_tril (Cholesky)."""
 
@@ -124,6 +133,14 @@ class Cauchy(Distribution):
     loc: Any
     scale: Any
     support: ClassVar[str] = "real"
+
+
+@dataclass(frozen=True, eq=False)
+class HalfCauchy(Distribution):
+    """The absolute value of a Cauchy(0, scale)."""
+
+    scale: Any
+    support: ClassVar[str] = "positive"
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +200,14 @@ class InverseGamma(Distribution):
 @dataclass(frozen=True, eq=False)
 class Chi2(Distribution):
     """Gamma(df/2, 1/2)."""
+
+    df: Any
+    support: ClassVar[str] = "positive"
+
+
+@dataclass(frozen=True, eq=False)
+class Chi(Distribution):
+    """The square root of a Chi2(df)."""
 
     df: Any
     support: ClassVar[str] = "positive"
@@ -335,12 +360,32 @@ class Multinomial(Distribution):
 
 
 @dataclass(frozen=True, eq=False)
+class Delta(Distribution):
+    """A point mass at value, whose last event_dim axes are one event.
+
+    log_density is what NumPyro's and Pyro's point masses carry: the logarithm of the mass, 0 but
+    where it is meant to stand for something else.
+    """
+
+    value: Any
+    log_density: Any = 0.0
+    event_dim: int = 0
+    options: ClassVar[tuple[str, ...]] = ("event_dim",)
+
+    @property
+    def event_axes(self) -> dict[str, int]:  # type: ignore[override]
+        """How many of value's last axes belong to one event."""
+        return {"value": self.event_dim} if self.event_dim else {}
+
+
+@dataclass(frozen=True, eq=False)
 class Independent(Distribution):
     """A batch of distributions, its last reinterpreted_batch_ndims axes taken as one event."""
 
     base_dist: Any
     reinterpreted_batch_ndims: int
     options: ClassVar[tuple[str, ...]] = ("reinterpreted_batch_ndims",)
+    parts: ClassVar[tuple[str, ...]] = ("base_dist",)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -355,6 +400,7 @@ class MixtureSameFamily(Distribution):
 
     mixture_distribution: Any
     component_distribution: Any
+    parts: ClassVar[tuple[str, ...]] = ("mixture_distribution", "component_distribution")
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

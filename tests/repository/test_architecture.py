@@ -185,6 +185,7 @@ def test_a_framework_is_imported_only_in_its_own_adapter():
             allowed = {"torch"}
         if path.name in {
             "_families.py",
+            "densities.py",
             "estimators.py",
             "fitting.py",
             "numerical.py",
