@@ -5,7 +5,7 @@
 
 Errors are in units of roundoff, scaled by the condition: of a value |D| + Σ |θᵢ ∂D/∂θᵢ|, what
 rounding of the parameters alone may move it by; of a gradient's element |∂ᵢD| + Σ |θⱼ ∂ᵢ∂ⱼD|; of a
-Hessian's element the root of both its diagonal elements. Every target has the same time; the worst
+Hessian's element √(∂ᵢ∂ᵢD ∂ⱼ∂ⱼD) + |∂ᵢD/θⱼ| + |∂ⱼD/θᵢ|. Every target has the same time; the worst
 inputs are printed as they are found to be written into a test.
 """
 
@@ -82,13 +82,14 @@ def truth(target: Target, case: Floats) -> Truth | None:
         slopes, bends = np.array(gradient, float), hessian.astype(float)
     sizes = abs(case)
     roots = np.sqrt(abs(np.diagonal(bends)))
+    per_number = abs(slopes)[:, None] / np.maximum(sizes, 1e-30)[None, :]
     return Truth(
         float(value),
         slopes,
         bends,
         abs(float(value)) + (sizes * abs(slopes)).sum(),
         abs(slopes) + abs(bends) @ sizes,
-        np.outer(roots, roots),
+        np.outer(roots, roots) + per_number + per_number.T,
     )
 
 
@@ -106,7 +107,8 @@ def errors(found: Found, index: int, true: Truth, dtype: str) -> list[float]:
             worst.append(0.0)
             continue
         fits = abs(np.asarray(exact)) < largest / 16
-        off = abs(given[index] - exact) / (UNIT[dtype] * (scale + tiny))
+        with np.errstate(all="ignore"):
+            off = abs(given[index] - exact) / (UNIT[dtype] * (scale + tiny))
         off = np.where(np.isfinite(given[index]), off, math.inf)
         worst.append(float(np.max(np.where(fits, off, 0.0))))
     if np.isfinite(true.value) and found.value[index] < 0:
