@@ -5,7 +5,7 @@ Each is documented by its density or mass function.  Nothing is normalised or ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from kldiv.distributions.base import Distribution, exp
@@ -13,11 +13,14 @@ from kldiv.distributions.base import Distribution, exp
 
 @dataclass(frozen=True, eq=False)
 class Normal(Distribution):
-    """exp(−(x − loc)²/(2 scale²)) / (scale √(2π)); scale 0 is a point mass."""
+    """exp(−(x − loc)²/(2 scale²)) / (scale √(2π)); scale 0 is a point mass.
+
+    ``log_scale`` is log(scale), where it is known better: `from_log_variance` gives it.
+    """
 
     loc: Any
     scale: Any
-    log_scale: Any = field(default=None, init=False, repr=False)
+    log_scale: Any = None
     support: ClassVar[str] = "real"
 
     @classmethod
@@ -47,9 +50,7 @@ class Normal(Distribution):
         799.5
         """
         log_scale = 0.5 * log_variance
-        made = cls(loc, exp(log_scale))
-        object.__setattr__(made, "log_scale", log_scale)  # as a frozen dataclass sets its own
-        return made
+        return cls(loc, exp(log_scale), log_scale)
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,14 +141,20 @@ def _changed(value: Any, known: type, family: str) -> bool:
     """Return whether a subclass, or the object itself, has another density than the known class."""
     words = {*_DENSITY, "support"}
     if family in f.FAMILIES:
-        for field in fields(f.FAMILIES[family]):
-            words.update(_PARAMETERS.get((family, field.name), (field.name,)))
+        for name in _required(f.FAMILIES[family]):
+            words.update(_PARAMETERS.get((family, name), (name,)))
     below = type(value).__mro__[: type(value).__mro__.index(known)]
     own = [cls for cls in below if cls.__module__.partition(".")[0] not in _LIBRARIES]
     stored = getattr(value, "__dict__", {})
     return any(word in vars(cls) for cls in own for word in words) or any(
         word in stored for word in _DENSITY
     )
+
+
+def _required(cls: type[Distribution]) -> list[str]:
+    """Return the names of a family's parameters, but for what may be given in addition."""
+    names = (field.name for field in fields(cls) if field.default is not None)
+    return [*names, *cls.one_of]
 
 
 def _family(value: Any, family: str) -> Distribution | None:
@@ -169,9 +175,9 @@ def _family(value: Any, family: str) -> Distribution | None:
         mass = getattr(value, "log_density", 0.0)
         return f.Delta(_attribute(value, family, "value"), mass, len(tuple(value.event_shape)))
     given: dict[str, Any] = {}
-    for field in fields(cls):
-        if field.name not in cls.one_of:
-            given[field.name] = _attribute(value, family, field.name)
+    for name in _required(cls):
+        if name not in cls.one_of:
+            given[name] = _attribute(value, family, name)
     if cls.one_of:
         which = _which(value, cls.one_of)
         given[which] = getattr(value, which)
