@@ -5,7 +5,7 @@ Each is documented by its density or mass function.  Nothing is normalised or ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from kldiv.distributions.base import Distribution, exp
@@ -20,7 +20,7 @@ class Normal(Distribution):
 
     loc: Any
     scale: Any
-    log_scale: Any = None
+    log_scale: Any = field(default=None, kw_only=True, repr=False)
     support: ClassVar[str] = "real"
 
     @classmethod
@@ -50,7 +50,7 @@ class Normal(Distribution):
         799.5
         """
         log_scale = 0.5 * log_variance
-        return cls(loc, exp(log_scale), log_scale)
+        return cls(loc, exp(log_scale), log_scale=log_scale)
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,7 +96,7 @@ def laplace(xp: Namespace, p: Laplace, q: Laplace) -> Array:
     apart = xp.where(far, apart, 1.0)
     some = far & (p.scale > 0)
     x = log_ratio(xp, xp.where(some, apart, 1.0), xp.where(some, p.scale, 1.0))
-    x = xp.where(p.scale > 0, x, xp.where(p.scale == 0, math.inf, math.nan))
+    x = xp.where(p.scale > 0, x, xp.where(p.scale == 0, math.inf, xp.full_like(x, math.nan)))
     return xp.where(far, ratio_phi(xp, q.scale, apart) + x + tail, near)
 
 
