@@ -16,7 +16,12 @@ from kldiv.distributions.families import (
 )
 from kldiv.distributions.registry import register_kl
 from kldiv.formulas.measures import relative_entropy
-from kldiv.formulas.remainders import gamma_excess, integrated_remainder, ratio_phi
+from kldiv.formulas.remainders import (
+    gamma_excess,
+    gamma_excess_growth,
+    integrated_remainder,
+    ratio_phi,
+)
 from kldiv.formulas.special import log_ratio, polynomial
 
 if TYPE_CHECKING:
@@ -28,18 +33,28 @@ if TYPE_CHECKING:
 @register_kl(Dirichlet, Dirichlet)
 def dirichlet(xp: Namespace, p: Dirichlet, q: Dirichlet) -> Array:
     """B·D(β/B‖α/A) + Σ E(αᵢ → βᵢ) − E(A → B), E the remainder of log Γ(x) − x log x + x."""
-    return _of_concentrations(xp, p.concentration, q.concentration)
+    return of_concentrations(xp, p.concentration, q.concentration)
 
 
-def _of_concentrations(xp: Namespace, a: Array, b: Array) -> Array:
+def of_concentrations(xp: Namespace, a: Array, b: Array) -> Array:
+    """Return the divergence of two Dirichlets of these concentrations."""
+    a, b = xp.broadcast_arrays(a, b)
     change = b - a
-    total_a, total_b = (xp.sum(x, axis=-1) for x in (a, b))
-    total_change = xp.sum(change, axis=-1)
-    share_a, share_b = a / total_a[..., None], b / total_b[..., None]
-    shift = (change - share_a * total_change[..., None]) / total_b[..., None]
+    total_a, total_b = (xp.sum(x, axis=-1, keepdims=True) for x in (a, b))
+    total_change = xp.sum(change, axis=-1, keepdims=True)
+    # The largest concentration may be all of A but little: what it adds is a difference.
+    largest = a == xp.max(a, axis=-1, keepdims=True)
+    main = largest & (xp.cumulative_sum(xp.astype(largest, a.dtype), axis=-1) == 1.0)
+    share_a, share_b = a / total_a, b / total_b
+    moved = share_a * total_change
+    close = abs(change) + abs(moved) < b + share_a * total_b
+    shift = xp.where(close, (change - moved) / total_b, share_b - share_a)
+    shift = xp.where(main, -xp.sum(xp.where(main, 0.0, shift), axis=-1, keepdims=True), shift)
     spread = xp.sum(relative_entropy(xp, share_b, share_a, shift), axis=-1)
-    own = xp.sum(gamma_excess(xp, a, b, change), axis=-1)
-    return total_b * spread + own - gamma_excess(xp, total_a, total_b, total_change)
+    of_main = [xp.sum(xp.where(main, x, 0.0), axis=-1) for x in (a, b, change)]
+    of_rest = [xp.sum(xp.where(main, 0.0, x), axis=-1) for x in (a, b, change)]
+    own = xp.sum(xp.where(main, 0.0, gamma_excess(xp, a, b, change)), axis=-1)
+    return total_b[..., 0] * spread + own - gamma_excess_growth(xp, *of_main, *of_rest)
 
 
 @register_kl(Beta, Beta)
@@ -48,7 +63,7 @@ def beta(xp: Namespace, p: Beta, q: Beta) -> Array:
     parts = [
         xp.stack(xp.broadcast_arrays(d.concentration1, d.concentration0), axis=-1) for d in (p, q)
     ]
-    return _of_concentrations(xp, *parts)
+    return of_concentrations(xp, *parts)
 
 
 @register_kl(Kumaraswamy, Kumaraswamy)
