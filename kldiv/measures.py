@@ -496,6 +496,7 @@ def _prepare(
     if not last:
         xp = route.caller.namespace(arrays[0])
         arrays = tuple(xp.moveaxis(array, axis, -1) for array in arrays)
+    arrays = tuple(map(route.caller.adjacent, arrays))
     _, compute, result = dtypes(route, wide, None, arrays[0])
     operation = RowMeasure(
         "none", compute, compute, result, measure, bool(normalize), unit, len(arrays)
