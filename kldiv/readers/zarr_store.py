@@ -1,7 +1,12 @@
-"""Zarr stores in a folder, of format 2 and 3, by the zarr package."""
+"""Zarr stores in a folder, of format 2 and 3, by the zarr package.
+
+A compressed chunk that holds more than it declares is refused only once the package has inflated
+all of it, which it does without a bound: of stores alone, the sizes are not checked beforehand.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from contextlib import contextmanager
@@ -29,6 +34,8 @@ _CODECS: Final = {
     *("adler32", "crc32", "crc32c", "fletcher32"),
     *("bitround", "delta", "fixedscaleoffset", "shuffle"),
 }
+_METADATA: Final = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+_MOST_METADATA: Final = 16 << 20  # bytes of a file, which the package reads whole
 _AT_ONCE: Final = 2  # chunks in memory while they are decompressed
 _one_reader = threading.Lock()
 
@@ -47,11 +54,13 @@ def read_zarr(path: Path, key: str | None) -> Table:
         message = f'{path}: needs the zarr package: pip install "kldiv[zarr]".'
         raise InputError(message) from error
     with _decoding(path):
+        _check_metadata(path)
         found = zarr.open(store=str(path), mode="r")
-        known = None if isinstance(found, zarr.Array) else dict(_arrays(found))
+        known = None if isinstance(found, zarr.Array) else list(_arrays(path, set()))
     if known is not None:
         key = _choose(path, known, key)
-        found = known[key]
+        with _decoding(path):
+            found = zarr.open_array(store=str(path / key), mode="r")
     elif key is not None:
         raise InputError(f"{path}: the store is one array; leave out ::{key}.")
     return Table(_ZarrArray(path, found), path, key)
@@ -68,16 +77,44 @@ def _decoding(path: Path) -> Iterator[None]:
         raise InputError(message) from error
 
 
-def _arrays(group: Any) -> Iterator[tuple[str, Any]]:
-    for name, member in group.members(max_depth=None):
-        if hasattr(member, "shape"):
-            yield name, member
+def _arrays(group: Path, seen: set[Path], name: str = "") -> Iterator[str]:
+    """Yield the names of the arrays in a group and the groups in it.
+
+    Not by the package, which opens all members at once: where one is damaged, its tasks for the
+    others are left behind, and asyncio reports each some time later.
+    """
+    seen.add(group.resolve())  # a link may lead back
+    for folder in sorted(group.iterdir()):
+        member = f"{name}{folder.name}"
+        _check_metadata(folder)
+        if (folder / ".zarray").is_file() or _node_type(folder) == "array":
+            yield member
+        elif folder.resolve() not in seen and _is_group(folder):
+            yield from _arrays(folder, seen, f"{member}/")
 
 
-def _choose(path: Path, known: dict[str, Any], key: str | None) -> str:
-    shown = ", ".join(map(repr, list(known)[:SHOWN])) or "none"
+def _is_group(folder: Path) -> bool:
+    return (folder / ".zgroup").is_file() or _node_type(folder) == "group"
+
+
+def _check_metadata(folder: Path) -> None:
+    """Refuse metadata that would fill the memory when it is parsed."""
+    for name in _METADATA:
+        size = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if size > _MOST_METADATA:
+            message = f"{name} has {size:,} bytes; at most {_MOST_METADATA:,} are accepted"
+            raise ValueError(message)
+
+
+def _node_type(folder: Path) -> Any:
+    file = folder / "zarr.json"
+    return json.loads(file.read_bytes())["node_type"] if file.is_file() else None
+
+
+def _choose(path: Path, known: list[str], key: str | None) -> str:
+    shown = ", ".join(map(repr, known[:SHOWN])) or "none"
     if key is None and len(known) == 1:
-        return next(iter(known))
+        return known[0]
     if key is None:
         raise InputError(f"{path}: holds {len(known)} arrays: {shown}. Name one: {path}::name.")
     if key not in known:

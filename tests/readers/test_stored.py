@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import subprocess
@@ -235,6 +236,39 @@ def test_an_array_of_a_group(tmp_path, zarr):
         open_table(tmp_path / "x.zarr")
     with pytest.raises(InputError, match="no such array"):
         open_table(f"{tmp_path}/x.zarr::c")
+
+
+def test_a_damaged_member_of_a_group_leaves_nothing_behind(tmp_path, zarr, caplog):
+    group = zarr.open_group(str(tmp_path / "x.zarr"), mode="w")
+    for number in range(6):
+        group.create_array(f"{number}", shape=(2,), dtype="f8")
+        (tmp_path / f"x.zarr/{number}/zarr.json").write_text("{")
+    with pytest.raises(InputError, match="not a Zarr store that can be read"):
+        open_table(tmp_path / "x.zarr")
+    gc.collect()  # asyncio reports a task that nobody waits for when it is collected
+    assert caplog.records == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_back_into_a_group_is_not_followed(tmp_path, zarr):
+    group = zarr.open_group(str(tmp_path / "x.zarr"), mode="w")
+    group.create_array("deep/b", shape=(2,), dtype="f8")
+    (tmp_path / "x.zarr/deep/back").symlink_to("..")
+    assert open_table(tmp_path / "x.zarr").member == "deep/b"
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "a/zarr.json"])
+def test_metadata_that_would_fill_the_memory_is_refused(tmp_path, zarr, name, monkeypatch):
+    from kldiv.readers import zarr_store
+
+    group = zarr.open_group(str(tmp_path / "x.zarr"), mode="w")
+    group.create_array("a", shape=(2,), dtype="f8")
+    with (tmp_path / "x.zarr" / name).open("a") as file:
+        file.write(" " * 5000)
+    assert open_table(tmp_path / "x.zarr").member == "a"
+    monkeypatch.setattr(zarr_store, "_MOST_METADATA", 5000)
+    with pytest.raises(InputError, match=r"zarr\.json has 5,"):
+        open_table(tmp_path / "x.zarr")
 
 
 def test_what_is_no_zarr_store(tmp_path, zarr):

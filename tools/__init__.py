@@ -1,0 +1,1 @@
+"""Tools for whoever develops kldiv; no part of the wheel."""

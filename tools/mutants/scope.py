@@ -1,0 +1,129 @@
+"""Which files are mutated, which tests judge each, and which constants no result depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from tools.mutants.judge import Stage
+
+_ON_NUMPY: Final = ("-k", "numpy and not readonly and not memory")
+_ON_OTHERS: Final = (
+    "-k",
+    "(strictest or (torch and not float64 and not compile) or jax-x64 or dask) and not memory",
+)
+# What names no library in its parameters.
+_ON_NONE: Final = ("-k", "not numpy and not strict and not torch and not jax and not dask")
+
+_SEMANTICS: Final = "tests/losses/test_semantics.py"
+_GRADIENTS: Final = "tests/losses/test_gradients.py"
+_ROW_LOSSES: Final = "tests/losses/test_logits.py"
+_ROW_FORMULAS: Final = "tests/formulas/test_logits.py"
+_MEASURES: Final = "tests/losses/test_measures.py"
+_ADAPTERS: Final = ("tests/backends/test_choice.py", "tests/backends/test_adapters.py")
+
+_ROWS: Final = (
+    (_ROW_LOSSES, *_ON_NUMPY),
+    (_ROW_FORMULAS, *_ON_NUMPY),
+    ("tests/losses/test_states.py", *_ON_NUMPY),
+    (_ROW_LOSSES, *_ON_OTHERS),
+    (_ROW_FORMULAS, *_ON_NONE),
+)
+_SHARDED: Final = (
+    (_ROW_LOSSES, "-k", "dask or jax-x64"),
+    ("tests/backends/test_dask.py",),
+    ("tests/losses/test_states.py", "-k", "torch or jax-x64 or dask"),
+    ("tests/streaming/test_streaming.py",),
+)
+_PAIRS: Final = (
+    (_SEMANTICS, *_ON_NUMPY),
+    (_SEMANTICS, "-k", "torch or jax-x64 or strictest or dask"),
+    (_GRADIENTS, "-k", "not compile and not inductor"),
+)
+_SINGLE: Final = ((_MEASURES, *_ON_NUMPY), (_MEASURES, "-k", "not compile"))
+_SAMPLES: Final = (("tests/test_estimators.py",), ("tests/test_fitting.py",))
+_LARGE: Final = "bomb or honest or without_memory or terabyte"
+_FILES: Final = (("tests/readers", "-k", f"not ({_LARGE})"), ("tests/readers", "-k", _LARGE))
+_CHOICE: Final = (("tests/test_config.py",), _ADAPTERS)
+
+_TESTS: Final[dict[str, tuple[Stage, ...]]] = {
+    "kldiv/_call.py": (*_PAIRS[:1], (_ROW_LOSSES, *_ON_NUMPY), *_SINGLE, *_PAIRS[1:]),
+    "kldiv/backends/_generic.py": ((_SEMANTICS, "-k", "strict"), *_SINGLE, _ADAPTERS),
+    "kldiv/backends/_numpy.py": ((_SEMANTICS, "-k", "numpy"), *_CHOICE),
+    "kldiv/backends/_overlay.py": ((_SEMANTICS, "-k", "numpy or strict"), *_CHOICE),
+    "kldiv/backends/chunks.py": (("tests/losses/test_linear.py",),),
+    "kldiv/backends/exchange.py": _CHOICE,
+    "kldiv/backends/registry.py": _CHOICE,
+    "kldiv/backends/routing.py": (_CHOICE[0], *_PAIRS[:1], *_CHOICE[1:]),
+    "kldiv/formulas/blocks.py": (*_ROWS, *_SHARDED),
+    "kldiv/formulas/estimators.py": _SAMPLES,
+    "kldiv/formulas/linear.py": (("tests/losses/test_linear.py",),),
+    "kldiv/formulas/logits.py": (*_ROWS, *_SHARDED),
+    "kldiv/formulas/measure_shards.py": (*_SINGLE, ("tests/backends/test_dask.py",)),
+    "kldiv/formulas/measures.py": _SINGLE,
+    "kldiv/formulas/operation.py": (*_PAIRS, *_ROWS),
+    "kldiv/formulas/plans.py": (*_SHARDED, *_SINGLE),
+    "kldiv/formulas/pointwise.py": (*_PAIRS, ("tests/losses/test_properties.py",)),
+    "kldiv/formulas/reductions.py": (*_PAIRS, *_ROWS[:1]),
+    "kldiv/formulas/remainders.py": (("tests/distributions",),),
+    "kldiv/formulas/rows.py": (*_ROWS, *_SHARDED),
+    "kldiv/formulas/samples.py": _SAMPLES,
+    "kldiv/formulas/shards.py": (*_SHARDED, *_ROWS),
+    "kldiv/formulas/special.py": (*_ROWS[1::-1], *_SINGLE, ("tests/distributions",)),
+    "kldiv/formulas/state.py": (*_ROWS, *_SHARDED),
+    "kldiv/readers/*.py": _FILES,
+}
+"""Tests that cover a file, the quickest that cover most first."""
+
+_NO_RESULT: Final[dict[str, dict[str, str]]] = {
+    "kldiv/formulas/blocks.py": {
+        "BLOCK_BYTES": "rows are cut for the cache; any cut gives the same rows",
+        "BLOCK_CLASSES": "likewise for classes",
+    },
+    "kldiv/readers/numpy_files.py": {"_NPY_HEADER": "a limit far from any that is needed"},
+    "kldiv/readers/sources.py": {
+        "FLOOR": "a limit, round",
+        "RATIO": "a limit, round",
+        "SHOWN": "names in a message",
+        "STORED": "when reading is cheaper than staying on disk",
+        "_CHUNK": "bytes of one read",
+        "_MAPPED": "when mapping is cheaper than reading",
+    },
+    "kldiv/readers/stored.py": {"_CHUNK": "bytes of one read"},
+    "kldiv/readers/tensor_files.py": {"_JSON_HEADER": "a limit far from any that is needed"},
+    "kldiv/readers/text_files.py": {
+        "_SAMPLE_CELLS": "rows that are looked at",
+        "_SAMPLE_ROWS": "likewise",
+    },
+    "kldiv/readers/zarr_store.py": {
+        "_AT_ONCE": "how much memory decompressing takes",
+        "_MOST_METADATA": "a limit far from any that is needed",
+    },
+}
+"""Constants whose neighbours are as right: speed, memory and round limits."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A file that is mutated."""
+
+    path: str
+    stages: tuple[Stage, ...]
+    equal: Mapping[str, str]
+    """Constants that no result depends on, and why."""
+
+
+def scopes(root: Path, only: str = "*") -> list[Scope]:
+    """Return the files that are mutated, those whose path matches a pattern."""
+    found = []
+    for pattern, stages in _TESTS.items():
+        for file in sorted(root.glob(pattern)):
+            path = file.relative_to(root)
+            if path.match(only):
+                name = path.as_posix()
+                found.append(Scope(name, stages, _NO_RESULT.get(name, {})))
+    return found
