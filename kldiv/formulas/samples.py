@@ -55,24 +55,49 @@ def plug_in_kl(xp: Namespace, p: Array, q: Array, axis: int, *, corrected: bool)
 
 
 def mean_interval(
-    xp: Namespace, terms: Array, confidence: float, bias: float = 0.0
+    xp: Namespace,
+    terms: Array,
+    confidence: float,
+    bias: float = 0.0,
+    noise: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[float, float, float, float]:
-    """Return the mean of independent terms less a bias, its standard error, and its interval.
+    """Return the mean of terms less a bias, its standard error, and its interval.
 
-    The interval is that of the central limit theorem.
+    The interval is that of the central limit theorem. ``noise`` is the variance that each of the
+    terms has from noise that they share, and n times the variance of that noise's mean; none for
+    independent terms.
     """
     value = float(xp.mean(terms)) - bias
-    error = float(xp.std(terms, correction=1)) / math.sqrt(terms.shape[0])
+    own, joint = noise
+    variance = max(float(xp.var(terms, correction=1)) - own, 0.0) + joint
+    error = math.sqrt(variance / terms.shape[0])
     reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
     return value, error, value - reach, value + reach
 
 
-def log_density(xp: Namespace, distances: Array, digammas: float) -> Array:
-    """Return the log-density of points on a line at each, ψ(k) − ψ(n) − log 2ε (Kozachenko 1987).
+def log_density_on_unit(
+    xp: Namespace, below: Array, above: Array, m: int, digammas: float
+) -> Array:
+    """Return the log-density of n sorted points of [0, 1] at each, from spacings of order ``m``.
 
-    ``distances`` are those to the k-th neighbours, ``digammas`` is ψ(k) − ψ(n).
+    ``below`` are the points with 0 before and 1 after them, ``above`` is 1 − ``below``, which is
+    known better near 1; ``digammas`` is ψ(m) − ψ(n + 1), the mean logarithm of such a spacing of
+    uniform points, so that of these the estimate's mean is 0.
     """
-    return digammas - xp.log(2.0 * distances)
+    n = below.shape[0] - 2
+    first = xp.clip(xp.arange(1, n + 1) - (m + 1) // 2, 0, n + 1 - m)
+    last = first + m
+    lower = below[last] - below[first]
+    return digammas - xp.log(xp.where(below[last] <= 0.5, lower, above[first] - above[last]))
+
+
+def spacing_noise(m: int, trigamma: float) -> tuple[float, float]:
+    """Return the variance of a log-spacing of order ``m``, and n times that of the mean of all.
+
+    ``trigamma`` is ψ'(m). The second is of N. Cressie, "On the logarithms of high-order spacings",
+    Biometrika 63 (1976) 343-355; it is the smaller, as all spacings have the sum m.
+    """
+    return trigamma, (2 * m * m - 2 * m + 1) * trigamma - 2 * m + 1
 
 
 def spread(values: Array, place: Array, uniform: Array) -> Array:
