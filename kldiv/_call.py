@@ -123,6 +123,18 @@ def resolve_same_shape(
     return route, arrays, wide
 
 
+def whole_in_float64(counts: Array) -> Array:
+    """Return an array of integers in float64, by JAX in its widest dtype; any other as it is."""
+    backend = backends.find(counts)
+    if "int" not in backend.dtype_name(counts):
+        return counts
+    if backend.name == "jax":
+        return counts * 1.0  # float32 unless float64 is enabled, for which a cast would warn
+    xp = backend.namespace(counts)
+    with backend.context(counts):
+        return xp.astype(counts, xp.float64)
+
+
 def dtypes(route: backends.Route, wide: str, dtype: Any, array: Array) -> tuple[str, str, str]:
     """Return the names of the dtypes to compute in, to sum in, and to return."""
     if dtype is not None:

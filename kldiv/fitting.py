@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from kldiv._families import Sample
     from kldiv._types import Array
+    from kldiv.formulas.samples import Noise
 
 POOR = 0.05
 """Nats from data to the best fit that are worth a warning, where the interval lies above."""
@@ -419,12 +420,11 @@ def _chosen(
 
 def _frequencies(
     points: Sample, best: Family, numbers: tuple[float, ...]
-) -> tuple[Sample, float, tuple[float, float]]:
+) -> tuple[Sample, float, Noise]:
     """Return the logarithm of each point's probability, its mean's bias, and the noise in it.
 
     Rare values are counted together with their neighbours, and have the best fit's shares of that
-    cell. By the chi-squared distribution of the likelihood ratio K cells have in the mean a bias of
-    (K − 1)/2n and a variance of (K − 1)/2n², but each logarithm has one of (K − 1)/n.
+    cell. The mean of K cells has the bias (K − 1)/2n.
     """
     values, place, number = np.unique(points, return_inverse=True, return_counts=True)
     n = len(points)
@@ -440,8 +440,8 @@ def _frequencies(
     ratio = np.bincount(cell, observed) / np.bincount(cell, expected)
     with np.errstate(divide="ignore"):
         own = best.log_likelihoods(points, numbers) + np.log(ratio)[cell[1::2]][place.ravel()]
-    free = int(cell.max())
-    return own, free / (2 * n), (free / n, free / (2 * n))
+    noise = samples.frequency_noise(len(ratio), n)
+    return own, noise.joint, noise
 
 
 def _cells(expected: Sample, observed: Sample) -> NDArray[np.int64]:
@@ -463,7 +463,7 @@ def _densities(
     numbers: tuple[float, ...],
     random: np.random.Generator,
     warnings: list[str],
-) -> tuple[Sample, tuple[float, float]]:
+) -> tuple[Sample, Noise]:
     """Return the logarithm of the data's density at each point, and the noise in these.
 
     It is the best fit's density, times the density of that fit's distribution function.
@@ -494,7 +494,8 @@ def _densities(
         found = start + samples.log_density_on_unit(np, below, above, order, digammas)
     own = np.empty_like(points)
     own[ranks] = found
-    return own, samples.spacing_noise(order, float(polygamma(1, order)))
+    polygammas = float(polygamma(1, order)), float(polygamma(3, order))
+    return own, samples.spacing_noise(order, n, polygammas)
 
 
 def _difference(best: Sample, own: Sample) -> tuple[float, float]:
@@ -504,9 +505,7 @@ def _difference(best: Sample, own: Sample) -> tuple[float, float]:
     return float(np.mean(best - own)), float(np.std(best - own, ddof=1)) / math.sqrt(len(own))
 
 
-def _absolute(
-    terms: Sample, confidence: float, bias: float, noise: tuple[float, float]
-) -> Estimate:
+def _absolute(terms: Sample, confidence: float, bias: float, noise: Noise) -> Estimate:
     """Return the mean of the data's own logarithms less the fit's, with its interval."""
     if not np.isfinite(terms).all():
         return Estimate(math.inf, math.nan, math.inf, math.inf, len(terms))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from kldiv._call import Call, dtypes, resolve_arrays
+from kldiv._call import Call, dtypes, resolve_arrays, whole_in_float64
 from kldiv.errors import LibraryError, OptionError, ShapeError
 from kldiv.formulas import measures as formulas
 from kldiv.formulas.measures import RowMeasure
@@ -491,7 +491,9 @@ def _prepare(
                 f"{type(p).__qualname__}; convert it, for example by numpy.asarray; of "
                 "distributions there is kl_divergence only"
             )
-    route, arrays, wide = resolve_arrays(names, ps)
+    route, arrays, wide = resolve_arrays(
+        names, tuple(map(whole_in_float64, ps)) if normalize else ps
+    )
     last = _check_shapes(names, ps, axis)
     if not last:
         xp = route.caller.namespace(arrays[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kldiv.formulas.blocks import BLOCK_BYTES, slices
 from kldiv.formulas.pointwise import KL
@@ -54,23 +54,36 @@ def plug_in_kl(xp: Namespace, p: Array, q: Array, axis: int, *, corrected: bool)
     return xp.where(xp.isinf(value), value, value - bias)
 
 
+class Noise(NamedTuple):
+    """Noise that n terms share, as their densities come from the same points."""
+
+    own: float = 0.0
+    """The variance that it gives to each of the terms."""
+    error: float = 0.0
+    """The standard error of the terms' variance where there is nothing but noise."""
+    joint: float = 0.0
+    """n times the variance of its mean."""
+
+
+NONE = Noise()
+
+
 def mean_interval(
-    xp: Namespace,
-    terms: Array,
-    confidence: float,
-    bias: float = 0.0,
-    noise: tuple[float, float] = (0.0, 0.0),
+    xp: Namespace, terms: Array, confidence: float, bias: float = 0.0, noise: Noise = NONE
 ) -> tuple[float, float, float, float]:
     """Return the mean of terms less a bias, its standard error, and its interval.
 
-    The interval is that of the central limit theorem. ``noise`` is the variance that each of the
-    terms has from noise that they share, and n times the variance of that noise's mean; none for
-    independent terms.
+    The interval is that of the central limit theorem; without ``noise`` the terms are independent.
     """
     value = float(xp.mean(terms)) - bias
-    own, joint = noise
-    variance = max(float(xp.var(terms, correction=1)) - own, 0.0) + joint
-    error = math.sqrt(variance / terms.shape[0])
+    variance = float(xp.var(terms, correction=1)) - noise.own
+    if variance <= noise.error:
+        variance = 0.0
+    elif noise.error:
+        # Shrunk as L. Breiman's garrote, Technometrics 37 (1995) 373-384: cut at 0 alone, it would
+        # be too large on average where there is nothing but noise.
+        variance -= noise.error**2 / variance
+    error = math.sqrt((variance + noise.joint) / terms.shape[0])
     reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
     return value, error, value - reach, value + reach
 
@@ -91,13 +104,24 @@ def log_density_on_unit(
     return digammas - xp.log(xp.where(below[last] <= 0.5, lower, above[first] - above[last]))
 
 
-def spacing_noise(m: int, trigamma: float) -> tuple[float, float]:
-    """Return the variance of a log-spacing of order ``m``, and n times that of the mean of all.
+def spacing_noise(m: int, n: int, polygammas: tuple[float, float]) -> Noise:
+    """Return the noise of log-densities from spacings of order ``m`` of n points.
 
-    ``trigamma`` is ψ'(m). The second is of N. Cressie, "On the logarithms of high-order spacings",
-    Biometrika 63 (1976) 343-355; it is the smaller, as all spacings have the sum m.
+    ``polygammas`` are the first and third derivatives of ψ at m: the variance and the fourth
+    cumulant of such a logarithm. Those of spacings that are k < m apart correlate by about 1 − k/m.
+    The mean's variance is of N. Cressie, "On the logarithms of high-order spacings", Biometrika 63
+    (1976) 343-355; it is less, as all spacings have the sum m.
     """
-    return trigamma, (2 * m * m - 2 * m + 1) * trigamma - 2 * m + 1
+    first, third = polygammas
+    overlap = (2 * m * m + 1) / (3 * m)
+    error = math.sqrt((third + 2 * first * first) * overlap / n)
+    return Noise(first, error, (2 * m * m - 2 * m + 1) * first - 2 * m + 1)
+
+
+def frequency_noise(cells: int, n: int) -> Noise:
+    """Return the noise of log-frequencies, by the chi-squared law of the likelihood ratio."""
+    free = cells - 1
+    return Noise(free / n, math.sqrt(2 * free) / n, free / (2 * n))
 
 
 def spread(values: Array, place: Array, uniform: Array) -> Array:
