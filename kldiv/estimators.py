@@ -15,9 +15,9 @@ from kldiv._call import (
     check_mask,
     check_reduction,
     dtypes,
+    integers_in_float64,
     resolve_arrays,
     resolve_pair,
-    whole_in_float64,
 )
 from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, OptionError, ShapeError
@@ -264,7 +264,7 @@ def monte_carlo_kl(
     of its mean is then in samples that are not drawn, and the estimate is too small with an
     interval too narrow. For N(0, 1) and N(μ, 1), 1,000 samples and 95 %, intervals of k3 cover in
     95 % of cases at μ = 1, 92 % at μ = 1.5, 85 % at μ = 2 and 61 % at μ = 3; for N(0, 1) and
-    N(0, σ²) in 90 % at σ = 1.2 and 62 % at σ = 2, as q/p then has no variance. Those of k1 cover in
+    N(0, σ²) in 90 % at σ = 1.2 and 62 % at σ = 2, where q/p has no variance. Those of k1 cover in
     93 to 96 % in all of these. The ``note`` appears where one sample makes a quarter of the
     variance, or the ratios q/p are worth fewer than 50 equal ones, or a quarter of their number
     (Kong's effective sample size).
@@ -433,8 +433,9 @@ def plug_in_kl(
     """
     if correction not in {"miller-madow", None}:
         raise OptionError(f"correction must be 'miller-madow' or None; got {correction!r}")
-    counts = whole_in_float64(p_counts), whole_in_float64(q_counts)
-    route, (p, q), wide = resolve_arrays(("p_counts", "q_counts"), counts)
+    names = ("p_counts", "q_counts")
+    counts = integers_in_float64(names, (p_counts, q_counts))
+    route, (p, q), wide = resolve_arrays(names, counts)
     if p.shape != q.shape:
         raise ShapeError(
             f"p_counts and q_counts must have the same shape; got {tuple(p.shape)} and "
