@@ -174,6 +174,29 @@ def _inverse_gamma(data: Sample) -> tuple[float, ...]:
     return float(shape), float(loc), 1 / float(scale)
 
 
+def _student(data: Sample) -> tuple[float, ...]:
+    """Search by the slopes of the log-likelihood: a tenth of the steps of SciPy's simplex."""
+    from scipy.optimize import minimize  # noqa: PLC0415 - see above
+    from scipy.special import digamma, poch  # noqa: PLC0415 - see above
+
+    def loss(point: Sample) -> tuple[float, list[float]]:
+        df, scale = np.exp(point[0]), np.exp(point[2])
+        z = (data - point[1]) / scale
+        square = z * z
+        tail, pull = np.log1p(square / df), (df + 1) / (df + square)
+        value = np.log(poch(df / 2, 0.5)) - np.log(np.pi * df) / 2 - point[2]
+        of_df = digamma((df + 1) / 2) - digamma(df / 2) - 1 / df - tail + pull * square / df
+        slopes = df / 2 * of_df.mean(), (pull * z).mean() / scale, (pull * square).mean() - 1
+        return -float(value - (df + 1) / 2 * tail.mean()), [-float(slope) for slope in slopes]
+
+    # Quartiles 1 apart have scales of about 0.6; beyond 10⁶ degrees of freedom it is normal to all
+    # digits that matter.
+    bounds = [(-5.0, 14.0), (None, None), (None, None)]
+    start = [1.0, 0.0, float(np.log(0.6))]
+    log_df, loc, log_scale = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return float(np.exp(log_df)), float(loc), float(np.exp(log_scale))
+
+
 _ZERO = {"floc": 0.0}
 
 FAMILIES = {
@@ -183,7 +206,13 @@ FAMILIES = {
         Family("Laplace", "laplace", "real", _loc_scale),
         Family("Cauchy", "cauchy", "real", _loc_scale),
         Family("Gumbel", "gumbel_r", "real", _loc_scale),
-        Family("StudentT", "t", "real", lambda df, *rest: {"df": df, **_loc_scale(*rest)}),
+        Family(
+            "StudentT",
+            "t",
+            "real",
+            lambda df, *rest: {"df": df, **_loc_scale(*rest)},
+            fitter=_student,
+        ),
         Family(
             "Uniform",
             "uniform",
