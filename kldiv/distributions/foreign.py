@@ -14,6 +14,7 @@ import numpy as np
 from kldiv import backends
 from kldiv.distributions import families as f
 from kldiv.distributions.base import Distribution
+from kldiv.distributions.foreign_densities import batch_shape
 from kldiv.errors import LibraryError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Opaque(Distribution):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of the batch."""
-        return tuple(getattr(self.original, "batch_shape", ()))
+        return batch_shape(self.original)
 
 
 def convert(name: str, value: Any) -> Distribution:
