@@ -117,6 +117,8 @@ def _of_family(d: Any, formula: Callable[[Any], Any], frozen: Any) -> Density:
     made.underflows, made.by_logarithms = False, True
     if d.support == "real":
         made.cuts = tuple(float(d.loc + k * d.scale) for k in (-1, 0, 1))
+    if made.discrete:  # SciPy's quantiles of large numbers may be missing
+        made.cuts = tuple(frozen.mean() + frozen.std() * np.arange(-6.0, 7.0))
     if isinstance(d, f.VonMises):
         made.bounds = (float(d.loc) - math.pi, float(d.loc) + math.pi)
     return made
@@ -228,7 +230,7 @@ def _gamma(a: Any, rate: Any, sign: int = 1) -> Any:
     def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
         log_x = _log(x, log_x)
         w = shift + sign * log_x
-        return a * (w - np.expm1(w)) + constant - log_x
+        return _fall(a, w) + constant - log_x
 
     return log_prob
 
@@ -260,14 +262,14 @@ def _uniform(d: Any) -> Any:
 
 
 def _beta(d: Any) -> Any:
-    from scipy.special import betaln  # noqa: PLC0415 - optional
-
     a, b = d.concentration1, d.concentration0
-    constant = -betaln(a, b)
+    constant = _remainder(a + b) - _remainder(a) - _remainder(b)
 
     def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:
+        log_x = _log(x, log_x)
         log_rest = np.log1p(-x) if log_rest is None else log_rest
-        return constant + (a - 1) * _log(x, log_x) + (b - 1) * log_rest
+        found = constant + _fall(a, log_x - np.log(a / (a + b)))
+        return found + _fall(b, log_rest - np.log(b / (a + b))) - log_x - log_rest
 
     return log_prob
 
@@ -317,38 +319,54 @@ def _times(k: Any, logarithm: Any) -> Any:
 def _poisson(d: Any) -> Any:
     def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
         k = np.maximum(x, 1.0)
-        w = np.log(d.rate) - np.log(k)
-        found = k * (w - np.expm1(w)) - _remainder(k) - np.log(k)
+        found = _fall(k, np.log(d.rate) - np.log(k)) - _remainder(k) - np.log(k)
         return np.where(x < 0, -np.inf, np.where(x == 0, -d.rate, found))
 
     return log_prob
 
 
 def _binomial(d: Any) -> Any:
-    from scipy.special import betaln  # noqa: PLC0415 - optional
-
-    n = getattr(d, "total_count", 1)
+    n = np.asarray(getattr(d, "total_count", 1), dtype=float)
     log_p, log_q = _log_probs(d)
 
     def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
-        k = np.clip(x, 0.0, n)
-        ways = -np.log(n + 1.0) - betaln(n - k + 1.0, k + 1.0)
-        found = ways + _times(k, log_p) + _times(n - k, log_q)
-        return np.where((x < 0) | (x > n), -np.inf, found)
+        k = np.clip(x, 0.5, np.maximum(n - 0.5, 0.5))
+        rest = n - k
+        found = (
+            np.log(n / k / rest)
+            + _remainder(n)
+            - _remainder(k)
+            - _remainder(rest)
+            + _fall(k, np.log(n / k) + log_p)
+            + _fall(rest, np.log(n / rest) + log_q)
+        )
+        found = np.where(x == 0, n * log_q, np.where(x == n, n * log_p, found))
+        return np.where((x < 0) | (x > n), -np.inf, np.where((x == 0) & (n == 0), 0.0, found))
 
     return log_prob
 
 
-def _negative_binomial(d: Any) -> Any:
-    from scipy.special import betaln  # noqa: PLC0415 - optional
+def _fall(k: Any, w: Any) -> Any:
+    """Return k (w − e^w + 1): what a logarithm of a power falls by from its top."""
+    return k * (w - np.expm1(w))
 
+
+def _negative_binomial(d: Any) -> Any:
     r = d.total_count
     log_p, log_q = _log_probs(d)
 
     def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
-        k = np.maximum(x, 0.0)
-        ways = -np.log(r + k) - betaln(r, k + 1.0)
-        return np.where(x < 0, -np.inf, ways + r * log_q + _times(k, log_p))
+        k = np.maximum(x, 0.5)
+        n = k + r
+        found = (
+            _remainder(n)
+            - _remainder(r)
+            - _remainder(k)
+            - np.log(k)
+            + _fall(k, np.log(n / k) + log_p)
+            + _fall(r, np.log(n / r) + log_q)
+        )
+        return np.where(x < 0, -np.inf, np.where(x == 0, r * log_q, found))
 
     return log_prob
 

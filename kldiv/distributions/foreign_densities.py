@@ -109,7 +109,8 @@ def _evaluate(original: Any, backend: Any, x: Any) -> Any:
     with context:  # JAX takes float64 only there
         xp = backend.namespace()
         try:
-            found = original.log_prob(xp.asarray(x, dtype=xp.float64))
+            # A copy: PyTorch warns of arrays that it cannot write to.
+            found = original.log_prob(xp.asarray(np.array(x), dtype=xp.float64))
         except ValueError as error:
             raise OptionError(
                 f"{type(original).__qualname__} refuses places of the other distribution: "

@@ -190,7 +190,7 @@ class _End(NamedTuple):
 def _end(pair: Pair, inner: Any, limit: float, side: int) -> _End | float:
     """Return the cuts beyond the outermost one, and the tail beyond the last, or ∞."""
     first = float(inner[-1] if side > 0 else inner[0])
-    width = max(float(inner[-1] - inner[0]) / 8, 1e-3) if len(inner) > 1 else 0.5
+    width = float(inner[-1] - inner[0]) / 8 if len(inner) > 1 else 0.5
     if math.isfinite(limit):
         count = max(2, int(np.ceil(np.log2(abs(limit - first) / width + 2))) + 1)
         return _End(first + (limit - first) * np.linspace(0, 1, count + 1)[1:] ** 2, None)
