@@ -12,8 +12,8 @@ from kldiv._call import dtypes, wider
 from kldiv.backends.base import FLOATS
 from kldiv.distributions import numerical
 from kldiv.distributions.base import Distribution, broadcast, flatten, rebuild
-from kldiv.distributions.densities import has_density, with_density
 from kldiv.distributions.foreign import convert, unknown
+from kldiv.distributions.integrable import has_density, with_density
 from kldiv.distributions.outcomes import check_outcomes
 from kldiv.distributions.registry import NoClosedFormError, closed_form, find, no_closed_form
 from kldiv.distributions.wrappers import Bijection, anonymous, cancel, event_rank

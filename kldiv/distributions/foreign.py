@@ -15,6 +15,7 @@ import numpy as np
 from kldiv import backends
 from kldiv.distributions import families as f
 from kldiv.distributions.base import Distribution
+from kldiv.distributions.foreign_densities import batch_shape
 from kldiv.distributions.wrappers import (
     EXP,
     LOG,
@@ -41,7 +42,7 @@ class Opaque(Distribution):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of the batch."""
-        return tuple(getattr(self.original, "batch_shape", ()))
+        return batch_shape(self.original)
 
     def label(self) -> str:
         """Return the name of the original's class, or of SciPy's distribution."""

@@ -608,7 +608,7 @@ def test_scipy_distribution_is_what_it_was_converted_to():
     stats = pytest.importorskip("scipy.stats")
     for theirs in (stats.gamma(3, scale=0.5), stats.weibull_min(1.5, scale=2), stats.pareto(3)):
         ours = d.convert("p", theirs)
-        host = d.numerical._host(d.numerical._at(ours, (), ()))
+        host = densities.density(densities.entry(ours, (), ()))
         x = np.array([1.1, 2.0, 3.0])
         np.testing.assert_allclose(host.log_prob(x), theirs.logpdf(x), rtol=1e-12)
 
@@ -687,7 +687,7 @@ def test_other_names_of_families_and_parameters():
         assert (kl(theirs, ours) == 0).all()
     unknown = d.convert("p", tfp("Horseshoe", scale=1.0))
     assert type(unknown).__name__ == "Opaque"
-    with pytest.raises(OptionError, match="only distributions of SciPy and PyTorch"):
+    with pytest.raises(OptionError, match="only distributions of SciPy and PyTorch, and of NumPyro"):
         kl(unknown, d.Normal(0, 1), method="monte_carlo")
 
 
