@@ -62,9 +62,9 @@ def entry(d: Distribution, index: tuple[Any, ...], shape: tuple[int, ...]) -> Di
 class Stack(Distribution):
     """The entries of what an Independent or a mixture is made of."""
 
-    parts: Any
+    entries: Any
     shape: Any
-    options = ("parts", "shape")
+    options = ("entries", "shape")
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -516,7 +516,7 @@ def _mixture(d: Any) -> Density:
     kept = weights > 0
     weights = weights[kept]
     parts = [
-        density(part) for part, k in zip(d.component_distribution.parts, kept, strict=True) if k
+        density(part) for part, k in zip(d.component_distribution.entries, kept, strict=True) if k
     ]
     log_weights = np.log(weights)
 
@@ -561,7 +561,7 @@ def _independent(d: Any) -> Density:
     if not d.reinterpreted_batch_ndims:
         return density(d.base_dist)
     shape = d.base_dist.batch_shape
-    parts = [density(part) for part in d.base_dist.parts]
+    parts = [density(part) for part in d.base_dist.entries]
 
     def log_prob(x: Any) -> Any:
         x = np.asarray(x)

@@ -19,7 +19,7 @@ def has_density(d: Distribution) -> bool:
         if hasattr(d.original, "rvs") or hasattr(d.original, "logpdf"):
             return True
         steps = getattr(d.original, "transforms", ())
-        torchs = any(cls.__module__.startswith("torch") for cls in type(d.original).__mro__)
+        torchs = type(d.original).__module__.startswith("torch")
         return torchs and all(step.bijective for step in steps)  # else PyTorch has no density
     if isinstance(d, _NO_DENSITY) or not isinstance(d, tuple(f.FAMILIES.values())):
         return False
