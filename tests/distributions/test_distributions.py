@@ -22,7 +22,7 @@ import kldiv
 from bench.oracle import textbook as truths
 from kldiv import distributions as d
 from kldiv import kl_divergence as kl
-from kldiv.distributions import registry
+from kldiv.distributions import densities, registry
 from kldiv.errors import BackendError, DTypeError, LibraryError, OptionError, ShapeError
 
 INF, NAN = math.inf, math.nan
@@ -687,7 +687,8 @@ def test_other_names_of_families_and_parameters():
         assert (kl(theirs, ours) == 0).all()
     unknown = d.convert("p", tfp("Horseshoe", scale=1.0))
     assert type(unknown).__name__ == "Opaque"
-    with pytest.raises(OptionError, match="only distributions of SciPy and PyTorch, and of NumPyro"):
+    words = "only distributions of SciPy and PyTorch, and of NumPyro"
+    with pytest.raises(OptionError, match=words):
         kl(unknown, d.Normal(0, 1), method="monte_carlo")
 
 
