@@ -89,7 +89,7 @@ def gamma_excess(xp: Namespace, a: Array, c: Array, difference: Array | None = N
     edge = xp.where((a >= 0) & (c >= 0), xp.where(a == c, 0.0, zero + math.inf), math.nan)
     a, c, change = xp.where(alive, a, 1.0), xp.where(alive, c, 1.0), xp.where(alive, change, zero)
     shifted = _stirling_excess(xp, a + _SHIFT, c + _SHIFT, change)
-    return xp.where(alive, shifted + xp.sum(_Steps(xp, a, c, change).excess(), axis=-1), edge)
+    return xp.where(alive, shifted + xp.sum(_Steps.up_from(xp, a, c, change).excess(), axis=-1), edge)
 
 
 def gamma_excess_growth(
@@ -104,7 +104,7 @@ def gamma_excess_growth(
     a, c = xp.where(alive, a, 1.0), xp.where(alive, c, 1.0)
     change, more = xp.where(alive, change, zero), xp.where(alive, more, zero)
     s, t = xp.where(alive, s, zero), xp.where(alive, t, zero)
-    steps = _Steps(xp, a, c, change).growth(*_side_by_side(xp, s, t, more))
+    steps = _Steps.up_from(xp, a, c, change).growth(*_side_by_side(xp, s, t, more))
     return _stirling_growth(xp, a + _SHIFT, c + _SHIFT, change, s, t, more) + xp.sum(steps, axis=-1)
 
 
@@ -120,11 +120,15 @@ class _Steps:
     g(ρ) = ρ − log(1 + ρ), −ρ d/x − (y + 1) g(ρ), which does not cancel where ρ is small.
     """
 
-    def __init__(self, xp: Namespace, a: Array, c: Array, change: Array) -> None:
-        self.xp = xp
-        self.x, self.y = (xp.stack([v + i for i in range(_SHIFT)], axis=-1) for v in (a, c))
-        (self.d,) = _side_by_side(xp, change)
-        self.rho, self.near = self._ratio_less_one(self.x, self.y, self.d)
+    def __init__(self, xp: Namespace, x: Array, y: Array, d: Array) -> None:
+        self.xp, self.x, self.y, self.d = xp, x, y, d
+        self.rho, self.near = self._ratio_less_one(x, y, d)
+
+    @classmethod
+    def up_from(cls, xp: Namespace, a: Array, c: Array, change: Array) -> _Steps:
+        """Return those from a and c on; ``change`` is c − a."""
+        x, y = (xp.stack([v + i for i in range(_SHIFT)], axis=-1) for v in (a, c))
+        return cls(xp, x, y, *_side_by_side(xp, change))
 
     def _ratio_less_one(self, x: Array, y: Array, d: Array) -> tuple[Array, Array]:
         rho = -(d / y) / (x + 1.0)
@@ -151,18 +155,17 @@ class _Steps:
         up = (d / y) * (t / wide_y + s / (x + 1.0)) - more / wide_y
         up = up / (wide_x + 1.0)  # the ratio's own growth …
         rate = up * (y / x) * ((x + 1.0) / (y + 1.0))  # … of what it was
-        near = near & self.near & (rate > -0.5) & (rate < 1.0)
+        near = near & self.near & (rate > -0.5) & (rate < 1.0) & ~(t > y)
         flatter = _growth_of_quotient(xp, x, y, d, s, t, more)
         rho, rate, up = (xp.where(near, v, 0.0) for v in (self.rho, rate, up))
         slope = xp.where(near, wide_d / wide_x, 0.0)
         close = -slope * up - xp.where(near, flatter, 0.0) * rho - t * log1p_gap(xp, rho)
         close = close - (wide_y + 1.0) * (rho * rate + log1p_gap(xp, rate))
         grown = self._log(y, wide_y, t) - self._log(x, wide_x, s)
-        own = self._log(x, y, d)
-        far = (wide_y + 1.0) * grown + t * own + flatter
-        apart = (wide_y + 1.0) * self._log(wide_x, wide_y, wide_d) + wide_d / wide_x
-        far = xp.where(t > y, apart - ((y + 1.0) * own + d / x), far)
-        return xp.where(near, close, far)
+        far = (wide_y + 1.0) * grown + t * self._log(x, y, d) + flatter
+        # Of very different remainders nothing is lost by their difference.
+        apart = _Steps(xp, wide_x, wide_y, wide_d).excess() - self.excess()
+        return xp.where(t > y, apart, xp.where(near, close, far))
 
 
 def _growth_of_quotient(
