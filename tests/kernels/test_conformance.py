@@ -27,13 +27,6 @@ BETAS = [None, 0.3]
 REDUCTIONS = ["none", "mean", "batchmean", "sum"]
 
 
-@pytest.fixture
-def technology(request, monkeypatch):
-    """A technology, which computes or fails."""
-    with request.param.prepared(monkeypatch):
-        yield request.param
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -94,7 +87,11 @@ OPERATIONS = {
 
 
 def of_operations(technology):
-    return [name for name in OPERATIONS if technology.pointwise or name in {"KL", "JS"}]
+    return list(OPERATIONS) if technology.pointwise else ["KL"]
+
+
+def of_the_others(technology):
+    return [] if technology.pointwise else ["JS"]
 
 
 def assert_agree(found, wanted, dtype, result=None):
@@ -211,13 +208,13 @@ def of_many_classes(size, dtype, beta, rows):
     "size dtype beta rows",
     [
         (129, "float32", None, 0),
-        (1000, "float64", 0.4, 7),
-        (1025, "float32", 0.4, 7),  # of two tiles of Triton's, or a short one of another
-        (1025, "float64", None, 7),
+        (1000, "float64", 0.4, 3),
+        (1025, "float32", 0.4, 3),  # beyond a tile of Triton's
+        (1025, "float64", None, 3),
         (4099, "float64", None, 2),
-        (32000, "float32", None, 1),
     ],
     more=[
+        (1025, "float64", 0.4, 0),
         *((size, "float32", beta, 0) for size in (127, 128, 1000, 1025) for beta in BETAS),
         *((4099, dtype, None, 0) for dtype in FLOATS),
         *((32000, dtype, beta, 2) for dtype in FLOATS for beta in BETAS),
@@ -230,7 +227,7 @@ def test_many_classes_are_exact(technology, size, dtype, beta, rows):
     assert_right(names, (value, *gradients), expected, dtype)
 
 
-@each("size beta", [(1, None), (1, 0.3), (2, None), (2, 0.3)])
+@each("size beta", [(1, None), (2, 0.3)], more=[(1, 0.3), (2, None)])
 def test_one_and_two_classes(technology, size, beta):
     s, t = logits((5, size))
     value, gradients = technology.run(of_rows(beta=beta), s, t)
@@ -240,18 +237,18 @@ def test_one_and_two_classes(technology, size, beta):
 
 
 @each(
-    "how beta every",
-    lambda technology: [(how, None, 8) for how in technology.splits],
+    "how beta every times",
+    lambda technology: [(how, None, 16, 5) for how in technology.splits[-1:]],
     more=lambda technology: [
-        (how, beta, 5 if technology.interpreted else 1)
+        (how, beta, 5 if technology.interpreted else 1, 11)
         for how in technology.splits
         for beta in BETAS
     ],
 )
-def test_any_sharing_of_rows_is_exact(technology, how, beta, every, monkeypatch):
+def test_any_sharing_of_rows_is_exact(technology, how, beta, every, times, monkeypatch):
     """Rows of many parts, whose parts are worked on together or not, stay within the targets."""
     names, s, t = batch(100, "float32")
-    s, t = (np.repeat(rows[::every], 11, axis=1) for rows in (s, t))
+    s, t = (np.repeat(rows[::every], times, axis=1) for rows in (s, t))
     technology.split(monkeypatch, how)
     value, gradients = technology.run(of_rows(beta=beta), s, t)
     assert_right(names[::every], (value, *gradients), truth(s, t, beta=beta), "float32")
@@ -269,14 +266,14 @@ def test_half_types_are_exact(technology, dtype, beta):
             assert gradient_error(gradient[k], expected[k], "float16") <= 2 * unit(dtype)
 
 
-@each("beta cotangent", [(None, 1e-30), (0.3, 1e30)])
+@each("beta cotangent", [(None, 1e-25)], more=[(0.3, 1e25)])
 def test_gradients_of_any_size(technology, beta, cotangent):
     s, t = logits((1, 3000))
     t[0, 2500] += 21  # beyond the first tile
     s = t + np.float32(0.1) * s
     _, gradients = technology.run(of_rows(beta=beta), s, t, cotangent=np.full(1, cotangent, "f4"))
     for gradient, true in zip(gradients, truth(s, t, beta=beta)[1:], strict=True):
-        assert gradient_error(gradient[0] / cotangent, true[0], "float32") <= 1e-6
+        assert gradient_error(gradient[0], true[0] * cotangent, "float32") <= 1e-6
 
 
 # --- rows as the formulas say ---------------------------------------------------------------------
@@ -298,17 +295,17 @@ def test_gradients_of_any_size(technology, beta, cotangent):
     ],
 )
 def test_reductions_masks_and_temperatures(technology, dtype, beta, reduction, masked, temperature):
-    s, t = logits((3, 4, 50), dtype)
+    s, t = logits((3, 3, 40), dtype)
     s[0, 0, :3], t[0, 0, 1:5], t[2, 0, :2] = -np.inf, -np.inf, -np.inf
     result = "float64" if dtype == "float64" else "float32"
-    others = [np.array([0.5, 1, 3, 0.1], result) * np.ones((3, 1), result)]
+    others = [np.array([0.5, 1, 3], result) * np.ones((3, 1), result)]
     others = others[: temperature is None]
-    keep = np.arange(12).reshape(3, 4) % 4 != 2
+    keep = np.arange(9).reshape(3, 3) % 4 != 2
     if masked:
         s[~keep] = np.nan
         others.append(keep)
     operation = of_rows(dtype, beta, reduction, temperature, result)
-    cotangent = np.full((3, 4) if reduction == "none" else (), 0.75, result)
+    cotangent = np.full((3, 3) if reduction == "none" else (), 0.75, result)
     found = technology.run(operation, s, t, *others, cotangent=cotangent)
     wanted = formulas(operation, s, t, *others, cotangent=cotangent)
     assert_agree(found, wanted, dtype, result)
@@ -329,7 +326,9 @@ LAYOUTS = {
     "layout name",
     lambda technology: list(zip(LAYOUTS, [*of_operations(technology), "KL"], strict=False)),
     more=lambda technology: [
-        (layout, name) for layout in LAYOUTS for name in of_operations(technology)
+        (layout, name)
+        for layout in LAYOUTS
+        for name in of_operations(technology) + of_the_others(technology)
     ],
 )
 def test_any_layout(technology, layout, name):
@@ -342,7 +341,7 @@ def test_any_layout(technology, layout, name):
     assert_agree(found, formulas(operation, *plain), "float32")
 
 
-@each("beta size", [(None, 20), (0.3, 1000)])
+@each("beta size", [(None, 20), (0.3, 40)], more=[(None, 1100), (0.3, 1100)])
 def test_rows_without_meaning(technology, beta, size):
     s, t = logits((9, size))
     s[0], t[1], s[2, 3], t[3, 4] = -np.inf, -np.inf, np.inf, np.nan
@@ -354,10 +353,10 @@ def test_rows_without_meaning(technology, beta, size):
     assert_right(range(9), (value, *gradients), truth(s, t, beta=beta), "float32")
 
 
-@each("name", of_operations)
+@each("name", of_operations, of_the_others)
 def test_the_same_bits_every_time_and_nothing_modified(technology, name):
     operation, make = OPERATIONS[name]
-    arrays = make((3, 1500))
+    arrays = make((2, 1100))
     before = [a.tobytes() for a in arrays]
     first, second = (technology.run(operation, *arrays) for _ in range(2))
     assert first[0].tobytes() == second[0].tobytes()
@@ -365,7 +364,7 @@ def test_the_same_bits_every_time_and_nothing_modified(technology, name):
     assert before == [a.tobytes() for a in arrays]
 
 
-@each("name", of_operations)
+@each("name", of_operations, of_the_others)
 def test_gradients_one_by_one(technology, name):
     operation, make = OPERATIONS[name]
     arrays = make((3, 40))
@@ -388,7 +387,7 @@ def test_second_order_is_left_to_the_formulas(technology, name):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11 * abs(b).max())
 
 
-@each("beta", BETAS, only=lambda technology: technology.autograd)
+@each("beta", [None], more=[0.3], only=lambda technology: technology.autograd)
 def test_a_temperature_is_differentiable(technology, beta):
     arrays = [*np.random.default_rng(3).normal(size=(2, 3, 50)), np.array([0.5, 1.0, 3.0])]
     loss = kldiv.kl_div_with_logits
@@ -448,7 +447,7 @@ def test_kl_div_agrees_with_the_formulas(technology, dtype, mask, log_target, re
     only=lambda technology: technology.pointwise,
 )
 def test_elements_are_right_to_four_units(technology, dtype, log_target):
-    x, y = probabilities((33, 1001), dtype, log_target=log_target)
+    x, y = probabilities((9, 1001), dtype, log_target=log_target)
     settings = {"log_target": log_target}
     found, _ = technology.run(pointwise(dtype, **settings), x, y, gradients=())
     x, y = x[1:], y[1:]

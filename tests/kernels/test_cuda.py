@@ -6,7 +6,6 @@ That NVRTC compiles the sources as they are for GPUs is shown in ``test_cuda_sou
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from kernels.conformance import each, formulas
 from logit_families import assert_right
 from reference import truth
@@ -21,12 +20,6 @@ LAYOUTS = {
     ),
 }
 FLOAT32 = RowLoss("none", "float32", "float32", "float32")
-
-
-@pytest.fixture
-def technology(request, monkeypatch):
-    with request.param.prepared(monkeypatch):
-        yield request.param
 
 
 def on_cuda(technology):
