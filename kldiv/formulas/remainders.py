@@ -89,7 +89,9 @@ def gamma_excess(xp: Namespace, a: Array, c: Array, difference: Array | None = N
     edge = xp.where((a >= 0) & (c >= 0), xp.where(a == c, 0.0, zero + math.inf), math.nan)
     a, c, change = xp.where(alive, a, 1.0), xp.where(alive, c, 1.0), xp.where(alive, change, zero)
     shifted = _stirling_excess(xp, a + _SHIFT, c + _SHIFT, change)
-    return xp.where(alive, shifted + xp.sum(_Steps.up_from(xp, a, c, change).excess(), axis=-1), edge)
+    return xp.where(
+        alive, shifted + xp.sum(_Steps.up_from(xp, a, c, change).excess(), axis=-1), edge
+    )
 
 
 def gamma_excess_growth(

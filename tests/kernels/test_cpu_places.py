@@ -100,15 +100,13 @@ def test_the_loop_becomes_vectors_of_other_cpus(machine, loop):
 
 @pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="not an x86-64 CPU")
 @pytest.mark.skipif(sys.platform == "darwin", reason="Rosetta may lack AVX2")
+@pytest.mark.slow
 def test_a_cpu_without_avx512(tmp_path):
     """The same tests of accuracy, compiled for an older CPU."""
-    chosen = (
-        "ulp or elements_are_right or (kl_of_logits_is_exact and 100-float32-1.0) "
-        "or (many_classes_is_exact and 4099-float32)"
-    )
+    chosen = "cpu and (functions or elements_are_right or 100-float32 or 1025)"
     command = [sys.executable, *"-m pytest -q -n 0 -p no:cacheprovider -k".split(), chosen]
     run = subprocess.run(
-        [*command, str(Path(__file__).with_name("test_cpu.py"))],
+        [*command, str(Path(__file__).with_name("test_conformance.py"))],
         env={**os.environ, "NUMBA_CPU_NAME": "haswell", "KLDIV_CACHE_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
