@@ -364,7 +364,7 @@ def _noise(pair: Pair, cuts: Any) -> tuple[float, float, float]:
         found = np.isfinite(log_p).all(1) & np.isfinite(log_q).all(1)
         found &= weight > np.max(weight, initial=-np.inf) - 30
     if not found.any():
-        return _EPS, 0.0, 0.0
+        return 2 * _EPS, 0.0, 0.0
     ratio = log_p[found] - log_q[found]
     second = [np.max(np.abs(np.diff(log[found], 2, axis=1))) for log in (log_p, log_q)]
-    return _EPS, float(max(second)), float(np.max(np.abs(ratio)))
+    return 2 * _EPS, float(max(second)), float(np.max(np.abs(ratio)))

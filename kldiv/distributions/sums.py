@@ -161,9 +161,9 @@ def _sum(p: Density, q: Density, start: float, stop: float) -> Sums:
     total, size = np.zeros(5), np.zeros(5)
     for first in np.arange(start, stop + 1, 1 << 16):
         k = np.arange(first, min(first + (1 << 16), stop + 1))
-        found = terms(*_logs(p, q, k))
-        total = total + np.sum(found, axis=0)
-        size = size + np.sum(np.abs(found), axis=0)
+        found = np.ascontiguousarray(terms(*_logs(p, q, k)).T)  # its rows are added in pairs
+        total = total + np.sum(found, axis=1)
+        size = size + np.sum(np.abs(found), axis=1)
     return Sums(total, 8 * _EPS * size)
 
 

@@ -22,7 +22,7 @@ from libraries import Library, require, unit
 import kldiv
 from kldiv import distributions as d
 from kldiv import kl_divergence as kl
-from kldiv.distributions import registry
+from kldiv.distributions import densities, registry
 from kldiv.errors import BackendError, DTypeError, LibraryError, OptionError, ShapeError
 
 INF, NAN = math.inf, math.nan
