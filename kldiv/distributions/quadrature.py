@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -54,6 +54,7 @@ class Pair:
     p: Density
     q: Density
     line: Line
+    step: ClassVar[float] = 1e-6  # between places that differ by more than rounding
 
     def logs(self, y: Any) -> tuple[Any, Any]:
         """Return the log-densities of P and Q in y."""
@@ -357,14 +358,19 @@ def verdict(pair: Pair, found: Sums, cuts: Any, *, same_support: bool) -> tuple[
 def _noise(pair: Pair, cuts: Any) -> tuple[float, float, float]:
     """Return the roundoff of log-densities, how much they scatter, and the largest |log(p/q)|."""
     ulp = np.spacing(np.maximum(np.abs(cuts), 1e-3))
-    y = cuts[:, None] + ulp[:, None] * np.arange(9) * 2
-    log_p, log_q = pair.logs(y)
+    step = pair.step * np.maximum(np.abs(cuts), 1.0) if pair.step < 1 else 1.0 + 0 * cuts
+    y = np.concatenate([cuts[:, None] + ulp[:, None] * np.arange(9) * 2, (cuts + step)[:, None]], 1)
+    both = pair.logs(y)
     with np.errstate(all="ignore"):
-        weight = log_p[:, 4]
-        found = np.isfinite(log_p).all(1) & np.isfinite(log_q).all(1)
-        found &= weight > np.max(weight, initial=-np.inf) - 30
+        weight = both[0][:, 4] - np.max(both[0][:, 4], initial=-np.inf)
+        found = np.isfinite(both[0]).all(1) & np.isfinite(both[1]).all(1) & (weight > -30)
     if not found.any():
         return 2 * _EPS, 0.0, 0.0
-    ratio = log_p[found] - log_q[found]
-    second = [np.max(np.abs(np.diff(log[found], 2, axis=1))) for log in (log_p, log_q)]
-    return 2 * _EPS, float(max(second)), float(np.max(np.abs(ratio)))
+    scatter = 0.0
+    for log in (each[found] for each in both):
+        jumps = np.max(np.abs(np.diff(log[:, :9], 2, axis=1)))
+        # A rounded parameter moves the whole density by some units in the last place.
+        slope = np.abs(log[:, 9] - log[:, 0]) / step[found] * np.maximum(np.abs(cuts[found]), 1.0)
+        scatter = max(scatter, float(jumps), _EPS * float(np.max(slope * np.exp(weight[found]))))
+    ratio = both[0][found] - both[1][found]
+    return 2 * _EPS, scatter, float(np.max(np.abs(ratio)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -60,6 +60,8 @@ def add_up(p: Density, q: Density) -> tuple[float, float]:
 
 class _Whole(Pair):
     """Both mass functions, asked for whole numbers."""
+
+    step: ClassVar[float] = 1.0
 
     def logs(self, y: Any) -> tuple[Any, Any]:
         """Return the logarithms of P's and Q's probabilities at whole numbers y."""
