@@ -9,16 +9,21 @@ of the pairs are nearly equal, and some integrals diverge.
 from __future__ import annotations
 
 import argparse
+import sys
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import mpmath
 import numpy as np
-from mpmath import mp, mpf
 
 import kldiv
 from kldiv import distributions as d
 from kldiv.errors import KLDivError
+
+try:
+    import mpmath
+    from mpmath import mp, mpf
+except ImportError:
+    sys.exit("bench.quadrature needs mpmath for the truth: pip install mpmath")
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -234,9 +239,7 @@ def _peaks(rng: np.random.Generator) -> tuple[Any, Any, Any]:
     total = mp.fsum(_numbers(*weights))
     for w, m, s in zip(_numbers(*weights), _numbers(*locs), _numbers(*scales), strict=True):
         part = w / total
-        truth += part * (
-            _normal_cross(s**2 + m**2, t_) - _normal_entropy(s) + mp.log(part)
-        )
+        truth += part * (_normal_cross(s**2 + m**2, t_) - _normal_entropy(s) + mp.log(part))
     return p, d.Normal(0.0, t), truth
 
 

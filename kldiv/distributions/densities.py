@@ -39,9 +39,7 @@ def entry(d: Distribution, index: tuple[Any, ...], shape: tuple[int, ...]) -> Di
     if isinstance(d, Opaque):
         own = d.batch_shape
         last = index[len(index) - len(own) :]
-        return Entry(
-            d.original, tuple(i if n != 1 else 0 for i, n in zip(last, own, strict=True))
-        )
+        return Entry(d.original, tuple(i if n != 1 else 0 for i, n in zip(last, own, strict=True)))
     values: dict[str, Any] = {}
     for field in fields(d):
         value = getattr(d, field.name)
@@ -88,6 +86,11 @@ def _numpy(value: Any) -> Any:
 
 def density(d: Distribution) -> Density:
     """Return the density of one entry."""
+    with np.errstate(all="ignore"):  # constants of what is no parameter are NaN
+        return _density(d)
+
+
+def _density(d: Distribution) -> Density:
     if isinstance(d, Entry):
         return of_object(d.original, d.index)
     if isinstance(d, f.MixtureSameFamily):

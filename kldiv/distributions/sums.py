@@ -48,11 +48,11 @@ def add_up(p: Density, q: Density) -> tuple[float, float]:
     for start, stop in blocks:
         total = total.plus(_sum(p, q, start, stop))
     if not np.isfinite(total.values).all():
-        return (math.nan if np.isnan(total.values).any() else math.inf), 0.0
+        return (math.nan, math.nan) if np.isnan(total.values).any() else (math.inf, 0.0)
     for start, stop in rest:
         found = _smooth(p, q, start, stop, marks)
         if not isinstance(found, Sums):
-            return found, 0.0
+            return found, math.nan if math.isnan(found) else 0.0
         total = total.plus(found)
     cuts = np.unique(np.concatenate([marks, marks + 1]))
     return verdict(_Whole(p, q, pair.line), total, cuts, same_support=p.bounds == q.bounds)
@@ -62,6 +62,10 @@ class _Whole(Pair):
     """Both mass functions, asked for whole numbers."""
 
     step: ClassVar[float] = 1.0
+
+    def rough(self) -> Any:
+        """Return no places: whole numbers do not lie side by side."""
+        return ()
 
     def logs(self, y: Any) -> tuple[Any, Any]:
         """Return the logarithms of P's and Q's probabilities at whole numbers y."""
