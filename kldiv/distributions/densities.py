@@ -86,6 +86,11 @@ def _numpy(value: Any) -> Any:
 
 def density(d: Distribution) -> Density:
     """Return the density of one entry."""
+    with np.errstate(all="ignore"):  # constants of what is no parameter are NaN
+        return _density(d)
+
+
+def _density(d: Distribution) -> Density:
     if isinstance(d, Entry):
         return of_object(d.original, d.index)
     if isinstance(d, f.MixtureSameFamily):

@@ -6,7 +6,6 @@ No library is imported: an object brings its own, and arrays are converted by th
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,22 +28,22 @@ def of_object(original: Any, index: tuple[int, ...]) -> Density:
     batch, event = tuple(original.batch_shape), tuple(original.event_shape)
     bounds, discrete = _support(original, backend, index)
     inner = bounds if discrete else _inner(bounds)
+    place: Any = (slice(None), *index)
 
     def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
         x = np.asarray(x, dtype=np.float64)
         inside = True if event else (x >= bounds[0]) & (x <= bounds[1])
         # Objects that check their arguments raise outside of their support.
         given = x if event else np.where(inside, np.clip(x, *inner), _any(inner))
-        count = len(event)
-        lead = given.shape[: given.ndim - count]
-        given = np.reshape(given, (*lead, *(1 for _ in batch), *event))
-        given = np.broadcast_to(given, (*lead, *batch, *event))
-        logs = np.broadcast_to(_evaluate(original, backend, given), (*lead, *batch))
-        return np.where(inside, logs[(..., *index)], -np.inf)
+        lead = given.shape[: given.ndim - len(event)]
+        given = np.reshape(given, (-1, *(1 for _ in batch), *event))
+        given = np.broadcast_to(given, (len(given), *batch, *event))
+        logs = np.broadcast_to(_evaluate(original, backend, given), (len(given), *batch))
+        found = np.reshape(logs[place], lead)
+        return np.where(inside, found, -np.inf)
 
     def sample(n: int, rng: Any) -> Any:
-        drawn = samples(original, n, rng)
-        return drawn[(slice(None), *index)]
+        return samples(original, n, rng)[place]
 
     return Density(log_prob, sample, bounds, discrete, bool(event))
 
@@ -105,19 +104,28 @@ def _backend(original: Any) -> Any:
 
 
 def _evaluate(original: Any, backend: Any, x: Any) -> Any:
-    context = backend.receiving(("float64",)) if backend.name == "jax" else nullcontext()
-    with context:  # JAX takes float64 only there
-        xp = backend.namespace()
-        try:
-            # A copy: PyTorch warns of arrays that it cannot write to.
-            found = original.log_prob(xp.asarray(np.array(x), dtype=xp.float64))
-        except ValueError as error:
-            raise OptionError(
-                f"{type(original).__qualname__} refuses places of the other distribution: "
-                f"{str(error).splitlines()[0]}; make it with validate_args=False"
-            ) from error
-        found = found.detach() if hasattr(found, "detach") else found
-        return np.asarray(backend.to_numpy(backend.export(found)))
+    # A copy: PyTorch warns of arrays that it cannot write to.
+    x = np.array(x, dtype=np.float64)
+    if backend.name == "torch":
+        return _evaluated(original, backend, x)
+    # JAX compiles for every shape: a few lengths serve all.
+    count = len(x)
+    more = max(256, 1 << (count - 1).bit_length()) - count if count else 0
+    with backend.receiving(("float64",)):  # JAX takes float64 only there
+        return _evaluated(original, backend, np.concatenate([x, x[:1].repeat(more, 0)]))[:count]
+
+
+def _evaluated(original: Any, backend: Any, x: Any) -> Any:
+    xp = backend.namespace()
+    try:
+        found = original.log_prob(xp.asarray(x, dtype=xp.float64))
+    except ValueError as error:
+        raise OptionError(
+            f"{type(original).__qualname__} refuses places of the other distribution: "
+            f"{str(error).splitlines()[0]}; make it with validate_args=False"
+        ) from error
+    found = found.detach() if hasattr(found, "detach") else found
+    return np.asarray(backend.to_numpy(backend.export(found)))
 
 
 def _support(
@@ -221,7 +229,7 @@ def _has_quantiles(frozen: Any) -> bool:
     """Return whether quantiles are quick: a discrete one without formulas adds up its mass."""
     if not hasattr(frozen, "dist"):
         return True
-    own = type(frozen.dist)
+    own: Any = type(frozen.dist)
     base = next(c for c in own.__mro__ if c.__name__ in {"rv_continuous", "rv_discrete"})
     if base.__name__ == "rv_continuous":
         return True
@@ -232,7 +240,7 @@ def _underflows(frozen: Any) -> bool:
     """Return whether a log-density is the logarithm of a density, which underflows."""
     if not hasattr(frozen, "dist"):
         return False
-    own = type(frozen.dist)
+    own: Any = type(frozen.dist)
     base = next(c for c in own.__mro__ if c.__name__ in {"rv_continuous", "rv_discrete"})
     name = "_logpdf" if base.__name__ == "rv_continuous" else "_logpmf"
     return getattr(own, name) is getattr(base, name)

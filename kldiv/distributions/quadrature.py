@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,7 @@ P, Q, RATIO, EXCESS, ROUNDING = range(5)
 
 
 class Sums(NamedTuple):
-    """Integrals or sums of `P`, `Q`, `RATIO`, `EXCESS` and `ROUNDING`, and bounds of their errors."""
+    """Integrals or sums of `P`, `Q`, `RATIO`, `EXCESS`, `ROUNDING`, and bounds of their errors."""
 
     values: Any
     errors: Any
@@ -54,6 +54,12 @@ class Pair:
     p: Density
     q: Density
     line: Line
+    step: ClassVar[float] = 1e-6  # between places that differ by more than rounding
+
+    def rough(self) -> Any:
+        """Return the y at which densities may jump."""
+        with np.errstate(all="ignore"):
+            return self.line.of(np.array([*self.p.cuts, *self.q.cuts]))
 
     def logs(self, y: Any) -> tuple[Any, Any]:
         """Return the log-densities of P and Q in y."""
@@ -101,13 +107,13 @@ def integrate(p: Density, q: Density) -> tuple[float, float]:
     cuts = _cuts(pair, marks)
     found = integrals(pair, cuts, -math.inf, math.inf)
     if not isinstance(found, Sums):
-        return found, 0.0
+        return found, 0.0 * found if math.isnan(found) else 0.0
     same = q.circle or p.bounds == q.bounds
     return verdict(pair, found, cuts, same_support=same)
 
 
 def _cuts(pair: Pair, marks: Any) -> Any:
-    """Return where to cut, in y: at marks of both, and at peaks that a look along the line finds."""
+    """Return where to cut, in y: at marks of both, and at peaks of P along the line."""
     with np.errstate(all="ignore"):
         wanted = np.concatenate([marks, pair.q.landmarks(), pair.p.cuts, pair.q.cuts])
         y = pair.line.of(wanted)
@@ -194,38 +200,36 @@ def _end(pair: Pair, inner: Any, limit: float, side: int) -> _End | float:
     if math.isfinite(limit):
         count = max(2, int(np.ceil(np.log2(abs(limit - first) / width + 2))) + 1)
         return _End(first + (limit - first) * np.linspace(0, 1, count + 1)[1:] ** 2, None)
-    reach = _reach(pair)
-    steps = np.geomspace(width / 16, max(reach - side * first, width), 600)
+    steps = np.geomspace(width / 16, max(_reach(pair) - side * first, width), 600)
     y = first + side * steps
     log_p, log_q = pair.logs(y)
     with np.errstate(all="ignore"):
         ratio = log_p - log_q
         usable = np.isfinite(log_p) & np.isfinite(ratio)
-        count = len(y) if usable.all() else int(np.argmin(usable))
         size = np.where(np.isneginf(log_p), -np.inf, log_p + np.log1p(np.abs(ratio)))
-        size = size + np.log(steps)
+    count = len(y) if usable.all() else int(np.argmin(usable))
     if count < 4:
         return _nearest(pair, first, width, side)
-    heavy = np.flatnonzero(size[:count] > _NOTHING)
-    last = int(heavy[-1]) + 1 if len(heavy) else 0
-    # An overflowing ratio ends the look; what P has there decides.
-    q_heavy = np.flatnonzero((log_q + np.log(steps))[:count] > _NOTHING)
-    if len(q_heavy) and q_heavy[-1] + 1 < count:  # all of Q's mass can be had
-        last = max(last, int(q_heavy[-1]) + 1)
-    far = min(last, count - 1)
-    # Steps of a factor of two, so that no piece is much longer than the one before.
-    chosen = np.unique(np.concatenate([np.arange(0, far, 30), [far]]))
-    points = y[chosen]
-    verdict_ = _converges(y[:count], log_p[:count], ratio[:count], first)
-    if verdict_ is False:
+    last = _last_heavy((size + np.log(steps))[:count])
+    of_q = _last_heavy((log_q + np.log(steps))[:count])
+    far = max(last, of_q) if of_q < count else last  # all of Q's mass, where it can be had
+    far = min(far, count - 1)
+    # Some thirty steps double the distance: no piece is much longer than all before it.
+    points = y[np.unique(np.concatenate([np.arange(0, far, 30), [far]]))]
+    known = y[:count], log_p[:count], ratio[:count]
+    if _diverges(*known, first) or (last == count and size[count - 1] > _OVERFLOW):
         return math.inf
     if last < count:
         return _End(points, None)
     if count < len(y) and np.isneginf(log_p[count]) and abs(pair.line.at(y[count]).x) < _LARGE:
         return _End(np.append(points, y[count]), None)  # P ends there, or underflows
-    if size[count - 1] > _OVERFLOW:
-        return math.inf
-    return _End(points, _tail(y[:count], log_p[:count], ratio[:count], first, side))
+    return _End(points, _tail(*known, first))
+
+
+def _last_heavy(size: Any) -> int:
+    """Return how many places there are up to the last whose logarithm of a mass counts."""
+    heavy = np.flatnonzero(size > _NOTHING)
+    return int(heavy[-1]) + 1 if len(heavy) else 0
 
 
 def _nearest(pair: Pair, first: float, width: float, side: int) -> _End:
@@ -245,27 +249,25 @@ def _three(y: Any, first: float, share: float) -> Any:
     return np.array([int(np.argmin(np.abs(y - (last - k * step)))) for k in (2, 1, 0)])
 
 
-def _converges(y: Any, log_p: Any, ratio: Any, first: float) -> bool | None:
-    """Return False where p log(p/q) rises for ever: P's tail falls more slowly than Q's."""
-    if not ratio[-1] > 50:
-        return None  # no more than P's logarithm, or P has less than Q
+def _diverges(y: Any, log_p: Any, ratio: Any, first: float) -> bool:
+    """Return whether p log(p/q) does not fall for ever: P's tail falls more slowly than Q's."""
     some = _three(y, first, 0.5)
-    if len(set(some.tolist())) < 3 or (ratio[some] <= 0).any():
-        return None
+    if not ratio[-1] > 50 or len(set(some.tolist())) < 3 or (ratio[some] <= 0).any():
+        return False  # the ratio is no more than P's logarithm, or P has less than Q
     place = np.abs(y[some] - first)
     falls = -np.diff(log_p[some]) / np.diff(place)
     rises = np.diff(np.log(ratio[some])) / np.diff(place)
-    if rises[-1] <= 0 or (rises <= 0).any():
-        return None
-    speed = falls / rises
-    if speed[1] > speed[0] * (1 + 1e-3):
-        return True  # P falls faster and faster
-    if speed[1] < speed[0] * (1 - 0.05):
-        return False  # slower and slower: Q's logarithm is exponential in P's
-    return bool(speed[1] > 1 + 1e-9)
+    if (rises <= 0).any():
+        return False
+    before, after = falls / rises
+    if after > before * (1 + 1e-3):
+        return False  # P falls faster and faster
+    if after < before * (1 - 0.05):
+        return True  # slower and slower: Q's logarithm grows exponentially beside P's
+    return not after > 1 + 1e-9
 
 
-def _tail(y: Any, log_p: Any, ratio: Any, first: float, side: int) -> Sums | None:
+def _tail(y: Any, log_p: Any, ratio: Any, first: float) -> Sums:
     """Integrate beyond the last place that floats reach, log-densities being continued.
 
     Both are polynomials of y there, or the ratio is exponential; two fits tell the error.
@@ -284,7 +286,6 @@ def _tail(y: Any, log_p: Any, ratio: Any, first: float, side: int) -> Sums | Non
                 "reach its end; use method='monte_carlo', which averages over samples"
             )
         found.append(_continued(of_p, of_ratio, exponential=exponential, length=length))
-    del side
     one, other = found
     return Sums(one.values, one.errors + 4 * np.abs(one.values - other.values))
 
@@ -357,14 +358,21 @@ def verdict(pair: Pair, found: Sums, cuts: Any, *, same_support: bool) -> tuple[
 def _noise(pair: Pair, cuts: Any) -> tuple[float, float, float]:
     """Return the roundoff of log-densities, how much they scatter, and the largest |log(p/q)|."""
     ulp = np.spacing(np.maximum(np.abs(cuts), 1e-3))
-    y = cuts[:, None] + ulp[:, None] * np.arange(9) * 2
-    log_p, log_q = pair.logs(y)
+    step = pair.step * np.maximum(np.abs(cuts), 1.0) if pair.step < 1 else 1.0 + 0 * cuts
+    y = np.concatenate([cuts[:, None] + ulp[:, None] * np.arange(9) * 2, (cuts + step)[:, None]], 1)
+    both = pair.logs(y)
     with np.errstate(all="ignore"):
-        weight = log_p[:, 4]
-        found = np.isfinite(log_p).all(1) & np.isfinite(log_q).all(1)
-        found &= weight > np.max(weight, initial=-np.inf) - 30
+        weight = both[0][:, 4] - np.max(both[0][:, 4], initial=-np.inf)
+        found = np.isfinite(both[0]).all(1) & np.isfinite(both[1]).all(1) & (weight > -30)
+    for place in pair.rough():
+        found &= np.abs(cuts - place) > 64 * ulp
     if not found.any():
-        return _EPS, 0.0, 0.0
-    ratio = log_p[found] - log_q[found]
-    second = [np.max(np.abs(np.diff(log[found], 2, axis=1))) for log in (log_p, log_q)]
-    return _EPS, float(max(second)), float(np.max(np.abs(ratio)))
+        return 2 * _EPS, 0.0, 0.0
+    scatter = 0.0
+    for log in (each[found] for each in both):
+        jumps = np.max(np.abs(np.diff(log[:, :9], 2, axis=1)))
+        # A rounded parameter moves the whole density by some units in the last place.
+        slope = np.abs(log[:, 9] - log[:, 0]) / step[found] * np.maximum(np.abs(cuts[found]), 1.0)
+        scatter = max(scatter, float(jumps), _EPS * float(np.max(slope * np.exp(weight[found]))))
+    ratio = both[0][found] - both[1][found]
+    return 2 * _EPS, scatter, float(np.max(np.abs(ratio)))

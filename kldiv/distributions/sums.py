@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -48,11 +48,11 @@ def add_up(p: Density, q: Density) -> tuple[float, float]:
     for start, stop in blocks:
         total = total.plus(_sum(p, q, start, stop))
     if not np.isfinite(total.values).all():
-        return (math.nan if np.isnan(total.values).any() else math.inf), 0.0
+        return (math.nan, math.nan) if np.isnan(total.values).any() else (math.inf, 0.0)
     for start, stop in rest:
         found = _smooth(p, q, start, stop, marks)
         if not isinstance(found, Sums):
-            return found, 0.0
+            return found, math.nan if math.isnan(found) else 0.0
         total = total.plus(found)
     cuts = np.unique(np.concatenate([marks, marks + 1]))
     return verdict(_Whole(p, q, pair.line), total, cuts, same_support=p.bounds == q.bounds)
@@ -60,6 +60,12 @@ def add_up(p: Density, q: Density) -> tuple[float, float]:
 
 class _Whole(Pair):
     """Both mass functions, asked for whole numbers."""
+
+    step: ClassVar[float] = 1.0
+
+    def rough(self) -> Any:
+        """Return no places: whole numbers do not lie side by side."""
+        return ()
 
     def logs(self, y: Any) -> tuple[Any, Any]:
         """Return the logarithms of P's and Q's probabilities at whole numbers y."""
@@ -161,9 +167,9 @@ def _sum(p: Density, q: Density, start: float, stop: float) -> Sums:
     total, size = np.zeros(5), np.zeros(5)
     for first in np.arange(start, stop + 1, 1 << 16):
         k = np.arange(first, min(first + (1 << 16), stop + 1))
-        found = terms(*_logs(p, q, k))
-        total = total + np.sum(found, axis=0)
-        size = size + np.sum(np.abs(found), axis=0)
+        found = np.ascontiguousarray(terms(*_logs(p, q, k)).T)  # its rows are added in pairs
+        total = total + np.sum(found, axis=1)
+        size = size + np.sum(np.abs(found), axis=1)
     return Sums(total, 8 * _EPS * size)
 
 
