@@ -684,30 +684,31 @@ _DOMAINS: Final[dict[str, tuple[float, float]]] = {
     "logits": (-math.inf, math.inf),
 }
 
-# The points that these are at, where one of their parameters is at its edge.
+# Where a parameter at its edge makes a point mass, and of what place.
 _POINTS: Final[dict[Any, Callable[[Namespace, Any], tuple[Array, Array]]]] = {
     f.Exponential: lambda xp, d: (d.rate == math.inf, xp.zeros_like(d.rate)),
     f.Gamma: lambda xp, d: (
         (d.rate == math.inf) | (d.concentration == 0),
-        xp.zeros_like(d.rate + d.concentration),
+        xp.zeros_like(d.rate),
     ),
+    f.Gumbel: lambda _, d: (d.scale == 0, d.loc),
     f.HalfNormal: lambda xp, d: (d.scale == 0, xp.zeros_like(d.scale)),
+    f.Laplace: lambda _, d: (d.scale == 0, d.loc),
     f.LogNormal: lambda xp, d: (d.scale == 0, xp.exp(d.loc)),
+    f.Normal: lambda _, d: (d.scale == 0, d.loc),
     f.Uniform: lambda _, d: (d.low == d.high, d.low),
     f.Weibull: lambda xp, d: (d.scale == 0, xp.zeros_like(d.scale)),
 }
 
 
-def _point(xp: Namespace, d: Any) -> Array | float:
+def _point(xp: Namespace, d: Any) -> Array:
     """Return where a point mass is, NaN for all else."""
-    located = {f.Gumbel, f.Laplace, f.Normal}
-    at = next((found for cls, found in _POINTS.items() if isinstance(d, cls)), None)
-    if at is None:
-        if not located.intersection(type(d).__mro__):
-            return math.nan
-        at = lambda _, d: (d.scale == 0, d.loc)  # noqa: E731
-    there, place = at(xp, d)
-    return xp.where(there, place, math.nan)
+    for family, found in _POINTS.items():
+        if isinstance(d, family):
+            there, place = found(xp, d)
+            return xp.where(there, place, math.nan)
+    (_, some), *_ = d.parameters()
+    return xp.full_like(some, math.nan)
 
 
 def _inside(xp: Namespace, d: Any) -> tuple[Any, Any, Any]:

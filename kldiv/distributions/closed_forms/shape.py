@@ -90,11 +90,10 @@ def _bernoulli_numbers(most: int) -> list[Fraction]:
 
 
 # 1/x² − 1/(4 sinh²(x/2)) = Σ B₂ₙ (2n − 1)/(2n)! x^(2n − 2), right to 1e-19 for |x| below 1.5.
-_CURVATURE = tuple(
-    float(number * (n - 1) / math.factorial(n))
-    for n, number in enumerate(_bernoulli_numbers(32))
-    if n >= 2 and n % 2 == 0
-)
+_EVEN = {n: number / math.factorial(n) for n, number in enumerate(_bernoulli_numbers(32))}
+_CURVATURE = tuple(float(_EVEN[n] * (n - 1)) for n in range(2, 33, 2))
+# ½ coth(x/2) − 1/x = Σ B₂ₙ/(2n)! x^(2n − 1), likewise.
+_MEAN = tuple(float(_EVEN[n]) for n in range(2, 33, 2))
 _SMALL = 1.5
 
 
@@ -110,15 +109,20 @@ def curvature(xp: Namespace, x: Array) -> Array:
     return xp.where(small, series, 1.0 / (far * far) - decay / (lost * lost))
 
 
+def lower_mean(xp: Namespace, size: Array) -> Array:
+    """Return the mean of the ContinuousBernoulli with logits −size ≤ 0: 1/size − 1/(e^size − 1)."""
+    small = size < _SMALL
+    near = xp.where(small, size, 0.0)
+    far = xp.where(small, _SMALL, size)
+    decay = xp.exp(-far)
+    series = 0.5 - near * polynomial(near * near, _MEAN)
+    return xp.where(small, series, 1.0 / far - decay / (1.0 - decay))
+
+
 def mean(xp: Namespace, x: Array) -> Array:
-    """Return the mean of a ContinuousBernoulli with logits x: 1/(1 − e⁻ˣ) − 1/x."""
-    small = abs(x) < 1e-2
-    near = xp.where(small, x, 0.0)
-    series = 0.5 + near * (1 / 12 - near * near * (1 / 720 - near * near * (1 / 30240)))
-    far = xp.where(small, 1.0, x)
-    size = abs(far)
-    above = 1.0 / (1.0 - xp.exp(-size)) - 1.0 / size
-    return xp.where(small, series, xp.where(far > 0, above, 1.0 - above))
+    """Return the mean of a ContinuousBernoulli with logits x."""
+    low = lower_mean(xp, abs(x))
+    return xp.where(x > 0, 1.0 - low, low)
 
 
 def log_decay(xp: Namespace, x: Array) -> Array:
@@ -153,9 +157,7 @@ def of_logits(xp: Namespace, a: Array, b: Array, change: Array) -> Array:
     own = log_ratio(xp, -expm1(xp, -size_b), -expm1(xp, -size_a))
     apart = ratio_phi(xp, size_a, size_b) + own + (size_a - b) * rate
     less = log_decay(xp, size_b) - log_decay(xp, size_a)
-    # size · (1/(eᵃ − 1) − 1/a), whose parts cancel for small a only; there it is −½ + a/12 − ….
-    slope = mean(xp, size_a) - 1.0
-    mixed = less - (b - size_a) * slope + xp.where(b < 0, size_b, 0.0)
+    mixed = less + (b - size_a) * lower_mean(xp, size_a) + xp.where(b < 0, size_b, 0.0)
     return xp.where(close, near, xp.where(large, apart, mixed))
 
 
