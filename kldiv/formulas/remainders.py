@@ -40,8 +40,8 @@ def interior(
 ) -> tuple[Array, Array, list[Array]]:
     """Return where all positive parameters are inside their domain, a value elsewhere, and them.
 
-    Elsewhere P or Q is a limit, of mass at points or far out: 0 where they have the same parameters,
-    +∞ where not, NaN where one is negative or NaN.  There the parameters returned are 1.
+    Elsewhere P or Q is a limit, of mass at points or far out: 0 where parameters are the same, +∞
+    where not, NaN where one is negative or NaN.  There the parameters returned are 1.
     """
     both = [*p, *q]
     valid, alive, same = True, True, True
@@ -63,12 +63,12 @@ def times_phi(xp: Namespace, c: Array, w: Array, top: Array) -> Array:
 
 # --- log Γ ----------------------------------------------------------------------------------------
 
-_SHIFT = 10
+SHIFT = 10
 """Stirling's series is used from here on; below, Γ(x + 10) = x (x + 1) … (x + 9) Γ(x)."""
 
 # B₂ₙ / (2n (2n−1)): log Γ(x) = (x − ½) log x − x + ½ log 2π + Σ cₙ x^(1−2n), right to 1e-17 of
 # itself at x = 10.
-_BINET = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
+BINET = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
 
 
 def lgamma_remainder(xp: Namespace, a: Array, c: Array, difference: Array | None = None) -> Array:
@@ -88,7 +88,7 @@ def gamma_excess(xp: Namespace, a: Array, c: Array, difference: Array | None = N
     zero = xp.zeros_like(change)
     edge = xp.where((a >= 0) & (c >= 0), xp.where(a == c, 0.0, zero + math.inf), math.nan)
     a, c, change = xp.where(alive, a, 1.0), xp.where(alive, c, 1.0), xp.where(alive, change, zero)
-    shifted = _stirling_excess(xp, a + _SHIFT, c + _SHIFT, change)
+    shifted = _stirling_excess(xp, a + SHIFT, c + SHIFT, change)
     return xp.where(
         alive, shifted + xp.sum(_Steps.up_from(xp, a, c, change).excess(), axis=-1), edge
     )
@@ -107,12 +107,12 @@ def gamma_excess_growth(
     change, more = xp.where(alive, change, zero), xp.where(alive, more, zero)
     s, t = xp.where(alive, s, zero), xp.where(alive, t, zero)
     steps = _Steps.up_from(xp, a, c, change).growth(*_side_by_side(xp, s, t, more))
-    return _stirling_growth(xp, a + _SHIFT, c + _SHIFT, change, s, t, more) + xp.sum(steps, axis=-1)
+    return _stirling_growth(xp, a + SHIFT, c + SHIFT, change, s, t, more) + xp.sum(steps, axis=-1)
 
 
 def _side_by_side(xp: Namespace, *arrays: Array) -> list[Array]:
     """Return each on an axis of steps: a compiler sees one formula, not ten."""
-    return [xp.stack([x] * _SHIFT, axis=-1) for x in arrays]
+    return [xp.stack([x] * SHIFT, axis=-1) for x in arrays]
 
 
 class _Steps:
@@ -129,7 +129,7 @@ class _Steps:
     @classmethod
     def up_from(cls, xp: Namespace, a: Array, c: Array, change: Array) -> _Steps:
         """Return those from a and c on; ``change`` is c − a."""
-        x, y = (xp.stack([v + i for i in range(_SHIFT)], axis=-1) for v in (a, c))
+        x, y = (xp.stack([v + i for i in range(SHIFT)], axis=-1) for v in (a, c))
         return cls(xp, x, y, *_side_by_side(xp, change))
 
     def _ratio_less_one(self, x: Array, y: Array, d: Array) -> tuple[Array, Array]:
@@ -186,12 +186,12 @@ def _stirling_excess(xp: Namespace, a: Array, c: Array, change: Array) -> Array:
     """Return the `gamma_excess` by Stirling's series, for a and c from 10 on."""
     u, v = 1.0 / a, 1.0 / c
     power, inner = xp.ones_like(u), xp.ones_like(u)
-    total = _BINET[0] * inner
-    for k in range(1, 2 * len(_BINET) - 1):
+    total = BINET[0] * inner
+    for k in range(1, 2 * len(BINET) - 1):
         power = power * u
         inner = v * inner + (k + 1) * power
         if k % 2 == 0:
-            total = total + _BINET[k // 2] * inner
+            total = total + BINET[k // 2] * inner
     lead = ((change * v) * u) * (change * u)
     return 0.5 * u * relative(xp, a, c, -change) + lead * total
 
@@ -203,16 +203,16 @@ def _stirling_growth(
     wide_a, wide_c, wide_change = a + s, c + t, change + more
     u, v, wide_u, wide_v = 1.0 / a, 1.0 / c, 1.0 / wide_a, 1.0 / wide_c
     up_u, up_v = -s * u * wide_u, -t * v * wide_v
-    power, inner, total = xp.ones_like(u), xp.ones_like(u), _BINET[0] * xp.ones_like(u)
+    power, inner, total = xp.ones_like(u), xp.ones_like(u), BINET[0] * xp.ones_like(u)
     up_power, up_inner, up_total = xp.zeros_like(u), xp.zeros_like(u), xp.zeros_like(u)
-    for k in range(1, 2 * len(_BINET) - 1):
+    for k in range(1, 2 * len(BINET) - 1):
         up_power = wide_u * up_power + up_u * power
         up_inner = wide_v * up_inner + up_v * inner + (k + 1) * up_power
         power = power * u
         inner = v * inner + (k + 1) * power
         if k % 2 == 0:
-            total = total + _BINET[k // 2] * inner
-            up_total = up_total + _BINET[k // 2] * up_inner
+            total = total + BINET[k // 2] * inner
+            up_total = up_total + BINET[k // 2] * up_inner
     lead = ((change * v) * u) * (change * u)
     up_lead = (more * wide_u) * ((wide_change + change) * wide_v) * wide_u
     up_lead = up_lead - (change * u) * (s * wide_u) * ((change * wide_v) * (u + wide_u))

@@ -193,8 +193,6 @@ def test_a_framework_is_imported_only_in_its_own_adapter():
             "sums.py",
             "estimators.py",
             "fitting.py",
-            "densities.py",
-            "quadrature.py",
         }:  # statistics, not arrays
             allowed = {"scipy"}
         if name.startswith("kernels/cpu/"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kldiv.distributions import families as f
-from kldiv.distributions.closed_forms.cross import log_beta
 from kldiv.distributions.registry import register_kl
 from kldiv.formulas.remainders import EULER
 from kldiv.formulas.special import expm1
@@ -18,6 +17,12 @@ _NODES: Final = {False: 128, True: 384}
 _AT_ONCE: Final = 16
 _BEYOND: Final = {False: 18.0, True: 38.0}
 """How far the integral goes beyond where its integrand begins to fall, as e^y at least."""
+
+
+def log_beta(xp: Namespace, a: Array, b: Array) -> Array:
+    """Return log B(a, b)."""
+    gammaln = xp.special.gammaln
+    return gammaln(a) + gammaln(b) - gammaln(a + b)
 
 
 @register_kl(f.Kumaraswamy, f.Beta)

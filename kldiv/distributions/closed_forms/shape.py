@@ -22,7 +22,7 @@ from kldiv.formulas.remainders import (
     integrated_remainder,
     ratio_phi,
 )
-from kldiv.formulas.special import log_ratio, polynomial
+from kldiv.formulas.special import expm1, log_ratio, phi, polynomial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +78,7 @@ def natural(xp: Namespace, d: ContinuousBernoulli) -> Array:
     if d.logits is not None:
         return d.logits
     p1, p0 = probabilities(xp, d)
-    return xp.log(p1) - xp.log(p0)
+    return log_ratio(xp, p1, p0, p1 - p0)
 
 
 def _bernoulli_numbers(most: int) -> list[Fraction]:
@@ -90,11 +90,10 @@ def _bernoulli_numbers(most: int) -> list[Fraction]:
 
 
 # 1/x² − 1/(4 sinh²(x/2)) = Σ B₂ₙ (2n − 1)/(2n)! x^(2n − 2), right to 1e-19 for |x| below 1.5.
-_CURVATURE = tuple(
-    float(number * (n - 1) / math.factorial(n))
-    for n, number in enumerate(_bernoulli_numbers(32))
-    if n >= 2 and n % 2 == 0
-)
+_EVEN = {n: number / math.factorial(n) for n, number in enumerate(_bernoulli_numbers(32))}
+_CURVATURE = tuple(float(_EVEN[n] * (n - 1)) for n in range(2, 33, 2))
+# ½ coth(x/2) − 1/x = Σ B₂ₙ/(2n)! x^(2n − 1), likewise.
+_MEAN = tuple(float(_EVEN[n]) for n in range(2, 33, 2))
 _SMALL = 1.5
 
 
@@ -110,26 +109,25 @@ def curvature(xp: Namespace, x: Array) -> Array:
     return xp.where(small, series, 1.0 / (far * far) - decay / (lost * lost))
 
 
+def lower_mean(xp: Namespace, size: Array) -> Array:
+    """Return the mean of the ContinuousBernoulli with logits −size ≤ 0: 1/size − 1/(e^size − 1)."""
+    small = size < _SMALL
+    near = xp.where(small, size, 0.0)
+    far = xp.where(small, _SMALL, size)
+    decay = xp.exp(-far)
+    series = 0.5 - near * polynomial(near * near, _MEAN)
+    return xp.where(small, series, 1.0 / far - decay / (1.0 - decay))
+
+
 def mean(xp: Namespace, x: Array) -> Array:
-    """Return the mean of a ContinuousBernoulli with logits x: 1/(1 − e⁻ˣ) − 1/x."""
-    small = abs(x) < 1e-2
-    near = xp.where(small, x, 0.0)
-    series = 0.5 + near * (1 / 12 - near * near * (1 / 720 - near * near * (1 / 30240)))
-    far = xp.where(small, 1.0, x)
-    size = abs(far)
-    above = 1.0 / (1.0 - xp.exp(-size)) - 1.0 / size
-    return xp.where(small, series, xp.where(far > 0, above, 1.0 - above))
+    """Return the mean of a ContinuousBernoulli with logits x."""
+    low = lower_mean(xp, abs(x))
+    return xp.where(x > 0, 1.0 - low, low)
 
 
-def log_partition(xp: Namespace, x: Array) -> Array:
-    """Return log((eˣ − 1)/x)."""
-    small = abs(x) < 1e-2
-    near = xp.where(small, x, 0.0)
-    series = 0.5 * near + near * near * (1 / 24 - near * near * (1 / 2880))
-    far = xp.where(small, 1.0, x)
-    size = abs(far)
-    value = xp.log((1.0 - xp.exp(-size)) / size) + xp.where(far > 0, far, 0.0)
-    return xp.where(small, series, value)
+def log_decay(xp: Namespace, x: Array) -> Array:
+    """Return log((1 − e⁻ˣ)/x) for x > 0."""
+    return log_ratio(xp, -expm1(xp, -x), x, -phi(xp, x))
 
 
 @register_kl(ContinuousBernoulli, ContinuousBernoulli)
@@ -141,11 +139,26 @@ def continuous_bernoulli(xp: Namespace, p: ContinuousBernoulli, q: ContinuousBer
         more = q.probs - p.probs
         change = log_ratio(xp, q.probs, p.probs, more)
         change = change - log_ratio(xp, 1.0 - q.probs, 1.0 - p.probs, -more)
+    return of_logits(xp, a, b, change)
+
+
+def of_logits(xp: Namespace, a: Array, b: Array, change: Array) -> Array:
+    """Return the divergence of two ContinuousBernoullis of logits a and b = a + change."""
     close = abs(change) < 4.0
     step = xp.where(close, change, 0.0)
     near = integrated_remainder(lambda x: curvature(xp, x), a, step)
-    far = log_partition(xp, b) - log_partition(xp, a) - change * mean(xp, a)
-    return xp.where(close, near, far)
+    # Mirrored so that a ≥ 0: log((eˣ − 1)/x) is x + log((1 − e⁻ˣ)/x), and without the x for x < 0.
+    mirrored = a < 0
+    b = xp.where(mirrored, -b, b)
+    large = (abs(a) >= 1.0) & (b >= 1.0)
+    size_a, size_b = (xp.where(x == 0, 1e-30, abs(x)) for x in (a, b))
+    rate = xp.exp(-size_a) / -expm1(xp, -size_a)  # 1/(eᵃ − 1)
+    # Two large ones are nearly two Exponentials, of rates a and b: what is not is small.
+    own = log_ratio(xp, -expm1(xp, -size_b), -expm1(xp, -size_a))
+    apart = ratio_phi(xp, size_a, size_b) + own + (size_a - b) * rate
+    less = log_decay(xp, size_b) - log_decay(xp, size_a)
+    mixed = less + (b - size_a) * lower_mean(xp, size_a) + xp.where(b < 0, size_b, 0.0)
+    return xp.where(close, near, xp.where(large, apart, mixed))
 
 
 _LARGE = 24.0
@@ -182,11 +195,12 @@ def _cosine(
     return small, near, share, polynomial(inverse, falling) * inverse
 
 
-def mean_cosine(xp: Namespace, k: Array) -> Array:
-    """Return A = I₁/I₀, the derivative of log I₀."""
+def mean_cosine(xp: Namespace, k: Array) -> tuple[Array, Array]:
+    """Return A = I₁/I₀, the derivative of log I₀, and 1 − A."""
     series = [(m + 1) * c for m, c in enumerate(_SQUARE[1:])]
     small, near, share, rest = _cosine(xp, k, series, _FALLING)
-    return xp.where(small, near * share / _LARGE**2, 1.0 - rest)
+    of_small = near * share / _LARGE**2
+    return xp.where(small, of_small, 1.0 - rest), xp.where(small, 1.0 - of_small, rest)
 
 
 def cosine_variance(xp: Namespace, k: Array) -> Array:
@@ -209,7 +223,7 @@ def von_mises(xp: Namespace, p: VonMises, q: VonMises) -> Array:
     close = (abs(change) < 0.5) | ((abs(change) < 0.5 * a) & (abs(change) < 0.5 * b))
     step = xp.where(close, change, 0.0)
     near = integrated_remainder(lambda k: cosine_variance(xp, k), a, step)
-    ratio = mean_cosine(xp, a)
-    far = xp.log(xp.special.i0e(b) / xp.special.i0e(a)) + change * (1.0 - ratio)
+    ratio, rest = mean_cosine(xp, a)
+    far = xp.log(xp.special.i0e(b) / xp.special.i0e(a)) + change * rest
     half = xp.sin(0.5 * (p.loc - q.loc))
     return xp.where(close, near, far) + 2.0 * b * ratio * half * half
