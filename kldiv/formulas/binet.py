@@ -1,8 +1,8 @@
 r"""Binet's function g(x) = log Γ(x) − (x − ½) log x + x − ½ log 2π, and what depends on it alone.
 
 What is left of log Γ and of digamma where the leading terms of a divergence have cancelled by
-algebra.  All are right to some tens of units of themselves for all x > 0: Γ's recurrence shifts x up, g(x) − g(x + 1) = k(x) = (x + ½) log(1 + 1/x) − 1, and there stands
-Stirling's series.
+algebra.  All are right to some tens of units of themselves for all x > 0: Γ's recurrence shifts x
+up, g(x) − g(x + 1) = k(x) = (x + ½) log(1 + 1/x) − 1, and there stands Stirling's series.
 """
 
 from __future__ import annotations
