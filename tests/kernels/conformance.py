@@ -273,8 +273,8 @@ class Pallas(Technology):
     splits = (64,)
 
     def marks(self, *, slow=False):
-        # Compiled for a CPU, where XLA contracts and reorders what the formulas rely on, some
-        # of the cases that only slow runs have are beyond 1e-6: found by this suite, not mended yet.
+        # Compiled for a CPU, where XLA contracts and reorders what formulas rely on, some cases of
+        # slow runs are beyond 1e-6: found by this suite, not mended yet.
         beyond = pytest.mark.xfail(raises=AssertionError, strict=False, reason="XLA on a CPU")
         return [*super().marks(slow=slow), *([beyond] if slow and self.interpreted else [])]
 
