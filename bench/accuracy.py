@@ -42,6 +42,8 @@ try:
 except ImportError:
     sys.exit('this script needs mpmath and rich: pip install "kldiv[test]"')
 
+from .oracle.exact import converged, js, kl, numbers
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -62,31 +64,13 @@ DTYPES = ("float32", "float64")
 
 def truth(s: Row, t: Row) -> dict[str, Any]:
     """Return KL(P‖Q) and JS as mpmath numbers, right to 25 digits."""
-    digits, before = 50, None
-    while True:
-        with mpmath.workdps(digits):
-            now = _definition(s, t)
-            if before is not None and all(
-                abs(a - b) <= abs(b) * mpmath.mpf("1e-25") for a, b in zip(before, now, strict=True)
-            ):
-                return dict(zip(("KL", "JS"), now, strict=True))
-        before, digits = now, 2 * digits
 
+    def both() -> list[list[Any]]:
+        logits = numbers(s), numbers(t)
+        return [[kl(*logits)[0], js(*logits, mpmath.mpf("0.5"))[0]]]
 
-def _definition(s: Row, t: Row) -> tuple[Any, Any]:
-    """Return Σ p (log p − log q), and H(M) − (H(P) + H(Q))/2, at the working precision."""
-    logits_s, logits_t = ([mpmath.mpf(float(x)) for x in logits] for logits in (s, t))
-    weights_s, weights_t = ([mpmath.exp(x) for x in logits] for logits in (logits_s, logits_t))
-    sum_s, sum_t = mpmath.fsum(weights_s), mpmath.fsum(weights_t)
-    log_s, log_t = mpmath.log(sum_s), mpmath.log(sum_t)
-
-    mean = mpmath.fdot(weights_t, logits_t) / sum_t
-    kl = mean - mpmath.fdot(weights_t, logits_s) / sum_t - (log_t - log_s)
-
-    entropies = (log_t - mean) + (log_s - mpmath.fdot(weights_s, logits_s) / sum_s)
-    mixture = [(a / sum_t + b / sum_s) / 2 for a, b in zip(weights_t, weights_s, strict=True)]
-    js = -mpmath.fdot(mixture, [mpmath.log(m) for m in mixture]) - entropies / 2
-    return kl, js
+    (found,) = converged(both)
+    return dict(zip(("KL", "JS"), found, strict=True))
 
 
 # --- what is measured -----------------------------------------------------------------------------

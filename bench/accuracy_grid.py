@@ -1,7 +1,7 @@
 """kldiv's errors as student and teacher come together, on any library and device.
 
-``accuracy.py`` does this beside the peers, on a CPU and with mpmath; here the truth is that of
-``truth.py``, which needs nothing but NumPy.
+``accuracy.py`` does this beside the peers, on a CPU and with mpmath; here the truth is in
+double-doubles (``oracle/``), which need nothing but NumPy.
 """
 
 from __future__ import annotations

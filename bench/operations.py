@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from . import truth
+from .oracle import losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .truth import Truth
+    from .oracle.losses import Loss
 
 Pass = Literal["value", "gradient"]
 Shape = tuple[int, int]
@@ -47,7 +47,7 @@ class Operation:
     function: str
     """Its public name in kldiv."""
     options: dict[str, Any]
-    truth: Callable[..., Truth]
+    truth: Callable[..., Loss]
     """From the input's and the target's rows, in float64."""
     inputs: Literal["probabilities", "log-probabilities", "logits"]
     """What the target holds; the input holds log-probabilities, or logits."""
@@ -86,7 +86,7 @@ OPERATIONS: Final = {
             "kl_div, sum",
             "kl_div",
             {"reduction": "sum"},
-            truth.kl_div,
+            losses.kl_div,
             "probabilities",
         ),
         Operation(
@@ -94,7 +94,7 @@ OPERATIONS: Final = {
             "KL from logits, mean",
             "kl_div_with_logits",
             {"reduction": "mean"},
-            truth.kl_div_with_logits,
+            losses.kl_div_with_logits,
             "logits",
             shapes=((8, 10), (512, 32000)),
             quick=(128, 16000),
@@ -104,7 +104,7 @@ OPERATIONS: Final = {
             "JS from logits, mean",
             "js_div_with_logits",
             {"reduction": "mean"},
-            truth.js_div_with_logits,
+            losses.js_div_with_logits,
             "logits",
             shapes=((8, 10), (512, 32000)),
             quick=None,
@@ -114,7 +114,7 @@ OPERATIONS: Final = {
             "kl_div, sum, log_target",
             "kl_div",
             {"reduction": "sum", "log_target": True},
-            partial(truth.kl_div, log_target=True),
+            partial(losses.kl_div, log_target=True),
             "log-probabilities",
             quick=None,
         ),
@@ -123,7 +123,7 @@ OPERATIONS: Final = {
             "kl_div, elements",
             "kl_div",
             {"reduction": "none"},
-            truth.kl_div,
+            losses.kl_div,
             "probabilities",
             quick=None,
             elementwise=True,
@@ -217,7 +217,7 @@ def _log_sum_exp(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 @lru_cache(maxsize=4)
-def _exact(name: str, dtype: str, shape: Shape, origin: tuple[int, float]) -> Truth:
+def _exact(name: str, dtype: str, shape: Shape, origin: tuple[int, float]) -> Loss:
     operation = OPERATIONS[name]
     student, teacher = _tile(operation.inputs, dtype, shape, *origin)
     with np.errstate(all="ignore"):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Reduction
-    from kldiv.backends.base import Spread
+    from kldiv.backends.base import Backend, Spread
 
 _WIDER = {
     (a, b): "float32" if {a, b} == {"float16", "bfloat16"} else FLOATS[max(i, j)]
@@ -121,6 +121,25 @@ def resolve_same_shape(
     if where is not None:
         check_mask(route, arrays[2], input.shape)
     return route, arrays, wide
+
+
+def integers_in_float64(names: Sequence[str], arrays: Sequence[Array]) -> tuple[Array, ...]:
+    """Return arrays in which integers are float64, by JAX its widest dtype; others as they are."""
+    arrays = tuple(arrays)
+    route = backends.resolve(", ".join(names), *arrays)
+    if route.mixed:
+        arrays = route.gather(arrays)
+    return tuple([_in_float64(route.caller, array) for array in arrays])
+
+
+def _in_float64(caller: Backend, array: Array) -> Array:
+    if "int" not in caller.dtype_name(array):
+        return array
+    if caller.name == "jax":
+        return array * 1.0  # float32 unless float64 is enabled, when a cast would only warn
+    xp = caller.namespace(array)
+    with caller.context(array):
+        return xp.astype(array, xp.float64)
 
 
 def dtypes(route: backends.Route, wide: str, dtype: Any, array: Array) -> tuple[str, str, str]:

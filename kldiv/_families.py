@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from kldiv.errors import OptionError
+from kldiv.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     Sample: TypeAlias = NDArray[np.float64]
     Support: TypeAlias = Literal["real", "nonnegative", "positive", "unit", "counts"]
+
+
+_LARGEST_SHAPE = 1e10
+"""Beyond it a log-density is a difference of terms so large that less than four digits are left."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,43 @@ class Family:
     fixed: dict[str, float] = field(default_factory=dict)
     """What SciPy's fit must leave alone."""
     fitter: Callable[[Sample], tuple[float, ...]] | None = None
-    """Maximum likelihood where SciPy has no ``fit``: for counts."""
+    """Maximum likelihood where SciPy has none, or a worse one; of data near 1 unless of counts."""
+    fitted_ends: bool = False
+    """Whether the finite ends of the support follow the data."""
 
     def fit(self, data: Sample) -> tuple[float, ...]:
-        """Return the parameters of largest likelihood, as SciPy numbers."""
-        if self.fitter is not None:
+        """Return the parameters of largest likelihood, as SciPy numbers.
+
+        Data are moved and scaled to the middle 0 and the quartiles 1 apart, or to the median 1,
+        because a search for the optimum knows no other origin and no other unit.
+        """
+        if self.support == "counts":
+            assert self.fitter is not None  # noqa: S101 - SciPy cannot fit counts
             return self.fitter(data)
+        low, middle, high = np.quantile(data, [0.25, 0.5, 0.75])
+        origin, unit = (0.0, middle) if "floc" in self.fixed else (float(middle), high - low)
+        unit = 1.0 if "fscale" in self.fixed else float(unit) or float(np.ptp(data))
+        numbers = self._fit_near_one(data, origin, unit)
+        if not np.isfinite(self.log_likelihoods(data, numbers)).all():
+            # An end of the support that is a point of the data has been rounded past it.
+            numbers = self._fit_near_one(data, 0.0, 1.0)
+        *shapes, _, scale = numbers
+        if not (np.isfinite(numbers).all() and scale > 0):
+            raise InputError(f"no parameters of largest likelihood were found; got {numbers}")
+        if max(shapes, default=0.0) > _LARGEST_SHAPE and self.name != "StudentT":
+            raise InputError(
+                f"its shape would be {max(shapes):.1e}, with which its density cannot be computed: "
+                "the data vary too little for their size"
+            )
+        return numbers
+
+    def _fit_near_one(self, data: Sample, origin: float, unit: float) -> tuple[float, ...]:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # of trial parameters that fit worse
-            return tuple(float(number) for number in self.law.fit(data, **self.fixed))
+            near = (data - origin) / unit
+            found = self.law.fit(near, **self.fixed) if self.fitter is None else self.fitter(near)
+        *shapes, loc, scale = (float(number) for number in found)
+        return (*shapes, origin + unit * loc, unit * scale)
 
     def log_likelihoods(self, data: Sample, numbers: tuple[float, ...]) -> Sample:
         """Return the logarithm of density or probability at every point."""
@@ -47,6 +79,36 @@ class Family:
         with np.errstate(all="ignore"):
             log = law.logpmf if self.support == "counts" else law.logpdf
             return np.asarray(log(data, *numbers), dtype=np.float64)
+
+    def log_predictive(self, data: Sample, numbers: tuple[float, ...], fitted: int) -> Sample:
+        """Return the logarithm of the density of points that the fit had not seen.
+
+        Beyond either end of the support that follows the data, the smallest or the largest of the
+        n = ``fitted`` points, a new point lies with probability 1/(n + 1), whatever the
+        distribution: it is as likely as any to be the extreme of n + 1. That mass is spread
+        exponentially over the distance from the end to the fit's own quantile of that probability.
+        For uniform data this is, to first order in 1/n, the Bayesian predictive density of
+        J. Aitchison and I. R. Dunsmore, "Statistical Prediction Analysis" (1975), chapter 2.
+        """
+        inside = self.log_likelihoods(data, numbers)
+        share = 1 / (fitted + 1)
+        ends = self.moving_ends(numbers)
+        with np.errstate(all="ignore"):
+            values = inside + np.log1p(-share * len(ends))
+            for sign, end in ends:
+                quantile = self.law.isf if sign > 0 else self.law.ppf
+                width = sign * (end - float(quantile(share, *numbers)))
+                beyond = sign * (data - end)
+                outside = np.log(share / width) - beyond / width
+                values = np.where(beyond > 0, outside, values)
+        return np.where(np.isnan(values), -np.inf, values)
+
+    def moving_ends(self, numbers: tuple[float, ...]) -> list[tuple[int, float]]:
+        """Return the ends of the support that follow the data: −1 or 1 for the side, and where."""
+        if not self.fitted_ends:
+            return []
+        ends = zip((-1, 1), self.law.support(*numbers), strict=True)
+        return [(sign, float(end)) for sign, end in ends if np.isfinite(end)]
 
     @property
     def law(self) -> Any:
@@ -96,6 +158,45 @@ def _failures_and_success(data: Sample) -> tuple[float, ...]:
     return n, n / (n + mean)
 
 
+def _weibull(data: Sample) -> tuple[float, ...]:
+    """Fit the logarithms, whose distribution is Gumbel's of smallest values: a robust search."""
+    from scipy.stats import gumbel_l  # noqa: PLC0415 - see above
+
+    loc, scale = gumbel_l.fit(np.log(data))
+    return 1 / float(scale), 0.0, float(np.exp(loc))
+
+
+def _inverse_gamma(data: Sample) -> tuple[float, ...]:
+    """Fit the reciprocals, whose distribution is Gamma: one equation instead of a search."""
+    from scipy.stats import gamma  # noqa: PLC0415 - see above
+
+    shape, loc, scale = gamma.fit(1 / data, floc=0.0)
+    return float(shape), float(loc), 1 / float(scale)
+
+
+def _student(data: Sample) -> tuple[float, ...]:
+    """Search by the slopes of the log-likelihood: a tenth of the steps of SciPy's simplex."""
+    from scipy.optimize import minimize  # noqa: PLC0415 - see above
+    from scipy.special import digamma, poch  # noqa: PLC0415 - see above
+
+    def loss(point: Sample) -> tuple[float, list[float]]:
+        df, scale = np.exp(point[0]), np.exp(point[2])
+        z = (data - point[1]) / scale
+        square = z * z
+        tail, pull = np.log1p(square / df), (df + 1) / (df + square)
+        value = np.log(poch(df / 2, 0.5)) - np.log(np.pi * df) / 2 - point[2]
+        of_df = digamma((df + 1) / 2) - digamma(df / 2) - 1 / df - tail + pull * square / df
+        slopes = df / 2 * of_df.mean(), (pull * z).mean() / scale, (pull * square).mean() - 1
+        return -float(value - (df + 1) / 2 * tail.mean()), [-float(slope) for slope in slopes]
+
+    # Quartiles 1 apart have scales of about 0.6; beyond 10⁶ degrees of freedom it is normal to all
+    # digits that matter.
+    bounds = [(-5.0, 14.0), (None, None), (None, None)]
+    start = [1.0, 0.0, float(np.log(0.6))]
+    log_df, loc, log_scale = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return float(np.exp(log_df)), float(loc), float(np.exp(log_scale))
+
+
 _ZERO = {"floc": 0.0}
 
 FAMILIES = {
@@ -105,8 +206,20 @@ FAMILIES = {
         Family("Laplace", "laplace", "real", _loc_scale),
         Family("Cauchy", "cauchy", "real", _loc_scale),
         Family("Gumbel", "gumbel_r", "real", _loc_scale),
-        Family("StudentT", "t", "real", lambda df, *rest: {"df": df, **_loc_scale(*rest)}),
-        Family("Uniform", "uniform", "real", lambda low, w: {"low": low, "high": low + w}),
+        Family(
+            "StudentT",
+            "t",
+            "real",
+            lambda df, *rest: {"df": df, **_loc_scale(*rest)},
+            fitter=_student,
+        ),
+        Family(
+            "Uniform",
+            "uniform",
+            "real",
+            lambda low, w: {"low": low, "high": low + w},
+            fitted_ends=True,
+        ),
         Family("HalfNormal", "halfnorm", "nonnegative", lambda _, s: {"scale": s}, _ZERO),
         Family("Exponential", "expon", "nonnegative", lambda _, s: {"rate": 1 / s}, _ZERO),
         Family(
@@ -122,6 +235,7 @@ FAMILIES = {
             "positive",
             lambda a, _, s: {"concentration": a, "rate": s},
             _ZERO,
+            _inverse_gamma,
         ),
         Family(
             "LogNormal",
@@ -136,8 +250,16 @@ FAMILIES = {
             "positive",
             lambda c, _, s: {"scale": s, "concentration": c},
             _ZERO,
+            _weibull,
         ),
-        Family("Pareto", "pareto", "positive", lambda b, _, s: {"scale": s, "alpha": b}, _ZERO),
+        Family(
+            "Pareto",
+            "pareto",
+            "positive",
+            lambda b, _, s: {"scale": s, "alpha": b},
+            _ZERO,
+            fitted_ends=True,
+        ),
         Family(
             "Beta",
             "beta",
@@ -172,4 +294,10 @@ def family_of(name: str) -> Family:
         )
     shapes = [each.strip() for each in (law.shapes or "").split(",") if each]
     names = (*shapes, "loc", "scale")
-    return Family(name, name, "real", lambda *numbers: dict(zip(names, numbers, strict=True)))
+    return Family(
+        name,
+        name,
+        "real",
+        lambda *numbers: dict(zip(names, numbers, strict=True)),
+        fitted_ends=True,
+    )

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from kldiv import backends
-from kldiv._call import Call, check_reduction, dtypes, resolve_pair, resolve_same_shape
-from kldiv.errors import OptionError, ShapeError
+from kldiv._call import (
+    Call,
+    broadcasts,
+    check_mask,
+    check_reduction,
+    dtypes,
+    integers_in_float64,
+    resolve_arrays,
+    resolve_pair,
+)
+from kldiv.backends.base import FLOATS
+from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas import samples
-from kldiv.formulas.estimators import K1, K2, K3, ScoreFunction
+from kldiv.formulas.estimators import K1, K2, K3, Clipped, ScoreFunction, WeightedLoss
 from kldiv.formulas.pointwise import PointwiseLoss
 from kldiv.formulas.reductions import cast
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from kldiv._types import Array, Reduction
     from kldiv.formulas.pointwise import Pointwise
 
     Kind: TypeAlias = Literal["k1", "k2", "k3"]
+
+_DOMINANT = 0.25
+"""Which part of the variance one sample may make."""
+_EFFECTIVE = 50
+"""How many equal ratios q/p those of the samples must be worth, or a quarter of them."""
 
 _KINDS: dict[str, Pointwise] = {"k1": K1(), "k2": K2(), "k3": K3()}
 
@@ -38,6 +56,8 @@ class Estimate(NamedTuple):
         The confidence interval.
     samples : int
         How many samples it rests on.
+    note : str, default ""
+        Why the interval may cover less often than it says; empty where nothing speaks for that.
     """
 
     value: float
@@ -45,6 +65,7 @@ class Estimate(NamedTuple):
     low: float
     high: float
     samples: int
+    note: str = ""
 
 
 def kl_estimate(
@@ -53,6 +74,8 @@ def kl_estimate(
     *,
     kind: Kind = "k3",
     unbiased_gradient: bool = False,
+    log_ratio_clip: float | None = None,
+    weight: Array | None = None,
     reduction: Reduction = "mean",
     where: Array | None = None,
     dtype: Any = None,
@@ -75,6 +98,17 @@ def kl_estimate(
         Q are close; right to a few units in the last place of itself.
     unbiased_gradient : bool, default False
         Whether the gradient is that of k2 whatever the kind: see the notes.
+    log_ratio_clip : float, optional
+        A positive number of nats: x is moved into [−it, it] first, in the value and in the slope,
+        while the clip itself has the slope 1 (straight through). k3 grows as e⁻ˣ, and is +∞ with an
+        infinite gradient from x = −89 in float32, from −710 in float64: one such sample hides all
+        others. A clip bounds it, and makes the estimate too small where x is beyond.
+    weight : array, optional
+        Importance weights of the samples, such as p/b where they come from a behaviour policy b and
+        not from P; of the shape of ``log_p``, or broadcasting to it. Each sample's estimate is
+        multiplied by its weight, and 0 where that is 0; means still divide by the number of
+        samples. Differentiable in PyTorch and JAX: detach it, or ``jax.lax.stop_gradient``, where
+        it is to be a constant.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         As in `kldiv.kl_div`.
     where : array of bool, optional
@@ -92,9 +126,9 @@ def kl_estimate(
     Raises
     ------
     OptionError
-        No such ``kind`` or ``reduction``.
+        No such ``kind`` or ``reduction``, or ``log_ratio_clip`` is not positive and finite.
     ShapeError
-        The shapes differ.
+        The shapes differ, or ``weight`` or ``where`` does not broadcast to them.
     DTypeError
         An argument is not real floating, or ``where`` is not bool.
 
@@ -111,7 +145,9 @@ def kl_estimate(
     * k2's is x ∇log p: right, in every sample;
     * k3's is (1 − q/p) ∇log p, whose mean is the gradient of D(Q‖P), the other direction.
 
-    ``unbiased_gradient=True`` therefore keeps the value of the kind and takes k2's gradient.
+    ``unbiased_gradient=True`` therefore keeps the value of the kind and takes k2's gradient. With
+    ``weight`` = p/b and its gradient, k3's mean gradient is that of D(P‖Q) too: ∇(w k3) =
+    w (k3 + 1 − q/p) ∇log p = w x ∇log p.
 
     References
     ----------
@@ -130,6 +166,8 @@ def kl_estimate(
         log_q,
         kind=kind,
         unbiased_gradient=unbiased_gradient,
+        log_ratio_clip=log_ratio_clip,
+        weight=weight,
         reduction=reduction,
         where=where,
         dtype=dtype,
@@ -142,6 +180,8 @@ def prepare_kl_estimate(
     *,
     kind: Kind = "k3",
     unbiased_gradient: bool = False,
+    log_ratio_clip: float | None = None,
+    weight: Array | None = None,
     reduction: Reduction = "mean",
     where: Array | None = None,
     dtype: Any = None,
@@ -150,12 +190,45 @@ def prepare_kl_estimate(
     check_reduction(reduction)
     if kind not in _KINDS:
         raise OptionError(f"kind must be one of 'k1', 'k2', 'k3'; got {kind!r}")
-    route, arrays, wide = resolve_same_shape(log_p, log_q, where)
+    others = {"weight": weight, "where": where}
+    given = {name: array for name, array in others.items() if array is not None}
+    route, arrays, wide = resolve_arrays(("log_p", "log_q"), (log_p, log_q), **given)
+    if log_p.shape != log_q.shape:
+        raise ShapeError(
+            f"log_p and log_q must have the same shape; got {tuple(log_p.shape)} and "
+            f"{tuple(log_q.shape)}: a number for each sample in both"
+        )
+    if where is not None:
+        check_mask(route, arrays[-1], log_p.shape)
     function = _KINDS[kind]
     if unbiased_gradient:
         function = ScoreFunction(function)
+    if log_ratio_clip is not None:
+        function = Clipped(function, _positive("log_ratio_clip", log_ratio_clip))
     names = dtypes(route, wide, dtype, arrays[0])
-    return Call(route, PointwiseLoss(reduction, *names, function), *arrays)
+    if weight is None:
+        return Call(route, PointwiseLoss(reduction, *names, function), *arrays)
+    log_p, log_q, weight, *mask = arrays
+    weight = _broadcast_weight(route, weight, log_p.shape)
+    return Call(route, WeightedLoss(reduction, *names, function), log_p, log_q, weight, *mask)
+
+
+def _positive(name: str, number: Any) -> float:
+    if not isinstance(number, int | float) or not 0 < number < math.inf:
+        raise OptionError(f"{name} must be a positive number or None; got {number!r}")
+    return float(number)
+
+
+def _broadcast_weight(route: backends.Route, weight: Array, shape: tuple[int, ...]) -> Array:
+    dtype = route.caller.dtype_name(weight)
+    if dtype not in FLOATS:
+        raise DTypeError(f"weight has dtype {dtype}; expected one of {', '.join(FLOATS)}")
+    if not broadcasts(weight.shape, shape):
+        raise ShapeError(
+            f"weight has shape {tuple(weight.shape)}, which does not broadcast to {tuple(shape)}; "
+            "for a weight a row add an axis: weight[:, None]"
+        )
+    return route.caller.namespace(weight).broadcast_to(weight, shape)
 
 
 def monte_carlo_kl(
@@ -169,14 +242,14 @@ def monte_carlo_kl(
     log_p, log_q : array
         Log-densities of P and Q at samples of P; of one shape, each element a sample.
     kind : {"k1", "k2", "k3"}, default "k3"
-        As in `kl_estimate`; k1 has the smaller variance where P and Q are far apart.
+        As in `kl_estimate`; k1 where P and Q are far apart: see the notes.
     confidence : float, default 0.95
         Probability with which the interval covers the divergence, by the central limit theorem.
 
     Returns
     -------
     Estimate
-        Python numbers.
+        Python numbers; its ``note`` says where the samples themselves speak against the interval.
 
     Raises
     ------
@@ -184,6 +257,22 @@ def monte_carlo_kl(
         No such ``kind``, or ``confidence`` outside (0, 1).
     ShapeError
         The shapes differ, or there are fewer than two samples.
+
+    Notes
+    -----
+    The terms of k3 hold q/p, whose distribution has a long tail where P and Q are far apart: most
+    of its mean is then in samples that are not drawn, and the estimate is too small with an
+    interval too narrow. For N(0, 1) and N(μ, 1), 1,000 samples and 95 %, intervals of k3 cover in
+    95 % of cases at μ = 1, 92 % at μ = 1.5, 85 % at μ = 2 and 61 % at μ = 3; for N(0, 1) and
+    N(0, σ²) in 90 % at σ = 1.2 and 62 % at σ = 2, where q/p has no variance. Those of k1 cover in
+    93 to 96 % in all of these. The ``note`` appears where one sample makes a quarter of the
+    variance, or the ratios q/p are worth fewer than 50 equal ones, or a quarter of their number
+    (Kong's effective sample size).
+
+    References
+    ----------
+    A. Kong, "A note on importance sampling using standardized weights", University of Chicago,
+    Dept. of Statistics, Tech. Rep. 348 (1992).
 
     Examples
     --------
@@ -194,8 +283,18 @@ def monte_carlo_kl(
     >>> estimate.low < 0.5 < estimate.high
     True
     """
-    terms = kl_estimate(log_p, log_q, kind=kind, reduction="none", dtype="float64")
-    return _mean_of(terms, confidence)
+    if not 0 < confidence < 1:
+        raise OptionError(f"confidence must lie between 0 and 1; got {confidence!r}")
+    terms, ratios = (
+        _listed(kl_estimate(log_p, log_q, kind=each, reduction="none", dtype="float64"))
+        for each in (kind, "k1")
+    )
+    if len(terms) < 2:
+        raise ShapeError(f"an interval needs two samples at least; got {len(terms)}")
+    if not np.isfinite(terms).all():
+        return _not_finite(terms, ratios)
+    found = samples.mean_interval(np, terms, confidence)
+    return Estimate(*found, len(terms), _doubt(kind, terms, ratios))
 
 
 def knn_kl(x: Array, y: Array, *, k: int = 5) -> Array:
@@ -298,7 +397,8 @@ def plug_in_kl(
     Parameters
     ----------
     p_counts, q_counts : array
-        How often each class was seen, as floating-point numbers; of one shape.
+        How often each class was seen; of one shape. Integers are taken in float64, by JAX in its
+        widest dtype.
     correction : {"miller-madow", None}, default "miller-madow"
         K is the number of classes seen in P's sample (Miller 1955), and Σ p/q is taken over these.
     axis : int, default -1
@@ -333,7 +433,14 @@ def plug_in_kl(
     """
     if correction not in {"miller-madow", None}:
         raise OptionError(f"correction must be 'miller-madow' or None; got {correction!r}")
-    route, (p, q), wide = resolve_same_shape(p_counts, q_counts)
+    names = ("p_counts", "q_counts")
+    counts = integers_in_float64(names, (p_counts, q_counts))
+    route, (p, q), wide = resolve_arrays(names, counts)
+    if p.shape != q.shape:
+        raise ShapeError(
+            f"p_counts and q_counts must have the same shape; got {tuple(p.shape)} and "
+            f"{tuple(q.shape)}: the same classes in both, unseen ones with 0"
+        )
     ndim = len(p.shape)
     if not -ndim <= axis < ndim:
         raise ShapeError(f"axis {axis} is out of range for counts of shape {tuple(p.shape)}")
@@ -345,15 +452,40 @@ def plug_in_kl(
         return cast(xp, value, result)
 
 
-def _mean_of(terms: Array, confidence: float) -> Estimate:
-    """Return the mean of independent terms, with the interval of the central limit theorem."""
-    if not 0 < confidence < 1:
-        raise OptionError(f"confidence must lie between 0 and 1; got {confidence!r}")
+def _listed(terms: Array) -> NDArray[np.float64]:
     backend = backends.find(terms)
-    values = backend.to_numpy(backend.export(terms)).ravel()
-    if len(values) < 2:
-        raise ShapeError(f"an interval needs two samples at least; got {len(values)}")
-    return Estimate(*samples.mean_interval(np, values, confidence), len(values))
+    return np.asarray(backend.to_numpy(backend.export(terms)), dtype=np.float64).ravel()
+
+
+def _not_finite(terms: NDArray[np.float64], ratios: NDArray[np.float64]) -> Estimate:
+    """Return what terms say of which some are ∞ or NaN: ∞, and no interval unless q = 0 < p."""
+    if np.isnan(terms).any():
+        return Estimate(math.nan, math.nan, math.nan, math.nan, len(terms), "a term is NaN")
+    if (ratios == math.inf).any():
+        note = "samples of P have probability 0 under Q"
+        return Estimate(math.inf, math.nan, math.inf, math.inf, len(terms), note)
+    note = "a term is infinite: q/p is beyond the largest number; kind='k1' has no such terms"
+    return Estimate(float(terms.mean()), math.nan, math.nan, math.nan, len(terms), note)
+
+
+def _doubt(kind: Kind, terms: NDArray[np.float64], ratios: NDArray[np.float64]) -> str:
+    """Return why the central limit theorem may not hold yet, or nothing."""
+    mend = "kind='k1' or more samples" if kind == "k3" else "more samples"
+    squares = (terms - terms.mean()) ** 2
+    largest = float(squares.max())
+    if largest > _DOMINANT * float(squares.sum()):
+        return (
+            f"one of {len(terms):,} samples makes {largest / float(squares.sum()):.0%} of the "
+            f"variance: the interval covers less often than it says; take {mend}"
+        )
+    weights = np.exp(ratios.min() - ratios)  # q/p up to a factor
+    effective = float(weights.sum()) ** 2 / float((weights**2).sum())
+    if kind == "k3" and effective < min(_EFFECTIVE, len(terms) / 4):
+        return (
+            f"the ratios q/p of {len(terms):,} samples are worth {effective:.0f} equal ones: the "
+            f"estimate is likely too small, and its interval too narrow; take {mend}"
+        )
+    return ""
 
 
 def _points(xp: Any, name: str, array: Array) -> Array:

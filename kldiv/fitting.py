@@ -17,13 +17,19 @@ from kldiv.formulas import samples
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from numpy.typing import NDArray
+
     from kldiv._families import Sample
     from kldiv._types import Array
+    from kldiv.formulas.samples import Noise
 
 POOR = 0.05
 """Nats from data to the best fit that are worth a warning, where the interval lies above."""
 
 _FEWEST = 20
+
+_EXPECTED, _OBSERVED = 2.0, 5.0
+"""How many points of a cell are enough for the chi-squared distribution, expected or there."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,8 @@ class Fit:
         Parameters of largest likelihood, by the names of ``torch.distributions``.
     score : float
         Mean log-likelihood of points that the fit had not seen, in nats; −∞ where one of them is
-        impossible.
+        impossible. Where the ends of the family follow the data (Uniform, Pareto) some probability
+        is left beyond them: see `rank`.
     behind : float
         How much less that is than the best family's.
     behind_error : float
@@ -108,21 +115,33 @@ class Ranking:
     samples : int
         How many points there are.
     warnings : tuple of str
-        What to know before relying on it.
+        Families that were left out with the reason, and doubts about data and fit.
+    confidence : float, default 0.95
+        Of the intervals.
     """
 
     fits: tuple[Fit, ...]
     kind: Literal["continuous", "counts"]
     samples: int
     warnings: tuple[str, ...]
+    confidence: float = 0.95
 
     @property
     def best(self) -> Fit:
         """The best fit."""
         return self.fits[0]
 
+    @property
+    def taken_for(self) -> str:
+        """How many data there are, and what they were taken for."""
+        kind = "counts" if self.kind == "counts" else "continuous numbers"
+        return f"{self.samples:,} points, taken for {kind}"
+
     def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("family", "behind", "±", "KL", "from", "to", "parameters")]
+        level = f"{100 * self.confidence:g} %"
+        rows: list[tuple[str, ...]] = [
+            ("family", "behind", "±", "KL", f"{level} from", "to", "parameters")
+        ]
         for fit in self.fits:
             numbers = fit.behind, fit.behind_error, fit.kl.value, fit.kl.low, fit.kl.high
             given = ", ".join(f"{name}={value:.5g}" for name, value in fit.parameters.items())
@@ -135,7 +154,7 @@ class Ranking:
             ).rstrip()
             for row in rows
         ]
-        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
+        return "\n".join([self.taken_for, *lines, *(f"warning: {text}" for text in self.warnings)])
 
 
 def rank(
@@ -159,18 +178,20 @@ def rank(
     Parameters
     ----------
     data : array
-        Numbers, on any library; more axes than one are taken as one.
+        A list of numbers, on any library; a single column of a table too.
     families : iterable of str, optional
         Names of classes of `kldiv.distributions`, or of continuous distributions of
         ``scipy.stats``; by default all that live where the data do.
     kind : {"auto", "continuous", "counts"}, default "auto"
-        Counts are whole numbers from 0; ``"auto"`` takes such data for counts.
+        Counts are whole numbers from 0 to 2⁵³. ``"auto"`` takes such integers for counts, and such
+        floating-point numbers where a value occurs twice on average; `Ranking.kind` says which.
     folds : int, default 5
         Into how many parts the data are cut for cross-validation.
     seed : int, default 0
         Of the random cut.
     neighbour : int, default 5
-        Which nearest neighbour tells the density of continuous data.
+        How many places apart in order are the points whose distance tells the density of
+        continuous data.
     confidence : float, default 0.95
         Of the intervals.
     progress : callable, optional
@@ -186,19 +207,37 @@ def rank(
     OptionError
         No such family, or an option out of range.
     ShapeError
-        Fewer than 20 points.
+        Fewer than 20 points, more axes than one, or several columns.
     InputError
-        Data that are not finite, or no family that they fit.
+        Data that are not finite, or no family that can be fitted.
     LibraryError
         SciPy is not installed, which does the fitting.
 
     Notes
     -----
-    The absolute divergence is −H − score, with the entropy H of continuous data from the distances
-    to nearest neighbours (Kozachenko and Leonenko 1987), and that of counts from their frequencies
-    with Miller's correction (1955). Its interval is that of the central limit theorem. Continuous
-    data that were rounded so that many are equal are spread at random over what was rounded to
-    each.
+    The ends of Uniform, of Pareto, and of families of ``scipy.stats`` follow the data, and beyond
+    the end of n points lies a new one with probability 1/(n + 1): that much probability is put
+    there when unseen points are judged, exponentially over the distance at which the fit's own
+    quantile of 1/(n + 1) lies. For Uniform it is the Bayesian predictive density to first order
+    (Aitchison and Dunsmore 1975). The divergence is that to this predictive density.
+
+    The absolute divergence is −H − score. The entropy H of continuous data is that of the best fit,
+    and of the best fit's distribution function at the points, which is nearly uniform: from
+    spacings of order ``neighbour``, without bias where it is uniform (Vasicek 1976), and with
+    Cressie's variance (1976). The entropy of counts is from their frequencies, those of rare values
+    taken together, with Miller's correction (1955). Of 1,000 points of a family itself the 95 %
+    intervals cover the divergence to its fit in 93 to 97 % of samples (``bench/fit_coverage.py``).
+    Continuous data that were rounded so that many are equal are spread at random over the interval
+    that was rounded to each.
+
+    References
+    ----------
+    J. Aitchison, I. R. Dunsmore, "Statistical Prediction Analysis", Cambridge 1975.
+    O. Vasicek, "A test for normality based on sample entropy", J. R. Statist. Soc. B 38 (1976)
+    54-59.
+    N. Cressie, "On the logarithms of high-order spacings", Biometrika 63 (1976) 343-355.
+    G. A. Miller, "Note on the bias of information estimates", Information Theory in Psychology
+    (1955) 95-100.
 
     Examples
     --------
@@ -217,43 +256,31 @@ def rank(
         raise LibraryError(
             'fitting needs SciPy, which is not installed: pip install "kldiv[scipy]"'
         ) from None
-    points = _finite(data)
-    counts = _are_counts(points, kind)
-    chosen, warnings = _chosen(families, points, counts=counts)
+    points, integers = _finite(data)
+    warnings: list[str] = []
+    counts = _are_counts(points, kind, warnings, integers=integers)
+    chosen = _chosen(families, points, warnings, counts=counts)
     if not 2 <= folds <= len(points) // 2:
         raise OptionError(f"folds must lie between 2 and {len(points) // 2}; got {folds!r}")
+    if not counts:
+        _check_continuous(points, neighbour)
     random = np.random.default_rng(seed)
     fold = random.permutation(len(points)) % folds
-    total, done = len(chosen) * (folds + 1), 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    if counts:
-        own, bias = _frequencies(points)
-    else:
-        own, bias = _densities(points, neighbour, random, warnings), 0.0
-    fitted = []
-    for family in chosen:
-        unseen = np.empty_like(points)
-        for part in range(folds):
-            here = fold == part
-            unseen[here] = family.log_likelihoods(points[here], family.fit(points[~here]))
-            advance()
-        fitted.append((family, family.fit(points), np.where(np.isnan(unseen), -np.inf, unseen)))
-        advance()
+    fitted = _fit_all(chosen, points, fold, warnings, progress)
     fitted.sort(key=lambda each: -each[2].mean())
-    best = fitted[0][2]
+    best, best_numbers, best_unseen = fitted[0]
+    if counts:
+        own, bias, noise = _frequencies(points, best, best_numbers)
+    else:
+        own, noise = _densities(points, neighbour, best, best_numbers, random, warnings)
+        bias = 0.0
     fits = tuple(
         Fit(
             family.name,
             family.parameters(*numbers),
             float(unseen.mean()),
-            *_difference(best, unseen),
-            _absolute(own - unseen, bias, confidence),
+            *_difference(best_unseen, unseen),
+            _absolute(own - unseen, confidence, bias, noise),
             numbers,
         )
         for family, numbers, unseen in fitted
@@ -263,17 +290,74 @@ def rank(
             f"the best family, {fits[0].family}, is still {fits[0].kl.value:.3f} nats from the "
             f"data ({fits[0].kl.low:.3f} to {fits[0].kl.high:.3f}): none of these describes them"
         )
-    return Ranking(fits, "counts" if counts else "continuous", len(points), tuple(warnings))
+    told_kind: Literal["continuous", "counts"] = "counts" if counts else "continuous"
+    return Ranking(fits, told_kind, len(points), tuple(warnings), confidence)
 
 
-def _finite(data: Array) -> Sample:
-    """Return the data as a list of float64, or say what is wrong with them."""
-    if isinstance(data, list | tuple | range):
+def _fit_all(
+    chosen: list[Family],
+    points: Sample,
+    fold: NDArray[np.int64],
+    warnings: list[str],
+    progress: Callable[[int, int], None] | None,
+) -> list[tuple[Family, tuple[float, ...], Sample]]:
+    """Return families with their fits and log-likelihoods of unseen points; name those left out."""
+    folds = int(fold.max()) + 1
+    steps = folds + 1
+
+    def tell(place: int, done: int) -> None:
+        if progress is not None:
+            progress(place * steps + done, len(chosen) * steps)
+
+    fitted, failures = [], []
+    for place, family in enumerate(chosen):
+        unseen = np.empty_like(points)
+        try:
+            for part in range(folds):
+                here = fold == part
+                seen = points[~here]
+                unseen[here] = family.log_predictive(points[here], family.fit(seen), len(seen))
+                tell(place, part + 1)
+            fitted.append((family, family.fit(points), unseen))
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            cause = str(error).partition("\n")[0] or type(error).__name__
+            failures.append(f"{family.name} cannot be fitted to these data, so left out: {cause}")
+        tell(place, steps)
+    if not fitted:
+        raise InputError("; ".join(failures))
+    warnings += failures
+    return fitted
+
+
+def _check_continuous(points: Sample, order: int) -> None:
+    if type(order) is not int or not 1 <= order < len(points):
+        raise OptionError(
+            f"neighbour must be an integer between 1 and {len(points) - 1}; got {order!r}"
+        )
+    if points.min() == points.max():
+        raise InputError(f"all data are {points[0]:.6g}: there is nothing to fit")
+
+
+def _finite(data: Array) -> tuple[Sample, bool]:
+    """Return the data as a list of float64 and whether they were integers; raise on others."""
+    columns = getattr(data, "columns", None)
+    if columns is not None and len(columns) != 1:
+        raise ShapeError(
+            f"data have {len(columns)} columns, {', '.join(map(str, columns))}; a ranking is of "
+            f"one: data[{columns[0] if len(columns) else 'name'!r}]"
+        )
+    if columns is not None or isinstance(data, list | tuple | range):
         data = np.asarray(data)
     backend = backends.find(data)
     values = np.asarray(backend.to_numpy(backend.export(data)))
     if values.dtype.kind not in "fiub":
         raise DTypeError(f"data have dtype {values.dtype}; expected real numbers")
+    if values.size != max(values.shape, default=1):
+        raise ShapeError(
+            f"data have shape {values.shape}; expected one list of numbers: take a column, "
+            "data[:, 0], or data.ravel() if all are samples of one distribution"
+        )
+    integers = values.dtype.kind != "f"
     values = values.astype(np.float64).ravel()
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
@@ -284,26 +368,36 @@ def _finite(data: Array) -> Sample:
         )
     if len(values) < _FEWEST:
         raise ShapeError(f"a ranking needs {_FEWEST} points at least; got {len(values)}")
-    return values
+    return values, integers
 
 
-def _are_counts(points: Sample, kind: str) -> bool:
-    whole = bool((points >= 0).all() and (points == np.rint(points)).all())
-    if kind == "auto":
-        return whole
-    if kind == "counts" and not whole:
-        raise InputError(
-            "kind='counts' needs whole numbers from 0 on; these data are continuous, or negative"
-        )
-    if kind not in {"continuous", "counts"}:
+def _are_counts(points: Sample, kind: str, warnings: list[str], *, integers: bool) -> bool:
+    """Return whether the data are taken for counts; ``integers`` is their dtype."""
+    if kind not in {"auto", "continuous", "counts"}:
         raise OptionError(f"kind must be 'auto', 'continuous' or 'counts'; got {kind!r}")
-    return kind == "counts"
+    # Floating-point numbers from 2⁵³ on are whole whatever they measure.
+    can = bool((points >= 0).all() and (points == np.rint(points)).all() and points.max() < 2**53)
+    if kind == "counts" and not can:
+        raise InputError(
+            "kind='counts' needs whole numbers from 0 to 2**53; these data are continuous, "
+            "negative, or larger"
+        )
+    if kind != "auto":
+        return kind == "counts"
+    distinct = len(np.unique(points))
+    if can and not integers and 2 * distinct > len(points):
+        warnings.append(
+            f"the data are whole numbers, but of {len(points):,} {distinct:,} differ, so they "
+            "are taken for continuous; if they are counts say kind='counts' (--kind counts)"
+        )
+        return False
+    return can
 
 
 def _chosen(
-    families: Iterable[str] | None, points: Sample, *, counts: bool
-) -> tuple[list[Family], list[str]]:
-    """Return the families to fit, and what to say of those that cannot be."""
+    families: Iterable[str] | None, points: Sample, warnings: list[str], *, counts: bool
+) -> list[Family]:
+    """Return the families to fit, and add to the warnings those whose domain is elsewhere."""
     if isinstance(families, str):
         families = [families]
     asked = families is not None
@@ -319,39 +413,89 @@ def _chosen(
             f"{points.min():.6g} and {points.max():.6g}; name others, or say kind="
         )
     left = [family.name for family in wanted if family not in fit]
-    return fit, [
-        f"not where the data are, and left out: {', '.join(left)}"
-    ] if asked and left else []
+    if asked and left:
+        warnings.append(f"not where the data are, and left out: {', '.join(left)}")
+    return fit
 
 
-def _frequencies(points: Sample) -> tuple[Sample, float]:
-    """Return the logarithm of each point's relative frequency, and what its mean exceeds −H by."""
-    _, place, number = np.unique(points, return_inverse=True, return_counts=True)
-    n = len(points)
-    return np.log(number / n)[place.ravel()], (len(number) - 1) / (2 * n)
+def _frequencies(
+    points: Sample, best: Family, numbers: tuple[float, ...]
+) -> tuple[Sample, float, Noise]:
+    """Return the logarithm of each point's probability, its mean's bias, and the noise in it.
 
-
-def _densities(points: Sample, k: int, random: np.random.Generator, warnings: list[str]) -> Sample:
-    """Return the logarithm of the data's density at each point, from its k-th neighbour."""
-    from scipy.spatial import KDTree  # noqa: PLC0415 - optional
-    from scipy.special import digamma  # noqa: PLC0415 - optional
-
-    if type(k) is not int or not 1 <= k < len(points):
-        raise OptionError(
-            f"neighbour must be an integer between 1 and {len(points) - 1}; got {k!r}"
-        )
+    Rare values are counted together with their neighbours, and have the best fit's shares of that
+    cell. The mean of K cells has the bias (K − 1)/2n.
+    """
     values, place, number = np.unique(points, return_inverse=True, return_counts=True)
-    if len(values) == 1:
-        raise InputError(f"all data are {values[0]:.6g}: there is nothing to fit")
-    if number.max() > k:
+    n = len(points)
+    # Before each value, and after the last, are values that do not occur.
+    expected, observed = np.zeros(2 * len(values) + 1), np.zeros(2 * len(values) + 1)
+    observed[1::2] = number
+    expected[1::2] = n * np.exp(best.log_likelihoods(values, numbers))
+    reached = best.law.cdf(values, *numbers)
+    before = best.law.cdf(values - 1, *numbers)
+    expected[:-1:2] = n * np.clip(before - np.concatenate([[0.0], reached[:-1]]), 0.0, None)
+    expected[-1] = n * best.law.sf(values[-1], *numbers)
+    cell = _cells(expected, observed)
+    ratio = np.bincount(cell, observed) / np.bincount(cell, expected)
+    with np.errstate(divide="ignore"):
+        own = best.log_likelihoods(points, numbers) + np.log(ratio)[cell[1::2]][place.ravel()]
+    noise = samples.frequency_noise(len(ratio), n)
+    return own, noise.joint, noise
+
+
+def _cells(expected: Sample, observed: Sample) -> NDArray[np.int64]:
+    """Return which cell each value is in: neighbours join until points enough are there."""
+    cells = np.empty(len(expected), dtype=np.int64)
+    cell, most, seen = 0, 0.0, 0.0
+    for place, (likely, number) in enumerate(zip(expected, observed, strict=True)):
+        cells[place] = cell
+        most, seen = most + likely, seen + number
+        if most >= _EXPECTED or seen >= _OBSERVED:
+            cell, most, seen = cell + 1, 0.0, 0.0
+    return np.minimum(cells, max(cell - 1, 0))  # the rest joins the last
+
+
+def _densities(
+    points: Sample,
+    order: int,
+    best: Family,
+    numbers: tuple[float, ...],
+    random: np.random.Generator,
+    warnings: list[str],
+) -> tuple[Sample, Noise]:
+    """Return the logarithm of the data's density at each point, and the noise in these.
+
+    It is the best fit's density, times the density of that fit's distribution function.
+    """
+    from scipy.special import digamma, polygamma  # noqa: PLC0415 - optional
+
+    values, place, number = np.unique(points, return_inverse=True, return_counts=True)
+    low, high = best.law.support(*numbers)
+    if number.max() > order:
         points = samples.spread(values, place.ravel(), random.uniform(size=len(points)))
+        points = np.where(points < low, 2 * low - points, points)
+        points = np.where(points > high, 2 * high - points, points)
         warnings.append(
             f"the data are rounded, up to {number.max()} are equal: they are spread over what was "
             "rounded to each value, which makes the divergences rough, but not the ranking"
         )
-    distances, _ = KDTree(points[:, None]).query(points[:, None], k=[k + 1])
-    digammas = float(digamma(k) - digamma(len(points)))
-    return np.asarray(samples.log_density(np, distances[:, 0], digammas))
+    n, ranks = len(points), np.argsort(points)
+    line = points[ranks]
+    ends = [sign for sign, _ in best.moving_ends(numbers)]
+    inside = 1 - len(ends) / (n + 1)
+    share = {sign: 1 / (n + 1) if sign in ends else 0.0 for sign in (-1, 1)}
+    with np.errstate(all="ignore"):
+        below = share[-1] + inside * best.law.cdf(line, *numbers)
+        above = share[1] + inside * best.law.sf(line, *numbers)
+        start = np.log(inside) + best.log_likelihoods(line, numbers)
+        below, above = np.concatenate([[0.0], below, [1.0]]), np.concatenate([[1.0], above, [0.0]])
+        digammas = float(digamma(order) - digamma(n + 1))
+        found = start + samples.log_density_on_unit(np, below, above, order, digammas)
+    own = np.empty_like(points)
+    own[ranks] = found
+    polygammas = float(polygamma(1, order)), float(polygamma(3, order))
+    return own, samples.spacing_noise(order, n, polygammas)
 
 
 def _difference(best: Sample, own: Sample) -> tuple[float, float]:
@@ -361,8 +505,8 @@ def _difference(best: Sample, own: Sample) -> tuple[float, float]:
     return float(np.mean(best - own)), float(np.std(best - own, ddof=1)) / math.sqrt(len(own))
 
 
-def _absolute(terms: Sample, bias: float, confidence: float) -> Estimate:
-    """Return the mean of what the data's own logarithm exceeds the fit's by."""
+def _absolute(terms: Sample, confidence: float, bias: float, noise: Noise) -> Estimate:
+    """Return the mean of the data's own logarithms less the fit's, with its interval."""
     if not np.isfinite(terms).all():
         return Estimate(math.inf, math.nan, math.inf, math.inf, len(terms))
-    return Estimate(*samples.mean_interval(np, terms, confidence, bias), len(terms))
+    return Estimate(*samples.mean_interval(np, terms, confidence, bias, noise), len(terms))

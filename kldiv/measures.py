@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from kldiv._call import Call, dtypes, resolve_arrays
+from kldiv._call import Call, dtypes, integers_in_float64, resolve_arrays
 from kldiv.errors import LibraryError, OptionError, ShapeError
 from kldiv.formulas import measures as formulas
 from kldiv.formulas.measures import RowMeasure
@@ -52,7 +52,8 @@ def kl_divergence(
     base : float, optional
         Base of the logarithm, above 1: 2 for bits. By default e: nats.
     normalize : bool, default False
-        Divide both by their sums along ``axis`` first; for arrays only.
+        Divide both by their sums along ``axis`` first; for arrays only. Integers, such as counts,
+        are taken then, in float64.
     method : {"quadrature", "monte_carlo"}, optional
         For distributions only: integrate or sum the densities (with SciPy), or average over samples
         of ``p``, instead of a closed form.
@@ -153,7 +154,7 @@ def js_divergence(
     base : float, optional
         Base of the logarithm, above 1: 2 for bits. By default e: nats.
     normalize : bool, default False
-        Divide each by its sum along ``axis`` first.
+        Divide each by its sum along ``axis`` first; integers are taken then, in float64.
 
     Returns
     -------
@@ -234,7 +235,7 @@ def jeffreys_divergence(
     base : float, optional
         Base of the logarithm, above 1: 2 for bits. By default e: nats.
     normalize : bool, default False
-        Divide both by their sums along ``axis`` first.
+        Divide both by their sums along ``axis`` first; integers are taken then, in float64.
 
     Returns
     -------
@@ -303,7 +304,7 @@ def renyi_divergence(
     base : float, optional
         Base of the logarithm, above 1: 2 for bits. By default e: nats.
     normalize : bool, default False
-        Divide both by their sums along ``axis`` first.
+        Divide both by their sums along ``axis`` first; integers are taken then, in float64.
 
     Returns
     -------
@@ -379,7 +380,7 @@ def entropy(
     base : float, optional
         Base of the logarithm, above 1: 2 for bits. By default e: nats.
     normalize : bool, default False
-        Divide by the sum along ``axis`` first.
+        Divide by the sum along ``axis`` first; integers are taken then, in float64.
 
     Returns
     -------
@@ -435,7 +436,7 @@ def cross_entropy(
     base : float, optional
         Base of the logarithm, above 1: 2 for bits. By default e: nats.
     normalize : bool, default False
-        Divide both by their sums along ``axis`` first.
+        Divide both by their sums along ``axis`` first; integers are taken then, in float64.
 
     Returns
     -------
@@ -491,11 +492,14 @@ def _prepare(
                 f"{type(p).__qualname__}; convert it, for example by numpy.asarray; of "
                 "distributions there is kl_divergence only"
             )
+    if normalize:
+        ps = integers_in_float64(names, ps)
     route, arrays, wide = resolve_arrays(names, ps)
     last = _check_shapes(names, ps, axis)
     if not last:
         xp = route.caller.namespace(arrays[0])
         arrays = tuple(xp.moveaxis(array, axis, -1) for array in arrays)
+    arrays = tuple(map(route.caller.adjacent, arrays))
     _, compute, result = dtypes(route, wide, None, arrays[0])
     operation = RowMeasure(
         "none", compute, compute, result, measure, bool(normalize), unit, len(arrays)

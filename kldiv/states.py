@@ -109,6 +109,7 @@ class KLState:
         xp = route.caller.namespace(s)
         compute, *_ = dtypes(route, wide, None, s)
         s, t = (xp.moveaxis(route.caller.export(array), axis, -1) for array in (s, t))
+        s, t = map(route.caller.adjacent, (s, t))
         operation = _operation(shards.ShardState, compute, temperature)
         return cls._of(route.caller, operation, (s, t))
 

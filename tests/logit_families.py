@@ -9,7 +9,7 @@ import math
 from functools import cache
 
 import numpy as np
-from reference import exact
+from reference import Truth, truth
 
 TARGET = {"float32": 1e-6, "float64": 2e-15}
 INF = math.inf
@@ -79,17 +79,32 @@ def families(size, seed=0):
 
 
 def long_rows(size):
-    """A few such pairs for large vocabularies."""
+    """Pairs for large vocabularies: what blocks of classes, and their order, can do to a sum."""
     random = np.random.default_rng(size)
     t, z = 3 * random.normal(size=size), random.normal(size=size)
+    place = np.arange(size)
+    first, one = place < size // 3, place == 7
+    sure, zipf = 12 * (place == 99), -1.1 * np.log(1 + place)
     return {
         "1": (t + z, t),
-        "1e-3": (t + 1e-3 * z, t + 100),
         "1e-7": (t + 1e-7 * z, t),
-        "sorted": (np.sort(t) + 1e-3 * z, np.sort(t) + 100),
+        "smooth": (np.where(one, 12.3, 0.1) - 1e-2 * z, 1.0 * one),
+        "tempered": (t / 1.3, t),
+        "hardly tempered": (t / 1.001, t),
+        "sure of a class": (t + 0.1 * z + sure, t + sure),
+        "Zipf": (zipf + 0.05 * z, zipf),
+        "equal weights": (0.3 * np.sign(z) + 0.1, np.full(size, 0.7)),
+        "far from 0": (t + 1e-4 * z - 90, t),
+        "a far class": (t + 5 * (t == t.min()), t),
+        "t + 8, rounded": (t + 8, t),
+        "first block masked for the teacher": (t + z, np.where(first, -INF, t)),
+        "teacher underflows under the student": (t + 900 * first, t - 1000 * first),
+        "the last block 20 higher": (t + z, t + 20 * (place > size - 900)),
+        "first block negligible": (t + 1e-2 * z - 130 * first, t - 130 * first),
         "scale 20": (20 * z, 20 * z + t),
-        "smooth": (np.where(np.arange(size) == 7, 12.3, 0.1) - 1e-2 * z, np.eye(1, size, 7)[0]),
+        "sorted": (np.sort(t) + 1e-3 * z, np.sort(t) + 100),
         "a ramp": (t + np.linspace(-1, 1, size), t),
+        "1e-3": (t + 1e-3 * z, t + 100),
     }
 
 
@@ -132,12 +147,17 @@ def batch(size, dtype):
 @cache
 def truths(size, dtype, temperature=1.0, beta=None):
     _, s, t = batch(size, dtype)
-    return [exact(a, b, temperature=temperature, beta=beta) for a, b in zip(s, t, strict=True)]
+    return _by_row(truth(s, t, temperature=temperature, beta=beta))
+
+
+def _by_row(found):
+    return [Truth(*row) for row in zip(*found, strict=True)]
 
 
 def value_error(found, true, dtype):
     """Relative error; infinite where only the truth is not finite, or is exactly zero."""
     found = np.longdouble(found)
+    found = float(found)
     if not np.isfinite(true) or true == 0:
         return 0.0 if found == true or (np.isnan(found) and np.isnan(true)) else INF
     if not np.isfinite(found) or found < 0:
@@ -147,7 +167,7 @@ def value_error(found, true, dtype):
 
 def gradient_error(found, true, dtype):
     """‖g − g*‖₁ relative to ‖g*‖₁, or to the smallest normal numbers."""
-    found = found.astype(np.longdouble)
+    found = found.astype(np.float64)
     if not np.isfinite(true).all():
         return 0.0 if (np.isnan(found) == np.isnan(true)).all() else INF
     scale = max(abs(true).sum(), len(true) * np.finfo(dtype).tiny)
@@ -157,6 +177,7 @@ def gradient_error(found, true, dtype):
 
 def assert_right(names, results, expected, dtype):
     """Assert value and gradients of every row, and name all the rows that are wrong."""
+    expected = _by_row(expected) if isinstance(expected, Truth) else expected
     wrong = {}
     for i, (name, true) in enumerate(zip(names, expected, strict=True)):
         found = [result[i] for result in results]

@@ -281,6 +281,10 @@ class JaxBackend(KernelBackend):
         # Without it JAX would quietly make float32 of another library's float64.
         return jax.enable_x64(True) if "float64" in dtypes else nullcontext()  # noqa: FBT003
 
+    def random_key(self, seed: int) -> Array:
+        """Return a key for samplers."""
+        return jax.random.key(seed)
+
     def export(self, array: Array) -> Array:
         if isinstance(array, jax.core.Tracer):
             msg = (

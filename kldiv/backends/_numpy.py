@@ -83,6 +83,12 @@ class NumPyBackend(KernelBackend):
     def kept_rows(self, keep: Array) -> Array | None:
         return np.flatnonzero(keep)
 
+    def adjacent(self, array: Array) -> Array:
+        # NumPy adds pairwise along an axis that is adjacent in memory, along others one by one:
+        # of 50,000 numbers in float32 that is 200 units off.
+        strided = array.ndim and array.strides[-1] != array.itemsize
+        return np.ascontiguousarray(array) if strided and array.itemsize < 8 else array
+
     def device(self, array: Array) -> str:  # noqa: ARG002
         return "cpu"
 

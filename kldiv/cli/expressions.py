@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from kldiv import distributions
+from kldiv.cli.domains import check
 from kldiv.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def parse(text: str) -> Any:
     Raises
     ------
     InputError
-        Anything else.
+        Anything else; a parameter outside its domain.
     """
     if len(text) > _LONGEST:
         raise InputError(
@@ -64,9 +65,11 @@ def _distribution(node: ast.AST, text: str) -> Any:
             raise _refused(keyword.value, text)
         named[keyword.arg] = _value(keyword.value, text)
     try:
-        return known[name](*given, **named)
+        made = known[name](*given, **named)
     except TypeError as error:
         raise InputError(f"{ast.unparse(node)}: {error}") from None
+    check(made, ast.unparse(node))
+    return made
 
 
 def _families() -> dict[str, type[distributions.Distribution]]:

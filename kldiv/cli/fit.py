@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from kldiv.errors import ShapeError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,12 +20,17 @@ WHAT IT PRINTS
           best one, in nats a point, with its standard error; by
           cross-validation
   KL      the divergence from the data to the fit, in nats, with its interval
+          of 95 %; below 0 it cannot be told from 0
 
 \b
 EXAMPLES
   kldiv fit wind.csv
   kldiv fit table.csv::height --families Normal,LogNormal,Gamma --plot fit.png
 """
+
+
+_LISTED: Final = 8
+"""How many columns an error names."""
 
 
 @click.command("fit", epilog=EPILOG, short_help="Rank the distributions that describe data.")
@@ -34,7 +41,8 @@ EXAMPLES
     type=click.Choice(["auto", "continuous", "counts"]),
     default="auto",
     show_default=True,
-    help="What the numbers are; auto takes whole numbers from 0 for counts.",
+    help="What the numbers are; auto takes whole numbers from 0 for counts where each occurs twice "
+    "on average.",
 )
 @click.option(
     "--folds",
@@ -72,11 +80,12 @@ def command(**options: Any) -> None:
         key=None if "::" in options["data"] else options["key"],
         max_bytes=options["max_bytes"],
     )
+    numbers = _one_list(table)
     families = options["families"]
     names = [name.strip() for name in families.split(",")] if families else None
     with Progress(0, "Fitting") as progress:
         found = fitting.rank(
-            table.array,
+            numbers,
             names,
             kind=options["kind"],
             folds=options["folds"],
@@ -89,6 +98,25 @@ def command(**options: Any) -> None:
         _print_json(found, options["data"])
     else:
         _print(found, table)
+
+
+def _one_list(table: Table) -> Any:
+    """Return the numbers of a table that has one column of them, or raise with the names."""
+    shape = table.array.shape
+    if table.array.size == max(shape, default=1):
+        return table.array.ravel()
+    if table.classes is None or len(shape) != 2:
+        raise ShapeError(
+            f"{table.path} has numbers of shape {shape}; kldiv fit takes one list of numbers"
+        )
+    from kldiv.cli.render import clean  # noqa: PLC0415 - see above
+
+    names = [clean(name) for name in table.classes]
+    listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+    raise ShapeError(
+        f"{table.path} has {len(names)} columns of numbers, {listed}; kldiv fit takes one: "
+        f"{table.path}::{names[0]}"
+    )
 
 
 def _plotter(path: str) -> Callable[[Ranking, Table], None]:
@@ -120,6 +148,7 @@ def _print_json(found: Ranking, path: str) -> None:
         "data": path,
         "kind": found.kind,
         "samples": found.samples,
+        "confidence": found.confidence,
         "units": "nats",
         "fits": fits,
         "warnings": list(found.warnings),
@@ -133,9 +162,17 @@ def _print(found: Ranking, table: Table) -> None:
     from kldiv.cli.render import Page, source  # noqa: PLC0415
 
     page = Page()
-    page.line(Text("data", style="bold"), f"  {source(table)}  {found.samples:,} {_words(found)}")
+    page.line(Text("data", style="bold"), f"  {source(table)}  {found.taken_for}")
     page.line()
-    head = ("family", "behind", "", f"KL(data{page.glyphs.parallel}fit)", "from", "to", "")
+    head = (
+        "family",
+        "behind",
+        "",
+        f"KL(data{page.glyphs.parallel}fit)",
+        f"{100 * found.confidence:g} % from",
+        "to",
+        "",
+    )
     rows: list[list[str | Text]] = [[Text(name, style="dim") for name in head]]
     rows += [_row(fit, best=fit is found.best) for fit in found.fits]
     page.table(rows, "<>>>>><")
@@ -144,10 +181,6 @@ def _print(found: Ranking, table: Table) -> None:
         page.line()
     for text in found.warnings:
         page.paragraph(Text("note: ", style="bold yellow"), text)
-
-
-def _words(found: Ranking) -> str:
-    return "counts" if found.kind == "counts" else "numbers"
 
 
 def _row(fit: Fit, *, best: bool) -> list[Any]:

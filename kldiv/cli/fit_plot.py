@@ -39,13 +39,20 @@ def draw(found: Ranking, table: Table) -> Figure:
     legend = axes.legend(fontsize="small", frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    best = found.best
-    axes.set_title(
-        f"{best.family} fits {clean(table.path.name)} best, {best.kl.value:.3f} nats from the data"
-        f" ({best.kl.low:.3f} to {best.kl.high:.3f})",
-        fontsize="medium",
-    )
+    axes.set_title(_title(found, clean(table.path.name)), fontsize="medium")
     return figure
+
+
+def _title(found: Ranking, name: str) -> str:
+    best, level = found.best, f"{100 * found.confidence:g} %"
+    low, high = best.kl.low, best.kl.high
+    if not high < np.inf:
+        return f"{best.family} comes closest to {name}, but holds some of it for impossible"
+    if high <= 0:
+        return f"{best.family} fits {name} best: no divergence from the data is found"
+    if low <= 0:
+        return f"{best.family} fits {name} best: at most {high:.3f} nats from the data ({level})"
+    return f"{best.family} fits {name} best: {low:.3f} to {high:.3f} nats from the data ({level})"
 
 
 def _densities(axes: Axes, found: Ranking, data: np.ndarray) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from kldiv.errors import DTypeError, OptionError, ShapeError
+from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ class Distribution:
     """Parameters that formulas get as the Python number that they are, where they are one."""
     one_of: ClassVar[tuple[str, ...]] = ()
     """Parameters of which exactly one is given."""
+    parts: ClassVar[tuple[str, ...]] = ()
+    """Parameters that are distributions."""
 
     def __post_init__(self) -> None:
         given = [name for name in self.one_of if getattr(self, name) is not None]
@@ -45,6 +48,12 @@ class Distribution:
                 f"{', '.join(given) or 'none'}"
             )
         for name, value in self.parameters():
+            if name in self.parts and not isinstance(value, Distribution):
+                raise LibraryError(
+                    f"{name} of {type(self).__name__} must be one of kldiv.distributions; got "
+                    f"{type(value).__name__}; kldiv.distributions.convert({name!r}, …) gives one "
+                    "of another library's distribution"
+                )
             if not _is_parameter(value):
                 raise DTypeError(
                     f"{name} of {type(self).__name__} must be a number or an array; got "
@@ -66,6 +75,11 @@ class Distribution:
             if field.name not in self.options and value is not None:
                 yield field.name, value
 
+    def label(self) -> str:
+        """Return the family's name, with that of what it is made of."""
+        inner = [v.label() for _, v in self.parameters() if isinstance(v, Distribution)]
+        return type(self).__name__ + (f"({', '.join(inner)})" if inner else "")
+
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of the batch: what the parameters broadcast to, without the axes of an event."""
@@ -80,6 +94,15 @@ class Distribution:
                 )
             shapes.append(shape[: len(shape) - axes])
         return broadcast(type(self).__name__, *shapes)
+
+
+def exp(value: Any) -> Any:
+    """Return eˣ of a parameter: an array of any library, or a number."""
+    if not hasattr(value, "dtype"):
+        return math.exp(value)
+    from kldiv import backends  # noqa: PLC0415 - a holder itself needs none
+
+    return backends.find(value).namespace(value).exp(value)
 
 
 def _is_parameter(value: Any) -> bool:

@@ -12,8 +12,11 @@ from kldiv._call import dtypes, wider
 from kldiv.backends.base import FLOATS
 from kldiv.distributions import numerical
 from kldiv.distributions.base import Distribution, broadcast, flatten, rebuild
-from kldiv.distributions.foreign import convert
-from kldiv.distributions.registry import closed_form, find, no_closed_form
+from kldiv.distributions.foreign import convert, unknown
+from kldiv.distributions.integrable import has_density, with_density
+from kldiv.distributions.outcomes import check_outcomes
+from kldiv.distributions.registry import NoClosedFormError, closed_form, find, no_closed_form
+from kldiv.distributions.wrappers import Bijection, anonymous, cancel, event_rank
 from kldiv.errors import DTypeError, LibraryError, OptionError
 from kldiv.formulas.reductions import Loss, cast
 
@@ -33,21 +36,47 @@ def divergence(p: Any, q: Any, *, unit: float = 1.0, method: str | None = None) 
             f"method must be one of {', '.join(map(repr, METHODS))}, or None for the closed form; "
             f"got {method!r}"
         )
+    given = p, q
     p, q = convert("p", p), convert("q", q)
-    if method is not None:
-        return numerical.estimate(p, q, method, unit)
-    if find(type(p), type(q)) is None:
-        raise no_closed_form(p, q)
     shape = broadcast("p and q together", p.batch_shape, q.batch_shape)
+    check_outcomes(p, q)
+    if method is not None:
+        p, q = map(with_density, (p, q), given)
+        return numerical.estimate(p, q, method, unit)
+    try:
+        return _closed_form(p, q, shape, unit)
+    except NoClosedFormError as error:
+        raise NoClosedFormError(f"{error}; {_mend(p, q, given)}") from None
+
+
+def _closed_form(p: Distribution, q: Distribution, shape: tuple[int, ...], unit: float) -> Any:
+    if find(type(p), type(q)) is None or unknown(p) or unknown(q):
+        raise no_closed_form(p, q)
+    p, q = cancel(p, q)
     leaves: list[Any] = []
-    specs = flatten(p, leaves), flatten(q, leaves)
+    seen: dict[Bijection, int] = {}
+    spec_p, spec_q = (flatten(anonymous(d, seen), leaves) for d in (p, q))
     route, arrays, (_, compute, result) = _resolve(leaves)
     if route.caller.in_blocks:
         _check_elementwise(p, q)
         xp = route.caller.namespace(arrays[0])
         arrays = [xp.broadcast_to(array, shape) for array in arrays]
-    operation = ClosedForm("none", compute, compute, result, *specs, unit, len(arrays))
+    operation = ClosedForm("none", compute, compute, result, spec_p, spec_q, unit, len(arrays))
     return route.run(operation, *arrays)
+
+
+def _mend(p: Distribution, q: Distribution, given: tuple[Any, Any]) -> str:
+    """Return what to do where a pair has no closed form: only what works for it."""
+    dense = [has_density(d) for d in map(with_density, (p, q), given)]
+    ways = []
+    if all(dense) and event_rank(p) in (0, None) and event_rank(q) in (0, None):
+        ways.append("method='quadrature' (integrates the densities)")
+    if all(dense):
+        ways.append("method='monte_carlo' (averages over samples of P)")
+    own = "a closed form of your own can be added by kldiv.register_kl"
+    if ways:
+        return f"an estimate with its standard error is returned by {', '.join(ways)}; {own}"
+    return f"their densities, unlike SciPy's and PyTorch's, cannot be used here; {own}"
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,52 @@ Each is documented by its density or mass function.  Nothing is normalised or ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from kldiv.distributions.base import Distribution
+from kldiv.distributions.base import Distribution, exp
 
 
 @dataclass(frozen=True, eq=False)
 class Normal(Distribution):
-    """exp(−(x − loc)²/(2 scale²)) / (scale √(2π)); scale 0 is a point mass."""
+    """exp(−(x − loc)²/(2 scale²)) / (scale √(2π)); scale 0 is a point mass.
+
+    ``log_scale`` is log(scale), where it is known better: `from_log_variance` gives it.
+    """
 
     loc: Any
     scale: Any
+    log_scale: Any = field(default=None, kw_only=True, repr=False)
     support: ClassVar[str] = "real"
+
+    @classmethod
+    def from_log_variance(cls, loc: Any, log_variance: Any) -> Normal:
+        """Return the normal of a mean and the logarithm of its variance, as encoders give it.
+
+        Divergences between normals then use that logarithm itself: value and gradients are right
+        where ``exp(log_variance / 2)`` is no normal number of its dtype, in float32 from −175 down.
+
+        Parameters
+        ----------
+        loc : array or float
+            The mean.
+        log_variance : array or float
+            log σ², of a shape that broadcasts with ``loc``.
+
+        Returns
+        -------
+        Normal
+            Its ``scale`` is exp(log_variance / 2).
+
+        Examples
+        --------
+        >>> import kldiv
+        >>> from kldiv.distributions import Normal
+        >>> float(kldiv.kl_divergence(Normal.from_log_variance(0.0, -1600.0), Normal(0.0, 1.0)))
+        799.5
+        """
+        log_scale = 0.5 * log_variance
+        return cls(loc, exp(log_scale), log_scale=log_scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +68,15 @@ class HalfNormal(Distribution):
 
     scale: Any
     support: ClassVar[str] = "positive"
+
+
+@dataclass(frozen=True, eq=False)
+class LogitNormal(Distribution):
+    """1/(1 + e⁻ˣ) of a Normal(loc, scale) x."""
+
+    loc: Any
+    scale: Any
+    support: ClassVar[str] = "unit"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +137,14 @@ class Cauchy(Distribution):
 
 
 @dataclass(frozen=True, eq=False)
+class HalfCauchy(Distribution):
+    """The absolute value of a Cauchy(0, scale)."""
+
+    scale: Any
+    support: ClassVar[str] = "positive"
+
+
+@dataclass(frozen=True, eq=False)
 class StudentT(Distribution):
     """loc + scale · t, t of Student's distribution with df degrees of freedom."""
 
@@ -151,6 +201,14 @@ class InverseGamma(Distribution):
 @dataclass(frozen=True, eq=False)
 class Chi2(Distribution):
     """Gamma(df/2, 1/2)."""
+
+    df: Any
+    support: ClassVar[str] = "positive"
+
+
+@dataclass(frozen=True, eq=False)
+class Chi(Distribution):
+    """The square root of a Chi2(df)."""
 
     df: Any
     support: ClassVar[str] = "positive"
@@ -303,12 +361,32 @@ class Multinomial(Distribution):
 
 
 @dataclass(frozen=True, eq=False)
+class Delta(Distribution):
+    """A point mass at value, whose last event_dim axes are one event.
+
+    log_density is what NumPyro's and Pyro's point masses carry: the logarithm of the mass, 0 but
+    where it is meant to stand for something else.
+    """
+
+    value: Any
+    log_density: Any = 0.0
+    event_dim: int = 0
+    options: ClassVar[tuple[str, ...]] = ("event_dim",)
+
+    @property
+    def event_axes(self) -> dict[str, int]:  # type: ignore[override]
+        """How many of value's last axes belong to one event."""
+        return {"value": self.event_dim} if self.event_dim else {}
+
+
+@dataclass(frozen=True, eq=False)
 class Independent(Distribution):
     """A batch of distributions, its last reinterpreted_batch_ndims axes taken as one event."""
 
     base_dist: Any
     reinterpreted_batch_ndims: int
     options: ClassVar[tuple[str, ...]] = ("reinterpreted_batch_ndims",)
+    parts: ClassVar[tuple[str, ...]] = ("base_dist",)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -323,6 +401,7 @@ class MixtureSameFamily(Distribution):
 
     mixture_distribution: Any
     component_distribution: Any
+    parts: ClassVar[tuple[str, ...]] = ("mixture_distribution", "component_distribution")
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

@@ -121,12 +121,23 @@ def _apart(p: type[Distribution], q: type[Distribution]) -> bool:
 
 def _infinite(xp: Namespace, p: Distribution, q: Distribution) -> Array:
     """Return +∞, or NaN where a parameter is NaN."""
-    total = sum((0.0 * _without_infinity(xp, a) for d in (p, q) for _, a in d.parameters()), 0.0)
-    return total + math.inf
+    return blank(xp, p) + blank(xp, q) + math.inf
 
 
-def _without_infinity(xp: Namespace, a: Array) -> Array:
-    return xp.where(xp.isnan(a), a, 0.0)
+def blank(xp: Namespace, d: Distribution) -> Array:
+    """Return 0 for each entry of the batch, NaN where a parameter is NaN."""
+    total: Any = 0.0
+    for name, value in d.parameters():
+        if not isinstance(value, Distribution) and not hasattr(value, "dtype"):
+            continue  # a count
+        if isinstance(value, Distribution):
+            part = blank(xp, value)
+            axes = max(0, len(value.batch_shape) - len(d.batch_shape))
+        else:
+            part = 0.0 * xp.where(xp.isnan(value), value, 0.0)
+            axes = d.event_axes.get(name, 0)
+        total = total + (xp.sum(part, axis=tuple(range(-axes, 0))) if axes else part)
+    return total
 
 
 def closed_form(xp: Namespace, p: Any, q: Any) -> Array:
@@ -140,11 +151,5 @@ def closed_form(xp: Namespace, p: Any, q: Any) -> Array:
 
 
 def no_closed_form(p: Any, q: Any) -> NoClosedFormError:
-    """Return the error for a pair without a closed form."""
-    names = f"D({type(p).__name__}‖{type(q).__name__})"
-    return NoClosedFormError(
-        f"no closed form is known for {names}; these return an estimate with its standard error: "
-        "method='quadrature' (integrates the densities, for single numbers), "
-        "method='monte_carlo' (averages over samples of P, for any distribution that has a "
-        "sampler); a closed form of your own can be added by kldiv.register_kl"
-    )
+    """Return the error for a pair without a closed form; the caller adds what can be done."""
+    return NoClosedFormError(f"no closed form is known for D({p.label()}‖{q.label()})")

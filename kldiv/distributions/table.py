@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING
 
 from kldiv.distributions import registry
+from kldiv.distributions.base import Distribution
 from kldiv.distributions.families import FAMILIES, Normal
 
 if TYPE_CHECKING:
@@ -17,12 +18,17 @@ def pairs_table() -> str:
     registry.find(Normal, Normal)
     rows: dict[tuple[str, str], list[str]] = {}
     for (p, q), formula in registry.REGISTRY.items():
-        if p.__name__ in FAMILIES and FAMILIES[p.__name__] is p:
-            rows.setdefault((p.__name__, _words(formula)), []).append(q.__name__)
+        own = FAMILIES.get(p.__name__) is p and q in {Distribution, *FAMILIES.values()}
+        if own:
+            rows.setdefault((p.__name__, _words(formula)), []).append(_name(q))
     head = ["P", "Q", "D(P‖Q)"]
     lines = [head, ["---"] * 3]
     lines += [[p, ", ".join(sorted(qs)), words] for (p, words), qs in sorted(rows.items())]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _name(family: type[Distribution]) -> str:
+    return "any other" if family is Distribution else family.__name__
 
 
 def _words(formula: Formula) -> str:

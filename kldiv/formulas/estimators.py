@@ -8,13 +8,17 @@ k2 = x²/2 is biased, and close where P and Q are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from kldiv.formulas.pointwise import Pointwise
+from kldiv.formulas.pointwise import Pointwise, PointwiseLoss
+from kldiv.formulas.reductions import Loss, cast
 from kldiv.formulas.special import expm1, phi, two_difference
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Run
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class Constant(Pointwise):
     def value(self, xp: Namespace, x: Array, y: Array) -> Array:  # noqa: ARG002
         return xp.full_like(x, self.number)
 
+    def derivative(self, index: int) -> Pointwise:  # noqa: ARG002
+        return Constant(0.0)
+
 
 @dataclass(frozen=True)
 class K2(Pointwise):
@@ -60,7 +67,8 @@ class K3(Pointwise):
 
     def value(self, xp: Namespace, x: Array, y: Array) -> Array:
         ratio, rest = _log_ratio(xp, x, y)
-        return phi(xp, ratio) - rest * expm1(xp, -ratio)
+        # From −10⁴ on e⁻ˣ is ∞ in every dtype, and beside it −∞ would make NaN.
+        return phi(xp, xp.clip(ratio, -1e4, xp.inf)) - _product(xp, rest, expm1(xp, -ratio))
 
     def derivative(self, index: int) -> Pointwise:
         return Fall((1.0, -1.0)[index])
@@ -74,7 +82,7 @@ class Fall(Pointwise):
 
     def value(self, xp: Namespace, x: Array, y: Array) -> Array:
         ratio, rest = _log_ratio(xp, x, y)
-        return -self.sign * (expm1(xp, -ratio) - rest * xp.exp(-ratio))
+        return -self.sign * (expm1(xp, -ratio) - _product(xp, rest, xp.exp(-ratio)))
 
     def derivative(self, index: int) -> Pointwise:
         return Ratio(self.sign * (1.0, -1.0)[index])
@@ -91,6 +99,9 @@ class Ratio(Pointwise):
     def value(self, xp: Namespace, x: Array, y: Array) -> Array:
         return self.sign * xp.exp(y - x)
 
+    def derivative(self, index: int) -> Pointwise:
+        return Ratio(self.sign * (-1.0, 1.0)[index])
+
 
 @dataclass(frozen=True)
 class ScoreFunction(Pointwise):
@@ -106,6 +117,89 @@ class ScoreFunction(Pointwise):
 
     def derivative(self, index: int) -> Pointwise:
         return K2().derivative(index)
+
+
+@dataclass(frozen=True)
+class Clipped(Pointwise):
+    """f of x moved into [−limit, limit], with the derivatives of f there, as if nothing had moved.
+
+    The clip's own derivative is 1 everywhere (straight through), so that no sample stops learning.
+    """
+
+    of: Pointwise
+    limit: float
+
+    def value(self, xp: Namespace, x: Array, y: Array) -> Array:
+        ratio = x - y
+        above, below = ratio > self.limit, ratio < -self.limit
+        x = xp.where(above, self.limit, xp.where(below, -self.limit, x))
+        return self.of.value(xp, x, xp.where(above | below, 0.0, y))
+
+    def derivative(self, index: int) -> Pointwise:
+        return Clipped(self.of.derivative(index), self.limit)
+
+
+@dataclass(frozen=True)
+class WeightedLoss(Loss):
+    """A pointwise function times a weight, masked and reduced.
+
+    Its arrays are ``x``, ``y``, the weight and, where there is a mask, ``keep``; all of one shape
+    but for the mask. Where the weight is 0 so is the product, whatever the function.
+    """
+
+    function: Pointwise = K3()
+
+    name: ClassVar[str] = "kl_estimate"
+
+    @property
+    def differentiable(self) -> int:
+        return 3
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        values, keep = self._unweighted().elements(xp, *_pair(arrays)), self.keep(arrays)
+        weight = cast(xp, arrays[2], self.compute)
+        if keep is not None:
+            weight = xp.where(keep, weight, 0.0)
+        return xp.where(weight == 0, 0.0, weight * xp.where(weight == 0, 0.0, values))
+
+    def pullback(
+        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    ) -> Array:
+        slope = self._slope(run, index, arrays)
+        gradient = self.weight(xp, cotangent, slope.shape, self.keep(arrays)) * slope
+        wanted = arrays[index].dtype
+        return gradient if gradient.dtype == wanted else xp.astype(gradient, wanted)
+
+    def pushforward(
+        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
+    ) -> Array:
+        total = None
+        for index, tangent in enumerate(tangents):
+            if tangent is not None:
+                moved = self._slope(run, index, arrays) * cast(xp, tangent, self.compute)
+                total = moved if total is None else total + moved
+        return self.finish(xp, total, self.keep(arrays), empty=0.0)
+
+    def _slope(self, run: Run, index: int, arrays: Sequence[Array]) -> Array:
+        """Return the elementwise derivative in the array of that index, not rounded."""
+        if index == 2:
+            return run(self._unweighted(), *_pair(arrays))
+        names = "none", self.compute, self.compute, self.compute
+        return run(WeightedLoss(*names, self.function.derivative(index)), *arrays)  # type: ignore[arg-type]
+
+    def _unweighted(self) -> PointwiseLoss:
+        return PointwiseLoss("none", self.compute, self.compute, self.compute, self.function)
+
+
+def _pair(arrays: Sequence[Array]) -> list[Array]:
+    """Return the arrays without the weight."""
+    return [*arrays[:2], *arrays[3:]]
+
+
+def _product(xp: Namespace, rest: Array, slope: Array) -> Array:
+    """Return what the rest of x adds to first order: nothing where the slope is infinite."""
+    finite = xp.isfinite(slope)
+    return xp.where(finite, rest * xp.where(finite, slope, 0.0), 0.0)
 
 
 def _log_ratio(xp: Namespace, x: Array, y: Array) -> tuple[Array, Array]:

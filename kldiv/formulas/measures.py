@@ -197,12 +197,12 @@ class JensenShannon(Measure):
         alive, safe_p, safe_m = _both(xp, p, m)
         above = xp.where(alive, self._from_mixture(index, ps), 0.0)
         slopes = weight * log_ratio(xp, safe_p, safe_m, above)
-        return xp.where(alive, slopes, _edge(xp, p, m, 0.0, math.nan))
+        return xp.where(alive, slopes, _edge(xp, p, m, 0.0, 0.0))
 
     def _term(self, xp: Namespace, p: Array, m: Array, above: Array) -> Array:
         alive, safe_p, safe_m = _both(xp, p, m)
         terms = relative(xp, safe_p, safe_m, xp.where(alive, above, 0.0))
-        return xp.where(alive, terms, _edge(xp, p, m, m, math.nan))
+        return xp.where(alive, terms, _edge(xp, p, m, m, 0.0))  # m = 0 < p: w p has underflowed
 
     def _mixture(self, ps: Sequence[Array]) -> Array:
         parts = [weight * p for weight, p in zip(self.weights, ps, strict=True) if weight]
@@ -250,7 +250,7 @@ class Renyi(Measure):
         lost = self.alpha / -less * p if less < 0 else math.inf
         terms = xp.where(alive, self._terms(xp, safe_p, safe_q, r), _edge(xp, p, q, q, lost))
         # Far apart the sum is added by its logarithm: nothing overflows, and nothing cancels.
-        exponent = xp.where(alive, xp.log(safe_p) + less * r, -math.inf)
+        exponent = xp.where(alive, self._exponent(xp, safe_p, safe_q, r), -math.inf)
         top = _largest(xp, exponent)
         total = _sum(xp, xp.exp(exponent - _finite(xp, top)))
         outside = xp.where((p > 0) & (q == 0), p, 0.0)
@@ -282,13 +282,23 @@ class Renyi(Measure):
         """Return S, given the sums of p and q."""
         return self.alpha * p - (self.alpha - 1.0) * q
 
+    def _exponent(self, xp: Namespace, p: Array, q: Array, r: Array) -> Array:
+        """Return log p^α q^(1−α), of parts that do not cancel."""
+        if self.alpha < 1.0:
+            return self.alpha * xp.log(p) + (1.0 - self.alpha) * xp.log(q)
+        return xp.log(p) + (self.alpha - 1.0) * r
+
     def _terms(self, xp: Namespace, p: Array, q: Array, r: Array) -> Array:
         larger = max(1.0, self.alpha)
         x = xp.clip(larger * r, -NEAR, NEAR)
         series = q * x * x * polynomial(x, self._series(x.dtype == xp.float64))
-        power = (self.alpha - 1.0) * r
-        power = xp.where(power > 80.0, 80.0, power)  # larger ones are added by their logarithm
-        far = p * (r * _ratio(xp, power) - 1.0) + q
+        less = self.alpha - 1.0
+        power = less * r
+        large = abs(power) > 1.0
+        far = p * (r * _ratio(xp, xp.where(large, 0.0, power)) - 1.0) + q
+        # g = (p^α q^(1−α) − α p)/(α−1) + q; where the power is large it is added by its logarithm.
+        product = xp.exp(xp.clip(self._exponent(xp, p, q, r), -xp.inf, 80.0))
+        far = xp.where(large, (product - self.alpha * p) / less + q, far)
         return xp.where(abs(larger * r) < NEAR, series, far)
 
     def _series(self, double: bool) -> list[float]:  # noqa: FBT001 - whether there are more terms

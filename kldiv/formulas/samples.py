@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kldiv.formulas.blocks import BLOCK_BYTES, slices
 from kldiv.formulas.pointwise import KL
@@ -54,25 +54,74 @@ def plug_in_kl(xp: Namespace, p: Array, q: Array, axis: int, *, corrected: bool)
     return xp.where(xp.isinf(value), value, value - bias)
 
 
-def mean_interval(
-    xp: Namespace, terms: Array, confidence: float, bias: float = 0.0
-) -> tuple[float, float, float, float]:
-    """Return the mean of independent terms less a bias, its standard error, and its interval.
+class Noise(NamedTuple):
+    """Noise that n terms share, as their densities come from the same points."""
 
-    The interval is that of the central limit theorem.
+    own: float = 0.0
+    """The variance that it gives to each of the terms."""
+    error: float = 0.0
+    """The standard error of the terms' variance where there is nothing but noise."""
+    joint: float = 0.0
+    """n times the variance of its mean."""
+
+
+NONE = Noise()
+
+
+def mean_interval(
+    xp: Namespace, terms: Array, confidence: float, bias: float = 0.0, noise: Noise = NONE
+) -> tuple[float, float, float, float]:
+    """Return the mean of terms less a bias, its standard error, and its interval.
+
+    The interval is that of the central limit theorem; without ``noise`` the terms are independent.
     """
     value = float(xp.mean(terms)) - bias
-    error = float(xp.std(terms, correction=1)) / math.sqrt(terms.shape[0])
+    variance = float(xp.var(terms, correction=1)) - noise.own
+    if variance <= noise.error:
+        variance = 0.0
+    elif noise.error:
+        # Shrunk as L. Breiman's garrote, Technometrics 37 (1995) 373-384: cut at 0 alone, it would
+        # be too large on average where there is nothing but noise.
+        variance -= noise.error**2 / variance
+    error = math.sqrt((variance + noise.joint) / terms.shape[0])
     reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
     return value, error, value - reach, value + reach
 
 
-def log_density(xp: Namespace, distances: Array, digammas: float) -> Array:
-    """Return the log-density of points on a line at each, ψ(k) − ψ(n) − log 2ε (Kozachenko 1987).
+def log_density_on_unit(
+    xp: Namespace, below: Array, above: Array, m: int, digammas: float
+) -> Array:
+    """Return the log-density of n sorted points of [0, 1] at each, from spacings of order ``m``.
 
-    ``distances`` are those to the k-th neighbours, ``digammas`` is ψ(k) − ψ(n).
+    ``below`` are the points with 0 before and 1 after them, ``above`` is 1 − ``below``, which is
+    known better near 1; ``digammas`` is ψ(m) − ψ(n + 1), the mean logarithm of such a spacing of
+    uniform points, so that of these the estimate's mean is 0.
     """
-    return digammas - xp.log(2.0 * distances)
+    n = below.shape[0] - 2
+    first = xp.clip(xp.arange(1, n + 1) - (m + 1) // 2, 0, n + 1 - m)
+    last = first + m
+    lower = below[last] - below[first]
+    return digammas - xp.log(xp.where(below[last] <= 0.5, lower, above[first] - above[last]))
+
+
+def spacing_noise(m: int, n: int, polygammas: tuple[float, float]) -> Noise:
+    """Return the noise of log-densities from spacings of order ``m`` of n points.
+
+    ``polygammas`` are the first and third derivatives of ψ at m: the variance and the fourth
+    cumulant of such a logarithm. Those of spacings that are k < m apart correlate by about 1 − k/m.
+    The mean's variance is of N. Cressie, "On the logarithms of high-order spacings", Biometrika 63
+    (1976) 343-355; it is less, as all spacings have the sum m.
+    """
+    first, third = polygammas
+    overlap = (2 * m * m + 1) / (3 * m)
+    error = math.sqrt((third + 2 * first * first) * overlap / n)
+    return Noise(first, error, (2 * m * m - 2 * m + 1) * first - 2 * m + 1)
+
+
+def frequency_noise(cells: int, n: int) -> Noise:
+    """Return the noise of log-frequencies, by the chi-squared law of the likelihood ratio."""
+    free = cells - 1
+    return Noise(free / n, math.sqrt(2 * free) / n, free / (2 * n))
 
 
 def spread(values: Array, place: Array, uniform: Array) -> Array:

@@ -94,6 +94,11 @@ def _artanh(xp: Namespace, z: Array) -> tuple[Array, Array]:
     return z, z * square * polynomial(square, _ARTANH[: _ARTANH_TERMS[z.dtype == xp.float64]])
 
 
+def artanh_parts(xp: Namespace, z: Array) -> tuple[Array, Array]:
+    """Return z, and 2 artanh(z) − 2z, for |z| < 1/3; what it is elsewhere is finite."""
+    return _artanh(xp, xp.clip(z, -1 / 3, 1 / 3))
+
+
 def polynomial(x: Array, coefficients: Sequence[float]) -> Array:
     """Return Σ cₖ xᵏ, the coefficients from the constant one on; there are two at least."""
     *rest, value = coefficients

@@ -20,11 +20,10 @@ from logit_families import (
     batch,
     dtypes,
     families,
-    gradient_error,
     truths,
     value_error,
 )
-from reference import exact, extended
+from reference import exact, truth
 
 import kldiv
 from kldiv.formulas import logits, special, state
@@ -94,25 +93,6 @@ def on(lib, function, *arrays):
     for result in results:
         assert result.dtype == ours[0].dtype
     return [lib.numpy(result) for result in results]
-
-
-# --- the reference itself -------------------------------------------------------------------------
-
-wide = pytest.mark.skipif(not reference.WIDE, reason="a long double is a double here")
-
-
-@wide
-@pytest.mark.parametrize("dtype", TARGET)
-@pytest.mark.parametrize("beta", [None, 0.01])
-def test_references_agree(dtype, beta):
-    names, s, t = batch(100, dtype)
-    plain = ("distance", "teacher +", "student -", "sorted", "ramp", "KL about", "few values")
-    for i, name in enumerate(names):
-        if name.startswith(plain):
-            a, b = truths(100, dtype, 1.0, beta)[i], extended(s[i], t[i], beta=beta)
-            assert value_error(b.value, a.value, dtype) < 1e-16, name
-            assert gradient_error(b.grad_input, a.grad_input, dtype) < 1e-16, name
-            assert gradient_error(b.grad_target, a.grad_target, dtype) < 1e-16, name
 
 
 def test_the_measure_can_fail():
@@ -191,11 +171,17 @@ def test_js(lib, size, cuts, beta):
         assert_right(names, results, truths(size, dtype, 1.0, beta), dtype)
 
 
-@pytest.mark.parametrize("dtype", TARGET)
-@pytest.mark.parametrize("beta", [None, 0.01])
-def test_compiled_by_xla(dtype, beta):
+@pytest.mark.parametrize(
+    ("dtype", "beta"),
+    [
+        ("float32", None),
+        pytest.param("float64", None, marks=pytest.mark.slow),
+        pytest.param("float32", 0.01, marks=pytest.mark.slow),
+        ("float64", 0.01),
+    ],
+)
+def test_compiled_by_xla(jax, dtype, beta):
     """Fusion must not reassociate, contract or cancel what the formulas rely on."""
-    jax = pytest.importorskip("jax")
     xp = jax.numpy
     names, s, t = batch(100, dtype)
     with jax.enable_x64(dtype == "float64"):
@@ -211,12 +197,11 @@ def test_a_thousand_classes(dtype):
     names, s, t = batch(1000, dtype)
     keep = [i for i in range(len(names)) if i % 4 == 0]
     s, t, names = s[keep], t[keep], [names[i] for i in keep]
-    expected = [exact(a, b) for a, b in zip(s, t, strict=True)]
+    expected = truth(s, t)
     for cuts in ((), (5, 130, 700)):
         assert_right(names, kl_all(np, cuts, 1.0, s, t), expected, dtype)
 
 
-@wide
 @pytest.mark.parametrize("size", [32000, 151936])
 @pytest.mark.parametrize("dtype", TARGET)
 def test_a_vocabulary(dtype, size):
@@ -232,13 +217,14 @@ def test_a_vocabulary(dtype, size):
         "smooth": (smooth - 1e-2 * z, smooth),
         "t + 8": (t + 8, t),
     }
+    if size > 100_000:
+        pairs = {name: pairs[name] for name in ("1e-3", "sorted")}
     s, t = (np.stack([pair[i] for pair in pairs.values()]).astype(dtype) for i in (0, 1))
-    expected = [extended(a, b) for a, b in zip(s, t, strict=True)]
+    expected = truth(s, t)
     for cuts in ((), tuple(range(4096, size, 4096))):
         assert_right(pairs, kl_all(np, cuts, 1.0, s, t), expected, dtype)
     if size < 100_000:
-        expected = [extended(a, b, beta=0.3) for a, b in zip(s, t, strict=True)]
-        assert_right(pairs, js_all(np, (), 1.0, 0.3, s, t), expected, dtype)
+        assert_right(pairs, js_all(np, (), 1.0, 0.3, s, t), truth(s, t, beta=0.3), dtype)
 
 
 @pytest.mark.parametrize("dtype", TARGET)
@@ -262,9 +248,7 @@ def test_temperature_by_row(lib):
         s, t = s[:12], t[:12]
         temperatures = np.resize(np.array([0.5, 1.0, 1.7, 3.1], dtype), (12, 1))
         results = on(lib, lambda xp, s, t, each: kl_all(xp, (1,), each, s, t), s, t, temperatures)
-        expected = [
-            exact(a, b, temperature=float(c[0])) for a, b, c in zip(s, t, temperatures, strict=True)
-        ]
+        expected = truth(s, t, temperature=temperatures[:, 0])
         assert_right(range(12), results, expected, dtype)
 
 
@@ -274,8 +258,7 @@ def test_half_types_are_exact_as_float32(half):
     pairs = families(100)
     finite = [pair for pair in pairs.values() if max(map(np.nanmax, map(abs, pair))) < 6e4]
     s, t = (np.stack([p[i] for p in finite]).astype(dtype).astype(np.float32) for i in (0, 1))
-    expected = [exact(a, b) for a, b in zip(s, t, strict=True)]
-    assert_right(range(len(s)), kl_all(np, (33,), 1.0, s, t), expected, "float32")
+    assert_right(range(len(s)), kl_all(np, (33,), 1.0, s, t), truth(s, t), "float32")
 
 
 # --- states ---------------------------------------------------------------------------------------
@@ -329,7 +312,7 @@ def test_classes_on_any_axis(axis):
     random = np.random.default_rng(6)
     t = 3 * random.normal(size=(50_003, 2)).astype(np.float32)
     s = t + 1e-3 * random.normal(size=t.shape).astype(np.float32)
-    true = [extended(a, b).value for a, b in zip(s.T, t.T, strict=True)]
+    true = truth(s.T, t.T).value
     s, t = (np.ascontiguousarray(np.moveaxis(a[:, None], 0, axis)) for a in (s, t))
     kl = state.finish(np, state.block_state(np, s, t, axis)).kl
     assert kl.shape == tuple(1 if i == axis else n for i, n in enumerate(t.shape))

@@ -1,4 +1,4 @@
-"""The fused CPU kernels: their elementary functions, their agreement with the formulas and beyond.
+"""The fused CPU kernels beyond ``test_conformance.py``: blocks, threads, compilers, and where not.
 
 Small arrays are left to the formulas; here they are not, so that every path of a kernel is taken.
 """
@@ -14,21 +14,23 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from libraries import unit
-from logit_families import NEARLY_GOOD, assert_right, batch, truths
-from reference import Truth, exact, extended
+from logit_families import assert_right
+from reference import losses, truth
 
 import kldiv
 from kldiv.errors import BackendError, ConfigError
-from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
+from kldiv.formulas.rows import RowLoss
 from kldiv.kernels import Work, cpu
 
 pytest.importorskip("numba")
 
-from kldiv.kernels.cpu import compiling, elementary, passes, quick, state, threads
+from kernels.elementary import all_exp, all_log
+
+from kldiv.kernels.cpu import compiling, passes, quick, state, threads
 from kldiv.kernels.cpu.memory import address_of
 
 FLOATS = ["float32", "float64"]
-REDUCTIONS = ["none", "mean", "batchmean", "sum"]
+LOSSES = [kldiv.kl_div, kldiv.kl_div_with_logits, kldiv.js_div_with_logits]
 
 
 @pytest.fixture(autouse=True)
@@ -41,185 +43,53 @@ def pure():
     return kldiv.config_context(kernel="pure")
 
 
-# --- exp and log ----------------------------------------------------------------------------------
-
-
-@compiling.inline
-def all_log(x, out):
-    for i in range(x.size):
-        out[i] = elementary.log(x[i])
-
-
-@compiling.inline
-def all_exp(x, out):
-    for i in range(x.size):
-        out[i] = elementary.exp(x[i])
-
-
-def applied(function, x):
-    out = np.empty_like(x)
-    function(x, out)
-    return out
-
-
-def worst(found, true):
-    """Largest error in units of the last place of the true values."""
-    with np.errstate(all="ignore"):
-        rounded = true.astype(found.dtype)
-        finite = np.isfinite(rounded)
-        np.testing.assert_array_equal(found[~finite], rounded[~finite])
-        ulp = np.spacing(abs(rounded[finite])).astype(np.longdouble)
-        return float(np.max(abs(found[finite].astype(np.longdouble) - true[finite]) / ulp))
-
-
-wide = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="a long double is a double")
-
-
-@wide
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_log_is_right_to_an_ulp(dtype):
-    random = np.random.default_rng(1)
-    bits = {"float32": np.int32, "float64": np.int64}[dtype]
-    top = int(np.array(np.inf, dtype).view(bits))
-    x = random.integers(0, top + 1, 1_500_000).astype(bits).view(dtype)  # all exponents alike
-    near = (1 + random.normal(size=500_000) * 10.0 ** random.integers(-8, 0, 500_000)).astype(dtype)
-    x = np.concatenate([x, near[near > 0], np.array([0, -0.0, np.inf, np.nan, -1, -np.inf], dtype)])
-    with np.errstate(all="ignore"):
-        true = np.log(x.astype(np.longdouble))
-    assert worst(applied(all_log, x), true) <= 1
-
-
-@wide
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_exp_is_right_to_an_ulp(dtype):
-    random = np.random.default_rng(2)
-    low, high = {"float32": (-104.5, 89.5), "float64": (-746.5, 710.5)}[dtype]
-    x = np.concatenate(
-        [
-            random.uniform(low, high, 1_500_000),
-            random.normal(size=500_000) * 10.0 ** random.integers(-10, 1, 500_000),
-            [0, -0.0, np.inf, -np.inf, np.nan, 1e300, -1e300, 5e-324],
-        ]
-    )
-    with np.errstate(all="ignore"):
-        x = x.astype(dtype)
-        true = np.exp(x.astype(np.longdouble))
-    assert worst(applied(all_exp, x), true) <= 1.2
+# --- elements -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("function", [all_log, all_exp])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_loops_become_vectors(function, dtype):
-    applied(function, np.ones(3, dtype))
+    function(np.ones(3, dtype), np.ones(3, dtype))
     code = [text for key, text in function.inspect_asm().items() if dtype in str(key[0].dtype)]
     packed = {"float32": ("mulps", "fmla"), "float64": ("mulpd", "fmla")}[dtype]
     packed += ("213ps", "231ps", "132ps") if dtype == "float32" else ("213pd", "231pd", "132pd")
     assert any(word in code[0] for word in packed)
 
 
-# --- pointwise ------------------------------------------------------------------------------------
-
-
-def probabilities(shape, seed=0):
-    random = np.random.default_rng(seed)
-    x = np.log(random.random(shape) + 1e-9)
-    y = random.random(shape)
-    y.flat[::7] = 0
-    return x, y
-
-
-def elements(x, y, *, log_target):
-    """The truth, in long doubles."""
-    x, y = x.astype(np.longdouble), y.astype(np.longdouble)
-    with np.errstate(all="ignore"):
-        if log_target:
-            y = np.maximum(y, -1e4)  # e^y is 0 there too
-            return np.exp(y) * (y - x), np.exp(y) * (abs(x) + abs(y))
-        log = np.log(np.where(y > 0, y, 1))
-        return y * (log - x), y * (abs(log) + abs(x))
+def probabilities(shape):
+    random = np.random.default_rng(0)
+    return np.log(random.random(shape) + 1e-9), random.random(shape)
 
 
 @pytest.mark.parametrize("log_target", [False, True])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_elements_are_right_to_four_units(dtype, log_target):
-    x, y = (a.astype(dtype) for a in probabilities((333, 1001)))
-    if log_target:
-        with np.errstate(divide="ignore"):
-            y = np.log(y)
-    found = kldiv.kl_div(x, y, reduction="none", log_target=log_target)
-    assert kldiv.explain(x, y).kernel == "cpu"
-    true, size = elements(x, y, log_target=log_target)
-    limit = (6 if log_target else 4) * unit(dtype) * size
-    assert (abs(found - true) <= limit + np.finfo(dtype).tiny).all()
-
-
-@pytest.mark.parametrize("log_target", [False, True])
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_sums_are_right(dtype, log_target):
-    x, y = (a.astype(dtype) for a in probabilities((333, 10001)))
-    if log_target:
-        y = np.log(y + np.finfo(dtype).tiny)
-    for data in ((x, y), (x, np.full_like(y, 0.1 if not log_target else -0.1))):
-        true = elements(*data, log_target=log_target)[0].sum()
-        found = kldiv.kl_div(*data, reduction="sum", log_target=log_target)
+def test_long_sums_are_right(dtype, log_target):
+    x, y = (a.astype(dtype) for a in probabilities((33, 10001)))
+    y = np.log(y + np.finfo(dtype).tiny) if log_target else y
+    for target in (y, np.full_like(y, -0.1 if log_target else 0.1)):
+        found = kldiv.kl_div(x, target, reduction="sum", log_target=log_target)
+        wide = x.astype("float64"), target.astype("float64")
+        true = losses.kl_div(*wide, log_target=log_target).value
         assert abs(found - true) <= 4 * unit(dtype) * abs(true)
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("log_target", [False, True])
-@pytest.mark.parametrize("mask", ["none", "rows", "elements"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_kl_div_agrees_with_the_formulas(dtype, mask, log_target, reduction):
-    kind = pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype
-    x, y = probabilities((7, 5, 300))
-    x, y = x.astype(kind), (np.log(y + 1e-3) if log_target else y).astype(kind)
-    x[0, 0, :3], y[0, 0, :3] = -np.inf, [-np.inf if log_target else 0, 0.5, 0]
-    where = {
-        "none": None,
-        "rows": np.arange(5)[:, None] != 2,
-        "elements": np.random.default_rng(3).random(x.shape) < 0.8,
-    }[mask]
-    loss = functools.partial(
-        kldiv.kl_div, reduction=reduction, log_target=log_target, where=where, dtype="float64"
-    )
-    found = loss(x, y)
-    with pure():
-        wanted = loss(x.astype("float64"), y.astype("float64"))
-    np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-15)
-    assert type(found) is type(wanted)
-    if reduction != "none":
-        loss = functools.partial(loss, dtype=None)
-        gradients = kldiv.value_and_grad(loss, (0, 1))(x, y)[1]
-        with pure():
-            expected = kldiv.value_and_grad(loss, (0, 1))(x.astype("f8"), y.astype("f8"))[1]
-        for a, b in zip(gradients, expected, strict=True):
-            assert (a.dtype, a.shape) == (x.dtype, x.shape)
-            scale = abs(b[np.isfinite(b)]).max()  # log y + 1 and x may cancel
-            tolerance = 8 * unit(dtype)
-            atol = tolerance * scale + (1e-7 if dtype == "float16" else 0)
-            np.testing.assert_allclose(a.astype("f8"), b, rtol=tolerance, atol=atol)
-
-
 LAYOUTS = {
-    "transposed": lambda a: a.transpose(2, 0, 1),
-    "every other": lambda a: a[:, :, ::2],
     "backwards": lambda a: a[::-1, :, ::-1],
     "broadcast": lambda a: np.broadcast_to(a[:1], a.shape),
     "read-only": lambda a: a.view() if a.setflags(write=False) is None else a,
-    "a part": lambda a: a[1:, 2:, 3:-1],
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_any_layout(dtype, layout):
-    x, y = (a.astype(dtype) for a in probabilities((6, 7, 500)))
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_layouts_of_numpy(dtype, layout):
+    x, y = (a.astype(dtype) for a in probabilities((6, 7, 50)))
     changed_x, changed_y = LAYOUTS[layout](x), LAYOUTS[layout](y)
-    for loss in (kldiv.kl_div, kldiv.kl_div_with_logits, kldiv.js_div_with_logits):
+    for loss in LOSSES:
         for mixed in ((changed_x, changed_y), (changed_x, changed_y.copy())):
             vg = kldiv.value_and_grad(functools.partial(loss, dtype="float32"), (0, 1))
             value, gradients = vg(*mixed)
-            wanted, expected = vg(np.ascontiguousarray(mixed[0]), np.ascontiguousarray(mixed[1]))
+            wanted, expected = vg(*map(np.ascontiguousarray, mixed))
             np.testing.assert_allclose(value, wanted, rtol=1e-6)
             for a, b in zip(gradients, expected, strict=True):
                 np.testing.assert_allclose(
@@ -228,77 +98,6 @@ def test_any_layout(dtype, layout):
 
 
 # --- logits ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.7, 3.3])
-@pytest.mark.parametrize(("size", "dtype"), [(3, "float32"), (3, "float64"), (100, "float32")])
-def test_kl_of_logits_is_exact(size, dtype, temperature):
-    names, s, t = batch(size, dtype)
-    expected = truths(size, dtype, temperature)
-    operation = RowLoss("none", dtype, dtype, dtype, temperature=temperature)
-    xp = kldiv.backends.get("numpy").namespace()
-    value, gradients = cpu.compute(Work(operation, xp, [s, t], 1, gradients=(0, 1)))
-    assert_right(names, (value, *gradients), expected, dtype)
-
-
-@pytest.mark.parametrize("beta", [0.01, 0.5, 0.99])
-@pytest.mark.parametrize(("size", "dtype"), [(3, "float32"), (3, "float64"), (100, "float32")])
-def test_js_of_logits_is_exact(size, dtype, beta):
-    names, s, t = batch(size, dtype)
-    operation = RowLoss("none", dtype, dtype, dtype, JensenShannon(beta))
-    xp = kldiv.backends.get("numpy").namespace()
-    value, gradients = cpu.compute(Work(operation, xp, [s, t], 1, gradients=(0, 1)))
-    assert_right(names, (value, *gradients), truths(size, dtype, 1.0, beta), dtype)
-
-
-@pytest.mark.parametrize("name", NEARLY_GOOD)
-def test_guesses_that_are_nearly_good_enough(name):
-    s, t, beta = NEARLY_GOOD[name]
-    divergence = KullbackLeibler() if beta is None else JensenShannon(beta)
-    operation = RowLoss("none", "float32", "float32", "float32", divergence)
-    xp = kldiv.backends.get("numpy").namespace()
-    work = Work(operation, xp, [s[None], t[None]], 1, gradients=(0, 1))
-    value, gradients = cpu.compute(work)
-    assert_right([name], (value, *gradients), [exact(s, t, beta=beta)], "float32")
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("size", [1025, 4099, 32000])
-def test_kl_of_many_classes_is_exact(size, dtype):
-    random = np.random.default_rng(size)
-    t, z = 3 * random.normal(size=size), random.normal(size=size)
-    pairs = {
-        "1": (t + z, t),
-        "1e-3": (t + 1e-3 * z, t + 100),
-        "1e-7": (t + 1e-7 * z, t),
-        "sorted": (np.sort(t) + 1e-3 * z, np.sort(t) + 100),
-        "scale 20": (20 * z, 20 * z + t),
-        "smooth": (np.where(np.arange(size) == 7, 12.3, 0.1) - 1e-2 * z, np.eye(1, size, 7)[0]),
-        "a ramp": (t + np.linspace(-1, 1, size), t),
-        "tempered": (t / 1.3, t),
-        "hardly tempered": (t / 1.001, t),
-        "sure of a class": (
-            t + 0.1 * z + 12 * (np.arange(size) == 99),
-            t + 12 * np.eye(1, size, 99)[0],
-        ),
-        "Zipf": (
-            -1.1 * np.log(np.arange(1, size + 1)) + 0.05 * z,
-            -1.1 * np.log(np.arange(1, size + 1)),
-        ),
-        "equal weights": (0.3 * np.sign(z) + 0.1, np.full(size, 0.7)),
-        "far from 0": (t + 1e-4 * z - 90, t),
-        "a far class": (t + 5 * (t == t.min()), t),
-        "the last block 20 higher": (t + z, t + 20 * (np.arange(size) > size - 900)),
-    }
-    s, t = (np.stack([pair[i] for pair in pairs.values()]).astype(dtype) for i in (0, 1))
-    value, gradients = kldiv.value_and_grad(
-        functools.partial(kldiv.kl_div_with_logits, reduction="sum"), (0, 1)
-    )(s, t)
-    rows = kldiv.kl_div_with_logits(s, t, reduction="none")
-    assert abs(value - rows.sum()) <= 1e-6 * value
-    assert_right(
-        pairs, (rows, *gradients), [extended(a, b) for a, b in zip(s, t, strict=True)], dtype
-    )
 
 
 def masks(size):
@@ -342,7 +141,7 @@ def masks(size):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("size", [1900, 9001])
+@pytest.mark.parametrize("size", [1900, 5001])
 def test_masked_classes_are_exact(size, dtype):
     pairs = masks(size)
     s, t = (np.stack([pair[i] for pair in pairs.values()]).astype(dtype) for i in (0, 1))
@@ -351,23 +150,8 @@ def test_masked_classes_are_exact(size, dtype):
     value, gradients = cpu.compute(Work(operation, xp, [s, t], 1, gradients=(0, 1)))
     alone, _ = cpu.compute(Work(operation, xp, [s, t], 1))
     np.testing.assert_array_equal(alone, value)
-    assert_right(pairs, (value, *gradients), [truth(*row) for row in zip(s, t, strict=True)], dtype)
+    assert_right(pairs, (value, *gradients), truth(s, t), dtype)
     assert value[list(pairs).index("last for both, alike")] == 0
-
-
-def truth(s, t):
-    """What `extended` says, of logits that may be masked."""
-    shared = ~((s == -np.inf) & (t == -np.inf))
-    if not all((row < np.inf).all() and np.isfinite(row).any() for row in (s, t)):
-        return Truth(np.nan, np.full(s.size, np.nan), np.full(s.size, np.nan))
-    lost = (s == -np.inf) & (t > -np.inf)
-    found = extended(np.where(lost, -1e4, s)[shared], t[shared])  # e^-1e4 is 0 there too
-    gradients = np.zeros((2, s.size), np.longdouble)
-    gradients[:, shared] = found.grad_input, found.grad_target
-    if not lost.any():
-        return Truth(found.value, *gradients)
-    gradients[1] = np.where(t > -np.inf, np.nan, 0)
-    return Truth(np.longdouble(np.inf), *gradients)
 
 
 @compiling.inline
@@ -399,17 +183,6 @@ def test_gradients_are_the_same_one_by_one(size):
         np.testing.assert_array_equal(gradient, both[1][which])
 
 
-@pytest.mark.parametrize("loss", [kldiv.kl_div_with_logits, kldiv.js_div_with_logits])
-def test_a_masked_row_leaks_nothing(loss):
-    s, t = np.zeros((4, 300)), np.ones((4, 300)) * np.arange(300)
-    s[1] = np.nan
-    keep = np.array([True, False, True, True])
-    vg = kldiv.value_and_grad(functools.partial(loss, where=keep), (0, 1))
-    value, gradients = vg(s, t)
-    assert value == loss(s[keep], t[keep])
-    assert all(np.isfinite(g).all() and (g[1] == 0).all() for g in gradients)
-
-
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_blocks_that_are_masked_for_one_side(dtype):
     random = np.random.default_rng(4)
@@ -417,23 +190,9 @@ def test_blocks_that_are_masked_for_one_side(dtype):
     s[0, :2500] = t[1, 2000:] = -np.inf
     vg = kldiv.value_and_grad(functools.partial(kldiv.js_div_with_logits, reduction="sum"), (0, 1))
     value, gradients = vg(s, t)
-    with pure():
-        wanted, expected = vg(s.astype("f8"), t.astype("f8"))
-    assert value == pytest.approx(wanted, rel=8 * unit(dtype))
-    for a, b in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(
-            a, b, rtol=1e4 * unit(dtype), atol=16 * unit(dtype) * abs(b).max()
-        )
-
-
-@pytest.mark.parametrize("loss", [kldiv.kl_div_with_logits, kldiv.js_div_with_logits])
-def test_rows_without_meaning_have_no_gradient(loss):
-    s, t = np.random.default_rng(5).normal(size=(2, 5, 20))
-    s[0] = t[1] = -np.inf
-    s[2, 5], t[3, 7] = np.nan, np.inf
-    _, gradients = kldiv.value_and_grad(functools.partial(loss, reduction="sum"), (0, 1))(s, t)
-    for gradient in gradients:
-        np.testing.assert_array_equal(np.isnan(gradient).all(axis=-1), [True] * 4 + [False])
+    true = truth(s, t, beta=0.5)
+    assert value == pytest.approx(true.value.sum(), rel=8 * unit(dtype))
+    assert_right(range(2), (true.value, *gradients), true, dtype)
 
 
 # --- threads --------------------------------------------------------------------------------------
@@ -447,9 +206,6 @@ def large():
 def of(loss, s, t):
     value, gradients = kldiv.value_and_grad(loss, (0, 1))(s, t)
     return [float(value), *(g.tobytes() for g in gradients)]
-
-
-LOSSES = [kldiv.kl_div, kldiv.kl_div_with_logits, kldiv.js_div_with_logits]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -573,31 +329,6 @@ def test_without_numba(monkeypatch):
         kldiv.kl_div(np.ones(9), np.ones(9))
 
 
-COMPILED = {
-    "kl_div": (kldiv.kl_div, {}),
-    "log_target": (kldiv.kl_div, {"log_target": True, "reduction": "sum"}),
-    "logits": (kldiv.kl_div_with_logits, {"temperature": 1.7}),
-    "js": (kldiv.js_div_with_logits, {"beta": 0.3, "reduction": "batchmean"}),
-    "rows": (kldiv.kl_div_with_logits, {"reduction": "none"}),
-    "elements": (kldiv.kl_div, {"reduction": "none"}),
-}
-
-
-@pytest.fixture
-def compiled_calls(monkeypatch):
-    """Count what the kernels compute."""
-    torch = pytest.importorskip("torch")
-    torch.compiler.reset()
-    calls, compute = [], cpu.compute
-
-    def counted(work):
-        calls.append(work)
-        return compute(work)
-
-    monkeypatch.setattr(cpu, "compute", counted)
-    return calls
-
-
 torch_warns = pytest.mark.filterwarnings(
     "ignore:.*should not be instantiated:DeprecationWarning",
     "ignore:.*torch.jit.*is deprecated:DeprecationWarning",
@@ -605,44 +336,8 @@ torch_warns = pytest.mark.filterwarnings(
 
 
 @torch_warns
-@pytest.mark.parametrize("name", COMPILED)
-def test_torch_compile_calls_the_kernel(compiled_calls, name):
-    import torch
-
-    loss, options = COMPILED[name]
-    loss = functools.partial(loss, **options)
-    s = torch.randn(6, 50, requires_grad=True)
-    t = torch.randn(6, 50)
-    t = t.softmax(-1) if loss.func is kldiv.kl_div and "log_target" not in options else t
-    t.requires_grad_()
-    expected = loss(s, t)
-    gradients = torch.autograd.grad(expected.sum(), (s, t))
-    eager = len(compiled_calls)
-    value = torch.compile(loss, fullgraph=True, backend="aot_eager")(s, t)
-    found = torch.autograd.grad(value.sum(), (s, t))
-    assert len(compiled_calls) >= eager + 2  # forward and backward
-    torch.testing.assert_close(value, expected, rtol=0, atol=0)
-    for one, other in zip(found, gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=2e-7, atol=1e-12)
-
-
-@torch_warns
-def test_torch_compile_does_not_compile_anew_for_every_batch(compiled_calls):
-    import torch
-    from torch._dynamo.utils import counters
-
-    counters.clear()
-    compiled = torch.compile(kldiv.kl_div_with_logits, fullgraph=True, backend="aot_eager")
-    for size in (3, 4, 5, 9):
-        s = torch.randn(size, 20, requires_grad=True)
-        torch.autograd.grad(compiled(s, torch.randn(size, 20)), s)
-    assert counters["stats"]["unique_graphs"] <= 2
-    assert len(compiled_calls) == 8
-
-
-@torch_warns
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_the_operator_is_what_torch_expects(compiled_calls, reduction):
+def test_the_operator_is_what_torch_expects(reduction):
     torch = pytest.importorskip("torch")
     from kldiv.backends._torch_ops import _fused
 
@@ -653,19 +348,6 @@ def test_the_operator_is_what_torch_expects(compiled_calls, reduction):
         words = ("cpu", "Kullback-Leibler of logits", names, 0.5, 1.0)
         arguments = (arrays, *words, [0, 1], upstream, True, False, None)
         assert set(torch.library.opcheck(_fused, arguments).values()) == {"SUCCESS"}
-
-
-@torch_warns
-def test_vmap_inside_torch_compile(compiled_calls):
-    torch = pytest.importorskip("torch")
-    s, t = torch.randn(2, 3, 4, 20)
-
-    def mapped(s, t):
-        return torch.func.vmap(kldiv.kl_div_with_logits)(s, t)
-
-    found = torch.compile(mapped, fullgraph=True, backend="aot_eager")(s, t)
-    expected = torch.stack([kldiv.kl_div_with_logits(a, b) for a, b in zip(s, t, strict=True)])
-    torch.testing.assert_close(found, expected, rtol=2e-7, atol=0)
 
 
 @torch_warns
@@ -718,16 +400,6 @@ print(kldiv.explain(x).kernel)
     )
     assert run.stdout == "pure\n"
     assert run.stderr.count("RuntimeWarning") == 1
-
-
-def test_second_order_is_left_to_the_formulas():
-    torch = pytest.importorskip("torch")
-    s, t = (torch.randn(3, 40, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    (gradient,) = torch.autograd.grad(kldiv.kl_div_with_logits(s, t), s, create_graph=True)
-    with pure():
-        (wanted,) = torch.autograd.grad(kldiv.kl_div_with_logits(s, t), s, create_graph=True)
-    found, expected = (torch.autograd.grad(g.square().sum(), s)[0] for g in (gradient, wanted))
-    torch.testing.assert_close(found, expected)
 
 
 def test_a_second_backward_on_torch_computes_anew():

@@ -1,4 +1,4 @@
-"""The fused Pallas kernels, as they run on a GPU: the same objects, on the same tiles.
+"""The fused Pallas kernels under JAX: its transforms, programs for a GPU, and where they fail.
 
 Without a GPU Pallas interprets them on the CPU, and they are lowered for a GPU, which needs none;
 where there is one, the same tests run on it.
@@ -11,15 +11,13 @@ import warnings
 
 import numpy as np
 import pytest
-from libraries import unit
-from logit_families import assert_right, batch, gradient_error, long_rows, truths, value_error
-from reference import exact, extended
+from kernels.conformance import TECHNOLOGIES
+from reference import truth
 
 import kldiv
 from kldiv.errors import BackendError
 from kldiv.explanation import OPERATIONS
-from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
-from kldiv.kernels import Work, pallas
+from kldiv.kernels import pallas
 
 pytest.importorskip("jax")
 
@@ -29,54 +27,27 @@ import jax.numpy as jnp
 if pallas._lacking():
     pytest.skip(pallas._lacking(), allow_module_level=True)
 
-from kldiv.backends._jax import xp
-from kldiv.kernels.pallas import row_loss, states
+from kldiv.kernels.pallas import states
 
 GPU = jax.default_backend() == "gpu"
 
-QUICKLY = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
-
 pytestmark = [pytest.mark.gpu] if GPU else []
 
-KL = KullbackLeibler()
+TECHNOLOGY = TECHNOLOGIES["pallas"]
 LOSSES = {
     "logits": kldiv.kl_div_with_logits,
     "js": functools.partial(kldiv.js_div_with_logits, beta=0.3),
 }
-wide = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="a long double is a double")
 
 
 @pytest.fixture(autouse=True)
 def fused(monkeypatch):
     """Have the kernels or an error."""
-    monkeypatch.setattr("kldiv.backends.routing._places", {})
-    monkeypatch.setattr(pallas, "_failure", None)
-    if not GPU:
-        monkeypatch.setenv("KLDIV_PALLAS_INTERPRET", "1")
-    with kldiv.config_context(kernel="pallas"):
+    with TECHNOLOGY.prepared(monkeypatch):
         yield
 
 
-@functools.cache
-def known_options():
-    """What makes compiling quick without a GPU, as far as this XLA knows it."""
-    found = {}
-    for name, value in QUICKLY.items():
-        try:
-            jax.jit(jnp.negative).lower(1.0).compile(compiler_options={name: value})
-        except jax.errors.JaxRuntimeError:  # JAX renames them at will
-            continue
-        found[name] = value
-    return None if GPU else found
-
-
-def quickly(function):
-    """Compile in a third of the time, without a GPU."""
-    return jax.jit(function, compiler_options=known_options())
+quickly = TECHNOLOGY.compiled
 
 
 def pair(shape, dtype="float32", seed=0):
@@ -101,99 +72,7 @@ def agree(found, expected, tolerance=1e-5):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)
 
 
-# --- exactness ------------------------------------------------------------------------------------
-
-
-def computed(divergence, s, t, dtype, temperature=1.0, compiler=quickly):
-    """Value and both gradients of rows, in the logits' own dtype."""
-    operation = RowLoss("none", dtype, dtype, dtype, divergence, temperature)
-    with jax.enable_x64(dtype == "float64"):
-        work = Work(operation, xp, [], gradients=(0, 1))
-        run = compiler(lambda *arrays: row_loss.run(work._replace(arrays=arrays)))
-        value, gradients = run(jnp.asarray(s), jnp.asarray(t))
-    return [np.asarray(each) for each in (value, *gradients)]
-
-
-@pytest.mark.parametrize(
-    ("size", "dtype", "temperature"),
-    [(3, "float64", 3.3), (100, "float32", 0.7)],
-)
-def test_kl_of_logits_is_exact(size, dtype, temperature):
-    names, s, t = batch(size, dtype)
-    # As programs are compiled, with products and sums contracted.
-    found = computed(KL, s, t, dtype, temperature, jax.jit)
-    assert_right(names, found, truths(size, dtype, temperature), dtype)
-
-
-@pytest.mark.parametrize(
-    ("size", "dtype", "beta"),
-    [(3, "float64", 0.5), (100, "float32", 0.01)],
-)
-def test_js_of_logits_is_exact(size, dtype, beta):
-    names, s, t = batch(size, dtype)
-    found = computed(JensenShannon(beta), s, t, dtype)
-    assert_right(names, found, truths(size, dtype, 1.0, beta), dtype)
-
-
-@wide
-@pytest.mark.parametrize(
-    ("size", "dtype", "beta"),
-    [
-        (127, "float32", None),
-        (128, "float32", None),
-        (129, "float32", None),
-        (1000, "float32", None),
-        (1025, "float64", None),  # of two tiles
-        (32000, "float32", None),
-        (32000, "float32", 0.4),
-        (151936, "float32", None),
-    ],
-)
-def test_many_classes_are_exact(size, dtype, beta):
-    pairs = long_rows(size)
-    if size == 151936:
-        pairs = {name: pairs[name] for name in ("1e-3", "a ramp")}
-    s, t = (np.stack([each[i] for each in pairs.values()]).astype(dtype) for i in (0, 1))
-    divergence = KL if beta is None else JensenShannon(beta)
-    expected = [extended(a, b, beta=beta) for a, b in zip(s, t, strict=True)]
-    assert_right(pairs, computed(divergence, s, t, dtype), expected, dtype)
-
-
-@pytest.mark.parametrize("size", [1, 2])
-def test_one_and_two_classes(size):
-    s, t = np.random.default_rng(size).normal(size=(2, 5, size)).astype("float32")
-    found = computed(KL, s, t, "float32")
-    if size == 1:
-        assert all((each == 0).all() for each in found)
-        return
-    assert_right(range(5), found, [exact(a, b) for a, b in zip(s, t, strict=True)], "float32")
-
-
-@wide
-def test_any_sharing_of_rows_is_exact(monkeypatch):
-    """Many parts of a row (G8)."""
-    pairs = long_rows(1100)
-    s, t = (np.stack([each[i] for each in pairs.values()]).astype("float32") for i in (0, 1))
-    expected = [extended(a, b) for a, b in zip(s, t, strict=True)]
-    monkeypatch.setitem(states.TILE, "float32", 64)
-    assert_right(pairs, computed(KL, s, t, "float32"), expected, "float32")
-
-
-@wide
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_types_are_exact(dtype):
-    s, t = pair((3, 1500), dtype, seed=5)
-    function = functools.partial(kldiv.kl_div_with_logits, reduction="sum", dtype="float32")
-    value, gradient = kldiv.value_and_grad(function)(s, t)
-    assert (value.dtype, gradient.dtype) == (jnp.float32, s.dtype)
-    wide = [np.asarray(each, np.float64) for each in (s, t)]
-    true = [extended(*rows) for rows in zip(*wide, strict=True)]
-    assert value_error(float(value), sum(row.value for row in true), "float32") <= 1e-6
-    for row, found in zip(true, np.asarray(gradient, np.float64), strict=True):
-        assert gradient_error(found, row.grad_input, "float16") <= 2 * unit(dtype)
-
-
-# --- the same as the formulas ---------------------------------------------------------------------
+# --- beyond the kernel ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -219,31 +98,8 @@ def test_a_temperature_is_differentiable():
     function = functools.partial(kldiv.kl_div_with_logits, reduction="sum")
     slope = quickly(jax.grad(lambda each: function(s, t, temperature=each)))(warm)
     s, t, warm = (np.asarray(each, np.float64) for each in (s, t, warm))
-    with kldiv.config_context(kernel="pure"):
-        above, below = (
-            function(s, t, temperature=warm + step, reduction="none") for step in (1e-6, -1e-6)
-        )
+    above, below = (truth(s, t, temperature=warm + step).value for step in (1e-6, -1e-6))
     agree(slope, (above - below) / 2e-6)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_rows_that_are_no_distributions(loss):
-    s, t = (np.array(each) for each in pair((9, 20)))
-    s[0], t[1], s[2, 3], t[3, 4] = -np.inf, -np.inf, np.inf, np.nan
-    s[4, 5], t[5, 6], s[6, 7], t[6, 7] = -np.inf, -np.inf, -np.inf, -np.inf
-    t[7] = s[7] + 5
-
-    @quickly
-    def rows_and_gradients(*arrays):
-        value, pull = jax.vjp(functools.partial(LOSSES[loss], reduction="none"), *arrays)
-        return value, *pull(jnp.ones_like(value))
-
-    found = rows_and_gradients(jnp.asarray(s), jnp.asarray(t))
-    assert jnp.isnan(found[0][:4]).all()
-    assert jnp.isinf(found[0][4]) == (loss == "logits")
-    assert (found[0][4:] >= 0).all()
-    for k in range(7):
-        agree([each[k] for each in found], by_formulas(LOSSES[loss], s[k], t[k]))
 
 
 # --- JAX ------------------------------------------------------------------------------------------
@@ -314,8 +170,10 @@ def not_interpreted(monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "dtype"),
+    [("logits", "float32"), ("logits", "bfloat16"), ("js", "float64"), ("js", "float16")],
+)
 def test_every_kernel_is_lowered_for_a_gpu(loss, dtype, not_interpreted, monkeypatch):
     monkeypatch.setattr(states, "_compile", lambda *tile: None)
     where = jnp.asarray([True, False, True])

@@ -1,288 +1,109 @@
-"""The fused Triton kernels, as they run on a GPU: the same objects, on the same tiles."""
+"""The Triton kernels under torch: autograd, its compiler and graphs, and where they fail."""
 
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
-from libraries import unit
-from logit_families import (
-    INF,
-    NEARLY_GOOD,
-    assert_right,
-    batch,
-    gradient_error,
-    long_rows,
-    truths,
-    value_error,
-)
-from reference import exact, extended
 
 import kldiv
-from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
-from kldiv.kernels import Work
+from kldiv.cli.app import app
+from kldiv.errors import BackendError
+from kldiv.kernels import triton as kernels
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-import array_api_compat.torch as xp
 import torch
-import triton
-import triton.language as tl
-from kernels.triton_cases import DEVICE, LOSSES, MARKS, agree, of, pair, pure, tensors
+from kernels.conformance import TECHNOLOGIES
 
-from kldiv.kernels.triton import elementary, launch, row_loss
+from kldiv.backends import _torch_ops
 
-pytestmark = MARKS
+pytestmark = TECHNOLOGIES["triton"].marks()
 
-FLOATS = ["float32", "float64"]
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+
+LOSSES = {
+    "kl_div": kldiv.kl_div,
+    "log_target": functools.partial(kldiv.kl_div, log_target=True),
+    "logits": kldiv.kl_div_with_logits,
+    "js": functools.partial(kldiv.js_div_with_logits, beta=0.3),
+}
 
 
-@pytest.fixture(autouse=True)
+def pure():
+    return kldiv.config_context(kernel="pure")
+
+
+def pair(loss, shape, dtype=torch.float32, seed=0):
+    """What a loss takes: log-probabilities or logits, and the target for them."""
+    generator = torch.Generator().manual_seed(seed)
+    x, y = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    if loss in {"kl_div", "log_target"}:
+        x, y = x.log_softmax(-1), (y.softmax(-1) if loss == "kl_div" else y.log_softmax(-1))
+    return [array.to(DEVICE, dtype).requires_grad_() for array in (x, y)]
+
+
+def of(loss, *arrays, wanted=(0, 1)):
+    """Value and gradients, the upstream gradient not 1."""
+    value = loss(*arrays)
+    upstream = 0.5 + torch.arange(value.numel(), device=value.device).reshape(value.shape)
+    found = torch.autograd.grad(value, [arrays[i] for i in wanted], upstream.to(value.dtype))
+    return [value.detach(), *found]
+
+
+def agree(found, expected, tolerance):
+    for one, other in zip(found, expected, strict=True):
+        assert (one.dtype, one.shape, one.device) == (other.dtype, other.shape, other.device)
+        a, b = one.detach().double(), other.detach().double()
+        scale = b[b.isfinite()].abs().amax() if b.isfinite().any() else 0.0
+        atol = float(tolerance * scale)
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=atol, equal_nan=True)
+
+
+torch_warns = pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning",
+    "ignore:.*torch.jit.*is deprecated:DeprecationWarning",
+)
+
+
+@pytest.fixture
 def fused():
     """Have the kernels or an error."""
+    torch.compiler.reset()
     with kldiv.config_context(kernel="triton"):
         yield
 
 
-# --- exp and log ----------------------------------------------------------------------------------
+@pytest.fixture
+def calls(monkeypatch):
+    """Count what the kernels compute."""
+    found, compute = [], kernels.compute
+
+    def counted(work):
+        found.append(work)
+        return compute(work)
+
+    monkeypatch.setattr(kernels, "compute", counted)
+    return found
 
 
-@triton.jit
-def _all(x, out, n, logarithm: tl.constexpr, width: tl.constexpr):
-    k = tl.program_id(0) * width + tl.arange(0, width)
-    value = tl.load(x + k, mask=k < n, other=1.0)
-    value = elementary.log(value) if logarithm else elementary.exp(value)
-    tl.store(out + k, value, mask=k < n)
-
-
-def worst(function, x):
-    """Largest error in units of the last place."""
-    with np.errstate(all="ignore"):
-        true = getattr(np, function)(x.astype(np.longdouble))
-        (data,) = tensors(x)
-        out = torch.empty_like(data)
-        _all[(-(-x.size // 65536),)](data, out, x.size, function == "log", 65536, **launch.OPTIONS)
-        found, rounded = out.cpu().numpy(), true.astype(x.dtype)
-        finite = np.isfinite(rounded)
-        np.testing.assert_array_equal(found[~finite], rounded[~finite])
-        ulp = np.spacing(abs(rounded[finite])).astype(np.longdouble)
-        return float(np.max(abs(found[finite].astype(np.longdouble) - true[finite]) / ulp))
-
-
-wide = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="a long double is a double")
-
-
-@wide
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_log_is_right_to_an_ulp(dtype):
-    random = np.random.default_rng(1)
-    bits = {"float32": np.int32, "float64": np.int64}[dtype]
-    top = int(np.array(np.inf, dtype).view(bits))
-    x = random.integers(0, top + 1, 300_000).astype(bits).view(dtype)  # all exponents alike
-    near = (1 + random.normal(size=200_000) * 10.0 ** random.integers(-8, 0, 200_000)).astype(dtype)
-    edges = np.array([0, -0.0, np.inf, np.nan, -1, -np.inf], dtype)
-    assert worst("log", np.concatenate([x, near[near > 0], edges])) <= 1
-
-
-@wide
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_exp_is_right_to_an_ulp(dtype):
-    random = np.random.default_rng(2)
-    low, high = {"float32": (-104.5, 89.5), "float64": (-746.5, 710.5)}[dtype]
-    small = random.normal(size=200_000) * 10.0 ** random.integers(-10, 1, 200_000)
-    edges = [0, -0.0, np.inf, -np.inf, np.nan, 1e300, -1e300, 5e-324]
-    with np.errstate(over="ignore", under="ignore"):
-        x = np.concatenate([random.uniform(low, high, 300_000), small, edges]).astype(dtype)
-    assert worst("exp", x) <= 1.2
-
-
-# --- exactness ------------------------------------------------------------------------------------
-
-
-def computed(divergence, s, t, dtype, temperature=1.0):
-    """Value and both gradients of rows, in the logits' own dtype."""
-    operation = RowLoss("none", dtype, dtype, dtype, divergence, temperature)
-    value, gradients = row_loss.run(Work(operation, xp, tensors(s, t), gradients=(0, 1)))
-    return [each.cpu().numpy() for each in (value, *gradients)]
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.7, 3.3])
-@pytest.mark.parametrize(("size", "dtype"), [(3, "float32"), (3, "float64"), (100, "float32")])
-def test_kl_of_logits_is_exact(size, dtype, temperature):
-    names, s, t = batch(size, dtype)
-    found = computed(KullbackLeibler(), s, t, dtype, temperature)
-    assert_right(names, found, truths(size, dtype, temperature), dtype)
-
-
-@pytest.mark.parametrize(
-    ("size", "dtype", "beta"),
-    [
-        *((3, dtype, beta) for dtype in FLOATS for beta in (0.01, 0.5, 0.99)),
-        (100, "float32", 0.01),
-        (100, "float32", 0.6),
-    ],
-)
-def test_js_of_logits_is_exact(size, dtype, beta):
-    names, s, t = batch(size, dtype)
-    found = computed(JensenShannon(beta), s, t, dtype)
-    assert_right(names, found, truths(size, dtype, 1.0, beta), dtype)
-
-
-@wide
-@pytest.mark.parametrize("beta", [None, 0.4])
-@pytest.mark.parametrize(
-    ("size", "dtype", "rows"),
-    [
-        *((size, dtype, 7) for size in (127, 128, 129, 1000) for dtype in FLOATS),
-        (1025, "float32", 7),  # of two tiles
-        (4099, "float64", 2),
-        (32000, "float32", 1),
-        (151936, "float32", 1),
-    ],
-)
-def test_many_classes_are_exact(size, dtype, rows, beta):
-    if size == 151936 and beta is not None and DEVICE == "cpu":
-        pytest.skip("the interpreter takes a minute, and 32000 classes show the same")
-    pairs = dict(list(long_rows(size).items())[-rows:] if rows < 7 else long_rows(size).items())
-    s, t = (np.stack([each[i] for each in pairs.values()]).astype(dtype) for i in (0, 1))
-    divergence = KullbackLeibler() if beta is None else JensenShannon(beta)
-    expected = [extended(a, b, beta=beta) for a, b in zip(s, t, strict=True)]
-    assert_right(pairs, computed(divergence, s, t, dtype), expected, dtype)
-
-
-@pytest.mark.parametrize("beta", [None, 0.4])
-@pytest.mark.parametrize("size", [1, 2])
-def test_one_and_two_classes(size, beta):
-    random = np.random.default_rng(size)
-    s, t = random.normal(size=(2, 5, size)).astype("float32")
-    divergence = KullbackLeibler() if beta is None else JensenShannon(beta)
-    found = computed(divergence, s, t, "float32")
-    if size == 1:
-        assert all((each == 0).all() for each in found)
-        return
-    assert_right(range(5), found, [extended(a, b, beta=beta) for a, b in zip(s, t, strict=True)],
-                 "float32")  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("programs", "beta", "every"), [(1, None, 4), (1, 0.4, 20), (24, None, 12), (24, 0.4, 30)]
-)
-def test_any_sharing_of_rows_is_exact(programs, beta, every, monkeypatch):
-    """Rows in many tiles, shared by programs or not, are within the target (G8)."""
-    names, s, t = batch(100, "float32")
-    rows = slice(None, None, every if DEVICE == "cpu" else 1)  # the interpreter is slow
-    times = 11  # each class so often, which only divides the gradients
-    expected = [
-        true._replace(
-            grad_input=np.repeat(true.grad_input / times, times),
-            grad_target=np.repeat(true.grad_target / times, times),
-        )
-        for true in truths(100, "float32", 1.0, beta)[rows]
-    ]
-    monkeypatch.setattr(launch, "PROGRAMS", programs)
-    monkeypatch.setitem(launch.STATE_TILE, False, 128)
-    divergence = KullbackLeibler() if beta is None else JensenShannon(beta)
-    found = computed(
-        divergence, *(np.repeat(each[rows], times, axis=1) for each in (s, t)), "float32"
-    )
-    assert_right(names[rows], found, expected, "float32")
-
-
-@pytest.mark.parametrize("name", NEARLY_GOOD)
-def test_guesses_that_are_nearly_good_enough(name):
-    s, t, beta = NEARLY_GOOD[name]
-    divergence = KullbackLeibler() if beta is None else JensenShannon(beta)
-    true = exact(s, t, beta=beta)
-    assert_right([name], computed(divergence, s[None], t[None], "float32"), [true], "float32")
-
-
-@pytest.mark.parametrize("upstream", [1e-30, 1e30])
-@pytest.mark.parametrize("loss", ["logits", "js"])
-def test_gradients_of_any_size(loss, upstream):
-    s, t = pair(loss, (1, 3000))
-    with torch.no_grad():
-        t[0, 2500] += 21  # beyond the first tile
-        s[...] = t + 0.1 * s
-    found = torch.autograd.grad(LOSSES[loss](s, t), (s, t), torch.tensor(upstream, device=DEVICE))
-    with pure():
-        expected = torch.autograd.grad(
-            LOSSES[loss](s.double(), t.double()),
-            (s, t),
-            torch.tensor(upstream, device=DEVICE).double(),
-        )
-    agree(found, expected, 1e-5)
-
-
-@pytest.mark.parametrize("loss", ["logits", "js"])
-def test_rows_that_are_masked_altogether(loss):
-    s, t = (torch.full((2, 5), -INF, device=DEVICE, requires_grad=True) for _ in range(2))
-    function = functools.partial(LOSSES[loss], reduction="none")
-    found = of(function, s, t)
-    with pure():
-        agree(found, of(function, s, t), 0)
-    assert all(each.isnan().all() for each in found)
-
-
-@wide
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("loss", ["logits", "js"])
-def test_half_types_are_exact(loss, dtype):
-    random = np.random.default_rng(5)
-    s, t = (torch.from_numpy(3 * random.normal(size=(3, 1500))).to(DEVICE, getattr(torch, dtype))
-            for _ in range(2))  # fmt: skip
-    s.requires_grad_()
-    beta = None if loss == "logits" else 0.3
-    value = LOSSES[loss](s, t, reduction="none", dtype="float32")
-    (gradient,) = torch.autograd.grad(value.sum(), s)
-    assert (value.dtype, gradient.dtype) == (torch.float32, s.dtype)
-    for k in range(3):
-        true = extended(s[k].detach().double().cpu(), t[k].double().cpu(), beta=beta)
-        assert value_error(value[k].item(), true.value, "float32") <= 1e-6
-        error = gradient_error(gradient[k].double().cpu().numpy(), true.grad_input, "float16")
-        assert error <= 2 * unit(dtype)
-
-
-# --- the same as the formulas ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("reduction", ["none", "mean", "batchmean", "sum"])
-@pytest.mark.parametrize("log_target", [False, True])
-@pytest.mark.parametrize("mask", ["none", "rows", "elements"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_kl_div_agrees_with_the_formulas(dtype, mask, log_target, reduction):
-    x, y = pair("log_target" if log_target else "kl_div", (4, 3, 70), getattr(torch, dtype))
-    with torch.no_grad():
-        x[0, 0, :3] = -INF
-        y[0, 0, :3] = torch.tensor([-INF if log_target else 0, 0.5, 0])
-    generator = torch.Generator().manual_seed(3)
-    where = {
-        "none": None,
-        "rows": (torch.arange(3) != 2)[:, None].to(DEVICE),
-        "elements": (torch.rand(x.shape, generator=generator) < 0.8).to(DEVICE),
-    }[mask]
-    loss = functools.partial(
-        kldiv.kl_div, reduction=reduction, log_target=log_target, where=where, dtype=torch.float64
-    )
-    found = of(loss, x, y)
-    with pure():
-        agree(found, of(loss, x, y), 4 * unit(dtype) if "16" in dtype else 1e-6)
-
+# --- autograd -------------------------------------------------------------------------------------
 
 LAYOUTS = {
-    "transposed": lambda a: a.permute(2, 0, 1),
-    "every other": lambda a: a[:, :, ::2],
-    "a part": lambda a: a[1:, :-1, 3:-1],
     "of four axes": lambda a: a.reshape(2, 2, 5, 60).permute(2, 0, 1, 3),
-    "in four axes apart": lambda a: a.reshape(2, 2, 5, 60)[:, :, :-1, :-1].permute(2, 1, 0, 3),
     "expanded": lambda a: a[:1].expand(a.shape),
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("loss", LOSSES)
-def test_any_layout(loss, layout):
+@pytest.mark.parametrize("loss", ["kl_div", "logits"])
+def test_layouts_of_torch(fused, loss, layout):
     x, y = pair(loss, (4, 5, 60))
     function = functools.partial(LOSSES[loss], reduction="none")
     for other in (LAYOUTS[layout](y), LAYOUTS[layout](y).detach().clone().requires_grad_()):
@@ -292,105 +113,18 @@ def test_any_layout(loss, layout):
             agree(found, of(function, own, other), 1e-5)
 
 
-@pytest.mark.parametrize("axis", [0, 1])
-def test_classes_on_another_axis(axis):
-    s, t = pair("logits", (5, 40, 6))
-    loss = functools.partial(kldiv.kl_div_with_logits, axis=axis)
-    found = of(loss, s, t)
-    with pure():
-        expected = of(loss, s, t)
-    agree(found, expected, 1e-6)
-
-
-@pytest.mark.parametrize("reduction", ["none", "mean", "batchmean", "sum"])
-@pytest.mark.parametrize("temperature", ["number", "array"])
-@pytest.mark.parametrize("loss", ["logits", "js"])
-def test_masks_and_temperatures(loss, temperature, reduction):
-    s, t = pair(loss, (4, 3, 50), torch.float64)
-    with torch.no_grad():
-        s[1, 2] = torch.nan
-        t[0, 1, :2] = -INF
-    where = torch.ones(4, 3, dtype=torch.bool, device=DEVICE)
-    where[1] = False
-    warm = {"number": 0.7, "array": torch.tensor([0.5, 1.0, 3.0], device=DEVICE)}[temperature]
-    function = functools.partial(LOSSES[loss], temperature=warm, where=where, reduction=reduction)
-    found = of(function, s, t)
-    assert all(each.isfinite().all() for each in found)
-    with pure():
-        agree(found, of(function, s, t), 1e-12)
-
-
-def test_a_temperature_is_differentiable():
-    s, t = pair("logits", (3, 50), torch.float64)
-    temperature = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64, device=DEVICE)
-    temperature.requires_grad_()
-
-    def loss(s, t, temperature):
-        return kldiv.kl_div_with_logits(s, t, temperature=temperature)
-
-    found = of(loss, s, t, temperature, wanted=(0, 1, 2))
-    with pure():
-        agree(found, of(loss, s, t, temperature, wanted=(0, 1, 2)), 1e-12)
-
-
-@pytest.mark.parametrize("loss", ["logits", "js"])
-def test_rows_that_are_no_distributions(loss):
-    s, t = pair(loss, (9, 20))
-    with torch.no_grad():
-        s[0], t[1], s[2, 3], t[3, 4] = -INF, -INF, INF, torch.nan
-        s[4, 5], t[5, 6], s[6, 7], t[6, 7] = -INF, -INF, -INF, -INF
-        t[7] = s[7] + 5
-    function = functools.partial(LOSSES[loss], reduction="none")
-    found = of(function, s, t)
-    with pure():
-        expected = of(function, s, t)
-    assert found[0][:4].isnan().all()
-    assert found[0][4].isinf() == (loss == "logits")
-    agree([each[:7] for each in found], [each[:7] for each in expected], 1e-5)
-    assert (found[0][4:] >= 0).all()
-
-
-# --- torch ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("loss", LOSSES)
-def test_twice_the_same_bits_and_nothing_modified(loss):
-    x, y = pair(loss, (3, 1500))
-    before = [array.detach().clone() for array in (x, y)]
-    versions = [array._version for array in (x, y)]
+def test_a_graph_that_is_kept_gives_the_same_bits(fused, loss):
+    x, y = pair(loss, (3, 300))
     value = LOSSES[loss](x, y)
     first, second = (torch.autograd.grad(value, (x, y), retain_graph=True) for _ in range(2))
     again = torch.autograd.grad(LOSSES[loss](x, y), (x, y))
-    assert torch.equal(value, LOSSES[loss](x, y))
-    for a, b, c in zip(first, second, again, strict=True):
-        assert torch.equal(a, b)
-        assert torch.equal(a, c)
-    assert all(torch.equal(a, b) for a, b in zip(before, (x, y), strict=True))
-    assert versions == [array._version for array in (x, y)]
+    for each in zip(first, second, again, strict=True):
+        assert torch.equal(each[0], each[1])
+        assert torch.equal(each[0], each[2])
 
 
-@pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_one_gradient_alone(loss, index):
-    x, y = pair(loss, (3, 40))
-    both = of(LOSSES[loss], x, y)
-    arrays = [each if k == index else each.detach() for k, each in enumerate((x, y))]
-    agree(of(LOSSES[loss], *arrays, wanted=(index,)), [both[0], both[1 + index]], 0)
-
-
-def test_second_order_is_left_to_the_formulas():
-    s, t = pair("logits", (3, 40), torch.float64)
-
-    def second(loss):
-        (gradient,) = torch.autograd.grad(loss(s, t), s, create_graph=True)
-        return torch.autograd.grad(gradient.square().sum(), (s, t))
-
-    found = second(kldiv.kl_div_with_logits)
-    with pure():
-        agree(found, second(kldiv.kl_div_with_logits), 1e-11)
-
-
-def test_autocast_gives_float32():
+def test_autocast_gives_float32(fused):
     s, t = pair("logits", (3, 40), torch.bfloat16)
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
         value = kldiv.kl_div_with_logits(s, t)
@@ -398,9 +132,152 @@ def test_autocast_gives_float32():
     assert torch.autograd.grad(value, s)[0].dtype == torch.bfloat16
 
 
-def test_value_and_grad():
-    s, t = (each.detach() for each in pair("js", (3, 40)))
-    found = kldiv.value_and_grad(kldiv.js_div_with_logits, (0, 1))(s, t)
+# --- torch.compile and operators ------------------------------------------------------------------
+
+
+@torch_warns
+def test_what_a_compiled_forward_keeps_serves_its_backward(fused, calls):
+    s, t = pair("logits", (6, 50))
+    value = torch.compile(kldiv.kl_div_with_logits, fullgraph=True, backend="aot_eager")(s, t)
+    value.backward()
+    assert [work.keep for work in calls] == [True, False]
+    assert calls[1].kept is not None
+
+
+@torch_warns
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_the_operator_is_what_torch_expects(fused, reduction):
+    s, t = (each.detach() for each in pair("logits", (4, 30)))
+    upstream = torch.ones(4 if reduction == "none" else (), device=DEVICE)
+    names = [reduction, "float32", "float32", "float32"]
+    words = ("triton", "Kullback-Leibler of logits", names, 0.5, 1.0)
+    forward = ([s, t], *words, [], None, True, True, None)
+    _, kept = _torch_ops._fused(*forward)
+    for arguments in (forward, ([s, t], *words, [0, 1], upstream, False, False, kept)):
+        found = torch.library.opcheck(_torch_ops._fused, arguments)
+        assert set(found.values()) == {"SUCCESS"}
+
+
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_cuda_graph_captures_both_passes(fused, loss):
+    arrays = pair(loss, (4, 5000))
+    with torch.no_grad():
+        others = [each.clone() for each in pair(loss, (4, 5000), seed=1)]
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):  # compiles
+        torch.autograd.grad(LOSSES[loss](*arrays), arrays)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = LOSSES[loss](*arrays)
+        found = torch.autograd.grad(value, arrays)
+    with torch.no_grad():
+        for array, other in zip(arrays, others, strict=True):
+            array.copy_(other)
+    graph.replay()
+    expected = LOSSES[loss](*arrays)
+    agree([value, *found], [expected, *torch.autograd.grad(expected, arrays)], 0)
+
+
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device")
+def test_nothing_waits_for_the_gpu(fused):
+    arrays = pair("logits", (4, 5000))
+    torch.autograd.grad(kldiv.kl_div_with_logits(*arrays), arrays)
+    where = torch.ones(4, dtype=torch.bool, device=DEVICE)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for loss in (kldiv.kl_div_with_logits, kldiv.js_div_with_logits):
+            torch.autograd.grad(loss(*arrays, where=where), arrays)
+        torch.autograd.grad(kldiv.kl_div(*arrays, where=where[:, None]), arrays)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# --- where they do not run ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_routes(monkeypatch):
+    monkeypatch.setattr("kldiv.backends.routing._places", {})
+    monkeypatch.setattr(kernels, "_failure", None)
+
+
+def test_tensors_of_the_cpu_are_not_interpreted_by_themselves():
+    assert kldiv.explain(torch.ones(9)).kernel == "pure"
+    assert kldiv.explain(torch.ones(1 << 20)).kernel in {"cpu", "pure"}
+
+
+def test_explain_and_doctor_say_why(no_routes, monkeypatch, capsys):
+    monkeypatch.setattr(kernels, "installed", lambda: False)
+    assert "triton: Triton is not installed" in str(kldiv.explain(torch.ones(9, device=DEVICE)))
+    with pytest.raises(SystemExit):
+        app(["doctor"], prog_name="kldiv")
+    assert "triton (torch): Triton is not installed" in capsys.readouterr().out
+    with (
+        kldiv.config_context(kernel="triton"),
+        pytest.raises(BackendError, match="'triton' cannot run here: Triton is not installed"),
+    ):
+        kldiv.kl_div(torch.ones(9), torch.ones(9))
+
+
+def test_without_a_gpu(no_routes, monkeypatch):
+    monkeypatch.setattr(kernels, "interpreted", lambda: False)
+    monkeypatch.setattr(kernels, "_has_gpu", lambda: False)
+    assert kernels.problem() == "torch finds no CUDA device"
+
+
+def test_tensors_elsewhere(no_routes, monkeypatch):
+    monkeypatch.setattr(kernels, "interpreted", lambda: False)
+    monkeypatch.setattr(kernels, "_has_gpu", lambda: True)
+    with kldiv.config_context(kernel="triton"):
+        assert kldiv.explain(torch.ones(9)).kernel == "pure"
+
+
+@torch_warns
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_failing_compiler_is_told_once(no_routes, monkeypatch, compiled):
+    def fail(work):
+        raise RuntimeError("no such instruction\nin line 7")
+
+    torch.compiler.reset()
+    monkeypatch.setattr("kldiv.kernels.cpu.SMALL", 0)
+    monkeypatch.setattr("kldiv.kernels.triton.row_loss.run", fail)
+    # As auto chooses them on a GPU.
+    monkeypatch.setattr(_torch_ops, "_technology", lambda *_, **__: "triton")
+    monkeypatch.setattr("kldiv.backends._torch.TorchBackend._refusal",
+                        lambda self, kernels, *_, **__: kernels.NAME != "triton" or
+                        kernels.problem())  # fmt: skip
+    s, t = pair("logits", (6, 50))
+    loss = kldiv.kl_div_with_logits
+    if compiled:
+        loss = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    with pytest.warns(RuntimeWarning, match="'triton': compiling it fails: RuntimeError: no such"):
+        value = loss(s, t)
+    found = [value, *torch.autograd.grad(value, (s, t))]
     with pure():
-        expected = kldiv.value_and_grad(kldiv.js_div_with_logits, (0, 1))(s, t)
-    agree([found[0], *found[1]], [expected[0], *expected[1]], 1e-5)
+        expected = kldiv.kl_div_with_logits(s, t)
+        agree(found, [expected, *torch.autograd.grad(expected, (s, t))], 1e-6)
+    assert "no such instruction" in kernels.problem()
+
+
+def test_by_name_a_failing_compiler_is_an_error(no_routes, monkeypatch):
+    def fail(work):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr("kldiv.kernels.triton.pointwise_loss.run", fail)
+    with (
+        kldiv.config_context(kernel="triton"),
+        pytest.raises(BackendError, match="cannot run here: compiling it fails: RuntimeError: no"),
+    ):
+        kldiv.kl_div(torch.ones(9, device=DEVICE), torch.ones(9, device=DEVICE))
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_for_a_gpu_without_spills():
+    script = Path(__file__).with_name("triton_variants.py")
+    environment = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(script)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count(" registers") >= 12

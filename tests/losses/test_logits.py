@@ -36,7 +36,8 @@ def loss(request):
     return LOSSES[request.param][0]
 
 
-ONCE = "JAX compiles each case for seconds: one is enough"
+COMPILED = {"jax", "dask"}
+ONCE = "compiled or made of tasks, each case for seconds: one is enough"
 
 
 def tolerance(dtype):
@@ -203,7 +204,7 @@ def test_reductions(lib, loss):
     lib.assert_equal(flat, rows[0, 0], ulps=64)
 
 
-@pytest.mark.leave_out(lambda lib, shape: lib.root == "jax" and shape != (4, 1) and ONCE)
+@pytest.mark.leave_out(lambda lib, shape: lib.root in COMPILED and shape != (4, 1) and ONCE)
 @pytest.mark.parametrize("shape", [(4, 3), (3,), (4, 1), ()])
 def test_where_masks_rows_and_leaks_nothing(lib, loss, shape):
     keep = np.array(RNG.random(shape) < 0.6)
@@ -232,7 +233,7 @@ def gradients_of(lib, loss, reduction, **options):
     return [lib.numpy(g).astype(float) for g in function(lib.array(S), lib.array(T))[1]]
 
 
-@pytest.mark.leave_out(lambda lib, axis: lib.root == "jax" and axis != -2 and ONCE)
+@pytest.mark.leave_out(lambda lib, axis: lib.root in COMPILED and axis != -2 and ONCE)
 @pytest.mark.parametrize("axis", [0, 1, -2, -3])
 def test_classes_on_any_axis(lib, loss, axis):
     moved = [lib.array(np.moveaxis(a, -1, axis)) for a in (S, T)]
@@ -302,7 +303,7 @@ def test_limits_of_the_mixture_name_the_divergence_to_use(beta):
 # --- temperature ----------------------------------------------------------------------------------
 
 
-@pytest.mark.leave_out(lambda lib, shape: lib.root == "jax" and shape != (3,) and ONCE)
+@pytest.mark.leave_out(lambda lib, shape: lib.root in COMPILED and shape != (3,) and ONCE)
 @pytest.mark.parametrize("shape", [(4, 3), (3,), (4, 1), ()])
 def test_temperature_by_row(lib, loss, shape):
     each = RNG.uniform(0.5, 3.0, shape)
@@ -362,6 +363,7 @@ def test_gradient_in_an_array_temperature_jax(jax, loss):
     np.testing.assert_allclose(back, expected.sum(0), rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_second_derivatives_in_an_array_temperature(torch, jax, loss):
     s, t = small(torch)
     temperature = torch.tensor([0.5, 1.3, 2.9], dtype=torch.float64, requires_grad=True)
@@ -384,7 +386,7 @@ def test_second_derivatives_in_an_array_temperature(torch, jax, loss):
 # --- blocks ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.leave_out(lambda lib, shape: lib.root == "jax" and shape != (3, 7, 5) and ONCE)
+@pytest.mark.leave_out(lambda lib, shape: lib.root in COMPILED and shape != (3, 7, 5) and ONCE)
 @pytest.mark.parametrize("shape", [(7, 5), (3, 7, 5), (2, 1, 3, 5), (5,)])
 def test_blocks_of_rows_and_of_classes_change_nothing(lib, loss, shape, monkeypatch):
     s, t = (lib.array(RNG.normal(size=shape)) for _ in "st")
@@ -569,7 +571,7 @@ def test_another_backend_by_configuration(loss):
 # --- pad_classes ----------------------------------------------------------------------------------
 
 
-@pytest.mark.leave_out(lambda lib, axis: lib.root == "jax" and axis != 1 and ONCE)
+@pytest.mark.leave_out(lambda lib, axis: lib.root in COMPILED and axis != 1 and ONCE)
 @pytest.mark.parametrize("axis", [-1, 0, 1])
 def test_padding_adds_classes_of_no_probability(lib, loss, axis):
     arrays = [np.moveaxis(a, -1, axis) for a in (S, T)]

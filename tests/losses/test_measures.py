@@ -291,9 +291,11 @@ def test_torch_compiles(name):
     torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["kl", "js", "renyi 3", "cross"])
-def test_jax_transforms(name):
-    jax = pytest.importorskip("jax")
+@pytest.mark.parametrize(  # of those with others' structure, compiling takes 12 s each
+    "name",
+    ["kl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("js", "renyi 3", "cross"))],
+)
+def test_jax_transforms(jax, name):
     from jax.test_util import check_grads
 
     measure = MEASURES[name]

@@ -52,6 +52,7 @@ def test_the_picture_is_there_and_named_by_the_page():
     assert "(images/accuracy.png)" in PAGE.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_quick_run_meets_the_targets_skips_what_is_missing_and_draws(accuracy, tmp_path):
     pytest.importorskip("matplotlib")
     # A blocked library is not found, as if it were not installed.

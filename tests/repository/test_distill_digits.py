@@ -8,11 +8,12 @@ import pytest
 from repository.example_runs import is_png, load, require, run
 
 NEEDS = ("sklearn", "rich", "matplotlib")
-BACKENDS = ["numpy", "torch", "jax"]
 MODELS = ["teacher", "plain student", "distilled student"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(  # each takes the same steps: see below
+    "backend", ["torch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("numpy", "jax"))]
+)
 def test_distill_digits_gains_and_draws(backend, tmp_path):
     require(backend, *NEEDS)
     arguments = ["--backend", backend, "--epochs", 60, "--out", "curves.png"]

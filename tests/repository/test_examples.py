@@ -96,6 +96,7 @@ def test_optimise_says_what_is_missing(tmp_path):
 # ---- tensor parallel -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tensor_parallel_agrees_with_one_process():
     require("torch")
     script = str(EXAMPLES / "tensor_parallel.py")
@@ -123,6 +124,7 @@ def test_tensor_parallel_says_how_to_start_it():
 # ---- Dask ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dask_cluster_agrees_with_one_process():
     require("dask", "distributed")
     printed = run("dask_cluster.py")

@@ -72,6 +72,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/formulas/plans.py": (*_SHARDED, *_SINGLE),
     "kldiv/formulas/pointwise.py": (*_PAIRS, ("tests/losses/test_properties.py",)),
     "kldiv/formulas/reductions.py": (*_PAIRS, *_ROWS[:1]),
+    "kldiv/formulas/binet.py": (("tests/distributions",),),
     "kldiv/formulas/remainders.py": (("tests/distributions",),),
     "kldiv/formulas/rows.py": (*_ROWS, *_SHARDED),
     "kldiv/formulas/samples.py": _SAMPLES,

@@ -6,10 +6,18 @@ docs/distributions.md.
 
 from kldiv.distributions.closed_forms import (  # noqa: F401 - importing registers
     combined,
+    counts,
     cross,
     discrete,
     gamma,
+    infinite,
+    kumaraswamy,
     location,
     multivariate,
+    point,
     shape,
+    transformed,
 )
+
+# isort: split
+from kldiv.distributions.closed_forms import as_another  # noqa: F401 - after what it builds on

@@ -1,8 +1,16 @@
-r"""Pairs of different families: D(P‖Q) = −H(P) − E[log q(x)], by the moments of P.
+r"""Pairs of different families: how far P is from what Q's family can be, and Q from that.
 
-Each P below gives its entropy and the moments that it has in closed form; each Q gives −E[log q]
-in terms of moments.  `PAIRS` says which of them go together.  Such pairs cannot be close, but for
-those that contain each other, which have formulas of their own elsewhere.
+Some of these pairs come as close as one likes: a Gamma of large concentration to a Normal, a Beta
+to a Gamma, nearly uniform ones to each other.  −H(P) − E[log q] by textbook moments loses all of
+such a divergence, and what is left of large concentrations anyway.  So each formula takes the
+terms that cancel out by algebra:
+
+* Q Normal: the negentropy of P, which depends on its shape alone, and D of two Normals.
+* Q Gamma, Exponential: c φ(−w), w the logarithm of the ratio of means, and a term of the shapes.
+* Q Gumbel: φ and the cumulant of P about its mean.
+* Pairs that have a member in common: remainders about that member.
+
+At its edge a parameter stands for its limit: +∞, or 0 between two equal point masses.
 """
 
 from __future__ import annotations
@@ -11,10 +19,34 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.distributions import families as f
-from kldiv.distributions.closed_forms.shape import curvature, log_partition, mean, natural
+from kldiv.distributions.base import restore
+from kldiv.distributions.closed_forms.location import quotient
+from kldiv.distributions.closed_forms.shape import (
+    curvature,
+    log_decay,
+    mean,
+    natural,
+    of_concentrations,
+    of_logits,
+)
 from kldiv.distributions.registry import register_kl
-from kldiv.formulas.remainders import EULER
-from kldiv.formulas.special import log1p
+from kldiv.formulas.binet import (
+    beta_negentropy,
+    binet,
+    binet_remainder,
+    binet_slope,
+    binet_slope_growth,
+    gamma_negentropy,
+)
+from kldiv.formulas.measures import relative_entropy
+from kldiv.formulas.remainders import (
+    EULER,
+    gamma_excess,
+    lgamma_remainder,
+    ratio_phi,
+    times_phi,
+)
+from kldiv.formulas.special import artanh_parts, expm1, log1p, log1p_gap, log_ratio, phi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,337 +54,544 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
 
 _LOG_2PI: Final = math.log(2 * math.pi)
+_NORMAL: Final = 0.5 * (1.0 + _LOG_2PI)
+"""The entropy of a standard Normal."""
 
 
-class Moments:
+class Shape:
     """What is known of a distribution P; what is not defined here has no closed form."""
 
     def __init__(self, xp: Namespace, p: Any) -> None:
         self.xp = xp
         self.p = p
 
-    def negative_entropy(self) -> Array:
-        """Return E log p(x)."""
+    def negentropy(self) -> Array | float:
+        """Return the entropy of the Normal of P's mean and variance, less P's."""
         raise NotImplementedError
 
     def mean(self) -> Array:
         """Return E x."""
         raise NotImplementedError
 
-    def variance(self) -> Array:
-        """Return the variance."""
+    def deviation(self) -> Array:
+        """Return the standard deviation."""
         raise NotImplementedError
 
-    def log(self) -> Array:
-        """Return E log x."""
+    def mean_from(self, center: Array) -> Array:
+        """Return E x − center."""
+        return self.mean() - center
+
+    def negative_entropy(self, unit: Array) -> Array:
+        """Return E log(unit · p(x))."""
+        return (self.negentropy() - _NORMAL) + log_ratio(self.xp, unit, self.deviation())
+
+    def log_gap(self) -> Array | float:
+        """Return log E x − E log x ≥ 0."""
         raise NotImplementedError
 
-    def log_rest(self) -> Array:
-        """Return E log(1 − x)."""
+    def log_entropy(self) -> Array | float:
+        """Return the entropy of log x."""
         raise NotImplementedError
 
-    def deviation(self, center: Array) -> Array:
+    def distance(self, center: Array) -> Array:
         """Return E |x − center|."""
         raise NotImplementedError
 
-    def exponential(self, center: Array, scale: Array) -> Array:
-        """Return E e^(−(x − center)/scale)."""
+    def cumulant(self, scale: Array) -> Array:
+        """Return log E e^(−(x − E x)/scale) ≥ 0."""
         raise NotImplementedError
 
 
-class _Beta(Moments):
-    def negative_entropy(self) -> Array:
-        a, b = self.p.concentration1, self.p.concentration0
-        return (a - 1.0) * self.log() + (b - 1.0) * self.log_rest() - log_beta(self.xp, a, b)
+class _Located(Shape):
+    """A family of location and scale: (mean − loc, deviation) of loc 0 and scale 1, negentropy."""
+
+    standard: tuple[float, float, float]
+
+    def negentropy(self) -> float:
+        return self.standard[2]
 
     def mean(self) -> Array:
-        return self.p.concentration1 / (self.p.concentration1 + self.p.concentration0)
+        return self.p.loc + self.standard[0] * self.p.scale
 
-    def variance(self) -> Array:
-        total = self.p.concentration1 + self.p.concentration0
-        rest = self.p.concentration0 / total
-        return self.mean() * rest / (total + 1.0)
+    def mean_from(self, center: Array) -> Array:
+        return (self.p.loc - center) + self.standard[0] * self.p.scale
 
-    def log(self) -> Array:
-        a, b = self.p.concentration1, self.p.concentration0
-        return self.xp.special.digamma(a) - self.xp.special.digamma(a + b)
-
-    def log_rest(self) -> Array:
-        a, b = self.p.concentration1, self.p.concentration0
-        return self.xp.special.digamma(b) - self.xp.special.digamma(a + b)
+    def deviation(self) -> Array:
+        return self.standard[1] * self.p.scale + 0.0 * self.p.loc
 
 
-class _ContinuousBernoulli(Moments):
-    def negative_entropy(self) -> Array:
-        x = natural(self.xp, self.p)
-        return x * self.mean() - log_partition(self.xp, x)
+class _Normal(_Located):
+    standard = (0.0, 1.0, 0.0)
 
-    def mean(self) -> Array:
-        return mean(self.xp, natural(self.xp, self.p))
-
-    def variance(self) -> Array:
-        return curvature(self.xp, natural(self.xp, self.p))
-
-
-class _Exponential(Moments):
-    def negative_entropy(self) -> Array:
-        return self.xp.log(self.p.rate) - 1.0
-
-    def mean(self) -> Array:
-        return 1.0 / self.p.rate
-
-    def variance(self) -> Array:
-        return 1.0 / (self.p.rate * self.p.rate)
-
-    def log(self) -> Array:
-        return -EULER - self.xp.log(self.p.rate)
-
-    def exponential(self, center: Array, scale: Array) -> Array:
-        rate = self.p.rate
-        return self.xp.exp(center / scale) * rate * scale / (1.0 + rate * scale)
-
-
-class _Gamma(Moments):
-    def negative_entropy(self) -> Array:
-        a = self.p.concentration
-        special = self.xp.special
-        inner = a + special.gammaln(a) + (1.0 - a) * special.digamma(a)
-        return self.xp.log(self.p.rate) - inner
-
-    def mean(self) -> Array:
-        return self.p.concentration / self.p.rate
-
-    def variance(self) -> Array:
-        return self.mean() / self.p.rate
-
-    def log(self) -> Array:
-        return self.xp.special.digamma(self.p.concentration) - self.xp.log(self.p.rate)
-
-    def exponential(self, center: Array, scale: Array) -> Array:
-        inner = log1p(self.xp, 1.0 / (self.p.rate * scale))
-        return self.xp.exp(center / scale - self.p.concentration * inner)
-
-
-class _Gumbel(Moments):
-    def negative_entropy(self) -> Array:
-        return -self.xp.log(self.p.scale) - EULER - 1.0
-
-    def mean(self) -> Array:
-        return self.p.loc + EULER * self.p.scale
-
-    def variance(self) -> Array:
-        return (math.pi**2 / 6) * self.p.scale * self.p.scale
-
-
-class _Laplace(Moments):
-    def negative_entropy(self) -> Array:
-        return -self.xp.log(2.0 * self.p.scale) - 1.0
-
-    def mean(self) -> Array:
-        return self.p.loc + 0.0 * self.p.scale
-
-    def variance(self) -> Array:
-        return 2.0 * self.p.scale * self.p.scale
-
-    def exponential(self, center: Array, scale: Array) -> Array:
-        # Finite for a scale below Q's only.
-        t = self.p.scale / scale
-        finite = t < 1.0
-        inner = (1.0 - self.xp.where(finite, t, 0.0)) * (1.0 + t)
-        value = self.xp.exp((center - self.p.loc) / scale) / inner
-        return self.xp.where(finite, value, math.inf)
-
-
-class _Normal(Moments):
-    def negative_entropy(self) -> Array:
-        return -self.xp.log(self.p.scale) - 0.5 * (1.0 + _LOG_2PI)
-
-    def mean(self) -> Array:
-        return self.p.loc + 0.0 * self.p.scale
-
-    def variance(self) -> Array:
-        return self.p.scale * self.p.scale
-
-    def deviation(self, center: Array) -> Array:
+    def distance(self, center: Array) -> Array:
         z = (self.p.loc - center) / self.p.scale
         density = math.sqrt(2 / math.pi) * self.xp.exp(-0.5 * z * z)
         both = self.xp.special.erf(z / math.sqrt(2))
         return self.p.scale * (density + z * both)
 
-    def exponential(self, center: Array, scale: Array) -> Array:
+    def cumulant(self, scale: Array) -> Array:
         t = self.p.scale / scale
-        return self.xp.exp((center - self.p.loc) / scale + 0.5 * t * t)
+        return 0.5 * t * t
 
 
-class _LogNormal(Moments):
-    def negative_entropy(self) -> Array:
-        return -self.xp.log(self.p.scale) - 0.5 * (1.0 + _LOG_2PI) - self.p.loc
+class _Laplace(_Located):
+    standard = (0.0, math.sqrt(2), _NORMAL - 1.0 - 0.5 * math.log(2))
 
-    def mean(self) -> Array:
-        return self.xp.exp(self.p.loc + 0.5 * self.p.scale * self.p.scale)
-
-    def variance(self) -> Array:
-        square = self.p.scale * self.p.scale
-        return self.xp.exp(2.0 * self.p.loc + square) * self.xp.expm1(square)
-
-    def log(self) -> Array:
-        return self.p.loc + 0.0 * self.p.scale
+    def cumulant(self, scale: Array) -> Array:
+        # Finite for a scale below Q's only.
+        t = self.p.scale / scale
+        finite = t < 1.0
+        square = self.xp.where(finite, t * t, 0.0)
+        return self.xp.where(finite, -log1p(self.xp, -square), math.inf)
 
 
-class _HalfNormal(Moments):
-    def negative_entropy(self) -> Array:
-        return -self.xp.log(self.p.scale) + 0.5 * math.log(2 / math.pi) - 0.5
+class _Gumbel(_Located):
+    standard = (
+        EULER,
+        math.pi / math.sqrt(6),
+        _NORMAL + 0.5 * math.log(math.pi**2 / 6) - 1.0 - EULER,
+    )
+
+
+class _HalfNormal(Shape):
+    def negentropy(self) -> float:
+        return _NORMAL + 0.5 * math.log((1 - 2 / math.pi) * 2 / math.pi) - 0.5
 
     def mean(self) -> Array:
         return math.sqrt(2 / math.pi) * self.p.scale
 
-    def variance(self) -> Array:
-        return (1 - 2 / math.pi) * self.p.scale * self.p.scale
+    def deviation(self) -> Array:
+        return math.sqrt(1 - 2 / math.pi) * self.p.scale
 
-    def log(self) -> Array:
-        return self.xp.log(self.p.scale) - 0.5 * (EULER + math.log(2))
+    def log_gap(self) -> float:
+        return 0.5 * (EULER + math.log(4 / math.pi))
+
+    def log_entropy(self) -> float:
+        return 0.5 * (1.0 + EULER + math.log(math.pi))
 
 
-class _Pareto(Moments):
-    def negative_entropy(self) -> Array:
-        return self.xp.log(self.p.alpha / self.p.scale) - 1.0 - 1.0 / self.p.alpha
+class _Exponential(Shape):
+    def negentropy(self) -> float:
+        return _NORMAL - 1.0
 
     def mean(self) -> Array:
-        return self._finite(1.0, lambda a: a * self.p.scale / (a - 1.0))
+        return 1.0 / self.p.rate
 
-    def variance(self) -> Array:
-        square = self.p.scale * self.p.scale
-        return self._finite(2.0, lambda a: square * a / ((a - 1.0) * (a - 1.0) * (a - 2.0)))
+    def deviation(self) -> Array:
+        return 1.0 / self.p.rate
 
-    def log(self) -> Array:
-        return self.xp.log(self.p.scale) + 1.0 / self.p.alpha
+    def cumulant(self, scale: Array) -> Array:
+        return log1p_gap(self.xp, 1.0 / self.p.rate / scale)
 
-    def _finite(self, above: float, moment: Callable[[Array], Array]) -> Array:
-        fits = self.p.alpha > above
-        value = moment(self.xp.where(fits, self.p.alpha, above + 1.0))
+
+class _Gamma(Shape):
+    def negentropy(self) -> Array:
+        return gamma_negentropy(self.xp, self.p.concentration)
+
+    def mean(self) -> Array:
+        return self.p.concentration / self.p.rate
+
+    def deviation(self) -> Array:
+        return self.xp.sqrt(self.p.concentration) / self.p.rate
+
+    def cumulant(self, scale: Array) -> Array:
+        return self.p.concentration * log1p_gap(self.xp, 1.0 / self.p.rate / scale)
+
+
+class _LogNormal(Shape):
+    def _square(self) -> Array:
+        return self.p.scale * self.p.scale
+
+    def negentropy(self) -> Array:
+        x = self._square()
+        return x + 0.5 * log_decay(self.xp, x)
+
+    def mean(self) -> Array:
+        return self.xp.exp(self.p.loc + 0.5 * self._square())
+
+    def deviation(self) -> Array:
+        x = self._square()
+        # Both factors as roots: of e^x − 1 alone there would be no number for large x.
+        root = self.xp.sqrt(-expm1(self.xp, -x))
+        return self.xp.exp(self.p.loc + x) * root
+
+    def negative_entropy(self, unit: Array) -> Array:
+        return self.xp.log(unit / self.p.scale) - self.p.loc - _NORMAL
+
+
+class _Pareto(Shape):
+    def _above(self, least: float) -> tuple[Array, Array]:
+        fits = self.p.alpha > least
+        return fits, self.xp.where(fits, self.p.alpha, least + 1.0)
+
+    def negentropy(self) -> Array:
+        _, a = self._above(2.0)
+        logs = log1p(self.xp, -1.0 / a) + 0.5 * log1p(self.xp, -2.0 / a)
+        return (_NORMAL - 1.0) - 1.0 / a - logs
+
+    def mean(self) -> Array:
+        fits, a = self._above(1.0)
+        return self.xp.where(fits, self.p.scale + self.p.scale / (a - 1.0), math.inf)
+
+    def mean_from(self, center: Array) -> Array:
+        fits, a = self._above(1.0)
+        return self.xp.where(fits, (self.p.scale - center) + self.p.scale / (a - 1.0), math.inf)
+
+    def deviation(self) -> Array:
+        fits, a = self._above(2.0)
+        value = self.p.scale / (a - 1.0) * self.xp.sqrt(a / (a - 2.0))
         return self.xp.where(fits, value, math.inf)
 
+    def negative_entropy(self, unit: Array) -> Array:
+        a = self.p.alpha
+        finite = unit < math.inf  # also a mean, which may be infinite
+        unit = self.xp.where(finite, unit, 1.0)
+        value = self.xp.log(unit / self.p.scale * a) - 1.0 - 1.0 / a
+        return self.xp.where(finite, value, math.inf)
 
-class _Weibull(Moments):
-    def negative_entropy(self) -> Array:
-        k = self.p.concentration
-        return self.xp.log(k / self.p.scale) - EULER * (1.0 - 1.0 / k) - 1.0
+    def log_gap(self) -> Array:
+        fits, a = self._above(1.0)
+        return self.xp.where(fits, log1p_gap(self.xp, -1.0 / a), math.inf)
+
+    def log_entropy(self) -> Array:
+        return 1.0 - self.xp.log(self.p.alpha)
+
+
+class _Weibull(Shape):
+    """With t = 1/k: E x = scale · Γ(1 + t), the variance Γ(1 + 2t) − Γ(1 + t)² of that unit."""
+
+    def __init__(self, xp: Namespace, p: Any) -> None:
+        super().__init__(xp, p)
+        self.t = 1.0 / p.concentration
+        one = xp.ones_like(self.t)
+        self.rise = lgamma_remainder(xp, one, 1.0 + self.t, self.t)  # log Γ(1 + t) + γt
+
+    def _spread(self) -> tuple[Array, Array]:
+        """Return t, not so small that its square is 0, and log Γ(1 + 2t) − 2 log Γ(1 + t)."""
+        t = self.xp.where(self.t > 1e-12, self.t, 1e-12)
+        middle = 1.0 + t
+        ends = lgamma_remainder(self.xp, middle, middle + t, t)
+        return t, ends + lgamma_remainder(self.xp, middle, self.xp.ones_like(t), -t)
+
+    def negentropy(self) -> Array:
+        t, bend = self._spread()
+        half = 0.5 * (bend + log_decay(self.xp, bend) + self.xp.log(bend / t / t))
+        return (_NORMAL - 1.0 - EULER) + (self.rise + half)
 
     def mean(self) -> Array:
-        gammaln = self.xp.special.gammaln
-        return self.p.scale * self.xp.exp(gammaln(1.0 + 1.0 / self.p.concentration))
+        return self.p.scale * self.xp.exp(self.rise - EULER * self.t)
 
-    def variance(self) -> Array:
-        gammaln = self.xp.special.gammaln
-        second = self.xp.exp(gammaln(1.0 + 2.0 / self.p.concentration))
-        return self.p.scale * self.p.scale * second - self.mean() * self.mean()
+    def mean_from(self, center: Array) -> Array:
+        more = expm1(self.xp, self.rise - EULER * self.t)
+        return (self.p.scale - center) + self.p.scale * more
 
-    def log(self) -> Array:
-        return self.xp.log(self.p.scale) - EULER / self.p.concentration
+    def deviation(self) -> Array:
+        t, bend = self._spread()
+        root = self.xp.sqrt(-expm1(self.xp, -bend) / t / t)
+        return self.p.scale * self.t * root * self.xp.exp(self.rise - EULER * self.t + 0.5 * bend)
+
+    def negative_entropy(self, unit: Array) -> Array:
+        ratio = log_ratio(self.xp, unit / self.p.scale, self.t)
+        return ratio + EULER * self.t - (1.0 + EULER)
+
+    def log_gap(self) -> Array:
+        return self.rise
+
+    def log_entropy(self) -> Array:
+        return self.xp.log(self.t) + (1.0 + EULER)
 
 
-class _Uniform(Moments):
-    def negative_entropy(self) -> Array:
-        return -self.xp.log(self.p.high - self.p.low)
+class _Beta(Shape):
+    def negentropy(self) -> Array:
+        return beta_negentropy(self.xp, self.p.concentration1, self.p.concentration0)
 
     def mean(self) -> Array:
-        return 0.5 * (self.p.low + self.p.high)
+        return self.p.concentration1 / (self.p.concentration1 + self.p.concentration0)
 
-    def variance(self) -> Array:
-        width = self.p.high - self.p.low
-        return width * width / 12.0
+    def deviation(self) -> Array:
+        a, b = self.p.concentration1, self.p.concentration0
+        total = a + b
+        return self.xp.sqrt((a / total) * (b / total) / (total + 1.0))
 
-    def log(self) -> Array:
-        return self._mean_log(self.p.low, self.p.high)
 
-    def log_rest(self) -> Array:
-        return self._mean_log(1.0 - self.p.high, 1.0 - self.p.low)
-
-    def deviation(self, center: Array) -> Array:
-        above, below = self.p.high - center, self.p.low - center
-        return 0.5 * (above * abs(above) - below * abs(below)) / (above - below)
-
-    def exponential(self, center: Array, scale: Array) -> Array:
-        start, width = (center - self.p.low) / scale, (self.p.high - self.p.low) / scale
-        return self.xp.exp(start) * -self.xp.expm1(-width) / width
-
-    def _mean_log(self, low: Array, high: Array) -> Array:
-        """Return the mean of log x, of what is ≥ 0; the support is looked at elsewhere."""
+class _ContinuousBernoulli(Shape):
+    def negentropy(self) -> Array:
         xp = self.xp
-        low, high = (xp.where(x > 0, x, 0.0) for x in (low, high))
-        parts = [x * xp.log(xp.where(x > 0, x, 1.0)) for x in (low, high)]
-        width = xp.where(high > low, high - low, 1.0)
-        return (parts[1] - parts[0]) / width - 1.0
+        x = natural(xp, self.p)
+        size = abs(x)
+        size = xp.where(size > 0, size, 1e-30)
+        entropy = log_decay(xp, size) + 1.0 - size * xp.exp(-size) / -expm1(xp, -size)
+        return _NORMAL + 0.5 * xp.log(curvature(xp, x)) - entropy
+
+    def mean(self) -> Array:
+        return mean(self.xp, natural(self.xp, self.p))
+
+    def deviation(self) -> Array:
+        return self.xp.sqrt(curvature(self.xp, natural(self.xp, self.p)))
 
 
-# --- −E log q -------------------------------------------------------------------------------------
+class _Uniform(Shape):
+    def negentropy(self) -> float:
+        return _NORMAL - 0.5 * math.log(12)
+
+    def mean(self) -> Array:
+        return 0.5 * self.p.low + 0.5 * self.p.high
+
+    def mean_from(self, center: Array) -> Array:
+        return 0.5 * (self.p.low - center) + 0.5 * (self.p.high - center)
+
+    def deviation(self) -> Array:
+        return (self.p.high - self.p.low) / math.sqrt(12)
+
+    def log_gap(self) -> Array:
+        return _log_gap_of_interval(self.xp, self.p.low, self.p.high, self.p.high - self.p.low)
+
+    def log_entropy(self) -> Array:
+        return self.xp.log((self.p.high - self.p.low) / self.mean()) + self.log_gap()
+
+    def distance(self, center: Array) -> Array:
+        above, below = self.p.high - center, center - self.p.low
+        width = self.p.high - self.p.low
+        inside = (above > 0) & (below > 0)
+        within = 0.5 * (above * (above / width) + below * (below / width))
+        return self.xp.where(inside, within, 0.5 * abs(above - below))
+
+    def cumulant(self, scale: Array) -> Array:
+        width = (self.p.high - self.p.low) / scale
+        return 0.5 * width + log_decay(self.xp, width)
 
 
-def log_beta(xp: Namespace, a: Array, b: Array) -> Array:
-    """Return log B(a, b)."""
-    gammaln = xp.special.gammaln
-    return gammaln(a) + gammaln(b) - gammaln(a + b)
+def _log_gap_of_interval(xp: Namespace, low: Array, high: Array, width: Array) -> Array:
+    """Return log E x − E log x of a uniform x between low ≥ 0 and high."""
+    low, high = xp.where(low > 0, low, 0.0), xp.where(high > 0, high, 1.0)
+    middle = 0.5 * low + 0.5 * high
+    z, rest = artanh_parts(xp, 0.5 * width / middle)
+    near = -0.5 * log1p(xp, -z * z) - rest / (2.0 * xp.where(z == 0, 1.0, z))
+    low, high = low / middle, high / middle
+    ends = high * xp.log(high) - low * xp.log(xp.where(low > 0, low, 1.0))
+    small = 0.5 * width / middle < 0.3
+    return xp.where(small, near, 1.0 - ends / xp.where(small, 1.0, high - low))
 
 
-def _beta(xp: Namespace, m: Moments, q: f.Beta) -> Array:
-    a, b = q.concentration1 - 1.0, q.concentration0 - 1.0
-    inner = _times(xp, a, m.log) + _times(xp, b, m.log_rest)
-    return log_beta(xp, q.concentration1, q.concentration0) - inner
+# --- by the shape of P ----------------------------------------------------------------------------
 
 
-def _times(xp: Namespace, factor: Array, moment: Callable[[], Array]) -> Array:
-    """Return the product, 0 where the factor is: an infinite moment has no say there."""
-    value = moment()
-    nothing = (factor == 0) & ~xp.isfinite(value)
-    return factor * xp.where(nothing, 0.0, value)
+def _normal(xp: Namespace, m: Shape, q: f.Normal) -> Array:
+    """The negentropy of P + D of the Normal of its mean and variance."""
+    z = quotient(xp, m.mean_from(q.loc), q.scale)
+    return m.negentropy() + 0.5 * (ratio_phi(xp, q.scale, m.deviation(), 2.0) + z * z)
 
 
-def _continuous_bernoulli(xp: Namespace, m: Moments, q: f.ContinuousBernoulli) -> Array:
-    x = natural(xp, q)
-    return log_partition(xp, x) - x * m.mean()
+def _half_normal(xp: Namespace, m: Shape, q: f.HalfNormal) -> Array:  # noqa: ARG001
+    """−H(P) − E[log q], by the second moment of P."""
+    a, b = m.mean() / q.scale, m.deviation() / q.scale
+    return m.negative_entropy(q.scale) + 0.5 * (a * a + b * b) + 0.5 * math.log(math.pi / 2)
 
 
-def _exponential(xp: Namespace, m: Moments, q: f.Exponential) -> Array:
-    return q.rate * m.mean() - xp.log(q.rate)
+def _gumbel(xp: Namespace, m: Shape, q: f.Gumbel) -> Array:
+    """φ(u) + κ + 1 − H(P/β), κ = log E e^(−(x − E x)/β), u = (E x − μ)/β − κ."""
+    cumulant = m.cumulant(q.scale)
+    finite = cumulant < math.inf
+    kept = xp.where(finite, cumulant, 0.0)
+    u = m.mean_from(q.loc) / q.scale - kept
+    value = phi(xp, u) + (kept + (1.0 + m.negative_entropy(q.scale)))
+    return xp.where(finite, value, xp.where(cumulant == math.inf, math.inf, math.nan))
 
 
-def _gamma(xp: Namespace, m: Moments, q: f.Gamma) -> Array:
-    a = q.concentration
-    normal = xp.special.gammaln(a) - a * xp.log(q.rate)
-    return normal - _times(xp, a - 1.0, m.log) + q.rate * m.mean()
+def _laplace(xp: Namespace, m: Shape, q: f.Laplace) -> Array:  # noqa: ARG001
+    """−H(P) − E[log q], by E|x − μ|."""
+    return (m.negative_entropy(q.scale) + math.log(2)) + m.distance(q.loc) / q.scale
 
 
-def _gumbel(xp: Namespace, m: Moments, q: f.Gumbel) -> Array:
-    z = (m.mean() - q.loc) / q.scale
-    return xp.log(q.scale) + z + m.exponential(q.loc, q.scale)
+def _means(
+    xp: Namespace, mean: Array, c: Array | float, rate: Array, more: Array | None = None
+) -> Array:
+    """Return c φ(−w), w = log(rate · mean/c); ``more`` is rate · mean − c, if known better."""
+    top = rate * mean
+    finite = top < math.inf
+    top = xp.where(finite, top, 1.0)
+    c = c + xp.zeros_like(top)
+    value = times_phi(xp, c, log_ratio(xp, top, c, more), top)
+    return xp.where(finite, value, math.inf)
 
 
-def _laplace(xp: Namespace, m: Moments, q: f.Laplace) -> Array:
-    return xp.log(2.0 * q.scale) + m.deviation(q.loc) / q.scale
+def _exponential(xp: Namespace, m: Shape, q: f.Exponential) -> Array:
+    """φ(log of the ratio of means) + 1 − H(P/E x)."""
+    return _means(xp, m.mean(), 1.0, q.rate) + (1.0 + m.negative_entropy(m.mean()))
 
 
-def _normal(xp: Namespace, m: Moments, q: f.Normal) -> Array:
-    z = (m.mean() - q.loc) / q.scale
-    spread = m.variance() / (q.scale * q.scale)
-    return 0.5 * (_LOG_2PI + z * z + spread) + xp.log(q.scale)
+def _gamma(xp: Namespace, m: Shape, q: f.Gamma) -> Array:
+    """c φ(−w) + c (log E x − E log x) − H(log x) + log Γ(c) − c log c + c."""
+    return _means(xp, m.mean(), q.concentration, q.rate) + _of_log(xp, m, q.concentration)
 
 
-def _half_normal(xp: Namespace, m: Moments, q: f.HalfNormal) -> Array:
-    square = m.mean() * m.mean() + m.variance()
-    return 0.5 * math.log(math.pi / 2) + xp.log(q.scale) + 0.5 * square / (q.scale * q.scale)
+def _of_log(xp: Namespace, m: Shape, c: Array) -> Array:
+    own = (binet(xp, c) - 0.5 * xp.log(c)) + 0.5 * _LOG_2PI
+    return c * m.log_gap() + (own - m.log_entropy())
 
 
-def _pareto(xp: Namespace, m: Moments, q: f.Pareto) -> Array:
-    return (q.alpha + 1.0) * m.log() - xp.log(q.alpha) - q.alpha * xp.log(q.scale)
+# --- pairs that come close ------------------------------------------------------------------------
 
 
-def _uniform(xp: Namespace, m: Moments, q: f.Uniform) -> Array:  # noqa: ARG001
-    return xp.log(q.high - q.low)
+def _concentration(xp: Namespace, q: Any) -> Array:
+    return xp.ones_like(q.rate) if isinstance(q, f.Exponential) else q.concentration
+
+
+def _log_normal_gamma(xp: Namespace, m: Shape, q: Any) -> Array:
+    """c φ(−w) + ½ φ(−log cσ²) + Binet's g(c), w = log of the ratio of means."""
+    c, p = _concentration(xp, q), m.p
+    square = p.scale * p.scale
+    w = xp.log(q.rate / c) + (p.loc + 0.5 * square)
+    inner = 0.5 * ratio_phi(xp, xp.ones_like(c) / c, square)
+    return times_phi(xp, c, w, xp.exp(w) * c) + inner + binet(xp, c)
+
+
+def _weibull_gamma(xp: Namespace, m: _Weibull, q: f.Gamma) -> Array:
+    """c φ(−w) + the remainders of log Γ from k = c = 1, of which both are an Exponential."""
+    c, t = xp.broadcast_arrays(q.concentration, m.t)
+    more, less = c - 1.0, (1.0 - m.p.concentration) / m.p.concentration
+    near = (abs(more) < 0.5) & (abs(less) < 0.5)
+    one, two = xp.ones_like(c), xp.full_like(c, 2.0)
+    shape = gamma_excess(xp, one, c, more) + c * lgamma_remainder(xp, two, 1.0 + t, less)
+    shape = shape + log1p_gap(xp, xp.where(near, less, 0.0)) + more * less
+    shape = xp.where(near, shape, _of_log(xp, m, c))
+    return _means(xp, m.mean(), c, q.rate) + shape
+
+
+def _beta_gamma(xp: Namespace, m: Shape, q: Any) -> Array:
+    """D from the Gamma of the same mean and nearly the same E log x + D of that one from Q."""
+    a, b = m.p.concentration1, m.p.concentration0
+    return _scaled_beta_gamma(xp, a, b, _concentration(xp, q), q.rate)
+
+
+def _scaled_beta_gamma(xp: Namespace, a: Array, b: Array, c: Array, rate: Array) -> Array:
+    total = a + b
+    more = a * (a / b)
+    rich = a * (total / b)  # the concentration of that Gamma, a + more
+    slope, end = binet_slope(xp, b), binet_slope(xp, total)
+    bend = binet_slope_growth(xp, b, a)
+    step = xp.where(a < b, binet_remainder(xp, b, a) + a * slope, binet(xp, total) - binet(xp, b))
+    own = 0.5 * (a / b) / total + binet_remainder(xp, a, more) + step - (b - 1.0) * bend
+    own = own + more * end
+    rest = (c - a) - more
+    off = binet_slope_growth(xp, a, more) + end  # less Λ of Q than of that Gamma
+    mean = a / total
+    exact = ((a - c) * rate + (c * (rate - b) - c * a)) / total
+    above = xp.where(rate < 2.0 * total, exact, rate * mean - c)
+    means = _means(xp, mean, c, rate, above)
+    return own + means + gamma_excess(xp, rich, c, rest) + rest * off
+
+
+def _beta_uniform(xp: Namespace, m: Shape, q: f.Uniform) -> Array:
+    """D from a Beta of ones, which is uniform, + log of Q's width."""
+    value = _from_uniform(xp, m.p, to=True)
+    return value + _log_width(xp, q.low, q.high)
+
+
+def _from_uniform(xp: Namespace, d: f.Beta, *, to: bool) -> Array:
+    a = xp.stack(xp.broadcast_arrays(d.concentration1, d.concentration0), axis=-1)
+    one = xp.ones_like(a)
+    return of_concentrations(xp, a, one) if to else of_concentrations(xp, one, a)
+
+
+def _log_width(xp: Namespace, low: Array, high: Array) -> Array:
+    """Return log(high − low), right near width 1 too."""
+    width = high - low
+    return log_ratio(xp, width, xp.ones_like(width), (high - 1.0) - low)
+
+
+def _continuous_bernoulli_uniform(xp: Namespace, m: Shape, q: f.Uniform) -> Array:
+    """D from the one of logits 0, which is uniform, + log of Q's width."""
+    x = natural(xp, m.p)
+    return of_logits(xp, x, xp.zeros_like(x), -x) + _log_width(xp, q.low, q.high)
+
+
+def _uniform_continuous_bernoulli(xp: Namespace, m: Shape, q: f.ContinuousBernoulli) -> Array:
+    """D of logits 0 from Q, and what the interval is narrower."""
+    x, low, high = natural(xp, q), m.p.low, m.p.high
+    small = abs(x) < 1.0
+    few = xp.where(small, x, 0.0)
+    off = 0.5 * (low - (1.0 - high))
+    close = of_logits(xp, xp.zeros_like(x), few, few) - few * off
+    size = xp.where(small, 1.0, abs(x))
+    end = xp.where(x > 0, 0.5 * ((1.0 - low) + (1.0 - high)), 0.5 * (low + high))
+    far = size * end + log1p(xp, -xp.exp(-size)) - xp.log(size * (high - low))
+    return xp.where(small, close - _log_width(xp, low, high), far)
+
+
+def _uniform_beta(xp: Namespace, m: Shape, q: f.Beta) -> Array:
+    """D of a Beta of ones from Q, and what the interval is narrower."""
+    low, high, a, b = m.p.low, m.p.high, q.concentration1, q.concentration0
+    width, total = high - low, a + b
+    fits = (low >= 0) & (high <= 1)
+    low, high = xp.where(fits, low, 0.0), xp.where(fits, high, 1.0)
+    width = xp.where(fits, width, 1.0)
+    less, more = 1.0 - high, 1.0 - low
+    near = (abs(a - 1.0) < 0.5) & (abs(b - 1.0) < 0.5)
+    ends = _mean_log(xp, low, high, width), _mean_log(xp, less, more, width)
+    close = _from_uniform(xp, q, to=False) - _log_width(xp, low, high)
+    close = close - (a - 1.0) * ends[0] - (b - 1.0) * ends[1]
+    # Γ by Stirling's series about its peak, which may be narrow.
+    middle, rest = 0.5 * (low + high), 0.5 * (less + more)
+    off = (a * rest - b * middle) / total
+    peak = relative_entropy(xp, a / total, middle, off) + relative_entropy(
+        xp, b / total, rest, -off
+    )
+    gaps = (
+        (a - 1.0) * _log_gap_of_interval(xp, low, high, width),
+        (b - 1.0) * _log_gap_of_interval(xp, less, more, width),
+    )
+    scale = xp.log(middle * rest / width) - 0.5 * xp.log(a * (b / total)) + 0.5 * _LOG_2PI
+    tails = (binet(xp, a) + binet(xp, b)) - binet(xp, total)
+    return xp.where(near, close, total * peak + (gaps[0] + gaps[1]) + (scale + tails))
+
+
+def _mean_log(xp: Namespace, low: Array, high: Array, width: Array) -> Array:
+    """Return E log x + 1 of a uniform x: 0 between 0 and 1."""
+    parts = [x * xp.log(xp.where(x > 0, x, 1.0)) for x in (low, high)]
+    return (parts[1] - parts[0]) / width
+
+
+def _uniform_pareto(xp: Namespace, m: _Uniform, q: f.Pareto) -> Array:
+    """−H(P) − E[log q]: (α + 1) E[log x/s] − log(α · width/s)."""
+    low, high, s = m.p.low, m.p.high, q.scale
+    fits = low >= s
+    width = high - low
+    low, high = xp.where(fits, low, s), xp.where(fits, high, s + width)
+    middle = 0.5 * low + 0.5 * high
+    logs = log_ratio(xp, middle, s, (low - s) + 0.5 * width)
+    logs = logs - _log_gap_of_interval(xp, low, high, width)
+    return (q.alpha + 1.0) * logs - xp.log(q.alpha * (width / s))
+
+
+def _continuous_bernoulli_exponential(xp: Namespace, m: Shape, q: f.Exponential) -> Array:
+    """−H(P) − E[log q]; of large negative logits P is an Exponential cut off at 1."""
+    x = natural(xp, m.p)
+    cut = x < -2.0
+    size = xp.where(cut, -x, 2.0)
+    lost = size * xp.exp(-size) / -expm1(xp, -size)
+    close = -log1p_gap(xp, -lost) - log1p(xp, -xp.exp(-size))
+    mean = xp.where(cut, (1.0 - lost) / size, m.mean())
+    far = 1.0 + m.negative_entropy(m.mean())
+    return _means(xp, mean, 1.0, q.rate) + xp.where(cut, close, far)
+
+
+def _beta_continuous_bernoulli(xp: Namespace, m: Shape, q: f.ContinuousBernoulli) -> Array:
+    """D of either from the uniform; of large logits that from an Exponential, cut off at 1."""
+    a, b, x = m.p.concentration1, m.p.concentration0, natural(xp, q)
+    small = abs(x) < 1.5
+    few = xp.where(small, x, 0.0)
+    close = _from_uniform(xp, m.p, to=True) + of_logits(xp, xp.zeros_like(x), few, few)
+    close = close - few * (0.5 * (a - b) / (a + b))
+    a, b = xp.where(x > 0, b, a), xp.where(x > 0, a, b)
+    size = xp.where(small, 1.5, abs(x))
+    far = _scaled_beta_gamma(xp, a, b, xp.ones_like(a), size) + log1p(xp, -xp.exp(-size))
+    return xp.where(small, close, far)
 
 
 # --- which go together ----------------------------------------------------------------------------
 
-_MOMENTS: Final[dict[Any, type[Moments]]] = {
+_SHAPES: Final[dict[Any, type[Shape]]] = {
     f.Beta: _Beta,
     f.ContinuousBernoulli: _ContinuousBernoulli,
     f.Exponential: _Exponential,
@@ -366,17 +605,27 @@ _MOMENTS: Final[dict[Any, type[Moments]]] = {
     f.Uniform: _Uniform,
     f.Weibull: _Weibull,
 }
-_CROSS: Final[dict[Any, Callable[..., Array]]] = {
-    f.Beta: _beta,
-    f.ContinuousBernoulli: _continuous_bernoulli,
+_BY_SHAPE: Final[dict[Any, Callable[..., Array]]] = {
     f.Exponential: _exponential,
     f.Gamma: _gamma,
     f.Gumbel: _gumbel,
     f.HalfNormal: _half_normal,
     f.Laplace: _laplace,
     f.Normal: _normal,
-    f.Pareto: _pareto,
-    f.Uniform: _uniform,
+}
+_OWN: Final[dict[tuple[Any, Any], Callable[..., Array]]] = {
+    (f.Beta, f.ContinuousBernoulli): _beta_continuous_bernoulli,
+    (f.Beta, f.Exponential): _beta_gamma,
+    (f.Beta, f.Gamma): _beta_gamma,
+    (f.Beta, f.Uniform): _beta_uniform,
+    (f.ContinuousBernoulli, f.Exponential): _continuous_bernoulli_exponential,
+    (f.ContinuousBernoulli, f.Uniform): _continuous_bernoulli_uniform,
+    (f.LogNormal, f.Exponential): _log_normal_gamma,
+    (f.LogNormal, f.Gamma): _log_normal_gamma,
+    (f.Uniform, f.Beta): _uniform_beta,
+    (f.Uniform, f.ContinuousBernoulli): _uniform_continuous_bernoulli,
+    (f.Uniform, f.Pareto): _uniform_pareto,
+    (f.Weibull, f.Gamma): _weibull_gamma,
 }
 
 PAIRS: Final[dict[Any, tuple[Any, ...]]] = {
@@ -422,20 +671,87 @@ def _bounds(d: Any) -> tuple[Any, Any]:
     return next((bounds(d) for cls, bounds in _BOUNDS.items() if isinstance(d, cls)), everywhere)
 
 
-def _formula(of_p: type[Moments], of_q: Callable[..., Array]) -> Callable[..., Array]:
+# --- at the edges ---------------------------------------------------------------------------------
+
+_POSITIVE: Final = ("scale", "rate", "concentration", "concentration1", "concentration0", "alpha")
+_DOMAINS: Final[dict[str, tuple[float, float]]] = {
+    **dict.fromkeys(_POSITIVE, (0.0, math.inf)),
+    "probs": (0.0, 1.0),
+    "logits": (-math.inf, math.inf),
+}
+
+# Where a parameter at its edge makes a point mass, and of what place.
+_POINTS: Final[dict[Any, Callable[[Namespace, Any], tuple[Array, Array]]]] = {
+    f.Exponential: lambda xp, d: (d.rate == math.inf, xp.zeros_like(d.rate)),
+    f.Gamma: lambda xp, d: (
+        (d.rate == math.inf) | (d.concentration == 0),
+        xp.zeros_like(d.rate),
+    ),
+    f.Gumbel: lambda _, d: (d.scale == 0, d.loc),
+    f.HalfNormal: lambda xp, d: (d.scale == 0, xp.zeros_like(d.scale)),
+    f.Laplace: lambda _, d: (d.scale == 0, d.loc),
+    f.LogNormal: lambda xp, d: (d.scale == 0, xp.exp(d.loc)),
+    f.Normal: lambda _, d: (d.scale == 0, d.loc),
+    f.Uniform: lambda _, d: (d.low == d.high, d.low),
+    f.Weibull: lambda xp, d: (d.scale == 0, xp.zeros_like(d.scale)),
+}
+
+
+def _point(xp: Namespace, d: Any) -> Array:
+    """Return where a point mass is, NaN for all else."""
+    for family, found in _POINTS.items():
+        if isinstance(d, family):
+            there, place = found(xp, d)
+            return xp.where(there, place, math.nan)
+    (_, some), *_ = d.parameters()
+    return xp.full_like(some, math.nan)
+
+
+def _inside(xp: Namespace, d: Any) -> tuple[Any, Any, Any]:
+    """Return where parameters are inside their domain, where valid, and the family of safe ones."""
+    values = dict(d.parameters())
+    alive: Any = True
+    valid: Any = True
+    for name, value in values.items():
+        low, high = _DOMAINS.get(name, (-math.inf, math.inf))
+        valid = (value >= low) & (value <= high) & valid
+        if name in _DOMAINS:
+            alive = (value > low) & (value < high) & alive
+    safe = dict.fromkeys(values, 0.5)
+    if isinstance(d, f.Uniform):
+        alive, valid = (d.high > d.low) & alive, (d.high >= d.low) & valid
+        safe = {"low": 0.25, "high": 0.75}
+    return alive, valid, _replaced(xp, d, alive, safe)
+
+
+def _replaced(xp: Namespace, d: Any, alive: Any, safe: dict[str, float]) -> Any:
+    """Return the family with these parameters where it is not alive."""
+    values = {name: getattr(d, name) for name in d.one_of}
+    for name, value in d.parameters():
+        values[name] = xp.where(alive, value, safe[name])
+    return restore(type(d), values)
+
+
+def _formula(of_p: type[Shape], of_q: Callable[..., Array]) -> Callable[..., Array]:
     def cross(xp: Namespace, p: Any, q: Any) -> Array:
-        """−H(P) − E[log q], by the moments of P."""
-        moments = of_p(xp, p)
-        value = moments.negative_entropy() + of_q(xp, moments, q)
+        (alive_p, valid_p, safe_p), (alive_q, valid_q, safe_q) = (_inside(xp, d) for d in (p, q))
+        alive, valid = alive_p & alive_q, valid_p & valid_q
         if isinstance(p, f.Uniform) or isinstance(q, f.Uniform):
             (low_p, high_p), (low_q, high_q) = _bounds(p), _bounds(q)
-            outside = (low_p < low_q) | (high_p > high_q)
-            value = xp.where(outside, xp.where(xp.isnan(value), value, math.inf), value)
-        return value
+            fits = (low_p >= low_q) & (high_p <= high_q)
+            alive = alive & fits
+            if isinstance(p, f.Uniform):
+                safe_p = _replaced(xp, safe_p, fits, {"low": 0.25, "high": 0.75})
+        value = of_q(xp, of_p(xp, safe_p), safe_q)
+        same = _point(xp, p) == _point(xp, q)
+        zero = xp.zeros_like(value)
+        edge = xp.where(same, zero, xp.where(valid, math.inf, zero + math.nan))
+        return xp.where(alive, value, edge)
 
+    cross.__doc__ = of_q.__doc__
     return cross
 
 
 for _p, _qs in PAIRS.items():
     for _q in _qs:
-        register_kl(_p, _q)(_formula(_MOMENTS[_p], _CROSS[_q]))
+        register_kl(_p, _q)(_formula(_SHAPES[_p], _OWN.get((_p, _q)) or _BY_SHAPE[_q]))

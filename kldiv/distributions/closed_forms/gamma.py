@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from kldiv.distributions.closed_forms.location import power_law
 from kldiv.distributions.families import Chi2, Exponential, Gamma, InverseGamma, Weibull
 from kldiv.distributions.registry import register_kl
-from kldiv.formulas.remainders import gamma_excess, lgamma_remainder
-from kldiv.formulas.special import log_ratio, phi
+from kldiv.formulas.remainders import gamma_excess, interior, lgamma_remainder, times_phi
+from kldiv.formulas.special import log_ratio
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
@@ -35,14 +35,21 @@ def gamma(xp: Namespace, p: Any, q: Any) -> Array:
     """c φ(−w) + the remainder of log Γ(x) − x log x + x, w = log of the ratio of means."""
     a, rate_p = _parameters(xp, p)
     c, rate_q = _parameters(xp, q)
-    w = log_ratio(xp, a, c) + log_ratio(xp, rate_q, rate_p)
-    return c * phi(xp, -w) + gamma_excess(xp, a, c)
+    alive, edge, (a, rate_p, c, rate_q) = interior(xp, (a, rate_p), (c, rate_q))
+    apart = log_ratio(xp, a, c) + log_ratio(xp, rate_q, rate_p)
+    # Two large logarithms of opposite sign would lose what they have in common.
+    far = log_ratio(xp, a / c, rate_p / rate_q)
+    w = xp.where(abs(log_ratio(xp, a, c)) < 1.0, apart, far)
+    root = xp.sqrt(rate_p)
+    value = times_phi(xp, c, w, (a / root) * (rate_q / root)) + gamma_excess(xp, a, c)
+    return xp.where(alive, value, edge)
 
 
 @register_kl(Chi2, Chi2)
 def chi2(xp: Namespace, p: Chi2, q: Chi2) -> Array:
     """The remainder of log Γ from df₁/2 to df₂/2."""
-    return lgamma_remainder(xp, 0.5 * p.df, 0.5 * q.df)
+    alive, edge, (a, c) = interior(xp, (0.5 * p.df,), (0.5 * q.df,))
+    return xp.where(alive, lgamma_remainder(xp, a, c), edge)
 
 
 @register_kl(Weibull, Weibull)

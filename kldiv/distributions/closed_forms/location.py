@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Final
 
 from kldiv.distributions.families import (
     Cauchy,
@@ -23,18 +24,52 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
 
 
+_FAR: Final = 128.0
+"""From here on e⁻ˣ is nothing beside x, in any dtype."""
+_ROOT: Final = 1e9
+"""From here on 1 is nothing beside x², in any dtype."""
+
+
 def quotient(xp: Namespace, a: Array, b: Array) -> Array:
-    """Return a/b, 0 where a = 0 ≤ b: equal locations are no distance apart at any scale."""
-    zero = (a == 0) & (b >= 0)
-    return xp.where(zero, 0.0, a / xp.where(zero, 1.0, b))
+    """Return a/b, 0 where both are 0: equal locations are no distance apart at any scale.
+
+    The slope at a = 0 is 1/b, so that a square of it has its second derivative there.
+    """
+    return a / xp.where((a == 0) & (b == 0), 1.0, b)
+
+
+def distance(xp: Namespace, a: Array, b: Array) -> Array:
+    """Return |a − b|, with a slope at a = b: second derivatives of what is even in it are right."""
+    return xp.where(a < b, b - a, a - b)
+
+
+def of_points(xp: Namespace, p: Array, q: Array, apart: Array) -> Array:
+    """Return D(P‖Q) by scales p, q of which one is 0: 0 of two points in one place, else +∞."""
+    edge = xp.where((p >= 0) & (q >= 0), math.inf, xp.full_like(apart, math.nan))
+    edge = xp.where(xp.isnan(apart), math.nan, edge)
+    return xp.where((p == 0) & (q == 0) & (apart == 0), 0.0, edge)
 
 
 @register_kl(Normal, Normal)
 @register_kl(LogNormal, LogNormal)
 def normal(xp: Namespace, p: Normal, q: Normal) -> Array:
     """½ φ(2 log(σ₂/σ₁)) + ½ ((μ₁ − μ₂)/σ₂)²."""
+    if _log_scale(p) is not None or _log_scale(q) is not None:
+        return _normal_by_logs(xp, p, q)
     z = quotient(xp, p.loc - q.loc, q.scale)
     return 0.5 * (ratio_phi(xp, q.scale, p.scale, 2.0) + z * z)
+
+
+def _log_scale(d: Normal | LogNormal) -> Array | None:
+    return getattr(d, "log_scale", None)
+
+
+def _normal_by_logs(xp: Namespace, p: Normal | LogNormal, q: Normal | LogNormal) -> Array:
+    """Return the same by log σ: φ of a difference, not of a quotient that may have underflowed."""
+    log_p, log_q = (xp.log(d.scale) if (given := _log_scale(d)) is None else given for d in (p, q))
+    loc, narrow = p.loc - q.loc, xp.exp(-log_q)
+    z = loc * xp.where((loc == 0) & (narrow == math.inf), 1.0, narrow)
+    return 0.5 * (phi(xp, 2.0 * (log_q - log_p)) + z * z)
 
 
 @register_kl(HalfNormal, HalfNormal)
@@ -45,28 +80,54 @@ def half_normal(xp: Namespace, p: HalfNormal, q: HalfNormal) -> Array:
 
 @register_kl(Laplace, Laplace)
 def laplace(xp: Namespace, p: Laplace, q: Laplace) -> Array:
-    """φ(log b₂/b₁) + (b₁/b₂) φ(|μ₁ − μ₂|/b₁), its second part |μ₁ − μ₂|/b₂ where b₁ = 0."""
-    distance = abs(p.loc - q.loc)
-    point = p.scale == 0
-    safe = xp.where(point, 1.0, p.scale)
-    spread = quotient(xp, safe * phi(xp, distance / safe), q.scale)
-    apart = xp.where(point, quotient(xp, distance, q.scale), spread)
-    return ratio_phi(xp, q.scale, p.scale) + apart
+    """φ(log b₂/b₁) + (b₁/b₂) φ(x), x = d/b₁, d = |μ₁ − μ₂|; far: φ(log b₂/d) + log x + b₁/b₂ e⁻ˣ.
+
+    Both are sums of terms ≥ 0. Where d is larger than both scales the slope in b₁ of the first
+    would cancel, elsewhere that in d of the second.
+    """
+    apart = distance(xp, p.loc, q.loc)
+    far = (apart > p.scale) & (apart > q.scale)
+    safe = xp.where(far | (p.scale == 0), 1.0, p.scale)  # where b₁ = 0 is not far it is +∞ below
+    near = safe * phi(xp, xp.where(far, 0.0, apart) / safe)
+    near = ratio_phi(xp, q.scale, p.scale) + quotient(xp, near, q.scale)
+    middle = far & (apart < _FAR * p.scale)  # where e⁻ˣ is anything beside 1
+    tail = xp.exp(-xp.where(middle, apart, 1.0) / xp.where(middle, p.scale, 1.0))
+    tail = xp.where(middle, quotient(xp, p.scale * tail, q.scale), 0.0)
+    apart = xp.where(far, apart, 1.0)
+    some = far & (p.scale > 0)
+    x = log_ratio(xp, xp.where(some, apart, 1.0), xp.where(some, p.scale, 1.0))
+    x = xp.where(p.scale > 0, x, xp.where(p.scale == 0, math.inf, xp.full_like(x, math.nan)))
+    return xp.where(far, ratio_phi(xp, q.scale, apart) + x + tail, near)
 
 
 @register_kl(Cauchy, Cauchy)
 def cauchy(xp: Namespace, p: Cauchy, q: Cauchy) -> Array:
-    """log(1 + ((γ₁ − γ₂)² + (x₁ − x₂)²)/(4 γ₁ γ₂))."""
-    scale, loc = p.scale - q.scale, p.loc - q.loc
-    return log1p(xp, quotient(xp, scale * scale + loc * loc, 4.0 * p.scale * q.scale))
+    """log(1 + u² + v²), u = (γ₁ − γ₂)/g, v = (x₁ − x₂)/g, g = 2√(γ₁ γ₂).
+
+    Where a square would overflow: 2 log m + log((u/m)² + (v/m)²), m the larger of both.
+    """
+    alive = (p.scale > 0) & (q.scale > 0)
+    p_scale, q_scale = (xp.where(alive, d.scale, 1.0) for d in (p, q))
+    mean = 2.0 * xp.sqrt(p_scale) * xp.sqrt(q_scale)
+    u, v = (p_scale - q_scale) / mean, (p.loc - q.loc) / mean
+    larger = xp.where(abs(u) > abs(v), abs(u), abs(v))
+    far = larger > _ROOT
+    near = log1p(xp, xp.where(far, 0.0, u) ** 2 + xp.where(far, 0.0, v) ** 2)
+    u, v, larger = (xp.where(far, x, 1.0) for x in (u, v, larger))
+    value = 2.0 * xp.log(larger) + xp.log((u / larger) ** 2 + (v / larger) ** 2)
+    value = xp.where(far, value, near)
+    return xp.where(alive, value, of_points(xp, p.scale, q.scale, p.loc - q.loc))
 
 
 @register_kl(Gumbel, Gumbel)
 def gumbel(xp: Namespace, p: Gumbel, q: Gumbel) -> Array:
     """φ(−u) + the remainder of log Γ from 1 to s, s = β₁/β₂, u = log Γ(1+s) − (μ₁ − μ₂)/β₂."""
-    return power_law(
-        xp, p.scale / q.scale, (p.scale - q.scale) / q.scale, (q.loc - p.loc) / q.scale
+    alive = (p.scale > 0) & (q.scale > 0)
+    p_scale, q_scale = (xp.where(alive, d.scale, 1.0) for d in (p, q))
+    value = power_law(
+        xp, p_scale / q_scale, (p_scale - q_scale) / q_scale, (q.loc - p.loc) / q_scale
     )
+    return xp.where(alive, value, of_points(xp, p.scale, q.scale, p.loc - q.loc))
 
 
 def power_law(xp: Namespace, s: Array, less: Array, w: Array) -> Array:

@@ -1,9 +1,10 @@
-"""Normals of vectors: through the eigenvalues of what one covariance adds to the other."""
+"""Normals of vectors: by triangular factors where they are known, by what one covariance adds."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kldiv.distributions.base import broadcast
 from kldiv.distributions.closed_forms.location import quotient
 from kldiv.distributions.families import (
     LowRankMultivariateNormal,
@@ -11,8 +12,7 @@ from kldiv.distributions.families import (
     MultivariateNormalDiag,
 )
 from kldiv.distributions.registry import register_kl
-from kldiv.formulas.remainders import ratio_phi
-from kldiv.formulas.special import log1p_gap
+from kldiv.formulas.remainders import log_det_remainder, ratio_phi
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
@@ -29,28 +29,46 @@ _ANY = (MultivariateNormal, MultivariateNormalDiag, LowRankMultivariateNormal)
 
 
 def multivariate(xp: Namespace, p: Any, q: Any) -> Array:
-    """½ Σ (eᵢ − log(1 + eᵢ)) + ½ |L⁻¹(μ₁ − μ₂)|²; e are the eigenvalues of L⁻¹(Σ₁ − Σ₂)L⁻ᵀ.
+    """½ (tr A − n − log det A) + ½ |L⁻¹(μ₁ − μ₂)|², A = L⁻¹ Σ₁ L⁻ᵀ, L Lᵀ = Σ₂.
 
-    L Lᵀ = Σ₂.  Of two precisions it is those of K⁻¹(Λ₂ − Λ₁)K⁻ᵀ, K Kᵀ = Λ₁: the same numbers.
+    Of two precisions A = K⁻¹ Λ₂ K⁻ᵀ, K Kᵀ = Λ₁, has the same eigenvalues.
     """
-    if _both(p, q, "precision_matrix"):
-        factor = xp.linalg.cholesky(p.precision_matrix)
-        added = _within(xp, factor, q.precision_matrix - p.precision_matrix)
-        z = xp.linalg.cholesky(q.precision_matrix)
-        z = _apply(xp, _transposed(xp, z), p.loc - q.loc)
+    if _has(p, "precision_matrix") and _has(q, "precision_matrix"):
+        inner, outer = (xp.linalg.cholesky(d.precision_matrix) for d in (q, p))
+        added = q.precision_matrix - p.precision_matrix
+        z = xp.matmul(_transposed(xp, inner), (p.loc - q.loc)[..., None])[..., 0]
     else:
-        if _both(p, q, "scale_tril"):
-            factor = q.scale_tril
-            m = xp.linalg.solve(factor, p.scale_tril - q.scale_tril)
-            added = m + _transposed(xp, m) + xp.matmul(m, _transposed(xp, m))
-        else:
-            covariance = _covariance(xp, q)
-            factor = q.scale_tril if _has(q, "scale_tril") else xp.linalg.cholesky(covariance)
-            added = _within(xp, factor, _covariance(xp, p) - covariance)
-        z = xp.linalg.solve(factor, (p.loc - q.loc)[..., None])[..., 0]
-    # Symmetric but for rounding; a library may read one half only.
-    values = xp.linalg.eigvalsh(0.5 * (added + _transposed(xp, added)))
-    return 0.5 * (xp.sum(log1p_gap(xp, values), axis=-1) + xp.sum(z * z, axis=-1))
+        inner, outer = _factor(xp, p), _factor(xp, q)
+        added = None if _triangular(p) and _triangular(q) else _added(xp, p, q)
+        z = xp.linalg.solve(outer, (p.loc - q.loc)[..., None])[..., 0]
+    spread = _by_factors(xp, inner, outer)
+    if added is not None:
+        spread = _or_near(xp, spread, outer, added)
+    return 0.5 * (spread + xp.sum(z * z, axis=-1))
+
+
+def _by_factors(xp: Namespace, inner: Array, outer: Array) -> Array:
+    """Return tr A − n − log det A ≥ 0 of A = M Mᵀ, M = L⁻¹ R lower triangular; L outer, R inner.
+
+    It is Σ φ(2 log(Lᵢᵢ/Rᵢᵢ)) + Σ Mᵢⱼ² over i > j: no eigenvalue is needed, nothing cancels, and it
+    is smooth where eigenvalues are equal. Off its diagonal M is L⁻¹(R − L), right where R nears L.
+    """
+    size = outer.shape[-1]
+    below = xp.arange(size)[:, None] > xp.arange(size)[None, :]
+    m = xp.where(below, xp.linalg.solve(outer, inner - outer), 0.0)
+    diagonals = ratio_phi(xp, _diagonal_of(xp, outer), _diagonal_of(xp, inner), 2.0)
+    return xp.sum(diagonals, axis=-1) + xp.sum(m * m, axis=(-2, -1))
+
+
+def _or_near(xp: Namespace, spread: Array, factor: Array, added: Array) -> Array:
+    """Return the same, by what one matrix adds to the other where that is little.
+
+    Factors that were computed have each its own rounding, which their difference would show.
+    """
+    e = _within(xp, factor, added)
+    e = 0.5 * (e + _transposed(xp, e))  # symmetric but for rounding
+    near = xp.sum(e * e, axis=(-2, -1)) < 0.25
+    return xp.where(near, log_det_remainder(xp, xp.where(near[..., None, None], e, 0.0)), spread)
 
 
 for _p in _ANY:
@@ -63,22 +81,52 @@ def _has(d: Any, name: str) -> bool:
     return getattr(d, name, None) is not None
 
 
-def _both(p: Any, q: Any, name: str) -> bool:
-    return _has(p, name) and _has(q, name)
+def _triangular(d: Any) -> bool:
+    """Return whether a triangular factor of the covariance is given."""
+    return _has(d, "scale_tril") or _has(d, "scale_diag")
 
 
 def _transposed(xp: Namespace, matrix: Array) -> Array:
     return xp.matrix_transpose(matrix)
 
 
-def _apply(xp: Namespace, matrix: Array, vector: Array) -> Array:
-    return xp.matmul(matrix, vector[..., None])[..., 0]
-
-
 def _within(xp: Namespace, factor: Array, matrix: Array) -> Array:
     """Return L⁻¹ A L⁻ᵀ of a symmetric A."""
     half = xp.linalg.solve(factor, matrix)
     return xp.linalg.solve(factor, _transposed(xp, half))
+
+
+def _factor(xp: Namespace, d: Any) -> Array:
+    """Return L with L Lᵀ = Σ, lower triangular."""
+    if _has(d, "scale_tril"):
+        return d.scale_tril
+    if _has(d, "scale_diag"):
+        return _diagonal(xp, d.scale_diag)
+    if _has(d, "cov_factor"):
+        return _factor_of_low_rank(xp, d)
+    return xp.linalg.cholesky(_covariance(xp, d))
+
+
+def _factor_of_low_rank(xp: Namespace, d: LowRankMultivariateNormal) -> Array:
+    """Return the Rᵀ of W Wᵀ + D = Rᵀ R, by R of [W, √D]ᵀ: squares would lose a small D beside W."""
+    root = _diagonal(xp, xp.sqrt(d.cov_diag))
+    batch = broadcast(type(d).__name__, d.cov_factor.shape[:-2], root.shape[:-2])
+    parts = [xp.broadcast_to(m, (*batch, *m.shape[-2:])) for m in (d.cov_factor, root)]
+    r = xp.linalg.qr(_transposed(xp, xp.concat(parts, axis=-1)))[1]
+    r = xp.where(_diagonal_of(xp, r)[..., None] < 0, -r, r)
+    return _transposed(xp, r)
+
+
+def _added(xp: Namespace, p: Any, q: Any) -> Array:
+    """Return Σ₁ − Σ₂; of two of low rank by the differences of their parts."""
+    if not (_has(p, "cov_factor") and _has(q, "cov_factor")):
+        return _covariance(xp, p) - _covariance(xp, q)
+    w, v = p.cov_factor, q.cov_factor
+    rest = _diagonal(xp, p.cov_diag - q.cov_diag)
+    if w.shape[-1] != v.shape[-1]:
+        return xp.matmul(w, _transposed(xp, w)) - xp.matmul(v, _transposed(xp, v)) + rest
+    change = xp.matmul(w - v, 0.5 * _transposed(xp, w + v))
+    return change + _transposed(xp, change) + rest
 
 
 def _covariance(xp: Namespace, d: Any) -> Array:
@@ -94,9 +142,12 @@ def _covariance(xp: Namespace, d: Any) -> Array:
     return xp.linalg.inv(d.precision_matrix)
 
 
+def _diagonal_of(xp: Namespace, matrix: Array) -> Array:
+    return xp.linalg.diagonal(matrix)
+
+
 def _diagonal(xp: Namespace, values: Array) -> Array:
     size = values.shape[-1]
     where = xp.arange(size)
     same = where[:, None] == where[None, :]
-    same = xp.zeros_like(values)[..., None, :] + xp.astype(same, values.dtype)
-    return same * values[..., None, :]
+    return xp.where(same, values[..., None, :], 0.0)

@@ -16,8 +16,13 @@ from kldiv.distributions.families import (
 )
 from kldiv.distributions.registry import register_kl
 from kldiv.formulas.measures import relative_entropy
-from kldiv.formulas.remainders import gamma_excess, integrated_remainder, ratio_phi
-from kldiv.formulas.special import log_ratio, polynomial
+from kldiv.formulas.remainders import (
+    gamma_excess,
+    gamma_excess_growth,
+    integrated_remainder,
+    ratio_phi,
+)
+from kldiv.formulas.special import expm1, log_ratio, phi, polynomial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,18 +33,28 @@ if TYPE_CHECKING:
 @register_kl(Dirichlet, Dirichlet)
 def dirichlet(xp: Namespace, p: Dirichlet, q: Dirichlet) -> Array:
     """B·D(β/B‖α/A) + Σ E(αᵢ → βᵢ) − E(A → B), E the remainder of log Γ(x) − x log x + x."""
-    return _of_concentrations(xp, p.concentration, q.concentration)
+    return of_concentrations(xp, p.concentration, q.concentration)
 
 
-def _of_concentrations(xp: Namespace, a: Array, b: Array) -> Array:
+def of_concentrations(xp: Namespace, a: Array, b: Array) -> Array:
+    """Return the divergence of two Dirichlets of these concentrations."""
+    a, b = xp.broadcast_arrays(a, b)
     change = b - a
-    total_a, total_b = (xp.sum(x, axis=-1) for x in (a, b))
-    total_change = xp.sum(change, axis=-1)
-    share_a, share_b = a / total_a[..., None], b / total_b[..., None]
-    shift = (change - share_a * total_change[..., None]) / total_b[..., None]
+    total_a, total_b = (xp.sum(x, axis=-1, keepdims=True) for x in (a, b))
+    total_change = xp.sum(change, axis=-1, keepdims=True)
+    # The largest concentration may be all of A but little: what it adds is a difference.
+    largest = a == xp.max(a, axis=-1, keepdims=True)
+    main = largest & (xp.cumulative_sum(xp.astype(largest, a.dtype), axis=-1) == 1.0)
+    share_a, share_b = a / total_a, b / total_b
+    moved = share_a * total_change
+    close = abs(change) + abs(moved) < b + share_a * total_b
+    shift = xp.where(close, (change - moved) / total_b, share_b - share_a)
+    shift = xp.where(main, -xp.sum(xp.where(main, 0.0, shift), axis=-1, keepdims=True), shift)
     spread = xp.sum(relative_entropy(xp, share_b, share_a, shift), axis=-1)
-    own = xp.sum(gamma_excess(xp, a, b, change), axis=-1)
-    return total_b * spread + own - gamma_excess(xp, total_a, total_b, total_change)
+    of_main = [xp.sum(xp.where(main, x, 0.0), axis=-1) for x in (a, b, change)]
+    of_rest = [xp.sum(xp.where(main, 0.0, x), axis=-1) for x in (a, b, change)]
+    own = xp.sum(xp.where(main, 0.0, gamma_excess(xp, a, b, change)), axis=-1)
+    return total_b[..., 0] * spread + own - gamma_excess_growth(xp, *of_main, *of_rest)
 
 
 @register_kl(Beta, Beta)
@@ -48,7 +63,7 @@ def beta(xp: Namespace, p: Beta, q: Beta) -> Array:
     parts = [
         xp.stack(xp.broadcast_arrays(d.concentration1, d.concentration0), axis=-1) for d in (p, q)
     ]
-    return _of_concentrations(xp, *parts)
+    return of_concentrations(xp, *parts)
 
 
 @register_kl(Kumaraswamy, Kumaraswamy)
@@ -63,7 +78,7 @@ def natural(xp: Namespace, d: ContinuousBernoulli) -> Array:
     if d.logits is not None:
         return d.logits
     p1, p0 = probabilities(xp, d)
-    return xp.log(p1) - xp.log(p0)
+    return log_ratio(xp, p1, p0, p1 - p0)
 
 
 def _bernoulli_numbers(most: int) -> list[Fraction]:
@@ -75,11 +90,10 @@ def _bernoulli_numbers(most: int) -> list[Fraction]:
 
 
 # 1/x² − 1/(4 sinh²(x/2)) = Σ B₂ₙ (2n − 1)/(2n)! x^(2n − 2), right to 1e-19 for |x| below 1.5.
-_CURVATURE = tuple(
-    float(number * (n - 1) / math.factorial(n))
-    for n, number in enumerate(_bernoulli_numbers(32))
-    if n >= 2 and n % 2 == 0
-)
+_EVEN = {n: number / math.factorial(n) for n, number in enumerate(_bernoulli_numbers(32))}
+_CURVATURE = tuple(float(_EVEN[n] * (n - 1)) for n in range(2, 33, 2))
+# ½ coth(x/2) − 1/x = Σ B₂ₙ/(2n)! x^(2n − 1), likewise.
+_MEAN = tuple(float(_EVEN[n]) for n in range(2, 33, 2))
 _SMALL = 1.5
 
 
@@ -95,26 +109,25 @@ def curvature(xp: Namespace, x: Array) -> Array:
     return xp.where(small, series, 1.0 / (far * far) - decay / (lost * lost))
 
 
+def lower_mean(xp: Namespace, size: Array) -> Array:
+    """Return the mean of the ContinuousBernoulli with logits −size ≤ 0: 1/size − 1/(e^size − 1)."""
+    small = size < _SMALL
+    near = xp.where(small, size, 0.0)
+    far = xp.where(small, _SMALL, size)
+    decay = xp.exp(-far)
+    series = 0.5 - near * polynomial(near * near, _MEAN)
+    return xp.where(small, series, 1.0 / far - decay / (1.0 - decay))
+
+
 def mean(xp: Namespace, x: Array) -> Array:
-    """Return the mean of a ContinuousBernoulli with logits x: 1/(1 − e⁻ˣ) − 1/x."""
-    small = abs(x) < 1e-2
-    near = xp.where(small, x, 0.0)
-    series = 0.5 + near * (1 / 12 - near * near * (1 / 720 - near * near * (1 / 30240)))
-    far = xp.where(small, 1.0, x)
-    size = abs(far)
-    above = 1.0 / (1.0 - xp.exp(-size)) - 1.0 / size
-    return xp.where(small, series, xp.where(far > 0, above, 1.0 - above))
+    """Return the mean of a ContinuousBernoulli with logits x."""
+    low = lower_mean(xp, abs(x))
+    return xp.where(x > 0, 1.0 - low, low)
 
 
-def log_partition(xp: Namespace, x: Array) -> Array:
-    """Return log((eˣ − 1)/x)."""
-    small = abs(x) < 1e-2
-    near = xp.where(small, x, 0.0)
-    series = 0.5 * near + near * near * (1 / 24 - near * near * (1 / 2880))
-    far = xp.where(small, 1.0, x)
-    size = abs(far)
-    value = xp.log((1.0 - xp.exp(-size)) / size) + xp.where(far > 0, far, 0.0)
-    return xp.where(small, series, value)
+def log_decay(xp: Namespace, x: Array) -> Array:
+    """Return log((1 − e⁻ˣ)/x) for x > 0."""
+    return log_ratio(xp, -expm1(xp, -x), x, -phi(xp, x))
 
 
 @register_kl(ContinuousBernoulli, ContinuousBernoulli)
@@ -126,11 +139,26 @@ def continuous_bernoulli(xp: Namespace, p: ContinuousBernoulli, q: ContinuousBer
         more = q.probs - p.probs
         change = log_ratio(xp, q.probs, p.probs, more)
         change = change - log_ratio(xp, 1.0 - q.probs, 1.0 - p.probs, -more)
+    return of_logits(xp, a, b, change)
+
+
+def of_logits(xp: Namespace, a: Array, b: Array, change: Array) -> Array:
+    """Return the divergence of two ContinuousBernoullis of logits a and b = a + change."""
     close = abs(change) < 4.0
     step = xp.where(close, change, 0.0)
     near = integrated_remainder(lambda x: curvature(xp, x), a, step)
-    far = log_partition(xp, b) - log_partition(xp, a) - change * mean(xp, a)
-    return xp.where(close, near, far)
+    # Mirrored so that a ≥ 0: log((eˣ − 1)/x) is x + log((1 − e⁻ˣ)/x), and without the x for x < 0.
+    mirrored = a < 0
+    b = xp.where(mirrored, -b, b)
+    large = (abs(a) >= 1.0) & (b >= 1.0)
+    size_a, size_b = (xp.where(x == 0, 1e-30, abs(x)) for x in (a, b))
+    rate = xp.exp(-size_a) / -expm1(xp, -size_a)  # 1/(eᵃ − 1)
+    # Two large ones are nearly two Exponentials, of rates a and b: what is not is small.
+    own = log_ratio(xp, -expm1(xp, -size_b), -expm1(xp, -size_a))
+    apart = ratio_phi(xp, size_a, size_b) + own + (size_a - b) * rate
+    less = log_decay(xp, size_b) - log_decay(xp, size_a)
+    mixed = less + (b - size_a) * lower_mean(xp, size_a) + xp.where(b < 0, size_b, 0.0)
+    return xp.where(close, near, xp.where(large, apart, mixed))
 
 
 _LARGE = 24.0
@@ -167,11 +195,12 @@ def _cosine(
     return small, near, share, polynomial(inverse, falling) * inverse
 
 
-def mean_cosine(xp: Namespace, k: Array) -> Array:
-    """Return A = I₁/I₀, the derivative of log I₀."""
+def mean_cosine(xp: Namespace, k: Array) -> tuple[Array, Array]:
+    """Return A = I₁/I₀, the derivative of log I₀, and 1 − A."""
     series = [(m + 1) * c for m, c in enumerate(_SQUARE[1:])]
     small, near, share, rest = _cosine(xp, k, series, _FALLING)
-    return xp.where(small, near * share / _LARGE**2, 1.0 - rest)
+    of_small = near * share / _LARGE**2
+    return xp.where(small, of_small, 1.0 - rest), xp.where(small, 1.0 - of_small, rest)
 
 
 def cosine_variance(xp: Namespace, k: Array) -> Array:
@@ -194,7 +223,7 @@ def von_mises(xp: Namespace, p: VonMises, q: VonMises) -> Array:
     close = (abs(change) < 0.5) | ((abs(change) < 0.5 * a) & (abs(change) < 0.5 * b))
     step = xp.where(close, change, 0.0)
     near = integrated_remainder(lambda k: cosine_variance(xp, k), a, step)
-    ratio = mean_cosine(xp, a)
-    far = xp.log(xp.special.i0e(b) / xp.special.i0e(a)) + change * (1.0 - ratio)
+    ratio, rest = mean_cosine(xp, a)
+    far = xp.log(xp.special.i0e(b) / xp.special.i0e(a)) + change * rest
     half = xp.sin(0.5 * (p.loc - q.loc))
     return xp.where(close, near, far) + 2.0 * b * ratio * half * half

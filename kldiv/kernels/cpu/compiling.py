@@ -8,16 +8,18 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numba
+from filelock import FileLock
 from numba.core import caching
 from numba.core.runtime import rtsys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 OPTIONS = {"error_model": "numpy"}
 """A division by zero is an infinity, not an exception, which would keep a loop scalar."""
@@ -38,8 +40,20 @@ def kernel(signature: str) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
 def _compile(signature: str, function: Callable[..., Any]) -> Any:
     dispatcher = numba.njit(nogil=True, **OPTIONS)(function)
     dispatcher._cache = _Cache(function)  # noqa: SLF001 - what njit(cache=True) does, elsewhere
-    dispatcher.compile(signature)
+    name = f"{function.__module__.rpartition('.')[2]}-{function.__code__.co_firstlineno}"
+    with _alone(directory() / f"kernels-{stamp()}" / f"{name}.lock"):
+        dispatcher.compile(signature)
     return dispatcher
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock, so that of many processes one compiles and the others load what it made."""
+    with ExitStack() as stack:
+        # Without a place to write or locks there, each process compiles for itself.
+        with suppress(OSError, NotImplementedError):
+            stack.enter_context(FileLock(path))
+        yield
 
 
 def directory() -> Path:

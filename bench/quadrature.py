@@ -1,0 +1,334 @@
+"""Whether the error that ``method="quadrature"`` returns bounds the true one, on random pairs.
+
+    python -m bench.quadrature [--pairs N] [--seed N]
+
+The truths are closed forms in 50 digits. Scales and shapes spread over many powers of ten, a third
+of the pairs are nearly equal, and some integrals diverge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+import kldiv
+from kldiv import distributions as d
+from kldiv.errors import KLDivError
+
+try:
+    import mpmath
+    from mpmath import mp, mpf
+except ImportError:
+    sys.exit("bench.quadrature needs mpmath for the truth: pip install mpmath")
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Parameters = tuple[float, ...]
+    Maker = Callable[[np.random.Generator], tuple[Any, Any, Any]]
+
+DIGITS = 50
+WRONG = 1e-6
+"""The relative error that no result may have whose stated error is smaller."""
+
+
+class Result(NamedTuple):
+    """One pair: what was stated, and what is true."""
+
+    pair: str
+    value: float
+    error: float
+    truth: float
+    seconds: float
+    refused: str
+
+    @property
+    def distance(self) -> float:
+        """How far the value is from the truth."""
+        return 0.0 if self.value == self.truth else abs(self.value - self.truth)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the truth lies within the error; a refusal states no number."""
+        return bool(self.refused) or self.distance <= self.error
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the result is off by more than it says and by more than a millionth."""
+        return not self.bounded and not self.distance <= WRONG * abs(self.truth)
+
+
+def _spread(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(10.0 ** rng.uniform(low, high))
+
+
+def _near(rng: np.random.Generator, *others: tuple[float, float]) -> tuple[Parameters, Parameters]:
+    """Return parameters of P and Q, spread over powers of ten, nearly equal in a third of cases."""
+    p = tuple(_spread(rng, *bounds) for bounds in others)
+    if rng.random() < 1 / 3:
+        step = _spread(rng, -8, -1)
+        return p, tuple(x * (1 + step * rng.uniform(-1, 1)) for x in p)
+    return p, tuple(_spread(rng, *bounds) for bounds in others)
+
+
+# --- closed forms ---------------------------------------------------------------------------------
+
+
+def _normal(m: Any, s: Any, n: Any, t: Any) -> Any:
+    return mp.log(t / s) + (s**2 + (m - n) ** 2) / (2 * t**2) - mpf(1) / 2
+
+
+def _normal_entropy(s: Any) -> Any:
+    return mp.log(s) + mp.log(2 * mp.pi * mp.e) / 2
+
+
+def _normal_cross(second_moment: Any, t: Any) -> Any:
+    """Return −E log q of Normal(n, t), given E (x − n)²."""
+    return mp.log(t) + mp.log(2 * mp.pi) / 2 + second_moment / (2 * t**2)
+
+
+def _laplace(m: Any, b: Any, n: Any, c: Any) -> Any:
+    gap = abs(m - n)
+    return mp.log(c / b) + (b * mp.exp(-gap / b) + gap) / c - 1
+
+
+def _cauchy(m: Any, s: Any, n: Any, t: Any) -> Any:
+    return mp.log(((s + t) ** 2 + (m - n) ** 2) / (4 * s * t))
+
+
+def _gumbel(m: Any, b: Any, n: Any, c: Any) -> Any:
+    power = mp.exp((n - m) / c) * mp.gamma(b / c + 1)
+    return mp.log(c / b) + (m - n) / c + mp.euler * (b / c - 1) + power - 1
+
+
+def _gamma(a: Any, r: Any, c: Any, s: Any) -> Any:
+    gammas = mp.loggamma(c) - mp.loggamma(a)
+    return (a - c) * mp.digamma(a) + gammas + c * mp.log(r / s) + a * (s - r) / r
+
+
+def _gamma_entropy(a: Any, r: Any) -> Any:
+    return a - mp.log(r) + mp.loggamma(a) + (1 - a) * mp.digamma(a)
+
+
+def _beta(a: Any, b: Any, c: Any, e: Any) -> Any:
+    total = mp.loggamma(c) + mp.loggamma(e) - mp.loggamma(c + e)
+    total -= mp.loggamma(a) + mp.loggamma(b) - mp.loggamma(a + b)
+    total += (a - c) * mp.digamma(a) + (b - e) * mp.digamma(b)
+    return total + (c - a + e - b) * mp.digamma(a + b)
+
+
+def _weibull(scale: Any, k: Any, other: Any, j: Any) -> Any:
+    heads = mp.log(k / scale**k) - mp.log(j / other**j)
+    return (
+        heads
+        + (k - j) * (mp.log(scale) - mp.euler / k)
+        + (scale / other) ** j * mp.gamma(j / k + 1)
+        - 1
+    )
+
+
+def _student_normal(df: Any, n: Any, t: Any) -> Any:
+    if df <= 2:
+        return mp.inf
+    entropy = (df + 1) / 2 * (mp.digamma((df + 1) / 2) - mp.digamma(df / 2))
+    entropy += mp.log(mp.sqrt(df)) + mp.log(mp.beta(df / 2, mpf(1) / 2))
+    return _normal_cross(df / (df - 2) + n**2, t) - entropy
+
+
+def _inverse_gamma_gamma(a: Any, r: Any, c: Any, s: Any) -> Any:
+    if a <= 1:
+        return mp.inf
+    log_mean = mp.log(r) - mp.digamma(a)
+    entropy = a + mp.log(r) + mp.loggamma(a) - (1 + a) * mp.digamma(a)
+    log_q = c * mp.log(s) - mp.loggamma(c) + (c - 1) * log_mean - s * r / (a - 1)
+    return -entropy - log_q
+
+
+def _zipf(a: Any, b: Any) -> Any:
+    log_mean = -mp.zeta(a, derivative=1) / mp.zeta(a)
+    return (b - a) * log_mean + mp.log(mp.zeta(b)) - mp.log(mp.zeta(a))
+
+
+# --- the pairs ------------------------------------------------------------------------------------
+
+
+def _numbers(*values: Any) -> list[Any]:
+    return [mpf(value) for value in values]
+
+
+def _same(family: Any, truth: Callable[..., Any], *others: tuple[float, float]) -> Maker:
+    """Return a maker of pairs of one family, its parameters spread over powers of ten."""
+
+    def make(rng: np.random.Generator) -> tuple[Any, Any, Any]:
+        p, q = _near(rng, *others)
+        return family(*p), family(*q), truth(*_numbers(*p, *q))
+
+    return make
+
+
+def _located(family: Any, truth: Callable[..., Any], ratio: float = 3.0) -> Maker:
+    """Return a maker of pairs with a place and a scale."""
+
+    def make(rng: np.random.Generator) -> tuple[Any, Any, Any]:
+        (s,), (t,) = _near(rng, (-3, 3))
+        t = s * float(np.clip(t / s, 10**-ratio, 10**ratio))
+        m = rng.normal() * _spread(rng, -2, 2)
+        n = m + (t if s != t else s) * rng.normal() * _spread(rng, -2, 1)
+        if 0.5 < t / s < 2:
+            n = m + rng.normal() * abs(t - s)
+        return family(m, s), family(n, t), truth(*_numbers(m, s, n, t))
+
+    return make
+
+
+def _gamma_normal(rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    a, r = _spread(rng, -2, 4), _spread(rng, -2, 2)
+    mean, deviation = a / r, a**0.5 / r
+    n, t = mean + deviation * rng.normal(), deviation * _spread(rng, -0.5, 1)
+    a_, r_, n_, t_ = _numbers(a, r, n, t)
+    moment = a_ / r_**2 + (a_ / r_ - n_) ** 2
+    return d.Gamma(a, r), d.Normal(n, t), _normal_cross(moment, t_) - _gamma_entropy(a_, r_)
+
+
+def _gamma_log_normal(rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    a, r = _spread(rng, -1.5, 4), _spread(rng, -2, 2)
+    n, t = np.log(a / r) + rng.normal(), _spread(rng, -1, 1)
+    a_, r_, n_, t_ = _numbers(a, r, n, t)
+    log_mean = mp.digamma(a_) - mp.log(r_)
+    moment = mp.psi(1, a_) + (log_mean - n_) ** 2
+    truth = _normal_cross(moment, t_) + log_mean - _gamma_entropy(a_, r_)
+    return d.Gamma(a, r), d.LogNormal(n, t), truth
+
+
+def _normal_laplace(rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    m, s, b = rng.normal() * _spread(rng, -1, 3), _spread(rng, -3, 2), _spread(rng, -2, 2)
+    m_, s_, b_ = _numbers(m, s, b)
+    far = s_ * mp.sqrt(2 / mp.pi) * mp.exp(-(m_**2) / (2 * s_**2))
+    far += m_ * mp.erf(m_ / (s_ * mp.sqrt(2)))
+    truth = mp.log(2 * b_) + far / b_ - _normal_entropy(s_)
+    return d.Normal(m, s), d.Laplace(0.0, b), truth
+
+
+def _student(rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    df, n, t = rng.choice([0.5, 1.0, 1.9, 2.0, 2.2, 3.0, 10.0, 200.0]), rng.normal(), 1.5
+    return d.StudentT(df, 0.0, 1.0), d.Normal(n, t), _student_normal(*_numbers(df, n, t))
+
+
+def _inverse(rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    a = float(rng.choice([0.5, 0.9, 1.0, 1.05, 1.5, 5.0, 100.0]))
+    given = (a, _spread(rng, -1, 1), _spread(rng, -1, 1), _spread(rng, -1, 1))
+    truth = _inverse_gamma_gamma(*_numbers(*given))
+    return d.InverseGamma(*given[:2]), d.Gamma(*given[2:]), truth
+
+
+def _peaks(rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    """Return a mixture of peaks so far apart that its entropy is that of its parts."""
+    count = int(rng.integers(2, 5))
+    scales = np.array([_spread(rng, -4, 1) for _ in range(count)])
+    starts = np.concatenate([[0.0], 40 * (scales[:-1] + scales[1:])])
+    locs = np.cumsum(starts) + rng.normal()
+    weights = rng.dirichlet(np.ones(count)) * 0.9 + 0.1 / count
+    weights /= weights.sum()
+    t = _spread(rng, 0, 2)
+    p = d.MixtureSameFamily(d.Categorical(weights), d.Normal(locs, scales))
+    truth, t_ = mpf(0), mpf(t)
+    total = mp.fsum(_numbers(*weights))
+    for w, m, s in zip(_numbers(*weights), _numbers(*locs), _numbers(*scales), strict=True):
+        part = w / total
+        truth += part * (_normal_cross(s**2 + m**2, t_) - _normal_entropy(s) + mp.log(part))
+    return p, d.Normal(0.0, t), truth
+
+
+def _zipfs(rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    from scipy import stats
+
+    a, b = 1 + _spread(rng, -1.5, 0.7), 1 + _spread(rng, -1.5, 0.7)
+    return stats.zipf(a), stats.zipf(b), _zipf(*_numbers(a, b))
+
+
+def _poisson(a: Any, b: Any) -> Any:
+    return a * mp.log(a / b) + b - a
+
+
+def _geometric(rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    p, q = _spread(rng, -6, -0.01), _spread(rng, -6, -0.01)
+    p_, q_ = _numbers(p, q)
+    truth = mp.log(p_ / q_) + (1 - p_) / p_ * mp.log((1 - p_) / (1 - q_))
+    return d.Geometric(p), d.Geometric(q), truth
+
+
+PAIRS: dict[str, Maker] = {
+    "Normal": _located(d.Normal, _normal),
+    "Laplace": _located(d.Laplace, _laplace),
+    "Cauchy": _located(d.Cauchy, _cauchy, 8.0),
+    "Gumbel": _located(d.Gumbel, _gumbel, 0.7),
+    "LogNormal": _located(d.LogNormal, _normal, 2.0),
+    "Gamma": _same(d.Gamma, _gamma, (-3, 5), (-3, 3)),
+    "InverseGamma": _same(d.InverseGamma, _gamma, (-3, 5), (-3, 3)),
+    "Beta": _same(d.Beta, _beta, (-3, 4), (-3, 4)),
+    "Weibull": _same(d.Weibull, _weibull, (-0.5, 0.5), (-0.7, 1)),
+    "Exponential": _same(d.Exponential, lambda a, b: mp.log(a / b) + b / a - 1, (-8, 8)),
+    "Poisson": _same(d.Poisson, _poisson, (-4, 7)),
+    "Geometric": _geometric,
+    "Zipf": _zipfs,
+    "Gamma‖Normal": _gamma_normal,
+    "Gamma‖LogNormal": _gamma_log_normal,
+    "Normal‖Laplace": _normal_laplace,
+    "StudentT‖Normal": _student,
+    "InverseGamma‖Gamma": _inverse,
+    "peaks‖Normal": _peaks,
+}
+"""By name: makers of P, Q and D(P‖Q)."""
+
+
+def measure(pairs: int, seed: int) -> list[Result]:
+    """Return the results of so many random pairs, all kinds in turn."""
+    found = []
+    names = list(PAIRS)
+    for number in range(pairs):
+        name = names[number % len(names)]
+        with mpmath.workdps(DIGITS):
+            p, q, exact = PAIRS[name](np.random.default_rng([seed, number]))
+            truth = float(exact)
+        start = perf_counter()
+        try:
+            value, error = kldiv.kl_divergence(p, q, method="quadrature")
+            refused = ""
+        except KLDivError as problem:
+            value, error, refused = np.nan, np.nan, str(problem)
+        seconds = perf_counter() - start
+        pair = f"{name} {number}: {p} ‖ {q}"
+        found.append(Result(pair, float(value), float(error), truth, seconds, refused))
+    return found
+
+
+def main() -> None:
+    """Print how many errors bound the truth, and every pair that they do not."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    results = measure(options.pairs, options.seed)
+    for result in results:
+        if result.refused or not result.bounded:
+            print(result)
+    number = len(results)
+    finite = [r for r in results if not r.refused and np.isfinite(r.truth)]
+    stated = np.array([r.error / abs(r.truth) for r in finite if r.truth])
+    true = np.array([r.distance / abs(r.truth) for r in finite if r.truth])
+    print(f"pairs                      {number}")
+    print(f"refused                    {sum(bool(r.refused) for r in results)}")
+    print(f"error bounds the truth     {sum(r.bounded for r in results) / number:.2%}")
+    print(f"off by > 1e-6 and > stated {sum(r.wrong for r in results)}")
+    for name, values in (("true relative error", true), ("stated relative error", stated)):
+        median, most, top = np.quantile(values, [0.5, 0.99, 1.0])
+        print(f"{name:26} median {median:.1e}, 99 % below {most:.1e}, largest {top:.1e}")
+    print(f"longest                    {max(r.seconds for r in results):.2f} s")
+
+
+if __name__ == "__main__":
+    main()

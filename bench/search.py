@@ -1,0 +1,243 @@
+"""Hill-climb for the worst error of public functions, against mpmath.
+
+    python -m bench.search [--minutes N] [--group NAME] [--only NAME] [--library NAME] [--seed N]
+                           [--json FILE]
+
+Errors are in units of roundoff, scaled by the condition: of a value |D| + Σ |θᵢ ∂D/∂θᵢ|, what
+rounding of the parameters alone may move it by; of a gradient's element |∂ᵢD| + Σ |θⱼ ∂ᵢ∂ⱼD|; of a
+Hessian's element √(∂ᵢ∂ᵢD ∂ⱼ∂ⱼD) + |∂ᵢD/θⱼ| + |∂ⱼD/θᵢ|. Every target has the same time; the worst
+inputs are printed as they are found to be written into a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import mpmath
+import numpy as np
+
+from .progress import bar
+from .searching import GROUPS, LIBRARIES, Found, Target, draw, mutate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .searching import Floats
+
+    Line = dict[str, Any]
+
+UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
+BATCH, KEPT, FRESH = 32, 8, 0.3  # cases at once, the worst that are mutated, the part drawn anew
+PARTS = ("value", "gradient", "Hessian")
+HESSIAN_UNITS = 1e4  # a few digits lost: curvature is used for steps, not for results
+
+
+class Truth(NamedTuple):
+    """What a case is exactly, and the condition of each number."""
+
+    value: float
+    gradient: Floats
+    hessian: Floats
+    value_scale: float
+    gradient_scale: Floats
+    hessian_scale: Floats
+
+
+def truth(target: Target, case: Floats) -> Truth | None:
+    """Return the truth about a case in 60 digits, or None where it is no finite number."""
+    k, h = len(case), mpmath.mpf(10) ** -18
+    with mpmath.workdps(60):
+        at = [mpmath.mpf(float(x)) for x in case]
+        steps = [h * max(abs(x), mpmath.mpf(10) ** -30) for x in at]
+
+        def moved(*changes: tuple[int, int]) -> Any:
+            numbers = list(at)
+            for i, sign in changes:
+                numbers[i] = numbers[i] + sign * steps[i]
+            return target.truth(*numbers)
+
+        try:
+            value = moved()
+            up, down = ([moved((i, sign)) for i in range(k)] for sign in (1, -1))
+            gradient = [(a - b) / (2 * e) for a, b, e in zip(up, down, steps, strict=True)]
+            hessian = np.empty((k, k), object)
+            for i in range(k):
+                hessian[i, i] = (up[i] - 2 * value + down[i]) / steps[i] ** 2
+                for j in range(i):
+                    corners = [moved((i, a), (j, b)) * a * b for a, b in product((1, -1), repeat=2)]
+                    hessian[i, j] = hessian[j, i] = sum(corners) / (4 * steps[i] * steps[j])
+        except (ZeroDivisionError, ValueError):
+            return None
+        if not all(mpmath.isfinite(x) for x in (value, *gradient, *hessian.ravel())):
+            return None
+        slopes, bends = np.array(gradient, float), hessian.astype(float)
+    sizes = abs(case)
+    roots = np.sqrt(abs(np.diagonal(bends)))
+    per_number = abs(slopes)[:, None] / np.maximum(sizes, 1e-30)[None, :]
+    return Truth(
+        float(value),
+        slopes,
+        bends,
+        abs(float(value)) + (sizes * abs(slopes)).sum(),
+        abs(slopes) + abs(bends) @ sizes,
+        np.outer(roots, roots) + per_number + per_number.T,
+    )
+
+
+def errors(found: Found, index: int, true: Truth, dtype: str) -> list[float]:
+    """Return the error of value, gradient and Hessian of a case in scaled units."""
+    tiny = float(np.finfo(dtype).tiny) / UNIT[dtype]
+    largest = float(np.finfo(dtype).max)
+    parts = zip(
+        found, (true.value, true.gradient, true.hessian),
+        (true.value_scale, true.gradient_scale, true.hessian_scale), strict=True,
+    )  # fmt: skip
+    worst = []
+    for given, exact, scale in parts:
+        if given is None:
+            worst.append(0.0)
+            continue
+        fits = abs(np.asarray(exact)) < largest / 16
+        with np.errstate(all="ignore"):
+            off = abs(given[index] - exact) / (UNIT[dtype] * (scale + tiny))
+        off = np.where(np.isfinite(given[index]), off, math.inf)
+        worst.append(float(np.max(np.where(fits, off, 0.0))))
+    if np.isfinite(true.value) and found.value[index] < 0:
+        worst[0] = math.inf
+    return worst
+
+
+class Worst(NamedTuple):
+    """The worst case of a part of a target, on a library in a dtype."""
+
+    error: float
+    case: list[float]
+    exact: float
+    given: float
+
+
+def climb(
+    target: Target, library: str, dtype: str, until: float, random: np.random.Generator
+) -> tuple[int, dict[str, Worst]]:
+    """Search one target until then; return the number of cases and the worst of each part."""
+    compute, pool, tried = LIBRARIES[library], [], 0
+    worst: dict[str, Worst] = {}
+    while not tried or monotonic() < until:
+        cases = [
+            draw(target, random, dtype)
+            if not pool or random.random() < FRESH
+            else mutate(target, pool[random.integers(len(pool))][1], random, dtype)
+            for _ in range(BATCH)
+        ]
+        with np.errstate(all="ignore"):
+            found = compute(target, np.array(cases), dtype)
+        for index, case in enumerate(cases):
+            true = truth(target, case)
+            if true is None:
+                continue
+            tried += 1
+            off = errors(found, index, true, dtype)
+            pool.append((max(off[0], off[1], off[2] * target.units / HESSIAN_UNITS), case))
+            for part, error in zip(PARTS, off, strict=True):
+                if part not in worst or error > worst[part].error:
+                    given = float(found.value[index])
+                    worst[part] = Worst(error, case.tolist(), true.value, given)
+        pool = sorted(pool, key=lambda each: -each[0])[:KEPT]
+    return tried, worst
+
+
+def usable(library: str) -> bool:
+    """Return whether a library is installed."""
+    return find_spec(library) is not None
+
+
+def search(options: argparse.Namespace, report: Callable[[float, str], None]) -> list[Line]:
+    """Search all that is asked for, each for the same time."""
+    targets = [
+        (group, target)
+        for group, targets in GROUPS.items()
+        if options.group in {None, group}
+        for target in targets()
+        if options.only in {None, target.name}
+    ]
+    libraries = [name for name in LIBRARIES if options.library in {None, name} and usable(name)]
+    jobs = list(product(targets, libraries, UNIT))
+    start, lines = monotonic(), []
+    for number, ((group, target), library, dtype) in enumerate(jobs):
+        report(number / len(jobs), f"{target.name}, {library}, {dtype}")
+        until = start + 60 * options.minutes * (number + 1) / len(jobs)
+        random = np.random.default_rng([options.seed, number])
+        tried, worst = climb(target, library, dtype, until, random)
+        for part, found in worst.items():
+            limit = HESSIAN_UNITS if part == "Hessian" else target.units
+            line = {
+                "group": group, "target": target.name, "library": library, "dtype": dtype,
+                "part": part, "tried": tried, "units": found.error, "limit": limit,
+                "case": found.case, "exact": found.exact, "given": found.given,
+            }  # fmt: skip
+            lines.append(line)
+            if found.error > limit:
+                print(
+                    f"{target.name}, {library} {dtype}, {part}: {found.error:.3g} units (limit "
+                    f"{limit:g}) at {found.case}: {found.given!r}, exactly {found.exact!r}",
+                    flush=True,
+                )
+    return lines
+
+
+def _key(line: Line) -> tuple[str, ...]:
+    return tuple(line[name] for name in ("group", "part", "dtype"))
+
+
+def summary(lines: list[Line]) -> str:
+    """Return the worst of each group, library, dtype and part as a Markdown table."""
+    rows: dict[tuple[str, ...], Line] = {}
+    for line in lines:
+        key = _key(line)
+        if key not in rows or line["units"] > rows[key]["units"]:
+            rows[key] = line
+    text = [
+        "| group | part | dtype | cases | worst | where |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for key, line in rows.items():
+        cases = sum(each["tried"] for each in lines if _key(each) == key)
+        where = f"{line['target']} on {line['library']}"
+        text.append(f"| {' | '.join(key)} | {cases:,} | {line['units']:.3g} | {where} |")
+    return "\n".join(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Search, print the worst, and return 1 where something is beyond its limit."""
+    parser = argparse.ArgumentParser(prog="python -m bench.search", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--group", choices=list(GROUPS))
+    parser.add_argument("--only", metavar="NAME")
+    parser.add_argument("--library", choices=list(LIBRARIES))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    with bar() as report:
+        lines = search(options, report)
+    print(summary(lines))
+    if options.json:
+        part = options.json.with_suffix(".part")
+        part.write_text(json.dumps(lines, indent=1), encoding="utf-8")
+        os.replace(part, options.json)  # noqa: PTH105 - atomic
+    return int(any(line["units"] > line["limit"] for line in lines))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,461 @@
+"""What every technology must compute: the truth, however near or far, and what the formulas say."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from kernels.conformance import AVAILABLE, FLOATS, HALVES, TECHNOLOGIES, each, formulas, kind
+from libraries import demanded, unit
+from logit_families import (
+    NEARLY_GOOD,
+    assert_right,
+    batch,
+    gradient_error,
+    long_rows,
+    truths,
+    value_error,
+)
+from reference import doubles, losses, truth
+
+import kldiv
+from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
+from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
+
+BETAS = [None, 0.3]
+REDUCTIONS = ["none", "mean", "batchmean", "sum"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=[
+                *each.marks(),
+                *([pytest.mark.skip(reason=f"{name}: {each.problem()}")]
+                  if each.problem() and each.library.value not in demanded() else []),
+            ],
+        )
+        for name, each in TECHNOLOGIES.items()
+    ],
+)  # fmt: skip
+def test_it_runs_here(name):
+    assert name in AVAILABLE, TECHNOLOGIES[name].problem()
+
+
+def of_rows(dtype="float32", beta=None, reduction="none", temperature=1.0, result=None):
+    wide = "float64" if "float64" in {dtype, result} else "float32"
+    divergence = KullbackLeibler() if beta is None else JensenShannon(beta)
+    return RowLoss(reduction, wide, wide, result or dtype, divergence, temperature)
+
+
+def pointwise(dtype="float32", reduction="none", *, log_target=False, result=None):
+    result = result or dtype
+    function = KLLogTarget() if log_target else KL()
+    return PointwiseLoss(reduction, result, result, result, function)
+
+
+def logits(shape, dtype="float32", seed=0):
+    random = np.random.default_rng(seed)
+    t = 3 * random.normal(size=shape)
+    return (t + random.normal(size=shape)).astype(kind(dtype)), t.astype(kind(dtype))
+
+
+def probabilities(shape, dtype="float32", *, log_target=False):
+    random = np.random.default_rng(1)
+    x, y = np.log(random.random(shape) + 1e-9), random.random(shape)
+    y.flat[::7] = 0
+    if log_target:
+        y = np.log(y + 1e-3)
+    x, y = x.astype(kind(dtype)), y.astype(kind(dtype))
+    x.flat[:3], y.flat[:3] = -np.inf, [-np.inf if log_target else 0, 0.5, 0]
+    return x, y
+
+
+OPERATIONS = {
+    "kl_div": (pointwise(reduction="sum"), probabilities),
+    "log_target": (
+        pointwise(reduction="sum", log_target=True),
+        functools.partial(probabilities, log_target=True),
+    ),
+    "elements": (pointwise(), probabilities),
+    "KL": (of_rows(reduction="mean"), logits),
+    "JS": (of_rows(beta=0.3), logits),
+}
+
+
+def of_operations(technology):
+    return list(OPERATIONS) if technology.pointwise else ["KL"]
+
+
+def of_the_others(technology):
+    return [] if technology.pointwise else ["JS"]
+
+
+def assert_agree(found, wanted, dtype, result=None):
+    """Within 16 units, or of what may cancel, such as log y − x, in those of the largest."""
+    wanted = map(np.asarray, (wanted[0], *wanted[1]))
+    for index, (a, b) in enumerate(zip((found[0], *found[1]), wanted, strict=True)):
+        assert a.shape == b.shape
+        name = dtype if index or result is None else result
+        scale = abs(b[np.isfinite(b)]).max(initial=0)
+        floor = 1e-7 if name == "float16" else 0
+        tolerance = 16 * unit(name)
+        atol = tolerance * scale + floor
+        np.testing.assert_allclose(a.astype("f8"), b, rtol=tolerance, atol=atol)
+
+
+# --- elementary functions -------------------------------------------------------------------------
+
+
+def arguments(name, dtype):
+    """All exponents alike, and where the result is small."""
+    random = np.random.default_rng(1)
+    steps = random.normal(size=20_000) * 10.0 ** random.integers(-8, 1, 20_000)
+    edges = [0, -0.0, np.inf, -np.inf, np.nan]
+    if name == "log":
+        bits = {"float32": np.int32, "float64": np.int64}[dtype]
+        top = int(np.array(np.inf, dtype).view(bits))
+        found = random.integers(0, top + 1, 100_000).astype(bits).view(dtype)
+        more = [*(1 + steps[steps > -1]), *edges, -1]
+    else:
+        low, high = {"float32": (-104.5, 89.5), "float64": (-746.5, 710.5)}[dtype]
+        found = random.uniform(low, high, 100_000).astype(dtype)
+        more = [*steps, *edges, 1e300, -1e300, 5e-324]
+    with np.errstate(over="ignore", under="ignore"):
+        return np.concatenate([found, np.array(more).astype(dtype)])
+
+
+@each(
+    "function dtype",
+    lambda technology: [(name, dtype) for name in technology.functions for dtype in FLOATS],
+)
+def test_functions_are_right_to_an_ulp(technology, function, dtype):
+    x = arguments(function, dtype)
+    found = technology.function(function, x)
+    with np.errstate(all="ignore"):
+        true = getattr(doubles, function)(x.astype(np.float64))
+        plain = getattr(np, function)(x.astype(np.float64)).astype(dtype)
+        inside = np.isfinite(plain) & (abs(plain.astype(np.float64)) > 1e-300)
+        np.testing.assert_array_equal(found[~np.isfinite(plain)], plain[~np.isfinite(plain)])
+        ulp = np.spacing(abs(plain)).astype(np.float64)
+        error = abs((found - true.high) - true.low) / ulp
+        small = np.isfinite(plain) & ~inside
+        assert (abs(found - plain)[small] <= 2 * ulp[small]).all()
+    assert error[inside].max() <= (1 if function == "log" else 1.2)
+
+
+# --- rows against the truth -----------------------------------------------------------------------
+
+
+@each(
+    "size dtype temperature",
+    [(3, "float32", 1.0), (3, "float64", 0.7), (3, "float32", None), (100, "float32", 3.3)],
+    more=[
+        *((3, dtype, T) for dtype in FLOATS for T in (0.7, 3.3)),
+        *((100, "float32", T) for T in (1.0, 0.7)),
+        (3, "float64", 1.0),
+        (100, "float64", 1.0),
+    ],
+)
+def test_kl_of_logits_is_exact(technology, size, dtype, temperature):
+    names, s, t = batch(size, dtype)
+    if temperature is None:
+        warm = np.resize(np.array([0.1, 0.7, 1, 2, 3.3, 50], "float32"), len(names))
+        value, gradients = technology.run(of_rows(dtype, temperature=None), s, t, warm)
+        expected = truth(s, t, temperature=warm.astype("float64"))
+    else:
+        value, gradients = technology.run(of_rows(dtype, temperature=temperature), s, t)
+        expected = truths(size, dtype, temperature)
+    assert_right(names, (value, *gradients), expected, dtype)
+
+
+@each(
+    "size dtype beta",
+    [(3, "float32", 0.01), (3, "float64", 0.99), (100, "float32", 0.6)],
+    more=[
+        *((3, dtype, beta) for dtype in FLOATS for beta in (0.01, 0.5, 0.99)),
+        *((100, "float32", beta) for beta in (0.01, 0.5, 0.99)),
+        (100, "float64", 0.01),
+    ],
+)
+def test_js_of_logits_is_exact(technology, size, dtype, beta):
+    names, s, t = batch(size, dtype)
+    value, gradients = technology.run(of_rows(dtype, beta), s, t)
+    assert_right(names, (value, *gradients), truths(size, dtype, 1.0, beta), dtype)
+
+
+@each("name", NEARLY_GOOD)
+def test_guesses_that_are_nearly_good_enough(technology, name):
+    s, t, beta = (part if k == 2 else part[None] for k, part in enumerate(NEARLY_GOOD[name]))
+    value, gradients = technology.run(of_rows(beta=beta), s, t)
+    assert_right([name], (value, *gradients), truth(s, t, beta=beta), "float32")
+
+
+@functools.cache
+def of_many_classes(size, dtype, beta, rows):
+    pairs = long_rows(size)
+    names = list(pairs)[-rows:] if rows else list(pairs)
+    if beta is not None:
+        names = [name for name in names if name != "teacher underflows under the student"]
+    s, t = (np.stack([pairs[name][i] for name in names]).astype(dtype) for i in (0, 1))
+    return names, s, t, truth(s, t, beta=beta)
+
+
+@each(
+    "size dtype beta rows",
+    [
+        (129, "float32", None, 0),
+        (1000, "float64", 0.4, 3),
+        (1025, "float32", 0.4, 3),  # beyond a tile of Triton's
+        (1025, "float64", None, 3),
+        (4099, "float64", None, 2),
+    ],
+    more=[
+        (1025, "float64", 0.4, 0),
+        *((size, "float32", beta, 0) for size in (127, 128, 1000, 1025) for beta in BETAS),
+        *((4099, dtype, None, 0) for dtype in FLOATS),
+        *((32000, dtype, beta, 2) for dtype in FLOATS for beta in BETAS),
+        *((151936, "float32", beta, 1) for beta in BETAS),
+    ],
+)
+def test_many_classes_are_exact(technology, size, dtype, beta, rows):
+    names, s, t, expected = of_many_classes(size, dtype, beta, rows)
+    value, gradients = technology.run(of_rows(dtype, beta), s, t)
+    assert_right(names, (value, *gradients), expected, dtype)
+
+
+@each("size beta", [(1, None), (2, 0.3)], more=[(1, 0.3), (2, None)])
+def test_one_and_two_classes(technology, size, beta):
+    s, t = logits((5, size))
+    value, gradients = technology.run(of_rows(beta=beta), s, t)
+    if size == 1:
+        assert not any(each.any() for each in (value, *gradients))
+    assert_right(range(5), (value, *gradients), truth(s, t, beta=beta), "float32")
+
+
+@each(
+    "how beta every times",
+    lambda technology: [(how, None, 16, 5) for how in technology.splits[-1:]],
+    more=lambda technology: [
+        (how, beta, 5 if technology.interpreted else 1, 11)
+        for how in technology.splits
+        for beta in BETAS
+    ],
+)
+def test_any_sharing_of_rows_is_exact(technology, how, beta, every, times, monkeypatch):
+    """Rows of many parts, whose parts are worked on together or not, stay within the targets."""
+    names, s, t = batch(100, "float32")
+    s, t = (np.repeat(rows[::every], times, axis=1) for rows in (s, t))
+    technology.split(monkeypatch, how)
+    value, gradients = technology.run(of_rows(beta=beta), s, t)
+    assert_right(names[::every], (value, *gradients), truth(s, t, beta=beta), "float32")
+
+
+@each("dtype beta", [("float16", 0.3), ("bfloat16", None)])
+def test_half_types_are_exact(technology, dtype, beta):
+    s, t = logits((3, 1500), dtype, seed=5)
+    value, gradients = technology.run(of_rows(beta=beta), s, t)
+    assert [a.dtype for a in (value, *gradients)] == [np.float32, s.dtype, t.dtype]
+    true = truth(s.astype("f8"), t.astype("f8"), beta=beta)
+    for k in range(3):
+        assert value_error(value[k], true.value[k], "float32") <= 1e-6
+        for gradient, expected in zip(gradients, true[1:], strict=True):
+            assert gradient_error(gradient[k], expected[k], "float16") <= 2 * unit(dtype)
+
+
+@each("beta cotangent", [(None, 1e-25)], more=[(0.3, 1e25)])
+def test_gradients_of_any_size(technology, beta, cotangent):
+    s, t = logits((1, 3000))
+    t[0, 2500] += 21  # beyond the first tile
+    s = t + np.float32(0.1) * s
+    _, gradients = technology.run(of_rows(beta=beta), s, t, cotangent=np.full(1, cotangent, "f4"))
+    for gradient, true in zip(gradients, truth(s, t, beta=beta)[1:], strict=True):
+        assert gradient_error(gradient[0], true[0] * cotangent, "float32") <= 1e-6
+
+
+# --- rows as the formulas say ---------------------------------------------------------------------
+
+
+@each(
+    "dtype beta reduction masked temperature",
+    [
+        ("float32", None, "none", True, None),
+        ("float32", 0.3, "mean", True, 0.7),
+        ("bfloat16", 0.3, "sum", False, 1.0),
+        ("float16", None, "batchmean", True, 0.7),
+        ("float64", 0.3, "none", True, None),
+    ],
+    more=[
+        *(("float32", None, reduction, True, 1.0) for reduction in REDUCTIONS),
+        ("float16", 0.3, "none", False, 1.0),
+        ("bfloat16", None, "none", True, None),
+    ],
+)
+def test_reductions_masks_and_temperatures(technology, dtype, beta, reduction, masked, temperature):
+    s, t = logits((3, 3, 40), dtype)
+    s[0, 0, :3], t[0, 0, 1:5], t[2, 0, :2] = -np.inf, -np.inf, -np.inf
+    result = "float64" if dtype == "float64" else "float32"
+    others = [np.array([0.5, 1, 3], result) * np.ones((3, 1), result)]
+    others = others[: temperature is None]
+    keep = np.arange(9).reshape(3, 3) % 4 != 2
+    if masked:
+        s[~keep] = np.nan
+        others.append(keep)
+    operation = of_rows(dtype, beta, reduction, temperature, result)
+    cotangent = np.full((3, 3) if reduction == "none" else (), 0.75, result)
+    found = technology.run(operation, s, t, *others, cotangent=cotangent)
+    wanted = formulas(operation, s, t, *others, cotangent=cotangent)
+    assert_agree(found, wanted, dtype, result)
+    assert [a.dtype for a in (found[0], *found[1])] == [np.dtype(result), s.dtype, t.dtype]
+    if masked:
+        assert not any(gradient[~keep].any() for gradient in found[1])
+
+
+LAYOUTS = {
+    "transposed": lambda a: a.swapaxes(0, 1).swapaxes(0, 2),
+    "every other": lambda a: a[:, :, ::2],
+    "a part": lambda a: a[1:, :-1, 3:-1],
+    "in four axes apart": lambda a: a.reshape(2, 3, 7, 60)[:, :, :-1, :-1].swapaxes(0, 2),
+}
+
+
+@each(
+    "layout name",
+    lambda technology: list(zip(LAYOUTS, [*of_operations(technology), "KL"], strict=False)),
+    more=lambda technology: [
+        (layout, name)
+        for layout in LAYOUTS
+        for name in of_operations(technology) + of_the_others(technology)
+    ],
+)
+def test_any_layout(technology, layout, name):
+    operation, make = OPERATIONS[name]
+    arrays = make((6, 7, 60))
+    arrays[0][arrays[0] == -np.inf] = -9
+    changed = LAYOUTS[layout]
+    found = technology.run(operation, *arrays, changed=changed)
+    plain = [np.ascontiguousarray(changed(a)) for a in arrays]
+    assert_agree(found, formulas(operation, *plain), "float32")
+
+
+@each("beta size", [(None, 20), (0.3, 40)], more=[(None, 1100), (0.3, 1100)])
+def test_rows_without_meaning(technology, beta, size):
+    s, t = logits((9, size))
+    s[0], t[1], s[2, 3], t[3, 4] = -np.inf, -np.inf, np.inf, np.nan
+    s[4, 5], t[5, 6], s[6, 7], t[6, 7] = -np.inf, -np.inf, -np.inf, -np.inf
+    t[7] = s[7] + 5
+    value, gradients = technology.run(of_rows(beta=beta), s, t)
+    np.testing.assert_array_equal(np.isnan(value), [True] * 4 + [False] * 5)
+    assert np.isinf(value[4]) == (beta is None)
+    assert_right(range(9), (value, *gradients), truth(s, t, beta=beta), "float32")
+
+
+@each("name", of_operations, of_the_others)
+def test_the_same_bits_every_time_and_nothing_modified(technology, name):
+    operation, make = OPERATIONS[name]
+    arrays = make((2, 1100))
+    before = [a.tobytes() for a in arrays]
+    first, second = (technology.run(operation, *arrays) for _ in range(2))
+    assert first[0].tobytes() == second[0].tobytes()
+    assert [a.tobytes() for a in first[1]] == [a.tobytes() for a in second[1]]
+    assert before == [a.tobytes() for a in arrays]
+
+
+@each("name", of_operations, of_the_others)
+def test_gradients_one_by_one(technology, name):
+    operation, make = OPERATIONS[name]
+    arrays = make((3, 40))
+    value, both = technology.run(operation, *arrays)
+    for wanted in ((0,), (1,), ()):
+        one, found = technology.run(operation, *arrays, gradients=wanted)
+        assert_agree((one, found), (value, [both[k] for k in wanted]), "float32")
+
+
+@each("name", ["kl_div", "KL", "JS"], only=lambda technology: technology.autograd)
+def test_second_order_is_left_to_the_formulas(technology, name):
+    loss = {"kl_div": kldiv.kl_div, "KL": kldiv.kl_div_with_logits}
+    loss = loss.get(name, functools.partial(kldiv.js_div_with_logits, beta=0.3))
+    x, y = np.random.default_rng(2).normal(size=(2, 3, 40))
+    arrays = (x, np.exp(y)) if name == "kl_div" else (x, y)
+    found = technology.derivatives(loss, *arrays)
+    with kldiv.config_context(kernel="pure"):
+        wanted = technology.derivatives(loss, *arrays)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11 * abs(b).max())
+
+
+@each("beta", [None], more=[0.3], only=lambda technology: technology.autograd)
+def test_a_temperature_is_differentiable(technology, beta):
+    arrays = [*np.random.default_rng(3).normal(size=(2, 3, 50)), np.array([0.5, 1.0, 3.0])]
+    loss = kldiv.kl_div_with_logits
+    loss = loss if beta is None else functools.partial(kldiv.js_div_with_logits, beta=beta)
+
+    def tempered(s, t, temperature):
+        return loss(s, t, temperature=temperature)
+
+    found = technology.derivatives(tempered, *arrays, wanted=(0, 1, 2))
+    with kldiv.config_context(kernel="pure"):
+        wanted = technology.derivatives(tempered, *arrays, wanted=(0, 1, 2))
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11 * abs(b).max())
+
+
+# --- elements -------------------------------------------------------------------------------------
+
+MASKS = {
+    "none": lambda shape: [],
+    "rows": lambda shape: [(np.arange(shape[-2]) != 2)[:, None]],
+    "elements": lambda shape: [np.random.default_rng(3).random(shape) < 0.8],
+}
+
+
+@each(
+    "dtype mask log_target reduction",
+    [
+        ("float32", "none", False, "none"),
+        ("float64", "rows", True, "mean"),
+        ("float16", "elements", False, "batchmean"),
+        ("bfloat16", "elements", True, "sum"),
+    ],
+    more=[
+        ("float64", "elements", False, "none"),
+        ("float32", "elements", True, "none"),
+        ("float16", "none", True, "none"),
+        ("bfloat16", "rows", False, "none"),
+        *(("float32", "rows", False, reduction) for reduction in REDUCTIONS),
+    ],
+    only=lambda technology: technology.pointwise,
+)
+def test_kl_div_agrees_with_the_formulas(technology, dtype, mask, log_target, reduction):
+    x, y = probabilities((4, 3, 90), dtype, log_target=log_target)
+    others = MASKS[mask](x.shape)
+    result = "float32" if dtype in HALVES else dtype
+    operation = pointwise(dtype, reduction, log_target=log_target, result=result)
+    cotangent = np.full(x.shape if reduction == "none" else (), 0.75, result)
+    found = technology.run(operation, x, y, *others, cotangent=cotangent)
+    wanted = formulas(operation, x, y, *others, cotangent=cotangent)
+    assert_agree(found, wanted, dtype, result)
+    assert [a.dtype for a in (found[0], *found[1])] == [np.dtype(result), x.dtype, y.dtype]
+
+
+@each(
+    "dtype log_target",
+    [(dtype, log_target) for dtype in FLOATS for log_target in (False, True)],
+    only=lambda technology: technology.pointwise,
+)
+def test_elements_are_right_to_four_units(technology, dtype, log_target):
+    x, y = probabilities((9, 1001), dtype, log_target=log_target)
+    settings = {"log_target": log_target}
+    found, _ = technology.run(pointwise(dtype, **settings), x, y, gradients=())
+    x, y = x[1:], y[1:]
+    total, _ = technology.run(pointwise(dtype, "sum", **settings), x, y, gradients=())
+    p, true = losses.terms(x.astype("f8"), y.astype("f8"), **settings)
+    log = y if log_target else np.log(np.where(y > 0, y, 1))
+    limit = (6 if log_target else 4) * unit(dtype) * p.high * (abs(log) + abs(x))
+    error = abs((found[1:] - true.high) - true.low)
+    assert (error <= limit + np.finfo(dtype).tiny).all()
+    wanted = losses.kl_div(x.astype("f8"), y.astype("f8"), **settings).value
+    assert abs(total - wanted) <= 4 * unit(dtype) * abs(wanted)
