@@ -156,7 +156,6 @@ def _by_row(found):
 
 def value_error(found, true, dtype):
     """Relative error; infinite where only the truth is not finite, or is exactly zero."""
-    found = np.longdouble(found)
     found = float(found)
     if not np.isfinite(true) or true == 0:
         return 0.0 if found == true or (np.isnan(found) and np.isnan(true)) else INF

@@ -69,7 +69,14 @@ def assert_as_the_formulas(run, *arrays):
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(
+    ("loss", "reduction"),
+    [
+        *(("kl_div", reduction) for reduction in REDUCTIONS),
+        *((name, reduction) for name in list(LOSSES)[1:] for reduction in ("none", "mean")),
+    ],
+    indirect=["loss"],
+)
 def test_values_and_gradients(calls, loss, reduction):
     arrays = pair(loss, 3, 4, 9)
     keep = np.random.default_rng(5).random((3, 4, 9) if loss is kldiv.kl_div else (3, 4)) < 0.7
@@ -98,7 +105,11 @@ def test_vmap(calls, loss, reduction, axes):
         assert_as_the_formulas(jax.jit(jax.vmap(gradients, axes)), *arrays)
 
 
-@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize(
+    ("loss", "reduction"),
+    [("kl_div", "mean"), ("kl_div_with_logits", "none"), ("js_div_with_logits", "mean")],
+    indirect=["loss"],
+)
 def test_vmap_of_vmap(loss, reduction):
     s, t = pair(loss, 4, 2, 3, 8)
     function = jax.vmap(jax.vmap(partial(loss, reduction=reduction), (0, None)), (1, 0))
@@ -122,7 +133,12 @@ def test_second_derivatives(calls, name, reduction):
     [
         ("kl_div", lambda loop: jax.jacrev(jax.jacrev(loop)), 0),
         ("kl_div_with_logits", jax.hessian, 0),
-        ("kl_div_with_logits", lambda loop: jax.vmap(jax.hessian(loop)), slice(2)),
+        pytest.param(
+            "kl_div_with_logits",
+            lambda loop: jax.vmap(jax.hessian(loop)),
+            slice(2),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["kl_div", "Hessian", "vmap"],
 )

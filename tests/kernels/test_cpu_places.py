@@ -119,6 +119,7 @@ def test_a_cpu_without_avx512(tmp_path):
 # --- other processes ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_compiled_is_loaded_without_a_compiler(tmp_path):
     code = """
 import sys, numpy as np, kldiv
