@@ -490,7 +490,7 @@ def _doubt(kind: Kind, terms: NDArray[np.float64], ratios: NDArray[np.float64]) 
     error *= float(weights.max()) / math.sqrt(len(weights))
     if abs(mean - 1) > _APART * error and abs(mean - 1) > _ROUNDED:
         return (
-            f"the mean of q/p is 1, but {mean:.2g} in {len(terms):,} samples, and k3 is off by as much; "
+            f"the mean of q/p is 1, but {mean:.2g} in {len(terms):,} samples: k3 is off by that; "
             f"take {mend}"
         )
     weights /= weights.max()
