@@ -174,7 +174,7 @@ def _inverse_gamma(data: Sample) -> tuple[float, ...]:
     return float(shape), float(loc), 1 / float(scale)
 
 
-def _student(data: Sample) -> tuple[float, ...]:
+def _student(data: Sample, log_df: tuple[float, float] = (-5.0, 14.0)) -> tuple[float, ...]:
     """Search by the slopes of the log-likelihood: a tenth of the steps of SciPy's simplex."""
     from scipy.optimize import minimize  # noqa: PLC0415 - see above
     from scipy.special import digamma, poch  # noqa: PLC0415 - see above
@@ -191,10 +191,15 @@ def _student(data: Sample) -> tuple[float, ...]:
 
     # Quartiles 1 apart have scales of about 0.6; beyond 10⁶ degrees of freedom it is normal to all
     # digits that matter.
-    bounds = [(-5.0, 14.0), (None, None), (None, None)]
-    start = [1.0, 0.0, float(np.log(0.6))]
-    log_df, loc, log_scale = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    return float(np.exp(log_df)), float(loc), float(np.exp(log_scale))
+    bounds = [log_df, (None, None), (None, None)]
+    start = [min(1.0, log_df[1]), 0.0, float(np.log(0.6))]
+    found, loc, log_scale = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return float(np.exp(found)), float(loc), float(np.exp(log_scale))
+
+
+def _cauchy(data: Sample) -> tuple[float, ...]:
+    """Fit Student's t of one degree of freedom: SciPy's search can stop where it starts."""
+    return _student(data, (0.0, 0.0))[1:]
 
 
 _ZERO = {"floc": 0.0}
@@ -204,7 +209,7 @@ FAMILIES = {
     for family in (
         Family("Normal", "norm", "real", _loc_scale),
         Family("Laplace", "laplace", "real", _loc_scale),
-        Family("Cauchy", "cauchy", "real", _loc_scale),
+        Family("Cauchy", "cauchy", "real", _loc_scale, fitter=_cauchy),
         Family("Gumbel", "gumbel_r", "real", _loc_scale),
         Family(
             "StudentT",

@@ -39,6 +39,10 @@ _DOMINANT = 0.25
 _EFFECTIVE = 50
 """How many equal ratios q/p those of the samples must be worth, or a quarter of them."""
 
+_APART = 4.0
+"""How many standard errors the mean of q/p may be from 1, and how much by rounding alone."""
+_ROUNDED = 1e-6
+
 _KINDS: dict[str, Pointwise] = {"k1": K1(), "k2": K2(), "k3": K3()}
 
 
@@ -266,8 +270,8 @@ def monte_carlo_kl(
     95 % of cases at μ = 1, 92 % at μ = 1.5, 85 % at μ = 2 and 61 % at μ = 3; for N(0, 1) and
     N(0, σ²) in 90 % at σ = 1.2 and 62 % at σ = 2, where q/p has no variance. Those of k1 cover in
     93 to 96 % in all of these. The ``note`` appears where one sample makes a quarter of the
-    variance, or the ratios q/p are worth fewer than 50 equal ones, or a quarter of their number
-    (Kong's effective sample size).
+    variance, where the mean of q/p is four standard errors from 1, and where the ratios q/p are
+    worth fewer than 50 equal ones, or a quarter of their number (Kong's effective sample size).
 
     References
     ----------
@@ -478,9 +482,22 @@ def _doubt(kind: Kind, terms: NDArray[np.float64], ratios: NDArray[np.float64]) 
             f"one of {len(terms):,} samples makes {largest / float(squares.sum()):.0%} of the "
             f"variance: the interval covers less often than it says; take {mend}"
         )
-    weights = np.exp(ratios.min() - ratios)  # q/p up to a factor
-    effective = float(weights.sum()) ** 2 / float((weights**2).sum())
-    if kind == "k3" and effective < min(_EFFECTIVE, len(terms) / 4):
+    if kind != "k3":
+        return ""
+    peak = float(-ratios.min())
+    weights = np.exp(-ratios - peak)  # q/p, scaled: the largest ratios and their squares overflow
+    total = float(weights.sum())
+    with np.errstate(over="ignore"):
+        scale = float(np.exp(peak))
+    mean, error = scale * total / len(weights), float(weights.std(ddof=1))
+    error *= scale / math.sqrt(len(weights))
+    if abs(mean - 1) > max(_APART * error, _ROUNDED) or math.isinf(scale):
+        return (
+            f"the mean of q/p is 1, but {mean:.2g} in {len(terms):,} samples: k3 is off by that; "
+            f"take {mend}"
+        )
+    effective = total**2 / float((weights**2).sum())
+    if effective < min(_EFFECTIVE, len(terms) / 4):
         return (
             f"the ratios q/p of {len(terms):,} samples are worth {effective:.0f} equal ones: the "
             f"estimate is likely too small, and its interval too narrow; take {mend}"

@@ -492,6 +492,10 @@ def _densities(
         below, above = np.concatenate([[0.0], below, [1.0]]), np.concatenate([[1.0], above, [0.0]])
         digammas = float(digamma(order) - digamma(n + 1))
         found = start + samples.log_density_on_unit(np, below, above, order, digammas)
+        if not np.isfinite(found).all():
+            # The best fit is so poor that its distribution function underflows at some points.
+            below = np.concatenate([line[:1], line, line[-1:]])
+            found = samples.log_density_on_unit(np, below, -below, order, digammas)
     own = np.empty_like(points)
     own[ranks] = found
     polygammas = float(polygamma(1, order)), float(polygamma(3, order))
