@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _EPS = float(np.finfo(np.float64).eps)
 _NOTHING = -75.0  # the logarithm of what a tail may leave out
+_SMALLEST = -708.0  # the logarithm of the smallest normal number, nearly
 _OVERFLOW = 690.0  # near the largest logarithm of a float
 _LOST = 1e-6  # of P's mass, that may be missing before the integral is given up
 _SPLITS = 400
@@ -68,6 +69,8 @@ class Pair:
             found = []
             for density in (self.p, self.q):
                 log = np.asarray(density.log_prob(x, log_x, log_rest), dtype=float)
+                if density.underflows:  # numbers below the normal ones have lost digits
+                    log = np.where(log < _SMALLEST, -np.inf, log)
                 low, high = density.bounds
                 if not density.circle:  # the formulas hold inside only
                     log = np.where((x < low) | (x > high), -np.inf, log)
