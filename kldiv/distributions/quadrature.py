@@ -30,6 +30,7 @@ _OVERFLOW = 690.0  # near the largest logarithm of a float
 _LOST = 1e-6  # of P's mass, that may be missing before the integral is given up
 _SPLITS = 400
 _LARGE = 1e150  # a float whose square does not overflow
+_TINY = 1e-300
 _FAR = 1e7  # how far a line is looked along, where densities are exact in its logarithms
 _FLOATS = 700.0  # likewise where they depend on x alone
 
@@ -61,6 +62,12 @@ class Pair:
         """Return the y at which densities may jump."""
         with np.errstate(all="ignore"):
             return self.line.of(np.array([*self.p.cuts, *self.q.cuts]))
+
+    def extreme(self, y: Any) -> Any:
+        """Return where x is so large or small that its square, or x itself, leaves the floats."""
+        with np.errstate(all="ignore"):
+            size = np.abs(self.line.at(y).x)
+            return (size > _LARGE) | (size < _TINY)
 
     def logs(self, y: Any) -> tuple[Any, Any]:
         """Return the log-densities of P and Q in y."""
@@ -120,7 +127,7 @@ def _cuts(pair: Pair, marks: Any) -> Any:
     with np.errstate(all="ignore"):
         wanted = np.concatenate([marks, pair.q.landmarks(), pair.p.cuts, pair.q.cuts])
         y = pair.line.of(wanted)
-    y = y[np.isfinite(y)]
+    y = y[np.abs(y) <= _reach(pair)]
     steps = np.geomspace(1e-2, _reach(pair), 300)
     grid = np.unique(np.concatenate([-steps, [0.0], steps, y]))
     log_p, _ = pair.logs(grid)
@@ -146,6 +153,10 @@ def integrals(pair: Pair, cuts: Any, start: float, stop: float) -> Sums | float:
     log_p, log_q = pair.logs(inner)
     if np.isnan(log_p).any() or np.isnan(log_q).any():
         return math.nan
+    # An object may overflow long before x does: there tails are continued, as where x ends.
+    ended = np.isneginf(log_q) & (log_p > -np.inf) & pair.extreme(inner)
+    if ended.any() and not ended.all():
+        inner = inner[~ended]
     below = _end(pair, inner, start, -1)
     above = _end(pair, inner, stop, 1)
     for end in (below, above):
@@ -224,7 +235,7 @@ def _end(pair: Pair, inner: Any, limit: float, side: int) -> _End | float:
         return math.inf
     if last < count:
         return _End(points, None)
-    if count < len(y) and np.isneginf(log_p[count]) and abs(pair.line.at(y[count]).x) < _LARGE:
+    if count < len(y) and np.isneginf(log_p[count]) and not pair.extreme(y[count]):
         return _End(np.append(points, y[count]), None)  # P ends there, or underflows
     return _End(points, _tail(*known, first))
 
