@@ -237,7 +237,8 @@ def _rounding(sizes: Any, noise: float) -> Any:
     found[RATIO] += 8 * _EPS * logs + noise * p
     # p φ(r) is p r²/2, of an r that is off by the rounding of both logarithms.
     off = 4 * _EPS * logs + noise * p
-    found[EXCESS] += off * (math.sqrt(2 * excess / p) + off / p) if p > 0 else 0.0
+    if p > 1e-100:
+        found[EXCESS] += off * (math.sqrt(2 * excess / p) + off / p)
     return found
 
 
