@@ -32,7 +32,7 @@ def of_object(original: Any, index: tuple[int, ...]) -> Density:
 
     def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
         x = np.asarray(x, dtype=np.float64)
-        inside = True if event else (x >= bounds[0]) & (x <= bounds[1])
+        inside = True if event else (x >= bounds[0]) & (x <= bounds[1]) & np.isfinite(x)
         # Objects that check their arguments raise outside of their support.
         given = x if event else np.where(inside, np.clip(x, *inner), _any(inner))
         lead = given.shape[: given.ndim - len(event)]

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 _EPS = float(np.finfo(np.float64).eps)
 _NOTHING = -75.0  # the logarithm of what a tail may leave out
+_SMALLEST = -708.0  # the logarithm of the smallest normal number, nearly
 _OVERFLOW = 690.0  # near the largest logarithm of a float
 _LOST = 1e-6  # of P's mass, that may be missing before the integral is given up
-_SPLITS = 400
+_SPLITS = 400  # of pieces, of which a kink takes some forty
+_RELATIVE = np.array([1e-12, 1e-10, 1e-11, 1e-10, 1e-3])
+_ABSOLUTE = np.array([1e-14, 1e-13, 1e-15, 1e-26, math.inf])
 _LARGE = 1e150  # a float whose square does not overflow
+_TINY = 1e-300
 _FAR = 1e7  # how far a line is looked along, where densities are exact in its logarithms
 _FLOATS = 700.0  # likewise where they depend on x alone
 
@@ -61,6 +65,12 @@ class Pair:
         with np.errstate(all="ignore"):
             return self.line.of(np.array([*self.p.cuts, *self.q.cuts]))
 
+    def extreme(self, y: Any) -> Any:
+        """Return where x is so large or small that its square, or x itself, leaves the floats."""
+        with np.errstate(all="ignore"):
+            size = np.abs(self.line.at(y).x)
+            return (size > _LARGE) | (size < _TINY)
+
     def logs(self, y: Any) -> tuple[Any, Any]:
         """Return the log-densities of P and Q in y."""
         with np.errstate(all="ignore"):
@@ -68,6 +78,8 @@ class Pair:
             found = []
             for density in (self.p, self.q):
                 log = np.asarray(density.log_prob(x, log_x, log_rest), dtype=float)
+                if density.underflows:  # numbers below the normal ones have lost digits
+                    log = np.where(log < _SMALLEST, -np.inf, log)
                 low, high = density.bounds
                 if not density.circle:  # the formulas hold inside only
                     log = np.where((x < low) | (x > high), -np.inf, log)
@@ -117,7 +129,7 @@ def _cuts(pair: Pair, marks: Any) -> Any:
     with np.errstate(all="ignore"):
         wanted = np.concatenate([marks, pair.q.landmarks(), pair.p.cuts, pair.q.cuts])
         y = pair.line.of(wanted)
-    y = y[np.isfinite(y)]
+    y = y[np.abs(y) <= 0.9 * _reach(pair)]
     steps = np.geomspace(1e-2, _reach(pair), 300)
     grid = np.unique(np.concatenate([-steps, [0.0], steps, y]))
     log_p, _ = pair.logs(grid)
@@ -143,13 +155,17 @@ def integrals(pair: Pair, cuts: Any, start: float, stop: float) -> Sums | float:
     log_p, log_q = pair.logs(inner)
     if np.isnan(log_p).any() or np.isnan(log_q).any():
         return math.nan
+    # An object may overflow long before x does: there tails are continued, as where x ends.
+    ended = np.isneginf(log_q) & (log_p > -np.inf) & pair.extreme(inner)
+    if ended.any() and not ended.all():
+        inner = inner[~ended]
     below = _end(pair, inner, start, -1)
     above = _end(pair, inner, stop, 1)
     for end in (below, above):
         if isinstance(end, float):
             return end
     points = np.unique(np.concatenate([inner, below.points, above.points]))  # type: ignore[union-attr]
-    total = _adaptive(lambda y: terms(*pair.logs(y)), points)
+    total = _adaptive(lambda y: terms(*pair.logs(y)), points, _noise(pair, inner)[1])
     for end in (below, above):
         if end.tail is not None:  # type: ignore[union-attr]
             total = total.plus(end.tail)  # type: ignore[union-attr]
@@ -169,23 +185,61 @@ def _between(start: float, stop: float) -> float:
     return start + 1 if math.isfinite(start) else stop - 1 if math.isfinite(stop) else 0.0
 
 
-def _adaptive(function: Callable[[Any], Any], points: Any) -> Sums:
+def _adaptive(function: Callable[[Any], Any], points: Any, noise: float = 0.0) -> Sums:
     """Integrate between the first and last of the points, cut at all, until errors are small."""
     from scipy.integrate import cubature  # noqa: PLC0415 - optional
 
-    found = cubature(
-        lambda y: function(y[:, 0]),
-        [points[0]],
-        [points[-1]],
-        rule="gk21",
-        points=[[point] for point in points[1:-1]],
-        rtol=np.array([1e-12, 1e-10, 1e-11, 1e-10, 1e-3]),
-        atol=np.array([1e-14, 1e-13, 1e-15, 1e-26, math.inf]),
-        max_subdivisions=_SPLITS,
+    def over(low: Any, high: Any, allowed: Any, **options: Any) -> Any:
+        return cubature(
+            lambda y: function(y[:, 0]), low, high, rule="gk21", rtol=0.0, atol=allowed, **options
+        )
+
+    inner = [[point] for point in points[1:-1]]
+    rough = over(points[:1], points[-1:], np.full(5, np.inf), points=inner)
+    allowed = (_ABSOLUTE + _RELATIVE * np.abs(rough.estimate)) / len(rough.regions)
+    # Piece by piece, the worst first: of several, SciPy splits them in no order.
+    pieces, left = [], _SPLITS
+    for piece in sorted(rough.regions, key=lambda piece: -float(np.max(piece.error / allowed))):
+        enough = np.maximum(allowed, _rounding(np.abs(piece.estimate), noise))
+        if left and (piece.error > enough).any():
+            found = over(piece.a, piece.b, enough, max_subdivisions=min(left, _SPLITS // 4))
+            left -= found.subdivisions
+            pieces += found.regions
+        else:
+            pieces.append(piece)
+    values = np.sum([piece.estimate for piece in pieces], axis=0)
+    errors = np.sum([piece.error for piece in pieces], axis=0)
+    # Both rules may be off alike where a kink lies: another one on halves has other places.
+    edges = np.array([[piece.a[0], piece.b[0]] for piece in pieces])
+    errors = errors + np.abs(_by_halves(function, edges) - values)
+    return Sums(values, errors + 8 * _EPS * np.abs(values))
+
+
+def _by_halves(function: Callable[[Any], Any], edges: Any) -> Any:
+    """Integrate over pieces by Gauss and Legendre's rule on the halves of each."""
+    places, weights = np.polynomial.legendre.leggauss(15)
+    low, high = edges[:, :1], edges[:, 1:]
+    middle, quarter = (low + high) / 2, (high - low) / 4
+    y = np.concatenate(
+        [middle - quarter + quarter * places, middle + quarter + quarter * places], 1
     )
-    # The rule's error is far too large where it converges, and of rounding where it has.
-    floor = 8 * _EPS * np.abs(found.estimate)
-    return Sums(np.asarray(found.estimate), np.asarray(found.error) + floor)
+    found = np.reshape(function(np.ravel(y)), (*y.shape, -1))
+    return np.einsum("ij,ijk->k", quarter * np.concatenate([weights, weights]), found)
+
+
+def _rounding(sizes: Any, noise: float) -> Any:
+    """Return what rounding, and the noise of log-densities, may do to the integrals over a piece.
+
+    To split a piece for less would be in vain.
+    """
+    p, _, _, excess, logs = sizes
+    found = (32 * _EPS + noise) * sizes
+    found[RATIO] += 8 * _EPS * logs + noise * p
+    # p φ(r) is p r²/2, of an r that is off by the rounding of both logarithms.
+    off = 4 * _EPS * logs + noise * p
+    if p > 1e-100:
+        found[EXCESS] += off * (math.sqrt(2 * excess / p) + off / p)
+    return found
 
 
 class _End(NamedTuple):
@@ -200,7 +254,8 @@ def _end(pair: Pair, inner: Any, limit: float, side: int) -> _End | float:
     if math.isfinite(limit):
         count = max(2, int(np.ceil(np.log2(abs(limit - first) / width + 2))) + 1)
         return _End(first + (limit - first) * np.linspace(0, 1, count + 1)[1:] ** 2, None)
-    steps = np.geomspace(width / 16, max(_reach(pair) - side * first, width), 600)
+    stretch = max(_reach(pair) - side * first, 1.0)
+    steps = np.geomspace(min(width / 16, stretch / 64), stretch, 600)
     y = first + side * steps
     log_p, log_q = pair.logs(y)
     with np.errstate(all="ignore"):
@@ -221,7 +276,7 @@ def _end(pair: Pair, inner: Any, limit: float, side: int) -> _End | float:
         return math.inf
     if last < count:
         return _End(points, None)
-    if count < len(y) and np.isneginf(log_p[count]) and abs(pair.line.at(y[count]).x) < _LARGE:
+    if count < len(y) and np.isneginf(log_p[count]) and not pair.extreme(y[count]):
         return _End(np.append(points, y[count]), None)  # P ends there, or underflows
     return _End(points, _tail(*known, first))
 
@@ -270,10 +325,10 @@ def _diverges(y: Any, log_p: Any, ratio: Any, first: float) -> bool:
 def _tail(y: Any, log_p: Any, ratio: Any, first: float) -> Sums:
     """Integrate beyond the last place that floats reach, log-densities being continued.
 
-    Both are polynomials of y there, or the ratio is exponential; two fits tell the error.
+    Both are polynomials of y there, or the ratio is exponential; three fits tell the error.
     """
     found = []
-    for share in (0.5, 0.25):
+    for share in (0.5, 0.35, 0.25):
         some = _three(y, first, share)
         place = np.abs(y[some] - y[-1]) * -1.0
         of_p = _parabola(place, log_p[some])
@@ -286,8 +341,8 @@ def _tail(y: Any, log_p: Any, ratio: Any, first: float) -> Sums:
                 "reach its end; use method='monte_carlo', which averages over samples"
             )
         found.append(_continued(of_p, of_ratio, exponential=exponential, length=length))
-    one, other = found
-    return Sums(one.values, one.errors + 4 * np.abs(one.values - other.values))
+    spread = np.ptp([each.values for each in found], axis=0)
+    return Sums(found[0].values, found[0].errors + 4 * spread)
 
 
 def _continued(of_p: Any, of_ratio: Any, *, exponential: bool, length: float) -> Sums:
