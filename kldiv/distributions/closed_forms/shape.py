@@ -215,6 +215,15 @@ def cosine_variance(xp: Namespace, k: Array) -> Array:
     return xp.where(small, share, rest / xp.where(small, 1.0, k))
 
 
+def _decayed_bessel(xp: Namespace, k: Array) -> Array:
+    """Return e⁻ᵏ I₀(k): for large k the series of its logarithm, whose derivative is right too."""
+    small = k < _LARGE
+    inverse = 1.0 / xp.where(small, _LARGE, k)
+    terms = [0.0, *(c / n for n, c in enumerate(_FALLING[1:], 1))]
+    far = xp.exp(polynomial(inverse, terms)) * xp.sqrt(inverse / (2 * math.pi))
+    return xp.where(small, xp.special.i0e(xp.where(small, k, 1.0)), far)
+
+
 @register_kl(VonMises, VonMises)
 def von_mises(xp: Namespace, p: VonMises, q: VonMises) -> Array:
     """The remainder of log I₀ from κ₁ to κ₂ + 2 κ₂ A(κ₁) sin²((μ₁ − μ₂)/2), A = I₁/I₀."""
@@ -224,6 +233,6 @@ def von_mises(xp: Namespace, p: VonMises, q: VonMises) -> Array:
     step = xp.where(close, change, 0.0)
     near = integrated_remainder(lambda k: cosine_variance(xp, k), a, step)
     ratio, rest = mean_cosine(xp, a)
-    far = xp.log(xp.special.i0e(b) / xp.special.i0e(a)) + change * rest
+    far = xp.log(_decayed_bessel(xp, b) / _decayed_bessel(xp, a)) + change * rest
     half = xp.sin(0.5 * (p.loc - q.loc))
     return xp.where(close, near, far) + 2.0 * b * ratio * half * half
