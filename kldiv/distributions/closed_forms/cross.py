@@ -19,7 +19,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.distributions import families as f
-from kldiv.distributions.base import restore
+from kldiv.distributions.closed_forms.edges import at_edges, inside, replaced
 from kldiv.distributions.closed_forms.location import quotient
 from kldiv.distributions.closed_forms.shape import (
     curvature,
@@ -675,82 +675,18 @@ def _bounds(d: Any) -> tuple[Any, Any]:
     return next((bounds(d) for cls, bounds in _BOUNDS.items() if isinstance(d, cls)), everywhere)
 
 
-# --- at the edges ---------------------------------------------------------------------------------
-
-_POSITIVE: Final = ("scale", "rate", "concentration", "concentration1", "concentration0", "alpha")
-_DOMAINS: Final[dict[str, tuple[float, float]]] = {
-    **dict.fromkeys(_POSITIVE, (0.0, math.inf)),
-    "probs": (0.0, 1.0),
-    "logits": (-math.inf, math.inf),
-}
-
-# Where a parameter at its edge makes a point mass, and of what place.
-_POINTS: Final[dict[Any, Callable[[Namespace, Any], tuple[Array, Array]]]] = {
-    f.Exponential: lambda xp, d: (d.rate == math.inf, xp.zeros_like(d.rate)),
-    f.Gamma: lambda xp, d: (
-        (d.rate == math.inf) | (d.concentration == 0),
-        xp.zeros_like(d.rate),
-    ),
-    f.Gumbel: lambda _, d: (d.scale == 0, d.loc),
-    f.HalfNormal: lambda xp, d: (d.scale == 0, xp.zeros_like(d.scale)),
-    f.Laplace: lambda _, d: (d.scale == 0, d.loc),
-    f.LogNormal: lambda xp, d: (d.scale == 0, xp.exp(d.loc)),
-    f.Normal: lambda _, d: (d.scale == 0, d.loc),
-    f.Uniform: lambda _, d: (d.low == d.high, d.low),
-    f.Weibull: lambda xp, d: (d.scale == 0, xp.zeros_like(d.scale)),
-}
-
-
-def _point(xp: Namespace, d: Any) -> Array:
-    """Return where a point mass is, NaN for all else."""
-    for family, found in _POINTS.items():
-        if isinstance(d, family):
-            there, place = found(xp, d)
-            return xp.where(there, place, math.nan)
-    (_, some), *_ = d.parameters()
-    return xp.full_like(some, math.nan)
-
-
-def _inside(xp: Namespace, d: Any) -> tuple[Any, Any, Any]:
-    """Return where parameters are inside their domain, where valid, and the family of safe ones."""
-    values = dict(d.parameters())
-    alive: Any = True
-    valid: Any = True
-    for name, value in values.items():
-        low, high = _DOMAINS.get(name, (-math.inf, math.inf))
-        valid = (value >= low) & (value <= high) & valid
-        if name in _DOMAINS:
-            alive = (value > low) & (value < high) & alive
-    safe = {name: 0.5 for name in values}
-    if isinstance(d, f.Uniform):
-        alive, valid = (d.high > d.low) & alive, (d.high >= d.low) & valid
-        safe = {"low": 0.25, "high": 0.75}
-    return alive, valid, _replaced(xp, d, alive, safe)
-
-
-def _replaced(xp: Namespace, d: Any, alive: Any, safe: dict[str, float]) -> Any:
-    """Return the family with these parameters where it is not alive."""
-    values = {name: getattr(d, name) for name in d.one_of}
-    for name, value in d.parameters():
-        values[name] = xp.where(alive, value, safe[name])
-    return restore(type(d), values)
-
-
 def _formula(of_p: type[Shape], of_q: Callable[..., Array]) -> Callable[..., Array]:
     def cross(xp: Namespace, p: Any, q: Any) -> Array:
-        (alive_p, valid_p, safe_p), (alive_q, valid_q, safe_q) = (_inside(xp, d) for d in (p, q))
+        (alive_p, valid_p, safe_p), (alive_q, valid_q, safe_q) = (inside(xp, d) for d in (p, q))
         alive, valid = alive_p & alive_q, valid_p & valid_q
         if isinstance(p, f.Uniform) or isinstance(q, f.Uniform):
             (low_p, high_p), (low_q, high_q) = _bounds(p), _bounds(q)
             fits = (low_p >= low_q) & (high_p <= high_q)
             alive = alive & fits
             if isinstance(p, f.Uniform):
-                safe_p = _replaced(xp, safe_p, fits, {"low": 0.25, "high": 0.75})
+                safe_p = replaced(xp, safe_p, fits, {"low": 0.25, "high": 0.75})
         value = of_q(xp, of_p(xp, safe_p), safe_q)
-        same = _point(xp, p) == _point(xp, q)
-        zero = xp.zeros_like(value)
-        edge = xp.where(same, zero, xp.where(valid, math.inf, zero + math.nan))
-        return xp.where(alive, value, edge)
+        return xp.where(alive, value, at_edges(xp, p, q, valid, value))
 
     cross.__doc__ = of_q.__doc__
     return cross

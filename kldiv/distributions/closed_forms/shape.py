@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from kldiv.distributions.closed_forms.discrete import probabilities
+from kldiv.distributions.closed_forms.edges import at_edges, inside
 from kldiv.distributions.families import (
     Beta,
     ContinuousBernoulli,
@@ -133,13 +134,15 @@ def log_decay(xp: Namespace, x: Array) -> Array:
 @register_kl(ContinuousBernoulli, ContinuousBernoulli)
 def continuous_bernoulli(xp: Namespace, p: ContinuousBernoulli, q: ContinuousBernoulli) -> Array:
     """The remainder of log((eˣ − 1)/x) between the logits."""
-    a, b = natural(xp, p), natural(xp, q)
+    (alive_p, valid_p, safe_p), (alive_q, valid_q, safe_q) = (inside(xp, d) for d in (p, q))
+    a, b = natural(xp, safe_p), natural(xp, safe_q)
     change = b - a
     if p.probs is not None and q.probs is not None:
-        more = q.probs - p.probs
-        change = log_ratio(xp, q.probs, p.probs, more)
-        change = change - log_ratio(xp, 1.0 - q.probs, 1.0 - p.probs, -more)
-    return of_logits(xp, a, b, change)
+        more = safe_q.probs - safe_p.probs
+        change = log_ratio(xp, safe_q.probs, safe_p.probs, more)
+        change = change - log_ratio(xp, 1.0 - safe_q.probs, 1.0 - safe_p.probs, -more)
+    value = of_logits(xp, a, b, change)
+    return xp.where(alive_p & alive_q, value, at_edges(xp, p, q, valid_p & valid_q, value))
 
 
 def of_logits(xp: Namespace, a: Array, b: Array, change: Array) -> Array:
