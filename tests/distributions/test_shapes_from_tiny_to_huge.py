@@ -15,19 +15,31 @@ import kldiv
 from kldiv import distributions as d
 from kldiv import kl_divergence as kl
 
-PAIRED = [(library, dtype) for library in (Library.TORCH, Library.JAX) for dtype in ("float32",)]
-PAIRED += [(Library.NUMPY, "float64"), (Library.TORCH, "float64"), (Library.JAX_X64, "float64")]
+PAIRED = [
+    (Library.NUMPY, "float64"),
+    (Library.TORCH, "float32"),
+    (Library.TORCH, "float64"),
+    (Library.JAX, "float32"),
+]
 every_library = pytest.mark.parametrize(
     ("library", "dtype"), PAIRED, ids=[f"{lib.value}-{dtype}" for lib, dtype in PAIRED]
 )
+
+
+def compiled(library, pair):
+    """The divergence as a function of parameters; JAX would compile each operation by itself."""
+
+    def value(*x):
+        return kl(*pair(*x))
+
+    return pytest.importorskip("jax").jit(value) if library is Library.JAX else value
 
 
 def assert_exact(library, dtype, pair, truth, columns, units=10):
     """Compare a batch with its truth, in units of its condition in the parameters, at least 1."""
     require(library)
     columns = [np.asarray(column, dtype) for column in columns]
-    with library.configured():
-        found = library.numpy(kl(*pair(*map(library.from_numpy, columns))))
+    found = library.numpy(compiled(library, pair)(*map(library.from_numpy, columns)))
     assert found.dtype == dtype
     for value, *x in zip(found, *columns, strict=True):
         wanted = exact(truth, x)
@@ -84,7 +96,7 @@ def test_beta(library, dtype):
 
 
 @every_library
-def test_chi2_and_inverse_gamma(library, dtype):
+def test_chi2(library, dtype):
     assert_exact(
         library,
         dtype,
@@ -92,13 +104,13 @@ def test_chi2_and_inverse_gamma(library, dtype):
         truths.chi2,
         [[1e-6, 1e8, 8000.0, 1.0, 1e8], [1e-3, 1.0, 1.0, 8000.0, 1.0001e8]],
     )
-    assert_exact(
-        library,
-        dtype,
-        lambda a, r, c, s: (d.InverseGamma(a, r), d.InverseGamma(c, s)),
-        truths.gamma,
-        GAMMA[:, :3],
-    )
+
+
+def test_inverse_gamma():
+    x = [np.float64(v) for v in (4000.0, 1.0, 0.5, 1.0)]
+    found = kl(d.InverseGamma(*x[:2]), d.InverseGamma(*x[2:]))
+    assert found == kl(d.Gamma(*x[:2]), d.Gamma(*x[2:]))
+    np.testing.assert_allclose(found, 3999.153447245658, rtol=1e-15)
 
 
 @every_library
@@ -114,9 +126,9 @@ def test_dirichlet(library, dtype):
         ],
         dtype,
     )
-    with library.configured():
-        p, q = (d.Dirichlet(library.from_numpy(np.ascontiguousarray(rows[:, i]))) for i in (0, 1))
-        found = library.numpy(kl(p, q))
+    p, q = (library.from_numpy(np.ascontiguousarray(rows[:, i])) for i in (0, 1))
+    divergence = compiled(library, lambda a, b: (d.Dirichlet(a), d.Dirichlet(b)))
+    found = library.numpy(divergence(p, q))
 
     def truth(*x):
         return truths.dirichlet(x[:3], x[3:])
@@ -291,13 +303,16 @@ def test_binomials_of_different_counts(n, m, p, q):
     wanted = float(exact(binomials(n, m), (p, q)))
     # Where the means agree the terms of a sum are its root times as large.
     np.testing.assert_allclose(kl(d.Binomial(n, p), d.Binomial(m, q)), wanted, rtol=1e-11)
-    for library in (Library.TORCH, Library.JAX):
-        if library.problem() is not None:
-            continue
-        x = np.array([p, q], np.float32)
-        wanted = float(exact(binomials(n, m), x))
-        found = kl(*(d.Binomial(k, library.from_numpy(x[i])) for i, k in enumerate((n, m))))
-        np.testing.assert_allclose(library.numpy(found), wanted, rtol=5e-3)
+
+
+def test_binomials_of_different_counts_in_float32():
+    torch = pytest.importorskip("torch")
+    n, m = 1100, 1101
+    for p, q in ((0.3, 0.3), (0.099, 0.0989)):
+        x = torch.tensor([p, q])
+        wanted = float(exact(binomials(n, m), x.tolist()))
+        found = kl(d.Binomial(n, x[0]), d.Binomial(m, x[1]))
+        np.testing.assert_allclose(found.item(), wanted, rtol=1e-3)
 
 
 def test_binomials_of_huge_counts():

@@ -263,18 +263,18 @@ class _Weibull(Shape):
     def __init__(self, xp: Namespace, p: Any) -> None:
         super().__init__(xp, p)
         self.t = 1.0 / p.concentration
-        one = xp.ones_like(self.t)
-        self.rise = lgamma_remainder(xp, one, 1.0 + self.t, self.t)  # log Γ(1 + t) + γt
-
-    def _spread(self) -> tuple[Array, Array]:
-        """Return t, not so small that its square is 0, and log Γ(1 + 2t) − 2 log Γ(1 + t)."""
-        t = self.xp.where(self.t > 1e-12, self.t, 1e-12)
+        # Not so small that its square is 0.
+        self.part = xp.where(self.t > 1e-12, self.t, 1e-12)
+        t, one = self.part, xp.ones_like(self.t)
         middle = 1.0 + t
-        ends = lgamma_remainder(self.xp, middle, middle + t, t)
-        return t, ends + lgamma_remainder(self.xp, middle, self.xp.ones_like(t), -t)
+        sides = ((one, middle, middle), (middle, middle + t, one), (t, t, -t))
+        stacked = (xp.stack(x, axis=-1) for x in sides)
+        found = lgamma_remainder(xp, *stacked)
+        self.rise = found[..., 0]  # log Γ(1 + t) + γt
+        self.bend = found[..., 1] + found[..., 2]  # log Γ(1 + 2t) − 2 log Γ(1 + t)
 
     def negentropy(self) -> Array:
-        t, bend = self._spread()
+        t, bend = self.part, self.bend
         half = 0.5 * (bend + log_decay(self.xp, bend) + self.xp.log(bend / t / t))
         return (_NORMAL - 1.0 - EULER) + (self.rise + half)
 
@@ -286,7 +286,7 @@ class _Weibull(Shape):
         return (self.p.scale - center) + self.p.scale * more
 
     def deviation(self) -> Array:
-        t, bend = self._spread()
+        t, bend = self.part, self.bend
         root = self.xp.sqrt(-expm1(self.xp, -bend) / t / t)
         return self.p.scale * self.t * root * self.xp.exp(self.rise - EULER * self.t + 0.5 * bend)
 
@@ -465,18 +465,22 @@ def _beta_gamma(xp: Namespace, m: Shape, q: Any) -> Array:
 
 
 def _scaled_beta_gamma(xp: Namespace, a: Array, b: Array, c: Array, rate: Array) -> Array:
+    a, b = xp.broadcast_arrays(a, b)
     total = a + b
     more = a * (a / b)
     rich = a * (total / b)  # the concentration of that Gamma, a + more
-    slope, end = binet_slope(xp, b), binet_slope(xp, total)
-    bend = binet_slope_growth(xp, b, a)
-    step = xp.where(
-        a < b, binet_remainder(xp, b, a) + a * slope, binet(xp, total) - binet(xp, b)
-    )
-    own = 0.5 * (a / b) / total + binet_remainder(xp, a, more) + step - (b - 1.0) * bend
-    own = own + more * end
+    # Both ends at once, and both changes: a compiler sees each function once.
+    ends = xp.stack([b, total], axis=-1)
+    heights, slopes = binet(xp, ends), binet_slope(xp, ends)
+    starts, changes = xp.stack([b, a], axis=-1), xp.stack([a, more], axis=-1)
+    bends = binet_slope_growth(xp, starts, changes)
+    remainders = binet_remainder(xp, starts, changes)
+    close = remainders[..., 0] + a * slopes[..., 0]
+    step = xp.where(a < b, close, heights[..., 1] - heights[..., 0])
+    own = 0.5 * (a / b) / total + remainders[..., 1] + step - (b - 1.0) * bends[..., 0]
+    own = own + more * slopes[..., 1]
     rest = (c - a) - more
-    off = binet_slope_growth(xp, a, more) + end  # less Λ of Q than of that Gamma
+    off = bends[..., 1] + slopes[..., 1]  # less Λ of Q than of that Gamma
     mean = a / total
     exact = ((a - c) * rate + (c * (rate - b) - c * a)) / total
     above = xp.where(rate < 2.0 * total, exact, rate * mean - c)

@@ -149,7 +149,7 @@ def of_logits(xp: Namespace, a: Array, b: Array, change: Array) -> Array:
     """Return the divergence of two ContinuousBernoullis of logits a and b = a + change."""
     close = abs(change) < 4.0
     step = xp.where(close, change, 0.0)
-    near = integrated_remainder(lambda x: curvature(xp, x), a, step)
+    near = integrated_remainder(xp, lambda x: curvature(xp, x), a, step)
     # Mirrored so that a ≥ 0: log((eˣ − 1)/x) is x + log((1 − e⁻ˣ)/x), and without the x for x < 0.
     mirrored = a < 0
     b = xp.where(mirrored, -b, b)
@@ -234,7 +234,7 @@ def von_mises(xp: Namespace, p: VonMises, q: VonMises) -> Array:
     change = b - a
     close = (abs(change) < 0.5) | ((abs(change) < 0.5 * a) & (abs(change) < 0.5 * b))
     step = xp.where(close, change, 0.0)
-    near = integrated_remainder(lambda k: cosine_variance(xp, k), a, step)
+    near = integrated_remainder(xp, lambda k: cosine_variance(xp, k), a, step)
     ratio, rest = mean_cosine(xp, a)
     far = xp.log(_decayed_bessel(xp, b) / _decayed_bessel(xp, a)) + change * rest
     half = xp.sin(0.5 * (p.loc - q.loc))
