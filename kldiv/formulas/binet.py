@@ -1,9 +1,9 @@
 r"""Binet's function g(x) = log Γ(x) − (x − ½) log x + x − ½ log 2π, and what depends on it alone.
 
 What is left of log Γ and of digamma where the leading terms of a divergence have cancelled by
-algebra.  All are right to some tens of units of themselves for x from the smallest numbers to the largest:
-Γ's recurrence shifts x up, g(x) − g(x + 1) = k(x) = (x + ½) log(1 + 1/x) − 1, and there stands
-Stirling's series.
+algebra.  All are right to some tens of units of themselves for x from the smallest numbers to the
+largest: Γ's recurrence shifts x up, g(x) − g(x + 1) = (x + ½) log(1 + 1/x) − 1, and there stands
+Stirling's series.  Below, dg is the derivative of g.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def binet(xp: Namespace, x: Array) -> Array:
 
 
 def binet_slope(xp: Namespace, x: Array) -> Array:
-    """Return g′(x) = digamma(x) − log x + 1/(2x) < 0 for x > 0."""
+    """Return dg(x) = digamma(x) − log x + 1/(2x) < 0 for x > 0."""
     each = up_from(xp, x)
     z, rest = artanh_parts(xp, 1.0 / (2.0 * each + 1.0))
     step = log_ratio(xp, each + 1.0, each, xp.ones_like(each)) - 0.5 / each - 0.5 / (each + 1.0)
@@ -45,7 +45,7 @@ def binet_slope(xp: Namespace, x: Array) -> Array:
 
 
 def binet_slope_growth(xp: Namespace, x: Array, d: Array) -> Array:
-    """Return g′(x + d) − g′(x) for d ≥ 0, however small; it is ≥ 0."""
+    """Return dg(x + d) − dg(x) for d ≥ 0, however small; it is ≥ 0."""
     low, high, more = up_from(xp, x), up_from(xp, x + d), d[..., None]
     step = 0.5 * (more / low / high) * ((more + 1.0) / (low + 1.0) / (high + 1.0))
     step = step - _gap(xp, low, high, more)
@@ -60,7 +60,7 @@ def binet_slope_growth(xp: Namespace, x: Array, d: Array) -> Array:
 
 
 def binet_remainder(xp: Namespace, x: Array, d: Array) -> Array:
-    """Return g(x + d) − g(x) − d g′(x) ≥ 0 for d ≥ 0."""
+    """Return g(x + d) − g(x) − d·dg(x) ≥ 0 for d ≥ 0."""
     low, high, more = up_from(xp, x), up_from(xp, x + d), d[..., None]
     step = 0.5 * (more / low) * (more / high) / (low + 1.0)
     step = step - (high + 0.5) * _gap(xp, low, high, more)
@@ -89,13 +89,16 @@ def gamma_negentropy(xp: Namespace, a: Array) -> Array:
 
 
 def beta_negentropy(xp: Namespace, a: Array, b: Array) -> Array:
-    """Return how far a Beta is from the Normal of its mean and variance: (a − b)²/(3ab(a + b)) + …."""
+    """Return how far a Beta is from the Normal of its mean and variance.
+
+    It begins with (a − b)²/(3ab(a + b)).
+    """
     total = a + b
     skewed = ((a - b) / total) * ((a - b) / a) / (3.0 * b)
     x = xp.stack([a, b, total], axis=-1)
     slope = binet_slope(xp, x)
     large = x >= SHIFT
-    # g − x g′ less its first term, 1/(6x)
+    # g − x·dg less its first term, 1/(6x)
     series = _odd(xp, xp.where(large, x, float(SHIFT)), lambda m: 0.0 if m == 1 else m + 1.0)
     rest = xp.where(large, series, (binet(xp, x) - x * slope) - 1.0 / (6.0 * x))
     own = 0.5 * log1p_gap(xp, 1.0 / total) + (rest[..., 2] + 2.0 * slope[..., 2])

@@ -40,8 +40,8 @@ def interior(
 ) -> tuple[Array, Array, list[Array]]:
     """Return where all of positive parameters are inside their domain, a value elsewhere, and them.
 
-    Elsewhere P or Q is a limit, of mass at points or far out: 0 where they have the same parameters,
-    +∞ where not, NaN where one is negative or NaN.  There the parameters returned are 1.
+    Elsewhere P or Q is a limit, of mass at points or far out: 0 where they have the same
+    parameters, +∞ where not, NaN where one is negative or NaN.  There the parameters returned are 1.
     """
     both = [*p, *q]
     valid, alive, same = True, True, True
@@ -94,7 +94,9 @@ def gamma_excess(xp: Namespace, a: Array, c: Array, difference: Array | None = N
     edge = xp.where((a >= 0) & (c >= 0), xp.where(a == c, 0.0, zero + math.inf), math.nan)
     a, c, change = xp.where(alive, a, 1.0), xp.where(alive, c, 1.0), xp.where(alive, change, zero)
     shifted = _stirling_excess(xp, a + SHIFT, c + SHIFT, change)
-    return xp.where(alive, shifted + xp.sum(_Steps.up_from(xp, a, c, change).excess(), axis=-1), edge)
+    return xp.where(
+        alive, shifted + xp.sum(_Steps.up_from(xp, a, c, change).excess(), axis=-1), edge
+    )
 
 
 def gamma_excess_growth(
@@ -158,7 +160,7 @@ class _Steps:
         """Return how much the steps grow where x and y do by s and t; ``more`` is t − s."""
         xp, x, y, d = self.xp, self.x, self.y, self.d
         wide_x, wide_y, wide_d = x + s, y + t, d + more
-        wide_rho, near = self._ratio_less_one(wide_x, wide_y, wide_d)
+        _, near = self._ratio_less_one(wide_x, wide_y, wide_d)
         up = (d / y) * (t / wide_y + s / (x + 1.0)) - more / wide_y
         up = up / (wide_x + 1.0)  # the ratio's own growth …
         rate = up * (y / x) * ((x + 1.0) / (y + 1.0))  # … of what it was
@@ -183,7 +185,8 @@ def _growth_of_quotient(
     return xp.where(close, more - s * (d / x), t - s * (y / x)) / (x + s)
 
 
-# The remainder of x^(−m) is (d²u²v) Σ (i + 1) uⁱ v^(m−1−i), i < m, with d = c − a, u = 1/a, v = 1/c.
+# The remainder of x^(−m) is d²u²v Σ (i + 1) uⁱ v^(m−1−i), i < m, with d = c − a, u = 1/a and
+# v = 1/c.
 
 
 def _stirling_excess(xp: Namespace, a: Array, c: Array, change: Array) -> Array:

@@ -1,15 +1,17 @@
-"""E log p and −E log q of pairs of families by textbook moments, evaluated by mpmath in many digits.
+"""E log p and −E log q of pairs of families by textbook moments, by mpmath in many digits.
 
 Digits are doubled until nothing changes: where the two families are close nearly all cancel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mpmath
 from mpmath import mp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HALF = mpmath.mpf(1) / 2
 

@@ -116,9 +116,7 @@ def test_gradients_of_close_pairs():
     """Finite, in float32, where the pair is close."""
     torch = pytest.importorskip("torch")
     for p, q, of_p, of_q in CLOSE:
-        leaves = [
-            torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in (*of_p, *of_q)
-        ]
+        leaves = [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in (*of_p, *of_q)]
         value = kl(make(p, leaves[: len(of_p)]), make(q, leaves[len(of_p) :]))
         slopes = torch.autograd.grad(value, leaves)
         assert all(torch.isfinite(slope) for slope in slopes), (p, q, of_p, of_q)
@@ -161,7 +159,11 @@ EDGES = [
     (d.Beta(1.0, 0.0), d.Beta(1.0, 1.0), INF),
     (d.Beta(1.0, 1.0), d.Beta(1.0, 0.0), INF),
     (d.Beta(1.0, 0.0), d.Uniform(0.0, 1.0), INF),
-    (d.Dirichlet(np.array([1.0, 1.0, 0.0])), d.Dirichlet(np.array([1.0, 2.0, 0.0])), 1 - math.log(2)),
+    (
+        d.Dirichlet(np.array([1.0, 1.0, 0.0])),
+        d.Dirichlet(np.array([1.0, 2.0, 0.0])),
+        1 - math.log(2),
+    ),
     (d.Weibull(0.0, 1.0), d.Weibull(1.0, 1.0), INF),
     (d.Weibull(1.0, 1.0), d.Weibull(0.0, 1.0), INF),
     (d.Weibull(0.0, 1.0), d.Weibull(0.0, 1.0), 0.0),

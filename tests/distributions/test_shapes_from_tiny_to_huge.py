@@ -90,9 +90,7 @@ def test_gamma(library, dtype):
 
 @every_library
 def test_beta(library, dtype):
-    assert_exact(
-        library, dtype, lambda a, b, c, e: (d.Beta(a, b), d.Beta(c, e)), truths.beta, BETA
-    )
+    assert_exact(library, dtype, lambda a, b, c, e: (d.Beta(a, b), d.Beta(c, e)), truths.beta, BETA)
 
 
 @every_library

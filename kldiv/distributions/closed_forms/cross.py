@@ -446,7 +446,7 @@ def _log_normal_gamma(xp: Namespace, m: Shape, q: Any) -> Array:
     return times_phi(xp, c, w, xp.exp(w) * c) + inner + binet(xp, c)
 
 
-def _weibull_gamma(xp: Namespace, m: _Weibull, q: f.Gamma) -> Array:  # type: ignore[misc]
+def _weibull_gamma(xp: Namespace, m: _Weibull, q: f.Gamma) -> Array:
     """c φ(−w) + the remainders of log Γ from k = c = 1, of which both are an Exponential."""
     c, t = xp.broadcast_arrays(q.concentration, m.t)
     more, less = c - 1.0, (1.0 - m.p.concentration) / m.p.concentration
@@ -512,9 +512,7 @@ def _continuous_bernoulli_uniform(xp: Namespace, m: Shape, q: f.Uniform) -> Arra
     return of_logits(xp, x, xp.zeros_like(x), -x) + _log_width(xp, q.low, q.high)
 
 
-def _uniform_continuous_bernoulli(
-    xp: Namespace, m: Shape, q: f.ContinuousBernoulli
-) -> Array:
+def _uniform_continuous_bernoulli(xp: Namespace, m: Shape, q: f.ContinuousBernoulli) -> Array:
     """D of logits 0 from Q, and what the interval is narrower."""
     x, low, high = natural(xp, q), m.p.low, m.p.high
     small = abs(x) < 1.0
@@ -560,7 +558,7 @@ def _mean_log(xp: Namespace, low: Array, high: Array, width: Array) -> Array:
     return (parts[1] - parts[0]) / width
 
 
-def _uniform_pareto(xp: Namespace, m: _Uniform, q: f.Pareto) -> Array:  # type: ignore[misc]
+def _uniform_pareto(xp: Namespace, m: _Uniform, q: f.Pareto) -> Array:
     """−H(P) − E[log q]: (α + 1) E[log x/s] − log(α · width/s)."""
     low, high, s = m.p.low, m.p.high, q.scale
     fits = low >= s
