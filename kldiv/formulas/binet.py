@@ -1,15 +1,16 @@
 r"""Binet's function g(x) = log Γ(x) − (x − ½) log x + x − ½ log 2π, and what depends on it alone.
 
 What is left of log Γ and of digamma where the leading terms of a divergence have cancelled by
-algebra.  All are right to some tens of units of themselves for all x > 0: Γ's recurrence shifts x
-up, g(x) − g(x + 1) = k(x) = (x + ½) log(1 + 1/x) − 1, and there stands Stirling's series.
+algebra.  All are right to some tens of units of themselves for x from the smallest numbers to the
+largest: Γ's recurrence shifts x up, g(x) − g(x + 1) = (x + ½) log(1 + 1/x) − 1, and there stands
+Stirling's series.  Below, dg is the derivative of g.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kldiv.formulas.remainders import BINET, SHIFT
+from kldiv.formulas.remainders import BINET, SHIFT, binet_terms, up_from
 from kldiv.formulas.special import artanh_parts, log1p_gap, log_ratio, polynomial
 
 if TYPE_CHECKING:
@@ -18,45 +19,39 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
 
 
-def _steps(xp: Namespace, *arrays: Array) -> list[Array]:
-    """Return x, x + 1, …, x + 9 on an axis of their own."""
-    return [xp.stack([x + i for i in range(SHIFT)], axis=-1) for x in arrays]
-
-
-def _odd(x: Array, factor: Callable[[int], float]) -> Array:
+def _odd(xp: Namespace, x: Array, factor: Callable[[int], float]) -> Array:
     """Return Σ factor(m) cₙ x^(−m), m = 2n − 1."""
     falling = 1.0 / x
-    terms = [factor(2 * n + 1) * c for n, c in enumerate(BINET)]
+    terms = [factor(2 * n + 1) * c for n, c in enumerate(BINET[: binet_terms(xp, x)])]
     return falling * polynomial(falling * falling, terms)
 
 
 def binet(xp: Namespace, x: Array) -> Array:
     """Return g(x) > 0 for x > 0."""
-    (each,) = _steps(xp, x)
+    each = up_from(xp, x)
     z, rest = artanh_parts(xp, 1.0 / (2.0 * each + 1.0))
     step = (each + 0.5) * log_ratio(xp, each + 1.0, each, xp.ones_like(each)) - 1.0
     step = xp.where(each > 1.0, rest / (2.0 * z), step)
-    return xp.sum(step, axis=-1) + _odd(x + SHIFT, lambda _: 1.0)
+    return xp.sum(step, axis=-1) + _odd(xp, x + SHIFT, lambda _: 1.0)
 
 
 def binet_slope(xp: Namespace, x: Array) -> Array:
-    """Return g'(x) = digamma(x) − log x + 1/(2x) < 0 for x > 0."""
-    (each,) = _steps(xp, x)
+    """Return dg(x) = digamma(x) − log x + 1/(2x) < 0 for x > 0."""
+    each = up_from(xp, x)
     z, rest = artanh_parts(xp, 1.0 / (2.0 * each + 1.0))
     step = log_ratio(xp, each + 1.0, each, xp.ones_like(each)) - 0.5 / each - 0.5 / (each + 1.0)
     step = xp.where(each > 1.0, rest - 2.0 * z * z * z / (1.0 - z * z), step)
-    return xp.sum(step, axis=-1) + _odd(x + SHIFT, lambda m: -m) / (x + SHIFT)
+    return xp.sum(step, axis=-1) + _odd(xp, x + SHIFT, lambda m: -m) / (x + SHIFT)
 
 
 def binet_slope_growth(xp: Namespace, x: Array, d: Array) -> Array:
-    """Return g'(x + d) − g'(x) for d ≥ 0, however small; it is ≥ 0."""
-    low, high = _steps(xp, x, x + d)
-    more = xp.stack([d] * SHIFT, axis=-1)
+    """Return dg(x + d) − dg(x) for d ≥ 0, however small; it is ≥ 0."""
+    low, high, more = up_from(xp, x), up_from(xp, x + d), d[..., None]
     step = 0.5 * (more / low / high) * ((more + 1.0) / (low + 1.0) / (high + 1.0))
     step = step - _gap(xp, low, high, more)
     u, v = 1.0 / (x + SHIFT), 1.0 / (x + d + SHIFT)
     total, power, inner = -BINET[0] * (u + v), u, u + v
-    for k in range(2, 2 * len(BINET)):  # inner is Σ uⁱ vʲ, i + j = k
+    for k in range(2, 2 * binet_terms(xp, u)):  # inner is Σ uⁱ vʲ, i + j = k
         power = power * u
         inner = v * inner + power
         if k % 2:
@@ -65,14 +60,13 @@ def binet_slope_growth(xp: Namespace, x: Array, d: Array) -> Array:
 
 
 def binet_remainder(xp: Namespace, x: Array, d: Array) -> Array:
-    """Return g(x + d) − g(x) − d g'(x) ≥ 0 for d ≥ 0."""
-    low, high = _steps(xp, x, x + d)
-    more = xp.stack([d] * SHIFT, axis=-1)
+    """Return g(x + d) − g(x) − d·dg(x) ≥ 0 for d ≥ 0."""
+    low, high, more = up_from(xp, x), up_from(xp, x + d), d[..., None]
     step = 0.5 * (more / low) * (more / high) / (low + 1.0)
     step = step - (high + 0.5) * _gap(xp, low, high, more)
     u, v = 1.0 / (x + SHIFT), 1.0 / (x + d + SHIFT)
     power, inner, total = xp.ones_like(u), xp.ones_like(u), BINET[0] * xp.ones_like(u)
-    for k in range(1, 2 * len(BINET) - 1):
+    for k in range(1, 2 * binet_terms(xp, u) - 1):
         power = power * u
         inner = v * inner + (k + 1) * power
         if k % 2 == 0:
@@ -95,16 +89,17 @@ def gamma_negentropy(xp: Namespace, a: Array) -> Array:
 
 
 def beta_negentropy(xp: Namespace, a: Array, b: Array) -> Array:
-    """Return D(Beta‖Normal) for the same mean and variance: (a − b)²/(3ab(a + b)) + …."""
+    """Return how far a Beta is from the Normal of its mean and variance.
+
+    It begins with (a − b)²/(3ab(a + b)).
+    """
     total = a + b
     skewed = ((a - b) / total) * ((a - b) / a) / (3.0 * b)
-    own = 0.5 * log1p_gap(xp, 1.0 / total)
-    for x, sign in ((a, -1.0), (b, -1.0), (total, 1.0)):
-        value, slope = binet(xp, x), binet_slope(xp, x)
-        large = x >= SHIFT
-        far = xp.where(large, x, float(SHIFT))
-        # g − x g' less its first term, 1/(6x)
-        second = _odd(far, lambda m: 0.0 if m == 1 else m + 1.0)
-        rest = xp.where(large, second, (value - x * slope) - 1.0 / (6.0 * x))
-        own = own + sign * rest + (2.0 if sign > 0 else -1.0) * slope
-    return skewed + own
+    x = xp.stack([a, b, total], axis=-1)
+    slope = binet_slope(xp, x)
+    large = x >= SHIFT
+    # g − x·dg less its first term, 1/(6x)
+    series = _odd(xp, xp.where(large, x, float(SHIFT)), lambda m: 0.0 if m == 1 else m + 1.0)
+    rest = xp.where(large, series, (binet(xp, x) - x * slope) - 1.0 / (6.0 * x))
+    own = 0.5 * log1p_gap(xp, 1.0 / total) + (rest[..., 2] + 2.0 * slope[..., 2])
+    return skewed + own - (rest[..., 0] + slope[..., 0]) - (rest[..., 1] + slope[..., 1])

@@ -40,8 +40,9 @@ def interior(
 ) -> tuple[Array, Array, list[Array]]:
     """Return where all positive parameters are inside their domain, a value elsewhere, and them.
 
-    Elsewhere P or Q is a limit, of mass at points or far out: 0 where parameters are the same, +∞
-    where not, NaN where one is negative or NaN.  There the parameters returned are 1.
+    Elsewhere P or Q is a limit, of mass at points or far out: 0 where they have the same
+    parameters, +∞ where not, NaN where one is negative or NaN.  There the parameters returned
+    are 1.
     """
     both = [*p, *q]
     valid, alive, same = True, True, True
@@ -69,6 +70,11 @@ SHIFT = 10
 # B₂ₙ / (2n (2n−1)): log Γ(x) = (x − ½) log x − x + ½ log 2π + Σ cₙ x^(1−2n), right to 1e-17 of
 # itself at x = 10.
 BINET = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
+
+
+def binet_terms(xp: Namespace, x: Array) -> int:
+    """Return how many terms are right to u of the first one from 10 on."""
+    return len(BINET) if x.dtype == xp.float64 else 3
 
 
 def lgamma_remainder(xp: Namespace, a: Array, c: Array, difference: Array | None = None) -> Array:
@@ -106,13 +112,16 @@ def gamma_excess_growth(
     a, c = xp.where(alive, a, 1.0), xp.where(alive, c, 1.0)
     change, more = xp.where(alive, change, zero), xp.where(alive, more, zero)
     s, t = xp.where(alive, s, zero), xp.where(alive, t, zero)
-    steps = _Steps.up_from(xp, a, c, change).growth(*_side_by_side(xp, s, t, more))
+    steps = _Steps.up_from(xp, a, c, change)
+    steps = steps.growth(s[..., None], t[..., None], more[..., None])
     return _stirling_growth(xp, a + SHIFT, c + SHIFT, change, s, t, more) + xp.sum(steps, axis=-1)
 
 
-def _side_by_side(xp: Namespace, *arrays: Array) -> list[Array]:
-    """Return each on an axis of steps: a compiler sees one formula, not ten."""
-    return [xp.stack([x] * SHIFT, axis=-1) for x in arrays]
+def up_from(xp: Namespace, x: Array) -> Array:
+    """Return x, x + 1, …, x + 9 on an axis of their own: a compiler sees one formula, not ten."""
+    ones = xp.ones_like(x)[..., None]
+    steps = xp.cumulative_sum(xp.broadcast_to(ones, (*ones.shape[:-1], SHIFT)), axis=-1)
+    return x[..., None] + (steps - 1.0)
 
 
 class _Steps:
@@ -129,8 +138,7 @@ class _Steps:
     @classmethod
     def up_from(cls, xp: Namespace, a: Array, c: Array, change: Array) -> _Steps:
         """Return those from a and c on; ``change`` is c − a."""
-        x, y = (xp.stack([v + i for i in range(SHIFT)], axis=-1) for v in (a, c))
-        return cls(xp, x, y, *_side_by_side(xp, change))
+        return cls(xp, up_from(xp, a), up_from(xp, c), change[..., None])
 
     def _ratio_less_one(self, x: Array, y: Array, d: Array) -> tuple[Array, Array]:
         rho = -(d / y) / (x + 1.0)
@@ -178,7 +186,7 @@ def _growth_of_quotient(
     return xp.where(close, more - s * (d / x), t - s * (y / x)) / (x + s)
 
 
-# The remainder of x^(−m) is (d²u²v) Σ (i + 1) uⁱ v^(m−1−i), i < m, with d = c − a, u = 1/a and
+# The remainder of x^(−m) is d²u²v Σ (i + 1) uⁱ v^(m−1−i), i < m, with d = c − a, u = 1/a and
 # v = 1/c.
 
 
@@ -187,7 +195,7 @@ def _stirling_excess(xp: Namespace, a: Array, c: Array, change: Array) -> Array:
     u, v = 1.0 / a, 1.0 / c
     power, inner = xp.ones_like(u), xp.ones_like(u)
     total = BINET[0] * inner
-    for k in range(1, 2 * len(BINET) - 1):
+    for k in range(1, 2 * binet_terms(xp, u) - 1):
         power = power * u
         inner = v * inner + (k + 1) * power
         if k % 2 == 0:
@@ -205,7 +213,7 @@ def _stirling_growth(
     up_u, up_v = -s * u * wide_u, -t * v * wide_v
     power, inner, total = xp.ones_like(u), xp.ones_like(u), BINET[0] * xp.ones_like(u)
     up_power, up_inner, up_total = xp.zeros_like(u), xp.zeros_like(u), xp.zeros_like(u)
-    for k in range(1, 2 * len(BINET) - 1):
+    for k in range(1, 2 * binet_terms(xp, u) - 1):
         up_power = wide_u * up_power + up_u * power
         up_inner = wide_v * up_inner + up_v * inner + (k + 1) * up_power
         power = power * u
@@ -248,9 +256,13 @@ _NODES = (
 )
 
 
-def integrated_remainder(curvature: Callable[[Array], Array], a: Array, change: Array) -> Array:
+def integrated_remainder(
+    xp: Namespace, curvature: Callable[[Array], Array], a: Array, change: Array
+) -> Array:
     """Return ∫ₐᶜ (c − t) f″(t) dt, the remainder of f, where ``change`` = c − a is small."""
-    parts = [weight * (1.0 - node) * curvature(a + node * change) for node, weight in _NODES]
+    points = a[..., None] + xp.stack([node * change for node, _ in _NODES], axis=-1)
+    found = curvature(points)
+    parts = [weight * (1.0 - node) * found[..., i] for i, (node, weight) in enumerate(_NODES)]
     return change * change * sum(parts[1:], parts[0])
 
 

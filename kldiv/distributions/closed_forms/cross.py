@@ -19,7 +19,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.distributions import families as f
-from kldiv.distributions.base import restore
+from kldiv.distributions.closed_forms.edges import at_edges, inside, replaced
 from kldiv.distributions.closed_forms.location import quotient
 from kldiv.distributions.closed_forms.shape import (
     curvature,
@@ -263,18 +263,18 @@ class _Weibull(Shape):
     def __init__(self, xp: Namespace, p: Any) -> None:
         super().__init__(xp, p)
         self.t = 1.0 / p.concentration
-        one = xp.ones_like(self.t)
-        self.rise = lgamma_remainder(xp, one, 1.0 + self.t, self.t)  # log Γ(1 + t) + γt
-
-    def _spread(self) -> tuple[Array, Array]:
-        """Return t, not so small that its square is 0, and log Γ(1 + 2t) − 2 log Γ(1 + t)."""
-        t = self.xp.where(self.t > 1e-12, self.t, 1e-12)
+        # Not so small that its square is 0.
+        self.part = xp.where(self.t > 1e-12, self.t, 1e-12)
+        t, one = self.part, xp.ones_like(self.t)
         middle = 1.0 + t
-        ends = lgamma_remainder(self.xp, middle, middle + t, t)
-        return t, ends + lgamma_remainder(self.xp, middle, self.xp.ones_like(t), -t)
+        sides = ((one, middle, middle), (middle, middle + t, one), (t, t, -t))
+        stacked = (xp.stack(x, axis=-1) for x in sides)
+        found = lgamma_remainder(xp, *stacked)
+        self.rise = found[..., 0]  # log Γ(1 + t) + γt
+        self.bend = found[..., 1] + found[..., 2]  # log Γ(1 + 2t) − 2 log Γ(1 + t)
 
     def negentropy(self) -> Array:
-        t, bend = self._spread()
+        t, bend = self.part, self.bend
         half = 0.5 * (bend + log_decay(self.xp, bend) + self.xp.log(bend / t / t))
         return (_NORMAL - 1.0 - EULER) + (self.rise + half)
 
@@ -286,7 +286,7 @@ class _Weibull(Shape):
         return (self.p.scale - center) + self.p.scale * more
 
     def deviation(self) -> Array:
-        t, bend = self._spread()
+        t, bend = self.part, self.bend
         root = self.xp.sqrt(-expm1(self.xp, -bend) / t / t)
         return self.p.scale * self.t * root * self.xp.exp(self.rise - EULER * self.t + 0.5 * bend)
 
@@ -465,16 +465,22 @@ def _beta_gamma(xp: Namespace, m: Shape, q: Any) -> Array:
 
 
 def _scaled_beta_gamma(xp: Namespace, a: Array, b: Array, c: Array, rate: Array) -> Array:
+    a, b = xp.broadcast_arrays(a, b)
     total = a + b
     more = a * (a / b)
     rich = a * (total / b)  # the concentration of that Gamma, a + more
-    slope, end = binet_slope(xp, b), binet_slope(xp, total)
-    bend = binet_slope_growth(xp, b, a)
-    step = xp.where(a < b, binet_remainder(xp, b, a) + a * slope, binet(xp, total) - binet(xp, b))
-    own = 0.5 * (a / b) / total + binet_remainder(xp, a, more) + step - (b - 1.0) * bend
-    own = own + more * end
+    # Both ends at once, and both changes: a compiler sees each function once.
+    ends = xp.stack([b, total], axis=-1)
+    heights, slopes = binet(xp, ends), binet_slope(xp, ends)
+    starts, changes = xp.stack([b, a], axis=-1), xp.stack([a, more], axis=-1)
+    bends = binet_slope_growth(xp, starts, changes)
+    remainders = binet_remainder(xp, starts, changes)
+    close = remainders[..., 0] + a * slopes[..., 0]
+    step = xp.where(a < b, close, heights[..., 1] - heights[..., 0])
+    own = 0.5 * (a / b) / total + remainders[..., 1] + step - (b - 1.0) * bends[..., 0]
+    own = own + more * slopes[..., 1]
     rest = (c - a) - more
-    off = binet_slope_growth(xp, a, more) + end  # less Λ of Q than of that Gamma
+    off = bends[..., 1] + slopes[..., 1]  # less Λ of Q than of that Gamma
     mean = a / total
     exact = ((a - c) * rate + (c * (rate - b) - c * a)) / total
     above = xp.where(rate < 2.0 * total, exact, rate * mean - c)
@@ -671,82 +677,18 @@ def _bounds(d: Any) -> tuple[Any, Any]:
     return next((bounds(d) for cls, bounds in _BOUNDS.items() if isinstance(d, cls)), everywhere)
 
 
-# --- at the edges ---------------------------------------------------------------------------------
-
-_POSITIVE: Final = ("scale", "rate", "concentration", "concentration1", "concentration0", "alpha")
-_DOMAINS: Final[dict[str, tuple[float, float]]] = {
-    **dict.fromkeys(_POSITIVE, (0.0, math.inf)),
-    "probs": (0.0, 1.0),
-    "logits": (-math.inf, math.inf),
-}
-
-# Where a parameter at its edge makes a point mass, and of what place.
-_POINTS: Final[dict[Any, Callable[[Namespace, Any], tuple[Array, Array]]]] = {
-    f.Exponential: lambda xp, d: (d.rate == math.inf, xp.zeros_like(d.rate)),
-    f.Gamma: lambda xp, d: (
-        (d.rate == math.inf) | (d.concentration == 0),
-        xp.zeros_like(d.rate),
-    ),
-    f.Gumbel: lambda _, d: (d.scale == 0, d.loc),
-    f.HalfNormal: lambda xp, d: (d.scale == 0, xp.zeros_like(d.scale)),
-    f.Laplace: lambda _, d: (d.scale == 0, d.loc),
-    f.LogNormal: lambda xp, d: (d.scale == 0, xp.exp(d.loc)),
-    f.Normal: lambda _, d: (d.scale == 0, d.loc),
-    f.Uniform: lambda _, d: (d.low == d.high, d.low),
-    f.Weibull: lambda xp, d: (d.scale == 0, xp.zeros_like(d.scale)),
-}
-
-
-def _point(xp: Namespace, d: Any) -> Array:
-    """Return where a point mass is, NaN for all else."""
-    for family, found in _POINTS.items():
-        if isinstance(d, family):
-            there, place = found(xp, d)
-            return xp.where(there, place, math.nan)
-    (_, some), *_ = d.parameters()
-    return xp.full_like(some, math.nan)
-
-
-def _inside(xp: Namespace, d: Any) -> tuple[Any, Any, Any]:
-    """Return where parameters are inside their domain, where valid, and the family of safe ones."""
-    values = dict(d.parameters())
-    alive: Any = True
-    valid: Any = True
-    for name, value in values.items():
-        low, high = _DOMAINS.get(name, (-math.inf, math.inf))
-        valid = (value >= low) & (value <= high) & valid
-        if name in _DOMAINS:
-            alive = (value > low) & (value < high) & alive
-    safe = dict.fromkeys(values, 0.5)
-    if isinstance(d, f.Uniform):
-        alive, valid = (d.high > d.low) & alive, (d.high >= d.low) & valid
-        safe = {"low": 0.25, "high": 0.75}
-    return alive, valid, _replaced(xp, d, alive, safe)
-
-
-def _replaced(xp: Namespace, d: Any, alive: Any, safe: dict[str, float]) -> Any:
-    """Return the family with these parameters where it is not alive."""
-    values = {name: getattr(d, name) for name in d.one_of}
-    for name, value in d.parameters():
-        values[name] = xp.where(alive, value, safe[name])
-    return restore(type(d), values)
-
-
 def _formula(of_p: type[Shape], of_q: Callable[..., Array]) -> Callable[..., Array]:
     def cross(xp: Namespace, p: Any, q: Any) -> Array:
-        (alive_p, valid_p, safe_p), (alive_q, valid_q, safe_q) = (_inside(xp, d) for d in (p, q))
+        (alive_p, valid_p, safe_p), (alive_q, valid_q, safe_q) = (inside(xp, d) for d in (p, q))
         alive, valid = alive_p & alive_q, valid_p & valid_q
         if isinstance(p, f.Uniform) or isinstance(q, f.Uniform):
             (low_p, high_p), (low_q, high_q) = _bounds(p), _bounds(q)
             fits = (low_p >= low_q) & (high_p <= high_q)
             alive = alive & fits
             if isinstance(p, f.Uniform):
-                safe_p = _replaced(xp, safe_p, fits, {"low": 0.25, "high": 0.75})
+                safe_p = replaced(xp, safe_p, fits, {"low": 0.25, "high": 0.75})
         value = of_q(xp, of_p(xp, safe_p), safe_q)
-        same = _point(xp, p) == _point(xp, q)
-        zero = xp.zeros_like(value)
-        edge = xp.where(same, zero, xp.where(valid, math.inf, zero + math.nan))
-        return xp.where(alive, value, edge)
+        return xp.where(alive, value, at_edges(xp, p, q, valid, value))
 
     cross.__doc__ = of_q.__doc__
     return cross

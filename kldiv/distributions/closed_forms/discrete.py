@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from kldiv.distributions.closed_forms.location import quotient
 from kldiv.distributions.families import (
     Bernoulli,
     Binomial,
@@ -53,13 +54,13 @@ def bernoulli(xp: Namespace, p: Any, q: Any) -> Array:
 @register_kl(Geometric, Geometric)
 def geometric(xp: Namespace, p: Geometric, q: Geometric) -> Array:
     """The Bernoulli's, over p."""
-    return bernoulli(xp, p, q) / probabilities(xp, p)[0]
+    return quotient(xp, bernoulli(xp, p, q), probabilities(xp, p)[0])
 
 
 @register_kl(NegativeBinomial, NegativeBinomial)
 def negative_binomial(xp: Namespace, p: NegativeBinomial, q: NegativeBinomial) -> Array:
     """The Bernoulli's, times r/(1−p), for equal r; NaN for others, which have no closed form."""
-    value = p.total_count * bernoulli(xp, p, q) / probabilities(xp, p)[1]
+    value = quotient(xp, p.total_count * bernoulli(xp, p, q), probabilities(xp, p)[1])
     return xp.where(p.total_count == q.total_count, value, xp.nan)
 
 
@@ -74,7 +75,7 @@ def binomial(xp: Namespace, p: Binomial, q: Binomial) -> Array:
         return _fewer_trials(xp, p, q, n, m)
     value = n * bernoulli(xp, p, q)
     (p1, _), (_, q0) = probabilities(xp, p), probabilities(xp, q)
-    none = -m * xp.log(xp.where(p1 == 0, q0, 1.0))  # P is a point mass at 0
+    none = 0.0 - m * xp.log(xp.where(p1 == 0, q0, 1.0))  # P is a point mass at 0
     more = xp.where(p1 == 0, none, xp.where(p1 > 0, xp.full_like(value, xp.inf), xp.nan))
     if isinstance(n, int) and isinstance(m, int):
         return value if n == m else more
@@ -103,7 +104,7 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     (p1, p0), (q1, q0) = (xp.broadcast_arrays(*probabilities(xp, d)) for d in (p, q))
     p1, p0, q1, q0 = xp.broadcast_arrays(p1, p0, q1, q0)
     point = p1 == 0
-    none = -m * xp.log(xp.where(point, q0, 1.0))  # P is a point mass at 0
+    none = 0.0 - m * xp.log(xp.where(point, q0, 1.0))  # P is a point mass at 0
     inside = (p1 > 0) & (p1 <= 1) & (q1 > 0) & (q0 > 0)
     valid = (p1 >= 0) & (p1 <= 1) & (q1 >= 0) & (q1 <= 1)
     p1, q1 = (xp.where(inside, x, 0.5)[..., None] for x in (p1, q1))

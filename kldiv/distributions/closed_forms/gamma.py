@@ -62,5 +62,7 @@ def weibull(xp: Namespace, p: Any, q: Any) -> Array:
     k_q = xp.ones_like(q.rate) if one_q else q.concentration
     scale_p = 1.0 / p.rate if one_p else p.scale
     scale_q = 1.0 / q.rate if one_q else q.scale
+    alive, edge, (k_p, scale_p, k_q, scale_q) = interior(xp, (k_p, scale_p), (k_q, scale_q))
     s, less = k_q / k_p, (k_q - k_p) / k_p
-    return power_law(xp, s, less, k_q * log_ratio(xp, scale_p, scale_q))
+    value = power_law(xp, s, less, k_q * log_ratio(xp, scale_p, scale_q))
+    return xp.where(alive, value, edge)

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from kldiv.distributions.closed_forms.discrete import probabilities
+from kldiv.distributions.closed_forms.edges import at_edges, inside
 from kldiv.distributions.families import (
     Beta,
     ContinuousBernoulli,
@@ -133,20 +134,22 @@ def log_decay(xp: Namespace, x: Array) -> Array:
 @register_kl(ContinuousBernoulli, ContinuousBernoulli)
 def continuous_bernoulli(xp: Namespace, p: ContinuousBernoulli, q: ContinuousBernoulli) -> Array:
     """The remainder of log((eˣ − 1)/x) between the logits."""
-    a, b = natural(xp, p), natural(xp, q)
+    (alive_p, valid_p, safe_p), (alive_q, valid_q, safe_q) = (inside(xp, d) for d in (p, q))
+    a, b = natural(xp, safe_p), natural(xp, safe_q)
     change = b - a
     if p.probs is not None and q.probs is not None:
-        more = q.probs - p.probs
-        change = log_ratio(xp, q.probs, p.probs, more)
-        change = change - log_ratio(xp, 1.0 - q.probs, 1.0 - p.probs, -more)
-    return of_logits(xp, a, b, change)
+        more = safe_q.probs - safe_p.probs
+        change = log_ratio(xp, safe_q.probs, safe_p.probs, more)
+        change = change - log_ratio(xp, 1.0 - safe_q.probs, 1.0 - safe_p.probs, -more)
+    value = of_logits(xp, a, b, change)
+    return xp.where(alive_p & alive_q, value, at_edges(xp, p, q, valid_p & valid_q, value))
 
 
 def of_logits(xp: Namespace, a: Array, b: Array, change: Array) -> Array:
     """Return the divergence of two ContinuousBernoullis of logits a and b = a + change."""
     close = abs(change) < 4.0
     step = xp.where(close, change, 0.0)
-    near = integrated_remainder(lambda x: curvature(xp, x), a, step)
+    near = integrated_remainder(xp, lambda x: curvature(xp, x), a, step)
     # Mirrored so that a ≥ 0: log((eˣ − 1)/x) is x + log((1 − e⁻ˣ)/x), and without the x for x < 0.
     mirrored = a < 0
     b = xp.where(mirrored, -b, b)
@@ -215,6 +218,15 @@ def cosine_variance(xp: Namespace, k: Array) -> Array:
     return xp.where(small, share, rest / xp.where(small, 1.0, k))
 
 
+def _decayed_bessel(xp: Namespace, k: Array) -> Array:
+    """Return e⁻ᵏ I₀(k): for large k the series of its logarithm, whose derivative is right too."""
+    small = k < _LARGE
+    inverse = 1.0 / xp.where(small, _LARGE, k)
+    terms = [0.0, *(c / n for n, c in enumerate(_FALLING[1:], 1))]
+    far = xp.exp(polynomial(inverse, terms)) * xp.sqrt(inverse / (2 * math.pi))
+    return xp.where(small, xp.special.i0e(xp.where(small, k, 1.0)), far)
+
+
 @register_kl(VonMises, VonMises)
 def von_mises(xp: Namespace, p: VonMises, q: VonMises) -> Array:
     """The remainder of log I₀ from κ₁ to κ₂ + 2 κ₂ A(κ₁) sin²((μ₁ − μ₂)/2), A = I₁/I₀."""
@@ -222,8 +234,8 @@ def von_mises(xp: Namespace, p: VonMises, q: VonMises) -> Array:
     change = b - a
     close = (abs(change) < 0.5) | ((abs(change) < 0.5 * a) & (abs(change) < 0.5 * b))
     step = xp.where(close, change, 0.0)
-    near = integrated_remainder(lambda k: cosine_variance(xp, k), a, step)
+    near = integrated_remainder(xp, lambda k: cosine_variance(xp, k), a, step)
     ratio, rest = mean_cosine(xp, a)
-    far = xp.log(xp.special.i0e(b) / xp.special.i0e(a)) + change * rest
+    far = xp.log(_decayed_bessel(xp, b) / _decayed_bessel(xp, a)) + change * rest
     half = xp.sin(0.5 * (p.loc - q.loc))
     return xp.where(close, near, far) + 2.0 * b * ratio * half * half

@@ -1,0 +1,326 @@
+"""The Gamma family for shapes from 1e-6 to 1e8, and other families of large parameters."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+from distributions import textbook as truths
+from distributions.moments import condition, exact
+from libraries import Library, require, unit
+
+import kldiv
+from kldiv import distributions as d
+from kldiv import kl_divergence as kl
+
+PAIRED = [
+    (Library.NUMPY, "float64"),
+    (Library.TORCH, "float32"),
+    (Library.TORCH, "float64"),
+    (Library.JAX, "float32"),
+]
+every_library = pytest.mark.parametrize(
+    ("library", "dtype"), PAIRED, ids=[f"{lib.value}-{dtype}" for lib, dtype in PAIRED]
+)
+
+
+def compiled(library, pair):
+    """The divergence as a function of parameters; JAX would compile each operation by itself."""
+
+    def value(*x):
+        return kl(*pair(*x))
+
+    return pytest.importorskip("jax").jit(value) if library is Library.JAX else value
+
+
+def assert_exact(library, dtype, pair, truth, columns, units=10):
+    """Compare a batch with its truth, in units of its condition in the parameters, at least 1."""
+    require(library)
+    columns = [np.asarray(column, dtype) for column in columns]
+    found = library.numpy(compiled(library, pair)(*map(library.from_numpy, columns)))
+    assert found.dtype == dtype
+    for value, *x in zip(found, *columns, strict=True):
+        wanted = exact(truth, x)
+        allowed = units * unit(dtype) * condition(truth, x) * wanted
+        assert abs(float(value) - wanted) <= allowed, (x, value, float(wanted))
+
+
+# a, r, c, s of Gamma(a, r)‖Gamma(c, s): far, near, of equal means, in both directions.
+GAMMA = np.array(
+    [
+        (4000.0, 1.0, 0.5, 1.0),
+        (0.5, 1.0, 4000.0, 1.0),
+        (1e8, 1.0, 1e-3, 1.0),
+        (1e8, 1e3, 1e8 + 1e3, 1e3),
+        (1e-6, 2.0, 1.1e-6, 2.2),
+        (1e-6, 1e-3, 1e3, 1e6),
+        (4000.0, 8000.0, 0.5, 1.0),
+        (7.0, 1e-4, 0.07, 1e-6),
+        (1e8, 1e8, 1e4, 1e4),
+    ]
+).T
+# a, b, c, d of Beta(a, b)‖Beta(c, d)
+BETA = np.array(
+    [
+        (1e8, 1e-6, 2e8, 1e-6),
+        (1e-6, 1e8, 1e-6, 5e7),
+        (1.4, 8.6e7, 1.4, 493.0),
+        (1e4, 1.0, 1.0, 1.0),
+        (1.0, 1.0, 1e4, 1.0),
+        (1e8, 1e8, 1e8 + 1e4, 1e8),
+        (1e-6, 1e-3, 1e-3, 1e-6),
+        (24.5, 9e-6, 0.78, 1e7),
+        (3e6, 1.5e5, 0.003, 0.14),
+    ]
+).T
+
+
+@every_library
+def test_gamma(library, dtype):
+    assert_exact(
+        library,
+        dtype,
+        lambda a, r, c, s: (d.Gamma(a, r), d.Gamma(c, s)),
+        truths.gamma,
+        GAMMA,
+    )
+
+
+@every_library
+def test_beta(library, dtype):
+    assert_exact(library, dtype, lambda a, b, c, e: (d.Beta(a, b), d.Beta(c, e)), truths.beta, BETA)
+
+
+@every_library
+def test_chi2(library, dtype):
+    assert_exact(
+        library,
+        dtype,
+        lambda a, c: (d.Chi2(a), d.Chi2(c)),
+        truths.chi2,
+        [[1e-6, 1e8, 8000.0, 1.0, 1e8], [1e-3, 1.0, 1.0, 8000.0, 1.0001e8]],
+    )
+
+
+def test_inverse_gamma():
+    x = [np.float64(v) for v in (4000.0, 1.0, 0.5, 1.0)]
+    found = kl(d.InverseGamma(*x[:2]), d.InverseGamma(*x[2:]))
+    assert found == kl(d.Gamma(*x[:2]), d.Gamma(*x[2:]))
+    np.testing.assert_allclose(found, 3999.153447245658, rtol=1e-15)
+
+
+@every_library
+def test_dirichlet(library, dtype):
+    require(library)
+    rows = np.array(
+        [
+            [(1e4, 1.0, 1.0), (1.0, 1.0, 1.0)],
+            [(1.0, 1.0, 1.0), (1e4, 1.0, 1.0)],
+            [(1e8, 1e-3, 1e-6), (2e8, 1e-3, 1e-6)],
+            [(4.8e4, 2.8e7, 6.8e5), (4.3, 2e4, 7.0)],
+            [(1e-6, 1e-6, 1e-6), (1.1e-6, 1e-6, 1e-6)],
+        ],
+        dtype,
+    )
+    p, q = (library.from_numpy(np.ascontiguousarray(rows[:, i])) for i in (0, 1))
+    divergence = compiled(library, lambda a, b: (d.Dirichlet(a), d.Dirichlet(b)))
+    found = library.numpy(divergence(p, q))
+
+    def truth(*x):
+        return truths.dirichlet(x[:3], x[3:])
+
+    for value, row in zip(found, rows, strict=True):
+        x = [*row[0], *row[1]]
+        wanted = exact(truth, x)
+        assert abs(float(value) - wanted) <= 10 * unit(dtype) * condition(truth, x) * wanted
+    np.testing.assert_allclose(found[0], 15.727933538394756, rtol=10 * unit(dtype))
+
+
+def slopes_of_gamma(a, r, c, s):
+    """By hand, as NumPy of float64 and SciPy have them."""
+    special = pytest.importorskip("scipy.special")
+    trigamma = special.polygamma(1, a)
+    return (
+        (a - c) * trigamma + s / r - 1,
+        c / r - a * s / r**2,
+        special.digamma(c) - special.digamma(a) + np.log(r / s),
+        a / r - c / s,
+    )
+
+
+def slopes_of_dirichlet(a, b):
+    special = pytest.importorskip("scipy.special")
+    digamma, trigamma = special.digamma, partial(special.polygamma, 1)
+    total_a, total_b = (x.sum(axis=-1, keepdims=True) for x in (a, b))
+    return (
+        (a - b) * trigamma(a) - (total_a - total_b) * trigamma(total_a),
+        digamma(b) - digamma(a) - digamma(total_b) + digamma(total_a),
+    )
+
+
+FAR = np.array([(4000.0, 1.0, 0.5, 1.0), (0.5, 1.0, 4000.0, 1.0), (1e-3, 2.0, 50.0, 3.0)]).T
+
+
+def test_gradients_of_float32_in_torch():
+    torch = pytest.importorskip("torch")
+    leaves = [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in FAR]
+    found = torch.autograd.grad(kl(d.Gamma(*leaves[:2]), d.Gamma(*leaves[2:])).sum(), leaves)
+    for slope, wanted in zip(found, slopes_of_gamma(*FAR), strict=True):
+        np.testing.assert_allclose(slope.numpy(), wanted, rtol=2e-5, atol=1e-4)
+    rows = [np.array([[1e4, 1.0, 1.0], [1.0, 30.0, 2e5]]), np.array([[1.0, 1, 1], [2, 3, 1e-3]])]
+    pair = [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in rows]
+    found = torch.autograd.grad(kl(*map(d.Dirichlet, pair)).sum(), pair)
+    for slope, wanted in zip(found, slopes_of_dirichlet(*rows), strict=True):
+        np.testing.assert_allclose(slope.numpy(), wanted, rtol=2e-5, atol=1e-5)
+
+
+def test_gradients_of_float32_in_jax():
+    jax = pytest.importorskip("jax")
+    leaves = [jax.numpy.asarray(x, jax.numpy.float32) for x in FAR]
+
+    def value(a, r, c, s):
+        return kl(d.Gamma(a, r), d.Gamma(c, s)).sum()
+
+    found = jax.jit(jax.grad(value, argnums=(0, 1, 2, 3)))(*leaves)
+    for slope, wanted in zip(found, slopes_of_gamma(*FAR), strict=True):
+        np.testing.assert_allclose(slope, wanted, rtol=2e-5, atol=1e-4)
+
+
+def test_no_shape_gives_nan():
+    """A grid of every magnitude, value and gradient, in float32."""
+    torch = pytest.importorskip("torch")
+    sizes = 10.0 ** np.arange(-6, 9, 2)
+    grid = [torch.tensor(x.ravel(), dtype=torch.float32) for x in np.meshgrid(*[sizes] * 4)]
+    for family in (d.Gamma, d.Beta, d.InverseGamma):
+        leaves = [x.clone().requires_grad_() for x in grid]
+        value = kl(family(*leaves[:2]), family(*leaves[2:]))
+        assert not torch.isnan(value).any()
+        assert (value >= 0).all()
+        slopes = torch.autograd.grad(value[torch.isfinite(value)].sum(), leaves)
+        assert not any(torch.isnan(slope).any() for slope in slopes)
+
+
+# --- other families -------------------------------------------------------------------------------
+
+
+def continuous_bernoulli(a, b):
+    from mpmath import mp
+
+    def log_normal(x):
+        return mp.log((mp.exp(x) - 1) / x)
+
+    return log_normal(b) - log_normal(a) - (b - a) * (1 / (1 - mp.exp(-a)) - 1 / a)
+
+
+@every_library
+def test_continuous_bernoulli_of_large_logits(library, dtype):
+    assert_exact(
+        library,
+        dtype,
+        lambda a, b: (d.ContinuousBernoulli(logits=a), d.ContinuousBernoulli(logits=b)),
+        continuous_bernoulli,
+        [
+            [225.0, -225.0, 1e4, 50.0, -1e-3, 3.0, 20.0, -400.0],
+            [220.0, -220.0, 1.2e4, -45.0, 30.0, 0.01, -1e-4, -1.0],
+        ],
+    )
+
+
+def von_mises(k, j):
+    return truths.von_mises(k * 0, k, k * 0, j)
+
+
+@every_library
+def test_von_mises_of_large_concentrations(library, dtype):
+    assert_exact(
+        library,
+        dtype,
+        lambda k, j: (d.VonMises(0 * k, k), d.VonMises(0 * j, j)),
+        von_mises,
+        [[1e3, 1e6, 7e5, 3.0, 1e-3], [2e3, 1e3, 1.6e5, 1e4, 2.0]],
+    )
+
+
+def test_slope_of_von_mises_of_large_concentrations():
+    torch = pytest.importorskip("torch")
+    k = torch.tensor(711296.125, requires_grad=True)
+    j = torch.tensor(164963.453125, requires_grad=True)
+    slopes = torch.autograd.grad(kl(d.VonMises(0.0, k), d.VonMises(0.0, j)), (k, j))
+
+    def truth(*x):
+        return truths.von_mises(0 * x[0], x[0], 0 * x[0], x[1])
+
+    wanted = slopes_by_difference(truth, (k.item(), j.item()))
+    np.testing.assert_allclose([x.item() for x in slopes], wanted, rtol=1e-5)
+
+
+def slopes_by_difference(truth, x):
+    import mpmath
+
+    with mpmath.workdps(80):
+        numbers = [mpmath.mpf(v) for v in x]
+        found = []
+        for i, number in enumerate(numbers):
+            step = number * mpmath.mpf(10) ** -25
+            ends = [truth(*numbers[:i], number + s * step, *numbers[i + 1 :]) for s in (1, -1)]
+            found.append(float((ends[0] - ends[1]) / (2 * step)))
+    return found
+
+
+# --- Binomials of different counts ----------------------------------------------------------------
+
+
+def binomials(n, m):
+    from mpmath import mp
+
+    def value(p, q):
+        total, of_p, of_q = mp.mpf(0), (1 - p) ** n, (1 - q) ** m
+        for k in range(n + 1):
+            total += of_p * mp.log(of_p / of_q)
+            of_p *= mp.mpf(n - k) / (k + 1) * p / (1 - p)
+            of_q *= mp.mpf(m - k) / (k + 1) * q / (1 - q)
+        return total
+
+    return value
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "p", "q"),
+    [
+        (1100, 1101, 0.3, 0.3),
+        (1100, 1101, 0.3, 0.3 * 1100 / 1101),
+        (1100, 5000, 0.3, 0.07),
+        (1, 50, 0.3, 0.01),
+        (60, 61, 0.74, 0.73),
+        (3, 5, 0.9, 0.2),
+    ],
+)
+def test_binomials_of_different_counts(n, m, p, q):
+    wanted = float(exact(binomials(n, m), (p, q)))
+    # Where the means agree the terms of a sum are its root times as large.
+    np.testing.assert_allclose(kl(d.Binomial(n, p), d.Binomial(m, q)), wanted, rtol=1e-11)
+
+
+def test_binomials_of_different_counts_in_float32():
+    torch = pytest.importorskip("torch")
+    n, m = 1100, 1101
+    for p, q in ((0.3, 0.3), (0.099, 0.0989)):
+        x = torch.tensor([p, q])
+        wanted = float(exact(binomials(n, m), x.tolist()))
+        found = kl(d.Binomial(n, x[0]), d.Binomial(m, x[1]))
+        np.testing.assert_allclose(found.item(), wanted, rtol=1e-3)
+
+
+def test_binomials_of_huge_counts():
+    """D ≈ p/(2n(1 − p)), the first term of its expansion in 1/n."""
+    n = 10**9
+    found = kl(d.Binomial(n, 0.3), d.Binomial(n + 1, 0.3))
+    np.testing.assert_allclose(found, 0.3 / (2 * n * 0.7), rtol=1e-6)
+    batch = kl(d.Binomial(n, np.array([0.0, 0.5, 1.0])), d.Binomial(n + 1, 0.5))
+    log_2 = math.log(2)
+    np.testing.assert_allclose(batch[[0, 2]], [(n + 1) * log_2, (n + 1) * log_2], rtol=1e-7)
+    assert kl(d.Binomial(n, 0.5), d.Binomial(n + 1, 0.0)) == math.inf
+    assert math.isnan(kl(d.Binomial(n, -0.5), d.Binomial(n + 1, 0.5)))
+    assert kldiv.kl_divergence(d.Binomial(n, 0.0), d.Binomial(n + 1, 0.0)) == 0
