@@ -17,7 +17,7 @@ import numpy as np
 
 from kldiv.backends import chunks
 from kldiv.errors import BackendError, LibraryError
-from kldiv.formulas.blocks import row_blocks
+from kldiv.formulas.blocks import in_order, row_blocks
 from kldiv.formulas.linear import Products
 from kldiv.formulas.reductions import RowWise
 
@@ -94,7 +94,8 @@ class Backend:
 
     numpy_float32: bool = True
     """Whether the library's float32 is NumPy's, whose logarithm is up to 4.6 u off and whose sums
-    lose up to 1e-5: kldiv then takes that logarithm, and sums, in float64."""
+    lose up to 1e-5: kldiv then takes that logarithm, and sums, in float64.  Rows that are not
+    adjacent in memory NumPy adds up class by class, so that a block of them is copied first."""
 
     in_blocks: bool = False
     """Whether operations run on a block of each array apart from the others."""
@@ -232,15 +233,19 @@ class Backend:
         blocks = row_blocks(arrays[0].shape, operation.compute)
         keep_freed_memory()
         if len(blocks) == 1:
-            return operation.elements(xp, *arrays)
+            return operation.elements(xp, *self._in_order(xp, arrays))
         result = None
         for block in blocks:
-            part = operation.elements(xp, *(array[(*block, ...)] for array in arrays))
+            picked = self._in_order(xp, [array[(*block, ...)] for array in arrays])
+            part = operation.elements(xp, *picked)
             if result is None:
                 shape = operation.shape(arrays)
                 result = xp.empty(shape, dtype=part.dtype, device=part.device)
             result[(*block, ...)] = part
         return result
+
+    def _in_order(self, xp: Namespace, arrays: Sequence[Array]) -> Sequence[Array]:
+        return [in_order(xp, array) for array in arrays] if self.numpy_float32 else arrays
 
     def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
         """Return the context that formulas run in: a device, silenced warnings."""

@@ -46,6 +46,11 @@ def flat(xp: Namespace, array: Array, like: Array) -> Array:
     return xp.reshape(array, (math.prod(like.shape[:-1]), *last))
 
 
+def in_order(xp: Namespace, array: Array) -> Array:
+    """Return ``array`` as it lies in memory row after row: itself where it does, else a copy."""
+    return xp.reshape(xp.reshape(array, (-1,)), array.shape)
+
+
 def class_blocks(classes: int) -> list[slice]:
     """Return slices that cover the classes of a row, of nearly equal size."""
     number = max(1, math.ceil(classes / BLOCK_CLASSES))

@@ -33,7 +33,7 @@ from kldiv.formulas.special import (
 from kldiv.formulas.state import (
     EIGHTH,
     eighths,
-    exp_over,
+    exp_of_rows,
     finite,
     over,
     tempered,
@@ -323,7 +323,7 @@ def _js_anchor(
     z, z_low = two_sum(high, low)  # where pivot and anchor are large, low is not small beside z
     positive = z > 0
     z_low = xp.where(positive, -z_low, z_low)
-    small = exp_over(xp, -abs(z), z_low, EIGHTH * temperature)
+    small = exp_of_rows(xp, -abs(z), z_low, EIGHTH * temperature)
     small = small * xp.exp(xp.where(positive, -rows.offset, rows.offset))  # e^(−|z|)
     above, below = small + k, 1.0 + k * small
     theta = xp.where(positive, small / above, 1.0 / below)

@@ -389,7 +389,10 @@ def tempered(xp: Namespace, x: Array, temperature: Temperature) -> Array:
 
 
 def exp_over(xp: Namespace, high: Array, low: Array, temperature: Temperature) -> Array:
-    """Return exp((high + low)/T) to a few u: rounding the exponent would cost u·|exponent|."""
+    """Return exp((high + low)/T) to a few u: rounding the exponent would cost u·|exponent|.
+
+    The low word is 0 or small beside the temperature.
+    """
     if isinstance(temperature, int | float) and math.frexp(temperature)[0] == 0.5:
         high, low = over(high, temperature), over(low, temperature)  # exact by a power of two
     else:
@@ -409,7 +412,14 @@ def _exp_sum(xp: Namespace, a: Array, b: Array, c: DoubleWord, unit: Temperature
     back, more = two_sum(high, c[0])
     low = low + (more + c[1])
     high = back + low
-    return exp_over(xp, high, low - (high - back), unit)
+    return exp_of_rows(xp, high, low - (high - back), unit)
+
+
+def exp_of_rows(xp: Namespace, high: Array, low: Array, temperature: Temperature) -> Array:
+    """Return `exp_over` of numbers of any size, where it is 0 too."""
+    far = high < -_FAR * temperature
+    high = xp.where(far, -_FAR * temperature, high)
+    return exp_over(xp, high, xp.where(far, 0.0, low), temperature)
 
 
 def _inverse(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Array | float, ...]:
