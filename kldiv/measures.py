@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from kldiv._call import Call, dtypes, resolve_arrays
+from kldiv._call import Call, check_axis, different, dtypes, resolve_arrays
 from kldiv.errors import LibraryError, OptionError, ShapeError
 from kldiv.formulas import measures as formulas
 from kldiv.formulas.measures import RowMeasure
@@ -324,8 +324,9 @@ def renyi_divergence(
     Notes
     -----
     The sum is divided by α Σp + (1−α) Σq, which is 1 for normalised rows, so that a rounding error
-    in their sums does not enter; of rows that are not normalised the result is ≥ 0 as well, for
-    α ≤ 1.
+    in their sums does not enter; of rows that are not normalised the result is ≥ 0 as well. An
+    order above 1 magnifies what the sums differ by: where that divisor is less than half of
+    (Σp)^α (Σq)^(1−α), which is 1 too for normalised rows, it is that instead.
 
     References
     ----------
@@ -360,7 +361,9 @@ def prepare_renyi_divergence(p: Array, q: Array, *, alpha: Any, **options: Any) 
         1.0: formulas.KullbackLeibler(),
         math.inf: formulas.RenyiInfinity(),
     }
-    measure = limits.get(float(alpha)) or formulas.Renyi(float(alpha))
+    # Beyond that order the two differ by less than rounding, and α log(p/q) would overflow.
+    order = math.inf if alpha > 1e36 else float(alpha)
+    measure = limits.get(order) or formulas.Renyi(order)
     return _prepare(measure, ("p", "q"), (p, q), **options)
 
 
@@ -519,15 +522,10 @@ def _check_shapes(names: Sequence[str], ps: Sequence[Array], axis: int) -> bool:
     shape = ps[0].shape
     for name, p in zip(names, ps, strict=True):
         if p.shape != shape:
-            raise ShapeError(
-                f"{names[0]} and {name} must have the same shape; got {tuple(shape)} and "
-                f"{tuple(p.shape)}; nothing is broadcast: expand one of them, for example by "
-                "broadcast_to, if that is what you mean"
-            )
+            raise different(shape, p.shape, (names[0], name))
     if not shape:
         raise ShapeError(f"{names[0]} is a single number; probabilities need an axis of classes")
-    if not -len(shape) <= axis < len(shape):
-        raise ShapeError(f"axis {axis} is out of range for {names[0]} of shape {tuple(shape)}")
+    check_axis(axis, shape, f"{names[0]} of shape {tuple(shape)}")
     if shape[axis] == 0:
         raise ShapeError(f"there are no classes on axis {axis} of {names[0]}: {tuple(shape)}")
     return axis in {-1, len(shape) - 1}

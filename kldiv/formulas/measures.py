@@ -83,10 +83,10 @@ def relative_entropy(xp: Namespace, p: Array, q: Array, difference: Array | None
     return xp.where(alive, terms, _edge(xp, p, q, q, math.inf))
 
 
-def _lifted(xp: Namespace, ps: Sequence[Array]) -> tuple[list[Array], float]:
+def _lifted(xp: Namespace, ps: Sequence[Array]) -> tuple[tuple[Array, ...], float]:
     """Return probabilities in so small a unit that weights make none of them subnormal."""
     unit = 2.0**-80 if ps[0].dtype == xp.float64 else 2.0**-40
-    return [p / unit for p in ps], unit
+    return tuple([p / unit for p in ps]), unit
 
 
 def _sum(xp: Namespace, terms: Array) -> Array:
@@ -362,24 +362,21 @@ class Renyi(Measure):
         alive, safe_p, safe_q = _both(xp, p, q)
         r = log_ratio(xp, safe_p, safe_q)
         apart = r - xp.where(usual, 0.0, log_ratio(xp, *sums[1:4]))
-        near = apart - value
-        # Of a large order an exponent is right only beside that of the largest power.
+        # A large exponent is right only beside that of the largest power.
         far = less * r - _finite(xp, shift)
         if less > 0:
             total = xp.where(outside > 0, math.inf, total)
         share = mass / xp.where(total == 0, 1.0, total)
         if index == 0:
-            x = less * near
-            slopes = self.alpha * near * _ratio(xp, xp.clip(x, -1.0, 1.0))
-            slopes = xp.where(
-                abs(x) < 1, slopes, self.alpha / less * (_product(xp, far, share) - 1.0)
-            )
+            close = abs(less * apart) < 1
+            slopes = expm1(xp, xp.where(close, less * (apart - value), 0.0))
+            slopes = xp.where(close, slopes, _product(xp, far, share) - 1.0) * (self.alpha / less)
             lowest = -self.alpha / less  # where p/q is 0 or ∞ and its power is 0
             edge = _edge(xp, p, q, lowest if less > 0 else 0.0, math.inf if less > 0 else lowest)
         else:
-            x = less * near + apart if less > 1 else self.alpha * apart - less * value
-            slopes = -expm1(xp, xp.clip(x, -1.0, 1.0))
-            slopes = xp.where(abs(x) < 1, slopes, 1.0 - _product(xp, far + r, share))
+            close = abs(self.alpha * apart) < 1
+            slopes = -expm1(xp, xp.where(close, self.alpha * apart - less * value, 0.0))
+            slopes = xp.where(close, slopes, 1.0 - _product(xp, far + r, share))
             edge = _edge(xp, p, q, 1.0, -math.inf)
         return xp.where(alive, slopes, edge) / mass
 
