@@ -220,11 +220,13 @@ def _one_axis(axis: Any, shape: tuple[int, ...]) -> str:
         return f"axis={axis[0]} is that one"
     wanted = [one % len(shape) for one in axis]
     rows = [size for place, size in enumerate(shape) if place not in wanted]
-    reshape = f"x.reshape({(*rows, -1)})"
-    last = tuple(range(-len(wanted), 0))
+    array, last, note = "x", tuple(range(-len(wanted), 0)), ""
     if sorted(wanted) != [len(shape) + place for place in last]:
-        reshape = f"moveaxis(x, {tuple(axis)}, {last}) (in PyTorch movedim), then {reshape}"
-    return f"make one axis of them and leave axis out: for each array x pass {reshape}"
+        array, note = f"moveaxis(x, {tuple(axis)}, {last})", "; in PyTorch it is movedim"
+    return (
+        "make one axis of them and leave axis out: for each array x pass "
+        f"{array}.reshape({(*rows, -1)}){note}"
+    )
 
 
 def broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

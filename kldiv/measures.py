@@ -105,7 +105,7 @@ def kl_divergence(
     >>> round(float(kldiv.kl_divergence(Normal(0, 1), Normal(1, 2))), 6)
     0.443147
     """
-    if is_array(p) and is_array(q):
+    if _like_array(p) or _like_array(q):
         return prepare_kl_divergence(
             p, q, axis=axis, base=base, normalize=normalize, method=method
         ).value()
@@ -477,6 +477,11 @@ def is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
+def _like_array(value: Any) -> bool:
+    """Return whether a value is an array, or can be made one and is no distribution."""
+    return is_array(value) or isinstance(value, list | tuple) or hasattr(value, "__array__")
+
+
 def _prepare(
     measure: Measure,
     names: Sequence[str],
@@ -491,7 +496,7 @@ def _prepare(
         if not is_array(p):
             raise LibraryError(
                 f"{name} must be an array of probabilities; got {type(p).__module__}."
-                f"{type(p).__qualname__}; convert it, for example by numpy.asarray; of "
+                f"{type(p).__qualname__}; convert it, for example by numpy.asarray; of two "
                 "distributions there is kl_divergence only"
             )
     route, arrays, wide = resolve_arrays(names, ps)
