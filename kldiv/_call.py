@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from kldiv import backends
@@ -101,6 +103,8 @@ def resolve_arrays(
     if route.mixed:
         arrays = route.gather(arrays)
     caller = route.caller
+    if route.device is None and not route.crosses:
+        caller.check_devices((*names, *others), arrays)
     wide = FLOATS[0]
     for index, (name, array) in enumerate(zip(names, arrays, strict=False)):
         caller.check(name, array)
@@ -117,7 +121,7 @@ def resolve_same_shape(
     """Resolve two arrays of one shape, and a mask that broadcasts to it."""
     route, arrays, wide = resolve_pair(input, target, **({} if where is None else {"where": where}))
     if input.shape != target.shape:
-        raise _different(input.shape, target.shape)
+        raise different(input.shape, target.shape)
     if where is not None:
         check_mask(route, arrays[2], input.shape)
     return route, arrays, wide
@@ -189,11 +193,58 @@ def _not_floating(name: str, dtype: str) -> DTypeError:
     )
 
 
-def _different(first: tuple[int, ...], second: tuple[int, ...]) -> ShapeError:
+def different(
+    first: tuple[int, ...],
+    second: tuple[int, ...],
+    names: tuple[str, str] = ("input", "target"),
+) -> ShapeError:
+    """Return the error for two shapes that differ, with what expands them where anything does."""
+    mend = "bring them to one shape first"
+    wide = tuple(
+        max(sizes) if 1 in sizes else sizes[0]
+        for sizes in zip_longest(first[::-1], second[::-1], fillvalue=1)
+    )[::-1]
+    if broadcasts(first, wide) and broadcasts(second, wide):
+        short = [name for name, shape in zip(names, (first, second), strict=True) if shape != wide]
+        mend = "if that is what you mean pass " + " and ".join(
+            f"broadcast_to({name}, {wide})" for name in short
+        )
     return ShapeError(
-        f"input and target must have the same shape; got {tuple(first)} and {tuple(second)}; "
-        "nothing is broadcast, as that is a known cause of wrong losses: expand one of them, for "
-        "example by broadcast_to, if that is what you mean"
+        f"{names[0]} and {names[1]} must have the same shape; got {tuple(first)} and "
+        f"{tuple(second)}; nothing is broadcast, as that is a known cause of wrong losses: {mend}"
+    )
+
+
+def check_axis(axis: Any, shape: tuple[int, ...], what: str) -> None:
+    """Raise unless ``axis`` is one whole number, of an axis of the shape, which is that of what."""
+    if not isinstance(axis, int):
+        try:
+            operator.index(axis)
+        except TypeError:
+            raise OptionError(
+                f"axis must be one whole number; got {axis!r}; {_one_axis(axis, shape)}"
+            ) from None
+    if not -len(shape) <= axis < len(shape):
+        raise ShapeError(
+            f"axis {axis} is out of range for {what}; expected {-len(shape)} to {len(shape) - 1}"
+        )
+
+
+def _one_axis(axis: Any, shape: tuple[int, ...]) -> str:
+    """Return how to have the classes on one axis."""
+    axes = range(-len(shape), len(shape))
+    if not isinstance(axis, tuple | list) or not axis or not all(one in axes for one in axis):
+        return "pass that of the classes, for example -1, the last"
+    if len(axis) == 1:
+        return f"axis={axis[0]} is that one"
+    wanted = [one % len(shape) for one in axis]
+    rows = [size for place, size in enumerate(shape) if place not in wanted]
+    array, last, note = "x", tuple(range(-len(wanted), 0)), ""
+    if sorted(wanted) != [len(shape) + place for place in last]:
+        array, note = f"moveaxis(x, {tuple(axis)}, {last})", "; in PyTorch it is movedim"
+    return (
+        "make one axis of them and leave axis out: for each array x pass "
+        f"{array}.reshape({(*rows, -1)}){note}"
     )
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from kldiv._call import (
     Call,
+    check_axis,
     check_reduction,
     check_row_arrays,
+    different,
     dtypes,
     fixed_temperature,
     resolve_pair,
@@ -285,8 +287,7 @@ def check_logits(
         raise ShapeError(
             f"logits need an axis of classes; got {both}; a single number is no logits"
         )
-    if not -len(first) <= axis < len(first):
-        raise ShapeError(f"axis {axis} is out of range for {both}")
+    check_axis(axis, first, both)
     if first != second:
         if len(first) == len(second) and first[axis] != second[axis]:
             raise ShapeError(
@@ -294,7 +295,7 @@ def check_logits(
                 f"({both}); pad the shorter with −inf, never with 0: "
                 f"kldiv.pad_classes(logits, {max(first[axis], second[axis])}, axis={axis})"
             )
-        raise ShapeError(f"input and target must have the same shape; got {both}")
+        raise different(first, second)
     if first[axis] == 0 and not empty:
         raise ShapeError(f"there are no classes on axis {axis}: {both}")
     return axis in {-1, len(first) - 1}

@@ -9,7 +9,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from kldiv._call import Call, dtypes, integers_in_float64, resolve_arrays
+from kldiv._call import (
+    Call,
+    check_axis,
+    different,
+    dtypes,
+    integers_in_float64,
+    resolve_arrays,
+)
 from kldiv.errors import LibraryError, OptionError, ShapeError
 from kldiv.formulas import measures as formulas
 from kldiv.formulas.measures import RowMeasure
@@ -106,7 +113,7 @@ def kl_divergence(
     >>> round(float(kldiv.kl_divergence(Normal(0, 1), Normal(1, 2))), 6)
     0.443147
     """
-    if is_array(p) and is_array(q):
+    if _like_array(p) or _like_array(q):
         return prepare_kl_divergence(
             p, q, axis=axis, base=base, normalize=normalize, method=method
         ).value()
@@ -325,8 +332,9 @@ def renyi_divergence(
     Notes
     -----
     The sum is divided by α Σp + (1−α) Σq, which is 1 for normalised rows, so that a rounding error
-    in their sums does not enter; of rows that are not normalised the result is ≥ 0 as well, for
-    α ≤ 1.
+    in their sums does not enter; of rows that are not normalised the result is ≥ 0 as well. An
+    order above 1 magnifies what the sums differ by: where that divisor is less than half of
+    (Σp)^α (Σq)^(1−α), which is 1 too for normalised rows, it is that instead.
 
     References
     ----------
@@ -361,7 +369,9 @@ def prepare_renyi_divergence(p: Array, q: Array, *, alpha: Any, **options: Any) 
         1.0: formulas.KullbackLeibler(),
         math.inf: formulas.RenyiInfinity(),
     }
-    measure = limits.get(float(alpha)) or formulas.Renyi(float(alpha))
+    # Beyond that order the two differ by less than rounding, and α log(p/q) would overflow.
+    order = math.inf if alpha > 1e36 else float(alpha)
+    measure = limits.get(order) or formulas.Renyi(order)
     return _prepare(measure, ("p", "q"), (p, q), **options)
 
 
@@ -475,6 +485,11 @@ def is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
+def _like_array(value: Any) -> bool:
+    """Return whether a value is an array, or can be made one and is no distribution."""
+    return is_array(value) or isinstance(value, list | tuple) or hasattr(value, "__array__")
+
+
 def _prepare(
     measure: Measure,
     names: Sequence[str],
@@ -489,7 +504,7 @@ def _prepare(
         if not is_array(p):
             raise LibraryError(
                 f"{name} must be an array of probabilities; got {type(p).__module__}."
-                f"{type(p).__qualname__}; convert it, for example by numpy.asarray; of "
+                f"{type(p).__qualname__}; convert it, for example by numpy.asarray; of two "
                 "distributions there is kl_divergence only"
             )
     if normalize:
@@ -523,15 +538,10 @@ def _check_shapes(names: Sequence[str], ps: Sequence[Array], axis: int) -> bool:
     shape = ps[0].shape
     for name, p in zip(names, ps, strict=True):
         if p.shape != shape:
-            raise ShapeError(
-                f"{names[0]} and {name} must have the same shape; got {tuple(shape)} and "
-                f"{tuple(p.shape)}; nothing is broadcast: expand one of them, for example by "
-                "broadcast_to, if that is what you mean"
-            )
+            raise different(shape, p.shape, (names[0], name))
     if not shape:
         raise ShapeError(f"{names[0]} is a single number; probabilities need an axis of classes")
-    if not -len(shape) <= axis < len(shape):
-        raise ShapeError(f"axis {axis} is out of range for {names[0]} of shape {tuple(shape)}")
+    check_axis(axis, shape, f"{names[0]} of shape {tuple(shape)}")
     if shape[axis] == 0:
         raise ShapeError(f"there are no classes on axis {axis} of {names[0]}: {tuple(shape)}")
     return axis in {-1, len(shape) - 1}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kldiv.backends.base import Backend
     from kldiv.formulas.rows import RowOperation
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file that `KLState.save` writes."""
 
 

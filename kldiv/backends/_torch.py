@@ -153,6 +153,22 @@ class TorchBackend(KernelBackend):
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
         return xp
 
+    def check(self, name: str, array: Array) -> None:
+        if array.layout is not torch.strided:
+            raise LibraryError(
+                f"{name} is a tensor of layout {array.layout}; expected a dense one: "
+                f"{name}.to_dense()"
+            )
+
+    def check_devices(self, names: Sequence[str], arrays: Sequence[Array]) -> None:
+        place = arrays[0].device
+        for name, array in zip(names[1:], arrays[1:], strict=True):
+            if array.device != place and array.ndim:  # PyTorch takes single numbers along
+                raise LibraryError(
+                    f"{names[0]} is on {place} and {name} on {array.device}; bring them together, "
+                    f"for example by {name}.to({str(place)!r})"
+                )
+
     def autocasts(self, array: Array) -> bool:
         return torch.is_autocast_enabled(array.device.type)
 

@@ -108,6 +108,9 @@ class Backend:
     def check(self, name: str, array: Array) -> None:
         """Raise if ``array`` is one of the library's that no operation can take."""
 
+    def check_devices(self, names: Sequence[str], arrays: Sequence[Array]) -> None:
+        """Raise if arrays are on devices that the library does not compute on together."""
+
     def namespace(self, array: Array | None = None) -> Namespace:
         """Return the array-API namespace, of ``array`` where the library has several."""
         if array is not None and hasattr(array, "__array_namespace__"):

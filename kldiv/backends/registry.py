@@ -173,8 +173,8 @@ def _recognise(cls: type) -> Backend:
     if hasattr(cls, "__array_namespace__"):
         root = cls.__module__.partition(".")[0]
         return _loaded.setdefault(root, GenericBackend(root))
+    mend = "its own toarray()" if hasattr(cls, "toarray") else "numpy.asarray"
     raise LibraryError(
         "expected an array of NumPy, PyTorch, JAX, CuPy, Dask or another library of the Python "
-        f"array API, got {cls.__module__}.{cls.__qualname__}; convert it, for example by "
-        "numpy.asarray"
+        f"array API, got {cls.__module__}.{cls.__qualname__}; convert it, for example by {mend}"
     )

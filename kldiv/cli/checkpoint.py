@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kldiv.cli.total import Total
     from kldiv.explanation import Explanation
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _EVERY: Final = 30.0  # seconds that a process which is killed may lose
 _SHARE: Final = 20  # but saving takes no more than this part of the time
 _FREE: Final = ("max_bytes", "as_json", "plot", "checkpoint", "scheduler")  # change no number

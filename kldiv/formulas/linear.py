@@ -21,6 +21,7 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
+from kldiv.formulas import state
 from kldiv.formulas.blocks import flat, rows_at_a_time, slices
 from kldiv.formulas.reductions import Loss, cast
 from kldiv.formulas.rows import RowGradient, RowLoss, TemperatureSlope
@@ -293,7 +294,7 @@ class LinearLoss(Loss):
         """Return a chunk's share of the gradient in a weight, or in a bias."""
         slope, hidden = factor
         if hidden is None:
-            return products.xp.sum(slope, axis=0)
+            return state.total(products.xp, slope, 0)[0, ...]
         return products(products.slope(slope, hidden).T, hidden)
 
     def add_to(self, products: Products, total: Array, factor: tuple[Array, Array | None]) -> None:

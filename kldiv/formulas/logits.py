@@ -28,8 +28,18 @@ from kldiv.formulas.special import (
     log1p_gap,
     phi_near,
     two_difference,
+    two_sum,
 )
-from kldiv.formulas.state import exp_over, finite, over, tempered, total, weights_of
+from kldiv.formulas.state import (
+    EIGHTH,
+    eighths,
+    exp_of_rows,
+    finite,
+    over,
+    tempered,
+    total,
+    weights_of,
+)
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
@@ -193,9 +203,8 @@ def js_temperature_terms(
     excess = _excess(xp, s, t, rows, temperature)
     slope = (beta * p) * (_js_log(xp, s, t, rows, weights, temperature) - shift)
     a, b = _relative(xp, s, t, rows, temperature)
-    d, d_low = _differences(xp, s, t)
-    e, e_low = two_difference(rows.t_max, rows.s_max)
-    apart = tempered(xp, difference(d, d_low, e, e_low), temperature)
+    tops = two_difference(EIGHTH * rows.t_max, EIGHTH * rows.s_max)
+    apart = tempered(xp, difference(*_differences(xp, s, t), *tops), EIGHTH * temperature)
     both = (j - q * value) + beta * excess * kl_p
     terms = xp.where(b < _GONE, slope * a, slope * apart + both * b)
     return -over(total(xp, terms, axis), temperature)
@@ -288,9 +297,9 @@ def _js_log(
     """
     theta, rest, kappa = _js_anchor(xp, rows, weights, temperature)
     p, q = _p(xp, own, rows, temperature), _q(xp, other, rows, temperature)
-    d = _differences(xp, other, own)
-    u = tempered(xp, difference(rows.anchor, rows.anchor_low, *d), temperature)
-    r = tempered(xp, difference(rows.pivot, rows.pivot_low, *d), temperature) - rows.offset
+    d, unit = _differences(xp, other, own), EIGHTH * temperature
+    u = tempered(xp, difference(rows.anchor, rows.anchor_low, *d), unit)
+    r = tempered(xp, difference(rows.pivot, rows.pivot_low, *d), unit) - rows.offset
     # The ratio of probabilities is right to a few u, e^r only to u·|r|.
     near = theta * expm1_near(xp, xp.clip(u, -NEAR, NEAR))
     y = xp.where(abs(u) < NEAR, near, kappa * (q / xp.where(p > 0, p, 1.0)) - theta)
@@ -309,10 +318,12 @@ def _js_anchor(
 ) -> tuple[Array, Array, Array]:
     """Return θ = 1/(1 + k e^z), 1 − θ and κ = θ e^z: z = log(p/q) at the anchor, k = β/(1−β)."""
     k = weights[0] / weights[1]
-    z, z_low = two_difference(rows.anchor, rows.pivot)
-    z_low = z_low + (rows.anchor_low - rows.pivot_low)
+    high, low = two_difference(rows.anchor, rows.pivot)
+    low = low + (rows.anchor_low - rows.pivot_low)
+    z, z_low = two_sum(high, low)  # where pivot and anchor are large, low is not small beside z
     positive = z > 0
-    small = exp_over(xp, -abs(z), xp.where(positive, -z_low, z_low), temperature)
+    z_low = xp.where(positive, -z_low, z_low)
+    small = exp_of_rows(xp, -abs(z), z_low, EIGHTH * temperature)
     small = small * xp.exp(xp.where(positive, -rows.offset, rows.offset))  # e^(−|z|)
     above, below = small + k, 1.0 + k * small
     theta = xp.where(positive, small / above, 1.0 / below)
@@ -324,18 +335,18 @@ def _js_anchor(
 def _anchor_log(xp: Namespace, rows: Rows, temperature: Temperature) -> Array:
     """Return log(p/q) at the anchor."""
     z = difference(rows.anchor, rows.anchor_low, rows.pivot, rows.pivot_low)
-    return tempered(xp, z, temperature) + rows.offset
+    return tempered(xp, z, EIGHTH * temperature) + rows.offset
 
 
 # --- pieces ---------------------------------------------------------------------------------------
 
 
 def _p(xp: Namespace, t: Array, rows: Rows, temperature: Temperature) -> Array:
-    return weights_of(xp, finite(xp, t), rows.t_max, temperature) * rows.t_scale
+    return weights_of(xp, t, rows.t_max, temperature) * rows.t_scale
 
 
 def _q(xp: Namespace, s: Array, rows: Rows, temperature: Temperature) -> Array:
-    return weights_of(xp, finite(xp, s), rows.s_max, temperature) * rows.s_scale
+    return weights_of(xp, s, rows.s_max, temperature) * rows.s_scale
 
 
 def _relative(
@@ -347,16 +358,17 @@ def _relative(
 
 
 def _differences(xp: Namespace, s: Array, t: Array) -> tuple[Array, Array]:
-    return two_difference(finite(xp, t), finite(xp, s))
+    """Return t − s in eighths, as pivot and anchor are."""
+    return two_difference(eighths(xp, t), eighths(xp, s))
 
 
 def _log_ratio(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
     """Return r = log(q/p); huge, but finite, where one of them is 0."""
     apart = difference(rows.pivot, rows.pivot_low, *_differences(xp, s, t))
-    return tempered(xp, apart, temperature) - rows.offset
+    return tempered(xp, apart, EIGHTH * temperature) - rows.offset
 
 
 def _deviation(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
     """Return x − Σ p x, x = (t − s)/T."""
     apart = difference(*_differences(xp, s, t), rows.anchor, rows.anchor_low)
-    return tempered(xp, apart, temperature) - rows.mean
+    return tempered(xp, apart, EIGHTH * temperature) - rows.mean

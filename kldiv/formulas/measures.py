@@ -83,6 +83,12 @@ def relative_entropy(xp: Namespace, p: Array, q: Array, difference: Array | None
     return xp.where(alive, terms, _edge(xp, p, q, q, math.inf))
 
 
+def _lifted(xp: Namespace, ps: Sequence[Array]) -> tuple[tuple[Array, ...], float]:
+    """Return probabilities in so small a unit that weights make none of them subnormal."""
+    unit = 2.0**-80 if ps[0].dtype == xp.float64 else 2.0**-40
+    return tuple([p / unit for p in ps]), unit
+
+
 def _sum(xp: Namespace, terms: Array) -> Array:
     return xp.sum(terms, axis=-1, keepdims=True)
 
@@ -181,23 +187,25 @@ class JensenShannon(Measure):
     name = "js_divergence"
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
+        ps, unit = _lifted(xp, ps)
         m = self._mixture(ps)
         terms = [
             weight * self._term(xp, p, m, self._from_mixture(index, ps))
             for index, (weight, p) in enumerate(zip(self.weights, ps, strict=True))
             if weight
         ]
-        return [_sum(xp, sum(terms[1:], terms[0]))]
+        return [unit * _sum(xp, sum(terms[1:], terms[0]))]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
-        p, weight = ps[index], self.weights[index]
+        weight = self.weights[index]
         if not weight:
-            return xp.zeros_like(p)
-        m = self._mixture(ps)
+            return xp.zeros_like(ps[index])
+        ps, _ = _lifted(xp, ps)
+        p, m = ps[index], self._mixture(ps)
         alive, safe_p, safe_m = _both(xp, p, m)
         above = xp.where(alive, self._from_mixture(index, ps), 0.0)
         slopes = weight * log_ratio(xp, safe_p, safe_m, above)
-        return xp.where(alive, slopes, _edge(xp, p, m, 0.0, 0.0))
+        return xp.where(alive, slopes, _edge(xp, p, m, 0.0, -weight * math.log(weight)))
 
     def _term(self, xp: Namespace, p: Array, m: Array, above: Array) -> Array:
         alive, safe_p, safe_m = _both(xp, p, m)
@@ -220,8 +228,11 @@ class JensenShannon(Measure):
 
 # --- Rényi ----------------------------------------------------------------------------------------
 
-_FAR = 30.0
-"""An exponent above which a term of Rényi's sum is computed by its logarithm."""
+_WIDE = 50.0
+"""Between e to the power of minus this and of this, powers are added up as they are."""
+
+_LONGEST = 1500.0
+"""No log(p/q) of two float64 numbers is larger."""
 
 
 @dataclass(frozen=True)
@@ -232,80 +243,107 @@ class Renyi(Measure):
     is S + (α−1) Σ g, where every g is ≥ 0 and loses nothing near p = q or near α = 1:
 
         g = q Σₖ α (1 + α + … + α^(k−2)) rᵏ/k!     (k ≥ 2; near)
-        g = p (expm1((α−1) r)/(α−1) − 1) + q       (far)
+        g = (p^α q^(1−α) − p)/(α−1) − (p − q)      (far)
+
+    Far apart that would cancel at small orders.  So for α < ½ the same is computed of order 1 − α
+    and with the roles exchanged: (1−α) D_α(p‖q) = α D_(1−α)(q‖p).
     """
 
     alpha: float
 
     name = "renyi_divergence"
 
-    number_of_sums = 6
+    number_of_sums = 7
     slope_takes_sums = True
 
+    @property
+    def _swapped(self) -> bool:
+        return self.alpha < 0.5
+
+    @property
+    def _order(self) -> tuple[float, float]:
+        """Return the order that is computed, ≥ ½, and what it is above 1, both exact."""
+        return (1.0 - self.alpha, -self.alpha) if self._swapped else (self.alpha, self.alpha - 1.0)
+
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
-        p, q = ps
-        less = self.alpha - 1.0
+        p, q = ps[::-1] if self._swapped else ps
+        order, less = self._order
         alive, safe_p, safe_q = _both(xp, p, q)
         r = log_ratio(xp, safe_p, safe_q)
-        lost = self.alpha / -less * p if less < 0 else math.inf
-        terms = xp.where(alive, self._terms(xp, safe_p, safe_q, r), _edge(xp, p, q, q, lost))
-        # Far apart the sum is added by its logarithm: nothing overflows, and nothing cancels.
-        exponent = xp.where(alive, self._exponent(xp, safe_p, safe_q, r), -math.inf)
-        top = _largest(xp, exponent)
-        total = _sum(xp, xp.exp(exponent - _finite(xp, top)))
+        # Too large or small a sum is counted in units of its largest power, e to a shift.
+        top = _largest(xp, xp.where(alive, xp.log(safe_p) + less * r, -math.inf))
+        shift = xp.where(abs(top) < _WIDE, 0.0, top)
+        half = xp.exp(0.5 * xp.where(alive, less * r - _finite(xp, shift), 0.0))
+        powers = xp.where(alive, (safe_p * half) * half, 0.0)  # half a power does not overflow
+        plain = powers * xp.exp(xp.clip(shift, -math.inf, _WIDE))
+        terms = self._terms(xp, safe_p, safe_q, r, plain)
+        lost = p * (order if self._swapped else order / -less) if less < 0 else math.inf
+        edge = _edge(xp, p, q, -less * q if self._swapped else q, lost)
         outside = xp.where((p > 0) & (q == 0), p, 0.0)
-        return [*(_sum(xp, one) for one in (terms, p, q, outside)), top, total]
+        added = (xp.where(alive, terms, edge), *ps, ps[0] - ps[1], outside, powers)
+        *sums, total = (_sum(xp, one) for one in added)
+        return [*sums, shift, total]
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
-        *added, tops, totals = zip(*parts, strict=True)
-        top = xp.max(xp.concat(tops, axis=-1), axis=-1, keepdims=True)
+        *added, shifts, totals = zip(*parts, strict=True)
+        shift = xp.max(xp.concat(shifts, axis=-1), axis=-1, keepdims=True)
         scaled = [
-            total * xp.exp(one - _finite(xp, top)) for one, total in zip(tops, totals, strict=True)
+            total * xp.exp(one - _finite(xp, shift))
+            for one, total in zip(shifts, totals, strict=True)
         ]
-        return [*(sum(same[1:], same[0]) for same in added), top, sum(scaled[1:], scaled[0])]
+        return [*(sum(same[1:], same[0]) for same in added), shift, sum(scaled[1:], scaled[0])]
 
     def whole(self, xp: Namespace, sums: Sequence[Array]) -> Array:
-        terms, p, q, outside, top, total = sums
-        less, mass = self.alpha - 1.0, self._mass(p, q)
-        y = less * terms / mass
-        none = total == 0
+        terms, p, q, excess, outside, shift, total = sums
+        order, less = self._order
+        mass, log_mass, usual = self._mass(xp, p, q, excess)
+        share = terms / mass
+        factor, per = (-1.0, -1.0 / order) if self._swapped else (less, 1.0 / less)
+        y = factor * share
+        none, shift = total == 0, _finite(xp, shift)
         log_total = xp.where(none, -math.inf, xp.log(xp.where(none, 1.0, total)))
-        top = _finite(xp, top)
-        direct = log_total + top - xp.log(mass)
-        far = ((y < -0.5) | (top > _FAR)) & ~xp.isnan(y)
+        far = ((y < -0.5) | (shift != 0) | ~usual) & ~xp.isnan(terms)
         if less > 0:
             far = far & ~(outside > 0)
-        near = log1p(xp, xp.where(far, 0.0, y))
-        return xp.where(far, direct, near) / less
+        y = xp.where(far, 0.0, y)
+        # An order so near to 1 that y is too small a number leaves the divergence itself.
+        near = xp.where(abs(y) < 1e-30, factor * per * share, log1p(xp, y) * per)
+        value = xp.where(far, (log_total + shift - log_mass) * per, near)
+        return xp.where(value < 0, 0.0, value)
 
-    def _mass(self, p: Array, q: Array) -> Array:
-        """Return S, given the sums of p and q."""
-        return self.alpha * p - (self.alpha - 1.0) * q
+    def _mass(self, xp: Namespace, p: Array, q: Array, excess: Array) -> tuple[Array, Array, Array]:
+        """Return S, its logarithm and where that is it, given the sums of p, q and p − q.
 
-    def _exponent(self, xp: Namespace, p: Array, q: Array, r: Array) -> Array:
-        """Return log p^α q^(1−α), of parts that do not cancel."""
-        if self.alpha < 1.0:
-            return self.alpha * xp.log(p) + (1.0 - self.alpha) * xp.log(q)
-        return xp.log(p) + (self.alpha - 1.0) * r
+        A large order magnifies what rounding leaves of Σ(p − q), until S may be negative.  There
+        it gives way to (Σp)^α (Σq)^(1−α): that is never smaller, and 1 as well if both sums are.
+        """
+        near = abs(excess) < 0.5 * q
+        mass = xp.where(near, q + self.alpha * excess, self.alpha * p - (self.alpha - 1.0) * q)
+        if self.alpha < 1:
+            return mass, xp.log(mass), xp.ones_like(mass) > 0
+        power = self.alpha * log_ratio(xp, p, q, excess)
+        usual = mass > 0.5 * q * xp.exp(power)
+        mass = xp.where(usual, mass, q)
+        return mass, xp.where(usual, xp.log(mass), power + xp.log(q)), usual
 
-    def _terms(self, xp: Namespace, p: Array, q: Array, r: Array) -> Array:
-        larger = max(1.0, self.alpha)
+    def _terms(self, xp: Namespace, p: Array, q: Array, r: Array, power: Array) -> Array:
+        order, less = self._order
+        larger = max(1.0, order)
         x = xp.clip(larger * r, -NEAR, NEAR)
         series = q * x * x * polynomial(x, self._series(x.dtype == xp.float64))
-        less = self.alpha - 1.0
-        power = less * r
-        large = abs(power) > 1.0
-        far = p * (r * _ratio(xp, xp.where(large, 0.0, power)) - 1.0) + q
-        # g = (p^α q^(1−α) − α p)/(α−1) + q; where the power is large it is added by its logarithm.
-        product = xp.exp(xp.clip(self._exponent(xp, p, q, r), -xp.inf, 80.0))
-        far = xp.where(large, (product - self.alpha * p) / less + q, far)
-        return xp.where(abs(larger * r) < NEAR, series, far)
+        exponent = xp.clip(less * r, -1.0, 1.0)
+        rest = p * (r * _ratio(xp, exponent))
+        if abs(less) * _LONGEST > 1:
+            rest = xp.where(abs(less * r) < 1, rest, (power - p) / less)
+        terms = xp.where(abs(larger * r) < NEAR, series, rest - (p - q))
+        return -less * terms if self._swapped else terms
 
     def _series(self, double: bool) -> list[float]:  # noqa: FBT001 - whether there are more terms
-        """Return α (1 + α + … + α^(k−2)) / (k! max(1, α)ᵏ) for k from 2."""
-        larger = max(1.0, self.alpha)
+        """Return α (1 + α + … + α^(k−2)) / (k! max(1, α)ᵏ) for k from 2, α the order computed."""
+        order, _ = self._order
+        larger = max(1.0, order)
         power, total, found = 1.0 / larger, 0.0, []
-        shrunk = self.alpha / larger
+        shrunk = order / larger
         for k in range(2, 27 if double else 16):
             # total = Σ_{j ≤ k−2} αʲ / largerᵏ⁻¹
             total = total / larger + power
@@ -315,17 +353,28 @@ class Renyi(Measure):
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps
-        value, mass = self.whole(xp, sums), self._mass(*sums[1:3])
+        value, (mass, _, usual) = self.whole(xp, sums), self._mass(xp, *sums[1:4])
+        outside, shift, total = sums[4:]
+        mass = xp.where(usual, mass, sums[1 + index])
         less = self.alpha - 1.0
         alive, safe_p, safe_q = _both(xp, p, q)
         r = log_ratio(xp, safe_p, safe_q)
+        apart = r - xp.where(usual, 0.0, log_ratio(xp, *sums[1:4]))
+        # A large exponent is right only beside that of the largest power.
+        far = less * r - _finite(xp, shift)
+        if less > 0:
+            total = xp.where(outside > 0, math.inf, total)
+        share = mass / xp.where(total == 0, 1.0, total)
         if index == 0:
-            x = less * (r - value)
-            slopes = self.alpha * (r - value) * _ratio(xp, x)
+            close = abs(less * apart) < 1
+            slopes = expm1(xp, xp.where(close, less * (apart - value), 0.0))
+            slopes = xp.where(close, slopes, _product(xp, far, share) - 1.0) * (self.alpha / less)
             lowest = -self.alpha / less  # where p/q is 0 or ∞ and its power is 0
             edge = _edge(xp, p, q, lowest if less > 0 else 0.0, math.inf if less > 0 else lowest)
         else:
-            slopes = -expm1(xp, self.alpha * r - less * value)
+            close = abs(self.alpha * apart) < 1
+            slopes = -expm1(xp, xp.where(close, self.alpha * apart - less * value, 0.0))
+            slopes = xp.where(close, slopes, 1.0 - _product(xp, far + r, share))
             edge = _edge(xp, p, q, 1.0, -math.inf)
         return xp.where(alive, slopes, edge) / mass
 
@@ -333,6 +382,12 @@ class Renyi(Measure):
 def _largest(xp: Namespace, a: Array) -> Array:
     """Return the maximum of the classes: −∞ of a part of a row that has none."""
     return xp.max(a, axis=-1, keepdims=True) if a.shape[-1] else _sum(xp, a) - math.inf
+
+
+def _product(xp: Namespace, exponent: Array, factor: Array) -> Array:
+    """Return e to an exponent, times a factor, where the power alone may overflow."""
+    half = xp.exp(0.5 * exponent)
+    return (half * factor) * half
 
 
 def _finite(xp: Namespace, top: Array) -> Array:

@@ -19,6 +19,8 @@ however close or far apart p and q are.  Six details keep that so in finite prec
   the mean is taken about another pivot, the *anchor*, in the bulk of p.
 * Exponents are double words too: at −60 the rounding of t − max t alone would cost 32 u.
 * Weights are summed in two parts, for the sake of many equal ones.
+* d, pivots and anchors are counted in eighths of the logits' unit, which is exact: so no difference
+  overflows, and none of two differences.
 
 Nothing looks at data.  A masked class (−∞) is the lowest finite number: its weight is exactly 0.
 """
@@ -50,6 +52,11 @@ if TYPE_CHECKING:
 Temperature: TypeAlias = "Array | float"
 """A number, or an array with one number per row (the axis of the classes has length one)."""
 
+EIGHTH = 0.125
+
+_FAR = 1024.0
+"""e to the power of minus this is 0."""
+
 
 class State(NamedTuple):
     """Summary of a block: each array has length one along the axis of the classes."""
@@ -61,6 +68,7 @@ class State(NamedTuple):
     s_sum: Array
     """Σ exp((s − s_max)/T)."""
     pivot: Array
+    """In eighths, as `anchor` is."""
     pivot_low: Array
     y: Array
     """Σ w (e⁻ˣ − 1), x about the pivot: a small residual."""
@@ -124,29 +132,29 @@ def block_state(
     """
     t_max, s_max = (xp.max(a, axis=axis, keepdims=True) for a in (t, s))
     t_top, s_top = _origin(xp, t_max), _origin(xp, s_max)
-    t_low, s_low = finite(xp, t), finite(xp, s)
-    w = weights_of(xp, t_low, t_top, temperature)
-    v = weights_of(xp, s_low, s_top, temperature)
+    w = weights_of(xp, t, t_top, temperature)
+    v = weights_of(xp, s, s_top, temperature)
     t_sum, s_sum = _sum_of_weights(xp, w, t_top, axis), _sum_of_weights(xp, v, s_top, axis)
-    d = two_difference(t_low, s_low)
+    t_low, s_low = eighths(xp, t), eighths(xp, s)
+    d, unit = two_difference(t_low, s_low), EIGHTH * temperature
 
     # About d at the teacher's maximum x is exactly zero where d is constant.
     beside = xp.max(xp.where(t == t_max, s_low, -xp.inf), axis=axis, keepdims=True)
-    first = two_difference(t_top, beside)
-    drift = total(xp, w * _quickly(xp, d, first, temperature), axis)
-    mean = add(*first, temperature * (drift / xp.where(t_sum > 0, t_sum, 1.0)))
-    w_x = w * _quickly(xp, d, mean, temperature)
+    first = two_difference(EIGHTH * t_top, beside)
+    drift = total(xp, w * _quickly(xp, d, first, unit), axis)
+    mean = add(*first, unit * (drift / xp.where(t_sum > 0, t_sum, 1.0)))
+    w_x = w * _quickly(xp, d, mean, unit)
     residual, spread = total(xp, w_x, axis), total(xp, abs(w_x), axis)
 
-    both, ratio = _ratio_of_sums(xp, (t_top, t_sum), (s_top, s_sum), temperature)
-    kl = over(difference(*mean, *ratio), temperature)  # to a few u
+    both, ratio = _ratio_of_sums(xp, (t_top, t_sum), (s_top, s_sum), unit)
+    kl = over(difference(*mean, *ratio), unit)  # to a few u
     pivot = _choose(xp, abs(kl) < 16.0 * float(xp.finfo(t.dtype).eps), mean, ratio)
     # Where a far class of little weight carries the mean away, all others still have x = 0 here.
     inside = (abs(drift) <= 0.55 * spread) & (abs(kl) < 0.5)
     pivot = _choose(xp, both, _choose(xp, inside, first, pivot), (0.0, 0.0))
-    x = tempered(xp, difference(*d, *pivot), temperature)
+    x = tempered(xp, difference(*d, *pivot), unit)
     # w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
-    mass = v * xp.where(both, _exp_sum(xp, s_top, t_top, pivot, temperature), 0.0)
+    mass = v * xp.where(both, _exp_sum(xp, s_top, t_top, pivot, unit), 0.0)
     y, phi, moment = _sums(xp, x, w, mass, axis)
 
     nearer = abs(moment) < abs(drift)
@@ -173,25 +181,26 @@ def merge(
     divisor = xp.where(t_sum > 0, t_sum, 1.0)
 
     # What the heaviest part brings is near the bulk of p, whichever comes first.
+    unit = EIGHTH * temperature
     heaviest = t_sums == xp.max(t_sums, axis=axis, keepdims=True)
     anchor = _pick(xp, heaviest, (parts.anchor, parts.anchor_low), axis)
-    drift = total(xp, _moments(xp, parts, t_scale, anchor, temperature), axis)
-    mean = add(*anchor, temperature * (drift / divisor))
-    residual = total(xp, _moments(xp, parts, t_scale, mean, temperature), axis)
-    h = tempered(xp, difference(parts.anchor, parts.anchor_low, *mean), temperature)
+    drift = total(xp, _moments(xp, parts, t_scale, anchor, unit), axis)
+    mean = add(*anchor, unit * (drift / divisor))
+    residual = total(xp, _moments(xp, parts, t_scale, mean, unit), axis)
+    h = tempered(xp, difference(parts.anchor, parts.anchor_low, *mean), unit)
     spread = total(xp, t_scale * parts.spread + t_sums * abs(h), axis)
     astray = abs(drift) > spread
     anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
 
     pivot = _pick(xp, heaviest, (parts.pivot, parts.pivot_low), axis)
-    y, _ = _moved(xp, parts, t_scale, t_top, pivot, temperature)
+    y, _ = _moved(xp, parts, t_scale, t_top, pivot, unit)
     y = total(xp, y, axis) / divisor
-    both, ratio = _ratio_of_sums(xp, (t_top, t_sum), (s_top, s_sum), temperature)
+    both, ratio = _ratio_of_sums(xp, (t_top, t_sum), (s_top, s_sum), unit)
     close = abs(y) < 0.5
     step = log1p(xp, xp.where(close, y, 0.0))
-    pivot = _choose(xp, close, add(*pivot, -(temperature * step)), ratio)
+    pivot = _choose(xp, close, add(*pivot, -(unit * step)), ratio)
     pivot = _choose(xp, both, pivot, (0.0, 0.0))
-    y, phi = _moved(xp, parts, t_scale, t_top, pivot, temperature)
+    y, phi = _moved(xp, parts, t_scale, t_top, pivot, unit)
     y, phi = total(xp, y, axis), total(xp, phi, axis)
     gap = xp.max(parts.gap, axis=axis, keepdims=True)
     return State(t_max, t_sum, s_max, s_sum, *pivot, y, phi, *anchor, drift, spread, gap)
@@ -221,9 +230,12 @@ def finish(xp: Namespace, state: State) -> Rows:
     )
 
 
-def _quickly(xp: Namespace, d: DoubleWord, c: DoubleWord, temperature: Temperature) -> Array:
+# In the pieces of `block_state` and `merge`, d and c are in eighths, and ``unit`` is T in eighths.
+
+
+def _quickly(xp: Namespace, d: DoubleWord, c: DoubleWord, unit: Temperature) -> Array:
     """Return x = (d − c)/T, right to u² of d: enough to find a pivot."""
-    return tempered(xp, (d[0] - c[0]) + (d[1] - c[1]), temperature)
+    return tempered(xp, (d[0] - c[0]) + (d[1] - c[1]), unit)
 
 
 def _sums(xp: Namespace, x: Array, w: Array, mass: Array, axis: int) -> tuple[Array, Array, Array]:
@@ -250,10 +262,10 @@ def _sum_of_weights(xp: Namespace, w: Array, top: Array, axis: int) -> Array:
 
 
 def _moments(
-    xp: Namespace, parts: State, t_scale: Array, c: DoubleWord, temperature: Temperature
+    xp: Namespace, parts: State, t_scale: Array, c: DoubleWord, unit: Temperature
 ) -> Array:
     """Return Σ w (d − c)/T of every part."""
-    h = tempered(xp, difference(parts.anchor, parts.anchor_low, *c), temperature)
+    h = tempered(xp, difference(parts.anchor, parts.anchor_low, *c), unit)
     return t_scale * (parts.drift + parts.t_sum * h)
 
 
@@ -263,10 +275,10 @@ def _moved(
     t_scale: Array,
     t_top: Array,
     pivot: DoubleWord,
-    temperature: Temperature,
+    unit: Temperature,
 ) -> DoubleWord:
     """Return y and Φ of every part about another pivot, in the scale of another maximum."""
-    h = tempered(xp, difference(parts.pivot, parts.pivot_low, *pivot), temperature)
+    h = tempered(xp, difference(parts.pivot, parts.pivot_low, *pivot), unit)
     near = (abs(h) < NEAR) & (parts.t_sum > 0)
     h = xp.where(near, h, 0.0)
     # φ(x + h) = φ(x) + φ(h) + (e⁻ˣ − 1)(e⁻ʰ − 1)
@@ -275,26 +287,26 @@ def _moved(
     y = t_scale * (parts.y + (parts.t_sum + parts.y) * fall)
     phi = t_scale * (parts.phi + parts.t_sum * step + parts.y * fall)
     # Far away Σ w e⁻ˣ is the student's mass: the teacher's weights may underflow or be zero.
-    scale = _exp_sum(xp, _origin(xp, parts.s_max), t_top, pivot, temperature)
+    scale = _exp_sum(xp, _origin(xp, parts.s_max), t_top, pivot, unit)
     mass = xp.where(parts.s_sum > 0, parts.s_sum * scale, 0.0)
     y_far = mass - t_scale * parts.t_sum
-    phi_far = y_far + _moments(xp, parts, t_scale, pivot, temperature)
+    phi_far = y_far + _moments(xp, parts, t_scale, pivot, unit)
     return xp.where(near, y, y_far), xp.where(near, phi, phi_far)
 
 
 def _ratio_of_sums(
-    xp: Namespace, t: DoubleWord, s: DoubleWord, temperature: Temperature
+    xp: Namespace, t: DoubleWord, s: DoubleWord, unit: Temperature
 ) -> tuple[Array, DoubleWord]:
-    """Return where both sides have a class, and there T·log(Σe^{t/T}/Σe^{s/T})."""
+    """Return where both sides have a class, and there T·log(Σe^{t/T}/Σe^{s/T}) in eighths."""
     (t_top, t_sum), (s_top, s_sum) = t, s
     both = (t_sum > 0) & (s_sum > 0)
     log = xp.log(xp.where(both, t_sum / s_sum, 1.0))
-    return both, add(*two_difference(t_top, s_top), temperature * log)
+    return both, add(*two_difference(EIGHTH * t_top, EIGHTH * s_top), unit * log)
 
 
 def _rescale(xp: Namespace, old: Array, new: Array, temperature: Temperature) -> Array:
     """Return the factor of sums whose maximum changes."""
-    return xp.where(old == new, 1.0, weights_of(xp, finite(xp, old), finite(xp, new), temperature))
+    return xp.where(old == new, 1.0, weights_of(xp, old, _origin(xp, new), temperature))
 
 
 def _origin(xp: Namespace, top: Array) -> Array:
@@ -323,9 +335,18 @@ def finite(xp: Namespace, logits: Array) -> Array:
     return xp.clip(logits, float(xp.finfo(logits.dtype).min), xp.inf)
 
 
+def eighths(xp: Namespace, logits: Array) -> Array:
+    """Return finite logits in eighths, of which no difference overflows."""
+    return xp.clip(EIGHTH * logits, EIGHTH * float(xp.finfo(logits.dtype).min), xp.inf)
+
+
 def weights_of(xp: Namespace, logits: Array, top: Array, temperature: Temperature) -> Array:
-    """Return exp((logits − top)/T) to a few u."""
-    return exp_over(xp, *two_difference(logits, top), temperature)
+    """Return exp((logits − top)/T) ≤ 1 to a few u; 0 where a logit is −∞."""
+    limits = xp.finfo(logits.dtype)
+    # So far below the maximum a weight is 0 anyway; farther below the difference could overflow.
+    depth = xp.clip(_FAR * temperature + 2.0**-16 * abs(top), 0.0, 2.0**-15 * float(limits.max))
+    lowest = xp.clip(top - depth, float(limits.min), xp.inf)
+    return exp_over(xp, *two_difference(xp.maximum(logits, lowest), top), temperature)
 
 
 def total(xp: Namespace, array: Array, axis: int) -> Array:
@@ -354,6 +375,13 @@ def over(array: Array, temperature: Temperature) -> Array:
     return array / temperature
 
 
+def at_least(xp: Namespace, x: Array, lowest: Temperature) -> Array:
+    """Return the larger of x and a bound."""
+    if isinstance(lowest, int | float):
+        return xp.clip(x, lowest, xp.inf)
+    return xp.maximum(x, lowest)
+
+
 def tempered(xp: Namespace, x: Array, temperature: Temperature) -> Array:
     """Return ``x / temperature``, finite: a masked class has weight 0, and 0·∞ would be NaN."""
     limits = xp.finfo(x.dtype)
@@ -361,12 +389,15 @@ def tempered(xp: Namespace, x: Array, temperature: Temperature) -> Array:
 
 
 def exp_over(xp: Namespace, high: Array, low: Array, temperature: Temperature) -> Array:
-    """Return exp((high + low)/T) to a few u: rounding the exponent would cost u·|exponent|."""
+    """Return exp((high + low)/T) to a few u: rounding the exponent would cost u·|exponent|.
+
+    The low word is 0 or small beside the temperature.
+    """
     if isinstance(temperature, int | float) and math.frexp(temperature)[0] == 0.5:
         high, low = over(high, temperature), over(low, temperature)  # exact by a power of two
     else:
         first, second = _inverse(xp, temperature, high)
-        head, tail = _halves(xp, high)
+        head, tail = _halves(xp, at_least(xp, high, -_FAR * temperature))  # e^−_FAR is 0 anyway
         low = head * second + (tail + low) * (first + second)
         back = head * first  # exact, of half the bits each
         high = back + low
@@ -375,13 +406,20 @@ def exp_over(xp: Namespace, high: Array, low: Array, temperature: Temperature) -
     return value + value * low
 
 
-def _exp_sum(xp: Namespace, a: Array, b: Array, c: DoubleWord, temperature: Temperature) -> Array:
-    """Return exp((a − b + c)/T) to a few u."""
-    high, low = two_difference(a, b)
+def _exp_sum(xp: Namespace, a: Array, b: Array, c: DoubleWord, unit: Temperature) -> Array:
+    """Return exp((a − b + c)/T) to a few u, c in eighths."""
+    high, low = two_difference(EIGHTH * a, EIGHTH * b)
     back, more = two_sum(high, c[0])
     low = low + (more + c[1])
     high = back + low
-    return exp_over(xp, high, low - (high - back), temperature)
+    return exp_of_rows(xp, high, low - (high - back), unit)
+
+
+def exp_of_rows(xp: Namespace, high: Array, low: Array, temperature: Temperature) -> Array:
+    """Return `exp_over` of numbers of any size, where it is 0 too."""
+    far = high < -_FAR * temperature
+    high = xp.where(far, -_FAR * temperature, high)
+    return exp_over(xp, high, xp.where(far, 0.0, low), temperature)
 
 
 def _inverse(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Array | float, ...]:
@@ -402,8 +440,6 @@ def _inverse(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Arra
 def _halves(xp: Namespace, a: Array) -> DoubleWord:
     """Return ``a`` as a sum of two numbers of half the bits each (Veltkamp, 1968)."""
     bits = 27 if a.dtype == xp.float64 else 12
-    limit = float(xp.finfo(a.dtype).min) * 2.0 ** -(bits + 2)  # beyond it e^a is 0 anyway
-    a = xp.clip(a, limit, xp.inf)
     large = a * (2.0**bits + 1.0)
     head = large - (large - a)
     return head, a - head

@@ -206,7 +206,7 @@ def test_other_dtypes_are_refused(lib, argument, dtype):
 
 @pytest.mark.parametrize("shape", [(3,), (2, 1), (1, 3), (3, 2), (2, 3, 1), ()])
 def test_nothing_is_broadcast(lib, shape):
-    with pytest.raises(kldiv.errors.ShapeError, match=r"\(2, 3\) and \(.*broadcast_to"):
+    with pytest.raises(kldiv.errors.ShapeError, match=r"\(2, 3\) and \(.*nothing is broadcast"):
         kldiv.kl_div(lib.array(X), lib.array(np.ones(shape)))
 
 

@@ -1,0 +1,109 @@
+"""What users pass that no loss takes: each error names it and a mend, and the mend works."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import kldiv
+from kldiv.errors import LibraryError, OptionError, ShapeError
+
+LOGITS = np.random.default_rng(0).normal(size=(2, 2, 3, 4, 5))
+
+
+def mend_of(error, pattern):
+    """Return what an error tells the caller to pass."""
+    return re.search(pattern, str(error.value))[1]
+
+
+@pytest.mark.parametrize(
+    ("axis", "call"),
+    [
+        ((2, 3), "x.reshape((2, 3, -1))"),
+        ([-1, -2], "x.reshape((2, 3, -1))"),
+        ((0, 2), "moveaxis(x, (0, 2), (-2, -1)).reshape((3, 5, -1))"),
+        ((0, 1, 2, 3), "x.reshape((-1,))"),
+    ],
+)
+def test_several_axes_of_classes(axis, call):
+    s, t = LOGITS
+    for loss in (kldiv.kl_div_with_logits, kldiv.js_div_with_logits, kldiv.kl_divergence):
+        with pytest.raises(OptionError, match="axis must be one whole number; got") as error:
+            loss(s, t, axis=axis)
+        mend = mend_of(error, r"for each array x pass (.*\))(?:; in PyTorch|$)")
+        assert mend == call
+    made = [eval(mend, {"x": x, "moveaxis": np.moveaxis}) for x in (s, t)]  # noqa: S307 - our own
+    axes = tuple(axis)
+    p = np.exp(t) / np.exp(t).sum(axes, keepdims=True)
+    q = np.exp(s) / np.exp(s).sum(axes, keepdims=True)
+    found = kldiv.kl_div_with_logits(*made, reduction="none")
+    np.testing.assert_allclose(found, (p * np.log(p / q)).sum(axes), rtol=1e-12)
+
+
+@pytest.mark.parametrize("axis", [None, "classes", 1.0, (7,), ()])
+def test_no_axis_at_all(axis):
+    with pytest.raises(OptionError, match="axis must be one whole number"):
+        kldiv.kl_div_with_logits(*LOGITS, axis=axis)
+
+
+def test_any_whole_number_is_an_axis():
+    s, t = LOGITS
+    found = kldiv.kl_div_with_logits(s, t, axis=np.int64(1))
+    assert found == kldiv.kl_div_with_logits(s, t, axis=1)
+
+
+@pytest.mark.parametrize("shapes", [((4, 1, 6), (1, 3, 6)), ((6,), (4, 3, 6)), ((3, 6), (1, 6))])
+@pytest.mark.parametrize("name", ["kl_div_with_logits", "kl_div", "kl_divergence"])
+def test_shapes_that_would_broadcast(name, shapes):
+    first, second = (np.full(shape, 1 / 6) for shape in shapes)
+    loss = getattr(kldiv, name)
+    with pytest.raises(ShapeError, match="nothing is broadcast") as error:
+        loss(first, second)
+    arrays = {"input": first, "target": second, "p": first, "q": second}
+    for mend in mend_of(error, r"if that is what you mean pass (.*)").split(" and "):
+        named = re.search(r"broadcast_to\((\w+),", mend)[1]
+        scope = {**arrays, "broadcast_to": np.broadcast_to}
+        arrays[named] = eval(mend, scope)  # noqa: S307 - our own
+    pair = ("p", "q") if name == "kl_divergence" else ("input", "target")
+    loss(*(arrays[one] for one in pair))
+
+
+@pytest.mark.parametrize("name", ["kl_div_with_logits", "kl_div", "kl_divergence", "js_divergence"])
+def test_lists_and_what_has_an_array(name):
+    class Column:
+        """What a column of a data frame is to kldiv."""
+
+        def __array__(self, *_, **__):
+            return np.array([0.5, 0.5])
+
+    array = np.array([0.5, 0.5])
+    for one in ([0.5, 0.5], Column()):
+        for pair in ((one, one), (array, one), (one, array)):
+            with pytest.raises(LibraryError, match="convert it, for example by"):
+                getattr(kldiv, name)(*pair)
+        getattr(kldiv, name)(np.asarray(one), np.asarray(one))
+
+
+def test_sparse_matrices():
+    sparse = pytest.importorskip("scipy.sparse").csr_array(np.eye(2))
+    with pytest.raises(LibraryError, match=r"toarray\(\)"):
+        kldiv.kl_div_with_logits(sparse, sparse)
+    torch = pytest.importorskip("torch")
+    tensor = torch.eye(2).to_sparse()
+    with pytest.raises(LibraryError, match=r"target is a tensor of layout.*target\.to_dense\(\)"):
+        kldiv.kl_div_with_logits(torch.eye(2), tensor)
+    assert kldiv.kl_div_with_logits(torch.eye(2), tensor.to_dense()) == 0
+
+
+def test_tensors_on_two_devices():
+    torch = pytest.importorskip("torch")
+    here, there = torch.zeros(2, 3), torch.zeros(2, 3, device="meta")
+    for loss in (kldiv.kl_div_with_logits, kldiv.kl_divergence, kldiv.kl_div):
+        with pytest.raises(LibraryError, match=r"is on cpu and (\w+) on meta.*\1\.to\('cpu'\)"):
+            loss(here, there)
+    with pytest.raises(LibraryError, match="temperature on meta"):
+        kldiv.kl_div_with_logits(here, here, temperature=torch.ones(2, device="meta"))
+    alone = kldiv.kl_div_with_logits(here, here, temperature=torch.tensor(2.0))
+    assert alone == 0
