@@ -233,10 +233,15 @@ def _stirling_growth(
     return 0.5 * xp.where(near, close, far) + up_lead * (total + up_total) + lead * up_total
 
 
-def lgamma_from_two(xp: Namespace, s: Array, less: Array) -> Array:
-    """Return log Γ(1 + s), right to a few units of itself near s = 1 too; ``less`` is s − 1."""
-    two = xp.full_like(s, 2.0)
-    return lgamma_remainder(xp, two, 1.0 + s, less) + less * (1.0 - EULER)
+def lgamma_from_one(xp: Namespace, s: Array, less: Array) -> Array:
+    """Return log Γ(1 + s), which is 0 at 0 and 1, to a few units of itself; ``less`` is s − 1.
+
+    It is the remainder from the nearer zero, plus digamma(1) s or digamma(2) (s − 1).
+    """
+    low = s < 0.5
+    zero, change = xp.where(low, xp.ones_like(s), 2.0), xp.where(low, s, less)
+    slope = xp.where(low, xp.full_like(s, -EULER), 1.0 - EULER)
+    return lgamma_remainder(xp, zero, 1.0 + s, change) + change * slope
 
 
 # --- by integration -------------------------------------------------------------------------------

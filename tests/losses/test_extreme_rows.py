@@ -1,4 +1,4 @@
-"""Rows at the ends of a dtype: RÃ©nyi of any order, numbers that underflow, far logits."""
+"""Rows at the ends of a dtype: Rényi of any order, numbers that underflow, far logits."""
 
 from __future__ import annotations
 
