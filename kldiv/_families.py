@@ -1,4 +1,4 @@
-"""The families that `kldiv.fitting` knows: how SciPy fits each, and what we call its parameters."""
+"""The families that `kldiv.fitting` knows, where each lives and how it is fitted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from kldiv.distributions.scipy_names import BY_NAME
 from kldiv.errors import InputError, OptionError
 
 if TYPE_CHECKING:
@@ -130,12 +131,8 @@ class Family:
         return inside[self.support]
 
 
-def _loc_scale(loc: float, scale: float) -> dict[str, float]:
-    return {"loc": loc, "scale": scale}
-
-
 def _mean(data: Sample) -> tuple[float, ...]:
-    return (float(data.mean()),)
+    return float(data.mean()), 0.0
 
 
 def _success(data: Sample) -> tuple[float, ...]:
@@ -155,7 +152,7 @@ def _failures_and_success(data: Sample) -> tuple[float, ...]:
 
     # Beyond 10⁶ failures it is a Poisson distribution to all digits that matter.
     n = float(np.exp(minimize_scalar(loss, bounds=(-7.0, 14.0), method="bounded").x))
-    return n, n / (n + mean)
+    return n, n / (n + mean), 0.0
 
 
 def _weibull(data: Sample) -> tuple[float, ...]:
@@ -204,83 +201,38 @@ def _cauchy(data: Sample) -> tuple[float, ...]:
 
 _ZERO = {"floc": 0.0}
 
+
+def _fitted(scipy: str, support: Support, **options: Any) -> Family:
+    same = BY_NAME[scipy]
+
+    def parameters(*numbers: float) -> dict[str, float]:
+        found = same.taken(numbers)
+        assert found is not None  # noqa: S101 - the fit leaves loc and scale where they are
+        return {name: float(value) for name, value in found.parameters()}
+
+    return Family(same.family.__name__, scipy, support, parameters, **options)
+
+
 FAMILIES = {
     family.name: family
     for family in (
-        Family("Normal", "norm", "real", _loc_scale),
-        Family("Laplace", "laplace", "real", _loc_scale),
-        Family("Cauchy", "cauchy", "real", _loc_scale, fitter=_cauchy),
-        Family("Gumbel", "gumbel_r", "real", _loc_scale),
-        Family(
-            "StudentT",
-            "t",
-            "real",
-            lambda df, *rest: {"df": df, **_loc_scale(*rest)},
-            fitter=_student,
-        ),
-        Family(
-            "Uniform",
-            "uniform",
-            "real",
-            lambda low, w: {"low": low, "high": low + w},
-            fitted_ends=True,
-        ),
-        Family("HalfNormal", "halfnorm", "nonnegative", lambda _, s: {"scale": s}, _ZERO),
-        Family("Exponential", "expon", "nonnegative", lambda _, s: {"rate": 1 / s}, _ZERO),
-        Family(
-            "Gamma",
-            "gamma",
-            "positive",
-            lambda a, _, s: {"concentration": a, "rate": 1 / s},
-            _ZERO,
-        ),
-        Family(
-            "InverseGamma",
-            "invgamma",
-            "positive",
-            lambda a, _, s: {"concentration": a, "rate": s},
-            _ZERO,
-            _inverse_gamma,
-        ),
-        Family(
-            "LogNormal",
-            "lognorm",
-            "positive",
-            lambda sigma, _, s: {"loc": float(np.log(s)), "scale": sigma},
-            _ZERO,
-        ),
-        Family(
-            "Weibull",
-            "weibull_min",
-            "positive",
-            lambda c, _, s: {"scale": s, "concentration": c},
-            _ZERO,
-            _weibull,
-        ),
-        Family(
-            "Pareto",
-            "pareto",
-            "positive",
-            lambda b, _, s: {"scale": s, "alpha": b},
-            _ZERO,
-            fitted_ends=True,
-        ),
-        Family(
-            "Beta",
-            "beta",
-            "unit",
-            lambda a, b, *_: {"concentration1": a, "concentration0": b},
-            {"floc": 0.0, "fscale": 1.0},
-        ),
-        Family("Poisson", "poisson", "counts", lambda rate: {"rate": rate}, fitter=_mean),
-        Family("Geometric", "geom", "counts", lambda p, _: {"probs": p}, fitter=_success),
-        Family(
-            "NegativeBinomial",
-            "nbinom",
-            "counts",
-            lambda n, p: {"total_count": n, "probs": 1 - p},
-            fitter=_failures_and_success,
-        ),
+        _fitted("norm", "real"),
+        _fitted("laplace", "real"),
+        _fitted("cauchy", "real", fitter=_cauchy),
+        _fitted("gumbel_r", "real"),
+        _fitted("t", "real", fitter=_student),
+        _fitted("uniform", "real", fitted_ends=True),
+        _fitted("halfnorm", "nonnegative", fixed=_ZERO),
+        _fitted("expon", "nonnegative", fixed=_ZERO),
+        _fitted("gamma", "positive", fixed=_ZERO),
+        _fitted("invgamma", "positive", fixed=_ZERO, fitter=_inverse_gamma),
+        _fitted("lognorm", "positive", fixed=_ZERO),
+        _fitted("weibull_min", "positive", fixed=_ZERO, fitter=_weibull),
+        _fitted("pareto", "positive", fixed=_ZERO, fitted_ends=True),
+        _fitted("beta", "unit", fixed=_ZERO | {"fscale": 1.0}),
+        _fitted("poisson", "counts", fitter=_mean),
+        _fitted("geom", "counts", fitter=_success),
+        _fitted("nbinom", "counts", fitter=_failures_and_success),
     )
 }
 

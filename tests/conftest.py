@@ -17,6 +17,8 @@ from libraries import FLOATS, Library, demanded, require
 
 from kldiv import config
 
+ROOT = Path(__file__).parents[1]
+
 # A user's own configuration must not decide what the suite tests.
 for variable in (*config.VARIABLES, "KLDIV_CONFIG"):
     os.environ.pop(variable, None)
@@ -25,6 +27,19 @@ for variable in (*config.VARIABLES, "KLDIV_CONFIG"):
 # torch may do in any test.
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# XLA compiles every operation of every shape. Most tests do without LLVM's optimisations (fixture
+# `optimised`: with them), and what is compiled serves all processes and later runs.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**29))
+
+# Each worker has a core.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault(variable, "1")
 
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 
@@ -171,3 +186,12 @@ def torch():
 @pytest.fixture
 def jax():
     return pytest.importorskip("jax")
+
+
+@pytest.fixture
+def optimised(jax):
+    """XLA compiles as it does for users."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

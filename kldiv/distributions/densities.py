@@ -18,6 +18,7 @@ from kldiv.distributions.base import Distribution, restore
 from kldiv.distributions.foreign import Opaque
 from kldiv.distributions.foreign_densities import of_object, of_scipy
 from kldiv.distributions.host import Density
+from kldiv.distributions.scipy_names import BY_FAMILY
 from kldiv.errors import BackendError, OptionError
 
 if TYPE_CHECKING:
@@ -457,30 +458,7 @@ def _frozen(d: Any) -> Any:
             'pip install "kldiv[scipy]"'
         ) from None
     make: dict[Any, Callable[[Any], Any]] = {
-        f.Normal: lambda d: stats.norm(d.loc, d.scale),
-        f.LogNormal: lambda d: stats.lognorm(d.scale, scale=np.exp(d.loc)),
-        f.HalfNormal: lambda d: stats.halfnorm(scale=d.scale),
-        f.Laplace: lambda d: stats.laplace(d.loc, d.scale),
-        f.Cauchy: lambda d: stats.cauchy(d.loc, d.scale),
-        f.StudentT: lambda d: stats.t(d.df, d.loc, d.scale),
-        f.Gumbel: lambda d: stats.gumbel_r(d.loc, d.scale),
-        f.VonMises: lambda d: stats.vonmises(d.concentration, d.loc),
-        f.Exponential: lambda d: stats.expon(scale=1 / d.rate),
-        f.Gamma: lambda d: stats.gamma(d.concentration, scale=1 / d.rate),
-        f.InverseGamma: lambda d: stats.invgamma(d.concentration, scale=d.rate),
-        f.Chi: lambda d: stats.chi(d.df),
-        f.Chi2: lambda d: stats.chi2(d.df),
-        f.HalfCauchy: lambda d: stats.halfcauchy(scale=d.scale),
-        f.Weibull: lambda d: stats.weibull_min(d.concentration, scale=d.scale),
-        f.Pareto: lambda d: stats.pareto(d.alpha, scale=d.scale),
-        f.Uniform: lambda d: stats.uniform(d.low, d.high - d.low),
-        f.Beta: lambda d: stats.beta(d.concentration1, d.concentration0),
         f.Dirichlet: lambda d: stats.dirichlet(np.ravel(d.concentration)),
-        f.Bernoulli: lambda d: stats.bernoulli(_probs(d)),
-        f.Binomial: lambda d: stats.binom(np.asarray(d.total_count).astype(int), _probs(d)),
-        f.Geometric: lambda d: stats.geom(_probs(d), loc=-1),
-        f.NegativeBinomial: lambda d: stats.nbinom(d.total_count, 1 - _probs(d)),
-        f.Poisson: lambda d: stats.poisson(d.rate),
         f.Categorical: lambda d: stats.rv_discrete(
             values=(np.arange(len(_weights(d))), _weights(d))
         ),
@@ -492,12 +470,12 @@ def _frozen(d: Any) -> Any:
             d.loc, d.cov_factor @ d.cov_factor.T + np.diag(d.cov_diag)
         ),
     }
-    found = next((make[cls] for cls in type(d).__mro__ if cls in make), None)
-    return None if found is None else found(d)
-
-
-def _probs(d: Any) -> Any:
-    return d.probs if d.probs is not None else np.exp(-np.logaddexp(0.0, -d.logits))
+    for cls in type(d).__mro__:
+        if cls in BY_FAMILY:
+            return BY_FAMILY[cls].law(*BY_FAMILY[cls].numbers(d))
+        if cls in make:
+            return make[cls](d)
+    return None
 
 
 def _weights(d: Any) -> Any:

@@ -16,6 +16,7 @@ from kldiv import backends
 from kldiv.distributions import families as f
 from kldiv.distributions.base import Distribution
 from kldiv.distributions.foreign_densities import batch_shape
+from kldiv.distributions.scipy_names import BY_NAME
 from kldiv.distributions.wrappers import (
     EXP,
     LOG,
@@ -402,33 +403,6 @@ def _multivariate(value: Any) -> Distribution:
 
 # --- SciPy ----------------------------------------------------------------------------------------
 
-# From (shape parameters, loc, scale); None where a shifted one is another family.
-_SCIPY: dict[str, Callable[..., Distribution | None]] = {
-    "norm": f.Normal,
-    "laplace": f.Laplace,
-    "cauchy": f.Cauchy,
-    "gumbel_r": f.Gumbel,
-    "t": f.StudentT,
-    "uniform": lambda loc, scale: f.Uniform(loc, loc + scale),
-    "vonmises": lambda k, loc, scale: f.VonMises(loc, k) if _is(scale, 1) else None,
-    "expon": lambda loc, scale: f.Exponential(1.0 / scale) if _is(loc, 0) else None,
-    "gamma": lambda a, loc, scale: f.Gamma(a, 1.0 / scale) if _is(loc, 0) else None,
-    "invgamma": lambda a, loc, scale: f.InverseGamma(a, scale) if _is(loc, 0) else None,
-    "chi2": lambda df, loc, scale: f.Chi2(df) if _is(loc, 0) and _is(scale, 1) else None,
-    "chi": lambda df, loc, scale: f.Chi(df) if _is(loc, 0) and _is(scale, 1) else None,
-    "halfcauchy": lambda loc, scale: f.HalfCauchy(scale) if _is(loc, 0) else None,
-    "halfnorm": lambda loc, scale: f.HalfNormal(scale) if _is(loc, 0) else None,
-    "weibull_min": lambda c, loc, scale: f.Weibull(scale, c) if _is(loc, 0) else None,
-    "pareto": lambda b, loc, scale: f.Pareto(scale, b) if _is(loc, 0) else None,
-    "beta": lambda a, b, loc, scale: f.Beta(a, b) if _is(loc, 0) and _is(scale, 1) else None,
-    "bernoulli": lambda p, loc: f.Bernoulli(p) if _is(loc, 0) else None,
-    "binom": lambda n, p, loc: f.Binomial(n, p) if _is(loc, 0) else None,
-    "poisson": lambda mu, loc: f.Poisson(mu) if _is(loc, 0) else None,
-    "geom": lambda p, loc: f.Geometric(p) if _is(loc, -1) else None,
-    "nbinom": lambda n, p, loc: f.NegativeBinomial(n, 1.0 - p) if _is(loc, 0) else None,
-}
-
-
 _SCIPY_OBJECTS: dict[str, Callable[[Any], Distribution]] = {
     "multivariate_normal_frozen": lambda d: f.MultivariateNormal(d.mean, covariance_matrix=d.cov),
     "dirichlet_frozen": lambda d: f.Dirichlet(d.alpha),
@@ -441,27 +415,15 @@ _SCIPY_OBJECTS: dict[str, Callable[[Any], Distribution]] = {
 }
 
 
-def _is(parameter: Any, number: float) -> bool:
-    """Return whether all of a parameter of SciPy, which is concrete, is that number."""
-    return bool((parameter == number).all()) if hasattr(parameter, "all") else parameter == number
-
-
-def _log_normal(s: Any, loc: Any, scale: Any) -> Distribution | None:
-    return f.LogNormal(np.log(scale), s) if _is(loc, 0) else None
-
-
-_SCIPY["lognorm"] = _log_normal
-
-
 def _from_scipy(value: Any) -> Distribution:
     name = type(value).__name__
     if hasattr(value, "dist") and hasattr(value, "args"):  # frozen, of one variable
         shapes, loc, scale = value.dist._parse_args(*value.args, **value.kwds)  # noqa: SLF001
         own = not type(value.dist).__module__.startswith("scipy.stats")  # whatever its name
-        make = None if own else _SCIPY.get(value.dist.name)
+        same = None if own else BY_NAME.get(value.dist.name)
         discrete = not hasattr(value.dist, "_pdf")
-        found = None if make is None else make(*shapes, loc, *(() if discrete else (scale,)))
-        return Opaque(value) if found is None else found
+        found = same and same.taken([*shapes, loc, *(() if discrete else (scale,))])
+        return found or Opaque(value)
     if name in _SCIPY_OBJECTS:
         return _SCIPY_OBJECTS[name](value)
     density = hasattr(value, "logpdf") or hasattr(value, "logpmf")

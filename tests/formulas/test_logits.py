@@ -171,6 +171,7 @@ def test_js(lib, size, cuts, beta):
         assert_right(names, results, truths(size, dtype, 1.0, beta), dtype)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     ("dtype", "beta"),
     [

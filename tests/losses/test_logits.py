@@ -65,6 +65,7 @@ def test_targets(lib, name):
         assert_right(names, found, truths(100, dtype, 1.0, beta), dtype)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("dtype", TARGET)
 @pytest.mark.parametrize("name", LOSSES)
 def test_targets_under_jit(jax, name, dtype):
@@ -78,7 +79,9 @@ def test_targets_under_jit(jax, name, dtype):
     assert_right(names, found, truths(100, dtype, 1.0, beta), dtype)
 
 
-@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+@pytest.mark.parametrize(
+    "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", LOSSES)
 def test_targets_under_torch_compile(torch, name, compiler):
     """Inductor computes expm1(x) as exp(x) − 1, which would cost every digit near P = Q."""
