@@ -113,7 +113,7 @@ def kl_divergence(
     >>> round(float(kldiv.kl_divergence(Normal(0, 1), Normal(1, 2))), 6)
     0.443147
     """
-    if _like_array(p) or _like_array(q):
+    if _like_array(p) and _like_array(q):
         return prepare_kl_divergence(
             p, q, axis=axis, base=base, normalize=normalize, method=method
         ).value()

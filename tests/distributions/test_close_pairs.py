@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from distributions.moments import condition, divergence, exact
 from libraries import Library, require, unit
 
+from bench.oracle.moments import condition, divergence, exact
 from kldiv import distributions as d
 from kldiv import kl_divergence as kl
 

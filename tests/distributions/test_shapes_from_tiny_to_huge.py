@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 import pytest
-from distributions import textbook as truths
-from distributions.moments import condition, exact
 from libraries import Library, require, unit
 
 import kldiv
+from bench.oracle import textbook as truths
+from bench.oracle.moments import condition, exact
 from kldiv import distributions as d
 from kldiv import kl_divergence as kl
 

@@ -45,7 +45,10 @@ def negative_binomial(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomia
     some = xp.where(r2 > 0, r2, 1.0)
     value = _to_other_count(xp, r1, some, odds) + _of_one_count(xp, p, q, r1, some, m)
     edge = xp.where(m > 0, math.inf, xp.where(m == 0, 0.0, math.nan))
-    return xp.where(r2 > 0, value, xp.where(r2 == 0, edge, math.nan))
+    value = xp.where(r2 > 0, value, xp.where(r2 == 0, edge, math.nan))
+    # Of probability 1 all mass is at infinity.
+    away = xp.where((probabilities(xp, q)[1] == 0) & (r1 == r2), 0.0, math.inf)
+    return xp.where(m == math.inf, away, value)
 
 
 def _of_one_count(

@@ -98,7 +98,7 @@ def divergence(p: str, q: str, size: int) -> Callable[..., Any]:
 
 
 def exact(function: Callable[..., Any], x: Any) -> Any:
-    """A function of numbers, its digits doubled until 20 of them stay."""
+    """Evaluate a function of numbers, its digits doubled until 20 of them stay."""
     last, digits = None, 40
     while True:
         with mpmath.workdps(digits):
