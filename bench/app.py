@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .cells import Request
+    from .harness.cells import Request
 
 _INTERRUPTED = 130
 
@@ -89,7 +89,8 @@ def run(**options: Any) -> None:
     Every option but the last five may be given several times. Progress goes to stderr; the file is
     written after every group of cells, so an interrupted run goes on with --resume.
     """
-    from . import records, show
+    from .harness import records
+    from .report import show
 
     console = _console()
     try:
@@ -106,7 +107,7 @@ def run(**options: Any) -> None:
 def _run(options: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import replace
 
-    from . import cells, progress, records, runner
+    from .harness import cells, progress, records, runner
 
     out, resume = options.pop("out"), options.pop("resume")
     options["out"] = out
@@ -128,10 +129,10 @@ def _run(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _request(options: dict[str, Any]) -> Request:
-    from .cells import Request, known_dtypes
-    from .libraries import LIBRARIES
-    from .operations import OPERATIONS
-    from .peers import PEERS
+    from .harness.cells import Request, known_dtypes
+    from .harness.libraries import LIBRARIES
+    from .harness.operations import OPERATIONS
+    from .harness.peers import PEERS
 
     quick = options["quick"]
     dtypes = options["dtypes"] or (("float32",) if quick else ("float32", "float64"))
@@ -178,8 +179,9 @@ def compare(before: Path, after: Path, **options: Any) -> None:
     What did not change between the runs, peers and the plain reading of memory, is the control: its
     drift is taken off, and its scatter widens the intervals.
     """
-    from . import compare as comparing
-    from . import records, show
+    from .harness import records
+    from .report import compare as comparing
+    from .report import show
 
     try:
         runs = [records.read(path) for path in (before, after)]
@@ -206,7 +208,8 @@ def compare(before: Path, after: Path, **options: Any) -> None:
 @click.option("--markdown", is_flag=True, help="Print the table of a README.")
 def report(file: Path, html: Path | None, *, markdown: bool) -> None:
     """Show a results file: as a page, as Markdown, or here."""
-    from . import records, show
+    from .harness import records
+    from .report import show
 
     try:
         found = records.read(file)
@@ -250,7 +253,7 @@ def gpu_check(**options: Any) -> None:
     GPU, and writes one JSON and one HTML file. Exits with 0 if all went well, 1 if anything failed,
     3 if there was no GPU to check.
     """
-    from . import gpu_check as checking
+    from .studies import gpu_check as checking
 
     sys.exit(checking.main(**options))
 

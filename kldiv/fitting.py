@@ -226,7 +226,8 @@ def rank(
     spacings of order ``neighbour``, without bias where it is uniform (Vasicek 1976), and with
     Cressie's variance (1976). The entropy of counts is from their frequencies, those of rare values
     taken together, with Miller's correction (1955). Of 1,000 points of a family itself the 95 %
-    intervals cover the divergence to its fit in 93 to 97 % of samples (``bench/fit_coverage.py``).
+    intervals cover the divergence to its fit in 94 to 97 % of samples
+    (``python -m bench.studies.fit_coverage``).
     Continuous data that were rounded so that many are equal are spread at random over the interval
     that was rounded to each.
 

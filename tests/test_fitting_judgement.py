@@ -215,7 +215,7 @@ def test_spacings_of_uniform_points_have_the_mean_and_the_variance_that_are_said
 
 @pytest.mark.parametrize("family", ["Exponential", "Poisson"])
 def test_intervals_cover_about_as_often_as_they_say(family):
-    """`bench/fit_coverage.py` has the numbers; here a factor of about 1.4 in width is seen."""
+    """`bench.studies.fit_coverage` has the numbers; here a factor of about 1.4 in width is seen."""
     law = {"Exponential": scipy_stats.expon(), "Poisson": scipy_stats.poisson(4.0)}[family]
     scores = []
     for seed in range(150):

@@ -6,14 +6,14 @@ import math
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from .. import show
-from ..cells import FLOOR, OWN
-from ..operations import UNIT, half_the_digits
+from ..harness.cells import FLOOR, OWN
+from ..harness.operations import UNIT, half_the_digits
+from . import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ..records import Results
+    from ..harness.records import Results
 
     Record = dict[str, Any]
 

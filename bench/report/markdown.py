@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import show
-from ..cells import OWN
+from ..harness.cells import OWN
+from . import show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..records import Results
+    from ..harness.records import Results
 
     Record = dict[str, Any]
 

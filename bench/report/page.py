@@ -6,14 +6,13 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import show
-from ..cells import FLOOR, OWN
-from . import charts, table
+from ..harness.cells import FLOOR, OWN
+from . import charts, show, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..records import Results
+    from ..harness.records import Results
 
     Record = dict[str, Any]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from .. import memory, show
-from ..cells import FLOOR, OWN
+from ..harness import memory
+from ..harness.cells import FLOOR, OWN
+from . import show
 from .charts import data
 
 if TYPE_CHECKING:

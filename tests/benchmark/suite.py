@@ -19,7 +19,7 @@ def load(name):
 
 def cell(samples, *, who="kldiv", group=0, **changes):
     """Return a record of samples that were made up."""
-    cells, estimates = load("cells"), load("estimates")
+    cells, estimates = load("harness.cells"), load("harness.estimates")
     where = cells.Group("kl_div", "value", "float32", (8 + group, 10), "cpu")
     library = "numpy" if who == "kldiv" else who
     found = cells.Cell(where, who, library, "pure" if who == "kldiv" else None)
@@ -52,7 +52,7 @@ def cell(samples, *, who="kldiv", group=0, **changes):
 
 def results(*cells, **changes):
     """Return results that hold these cells."""
-    records = load("records")
+    records = load("harness.records")
     return {
         "schema": records.SCHEMA,
         "version": records.VERSION,

@@ -9,8 +9,8 @@ import pytest
 from benchmark.suite import cell, load, results
 from click.testing import CliRunner
 
-comparing = load("compare")
-records = load("records")
+comparing = load("report.compare")
+records = load("harness.records")
 app = load("app").app
 
 SEEDS = 200

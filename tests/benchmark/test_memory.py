@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from benchmark.suite import load
 
-memory, bandwidth, libraries, timing = map(load, ("memory", "bandwidth", "libraries", "timer"))
-operations = load("operations")
+memory, bandwidth, libraries, timing = map(
+    load, [f"harness.{name}" for name in ("memory", "bandwidth", "libraries", "timer")]
+)
+operations = load("harness.operations")
 NOTHING = (None, None)
 
 

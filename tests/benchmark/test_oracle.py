@@ -9,7 +9,7 @@ from benchmark.suite import load
 from logit_families import batch, families
 from reference import doubles, exact, losses, truth
 
-operations = load("operations")
+operations = load("harness.operations")
 
 
 def exactly(values):

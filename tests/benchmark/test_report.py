@@ -14,7 +14,7 @@ import pytest
 from benchmark.suite import cell, load, results
 from click.testing import CliRunner
 
-report, records = load("report"), load("records")
+report, records = load("report"), load("harness.records")
 markdown = load("report.markdown")
 app = load("app").app
 

@@ -19,9 +19,9 @@ from click.testing import CliRunner
 from kldiv.errors import BackendError
 
 records, runner, cells, libraries, peers = map(
-    load, ("records", "runner", "cells", "libraries", "peers")
+    load, [f"harness.{name}" for name in ("records", "runner", "cells", "libraries", "peers")]
 )
-operations, timing = load("operations"), load("timer")
+operations, timing = load("harness.operations"), load("harness.timer")
 app = load("app").app
 
 TINY = timing.Effort(warmup=0.0, sample=0.0, rounds=(3, 3), budget=1.0)
@@ -31,7 +31,7 @@ SMALL = "--quick --op kl_div --backend numpy --peer none --shape 8x10".split()
 @pytest.fixture(autouse=True)
 def small_bandwidth(monkeypatch):
     """Whoever tests the bookkeeping need not read gigabytes."""
-    monkeypatch.setattr(load("bandwidth"), "BYTES", {"cpu": 1 << 20})
+    monkeypatch.setattr(load("harness.bandwidth"), "BYTES", {"cpu": 1 << 20})
 
 
 # --- the schema -----------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_gpu_check_without_a_gpu_says_so(tmp_path, monkeypatch):
 def checked(tmp_path, monkeypatch, *arguments, tests=""):
     """Rehearse the GPU check on NumPy alone, with a folder of tests of our own."""
     monkeypatch.setattr(libraries, "LIBRARIES", {"numpy": libraries.LIBRARIES["numpy"]})
-    for name in ("gpu_check", "cells", "accuracy_grid", "runner"):
+    for name in ("studies.gpu_check", "studies.accuracy_grid", "harness.cells", "harness.runner"):
         monkeypatch.setattr(load(name), "LIBRARIES", libraries.LIBRARIES)
     monkeypatch.setattr(cells, "PEERS", {"NumPy, written out": peers.NUMPY})
     folder = tmp_path / "tests"
@@ -355,7 +355,7 @@ def test_gpu_check_rehearsed_on_a_cpu(tmp_path, monkeypatch):
 
 
 def test_gpu_check_notices_what_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(load("accuracy_grid"), "measure", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(load("studies.accuracy_grid"), "measure", lambda *_, **__: 1 / 0)
     done, found = checked(tmp_path, monkeypatch)
     assert done.exit_code == 1
     assert "ZeroDivisionError" in found["accuracy"]["said"]
@@ -375,7 +375,7 @@ def test_gpu_check_notices_what_fails(tmp_path, monkeypatch):
     ],
 )
 def test_what_tests_come_to(code, output, status):
-    assert load("gpu_check")._judge_tests(code, output)["status"] == status
+    assert load("studies.gpu_check")._judge_tests(code, output)["status"] == status
 
 
 def test_gpu_check_hangs_no_longer_than_it_may(tmp_path):
@@ -383,7 +383,7 @@ def test_gpu_check_hangs_no_longer_than_it_may(tmp_path):
     code = (
         "import sys, time; from kldiv.cli import bench\n"
         "from importlib import import_module\n"
-        "check = import_module(bench.suite().__name__ + '.gpu_check')\n"
+        "check = import_module(bench.suite().__name__ + '.studies.gpu_check')\n"
         "check._GRACE = 0.0\n"
         "check.Check._libraries = lambda *_: ['numpy']\n"
         "check.Check._tests = lambda *_: time.sleep(600)\n"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from benchmark.suite import cell, load
 
-timing = load("timer")
-estimates = load("estimates")
-show = load("show")
+timing = load("harness.timer")
+estimates = load("harness.estimates")
+show = load("report.show")
 
 EFFORT = timing.Effort(warmup=0.0, sample=0.0, rounds=(5, 9), budget=1e9)
 

@@ -1,4 +1,4 @@
-"""docs/accuracy.md says what bench/accuracy.py measured, and the script measures rightly."""
+"""docs/accuracy.md says what its script measured, and the script measures rightly."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from benchmark.suite import load
 from reference import exact
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "bench" / "accuracy.py"
 PAGE = ROOT / "docs" / "accuracy.md"
 
 
 @pytest.fixture(scope="module")
 def accuracy():
-    return load("accuracy")
+    return load("studies.accuracy")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,8 @@ def test_a_quick_run_meets_the_targets_skips_what_is_missing_and_draws(accuracy,
         "import runpy, sys\n"
         "sys.modules['optax'] = None\n"
         f"sys.argv = {['accuracy.py', '--quick', '--json', 'a.json', '--out', 'a/b.png']!r}\n"
-        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "runpy.run_module('bench.studies.accuracy', run_name='__main__')\n"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", start],

@@ -1,6 +1,6 @@
 """`linear_kl_div` beside the same loss of whole logits: time and memory, forward and gradient.
 
-    python -m bench.linear [--rounds N] [--rows N] [--features N] [--classes N]
+    python -m bench.studies.linear [--rounds N] [--rows N] [--features N] [--classes N]
 
 Both sides of a table take turns, so that a machine whose speed drifts slows both alike; ratios are
 medians over the rounds. Each library has a process of its own.
@@ -20,7 +20,7 @@ import numpy as np
 
 import kldiv
 
-from .memory import headline, peaks
+from ..harness.memory import headline, peaks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

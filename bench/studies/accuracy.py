@@ -1,6 +1,7 @@
 """How wrong each library's divergence is, as student and teacher come together.
 
-    python bench/accuracy.py [--out docs/images/accuracy.png] [--json bench/results/accuracy.json]
+    python -m bench.studies.accuracy [--out docs/images/accuracy.png]
+                                     [--json bench/results/accuracy.json]
 
 The student's logits are the teacher's plus ε times noise, ε = 1 … 1e-8, rounded to the working
 dtype.  The truth is that of the logits so given: mpmath evaluates the definition on them, with its
@@ -15,7 +16,6 @@ import argparse
 import json
 import math
 import platform
-import runpy
 import sys
 from functools import partial
 from itertools import product
@@ -27,14 +27,9 @@ import numpy as np
 
 import kldiv
 
-if not __package__:  # started by its path: it goes on as a module, which can import its neighbours
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    runpy.run_module("bench.accuracy", run_name="__main__", alter_sys=True)
-    sys.exit()
-
-from .machine import versions
-from .operations import SPREAD, TARGETS
-from .records import write_text
+from ..harness.machine import versions
+from ..harness.operations import SPREAD, TARGETS
+from ..harness.records import write_text
 
 try:
     import mpmath
@@ -42,7 +37,7 @@ try:
 except ImportError:
     sys.exit('this script needs mpmath and rich: pip install "kldiv[test]"')
 
-from .oracle.exact import converged, js, kl, numbers
+from ..oracle.exact import converged, js, kl, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -54,7 +49,7 @@ if TYPE_CHECKING:
     """By the divergence, KL or JS, and a name."""
     Results = dict[str, Any]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EPSILONS = tuple(10.0**-k for k in range(9))
 DTYPES = ("float32", "float64")
 
@@ -230,7 +225,7 @@ def measure(sizes: Sequence[int], seeds: int) -> Results:
                 cell(key, dtype, classes, epsilon, measured) for key, measured in values.items()
             ]
     return {
-        "about": "relative errors by bench/accuracy.py; null stands for the error of a NaN",
+        "about": "relative errors by bench/studies/accuracy.py; null stands for the error of a NaN",
         "settings": {"sizes": [*sizes], "seeds": seeds, "spread": SPREAD},
         "versions": _versions(),
         "skipped": skipped,

@@ -1,6 +1,6 @@
 """Whether the error that ``method="quadrature"`` returns bounds the true one, on random pairs.
 
-    python -m bench.quadrature [--pairs N] [--seed N]
+    python -m bench.studies.quadrature [--pairs N] [--seed N]
 
 The truths are closed forms in 50 digits. Scales and shapes spread over many powers of ten, a third
 of the pairs are nearly equal, and some integrals diverge.
@@ -23,7 +23,7 @@ try:
     import mpmath
     from mpmath import mp, mpf
 except ImportError:
-    sys.exit("bench.quadrature needs mpmath for the truth: pip install mpmath")
+    sys.exit("bench.studies.quadrature needs mpmath for the truth: pip install mpmath")
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,15 +14,15 @@ import numpy as np
 
 from kldiv.errors import BackendError
 
-from . import show
-from .libraries import LIBRARIES, settings, supports
-from .operations import OPERATIONS, TARGETS, UNIT, make
-from .timer import brief
+from ..harness.libraries import LIBRARIES, settings, supports
+from ..harness.operations import OPERATIONS, TARGETS, UNIT, make
+from ..harness.timer import brief
+from ..report import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .operations import Data
+    from ..harness.operations import Data
 
 _OPERATIONS: Final = ("kl_div", "kl_div_with_logits", "js_div_with_logits")
 _DTYPES: Final = ("float32", "float64", "bfloat16")

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from . import estimates, machine
-from .cells import FLOOR, OWN
-from .peers import PEERS
+from ..harness import estimates, machine
+from ..harness.cells import FLOOR, OWN
+from ..harness.peers import PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .records import Results
+    from ..harness.records import Results
 
     Record = dict[str, Any]
 

@@ -16,7 +16,7 @@ import numpy as np
 import kldiv
 from kldiv import distributions, estimators
 
-from .oracle import textbook
+from ..oracle import textbook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
 """How often the intervals of `kldiv.fitting` cover, and how often the right family comes first.
 
-    python -m bench.fit_coverage [--seeds N] [--size N] [--families A,B] [--recognise]
+    python -m bench.studies.fit_coverage [--seeds N] [--size N] [--families A,B] [--recognise]
 
 Samples are drawn from each family, which is fitted to them. The interval of the absolute divergence
 is to cover D(family‖fit), which is taken over quantiles of the family. With ``--recognise`` all
@@ -21,7 +21,7 @@ import scipy.stats
 from kldiv import fitting
 from kldiv._families import FAMILIES, family_of
 
-from .progress import bar
+from ..harness.progress import bar
 
 LAWS: dict[str, Any] = {
     "Normal": scipy.stats.norm(3.0, 2.0),

@@ -1,6 +1,6 @@
 """What kldiv adds to a small call and to an import, beside PyTorch's `F.kl_div`, in one run.
 
-    python bench/overhead.py [--rounds N]
+    python -m bench.studies.overhead [--rounds N]
 
 Rounds of all candidates are interleaved, so that a machine whose speed drifts slows all alike; the
 ratios are medians over the rounds.
@@ -9,11 +9,9 @@ ratios are medians over the rounds.
 from __future__ import annotations
 
 import argparse
-import runpy
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -22,13 +20,8 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 import kldiv
 
-if not __package__:  # started by its path: it goes on as a module, which can import its neighbours
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    runpy.run_module("bench.overhead", run_name="__main__", alter_sys=True)
-    sys.exit()
-
-from .estimates import paired_ratio
-from .timer import Candidate, Effort, Timer
+from ..harness.estimates import paired_ratio
+from ..harness.timer import Candidate, Effort, Timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

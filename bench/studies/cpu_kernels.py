@@ -1,6 +1,6 @@
 """The CPU kernels beside the memory's own speed, PyTorch, torch.compile and SciPy, in one run.
 
-    python bench/cpu_kernels.py [--rounds N] [--threads N] [--quick] [--only WORDS]
+    python -m bench.studies.cpu_kernels [--rounds N] [--threads N] [--quick] [--only WORDS]
 
 Rounds of all candidates of a table are interleaved, so that a machine whose speed drifts slows all
 alike; ratios are medians over the rounds. Writes bench/results/cpu_kernels.json; ``--only``
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Calls = dict[str, Callable[[], object]]
 
-RESULTS = Path(__file__).parent / "results" / "cpu_kernels.json"
+RESULTS = Path(__file__).parents[1] / "results" / "cpu_kernels.json"
 
 
 def arguments() -> argparse.Namespace:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from .oracle import losses
+from ..oracle import losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .oracle.losses import Loss
+    from ..oracle.losses import Loss
 
 Pass = Literal["value", "gradient"]
 Shape = tuple[int, int]

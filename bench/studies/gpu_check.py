@@ -21,9 +21,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from . import accuracy_grid, cells, progress, records, runner
-from .libraries import LIBRARIES
-from .report import page
+from ..harness import cells, progress, records, runner
+from ..harness.libraries import LIBRARIES
+from ..report import page
+from . import accuracy_grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,7 +128,7 @@ class Check:
     # ---- the parts -------------------------------------------------------------------------------
 
     def _tests(self, folder: Path | None) -> Part:
-        folder = folder or Path(__file__).parents[1] / "tests"
+        folder = folder or Path(__file__).parents[2] / "tests"
         if not (folder / "conftest.py").exists():
             return _skipped(f"kldiv's tests are not at {folder}; name their folder by --tests")
         if find_spec("pytest") is None:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from . import memory
-from .cells import FLOOR, OWN, label
+from ..harness import memory
+from ..harness.cells import FLOOR, OWN, label
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.console import Console
 
+    from ..harness.records import Results
     from .compare import Outcome
-    from .records import Results
 
     Record = dict[str, Any]
 
@@ -35,7 +35,7 @@ def who(cell: Record) -> str:
 
 def group_title(cell: Record) -> str:
     """Return what the cells of a group have in common, in words."""
-    from .operations import OPERATIONS
+    from ..harness.operations import OPERATIONS
 
     known = OPERATIONS.get(cell["operation"])
     title = known.title if known else cell["operation"]

@@ -1,7 +1,7 @@
 """Hill-climb for the worst error of public functions, against mpmath.
 
-    python -m bench.search [--minutes N] [--group NAME] [--only NAME] [--library NAME] [--seed N]
-                           [--json FILE]
+    python -m bench.studies.search [--minutes N] [--group NAME] [--only NAME] [--library NAME]
+                                   [--seed N] [--json FILE]
 
 Errors are in units of roundoff, scaled by the condition: of a value |D| + Σ |θᵢ ∂D/∂θᵢ|, what
 rounding of the parameters alone may move it by; of a gradient's element |∂ᵢD| + Σ |θⱼ ∂ᵢ∂ⱼD|; of a
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mpmath
 import numpy as np
 
-from .progress import bar
+from ..harness.progress import bar
 from .searching import GROUPS, LIBRARIES, Found, Target, draw, mutate
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def summary(lines: list[Line]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Search, print the worst, and return 1 where something is beyond its limit."""
-    parser = argparse.ArgumentParser(prog="python -m bench.search", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.studies.search", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--group", choices=list(GROUPS))
     parser.add_argument("--only", metavar="NAME")
