@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kldiv.readers.sources import Layout
+    from kldiv.readers.layout import Layout
 
 Index: TypeAlias = tuple[slice, ...]
 

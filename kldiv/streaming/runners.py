@@ -1,4 +1,4 @@
-"""Where the steps of a comparison run: threads here, or the workers of a Dask cluster."""
+"""Run the steps of a comparison: on threads here, or on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
-import click
-
-from kldiv.cli.work import do, do_elsewhere
-from kldiv.errors import InputError
+from kldiv.errors import InputError, OptionError
+from kldiv.streaming.work import do, do_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from types import TracebackType
 
-    from kldiv.cli.work import Work
+    from kldiv.streaming.work import Work
 
 _MOST: Final = 4  # threads: each has its pieces in memory, and more would wait for the disk
 _PATIENCE: Final = 5  # seconds for a scheduler to answer
 
 
 class Runner(Protocol):
-    """Something that does steps."""
+    """Anything that runs steps."""
 
     def run(self, work: Work, kind: str, tasks: Iterable[tuple[Any, ...]]) -> Generator[Any]:
         """Yield the result of each task, in their order, while later ones run."""
@@ -90,22 +88,22 @@ class Cluster:
         try:
             import distributed  # noqa: PLC0415 - optional
         except ImportError as error:
-            raise click.UsageError(
-                '--scheduler needs Dask: pip install "kldiv[dask]" distributed'
+            raise OptionError(
+                '`scheduler` needs Dask: pip install "kldiv[dask]" distributed'
             ) from error
         try:
             client: Any = distributed.Client
             self._client = client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(
-                f"--scheduler {address}: no Dask scheduler answers there"
+                f"scheduler='{address}': no Dask scheduler answers there"
                 f" ({' '.join(str(error).split())[:200]}). Give the address that it printed when it"
                 " started"
             ) from error
         self._count = sum(self._client.nthreads().values())
         if not self._count:
             self._client.close()
-            raise InputError(f"--scheduler {address}: it has no workers. Start some first")
+            raise InputError(f"scheduler='{address}': it has no workers. Start some first")
 
     def run(self, work: Work, kind: str, tasks: Iterable[tuple[Any, ...]]) -> Generator[Any]:
         """Yield the result of each task, in their order."""

@@ -18,11 +18,12 @@ pytest.importorskip("rich")
 
 from reference import exact
 
-from kldiv.cli import blocks, progress, rows
+from kldiv.cli import progress
 from kldiv.cli.app import app
-from kldiv.cli.blocks import Plan, Sizes
-from kldiv.cli.checkpoint import uninterrupted
 from kldiv.readers import Stored, open_table, sources, stored
+from kldiv.streaming import blocks, rows
+from kldiv.streaming.blocks import Plan, Sizes
+from kldiv.streaming.resume import uninterrupted
 
 MEASURES = ("kl_pq", "kl_qp", "js")
 FORMS = ("logits", "log-probs", "probs", "counts", "auto")
@@ -99,7 +100,7 @@ def save(form, **options):
 LIMITED = """
 import resource, sys, threading
 threading.stack_size(1 << 20)  # of the threads, which is counted, used or not
-import kldiv.cli.blocks as blocks, kldiv.cli.compare, kldiv.cli.comparison, kldiv.cli.report
+import kldiv.streaming.blocks as blocks, kldiv.cli.compare, kldiv.cli.report
 from kldiv.cli import main
 limit = int(sys.argv.pop(1))
 blocks.BUDGET = 64 << 10
@@ -213,7 +214,7 @@ def test_rows_that_are_split_are_as_exact_as_whole_ones(work, compare, monkeypat
     q = p + 1e-7 * rng.normal(size=p.shape)
     np.save("p.npy", p)
     np.save("q.npy", q)
-    assert not Plan(p, q, 1, Sizes.usual()).whole
+    assert not Plan(p, q, 1, Sizes.within()).whole
     found = compare("p.npy", "q.npy", "--from", "logits", "--reduction", "none")
     for measure, pair, beta in (
         ("kl_pq", (q, p), None),
@@ -321,7 +322,7 @@ def test_what_is_told_of_many_rows(monkeypatch, size, odd):
     values[...] = rng.normal(size=(3, size)) * 10.0 ** rng.integers(-300, 300, (3, size))
     if odd is not None:
         values[0, size // 2] = odd
-    told = rows.summary(values[0])
+    told = rows.statistics(values[0])
     with np.errstate(invalid="ignore"):
         assert told.median == np.median(values[0]) or np.isnan(odd)
     assert told.max == values[0].max() or np.isnan(odd)
@@ -337,18 +338,18 @@ def test_what_is_told_of_many_rows(monkeypatch, size, odd):
 def stop(monkeypatch):
     """Have Ctrl-C come after so many steps; return how many were done."""
     done = []
-    advance = progress.Progress.advance
+    reach = progress.Progress.reach
 
     def stop(after):
         done.clear()
 
-        def counted(self):
-            advance(self)
-            done.append(self._done)
+        def counted(self, step, steps):
+            reach(self, step, steps)
+            done.append(step)
             if len(done) == after:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(progress.Progress, "advance", counted)
+        monkeypatch.setattr(progress.Progress, "reach", counted)
         return done
 
     return stop
@@ -364,7 +365,7 @@ def test_a_run_goes_on_to_the_same_bits(work, compare, run, monkeypatch, stop, f
     done = stop(10**9)
     expected = compare(*arguments)
     total = len(done)
-    steps = len(Plan(*data(form, shape=(40, 30)), 1, Sizes.usual()).steps)
+    steps = len(Plan(*data(form, shape=(40, 30)), 1, Sizes.within()).steps)
     looked = 2 * steps if form == "auto" else 0
     whole = run(*arguments)[1]
     for after in {looked + 1, total - (total - looked) // 3, total - 1}:
@@ -434,7 +435,7 @@ def test_a_file_that_is_no_checkpoint_is_left_alone(work, run, stopped, content)
     elif content == "newer":
         with np.load("state") as file:
             arrays = dict(file)
-        text = arrays["json"].tobytes().replace(b'"format": 1', b'"format": 9')
+        text = arrays["json"].tobytes().replace(b'"format": 3', b'"format": 9')
         arrays["json"] = np.frombuffer(text, np.uint8)
         with Path("state").open("wb") as file:
             np.savez(file, **arrays)
@@ -476,7 +477,8 @@ def test_very_many_rows_lie_beside_the_checkpoint(work, run, monkeypatch, stop):
 def test_a_process_that_is_stopped_or_killed(work, how):
     save("logits", shape=(3000, 200))
     code = (
-        "import sys, time, kldiv.cli.blocks as b, kldiv.cli.checkpoint as c, kldiv.cli.work as w\n"
+        "import sys, time\n"
+        "from kldiv.streaming import blocks as b, resume as c, work as w\n"
         "from kldiv.readers import sources\n"
         "sources.STORED = 1; b.BUDGET = 8 * 4000; b._STEP = 1; c._EVERY = 0.0; c._SHARE = 0\n"
         "second = w.Work.second\n"
@@ -563,11 +565,8 @@ def test_a_cluster_is_stopped_and_goes_on(work, run, monkeypatch, cluster, stop)
 
 
 def test_a_file_that_the_workers_do_not_see(work, run, monkeypatch, cluster):
-    from kldiv.cli.request import Request
-
     save("logits")
-    other = Request("/nowhere/p.npy", "/nowhere/q.npy", form="logits")
-    monkeypatch.setattr(Request, "for_others", lambda self: other)
+    monkeypatch.setattr(os, "getcwd", lambda: "/nowhere")
     status, _, err = run(
         "p.npy", "q.npy", "--from", "logits", "--scheduler", cluster.scheduler_address
     )
@@ -577,7 +576,7 @@ def test_a_file_that_the_workers_do_not_see(work, run, monkeypatch, cluster):
 
 def test_a_scheduler_that_does_not_answer(work, run, monkeypatch):
     pytest.importorskip("distributed")
-    from kldiv.cli import runners
+    from kldiv.streaming import runners
 
     save("logits")
     monkeypatch.setattr(runners, "_PATIENCE", 1)
