@@ -28,9 +28,13 @@ def conclude(work: Work, total: Total, held: list[Held], explanation: Explanatio
     places, options, best = work.pair.places, work.job.options, total.best
     divisor = _divisor(places.shape, options.reduction)
     flat = total.rows.reshape(3, -1)
+    kl_pq, kl_qp, js = (_summary(rows, options.reduction, divisor) for rows in total.rows)
     found = Comparison(
-        *(_summary(rows, options.reduction, divisor) for rows in total.rows),
-        *(_side(work, total, held, number) for number in range(2)),
+        kl_pq=kl_pq,
+        kl_qp=kl_qp,
+        js=js,
+        p=_side(work, total, held, 0),
+        q=_side(work, total, held, 1),
         worst=tuple(
             Row(places.row_name(row) if places.shape else "", row, *map(float, flat[:, row]))
             for row in worst(total.rows, options.top)

@@ -192,7 +192,7 @@ def _digest(array: Any) -> str:
     rows = max(_HASHED * array.shape[slow[0]] // array.nbytes, 1)
     for start in range(0, array.shape[slow[0]], rows):
         index[slow[0]] = slice(start, min(start + rows, array.shape[slow[0]]))
-        digest.update(np.ascontiguousarray(array[tuple(index)].transpose(slow)))
+        digest.update(np.ascontiguousarray(array[tuple(index)].transpose(slow)).data)
     return digest.hexdigest()[:16]
 
 

@@ -210,8 +210,9 @@ class Run:
                     yield
             with uninterrupted():
                 total.phase, total.done = 1, 0
-        tasks = ((i, total.known(steps[i][0])) for i in range(total.done, len(steps)))
-        with closing(runner.run(work, "second", tasks)) as found:
+        left = range(total.done, len(steps))
+        knowing = ((number, total.known(steps[number][0])) for number in left)
+        with closing(runner.run(work, "second", knowing)) as found:
             for part in found:
                 with uninterrupted():
                     total.add(part)

@@ -1,0 +1,464 @@
+"""``kldiv.streaming``: the numbers of arrays in memory, whatever they come from and are cut into."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kldiv
+from kldiv import streaming
+from kldiv.errors import (
+    BackendError,
+    DTypeError,
+    InputError,
+    LibraryError,
+    OptionError,
+    ShapeError,
+)
+from kldiv.readers import Table, open_table, sources
+from kldiv.streaming import blocks, rows
+
+SHAPE = (12, 30)
+SPLIT, WHOLE = 128 * 8 * 7, 128 * 8 * 40
+"""Memory in which rows of 30 classes are cut, and in which they are not."""
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path, monkeypatch):
+    """A folder to work in, where small files count as large."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "STORED", 1)
+    monkeypatch.setattr(blocks, "_RUN", 1)
+    monkeypatch.setattr(blocks, "_PIECE", 1)
+    monkeypatch.setattr(blocks, "_STEP", 1)
+
+
+def data(form="logits", shape=SHAPE, seed=0):
+    logits = 3 * np.random.default_rng(seed).normal(size=(2, *shape))
+    if form == "counts":
+        return np.floor(9 * np.exp(logits / 9))
+    logits[0, ..., 2] = logits[1, ..., 4] = -np.inf  # either is infinite in one direction
+    if form == "logits":
+        return logits
+    log_probs = logits - np.logaddexp.reduce(logits, axis=-1)[..., None]
+    return log_probs if form == "log-probs" else np.exp(log_probs)
+
+
+def in_memory(p, q, form):
+    """Return the three divergences of each row by kldiv's functions of arrays."""
+    if form == "logits":
+        return (
+            kldiv.kl_div_with_logits(q, p, reduction="none"),
+            kldiv.kl_div_with_logits(p, q, reduction="none"),
+            kldiv.js_div_with_logits(q, p, reduction="none"),
+        )
+    if form == "log-probs":
+        p, q = np.exp(p), np.exp(q)
+    options = {"normalize": form == "counts"}
+    return (
+        kldiv.kl_divergence(p, q, **options),
+        kldiv.kl_divergence(q, p, **options),
+        kldiv.js_divergence(p, q, **options),
+    )
+
+
+def measures(found):
+    return found.kl_pq, found.kl_qp, found.js
+
+
+def same(one, other):
+    """Whether two results are the same to the last bit, but for the names of their files."""
+    for each in fields(one):
+        a, b = getattr(one, each.name), getattr(other, each.name)
+        if isinstance(a, streaming.Summary):
+            np.testing.assert_array_equal(a.values, b.values)
+            a, b = ((s.value, s.mean, s.median, s.max, s.infinite) for s in (a, b))
+            np.testing.assert_array_equal(a, b)
+        elif isinstance(a, streaming.Side):
+            assert replace(a, path=None) == replace(b, path=None)
+        else:
+            assert a == b, each.name
+    return True
+
+
+# --- the numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory", [SPLIT, WHOLE, None])
+@pytest.mark.parametrize("form", ["logits", "log-probs", "probs", "counts"])
+def test_the_divergences_are_those_of_arrays_in_memory(form, memory):
+    p, q = data(form)
+    found = streaming.compare(p, q, form=form, memory=memory, reduction="none")
+    for summary, expected in zip(measures(found), in_memory(p, q, form), strict=True):
+        np.testing.assert_allclose(summary.values, expected, rtol=1e-13)
+        np.testing.assert_allclose(
+            [summary.value, summary.mean, summary.median, summary.max],
+            [expected.mean(), expected.mean(), np.median(expected), expected.max()],
+            rtol=1e-13,
+        )
+        assert summary.infinite == np.isinf(expected).sum()
+    assert found.mean == found.kl_pq.mean
+    assert (found.shape, found.count, found.classes, found.axis) == ((12,), 12, 30, 1)
+    assert found.p.form == found.q.form == form
+    order = np.argsort(-in_memory(p, q, form)[0], kind="stable")
+    if form == "counts":
+        assert [row.index for row in found.worst] == order[:10].tolist()
+        assert found.worst[0].kl_pq == found.kl_pq.max
+    else:
+        assert (found.zeros_q.labels, found.zeros_p.labels) == (("4",), ("2",))
+
+
+def test_whole_rows_of_logits_are_the_losses_to_the_bit():
+    p, q = data()
+    found = streaming.compare(p, q, form="logits", memory=WHOLE, reduction="none")
+    for summary, expected in zip(measures(found), in_memory(p, q, "logits"), strict=True):
+        np.testing.assert_array_equal(summary.values, expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "batchmean"])
+def test_axes_and_reductions(axis, reduction):
+    p, q = 3 * np.random.default_rng(1).normal(size=(2, 4, 5, 6))
+    found = streaming.compare(p, q, form="logits", axis=axis, reduction=reduction, memory=SPLIT)
+    expected = kldiv.kl_div_with_logits(q, p, axis=axis, reduction=reduction)
+    np.testing.assert_allclose(found.kl_pq.value, expected, rtol=1e-13)
+    parts = sum(each.kl_pq for each in found.contributions)
+    np.testing.assert_allclose(parts, expected, rtol=1e-11)
+    assert found.kl_pq.values is None
+
+
+def test_identical_logits_are_at_distance_zero():
+    p, _ = data()
+    found = streaming.compare(p, p, form="logits", memory=SPLIT)
+    assert [each.value for each in measures(found)] == [0.0, 0.0, 0.0]
+
+
+def test_one_distribution_alone():
+    p, q = data("probs", shape=(30,))
+    found = streaming.compare(p, q, reduction="none")
+    assert found.shape == ()
+    np.testing.assert_allclose(found.js.values, in_memory(p, q, "probs")[2], rtol=1e-13)
+    assert found.worst[0].label == ""
+
+
+# --- arrays, maps, files, shards ------------------------------------------------------------------
+
+
+def sharded(array):
+    Path("shards").mkdir()
+    for number, part in enumerate(np.split(array, [5, 6])):
+        np.save(f"shards/part-{number + 9}.npy", part)
+
+
+def saved(array, name):
+    np.save(name, array)
+    return Path(name)
+
+
+GIVEN = {
+    "array": lambda a: a,
+    "fortran": np.asfortranarray,
+    "strided": lambda a: np.repeat(np.repeat(a, 2, 0), 3, 1)[::2, ::3],
+    "big-endian": lambda a: a.astype(">f8"),
+    "map": lambda a: np.load(saved(a, "map.npy"), mmap_mode="r"),
+    "path": lambda a: saved(a, "a.npy"),
+    "name": lambda a: str(saved(a, "a.npy")),
+    "member": lambda a: (np.savez("a.npz", x=a, y=a[:2]), "a.npz::x")[1],
+    "folder": lambda a: (sharded(a), "shards")[1],
+    "pattern": lambda a: (sharded(a), "shards/part-*.npy")[1],
+    "stored": lambda a: open_table(saved(a, "a.npy")).array,
+    "table": lambda a: open_table(saved(a, "a.npy")),
+}
+
+
+@pytest.mark.parametrize("memory", [SPLIT, WHOLE])
+@pytest.mark.parametrize("kind", GIVEN)
+def test_everything_that_can_be_given(kind, memory):
+    p, q = data()
+    found = streaming.compare(GIVEN[kind](p), q, form="logits", memory=memory, reduction="none")
+    for summary, expected in zip(measures(found), in_memory(p, q, "logits"), strict=True):
+        np.testing.assert_allclose(summary.values, expected, rtol=1e-13)
+    assert (found.p.shape, found.q.path) == (SHAPE, None)
+    if kind == "member":
+        assert (found.p.path, found.p.member) == (Path("a.npz"), "x")
+
+
+def test_a_table_brings_labels():
+    p, q = data("probs", shape=(2, 3))
+    rows, classes = ("mon", "tue"), ("a", "b", "c")
+    found = streaming.compare(Table(p, classes=classes, rows=rows), q)
+    assert {each.label for each in found.contributions} == set(classes)
+    assert {row.label for row in found.worst} == set(rows)
+    order = [2, 0, 1]
+    other = Table(q[:, order], classes=tuple(classes[i] for i in order), rows=rows)
+    with pytest.raises(InputError, match="the classes differ.* align=True matches them by label"):
+        streaming.compare(Table(p, classes=classes, rows=rows), other)
+    aligned = streaming.compare(Table(p, classes=classes, rows=rows), other, align=True)
+    assert aligned.kl_qp.value == found.kl_qp.value
+
+
+def test_a_pattern_of_nothing_and_a_file_with_the_name_of_one():
+    p, q = data()
+    with pytest.raises(InputError, match=r"none-\*.npy: a pattern is read as .* no such file"):
+        streaming.compare("none-*.npy", q, form="logits")
+    found = streaming.compare(saved(p, "a[1].npy"), q, form="logits")
+    assert found.mean == streaming.compare(p, q, form="logits").mean
+
+
+# --- stopping and going on ------------------------------------------------------------------------
+
+
+def interrupt(after):
+    """Return a callback to which Ctrl-C comes after so many steps."""
+    calls = []
+
+    def progress(done, steps):
+        calls.append((done, steps))
+        if len(calls) == after:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("memory", [SPLIT, WHOLE])
+@pytest.mark.parametrize("form", ["logits", "log-probs", "counts", "auto"])
+@pytest.mark.parametrize("files", [True, False])
+def test_it_goes_on_to_the_same_bits(form, memory, files):
+    p, q = data("counts" if form == "auto" else form)
+    given = (saved(p, "p.npy"), saved(q, "q.npy")) if files else (p, q)
+    options = {"form": form, "memory": memory, "reduction": "none", "top": 30}
+    calls = []
+    whole = streaming.compare(*given, **options, progress=lambda *step: calls.append(step))
+    looked = (
+        next(i for i, (done, _) in enumerate(calls[1:], 1) if done == 1) if (form == "auto") else 0
+    )
+    assert calls[-1][0] == calls[-1][1] == len(calls) - looked
+    for after in {1, looked + 1, len(calls) - 2, len(calls)}:
+        with pytest.raises(streaming.Interrupted) as stopped:
+            streaming.compare(*given, **options, checkpoint="state", progress=interrupt(after))
+        assert stopped.value.share == max(after - looked, 0) / (len(calls) - looked)
+        assert Path(stopped.value.checkpoint).exists()
+        again = []
+        found = streaming.compare(
+            *given, **options, checkpoint=Path("state"), progress=lambda *step: again.append(step)
+        )
+        assert same(found, whole)
+        if after > looked:
+            assert len(again) == len(calls) - after
+        assert not Path("state").exists()
+
+
+@pytest.mark.parametrize("memory", [SPLIT, WHOLE])
+@pytest.mark.parametrize("large", [True, False])
+def test_steps_after_the_last_save_do_not_count_twice(memory, large, monkeypatch):
+    """As if the process had been killed: what it did since then is done again."""
+    if large:
+        monkeypatch.setattr(rows, "IN_MEMORY", 8)
+    p, q = data("counts")
+    options = {"form": "counts", "memory": memory, "reduction": "none"}
+    whole = streaming.compare(p, q, **options)
+    run = streaming.Run(p, q, **options, checkpoint="state")
+    for done, steps in run:
+        if done == steps // 2 + 2:
+            run.save()
+        if done == steps - 1:
+            break
+    other = streaming.Run(p, q, **options, checkpoint="state")
+    assert other.done == other.steps // 2 + 2
+    assert same(other.result(), whole)
+    assert list(Path.cwd().glob("state*")) == []
+
+
+def test_a_run_goes_on_where_a_loop_was_left():
+    p, q = data()
+    whole = streaming.compare(p, q, form="logits", memory=SPLIT, reduction="none")
+    run = streaming.Run(p, q, form="logits", memory=SPLIT, reduction="none")
+    seen = []
+    while run.done < run.steps:
+        for done, steps in run:
+            seen.append(done)
+            assert steps == run.steps
+            if done % 3 == 0:
+                break
+    assert seen == list(range(1, run.steps + 1))
+    assert same(run.result(), whole)
+    assert run.result() is run.result()
+    assert list(run) == []
+
+
+def test_a_run_without_a_checkpoint_cannot_be_saved():
+    run = streaming.Run(*data(), form="logits")
+    run.save_when_due()
+    with pytest.raises(OptionError, match="checkpoint="):
+        run.save()
+
+
+def test_a_checkpoint_of_another_comparison():
+    p, q = data()
+    options = {"form": "logits", "memory": SPLIT, "checkpoint": "state"}
+    with pytest.raises(streaming.Interrupted):
+        streaming.compare(p, q, **options, progress=interrupt(2))
+
+    def refused(said, *given, **changed):
+        with pytest.raises(InputError, match=f"^checkpoint='state': it is of another .*{said}"):
+            streaming.compare(*given, **{**options, **changed})
+
+    other = p.copy()
+    other[11, 29] += 1e-9
+    refused(r"P: an array .* then, an array", other, q)
+    refused(r"Q: an array", p, np.asfortranarray(q))
+    refused(r"Q: an array .* then, q.npy of", p, saved(q, "q.npy"))
+    refused(r"`top`: 10 then, 3 now", p, q, top=3)
+    refused(r"`memory`: 7,?168 then", p, q, memory=WHOLE)
+    with kldiv.config_context(kernel="pure"):
+        refused(r"`kernel`: None then, pure now", p, q)
+    assert streaming.compare(p, q, **options).mean > 0
+
+
+def test_ctrl_c_without_a_checkpoint_is_itself():
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        streaming.compare(*data(), form="logits", memory=SPLIT, progress=interrupt(1))
+    assert type(stopped.value) is KeyboardInterrupt
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_threads_stop_at_once(monkeypatch):
+    """None of them begins another block once nobody waits for it."""
+    read = blocks.Block.read
+    count = []
+
+    def slow(self, array):
+        count.append(1)
+        time.sleep(0.01)
+        return read(self, array)
+
+    monkeypatch.setattr(blocks.Block, "read", slow)
+    monkeypatch.setattr(blocks, "_PIECE", 50)
+    p, q = data(shape=(600, 30))
+    with pytest.raises(KeyboardInterrupt):
+        streaming.compare(p, q, form="logits", memory=WHOLE, progress=interrupt(1))
+    time.sleep(0.1)
+    done = len(count)
+    time.sleep(0.1)
+    assert len(count) == done < 2 * 600
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def test_threads_have_the_settings_of_the_call(monkeypatch):
+    seen = set()
+    loss = kldiv.kl_div_with_logits
+
+    def spy(*arrays, **options):
+        seen.add(
+            (threading.current_thread() is threading.main_thread(), *kldiv.get_config().values())
+        )
+        return loss(*arrays, **options)
+
+    monkeypatch.setattr(kldiv, "kl_div_with_logits", spy)
+    with kldiv.config_context(backend="numpy", kernel="pure"):
+        found = streaming.compare(*data(), form="logits", memory=WHOLE)
+    assert seen == {(False, "numpy", "auto", "pure")}
+    assert (found.explanation.backend, found.explanation.kernel) == ("numpy", "pure")
+
+
+def test_only_numpy_puts_rows_together():
+    pytest.importorskip("torch")
+    with kldiv.config_context(backend="torch"):
+        streaming.compare(*data(), form="logits", memory=WHOLE)
+        with pytest.raises(BackendError, match=r"30 logits are too long .* Leave out `backend`"):
+            streaming.compare(*data(), form="logits", memory=SPLIT)
+
+
+def test_floating_point_errors_are_the_caller_s_own():
+    p, q = data("probs")
+    with np.errstate(all="raise"):
+        for memory in (SPLIT, WHOLE):
+            found = streaming.compare(p, q, memory=memory, reduction="none")
+            assert np.isinf(found.kl_pq.values).all()
+            run = streaming.Run(p, q, memory=memory)
+            for _ in run:
+                assert set(np.geterr().values()) == {"raise"}
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "options", "said"),
+    [
+        ([3, 1, 0], [1, 1, 2], {"form": "auto"}, "form='counts' or normalize=True says so"),
+        (
+            [2.0, 2.0],
+            [0.5, 0.5],
+            {},
+            "P sums to 4, not to 1: computed as it stands. normalize=True",
+        ),
+        ([0.1, 0.2], [0.5, 0.5], {"form": "log-probs"}, "say form='logits'"),
+        ([np.nan, 1.0], [0.5, 0.5], {}, "NaN or infinite, the first at class '0'"),
+        ([1.0, 0.0], [0.0, 1.0], {}, "Q gives no probability to 1 class, 0, with 100 % of P"),
+        ([1, 1], [0, 2], {"form": "counts"}, "smoothing=0.5 adds half a count"),
+        ([0, 0], [1, 1], {"form": "counts"}, "P has no probability anywhere"),
+    ],
+)
+def test_warnings(p, q, options, said):
+    found = streaming.compare(np.array(p), np.array(q), **options)
+    assert any(said in warning for warning in found.warnings), found.warnings
+
+
+def test_nothing_is_said_of_distributions():
+    assert streaming.compare([[0.5, 0.5]] @ np.eye(2), np.full((1, 2), 0.5)).warnings == ()
+
+
+HALF = np.full((2, 2), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "error", "said"),
+    [
+        ((HALF, HALF), {"form": "scores"}, OptionError, "form='scores': expected one of 'auto'"),
+        ((HALF, HALF), {"reduction": "max"}, OptionError, "reduction='max': expected one of"),
+        ((HALF, HALF), {"memory": 0}, OptionError, "memory=0: expected a positive number"),
+        ((HALF, HALF), {"memory": True}, OptionError, "memory=True"),
+        ((HALF, HALF), {"top": -1}, OptionError, "top=-1: expected a whole number, 0 or above"),
+        ((HALF, HALF), {"axis": 1.0}, OptionError, "axis=1.0: expected a whole number"),
+        ((HALF, HALF), {"smoothing": -1.0}, OptionError, "smoothing=-1.0: expected a finite"),
+        ((HALF, HALF), {"smoothing": np.nan}, OptionError, "smoothing=nan: expected a finite"),
+        ((HALF, HALF), {"smoothing": 1.0}, OptionError, "say normalize=True too"),
+        ((HALF, HALF), {"smoothing": 1.0, "form": "logits"}, OptionError, "not to logits"),
+        ((HALF, HALF), {"axis": 2}, ShapeError, r"axis=2 does not exist in shape \(2, 2\)"),
+        ((HALF, HALF), {"align": True}, InputError, "`align` needs labels"),
+        ((HALF, HALF), {"scheduler": "tcp://x:1"}, OptionError, "takes paths, .* P is a ndarray"),
+        ((HALF, HALF), {"checkpoint": "none/x"}, InputError, "checkpoint='none/x': none is no"),
+        ((HALF, HALF[:1]), {}, ShapeError, r"P has shape \(2, 2\), Q \(1, 2\)"),
+        ((HALF[:0], HALF), {}, ShapeError, r"P has shape \(0, 2\): no distributions"),
+        ((HALF, HALF.tolist()), {}, LibraryError, "Q is a builtins.list: expected a NumPy array"),
+        ((np.ma.array(HALF), HALF), {}, LibraryError, "P is a numpy.ma.*MaskedArray"),
+        ((HALF, HALF * 1j), {}, DTypeError, "Q has dtype complex128: expected"),
+        ((HALF, "none.npy"), {}, InputError, "none.npy: no such file"),
+        ((HALF, -HALF), {}, InputError, "Q has 4 negative numbers, .* row '0', class '0'.*logits'"),
+    ],
+)
+def test_errors_name_the_argument_and_the_mend(given, options, error, said):
+    with pytest.raises(error, match=said):
+        streaming.compare(*given, **options)
+
+
+def test_an_option_that_does_not_exist():
+    with pytest.raises(TypeError, match="temperature"):
+        streaming.Run(HALF, HALF, temperature=2.0)
+
+
+def test_no_reader_of_the_command_s_is_needed():
+    import subprocess
+    import sys
+
+    code = "import kldiv.streaming, sys; print({'click', 'rich', 'distributed'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
