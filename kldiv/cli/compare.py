@@ -23,9 +23,10 @@ _FOR_FILES: Final = (
 
 EPILOG = """\b
 FILES
-  .npy, .npz, .csv, .tsv, .safetensors, Zarr stores, and folders of .npy or
-  .safetensors shards in the natural order of their names, one behind the other
-  along --shard-axis; file::key picks an array, tensor or column.
+  .npy, .npz, .csv, .tsv, .safetensors, Zarr stores, and folders or patterns
+  ("run/*.npy") of .npy or .safetensors shards in the natural order of their
+  names, one behind the other along --shard-axis; file::key picks an array,
+  tensor or column.
   A .csv with one column of numbers is one distribution, a text column next to
   it its labels; several columns of numbers are a row per distribution.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -191,6 +192,48 @@ def test_layers(part):
 def test_the_layers_can_fail(part, line):
     assert climbs(part, "import numpy as np") == []
     assert climbs(part, line) != []
+
+
+def circle(sources: dict[str, str]) -> list[str]:
+    """Modules that import one another in a circle, be it for types alone."""
+    graph = {}
+    for module, source in sources.items():
+        names = imports(source)
+        # from package import module: not the package itself.
+        graph[module] = {
+            name
+            for name in names & sources.keys()
+            if not any(other.startswith(f"{name}.") for other in names & sources.keys())
+        }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def modules_of(part: str) -> dict[str, str]:
+    paths = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+        for path in (PACKAGE / part).rglob("*.py")
+    }
+    return {
+        name.removesuffix(".__init__"): path.read_text(encoding="utf-8")
+        for name, path in paths.items()
+    }
+
+
+@pytest.mark.parametrize("part", ["cli", "readers", "streaming"])
+def test_files_import_one_another_in_no_circle(part):
+    assert circle(modules_of(part)) == []
+
+
+def test_a_circle_is_seen():
+    modules = modules_of("streaming")
+    modules["kldiv.streaming.blocks"] += (
+        "if TYPE_CHECKING:\n    from kldiv.streaming.work import Work"
+    )
+    assert {"kldiv.streaming.blocks", "kldiv.streaming.work"} <= set(circle(modules))
 
 
 def private(source: str) -> set[str]:
