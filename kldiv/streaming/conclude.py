@@ -51,7 +51,7 @@ def conclude(work: Work, total: Total, held: list[Held], explanation: Explanatio
 
 
 def _side(work: Work, total: Total, held: list[Held], number: int) -> Side:
-    table, each = (work.pair.p, work.pair.q)[number], held[number]
+    table, each = work.pair.tables[number], held[number]
     return Side(
         "PQ"[number],
         table.path,

@@ -22,22 +22,21 @@ if TYPE_CHECKING:
 class Pair:
     """P and Q, of one shape, and the labels that they share."""
 
-    p: Table
-    q: Table
+    tables: tuple[Table, Table]
     places: Places
 
     @property
     def declared(self) -> tuple[tuple[tuple[int, ...], str], ...]:
         """Shape and dtype of both."""
-        return tuple((table.array.shape, str(table.array.dtype)) for table in (self.p, self.q))
+        return tuple((table.array.shape, str(table.array.dtype)) for table in self.tables)
 
 
 def open_pair(p: Any, q: Any, options: Options) -> Pair:
     """Open both; refuse those that cannot be compared."""
-    tables = [_open(given, name, options) for given, name in ((p, "P"), (q, "Q"))]
+    tables = _open(p, "P", options), _open(q, "Q", options)
     axis = _axis(options.axis, *tables)
     if options.align:
-        tables = list(align(*tables, axis, empty=-np.inf if options.logarithmic else 0.0))
+        tables = align(*tables, axis, empty=-np.inf if options.logarithmic else 0.0)
     return _paired(*tables, axis)
 
 
@@ -69,7 +68,7 @@ def _open(given: Any, name: str, options: Options) -> Table:
             " least one number"
         )
     # A single number is one class; Table is frozen, and the rest counts axes.
-    return table if array.ndim else replace(table, array=array.reshape(1))
+    return table if array.ndim else replace(table, array=table.array.reshape(1))
 
 
 def _axis(axis: int, p: Table, q: Table) -> int:
@@ -96,7 +95,7 @@ def _paired(p: Table, q: Table, axis: int) -> Pair:
             f"P has shape {p.array.shape}, Q {q.array.shape}: both must have the same. Nothing is"
             " padded or broadcast; align=True matches classes by label where files have labels"
         )
-    return Pair(p, q, Places(p.array.shape, axis, p_classes or q_classes, p_rows or q_rows))
+    return Pair((p, q), Places(p.array.shape, axis, p_classes or q_classes, p_rows or q_rows))
 
 
 def _check_labels(kind: str, first: Names, second: Names) -> None:

@@ -152,7 +152,7 @@ def identity_of(
     options = {name: value for name, value in asdict(job.options).items() if name != "max_bytes"}
     options |= {name: value for name, value in job.settings if value != "auto"}
     return {
-        **{name: _stamp(*each) for name, *each in zip("PQ", given, (pair.p, pair.q), strict=True)},
+        **{name: _stamp(*each) for name, *each in zip("PQ", given, pair.tables, strict=True)},
         **{f"`{name}`": value for name, value in options.items()},
         "`memory`": job.sizes.memory,
         "sizes": [job.sizes.piece, job.sizes.step],

@@ -18,7 +18,7 @@ from kldiv.streaming.inputs import open_pair
 from kldiv.streaming.logits import Logits
 from kldiv.streaming.options import Options
 from kldiv.streaming.resume import Checkpoint, identity_of, uninterrupted
-from kldiv.streaming.runners import Cluster, Threads
+from kldiv.streaming.runners import runner
 from kldiv.streaming.totals import ONE, Total
 from kldiv.streaming.work import Job, Work
 
@@ -121,11 +121,11 @@ class Run:
         """Do the steps that are left, and yield how many of how many are done."""
         if self._result is not None:
             return
-        with self._runner() as runner:
-            for looked, _ in enumerate(self._look(runner), 1):
+        with runner(self._scheduler) as run:
+            for looked, _ in enumerate(self._look(run), 1):
                 yield looked, 2 * len(self._work.plan.steps)
             total = self._total or self._begin()
-            for _ in self._add(total, runner):
+            for _ in self._add(total, run):
                 yield self.done, self.steps
 
     def save(self) -> None:
@@ -160,9 +160,6 @@ class Run:
             self._checkpoint.remove()
         return self._result
 
-    def _runner(self) -> Runner:
-        return Threads() if self._scheduler is None else Cluster(self._scheduler)
-
     def _begin(self) -> Total:
         """Return a total of nothing, now that the forms of P and Q are known."""
         p, q = self._held
@@ -171,22 +168,22 @@ class Run:
         self._total = Total(self._work, self._checkpoint.rows)
         return self._total
 
-    def _look(self, runner: Runner) -> Iterator[None]:
+    def _look(self, run: Runner) -> Iterator[None]:
         """Decide the form of P and Q; only where it must be guessed are their numbers read."""
         options = self._work.job.options
         for side in range(len(self._held), 2):
             counts = False
             if options.form == "auto":
-                counts = yield from self._holds_counts(side, runner)
+                counts = yield from self._holds_counts(side, run)
             self._held.append(options.held("PQ"[side], counts=counts))
 
-    def _holds_counts(self, side: int, runner: Runner) -> Generator[None, None, bool]:
+    def _holds_counts(self, side: int, run: Runner) -> Generator[None, None, bool]:
         """Return whether all numbers are whole, but no one-hot rows, which are both."""
         work = self._work
         sums = None if work.plan.whole else np.zeros(work.pair.places.shape)
         ones = True
         tasks = ((number, side) for number in range(len(work.plan.steps)))
-        with closing(runner.run(work, "peek", tasks)) as found:
+        with closing(run(work, "peek", tasks)) as found:
             for each in found:
                 if each is None:
                     return False
@@ -198,12 +195,12 @@ class Run:
                 yield
         return not (ones if sums is None else bool(np.all(np.abs(sums - 1.0) < ONE)))
 
-    def _add(self, total: Total, runner: Runner) -> Iterator[None]:
+    def _add(self, total: Total, run: Runner) -> Iterator[None]:
         """Do all steps that are left, and yield whenever one has been added to the total."""
         work, steps = self._work, self._work.plan.steps
         if total.phase == 0:
             tasks = ((number,) for number in range(total.done, len(steps)))
-            with closing(runner.run(work, "first", tasks)) as found:
+            with closing(run(work, "first", tasks)) as found:
                 for more in found:
                     with uninterrupted():
                         total.add_first(steps[total.done][0], more)
@@ -212,7 +209,7 @@ class Run:
                 total.phase, total.done = 1, 0
         left = range(total.done, len(steps))
         knowing = ((number, total.known(steps[number][0])) for number in left)
-        with closing(runner.run(work, "second", knowing)) as found:
+        with closing(run(work, "second", knowing)) as found:
             for part in found:
                 with uninterrupted():
                     total.add(part)
@@ -250,7 +247,7 @@ def _explained(work: Work) -> Explanation:
 
 def _check_signs(work: Work, total: Total) -> None:
     pair, form = work.pair, work.job.options.form
-    for name, table, seen in zip("PQ", (pair.p, pair.q), total.seen, strict=True):
+    for name, table, seen in zip("PQ", pair.tables, total.seen, strict=True):
         if seen.negative.count:
             whose = name if table.path is None else f"{name}, {table.path},"
             least = "" if total.done == len(work.plan.steps) else "at least "

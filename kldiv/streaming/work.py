@@ -68,7 +68,8 @@ class Work:
         self.job = job
         self.pair = pair
         self.scale = job.options.scale
-        self.arrays = pair.p.array, pair.q.array
+        p, q = pair.tables
+        self.arrays = p.array, q.array
         self.plan = Plan(*self.arrays, pair.places.axis, job.sizes)
         constants = any(job.normalized) or isinstance(self.scale, Logits)
         self.two_reads = constants and not self.plan.whole
