@@ -101,7 +101,9 @@ def is_folder(path: Path) -> bool:
 
 def is_pattern(path: Path) -> bool:
     """Return whether a path is no file's own, but may name several, as ``part-*.npy`` does."""
-    return any(c in str(path) for c in "*?[") and not os.path.exists(path)  # noqa: PTH110 - see split
+    name = str(path)
+    # os.path.exists: see split.  No file can have a NUL in its name.
+    return any(c in name for c in "*?[") and "\0" not in name and not os.path.exists(name)  # noqa: PTH110
 
 
 def _check_regular(path: Path) -> None:

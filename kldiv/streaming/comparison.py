@@ -92,7 +92,8 @@ def compare(  # noqa: PLR0913 - each has its own line in the help
     shard_axis : int, default 0
         The axis along which shards follow one another.
     memory : int, optional
-        About how many bytes to use, by default 512 MiB.
+        About how many bytes to use, by default 512 MiB.  The pages of a memory map come on top,
+        until the system takes them back.
     checkpoint : str or path-like, optional
         A file that keeps the state, every half minute and after Ctrl-C.  The same call goes on from
         it, to the same bits; it is removed in the end.  A path is known again by its size and time,

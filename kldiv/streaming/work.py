@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ class Job:
     declared: tuple[tuple[tuple[int, ...], str], ...]
     """Shape and dtype of P and Q."""
     normalized: tuple[bool, bool] = (False, False)
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Of this run alone: a worker must not take the small files of an earlier one for these."""
     version: str = kldiv.__version__
 
 

@@ -18,6 +18,7 @@ pytest.importorskip("rich")
 
 from reference import exact
 
+from kldiv import streaming
 from kldiv.cli import progress
 from kldiv.cli.app import app
 from kldiv.readers import Stored, open_table, sources, stored
@@ -562,6 +563,18 @@ def test_a_cluster_is_stopped_and_goes_on(work, run, monkeypatch, cluster, stop)
     with cluster.get_client() as client:
         assert not client.processing() or not any(client.processing().values())
     assert run(*arguments)[1] == whole
+
+
+def test_workers_see_that_a_file_has_changed(work, cluster):
+    """They keep small files in memory, for one run."""
+    paths = (work / "p.npy", work / "q.npy")
+    for shift in (0.0, 0.1, 0.2, 0.3):
+        p, q = data("logits")
+        np.save(paths[0], p)
+        np.save(paths[1], q + shift * np.arange(30))
+        options = {"form": "logits", "scheduler": cluster.scheduler_address}
+        found = streaming.compare(*paths, **options)
+        assert found.js.value == streaming.compare(*paths, form="logits").js.value
 
 
 def test_a_file_that_the_workers_do_not_see(work, run, monkeypatch, cluster):
