@@ -25,7 +25,7 @@ _BAR: Final = (10, 32)  # cells of the longest bar, at least and at most
 
 
 def show(found: Comparison, *, as_json: bool) -> None:
-    """Print a comparison to stdout, and what must be said about it to stderr."""
+    """Print a comparison to stdout, and its warnings to stderr."""
     said = [in_flags(text) for text in found.warnings]
     if as_json:
         print_json(to_dict(found, said))

@@ -55,7 +55,7 @@ class Sizes:
 
     @property
     def memory(self) -> int:
-        """How many bytes they stay within."""
+        """The number of bytes that they stay within."""
         return 8 * self.block * _SHARE
 
 
@@ -78,7 +78,7 @@ class Block:
 
     @property
     def count(self) -> int:
-        """How many rows it has."""
+        """The number of its rows."""
         return math.prod(part.stop - part.start for part in self.rows)
 
     def read(self, array: Any) -> Floats:

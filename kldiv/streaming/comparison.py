@@ -84,7 +84,7 @@ def compare(  # noqa: PLR0913 - each has its own line in the help
     reduction : {"mean", "sum", "batchmean", "none"}, default "mean"
         The reduction over rows; "none" keeps all values, beside their mean.
     top : int, default 10
-        How many rows and classes of the largest divergence to name.
+        The number of rows and classes of largest divergence to name.
     key : str, optional
         The array to take from files without ``::key``.
     max_bytes : int, optional
@@ -107,7 +107,7 @@ def compare(  # noqa: PLR0913 - each has its own line in the help
     -------
     Comparison
         ``kl_pq``, ``kl_qp`` and ``js`` over all rows, ``mean`` for short; the ``worst`` rows, the
-        largest ``contributions`` of classes, the zeros, ``warnings``, and what was read.
+        largest ``contributions`` of classes, the zeros, ``warnings``, and ``p`` and ``q`` as read.
 
     Raises
     ------

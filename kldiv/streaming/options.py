@@ -68,7 +68,7 @@ class Options:
 
     @property
     def scale(self) -> Scale:
-        """How the numbers stand for probabilities."""
+        """The scale of the numbers."""
         if self.logarithmic:
             return Logits() if self.form == "logits" else Logarithmic()
         return Linear(self.smoothing)

@@ -23,7 +23,7 @@ class Places:
 
     @property
     def size(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return self.whole[self.axis]
 
     @property
@@ -33,7 +33,7 @@ class Places:
 
     @property
     def count(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return math.prod(self.shape)
 
     def class_name(self, index: int) -> str:

@@ -46,7 +46,7 @@ class Summary:
     """NaN where any row is."""
     max: float
     infinite: int
-    """How many rows are infinite."""
+    """The number of rows that are infinite."""
     values: Floats | None
     """Every row's, where the reduction is "none"; None elsewhere."""
 
@@ -125,7 +125,7 @@ class Comparison:
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return self._places.size
 
     @property
@@ -140,7 +140,7 @@ class Comparison:
 
     @property
     def count(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return self._places.count
 
     def row_name(self, index: int) -> str:

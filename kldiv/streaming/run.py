@@ -35,9 +35,9 @@ class Run:
     """
     A comparison of `kldiv.streaming.compare`, a step at a time.
 
-    Iterating does the steps that are left and yields how many of how many are done.  A loop may be
-    left at any time: iterating again goes on, and so does another run, in another process, with the
-    same arguments and a checkpoint that `save` wrote, to the same bits.
+    Iterating does the steps that are left and yields the numbers of steps done and of all.  A loop
+    may be left at any time: iterating again goes on, and so does another run, in another process,
+    with the same arguments and a checkpoint that `save` wrote, to the same bits.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class Run:
 
     @property
     def done(self) -> int:
-        """How many steps are done, but for those that look for counts."""
+        """The number of steps done, without those that look for counts."""
         if self._total is None:
             return 0
         phase = len(self._work.plan.steps) if self._work.two_reads and self._total.phase else 0
@@ -114,11 +114,11 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """How many steps there are, but for those that look for counts."""
+        """The number of all steps, without those that look for counts."""
         return (1 + self._work.two_reads) * len(self._work.plan.steps)
 
     def __iter__(self) -> Generator[tuple[int, int]]:
-        """Do the steps that are left, and yield how many of how many are done."""
+        """Do the steps that are left, and yield the numbers of steps done and of all."""
         if self._result is not None:
             return
         with runner(self._scheduler) as run:

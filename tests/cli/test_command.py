@@ -16,6 +16,7 @@ pytest.importorskip("rich")
 from kldiv import streaming
 from kldiv.cli import progress
 from kldiv.cli.app import app
+from kldiv.cli.flags import in_flags
 from kldiv.streaming import blocks
 
 LETTERS = ("examples/letters/english.csv", "examples/letters/german.csv")
@@ -171,6 +172,21 @@ def test_what_cannot_be_done(files, run, arguments, status, said):
     assert said in err
     assert not out
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("say form='logits' or form='probs'", "say --from logits or --from probs"),
+        ("normalize=True, smoothing=A adds A", "--normalize --smoothing A adds A"),
+        ("`shard_axis`: 0 then; `top`: 1 then", "--shard-axis: 0 then; --top: 1 then"),
+        ("smoothing=1.5. Or axis=-1, but", "--smoothing 1.5. Or --axis -1, but"),
+        ("checkpoint='a b.state': no", "--checkpoint a b.state: no"),
+        ("platform=1 `where` max_bytes=3", "platform=1 `where` max_bytes=3"),
+    ],
+)
+def test_messages_name_the_flags(text, said):
+    assert in_flags(text) == said
 
 
 def test_an_interrupt(files, run, monkeypatch):
