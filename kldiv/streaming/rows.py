@@ -58,10 +58,12 @@ def statistics(rows: Floats) -> Statistics:
         finite = finite and bool(np.isfinite(part).all())
         infinite += int(np.count_nonzero(np.isinf(part)))
         most = float(np.maximum(most, part.max()))
-    if finite:
-        total = math.fsum(x for part in _chunks(flat) for x in part.tolist())
-    else:
-        total = float(sum(float(part.sum()) for part in _chunks(flat)))
+    rounded = (float(part.sum()) for part in _chunks(flat))
+    try:
+        exact = (x for part in _chunks(flat) for x in part.tolist())
+        total = math.fsum(exact) if finite else sum(rounded)
+    except OverflowError:
+        total = sum(rounded)
     if math.isnan(most):
         return Statistics(total, math.nan, most, infinite)
     small = flat.nbytes <= IN_MEMORY // 3

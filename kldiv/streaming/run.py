@@ -90,19 +90,22 @@ class Run:
         self._work = Work(job, pair)
         self._scheduler = scheduler
         self._explanation = _explained(self._work)
-        self._held: list[Held] = []
+        # What "auto" means is seen by looking at the numbers.
+        guess = checked.form == "auto"
+        self._held: list[Held] = [] if guess else [checked.held(n, counts=False) for n in "PQ"]
         self._total: Total | None = None
         self._result: Comparison | None = None
-        if checkpoint is None:
-            self._checkpoint = Checkpoint(None, {})
-            return
-        identity = identity_of((p, q), pair, job, self._explanation)
-        self._checkpoint = Checkpoint(Path(checkpoint), identity)
-        saved = self._checkpoint.load()
+        self._checkpoint, saved = Checkpoint(None, {}), None
+        if checkpoint is not None:
+            identity = identity_of((p, q), pair, job, self._explanation)
+            self._checkpoint = Checkpoint(Path(checkpoint), identity)
+            saved = self._checkpoint.load()
         if saved is not None:
             arrays, facts, self._held = saved
             if arrays:
                 self._begin().restore(arrays, facts)
+        elif not guess:
+            self._begin()
 
     @property
     def done(self) -> int:
@@ -114,7 +117,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """The number of all steps, without those that look for counts."""
+        """The number of all steps; with "auto" it is known once the numbers were looked at."""
         return (1 + self._work.two_reads) * len(self._work.plan.steps)
 
     def __iter__(self) -> Generator[tuple[int, int]]:
@@ -124,8 +127,7 @@ class Run:
         with runner(self._scheduler) as run:
             for looked, _ in enumerate(self._look(run), 1):
                 yield looked, 2 * len(self._work.plan.steps)
-            total = self._total or self._begin()
-            for _ in self._add(total, run):
+            for _ in self._add(self._total or self._begin(), run):
                 yield self.done, self.steps
 
     def save(self) -> None:
@@ -169,13 +171,10 @@ class Run:
         return self._total
 
     def _look(self, run: Runner) -> Iterator[None]:
-        """Decide the form of P and Q; only where it must be guessed are their numbers read."""
-        options = self._work.job.options
+        """Read the numbers of P and Q to guess their form, unless it is known."""
         for side in range(len(self._held), 2):
-            counts = False
-            if options.form == "auto":
-                counts = yield from self._holds_counts(side, run)
-            self._held.append(options.held("PQ"[side], counts=counts))
+            counts = yield from self._holds_counts(side, run)
+            self._held.append(self._work.job.options.held("PQ"[side], counts=counts))
 
     def _holds_counts(self, side: int, run: Runner) -> Generator[None, None, bool]:
         """Return whether all numbers are whole, but no one-hot rows, which are both."""

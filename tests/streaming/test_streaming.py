@@ -139,6 +139,21 @@ def test_identical_logits_are_at_distance_zero():
     assert [each.value for each in measures(found)] == [0.0, 0.0, 0.0]
 
 
+def test_a_sum_beyond_the_largest_number():
+    p, q = np.full((8, 1), 1e305), np.full((8, 1), 1e-3)
+    found = streaming.compare(p, q, reduction="sum")
+    assert found.kl_pq.value == np.inf
+    assert found.kl_pq.max == found.kl_pq.median < np.inf
+
+
+def test_a_run_knows_its_steps_before_the_first():
+    p, q = data("counts")
+    for memory, reads in ((SPLIT, 2), (WHOLE, 1)):
+        run = streaming.Run(p, q, form="counts", memory=memory)
+        assert (run.done, run.steps) == (0, next(iter(run))[1])
+        assert run.steps % reads == 0
+
+
 def test_one_distribution_alone():
     p, q = data("probs", shape=(30,))
     found = streaming.compare(p, q, reduction="none")
