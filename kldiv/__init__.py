@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         fitting,
         nn,
         readers,
+        streaming,
         testing,
     )
     from kldiv.backends import available_backends, register_backend
@@ -98,6 +99,7 @@ _MODULES = {
     "fitting",
     "nn",
     "readers",
+    "streaming",
     "testing",
 }
 

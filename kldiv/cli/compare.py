@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kldiv.cli.request import Request
+from kldiv.errors import KLDivError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kldiv.cli.comparison import Comparison
+    from kldiv.streaming import Comparison
+
+_CALL: Final = re.compile(r"\s*[A-Za-z_]\w*\s*\(.*\)\s*", flags=re.DOTALL)
+_FOR_FILES: Final = (
+    *("form", "normalize", "smoothing", "align", "plot", "axis", "key", "shard_axis"),
+    *("checkpoint", "scheduler"),
+)
 
 EPILOG = """\b
 FILES
-  .npy, .npz, .csv, .tsv, .safetensors, Zarr stores, and folders of .npy or
-  .safetensors shards in the natural order of their names, one behind the other
-  along --shard-axis; file::key picks an array, tensor or column.
+  .npy, .npz, .csv, .tsv, .safetensors, Zarr stores, and folders or patterns
+  ("run/*.npy") of .npy or .safetensors shards in the natural order of their
+  names, one behind the other along --shard-axis; file::key picks an array,
+  tensor or column.
   A .csv with one column of numbers is one distribution, a text column next to
   it its labels; several columns of numbers are a row per distribution.
 
@@ -130,39 +139,76 @@ EXAMPLES
     metavar="FILE",
     help="Draw the contributions to a .png, .svg or .pdf.",
 )
-def command(**options: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, **options: Any) -> None:
     """Compare the distributions P and Q in two files, or written out.
 
     Prints the divergence in both directions and the Jensen-Shannon divergence, which classes
     contribute the most, and what computed it.
     """
-    _run(Request(**options))
-
-
-def _run(request: Request) -> None:
     # Imported here, as these bring NumPy and rich.
     import numpy as np  # noqa: PLC0415
 
     import kldiv  # noqa: PLC0415
 
-    if request.written_out:
-        from kldiv.cli import distribution_comparison  # noqa: PLC0415
+    named = {name: options.pop(name) for name in ("backend", "device", "kernel")}
+    settings = {name: value for name, value in named.items() if value is not None}
+    with np.errstate(all="ignore"), kldiv.config_context(**settings):
+        if _written_out(ctx, options):
+            from kldiv.cli import distribution_comparison  # noqa: PLC0415
 
-        with np.errstate(all="ignore"), kldiv.config_context(**request.settings):
-            distribution_comparison.show(request)
-        return
-    from kldiv.cli import comparison, report  # noqa: PLC0415
+            distribution_comparison.show(options["p"], options["q"], as_json=options["as_json"])
+        else:
+            _compare_files(**options)
 
-    draw = None if request.plot is None else _plotter(request.plot)
-    with np.errstate(all="ignore"), kldiv.config_context(**request.settings):
-        found = comparison.compare(request)
-        if draw is not None:
-            draw(found)
-        report.show(found, as_json=request.as_json)
+
+def _compare_files(*, as_json: bool, plot: str | None, **options: Any) -> None:
+    from kldiv import streaming  # noqa: PLC0415 - see above
+    from kldiv.cli import report  # noqa: PLC0415
+    from kldiv.cli.flags import in_flags  # noqa: PLC0415
+    from kldiv.cli.progress import Progress  # noqa: PLC0415
+
+    draw = None if plot is None else _plotter(plot)
+    with Progress() as progress:
+        try:
+            found = streaming.compare(**options, progress=progress.reach)
+        except OptionError as error:
+            raise click.UsageError(in_flags(str(error))) from error
+        except KLDivError as error:
+            raise KLDivError(in_flags(str(error))) from error
+        except streaming.Interrupted as stopped:
+            raise KeyboardInterrupt(
+                f"after {stopped.share:.0%}, which {stopped.checkpoint} keeps. To go on, give the"
+                " same command again"
+            ) from None
+    if draw is not None:
+        draw(found)
+    report.show(found, as_json=as_json)
+
+
+def _written_out(ctx: click.Context, options: dict[str, Any]) -> bool:
+    """Return whether P and Q are distributions like ``Normal(0, 1)`` rather than files."""
+    p, q = options["p"], options["q"]
+    # A file may have any name, and one that is there is meant.
+    written = [_CALL.fullmatch(text) is not None and not Path(text).exists() for text in (p, q)]
+    if any(written) and not all(written):
+        raise click.UsageError(
+            f"{p} and {q}: one is a distribution, the other a file; for data and a distribution see"
+            " kldiv fit"
+        )
+    parameters = {each.name: each for each in ctx.command.params}
+    unused = [
+        parameters[name].opts[0]
+        for name in _FOR_FILES
+        if options[name] not in {None, parameters[name].get_default(ctx)}
+    ]
+    if any(written) and unused:
+        raise click.UsageError(f"{', '.join(unused)}: for files, not for distributions")
+    return any(written)
 
 
 def _plotter(path: str) -> Callable[[Comparison], None]:
-    """Return what draws, or say at once that it could not."""
+    """Return the function that draws, or say at once that it could not."""
     try:
         from kldiv.cli.plot import Plot  # noqa: PLC0415 - imports Matplotlib
     except ImportError as error:

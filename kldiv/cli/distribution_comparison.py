@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from rich.text import Text
@@ -15,9 +15,6 @@ from kldiv.cli.json_output import print_json
 from kldiv.cli.render import Page, clean, column
 from kldiv.distributions import NoClosedFormError
 from kldiv.errors import InputError, OptionError
-
-if TYPE_CHECKING:
-    from kldiv.cli.request import Request
 
 _LOG_2: Final = math.log(2.0)  # nats in a bit
 _METHODS: Final = {
@@ -38,14 +35,14 @@ class Direction:
     method: str
 
 
-def show(request: Request) -> None:
-    """Compare the two expressions of a request under the settings that hold now, and print it."""
-    p, q = parse(request.p), parse(request.q)
+def show(p_text: str, q_text: str, *, as_json: bool) -> None:
+    """Compare two expressions under the settings that hold now, and print it."""
+    p, q = parse(p_text), parse(q_text)
     found = {"kl_pq": _divergence(p, q), "kl_qp": _divergence(q, p)}
-    if request.as_json:
-        print_json(_to_dict(request, found))
+    if as_json:
+        print_json(_to_dict(p_text, q_text, found))
     else:
-        _print(request, found)
+        _print(p_text, q_text, found)
 
 
 def _divergence(p: Any, q: Any) -> Direction:
@@ -62,7 +59,7 @@ def _divergence(p: Any, q: Any) -> Direction:
     raise InputError(str(reason))
 
 
-def _to_dict(request: Request, found: dict[str, Direction]) -> dict[str, Any]:
+def _to_dict(p: str, q: str, found: dict[str, Direction]) -> dict[str, Any]:
     def bits(values: np.ndarray) -> Any:
         return (values / _LOG_2).tolist()
 
@@ -75,15 +72,15 @@ def _to_dict(request: Request, found: dict[str, Direction]) -> dict[str, Any]:
             name: None if each.errors is None else each.errors.tolist()
             for name, each in found.items()
         },
-        "p": request.p,
-        "q": request.q,
+        "p": p,
+        "q": q,
         "version": kldiv.__version__,
     }
 
 
-def _print(request: Request, found: dict[str, Direction]) -> None:
+def _print(p: str, q: str, found: dict[str, Direction]) -> None:
     page = Page()
-    for name, text in (("P", request.p), ("Q", request.q)):
+    for name, text in (("P", p), ("Q", q)):
         page.line(Text(name, style="bold"), f"  {clean(text.strip())}")
     page.line()
     parallel = page.glyphs.parallel

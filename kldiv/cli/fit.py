@@ -83,7 +83,7 @@ def command(**options: Any) -> None:
     numbers = _one_list(table)
     families = options["families"]
     names = [name.strip() for name in families.split(",")] if families else None
-    with Progress(0, "Fitting") as progress:
+    with Progress("Fitting") as progress:
         found = fitting.rank(
             numbers,
             names,

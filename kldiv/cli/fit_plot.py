@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -35,11 +36,12 @@ def draw(found: Ranking, table: Table) -> Figure:
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_ylim(bottom=0.0)
-    axes.set_xlabel(clean(table.member or table.path.stem), fontsize="small", color=GREY)
+    path = Path(str(table.path))
+    axes.set_xlabel(clean(table.member or path.stem), fontsize="small", color=GREY)
     legend = axes.legend(fontsize="small", frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    axes.set_title(_title(found, clean(table.path.name)), fontsize="medium")
+    axes.set_title(_title(found, clean(path.name)), fontsize="medium")
     return figure
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from kldiv.cli.picture import BLUE, GREY, ORANGE, RED, Picture
 from kldiv.cli.render import LABEL, clean
+from kldiv.cli.report import over
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from kldiv.cli.comparison import Comparison
+    from kldiv.streaming import Comparison
 
 
 class Plot:
@@ -92,13 +94,12 @@ class Plot:
 
 def _names(found: Comparison) -> list[str]:
     """Return the names of the files, with their members where one file holds both."""
-    tables = (found.p.table, found.q.table)
-    names = [table.path.name for table in tables]
-    if names[0] != names[1]:
-        return names
+    paths = [Path(str(side.path)) for side in (found.p, found.q)]
+    if paths[0].name != paths[1].name:
+        return [path.name for path in paths]
     return [
-        f"{table.path.name}::{table.member}" if table.member else str(table.path)
-        for table in tables
+        f"{path.name}::{side.member}" if side.member else str(path)
+        for path, side in zip(paths, (found.p, found.q), strict=True)
     ]
 
 
@@ -109,7 +110,8 @@ def _short(label: str) -> str:
 
 def _title(found: Comparison) -> str:
     text = "   ".join(
-        f"{name} = {found.overall(measure):.6g}".replace("inf", "∞")
-        for name, measure in (("D(P‖Q)", "kl_pq"), ("D(Q‖P)", "kl_qp"), ("JS", "js"))
+        f"{name} = {each.value:.6g}".replace("inf", "∞")
+        for name, each in (("D(P‖Q)", found.kl_pq), ("D(Q‖P)", found.kl_qp), ("JS", found.js))
     )
-    return f"{text}   nats" + (f", {found.over}" if found.over else "")
+    words = over(found)
+    return f"{text}   nats" + (f", {words}" if words else "")

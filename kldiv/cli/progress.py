@@ -17,49 +17,29 @@ class Progress:
 
     Parameters
     ----------
-    total : int
-        The number of steps to come.
     title : str
-        What is going on.
+        The work, as the bar names it.
     """
 
-    def __init__(self, total: int, title: str = "Comparing") -> None:
-        self._total = total
+    def __init__(self, title: str = "Comparing") -> None:
         self._title = title
-        self._done = 0
         self._start = time.monotonic()
         self._bar: Any = None
 
-    @property
-    def share(self) -> float:
-        """Which part of the steps is done."""
-        return self._done / self._total if self._total else 0.0
-
-    def begin(self, done: int, total: int) -> None:
-        """Begin anew, with steps of an earlier run done already."""
-        self._done, self._total = done, total
-        if self._bar is not None:
-            self._bar.reset(self._bar.task_ids[0], completed=done, total=total)
-
-    def advance(self) -> None:
-        """Count one step."""
-        self.reach(self._done + 1, self._total)
-
     def reach(self, done: int, total: int) -> None:
         """Show how many steps of how many are done."""
-        self._done, self._total = done, total
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, total=total)
         elif sys.stderr.isatty() and time.monotonic() - self._start > _PATIENCE:
-            self._show()
+            self._show(done, total)
 
-    def _show(self) -> None:
+    def _show(self, done: int, total: int) -> None:
         from rich.console import Console  # noqa: PLC0415 - most runs need no bar
         from rich.progress import Progress as Bar  # noqa: PLC0415
 
         # Steps are long, and several end together: the speed is that of the last minutes.
         self._bar = Bar(console=Console(stderr=True), transient=True, speed_estimate_period=300)
-        self._bar.add_task(self._title, total=self._total, completed=self._done)
+        self._bar.add_task(self._title, total=total, completed=done)
         self._bar.start()
 
     def __enter__(self) -> Self:

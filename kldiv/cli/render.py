@@ -14,6 +14,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from kldiv import streaming
     from kldiv.readers import Table
 
     Cell: TypeAlias = str | Text
@@ -158,9 +159,9 @@ def clean(text: str) -> str:
     )
 
 
-def source(table: Table) -> str:
+def source(array: Table | streaming.Side) -> str:
     """Return where an array came from, safe to print."""
-    return clean(f"{table.path}::{table.member}" if table.member else str(table.path))
+    return clean(f"{array.path}::{array.member}" if array.member else str(array.path))
 
 
 def number(value: float) -> str:

@@ -7,18 +7,17 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from rich.cells import cell_len
 from rich.text import Text
 
 import kldiv
-from kldiv.cli.comparison import MEASURES
+from kldiv.cli.flags import in_flags
 from kldiv.cli.json_output import print_json
-from kldiv.cli.remarks import remarks
 from kldiv.cli.render import Page, clean, column, number, probability, source
 
 if TYPE_CHECKING:
-    from kldiv.cli.comparison import Comparison, Zeros
-    from kldiv.cli.forms import Distribution
+    from kldiv.streaming import Comparison, Side, Summary, Zeros
 
 _LOG_2: Final = math.log(2.0)  # nats in a bit
 _DIGITS: Final = 10  # of a divergence
@@ -26,8 +25,8 @@ _BAR: Final = (10, 32)  # cells of the longest bar, at least and at most
 
 
 def show(found: Comparison, *, as_json: bool) -> None:
-    """Print a comparison to stdout, and what must be said about it to stderr."""
-    said = remarks(found)
+    """Print a comparison to stdout, and its warnings to stderr."""
+    said = [in_flags(text) for text in found.warnings]
     if as_json:
         print_json(to_dict(found, said))
     else:
@@ -45,21 +44,27 @@ def show(found: Comparison, *, as_json: bool) -> None:
 
 def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
     """Return a comparison as ``--json`` prints it."""
-    values = {measure: found.values(measure) for measure in MEASURES}
+    values = {
+        name: np.asarray(each.value if each.values is None else each.values)
+        for name, each in _measures(found).items()
+    }
     why = found.explanation
     return {
-        **{measure: value.tolist() for measure, value in values.items()},
+        **{name: value.tolist() for name, value in values.items()},
         "units": "nats",
-        "bits": {measure: (value / _LOG_2).tolist() for measure, value in values.items()},
+        "bits": {name: (value / _LOG_2).tolist() for name, value in values.items()},
         "reduction": found.reduction,
         "rows": _rows_to_dict(found),
-        "classes": found.pair.size,
-        "axis": found.pair.axis,
+        "classes": found.classes,
+        "axis": found.axis,
         "contributors": [
             {("class" if name == "label" else name): value for name, value in asdict(each).items()}
             for each in found.contributions
         ],
-        "zeros": {measure: _zeros_to_dict(zeros) for measure, zeros in found.zeros.items()},
+        "zeros": {
+            "kl_pq": _zeros_to_dict(found.zeros_q),
+            "kl_qp": _zeros_to_dict(found.zeros_p),
+        },
         "p": _file_to_dict(found.p),
         "q": _file_to_dict(found.q),
         "smoothing": found.smoothing,
@@ -72,16 +77,25 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
     }
 
 
+def _measures(found: Comparison) -> dict[str, Summary]:
+    return {"kl_pq": found.kl_pq, "kl_qp": found.kl_qp, "js": found.js}
+
+
+def _statistics(summary: Summary) -> dict[str, float]:
+    return {"mean": summary.mean, "median": summary.median, "max": summary.max}
+
+
 def _rows_to_dict(found: Comparison) -> dict[str, Any]:
-    flat = {measure: found.rows[measure].reshape(-1) for measure in MEASURES}
     return {
         "count": found.count,
-        **{measure: found.summary(measure) for measure in MEASURES},
+        **{name: _statistics(each) for name, each in _measures(found).items()},
         "worst": [
             {
-                "row": found.pair.row_name(row) if found.pair.shape else None,
-                "index": row,
-                **{measure: float(flat[measure][row]) for measure in MEASURES},
+                "row": row.label if found.shape else None,
+                "index": row.index,
+                "kl_pq": row.kl_pq,
+                "kl_qp": row.kl_qp,
+                "js": row.js,
             }
             for row in found.worst
         ],
@@ -92,16 +106,23 @@ def _zeros_to_dict(zeros: Zeros) -> dict[str, Any]:
     return {"count": zeros.classes, "share": zeros.share, "largest": list(zeros.labels)}
 
 
-def _file_to_dict(each: Distribution) -> dict[str, Any]:
-    table = each.table
+def _file_to_dict(side: Side) -> dict[str, Any]:
     return {
-        "path": str(table.path),
-        "member": table.member,
-        "shape": list(table.array.shape),
-        "dtype": table.array.dtype.name,
-        "form": each.form,
-        "normalized": each.normalized,
+        "path": str(side.path),
+        "member": side.member,
+        "shape": list(side.shape),
+        "dtype": side.dtype,
+        "form": side.form,
+        "normalized": side.normalized,
     }
+
+
+def over(found: Comparison) -> str:
+    """Return the reduction in words; nothing where there is one row only."""
+    if not found.shape:
+        return ""
+    words = {"sum": "sum over", "batchmean": "batch mean over"}
+    return f"{words.get(found.reduction, 'mean over')} {found.count:,} rows"
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -122,11 +143,11 @@ class _Report:
 
     def write(self) -> None:
         self._files()
-        if self.found.reduction == "none" and self.found.pair.shape:
+        if self.found.reduction == "none" and self.found.shape:
             self._all_rows()
         else:
             self._values()
-            if self.found.pair.shape:
+            if self.found.shape:
                 self._summary()
                 self._worst()
         self._contributions()
@@ -139,37 +160,37 @@ class _Report:
     def _files(self) -> None:
         self.page.table(
             [
-                [Text(each.name, style="bold"), *self._file(each)]
-                for each in (self.found.p, self.found.q)
+                [Text(side.name, style="bold"), *self._file(side)]
+                for side in (self.found.p, self.found.q)
             ],
             "<<<",
         )
 
-    def _file(self, each: Distribution) -> list[str | Text]:
-        table, pair = each.table, self.found.pair
-        size = f"{each.form}, {pair.size:,} classes"
-        if pair.shape:
-            size += f" in {self.found.count:,} rows"
-        elif each.form == "counts":
-            total = each.seen.sum - self.found.smoothing * pair.size
+    def _file(self, side: Side) -> list[str | Text]:
+        found = self.found
+        size = f"{side.form}, {found.classes:,} classes"
+        if found.shape:
+            size += f" in {found.count:,} rows"
+        elif side.form == "counts":
+            total = side.sum - found.smoothing * found.classes
             size += f", {total:,.0f} in all" if math.isfinite(total) else ""
-        return [source(table), Text(size, style="dim")]
+        return [source(side), Text(size, style="dim")]
 
     def _values(self) -> None:
-        values = [self.found.overall(measure) for measure in self.names]
+        values = [each.value for each in _measures(self.found).values()]
         nats = [Text(each, style="bold") for each in column(values, digits=_DIGITS)]
         bits = column([value / _LOG_2 for value in values], digits=_DIGITS)
         rows: list[list[str | Text]] = [["", _dim("nats"), _dim("bits")]]
         rows += [list(each) for each in zip(self.names.values(), nats, bits, strict=True)]
-        if self.found.pair.shape:
-            self._head(self.found.over.capitalize())
+        if self.found.shape:
+            self._head(over(self.found).capitalize())
         else:
             self.page.line()
         self.page.table(rows, "<>>")
 
     def _summary(self) -> None:
         self._head("Rows, in nats")
-        summaries = [self.found.summary(measure) for measure in self.names]
+        summaries = [_statistics(each) for each in _measures(self.found).values()]
         columns = [
             column([each[name] for each in summaries], digits=_DIGITS) for name in summaries[0]
         ]
@@ -182,32 +203,32 @@ class _Report:
         if not worst:
             return
         self._head(f"Rows that differ most, by {self.names['kl_pq']}, in nats")
-        columns = [column(self.found.rows[m].reshape(-1)[worst]) for m in MEASURES]
-        names = [self.page.label(self.found.pair.row_name(row)) for row in worst]
+        kl_pq = [row.kl_pq for row in worst]
+        columns = [kl_pq, [row.kl_qp for row in worst], [row.js for row in worst]]
+        names = [self.page.label(row.label) for row in worst]
         head = ["row", *self.names.values()]
-        self._with_bars(
-            head, [names, *columns], self.found.rows["kl_pq"].reshape(-1)[worst].tolist()
-        )
+        self._with_bars(head, [names, *map(column, columns)], kl_pq)
 
     def _all_rows(self) -> None:
         self._head("Rows, in nats")
         # There may be millions, so no table: each line goes out by itself.
-        count, name_of = self.found.count, self.found.pair.row_name
+        count, name_of = self.found.count, self.found.row_name
         width = max(cell_len(clean(name_of(row))) for row in range(count))
         head = [f"{name:>14}" for name in self.names.values()]
         self.page.line(_dim("  ".join(["row".ljust(width), *head])))
-        flat = [self.found.rows[measure].reshape(-1) for measure in MEASURES]
+        values = (each.values for each in _measures(self.found).values())
+        flat = [each.reshape(-1) for each in values if each is not None]
         for row in range(count):
             name = clean(name_of(row))
-            cells = [f"{number(float(values[row])):>14}" for values in flat]
+            cells = [f"{number(float(each[row])):>14}" for each in flat]
             self.page.plain("  ".join([name + " " * (width - cell_len(name)), *cells]))
 
     def _contributions(self) -> None:
         best = self.found.contributions
         if not best:
             return
-        over = f", {self.found.over}" if self.found.over else ""
-        self._head(f"Largest contributions to {self.names['kl_pq']}, in nats{over}")
+        words = ", ".join(filter(None, ["in nats", over(self.found)]))
+        self._head(f"Largest contributions to {self.names['kl_pq']}, {words}")
         names = [self.page.label(each.label) for each in best]
         p, q = [probability(each.p) for each in best], [probability(each.q) for each in best]
         parts = [each.kl_pq for each in best]

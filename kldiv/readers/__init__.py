@@ -16,6 +16,7 @@ from kldiv.readers.sources import (
     Source,
     check_options,
     is_folder,
+    is_pattern,
     memory,
     opened,
     readable,
@@ -113,7 +114,7 @@ def read(
     """
     check_options(max_bytes=max_bytes, mmap=mmap)
     path, member = split(spec, key)
-    if not is_folder(path):
+    if not (is_folder(path) or is_pattern(path)):
         return _read_file(path, member, max_bytes=max_bytes, mmap=mmap)
     table = open_table(spec, key=key, max_bytes=max_bytes)
     if not isinstance(table.array, Stored):
@@ -140,8 +141,8 @@ def open_table(
     ----------
     spec : str or path-like
         As in `read`.  A folder of ``.npy`` or ``.safetensors`` files is one array, its parts in
-        the natural order of their names; a folder with Zarr's metadata, or named ``.zarr``, is a
-        store, ``store.zarr::name`` an array of it.
+        the natural order of their names, and so is a pattern like ``run/part-*.npy``; a folder with
+        Zarr's metadata, or named ``.zarr``, is a store, ``store.zarr::name`` an array of it.
     key : str, optional
         The member, as in `read`; of every shard where there are several.
     max_bytes : int, optional
@@ -162,7 +163,7 @@ def open_table(
     """
     check_options(max_bytes=max_bytes, mmap="auto")
     path, member = split(spec, key)
-    if not is_folder(path):
+    if not (is_folder(path) or is_pattern(path)):
         return _read_file(path, member, max_bytes=max_bytes, lazy=True)
 
     def read_shard(file: Path, member: str | None) -> Table:

@@ -8,8 +8,8 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from numpy.lib import format as npy
 
+from kldiv.readers.layout import Layout
 from kldiv.readers.sources import (
-    Layout,
     Source,
     check_budget,
     check_layout,

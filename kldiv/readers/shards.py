@@ -1,8 +1,10 @@
-"""A folder of files, each with a part of one array."""
+"""Files with a part of one array each: those of a folder, or those that a pattern names."""
 
 from __future__ import annotations
 
+import glob
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,7 +15,6 @@ from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 _SUFFIXES: Final = (".npy", ".safetensors")
 _OF: Final = re.compile(r"-of-(\d+)$")  # model-00001-of-00004, as many writers name them
@@ -22,7 +23,7 @@ _OF: Final = re.compile(r"-of-(\d+)$")  # model-00001-of-00004, as many writers 
 def read_shards(
     path: Path, key: str | None, axis: int, read: Callable[[Path, str | None], Table]
 ) -> Table:
-    """Return the arrays in the files of a folder as one, in the natural order of their names."""
+    """Return the arrays in several files as one, in the natural order of their names."""
     files = _files(path)
     tables = [read(file, key) for file in files]
     arrays = [table.array for table in tables]
@@ -30,7 +31,7 @@ def read_shards(
     if not -first.ndim <= axis < first.ndim:
         raise InputError(
             f"{files[0]}: shape {first.shape} has no axis {axis} along which shards follow one"
-            " another. Choose it with --shard-axis"
+            " another. Choose it with `shard_axis`"
         )
     axis %= first.ndim
     for file, array in zip(files, arrays, strict=True):
@@ -39,15 +40,26 @@ def read_shards(
     return Table(found, path, tables[0].member)
 
 
+def named(path: Path) -> list[Path]:
+    """Return the files that a pattern names."""
+    return [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - any path
+
+
 def _files(path: Path) -> list[Path]:
     """Return the shards: all files of the one format that is there."""
-    there = [each for each in path.iterdir() if each.suffix.lower() in _SUFFIXES]
+    folder = path.is_dir()
+    there = [
+        each
+        for each in (path.iterdir() if folder else named(path))
+        if each.suffix.lower() in _SUFFIXES
+    ]
     files = [each for each in there if not each.name.startswith(".") and not each.is_dir()]
     kinds = sorted({file.suffix.lower() for file in files})
     if len(kinds) != 1:
         found = "files of both kinds" if kinds else "no such file"
+        kind = "folder" if folder else "pattern"
         raise InputError(
-            f"{path}: a folder is read as one array whose parts are its .npy or its .safetensors"
+            f"{path}: a {kind} is read as one array whose parts are its .npy or its .safetensors"
             f" files, but there is {found}. Keep the shards of one array alone in it"
         )
     for file in files:
@@ -57,7 +69,7 @@ def _files(path: Path) -> list[Path]:
                 f"{path}: {file.name} says that there are {int(of[1])} shards, but there are"
                 f" {len(files)}. Copy the missing ones, or take others out"
             )
-    return sorted(files, key=lambda file: _natural(file.name))
+    return sorted(files, key=lambda file: _natural(str(file)))
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
@@ -76,5 +88,5 @@ def _check_same(first: Path, one: Any, file: Path, other: Any, axis: int) -> Non
     if one.ndim != other.ndim or shapes[0] != shapes[1]:
         raise InputError(
             f"{file}: shape {other.shape}, but {first.name} has {one.shape}. Shards may differ"
-            f" along axis {axis} only, where they follow one another; --shard-axis chooses another"
+            f" along axis {axis} only, where they follow one another; `shard_axis` chooses another"
         )

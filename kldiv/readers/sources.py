@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import stat
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
+
+    from kldiv.readers.layout import Layout
 
 FLOOR: Final = 256 << 20  # bytes that any file may take, however well it is compressed
 RATIO: Final = 100  # above the floor, bytes for each byte on disk; deflate can reach 1032
@@ -45,24 +46,6 @@ class Source:
     def error(self, text: str, member: str | None = None) -> InputError:
         """Return an error that names the file, and the member where there is one."""
         return InputError(f"{self.path}{'' if member is None else f', {member!r}'}: {text}.")
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """An array as its header declares it."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    offset: int
-    order: Literal["C", "F"] = "C"
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes the array takes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def __str__(self) -> str:
-        return f"shape {self.shape} of {self.dtype.name}, {self.nbytes:,} bytes"
 
 
 def check_options(*, max_bytes: int | None, mmap: bool | str) -> None:
@@ -114,6 +97,13 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):  # no file can have the name, as opening will say
         return False
+
+
+def is_pattern(path: Path) -> bool:
+    """Return whether a path is no file's own, but may name several, as ``part-*.npy`` does."""
+    name = str(path)
+    # os.path.exists: see split.  No file can have a NUL in its name.
+    return any(c in name for c in "*?[") and "\0" not in name and not os.path.exists(name)  # noqa: PTH110
 
 
 def _check_regular(path: Path) -> None:

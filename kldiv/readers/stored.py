@@ -1,7 +1,7 @@
 """Arrays that stay on disk: a part is read when it is asked for, and no more than that part.
 
-By plain reads, not by a mapping: what is read counts as memory of the process for as long as it is
-held, and a file that shrinks is an error in words instead of a bus error.
+By plain reads, not by a mapping: a part counts as memory of the process only while it is held, and
+a file that shrinks is an error in words instead of a bus error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kldiv.readers.sources import Layout
+    from kldiv.readers.layout import Layout
 
 Index: TypeAlias = tuple[slice, ...]
 
@@ -36,11 +36,11 @@ class Stored:
     shape : tuple of int
         Its shape.
     dtype : numpy.dtype
-        Of what reading returns.
+        Of the arrays that reading returns.
     order : tuple of int
         Its axes, the one along which neighbours lie together first.
     chunks : tuple of int
-        What is stored as one piece, along each axis; all 1 where any part can be read by itself.
+        The shape of a piece that is stored as one; all 1 where any part can be read by itself.
     """
 
     def __init__(

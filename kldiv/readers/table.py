@@ -1,4 +1,4 @@
-"""What every reader returns."""
+"""The table that every reader returns."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """An array from a file, with the names that the file gives to its classes and rows.
+    """An array, with the names that its file gives to its classes and rows.
 
     Attributes
     ----------
     array : numpy.ndarray
         The numbers, in the machine's byte order; read-only where the file is memory-mapped.
-    path : pathlib.Path
-        The file.
+    path : pathlib.Path or None
+        The file; None for an array of the caller's own.
     member : str or None
         The array, tensor or column that was taken, for a file that can hold several.
     classes : tuple of str or None
@@ -29,7 +29,7 @@ class Table:
     """
 
     array: Any
-    path: Path
+    path: Path | None = None
     member: str | None = None
     classes: tuple[str, ...] | None = None
     rows: tuple[str, ...] | None = None

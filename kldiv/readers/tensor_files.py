@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
+from kldiv.readers.layout import Layout
 from kldiv.readers.sources import (
-    Layout,
     Source,
     check_layout,
     choose,

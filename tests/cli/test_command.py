@@ -13,8 +13,11 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
-from kldiv.cli import blocks, comparison, progress
+from kldiv import streaming
+from kldiv.cli import progress
 from kldiv.cli.app import app
+from kldiv.cli.flags import in_flags
+from kldiv.streaming import blocks
 
 LETTERS = ("examples/letters/english.csv", "examples/letters/german.csv")
 
@@ -171,19 +174,34 @@ def test_what_cannot_be_done(files, run, arguments, status, said):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("say form='logits' or form='probs'", "say --from logits or --from probs"),
+        ("normalize=True, smoothing=A adds A", "--normalize --smoothing A adds A"),
+        ("`shard_axis`: 0 then; `top`: 1 then", "--shard-axis: 0 then; --top: 1 then"),
+        ("smoothing=1.5. Or axis=-1, but", "--smoothing 1.5. Or --axis -1, but"),
+        ("checkpoint='a b.state': no", "--checkpoint a b.state: no"),
+        ("platform=1 `where` max_bytes=3", "platform=1 `where` max_bytes=3"),
+    ],
+)
+def test_messages_name_the_flags(text, said):
+    assert in_flags(text) == said
+
+
 def test_an_interrupt(files, run, monkeypatch):
-    def interrupted(request):
+    def interrupted(p, q, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(comparison, "compare", interrupted)
+    monkeypatch.setattr(streaming, "compare", interrupted)
     assert run("compare", "p.npy", "q.npy") == (130, "", "Interrupted\n")
 
 
 def test_a_mistake_of_our_own_is_not_hidden(files, monkeypatch):
-    def mistaken(request):
+    def mistaken(p, q, **options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(comparison, "compare", mistaken)
+    monkeypatch.setattr(streaming, "compare", mistaken)
     with pytest.raises(ZeroDivisionError):
         app(["compare", "p.npy", "q.npy"], prog_name="kldiv")
 
@@ -263,7 +281,7 @@ def test_a_bar_on_a_terminal_after_a_while(files, patience):
     import pty
 
     code = (
-        "import kldiv.cli.blocks as b, kldiv.cli.progress as p\n"
+        "import kldiv.streaming.blocks as b, kldiv.cli.progress as p\n"
         f"p._PATIENCE = {patience}; b.BUDGET = 16\n"
         "from kldiv.cli import main; main()"
     )

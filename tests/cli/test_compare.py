@@ -14,9 +14,10 @@ pytest.importorskip("rich")
 from reference import exact
 
 from kldiv import readers
-from kldiv.cli import blocks, progress
+from kldiv.cli import progress
 from kldiv.cli.app import app
-from kldiv.cli.blocks import Piece, Plan, Sizes
+from kldiv.streaming import blocks
+from kldiv.streaming.blocks import Piece, Plan, Sizes
 
 P, Q = np.array([9, 12, 4]) / 25, np.full(3, 1 / 3)
 KL_PQ, KL_QP = 0.0852996013183706, 0.0974550067853875
@@ -212,7 +213,7 @@ def test_logits_are_exact_at_any_distance(compare, distance):
 def test_progress_counts_every_block(compare, monkeypatch):
     advanced = []
     monkeypatch.setattr(blocks, "BUDGET", 56)
-    monkeypatch.setattr(progress.Progress, "advance", lambda self: advanced.append(self._total))
+    monkeypatch.setattr(progress.Progress, "reach", lambda self, _, steps: advanced.append(steps))
     rng = np.random.default_rng(3)
     for form in ("logits", "log-probs"):
         advanced.clear()
@@ -604,7 +605,7 @@ def test_blocks_make_no_difference(compare, monkeypatch, order, axis, form, budg
 def test_a_plan_covers_arrays_once(monkeypatch, order, budget, axis):
     monkeypatch.setattr(blocks, "BUDGET", budget)
     p, q = (np.zeros((3, 4, 5), order=each) for each in order)
-    plan = Plan(p, q, axis, Sizes.usual())
+    plan = Plan(p, q, axis, Sizes.within())
     seen, ended = np.zeros(p.shape), []
     for step in plan.steps:
         assert plan.whole or len(step) == 1
@@ -646,7 +647,7 @@ def test_a_large_file(compare):
     p, q = rng.random((2, 1100, 4096), dtype=np.float32)
     found = compare(p, q, "--normalize", "--top", "1")
     assert isinstance(readers.open_table("p.npy").array, readers.Stored)
-    assert len(Plan(p, q, 1, Sizes.usual()).steps[0]) > 1
+    assert len(Plan(p, q, 1, Sizes.within()).steps[0]) > 1
     exact = [m.astype(np.float64) for m in (p, q)]
     values = truth(*(m / m.sum(axis=-1, keepdims=True) for m in exact))
     for measure, rows in zip(MEASURES, values, strict=True):

@@ -148,6 +148,21 @@ def test_a_single_shard_and_other_files(shards):
     agrees(open_table(folder).array, array)
 
 
+def test_a_pattern_names_shards(shards):
+    array = np.random.default_rng(2).normal(size=(9, 8))
+    folder = shards(array, [1, 4, 4, 6], 0)
+    agrees(open_table(folder / "shard-*.npy").array, array)
+    np.testing.assert_array_equal(read(f"{folder}/shard-1[01].npy").array, array[4:6])
+    np.save(folder / "shard-[8].npy", array[5:])
+    agrees(open_table(folder / "shard-[8].npy").array, array[5:])  # a file of that very name
+
+
+@pytest.mark.parametrize("name", ["none-*.npy", "*.csv", "a*\0.npy"])
+def test_a_pattern_that_names_nothing(tmp_path, name):
+    with pytest.raises(InputError):
+        open_table(f"{tmp_path}/{name}")
+
+
 def test_tensors_in_shards(tmp_path):
     pytest.importorskip("safetensors")
     from safetensors.numpy import save_file

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -147,17 +149,144 @@ LAYERS = {
         "kldiv.errors",
         "kldiv.formulas",
     ),
+    "readers": ("kldiv.errors", "kldiv.readers"),
+    "streaming": (
+        "kldiv._files",
+        "kldiv.backends",
+        "kldiv.errors",
+        "kldiv.explanation",
+        "kldiv.formulas",
+        "kldiv.losses",
+        "kldiv.readers",
+        "kldiv.streaming",
+    ),
 }
+
+
+def climbs(part: str, source: str) -> list[str]:
+    """Names that a module of a part imports from above it, or from what it must not know."""
+    names = imports(source)
+    own = [name for name in names if name.startswith("kldiv.")]
+    wrong = [name for name in own if not name.startswith(LAYERS[part])]
+    return wrong + [name for name in names if name.partition(".")[0] in {"click", "rich"}]
 
 
 @pytest.mark.parametrize("part", LAYERS)
 def test_layers(part):
     paths = sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / f"{part}.py"]
     for path in paths:
-        for name in imports(path.read_text(encoding="utf-8")):
-            if name.startswith("kldiv.") or name == "kldiv":
-                allowed = name == "kldiv" or name.startswith(LAYERS[part])
-                assert allowed, f"{path.name} imports {name}"
+        assert climbs(part, path.read_text(encoding="utf-8")) == [], path
+
+
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        ("streaming", "from kldiv.cli.progress import Progress"),
+        ("streaming", "from kldiv.kernels import cpu"),
+        ("streaming", "import click"),
+        ("streaming", "from rich.text import Text"),
+        ("readers", "from kldiv.streaming import compare"),
+        ("backends", "from kldiv.losses import kl_div"),
+    ],
+)
+def test_the_layers_can_fail(part, line):
+    assert climbs(part, "import numpy as np") == []
+    assert climbs(part, line) != []
+
+
+def circle(sources: dict[str, str]) -> list[str]:
+    """Modules that import one another in a circle, be it for types alone."""
+    graph = {}
+    for module, source in sources.items():
+        names = imports(source)
+        # from package import module: not the package itself.
+        graph[module] = {
+            name
+            for name in names & sources.keys()
+            if not any(other.startswith(f"{name}.") for other in names & sources.keys())
+        }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def modules_of(part: str) -> dict[str, str]:
+    paths = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+        for path in (PACKAGE / part).rglob("*.py")
+    }
+    return {
+        name.removesuffix(".__init__"): path.read_text(encoding="utf-8")
+        for name, path in paths.items()
+    }
+
+
+@pytest.mark.parametrize("part", ["cli", "readers", "streaming"])
+def test_files_import_one_another_in_no_circle(part):
+    assert circle(modules_of(part)) == []
+
+
+def test_a_circle_is_seen():
+    modules = modules_of("streaming")
+    modules["kldiv.streaming.blocks"] += (
+        "if TYPE_CHECKING:\n    from kldiv.streaming.work import Work"
+    )
+    assert {"kldiv.streaming.blocks", "kldiv.streaming.work"} <= set(circle(modules))
+
+
+def private(source: str) -> set[str]:
+    """Names that a module of the command imports from kldiv and that no user could rely on."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if not is_public(alias.name)}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in names if not is_public(name)}
+    return found
+
+
+def is_public(name: str) -> bool:
+    """Whether a name is the command's own or another package's, a public module, or in one."""
+    if not name.startswith("kldiv.") or name.startswith("kldiv.cli"):
+        return True
+    module, _, attribute = name.removeprefix("kldiv.").partition(".")
+    if module not in {*kldiv._MODULES, "diagnosis"}:
+        return module in kldiv.__all__ and not attribute
+    if not attribute:
+        return True
+    home = import_module(f"kldiv.{module}")
+    named = getattr(home, "__all__", None) or [
+        each
+        for each, value in vars(home).items()
+        if not each.startswith("_") and getattr(value, "__module__", None) == home.__name__
+    ]
+    return attribute in named
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda path: path.stem)
+def test_the_command_uses_public_names_only(path):
+    assert private(path.read_text(encoding="utf-8")) == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from kldiv.streaming.work import Work",
+        "from kldiv.streaming import work",
+        "import kldiv.streaming.blocks",
+        "from kldiv.readers.numpy_files import read_npy",
+        "from kldiv.formulas import rows",
+        "from kldiv._files import replacing",
+        "from kldiv import _call",
+        "from kldiv.config import current, _process",
+    ],
+)
+def test_the_command_s_rule_can_fail(line):
+    assert private("from kldiv import streaming\nfrom kldiv.streaming import compare") == set()
+    assert private(line) != set()
 
 
 def test_a_framework_is_imported_only_in_its_own_adapter():

@@ -1,596 +1,491 @@
-"""``kldiv compare`` on files larger than memory: little of it, few reads, stopped, continued."""
+"""``kldiv.streaming``: the numbers of arrays in memory, from any source and in any parts."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
+import threading
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-pytest.importorskip("click")
-pytest.importorskip("rich")
+import kldiv
+from kldiv import streaming
+from kldiv.errors import (
+    BackendError,
+    DTypeError,
+    InputError,
+    LibraryError,
+    OptionError,
+    ShapeError,
+)
+from kldiv.readers import Table, open_table, sources
+from kldiv.streaming import blocks, rows
 
-from reference import exact
-
-from kldiv.cli import blocks, progress, rows
-from kldiv.cli.app import app
-from kldiv.cli.blocks import Plan, Sizes
-from kldiv.cli.checkpoint import uninterrupted
-from kldiv.readers import Stored, open_table, sources, stored
-
-MEASURES = ("kl_pq", "kl_qp", "js")
-FORMS = ("logits", "log-probs", "probs", "counts", "auto")
+SHAPE = (8, 30)
+SPLIT, WHOLE = 128 * 8 * 7, 128 * 8 * 40
+"""Memory in which rows of 30 classes are cut, and in which they are not."""
 
 
 @pytest.fixture(autouse=True)
-def interruptible():
-    """A shell starts what is in its background deaf to SIGINT, and children inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    """A folder to work in, where everything is large."""
+def small(tmp_path, monkeypatch):
+    """A folder to work in, where small files count as large."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sources, "STORED", 1)
     monkeypatch.setattr(blocks, "_RUN", 1)
-    return tmp_path
-
-
-@pytest.fixture
-def run(work, capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            app(["compare", *map(str, arguments)], prog_name="kldiv")
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def compare(run):
-    def compare(*arguments):
-        status, out, err = run(*arguments, "--json")
-        assert status == 0, err
-        found = json.loads(out)
-        for name in "pq":
-            found[name].pop("path")
-        return found
-
-    return compare
-
-
-def data(form, shape=(12, 30), seed=0):
-    rng = np.random.default_rng(seed)
-    logits = 3 * rng.normal(size=(2, *shape))
-    logits[1] = logits[0] + 1e-3 * logits[1]
-    logits[0, 1, 2] = logits[1, 3, 4] = -np.inf
-    if form == "logits":
-        return logits
-    if form in {"counts", "auto"}:
-        return np.floor(30 * rng.random((2, *shape)))
-    e = np.exp(logits)
-    probs = e / e.sum(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore"):
-        return np.log(probs) if form == "log-probs" else probs
-
-
-def listing():
-    return sorted(each.name for each in Path.cwd().iterdir())
-
-
-def save(form, **options):
-    p, q = data(form, **options)
-    np.save("p.npy", p)
-    np.save("q.npy", q)
-    return p, q
-
-
-# --- memory ---------------------------------------------------------------------------------------
-
-LIMITED = """
-import resource, sys, threading
-threading.stack_size(1 << 20)  # of the threads, which is counted, used or not
-import kldiv.cli.blocks as blocks, kldiv.cli.compare, kldiv.cli.comparison, kldiv.cli.report
-from kldiv.cli import main
-limit = int(sys.argv.pop(1))
-blocks.BUDGET = 64 << 10
-try:  # what every run needs, large or small
-    small = ["compare", "small.npy", "small.npy", "--from", "logits", "--kernel", "pure"]
-    sys.argv[1:], wanted = small, sys.argv[1:]
-    main()
-except SystemExit as stopped:
-    assert not stopped.code
-used = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_DATA, (used + limit, used + limit))
-sys.argv[1:] = wanted
-"""
-MIB = 1 << 20
-
-
-def limited(limit, *arguments, code="main()"):
-    """Run a command that may allocate so many bytes more than the same for a small file."""
-    return subprocess.run(
-        [sys.executable, "-c", LIMITED + code, str(limit), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "KLDIV_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
-    )
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
-@pytest.mark.parametrize("shape", [(1536, 1 << 12), (6, 1 << 20)])
-def test_memory_is_a_fraction_of_the_files(work, shape):
-    rng = np.random.default_rng(1)
-    for name in "pq":
-        np.save(f"{name}.npy", rng.standard_normal(shape, dtype=np.float32))
-    np.save("small.npy", np.ones((4, 1 << 12), np.float32))
-    size, limit = 24 * MIB, 16 * MIB
-    assert Path("p.npy").stat().st_size > size - 1
-    options = "--from logits --kernel pure --json --top 5000".split()
-    done = limited(limit, "compare", "p.npy", "q.npy", *options)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout[done.stdout.index("\n{") :])
-    p, q = (np.load(f"{name}.npy", mmap_mode="r")[3].astype(np.float64) for name in "pq")
-    assert found["rows"]["count"] == shape[0]
-    log_p, log_q = (x - np.logaddexp.reduce(x) for x in (p, q))
-    third = float(np.sum(np.exp(log_p) * (log_p - log_q)))
-    assert third in [pytest.approx(each["kl_pq"]) for each in found["rows"]["worst"]]
-    code = "import numpy; numpy.load('p.npy'); print('loaded')"
-    whole = limited(limit, code=code)
-    assert "MemoryError" in whole.stderr or "Unable to allocate" in whole.stderr
-
-
-# --- layouts --------------------------------------------------------------------------------------
-
-
-def write(name, array, layout):
-    """Write an array in one of the ways that are read in parts; return what names it."""
-    if layout in {"C", "F"}:
-        np.save(f"{name}.npy", np.asarray(array, order=layout))
-        return f"{name}.npy"
-    if layout.startswith("shards"):
-        Path(name).mkdir()
-        axis = int(layout[-1])
-        for number, part in enumerate(np.split(array, [5, 6], axis=axis)):
-            np.save(f"{name}/{number + 9}.npy", part)
-        return name
-    if layout == "safetensors":
-        numpy = pytest.importorskip("safetensors.numpy")
-        numpy.save_file({"x": array}, f"{name}.safetensors")
-        return f"{name}.safetensors"
-    zarr = pytest.importorskip("zarr")
-    version, *chunks = map(int, layout.split("-")[1:])
-    store = zarr.create_array(
-        store=f"{name}.zarr", shape=array.shape, chunks=chunks, dtype="f8", zarr_format=version
-    )
-    store[...] = array
-    return f"{name}.zarr"
-
-
-LAYOUTS = ["C", "F", "shards0", "shards1", "safetensors", "zarr-2-5-30", "zarr-3-5-8"]
-
-
-@pytest.mark.parametrize("form", ["logits", "probs"])
-@pytest.mark.parametrize("budget", [8 * 7, 8 * 64])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_no_layout_changes_the_result(work, compare, monkeypatch, layout, budget, form):
-    p, q = save(form)
-    expected = compare("p.npy", "q.npy", "--from", form, "--reduction", "none", "--top", 99)
-    monkeypatch.setattr(blocks, "BUDGET", budget)
-    axis = ["--shard-axis", layout[-1]] if layout.startswith("shards") else []
-    names = write("other", p, layout), write("mine", q, "C")
-    assert isinstance(open_table(names[0], shard_axis=int((axis or [0, 0])[1])).array, Stored)
-    options = ["--from", form, "--reduction", "none", "--top", 99]
-    for found in (
-        compare(*names, *axis, *options),
-        {**compare(*names[::-1], *axis, *options), "swapped": True},
-    ):
-        swapped = found.pop("swapped", False)
-        pairs = zip(MEASURES, ("kl_qp", "kl_pq", "js") if swapped else MEASURES, strict=True)
-        for measure, other in pairs:
-            np.testing.assert_allclose(
-                np.array(found[measure], float), np.array(expected[other], float), rtol=2e-13
-            )
-        sums = {each["index"]: each["js"] for each in found["contributors"]}
-        for each in expected["contributors"]:
-            np.testing.assert_allclose(sums[each["index"]], each["js"], rtol=1e-9, atol=1e-16)
-
-
-def test_rows_that_are_split_are_as_exact_as_whole_ones(work, compare, monkeypatch):
-    monkeypatch.setattr(blocks, "BUDGET", 8 * 16)
-    rng = np.random.default_rng(3)
-    p = 3 * rng.normal(size=(3, 200)) + 40
-    q = p + 1e-7 * rng.normal(size=p.shape)
-    np.save("p.npy", p)
-    np.save("q.npy", q)
-    assert not Plan(p, q, 1, Sizes.usual()).whole
-    found = compare("p.npy", "q.npy", "--from", "logits", "--reduction", "none")
-    for measure, pair, beta in (
-        ("kl_pq", (q, p), None),
-        ("kl_qp", (p, q), None),
-        ("js", (q, p), 0.5),
-    ):
-        expected = [float(exact(a, b, beta=beta).value) for a, b in zip(*pair, strict=True)]
-        np.testing.assert_allclose(found[measure], expected, rtol=2e-15)
-
-
-def test_only_numpy_puts_rows_together(work, run, monkeypatch):
-    pytest.importorskip("torch")
-    save("logits")
-    arguments = ["p.npy", "q.npy", "--from", "logits", "--backend", "torch"]
-    assert run(*arguments)[0] == 0
-    monkeypatch.setattr(blocks, "BUDGET", 8)
-    status, _, err = run(*arguments)
-    assert status == 4
-    assert "rows of 30 logits are too long" in err
-
-
-# --- how often files are read ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def reads(monkeypatch):
-    """How many times each element of a file was read, by the name of the file."""
-    counts = {}
-    read = stored.StoredFile.__getitem__
-
-    def spy(self, index):
-        count = counts.setdefault(self._path.name, np.zeros(self.shape, int))
-        count[index] += 1
-        return read(self, index)
-
-    monkeypatch.setattr(stored.StoredFile, "__getitem__", spy)
-    return counts
-
-
-@pytest.mark.parametrize(
-    ("form", "budget", "times"),
-    [
-        ("logits", 8 * 40, 1),
-        ("log-probs", 8 * 40, 1),
-        ("counts", 8 * 40, 1),
-        ("auto", 8 * 40, 2),
-        ("logits", 8 * 7, 2),
-        ("log-probs", 8 * 7, 1),
-        ("probs", 8 * 7, 1),
-        ("counts", 8 * 7, 2),
-        ("auto", 8 * 7, 3),
-    ],
-)
-def test_each_number_is_read_so_many_times(work, compare, monkeypatch, reads, form, budget, times):
-    save(form)
-    monkeypatch.setattr(blocks, "BUDGET", budget)
-    compare("p.npy", "q.npy", "--from", form)
-    for count in reads.values():
-        assert (count == times).all()
-
-
-def test_one_fraction_settles_what_a_file_holds(work, compare, monkeypatch, reads):
-    save("probs", shape=(400, 30))
-    monkeypatch.setattr(blocks, "BUDGET", 8 * 40)
-    assert compare("p.npy", "q.npy")["p"]["form"] == "probs"
-    assert all((count[-200:] == 1).all() for count in reads.values())
-
-
-@pytest.mark.parametrize("chunks", [(5, 30), (5, 8)])
-def test_each_chunk_is_decompressed_once(work, compare, monkeypatch, chunks):
-    pytest.importorskip("zarr")
-    from kldiv.readers import zarr_store
-
-    p, q = data("logits")
-    names = [write(n, a, f"zarr-3-{chunks[0]}-{chunks[1]}") for n, a in (("p", p), ("q", q))]
-    times = {}
-    read = zarr_store._ZarrArray.__getitem__
-
-    def spy(self, index):
-        for chunk in np.ndindex(-(-12 // chunks[0]), -(-30 // chunks[1])):
-            pairs = zip(chunk, chunks, index, strict=True)
-            if all(i * n < part.stop and (i + 1) * n > part.start for i, n, part in pairs):
-                key = (self._path.name, chunk)
-                times[key] = times.get(key, 0) + 1
-        return read(self, index)
-
-    monkeypatch.setattr(zarr_store._ZarrArray, "__getitem__", spy)
-    monkeypatch.setattr(blocks, "BUDGET", 8 * 16)
-    compare(*names, "--from", "logits")
-    assert set(times.values()) == {1}
-    assert len(times) == 2 * -(-12 // chunks[0]) * -(-30 // chunks[1])
-
-
-# --- rows -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 1000])
-@pytest.mark.parametrize("odd", [None, np.inf, -np.inf, np.nan])
-def test_what_is_told_of_many_rows(monkeypatch, size, odd):
-    monkeypatch.setattr(rows, "IN_MEMORY", 8)
-    monkeypatch.setattr(rows, "_CHUNK", 64)
-    rng = np.random.default_rng(size)
-    values = rows.room((size,))
-    assert isinstance(values, np.memmap)
-    values[...] = rng.normal(size=(3, size)) * 10.0 ** rng.integers(-300, 300, (3, size))
-    if odd is not None:
-        values[0, size // 2] = odd
-    told = rows.summary(values[0])
-    with np.errstate(invalid="ignore"):
-        assert told.median == np.median(values[0]) or np.isnan(odd)
-    assert told.max == values[0].max() or np.isnan(odd)
-    assert told.infinite == np.isinf(values[0]).sum()
-    best = np.where(np.isnan(values[0]), -np.inf, values[0])
-    assert rows.worst(values, 5) == np.argsort(-best, kind="stable")[:5].tolist()
-
-
-# --- checkpoints ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def stop(monkeypatch):
-    """Have Ctrl-C come after so many steps; return how many were done."""
-    done = []
-    advance = progress.Progress.advance
-
-    def stop(after):
-        done.clear()
-
-        def counted(self):
-            advance(self)
-            done.append(self._done)
-            if len(done) == after:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(progress.Progress, "advance", counted)
-        return done
-
-    return stop
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("budget", [8 * 7, 8 * 40])
-def test_a_run_goes_on_to_the_same_bits(work, compare, run, monkeypatch, stop, form, budget):
-    save(form, shape=(40, 30))
-    monkeypatch.setattr(blocks, "BUDGET", budget)
-    monkeypatch.setattr(blocks, "_STEP", 1)
-    arguments = ["p.npy", "q.npy", "--from", form, "--reduction", "none", "--top", 30]
-    done = stop(10**9)
-    expected = compare(*arguments)
-    total = len(done)
-    steps = len(Plan(*data(form, shape=(40, 30)), 1, Sizes.usual()).steps)
-    looked = 2 * steps if form == "auto" else 0
-    whole = run(*arguments)[1]
-    for after in {looked + 1, total - (total - looked) // 3, total - 1}:
-        stop(after)
-        status, out, err = run(*arguments, "--checkpoint", "state")
-        assert (status, out) == (130, "")
-        assert "Interrupted after" in err
-        assert "which state keeps" in err
-        again = stop(10**9)
-        assert run(*arguments, "--checkpoint", "state")[1] == whole
-        assert len(again) == total - after
-        assert listing() == ["p.npy", "q.npy"]
-    assert compare(*arguments) == expected
-
-
-def test_without_a_checkpoint_nothing_is_kept(work, run, stop):
-    save("logits")
-    stop(1)
-    assert run("p.npy", "q.npy", "--from", "logits") == (130, "", "Interrupted\n")
-    assert listing() == ["p.npy", "q.npy"]
-
-
-@pytest.fixture
-def stopped(work, run, monkeypatch, stop):
-    save("logits", shape=(90, 30))
-    monkeypatch.setattr(blocks, "BUDGET", 8 * 40)
-    monkeypatch.setattr(blocks, "_STEP", 1)
-    stop(2)
-    assert run("p.npy", "q.npy", "--from", "logits", "--checkpoint", "state")[0] == 130
-    stop(10**9)
-    return ["p.npy", "q.npy", "--from", "logits", "--checkpoint", "state"]
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--top", 3], "--top: 10 then, 3 now"),
-        (["--axis", 0], "--axis: -1 then, 0 now"),
-        (["--from", "log-probs"], "--from: logits then, log-probs now"),
-        (["--kernel", "pure"], "--kernel: None then, pure now"),
-    ],
-)
-def test_a_checkpoint_of_other_options(run, stopped, options, said):
-    status, out, err = run(*stopped, *options)
-    assert (status, out) == (4, "")
-    assert said in err
-    assert run(*stopped, "--json")[0] == 0  # how it is printed changes nothing
-
-
-def test_a_checkpoint_of_another_file(run, stopped):
-    status, _, err = run("q.npy", "q.npy", *stopped[2:])
-    assert status == 4
-    assert "P: p.npy of" in err
-    time.sleep(0.01)
-    np.save("p.npy", np.load("p.npy") + 1)
-    status, _, err = run(*stopped)
-    assert status == 4
-    assert "modified" in err
-    assert "Q:" not in err
-
-
-@pytest.mark.parametrize("content", [b"my thesis", b"", "npz", "newer"])
-def test_a_file_that_is_no_checkpoint_is_left_alone(work, run, stopped, content):
-    if content == "npz":
-        np.savez("other.npz", a=np.ones(3))
-        Path("other.npz").replace("state")
-    elif content == "newer":
-        with np.load("state") as file:
-            arrays = dict(file)
-        text = arrays["json"].tobytes().replace(b'"format": 1', b'"format": 9')
-        arrays["json"] = np.frombuffer(text, np.uint8)
-        with Path("state").open("wb") as file:
-            np.savez(file, **arrays)
-    else:
-        (work / "state").write_bytes(content)
-    before = (work / "state").read_bytes()
-    status, _, err = run(*stopped)
-    assert status == 4
-    assert ("of format 9" if content == "newer" else "is no checkpoint") in err
-    assert (work / "state").read_bytes() == before
-
-
-def test_a_checkpoint_that_cannot_be_written(work, run):
-    save("logits")
-    for path in ("none/state", work):
-        assert run("p.npy", "q.npy", "--checkpoint", path)[0] in {2, 4}
-
-
-def test_very_many_rows_lie_beside_the_checkpoint(work, run, monkeypatch, stop):
-    save("logits", shape=(90, 30))
-    monkeypatch.setattr(blocks, "BUDGET", 8 * 40)
-    monkeypatch.setattr(blocks, "_STEP", 1)
-    arguments = ["p.npy", "q.npy", "--from", "logits", "--json", "--reduction", "none"]
-    whole = run(*arguments)[1]
-    monkeypatch.setattr(rows, "IN_MEMORY", 8)
-    assert run(*arguments)[1] == whole
-    stop(3)
-    assert run(*arguments, "--checkpoint", "state")[0] == 130
-    assert Path("state.rows").stat().st_size == 3 * 8 * 90
-    with np.load("state") as file:
-        assert "rows" not in file
-    stop(10**9)
-    assert run(*arguments, "--checkpoint", "state")[1] == whole
-    assert listing() == ["p.npy", "q.npy"]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent in another way there")
-@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
-def test_a_process_that_is_stopped_or_killed(work, how):
-    save("logits", shape=(3000, 200))
-    code = (
-        "import sys, time, kldiv.cli.blocks as b, kldiv.cli.checkpoint as c, kldiv.cli.work as w\n"
-        "from kldiv.readers import sources\n"
-        "sources.STORED = 1; b.BUDGET = 8 * 4000; b._STEP = 1; c._EVERY = 0.0; c._SHARE = 0\n"
-        "second = w.Work.second\n"
-        "def slow(*arguments):\n"
-        "    time.sleep(SLEEP); return second(*arguments)\n"
-        "w.Work.second = slow\n"
-        "from kldiv.cli import main; main()"
-    )
-    arguments = ["compare", "p.npy", "q.npy", "--from", "logits", "--json", "--checkpoint", "state"]
-
-    def start(sleep, *more):
-        command = [sys.executable, "-c", code.replace("SLEEP", str(sleep)), *arguments, *more]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    with start(0) as process:
-        whole = process.communicate()[0]
-    with start(0.2) as process:
-        while not Path("state").exists():
-            time.sleep(0.01)
-        process.send_signal(getattr(signal, how))
-        out, err = process.communicate()
-    assert process.returncode == (130 if how == "SIGINT" else -signal.SIGKILL)
-    assert out == ""
-    assert ("give the same command again" in err) == (how == "SIGINT")
-    with np.load("state") as file:
-        assert 0 < json.loads(file["json"].tobytes())["done"] < 20
-    with start(0) as process:
-        assert process.communicate()[0] == whole
-    assert "state" not in listing()
-
-
-def test_ctrl_c_waits_until_a_step_is_added():
-    done = []
-
-    def add():
-        with uninterrupted():
-            signal.raise_signal(signal.SIGINT)
-            done.append(1)
-
-    with pytest.raises(KeyboardInterrupt):
-        add()
-    assert done == [1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-# --- a cluster ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
-    ) as cluster:
-        yield cluster
-
-
-@pytest.mark.parametrize("form", ["logits", "auto"])
-def test_a_cluster_finds_the_same(work, compare, monkeypatch, cluster, form):
-    monkeypatch.setattr(sources, "STORED", 16 << 20)  # what the workers have
-    save(form, shape=(40, 30_000))
-    arguments = ["p.npy", "q.npy", "--from", form, "--reduction", "none"]
     monkeypatch.setattr(blocks, "_PIECE", 1)
     monkeypatch.setattr(blocks, "_STEP", 1)
-    here = compare(*arguments)
-    assert compare(*arguments, "--scheduler", cluster.scheduler_address) == here
 
 
-def test_a_cluster_is_stopped_and_goes_on(work, run, monkeypatch, cluster, stop):
-    monkeypatch.setattr(sources, "STORED", 16 << 20)
-    monkeypatch.setattr(blocks, "_STEP", 1)
-    save("logits", shape=(400, 20_000))
-    arguments = ["p.npy", "q.npy", "--from", "logits", "--json", "--checkpoint", "state"]
-    whole = run(*arguments)[1]
-    arguments += ["--scheduler", cluster.scheduler_address]
-    stop(1)
-    status, _, err = run(*arguments)
-    assert status == 130
-    assert "Interrupted after" in err
-    stop(10**9)
-    with cluster.get_client() as client:
-        assert not client.processing() or not any(client.processing().values())
-    assert run(*arguments)[1] == whole
+def data(form="logits", shape=SHAPE, seed=0):
+    logits = 3 * np.random.default_rng(seed).normal(size=(2, *shape))
+    if form == "counts":
+        return np.floor(9 * np.exp(logits / 9))
+    if len(shape) == 2:
+        logits[0, 1, 2] = logits[1, 3, 4] = -np.inf  # one row is infinite in either direction
+    if form == "logits":
+        return logits
+    log_probs = logits - np.logaddexp.reduce(logits, axis=-1)[..., None]
+    return log_probs if form == "log-probs" else np.exp(log_probs)
 
 
-def test_a_file_that_the_workers_do_not_see(work, run, monkeypatch, cluster):
-    from kldiv.cli.request import Request
-
-    save("logits")
-    other = Request("/nowhere/p.npy", "/nowhere/q.npy", form="logits")
-    monkeypatch.setattr(Request, "for_others", lambda self: other)
-    status, _, err = run(
-        "p.npy", "q.npy", "--from", "logits", "--scheduler", cluster.scheduler_address
+def in_memory(p, q, form):
+    """Return the three divergences of each row by kldiv's functions of arrays."""
+    if form == "logits":
+        return (
+            kldiv.kl_div_with_logits(q, p, reduction="none"),
+            kldiv.kl_div_with_logits(p, q, reduction="none"),
+            kldiv.js_div_with_logits(q, p, reduction="none"),
+        )
+    if form == "log-probs":
+        p, q = np.exp(p), np.exp(q)
+    options = {"normalize": form == "counts"}
+    return (
+        kldiv.kl_divergence(p, q, **options),
+        kldiv.kl_divergence(q, p, **options),
+        kldiv.js_divergence(p, q, **options),
     )
-    assert status == 4
-    assert "/nowhere/p.npy: no such file" in err
 
 
-def test_a_scheduler_that_does_not_answer(work, run, monkeypatch):
-    pytest.importorskip("distributed")
-    from kldiv.cli import runners
-
-    save("logits")
-    monkeypatch.setattr(runners, "_PATIENCE", 1)
-    start = time.monotonic()
-    status, _, err = run("p.npy", "q.npy", "--from", "logits", "--scheduler", "tcp://127.0.0.1:9")
-    assert status == 4
-    assert "--scheduler tcp://127.0.0.1:9: no Dask scheduler answers there" in err
-    assert time.monotonic() - start < 10 * runners._PATIENCE
+def measures(found):
+    return found.kl_pq, found.kl_qp, found.js
 
 
-def test_without_distributed_the_install_line_is_said(work, run, monkeypatch):
-    save("logits")
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    status, _, err = run("p.npy", "q.npy", "--from", "logits", "--scheduler", "tcp://127.0.0.1:9")
-    assert status == 2
-    assert "pip install" in err
+def same(one, other):
+    """Whether two results are the same to the last bit, but for the names of their files."""
+    for each in fields(one):
+        a, b = getattr(one, each.name), getattr(other, each.name)
+        if isinstance(a, streaming.Summary):
+            np.testing.assert_array_equal(a.values, b.values)
+            a, b = ((s.value, s.mean, s.median, s.max, s.infinite) for s in (a, b))
+            np.testing.assert_array_equal(a, b)
+        elif isinstance(a, streaming.Side):
+            assert replace(a, path=None) == replace(b, path=None)
+        else:
+            assert a == b, each.name
+    return True
+
+
+# --- the numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory", [SPLIT, WHOLE, None])
+@pytest.mark.parametrize("form", ["logits", "log-probs", "probs", "counts"])
+def test_the_divergences_are_those_of_arrays_in_memory(form, memory):
+    p, q = data(form)
+    found = streaming.compare(p, q, form=form, memory=memory, reduction="none")
+    for summary, expected in zip(measures(found), in_memory(p, q, form), strict=True):
+        np.testing.assert_allclose(summary.values, expected, rtol=1e-13)
+        np.testing.assert_allclose(
+            [summary.value, summary.mean, summary.median, summary.max],
+            [expected.mean(), expected.mean(), np.median(expected), expected.max()],
+            rtol=1e-13,
+        )
+        assert summary.infinite == np.isinf(expected).sum()
+    assert found.mean == found.kl_pq.mean
+    assert (found.shape, found.count, found.classes, found.axis) == ((8,), 8, 30, 1)
+    assert found.p.form == found.q.form == form
+    order = np.argsort(-in_memory(p, q, form)[0], kind="stable")
+    if form == "counts":
+        assert [row.index for row in found.worst] == order.tolist()
+        assert found.worst[0].kl_pq == found.kl_pq.max
+    else:
+        assert (found.zeros_q.labels, found.zeros_p.labels) == (("4",), ("2",))
+
+
+def test_whole_rows_of_logits_are_the_losses_to_the_bit():
+    p, q = data()
+    found = streaming.compare(p, q, form="logits", memory=WHOLE, reduction="none")
+    for summary, expected in zip(measures(found), in_memory(p, q, "logits"), strict=True):
+        np.testing.assert_array_equal(summary.values, expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "batchmean"])
+def test_axes_and_reductions(axis, reduction):
+    p, q = 3 * np.random.default_rng(1).normal(size=(2, 4, 5, 6))
+    found = streaming.compare(p, q, form="logits", axis=axis, reduction=reduction, memory=SPLIT)
+    expected = kldiv.kl_div_with_logits(q, p, axis=axis, reduction=reduction)
+    np.testing.assert_allclose(found.kl_pq.value, expected, rtol=1e-13)
+    parts = sum(each.kl_pq for each in found.contributions)
+    np.testing.assert_allclose(parts, expected, rtol=1e-11)
+    assert found.kl_pq.values is None
+
+
+def test_identical_logits_are_at_distance_zero():
+    p, _ = data()
+    found = streaming.compare(p, p, form="logits", memory=SPLIT)
+    assert [each.value for each in measures(found)] == [0.0, 0.0, 0.0]
+
+
+def test_a_sum_beyond_the_largest_number():
+    p, q = np.full((8, 1), 1e305), np.full((8, 1), 1e-3)
+    found = streaming.compare(p, q, reduction="sum")
+    assert found.kl_pq.value == np.inf
+    assert found.kl_pq.max == found.kl_pq.median < np.inf
+
+
+def test_a_run_knows_its_steps_before_the_first():
+    p, q = data("counts")
+    for memory, reads in ((SPLIT, 2), (WHOLE, 1)):
+        run = streaming.Run(p, q, form="counts", memory=memory)
+        assert (run.done, run.steps) == (0, next(iter(run))[1])
+        assert run.steps % reads == 0
+
+
+def test_one_distribution_alone():
+    p, q = data("probs", shape=(30,))
+    found = streaming.compare(p, q, reduction="none")
+    assert found.shape == ()
+    np.testing.assert_allclose(found.js.values, in_memory(p, q, "probs")[2], rtol=1e-13)
+    assert found.worst[0].label == ""
+
+
+# --- arrays, maps, files, shards ------------------------------------------------------------------
+
+
+def sharded(array):
+    Path("shards").mkdir()
+    for number, part in enumerate(np.split(array, [3, 4])):
+        np.save(f"shards/part-{number + 9}.npy", part)
+
+
+def saved(array, name):
+    np.save(name, array)
+    return Path(name)
+
+
+GIVEN = {
+    "array": lambda a: a,
+    "fortran": np.asfortranarray,
+    "strided": lambda a: np.repeat(np.repeat(a, 2, 0), 3, 1)[::2, ::3],
+    "big-endian": lambda a: a.astype(">f8"),
+    "map": lambda a: np.load(saved(a, "map.npy"), mmap_mode="r"),
+    "path": lambda a: saved(a, "a.npy"),
+    "name": lambda a: str(saved(a, "a.npy")),
+    "member": lambda a: (np.savez("a.npz", x=a, y=a[:2]), "a.npz::x")[1],
+    "folder": lambda a: (sharded(a), "shards")[1],
+    "pattern": lambda a: (sharded(a), "shards/part-*.npy")[1],
+    "stored": lambda a: open_table(saved(a, "a.npy")).array,
+    "table": lambda a: open_table(saved(a, "a.npy")),
+}
+
+
+@pytest.mark.parametrize("memory", [SPLIT, WHOLE])
+@pytest.mark.parametrize("kind", GIVEN)
+def test_everything_that_can_be_given(kind, memory):
+    p, q = data()
+    found = streaming.compare(GIVEN[kind](p), q, form="logits", memory=memory, reduction="none")
+    for summary, expected in zip(measures(found), in_memory(p, q, "logits"), strict=True):
+        np.testing.assert_allclose(summary.values, expected, rtol=1e-13)
+    assert (found.p.shape, found.q.path) == (SHAPE, None)
+    if kind == "member":
+        assert (found.p.path, found.p.member) == (Path("a.npz"), "x")
+
+
+def test_a_table_brings_labels():
+    p, q = np.array([[[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]], [[0.4, 0.4, 0.2], [0.6, 0.3, 0.1]]])
+    rows, classes = ("mon", "tue"), ("a", "b", "c")
+    found = streaming.compare(Table(p, classes=classes, rows=rows), q)
+    assert {each.label for each in found.contributions} == set(classes)
+    assert {row.label for row in found.worst} == set(rows)
+    order = [2, 0, 1]
+    other = Table(q[:, order], classes=tuple(classes[i] for i in order), rows=rows)
+    with pytest.raises(InputError, match=r"the classes differ.* align=True matches them by label"):
+        streaming.compare(Table(p, classes=classes, rows=rows), other)
+    aligned = streaming.compare(Table(p, classes=classes, rows=rows), other, align=True)
+    assert aligned.kl_qp.value == found.kl_qp.value
+
+
+def test_a_pattern_of_nothing_and_a_file_with_the_name_of_one():
+    p, q = data()
+    with pytest.raises(InputError, match=r"none-\*.npy: a pattern is read as .* no such file"):
+        streaming.compare("none-*.npy", q, form="logits")
+    found = streaming.compare(saved(p, "a[1].npy"), q, form="logits")
+    assert found.mean == streaming.compare(p, q, form="logits").mean
+
+
+# --- stopping and going on ------------------------------------------------------------------------
+
+
+def interrupt(after=0):
+    """Return a callback to which Ctrl-C comes after so many calls, which it counts."""
+    calls = []
+
+    def progress(done, steps):
+        calls.append((done, steps))
+        if len(calls) == after:
+            raise KeyboardInterrupt
+
+    progress.calls = calls
+    return progress
+
+
+@pytest.mark.parametrize("memory", [SPLIT, WHOLE])
+@pytest.mark.parametrize("form", ["logits", "log-probs", "counts", "auto"])
+@pytest.mark.parametrize("files", [True, False])
+def test_it_goes_on_to_the_same_bits(form, memory, files):
+    p, q = data("counts" if form == "auto" else form)
+    given = (saved(p, "p.npy"), saved(q, "q.npy")) if files else (p, q)
+    options = {"form": form, "memory": memory, "reduction": "none", "top": 30}
+    progress = interrupt()
+    whole = streaming.compare(*given, **options, progress=progress)
+    done = [done for done, _ in progress.calls]
+    looked = len(done) - progress.calls[-1][1] if form == "auto" else 0
+    assert done[looked:] == list(range(1, progress.calls[-1][1] + 1))
+    for after in {1, looked + 1, len(done) - 2, len(done)}:
+        with pytest.raises(streaming.Interrupted) as stopped:
+            streaming.compare(*given, **options, checkpoint="state", progress=interrupt(after))
+        assert stopped.value.share == max(after - looked, 0) / (len(done) - looked)
+        assert Path(stopped.value.checkpoint).exists()
+        again = interrupt()
+        found = streaming.compare(*given, **options, checkpoint=Path("state"), progress=again)
+        assert same(found, whole)
+        assert len(again.calls) == len(done) - (after if after > looked else 0)
+        assert not Path("state").exists()
+
+
+@pytest.mark.parametrize("memory", [SPLIT, WHOLE])
+@pytest.mark.parametrize("large", [True, False])
+def test_steps_after_the_last_save_do_not_count_twice(memory, large, monkeypatch):
+    """As if the process had been killed: what it did since then is done again."""
+    if large:
+        monkeypatch.setattr(rows, "IN_MEMORY", 8)
+    p, q = data("counts")
+    options = {"form": "counts", "memory": memory, "reduction": "none"}
+    whole = streaming.compare(p, q, **options)
+    run = streaming.Run(p, q, **options, checkpoint="state")
+    for done, steps in run:
+        if done == steps // 2 + 2:
+            run.save()
+        if done == steps - 1:
+            break
+    other = streaming.Run(p, q, **options, checkpoint="state")
+    assert other.done == other.steps // 2 + 2
+    assert same(other.result(), whole)
+    other.save()
+    assert list(Path.cwd().glob("state*")) == []
+
+
+def test_a_run_goes_on_where_a_loop_was_left():
+    p, q = data()
+    whole = streaming.compare(p, q, form="logits", memory=SPLIT, reduction="none")
+    run = streaming.Run(p, q, form="logits", memory=SPLIT, reduction="none")
+    seen = []
+    while run.done < run.steps:
+        for done, steps in run:
+            seen.append(done)
+            assert steps == run.steps
+            if done % 3 == 0:
+                break
+    assert seen == list(range(1, run.steps + 1))
+    assert same(run.result(), whole)
+    assert run.result() is run.result()
+    assert list(run) == []
+
+
+def test_a_run_without_a_checkpoint_cannot_be_saved():
+    run = streaming.Run(*data(), form="logits")
+    run.save_when_due()
+    with pytest.raises(OptionError, match="checkpoint="):
+        run.save()
+
+
+def test_a_checkpoint_of_another_comparison():
+    p, q = data()
+    options = {"form": "logits", "memory": SPLIT, "checkpoint": "state"}
+    with pytest.raises(streaming.Interrupted):
+        streaming.compare(p, q, **options, progress=interrupt(2))
+
+    def refused(said, *given, **changed):
+        with pytest.raises(InputError, match=f"^checkpoint='state': it is of another .*{said}"):
+            streaming.compare(*given, **{**options, **changed})
+
+    other = p.copy()
+    other[7, 29] += 1e-9
+    refused(r"P: an array .* then, an array", other, q)
+    refused(r"Q: an array", p, np.asfortranarray(q))
+    refused(r"Q: an array .* then, q.npy of", p, saved(q, "q.npy"))
+    refused(r"`top`: 10 then, 3 now", p, q, top=3)
+    refused(r"`memory`: 7,?168 then", p, q, memory=WHOLE)
+    with kldiv.config_context(kernel="pure"):
+        refused(r"`kernel`: None then, pure now", p, q)
+    assert streaming.compare(p, q, **options).mean > 0
+
+
+def test_ctrl_c_without_a_checkpoint_is_itself():
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        streaming.compare(*data(), form="logits", memory=SPLIT, progress=interrupt(1))
+    assert type(stopped.value) is KeyboardInterrupt
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_threads_stop_at_once(monkeypatch):
+    """None of them begins another block once nobody waits for it."""
+    read = blocks.Block.read
+    count, before = [], []
+
+    def slow(self, array):
+        count.append(1)
+        time.sleep(0.01)
+        return read(self, array)
+
+    monkeypatch.setattr(blocks.Block, "read", slow)
+    monkeypatch.setattr(blocks, "_PIECE", 50)
+
+    def progress(*_):
+        before.append(len(count))
+        raise KeyboardInterrupt
+
+    p, q = data(shape=(600, 30))
+    with pytest.raises(KeyboardInterrupt):
+        streaming.compare(p, q, form="logits", memory=WHOLE, progress=progress)
+    after = len(count)
+    time.sleep(0.1)
+    assert len(count) == after <= before[0] + 20
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def test_threads_have_the_settings_of_the_call(monkeypatch):
+    seen = set()
+    loss = kldiv.kl_div_with_logits
+
+    def spy(*arrays, **options):
+        here = threading.current_thread() is threading.main_thread()
+        seen.add((here, *kldiv.get_config().values()))
+        return loss(*arrays, **options)
+
+    monkeypatch.setattr(kldiv, "kl_div_with_logits", spy)
+    with kldiv.config_context(backend="numpy", kernel="pure"):
+        found = streaming.compare(*data(), form="logits", memory=WHOLE)
+    assert seen == {(False, "numpy", "auto", "pure")}
+    assert (found.explanation.backend, found.explanation.kernel) == ("numpy", "pure")
+
+
+def test_only_numpy_puts_rows_together():
+    pytest.importorskip("torch")
+    with kldiv.config_context(backend="torch"):
+        streaming.compare(*data(), form="logits", memory=WHOLE)
+        with pytest.raises(BackendError, match=r"30 logits are too long .* Leave out `backend`"):
+            streaming.compare(*data(), form="logits", memory=SPLIT)
+
+
+HUGE = np.full((8, 30), 1e308)
+HUGE_BUT_ONE = np.where(np.arange(30) == 3, 0.0, HUGE)
+
+
+@pytest.mark.parametrize("memory", [SPLIT, WHOLE])
+@pytest.mark.parametrize(
+    ("given", "form"),
+    [
+        (data("probs"), "probs"),
+        ((HUGE, HUGE_BUT_ONE), "probs"),  # sums overflow, shares are infinite over infinite
+        (np.full((2, 8, 30), 1e3), "log-probs"),  # probabilities overflow
+    ],
+)
+def test_floating_point_errors_are_the_caller_s_own(given, form, memory):
+    with np.errstate(all="raise"):
+        run = streaming.Run(*given, form=form, memory=memory)
+        for _ in run:
+            assert set(np.geterr().values()) == {"raise"}
+        assert run.result().warnings
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "options", "said"),
+    [
+        ([3, 1, 0], [1, 1, 2], {"form": "auto"}, "form='counts' or normalize=True says so"),
+        (
+            [2.0, 2.0],
+            [0.5, 0.5],
+            {},
+            "P sums to 4, not to 1: computed as it stands. normal",
+        ),
+        ([0.1, 0.2], [0.5, 0.5], {"form": "log-probs"}, "say form='logits'"),
+        ([np.nan, 1.0], [0.5, 0.5], {}, "NaN or infinite, the first at class '0'"),
+        ([1.0, 0.0], [0.0, 1.0], {}, "Q gives no probability to 1 class, 0, with 100 % of P"),
+        ([1, 1], [0, 2], {"form": "counts"}, "smoothing=0.5 adds half a count"),
+        ([0, 0], [1, 1], {"form": "counts"}, "P has no probability anywhere"),
+    ],
+)
+def test_warnings(p, q, options, said):
+    found = streaming.compare(np.array(p), np.array(q), **options)
+    assert any(said in warning for warning in found.warnings), found.warnings
+
+
+def test_nothing_is_said_of_distributions():
+    assert streaming.compare([[0.5, 0.5]] @ np.eye(2), np.full((1, 2), 0.5)).warnings == ()
+
+
+HALF = np.full((2, 2), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "error", "said"),
+    [
+        ((HALF, HALF), {"form": "scores"}, OptionError, "form='scores': expected one of 'auto'"),
+        ((HALF, HALF), {"reduction": "max"}, OptionError, "reduction='max': expected one of"),
+        ((HALF, HALF), {"memory": 0}, OptionError, "memory=0: expected a positive number"),
+        ((HALF, HALF), {"memory": True}, OptionError, "memory=True"),
+        ((HALF, HALF), {"top": -1}, OptionError, "top=-1: expected a whole number, 0 or above"),
+        ((HALF, HALF), {"axis": 1.0}, OptionError, "axis=1.0: expected a whole number"),
+        ((HALF, HALF), {"smoothing": -1.0}, OptionError, "smoothing=-1.0: expected a finite"),
+        ((HALF, HALF), {"smoothing": np.nan}, OptionError, "smoothing=nan: expected a finite"),
+        ((HALF, HALF), {"smoothing": 1.0}, OptionError, "say normalize=True too"),
+        ((HALF, HALF), {"smoothing": 1.0, "form": "logits"}, OptionError, "not to logits"),
+        ((HALF, HALF), {"axis": 2}, ShapeError, r"axis=2 does not exist in shape \(2, 2\)"),
+        ((HALF, HALF), {"align": True}, InputError, "`align` needs labels"),
+        ((HALF, HALF), {"scheduler": "tcp://x:1"}, OptionError, "takes paths, .* P is a ndarray"),
+        ((HALF, HALF), {"checkpoint": "none/x"}, InputError, "checkpoint='none/x': none is no"),
+        ((HALF, HALF[:1]), {}, ShapeError, r"P has shape \(2, 2\), Q \(1, 2\)"),
+        ((HALF[:0], HALF), {}, ShapeError, r"P has shape \(0, 2\): no distributions"),
+        ((HALF, HALF.tolist()), {}, LibraryError, "Q is a builtins.list: expected a NumPy array"),
+        ((np.ma.array(HALF), HALF), {}, LibraryError, "P is a numpy.ma.*MaskedArray"),
+        ((HALF, HALF * 1j), {}, DTypeError, "Q has dtype complex128: expected"),
+        ((HALF, "none.npy"), {}, InputError, "none.npy: no such file"),
+        ((HALF, -HALF), {}, InputError, "Q has 4 negative numbers, .* row '0', class '0'.*logits'"),
+    ],
+)
+def test_errors_name_the_argument_and_the_mend(given, options, error, said):
+    with pytest.raises(error, match=said):
+        streaming.compare(*given, **options)
+
+
+def test_an_option_that_does_not_exist():
+    with pytest.raises(TypeError, match="temperature"):
+        streaming.Run(HALF, HALF, temperature=2.0)
+
+
+def test_no_reader_of_the_command_s_is_needed():
+    import subprocess
+    import sys
+
+    code = "import kldiv.streaming, sys; print({'click', 'rich', 'distributed'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,72 +1,83 @@
-"""What the steps done so far add up to."""
+"""The sums over the steps done so far."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kldiv.cli.rows import room
-from kldiv.cli.sums import Best, Columns, Holes, Oddity, Seen
-from kldiv.cli.work import ONE
+from kldiv.streaming.columns import Best, Columns, Holes
+from kldiv.streaming.rows import room
+from kldiv.streaming.seen import Oddity, Seen
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from kldiv.cli.arithmetic import Floats
-    from kldiv.cli.blocks import Block
-    from kldiv.cli.work import Part, Work
+    from kldiv.streaming._types import Floats
+    from kldiv.streaming.blocks import Block
+    from kldiv.streaming.work import Part, Work
+
+ONE: Final = 1e-6  # how far from 1 the sum of printed probabilities may be, at least
+
+
+_quiet: Final = np.errstate(all="ignore")  # infinities are results, and NaN is answered for
 
 
 class Total:
-    """The sums over the steps done so far, and how far that is.
+    """The sums over the steps done so far, and their number.
 
     Parameters
     ----------
     work : Work
-        What is done.
+        The comparison.
     beside : Path or None
-        Where divergences of more rows than memory should hold lie; None is a temporary file.
+        The file for the divergences of more rows than memory should hold; None is a temporary one.
     """
 
     def __init__(self, work: Work, beside: Path | None = None) -> None:
-        shape, plan, scale = work.pair.shape, work.plan, work.scale
+        places, plan, scale = work.pair.places, work.plan, work.scale
         self._work = work
         self.phase = 0 if work.two_reads else 1
         self.done = 0
-        """Steps of the phase: 0, where rows tell what must be known first, or 1."""
-        self.rows = room(shape, beside)
-        self.best = Best(work.job.request.top)
-        self.columns = Columns(slice(0, work.pair.size)) if plan.whole else None
+        """Steps of the phase: 0, which reads the constants of rows, or 1."""
+        self.best = Best(work.job.options.top)
+        self.columns = Columns(slice(0, places.size)) if plan.whole else None
         self.seen = Seen(), Seen()
-        # Rows that come in parts have told all only in the end.
         self._first: Floats | None = None
-        if not plan.whole:
+        if plan.whole:
+            self.rows = room(places.shape, beside)
+        else:  # complete only after their last block
+            # Sums in a file would outlive a crash, and the steps since the last save count twice.
+            self.rows = np.zeros((3, *places.shape))
             width = scale.width if work.two_reads else 2
-            self._first = scale.nothing(work.pair.count)[:, :width].reshape(*shape, width)
+            first = scale.nothing(places.count)[:, :width]
+            self._first = first.reshape(*places.shape, width)
 
-    def add_first(self, block: Block, told: Floats) -> None:
-        """Add what the rows of a block tell of its classes."""
-        if self._first is None:  # rows are whole, and there is nothing to tell first
+    @_quiet
+    def add_first(self, block: Block, more: Floats) -> None:
+        """Add the constants that a first read of a block gives."""
+        if self._first is None:  # rows are whole, and need no first read
             return
         before = self._first[block.rows]
-        width = told.shape[-1]
-        joined = self._work.scale.join(before.reshape(-1, width), told.reshape(-1, width))
+        width = more.shape[-1]
+        joined = self._work.scale.join(before.reshape(-1, width), more.reshape(-1, width))
         before[...] = joined.reshape(before.shape)
         self.done += 1
 
+    @_quiet
     def known(self, block: Block) -> Floats | None:
-        """Return what a step needs to know of its rows."""
+        """Return the constants of a step's rows, if it needs any."""
         if not self._work.two_reads or self._first is None:
             return None
         first = self._first[block.rows]
         known = self._work.scale.known(first.reshape(-1, first.shape[-1]))
         return known.reshape(*first.shape[:-1], -1)
 
+    @_quiet
     def add(self, part: Part) -> None:
         """Add a step."""
         for rows, values, totals in part.rows:
@@ -100,7 +111,7 @@ class Total:
             self.columns.add(columns)
 
     def _flush(self) -> None:
-        """Take the classes whose rows have all been added."""
+        """Keep the best of the classes whose rows have all been added."""
         if self.columns is not None:
             self.best.add(self.columns)
             self.columns = None
@@ -113,6 +124,7 @@ class Total:
             mine = totals[:, side]
             seen.add_totals(mine, scale.probabilities(mine), scale.empty, max(ONE, rounding))
 
+    @_quiet
     def finish(self) -> None:
         """Finish the rows that came in parts, and the last classes."""
         self._flush()
@@ -126,7 +138,7 @@ class Total:
     # ---- for a checkpoint ------------------------------------------------------------------------
 
     def save(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Return all that must be kept, as arrays and as what JSON can hold."""
+        """Return the state, as arrays and as facts that JSON can hold."""
         arrays: dict[str, NDArray[Any]] = {"best": self.best.best, "masses": self.best.masses}
         if isinstance(self.rows, np.memmap):
             self.rows.flush()
@@ -144,7 +156,7 @@ class Total:
         return arrays, facts
 
     def restore(self, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
-        """Take what `save` returned."""
+        """Continue from a state that `save` returned."""
         self.phase, self.done = int(facts["phase"]), int(facts["done"])
         self.best.best, self.best.masses = arrays["best"], arrays["masses"]
         self.best.zeros_q, self.best.zeros_p = (

@@ -1,7 +1,7 @@
-"""How two arrays that need not fit into memory are cut: into steps, pieces, and blocks.
+"""Cut two arrays that need not fit into memory into steps, pieces and blocks.
 
-A *block* is what is computed on at a time, a *piece* what is read at a time, and a *step* what is
-added to the result at a time: by another thread, by another machine, or in another run.
+A *block* is computed on at a time, a *piece* is read at a time, and a *step* is added to the result
+at a time: by another thread, by another machine, or in another run.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
+from kldiv.errors import OptionError
 from kldiv.readers.stored import Stored, order_of
 
 if TYPE_CHECKING:
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Index: TypeAlias = tuple[slice, ...]
+    from kldiv.streaming._types import Floats, Index
 
 BUDGET: Final = 4 << 20
 """Bytes of one block in float64; a dozen arrays of this size exist at a time."""
 
+_SHARE: Final = 128  # of the memory in use, one for each block: threads, pieces, temporaries
 _PIECE: Final = 8  # blocks: 16 MiB of float32 a file
 _STEP: Final = 8  # pieces
 _CHUNK: Final = 32  # blocks: the largest piece that whole chunks of a store may make
@@ -44,9 +46,17 @@ class Sizes:
     """Pieces."""
 
     @classmethod
-    def usual(cls) -> Self:
-        """Return the sizes that are meant to stay within some 500 MB."""
-        return cls(max(BUDGET // 8, 1), _PIECE, _STEP)
+    def within(cls, memory: int | None = None) -> Self:
+        """Return sizes that stay within about so many bytes, by default 512 MiB."""
+        if memory is not None and (type(memory) is not int or memory <= 0):
+            raise OptionError(f"memory={memory!r}: expected a positive number of bytes, or None")
+        budget = BUDGET if memory is None else memory // _SHARE
+        return cls(max(budget // 8, 1), _PIECE, _STEP)
+
+    @property
+    def memory(self) -> int:
+        """The number of bytes that they stay within."""
+        return 8 * self.block * _SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +78,16 @@ class Block:
 
     @property
     def count(self) -> int:
-        """How many rows it has."""
+        """The number of its rows."""
         return math.prod(part.stop - part.start for part in self.rows)
 
-    def read(self, array: Any) -> NDArray[np.float64]:
-        """Return a copy in float64; a row's classes lie together, so that sums are pairwise."""
+    def read(self, array: Any) -> Floats:
+        """Copy the block to float64; a row's classes lie together, so that sums are pairwise."""
         part = np.moveaxis(array[self.index], self.axis, -1)
-        matrix = part.astype(np.float64, order="C").reshape(-1, part.shape[-1])
-        return np.asarray(matrix)
+        return np.asarray(part.astype(np.float64, order="C").reshape(-1, part.shape[-1]))
 
     def place(self, row: int, column: int) -> tuple[int, ...]:
-        """Return the index in the whole array of an element of what `read` returns."""
+        """Return the index in the whole array of an element of the matrix that `read` returns."""
         sizes = [part.stop - part.start for part in self.rows]
         place = list(np.unravel_index(row, sizes)) if sizes else []
         place.insert(self.axis, np.intp(column))
@@ -123,11 +132,11 @@ class Blocks:
 
 
 class Plan:
-    """How P and Q are gone through.
+    """The order in which P and Q are read.
 
     Where rows fit into a block they are kept whole, and each number is read once.  Where they do
-    not, blocks have some classes of some rows, and what a row as a whole must tell first (what to
-    divide by, the state of its logits) takes a read of its own.
+    not, blocks have some classes of some rows, and the constants of whole rows (their totals, the
+    states of their logits) take a read of their own.
 
     Parameters
     ----------

@@ -1,15 +1,14 @@
-"""The divergences of all rows, be they more than memory holds, and what is told of them."""
+"""The divergences of all rows, in a file where memory is too small, and their statistics."""
 
 from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from kldiv.cli.sums import largest
+from kldiv.streaming.columns import largest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kldiv.cli.arithmetic import Floats
+    from kldiv.streaming._types import Floats
 
 IN_MEMORY: Final = 128 << 20
 """Bytes of divergences above which they lie in a temporary file."""
@@ -25,20 +24,19 @@ IN_MEMORY: Final = 128 << 20
 _CHUNK: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What is told of the rows of one measure."""
+class Statistics(NamedTuple):
+    """Statistics of the rows of one measure."""
 
     total: float
     """Rounded once, where it is finite."""
     median: float
-    """NaN where any is."""
+    """NaN where any row is."""
     max: float
     infinite: int
 
 
 def room(shape: tuple[int, ...], beside: Path | None = None) -> Floats:
-    """Return zeros for three measures of rows, or what lies in a file of that many already."""
+    """Return zeros for three measures of rows, or the contents of a file of that many."""
     size = math.prod(shape) * 24
     if size <= IN_MEMORY:
         return np.zeros((3, *shape))
@@ -52,22 +50,24 @@ def room(shape: tuple[int, ...], beside: Path | None = None) -> Floats:
         return np.memmap(file, np.float64, "r+", shape=(3, *shape))
 
 
-def summary(rows: Floats) -> Summary:
-    """Return what is told of rows, looking at a part of them at a time."""
+def statistics(rows: Floats) -> Statistics:
+    """Return the statistics of rows, looking at a part of them at a time."""
     flat = rows.reshape(-1)
     finite, infinite, most = True, 0, -math.inf
     for part in _chunks(flat):
         finite = finite and bool(np.isfinite(part).all())
         infinite += int(np.count_nonzero(np.isinf(part)))
         most = float(np.maximum(most, part.max()))
-    if finite:
-        total = math.fsum(x for part in _chunks(flat) for x in part.tolist())
-    else:
-        total = float(sum(float(part.sum()) for part in _chunks(flat)))
+    rounded = (float(part.sum()) for part in _chunks(flat))
+    try:
+        exact = (x for part in _chunks(flat) for x in part.tolist())
+        total = math.fsum(exact) if finite else sum(rounded)
+    except OverflowError:
+        total = sum(rounded)
     if math.isnan(most):
-        return Summary(total, math.nan, most, infinite)
+        return Statistics(total, math.nan, most, infinite)
     small = flat.nbytes <= IN_MEMORY // 3
-    return Summary(total, float(np.median(flat)) if small else _median(flat), most, infinite)
+    return Statistics(total, float(np.median(flat)) if small else _median(flat), most, infinite)
 
 
 def worst(rows: Floats, top: int) -> list[int]:

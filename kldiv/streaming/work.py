@@ -1,47 +1,52 @@
-"""The work of a comparison, step by step; where each step runs is `kldiv.cli.runners`' affair."""
+"""The work of a comparison, a step at a time; `kldiv.streaming.runners` chooses where it runs."""
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import kldiv
-from kldiv.cli.arithmetic import Linear, Logits
-from kldiv.cli.blocks import Piece, Plan, Sizes
-from kldiv.cli.forms import scale_of
-from kldiv.cli.inputs import read_pair
-from kldiv.cli.sums import Best, Columns, Seen
 from kldiv.errors import InputError
+from kldiv.streaming.blocks import Piece, Plan, Sizes
+from kldiv.streaming.columns import Best, Columns
+from kldiv.streaming.inputs import open_pair
+from kldiv.streaming.logits import Logits
+from kldiv.streaming.scales import Linear
+from kldiv.streaming.seen import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kldiv.cli.arithmetic import Floats
-    from kldiv.cli.blocks import Block, Index
-    from kldiv.cli.inputs import Pair
-    from kldiv.cli.request import Request
-
-ONE: Final = 1e-6  # how far from 1 the sum of printed probabilities may be, at least
+    from kldiv.streaming._types import Floats, Index
+    from kldiv.streaming.blocks import Block
+    from kldiv.streaming.inputs import Pair
+    from kldiv.streaming.options import Options
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """All that another process needs to know."""
 
-    request: Request
-    normalized: tuple[bool, bool]
+    options: Options
+    settings: tuple[tuple[str, str], ...]
     sizes: Sizes
-    arrays: tuple[tuple[tuple[int, ...], str], ...]
+    paths: tuple[str, str]
+    """Of P and Q, as another process finds them; empty for arrays."""
+    declared: tuple[tuple[tuple[int, ...], str], ...]
     """Shape and dtype of P and Q."""
+    normalized: tuple[bool, bool] = (False, False)
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Of this run alone: a worker must not take the small files of an earlier one for these."""
     version: str = kldiv.__version__
 
 
 @dataclass(slots=True)
 class Part:
-    """What a step adds to the result."""
+    """A step's part of the result."""
 
     rows: list[tuple[Index, Floats, Floats | None]] = field(default_factory=list)
     """The divergences, and the totals of P and Q unless these were known, of some rows."""
@@ -52,18 +57,25 @@ class Part:
 
 
 class Work:
-    """Two files, how they are gone through, and what is done with each step."""
+    """P and Q, the order in which they are read, and the arithmetic of each step.
 
-    def __init__(
-        self, request: Request, pair: Pair, normalized: tuple[bool, bool], sizes: Sizes
-    ) -> None:
+    Parameters
+    ----------
+    job : Job
+        The options and sizes.
+    pair : Pair
+        The arrays.
+    """
+
+    def __init__(self, job: Job, pair: Pair) -> None:
+        self.job = job
         self.pair = pair
-        self.scale = scale_of(request)
-        self.arrays = pair.p.array, pair.q.array
-        self.plan = Plan(*self.arrays, pair.axis, sizes)
-        declared = tuple((array.shape, str(array.dtype)) for array in self.arrays)
-        self.job = Job(request, normalized, sizes, declared)
-        self.two_reads = not self.plan.whole and (any(normalized) or isinstance(self.scale, Logits))
+        self.scale = job.options.scale
+        p, q = pair.tables
+        self.arrays = p.array, q.array
+        self.plan = Plan(*self.arrays, pair.places.axis, job.sizes)
+        constants = any(job.normalized) or isinstance(self.scale, Logits)
+        self.two_reads = constants and not self.plan.whole
 
     def peek(self, number: int, side: int, check: Callable[[], None]) -> list[Any] | None:
         """Return the totals of rows of P (0) or Q (1), or None where numbers are not whole."""
@@ -77,42 +89,42 @@ class Work:
         return found
 
     def first(self, number: int, check: Callable[[], None]) -> Floats:
-        """Return what the rows of a step must tell of some classes before `second`."""
+        """Read the classes of a step for the constants of their rows."""
         (block,) = self.plan.steps[number]
         shape = tuple(part.stop - part.start for part in block.rows)
         found = self.scale.nothing(block.count).reshape(*shape, -1)
         for each, pieces in self._blocks(number, (0, 1), check):
             at, width = _within(each.rows, block.rows), self.scale.width
-            told = self.scale.first(*(each.read(piece) for piece in pieces))
+            more = self.scale.first(*(each.read(piece) for piece in pieces))
             before = found[at].reshape(-1, width)
-            found[at] = self.scale.join(before, told).reshape(found[at].shape)
+            found[at] = self.scale.join(before, more).reshape(found[at].shape)
         return found
 
     def second(self, number: int, known: Floats | None, check: Callable[[], None]) -> Part:
-        """Return what a step adds up to; ``known`` is what the rows have told, if they had to."""
+        """Return a step's part of the result, given the constants of its rows if they need any."""
         part, pieces = Part(), self.plan.steps[number]
         start, rows = pieces[0].classes, pieces[0].rows
         columns = Columns(start)
         for block, both in self._blocks(number, (0, 1), check):
-            told = None
+            own = None
             if known is not None:
-                told = known[_within(block.rows, rows)].reshape(-1, known.shape[-1])
-            self._measure(block, [block.read(piece) for piece in both], told, part, columns)
-        if not self.plan.whole and pieces[0].count == self.pair.count:
-            part.best = Best(self.job.request.top)
+                own = known[_within(block.rows, rows)].reshape(-1, known.shape[-1])
+            self._measure(block, [block.read(piece) for piece in both], own, part, columns)
+        if not self.plan.whole and pieces[0].count == self.pair.places.count:
+            part.best = Best(self.job.options.top)
             part.best.add(columns)
         else:
             part.columns = columns
         return part
 
     def _measure(
-        self, block: Block, raw: list[Floats], told: Floats | None, part: Part, columns: Columns
+        self, block: Block, raw: list[Floats], known: Floats | None, part: Part, columns: Columns
     ) -> None:
         scale, linear = self.scale, isinstance(self.scale, Linear)
         for seen, values in zip(part.seen, raw, strict=True):
             seen.add_elements(values, block, linear=linear)
         smooth = [scale.smooth(values) for values in raw]
-        totals = told
+        totals = known
         if totals is None:
             totals = np.stack([scale.total(values) for values in smooth], axis=1)
         p, q = (
@@ -120,11 +132,8 @@ class Work:
             for side, values in enumerate(smooth)
         )
         parts = scale.divergences(p, q)
-        if told is None:
-            rows = scale.of_rows(raw[0], raw[1], parts)
-        else:
-            rows = scale.of_parts(raw[0], raw[1], parts, told)
-        part.rows.append((block.rows, np.stack(rows), None if told is not None else totals))
+        rows = np.stack(scale.rows(raw[0], raw[1], parts, known))
+        part.rows.append((block.rows, rows, totals if known is None else None))
         chances = scale.probabilities(p), scale.probabilities(q)
         columns.add_elements(block.classes, *chances, parts)
 
@@ -147,8 +156,8 @@ def _within(rows: Index, outer: Index) -> Index:
 
 
 def do(work: Work, kind: str, arguments: tuple[Any, ...], check: Callable[[], None]) -> Any:
-    """Do one step under the settings of the request, whatever thread this is."""
-    with np.errstate(all="ignore"), kldiv.config_context(**work.job.request.settings):
+    """Do one step under the settings of the job, whatever thread this is."""
+    with np.errstate(all="ignore"), kldiv.config_context(**dict(work.job.settings)):
         return getattr(work, kind)(*arguments, check)
 
 
@@ -164,10 +173,10 @@ def do_elsewhere(job: Job, kind: str, arguments: tuple[Any, ...]) -> Any:
 
 @lru_cache(maxsize=4)
 def _opened(job: Job) -> Work:
-    work = Work(job.request, read_pair(job.request), job.normalized, job.sizes)
-    if work.job != job:
+    pair = open_pair(*job.paths, job.options)
+    if pair.declared != job.declared:
         raise InputError(
-            f"a worker finds other arrays in {job.request.p} and {job.request.q}:"
-            f" {work.job.arrays}, here they are {job.arrays}. All machines must see the same files"
+            f"a worker finds other arrays in {job.paths[0]} and {job.paths[1]}: {pair.declared},"
+            f" here they are {job.declared}. All machines must see the same files"
         )
-    return work
+    return Work(job, pair)

@@ -1,8 +1,7 @@
-"""What the blocks add up to by class, and what is seen of P and Q along the way."""
+"""Sums by class, and the classes that matter: the largest contributors and the zeros."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,8 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kldiv.cli.arithmetic import Floats, Triple
-    from kldiv.cli.blocks import Block
+    from kldiv.streaming._types import Floats, Triple
 
 NAMED: Final = 8  # classes that a message names
 
@@ -76,7 +74,7 @@ class Holes:
 
 
 class Best:
-    """Of the classes whose sums are complete: the largest contributors, the total, the holes."""
+    """The largest contributors, the masses and the holes of all classes whose sums are complete."""
 
     def __init__(self, top: int) -> None:
         self.top = top
@@ -103,65 +101,6 @@ class Best:
     def _keep(self, columns: Floats) -> None:
         found = np.concatenate([self.best, columns], axis=1)
         self.best = found[:, largest(self.top, np.abs(found[3]), found[5])]
-
-
-@dataclass
-class Oddity:
-    """Numbers that should not be there: how many, and where the first one is."""
-
-    count: int = 0
-    first: tuple[int, ...] = ()
-
-    def add(self, mask: NDArray[np.bool_], block: Block) -> None:
-        """Count the marked elements of a block."""
-        found = int(np.count_nonzero(mask))
-        if found:
-            row, column = np.unravel_index(int(np.argmax(mask)), mask.shape)
-            self.join(Oddity(found, block.place(int(row), int(column))))
-
-    def join(self, other: Oddity) -> None:
-        """Count those of another part, which comes later."""
-        self.first = self.first if self.count else other.first
-        self.count += other.count
-
-
-@dataclass
-class Seen:
-    """What was seen of P, or of Q."""
-
-    undefined: Oddity = field(default_factory=Oddity)
-    negative: Oddity = field(default_factory=Oddity)
-    off: int = 0
-    """Rows that sum neither to 1, up to rounding, nor to NaN."""
-    low: float = math.inf
-    """The least sum of these."""
-    high: float = -math.inf
-    nothing: int = 0
-    """Rows that give no class any probability."""
-    sum: float = math.nan
-    """What the last row sums to, before any normalisation; there may be one only."""
-
-    def add_elements(self, values: Floats, block: Block, *, linear: bool) -> None:
-        """Look at the numbers of a block."""
-        # Sums are finite where all numbers are, and take less time than to look for what is not.
-        if not np.isfinite(values.sum()):
-            self.undefined.add(np.isnan(values) | (values == np.inf), block)
-        if linear and values.min(initial=0.0) < 0:
-            self.negative.add(values < 0, block)
-
-    def join(self, other: Seen) -> None:
-        """Add the oddities of another part."""
-        self.undefined.join(other.undefined)
-        self.negative.join(other.negative)
-
-    def add_totals(self, totals: Floats, sums: Floats, empty: float, rounding: float) -> None:
-        """Look at the totals of whole rows, and at the probabilities that these are."""
-        off = sums[np.abs(sums - 1.0) > rounding]
-        self.off += len(off)
-        self.low = float(off.min(initial=self.low))
-        self.high = float(off.max(initial=self.high))
-        self.nothing += int(np.count_nonzero(totals == empty))
-        self.sum = float(sums[-1])
 
 
 def largest(count: int, *keys: Floats) -> NDArray[Any]:

@@ -1,0 +1,27 @@
+"""
+Comparisons of arrays larger than memory, in parts, which can be stopped and go on.
+
+`compare` takes NumPy arrays, memory maps, files and folders of shards.  It cuts them into steps
+(`blocks`), reads and reduces each step (`work`, by `scales` and `logits`) on threads or a cluster
+(`runners`), adds the steps up in their order (`totals`, of `columns`, `rows` and `seen`), and makes
+the result of the sums (`conclude`).  All sums have the order of the steps, so a run that goes on
+from its state (`resume`) gives the same bits.
+"""
+
+from __future__ import annotations
+
+from kldiv.streaming.comparison import Interrupted, compare
+from kldiv.streaming.results import Comparison, Contribution, Row, Side, Summary, Zeros
+from kldiv.streaming.run import Run
+
+__all__ = [
+    "Comparison",
+    "Contribution",
+    "Interrupted",
+    "Row",
+    "Run",
+    "Side",
+    "Summary",
+    "Zeros",
+    "compare",
+]

@@ -1,0 +1,110 @@
+"""P and Q, arrays or files, as one pair of equal shapes and labels."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kldiv.errors import DTypeError, InputError, LibraryError, ShapeError
+from kldiv.readers import Stored, Table, open_table
+from kldiv.streaming.alignment import align, labels_of
+from kldiv.streaming.places import Places
+
+if TYPE_CHECKING:
+    from kldiv.streaming._types import Names
+    from kldiv.streaming.options import Options
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """P and Q, of one shape, and the labels that they share."""
+
+    tables: tuple[Table, Table]
+    places: Places
+
+    @property
+    def declared(self) -> tuple[tuple[tuple[int, ...], str], ...]:
+        """Shape and dtype of both."""
+        return tuple((table.array.shape, str(table.array.dtype)) for table in self.tables)
+
+
+def open_pair(p: Any, q: Any, options: Options) -> Pair:
+    """Open both; refuse those that cannot be compared."""
+    tables = _open(p, "P", options), _open(q, "Q", options)
+    axis = _axis(options.axis, *tables)
+    if options.align:
+        tables = align(*tables, axis, empty=-np.inf if options.logarithmic else 0.0)
+    return _paired(*tables, axis)
+
+
+def _open(given: Any, name: str, options: Options) -> Table:
+    if isinstance(given, str | os.PathLike):
+        own = isinstance(given, str) and "::" in given
+        table = open_table(
+            given,
+            key=None if own else options.key,
+            max_bytes=options.max_bytes,
+            shard_axis=options.shard_axis,
+        )
+    else:
+        table = given if isinstance(given, Table) else Table(given)
+    array = table.array
+    if isinstance(array, np.ma.MaskedArray) or not isinstance(array, np.ndarray | Stored):
+        raise LibraryError(
+            f"{name} is a {type(array).__module__}.{type(array).__qualname__}: expected a NumPy"
+            " array, a memory map, or the path of a file. Give numpy.asarray of it, or save it"
+        )
+    if array.dtype.kind not in "biuf":
+        raise DTypeError(
+            f"{name} has dtype {array.dtype}: expected booleans, integers or floats. Convert it,"
+            " say by .astype('float32')"
+        )
+    if not array.size:
+        raise ShapeError(
+            f"{name} has shape {array.shape}: no distributions to compare. Give an array with at"
+            " least one number"
+        )
+    # A single number is one class; Table is frozen, and the rest counts axes.
+    return table if array.ndim else replace(table, array=table.array.reshape(1))
+
+
+def _axis(axis: int, p: Table, q: Table) -> int:
+    shapes = p.array.shape, q.array.shape
+    if len(shapes[0]) != len(shapes[1]):
+        raise ShapeError(
+            f"P has shape {shapes[0]}, Q {shapes[1]}: both must have the same. Take a column or"
+            " array by file::key"
+        )
+    size = len(shapes[0])
+    if not -size <= axis < size:
+        raise ShapeError(
+            f"axis={axis} does not exist in shape {shapes[0]}: {-size} to {size - 1} do"
+        )
+    return axis % size
+
+
+def _paired(p: Table, q: Table, axis: int) -> Pair:
+    (p_classes, p_rows), (q_classes, q_rows) = labels_of(p, axis), labels_of(q, axis)
+    _check_labels("classes", p_classes, q_classes)
+    _check_labels("rows", p_rows, q_rows)
+    if p.array.shape != q.array.shape:
+        raise ShapeError(
+            f"P has shape {p.array.shape}, Q {q.array.shape}: both must have the same. Nothing is"
+            " padded or broadcast; align=True matches classes by label where files have labels"
+        )
+    return Pair((p, q), Places(p.array.shape, axis, p_classes or q_classes, p_rows or q_rows))
+
+
+def _check_labels(kind: str, first: Names, second: Names) -> None:
+    if first is None or second is None or first == second:
+        return
+    pairs = zip(first, second, strict=False)
+    place = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+    if place is None:
+        found = f"P has {len(first):,}, Q {len(second):,}"
+    else:
+        found = f"number {place + 1} is {first[place]!r} in P, {second[place]!r} in Q"
+    raise InputError(f"the {kind} differ: {found}. align=True matches them by label")

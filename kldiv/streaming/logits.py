@@ -1,0 +1,73 @@
+"""Logits: divergences of whole rows, which no sum of elements is as exact as.
+
+Where the classes come in parts, a first read merges the states of both directions, which give
+D(P‖Q) and D(Q‖P), and a second read adds up the Jensen-Shannon divergence.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+import kldiv
+from kldiv.formulas import shards
+from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
+from kldiv.formulas.state import State, empty_state
+from kldiv.streaming.scales import Logarithmic
+
+if TYPE_CHECKING:
+    from kldiv.streaming._types import Floats, Triple
+
+_Loss: Final = partial(RowLoss, "none", "float64", "float64", "float64")
+_KL: Final = _Loss(KullbackLeibler(), 1.0)
+_JS: Final = _Loss(JensenShannon(), 1.0)
+_SIZE: Final = len(State._fields)
+_SIDES: Final = slice(2, 2 + _SIZE), slice(2 + _SIZE, 2 + 2 * _SIZE)
+"""Where the states of D(P‖Q) and D(Q‖P) lie, behind the totals."""
+
+
+class Logits(Logarithmic):
+    """Scores, whose softmax are the probabilities."""
+
+    operation = "kl_div_with_logits"
+    width = 2 + 2 * _SIZE
+
+    def nothing(self, rows: int) -> Floats:
+        """Return totals and states of no classes."""
+        state = empty_state(np, np.zeros((rows, 1)))
+        return np.hstack([super().nothing(rows), shards.packed(np, [state, state])])
+
+    def first(self, p: Floats, q: Floats) -> Floats:
+        """Read some classes for the first time: return totals and the states of both directions."""
+        state = _KL.settings(shards.ShardState).elements
+        return np.hstack([super().first(p, q), state(np, q, p), state(np, p, q)])
+
+    def join(self, one: Floats, other: Floats) -> Floats:
+        """Join totals and states of two parts of the classes."""
+        pairs = [[one[:, side], other[:, side]] for side in _SIDES]
+        states = [shards.combined(np, _KL, pair, done=False) for pair in pairs]
+        return np.hstack([self.merge(one[:, :2], other[:, :2]), *states])
+
+    def known(self, first: Floats) -> Floats:
+        """Return the totals and the constants of the state."""
+        return np.hstack([first[:, :2], shards.merged(np, _KL, [first[:, _SIDES[0]]])])
+
+    def rows(self, p: Floats, q: Floats, parts: Triple, known: Floats | None) -> Triple:  # noqa: ARG002
+        """Return the losses of whole rows, or some classes' share in the Jensen-Shannon one."""
+        if known is not None:
+            nothing = np.zeros(len(p))  # the states give the rest in the end
+            share = _JS.settings(shards.ShardSums).elements(np, q, p, known[:, 2:])[:, 0]
+            return nothing, nothing, np.asarray(share)
+        return (
+            np.asarray(kldiv.kl_div_with_logits(q, p, reduction="none")),
+            np.asarray(kldiv.kl_div_with_logits(p, q, reduction="none")),
+            np.asarray(kldiv.js_div_with_logits(q, p, reduction="none")),
+        )
+
+    def finish(self, sums: Floats, first: Floats) -> Floats:
+        """Return the divergences by the states, and the summed shares."""
+        value = _KL.settings(shards.ShardValues).elements
+        states = [shards.merged(np, _KL, [first[:, side]]) for side in _SIDES]
+        return np.stack([*(np.asarray(value(np, state)) for state in states), sums[2]])

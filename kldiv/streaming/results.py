@@ -1,0 +1,148 @@
+"""The result of a comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kldiv.explanation import Explanation
+    from kldiv.streaming._types import Floats, Form, Reduction
+    from kldiv.streaming.places import Places
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """P or Q as it was read."""
+
+    name: str
+    """P or Q."""
+    path: Path | None
+    """The file, folder or pattern; None for an array."""
+    member: str | None
+    """The array of a file that holds several."""
+    shape: tuple[int, ...]
+    dtype: str
+    form: Form
+    """The form of its numbers; never "auto"."""
+    normalized: bool
+    """Whether its rows were divided by their sums."""
+    guessed: bool
+    """Whether nobody asked for the normalisation that counts get."""
+    sum: float
+    """The sum of the last row before any normalisation, of which there may be one only."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Summary:
+    """One divergence over all rows, in nats."""
+
+    value: float
+    """The reduction; the mean where that is "none"."""
+    mean: float
+    median: float
+    """NaN where any row is."""
+    max: float
+    infinite: int
+    """The number of rows that are infinite."""
+    values: Floats | None
+    """Every row's, where the reduction is "none"; None elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: the label or number, the place in C order, and the divergences."""
+
+    label: str
+    index: int
+    kl_pq: float
+    kl_qp: float
+    js: float
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One class: its mean probabilities, and its part of the divergences."""
+
+    label: str
+    index: int
+    p: float
+    q: float
+    kl_pq: float
+    kl_qp: float
+    js: float
+
+
+@dataclass(frozen=True, slots=True)
+class Zeros:
+    """Classes to which one distribution gives no probability where the other gives some."""
+
+    classes: int
+    share: float
+    """Their part of the other distribution."""
+    labels: tuple[str, ...]
+    """The labels of the largest."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """
+    Divergences of two arrays of distributions, in nats, and where they come from.
+
+    Made by `kldiv.streaming.compare`.
+    """
+
+    kl_pq: Summary
+    """D(P‖Q)."""
+    kl_qp: Summary
+    """D(Q‖P)."""
+    js: Summary
+    """The Jensen-Shannon divergence."""
+    p: Side
+    q: Side
+    worst: tuple[Row, ...]
+    """The rows of largest D(P‖Q)."""
+    contributions: tuple[Contribution, ...]
+    """The classes of largest contribution to D(P‖Q)."""
+    zeros_q: Zeros
+    """Zeros of Q, which make D(P‖Q) infinite."""
+    zeros_p: Zeros
+    """Zeros of P, which make D(Q‖P) infinite."""
+    reduction: Reduction
+    smoothing: float
+    explanation: Explanation
+    """Who computed it, as `kldiv.explain` says."""
+    _places: Places = field(repr=False)
+    warnings: tuple[str, ...] = ()
+    """Assumptions, oddities of the data, and why a divergence is infinite."""
+
+    @property
+    def mean(self) -> float:
+        """The mean of D(P‖Q) over the rows."""
+        return self.kl_pq.mean
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return self._places.size
+
+    @property
+    def axis(self) -> int:
+        """The axis of the classes, counted from 0."""
+        return self._places.axis
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the rows: one entry a distribution."""
+        return self._places.shape
+
+    @property
+    def count(self) -> int:
+        """The number of rows."""
+        return self._places.count
+
+    def row_name(self, index: int) -> str:
+        """Return the label of a row, or its number; rows are counted in C order."""
+        return self._places.row_name(index)

@@ -1,0 +1,157 @@
+"""Probabilities and logarithms: sums to divide by, and each element's part of the divergences.
+
+This is the little mathematics of streaming beyond kldiv's losses; that of logits is in
+`kldiv.streaming.logits`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+import kldiv
+
+if TYPE_CHECKING:
+    from kldiv.streaming._types import Floats, Triple
+
+_LOG_2: Final = float(np.log1p(1.0))  # cancels the log1p of equal arguments exactly
+
+
+class Scale:
+    """How numbers stand for probabilities, on matrices of float64 with a row per distribution.
+
+    A row's divergences are the sums of its elements' unless a subclass says otherwise.
+    """
+
+    operation = "kl_div"
+    """The loss that gives the divergences."""
+    width = 2
+    """Numbers of a row in the result of `first`."""
+    empty: float
+    """The number of a class that does not occur, and the total of no classes."""
+
+    def smooth(self, values: Floats) -> Floats:
+        """Smooth every class."""
+        return values
+
+    def total(self, values: Floats) -> Floats:
+        """Return the divisor that normalises each row."""
+        raise NotImplementedError
+
+    def merge(self, first: Floats, second: Floats) -> Floats:
+        """Merge the totals of two blocks of classes."""
+        raise NotImplementedError
+
+    def normalize(self, values: Floats, total: Floats) -> Floats:
+        """Normalise rows by their totals."""
+        raise NotImplementedError
+
+    def probabilities(self, values: Floats) -> Floats:
+        """Return the probabilities that the values stand for."""
+        raise NotImplementedError
+
+    def divergences(self, p: Floats, q: Floats) -> Triple:
+        """Return each element's part of D(P‖Q), D(Q‖P) and the Jensen-Shannon divergence."""
+        raise NotImplementedError
+
+    # ---- rows whose classes come in parts: `first` of each part, `join`, `known`, then `rows` ----
+
+    def nothing(self, rows: int) -> Floats:
+        """Return the result of `first` for no classes."""
+        return np.full((rows, 2), self.empty)
+
+    def first(self, p: Floats, q: Floats) -> Floats:
+        """Read some classes for the first time: return their totals, side by side."""
+        return np.stack([self.total(self.smooth(values)) for values in (p, q)], axis=1)
+
+    def join(self, one: Floats, other: Floats) -> Floats:
+        """Join the results of `first` for two parts of the classes."""
+        return self.merge(one, other)
+
+    def known(self, first: Floats) -> Floats:
+        """Return the constants that `rows` needs, totals first, given those of whole rows."""
+        return first
+
+    def rows(self, p: Floats, q: Floats, parts: Triple, known: Floats | None) -> Triple:  # noqa: ARG002
+        """Return the divergences of whole rows, or the share of some classes if some are `known`.
+
+        P and Q are as they were read, and ``parts`` the divergences of their elements.
+        """
+        first, second, third = (np.asarray(part.sum(axis=-1)) for part in parts)
+        return first, second, third
+
+    def finish(self, sums: Floats, first: Floats) -> Floats:  # noqa: ARG002
+        """Return the divergences of rows, given the sums of their shares; a measure a row."""
+        return sums
+
+
+class Linear(Scale):
+    """Probabilities or counts."""
+
+    empty = 0.0
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        self.smoothing = smoothing
+
+    def smooth(self, values: Floats) -> Floats:
+        """Add the same to every class."""
+        return values + self.smoothing if self.smoothing else values
+
+    def total(self, values: Floats) -> Floats:
+        """Return the sums."""
+        return np.asarray(np.sum(values, axis=-1))
+
+    def merge(self, first: Floats, second: Floats) -> Floats:
+        """Add two sums."""
+        return first + second
+
+    def normalize(self, values: Floats, total: Floats) -> Floats:
+        """Divide by the sums."""
+        return values / total[:, None]
+
+    def probabilities(self, values: Floats) -> Floats:
+        """Return the values, which are the probabilities."""
+        return values
+
+    def divergences(self, p: Floats, q: Floats) -> Triple:
+        """Return each element's part of D(P‖Q), D(Q‖P) and the Jensen-Shannon divergence."""
+        mixture = np.log(0.5 * (p + q))
+        pm, qm = _elements(mixture, p), _elements(mixture, q)
+        return _elements(np.log(q), p), _elements(np.log(p), q), 0.5 * (pm + qm)
+
+
+class Logarithmic(Scale):
+    """Log-probabilities."""
+
+    empty = -np.inf
+
+    def total(self, values: Floats) -> Floats:
+        """Return log(sum(exp)), shifted so that nothing overflows."""
+        top = np.max(values, axis=-1)
+        shift = np.where(np.isfinite(top), top, 0.0)
+        return np.asarray(shift + np.log(np.sum(np.exp(values - shift[:, None]), axis=-1)))
+
+    def merge(self, first: Floats, second: Floats) -> Floats:
+        """Merge two values of log(sum(exp))."""
+        return np.asarray(np.logaddexp(first, second))
+
+    def normalize(self, values: Floats, total: Floats) -> Floats:
+        """Subtract log(sum(exp)): with `total`, the log-softmax."""
+        return values - total[:, None]
+
+    def probabilities(self, values: Floats) -> Floats:
+        """Exponentiate."""
+        return np.asarray(np.exp(values))
+
+    def divergences(self, p: Floats, q: Floats) -> Triple:
+        """Return each element's part of D(P‖Q), D(Q‖P) and the Jensen-Shannon divergence."""
+        top = np.maximum(p, q)
+        mixture = top + (np.log1p(np.exp(np.minimum(p, q) - top)) - _LOG_2)
+        mixture = np.where(top == -np.inf, top, mixture)
+        pm, qm = _elements(mixture, p, log=True), _elements(mixture, q, log=True)
+        return _elements(q, p, log=True), _elements(p, q, log=True), 0.5 * (pm + qm)
+
+
+def _elements(log_q: Floats, p: Floats, *, log: bool = False) -> Floats:
+    return np.asarray(kldiv.kl_div(log_q, p, reduction="none", log_target=log))
