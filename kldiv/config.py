@@ -104,8 +104,8 @@ def config_context(**settings: str) -> Iterator[None]:
     """
     Use other settings inside a ``with`` block.
 
-    Contexts nest: an inner one changes only what it names. Threads and asyncio tasks do not see
-    each other's.
+    Contexts nest: an inner one changes only the settings that it names. Threads and asyncio
+    tasks do not see each other's.
 
     Parameters
     ----------

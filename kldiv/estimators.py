@@ -462,7 +462,7 @@ def _listed(terms: Array) -> NDArray[np.float64]:
 
 
 def _not_finite(terms: NDArray[np.float64], ratios: NDArray[np.float64]) -> Estimate:
-    """Return what terms say of which some are ∞ or NaN: ∞, and no interval unless q = 0 < p."""
+    """Return the estimate from terms of which some are ∞ or NaN; an interval only for q = 0 < p."""
     if np.isnan(terms).any():
         return Estimate(math.nan, math.nan, math.nan, math.nan, len(terms), "a term is NaN")
     if (ratios == math.inf).any():

@@ -111,7 +111,7 @@ class Ranking:
     fits : tuple of Fit
         The best first.
     kind : {"continuous", "counts"}
-        What the data were taken for.
+        Whether the data were taken for counts or for continuous numbers.
     samples : int
         How many points there are.
     warnings : tuple of str
@@ -133,7 +133,7 @@ class Ranking:
 
     @property
     def taken_for(self) -> str:
-        """How many data there are, and what they were taken for."""
+        """How many data there are, and whether they are counts or continuous."""
         kind = "counts" if self.kind == "counts" else "continuous numbers"
         return f"{self.samples:,} points, taken for {kind}"
 

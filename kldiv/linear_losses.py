@@ -42,7 +42,7 @@ def linear_kl_div(
     With the logits s = input·weightᵀ + bias and t = target_input·target_weightᵀ + target_bias this
     is ``kl_div_with_logits(s, t)``: D(P‖Q) in nats, P = softmax(t/T), Q = softmax(s/T). A chunk of
     rows at a time has logits, so that the memory taken does not grow with the number of rows.
-    Differentiable in all arrays; what needs no gradient is not computed.
+    Differentiable in all arrays; gradients that nobody needs are not computed.
 
     Parameters
     ----------

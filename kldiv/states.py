@@ -33,7 +33,7 @@ FORMAT = 2
 @dataclass(frozen=True, eq=False)
 class KLState:
     """
-    What KL from logits needs to know of some classes: mergeable in any order, and small.
+    The summary of some classes for KL from logits: small, and mergeable in any order.
 
     Split the classes as you like (chunks of a file, blocks on devices, shards on machines), make
     the state of each part with `from_logits`, merge them, and `kl` is the divergence of all classes
@@ -87,7 +87,7 @@ class KLState:
         axis : int, default -1
             Where the classes lie.
         temperature : float, default 1.0
-            What divides both logits.
+            The divisor of both logits.
 
         Returns
         -------

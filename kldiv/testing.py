@@ -39,7 +39,7 @@ _EDGES = np.array(
 
 def check_backend(backend: Backend | str) -> tuple[str, ...]:
     """
-    Check that a backend does what kldiv and its users rely on.
+    Check that a backend keeps the promises that kldiv and its users rely on.
 
     Recognising, exchanging and naming arrays, devices and dtypes; values and gradients of `kl_div`
     at every edge; masks; settings that move arrays there and back.

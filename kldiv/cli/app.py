@@ -1,4 +1,4 @@
-"""The group of commands, and what becomes of their errors.
+"""The group of commands, and the exit codes of their errors.
 
 Only click is imported here and in the modules of the commands; each imports its work when it runs,
 so that ``--help`` and completion answer at once.
@@ -81,7 +81,7 @@ Completion, for one of bash, zsh and fish:
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(kldiv.__version__, message="%(prog)s %(version)s")
 def app() -> None:
-    """Kullback-Leibler divergence of what is in your files."""
+    """Compare the distributions in your files by Kullback-Leibler divergence."""
 
 
 for _module in (bench, compare, diagnose, doctor, fit, warmup):

@@ -1,4 +1,4 @@
-"""``kldiv doctor``: what can compute here, what cannot and why, and the settings in force."""
+"""``kldiv doctor``: backends and kernels that work here, why others do not, the settings."""
 
 from __future__ import annotations
 

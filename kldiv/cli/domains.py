@@ -1,4 +1,4 @@
-"""Where the parameters of a family may lie: what the command checks, and functions never do.
+"""The domains of families' parameters, which the command checks and functions never do.
 
 A limit that a family has counts as inside, as in the library: a scale of 0, a rate of 0.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Domain(NamedTuple):
-    """What a parameter must be, and how that is found out; it may look at the others."""
+    """A condition on a parameter, in words and as a check, which may look at the others."""
 
     words: str
     holds: Callable[[Any, Any], Any]
@@ -90,7 +90,7 @@ def check(made: Any, text: str) -> None:
     Parameters
     ----------
     made : Distribution
-        What an expression describes.
+        The distribution that an expression describes.
     text : str
         The expression.
 

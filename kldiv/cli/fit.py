@@ -120,7 +120,7 @@ def _one_list(table: Table) -> Any:
 
 
 def _plotter(path: str) -> Callable[[Ranking, Table], None]:
-    """Return what draws, or say at once that it could not."""
+    """Return the function that draws, or raise at once where none can."""
     try:
         from kldiv.cli.fit_plot import draw  # noqa: PLC0415 - imports Matplotlib
         from kldiv.cli.picture import Picture  # noqa: PLC0415

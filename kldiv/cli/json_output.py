@@ -1,4 +1,4 @@
-"""JSON on stdout, which has no word for what is not finite."""
+"""JSON on stdout, which has no number for infinities and NaN."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def print_json(report: dict[str, Any]) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """Return a value that JSON can hold: what is not finite becomes a string."""
+    """Return a value that JSON can hold: infinities and NaN become strings."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, dict):

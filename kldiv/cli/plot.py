@@ -1,4 +1,4 @@
-"""The picture of a comparison: the distributions and what each class contributes."""
+"""The picture of a comparison: the distributions and the contribution of each class."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def _halves(length: float) -> tuple[int, bool]:
 
 
 def clean(text: str) -> str:
-    """Return text from a file without what would steer a terminal."""
+    """Return text from a file without the characters that would steer a terminal."""
     if text.isprintable():
         return text
     return "".join(

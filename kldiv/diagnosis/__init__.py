@@ -26,7 +26,7 @@ __all__ = ["Diagnosis", "Finding", "diagnose"]
 
 def diagnose(input: Array, target: Array, *, axis: int = -1, log_target: bool = False) -> Diagnosis:
     """
-    Say what looks wrong with the arguments of a call of `kl_div`.
+    Report problems in the arguments of a call of `kl_div`.
 
     It names the common mistakes: a log that is missing or one too many, logits, a softmax over the
     wrong axis, swapped arguments, zeros in Q where P has mass, values clipped at a tiny floor, NaN,

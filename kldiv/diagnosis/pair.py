@@ -26,7 +26,7 @@ LOG10: Final = math.log(10.0)
 
 
 class Pair:
-    """One pass over both arrays: what they add up to, and how much of it hangs on a trick."""
+    """One pass over both arrays: their sums, and the share of these that hangs on a trick."""
 
     def __init__(self, x: Scan, t: Scan, *, swapped: bool) -> None:
         self.x, self.t = x, t
@@ -66,7 +66,7 @@ class Pair:
                 self.doubled[scan.name] += int(np.count_nonzero(np.abs(twice) < 1e-5))
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what looks wrong with the two arrays together."""
+        """Yield the problems of the two arrays together."""
         if self.lost.count:
             yield Finding(
                 "zeros-in-q",

@@ -1,4 +1,4 @@
-"""What `diagnose` returns: findings, the worst first."""
+"""The report of `diagnose`: findings, the worst first."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Finding:
         ``"error"``: the loss is NaN, infinite or means something else; ``"warning"``: it looks
         wrong; ``"note"``: worth knowing.
     message : str
-        What was found: how much of it, where first, which values.
+        A problem: how many elements have it, where the first is, which values.
     mend : str
         What to do about it.
     """
@@ -46,7 +46,7 @@ class Finding:
 @dataclass(frozen=True)
 class Diagnosis:
     """
-    What `diagnose` found; true where something looks wrong.
+    The findings of `diagnose`; true where there is one.
 
     Attributes
     ----------

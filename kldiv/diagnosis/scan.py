@@ -1,4 +1,4 @@
-"""One array: what it holds, what it reads as, and what is wrong with it alone."""
+"""One array: its values, the form it reads as, and its own problems."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SUBNORMAL: Final = {"float16": 2.0**-24}
 
 @dataclass(frozen=True)
 class Reading:
-    """What an array most plausibly is."""
+    """The most plausible form of an array."""
 
     kind: Kind
     normalised: bool | None = False
@@ -55,7 +55,7 @@ class Reading:
 
 
 class Scan:
-    """One pass over one array: what it holds, and what it reads as."""
+    """One pass over one array: its values, and the form it reads as."""
 
     def __init__(self, name: str, array: Array, axis: int) -> None:
         self.name = name
@@ -175,7 +175,7 @@ class Scan:
         return self._normalised(np.sum(sample, axis=other)[use], exp_sums[use], self.shape[other])
 
     def _read_signs(self, mass: float | None) -> Reading:
-        """Tell by signs what has no normalised rows; ``mass`` is what exp of a row sums to."""
+        """Return the form that signs suggest; ``mass`` is the sum of a row's exp."""
         zeros = self.high == self.low.value == 0
         if self.high <= 0 and (mass is None or mass <= 1.05) and not (zeros and self.is_target):
             return Reading("log-probabilities", normalised=None if mass is None else False)
@@ -187,7 +187,7 @@ class Scan:
     # ---- what is wrong with it alone -------------------------------------------------------------
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what looks wrong with the array, whatever the other one holds."""
+        """Yield the problems of the array that do not depend on the other one."""
         yield from self._find_nan()
         if self.plus.count:
             text = f"{self.name} holds {many(self.plus.count, '+inf')}, first at {self.plus.where}"

@@ -20,7 +20,7 @@ def row_sum(value: float) -> str:
 
 
 def many(count: int, what: str) -> str:
-    """Return a count and what is counted, in the plural where it must be."""
+    """Return a count and the noun that is counted, in the plural where it must be."""
     if count == 1 or what == "+inf":
         return f"{count} {what}"
     return f"{count} {what[:-1]}ies" if what.endswith("y") else f"{count} {what}s"

@@ -1,4 +1,4 @@
-"""What a distribution is here: a small immutable holder of parameters, on any array library."""
+"""The base of distributions: a small immutable holder of parameters, on any array library."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ class Distribution:
                 yield field.name, value
 
     def label(self) -> str:
-        """Return the family's name, with that of what it is made of."""
+        """Return the family's name, with the names of its parts."""
         inner = [v.label() for _, v in self.parameters() if isinstance(v, Distribution)]
         return type(self).__name__ + (f"({', '.join(inner)})" if inner else "")
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """Shape of the batch: what the parameters broadcast to, without the axes of an event."""
+        """Shape of the batch: the common shape of the parameters, without the axes of an event."""
         shapes = []
         for name, value in self.parameters():
             shape = value.batch_shape if isinstance(value, Distribution) else _shape(value)
@@ -133,7 +133,7 @@ def broadcast(what: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def flatten(distribution: Distribution, leaves: list[Any]) -> Spec:
-    """Append the arrays and numbers of a distribution to ``leaves``; return what is left of it."""
+    """Append the arrays and numbers of a distribution to ``leaves``; return the rest of it."""
     parts: list[tuple[str, str, Any]] = []
     for field in fields(distribution):
         value = getattr(distribution, field.name)

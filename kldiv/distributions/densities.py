@@ -61,7 +61,7 @@ def entry(d: Distribution, index: tuple[Any, ...], shape: tuple[int, ...]) -> Di
 
 @dataclass(frozen=True, eq=False)
 class Stack(Distribution):
-    """The entries of what an Independent or a mixture is made of."""
+    """The entries of the parts of an Independent or a mixture."""
 
     entries: Any
     shape: Any
@@ -320,7 +320,7 @@ def _logit(d: Any) -> Any:
 
 
 def _log_probs(d: Any) -> tuple[Any, Any]:
-    """Return the logarithms of a probability and of what it lacks of 1."""
+    """Return the logarithms of a probability and of its complement."""
     if d.probs is not None:
         return np.log(d.probs), np.log1p(-d.probs)
     return -np.logaddexp(0.0, -d.logits), -np.logaddexp(0.0, d.logits)
@@ -361,7 +361,7 @@ def _binomial(d: Any) -> Any:
 
 
 def _fall(k: Any, w: Any) -> Any:
-    """Return k (w − e^w + 1): what a logarithm of a power falls by from its top."""
+    """Return k (w − e^w + 1): how far the logarithm of a power falls from its top."""
     return k * (w - np.expm1(w))
 
 

@@ -66,7 +66,7 @@ def _closed_form(p: Distribution, q: Distribution, shape: tuple[int, ...], unit:
 
 
 def _mend(p: Distribution, q: Distribution, given: tuple[Any, Any]) -> str:
-    """Return what to do where a pair has no closed form: only what works for it."""
+    """Return the methods that work for a pair without a closed form, in words."""
     dense = [has_density(d) for d in map(with_density, (p, q), given)]
     ways = []
     if all(dense) and event_rank(p) in (0, None) and event_rank(q) in (0, None):

@@ -364,7 +364,7 @@ class Multinomial(Distribution):
 class Delta(Distribution):
     """A point mass at value, whose last event_dim axes are one event.
 
-    log_density is what NumPyro's and Pyro's point masses carry: the logarithm of the mass, 0 but
+    log_density is of NumPyro's and Pyro's point masses: the logarithm of the mass, 0 but
     where it is meant to stand for something else.
     """
 

@@ -1,7 +1,7 @@
 """Distributions of other libraries, told by their classes' names and taken as they are.
 
 No library is imported: an object brings its own.  A subclass is its parent as long as it leaves
-the density alone.  Wrappers are taken apart.  What is not known here is kept as `Opaque`: it has no
+the density alone.  Wrappers are taken apart.  Any other is kept as `Opaque`: it has no
 closed form, but its density and its sampler can be used.
 """
 
@@ -154,7 +154,7 @@ def _changed(value: Any, known: type, family: str) -> bool:
 
 
 def _required(cls: type[Distribution]) -> list[str]:
-    """Return the names of a family's parameters, but for what may be given in addition."""
+    """Return the names of a family's parameters, but for optional ones."""
     names = (field.name for field in fields(cls) if field.default is not None)
     return [*names, *cls.one_of]
 
@@ -295,7 +295,7 @@ def _in_turn(transforms: Any) -> _Steps | None:
 
 
 def _steps(t: Any) -> _Steps | None:  # noqa: PLR0911 - one return for each kind
-    """Return what a transform does, or None where it may not be injective."""
+    """Return the steps of a transform, or None where it may not be injective."""
     library = type(t).__module__.partition(".")[0] in _LIBRARIES
     name = type(t).__name__
     if any(cls.__name__ in _LOSSY for cls in type(t).__mro__):
@@ -353,7 +353,7 @@ def _first(t: Any, names: tuple[str, ...], default: float) -> Any:
 
 
 def _on_jax(found: Distribution) -> Distribution:
-    """Return it with its NumPy parameters as JAX's: these libraries keep what they were given."""
+    """Return it with its NumPy parameters as JAX's: these libraries keep arrays as given."""
     if isinstance(found, Opaque):
         return found
     jax = backends.get("jax")

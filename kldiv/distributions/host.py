@@ -18,7 +18,7 @@ _SAMPLES = 4000
 
 @dataclass
 class Density:
-    """What integrals, sums and averages need of a distribution."""
+    """A distribution for integrals, sums and averages on the host."""
 
     log_prob: Callable[..., Any]
     """Takes x and, where ``by_logarithms`` says so, log x and log(1 − x) too."""

@@ -1,4 +1,4 @@
-"""Which distributions `kldiv.distributions.numerical` can integrate and sample, and as what."""
+"""The distributions that `kldiv.distributions.numerical` can integrate and sample."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Estimate(NamedTuple):
         One number for each batch entry.
     standard_error : ndarray
         The standard error of an average over samples; of quadrature a bound of its error, which
-        holds rounding and what of P's mass was not found.
+        holds rounding and the part of P's mass that was not found.
     """
 
     value: Any

@@ -88,7 +88,7 @@ class Pair:
 
 
 def terms(log_p: Any, log_q: Any) -> Any:
-    """Return what is integrated, along a last axis."""
+    """Return the integrands, along a last axis."""
     with np.errstate(all="ignore"):
         p, q = np.exp(log_p), np.exp(log_q)
         ratio = np.where(p > 0, log_p - log_q, 0.0)
@@ -228,7 +228,7 @@ def _by_halves(function: Callable[[Any], Any], edges: Any) -> Any:
 
 
 def _rounding(sizes: Any, noise: float) -> Any:
-    """Return what rounding, and the noise of log-densities, may do to the integrals over a piece.
+    """Return the error that rounding and noise of log-densities may cause in a piece's integrals.
 
     To split a piece for less would be in vain.
     """

@@ -151,5 +151,5 @@ def closed_form(xp: Namespace, p: Any, q: Any) -> Array:
 
 
 def no_closed_form(p: Any, q: Any) -> NoClosedFormError:
-    """Return the error for a pair without a closed form; the caller adds what can be done."""
+    """Return the error for a pair without a closed form; the caller adds the mend."""
     return NoClosedFormError(f"no closed form is known for D({p.label()}‖{q.label()})")

@@ -1,6 +1,6 @@
 """D(P‖Q) of two discrete distributions of whole numbers, summed until a bound of the rest is small.
 
-Terms near the mass, or near the ends of the support, are added up. What is left of a slow tail, as
+Terms near the mass, or near the ends of the support, are added up. The rest of a slow tail, as
 Zipf's, or of a wide middle is integrated instead, by Euler and Maclaurin's formula: there
 log-densities hardly change from one number to the next, and are interpolated linearly.
 """
@@ -149,7 +149,7 @@ def _negligible(p: Density, q: Density, end: float, side: int, bound: float) -> 
 
 
 def _at_ends(p: Density) -> tuple[Any, Any]:
-    """Return blocks of terms at the ends of the support, and what lies between them."""
+    """Return blocks of terms at the ends of the support, and the range between them."""
     low, high = p.bounds
     blocks = []
     start, stop = low, high

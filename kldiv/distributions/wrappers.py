@@ -50,7 +50,7 @@ ELEMENTWISE = frozenset({"exp", "sigmoid", "tanh", "softplus"})
 
 @dataclass(frozen=True, eq=False)
 class Image(Distribution):
-    """What a transform makes of a distribution."""
+    """The image of a distribution under a transform."""
 
     base_dist: Any
 
@@ -79,7 +79,7 @@ class Mapped(Image):
     options: ClassVar[tuple[str, ...]] = ("transform",)
 
     def label(self) -> str:
-        """Return the transform's name, with that of what it is applied to."""
+        """Return the transform's name, with that of the distribution it is applied to."""
         inverse = "inverse of " * self.transform.inverted
         return f"{inverse}{self.transform.name}({self.base_dist.label()})"
 
@@ -172,7 +172,7 @@ def _same(p: Image, q: Image) -> bool:
 
 
 def anonymous(d: Any, seen: dict[Bijection, int]) -> Any:
-    """Return it with its transforms numbered instead of kept: compilers store what they get."""
+    """Return it with its transforms numbered instead of kept: compilers store their arguments."""
     if not isinstance(d, Distribution):
         return d
     changed = {

@@ -32,7 +32,7 @@ SHOWN: Final = 20  # names that an error lists
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An open file and what the caller wants from it."""
+    """An open file and the caller's request."""
 
     file: IO[bytes]
     path: Path
@@ -80,7 +80,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what the system refuses into an InputError."""
+    """Turn errors of the system into an InputError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -156,7 +156,7 @@ def check_layout(source: Source, layout: Layout, member: str | None = None) -> N
 
 
 def check_budget(source: Source, nbytes: int, stored: int, member: str | None = None) -> None:
-    """Refuse what would take more memory than allowed, given its bytes on disk."""
+    """Refuse content that would take more memory than allowed, given its bytes on disk."""
     limit = source.max_bytes or min(max(FLOOR, RATIO * stored), memory() // 2)
     if nbytes > limit:
         text = (

@@ -319,6 +319,7 @@ def test_a_framework_is_imported_only_in_its_own_adapter():
             "host.py",
             "lines.py",
             "quadrature.py",
+            "scipy_names.py",
             "sums.py",
             "estimators.py",
             "fitting.py",

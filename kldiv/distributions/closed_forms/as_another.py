@@ -1,6 +1,6 @@
 """Families that are others with fixed parameters: they take the pairs of those.
 
-Imported last, so that what is registered for them themselves stands.
+Imported last, so that forms of their own stand.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ _NORMAL: Final = 0.5 * (1.0 + _LOG_2PI)
 
 
 class Shape:
-    """What is known of a distribution P; what is not defined here has no closed form."""
+    """The moments of a distribution P; those not defined here have no closed form."""
 
     def __init__(self, xp: Namespace, p: Any) -> None:
         self.xp = xp
@@ -513,7 +513,7 @@ def _continuous_bernoulli_uniform(xp: Namespace, m: Shape, q: f.Uniform) -> Arra
 
 
 def _uniform_continuous_bernoulli(xp: Namespace, m: Shape, q: f.ContinuousBernoulli) -> Array:
-    """D of logits 0 from Q, and what the interval is narrower."""
+    """D of logits 0 from Q, and log of the ratio of widths."""
     x, low, high = natural(xp, q), m.p.low, m.p.high
     small = abs(x) < 1.0
     few = xp.where(small, x, 0.0)
@@ -526,7 +526,7 @@ def _uniform_continuous_bernoulli(xp: Namespace, m: Shape, q: f.ContinuousBernou
 
 
 def _uniform_beta(xp: Namespace, m: Shape, q: f.Beta) -> Array:
-    """D of a Beta of ones from Q, and what the interval is narrower."""
+    """D of a Beta of ones from Q, and log of the ratio of widths."""
     low, high, a, b = m.p.low, m.p.high, q.concentration1, q.concentration0
     width, total = high - low, a + b
     fits = (low >= 0) & (high <= 1)

@@ -95,7 +95,7 @@ _BEYOND = 64
 
 
 def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Array:
-    """Return Σ P(k) log(P(k)/Q(k)) for n < m, by logarithms of Γ less what cancels in them.
+    """Return Σ P(k) log(P(k)/Q(k)) for n < m, by logarithms of Γ without the terms that cancel.
 
     With S(x) = log x! − x log x + x, in strides about P's mean, each term is P(k) times
     k log(np/mq) + (n − k) log((m − k)np₀/((n − k)mq₀)) + (m − n) log((m − k)/(mq₀))

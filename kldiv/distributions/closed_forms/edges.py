@@ -81,7 +81,7 @@ def replaced(xp: Namespace, d: Any, alive: Any, safe: dict[str, float]) -> Any:
 
 
 def at_edges(xp: Namespace, p: Any, q: Any, valid: Any, like: Array) -> Array:
-    """Return 0 for two equal point masses, +∞ for what else is at an edge, NaN where not valid."""
+    """Return 0 for two equal point masses, +∞ for others at an edge, NaN where not valid."""
     zero = xp.zeros_like(like)
     apart = xp.where(valid, zero + math.inf, math.nan)
     return xp.where(point(xp, p) == point(xp, q), zero, apart)

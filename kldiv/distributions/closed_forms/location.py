@@ -39,7 +39,7 @@ def quotient(xp: Namespace, a: Array, b: Array) -> Array:
 
 
 def distance(xp: Namespace, a: Array, b: Array) -> Array:
-    """Return |a − b|, with a slope at a = b: second derivatives of what is even in it are right."""
+    """Return |a − b|, with a slope at a = b: even functions of it have second derivatives."""
     return xp.where(a < b, b - a, a - b)
 
 

@@ -1,4 +1,4 @@
-"""Normals of vectors: by triangular factors where they are known, by what one covariance adds."""
+"""Normals of vectors: by triangular factors, or by the difference of covariances."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _by_factors(xp: Namespace, inner: Array, outer: Array) -> Array:
 
 
 def _or_near(xp: Namespace, spread: Array, factor: Array, added: Array) -> Array:
-    """Return the same, by what one matrix adds to the other where that is little.
+    """Return the same by the difference of the matrices, where that is small.
 
     Factors that were computed have each its own rounding, which their difference would show.
     """

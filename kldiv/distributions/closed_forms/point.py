@@ -70,7 +70,7 @@ def _all(xp: Namespace, which: Array, axes: int) -> Array:
 
 
 def _information(xp: Namespace, d: Any, x: Array, p: Any, q: Any) -> Array:
-    """Return −log of the mass at x; +∞ at what is no outcome."""
+    """Return −log of the mass at x; +∞ where x is no outcome."""
     if isinstance(d, f.Independent):
         axes = d.reinterpreted_batch_ndims
         value = _information(xp, d.base_dist, x, p, q)

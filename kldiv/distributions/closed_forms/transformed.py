@@ -1,4 +1,4 @@
-"""Images under transforms: what both sides share is taken off, what is left becomes parameters.
+"""Images under transforms: shared steps are taken off, the others become parameters.
 
 D(T(P)‖T(Q)) = D(P‖Q) of every injective T.  Two affine maps need not be equal: the inverse of Q's
 after P's is one affine map, which families of location and scale take into their parameters.
@@ -77,7 +77,7 @@ def image(xp: Namespace, p: Any, q: Any) -> Array:
 
 
 def _chain(whole: Any) -> tuple[Any, list[Any]]:
-    """Return what the innermost distribution is, and what happens to it, in order."""
+    """Return the innermost distribution, and the transforms applied to it, in order."""
     d = whole
     steps: list[Any] = []
     while isinstance(d, Affine | Mapped):
@@ -120,7 +120,7 @@ def _affine(between: Map | None, steps_p: list[Any], steps_q: list[Any]) -> Map 
 
 
 def _inside(xp: Namespace, step: Any, between: Map) -> tuple[Map, Array]:
-    """Return the map that does inside a transform what one does outside, and where it holds."""
+    """Return the map inside a transform that equals one outside, and where that holds."""
     loc, scale = between
     if step == EXP:
         fits = (loc == 0) & (scale > 0)
@@ -140,7 +140,7 @@ def _unknown_slope(xp: Namespace, x: Array, fits: Array) -> Array:
 
 
 def _whole(xp: Namespace, core: Any, steps: list[Any]) -> Any:
-    """Return a family for what is left of one side, or None."""
+    """Return a family for the rest of one side, or None."""
     if steps and isinstance(steps[0], tuple) and type(core) in _ANY_MAP:
         core, steps = _ANY_MAP[type(core)](xp, core, *steps[0]), steps[1:]
     if not steps:
