@@ -8,6 +8,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from kldiv import backends
+from kldiv.backends import chunks
 from kldiv.backends.base import FLOATS, HALVES
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.reductions import REDUCTIONS
@@ -23,6 +24,9 @@ _WIDER = {
     for i, a in enumerate(FLOATS)
     for j, b in enumerate(FLOATS)
 }
+
+
+_PAIR = "input", "target"
 
 
 class Call:
@@ -57,7 +61,7 @@ class Call:
         operation = self.operation
         found = None
         if getattr(operation, "reduction", "none") != "none":
-            found = self.route.fused(operation, wanted, self.arrays)
+            found = self.fused(wanted)
         if found is None:
             value = self.value()
             if value.shape != ():
@@ -71,6 +75,10 @@ class Call:
             xp = self.route.caller.namespace(value)
             gradients = [xp.moveaxis(gradient, -1, self.axis) for gradient in gradients]
         return value, gradients
+
+    def fused(self, wanted: tuple[int, ...]) -> tuple[Array | None, list[Array]] | None:
+        """Return the loss and its gradients from one pass, or None where there is no such pass."""
+        return self.route.fused(self.operation, self.arrays, gradients=wanted)
 
     def gradient(self, index: int, value: Array) -> Array:
         """Return the gradient of the scalar ``value`` in the array of that index."""
@@ -87,11 +95,23 @@ class Call:
         return gradient if self.axis == -1 else xp.moveaxis(gradient, -1, self.axis)
 
 
+class LinearCall(Call):
+    """A call of two linear layers' loss, which adapters run a chunk of rows at a time."""
+
+    __slots__ = ()
+
+    def value(self) -> Array:
+        return self.route.caller.run_linear(self.operation, self.route, self.arrays)
+
+    def fused(self, wanted: tuple[int, ...]) -> tuple[Array | None, list[Array]] | None:
+        return chunks.value_and_gradients(self.route, self.operation, wanted, self.arrays)
+
+
 def resolve_pair(
     input: Array, target: Array, **others: Array
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
     """Resolve the arrays of a call and check their dtypes; return route, arrays, common dtype."""
-    return resolve_arrays(("input", "target"), (input, target), **others)
+    return resolve_arrays(_PAIR, (input, target), **others)
 
 
 def resolve_arrays(
@@ -99,19 +119,20 @@ def resolve_arrays(
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
     """Resolve floating arrays of those names, and others; return route, arrays, common dtype."""
     arrays: tuple[Array, ...] = (*floats, *others.values())
-    route = backends.resolve(", ".join((*names, *others)), *arrays)
+    route = backends.resolve((*names, *others), *arrays)
     if route.mixed:
         arrays = route.gather(arrays)
     caller = route.caller
-    if route.device is None and not route.crosses:
+    if route.device is None and route.backend is caller:
         caller.check_devices((*names, *others), arrays)
-    wide = FLOATS[0]
-    for index, (name, array) in enumerate(zip(names, arrays, strict=False)):
+    wide = ""
+    for name, array in zip(names, arrays, strict=False):
         caller.check(name, array)
         dtype = caller.dtype_name(array)
         if dtype not in FLOATS:
             raise _not_floating(name, dtype)
-        wide = _WIDER[wide, dtype] if index else dtype
+        if dtype != wide:
+            wide = _WIDER[wide, dtype] if wide else dtype
     return route, arrays, wide
 
 
@@ -119,7 +140,8 @@ def resolve_same_shape(
     input: Array, target: Array, where: Array | None = None
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
     """Resolve two arrays of one shape, and a mask that broadcasts to it."""
-    route, arrays, wide = resolve_pair(input, target, **({} if where is None else {"where": where}))
+    others = {} if where is None else {"where": where}
+    route, arrays, wide = resolve_arrays(_PAIR, (input, target), **others)
     if input.shape != target.shape:
         raise different(input.shape, target.shape)
     if where is not None:
@@ -130,7 +152,7 @@ def resolve_same_shape(
 def integers_in_float64(names: Sequence[str], arrays: Sequence[Array]) -> tuple[Array, ...]:
     """Return arrays in which integers are float64, by JAX its widest dtype; others as they are."""
     arrays = tuple(arrays)
-    route = backends.resolve(", ".join(names), *arrays)
+    route = backends.resolve(names, *arrays)
     if route.mixed:
         arrays = route.gather(arrays)
     return tuple([_in_float64(route.caller, array) for array in arrays])

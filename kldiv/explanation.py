@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kldiv import backends, config
+from kldiv.backends.choice import choose
 from kldiv.errors import OptionError
 from kldiv.formulas.linear import LinearLoss
 from kldiv.formulas.pointwise import PointwiseLoss
 from kldiv.formulas.rows import JensenShannon, RowLoss
+from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
     from kldiv._types import Array
@@ -83,10 +85,10 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
         )
     if not arrays:
         raise OptionError("explain needs the arrays of the call; got none: explain(input, target)")
-    route = backends.resolve("the arrays", *arrays)
+    route = backends.resolve(("the arrays",), *arrays)
     origin = config.origins()
     device = route.device or _device_of(route, arrays[0])
-    kernel, why = route.backend.explain_kernel(route.kernel, *_computed(route, operation, arrays))
+    kernel, why = _kernel(route, device, *_computed(route, operation, arrays))
     place = "the first that the backend has" if route.crosses else "where the first array is"
     reasons = (
         f"library {route.caller.name}: the type of the first array, {_full_name(type(arrays[0]))}",
@@ -96,6 +98,18 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
         f"kernel {kernel}: " + _why("kernel", origin, f"{why} (kernel='auto')"),
     )
     return Explanation(operation, route.caller.name, route.backend.name, device, kernel, reasons)
+
+
+def _kernel(
+    route: backends.Route, device: str, operation: Operation, arrays: tuple[Array, ...]
+) -> tuple[str, str]:
+    """Return which kernel would compute an operation, and why."""
+    if route.backend.in_blocks and route.kernel == "auto":
+        return "auto", "in each block the fastest of its own library that applies"
+    moves = route.crosses or route.mixed or route.device is not None
+    work = Work(operation, None, arrays)
+    choice = choose(route.backend, route.kernel, work, device if moves else None)
+    return choice.kernel, choice.reason
 
 
 def _computed(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kldiv._call import (
     Call,
+    LinearCall,
     check_reduction,
     check_row_arrays,
     dtypes,
@@ -166,7 +167,7 @@ def prepare_linear_kl_div(
         fixed,
         (bias is not None, target_bias is not None),
     )
-    return Call(route, operation, *own, *of_rows)
+    return LinearCall(route, operation, *own, *of_rows)
 
 
 def _check_shapes(arrays: dict[str, Array]) -> None:

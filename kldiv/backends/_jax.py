@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import jax.scipy.special
-from jax.custom_derivatives import SymbolicZero
 
-from kldiv.backends import _jax_linear, _jax_ops, _jax_spread
-from kldiv.backends._kernels import KernelBackend
+from kldiv.backends import _jax_linear, _jax_ops, _jax_rules, _jax_spread
 from kldiv.backends._overlay import Overlay
 from kldiv.backends._table import TABLE
-from kldiv.backends.base import DEVICE_CHUNK_BYTES
+from kldiv.backends.base import DEVICE_CHUNK_BYTES, Backend
 from kldiv.backends.routing import Route
 from kldiv.errors import LibraryError
-from kldiv.formulas import shards
-from kldiv.formulas.linear import LinearLoss
-from kldiv.formulas.rows import RowGradient, RowLoss
-from kldiv.kernels import cpu, pallas
+from kldiv.formulas.rows import RowLoss
+from kldiv.kernels.cpu import CPU
+from kldiv.kernels.pallas import PALLAS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,9 +29,11 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.backends import chunks
     from kldiv.backends.base import Spread
-    from kldiv.formulas.operation import Operation, Run
+    from kldiv.formulas.linear import LinearLoss
+    from kldiv.formulas.operation import Operation
     from kldiv.formulas.reductions import RowWise
-    from kldiv.kernels import Kernels, Work
+    from kldiv.kernels.technology import Technology
+    from kldiv.kernels.work import Found, Work
 
 
 def _missing(name: str) -> Any:
@@ -47,124 +46,13 @@ def _missing(name: str) -> Any:
 xp = Overlay(jnp, _missing)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _run(operation: Operation, route: Route, *arrays: Array) -> Array:
-    return route.compute(operation, *arrays)
-
-
-@partial(_run.defjvp, symbolic_zeros=True)
-def _run_jvp(
-    operation: Operation, route: Route, primals: Sequence[Array], tangents: Sequence[Any]
-) -> tuple[Array, Array]:
-    if isinstance(operation, RowLoss) and not _is_fused(operation, route, primals):
-        # One pass, and one exchange where classes are sharded, serves the value and all gradients.
-        known = _constants(operation.settings(shards.Constants), route, *primals)
-        return _value_jvp(operation, route, (known, *primals), (None, *tangents))
-    value = _run(operation, route, *primals)
-    return value, _pushed(operation, route.run, primals, tangents, value)
-
-
-def _is_fused(operation: Operation, route: Route, arrays: Sequence[Array]) -> bool:
-    """Return whether the CPU kernels compute, whose gradients are one pass without constants."""
-    return route.backend is BACKEND and BACKEND.by_cpu(operation, arrays, route.kernel)
-
-
-def _pushed(
-    operation: Operation, run: Run, primals: Sequence[Array], tangents: Sequence[Any], value: Array
-) -> Array:
-    """Return the tangent of ``value``."""
-    # A zero that is only symbolic takes no part: times an infinite slope it would be NaN.
-    given = [
-        None if isinstance(tangent, SymbolicZero) else tangent
-        for tangent in tangents[: operation.differentiable]
-    ]
-    if all(tangent is None for tangent in given):
-        return jnp.zeros_like(value)
-    return operation.pushforward(jnp, run, given, *primals)
-
-
-# ---- of rows of which the constants are known ----------------------------------------------------
-# These follow from the other arrays, so all derivatives are taken in those.
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _constants(operation: RowWise, route: Route, *arrays: Array) -> Array:
-    return route.compute(operation, *arrays)
-
-
-@_constants.defjvp
-def _constants_jvp(
-    operation: RowWise, route: Route, primals: Sequence[Array], tangents: Sequence[Array]
-) -> tuple[Array, Array]:
-    # JAX forgets the rules below where it splits a loop, as in the Hessian of one, and then
-    # differentiates through the constants; elsewhere nothing uses this, and it is not computed.
-    del route
-    return jax.jvp(partial(_jax_spread.in_blocks, operation), primals, tangents)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _value(loss: RowLoss, route: Route, known: Array, *arrays: Array) -> Array:  # noqa: ARG001
-    values = loss.settings(shards.ShardValues).elements(jnp, known, *arrays[2:])
-    return loss.finish(jnp, values, loss.keep(arrays))
-
-
-@partial(_value.defjvp, symbolic_zeros=True)
-def _value_jvp(
-    loss: RowLoss, route: Route, primals: Sequence[Any], tangents: Sequence[Any]
-) -> tuple[Array, Array]:
-    known, *arrays = primals
-
-    def run(operation: Operation, *inputs: Array) -> Array:
-        if isinstance(operation, RowGradient):
-            return _gradient(operation, route, known, *inputs)
-        return route.run(operation, *inputs)
-
-    value = _value(loss, route, known, *arrays)
-    return value, _pushed(loss, run, arrays, tangents[1:], value)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _gradient(operation: RowGradient, route: Route, known: Array, *arrays: Array) -> Array:
-    slope = operation.settings(shards.ShardGradient, index=operation.index)
-    return route.compute(slope, *arrays[:3], known, *arrays[3:])
-
-
-@partial(_gradient.defjvp, symbolic_zeros=True)
-def _gradient_jvp(
-    operation: RowGradient, route: Route, primals: Sequence[Any], tangents: Sequence[Any]
-) -> tuple[Array, Array]:
-    known, *arrays = primals
-    value = _gradient(operation, route, known, *arrays)
-    return value, _pushed(operation, route.run, arrays, tangents[1:], value)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _value_and_gradients(
-    loss: RowLoss, route: Route, indices: tuple[int, ...], *arrays: Array
-) -> tuple[Array, list[Array]]:
-    def run(*some: Array) -> Array:
-        every = dict(enumerate(arrays)) | dict(zip(indices, some, strict=True))
-        return _jax_spread.by_the_compiler(partial(_run, loss, route), [*every.values()])
-
-    value, pull = jax.vjp(run, *(arrays[index] for index in indices))
-    return value, list(pull(jnp.ones_like(value)))
-
-
-def by_formulas(operation: Operation, *arrays: Array) -> Array:
-    """Compute an operation without kernels, differentiably."""
-    return _run(operation, Route(BACKEND, BACKEND, None, "pure", mixed=False), *arrays)
-
-
-_run_compiled = jax.jit(_run, static_argnums=(0, 1))
-
-
-class JaxBackend(KernelBackend):
+class JaxBackend(Backend):
     """Adapter of ``jax.Array``, concrete or traced."""
 
     name = "jax"
     module = "jax"
     roots, install, kernels = TABLE["jax"]
-    technologies = (cpu, pallas)
+    technologies = (CPU, PALLAS)
     numpy_float32 = False
 
     def recognises(self, cls: type) -> bool:
@@ -182,61 +70,33 @@ class JaxBackend(KernelBackend):
         jax.tree_util.register_pytree_node(cls, take_apart, put_together)
 
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
-        if route.crosses and route.backend is not self:
-            return route.compute(
-                operation, *arrays
-            )  # concrete arrays only: nothing to differentiate
-        if operation.native:
+        # Only concrete arrays cross, of which there is nothing to differentiate.
+        if route.crosses or operation.native:
             return route.compute(operation, *arrays)
-        if isinstance(operation, LinearLoss):
-            return _jax_linear.run(operation, route, *arrays)
-        return _jax_spread.by_the_compiler(partial(_run_compiled, operation, route), arrays)
+        return _jax_spread.by_the_compiler(partial(_jax_rules.run, operation, route), arrays)
 
-    def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:  # noqa: ARG002
-        return _jax_ops.problem() if kernels is cpu else None
+    def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:
+        if route.crosses:
+            return super().run_linear(operation, route, arrays)
+        return _jax_linear.run(operation, route, *arrays)
 
-    def by_cpu(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> bool:
-        """Return whether the CPU kernels compute a call."""
-        return (
-            kernel in {"auto", cpu.NAME} and self._refusal(cpu, operation, arrays, kernel) is None
-        )
+    def unreachable(self, technology: Technology, work: Work, kernel: str) -> str | None:  # noqa: ARG002
+        return _jax_ops.problem() if technology is CPU else None
 
-    def launch(self, kernels: Kernels, work: Work) -> tuple[Array | None, list[Array]]:
-        if kernels is cpu:
+    def launch(self, technology: Technology, work: Work) -> Found:
+        if technology is CPU:
             return _jax_ops.call(work)
-        return pallas.compute(work, _jax_spread.by_rows)
+        return PALLAS.compute(work, _jax_spread.by_rows)
 
-    def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
-        if isinstance(operation, RowGradient):
-            of_loss = [*arrays[:2], *arrays[3:]]
-            found = None
-            if self.by_cpu(operation.loss, of_loss, kernel):
-                found = self.fused_slope(operation, arrays, kernel)
-            if found is not None:
-                return found
-        return super().compute(operation, arrays, kernel)
-
-    def fused(
-        self,
-        operation: Operation,
-        arrays: Sequence[Array],
-        kernel: str,
-        gradients: Sequence[int] = (),
-        cotangent: Array | None = None,
-        *,
-        value: bool = True,
-        **options: Any,
-    ) -> tuple[Array | None, list[Array]] | None:
-        given = operation, arrays, kernel, gradients, cotangent
-        if not gradients or cotangent is not None:
-            return super().fused(*given, value=value, **options)
-        found: Any = None
-        if self.by_cpu(operation, arrays, kernel):
-            found = super().fused(*given)
-        if found is None and isinstance(operation, RowLoss):
-            route = Route(self, self, None, kernel)
-            found = _value_and_gradients(operation, route, tuple(gradients), *arrays)
-        return found
+    def fused(self, work: Work, kernel: str) -> Found | None:
+        found = super().fused(work, kernel)
+        if found is not None or not work.gradients or work.cotangent is not None:
+            return found
+        if not isinstance(work.operation, RowLoss):
+            return None
+        route = Route(self, self, None, kernel)
+        indices = tuple(work.gradients)
+        return _jax_rules.value_and_gradients(work.operation, route, indices, *work.arrays)
 
     def in_chunks(
         self,

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
-from torch._subclasses import FakeTensor
-from torch.autograd import forward_ad
 
-from kldiv.backends import _torch_linear, _torch_ops, chunks
-from kldiv.backends._kernels import KernelBackend
+from kldiv.backends import _torch_formulas, _torch_linear, _torch_ops, chunks
 from kldiv.backends._table import TABLE
-from kldiv.backends.base import DEVICE_CHUNK_BYTES
+from kldiv.backends._torch_state import is_symbolic, is_wrapped, transforming, whole
+from kldiv.backends.base import DEVICE_CHUNK_BYTES, FLOATS, Backend
 from kldiv.errors import LibraryError
-from kldiv.formulas.linear import LinearLoss
-from kldiv.formulas.reductions import RowWise
-from kldiv.kernels import cpu, triton
+from kldiv.kernels.cpu import CPU
+from kldiv.kernels.triton import TRITON
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +26,14 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.backends.base import Spread
     from kldiv.backends.routing import Route
+    from kldiv.formulas.linear import LinearLoss
     from kldiv.formulas.operation import Operation
-    from kldiv.kernels import Kernels
+    from kldiv.kernels.technology import Technology
+    from kldiv.kernels.work import Found, Work
+
+
+_NAMES = {getattr(torch, name): name for name in (*FLOATS, "bool")}
+"""What `Backend.dtype_name` returns, which takes 1 µs."""
 
 
 def _gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
@@ -46,8 +49,10 @@ def _gradients_of(ctx: Any, cotangent: Array, saved: Sequence[Array]) -> tuple[A
     # Where gradients are enabled these will be differentiated again; a compiler allows just one
     # order, and enables them all the same.
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        options = {"kept": kept[0]} if kept else {}
-        found = ctx.route.fused(ctx.operation, wanted, arrays, cotangent, value=False, **options)
+        outputs = {"gradients": tuple(wanted), "cotangent": cotangent, "value": False}
+        if kept:
+            outputs["kept"] = kept[0]
+        found = ctx.route.fused(ctx.operation, arrays, **outputs)
     if found is None:
         pullback = partial(ctx.operation.pullback, xp, ctx.route.run)
         gradients = [pullback(index, cotangent, *arrays) for index in wanted]
@@ -63,7 +68,7 @@ def _kept_gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
     saved = ctx.saved_tensors  # raises where an argument has been changed since
     if kept is None or torch.is_grad_enabled():
         return _gradients_of(ctx, cotangent, saved)
-    scaled = ctx.route.backend.scaled(kept, cotangent)
+    scaled = CPU.scaled(kept, cotangent) if _lie_on_cpu([*kept, cotangent]) else None
     if scaled is None:
         return _gradients_of(ctx, cotangent, saved)
     given = iter(scaled)
@@ -77,17 +82,17 @@ class _Plain(torch.autograd.Function):
     def forward(ctx: Any, operation: Operation, route: Route, *arrays: Array) -> Array:
         ctx.operation = operation
         ctx.route = route
-        if route.kernel == triton.NAME or arrays[0].device.type != "cpu":
-            # A GPU computes gradients when their factor is known, to which it does not look.
-            found = route.fused(operation, (), arrays, keep=True)
+        if route.kernel == TRITON.name or arrays[0].device.type != "cpu":
+            # Gradients wait for the cotangent, whose value a GPU is not asked for.
+            found = route.fused(operation, arrays, keep=True)
             value, kept = (route.compute(operation, *arrays), []) if found is None else found
             ctx.save_for_backward(*arrays, *kept)
             return value
         ctx.save_for_backward(*arrays)
         reduced = getattr(operation, "reduction", "none") != "none"
         if reduced and not torch.compiler.is_compiling():
-            wanted = [index for index, each in enumerate(ctx.needs_input_grad[2:]) if each]
-            found = route.fused(operation, wanted, arrays)
+            wanted = tuple([index for index, each in enumerate(ctx.needs_input_grad[2:]) if each])
+            found = route.fused(operation, arrays, gradients=wanted)
             if found is not None:
                 value, ctx.kept = found
                 return value
@@ -121,19 +126,35 @@ class _Transformable(torch.autograd.Function):
         )
 
 
-def _transforming() -> bool:
-    """Return whether a ``torch.func`` transform or a forward-mode level is active."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # noqa: SLF001
+class _TransformableLinear(_Transformable):
+    """The same of two linear layers' loss."""
+
+    @staticmethod
+    def forward(operation: LinearLoss, route: Route, *arrays: Array) -> Array:
+        return chunks.value(route, operation, arrays)
 
 
-def _is_wrapped(tensor: Array | None) -> bool:
-    """Return whether a tensor is one of a ``torch.func`` transform's."""
-    return tensor is not None and torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # noqa: SLF001
+def _differentiated(arrays: Sequence[Array]) -> tuple[bool, bool]:
+    """Return whether autograd follows any of the tensors, and whether a transform is active."""
+    transformed = transforming() and not torch.compiler.is_compiling()
+    return torch.is_grad_enabled() and any(each.requires_grad for each in arrays), transformed
 
 
-def _is_symbolic(tensor: Array) -> bool:
-    """Return whether a tensor has no values, as inside ``torch.compile`` and ``torch.func``."""
-    return torch.compiler.is_compiling() or isinstance(tensor, FakeTensor) or _is_wrapped(tensor)
+def _lie_in_memory(arrays: Sequence[Array]) -> bool:
+    """Return whether the tensors are nothing but numbers in memory."""
+    try:
+        return all(
+            type(array) in {torch.Tensor, torch.nn.Parameter}
+            and not array.is_neg()
+            and array.data_ptr()
+            for array in arrays
+        )
+    except RuntimeError:  # the tensors of a transform have no memory
+        return False
+
+
+def _lie_on_cpu(arrays: Sequence[Array]) -> bool:
+    return all(array.device.type == "cpu" for array in arrays) and _lie_in_memory(arrays)
 
 
 def _plain(tensor: Array) -> bool:
@@ -141,17 +162,20 @@ def _plain(tensor: Array) -> bool:
     return type(tensor).__name__ != "DTensor"
 
 
-class TorchBackend(KernelBackend):
+class TorchBackend(Backend):
     """Adapter of ``torch.Tensor`` and its subclasses."""
 
     name = "torch"
     module = "torch"
     roots, install, kernels = TABLE["torch"]
-    technologies = (cpu, triton)
+    technologies = (CPU, TRITON)
     numpy_float32 = False
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
         return xp
+
+    def dtype_name(self, array: Array) -> str:
+        return _NAMES.get(array.dtype) or super().dtype_name(array)
 
     def check(self, name: str, array: Array) -> None:
         if array.layout is not torch.strided:
@@ -173,79 +197,56 @@ class TorchBackend(KernelBackend):
         return torch.is_autocast_enabled(array.device.type)
 
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
-        compiling = torch.compiler.is_compiling()
-        transforming = not compiling and _transforming()
-        linear = isinstance(operation, LinearLoss)
-        if linear and self.autocasts(arrays[0]):
-            arrays = _torch_linear.autocast(operation, arrays)  # type: ignore[arg-type]
-        tracked = torch.is_grad_enabled() and any(array.requires_grad for array in arrays)
+        tracked, transformed = _differentiated(arrays)
         # Applying a Function costs as much as a small loss, so it is done only where it matters.
-        if not (tracked or transforming):
+        if not (tracked or transformed):
             return route.compute(operation, *arrays)
         if operation.native:
             return operation.value(xp, *arrays)
-        plain = _torch_linear.InChunks if linear else _Plain
-        return (_Transformable if transforming else plain).apply(operation, route, *arrays)
+        return (_Transformable if transformed else _Plain).apply(operation, route, *arrays)
 
-    def threads(self) -> int:
-        return torch.get_num_threads()
+    def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:
+        if self.autocasts(arrays[0]):
+            arrays = _torch_linear.autocast(operation, arrays)
+        tracked, transformed = _differentiated(arrays)
+        if not (tracked or transformed):
+            return super().run_linear(operation, route, arrays)
+        hook = _TransformableLinear if transformed else _torch_linear.InChunks
+        return hook.apply(operation, route, *arrays)
 
-    def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:
-        place, name = ("cpu", "in the CPU's memory")
-        if kernels.NAME == triton.NAME:
-            place, name = ("cuda", "on a CUDA device")
-            if triton.interpreted() and not any(array.is_cuda for array in arrays):
-                place = "cpu"
-        try:
-            if all(
-                type(array) in {torch.Tensor, torch.nn.Parameter}
-                and array.device.type == place
-                and not array.is_neg()
-                and array.data_ptr()
-                for array in arrays
-            ):
-                return None
-        except RuntimeError:  # the tensors of a transform have no memory
-            pass
-        return f"the tensors are not {name}"
-
-    def _refusal(
-        self,
-        kernels: Kernels,
-        operation: Operation,
-        arrays: Sequence[Array],
-        name: str,
-        *,
-        here: bool = True,
-    ) -> str | None:
-        # Arrays of another library go to the CPU unless a device is set.
-        if name == "auto" and kernels.NAME == triton.NAME and not (here and arrays[0].is_cuda):
-            return kernels.problem() or "the tensors are not on a CUDA device"
-        return super()._refusal(kernels, operation, arrays, name, here=here)
-
-    def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
-        small = arrays[0].numel() < cpu.SMALL and arrays[0].device.type == "cpu"
+    def is_small(self, arrays: Sequence[Array]) -> bool:
+        first = arrays[0]
         # An entry that vmap shows may be small where all of them together are not.
-        if kernel != "pure" and not (kernel == "auto" and small and not _transforming()):
-            found = self.fused_slope(operation, arrays, kernel)
-            if found is not None:
-                return found
-            found = self.fused(operation, arrays, kernel)
-            if found is not None:
-                return found[0]
-        # Written out, since a context costs 1 µs, and torch.compile cannot trace NumPy's.
-        if isinstance(operation, RowWise):
-            return operation.gather(xp, self.by_rows(operation, xp, arrays), arrays)
-        return operation.value(xp, *arrays)
+        return first.numel() < CPU.small and first.device.type == "cpu" and not transforming()
 
-    def fused(
-        self, operation: Operation, arrays: Sequence[Array], kernel: str, *options: Any, **more: Any
-    ) -> tuple[Array | None, list[Array]] | None:
+    def size(self, arrays: Sequence[Array]) -> int:
+        if not transforming() or torch.compiler.is_compiling():
+            return int(arrays[0].numel())
+        every = [whole(array) for array in arrays]
+        return max([array.numel() for array in every if array is not None], default=0)
+
+    def unreachable(self, technology: Technology, work: Work, kernel: str) -> str | None:
+        arrays, place, refusal = work.given, "cpu", "the tensors are not in the CPU's memory"
+        if technology is TRITON:
+            place, refusal = "cuda", "the tensors are not on a CUDA device"
+            # Interpreted it runs on a CPU, but not on its own.
+            if kernel != "auto" and TRITON.interpreted and arrays[0].device.type == "cpu":
+                place = "cpu"
+        for array in arrays:
+            if array.device.type != place:
+                return refusal
         if torch.compiler.is_compiling():
-            return _torch_ops.compiled(operation, arrays, kernel, *options, **more)
-        if _transforming() and any(map(_is_wrapped, [*arrays, *options[1:]])):
-            return _torch_ops.mapped(operation, arrays, kernel, *options, **more)
-        return super().fused(operation, arrays, kernel, *options, **more)
+            return None
+        if transforming() and any(map(is_wrapped, arrays)):
+            return refusal if any(whole(array) is None for array in arrays) else None
+        return None if _lie_in_memory(arrays) else refusal
+
+    def launch(self, technology: Technology, work: Work) -> Found:
+        if torch.compiler.is_compiling() or (transforming() and any(map(is_wrapped, work.given))):
+            return _torch_ops.call(technology, work)
+        return technology.compute(work._replace(threads=torch.get_num_threads()))
+
+    by_formulas = staticmethod(_torch_formulas.evaluate)
 
     def in_chunks(
         self,
@@ -257,7 +258,7 @@ class TorchBackend(KernelBackend):
     ) -> chunks.Found:
         if torch.compiler.is_compiling():
             return _torch_linear.compiled(operation, arrays, route.kernel, wanted, weight)
-        if _transforming():  # whose tensors cannot be written into others
+        if transforming():  # whose tensors cannot be written into others
             return operation.elements(xp, *arrays), []
         return _torch_linear.in_chunks(self, operation, arrays, route.kernel, wanted, weight)
 
@@ -268,19 +269,13 @@ class TorchBackend(KernelBackend):
         # A GPU would have to be waited for.
         return torch.nonzero(keep)[..., 0] if keep.device.type == "cpu" else None
 
-    def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
-        # A compiler fuses the whole, and a transform's tensors cannot be written into others.
-        if torch.compiler.is_compiling() or _transforming():
-            return operation.elements(xp, *arrays)
-        return super().by_rows(operation, xp, arrays)
-
     def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:
         if group is None and _plain(s) and _plain(t):
             return super().spread(s, t, None, axis_name)
         from kldiv.backends import _torch_spread  # noqa: PLC0415 - loads torch.distributed
 
         super().spread(s, t, None, axis_name)
-        return _torch_spread.spread(self, s, t, group)
+        return _torch_spread.spread(s, t, group)
 
     def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
         return nullcontext()
@@ -292,7 +287,7 @@ class TorchBackend(KernelBackend):
         return tuple(found)
 
     def export(self, array: Array) -> Array:
-        if _is_symbolic(array):
+        if is_symbolic(array):
             raise LibraryError(
                 "a torch tensor inside torch.compile or torch.func.vmap has no values to move to "
                 "another backend; compute outside it, or use backend='torch'"

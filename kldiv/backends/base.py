@@ -6,6 +6,7 @@ overrides what only that library can do: its gradient hook, its devices, its ker
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from kldiv.backends import chunks
+from kldiv.backends import choice, chunks
 from kldiv.errors import BackendError, LibraryError
 from kldiv.formulas.blocks import row_blocks
 from kldiv.formulas.linear import Products
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from kldiv.formulas.linear import LinearLoss
     from kldiv.formulas.operation import Operation
     from kldiv.formulas.rows import RowLoss
+    from kldiv.kernels.technology import Technology
+    from kldiv.kernels.work import Found, Work
 
 
 @cache
@@ -41,6 +44,28 @@ def keep_freed_memory() -> None:
     32 MiB.  Most programs free such a piece by themselves.
     """
     np.empty(16_777_216, np.uint8)
+
+
+def in_row_blocks(
+    operation: RowWise,
+    xp: Namespace,
+    arrays: Sequence[Array],
+    prepared: Callable[[Array], Array] | None = None,
+) -> Array:
+    """Compute the elements of an operation on rows, a block at a time, in place."""
+    blocks = row_blocks(arrays[0].shape, operation.compute)
+    keep_freed_memory()
+    if len(blocks) == 1:
+        return operation.elements(xp, *(map(prepared, arrays) if prepared else arrays))
+    result = None
+    for block in blocks:
+        parts = [array[(*block, ...)] for array in arrays]
+        part = operation.elements(xp, *(map(prepared, parts) if prepared else parts))
+        if result is None:
+            shape = operation.shape(arrays)
+            result = xp.empty(shape, dtype=part.dtype, device=part.device)
+        result[(*block, ...)] = part
+    return result
 
 
 CHUNK_BYTES = 268_435_456
@@ -91,6 +116,8 @@ class Backend:
     """The line that installs it."""
     kernels: tuple[str, ...] = ("pure",)
     """Names of the kernels, the fastest first; ``pure`` is the array-API formula."""
+    technologies: tuple[Technology, ...] = ()
+    """What has these kernels, in the same order; ``pure`` needs nothing."""
 
     numpy_float32: bool = True
     """Whether the library's float32 is NumPy's, whose logarithm is up to 4.6 u off and whose sums
@@ -131,6 +158,10 @@ class Backend:
         """Run ``operation`` inside the library's gradient hook; here there is none."""
         return route.compute(operation, *arrays)
 
+    def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:
+        """Run two linear layers' loss likewise."""
+        return chunks.value(route, operation, arrays)
+
     def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:  # noqa: ARG002
         """Return how rows are spread over ranks; None where every row is whole here."""
         for name, value, library in (
@@ -142,53 +173,42 @@ class Backend:
                 raise LibraryError(msg)
         return None
 
-    def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:  # noqa: ARG002
-        """Run ``operation`` on the library's own arrays by ``kernel``."""
+    def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
+        """Return the value of ``operation`` on the library's own arrays, with no gradient hook."""
+        if self.technologies and kernel != "pure":
+            value = choice.value(self, kernel, operation, arrays)
+            if value is not None:
+                return value
+        return self.by_formulas(operation, arrays)
+
+    def by_formulas(self, operation: Operation, arrays: Sequence[Array]) -> Array:
+        """Evaluate the formulas of ``operation``."""
         with self.context(arrays[0]):
             xp = self.namespace(arrays[0])
             if isinstance(operation, RowWise):
                 return operation.gather(xp, self.by_rows(operation, xp, arrays), arrays)
             return operation.value(xp, *arrays)
 
-    def fused(
-        self,
-        operation: Operation,  # noqa: ARG002
-        arrays: Sequence[Array],  # noqa: ARG002
-        kernel: str,  # noqa: ARG002
-        gradients: Sequence[int] = (),  # noqa: ARG002
-        cotangent: Array | None = None,  # noqa: ARG002
-        *,
-        value: bool = True,  # noqa: ARG002
-        keep: bool = False,  # noqa: ARG002
-        kept: Array | None = None,  # noqa: ARG002
-    ) -> tuple[Array | None, list[Array]] | None:
-        """Compute by a fused kernel, or return None where the formulas are to do it.
+    def fused(self, work: Work, kernel: str) -> Found | None:
+        """Compute value and gradients in one pass, or return None where there is no such pass."""
+        return choice.fused(self, kernel, work)
 
-        Parameters
-        ----------
-        operation : Operation
-            What to compute.
-        arrays : sequence of array
-            The library's own arrays.
-        kernel : str
-            What `choose_kernel` returned.
-        gradients : sequence of int, optional
-            Indices of the arrays to differentiate in, in the same pass.
-        cotangent : array, optional
-            The gradient in the result; by default 1.
-        value : bool, default True
-            Whether the value itself is wanted.
-        keep : bool, default False
-            Whether to return, after the gradients, what they follow from later, if anything does.
-        kept : array, optional
-            What an earlier call returned for that.
+    def is_small(self, arrays: Sequence[Array]) -> bool:
+        """Return whether the formulas are as fast as any kernel that could read the arrays."""
+        size = self.size(arrays)
+        return all(size < technology.small for technology in self.technologies)
 
-        Returns
-        -------
-        tuple or None
-            The value, or None where it is not wanted, and the gradients.
-        """
-        return None
+    def size(self, arrays: Sequence[Array]) -> int:
+        """Return how many elements a kernel would compute."""
+        return math.prod(arrays[0].shape)
+
+    def unreachable(self, technology: Technology, work: Work, kernel: str) -> str | None:
+        """Return why kernels cannot read the arrays where and as they lie in memory, or None."""
+        raise NotImplementedError
+
+    def launch(self, technology: Technology, work: Work) -> Found:
+        """Have a technology compute work that it takes."""
+        return technology.compute(work)
 
     def in_chunks(
         self,
@@ -231,20 +251,8 @@ class Backend:
         return None
 
     def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
-        """Compute the elements of an operation on rows, a block at a time, in place."""
-        blocks = row_blocks(arrays[0].shape, operation.compute)
-        keep_freed_memory()
-        if len(blocks) == 1:
-            return operation.elements(xp, *map(self.adjacent, arrays))
-        result = None
-        for block in blocks:
-            parts = (self.adjacent(array[(*block, ...)]) for array in arrays)
-            part = operation.elements(xp, *parts)
-            if result is None:
-                shape = operation.shape(arrays)
-                result = xp.empty(shape, dtype=part.dtype, device=part.device)
-            result[(*block, ...)] = part
-        return result
+        """Compute the elements of an operation on rows."""
+        return in_row_blocks(operation, xp, arrays, self.adjacent)
 
     def adjacent(self, array: Array) -> Array:
         """Return the array, its last axis adjacent in memory where sums are exact only then."""
@@ -253,31 +261,6 @@ class Backend:
     def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
         """Return the context that formulas run in: a device, silenced warnings."""
         return np.errstate(all="ignore")  # many libraries compute by NumPy
-
-    def choose_kernel(self, name: str) -> str:
-        """Return the kernel to run, or say why the one asked for cannot."""
-        if name == "auto":
-            return self.kernels[0]
-        if name in self.kernels:
-            return name
-        msg = (
-            f"kernel {name!r} does not run on backend {self.name!r}, which has: "
-            f"{', '.join(self.kernels)}; choose one of these or 'auto'"
-        )
-        raise BackendError(msg)
-
-    def explain_kernel(
-        self,
-        name: str,
-        operation: Operation,  # noqa: ARG002
-        arrays: Sequence[Array],  # noqa: ARG002
-    ) -> tuple[str, str]:
-        """Return which kernel would run a call, given the one chosen for it, and why."""
-        return name, "the array-API formula, the fastest that applies"
-
-    def kernel_problems(self) -> dict[str, str]:
-        """Return the kernels that cannot run here, and why."""
-        return {}
 
     def register_container(
         self,
@@ -374,7 +357,7 @@ class Backend:
     def status(self) -> BackendStatus:
         """Return whether the backend is usable here, and if not why."""
         reason = self.problem()
-        problems = {} if reason else self.kernel_problems()
+        problems = {} if reason else choice.kernel_problems(self)
         return BackendStatus(
             self.name,
             reason is None,

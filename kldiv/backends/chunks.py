@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kldiv.backends.exchange import move
 from kldiv.formulas.linear import Products, Tools
+from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +80,8 @@ def tools(backend: Backend, products: Products, kernel: str) -> Tools:
     def fused(
         operation: Operation, arrays: Sequence[Array], sides: Sequence[int], weight: Array | None
     ) -> Any:
-        return backend.fused(operation, arrays, kernel, sides, weight)
+        work = Work(operation, products.xp, arrays, gradients=tuple(sides), cotangent=weight)
+        return backend.fused(work, kernel)
 
     return Tools(products, run, fused)
 

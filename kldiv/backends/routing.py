@@ -7,11 +7,11 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from kldiv import config
-from kldiv.backends import chunks
+from kldiv.backends.choice import check_kernel
 from kldiv.backends.exchange import move
 from kldiv.backends.registry import find, find_type, get, unusable
 from kldiv.errors import LibraryError
-from kldiv.formulas.linear import LinearLoss
+from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kldiv._types import Array
     from kldiv.backends.base import Backend
     from kldiv.formulas.operation import Operation
+    from kldiv.kernels.work import Found
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,7 @@ class Route:
 
     def compute(self, operation: Operation, *arrays: Array) -> Array:
         """Run ``operation`` without a gradient hook; the result is in the caller's library."""
-        if isinstance(operation, LinearLoss):
-            return chunks.value(self, operation, arrays)
-        if self.device is None and not self.crosses:
+        if self.device is None and self.backend is self.caller:
             return self.backend.compute(operation, arrays, self.kernel)
         with self.backend.receiving([self.caller.dtype_name(array) for array in arrays]):
             moved = [move(array, self.caller, self.backend, self.device) for array in arrays]
@@ -65,20 +64,15 @@ class Route:
             home = self.caller.device(arrays[0])
             return self.caller.deliver(move(result, self.backend, self.caller, home))
 
-    def fused(
-        self,
-        operation: Operation,
-        gradients: Sequence[int],
-        arrays: Sequence[Array],
-        cotangent: Array | None = None,
-        **options: Any,
-    ) -> tuple[Array | None, list[Array]] | None:
-        """Compute value and gradients in one pass, or return None: see `Backend.fused`."""
-        if isinstance(operation, LinearLoss):
-            return chunks.value_and_gradients(self, operation, gradients, arrays)
+    def fused(self, operation: Operation, arrays: Sequence[Array], **wanted: Any) -> Found | None:
+        """Compute value and gradients in one pass, or return None where there is no such pass.
+
+        What is wanted is that of a `Work`.
+        """
         if self.device is not None or self.crosses:
             return None
-        return self.backend.fused(operation, arrays, self.kernel, gradients, cotangent, **options)
+        work = Work(operation, self.backend.namespace(arrays[0]), arrays, **wanted)
+        return self.backend.fused(work, self.kernel)
 
 
 _lock = Lock()
@@ -86,17 +80,17 @@ _routes: list[Route] = []
 _places: dict[tuple[config.Settings, tuple[Backend, ...]], int] = {}
 
 
-def resolve(argument: str, *arrays: Array) -> Route:
+def resolve(names: Sequence[str], *arrays: Array) -> Route:
     """Return who computes on ``arrays`` under the current settings; the first names the library."""
-    return _routes[_settle(argument, *[type(array) for array in arrays])]
+    return _routes[_settle(names, *[type(array) for array in arrays])]
 
 
-def _settle(argument: str, *types: type) -> int:
+def _settle(names: Sequence[str], *types: type) -> int:
     """Return the place in `_routes` of the route for arrays of these types."""
-    callers = tuple([find_type(cls) for cls in types])
+    callers = tuple(map(find_type, types))
     key = (config.current(), callers)
     if key not in _places:
-        route = _choose(argument, *key)
+        route = _choose(", ".join(names), *key)
         with _lock:
             place = len(_routes)
             _routes.append(route)
@@ -128,4 +122,4 @@ def _choose(argument: str, settings: config.Settings, callers: tuple[Backend, ..
     if problem is not None:
         raise unusable(backend.name, problem, backend.install)
     device = None if settings.device == "auto" else backend.find_device(settings.device)
-    return Route(caller, backend, device, backend.choose_kernel(settings.kernel), mixed)
+    return Route(caller, backend, device, check_kernel(backend, settings.kernel), mixed)

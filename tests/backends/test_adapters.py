@@ -288,7 +288,7 @@ def test_threads_that_meet_a_library_first_get_their_own_route(monkeypatch):
     def call(device):
         with kldiv.config_context(device=device):
             start.wait()
-            found[device] = backends.resolve("arrays", np.ones(2)).device
+            found[device] = backends.resolve(("arrays",), np.ones(2)).device
 
     threads = [threading.Thread(target=call, args=(device,)) for device in devices]
     for thread in threads:

@@ -20,8 +20,7 @@ import kldiv
 from kldiv import backends
 from kldiv.backends import registry, routing
 from kldiv.errors import BackendError
-from kldiv.kernels import cuda
-from kldiv.kernels.cuda import compiling
+from kldiv.kernels.cuda import CUDA, compiling
 
 
 class CUDARuntimeError(RuntimeError):
@@ -128,7 +127,7 @@ def cupy(monkeypatch):
     monkeypatch.setattr(registry, "_loaded", dict(registry._loaded))
     monkeypatch.setattr(registry, "_by_type", {})
     monkeypatch.setattr(routing, "_places", {})
-    monkeypatch.setattr(cuda, "_failure", None)
+    monkeypatch.setattr(CUDA, "failure", None)
     registry._loaded.pop("cupy", None)
     yield module
     sys.modules.pop("kldiv.backends._cupy", None)

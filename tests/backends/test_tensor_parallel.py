@@ -179,7 +179,7 @@ class DifferentiableRanks(_torch_spread.GroupRanks):
 def by_differentiable_collectives(size, rank, group, patch):
     class Naive:
         @staticmethod
-        def apply(loss, backend, ranks, *arrays):
+        def apply(loss, ranks, *arrays):
             def evaluate(operation, *inputs):
                 return operation.elements(_torch_spread.xp, *inputs)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kldiv
-from kldiv.kernels import cpu
+from kldiv.kernels.cpu import CPU
 
 pytest.importorskip("numba")
 jax = pytest.importorskip("jax")
@@ -29,7 +29,7 @@ def fused(monkeypatch):
     """Give small arrays to the kernels too."""
     if _jax_ops.problem():
         pytest.skip(_jax_ops.problem())
-    monkeypatch.setattr(cpu, "SMALL", 0)
+    monkeypatch.setattr(CPU, "small", 0)
     jax.clear_caches()
     with jax.enable_x64(True):
         yield
@@ -39,13 +39,13 @@ def fused(monkeypatch):
 @pytest.fixture
 def calls(monkeypatch):
     """Shapes that the kernels were given."""
-    found, compute = [], cpu.compute
+    found, compute = [], CPU.compute
 
     def counted(work):
         found.append(tuple(work.arrays[0].shape))
         return compute(work)
 
-    monkeypatch.setattr(cpu, "compute", counted)
+    monkeypatch.setattr(CPU, "compute", counted)
     return found
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 import kldiv
-from kldiv.kernels import cpu
+from kldiv.kernels.cpu import CPU
 
 pytest.importorskip("numba")
 torch = pytest.importorskip("torch")
@@ -29,14 +29,14 @@ BATCH = 5
 @pytest.fixture
 def calls(monkeypatch):
     """Shapes that the kernels were given; entries alone are too small for them."""
-    monkeypatch.setattr(cpu, "SMALL", 900)
-    found, compute = [], cpu.compute
+    monkeypatch.setattr(CPU, "small", 900)
+    found, compute = [], CPU.compute
 
     def counted(work):
         found.append(tuple(work.arrays[0].shape))
         return compute(work)
 
-    monkeypatch.setattr(cpu, "compute", counted)
+    monkeypatch.setattr(CPU, "compute", counted)
     return found
 
 
