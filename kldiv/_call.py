@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
+from dataclasses import dataclass
+from functools import wraps
+from inspect import signature
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
 from kldiv import backends
 from kldiv.backends import chunks
@@ -14,7 +17,7 @@ from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.reductions import REDUCTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kldiv._types import Array, Reduction
     from kldiv.backends.base import Backend, Spread
@@ -27,6 +30,8 @@ _WIDER = {
 
 
 _PAIR = "input", "target"
+
+P = ParamSpec("P")
 
 
 class Call:
@@ -105,6 +110,58 @@ class LinearCall(Call):
 
     def fused(self, wanted: tuple[int, ...]) -> tuple[Array | None, list[Array]] | None:
         return chunks.value_and_gradients(self.route, self.operation, wanted, self.arrays)
+
+
+@dataclass(frozen=True)
+class Record:
+    """The facts of a public function, which whatever lists functions reads."""
+
+    prepare: Callable[..., Call]
+    """Checks the arguments and resolves the settings."""
+    arrays: float
+    """How many arrays it can be differentiated in."""
+    operation: Any = None
+    """The operation that it runs, with some settings, where `kldiv.explain` knows it."""
+
+
+class Differentiable(Protocol[P]):
+    """A public function with its record."""
+
+    record: Record
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Array:
+        """Return the value."""
+        ...
+
+
+def differentiable(
+    arrays: float, operation: Any = None
+) -> Callable[[Callable[P, Call]], Differentiable[P]]:
+    """Make a function that prepares a call into the public one, which returns its value.
+
+    So each list of options stands once. `kldiv.value_and_grad` takes what is called here, and
+    `kldiv.explain` takes it where an operation is given.
+
+    Parameters
+    ----------
+    arrays : int or math.inf
+        How many arrays it can be differentiated in.
+    operation : Operation, optional
+        As in `Record`.
+    """
+
+    def public(prepare: Callable[P, Call]) -> Differentiable[P]:
+        @wraps(prepare)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Array:
+            return prepare(*args, **kwargs).value()
+
+        found = cast("Any", call)
+        found.__annotations__ = {**prepare.__annotations__, "return": "Array"}
+        found.__signature__ = signature(prepare).replace(return_annotation="Array")
+        found.record = Record(prepare, arrays, operation)
+        return cast("Differentiable[P]", call)
+
+    return public
 
 
 def resolve_pair(

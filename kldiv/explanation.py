@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kldiv import backends, config
+from kldiv import backends, config, linear_losses, logit_losses, losses
+from kldiv._call import Record
 from kldiv.backends.choice import choose
 from kldiv.errors import OptionError
 from kldiv.formulas.linear import LinearLoss
-from kldiv.formulas.pointwise import PointwiseLoss
-from kldiv.formulas.rows import JensenShannon, RowLoss
 from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
     from kldiv.formulas.operation import Operation
 
 OPERATIONS = {
-    "kl_div": PointwiseLoss(),
-    "kl_div_with_logits": RowLoss(),
-    "js_div_with_logits": RowLoss(divergence=JensenShannon()),
-    "linear_kl_div": LinearLoss(),
+    name: function.record.operation
+    for module in (losses, logit_losses, linear_losses)
+    for name, function in vars(module).items()
+    if isinstance(getattr(function, "record", None), Record) and function.record.operation
 }
 """An operation of each function, as it would be run."""
 

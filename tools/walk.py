@@ -25,7 +25,7 @@ MANY = 12
 
 
 def walk(call: Callable[[], Any]) -> tuple[list[str], int]:
-    """Return the files of the package that a call enters, in order, and how often it changes file."""
+    """Return the files of the package that a call enters, and how often it changes file."""
     files: list[str] = []
     moves, last = 0, ""
 

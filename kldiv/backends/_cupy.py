@@ -15,6 +15,7 @@ from kldiv.errors import LibraryError
 from kldiv.kernels.cuda import CUDA
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from kldiv._types import Array, Namespace
@@ -65,10 +66,15 @@ class CuPyBackend(Backend):
         with self.context(work.arrays[0]):
             return technology.compute(work)
 
-    def unreachable(self, technology: Technology, work: Work, kernel: str) -> str | None:  # noqa: ARG002
-        if any(self.dtype_name(array) not in {*FLOATS, "bool"} for array in work.given):
+    def unreachable(
+        self,
+        technology: Technology,  # noqa: ARG002
+        arrays: Sequence[Array],
+        kernel: str,  # noqa: ARG002
+    ) -> str | None:
+        if any(self.dtype_name(array) not in {*FLOATS, "bool"} for array in arrays):
             return "the kernels have no such dtype"
-        if len({array.device.id for array in work.given}) > 1:
+        if len({array.device.id for array in arrays}) > 1:
             return "the arrays are on several GPUs"
         return None
 

@@ -80,7 +80,12 @@ class JaxBackend(Backend):
             return super().run_linear(operation, route, arrays)
         return _jax_linear.run(operation, route, *arrays)
 
-    def unreachable(self, technology: Technology, work: Work, kernel: str) -> str | None:  # noqa: ARG002
+    def unreachable(
+        self,
+        technology: Technology,
+        arrays: Sequence[Array],  # noqa: ARG002
+        kernel: str,  # noqa: ARG002
+    ) -> str | None:
         return _jax_ops.problem() if technology is CPU else None
 
     def launch(self, technology: Technology, work: Work) -> Found:

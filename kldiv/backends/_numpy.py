@@ -14,9 +14,10 @@ from kldiv.errors import LibraryError
 from kldiv.kernels.cpu import CPU
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array, Namespace
     from kldiv.kernels.technology import Technology
-    from kldiv.kernels.work import Work
 
 
 def special() -> Any:
@@ -78,10 +79,15 @@ class NumPyBackend(Backend):
     def dtype_name(self, array: Array) -> str:
         return _name(array.dtype)
 
-    def unreachable(self, technology: Technology, work: Work, kernel: str) -> str | None:  # noqa: ARG002
+    def unreachable(
+        self,
+        technology: Technology,  # noqa: ARG002
+        arrays: Sequence[Array],
+        kernel: str,  # noqa: ARG002
+    ) -> str | None:
         if all(
             isinstance(array, np.ndarray) and array.dtype.isnative and array.flags.aligned
-            for array in work.given
+            for array in arrays
         ):
             return None
         return "the arrays are not in the CPU's own byte order, or not aligned"

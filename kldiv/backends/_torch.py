@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat.torch as xp
 import torch
 
-from kldiv.backends import _torch_formulas, _torch_linear, _torch_ops, chunks
+from kldiv.backends import _torch_linear, _torch_ops, chunks
 from kldiv.backends._table import TABLE
-from kldiv.backends._torch_state import is_symbolic, is_wrapped, transforming, whole
+from kldiv.backends._torch_transforms import evaluate, is_symbolic, is_wrapped, transforming, whole
 from kldiv.backends.base import DEVICE_CHUNK_BYTES, FLOATS, Backend
 from kldiv.errors import LibraryError
 from kldiv.kernels.cpu import CPU
@@ -225,8 +225,10 @@ class TorchBackend(Backend):
         every = [whole(array) for array in arrays]
         return max([array.numel() for array in every if array is not None], default=0)
 
-    def unreachable(self, technology: Technology, work: Work, kernel: str) -> str | None:
-        arrays, place, refusal = work.given, "cpu", "the tensors are not in the CPU's memory"
+    def unreachable(
+        self, technology: Technology, arrays: Sequence[Array], kernel: str
+    ) -> str | None:
+        place, refusal = "cpu", "the tensors are not in the CPU's memory"
         if technology is TRITON:
             place, refusal = "cuda", "the tensors are not on a CUDA device"
             # Interpreted it runs on a CPU, but not on its own.
@@ -242,11 +244,12 @@ class TorchBackend(Backend):
         return None if _lie_in_memory(arrays) else refusal
 
     def launch(self, technology: Technology, work: Work) -> Found:
-        if torch.compiler.is_compiling() or (transforming() and any(map(is_wrapped, work.given))):
+        given = [*work.arrays, work.cotangent]
+        if torch.compiler.is_compiling() or (transforming() and any(map(is_wrapped, given))):
             return _torch_ops.call(technology, work)
         return technology.compute(work._replace(threads=torch.get_num_threads()))
 
-    by_formulas = staticmethod(_torch_formulas.evaluate)
+    by_formulas = staticmethod(evaluate)
 
     def in_chunks(
         self,

@@ -14,7 +14,7 @@ import array_api_compat.torch as xp
 import torch
 
 from kldiv.backends import _torch_mapped
-from kldiv.backends._torch_formulas import evaluate
+from kldiv.backends._torch_transforms import evaluate
 from kldiv.backends.choice import warn_of
 from kldiv.formulas.rows import RowLoss
 from kldiv.kernels import spelling

@@ -12,8 +12,7 @@ import array_api_compat.torch as xp
 import torch
 import torch.distributed as dist
 
-from kldiv.backends._torch_formulas import elements
-from kldiv.backends._torch_state import transforming
+from kldiv.backends._torch_transforms import elements, transforming
 from kldiv.errors import LibraryError
 from kldiv.formulas import shards
 from kldiv.formulas.blocks import shared_out

@@ -202,7 +202,9 @@ class Backend:
         """Return how many elements a kernel would compute."""
         return math.prod(arrays[0].shape)
 
-    def unreachable(self, technology: Technology, work: Work, kernel: str) -> str | None:
+    def unreachable(
+        self, technology: Technology, arrays: Sequence[Array], kernel: str
+    ) -> str | None:
         """Return why kernels cannot read the arrays where and as they lie in memory, or None."""
         raise NotImplementedError
 

@@ -16,7 +16,7 @@ from kldiv.errors import BackendError
 from kldiv.formulas.rows import RowGradient
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.technology import KernelError, Technology
-from kldiv.kernels.work import Work, of_loss
+from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,12 +77,13 @@ def _refusal(
     technology: Technology, backend: Backend, kernel: str, work: Work, moved_to: str | None
 ) -> str | None:
     """Return why a technology does not compute the work, or None where it does."""
+    arrays = work.arrays if work.cotangent is None else [*work.arrays, work.cotangent]
     if kernel == "auto" and technology.small:
-        size = backend.size(work.given) if moved_to is None else math.prod(work.arrays[0].shape)
+        size = backend.size(arrays) if moved_to is None else math.prod(work.arrays[0].shape)
         if size < technology.small:
             return f"arrays of fewer than {technology.small} elements"
     if moved_to is None:
-        elsewhere = backend.unreachable(technology, work, kernel)
+        elsewhere = backend.unreachable(technology, arrays, kernel)
     else:
         there = kernel != "auto" or moved_to.startswith(technology.device)
         elsewhere = None if there else f"the arrays are computed on {moved_to}"
@@ -132,12 +133,22 @@ def value(backend: Backend, kernel: str, operation: Any, arrays: Sequence[Array]
     if kernel == "auto" and backend.is_small(arrays):  # as `choose` says, in a tenth of the time
         return None
     work = Work(operation, backend.namespace(arrays[0]), arrays)
-    if isinstance(operation, RowGradient) and (loss := of_loss(work)) is not None:
+    if isinstance(operation, RowGradient) and (loss := _of_loss(backend, work)) is not None:
         found = fused(backend, kernel, loss)
         if found is not None:
             return found[1][0]
     found = fused(backend, kernel, work)
     return None if found is None else found[0]
+
+
+def _of_loss(backend: Backend, work: Work) -> Work | None:
+    """Return a gradient that is an operation of its own as work on its loss, or None."""
+    operation = work.operation
+    s, t, weight, *rest = work.arrays
+    if backend.dtype_name(work.arrays[operation.index]) != operation.result:
+        return None  # a kernel would round it
+    wanted = (operation.index,)
+    return Work(operation.loss, work.xp, [s, t, *rest], None, False, wanted, weight)  # noqa: FBT003
 
 
 def warn_of(technology: Technology, error: Exception) -> None:

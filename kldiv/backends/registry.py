@@ -15,6 +15,8 @@ from kldiv.backends.base import Backend, BackendStatus
 from kldiv.errors import BackendError, ConfigError, LibraryError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kldiv._types import Array
 
 GROUP: Final = "kldiv.backends"
@@ -23,6 +25,8 @@ GROUP: Final = "kldiv.backends"
 _loaded: dict[str, Backend] = {}
 _registered: dict[str, Backend] = {}
 _by_type: dict[type, Backend] = {}
+on_registration: list[Callable[[], None]] = []
+"""What else forgets the types that it has met once a backend is registered."""
 
 
 def get(name: str) -> Backend:
@@ -108,6 +112,8 @@ def register_backend(backend: Backend) -> None:
         raise ConfigError(f"a backend called {backend.name!r} exists already; choose another name")
     _registered[backend.name] = backend
     _by_type.clear()
+    for forget in on_registration:
+        forget()
 
 
 def _load_entry_points(name: str) -> None:

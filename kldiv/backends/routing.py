@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kldiv import config
 from kldiv.backends.choice import check_kernel
 from kldiv.backends.exchange import move
-from kldiv.backends.registry import find, find_type, get, unusable
+from kldiv.backends.registry import find, find_type, get, on_registration, unusable
 from kldiv.errors import LibraryError
 from kldiv.kernels.work import Work
 
@@ -77,7 +77,11 @@ class Route:
 
 _lock = Lock()
 _routes: list[Route] = []
-_places: dict[tuple[config.Settings, tuple[Backend, ...]], int] = {}
+_places: dict[tuple[config.Settings, tuple[type, ...]], int] = {}
+
+
+# A type may be another backend's, once one is registered.
+on_registration.append(lambda: _places.clear())  # noqa: PLW0108 - tests put another dict there
 
 
 def resolve(names: Sequence[str], *arrays: Array) -> Route:
@@ -87,10 +91,9 @@ def resolve(names: Sequence[str], *arrays: Array) -> Route:
 
 def _settle(names: Sequence[str], *types: type) -> int:
     """Return the place in `_routes` of the route for arrays of these types."""
-    callers = tuple(map(find_type, types))
-    key = (config.current(), callers)
+    key = (config.current(), types)
     if key not in _places:
-        route = _choose(", ".join(names), *key)
+        route = _choose(", ".join(names), key[0], tuple(map(find_type, types)))
         with _lock:
             place = len(_routes)
             _routes.append(route)

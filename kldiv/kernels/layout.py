@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from kldiv.kernels.work import dtype_name
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -49,6 +47,11 @@ class Memory(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+
+def dtype_name(array: Array) -> str:
+    """Return the name of an array's dtype, as NumPy spells it."""
+    return str(array.dtype).rpartition(".")[2]
 
 
 def memory(array: Array) -> Memory:

@@ -32,24 +32,3 @@ class Work(NamedTuple):
     """Whether to return, after the gradients, what a later call for these takes as ``kept``."""
     kept: Array | None = None
     """What an earlier call for the value returned, from which the gradients follow."""
-
-    @property
-    def given(self) -> Sequence[Array]:
-        """All arrays that are read: the operation's and the gradient in the result."""
-        return self.arrays if self.cotangent is None else [*self.arrays, self.cotangent]
-
-
-def of_loss(work: Work) -> Work | None:
-    """Return a gradient that is an operation of its own as work on its loss, or None."""
-    operation = work.operation
-    s, t, weight, *rest = work.arrays
-    if dtype_name(work.arrays[operation.index]) != operation.result:
-        return None  # a kernel would round it
-    wanted = (operation.index,)
-    arrays = [s, t, *rest]
-    return Work(operation.loss, work.xp, arrays, None, False, wanted, weight)  # noqa: FBT003
-
-
-def dtype_name(array: Array) -> str:
-    """Return the name of an array's dtype, as NumPy spells it."""
-    return str(array.dtype).rpartition(".")[2]

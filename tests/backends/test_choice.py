@@ -214,13 +214,14 @@ def test_gradients_run_where_explain_says(computing, library, size, wanted):
     "ignore:.*should not be instantiated:DeprecationWarning",
     "ignore:.*torch.jit.*is deprecated:DeprecationWarning",
 )
-@pytest.mark.parametrize("size", ["small", "large"])
-@pytest.mark.parametrize("kernel", ["auto", "cpu", "pure"])
+@pytest.mark.parametrize(
+    ("size", "kernel"), [("small", "auto"), ("small", "cpu"), ("large", "auto"), ("large", "pure")]
+)
 def test_compiled_code_runs_what_explain_says(computing, size, kernel):
     torch = pytest.importorskip("torch")
     if CPU.problem():
         pytest.skip(CPU.problem())
-    for loss in LOSSES:
+    for loss in LOSSES[:2]:
         torch.compiler.reset()
         function = torch.compile(getattr(kldiv, loss), fullgraph=True, backend="aot_eager")
         x, y = arrays_of(Library.TORCH, SHAPES[size], "float32")

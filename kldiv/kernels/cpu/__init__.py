@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.kernels.technology import Technology
-from kldiv.kernels.work import dtype_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +50,7 @@ class Cpu(Technology):
         factor = float(cotangent)
         if factor == 1.0:
             return gradients
-        if any(dtype_name(gradient) in {"float16", "bfloat16"} for gradient in gradients):
+        if any(str(gradient.dtype).endswith("float16") for gradient in gradients):
             return None
         for gradient in gradients:
             gradient *= factor  # noqa: PLW2901 - in place

@@ -10,8 +10,7 @@ import numpy as np
 from kldiv.formulas.pointwise import KLLogTarget
 from kldiv.formulas.reductions import count, divide
 from kldiv.kernels.cpu import pointwise, threads
-from kldiv.kernels.layout import empty_like, memory, table
-from kldiv.kernels.work import dtype_name
+from kldiv.kernels.layout import dtype_name, empty_like, memory, table
 
 if TYPE_CHECKING:
     from kldiv._types import Array

@@ -13,8 +13,7 @@ from kldiv.formulas.rows import JensenShannon
 from kldiv.kernels.cpu import logits, quick, threads
 from kldiv.kernels.cpu.passes import SIZE
 from kldiv.kernels.cpu.rows import PART, PART_FIELDS
-from kldiv.kernels.layout import Buffer, empty_like, memory, table
-from kldiv.kernels.work import dtype_name
+from kldiv.kernels.layout import Buffer, dtype_name, empty_like, memory, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

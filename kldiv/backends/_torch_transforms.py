@@ -1,15 +1,22 @@
-"""PyTorch, what a tensor or a call is in the middle of: compilation, a transform, forward mode."""
+"""PyTorch: whether a compiler or a transform is at work, and the formulas, which depend on it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import array_api_compat.torch as xp
 import torch
 from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
+from kldiv.backends.base import in_row_blocks
+from kldiv.formulas.reductions import RowWise
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array
+    from kldiv.formulas.operation import Operation
 
 _functorch = torch._C._functorch  # noqa: SLF001 - it has no public place
 
@@ -36,3 +43,18 @@ def whole(array: Array) -> Array | None:
             return None
         array = _functorch.get_unwrapped(array)
     return array
+
+
+def evaluate(operation: Operation, arrays: Sequence[Array]) -> Array:
+    """Return the value of an operation."""
+    if isinstance(operation, RowWise):
+        return operation.gather(xp, elements(operation, *arrays), arrays)
+    return operation.value(xp, *arrays)
+
+
+def elements(operation: RowWise, *arrays: Array) -> Array:
+    """Return the elements of an operation on rows."""
+    # A compiler fuses the whole, and a transform's tensors cannot be written into others.
+    if torch.compiler.is_compiling() or transforming():
+        return operation.elements(xp, *arrays)
+    return in_row_blocks(operation, xp, arrays)
