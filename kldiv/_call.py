@@ -178,7 +178,7 @@ def resolve_arrays(
     arrays: tuple[Array, ...] = (*floats, *others.values())
     route = backends.resolve((*names, *others), *arrays)
     if route.mixed:
-        arrays = route.gather(arrays)
+        arrays = backends.gather(route, arrays)
     caller = route.caller
     if route.device is None and route.backend is caller:
         caller.check_devices((*names, *others), arrays)
@@ -211,7 +211,7 @@ def integers_in_float64(names: Sequence[str], arrays: Sequence[Array]) -> tuple[
     arrays = tuple(arrays)
     route = backends.resolve(names, *arrays)
     if route.mixed:
-        arrays = route.gather(arrays)
+        arrays = backends.gather(route, arrays)
     return tuple([_in_float64(route.caller, array) for array in arrays])
 
 

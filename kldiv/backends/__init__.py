@@ -16,17 +16,16 @@ or its name is asked for.
 
 from __future__ import annotations
 
-from kldiv.backends.base import Backend, BackendStatus
+from kldiv.backends.base import Backend, BackendStatus, Route
 from kldiv.backends.choice import compile_kernels
 from kldiv.backends.registry import (
     available_backends,
     find,
     get,
-    kernel_names,
-    names,
     register_backend,
 )
-from kldiv.backends.routing import Route, resolve
+from kldiv.backends.routing import gather, resolve
+from kldiv.backends.table import kernel_names, names
 
 __all__ = [
     "Backend",
@@ -35,6 +34,7 @@ __all__ = [
     "available_backends",
     "compile_kernels",
     "find",
+    "gather",
     "get",
     "kernel_names",
     "names",

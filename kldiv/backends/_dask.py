@@ -11,11 +11,10 @@ import numpy as np
 
 from kldiv.backends import _dask_linear, _dask_spread, _numpy
 from kldiv.backends._overlay import Overlay
-from kldiv.backends._table import TABLE
-from kldiv.backends.base import Backend
+from kldiv.backends.base import Backend, Route
 from kldiv.backends.choice import check_kernel
 from kldiv.backends.registry import find, get
-from kldiv.backends.routing import Route
+from kldiv.backends.table import TABLE
 from kldiv.errors import ShapeError
 from kldiv.formulas.reductions import RowWise
 from kldiv.formulas.rows import RowLoss

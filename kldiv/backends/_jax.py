@@ -12,10 +12,11 @@ import jax.scipy.special
 
 from kldiv.backends import _jax_linear, _jax_ops, _jax_rules, _jax_spread
 from kldiv.backends._overlay import Overlay
-from kldiv.backends._table import TABLE
-from kldiv.backends.base import DEVICE_CHUNK_BYTES, Backend
-from kldiv.backends.routing import Route
+from kldiv.backends.base import Backend, Route
+from kldiv.backends.chunks import DEVICE_CHUNK_BYTES
+from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
+from kldiv.formulas.reductions import RowWise
 from kldiv.formulas.rows import RowLoss
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.pallas import PALLAS
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from kldiv.backends.base import Spread
     from kldiv.formulas.linear import LinearLoss
     from kldiv.formulas.operation import Operation
-    from kldiv.formulas.reductions import RowWise
     from kldiv.kernels.technology import Technology
     from kldiv.kernels.work import Found, Work
 
@@ -118,8 +118,12 @@ class JaxBackend(Backend):
     def chunk_bytes(self, array: Array) -> int:
         return super().chunk_bytes(array) if jax.default_backend() == "cpu" else DEVICE_CHUNK_BYTES
 
-    def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
-        return _jax_spread.by_rows(operation, xp, arrays)
+    def by_formulas(self, operation: Operation, arrays: Sequence[Array]) -> Array:
+        with self.context(arrays[0]):
+            if isinstance(operation, RowWise):
+                elements = _jax_spread.by_rows(operation, xp, arrays)
+                return operation.gather(xp, elements, arrays)
+            return operation.value(xp, *arrays)
 
     def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:
         if axis_name is None:

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from kldiv.backends._jax_spread import by_the_compiler, in_blocks
+from kldiv.backends.base import Route
 from kldiv.backends.choice import choose
 from kldiv.backends.registry import get
-from kldiv.backends.routing import Route
 from kldiv.formulas import shards
 from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels.cpu import CPU

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kldiv.backends._overlay import Overlay
-from kldiv.backends._table import TABLE
 from kldiv.backends.base import Backend
+from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
 from kldiv.kernels.cpu import CPU
 

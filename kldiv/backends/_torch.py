@@ -10,9 +10,10 @@ import array_api_compat.torch as xp
 import torch
 
 from kldiv.backends import _torch_linear, _torch_ops, chunks
-from kldiv.backends._table import TABLE
 from kldiv.backends._torch_transforms import evaluate, is_symbolic, is_wrapped, transforming, whole
-from kldiv.backends.base import DEVICE_CHUNK_BYTES, FLOATS, Backend
+from kldiv.backends.base import FLOATS, Backend
+from kldiv.backends.chunks import DEVICE_CHUNK_BYTES
+from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.triton import TRITON
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kldiv._types import Array, Namespace
-    from kldiv.backends.base import Spread
-    from kldiv.backends.routing import Route
+    from kldiv.backends.base import Route, Spread
     from kldiv.formulas.linear import LinearLoss
     from kldiv.formulas.operation import Operation
     from kldiv.kernels.technology import Technology

@@ -1,4 +1,4 @@
-"""What a backend is: the adapter between one array library and the formulas.
+"""What a backend is, the adapter between one array library and the formulas, and a route to it.
 
 The methods of `Backend` serve any library of the array-API standard; a library's own adapter
 overrides what only that library can do: its gradient hook, its devices, its kernels.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -16,23 +15,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from kldiv.backends import choice, chunks
-from kldiv.errors import BackendError, LibraryError
+from kldiv.backends import choice
+from kldiv.backends.chunks import InChunks
+from kldiv.backends.exchange import Exchange, move
+from kldiv.errors import LibraryError
 from kldiv.formulas.blocks import row_blocks
-from kldiv.formulas.linear import Products
 from kldiv.formulas.reductions import RowWise
+from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from kldiv._types import Array, Namespace
-    from kldiv.backends.routing import Route
-    from kldiv.formulas.linear import LinearLoss
     from kldiv.formulas.operation import Operation
     from kldiv.formulas.rows import RowLoss
     from kldiv.kernels.technology import Technology
-    from kldiv.kernels.work import Found, Work
+    from kldiv.kernels.work import Found
 
 
 @cache
@@ -68,12 +67,6 @@ def in_row_blocks(
     return result
 
 
-CHUNK_BYTES = 268_435_456
-"""Of logits and their gradients on a CPU: rows enough for a matrix product to run at full speed."""
-
-DEVICE_CHUNK_BYTES = 1_073_741_824
-"""The same on a GPU."""
-
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Names of the dtypes that every operation takes, narrowest first."""
 
@@ -104,14 +97,11 @@ class Spread(Protocol):
         ...
 
 
-class Backend:
+class Backend(Exchange, InChunks):
     """Adapter of one array library: derive from it, and override what the library does better."""
 
-    name: str
     roots: tuple[str, ...]
     """Top-level modules that the library's array types are defined in."""
-    module: str
-    """What to import to have the library's array-API namespace."""
     install: str = ""
     """The line that installs it."""
     kernels: tuple[str, ...] = ("pure",)
@@ -138,16 +128,6 @@ class Backend:
     def check_devices(self, names: Sequence[str], arrays: Sequence[Array]) -> None:
         """Raise if arrays are on devices that the library does not compute on together."""
 
-    def namespace(self, array: Array | None = None) -> Namespace:
-        """Return the array-API namespace, of ``array`` where the library has several."""
-        if array is not None and hasattr(array, "__array_namespace__"):
-            return array.__array_namespace__()
-        return import_module(self.module)
-
-    def dtype_name(self, array: Array) -> str:
-        """Return the name of the array's dtype, as the array-API standard spells it."""
-        return str(array.dtype).rpartition(".")[2]
-
     def autocasts(self, array: Array) -> bool:  # noqa: ARG002
         """Return whether a context is active in which losses of half types are float32."""
         return False
@@ -157,10 +137,6 @@ class Backend:
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
         """Run ``operation`` inside the library's gradient hook; here there is none."""
         return route.compute(operation, *arrays)
-
-    def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:
-        """Run two linear layers' loss likewise."""
-        return chunks.value(route, operation, arrays)
 
     def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:  # noqa: ARG002
         """Return how rows are spread over ranks; None where every row is whole here."""
@@ -186,7 +162,9 @@ class Backend:
         with self.context(arrays[0]):
             xp = self.namespace(arrays[0])
             if isinstance(operation, RowWise):
-                return operation.gather(xp, self.by_rows(operation, xp, arrays), arrays)
+                return operation.gather(
+                    xp, in_row_blocks(operation, xp, arrays, self.adjacent), arrays
+                )
             return operation.value(xp, *arrays)
 
     def fused(self, work: Work, kernel: str) -> Found | None:
@@ -212,50 +190,6 @@ class Backend:
         """Have a technology compute work that it takes."""
         return technology.compute(work)
 
-    def in_chunks(
-        self,
-        operation: LinearLoss,
-        arrays: Sequence[Array],
-        route: Route,
-        wanted: Sequence[int] = (),
-        weight: Array | None = None,
-    ) -> chunks.Found:
-        """Compute the rows of two linear layers' loss and gradients, a few rows at a time.
-
-        Parameters
-        ----------
-        operation : LinearLoss
-            What to compute.
-        arrays : sequence of array
-            The library's own arrays.
-        route : Route
-            The settings of the call; the arrays are where they are computed.
-        wanted : sequence of int, optional
-            Indices of the arrays to differentiate in.
-        weight : array, optional
-            What each row's gradient is multiplied by; by default 1.
-
-        Returns
-        -------
-        tuple
-            The value of each row, and gradients of their weighted sum, in the compute dtype.
-        """
-        with self.context(arrays[0]):
-            products = Products(self.namespace(arrays[0]), operation.compute)
-            return chunks.loop(self, products, operation, arrays, route.kernel, wanted, weight)
-
-    def chunk_bytes(self, array: Array) -> int:  # noqa: ARG002
-        """Return how many bytes of logits and their gradients may exist at a time."""
-        return CHUNK_BYTES
-
-    def kept_rows(self, keep: Array) -> Array | None:  # noqa: ARG002
-        """Return where a mask of rows is True; None where only the device could tell."""
-        return None
-
-    def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
-        """Compute the elements of an operation on rows."""
-        return in_row_blocks(operation, xp, arrays, self.adjacent)
-
     def adjacent(self, array: Array) -> Array:
         """Return the array, its last axis adjacent in memory where sums are exact only then."""
         return array
@@ -271,74 +205,6 @@ class Backend:
         put_together: Callable[[tuple[Any, ...], tuple[Any, ...]], Any],
     ) -> None:
         """Tell the library how its transformations find the arrays in objects of a class."""
-
-    # ---- devices and exchange --------------------------------------------------------------------
-
-    def device(self, array: Array) -> str:
-        """Return the name of the device that ``array`` is on."""
-        return str(getattr(array, "device", "cpu"))
-
-    def placed(self, array: Array) -> dict[str, Any]:
-        """Return the keywords that create another array where ``array`` is."""
-        return {"device": array.device}
-
-    def devices(self) -> tuple[str, ...]:
-        """Return the names of the devices that the library has here."""
-        info = getattr(self.namespace(), "__array_namespace_info__", None)
-        return tuple(str(device) for device in info().devices() if device) if info else ("cpu",)
-
-    def find_device(self, name: str) -> str:
-        """Return the device's full name, or raise with those there are."""
-        devices = self.devices()
-        found = next((d for d in devices if d in {name, f"{name}:0"}), None)
-        if found is None:
-            msg = f"backend {self.name!r} has no device {name!r} here; it has: {', '.join(devices)}"
-            raise BackendError(msg)
-        return found
-
-    def receiving(self, dtypes: Sequence[str]) -> AbstractContextManager[Any]:  # noqa: ARG002
-        """Return the context that another library's arrays are received and computed in."""
-        return nullcontext()
-
-    def export(self, array: Array) -> Array:
-        """Return ``array`` as another library may read it: concrete, without gradient."""
-        return array
-
-    def from_dlpack(self, array: Array, device: str | None) -> Array:
-        """Take an array of another library over, without a copy where possible."""
-        return self.namespace().from_dlpack(array, device=self._device_object(device))
-
-    def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
-        """Return the array's values in host memory."""
-        return np.array(array)
-
-    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:
-        """Copy a NumPy array into the library."""
-        return self.namespace().asarray(array, device=self._device_object(device), copy=True)
-
-    def _device_object(self, name: str | None) -> Any:
-        """Return the device of that name, as the array-API standard hands devices out."""
-        if name is None:
-            return None
-        devices = self.namespace().__array_namespace_info__().devices()
-        return next(device for device in devices if str(device) == name)
-
-    def deliver(self, array: Array) -> Array:
-        """Return a result that was moved here as the library's own functions would return it."""
-        return array
-
-    def as_bits(self, array: Array) -> Array:  # noqa: ARG002
-        """Return a bfloat16 array reinterpreted as 16-bit integers."""
-        msg = (
-            f"{self.name} arrays of dtype bfloat16 cannot be moved to another library; "
-            "convert them to float32 first"
-        )
-        raise LibraryError(msg)
-
-    def from_bits(self, array: Array) -> Array:  # noqa: ARG002
-        """Return 16-bit integers reinterpreted as bfloat16."""
-        msg = f"backend {self.name!r} has no bfloat16; pass dtype='float32' or convert the arrays"
-        raise LibraryError(msg)
 
     # ---- what there is here ----------------------------------------------------------------------
 
@@ -371,8 +237,47 @@ class Backend:
             problems,
         )
 
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        # Workers of a scheduler find their own instance by name.
-        from kldiv.backends.registry import get  # noqa: PLC0415 - base is below the registry
 
-        return get, (self.name,)
+@dataclass(frozen=True)
+class Route:
+    """Who calls, who computes, where and with which kernel: the settings of a call, resolved.
+
+    No tuple: libraries would take that for a container of arrays.
+    """
+
+    caller: Backend
+    backend: Backend
+    device: str | None
+    """None: where the arrays are."""
+    kernel: str
+    mixed: bool = False
+    """Whether the arrays come from different libraries."""
+
+    def run(self, operation: Operation, *arrays: Array) -> Array:
+        """Run ``operation``, differentiably where the caller's library can."""
+        return self.caller.run(operation, self, arrays)
+
+    @property
+    def crosses(self) -> bool:
+        """Whether another library computes."""
+        return self.backend is not self.caller
+
+    def compute(self, operation: Operation, *arrays: Array) -> Array:
+        """Run ``operation`` without a gradient hook; the result is in the caller's library."""
+        if self.device is None and self.backend is self.caller:
+            return self.backend.compute(operation, arrays, self.kernel)
+        with self.backend.receiving([self.caller.dtype_name(array) for array in arrays]):
+            moved = [move(array, self.caller, self.backend, self.device) for array in arrays]
+            result = self.backend.compute(operation, moved, self.kernel)
+            home = self.caller.device(arrays[0])
+            return self.caller.deliver(move(result, self.backend, self.caller, home))
+
+    def fused(self, operation: Operation, arrays: Sequence[Array], **wanted: Any) -> Found | None:
+        """Compute value and gradients in one pass, or return None where there is no such pass.
+
+        What is wanted is that of a `Work`.
+        """
+        if self.device is not None or self.crosses:
+            return None
+        work = Work(operation, self.backend.namespace(arrays[0]), arrays, **wanted)
+        return self.backend.fused(work, self.kernel)

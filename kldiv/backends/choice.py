@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kldiv.errors import BackendError
 from kldiv.formulas.rows import RowGradient
@@ -21,9 +21,25 @@ from kldiv.kernels.work import Work
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from kldiv._types import Array
-    from kldiv.backends.base import Backend
+    from kldiv._types import Array, Namespace
     from kldiv.kernels.work import Found
+
+
+class Adapter(Protocol):
+    """What choosing asks of a library's adapter: see `kldiv.backends.Backend`."""
+
+    name: str
+    kernels: tuple[str, ...]
+    technologies: tuple[Technology, ...]
+
+    def namespace(self, array: Array | None = None) -> Namespace: ...
+    def dtype_name(self, array: Array) -> str: ...
+    def is_small(self, arrays: Sequence[Array]) -> bool: ...
+    def size(self, arrays: Sequence[Array]) -> int: ...
+    def unreachable(
+        self, technology: Technology, arrays: Sequence[Array], kernel: str
+    ) -> str | None: ...
+    def launch(self, technology: Technology, work: Work) -> Found: ...
 
 
 class Choice(NamedTuple):
@@ -50,7 +66,7 @@ class Choice(NamedTuple):
         return "; ".join([why, *(f"{name}: {reason}" for name, reason in reasons.items())])
 
 
-def choose(backend: Backend, kernel: str, work: Work, moved_to: str | None = None) -> Choice:
+def choose(backend: Adapter, kernel: str, work: Work, moved_to: str | None = None) -> Choice:
     """Return who computes work on a backend under the setting ``kernel``, and why.
 
     Where arrays are moved to a device first, only their shapes matter.
@@ -64,7 +80,7 @@ def choose(backend: Backend, kernel: str, work: Work, moved_to: str | None = Non
     return Choice(None, partial(_refusals, *given))
 
 
-def _refusals(backend: Backend, kernel: str, work: Work, moved_to: str | None) -> dict[str, str]:
+def _refusals(backend: Adapter, kernel: str, work: Work, moved_to: str | None) -> dict[str, str]:
     """Return for each technology that could be meant why it does not compute the work."""
     return {
         each.name: each.problem() or _refusal(each, backend, kernel, work, moved_to) or ""
@@ -74,7 +90,7 @@ def _refusals(backend: Backend, kernel: str, work: Work, moved_to: str | None) -
 
 
 def _refusal(
-    technology: Technology, backend: Backend, kernel: str, work: Work, moved_to: str | None
+    technology: Technology, backend: Adapter, kernel: str, work: Work, moved_to: str | None
 ) -> str | None:
     """Return why a technology does not compute the work, or None where it does."""
     arrays = work.arrays if work.cotangent is None else [*work.arrays, work.cotangent]
@@ -90,7 +106,7 @@ def _refusal(
     return elsewhere or technology.problem() or technology.refusal(work)
 
 
-def check_kernel(backend: Backend, kernel: str) -> str:
+def check_kernel(backend: Adapter, kernel: str) -> str:
     """Return the setting ``kernel``, or say why the backend cannot compute by that one."""
     if kernel != "auto" and kernel not in backend.kernels:
         raise BackendError(
@@ -103,7 +119,7 @@ def check_kernel(backend: Backend, kernel: str) -> str:
     return kernel
 
 
-def kernel_problems(backend: Backend) -> dict[str, str]:
+def kernel_problems(backend: Adapter) -> dict[str, str]:
     """Return the kernels of a backend that cannot run here, and why."""
     problems = {technology.name: technology.problem() for technology in backend.technologies}
     return {name: problem for name, problem in problems.items() if problem}
@@ -112,7 +128,7 @@ def kernel_problems(backend: Backend) -> dict[str, str]:
 # ---- computing -----------------------------------------------------------------------------------
 
 
-def fused(backend: Backend, kernel: str, work: Work) -> Found | None:
+def fused(backend: Adapter, kernel: str, work: Work) -> Found | None:
     """Compute by the technology that is chosen, or return None where the formulas are to do it.
 
     One that fails gives way, with a warning, to the next; asked for by name it is an error.
@@ -128,7 +144,7 @@ def fused(backend: Backend, kernel: str, work: Work) -> Found | None:
     return None
 
 
-def value(backend: Backend, kernel: str, operation: Any, arrays: Sequence[Array]) -> Array | None:
+def value(backend: Adapter, kernel: str, operation: Any, arrays: Sequence[Array]) -> Array | None:
     """Compute the value of an operation likewise."""
     if kernel == "auto" and backend.is_small(arrays):  # as `choose` says, in a tenth of the time
         return None
@@ -141,7 +157,7 @@ def value(backend: Backend, kernel: str, operation: Any, arrays: Sequence[Array]
     return None if found is None else found[0]
 
 
-def _of_loss(backend: Backend, work: Work) -> Work | None:
+def _of_loss(backend: Adapter, work: Work) -> Work | None:
     """Return a gradient that is an operation of its own as work on its loss, or None."""
     operation = work.operation
     s, t, weight, *rest = work.arrays

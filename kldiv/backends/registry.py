@@ -6,21 +6,20 @@ registered one never changes what already works.
 
 from __future__ import annotations
 
+import copyreg
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from kldiv.backends import table
 from kldiv.backends._generic import GenericBackend
-from kldiv.backends._table import TABLE
 from kldiv.backends.base import Backend, BackendStatus
+from kldiv.backends.table import GROUP, TABLE, names
 from kldiv.errors import BackendError, ConfigError, LibraryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kldiv._types import Array
-
-GROUP: Final = "kldiv.backends"
-"""The entry-point group that other packages offer their adapters in."""
 
 _loaded: dict[str, Backend] = {}
 _registered: dict[str, Backend] = {}
@@ -35,13 +34,19 @@ def get(name: str) -> Backend:
         backend = _load(name)
         if isinstance(backend, str):
             raise unusable(name, backend, TABLE[name].install)
-        _loaded[name] = backend
+        _loaded[name] = _pickled_by_name(backend)
     if name not in _loaded and name not in _registered:
         _load_entry_points(name)
     found = _loaded.get(name) or _registered.get(name)
     if found is None:
         raise ConfigError(f"no backend is called {name!r}; known: {', '.join(names())}")
     return found
+
+
+def _pickled_by_name(backend: Backend) -> Backend:
+    """Have the workers of a scheduler find their own instance; return the backend."""
+    copyreg.pickle(type(backend), lambda each: (get, (each.name,)))
+    return backend
 
 
 def _load(name: str) -> Backend | str:
@@ -57,20 +62,6 @@ def unusable(name: str, reason: str, install: str) -> BackendError:
     """Return the error for a backend that cannot be used here."""
     mend = f"; install it: {install}" if install else ""
     return BackendError(f"backend {name!r} cannot be used here: {reason}{mend}")
-
-
-def names() -> list[str]:
-    """Return the names of all backends that can be asked for, built in or not."""
-    from importlib.metadata import entry_points  # noqa: PLC0415 - only listing needs it
-
-    outside = {*_registered, *(point.name for point in entry_points(group=GROUP))}
-    return [*TABLE, *sorted(outside.difference(TABLE))]
-
-
-def kernel_names() -> list[str]:
-    """Return the names of the kernels of all backends that are known without loading them."""
-    built_in = {kernel for entry in TABLE.values() for kernel in entry.kernels}
-    return sorted(built_in.union(*(backend.kernels for backend in _registered.values())))
 
 
 def register_backend(backend: Backend) -> None:
@@ -110,7 +101,8 @@ def register_backend(backend: Backend) -> None:
         )
     if backend.name in {*TABLE, "auto"} or backend.name in _registered:
         raise ConfigError(f"a backend called {backend.name!r} exists already; choose another name")
-    _registered[backend.name] = backend
+    _registered[backend.name] = _pickled_by_name(backend)
+    table.registered[backend.name] = backend.kernels
     _by_type.clear()
     for forget in on_registration:
         forget()
@@ -178,7 +170,7 @@ def _recognise(cls: type) -> Backend:
             return backend
     if hasattr(cls, "__array_namespace__"):
         root = cls.__module__.partition(".")[0]
-        return _loaded.setdefault(root, GenericBackend(root))
+        return _loaded.setdefault(root, _pickled_by_name(GenericBackend(root)))
     mend = "its own toarray()" if hasattr(cls, "toarray") else "numpy.asarray"
     raise LibraryError(
         "expected an array of NumPy, PyTorch, JAX, CuPy, Dask or another library of the Python "

@@ -2,77 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kldiv import config
+from kldiv.backends.base import Route
 from kldiv.backends.choice import check_kernel
 from kldiv.backends.exchange import move
 from kldiv.backends.registry import find, find_type, get, on_registration, unusable
 from kldiv.errors import LibraryError
-from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array
     from kldiv.backends.base import Backend
-    from kldiv.formulas.operation import Operation
-    from kldiv.kernels.work import Found
-
-
-@dataclass(frozen=True)
-class Route:
-    """Who calls, who computes, where and with which kernel: the settings of a call, resolved.
-
-    No tuple: libraries would take that for a container of arrays.
-    """
-
-    caller: Backend
-    backend: Backend
-    device: str | None
-    """None: where the arrays are."""
-    kernel: str
-    mixed: bool = False
-    """Whether the arrays come from different libraries."""
-
-    def gather(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Return the arrays in the caller's library, where the first of them is."""
-        home = self.caller.device(arrays[0])
-        return tuple(
-            array if find(array) is self.caller else move(array, find(array), self.caller, home)
-            for array in arrays
-        )
-
-    def run(self, operation: Operation, *arrays: Array) -> Array:
-        """Run ``operation``, differentiably where the caller's library can."""
-        return self.caller.run(operation, self, arrays)
-
-    @property
-    def crosses(self) -> bool:
-        """Whether another library computes."""
-        return self.backend is not self.caller
-
-    def compute(self, operation: Operation, *arrays: Array) -> Array:
-        """Run ``operation`` without a gradient hook; the result is in the caller's library."""
-        if self.device is None and self.backend is self.caller:
-            return self.backend.compute(operation, arrays, self.kernel)
-        with self.backend.receiving([self.caller.dtype_name(array) for array in arrays]):
-            moved = [move(array, self.caller, self.backend, self.device) for array in arrays]
-            result = self.backend.compute(operation, moved, self.kernel)
-            home = self.caller.device(arrays[0])
-            return self.caller.deliver(move(result, self.backend, self.caller, home))
-
-    def fused(self, operation: Operation, arrays: Sequence[Array], **wanted: Any) -> Found | None:
-        """Compute value and gradients in one pass, or return None where there is no such pass.
-
-        What is wanted is that of a `Work`.
-        """
-        if self.device is not None or self.crosses:
-            return None
-        work = Work(operation, self.backend.namespace(arrays[0]), arrays, **wanted)
-        return self.backend.fused(work, self.kernel)
 
 
 _lock = Lock()
@@ -82,6 +26,15 @@ _places: dict[tuple[config.Settings, tuple[type, ...]], int] = {}
 
 # A type may be another backend's, once one is registered.
 on_registration.append(lambda: _places.clear())  # noqa: PLW0108 - tests put another dict there
+
+
+def gather(route: Route, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Return the arrays in the caller's library, where the first of them is."""
+    caller, home = route.caller, route.caller.device(arrays[0])
+    return tuple(
+        array if find(array) is caller else move(array, find(array), caller, home)
+        for array in arrays
+    )
 
 
 def resolve(names: Sequence[str], *arrays: Array) -> Route:

@@ -15,7 +15,7 @@ from libraries import Library, require
 
 import kldiv
 from kldiv import backends, testing
-from kldiv.backends import Backend, registry, routing
+from kldiv.backends import Backend, registry, routing, table
 from kldiv.errors import BackendError, ConfigError, LibraryError
 
 
@@ -23,6 +23,7 @@ from kldiv.errors import BackendError, ConfigError, LibraryError
 def own_registry(monkeypatch):
     """What a test registers is gone after it."""
     monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(table, "registered", {})
     monkeypatch.setattr(registry, "_by_type", {})
     monkeypatch.setattr(routing, "_places", {})
 
@@ -264,8 +265,7 @@ def test_subclasses_are_their_library_s():
 
 
 def test_a_kernel_that_the_backend_lacks(monkeypatch):
-    monkeypatch.setattr(registry, "kernel_names", lambda: ["pure", "magic"])
-    monkeypatch.setattr(backends, "kernel_names", lambda: ["pure", "magic"])
+    monkeypatch.setattr(table, "kernel_names", lambda: ["pure", "magic"])
     with (
         kldiv.config_context(kernel="magic"),
         pytest.raises(BackendError, match=r"kernel 'magic' does not run on backend 'numpy'.*pure"),
