@@ -6,7 +6,6 @@ overrides what only that library can do: its gradient hook, its devices, its ker
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +20,7 @@ from kldiv.backends.exchange import Exchange, move
 from kldiv.errors import LibraryError
 from kldiv.formulas.blocks import row_blocks
 from kldiv.formulas.reductions import RowWise
+from kldiv.kernels.technology import size_of
 from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Backend(Exchange, InChunks):
 
     def size(self, arrays: Sequence[Array]) -> int:
         """Return how many elements a kernel would compute."""
-        return math.prod(arrays[0].shape)
+        return size_of(arrays[0])
 
     def unreachable(
         self, technology: Technology, arrays: Sequence[Array], kernel: str

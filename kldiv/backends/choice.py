@@ -7,7 +7,6 @@ whether these can read them (`Backend.unreachable`), and how they are called (`B
 
 from __future__ import annotations
 
-import math
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from kldiv.errors import BackendError
 from kldiv.formulas.rows import RowGradient
 from kldiv.kernels.cpu import CPU
-from kldiv.kernels.technology import KernelError, Technology
+from kldiv.kernels.technology import KernelError, Technology, size_of
 from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def _refusal(
     """Return why a technology does not compute the work, or None where it does."""
     arrays = work.arrays if work.cotangent is None else [*work.arrays, work.cotangent]
     if kernel == "auto" and technology.small:
-        size = backend.size(arrays) if moved_to is None else math.prod(work.arrays[0].shape)
+        size = backend.size(arrays) if moved_to is None else size_of(work.arrays[0])
         if size < technology.small:
             return f"arrays of fewer than {technology.small} elements"
     if moved_to is None:

@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kldiv.backends import table
-from kldiv.backends._generic import GenericBackend
 from kldiv.backends.base import Backend, BackendStatus
+from kldiv.backends.generic import GenericBackend
 from kldiv.backends.table import GROUP, TABLE, names
 from kldiv.errors import BackendError, ConfigError, LibraryError
 
@@ -52,7 +52,7 @@ def _pickled_by_name(backend: Backend) -> Backend:
 def _load(name: str) -> Backend | str:
     """Return the adapter of a built-in backend, or why its library cannot be imported."""
     try:
-        return import_module(f"kldiv.backends._{name}").BACKEND
+        return import_module(f"kldiv.backends.{name}_").BACKEND
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name in TABLE[name].roots
         return f"{name} is not installed" if missing else f"importing {name} fails: {error}"

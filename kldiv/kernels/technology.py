@@ -6,6 +6,7 @@ name it in the adapter of the library whose arrays it reads.
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,11 @@ class Technology:
         """Return the error of a kernel that fails, which is this technology's from now on."""
         self.failure = f"{self.step} it fails: {described(error)}"
         return KernelError(self.failure)
+
+
+def size_of(array: Array) -> int:
+    """Return how many elements an array has."""
+    return math.prod(array.shape)
 
 
 def described(error: Exception) -> str:

@@ -150,7 +150,7 @@ def test_an_unknown_type_is_recognised_once_its_backend_is_registered():
 PLUGIN = """
 import numpy as np
 from kldiv.backends import get
-from kldiv.backends._numpy import NumPyBackend
+from kldiv.backends.numpy_ import NumPyBackend
 
 class Plugin(NumPyBackend):
     name = "plugin"
@@ -219,7 +219,7 @@ def without(monkeypatch):
 
     def hide(name):
         monkeypatch.setitem(sys.modules, name, None)
-        for module in [m for m in sys.modules if m == f"kldiv.backends._{name}"]:
+        for module in [m for m in sys.modules if m.startswith(f"kldiv.backends.{name}_")]:
             monkeypatch.delitem(sys.modules, module)
         monkeypatch.setattr(
             registry, "_loaded", {k: v for k, v in registry._loaded.items() if k != name}

@@ -340,7 +340,7 @@ torch_warns = pytest.mark.filterwarnings(
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_the_operator_is_what_torch_expects(reduction):
     torch = pytest.importorskip("torch")
-    from kldiv.backends._torch_ops import _fused
+    from kldiv.backends.torch_.operators import _fused
 
     s, t = torch.randn(2, 4, 30)
     upstream = torch.ones(4 if reduction == "none" else ())

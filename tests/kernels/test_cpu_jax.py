@@ -13,7 +13,7 @@ from kldiv.kernels.cpu import CPU
 pytest.importorskip("numba")
 jax = pytest.importorskip("jax")
 
-from kldiv.backends import _jax_ops  # noqa: E402 - after the skips
+from kldiv.backends.jax_ import cpu_kernels  # noqa: E402 - after the skips
 
 jnp = jax.numpy
 LOSSES = {
@@ -27,8 +27,8 @@ REDUCTIONS = ["none", "mean", "sum", "batchmean"]
 @pytest.fixture(autouse=True)
 def fused(monkeypatch):
     """Give small arrays to the kernels too."""
-    if _jax_ops.problem():
-        pytest.skip(_jax_ops.problem())
+    if cpu_kernels.problem():
+        pytest.skip(cpu_kernels.problem())
     monkeypatch.setattr(CPU, "small", 0)
     jax.clear_caches()
     with jax.enable_x64(True):

@@ -23,7 +23,7 @@ pytest.importorskip("triton")
 import torch
 from kernels.conformance import TECHNOLOGIES
 
-from kldiv.backends import _torch_ops
+from kldiv.backends.torch_ import operators
 
 pytestmark = TECHNOLOGIES["triton"].marks()
 
@@ -154,9 +154,9 @@ def test_the_operator_is_what_torch_expects(fused, reduction):
     names = ["kl_div_with_logits", reduction, "float32", "float32", "float32"]
     words = ("triton", names, [1.0])
     forward = ([s, t], *words, [], None, True, True, None)
-    _, kept = _torch_ops._fused(*forward)
+    _, kept = operators._fused(*forward)
     for arguments in (forward, ([s, t], *words, [0, 1], upstream, False, False, kept)):
-        found = torch.library.opcheck(_torch_ops._fused, arguments)
+        found = torch.library.opcheck(operators._fused, arguments)
         assert set(found.values()) == {"SUCCESS"}
 
 
@@ -246,7 +246,7 @@ def test_a_failing_compiler_is_told_once(no_routes, monkeypatch, compiled):
     monkeypatch.setattr(CPU, "small", 0)
     monkeypatch.setattr("kldiv.kernels.triton.row_loss.run", fail)
     # As auto chooses them on a GPU.
-    monkeypatch.setattr("kldiv.backends._torch.TorchBackend.unreachable",
+    monkeypatch.setattr("kldiv.backends.torch_.adapter.TorchBackend.unreachable",
                         lambda self, technology, *_: None if technology is TRITON
                         else "elsewhere")  # fmt: skip
     s, t = pair("logits", (6, 50))

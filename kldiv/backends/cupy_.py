@@ -8,9 +8,9 @@ import array_api_compat.cupy
 import cupy
 import numpy as np
 
-from kldiv.backends._overlay import Overlay
 from kldiv.backends.base import FLOATS, Backend
 from kldiv.backends.chunks import DEVICE_CHUNK_BYTES
+from kldiv.backends.overlay import Overlay
 from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
 from kldiv.kernels.cuda import CUDA

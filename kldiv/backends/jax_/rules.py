@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from kldiv.backends._jax_spread import by_the_compiler, in_blocks
 from kldiv.backends.base import Route
 from kldiv.backends.choice import choose
+from kldiv.backends.jax_.sharding import by_the_compiler, in_blocks
 from kldiv.backends.registry import get
 from kldiv.formulas import shards
 from kldiv.formulas.rows import RowGradient, RowLoss
@@ -131,6 +131,8 @@ def _gradient_jvp(
 def value_and_gradients(
     loss: RowLoss, route: Route, indices: tuple[int, ...], *arrays: Array
 ) -> tuple[Array, list[Array]]:
+    """Return a loss of rows and its gradients, in one program."""
+
     def run(*some: Array) -> Array:
         every = dict(enumerate(arrays)) | dict(zip(indices, some, strict=True))
         return by_the_compiler(partial(_run, loss, route), [*every.values()])

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import jax.scipy.special
 
-from kldiv.backends import _jax_linear, _jax_ops, _jax_rules, _jax_spread
-from kldiv.backends._overlay import Overlay
 from kldiv.backends.base import Backend, Route
 from kldiv.backends.chunks import DEVICE_CHUNK_BYTES
+from kldiv.backends.jax_ import cpu_kernels, linear, rules, sharding
+from kldiv.backends.overlay import Overlay
 from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
 from kldiv.formulas.reductions import RowWise
@@ -73,12 +73,12 @@ class JaxBackend(Backend):
         # Only concrete arrays cross, of which there is nothing to differentiate.
         if route.crosses or operation.native:
             return route.compute(operation, *arrays)
-        return _jax_spread.by_the_compiler(partial(_jax_rules.run, operation, route), arrays)
+        return sharding.by_the_compiler(partial(rules.run, operation, route), arrays)
 
     def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:
         if route.crosses:
             return super().run_linear(operation, route, arrays)
-        return _jax_linear.run(operation, route, *arrays)
+        return linear.run(operation, route, *arrays)
 
     def unreachable(
         self,
@@ -86,12 +86,12 @@ class JaxBackend(Backend):
         arrays: Sequence[Array],  # noqa: ARG002
         kernel: str,  # noqa: ARG002
     ) -> str | None:
-        return _jax_ops.problem() if technology is CPU else None
+        return cpu_kernels.problem() if technology is CPU else None
 
     def launch(self, technology: Technology, work: Work) -> Found:
         if technology is CPU:
-            return _jax_ops.call(work)
-        return PALLAS.compute(work, _jax_spread.by_rows)
+            return cpu_kernels.call(work)
+        return PALLAS.compute(work, sharding.by_rows)
 
     def fused(self, work: Work, kernel: str) -> Found | None:
         found = super().fused(work, kernel)
@@ -101,7 +101,7 @@ class JaxBackend(Backend):
             return None
         route = Route(self, self, None, kernel)
         indices = tuple(work.gradients)
-        return _jax_rules.value_and_gradients(work.operation, route, indices, *work.arrays)
+        return rules.value_and_gradients(work.operation, route, indices, *work.arrays)
 
     def in_chunks(
         self,
@@ -121,7 +121,7 @@ class JaxBackend(Backend):
     def by_formulas(self, operation: Operation, arrays: Sequence[Array]) -> Array:
         with self.context(arrays[0]):
             if isinstance(operation, RowWise):
-                elements = _jax_spread.by_rows(operation, xp, arrays)
+                elements = sharding.by_rows(operation, xp, arrays)
                 return operation.gather(xp, elements, arrays)
             return operation.value(xp, *arrays)
 
@@ -129,7 +129,7 @@ class JaxBackend(Backend):
         if axis_name is None:
             return super().spread(s, t, group, None)
         super().spread(s, t, group, None)
-        return _jax_spread.AxisSpread(axis_name)
+        return sharding.AxisSpread(axis_name)
 
     def device(self, array: Array) -> str:
         return _device_name(next(iter(array.devices())))
@@ -192,7 +192,7 @@ def _in_chunks(
     *arrays: Array,
 ) -> chunks.Found:
     run = Route(BACKEND, BACKEND, None, kernel).run
-    return _jax_linear.in_chunks(run, operation, arrays, wanted, weight, budget)
+    return linear.in_chunks(run, operation, arrays, wanted, weight, budget)
 
 
 def _device_name(device: Any) -> str:

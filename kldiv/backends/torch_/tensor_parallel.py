@@ -12,7 +12,7 @@ import array_api_compat.torch as xp
 import torch
 import torch.distributed as dist
 
-from kldiv.backends._torch_transforms import elements, transforming
+from kldiv.backends.torch_.transforms import elements, transforming
 from kldiv.errors import LibraryError
 from kldiv.formulas import shards
 from kldiv.formulas.blocks import shared_out

@@ -15,8 +15,8 @@ import jax.extend
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
-from kldiv.backends import _numpy
-from kldiv.backends._jax_rules import by_formulas
+from kldiv.backends import numpy_
+from kldiv.backends.jax_.rules import by_formulas
 from kldiv.formulas.rows import RowLoss
 from kldiv.kernels import spelling
 from kldiv.kernels.cpu import CPU
@@ -80,7 +80,7 @@ def _run(words: str, arrays: list[Any], results: list[Any]) -> None:
     own, upstream = wanted.split(arrays)
     into = results[1:] if wanted.value else results
     outputs = wanted.value, wanted.gradients, upstream, into
-    found, _ = CPU.compute(Work(wanted.operation, _numpy.xp, own, None, *outputs))
+    found, _ = CPU.compute(Work(wanted.operation, numpy_.xp, own, None, *outputs))
     if wanted.value:
         results[0][...] = found
 

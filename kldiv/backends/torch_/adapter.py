@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat.torch as xp
 import torch
 
-from kldiv.backends import _torch_linear, _torch_ops, chunks
-from kldiv.backends._torch_transforms import evaluate, is_symbolic, is_wrapped, transforming, whole
+from kldiv.backends import chunks
 from kldiv.backends.base import FLOATS, Backend
 from kldiv.backends.chunks import DEVICE_CHUNK_BYTES
 from kldiv.backends.table import TABLE
+from kldiv.backends.torch_ import linear, operators
+from kldiv.backends.torch_.transforms import evaluate, is_symbolic, is_wrapped, transforming, whole
 from kldiv.errors import LibraryError
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.triton import TRITON
@@ -207,11 +208,11 @@ class TorchBackend(Backend):
 
     def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:
         if self.autocasts(arrays[0]):
-            arrays = _torch_linear.autocast(operation, arrays)
+            arrays = linear.autocast(operation, arrays)
         tracked, transformed = _differentiated(arrays)
         if not (tracked or transformed):
             return super().run_linear(operation, route, arrays)
-        hook = _TransformableLinear if transformed else _torch_linear.InChunks
+        hook = _TransformableLinear if transformed else linear.InChunks
         return hook.apply(operation, route, *arrays)
 
     def is_small(self, arrays: Sequence[Array]) -> bool:
@@ -223,7 +224,7 @@ class TorchBackend(Backend):
         if not transforming() or torch.compiler.is_compiling():
             return int(arrays[0].numel())
         every = [whole(array) for array in arrays]
-        return max([array.numel() for array in every if array is not None], default=0)
+        return sorted(0 if array is None else array.numel() for array in every)[-1]
 
     def unreachable(
         self, technology: Technology, arrays: Sequence[Array], kernel: str
@@ -246,7 +247,7 @@ class TorchBackend(Backend):
     def launch(self, technology: Technology, work: Work) -> Found:
         given = [*work.arrays, work.cotangent]
         if torch.compiler.is_compiling() or (transforming() and any(map(is_wrapped, given))):
-            return _torch_ops.call(technology, work)
+            return operators.call(technology, work)
         return technology.compute(work._replace(threads=torch.get_num_threads()))
 
     by_formulas = staticmethod(evaluate)
@@ -260,10 +261,10 @@ class TorchBackend(Backend):
         weight: Array | None = None,
     ) -> chunks.Found:
         if torch.compiler.is_compiling():
-            return _torch_linear.compiled(operation, arrays, route.kernel, wanted, weight)
+            return linear.compiled(operation, arrays, route.kernel, wanted, weight)
         if transforming():  # whose tensors cannot be written into others
             return operation.elements(xp, *arrays), []
-        return _torch_linear.in_chunks(self, operation, arrays, route.kernel, wanted, weight)
+        return linear.in_chunks(self, operation, arrays, route.kernel, wanted, weight)
 
     def chunk_bytes(self, array: Array) -> int:
         return super().chunk_bytes(array) if array.device.type == "cpu" else DEVICE_CHUNK_BYTES
@@ -275,10 +276,10 @@ class TorchBackend(Backend):
     def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:
         if group is None and _plain(s) and _plain(t):
             return super().spread(s, t, None, axis_name)
-        from kldiv.backends import _torch_spread  # noqa: PLC0415 - loads torch.distributed
+        from kldiv.backends.torch_ import tensor_parallel  # noqa: PLC0415 - loads torch.distributed
 
         super().spread(s, t, None, axis_name)
-        return _torch_spread.spread(s, t, group)
+        return tensor_parallel.spread(s, t, group)
 
     def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
         return nullcontext()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kldiv.backends._overlay import Overlay
 from kldiv.backends.base import Backend
+from kldiv.backends.overlay import Overlay
 from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
 from kldiv.kernels.cpu import CPU

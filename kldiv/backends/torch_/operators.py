@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import array_api_compat.torch as xp
 import torch
 
-from kldiv.backends import _torch_mapped
-from kldiv.backends._torch_transforms import evaluate
 from kldiv.backends.choice import warn_of
+from kldiv.backends.torch_ import vmap
+from kldiv.backends.torch_.transforms import evaluate
 from kldiv.formulas.rows import RowLoss
 from kldiv.kernels import spelling
 from kldiv.kernels.cpu import CPU
@@ -143,14 +143,14 @@ def _mapped(
     gradients, cotangent, value, keep, kept = outputs
     operation, size = spelling.read(words, numbers), info.batch_size
     where, of_cotangent, of_kept = in_dims[0], in_dims[5], in_dims[8]
-    if kernel == CPU.name and _torch_mapped.is_one_call(operation, arrays, where):
+    if kernel == CPU.name and vmap.is_one_call(operation, arrays, where):
 
         def run(changed: Any, every: Sequence[Array], upstream: Array | None) -> list[Array]:
             again = spelling.spelled(changed)
             return _fused([*every], kernel, *again, gradients, upstream, value, keep, kept)
 
         upstream = cotangent, of_cotangent
-        results = _torch_mapped.together(run, operation, size, arrays, where, upstream, value=value)
+        results = vmap.together(run, operation, size, arrays, where, upstream, value=value)
         return results, [0 for _ in results]
     parts = []
     for entry in range(size):

@@ -9,10 +9,11 @@ import array_api_compat.dask.array
 import dask.array as da
 import numpy as np
 
-from kldiv.backends import _dask_linear, _dask_spread, _numpy
-from kldiv.backends._overlay import Overlay
+from kldiv.backends import numpy_
 from kldiv.backends.base import Backend, Route
 from kldiv.backends.choice import check_kernel
+from kldiv.backends.dask_ import linear, stages
+from kldiv.backends.overlay import Overlay
 from kldiv.backends.registry import find, get
 from kldiv.backends.table import TABLE
 from kldiv.errors import ShapeError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 # Dask names no half types, but its blocks have them.
-xp = Overlay(array_api_compat.dask.array, partial(getattr, _numpy.xp))
+xp = Overlay(array_api_compat.dask.array, partial(getattr, numpy_.xp))
 
 
 def _compute_block(
@@ -102,9 +103,9 @@ class DaskBackend(Backend):
     def run(self, operation: Loss, route: Route, arrays: Sequence[Array]) -> Array:  # type: ignore[override]
         elements = operation.elementwise()
         block = partial(_block, route)
-        plan = _dask_spread.plan_for(elements, arrays)
+        plan = stages.plan_for(elements, arrays)
         if plan is not None:
-            return operation.gather(xp, _dask_spread.elements(plan, arrays, block), arrays)
+            return operation.gather(xp, stages.elements(plan, arrays, block), arrays)
         sizes = None
         if isinstance(elements, RowWise):
             arrays, named, out, sizes = _whole_rows(elements, arrays)
@@ -130,11 +131,11 @@ class DaskBackend(Backend):
         if not isinstance(operation, RowLoss) or work.cotangent is not None:
             return None
         elements = operation.elementwise()
-        plan = _dask_spread.plan_for(elements, arrays, differentiated=True)
+        plan = stages.plan_for(elements, arrays, differentiated=True)
         if plan is None:
             return None
         route = Route(self, self, None, kernel)
-        rows = _dask_spread.elements(plan, arrays, partial(_block, route))
+        rows = stages.elements(plan, arrays, partial(_block, route))
         loss = operation.gather(xp, rows, arrays)
         ones = xp.ones_like(loss)
         return loss, [
@@ -151,7 +152,7 @@ class DaskBackend(Backend):
     ) -> chunks.Found:
         other = None if route.backend is self else route.backend.name
         of_block = partial(_block_route, other, route.device, route.kernel)
-        return _dask_linear.in_chunks(xp, of_block, operation, arrays, wanted, weight)
+        return linear.in_chunks(xp, of_block, operation, arrays, wanted, weight)
 
     def device(self, array: Array) -> str:  # noqa: ARG002
         return "cpu"
