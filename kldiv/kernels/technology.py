@@ -83,9 +83,9 @@ class Technology:
         return KernelError(self.failure)
 
 
-def size_of(array: Array) -> int:
-    """Return how many elements an array has."""
-    return math.prod(array.shape)
+def size_of(*arrays: Array) -> int:
+    """Return how many elements the largest array has."""
+    return max([math.prod(array.shape) for array in arrays])
 
 
 def described(error: Exception) -> str:

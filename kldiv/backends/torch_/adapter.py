@@ -17,6 +17,7 @@ from kldiv.backends.torch_ import linear, operators
 from kldiv.backends.torch_.transforms import evaluate, is_symbolic, is_wrapped, transforming, whole
 from kldiv.errors import LibraryError
 from kldiv.kernels.cpu import CPU
+from kldiv.kernels.technology import size_of
 from kldiv.kernels.triton import TRITON
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class TorchBackend(Backend):
         if not transforming() or torch.compiler.is_compiling():
             return int(arrays[0].numel())
         every = [whole(array) for array in arrays]
-        return sorted(0 if array is None else array.numel() for array in every)[-1]
+        return size_of(*(one for one in every if one is not None), arrays[0])
 
     def unreachable(
         self, technology: Technology, arrays: Sequence[Array], kernel: str
