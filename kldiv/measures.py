@@ -355,7 +355,8 @@ def renyi_divergence(
     0.2231
     0.4055
     """
-    if not isinstance(alpha, int | float) or not alpha >= 0:
+    given: Any = alpha
+    if not isinstance(given, int | float) or not given >= 0:
         raise OptionError(f"alpha must be a number from 0 to math.inf; got {alpha!r}")
     limits = {
         0.0: formulas.RenyiZero(),

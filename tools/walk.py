@@ -74,7 +74,8 @@ def circles() -> list[list[str]]:
     graph = {name: {each for each in found if each in graph} for name, found in graph.items()}
     reach: dict[str, set[str]] = {}
     for name in graph:
-        found, rest = set(), [name]
+        found: set[str] = set()
+        rest = [name]
         while rest:
             for each in graph[rest.pop()] - found:
                 found.add(each)

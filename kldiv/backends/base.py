@@ -16,7 +16,7 @@ import numpy as np
 
 from kldiv.backends import choice
 from kldiv.backends.chunks import InChunks
-from kldiv.backends.exchange import Exchange, move
+from kldiv.backends.exchange import move
 from kldiv.errors import LibraryError
 from kldiv.formulas.blocks import row_blocks
 from kldiv.formulas.reductions import RowWise
@@ -25,7 +25,6 @@ from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
     from kldiv._types import Array, Namespace
     from kldiv.formulas.operation import Operation
@@ -97,7 +96,7 @@ class Spread(Protocol):
         ...
 
 
-class Backend(Exchange, InChunks):
+class Backend(InChunks):
     """Adapter of one array library: derive from it, and override what the library does better."""
 
     roots: tuple[str, ...]
@@ -193,10 +192,6 @@ class Backend(Exchange, InChunks):
     def adjacent(self, array: Array) -> Array:
         """Return the array, its last axis adjacent in memory where sums are exact only then."""
         return array
-
-    def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
-        """Return the context that formulas run in: a device, silenced warnings."""
-        return np.errstate(all="ignore")  # many libraries compute by NumPy
 
     def register_container(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kldiv.backends.exchange import move
+from kldiv.backends.exchange import Exchange, move
 from kldiv.formulas.linear import Products, Tools
 from kldiv.kernels.work import Work
 
@@ -27,11 +27,11 @@ DEVICE_CHUNK_BYTES = 1_073_741_824
 """The same on a GPU."""
 
 
-class InChunks:
+class InChunks(Exchange):
     """What two linear layers' loss asks of a library's adapter."""
 
     def run_linear(self, operation: LinearLoss, route: Any, arrays: Sequence[Array]) -> Array:
-        """Run two linear layers' loss likewise."""
+        """Run two linear layers' loss inside the library's gradient hook; here there is none."""
         return value(route, operation, arrays)
 
     def in_chunks(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Exchange:
-    """What moving arrays asks of a library's adapter."""
+    """The arrays of one library: namespace, dtypes, devices, and how they are moved."""
 
     name: str
     module: str
@@ -33,6 +33,10 @@ class Exchange:
     def dtype_name(self, array: Array) -> str:
         """Return the name of the array's dtype, as the array-API standard spells it."""
         return str(array.dtype).rpartition(".")[2]
+
+    def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
+        """Return the context that formulas run in: a device, silenced warnings."""
+        return np.errstate(all="ignore")  # many libraries compute by NumPy
 
     def device(self, array: Array) -> str:
         """Return the name of the device that ``array`` is on."""

@@ -17,9 +17,9 @@ class Form(NamedTuple):
     """A loss that kernels compute in one pass."""
 
     name: str
-    operation: type[PointwiseLoss | RowLoss]
-    kind: type
-    """Of the operation's function, or divergence."""
+    operation: Any
+    """Its class, and that of its function, or divergence."""
+    kind: Any
     numbers: tuple[str, ...] = ()
     """The settings of that kind."""
 
@@ -36,7 +36,7 @@ FORMS: Final = (
 def form_of(operation: Any) -> Form | None:
     """Return the fused form of an operation, or None."""
     kind = _kind(operation)
-    if kind is None or getattr(kind, "order", 0):  # a derivative
+    if kind is None or getattr(kind, "order", None):  # a derivative
         return None
     for form in FORMS:
         if type(operation) is form.operation and type(kind) is form.kind:
@@ -65,15 +65,14 @@ def spelled(operation: Any) -> tuple[list[str], list[float]]:
     return words, numbers
 
 
-def read(words: Sequence[str], numbers: Sequence[float]) -> Any:
+def read(words: Sequence[str], numbers: Sequence[Any]) -> Any:
     """Return the operation that was spelled."""
     name, *settings = words
     form = next(form for form in FORMS if form.name == name)
     count = len(form.numbers)
     kind = form.kind(*numbers[:count])
-    if form.operation is RowLoss:
-        return RowLoss(*settings, kind, *(numbers[count:] or [None]))  # type: ignore[arg-type]
-    return PointwiseLoss(*settings, kind)  # type: ignore[arg-type]
+    own = numbers[count:] or [None]  # the temperature, None where it is an array
+    return form.operation(*settings, kind, *(own if form.operation is RowLoss else ()))
 
 
 def _kind(operation: Any) -> Any:

@@ -520,3 +520,13 @@ def test_other_arguments_that_do_not_fit():
         kldiv.linear_kl_div(*ARRAYS, reduction="avg")
     with pytest.raises(OptionError, match="argnums"):
         kldiv.value_and_grad(kldiv.linear_kl_div, argnums=4)
+
+
+def test_backward_inside_a_forward_mode_level():
+    torch = pytest.importorskip("torch")
+    arrays = [torch.randn(6, 3), torch.randn(5, 3), torch.randn(6, 4), torch.randn(5, 4)]
+    hidden = arrays[0].requires_grad_()
+    (expected,) = torch.autograd.grad(3 * kldiv.linear_kl_div(*arrays), hidden)
+    with torch.autograd.forward_ad.dual_level():
+        (found,) = torch.autograd.grad(3 * kldiv.linear_kl_div(*arrays), hidden)
+    torch.testing.assert_close(found, expected)

@@ -58,3 +58,21 @@ def elements(operation: RowWise, *arrays: Array) -> Array:
     if torch.compiler.is_compiling() or transforming():
         return operation.elements(xp, *arrays)
     return in_row_blocks(operation, xp, arrays)
+
+
+def lie_in_memory(arrays: Sequence[Array]) -> bool:
+    """Return whether the tensors are nothing but numbers in memory."""
+    try:
+        return all(
+            type(array) in {torch.Tensor, torch.nn.Parameter}
+            and not array.is_neg()
+            and array.data_ptr()
+            for array in arrays
+        )
+    except RuntimeError:  # the tensors of a transform have no memory
+        return False
+
+
+def lie_on_cpu(arrays: Sequence[Array]) -> bool:
+    """Return whether the tensors are numbers in the CPU's memory."""
+    return all(array.device.type == "cpu" for array in arrays) and lie_in_memory(arrays)
