@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import operator
+from dataclasses import dataclass
+from functools import wraps
+from inspect import signature
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
 from kldiv import backends
+from kldiv.backends import chunks
 from kldiv.backends.base import FLOATS, HALVES
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.reductions import REDUCTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kldiv._types import Array, Reduction
     from kldiv.backends.base import Backend, Spread
@@ -23,6 +27,11 @@ _WIDER = {
     for i, a in enumerate(FLOATS)
     for j, b in enumerate(FLOATS)
 }
+
+
+_PAIR = "input", "target"
+
+P = ParamSpec("P")
 
 
 class Call:
@@ -57,7 +66,7 @@ class Call:
         operation = self.operation
         found = None
         if getattr(operation, "reduction", "none") != "none":
-            found = self.route.fused(operation, wanted, self.arrays)
+            found = self.fused(wanted)
         if found is None:
             value = self.value()
             if value.shape != ():
@@ -71,6 +80,10 @@ class Call:
             xp = self.route.caller.namespace(value)
             gradients = [xp.moveaxis(gradient, -1, self.axis) for gradient in gradients]
         return value, gradients
+
+    def fused(self, wanted: tuple[int, ...]) -> tuple[Array | None, list[Array]] | None:
+        """Return the loss and its gradients from one pass, or None where there is no such pass."""
+        return self.route.fused(self.operation, self.arrays, gradients=wanted)
 
     def gradient(self, index: int, value: Array) -> Array:
         """Return the gradient of the scalar ``value`` in the array of that index."""
@@ -87,11 +100,75 @@ class Call:
         return gradient if self.axis == -1 else xp.moveaxis(gradient, -1, self.axis)
 
 
+class LinearCall(Call):
+    """A call of two linear layers' loss, which adapters run a chunk of rows at a time."""
+
+    __slots__ = ()
+
+    def value(self) -> Array:
+        return self.route.caller.run_linear(self.operation, self.route, self.arrays)
+
+    def fused(self, wanted: tuple[int, ...]) -> tuple[Array | None, list[Array]] | None:
+        return chunks.value_and_gradients(self.route, self.operation, wanted, self.arrays)
+
+
+@dataclass(frozen=True)
+class Record:
+    """The facts of a public function, which whatever lists functions reads."""
+
+    prepare: Callable[..., Call]
+    """Checks the arguments and resolves the settings."""
+    arrays: float
+    """How many arrays it can be differentiated in."""
+    operation: Any = None
+    """The operation that it runs, with some settings, where `kldiv.explain` knows it."""
+
+
+class Differentiable(Protocol[P]):
+    """A public function with its record."""
+
+    record: Record
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Array:
+        """Return the value."""
+        ...
+
+
+def differentiable(
+    arrays: float, operation: Any = None
+) -> Callable[[Callable[P, Call]], Differentiable[P]]:
+    """Make a function that prepares a call into the public one, which returns its value.
+
+    So each list of options stands once. `kldiv.value_and_grad` takes what is called here, and
+    `kldiv.explain` takes it where an operation is given.
+
+    Parameters
+    ----------
+    arrays : int or math.inf
+        How many arrays it can be differentiated in.
+    operation : Operation, optional
+        As in `Record`.
+    """
+
+    def public(prepare: Callable[P, Call]) -> Differentiable[P]:
+        @wraps(prepare)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Array:
+            return prepare(*args, **kwargs).value()
+
+        found = cast("Any", call)
+        found.__annotations__ = {**prepare.__annotations__, "return": "Array"}
+        found.__signature__ = signature(prepare).replace(return_annotation="Array")
+        found.record = Record(prepare, arrays, operation)
+        return cast("Differentiable[P]", call)
+
+    return public
+
+
 def resolve_pair(
     input: Array, target: Array, **others: Array
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
     """Resolve the arrays of a call and check their dtypes; return route, arrays, common dtype."""
-    return resolve_arrays(("input", "target"), (input, target), **others)
+    return resolve_arrays(_PAIR, (input, target), **others)
 
 
 def resolve_arrays(
@@ -99,19 +176,20 @@ def resolve_arrays(
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
     """Resolve floating arrays of those names, and others; return route, arrays, common dtype."""
     arrays: tuple[Array, ...] = (*floats, *others.values())
-    route = backends.resolve(", ".join((*names, *others)), *arrays)
+    route = backends.resolve((*names, *others), *arrays)
     if route.mixed:
-        arrays = route.gather(arrays)
+        arrays = backends.gather(route, arrays)
     caller = route.caller
-    if route.device is None and not route.crosses:
+    if route.device is None and route.backend is caller:
         caller.check_devices((*names, *others), arrays)
-    wide = FLOATS[0]
-    for index, (name, array) in enumerate(zip(names, arrays, strict=False)):
+    wide = ""
+    for name, array in zip(names, arrays, strict=False):
         caller.check(name, array)
         dtype = caller.dtype_name(array)
         if dtype not in FLOATS:
             raise _not_floating(name, dtype)
-        wide = _WIDER[wide, dtype] if index else dtype
+        if dtype != wide:
+            wide = _WIDER[wide, dtype] if wide else dtype
     return route, arrays, wide
 
 
@@ -119,7 +197,8 @@ def resolve_same_shape(
     input: Array, target: Array, where: Array | None = None
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
     """Resolve two arrays of one shape, and a mask that broadcasts to it."""
-    route, arrays, wide = resolve_pair(input, target, **({} if where is None else {"where": where}))
+    others = {} if where is None else {"where": where}
+    route, arrays, wide = resolve_arrays(_PAIR, (input, target), **others)
     if input.shape != target.shape:
         raise different(input.shape, target.shape)
     if where is not None:
@@ -130,9 +209,9 @@ def resolve_same_shape(
 def integers_in_float64(names: Sequence[str], arrays: Sequence[Array]) -> tuple[Array, ...]:
     """Return arrays in which integers are float64, by JAX its widest dtype; others as they are."""
     arrays = tuple(arrays)
-    route = backends.resolve(", ".join(names), *arrays)
+    route = backends.resolve(names, *arrays)
     if route.mixed:
-        arrays = route.gather(arrays)
+        arrays = backends.gather(route, arrays)
     return tuple([_in_float64(route.caller, array) for array in arrays])
 
 

@@ -241,7 +241,6 @@ def _known(name: str, value: str) -> list[str] | None:
     """Return the values that a setting can have; None where only the backend can tell."""
     if value == "auto" or name == "device":
         return None
-    from kldiv import backends  # noqa: PLC0415 - backends reads the settings
+    from kldiv.backends import table  # noqa: PLC0415 - the package, not the table, needs NumPy
 
-    names = backends.names() if name == "backend" else backends.kernel_names()
-    return ["auto", *names]
+    return ["auto", *(table.names() if name == "backend" else table.kernel_names())]

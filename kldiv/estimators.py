@@ -14,6 +14,7 @@ from kldiv._call import (
     broadcasts,
     check_mask,
     check_reduction,
+    differentiable,
     dtypes,
     integers_in_float64,
     resolve_arrays,
@@ -72,6 +73,7 @@ class Estimate(NamedTuple):
     note: str = ""
 
 
+@differentiable(2)
 def kl_estimate(
     log_p: Array,
     log_q: Array,
@@ -83,7 +85,7 @@ def kl_estimate(
     reduction: Reduction = "mean",
     where: Array | None = None,
     dtype: Any = None,
-) -> Array:
+) -> Call:
     r"""
     Estimate D(P‖Q) from log-probabilities of samples of P, in nats: k1, k2 or k3.
 
@@ -165,32 +167,6 @@ def kl_estimate(
     >>> [round(float(kl_estimate(log_p, log_q, kind=kind)), 6) for kind in ("k1", "k2", "k3")]
     [0.020411, 0.020759, 0.020411]
     """
-    return prepare_kl_estimate(
-        log_p,
-        log_q,
-        kind=kind,
-        unbiased_gradient=unbiased_gradient,
-        log_ratio_clip=log_ratio_clip,
-        weight=weight,
-        reduction=reduction,
-        where=where,
-        dtype=dtype,
-    ).value()
-
-
-def prepare_kl_estimate(
-    log_p: Array,
-    log_q: Array,
-    *,
-    kind: Kind = "k3",
-    unbiased_gradient: bool = False,
-    log_ratio_clip: float | None = None,
-    weight: Array | None = None,
-    reduction: Reduction = "mean",
-    where: Array | None = None,
-    dtype: Any = None,
-) -> Call:
-    """Check the arguments of `kl_estimate` and resolve its settings."""
     check_reduction(reduction)
     if kind not in _KINDS:
         raise OptionError(f"kind must be one of 'k1', 'k2', 'k3'; got {kind!r}")

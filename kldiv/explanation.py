@@ -6,21 +6,22 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kldiv import backends, config
+from kldiv import backends, config, linear_losses, logit_losses, losses
+from kldiv._call import Record
+from kldiv.backends.choice import choose
 from kldiv.errors import OptionError
 from kldiv.formulas.linear import LinearLoss
-from kldiv.formulas.pointwise import PointwiseLoss
-from kldiv.formulas.rows import JensenShannon, RowLoss
+from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
     from kldiv._types import Array
     from kldiv.formulas.operation import Operation
 
 OPERATIONS = {
-    "kl_div": PointwiseLoss(),
-    "kl_div_with_logits": RowLoss(),
-    "js_div_with_logits": RowLoss(divergence=JensenShannon()),
-    "linear_kl_div": LinearLoss(),
+    name: function.record.operation
+    for module in (losses, logit_losses, linear_losses)
+    for name, function in vars(module).items()
+    if isinstance(getattr(function, "record", None), Record) and function.record.operation
 }
 """An operation of each function, as it would be run."""
 
@@ -83,10 +84,10 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
         )
     if not arrays:
         raise OptionError("explain needs the arrays of the call; got none: explain(input, target)")
-    route = backends.resolve("the arrays", *arrays)
+    route = backends.resolve(("the arrays",), *arrays)
     origin = config.origins()
     device = route.device or _device_of(route, arrays[0])
-    kernel, why = route.backend.explain_kernel(route.kernel, *_computed(route, operation, arrays))
+    kernel, why = _kernel(route, device, *_computed(route, operation, arrays))
     place = "the first that the backend has" if route.crosses else "where the first array is"
     reasons = (
         f"library {route.caller.name}: the type of the first array, {_full_name(type(arrays[0]))}",
@@ -96,6 +97,18 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
         f"kernel {kernel}: " + _why("kernel", origin, f"{why} (kernel='auto')"),
     )
     return Explanation(operation, route.caller.name, route.backend.name, device, kernel, reasons)
+
+
+def _kernel(
+    route: backends.Route, device: str, operation: Operation, arrays: tuple[Array, ...]
+) -> tuple[str, str]:
+    """Return which kernel would compute an operation, and why."""
+    if route.backend.in_blocks and route.kernel == "auto":
+        return "auto", "in each block the fastest of its own library that applies"
+    moves = route.crosses or route.mixed or route.device is not None
+    work = Work(operation, None, arrays)
+    choice = choose(route.backend, route.kernel, work, device if moves else None)
+    return choice.kernel, choice.reason
 
 
 def _computed(

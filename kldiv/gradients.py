@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kldiv import estimators, linear_losses, logit_losses, losses, measures
+from kldiv._call import Record
 from kldiv.errors import LibraryError, OptionError
 
 if TYPE_CHECKING:
@@ -14,21 +13,6 @@ if TYPE_CHECKING:
 
     from kldiv._call import Call
     from kldiv._types import Array
-
-_PREPARE: dict[Any, tuple[Callable[..., Call], float]] = {
-    losses.kl_div: (losses.prepare_kl_div, 2),
-    logit_losses.kl_div_with_logits: (logit_losses.prepare_kl_div_with_logits, 2),
-    logit_losses.js_div_with_logits: (logit_losses.prepare_js_div_with_logits, 2),
-    linear_losses.linear_kl_div: (linear_losses.prepare_linear_kl_div, 4),
-    estimators.kl_estimate: (estimators.prepare_kl_estimate, 2),
-    measures.kl_divergence: (measures.prepare_kl_divergence, 2),
-    measures.js_divergence: (measures.prepare_js_divergence, math.inf),
-    measures.jeffreys_divergence: (measures.prepare_jeffreys_divergence, 2),
-    measures.renyi_divergence: (measures.prepare_renyi_divergence, 2),
-    measures.entropy: (measures.prepare_entropy, 1),
-    measures.cross_entropy: (measures.prepare_cross_entropy, 2),
-}
-"""What prepares a call of each function, and how many arrays it can be differentiated in."""
 
 
 def value_and_grad(
@@ -98,10 +82,9 @@ def _unwrap(loss: Any) -> tuple[Callable[..., Call], float, int]:
     if isinstance(loss, partial):
         prepare, most, bound = _unwrap(loss.func)
         return partial(prepare, *loss.args, **loss.keywords), most, bound + len(loss.args)
-    if isinstance(loss, losses.KLDivLoss):
-        return loss.prepare, 2, 0
-    if callable(loss) and loss in _PREPARE:
-        return *_PREPARE[loss], 0
+    record = getattr(loss, "record", None)
+    if isinstance(record, Record):
+        return record.prepare, record.arrays, 0
     raise LibraryError(
         "value_and_grad takes a loss of kldiv, a functools.partial of one, or a KLDivLoss; got "
         f"{loss!r}; for a function of your own use the library's automatic differentiation"

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from kldiv._call import (
     Call,
+    LinearCall,
     check_reduction,
     check_row_arrays,
+    differentiable,
     dtypes,
     fixed_temperature,
     resolve_arrays,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _NAMES = ("input", "weight", "target_input", "target_weight")
 
 
+@differentiable(4, LinearLoss())
 def linear_kl_div(
     input: Array,
     weight: Array,
@@ -35,7 +38,7 @@ def linear_kl_div(
     reduction: Reduction = "mean",
     where: Array | None = None,
     dtype: Any = None,
-) -> Array:
+) -> Call:
     r"""
     Kullback-Leibler divergence of two linear layers' softmax, without their logits in memory.
 
@@ -115,34 +118,6 @@ def linear_kl_div(
     >>> print(abs(loss - same) < 1e-14)
     True
     """
-    return prepare_linear_kl_div(
-        input,
-        weight,
-        target_input,
-        target_weight,
-        bias=bias,
-        target_bias=target_bias,
-        temperature=temperature,
-        reduction=reduction,
-        where=where,
-        dtype=dtype,
-    ).value()
-
-
-def prepare_linear_kl_div(
-    input: Array,
-    weight: Array,
-    target_input: Array,
-    target_weight: Array,
-    *,
-    bias: Array | None = None,
-    target_bias: Array | None = None,
-    temperature: float | Array = 1.0,
-    reduction: Reduction = "mean",
-    where: Array | None = None,
-    dtype: Any = None,
-) -> Call:
-    """Check the arguments of `linear_kl_div` and resolve its settings."""
     check_reduction(reduction)
     fixed = fixed_temperature(temperature)
     biases = {"bias": bias, "target_bias": target_bias}
@@ -166,7 +141,7 @@ def prepare_linear_kl_div(
         fixed,
         (bias is not None, target_bias is not None),
     )
-    return Call(route, operation, *own, *of_rows)
+    return LinearCall(route, operation, *own, *of_rows)
 
 
 def _check_shapes(arrays: dict[str, Array]) -> None:

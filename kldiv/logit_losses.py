@@ -11,6 +11,7 @@ from kldiv._call import (
     check_reduction,
     check_row_arrays,
     different,
+    differentiable,
     dtypes,
     fixed_temperature,
     resolve_pair,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Reduction
 
 
+@differentiable(2, RowLoss())
 def kl_div_with_logits(
     input: Array,
     target: Array,
@@ -34,7 +36,7 @@ def kl_div_with_logits(
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
-) -> Array:
+) -> Call:
     r"""
     Kullback-Leibler divergence of two sets of logits, exact at any distance, in nats.
 
@@ -108,7 +110,8 @@ def kl_div_with_logits(
     >>> print(f"{kldiv.kl_div_with_logits(student, teacher):.4e}")
     9.2230e-10
     """
-    return prepare_kl_div_with_logits(
+    return _prepare(
+        KullbackLeibler(),
         input,
         target,
         axis=axis,
@@ -118,14 +121,10 @@ def kl_div_with_logits(
         dtype=dtype,
         group=group,
         axis_name=axis_name,
-    ).value()
+    )
 
 
-def prepare_kl_div_with_logits(input: Array, target: Array, **options: Any) -> Call:
-    """Check the arguments of `kl_div_with_logits` and resolve its settings."""
-    return _prepare(KullbackLeibler(), input, target, **options)
-
-
+@differentiable(2, RowLoss(divergence=JensenShannon()))
 def js_div_with_logits(
     input: Array,
     target: Array,
@@ -138,7 +137,7 @@ def js_div_with_logits(
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
-) -> Array:
+) -> Call:
     r"""
     Jensen-Shannon divergence of two sets of logits, exact at any distance, in nats.
 
@@ -203,10 +202,16 @@ def js_div_with_logits(
     >>> bool(apart == np.log(2))
     True
     """
-    return prepare_js_div_with_logits(
+    if not 0 < beta < 1:
+        raise OptionError(
+            f"beta must lie between 0 and 1; got {beta!r}; its limits are Kullback-Leibler "
+            "divergences: use kl_div_with_logits(input, target) for D(P‖Q), with the arguments "
+            "swapped for D(Q‖P)"
+        )
+    return _prepare(
+        JensenShannon(float(beta)),
         input,
         target,
-        beta=beta,
         axis=axis,
         temperature=temperature,
         reduction=reduction,
@@ -214,20 +219,7 @@ def js_div_with_logits(
         dtype=dtype,
         group=group,
         axis_name=axis_name,
-    ).value()
-
-
-def prepare_js_div_with_logits(
-    input: Array, target: Array, *, beta: float = 0.5, **options: Any
-) -> Call:
-    """Check the arguments of `js_div_with_logits` and resolve its settings."""
-    if not 0 < beta < 1:
-        raise OptionError(
-            f"beta must lie between 0 and 1; got {beta!r}; its limits are Kullback-Leibler "
-            "divergences: use kl_div_with_logits(input, target) for D(P‖Q), with the arguments "
-            "swapped for D(Q‖P)"
-        )
-    return _prepare(JensenShannon(float(beta)), input, target, **options)
+    )
 
 
 def _prepare(
@@ -235,13 +227,13 @@ def _prepare(
     input: Array,
     target: Array,
     *,
-    axis: int = -1,
-    temperature: float | Array = 1.0,
-    reduction: Reduction = "mean",
-    where: Array | None = None,
-    dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
+    axis: int,
+    temperature: float | Array,
+    reduction: Reduction,
+    where: Array | None,
+    dtype: Any,
+    group: Any,
+    axis_name: Any,
 ) -> Call:
     check_reduction(reduction)
     fixed = fixed_temperature(temperature)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kldiv._call import Call, check_reduction, dtypes, resolve_same_shape
+from kldiv._call import Call, Record, check_reduction, differentiable, dtypes, resolve_same_shape
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kldiv.formulas.pointwise import Pointwise
 
 
+@differentiable(2, PointwiseLoss())
 def kl_div(
     input: Array,
     target: Array,
@@ -21,7 +22,7 @@ def kl_div(
     log_target: bool = False,
     where: Array | None = None,
     dtype: Any = None,
-) -> Array:
+) -> Call:
     r"""
     Kullback-Leibler divergence D(P‖Q) of probabilities P from log-probabilities log Q, in nats.
 
@@ -96,21 +97,6 @@ def kl_div(
     >>> round(float(kldiv.kl_div(np.log(q), p, reduction="sum")), 6)
     0.010338
     """
-    return prepare_kl_div(
-        input, target, reduction=reduction, log_target=log_target, where=where, dtype=dtype
-    ).value()
-
-
-def prepare_kl_div(
-    input: Array,
-    target: Array,
-    *,
-    reduction: Reduction = "mean",
-    log_target: bool = False,
-    where: Array | None = None,
-    dtype: Any = None,
-) -> Call:
-    """Check the arguments of `kl_div` and resolve its settings."""
     check_reduction(reduction)
     route, arrays, wide = resolve_same_shape(input, target, where)
     compute, total, result = dtypes(route, wide, dtype, arrays[0])
@@ -165,11 +151,16 @@ class KLDivLoss:
         """Return the loss of ``input`` (log Q) and ``target``."""
         return self.prepare(input, target, where=where, dtype=dtype).value()
 
+    @property
+    def record(self) -> Record:
+        """The facts of this loss, as those of a function."""
+        return Record(self.prepare, kl_div.record.arrays)
+
     def prepare(
         self, input: Array, target: Array, *, where: Array | None = None, dtype: Any = None
     ) -> Call:
         """Check the arguments and resolve the settings of one call."""
-        return prepare_kl_div(
+        return kl_div.record.prepare(
             input,
             target,
             reduction=self.reduction,

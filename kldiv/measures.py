@@ -13,6 +13,7 @@ from kldiv._call import (
     Call,
     check_axis,
     different,
+    differentiable,
     dtypes,
     integers_in_float64,
     resolve_arrays,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from kldiv.formulas.measures import Measure
 
 
+@differentiable(2)
 def kl_divergence(
     p: Any,
     q: Any,
@@ -36,7 +38,7 @@ def kl_divergence(
     base: float | None = None,
     normalize: bool = False,
     method: Literal["quadrature", "monte_carlo"] | None = None,
-) -> Any:
+) -> Call:
     r"""
     Kullback-Leibler divergence D(p‖q) of probabilities, or of two distributions.
 
@@ -113,37 +115,47 @@ def kl_divergence(
     >>> round(float(kldiv.kl_divergence(Normal(0, 1), Normal(1, 2))), 6)
     0.443147
     """
-    if _like_array(p) and _like_array(q):
-        return prepare_kl_divergence(
-            p, q, axis=axis, base=base, normalize=normalize, method=method
-        ).value()
-    from kldiv.distributions import divergence  # noqa: PLC0415 - arrays do not need it
-
-    if normalize or axis != -1:
-        raise OptionError(
-            "axis and normalize belong to arrays of probabilities; got "
-            f"{type(p).__name__} and {type(q).__name__}; leave them out for distributions"
-        )
-    return divergence(p, q, unit=_unit(base), method=method)
-
-
-def prepare_kl_divergence(p: Array, q: Array, *, method: Any = None, **options: Any) -> Call:
-    """Check the arguments of `kl_divergence` on arrays and resolve its settings."""
+    if not (_like_array(p) and _like_array(q)):
+        return _OfDistributions(p, q, axis=axis, base=base, normalize=normalize, method=method)
     if method is not None:
         raise OptionError(
             f"method belongs to distributions; got {method!r} with arrays of probabilities, whose "
             "divergence is a sum: leave it out"
         )
-    return _prepare(formulas.KullbackLeibler(), ("p", "q"), (p, q), **options)
+    return _prepare(formulas.KullbackLeibler(), ("p", "q"), (p, q), axis, base, normalize)
 
 
+class _OfDistributions(Call):
+    """A call of `kl_divergence` on two distributions."""
+
+    __slots__ = ("options", "pair")
+
+    def __init__(self, *pair: Any, **options: Any) -> None:
+        self.pair, self.options = pair, options
+
+    def value(self) -> Any:
+        from kldiv.distributions import divergence  # noqa: PLC0415 - arrays do not need it
+
+        p, q = self.pair
+        if self.options["normalize"] or self.options["axis"] != -1:
+            raise OptionError(
+                "axis and normalize belong to arrays of probabilities; got "
+                f"{type(p).__name__} and {type(q).__name__}; leave them out for distributions"
+            )
+        return divergence(p, q, unit=_unit(self.options["base"]), method=self.options["method"])
+
+    def value_and_gradients(self, wanted: tuple[int, ...]) -> tuple[Array, list[Array]]:  # noqa: ARG002
+        raise _no_array("p", self.pair[0])
+
+
+@differentiable(math.inf)
 def js_divergence(
     *ps: Array,
     weights: Sequence[float] | None = None,
     axis: int = -1,
     base: float | None = None,
     normalize: bool = False,
-) -> Array:
+) -> Call:
     r"""
     Jensen-Shannon divergence of two or more arrays of probabilities.
 
@@ -196,15 +208,6 @@ def js_divergence(
     >>> print(f"{apart:.6f}")
     1.000000
     """
-    return prepare_js_divergence(
-        *ps, weights=weights, axis=axis, base=base, normalize=normalize
-    ).value()
-
-
-def prepare_js_divergence(
-    *ps: Array, weights: Sequence[float] | None = None, **options: Any
-) -> Call:
-    """Check the arguments of `js_divergence` and resolve its settings."""
     if len(ps) < 2:
         raise OptionError(
             f"js_divergence compares two or more arrays; got {len(ps)}; pass each as an argument "
@@ -219,12 +222,13 @@ def prepare_js_divergence(
             f"{numbers} with sum {total:g}"
         )
     measure = formulas.JensenShannon(tuple(n / total for n in numbers))
-    return _prepare(measure, [f"ps[{i}]" for i in range(len(ps))], ps, **options)
+    return _prepare(measure, [f"ps[{i}]" for i in range(len(ps))], ps, axis, base, normalize)
 
 
+@differentiable(2)
 def jeffreys_divergence(
     p: Array, q: Array, *, axis: int = -1, base: float | None = None, normalize: bool = False
-) -> Array:
+) -> Call:
     r"""
     Jeffreys divergence D(p‖q) + D(q‖p) of probabilities, the symmetrised Kullback-Leibler one.
 
@@ -274,14 +278,10 @@ def jeffreys_divergence(
     >>> round(float(kldiv.jeffreys_divergence(p, q)), 6)
     0.274653
     """
-    return prepare_jeffreys_divergence(p, q, axis=axis, base=base, normalize=normalize).value()
+    return _prepare(formulas.Jeffreys(), ("p", "q"), (p, q), axis, base, normalize)
 
 
-def prepare_jeffreys_divergence(p: Array, q: Array, **options: Any) -> Call:
-    """Check the arguments of `jeffreys_divergence` and resolve its settings."""
-    return _prepare(formulas.Jeffreys(), ("p", "q"), (p, q), **options)
-
-
+@differentiable(2)
 def renyi_divergence(
     p: Array,
     q: Array,
@@ -290,7 +290,7 @@ def renyi_divergence(
     axis: int = -1,
     base: float | None = None,
     normalize: bool = False,
-) -> Array:
+) -> Call:
     r"""
     Rényi divergence of order α of probabilities, with its limits at 0, 1 and ∞.
 
@@ -355,14 +355,8 @@ def renyi_divergence(
     0.2231
     0.4055
     """
-    return prepare_renyi_divergence(
-        p, q, alpha=alpha, axis=axis, base=base, normalize=normalize
-    ).value()
-
-
-def prepare_renyi_divergence(p: Array, q: Array, *, alpha: Any, **options: Any) -> Call:
-    """Check the arguments of `renyi_divergence` and resolve its settings."""
-    if not isinstance(alpha, int | float) or not alpha >= 0:
+    given: Any = alpha
+    if not isinstance(given, int | float) or not given >= 0:
         raise OptionError(f"alpha must be a number from 0 to math.inf; got {alpha!r}")
     limits = {
         0.0: formulas.RenyiZero(),
@@ -372,12 +366,13 @@ def prepare_renyi_divergence(p: Array, q: Array, *, alpha: Any, **options: Any) 
     # Beyond that order the two differ by less than rounding, and α log(p/q) would overflow.
     order = math.inf if alpha > 1e36 else float(alpha)
     measure = limits.get(order) or formulas.Renyi(order)
-    return _prepare(measure, ("p", "q"), (p, q), **options)
+    return _prepare(measure, ("p", "q"), (p, q), axis, base, normalize)
 
 
+@differentiable(1)
 def entropy(
     p: Array, *, axis: int = -1, base: float | None = None, normalize: bool = False
-) -> Array:
+) -> Call:
     r"""
     Shannon entropy :math:`-\sum p \log p` of probabilities along an axis.
 
@@ -419,17 +414,13 @@ def entropy(
     >>> float(kldiv.entropy(np.array([0.5, 0.25, 0.25]), base=2))
     1.5
     """
-    return prepare_entropy(p, axis=axis, base=base, normalize=normalize).value()
+    return _prepare(formulas.Entropy(), ("p",), (p,), axis, base, normalize)
 
 
-def prepare_entropy(p: Array, **options: Any) -> Call:
-    """Check the arguments of `entropy` and resolve its settings."""
-    return _prepare(formulas.Entropy(), ("p",), (p,), **options)
-
-
+@differentiable(2)
 def cross_entropy(
     p: Array, q: Array, *, axis: int = -1, base: float | None = None, normalize: bool = False
-) -> Array:
+) -> Call:
     r"""
     Cross entropy :math:`-\sum p \log q` of probabilities along an axis.
 
@@ -472,12 +463,7 @@ def cross_entropy(
     >>> float(kldiv.cross_entropy(p, q, base=2))
     1.5
     """
-    return prepare_cross_entropy(p, q, axis=axis, base=base, normalize=normalize).value()
-
-
-def prepare_cross_entropy(p: Array, q: Array, **options: Any) -> Call:
-    """Check the arguments of `cross_entropy` and resolve its settings."""
-    return _prepare(formulas.CrossEntropy(), ("p", "q"), (p, q), **options)
+    return _prepare(formulas.CrossEntropy(), ("p", "q"), (p, q), axis, base, normalize)
 
 
 def is_array(value: Any) -> bool:
@@ -494,19 +480,14 @@ def _prepare(
     measure: Measure,
     names: Sequence[str],
     ps: tuple[Array, ...],
-    *,
-    axis: int = -1,
-    base: float | None = None,
-    normalize: bool = False,
+    axis: int,
+    base: float | None,
+    normalize: bool,  # noqa: FBT001 - as the public functions have it
 ) -> Call:
     unit = _unit(base)
     for name, p in zip(names, ps, strict=True):
         if not is_array(p):
-            raise LibraryError(
-                f"{name} must be an array of probabilities; got {type(p).__module__}."
-                f"{type(p).__qualname__}; convert it, for example by numpy.asarray; of two "
-                "distributions there is kl_divergence only"
-            )
+            raise _no_array(name, p)
     if normalize:
         ps = integers_in_float64(names, ps)
     route, arrays, wide = resolve_arrays(names, ps)
@@ -520,6 +501,14 @@ def _prepare(
         "none", compute, compute, result, measure, bool(normalize), unit, len(arrays)
     )
     return Call(route, operation, *arrays, axis=-1 if last else axis)
+
+
+def _no_array(name: str, p: Any) -> LibraryError:
+    return LibraryError(
+        f"{name} must be an array of probabilities; got {type(p).__module__}."
+        f"{type(p).__qualname__}; convert it, for example by numpy.asarray; of two "
+        "distributions there is kl_divergence only"
+    )
 
 
 def _unit(base: Any) -> float:

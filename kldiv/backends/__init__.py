@@ -1,24 +1,31 @@
 """The adapters between array libraries and the formulas, and how one is chosen.
 
-``_table`` names the built-in ones, ``registry`` finds the adapter of a name or an array,
-``routing`` resolves the settings of a call, ``base`` is what an adapter is, ``exchange`` moves
-arrays between them. Nothing here imports a framework until an array of it appears, or its name is
-asked for.
+A call goes this way:
+
+1. ``routing.resolve`` finds the adapter of the arrays' library (``registry``), and the backend,
+   device and kernel that the settings name: a `Route`.
+2. `Route.run` runs the operation inside the library's gradient hook (`Backend.run`), which computes
+   by `Route.compute`, on arrays that ``exchange`` moves where another library computes.
+3. `Backend.compute` asks ``choice`` which technology of kernels computes, and without one
+   evaluates the formulas.
+
+``base`` is what an adapter is, ``table`` says what is known of the built-in ones, ``chunks`` has
+the loop of two linear layers' loss. Nothing here imports a framework until an array of it appears,
+or its name is asked for.
 """
 
 from __future__ import annotations
 
-from kldiv.backends._kernels import compile_kernels
-from kldiv.backends.base import Backend, BackendStatus
+from kldiv.backends.base import Backend, BackendStatus, Route
+from kldiv.backends.choice import compile_kernels
 from kldiv.backends.registry import (
     available_backends,
     find,
     get,
-    kernel_names,
-    names,
     register_backend,
 )
-from kldiv.backends.routing import Route, resolve
+from kldiv.backends.routing import gather, resolve
+from kldiv.backends.table import kernel_names, names
 
 __all__ = [
     "Backend",
@@ -27,6 +34,7 @@ __all__ = [
     "available_backends",
     "compile_kernels",
     "find",
+    "gather",
     "get",
     "kernel_names",
     "names",

@@ -1,4 +1,4 @@
-"""What a backend is: the adapter between one array library and the formulas.
+"""What a backend is, the adapter between one array library and the formulas, and a route to it.
 
 The methods of `Backend` serve any library of the array-API standard; a library's own adapter
 overrides what only that library can do: its gradient hook, its devices, its kernels.
@@ -7,7 +7,6 @@ overrides what only that library can do: its gradient hook, its devices, its ker
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -15,21 +14,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from kldiv.backends import chunks
-from kldiv.errors import BackendError, LibraryError
+from kldiv.backends import choice
+from kldiv.backends.chunks import InChunks
+from kldiv.backends.exchange import move
+from kldiv.errors import LibraryError
 from kldiv.formulas.blocks import row_blocks
-from kldiv.formulas.linear import Products
 from kldiv.formulas.reductions import RowWise
+from kldiv.kernels.technology import size_of
+from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
     from kldiv._types import Array, Namespace
-    from kldiv.backends.routing import Route
-    from kldiv.formulas.linear import LinearLoss
     from kldiv.formulas.operation import Operation
     from kldiv.formulas.rows import RowLoss
+    from kldiv.kernels.technology import Technology
+    from kldiv.kernels.work import Found
 
 
 @cache
@@ -43,11 +44,27 @@ def keep_freed_memory() -> None:
     np.empty(16_777_216, np.uint8)
 
 
-CHUNK_BYTES = 268_435_456
-"""Of logits and their gradients on a CPU: rows enough for a matrix product to run at full speed."""
+def in_row_blocks(
+    operation: RowWise,
+    xp: Namespace,
+    arrays: Sequence[Array],
+    prepared: Callable[[Array], Array] | None = None,
+) -> Array:
+    """Compute the elements of an operation on rows, a block at a time, in place."""
+    blocks = row_blocks(arrays[0].shape, operation.compute)
+    keep_freed_memory()
+    if len(blocks) == 1:
+        return operation.elements(xp, *(map(prepared, arrays) if prepared else arrays))
+    result = None
+    for block in blocks:
+        parts = [array[(*block, ...)] for array in arrays]
+        part = operation.elements(xp, *(map(prepared, parts) if prepared else parts))
+        if result is None:
+            shape = operation.shape(arrays)
+            result = xp.empty(shape, dtype=part.dtype, device=part.device)
+        result[(*block, ...)] = part
+    return result
 
-DEVICE_CHUNK_BYTES = 1_073_741_824
-"""The same on a GPU."""
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Names of the dtypes that every operation takes, narrowest first."""
@@ -79,18 +96,17 @@ class Spread(Protocol):
         ...
 
 
-class Backend:
+class Backend(InChunks):
     """Adapter of one array library: derive from it, and override what the library does better."""
 
-    name: str
     roots: tuple[str, ...]
     """Top-level modules that the library's array types are defined in."""
-    module: str
-    """What to import to have the library's array-API namespace."""
     install: str = ""
     """The line that installs it."""
     kernels: tuple[str, ...] = ("pure",)
     """Names of the kernels, the fastest first; ``pure`` is the array-API formula."""
+    technologies: tuple[Technology, ...] = ()
+    """What has these kernels, in the same order; ``pure`` needs nothing."""
 
     numpy_float32: bool = True
     """Whether the library's float32 is NumPy's, whose logarithm is up to 4.6 u off and whose sums
@@ -110,16 +126,6 @@ class Backend:
 
     def check_devices(self, names: Sequence[str], arrays: Sequence[Array]) -> None:
         """Raise if arrays are on devices that the library does not compute on together."""
-
-    def namespace(self, array: Array | None = None) -> Namespace:
-        """Return the array-API namespace, of ``array`` where the library has several."""
-        if array is not None and hasattr(array, "__array_namespace__"):
-            return array.__array_namespace__()
-        return import_module(self.module)
-
-    def dtype_name(self, array: Array) -> str:
-        """Return the name of the array's dtype, as the array-API standard spells it."""
-        return str(array.dtype).rpartition(".")[2]
 
     def autocasts(self, array: Array) -> bool:  # noqa: ARG002
         """Return whether a context is active in which losses of half types are float32."""
@@ -142,142 +148,50 @@ class Backend:
                 raise LibraryError(msg)
         return None
 
-    def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:  # noqa: ARG002
-        """Run ``operation`` on the library's own arrays by ``kernel``."""
+    def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:
+        """Return the value of ``operation`` on the library's own arrays, with no gradient hook."""
+        if self.technologies and kernel != "pure":
+            value = choice.value(self, kernel, operation, arrays)
+            if value is not None:
+                return value
+        return self.by_formulas(operation, arrays)
+
+    def by_formulas(self, operation: Operation, arrays: Sequence[Array]) -> Array:
+        """Evaluate the formulas of ``operation``."""
         with self.context(arrays[0]):
             xp = self.namespace(arrays[0])
             if isinstance(operation, RowWise):
-                return operation.gather(xp, self.by_rows(operation, xp, arrays), arrays)
+                return operation.gather(
+                    xp, in_row_blocks(operation, xp, arrays, self.adjacent), arrays
+                )
             return operation.value(xp, *arrays)
 
-    def fused(
-        self,
-        operation: Operation,  # noqa: ARG002
-        arrays: Sequence[Array],  # noqa: ARG002
-        kernel: str,  # noqa: ARG002
-        gradients: Sequence[int] = (),  # noqa: ARG002
-        cotangent: Array | None = None,  # noqa: ARG002
-        *,
-        value: bool = True,  # noqa: ARG002
-        keep: bool = False,  # noqa: ARG002
-        kept: Array | None = None,  # noqa: ARG002
-    ) -> tuple[Array | None, list[Array]] | None:
-        """Compute by a fused kernel, or return None where the formulas are to do it.
+    def fused(self, work: Work, kernel: str) -> Found | None:
+        """Compute value and gradients in one pass, or return None where there is no such pass."""
+        return choice.fused(self, kernel, work)
 
-        Parameters
-        ----------
-        operation : Operation
-            What to compute.
-        arrays : sequence of array
-            The library's own arrays.
-        kernel : str
-            What `choose_kernel` returned.
-        gradients : sequence of int, optional
-            Indices of the arrays to differentiate in, in the same pass.
-        cotangent : array, optional
-            The gradient in the result; by default 1.
-        value : bool, default True
-            Whether the value itself is wanted.
-        keep : bool, default False
-            Whether to return, after the gradients, what they follow from later, if anything does.
-        kept : array, optional
-            What an earlier call returned for that.
+    def is_small(self, arrays: Sequence[Array]) -> bool:
+        """Return whether the formulas are as fast as any kernel that could read the arrays."""
+        size = self.size(arrays)
+        return all(size < technology.small for technology in self.technologies)
 
-        Returns
-        -------
-        tuple or None
-            The value, or None where it is not wanted, and the gradients.
-        """
-        return None
+    def size(self, arrays: Sequence[Array]) -> int:
+        """Return how many elements a kernel would compute."""
+        return size_of(arrays[0])
 
-    def in_chunks(
-        self,
-        operation: LinearLoss,
-        arrays: Sequence[Array],
-        route: Route,
-        wanted: Sequence[int] = (),
-        weight: Array | None = None,
-    ) -> chunks.Found:
-        """Compute the rows of two linear layers' loss and gradients, a few rows at a time.
+    def unreachable(
+        self, technology: Technology, arrays: Sequence[Array], kernel: str
+    ) -> str | None:
+        """Return why kernels cannot read the arrays where and as they lie in memory, or None."""
+        raise NotImplementedError
 
-        Parameters
-        ----------
-        operation : LinearLoss
-            What to compute.
-        arrays : sequence of array
-            The library's own arrays.
-        route : Route
-            The settings of the call; the arrays are where they are computed.
-        wanted : sequence of int, optional
-            Indices of the arrays to differentiate in.
-        weight : array, optional
-            What each row's gradient is multiplied by; by default 1.
-
-        Returns
-        -------
-        tuple
-            The value of each row, and gradients of their weighted sum, in the compute dtype.
-        """
-        with self.context(arrays[0]):
-            products = Products(self.namespace(arrays[0]), operation.compute)
-            return chunks.loop(self, products, operation, arrays, route.kernel, wanted, weight)
-
-    def chunk_bytes(self, array: Array) -> int:  # noqa: ARG002
-        """Return how many bytes of logits and their gradients may exist at a time."""
-        return CHUNK_BYTES
-
-    def kept_rows(self, keep: Array) -> Array | None:  # noqa: ARG002
-        """Return where a mask of rows is True; None where only the device could tell."""
-        return None
-
-    def by_rows(self, operation: RowWise, xp: Namespace, arrays: Sequence[Array]) -> Array:
-        """Compute the elements of an operation on rows, a block at a time, in place."""
-        blocks = row_blocks(arrays[0].shape, operation.compute)
-        keep_freed_memory()
-        if len(blocks) == 1:
-            return operation.elements(xp, *map(self.adjacent, arrays))
-        result = None
-        for block in blocks:
-            parts = (self.adjacent(array[(*block, ...)]) for array in arrays)
-            part = operation.elements(xp, *parts)
-            if result is None:
-                shape = operation.shape(arrays)
-                result = xp.empty(shape, dtype=part.dtype, device=part.device)
-            result[(*block, ...)] = part
-        return result
+    def launch(self, technology: Technology, work: Work) -> Found:
+        """Have a technology compute work that it takes."""
+        return technology.compute(work)
 
     def adjacent(self, array: Array) -> Array:
         """Return the array, its last axis adjacent in memory where sums are exact only then."""
         return array
-
-    def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
-        """Return the context that formulas run in: a device, silenced warnings."""
-        return np.errstate(all="ignore")  # many libraries compute by NumPy
-
-    def choose_kernel(self, name: str) -> str:
-        """Return the kernel to run, or say why the one asked for cannot."""
-        if name == "auto":
-            return self.kernels[0]
-        if name in self.kernels:
-            return name
-        msg = (
-            f"kernel {name!r} does not run on backend {self.name!r}, which has: "
-            f"{', '.join(self.kernels)}; choose one of these or 'auto'"
-        )
-        raise BackendError(msg)
-
-    def explain_kernel(
-        self,
-        name: str,
-        operation: Operation,  # noqa: ARG002
-        arrays: Sequence[Array],  # noqa: ARG002
-    ) -> tuple[str, str]:
-        """Return which kernel would run a call, given the one chosen for it, and why."""
-        return name, "the array-API formula, the fastest that applies"
-
-    def kernel_problems(self) -> dict[str, str]:
-        """Return the kernels that cannot run here, and why."""
-        return {}
 
     def register_container(
         self,
@@ -286,74 +200,6 @@ class Backend:
         put_together: Callable[[tuple[Any, ...], tuple[Any, ...]], Any],
     ) -> None:
         """Tell the library how its transformations find the arrays in objects of a class."""
-
-    # ---- devices and exchange --------------------------------------------------------------------
-
-    def device(self, array: Array) -> str:
-        """Return the name of the device that ``array`` is on."""
-        return str(getattr(array, "device", "cpu"))
-
-    def placed(self, array: Array) -> dict[str, Any]:
-        """Return the keywords that create another array where ``array`` is."""
-        return {"device": array.device}
-
-    def devices(self) -> tuple[str, ...]:
-        """Return the names of the devices that the library has here."""
-        info = getattr(self.namespace(), "__array_namespace_info__", None)
-        return tuple(str(device) for device in info().devices() if device) if info else ("cpu",)
-
-    def find_device(self, name: str) -> str:
-        """Return the device's full name, or raise with those there are."""
-        devices = self.devices()
-        found = next((d for d in devices if d in {name, f"{name}:0"}), None)
-        if found is None:
-            msg = f"backend {self.name!r} has no device {name!r} here; it has: {', '.join(devices)}"
-            raise BackendError(msg)
-        return found
-
-    def receiving(self, dtypes: Sequence[str]) -> AbstractContextManager[Any]:  # noqa: ARG002
-        """Return the context that another library's arrays are received and computed in."""
-        return nullcontext()
-
-    def export(self, array: Array) -> Array:
-        """Return ``array`` as another library may read it: concrete, without gradient."""
-        return array
-
-    def from_dlpack(self, array: Array, device: str | None) -> Array:
-        """Take an array of another library over, without a copy where possible."""
-        return self.namespace().from_dlpack(array, device=self._device_object(device))
-
-    def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
-        """Return the array's values in host memory."""
-        return np.array(array)
-
-    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:
-        """Copy a NumPy array into the library."""
-        return self.namespace().asarray(array, device=self._device_object(device), copy=True)
-
-    def _device_object(self, name: str | None) -> Any:
-        """Return the device of that name, as the array-API standard hands devices out."""
-        if name is None:
-            return None
-        devices = self.namespace().__array_namespace_info__().devices()
-        return next(device for device in devices if str(device) == name)
-
-    def deliver(self, array: Array) -> Array:
-        """Return a result that was moved here as the library's own functions would return it."""
-        return array
-
-    def as_bits(self, array: Array) -> Array:  # noqa: ARG002
-        """Return a bfloat16 array reinterpreted as 16-bit integers."""
-        msg = (
-            f"{self.name} arrays of dtype bfloat16 cannot be moved to another library; "
-            "convert them to float32 first"
-        )
-        raise LibraryError(msg)
-
-    def from_bits(self, array: Array) -> Array:  # noqa: ARG002
-        """Return 16-bit integers reinterpreted as bfloat16."""
-        msg = f"backend {self.name!r} has no bfloat16; pass dtype='float32' or convert the arrays"
-        raise LibraryError(msg)
 
     # ---- what there is here ----------------------------------------------------------------------
 
@@ -374,7 +220,7 @@ class Backend:
     def status(self) -> BackendStatus:
         """Return whether the backend is usable here, and if not why."""
         reason = self.problem()
-        problems = {} if reason else self.kernel_problems()
+        problems = {} if reason else choice.kernel_problems(self)
         return BackendStatus(
             self.name,
             reason is None,
@@ -386,8 +232,47 @@ class Backend:
             problems,
         )
 
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        # Workers of a scheduler find their own instance by name.
-        from kldiv.backends.registry import get  # noqa: PLC0415 - base is below the registry
 
-        return get, (self.name,)
+@dataclass(frozen=True)
+class Route:
+    """Who calls, who computes, where and with which kernel: the settings of a call, resolved.
+
+    No tuple: libraries would take that for a container of arrays.
+    """
+
+    caller: Backend
+    backend: Backend
+    device: str | None
+    """None: where the arrays are."""
+    kernel: str
+    mixed: bool = False
+    """Whether the arrays come from different libraries."""
+
+    def run(self, operation: Operation, *arrays: Array) -> Array:
+        """Run ``operation``, differentiably where the caller's library can."""
+        return self.caller.run(operation, self, arrays)
+
+    @property
+    def crosses(self) -> bool:
+        """Whether another library computes."""
+        return self.backend is not self.caller
+
+    def compute(self, operation: Operation, *arrays: Array) -> Array:
+        """Run ``operation`` without a gradient hook; the result is in the caller's library."""
+        if self.device is None and self.backend is self.caller:
+            return self.backend.compute(operation, arrays, self.kernel)
+        with self.backend.receiving([self.caller.dtype_name(array) for array in arrays]):
+            moved = [move(array, self.caller, self.backend, self.device) for array in arrays]
+            result = self.backend.compute(operation, moved, self.kernel)
+            home = self.caller.device(arrays[0])
+            return self.caller.deliver(move(result, self.backend, self.caller, home))
+
+    def fused(self, operation: Operation, arrays: Sequence[Array], **wanted: Any) -> Found | None:
+        """Compute value and gradients in one pass, or return None where there is no such pass.
+
+        What is wanted is that of a `Work`.
+        """
+        if self.device is not None or self.crosses:
+            return None
+        work = Work(operation, self.backend.namespace(arrays[0]), arrays, **wanted)
+        return self.backend.fused(work, self.kernel)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kldiv.backends.exchange import move
+from kldiv.backends.exchange import Exchange, move
 from kldiv.formulas.linear import Products, Tools
+from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array
-    from kldiv.backends.base import Backend
-    from kldiv.backends.routing import Route
     from kldiv.formulas.linear import LinearLoss
     from kldiv.formulas.operation import Operation
 
@@ -21,11 +20,66 @@ if TYPE_CHECKING:
     """The value of each row, and gradients in the dtype of the logits, not yet reduced."""
 
 
+CHUNK_BYTES = 268_435_456
+"""Of logits and their gradients on a CPU: rows enough for a matrix product to run at full speed."""
+
+DEVICE_CHUNK_BYTES = 1_073_741_824
+"""The same on a GPU."""
+
+
+class InChunks(Exchange):
+    """What two linear layers' loss asks of a library's adapter."""
+
+    def run_linear(self, operation: LinearLoss, route: Any, arrays: Sequence[Array]) -> Array:
+        """Run two linear layers' loss inside the library's gradient hook; here there is none."""
+        return value(route, operation, arrays)
+
+    def in_chunks(
+        self,
+        operation: LinearLoss,
+        arrays: Sequence[Array],
+        route: Any,
+        wanted: Sequence[int] = (),
+        weight: Array | None = None,
+    ) -> Found:
+        """Compute the rows of two linear layers' loss and gradients, a few rows at a time.
+
+        Parameters
+        ----------
+        operation : LinearLoss
+            What to compute.
+        arrays : sequence of array
+            The library's own arrays.
+        route : Route
+            The settings of the call; the arrays are where they are computed.
+        wanted : sequence of int, optional
+            Indices of the arrays to differentiate in.
+        weight : array, optional
+            What each row's gradient is multiplied by; by default 1.
+
+        Returns
+        -------
+        tuple
+            The value of each row, and gradients of their weighted sum, in the compute dtype.
+        """
+        with self.context(arrays[0]):
+            products = Products(self.namespace(arrays[0]), operation.compute)
+            return loop(self, products, operation, arrays, route.kernel, wanted, weight)
+
+    def chunk_bytes(self, array: Array) -> int:  # noqa: ARG002
+        """Return how many bytes of logits and their gradients may exist at a time."""
+        return CHUNK_BYTES
+
+    def kept_rows(self, keep: Array) -> Array | None:  # noqa: ARG002
+        """Return where a mask of rows is True; None where only the device could tell."""
+        return None
+
+
 # ---- by the settings of a call -------------------------------------------------------------------
 
 
 def evaluate(
-    route: Route,
+    route: Any,
     operation: LinearLoss,
     arrays: Sequence[Array],
     wanted: Sequence[int] = (),
@@ -45,7 +99,7 @@ def evaluate(
     return value, others
 
 
-def value(route: Route, operation: LinearLoss, arrays: Sequence[Array]) -> Array:
+def value(route: Any, operation: LinearLoss, arrays: Sequence[Array]) -> Array:
     """Return the loss, without a gradient hook."""
     values, _ = evaluate(route, operation, arrays)
     with route.caller.context(values):
@@ -54,7 +108,7 @@ def value(route: Route, operation: LinearLoss, arrays: Sequence[Array]) -> Array
 
 
 def value_and_gradients(
-    route: Route, operation: LinearLoss, wanted: Sequence[int], arrays: Sequence[Array]
+    route: Any, operation: LinearLoss, wanted: Sequence[int], arrays: Sequence[Array]
 ) -> Found:
     """Return a reduced loss and its gradients from one pass."""
     values, gradients = evaluate(route, operation, arrays, wanted)
@@ -70,7 +124,7 @@ def value_and_gradients(
 # ---- the loop ------------------------------------------------------------------------------------
 
 
-def tools(backend: Backend, products: Products, kernel: str) -> Tools:
+def tools(backend: Any, products: Products, kernel: str) -> Tools:
     """Return what a chunk is computed with on the backend's own arrays."""
 
     def run(operation: Operation, *arrays: Array) -> Array:
@@ -79,13 +133,14 @@ def tools(backend: Backend, products: Products, kernel: str) -> Tools:
     def fused(
         operation: Operation, arrays: Sequence[Array], sides: Sequence[int], weight: Array | None
     ) -> Any:
-        return backend.fused(operation, arrays, kernel, sides, weight)
+        work = Work(operation, products.xp, arrays, gradients=tuple(sides), cotangent=weight)
+        return backend.fused(work, kernel)
 
     return Tools(products, run, fused)
 
 
 def loop(
-    backend: Backend,
+    backend: Any,
     products: Products,
     operation: LinearLoss,
     arrays: Sequence[Array],

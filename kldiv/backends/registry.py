@@ -6,23 +6,26 @@ registered one never changes what already works.
 
 from __future__ import annotations
 
+import copyreg
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from kldiv.backends._generic import GenericBackend
-from kldiv.backends._table import TABLE
+from kldiv.backends import table
 from kldiv.backends.base import Backend, BackendStatus
+from kldiv.backends.generic import GenericBackend
+from kldiv.backends.table import GROUP, TABLE, names
 from kldiv.errors import BackendError, ConfigError, LibraryError
 
 if TYPE_CHECKING:
-    from kldiv._types import Array
+    from collections.abc import Callable
 
-GROUP: Final = "kldiv.backends"
-"""The entry-point group that other packages offer their adapters in."""
+    from kldiv._types import Array
 
 _loaded: dict[str, Backend] = {}
 _registered: dict[str, Backend] = {}
 _by_type: dict[type, Backend] = {}
+on_registration: list[Callable[[], None]] = []
+"""What else forgets the types that it has met once a backend is registered."""
 
 
 def get(name: str) -> Backend:
@@ -31,7 +34,7 @@ def get(name: str) -> Backend:
         backend = _load(name)
         if isinstance(backend, str):
             raise unusable(name, backend, TABLE[name].install)
-        _loaded[name] = backend
+        _loaded[name] = _pickled_by_name(backend)
     if name not in _loaded and name not in _registered:
         _load_entry_points(name)
     found = _loaded.get(name) or _registered.get(name)
@@ -40,10 +43,16 @@ def get(name: str) -> Backend:
     return found
 
 
+def _pickled_by_name(backend: Backend) -> Backend:
+    """Have the workers of a scheduler find their own instance; return the backend."""
+    copyreg.pickle(type(backend), lambda each: (get, (each.name,)))
+    return backend
+
+
 def _load(name: str) -> Backend | str:
     """Return the adapter of a built-in backend, or why its library cannot be imported."""
     try:
-        return import_module(f"kldiv.backends._{name}").BACKEND
+        return import_module(f"kldiv.backends.{name}_").BACKEND
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name in TABLE[name].roots
         return f"{name} is not installed" if missing else f"importing {name} fails: {error}"
@@ -53,20 +62,6 @@ def unusable(name: str, reason: str, install: str) -> BackendError:
     """Return the error for a backend that cannot be used here."""
     mend = f"; install it: {install}" if install else ""
     return BackendError(f"backend {name!r} cannot be used here: {reason}{mend}")
-
-
-def names() -> list[str]:
-    """Return the names of all backends that can be asked for, built in or not."""
-    from importlib.metadata import entry_points  # noqa: PLC0415 - only listing needs it
-
-    outside = {*_registered, *(point.name for point in entry_points(group=GROUP))}
-    return [*TABLE, *sorted(outside.difference(TABLE))]
-
-
-def kernel_names() -> list[str]:
-    """Return the names of the kernels of all backends that are known without loading them."""
-    built_in = {kernel for entry in TABLE.values() for kernel in entry.kernels}
-    return sorted(built_in.union(*(backend.kernels for backend in _registered.values())))
 
 
 def register_backend(backend: Backend) -> None:
@@ -106,8 +101,11 @@ def register_backend(backend: Backend) -> None:
         )
     if backend.name in {*TABLE, "auto"} or backend.name in _registered:
         raise ConfigError(f"a backend called {backend.name!r} exists already; choose another name")
-    _registered[backend.name] = backend
+    _registered[backend.name] = _pickled_by_name(backend)
+    table.registered[backend.name] = backend.kernels
     _by_type.clear()
+    for forget in on_registration:
+        forget()
 
 
 def _load_entry_points(name: str) -> None:
@@ -172,7 +170,7 @@ def _recognise(cls: type) -> Backend:
             return backend
     if hasattr(cls, "__array_namespace__"):
         root = cls.__module__.partition(".")[0]
-        return _loaded.setdefault(root, GenericBackend(root))
+        return _loaded.setdefault(root, _pickled_by_name(GenericBackend(root)))
     mend = "its own toarray()" if hasattr(cls, "toarray") else "numpy.asarray"
     raise LibraryError(
         "expected an array of NumPy, PyTorch, JAX, CuPy, Dask or another library of the Python "

@@ -2,101 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kldiv import config
-from kldiv.backends import chunks
+from kldiv.backends.base import Route
+from kldiv.backends.choice import check_kernel
 from kldiv.backends.exchange import move
-from kldiv.backends.registry import find, find_type, get, unusable
+from kldiv.backends.registry import find, find_type, get, on_registration, unusable
 from kldiv.errors import LibraryError
-from kldiv.formulas.linear import LinearLoss
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array
     from kldiv.backends.base import Backend
-    from kldiv.formulas.operation import Operation
-
-
-@dataclass(frozen=True)
-class Route:
-    """Who calls, who computes, where and with which kernel: the settings of a call, resolved.
-
-    No tuple: libraries would take that for a container of arrays.
-    """
-
-    caller: Backend
-    backend: Backend
-    device: str | None
-    """None: where the arrays are."""
-    kernel: str
-    mixed: bool = False
-    """Whether the arrays come from different libraries."""
-
-    def gather(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Return the arrays in the caller's library, where the first of them is."""
-        home = self.caller.device(arrays[0])
-        return tuple(
-            array if find(array) is self.caller else move(array, find(array), self.caller, home)
-            for array in arrays
-        )
-
-    def run(self, operation: Operation, *arrays: Array) -> Array:
-        """Run ``operation``, differentiably where the caller's library can."""
-        return self.caller.run(operation, self, arrays)
-
-    @property
-    def crosses(self) -> bool:
-        """Whether another library computes."""
-        return self.backend is not self.caller
-
-    def compute(self, operation: Operation, *arrays: Array) -> Array:
-        """Run ``operation`` without a gradient hook; the result is in the caller's library."""
-        if isinstance(operation, LinearLoss):
-            return chunks.value(self, operation, arrays)
-        if self.device is None and not self.crosses:
-            return self.backend.compute(operation, arrays, self.kernel)
-        with self.backend.receiving([self.caller.dtype_name(array) for array in arrays]):
-            moved = [move(array, self.caller, self.backend, self.device) for array in arrays]
-            result = self.backend.compute(operation, moved, self.kernel)
-            home = self.caller.device(arrays[0])
-            return self.caller.deliver(move(result, self.backend, self.caller, home))
-
-    def fused(
-        self,
-        operation: Operation,
-        gradients: Sequence[int],
-        arrays: Sequence[Array],
-        cotangent: Array | None = None,
-        **options: Any,
-    ) -> tuple[Array | None, list[Array]] | None:
-        """Compute value and gradients in one pass, or return None: see `Backend.fused`."""
-        if isinstance(operation, LinearLoss):
-            return chunks.value_and_gradients(self, operation, gradients, arrays)
-        if self.device is not None or self.crosses:
-            return None
-        return self.backend.fused(operation, arrays, self.kernel, gradients, cotangent, **options)
 
 
 _lock = Lock()
 _routes: list[Route] = []
-_places: dict[tuple[config.Settings, tuple[Backend, ...]], int] = {}
+_places: dict[tuple[config.Settings, tuple[type, ...]], int] = {}
 
 
-def resolve(argument: str, *arrays: Array) -> Route:
+# A type may be another backend's, once one is registered.
+on_registration.append(lambda: _places.clear())  # noqa: PLW0108 - tests put another dict there
+
+
+def gather(route: Route, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Return the arrays in the caller's library, where the first of them is."""
+    caller, home = route.caller, route.caller.device(arrays[0])
+    return tuple(
+        array if find(array) is caller else move(array, find(array), caller, home)
+        for array in arrays
+    )
+
+
+def resolve(names: Sequence[str], *arrays: Array) -> Route:
     """Return who computes on ``arrays`` under the current settings; the first names the library."""
-    return _routes[_settle(argument, *[type(array) for array in arrays])]
+    return _routes[_settle(names, *[type(array) for array in arrays])]
 
 
-def _settle(argument: str, *types: type) -> int:
+def _settle(names: Sequence[str], *types: type) -> int:
     """Return the place in `_routes` of the route for arrays of these types."""
-    callers = tuple([find_type(cls) for cls in types])
-    key = (config.current(), callers)
+    key = (config.current(), types)
     if key not in _places:
-        route = _choose(argument, *key)
+        route = _choose(", ".join(names), key[0], tuple(map(find_type, types)))
         with _lock:
             place = len(_routes)
             _routes.append(route)
@@ -128,4 +78,4 @@ def _choose(argument: str, settings: config.Settings, callers: tuple[Backend, ..
     if problem is not None:
         raise unusable(backend.name, problem, backend.install)
     device = None if settings.device == "auto" else backend.find_device(settings.device)
-    return Route(caller, backend, device, backend.choose_kernel(settings.kernel), mixed)
+    return Route(caller, backend, device, check_kernel(backend, settings.kernel), mixed)

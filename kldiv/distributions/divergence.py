@@ -118,8 +118,8 @@ def _resolve(leaves: list[Any]) -> tuple[backends.Route, list[Array], tuple[str,
     if not given:
         leaves = [np.asarray(leaf, dtype=np.float64) for leaf in leaves]
         given = tuple(leaves)
-    route = backends.resolve("the parameters of p and q", *given)
-    found = iter(route.gather(given) if route.mixed else given)
+    route = backends.resolve(("the parameters of p and q",), *given)
+    found = iter(backends.gather(route, given) if route.mixed else given)
     caller = route.caller
     first: Any = None
     wide: str | None = None

@@ -1,39 +1,80 @@
-"""Operations as text, which a compiler can keep beside the call of a kernel."""
+"""The operations that have fused forms, each as words and numbers that a compiler can keep."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import fields, is_dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
 
-_CLASSES: Final = {
-    cls.__name__: cls
-    for cls in (PointwiseLoss, KL, KLLogTarget, RowLoss, KullbackLeibler, JensenShannon)
-}
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array
 
 
-def spelled(operation: Any) -> str:
-    """Return an operation that has kernels, in words and numbers."""
-    return json.dumps(_parts(operation))
+class Form(NamedTuple):
+    """A loss that kernels compute in one pass."""
+
+    name: str
+    operation: Any
+    """Its class, and that of its function, or divergence."""
+    kind: Any
+    numbers: tuple[str, ...] = ()
+    """The settings of that kind."""
 
 
-def read(text: str) -> Any:
+FORMS: Final = (
+    Form("kl_div", PointwiseLoss, KL),
+    Form("kl_div, log_target", PointwiseLoss, KLLogTarget),
+    Form("kl_div_with_logits", RowLoss, KullbackLeibler),
+    Form("js_div_with_logits", RowLoss, JensenShannon, ("beta",)),
+)
+"""All fused forms: what has none is left to the formulas."""
+
+
+def form_of(operation: Any) -> Form | None:
+    """Return the fused form of an operation, or None."""
+    kind = _kind(operation)
+    if kind is None or getattr(kind, "order", None):  # a derivative
+        return None
+    for form in FORMS:
+        if type(operation) is form.operation and type(kind) is form.kind:
+            return form
+    return None
+
+
+def no_fused_form(operation: Any, arrays: Sequence[Array]) -> str | None:
+    """Return why nothing fuses an operation on arrays, or None where there is a fused form."""
+    if 0 in arrays[0].shape:
+        return "there are no elements"
+    if form_of(operation) is None:
+        return f"there is no fused form of {type(operation).__name__}"
+    return None
+
+
+def spelled(operation: Any) -> tuple[list[str], list[float]]:
+    """Return an operation that has a fused form in words and numbers."""
+    form = form_of(operation)
+    assert form is not None  # noqa: S101 - no kernel takes another
+    kind = _kind(operation)
+    words = [form.name, operation.reduction, operation.compute, operation.total, operation.result]
+    numbers = [getattr(kind, name) for name in form.numbers]
+    if form.operation is RowLoss and operation.temperature is not None:
+        numbers.append(operation.temperature)
+    return words, numbers
+
+
+def read(words: Sequence[str], numbers: Sequence[Any]) -> Any:
     """Return the operation that was spelled."""
-    return _whole(json.loads(text))
+    name, *settings = words
+    form = next(form for form in FORMS if form.name == name)
+    count = len(form.numbers)
+    kind = form.kind(*numbers[:count])
+    own = numbers[count:] or [None]  # the temperature, None where it is an array
+    return form.operation(*settings, kind, *(own if form.operation is RowLoss else ()))
 
 
-def _parts(value: Any) -> Any:
-    if not is_dataclass(value):
-        return value
-    settings = {field.name: _parts(getattr(value, field.name)) for field in fields(value)}
-    return {type(value).__name__: settings}
-
-
-def _whole(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    ((name, settings),) = value.items()
-    return _CLASSES[name](**{key: _whole(each) for key, each in settings.items()})
+def _kind(operation: Any) -> Any:
+    """Return the function of a loss of elements, the divergence of a loss of rows, or None."""
+    return getattr(operation, "function", None) or getattr(operation, "divergence", None)

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from logit_families import families
 
 import kldiv
-from kldiv.backends import _jax_spread
+from kldiv.backends.jax_ import sharding
 from kldiv.errors import LibraryError
 from kldiv.kernels import pallas
 
@@ -154,7 +154,7 @@ def fused():
         # Its interpreter cannot follow over which axes arrays vary.
         interpreted = rows_in_a_shard_map(check_vma=False)
         del os.environ["KLDIV_PALLAS_INTERPRET"]
-        pallas._elsewhere = lambda: None
+        pallas.elsewhere = lambda: None
         jax.clear_caches()
         return found, [interpreted, rows_in_a_shard_map()]
 
@@ -199,7 +199,7 @@ def more():
     batched = jax.jit(jax.vmap(loss, in_axes=(0, None)))
     found["vmap"] = np.asarray(batched(s, t[5]))
     s, t = (jax.device_put(array, NamedSharding(mesh, rows)) for array in whole)
-    _jax_spread.BLOCK_BYTES = 2 * CLASSES * 8  # each device has several blocks
+    sharding.BLOCK_BYTES = 2 * CLASSES * 8  # each device has several blocks
     compiled = jax.jit(loss).lower(s, t).compile()
     found["blocks"] = np.asarray(compiled(s, t)), counts(compiled.as_text())
     own_rows = jax.shard_map(loss, mesh=mesh, in_specs=(rows, rows), out_specs=PartitionSpec("all"))
@@ -225,11 +225,11 @@ def main(path):
         found["compiler"][key] = by_the_compiler(name, LOSSES[loss], OPTIONS[options], dtype)
     for key in MAPPED:
         loss, options, dtype, where = key
-        _jax_spread.GATHERED = 1 if where == "beyond" else 16
+        sharding.GATHERED = 1 if where == "beyond" else 16
         found["axis_name"][key] = by_axis_name(
             LOSSES[loss], OPTIONS[options], dtype, inside=where != "outside"
         )
-    _jax_spread.GATHERED = 16
+    sharding.GATHERED = 16
     found.update(more())
     of_layouts, found["fused in a shard_map"] = fused()
     found["compiler"].update(of_layouts)

@@ -15,7 +15,7 @@ from libraries import Library, require
 
 import kldiv
 from kldiv import backends, testing
-from kldiv.backends import Backend, registry, routing
+from kldiv.backends import Backend, registry, routing, table
 from kldiv.errors import BackendError, ConfigError, LibraryError
 
 
@@ -23,6 +23,7 @@ from kldiv.errors import BackendError, ConfigError, LibraryError
 def own_registry(monkeypatch):
     """What a test registers is gone after it."""
     monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(table, "registered", {})
     monkeypatch.setattr(registry, "_by_type", {})
     monkeypatch.setattr(routing, "_places", {})
 
@@ -149,7 +150,7 @@ def test_an_unknown_type_is_recognised_once_its_backend_is_registered():
 PLUGIN = """
 import numpy as np
 from kldiv.backends import get
-from kldiv.backends._numpy import NumPyBackend
+from kldiv.backends.numpy_ import NumPyBackend
 
 class Plugin(NumPyBackend):
     name = "plugin"
@@ -218,7 +219,7 @@ def without(monkeypatch):
 
     def hide(name):
         monkeypatch.setitem(sys.modules, name, None)
-        for module in [m for m in sys.modules if m == f"kldiv.backends._{name}"]:
+        for module in [m for m in sys.modules if m.startswith(f"kldiv.backends.{name}_")]:
             monkeypatch.delitem(sys.modules, module)
         monkeypatch.setattr(
             registry, "_loaded", {k: v for k, v in registry._loaded.items() if k != name}
@@ -264,8 +265,7 @@ def test_subclasses_are_their_library_s():
 
 
 def test_a_kernel_that_the_backend_lacks(monkeypatch):
-    monkeypatch.setattr(registry, "kernel_names", lambda: ["pure", "magic"])
-    monkeypatch.setattr(backends, "kernel_names", lambda: ["pure", "magic"])
+    monkeypatch.setattr(table, "kernel_names", lambda: ["pure", "magic"])
     with (
         kldiv.config_context(kernel="magic"),
         pytest.raises(BackendError, match=r"kernel 'magic' does not run on backend 'numpy'.*pure"),
@@ -288,7 +288,7 @@ def test_threads_that_meet_a_library_first_get_their_own_route(monkeypatch):
     def call(device):
         with kldiv.config_context(device=device):
             start.wait()
-            found[device] = backends.resolve("arrays", np.ones(2)).device
+            found[device] = backends.resolve(("arrays",), np.ones(2)).device
 
     threads = [threading.Thread(target=call, args=(device,)) for device in devices]
     for thread in threads:

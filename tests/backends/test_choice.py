@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from importlib import import_module
 
 import numpy as np
 import pytest
+from libraries import Library, require
 
 import kldiv
 from kldiv.backends import get
+from kldiv.backends.choice import Choice
 from kldiv.cli.app import app
 from kldiv.errors import BackendError
-from kldiv.kernels import KernelError
+from kldiv.kernels import KernelError, Technology
+from kldiv.kernels.cpu import CPU
+from kldiv.kernels.pallas import PALLAS
+from kldiv.kernels.triton import TRITON
 
 PAIR = np.log([0.25, 0.75]), np.array([0.5, 0.5])
 
 
-def technology(name, *, problem=None, refusal=None, small=0, error=None):
-    """A stand-in for a package of kernels, which answers with its own name's length."""
+class StandIn(Technology):
+    """A technology that answers with the length of its own name."""
 
-    def compute(work):
-        if error:
-            raise KernelError(error)
-        return np.float64(len(name)), [np.full(2, float(index)) for index in work.gradients]
+    def __init__(self, name, *, problem=None, refusal=None, small=0, error=None):
+        self.name, self.words, self.small, self.failure = name, f"the {name} one", small, problem
+        self.refuses, self.error = refusal, error
 
-    return SimpleNamespace(
-        NAME=name,
-        WORDS=f"the {name} one",
-        SMALL=small,
-        problem=lambda: problem,
-        refusal=lambda operation, arrays: refusal,
-        compute=compute,
-        scaled=lambda gradients, cotangent: gradients,
-    )
+    def refusal(self, work):
+        return self.refuses
+
+    def compute(self, work):
+        if self.error:
+            raise KernelError(self.error)
+        return np.float64(len(self.name)), [np.full(2, float(index)) for index in work.gradients]
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def having(monkeypatch):
     def having(*technologies):
         backend = get("numpy")
         monkeypatch.setattr(backend, "technologies", technologies, raising=False)
-        names = (*(each.NAME for each in technologies), "pure")
+        names = (*(each.name for each in technologies), "pure")
         monkeypatch.setattr(backend, "kernels", names, raising=False)
         monkeypatch.setattr("kldiv.backends.routing._places", {})
 
@@ -50,31 +52,31 @@ def having(monkeypatch):
 
 
 def test_the_first_that_can_computes(having):
-    having(technology("a", problem="no a here"), technology("bb", refusal="not this"))
+    having(StandIn("a", problem="no a here"), StandIn("bb", refusal="not this"))
     formulas = kldiv.kl_div(*PAIR, reduction="sum")
-    having(technology("a", problem="no a here"), technology("bbb"), technology("cccc"))
+    having(StandIn("a", problem="no a here"), StandIn("bbb"), StandIn("cccc"))
     assert kldiv.kl_div(*PAIR, reduction="sum") == 3 != formulas
     value, gradient = kldiv.value_and_grad(kldiv.kl_div, argnums=1)(*PAIR)
     assert (value, gradient.tolist()) == (3, [1.0, 1.0])
 
 
 def test_explain_says_why_each_of_them_does_not(having):
-    having(technology("a", problem="no a here"), technology("bb", small=10))
+    having(StandIn("a", problem="no a here"), StandIn("bb", small=10))
     found = kldiv.explain(*PAIR)
     assert found.kernel == "pure"
     assert "a: no a here; bb: arrays of fewer than 10 elements" in str(found)
-    having(technology("a"), technology("bb"))
+    having(StandIn("a"), StandIn("bb"))
     assert "kernel a: the a one, the fastest that applies" in str(kldiv.explain(*PAIR))
 
 
 def test_one_that_fails_gives_way_with_a_warning(having):
-    having(technology("a", error="it does not compile"), technology("bbb"))
+    having(StandIn("a", error="it does not compile"), StandIn("bbb"))
     with pytest.warns(RuntimeWarning, match="not by its kernels 'a': it does not compile"):
         assert kldiv.kl_div(*PAIR) == 3
 
 
 def test_doctor_says_which_kernels_cannot_run(having, capsys):
-    having(technology("a", problem="no a here"), technology("bbb"))
+    having(StandIn("a", problem="no a here"), StandIn("bbb"))
     status = kldiv.available_backends()["numpy"]
     assert status.kernels == ("bbb", "pure")
     assert status.kernel_problems == {"a": "no a here"}
@@ -84,15 +86,175 @@ def test_doctor_says_which_kernels_cannot_run(having, capsys):
 
 
 def test_a_name_forces_it_or_says_why_not(having):
-    having(technology("cpu", problem="no compiler here"))
+    having(StandIn("cpu", problem="no compiler here"))
     with (
         kldiv.config_context(kernel="cpu"),
         pytest.raises(BackendError, match="kernel 'cpu' cannot run here: no compiler here"),
     ):
         kldiv.kl_div(*PAIR)
-    having(technology("cpu", error="it does not compile"))
+    having(StandIn("cpu", error="it does not compile"))
     with (
         kldiv.config_context(kernel="cpu"),
         pytest.raises(BackendError, match="cannot run here: it does not compile"),
     ):
         kldiv.kl_div(*PAIR)
+
+
+# ---- what explain says is what runs --------------------------------------------------------------
+
+LOSSES = ("kl_div", "kl_div_with_logits", "js_div_with_logits")
+SHAPES = {"small": (4, 8), "large": (64, 512), "empty": (0, 512)}
+LIBRARIES = [Library(name) for name in ("numpy", "torch", "jax", "dask", "array-api-strict")]
+
+
+@pytest.fixture
+def computing(monkeypatch):
+    """Names of the technologies that computed."""
+    found = []
+
+    def spied(technology, name, compute):
+        def run(*args):
+            found.append(technology.name)
+            return compute(*args)
+
+        monkeypatch.setattr(technology, name, run)
+
+    for technology in (CPU, TRITON, PALLAS):
+        spied(technology, "compute", technology.compute)
+    return found
+
+
+def arrays_of(lib, shape, dtype):
+    x, y = np.random.default_rng(0).normal(size=(2, *shape))
+    return [lib.array(a, dtype) for a in (-abs(x), abs(y))]
+
+
+def strided(array):
+    return array[:, ::2] if array.ndim > 1 else array
+
+
+CHANGES = {"plain": lambda a: a, "strided": strided}
+
+
+def explained_and_run(computing, loss, *arrays, run=None, **options):
+    """Return which kernel explain names, and which computed."""
+    explained = kldiv.explain(*arrays, operation=loss).kernel
+    computing.clear()
+    result = (run or getattr(kldiv, loss))(*arrays, **options)
+    getattr(result, "compute", lambda: None)()
+    np.asarray(result.detach() if hasattr(result, "detach") else 0)  # an asynchronous one is done
+    if type(result).__module__.startswith("jax"):
+        result.block_until_ready()
+    return explained, set(computing) or {"pure"}
+
+
+CASES = [
+    ("small", "auto", "plain"),
+    ("large", "auto", "plain"),
+    ("small", "cpu", "strided"),
+    ("large", "cpu", "plain"),
+    ("large", "auto", "strided"),
+    ("large", "pure", "plain"),
+    ("empty", "auto", "plain"),
+]
+
+
+@pytest.mark.parametrize(("size", "kernel", "change"), CASES)
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.value)
+def test_explain_says_what_runs(computing, library, size, kernel, change):
+    require(library)
+    if kernel == "cpu" and (library.backend not in {"numpy", "torch", "jax"} or CPU.problem()):
+        return
+    half = {library.floats[0]} if library is not Library.JAX else set()
+    for dtype in {"float32", *half}:
+        arrays = [CHANGES[change](a) for a in arrays_of(library, SHAPES[size], dtype)]
+        for loss in LOSSES:
+            with kldiv.config_context(kernel=kernel):
+                explained, ran = explained_and_run(computing, loss, *arrays, reduction="sum")
+            if library is Library.DASK and kernel == "auto":  # said of its blocks
+                assert explained == "auto"
+                blocks = [np.asarray(a.blocks[0, 0]) for a in arrays] if size != "empty" else None
+                explained = kldiv.explain(*blocks, operation=loss).kernel if blocks else "pure"
+                if loss != "kl_div":  # whole rows are more than a block of both axes
+                    continue
+            assert ran == {explained}, (loss, dtype)
+
+
+@pytest.mark.parametrize("library", LIBRARIES[:3], ids=lambda library: library.value)
+def test_explain_says_what_runs_under_a_mask(computing, library):
+    require(library)
+    x, y = arrays_of(library, (64, 512), "float32")
+    for loss, shape in (("kl_div", (64, 512)), ("kl_div_with_logits", (64,))):
+        keep = library.from_numpy(np.ones(shape, bool))
+        explained = kldiv.explain(x, y, keep, operation=loss).kernel
+        _, ran = explained_and_run(computing, loss, x, y, where=keep)
+        assert ran == {explained}
+
+
+@pytest.mark.parametrize("wanted", ["value", "value_and_grad", "backward"])
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("library", LIBRARIES[:3], ids=lambda library: library.value)
+def test_gradients_run_where_explain_says(computing, library, size, wanted):
+    require(library)
+    for loss in LOSSES:
+        arrays = arrays_of(library, SHAPES[size], "float32")
+        run = getattr(kldiv, loss)
+        if wanted == "value_and_grad":
+            run = lambda *pair, f=run: kldiv.value_and_grad(f, (0, 1))(*pair)[1][0]  # noqa: E731
+        elif wanted == "backward" and library is Library.TORCH:
+            arrays[0].requires_grad_()
+            run = lambda x, y, f=run: f(x, y).backward() or x.grad  # noqa: E731
+        elif wanted == "backward" and library is Library.JAX:
+            run = lambda *pair, f=run: import_module("jax").value_and_grad(f)(*pair)[0]  # noqa: E731
+        explained, ran = explained_and_run(computing, loss, *arrays, run=run)
+        assert ran == {explained}, loss
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning",
+    "ignore:.*torch.jit.*is deprecated:DeprecationWarning",
+)
+@pytest.mark.parametrize(
+    ("size", "kernel"), [("small", "auto"), ("small", "cpu"), ("large", "auto"), ("large", "pure")]
+)
+def test_compiled_code_runs_what_explain_says(computing, size, kernel):
+    torch = pytest.importorskip("torch")
+    if CPU.problem():
+        pytest.skip(CPU.problem())
+    for loss in LOSSES[:2]:
+        torch.compiler.reset()
+        function = torch.compile(getattr(kldiv, loss), fullgraph=True, backend="aot_eager")
+        x, y = arrays_of(Library.TORCH, SHAPES[size], "float32")
+        x.requires_grad_()
+        run = lambda x, y, f=function: f(x, y).backward() or x.grad  # noqa: E731
+        with kldiv.config_context(kernel=kernel):
+            for pair in ((x.detach(), y), (x, y)):
+                how = function if not pair[0].requires_grad else run
+                explained, ran = explained_and_run(computing, loss, *pair, run=how)
+                assert ran == {explained}, loss
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize(("caller", "other"), [("numpy", "torch"), ("torch", "numpy")])
+def test_explain_says_what_another_library_runs(computing, caller, other, size):
+    require(Library(caller)), require(Library(other))
+    arrays = arrays_of(Library(caller), SHAPES[size], "float32")
+    with kldiv.config_context(backend=other):
+        for loss in LOSSES:
+            explained, ran = explained_and_run(computing, loss, *arrays)
+            assert ran == {explained}, loss
+
+
+def test_explain_says_what_a_mixed_call_runs(computing):
+    require(Library.TORCH)
+    pair = [arrays_of(lib, (64, 512), "float32")[k] for k, lib in enumerate(LIBRARIES[:2])]
+    with kldiv.config_context(backend="numpy"):
+        explained, ran = explained_and_run(computing, "kl_div_with_logits", *pair)
+    assert ran == {explained}
+
+
+def test_the_proof_can_fail(computing, monkeypatch):
+    x, y = arrays_of(Library.NUMPY, (64, 512), "float32")
+    monkeypatch.setattr("kldiv.explanation.choose", lambda *_: Choice(None, dict))
+    explained, ran = explained_and_run(computing, "kl_div", x, y)
+    assert ran != {explained} or CPU.problem()

@@ -20,8 +20,7 @@ import kldiv
 from kldiv import backends
 from kldiv.backends import registry, routing
 from kldiv.errors import BackendError
-from kldiv.kernels import cuda
-from kldiv.kernels.cuda import compiling
+from kldiv.kernels.cuda import CUDA, compiling
 
 
 class CUDARuntimeError(RuntimeError):
@@ -124,14 +123,14 @@ def cupy(monkeypatch):
     import array_api_compat
 
     monkeypatch.setattr(array_api_compat, "cupy", compat, raising=False)
-    monkeypatch.delitem(sys.modules, "kldiv.backends._cupy", raising=False)
+    monkeypatch.delitem(sys.modules, "kldiv.backends.cupy_", raising=False)
     monkeypatch.setattr(registry, "_loaded", dict(registry._loaded))
     monkeypatch.setattr(registry, "_by_type", {})
     monkeypatch.setattr(routing, "_places", {})
-    monkeypatch.setattr(cuda, "_failure", None)
+    monkeypatch.setattr(CUDA, "failure", None)
     registry._loaded.pop("cupy", None)
     yield module
-    sys.modules.pop("kldiv.backends._cupy", None)
+    sys.modules.pop("kldiv.backends.cupy_", None)
     assert Device.current == [0], "a device context was not left"
 
 

@@ -28,7 +28,7 @@ from torch.distributed.tensor import (  # noqa: E402
 from torch.distributed.tensor.debug import CommDebugMode  # noqa: E402
 from torch.distributed.tensor.parallel import loss_parallel  # noqa: E402
 
-from kldiv.backends import _torch_spread  # noqa: E402
+from kldiv.backends.torch_ import tensor_parallel  # noqa: E402
 from kldiv.formulas import shards  # noqa: E402
 
 LOSSES = {"kl": kldiv.kl_div_with_logits, "js": kldiv.js_div_with_logits}
@@ -142,7 +142,7 @@ def on_a_group(size, rank, group, patch):
         mine = [array.movedim(-1, case.axis) for array in mine]
         with patch.context() as inner:
             if case.beyond:
-                inner.setattr(_torch_spread, "GATHERED", 1)
+                inner.setattr(tensor_parallel, "GATHERED", 1)
             found[name] = case.run(*mine, group=group)
     return found
 
@@ -153,7 +153,7 @@ def traffic(size, rank, group, patch):
         s, t = (array[:, part(size, rank)].requires_grad_() for array in logits(torch.float32))
         for limit in (16, 1):
             with patch.context() as inner:
-                inner.setattr(_torch_spread, "GATHERED", limit)
+                inner.setattr(tensor_parallel, "GATHERED", limit)
                 counter = Traffic(inner)
                 with CommDebugMode() as forth:
                     value = function(s, t, group=group)
@@ -167,7 +167,7 @@ def traffic(size, rank, group, patch):
     return found
 
 
-class DifferentiableRanks(_torch_spread.GroupRanks):
+class DifferentiableRanks(tensor_parallel.GroupRanks):
     """The trap: collectives through which autograd adds up the gradients of all ranks."""
 
     def merge(self, function, states, *rows):
@@ -179,12 +179,14 @@ class DifferentiableRanks(_torch_spread.GroupRanks):
 def by_differentiable_collectives(size, rank, group, patch):
     class Naive:
         @staticmethod
-        def apply(loss, backend, ranks, *arrays):
+        def apply(loss, ranks, *arrays):
             def evaluate(operation, *inputs):
-                return operation.elements(_torch_spread.xp, *inputs)
+                return operation.elements(tensor_parallel.xp, *inputs)
 
             trap = DifferentiableRanks(ranks.group)
-            return shards.forward(_torch_spread.xp, evaluate, trap, loss, arrays, gradients=True)[0]
+            return shards.forward(tensor_parallel.xp, evaluate, trap, loss, arrays, gradients=True)[
+                0
+            ]
 
     smooth = [
         torch.randn(4, CLASSES, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -196,7 +198,7 @@ def by_differentiable_collectives(size, rank, group, patch):
     if size == 2:
         found["right"] = case.run(*mine, group=group)
         with patch.context() as inner:
-            inner.setattr(_torch_spread, "_RowValues", Naive)
+            inner.setattr(tensor_parallel, "_RowValues", Naive)
             found["trap"] = case.run(*mine, group=group)
     return found
 

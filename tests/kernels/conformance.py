@@ -18,7 +18,11 @@ from kernels import cuda_on_cpu
 from libraries import Library
 
 import kldiv
-from kldiv.kernels import Work, cpu, cuda, pallas, triton
+from kldiv.kernels import Work
+from kldiv.kernels.cpu import CPU
+from kldiv.kernels.cuda import CUDA
+from kldiv.kernels.pallas import PALLAS, unsupported
+from kldiv.kernels.triton import TRITON
 
 FLOATS = ["float32", "float64"]
 HALVES = ["float16", "bfloat16"]
@@ -126,11 +130,11 @@ class Cpu(Torch):
     functions = ("exp", "log")
 
     def problem(self):
-        return cpu.problem()
+        return CPU.problem()
 
     @contextmanager
     def prepared(self, monkeypatch):
-        monkeypatch.setattr(cpu, "SMALL", 0)
+        monkeypatch.setattr(CPU, "small", 0)
         with super().prepared(monkeypatch):
             yield
 
@@ -142,7 +146,7 @@ class Cpu(Torch):
     def compute(self, operation, arrays, gradients, cotangent):
         xp = kldiv.backends.get("numpy").namespace()
         seed = None if cotangent is None else np.asarray(cotangent)
-        return cpu.compute(Work(operation, xp, arrays, 1, True, gradients, seed))
+        return CPU.compute(Work(operation, xp, arrays, 1, True, gradients, seed))
 
 
 class Triton(Torch):
@@ -153,12 +157,12 @@ class Triton(Torch):
     splits = (1, 24)
 
     def __init__(self):
-        self.interpreted = triton.interpreted()
+        self.interpreted = TRITON.interpreted
         self.device = "cpu" if self.interpreted else "cuda"
         self.library = Library.TORCH if self.interpreted else Library.TORCH_CUDA
 
     def problem(self):
-        return self.library.problem() or triton.problem()
+        return self.library.problem() or TRITON.problem()
 
     def marks(self, *, slow=False):
         noise = "ignore::RuntimeWarning", "ignore:.*ndim > 0 to a scalar:DeprecationWarning"
@@ -178,7 +182,7 @@ class Triton(Torch):
         arrays = [changed(a) if k < 2 else a for k, a in enumerate(self.there(arrays))]
         seed = None if cotangent is None else self.there([np.asarray(cotangent)])[0]
         work = Work(operation, self.xp(), arrays, 1, True, gradients, seed)
-        value, found = triton.compute(work)
+        value, found = TRITON.compute(work)
         return self.host(value), [self.host(a) for a in found]
 
     def xp(self):
@@ -211,7 +215,7 @@ class Cuda(Technology):
 
     @contextmanager
     def prepared(self, monkeypatch):
-        monkeypatch.setattr(cuda, "_failure", None)
+        monkeypatch.setattr(CUDA, "failure", None)
         yield
 
     def split(self, monkeypatch, how):
@@ -228,7 +232,7 @@ class Cuda(Technology):
         there = [changed(self.there(a)) if k < 2 else self.there(a) for k, a in enumerate(arrays)]
         seed = None if cotangent is None else self.there(np.asarray(cotangent))
         xp = kldiv.backends.get(self.library.value).namespace()
-        value, found = cuda.compute(Work(operation, xp, there, 1, True, gradients, seed))
+        value, found = CUDA.compute(Work(operation, xp, there, 1, True, gradients, seed))
         return self.host(value), [self.host(a) for a in found]
 
     def there(self, array):
@@ -287,12 +291,12 @@ class Pallas(Technology):
         return Library.JAX_GPU.problem() is not None
 
     def problem(self):
-        return self.library.problem() or pallas._lacking()
+        return self.library.problem() or unsupported()
 
     @contextmanager
     def prepared(self, monkeypatch):
         monkeypatch.setattr("kldiv.backends.routing._places", {})
-        monkeypatch.setattr(pallas, "_failure", None)
+        monkeypatch.setattr(PALLAS, "failure", None)
         if self.interpreted:
             monkeypatch.setenv("KLDIV_PALLAS_INTERPRET", "1")
         with super().prepared(monkeypatch):
@@ -319,7 +323,7 @@ class Pallas(Technology):
         def compute(seed, *arrays):
             arrays = [changed(a) if k < 2 else a for k, a in enumerate(arrays)]
             xp = kldiv.backends.get("jax").namespace()
-            return pallas.compute(Work(operation, xp, arrays, 1, True, gradients, seed))
+            return PALLAS.compute(Work(operation, xp, arrays, 1, True, gradients, seed))
 
         return self.compiled(compute)
 

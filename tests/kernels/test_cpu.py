@@ -20,7 +20,8 @@ from reference import losses, truth
 import kldiv
 from kldiv.errors import BackendError, ConfigError
 from kldiv.formulas.rows import RowLoss
-from kldiv.kernels import Work, cpu
+from kldiv.kernels import Work
+from kldiv.kernels.cpu import CPU
 
 pytest.importorskip("numba")
 
@@ -36,7 +37,7 @@ LOSSES = [kldiv.kl_div, kldiv.kl_div_with_logits, kldiv.js_div_with_logits]
 @pytest.fixture(autouse=True)
 def fused(monkeypatch):
     """Give small arrays to the kernels too."""
-    monkeypatch.setattr(cpu, "SMALL", 0)
+    monkeypatch.setattr(CPU, "small", 0)
 
 
 def pure():
@@ -147,8 +148,8 @@ def test_masked_classes_are_exact(size, dtype):
     s, t = (np.stack([pair[i] for pair in pairs.values()]).astype(dtype) for i in (0, 1))
     operation = RowLoss("none", dtype, dtype, dtype)
     xp = kldiv.backends.get("numpy").namespace()
-    value, gradients = cpu.compute(Work(operation, xp, [s, t], 1, gradients=(0, 1)))
-    alone, _ = cpu.compute(Work(operation, xp, [s, t], 1))
+    value, gradients = CPU.compute(Work(operation, xp, [s, t], 1, gradients=(0, 1)))
+    alone, _ = CPU.compute(Work(operation, xp, [s, t], 1))
     np.testing.assert_array_equal(alone, value)
     assert_right(pairs, (value, *gradients), truth(s, t), dtype)
     assert value[list(pairs).index("last for both, alike")] == 0
@@ -241,7 +242,7 @@ def test_threads_share_long_rows(dtype, longest, monkeypatch):
     monkeypatch.setattr(threads, "share", counted)
     results = []
     for number in (1, 4, 5):
-        value, gradients = cpu.compute(Work(operation, xp, arrays, number, gradients=(0, 1)))
+        value, gradients = CPU.compute(Work(operation, xp, arrays, number, gradients=(0, 1)))
         results.append([float(value), *(each.tobytes() for each in gradients)])
     assert results[1:] == results[:-1]
     assert shared == [3, *[9, 3, 9] * 2]
@@ -304,7 +305,7 @@ def test_the_number_of_threads_follows_the_library(monkeypatch):
 
 
 def test_small_arrays_are_left_to_the_formulas(monkeypatch):
-    monkeypatch.setattr(cpu, "SMALL", 100)
+    monkeypatch.setattr(CPU, "small", 100)
     small, large = np.ones(99), np.ones(100)
     assert kldiv.explain(small).kernel == "pure"
     assert kldiv.explain(large).kernel == "cpu"
@@ -314,7 +315,7 @@ def test_small_arrays_are_left_to_the_formulas(monkeypatch):
 
 def test_explained_where_another_library_computes(monkeypatch):
     pytest.importorskip("torch")
-    monkeypatch.setattr(cpu, "SMALL", 100)
+    monkeypatch.setattr(CPU, "small", 100)
     with kldiv.config_context(backend="torch"):
         assert kldiv.explain(np.ones(99)).kernel == "pure"
         assert kldiv.explain(np.ones(100)).kernel == "cpu"
@@ -322,7 +323,7 @@ def test_explained_where_another_library_computes(monkeypatch):
 
 
 def test_without_numba(monkeypatch):
-    monkeypatch.setattr(cpu, "_installed", lambda: False)
+    monkeypatch.setattr(CPU, "installed", False)
     monkeypatch.setattr("kldiv.backends.routing._places", {})
     assert kldiv.explain(np.ones(9)).kernel == "pure"
     with kldiv.config_context(kernel="cpu"), pytest.raises(BackendError, match="pip install"):
@@ -339,14 +340,13 @@ torch_warns = pytest.mark.filterwarnings(
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_the_operator_is_what_torch_expects(reduction):
     torch = pytest.importorskip("torch")
-    from kldiv.backends._torch_ops import _fused
+    from kldiv.backends.torch_.operators import _fused
 
     s, t = torch.randn(2, 4, 30)
     upstream = torch.ones(4 if reduction == "none" else ())
-    names = [reduction, "float32", "float32", "float32"]
+    words = ["kl_div_with_logits", reduction, "float32", "float32", "float32"]
     for arrays in ([s, t], [s.T.contiguous().T, t]):
-        words = ("cpu", "Kullback-Leibler of logits", names, 0.5, 1.0)
-        arguments = (arrays, *words, [0, 1], upstream, True, False, None)
+        arguments = (arrays, "cpu", words, [1.0], [0, 1], upstream, True, False, None)
         assert set(torch.library.opcheck(_fused, arguments).values()) == {"SUCCESS"}
 
 
@@ -359,7 +359,7 @@ def test_a_failing_compiler_leaves_compiled_code_to_the_formulas(monkeypatch):
     def fail(work):
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(cpu, "_failure", None)
+    monkeypatch.setattr(CPU, "failure", None)
     monkeypatch.setattr("kldiv.kernels.cpu.row_loss.compile_for", fail)
     s, t = torch.randn(6, 50, requires_grad=True), torch.randn(6, 50)
     value = torch.compile(kldiv.kl_div_with_logits, fullgraph=True, backend="aot_eager")(s, t)
@@ -369,14 +369,14 @@ def test_a_failing_compiler_leaves_compiled_code_to_the_formulas(monkeypatch):
         (gradient,) = torch.autograd.grad(expected, s)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(found, gradient)
-    assert cpu.problem() is not None
+    assert CPU.problem() is not None
 
 
 def test_a_failing_compiler_is_told_once(monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(cpu, "_failure", None)
+    monkeypatch.setattr(CPU, "failure", None)
     monkeypatch.setattr("kldiv.kernels.cpu.pointwise_loss.compile_for", fail)
     x, y = np.zeros(9), np.ones(9)
     with pytest.warns(RuntimeWarning, match="compiling it fails: OSError: disk full"):

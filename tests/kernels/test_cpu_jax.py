@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import kldiv
-from kldiv.kernels import cpu
+from kldiv.kernels.cpu import CPU
 
 pytest.importorskip("numba")
 jax = pytest.importorskip("jax")
 
-from kldiv.backends import _jax_ops  # noqa: E402 - after the skips
+from kldiv.backends.jax_ import cpu_kernels  # noqa: E402 - after the skips
 
 jnp = jax.numpy
 LOSSES = {
@@ -27,9 +27,9 @@ REDUCTIONS = ["none", "mean", "sum", "batchmean"]
 @pytest.fixture(autouse=True)
 def fused(monkeypatch):
     """Give small arrays to the kernels too."""
-    if _jax_ops.problem():
-        pytest.skip(_jax_ops.problem())
-    monkeypatch.setattr(cpu, "SMALL", 0)
+    if cpu_kernels.problem():
+        pytest.skip(cpu_kernels.problem())
+    monkeypatch.setattr(CPU, "small", 0)
     jax.clear_caches()
     with jax.enable_x64(True):
         yield
@@ -39,13 +39,13 @@ def fused(monkeypatch):
 @pytest.fixture
 def calls(monkeypatch):
     """Shapes that the kernels were given."""
-    found, compute = [], cpu.compute
+    found, compute = [], CPU.compute
 
     def counted(work):
         found.append(tuple(work.arrays[0].shape))
         return compute(work)
 
-    monkeypatch.setattr(cpu, "compute", counted)
+    monkeypatch.setattr(CPU, "compute", counted)
     return found
 
 

@@ -7,14 +7,12 @@ from functools import partial
 import pytest
 
 import kldiv
-from kldiv.kernels import cpu
+from kldiv.kernels.cpu import CPU
 
 pytest.importorskip("numba")
 torch = pytest.importorskip("torch")
 
 from torch.func import grad, hessian, jacfwd, jacrev, vmap  # noqa: E402 - after the skip
-
-from kldiv.backends import _torch_mapped  # noqa: E402 - likewise
 
 LOSSES = {
     "kl_div": kldiv.kl_div,
@@ -29,14 +27,14 @@ BATCH = 5
 @pytest.fixture
 def calls(monkeypatch):
     """Shapes that the kernels were given; entries alone are too small for them."""
-    monkeypatch.setattr(cpu, "SMALL", 900)
-    found, compute = [], cpu.compute
+    monkeypatch.setattr(CPU, "small", 900)
+    found, compute = [], CPU.compute
 
     def counted(work):
         found.append(tuple(work.arrays[0].shape))
         return compute(work)
 
-    monkeypatch.setattr(cpu, "compute", counted)
+    monkeypatch.setattr(CPU, "compute", counted)
     return found
 
 
@@ -136,7 +134,7 @@ def test_vmap_of_vmap(calls, loss, reduction):
 
 
 def test_many_elements_are_summed_entry_by_entry(calls, monkeypatch):
-    monkeypatch.setattr(_torch_mapped, "MANY", 4 * 70)
+    monkeypatch.setattr("kldiv.backends.torch_.vmap.MANY", 4 * 70)
     s, t = pair(kldiv.kl_div, BATCH, 4, 70)
     found = vmap(kldiv.kl_div)(s, t)
     assert calls == [(4, 70)] * BATCH

@@ -15,17 +15,18 @@ from kernels.conformance import TECHNOLOGIES
 from reference import truth
 
 import kldiv
+from kldiv.backends.choice import choose
 from kldiv.errors import BackendError
 from kldiv.explanation import OPERATIONS
-from kldiv.kernels import pallas
+from kldiv.kernels import Work, pallas
 
 pytest.importorskip("jax")
 
 import jax
 import jax.numpy as jnp
 
-if pallas._lacking():
-    pytest.skip(pallas._lacking(), allow_module_level=True)
+if pallas.unsupported():
+    pytest.skip(pallas.unsupported(), allow_module_level=True)
 
 from kldiv.kernels.pallas import states
 
@@ -164,7 +165,7 @@ def test_linear_layers_use_it():
 def not_interpreted(monkeypatch):
     """Have the kernels as if there were a GPU."""
     monkeypatch.delenv("KLDIV_PALLAS_INTERPRET", raising=False)
-    monkeypatch.setattr(pallas, "_elsewhere", lambda: None)
+    monkeypatch.setattr(pallas, "elsewhere", lambda: None)
     jax.clear_caches()  # of interpreted ones
     yield
     jax.clear_caches()
@@ -212,7 +213,7 @@ def failing(monkeypatch):
         raise RuntimeError("no such instruction\nof many lines")
 
     monkeypatch.delenv("KLDIV_PALLAS_INTERPRET", raising=False)
-    monkeypatch.setattr(pallas, "_elsewhere", lambda: None)
+    monkeypatch.setattr(pallas, "elsewhere", lambda: None)
     monkeypatch.setattr(states, "_compile", fail)
 
 
@@ -227,7 +228,7 @@ def test_a_failing_compiler_leaves_it_to_the_formulas_with_one_warning(monkeypat
             gradient = jax.grad(kldiv.kl_div_with_logits)(s, t, temperature=1.7)
     assert jnp.isfinite(value)
     assert jnp.isfinite(gradient).all()
-    assert "no such instruction" in kldiv.backends.get("jax").kernel_problems()["pallas"]
+    assert "no such instruction" in pallas.PALLAS.problem()
 
 
 def test_by_name_a_failing_compiler_is_an_error(monkeypatch):
@@ -249,5 +250,6 @@ def test_explain_says_what_is_left_to_xla():
     s, t = pair((3, 7))
     assert kldiv.explain(s, t, operation="kl_div_with_logits").kernel == "pallas"
     assert kldiv.explain(s, t).kernel == "pure"
-    _, why = kldiv.backends.get("jax").explain_kernel("pallas", OPERATIONS["kl_div"], (s, t))
-    assert "XLA itself fuses kl_div" in why
+    work = Work(OPERATIONS["kl_div"], jnp, (s, t))
+    choice = choose(kldiv.backends.get("jax"), "pallas", work)
+    assert "XLA itself fuses kl_div" in choice.reason

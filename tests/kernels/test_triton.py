@@ -13,7 +13,9 @@ import pytest
 import kldiv
 from kldiv.cli.app import app
 from kldiv.errors import BackendError
-from kldiv.kernels import triton as kernels
+from kldiv.kernels import triton
+from kldiv.kernels.cpu import CPU
+from kldiv.kernels.triton import TRITON
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -21,7 +23,7 @@ pytest.importorskip("triton")
 import torch
 from kernels.conformance import TECHNOLOGIES
 
-from kldiv.backends import _torch_ops
+from kldiv.backends.torch_ import operators
 
 pytestmark = TECHNOLOGIES["triton"].marks()
 
@@ -83,13 +85,13 @@ def fused():
 @pytest.fixture
 def calls(monkeypatch):
     """Count what the kernels compute."""
-    found, compute = [], kernels.compute
+    found, compute = [], TRITON.compute
 
     def counted(work):
         found.append(work)
         return compute(work)
 
-    monkeypatch.setattr(kernels, "compute", counted)
+    monkeypatch.setattr(TRITON, "compute", counted)
     return found
 
 
@@ -149,12 +151,12 @@ def test_what_a_compiled_forward_keeps_serves_its_backward(fused, calls):
 def test_the_operator_is_what_torch_expects(fused, reduction):
     s, t = (each.detach() for each in pair("logits", (4, 30)))
     upstream = torch.ones(4 if reduction == "none" else (), device=DEVICE)
-    names = [reduction, "float32", "float32", "float32"]
-    words = ("triton", "Kullback-Leibler of logits", names, 0.5, 1.0)
+    names = ["kl_div_with_logits", reduction, "float32", "float32", "float32"]
+    words = ("triton", names, [1.0])
     forward = ([s, t], *words, [], None, True, True, None)
-    _, kept = _torch_ops._fused(*forward)
+    _, kept = operators._fused(*forward)
     for arguments in (forward, ([s, t], *words, [0, 1], upstream, False, False, kept)):
-        found = torch.library.opcheck(_torch_ops._fused, arguments)
+        found = torch.library.opcheck(operators._fused, arguments)
         assert set(found.values()) == {"SUCCESS"}
 
 
@@ -200,7 +202,7 @@ def test_nothing_waits_for_the_gpu(fused):
 @pytest.fixture
 def no_routes(monkeypatch):
     monkeypatch.setattr("kldiv.backends.routing._places", {})
-    monkeypatch.setattr(kernels, "_failure", None)
+    monkeypatch.setattr(TRITON, "failure", None)
 
 
 def test_tensors_of_the_cpu_are_not_interpreted_by_themselves():
@@ -209,7 +211,7 @@ def test_tensors_of_the_cpu_are_not_interpreted_by_themselves():
 
 
 def test_explain_and_doctor_say_why(no_routes, monkeypatch, capsys):
-    monkeypatch.setattr(kernels, "installed", lambda: False)
+    monkeypatch.setattr(TRITON, "installed", False)
     assert "triton: Triton is not installed" in str(kldiv.explain(torch.ones(9, device=DEVICE)))
     with pytest.raises(SystemExit):
         app(["doctor"], prog_name="kldiv")
@@ -222,14 +224,14 @@ def test_explain_and_doctor_say_why(no_routes, monkeypatch, capsys):
 
 
 def test_without_a_gpu(no_routes, monkeypatch):
-    monkeypatch.setattr(kernels, "interpreted", lambda: False)
-    monkeypatch.setattr(kernels, "_has_gpu", lambda: False)
-    assert kernels.problem() == "torch finds no CUDA device"
+    monkeypatch.setattr(TRITON, "interpreted", False)
+    monkeypatch.setattr(triton, "has_gpu", lambda: False)
+    assert TRITON.problem() == "torch finds no CUDA device"
 
 
 def test_tensors_elsewhere(no_routes, monkeypatch):
-    monkeypatch.setattr(kernels, "interpreted", lambda: False)
-    monkeypatch.setattr(kernels, "_has_gpu", lambda: True)
+    monkeypatch.setattr(TRITON, "interpreted", False)
+    monkeypatch.setattr(triton, "has_gpu", lambda: True)
     with kldiv.config_context(kernel="triton"):
         assert kldiv.explain(torch.ones(9)).kernel == "pure"
 
@@ -241,13 +243,12 @@ def test_a_failing_compiler_is_told_once(no_routes, monkeypatch, compiled):
         raise RuntimeError("no such instruction\nin line 7")
 
     torch.compiler.reset()
-    monkeypatch.setattr("kldiv.kernels.cpu.SMALL", 0)
+    monkeypatch.setattr(CPU, "small", 0)
     monkeypatch.setattr("kldiv.kernels.triton.row_loss.run", fail)
     # As auto chooses them on a GPU.
-    monkeypatch.setattr(_torch_ops, "_technology", lambda *_, **__: "triton")
-    monkeypatch.setattr("kldiv.backends._torch.TorchBackend._refusal",
-                        lambda self, kernels, *_, **__: kernels.NAME != "triton" or
-                        kernels.problem())  # fmt: skip
+    monkeypatch.setattr("kldiv.backends.torch_.adapter.TorchBackend.unreachable",
+                        lambda self, technology, *_: None if technology is TRITON
+                        else "elsewhere")  # fmt: skip
     s, t = pair("logits", (6, 50))
     loss = kldiv.kl_div_with_logits
     if compiled:
@@ -258,7 +259,7 @@ def test_a_failing_compiler_is_told_once(no_routes, monkeypatch, compiled):
     with pure():
         expected = kldiv.kl_div_with_logits(s, t)
         agree(found, [expected, *torch.autograd.grad(expected, (s, t))], 1e-6)
-    assert "no such instruction" in kernels.problem()
+    assert "no such instruction" in TRITON.problem()
 
 
 def test_by_name_a_failing_compiler_is_an_error(no_routes, monkeypatch):

@@ -214,15 +214,13 @@ def test_strided_rows_of_another_library_that_computes_by_numpy():
 
 
 def test_gradient_in_a_bias_adds_many_rows():
-    from kldiv.linear_losses import prepare_linear_kl_div
-
     random = np.random.default_rng(2)
     sizes = [(20_000, 2), (5, 2), (20_000, 2), (5, 2), (5,)]
     arrays = [random.normal(size=size).astype(np.float32) for size in sizes]
 
     def of_bias(dtype):
         *four, bias = (a.astype(dtype) for a in arrays)
-        call = prepare_linear_kl_div(*four, bias=bias, reduction="sum")
+        call = kldiv.linear_kl_div.record.prepare(*four, bias=bias, reduction="sum")
         return call.value_and_gradients((4,))[1][0]
 
     assert relative(of_bias(np.float32), of_bias(np.float64)) <= 1e-6

@@ -14,7 +14,7 @@ from libraries import unit
 from reference import exact
 
 import kldiv
-from kldiv.backends import base
+from kldiv.backends import chunks
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas import linear
 
@@ -44,7 +44,7 @@ WANTED = (0, 1, 2, 3)
 def few_rows(monkeypatch, lib):
     """Three rows of logits and their gradients at a time."""
     size = 8 if lib.widest == "float64" else 4
-    monkeypatch.setattr(base, "CHUNK_BYTES", 3 * 4 * CLASSES * size)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 3 * 4 * CLASSES * size)
     if lib.root == "jax":  # what is compiled has its chunks
         sys.modules["jax"].clear_caches()
 
@@ -164,7 +164,7 @@ def test_float32_is_as_right_as_its_products():
 def test_half_types(lib, monkeypatch, dtype):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
-    monkeypatch.setattr(base, "CHUNK_BYTES", 4 * 4 * CLASSES * 4)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * 4 * CLASSES * 4)
     monkeypatch.setattr(linear, "_BLOCK_BYTES", 3 * 5 * 4)  # three classes at a time
     if lib.root == "jax":
         sys.modules["jax"].clear_caches()
@@ -244,7 +244,7 @@ def large(rows):
 
 @pytest.mark.parametrize("kernel", ["auto", "pure"])
 def test_memory_does_not_grow_with_rows_in_numpy(monkeypatch, kernel):
-    monkeypatch.setattr(base, "CHUNK_BYTES", 2**23)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2**23)
     arrays = large(1024)  # whose logits have 16 MiB each
     loss = kldiv.value_and_grad(kldiv.linear_kl_div, argnums=WANTED)
     with kldiv.config_context(kernel=kernel):
@@ -260,8 +260,8 @@ def test_memory_does_not_grow_with_rows_in_numpy(monkeypatch, kernel):
 _PROGRAM = """
 import resource
 import torch, kldiv
-from kldiv.backends import base
-base.CHUNK_BYTES = 2**24
+from kldiv.backends import chunks
+chunks.CHUNK_BYTES = 2**24
 torch.manual_seed(0)
 arrays = [torch.randn(*shape) for shape in ((8192, 16), (4096, 16), (8192, 16), (4096, 16))]
 arrays[0].requires_grad_(), arrays[1].requires_grad_()
@@ -281,7 +281,7 @@ def test_memory_does_not_grow_with_rows_in_torch(torch):
 
 
 def test_memory_does_not_grow_with_rows_in_jax(jax, monkeypatch):
-    monkeypatch.setattr(base, "CHUNK_BYTES", 2**22)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2**22)
     jax.clear_caches()
 
     def temporary(function, rows):
@@ -315,7 +315,7 @@ def whole(torch, arrays, bias=0.0, target_bias=0.0, **options):
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_backward_in_torch(torch, monkeypatch, compiled, reduction):
-    monkeypatch.setattr(base, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 500)
     torch._dynamo.reset()
     options = {"bias": BIAS, "target_bias": TARGET_BIAS, "where": MASK}
     options["temperature"] = RNG.uniform(0.5, 2, ROWS)
@@ -409,7 +409,7 @@ def test_autocast_multiplies_in_its_dtype(torch):
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_transformations_in_jax(jax, monkeypatch, reduction):
-    monkeypatch.setattr(base, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1000)
     jnp = jax.numpy
     with jax.enable_x64(True):
         jax.clear_caches()
@@ -520,3 +520,13 @@ def test_other_arguments_that_do_not_fit():
         kldiv.linear_kl_div(*ARRAYS, reduction="avg")
     with pytest.raises(OptionError, match="argnums"):
         kldiv.value_and_grad(kldiv.linear_kl_div, argnums=4)
+
+
+def test_backward_inside_a_forward_mode_level():
+    torch = pytest.importorskip("torch")
+    arrays = [torch.randn(6, 3), torch.randn(5, 3), torch.randn(6, 4), torch.randn(5, 4)]
+    hidden = arrays[0].requires_grad_()
+    (expected,) = torch.autograd.grad(3 * kldiv.linear_kl_div(*arrays), hidden)
+    with torch.autograd.forward_ad.dual_level():
+        (found,) = torch.autograd.grad(3 * kldiv.linear_kl_div(*arrays), hidden)
+    torch.testing.assert_close(found, expected)

@@ -402,9 +402,9 @@ def test_blocks_of_rows_and_of_classes_change_nothing(lib, loss, shape, monkeypa
     if lib.root == "jax":
         import jax
 
-        from kldiv.backends import _jax_spread
+        from kldiv.backends.jax_ import sharding
 
-        monkeypatch.setattr(_jax_spread, "BLOCK_BYTES", 2 * 5 * 8)
+        monkeypatch.setattr(sharding, "BLOCK_BYTES", 2 * 5 * 8)
         jax.clear_caches()
     parts = rows_and_gradients(loss, s, t, **options)
     for found, expected in zip(parts, whole, strict=True):

@@ -327,9 +327,7 @@ def test_another_backend_computes():
 
 
 def test_operations_can_be_shipped():
-    from kldiv.measures import prepare_renyi_divergence
-
-    operation = prepare_renyi_divergence(P8, Q8, alpha=2).operation
+    operation = kldiv.renyi_divergence.record.prepare(P8, Q8, alpha=2).operation
     assert pickle.loads(pickle.dumps(operation)) == operation  # noqa: S301 - our own
     assert hash(operation) == hash(pickle.loads(pickle.dumps(operation)))  # noqa: S301
 

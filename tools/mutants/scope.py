@@ -55,9 +55,9 @@ _CHOICE: Final = (("tests/test_config.py",), _ADAPTERS)
 
 _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/_call.py": (*_PAIRS[:1], (_ROW_LOSSES, *_ON_NUMPY), *_SINGLE, *_PAIRS[1:]),
-    "kldiv/backends/_generic.py": ((_SEMANTICS, "-k", "strict"), *_SINGLE, _ADAPTERS),
-    "kldiv/backends/_numpy.py": ((_SEMANTICS, "-k", "numpy"), *_CHOICE),
-    "kldiv/backends/_overlay.py": ((_SEMANTICS, "-k", "numpy or strict"), *_CHOICE),
+    "kldiv/backends/generic.py": ((_SEMANTICS, "-k", "strict"), *_SINGLE, _ADAPTERS),
+    "kldiv/backends/numpy_.py": ((_SEMANTICS, "-k", "numpy"), *_CHOICE),
+    "kldiv/backends/overlay.py": ((_SEMANTICS, "-k", "numpy or strict"), *_CHOICE),
     "kldiv/backends/chunks.py": (("tests/losses/test_linear.py",),),
     "kldiv/backends/exchange.py": _CHOICE,
     "kldiv/backends/registry.py": _CHOICE,

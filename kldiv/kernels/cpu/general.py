@@ -13,7 +13,6 @@ import numpy as np
 
 from kldiv.kernels.cpu.compiling import inline
 from kldiv.kernels.cpu.instructions import accumulate, larger, like, select
-from kldiv.kernels.cpu.layout import Buffer
 from kldiv.kernels.cpu.memory import flush, load, sink, store
 from kldiv.kernels.cpu.state import (
     ANCHOR,
@@ -41,6 +40,7 @@ from kldiv.kernels.cpu.state import (
     two_difference,
     weight,
 )
+from kldiv.kernels.layout import Buffer
 
 # --- states ---------------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ from kldiv.kernels.cpu.compiling import inline, kernel
 from kldiv.kernels.cpu.elementary import exp, log
 from kldiv.kernels.cpu.general import clipped, split, sum_of
 from kldiv.kernels.cpu.instructions import like, select
-from kldiv.kernels.cpu.layout import ADDRESS, Buffer
 from kldiv.kernels.cpu.memory import address_of, flush, load, sink, source, store
 from kldiv.kernels.cpu.rows import (
     GRADIENT_S,
@@ -49,6 +48,7 @@ from kldiv.kernels.cpu.state import (
     two_difference,
     weight,
 )
+from kldiv.kernels.layout import ADDRESS, Buffer
 
 _DEEP: Final = 69.0
 """Beyond it e^(−r) for p/q would soon underflow in float32."""

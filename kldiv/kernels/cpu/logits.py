@@ -11,7 +11,6 @@ import numpy as np
 
 from kldiv.kernels.cpu import general, quick
 from kldiv.kernels.cpu.compiling import inline, kernel
-from kldiv.kernels.cpu.layout import ADDRESS, Buffer
 from kldiv.kernels.cpu.memory import address_of, flush, sink, source
 from kldiv.kernels.cpu.passes import SIZE
 from kldiv.kernels.cpu.rows import (
@@ -30,6 +29,7 @@ from kldiv.kernels.cpu.rows import (
     zeros,
 )
 from kldiv.kernels.cpu.state import FIELDS, finish, heat
+from kldiv.kernels.layout import ADDRESS, Buffer
 
 # What a call does: whole rows, or the states of parts, these merged to rows, and parts' gradients.
 WHOLE: Final = 0

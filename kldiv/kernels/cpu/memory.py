@@ -1,6 +1,6 @@
 """Blocks of arrays of any layout and dtype, read to and written from contiguous buffers.
 
-A kernel gets its arrays as one table of integers, `kldiv.kernels.cpu.layout` makes it. So it is
+A kernel gets its arrays as one table of integers, `kldiv.kernels.layout` makes it. So it is
 compiled once for all layouts; an array that is contiguous and has the dtype of the buffers is read
 and written in place.
 """
@@ -26,7 +26,7 @@ from kldiv.kernels.cpu.instructions import (
     store_float64,
     store_uint16,
 )
-from kldiv.kernels.cpu.layout import (
+from kldiv.kernels.layout import (
     ADDRESS,
     BFLOAT16,
     CODE,

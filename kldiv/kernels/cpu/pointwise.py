@@ -13,7 +13,6 @@ import numpy as np
 from kldiv.kernels.cpu.compiling import inline, kernel
 from kldiv.kernels.cpu.elementary import exp, is_normal, log, log_normal
 from kldiv.kernels.cpu.instructions import accumulate, like, select
-from kldiv.kernels.cpu.layout import ADDRESS, Buffer
 from kldiv.kernels.cpu.memory import (
     dropped,
     flush,
@@ -23,6 +22,7 @@ from kldiv.kernels.cpu.memory import (
     source,
     store,
 )
+from kldiv.kernels.layout import ADDRESS, Buffer
 
 X: Final = 1
 Y: Final = 2

@@ -10,11 +10,11 @@ import numpy as np
 from kldiv.formulas.pointwise import KLLogTarget
 from kldiv.formulas.reductions import count, divide
 from kldiv.kernels.cpu import pointwise, threads
-from kldiv.kernels.cpu.layout import dtype_name, empty_like, memory, table
+from kldiv.kernels.layout import dtype_name, empty_like, memory, table
 
 if TYPE_CHECKING:
     from kldiv._types import Array
-    from kldiv.kernels import Work
+    from kldiv.kernels.work import Work
 
 
 def compile_for(work: Work) -> Any:
@@ -52,7 +52,7 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
     def part(first: int, last: int) -> None:
         kernel(layout, log_target, fold, weight, size, first, last, totals)
 
-    threads.share(part, units, work.threads)
+    threads.share(part, units, threads.number(work.threads))
     value = elements
     if fold:
         total = divide(np, np.float64(_sum(totals)), number, math.nan)

@@ -18,7 +18,6 @@ from numba.extending import overload
 from kldiv.kernels.cpu.compiling import OPTIONS, inline
 from kldiv.kernels.cpu.elementary import ROUND_32, ROUND_BITS_32
 from kldiv.kernels.cpu.instructions import load_float32, select, store_float32
-from kldiv.kernels.cpu.layout import Buffer
 from kldiv.kernels.cpu.passes import SIZE, fallen, masked, plain
 from kldiv.kernels.cpu.state import (
     ANCHOR,
@@ -35,6 +34,7 @@ from kldiv.kernels.cpu.state import (
     difference,
     log1p_gap,
 )
+from kldiv.kernels.layout import Buffer
 
 LONGEST: Final = 1 << 20
 """Classes of a row of which so much is kept, for its gradients, as the caches hold."""

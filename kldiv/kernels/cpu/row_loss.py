@@ -11,15 +11,15 @@ import numpy as np
 from kldiv.formulas.reductions import count, divide
 from kldiv.formulas.rows import JensenShannon
 from kldiv.kernels.cpu import logits, quick, threads
-from kldiv.kernels.cpu.layout import Buffer, dtype_name, empty_like, memory, table
 from kldiv.kernels.cpu.passes import SIZE
 from kldiv.kernels.cpu.rows import PART, PART_FIELDS
+from kldiv.kernels.layout import Buffer, dtype_name, empty_like, memory, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array
-    from kldiv.kernels import Work
+    from kldiv.kernels.work import Work
 
 _UNIT = 1 << 16
 """Elements that make a unit of work, at least one row."""
@@ -61,7 +61,7 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
     divergence = operation.divergence
     beta = [divergence.beta] if isinstance(divergence, JensenShannon) else []
     given = layout, classes, *beta, temperatures, kept.reshape(-1), factors
-    _share(kernel, given, values, bool(gradients), bool(beta), work.threads)
+    _share(kernel, given, values, bool(gradients), bool(beta), threads.number(work.threads))
     if not work.value:
         return None, list(gradients)
     result, device = getattr(xp, operation.result), arrays[0].device

@@ -13,10 +13,10 @@ import numpy as np
 
 from kldiv.kernels.cpu import general, quick
 from kldiv.kernels.cpu.compiling import inline
-from kldiv.kernels.cpu.layout import ADDRESS, Buffer
 from kldiv.kernels.cpu.memory import address_of, source
 from kldiv.kernels.cpu.passes import SIZE
 from kldiv.kernels.cpu.state import FIELDS, merge
+from kldiv.kernels.layout import ADDRESS, Buffer
 
 S: Final = 1
 T: Final = 2

@@ -26,8 +26,8 @@ from kldiv.kernels.cpu.instructions import (
     polynomial,
     select,
 )
-from kldiv.kernels.cpu.layout import Buffer
 from kldiv.kernels.cpu.memory import load
+from kldiv.kernels.layout import Buffer
 
 # Fields of a state.
 T_MAX: Final = 0

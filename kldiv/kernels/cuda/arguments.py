@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kldiv.kernels.cpu.layout import STRIDES, memory, table
+from kldiv.kernels.layout import STRIDES, memory, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 from kldiv.formulas.pointwise import KLLogTarget
 from kldiv.formulas.reductions import cast, count, divide
-from kldiv.kernels.cpu.layout import memory
 from kldiv.kernels.cuda.arguments import address, layout, numbers, structure, wide
 from kldiv.kernels.cuda.compiling import kernel, types
+from kldiv.kernels.layout import memory
 
 if TYPE_CHECKING:
     from kldiv._types import Array
-    from kldiv.kernels import Work
+    from kldiv.kernels.work import Work
 
 _THREADS: Final = 256
 _PER: Final = 8

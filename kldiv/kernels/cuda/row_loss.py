@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kldiv.formulas.reductions import cast, count, divide
 from kldiv.formulas.rows import JensenShannon
-from kldiv.kernels.cpu.layout import memory
 from kldiv.kernels.cuda.arguments import address, layout, numbers, structure, wide
 from kldiv.kernels.cuda.compiling import kernel, types
+from kldiv.kernels.layout import memory
 
 if TYPE_CHECKING:
     from kldiv._types import Array
-    from kldiv.kernels import Work
+    from kldiv.kernels.work import Work
 
 STATES, FINISH, SUMS, VALUES, GRADIENTS = (1 << bit for bit in range(5))
 """The phases of the work, as the source has them."""

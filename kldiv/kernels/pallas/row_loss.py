@@ -14,8 +14,8 @@ from kldiv.kernels.pallas import states
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.formulas.rows import RowOperation
-    from kldiv.kernels import Work
     from kldiv.kernels.pallas import Spread
+    from kldiv.kernels.work import Work
 
 
 def check(work: Work) -> None:

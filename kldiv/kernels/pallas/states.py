@@ -17,7 +17,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from kldiv.formulas import shards, state
 from kldiv.formulas.blocks import flat
-from kldiv.kernels.pallas import interpreted
+from kldiv.kernels.pallas import PALLAS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ _language = _Language()
 
 def check(operation: ShardState, arrays: Sequence[Array]) -> None:
     """Compile the kernel for a tile of such arrays."""
-    if interpreted():
+    if PALLAS.interpreted:
         return
     rows = [flat(jnp, array, arrays[0]) for array in arrays]
     tile = _plan(operation, rows)[:2]
@@ -89,7 +89,7 @@ def _compile(operation: ShardState, *arrays: tuple[tuple[int, ...], Any]) -> Non
 
 def _packed_states(operation: ShardState, *arrays: Array) -> Array:
     kernel = partial(_by_kernel, operation)
-    if interpreted():
+    if PALLAS.interpreted:
         return kernel(*arrays)
     # Where a program runs is known when it is lowered: beside a GPU it may still be the CPU.
     formulas = partial(operation.elements, jnp)
@@ -133,7 +133,7 @@ def _parts(operation: ShardState, plan: _Plan, arrays: Sequence[Array]) -> Seque
         out_specs=[result] * fields,
         out_shape=[out] * fields,
         compiler_params=plgpu.CompilerParams(num_warps=WARPS),
-        interpret=interpreted(),
+        interpret=PALLAS.interpreted,
         name="kldiv_states",
     )(*arrays)
 

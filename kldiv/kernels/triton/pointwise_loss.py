@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array
-    from kldiv.kernels import Work
+    from kldiv.kernels.work import Work
 
 _NOWHERE = (0, 0, 0)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array
-    from kldiv.kernels import Work
+    from kldiv.kernels.work import Work
 
 _JOINED = 32
 """Rows of a program that merges parts."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kldiv.kernels.triton import KEPT
+from kldiv.kernels.triton import TRITON
 from kldiv.kernels.triton.jensen_shannon import js_elements, js_shift, student_view
 from kldiv.kernels.triton.places import (
     FIELDS,
@@ -25,7 +25,7 @@ from kldiv.kernels.triton.quick import quick_state
 from kldiv.kernels.triton.quick_js import looks_of, quick_look
 from kldiv.kernels.triton.state import block_state, empty_state, finish, heated, merge
 
-SAVED = tl.constexpr(KEPT)
+SAVED = tl.constexpr(TRITON.kept)
 """Those of a row: its state, KL, its offset, two sums for the gradients of Jensen-Shannon, and
 whether all of the row went the quick way."""
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import array_api_compat.torch as xp
-import torch
 
 from kldiv.formulas.rows import RowLoss
 
@@ -24,16 +23,6 @@ if TYPE_CHECKING:
 
 MANY: Final = 1 << 18
 """Elements that are summed in less time than it takes to write them and read them again."""
-
-
-def whole(array: Array) -> Array | None:
-    """Return the tensor of which ``vmap`` shows an entry; None inside another transform."""
-    functorch = torch._C._functorch  # noqa: SLF001 - it has no public place
-    while functorch.is_functorch_wrapped_tensor(array):
-        if not functorch.is_batchedtensor(array):
-            return None
-        array = functorch.get_unwrapped(array)
-    return array
 
 
 def is_one_call(operation: Any, arrays: Sequence[Array], axes: Axes) -> bool:

@@ -8,6 +8,7 @@ import array_api_compat.torch as xp
 import torch
 
 from kldiv.backends import chunks
+from kldiv.backends.registry import get
 from kldiv.formulas.linear import LinearLoss, Products
 
 if TYPE_CHECKING:
@@ -148,11 +149,9 @@ def _in_chunks(
     wanted: list[int],
     weight: Array | None,
 ) -> list[Array]:
-    from kldiv.backends._torch import BACKEND  # noqa: PLC0415 - which imports this module
-
     student, teacher = biases
     operation = LinearLoss("none", dtype, dtype, dtype, temperature, (student, teacher))
-    values, gradients = in_chunks(BACKEND, operation, arrays, kernel, wanted, weight)
+    values, gradients = in_chunks(get("torch"), operation, arrays, kernel, wanted, weight)
     return [values, *gradients]
 
 

@@ -8,20 +8,20 @@ import array_api_compat.cupy
 import cupy
 import numpy as np
 
-from kldiv.backends._kernels import KernelBackend
-from kldiv.backends._overlay import Overlay
-from kldiv.backends._table import TABLE
-from kldiv.backends.base import DEVICE_CHUNK_BYTES, FLOATS
+from kldiv.backends.base import FLOATS, Backend
+from kldiv.backends.chunks import DEVICE_CHUNK_BYTES
+from kldiv.backends.overlay import Overlay
+from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
-from kldiv.kernels import cuda
+from kldiv.kernels.cuda import CUDA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Operation
-    from kldiv.kernels import Kernels
+    from kldiv.kernels.technology import Technology
+    from kldiv.kernels.work import Found, Work
 
 
 def _missing(name: str) -> Any:
@@ -44,13 +44,13 @@ def _missing(name: str) -> Any:
 xp = Overlay(array_api_compat.cupy, _missing)
 
 
-class CuPyBackend(KernelBackend):
+class CuPyBackend(Backend):
     """Adapter of ``cupy.ndarray``."""
 
     name = "cupy"
     module = "cupy"
     roots, install, kernels = TABLE["cupy"]
-    technologies = (cuda,)
+    technologies = (CUDA,)
     numpy_float32 = False
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
@@ -63,13 +63,16 @@ class CuPyBackend(KernelBackend):
         # CuPy computes on the current device, whatever device its arrays are on.
         return array.device
 
-    def fused(
-        self, operation: Operation, arrays: Sequence[Array], kernel: str, *options: Any, **more: Any
-    ) -> tuple[Array | None, list[Array]] | None:
-        with self.context(arrays[0]):
-            return super().fused(operation, arrays, kernel, *options, **more)
+    def launch(self, technology: Technology, work: Work) -> Found:
+        with self.context(work.arrays[0]):
+            return technology.compute(work)
 
-    def unreachable(self, kernels: Kernels, arrays: Sequence[Array]) -> str | None:  # noqa: ARG002
+    def unreachable(
+        self,
+        technology: Technology,  # noqa: ARG002
+        arrays: Sequence[Array],
+        kernel: str,  # noqa: ARG002
+    ) -> str | None:
         if any(self.dtype_name(array) not in {*FLOATS, "bool"} for array in arrays):
             return "the kernels have no such dtype"
         if len({array.device.id for array in arrays}) > 1:

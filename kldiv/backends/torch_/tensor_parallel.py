@@ -12,7 +12,7 @@ import array_api_compat.torch as xp
 import torch
 import torch.distributed as dist
 
-from kldiv.backends._torch import _transforming
+from kldiv.backends.torch_.transforms import elements, transforming
 from kldiv.errors import LibraryError
 from kldiv.formulas import shards
 from kldiv.formulas.blocks import shared_out
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kldiv._types import Array
-    from kldiv.backends.base import Backend, Spread
-    from kldiv.formulas.rows import RowLoss, RowOperation
+    from kldiv.backends.base import Spread
+    from kldiv.formulas.rows import RowLoss
 
 GATHERED = 16
 """Up to so many ranks every one gathers the states of all; beyond, each merges its share of the
@@ -80,12 +80,10 @@ class _RowValues(torch.autograd.Function):
     """The divergence of each row, the same on all ranks, with the gradient of the own shard."""
 
     @staticmethod
-    def forward(
-        ctx: Any, loss: RowLoss, backend: Backend, ranks: GroupRanks | None, *arrays: Array
-    ) -> Array:
-        ctx.loss, ctx.evaluate, ctx.ranks = loss, _evaluator(backend), ranks or shards.Alone()
+    def forward(ctx: Any, loss: RowLoss, ranks: GroupRanks | None, *arrays: Array) -> Array:
+        ctx.loss, ctx.ranks = loss, ranks or shards.Alone()
         values, known = shards.forward(
-            xp, ctx.evaluate, ctx.ranks, loss, arrays, gradients=any(ctx.needs_input_grad)
+            xp, elements, ctx.ranks, loss, arrays, gradients=any(ctx.needs_input_grad)
         )
         ctx.save_for_backward(known, *arrays)
         return values
@@ -97,43 +95,31 @@ class _RowValues(torch.autograd.Function):
                 "logits that are spread over ranks are differentiated once; leave create_graph out"
             )
         known, *arrays = ctx.saved_tensors
-        settings = xp, ctx.evaluate, ctx.ranks, ctx.loss
+        settings = xp, elements, ctx.ranks, ctx.loss
         return (
-            None,
             None,
             None,
             *(
                 shards.backward(*settings, index, cotangent, arrays, known) if needed else None
-                for index, needed in enumerate(ctx.needs_input_grad[3:])
+                for index, needed in enumerate(ctx.needs_input_grad[2:])
             ),
         )
-
-
-def _evaluator(backend: Backend) -> Callable[..., Array]:
-    def evaluate(operation: RowOperation, *arrays: Array) -> Array:
-        return backend.by_rows(operation, xp, arrays)
-
-    return evaluate
 
 
 class GroupSpread:
     """Plain tensors: each rank of a group has its shard."""
 
-    def __init__(self, backend: Backend, group: Any) -> None:
-        self.backend = backend
+    def __init__(self, group: Any) -> None:
         self.ranks = GroupRanks(group)
 
     def value(self, operation: RowLoss, arrays: Sequence[Array]) -> Array:
         """Return the loss of all classes together."""
-        values = _RowValues.apply(operation, self.backend, self.ranks, *arrays)
+        values = _RowValues.apply(operation, self.ranks, *arrays)
         return operation.finish(xp, values, operation.keep(arrays))
 
 
 class MeshSpread:
     """DTensors: their placements say which mesh dimension has the classes, and which rows."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
 
     def value(self, operation: RowLoss, arrays: Sequence[Array]) -> Array:
         """Return the loss as a DTensor: replicated if reduced, else spread as the rows are."""
@@ -153,7 +139,7 @@ class MeshSpread:
         rows = [Replicate() if place.is_shard(last) else place for place in placements]
         others = [_replicated(array, mesh).redistribute(mesh, rows) for array in others]
         local = [array.to_local() for array in (s, t, *others)]
-        values = _RowValues.apply(operation, self.backend, ranks, *local)
+        values = _RowValues.apply(operation, ranks, *local)
         shape = torch.empty(s.shape[:-1], device="meta")
         values = DTensor.from_local(
             values, mesh, rows, run_check=False, shape=shape.shape, stride=shape.stride()
@@ -171,11 +157,11 @@ def _replicated(array: Array, mesh: Any) -> Array:
     return array if isinstance(array, DTensor) else DTensor.from_local(array, mesh, run_check=False)
 
 
-def spread(backend: Backend, s: Array, t: Array, group: Any) -> Spread:
+def spread(s: Array, t: Array, group: Any) -> Spread:
     """Return how the logits are spread, or say what does not fit."""
     from torch.distributed.tensor import DTensor  # noqa: PLC0415 - only where it is asked for
 
-    if _transforming() or torch.compiler.is_compiling():
+    if transforming() or torch.compiler.is_compiling():
         raise LibraryError(
             "logits that are spread over ranks are differentiated by loss.backward() only; compute "
             "the loss outside torch.func, forward mode and torch.compile"
@@ -187,7 +173,7 @@ def spread(backend: Backend, s: Array, t: Array, group: Any) -> Spread:
                 f"group must be a torch.distributed.ProcessGroup that this rank belongs to; got "
                 f"{group!r}; for all ranks pass torch.distributed.group.WORLD"
             )
-        return GroupSpread(backend, group)
+        return GroupSpread(group)
     if group is not None:
         raise LibraryError("a DTensor's placements say how it is spread; leave group= out")
     if not all(kinds):
@@ -206,4 +192,4 @@ def spread(backend: Backend, s: Array, t: Array, group: Any) -> Spread:
             f"input and target have placements {s.placements}: partial sums are no logits yet; "
             "redistribute them to Shard or Replicate first"
         )
-    return MeshSpread(backend)
+    return MeshSpread()

@@ -6,6 +6,7 @@ It is a primitive of JAX's own kind, with its rules for derivatives and ``vmap``
 
 from __future__ import annotations
 
+import json
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -14,14 +15,18 @@ import jax.extend
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
-from kldiv.backends import _numpy
+from kldiv.backends import numpy_
+from kldiv.backends.jax_.rules import by_formulas
 from kldiv.formulas.rows import RowLoss
-from kldiv.kernels import Work, cpu, spelling
+from kldiv.kernels import spelling
+from kldiv.kernels.cpu import CPU
+from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array
+    from kldiv.kernels.work import Found
 
 _TARGET: Final = "kldiv_cpu"
 
@@ -38,18 +43,14 @@ def problem() -> str | None:
     return None
 
 
-def call(work: Work) -> tuple[Array | None, list[Array]]:
-    """Return what `kldiv.kernels.cpu.compute` does, of arrays that may be traced."""
-    cpu.prepare(work)
+def call(work: Work) -> Found:
+    """Do what `Cpu.compute` does, of arrays that may be traced."""
+    CPU.prepare(work)
     _register()
-    words = [
-        spelling.spelled(work.operation),
-        str(int(work.cotangent is not None)),
-        str(int(work.value)),
-        *map(str, work.gradients),
-    ]
+    outputs = work.cotangent is not None, work.value, work.gradients
+    words = json.dumps([*spelling.spelled(work.operation), *outputs])
     upstream = [] if work.cotangent is None else [work.cotangent]
-    found = _fused.bind(*work.arrays, *upstream, words="\n".join(words))
+    found = _fused.bind(*work.arrays, *upstream, words=words)
     return (found[0], list(found[1:])) if work.value else (None, list(found))
 
 
@@ -69,9 +70,8 @@ class _Wanted(NamedTuple):
 
 @cache
 def _wanted(words: str) -> _Wanted:
-    text, upstream, value, *gradients = words.split("\n")
-    operation = spelling.read(text)
-    return _Wanted(operation, upstream == "1", value == "1", tuple(map(int, gradients)))
+    *spelled, upstream, value, gradients = json.loads(words)
+    return _Wanted(spelling.read(*spelled), upstream, value, tuple(gradients))
 
 
 def _run(words: str, arrays: list[Any], results: list[Any]) -> None:
@@ -80,9 +80,8 @@ def _run(words: str, arrays: list[Any], results: list[Any]) -> None:
     own, upstream = wanted.split(arrays)
     into = results[1:] if wanted.value else results
     outputs = wanted.value, wanted.gradients, upstream, into
-    work = Work(wanted.operation, _numpy.xp, own, cpu.thread_number(None), *outputs)
-    found, _ = cpu.compute(work)
-    if work.value:
+    found, _ = CPU.compute(Work(wanted.operation, numpy_.xp, own, None, *outputs))
+    if wanted.value:
         results[0][...] = found
 
 
@@ -132,18 +131,18 @@ def _jvp(
     primals: Sequence[Array], tangents: Sequence[Any], *, words: str
 ) -> tuple[list[Array], list[Array]]:
     """Differentiate the formulas."""
-    from kldiv.backends._jax import by_formulas as run  # noqa: PLC0415 - which imports this module
-
     operation, _, value, gradients = _wanted(words)
     moving = [index for index, each in enumerate(tangents) if not isinstance(each, ad.Zero)]
 
     def formulas(*moved: Array) -> list[Array]:
         every = dict(enumerate(primals)) | dict(zip(moving, moved, strict=True))
         arrays, upstream = _wanted(words).split([*every.values()])
-        results = [run(operation, *arrays)] if value or upstream is None else []
+        results = [by_formulas(operation, *arrays)] if value or upstream is None else []
         if upstream is None:
             upstream = jnp.ones_like(results[0])
-        slopes = [operation.pullback(jnp, run, index, upstream, *arrays) for index in gradients]
+        slopes = [
+            operation.pullback(jnp, by_formulas, index, upstream, *arrays) for index in gradients
+        ]
         return [*results, *slopes] if value else slopes
 
     at, towards = ([each[index] for index in moving] for each in (primals, tangents))

@@ -9,14 +9,14 @@ import array_api_compat.dask.array
 import dask.array as da
 import numpy as np
 
-from kldiv.backends import _dask_linear, _dask_spread, _numpy, chunks
-from kldiv.backends._overlay import Overlay
-from kldiv.backends._table import TABLE
-from kldiv.backends.base import Backend
+from kldiv.backends import numpy_
+from kldiv.backends.base import Backend, Route
+from kldiv.backends.choice import check_kernel
+from kldiv.backends.dask_ import linear, stages
+from kldiv.backends.overlay import Overlay
 from kldiv.backends.registry import find, get
-from kldiv.backends.routing import Route
+from kldiv.backends.table import TABLE
 from kldiv.errors import ShapeError
-from kldiv.formulas.linear import LinearLoss
 from kldiv.formulas.reductions import RowWise
 from kldiv.formulas.rows import RowLoss
 
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Operation
+    from kldiv.backends import chunks
+    from kldiv.formulas.linear import LinearLoss
     from kldiv.formulas.reductions import Loss
+    from kldiv.kernels.work import Found, Work
 
 
 # Dask names no half types, but its blocks have them.
-xp = Overlay(array_api_compat.dask.array, partial(getattr, _numpy.xp))
+xp = Overlay(array_api_compat.dask.array, partial(getattr, numpy_.xp))
 
 
 def _compute_block(
@@ -42,7 +44,7 @@ def _compute_block(
 def _block_route(backend: str | None, device: str | None, kernel: str, block: Array) -> Route:
     caller = find(block)
     chosen = caller if backend is None else get(backend)
-    return Route(caller, chosen, device, chosen.choose_kernel(kernel))
+    return Route(caller, chosen, device, check_kernel(chosen, kernel))
 
 
 def _block(route: Route, operation: Loss) -> Callable[..., Array]:
@@ -92,16 +94,6 @@ class DaskBackend(Backend):
             )
             raise ShapeError(msg)
 
-    def choose_kernel(self, name: str) -> str:
-        return name if name == "auto" else super().choose_kernel(name)
-
-    def explain_kernel(
-        self, name: str, operation: Operation, arrays: Sequence[Array]
-    ) -> tuple[str, str]:
-        if name == "auto":
-            return name, "in each block the fastest of its own library that applies"
-        return super().explain_kernel(name, operation, arrays)
-
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
         return xp
 
@@ -109,13 +101,11 @@ class DaskBackend(Backend):
         return str(array.dtype.name)
 
     def run(self, operation: Loss, route: Route, arrays: Sequence[Array]) -> Array:  # type: ignore[override]
-        if isinstance(operation, LinearLoss):
-            return chunks.value(route, operation, arrays)
         elements = operation.elementwise()
         block = partial(_block, route)
-        plan = _dask_spread.plan_for(elements, arrays)
+        plan = stages.plan_for(elements, arrays)
         if plan is not None:
-            return operation.gather(xp, _dask_spread.elements(plan, arrays, block), arrays)
+            return operation.gather(xp, stages.elements(plan, arrays, block), arrays)
         sizes = None
         if isinstance(elements, RowWise):
             arrays, named, out, sizes = _whole_rows(elements, arrays)
@@ -135,30 +125,21 @@ class DaskBackend(Backend):
     def compute(self, operation: Loss, arrays: Sequence[Array], kernel: str) -> Array:  # type: ignore[override]
         return self.run(operation, Route(self, self, None, kernel), arrays)
 
-    def fused(
-        self,
-        operation: Operation,
-        arrays: Sequence[Array],
-        kernel: str,
-        gradients: Sequence[int] = (),
-        cotangent: Array | None = None,
-        *,
-        value: bool = True,  # noqa: ARG002
-        **options: Any,  # noqa: ARG002
-    ) -> tuple[Array | None, list[Array]] | None:
+    def fused(self, work: Work, kernel: str) -> Found | None:
         # The value's graph shares its stages with the gradients'.
-        if not isinstance(operation, RowLoss) or cotangent is not None:
+        operation, arrays = work.operation, work.arrays
+        if not isinstance(operation, RowLoss) or work.cotangent is not None:
             return None
         elements = operation.elementwise()
-        plan = _dask_spread.plan_for(elements, arrays, differentiated=True)
+        plan = stages.plan_for(elements, arrays, differentiated=True)
         if plan is None:
             return None
         route = Route(self, self, None, kernel)
-        rows = _dask_spread.elements(plan, arrays, partial(_block, route))
+        rows = stages.elements(plan, arrays, partial(_block, route))
         loss = operation.gather(xp, rows, arrays)
         ones = xp.ones_like(loss)
         return loss, [
-            operation.pullback(xp, route.run, index, ones, *arrays) for index in gradients
+            operation.pullback(xp, route.run, index, ones, *arrays) for index in work.gradients
         ]
 
     def in_chunks(
@@ -171,7 +152,7 @@ class DaskBackend(Backend):
     ) -> chunks.Found:
         other = None if route.backend is self else route.backend.name
         of_block = partial(_block_route, other, route.device, route.kernel)
-        return _dask_linear.in_chunks(xp, of_block, operation, arrays, wanted, weight)
+        return linear.in_chunks(xp, of_block, operation, arrays, wanted, weight)
 
     def device(self, array: Array) -> str:  # noqa: ARG002
         return "cpu"

@@ -6,8 +6,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from kldiv.backends._overlay import Overlay
 from kldiv.backends.base import Backend
+from kldiv.backends.overlay import Overlay
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ class _Special(SimpleNamespace):
         self._backend = backend
 
     def __getattr__(self, name: str) -> Callable[..., Array]:
-        from kldiv.backends._numpy import special  # noqa: PLC0415 - only where it is needed
+        from kldiv.backends.numpy_ import special  # noqa: PLC0415 - only where it is needed
 
         return partial(self._on_host, getattr(special(), name))
 

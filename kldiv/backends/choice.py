@@ -1,0 +1,195 @@
+"""Who computes a call, and why: the one place that decides.
+
+Running a call, tracing it for a compiler, computing a lazy block and explaining it all ask
+`choose`. An adapter says which technologies there are for its arrays (`Backend.technologies`),
+whether these can read them (`Backend.unreachable`), and how they are called (`Backend.launch`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from kldiv.errors import BackendError
+from kldiv.formulas.rows import RowGradient
+from kldiv.kernels.cpu import CPU
+from kldiv.kernels.technology import KernelError, Technology, size_of
+from kldiv.kernels.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from kldiv._types import Array, Namespace
+    from kldiv.kernels.work import Found
+
+
+class Adapter(Protocol):
+    """What choosing asks of a library's adapter: see `kldiv.backends.Backend`."""
+
+    name: str
+    kernels: tuple[str, ...]
+    technologies: tuple[Technology, ...]
+
+    def namespace(self, array: Array | None = None) -> Namespace: ...
+    def dtype_name(self, array: Array) -> str: ...
+    def is_small(self, arrays: Sequence[Array]) -> bool: ...
+    def size(self, arrays: Sequence[Array]) -> int: ...
+    def unreachable(
+        self, technology: Technology, arrays: Sequence[Array], kernel: str
+    ) -> str | None: ...
+    def launch(self, technology: Technology, work: Work) -> Found: ...
+
+
+class Choice(NamedTuple):
+    """The technology that computes a call, or none of them, and why."""
+
+    technology: Technology | None
+    """None: the array-API formula."""
+    refusals: Callable[[], dict[str, str]]
+    """Gives, for each technology that might have computed, the reason why it does not."""
+
+    @property
+    def kernel(self) -> str:
+        """Name of what computes."""
+        return "pure" if self.technology is None else self.technology.name
+
+    @property
+    def reason(self) -> str:
+        """The reason in words."""
+        if self.technology is not None:
+            return f"{self.technology.words}, the fastest that applies"
+        why, reasons = "the array-API formula, the fastest that applies", self.refusals()
+        if len(reasons) == 1:
+            return f"{why}: {next(iter(reasons.values()))}"
+        return "; ".join([why, *(f"{name}: {reason}" for name, reason in reasons.items())])
+
+
+def choose(backend: Adapter, kernel: str, work: Work, moved_to: str | None = None) -> Choice:
+    """Return who computes work on a backend under the setting ``kernel``, and why.
+
+    Where arrays are moved to a device first, only their shapes matter.
+    """
+    given = backend, kernel, work, moved_to
+    if kernel == "auto" and moved_to is None and backend.is_small(work.arrays):
+        return Choice(None, partial(_refusals, *given))
+    for technology in backend.technologies:
+        if kernel in ("auto", technology.name) and _refusal(technology, *given) is None:
+            return Choice(technology, dict)
+    return Choice(None, partial(_refusals, *given))
+
+
+def _refusals(backend: Adapter, kernel: str, work: Work, moved_to: str | None) -> dict[str, str]:
+    """Return for each technology that could be meant why it does not compute the work."""
+    return {
+        each.name: each.problem() or _refusal(each, backend, kernel, work, moved_to) or ""
+        for each in backend.technologies
+        if kernel in {"auto", each.name}
+    }
+
+
+def _refusal(
+    technology: Technology, backend: Adapter, kernel: str, work: Work, moved_to: str | None
+) -> str | None:
+    """Return why a technology does not compute the work, or None where it does."""
+    arrays = work.arrays if work.cotangent is None else [*work.arrays, work.cotangent]
+    if kernel == "auto" and technology.small:
+        size = backend.size(arrays) if moved_to is None else size_of(work.arrays[0])
+        if size < technology.small:
+            return f"arrays of fewer than {technology.small} elements"
+    if moved_to is None:
+        elsewhere = backend.unreachable(technology, arrays, kernel)
+    else:
+        there = kernel != "auto" or moved_to.startswith(technology.device)
+        elsewhere = None if there else f"the arrays are computed on {moved_to}"
+    return elsewhere or technology.problem() or technology.refusal(work)
+
+
+def check_kernel(backend: Adapter, kernel: str) -> str:
+    """Return the setting ``kernel``, or say why the backend cannot compute by that one."""
+    if kernel != "auto" and kernel not in backend.kernels:
+        raise BackendError(
+            f"kernel {kernel!r} does not run on backend {backend.name!r}, which has: "
+            f"{', '.join(backend.kernels)}; choose one of these or 'auto'"
+        )
+    for technology in backend.technologies:
+        if technology.name == kernel and (problem := technology.problem()):
+            raise cannot_run(kernel, problem)
+    return kernel
+
+
+def kernel_problems(backend: Adapter) -> dict[str, str]:
+    """Return the kernels of a backend that cannot run here, and why."""
+    problems = {technology.name: technology.problem() for technology in backend.technologies}
+    return {name: problem for name, problem in problems.items() if problem}
+
+
+# ---- computing -----------------------------------------------------------------------------------
+
+
+def fused(backend: Adapter, kernel: str, work: Work) -> Found | None:
+    """Compute by the technology that is chosen, or return None where the formulas are to do it.
+
+    One that fails gives way, with a warning, to the next; asked for by name it is an error.
+    """
+    while (technology := choose(backend, kernel, work).technology) is not None:
+        try:
+            return backend.launch(technology, work)
+        except KernelError as error:
+            if kernel == technology.name:
+                raise cannot_run(kernel, error) from error
+            technology.failure = technology.failure or str(error)
+            warn_of(technology, error)
+    return None
+
+
+def value(backend: Adapter, kernel: str, operation: Any, arrays: Sequence[Array]) -> Array | None:
+    """Compute the value of an operation likewise."""
+    if kernel == "auto" and backend.is_small(arrays):  # as `choose` says, in a tenth of the time
+        return None
+    work = Work(operation, backend.namespace(arrays[0]), arrays)
+    if isinstance(operation, RowGradient) and (loss := _of_loss(backend, work)) is not None:
+        found = fused(backend, kernel, loss)
+        if found is not None:
+            return found[1][0]
+    found = fused(backend, kernel, work)
+    return None if found is None else found[0]
+
+
+def _of_loss(backend: Adapter, work: Work) -> Work | None:
+    """Return a gradient that is an operation of its own as work on its loss, or None."""
+    operation = work.operation
+    s, t, weight, *rest = work.arrays
+    if backend.dtype_name(work.arrays[operation.index]) != operation.result:
+        return None  # a kernel would round it
+    wanted = (operation.index,)
+    return Work(operation.loss, work.xp, [s, t, *rest], None, False, wanted, weight)  # noqa: FBT003
+
+
+def warn_of(technology: Technology, error: Exception) -> None:
+    """Warn that the formulas compute, as a kernel failed."""
+    warnings.warn(
+        f"kldiv computes by its array-API formulas, not by its kernels {technology.name!r}: "
+        f"{error}; kernel='pure' chooses them without this warning",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def cannot_run(kernel: str, why: object) -> BackendError:
+    """Return the error for a kernel that was asked for by name."""
+    return BackendError(f"kernel {kernel!r} cannot run here: {why}")
+
+
+def compile_kernels() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield the name of each CPU kernel, with what compiles it or loads it.
+
+    Raises
+    ------
+    BackendError
+        They cannot run here.
+    """
+    problem = CPU.problem()
+    if problem:
+        raise cannot_run(CPU.name, problem)
+    yield from CPU.compilers().items()

@@ -1,0 +1,7 @@
+"""The adapter of Dask, loaded when one of its arrays appears or its name is asked for."""
+
+from __future__ import annotations
+
+from kldiv.backends.dask_.adapter import BACKEND
+
+__all__ = ["BACKEND"]

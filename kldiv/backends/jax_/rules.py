@@ -1,0 +1,151 @@
+"""JAX, derivatives: one ``custom_jvp`` for all operations, and those of rows with constants.
+
+* `run` is the hook that every operation goes through. Its rule pushes tangents forward by further
+  operations, which go through it again: so every order is there, forward and reverse.
+* Of a loss of rows the rule finds the rows' constants once (`_constants`), in one pass and one
+  exchange where classes are sharded; the value (`_value`) and the gradients (`_gradient`) follow
+  from these, each with a rule of its own that differentiates in the arrays and not the constants.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from kldiv.backends.base import Route
+from kldiv.backends.choice import choose
+from kldiv.backends.jax_.sharding import by_the_compiler, in_blocks
+from kldiv.backends.registry import get
+from kldiv.formulas import shards
+from kldiv.formulas.rows import RowGradient, RowLoss
+from kldiv.kernels.cpu import CPU
+from kldiv.kernels.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array
+    from kldiv.formulas.operation import Operation, Run
+    from kldiv.formulas.reductions import RowWise
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _run(operation: Operation, route: Route, *arrays: Array) -> Array:
+    return route.compute(operation, *arrays)
+
+
+@partial(_run.defjvp, symbolic_zeros=True)
+def _run_jvp(
+    operation: Operation, route: Route, primals: Sequence[Array], tangents: Sequence[Any]
+) -> tuple[Array, Array]:
+    if isinstance(operation, RowLoss) and not _is_fused(operation, route, primals):
+        # One pass, and one exchange where classes are sharded, serves the value and all gradients.
+        known = _constants(operation.settings(shards.Constants), route, *primals)
+        return _value_jvp(operation, route, (known, *primals), (None, *tangents))
+    value = _run(operation, route, *primals)
+    return value, _pushed(operation, route.run, primals, tangents, value)
+
+
+def _is_fused(operation: Operation, route: Route, arrays: Sequence[Array]) -> bool:
+    """Return whether the CPU kernels compute, whose gradients are one pass without constants."""
+    if route.crosses:
+        return False
+    work = Work(operation, jnp, arrays)
+    return choose(route.backend, route.kernel, work).technology is CPU
+
+
+def _pushed(
+    operation: Operation, run: Run, primals: Sequence[Array], tangents: Sequence[Any], value: Array
+) -> Array:
+    """Return the tangent of ``value``."""
+    # A zero that is only symbolic takes no part: times an infinite slope it would be NaN.
+    given = [
+        None if isinstance(tangent, SymbolicZero) else tangent
+        for tangent in tangents[: operation.differentiable]
+    ]
+    if all(tangent is None for tangent in given):
+        return jnp.zeros_like(value)
+    return operation.pushforward(jnp, run, given, *primals)
+
+
+# ---- of rows of which the constants are known ----------------------------------------------------
+# These follow from the other arrays, so all derivatives are taken in those.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _constants(operation: RowWise, route: Route, *arrays: Array) -> Array:
+    return route.compute(operation, *arrays)
+
+
+@_constants.defjvp
+def _constants_jvp(
+    operation: RowWise, route: Route, primals: Sequence[Array], tangents: Sequence[Array]
+) -> tuple[Array, Array]:
+    # JAX forgets the rules below where it splits a loop, as in the Hessian of one, and then
+    # differentiates through the constants; elsewhere nothing uses this, and it is not computed.
+    del route
+    return jax.jvp(partial(in_blocks, operation), primals, tangents)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _value(loss: RowLoss, route: Route, known: Array, *arrays: Array) -> Array:  # noqa: ARG001
+    values = loss.settings(shards.ShardValues).elements(jnp, known, *arrays[2:])
+    return loss.finish(jnp, values, loss.keep(arrays))
+
+
+@partial(_value.defjvp, symbolic_zeros=True)
+def _value_jvp(
+    loss: RowLoss, route: Route, primals: Sequence[Any], tangents: Sequence[Any]
+) -> tuple[Array, Array]:
+    known, *arrays = primals
+
+    def run(operation: Operation, *inputs: Array) -> Array:
+        if isinstance(operation, RowGradient):
+            return _gradient(operation, route, known, *inputs)
+        return route.run(operation, *inputs)
+
+    value = _value(loss, route, known, *arrays)
+    return value, _pushed(loss, run, arrays, tangents[1:], value)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _gradient(operation: RowGradient, route: Route, known: Array, *arrays: Array) -> Array:
+    slope = operation.settings(shards.ShardGradient, index=operation.index)
+    return route.compute(slope, *arrays[:3], known, *arrays[3:])
+
+
+@partial(_gradient.defjvp, symbolic_zeros=True)
+def _gradient_jvp(
+    operation: RowGradient, route: Route, primals: Sequence[Any], tangents: Sequence[Any]
+) -> tuple[Array, Array]:
+    known, *arrays = primals
+    value = _gradient(operation, route, known, *arrays)
+    return value, _pushed(operation, route.run, arrays, tangents[1:], value)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def value_and_gradients(
+    loss: RowLoss, route: Route, indices: tuple[int, ...], *arrays: Array
+) -> tuple[Array, list[Array]]:
+    """Return a loss of rows and its gradients, in one program."""
+
+    def run(*some: Array) -> Array:
+        every = dict(enumerate(arrays)) | dict(zip(indices, some, strict=True))
+        return by_the_compiler(partial(_run, loss, route), [*every.values()])
+
+    value, pull = jax.vjp(run, *(arrays[index] for index in indices))
+    return value, list(pull(jnp.ones_like(value)))
+
+
+def by_formulas(operation: Operation, *arrays: Array) -> Array:
+    """Compute an operation without kernels, differentiably."""
+    backend = get("jax")
+    return _run(operation, Route(backend, backend, None, "pure"), *arrays)
+
+
+run = jax.jit(_run, static_argnums=(0, 1))
+"""Return the value of (operation, route, *arrays), differentiably."""

@@ -1,0 +1,205 @@
+"""PyTorch: autograd to any order, forward mode, ``torch.func`` and ``torch.compile``."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import array_api_compat.torch as xp
+import torch
+
+from kldiv.backends.base import FLOATS, Backend
+from kldiv.backends.chunks import DEVICE_CHUNK_BYTES
+from kldiv.backends.table import TABLE
+from kldiv.backends.torch_ import linear, operators
+from kldiv.backends.torch_.autograd import Plain, Transformable, TransformableLinear, differentiated
+from kldiv.backends.torch_.transforms import (
+    evaluate,
+    is_symbolic,
+    is_wrapped,
+    lie_in_memory,
+    transforming,
+    whole,
+)
+from kldiv.errors import LibraryError
+from kldiv.kernels.cpu import CPU
+from kldiv.kernels.technology import size_of
+from kldiv.kernels.triton import TRITON
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+
+    from kldiv._types import Array, Namespace
+    from kldiv.backends import chunks
+    from kldiv.backends.base import Route, Spread
+    from kldiv.formulas.linear import LinearLoss
+    from kldiv.formulas.operation import Operation
+    from kldiv.kernels.technology import Technology
+    from kldiv.kernels.work import Found, Work
+
+
+_NAMES = {getattr(torch, name): name for name in (*FLOATS, "bool")}
+"""What `Backend.dtype_name` returns, which takes 1 µs."""
+
+
+def _plain(tensor: Array) -> bool:
+    """Return whether a tensor is no DTensor, whose class is not imported for that."""
+    return type(tensor).__name__ != "DTensor"
+
+
+class TorchBackend(Backend):
+    """Adapter of ``torch.Tensor`` and its subclasses."""
+
+    name = "torch"
+    module = "torch"
+    roots, install, kernels = TABLE["torch"]
+    technologies = (CPU, TRITON)
+    numpy_float32 = False
+
+    def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
+        return xp
+
+    def dtype_name(self, array: Array) -> str:
+        return _NAMES.get(array.dtype) or super().dtype_name(array)
+
+    def check(self, name: str, array: Array) -> None:
+        if array.layout is not torch.strided:
+            raise LibraryError(
+                f"{name} is a tensor of layout {array.layout}; expected a dense one: "
+                f"{name}.to_dense()"
+            )
+
+    def check_devices(self, names: Sequence[str], arrays: Sequence[Array]) -> None:
+        place = arrays[0].device
+        for name, array in zip(names[1:], arrays[1:], strict=True):
+            if array.device != place and array.ndim:  # PyTorch takes single numbers along
+                raise LibraryError(
+                    f"{names[0]} is on {place} and {name} on {array.device}; bring them together, "
+                    f"for example by {name}.to({str(place)!r})"
+                )
+
+    def autocasts(self, array: Array) -> bool:
+        return torch.is_autocast_enabled(array.device.type)
+
+    def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
+        tracked, transformed = differentiated(arrays)
+        # Applying a Function costs as much as a small loss, so it is done only where it matters.
+        if not (tracked or transformed):
+            return route.compute(operation, *arrays)
+        if operation.native:
+            return operation.value(xp, *arrays)
+        return (Transformable if transformed else Plain).apply(operation, route, *arrays)
+
+    def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:
+        if self.autocasts(arrays[0]):
+            arrays = linear.autocast(operation, arrays)
+        tracked, transformed = differentiated(arrays)
+        if not (tracked or transformed):
+            return super().run_linear(operation, route, arrays)
+        hook = TransformableLinear if transformed else linear.InChunks
+        return hook.apply(operation, route, *arrays)
+
+    def is_small(self, arrays: Sequence[Array]) -> bool:
+        first = arrays[0]
+        # An entry that vmap shows may be small where all of them together are not.
+        return first.numel() < CPU.small and first.device.type == "cpu" and not transforming()
+
+    def size(self, arrays: Sequence[Array]) -> int:
+        if not transforming() or torch.compiler.is_compiling():
+            return int(arrays[0].numel())
+        every = [whole(array) for array in arrays]
+        return size_of(*(one for one in every if one is not None), arrays[0])
+
+    def unreachable(
+        self, technology: Technology, arrays: Sequence[Array], kernel: str
+    ) -> str | None:
+        place, refusal = "cpu", "the tensors are not in the CPU's memory"
+        if technology is TRITON:
+            place, refusal = "cuda", "the tensors are not on a CUDA device"
+            # Interpreted it runs on a CPU, but not on its own.
+            if kernel != "auto" and TRITON.interpreted and arrays[0].device.type == "cpu":
+                place = "cpu"
+        for array in arrays:
+            if array.device.type != place:
+                return refusal
+        if torch.compiler.is_compiling():
+            return None
+        if transforming() and any(map(is_wrapped, arrays)):
+            return refusal if any(whole(array) is None for array in arrays) else None
+        return None if lie_in_memory(arrays) else refusal
+
+    def launch(self, technology: Technology, work: Work) -> Found:
+        given = [*work.arrays, work.cotangent]
+        if torch.compiler.is_compiling() or (transforming() and any(map(is_wrapped, given))):
+            return operators.call(technology, work)
+        return technology.compute(work._replace(threads=torch.get_num_threads()))
+
+    by_formulas = staticmethod(evaluate)
+
+    def in_chunks(
+        self,
+        operation: LinearLoss,
+        arrays: Sequence[Array],
+        route: Route,
+        wanted: Sequence[int] = (),
+        weight: Array | None = None,
+    ) -> chunks.Found:
+        if torch.compiler.is_compiling():
+            return linear.compiled(operation, arrays, route.kernel, wanted, weight)
+        if transforming():  # whose tensors cannot be written into others
+            return operation.elements(xp, *arrays), []
+        return linear.in_chunks(self, operation, arrays, route.kernel, wanted, weight)
+
+    def chunk_bytes(self, array: Array) -> int:
+        return super().chunk_bytes(array) if array.device.type == "cpu" else DEVICE_CHUNK_BYTES
+
+    def kept_rows(self, keep: Array) -> Array | None:
+        # A GPU would have to be waited for.
+        return torch.nonzero(keep)[..., 0] if keep.device.type == "cpu" else None
+
+    def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:
+        if group is None and _plain(s) and _plain(t):
+            return super().spread(s, t, None, axis_name)
+        from kldiv.backends.torch_ import tensor_parallel  # noqa: PLC0415 - loads torch.distributed
+
+        super().spread(s, t, None, axis_name)
+        return tensor_parallel.spread(s, t, group)
+
+    def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
+        return nullcontext()
+
+    def devices(self) -> tuple[str, ...]:
+        found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            found.append("mps:0")
+        return tuple(found)
+
+    def export(self, array: Array) -> Array:
+        if is_symbolic(array):
+            raise LibraryError(
+                "a torch tensor inside torch.compile or torch.func.vmap has no values to move to "
+                "another backend; compute outside it, or use backend='torch'"
+            )
+        return array.detach().resolve_conj().resolve_neg()
+
+    def from_dlpack(self, array: Array, device: str | None) -> Array:
+        tensor = torch.from_dlpack(array)
+        return tensor if device is None else tensor.to(device)
+
+    def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
+        return array.cpu().numpy().copy()
+
+    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:
+        return torch.from_numpy(array.copy()).to(device)
+
+    def as_bits(self, array: Array) -> Array:
+        return array.view(torch.int16)
+
+    def from_bits(self, array: Array) -> Array:
+        return array.view(torch.bfloat16)
+
+
+BACKEND = TorchBackend()

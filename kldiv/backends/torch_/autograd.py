@@ -1,0 +1,131 @@
+"""PyTorch, derivatives: an operation as autograd's functions, built from its own two rules.
+
+`Plain` is reverse mode. Where the loss is reduced and on a CPU, its forward computes the gradients
+along with the value, from one pass, for a cotangent of 1; the backward scales them. On a GPU the
+forward keeps what a kernel's backward needs. `Transformable` is for forward mode and `torch.func`.
+Both rules run further operations through the same hook, so that higher orders come out of them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import array_api_compat.torch as xp
+import torch
+
+from kldiv.backends import chunks
+from kldiv.backends.torch_.transforms import lie_on_cpu, transforming
+from kldiv.kernels.cpu import CPU
+from kldiv.kernels.triton import TRITON
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array
+    from kldiv.backends.base import Route
+    from kldiv.formulas.operation import Operation
+
+
+def _gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
+    return _gradients_of(ctx, cotangent, ctx.saved_tensors)
+
+
+def _gradients_of(ctx: Any, cotangent: Array, saved: Sequence[Array]) -> tuple[Any, ...]:
+    """Return the gradients, given what was saved: torch.utils.checkpoint lets it be read once."""
+    needed = ctx.needs_input_grad[2:]
+    arrays, kept = saved[: len(needed)], saved[len(needed) :]
+    wanted = [index for index, each in enumerate(needed) if each]
+    found = None
+    # Where gradients are enabled these will be differentiated again; a compiler allows just one
+    # order, and enables them all the same.
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        outputs = {"gradients": tuple(wanted), "cotangent": cotangent, "value": False}
+        if kept:
+            outputs["kept"] = kept[0]
+        found = ctx.route.fused(ctx.operation, arrays, **outputs)
+    if found is None:
+        pullback = partial(ctx.operation.pullback, xp, ctx.route.run)
+        gradients = [pullback(index, cotangent, *arrays) for index in wanted]
+    else:
+        gradients = found[1]
+    given = iter(gradients)
+    return (None, None, *(next(given) if each else None for each in needed))
+
+
+def _kept_gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
+    """Use up the gradients that a fused forward left; a second backward computes them anew."""
+    kept, ctx.kept = getattr(ctx, "kept", None), None
+    saved = ctx.saved_tensors  # raises where an argument has been changed since
+    if kept is None or torch.is_grad_enabled():
+        return _gradients_of(ctx, cotangent, saved)
+    scaled = CPU.scaled(kept, cotangent) if lie_on_cpu([*kept, cotangent]) else None
+    if scaled is None:
+        return _gradients_of(ctx, cotangent, saved)
+    given = iter(scaled)
+    return (None, None, *(next(given) if each else None for each in ctx.needs_input_grad[2:]))
+
+
+class Plain(torch.autograd.Function):
+    """An operation with its reverse rule: the fast form, and the one ``torch.compile`` takes."""
+
+    @staticmethod
+    def forward(ctx: Any, operation: Operation, route: Route, *arrays: Array) -> Array:
+        ctx.operation = operation
+        ctx.route = route
+        if route.kernel == TRITON.name or arrays[0].device.type != "cpu":
+            # Gradients wait for the cotangent, whose value a GPU is not asked for.
+            found = route.fused(operation, arrays, keep=True)
+            value, kept = (route.compute(operation, *arrays), []) if found is None else found
+            ctx.save_for_backward(*arrays, *kept)
+            return value
+        ctx.save_for_backward(*arrays)
+        reduced = getattr(operation, "reduction", "none") != "none"
+        if reduced and not torch.compiler.is_compiling():
+            wanted = tuple([index for index, each in enumerate(ctx.needs_input_grad[2:]) if each])
+            found = route.fused(operation, arrays, gradients=wanted)
+            if found is not None:
+                value, ctx.kept = found
+                return value
+        return route.compute(operation, *arrays)
+
+    backward = staticmethod(_kept_gradients)
+
+
+class Transformable(torch.autograd.Function):
+    """The same with forward mode and ``torch.func``, which cost 20 µs a call."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(operation: Any, route: Route, *arrays: Array) -> Array:
+        return route.compute(operation, *arrays)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Array) -> None:  # noqa: ARG004
+        ctx.operation, ctx.route, *arrays = inputs
+        ctx.save_for_backward(*arrays)
+        ctx.save_for_forward(*arrays)
+
+    backward = staticmethod(_gradients)
+
+    @staticmethod
+    def jvp(ctx: Any, _operation: None, _route: None, *tangents: Array | None) -> Array:
+        operation = ctx.operation
+        return operation.pushforward(
+            xp, ctx.route.run, tangents[: operation.differentiable], *ctx.saved_tensors
+        )
+
+
+class TransformableLinear(Transformable):
+    """The same of two linear layers' loss."""
+
+    @staticmethod
+    def forward(operation: Any, route: Route, *arrays: Array) -> Array:
+        return chunks.value(route, operation, arrays)
+
+
+def differentiated(arrays: Sequence[Array]) -> tuple[bool, bool]:
+    """Return whether autograd follows any of the tensors, and whether a transform is active."""
+    transformed = transforming() and not torch.compiler.is_compiling()
+    return torch.is_grad_enabled() and any(each.requires_grad for each in arrays), transformed

@@ -1,0 +1,166 @@
+"""The fused kernels as an operator of torch's own, which ``torch.compile`` calls as it is.
+
+A compiler cannot look into a kernel, so what it needs to know is said here: the results' shapes,
+and what ``vmap`` does. An operation is spelled out in words and numbers, which is all that an
+operator takes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import array_api_compat.torch as xp
+import torch
+
+from kldiv.backends.choice import warn_of
+from kldiv.backends.torch_ import vmap
+from kldiv.backends.torch_.transforms import evaluate
+from kldiv.formulas.rows import RowLoss
+from kldiv.kernels import spelling
+from kldiv.kernels.cpu import CPU
+from kldiv.kernels.technology import KernelError
+from kldiv.kernels.triton import TRITON
+from kldiv.kernels.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array
+    from kldiv.formulas.operation import Operation
+    from kldiv.kernels.technology import Technology
+    from kldiv.kernels.work import Found
+
+_SCHEMA: Final = (
+    "(Tensor[] arrays, str kernel, str[] words, float[] numbers, int[] gradients, "
+    "Tensor? cotangent, bool value, bool keep, Tensor? kept) -> Tensor[]"
+)
+_TECHNOLOGIES: Final = {CPU.name: CPU, TRITON.name: TRITON}
+
+
+def call(technology: Technology, work: Work) -> Found:
+    """Do inside ``torch.compile``, and ``vmap``, what `Technology.compute` does outside."""
+    words, numbers = spelling.spelled(work.operation)
+    outputs = [*work.gradients], work.cotangent, work.value, work.keep, work.kept
+    found = _fused([*work.arrays], technology.name, words, numbers, *outputs)
+    return (found[0], found[1:]) if work.value else (None, found)
+
+
+@torch.library.custom_op("kldiv::fused", mutates_args=(), schema=_SCHEMA)
+def _fused(
+    arrays: list[Array],
+    kernel: str,
+    words: list[str],
+    numbers: list[float],
+    gradients: list[int],
+    cotangent: Array | None,
+    value: bool,  # noqa: FBT001 - an operator's arguments have their order
+    keep: bool,  # noqa: FBT001 - likewise
+    kept: Array | None,
+) -> list[Array]:
+    """Compute value and gradients by a kernel, or by the formulas where it fails."""
+    technology = _TECHNOLOGIES[kernel]
+    work = Work(
+        spelling.read(words, numbers),
+        xp,
+        [array.resolve_neg() for array in arrays],
+        torch.get_num_threads(),
+        value,
+        tuple(gradients),
+        None if cotangent is None else cotangent.resolve_neg(),
+        keep=keep,
+        kept=kept,
+    )
+    try:
+        if technology.problem():
+            return _by_formulas(work, technology)
+        found, of_arrays = technology.compute(work)
+    except KernelError as error:
+        warn_of(technology, error)
+        return _by_formulas(work, technology)
+    return [found, *of_arrays] if value else of_arrays
+
+
+def _by_formulas(work: Work, technology: Technology) -> list[Array]:
+    def run(operation: Operation, *arrays: Array) -> Array:
+        return evaluate(operation, arrays)
+
+    operation, arrays = work.operation, work.arrays
+    results = [run(operation, *arrays)] if work.value else []
+    pullback = partial(operation.pullback, xp, run)
+    for index in work.gradients:
+        gradient = pullback(index, work.cotangent, *arrays)
+        results.append(torch.empty_like(arrays[index]).copy_(gradient))
+    # Once a kernel has failed the gradients come from the formulas too, which need nothing kept.
+    kept = _kept(operation, arrays[0], technology, work.keep)
+    return [*results, *(each.zero_() for each in kept)]
+
+
+def _kept(operation: Operation, first: Array, technology: Technology, keep: bool) -> list[Array]:  # noqa: FBT001
+    """Return a tensor, or none, like what a forward kernel keeps for its gradients."""
+    if not keep or not technology.kept or not isinstance(operation, RowLoss):
+        return []
+    rows = first.new_empty((*first.shape[:-1], technology.kept), dtype=torch.float64)
+    return [rows.reshape(-1, technology.kept)]
+
+
+@_fused.register_fake
+def _shapes(
+    arrays: list[Array],
+    kernel: str,
+    words: list[str],
+    numbers: list[float],
+    gradients: list[int],
+    cotangent: Array | None,  # noqa: ARG001 - an operator's arguments
+    value: bool,  # noqa: FBT001 - see above
+    keep: bool,  # noqa: FBT001
+    kept: Array | None,  # noqa: ARG001
+) -> list[Array]:
+    operation, first = spelling.read(words, numbers), arrays[0]
+    dtype = getattr(torch, operation.result)
+    results = []
+    if value and operation.reduction != "none":
+        results = [first.new_empty((), dtype=dtype)]
+    elif value and isinstance(operation, RowLoss):
+        results = [first.new_empty(first.shape[:-1], dtype=dtype)]
+    elif value:
+        results = [torch.empty_like(first, dtype=dtype)]
+    gradient = [torch.empty_like(arrays[index]) for index in gradients]
+    return [*results, *gradient, *_kept(operation, first, _TECHNOLOGIES[kernel], keep)]
+
+
+@_fused.register_vmap
+def _mapped(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    arrays: list[Array],
+    kernel: str,
+    words: list[str],
+    numbers: list[float],
+    *outputs: Any,
+) -> tuple[list[Array], list[int]]:
+    """Compute all entries in one call, or one after another."""
+    gradients, cotangent, value, keep, kept = outputs
+    operation, size = spelling.read(words, numbers), info.batch_size
+    where, of_cotangent, of_kept = in_dims[0], in_dims[5], in_dims[8]
+    if kernel == CPU.name and vmap.is_one_call(operation, arrays, where):
+
+        def run(changed: Any, every: Sequence[Array], upstream: Array | None) -> list[Array]:
+            again = spelling.spelled(changed)
+            return _fused([*every], kernel, *again, gradients, upstream, value, keep, kept)
+
+        upstream = cotangent, of_cotangent
+        results = vmap.together(run, operation, size, arrays, where, upstream, value=value)
+        return results, [0 for _ in results]
+    parts = []
+    for entry in range(size):
+        own = [_entry(array, axis, entry) for array, axis in zip(arrays, where, strict=True)]
+        of_entry, constants = _entry(cotangent, of_cotangent, entry), _entry(kept, of_kept, entry)
+        others = gradients, of_entry, value, keep, constants
+        parts.append(_fused(own, kernel, words, numbers, *others))
+    results = [torch.stack(each) for each in zip(*parts, strict=True)]
+    return results, [0 for _ in results]
+
+
+def _entry(array: Array | None, axis: int | None, entry: int) -> Array | None:
+    return array if array is None or axis is None else array.select(axis, entry)

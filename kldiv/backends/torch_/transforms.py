@@ -1,0 +1,78 @@
+"""PyTorch: whether a compiler or a transform is at work, and the formulas, which depend on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import array_api_compat.torch as xp
+import torch
+from torch._subclasses import FakeTensor
+from torch.autograd import forward_ad
+
+from kldiv.backends.base import in_row_blocks
+from kldiv.formulas.reductions import RowWise
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array
+    from kldiv.formulas.operation import Operation
+
+_functorch = torch._C._functorch  # noqa: SLF001 - it has no public place
+
+
+def transforming() -> bool:
+    """Return whether a ``torch.func`` transform or a forward-mode level is active."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # noqa: SLF001
+
+
+def is_wrapped(tensor: Array | None) -> bool:
+    """Return whether a tensor is one of a ``torch.func`` transform's."""
+    return tensor is not None and _functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def is_symbolic(tensor: Array) -> bool:
+    """Return whether a tensor has no values, as inside ``torch.compile`` and ``torch.func``."""
+    return torch.compiler.is_compiling() or isinstance(tensor, FakeTensor) or is_wrapped(tensor)
+
+
+def whole(array: Array) -> Array | None:
+    """Return the tensor of which ``vmap`` shows an entry; None inside another transform."""
+    while is_wrapped(array):
+        if not _functorch.is_batchedtensor(array):
+            return None
+        array = _functorch.get_unwrapped(array)
+    return array
+
+
+def evaluate(operation: Operation, arrays: Sequence[Array]) -> Array:
+    """Return the value of an operation."""
+    if isinstance(operation, RowWise):
+        return operation.gather(xp, elements(operation, *arrays), arrays)
+    return operation.value(xp, *arrays)
+
+
+def elements(operation: RowWise, *arrays: Array) -> Array:
+    """Return the elements of an operation on rows."""
+    # A compiler fuses the whole, and a transform's tensors cannot be written into others.
+    if torch.compiler.is_compiling() or transforming():
+        return operation.elements(xp, *arrays)
+    return in_row_blocks(operation, xp, arrays)
+
+
+def lie_in_memory(arrays: Sequence[Array]) -> bool:
+    """Return whether the tensors are nothing but numbers in memory."""
+    try:
+        return all(
+            type(array) in {torch.Tensor, torch.nn.Parameter}
+            and not array.is_neg()
+            and array.data_ptr()
+            for array in arrays
+        )
+    except RuntimeError:  # the tensors of a transform have no memory
+        return False
+
+
+def lie_on_cpu(arrays: Sequence[Array]) -> bool:
+    """Return whether the tensors are numbers in the CPU's memory."""
+    return all(array.device.type == "cpu" for array in arrays) and lie_in_memory(arrays)

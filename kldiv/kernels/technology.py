@@ -1,0 +1,93 @@
+"""What compiles fused kernels: what it can compute here, and computing it.
+
+To add a technology, derive from `Technology`, give it a package of its own beside the others, and
+name it in the adapter of the library whose arrays it reads.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kldiv.formulas.rows import RowLoss
+from kldiv.kernels.spelling import no_fused_form
+
+if TYPE_CHECKING:
+    from kldiv._types import Array
+    from kldiv.kernels.work import Found, Work
+
+
+class KernelError(Exception):
+    """A kernel that cannot be compiled or launched here."""
+
+
+class Technology:
+    """Fused kernels of one kind; importing its package loads no compiler."""
+
+    name: str
+    """As the setting ``kernel`` spells it, and as its package is called."""
+    words: str
+    """The technology in a few words."""
+    device: str = "cpu"
+    """The kind of device that has the arrays which it reads, as adapters name devices."""
+    small: int = 0
+    """Elements below which the formulas are as fast."""
+    kept: int = 0
+    """Float64 numbers of a row of logits from which its gradients follow, where a forward keeps
+    them."""
+    step: str = "compiling"
+    """The step that fails where anything does."""
+    failure: str | None = None
+    """Why a kernel failed, once one has."""
+
+    def lacking(self) -> str | None:
+        """Return why these kernels cannot run here, or None; nothing is compiled for it."""
+        return None
+
+    def problem(self) -> str | None:
+        """Return why these kernels cannot run here, or None."""
+        return self.lacking() or self.failure
+
+    # torch.compile asks for real while it traces: it cannot look for packages and devices itself.
+    problem._dynamo_marked_constant = True  # type: ignore[attr-defined] # noqa: SLF001
+
+    def refusal(self, work: Work) -> str | None:
+        """Return why there is no kernel for such work, or None where there is."""
+        if any(index > 1 for index in work.gradients):
+            return "there is no fused gradient in a temperature"
+        return no_fused_form(work.operation, work.arrays)
+
+    def compute(self, work: Work) -> Found:
+        """Return the value, if it is wanted, and the gradients that are.
+
+        Raises
+        ------
+        KernelError
+            The kernel cannot be compiled or launched here; `problem` says so from then on.
+        """
+        raise NotImplementedError
+
+    def scaled(self, gradients: list[Array], cotangent: Array) -> list[Array] | None:  # noqa: ARG002
+        """Return gradients times a scalar, written in place; None where that would round twice."""
+        return None
+
+    def module(self, work: Work) -> Any:
+        """Return the module that launches the kernel, loading the compiler at first use."""
+        name = "row_loss" if isinstance(work.operation, RowLoss) else "pointwise_loss"
+        return import_module(f"kldiv.kernels.{self.name}.{name}")
+
+    def failed(self, error: Exception) -> KernelError:
+        """Return the error of a kernel that fails, which is this technology's from now on."""
+        self.failure = f"{self.step} it fails: {described(error)}"
+        return KernelError(self.failure)
+
+
+def size_of(*arrays: Array) -> int:
+    """Return how many elements the largest array has."""
+    return max([math.prod(array.shape) for array in arrays])
+
+
+def described(error: Exception) -> str:
+    """Return the type of an error and the first line of its message: compilers write many."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

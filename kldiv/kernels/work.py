@@ -1,0 +1,34 @@
+"""What is wanted of an operation on arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Namespace
+
+    Found: TypeAlias = tuple[Array | None, list[Array]]
+    """The value, None where it is not wanted, and the gradients."""
+
+
+class Work(NamedTuple):
+    """What is wanted of an operation on arrays."""
+
+    operation: Any
+    xp: Namespace
+    arrays: Sequence[Array]
+    threads: int | None = None
+    """How many of a CPU's threads the library uses; None where it has no setting."""
+    value: bool = True
+    gradients: tuple[int, ...] = ()
+    """Indices of the arrays to differentiate in."""
+    cotangent: Array | None = None
+    """The gradient in the result; None is 1."""
+    into: Sequence[Array] | None = None
+    """Where to write the gradients; None makes new arrays."""
+    keep: bool = False
+    """Whether to return, after the gradients, what a later call for these takes as ``kept``."""
+    kept: Array | None = None
+    """What an earlier call for the value returned, from which the gradients follow."""
