@@ -73,8 +73,7 @@ def _added(xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:  # no
 def _of_state(operation: shards.ShardState, arrays: Sequence[Array]) -> Plan:
     """Return how the state itself is computed: it is what the tree merges, and no more."""
     merge = partial(_not_finished, operation)
-    pairs = len(operation.divergence.pairs(*arrays[:2], gradients=operation.gradients))
-    stage = Stage(operation, merge, shards.width(State, pairs))
+    stage = Stage(operation, merge, shards.width(State, len(operation.sides)))
     return Plan((stage,), None, compute=operation.compute)
 
 
@@ -91,17 +90,16 @@ def _not_finished(
 def _of_logits(
     operation: RowLoss | RowGradient, arrays: Sequence[Array], *, differentiated: bool
 ) -> Plan:
-    s, t, *_ = arrays
     index = operation.index if isinstance(operation, RowGradient) else None
     loss = operation.settings(RowLoss)
     # One state serves KL and its gradients: then the operation is the same for both.
-    gradients = (differentiated or index is not None) and loss.divergence.sums(1) > 0
-    pairs = len(loss.divergence.pairs(s, t, gradients=gradients))
+    of_value, of_all = (shards.needs(loss.divergence, gradients=each) for each in (False, True))
+    gradients = (differentiated or index is not None) and of_value != of_all
+    sides, sums = of_all if gradients else of_value
     state = loss.settings(shards.ShardState, gradients=gradients, carries=True)
-    stages = [Stage(state, partial(_combined, loss), shards.width(Rows, pairs))]
-    number = loss.divergence.sums(pairs)
-    if number:
-        stages.append(Stage(loss.settings(shards.ShardSums), _added, number))
+    stages = [Stage(state, partial(_combined, loss), shards.width(Rows, len(sides)))]
+    if sums:
+        stages.append(Stage(loss.settings(shards.ShardSums), _added, len(sums)))
     if index is None:
         return Plan(tuple(stages), loss.settings(shards.ShardValues), compute=loss.compute)
     last = loss.settings(shards.ShardGradient, index=index)

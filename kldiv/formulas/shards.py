@@ -12,11 +12,13 @@ travel is the engine's: ranks of a process group, devices of a mesh, chunks of a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from kldiv.formulas import state
+from kldiv.formulas.divergences import ALL, VALUE, Block, Divergence, Known, Wanted, state_of
 from kldiv.formulas.reductions import cast
-from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation, state_of
+from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation
 from kldiv.formulas.state import Rows, State
 
 if TYPE_CHECKING:
@@ -59,9 +61,13 @@ class ShardState(RowOperation):
     carries: bool = False
     """Whether the temperature comes along at the end, where it is an array."""
 
+    @property
+    def sides(self) -> Wanted:
+        """Which states."""
+        return needs(self.divergence, gradients=self.gradients)[0]
+
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        number = len(self.divergence.pairs(*arrays[:2], gradients=self.gradients))
-        return (*arrays[0].shape[:-1], width(State, number) + self._carried)
+        return (*arrays[0].shape[:-1], width(State, len(self.sides)) + self._carried)
 
     @property
     def _carried(self) -> int:
@@ -69,11 +75,7 @@ class ShardState(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t), temperature, _ = self.prepared(xp, arrays)
-        pairs = self.divergence.pairs(s, t, gradients=self.gradients)
-        if s.shape[-1]:
-            states = [state_of(xp, *pair, temperature) for pair in pairs]
-        else:
-            states = [state.empty_state(xp, xp.sum(s, axis=-1, keepdims=True)) for _ in pairs]
+        states = [state_of(xp, side, s, t, temperature) for side in self.sides]
         return packed(xp, states, [temperature] if self._carried else [])
 
 
@@ -127,11 +129,18 @@ class ShardSums(RowOperation):
     own: ClassVar[int] = 3
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        return (*arrays[0].shape[:-1], self.divergence.sums(len(unpacked(Rows, arrays[2]))))
+        return (*arrays[0].shape[:-1], len(self._needs(arrays[2])[1]))
+
+    def _needs(self, rows: Array) -> tuple[Wanted, Wanted]:
+        """Return which states there are, and which sums it takes."""
+        return wanted_of(self.divergence, rows.shape[-1] // len(Rows._fields))
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, rows), temperature, _ = self.prepared(xp, arrays)
-        shares = self.divergence.shares(xp, s, t, unpacked(Rows, rows), temperature)
+        sides, sums = self._needs(rows)
+        known = Known(dict(zip(sides, unpacked(Rows, rows), strict=True)), {})
+        block = Block(xp, s, t, temperature, known)
+        shares = [block.summed(partial(self.divergence.share, part)) for part in sums]
         return xp.concat(shares, axis=-1)
 
 
@@ -140,8 +149,8 @@ class Constants(RowOperation):
     """What every rank knows after the forward pass, of whole rows. Arrays: s, t."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        number = len(self.divergence.pairs(*arrays[:2], gradients=True))
-        return (*arrays[0].shape[:-1], width(Rows, number) + self.divergence.sums(number))
+        states, sums = needs(self.divergence, gradients=True)
+        return (*arrays[0].shape[:-1], width(Rows, len(states)) + len(sums))
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         def evaluate(operation: RowOperation, *some: Array) -> Array:
@@ -157,7 +166,7 @@ class ShardValues(RowOperation):
     own: ClassVar[int] = 1
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        values = self.divergence.whole(*parts_of(arrays[0]))
+        values = self.divergence.value(known_from(self.divergence, arrays[0]))
         return self.masked(xp, values, self.keep(arrays))
 
 
@@ -172,7 +181,8 @@ class ShardGradient(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight, known), temperature, _ = self.prepared(xp, arrays)
-        gradient = self.divergence.slope(xp, self.index, s, t, *parts_of(known), temperature)
+        block = Block(xp, s, t, temperature, known_from(self.divergence, known))
+        gradient = block.joined(partial(self.divergence.gradient, self.index))
         return cast(xp, weight[..., None] * gradient, self.result)
 
 
@@ -184,8 +194,8 @@ class ShardTemperatureSlope(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, known), temperature, keep = self.prepared(xp, arrays)
-        shares = self.divergence.temperature_shares(xp, s, t, *parts_of(known), temperature)
-        return self.masked(xp, shares, keep)
+        block = Block(xp, s, t, temperature, known_from(self.divergence, known))
+        return self.masked(xp, block.summed(self.divergence.temperature_share), keep)
 
 
 def forward(
@@ -201,7 +211,7 @@ def forward(
     s, t, *others = arrays
     states = evaluate(loss.settings(ShardState, gradients=gradients), s, t, *others)
     known = ranks.merge(lambda *parts: merged(xp, loss, *parts), states, *others)
-    if loss.divergence.sums(number_of_states(known)):
+    if needs(loss.divergence, gradients=gradients)[1]:
         sums = ranks.add(evaluate(loss.settings(ShardSums), s, t, known, *others))
         known = xp.concat([known, sums], axis=-1)
     return loss.settings(ShardValues).elements(xp, known, *others), known
@@ -313,15 +323,24 @@ def unpacked(kind: type[Any], array: Array) -> list[Any]:
     return [kind(*fields[start : start + size]) for start in range(0, len(fields), size)]
 
 
-def number_of_states(known: Array) -> int:
-    """Return how many constants of whole rows are packed, before sums, which are fewer."""
-    return int(known.shape[-1]) // len(Rows._fields)
+def needs(divergence: Divergence, *, gradients: bool) -> tuple[Wanted, Wanted]:
+    """Return which states and sums the value takes, or the value with all gradients."""
+    return divergence.needs(ALL if gradients else (VALUE,))
 
 
-def parts_of(known: Array) -> tuple[list[Rows], list[Array]]:
-    """Return the constants of whole rows, and the sums."""
-    end = width(Rows, number_of_states(known))
-    return unpacked(Rows, known[..., :end]), split(known[..., end:])
+def wanted_of(divergence: Divergence, states: int) -> tuple[Wanted, Wanted]:
+    """Return which states and sums they are, given how many states."""
+    found = needs(divergence, gradients=False)
+    return found if len(found[0]) == states else needs(divergence, gradients=True)
+
+
+def known_from(divergence: Divergence, known: Array) -> Known:
+    """Return what is known of whole rows, unpacked; sums are fewer than a state has fields."""
+    number = int(known.shape[-1]) // len(Rows._fields)
+    sides, parts = wanted_of(divergence, number)
+    end = width(Rows, number)
+    rows, sums = unpacked(Rows, known[..., :end]), split(known[..., end:])
+    return Known(dict(zip(sides, rows, strict=True)), dict(zip(parts, sums, strict=True)))
 
 
 def split(array: Array) -> list[Array]:

@@ -26,7 +26,10 @@ def check(work: Work) -> None:
     s, t, *others = work.arrays
     others = others[isinstance(operation, RowGradient) :]  # without the rows' factors
     # One state serves KL and its gradients.
-    more = operation.divergence.sums(1) > 0
+    of_value, of_all = (
+        shards.needs(operation.divergence, gradients=each) for each in (False, True)
+    )
+    more = of_value != of_all
     more = more and (bool(work.gradients) or not isinstance(operation, RowLoss))
     states.check(operation.settings(shards.ShardState, gradients=more), (s, t, *others))
 
