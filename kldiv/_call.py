@@ -28,7 +28,7 @@ _WIDER = {
 class Call:
     """What runs, on which arrays, where."""
 
-    __slots__ = ("arrays", "axis", "operation", "route", "spread")
+    __slots__ = ("arrays", "axis", "exchanged", "operation", "route", "spread")
 
     def __init__(
         self,
@@ -37,10 +37,16 @@ class Call:
         *arrays: Array,
         axis: int = -1,
         spread: Spread | None = None,
+        exchanged: bool = False,
     ) -> None:
         self.route = route
         self.operation = operation
+        if exchanged:
+            first, second, *others = arrays
+            arrays = second, first, *others
         self.arrays = arrays
+        self.exchanged = exchanged
+        """Whether the operation takes the caller's second array first."""
         self.axis = axis
         """Where the caller has the axis that is the last one here."""
         self.spread = spread
@@ -55,6 +61,8 @@ class Call:
     def value_and_gradients(self, wanted: tuple[int, ...]) -> tuple[Array, list[Array]]:
         """Return the loss, which must be a scalar, and its gradients in the arrays wanted."""
         operation = self.operation
+        if self.exchanged:
+            wanted = tuple([1 - index for index in wanted])
         found = None
         if getattr(operation, "reduction", "none") != "none":
             found = self.route.fused(operation, wanted, self.arrays)

@@ -19,6 +19,7 @@ _PREPARE: dict[Any, tuple[Callable[..., Call], float]] = {
     losses.kl_div: (losses.prepare_kl_div, 2),
     logit_losses.kl_div_with_logits: (logit_losses.prepare_kl_div_with_logits, 2),
     logit_losses.js_div_with_logits: (logit_losses.prepare_js_div_with_logits, 2),
+    logit_losses.f_div_with_logits: (logit_losses.prepare_f_div_with_logits, 2),
     linear_losses.linear_kl_div: (linear_losses.prepare_linear_kl_div, 4),
     estimators.kl_estimate: (estimators.prepare_kl_estimate, 2),
     measures.kl_divergence: (measures.prepare_kl_divergence, 2),

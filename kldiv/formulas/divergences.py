@@ -348,8 +348,10 @@ class FDivergence(Summed):
     Notes
     -----
     ``expm1``, ``log1p`` and ``phi`` of `kldiv.divergences` are right to a few units on every library;
-    some libraries' own are not. An exponential is best of −\|ℓ\|, times the larger of p and q: e^(−ℓ)
-    may overflow where p·e^(−ℓ) does not.
+    some libraries' own are not. An exponential is best of −abs(ℓ), times the larger of p and q, as
+    e^(−ℓ) may overflow where p·e^(−ℓ) does not. In ``u`` and ``v`` e^(±at) is finite, and so is
+    e^(−at − step) in ``u``, e^(at + step) in ``v``. A class whose own probability underflows adds
+    nothing to a gradient.
 
     Examples
     --------
@@ -372,7 +374,7 @@ class FDivergence(Summed):
     ...         return 0.25 * xp.maximum(p, q) * xp.exp(-0.5 * abs(ell))
     >>> teacher, student = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.5])
     >>> print(f"{kldiv.f_div_with_logits(student, teacher, divergence=Hellinger()):.10f}")
-    0.0062036747
+    0.0062944293
     """
 
     unbounded: ClassVar[tuple[bool, bool]] = (False, False)
@@ -401,15 +403,17 @@ class FDivergence(Summed):
         return terms
 
     def rise(self, index: int, block: Block) -> Array:
-        xp = block.xp
-        at, step = logits.from_anchor(xp, *block.side(index), block.temperature)
-        # Below this own is 0 to any dtype, and a factor that grows with other/own would overflow.
-        lowest = 0.5 - math.log(float(xp.finfo(step.dtype).max))
-        step = xp.maximum(step, lowest - at)
+        xp, side = block.xp, block.side(index)
+        known, step = logits.from_anchor(xp, *side, block.temperature)
+        at = _nearer(xp, known)
+        step = xp.where(at == known, step, logits.log_ratio(xp, *side, block.temperature) - at)
+        # Farther below own is 0 to any dtype, and what grows with other/own would overflow.
+        step = xp.maximum(step, -_farthest(xp, at) - at)
         return self.u(xp, at, step) if index == TEACHER else self.v(xp, -at, -step)
 
     def level(self, block: Block) -> Array:
         at = logits.anchor_log(block.xp, block.known.rows[TEACHER], block.temperature)
+        at = _nearer(block.xp, at)
         return self.u(block.xp, block.xp.zeros_like(at), at)
 
     def curvature(self, block: Block) -> Array:
@@ -433,3 +437,12 @@ class FDivergence(Summed):
 
     def _sides(self, block: Block) -> tuple[tuple[Array, Array], ...]:
         return (block.s, block.t), (block.t, block.s)
+
+
+def _farthest(xp: Namespace, like: Array) -> float:
+    """Return an exponent whose power of e is finite."""
+    return math.log(float(xp.finfo(like.dtype).max)) - 0.5
+
+
+def _nearer(xp: Namespace, at: Array) -> Array:
+    return xp.clip(at, -_farthest(xp, at), _farthest(xp, at))

@@ -286,7 +286,7 @@ def mixture_rise(
 
 
 def mixture_level(xp: Namespace, rows: Rows, mix: Mix, temperature: Temperature) -> Array:
-    """Return u at the anchor, where u is 0 for p = q."""
+    """Return u at the anchor of (s, t), u being 0 for p = q."""
     z = xp.clip(-anchor_log(xp, rows, temperature), -80.0, 80.0)
     y, total_of_two = mix.rest * expm1(xp, z), mix.m + mix.rest * xp.exp(z)  # y and 1 + y
     close = (y > -0.5) & (y < 1.0)
