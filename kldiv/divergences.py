@@ -8,9 +8,19 @@ from dataclasses import dataclass
 from kldiv.errors import OptionError
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas.divergences import Divergence, FDivergence
-from kldiv.formulas.special import expm1, log1p, phi
+from kldiv.formulas.special import exp_rise, expm1, log1p, phi
 
-__all__ = ["KL", "Divergence", "FDivergence", "Jeffreys", "Mixture", "expm1", "log1p", "phi"]
+__all__ = [
+    "KL",
+    "Divergence",
+    "FDivergence",
+    "Jeffreys",
+    "Mixture",
+    "exp_rise",
+    "expm1",
+    "log1p",
+    "phi",
+]
 
 
 @dataclass(frozen=True)

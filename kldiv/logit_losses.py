@@ -390,9 +390,7 @@ def _prepare(
         fixed,
     )
     place = -1 if last else axis
-    return Call(
-        route, operation, s, t, *of_rows, axis=place, spread=spread, exchanged=exchanged
-    )
+    return Call(route, operation, s, t, *of_rows, axis=place, spread=spread, exchanged=exchanged)
 
 
 def check_logits(

@@ -10,7 +10,7 @@ import numpy as np
 from logit_families import batch
 from reference import Truth, constant, converged, numbers
 
-from kldiv.divergences import KL, FDivergence, Jeffreys, Mixture, expm1
+from kldiv.divergences import KL, FDivergence, Jeffreys, Mixture, exp_rise, expm1
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Hellinger(FDivergence):
         return 0.5 * xp.maximum(p, q) * expm1(xp, -0.5 * abs(ell)) ** 2
 
     def u(self, xp, at, step):
-        return -0.5 * xp.exp(-0.5 * at) * expm1(xp, -0.5 * step)
+        return -0.5 * exp_rise(xp, -0.5, at, step)
 
     def v(self, xp, at, step):
-        return -0.5 * xp.exp(0.5 * at) * expm1(xp, 0.5 * step)
+        return -0.5 * exp_rise(xp, 0.5, at, step)
 
     def slope(self, xp, p, q, ell):
         return 0.25 * xp.maximum(p, q) * xp.exp(-0.5 * abs(ell))

@@ -137,9 +137,7 @@ class Divergence:
     ) -> Block:
         """Return all classes as a block, and what is known of them."""
         states, sums = self.needs(wanted)
-        rows = {
-            index: state.finish(xp, state_of(xp, index, s, t, temperature)) for index in states
-        }
+        rows = {index: state.finish(xp, state_of(xp, index, s, t, temperature)) for index in states}
         block = Block(xp, s, t, temperature, Known(rows, {}))
         if not sums:
             return block
@@ -347,8 +345,8 @@ class FDivergence(Summed):
 
     Notes
     -----
-    ``expm1``, ``log1p`` and ``phi`` of `kldiv.divergences` are right to a few units on every library;
-    some libraries' own are not. An exponential is best of −abs(ℓ), times the larger of p and q, as
+    ``expm1``, ``log1p``, ``phi`` (e^(−x) − 1 + x) and ``exp_rise`` of `kldiv.divergences` are right to
+    a few units on every library; some libraries' own are not. An exponential is best of −abs(ℓ), times the larger of p and q, as
     e^(−ℓ) may overflow where p·e^(−ℓ) does not. In ``u`` and ``v`` e^(±at) is finite, and so is
     e^(−at − step) in ``u``, e^(at + step) in ``v``. A class whose own probability underflows adds
     nothing to a gradient.
@@ -359,16 +357,16 @@ class FDivergence(Summed):
 
     >>> import numpy as np
     >>> import kldiv
-    >>> from kldiv.divergences import FDivergence, expm1
+    >>> from kldiv.divergences import FDivergence, exp_rise, expm1
     >>> class Hellinger(FDivergence):
     ...     def term(self, xp, p, q, ell):
     ...         return 0.5 * xp.maximum(p, q) * expm1(xp, -0.5 * abs(ell)) ** 2
     ...
     ...     def u(self, xp, at, step):
-    ...         return -0.5 * xp.exp(-0.5 * at) * expm1(xp, -0.5 * step)
+    ...         return -0.5 * exp_rise(xp, -0.5, at, step)
     ...
     ...     def v(self, xp, at, step):
-    ...         return -0.5 * xp.exp(0.5 * at) * expm1(xp, 0.5 * step)
+    ...         return -0.5 * exp_rise(xp, 0.5, at, step)
     ...
     ...     def slope(self, xp, p, q, ell):
     ...         return 0.25 * xp.maximum(p, q) * xp.exp(-0.5 * abs(ell))

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 _DEEP = 69.0
 """Beyond it e^(−r) for p/q would soon underflow in float32."""
 
+_DEEPEST = 1024.0
+"""Farther below q p is 0: any finite number serves, and no weight makes it infinite."""
+
 _GONE = -150.0
 """Logit less the maximum where q is as good as 0, and so is its share of a derivative in T."""
 
@@ -279,10 +282,12 @@ def mixture_rise(
     share = p / larger
     m = rest * share + kappa * (q / larger)
     m = xp.where(m > 0, m, 1.0) / xp.clip(share, math.exp(-_DEEP), 1.0)
-    far = xp.log(m) + xp.clip(r - _DEEP, 0.0, xp.inf)
+    far = xp.log(m) + xp.clip(r - _DEEP, 0.0, _DEEPEST)
     close = (y > -0.5) & (y < 1.0)
     log = xp.where(close, log1p(xp, y), far)
-    return _combined(xp, mix, (theta, rest), close, log, xp.where(close, y / (1.0 + y), 1.0 - 1.0 / m))
+    return _combined(
+        xp, mix, (theta, rest), close, log, xp.where(close, y / (1.0 + y), 1.0 - 1.0 / m)
+    )
 
 
 def mixture_level(xp: Namespace, rows: Rows, mix: Mix, temperature: Temperature) -> Array:

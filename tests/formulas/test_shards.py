@@ -13,6 +13,7 @@ from kldiv.formulas import measures
 from kldiv.formulas.measures import RowMeasure, RowSlope
 from kldiv.formulas.plans import plan_of
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowGradient, RowLoss
+from f_divergences import RECORDS
 
 XP = get("numpy").namespace()
 WIDE = ("none", "float64", "float64", "float64")
@@ -62,7 +63,16 @@ def rng():
 
 @pytest.mark.parametrize("tree", [False, True])
 @pytest.mark.parametrize("others", ["", "temperature", "temperature mask", "mask"])
-@pytest.mark.parametrize("divergence", [KullbackLeibler(), JensenShannon(), JensenShannon(0.05)])
+@pytest.mark.parametrize(
+    "divergence",
+    [
+        KullbackLeibler(),
+        JensenShannon(),
+        JensenShannon(0.05),
+        *(RECORDS[name] for name in ("skew", "Jeffreys, weighed", "Hellinger")),
+    ],
+    ids=repr,
+)
 def test_logits(rng, divergence, others, tree):
     s, t = (3 * rng.normal(size=(ROWS, CUTS[-1])) for _ in range(2))
     s[1] = t[1] + 1e-9 * s[1]  # nearly equal
