@@ -47,7 +47,7 @@ class KL(Divergence):
 
     reverse: bool = False
 
-    def canonical(self) -> tuple[Divergence, bool]:
+    def canonical(self) -> tuple[Divergence, bool]:  # noqa: D102 - as the class it overrides
         return formulas.KullbackLeibler(), self.reverse
 
 

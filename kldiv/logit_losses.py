@@ -248,8 +248,8 @@ def f_div_with_logits(
     Any f-divergence of two sets of logits, exact at any distance, in nats.
 
     With P = softmax(target/T), Q = softmax(input/T) and ℓ = log(p/q) of a class this is Σ p g(ℓ),
-    with g(0) = g′(0) = 0 so that no term is negative and none cancels another. Which divergence says
-    a record of `kldiv.divergences`, or a class of your own. Differentiable in both arguments, twice.
+    with g(0) = g′(0) = 0 so that no term is negative and none cancels another. A record of
+    `kldiv.divergences`, or a class of your own, says which divergence. Differentiable in both.
 
     Parameters
     ----------
@@ -300,8 +300,8 @@ def f_div_with_logits(
 
     Notes
     -----
-    Where a record is the Kullback-Leibler or the Jensen-Shannon divergence the fused kernels compute
-    it; all others are computed by array-API formulas, on every library.
+    Where a record is the Kullback-Leibler or the Jensen-Shannon divergence the fused kernels
+    compute it; all others are computed by array-API formulas, on every library.
 
     References
     ----------

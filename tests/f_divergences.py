@@ -1,4 +1,4 @@
-"""The divergences of `f_div_with_logits` by their definitions, in mpmath; a Hellinger of a user's."""
+"""The divergences of `f_div_with_logits` by their definitions, in mpmath, and one of a user's."""
 
 from __future__ import annotations
 

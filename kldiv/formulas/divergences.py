@@ -328,10 +328,10 @@ class FDivergence(Summed):
     r"""
     A divergence Σ p g(log p/q) of your own, by the scalar functions that it consists of.
 
-    Derive from it, as a frozen dataclass where there are parameters (a compiler caches by equality),
+    Derive from it, as a frozen dataclass where there are parameters (compilers cache by equality),
     and define four methods, in the operations of the array API alone: ``xp`` is the namespace,
-    arrays have the compute dtype. With ℓ = log p/q take g such that g(0) = g′(0) = 0, which adding a
-    multiple of 1 − e^(−ℓ) makes so and leaves the divergence as it is. Then no term is below 0.
+    arrays have the compute dtype. With ℓ = log p/q take g such that g(0) = g′(0) = 0: add a
+    multiple of 1 − e^(−ℓ), which leaves the divergence as it is. Then no term is below 0.
 
     Attributes
     ----------
@@ -345,11 +345,11 @@ class FDivergence(Summed):
 
     Notes
     -----
-    ``expm1``, ``log1p``, ``phi`` (e^(−x) − 1 + x) and ``exp_rise`` of `kldiv.divergences` are right to
-    a few units on every library; some libraries' own are not. An exponential is best of −abs(ℓ), times the larger of p and q, as
-    e^(−ℓ) may overflow where p·e^(−ℓ) does not. In ``u`` and ``v`` e^(±at) is finite, and so is
-    e^(−at − step) in ``u``, e^(at + step) in ``v``. A class whose own probability underflows adds
-    nothing to a gradient.
+    ``expm1``, ``log1p``, ``phi`` (e^(−x) − 1 + x) and ``exp_rise`` of `kldiv.divergences` are right
+    to a few units on every library; some libraries' own are not. An exponential is best of −abs(ℓ),
+    times the larger of p and q, as e^(−ℓ) may overflow where p·e^(−ℓ) does not. In ``u`` and ``v``
+    e^(±at) is finite, and so is e^(−at − step) in ``u``, e^(at + step) in ``v``. A class whose own
+    probability underflows adds nothing to a gradient.
 
     Examples
     --------

@@ -128,9 +128,9 @@ def temperature_terms(
 ) -> Array:
     r"""Return a block's share of ∂D/∂T.
 
-    ``rows`` are of the state of (s, t), ``terms`` the classes' shares of D, ``value`` is D, ``slope``
-    T·∂D/∂t and ``level`` Σ p u.  With a and b as for KL, and p u + q v = p g, all terms are of the
-    size of D itself:
+    ``rows`` are of the state of (s, t), ``terms`` the classes' shares of D, ``value`` is D,
+    ``slope`` T·∂D/∂t and ``level`` Σ p u.  With a and b as for KL, and p u + q v = p g, all terms
+    are of the size of D itself:
 
         ∂D/∂T = −Σ [p (u − Σ p u)·(a − b) + (p g − q D − (p − q) Σ p u)·b]/T
     """
@@ -317,9 +317,10 @@ def _combined(
 ) -> Array:
     r"""Return how u changes where M/p grows by e^log = 1/(1 − η); ``theta`` are θ and 1 − θ.
 
-    Then w = (1−m) q/M, which was θ, grows by η(1 − θ).  With k = b m/(1−m) and F(w) = −w − log(1 − w)
-    the change is −a·ΔF − k·Δw.  As ΔF + Δw = log, what a and k have in common is the logarithm
-    (for Jensen-Shannon that is all), and the rest has one sign: nothing cancels.
+    Then w = (1−m) q/M, which was θ, grows by η(1 − θ).  With k = b m/(1−m) and
+    F(w) = −w − log(1 − w) the change is −a·ΔF − k·Δw.  As ΔF + Δw = log, what a and k have in
+    common is the logarithm (for Jensen-Shannon that is all), and the rest has one sign: nothing
+    cancels.
     """
     a, k = mix.a, mix.b * mix.m / mix.rest
     both = min(a, k)

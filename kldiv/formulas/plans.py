@@ -50,17 +50,15 @@ class Plan:
     compute: str = "float32"
 
 
-def plan_of(
-    operation: Any, arrays: Sequence[Array], *, differentiated: bool = False
-) -> Plan | None:
+def plan_of(operation: Any, *, differentiated: bool = False) -> Plan | None:
     """Return how to compute an operation from chunks of classes; None where there is no way.
 
     If a loss is to be differentiated too, its plan shares the stages of its gradients' plans.
     """
     if isinstance(operation, shards.ShardState):
-        return _of_state(operation, arrays)
+        return _of_state(operation)
     if isinstance(operation, RowLoss | RowGradient):
-        return _of_logits(operation, arrays, differentiated=differentiated)
+        return _of_logits(operation, differentiated=differentiated)
     if isinstance(operation, RowMeasure):
         return _of_measure(operation)
     return None
@@ -70,7 +68,7 @@ def _added(xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:  # no
     return sum(parts[1:], parts[0])
 
 
-def _of_state(operation: shards.ShardState, arrays: Sequence[Array]) -> Plan:
+def _of_state(operation: shards.ShardState) -> Plan:
     """Return how the state itself is computed: it is what the tree merges, and no more."""
     merge = partial(_not_finished, operation)
     stage = Stage(operation, merge, shards.width(State, len(operation.sides)))
@@ -87,9 +85,7 @@ def _not_finished(
     return shards.combined(xp, operation, parts, done=False)
 
 
-def _of_logits(
-    operation: RowLoss | RowGradient, arrays: Sequence[Array], *, differentiated: bool
-) -> Plan:
+def _of_logits(operation: RowLoss | RowGradient, *, differentiated: bool) -> Plan:
     index = operation.index if isinstance(operation, RowGradient) else None
     loss = operation.settings(RowLoss)
     # One state serves KL and its gradients: then the operation is the same for both.

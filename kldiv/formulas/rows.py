@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from kldiv.formulas.divergences import (
     TEACHER,
@@ -41,11 +41,14 @@ __all__ = [
 ]
 
 
+_KL: Final = KullbackLeibler()
+
+
 @dataclass(frozen=True)
 class RowOperation(RowWise):
     """The common part of operations on rows: a divergence, the temperature, the mask of rows."""
 
-    divergence: Divergence = KullbackLeibler()
+    divergence: Divergence = _KL
     temperature: float | None = 1.0
     """None: an array of one number per row, the last of the differentiable arrays."""
 

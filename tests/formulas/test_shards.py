@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from f_divergences import RECORDS
 
 import kldiv
 from kldiv.backends import get
@@ -13,7 +14,6 @@ from kldiv.formulas import measures
 from kldiv.formulas.measures import RowMeasure, RowSlope
 from kldiv.formulas.plans import plan_of
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowGradient, RowLoss
-from f_divergences import RECORDS
 
 XP = get("numpy").namespace()
 WIDE = ("none", "float64", "float64", "float64")
@@ -23,7 +23,7 @@ ROWS = 4
 
 def by_parts(operation, arrays, *, tree, differentiated=False):
     """Run a plan by hand: parts share, shares merge, one after another or in a tree."""
-    plan = plan_of(operation, arrays, differentiated=differentiated)
+    plan = plan_of(operation, differentiated=differentiated)
     classed, more = arrays[: plan.classed], arrays[plan.classed :]
     weight, others = more[: plan.weighted], more[plan.weighted :]
     parts = [[a[:, i:j] for a in classed] for i, j in itertools.pairwise(CUTS)]

@@ -1,4 +1,4 @@
-"""`f_div_with_logits`: every record, and a user's own class, against their definitions in mpmath."""
+"""`f_div_with_logits`: every record, and a user's class, against their definitions in mpmath."""
 
 from __future__ import annotations
 
@@ -360,7 +360,7 @@ def test_hessian_of_torch(torch, name, distance):
 @pytest.mark.parametrize("name", ["Jeffreys", "skew", "Hellinger"])
 def test_hessian_of_jax(jax, name):
     s, t = RNG.normal(size=(2, 4))
-    with jax.enable_x64(True):  # noqa: FBT003
+    with jax.enable_x64(True):
         found = jax.jit(jax.hessian(loss_of(name), argnums=(0, 1)))(s, t)
     wanted = hessians(RECORDS[name], s, t)
     for of in (0, 1):
