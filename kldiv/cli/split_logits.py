@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from kldiv.formulas import shards
+from kldiv.formulas.divergences import VALUE
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
 from kldiv.formulas.state import State, empty_state
 
@@ -49,7 +50,7 @@ def constants(state: Floats) -> Floats:
 
 def js(p: Floats, q: Floats, known: Floats) -> Floats:
     """Return the share that some classes have in the Jensen-Shannon divergence of each row."""
-    operation = _JS.settings(shards.ShardSums)
+    operation = _JS.settings(shards.ShardSums, wanted=(VALUE,))
     return np.asarray(operation.elements(np, q, p, known)[:, 0])
 
 

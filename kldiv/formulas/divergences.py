@@ -63,7 +63,7 @@ class Block(NamedTuple):
 
     def own(self, index: int) -> Array:
         """Return the probabilities of a side."""
-        return logits.probabilities(self.xp, *self.side(index), self.temperature)[1]
+        return logits.probability(self.xp, *self.side(index), self.temperature)
 
     def pair(self) -> tuple[Array, Array, Array]:
         """Return p, q and log(p/q)."""
@@ -225,17 +225,17 @@ class Summed(Divergence):
         """Return the classes' shares of the value, none below 0, given the state of (s, t)."""
         raise NotImplementedError
 
-    def rise(self, index: int, block: Block) -> Array:
-        """Return u (1) or v (0) less its value at the anchor of that side."""
+    def rise(self, index: int, block: Block) -> tuple[Array, Array]:
+        """Return a side's probabilities, and u (1) or v (0) less its value at the anchor."""
         raise NotImplementedError
 
     def level(self, block: Block) -> Array:
         """Return u at the anchor of (s, t), u being 0 for p = q."""
         raise NotImplementedError
 
-    def weighted(self, index: int, block: Block, values: Array) -> Array:
+    def weighted(self, index: int, block: Block, own: Array, values: Array) -> Array:  # noqa: ARG002
         """Return values times the probabilities of a side."""
-        return block.own(index) * values
+        return own * values
 
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
         sides = tuple(index for index in wanted if index != VALUE)
@@ -245,7 +245,7 @@ class Summed(Divergence):
     def share(self, part: int, block: Block) -> Array:
         if part == VALUE:
             return total(block.xp, self.elements(block), -1)
-        return total(block.xp, self.weighted(part, block, self.rise(part, block)), -1)
+        return total(block.xp, self.weighted(part, block, *self.rise(part, block)), -1)
 
     def value(self, known: Known) -> Array:
         return known.sums[VALUE]
@@ -254,7 +254,8 @@ class Summed(Divergence):
         return over(self._slope(index, block), block.temperature)
 
     def _slope(self, index: int, block: Block) -> Array:
-        return self.weighted(index, block, self.rise(index, block) - block.known.sums[index])
+        own, rise = self.rise(index, block)
+        return self.weighted(index, block, own, rise - block.known.sums[index])
 
     def temperature_share(self, block: Block) -> Array:
         sums = block.known.sums
@@ -281,7 +282,7 @@ class OfMixture(Summed):
         side = block.side(TEACHER)
         return logits.mixture_terms(block.xp, *side, self.mix, block.temperature)
 
-    def rise(self, index: int, block: Block) -> Array:
+    def rise(self, index: int, block: Block) -> tuple[Array, Array]:
         mix = self.mix if index == TEACHER else self.mix.swapped
         return logits.mixture_rise(block.xp, *block.side(index), mix, block.temperature)
 
@@ -400,14 +401,15 @@ class FDivergence(Summed):
                 terms = block.xp.where((zero == -math.inf) & (other > -math.inf), math.inf, terms)
         return terms
 
-    def rise(self, index: int, block: Block) -> Array:
+    def rise(self, index: int, block: Block) -> tuple[Array, Array]:
         xp, side = block.xp, block.side(index)
         known, step = logits.from_anchor(xp, *side, block.temperature)
         at = _nearer(xp, known)
         step = xp.where(at == known, step, logits.log_ratio(xp, *side, block.temperature) - at)
         # Farther below own is 0 to any dtype, and what grows with other/own would overflow.
         step = xp.maximum(step, -_farthest(xp, at) - at)
-        return self.u(xp, at, step) if index == TEACHER else self.v(xp, -at, -step)
+        rise = self.u(xp, at, step) if index == TEACHER else self.v(xp, -at, -step)
+        return block.own(index), rise
 
     def level(self, block: Block) -> Array:
         at = logits.anchor_log(block.xp, block.known.rows[TEACHER], block.temperature)
@@ -417,8 +419,8 @@ class FDivergence(Summed):
     def curvature(self, block: Block) -> Array:
         return self._finite(block, self.slope)
 
-    def weighted(self, index: int, block: Block, values: Array) -> Array:
-        xp, own = block.xp, block.own(index)
+    def weighted(self, index: int, block: Block, own: Array, values: Array) -> Array:
+        xp = block.xp
         nothing = 0.0 * block.known.rows[index].offset  # NaN where the row is
         found = xp.where(own == 0, nothing, own * values)
         for infinite, (zero, other) in zip(self.unbounded, self._sides(block), strict=True):

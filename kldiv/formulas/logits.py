@@ -177,6 +177,14 @@ def probabilities(
     return _q(xp, s, rows, temperature), _p(xp, t, rows, temperature)
 
 
+def probability(
+    xp: Namespace, other: Array, own: Array, rows: Rows, temperature: Temperature
+) -> Array:
+    """Return that of the own side."""
+    del other
+    return _p(xp, own, rows, temperature)
+
+
 def log_ratio(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
     """Return ℓ = log(p/q); huge, but finite, where one of them is 0."""
     return -_log_ratio(xp, s, t, rows, temperature)
@@ -260,13 +268,14 @@ def mixture_rise(
     rows: Rows,
     mix: Mix,
     temperature: Temperature = 1.0,
-) -> Array:
-    r"""Return u less its value where d is at the anchor; for the student, v of the mix swapped.
+) -> tuple[Array, Array]:
+    r"""Return p, and u less its value where d is at the anchor; for the student q and v.
 
     u is a·log(p/M) − m(a p + b q)/M, but for a constant.  A gradient is p·(u − its mean), and where
     p and q have little in common u is nearly constant.  About an anchor in the bulk of p that
     constant is gone.  With θ = (1−m) q/M and κ = θ p/q at the anchor and x = (anchor − d)/T, from
-    there M/p grows by the factor 1 + y, y = θ expm1(x) = κ q/p − θ.
+    there M/p grows by the factor 1 + y, y = θ expm1(x) = κ q/p − θ.  For the student ``mix`` is
+    swapped.
     """
     theta, rest, kappa = _mixture_anchor(xp, rows, mix, temperature)
     p, q = _p(xp, own, rows, temperature), _q(xp, other, rows, temperature)
@@ -285,9 +294,8 @@ def mixture_rise(
     far = xp.log(m) + xp.clip(r - _DEEP, 0.0, _DEEPEST)
     close = (y > -0.5) & (y < 1.0)
     log = xp.where(close, log1p(xp, y), far)
-    return _combined(
-        xp, mix, (theta, rest), close, log, xp.where(close, y / (1.0 + y), 1.0 - 1.0 / m)
-    )
+    eta = xp.where(close, y / (1.0 + y), 1.0 - 1.0 / m)
+    return p, _combined(xp, mix, (theta, rest), close, log, eta)
 
 
 def mixture_level(xp: Namespace, rows: Rows, mix: Mix, temperature: Temperature) -> Array:

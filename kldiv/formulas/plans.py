@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kldiv.formulas import measure_shards, shards
+from kldiv.formulas.divergences import ALL, VALUE
 from kldiv.formulas.measures import RowMeasure, RowSlope
 from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation
 from kldiv.formulas.state import Rows, State
@@ -88,16 +89,16 @@ def _not_finished(
 def _of_logits(operation: RowLoss | RowGradient, *, differentiated: bool) -> Plan:
     index = operation.index if isinstance(operation, RowGradient) else None
     loss = operation.settings(RowLoss)
-    # One state serves KL and its gradients: then the operation is the same for both.
-    of_value, of_all = (shards.needs(loss.divergence, gradients=each) for each in (False, True))
-    gradients = (differentiated or index is not None) and of_value != of_all
-    sides, sums = of_all if gradients else of_value
-    state = loss.settings(shards.ShardState, gradients=gradients, carries=True)
+    wanted = ALL if differentiated or index is not None else (VALUE,)
+    sides, sums = loss.divergence.needs(wanted)
+    state = loss.settings(shards.ShardState, sides=sides, carries=True)
     stages = [Stage(state, partial(_combined, loss), shards.width(Rows, len(sides)))]
     if sums:
-        stages.append(Stage(loss.settings(shards.ShardSums), _added, len(sums)))
+        share = loss.settings(shards.ShardSums, wanted=wanted)
+        stages.append(Stage(share, _added, len(sums)))
     if index is None:
-        return Plan(tuple(stages), loss.settings(shards.ShardValues), compute=loss.compute)
+        last = loss.settings(shards.ShardValues, wanted=wanted)
+        return Plan(tuple(stages), last, compute=loss.compute)
     last = loss.settings(shards.ShardGradient, index=index)
     return Plan(tuple(stages), last, weighted=True, compute=loss.compute)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kldiv.formulas.divergences import (
     TEACHER,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
+    from kldiv.formulas.divergences import Wanted
     from kldiv.formulas.operation import Run
     from kldiv.formulas.state import Temperature
 
@@ -81,10 +82,10 @@ class RowOperation(RowWise):
             temperature = xp.where(others[1], temperature, 1.0)
         return temperature[..., None]
 
-    def settings(self, kind: type[RowOperation], **extra: int) -> RowOperation:
+    def settings(self, kind: type[RowOperation], **extra: Any) -> RowOperation:
         """Return an operation of another kind on the same rows, elementwise and not rounded."""
         names = ("none", self.compute, self.compute, self.compute)
-        return kind(*names, self.divergence, self.temperature, **extra)  # type: ignore[arg-type]
+        return kind(*names, self.divergence, self.temperature, **extra)
 
     def masked(self, xp: Namespace, values: Array, keep: Array | None) -> Array:
         """Return row values with zero where the mask drops the row."""
@@ -96,9 +97,11 @@ class RowOperation(RowWise):
 class RowLoss(RowOperation):
     """The divergence of each row, reduced. Arrays: s, t."""
 
+    wanted: ClassVar[Wanted] = (VALUE,)
+
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t), temperature, keep = self.prepared(xp, arrays)
-        block = self.divergence.whole(xp, s, t, temperature, (VALUE,))
+        block = self.divergence.whole(xp, s, t, temperature, self.wanted)
         return self.masked(xp, self.divergence.value(block.known), keep)
 
     def pullback(
@@ -145,13 +148,18 @@ class RowGradient(RowOperation):
     keeps_classes: ClassVar[bool] = True
 
     @property
+    def wanted(self) -> Wanted:
+        """What it takes of the states and sums."""
+        return (self.index,)
+
+    @property
     def loss(self) -> RowOperation:
         """What it is the gradient of, row by row."""
         return self.settings(RowLoss)
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight), temperature, _ = self.prepared(xp, arrays)
-        block = self.divergence.whole(xp, s, t, temperature, (self.index,))
+        block = self.divergence.whole(xp, s, t, temperature, self.wanted)
         gradient = block.joined(partial(self.divergence.gradient, self.index))
         return cast(xp, weight[..., None] * gradient, self.result)
 

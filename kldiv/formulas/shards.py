@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from kldiv.formulas import state
-from kldiv.formulas.divergences import ALL, VALUE, Block, Divergence, Known, Wanted, state_of
+from kldiv.formulas.divergences import ALL, TEACHER, VALUE, Block, Known, Wanted, state_of
 from kldiv.formulas.reductions import cast
 from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation
 from kldiv.formulas.state import Rows, State
@@ -56,15 +56,10 @@ class Alone:
 class ShardState(RowOperation):
     """Packed states of a shard, which may be empty. Arrays: s, t."""
 
-    gradients: bool = False
-    """Whether gradients will be asked for; JS then needs a second state."""
+    sides: Wanted = (TEACHER,)
+    """Which states."""
     carries: bool = False
     """Whether the temperature comes along at the end, where it is an array."""
-
-    @property
-    def sides(self) -> Wanted:
-        """Which states."""
-        return needs(self.divergence, gradients=self.gradients)[0]
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         return (*arrays[0].shape[:-1], width(State, len(self.sides)) + self._carried)
@@ -123,55 +118,68 @@ class Finished(Together):
 
 
 @dataclass(frozen=True)
-class ShardSums(RowOperation):
+class KnownRows(RowOperation):
+    """An operation on what is known of whole rows: constants from states, then sums, packed."""
+
+    wanted: Wanted = ALL
+    """What follows from it."""
+
+    @property
+    def needs(self) -> tuple[Wanted, Wanted]:
+        """Which states and sums these are."""
+        return self.divergence.needs(self.wanted)
+
+    def unpacked(self, known: Array) -> Known:
+        """Return what is known as it was packed; sums may be missing."""
+        sides, parts = self.needs
+        end = width(Rows, len(sides))
+        rows, sums = unpacked(Rows, known[..., :end]), split(known[..., end:])
+        return Known(dict(zip(sides, rows, strict=True)), dict(zip(parts, sums, strict=False)))
+
+
+@dataclass(frozen=True)
+class ShardSums(KnownRows):
     """A shard's share of the sums that value and gradients still need. Arrays: s, t, rows."""
 
     own: ClassVar[int] = 3
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        return (*arrays[0].shape[:-1], len(self._needs(arrays[2])[1]))
-
-    def _needs(self, rows: Array) -> tuple[Wanted, Wanted]:
-        """Return which states there are, and which sums it takes."""
-        return wanted_of(self.divergence, rows.shape[-1] // len(Rows._fields))
+        return (*arrays[0].shape[:-1], len(self.needs[1]))
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, rows), temperature, _ = self.prepared(xp, arrays)
-        sides, sums = self._needs(rows)
-        known = Known(dict(zip(sides, unpacked(Rows, rows), strict=True)), {})
-        block = Block(xp, s, t, temperature, known)
-        shares = [block.summed(partial(self.divergence.share, part)) for part in sums]
+        block = Block(xp, s, t, temperature, self.unpacked(rows))
+        shares = [block.summed(partial(self.divergence.share, part)) for part in self.needs[1]]
         return xp.concat(shares, axis=-1)
 
 
 @dataclass(frozen=True)
-class Constants(RowOperation):
-    """What every rank knows after the forward pass, of whole rows. Arrays: s, t."""
+class Constants(KnownRows):
+    """What is known of whole rows. Arrays: s, t."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        states, sums = needs(self.divergence, gradients=True)
-        return (*arrays[0].shape[:-1], width(Rows, len(states)) + len(sums))
+        sides, sums = self.needs
+        return (*arrays[0].shape[:-1], width(Rows, len(sides)) + len(sums))
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        def evaluate(operation: RowOperation, *some: Array) -> Array:
-            return operation.elements(xp, *some)
-
-        return forward(xp, evaluate, Alone(), self, arrays, gradients=True)[1]
+        (s, t), temperature, _ = self.prepared(xp, arrays)
+        known = self.divergence.whole(xp, s, t, temperature, self.wanted).known
+        return packed(xp, [*known.rows.values()], [*known.sums.values()])
 
 
 @dataclass(frozen=True)
-class ShardValues(RowOperation):
+class ShardValues(KnownRows):
     """The divergence of each row, 0 where the mask drops it. Arrays: what is known."""
 
     own: ClassVar[int] = 1
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        values = self.divergence.value(known_from(self.divergence, arrays[0]))
+        values = self.divergence.value(self.unpacked(arrays[0]))
         return self.masked(xp, values, self.keep(arrays))
 
 
 @dataclass(frozen=True)
-class ShardGradient(RowOperation):
+class ShardGradient(KnownRows):
     """A number per row times the gradient in a shard. Arrays: s, t, that number, what is known."""
 
     index: int = 0
@@ -181,20 +189,20 @@ class ShardGradient(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight, known), temperature, _ = self.prepared(xp, arrays)
-        block = Block(xp, s, t, temperature, known_from(self.divergence, known))
+        block = Block(xp, s, t, temperature, self.unpacked(known))
         gradient = block.joined(partial(self.divergence.gradient, self.index))
         return cast(xp, weight[..., None] * gradient, self.result)
 
 
 @dataclass(frozen=True)
-class ShardTemperatureSlope(RowOperation):
+class ShardTemperatureSlope(KnownRows):
     """A shard's share of the derivative in the temperature. Arrays: s, t, what is known."""
 
     own: ClassVar[int] = 3
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, known), temperature, keep = self.prepared(xp, arrays)
-        block = Block(xp, s, t, temperature, known_from(self.divergence, known))
+        block = Block(xp, s, t, temperature, self.unpacked(known))
         return self.masked(xp, block.summed(self.divergence.temperature_share), keep)
 
 
@@ -208,13 +216,28 @@ def forward(
     gradients: bool,
 ) -> tuple[Array, Array]:
     """Return the divergence of each row, and what the gradients need to know, packed."""
+    wanted = ALL if gradients else (VALUE,)
+    known = constants(xp, evaluate, ranks, loss, wanted, arrays)
+    return loss.settings(ShardValues, wanted=wanted).elements(xp, known, *arrays[2:]), known
+
+
+def constants(
+    xp: Namespace,
+    evaluate: Evaluate,
+    ranks: Ranks,
+    loss: RowOperation,
+    wanted: Wanted,
+    arrays: Sequence[Array],
+) -> Array:
+    """Return what is known of whole rows, packed: the states, merged, then the sums, added."""
     s, t, *others = arrays
-    states = evaluate(loss.settings(ShardState, gradients=gradients), s, t, *others)
+    sides, parts = loss.divergence.needs(wanted)
+    states = evaluate(loss.settings(ShardState, sides=sides), s, t, *others)
     known = ranks.merge(lambda *parts: merged(xp, loss, *parts), states, *others)
-    if needs(loss.divergence, gradients=gradients)[1]:
-        sums = ranks.add(evaluate(loss.settings(ShardSums), s, t, known, *others))
+    if parts:
+        sums = ranks.add(evaluate(loss.settings(ShardSums, wanted=wanted), s, t, known, *others))
         known = xp.concat([known, sums], axis=-1)
-    return loss.settings(ShardValues).elements(xp, known, *others), known
+    return known
 
 
 def backward(
@@ -275,12 +298,13 @@ def part(
     if isinstance(operation, ShardGradient):
         return evaluate(operation, *arrays)
     if isinstance(operation, Constants):
-        return forward(xp, evaluate, ranks, operation, arrays, gradients=True)[1]
+        return constants(xp, evaluate, ranks, operation, operation.wanted, arrays)
     if isinstance(operation, RowGradient):
         s, t, weight, *others = arrays
         loss = operation.settings(RowLoss)
-        _, known = forward(xp, evaluate, ranks, loss, (s, t, *others), gradients=True)
-        gradient = operation.settings(ShardGradient, index=operation.index)
+        wanted = (operation.index,)
+        known = constants(xp, evaluate, ranks, loss, wanted, (s, t, *others))
+        gradient = operation.settings(ShardGradient, index=operation.index, wanted=wanted)
         return cast(xp, evaluate(gradient, s, t, weight, known, *others), operation.result)
     return forward(xp, evaluate, ranks, operation, arrays, gradients=False)[0]
 
@@ -321,26 +345,6 @@ def unpacked(kind: type[Any], array: Array) -> list[Any]:
     fields = split(array)
     size = len(kind._fields)
     return [kind(*fields[start : start + size]) for start in range(0, len(fields), size)]
-
-
-def needs(divergence: Divergence, *, gradients: bool) -> tuple[Wanted, Wanted]:
-    """Return which states and sums the value takes, or the value with all gradients."""
-    return divergence.needs(ALL if gradients else (VALUE,))
-
-
-def wanted_of(divergence: Divergence, states: int) -> tuple[Wanted, Wanted]:
-    """Return which states and sums they are, given how many states."""
-    found = needs(divergence, gradients=False)
-    return found if len(found[0]) == states else needs(divergence, gradients=True)
-
-
-def known_from(divergence: Divergence, known: Array) -> Known:
-    """Return what is known of whole rows, unpacked; sums are fewer than a state has fields."""
-    number = int(known.shape[-1]) // len(Rows._fields)
-    sides, parts = wanted_of(divergence, number)
-    end = width(Rows, number)
-    rows, sums = unpacked(Rows, known[..., :end]), split(known[..., end:])
-    return Known(dict(zip(sides, rows, strict=True)), dict(zip(parts, sums, strict=True)))
 
 
 def split(array: Array) -> list[Array]:

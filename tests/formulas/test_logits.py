@@ -88,9 +88,7 @@ def js_all(xp, cuts, temperature, beta, s, t):
 
 
 def js_half(xp, blocks, rows, mix, temperature):
-    rises = [logits.mixture_rise(xp, a, b, rows, mix, temperature) for a, b in blocks]
-    own = [logits.probabilities(xp, a, b, rows, temperature)[1] for a, b in blocks]
-    pairs = list(zip(own, rises, strict=True))
+    pairs = [logits.mixture_rise(xp, a, b, rows, mix, temperature) for a, b in blocks]
     shift = sum(xp.sum(p * rise, axis=-1, keepdims=True) for p, rise in pairs)
     return xp.concat([p * (rise - shift) / temperature for p, rise in pairs], axis=-1)
 
