@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Operation, Run
 
     Evaluate = Callable[..., Array]
     """Evaluates an operation on the arrays that follow it."""
@@ -238,6 +239,30 @@ def constants(
         sums = ranks.add(evaluate(loss.settings(ShardSums, wanted=wanted), s, t, known, *others))
         known = xp.concat([known, sums], axis=-1)
     return known
+
+
+def value_and_run(
+    xp: Namespace, run: Run, loss: RowLoss, wanted: Sequence[int], arrays: Sequence[Array]
+) -> tuple[Array, Run]:
+    """Return a loss, and a ``run`` that takes its gradients from what is known of rows by then."""
+    states, *each = (
+        len(loss.divergence.needs(some)[0])
+        for some in ((VALUE, *wanted), (VALUE,), *((index,) for index in wanted))
+    )
+    if states == sum(each):  # there is nothing to share
+        return run(loss, *arrays), run
+    parts = {"wanted": (VALUE, *wanted)}
+    known = run(loss.settings(Constants, **parts), *arrays)
+    values = loss.settings(ShardValues, **parts).elements(xp, known, *arrays[2:])
+
+    def run_known(operation: Operation, *some: Array) -> Array:
+        if not isinstance(operation, RowGradient):
+            return run(operation, *some)
+        s, t, weight, *others = some
+        gradient = operation.settings(ShardGradient, index=operation.index, **parts)
+        return run(gradient, s, t, weight, known, *others)
+
+    return loss.gather(xp, values, arrays), run_known
 
 
 def backward(
