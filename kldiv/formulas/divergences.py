@@ -183,39 +183,39 @@ class Jeffreys(Divergence):
     w: float = 1.0
     r: float = 1.0
 
-    def _weights(self) -> list[tuple[int, float]]:
-        """Return the state of each direction that counts, with its weight."""
-        return [(index, each) for index, each in ((TEACHER, self.w), (STUDENT, self.r)) if each]
+    def _sides(self) -> dict[int, float]:
+        """Return the states of the directions that count, with their weights."""
+        return {side: each for side, each in ((TEACHER, self.w), (STUDENT, self.r)) if each}
+
+    def _added(self, function: Callable[[int], Array]) -> Array:
+        """Return the weighted sum of what both directions give."""
+        first, *more = (weight * function(side) for side, weight in self._sides().items())
+        return sum(more, first)
 
     def canonical(self) -> tuple[Divergence, bool]:
         one = {(1.0, 0.0): False, (0.0, 1.0): True}.get((self.w, self.r))
         return (self, False) if one is None else (KullbackLeibler(), one)
 
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:  # noqa: ARG002
-        return tuple(index for index, _ in self._weights()), ()
+        return tuple(self._sides()), ()
 
     def value(self, known: Known) -> Array:
-        first, *more = (weight * known.rows[index].kl for index, weight in self._weights())
-        return sum(more, first)
+        return self._added(lambda side: known.rows[side].kl)
 
     def gradient(self, index: int, block: Block) -> Array:
-        functions = logits.grad_input, logits.grad_target
-        first, *more = (
-            weight * functions[index == side](block.xp, *block.side(side), block.temperature)
-            for side, weight in self._weights()
-        )
-        return sum(more, first)
+        def of_side(side: int) -> Array:
+            function = logits.grad_target if index == side else logits.grad_input
+            return function(block.xp, *block.side(side), block.temperature)
+
+        return self._added(of_side)
 
     def curvature(self, block: Block) -> Array:
-        first, *more = (weight * block.own(side) for side, weight in self._weights())
-        return sum(more, first)
+        return self._added(block.own)
 
     def temperature_share(self, block: Block) -> Array:
-        first, *more = (
-            weight * logits.kl_temperature_terms(block.xp, *block.side(side), block.temperature)
-            for side, weight in self._weights()
+        return self._added(
+            lambda side: logits.kl_temperature_terms(block.xp, *block.side(side), block.temperature)
         )
-        return sum(more, first)
 
 
 class Summed(Divergence):

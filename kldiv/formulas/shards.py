@@ -245,13 +245,13 @@ def value_and_run(
     xp: Namespace, run: Run, loss: RowLoss, wanted: Sequence[int], arrays: Sequence[Array]
 ) -> tuple[Array, Run]:
     """Return a loss, and a ``run`` that takes its gradients from what is known of rows by then."""
+    every = tuple(dict.fromkeys((VALUE, *wanted)))
     states, *each = (
-        len(loss.divergence.needs(some)[0])
-        for some in ((VALUE, *wanted), (VALUE,), *((index,) for index in wanted))
+        len(loss.divergence.needs(some)[0]) for some in (every, *((one,) for one in every))
     )
     if states == sum(each):  # there is nothing to share
         return run(loss, *arrays), run
-    parts = {"wanted": (VALUE, *wanted)}
+    parts = {"wanted": every}
     known = run(loss.settings(Constants, **parts), *arrays)
     values = loss.settings(ShardValues, **parts).elements(xp, known, *arrays[2:])
 
