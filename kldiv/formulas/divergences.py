@@ -132,6 +132,10 @@ class Divergence:
         known = self.gradient(index, block), self.curvature(block)
         return logits.tangent(block.xp, index, (q, p), *known, direction, block.temperature)
 
+    def of_rows(self, xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Array:
+        """Return the divergence of each row, given all its classes."""
+        return self.value(self.whole(xp, s, t, temperature, (VALUE,)).known)
+
     def whole(
         self, xp: Namespace, s: Array, t: Array, temperature: Temperature, wanted: Wanted
     ) -> Block:

@@ -85,7 +85,7 @@ class RowOperation(RowWise):
     def settings(self, kind: type[RowOperation], **extra: Any) -> RowOperation:
         """Return an operation of another kind on the same rows, elementwise and not rounded."""
         names = ("none", self.compute, self.compute, self.compute)
-        return kind(*names, self.divergence, self.temperature, **extra)
+        return kind(*names, self.divergence, self.temperature, **extra)  # type: ignore[arg-type]
 
     def masked(self, xp: Namespace, values: Array, keep: Array | None) -> Array:
         """Return row values with zero where the mask drops the row."""
@@ -101,8 +101,7 @@ class RowLoss(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t), temperature, keep = self.prepared(xp, arrays)
-        block = self.divergence.whole(xp, s, t, temperature, self.wanted)
-        return self.masked(xp, self.divergence.value(block.known), keep)
+        return self.masked(xp, self.divergence.of_rows(xp, s, t, temperature), keep)
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
