@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         cli,
         config,
         distributions,
+        divergences,
         errors,
         estimators,
         fitting,
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
     from kldiv.explanation import explain
     from kldiv.gradients import value_and_grad
     from kldiv.linear_losses import linear_kl_div
-    from kldiv.logit_losses import js_div_with_logits, kl_div_with_logits, pad_classes
+    from kldiv.logit_losses import (
+        f_div_with_logits,
+        js_div_with_logits,
+        kl_div_with_logits,
+        pad_classes,
+    )
     from kldiv.losses import KLDivLoss, kl_div
     from kldiv.measures import (
         cross_entropy,
@@ -49,6 +55,7 @@ __all__ = [
     "diagnose",
     "entropy",
     "explain",
+    "f_div_with_logits",
     "get_config",
     "jeffreys_divergence",
     "js_div_with_logits",
@@ -74,6 +81,7 @@ _HOMES = {
     "diagnose": "diagnosis",
     "entropy": "measures",
     "explain": "explanation",
+    "f_div_with_logits": "logit_losses",
     "get_config": "config",
     "jeffreys_divergence": "measures",
     "js_div_with_logits": "logit_losses",
@@ -94,6 +102,7 @@ _MODULES = {
     "cli",
     "config",
     "distributions",
+    "divergences",
     "errors",
     "estimators",
     "fitting",

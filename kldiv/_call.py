@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
 from kldiv import backends
 from kldiv.backends import chunks
-from kldiv.backends.base import FLOATS, HALVES
+from kldiv.backends.base import FLOATS, HALVES, Backend
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
+from kldiv.formulas import shards
 from kldiv.formulas.reductions import REDUCTIONS
+from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kldiv._types import Array, Reduction
-    from kldiv.backends.base import Backend, Spread
+    from kldiv.backends.base import Spread
+    from kldiv.formulas.operation import Run
 
 _WIDER = {
     (a, b): "float32" if {a, b} == {"float16", "bfloat16"} else FLOATS[max(i, j)]
@@ -37,7 +40,7 @@ P = ParamSpec("P")
 class Call:
     """What runs, on which arrays, where."""
 
-    __slots__ = ("arrays", "axis", "operation", "route", "spread")
+    __slots__ = ("arrays", "axis", "exchanged", "operation", "route", "spread")
 
     def __init__(
         self,
@@ -46,10 +49,16 @@ class Call:
         *arrays: Array,
         axis: int = -1,
         spread: Spread | None = None,
+        exchanged: bool = False,
     ) -> None:
         self.route = route
         self.operation = operation
+        if exchanged:
+            first, second, *others = arrays
+            arrays = second, first, *others
         self.arrays = arrays
+        self.exchanged = exchanged
+        """Whether the operation takes the caller's second array first."""
         self.axis = axis
         """Where the caller has the axis that is the last one here."""
         self.spread = spread
@@ -64,17 +73,19 @@ class Call:
     def value_and_gradients(self, wanted: tuple[int, ...]) -> tuple[Array, list[Array]]:
         """Return the loss, which must be a scalar, and its gradients in the arrays wanted."""
         operation = self.operation
+        if self.exchanged:
+            wanted = tuple([1 - index for index in wanted])
         found = None
         if getattr(operation, "reduction", "none") != "none":
             found = self.fused(wanted)
         if found is None:
-            value = self.value()
+            value, run = self._value_and_run(wanted)
             if value.shape != ():
                 raise ShapeError(
                     f"value_and_grad needs a scalar loss; got one of shape {tuple(value.shape)}; "
                     "use reduction='sum', 'mean' or 'batchmean', for a measure one row at a time"
                 )
-            return value, [self.gradient(index, value) for index in wanted]
+            return value, [self.gradient(index, value, run) for index in wanted]
         value, gradients = found
         if self.axis != -1:
             xp = self.route.caller.namespace(value)
@@ -85,7 +96,20 @@ class Call:
         """Return the loss and its gradients from one pass, or None where there is no such pass."""
         return self.route.fused(self.operation, self.arrays, gradients=wanted)
 
-    def gradient(self, index: int, value: Array) -> Array:
+    def _value_and_run(self, wanted: tuple[int, ...]) -> tuple[Array, Run]:
+        """Return the loss, and what runs the operations that its gradients consist of."""
+        route, operation = self.route, self.operation
+        here = route.device is None and route.backend is route.caller and self.spread is None
+        # A library's own differentiation must see the operations as they are.
+        if not here or type(route.caller).run is not Backend.run:
+            return self.value(), route.run
+        if not isinstance(operation, RowLoss):
+            return self.value(), route.run
+        with route.caller.context(self.arrays[0]):
+            xp = route.caller.namespace(self.arrays[0])
+            return shards.value_and_run(xp, route.compute, operation, wanted, self.arrays)
+
+    def gradient(self, index: int, value: Array, run: Run) -> Array:
         """Return the gradient of the scalar ``value`` in the array of that index."""
         if self.spread is not None:
             raise LibraryError(
@@ -96,7 +120,7 @@ class Call:
         xp = caller.namespace(value)
         with caller.context(value):
             ones = xp.ones_like(value)
-            gradient = self.operation.pullback(xp, self.route.run, index, ones, *self.arrays)
+            gradient = self.operation.pullback(xp, run, index, ones, *self.arrays)
         return gradient if self.axis == -1 else xp.moveaxis(gradient, -1, self.axis)
 
 

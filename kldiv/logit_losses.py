@@ -18,7 +18,8 @@ from kldiv._call import (
 )
 from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
-from kldiv.formulas.rows import Divergence, JensenShannon, KullbackLeibler, RowLoss
+from kldiv.formulas.divergences import Divergence, JensenShannon, KullbackLeibler
+from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Reduction
@@ -222,6 +223,115 @@ def js_div_with_logits(
     )
 
 
+@differentiable(2)
+def f_div_with_logits(
+    input: Array,
+    target: Array,
+    *,
+    divergence: Divergence,
+    axis: int = -1,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
+) -> Call:
+    r"""
+    Any f-divergence of two sets of logits, exact at any distance, in nats.
+
+    With P = softmax(target/T), Q = softmax(input/T) and ℓ = log(p/q) of a class this is Σ p g(ℓ),
+    with g(0) = g′(0) = 0 so that no term is negative and none cancels another. A record of
+    `kldiv.divergences`, or a class of your own, says which divergence. Differentiable in both.
+
+    Parameters
+    ----------
+    input : array
+        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
+    target : array
+        Logits of P, the teacher; of the same shape.
+    divergence : Divergence
+        `~kldiv.divergences.KL`, `~kldiv.divergences.Mixture` (Jensen-Shannon, skew divergences),
+        `~kldiv.divergences.Jeffreys`, or an instance of a class that derives from
+        `~kldiv.divergences.FDivergence`.
+    axis : int, default -1
+        Where the classes lie.
+    temperature : float or array, default 1.0
+        What divides both logits; an array broadcasts over the distributions, and is differentiable.
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        As in `kl_div_with_logits`.
+    where : array of bool, optional
+        Distributions to keep, as in `kl_div_with_logits`.
+    dtype : dtype or str, optional
+        Dtype of the result.
+    group : torch.distributed.ProcessGroup, optional
+        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
+    axis_name : str, optional
+        JAX only: the mesh axis over which the classes are spread.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device.
+
+    Raises
+    ------
+    ShapeError
+        Shapes differ, there is no class, or no such axis.
+    DTypeError
+        An argument is not real floating, or ``where`` is not bool.
+    OptionError
+        ``divergence`` is no such record, no such ``reduction``, or a temperature that is not
+        positive and finite.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    See Also
+    --------
+    kl_div_with_logits : The same with ``divergence=KL()``, which is D(P‖Q).
+    js_div_with_logits : The same with ``divergence=Mixture(beta, beta, 1 - beta)``.
+
+    Notes
+    -----
+    Where a record is the Kullback-Leibler or the Jensen-Shannon divergence the fused kernels
+    compute it; all others are computed by array-API formulas, on every library.
+
+    References
+    ----------
+    I. Csiszár, "Information-type measures of difference of probability distributions and indirect
+    observations", Studia Sci. Math. Hungar. 2 (1967) 299-318.
+
+    Examples
+    --------
+    The skew divergence D(P‖0.1 P + 0.9 Q), finite where Q lacks a class of P:
+
+    >>> import numpy as np
+    >>> import kldiv
+    >>> from kldiv.divergences import Mixture
+    >>> teacher, student = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, -np.inf])
+    >>> skew = kldiv.f_div_with_logits(student, teacher, divergence=Mixture(0.1, 1.0, 0.0))
+    >>> print(f"{skew:.6f}")
+    1.188477
+    """
+    if not isinstance(divergence, Divergence):
+        raise OptionError(
+            f"divergence must be a record of kldiv.divergences, such as KL() or Mixture(0.5, 0.5, "
+            f"0.5), or an instance of a class derived from FDivergence; got {divergence!r}"
+        )
+    return _prepare(
+        divergence,
+        input,
+        target,
+        axis=axis,
+        temperature=temperature,
+        reduction=reduction,
+        where=where,
+        dtype=dtype,
+        group=group,
+        axis_name=axis_name,
+    )
+
+
 def _prepare(
     divergence: Divergence,
     input: Array,
@@ -258,13 +368,15 @@ def _prepare(
         s.shape[:-1],
         "it masks whole distributions, classes are masked by −inf",
     )
+    divergence, exchanged = divergence.canonical()
     operation = RowLoss(
         reduction,
         *dtypes(route, wide, dtype, s),
         divergence,
         fixed,
     )
-    return Call(route, operation, s, t, *of_rows, axis=-1 if last else axis, spread=spread)
+    place = -1 if last else axis
+    return Call(route, operation, s, t, *of_rows, axis=place, spread=spread, exchanged=exchanged)
 
 
 def check_logits(

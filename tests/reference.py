@@ -12,3 +12,4 @@ doubles, losses, _rows, _exact = (
 )
 Truth, truth = _rows.Truth, _rows.truth
 exact, js, kl = _exact.exact, _exact.js, _exact.kl
+constant, converged, numbers = _exact.constant, _exact.converged, _exact.numbers

@@ -24,7 +24,7 @@ def exact(s: Any, t: Any, *, temperature: float = 1.0, beta: float | None = None
     s, t = (np.asarray(a, dtype=np.float64) for a in (s, t))
     if _invalid(s, t):
         return _nothing(s, np.nan)
-    if _constant(s, t):
+    if constant(s, t):
         return _nothing(s, 0.0)
 
     def compute() -> list[Numbers]:
@@ -75,7 +75,7 @@ def _invalid(s: Any, t: Any) -> bool:
     return bool(bad.any()) or bool((s == -np.inf).all()) or bool((t == -np.inf).all())
 
 
-def _constant(s: Any, t: Any) -> bool:
+def constant(s: Any, t: Any) -> bool:
     """Whether t − s is one number over all classes that take part, in exact arithmetic."""
     if ((s == -np.inf) != (t == -np.inf)).any():
         return False

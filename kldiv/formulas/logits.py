@@ -1,4 +1,4 @@
-r"""KL and Jensen–Shannon from logits: what reading them again gives, once the rows are known.
+r"""Divergences of logits class by class: what reading them again gives, once the rows are known.
 
 Every function takes a block of classes (all of them, or any part) and the constants of its rows
 that `kldiv.formulas.state.finish` returns; those that sum return the block's share.  p and q are
@@ -8,16 +8,19 @@ KL needs one state, that of (s, t).  With r = log(q/p) and x = (t − s)/T,
 
     ∂KL/∂s = (q − p)/T = p·expm1(r)/T         ∂KL/∂t = p·(x − Σ p x)/T
 
-JS is symmetric: JS(s, t, β) = JS(t, s, 1 − β).  So both its gradients are one function, of the side
-that moves (``own``) and the ``other``, with the state of (other, own): for the teacher (s, t) with
-``weights`` (β, 1 − β), for the student (t, s) with (1 − β, β).  Both weights are given, because
-neither is right to its last digits as the difference of the other from 1.
+Every f-divergence D = Σ p g(ℓ), ℓ = log(p/q) and g(0) = g′(0) = 0, has gradients of one form,
+
+    ∂D/∂t = p·(u − Σ p u)/T,  u = g + g′         ∂D/∂s = q·(v − Σ q v)/T,  v = −e^ℓ g′
+
+and what they have in common is the curvature h = p u′(ℓ) = −q v′(ℓ).  Exchanging the two sides
+exchanges u and v: so both gradients are one function, of the side that moves (``own``) and the
+``other``, with the state of (other, own): (s, t) for the teacher, (t, s) for the student.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kldiv.formulas.special import (
     NEAR,
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
 _DEEP = 69.0
 """Beyond it e^(−r) for p/q would soon underflow in float32."""
 
+_DEEPEST = 1024.0
+"""Farther below q p is 0: any finite number serves, and no weight makes it infinite."""
+
 _GONE = -150.0
 """Logit less the maximum where q is as good as 0, and so is its share of a derivative in T."""
 
@@ -68,7 +74,7 @@ def grad_target(
     return over(_slope(xp, s, t, rows, temperature), temperature)
 
 
-def temperature_terms(
+def kl_temperature_terms(
     xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature, axis: int = -1
 ) -> Array:
     r"""Return a block's share of ∂KL/∂T.
@@ -89,34 +95,6 @@ def temperature_terms(
     return -over(total(xp, terms, axis), temperature)
 
 
-def tangents(
-    xp: Namespace,
-    s: Array,
-    t: Array,
-    rows: Rows,
-    ds: Array,
-    dt: Array,
-    temperature: Temperature = 1.0,
-    axis: int = -1,
-) -> tuple[Array, Array]:
-    r"""Return the derivatives of ∂KL/∂s and ∂KL/∂t in the direction (ds, dt), of whole rows.
-
-    This is the Hessian times a vector; as the Hessian is symmetric, it serves double backward too.
-    With u = ds − Σ q ds, v = dt − Σ p dt and G the gradients at T = 1:
-
-        dG_s = q u − p v = G_s u + p (u − v)        dG_t = z − p Σ z,  z = G_t v + p (v − u)
-    """
-    p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
-    u, v = ds - total(xp, q * ds, axis), dt - total(xp, p * dt, axis)
-    apart = p * (u - v)
-    z = _slope(xp, s, t, rows, temperature) * v - apart
-    d_input = _excess(xp, s, t, rows, temperature) * u + apart
-    d_target = z - p * total(xp, z, axis)
-    return over(over(d_input, temperature), temperature), over(
-        over(d_target, temperature), temperature
-    )
-
-
 def _excess(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
     """Return q − p: by p·(eʳ − 1) where they are close."""
     p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
@@ -133,137 +111,140 @@ def _slope(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperatu
     return xp.where(t == -xp.inf, zero, slope)
 
 
-# --- Jensen–Shannon -------------------------------------------------------------------------------
+# --- any f-divergence -----------------------------------------------------------------------------
 
 
-def js_terms(
+def temperature_terms(
     xp: Namespace,
     s: Array,
     t: Array,
     rows: Rows,
-    beta: float,
-    temperature: Temperature = 1.0,
-    axis: int = -1,
-) -> Array:
-    """Return a block's share of JS = βD(P‖M) + (1−β)D(Q‖M), M = βP + (1−β)Q."""
-    return total(xp, _js_elements(xp, s, t, rows, beta, temperature), axis)
-
-
-def js_shift(
-    xp: Namespace,
-    other: Array,
-    own: Array,
-    rows: Rows,
-    weights: tuple[float, float],
-    temperature: Temperature = 1.0,
-    axis: int = -1,
-) -> Array:
-    """Return a block's share of ``shift`` in `js_grad`: Σ p log(p/m), but for a constant."""
-    p = _p(xp, own, rows, temperature)
-    return total(xp, p * _js_log(xp, other, own, rows, weights, temperature), axis)
-
-
-def js_grad(
-    xp: Namespace,
-    other: Array,
-    own: Array,
-    rows: Rows,
-    shift: Array,
-    weights: tuple[float, float],
-    temperature: Temperature = 1.0,
-) -> Array:
-    """Return ∂JS/∂own of a block, β p (log(p/m) − Σ p log(p/m))/T; finite wherever JS is."""
-    ell = _js_log(xp, other, own, rows, weights, temperature)
-    slope = (weights[0] * _p(xp, own, rows, temperature)) * (ell - shift)
-    return over(slope, temperature)
-
-
-def js_temperature_terms(
-    xp: Namespace,
-    s: Array,
-    t: Array,
-    rows: Rows,
-    shift: Array,
+    terms: Array,
+    slope: Array,
     value: Array,
-    beta: float,
+    level: Array,
     temperature: Temperature,
     axis: int = -1,
 ) -> Array:
-    r"""Return a block's share of ∂JS/∂T; ``rows`` and ``shift`` are the teacher's, ``value`` is JS.
+    r"""Return a block's share of ∂D/∂T.
 
-    As for KL all terms are of the size of JS itself.  With j its elements and B = D(P‖M),
+    ``rows`` are of the state of (s, t), ``terms`` the classes' shares of D, ``value`` is D,
+    ``slope`` T·∂D/∂t and ``level`` Σ p u.  With a and b as for KL, and p u + q v = p g, all terms
+    are of the size of D itself:
 
-        ∂JS/∂T = −Σ [G_t·(a − b) + (j − q JS − β (p − q) B)·b]/T
+        ∂D/∂T = −Σ [p (u − Σ p u)·(a − b) + (p g − q D − (p − q) Σ p u)·b]/T
     """
-    weights = (beta, 1.0 - beta)
-    p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
-    z = _anchor_log(xp, rows, temperature)
-    kl_p = shift - log1p(xp, weights[1] * expm1(xp, xp.clip(-z, -80.0, 80.0)))
-    j = _js_elements(xp, s, t, rows, beta, temperature)
-    excess = _excess(xp, s, t, rows, temperature)
-    slope = (beta * p) * (_js_log(xp, s, t, rows, weights, temperature) - shift)
+    q, excess = _q(xp, s, rows, temperature), _excess(xp, s, t, rows, temperature)
     a, b = _relative(xp, s, t, rows, temperature)
     tops = two_difference(EIGHTH * rows.t_max, EIGHTH * rows.s_max)
     apart = tempered(xp, difference(*_differences(xp, s, t), *tops), EIGHTH * temperature)
-    both = (j - q * value) + beta * excess * kl_p
-    terms = xp.where(b < _GONE, slope * a, slope * apart + both * b)
-    return -over(total(xp, terms, axis), temperature)
+    both = (terms - q * value) + excess * level
+    shares = xp.where(b < _GONE, slope * a, slope * apart + both * b)
+    return -over(total(xp, shares, axis), temperature)
 
 
-def js_tangents(
+def tangent(
     xp: Namespace,
-    s: Array,
-    t: Array,
-    rows: Rows,
-    gradients: tuple[Array, Array],
-    ds: Array,
-    dt: Array,
-    beta: float,
+    index: int,
+    probabilities: tuple[Array, Array],
+    gradient: Array,
+    curvature: Array,
+    direction: tuple[Array, Array],
     temperature: Temperature = 1.0,
     axis: int = -1,
-) -> tuple[Array, Array]:
-    r"""Return the derivatives of both gradients of JS in the direction (ds, dt), of whole rows.
-
-    ``rows`` are of the state of (s, t), ``gradients`` are ∂JS/∂s and ∂JS/∂t.  With u and v as in
-    `tangents`, h = β(1−β) p q/m and G the gradients at T = 1:
-
-        dG_t = z − p Σ z,  z = G_t v + h (v − u)        dG_s = z − q Σ z,  z = G_s u + h (u − v)
-    """
-    p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
-    u, v = ds - total(xp, q * ds, axis), dt - total(xp, p * dt, axis)
-    m = beta * p + (1.0 - beta) * q
-    h = (beta * (1.0 - beta)) * (p * (q / xp.where(m > 0, m, 1.0))) * (u - v)
-    z_input = temperature * gradients[0] * u + h
-    z_target = temperature * gradients[1] * v - h
-    d_input = z_input - q * total(xp, z_input, axis)
-    d_target = z_target - p * total(xp, z_target, axis)
-    return over(over(d_input, temperature), temperature), over(
-        over(d_target, temperature), temperature
-    )
-
-
-def _js_elements(
-    xp: Namespace, s: Array, t: Array, rows: Rows, beta: float, temperature: Temperature
 ) -> Array:
-    r"""Return elements that are all ≥ 0 and sum to JS.
+    r"""Return the derivative of ``gradient`` in the direction (ds, dt), of whole rows.
 
-    Of p and q take the larger as the base b, γ its weight, and write the other as b·e^(−ρ), ρ ≥ 0.
-    With a = e^(−ρ) − 1, g = (1−γ)a and w = γa/(1+g), which are m/b − 1 and the other/m − 1,
+    This is the Hessian times a vector; as the Hessian is symmetric, it serves double backward too.
+    ``index`` is 0 for the gradient in s, 1 for that in t; probabilities are (q, p).  With
+    α = ds − Σ q ds, β = dt − Σ p dt and G the gradients at T = 1:
 
-        γ b (g − log(1+g)) + (1−γ) b (1+g) ((1+w) log(1+w) − w)
+        dG_t = z − p Σ z,  z = G_t β + h (β − α)        dG_s = z − q Σ z,  z = G_s α + h (α − β)
+    """
+    moved = [
+        step - total(xp, each * step, axis)
+        for each, step in zip(probabilities, direction, strict=True)
+    ]
+    z = temperature * gradient * moved[index] + curvature * (moved[index] - moved[1 - index])
+    change = z - probabilities[index] * total(xp, z, axis)
+    return over(over(change, temperature), temperature)
 
-    This is γ b log(b/m) + (1−γ) b e^(−ρ) log(1+w): what is linear in g and w cancels.
+
+def probabilities(
+    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature
+) -> tuple[Array, Array]:
+    """Return q and p."""
+    return _q(xp, s, rows, temperature), _p(xp, t, rows, temperature)
+
+
+def probability(
+    xp: Namespace, other: Array, own: Array, rows: Rows, temperature: Temperature
+) -> Array:
+    """Return that of the own side."""
+    del other
+    return _p(xp, own, rows, temperature)
+
+
+def log_ratio(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
+    """Return ℓ = log(p/q); huge, but finite, where one of them is 0."""
+    return -_log_ratio(xp, s, t, rows, temperature)
+
+
+def from_anchor(
+    xp: Namespace, other: Array, own: Array, rows: Rows, temperature: Temperature
+) -> tuple[Array, Array]:
+    """Return log(own/other) at the anchor, which is in the bulk of own, and how far it is above."""
+    steps = difference(*_differences(xp, other, own), rows.anchor, rows.anchor_low)
+    return anchor_log(xp, rows, temperature), tempered(xp, steps, EIGHTH * temperature)
+
+
+def anchor_log(xp: Namespace, rows: Rows, temperature: Temperature) -> Array:
+    """Return log(p/q) at the anchor."""
+    z = difference(rows.anchor, rows.anchor_low, rows.pivot, rows.pivot_low)
+    return tempered(xp, z, EIGHTH * temperature) + rows.offset
+
+
+# --- mixtures -------------------------------------------------------------------------------------
+
+
+class Mix(NamedTuple):
+    """The divergence a·D(P‖M) + b·D(Q‖M), M = mP + (1 − m)Q, 0 < m < 1."""
+
+    m: float
+    rest: float
+    """1 − m, of which neither is right to its last digits as the difference of the other from 1."""
+    a: float
+    b: float
+
+    @property
+    def swapped(self) -> Mix:
+        """The same with P and Q exchanged."""
+        return Mix(self.rest, self.m, self.b, self.a)
+
+
+def mixture_terms(
+    xp: Namespace, s: Array, t: Array, rows: Rows, mix: Mix, temperature: Temperature = 1.0
+) -> Array:
+    r"""Return elements that are all ≥ 0 and sum to the divergence; ``rows`` are those of (s, t).
+
+    Of p and q take the larger as the base, γ its share of M and ω the weight of its divergence, and
+    write the other, of weight ω′, as base·e^(−ρ), ρ ≥ 0.  With a = e^(−ρ) − 1, g = (1−γ)a and
+    w = γa/(1+g), which are M/base − 1 and the other/M − 1,
+
+        ω base (g − log(1+g)) + ω′ base (1+g) ((1+w) log(1+w) − w)
+
+    This is ω base log(base/M) + ω′ base e^(−ρ) log(1+w), but for multiples of Σ p − Σ q = 0.
     """
     p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
     # Beyond 100 the smaller one counts for nothing: so a masked class needs no case of its own.
     rho = xp.clip(abs(_log_ratio(xp, s, t, rows, temperature)), 0.0, 100.0)
-    gamma: Array | float = beta
-    rest: Array | float = 1.0 - beta
-    if beta != rest:
+    gamma: Array | float
+    gamma, rest, of_base, of_other = mix
+    if mix != mix.swapped:
         student = q > p
-        gamma, rest = (
+        gamma, rest, of_base, of_other = (
             xp.where(student, other, xp.full_like(p, one))
-            for one, other in ((beta, 1.0 - beta), (1.0 - beta, beta))
+            for one, other in zip(mix, mix.swapped, strict=True)
         )
     smaller = xp.exp(-rho)
     a = xp.where(rho < NEAR, expm1_near(xp, -xp.clip(rho, 0.0, NEAR)), smaller - 1.0)
@@ -277,25 +258,26 @@ def _js_elements(
     log_ratio = xp.where(near, gap - g, -log_m) - rho
     # (1+w) log(1+w) − w = w² − (1+w)(w − log(1+w))
     bregman = xp.where(w > -0.5, w * w - (1.0 + w) * log1p_gap(xp, w), ratio * log_ratio - w)
-    return xp.maximum(p, q) * (gamma * gap + rest * m * bregman)
+    return xp.maximum(p, q) * (of_base * gap + of_other * m * bregman)
 
 
-def _js_log(
+def mixture_rise(
     xp: Namespace,
     other: Array,
     own: Array,
     rows: Rows,
-    weights: tuple[float, float],
-    temperature: Temperature,
-) -> Array:
-    r"""Return log(p/m) less its value where d is at the anchor.
+    mix: Mix,
+    temperature: Temperature = 1.0,
+) -> tuple[Array, Array]:
+    r"""Return p, and u less its value where d is at the anchor; for the student q and v.
 
-    A gradient is p·(log(p/m) − its mean), and where p and q have little in common log(p/m) is
-    nearly the constant −log β.  About an anchor in the bulk of p that constant is gone.  With
-    θ = (1−β) q/m and κ = θ p/q at the anchor and u = (anchor − d)/T, the result is −log(1 + y),
-    y = θ expm1(u) = κ q/p − θ.
+    u is a·log(p/M) − m(a p + b q)/M, but for a constant.  A gradient is p·(u − its mean), and where
+    p and q have little in common u is nearly constant.  About an anchor in the bulk of p that
+    constant is gone.  With θ = (1−m) q/M and κ = θ p/q at the anchor and x = (anchor − d)/T, from
+    there M/p grows by the factor 1 + y, y = θ expm1(x) = κ q/p − θ.  For the student ``mix`` is
+    swapped.
     """
-    theta, rest, kappa = _js_anchor(xp, rows, weights, temperature)
+    theta, rest, kappa = _mixture_anchor(xp, rows, mix, temperature)
     p, q = _p(xp, own, rows, temperature), _q(xp, other, rows, temperature)
     d, unit = _differences(xp, other, own), EIGHTH * temperature
     u = tempered(xp, difference(rows.anchor, rows.anchor_low, *d), unit)
@@ -309,15 +291,62 @@ def _js_log(
     share = p / larger
     m = rest * share + kappa * (q / larger)
     m = xp.where(m > 0, m, 1.0) / xp.clip(share, math.exp(-_DEEP), 1.0)
-    far = xp.log(m) + xp.clip(r - _DEEP, 0.0, xp.inf)
-    return -xp.where((y > -0.5) & (y < 1.0), log1p(xp, y), far)
+    far = xp.log(m) + xp.clip(r - _DEEP, 0.0, _DEEPEST)
+    close = (y > -0.5) & (y < 1.0)
+    log = xp.where(close, log1p(xp, y), far)
+    eta = xp.where(close, y / (1.0 + y), 1.0 - 1.0 / m)
+    return p, _combined(xp, mix, (theta, rest), close, log, eta)
 
 
-def _js_anchor(
-    xp: Namespace, rows: Rows, weights: tuple[float, float], temperature: Temperature
+def mixture_level(xp: Namespace, rows: Rows, mix: Mix, temperature: Temperature) -> Array:
+    """Return u at the anchor of (s, t), u being 0 for p = q."""
+    z = xp.clip(-anchor_log(xp, rows, temperature), -80.0, 80.0)
+    y, total_of_two = mix.rest * expm1(xp, z), mix.m + mix.rest * xp.exp(z)  # y and 1 + y
+    close = (y > -0.5) & (y < 1.0)
+    log = xp.where(close, log1p(xp, y), xp.log(total_of_two))
+    eta = xp.where(close, y / (1.0 + y), 1.0 - 1.0 / total_of_two)
+    return _combined(xp, mix, (mix.rest, mix.m), close, log, eta)
+
+
+def mixture_curvature(xp: Namespace, p: Array, q: Array, mix: Mix) -> Array:
+    """Return p u′(ℓ) = (p/M)·(q/M)·(a (1−m)² q + b m² p)."""
+    m = mix.m * p + mix.rest * q
+    m = xp.where(m > 0, m, 1.0)
+    return (mix.a * mix.rest**2 * (q / m) + mix.b * mix.m**2 * (p / m)) * (p * (q / m))
+
+
+def _combined(
+    xp: Namespace,
+    mix: Mix,
+    theta: tuple[Array | float, Array | float],
+    close: Array,
+    log: Array,
+    eta: Array,
+) -> Array:
+    r"""Return how u changes where M/p grows by e^log = 1/(1 − η); ``theta`` are θ and 1 − θ.
+
+    Then w = (1−m) q/M, which was θ, grows by η(1 − θ).  With k = b m/(1−m) and
+    F(w) = −w − log(1 − w) the change is −a·ΔF − k·Δw.  As ΔF + Δw = log, what a and k have in
+    common is the logarithm (for Jensen-Shannon that is all), and the rest has one sign: nothing
+    cancels.
+    """
+    a, k = mix.a, mix.b * mix.m / mix.rest
+    both = min(a, k)
+    change = both * log
+    if a > k:
+        # ΔF = (−η − log(1 − η)) + θη, of its own size however small η is.
+        gap = log1p_gap(xp, xp.where(close, -eta, 0.0)) + eta * theta[0]
+        change = change + (a - k) * xp.where(close, gap, log - theta[1] * eta)
+    elif k > a:
+        change = change + (k - a) * (theta[1] * eta)
+    return -change
+
+
+def _mixture_anchor(
+    xp: Namespace, rows: Rows, mix: Mix, temperature: Temperature
 ) -> tuple[Array, Array, Array]:
-    """Return θ = 1/(1 + k e^z), 1 − θ and κ = θ e^z: z = log(p/q) at the anchor, k = β/(1−β)."""
-    k = weights[0] / weights[1]
+    """Return θ = 1/(1 + k e^z), 1 − θ and κ = θ e^z: z = log(p/q) at the anchor, k = m/(1−m)."""
+    k = mix.m / mix.rest
     high, low = two_difference(rows.anchor, rows.pivot)
     low = low + (rows.anchor_low - rows.pivot_low)
     z, z_low = two_sum(high, low)  # where pivot and anchor are large, low is not small beside z
@@ -330,12 +359,6 @@ def _js_anchor(
     rest = xp.where(positive, k / above, k * small / below)
     kappa = xp.where(positive, 1.0 / above, small / below)
     return theta, rest, kappa
-
-
-def _anchor_log(xp: Namespace, rows: Rows, temperature: Temperature) -> Array:
-    """Return log(p/q) at the anchor."""
-    z = difference(rows.anchor, rows.anchor_low, rows.pivot, rows.pivot_low)
-    return tempered(xp, z, EIGHTH * temperature) + rows.offset
 
 
 # --- pieces ---------------------------------------------------------------------------------------

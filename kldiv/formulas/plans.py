@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kldiv.formulas import measure_shards, shards
+from kldiv.formulas.divergences import ALL, VALUE
 from kldiv.formulas.measures import RowMeasure, RowSlope
 from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation
 from kldiv.formulas.state import Rows, State
@@ -50,17 +51,15 @@ class Plan:
     compute: str = "float32"
 
 
-def plan_of(
-    operation: Any, arrays: Sequence[Array], *, differentiated: bool = False
-) -> Plan | None:
+def plan_of(operation: Any, *, differentiated: bool = False) -> Plan | None:
     """Return how to compute an operation from chunks of classes; None where there is no way.
 
     If a loss is to be differentiated too, its plan shares the stages of its gradients' plans.
     """
     if isinstance(operation, shards.ShardState):
-        return _of_state(operation, arrays)
+        return _of_state(operation)
     if isinstance(operation, RowLoss | RowGradient):
-        return _of_logits(operation, arrays, differentiated=differentiated)
+        return _of_logits(operation, differentiated=differentiated)
     if isinstance(operation, RowMeasure):
         return _of_measure(operation)
     return None
@@ -70,11 +69,10 @@ def _added(xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:  # no
     return sum(parts[1:], parts[0])
 
 
-def _of_state(operation: shards.ShardState, arrays: Sequence[Array]) -> Plan:
+def _of_state(operation: shards.ShardState) -> Plan:
     """Return how the state itself is computed: it is what the tree merges, and no more."""
     merge = partial(_not_finished, operation)
-    pairs = len(operation.divergence.pairs(*arrays[:2], gradients=operation.gradients))
-    stage = Stage(operation, merge, shards.width(State, pairs))
+    stage = Stage(operation, merge, shards.width(State, len(operation.sides)))
     return Plan((stage,), None, compute=operation.compute)
 
 
@@ -88,22 +86,19 @@ def _not_finished(
     return shards.combined(xp, operation, parts, done=False)
 
 
-def _of_logits(
-    operation: RowLoss | RowGradient, arrays: Sequence[Array], *, differentiated: bool
-) -> Plan:
-    s, t, *_ = arrays
+def _of_logits(operation: RowLoss | RowGradient, *, differentiated: bool) -> Plan:
     index = operation.index if isinstance(operation, RowGradient) else None
     loss = operation.settings(RowLoss)
-    # One state serves KL and its gradients: then the operation is the same for both.
-    gradients = (differentiated or index is not None) and loss.divergence.sums(1) > 0
-    pairs = len(loss.divergence.pairs(s, t, gradients=gradients))
-    state = loss.settings(shards.ShardState, gradients=gradients, carries=True)
-    stages = [Stage(state, partial(_combined, loss), shards.width(Rows, pairs))]
-    number = loss.divergence.sums(pairs)
-    if number:
-        stages.append(Stage(loss.settings(shards.ShardSums), _added, number))
+    wanted = ALL if differentiated or index is not None else (VALUE,)
+    sides, sums = loss.divergence.needs(wanted)
+    state = loss.settings(shards.ShardState, sides=sides, carries=True)
+    stages = [Stage(state, partial(_combined, loss), shards.width(Rows, len(sides)))]
+    if sums:
+        share = loss.settings(shards.ShardSums, wanted=wanted)
+        stages.append(Stage(share, _added, len(sums)))
     if index is None:
-        return Plan(tuple(stages), loss.settings(shards.ShardValues), compute=loss.compute)
+        last = loss.settings(shards.ShardValues, wanted=wanted)
+        return Plan(tuple(stages), last, compute=loss.compute)
     last = loss.settings(shards.ShardGradient, index=index)
     return Plan(tuple(stages), last, weighted=True, compute=loss.compute)
 

@@ -1,320 +1,55 @@
-"""Losses of rows of logits: KL and Jensen-Shannon, their gradients and the derivatives of these.
+"""Losses of rows of logits, their gradients and the derivatives of these.
 
 Arrays are the student's logits ``s`` and the teacher's ``t``, classes on the last axis, then arrays
 of one number per row: those that a class names, the temperature where it is an array, and the mask.
 Every operation here treats each row apart from the others, so an adapter may run it on a few at a
-time.
+time.  What a divergence is says `kldiv.formulas.divergences`; here it gets its rows whole, in
+`kldiv.formulas.shards` in parts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from kldiv.formulas import logits, state
-from kldiv.formulas.blocks import class_blocks
+from kldiv.formulas.divergences import (
+    TEACHER,
+    VALUE,
+    Divergence,
+    JensenShannon,
+    KullbackLeibler,
+)
 from kldiv.formulas.reductions import RowWise, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
+    from kldiv.formulas.divergences import Wanted
     from kldiv.formulas.operation import Run
-    from kldiv.formulas.state import Rows, State, Temperature
+    from kldiv.formulas.state import Temperature
 
-    OfBlock: TypeAlias = Callable[[Array, Array], Array]
-
-
-class Divergence:
-    """A divergence of two rows of logits."""
-
-    def value(self, xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Array:
-        """Return the divergence of each row, kept as an axis of length one."""
-        raise NotImplementedError
-
-    def gradient(
-        self, xp: Namespace, index: int, s: Array, t: Array, temperature: Temperature
-    ) -> Array:
-        """Return the gradient in the student's (0) or the teacher's (1) logits."""
-        raise NotImplementedError
-
-    def tangent(
-        self,
-        xp: Namespace,
-        index: int,
-        s: Array,
-        t: Array,
-        direction: tuple[Array, Array],
-        temperature: Temperature,
-    ) -> Array:
-        """Return the derivative of that gradient in a direction of (s, t)."""
-        raise NotImplementedError
-
-    def temperature_slope(
-        self, xp: Namespace, s: Array, t: Array, temperature: Temperature
-    ) -> Array:
-        """Return the derivative of each row in its temperature."""
-        raise NotImplementedError
-
-    # ---- of a part of the classes, for `kldiv.formulas.shards` -----------------------------------
-
-    def pairs(self, s: Array, t: Array, *, gradients: bool) -> list[tuple[Array, Array]]:  # noqa: ARG002
-        """Return the sides of every state that the value, or the gradients too, need."""
-        return [(s, t)]
-
-    def sums(self, states: int) -> int:  # noqa: ARG002
-        """Return how many sums over classes are needed besides that many states."""
-        return 0
-
-    def shares(
-        self, xp: Namespace, s: Array, t: Array, rows: Sequence[Rows], temperature: Temperature
-    ) -> list[Array]:
-        """Return a part's share of these sums, given the constants of each state."""
-        raise NotImplementedError
-
-    def whole(self, rows: Sequence[Rows], sums: Sequence[Array]) -> Array:
-        """Return the divergence of each row."""
-        raise NotImplementedError
-
-    def slope(
-        self,
-        xp: Namespace,
-        index: int,
-        s: Array,
-        t: Array,
-        rows: Sequence[Rows],
-        sums: Sequence[Array],
-        temperature: Temperature,
-    ) -> Array:
-        """Return the gradient in a part of the student's (0) or the teacher's (1) logits."""
-        raise NotImplementedError
-
-    def temperature_shares(
-        self,
-        xp: Namespace,
-        s: Array,
-        t: Array,
-        rows: Sequence[Rows],
-        sums: Sequence[Array],
-        temperature: Temperature,
-    ) -> Array:
-        """Return a part's share of the derivative in the temperature."""
-        raise NotImplementedError
+__all__ = [
+    "Divergence",
+    "JensenShannon",
+    "KullbackLeibler",
+    "RowGradient",
+    "RowLoss",
+    "RowOperation",
+    "RowTangent",
+    "TemperatureSlope",
+]
 
 
-def _blocks(s: Array, t: Array) -> list[tuple[Array, Array]]:
-    """Return the logits as blocks of classes, so that a large vocabulary stays in the cache too."""
-    parts = class_blocks(s.shape[-1])
-    return [(s, t)] if len(parts) < 2 else [(s[..., part], t[..., part]) for part in parts]
-
-
-def _joined(xp: Namespace, function: OfBlock, s: Array, t: Array) -> Array:
-    parts = [function(*block) for block in _blocks(s, t)]
-    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
-
-
-def _summed(function: OfBlock, s: Array, t: Array) -> Array:
-    first, *rest = (function(*block) for block in _blocks(s, t))
-    return sum(rest, first)
-
-
-def state_of(xp: Namespace, s: Array, t: Array, temperature: Temperature) -> State:
-    """Return the state of any number of classes, a block of them at a time."""
-    states = [state.block_state(xp, *block, -1, temperature) for block in _blocks(s, t)]
-    return states[0] if len(states) == 1 else state.merge(xp, states, -1, temperature)
-
-
-def _rows(xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Rows:
-    return state.finish(xp, state_of(xp, s, t, temperature))
-
-
-@dataclass(frozen=True)
-class KullbackLeibler(Divergence):
-    """KL(softmax(t/T) ‖ softmax(s/T))."""
-
-    def value(self, xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Array:
-        return _rows(xp, s, t, temperature).kl
-
-    def gradient(
-        self, xp: Namespace, index: int, s: Array, t: Array, temperature: Temperature
-    ) -> Array:
-        return self.slope(xp, index, s, t, [_rows(xp, s, t, temperature)], [], temperature)
-
-    def whole(self, rows: Sequence[Rows], sums: Sequence[Array]) -> Array:  # noqa: ARG002
-        return rows[0].kl
-
-    def slope(
-        self,
-        xp: Namespace,
-        index: int,
-        s: Array,
-        t: Array,
-        rows: Sequence[Rows],
-        sums: Sequence[Array],  # noqa: ARG002
-        temperature: Temperature,
-    ) -> Array:
-        function = (logits.grad_input, logits.grad_target)[index]
-        return _joined(xp, lambda a, b: function(xp, a, b, rows[0], temperature), s, t)
-
-    def tangent(
-        self,
-        xp: Namespace,
-        index: int,
-        s: Array,
-        t: Array,
-        direction: tuple[Array, Array],
-        temperature: Temperature,
-    ) -> Array:
-        rows = _rows(xp, s, t, temperature)
-        return logits.tangents(xp, s, t, rows, *direction, temperature)[index]
-
-    def temperature_slope(
-        self, xp: Namespace, s: Array, t: Array, temperature: Temperature
-    ) -> Array:
-        rows = [_rows(xp, s, t, temperature)]
-        return self.temperature_shares(xp, s, t, rows, [], temperature)
-
-    def temperature_shares(
-        self,
-        xp: Namespace,
-        s: Array,
-        t: Array,
-        rows: Sequence[Rows],
-        sums: Sequence[Array],  # noqa: ARG002
-        temperature: Temperature,
-    ) -> Array:
-        return _summed(lambda a, b: logits.temperature_terms(xp, a, b, rows[0], temperature), s, t)
-
-
-@dataclass(frozen=True)
-class JensenShannon(Divergence):
-    """βD(P‖M) + (1−β)D(Q‖M), M = βP + (1−β)Q, P = softmax(t/T), Q = softmax(s/T)."""
-
-    beta: float = 0.5
-
-    def value(self, xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Array:
-        return self._value(xp, s, t, _rows(xp, s, t, temperature), temperature)
-
-    def _value(
-        self, xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature
-    ) -> Array:
-        return _summed(lambda a, b: logits.js_terms(xp, a, b, rows, self.beta, temperature), s, t)
-
-    def gradient(
-        self, xp: Namespace, index: int, s: Array, t: Array, temperature: Temperature
-    ) -> Array:
-        other, own, _ = self._side(index, s, t)
-        rows = _rows(xp, other, own, temperature)
-        shift = self._shift(xp, index, s, t, rows, temperature)
-        return self._gradient(xp, index, s, t, rows, shift, temperature)
-
-    def _side(self, index: int, s: Array, t: Array) -> tuple[Array, Array, tuple[float, float]]:
-        """Return the other side, the one that moves, and the weights for it."""
-        weights = self.beta, 1.0 - self.beta
-        return (s, t, weights) if index else (t, s, weights[::-1])
-
-    def _shift(
-        self, xp: Namespace, index: int, s: Array, t: Array, rows: Rows, temperature: Temperature
-    ) -> Array:
-        other, own, weights = self._side(index, s, t)
-        return _summed(
-            lambda a, b: logits.js_shift(xp, a, b, rows, weights, temperature), other, own
-        )
-
-    def _gradient(
-        self,
-        xp: Namespace,
-        index: int,
-        s: Array,
-        t: Array,
-        rows: Rows,
-        shift: Array,
-        temperature: Temperature,
-    ) -> Array:
-        other, own, weights = self._side(index, s, t)
-        return _joined(
-            xp,
-            lambda a, b: logits.js_grad(xp, a, b, rows, shift, weights, temperature),
-            other,
-            own,
-        )
-
-    def pairs(self, s: Array, t: Array, *, gradients: bool) -> list[tuple[Array, Array]]:
-        return [(s, t), (t, s)] if gradients else [(s, t)]
-
-    def sums(self, states: int) -> int:
-        return 3 if states == 2 else 1  # JS itself, and what the gradients in t and s need
-
-    def shares(
-        self, xp: Namespace, s: Array, t: Array, rows: Sequence[Rows], temperature: Temperature
-    ) -> list[Array]:
-        shifts = (
-            self._shift(xp, index, s, t, rows[1 - index], temperature)
-            for index in ((1, 0) if len(rows) == 2 else ())
-        )
-        return [self._value(xp, s, t, rows[0], temperature), *shifts]
-
-    def whole(self, rows: Sequence[Rows], sums: Sequence[Array]) -> Array:  # noqa: ARG002
-        return sums[0]
-
-    def slope(
-        self,
-        xp: Namespace,
-        index: int,
-        s: Array,
-        t: Array,
-        rows: Sequence[Rows],
-        sums: Sequence[Array],
-        temperature: Temperature,
-    ) -> Array:
-        known = rows[1 - index], sums[2 - index]
-        return self._gradient(xp, index, s, t, *known, temperature)
-
-    def tangent(
-        self,
-        xp: Namespace,
-        index: int,
-        s: Array,
-        t: Array,
-        direction: tuple[Array, Array],
-        temperature: Temperature,
-    ) -> Array:
-        gradients = (
-            self.gradient(xp, 0, s, t, temperature),
-            self.gradient(xp, 1, s, t, temperature),
-        )
-        rows = _rows(xp, s, t, temperature)
-        return logits.js_tangents(xp, s, t, rows, gradients, *direction, self.beta, temperature)[
-            index
-        ]
-
-    def temperature_slope(
-        self, xp: Namespace, s: Array, t: Array, temperature: Temperature
-    ) -> Array:
-        rows = _rows(xp, s, t, temperature)
-        shift = self._shift(xp, 1, s, t, rows, temperature)
-        value = self._value(xp, s, t, rows, temperature)
-        return self.temperature_shares(xp, s, t, [rows], [value, shift], temperature)
-
-    def temperature_shares(
-        self,
-        xp: Namespace,
-        s: Array,
-        t: Array,
-        rows: Sequence[Rows],
-        sums: Sequence[Array],
-        temperature: Temperature,
-    ) -> Array:
-        value, shift, *_ = sums
-        constants = rows[0], shift, value, self.beta, temperature
-        return _summed(lambda a, b: logits.js_temperature_terms(xp, a, b, *constants), s, t)
+_KL: Final = KullbackLeibler()
 
 
 @dataclass(frozen=True)
 class RowOperation(RowWise):
-    """What the operations on rows share: a divergence, the temperature, and the mask of rows."""
+    """The common part of operations on rows: a divergence, the temperature, the mask of rows."""
 
-    divergence: Divergence = KullbackLeibler()
+    divergence: Divergence = _KL
     temperature: float | None = 1.0
     """None: an array of one number per row, the last of the differentiable arrays."""
 
@@ -347,7 +82,7 @@ class RowOperation(RowWise):
             temperature = xp.where(others[1], temperature, 1.0)
         return temperature[..., None]
 
-    def settings(self, kind: type[RowOperation], **extra: int) -> RowOperation:
+    def settings(self, kind: type[RowOperation], **extra: Any) -> RowOperation:
         """Return an operation of another kind on the same rows, elementwise and not rounded."""
         names = ("none", self.compute, self.compute, self.compute)
         return kind(*names, self.divergence, self.temperature, **extra)  # type: ignore[arg-type]
@@ -362,9 +97,11 @@ class RowOperation(RowWise):
 class RowLoss(RowOperation):
     """The divergence of each row, reduced. Arrays: s, t."""
 
+    wanted: ClassVar[Wanted] = (VALUE,)
+
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t), temperature, keep = self.prepared(xp, arrays)
-        return self.masked(xp, self.divergence.value(xp, s, t, temperature), keep)
+        return self.masked(xp, self.divergence.of_rows(xp, s, t, temperature), keep)
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
@@ -410,13 +147,19 @@ class RowGradient(RowOperation):
     keeps_classes: ClassVar[bool] = True
 
     @property
+    def wanted(self) -> Wanted:
+        """What it takes of the states and sums."""
+        return (self.index,)
+
+    @property
     def loss(self) -> RowOperation:
         """What it is the gradient of, row by row."""
         return self.settings(RowLoss)
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight), temperature, _ = self.prepared(xp, arrays)
-        gradient = self.divergence.gradient(xp, self.index, s, t, temperature)
+        block = self.divergence.whole(xp, s, t, temperature, self.wanted)
+        gradient = block.joined(partial(self.divergence.gradient, self.index))
         return cast(xp, weight[..., None] * gradient, self.result)
 
     def pullback(
@@ -472,7 +215,8 @@ class RowTangent(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight, ds, dt), temperature, _ = self.prepared(xp, arrays)
-        change = self.divergence.tangent(xp, self.index, s, t, (ds, dt), temperature)
+        block = self.divergence.whole(xp, s, t, temperature, (self.index,))
+        change = self.divergence.tangent(self.index, block, (ds, dt))
         return cast(xp, weight[..., None] * change, self.result)
 
 
@@ -486,7 +230,8 @@ class TemperatureSlope(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t), temperature, keep = self.prepared(xp, arrays)
-        return self.masked(xp, self.divergence.temperature_slope(xp, s, t, temperature), keep)
+        block = self.divergence.whole(xp, s, t, temperature, (VALUE, TEACHER))
+        return self.masked(xp, block.summed(self.divergence.temperature_share), keep)
 
 
 def _name(array: Array) -> str:

@@ -12,17 +12,20 @@ travel is the engine's: ranks of a process group, devices of a mesh, chunks of a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from kldiv.formulas import state
+from kldiv.formulas.divergences import ALL, TEACHER, VALUE, Block, Known, Wanted, state_of
 from kldiv.formulas.reductions import cast
-from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation, state_of
+from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation
 from kldiv.formulas.state import Rows, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Operation, Run
 
     Evaluate = Callable[..., Array]
     """Evaluates an operation on the arrays that follow it."""
@@ -54,14 +57,13 @@ class Alone:
 class ShardState(RowOperation):
     """Packed states of a shard, which may be empty. Arrays: s, t."""
 
-    gradients: bool = False
-    """Whether gradients will be asked for; JS then needs a second state."""
+    sides: Wanted = (TEACHER,)
+    """Which states."""
     carries: bool = False
     """Whether the temperature comes along at the end, where it is an array."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        number = len(self.divergence.pairs(*arrays[:2], gradients=self.gradients))
-        return (*arrays[0].shape[:-1], width(State, number) + self._carried)
+        return (*arrays[0].shape[:-1], width(State, len(self.sides)) + self._carried)
 
     @property
     def _carried(self) -> int:
@@ -69,11 +71,7 @@ class ShardState(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t), temperature, _ = self.prepared(xp, arrays)
-        pairs = self.divergence.pairs(s, t, gradients=self.gradients)
-        if s.shape[-1]:
-            states = [state_of(xp, *pair, temperature) for pair in pairs]
-        else:
-            states = [state.empty_state(xp, xp.sum(s, axis=-1, keepdims=True)) for _ in pairs]
+        states = [state_of(xp, side, s, t, temperature) for side in self.sides]
         return packed(xp, states, [temperature] if self._carried else [])
 
 
@@ -121,48 +119,68 @@ class Finished(Together):
 
 
 @dataclass(frozen=True)
-class ShardSums(RowOperation):
+class KnownRows(RowOperation):
+    """An operation on what is known of whole rows: constants from states, then sums, packed."""
+
+    wanted: Wanted = ALL
+    """What follows from it."""
+
+    @property
+    def needs(self) -> tuple[Wanted, Wanted]:
+        """Which states and sums these are."""
+        return self.divergence.needs(self.wanted)
+
+    def unpacked(self, known: Array) -> Known:
+        """Return what is known as it was packed; sums may be missing."""
+        sides, parts = self.needs
+        end = width(Rows, len(sides))
+        rows, sums = unpacked(Rows, known[..., :end]), split(known[..., end:])
+        return Known(dict(zip(sides, rows, strict=True)), dict(zip(parts, sums, strict=False)))
+
+
+@dataclass(frozen=True)
+class ShardSums(KnownRows):
     """A shard's share of the sums that value and gradients still need. Arrays: s, t, rows."""
 
     own: ClassVar[int] = 3
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        return (*arrays[0].shape[:-1], self.divergence.sums(len(unpacked(Rows, arrays[2]))))
+        return (*arrays[0].shape[:-1], len(self.needs[1]))
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, rows), temperature, _ = self.prepared(xp, arrays)
-        shares = self.divergence.shares(xp, s, t, unpacked(Rows, rows), temperature)
+        block = Block(xp, s, t, temperature, self.unpacked(rows))
+        shares = [block.summed(partial(self.divergence.share, part)) for part in self.needs[1]]
         return xp.concat(shares, axis=-1)
 
 
 @dataclass(frozen=True)
-class Constants(RowOperation):
-    """What every rank knows after the forward pass, of whole rows. Arrays: s, t."""
+class Constants(KnownRows):
+    """What is known of whole rows. Arrays: s, t."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        number = len(self.divergence.pairs(*arrays[:2], gradients=True))
-        return (*arrays[0].shape[:-1], width(Rows, number) + self.divergence.sums(number))
+        sides, sums = self.needs
+        return (*arrays[0].shape[:-1], width(Rows, len(sides)) + len(sums))
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        def evaluate(operation: RowOperation, *some: Array) -> Array:
-            return operation.elements(xp, *some)
-
-        return forward(xp, evaluate, Alone(), self, arrays, gradients=True)[1]
+        (s, t), temperature, _ = self.prepared(xp, arrays)
+        known = self.divergence.whole(xp, s, t, temperature, self.wanted).known
+        return packed(xp, [*known.rows.values()], [*known.sums.values()])
 
 
 @dataclass(frozen=True)
-class ShardValues(RowOperation):
+class ShardValues(KnownRows):
     """The divergence of each row, 0 where the mask drops it. Arrays: what is known."""
 
     own: ClassVar[int] = 1
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        values = self.divergence.whole(*parts_of(arrays[0]))
+        values = self.divergence.value(self.unpacked(arrays[0]))
         return self.masked(xp, values, self.keep(arrays))
 
 
 @dataclass(frozen=True)
-class ShardGradient(RowOperation):
+class ShardGradient(KnownRows):
     """A number per row times the gradient in a shard. Arrays: s, t, that number, what is known."""
 
     index: int = 0
@@ -172,20 +190,21 @@ class ShardGradient(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight, known), temperature, _ = self.prepared(xp, arrays)
-        gradient = self.divergence.slope(xp, self.index, s, t, *parts_of(known), temperature)
+        block = Block(xp, s, t, temperature, self.unpacked(known))
+        gradient = block.joined(partial(self.divergence.gradient, self.index))
         return cast(xp, weight[..., None] * gradient, self.result)
 
 
 @dataclass(frozen=True)
-class ShardTemperatureSlope(RowOperation):
+class ShardTemperatureSlope(KnownRows):
     """A shard's share of the derivative in the temperature. Arrays: s, t, what is known."""
 
     own: ClassVar[int] = 3
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, known), temperature, keep = self.prepared(xp, arrays)
-        shares = self.divergence.temperature_shares(xp, s, t, *parts_of(known), temperature)
-        return self.masked(xp, shares, keep)
+        block = Block(xp, s, t, temperature, self.unpacked(known))
+        return self.masked(xp, block.summed(self.divergence.temperature_share), keep)
 
 
 def forward(
@@ -198,13 +217,52 @@ def forward(
     gradients: bool,
 ) -> tuple[Array, Array]:
     """Return the divergence of each row, and what the gradients need to know, packed."""
+    wanted = ALL if gradients else (VALUE,)
+    known = constants(xp, evaluate, ranks, loss, wanted, arrays)
+    return loss.settings(ShardValues, wanted=wanted).elements(xp, known, *arrays[2:]), known
+
+
+def constants(
+    xp: Namespace,
+    evaluate: Evaluate,
+    ranks: Ranks,
+    loss: RowOperation,
+    wanted: Wanted,
+    arrays: Sequence[Array],
+) -> Array:
+    """Return what is known of whole rows, packed: the states, merged, then the sums, added."""
     s, t, *others = arrays
-    states = evaluate(loss.settings(ShardState, gradients=gradients), s, t, *others)
+    sides, parts = loss.divergence.needs(wanted)
+    states = evaluate(loss.settings(ShardState, sides=sides), s, t, *others)
     known = ranks.merge(lambda *parts: merged(xp, loss, *parts), states, *others)
-    if loss.divergence.sums(number_of_states(known)):
-        sums = ranks.add(evaluate(loss.settings(ShardSums), s, t, known, *others))
+    if parts:
+        sums = ranks.add(evaluate(loss.settings(ShardSums, wanted=wanted), s, t, known, *others))
         known = xp.concat([known, sums], axis=-1)
-    return loss.settings(ShardValues).elements(xp, known, *others), known
+    return known
+
+
+def value_and_run(
+    xp: Namespace, run: Run, loss: RowLoss, wanted: Sequence[int], arrays: Sequence[Array]
+) -> tuple[Array, Run]:
+    """Return a loss, and a ``run`` that takes its gradients from what is known of rows by then."""
+    every = tuple(dict.fromkeys((VALUE, *wanted)))
+    states, *each = (
+        len(loss.divergence.needs(some)[0]) for some in (every, *((one,) for one in every))
+    )
+    if states == sum(each):  # there is nothing to share
+        return run(loss, *arrays), run
+    parts = {"wanted": every}
+    known = run(loss.settings(Constants, **parts), *arrays)
+    values = loss.settings(ShardValues, **parts).elements(xp, known, *arrays[2:])
+
+    def run_known(operation: Operation, *some: Array) -> Array:
+        if not isinstance(operation, RowGradient):
+            return run(operation, *some)
+        s, t, weight, *others = some
+        gradient = operation.settings(ShardGradient, index=operation.index, **parts)
+        return run(gradient, s, t, weight, known, *others)
+
+    return loss.gather(xp, values, arrays), run_known
 
 
 def backward(
@@ -265,12 +323,13 @@ def part(
     if isinstance(operation, ShardGradient):
         return evaluate(operation, *arrays)
     if isinstance(operation, Constants):
-        return forward(xp, evaluate, ranks, operation, arrays, gradients=True)[1]
+        return constants(xp, evaluate, ranks, operation, operation.wanted, arrays)
     if isinstance(operation, RowGradient):
         s, t, weight, *others = arrays
         loss = operation.settings(RowLoss)
-        _, known = forward(xp, evaluate, ranks, loss, (s, t, *others), gradients=True)
-        gradient = operation.settings(ShardGradient, index=operation.index)
+        wanted = (operation.index,)
+        known = constants(xp, evaluate, ranks, loss, wanted, (s, t, *others))
+        gradient = operation.settings(ShardGradient, index=operation.index, wanted=wanted)
         return cast(xp, evaluate(gradient, s, t, weight, known, *others), operation.result)
     return forward(xp, evaluate, ranks, operation, arrays, gradients=False)[0]
 
@@ -311,17 +370,6 @@ def unpacked(kind: type[Any], array: Array) -> list[Any]:
     fields = split(array)
     size = len(kind._fields)
     return [kind(*fields[start : start + size]) for start in range(0, len(fields), size)]
-
-
-def number_of_states(known: Array) -> int:
-    """Return how many constants of whole rows are packed, before sums, which are fewer."""
-    return int(known.shape[-1]) // len(Rows._fields)
-
-
-def parts_of(known: Array) -> tuple[list[Rows], list[Array]]:
-    """Return the constants of whole rows, and the sums."""
-    end = width(Rows, number_of_states(known))
-    return unpacked(Rows, known[..., :end]), split(known[..., end:])
 
 
 def split(array: Array) -> list[Array]:

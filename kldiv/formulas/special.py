@@ -49,6 +49,13 @@ def expm1_near(xp: Namespace, x: Array) -> Array:
     return x + phi_near(xp, -x)
 
 
+def exp_rise(xp: Namespace, rate: float, at: Array, step: Array) -> Array:
+    """Return e^(rate·(at + step)) − e^(rate·at), right to a few units however small the step is."""
+    change = rate * step
+    near = xp.exp(rate * at) * expm1_near(xp, xp.clip(change, -NEAR, NEAR))
+    return xp.where(abs(change) < NEAR, near, xp.exp(rate * (at + step)) - xp.exp(rate * at))
+
+
 def log1p(xp: Namespace, y: Array) -> Array:
     """Return log(1 + y) for y > −1."""
     z, rest = _artanh(xp, y / (2.0 + y))

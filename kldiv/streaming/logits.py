@@ -13,6 +13,7 @@ import numpy as np
 
 import kldiv
 from kldiv.formulas import shards
+from kldiv.formulas.divergences import VALUE
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
 from kldiv.formulas.state import State, empty_state
 from kldiv.streaming.scales import Logarithmic
@@ -58,7 +59,9 @@ class Logits(Logarithmic):
         """Return the losses of whole rows, or some classes' share in the Jensen-Shannon one."""
         if known is not None:
             nothing = np.zeros(len(p))  # the states give the rest in the end
-            share = _JS.settings(shards.ShardSums).elements(np, q, p, known[:, 2:])[:, 0]
+            share = _JS.settings(shards.ShardSums, wanted=(VALUE,)).elements(
+                np, q, p, known[:, 2:]
+            )[:, 0]
             return nothing, nothing, np.asarray(share)
         return (
             np.asarray(kldiv.kl_div_with_logits(q, p, reduction="none")),

@@ -27,6 +27,13 @@ from reference import exact, truth
 
 import kldiv
 from kldiv.formulas import logits, special, state
+from kldiv.formulas.divergences import (
+    STUDENT,
+    TEACHER,
+    VALUE,
+    JensenShannon,
+    KullbackLeibler,
+)
 
 NAN = math.nan
 
@@ -71,18 +78,27 @@ def js_all(xp, cuts, temperature, beta, s, t):
     """JS and both gradients, from blocks of classes throughout."""
     rows = rows_of(xp, s, t, cuts, temperature)
     blocks = list(zip(cut(s, cuts), cut(t, cuts), strict=True))
-    value = sum(logits.js_terms(xp, a, b, rows, beta, temperature) for a, b in blocks)
-    weights = (beta, 1 - beta)
-    of_t = js_half(xp, blocks, rows, weights, temperature)
+    mix = logits.Mix(beta, 1 - beta, beta, 1 - beta)
+    parts = [logits.mixture_terms(xp, a, b, rows, mix, temperature) for a, b in blocks]
+    value = sum(xp.sum(part, axis=-1) for part in parts)
+    of_t = js_half(xp, blocks, rows, mix, temperature)
     rows = rows_of(xp, t, s, cuts, temperature)
     swapped = [(b, a) for a, b in blocks]
-    return value[..., 0], js_half(xp, swapped, rows, weights[::-1], temperature), of_t
+    return value, js_half(xp, swapped, rows, mix.swapped, temperature), of_t
 
 
-def js_half(xp, blocks, rows, weights, temperature):
-    shift = sum(logits.js_shift(xp, a, b, rows, weights, temperature) for a, b in blocks)
-    parts = [logits.js_grad(xp, a, b, rows, shift, weights, temperature) for a, b in blocks]
-    return xp.concat(parts, axis=-1)
+def js_half(xp, blocks, rows, mix, temperature):
+    pairs = [logits.mixture_rise(xp, a, b, rows, mix, temperature) for a, b in blocks]
+    shift = sum(xp.sum(p * rise, axis=-1, keepdims=True) for p, rise in pairs)
+    return xp.concat([p * (rise - shift) / temperature for p, rise in pairs], axis=-1)
+
+
+def second(xp, divergence, s, t, ds, dt, temperature=1.0):
+    """The derivatives of both gradients in a direction, and that of the value in T."""
+    blocks = [divergence.whole(xp, s, t, temperature, (side,)) for side in (STUDENT, TEACHER)]
+    found = [divergence.tangent(side, block, (ds, dt)) for side, block in enumerate(blocks)]
+    block = divergence.whole(xp, s, t, temperature, (VALUE, TEACHER))
+    return *found, divergence.temperature_share(block)
 
 
 def on(lib, function, *arrays):
@@ -527,15 +543,8 @@ def test_second_order(distance, masked, temperature, beta):
     ds, dt = random.normal(size=(2, 1, 20))
     if masked:
         t[0, 3] = t[0, 4] = s[0, 4] = -INF
-    arguments = np, s, t, rows_of(np, s, t, (), temperature)
-    if beta is None:
-        found = logits.tangents(*arguments, ds, dt, temperature)
-        slope = logits.temperature_terms(*arguments, temperature)
-    else:
-        value, *gradients = js_all(np, (), temperature, beta, s, t)
-        found = logits.js_tangents(*arguments, gradients, ds, dt, beta, temperature)
-        shift = logits.js_shift(*arguments, (beta, 1 - beta), temperature)
-        slope = logits.js_temperature_terms(*arguments, shift, value[:, None], beta, temperature)
+    divergence = KullbackLeibler() if beta is None else JensenShannon(beta)
+    *found, slope = second(np, divergence, s, t, ds, dt, temperature)
     expected = directional(s[0], t[0], ds[0], dt[0], beta, temperature)
     for a, b in zip(found, expected, strict=True):
         assert abs(a[0] - b).sum() <= 1e-14 * abs(b).sum()
@@ -552,17 +561,15 @@ def test_second_order_is_finite_at_every_mask(lib):
     kept = alive & ~(np.isinf(s) & np.isfinite(t)).any(-1)
     one = np.ones_like(s)
 
-    def second(xp, s, t, one):
-        rows = rows_of(xp, s, t)
-        _, *gradients = js_all(xp, (), 1.0, 0.3, s, t)
-        kl = logits.tangents(xp, s, t, rows, one, one * s[:1, :])
-        return *kl, *logits.js_tangents(xp, s, t, rows, gradients, one, -one, 0.3)
+    def both(xp, s, t, one):
+        of_kl = second(xp, KullbackLeibler(), s, t, one, one * s[:1, :])
+        return *of_kl[:2], *second(xp, JensenShannon(0.3), s, t, one, -one)[:2]
 
     finite = np.where(np.isfinite(s[:1]), s[:1], 2.0)
     s[:1] = finite  # a direction that is finite
     t[:1] = 0.0
     kept[0] = True
-    ds, dt, *of_js = on(lib, second, s, t, one)
+    ds, dt, *of_js = on(lib, both, s, t, one)
     assert np.isfinite(ds[kept]).all()
     assert np.isfinite(dt[kept]).all()
     for result in of_js:

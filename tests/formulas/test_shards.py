@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from f_divergences import RECORDS
 
 import kldiv
 from kldiv.backends import get
@@ -22,7 +23,7 @@ ROWS = 4
 
 def by_parts(operation, arrays, *, tree, differentiated=False):
     """Run a plan by hand: parts share, shares merge, one after another or in a tree."""
-    plan = plan_of(operation, arrays, differentiated=differentiated)
+    plan = plan_of(operation, differentiated=differentiated)
     classed, more = arrays[: plan.classed], arrays[plan.classed :]
     weight, others = more[: plan.weighted], more[plan.weighted :]
     parts = [[a[:, i:j] for a in classed] for i, j in itertools.pairwise(CUTS)]
@@ -62,7 +63,16 @@ def rng():
 
 @pytest.mark.parametrize("tree", [False, True])
 @pytest.mark.parametrize("others", ["", "temperature", "temperature mask", "mask"])
-@pytest.mark.parametrize("divergence", [KullbackLeibler(), JensenShannon(), JensenShannon(0.05)])
+@pytest.mark.parametrize(
+    "divergence",
+    [
+        KullbackLeibler(),
+        JensenShannon(),
+        JensenShannon(0.05),
+        *(RECORDS[name] for name in ("skew", "Jeffreys, weighed", "Hellinger")),
+    ],
+    ids=repr,
+)
 def test_logits(rng, divergence, others, tree):
     s, t = (3 * rng.normal(size=(ROWS, CUTS[-1])) for _ in range(2))
     s[1] = t[1] + 1e-9 * s[1]  # nearly equal

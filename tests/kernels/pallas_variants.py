@@ -20,6 +20,7 @@ import triton
 from jax._src.pallas.triton import lowering
 from triton.backends.compiler import GPUTarget
 
+from kldiv.formulas.divergences import ALL
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler
 from kldiv.formulas.shards import ShardState
 from kldiv.kernels.pallas import states
@@ -71,7 +72,8 @@ def main():
         ]
         for temperature, others in ((1.0, []), (None, numbers)):
             names = ("none", dtype, dtype, dtype, DIVERGENCES[loss], temperature)
-            operation = ShardState(*names, gradients=True)
+            sides, _ = DIVERGENCES[loss].needs(ALL)
+            operation = ShardState(*names, sides=sides)
             registers, stack = compiled(lowered(operation, *logits, *others))
             warm = ", temperatures and mask" if others else ""
             sys.stdout.write(

@@ -39,7 +39,7 @@ def plan_for(
     operation: Any, arrays: Sequence[Array], *, differentiated: bool = False
 ) -> Plan | None:
     """Return how an operation is computed from chunks of classes; None where rows are whole."""
-    plan = plan_of(operation, arrays, differentiated=differentiated)
+    plan = plan_of(operation, differentiated=differentiated)
     if plan is None or all(array.numblocks[-1] == 1 for array in arrays[: plan.classed]):
         return None
     return plan

@@ -18,9 +18,9 @@ from kldiv.distributions.families import (
 )
 from kldiv.distributions.registry import register_kl
 from kldiv.formulas.binet import binet
+from kldiv.formulas.divergences import KullbackLeibler
 from kldiv.formulas.measures import relative_entropy
 from kldiv.formulas.remainders import softplus_remainder
-from kldiv.formulas.rows import KullbackLeibler
 from kldiv.formulas.special import log_ratio, phi
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def categorical(xp: Namespace, p: Any, q: Any) -> Array:
     """Σ p φ(log p/q) of probabilities, the logits' exact divergence of logits."""
     if p.logits is not None and q.logits is not None:
         s, t = xp.broadcast_arrays(q.logits, p.logits)
-        return KullbackLeibler().value(xp, s, t, 1.0)[..., 0]
+        return KullbackLeibler().of_rows(xp, s, t, 1.0)[..., 0]
     return xp.sum(relative_entropy(xp, _classes(xp, p), _classes(xp, q)), axis=-1)
 
 

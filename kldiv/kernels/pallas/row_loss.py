@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 
 from kldiv.formulas import shards
+from kldiv.formulas.divergences import ALL
 from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels.pallas import states
 
@@ -25,10 +26,8 @@ def check(work: Work) -> None:
         return
     s, t, *others = work.arrays
     others = others[isinstance(operation, RowGradient) :]  # without the rows' factors
-    # One state serves KL and its gradients.
-    more = operation.divergence.sums(1) > 0
-    more = more and (bool(work.gradients) or not isinstance(operation, RowLoss))
-    states.check(operation.settings(shards.ShardState, gradients=more), (s, t, *others))
+    sides, _ = operation.divergence.needs(ALL if work.gradients else operation.wanted)
+    states.check(operation.settings(shards.ShardState, sides=sides), (s, t, *others))
 
 
 def run(work: Work, spread: Spread | None = None) -> tuple[Array | None, list[Array]]:

@@ -17,6 +17,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from kldiv.formulas import shards, state
 from kldiv.formulas.blocks import flat
+from kldiv.formulas.divergences import TEACHER
 from kldiv.kernels.pallas import PALLAS
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _by_kernel(operation: ShardState, *arrays: Array) -> Array:
 
 def _plan(operation: ShardState, arrays: Sequence[Array]) -> _Plan:
     rows, classes = arrays[0].shape
-    states = len(operation.divergence.pairs(*arrays[:2], gradients=operation.gradients))
+    states = len(operation.sides)
     tile = TILE[operation.compute] // states
     width = min(tile, max(NARROWEST, pl.next_power_of_2(classes)))
     # Short rows fill half a tile: each has numbers of its own.
@@ -161,7 +162,7 @@ def _states_of_tile(
     others = [plgpu.load(each, mask=there, other=1) for each in inputs[2:]]
     others = [each != 0 if each.dtype == jnp.int8 else each for each in others]
     (s, t), temperature, _ = operation.prepared(_language, (*logits, *others))
-    pairs = operation.divergence.pairs(s, t, gradients=operation.gradients)
+    pairs = [(s, t) if side == TEACHER else (t, s) for side in operation.sides]
     found = [state.block_state(_language, *pair, -1, temperature) for pair in pairs]
     numbers = (number for each in found for number in each)
     for output, number in zip(outputs, numbers, strict=True):

@@ -1,0 +1,452 @@
+r"""What a divergence of two rows of logits is: states, sums, and what follows from these.
+
+A row is read for one or two states (`kldiv.formulas.state`); they merge, so a row may lie in any
+number of parts.  What follows from a state is known of the whole row, on every part; sums over the
+classes may then need one more reading.  With both known, the value is there, and a gradient is each
+part's own affair.  So `Divergence` has the same few methods wherever the classes are.
+
+Derivatives of gradients, and that in the temperature, follow from the same pieces for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
+
+from kldiv.formulas import logits, state
+from kldiv.formulas.blocks import class_blocks
+from kldiv.formulas.logits import Mix
+from kldiv.formulas.state import over, total
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.state import Rows, State, Temperature
+
+Wanted: TypeAlias = "tuple[int, ...]"
+"""Of `STUDENT`, `TEACHER`, `VALUE`: what shall follow from the states and sums."""
+
+STUDENT: Final = 0
+"""The gradient in s; the state of (t, s)."""
+TEACHER: Final = 1
+"""The gradient in t; the state of (s, t)."""
+VALUE: Final = 2
+
+ALL: Final = (VALUE, TEACHER, STUDENT)
+
+
+class Known(NamedTuple):
+    """What is known of whole rows."""
+
+    rows: Mapping[int, Rows]
+    """Constants from each state, `STUDENT` or `TEACHER`."""
+    sums: Mapping[int, Array]
+    """For each of what is wanted the sum over classes that it takes."""
+
+
+class Block(NamedTuple):
+    """Classes of rows, all or some of them, and what is known of the whole rows."""
+
+    xp: Namespace
+    s: Array
+    t: Array
+    temperature: Temperature
+    known: Known
+
+    def side(self, index: int) -> tuple[Array, Array, Rows]:
+        """Return the other side, the own one, and the constants of the state of the two."""
+        other, own = (self.s, self.t) if index == TEACHER else (self.t, self.s)
+        return other, own, self.known.rows[index]
+
+    def own(self, index: int) -> Array:
+        """Return the probabilities of a side."""
+        return logits.probability(self.xp, *self.side(index), self.temperature)
+
+    def pair(self) -> tuple[Array, Array, Array]:
+        """Return p, q and log(p/q)."""
+        if TEACHER in self.known.rows:
+            side = self.side(TEACHER)
+            q, p = logits.probabilities(self.xp, *side, self.temperature)
+            return p, q, logits.log_ratio(self.xp, *side, self.temperature)
+        side = self.side(STUDENT)
+        p, q = logits.probabilities(self.xp, *side, self.temperature)
+        return p, q, -logits.log_ratio(self.xp, *side, self.temperature)
+
+    def parts(self) -> list[Block]:
+        """Return blocks of fewer classes, so that a large vocabulary stays in the cache too."""
+        cuts = class_blocks(self.s.shape[-1])
+        if len(cuts) < 2:
+            return [self]
+        return [self._replace(s=self.s[..., cut], t=self.t[..., cut]) for cut in cuts]
+
+    def summed(self, function: Callable[[Block], Array]) -> Array:
+        """Return the sum of what a function gives for each of the parts."""
+        first, *rest = map(function, self.parts())
+        return sum(rest, first)
+
+    def joined(self, function: Callable[[Block], Array]) -> Array:
+        """Return what a function gives for all classes."""
+        found = [*map(function, self.parts())]
+        return found[0] if len(found) == 1 else self.xp.concat(found, axis=-1)
+
+
+class Divergence:
+    """A divergence of two rows of logits."""
+
+    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
+        """Return which states, and then which sums, it takes."""
+        raise NotImplementedError
+
+    def share(self, part: int, block: Block) -> Array:
+        """Return a block's share of the sum for ``part``, given the states."""
+        raise NotImplementedError
+
+    def value(self, known: Known) -> Array:
+        """Return the divergence of each row, kept as an axis of length one."""
+        raise NotImplementedError
+
+    def gradient(self, index: int, block: Block) -> Array:
+        """Return the gradient in a block of the student's (0) or the teacher's (1) logits."""
+        raise NotImplementedError
+
+    def curvature(self, block: Block) -> Array:
+        """Return p·u′(log p/q), of which derivatives of gradients consist."""
+        raise NotImplementedError
+
+    def temperature_share(self, block: Block) -> Array:
+        """Return a block's share of the derivative in T, given what value and ∂/∂t take."""
+        raise NotImplementedError
+
+    def canonical(self) -> tuple[Divergence, bool]:
+        """Return an equal one that has the fastest way, and whether of the arguments exchanged."""
+        return self, False
+
+    # ---- what follows for all of them ------------------------------------------------------------
+
+    def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
+        """Return the derivative of a gradient in a direction of (s, t), of whole rows."""
+        p, q, _ = block.pair()
+        known = self.gradient(index, block), self.curvature(block)
+        return logits.tangent(block.xp, index, (q, p), *known, direction, block.temperature)
+
+    def of_rows(self, xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Array:
+        """Return the divergence of each row, given all its classes."""
+        return self.value(self.whole(xp, s, t, temperature, (VALUE,)).known)
+
+    def whole(
+        self, xp: Namespace, s: Array, t: Array, temperature: Temperature, wanted: Wanted
+    ) -> Block:
+        """Return all classes as a block, and what is known of them."""
+        states, sums = self.needs(wanted)
+        rows = {index: state.finish(xp, state_of(xp, index, s, t, temperature)) for index in states}
+        block = Block(xp, s, t, temperature, Known(rows, {}))
+        if not sums:
+            return block
+        found = {part: block.summed(partial(self.share, part)) for part in sums}
+        return block._replace(known=Known(rows, found))
+
+
+def state_of(xp: Namespace, index: int, s: Array, t: Array, temperature: Temperature) -> State:
+    """Return a state of any number of classes, a part of them at a time."""
+    block = Block(xp, s, t, temperature, Known({}, {}))
+    if not s.shape[-1]:
+        return state.empty_state(xp, xp.sum(s, axis=-1, keepdims=True))
+    pairs = ((a, b) if index == TEACHER else (b, a) for _, a, b, *_ in block.parts())
+    states = [state.block_state(xp, *pair, -1, temperature) for pair in pairs]
+    return states[0] if len(states) == 1 else state.merge(xp, states, -1, temperature)
+
+
+@dataclass(frozen=True)
+class KullbackLeibler(Divergence):
+    """KL(softmax(t/T) ‖ softmax(s/T)): the state of (s, t) is all it takes."""
+
+    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:  # noqa: ARG002
+        return (TEACHER,), ()
+
+    def value(self, known: Known) -> Array:
+        return known.rows[TEACHER].kl
+
+    def gradient(self, index: int, block: Block) -> Array:
+        function = (logits.grad_input, logits.grad_target)[index]
+        return function(block.xp, *block.side(TEACHER), block.temperature)
+
+    def curvature(self, block: Block) -> Array:
+        return block.own(TEACHER)
+
+    def temperature_share(self, block: Block) -> Array:
+        return logits.kl_temperature_terms(block.xp, *block.side(TEACHER), block.temperature)
+
+
+@dataclass(frozen=True)
+class Jeffreys(Divergence):
+    """w·KL(P‖Q) + r·KL(Q‖P): two states, and nothing else."""
+
+    w: float = 1.0
+    r: float = 1.0
+
+    def _sides(self) -> dict[int, float]:
+        """Return the states of the directions that count, with their weights."""
+        return {side: each for side, each in ((TEACHER, self.w), (STUDENT, self.r)) if each}
+
+    def _added(self, function: Callable[[int], Array]) -> Array:
+        """Return the weighted sum of what both directions give."""
+        first, *more = (weight * function(side) for side, weight in self._sides().items())
+        return sum(more, first)
+
+    def canonical(self) -> tuple[Divergence, bool]:
+        one = {(1.0, 0.0): False, (0.0, 1.0): True}.get((self.w, self.r))
+        return (self, False) if one is None else (KullbackLeibler(), one)
+
+    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:  # noqa: ARG002
+        return tuple(self._sides()), ()
+
+    def value(self, known: Known) -> Array:
+        return self._added(lambda side: known.rows[side].kl)
+
+    def gradient(self, index: int, block: Block) -> Array:
+        def of_side(side: int) -> Array:
+            function = logits.grad_target if index == side else logits.grad_input
+            return function(block.xp, *block.side(side), block.temperature)
+
+        return self._added(of_side)
+
+    def curvature(self, block: Block) -> Array:
+        return self._added(block.own)
+
+    def temperature_share(self, block: Block) -> Array:
+        return self._added(
+            lambda side: logits.kl_temperature_terms(block.xp, *block.side(side), block.temperature)
+        )
+
+
+class Summed(Divergence):
+    """One that takes sums: of its terms, and of u or v for a gradient."""
+
+    def elements(self, block: Block) -> Array:
+        """Return the classes' shares of the value, none below 0, given the state of (s, t)."""
+        raise NotImplementedError
+
+    def rise(self, index: int, block: Block) -> tuple[Array, Array]:
+        """Return a side's probabilities, and u (1) or v (0) less its value at the anchor."""
+        raise NotImplementedError
+
+    def level(self, block: Block) -> Array:
+        """Return u at the anchor of (s, t), u being 0 for p = q."""
+        raise NotImplementedError
+
+    def weighted(self, index: int, block: Block, own: Array, values: Array) -> Array:  # noqa: ARG002
+        """Return values times the probabilities of a side."""
+        return own * values
+
+    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
+        sides = tuple(index for index in wanted if index != VALUE)
+        first = (TEACHER,) if VALUE in wanted and TEACHER not in sides else ()
+        return (*first, *sides), wanted
+
+    def share(self, part: int, block: Block) -> Array:
+        if part == VALUE:
+            return total(block.xp, self.elements(block), -1)
+        return total(block.xp, self.weighted(part, block, *self.rise(part, block)), -1)
+
+    def value(self, known: Known) -> Array:
+        return known.sums[VALUE]
+
+    def gradient(self, index: int, block: Block) -> Array:
+        return over(self._slope(index, block), block.temperature)
+
+    def _slope(self, index: int, block: Block) -> Array:
+        own, rise = self.rise(index, block)
+        return self.weighted(index, block, own, rise - block.known.sums[index])
+
+    def temperature_share(self, block: Block) -> Array:
+        sums = block.known.sums
+        return logits.temperature_terms(
+            block.xp,
+            *block.side(TEACHER),
+            self.elements(block),
+            self._slope(TEACHER, block),
+            sums[VALUE],
+            sums[TEACHER] + self.level(block),
+            block.temperature,
+        )
+
+
+class OfMixture(Summed):
+    """a·D(P‖M) + b·D(Q‖M), M a mixture of P and Q."""
+
+    @property
+    def mix(self) -> Mix:
+        """Its weights."""
+        raise NotImplementedError
+
+    def elements(self, block: Block) -> Array:
+        side = block.side(TEACHER)
+        return logits.mixture_terms(block.xp, *side, self.mix, block.temperature)
+
+    def rise(self, index: int, block: Block) -> tuple[Array, Array]:
+        mix = self.mix if index == TEACHER else self.mix.swapped
+        return logits.mixture_rise(block.xp, *block.side(index), mix, block.temperature)
+
+    def level(self, block: Block) -> Array:
+        rows = block.known.rows[TEACHER]
+        return logits.mixture_level(block.xp, rows, self.mix, block.temperature)
+
+    def curvature(self, block: Block) -> Array:
+        return logits.mixture_curvature(block.xp, *block.pair()[:2], self.mix)
+
+
+@dataclass(frozen=True)
+class JensenShannon(OfMixture):
+    """βD(P‖M) + (1−β)D(Q‖M), M = βP + (1−β)Q, P = softmax(t/T), Q = softmax(s/T)."""
+
+    beta: float = 0.5
+
+    @property
+    def mix(self) -> Mix:
+        return Mix(self.beta, 1.0 - self.beta, self.beta, 1.0 - self.beta)
+
+
+@dataclass(frozen=True)
+class Mixture(OfMixture):
+    """a·D(P‖M) + b·D(Q‖M), M = mP + (1−m)Q; m = 0 and m = 1 only for `canonical`."""
+
+    m: float
+    a: float
+    b: float
+
+    @property
+    def mix(self) -> Mix:
+        return Mix(self.m, 1.0 - self.m, self.a, self.b)
+
+    def canonical(self) -> tuple[Divergence, bool]:
+        if self.m in {0, 1}:
+            return Jeffreys(*((0.0, self.b) if self.m else (self.a, 0.0))).canonical()
+        if (self.a, self.b) == (self.m, 1.0 - self.m):
+            return JensenShannon(self.m), False
+        return self, False
+
+
+class FDivergence(Summed):
+    r"""
+    A divergence Σ p g(log p/q) of your own, by the scalar functions that it consists of.
+
+    Derive from it, as a frozen dataclass where there are parameters (compilers cache by equality),
+    and define four methods, in the operations of the array API alone: ``xp`` is the namespace,
+    arrays have the compute dtype. With ℓ = log p/q take g such that g(0) = g′(0) = 0: add a
+    multiple of 1 − e^(−ℓ), which leaves the divergence as it is. Then no term is below 0.
+
+    Attributes
+    ----------
+    unbounded : tuple of bool, default (False, False)
+        Whether the divergence is +∞ where a class has p > 0 = q, and where one has p = 0 < q. Both
+        gradients of such a row are NaN.
+
+    See Also
+    --------
+    kldiv.f_div_with_logits : What takes it.
+
+    Notes
+    -----
+    ``expm1``, ``log1p``, ``phi`` (e^(−x) − 1 + x) and ``exp_rise`` of `kldiv.divergences` are right
+    to a few units on every library; some libraries' own are not. An exponential is best of −abs(ℓ),
+    times the larger of p and q, as e^(−ℓ) may overflow where p·e^(−ℓ) does not. In ``u`` and ``v``
+    e^(±at) is finite, and so is e^(−at − step) in ``u``, e^(at + step) in ``v``. A class whose own
+    probability underflows adds nothing to a gradient.
+
+    Examples
+    --------
+    The squared Hellinger distance, ½ Σ (√p − √q)²:
+
+    >>> import numpy as np
+    >>> import kldiv
+    >>> from kldiv.divergences import FDivergence, exp_rise, expm1
+    >>> class Hellinger(FDivergence):
+    ...     def term(self, xp, p, q, ell):
+    ...         return 0.5 * xp.maximum(p, q) * expm1(xp, -0.5 * abs(ell)) ** 2
+    ...
+    ...     def u(self, xp, at, step):
+    ...         return -0.5 * exp_rise(xp, -0.5, at, step)
+    ...
+    ...     def v(self, xp, at, step):
+    ...         return -0.5 * exp_rise(xp, 0.5, at, step)
+    ...
+    ...     def slope(self, xp, p, q, ell):
+    ...         return 0.25 * xp.maximum(p, q) * xp.exp(-0.5 * abs(ell))
+    >>> teacher, student = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.5])
+    >>> print(f"{kldiv.f_div_with_logits(student, teacher, divergence=Hellinger()):.10f}")
+    0.0062944293
+    """
+
+    unbounded: ClassVar[tuple[bool, bool]] = (False, False)
+
+    def term(self, xp: Namespace, p: Array, q: Array, ell: Array) -> Array:
+        """Return p·g(ℓ) ≥ 0; ℓ is huge, but finite, where p or q is 0."""
+        raise NotImplementedError
+
+    def u(self, xp: Namespace, at: Array, step: Array) -> Array:
+        """Return u(at + step) − u(at) for u = g + g′, exact however small the step is."""
+        raise NotImplementedError
+
+    def v(self, xp: Namespace, at: Array, step: Array) -> Array:
+        """Return v(at + step) − v(at) for v = −e^ℓ g′."""
+        raise NotImplementedError
+
+    def slope(self, xp: Namespace, p: Array, q: Array, ell: Array) -> Array:
+        """Return p·u′(ℓ), which second derivatives take."""
+        raise NotImplementedError
+
+    def elements(self, block: Block) -> Array:
+        terms = self._finite(block, self.term)
+        for infinite, (zero, other) in zip(self.unbounded, self._sides(block), strict=True):
+            if infinite:
+                terms = block.xp.where((zero == -math.inf) & (other > -math.inf), math.inf, terms)
+        return terms
+
+    def rise(self, index: int, block: Block) -> tuple[Array, Array]:
+        xp, side = block.xp, block.side(index)
+        known, step = logits.from_anchor(xp, *side, block.temperature)
+        at = _nearer(xp, known)
+        step = xp.where(at == known, step, logits.log_ratio(xp, *side, block.temperature) - at)
+        # Farther below own is 0 to any dtype, and what grows with other/own would overflow.
+        step = xp.maximum(step, -_farthest(xp, at) - at)
+        rise = self.u(xp, at, step) if index == TEACHER else self.v(xp, -at, -step)
+        return block.own(index), rise
+
+    def level(self, block: Block) -> Array:
+        at = logits.anchor_log(block.xp, block.known.rows[TEACHER], block.temperature)
+        at = _nearer(block.xp, at)
+        return self.u(block.xp, block.xp.zeros_like(at), at)
+
+    def curvature(self, block: Block) -> Array:
+        return self._finite(block, self.slope)
+
+    def weighted(self, index: int, block: Block, own: Array, values: Array) -> Array:
+        xp = block.xp
+        nothing = 0.0 * block.known.rows[index].offset  # NaN where the row is
+        found = xp.where(own == 0, nothing, own * values)
+        for infinite, (zero, other) in zip(self.unbounded, self._sides(block), strict=True):
+            if infinite:
+                found = xp.where((zero == -math.inf) & (other > -math.inf), math.nan, found)
+        return found
+
+    def _finite(self, block: Block, function: Callable[..., Array]) -> Array:
+        """Return a function of p, q and log p/q, 0 for a class that takes no part."""
+        p, q, ell = block.pair()
+        nothing = 0.0 * next(iter(block.known.rows.values())).offset
+        found = function(block.xp, p, q, ell)
+        return block.xp.where(block.xp.maximum(p, q) == 0, nothing, found)
+
+    def _sides(self, block: Block) -> tuple[tuple[Array, Array], ...]:
+        return (block.s, block.t), (block.t, block.s)
+
+
+def _farthest(xp: Namespace, like: Array) -> float:
+    """Return an exponent whose power of e is finite."""
+    return math.log(float(xp.finfo(like.dtype).max)) - 0.5
+
+
+def _nearer(xp: Namespace, at: Array) -> Array:
+    return xp.clip(at, -_farthest(xp, at), _farthest(xp, at))

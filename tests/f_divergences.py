@@ -1,0 +1,112 @@
+"""The divergences of `f_div_with_logits` by their definitions, in mpmath, and one of a user's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import mpmath
+import numpy as np
+from logit_families import batch
+from reference import Truth, constant, converged, numbers
+
+from kldiv.divergences import KL, FDivergence, Jeffreys, Mixture, exp_rise, expm1
+
+
+@dataclass(frozen=True)
+class Hellinger(FDivergence):
+    """½ Σ (√p − √q)², as a user would write it."""
+
+    def term(self, xp, p, q, ell):
+        return 0.5 * xp.maximum(p, q) * expm1(xp, -0.5 * abs(ell)) ** 2
+
+    def u(self, xp, at, step):
+        return -0.5 * exp_rise(xp, -0.5, at, step)
+
+    def v(self, xp, at, step):
+        return -0.5 * exp_rise(xp, 0.5, at, step)
+
+    def slope(self, xp, p, q, ell):
+        return 0.25 * xp.maximum(p, q) * xp.exp(-0.5 * abs(ell))
+
+
+RECORDS = {
+    "KL": KL(),
+    "reverse KL": KL(reverse=True),
+    "JS": Mixture(0.3, 0.3, 0.7),
+    "skew": Mixture(0.1, 1.0, 0.0),
+    "skew, reverse": Mixture(0.9, 0.0, 1.0),
+    "mixture": Mixture(0.2, 0.4, 1.3),
+    "Jeffreys": Jeffreys(),
+    "Jeffreys, weighed": Jeffreys(0.25, 2.0),
+    "Hellinger": Hellinger(),
+}
+
+
+def definition(record, p, q):
+    """F(p, q) of a class, p·∂F/∂p and q·∂F/∂q; NaN where one is infinite."""
+    if isinstance(record, Hellinger):
+        root_p, root_q = mpmath.sqrt(p), mpmath.sqrt(q)
+        both = root_p * root_q
+        return (root_p - root_q) ** 2 / 2, (p - both) / 2, (q - both) / 2
+    if isinstance(record, Mixture):
+        m, a, b = (mpmath.mpf(float(x)) for x in (record.m, record.a, record.b))
+        mean = m * p + (1 - m) * q
+        log_p, log_q = (x * mpmath.log(x / mean) if x else mpmath.mpf(0) for x in (p, q))
+        share = (a * p + b * q) / mean
+        return (
+            a * log_p + b * log_q,
+            a * (log_p + p) - m * p * share,
+            b * (log_q + q) - (1 - m) * q * share,
+        )
+    w, r = (record.w, record.r) if isinstance(record, Jeffreys) else (1, 0)
+    if isinstance(record, KL) and record.reverse:
+        w, r = 0, 1
+    log_p, log_q = mpmath.mpf(0), mpmath.mpf(0)
+    if p and q:
+        log_p, log_q = (x * mpmath.log(x / y) for x, y in ((p, q), (q, p)))
+    lost_p, lost_q = (p and not q and w), (q and not p and r)
+    return (
+        mpmath.inf if lost_p or lost_q else w * log_p + r * log_q,
+        mpmath.nan if lost_p else w * (log_p + p) - r * q,
+        mpmath.nan if lost_q else r * (log_q + q) - w * p,
+    )
+
+
+def exact(record, s, t, temperature=1.0):
+    """The divergence of one row and both its gradients, limits where the value is infinite."""
+
+    def compute():
+        scale = 1 / mpmath.mpf(float(temperature))
+        sides = [[0 if v is None else mpmath.exp(v) for v in numbers(x, scale)] for x in (t, s)]
+        p, q = ([v / mpmath.fsum(side) for v in side] for side in sides)
+        pairs = zip(p, q, strict=True)
+        parts = [definition(record, *pair) if any(pair) else (0, 0, 0) for pair in pairs]
+        value, of_p, of_q = zip(*parts, strict=True)
+        return [
+            [mpmath.fsum(value)],
+            *([x * scale for x in slope(each, by)] for each, by in ((q, of_q), (p, of_p))),
+        ]
+
+    (value,), gs, gt = converged(compute)
+    return Truth(float(value), *(np.array([float(g) for g in each]) for each in (gs, gt)))
+
+
+def slope(p, by):
+    """The gradient in logits, given that in their softmax times it."""
+    mean = mpmath.fsum(by)
+    return [x - a * mean if a else x for a, x in zip(p, by, strict=True)]
+
+
+@cache
+def truths(name, size, dtype, temperature=1.0):
+    """The truth of every row of `batch`."""
+    _, s, t = batch(size, dtype)
+    return [_of_row(RECORDS[name], *row, temperature) for row in zip(s, t, strict=True)]
+
+
+def _of_row(record, s, t, temperature):
+    if constant(s, t):
+        zeros = np.zeros(len(s))
+        return Truth(0.0, zeros, zeros)
+    return exact(record, s, t, temperature)

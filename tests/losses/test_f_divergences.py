@@ -1,0 +1,445 @@
+"""`f_div_with_logits`: every record, and a user's class, against their definitions in mpmath."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import mpmath
+import numpy as np
+import pytest
+from f_divergences import RECORDS, Hellinger, exact, truths
+from libraries import Library, unit
+from logit_families import INF, TARGET, assert_right, batch, dtypes, gradient_error, value_error
+
+import kldiv
+from kldiv.divergences import KL, FDivergence, Jeffreys, Mixture, exp_rise, expm1
+from kldiv.errors import OptionError
+
+pytestmark = [  # of torch itself, as it compiles and transforms
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
+SIZE = 12
+NEW = [name for name in RECORDS if name not in {"KL", "JS"}]
+"""Those that are no other loss by another name."""
+SLOW = {Library.JAX, Library.JAX_X64, Library.DASK}
+ONCE = "compiled or made of tasks, each case for seconds: two are enough"
+RNG = np.random.default_rng(3)
+S, T = RNG.normal(size=(2, 4, 5))
+
+
+def loss_of(name, **options):
+    return partial(kldiv.f_div_with_logits, divergence=RECORDS[name], **options)
+
+
+def rows_and_gradients(loss, s, t, **options):
+    total = kldiv.value_and_grad(partial(loss, reduction="sum", **options), argnums=(0, 1))
+    return loss(s, t, reduction="none", **options), *total(s, t)[1]
+
+
+def assert_rows(name, names, found, expected, dtype):
+    """Assert the targets; a class of a user's has them where log p/q is not large."""
+    if name != "Hellinger":
+        assert_right(names, found, expected, dtype)
+        return
+    far = ("400", "common", "scale 20", "top class", "disagree", "130", "sorted, opposite")
+    for row, (each, true) in enumerate(zip(names, expected, strict=True)):
+        if "underflows" in each:  # p is 0, √(p q) is not
+            continue
+        allowed = TARGET[dtype] * (20 if any(word in each for word in far) else 1)
+        value, *gradients = (result[row] for result in found)
+        assert value_error(value, true.value, dtype) <= allowed, each
+        for gradient, wanted in zip(gradients, true[1:], strict=True):
+            assert gradient_error(gradient, wanted, dtype) <= allowed, each
+
+
+# --- the targets ----------------------------------------------------------------------------------
+
+
+@pytest.mark.leave_out(
+    lambda lib, name: ONCE if lib in SLOW and name not in {"skew", "Hellinger"} else None
+)
+@pytest.mark.parametrize("name", NEW)
+def test_targets(lib, name):
+    for dtype in dtypes(lib):
+        names, s, t = batch(SIZE, dtype)
+        results = rows_and_gradients(loss_of(name), lib.from_numpy(s), lib.from_numpy(t))
+        for result, shape in zip(results, (s.shape[:1], s.shape, s.shape), strict=True):
+            lib.assert_like(result, shape, dtype)
+        found = [lib.numpy(result) for result in results]
+        assert_rows(name, names, found, truths(name, SIZE, dtype), dtype)
+
+
+@pytest.mark.parametrize("dtype", TARGET)
+@pytest.mark.parametrize("name", ["Jeffreys", "mixture", "Hellinger"])
+def test_targets_under_jit(jax, name, dtype):
+    names, s, t = batch(SIZE, dtype)
+    loss = loss_of(name)
+    with jax.enable_x64(dtype == "float64"):
+        total = jax.value_and_grad(lambda s, t: loss(s, t, reduction="sum"), argnums=(0, 1))
+        both = jax.jit(lambda s, t: (loss(s, t, reduction="none"), *total(s, t)[1]))
+        found = [np.asarray(a) for a in both(jax.numpy.asarray(s), jax.numpy.asarray(t))]
+    assert_rows(name, names, found, truths(name, SIZE, dtype), dtype)
+
+
+@pytest.mark.parametrize(
+    "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("name", ["Jeffreys", "skew", "Hellinger"])
+def test_targets_under_torch_compile(torch, name, compiler):
+    names, s, t = batch(SIZE, "float32")
+    torch.compiler.reset()
+    compiled = torch.compile(loss_of(name, reduction="none"), fullgraph=True, backend=compiler)
+    tensors = [torch.tensor(a, requires_grad=True) for a in (s, t)]
+    rows = compiled(*tensors)
+    gradients = torch.autograd.grad(rows.sum(), tensors)
+    found = [a.detach().numpy() for a in (rows, *gradients)]
+    assert_rows(name, names, found, truths(name, SIZE, "float32"), "float32")
+
+
+@pytest.mark.parametrize("m", [1e-6, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (2.0, 1.0)])
+def test_every_weight_of_the_mixture(m, weights):
+    record = Mixture(m, *weights)
+    names, s, t = batch(3, "float64")
+    found = rows_and_gradients(partial(kldiv.f_div_with_logits, divergence=record), s, t)
+    rows = [row for row, name in enumerate(names) if "rounded" not in name and row % 3 == 0]
+    expected = [exact(record, s[row], t[row]) for row in rows]
+    assert_right([names[row] for row in rows], [a[rows] for a in found], expected, "float64")
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["Jeffreys", "skew", "Hellinger"])
+def test_half_types(lib, name, half):
+    """Right for the given logits in float32, rounded once where the result is of the half type."""
+    if lib in SLOW and name != "skew":
+        pytest.skip(ONCE)
+    t = 3 * RNG.normal(size=(3, 9))
+    ours = [lib.array(a, half) for a in (t + np.array([[1], [0.1], [0.01]]) * t[::-1], t)]
+    s, t = (lib.numpy(array).astype(np.float64) for array in ours)
+    expected = [exact(RECORDS[name], *row) for row in zip(s, t, strict=True)]
+    rows = loss_of(name)(*ours, reduction="none", dtype="float32")
+    lib.assert_like(rows, (3,), "float32")
+    for found, true in zip(lib.numpy(rows), expected, strict=True):
+        assert value_error(found, true.value, "float32") <= TARGET["float32"]
+    _, *gradients = rows_and_gradients(loss_of(name), *ours)
+    for found, wanted in zip(gradients, ("grad_input", "grad_target"), strict=True):
+        lib.assert_like(found, (3, 9), half)
+        true = np.array([getattr(each, wanted) for each in expected])
+        assert abs(lib.numpy(found) - true).max() <= unit(half) * abs(true).max() + 1e-7
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_identical_and_shifted_logits_are_exactly_zero(name):
+    t = np.round(1024 * 3 * RNG.normal(size=(3, 50))) / 1024
+    s = t + np.array([[0.0], [100.25], [-50.5]])
+    for result in rows_and_gradients(loss_of(name), s, t):
+        assert (result == 0).all()
+
+
+# --- other losses by another name -----------------------------------------------------------------
+
+SAME = {
+    "KL": (KL(), kldiv.kl_div_with_logits, False),
+    "reverse KL": (KL(reverse=True), kldiv.kl_div_with_logits, True),
+    "a mixture that is Q": (Mixture(0, 1, 0), kldiv.kl_div_with_logits, False),
+    "a mixture that is P": (Mixture(1, 0, 1), kldiv.kl_div_with_logits, True),
+    "one direction": (Jeffreys(0, 1), kldiv.kl_div_with_logits, True),
+    "JS": (Mixture(0.3, 0.3, 0.7), partial(kldiv.js_div_with_logits, beta=0.3), False),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("shape", [(4, 5), (64, 500)])
+def test_the_same_loss(lib, name, shape):
+    """To the last bit, as the same code computes it: kernels too."""
+    if lib in SLOW and shape != (4, 5):
+        pytest.skip(ONCE)
+    record, other, exchanged = SAME[name]
+    rng = np.random.default_rng(2)
+    s, t = (lib.array(rng.normal(size=shape), lib.widest) for _ in range(2))
+    options = {"temperature": 1.5, "reduction": "mean"}
+    loss = partial(kldiv.f_div_with_logits, divergence=record, **options)
+    value, (of_s, of_t) = kldiv.value_and_grad(loss, (0, 1))(s, t)
+    first, second = (t, s) if exchanged else (s, t)
+    wanted, slopes = kldiv.value_and_grad(partial(other, **options), (0, 1))(first, second)
+    assert lib.numpy(value) == lib.numpy(wanted)
+    for found, slope in zip((of_s, of_t), slopes[:: -1 if exchanged else 1], strict=True):
+        np.testing.assert_array_equal(lib.numpy(found), lib.numpy(slope))
+    alone = kldiv.value_and_grad(loss, 1)(s, t)[1]
+    np.testing.assert_array_equal(lib.numpy(alone), lib.numpy(of_t))
+
+
+def test_weights_scale_and_add():
+    kl, back = (kldiv.kl_div_with_logits(*pair) for pair in ((S, T), (T, S)))
+    for record, wanted in (
+        (Mixture(0, 2.5, 1), 2.5 * kl),
+        (Mixture(1, 1, 0.5), 0.5 * back),
+        (Jeffreys(3, 0.25), 3 * kl + 0.25 * back),
+    ):
+        assert kldiv.f_div_with_logits(S, T, divergence=record) == pytest.approx(wanted, rel=1e-15)
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.7, 3.3])
+@pytest.mark.parametrize("name", NEW)
+def test_temperature(name, temperature):
+    names, s, t = batch(3, "float64")
+    plain = [row for row, each in enumerate(names) if "distance" in each or "about" in each]
+    names, s, t = [names[row] for row in plain], s[plain], t[plain]
+    pairs = [*zip(s, t, strict=True)]
+    expected = [exact(RECORDS[name], *pair, temperature) for pair in pairs]
+    found = rows_and_gradients(loss_of(name), s, t, temperature=temperature)
+    assert_right(names, found, expected, "float64")
+    each = np.full(len(s), temperature)
+    for one, same in zip(
+        rows_and_gradients(loss_of(name), s, t, temperature=each), found, strict=True
+    ):
+        np.testing.assert_allclose(one, same, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("distance", [1.0, 1e-5])
+@pytest.mark.parametrize("name", NEW)
+def test_derivative_in_the_temperature(torch, name, distance):
+    t = 3 * RNG.normal(size=(1, 9))
+    s = t + distance * RNG.normal(size=(1, 9))
+    temperature = torch.tensor([1.7], dtype=torch.float64, requires_grad=True)
+    loss = loss_of(name)(torch.tensor(s), torch.tensor(t), temperature=temperature)
+    (found,) = torch.autograd.grad(loss, temperature)
+    with mpmath.workdps(60):
+        slope = mpmath.diff(lambda T: value_at(RECORDS[name], s[0], t[0], T), mpmath.mpf(1.7))
+    assert float(found[0]) == pytest.approx(float(slope), rel=1e-13)
+
+
+def value_at(record, s, t, temperature):
+    from f_divergences import definition
+
+    sides = [[mpmath.exp(mpmath.mpf(float(v)) / temperature) for v in side] for side in (t, s)]
+    p, q = ([v / mpmath.fsum(side) for v in side] for side in sides)
+    return mpmath.fsum(definition(record, *pair)[0] for pair in zip(p, q, strict=True))
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_reductions_and_masks(name):
+    loss, s, t = loss_of(name), S.copy(), T
+    s[1] = np.nan
+    keep = np.array([True, False, True, True])
+    rows = loss(s, t, reduction="none", where=keep)
+    assert rows[1] == 0
+    assert np.isfinite(rows).all()
+    assert loss(s, t, where=keep) == pytest.approx(rows.sum() / 3, rel=1e-15)
+    assert loss(s, t, where=keep, reduction="sum") == pytest.approx(rows.sum(), rel=1e-15)
+    for result in kldiv.value_and_grad(partial(loss, where=keep), (0, 1))(s, t)[1]:
+        assert (result[1] == 0).all()
+        assert np.isfinite(result).all()
+    turned = loss(S.T, T.T, axis=0, reduction="none")
+    np.testing.assert_allclose(turned, loss(S, T, reduction="none"), rtol=1e-13)
+    assert loss(S, T, dtype="float32").dtype == np.float32
+
+
+# name: s, t; where the value is finite whatever the record, and both rows where it may not be
+BROKEN = {"NaN": ([0, np.nan], [0, 1]), "+∞": ([0, 1], [INF, 0]), "all −∞": ([-INF, -INF], [0, 1])}
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_edges(lib, name):
+    if lib in SLOW and name != "skew":
+        pytest.skip(ONCE)
+    dtype, loss = lib.widest, loss_of(name)
+    grid = np.array(np.meshgrid(*[[-INF, 0.0, 1.0]] * 6)).reshape(6, -1).T
+    s, t = grid[:, :3], grid[:, 3:]
+    alive = np.isfinite(s).any(-1) & np.isfinite(t).any(-1)
+    found = rows_and_gradients(loss, lib.array(s, dtype), lib.array(t, dtype))
+    rows, of_s, of_t = map(lib.numpy, found)
+    assert (np.isnan(rows) == ~alive).all()
+    np.testing.assert_array_equal(np.isnan(of_s[~alive]), True)
+    for row in np.flatnonzero(alive)[::7]:
+        true = exact(RECORDS[name], s[row], t[row])
+        np.testing.assert_allclose(rows[row], true.value, atol=8 * unit(dtype), rtol=1e-6)
+        for one, wanted in ((of_s, true.grad_input), (of_t, true.grad_target)):
+            if np.isfinite(wanted).all():
+                np.testing.assert_allclose(one[row], wanted, atol=8 * unit(dtype))
+            else:
+                np.testing.assert_array_equal(np.isnan(one[row]), np.isnan(wanted))
+
+
+@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("broken", BROKEN)
+def test_broken_rows_stay_alone(name, broken):
+    s, t = (np.array([row, [0.5, 1.0]], float) for row in BROKEN[broken])
+    rows = loss_of(name)(s, t, reduction="none")
+    assert np.isnan(rows[0])
+    assert np.isfinite(rows[1])
+
+
+@pytest.mark.parametrize("name", ["Jeffreys", "skew", "Hellinger"])
+def test_classes_in_chunks(name):
+    da = pytest.importorskip("dask.array")
+    import dask
+
+    s, t = RNG.normal(size=(2, 6, 40))
+    chunked = [da.from_array(a, chunks=(2, 9)) for a in (s, t)]
+    loss = loss_of(name)
+    found = kldiv.value_and_grad(loss, (0, 1))(*chunked)
+    with dask.config.set(scheduler="synchronous"):
+        (value, slopes) = dask.compute(*found)
+    wanted, gradients = kldiv.value_and_grad(loss, (0, 1))(s, t)
+    assert value == pytest.approx(wanted, rel=1e-14)
+    for one, other in zip(slopes, gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-17)
+
+
+def test_a_long_row():
+    """More classes than a block holds are read in parts."""
+    s, t = np.random.default_rng(4).normal(size=(2, 1, 150_001))
+    for name in ("Jeffreys", "skew", "Hellinger"):
+        loss = loss_of(name)
+        whole = rows_and_gradients(loss, s, t)
+        order = np.random.default_rng(5).permutation(s.shape[-1])
+        mixed = rows_and_gradients(loss, s[:, order], t[:, order])
+        np.testing.assert_allclose(mixed[0], whole[0], rtol=1e-14)
+        for one, other in zip(mixed[1:], whole[1:], strict=True):
+            assert abs(one - other[:, order]).sum() <= 1e-14 * abs(other).sum()
+
+
+# --- second order ---------------------------------------------------------------------------------
+
+
+def hessians(record, s, t):
+    """The four blocks of the Hessian, by differences of exact gradients."""
+    h = 1e-20
+    blocks = np.zeros((2, 2, len(s), len(s)))
+    with mpmath.workdps(60):
+        for side in (0, 1):
+            for place in range(len(s)):
+                ends = []
+                for sign in (1, -1):
+                    moved = [[mpmath.mpf(float(v)) for v in row] for row in (s, t)]
+                    moved[side][place] += sign * h
+                    ends.append(gradients_at(record, *moved))
+                for of in (0, 1):
+                    difference = zip(ends[0][of], ends[1][of], strict=True)
+                    blocks[of, side, :, place] = [float((a - b) / (2 * h)) for a, b in difference]
+    return blocks
+
+
+def gradients_at(record, s, t):
+    from f_divergences import definition, slope
+
+    sides = [[mpmath.exp(v) for v in side] for side in (t, s)]
+    p, q = ([v / mpmath.fsum(side) for v in side] for side in sides)
+    _, of_p, of_q = zip(
+        *(definition(record, *pair) for pair in zip(p, q, strict=True)), strict=True
+    )
+    return slope(q, of_q), slope(p, of_p)
+
+
+@pytest.mark.parametrize("distance", [1.0, 1e-4])
+@pytest.mark.parametrize("name", NEW)
+def test_hessian_of_torch(torch, name, distance):
+    t = RNG.normal(size=4)
+    s = t + distance * RNG.normal(size=4)
+    wanted = hessians(RECORDS[name], s, t)
+    loss = loss_of(name)
+    found = torch.func.hessian(loss, argnums=(0, 1))(torch.tensor(s), torch.tensor(t))
+    by_autograd = torch.autograd.functional.hessian(loss, (torch.tensor(s), torch.tensor(t)))
+    for blocks in (found, by_autograd):
+        for of in (0, 1):
+            for side in (0, 1):
+                np.testing.assert_allclose(
+                    blocks[of][side], wanted[of, side], rtol=1e-11, atol=1e-15
+                )
+
+
+@pytest.mark.parametrize("name", ["Jeffreys", "skew", "Hellinger"])
+def test_hessian_of_jax(jax, name):
+    s, t = RNG.normal(size=(2, 4))
+    with jax.enable_x64(True):
+        found = jax.jit(jax.hessian(loss_of(name), argnums=(0, 1)))(s, t)
+    wanted = hessians(RECORDS[name], s, t)
+    for of in (0, 1):
+        for side in (0, 1):
+            np.testing.assert_allclose(found[of][side], wanted[of, side], rtol=1e-11, atol=1e-15)
+
+
+def test_gradgradcheck(torch):
+    tensors = [torch.tensor(a[:2, :3], requires_grad=True) for a in (S, T)]
+    for name in ("Jeffreys", "mixture", "Hellinger"):
+        loss = loss_of(name, temperature=1.3)
+        assert torch.autograd.gradcheck(loss, tensors, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(loss, tensors)
+
+
+# --- a class of one's own -------------------------------------------------------------------------
+
+
+def test_a_class_is_short():
+    assert len(inspect.getsource(Hellinger).splitlines()) <= 40
+
+
+@dataclass(frozen=True)
+class ChiSquared(FDivergence):
+    """Σ (p − q)²/q: +∞ where a class has p > 0 = q."""
+
+    unbounded = (True, False)
+
+    def term(self, xp, p, q, ell):
+        half = 0.5 * abs(ell)
+        wide = xp.where(ell > 0, xp.maximum(p, q) * xp.exp(half) * xp.exp(half), xp.maximum(p, q))
+        return wide * expm1(xp, -abs(ell)) ** 2
+
+    def u(self, xp, at, step):
+        return 2.0 * exp_rise(xp, 1.0, at, step)
+
+    def v(self, xp, at, step):
+        return -exp_rise(xp, 2.0, at, step)
+
+    def slope(self, xp, p, q, ell):
+        return 2.0 * p * xp.exp(ell)
+
+
+def test_one_that_is_infinite_somewhere(lib):
+    dtype = lib.widest
+    s = np.array([[0.0, 1.0, 2.0], [0.0, 1.0, -INF], [0.0, 1.0, 2.0], [0.0, 1.0, -INF]])
+    t = np.array([[0.1, 1.2, 1.8], [0.0, 1.0, 2.0], [0.0, 1.0, -INF], [0.5, 1.0, -INF]])
+    loss = partial(kldiv.f_div_with_logits, divergence=ChiSquared())
+    found = rows_and_gradients(loss, lib.array(s, dtype), lib.array(t, dtype))
+    rows, of_s, of_t = map(lib.numpy, found)
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (t, s))
+    with np.errstate(all="ignore"):
+        terms = np.where((p == 0) & (q == 0), 0, (p - q) ** 2 / q)
+    np.testing.assert_allclose(rows, terms.sum(-1), rtol=64 * unit(dtype))
+    for gradient in (of_s, of_t):
+        assert np.isnan(gradient[1]).all()
+        assert np.isfinite(gradient[[0, 2, 3]]).all()
+    by_p, by_q = (2 * (p[:1] - q[:1]) / q[:1], 1 - (p[:1] / q[:1]) ** 2)
+    for found, own, slopes in ((of_t, p, by_p), (of_s, q, by_q)):
+        wanted = own[:1] * (slopes - (own[:1] * slopes).sum(-1, keepdims=True))
+        np.testing.assert_allclose(found[:1], wanted, rtol=128 * unit(dtype))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Mixture(-0.1, 1, 1), "m must lie between 0 and 1"),
+        (lambda: Mixture(math.nan, 1, 1), "m must lie between 0 and 1"),
+        (lambda: Mixture(0.5, -1, 1), "a must be a finite number"),
+        (lambda: Mixture(0.5, 1, INF), "b must be a finite number"),
+        (lambda: Mixture(0.5, 0, 0), "one of a and b must not be 0"),
+        (lambda: Mixture(0, 0, 1), "is 0 everywhere"),
+        (lambda: Mixture(1, 1, 0), "is 0 everywhere"),
+        (lambda: Jeffreys(-1), "w must be a finite number"),
+        (lambda: Jeffreys(0, 0), "one of w and r must not be 0"),
+        (lambda: kldiv.f_div_with_logits(S, T, divergence="kl"), "record of kldiv.divergences"),
+        (lambda: kldiv.f_div_with_logits(S, T, divergence=KL), "record of kldiv.divergences"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(OptionError, match=message):
+        make()
