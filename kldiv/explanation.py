@@ -108,7 +108,7 @@ def _kernel(
     moves = route.crosses or route.mixed or route.device is not None
     work = Work(operation, None, arrays)
     choice = choose(route.backend, route.kernel, work, device if moves else None)
-    return choice.kernel, choice.reason
+    return choice.kernel if route.backend.technologies else route.kernel, choice.reason
 
 
 def _computed(

@@ -30,6 +30,7 @@ class Adapter(Protocol):
     name: str
     kernels: tuple[str, ...]
     technologies: tuple[Technology, ...]
+    in_blocks: bool
 
     def namespace(self, array: Array | None = None) -> Namespace: ...
     def dtype_name(self, array: Array) -> str: ...
@@ -106,7 +107,12 @@ def _refusal(
 
 
 def check_kernel(backend: Adapter, kernel: str) -> str:
-    """Return the setting ``kernel``, or say why the backend cannot compute by that one."""
+    """Return the setting ``kernel``, or say why the backend cannot compute by that one.
+
+    An adapter of kernels that are no technologies of ours has its first one as ``auto``.
+    """
+    if kernel == "auto" and not (backend.technologies or backend.in_blocks):
+        return backend.kernels[0]
     if kernel != "auto" and kernel not in backend.kernels:
         raise BackendError(
             f"kernel {kernel!r} does not run on backend {backend.name!r}, which has: "

@@ -45,13 +45,14 @@ def resolve(names: Sequence[str], *arrays: Array) -> Route:
 def _settle(names: Sequence[str], *types: type) -> int:
     """Return the place in `_routes` of the route for arrays of these types."""
     key = (config.current(), types)
-    if key not in _places:
+    place = _places.get(key)
+    if place is None:
         route = _choose(", ".join(names), key[0], tuple(map(find_type, types)))
         with _lock:
             place = len(_routes)
             _routes.append(route)
             _places[key] = place
-    return _places[key]
+    return place
 
 
 # torch.compile runs a function with this mark for real while it traces, and keeps what it returned:

@@ -100,6 +100,17 @@ def test_a_name_forces_it_or_says_why_not(having):
         kldiv.kl_div(*PAIR)
 
 
+def test_an_adapter_s_own_kernel_is_chosen_first(having, monkeypatch):
+    having()
+    backend, seen = get("numpy"), []
+    monkeypatch.setattr(backend, "kernels", ("mine", "pure"), raising=False)
+    compute = backend.compute
+    monkeypatch.setattr(backend, "compute", lambda *given: seen.append(given[2]) or compute(*given))
+    kldiv.kl_div(*PAIR)
+    assert seen == ["mine"]
+    assert kldiv.explain(*PAIR).kernel == "mine"
+
+
 # ---- what explain says is what runs --------------------------------------------------------------
 
 LOSSES = ("kl_div", "kl_div_with_logits", "js_div_with_logits")
