@@ -324,8 +324,9 @@ class Mixture(OfMixture):
     def canonical(self) -> tuple[Divergence, bool]:
         if self.m in {0, 1}:
             return Jeffreys(*((0.0, self.b) if self.m else (self.a, 0.0))).canonical()
-        if (self.a, self.b) == (self.m, 1.0 - self.m):
-            return JensenShannon(self.m), False
+        # 1 − 0.9 is not 0.1, but as near as the result's own rounding.
+        if self.a == self.m and math.isclose(self.b, 1.0 - self.m, rel_tol=1e-15):
+            return JensenShannon(float(self.m)), False
         return self, False
 
 

@@ -150,6 +150,7 @@ SAME = {
     "a mixture that is P": (Mixture(1, 0, 1), kldiv.kl_div_with_logits, True),
     "one direction": (Jeffreys(0, 1), kldiv.kl_div_with_logits, True),
     "JS": (Mixture(0.3, 0.3, 0.7), partial(kldiv.js_div_with_logits, beta=0.3), False),
+    "JS, 0.9": (Mixture(0.9, 0.9, 0.1), partial(kldiv.js_div_with_logits, beta=0.9), False),
 }
 
 
@@ -374,6 +375,22 @@ def test_gradgradcheck(torch):
         loss = loss_of(name, temperature=1.3)
         assert torch.autograd.gradcheck(loss, tensors, check_forward_ad=True)
         assert torch.autograd.gradgradcheck(loss, tensors)
+
+
+@pytest.mark.parametrize("name", ["Jeffreys", "skew", "Hellinger"])
+def test_vmap(torch, jax, name):
+    s, t = RNG.normal(size=(2, 3, 4, 5))
+    loss = loss_of(name)
+    wanted = [kldiv.value_and_grad(loss)(*pair) for pair in zip(s, t, strict=True)]
+    values, gradients = (np.stack(each) for each in zip(*wanted, strict=True))
+    tensors = torch.tensor(s), torch.tensor(t)
+    np.testing.assert_allclose(torch.func.vmap(loss)(*tensors), values, rtol=1e-13)
+    found = torch.func.vmap(torch.func.grad(loss))(*tensors)
+    np.testing.assert_allclose(found, gradients, rtol=1e-11, atol=1e-16)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(jax.vmap(loss)(s, t), values, rtol=1e-13)
+        found = jax.jit(jax.vmap(jax.grad(loss)))(s, t)
+    np.testing.assert_allclose(found, gradients, rtol=1e-11, atol=1e-16)
 
 
 # --- a class of one's own -------------------------------------------------------------------------
