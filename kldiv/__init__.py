@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    # Not cli and streaming, which import this package: `from kldiv import streaming` is typed too.
     from kldiv import (  # noqa: F401 - modules
         backends,
-        cli,
         config,
         distributions,
         divergences,
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
         fitting,
         nn,
         readers,
-        streaming,
         testing,
     )
     from kldiv.backends import available_backends, register_backend

@@ -376,7 +376,8 @@ def test_public_names_are_sorted_and_real():
         if isinstance(node, ast.ImportFrom) and node.module.startswith("kldiv")
         for alias in node.names
     }
-    assert stubs == {*kldiv.__all__, *kldiv._MODULES}, "what type checkers see differs"
+    above = {"cli", "streaming"}  # which import the package: type checkers would see a circle
+    assert stubs == {*kldiv.__all__, *kldiv._MODULES} - above, "what type checkers see differs"
     assert {*kldiv.__all__, "errors", "backends"} <= set(dir(kldiv))
     with pytest.raises(AttributeError, match="has no attribute 'kl_divv'"):
         _ = kldiv.kl_divv
