@@ -34,7 +34,7 @@ class Family:
     parameters: Callable[..., dict[str, float]]
     """From SciPy's numbers (shapes, loc, scale) to ours by name."""
     fixed: dict[str, float] = field(default_factory=dict)
-    """What SciPy's fit must leave alone."""
+    """Keywords of SciPy's fit for the parameters that it must not fit."""
     fitter: Callable[[Sample], tuple[float, ...]] | None = None
     """Maximum likelihood where SciPy has none, or a worse one; of data near 1 unless of counts."""
     fitted_ends: bool = False

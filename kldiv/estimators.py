@@ -120,7 +120,7 @@ def kl_estimate(
     where : array of bool, optional
         Samples to keep, broadcasting to the arguments' shape; padding is left out before any
         exponential, so that nothing there, NaN and ∞ included, reaches value or gradient. Means
-        divide by what is kept.
+        divide by the number kept.
     dtype : dtype or str, optional
         Dtype of the result. Half types are computed in float32.
 

@@ -158,7 +158,7 @@ def _replicated(array: Array, mesh: Any) -> Array:
 
 
 def spread(s: Array, t: Array, group: Any) -> Spread:
-    """Return how the logits are spread, or say what does not fit."""
+    """Return how the logits are sharded; raise where group, placements and types do not fit."""
     from torch.distributed.tensor import DTensor  # noqa: PLC0415 - only where it is asked for
 
     if transforming() or torch.compiler.is_compiling():
