@@ -1,7 +1,7 @@
 """The base class of adapters between an array library and the formulas, and the route of a call.
 
 The methods of `Backend` serve any library of the array-API standard; a library's own adapter
-overrides what only that library can do: its gradient hook, its devices, its kernels.
+overrides those of its own: the gradient hook, devices, kernels.
 """
 
 from __future__ import annotations

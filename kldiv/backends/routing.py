@@ -55,7 +55,7 @@ def _settle(names: Sequence[str], *types: type) -> int:
     return place
 
 
-# torch.compile runs a function with this mark for real while it traces, and keeps what it returned:
+# torch.compile runs a function with this mark for real while it traces, and keeps its result:
 # settings are read then, and a first call may load the adapter. The mark is torch's own; it is set
 # by name because the adapter, which could call torch.compiler.assume_constant_result, comes too
 # late.

@@ -121,7 +121,7 @@ class Divergence:
         raise NotImplementedError
 
     def canonical(self) -> tuple[Divergence, bool]:
-        """Return an equal divergence with the fastest code, and whether its arguments are exchanged."""
+        """Return an equal divergence with the fastest code, and whether arguments exchange."""
         return self, False
 
     # ---- common to all divergences ---------------------------------------------------------------

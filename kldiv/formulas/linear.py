@@ -50,7 +50,7 @@ class Products:
         self.dtype = dtype
 
     def takes(self, array: Array) -> bool:  # noqa: ARG002
-        """Return whether half-type arrays like this are multiplied unconverted, with float32 sums."""
+        """Return whether half-type arrays like this multiply unconverted, with float32 sums."""
         return False
 
     def __call__(self, a: Array, b: Array) -> Array:

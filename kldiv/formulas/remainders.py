@@ -164,7 +164,7 @@ class _Steps:
         _, near = self._ratio_less_one(wide_x, wide_y, wide_d)
         up = (d / y) * (t / wide_y + s / (x + 1.0)) - more / wide_y
         up = up / (wide_x + 1.0)  # the ratio's own growth …
-        rate = up * (y / x) * ((x + 1.0) / (y + 1.0))  # … of what it was
+        rate = up * (y / x) * ((x + 1.0) / (y + 1.0))  # … relative to it
         near = near & self.near & (rate > -0.5) & (rate < 1.0) & ~(t > y)
         flatter = _growth_of_quotient(xp, x, y, d, s, t, more)
         rho, rate, up = (xp.where(near, v, 0.0) for v in (self.rho, rate, up))

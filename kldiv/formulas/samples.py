@@ -125,9 +125,10 @@ def frequency_noise(cells: int, n: int) -> Noise:
 
 
 def spread(values: Array, place: Array, uniform: Array) -> Array:
-    """Return the points ``values[place]``, sorted, each at random within its rounding interval.
+    """Return the points ``values[place]``, each at random within its rounding interval.
 
-    It reaches half-way to the neighbouring values.  Even steps would be farther apart than chance.
+    That reaches half-way to the next of the sorted values; even steps would be farther apart than
+    chance.
     """
     steps = (values[1:] - values[:-1]) / 2
     last = steps.shape[0] - 1
