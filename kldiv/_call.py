@@ -231,7 +231,7 @@ def resolve_same_shape(
 
 
 def integers_in_float64(names: Sequence[str], arrays: Sequence[Array]) -> tuple[Array, ...]:
-    """Return arrays in which integers are float64, by JAX its widest dtype; others as they are."""
+    """Return the arrays, integers converted to float64, by JAX to its default float dtype."""
     arrays = tuple(arrays)
     route = backends.resolve(names, *arrays)
     if route.mixed:
@@ -271,7 +271,7 @@ def wider(first: str, second: str) -> str:
 
 
 def check_reduction(reduction: Reduction) -> None:
-    """Raise unless ``reduction`` is one of the four words."""
+    """Raise unless ``reduction`` is one of the four names."""
     if reduction not in REDUCTIONS:
         raise OptionError(
             f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}"
@@ -334,7 +334,7 @@ def check_axis(axis: Any, shape: tuple[int, ...], what: str) -> None:
 
 
 def _one_axis(axis: Any, shape: tuple[int, ...]) -> str:
-    """Return how to have the classes on one axis."""
+    """Return the advice that puts the classes on one axis."""
     axes = range(-len(shape), len(shape))
     if not isinstance(axis, tuple | list) or not axis or not all(one in axes for one in axis):
         return "pass that of the classes, for example -1, the last"

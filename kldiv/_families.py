@@ -140,7 +140,7 @@ def _success(data: Sample) -> tuple[float, ...]:
 
 
 def _failures_and_success(data: Sample) -> tuple[float, ...]:
-    """Given the number of failures, the best probability is known: one unknown is left."""
+    """Search for the number of failures alone: the best probability follows from it."""
     from scipy.optimize import minimize_scalar  # noqa: PLC0415 - see above
     from scipy.stats import nbinom  # noqa: PLC0415 - see above
 

@@ -89,7 +89,7 @@ class BackendStatus:
 
 
 class Spread(Protocol):
-    """Rows of which each rank holds some classes, or none."""
+    """Rows whose classes are sharded over ranks; a rank may have none."""
 
     def value(self, operation: RowLoss, arrays: Sequence[Array]) -> Array:
         """Return the loss of all ranks' classes together, differentiably; the same on each rank."""
@@ -122,7 +122,7 @@ class Backend(InChunks):
         return any(base.__module__.partition(".")[0] in self.roots for base in cls.__mro__)
 
     def check(self, name: str, array: Array) -> None:
-        """Raise if ``array`` is one of the library's that no operation can take."""
+        """Raise if no operation can take this array of the library."""
 
     def check_devices(self, names: Sequence[str], arrays: Sequence[Array]) -> None:
         """Raise if arrays are on devices that the library does not compute on together."""
@@ -182,15 +182,15 @@ class Backend(InChunks):
     def unreachable(
         self, technology: Technology, arrays: Sequence[Array], kernel: str
     ) -> str | None:
-        """Return why kernels cannot read the arrays where and as they lie in memory, or None."""
+        """Return why kernels cannot read the arrays from their place and layout, or None."""
         raise NotImplementedError
 
     def launch(self, technology: Technology, work: Work) -> Found:
-        """Have a technology compute work that it takes."""
+        """Compute work by a technology that takes it."""
         return technology.compute(work)
 
     def adjacent(self, array: Array) -> Array:
-        """Return the array, its last axis adjacent in memory where sums are exact only then."""
+        """Return the array, contiguous along its last axis where exact sums need that."""
         return array
 
     def register_container(

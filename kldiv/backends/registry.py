@@ -44,7 +44,7 @@ def get(name: str) -> Backend:
 
 
 def _pickled_by_name(backend: Backend) -> Backend:
-    """Have the workers of a scheduler find their own instance; return the backend."""
+    """Pickle a backend by its name, so that a scheduler's workers use their own; return it."""
     copyreg.pickle(type(backend), lambda each: (get, (each.name,)))
     return backend
 

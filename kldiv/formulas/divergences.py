@@ -121,7 +121,7 @@ class Divergence:
         raise NotImplementedError
 
     def canonical(self) -> tuple[Divergence, bool]:
-        """Return an equal divergence with the fastest code, and whether arguments exchange."""
+        """Return an equal divergence with the fastest code, and whether it takes (t, s)."""
         return self, False
 
     # ---- common to all divergences ---------------------------------------------------------------
@@ -445,7 +445,7 @@ class FDivergence(Summed):
 
 
 def _farthest(xp: Namespace, like: Array) -> float:
-    """Return an exponent whose power of e is finite."""
+    """Return the largest exponent of e with a finite power, less ½."""
     return math.log(float(xp.finfo(like.dtype).max)) - 0.5
 
 

@@ -67,11 +67,11 @@ class Products:
         return cast(self.xp, array, self.dtype)
 
     def factor(self, array: Array) -> Array:
-        """Return an array as it is multiplied."""
+        """Return an array in the dtype of its products."""
         return array if self.takes(array) else self.cast(array)
 
     def slope(self, gradient: Array, other: Array) -> Array:
-        """Return a gradient in logits as it is multiplied with another array."""
+        """Return a gradient in logits in the dtype of its products with another array."""
         return self.xp.astype(gradient, other.dtype) if self.takes(other) else gradient
 
     def blocks(self, weight: Array) -> list[slice]:
@@ -355,7 +355,7 @@ class LinearLoss(Loss):
         *,
         reuse: bool = False,
     ) -> list[Array]:
-        """Return gradients of a reduced loss as they are, before they are rounded."""
+        """Return gradients of a reduced loss, not yet rounded."""
         weight = self.weight(xp, cotangent, arrays[0].shape[:-1], self.keep(arrays))
         scale: Callable[..., Array] = operator.imul if reuse else operator.mul
         return [scale(gradient, weight) for gradient in gradients]
@@ -429,7 +429,7 @@ class LinearLoss(Loss):
         return values, slopes
 
     def _without_dropped(self, xp: Namespace, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        """Return the arrays with zeros for the rows that the mask drops: they are multiplied."""
+        """Return the arrays, with zeros in masked rows of h: products would spread NaN and ∞."""
         return tuple(
             self._kept(xp, array, arrays) if index in (0, 2) else array
             for index, array in enumerate(arrays)

@@ -63,7 +63,7 @@ _GONE = -150.0
 def grad_input(
     xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature = 1.0
 ) -> Array:
-    """Return ∂KL/∂s of a block; where KL is ∞ it is finite all the same."""
+    """Return ∂KL/∂s of a block, finite where KL is ∞ too."""
     return over(_excess(xp, s, t, rows, temperature), temperature)
 
 
@@ -212,7 +212,7 @@ class Mix(NamedTuple):
 
     m: float
     rest: float
-    """1 − m, of which neither is right to its last digits as the difference of the other from 1."""
+    """1 − m, given apart: a difference from 1 loses the last digits of the smaller."""
     a: float
     b: float
 

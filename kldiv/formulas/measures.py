@@ -552,7 +552,7 @@ class RowSlope(RowMeasure):
         return self.weighted(xp, slopes, totals, mean, arrays[-1])
 
     def slopes(self, xp: Namespace, ps: Sequence[Array], sums: Sequence[Array]) -> Array:
-        """Return the derivative in the probabilities as the measure takes them."""
+        """Return the measure's derivative in its probabilities, in the requested unit."""
         return self.in_units(self.measure.slope(xp, self.index, *ps, sums=sums))
 
     def mean_terms(self, xp: Namespace, ps: Sequence[Array], slopes: Array) -> Array:

@@ -104,7 +104,7 @@ class AxisRanks:
 
 
 def _shared(array: Array, parts: int, share: int) -> Array:
-    """Return rows, filled up with zeros, in as many parts of that size."""
+    """Return rows, padded with zeros, in ``parts`` parts of ``share`` rows."""
     place = jnp.unravel_index(jnp.arange(len(array)), (parts, share))
     return jnp.zeros((parts, share, *array.shape[1:]), array.dtype).at[place].set(array)
 
@@ -113,7 +113,7 @@ def _shared(array: Array, parts: int, share: int) -> Array:
 
 
 class AxisSpread:
-    """Each device of a named axis has its shard of the classes."""
+    """Classes sharded over the devices of a named axis."""
 
     def __init__(self, axis_name: Any) -> None:
         self.axis_name = axis_name

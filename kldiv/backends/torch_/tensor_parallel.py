@@ -70,7 +70,7 @@ class GroupRanks:
 
 
 def _padded(array: Array, length: int) -> Array:
-    """Return the rows, and behind them zeros up to that many."""
+    """Return the rows, padded with zeros to ``length``."""
     result = array.new_zeros(length, *array.shape[1:])
     result[: len(array)] = array
     return result
