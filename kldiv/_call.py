@@ -38,7 +38,7 @@ P = ParamSpec("P")
 
 
 class Call:
-    """What runs, on which arrays, where."""
+    """An operation with its arrays and the route that computes it."""
 
     __slots__ = ("arrays", "axis", "exchanged", "operation", "route", "spread")
 
@@ -97,7 +97,7 @@ class Call:
         return self.route.fused(self.operation, self.arrays, gradients=wanted)
 
     def _value_and_run(self, wanted: tuple[int, ...]) -> tuple[Array, Run]:
-        """Return the loss, and what runs the operations that its gradients consist of."""
+        """Return the loss, and a function that runs the operations of its gradients."""
         route, operation = self.route, self.operation
         here = route.device is None and route.backend is route.caller and self.spread is None
         # A library's own differentiation must see the operations as they are.
@@ -138,7 +138,7 @@ class LinearCall(Call):
 
 @dataclass(frozen=True)
 class Record:
-    """The facts of a public function, which whatever lists functions reads."""
+    """The facts of a public function, for code that lists functions."""
 
     prepare: Callable[..., Call]
     """Checks the arguments and resolves the settings."""
@@ -163,8 +163,8 @@ def differentiable(
 ) -> Callable[[Callable[P, Call]], Differentiable[P]]:
     """Make a function that prepares a call into the public one, which returns its value.
 
-    So each list of options stands once. `kldiv.value_and_grad` takes what is called here, and
-    `kldiv.explain` takes it where an operation is given.
+    So each list of options stands once. `kldiv.value_and_grad` takes the functions made here, and
+    `kldiv.explain` those that are given an operation.
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ def resolve_same_shape(
 
 
 def integers_in_float64(names: Sequence[str], arrays: Sequence[Array]) -> tuple[Array, ...]:
-    """Return arrays in which integers are float64, by JAX its widest dtype; others as they are."""
+    """Return the arrays, integers converted to float64, by JAX to its default float dtype."""
     arrays = tuple(arrays)
     route = backends.resolve(names, *arrays)
     if route.mixed:
@@ -271,7 +271,7 @@ def wider(first: str, second: str) -> str:
 
 
 def check_reduction(reduction: Reduction) -> None:
-    """Raise unless ``reduction`` is one of the four words."""
+    """Raise unless ``reduction`` is one of the four names."""
     if reduction not in REDUCTIONS:
         raise OptionError(
             f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}"
@@ -301,7 +301,7 @@ def different(
     second: tuple[int, ...],
     names: tuple[str, str] = ("input", "target"),
 ) -> ShapeError:
-    """Return the error for two shapes that differ, with what expands them where anything does."""
+    """Return the error for two shapes that differ; it names the broadcasts that join them."""
     mend = "bring them to one shape first"
     wide = tuple(
         max(sizes) if 1 in sizes else sizes[0]
@@ -319,7 +319,7 @@ def different(
 
 
 def check_axis(axis: Any, shape: tuple[int, ...], what: str) -> None:
-    """Raise unless ``axis`` is one whole number, of an axis of the shape, which is that of what."""
+    """Raise unless ``axis`` is one whole number within the axes of ``shape``."""
     if not isinstance(axis, int):
         try:
             operator.index(axis)
@@ -334,7 +334,7 @@ def check_axis(axis: Any, shape: tuple[int, ...], what: str) -> None:
 
 
 def _one_axis(axis: Any, shape: tuple[int, ...]) -> str:
-    """Return how to have the classes on one axis."""
+    """Return the advice that puts the classes on one axis."""
     axes = range(-len(shape), len(shape))
     if not isinstance(axis, tuple | list) or not axis or not all(one in axes for one in axis):
         return "pass that of the classes, for example -1, the last"
@@ -387,7 +387,7 @@ def fixed_temperature(temperature: float | Array) -> float | None:
 def check_row_arrays(
     route: backends.Route, arrays: dict[str, Array], rows: tuple[int, ...], mend: str
 ) -> list[Array]:
-    """Return ``temperature`` and ``where``, those that there are, as one number per row."""
+    """Return ``temperature`` and ``where``, if given, broadcast to one number per row."""
     for name, array in arrays.items():
         if name == "where":
             check_mask(route, array, rows, mend)

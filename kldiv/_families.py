@@ -34,7 +34,7 @@ class Family:
     parameters: Callable[..., dict[str, float]]
     """From SciPy's numbers (shapes, loc, scale) to ours by name."""
     fixed: dict[str, float] = field(default_factory=dict)
-    """What SciPy's fit must leave alone."""
+    """Keywords of SciPy's fit for the parameters that it must not fit."""
     fitter: Callable[[Sample], tuple[float, ...]] | None = None
     """Maximum likelihood where SciPy has none, or a worse one; of data near 1 unless of counts."""
     fitted_ends: bool = False
@@ -140,7 +140,7 @@ def _success(data: Sample) -> tuple[float, ...]:
 
 
 def _failures_and_success(data: Sample) -> tuple[float, ...]:
-    """Given the number of failures, the best probability is known: one unknown is left."""
+    """Search for the number of failures alone: the best probability follows from it."""
     from scipy.optimize import minimize_scalar  # noqa: PLC0415 - see above
     from scipy.stats import nbinom  # noqa: PLC0415 - see above
 

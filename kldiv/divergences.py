@@ -1,4 +1,4 @@
-"""Records of divergences for `kldiv.f_div_with_logits`, and what a divergence of your own takes."""
+"""Divergences for `kldiv.f_div_with_logits`, and the base class and functions for your own."""
 
 from __future__ import annotations
 

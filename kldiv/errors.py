@@ -1,4 +1,4 @@
-"""One tree of errors: every message names the argument, what came, what was expected, the mend."""
+"""One tree of errors: each message names the argument, its value, the expectation, the remedy."""
 
 from __future__ import annotations
 

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     Kind: TypeAlias = Literal["k1", "k2", "k3"]
 
 _DOMINANT = 0.25
-"""Which part of the variance one sample may make."""
+"""The largest share of the variance that one sample may have."""
 _EFFECTIVE = 50
-"""How many equal ratios q/p those of the samples must be worth, or a quarter of them."""
+"""The least effective number of samples by q/p, or a quarter of all if that is less."""
 
 _APART = 4.0
-"""How many standard errors the mean of q/p may be from 1, and how much by rounding alone."""
+"""How many standard errors the mean of q/p may be from 1; within `_ROUNDED` it always may."""
 _ROUNDED = 1e-6
 
 _KINDS: dict[str, Pointwise] = {"k1": K1(), "k2": K2(), "k3": K3()}
@@ -120,7 +120,7 @@ def kl_estimate(
     where : array of bool, optional
         Samples to keep, broadcasting to the arguments' shape; padding is left out before any
         exponential, so that nothing there, NaN and ∞ included, reaches value or gradient. Means
-        divide by what is kept.
+        divide by the number kept.
     dtype : dtype or str, optional
         Dtype of the result. Half types are computed in float32.
 

@@ -1,4 +1,4 @@
-"""What would run, and why: `explain`."""
+"""The choice of backend, device and kernel for a call, with reasons: `explain`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPERATIONS = {
 
 @dataclass(frozen=True)
 class Explanation:
-    """Who would compute an operation, where and by which kernel, with the reason of each choice."""
+    """The backend, device and kernel of an operation, with the reason of each choice."""
 
     operation: str
     library: str
@@ -43,7 +43,7 @@ class Explanation:
 
 def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
     """
-    Return what would run for these arrays under the settings that hold now, and why.
+    Explain which backend, device and kernel the current settings choose for these arrays.
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ POOR = 0.05
 _FEWEST = 20
 
 _EXPECTED, _OBSERVED = 2.0, 5.0
-"""How many points of a cell are enough for the chi-squared distribution, expected or there."""
+"""Points of a cell that are enough for the chi-squared distribution, expected or observed."""
 
 
 @dataclass(frozen=True)
@@ -446,7 +446,7 @@ def _frequencies(
 
 
 def _cells(expected: Sample, observed: Sample) -> NDArray[np.int64]:
-    """Return which cell each value is in: neighbours join until points enough are there."""
+    """Return the cell of each value: neighbours join until a cell has points enough."""
     cells = np.empty(len(expected), dtype=np.int64)
     cell, most, seen = 0, 0.0, 0.0
     for place, (likely, number) in enumerate(zip(expected, observed, strict=True)):

@@ -78,7 +78,7 @@ def value_and_grad(
 
 
 def _unwrap(loss: Any) -> tuple[Callable[..., Call], float, int]:
-    """Return what prepares a call of ``loss``, how many arrays it has, how many are bound."""
+    """Return the function that prepares ``loss``, its number of arrays, and how many are bound."""
     if isinstance(loss, partial):
         prepare, most, bound = _unwrap(loss.func)
         return partial(prepare, *loss.args, **loss.keywords), most, bound + len(loss.args)

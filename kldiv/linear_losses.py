@@ -63,12 +63,12 @@ def linear_kl_div(
     target_bias : array, optional
         The teacher's bias, of shape (V,).
     temperature : float or array, default 1.0
-        What divides both logits; an array broadcasts over the rows, and is differentiable.
+        Divisor of both logits; an array broadcasts over the rows, and is differentiable.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         As in `kl_div_with_logits`.
     where : array of bool, optional
-        Rows to keep: broadcasts to the shape of the result of ``"none"``. What is left out is 0,
-        gets zero gradient and leaks no NaN; means divide by what is kept.
+        Rows to keep: broadcasts to the shape of the result of ``"none"``. A dropped row is 0,
+        gets zero gradient and leaks no NaN; means divide by the number kept.
     dtype : dtype or str, optional
         Dtype of the result; by default the widest of the arguments'. With ``"float64"`` the
         products are in float64 too.
@@ -81,7 +81,7 @@ def linear_kl_div(
     Raises
     ------
     ShapeError
-        Two of the arrays do not fit each other; the message says which, and what helps.
+        Two of the arrays do not fit each other; the message names them and the remedy.
     DTypeError
         An argument is not real floating, or ``where`` is not bool.
     OptionError

@@ -55,15 +55,15 @@ def kl_div_with_logits(
     axis : int, default -1
         Where the classes lie.
     temperature : float or array, default 1.0
-        What divides both logits; an array broadcasts over the distributions, and is differentiable.
+        Divisor of both logits; an array broadcasts over the distributions, and is differentiable.
         The result is not multiplied by T².
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         ``"none"`` gives one divergence per distribution, the axis of the classes gone; ``"mean"``
         is the mean over distributions; ``"batchmean"`` divides the sum by the result's first
         dimension.
     where : array of bool, optional
-        Distributions to keep: broadcasts to the shape of the result of ``"none"``. What is left out
-        is 0, gets zero gradient and leaks no NaN; means divide by what is kept.
+        Distributions to keep: broadcasts to the shape of the result of ``"none"``. A dropped one
+        is 0, gets zero gradient and leaks no NaN; means divide by the number kept.
     dtype : dtype or str, optional
         Dtype of the result; by default the wider of the two arguments'. Half-precision logits are
         computed in float32 and rounded once at the end.
@@ -157,7 +157,7 @@ def js_div_with_logits(
     axis : int, default -1
         Where the classes lie.
     temperature : float or array, default 1.0
-        What divides both logits; an array broadcasts over the distributions, and is differentiable.
+        Divisor of both logits; an array broadcasts over the distributions, and is differentiable.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         As in `kl_div_with_logits`.
     where : array of bool, optional
@@ -257,7 +257,7 @@ def f_div_with_logits(
     axis : int, default -1
         Where the classes lie.
     temperature : float or array, default 1.0
-        What divides both logits; an array broadcasts over the distributions, and is differentiable.
+        Divisor of both logits; an array broadcasts over the distributions, and is differentiable.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         As in `kl_div_with_logits`.
     where : array of bool, optional

@@ -45,7 +45,7 @@ def kl_div(
     log_target : bool, default False
         Whether ``target`` holds log-probabilities.
     where : array of bool, optional
-        Elements to keep; broadcasts to the shape of ``input``. What is left out adds nothing, gets
+        Elements to keep; broadcasts to the shape of ``input``. A dropped element adds nothing, gets
         zero gradient and leaks no NaN; ``"mean"`` divides by how many elements are kept,
         ``"batchmean"`` by how many entries of the first axis keep any.
     dtype : dtype or str, optional

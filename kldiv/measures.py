@@ -85,7 +85,7 @@ def kl_divergence(
     LibraryError
         Not arrays and not distributions, or of libraries that do not mix.
     NoClosedFormError
-        No closed form is known for the pair of distributions; the message says what would work.
+        No closed form is known for the pair of distributions; the message names the alternatives.
 
     See Also
     --------
@@ -333,7 +333,7 @@ def renyi_divergence(
     -----
     The sum is divided by α Σp + (1−α) Σq, which is 1 for normalised rows, so that a rounding error
     in their sums does not enter; of rows that are not normalised the result is ≥ 0 as well. An
-    order above 1 magnifies what the sums differ by: where that divisor is less than half of
+    order above 1 magnifies the difference of the sums: where that divisor is less than half of
     (Σp)^α (Σq)^(1−α), which is 1 too for normalised rows, it is that instead.
 
     References

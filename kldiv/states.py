@@ -44,7 +44,7 @@ class KLState:
     state : kldiv.formulas.state.State
         The summary; made by `from_logits`, `merge` and `load`.
     temperature : float
-        What divides the logits.
+        Divisor of the logits.
 
     See Also
     --------
@@ -115,7 +115,7 @@ class KLState:
 
     @classmethod
     def _of(cls, backend: Backend, operation: RowOperation, arrays: Sequence[Array]) -> KLState:
-        """Return the state that an operation gives, lazily where the library is lazy."""
+        """Compute an operation's state, lazily where the library is lazy."""
         packed = backend.compute(operation, arrays, "pure")
         with backend.context(packed):
             fields = shards.split(packed)

@@ -57,7 +57,7 @@ def check_backend(backend: Backend | str) -> tuple[str, ...]:
     Raises
     ------
     AssertionError
-        A check failed; the message says which, with what came and what was expected.
+        A check failed; the message names it, with the actual and the expected value.
     BackendError
         The backend cannot be used here.
 

@@ -9,9 +9,9 @@ A call goes this way:
 3. `Backend.compute` asks ``choice`` which technology of kernels computes, and without one
    evaluates the formulas.
 
-``base`` is what an adapter is, ``table`` says what is known of the built-in ones, ``chunks`` has
-the loop of two linear layers' loss. Nothing here imports a framework until an array of it appears,
-or its name is asked for.
+``base`` defines an adapter, ``table`` has the built-in ones' names and kernels, ``chunks`` has the
+loop of two linear layers' loss. Nothing here imports a framework until an array of it appears, or
+its name is asked for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a backend is, the adapter between one array library and the formulas, and a route to it.
+"""The base class of adapters between an array library and the formulas, and the route of a call.
 
 The methods of `Backend` serve any library of the array-API standard; a library's own adapter
-overrides what only that library can do: its gradient hook, its devices, its kernels.
+overrides those of its own: the gradient hook, devices, kernels.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @cache
 def keep_freed_memory() -> None:
-    """Let the C library keep what temporaries free, which makes blocks three times as fast.
+    """Make the C library keep freed memory for reuse: blocks are three times as fast.
 
     glibc gives free memory above 128 KiB back to the system, and every block would fault it in
     again, until it has seen a larger piece freed: twice the size of the largest is kept, of up to
@@ -70,12 +70,12 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Names of the dtypes that every operation takes, narrowest first."""
 
 HALVES = FLOATS[:2]
-"""Those that are computed in float32."""
+"""Names of the half-precision dtypes, which are computed in float32."""
 
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """Whether a backend can be used here, and if not, why and what helps."""
+    """The status of a backend here: usable, or the reason why not and the line that installs it."""
 
     name: str
     usable: bool
@@ -89,7 +89,7 @@ class BackendStatus:
 
 
 class Spread(Protocol):
-    """Rows of which each rank holds some classes, or none."""
+    """Rows whose classes are sharded over ranks; a rank may have none."""
 
     def value(self, operation: RowLoss, arrays: Sequence[Array]) -> Array:
         """Return the loss of all ranks' classes together, differentiably; the same on each rank."""
@@ -97,7 +97,7 @@ class Spread(Protocol):
 
 
 class Backend(InChunks):
-    """Adapter of one array library: derive from it, and override what the library does better."""
+    """Adapter of one array library: derive from it, and override the methods it does better."""
 
     roots: tuple[str, ...]
     """Top-level modules that the library's array types are defined in."""
@@ -106,7 +106,7 @@ class Backend(InChunks):
     kernels: tuple[str, ...] = ("pure",)
     """Names of the kernels, the fastest first; ``pure`` is the array-API formula."""
     technologies: tuple[Technology, ...] = ()
-    """What has these kernels, in the same order; ``pure`` needs nothing."""
+    """The technologies of these kernels, in the same order; ``pure`` needs none."""
 
     numpy_float32: bool = True
     """Whether the library's float32 is NumPy's, whose logarithm is up to 4.6 u off and whose sums
@@ -122,7 +122,7 @@ class Backend(InChunks):
         return any(base.__module__.partition(".")[0] in self.roots for base in cls.__mro__)
 
     def check(self, name: str, array: Array) -> None:
-        """Raise if ``array`` is one of the library's that no operation can take."""
+        """Raise if no operation can take this array of the library."""
 
     def check_devices(self, names: Sequence[str], arrays: Sequence[Array]) -> None:
         """Raise if arrays are on devices that the library does not compute on together."""
@@ -182,15 +182,15 @@ class Backend(InChunks):
     def unreachable(
         self, technology: Technology, arrays: Sequence[Array], kernel: str
     ) -> str | None:
-        """Return why kernels cannot read the arrays where and as they lie in memory, or None."""
+        """Return why kernels cannot read the arrays from their place and layout, or None."""
         raise NotImplementedError
 
     def launch(self, technology: Technology, work: Work) -> Found:
-        """Have a technology compute work that it takes."""
+        """Compute work by a technology that takes it."""
         return technology.compute(work)
 
     def adjacent(self, array: Array) -> Array:
-        """Return the array, its last axis adjacent in memory where sums are exact only then."""
+        """Return the array, contiguous along its last axis where exact sums need that."""
         return array
 
     def register_container(
@@ -201,7 +201,7 @@ class Backend(InChunks):
     ) -> None:
         """Tell the library how its transformations find the arrays in objects of a class."""
 
-    # ---- what there is here ----------------------------------------------------------------------
+    # ---- availability ----------------------------------------------------------------------------
 
     def problem(self) -> str | None:
         """Return why the backend cannot be used here, or None where it can."""
@@ -218,7 +218,7 @@ class Backend(InChunks):
         return None if found is None else str(found)
 
     def status(self) -> BackendStatus:
-        """Return whether the backend is usable here, and if not why."""
+        """Return the backend's status on this machine."""
         reason = self.problem()
         problems = {} if reason else choice.kernel_problems(self)
         return BackendStatus(
@@ -235,7 +235,7 @@ class Backend(InChunks):
 
 @dataclass(frozen=True)
 class Route:
-    """Who calls, who computes, where and with which kernel: the settings of a call, resolved.
+    """The caller, backend, device and kernel of a call: its settings, resolved.
 
     No tuple: libraries would take that for a container of arrays.
     """
@@ -270,7 +270,7 @@ class Route:
     def fused(self, operation: Operation, arrays: Sequence[Array], **wanted: Any) -> Found | None:
         """Compute value and gradients in one pass, or return None where there is no such pass.
 
-        What is wanted is that of a `Work`.
+        ``wanted`` are the fields of `Work` that name the results.
         """
         if self.device is not None or self.crosses:
             return None

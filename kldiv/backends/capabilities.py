@@ -1,4 +1,4 @@
-"""What each backend can do, declared once: tests, their skips and the README's table follow it."""
+"""The features of each backend, declared once for tests, their skips and the README's table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who computes a call, and why: the one place that decides.
+"""The choice of the technology that computes a call: the one place that decides.
 
 Running a call, tracing it for a compiler, computing a lazy block and explaining it all ask
 `choose`. An adapter says which technologies there are for its arrays (`Backend.technologies`),
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Adapter(Protocol):
-    """What choosing asks of a library's adapter: see `kldiv.backends.Backend`."""
+    """The part of an adapter that `choose` uses: see `kldiv.backends.Backend`."""
 
     name: str
     kernels: tuple[str, ...]
@@ -52,7 +52,7 @@ class Choice(NamedTuple):
 
     @property
     def kernel(self) -> str:
-        """Name of what computes."""
+        """The kernel that computes; ``pure`` is the array-API formula."""
         return "pure" if self.technology is None else self.technology.name
 
     @property
@@ -67,7 +67,7 @@ class Choice(NamedTuple):
 
 
 def choose(backend: Adapter, kernel: str, work: Work, moved_to: str | None = None) -> Choice:
-    """Return who computes work on a backend under the setting ``kernel``, and why.
+    """Choose the technology that computes work under the setting ``kernel``, with the reason.
 
     Where arrays are moved to a device first, only their shapes matter.
     """
@@ -81,7 +81,7 @@ def choose(backend: Adapter, kernel: str, work: Work, moved_to: str | None = Non
 
 
 def _refusals(backend: Adapter, kernel: str, work: Work, moved_to: str | None) -> dict[str, str]:
-    """Return for each technology that could be meant why it does not compute the work."""
+    """Return for each technology that ``kernel`` allows why it does not compute the work."""
     return {
         each.name: each.problem() or _refusal(each, backend, kernel, work, moved_to) or ""
         for each in backend.technologies
@@ -107,9 +107,9 @@ def _refusal(
 
 
 def check_kernel(backend: Adapter, kernel: str) -> str:
-    """Return the setting ``kernel``, or say why the backend cannot compute by that one.
+    """Return the setting ``kernel``; raise where the backend cannot compute by it.
 
-    An adapter of kernels that are no technologies of ours has its first one as ``auto``.
+    Without technologies ``auto`` is the adapter's first kernel, unless it runs blocks.
     """
     if kernel == "auto" and not (backend.technologies or backend.in_blocks):
         return backend.kernels[0]
@@ -134,7 +134,7 @@ def kernel_problems(backend: Adapter) -> dict[str, str]:
 
 
 def fused(backend: Adapter, kernel: str, work: Work) -> Found | None:
-    """Compute by the technology that is chosen, or return None where the formulas are to do it.
+    """Compute by the chosen technology, or return None where the formulas compute.
 
     One that fails gives way, with a warning, to the next; asked for by name it is an error.
     """
@@ -150,7 +150,7 @@ def fused(backend: Adapter, kernel: str, work: Work) -> Found | None:
 
 
 def value(backend: Adapter, kernel: str, operation: Any, arrays: Sequence[Array]) -> Array | None:
-    """Compute the value of an operation likewise."""
+    """Compute the value of an operation by the chosen technology, or return None."""
     if kernel == "auto" and backend.is_small(arrays):  # as `choose` says, in a tenth of the time
         return None
     work = Work(operation, backend.namespace(arrays[0]), arrays)
@@ -163,7 +163,7 @@ def value(backend: Adapter, kernel: str, operation: Any, arrays: Sequence[Array]
 
 
 def _of_loss(backend: Adapter, work: Work) -> Work | None:
-    """Return a gradient that is an operation of its own as work on its loss, or None."""
+    """Return the work on the loss whose gradient the operation is, or None."""
     operation = work.operation
     s, t, weight, *rest = work.arrays
     if backend.dtype_name(work.arrays[operation.index]) != operation.result:
@@ -188,7 +188,7 @@ def cannot_run(kernel: str, why: object) -> BackendError:
 
 
 def compile_kernels() -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield the name of each CPU kernel, with what compiles it or loads it.
+    """Yield the name of each CPU kernel with the function that compiles or loads it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The loss of two linear layers, a chunk of rows at a time: the loop, and who runs it."""
+"""The loss of two linear layers, a chunk of rows at a time: the loop and its callers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 CHUNK_BYTES = 268_435_456
-"""Of logits and their gradients on a CPU: rows enough for a matrix product to run at full speed."""
+"""Bytes of a chunk's logits and gradients on a CPU: rows enough for matrix products' full speed."""
 
 DEVICE_CHUNK_BYTES = 1_073_741_824
 """The same on a GPU."""
 
 
 class InChunks(Exchange):
-    """What two linear layers' loss asks of a library's adapter."""
+    """The methods of an adapter that two linear layers' loss uses."""
 
     def run_linear(self, operation: LinearLoss, route: Any, arrays: Sequence[Array]) -> Array:
         """Run two linear layers' loss inside the library's gradient hook; here there is none."""
@@ -47,7 +47,7 @@ class InChunks(Exchange):
         Parameters
         ----------
         operation : LinearLoss
-            What to compute.
+            The loss; its reduction is left to the caller.
         arrays : sequence of array
             The library's own arrays.
         route : Route
@@ -55,7 +55,7 @@ class InChunks(Exchange):
         wanted : sequence of int, optional
             Indices of the arrays to differentiate in.
         weight : array, optional
-            What each row's gradient is multiplied by; by default 1.
+            One factor per row for the gradients; by default 1.
 
         Returns
         -------
@@ -71,7 +71,7 @@ class InChunks(Exchange):
         return CHUNK_BYTES
 
     def kept_rows(self, keep: Array) -> Array | None:  # noqa: ARG002
-        """Return where a mask of rows is True; None where only the device could tell."""
+        """Return the indices where a mask of rows is True; None where that waits for the device."""
         return None
 
 
@@ -85,7 +85,7 @@ def evaluate(
     wanted: Sequence[int] = (),
     weight: Array | None = None,
 ) -> Found:
-    """Return what `Backend.in_chunks` does, in the caller's library."""
+    """Compute as `Backend.in_chunks` does, with results in the caller's library."""
     caller, backend = route.caller, route.backend
     if caller.in_blocks or (route.device is None and not route.crosses):
         return caller.in_chunks(operation, arrays, route, wanted, weight)
@@ -125,7 +125,7 @@ def value_and_gradients(
 
 
 def tools(backend: Any, products: Products, kernel: str) -> Tools:
-    """Return what a chunk is computed with on the backend's own arrays."""
+    """Return the functions that compute a chunk on the backend's own arrays."""
 
     def run(operation: Operation, *arrays: Array) -> Array:
         return backend.compute(operation, arrays, kernel)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def _missing(name: str) -> Any:
-    """Return what CuPy has elsewhere: special functions, and from version 14 on bfloat16."""
+    """Return the special functions, or bfloat16 from CuPy 14 on: its namespace has neither."""
     if name == "special":
         import cupyx.scipy.special  # noqa: PLC0415 - few calls need it
 

@@ -22,7 +22,7 @@ class Exchange:
 
     name: str
     module: str
-    """What to import to have the library's array-API namespace."""
+    """Name of the module that is the library's array-API namespace."""
 
     def namespace(self, array: Array | None = None) -> Namespace:
         """Return the array-API namespace, of ``array`` where the library has several."""

@@ -33,7 +33,7 @@ def special() -> Any:
 
 
 def _missing(name: str) -> Any:
-    """Return what NumPy lacks: bfloat16, and a namespace of special functions."""
+    """Return a name that NumPy lacks: bfloat16, or the namespace of special functions."""
     if name == "special":
         return special()
     if name != "bfloat16":

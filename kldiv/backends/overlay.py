@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Overlay(ModuleType):
-    """``module``, and what ``missing`` gives for the names that it does not have."""
+    """The namespace of ``module``, with the names that it lacks from ``missing``."""
 
     def __init__(self, module: ModuleType, missing: Callable[[str], Any]) -> None:
         super().__init__(module.__name__)

@@ -1,7 +1,7 @@
-"""Which adapter serves which name and which array, and the registry that grows from the table.
+"""The registry of adapters, by name and by array type, which begins with the table's.
 
 An array's type decides its library, once per type.  The table's adapters come first, so that a
-registered one never changes what already works.
+registered one never takes over arrays that a built-in one serves.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _loaded: dict[str, Backend] = {}
 _registered: dict[str, Backend] = {}
 _by_type: dict[type, Backend] = {}
 on_registration: list[Callable[[], None]] = []
-"""What else forgets the types that it has met once a backend is registered."""
+"""Functions that clear other caches of types when a backend is registered."""
 
 
 def get(name: str) -> Backend:
@@ -44,7 +44,7 @@ def get(name: str) -> Backend:
 
 
 def _pickled_by_name(backend: Backend) -> Backend:
-    """Have the workers of a scheduler find their own instance; return the backend."""
+    """Pickle a backend by its name, so that a scheduler's workers use their own; return it."""
     copyreg.pickle(type(backend), lambda each: (get, (each.name,)))
     return backend
 

@@ -1,4 +1,4 @@
-"""Who computes a call: its library, the backend, the device and the kernel, resolved once."""
+"""The route of a call: its library, backend, device and kernel, resolved once per settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def gather(route: Route, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 def resolve(names: Sequence[str], *arrays: Array) -> Route:
-    """Return who computes on ``arrays`` under the current settings; the first names the library."""
+    """Return the route of ``arrays`` under the current settings; the first decides the library."""
     return _routes[_settle(names, *[type(array) for array in arrays])]
 
 
@@ -55,7 +55,7 @@ def _settle(names: Sequence[str], *types: type) -> int:
     return place
 
 
-# torch.compile runs a function with this mark for real while it traces, and keeps what it returned:
+# torch.compile runs a function with this mark for real while it traces, and keeps its result:
 # settings are read then, and a first call may load the adapter. The mark is torch's own; it is set
 # by name because the adapter, which could call torch.compiler.assume_constant_result, comes too
 # late.

@@ -1,4 +1,4 @@
-"""The backends there are, by what can be said of them without importing their libraries.
+"""The names of all backends, and the built-in ones' facts, without importing their libraries.
 
 Nothing of the package is imported here, so that the settings can be checked by it.
 """
@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 
 class Entry(NamedTuple):
-    """What is known of a backend before it is loaded."""
+    """The facts of a built-in backend, readable before it is loaded."""
 
     roots: tuple[str, ...]
     """Top-level modules that its array types are defined in."""

@@ -1,6 +1,6 @@
-r"""Binet's function g(x) = log Γ(x) − (x − ½) log x + x − ½ log 2π, and what depends on it alone.
+r"""Binet's function g(x) = log Γ(x) − (x − ½) log x + x − ½ log 2π, and functions made of it.
 
-What is left of log Γ and of digamma where the leading terms of a divergence have cancelled by
+They remain of log Γ and of digamma where the leading terms of a divergence have cancelled by
 algebra.  All are right to some tens of units of themselves for x from the smallest numbers to the
 largest: Γ's recurrence shifts x up, g(x) − g(x + 1) = (x + ½) log(1 + 1/x) − 1, and there stands
 Stirling's series.  Below, dg is the derivative of g.

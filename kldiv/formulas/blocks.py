@@ -1,4 +1,4 @@
-"""How rows are cut into blocks that are worked on at a time."""
+"""Blocks of rows, and of classes, that are computed at a time."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def block_starts(xp: Namespace, rows: int, most: int) -> Array:
 
 
 def shared_out(length: int, parts: int) -> tuple[int, list[slice]]:
-    """Return how many each of ``parts`` gets, and which; the last may reach beyond ``length``."""
+    """Return the size of each of ``parts``, and their slices, which may reach beyond ``length``."""
     step = math.ceil(length / parts)
     return step, slices(step * parts, step)
 

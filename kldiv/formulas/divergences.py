@@ -1,9 +1,9 @@
-r"""What a divergence of two rows of logits is: states, sums, and what follows from these.
+r"""Divergences of two rows of logits: states and sums, and from these values and gradients.
 
 A row is read for one or two states (`kldiv.formulas.state`); they merge, so a row may lie in any
-number of parts.  What follows from a state is known of the whole row, on every part; sums over the
-classes may then need one more reading.  With both known, the value is there, and a gradient is each
-part's own affair.  So `Divergence` has the same few methods wherever the classes are.
+number of parts.  The merged states give the row's constants, the same for every part; sums over the
+classes may then need one more reading.  Both give the value, and each part of the classes computes
+its gradient by itself.  So `Divergence` has the same few methods wherever the classes are.
 
 Derivatives of gradients, and that in the temperature, follow from the same pieces for all of them.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kldiv.formulas.state import Rows, State, Temperature
 
 Wanted: TypeAlias = "tuple[int, ...]"
-"""Of `STUDENT`, `TEACHER`, `VALUE`: what shall follow from the states and sums."""
+"""The requested results, of `STUDENT`, `TEACHER` and `VALUE`."""
 
 STUDENT: Final = 0
 """The gradient in s; the state of (t, s)."""
@@ -39,16 +39,16 @@ ALL: Final = (VALUE, TEACHER, STUDENT)
 
 
 class Known(NamedTuple):
-    """What is known of whole rows."""
+    """The constants and sums of whole rows."""
 
     rows: Mapping[int, Rows]
     """Constants from each state, `STUDENT` or `TEACHER`."""
     sums: Mapping[int, Array]
-    """For each of what is wanted the sum over classes that it takes."""
+    """For each requested result the sum over classes that it takes."""
 
 
 class Block(NamedTuple):
-    """Classes of rows, all or some of them, and what is known of the whole rows."""
+    """Classes of rows, all or some of them, with the constants and sums of the whole rows."""
 
     xp: Namespace
     s: Array
@@ -83,12 +83,12 @@ class Block(NamedTuple):
         return [self._replace(s=self.s[..., cut], t=self.t[..., cut]) for cut in cuts]
 
     def summed(self, function: Callable[[Block], Array]) -> Array:
-        """Return the sum of what a function gives for each of the parts."""
+        """Add up a function's values for the parts."""
         first, *rest = map(function, self.parts())
         return sum(rest, first)
 
     def joined(self, function: Callable[[Block], Array]) -> Array:
-        """Return what a function gives for all classes."""
+        """Join a function's values for the parts to those of all classes."""
         found = [*map(function, self.parts())]
         return found[0] if len(found) == 1 else self.xp.concat(found, axis=-1)
 
@@ -97,7 +97,7 @@ class Divergence:
     """A divergence of two rows of logits."""
 
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
-        """Return which states, and then which sums, it takes."""
+        """Return the states, and then the sums, that the requested results take."""
         raise NotImplementedError
 
     def share(self, part: int, block: Block) -> Array:
@@ -117,14 +117,14 @@ class Divergence:
         raise NotImplementedError
 
     def temperature_share(self, block: Block) -> Array:
-        """Return a block's share of the derivative in T, given what value and ∂/∂t take."""
+        """Return a block's share of ∂D/∂T, given the states and sums of the value and of ∂D/∂t."""
         raise NotImplementedError
 
     def canonical(self) -> tuple[Divergence, bool]:
-        """Return an equal one that has the fastest way, and whether of the arguments exchanged."""
+        """Return an equal divergence with the fastest code, and whether it takes (t, s)."""
         return self, False
 
-    # ---- what follows for all of them ------------------------------------------------------------
+    # ---- common to all divergences ---------------------------------------------------------------
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
         """Return the derivative of a gradient in a direction of (s, t), of whole rows."""
@@ -139,7 +139,7 @@ class Divergence:
     def whole(
         self, xp: Namespace, s: Array, t: Array, temperature: Temperature, wanted: Wanted
     ) -> Block:
-        """Return all classes as a block, and what is known of them."""
+        """Return all classes as a block, with their constants and sums."""
         states, sums = self.needs(wanted)
         rows = {index: state.finish(xp, state_of(xp, index, s, t, temperature)) for index in states}
         block = Block(xp, s, t, temperature, Known(rows, {}))
@@ -182,7 +182,7 @@ class KullbackLeibler(Divergence):
 
 @dataclass(frozen=True)
 class Jeffreys(Divergence):
-    """w·KL(P‖Q) + r·KL(Q‖P): two states, and nothing else."""
+    """w·KL(P‖Q) + r·KL(Q‖P): two states, no sums."""
 
     w: float = 1.0
     r: float = 1.0
@@ -192,7 +192,7 @@ class Jeffreys(Divergence):
         return {side: each for side, each in ((TEACHER, self.w), (STUDENT, self.r)) if each}
 
     def _added(self, function: Callable[[int], Array]) -> Array:
-        """Return the weighted sum of what both directions give."""
+        """Return the weighted sum of a function's values for the directions that count."""
         first, *more = (weight * function(side) for side, weight in self._sides().items())
         return sum(more, first)
 
@@ -223,7 +223,7 @@ class Jeffreys(Divergence):
 
 
 class Summed(Divergence):
-    """One that takes sums: of its terms, and of u or v for a gradient."""
+    """A divergence that takes sums: of its terms, and of u or v for a gradient."""
 
     def elements(self, block: Block) -> Array:
         """Return the classes' shares of the value, none below 0, given the state of (s, t)."""
@@ -279,7 +279,7 @@ class OfMixture(Summed):
 
     @property
     def mix(self) -> Mix:
-        """Its weights."""
+        """The weights in M, and of the two divergences."""
         raise NotImplementedError
 
     def elements(self, block: Block) -> Array:
@@ -347,7 +347,7 @@ class FDivergence(Summed):
 
     See Also
     --------
-    kldiv.f_div_with_logits : What takes it.
+    kldiv.f_div_with_logits : The loss that takes it.
 
     Notes
     -----
@@ -411,7 +411,7 @@ class FDivergence(Summed):
         known, step = logits.from_anchor(xp, *side, block.temperature)
         at = _nearer(xp, known)
         step = xp.where(at == known, step, logits.log_ratio(xp, *side, block.temperature) - at)
-        # Farther below own is 0 to any dtype, and what grows with other/own would overflow.
+        # Farther below own is 0 to any dtype, and u or v, growing with other/own, would overflow.
         step = xp.maximum(step, -_farthest(xp, at) - at)
         rise = self.u(xp, at, step) if index == TEACHER else self.v(xp, -at, -step)
         return block.own(index), rise
@@ -445,7 +445,7 @@ class FDivergence(Summed):
 
 
 def _farthest(xp: Namespace, like: Array) -> float:
-    """Return an exponent whose power of e is finite."""
+    """Return the largest exponent of e with a finite power, less ½."""
     return math.log(float(xp.finfo(like.dtype).max)) - 0.5
 
 

@@ -1,7 +1,7 @@
-"""What one sample of P tells of D(P‖Q): functions of log p and log q, with their derivatives.
+"""Estimators of D(P‖Q) from one sample of P: functions of log p and log q, with derivatives.
 
 With x = log p − log q (J. Schulman, "Approximating KL divergence", 2020): k1 = x has the mean
-D(P‖Q); k3 = φ(x) = x + (e⁻ˣ − 1) too, as what it adds has the mean 0, and is never negative;
+D(P‖Q); k3 = φ(x) = x + (e⁻ˣ − 1) too, as the added term has the mean 0, and is never negative;
 k2 = x²/2 is biased, and close where P and Q are.
 """
 
@@ -197,12 +197,12 @@ def _pair(arrays: Sequence[Array]) -> list[Array]:
 
 
 def _product(xp: Namespace, rest: Array, slope: Array) -> Array:
-    """Return what the rest of x adds to first order: nothing where the slope is infinite."""
+    """Return the low word of x times the slope: 0 where the slope is infinite."""
     finite = xp.isfinite(slope)
     return xp.where(finite, rest * xp.where(finite, slope, 0.0), 0.0)
 
 
 def _log_ratio(xp: Namespace, x: Array, y: Array) -> tuple[Array, Array]:
-    """Return log p − log q and what rounding lost of it, which is 0 where they are not finite."""
+    """Return log p − log q as a double word; the low word is 0 where these are not finite."""
     high, low = two_difference(x, y)
     return high, xp.where(xp.isfinite(high) & xp.isfinite(low), low, 0.0)

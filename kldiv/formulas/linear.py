@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     """(operation, arrays, sides, weight) → value and gradients of a chunk, or None."""
 
 _BLOCK_BYTES = 2**24
-"""Of a weight, or of its gradient, that are converted or added at a time."""
+"""Bytes of a weight, or of its gradient, that are converted or added at a time."""
 
 
 class Products:
-    """Products of matrices in the dtype of the logits; adapters know better ones."""
+    """Products of matrices in the dtype of the logits; adapters derive faster ones."""
 
     in_blocks: ClassVar[bool] = True
     """Whether a weight of another dtype is converted a block of classes at a time."""
@@ -50,7 +50,7 @@ class Products:
         self.dtype = dtype
 
     def takes(self, array: Array) -> bool:  # noqa: ARG002
-        """Return whether arrays of its half type are multiplied as they are, and summed wide."""
+        """Return whether half-type arrays like this multiply unconverted, with float32 sums."""
         return False
 
     def __call__(self, a: Array, b: Array) -> Array:
@@ -67,11 +67,11 @@ class Products:
         return cast(self.xp, array, self.dtype)
 
     def factor(self, array: Array) -> Array:
-        """Return an array as it is multiplied."""
+        """Return an array in the dtype of its products."""
         return array if self.takes(array) else self.cast(array)
 
     def slope(self, gradient: Array, other: Array) -> Array:
-        """Return a gradient in logits as it is multiplied with another array."""
+        """Return a gradient in logits in the dtype of its products with another array."""
         return self.xp.astype(gradient, other.dtype) if self.takes(other) else gradient
 
     def blocks(self, weight: Array) -> list[slice]:
@@ -86,7 +86,7 @@ class Products:
 
 
 class Side(NamedTuple):
-    """Which of the arrays make the logits of the student, or of the teacher."""
+    """Indices of the arrays that make the logits of the student, or of the teacher."""
 
     hidden: int
     weight: int
@@ -94,7 +94,7 @@ class Side(NamedTuple):
 
 
 class Tools(NamedTuple):
-    """What an adapter has for a chunk."""
+    """An adapter's functions that compute a chunk."""
 
     products: Products
     run: Run
@@ -102,13 +102,13 @@ class Tools(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What comes of a chunk of rows."""
+    """The results of a chunk of rows."""
 
     values: Array
     of_rows: list[Array]
-    """Gradients in the arrays of rows that are wanted."""
+    """The wanted gradients in arrays of rows."""
     factors: list[tuple[Array, Array | None]]
-    """For each wanted weight and bias the gradient in the logits, and what they multiply."""
+    """For each wanted weight and bias the gradient in the logits, and h; None for a bias."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class LinearLoss(Loss):
 
     @property
     def of_logits(self) -> RowLoss:
-        """The same loss, of the logits and of what there is per row."""
+        """The same loss, of the logits and of the row arrays: temperature and mask."""
         dtypes = self.compute, self.total, self.result
         return RowLoss(self.reduction, *dtypes, temperature=self.temperature)
 
@@ -191,7 +191,7 @@ class LinearLoss(Loss):
         )
 
     def _whole(self, xp: Namespace, arrays: Sequence[Array]) -> list[Array]:
-        """Return the logits of all rows, and what there is per row."""
+        """Return the logits of all rows, and the row arrays: temperature and mask."""
         arrays = self._without_dropped(xp, arrays)
         products = Products(xp, self.compute)
         found = []
@@ -257,13 +257,13 @@ class LinearLoss(Loss):
         Parameters
         ----------
         tools : Tools
-            What the adapter has.
+            The adapter's functions.
         arrays : sequence of array
             The operation's, of these rows.
         wanted : sequence of int
             Indices of the arrays to differentiate in.
         weight : array or None
-            What each row's gradient is multiplied by; None is 1.
+            One factor per row for the gradients; None is 1.
         """
         products = tools.products
         xp = products.xp
@@ -355,13 +355,13 @@ class LinearLoss(Loss):
         *,
         reuse: bool = False,
     ) -> list[Array]:
-        """Return gradients of a reduced loss as they are, before they are rounded."""
+        """Return gradients of a reduced loss, not yet rounded."""
         weight = self.weight(xp, cotangent, arrays[0].shape[:-1], self.keep(arrays))
         scale: Callable[..., Array] = operator.imul if reuse else operator.mul
         return [scale(gradient, weight) for gradient in gradients]
 
     def row_weight(self, xp: Namespace, cotangent: Array) -> Array:
-        """Return what each row's gradient is multiplied by, given that in unreduced rows."""
+        """Return the factor of each row's gradient, given the gradient in unreduced rows."""
         return cast(xp, xp.reshape(cotangent, (-1,)), self.compute)
 
     def contracted(
@@ -429,7 +429,7 @@ class LinearLoss(Loss):
         return values, slopes
 
     def _without_dropped(self, xp: Namespace, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        """Return the arrays with zeros for the rows that the mask drops: they are multiplied."""
+        """Return the arrays, with zeros in masked rows of h: products would spread NaN and ∞."""
         return tuple(
             self._kept(xp, array, arrays) if index in (0, 2) else array
             for index, array in enumerate(arrays)

@@ -1,4 +1,4 @@
-r"""Divergences of logits class by class: what reading them again gives, once the rows are known.
+r"""Divergences of logits class by class: the second reading, given the constants of the rows.
 
 Every function takes a block of classes (all of them, or any part) and the constants of its rows
 that `kldiv.formulas.state.finish` returns; those that sum return the block's share.  p and q are
@@ -12,7 +12,7 @@ Every f-divergence D = Σ p g(ℓ), ℓ = log(p/q) and g(0) = g′(0) = 0, has g
 
     ∂D/∂t = p·(u − Σ p u)/T,  u = g + g′         ∂D/∂s = q·(v − Σ q v)/T,  v = −e^ℓ g′
 
-and what they have in common is the curvature h = p u′(ℓ) = −q v′(ℓ).  Exchanging the two sides
+which have the curvature h = p u′(ℓ) = −q v′(ℓ) in common.  Exchanging the two sides
 exchanges u and v: so both gradients are one function, of the side that moves (``own``) and the
 ``other``, with the state of (other, own): (s, t) for the teacher, (t, s) for the student.
 """
@@ -63,7 +63,7 @@ _GONE = -150.0
 def grad_input(
     xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature = 1.0
 ) -> Array:
-    """Return ∂KL/∂s of a block; where KL is ∞ it is finite all the same."""
+    """Return ∂KL/∂s of a block, finite where KL is ∞ too."""
     return over(_excess(xp, s, t, rows, temperature), temperature)
 
 
@@ -180,7 +180,7 @@ def probabilities(
 def probability(
     xp: Namespace, other: Array, own: Array, rows: Rows, temperature: Temperature
 ) -> Array:
-    """Return that of the own side."""
+    """Return the probabilities of the own side."""
     del other
     return _p(xp, own, rows, temperature)
 
@@ -193,7 +193,7 @@ def log_ratio(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temper
 def from_anchor(
     xp: Namespace, other: Array, own: Array, rows: Rows, temperature: Temperature
 ) -> tuple[Array, Array]:
-    """Return log(own/other) at the anchor, which is in the bulk of own, and how far it is above."""
+    """Return log(own/other) at the anchor, in the bulk of own, and each class's excess over it."""
     steps = difference(*_differences(xp, other, own), rows.anchor, rows.anchor_low)
     return anchor_log(xp, rows, temperature), tempered(xp, steps, EIGHTH * temperature)
 
@@ -212,7 +212,7 @@ class Mix(NamedTuple):
 
     m: float
     rest: float
-    """1 − m, of which neither is right to its last digits as the difference of the other from 1."""
+    """1 − m, given apart: a difference from 1 loses the last digits of the smaller."""
     a: float
     b: float
 
@@ -326,8 +326,8 @@ def _combined(
     r"""Return how u changes where M/p grows by e^log = 1/(1 − η); ``theta`` are θ and 1 − θ.
 
     Then w = (1−m) q/M, which was θ, grows by η(1 − θ).  With k = b m/(1−m) and
-    F(w) = −w − log(1 − w) the change is −a·ΔF − k·Δw.  As ΔF + Δw = log, what a and k have in
-    common is the logarithm (for Jensen-Shannon that is all), and the rest has one sign: nothing
+    F(w) = −w − log(1 − w) the change is −a·ΔF − k·Δw.  As ΔF + Δw = log, the smaller of a and k
+    multiplies the logarithm (for Jensen-Shannon that is all), and the rest has one sign: nothing
     cancels.
     """
     a, k = mix.a, mix.b * mix.m / mix.rest

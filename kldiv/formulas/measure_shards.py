@@ -1,7 +1,7 @@
-"""Measures of probabilities whose classes are spread: what a part of them gives, and gets back.
+"""Measures of probabilities whose classes are sharded: the sums of a part, and its slopes.
 
-The operations take the arrays of probabilities, then what is known of whole rows by then, packed:
-their sums where they are to be normalised, what the measure needs, and the mean of a slope.
+The operations take the arrays of probabilities, then the sums of whole rows so far, packed: those
+of probabilities where they are to be normalised, the measure's, and the mean of a slope.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Known(NamedTuple):
-    """What is known of whole rows."""
+    """The sums of whole rows: of probabilities, the measure's, and the mean of a slope."""
 
     totals: list[Array]
     sums: list[Array]
@@ -41,7 +41,7 @@ class ShardTotals(RowMeasure):
 
 @dataclass(frozen=True)
 class ShardSums(RowMeasure):
-    """What the measure needs of a part of the classes."""
+    """The measure's sums over a part of the classes."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         return (*arrays[0].shape[:-1], self.measure.number_of_sums)
@@ -53,7 +53,7 @@ class ShardSums(RowMeasure):
 
 @dataclass(frozen=True)
 class ShardValues(RowMeasure):
-    """The measure of each row. Arrays: what is known."""
+    """The measure of each row. Arrays: the packed sums."""
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         return self.in_units(self.measure.whole(xp, known_to(self, arrays).sums)[..., 0])
@@ -75,7 +75,7 @@ class ShardMean(RowSlope):
 
 @dataclass(frozen=True)
 class ShardSlope(RowSlope):
-    """A number per row times the derivative in a part. Arrays: ps, that number, what is known."""
+    """A number per row times the derivative in a part. Arrays: ps, that number, the packed sums."""
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         *ps, weight = arrays[: self.number + 1]
@@ -85,7 +85,7 @@ class ShardSlope(RowSlope):
 
 
 def known_to(operation: RowMeasure, packed: Sequence[Array]) -> Known:
-    """Return what is known, of which there may be nothing."""
+    """Unpack the sums of whole rows; without an array there are none."""
     numbers = split(packed[0]) if packed else []
     totals = numbers[: operation.number] if operation.normalize else []
     rest = numbers[len(totals) :]

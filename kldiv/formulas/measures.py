@@ -1,10 +1,10 @@
 r"""Divergences of probabilities: KL, Jeffreys, Jensen-Shannon, Rényi; entropy and cross entropy.
 
 A measure sums over the last axis of one or more arrays of probabilities.  Where two probabilities
-are close, log(p/q) comes from their difference, and every term is written so that it is ≥ 0: what
-cancels in the usual form is gone before it is rounded.
+are close, log(p/q) comes from their difference, and every term is written so that it is ≥ 0:
+terms that cancel in the usual form are gone before they are rounded.
 
-The edges: p = 0 adds what the limit adds; p > 0 = q is +∞ where the measure is.  A slope at p = 0
+The edges: p = 0 adds the limit of the term; p > 0 = q is +∞ where the measure is.  A slope at p = 0
 is 0 where its limit is infinite but the value is not: a softmax before it multiplies it by p, and
 p·log p → 0.  A negative probability is NaN.  Every formula takes logarithms of safe numbers only,
 so that a library's own differentiation of the slopes is right as well.
@@ -40,18 +40,18 @@ class Measure:
         return self.whole(xp, self.sums(xp, *ps))[..., 0]
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
-        """Return all that is needed of some classes, each with a last axis of length one.
+        """Return the measure's sums over some classes, each with a last axis of length one.
 
-        Most are sums, so that those of all classes are the sums of these; see `merged`.
+        A few are no sums, but maxima and the like: `merged` has the rule for parts.
         """
         raise NotImplementedError
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:  # noqa: ARG002
-        """Return what is needed of the classes of all parts together."""
+        """Merge the parts' sums to those of all classes."""
         return [sum(same[1:], same[0]) for same in zip(*parts, strict=True)]
 
     def whole(self, xp: Namespace, sums: Sequence[Array]) -> Array:  # noqa: ARG002
-        """Return the measure of each row, given what is needed of all its classes."""
+        """Return the measure of each row, given the sums over all its classes."""
         return sums[0]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
@@ -63,13 +63,13 @@ class Measure:
 
 
 def _both(xp: Namespace, p: Array, q: Array) -> tuple[Array, Array, Array]:
-    """Return where both are positive, and both with 1 elsewhere."""
+    """Return the mask where p, q > 0, then p and q with 1 elsewhere."""
     alive = (p > 0) & (q > 0)
     return alive, xp.where(alive, p, 1.0), xp.where(alive, q, 1.0)
 
 
 def _edge(xp: Namespace, p: Array, q: Array, p_zero: Array | float, q_zero: Array | float) -> Array:
-    """Return what holds where p = 0, where q = 0 < p, and NaN, which holds elsewhere."""
+    """Return ``p_zero`` where p = 0, ``q_zero`` where q = 0 < p, and NaN elsewhere."""
     nan = xp.full_like(p + q, math.nan)
     return xp.where(p == 0, p_zero, xp.where((q == 0) & (p > 0), q_zero, nan))
 
@@ -262,7 +262,7 @@ class Renyi(Measure):
 
     @property
     def _order(self) -> tuple[float, float]:
-        """Return the order that is computed, ≥ ½, and what it is above 1, both exact."""
+        """Return the order that is computed, ≥ ½, and this less 1, both exact."""
         return (1.0 - self.alpha, -self.alpha) if self._swapped else (self.alpha, self.alpha - 1.0)
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
@@ -312,9 +312,9 @@ class Renyi(Measure):
         return xp.where(value < 0, 0.0, value)
 
     def _mass(self, xp: Namespace, p: Array, q: Array, excess: Array) -> tuple[Array, Array, Array]:
-        """Return S, its logarithm and where that is it, given the sums of p, q and p − q.
+        """Return S, its logarithm and where S is used, given the sums of p, q and p − q.
 
-        A large order magnifies what rounding leaves of Σ(p − q), until S may be negative.  There
+        A large order magnifies the rounding error of Σ(p − q), until S may be negative.  There
         it gives way to (Σp)^α (Σq)^(1−α): that is never smaller, and 1 as well if both sums are.
         """
         near = abs(excess) < 0.5 * q
@@ -391,7 +391,7 @@ def _product(xp: Namespace, exponent: Array, factor: Array) -> Array:
 
 
 def _finite(xp: Namespace, top: Array) -> Array:
-    """Return a maximum to subtract: 0 where nothing has one."""
+    """Return a maximum to subtract: 0 where it is −∞."""
     return xp.where(top == -math.inf, 0.0, top)
 
 
@@ -500,7 +500,7 @@ class RowMeasure(RowWise):
         return self.in_units(self.measure.value(xp, *ps))
 
     def in_units(self, nats: Array) -> Array:
-        """Return what is in nats in the unit asked for."""
+        """Convert nats to the requested unit."""
         return nats if self.unit == 1.0 else nats / self.unit
 
     def settings(self, kind: type[RowMeasure], *more: int) -> RowMeasure:
@@ -552,7 +552,7 @@ class RowSlope(RowMeasure):
         return self.weighted(xp, slopes, totals, mean, arrays[-1])
 
     def slopes(self, xp: Namespace, ps: Sequence[Array], sums: Sequence[Array]) -> Array:
-        """Return the derivative in the probabilities as the measure takes them."""
+        """Return the measure's derivative in its probabilities, in the requested unit."""
         return self.in_units(self.measure.slope(xp, self.index, *ps, sums=sums))
 
     def mean_terms(self, xp: Namespace, ps: Sequence[Array], slopes: Array) -> Array:
@@ -568,7 +568,7 @@ class RowSlope(RowMeasure):
         mean: Array | None,
         weight: Array,
     ) -> Array:
-        """Return the derivative in the probabilities as given, p/Σp if so asked, times a weight."""
+        """Return a weight times the derivative in the given probabilities, not the normalised."""
         if mean is not None:
             slopes = (slopes - mean) / totals[self.index]
         return cast(xp, weight, self.compute)[..., None] * slopes

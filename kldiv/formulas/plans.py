@@ -1,10 +1,10 @@
-"""Rows whose classes lie in chunks: what each chunk gives, how that merges, what follows from it.
+"""Rows whose classes lie in chunks: shares of chunks, their merging, and the result from these.
 
-A plan has stages.  In each every chunk gives a few numbers a row, which merge in any order to what
-is then known of whole rows; the next stage may use it.  The last operation gives the value of each
-row from what is known, or a chunk's part of a gradient from the chunk as well.
+A plan has stages.  In each every chunk has a share, a few numbers per row; shares merge in any
+order to constants of whole rows, which the next stage may use.  The last operation gives the value
+of each row from the constants, or a chunk's part of a gradient from the chunk as well.
 
-Shares are operations on the arrays of classes, what is known, and the others, which have a number
+Shares are operations on the arrays of classes, the constants, and the others, which have a number
 per row.
 """
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 
 class Stage(NamedTuple):
-    """What chunks give, and how it merges."""
+    """The share of a chunk, and the merging of shares."""
 
     share: RowWise
     merge: Callable[..., Array]
     """Takes a namespace, the parts, and whether these are all (``done``)."""
     known: int
-    """How many numbers a row are known when all have merged."""
+    """How many constants a row has when all have merged."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Plan:
 
     stages: tuple[Stage, ...]
     last: RowWise | None
-    """None: what is known is the result."""
+    """None: the merged shares are the result."""
     classed: int = 2
     """How many arrays have the classes; they come first."""
     weighted: bool = False
@@ -52,7 +52,7 @@ class Plan:
 
 
 def plan_of(operation: Any, *, differentiated: bool = False) -> Plan | None:
-    """Return how to compute an operation from chunks of classes; None where there is no way.
+    """Return the plan of an operation on chunks of classes; None where there is none.
 
     If a loss is to be differentiated too, its plan shares the stages of its gradients' plans.
     """
@@ -70,7 +70,7 @@ def _added(xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:  # no
 
 
 def _of_state(operation: shards.ShardState) -> Plan:
-    """Return how the state itself is computed: it is what the tree merges, and no more."""
+    """Return the plan of the state itself: one stage, whose merged states are not finished."""
     merge = partial(_not_finished, operation)
     stage = Stage(operation, merge, shards.width(State, len(operation.sides)))
     return Plan((stage,), None, compute=operation.compute)

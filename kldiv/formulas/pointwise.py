@@ -64,7 +64,7 @@ class MinusTarget(Pointwise):
 class TargetSlope(Pointwise):
     """∂f/∂y = log y + 1 − x; 0 at y = 0, where the true slope is −∞.
 
-    A softmax before it multiplies the slope by y, and y·log y → 0: zero is what the chain needs.
+    A softmax before it multiplies the slope by y, and y·log y → 0: so 0 is right for the chain.
     """
 
     def value(self, xp: Namespace, x: Array, y: Array) -> Array:
@@ -131,9 +131,9 @@ class MinusExpTarget(Pointwise):
 class PointwiseLoss(Loss):
     """A pointwise function, masked and reduced.
 
-    Its arrays are ``x``, ``y`` and, where there is a mask, ``keep``. What the mask leaves out is
-    replaced before the function sees it and again after, so that NaN and ∞ there reach neither the
-    value nor any derivative.
+    Its arrays are ``x``, ``y`` and, where there is a mask, ``keep``. Elements that the mask drops
+    are replaced before the function sees them and again after, so that NaN and ∞ there reach
+    neither the value nor any derivative.
     """
 
     function: Pointwise = KL()

@@ -30,7 +30,7 @@ def count(
     dtype: str,
     lead: int = 0,
 ) -> Array | float | None:
-    """Return what the sum is divided by: how many elements, or batch entries; None for a sum.
+    """Return the divisor of the sum: how many elements, or batch entries; None for a sum.
 
     The first ``lead`` axes hold losses of their own.
     """

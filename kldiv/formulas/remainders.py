@@ -38,7 +38,7 @@ def ratio_phi(
 def interior(
     xp: Namespace, p: Sequence[Array], q: Sequence[Array]
 ) -> tuple[Array, Array, list[Array]]:
-    """Return where all positive parameters are inside their domain, a value elsewhere, and them.
+    """Return where all parameters are in (0, ∞), the value elsewhere, and the parameters.
 
     Elsewhere P or Q is a limit, of mass at points or far out: 0 where they have the same
     parameters, +∞ where not, NaN where one is negative or NaN.  There the parameters returned
@@ -73,7 +73,7 @@ BINET = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156
 
 
 def binet_terms(xp: Namespace, x: Array) -> int:
-    """Return how many terms are right to u of the first one from 10 on."""
+    """Return how many terms of Stirling's series give x ≥ 10 to u of the first term."""
     return len(BINET) if x.dtype == xp.float64 else 3
 
 
@@ -137,7 +137,7 @@ class _Steps:
 
     @classmethod
     def up_from(cls, xp: Namespace, a: Array, c: Array, change: Array) -> _Steps:
-        """Return those from a and c on; ``change`` is c − a."""
+        """Return the steps from a and c on; ``change`` is c − a."""
         return cls(xp, up_from(xp, a), up_from(xp, c), change[..., None])
 
     def _ratio_less_one(self, x: Array, y: Array, d: Array) -> tuple[Array, Array]:
@@ -164,7 +164,7 @@ class _Steps:
         _, near = self._ratio_less_one(wide_x, wide_y, wide_d)
         up = (d / y) * (t / wide_y + s / (x + 1.0)) - more / wide_y
         up = up / (wide_x + 1.0)  # the ratio's own growth …
-        rate = up * (y / x) * ((x + 1.0) / (y + 1.0))  # … of what it was
+        rate = up * (y / x) * ((x + 1.0) / (y + 1.0))  # … relative to the ratio
         near = near & self.near & (rate > -0.5) & (rate < 1.0) & ~(t > y)
         flatter = _growth_of_quotient(xp, x, y, d, s, t, more)
         rho, rate, up = (xp.where(near, v, 0.0) for v in (self.rho, rate, up))

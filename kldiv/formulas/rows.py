@@ -3,7 +3,7 @@
 Arrays are the student's logits ``s`` and the teacher's ``t``, classes on the last axis, then arrays
 of one number per row: those that a class names, the temperature where it is an array, and the mask.
 Every operation here treats each row apart from the others, so an adapter may run it on a few at a
-time.  What a divergence is says `kldiv.formulas.divergences`; here it gets its rows whole, in
+time.  `kldiv.formulas.divergences` defines the divergences; here they get their rows whole, in
 `kldiv.formulas.shards` in parts.
 """
 
@@ -64,7 +64,7 @@ class RowOperation(RowWise):
     def prepared(
         self, xp: Namespace, arrays: tuple[Array, ...]
     ) -> tuple[list[Array], Temperature, Array | None]:
-        """Return the own arrays in the compute dtype, without what the mask drops, and the rest."""
+        """Return own arrays in the compute dtype, 0 where masked, the temperature and the mask."""
         own = [cast(xp, array, self.compute) for array in arrays[: self.own]]
         keep = self.keep(arrays)
         if keep is not None:
@@ -148,12 +148,12 @@ class RowGradient(RowOperation):
 
     @property
     def wanted(self) -> Wanted:
-        """What it takes of the states and sums."""
+        """The requested result, for `Divergence.needs`."""
         return (self.index,)
 
     @property
     def loss(self) -> RowOperation:
-        """What it is the gradient of, row by row."""
+        """The loss whose gradient it is, row by row."""
         return self.settings(RowLoss)
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:

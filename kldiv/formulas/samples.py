@@ -27,7 +27,7 @@ def neighbour_distances(xp: Namespace, x: Array, y: Array, k: int) -> Array:
 
 
 def knn_kl(xp: Namespace, to_y: Array, to_x: Array, dimensions: int, size: int) -> Array:
-    """Return the estimate, given the distances of the points of x, and how many points y has."""
+    """Return the estimate, given distances from the points of x, and ``size``, the points of y."""
     n = to_x.shape[0]
     ratio = xp.log(to_y / to_x)
     # A number, but in the array's dtype and on its device.
@@ -36,7 +36,7 @@ def knn_kl(xp: Namespace, to_y: Array, to_x: Array, dimensions: int, size: int) 
 
 
 def plug_in_kl(xp: Namespace, p: Array, q: Array, axis: int, *, corrected: bool) -> Array:
-    """Return the divergence of frequencies, and less its bias to first order."""
+    """Return the divergence of frequencies, less its bias to first order if ``corrected``."""
     n = xp.sum(p, axis=axis, keepdims=True)
     m = xp.sum(q, axis=axis, keepdims=True)
     p, q = p / n, q / m
@@ -125,9 +125,10 @@ def frequency_noise(cells: int, n: int) -> Noise:
 
 
 def spread(values: Array, place: Array, uniform: Array) -> Array:
-    """Return points that were rounded to sorted ``values``, at random in what was rounded to each.
+    """Return the points ``values[place]``, each at random within its rounding interval.
 
-    That reaches half-way to the neighbouring values.  Evenly would be farther apart than chance.
+    That reaches half-way to the next of the sorted values; even steps would be farther apart than
+    chance.
     """
     steps = (values[1:] - values[:-1]) / 2
     last = steps.shape[0] - 1

@@ -1,12 +1,12 @@
-"""Classes spread over ranks: what one shard gives, what all give together, what a shard gets back.
+"""Classes sharded over ranks: states of shards, constants of whole rows, gradients of shards.
 
 A rank reads its shard of the classes for its state (`ShardState`); from the states of all ranks
 `merged` makes the constants of whole rows, the same on every rank.  KL is among them.  JS needs one
-more read (`ShardSums`), whose results add up.  A gradient is then a rank's own affair
+more read (`ShardSums`), whose results add up.  Each rank then computes the gradient of its shard
 (`ShardGradient`): nothing needs to be exchanged for it.
 
-What travels is a few numbers per row, packed side by side on the last axis of one array.  How they
-travel is the engine's: ranks of a process group, devices of a mesh, chunks of a lazy array.
+Ranks exchange a few numbers per row, packed side by side on the last axis of one array.  The engine
+moves them: ranks of a process group, devices of a mesh, chunks of a lazy array.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ShardState(RowOperation):
     """Packed states of a shard, which may be empty. Arrays: s, t."""
 
     sides: Wanted = (TEACHER,)
-    """Which states."""
+    """The states, `TEACHER` or `STUDENT` each."""
     carries: bool = False
     """Whether the temperature comes along at the end, where it is an array."""
 
@@ -77,7 +77,7 @@ class ShardState(RowOperation):
 
 @dataclass(frozen=True)
 class Together(RowOperation):
-    """The packed state of several, or of one. Arrays: their fields."""
+    """The merged state of one or more, packed. Arrays: their fields."""
 
     keeps_classes: ClassVar[bool] = True
 
@@ -120,18 +120,18 @@ class Finished(Together):
 
 @dataclass(frozen=True)
 class KnownRows(RowOperation):
-    """An operation on what is known of whole rows: constants from states, then sums, packed."""
+    """An operation on packed constants of whole rows: those from states, then sums."""
 
     wanted: Wanted = ALL
-    """What follows from it."""
+    """The results that follow from these."""
 
     @property
     def needs(self) -> tuple[Wanted, Wanted]:
-        """Which states and sums these are."""
+        """The states and the sums that these take."""
         return self.divergence.needs(self.wanted)
 
     def unpacked(self, known: Array) -> Known:
-        """Return what is known as it was packed; sums may be missing."""
+        """Unpack the constants of whole rows; the sums may be missing."""
         sides, parts = self.needs
         end = width(Rows, len(sides))
         rows, sums = unpacked(Rows, known[..., :end]), split(known[..., end:])
@@ -156,7 +156,7 @@ class ShardSums(KnownRows):
 
 @dataclass(frozen=True)
 class Constants(KnownRows):
-    """What is known of whole rows. Arrays: s, t."""
+    """The packed constants of whole rows. Arrays: s, t."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         sides, sums = self.needs
@@ -170,7 +170,7 @@ class Constants(KnownRows):
 
 @dataclass(frozen=True)
 class ShardValues(KnownRows):
-    """The divergence of each row, 0 where the mask drops it. Arrays: what is known."""
+    """The divergence of each row, 0 where the mask drops it. Arrays: the constants."""
 
     own: ClassVar[int] = 1
 
@@ -181,7 +181,7 @@ class ShardValues(KnownRows):
 
 @dataclass(frozen=True)
 class ShardGradient(KnownRows):
-    """A number per row times the gradient in a shard. Arrays: s, t, that number, what is known."""
+    """A number per row times the gradient in a shard. Arrays: s, t, that number, the constants."""
 
     index: int = 0
     """0: in s, 1: in t."""
@@ -197,7 +197,7 @@ class ShardGradient(KnownRows):
 
 @dataclass(frozen=True)
 class ShardTemperatureSlope(KnownRows):
-    """A shard's share of the derivative in the temperature. Arrays: s, t, what is known."""
+    """A shard's share of the derivative in the temperature. Arrays: s, t, the constants."""
 
     own: ClassVar[int] = 3
 
@@ -216,7 +216,7 @@ def forward(
     *,
     gradients: bool,
 ) -> tuple[Array, Array]:
-    """Return the divergence of each row, and what the gradients need to know, packed."""
+    """Return the divergence of each row, and the packed constants that gradients take."""
     wanted = ALL if gradients else (VALUE,)
     known = constants(xp, evaluate, ranks, loss, wanted, arrays)
     return loss.settings(ShardValues, wanted=wanted).elements(xp, known, *arrays[2:]), known
@@ -230,7 +230,7 @@ def constants(
     wanted: Wanted,
     arrays: Sequence[Array],
 ) -> Array:
-    """Return what is known of whole rows, packed: the states, merged, then the sums, added."""
+    """Return the packed constants of whole rows: from the merged states, then the added sums."""
     s, t, *others = arrays
     sides, parts = loss.divergence.needs(wanted)
     states = evaluate(loss.settings(ShardState, sides=sides), s, t, *others)
@@ -244,7 +244,7 @@ def constants(
 def value_and_run(
     xp: Namespace, run: Run, loss: RowLoss, wanted: Sequence[int], arrays: Sequence[Array]
 ) -> tuple[Array, Run]:
-    """Return a loss, and a ``run`` that takes its gradients from what is known of rows by then."""
+    """Return a loss, and a ``run`` that computes its gradients from the same constants."""
     every = tuple(dict.fromkeys((VALUE, *wanted)))
     states, *each = (
         len(loss.divergence.needs(some)[0]) for some in (every, *((one,) for one in every))
@@ -319,7 +319,7 @@ def part(
     operation: RowOperation,
     arrays: Sequence[Array],
 ) -> Array:
-    """Return a shard's part of the elements of an operation that knows only whole rows."""
+    """Return a shard's part of the elements of an operation that is defined on whole rows."""
     if isinstance(operation, ShardGradient):
         return evaluate(operation, *arrays)
     if isinstance(operation, Constants):
@@ -343,7 +343,7 @@ def merged(xp: Namespace, loss: RowOperation, states: Iterable[Array], *others: 
 
 
 def combined(xp: Namespace, loss: RowOperation, parts: Sequence[Array], *, done: bool) -> Array:
-    """Return the state of carrying states together, or the constants of rows if that is all."""
+    """Merge packed states that carry the temperature; finish them to constants if ``done``."""
     own, others = parts, []
     if loss.temperature is None:
         own, others = [part[..., :-1] for part in parts], [parts[0][..., -1]]
@@ -366,7 +366,7 @@ def width(kind: type[Any], number: int) -> int:
 
 
 def unpacked(kind: type[Any], array: Array) -> list[Any]:
-    """Return the tuples that `packed` was given."""
+    """Return the tuples that `packed` has joined."""
     fields = split(array)
     size = len(kind._fields)
     return [kind(*fields[start : start + size]) for start in range(0, len(fields), size)]

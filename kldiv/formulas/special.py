@@ -90,8 +90,8 @@ def relative(xp: Namespace, a: Array, b: Array, difference: Array | None = None)
 
 
 def _log_quotient(xp: Namespace, a: Array, b: Array) -> Array:
-    # A quotient keeps what the difference of two large logarithms would lose; that of the roots
-    # neither overflows nor underflows.
+    # A quotient keeps digits that the difference of two large logarithms would lose; that of the
+    # roots neither overflows nor underflows.
     return 2.0 * xp.log(xp.sqrt(a) / xp.sqrt(b))
 
 
@@ -102,7 +102,7 @@ def _artanh(xp: Namespace, z: Array) -> tuple[Array, Array]:
 
 
 def artanh_parts(xp: Namespace, z: Array) -> tuple[Array, Array]:
-    """Return z, and 2 artanh(z) − 2z, for |z| < 1/3; what it is elsewhere is finite."""
+    """Return z, and 2 artanh(z) − 2z, for |z| < 1/3; elsewhere finite numbers."""
     return _artanh(xp, xp.clip(z, -1 / 3, 1 / 3))
 
 
@@ -115,7 +115,7 @@ def polynomial(x: Array, coefficients: Sequence[float]) -> Array:
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """Return a + b as a double word: rounded, and what rounding lost (Knuth, TAOCP 2, 4.2.2)."""
+    """Return a + b as a double word: rounded, and the remainder (Knuth, TAOCP 2, 4.2.2)."""
     high = a + b
     back = high - a
     return high, (a - (high - back)) + (b - back)

@@ -22,7 +22,7 @@ however close or far apart p and q are.  Six details keep that so in finite prec
 * d, pivots and anchors are counted in eighths of the logits' unit, which is exact: so no difference
   overflows, and none of two differences.
 
-Nothing looks at data.  A masked class (−∞) is the lowest finite number: its weight is exactly 0.
+No branch looks at data.  A masked class (−∞) is the lowest finite number: its weight is exactly 0.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class State(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What is known of whole rows: KL, and the constants with which logits are read again."""
+    """KL of whole rows, and their constants for the second reading of the logits."""
 
     kl: Array
     t_max: Array
@@ -123,7 +123,7 @@ def block_state(
     axis : int
         Axis of the classes.
     temperature : float or array
-        What divides both logits.
+        Divisor of both logits.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def merge(
     t_sum, s_sum = total(xp, t_sums, axis), total(xp, s_scale * parts.s_sum, axis)
     divisor = xp.where(t_sum > 0, t_sum, 1.0)
 
-    # What the heaviest part brings is near the bulk of p, whichever comes first.
+    # The heaviest part's anchor and pivot are near the bulk of p, whichever part comes first.
     unit = EIGHTH * temperature
     heaviest = t_sums == xp.max(t_sums, axis=axis, keepdims=True)
     anchor = _pick(xp, heaviest, (parts.anchor, parts.anchor_low), axis)
@@ -416,7 +416,7 @@ def _exp_sum(xp: Namespace, a: Array, b: Array, c: DoubleWord, unit: Temperature
 
 
 def exp_of_rows(xp: Namespace, high: Array, low: Array, temperature: Temperature) -> Array:
-    """Return `exp_over` of numbers of any size, where it is 0 too."""
+    """Return `exp_over` of exponents of any size, also where the result is 0."""
     far = high < -_FAR * temperature
     high = xp.where(far, -_FAR * temperature, high)
     return exp_over(xp, high, xp.where(far, 0.0, low), temperature)

@@ -48,7 +48,7 @@ def _block_route(backend: str | None, device: str | None, kernel: str, block: Ar
 
 
 def _block(route: Route, operation: Loss) -> Callable[..., Array]:
-    """Return what computes an operation on blocks under a call's settings."""
+    """Return a function that computes an operation on blocks under a call's settings."""
     other = None if route.caller is route.backend else route.backend.name
     return partial(_compute_block, operation, other, route.device, route.kernel)
 
@@ -63,7 +63,7 @@ def _whole_rows(
 ) -> tuple[list[Array], list[tuple[int, ...]], tuple[int, ...], dict[int, int] | None]:
     """Return the arrays with all classes in each block, names of their axes and of the result's.
 
-    The last is how long the result's last axis is, if it has one more than there are rows.
+    The last maps the result's last axis to its length; None where the result is one number per row.
     """
     full = _axes(arrays[0])
     rows = full[:-1]

@@ -29,7 +29,7 @@ def in_chunks(
     wanted: Sequence[int],
     weight: Array | None,
 ) -> chunks.Found:
-    """Do what `Backend.in_chunks` does; a task has all classes of its rows."""
+    """Compute as `Backend.in_chunks` does; a task has all classes of its rows."""
     rows, dtype = arrays[0].shape[:-1], operation.compute
     if 0 in rows:  # which Dask cannot reshape
         return da.zeros(rows, dtype), [da.zeros(arrays[index].shape, dtype) for index in wanted]

@@ -1,9 +1,9 @@
 """Dask, classes in several chunks: a few numbers a row of each, and a tree that merges them, lazy.
 
-What chunks give and how it merges says a `Plan`; this file builds its graph.  Few tasks count more
-than small ones, since a cluster takes a millisecond for each:
+A `Plan` has the shares of chunks and their merging; this file builds its graph.  Few tasks count
+more than small ones, since a cluster takes a millisecond for each:
 
-* What belongs to a chunk is one task, into which Dask fuses those that load or make it.  It is
+* The arrays of a chunk are one task, into which Dask fuses those that load or make them.  They are
   there for two or three readings, on one worker.
 * Blocks that a row is contracted over come as lists (``concatenate=None``): only blockwise layers
   that agree in this are fused.
@@ -32,13 +32,13 @@ _EVERY = 8
 """How many parts are merged at a time."""
 
 _CLASSES, _KNOWN = "classes", "known"
-"""Names of the last axis: of arrays with the classes, and of what is known of rows."""
+"""Names of the last axis: of arrays with the classes, and of the rows' packed constants."""
 
 
 def plan_for(
     operation: Any, arrays: Sequence[Array], *, differentiated: bool = False
 ) -> Plan | None:
-    """Return how an operation is computed from chunks of classes; None where rows are whole."""
+    """Return the plan of an operation on chunks of classes; None where rows are whole."""
     plan = plan_of(operation, differentiated=differentiated)
     if plan is None or all(array.numblocks[-1] == 1 for array in arrays[: plan.classed]):
         return None
@@ -48,7 +48,7 @@ def plan_for(
 def elements(
     plan: Plan, arrays: Sequence[Array], evaluator: Callable[[RowWise], Evaluate]
 ) -> Array:
-    """Return the elements of a plan, given what makes a function of blocks from an operation."""
+    """Return the elements of a plan; ``evaluator`` makes a function of blocks from an operation."""
     rows = tuple(f"row {axis}" for axis in range(arrays[0].ndim)[:-1])
     full = (*rows, _CLASSES)
     aligned = _aligned(arrays, rows, full)
@@ -109,8 +109,8 @@ def _blockwise(
     )
 
 
-# ---- what the tasks do ---------------------------------------------------------------------------
-# In its own context each: the threads of a scheduler know nothing of the caller's.
+# ---- the functions of the tasks ------------------------------------------------------------------
+# Each enters its own context: the threads of a scheduler do not have the caller's.
 
 
 def _together(*blocks: Array) -> tuple[Array, ...]:
@@ -131,7 +131,7 @@ def _listed(parts: Any) -> list[Array]:
 
 
 def _joined(known: Sequence[Any]) -> list[Array]:
-    """Return all that is known as one array, or none."""
+    """Join the rows' packed constants to one array, in a list; empty where there are none."""
     arrays = _listed([*known])
     if len(arrays) < 2:
         return arrays
@@ -147,7 +147,7 @@ def _share(
     *more: Array,
     weighted: bool = False,
 ) -> Array:
-    """Evaluate an operation on the arrays of classes, a weight, what is known, and the others."""
+    """Evaluate an operation on the arrays of classes, a weight, the constants, and the others."""
     weight, known = _cut(more, weighted)
     return evaluate(*chunk[:classed], *weight, *_joined(known), *chunk[classed:])
 

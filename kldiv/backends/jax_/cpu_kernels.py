@@ -44,7 +44,7 @@ def problem() -> str | None:
 
 
 def call(work: Work) -> Found:
-    """Do what `Cpu.compute` does, of arrays that may be traced."""
+    """Compute as `Cpu.compute` does, on arrays that may be traced."""
     CPU.prepare(work)
     _register()
     outputs = work.cotangent is not None, work.value, work.gradients
@@ -87,7 +87,7 @@ def _run(words: str, arrays: list[Any], results: list[Any]) -> None:
 
 @cache
 def _register() -> Any:
-    """Make the kernels known to XLA, once; what is returned must live as long as they do."""
+    """Register the kernels with XLA, once; the cache keeps the handler alive, as they need it."""
     from kldiv.kernels.cpu import xla  # noqa: PLC0415 - for calls that are not small
 
     function = xla.handler(_run)
@@ -155,7 +155,7 @@ ad.primitive_jvps[_fused] = _jvp
 def _batched(
     arrays: Sequence[Array], axes: Sequence[int | None], *, words: str
 ) -> tuple[list[Array], list[int]]:
-    """Make more rows one call; more sums are one call each."""
+    """Compute mapped rows in one call; a loss with a sum, or of elements, one entry a call."""
     wanted = _wanted(words)
     mapped = [at for at, axis in enumerate(axes) if axis is not None]
     front = [

@@ -37,7 +37,7 @@ class _Products(Products):
 
 
 def _no_kernel(*_: Any) -> None:
-    """Fused kernels of a chunk: there are none."""
+    """Return None: no fused kernel computes a chunk."""
 
 
 def in_chunks(
@@ -48,7 +48,7 @@ def in_chunks(
     weight: Array | None,
     most_bytes: int,
 ) -> chunks.Found:
-    """Do what `Backend.in_chunks` does, by operations that JAX can differentiate."""
+    """Compute as `Backend.in_chunks` does, by operations that JAX can differentiate."""
     products = _Products(jnp, operation.compute)
     tools = Tools(products, run, _no_kernel)
     flat = operation.flattened(jnp, arrays)

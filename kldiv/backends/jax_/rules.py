@@ -72,8 +72,8 @@ def _pushed(
     return operation.pushforward(jnp, run, given, *primals)
 
 
-# ---- of rows of which the constants are known ----------------------------------------------------
-# These follow from the other arrays, so all derivatives are taken in those.
+# ---- rows, given their constants -----------------------------------------------------------------
+# Constants follow from the other arrays, so all derivatives are taken in those.
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -1,4 +1,4 @@
-"""JAX on many devices: what the compiler shards, and classes spread over a named axis.
+"""JAX on many devices: operations that the compiler partitions, classes over a named axis.
 
 The compiler would shard the formulas by itself, but with a dozen all-reduces for a loss, and it
 would gather rows that are worked on in blocks.  So it is told how operations on rows are
@@ -54,7 +54,7 @@ def in_blocks(operation: RowWise, *arrays: Array, xp: Namespace = jnp) -> Array:
 
     # Written block by block into one array: XLA does it in place, and copies nothing else.
     shape = operation.shape(arrays)
-    # In a shard_map an array must be known to vary over an axis if what is written into it does.
+    # In a shard_map an array must be known to vary over an axis if parts written into it do.
     kind = jnp.stack([jnp.zeros_like(array, operation.compute, shape=()) for array in rows])
     empty = jnp.empty_like(kind, shape=(len(rows[0]), *shape[len(arrays[0].shape[:-1]) :]))
     starts = block_starts(jnp, len(rows[0]), most)
@@ -63,7 +63,7 @@ def in_blocks(operation: RowWise, *arrays: Array, xp: Namespace = jnp) -> Array:
 
 
 class AxisRanks:
-    """The collectives of named axes of a mesh; what comes of them is the same everywhere."""
+    """The collectives of named axes of a mesh; their results are the same on every device."""
 
     def __init__(self, axis_name: Any) -> None:
         self.axis_name = axis_name
@@ -104,7 +104,7 @@ class AxisRanks:
 
 
 def _shared(array: Array, parts: int, share: int) -> Array:
-    """Return rows, filled up with zeros, in as many parts of that size."""
+    """Return rows, padded with zeros, in ``parts`` parts of ``share`` rows."""
     place = jnp.unravel_index(jnp.arange(len(array)), (parts, share))
     return jnp.zeros((parts, share, *array.shape[1:]), array.dtype).at[place].set(array)
 
@@ -113,7 +113,7 @@ def _shared(array: Array, parts: int, share: int) -> Array:
 
 
 class AxisSpread:
-    """Each device of a named axis has its shard of the classes."""
+    """Classes sharded over the devices of a named axis."""
 
     def __init__(self, axis_name: Any) -> None:
         self.axis_name = axis_name
@@ -160,13 +160,13 @@ def _once(evaluate: Callable[..., Array]) -> Callable[..., Array]:
     return once
 
 
-# ---- what the compiler partitions ----------------------------------------------------------------
+# ---- partitioning by the compiler ----------------------------------------------------------------
 
 
 def by_the_compiler(function: Callable[..., Array], arrays: Sequence[Array]) -> Array:
-    """Call a function of arrays that leaves to the compiler how they are sharded.
+    """Call a function of arrays, whose sharding is left to the compiler.
 
-    On mesh axes of type Explicit their types say it, and JAX asks the same of every step between.
+    On mesh axes of type Explicit the arrays' types have it, and JAX asks it of every step between.
     """
     mesh = jax.typeof(arrays[0]).sharding.mesh
     if not mesh.explicit_axes:
@@ -185,9 +185,9 @@ def by_rows(
     arrays: Sequence[Array],
     evaluate: Callable[..., Array] = in_blocks,
 ) -> Array:
-    """Compute the elements of an operation on rows, wherever these and their classes are.
+    """Compute the elements of an operation on rows, sharded or not.
 
-    ``evaluate`` does it on one device.
+    ``evaluate`` computes them on one device.
     """
     # One device needs no partition, which some of JAX's own tools, such as export, cannot take.
     if jax.device_count() > 1 and isinstance(operation, Partitioned):
@@ -242,7 +242,7 @@ def _partition(
 def _named(
     operation: RowOperation, args: Sequence[Any], rows: Sequence[Any], classes: Any, packed: Any
 ) -> list[Sequence[Any]]:
-    """Return what the axes of the arrays, and of the result, are called, given what each kind is.
+    """Return the axis names of the arrays and of the result, given the name of each kind of axis.
 
     The logits come first; other arrays have a number per row, or several, packed on the last axis.
     """
@@ -257,7 +257,7 @@ def _named(
 
 
 def _spec(mesh: Any, args: Sequence[Any]) -> list[Any]:
-    """Return the mesh axes of each axis of the logits, as the more spread of the two has them."""
+    """Return the mesh axes of each axis of the logits, from the more sharded of the two."""
     shape = args[0].shape
     axes = _most_spread(
         [*one.sharding.spec, *(None for _ in shape)][: len(shape)] for one in args[:2]
@@ -269,7 +269,7 @@ def _spec(mesh: Any, args: Sequence[Any]) -> list[Any]:
 
 
 def _most_spread(specs: Iterable[Sequence[Any]]) -> Sequence[Any]:
-    """Return the first of those, of one length, that name most axes of the mesh."""
+    """Return the first of the specs that name most axes of the mesh; all have one length."""
     first, *_ = sorted(specs, key=lambda spec: [*spec].count(None))
     return first
 
@@ -296,10 +296,10 @@ def _rule(
     args: Sequence[Any],
     _results: Any,
 ) -> str:
-    """Return in Shardy's words which axes of arguments and result belong together."""
+    """Return the sharding rule, in Shardy's syntax: the axes that arguments and result share."""
     *rows, classes = (f"i{axis}" for axis in range(len(args[0].shape)))
     *words, result = _named(operation, args, rows, classes, "packed")
-    # What is packed is not the same from array to array.
+    # The packed axes of two arrays are two axes.
     words = [
         [f"{name}{place}" if name == "packed" else name for name in axes]
         for place, axes in enumerate(words)

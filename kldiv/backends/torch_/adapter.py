@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
 
 _NAMES = {getattr(torch, name): name for name in (*FLOATS, "bool")}
-"""What `Backend.dtype_name` returns, which takes 1 µs."""
+"""Names of dtypes, as `Backend.dtype_name` returns them in 1 µs."""
 
 
 def _plain(tensor: Array) -> bool:
-    """Return whether a tensor is no DTensor, whose class is not imported for that."""
+    """Return whether a tensor is not a DTensor, without importing that class."""
     return type(tensor).__name__ != "DTensor"
 
 
@@ -119,7 +119,7 @@ class TorchBackend(Backend):
         place, refusal = "cpu", "the tensors are not in the CPU's memory"
         if technology is TRITON:
             place, refusal = "cuda", "the tensors are not on a CUDA device"
-            # Interpreted it runs on a CPU, but not on its own.
+            # Interpreted it runs on a CPU, but only where it is asked for by name.
             if kernel != "auto" and TRITON.interpreted and arrays[0].device.type == "cpu":
                 place = "cpu"
         for array in arrays:

@@ -2,7 +2,7 @@
 
 `Plain` is reverse mode. Where the loss is reduced and on a CPU, its forward computes the gradients
 along with the value, from one pass, for a cotangent of 1; the backward scales them. On a GPU the
-forward keeps what a kernel's backward needs. `Transformable` is for forward mode and `torch.func`.
+forward keeps the constants of a kernel's backward. `Transformable` adds forward mode, `torch.func`.
 Both rules run further operations through the same hook, so that higher orders come out of them.
 """
 
@@ -32,7 +32,7 @@ def _gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
 
 
 def _gradients_of(ctx: Any, cotangent: Array, saved: Sequence[Array]) -> tuple[Any, ...]:
-    """Return the gradients, given what was saved: torch.utils.checkpoint lets it be read once."""
+    """Return the gradients, given the saved tensors: torch.utils.checkpoint unpacks them once."""
     needed = ctx.needs_input_grad[2:]
     arrays, kept = saved[: len(needed)], saved[len(needed) :]
     wanted = [index for index, each in enumerate(needed) if each]
@@ -74,7 +74,7 @@ class Plain(torch.autograd.Function):
         ctx.operation = operation
         ctx.route = route
         if route.kernel == TRITON.name or arrays[0].device.type != "cpu":
-            # Gradients wait for the cotangent, whose value a GPU is not asked for.
+            # Gradients wait for backward and its cotangent: to read its value would synchronise.
             found = route.fused(operation, arrays, keep=True)
             value, kept = (route.compute(operation, *arrays), []) if found is None else found
             ctx.save_for_backward(*arrays, *kept)
@@ -93,7 +93,7 @@ class Plain(torch.autograd.Function):
 
 
 class Transformable(torch.autograd.Function):
-    """The same with forward mode and ``torch.func``, which cost 20 µs a call."""
+    """An operation with its rules for forward mode and ``torch.func`` too, at 20 µs a call."""
 
     generate_vmap_rule = True
 
@@ -118,7 +118,7 @@ class Transformable(torch.autograd.Function):
 
 
 class TransformableLinear(Transformable):
-    """The same of two linear layers' loss."""
+    """Two linear layers' loss with its rules for forward mode and ``torch.func``."""
 
     @staticmethod
     def forward(operation: Any, route: Route, *arrays: Array) -> Array:

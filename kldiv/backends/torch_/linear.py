@@ -46,9 +46,9 @@ def in_chunks(
     wanted: Sequence[int],
     weight: Array | None,
 ) -> chunks.Found:
-    """Do what `Backend.in_chunks` does, on tensors that have values."""
+    """Compute as `Backend.in_chunks` does, on tensors that have values."""
     device = arrays[0].device.type
-    # What autocast makes of a product was decided before: see `autocast`.
+    # The factors of products have autocast's dtype already: see `autocast`.
     with torch.no_grad(), torch.autocast(device, enabled=False):
         products = _Products(xp, operation.compute)
         return chunks.loop(backend, products, operation, arrays, kernel, wanted, weight)
@@ -75,7 +75,7 @@ class InChunks(torch.autograd.Function):
         ctx.kept = None
         if torch.compiler.is_compiling():
             ctx.save_for_backward(*arrays, *found)
-        else:  # to be used up: what is saved may not be written to
+        else:  # backward writes into these, and may not write into saved tensors
             ctx.save_for_backward(*arrays)
             ctx.kept = found
         return operation.gather(xp, values, arrays)
@@ -126,7 +126,7 @@ def compiled(
     wanted: Sequence[int],
     weight: Array | None,
 ) -> chunks.Found:
-    """Do what `Backend.in_chunks` does, by an operator that a compiler does not look into."""
+    """Compute as `Backend.in_chunks` does, by an operator that a compiler does not look into."""
     values, *gradients = _in_chunks(
         [*arrays],
         operation.compute,

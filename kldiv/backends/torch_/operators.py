@@ -1,8 +1,8 @@
 """The fused kernels as an operator of torch's own, which ``torch.compile`` calls as it is.
 
-A compiler cannot look into a kernel, so what it needs to know is said here: the results' shapes,
-and what ``vmap`` does. An operation is spelled out in words and numbers, which is all that an
-operator takes.
+A compiler cannot look into a kernel, so the results' shapes and the rule for ``vmap`` are given
+here. An operation is spelled as words and numbers, since an operator takes nothing else but
+tensors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TECHNOLOGIES: Final = {CPU.name: CPU, TRITON.name: TRITON}
 
 
 def call(technology: Technology, work: Work) -> Found:
-    """Do inside ``torch.compile``, and ``vmap``, what `Technology.compute` does outside."""
+    """Compute as `Technology.compute` does, inside ``torch.compile`` or ``vmap``."""
     words, numbers = spelling.spelled(work.operation)
     outputs = [*work.gradients], work.cotangent, work.value, work.keep, work.kept
     found = _fused([*work.arrays], technology.name, words, numbers, *outputs)
@@ -97,7 +97,7 @@ def _by_formulas(work: Work, technology: Technology) -> list[Array]:
 
 
 def _kept(operation: Operation, first: Array, technology: Technology, keep: bool) -> list[Array]:  # noqa: FBT001
-    """Return a tensor, or none, like what a forward kernel keeps for its gradients."""
+    """Return an uninitialised tensor for the constants that a forward kernel keeps, or none."""
     if not keep or not technology.kept or not isinstance(operation, RowLoss):
         return []
     rows = first.new_empty((*first.shape[:-1], technology.kept), dtype=torch.float64)

@@ -70,7 +70,7 @@ class GroupRanks:
 
 
 def _padded(array: Array, length: int) -> Array:
-    """Return the rows, and behind them zeros up to that many."""
+    """Return the rows, padded with zeros to ``length``."""
     result = array.new_zeros(length, *array.shape[1:])
     result[: len(array)] = array
     return result
@@ -158,7 +158,7 @@ def _replicated(array: Array, mesh: Any) -> Array:
 
 
 def spread(s: Array, t: Array, group: Any) -> Spread:
-    """Return how the logits are spread, or say what does not fit."""
+    """Return how the logits are sharded; raise where group, placements and types do not fit."""
     from torch.distributed.tensor import DTensor  # noqa: PLC0415 - only where it is asked for
 
     if transforming() or torch.compiler.is_compiling():

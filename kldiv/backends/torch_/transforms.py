@@ -61,7 +61,7 @@ def elements(operation: RowWise, *arrays: Array) -> Array:
 
 
 def lie_in_memory(arrays: Sequence[Array]) -> bool:
-    """Return whether the tensors are nothing but numbers in memory."""
+    """Return whether the tensors are plain ones, whose memory holds their values."""
     try:
         return all(
             type(array) in {torch.Tensor, torch.nn.Parameter}
