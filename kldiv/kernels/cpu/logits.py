@@ -166,18 +166,18 @@ def _rows(
 
 @inline
 def _parts(
-    stage: int,
-    table: Buffer,
-    classes: int,
-    temperatures: Buffer,
-    keep: Buffer,
-    factors: Buffer,
-    first: int,
-    last: int,
-    values: Buffer,
-    parts: Buffer,
-    room: tuple[Buffer, Buffer],
-    buffers: Buffer,
+    stage: int,  # `STATES`, `MERGED` or `GRADIENTS`
+    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
+    classes: int,  # classes of a row
+    temperatures: Buffer,  # [rows] or [1] of float64
+    keep: Buffer,  # [rows] of uint8, 0 where a row is left out; or [0], for none
+    factors: Buffer,  # [rows] or [1] of float64, gradient in each row's divergence
+    first: int,  # the first part; or the first row, by `MERGED`
+    last: int,  # the part, or the row, after the last
+    values: Buffer,  # [rows] of float64, output: each row's divergence
+    parts: Buffer,  # [rows · parts, PART_FIELDS], parts' states between stages
+    room: tuple[Buffer, Buffer],  # terms of parts' blocks and their guesses; or empty
+    buffers: Buffer,  # [8, size], room, in the dtype to compute in
 ) -> None:
     """Do one stage of the work on parts; what is merged are rows."""
     stack = np.empty((LEVELS, FIELDS))
@@ -238,18 +238,18 @@ _SIGNATURE = (
 
 @kernel(_SIGNATURE)
 def float32(
-    stage: int,
-    table: Buffer,
-    classes: int,
-    temperatures: Buffer,
-    keep: Buffer,
-    factors: Buffer,
-    first: int,
-    last: int,
-    values: Buffer,
-    parts: Buffer,
-    kept: Buffer,
-    guesses: Buffer,
+    stage: int,  # `WHOLE`, `STATES`, `MERGED` or `GRADIENTS`
+    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
+    classes: int,  # classes of a row
+    temperatures: Buffer,  # [rows] or [1] of float64
+    keep: Buffer,  # [rows] of uint8, 0 where a row is left out; or [0], for none
+    factors: Buffer,  # [rows] or [1] of float64, gradient in each row's divergence
+    first: int,  # the first row; or the first part, by `STATES` and `GRADIENTS`
+    last: int,  # the row, or the part, after the last
+    values: Buffer,  # [rows] of float64, output: each row's divergence
+    parts: Buffer,  # [rows · parts, PART_FIELDS], parts' states between stages; [0, …] by `WHOLE`
+    kept: Buffer,  # [blocks, 3 SIZE] of float32, terms of parts' blocks, for gradients; or [0, …]
+    guesses: Buffer,  # [blocks, GUESSES], guesses that these terms are about
 ) -> None:
     """Compute rows ``first`` to ``last``, or a stage of parts, in float32."""
     buffers = np.empty((8, SIZE), np.float32)
@@ -274,18 +274,18 @@ def float32(
 
 @kernel(_SIGNATURE)
 def float64(
-    stage: int,
-    table: Buffer,
-    classes: int,
-    temperatures: Buffer,
-    keep: Buffer,
-    factors: Buffer,
-    first: int,
-    last: int,
-    values: Buffer,
-    parts: Buffer,
-    kept: Buffer,
-    guesses: Buffer,
+    stage: int,  # `WHOLE`, `STATES`, `MERGED` or `GRADIENTS`
+    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
+    classes: int,  # classes of a row
+    temperatures: Buffer,  # [rows] or [1] of float64
+    keep: Buffer,  # [rows] of uint8, 0 where a row is left out; or [0], for none
+    factors: Buffer,  # [rows] or [1] of float64, gradient in each row's divergence
+    first: int,  # the first row; or the first part, by `STATES` and `GRADIENTS`
+    last: int,  # the row, or the part, after the last
+    values: Buffer,  # [rows] of float64, output: each row's divergence
+    parts: Buffer,  # [rows · parts, PART_FIELDS], parts' states between stages; [0, …] by `WHOLE`
+    kept: Buffer,  # [blocks, 3 SIZE] of float32, terms of parts' blocks, for gradients; or [0, …]
+    guesses: Buffer,  # [blocks, GUESSES], guesses that these terms are about
 ) -> None:
     """Compute rows ``first`` to ``last``, or a stage of parts, in float64."""
     buffers = np.empty((8, 1024), np.float64)

@@ -64,18 +64,18 @@ def room_for(classes: int, gradients: bool, kind: Buffer) -> tuple[Buffer, Buffe
 
 @inline
 def part_state(
-    table: Buffer,
-    own: int,
-    other: int,
-    first: int,
-    classes: int,
-    temperature: float,
-    hot: Any,
-    buffers: Buffer,
-    stack: Any,
-    base: int,
-    room: tuple[Buffer, Buffer],
-    begin: int,
+    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
+    own: int,  # row of the table: the teacher's logits
+    other: int,  # row of the table: the student's logits
+    first: int,  # place of the part's first element
+    classes: int,  # classes of the part
+    temperature: float,  # of the row
+    hot: Any,  # 5 numbers, `heat` of the temperature
+    buffers: Buffer,  # [8, size], room, in the dtype to compute in
+    stack: Any,  # [LEVELS, FIELDS], states to be merged
+    base: int,  # place in the stack
+    room: tuple[Buffer, Buffer],  # terms of blocks and their guesses, kept for gradients
+    begin: int,  # place in the room of the part's first block
 ) -> tuple[bool, bool]:
     """Leave the state of a part in the stack at ``base``; return `lost` and `fast`.
 

@@ -65,8 +65,20 @@ def _places(rows, columns, middle, strides):
 
 
 @triton.jit
-def _read(x, y, keep, rows, columns, middle, mask, x_strides, y_strides, keep_strides,
-          wide: tl.constexpr, log_target: tl.constexpr):  # fmt: skip
+def _read(
+    x,  # pointer to the input
+    y,  # pointer to the target
+    keep,  # pointer to uint8, 0 where an element is left out; or None
+    rows,  # [height, 1], numbers of rows among outer · middle
+    columns,  # [1, width], places in the last axis
+    middle,  # int, length of the second axis
+    mask,  # [height, width] of bool, elements of the arrays
+    x_strides,  # [3], strides of x, in elements
+    y_strides,  # [3], strides of y, in elements
+    keep_strides,  # [3], strides of keep, in elements
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+    log_target: tl.constexpr,  # bool, whether y is logarithms
+):
     """Return a tile of both arrays, and which of it counts."""
     kind = tl.float64 if wide else tl.float32
     nothing = -float("inf") if log_target else 0.0
@@ -81,9 +93,21 @@ def _read(x, y, keep, rows, columns, middle, mask, x_strides, y_strides, keep_st
 
 @triton.jit(do_not_specialize=["rows", "middle"])
 def sums(
-    x, y, keep, partial, rows, middle, inner, x_strides, y_strides, keep_strides,
-    wide: tl.constexpr, log_target: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
+    x,  # [outer, middle, inner], input: logarithms of probabilities
+    y,  # [outer, middle, inner], target: probabilities, or their logarithms
+    keep,  # [outer, middle, inner] of uint8, 0 where an element is left out; or None
+    partial,  # [programs] of float64, output: each program's sum
+    rows,  # int, outer · middle
+    middle,  # int, length of the second axis
+    inner,  # int, length of the last axis
+    x_strides,  # [3], strides of x, in elements
+    y_strides,  # [3], strides of y, in elements
+    keep_strides,  # [3], strides of keep, in elements
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+    log_target: tl.constexpr,  # bool, whether y is logarithms
+    height: tl.constexpr,  # int, rows of a tile
+    width: tl.constexpr,  # int, columns of a tile
+):
     """Leave the sum of a program's tiles."""
     across = tl.cdiv(inner, width)
     tiles = tl.cdiv(rows, height) * across
@@ -114,11 +138,28 @@ def sums(
 
 @triton.jit(do_not_specialize=["rows", "middle"])
 def maps(
-    x, y, keep, value, x_out, y_out, factor, rows, middle, inner,
-    x_strides, y_strides, keep_strides, value_strides, x_out_strides, y_out_strides,
-    factor_strides,
-    wide: tl.constexpr, log_target: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
+    x,  # [outer, middle, inner], input: logarithms of probabilities
+    y,  # [outer, middle, inner], target: probabilities, or their logarithms
+    keep,  # [outer, middle, inner] of uint8, 0 where an element is left out; or None
+    value,  # [outer, middle, inner], output: each element's divergence; or None
+    x_out,  # [outer, middle, inner], output: gradient in x; or None
+    y_out,  # [outer, middle, inner], output: gradient in y; or None
+    factor,  # [outer, middle, inner], gradient in each element's divergence; None for no gradients
+    rows,  # int, outer · middle
+    middle,  # int, length of the second axis
+    inner,  # int, length of the last axis
+    x_strides,  # [3], strides of x, in elements
+    y_strides,  # [3], strides of y, in elements
+    keep_strides,  # [3], strides of keep, in elements
+    value_strides,  # [3], strides of value, in elements
+    x_out_strides,  # [3], strides of x_out, in elements
+    y_out_strides,  # [3], strides of y_out, in elements
+    factor_strides,  # [3], strides of factor, in elements
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+    log_target: tl.constexpr,  # bool, whether y is logarithms
+    height: tl.constexpr,  # int, rows of a tile
+    width: tl.constexpr,  # int, columns of a tile
+):
     """Write elements, and the gradients that are wanted, times the gradient in the result."""
     kind = tl.float64 if wide else tl.float32
     across = tl.cdiv(inner, width)

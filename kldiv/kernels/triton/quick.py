@@ -105,9 +105,23 @@ def all_lanes(x):
 
 @triton.jit
 def _sums_about(
-    center, exponent, s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, hot,
-    shannon: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
+    center,  # [height, 1] of float32, pivots
+    exponent,  # [height, 1] of float64, exponents of 2 at the origins
+    s,  # pointer to the student's logits
+    t,  # pointer to the teacher's logits
+    s_offsets,  # [height, 1], where rows of s begin, in elements
+    t_offsets,  # [height, 1], where rows of t begin, in elements
+    s_step,  # int, stride of s along classes
+    t_step,  # int, stride of t along classes
+    first,  # int, the first class
+    end,  # int, the class after the last; may be beyond the row
+    classes,  # int, classes of a row
+    there,  # [height, 1] of bool, rows that count
+    hot,  # Heat [height, 1], constants of the temperature
+    shannon: tl.constexpr,  # bool, whether sums for Jensen-Shannon are wanted
+    height: tl.constexpr,  # int, rows of a tile
+    width: tl.constexpr,  # int, classes of a tile, a power of 2
+):
     """Return the sums of rows about a pivot and an origin, the bits of |x|, and the exponents."""
     last = tl.minimum(end, classes)
     start_exponent = exponent.to(tl.float32)
@@ -209,9 +223,22 @@ def _state_of(sums, center, exponent, temperature, good):
 
 @triton.jit
 def quick_state(
-    s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, temperature, hot,
-    shannon: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
+    s,  # pointer to the student's logits
+    t,  # pointer to the teacher's logits
+    s_offsets,  # [height, 1], where rows of s begin, in elements
+    t_offsets,  # [height, 1], where rows of t begin, in elements
+    s_step,  # int, stride of s along classes
+    t_step,  # int, stride of t along classes
+    first,  # int, the first class
+    end,  # int, the class after the last; may be beyond the row
+    classes,  # int, classes of a row
+    there,  # [height, 1] of bool, rows that count
+    temperature,  # [height, 1] of float64
+    hot,  # Heat [height, 1], constants of the temperature
+    shannon: tl.constexpr,  # bool, whether sums for Jensen-Shannon are wanted
+    height: tl.constexpr,  # int, rows of a tile
+    width: tl.constexpr,  # int, classes of a tile, a power of 2
+):
     """Return states of the classes from ``first`` to ``end``, of nothing in rows that are left out.
 
     Which rows are done is returned as well.

@@ -100,9 +100,24 @@ def _log_q(w, x, looks):
 
 @triton.jit
 def quick_look(
-    s, t, s_offsets, t_offsets, s_step, t_step, first, last, classes, there, looks, beta, hot,
-    t_shift: tl.constexpr, s_shift: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
+    s,  # pointer to the student's logits
+    t,  # pointer to the teacher's logits
+    s_offsets,  # [height, 1], where rows of s begin, in elements
+    t_offsets,  # [height, 1], where rows of t begin, in elements
+    s_step,  # int, stride of s along classes
+    t_step,  # int, stride of t along classes
+    first,  # int, the first class
+    last,  # int, the class after the last
+    classes,  # int, classes of a row
+    there,  # [height, 1] of bool, rows that count
+    looks,  # Looks [height, 1], constants of rows
+    beta,  # float64, β
+    hot,  # Heat [height, 1], constants of the temperature
+    t_shift: tl.constexpr,  # bool, whether to find Σ p log(p/m), for the gradient in t
+    s_shift: tl.constexpr,  # bool, whether to find Σ q log(q/m), for the gradient in s
+    height: tl.constexpr,  # int, rows of a tile
+    width: tl.constexpr,  # int, classes of a tile, a power of 2
+):
     """Return Jensen-Shannon, Σ p log(p/m) and Σ q log(q/m), of classes up to ``last``."""
     zero = tl.zeros([height, 1], tl.float64)
     value, of_t, of_s = zero, zero, zero
