@@ -1,4 +1,4 @@
-"""What compiles fused kernels: what it can compute here, and computing it.
+"""A technology that compiles fused kernels: the work that it can do here, and doing it.
 
 To add a technology, derive from `Technology`, give it a package of its own beside the others, and
 name it in the adapter of the library whose arrays it reads.

@@ -1,7 +1,7 @@
 """Kernels of Jensen-Shannon from rows of logits: one read of memory, the rest from the cache.
 
-They compute what `kldiv.formulas.logits` says: the state of a row first, then what each class adds,
-and for a gradient the mean of log(p/m) before the gradient itself.
+The formulas are those of `kldiv.formulas.logits`: the state of a row first, then a term of each
+class, and for a gradient the mean of log(p/m) before the gradient itself.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _probabilities(own: Any, other: Any, a: Buffer, hot: Any) -> tuple[Any, Any]
 def _elements(
     t: int, s: int, n: int, a: Buffer, shift: float, beta: float, hot: Any, buffers: Buffer
 ) -> float:
-    """Return the sum of what each class adds, all of it ≥ 0."""
+    """Return the sum of the classes' terms, each of them ≥ 0."""
     kind, out = buffers[0], buffers[2]
     zero, one, half = like(kind[0], 0.0), like(kind[0], 1.0), like(kind[0], -0.5)
     c, c_low, left = split(a[PIVOT], a[PIVOT_LOW], zero)

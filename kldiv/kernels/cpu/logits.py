@@ -1,6 +1,6 @@
 """Kernels of KL from rows of logits: the value from one read, gradients while a row is in a cache.
 
-They compute what `kldiv.formulas.logits` says: whole rows, or the parts of a few long ones.
+The formulas are those of `kldiv.formulas.logits`, of whole rows or of the parts of a few long ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kldiv.kernels.cpu.rows import (
 from kldiv.kernels.cpu.state import FIELDS, finish, heat
 from kldiv.kernels.layout import ADDRESS, Buffer
 
-# What a call does: whole rows, or the states of parts, these merged to rows, and parts' gradients.
+# Stages of a call: whole rows, or the states of parts, these merged to rows, and parts' gradients.
 WHOLE: Final = 0
 STATES: Final = 1
 MERGED: Final = 2
@@ -83,7 +83,7 @@ def _quickly(
     room: tuple[Buffer, Buffer],
     begin: int,
 ) -> None:
-    """Write the gradients of a part, from what is kept; it is made again where ``begin`` < 0."""
+    """Write the gradients of a part from its kept terms, made again where ``begin`` < 0."""
     kind, size = buffers[0], buffers.shape[1]
     kept, guesses = room
     again = begin < 0
@@ -179,7 +179,7 @@ def _parts(
     room: tuple[Buffer, Buffer],  # terms of parts' blocks and their guesses; or empty
     buffers: Buffer,  # [8, size], room, in the dtype to compute in
 ) -> None:
-    """Do one stage of the work on parts; what is merged are rows."""
+    """Do one stage of the work, on parts, or on rows where these are merged."""
     stack = np.empty((LEVELS, FIELDS))
     keeps = room[0].shape[0] != 0
     if not keeps:

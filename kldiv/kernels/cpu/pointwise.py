@@ -1,7 +1,7 @@
 """Kernels of y·(log y − x) and its derivatives, one pass over the data.
 
-They compute what `kldiv.formulas.pointwise` says, element by element in the buffers' dtype; sums of
-a few hundred elements are collected in float64, those of float64 with what their rounding loses.
+The formulas are those of `kldiv.formulas.pointwise`, in the buffers' dtype; sums of a few hundred
+elements are collected in float64, together with the rounding errors of that.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def close(stack: Any, base: int, depth: int, temperature: float) -> None:
 
 @inline
 def room_for(classes: int, gradients: bool, kind: Buffer) -> tuple[Buffer, Buffer]:
-    """Return room to keep what the gradients of a row need of each block, or of one block."""
+    """Return room for the terms and guesses of each block of a row, or of one at a time."""
     blocks = 1
     if kind.itemsize == 4 and gradients and classes <= quick.LONGEST:
         blocks = (classes + SIZE - 1) // SIZE

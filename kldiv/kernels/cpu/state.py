@@ -109,7 +109,7 @@ def _log1p_near(y: Any) -> Any:
 
 
 def limits(kind: Buffer) -> tuple[float, float]:
-    """Return the lowest finite number of a dtype, and −log of what counts as 0."""
+    """Return the lowest finite number of a dtype, and −log of the weight that counts as 0."""
     raise NotImplementedError
 
 
@@ -133,7 +133,7 @@ def finite(x: float, lowest: float) -> float:
 
 @inline
 def heat(temperature: float, kind: Buffer) -> Any:
-    """Return what `weight` needs to know of a temperature, in the dtype of ``kind``.
+    """Return the constants of a temperature that `weight` takes, in the dtype of ``kind``.
 
     The temperature divides the small rest of an exponent, and log 2 is multiplied by it: then
     nothing is rounded that e to its power would magnify.

@@ -1,7 +1,7 @@
 """Kernels of the gradients of rows: one read of both logits, one write of each gradient wanted.
 
 A program has a tile, or several rows of one, and the row's constants that the forward kernels kept;
-the gradient in the result, and what a mean divides it by, come from device memory as well.
+the gradient in the result, and the divisor of a mean, come from device memory as well.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ SPAN: Final = 4
 """Tiles of a program that writes gradients, each of which needs a row's numbers once."""
 
 STATE_TILE: Final = {False: 1024, True: 512}
-"""Those of a tile whose state is found: 4 or 2 a thread, as its rows' numbers are beside them."""
+"""Elements of a tile whose state is found: 4 or 2 a thread, beside the numbers of its rows."""
 
 PROGRAMS: Final = 512
-"""What keeps the largest GPU busy. No GPU is asked how large it is, so that all add up alike."""
+"""Programs that keep the largest GPU busy: one number for all GPUs, so that all add up alike."""
 
 OPTIONS: Final = {"num_warps": 8, "enable_fp_fusion": False}
 """Products and sums are contracted where the kernels say so, and nowhere else."""

@@ -15,7 +15,7 @@ from kldiv.kernels.triton.elementary import exp, log, rounded
 
 @triton.jit
 def _edge(x, zero):
-    """Return what 0·anything is: 0, and NaN where ``x`` is."""
+    """Return 0 times a function of ``x``: ``zero``, and NaN where ``x`` is."""
     return tl.where(x == x, zero, x)
 
 
@@ -79,13 +79,13 @@ def _read(
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
     log_target: tl.constexpr,  # bool, whether y is logarithms
 ):
-    """Return a tile of both arrays, and which of it counts."""
+    """Return a tile of both arrays, and the mask of its elements that count."""
     kind = tl.float64 if wide else tl.float32
     nothing = -float("inf") if log_target else 0.0
     if keep is not None:
         place = _places(rows, columns, middle, keep_strides)
         mask = mask & (tl.load(keep + place, mask=mask, other=0) != 0)
-    # What is left out is not even read.
+    # Elements that are left out are not even read.
     x_tile = tl.load(x + _places(rows, columns, middle, x_strides), mask=mask, other=0.0)
     y_tile = tl.load(y + _places(rows, columns, middle, y_strides), mask=mask, other=nothing)
     return x_tile.to(kind), y_tile.to(kind), mask
@@ -127,7 +127,7 @@ def sums(
         else:
             groups = tl.sum(tl.reshape(value, [height, width // 4, 4]), axis=2)
             part = tl.sum(groups.to(tl.float64), axis=1)
-        # What a sum of float64 loses is kept, as long as that is finite.
+        # The rounding error of the sum is kept, as long as the sum is finite.
         higher = high + part
         back = higher - high
         lost = (high - (higher - back)) + (part - back)

@@ -24,7 +24,7 @@ from kldiv.kernels.triton.state import log1p_gap
 
 
 class Looks(NamedTuple):
-    """What a second look needs of rows, in float32 but for the masses."""
+    """The constants of rows for a second look, in float32 but for the masses."""
 
     exponent: Any
     center: Any
@@ -45,7 +45,7 @@ class Looks(NamedTuple):
 
 @triton.jit
 def looks_of(a, offset, beta, temperature):
-    """Return what a second look needs of rows, given their state and log(p/q) less x."""
+    """Return the constants of rows for a second look, given their state and log(p/q) less x."""
     exponent, mass, by = scale_of(a, temperature)
     ratio = tl.exp(-offset)
     for_q = (1.0 - beta) * ratio
@@ -65,7 +65,7 @@ def looks_of(a, offset, beta, temperature):
 
 @triton.jit
 def _parts(w, x, looks):
-    """Return what classes add to both sides, times their weights."""
+    """Return the classes' terms of both sides, times their weights."""
     turned = looks.theta > 0.5  # then q comes first
     theta = tl.where(turned, looks.rest, looks.theta)
     rest = tl.where(turned, looks.theta, looks.rest)

@@ -1,4 +1,4 @@
-"""Kernels of rows of logits: their states, merged, finished, and what Jensen-Shannon adds.
+"""Kernels of rows of logits: their states, merged and finished, and the sums of Jensen-Shannon.
 
 A program has one row, or a chunk of one, which it reads a tile at a time; where a row is shorter
 than a tile, it has several.  Where a row is shared, every program leaves its state, and `join`
@@ -26,8 +26,8 @@ from kldiv.kernels.triton.quick_js import looks_of, quick_look
 from kldiv.kernels.triton.state import block_state, empty_state, finish, heated, merge
 
 SAVED = tl.constexpr(TRITON.kept)
-"""Those of a row: its state, KL, its offset, two sums for the gradients of Jensen-Shannon, and
-whether all of the row went the quick way."""
+"""Numbers kept of a row: its state, KL, its offset, two sums for the gradients of Jensen-Shannon,
+and whether all of the row went the quick way."""
 
 _KL = tl.constexpr(14)
 _OFFSET = tl.constexpr(15)
@@ -36,7 +36,7 @@ _S_SHIFT = tl.constexpr(17)
 _QUICK = tl.constexpr(18)
 
 SUMS = tl.constexpr(3)
-"""What `look` adds up: Jensen-Shannon itself, and the sums for its gradients."""
+"""Sums that `look` makes: Jensen-Shannon itself, and one for each of its gradients."""
 
 
 UNSPECIALISED = ["temperature_bits", "beta_bits", "rows", "inner"]
@@ -270,7 +270,7 @@ def look(
     s_shift: tl.constexpr,  # bool, whether to find Σ q log(q/m), for the gradient in s
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
-    """Add up what Jensen-Shannon needs of parts of rows whose states are known."""
+    """Make the sums of Jensen-Shannon over parts of rows whose states are known."""
     row = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)[:, None]
     there = row < rows
     if keep is not None:
@@ -303,7 +303,7 @@ def join_sums(
     parts,  # int, number of parts of a row
     height: tl.constexpr,  # int, rows of a program
 ):
-    """Add up what `look` has left, part after part."""
+    """Add up the sums that `look` has made, part after part."""
     row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)
     there = row < rows
     value = tl.zeros([height], tl.float64)

@@ -1,15 +1,18 @@
 // y·(log y − x) and its derivatives in one pass over the data: `kldiv.formulas.pointwise`.
 //
 // Elements are computed in Real and added in pairs; sums of PER of them are collected in Wide, with
-// what their rounding loses.  Each block leaves its total: nothing is added atomically.
+// the rounding errors of that.  Each block leaves its total: nothing is added atomically.
+//
+// An element's type is TYPE_X in x and its gradient, TYPE_Y in y and its gradient, TYPE_E in the
+// elements' divergences, TYPE_C in the gradient in these.
 
 enum Array { X = 1, Y, KEEP, COTANGENT, ELEMENTS, GRADIENT_X, GRADIENT_Y };
 
 struct Job {
-    Table<7> table;
-    long long size;
-    const Wide* factor;  // upstream gradient over the count
-    Wide* totals;        // of each block; none: the sum is not wanted
+    Table<7> table;      // [1 + 7, STRIDES + AXES], the arrays of `Array`; 0 is none
+    long long size;      // number of elements
+    const Wide* factor;  // [1], gradient in each element's divergence, or 1 beside a COTANGENT
+    Wide* totals;        // [blocks], output: each block's sum; or 0, where it is not wanted
 };
 
 DEVICE Real kl(Real x, Real y) {
