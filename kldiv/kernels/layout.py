@@ -41,7 +41,7 @@ CODES: Final = {
 
 
 class Memory(NamedTuple):
-    """Where an array is; strides are in bytes."""
+    """The place of an array in memory; strides are in bytes."""
 
     address: int
     dtype: str
@@ -55,7 +55,7 @@ def dtype_name(array: Array) -> str:
 
 
 def memory(array: Array) -> Memory:
-    """Return where an array of NumPy, PyTorch or CuPy is."""
+    """Return the place of an array of NumPy, PyTorch or CuPy in memory."""
     shape = tuple(array.shape)
     if hasattr(array, "data_ptr"):
         size = array.element_size()

@@ -51,7 +51,7 @@ from kldiv.kernels.cpu.state import (
 from kldiv.kernels.layout import ADDRESS, Buffer
 
 _DEEP: Final = 69.0
-"""Beyond it e^(−r) for p/q would soon underflow in float32."""
+"""r beyond which e^(−r), for p/q, would soon underflow in float32."""
 
 
 @inline

@@ -1,8 +1,8 @@
 """The quick way through float32 logits: one pass over a block, where x is nowhere large.
 
 It guesses an origin of the exponents and a pivot, from the elements before, and sees afterwards how
-good they were: a block is done again about a better pivot, or left to `kldiv.kernels.cpu.logits`,
-which takes all there is. The origin is a power of 2, so that no maximum is subtracted, and x is so
+good they were: a block is done again about a better pivot, or left to `kldiv.kernels.cpu.general`,
+which takes any logits. The origin is a power of 2, so that no maximum is subtracted, and x is so
 small that w·e⁻ˣ neither underflows nor loses digits: the student needs no exponential of its own.
 """
 
@@ -37,7 +37,7 @@ from kldiv.kernels.cpu.state import (
 from kldiv.kernels.layout import Buffer
 
 LONGEST: Final = 1 << 20
-"""Classes of a row of which so much is kept, for its gradients, as the caches hold."""
+"""Classes of the longest row whose terms the caches hold, for its gradients."""
 
 # Fields of a guess: the exponent of 2 at the origin and its logit, the ratio of sums about the
 # latter to sums about the former, and the pivot; then whether a class has been seen that is masked,
@@ -91,7 +91,7 @@ _LN2: Final = math.log(2)
 
 @inline
 def _origin(exponent: float, temperature: float, guess: Buffer) -> bool:
-    """Take another origin; return whether it is one that can be."""
+    """Take another origin; return whether its exponent of 2 is in range."""
     if not abs(exponent) <= _HIGHEST:
         return False
     top = np.float64(np.float32(exponent * temperature * _LN2))
@@ -121,7 +121,7 @@ def _look(t: int, s: int, n: int, guess: Buffer) -> Any:
 
 @inline
 def _glance(t: int, s: int, n: int, temperature: float, guess: Buffer) -> bool:
-    """Guess from the first elements of a row; return whether it may be done quickly."""
+    """Guess origin and pivot from a row's first elements; return whether the origin is in range."""
     top = _look(t, s, min(n, _GLANCE), guess)
     if guess[_SEEN] == 0 and n > _GLANCE:
         top = _look(t, s, n, guess)

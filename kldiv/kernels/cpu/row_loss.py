@@ -75,7 +75,7 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
 def _share(
     kernel: Any, given: Sequence[Any], values: Buffer, gradients: bool, shannon: bool, number: int
 ) -> None:
-    """Have the rows computed by several threads: whole ones, or parts where rows are few."""
+    """Share rows among threads: whole ones, or parts where rows are few."""
     rows, classes = values.size, given[1]
     parts = -(-classes // PART)
     # Parts whose terms are not kept are read again for gradients.

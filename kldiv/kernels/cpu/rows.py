@@ -77,9 +77,9 @@ def part_state(
     room: tuple[Buffer, Buffer],  # terms of blocks and their guesses, kept for gradients
     begin: int,  # place in the room of the part's first block
 ) -> tuple[bool, bool]:
-    """Leave the state of a part in the stack at ``base``; return `lost` and `fast`.
+    """Write the state of a part to the stack, at ``base``.
 
-    ``begin`` is where in the room it is to be kept.
+    Return whether a class has p > 0 = q, and whether all blocks were done quickly.
     """
     size = buffers.shape[1]
     kept, guesses = room
@@ -124,7 +124,7 @@ def row_state(
     stack: Any,
     room: tuple[Buffer, Buffer],
 ) -> tuple[bool, bool]:
-    """Leave the state of a row in the first place of the stack; return `lost` and `fast`."""
+    """Write the state of a row to the first place of the stack; return as `part_state` does."""
     lost, fast, depth = False, True, 0
     for number, start in enumerate(range(0, classes, PART)):
         gone, quickly = part_state(

@@ -85,7 +85,7 @@ def two_difference(a: float, b: float) -> tuple[float, float]:
 
 @inline
 def difference(a: float, a_low: float, b: float, b_low: float) -> float:
-    """Return a − b of double words, right relative to itself."""
+    """Return a − b of double words, with a small relative error."""
     high, low = two_difference(a_low, b_low)
     return ((a - b) + high) + low
 
@@ -127,7 +127,7 @@ def _limits(kind: Any) -> Any:
 
 @inline
 def finite(x: float, lowest: float) -> float:
-    """Return the lowest finite number for −∞."""
+    """Return ``x``, −∞ replaced by the lowest finite number."""
     return select(x < lowest, lowest, x)
 
 

@@ -39,7 +39,7 @@ _FIELDS: Final = len(state.State._fields)
 
 
 class _Plan(NamedTuple):
-    """How rows are shared among programs."""
+    """The division of rows among programs."""
 
     height: int
     """Rows of a tile."""

@@ -100,7 +100,7 @@ def two_difference(a, b):
 
 @triton.jit
 def difference(a, a_low, b, b_low):
-    """Return a − b of double words as one number, right relative to itself."""
+    """Return a − b of double words as one number, with a small relative error."""
     high, low = two_difference(a_low, b_low)
     return ((a - b) + high) + low
 
@@ -280,7 +280,7 @@ def log1p_near(y):
 
 @triton.jit
 def log_less(y, m):
-    """Return log m and y − log m, right relative to themselves: m is 1 + y, normal, of float32."""
+    """Return log m and y − log m, of float32, with small relative errors: m is 1 + y, normal."""
     i = m.to(tl.int32, bitcast=True) - _ROOT_32
     close = (y > -0.5) & (y < 1.0)
     power = tl.where(close, 0, i >> 23)

@@ -30,7 +30,7 @@ from kldiv.kernels.triton.state import (
 )
 
 _DEEP = tl.constexpr(69.0)
-"""Beyond it e^(−r) for p/q would soon underflow in float32."""
+"""r beyond which e^(−r), for p/q, would soon underflow in float32."""
 
 _LEAST = tl.constexpr(math.exp(-69.0))
 

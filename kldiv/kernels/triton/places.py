@@ -1,4 +1,4 @@
-"""Where rows, their tiles and their states lie in a GPU's memory."""
+"""The places of rows, their tiles and their states in a GPU's memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIELDS = tl.constexpr(14)
 
 @triton.jit
 def row_offsets(rows, inner, outer_stride, inner_stride):
-    """Return where rows begin that lie in two axes, ``inner`` the length of the second."""
+    """Return the offsets of rows that lie in two axes, ``inner`` the length of the second."""
     return (rows // inner) * outer_stride + (rows % inner) * inner_stride
 
 

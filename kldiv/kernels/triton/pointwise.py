@@ -57,7 +57,7 @@ def slope_y(x, y, log_target: tl.constexpr):
 
 @triton.jit
 def _places(rows, columns, middle, strides):
-    """Return where elements are, given the strides of the three axes."""
+    """Return the offsets of elements, given the strides of the three axes."""
     outer_stride, middle_stride, inner_stride = strides
     return (
         (rows // middle) * outer_stride + (rows % middle) * middle_stride + (columns * inner_stride)
@@ -108,7 +108,7 @@ def sums(
     height: tl.constexpr,  # int, rows of a tile
     width: tl.constexpr,  # int, columns of a tile
 ):
-    """Leave the sum of a program's tiles."""
+    """Write the sum of a program's tiles."""
     across = tl.cdiv(inner, width)
     tiles = tl.cdiv(rows, height) * across
     high = tl.zeros([height], tl.float64)
@@ -160,7 +160,7 @@ def maps(
     height: tl.constexpr,  # int, rows of a tile
     width: tl.constexpr,  # int, columns of a tile
 ):
-    """Write elements, and the gradients that are wanted, times the gradient in the result."""
+    """Write the divergence of each element and the gradients, those of them that are wanted."""
     kind = tl.float64 if wide else tl.float32
     across = tl.cdiv(inner, width)
     tile = tl.program_id(0).to(tl.int64)

@@ -168,7 +168,7 @@ def _sums_about(
 
 @triton.jit
 def _is_good(sums, far, rise, exponent):
-    """Return whether sums are as right as a block's own, given the guess they were made about."""
+    """Return whether sums about a guess are as accurate as a block's own."""
     # A pivot near to the mean: there roundings grow but little.
     weights = tl.where(sums.weights > 0, sums.weights, 1.0)
     y = (sums.phi - sums.drift) / weights

@@ -48,7 +48,7 @@ class _Rows(NamedTuple):
     temperature: float
 
     def tiling(self, tile: int) -> Tiling:
-        """Return how they are shared among programs."""
+        """Return the division of these rows among programs."""
         return tiling(self.number, self.classes, tile)
 
     @property

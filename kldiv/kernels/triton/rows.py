@@ -66,10 +66,7 @@ def _scan(
     height: tl.constexpr,  # int, rows of a tile
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
-    """Return the state of the classes from ``first`` to ``end``, and where `quick_state` found it.
-
-    They are in a ``single`` tile, or in more.
-    """
+    """Return the state of a part of rows, and a mask of those left as `quick_state` found them."""
     begin, last = first, tl.minimum(end, classes)
     state, done = empty_state(temperature), temperature < 0  # none
     if not wide:
@@ -162,7 +159,7 @@ def states(
     height: tl.constexpr,  # int, rows of a tile
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
-    """Compute rows, or the states of their parts where ``partial`` takes these."""
+    """Write the values and constants of rows, or the states of their parts."""
     row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)[:, None]
     there = row < rows
     kept = there

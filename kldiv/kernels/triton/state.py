@@ -75,7 +75,7 @@ def lowest(x):
 
 @triton.jit
 def finite(x):
-    """Return the lowest finite number for −∞, NaN kept."""
+    """Return ``x``, −∞ replaced by the lowest finite number, NaN kept."""
     return tl.where(x < lowest(x), lowest(x), x)
 
 
@@ -142,7 +142,7 @@ def _total_of_weights(w):
 
 @triton.jit
 def apart(t, s, c, c_low, hot):
-    """Return x = (d − c)/T, d = t − s, right relative to itself."""
+    """Return x = (d − c)/T, d = t − s, with a small relative error."""
     d, d_low = two_difference(t, s)
     return clipped(difference(d, d_low, c, c_low) * hot.inverse)
 

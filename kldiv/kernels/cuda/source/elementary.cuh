@@ -216,13 +216,13 @@ DEVICE Real exp_reduced(Real high, Real low, const Heat& heat) {
     return scaled(value, bits(shifted) - Rounding<Real>::zero);
 }
 
-// the same for high ≤ 0, which may be as low as it likes
+// the same for high ≤ 0, however low
 DEVICE Real weight(Word<Real> x, const Heat& heat) {
     bool under = x.high < heat.gone;
     return exp_reduced(under ? heat.gone : x.high, under ? Real(0) : x.low, heat);
 }
 
-// the same for any x, no larger than the largest number there is
+// the same for any x: no more than e⁸⁸ or e⁷⁰⁹, so never infinite
 DEVICE Real exp_over(Word<Real> x, const Heat& heat) {
     Real most = Real((SINGLE ? 88 : 709) * heat.temperature);
     bool over = x.high > most;

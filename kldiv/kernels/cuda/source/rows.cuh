@@ -3,6 +3,9 @@
 // A team of warps has a row, or a part of its classes.  The work has phases that leave their
 // results in device memory: one launch runs all of them where a row has one team, and one launch each
 // where several teams share a row.  Nothing is added atomically: results are the same every time.
+//
+// SHANNON is 1 for Jensen-Shannon and 0 for KL.  The student's logits and their gradient are of
+// TYPE_S, the teacher's of TYPE_T; gradients are contiguous.
 
 enum Phase { STATES = 1, FINISH = 2, SUMS = 4, VALUES = 8, GRADIENTS = 16 };
 enum Side { STUDENT = 1, TEACHER = 2, GRADIENT_S = 3, GRADIENT_T = 4 };
@@ -10,9 +13,9 @@ enum Side { STUDENT = 1, TEACHER = 2, GRADIENT_S = 3, GRADIENT_T = 4 };
 constexpr int TILE = 32 * PER;
 
 struct Job {
-    Table<4> table;  // [1 + 4, STRIDES + AXES], the arrays of `Side`; 0 is none
-    // Bits of `Phase` that this launch runs, number of rows, number of classes, parts of a row, warps
-    // of a team, and states of a row: 2 for the gradient of Jensen-Shannon in the student, else 1.
+    Table<4> table;  // [1 + 4, STRIDES + AXES], arrays of `Side`; an address of 0 is none
+    // phases: bits of `Phase` that this launch runs; parts: of a row; team: warps of a team; sides:
+    // states of a row, 2 for the gradient of Jensen-Shannon in the student, else 1
     long long phases, rows, classes, parts, team, sides;
     const unsigned char* keep;   // [rows], 0 where a row is left out; or 0, where all are kept
     const Wide* factors;         // [rows] or [1], gradient in each row's divergence
@@ -32,7 +35,7 @@ struct View {
     long long row, slot;  // the slot is the place of its team in `states`, `known` and `sums`
     Heat heat;
     long long first, last;  // the part's classes
-    int member, team;       // which warp of how many
+    int member, team;       // this warp's number in its team, and the team's number of warps
 
     template <class T>
     DEVICE_MEMBER Real load(int which, const char* base, long long k) const {

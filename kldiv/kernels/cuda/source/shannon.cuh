@@ -1,7 +1,7 @@
 // Jensen-Shannon, given the state: a sum of terms ≥ 0, and for each gradient the mean of log(p/m),
 // before the gradient itself.
 
-constexpr Real DEEP = 69;  // beyond it e^(−r) for p/q would soon underflow in float32
+constexpr Real DEEP = 69;  // r beyond which e^(−r), for p/q, would soon underflow in float32
 
 // e⁻ˣ − 1
 DEVICE Real less_of(Real x) {
