@@ -1,8 +1,8 @@
 // KL and Jensen-Shannon of rows of logits, with their gradients: `kldiv.formulas.logits`.
 //
-// A team of warps has a row, or a part of its classes.  The work has phases that leave their
-// results in device memory: one launch runs all of them where a row has one team, and one launch each
-// where several teams share a row.  Nothing is added atomically: results are the same every time.
+// A team of warps has a row, or a part of its classes.  The work has phases that leave their results
+// in device memory: one launch runs all of them where a row has one team, and one launch each where
+// several teams share a row.  Nothing is added atomically: results are the same every time.
 //
 // SHANNON is 1 for Jensen-Shannon and 0 for KL.  The student's logits and their gradient are of
 // TYPE_S, the teacher's of TYPE_T; gradients are contiguous.
@@ -24,7 +24,7 @@ struct Job {
     long long temperature_step;  // 1; or 0, where one temperature is all rows'
     State* states;               // [teams, sides, parts], room: states of each team's row
     Row* known;                  // [teams, sides], room: constants of each team's row
-    Wide* sums;                  // [teams, parts, 3], room: Jensen-Shannon's sums, see `add_shannon`
+    Wide* sums;                  // [teams, parts, 3], room: sums that `add_shannon` makes
     Wide* values;                // [rows], output: each row's divergence
     Wide beta, rest;             // β, the teacher's weight in the mixture, and 1 − β
 };
