@@ -1,8 +1,8 @@
 """Fused implementations of operations, one folder a technology; only adapters import them.
 
-``work`` says what is computed, ``technology`` what computes it, ``spelling`` which operations have
-fused forms, ``layout`` what kernels are told of arrays. A technology's package is imported without
-its compiler.
+``work`` is a call, ``technology`` the base class of those that compute it, ``spelling`` the list of
+operations that have fused forms, ``layout`` the description of arrays for kernels. A technology's
+package is imported without its compiler.
 """
 
 from __future__ import annotations

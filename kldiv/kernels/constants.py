@@ -15,7 +15,7 @@ LN2_HIGH_64: Final = float.fromhex("0x1.62e42feep-1")
 LN2_LOW_64: Final = float.fromhex("0x1.a39ef35793c76p-33")
 LN2: Final = math.log(2)
 LN2_LOW: Final = 2.3190468138462996e-17
-"""What rounding log 2 to float64 has lost."""
+"""log 2 less its rounding to float64."""
 LOG2_E: Final = 1 / math.log(2)
 
 # log(1 + f) = f − f²/2 + f³·P(f) for √½ ≤ 1 + f < √2, within 6e-9 of itself

@@ -1,4 +1,4 @@
-"""What a kernel is told of its arrays: one table of integers, the same for every layout and dtype.
+"""A kernel's arrays as one table of integers, of the same form for every layout and dtype.
 
 Row 0 has the number of axes, and the shape from column `STRIDES` on; every other row is an array:
 its address, the code of its dtype, whether it is contiguous, and its strides in bytes. Axes are
@@ -41,7 +41,7 @@ CODES: Final = {
 
 
 class Memory(NamedTuple):
-    """Where an array is; strides are in bytes."""
+    """The place of an array in memory; strides are in bytes."""
 
     address: int
     dtype: str
@@ -55,7 +55,7 @@ def dtype_name(array: Array) -> str:
 
 
 def memory(array: Array) -> Memory:
-    """Return where an array of NumPy, PyTorch or CuPy is."""
+    """Return the place of an array of NumPy, PyTorch or CuPy in memory."""
     shape = tuple(array.shape)
     if hasattr(array, "data_ptr"):
         size = array.element_size()
@@ -114,7 +114,7 @@ def table(arrays: Sequence[Memory | None], *, whole_rows: bool = False) -> np.nd
 
 
 def _broadcast(array: Memory, shape: tuple[int, ...]) -> list[int]:
-    """Return the strides with which an array fills a shape: 0 along what it lacks."""
+    """Return the strides with which an array fills a shape: 0 along axes that it lacks."""
     missing = len(shape) - len(array.shape)
     return [0] * missing + [
         0 if size != full else stride

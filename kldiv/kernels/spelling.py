@@ -30,7 +30,7 @@ FORMS: Final = (
     Form("kl_div_with_logits", RowLoss, KullbackLeibler),
     Form("js_div_with_logits", RowLoss, JensenShannon, ("beta",)),
 )
-"""All fused forms: what has none is left to the formulas."""
+"""All fused forms: other operations are left to the formulas."""
 
 
 def form_of(operation: Any) -> Form | None:

@@ -1,4 +1,4 @@
-"""What compiles fused kernels: what it can compute here, and computing it.
+"""A technology that compiles fused kernels: the work that it can do here, and doing it.
 
 To add a technology, derive from `Technology`, give it a package of its own beside the others, and
 name it in the adapter of the library whose arrays it reads.
@@ -37,7 +37,7 @@ class Technology:
     """Float64 numbers of a row of logits from which its gradients follow, where a forward keeps
     them."""
     step: str = "compiling"
-    """The step that fails where anything does."""
+    """The step that is named where anything fails."""
     failure: str | None = None
     """Why a kernel failed, once one has."""
 
@@ -49,7 +49,7 @@ class Technology:
         """Return why these kernels cannot run here, or None."""
         return self.lacking() or self.failure
 
-    # torch.compile asks for real while it traces: it cannot look for packages and devices itself.
+    # torch.compile calls this while it traces: it cannot trace a look for packages and devices.
     problem._dynamo_marked_constant = True  # type: ignore[attr-defined] # noqa: SLF001
 
     def refusal(self, work: Work) -> str | None:
@@ -78,7 +78,7 @@ class Technology:
         return import_module(f"kldiv.kernels.{self.name}.{name}")
 
     def failed(self, error: Exception) -> KernelError:
-        """Return the error of a kernel that fails, which is this technology's from now on."""
+        """Return the error of a failed kernel, kept as this technology's `failure` from now on."""
         self.failure = f"{self.step} it fails: {described(error)}"
         return KernelError(self.failure)
 

@@ -1,4 +1,4 @@
-"""What is wanted of an operation on arrays."""
+"""An operation on arrays, and the results that are wanted of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Work(NamedTuple):
-    """What is wanted of an operation on arrays."""
+    """An operation on arrays, and the results that are wanted of it."""
 
     operation: Any
     xp: Namespace
@@ -29,6 +29,6 @@ class Work(NamedTuple):
     into: Sequence[Array] | None = None
     """Where to write the gradients; None makes new arrays."""
     keep: bool = False
-    """Whether to return, after the gradients, what a later call for these takes as ``kept``."""
+    """Whether to return, after the gradients, the array that a later call takes as ``kept``."""
     kept: Array | None = None
-    """What an earlier call for the value returned, from which the gradients follow."""
+    """The array that an earlier call for the value returned, from which the gradients follow."""

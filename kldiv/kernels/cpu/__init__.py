@@ -30,7 +30,7 @@ class Cpu(Technology):
         return None if self.installed else 'Numba is not installed; pip install "kldiv[cpu]"'
 
     def prepare(self, work: Work) -> Callable[[Work], Found]:
-        """Return what computes it, compiled; of the arrays only the dtypes are looked at.
+        """Return a function for such work, compiled; of the arrays only the dtypes are looked at.
 
         Raises
         ------
@@ -57,7 +57,7 @@ class Cpu(Technology):
         return gradients
 
     def compilers(self) -> dict[str, Callable[[], Any]]:
-        """Return for each kernel what compiles it, or loads it where that is done."""
+        """Return, for each kernel, the function that compiles it, or loads it from the cache."""
         found = {}
         for name, module in (
             ("kl_div", "pointwise"),

@@ -25,7 +25,7 @@ OPTIONS = {"error_model": "numpy"}
 """A division by zero is an infinity, not an exception, which would keep a loop scalar."""
 
 inline = numba.njit(nogil=True, **OPTIONS)
-"""For what kernels are made of: compiled into them."""
+"""A decorator for the functions of which kernels are made: compiled into each of them."""
 
 
 def kernel(signature: str) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
@@ -39,7 +39,7 @@ def kernel(signature: str) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
 
 def _compile(signature: str, function: Callable[..., Any]) -> Any:
     dispatcher = numba.njit(nogil=True, **OPTIONS)(function)
-    dispatcher._cache = _Cache(function)  # noqa: SLF001 - what njit(cache=True) does, elsewhere
+    dispatcher._cache = _Cache(function)  # noqa: SLF001 - as njit(cache=True) does, elsewhere
     name = f"{function.__module__.rpartition('.')[2]}-{function.__code__.co_firstlineno}"
     with _alone(directory() / f"kernels-{stamp()}" / f"{name}.lock"):
         dispatcher.compile(signature)
@@ -48,7 +48,7 @@ def _compile(signature: str, function: Callable[..., Any]) -> Any:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock, so that of many processes one compiles and the others load what it made."""
+    """Hold a lock, so that of many processes one compiles and the others load its result."""
     with ExitStack() as stack:
         # Without a place to write or locks there, each process compiles for itself.
         with suppress(OSError, NotImplementedError):
@@ -57,7 +57,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def directory() -> Path:
-    """Return where compiled kernels are kept."""
+    """Return the folder of compiled kernels."""
     chosen = os.environ.get("KLDIV_CACHE_DIR")
     if chosen:
         return Path(chosen)
@@ -77,7 +77,7 @@ def stamp() -> str:
 
 
 class _Locator(caching._CacheLocator):  # noqa: SLF001 - Numba has no public place for it
-    """Says where the cache of a function is, and what makes it stale."""
+    """The place of a function's cache, and the stamp that makes it stale."""
 
     def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
         self._lineno = py_func.__code__.co_firstlineno
@@ -114,7 +114,7 @@ class _Cache(caching.FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         # Numba refreshes the context first, which imports all that it could compile, and SciPy for
-        # that. What is compiled already needs its memory alone; a compiler refreshes by itself.
+        # that. A compiled function needs its memory alone; a compiler refreshes by itself.
         rtsys.initialize(target_context)
         with self._guard_against_spurious_io_errors():
             return self._load_overload(sig, target_context)

@@ -61,7 +61,7 @@ def _log_normal_64(x: float) -> float:
 
 
 def log_normal(x: float) -> float:
-    """Return log x of positive normal numbers; what it returns for others means nothing."""
+    """Return log x of positive normal numbers; for others the result is meaningless."""
     raise NotImplementedError
 
 
@@ -195,8 +195,8 @@ def _exp(x: Any) -> Any:
 def power_32(x: float, rest: float, low: float, shift: float, hot: Any) -> tuple[float, int]:
     """Return e^((x + rest)/T)/2ᵐ, where x is no less than ``low``, and its exponent of 2 as bits.
 
-    ``shift`` is `ROUND_32` − m; ``hot`` begins with what `exp_reduced` calls inverse, per, ln2 and
-    ln2_low. The exponent, without `ROUND_BITS_32`, is beyond ±126 where the result means nothing.
+    ``shift`` is `ROUND_32` − m; ``hot`` begins with inverse, per, ln2 and ln2_low of `exp_reduced`.
+    The exponent, less `ROUND_BITS_32`, is beyond ±126 where the result is meaningless.
     """
     inverse, per, ln2, ln2_low = hot[0], hot[1], hot[2], hot[3]
     x = select(x < low, low, x)

@@ -1,6 +1,6 @@
-"""Blocks of logits whatever they hold, in float32 and float64: their states and their gradients.
+"""Blocks of any logits, in float32 and float64: their states and their gradients.
 
-They compute what `kldiv.formulas.state` and `kldiv.formulas.logits` say, in several loops over
+The formulas are those of `kldiv.formulas.state` and `kldiv.formulas.logits`, in several loops over
 buffers that the first-level cache holds.
 """
 
@@ -63,7 +63,7 @@ def sum_of(values: Buffer, n: int) -> float:
 
 @inline
 def split(c: float, c_low: float, like_what: Any) -> Any:
-    """Return a float64 double word as one of another dtype, and what is left."""
+    """Return a float64 double word as one of another dtype, and the remainder."""
     high = like(like_what, c)
     low = like(like_what, (c - high) + c_low)
     return high, low, ((c - high) - low) + c_low

@@ -1,4 +1,4 @@
-"""Single instructions that Numba has no words for, written so that LLVM turns loops into vectors.
+"""Single instructions that Numba does not offer, written so that LLVM turns loops into vectors.
 
 Bits are cast by LLVM's own bitcast, because a loop around NumPy's ``view`` of a scalar stays
 scalar. Sums of a loop are reordered into lanes only where `accumulate` says so; nothing else is.
@@ -55,7 +55,7 @@ def like(_context: Any, x: Any, value: Any) -> Any:
 
 @intrinsic
 def fused(_context: Any, a: Any, b: Any, c: Any) -> Any:
-    """Return a·b + c, rounded once, whatever that takes."""
+    """Return a·b + c, rounded once, however slow that is."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         llvm = _TYPES[a]

@@ -1,7 +1,7 @@
 """Kernels of Jensen-Shannon from rows of logits: one read of memory, the rest from the cache.
 
-They compute what `kldiv.formulas.logits` says: the state of a row first, then what each class adds,
-and for a gradient the mean of log(p/m) before the gradient itself.
+The formulas are those of `kldiv.formulas.logits`: the state of a row first, then a term of each
+class, and for a gradient the mean of log(p/m) before the gradient itself.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from kldiv.kernels.cpu.state import (
 from kldiv.kernels.layout import ADDRESS, Buffer
 
 _DEEP: Final = 69.0
-"""Beyond it e^(−r) for p/q would soon underflow in float32."""
+"""r beyond which e^(−r), for p/q, would soon underflow in float32."""
 
 
 @inline
@@ -75,7 +75,7 @@ def _probabilities(own: Any, other: Any, a: Buffer, hot: Any) -> tuple[Any, Any]
 def _elements(
     t: int, s: int, n: int, a: Buffer, shift: float, beta: float, hot: Any, buffers: Buffer
 ) -> float:
-    """Return the sum of what each class adds, all of it ≥ 0."""
+    """Return the sum of the classes' terms, each of them ≥ 0."""
     kind, out = buffers[0], buffers[2]
     zero, one, half = like(kind[0], 0.0), like(kind[0], 1.0), like(kind[0], -0.5)
     c, c_low, left = split(a[PIVOT], a[PIVOT_LOW], zero)
@@ -176,19 +176,19 @@ def _logs(
 
 @inline
 def _gradient(
-    table: Buffer,
-    own: int,
-    other: int,
-    which: int,
-    row: int,
-    classes: int,
-    weights: tuple[float, float],
-    factor: float,
-    temperature: float,
-    hot: Any,
-    buffers: Buffer,
-    a: Buffer,
-    shift: float,
+    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
+    own: int,  # row of the table: logits to differentiate in
+    other: int,  # row of the table: the other logits
+    which: int,  # row of the table: the gradient
+    row: int,  # number of the row of logits
+    classes: int,  # classes of a row
+    weights: tuple[float, float],  # weights in the mixture, of own and of other
+    factor: float,  # gradient in the row's divergence, over T
+    temperature: float,  # of the row
+    hot: Any,  # 5 numbers, `heat` of the temperature
+    buffers: Buffer,  # [8, size], room, in the dtype to compute in
+    a: Buffer,  # [FIELDS], state of the row, own as the teacher
+    shift: float,  # log(p/q) less x, own as the teacher
 ) -> None:
     """Write the gradient in ``own`` of a row, given the state of (other, own)."""
     kind, size = buffers[0], buffers.shape[1]
@@ -290,15 +290,15 @@ _SIGNATURE = "void(i8[:,::1], i8, f8, f8[::1], u1[::1], f8[::1], i8, i8, f8[::1]
 
 @kernel(_SIGNATURE)
 def float32(
-    table: Buffer,
-    classes: int,
-    beta: float,
-    temperatures: Buffer,
-    keep: Buffer,
-    factors: Buffer,
-    first: int,
-    last: int,
-    values: Buffer,
+    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
+    classes: int,  # classes of a row
+    beta: float,  # β, the teacher's weight in the mixture
+    temperatures: Buffer,  # [rows] or [1] of float64
+    keep: Buffer,  # [rows] of uint8, 0 where a row is left out; or [0], for none
+    factors: Buffer,  # [rows] or [1] of float64, gradient in each row's divergence
+    first: int,  # the first row
+    last: int,  # the row after the last
+    values: Buffer,  # [rows] of float64, output: each row's divergence
 ) -> None:
     """Compute rows ``first`` to ``last`` in float32."""
     buffers = np.empty((8, 2048), np.float32)
@@ -307,15 +307,15 @@ def float32(
 
 @kernel(_SIGNATURE)
 def float64(
-    table: Buffer,
-    classes: int,
-    beta: float,
-    temperatures: Buffer,
-    keep: Buffer,
-    factors: Buffer,
-    first: int,
-    last: int,
-    values: Buffer,
+    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
+    classes: int,  # classes of a row
+    beta: float,  # β, the teacher's weight in the mixture
+    temperatures: Buffer,  # [rows] or [1] of float64
+    keep: Buffer,  # [rows] of uint8, 0 where a row is left out; or [0], for none
+    factors: Buffer,  # [rows] or [1] of float64, gradient in each row's divergence
+    first: int,  # the first row
+    last: int,  # the row after the last
+    values: Buffer,  # [rows] of float64, output: each row's divergence
 ) -> None:
     """Compute rows ``first`` to ``last`` in float64."""
     buffers = np.empty((8, 1024), np.float64)

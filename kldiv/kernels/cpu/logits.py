@@ -1,6 +1,6 @@
 """Kernels of KL from rows of logits: the value from one read, gradients while a row is in a cache.
 
-They compute what `kldiv.formulas.logits` says: whole rows, or the parts of a few long ones.
+The formulas are those of `kldiv.formulas.logits`, of whole rows or of the parts of a few long ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kldiv.kernels.cpu.rows import (
 from kldiv.kernels.cpu.state import FIELDS, finish, heat
 from kldiv.kernels.layout import ADDRESS, Buffer
 
-# What a call does: whole rows, or the states of parts, these merged to rows, and parts' gradients.
+# Stages of a call: whole rows, or the states of parts, these merged to rows, and parts' gradients.
 WHOLE: Final = 0
 STATES: Final = 1
 MERGED: Final = 2
@@ -83,7 +83,7 @@ def _quickly(
     room: tuple[Buffer, Buffer],
     begin: int,
 ) -> None:
-    """Write the gradients of a part, from what is kept; it is made again where ``begin`` < 0."""
+    """Write the gradients of a part from its kept terms, made again where ``begin`` < 0."""
     kind, size = buffers[0], buffers.shape[1]
     kept, guesses = room
     again = begin < 0
@@ -166,20 +166,20 @@ def _rows(
 
 @inline
 def _parts(
-    stage: int,
-    table: Buffer,
-    classes: int,
-    temperatures: Buffer,
-    keep: Buffer,
-    factors: Buffer,
-    first: int,
-    last: int,
-    values: Buffer,
-    parts: Buffer,
-    room: tuple[Buffer, Buffer],
-    buffers: Buffer,
+    stage: int,  # `STATES`, `MERGED` or `GRADIENTS`
+    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
+    classes: int,  # classes of a row
+    temperatures: Buffer,  # [rows] or [1] of float64
+    keep: Buffer,  # [rows] of uint8, 0 where a row is left out; or [0], for none
+    factors: Buffer,  # [rows] or [1] of float64, gradient in each row's divergence
+    first: int,  # the first part; or the first row, by `MERGED`
+    last: int,  # the part, or the row, after the last
+    values: Buffer,  # [rows] of float64, output: each row's divergence
+    parts: Buffer,  # [rows · parts, PART_FIELDS], parts' states between stages
+    room: tuple[Buffer, Buffer],  # terms of parts' blocks and their guesses; or empty
+    buffers: Buffer,  # [8, size], room, in the dtype to compute in
 ) -> None:
-    """Do one stage of the work on parts; what is merged are rows."""
+    """Do one stage of the work, on parts, or on rows where these are merged."""
     stack = np.empty((LEVELS, FIELDS))
     keeps = room[0].shape[0] != 0
     if not keeps:
@@ -238,18 +238,18 @@ _SIGNATURE = (
 
 @kernel(_SIGNATURE)
 def float32(
-    stage: int,
-    table: Buffer,
-    classes: int,
-    temperatures: Buffer,
-    keep: Buffer,
-    factors: Buffer,
-    first: int,
-    last: int,
-    values: Buffer,
-    parts: Buffer,
-    kept: Buffer,
-    guesses: Buffer,
+    stage: int,  # `WHOLE`, `STATES`, `MERGED` or `GRADIENTS`
+    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
+    classes: int,  # classes of a row
+    temperatures: Buffer,  # [rows] or [1] of float64
+    keep: Buffer,  # [rows] of uint8, 0 where a row is left out; or [0], for none
+    factors: Buffer,  # [rows] or [1] of float64, gradient in each row's divergence
+    first: int,  # the first row; or the first part, by `STATES` and `GRADIENTS`
+    last: int,  # the row, or the part, after the last
+    values: Buffer,  # [rows] of float64, output: each row's divergence
+    parts: Buffer,  # [rows · parts, PART_FIELDS], parts' states between stages; [0, …] by `WHOLE`
+    kept: Buffer,  # [blocks, 3 SIZE] of float32, terms of parts' blocks, for gradients; or [0, …]
+    guesses: Buffer,  # [blocks, GUESSES], guesses that these terms are about
 ) -> None:
     """Compute rows ``first`` to ``last``, or a stage of parts, in float32."""
     buffers = np.empty((8, SIZE), np.float32)
@@ -274,18 +274,18 @@ def float32(
 
 @kernel(_SIGNATURE)
 def float64(
-    stage: int,
-    table: Buffer,
-    classes: int,
-    temperatures: Buffer,
-    keep: Buffer,
-    factors: Buffer,
-    first: int,
-    last: int,
-    values: Buffer,
-    parts: Buffer,
-    kept: Buffer,
-    guesses: Buffer,
+    stage: int,  # `WHOLE`, `STATES`, `MERGED` or `GRADIENTS`
+    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
+    classes: int,  # classes of a row
+    temperatures: Buffer,  # [rows] or [1] of float64
+    keep: Buffer,  # [rows] of uint8, 0 where a row is left out; or [0], for none
+    factors: Buffer,  # [rows] or [1] of float64, gradient in each row's divergence
+    first: int,  # the first row; or the first part, by `STATES` and `GRADIENTS`
+    last: int,  # the row, or the part, after the last
+    values: Buffer,  # [rows] of float64, output: each row's divergence
+    parts: Buffer,  # [rows · parts, PART_FIELDS], parts' states between stages; [0, …] by `WHOLE`
+    kept: Buffer,  # [blocks, 3 SIZE] of float32, terms of parts' blocks, for gradients; or [0, …]
+    guesses: Buffer,  # [blocks, GUESSES], guesses that these terms are about
 ) -> None:
     """Compute rows ``first`` to ``last``, or a stage of parts, in float64."""
     buffers = np.empty((8, 1024), np.float64)

@@ -227,7 +227,7 @@ def source(table: Buffer, row: int, start: int, n: int, buffer: Buffer) -> int:
 
 @inline
 def sink(table: Buffer, row: int, start: int, buffer: Buffer) -> int:
-    """Return where to write elements from ``start`` on; `flush` brings them home."""
+    """Return the address for elements from ``start`` on; `flush` takes them to the array."""
     if direct(table, row, buffer):
         return table[row, ADDRESS] + start * buffer.itemsize
     return address_of(buffer)

@@ -33,7 +33,7 @@ def _passing(masks: bool) -> Callable[..., Any]:
     def run(t: int, s: int, n: int, kept: int, low: Any, shift: Any, hot: Any, c: Any) -> Any:
         """Return sums and, as bits, the largest |x| and exponent of 2.
 
-        The sums are of w, w x, w |x|, what the student has alone, and w φ(x).
+        The sums are of w, w x, w |x|, the mass that the student has alone, and w φ(x).
         It always keeps w, w (e⁻ˣ − 1) and w x, needed or not: a loop of its own for values alone
         would hardly be faster, and its sums would differ in the last bit.
         """
@@ -87,7 +87,7 @@ plain, masked = _passing(masks=False), _passing(masks=True)
 
 @inline
 def fallen(kept: int, n: int) -> float:
-    """Return the sum of w |e⁻ˣ − 1|, and of what the student has alone, from what is kept."""
+    """Return Σ w |e⁻ˣ − 1| and the mass that the student has alone, added up, from kept terms."""
     total = np.float32(0.0)
     for k in range(n):
         total = accumulate(total, abs(load_float32(kept, k + SIZE)))

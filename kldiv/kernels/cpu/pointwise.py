@@ -1,7 +1,7 @@
 """Kernels of y·(log y − x) and its derivatives, one pass over the data.
 
-They compute what `kldiv.formulas.pointwise` says, element by element in the buffers' dtype; sums of
-a few hundred elements are collected in float64, those of float64 with what their rounding loses.
+The formulas are those of `kldiv.formulas.pointwise`, in the buffers' dtype; sums of a few hundred
+elements are collected in float64, together with the rounding errors of that.
 """
 
 from __future__ import annotations
@@ -221,14 +221,14 @@ _SIGNATURE = "void(i8[:,::1], b1, b1, f8, i8, i8, i8, f8[::1])"
 
 @kernel(_SIGNATURE)
 def float32(
-    table: Buffer,
-    log_target: bool,
-    reduce: bool,
-    weight: float,
-    size: int,
-    first: int,
-    last: int,
-    totals: Buffer,
+    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
+    log_target: bool,  # whether the target is logarithms of probabilities
+    reduce: bool,  # whether the sum of all elements is wanted
+    weight: float,  # gradient in each element's divergence; 1 where the table has COTANGENT
+    size: int,  # number of elements
+    first: int,  # the first unit, of `UNIT` elements
+    last: int,  # the unit after the last
+    totals: Buffer,  # [units] of float64, output: each unit's sum
 ) -> None:
     """Compute units ``first`` to ``last`` in float32."""
     buffers = np.empty((4, _BLOCK), np.float32)
@@ -237,14 +237,14 @@ def float32(
 
 @kernel(_SIGNATURE)
 def float64(
-    table: Buffer,
-    log_target: bool,
-    reduce: bool,
-    weight: float,
-    size: int,
-    first: int,
-    last: int,
-    totals: Buffer,
+    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
+    log_target: bool,  # whether the target is logarithms of probabilities
+    reduce: bool,  # whether the sum of all elements is wanted
+    weight: float,  # gradient in each element's divergence; 1 where the table has COTANGENT
+    size: int,  # number of elements
+    first: int,  # the first unit, of `UNIT` elements
+    last: int,  # the unit after the last
+    totals: Buffer,  # [units] of float64, output: each unit's sum
 ) -> None:
     """Compute units ``first`` to ``last`` in float64."""
     buffers = np.empty((4, _BLOCK), np.float64)

@@ -1,8 +1,8 @@
 """The quick way through float32 logits: one pass over a block, where x is nowhere large.
 
 It guesses an origin of the exponents and a pivot, from the elements before, and sees afterwards how
-good they were: a block is done again about a better pivot, or left to `kldiv.kernels.cpu.logits`,
-which takes all there is. The origin is a power of 2, so that no maximum is subtracted, and x is so
+good they were: a block is done again about a better pivot, or left to `kldiv.kernels.cpu.general`,
+which takes any logits. The origin is a power of 2, so that no maximum is subtracted, and x is so
 small that w·e⁻ˣ neither underflows nor loses digits: the student needs no exponential of its own.
 """
 
@@ -37,11 +37,11 @@ from kldiv.kernels.cpu.state import (
 from kldiv.kernels.layout import Buffer
 
 LONGEST: Final = 1 << 20
-"""Classes of a row of which so much is kept, for its gradients, as the caches hold."""
+"""Classes of the longest row whose terms the caches hold, for its gradients."""
 
-# What is guessed: the exponent of 2 at the origin and its logit, by what sums about the one differ
-# from sums about the other, and the pivot; then whether a class has been seen that is masked, and
-# one that is not.
+# Fields of a guess: the exponent of 2 at the origin and its logit, the ratio of sums about the
+# latter to sums about the former, and the pivot; then whether a class has been seen that is masked,
+# and one that is not.
 _EXPONENT: Final = 0
 _TOP: Final = 1
 _SCALE: Final = 2
@@ -63,7 +63,7 @@ _ENDLESS: Final = int(np.float32(np.inf).view(np.int32))
 """The bits of infinity; those of NaN are more."""
 
 _DEEP: Final = 87.0
-"""−log of the smallest weight: what is below it counts as that."""
+"""−log of the smallest weight: a smaller one counts as that."""
 
 _LEAST: Final = 1e-24
 """Σ w φ(x) that such weights do not touch."""
@@ -91,7 +91,7 @@ _LN2: Final = math.log(2)
 
 @inline
 def _origin(exponent: float, temperature: float, guess: Buffer) -> bool:
-    """Take another origin; return whether it is one that can be."""
+    """Take another origin; return whether its exponent of 2 is in range."""
     if not abs(exponent) <= _HIGHEST:
         return False
     top = np.float64(np.float32(exponent * temperature * _LN2))
@@ -121,7 +121,7 @@ def _look(t: int, s: int, n: int, guess: Buffer) -> Any:
 
 @inline
 def _glance(t: int, s: int, n: int, temperature: float, guess: Buffer) -> bool:
-    """Guess from the first elements of a row; return whether it may be done quickly."""
+    """Guess origin and pivot from a row's first elements; return whether the origin is in range."""
     top = _look(t, s, min(n, _GLANCE), guess)
     if guess[_SEEN] == 0 and n > _GLANCE:
         top = _look(t, s, n, guess)
@@ -141,7 +141,7 @@ def state(
     guess: Any,
     a: Any,
 ) -> Any:
-    """Fill the state of a block, and what is kept of it; return whether that could be done.
+    """Fill the state of a block and the terms kept of it; return whether that could be done.
 
     ``begins`` says whether the block is a row's first.
     """
@@ -226,7 +226,7 @@ def _state_32(
 @inline
 def _measurable(t_sum: float, phi: float, far: int) -> bool:
     """Return whether the weights that are too small to be right do not touch the sums."""
-    # Nor do they touch what is exactly zero: all is masked, or x is zero everywhere.
+    # Nor do they touch a sum that is exactly zero: all is masked, or x is zero everywhere.
     known = (phi >= _LEAST) | ((phi == 0) & (far == 0))
     return known & (((t_sum >= _LEAST) & (phi <= _MOST * t_sum)) | (t_sum == 0))
 
@@ -244,7 +244,7 @@ def _balanced(t_sum: float, drift: float, size: float, lone: float, phi: float) 
     """Return whether roundings of the student's gradient grow but little, be x as large as it is.
 
     q − p is p (e⁻ˣ − 1 − y)/(1 + y), and may be small where e⁻ˣ − 1 is not. Half of its size is no
-    less than what has another sign than y, and than what the student has alone.
+    less than the share whose sign is not that of y, and than the mass that the student has alone.
     """
     y, own, alone = (phi - drift) / t_sum, (size - lone) / t_sum, lone / t_sum
     up, down = 0.5 * (own + (y - alone)), 0.5 * (own - (y - alone))
@@ -287,7 +287,7 @@ def gradient(
     temperature: Any,
     kind: Any,
 ) -> Any:
-    """Write a gradient, times a factor, from what was kept of a block and its row's state."""
+    """Write a gradient, times a factor, from the terms kept of a block and its row's state."""
     raise NotImplementedError
 
 

@@ -32,7 +32,7 @@ _LONG: Final = 8
 
 
 def compile_for(work: Work) -> Any:
-    """Return the compiled kernel: float32 unless an array is wider, or what is computed."""
+    """Return the compiled kernel: float32 unless an array or the dtype to compute in is wider."""
     wide = work.operation.compute, *map(dtype_name, work.arrays[:2])
     shannon = isinstance(work.operation.divergence, JensenShannon)
     module = import_module(f"kldiv.kernels.cpu.{'jensen_shannon' if shannon else 'logits'}")
@@ -75,10 +75,10 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
 def _share(
     kernel: Any, given: Sequence[Any], values: Buffer, gradients: bool, shannon: bool, number: int
 ) -> None:
-    """Have the rows computed by several threads: whole ones, or parts where rows are few."""
+    """Share rows among threads: whole ones, or parts where rows are few."""
     rows, classes = values.size, given[1]
     parts = -(-classes // PART)
-    # Without what is kept of them, parts would be read again for gradients.
+    # Parts whose terms are not kept are read again for gradients.
     keeps = gradients and rows * classes <= quick.LONGEST
     few = rows < number * (1 if gradients and not keeps else _ENOUGH)
     split = few and number > 1 and parts > 1 and rows * parts >= _LONG and not shannon

@@ -55,7 +55,7 @@ def close(stack: Any, base: int, depth: int, temperature: float) -> None:
 
 @inline
 def room_for(classes: int, gradients: bool, kind: Buffer) -> tuple[Buffer, Buffer]:
-    """Return room to keep what the gradients of a row need of each block, or of one block."""
+    """Return room for the terms and guesses of each block of a row, or of one at a time."""
     blocks = 1
     if kind.itemsize == 4 and gradients and classes <= quick.LONGEST:
         blocks = (classes + SIZE - 1) // SIZE
@@ -64,22 +64,22 @@ def room_for(classes: int, gradients: bool, kind: Buffer) -> tuple[Buffer, Buffe
 
 @inline
 def part_state(
-    table: Buffer,
-    own: int,
-    other: int,
-    first: int,
-    classes: int,
-    temperature: float,
-    hot: Any,
-    buffers: Buffer,
-    stack: Any,
-    base: int,
-    room: tuple[Buffer, Buffer],
-    begin: int,
+    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
+    own: int,  # row of the table: the teacher's logits
+    other: int,  # row of the table: the student's logits
+    first: int,  # place of the part's first element
+    classes: int,  # classes of the part
+    temperature: float,  # of the row
+    hot: Any,  # 5 numbers, `heat` of the temperature
+    buffers: Buffer,  # [8, size], room, in the dtype to compute in
+    stack: Any,  # [LEVELS, FIELDS], states to be merged
+    base: int,  # place in the stack
+    room: tuple[Buffer, Buffer],  # terms of blocks and their guesses, kept for gradients
+    begin: int,  # place in the room of the part's first block
 ) -> tuple[bool, bool]:
-    """Leave the state of a part in the stack at ``base``; return `lost` and `fast`.
+    """Write the state of a part to the stack, at ``base``.
 
-    ``begin`` is where in the room it is to be kept.
+    Return whether a class has p > 0 = q, and whether all blocks were done quickly.
     """
     size = buffers.shape[1]
     kept, guesses = room
@@ -124,7 +124,7 @@ def row_state(
     stack: Any,
     room: tuple[Buffer, Buffer],
 ) -> tuple[bool, bool]:
-    """Leave the state of a row in the first place of the stack; return `lost` and `fast`."""
+    """Write the state of a row to the first place of the stack; return as `part_state` does."""
     lost, fast, depth = False, True, 0
     for number, start in enumerate(range(0, classes, PART)):
         gone, quickly = part_state(

@@ -85,7 +85,7 @@ def two_difference(a: float, b: float) -> tuple[float, float]:
 
 @inline
 def difference(a: float, a_low: float, b: float, b_low: float) -> float:
-    """Return a − b of double words, right relative to itself."""
+    """Return a − b of double words, with a small relative error."""
     high, low = two_difference(a_low, b_low)
     return ((a - b) + high) + low
 
@@ -109,7 +109,7 @@ def _log1p_near(y: Any) -> Any:
 
 
 def limits(kind: Buffer) -> tuple[float, float]:
-    """Return the lowest finite number of a dtype, and −log of what counts as 0."""
+    """Return the lowest finite number of a dtype, and −log of the weight that counts as 0."""
     raise NotImplementedError
 
 
@@ -127,13 +127,13 @@ def _limits(kind: Any) -> Any:
 
 @inline
 def finite(x: float, lowest: float) -> float:
-    """Return the lowest finite number for −∞."""
+    """Return ``x``, −∞ replaced by the lowest finite number."""
     return select(x < lowest, lowest, x)
 
 
 @inline
 def heat(temperature: float, kind: Buffer) -> Any:
-    """Return what `weight` needs to know of a temperature, in the dtype of ``kind``.
+    """Return the constants of a temperature that `weight` takes, in the dtype of ``kind``.
 
     The temperature divides the small rest of an exponent, and log 2 is multiplied by it: then
     nothing is rounded that e to its power would magnify.

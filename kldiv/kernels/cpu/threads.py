@@ -85,7 +85,7 @@ def _start(task: Callable[[], None], count: int) -> list[Future[None]]:
     try:
         pool = _helpers(count)
         for _ in range(count):
-            started.append(pool.submit(task))  # noqa: PERF401 - what was started must be known
+            started.append(pool.submit(task))  # noqa: PERF401 - known where an error follows
     except RuntimeError:
         pass
     return started

@@ -1,4 +1,4 @@
-"""What XLA calls on a CPU: arrays of a compiled program given to the kernels where they lie.
+"""Calls from XLA on a CPU: the arrays of a compiled program, given to the kernels where they lie.
 
 XLA's foreign function interface hands over one C structure, the call frame of
 ``xla/ffi/api/c_api.h``; it is read here by ``ctypes``. Each structure begins with its size, and
@@ -90,7 +90,7 @@ _CREATE_ERROR: Final = ctypes.CFUNCTYPE(c_void_p, POINTER(_Error))
 def handler(run: Callable[[str, list[Any], list[Any]], None]) -> Any:
     """Return a C function for XLA that calls ``run`` with a text, arguments and results.
 
-    The text is the only attribute of a call; what ``run`` raises becomes an error of XLA's.
+    The text is the only attribute of a call; an exception of ``run`` becomes an error of XLA's.
     """
 
     def handle(pointer: Any) -> int | None:
@@ -109,7 +109,7 @@ def handler(run: Callable[[str, list[Any], list[Any]], None]) -> Any:
 
 
 def _answered(frame: Any) -> bool:
-    """Tell XLA the version, where that is what it asks."""
+    """Tell XLA the version, if it asks for that; return whether it does."""
     if not frame.extension_start:
         return False
     extension = ctypes.cast(frame.extension_start, POINTER(_Extension)).contents

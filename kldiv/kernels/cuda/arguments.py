@@ -1,4 +1,4 @@
-"""What a kernel is told: one structure by value, as the sources' ``Job`` has it."""
+"""A kernel's arguments: one structure by value, as the sources' ``Job`` has it."""
 
 from __future__ import annotations
 

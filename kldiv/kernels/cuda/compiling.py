@@ -1,4 +1,4 @@
-"""From the sources and what is known of the dtypes to a function that launches a kernel."""
+"""From the sources and the arrays' dtypes to a function that launches a kernel."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ OPTIONS: Final = ("-std=c++17", "--fmad=false")
 Division, square roots and subnormal numbers are IEEE's by default."""
 
 TYPES: Final = {"float32": "float", "float64": "double", "float16": "Of16", "bfloat16": "Of16B"}
-"""What the sources call the dtypes."""
+"""The sources' names of the dtypes."""
 
 
 def problem() -> str | None:
-    """Return why kernels cannot be compiled here, or None as far as can be said before."""
+    """Return why kernels cannot be compiled here, or None where no reason is known."""
     import cupy  # noqa: PLC0415 - asked only where its arrays are
 
     if getattr(cupy.cuda.runtime, "is_hip", False):
@@ -50,7 +50,7 @@ def definitions(**macros: object) -> tuple[str, ...]:
 @cache
 def load(name: str, macros: tuple[str, ...]) -> Any:
     """Return a kernel, compiled for the current device; CuPy does it for others when launched."""
-    import cupy  # noqa: PLC0415 - what compiles and launches
+    import cupy  # noqa: PLC0415 - it compiles and launches
 
     module = cupy.RawModule(code=joined(SOURCES[name]), options=(*OPTIONS, *macros))
     return module.get_function(name)
@@ -66,7 +66,7 @@ def kernel(name: str, real: str, **macros: object) -> Any:
     real : str
         "float32" or "float64".
     **macros : object
-        What the source is to be told besides.
+        The other macros of the source.
 
     Returns
     -------

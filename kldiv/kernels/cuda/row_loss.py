@@ -31,7 +31,7 @@ _FIELDS, _KNOWN = 13, 14
 
 
 class Shape(NamedTuple):
-    """How rows are shared out."""
+    """The division of rows among blocks and warps."""
 
     per: int
     """Classes in the registers of a lane; 32 lanes have a tile."""
@@ -43,12 +43,12 @@ class Shape(NamedTuple):
 
     @property
     def teams(self) -> int:
-        """How many rows are worked on at a time."""
+        """Rows that are worked on at a time."""
         return self.blocks * WARPS // self.team
 
 
 def shape_for(rows: int, classes: int, real: str) -> Shape:
-    """Return how to share out rows, the same on every GPU, and so are the results' sums."""
+    """Return the division of rows: it is the same on every GPU, and so are the results' sums."""
     # As many as a lane can hold in 128 registers, with next to no spills.
     per = 1 if classes <= 32 else 4 if classes <= 128 or real == "float64" else 8
     tiles = math.ceil(classes / (32 * per))

@@ -1,7 +1,7 @@
 """Fused kernels for JAX arrays on a GPU, by Pallas and its Triton compiler; imported without them.
 
-What XLA fuses by itself is left to it: `kl_div`, and all that is elementwise once the rows are
-known.  A kernel finds the state of rows of logits, which takes XLA several reads, in one.
+XLA itself fuses `kl_div`, and all that is elementwise once the rows are known; that is left to it.
+A kernel finds the state of rows of logits, which takes XLA several reads, in one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from kldiv.kernels.work import Found, Work
 
     Spread = Callable[..., Array]
-    """Computes an operation on rows, given a namespace, arrays, and what does it on a device."""
+    """Computes an operation on rows, given a namespace, arrays, and the function for one device."""
 
 
 class Pallas(Technology):
-    """Pallas; the formulas are more launches, however small the arrays."""
+    """Pallas' machine code; the formulas take more launches, however small the arrays."""
 
     name = "pallas"
     words = "rows read once by a kernel, compiled by Pallas"

@@ -1,4 +1,4 @@
-"""Losses of rows of logits: their states by a kernel, what follows from these by XLA."""
+"""Losses of rows of logits: their states by a kernel, the rest by XLA."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The kernel: states of tiles of rows of logits, from one read of both.
 
 A program has a tile: some short rows, or a part of one, so that few rows with many classes keep a
-GPU busy too.  What it calls is `kldiv.formulas.state` itself.  XLA merges the parts of a row, of
+GPU busy too.  It calls `kldiv.formulas.state` itself.  XLA merges the parts of a row, of
 which there are few.
 """
 
@@ -31,7 +31,7 @@ TILE: Final = {"float32": 4096, "float64": 1024}
 programs of 128 registers a thread fit a multiprocessor."""
 
 NARROWEST: Final = 16
-"""Classes of the narrowest tile; what is beyond the row is masked."""
+"""Classes of the narrowest tile; those beyond the row are masked."""
 
 WARPS: Final = 8
 
@@ -39,7 +39,7 @@ _FIELDS: Final = len(state.State._fields)
 
 
 class _Plan(NamedTuple):
-    """How rows are shared among programs."""
+    """The division of rows among programs."""
 
     height: int
     """Rows of a tile."""
@@ -54,7 +54,7 @@ class _Plan(NamedTuple):
 
 
 class _Language:
-    """jax.numpy, with what Pallas lowers in place of what it does not."""
+    """jax.numpy, with functions that Pallas lowers in place of those that it does not."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(jnp, name)
@@ -146,7 +146,10 @@ def _result(dtype: str, shape: tuple[int, ...], *arrays: Array) -> Array:
 
 
 def _states_of_tile(
-    operation: ShardState, plan: _Plan, shape: tuple[int, int], *references: Any
+    operation: ShardState,  # the sides whose states are wanted, and the temperature
+    plan: _Plan,  # sizes of a tile
+    shape: tuple[int, int],  # rows and classes of the logits
+    *references: Any,  # [height, width], s and t; [height], others; [height, 1], outputs: fields
 ) -> None:
     """Read a tile, and write its states."""
     fields = plan.states * _FIELDS

@@ -1,6 +1,6 @@
 """Fused kernels for torch tensors on a GPU, compiled by Triton; imported without it.
 
-Nothing here waits for the GPU: what a result is divided by, masks and the gradient in it are read
+Nothing here waits for the GPU: the divisor of a mean, masks and the gradient in the result are read
 from device memory.  Forward kernels keep a few numbers a row, from which the gradients follow with
 one more read of the logits.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Triton(Technology):
     """Triton's machine code.
 
-    Launching the formulas' many kernels takes longer than anything fused, however small.
+    Launching the formulas' many kernels takes longer than a fused one, however small the arrays.
     """
 
     name = "triton"

@@ -84,7 +84,7 @@ def bounded(x, limit):
 
 @triton.jit
 def two_sum(a, b):
-    """Return a + b as a double word: rounded, and what rounding lost."""
+    """Return a + b as a double word: rounded, and the rounding error."""
     high = a + b
     back = high - a
     return high, (a - (high - back)) + (b - back)
@@ -100,7 +100,7 @@ def two_difference(a, b):
 
 @triton.jit
 def difference(a, a_low, b, b_low):
-    """Return a − b of double words as one number, right relative to itself."""
+    """Return a − b of double words as one number, with a small relative error."""
     high, low = two_difference(a_low, b_low)
     return ((a - b) + high) + low
 
@@ -129,7 +129,7 @@ def _power(k, x):
 
 @triton.jit
 def _scaled(x, k):
-    """Return x·2ᵏ, rounded once: what is below all normal numbers counts where it is magnified."""
+    """Return x·2ᵏ, rounded once: a subnormal number counts where it is magnified."""
     half = k >> 1
     return x * _power(half, x) * _power(k - half, x)
 
@@ -194,7 +194,8 @@ def less(x):
 def power_from(x, exponent, inverse, per, ln2, ln2_low):
     """Return e^(x/T)/2ᵐ, 0 below 2⁻¹²⁵, and its exponent of 2, of float32: m is ``exponent``.
 
-    The rest is what `exp_reduced` takes. Where the exponent is beyond 126, the power means nothing.
+    The rest are arguments of `exp_reduced`. Where the exponent is beyond 126, the power is
+    meaningless.
     """
     shift = like(x, _ROUND_32) - exponent
     shifted = tl.fma(x, per, shift)
@@ -279,7 +280,7 @@ def log1p_near(y):
 
 @triton.jit
 def log_less(y, m):
-    """Return log m and y − log m, right relative to themselves: m is 1 + y, normal, of float32."""
+    """Return log m and y − log m, of float32, with small relative errors: m is 1 + y, normal."""
     i = m.to(tl.int32, bitcast=True) - _ROOT_32
     close = (y > -0.5) & (y < 1.0)
     power = tl.where(close, 0, i >> 23)

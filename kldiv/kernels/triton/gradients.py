@@ -1,7 +1,7 @@
 """Kernels of the gradients of rows: one read of both logits, one write of each gradient wanted.
 
 A program has a tile, or several rows of one, and the row's constants that the forward kernels kept;
-the gradient in the result, and what a mean divides it by, come from device memory as well.
+the gradient in the result, and the divisor of a mean, come from device memory as well.
 """
 
 from __future__ import annotations
@@ -85,8 +85,20 @@ def _teacher_slope(t, s, a, kl, factor, quick, slopes, hot, wide: tl.constexpr):
 
 @triton.jit
 def _js_student_slope(
-    t, s, a, offset, shift, factor, beta, rest, quick, looks, temperature, hot, wide: tl.constexpr
-):  # fmt: skip
+    t,  # [height, width], teacher's logits
+    s,  # [height, width], student's logits
+    a,  # State [height, 1]
+    offset,  # [height, 1] of float64, log(p/q) less x
+    shift,  # [height, 1], Σ q log(q/m), less its value at the anchor
+    factor,  # [height, 1] of float64, gradient in each row's divergence, over T
+    beta,  # float64, β
+    rest,  # float64, 1 − β
+    quick,  # bool, whether all rows of the tile went the quick way
+    looks,  # Looks [height, 1], constants of rows that did
+    temperature,  # [height, 1] of float64
+    hot,  # Heat [height, 1], constants of the temperature
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+):
     """Return the gradient of Jensen-Shannon in the student's logits, times a factor."""
     if wide:
         q, ell = js_logs(s, t, student_view(a), -offset, rest, beta, temperature, hot, wide)
@@ -101,8 +113,20 @@ def _js_student_slope(
 
 @triton.jit
 def _js_teacher_slope(
-    t, s, a, offset, shift, factor, beta, rest, quick, looks, temperature, hot, wide: tl.constexpr
-):  # fmt: skip
+    t,  # [height, width], teacher's logits
+    s,  # [height, width], student's logits
+    a,  # State [height, 1]
+    offset,  # [height, 1] of float64, log(p/q) less x
+    shift,  # [height, 1], Σ p log(p/m), less its value at the anchor
+    factor,  # [height, 1] of float64, gradient in each row's divergence, over T
+    beta,  # float64, β
+    rest,  # float64, 1 − β
+    quick,  # bool, whether all rows of the tile went the quick way
+    looks,  # Looks [height, 1], constants of rows that did
+    temperature,  # [height, 1] of float64
+    hot,  # Heat [height, 1], constants of the temperature
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+):
     """Return the gradient of Jensen-Shannon in the teacher's logits, times a factor."""
     if wide:
         p, ell = js_logs(t, s, a, offset, beta, rest, temperature, hot, wide)
@@ -117,13 +141,38 @@ def _js_teacher_slope(
 
 @triton.jit(do_not_specialize=[*UNSPECIALISED, "factor_stride"])
 def gradients(
-    s, t, s_out, t_out, saved, factors, keep, temperatures,
-    temperature_bits, beta_bits, rows, inner, classes, factor_stride,
-    s_outer, s_inner, s_step, t_outer, t_inner, t_step,
-    s_out_outer, s_out_inner, s_out_step, t_out_outer, t_out_inner, t_out_step,
-    wide: tl.constexpr, shannon: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-    span: tl.constexpr,
-):  # fmt: skip
+    s,  # [rows, classes], student's logits, of any strides
+    t,  # [rows, classes], teacher's logits, of any strides
+    s_out,  # [rows, classes], output: gradient in s; or None
+    t_out,  # [rows, classes], output: gradient in t; or None
+    saved,  # [rows, SAVED] of float64, constants of rows, from the forward kernels
+    factors,  # [rows] or [1] of float64, gradient in each row's divergence
+    keep,  # [rows] of uint8, 0 where a row is left out; or None
+    temperatures,  # [rows] of float64; or None, where one temperature is all rows'
+    temperature_bits,  # int, bits of that temperature as a float64
+    beta_bits,  # int, bits of β as a float64
+    rows,  # int, number of rows
+    inner,  # int, length of the second of the two axes that rows lie in
+    classes,  # int, number of classes
+    factor_stride,  # int, 1; or 0, where one factor is all rows'
+    s_outer,  # int, stride of s along the first axis of rows, in elements
+    s_inner,  # int, stride of s along the second
+    s_step,  # int, stride of s along classes
+    t_outer,  # int, stride of t along the first axis of rows, in elements
+    t_inner,  # int, stride of t along the second
+    t_step,  # int, stride of t along classes
+    s_out_outer,  # int, stride of s_out along the first axis of rows, in elements
+    s_out_inner,  # int, stride of s_out along the second
+    s_out_step,  # int, stride of s_out along classes
+    t_out_outer,  # int, stride of t_out along the first axis of rows, in elements
+    t_out_inner,  # int, stride of t_out along the second
+    t_out_step,  # int, stride of t_out along classes
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+    shannon: tl.constexpr,  # bool, whether the divergence is Jensen-Shannon
+    height: tl.constexpr,  # int, rows of a tile
+    width: tl.constexpr,  # int, classes of a tile, a power of 2
+    span: tl.constexpr,  # int, tiles of a program, side by side
+):
     """Write the gradients that are wanted, of KL or of Jensen-Shannon, in ``span`` tiles."""
     kind = tl.float64 if wide else tl.float32
     row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)[:, None]

@@ -1,4 +1,4 @@
-"""What classes add to Jensen-Shannon, and log(p/m): the formulas of `kldiv.formulas.logits`."""
+"""The classes' terms of Jensen-Shannon, and log(p/m): the formulas of `kldiv.formulas.logits`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from kldiv.kernels.triton.state import (
 )
 
 _DEEP = tl.constexpr(69.0)
-"""Beyond it e^(−r) for p/q would soon underflow in float32."""
+"""r beyond which e^(−r), for p/q, would soon underflow in float32."""
 
 _LEAST = tl.constexpr(math.exp(-69.0))
 
@@ -65,7 +65,7 @@ def probability(logits, top, mass, hot, wide: tl.constexpr):
 
 @triton.jit
 def js_elements(t, s, a, offset, beta, hot, wide: tl.constexpr):
-    """Return the sum of what each class adds, all of it ≥ 0."""
+    """Return the sum of the classes' terms, each of them ≥ 0."""
     kind = tl.float64 if wide else tl.float32
     t, s = finite(t), finite(s)
     p = probability(t, a.t_max, a.t_sum, hot, wide)

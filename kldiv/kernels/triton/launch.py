@@ -1,4 +1,4 @@
-"""How kernels are launched: on which tiles, with which settings, on which device."""
+"""The launch of kernels: tiles, settings and device."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SPAN: Final = 4
 """Tiles of a program that writes gradients, each of which needs a row's numbers once."""
 
 STATE_TILE: Final = {False: 1024, True: 512}
-"""Those of a tile whose state is found: 4 or 2 a thread, as its rows' numbers are beside them."""
+"""Elements of a tile whose state is found: 4 or 2 a thread, beside the numbers of its rows."""
 
 PROGRAMS: Final = 512
-"""What keeps the largest GPU busy. No GPU is asked how large it is, so that all add up alike."""
+"""Programs that keep the largest GPU busy: one number for all GPUs, so that all add up alike."""
 
 OPTIONS: Final = {"num_warps": 8, "enable_fp_fusion": False}
 """Products and sums are contracted where the kernels say so, and nowhere else."""
 
 
 class Tiling(NamedTuple):
-    """How rows are shared among programs."""
+    """The division of rows among programs."""
 
     height: int
     """Rows of a tile: more than one where rows are short; they fill half of one, as each row has
@@ -50,7 +50,7 @@ def power_of_two(n: int) -> int:
 
 
 def tiling(rows: int, classes: int, tile: int) -> Tiling:
-    """Return how rows are shared among programs."""
+    """Return the division of rows among programs."""
     width = min(tile, max(16, power_of_two(classes)))
     height = max(1, min(tile // (2 * width), power_of_two(rows)))
     # A part is worth merging from two tiles on; they are merged one after another.

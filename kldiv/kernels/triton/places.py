@@ -1,4 +1,4 @@
-"""Where rows, their tiles and their states lie in a GPU's memory."""
+"""The places of rows, their tiles and their states in a GPU's memory."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ FIELDS = tl.constexpr(14)
 
 @triton.jit
 def row_offsets(rows, inner, outer_stride, inner_stride):
-    """Return where rows begin that lie in two axes, ``inner`` the length of the second."""
+    """Return the offsets of rows that lie in two axes, ``inner`` the length of the second."""
     return (rows // inner) * outer_stride + (rows % inner) * inner_stride
 
 
 @triton.jit
 def columns_from(start, width: tl.constexpr):
-    """Return the classes of a tile, which begins at a multiple of 16: as none but we can know."""
+    """Return the classes of a tile, and tell the compiler that it begins at a multiple of 16."""
     columns = tl.arange(0, width)[None, :] + start
     return tl.max_contiguous(tl.multiple_of(columns, [1, 16]), [1, width])
 
 
 @triton.jit
 def load_tile(pointer, offsets, columns, stride, mask, wide: tl.constexpr):
-    """Return a tile of logits; what is not there is −∞."""
+    """Return a tile of logits, −∞ where the mask is false."""
     kind = tl.float64 if wide else tl.float32
     return tl.load(pointer + offsets + columns * stride, mask=mask, other=-float("inf")).to(kind)
 

@@ -15,7 +15,7 @@ from kldiv.kernels.triton.elementary import exp, log, rounded
 
 @triton.jit
 def _edge(x, zero):
-    """Return what 0·anything is: 0, and NaN where ``x`` is."""
+    """Return 0 times a function of ``x``: ``zero``, and NaN where ``x`` is."""
     return tl.where(x == x, zero, x)
 
 
@@ -57,7 +57,7 @@ def slope_y(x, y, log_target: tl.constexpr):
 
 @triton.jit
 def _places(rows, columns, middle, strides):
-    """Return where elements are, given the strides of the three axes."""
+    """Return the offsets of elements, given the strides of the three axes."""
     outer_stride, middle_stride, inner_stride = strides
     return (
         (rows // middle) * outer_stride + (rows % middle) * middle_stride + (columns * inner_stride)
@@ -65,15 +65,27 @@ def _places(rows, columns, middle, strides):
 
 
 @triton.jit
-def _read(x, y, keep, rows, columns, middle, mask, x_strides, y_strides, keep_strides,
-          wide: tl.constexpr, log_target: tl.constexpr):  # fmt: skip
-    """Return a tile of both arrays, and which of it counts."""
+def _read(
+    x,  # pointer to the input
+    y,  # pointer to the target
+    keep,  # pointer to uint8, 0 where an element is left out; or None
+    rows,  # [height, 1], numbers of rows among outer · middle
+    columns,  # [1, width], places in the last axis
+    middle,  # int, length of the second axis
+    mask,  # [height, width] of bool, elements of the arrays
+    x_strides,  # [3], strides of x, in elements
+    y_strides,  # [3], strides of y, in elements
+    keep_strides,  # [3], strides of keep, in elements
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+    log_target: tl.constexpr,  # bool, whether y is logarithms
+):
+    """Return a tile of both arrays, and the mask of its elements that count."""
     kind = tl.float64 if wide else tl.float32
     nothing = -float("inf") if log_target else 0.0
     if keep is not None:
         place = _places(rows, columns, middle, keep_strides)
         mask = mask & (tl.load(keep + place, mask=mask, other=0) != 0)
-    # What is left out is not even read.
+    # Elements that are left out are not even read.
     x_tile = tl.load(x + _places(rows, columns, middle, x_strides), mask=mask, other=0.0)
     y_tile = tl.load(y + _places(rows, columns, middle, y_strides), mask=mask, other=nothing)
     return x_tile.to(kind), y_tile.to(kind), mask
@@ -81,10 +93,22 @@ def _read(x, y, keep, rows, columns, middle, mask, x_strides, y_strides, keep_st
 
 @triton.jit(do_not_specialize=["rows", "middle"])
 def sums(
-    x, y, keep, partial, rows, middle, inner, x_strides, y_strides, keep_strides,
-    wide: tl.constexpr, log_target: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
-    """Leave the sum of a program's tiles."""
+    x,  # [outer, middle, inner], input: logarithms of probabilities
+    y,  # [outer, middle, inner], target: probabilities, or their logarithms
+    keep,  # [outer, middle, inner] of uint8, 0 where an element is left out; or None
+    partial,  # [programs] of float64, output: each program's sum
+    rows,  # int, outer · middle
+    middle,  # int, length of the second axis
+    inner,  # int, length of the last axis
+    x_strides,  # [3], strides of x, in elements
+    y_strides,  # [3], strides of y, in elements
+    keep_strides,  # [3], strides of keep, in elements
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+    log_target: tl.constexpr,  # bool, whether y is logarithms
+    height: tl.constexpr,  # int, rows of a tile
+    width: tl.constexpr,  # int, columns of a tile
+):
+    """Write the sum of a program's tiles."""
     across = tl.cdiv(inner, width)
     tiles = tl.cdiv(rows, height) * across
     high = tl.zeros([height], tl.float64)
@@ -103,7 +127,7 @@ def sums(
         else:
             groups = tl.sum(tl.reshape(value, [height, width // 4, 4]), axis=2)
             part = tl.sum(groups.to(tl.float64), axis=1)
-        # What a sum of float64 loses is kept, as long as that is finite.
+        # The rounding error of the sum is kept, as long as the sum is finite.
         higher = high + part
         back = higher - high
         lost = (high - (higher - back)) + (part - back)
@@ -114,12 +138,29 @@ def sums(
 
 @triton.jit(do_not_specialize=["rows", "middle"])
 def maps(
-    x, y, keep, value, x_out, y_out, factor, rows, middle, inner,
-    x_strides, y_strides, keep_strides, value_strides, x_out_strides, y_out_strides,
-    factor_strides,
-    wide: tl.constexpr, log_target: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
-    """Write elements, and the gradients that are wanted, times the gradient in the result."""
+    x,  # [outer, middle, inner], input: logarithms of probabilities
+    y,  # [outer, middle, inner], target: probabilities, or their logarithms
+    keep,  # [outer, middle, inner] of uint8, 0 where an element is left out; or None
+    value,  # [outer, middle, inner], output: each element's divergence; or None
+    x_out,  # [outer, middle, inner], output: gradient in x; or None
+    y_out,  # [outer, middle, inner], output: gradient in y; or None
+    factor,  # [outer, middle, inner], gradient in each element's divergence; None for no gradients
+    rows,  # int, outer · middle
+    middle,  # int, length of the second axis
+    inner,  # int, length of the last axis
+    x_strides,  # [3], strides of x, in elements
+    y_strides,  # [3], strides of y, in elements
+    keep_strides,  # [3], strides of keep, in elements
+    value_strides,  # [3], strides of value, in elements
+    x_out_strides,  # [3], strides of x_out, in elements
+    y_out_strides,  # [3], strides of y_out, in elements
+    factor_strides,  # [3], strides of factor, in elements
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+    log_target: tl.constexpr,  # bool, whether y is logarithms
+    height: tl.constexpr,  # int, rows of a tile
+    width: tl.constexpr,  # int, columns of a tile
+):
+    """Write the divergence of each element and the gradients, those of them that are wanted."""
     kind = tl.float64 if wide else tl.float32
     across = tl.cdiv(inner, width)
     tile = tl.program_id(0).to(tl.int64)

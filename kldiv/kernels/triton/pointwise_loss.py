@@ -87,7 +87,7 @@ def _layout(
 
 
 def _contiguous(tensors: Sequence[Array | None], shape: Sequence[int]) -> list[Array | None]:
-    """Return copies of what has more than three axes."""
+    """Return tensors that fill a shape, copied where they are not contiguous."""
     return [None if each is None else each.expand(tuple(shape)).contiguous() for each in tensors]
 
 

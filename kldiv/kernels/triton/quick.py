@@ -1,11 +1,11 @@
 """The quick way through rows of float32 elements: sums a thread keeps, x nowhere large.
 
-What `kldiv.kernels.triton.state` finds of each tile takes a dozen sums over all threads, and a
-merge in float64 that each of them repeats.  Here a glance at the first tile tells about where the
-maximum and the pivot lie, and all tiles are added up about these: a thread adds up its own
+The state of a tile, as `kldiv.kernels.triton.state` finds it, takes a dozen sums over all threads,
+and a merge in float64 that each of them repeats.  Here a glance at the first tile tells about where
+the maximum and the pivot lie, and all tiles are added up about these: a thread adds up its own
 elements, and threads meet every 16 tiles.  At the end it is seen how good the guess was: if it was
 not good enough, the row is read again, about a better one, or left to `block_state`, which takes
-all there is.
+any logits.
 
 The origin of the exponents is a power of 2, so that no maximum is subtracted, and x is so small
 that w·e⁻ˣ neither underflows nor loses digits: the student needs no exponential of its own.
@@ -105,9 +105,23 @@ def all_lanes(x):
 
 @triton.jit
 def _sums_about(
-    center, exponent, s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, hot,
-    shannon: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
+    center,  # [height, 1] of float32, pivots
+    exponent,  # [height, 1] of float64, exponents of 2 at the origins
+    s,  # pointer to the student's logits
+    t,  # pointer to the teacher's logits
+    s_offsets,  # [height, 1], where rows of s begin, in elements
+    t_offsets,  # [height, 1], where rows of t begin, in elements
+    s_step,  # int, stride of s along classes
+    t_step,  # int, stride of t along classes
+    first,  # int, the first class
+    end,  # int, the class after the last; may be beyond the row
+    classes,  # int, classes of a row
+    there,  # [height, 1] of bool, rows that count
+    hot,  # Heat [height, 1], constants of the temperature
+    shannon: tl.constexpr,  # bool, whether sums for Jensen-Shannon are wanted
+    height: tl.constexpr,  # int, rows of a tile
+    width: tl.constexpr,  # int, classes of a tile, a power of 2
+):
     """Return the sums of rows about a pivot and an origin, the bits of |x|, and the exponents."""
     last = tl.minimum(end, classes)
     start_exponent = exponent.to(tl.float32)
@@ -154,7 +168,7 @@ def _sums_about(
 
 @triton.jit
 def _is_good(sums, far, rise, exponent):
-    """Return whether sums are as right as a block's own, given the guess they were made about."""
+    """Return whether sums about a guess are as accurate as a block's own."""
     # A pivot near to the mean: there roundings grow but little.
     weights = tl.where(sums.weights > 0, sums.weights, 1.0)
     y = (sums.phi - sums.drift) / weights
@@ -209,12 +223,25 @@ def _state_of(sums, center, exponent, temperature, good):
 
 @triton.jit
 def quick_state(
-    s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, temperature, hot,
-    shannon: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
-    """Return states of the classes from ``first`` to ``end``, of nothing in rows that are left out.
+    s,  # pointer to the student's logits
+    t,  # pointer to the teacher's logits
+    s_offsets,  # [height, 1], where rows of s begin, in elements
+    t_offsets,  # [height, 1], where rows of t begin, in elements
+    s_step,  # int, stride of s along classes
+    t_step,  # int, stride of t along classes
+    first,  # int, the first class
+    end,  # int, the class after the last; may be beyond the row
+    classes,  # int, classes of a row
+    there,  # [height, 1] of bool, rows that count
+    temperature,  # [height, 1] of float64
+    hot,  # Heat [height, 1], constants of the temperature
+    shannon: tl.constexpr,  # bool, whether sums for Jensen-Shannon are wanted
+    height: tl.constexpr,  # int, rows of a tile
+    width: tl.constexpr,  # int, classes of a tile, a power of 2
+):
+    """Return states of the classes from ``first`` to ``end``, and a mask of the rows that are done.
 
-    Which rows are done is returned as well.
+    The others have the state of no classes.
     """
     columns = columns_from(first, width)
     mask = there & (columns < end) & (columns < classes)
@@ -256,7 +283,7 @@ def quick_state(
 
 
 class Slopes(NamedTuple):
-    """What gradients need of a row of which `quick_state` has found the state, in float32."""
+    """The constants of a row for its gradients, from the state of `quick_state`, in float32."""
 
     exponent: Any
     center: Any
@@ -268,7 +295,7 @@ class Slopes(NamedTuple):
     student_low: Any
     """(q − p)/w is the one times (e⁻ˣ − 1), plus the other."""
     factor: Any
-    """What the gradients are multiplied by: last, as it may be of any size."""
+    """The factor of the gradients: it comes last, as it may be of any size."""
 
 
 @triton.jit
@@ -283,7 +310,7 @@ def scale_of(a, temperature):
 
 @triton.jit
 def slopes_of(a, offset, factor, temperature):
-    """Return what gradients need of rows, given their state and log(p/q) less x."""
+    """Return the constants of rows for their gradients, given their state and log(p/q) less x."""
     exponent, mass, by = scale_of(a, temperature)
     # q − p = p (e^(−x−δ) − 1)
     shift = less(offset)

@@ -24,7 +24,7 @@ from kldiv.kernels.triton.state import log1p_gap
 
 
 class Looks(NamedTuple):
-    """What a second look needs of rows, in float32 but for the masses."""
+    """The constants of rows for a second look, in float32 but for the masses."""
 
     exponent: Any
     center: Any
@@ -45,7 +45,7 @@ class Looks(NamedTuple):
 
 @triton.jit
 def looks_of(a, offset, beta, temperature):
-    """Return what a second look needs of rows, given their state and log(p/q) less x."""
+    """Return the constants of rows for a second look, given their state and log(p/q) less x."""
     exponent, mass, by = scale_of(a, temperature)
     ratio = tl.exp(-offset)
     for_q = (1.0 - beta) * ratio
@@ -65,7 +65,7 @@ def looks_of(a, offset, beta, temperature):
 
 @triton.jit
 def _parts(w, x, looks):
-    """Return what classes add to both sides, times their weights."""
+    """Return the classes' terms of both sides, times their weights."""
     turned = looks.theta > 0.5  # then q comes first
     theta = tl.where(turned, looks.rest, looks.theta)
     rest = tl.where(turned, looks.theta, looks.rest)
@@ -100,9 +100,24 @@ def _log_q(w, x, looks):
 
 @triton.jit
 def quick_look(
-    s, t, s_offsets, t_offsets, s_step, t_step, first, last, classes, there, looks, beta, hot,
-    t_shift: tl.constexpr, s_shift: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
+    s,  # pointer to the student's logits
+    t,  # pointer to the teacher's logits
+    s_offsets,  # [height, 1], where rows of s begin, in elements
+    t_offsets,  # [height, 1], where rows of t begin, in elements
+    s_step,  # int, stride of s along classes
+    t_step,  # int, stride of t along classes
+    first,  # int, the first class
+    last,  # int, the class after the last
+    classes,  # int, classes of a row
+    there,  # [height, 1] of bool, rows that count
+    looks,  # Looks [height, 1], constants of rows
+    beta,  # float64, β
+    hot,  # Heat [height, 1], constants of the temperature
+    t_shift: tl.constexpr,  # bool, whether to find Σ p log(p/m), for the gradient in t
+    s_shift: tl.constexpr,  # bool, whether to find Σ q log(q/m), for the gradient in s
+    height: tl.constexpr,  # int, rows of a tile
+    width: tl.constexpr,  # int, classes of a tile, a power of 2
+):
     """Return Jensen-Shannon, Σ p log(p/m) and Σ q log(q/m), of classes up to ``last``."""
     zero = tl.zeros([height, 1], tl.float64)
     value, of_t, of_s = zero, zero, zero

@@ -36,7 +36,7 @@ _JOINING = {**OPTIONS, "num_warps": 1}
 
 
 class _Rows(NamedTuple):
-    """Rows and what is known of them, as the kernels take them."""
+    """Rows, their mask and their temperature, as the kernels take them."""
 
     number: int
     classes: int
@@ -48,7 +48,7 @@ class _Rows(NamedTuple):
     temperature: float
 
     def tiling(self, tile: int) -> Tiling:
-        """Return how they are shared among programs."""
+        """Return the division of these rows among programs."""
         return tiling(self.number, self.classes, tile)
 
     @property
@@ -58,7 +58,7 @@ class _Rows(NamedTuple):
 
 
 def run(work: Work) -> tuple[Array | None, list[Array]]:
-    """Return the value, if it is wanted, and the gradients that are, then what was kept."""
+    """Return the value, the gradients and the rows' constants, those of them that are wanted."""
     operation, xp, arrays = work.operation, work.xp, work.arrays
     shape = tuple(arrays[0].shape)
     keep = operation.keep(arrays)
@@ -117,7 +117,7 @@ def _placed(s: Array, t: Array) -> tuple[Array, Array, int, list[tuple[int, ...]
 def _forward(
     xp: Any, rows: _Rows, s: Array, t: Array, *, wanted: Sequence[int]
 ) -> tuple[Array, Array]:
-    """Return what is kept of each row, and the values."""
+    """Return the constants that are kept of each row, and the values."""
     s, t, inner, (s_strides, t_strides) = _placed(s, t)
     plan, number = rows.tiling(STATE_TILE[rows.wide]), rows.number
     shannon = rows.beta is not None

@@ -1,4 +1,4 @@
-"""Kernels of rows of logits: their states, merged, finished, and what Jensen-Shannon adds.
+"""Kernels of rows of logits: their states, merged and finished, and the sums of Jensen-Shannon.
 
 A program has one row, or a chunk of one, which it reads a tile at a time; where a row is shorter
 than a tile, it has several.  Where a row is shared, every program leaves its state, and `join`
@@ -26,8 +26,8 @@ from kldiv.kernels.triton.quick_js import looks_of, quick_look
 from kldiv.kernels.triton.state import block_state, empty_state, finish, heated, merge
 
 SAVED = tl.constexpr(TRITON.kept)
-"""Those of a row: its state, KL, its offset, two sums for the gradients of Jensen-Shannon, and
-whether all of the row went the quick way."""
+"""Numbers kept of a row: its state, KL, its offset, two sums for the gradients of Jensen-Shannon,
+and whether all of the row went the quick way."""
 
 _KL = tl.constexpr(14)
 _OFFSET = tl.constexpr(15)
@@ -36,7 +36,7 @@ _S_SHIFT = tl.constexpr(17)
 _QUICK = tl.constexpr(18)
 
 SUMS = tl.constexpr(3)
-"""What `look` adds up: Jensen-Shannon itself, and the sums for its gradients."""
+"""Sums that `look` makes: Jensen-Shannon itself, and one for each of its gradients."""
 
 
 UNSPECIALISED = ["temperature_bits", "beta_bits", "rows", "inner"]
@@ -48,14 +48,25 @@ UNSPECIALISED = ["temperature_bits", "beta_bits", "rows", "inner"]
 
 @triton.jit
 def _scan(
-    s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, temperature, hot,
-    wide: tl.constexpr, shannon: tl.constexpr, single: tl.constexpr, height: tl.constexpr,
-    width: tl.constexpr,
-):  # fmt: skip
-    """Return the state of the classes from ``first`` to ``end``, and where `quick_state` found it.
-
-    They are in a ``single`` tile, or in more.
-    """
+    s,  # pointer to the student's logits
+    t,  # pointer to the teacher's logits
+    s_offsets,  # [height, 1], where rows of s begin, in elements
+    t_offsets,  # [height, 1], where rows of t begin, in elements
+    s_step,  # int, stride of s along classes
+    t_step,  # int, stride of t along classes
+    first,  # int, the first class of the part
+    end,  # int, the class after its last; may be beyond the row
+    classes,  # int, classes of a row
+    there,  # [height, 1] of bool, rows that count
+    temperature,  # [height, 1] of float64
+    hot,  # Heat [height, 1], constants of the temperature
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+    shannon: tl.constexpr,  # bool, whether the divergence is Jensen-Shannon
+    single: tl.constexpr,  # bool, whether a part is one tile
+    height: tl.constexpr,  # int, rows of a tile
+    width: tl.constexpr,  # int, classes of a tile, a power of 2
+):
+    """Return the state of a part of rows, and a mask of those left as `quick_state` found them."""
     begin, last = first, tl.minimum(end, classes)
     state, done = empty_state(temperature), temperature < 0  # none
     if not wide:
@@ -78,10 +89,26 @@ def _scan(
 
 @triton.jit
 def _look(
-    s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, a, offset, beta,
-    temperature, hot, wide: tl.constexpr, t_shift: tl.constexpr, s_shift: tl.constexpr,
-    width: tl.constexpr,
-):  # fmt: skip
+    s,  # pointer to the student's logits
+    t,  # pointer to the teacher's logits
+    s_offsets,  # [height, 1], where rows of s begin, in elements
+    t_offsets,  # [height, 1], where rows of t begin, in elements
+    s_step,  # int, stride of s along classes
+    t_step,  # int, stride of t along classes
+    first,  # int, the first class
+    end,  # int, the class after the last; may be beyond the row
+    classes,  # int, classes of a row
+    there,  # [height, 1] of bool, rows that count
+    a,  # State [height, 1], of whole rows
+    offset,  # [height, 1] of float64, log(p/q) less x
+    beta,  # float64, β
+    temperature,  # [height, 1] of float64
+    hot,  # Heat [height, 1], constants of the temperature
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+    t_shift: tl.constexpr,  # bool, whether to find Σ p log(p/m), for the gradient in t
+    s_shift: tl.constexpr,  # bool, whether to find Σ q log(q/m), for the gradient in s
+    width: tl.constexpr,  # int, classes of a tile, a power of 2
+):
     """Return the sums of Jensen-Shannon over the classes from ``first`` to ``end``."""
     value = tl.zeros_like(temperature)
     of_t, of_s = value, value
@@ -105,13 +132,34 @@ def _look(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def states(
-    s, t, values, saved, partial, keep, temperatures,
-    temperature_bits, beta_bits, rows, inner, classes, chunk,
-    s_outer, s_inner, s_step, t_outer, t_inner, t_step,
-    wide: tl.constexpr, shannon: tl.constexpr, t_shift: tl.constexpr, s_shift: tl.constexpr,
-    single: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
-    """Compute rows, or the states of their parts where ``partial`` takes these."""
+    s,  # [rows, classes], student's logits, of any strides
+    t,  # [rows, classes], teacher's logits, of any strides
+    values,  # [rows] of float64, output: each row's divergence
+    saved,  # [rows, SAVED] of float64, output: constants that the gradients need
+    partial,  # [rows, parts, FIELDS] of float64, output in place of both: parts' states; or None
+    keep,  # [rows] of uint8, 0 where a row is left out; or None
+    temperatures,  # [rows] of float64; or None, where one temperature is all rows'
+    temperature_bits,  # int, bits of that temperature as a float64
+    beta_bits,  # int, bits of β as a float64
+    rows,  # int, number of rows
+    inner,  # int, length of the second of the two axes that rows lie in
+    classes,  # int, number of classes
+    chunk,  # int, classes of a part, a multiple of width
+    s_outer,  # int, stride of s along the first axis of rows, in elements
+    s_inner,  # int, stride of s along the second
+    s_step,  # int, stride of s along classes
+    t_outer,  # int, stride of t along the first axis of rows, in elements
+    t_inner,  # int, stride of t along the second
+    t_step,  # int, stride of t along classes
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+    shannon: tl.constexpr,  # bool, whether the divergence is Jensen-Shannon
+    t_shift: tl.constexpr,  # bool, whether to find Σ p log(p/m), for the gradient in t
+    s_shift: tl.constexpr,  # bool, whether to find Σ q log(q/m), for the gradient in s
+    single: tl.constexpr,  # bool, whether a part is one tile
+    height: tl.constexpr,  # int, rows of a tile
+    width: tl.constexpr,  # int, classes of a tile, a power of 2
+):
+    """Write the values and constants of rows, or the states of their parts."""
     row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)[:, None]
     there = row < rows
     kept = there
@@ -165,9 +213,16 @@ def states(
 
 @triton.jit(do_not_specialize=["temperature_bits", "rows", "parts"])
 def join(
-    partial, values, saved, keep, temperatures, temperature_bits, rows, parts,
-    height: tl.constexpr,
-):  # fmt: skip
+    partial,  # [rows, parts, FIELDS] of float64, states of parts of rows
+    values,  # [rows] of float64, output: each row's KL
+    saved,  # [rows, SAVED] of float64, output: constants that the gradients need
+    keep,  # [rows] of uint8, 0 where a row is left out; or None
+    temperatures,  # [rows] of float64; or None, where one temperature is all rows'
+    temperature_bits,  # int, bits of that temperature as a float64
+    rows,  # int, number of rows
+    parts,  # int, number of parts of a row
+    height: tl.constexpr,  # int, rows of a program
+):
     """Merge the states of the parts of rows, and finish these."""
     row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)[:, None]
     there = row < rows
@@ -189,12 +244,30 @@ def join(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def look(
-    s, t, sums, saved, keep, temperatures,
-    temperature_bits, beta_bits, rows, inner, classes, chunk,
-    s_outer, s_inner, s_step, t_outer, t_inner, t_step,
-    wide: tl.constexpr, t_shift: tl.constexpr, s_shift: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
-    """Add up what Jensen-Shannon needs of parts of rows whose states are known."""
+    s,  # [rows, classes], student's logits, of any strides
+    t,  # [rows, classes], teacher's logits, of any strides
+    sums,  # [rows, parts, SUMS] of float64, output: sums over parts of rows
+    saved,  # [rows, SAVED] of float64, constants of rows, from `join`
+    keep,  # [rows] of uint8, 0 where a row is left out; or None
+    temperatures,  # [rows] of float64; or None, where one temperature is all rows'
+    temperature_bits,  # int, bits of that temperature as a float64
+    beta_bits,  # int, bits of β as a float64
+    rows,  # int, number of rows
+    inner,  # int, length of the second of the two axes that rows lie in
+    classes,  # int, number of classes
+    chunk,  # int, classes of a part, a multiple of width
+    s_outer,  # int, stride of s along the first axis of rows, in elements
+    s_inner,  # int, stride of s along the second
+    s_step,  # int, stride of s along classes
+    t_outer,  # int, stride of t along the first axis of rows, in elements
+    t_inner,  # int, stride of t along the second
+    t_step,  # int, stride of t along classes
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+    t_shift: tl.constexpr,  # bool, whether to find Σ p log(p/m), for the gradient in t
+    s_shift: tl.constexpr,  # bool, whether to find Σ q log(q/m), for the gradient in s
+    width: tl.constexpr,  # int, classes of a tile, a power of 2
+):
+    """Make the sums of Jensen-Shannon over parts of rows whose states are known."""
     row = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)[:, None]
     there = row < rows
     if keep is not None:
@@ -218,8 +291,16 @@ def look(
 
 
 @triton.jit(do_not_specialize=["rows", "parts"])
-def join_sums(sums, values, saved, keep, rows, parts, height: tl.constexpr):
-    """Add up what `look` has left, part after part."""
+def join_sums(
+    sums,  # [rows, parts, SUMS] of float64, sums over parts of rows, from `look`
+    values,  # [rows] of float64, output: each row's Jensen-Shannon
+    saved,  # [rows, SAVED] of float64, constants of rows: the sums' places are output
+    keep,  # [rows] of uint8, 0 where a row is left out; or None
+    rows,  # int, number of rows
+    parts,  # int, number of parts of a row
+    height: tl.constexpr,  # int, rows of a program
+):
+    """Add up the sums that `look` has made, part after part."""
     row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)
     there = row < rows
     value = tl.zeros([height], tl.float64)

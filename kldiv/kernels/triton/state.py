@@ -1,7 +1,7 @@
 """The state of rows of logits in the making: `kldiv.formulas.state` for one tile after another.
 
 Tiles are tensors [rows, classes] of float32 or float64, ``t`` and ``s`` the teacher's and the
-student's; what is known of a row is a float64 tensor [rows, 1].  Elements stay in their own dtype;
+student's; the numbers of rows are float64 tensors [rows, 1].  Elements stay in their own dtype;
 float64 adds up groups of four of them, and merges: a few operations a thread and tile.
 """
 
@@ -34,7 +34,7 @@ _LOWEST_64 = tl.constexpr(-1.7976931348623157e308)
 
 
 class Heat(NamedTuple):
-    """What `weight` needs to know of a temperature, in the dtype of the elements."""
+    """The constants of a temperature that `weight` takes, in the dtype of the elements."""
 
     inverse: Any
     per: Any
@@ -75,7 +75,7 @@ def lowest(x):
 
 @triton.jit
 def finite(x):
-    """Return the lowest finite number for −∞, NaN kept."""
+    """Return ``x``, −∞ replaced by the lowest finite number, NaN kept."""
     return tl.where(x < lowest(x), lowest(x), x)
 
 
@@ -87,7 +87,7 @@ def clipped(x):
 
 @triton.jit
 def heated(temperature, wide: tl.constexpr):
-    """Return what `weight` needs to know of a float64 temperature."""
+    """Return the constants of a float64 temperature that `weight` takes."""
     kind = tl.float64 if wide else tl.float32
     high = temperature * _LN2
     low = tl.fma(temperature, like(temperature, _LN2), -high) + temperature * _LN2_LOW
@@ -142,7 +142,7 @@ def _total_of_weights(w):
 
 @triton.jit
 def apart(t, s, c, c_low, hot):
-    """Return x = (d − c)/T, d = t − s, right relative to itself."""
+    """Return x = (d − c)/T, d = t − s, with a small relative error."""
     d, d_low = two_difference(t, s)
     return clipped(difference(d, d_low, c, c_low) * hot.inverse)
 
@@ -155,7 +155,7 @@ def origin(top):
 
 @triton.jit
 def split(c, c_low, wide: tl.constexpr):
-    """Return a float64 double word as one of the elements' dtype, and what is left."""
+    """Return a float64 double word as one of the elements' dtype, and the remainder."""
     kind = tl.float64 if wide else tl.float32
     high = c.to(kind)
     rest = c - high.to(tl.float64)
@@ -314,10 +314,9 @@ def finish(a):
 
 @triton.jit
 def _anchor(t, s, w, w_sum, first, first_low, temperature, hot, wide: tl.constexpr):
-    """Return an anchor in the bulk of the weights ``w``, with what `block_state` needs of it.
+    """Return an anchor in the bulk of the weights ``w``, as a double word, and Σ w x about it.
 
-    That is the anchor as a double word, Σ w x about it, d's mean, and whether ``first`` is close to
-    that.
+    Then d's mean, as a double word, and whether ``first`` is close to that.
     """
     drift = total(w * apart(t, s, first, first_low, hot))
     divisor = tl.where(w_sum > 0, w_sum, 1.0)

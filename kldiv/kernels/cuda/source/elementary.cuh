@@ -1,7 +1,7 @@
 // Numbers: loads and stores of every dtype, double words, exp, and series without cancellation.
 //
-// Real is the dtype of the elements, Wide that of what is known of whole rows.  The compiler is
-// told not to fuse products with sums: where that is safe, it says `fused`.
+// Real is the dtype of the elements, Wide that of the numbers of whole rows.  The compiler is told
+// not to fuse products with sums: where that is safe, the source says `fused`.
 
 typedef REAL Real;
 typedef double Wide;
@@ -24,7 +24,7 @@ DEVICE Real read(const double* at) { return Real(*at); }
 DEVICE Real read(const Of16* at) { return Real(of_half(at->bits)); }
 DEVICE Real read(const Of16B* at) { return Real(of_bits(int(at->bits) << 16)); }
 
-// To float32 so that rounding once more, to fewer bits, gives what rounding once would have given.
+// To float32, rounded to odd: rounding once more, to fewer bits, is then as good as rounding once.
 DEVICE float odd(float x) { return x; }
 DEVICE float odd(double x) {
     float cut = to_zero(x);
@@ -93,7 +93,7 @@ DEVICE F difference(Word<F> a, Word<F> b) {
 template <class F>
 DEVICE Word<F> choose(bool first, Word<F> a, Word<F> b) { return first ? a : b; }
 
-// A double word of Wide as one of Real, and what is left.
+// A double word of Wide as one of Real, and the remainder.
 DEVICE Word<Real> narrowed(Wide c, Wide c_low, Wide& rest) {
     Real high = Real(c), low = Real((c - high) + c_low);
     rest = ((c - high) - low) + c_low;
@@ -144,7 +144,7 @@ DEVICE F log1p_gap(F y) { return is_near(y) ? log1p_near(y).gap : y - log_of(F(1
 
 // --- exp ------------------------------------------------------------------------------------------
 
-// What exp((high + low)/T) needs to know of T: the temperature divides the small rest of an
+// The constants of T that exp((high + low)/T) takes: the temperature divides the small rest of an
 // exponent, and log 2 is multiplied by it, so that nothing is rounded that e to its power would
 // magnify.
 struct Heat {
@@ -216,13 +216,13 @@ DEVICE Real exp_reduced(Real high, Real low, const Heat& heat) {
     return scaled(value, bits(shifted) - Rounding<Real>::zero);
 }
 
-// the same for high ≤ 0, which may be as low as it likes
+// the same for high ≤ 0, however low
 DEVICE Real weight(Word<Real> x, const Heat& heat) {
     bool under = x.high < heat.gone;
     return exp_reduced(under ? heat.gone : x.high, under ? Real(0) : x.low, heat);
 }
 
-// the same for any x, no larger than the largest number there is
+// the same for any x: no more than e⁸⁸ or e⁷⁰⁹, so never infinite
 DEVICE Real exp_over(Word<Real> x, const Heat& heat) {
     Real most = Real((SINGLE ? 88 : 709) * heat.temperature);
     bool over = x.high > most;

@@ -1,15 +1,18 @@
 // y·(log y − x) and its derivatives in one pass over the data: `kldiv.formulas.pointwise`.
 //
 // Elements are computed in Real and added in pairs; sums of PER of them are collected in Wide, with
-// what their rounding loses.  Each block leaves its total: nothing is added atomically.
+// the rounding errors of that.  Each block leaves its total: nothing is added atomically.
+//
+// LOG_TARGET is 1 where y is logarithms of probabilities.  x and its gradient are of TYPE_X, y and
+// its gradient of TYPE_Y, the elements' divergences of TYPE_E, the gradient in these of TYPE_C.
 
 enum Array { X = 1, Y, KEEP, COTANGENT, ELEMENTS, GRADIENT_X, GRADIENT_Y };
 
 struct Job {
-    Table<7> table;
-    long long size;
-    const Wide* factor;  // upstream gradient over the count
-    Wide* totals;        // of each block; none: the sum is not wanted
+    Table<7> table;      // [1 + 7, STRIDES + AXES], arrays of `Array`; an address of 0 is none
+    long long size;      // number of elements
+    const Wide* factor;  // [1], gradient in each element's divergence, or 1 beside a COTANGENT
+    Wide* totals;        // [blocks], output: each block's sum; or 0, where it is not wanted
 };
 
 DEVICE Real kl(Real x, Real y) {

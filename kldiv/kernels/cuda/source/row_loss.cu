@@ -1,4 +1,4 @@
-// The kernel of losses of rows: which phases a launch runs, and where results go.
+// The kernel of losses of rows: the phases of a launch, and the places of results.
 
 DEVICE void write_gradients(const View& view, bool kept) {
     const Job& job = view.job;

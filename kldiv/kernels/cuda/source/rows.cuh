@@ -1,8 +1,11 @@
 // KL and Jensen-Shannon of rows of logits, with their gradients: `kldiv.formulas.logits`.
 //
-// A team of warps has a row, or a part of its classes.  The work has phases that leave what they
-// find in device memory: one launch runs all of them where a row has one team, and one launch each
-// where several teams share a row.  Nothing is added atomically: results are the same every time.
+// A team of warps has a row, or a part of its classes.  The work has phases that leave their results
+// in device memory: one launch runs all of them where a row has one team, and one launch each where
+// several teams share a row.  Nothing is added atomically: results are the same every time.
+//
+// SHANNON is 1 for Jensen-Shannon and 0 for KL.  The student's logits and their gradient are of
+// TYPE_S, the teacher's of TYPE_T; gradients are contiguous.
 
 enum Phase { STATES = 1, FINISH = 2, SUMS = 4, VALUES = 8, GRADIENTS = 16 };
 enum Side { STUDENT = 1, TEACHER = 2, GRADIENT_S = 3, GRADIENT_T = 4 };
@@ -10,27 +13,29 @@ enum Side { STUDENT = 1, TEACHER = 2, GRADIENT_S = 3, GRADIENT_T = 4 };
 constexpr int TILE = 32 * PER;
 
 struct Job {
-    Table<4> table;
+    Table<4> table;  // [1 + 4, STRIDES + AXES], arrays of `Side`; an address of 0 is none
+    // phases: bits of `Phase` that this launch runs; parts: of a row; team: warps of a team; sides:
+    // states of a row, 2 for the gradient of Jensen-Shannon in the student, else 1
     long long phases, rows, classes, parts, team, sides;
-    const unsigned char* keep;  // of each row; none: all are kept
-    const Wide* factors;        // upstream gradient over the count: of each row, or one
-    long long factor_step;
-    const Wide* temperatures;  // of each row, or one
-    long long temperature_step;
-    State* states;  // of each team's row, side and part
-    Row* known;     // of each team's row and side
-    Wide* sums;     // three of each team's row and part
-    Wide* values;   // of each row
-    Wide beta, rest;
+    const unsigned char* keep;   // [rows], 0 where a row is left out; or 0, where all are kept
+    const Wide* factors;         // [rows] or [1], gradient in each row's divergence
+    long long factor_step;       // 1; or 0, where one factor is all rows'
+    const Wide* temperatures;    // [rows] or [1]
+    long long temperature_step;  // 1; or 0, where one temperature is all rows'
+    State* states;               // [teams, sides, parts], room: states of each team's row
+    Row* known;                  // [teams, sides], room: constants of each team's row
+    Wide* sums;                  // [teams, parts, 3], room: sums that `add_shannon` makes
+    Wide* values;                // [rows], output: each row's divergence
+    Wide beta, rest;             // β, the teacher's weight in the mixture, and 1 − β
 };
 
 // A row of logits as one team sees it.
 struct View {
     const Job& job;
-    long long row, slot;  // the slot is where its team keeps what it finds
+    long long row, slot;  // the slot is the place of its team in `states`, `known` and `sums`
     Heat heat;
     long long first, last;  // the part's classes
-    int member, team;       // which warp of how many
+    int member, team;       // this warp's number in its team, and the team's number of warps
 
     template <class T>
     DEVICE_MEMBER Real load(int which, const char* base, long long k) const {
@@ -73,7 +78,7 @@ DEVICE void swap(Tile& tile) {
 
 // --- the phases -----------------------------------------------------------------------------------
 
-// Put together what the warps of a team have gathered.
+// Merge the states that the warps of a team have gathered, and leave the result.
 DEVICE void leave_state(const View& view, const Gathered& all, int side) {
     SHARED State of_warps[2][8];
     Wide temperature = view.heat.temperature;
@@ -116,7 +121,7 @@ DEVICE void finish_row(const View& view) {
         if (view.job.parts > 1) {
             State mine = empty_state();
             for (long long from = 0; from < view.job.parts; from += 31) {
-                // The first lane has what was found before, the others 31 more.
+                // The first lane has the state found before, the others 31 more.
                 long long part = from + lane() - 1;
                 bool there = lane() > 0 && part < view.job.parts;
                 State next = there ? *view.state(side, part) : empty_state();

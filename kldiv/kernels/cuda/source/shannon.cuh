@@ -1,7 +1,7 @@
-// What Jensen-Shannon needs beside the state: a sum of terms ≥ 0, and for each gradient the mean of
-// log(p/m), before the gradient itself.
+// Jensen-Shannon, given the state: a sum of terms ≥ 0, and for each gradient the mean of log(p/m),
+// before the gradient itself.
 
-constexpr Real DEEP = 69;  // beyond it e^(−r) for p/q would soon underflow in float32
+constexpr Real DEEP = 69;  // r beyond which e^(−r), for p/q, would soon underflow in float32
 
 // e⁻ˣ − 1
 DEVICE Real less_of(Real x) {
@@ -9,7 +9,7 @@ DEVICE Real less_of(Real x) {
     return absolute(x) < NEAR ? phi_near(near) - near : exp_of_real(-x) - Real(1);
 }
 
-// What a class adds to the divergence, ≥ 0; γ and `rest` are β and 1 − β where p is the larger.
+// A class's term of the divergence, ≥ 0; γ and `rest` are β and 1 − β where p is the larger.
 DEVICE Real shannon_term(Real t, Real s, Real p, Real q, const Constants& c, Real beta, Real other,
                          const Heat& heat) {
     // Beyond 100 the smaller one counts for nothing: so a masked class needs no case of its own.

@@ -84,7 +84,7 @@ DEVICE Real exp_sum(Real a, Real b, Word<Real> c, const Heat& heat) {
     return exp_over(Word<Real>{high, low - (high - sum.high)}, heat);
 }
 
-// The state of what all lanes have, the same on each of them.
+// The state of the tile, the same on each lane.
 DEVICE State tile_state(const Tile& tile, const Heat& heat) {
     Real t_max = tile.own[0];
     for (int k = 1; k < PER; ++k) t_max = larger(t_max, tile.own[k]);
@@ -225,7 +225,7 @@ DEVICE_CALL State merged(const State& a, Wide temperature) {
     r.s_sum = sums.b;
     Wide divisor = r.t_sum > 0 ? r.t_sum : 1;
 
-    // What the heaviest part brings is near the bulk of p.
+    // Anchor and pivot of the heaviest part are near the bulk of p.
     bool heaviest = t_sums == largest_of_lanes(t_sums);
     Word<Wide> anchor = {of_first(heaviest, a.anchor), of_first(heaviest, a.anchor_low)};
     Wide drift = over_lanes(moment_of(a, scale, anchor, temperature));
@@ -281,7 +281,7 @@ DEVICE void gather(Gathered& all, const State& next, Wide temperature) {
 
 // --- of a row -------------------------------------------------------------------------------------
 
-// What is known of a row: KL, and the constants with which logits are read again.
+// The constants of a row: KL, and those with which logits are read again.
 struct Row {
     Wide kl, t_top, t_scale, s_top, s_scale, pivot, pivot_low, offset, anchor, anchor_low, mean,
         theta, rest, kappa;
