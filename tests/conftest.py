@@ -191,7 +191,7 @@ def jax():
 @pytest.fixture
 def optimised(jax):
     """XLA compiles as it does for users."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

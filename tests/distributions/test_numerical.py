@@ -141,7 +141,7 @@ def test_mass_that_is_not_found_is_an_error():
 
 def test_random_pairs():
     """Two of each kind; ``python -m bench.studies.quadrature`` takes five hundred."""
-    results = load("quadrature").measure(38, seed=11)
+    results = load("studies.quadrature").measure(38, seed=11)
     assert all(result.bounded for result in results), [r for r in results if not r.bounded]
     assert not any(result.wrong or result.refused for result in results)
     finite = [r for r in results if np.isfinite(r.truth)]
