@@ -92,6 +92,11 @@ class Mixture(formulas.Mixture):
     def __post_init__(self) -> None:
         if not 0 <= self.m <= 1:
             raise OptionError(f"m must lie between 0 and 1, both included; got {self.m!r}")
+        if 0 < self.m < formulas.LEAST:
+            raise OptionError(
+                f"m must be 0 or at least {formulas.LEAST}, as float32 has no smaller parts; got "
+                f"{self.m!r}; take 0, its limit"
+            )
         _check_weights(a=self.a, b=self.b)
         if (self.m == 0 and not self.a) or (self.m == 1 and not self.b):
             raise OptionError(

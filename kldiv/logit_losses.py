@@ -18,7 +18,7 @@ from kldiv._call import (
 )
 from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
-from kldiv.formulas.divergences import Divergence, JensenShannon, KullbackLeibler
+from kldiv.formulas.divergences import LEAST, Divergence, JensenShannon, KullbackLeibler
 from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
@@ -203,11 +203,11 @@ def js_div_with_logits(
     >>> bool(apart == np.log(2))
     True
     """
-    if not 0 < beta < 1:
+    if not LEAST <= beta < 1:
         raise OptionError(
-            f"beta must lie between 0 and 1; got {beta!r}; its limits are Kullback-Leibler "
-            "divergences: use kl_div_with_logits(input, target) for D(P‖Q), with the arguments "
-            "swapped for D(Q‖P)"
+            f"beta must lie between 0 and 1, and be at least {LEAST}; got {beta!r}; its "
+            "limits are Kullback-Leibler divergences: use kl_div_with_logits(input, target) for "
+            "D(P‖Q), with the arguments swapped for D(Q‖P)"
         )
     return _prepare(
         JensenShannon(float(beta)),

@@ -38,6 +38,10 @@ VALUE: Final = 2
 ALL: Final = (VALUE, TEACHER, STUDENT)
 
 
+LEAST = 1e-30
+"""The smallest share of P in a mixture: with it no product of shares underflows in float32."""
+
+
 class Known(NamedTuple):
     """The constants and sums of whole rows."""
 

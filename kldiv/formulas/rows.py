@@ -197,8 +197,8 @@ class RowGradient(RowOperation):
         """Return ∂G/∂T = −(G + H·(s, t))/T: the gradient G depends on s/T and t/T, over T."""
         direction = [xp.where(logits == -xp.inf, 0.0, logits) for logits in (s, t)]
         tangent = run(self.settings(RowTangent, index=self.index), s, t, weight, *direction, *rest)
-        temperature = cast(xp, rest[0], self.compute)[..., None]
-        return -(run(self, s, t, weight, *rest) + tangent) / temperature
+        # Of a row that the mask drops the temperature is 1: its own may be 0 or NaN.
+        return -(run(self, s, t, weight, *rest) + tangent) / self.temperature_of(xp, rest)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,20 @@ class Checkpoint:
                 f"it is of another comparison: {listed}. Give the same files and options, or name"
                 " another file"
             )
+        self._check_rows(facts.get("beside", 0))
         return arrays, facts, held
+
+    def _check_rows(self, size: int) -> None:
+        """Raise unless the file of divergences is there, where there is one."""
+        rows = self.rows
+        if not size or rows is None:
+            return
+        there = rows.stat().st_size if rows.exists() else 0
+        if there != size:
+            raise self._error(
+                f"its divergences of rows are not beside it: {rows} has {there:,} bytes, expected"
+                f" {size:,}. Put that file back, or remove the checkpoint"
+            )
 
     def save(self, total: Total | None, held: list[Held]) -> None:
         """Replace the file by the present state."""

@@ -94,6 +94,7 @@ class Run:
         guess = checked.form == "auto"
         self._held: list[Held] = [] if guess else [checked.held(n, counts=False) for n in "PQ"]
         self._total: Total | None = None
+        self._turn: object = None
         self._result: Comparison | None = None
         self._checkpoint, saved = Checkpoint(None, {}), None
         if checkpoint is not None:
@@ -157,6 +158,7 @@ class Run:
             pass
         if self._result is None:
             total = self._total or self._begin()
+            _check_signs(self._work, total)
             total.finish()
             self._result = conclude(self._work, total, self._held, self._explanation)
             self._checkpoint.remove()
@@ -197,10 +199,13 @@ class Run:
     def _add(self, total: Total, run: Runner) -> Iterator[None]:
         """Do all steps that are left, and yield whenever one has been added to the total."""
         work, steps = self._work, self._work.plan.steps
+        turn = self._turn = object()  # a later loop takes over: an earlier one adds nothing more
         if total.phase == 0:
             tasks = ((number,) for number in range(total.done, len(steps)))
             with closing(run(work, "first", tasks)) as found:
                 for more in found:
+                    if self._turn is not turn:
+                        return
                     with uninterrupted():
                         total.add_first(steps[total.done][0], more)
                     yield
@@ -210,9 +215,11 @@ class Run:
         knowing = ((number, total.known(steps[number][0])) for number in left)
         with closing(run(work, "second", knowing)) as found:
             for part in found:
+                if self._turn is not turn:
+                    return
                 with uninterrupted():
                     total.add(part)
-                _check_signs(work, total)
+                    _check_signs(work, total)
                 yield
 
 

@@ -147,6 +147,7 @@ class Total:
         if self._first is not None:
             arrays["first"] = self._first
         facts: dict[str, Any] = {"phase": self.phase, "done": self.done}
+        facts["beside"] = 0 if "rows" in arrays else self.rows.nbytes
         facts["seen"] = [asdict(seen) for seen in self.seen]
         facts["holes"] = [asdict(holes) for holes in (self.best.zeros_q, self.best.zeros_p)]
         if self.columns is not None:

@@ -460,3 +460,32 @@ def test_one_that_is_infinite_somewhere(lib):
 def test_errors(make, message):
     with pytest.raises(OptionError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["KL", "reverse KL", "Jeffreys", "skew"])
+def test_second_derivative_in_the_temperature_of_a_dropped_row(torch, name):
+    s, t = torch.tensor(np.random.default_rng(2).normal(size=(2, 3, 4)), requires_grad=True)
+    temperature = torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
+    keep = torch.tensor([True, False, True])
+    loss = kldiv.f_div_with_logits(
+        s, t, divergence=RECORDS[name], temperature=temperature, where=keep
+    )
+    (slope,) = torch.autograd.grad(loss, s, create_graph=True)
+    (found,) = torch.autograd.grad((slope**2).sum(), temperature)
+    assert torch.isfinite(found).all()
+    assert found[1] == 0
+    assert (found[[0, 2]] != 0).all()
+
+
+def test_shares_too_small_for_float32_are_refused():
+    for make in (lambda m: Mixture(m, 1, 0), lambda m: Mixture(m, m, 1 - m)):
+        with pytest.raises(OptionError, match="m must be 0 or at least 1e-30"):
+            make(1e-38)
+    with pytest.raises(OptionError, match="at least 1e-30"):
+        kldiv.js_div_with_logits(np.zeros(3), np.ones(3), beta=1e-38)
+    a, b = np.array([[0, 2, 1]], "f4"), np.array([[-1, 0, 1]], "f4")
+    least = partial(kldiv.f_div_with_logits, divergence=Mixture(1e-30, 1, 0))
+    value, slope = kldiv.value_and_grad(least)(a, b)
+    limit, whole = kldiv.value_and_grad(kldiv.kl_div_with_logits)(a, b)
+    np.testing.assert_allclose(value, limit, rtol=1e-6)
+    np.testing.assert_allclose(slope, whole, rtol=1e-6, atol=1e-7)

@@ -305,6 +305,39 @@ def test_a_run_goes_on_where_a_loop_was_left():
     assert list(run) == []
 
 
+def test_an_earlier_loop_adds_nothing_once_a_later_one_goes_on():
+    p, q = np.random.default_rng(5).random((2, 600, 200))
+    options = {"normalize": True, "memory": 1 << 20}
+    run = streaming.Run(p, q, **options)
+    early = iter(run)
+    next(early)
+    for _ in run:
+        pass
+    assert list(early) == []
+    found, wanted = run.result(), streaming.Run(p, q, **options).result()
+    assert found.kl_pq.mean == wanted.kl_pq.mean
+    assert found.contributions == wanted.contributions
+
+
+def test_an_error_of_the_last_step_stays_one():
+    run = streaming.Run(np.array([[0.5, 0.6, -0.1]]), np.full((1, 3), 1 / 3))
+    for _ in range(2):
+        with pytest.raises(InputError, match="1 negative numbers"):
+            run.result()
+
+
+def test_a_checkpoint_without_its_file_of_rows_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "IN_MEMORY", 8)
+    p, q = np.random.default_rng(5).random((2, 600, 200))
+    options = {"normalize": True, "memory": 1 << 20, "checkpoint": tmp_path / "state"}
+    run = streaming.Run(p, q, **options)
+    next(iter(run))
+    run.save()
+    (tmp_path / "state.rows").unlink()
+    with pytest.raises(InputError, match=r"has 0 bytes, expected 14,400\. Put that file back"):
+        streaming.Run(p, q, **options)
+
+
 def test_a_run_without_a_checkpoint_cannot_be_saved():
     run = streaming.Run(*data(), form="logits")
     run.save_when_due()
