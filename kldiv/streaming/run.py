@@ -125,11 +125,19 @@ class Run:
         """Do the steps that are left, and yield the numbers of steps done and of all."""
         if self._result is not None:
             return
-        with runner(self._scheduler) as run:
-            for looked, _ in enumerate(self._look(run), 1):
-                yield looked, 2 * len(self._work.plan.steps)
-            for _ in self._add(self._total or self._begin(), run):
-                yield self.done, self.steps
+        turn = self._turn = object()  # a later loop takes over: an earlier one goes no further
+        with runner(self._scheduler) as run, closing(self._places(run)) as places:
+            for place in places:
+                yield place
+                if self._turn is not turn:
+                    return
+
+    def _places(self, run: Runner) -> Generator[tuple[int, int]]:
+        """Do the steps that are left, and yield as iteration does."""
+        for looked, _ in enumerate(self._look(run), 1):
+            yield looked, 2 * len(self._work.plan.steps)
+        for _ in self._add(self._total or self._begin(), run):
+            yield self.done, self.steps
 
     def save(self) -> None:
         """Write the state to the checkpoint.
@@ -199,13 +207,10 @@ class Run:
     def _add(self, total: Total, run: Runner) -> Iterator[None]:
         """Do all steps that are left, and yield whenever one has been added to the total."""
         work, steps = self._work, self._work.plan.steps
-        turn = self._turn = object()  # a later loop takes over: an earlier one adds nothing more
         if total.phase == 0:
             tasks = ((number,) for number in range(total.done, len(steps)))
             with closing(run(work, "first", tasks)) as found:
                 for more in found:
-                    if self._turn is not turn:
-                        return
                     with uninterrupted():
                         total.add_first(steps[total.done][0], more)
                     yield
@@ -215,8 +220,6 @@ class Run:
         knowing = ((number, total.known(steps[number][0])) for number in left)
         with closing(run(work, "second", knowing)) as found:
             for part in found:
-                if self._turn is not turn:
-                    return
                 with uninterrupted():
                     total.add(part)
                     _check_signs(work, total)

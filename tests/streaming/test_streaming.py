@@ -319,6 +319,19 @@ def test_an_earlier_loop_adds_nothing_once_a_later_one_goes_on():
     assert found.contributions == wanted.contributions
 
 
+def test_an_earlier_loop_looks_no_further_either():
+    p, q = np.random.default_rng(5).integers(1, 9, (2, 600, 200)).astype(float)
+    options = {"form": "auto", "memory": 1 << 20}
+    run = streaming.Run(p, q, **options)
+    early = iter(run)
+    next(early)
+    for _ in run:
+        pass
+    assert list(early) == []
+    found, wanted = run.result(), streaming.Run(p, q, **options).result()
+    assert (found.p, found.q, found.contributions) == (wanted.p, wanted.q, wanted.contributions)
+
+
 def test_an_error_of_the_last_step_stays_one():
     run = streaming.Run(np.array([[0.5, 0.6, -0.1]]), np.full((1, 3), 1 / 3))
     for _ in range(2):
