@@ -99,11 +99,9 @@ class Call:
     def _value_and_run(self, wanted: tuple[int, ...]) -> tuple[Array, Run]:
         """Return the loss, and a function that runs the operations of its gradients."""
         route, operation = self.route, self.operation
-        here = route.device is None and route.backend is route.caller and self.spread is None
         # A library's own differentiation must see the operations as they are.
-        if not here or type(route.caller).run is not Backend.run:
-            return self.value(), route.run
-        if not isinstance(operation, RowLoss):
+        own = self.spread is not None or type(route.caller).run is not Backend.run
+        if own or route.moves or not isinstance(operation, RowLoss):
             return self.value(), route.run
         with route.caller.context(self.arrays[0]):
             xp = route.caller.namespace(self.arrays[0])
@@ -204,7 +202,7 @@ def resolve_arrays(
     if route.mixed:
         arrays = backends.gather(route, arrays)
     caller = route.caller
-    if route.device is None and route.backend is caller:
+    if not route.moves:
         caller.check_devices((*names, *others), arrays)
     wide = ""
     for name, array in zip(names, arrays, strict=False):

@@ -105,7 +105,7 @@ def _kernel(
     """Return which kernel would compute an operation, and why."""
     if route.backend.in_blocks and route.kernel == "auto":
         return "auto", "in each block the fastest of its own library that applies"
-    moves = route.crosses or route.mixed or route.device is not None
+    moves = route.moves or route.mixed
     work = Work(operation, None, arrays)
     choice = choose(route.backend, route.kernel, work, device if moves else None)
     return choice.kernel if route.backend.technologies else route.kernel, choice.reason

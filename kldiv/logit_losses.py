@@ -352,7 +352,7 @@ def _prepare(
         others["where"] = where
     route, arrays, wide = resolve_pair(input, target, **others)
     spread = route.caller.spread(arrays[0], arrays[1], group, axis_name)
-    if spread is not None and (route.crosses or route.device is not None):
+    if spread is not None and route.moves:
         raise LibraryError(
             "logits that are spread over ranks are computed where they are; leave backend and "
             "device at 'auto'"

@@ -257,9 +257,14 @@ class Route:
         """Whether another library computes."""
         return self.backend is not self.caller
 
+    @property
+    def moves(self) -> bool:
+        """Whether arrays are moved to another library or to a device that was set."""
+        return self.device is not None or self.backend is not self.caller
+
     def compute(self, operation: Operation, *arrays: Array) -> Array:
         """Run ``operation`` without a gradient hook; the result is in the caller's library."""
-        if self.device is None and self.backend is self.caller:
+        if not self.moves:
             return self.backend.compute(operation, arrays, self.kernel)
         with self.backend.receiving([self.caller.dtype_name(array) for array in arrays]):
             moved = [move(array, self.caller, self.backend, self.device) for array in arrays]
@@ -272,7 +277,7 @@ class Route:
 
         ``wanted`` are the fields of `Work` that name the results.
         """
-        if self.device is not None or self.crosses:
+        if self.moves:
             return None
         work = Work(operation, self.backend.namespace(arrays[0]), arrays, **wanted)
         return self.backend.fused(work, self.kernel)

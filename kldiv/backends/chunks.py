@@ -87,7 +87,7 @@ def evaluate(
 ) -> Found:
     """Compute as `Backend.in_chunks` does, with results in the caller's library."""
     caller, backend = route.caller, route.backend
-    if caller.in_blocks or (route.device is None and not route.crosses):
+    if caller.in_blocks or not route.moves:
         return caller.in_chunks(operation, arrays, route, wanted, weight)
     given = [*arrays] if weight is None else [*arrays, weight]
     with backend.receiving([caller.dtype_name(array) for array in given]):

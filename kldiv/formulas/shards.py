@@ -336,10 +336,16 @@ def part(
 
 def merged(xp: Namespace, loss: RowOperation, states: Iterable[Array], *others: Array) -> Array:
     """Return the packed constants of whole rows, given the packed states of all their parts."""
+    return packed(xp, [state.finish(xp, whole) for whole in _wholes(xp, loss, states, others)])
+
+
+def _wholes(
+    xp: Namespace, loss: RowOperation, states: Iterable[Array], others: Sequence[Array]
+) -> list[State]:
+    """Merge packed states of the parts of rows, each side by itself."""
     temperature = loss.temperature_of(xp, others)
-    parts = zip(*(unpacked(State, part) for part in states), strict=True)
-    wholes = (state.merge(xp, same, -1, temperature) for same in parts)
-    return packed(xp, [state.finish(xp, whole) for whole in wholes])
+    sides = zip(*(unpacked(State, part) for part in states), strict=True)
+    return [state.merge(xp, parts, -1, temperature) for parts in sides]
 
 
 def combined(xp: Namespace, loss: RowOperation, parts: Sequence[Array], *, done: bool) -> Array:
@@ -349,9 +355,7 @@ def combined(xp: Namespace, loss: RowOperation, parts: Sequence[Array], *, done:
         own, others = [part[..., :-1] for part in parts], [parts[0][..., -1]]
     if done:
         return merged(xp, loss, own, *others)
-    temperature = loss.temperature_of(xp, others)
-    same = zip(*(unpacked(State, part) for part in own), strict=True)
-    states = [state.merge(xp, one, -1, temperature) for one in same]
+    states = _wholes(xp, loss, own, others)
     return packed(xp, states, [array[..., None] for array in others])
 
 
