@@ -179,6 +179,34 @@ def lib(request):
 
 
 @pytest.fixture
+def command(capsys):
+    """Run the command in this process; return its exit code, stdout and stderr."""
+    from kldiv.cli.app import app
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            app([str(each) for each in arguments], prog_name="kldiv")
+        return stopped.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def fit(capsys):
+    """Run ``kldiv fit`` in this process, which must succeed; return its stdout and stderr."""
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    from kldiv.cli.app import app
+
+    def run(*arguments):
+        code = app.main(["fit", *map(str, arguments)], standalone_mode=False)
+        assert code in {None, 0}
+        return capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
 def torch():
     return pytest.importorskip("torch")
 

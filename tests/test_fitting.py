@@ -210,20 +210,6 @@ def test_a_ranking_prints_as_a_table():
 # --- the command ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fit(capsys):
-    pytest.importorskip("click")
-    pytest.importorskip("rich")
-    from kldiv.cli.app import app
-
-    def run(*arguments):
-        code = app.main(["fit", *map(str, arguments)], standalone_mode=False)
-        assert code in {None, 0}
-        return capsys.readouterr()
-
-    return run
-
-
 @pytest.mark.parametrize(
     ("name", "family", "parameters"),
     [

@@ -276,20 +276,6 @@ def test_data_rounded_to_the_end_of_the_support_keep_a_divergence():
 
 
 @pytest.fixture
-def fit(capsys):
-    pytest.importorskip("click")
-    pytest.importorskip("rich")
-    from kldiv.cli.app import app
-
-    def run(*arguments):
-        code = app.main(["fit", *map(str, arguments)], standalone_mode=False)
-        assert code in {None, 0}
-        return capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
 def two_columns(tmp_path):
     table = tmp_path / "two.csv"
     rows = np.random.default_rng(0).normal(size=(40, 2)).round(3)

@@ -32,18 +32,6 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def run(capsys):
-    """Run the command in this process; return its exit code, stdout and stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            app([str(each) for each in arguments], prog_name="kldiv")
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
-
-
 def spawn(*arguments, code=None, encoding="utf-8", **environment):
     """Run the command in a process of its own; return what `subprocess.run` does."""
     start = ["-c", code] if code else ["-m", "kldiv.cli"]
@@ -98,18 +86,18 @@ def test_without_the_extra_the_install_line_is_said(missing):
     assert done.stderr == f'kldiv needs {missing}: pip install "kldiv[cli]"\n'
 
 
-def test_every_command_is_listed_with_a_line(run):
-    status, out, _ = run("--help")
+def test_every_command_is_listed_with_a_line(command):
+    status, out, _ = command("--help")
     assert status == 0
     for name in ("compare", "diagnose", "doctor", "fit", "warmup"):
         assert f"  {name} " in out
     assert "_KLDIV_COMPLETE=bash_source kldiv" in out
 
 
-def test_version(run):
+def test_version(command):
     import kldiv
 
-    assert run("--version")[:2] == (0, f"kldiv {kldiv.__version__}\n")
+    assert command("--version")[:2] == (0, f"kldiv {kldiv.__version__}\n")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -166,8 +154,8 @@ def test_completion_answers(words, position, expected):
         (["diagnose", "p.npy", "none.npy"], 4, "none.npy: no such file"),
     ],
 )
-def test_what_cannot_be_done(files, run, arguments, status, said):
-    code, out, err = run(*arguments)
+def test_what_cannot_be_done(files, command, arguments, status, said):
+    code, out, err = command(*arguments)
     assert code == status
     assert said in err
     assert not out
@@ -189,12 +177,12 @@ def test_messages_name_the_flags(text, said):
     assert in_flags(text) == said
 
 
-def test_an_interrupt(files, run, monkeypatch):
+def test_an_interrupt(files, command, monkeypatch):
     def interrupted(p, q, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(streaming, "compare", interrupted)
-    assert run("compare", "p.npy", "q.npy") == (130, "", "Interrupted\n")
+    assert command("compare", "p.npy", "q.npy") == (130, "", "Interrupted\n")
 
 
 def test_a_mistake_of_our_own_is_not_hidden(files, monkeypatch):
@@ -264,9 +252,9 @@ def test_help_in_ascii():
         assert "\\" not in done.stdout
 
 
-def test_labels_do_not_steer_the_terminal(files, run):
+def test_labels_do_not_steer_the_terminal(files, command):
     (files / "p.csv").write_text("class,n\n\x1b[31ma,1\n[red]b,2\n", encoding="utf-8")
-    _, out, _ = run("compare", "p.csv", "p.csv")
+    _, out, _ = command("compare", "p.csv", "p.csv")
     assert "\x1b" not in out
     assert "\\x1b[31ma" in out
     assert "[red]b" in out
@@ -300,7 +288,7 @@ def test_a_bar_on_a_terminal_after_a_while(files, patience):
     assert ("Comparing" in shown) == (patience < 0)
 
 
-def test_no_bar_in_a_pipe(files, run, monkeypatch):
+def test_no_bar_in_a_pipe(files, command, monkeypatch):
     monkeypatch.setattr(progress, "_PATIENCE", -1.0)
     monkeypatch.setattr(blocks, "BUDGET", 16)
-    assert run("compare", "p.npy", "q.npy")[2] == ""
+    assert command("compare", "p.npy", "q.npy")[2] == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from reference import exact
 
 from kldiv import readers
 from kldiv.cli import progress
-from kldiv.cli.app import app
 from kldiv.streaming import blocks
 from kldiv.streaming.blocks import Piece, Plan, Sizes
 
@@ -52,15 +52,9 @@ def work(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(work, capsys):
+def run(work, command):
     """Run ``compare`` in this process; return its exit code, stdout and stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            app(["compare", *map(str, arguments)], prog_name="kldiv")
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
+    return partial(command, "compare")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,6 @@ from reference import exact
 
 from kldiv import streaming
 from kldiv.cli import progress
-from kldiv.cli.app import app
 from kldiv.readers import Stored, open_table, sources, stored
 from kldiv.streaming import blocks, rows
 from kldiv.streaming.blocks import Plan, Sizes
@@ -48,13 +48,8 @@ def work(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(work, capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            app(["compare", *map(str, arguments)], prog_name="kldiv")
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
+def run(work, command):
+    return partial(command, "compare")
 
 
 @pytest.fixture
