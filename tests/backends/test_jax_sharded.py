@@ -25,13 +25,12 @@ QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passe
 TARGETS = {"float16": 2e-3, "float32": 1e-6, "float64": 2e-15}
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What a process with eight devices finds; JAX fixes their number when it starts."""
+def computed(tier, folder):
+    """Return the results of a process with eight devices; JAX fixes their number when it starts."""
     require(Library.JAX)
-    path = tmp_path_factory.mktemp("devices") / "results"
+    path = folder / "results"
     subprocess.run(
-        [sys.executable, jax_devices.__file__, str(path)],
+        [sys.executable, jax_devices.__file__, tier, str(path)],
         env={
             **os.environ,
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={jax_devices.DEVICES} {QUICKLY}",
@@ -42,6 +41,16 @@ def found(tmp_path_factory):
         timeout=600,
     )
     return pickle.loads(path.read_bytes())  # noqa: S301 - our own
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    return computed("quick", tmp_path_factory.mktemp("devices"))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return computed("slow", tmp_path_factory.mktemp("devices"))
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +88,20 @@ def cases(name):
     return getattr(jax_devices, name) if jax_devices else []
 
 
+def in_tiers(keys):
+    tiers = [("quick", ()) if key in cases("QUICK") else ("found", pytest.mark.slow) for key in keys]
+    return [
+        pytest.param(key, tier, id=" ".join(key), marks=marks)
+        for key, (tier, marks) in zip(keys, tiers, strict=True)
+    ]
+
+
 @pytest.mark.parametrize(
-    "key",
-    [*cases("COMPILED"), *((*key, "fused") for key in cases("FUSED"))],
-    ids=" ".join,
+    ("key", "tier"),
+    in_tiers([*cases("COMPILED"), *((*key, "fused") for key in cases("FUSED"))]),
 )
-def test_the_compiler_shards_a_loss(found, wanted, key):
+def test_the_compiler_shards_a_loss(request, wanted, key, tier):
+    found = request.getfixturevalue(tier)
     loss, layout, options, dtype, *fused = key
     results, collectives, where, has_kernel = found["compiler"][key]
     assert has_kernel == bool(fused)
@@ -101,8 +118,9 @@ def test_the_compiler_shards_a_loss(found, wanted, key):
     )
 
 
-@pytest.mark.parametrize("key", cases("MAPPED"), ids=" ".join)
-def test_an_axis_name_in_a_shard_map(found, wanted, key):
+@pytest.mark.parametrize(("key", "tier"), in_tiers(cases("MAPPED")))
+def test_an_axis_name_in_a_shard_map(request, wanted, key, tier):
+    found = request.getfixturevalue(tier)
     loss, options, dtype, where = key
     results, collectives = found["axis_name"][key]
     check(results, wanted[loss, options, dtype], dtype)
@@ -112,12 +130,14 @@ def test_an_axis_name_in_a_shard_map(found, wanted, key):
     assert set(collectives.values()) == {0}
 
 
+@pytest.mark.slow
 def test_vmap_goes_on_working(found):
     s, t = (array[:48] for array in jax_devices.logits("float64", {}))
     wanted = kldiv.kl_div_with_logits(s, np.broadcast_to(t[5], s.shape), reduction="none")
     np.testing.assert_allclose(found["vmap"], wanted, rtol=2e-15, atol=1e-300)
 
 
+@pytest.mark.slow
 def test_rows_in_several_blocks_on_each_device(found, wanted):
     value, collectives = found["blocks"]
     whole = wanted["kl", "rows", "float64"][0][:48]
@@ -126,6 +146,7 @@ def test_rows_in_several_blocks_on_each_device(found, wanted):
     np.testing.assert_array_equal(found["rows in a shard_map"], value)
 
 
+@pytest.mark.slow
 def test_fused_rows_in_a_shard_map(found):
     expected = kldiv.kl_div_with_logits(*jax_devices.logits("float64", {}), reduction="none")
     for value, kernels in found["fused in a shard_map"]:
@@ -133,20 +154,23 @@ def test_fused_rows_in_a_shard_map(found):
         assert kernels
 
 
+@pytest.mark.slow
 def test_second_order_over_an_axis_name_is_refused(found):
     assert "are differentiated once" in found["refused"]
 
 
+@pytest.mark.slow
 def test_second_order_of_sharded_classes(found):
     for change, differences in zip(found["second order"], found["differences"], strict=True):
         np.testing.assert_allclose(change, differences, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_value_and_grad_of_sharded_classes_takes_two_exchanges(found):
     collectives = dict(found["value_and_grad"])
     assert collectives.pop("all-reduce") <= 3
     assert set(collectives.values()) == {0}
 
 
-def test_there_were_eight_devices(found):
-    assert found["devices"] == jax_devices.DEVICES
+def test_there_were_eight_devices(quick):
+    assert quick["devices"] == jax_devices.DEVICES

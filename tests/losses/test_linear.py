@@ -425,19 +425,19 @@ def test_transformations_in_jax(jax, monkeypatch, reduction):
 
         given = [jnp.where(jnp.isfinite(BIAS), BIAS, -3.0), *arrays]
         every = (0, 1, 2, 3, 4)
-        for of in (
-            lambda f: jax.jit(jax.grad(f, every))(*given),
-            lambda f: jax.jvp(f, given, given),
-            lambda f: jax.hessian(f, (0, 2))(*given),
-        ):
+        transformations = {
+            "mean": [lambda f: jax.grad(f, every)(*given), lambda f: jax.hessian(f, (0, 2))(*given)],
+            "none": [lambda f: jax.jvp(f, given, given)],
+        }
+        for of in transformations[reduction]:
             found, wanted = (jax.tree.leaves(jax.jit(partial(of, f))()) for f in (loss, same))
             for a, b in zip(found, wanted, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
         del options["where"]  # which has all axes of the rows
-        for of in (jax.grad, jax.value_and_grad):
-            each = (jax.vmap(of(f, every), (None, 0, None, 0, None))(*given) for f in (loss, same))
-            for a, b in zip(*map(jax.tree.leaves, each), strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+        of = {"mean": jax.value_and_grad, "none": jax.grad}[reduction]
+        mapped = [jax.jit(jax.vmap(of(f, every), (None, 0, None, 0, None))) for f in (loss, same)]
+        for a, b in zip(*(jax.tree.leaves(each(*given)) for each in mapped), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
 
 
 # ---- Dask, settings, errors ----------------------------------------------------------------------

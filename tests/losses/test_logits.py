@@ -390,6 +390,7 @@ def test_second_derivatives_in_an_array_temperature(torch, jax, loss):
 
 
 @pytest.mark.leave_out(lambda lib, shape: lib.root in COMPILED and shape != (3, 7, 5) and ONCE)
+@pytest.mark.leave_out(lambda lib: lib.value == "jax" and ONCE)
 @pytest.mark.parametrize("shape", [(7, 5), (3, 7, 5), (2, 1, 3, 5), (5,)])
 def test_blocks_of_rows_and_of_classes_change_nothing(lib, loss, shape, monkeypatch):
     s, t = (lib.array(RNG.normal(size=shape)) for _ in "st")
@@ -430,7 +431,7 @@ def test_extra_memory_on_numpy(loss, kernel):
 
 @pytest.mark.parametrize("kernel", ["pure", "auto"])
 def test_extra_memory_on_torch(torch, loss, kernel):
-    s, t = torch.randn(2, 48, 151_936)
+    s, t = torch.randn(2, 24, 151_936)
     s.requires_grad_()
     inputs = 2 * s.numel() * 4
 
@@ -532,7 +533,8 @@ def test_jax_gradients_of_any_order(jax, loss):
 
     with jax.enable_x64(True):
         s, t = (jax.numpy.asarray(a) for a in RNG.normal(size=(2, 2, 4)))
-        check_grads(partial(loss, temperature=1.7), (s, t), order=2, modes=("fwd", "rev"))
+        of = jax.jit(partial(loss, temperature=1.7))
+        check_grads(of, (s, t), order=2, modes=("fwd", "rev"))
 
 
 def test_jax_vmap_under_jit(jax, loss):

@@ -73,7 +73,9 @@ class JaxBackend(Backend):
         # Only concrete arrays cross, of which there is nothing to differentiate.
         if route.crosses or operation.native:
             return route.compute(operation, *arrays)
-        return sharding.by_the_compiler(partial(rules.run, operation, route), arrays)
+        rows = rules.rows_of(operation, route, arrays)
+        found = sharding.by_the_compiler(partial(rules.run, rows or operation, route), arrays)
+        return found if rows is None else rules.finish(operation, found, rows.keep(arrays))
 
     def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:
         if route.crosses:
@@ -99,9 +101,9 @@ class JaxBackend(Backend):
             return found
         if not isinstance(work.operation, RowLoss):
             return None
-        route = Route(self, self, None, kernel)
-        indices = tuple(work.gradients)
-        return rules.value_and_gradients(work.operation, route, indices, *work.arrays)
+        return rules.value_and_gradients(
+            work.operation, Route(self, self, None, kernel), tuple(work.gradients), work.arrays
+        )
 
     def in_chunks(
         self,

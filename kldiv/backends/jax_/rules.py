@@ -127,18 +127,52 @@ def _gradient_jvp(
     return value, _pushed(operation, route.run, arrays, tangents[1:], value)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def value_and_gradients(
-    loss: RowLoss, route: Route, indices: tuple[int, ...], *arrays: Array
-) -> tuple[Array, list[Array]]:
-    """Return a loss of rows and its gradients, in one program."""
+# ---- concrete arrays: rows in one program, their reduction in another ------------------------------
+# The program of rows takes longest to compile, and serves every reduction and result dtype.
 
+
+def rows_of(operation: Operation, route: Route, arrays: Sequence[Array]) -> Any:
+    """Return the operation on rows that a loss of concrete rows reduces, or None."""
+    if not isinstance(operation, RowLoss) or any(isinstance(a, jax.core.Tracer) for a in arrays):
+        return None
+    rows = operation.elementwise()
+    # The CPU kernels reduce by themselves, in float64.
+    return None if rows == operation or _is_fused(operation, route, arrays) else rows
+
+
+@partial(jax.jit, static_argnums=0)
+def finish(loss: RowLoss, values: Array, keep: Array | None) -> Array:
+    """Reduce the values of rows."""
+    return loss.finish(jnp, values, keep)
+
+
+@partial(jax.jit, static_argnums=0)
+def _weight(loss: RowLoss, values: Array, keep: Array | None) -> Array:
+    """Return the gradient of the reduced loss in each row's value."""
+    one = loss.weight(jnp, jnp.ones((), values.dtype), values.shape, keep)
+    return jnp.broadcast_to(one, values.shape)
+
+
+def value_and_gradients(
+    loss: RowLoss, route: Route, indices: tuple[int, ...], arrays: Sequence[Array]
+) -> tuple[Array, list[Array]]:
+    """Return a loss of rows and its gradients."""
+    keep = loss.keep(arrays)
+    weight = _weight(loss, jnp.empty(arrays[0].shape[:-1], loss.compute), keep)
+    values, gradients = _rows_and_gradients(loss.elementwise(), route, indices, weight, *arrays)
+    return finish(loss, values, keep), gradients
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _rows_and_gradients(
+    loss: RowLoss, route: Route, indices: tuple[int, ...], weight: Array, *arrays: Array
+) -> tuple[Array, list[Array]]:
     def run(*some: Array) -> Array:
         every = dict(enumerate(arrays)) | dict(zip(indices, some, strict=True))
         return by_the_compiler(partial(_run, loss, route), [*every.values()])
 
-    value, pull = jax.vjp(run, *(arrays[index] for index in indices))
-    return value, list(pull(jnp.ones_like(value)))
+    values, pull = jax.vjp(run, *(arrays[index] for index in indices))
+    return values, list(pull(weight))
 
 
 def by_formulas(operation: Operation, *arrays: Array) -> Array:
