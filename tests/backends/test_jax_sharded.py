@@ -89,7 +89,9 @@ def cases(name):
 
 
 def in_tiers(keys):
-    tiers = [("quick", ()) if key in cases("QUICK") else ("found", pytest.mark.slow) for key in keys]
+    tiers = [
+        ("quick", ()) if key in cases("QUICK") else ("found", pytest.mark.slow) for key in keys
+    ]
     return [
         pytest.param(key, tier, id=" ".join(key), marks=marks)
         for key, (tier, marks) in zip(keys, tiers, strict=True)

@@ -426,7 +426,10 @@ def test_transformations_in_jax(jax, monkeypatch, reduction):
         given = [jnp.where(jnp.isfinite(BIAS), BIAS, -3.0), *arrays]
         every = (0, 1, 2, 3, 4)
         transformations = {
-            "mean": [lambda f: jax.grad(f, every)(*given), lambda f: jax.hessian(f, (0, 2))(*given)],
+            "mean": [
+                lambda f: jax.grad(f, every)(*given),
+                lambda f: jax.hessian(f, (0, 2))(*given),
+            ],
             "none": [lambda f: jax.jvp(f, given, given)],
         }
         for of in transformations[reduction]:

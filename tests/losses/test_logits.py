@@ -36,8 +36,12 @@ def loss(request):
     return LOSSES[request.param][0]
 
 
-COMPILED = {"jax", "dask"}
 ONCE = "compiled or made of tasks, each case for seconds: one is enough"
+
+
+def once(lib, chosen):
+    """Leave out all but one case of the libraries that compile or make tasks."""
+    return lib.root in {"jax", "dask"} and (not chosen or lib.value == "jax") and ONCE
 
 
 def tolerance(dtype):
@@ -207,7 +211,7 @@ def test_reductions(lib, loss):
     lib.assert_equal(flat, rows[0, 0], ulps=64)
 
 
-@pytest.mark.leave_out(lambda lib, shape: lib.root in COMPILED and shape != (4, 1) and ONCE)
+@pytest.mark.leave_out(lambda lib, shape: once(lib, shape == (4, 1)))
 @pytest.mark.parametrize("shape", [(4, 3), (3,), (4, 1), ()])
 def test_where_masks_rows_and_leaks_nothing(lib, loss, shape):
     keep = np.array(RNG.random(shape) < 0.6)
@@ -236,7 +240,7 @@ def gradients_of(lib, loss, reduction, **options):
     return [lib.numpy(g).astype(float) for g in function(lib.array(S), lib.array(T))[1]]
 
 
-@pytest.mark.leave_out(lambda lib, axis: lib.root in COMPILED and axis != -2 and ONCE)
+@pytest.mark.leave_out(lambda lib, axis: once(lib, axis == -2))
 @pytest.mark.parametrize("axis", [0, 1, -2, -3])
 def test_classes_on_any_axis(lib, loss, axis):
     moved = [lib.array(np.moveaxis(a, -1, axis)) for a in (S, T)]
@@ -306,7 +310,7 @@ def test_limits_of_the_mixture_name_the_divergence_to_use(beta):
 # --- temperature ----------------------------------------------------------------------------------
 
 
-@pytest.mark.leave_out(lambda lib, shape: lib.root in COMPILED and shape != (3,) and ONCE)
+@pytest.mark.leave_out(lambda lib, shape: once(lib, shape == (3,)))
 @pytest.mark.parametrize("shape", [(4, 3), (3,), (4, 1), ()])
 def test_temperature_by_row(lib, loss, shape):
     each = RNG.uniform(0.5, 3.0, shape)
@@ -359,8 +363,8 @@ def test_gradient_in_an_array_temperature_jax(jax, loss):
     beta = None if loss is kldiv.kl_div_with_logits else 0.3
     with jax.enable_x64(True):
         s, t, T_ = (jax.numpy.asarray(a) for a in (S, T, each))
-        found = jax.jacfwd(lambda T: loss(s, t, temperature=T, reduction="none"))(T_)
-        back = jax.grad(lambda T: loss(s, t, temperature=T, reduction="sum"))(T_)
+        found = jax.jit(jax.jacfwd(lambda T: loss(s, t, temperature=T, reduction="none")))(T_)
+        back = jax.jit(jax.grad(lambda T: loss(s, t, temperature=T, reduction="sum")))(T_)
     expected = slopes_in_temperature(beta, each)
     np.testing.assert_allclose(np.einsum("ijj->ij", found), expected, rtol=1e-13)
     np.testing.assert_allclose(back, expected.sum(0), rtol=1e-13)
@@ -389,8 +393,8 @@ def test_second_derivatives_in_an_array_temperature(torch, jax, loss):
 # --- blocks ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.leave_out(lambda lib, shape: lib.root in COMPILED and shape != (3, 7, 5) and ONCE)
-@pytest.mark.leave_out(lambda lib: lib.value == "jax" and ONCE)
+@pytest.mark.leave_out(lambda lib, shape: once(lib, shape == (3, 7, 5)))
+@pytest.mark.leave_out(lambda lib, loss: lib.root == "jax" and loss == "js" and ONCE)
 @pytest.mark.parametrize("shape", [(7, 5), (3, 7, 5), (2, 1, 3, 5), (5,)])
 def test_blocks_of_rows_and_of_classes_change_nothing(lib, loss, shape, monkeypatch):
     s, t = (lib.array(RNG.normal(size=shape)) for _ in "st")
@@ -528,6 +532,7 @@ def test_torch_autocast(torch, loss):
     torch.testing.assert_close(value, loss(s.float(), t.float()))
 
 
+@pytest.mark.parametrize("loss", ["kl", pytest.param("js", marks=pytest.mark.slow)], indirect=True)
 def test_jax_gradients_of_any_order(jax, loss):
     from jax.test_util import check_grads
 
@@ -576,7 +581,7 @@ def test_another_backend_by_configuration(loss):
 # --- pad_classes ----------------------------------------------------------------------------------
 
 
-@pytest.mark.leave_out(lambda lib, axis: lib.root in COMPILED and axis != 1 and ONCE)
+@pytest.mark.leave_out(lambda lib, axis: once(lib, axis == 1))
 @pytest.mark.parametrize("axis", [-1, 0, 1])
 def test_padding_adds_classes_of_no_probability(lib, loss, axis):
     arrays = [np.moveaxis(a, -1, axis) for a in (S, T)]
@@ -604,10 +609,9 @@ def test_padding_that_cannot_be_done(lib):
         kldiv.pad_classes(lib.array(np.ones((2, 3), np.int64)), 4)
 
 
-@pytest.mark.parametrize("loss", [kldiv.kl_div_with_logits, kldiv.js_div_with_logits])
-def test_second_order_in_a_loop_of_jax(loss):
+@pytest.mark.parametrize("loss", ["kl", pytest.param("js", marks=pytest.mark.slow)], indirect=True)
+def test_second_order_in_a_loop_of_jax(jax, loss):
     """Where JAX splits a loop it forgets what it was told of derivatives."""
-    jax = pytest.importorskip("jax")
     with jax.enable_x64(True):
         s, t = jax.numpy.asarray(np.random.default_rng(3).normal(size=(2, 4, 7)))
 
@@ -618,5 +622,5 @@ def test_second_order_in_a_loop_of_jax(loss):
             return jax.numpy.sin(loss(s, t, reduction="none")).sum()
 
         for index in (0, 1):
-            found, wanted = (jax.hessian(f, index)(s, t) for f in (looped, whole))
+            found, wanted = (jax.jit(jax.hessian(f, index))(s, t) for f in (looped, whole))
             np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-14)

@@ -121,6 +121,8 @@ class JaxBackend(Backend):
         return super().chunk_bytes(array) if jax.default_backend() == "cpu" else DEVICE_CHUNK_BYTES
 
     def by_formulas(self, operation: Operation, arrays: Sequence[Array]) -> Array:
+        if not any(isinstance(array, jax.core.Tracer) for array in arrays):
+            return _by_formulas(operation, *arrays)
         with self.context(arrays[0]):
             if isinstance(operation, RowWise):
                 elements = sharding.by_rows(operation, xp, arrays)
@@ -195,6 +197,11 @@ def _in_chunks(
 ) -> chunks.Found:
     run = Route(BACKEND, BACKEND, None, kernel).run
     return linear.in_chunks(run, operation, arrays, wanted, weight, budget)
+
+
+@partial(jax.jit, static_argnums=0)
+def _by_formulas(operation: Operation, *arrays: Array) -> Array:
+    return BACKEND.by_formulas(operation, arrays)
 
 
 def _device_name(device: Any) -> str:
