@@ -214,7 +214,13 @@ def test_a_missing_peer_is_shown_with_its_install_line(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", operations.OPERATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [  # libraries that compile take seconds for each
+        pytest.param(name, marks=pytest.mark.slow if "logits" in name else ())
+        for name in operations.OPERATIONS
+    ],
+)
 def test_every_peer_computes_what_kldiv_does(tmp_path, name):
     """A formula in the table that is wrong would make a peer look fast."""
     others = [each for each in peers.PEERS if each != "torch.compile"]  # it takes long

@@ -93,7 +93,9 @@ def test_targets_under_jit(jax, name, dtype):
 @pytest.mark.parametrize(
     "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("name", ["Jeffreys", "skew", "Hellinger"])
+@pytest.mark.parametrize(
+    "name", ["skew", *(pytest.param(n, marks=pytest.mark.slow) for n in ("Jeffreys", "Hellinger"))]
+)
 def test_targets_under_torch_compile(torch, name, compiler):
     names, s, t = batch(SIZE, "float32")
     torch.compiler.reset()

@@ -437,7 +437,7 @@ def test_transformations_in_jax(jax, monkeypatch, reduction):
             for a, b in zip(found, wanted, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
         del options["where"]  # which has all axes of the rows
-        of = {"mean": jax.value_and_grad, "none": jax.grad}[reduction]
+        of = jax.grad if reduction == "none" else jax.value_and_grad
         mapped = [jax.jit(jax.vmap(of(f, every), (None, 0, None, 0, None))) for f in (loss, same)]
         for a, b in zip(*(jax.tree.leaves(each(*given)) for each in mapped), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)

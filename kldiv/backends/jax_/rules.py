@@ -127,7 +127,7 @@ def _gradient_jvp(
     return value, _pushed(operation, route.run, arrays, tangents[1:], value)
 
 
-# ---- concrete arrays: rows in one program, their reduction in another ------------------------------
+# ---- concrete arrays: rows in one program, their reduction in another ----------------------------
 # The program of rows takes longest to compile, and serves every reduction and result dtype.
 
 
