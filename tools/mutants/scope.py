@@ -49,13 +49,17 @@ _PAIRS: Final = (
     (_GRADIENTS, "-k", "not compile and not inductor"),
 )
 _SINGLE: Final = ((_MEASURES, *_ON_NUMPY), (_MEASURES, "-k", "not compile"))
-_SAMPLES: Final = (("tests/test_estimators.py",), ("tests/test_fitting.py",))
+_SAMPLES: Final = (
+    ("tests/test_estimators.py", "tests/test_estimator_options.py"),
+    ("tests/test_fitting.py", "tests/test_fitting_judgement.py"),
+)
+_ARGUMENTS: Final = ("tests/losses/test_wrong_arguments.py",)
 _LARGE: Final = "bomb or honest or without_memory or terabyte"
 _FILES: Final = (("tests/readers", "-k", f"not ({_LARGE})"), ("tests/readers", "-k", _LARGE))
 _CHOICE: Final = (("tests/test_config.py",), _ADAPTERS)
 
 _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
-    "kldiv/_call.py": (*_PAIRS[:1], (_ROW_LOSSES, *_ON_NUMPY), *_SINGLE, *_PAIRS[1:]),
+    "kldiv/_call.py": (_ARGUMENTS, *_PAIRS[:1], (_ROW_LOSSES, *_ON_NUMPY), *_SINGLE, *_PAIRS[1:]),
     "kldiv/backends/generic.py": ((_SEMANTICS, "-k", "strict"), *_SINGLE, _ADAPTERS),
     "kldiv/backends/numpy_.py": ((_SEMANTICS, "-k", "numpy"), *_CHOICE),
     "kldiv/backends/overlay.py": ((_SEMANTICS, "-k", "numpy or strict"), *_CHOICE),
