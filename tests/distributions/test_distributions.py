@@ -541,7 +541,6 @@ def test_jax_transforms_holders(jax, p, q):
     with jax.enable_x64(True):
         a, b = (jax.tree_util.tree_map(jax.numpy.asarray, each) for each in (host, other))
 
-
         def summed(a, b):
             value = kl(a, b)
             return value.sum(), value
