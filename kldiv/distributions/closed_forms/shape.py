@@ -16,6 +16,7 @@ from kldiv.distributions.families import (
     VonMises,
 )
 from kldiv.distributions.registry import register_kl
+from kldiv.formulas.circle import cosine_variance, decayed_bessel, mean_cosine
 from kldiv.formulas.measures import relative_entropy
 from kldiv.formulas.remainders import (
     gamma_excess,
@@ -26,8 +27,6 @@ from kldiv.formulas.remainders import (
 from kldiv.formulas.special import expm1, log_ratio, phi, polynomial
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kldiv._types import Array, Namespace
 
 
@@ -164,78 +163,21 @@ def of_logits(xp: Namespace, a: Array, b: Array, change: Array) -> Array:
     return xp.where(close, near, xp.where(large, apart, mixed))
 
 
-_LARGE = 24.0
-
-
-def _bessel_series() -> list[float]:
-    """Return the coefficients of I₀(k)² in (k/24)², which float32 can hold (DLMF 10.31.3)."""
-    scale = int(_LARGE * _LARGE / 4)
-    return [scale**m * math.factorial(2 * m) / math.factorial(m) ** 4 for m in range(64)]
-
-
-def _bessel_asymptotics() -> list[float]:
-    """Return aₙ of A = I₁/I₀ = 1 − Σ aₙ k⁻ⁿ, from its equation dA/dk = 1 − A/k − A²."""
-    a = [1.0]
-    for n in range(1, 37):
-        products = sum(a[i] * a[n - i] for i in range(1, n))
-        a.append(((n - 2) * a[n - 1] - products) / 2)
-    return [-value for value in a[1:]]
-
-
-_SQUARE = _bessel_series()
-_FALLING = _bessel_asymptotics()
-
-
-def _cosine(
-    xp: Namespace, k: Array, series: Sequence[float], falling: Sequence[float]
-) -> tuple[Array, Array, Array, Array]:
-    """Return where k is small, k there, a series over I₀², and a series in 1/k elsewhere."""
-    small = k < _LARGE
-    near = xp.where(small, k, 1.0)
-    x = (near / _LARGE) * (near / _LARGE)
-    inverse = 1.0 / xp.where(small, _LARGE, k)
-    share = polynomial(x, series) / polynomial(x, _SQUARE)
-    return small, near, share, polynomial(inverse, falling) * inverse
-
-
-def mean_cosine(xp: Namespace, k: Array) -> tuple[Array, Array]:
-    """Return A = I₁/I₀, the derivative of log I₀, and 1 − A."""
-    series = [(m + 1) * c for m, c in enumerate(_SQUARE[1:])]
-    small, near, share, rest = _cosine(xp, k, series, _FALLING)
-    of_small = near * share / _LARGE**2
-    return xp.where(small, of_small, 1.0 - rest), xp.where(small, 1.0 - of_small, rest)
-
-
-def cosine_variance(xp: Namespace, k: Array) -> Array:
-    """Return the derivative of A, 1 − A/k − A², without its cancellation.
-
-    Times I₀² it is Σ ½ (2m)! / (m!⁴ (m+1)²) (k/2)²ᵐ, by the series of products of Bessel functions;
-    for large k it is the asymptotic series.  All terms of either are ≥ 0.
-    """
-    series = [0.5 * c / (m + 1) ** 2 for m, c in enumerate(_SQUARE)]
-    falling = [(n + 1) * c for n, c in enumerate(_FALLING)]
-    small, _, share, rest = _cosine(xp, k, series, falling)
-    return xp.where(small, share, rest / xp.where(small, 1.0, k))
-
-
-def _decayed_bessel(xp: Namespace, k: Array) -> Array:
-    """Return e⁻ᵏ I₀(k): for large k the series of its logarithm, whose derivative is right too."""
-    small = k < _LARGE
-    inverse = 1.0 / xp.where(small, _LARGE, k)
-    terms = [0.0, *(c / n for n, c in enumerate(_FALLING[1:], 1))]
-    far = xp.exp(polynomial(inverse, terms)) * xp.sqrt(inverse / (2 * math.pi))
-    return xp.where(small, xp.special.i0e(xp.where(small, k, 1.0)), far)
-
-
 @register_kl(VonMises, VonMises)
 def von_mises(xp: Namespace, p: VonMises, q: VonMises) -> Array:
     """The remainder of log I₀ from κ₁ to κ₂ + 2 κ₂ A(κ₁) sin²((μ₁ − μ₂)/2), A = I₁/I₀."""
-    a, b = p.concentration, q.concentration
+    known, a, b = p.loc - q.loc, p.concentration, q.concentration
+    alive = (a >= 0) & (b >= 0) & (a < math.inf) & (b < math.inf)
+    valid = (a >= 0) & (b >= 0) & xp.isfinite(known)
+    same = (a == b) & (known == 0)
+    a, b = xp.where(alive, a, 1.0), xp.where(alive, b, 1.0)
     change = b - a
-    close = (abs(change) < 0.5) | ((abs(change) < 0.5 * a) & (abs(change) < 0.5 * b))
+    close = (abs(change) < 1.0) | ((abs(change) < 0.8 * a) & (abs(change) < 0.8 * b))
     step = xp.where(close, change, 0.0)
     near = integrated_remainder(xp, lambda k: cosine_variance(xp, k), a, step)
     ratio, rest = mean_cosine(xp, a)
-    far = xp.log(_decayed_bessel(xp, b) / _decayed_bessel(xp, a)) + change * rest
-    half = xp.sin(0.5 * (p.loc - q.loc))
-    return xp.where(close, near, far) + 2.0 * b * ratio * half * half
+    far = log_ratio(xp, decayed_bessel(xp, b), decayed_bessel(xp, a)) + change * rest
+    half = xp.sin(0.5 * known)
+    value = xp.where(close, near, far) + 2.0 * b * ratio * half * half
+    edge = xp.where(same, 0.0, xp.full_like(value, math.inf))  # of a point, where κ is +∞
+    return xp.where(alive, value, xp.where(valid, edge, math.nan))
