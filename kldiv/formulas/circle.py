@@ -36,9 +36,9 @@ _FALLING = _asymptotics()
 _LOGARITHM = [0.0, *(c / n for n, c in enumerate(_FALLING[1:], 1))]
 _VARIANCE = [(n + 1) * c for n, c in enumerate(_FALLING)]
 
-# I₀ = Σ xᵐ/m!² and I₁ = k/2 Σ xᵐ/(m! (m + 1)!), x = k²/4, right to 1e-19 for k below 2.
-_SMALL = 2.0
-_I0 = [1 / math.factorial(m) ** 2 for m in range(13)]
+# I₀ = Σ xᵐ/m!² and I₁ = k/2 Σ xᵐ/(m! (m + 1)!), x = k²/4, right to 1e-19 for k below 4.
+TINY, SMALL = 1.5, 4.0
+_I0 = [1 / math.factorial(m) ** 2 for m in range(17)]
 _I1 = [c / (m + 1) for m, c in enumerate(_I0)]
 
 
@@ -57,6 +57,12 @@ def decayed_bessel(xp: Namespace, k: Array) -> Array:
     return xp.where(small, mean, far)
 
 
+def small_bessel(xp: Namespace, k: Array) -> Array:
+    """Return I₀(k) where k is below `SMALL`, 1 elsewhere."""
+    half = 0.5 * xp.where(k < SMALL, k, 0.0)
+    return polynomial(half * half, _I0)
+
+
 def mean_cosine(xp: Namespace, k: Array) -> tuple[Array, Array]:
     """Return A = I₁/I₀, the derivative of log I₀, and 1 − A, each to a few units of itself."""
     small, near, inverse = _split(xp, k)
@@ -65,10 +71,9 @@ def mean_cosine(xp: Namespace, k: Array) -> tuple[Array, Array]:
         weight = xp.exp(-w * near)
         total, part = total + weight, part + w * weight
     rest = xp.where(small, part / total, polynomial(inverse, _FALLING) * inverse)
-    tiny = k < _SMALL
-    near = xp.where(tiny, k, 1.0)
-    square = (0.5 * near) * (0.5 * near)
-    ratio = 0.5 * near * (polynomial(square, _I1) / polynomial(square, _I0))
+    tiny = k < TINY  # beyond, the slope of the quotient cancels
+    half = 0.5 * xp.where(tiny, k, 0.0)
+    ratio = half * (polynomial(half * half, _I1) / small_bessel(xp, k))
     return xp.where(tiny, ratio, 1.0 - rest), rest
 
 

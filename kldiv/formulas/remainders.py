@@ -141,20 +141,20 @@ class _Steps:
         return cls(xp, up_from(xp, a), up_from(xp, c), change[..., None])
 
     def _ratio_less_one(self, x: Array, y: Array, d: Array) -> tuple[Array, Array]:
-        rho = -(d / y) / (x + 1.0)
+        rho = -(_change(self.xp, x, y, d) / y) * _sigma(self.xp, x)
         return rho, (rho > -0.5) & (rho < 1.0)
 
     def _log(self, x: Array, y: Array, d: Array) -> Array:
         """Return log(σ(x)/σ(y)); d is y − x."""
-        low, high = x / (x + 1.0), y / (y + 1.0)
-        return log_ratio(self.xp, low, high, -(d / (x + 1.0)) / (y + 1.0))
+        low, high = (_sigma(self.xp, v) for v in (x, y))
+        return log_ratio(self.xp, low, high, -(_change(self.xp, x, y, d) * low) / (y + 1.0))
 
     def excess(self) -> Array:
         xp, x, y = self.xp, self.x, self.y
         rho = xp.where(self.near, self.rho, 0.0)
-        d = xp.where(self.near, self.d, 0.0)
-        near = -(d / x) * rho - (y + 1.0) * log1p_gap(xp, rho)
-        far = (y + 1.0) * self._log(x, y, self.d) + self.d / x
+        change = _change(xp, x, y, self.d)
+        near = -xp.where(self.near, change, 0.0) * rho - (y + 1.0) * log1p_gap(xp, rho)
+        far = (y + 1.0) * self._log(x, y, self.d) + change
         return xp.where(self.near, near, far)
 
     def growth(self, s: Array, t: Array, more: Array) -> Array:
@@ -173,9 +173,41 @@ class _Steps:
         close = close - (wide_y + 1.0) * (rho * rate + log1p_gap(xp, rate))
         grown = self._log(y, wide_y, t) - self._log(x, wide_x, s)
         far = (wide_y + 1.0) * grown + t * self._log(x, y, d) + flatter
-        # Of very different remainders nothing is lost by their difference.
-        apart = _Steps(xp, wide_x, wide_y, wide_d).excess() - self.excess()
-        return xp.where(t > y, apart, xp.where(near, close, far))
+        return xp.where(t > y, self._far_growth(s, t), xp.where(near, close, far))
+
+    def _far_growth(self, s: Array, t: Array) -> Array:
+        """Return the same for t > y, as changes of h and of its slope: right in x however small s.
+
+        With X = x + s, Y = y + t and r the remainder of h it is r(X → x) − r(Y → y)
+        + (x − y)(h′(X) − h′(x)) − t(h′(X) − h′(Y)).
+        """
+        xp = self.xp
+        x, y, d, s, t = (xp.where(t > self.y, v, 1.0) for v in (self.x, self.y, self.d, s, t))
+        wide_x, wide_y = x + s, y + t
+        own = _Steps(xp, wide_x, x, -s).excess() - _Steps(xp, wide_y, y, -t).excess()
+        steeper = _slope_growth(xp, x, wide_x, s)
+        apart = log1p_gap(xp, 1.0 / wide_y) - log1p_gap(xp, 1.0 / wide_x)
+        lower = wide_x < wide_y
+        low, high = xp.where(lower, wide_x, wide_y), xp.where(lower, wide_y, wide_x)
+        between = _slope_growth(xp, low, high, high - low)
+        between = xp.where(high > 2.0 * low, apart, xp.where(lower, -between, between))
+        return own - d * steeper - t * between
+
+
+def _sigma(xp: Namespace, x: Array) -> Array:
+    """Return x/(x + 1), whose derivative is no difference."""
+    large = x > 1.0
+    return xp.where(large, 1.0 / (1.0 + 1.0 / xp.where(large, x, 1.0)), x / (x + 1.0))
+
+
+def _change(xp: Namespace, x: Array, y: Array, d: Array) -> Array:
+    """Return d/x for d = y − x; where y is not close to x its derivative in x is no difference."""
+    return xp.where(abs(d) < 0.5 * x, d / x, y / x - 1.0)
+
+
+def _slope_growth(xp: Namespace, x: Array, y: Array, d: Array) -> Array:
+    """Return h′(y) − h′(x) of the steps' h, for d = y − x ≥ 0: σ(y)/σ(x) is 1 + d/(x(y + 1))."""
+    return d / x / y / (y + 1.0) + log1p_gap(xp, d / x / (y + 1.0))
 
 
 def _growth_of_quotient(

@@ -16,7 +16,14 @@ from kldiv.distributions.families import (
     VonMises,
 )
 from kldiv.distributions.registry import register_kl
-from kldiv.formulas.circle import cosine_variance, decayed_bessel, mean_cosine
+from kldiv.formulas.circle import (
+    SMALL,
+    TINY,
+    cosine_variance,
+    decayed_bessel,
+    mean_cosine,
+    small_bessel,
+)
 from kldiv.formulas.measures import relative_entropy
 from kldiv.formulas.remainders import (
     gamma_excess,
@@ -24,7 +31,7 @@ from kldiv.formulas.remainders import (
     integrated_remainder,
     ratio_phi,
 )
-from kldiv.formulas.special import expm1, log_ratio, phi, polynomial
+from kldiv.formulas.special import expm1, log_ratio, polynomial
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
@@ -45,16 +52,16 @@ def of_concentrations(xp: Namespace, a: Array, b: Array) -> Array:
     # The largest concentration may be all of A but little: what it adds is a difference.
     largest = a == xp.max(a, axis=-1, keepdims=True)
     main = largest & (xp.cumulative_sum(xp.astype(largest, a.dtype), axis=-1) == 1.0)
-    share_a, share_b = a / total_a, b / total_b
-    moved = share_a * total_change
-    close = abs(change) + abs(moved) < b + share_a * total_b
-    shift = xp.where(close, (change - moved) / total_b, share_b - share_a)
+    share = a / total_a
+    moved, expected = share * total_change, share * total_b
+    close = abs(change) + abs(moved) < b + expected
+    shift = xp.where(close, change - moved, b - expected)
     shift = xp.where(main, -xp.sum(xp.where(main, 0.0, shift), axis=-1, keepdims=True), shift)
-    spread = xp.sum(relative_entropy(xp, share_b, share_a, shift), axis=-1)
+    spread = xp.sum(relative_entropy(xp, b, expected, shift), axis=-1)
     of_main = [xp.sum(xp.where(main, x, 0.0), axis=-1) for x in (a, b, change)]
     of_rest = [xp.sum(xp.where(main, 0.0, x), axis=-1) for x in (a, b, change)]
     own = xp.sum(xp.where(main, 0.0, gamma_excess(xp, a, b, change)), axis=-1)
-    return total_b[..., 0] * spread + own - gamma_excess_growth(xp, *of_main, *of_rest)
+    return spread + own - gamma_excess_growth(xp, *of_main, *of_rest)
 
 
 @register_kl(Beta, Beta)
@@ -89,12 +96,14 @@ def _bernoulli_numbers(most: int) -> list[Fraction]:
     return found
 
 
-# 1/x² − 1/(4 sinh²(x/2)) = Σ B₂ₙ (2n − 1)/(2n)! x^(2n − 2), right to 1e-19 for |x| below 1.5.
-_EVEN = {n: number / math.factorial(n) for n, number in enumerate(_bernoulli_numbers(32))}
-_CURVATURE = tuple(float(_EVEN[n] * (n - 1)) for n in range(2, 33, 2))
+# 1/x² − 1/(4 sinh²(x/2)) = Σ B₂ₙ (2n − 1)/(2n)! x^(2n − 2), right to 1e-18 for |x| below 2.5.
+_EVEN = {n: number / math.factorial(n) for n, number in enumerate(_bernoulli_numbers(48))}
+_CURVATURE = tuple(float(_EVEN[n] * (n - 1)) for n in range(2, 49, 2))
 # ½ coth(x/2) − 1/x = Σ B₂ₙ/(2n)! x^(2n − 1), likewise.
-_MEAN = tuple(float(_EVEN[n]) for n in range(2, 33, 2))
-_SMALL = 1.5
+_MEAN = tuple(float(_EVEN[n]) for n in range(2, 49, 2))
+# log(sinh(x/2)/(x/2)) = Σ B₂ₙ/(2n (2n)!) x^(2n).
+_LOGARITHM = tuple(float(_EVEN[n] / n) for n in range(2, 49, 2))
+_SMALL = 2.5
 
 
 def curvature(xp: Namespace, x: Array) -> Array:
@@ -127,7 +136,10 @@ def mean(xp: Namespace, x: Array) -> Array:
 
 def log_decay(xp: Namespace, x: Array) -> Array:
     """Return log((1 − e⁻ˣ)/x) for x > 0."""
-    return log_ratio(xp, -expm1(xp, -x), x, -phi(xp, x))
+    small = x < _SMALL
+    near, far = xp.where(small, x, 0.0), xp.where(small, _SMALL, x)
+    series = near * (near * polynomial(near * near, _LOGARITHM) - 0.5)
+    return xp.where(small, series, xp.log(-expm1(xp, -far)) - xp.log(far))
 
 
 @register_kl(ContinuousBernoulli, ContinuousBernoulli)
@@ -146,13 +158,13 @@ def continuous_bernoulli(xp: Namespace, p: ContinuousBernoulli, q: ContinuousBer
 
 def of_logits(xp: Namespace, a: Array, b: Array, change: Array) -> Array:
     """Return the divergence of two ContinuousBernoullis of logits a and b = a + change."""
-    close = abs(change) < 4.0
+    close = abs(change) < 3.0
     step = xp.where(close, change, 0.0)
     near = integrated_remainder(xp, lambda x: curvature(xp, x), a, step)
     # Mirrored so that a ≥ 0: log((eˣ − 1)/x) is x + log((1 − e⁻ˣ)/x), and without the x for x < 0.
     mirrored = a < 0
     b = xp.where(mirrored, -b, b)
-    large = (abs(a) >= 1.0) & (b >= 1.0)
+    large = (abs(a) >= 4.0) & (b >= 1.0)  # below the slope in a would cancel
     size_a, size_b = (xp.where(x == 0, 1e-30, abs(x)) for x in (a, b))
     rate = xp.exp(-size_a) / -expm1(xp, -size_a)  # 1/(eᵃ − 1)
     # Two large ones are nearly two Exponentials, of rates a and b: what is not is small.
@@ -172,11 +184,13 @@ def von_mises(xp: Namespace, p: VonMises, q: VonMises) -> Array:
     same = (a == b) & (known == 0)
     a, b = xp.where(alive, a, 1.0), xp.where(alive, b, 1.0)
     change = b - a
-    close = (abs(change) < 1.0) | ((abs(change) < 0.8 * a) & (abs(change) < 0.8 * b))
+    close = (abs(change) < 1.0) | ((abs(change) < 0.5 * a) & (abs(change) < 0.5 * b))
     step = xp.where(close, change, 0.0)
     near = integrated_remainder(xp, lambda k: cosine_variance(xp, k), a, step)
     ratio, rest = mean_cosine(xp, a)
     far = log_ratio(xp, decayed_bessel(xp, b), decayed_bessel(xp, a)) + change * rest
+    grown = log_ratio(xp, small_bessel(xp, b), small_bessel(xp, a))
+    far = xp.where((a < TINY) & (b < SMALL), grown - change * ratio, far)
     half = xp.sin(0.5 * known)
     value = xp.where(close, near, far) + 2.0 * b * ratio * half * half
     edge = xp.where(same, 0.0, xp.full_like(value, math.inf))  # of a point, where κ is +∞
