@@ -173,16 +173,20 @@ class _Steps:
         close = close - (wide_y + 1.0) * (rho * rate + log1p_gap(xp, rate))
         grown = self._log(y, wide_y, t) - self._log(x, wide_x, s)
         far = (wide_y + 1.0) * grown + t * self._log(x, y, d) + flatter
-        return xp.where(t > y, self._far_growth(s, t), xp.where(near, close, far))
+        # Of very different remainders nothing is lost by their difference …
+        apart = _Steps(xp, wide_x, wide_y, wide_d).excess() - self.excess()
+        shrunk = (t > y) & (x > 4.0 * y)  # … but the slope in x
+        apart = xp.where(shrunk, self._far_growth(shrunk, s, t), apart)
+        return xp.where(t > y, apart, xp.where(near, close, far))
 
-    def _far_growth(self, s: Array, t: Array) -> Array:
+    def _far_growth(self, where: Array, s: Array, t: Array) -> Array:
         """Return the same for t > y, as changes of h and of its slope: right in x however small s.
 
         With X = x + s, Y = y + t and r the remainder of h it is r(X → x) − r(Y → y)
         + (x − y)(h′(X) − h′(x)) − t(h′(X) − h′(Y)).
         """
         xp = self.xp
-        x, y, d, s, t = (xp.where(t > self.y, v, 1.0) for v in (self.x, self.y, self.d, s, t))
+        x, y, d, s, t = (xp.where(where, v, 1.0) for v in (self.x, self.y, self.d, s, t))
         wide_x, wide_y = x + s, y + t
         own = _Steps(xp, wide_x, x, -s).excess() - _Steps(xp, wide_y, y, -t).excess()
         steeper = _slope_growth(xp, x, wide_x, s)

@@ -168,7 +168,8 @@ def of_logits(xp: Namespace, a: Array, b: Array, change: Array) -> Array:
     size_a, size_b = (xp.where(x == 0, 1e-30, abs(x)) for x in (a, b))
     rate = xp.exp(-size_a) / -expm1(xp, -size_a)  # 1/(eᵃ − 1)
     # Two large ones are nearly two Exponentials, of rates a and b: what is not is small.
-    own = log_ratio(xp, -expm1(xp, -size_b), -expm1(xp, -size_a))
+    less_a, less_b = (xp.exp(-xp.where(large, x, 1.0)) for x in (size_a, size_b))
+    own = log_ratio(xp, 1.0 - less_b, 1.0 - less_a, less_a - less_b)
     apart = ratio_phi(xp, size_a, size_b) + own + (size_a - b) * rate
     less = log_decay(xp, size_b) - log_decay(xp, size_a)
     mixed = less + (b - size_a) * lower_mean(xp, size_a) + xp.where(b < 0, size_b, 0.0)
