@@ -27,7 +27,7 @@ from kldiv.formulas.circle import (
 from kldiv.formulas.measures import relative_entropy
 from kldiv.formulas.remainders import (
     gamma_excess,
-    gamma_excess_growth,
+    gamma_excess_gap,
     integrated_remainder,
     ratio_phi,
 )
@@ -49,19 +49,28 @@ def of_concentrations(xp: Namespace, a: Array, b: Array) -> Array:
     change = b - a
     total_a, total_b = (xp.sum(x, axis=-1, keepdims=True) for x in (a, b))
     total_change = xp.sum(change, axis=-1, keepdims=True)
-    # The largest concentration may be all of A but little: what it adds is a difference.
-    largest = a == xp.max(a, axis=-1, keepdims=True)
-    main = largest & (xp.cumulative_sum(xp.astype(largest, a.dtype), axis=-1) == 1.0)
+    # The largest concentration may be all of A but little: what it adds is a difference.  That of
+    # another one may be all of B, whose slope it then shares.
+    main = _largest(xp, a)
+    second = _largest(xp, xp.where(main, -1.0, b)) & ~main
     share = a / total_a
     moved, expected = share * total_change, share * total_b
     close = abs(change) + abs(moved) < b + expected
     shift = xp.where(close, change - moved, b - expected)
     shift = xp.where(main, -xp.sum(xp.where(main, 0.0, shift), axis=-1, keepdims=True), shift)
     spread = xp.sum(relative_entropy(xp, b, expected, shift), axis=-1)
-    of_main = [xp.sum(xp.where(main, x, 0.0), axis=-1) for x in (a, b, change)]
-    of_rest = [xp.sum(xp.where(main, 0.0, x), axis=-1) for x in (a, b, change)]
-    own = xp.sum(xp.where(main, 0.0, gamma_excess(xp, a, b, change)), axis=-1)
-    return spread + own - gamma_excess_growth(xp, *of_main, *of_rest)
+    parts = [
+        [xp.sum(xp.where(chosen, x, 0.0), axis=-1) for x in (a, b, change)]
+        for chosen in (main, second, ~(main | second))
+    ]
+    own = xp.where(main | second, 0.0, gamma_excess(xp, a, b, change))
+    return spread + xp.sum(own, axis=-1) + gamma_excess_gap(xp, *parts)
+
+
+def _largest(xp: Namespace, x: Array) -> Array:
+    """Return where the largest is along the last axis, the first of several."""
+    largest = x == xp.max(x, axis=-1, keepdims=True)
+    return largest & (xp.cumulative_sum(xp.astype(largest, x.dtype), axis=-1) == 1.0)
 
 
 @register_kl(Beta, Beta)
