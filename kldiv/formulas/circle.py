@@ -53,7 +53,8 @@ def decayed_bessel(xp: Namespace, k: Array) -> Array:
     small, near, inverse = _split(xp, k)
     mean = sum(xp.exp(-w * near) for w in _NODES) / len(_NODES)
     # The series of the logarithm: its derivative is that of A.
-    far = xp.exp(polynomial(inverse, _LOGARITHM)) * xp.sqrt(inverse / (2 * math.pi))
+    root = xp.sqrt((2 * math.pi) * xp.where(small, _LARGE, k))
+    far = xp.exp(polynomial(inverse, _LOGARITHM)) / root
     return xp.where(small, mean, far)
 
 
