@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import mpmath
 from mpmath import mp
 
 EULER = mpmath.euler
+
+
+@lru_cache(maxsize=4096)
+def _remembered(function, _precision, *x):
+    return function(*x)
+
+
+def _slow(function):
+    """Return a function that differences ask for at the same few points again and again."""
+    return lambda *x: _remembered(function, mp.prec, *x)
+
+
+besseli, digamma, loggamma = map(_slow, (mp.besseli, mp.digamma, mp.loggamma))
 
 
 def normal(m, s, n, t):
@@ -40,13 +55,7 @@ def exponential(a, b):
 
 
 def gamma(a, r, c, s):
-    return (
-        (a - c) * mp.digamma(a)
-        - mp.loggamma(a)
-        + mp.loggamma(c)
-        + c * mp.log(r / s)
-        + a * (s - r) / r
-    )
+    return (a - c) * digamma(a) - loggamma(a) + loggamma(c) + c * mp.log(r / s) + a * (s - r) / r
 
 
 def chi2(a, c):
@@ -68,10 +77,10 @@ def pareto(s, a, t, b):
 
 
 def dirichlet(a, b):
-    total = mp.loggamma(mp.fsum(a)) - mp.loggamma(mp.fsum(b))
+    total = loggamma(mp.fsum(a)) - loggamma(mp.fsum(b))
     for x, y in zip(a, b, strict=True):
-        total += mp.loggamma(y) - mp.loggamma(x)
-        total += (x - y) * (mp.digamma(x) - mp.digamma(mp.fsum(a)))
+        total += loggamma(y) - loggamma(x)
+        total += (x - y) * (digamma(x) - digamma(mp.fsum(a)))
     return total
 
 
@@ -89,8 +98,8 @@ def continuous_bernoulli(p, q):
 
 
 def von_mises(m, k, n, j):
-    ratio = mp.besseli(1, k) / mp.besseli(0, k)
-    return mp.log(mp.besseli(0, j) / mp.besseli(0, k)) + k * ratio - j * ratio * mp.cos(m - n)
+    ratio = besseli(1, k) / besseli(0, k)
+    return mp.log(besseli(0, j) / besseli(0, k)) + k * ratio - j * ratio * mp.cos(m - n)
 
 
 def poisson(a, b):

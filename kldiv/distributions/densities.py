@@ -20,6 +20,7 @@ from kldiv.distributions.foreign_densities import of_object, of_scipy
 from kldiv.distributions.host import Density
 from kldiv.distributions.scipy_names import BY_FAMILY
 from kldiv.errors import BackendError, OptionError
+from kldiv.formulas.circle import decayed_bessel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,9 +194,7 @@ def _gumbel(d: Any) -> Any:
 
 
 def _von_mises(d: Any) -> Any:
-    from scipy.special import i0e  # noqa: PLC0415 - optional
-
-    constant = -np.log(2 * math.pi * i0e(d.concentration))
+    constant = -np.log(2 * math.pi * decayed_bessel(np, np.asarray(d.concentration)))
 
     def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
         return constant - 2 * d.concentration * np.sin((x - d.loc) / 2) ** 2

@@ -90,31 +90,41 @@ def gamma_excess(xp: Namespace, a: Array, c: Array, difference: Array | None = N
     Stirling's series.  All parts are ≥ 0; +∞ where one of a and c is 0, and 0 where both are.
     """
     change = c - a if difference is None else difference
+    alive, edge, a, c, change = _positive(xp, a, c, change)
+    shifted = _stirling_excess(xp, a + SHIFT, c + SHIFT, change)
+    steps = _Steps.up_from(xp, a, c, change).excess()
+    return xp.where(alive, shifted + xp.sum(steps, axis=-1), edge)
+
+
+def _positive(xp: Namespace, a: Array, c: Array, change: Array) -> tuple[Array, ...]:
+    """Return where a and c are positive, the excess elsewhere, and a, c and c − a there."""
     alive = (a > 0) & (c > 0)
     zero = xp.zeros_like(change)
     edge = xp.where((a >= 0) & (c >= 0), xp.where(a == c, 0.0, zero + math.inf), math.nan)
-    a, c, change = xp.where(alive, a, 1.0), xp.where(alive, c, 1.0), xp.where(alive, change, zero)
-    shifted = _stirling_excess(xp, a + SHIFT, c + SHIFT, change)
-    return xp.where(
-        alive, shifted + xp.sum(_Steps.up_from(xp, a, c, change).excess(), axis=-1), edge
-    )
+    safe = xp.where(alive, a, 1.0), xp.where(alive, c, 1.0), xp.where(alive, change, zero)
+    return alive, edge, *safe
 
 
-def gamma_excess_growth(
-    xp: Namespace, a: Array, c: Array, change: Array, s: Array, t: Array, more: Array
+def gamma_excess_gap(
+    xp: Namespace, main: Sequence[Array], one: Sequence[Array], others: Sequence[Array]
 ) -> Array:
-    """Return E(a + s → c + t) − E(a → c), E the `gamma_excess`, for s, t ≥ 0 however small.
+    """Return E(a → c) + E(i → j) − E(a + i + k → c + j + l), E the `gamma_excess`.
 
-    ``change`` is c − a, and ``more`` is t − s.
+    ``main`` is a, c and c − a, ``one`` is i, j and j − i, ``others`` is k, l and l − k: i, j, k and
+    l are ≥ 0, however small.
     """
-    alive = (a > 0) & (c > 0)
-    zero = xp.zeros_like(change)
-    a, c = xp.where(alive, a, 1.0), xp.where(alive, c, 1.0)
-    change, more = xp.where(alive, change, zero), xp.where(alive, more, zero)
-    s, t = xp.where(alive, s, zero), xp.where(alive, t, zero)
+    alive, _, a, c, change = _positive(xp, *main)
+    some, edge, i, j, own_change = _positive(xp, *one)
+    s, t, more = (xp.where(alive, x + y, 0.0) for x, y in zip(one, others, strict=True))
     steps = _Steps.up_from(xp, a, c, change)
-    steps = steps.growth(s[..., None], t[..., None], more[..., None])
-    return _stirling_growth(xp, a + SHIFT, c + SHIFT, change, s, t, more) + xp.sum(steps, axis=-1)
+    own = _Steps.up_from(xp, i, j, own_change)
+    all_s, all_t, all_more, left = (x[..., None] for x in (s, t, more, c + others[1]))
+    apart = own.excess() - steps.growth(all_s, all_t, all_more)
+    crossed = some[..., None] & (own.y > steps.y) & (steps.x > 4.0 * steps.y)
+    apart = xp.where(crossed, steps.crossed(crossed, own, all_s, all_t, left), apart)
+    grown = _stirling_growth(xp, a + SHIFT, c + SHIFT, change, s, t, more)
+    shifted = _stirling_excess(xp, i + SHIFT, j + SHIFT, own_change) - grown
+    return shifted + xp.sum(apart, axis=-1) + xp.where(some, 0.0, edge)
 
 
 def up_from(xp: Namespace, x: Array) -> Array:
@@ -141,20 +151,20 @@ class _Steps:
         return cls(xp, up_from(xp, a), up_from(xp, c), change[..., None])
 
     def _ratio_less_one(self, x: Array, y: Array, d: Array) -> tuple[Array, Array]:
-        rho = -(d / y) / (x + 1.0)
+        rho = -(_change(self.xp, x, y, d) / y) * _sigma(self.xp, x)
         return rho, (rho > -0.5) & (rho < 1.0)
 
     def _log(self, x: Array, y: Array, d: Array) -> Array:
         """Return log(σ(x)/σ(y)); d is y − x."""
-        low, high = x / (x + 1.0), y / (y + 1.0)
-        return log_ratio(self.xp, low, high, -(d / (x + 1.0)) / (y + 1.0))
+        low, high = (_sigma(self.xp, v) for v in (x, y))
+        return log_ratio(self.xp, low, high, -(_change(self.xp, x, y, d) * low) / (y + 1.0))
 
     def excess(self) -> Array:
         xp, x, y = self.xp, self.x, self.y
         rho = xp.where(self.near, self.rho, 0.0)
-        d = xp.where(self.near, self.d, 0.0)
-        near = -(d / x) * rho - (y + 1.0) * log1p_gap(xp, rho)
-        far = (y + 1.0) * self._log(x, y, self.d) + self.d / x
+        change = _change(xp, x, y, self.d)
+        near = -xp.where(self.near, change, 0.0) * rho - (y + 1.0) * log1p_gap(xp, rho)
+        far = (y + 1.0) * self._log(x, y, self.d) + change
         return xp.where(self.near, near, far)
 
     def growth(self, s: Array, t: Array, more: Array) -> Array:
@@ -176,6 +186,43 @@ class _Steps:
         # Of very different remainders nothing is lost by their difference.
         apart = _Steps(xp, wide_x, wide_y, wide_d).excess() - self.excess()
         return xp.where(t > y, apart, xp.where(near, close, far))
+
+    def crossed(self, where: Array, own: _Steps, s: Array, t: Array, left: Array) -> Array:
+        """Return the excess of ``own``, i → j, less the growth, for i < x ≫ y < j.
+
+        There both remainders are large and their slopes in x and in j agree but for little.  With
+        X = x + s, Y = y + t = j + left and r the remainder of h it is h(y) − h(i) − (j − i)h′(i)
+        − left h′(j) − r(j → Y) − r(X → x) − (x − y)(h′(X) − h′(x)) + t h′(X), of which the first
+        three are r(i → y) − (j − y)h′(i), or r(i → j) + r(j → y) − (j − y)h′(j).
+        """
+        xp = self.xp
+        given = self.x, self.y, self.d, own.x, own.y, s, t
+        x, y, d, i, j, s, t = (xp.where(where, v, 1.0) for v in given)
+        left = xp.where(where, left, 1.0)
+        wide_x, wide_y = x + s, y + t
+        below = i < y
+        value = _Steps(xp, i, xp.where(below, j, y), xp.where(below, j, y) - i).excess()
+        value = value + xp.where(below, _Steps(xp, j, y, y - j).excess(), 0.0)
+        value = value + (j - y) * log1p_gap(xp, 1.0 / xp.where(below, j, i))
+        value = value - _Steps(xp, j, wide_y, left).excess() + left * log1p_gap(xp, 1.0 / j)
+        value = value - _Steps(xp, wide_x, x, -s).excess()
+        return value + d * _slope_growth(xp, x, wide_x, s) - t * log1p_gap(xp, 1.0 / wide_x)
+
+
+def _sigma(xp: Namespace, x: Array) -> Array:
+    """Return x/(x + 1), whose derivative is no difference."""
+    large = x > 1.0
+    return xp.where(large, 1.0 / (1.0 + 1.0 / xp.where(large, x, 1.0)), x / (x + 1.0))
+
+
+def _change(xp: Namespace, x: Array, y: Array, d: Array) -> Array:
+    """Return d/x for d = y − x; where y is not close to x its derivative in x is no difference."""
+    return xp.where(abs(d) < 0.5 * x, d / x, y / x - 1.0)
+
+
+def _slope_growth(xp: Namespace, x: Array, y: Array, d: Array) -> Array:
+    """Return h′(y) − h′(x) of the steps' h, for d = y − x ≥ 0: σ(y)/σ(x) is 1 + d/(x(y + 1))."""
+    return d / x / y / (y + 1.0) + log1p_gap(xp, d / x / (y + 1.0))
 
 
 def _growth_of_quotient(

@@ -17,7 +17,7 @@ from kldiv.distributions.families import (
     Uniform,
 )
 from kldiv.distributions.registry import register_kl
-from kldiv.formulas.remainders import lgamma_from_one, lgamma_remainder, ratio_phi
+from kldiv.formulas.remainders import EULER, lgamma_from_one, lgamma_remainder, ratio_phi
 from kldiv.formulas.special import log1p, log_ratio, phi
 
 if TYPE_CHECKING:
@@ -133,7 +133,11 @@ def gumbel(xp: Namespace, p: Gumbel, q: Gumbel) -> Array:
 def power_law(xp: Namespace, s: Array, less: Array, w: Array) -> Array:
     """Return E[log e^(…)] between y and e^w yˢ of an exponential y; ``less`` is s − 1."""
     u = w + lgamma_from_one(xp, s, less)
-    return phi(xp, -u) + lgamma_remainder(xp, xp.ones_like(s), s, less)
+    value = phi(xp, -u) + lgamma_remainder(xp, xp.ones_like(s), s, less)
+    # Where eᵘ is small log Γ(s) cancels, and digamma in the slope.
+    small = u < -2.0
+    rest = (EULER * less - xp.log(xp.where(small, s, 1.0))) - w
+    return xp.where(small, xp.exp(xp.where(small, u, 0.0)) + (rest - 1.0), value)
 
 
 @register_kl(Exponential, Exponential)

@@ -16,18 +16,24 @@ from kldiv.distributions.families import (
     VonMises,
 )
 from kldiv.distributions.registry import register_kl
+from kldiv.formulas.circle import (
+    SMALL,
+    TINY,
+    cosine_variance,
+    decayed_bessel,
+    mean_cosine,
+    small_bessel,
+)
 from kldiv.formulas.measures import relative_entropy
 from kldiv.formulas.remainders import (
     gamma_excess,
-    gamma_excess_growth,
+    gamma_excess_gap,
     integrated_remainder,
     ratio_phi,
 )
-from kldiv.formulas.special import expm1, log_ratio, phi, polynomial
+from kldiv.formulas.special import expm1, log_ratio, polynomial
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kldiv._types import Array, Namespace
 
 
@@ -43,19 +49,28 @@ def of_concentrations(xp: Namespace, a: Array, b: Array) -> Array:
     change = b - a
     total_a, total_b = (xp.sum(x, axis=-1, keepdims=True) for x in (a, b))
     total_change = xp.sum(change, axis=-1, keepdims=True)
-    # The largest concentration may be all of A but little: what it adds is a difference.
-    largest = a == xp.max(a, axis=-1, keepdims=True)
-    main = largest & (xp.cumulative_sum(xp.astype(largest, a.dtype), axis=-1) == 1.0)
-    share_a, share_b = a / total_a, b / total_b
-    moved = share_a * total_change
-    close = abs(change) + abs(moved) < b + share_a * total_b
-    shift = xp.where(close, (change - moved) / total_b, share_b - share_a)
+    # The largest concentration may be all of A but little: what it adds is a difference.  That of
+    # another one may be all of B, whose slope it then shares.
+    main = _largest(xp, a)
+    second = _largest(xp, xp.where(main, -1.0, b)) & ~main
+    share = a / total_a
+    moved, expected = share * total_change, share * total_b
+    close = abs(change) + abs(moved) < b + expected
+    shift = xp.where(close, change - moved, b - expected)
     shift = xp.where(main, -xp.sum(xp.where(main, 0.0, shift), axis=-1, keepdims=True), shift)
-    spread = xp.sum(relative_entropy(xp, share_b, share_a, shift), axis=-1)
-    of_main = [xp.sum(xp.where(main, x, 0.0), axis=-1) for x in (a, b, change)]
-    of_rest = [xp.sum(xp.where(main, 0.0, x), axis=-1) for x in (a, b, change)]
-    own = xp.sum(xp.where(main, 0.0, gamma_excess(xp, a, b, change)), axis=-1)
-    return total_b[..., 0] * spread + own - gamma_excess_growth(xp, *of_main, *of_rest)
+    spread = xp.sum(relative_entropy(xp, b, expected, shift), axis=-1)
+    parts = [
+        [xp.sum(xp.where(chosen, x, 0.0), axis=-1) for x in (a, b, change)]
+        for chosen in (main, second, ~(main | second))
+    ]
+    own = xp.where(main | second, 0.0, gamma_excess(xp, a, b, change))
+    return spread + xp.sum(own, axis=-1) + gamma_excess_gap(xp, *parts)
+
+
+def _largest(xp: Namespace, x: Array) -> Array:
+    """Return where the largest is along the last axis, the first of several."""
+    largest = x == xp.max(x, axis=-1, keepdims=True)
+    return largest & (xp.cumulative_sum(xp.astype(largest, x.dtype), axis=-1) == 1.0)
 
 
 @register_kl(Beta, Beta)
@@ -90,12 +105,14 @@ def _bernoulli_numbers(most: int) -> list[Fraction]:
     return found
 
 
-# 1/x² − 1/(4 sinh²(x/2)) = Σ B₂ₙ (2n − 1)/(2n)! x^(2n − 2), right to 1e-19 for |x| below 1.5.
-_EVEN = {n: number / math.factorial(n) for n, number in enumerate(_bernoulli_numbers(32))}
-_CURVATURE = tuple(float(_EVEN[n] * (n - 1)) for n in range(2, 33, 2))
+# 1/x² − 1/(4 sinh²(x/2)) = Σ B₂ₙ (2n − 1)/(2n)! x^(2n − 2), right to 1e-18 for |x| below 2.5.
+_EVEN = {n: number / math.factorial(n) for n, number in enumerate(_bernoulli_numbers(48))}
+_CURVATURE = tuple(float(_EVEN[n] * (n - 1)) for n in range(2, 49, 2))
 # ½ coth(x/2) − 1/x = Σ B₂ₙ/(2n)! x^(2n − 1), likewise.
-_MEAN = tuple(float(_EVEN[n]) for n in range(2, 33, 2))
-_SMALL = 1.5
+_MEAN = tuple(float(_EVEN[n]) for n in range(2, 49, 2))
+# log(sinh(x/2)/(x/2)) = Σ B₂ₙ/(2n (2n)!) x^(2n).
+_LOGARITHM = tuple(float(_EVEN[n] / n) for n in range(2, 49, 2))
+_SMALL = 2.5
 
 
 def curvature(xp: Namespace, x: Array) -> Array:
@@ -128,7 +145,10 @@ def mean(xp: Namespace, x: Array) -> Array:
 
 def log_decay(xp: Namespace, x: Array) -> Array:
     """Return log((1 − e⁻ˣ)/x) for x > 0."""
-    return log_ratio(xp, -expm1(xp, -x), x, -phi(xp, x))
+    small = x < _SMALL
+    near, far = xp.where(small, x, 0.0), xp.where(small, _SMALL, x)
+    series = near * (near * polynomial(near * near, _LOGARITHM) - 0.5)
+    return xp.where(small, series, xp.log(-expm1(xp, -far)) - xp.log(far))
 
 
 @register_kl(ContinuousBernoulli, ContinuousBernoulli)
@@ -147,95 +167,41 @@ def continuous_bernoulli(xp: Namespace, p: ContinuousBernoulli, q: ContinuousBer
 
 def of_logits(xp: Namespace, a: Array, b: Array, change: Array) -> Array:
     """Return the divergence of two ContinuousBernoullis of logits a and b = a + change."""
-    close = abs(change) < 4.0
+    close = abs(change) < 3.0
     step = xp.where(close, change, 0.0)
     near = integrated_remainder(xp, lambda x: curvature(xp, x), a, step)
     # Mirrored so that a ≥ 0: log((eˣ − 1)/x) is x + log((1 − e⁻ˣ)/x), and without the x for x < 0.
     mirrored = a < 0
     b = xp.where(mirrored, -b, b)
-    large = (abs(a) >= 1.0) & (b >= 1.0)
+    large = (abs(a) >= 4.0) & (b >= 1.0)  # below the slope in a would cancel
     size_a, size_b = (xp.where(x == 0, 1e-30, abs(x)) for x in (a, b))
     rate = xp.exp(-size_a) / -expm1(xp, -size_a)  # 1/(eᵃ − 1)
     # Two large ones are nearly two Exponentials, of rates a and b: what is not is small.
-    own = log_ratio(xp, -expm1(xp, -size_b), -expm1(xp, -size_a))
+    less_a, less_b = (xp.exp(-xp.where(large, x, 1.0)) for x in (size_a, size_b))
+    own = log_ratio(xp, 1.0 - less_b, 1.0 - less_a, less_a - less_b)
     apart = ratio_phi(xp, size_a, size_b) + own + (size_a - b) * rate
     less = log_decay(xp, size_b) - log_decay(xp, size_a)
     mixed = less + (b - size_a) * lower_mean(xp, size_a) + xp.where(b < 0, size_b, 0.0)
     return xp.where(close, near, xp.where(large, apart, mixed))
 
 
-_LARGE = 24.0
-
-
-def _bessel_series() -> list[float]:
-    """Return the coefficients of I₀(k)² in (k/24)², which float32 can hold (DLMF 10.31.3)."""
-    scale = int(_LARGE * _LARGE / 4)
-    return [scale**m * math.factorial(2 * m) / math.factorial(m) ** 4 for m in range(64)]
-
-
-def _bessel_asymptotics() -> list[float]:
-    """Return aₙ of A = I₁/I₀ = 1 − Σ aₙ k⁻ⁿ, from its equation dA/dk = 1 − A/k − A²."""
-    a = [1.0]
-    for n in range(1, 37):
-        products = sum(a[i] * a[n - i] for i in range(1, n))
-        a.append(((n - 2) * a[n - 1] - products) / 2)
-    return [-value for value in a[1:]]
-
-
-_SQUARE = _bessel_series()
-_FALLING = _bessel_asymptotics()
-
-
-def _cosine(
-    xp: Namespace, k: Array, series: Sequence[float], falling: Sequence[float]
-) -> tuple[Array, Array, Array, Array]:
-    """Return where k is small, k there, a series over I₀², and a series in 1/k elsewhere."""
-    small = k < _LARGE
-    near = xp.where(small, k, 1.0)
-    x = (near / _LARGE) * (near / _LARGE)
-    inverse = 1.0 / xp.where(small, _LARGE, k)
-    share = polynomial(x, series) / polynomial(x, _SQUARE)
-    return small, near, share, polynomial(inverse, falling) * inverse
-
-
-def mean_cosine(xp: Namespace, k: Array) -> tuple[Array, Array]:
-    """Return A = I₁/I₀, the derivative of log I₀, and 1 − A."""
-    series = [(m + 1) * c for m, c in enumerate(_SQUARE[1:])]
-    small, near, share, rest = _cosine(xp, k, series, _FALLING)
-    of_small = near * share / _LARGE**2
-    return xp.where(small, of_small, 1.0 - rest), xp.where(small, 1.0 - of_small, rest)
-
-
-def cosine_variance(xp: Namespace, k: Array) -> Array:
-    """Return the derivative of A, 1 − A/k − A², without its cancellation.
-
-    Times I₀² it is Σ ½ (2m)! / (m!⁴ (m+1)²) (k/2)²ᵐ, by the series of products of Bessel functions;
-    for large k it is the asymptotic series.  All terms of either are ≥ 0.
-    """
-    series = [0.5 * c / (m + 1) ** 2 for m, c in enumerate(_SQUARE)]
-    falling = [(n + 1) * c for n, c in enumerate(_FALLING)]
-    small, _, share, rest = _cosine(xp, k, series, falling)
-    return xp.where(small, share, rest / xp.where(small, 1.0, k))
-
-
-def _decayed_bessel(xp: Namespace, k: Array) -> Array:
-    """Return e⁻ᵏ I₀(k): for large k the series of its logarithm, whose derivative is right too."""
-    small = k < _LARGE
-    inverse = 1.0 / xp.where(small, _LARGE, k)
-    terms = [0.0, *(c / n for n, c in enumerate(_FALLING[1:], 1))]
-    far = xp.exp(polynomial(inverse, terms)) * xp.sqrt(inverse / (2 * math.pi))
-    return xp.where(small, xp.special.i0e(xp.where(small, k, 1.0)), far)
-
-
 @register_kl(VonMises, VonMises)
 def von_mises(xp: Namespace, p: VonMises, q: VonMises) -> Array:
     """The remainder of log I₀ from κ₁ to κ₂ + 2 κ₂ A(κ₁) sin²((μ₁ − μ₂)/2), A = I₁/I₀."""
-    a, b = p.concentration, q.concentration
+    known, a, b = p.loc - q.loc, p.concentration, q.concentration
+    alive = (a >= 0) & (b >= 0) & (a < math.inf) & (b < math.inf)
+    valid = (a >= 0) & (b >= 0) & xp.isfinite(known)
+    same = (a == b) & (known == 0)
+    a, b = xp.where(alive, a, 1.0), xp.where(alive, b, 1.0)
     change = b - a
-    close = (abs(change) < 0.5) | ((abs(change) < 0.5 * a) & (abs(change) < 0.5 * b))
+    close = (abs(change) < 1.0) | ((abs(change) < 0.5 * a) & (abs(change) < 0.5 * b))
     step = xp.where(close, change, 0.0)
     near = integrated_remainder(xp, lambda k: cosine_variance(xp, k), a, step)
     ratio, rest = mean_cosine(xp, a)
-    far = xp.log(_decayed_bessel(xp, b) / _decayed_bessel(xp, a)) + change * rest
-    half = xp.sin(0.5 * (p.loc - q.loc))
-    return xp.where(close, near, far) + 2.0 * b * ratio * half * half
+    far = log_ratio(xp, decayed_bessel(xp, b), decayed_bessel(xp, a)) + change * rest
+    grown = log_ratio(xp, small_bessel(xp, b), small_bessel(xp, a))
+    far = xp.where((a < TINY) & (b < SMALL), grown - change * ratio, far)
+    half = xp.sin(0.5 * known)
+    value = xp.where(close, near, far) + 2.0 * b * ratio * half * half
+    edge = xp.where(same, 0.0, xp.full_like(value, math.inf))  # of a point, where κ is +∞
+    return xp.where(alive, value, xp.where(valid, edge, math.nan))

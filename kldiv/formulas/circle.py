@@ -1,0 +1,90 @@
+"""The log-partition function of the VonMises, log I₀, without its leading term.
+
+Means over the circle by the trapezium rule, of weights e^(−k(1 − cos θ)): all terms are ≥ 0, and
+the rule converges geometrically.  Where the weights become too narrow for it the asymptotic series
+stands.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from kldiv.formulas.special import polynomial
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Namespace
+
+_LARGE = 24.0
+"""Below, 48 nodes are right to 2 I₄₈/I₀, 1e-20; from here on the series is, to e^(−2·24)."""
+
+# 1 − cos θ at one half of the circle, the other one being its mirror image; the smallest terms are
+# added first.
+_NODES = tuple(2 * math.sin((j + 0.5) * math.pi / 48) ** 2 for j in reversed(range(24)))
+
+
+def _asymptotics() -> list[float]:
+    """Return aₙ of A = I₁/I₀ = 1 − Σ aₙ k⁻ⁿ, from its equation dA/dk = 1 − A/k − A²."""
+    a = [1.0]
+    for n in range(1, 37):
+        products = sum(a[i] * a[n - i] for i in range(1, n))
+        a.append(((n - 2) * a[n - 1] - products) / 2)
+    return [-value for value in a[1:]]
+
+
+_FALLING = _asymptotics()
+_LOGARITHM = [0.0, *(c / n for n, c in enumerate(_FALLING[1:], 1))]
+_VARIANCE = [(n + 1) * c for n, c in enumerate(_FALLING)]
+
+# I₀ = Σ xᵐ/m!² and I₁ = k/2 Σ xᵐ/(m! (m + 1)!), x = k²/4, right to 1e-19 for k below 4.
+TINY, SMALL = 1.5, 4.0
+_I0 = [1 / math.factorial(m) ** 2 for m in range(17)]
+_I1 = [c / (m + 1) for m, c in enumerate(_I0)]
+
+
+def _split(xp: Namespace, k: Array) -> tuple[Array, Array, Array]:
+    """Return where k is below `_LARGE`, k there, and 1/k elsewhere."""
+    small = k < _LARGE
+    return small, xp.where(small, k, 1.0), 1.0 / xp.where(small, _LARGE, k)
+
+
+def decayed_bessel(xp: Namespace, k: Array) -> Array:
+    """Return e⁻ᵏ I₀(k) ≤ 1 for k ≥ 0."""
+    small, near, inverse = _split(xp, k)
+    mean = sum(xp.exp(-w * near) for w in _NODES) / len(_NODES)
+    # The series of the logarithm: its derivative is that of A.
+    root = xp.sqrt((2 * math.pi) * xp.where(small, _LARGE, k))
+    far = xp.exp(polynomial(inverse, _LOGARITHM)) / root
+    return xp.where(small, mean, far)
+
+
+def small_bessel(xp: Namespace, k: Array) -> Array:
+    """Return I₀(k) where k is below `SMALL`, 1 elsewhere."""
+    half = 0.5 * xp.where(k < SMALL, k, 0.0)
+    return polynomial(half * half, _I0)
+
+
+def mean_cosine(xp: Namespace, k: Array) -> tuple[Array, Array]:
+    """Return A = I₁/I₀, the derivative of log I₀, and 1 − A, each to a few units of itself."""
+    small, near, inverse = _split(xp, k)
+    total = part = 0.0
+    for w in _NODES:
+        weight = xp.exp(-w * near)
+        total, part = total + weight, part + w * weight
+    rest = xp.where(small, part / total, polynomial(inverse, _FALLING) * inverse)
+    tiny = k < TINY  # beyond, the slope of the quotient cancels
+    half = 0.5 * xp.where(tiny, k, 0.0)
+    ratio = half * (polynomial(half * half, _I1) / small_bessel(xp, k))
+    return xp.where(tiny, ratio, 1.0 - rest), rest
+
+
+def cosine_variance(xp: Namespace, k: Array) -> Array:
+    """Return the derivative of A, the variance of cos θ, for k ≥ 0."""
+    small, near, inverse = _split(xp, k)
+    total = part = square = 0.0
+    for w in _NODES:  # of 1 − cos θ, whose mean is as small as its deviation
+        weight = xp.exp(-w * near)
+        total, part, square = total + weight, part + w * weight, square + w * w * weight
+    mean = part / total
+    far = polynomial(inverse, _VARIANCE) * inverse * inverse
+    return xp.where(small, square / total - mean * mean, far)
