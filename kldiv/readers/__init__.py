@@ -7,16 +7,24 @@ and against a budget, before anything is allocated or mapped.
 from __future__ import annotations
 
 from dataclasses import replace
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from kldiv.errors import InputError
+from kldiv.readers.arrow_files import read_arrow, read_parquet
+from kldiv.readers.excel_files import read_excel
+from kldiv.readers.hdf5_files import read_hdf5
+from kldiv.readers.json_files import read_json, read_json_lines
 from kldiv.readers.numpy_files import read_npy, read_npz
+from kldiv.readers.reading import PLAIN, Reading
 from kldiv.readers.shards import read_shards
 from kldiv.readers.sources import (
     Source,
     check_options,
+    drained,
     is_folder,
     is_pattern,
+    is_stream,
     memory,
     opened,
     readable,
@@ -27,6 +35,8 @@ from kldiv.readers.stored import Stored
 from kldiv.readers.table import Table
 from kldiv.readers.tensor_files import read_safetensors
 from kldiv.readers.text_files import read_text
+from kldiv.readers.torch_files import read_torch
+from kldiv.readers.unnamed import PACKED, format_of, packing_of, unpacked
 from kldiv.readers.zarr_store import is_zarr, read_zarr
 
 if TYPE_CHECKING:
@@ -34,15 +44,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Stored", "Table", "open_table", "read"]
+__all__ = ["Reading", "Stored", "Table", "open_table", "read"]
 
-_READERS: Final[dict[str, Callable[[Source], Table]]] = {
+_FORMATS: Final[dict[str, Callable[[Source], Table]]] = {
     ".npy": read_npy,
     ".npz": read_npz,
     ".csv": read_text,
     ".tsv": read_text,
+    ".txt": read_text,
+    ".dat": read_text,
+    ".json": read_json,
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    ".feather": read_arrow,
+    ".xlsx": read_excel,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
     ".safetensors": read_safetensors,
+    ".pt": read_torch,
+    ".pth": read_torch,
 }
+"""The reader of each suffix; behind one of `PACKED` too, where it is text."""
 
 
 def read(
@@ -51,6 +75,7 @@ def read(
     key: str | None = None,
     max_bytes: int | None = None,
     mmap: bool | Literal["auto"] = "auto",
+    reading: Reading = PLAIN,
 ) -> Table:
     r"""Read an array from a file, without trusting the file.
 
@@ -115,8 +140,8 @@ def read(
     check_options(max_bytes=max_bytes, mmap=mmap)
     path, member = split(spec, key)
     if not (is_folder(path) or is_pattern(path)):
-        return _read_file(path, member, max_bytes=max_bytes, mmap=mmap)
-    table = open_table(spec, key=key, max_bytes=max_bytes)
+        return _read_file(path, member, max_bytes=max_bytes, mmap=mmap, reading=reading)
+    table = open_table(spec, key=key, max_bytes=max_bytes, reading=reading)
     if not isinstance(table.array, Stored):
         return table
     limit = max_bytes or memory() // 2
@@ -134,6 +159,7 @@ def open_table(
     key: str | None = None,
     max_bytes: int | None = None,
     shard_axis: int = 0,
+    reading: Reading = PLAIN,
 ) -> Table:
     """Open an array in a file, a folder of shards or a Zarr store; read it only if it is small.
 
@@ -164,7 +190,7 @@ def open_table(
     check_options(max_bytes=max_bytes, mmap="auto")
     path, member = split(spec, key)
     if not (is_folder(path) or is_pattern(path)):
-        return _read_file(path, member, max_bytes=max_bytes, lazy=True)
+        return _read_file(path, member, max_bytes=max_bytes, lazy=True, reading=reading)
 
     def read_shard(file: Path, member: str | None) -> Table:
         return _read_file(file, member, max_bytes=max_bytes, lazy=True)
@@ -183,16 +209,32 @@ def open_table(
 
 
 def _read_file(path: Path, member: str | None, **options: Any) -> Table:
+    if is_stream(path):
+        raw = drained(path, options.get("max_bytes"))
+        return _read_stream(Source(BytesIO(raw), path, member, len(raw), **options))
     with opened(path) as file:
         source = Source(file, path, member, size_of(file), **options)
-        if not source.size:
-            raise source.error("the file is empty. Write an array to it")
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            text = (
-                f"no reader for {path.suffix!r}; there is one for {', '.join(_READERS)}. Save the"
-            )
-            raise source.error(
-                f"{text} array as .npy (a pickle, such as .pkl or .pt, is never read)"
-            )
-        return reader(source)
+        if path.suffix.lower() in PACKED:
+            return _read(unpacked(source))
+        return _read(source)
+
+
+def _read(source: Source) -> Table:
+    if not source.size:
+        raise source.error("the file is empty. Write an array to it")
+    reader = _FORMATS.get(source.kind)
+    if reader is None:
+        text = f"no reader for {source.kind!r}; there is one for {', '.join(_FORMATS)}, and for"
+        raise source.error(
+            f"{text} text packed as {', '.join(PACKED)}. Save the array as .npy (a pickle, such as"
+            " .pkl, is never read)"
+        )
+    return reader(source)
+
+
+def _read_stream(source: Source) -> Table:
+    """Read what has no name by what it starts with."""
+    packed = packing_of(source)
+    if packed is not None:
+        source = unpacked(replace(source, suffix=packed))
+    return _read(replace(source, suffix=format_of(source)))

@@ -26,6 +26,10 @@ class Table:
         matrix.
     rows : tuple of str or None
         Labels along the first axis of a matrix: its text column.
+    edges : numpy.ndarray or None
+        The edges of bins, a row for each class of a histogram.
+    notes : tuple of str
+        What was decided that the file leaves open, in sentences.
     """
 
     array: Any
@@ -33,3 +37,5 @@ class Table:
     member: str | None = None
     classes: tuple[str, ...] | None = None
     rows: tuple[str, ...] | None = None
+    edges: Any = None
+    notes: tuple[str, ...] = ()

@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 import kldiv
+from kldiv.formulas.remainders import times_phi
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from kldiv.streaming._types import Floats, Triple
+
+    Pair: TypeAlias = tuple[Floats, Floats]
 
 _LOG_2: Final = float(np.log1p(1.0))  # cancels the log1p of equal arguments exactly
 
@@ -73,13 +78,15 @@ class Scale:
         """Return the constants that `rows` needs, totals first, given those of whole rows."""
         return first
 
-    def rows(self, p: Floats, q: Floats, parts: Triple, known: Floats | None) -> Triple:  # noqa: ARG002
+    def rows(
+        self, read: Pair, p: Floats, q: Floats, known: Floats | None, *, normalize: bool
+    ) -> Triple:
         """Return the divergences of whole rows, or the share of some classes if some are `known`.
 
-        P and Q are as they were read, and ``parts`` the divergences of their elements.
+        ``read`` are the numbers as they were read and smoothed, P and Q what stands for
+        probabilities; `normalize` says whether both are `read` divided by their totals.
         """
-        first, second, third = (np.asarray(part.sum(axis=-1)) for part in parts)
-        return first, second, third
+        raise NotImplementedError
 
     def finish(self, sums: Floats, first: Floats) -> Floats:  # noqa: ARG002
         """Return the divergences of rows, given the sums of their shares; a measure a row."""
@@ -120,6 +127,18 @@ class Linear(Scale):
         pm, qm = _elements(mixture, p), _elements(mixture, q)
         return _elements(np.log(q), p), _elements(np.log(p), q), 0.5 * (pm + qm)
 
+    def rows(
+        self, read: Pair, p: Floats, q: Floats, known: Floats | None, *, normalize: bool
+    ) -> Triple:
+        """Return kldiv's own measures: never negative, of sums other than 1 generalised."""
+        whole = normalize and known is None
+        p, q = read if whole else (p, q)
+        return (
+            np.asarray(kldiv.kl_divergence(p, q, normalize=whole)),
+            np.asarray(kldiv.kl_divergence(q, p, normalize=whole)),
+            np.asarray(kldiv.js_divergence(p, q, normalize=whole)),
+        )
+
 
 class Logarithmic(Scale):
     """Log-probabilities."""
@@ -151,6 +170,41 @@ class Logarithmic(Scale):
         mixture = np.where(top == -np.inf, top, mixture)
         pm, qm = _elements(mixture, p, log=True), _elements(mixture, q, log=True)
         return _elements(q, p, log=True), _elements(p, q, log=True), 0.5 * (pm + qm)
+
+    def rows(
+        self,
+        read: Pair,  # noqa: ARG002
+        p: Floats,
+        q: Floats,
+        known: Floats | None,  # noqa: ARG002
+        *,
+        normalize: bool,  # noqa: ARG002
+    ) -> Triple:
+        """Return sums of Σ p·log(p/q) + q − p, whose terms are never negative."""
+        one, other = np.exp(p), np.exp(q)
+        both = np.maximum(p, q) > -np.inf
+        gap = np.where(both, q - p, 0.0)
+        middle = 0.5 * (one + other)
+        shares = 0.5 * (
+            _remainder(p, one, _to_middle(gap), middle)
+            + _remainder(q, other, _to_middle(-gap), middle)
+        )
+        return (
+            np.asarray(_remainder(p, one, gap, other).sum(axis=-1)),
+            np.asarray(_remainder(q, other, -gap, one).sum(axis=-1)),
+            np.asarray(shares.sum(axis=-1)),
+        )
+
+
+def _remainder(p: Floats, one: Floats, gap: Floats, other: Floats) -> Floats:
+    """Return p·log(p/q) + q − p, given log p, p, log(q/p) and q."""
+    terms = np.where(gap == -np.inf, np.inf, times_phi(np, one, gap, other))
+    return np.where(p == -np.inf, other, terms)
+
+
+def _to_middle(gap: Floats) -> Floats:
+    """Return log((p + q)/2p), given log(q/p)."""
+    return np.maximum(gap, 0.0) + np.log1p(0.5 * np.expm1(-abs(gap)))
 
 
 def _elements(log_q: Floats, p: Floats, *, log: bool = False) -> Floats:
