@@ -10,6 +10,8 @@ from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
+
 from kldiv.errors import InputError
 from kldiv.readers.arrow_files import read_arrow, read_parquet
 from kldiv.readers.excel_files import read_excel
@@ -32,7 +34,7 @@ from kldiv.readers.sources import (
     split,
 )
 from kldiv.readers.stored import Stored
-from kldiv.readers.table import Table
+from kldiv.readers.table import Sample, Table
 from kldiv.readers.tensor_files import read_safetensors
 from kldiv.readers.text_files import read_text
 from kldiv.readers.torch_files import read_torch
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Reading", "Stored", "Table", "open_table", "read"]
+__all__ = ["Reading", "Sample", "Stored", "Table", "open_table", "read", "read_samples"]
 
 _FORMATS: Final[dict[str, Callable[[Source], Table]]] = {
     ".npy": read_npy,
@@ -95,6 +97,8 @@ def read(
     mmap : bool or "auto", default "auto"
         Whether to map a ``.npy`` or ``.safetensors`` read-only instead of reading it; "auto" does
         from 16 MiB.  Other formats, foreign byte order, misaligned data and empty arrays are read.
+    reading : Reading, optional
+        What the file of a table leaves open: labels, separator, decimal mark, encoding and others.
 
     Returns
     -------
@@ -115,13 +119,30 @@ def read(
         refused, as only unpickling could read them.
     ``.safetensors``
         Needs the safetensors package.  bfloat16 becomes float32, exactly.
-    ``.csv``, ``.tsv``
-        UTF-8, with a header.  A column is text where most of its first cells (at most a thousand)
-        are not numbers, or where it is the first and has no name; text columns are the labels.
-        One column of numbers is a vector with a class a row.  Several are a matrix with a class a
-        column, named by the header, and ``path::column`` takes one of them.  Where the first of
-        them merely counts the rows and there is no text, the choice is the caller's:
-        ``path::column``, or ``path::*`` for the matrix.  Numbers become float64.
+    ``.csv``, ``.tsv``, ``.txt``, ``.dat``
+        A table.  UTF-8, or what a byte order mark says, with a header, and cells between commas,
+        semicolons, tabs, bars, or in ``.txt`` blanks: whichever makes a table, where one alone does.
+        Decimal commas, thousands and % signs are read where all numbers of the file allow one
+        reading only.  ``#`` lines that are no records are left out.
+    ``.json``, ``.jsonl``, ``.ndjson``
+        A list of numbers or rows, an object of numbers by label, records, or columns: a table.
+    ``.parquet``, ``.arrow``, ``.feather``, ``.xlsx``
+        A table, by pyarrow or openpyxl (extra ``files``); ``path::sheet::column``.
+    ``.h5``, ``.hdf5``
+        A dataset, by h5py (extra ``files``); none that lies in other files or needs a plugin.
+    ``.pt``, ``.pth``
+        Tensors, by torch's loader of weights, which runs no code of the file.
+    ``.gz``, ``.zst``
+        Packed text (``table.csv.gz``), within the budget; ``.zst`` by zstandard (extra ``files``).
+    ``-`` and pipes
+        Standard input, and paths of pipes, in any of these formats, known by their first bytes.
+    tables
+        A column is text where most of its first cells (at most a thousand) are not numbers, or where
+        it is the first and has no name; text columns are the labels.  One column of numbers is a
+        vector with a class a row.  Several are a matrix with a class a column, named by the header,
+        and ``path::column`` takes one of them.  Columns low and high are the edges of bins.  Where
+        a first column of numbers may hold labels, the choice is the caller's: ``reading``, or
+        ``path::*`` for the matrix.  Numbers become float64.
 
     Examples
     --------
@@ -153,6 +174,68 @@ def read(
     return replace(table, array=table.array[table.array.whole])
 
 
+def read_samples(
+    spec: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    max_bytes: int | None = None,
+    reading: Reading = PLAIN,
+) -> tuple[Sample, ...]:
+    r"""Read the columns of a table as samples: each cell is an observation.
+
+    Parameters
+    ----------
+    spec : str or path-like
+        As in `read`.
+    key : str, optional
+        One column.
+    max_bytes : int, optional
+        As in `read`.
+    reading : Reading, optional
+        As in `read`; ``values`` chooses columns, and ``labels`` leaves some out.
+
+    Returns
+    -------
+    tuple of Sample
+        Columns of numbers, and of categories. An array without names is one sample, or one for each
+        column of a matrix, named by its number from 0.
+
+    Raises
+    ------
+    InputError
+        As for `read`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from kldiv.readers import read_samples
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "visits.csv")
+    ...     size = path.write_text("age,city\n31,Rome\n45,Oslo\n", encoding="utf-8")
+    ...     age, city = read_samples(path)
+    >>> age.values, city.values
+    (array([31., 45.]), ('Rome', 'Oslo'))
+    """
+    check_options(max_bytes=max_bytes, mmap="auto")
+    path, member = split(spec, key)
+    if is_folder(path) or is_pattern(path):
+        table = read(spec, key=key, max_bytes=max_bytes)
+    else:
+        table = _read_file(path, member, max_bytes=max_bytes, reading=reading, samples=True)
+    if table.samples:
+        return table.samples
+    array = table.array.astype(np.float64, copy=False)
+    if array.ndim > 2:
+        raise InputError(f"{path}: shape {array.shape}; samples are a list, or columns of a matrix")
+    columns = [array.ravel()] if array.ndim < 2 else list(array.T)
+    names = [table.member or path.stem] if array.ndim < 2 else map(str, range(len(columns)))
+    return tuple(
+        Sample(name, column[~np.isnan(column)], int(np.isnan(column).sum()))
+        for name, column in zip(names, columns, strict=True)
+    )
+
+
 def open_table(
     spec: str | os.PathLike[str],
     *,
@@ -175,6 +258,8 @@ def open_table(
         The largest array to accept; by default any that stays on disk.
     shard_axis : int, default 0
         The axis along which shards follow one another.
+    reading : Reading, optional
+        As in `read`.
 
     Returns
     -------

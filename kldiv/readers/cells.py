@@ -16,7 +16,7 @@ import numpy as np
 from kldiv.errors import OptionError
 from kldiv.readers.numerals import decimals, is_blank, is_missing, number, plain
 from kldiv.readers.sources import SHOWN, Source, choose
-from kldiv.readers.table import Table
+from kldiv.readers.table import Sample, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,8 +60,9 @@ class Records:
 
 
 def tabulate(source: Source, records: Records) -> Table:
-    """Return the numbers and labels of a table of cells."""
-    return _Tabulation(source, records).table()
+    """Return the numbers and labels of a table of cells; or its columns, where these are wanted."""
+    found = _Tabulation(source, records)
+    return found.columns() if source.samples else found.table()
 
 
 def of_values(names: list[str], rows: list[Any], *, place: str) -> Records:
@@ -123,6 +124,34 @@ class _Tabulation:
             return Table(own[:, 0], path, member, found, edges=edges, notes=notes)
         classes = tuple(self.names[i] for i in columns) if self.records.named else None
         return Table(own, path, None, classes, found, notes=notes)
+
+    def columns(self) -> Table:
+        """Return every column by itself: a sample of numbers or of categories."""
+        wanted = self._asked()
+        if wanted is None:
+            beside = {self._index(name) for name in self.source.reading.names("labels") or ()}
+            if len(self.names) > 1 and not self.names[0] and self._is_row_number(0):
+                beside.add(0)  # the index of a data frame
+            wanted = [i for i in range(len(self.names)) if i not in beside]
+        text = [i for i in wanted if i in self.text]
+        numbers = [i for i in wanted if i not in self.text]
+        values = self._parse(numbers, strict=len(numbers)) if numbers else np.empty((0, 0))
+        words: dict[int, list[str]] = {i: [] for i in text}
+        if text:
+            for _, row in self.records.rows():
+                for i in text:
+                    words[i].append(row[i])
+        found = tuple(
+            Sample(
+                self.names[i],
+                tuple(cell for cell in words[i] if not is_missing(cell))
+                if i in words
+                else (own := values[:, numbers.index(i)])[~np.isnan(own)],
+                sum(map(is_missing, words[i])) if i in words else int(np.isnan(own).sum()),
+            )
+            for i in wanted
+        )
+        return Table(np.empty(0), self.source.path, None, notes=tuple(self.notes), samples=found)
 
     # ---- columns ---------------------------------------------------------------------------------
 
@@ -313,7 +342,7 @@ class _Tabulation:
         """Refuse a cell that is no number, unless it is missing and that is answered for."""
         place = f"{self.records.place} {line}, column {self.names[column]!r}: {cell[:60]!r}"
         if is_missing(cell):
-            if self.source.reading.na is None:
+            if self.source.reading.na is None and not self.source.samples:
                 raise self.source.error(
                     f"{place} is no number: it is missing. na='zero' takes missing numbers as 0,"
                     " na='drop' leaves their classes out"

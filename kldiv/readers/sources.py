@@ -49,6 +49,9 @@ class Source:
     suffix: str | None = None
     """Of the format, where the path does not have it."""
 
+    samples: bool = False
+    """Whether every column is wanted by itself, as a sample."""
+
     @property
     def kind(self) -> str:
         """The suffix of the format, in lower case."""

@@ -10,6 +10,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """A column of raw values, each an observation.
+
+    Attributes
+    ----------
+    name : str
+        Of the column.
+    values : numpy.ndarray or tuple of str
+        Numbers, or categories.
+    missing : int
+        How many cells hold neither; they are not among the values.
+    """
+
+    name: str
+    values: Any
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Table:
     """An array, with the names that its file gives to its classes and rows.
 
@@ -30,6 +49,8 @@ class Table:
         The edges of bins, a row for each class of a histogram.
     notes : tuple of str
         What was decided that the file leaves open, in sentences.
+    samples : tuple of Sample
+        The columns, where `read_samples` asked for them.
     """
 
     array: Any
@@ -39,3 +60,4 @@ class Table:
     rows: tuple[str, ...] | None = None
     edges: Any = None
     notes: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
