@@ -75,8 +75,8 @@ def _distribution(node: ast.AST, text: str) -> Any:
         raise _refused(node, text)
     name, known = node.func.id, _families()
     if name not in known:
-        near = suggestion(name, [each.lower() for each in known])
-        raise InputError(f"no distribution {name!r}.{near} There are {', '.join(known)}")
+        near = suggestion(name, known)
+        raise InputError(f"no distribution {name!r}; there are {', '.join(known)}.{near}")
     given = [_value(each, text) for each in node.args]
     named = {}
     for keyword in node.keywords:

@@ -16,8 +16,9 @@ _LISTED = re.compile(r"[A-Za-z][\w-]*")
 
 def suggestion(given: str, known: Iterable[str]) -> str:
     """Return a question after the nearest of the known words, or nothing."""
-    near = get_close_matches(given.lower(), list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    words = {each.lower(): each for each in known}
+    near = get_close_matches(given.lower(), words, n=1)
+    return f" Did you mean {words[near[0]]!r}?" if near else ""
 
 
 def suggested(message: str) -> str:

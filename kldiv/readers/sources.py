@@ -113,6 +113,9 @@ def drained(path: Path, max_bytes: int | None) -> bytes:
             with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 os.set_blocking(file.fileno(), True)
                 found = file.read(limit + 1)
+            if not found:
+                message = f"{path}: no regular file, but a pipe that nobody writes to."
+                raise InputError(message)
     if len(found) > limit:
         message = (
             f"{path}: more than {limit:,} bytes come from a pipe. Write them to a file, or pass"

@@ -185,7 +185,8 @@ class _Text:
                 raise
             return _Look(sep, [])
         if self._reading.comment is None:
-            rows = [row for row in rows if not row[1][0].startswith("#")] or rows
+            kept = [row for row in rows if not row[1][0].startswith("#")]
+            rows = kept if len(kept) > 1 else rows
         return _Look(sep, rows)
 
     def _choose(self, looks: list[_Look]) -> _Look:

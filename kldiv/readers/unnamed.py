@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from kldiv.readers.sources import FLOOR, Source, needs, parsing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PACKED: Final = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 """Suffixes of packed text, and what such a file starts with."""
@@ -22,7 +24,8 @@ _STARTS: Final = (
     (b"\xff\xff\xff\xff", ".arrow"),
     (b"\x89HDF", ".h5"),
 )
-_PART: Final = 1 << 20
+_PART: Final = 1 << 20  # bytes of text
+_FEW: Final = 1 << 10  # bytes of a .zst, each of which may stand for many thousand
 
 
 def packing_of(source: Source) -> str | None:
@@ -41,8 +44,8 @@ def unpacked(source: Source) -> Source:
         )
     limit = source.max_bytes or FLOOR
     found = io.BytesIO()
-    with parsing(source, f"{packing} file"), _stream(source, packing) as stream:
-        while part := stream.read(_PART):
+    with parsing(source, f"{packing} file"):
+        for part in _PARTS[packing](source):
             found.write(part)
             if found.tell() > limit:
                 text = f"unpacks to more than {limit:,} bytes. If you trust the file, pass"
@@ -52,15 +55,33 @@ def unpacked(source: Source) -> Source:
     return replace(source, file=found, size=size, suffix=inner)
 
 
-def _stream(source: Source, packing: str) -> IO[bytes]:
+def _gzip(source: Source) -> Iterator[bytes]:
+    import gzip  # noqa: PLC0415 - only where one is read
+
     source.file.seek(0)
-    if packing == ".gz":
-        return gzip.GzipFile(fileobj=source.file)
+    with gzip.GzipFile(fileobj=source.file) as stream:
+        while part := stream.read(_PART):
+            yield part
+
+
+def _zstd(source: Source) -> Iterator[bytes]:
     with needs(source, "zstandard"):
         import zstandard  # noqa: PLC0415 - optional, and only where one is read
     # A window beyond 128 MiB would be memory that the file asks for.
-    reader: Any = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-    return reader.stream_reader(source.file, read_across_frames=True, closefd=False)
+    packer = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+    source.file.seek(0)
+    frame = packer.decompressobj()
+    while part := source.file.read(_FEW):
+        while part:
+            if frame.eof:
+                frame = packer.decompressobj()
+            yield frame.decompress(part)
+            part = frame.unused_data if frame.eof else b""
+    if not frame.eof:
+        raise source.error("ends in the middle. Copy it again")
+
+
+_PARTS: Final = {".gz": _gzip, ".zst": _zstd}
 
 
 def format_of(source: Source) -> str:
