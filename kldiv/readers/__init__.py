@@ -7,17 +7,13 @@ and against a budget, before anything is allocated or mapped.
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from kldiv.errors import InputError
-from kldiv.readers.arrow_files import read_arrow, read_parquet
-from kldiv.readers.excel_files import read_excel
-from kldiv.readers.hdf5_files import read_hdf5
-from kldiv.readers.json_files import read_json, read_json_lines
-from kldiv.readers.numpy_files import read_npy, read_npz
 from kldiv.readers.reading import PLAIN, Reading
 from kldiv.readers.shards import read_shards
 from kldiv.readers.sources import (
@@ -35,9 +31,6 @@ from kldiv.readers.sources import (
 )
 from kldiv.readers.stored import Stored
 from kldiv.readers.table import Sample, Table
-from kldiv.readers.tensor_files import read_safetensors
-from kldiv.readers.text_files import read_text
-from kldiv.readers.torch_files import read_torch
 from kldiv.readers.unnamed import PACKED, format_of, packing_of, unpacked
 from kldiv.readers.zarr_store import is_zarr, read_zarr
 
@@ -48,27 +41,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Reading", "Sample", "Stored", "Table", "open_table", "read", "read_samples"]
 
-_FORMATS: Final[dict[str, Callable[[Source], Table]]] = {
-    ".npy": read_npy,
-    ".npz": read_npz,
-    ".csv": read_text,
-    ".tsv": read_text,
-    ".txt": read_text,
-    ".dat": read_text,
-    ".json": read_json,
-    ".jsonl": read_json_lines,
-    ".ndjson": read_json_lines,
-    ".parquet": read_parquet,
-    ".arrow": read_arrow,
-    ".feather": read_arrow,
-    ".xlsx": read_excel,
-    ".h5": read_hdf5,
-    ".hdf5": read_hdf5,
-    ".safetensors": read_safetensors,
-    ".pt": read_torch,
-    ".pth": read_torch,
+_FORMATS: Final = {
+    ".npy": "numpy_files.read_npy",
+    ".npz": "numpy_files.read_npz",
+    ".csv": "text_files.read_text",
+    ".tsv": "text_files.read_text",
+    ".txt": "text_files.read_text",
+    ".dat": "text_files.read_text",
+    ".json": "json_files.read_json",
+    ".jsonl": "json_files.read_json_lines",
+    ".ndjson": "json_files.read_json_lines",
+    ".parquet": "arrow_files.read_parquet",
+    ".arrow": "arrow_files.read_arrow",
+    ".feather": "arrow_files.read_arrow",
+    ".xlsx": "excel_files.read_excel",
+    ".h5": "hdf5_files.read_hdf5",
+    ".hdf5": "hdf5_files.read_hdf5",
+    ".safetensors": "tensor_files.read_safetensors",
+    ".pt": "torch_files.read_torch",
+    ".pth": "torch_files.read_torch",
 }
-"""The reader of each suffix; behind one of `PACKED` too, where it is text."""
+"""The reader of each suffix, imported when it is used; behind one of `PACKED` too, if it is text."""
 
 
 def read(
@@ -307,13 +300,15 @@ def _read_file(path: Path, member: str | None, **options: Any) -> Table:
 def _read(source: Source) -> Table:
     if not source.size:
         raise source.error("the file is empty. Write an array to it")
-    reader = _FORMATS.get(source.kind)
-    if reader is None:
+    found = _FORMATS.get(source.kind)
+    if found is None:
         text = f"no reader for {source.kind!r}; there is one for {', '.join(_FORMATS)}, and for"
         raise source.error(
             f"{text} text packed as {', '.join(PACKED)}. Save the array as .npy (a pickle, such as"
             " .pkl, is never read)"
         )
+    module, _, name = found.partition(".")
+    reader: Callable[[Source], Table] = getattr(import_module(f"{__name__}.{module}"), name)
     return reader(source)
 
 

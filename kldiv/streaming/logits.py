@@ -20,7 +20,7 @@ from kldiv.streaming.scales import Logarithmic
 
 if TYPE_CHECKING:
     from kldiv.streaming._types import Floats, Triple
-    from kldiv.streaming.scales import Pair
+    from kldiv.streaming.scales import Rows
 
 _Loss: Final = partial(RowLoss, "none", "float64", "float64", "float64")
 _KL: Final = _Loss(KullbackLeibler(), 1.0)
@@ -58,15 +58,14 @@ class Logits(Logarithmic):
 
     def rows(
         self,
-        read: Pair,
-        p: Floats,
-        q: Floats,
+        block: Rows,
+        parts: Triple,  # noqa: ARG002
         known: Floats | None,
         *,
         normalize: bool,  # noqa: ARG002
     ) -> Triple:
         """Return the losses of whole rows, or some classes' share in the Jensen-Shannon one."""
-        p, q = read  # not their softmax, which has lost what is below its rounding
+        p, q = block.read  # not their softmax, which has lost what is below its rounding
         if known is not None:
             nothing = np.zeros(len(p))  # the states give the rest in the end
             share = _JS.settings(shards.ShardSums, wanted=(VALUE,)).elements(
