@@ -26,7 +26,8 @@ _FOR_FILES: Final = (
 )
 _FAR: Final = 0.01  # how far from 1 sums of rounded probabilities are not
 
-EPILOG = """\b
+EPILOG = (
+    """\b
 FILES
   .npy, .npz, .csv, .tsv, .txt, .json, .jsonl, .parquet, .arrow, .feather,
   .xlsx, .h5, .safetensors, .pt, text packed as .gz or .zst, Zarr stores, and
@@ -39,7 +40,9 @@ FILES
   low and high are the edges of bins: histograms of other bins are refused, or
   spread over the common ones with --rebin.
 
-"""+TABLES+"""
+"""
+    + TABLES
+    + """
 \b
 WHAT THEY HOLD (--from)
   auto       counts where all numbers are whole, else probs
@@ -76,9 +79,9 @@ DISTRIBUTIONS
 \b
 JSON (--json)
   kl_pq, kl_qp, js, jeffreys, generalised, units, bits, reduction, rows,
-  classes, contributors, zeros, p, q, library, backend, device, kernel, version, warnings. What is not finite
-  is a string: "inf", "-inf" or "nan". With --reduction none, kl_pq, kl_qp and
-  js are lists.
+  classes, contributors, zeros, p, q, library, backend, device, kernel, version,
+  warnings. What is not finite is a string: "inf", "-inf" or "nan". With
+  --reduction none, kl_pq, kl_qp, js and jeffreys are lists. Samples: columns.
 
 \b
 EXAMPLES
@@ -91,6 +94,7 @@ EXAMPLES
   kldiv compare run.npz::teacher run.npz::student --from logits --backend torch
   kldiv compare teacher/ student.zarr --from logits --checkpoint run.state
 """
+)
 
 
 @click.command("compare", epilog=EPILOG, short_help="Compare the distributions in two files.")

@@ -131,9 +131,9 @@ def _drift(p: Sample, q: Sample, bins: int | None) -> Drift:
     counts = _binned(p.values, q.values, bins or _BINS)
     if bins is not None:
         return _of_counts(p, q, size, f"numbers, {len(counts[0])} bins", counts)
-    kl_pq, kl_qp = (_neighbours(*pair, p.name) for pair in (
-        (p.values, q.values), (q.values, p.values)
-    ))
+    kl_pq, kl_qp = (
+        _neighbours(*pair, p.name) for pair in ((p.values, q.values), (q.values, p.values))
+    )
     return Drift(
         p.name, "numbers", size, (p.missing, q.missing),
         kl_pq[0], kl_qp[0], kl_pq[1:], kl_qp[1:], *_symmetric(counts),
@@ -143,9 +143,7 @@ def _drift(p: Sample, q: Sample, bins: int | None) -> Drift:
 def _of_counts(
     p: Sample, q: Sample, size: tuple[int, int], kind: str, counts: list[np.ndarray]
 ) -> Drift:
-    kl = [
-        float(kldiv.kl_divergence(*pair, normalize=True)) for pair in (counts, counts[::-1])
-    ]
+    kl = [float(kldiv.kl_divergence(*pair, normalize=True)) for pair in (counts, counts[::-1])]
     missing = p.missing, q.missing
     return Drift(p.name, kind, size, missing, *kl, None, None, *_symmetric(counts))
 
@@ -174,7 +172,9 @@ def _binned(p: np.ndarray, q: np.ndarray, bins: int) -> list[np.ndarray]:
     place = np.searchsorted(np.cumsum(weights[order]), np.arange(1, bins) / bins)
     edges = np.unique(values[order][np.minimum(place, len(values) - 1)])
     return [
-        np.bincount(np.searchsorted(edges, each, side="left"), minlength=len(edges) + 1).astype(float)
+        np.bincount(np.searchsorted(edges, each, side="left"), minlength=len(edges) + 1).astype(
+            float
+        )
         for each in (p, q)
     ]
 
@@ -228,21 +228,25 @@ def _print(found: list[Drift], options: dict[str, Any], bins: int | None) -> Non
     parallel = page.glyphs.parallel
     head = ("column", f"D(P{parallel}Q)", "95 %", f"D(Q{parallel}P)", "JS", "PSI", "TV", "")
     rows: list[list[str | Text]] = [[Text(name, style="dim") for name in head]]
-    for each in found[: options["top"] or None]:
-        rows.append(
-            [
-                Text(page.label(each.column), style="bold"),
-                _shown(each.kl_pq),
-                _interval(each.kl_pq_interval),
-                _shown(each.kl_qp),
-                *(f"{value:.4f}" for value in (each.js, each.psi, each.tv)),
-                Text(f"{each.kind}, {each.samples[0]:,} and {each.samples[1]:,}", style="dim"),
-            ]
-        )
+    shown = found[: options["top"]] if options["top"] else found
+    rows += [
+        [
+            Text(page.label(each.column), style="bold"),
+            _shown(each.kl_pq),
+            _interval(each.kl_pq_interval),
+            _shown(each.kl_qp),
+            *(f"{value:.4f}" for value in (each.js, each.psi, each.tv)),
+            Text(f"{each.kind}, {each.samples[0]:,} and {each.samples[1]:,}", style="dim"),
+        ]
+        for each in shown
+    ]
     page.table(rows, "<>>>>>><")
+    if len(shown) < len(found):
+        page.line(f"and {len(found) - len(shown):,} more columns: --top 0 shows all")
     page.line()
     near = any(each.kl_pq_interval for each in found)
-    text = "In nats, but for TV. PSI is Jeffreys' divergence, D(P" + parallel + "Q) + D(Q" + parallel + "P)"
+    pq, qp = f"D(P{parallel}Q)", f"D(Q{parallel}P)"
+    text = f"In nats, but for TV. PSI is Jeffreys' divergence, {pq} + {qp}"
     page.line(Text(f"{text}.", style="dim"))
     if near:
         text = f"D of numbers by nearest neighbours; their JS, PSI and TV by {bins or _BINS} bins."

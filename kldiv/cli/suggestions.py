@@ -34,16 +34,13 @@ def suggested(message: str) -> str:
 class Choice(click.Choice[str]):
     """A choice that says which value was meant."""
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the value, or fail with the nearest one."""
         try:
             return str(super().convert(value, param, ctx))
         except click.BadParameter as error:
             near = suggestion(str(value), map(str, self.choices))
-            error.message = f"{error.message}{near}"
-            raise
+            self.fail(f"{error.message}{near}", param, ctx)
 
 
 class Group(click.Group):

@@ -61,7 +61,7 @@ _FORMATS: Final = {
     ".pt": "torch_files.read_torch",
     ".pth": "torch_files.read_torch",
 }
-"""The reader of each suffix, imported when it is used; behind one of `PACKED` too, if it is text."""
+"""The reader of each suffix, imported when it is used; behind one of `PACKED` too, if text."""
 
 
 def read(
@@ -114,7 +114,7 @@ def read(
         Needs the safetensors package.  bfloat16 becomes float32, exactly.
     ``.csv``, ``.tsv``, ``.txt``, ``.dat``
         A table.  UTF-8, or what a byte order mark says, with a header, and cells between commas,
-        semicolons, tabs, bars, or in ``.txt`` blanks: whichever makes a table, where one alone does.
+        semicolons, tabs, bars, or in ``.txt`` blanks: whichever makes a table, if one alone does.
         Decimal commas, thousands and % signs are read where all numbers of the file allow one
         reading only.  ``#`` lines that are no records are left out.
     ``.json``, ``.jsonl``, ``.ndjson``
@@ -130,12 +130,12 @@ def read(
     ``-`` and pipes
         Standard input, and paths of pipes, in any of these formats, known by their first bytes.
     tables
-        A column is text where most of its first cells (at most a thousand) are not numbers, or where
-        it is the first and has no name; text columns are the labels.  One column of numbers is a
-        vector with a class a row.  Several are a matrix with a class a column, named by the header,
-        and ``path::column`` takes one of them.  Columns low and high are the edges of bins.  Where
-        a first column of numbers may hold labels, the choice is the caller's: ``reading``, or
-        ``path::*`` for the matrix.  Numbers become float64.
+        A column is text where most of its first cells (at most a thousand) are not numbers, or
+        where it is the first and has no name; text columns are the labels.  One column of numbers
+        is a vector with a class a row.  Several are a matrix with a class a column, named by the
+        header, and ``path::column`` takes one of them.  Columns low and high are the edges of bins.
+        Where a first column of numbers may hold labels, the choice is the caller's: ``reading``,
+        or ``path::*`` for the matrix.  Numbers become float64.
 
     Examples
     --------

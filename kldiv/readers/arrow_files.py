@@ -58,7 +58,9 @@ def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
     order = sorted(range(len(names)), key=lambda i: names[i] != "")  # pandas' index comes first
     kinds = [schema.field(i).type for i in order]
     numeric = [
-        pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t)
+        pa.types.is_integer(t)
+        or pa.types.is_floating(t)
+        or pa.types.is_boolean(t)
         or pa.types.is_decimal(t)
         for t in kinds
     ]

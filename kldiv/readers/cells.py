@@ -156,7 +156,7 @@ class _Tabulation:
     # ---- columns ---------------------------------------------------------------------------------
 
     def _is_text(self, column: int) -> bool:
-        """Whether a column holds labels: few of its cells are numbers, or it is an unnamed index."""
+        """Whether a column holds labels: few of its cells are numbers, or it has no name."""
         if column in self.records.typed:
             return True
         if column == 0 and not self.names[0] and len(self.names) > 1:
@@ -226,7 +226,7 @@ class _Tabulation:
                 return plain_names.index(low), plain_names.index(high)
         return None
 
-    def _decide(  # noqa: C901 - one rule after another
+    def _decide(
         self,
         columns: list[int],
         labels: list[int] | None,
@@ -242,9 +242,7 @@ class _Tabulation:
             **{i: beside[:, n] for n, i in enumerate(others)},
         }
         if self.source.reading.labels is not None:
-            pair = labels if labels and len(labels) == 2 else None
-            edges = _bins(at[pair[0]], at[pair[1]]) if pair and set(pair) <= at.keys() else None
-            return labels or [], edges, set()
+            return labels or [], self._bins_of(labels, at), set()
         star = whole and self.source.key == "*"
         named = self._edge_names()
         if named and set(named) <= at.keys() and not star and len(columns) - whole * 2 == 1:
@@ -256,22 +254,24 @@ class _Tabulation:
         if star or len(self.names) < 2 or len(own) < 2:
             return [], None, set()
         if not whole:
-            first = 0 if 0 not in columns and 0 in at else None
-            taken = first is not None and _like_labels(at[first])
-            return ([0] if taken else []), None, set()
-        if _sums_alike(own):
-            return [], None, set()
+            beside_others = 0 not in columns and 0 in at and _like_labels(at[0])
+            return ([0] if beside_others else []), None, set()
         for n in (0, 1) if len(columns) == 2 else (0,):
-            if _like_labels(own[:, n]):
+            if _like_labels(own[:, n]) and not _sums_alike(own):
                 self._ask(columns, n)
         return [], None, set()
 
+    @staticmethod
+    def _bins_of(labels: list[int] | None, at: dict[int, Numbers]) -> Numbers | None:
+        """Return the edges of bins where two columns of labels are numbers, or None."""
+        if labels is None or len(labels) != 2 or not set(labels) <= at.keys():
+            return None
+        return _bins(at[labels[0]], at[labels[1]])
+
     def _ask(self, columns: list[int], n: int) -> None:
         label, other = self.names[columns[n]], self.names[columns[1 - n if n else 1]]
-        counts = any(
-            np.array_equal([plain(row[columns[n]]) for _, row in self.head], count)
-            for count in (np.arange(len(self.head)) + start for start in (0, 1))
-        )
+        numbers = [plain(row[columns[n]]) for _, row in self.head]
+        counts = any(numbers == [i + start for i in range(len(numbers))] for start in (0, 1))
         path = self.source.path
         raise self.source.error(
             f"column {label!r} {'counts the rows' if counts else 'may be labels'}: labels or"

@@ -69,12 +69,14 @@ def _choose(source: Source, book: Any) -> tuple[str, str | None]:
 
 def _check_names(source: Source, names: list[str], first: list[Any], sheet: str) -> None:
     if source.reading.header is False:
-        raise source.error("a sheet is read with a row of names. Write one above the numbers", sheet)
+        raise source.error(
+            "a sheet is read with a row of names. Write one above the numbers", sheet
+        )
     numbers = [value for value in first if isinstance(value, int | float)]
-    if numbers and len(numbers) == sum(value is not None for value in first):
-        if source.reading.header is None:
-            text = f"the first row should name the columns, but has the numbers {numbers[:9]}"
-            raise source.error(f"{text}. header=True says that these are names", sheet)
+    all_numbers = numbers and len(numbers) == sum(value is not None for value in first)
+    if all_numbers and source.reading.header is None:
+        text = f"the first row should name the columns, but has the numbers {numbers[:9]}"
+        raise source.error(f"{text}. header=True says that these are names", sheet)
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise source.error(f"two columns are named {min(twice)!r}. Rename one", sheet)

@@ -42,27 +42,27 @@ def _text(source: Source) -> str:
 
 def _table(source: Source, found: Any) -> Table:
     if isinstance(found, dict) and found:
-        if all(isinstance(each, dict) for each in found.values()):
-            return _of_columns(source, found)
-        if all(isinstance(each, list) for each in found.values()):
-            if source.key is not None or len({len(each) for each in found.values()}) != 1:
-                name = choose(source, found, "members")
-                return _array(source, found[name], name)
-            return _records(source, list(found), list(zip(*found.values(), strict=True)))
-        if not any(isinstance(each, dict | list) for each in found.values()):
-            return _of_columns(source, {"value": found})
-        name = choose(source, found, "members")
-        return _table_of_member(source, found[name], name)
+        return _object(source, found)
     if isinstance(found, list) and found and all(isinstance(each, dict) for each in found):
         names = list(dict.fromkeys(name for each in found for name in each))
         return _records(source, names, [[each.get(name) for name in names] for each in found])
     return _array(source, found, None)
 
 
-def _table_of_member(source: Source, found: Any, name: str) -> Table:
-    if isinstance(found, dict):
-        return _of_columns(source, {name: found})
-    return _array(source, found, name)
+def _object(source: Source, found: dict[str, Any]) -> Table:
+    """Return columns by name, whatever form these have, or numbers by label."""
+    values = list(found.values())
+    if all(isinstance(each, dict) for each in values):
+        return _of_columns(source, found)
+    if not any(isinstance(each, dict | list) for each in values):
+        return _of_columns(source, {"value": found})
+    alike = all(isinstance(each, list) for each in values) and len(set(map(len, values))) == 1
+    if alike and source.key is None:
+        return _records(source, list(found), list(zip(*values, strict=True)))
+    name = choose(source, found, "members")
+    if isinstance(found[name], dict):
+        return _of_columns(source, {name: found[name]})
+    return _array(source, found[name], name)
 
 
 def _of_columns(source: Source, columns: dict[str, dict[str, Any]]) -> Table:

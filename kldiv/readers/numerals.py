@@ -49,7 +49,7 @@ def number(cell: str, decimal: str) -> float | None:
         return None
     sign, whole, mark, fraction, power = match.groups()
     digits = whole.replace(mark, "") if mark else whole
-    if not (digits or fraction) or fraction == "" and decimal == ",":
+    if not (digits or fraction) or (fraction == "" and decimal == ","):
         return None
     exponent = int((power or "e0")[1:]) - 2 * percent
     return float(f"{sign}{digits or 0}.{fraction or 0}e{exponent}")

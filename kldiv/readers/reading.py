@@ -13,7 +13,7 @@ _MARKS: Final = {".", ","}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """
+    r"""
     How to read the table in a file, for what the file alone leaves open.
 
     Parameters
@@ -24,7 +24,7 @@ class Reading:
     values : str or tuple of str, optional
         Columns with the numbers: one is a distribution, several are a matrix.
     sep : str, optional
-        The character between cells; ``" "`` is any run of blanks, ``"\\t"`` a tab.
+        The character between cells; ``" "`` is any run of blanks, ``"\t"`` a tab.
     decimal : {".", ","}, optional
         The decimal mark; the other one then separates thousands.
     encoding : str, optional
@@ -50,7 +50,7 @@ class Reading:
     >>> from kldiv.readers import Reading, read
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "ratings.csv")
-    ...     size = path.write_text("rating;share\\n5;0,75\\n3;0,25\\n", encoding="utf-8")
+    ...     size = path.write_text("rating;share\n5;0,75\n3;0,25\n", encoding="utf-8")
     ...     table = read(path, reading=Reading(labels="rating"))
     >>> table.classes, table.array
     (('5', '3'), array([0.75, 0.25]))

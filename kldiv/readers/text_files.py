@@ -6,8 +6,8 @@ import codecs
 import io
 from collections import Counter
 from dataclasses import dataclass
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Final
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.readers.cells import Records, tabulate
 from kldiv.readers.numerals import decimals, is_blank, plain
@@ -73,9 +73,7 @@ class _Look:
 
     def cuts(self, other: str) -> bool:
         """Whether a cell that is no number holds another separator."""
-        return any(
-            other in cell and not decimals(cell) for _, row in self.rows for cell in row
-        )
+        return any(other in cell and not decimals(cell) for _, row in self.rows for cell in row)
 
 
 class _Text:
@@ -155,7 +153,8 @@ class _Text:
         import csv  # noqa: PLC0415 - only where one is read
 
         self._source.file.seek(0)
-        stream = io.TextIOWrapper(_Unclosed(self._source.file), self._encoding, newline="")
+        bytes_of: Any = _Unclosed(self._source.file)
+        stream = io.TextIOWrapper(bytes_of, self._encoding, newline="")
         comment = self._reading.comment
         lines: Iterable[str] = stream
         if sep == " ":
@@ -197,9 +196,7 @@ class _Text:
         if len(good) > 1:
             seps = {look.sep for look in good}
             good = [
-                look
-                for look in good
-                if not any(look.cuts(other) for other in seps - {look.sep})
+                look for look in good if not any(look.cuts(other) for other in seps - {look.sep})
             ] or good
         if len(good) == 1:
             self._check_commas(good[0])
@@ -287,9 +284,7 @@ class _Text:
                 raise self._source.error(f"{text}, or say header=False if the first line is data")
             seen.add(name)
 
-    def _equally_long(
-        self, names: list[str], rows: Iterator[Row], *, named: bool
-    ) -> Iterator[Row]:
+    def _equally_long(self, names: list[str], rows: Iterator[Row], *, named: bool) -> Iterator[Row]:
         for line, row in rows:
             if len(row) != len(names):
                 whose = "the header" if named else "the first"

@@ -15,7 +15,7 @@ def read_torch(source: Source) -> Table:
     """Return a tensor of a file that ``torch.save`` wrote."""
     with needs(source, "torch", extra="torch"):
         import torch  # noqa: PLC0415 - optional, and only where one is read
-    import pickle  # noqa: PLC0415, S403 - its error
+    import pickle  # noqa: PLC0415 - its error
     import zipfile  # noqa: PLC0415 - only where one is read
 
     if not zipfile.is_zipfile(source.file):
@@ -29,8 +29,12 @@ def read_torch(source: Source) -> Table:
         try:
             found = torch.load(source.file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            text = "holds other things than tensors, which only unpickling could read, and that runs"
-            raise source.error(f"{text} whatever code the file holds. Save tensors alone") from error
+            text = (
+                "holds other things than tensors, which only unpickling could read, and that runs"
+            )
+            raise source.error(
+                f"{text} whatever code the file holds. Save tensors alone"
+            ) from error
         tensors = dict(_tensors(found, torch.Tensor, ""))
         member = choose(source, tensors, "tensors") if "" not in tensors else None
         tensor = tensors[member or ""].detach()

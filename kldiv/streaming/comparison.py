@@ -77,8 +77,8 @@ def compare(  # noqa: PLR0913 - each has its own line in the help
     form : {"probs", "log-probs", "logits", "counts", "auto"}, default "probs"
         The form of the numbers of both.  "probs" and "log-probs" are taken as they are: where they
         do not sum to 1, D is the generalised divergence Σ p·log(p/q) + q − p, never negative.
-        "counts" are divided by their sum, "logits" are exact at any distance.  "auto" reads an array of whole
-        numbers once more, and takes it for counts.
+        "counts" are divided by their sum, "logits" are exact at any distance.  "auto" reads an
+        array of whole numbers once more, and takes it for counts.
     axis : int, default -1
         The axis of the classes.
     normalize : bool, default False

@@ -96,7 +96,19 @@ def test_the_numbers_of_two_distributions(compare):
 def test_the_keys_stay(compare):
     found = compare(P, Q)
     assert list(found) == [
-        *("kl_pq", "kl_qp", "js", "jeffreys", "generalised", "units", "bits", "reduction", "rows", "classes", "axis"),
+        *(
+            "kl_pq",
+            "kl_qp",
+            "js",
+            "jeffreys",
+            "generalised",
+            "units",
+            "bits",
+            "reduction",
+            "rows",
+            "classes",
+            "axis",
+        ),
         *("contributors", "zeros", "p", "q", "smoothing"),
         *("library", "backend", "device", "kernel", "version", "warnings"),
     ]

@@ -246,7 +246,9 @@ def test_packed_text(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
-@pytest.mark.parametrize("kind", ["csv", "gz", "npy", "npz", "json", "jsonl", "parquet", "xlsx", "pt"])
+@pytest.mark.parametrize(
+    "kind", ["csv", "gz", "npy", "npz", "json", "jsonl", "parquet", "xlsx", "pt"]
+)
 def test_a_pipe_is_known_by_its_first_bytes(tmp_path, kind, request):
     os.mkfifo(tmp_path / "pipe")
     data, buffer = CSV, io.BytesIO()

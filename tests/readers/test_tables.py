@@ -27,7 +27,7 @@ def found(tmp_path):
 @pytest.mark.parametrize("sep", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("name", ["p.csv", "p.tsv", "p.txt"])
 def test_the_separator_that_makes_a_table(found, sep, name):
-    assert found(f"l,n\na,1.5\nb,2.25\n".replace(",", sep), name=name) == AB
+    assert found("l,n\na,1.5\nb,2.25\n".replace(",", sep), name=name) == AB
 
 
 def test_blanks_separate_in_txt(found):
@@ -61,7 +61,10 @@ def test_numbers_that_can_be_read_in_one_way(found, cells, numbers):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("l;n\na;1,234\nb;2,250\n", "'1,234' in line 2 may be a fraction or thousands: decimal='.'"),
+        (
+            "l;n\na;1,234\nb;2,250\n",
+            "'1,234' in line 2 may be a fraction or thousands: decimal='.'",
+        ),
         ("l;n\na;1.234\nb;2.250\n", "'1.234' in line 2 may be a fraction or thousands"),
         ('l,n\na,"1,234"\nb,5\n', "may be a fraction or thousands"),
         ("l;n\na;0,5\nb;0.5\n", "'0.5' in line 3 has a decimal point, '0,5' in line 2 a decimal"),
