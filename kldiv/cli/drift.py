@@ -32,6 +32,10 @@ _UNUSED: Final = {
 }  # fmt: skip
 
 
+class _NoNeighboursError(InputError):
+    """Numbers that have no nearest neighbours to go by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drift:
     """How far one column differs, in nats but for TV, which is a share."""
@@ -55,8 +59,7 @@ def show(options: dict[str, Any], bins: int | None) -> None:
         if options[name] != default:
             raise click.UsageError(f"--{name}: not for samples")
     try:
-        columns = [_columns(options, name) for name in ("p", "q")]
-        found, notes = _compared(*columns, bins)
+        found, notes = _compared(_columns(options, "p"), _columns(options, "q"), bins)
     except KLDivError as error:
         raise KLDivError(in_flags(str(error))) from error
     found.sort(key=lambda each: (-each.js, -_number(each.kl_pq)))
@@ -84,28 +87,47 @@ def _columns(options: dict[str, Any], name: str) -> dict[str, Sample]:
     return {each.name: each for each in found}
 
 
-def _compared(
-    p: dict[str, Sample], q: dict[str, Sample], bins: int | None
-) -> tuple[list[Drift], list[str]]:
+def _paired(
+    p: dict[str, Sample], q: dict[str, Sample]
+) -> tuple[list[tuple[Sample, Sample]], list[str]]:
+    """Return the columns of both, and what is said of others; two single ones are a pair."""
     notes = []
     if len(p) == len(q) == 1:
-        pairs = [(*p.values(), *q.values())]
+        pairs = list(zip(p.values(), q.values(), strict=True))
     else:
         pairs = [(p[name], q[name]) for name in p if name in q]
-        for name, own, other in (("Q", p, q), ("P", q, p)):
-            absent = [clean(each) for each in own if each not in other]
+        for name, own, others in (("Q", p, q), ("P", q, p)):
+            absent = [clean(each) for each in own if each not in others]
             if absent:
                 notes.append(f"{name} has no column {', '.join(absent)}: left out")
     if not pairs:
         names = " and ".join(", ".join(map(repr, each)) for each in (p, q))
         raise InputError(f"no column is in both files: {names}. Rename some, or take file::column")
+    return pairs, notes
+
+
+def _compared(
+    p: dict[str, Sample], q: dict[str, Sample], bins: int | None
+) -> tuple[list[Drift], list[str]]:
+    pairs, notes = _paired(p, q)
     found = []
     for one, other in pairs:
         missing = one.missing + other.missing
         if missing:
             noun = "cell is" if missing == 1 else "cells are"
             notes.append(f"column {clean(one.name)}: {missing:,} missing {noun} left out")
-        found.append(_drift(one, other, bins))
+        try:
+            found.append(_drift(one, other, bins))
+        except InputError as error:
+            if len(pairs) == 1:
+                raise
+            if not isinstance(error, _NoNeighboursError):
+                notes.append(f"{error}: left out")
+                continue
+            notes.append(f"column {clean(one.name)}: by {_BINS} bins, as neighbours do not serve")
+            found.append(_drift(one, other, _BINS))
+    if not found:
+        raise InputError(f"no column can be compared: {'; '.join(notes)}")
     return found, notes
 
 
@@ -131,21 +153,21 @@ def _drift(p: Sample, q: Sample, bins: int | None) -> Drift:
     counts = _binned(p.values, q.values, bins or _BINS)
     if bins is not None:
         return _of_counts(p, q, size, f"numbers, {len(counts[0])} bins", counts)
-    kl_pq, kl_qp = (
-        _neighbours(*pair, p.name) for pair in ((p.values, q.values), (q.values, p.values))
-    )
-    return Drift(
-        p.name, "numbers", size, (p.missing, q.missing),
-        kl_pq[0], kl_qp[0], kl_pq[1:], kl_qp[1:], *_symmetric(counts),
-    )  # fmt: skip
+    kl_pq, interval = _neighbours(p.values, q.values, p.name)
+    kl_qp, reverse = _neighbours(q.values, p.values, p.name)
+    missing = p.missing, q.missing
+    rest = _symmetric(counts)
+    return Drift(p.name, "numbers", size, missing, kl_pq, kl_qp, interval, reverse, *rest)
 
 
 def _of_counts(
     p: Sample, q: Sample, size: tuple[int, int], kind: str, counts: list[np.ndarray]
 ) -> Drift:
-    kl = [float(kldiv.kl_divergence(*pair, normalize=True)) for pair in (counts, counts[::-1])]
+    kl_pq, kl_qp = (
+        float(kldiv.kl_divergence(*pair, normalize=True)) for pair in (counts, counts[::-1])
+    )
     missing = p.missing, q.missing
-    return Drift(p.name, kind, size, missing, *kl, None, None, *_symmetric(counts))
+    return Drift(p.name, kind, size, missing, kl_pq, kl_qp, None, None, *_symmetric(counts))
 
 
 def _symmetric(counts: list[np.ndarray]) -> tuple[float, float, float]:
@@ -171,6 +193,7 @@ def _binned(p: np.ndarray, q: np.ndarray, bins: int) -> list[np.ndarray]:
     order = np.argsort(values, kind="stable")
     place = np.searchsorted(np.cumsum(weights[order]), np.arange(1, bins) / bins)
     edges = np.unique(values[order][np.minimum(place, len(values) - 1)])
+    edges = edges[edges < values.max()]
     return [
         np.bincount(np.searchsorted(edges, each, side="left"), minlength=len(edges) + 1).astype(
             float
@@ -179,16 +202,16 @@ def _binned(p: np.ndarray, q: np.ndarray, bins: int) -> list[np.ndarray]:
     ]
 
 
-def _neighbours(x: np.ndarray, y: np.ndarray, name: str) -> tuple[float, float, float]:
+def _neighbours(x: np.ndarray, y: np.ndarray, name: str) -> tuple[float, tuple[float, float]]:
     """Estimate D(P‖Q) with an interval of 95 %, by leaving out a part of both at a time."""
     if min(len(x), len(y)) < 2 * _PARTS:
-        raise InputError(
+        raise _NoNeighboursError(
             f"column {name!r} has {min(len(x), len(y))} numbers; nearest neighbours need"
             f" {2 * _PARTS} in both files. Take --bins 2, or more data"
         )
     value = float(estimators.knn_kl(x, y, k=_NEIGHBOUR))
     if not math.isfinite(value):
-        raise InputError(
+        raise _NoNeighboursError(
             f"column {name!r} has numbers that occur more than {_NEIGHBOUR} times: they have no"
             " distance to a neighbour. --bins 10 counts them in bins"
         )
@@ -202,7 +225,7 @@ def _neighbours(x: np.ndarray, y: np.ndarray, name: str) -> tuple[float, float, 
             found.append(float(estimators.knn_kl(*both, k=_NEIGHBOUR)))
         spread += (_PARTS - 1) * float(np.var(found))
     error = _LEVEL * math.sqrt(spread)
-    return value, value - error, value + error
+    return value, (value - error, value + error)
 
 
 def _to_dict(

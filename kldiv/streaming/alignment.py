@@ -134,8 +134,7 @@ def without_missing(p: Table, q: Table, axis: int) -> tuple[tuple[Table, Table],
     """Return both without the classes of which a number is missing in either."""
     if any(isinstance(each.array, Stored) for each in (p, q)):
         return (p, q), []
-    holes = [np.isnan(np.moveaxis(each.array, axis, -1)) for each in (p, q)]
-    lost = np.logical_or(*(each.reshape(-1, each.shape[-1]).any(axis=0) for each in holes))
+    lost = _holes(p, axis) | _holes(q, axis)
     if not lost.any():
         return (p, q), []
     keep = np.flatnonzero(~lost)
@@ -143,20 +142,27 @@ def without_missing(p: Table, q: Table, axis: int) -> tuple[tuple[Table, Table],
         raise InputError("every class lacks a number: nothing is left to compare")
     names = labels_of(p, axis)[0] or labels_of(q, axis)[0] or tuple(map(str, range(len(lost))))
     gone = _listed([names[i] for i in np.flatnonzero(lost)])
-    tables = tuple(_taken(each, axis, keep) for each in (p, q))
+    tables = _taken(p, axis, keep), _taken(q, axis, keep)
     noun = "class is" if len(lost) - len(keep) == 1 else "classes are"
     return tables, [
         f"{len(lost) - len(keep):,} {noun} left out of both, as a number is missing: {gone}"
     ]
 
 
+def _holes(table: Table, axis: int) -> NDArray[np.bool_]:
+    """Return the classes of which a number is missing."""
+    missing = np.isnan(np.moveaxis(table.array, axis, -1))
+    return np.asarray(missing.reshape(-1, missing.shape[-1]).any(axis=0))
+
+
 def _taken(table: Table, axis: int, keep: NDArray[Any]) -> Table:
     classes, _ = labels_of(table, axis)
     names = None if classes is None else tuple(classes[i] for i in keep)
-    by_row = table.array.ndim > 1 and axis == 0
-    kept = {"rows" if by_row else "classes": names}
+    array = np.take(table.array, keep, axis=axis)
+    if table.array.ndim > 1 and axis == 0:
+        return replace(table, array=array, rows=names)
     edges = None if table.edges is None else table.edges[keep]
-    return replace(table, array=np.take(table.array, keep, axis=axis), edges=edges, **kept)
+    return replace(table, array=array, classes=names, edges=edges)
 
 
 def rebinned(p: Table, q: Table) -> tuple[Table, Table]:
@@ -170,7 +176,7 @@ def rebinned(p: Table, q: Table) -> tuple[Table, Table]:
     low, high = edges[:-1], edges[1:]
     tables = []
     shares = [_shares(each.edges, low, high) for each in (p, q)]
-    used = np.logical_or(*(share.any(axis=0) for share in shares))  # no gaps between bins
+    used = shares[0].any(axis=0) | shares[1].any(axis=0)  # no gaps between bins
     names = tuple(f"{a:g}–{b:g}" for a, b in zip(low[used], high[used], strict=True))
     for each, share in zip((p, q), shares, strict=True):
         parts = np.stack([low[used], high[used]], axis=1)

@@ -39,9 +39,10 @@ def open_pair(p: Any, q: Any, options: Options) -> Pair:
     """Open both; refuse those that cannot be compared."""
     tables = _open(p, "P", options), _open(q, "Q", options)
     axis = _axis(options.axis, *tables)
-    notes, whole = [note for table in tables for note in table.notes], (None, None)
+    notes = [note for table in tables for note in table.notes]
+    whole: tuple[bool | None, bool | None] = (None, None)
     if options.rebin:
-        whole = tuple(_whole(table.array) for table in tables)
+        whole = _whole(tables[0].array), _whole(tables[1].array)
         tables = rebinned(*tables)
     if options.align:
         empty = -np.inf if options.logarithmic else 0.0

@@ -302,6 +302,17 @@ def test_a_report_of_drift(compare, run):
     assert 0.3 < binned[0]["kl_pq"] < 0.5  # bins lose some
 
 
+def test_a_column_that_neighbours_do_not_serve_goes_by_bins(compare):
+    ties = [f"{i % 4 + 0.5},{i / 7}" for i in range(80)]
+    texts = ("x,y\n" + "\n".join(ties), "x,y\n" + "\n".join(ties[:60]))
+    found = compare(texts, "--from", "samples")
+    assert {each["column"]: each["kind"] for each in found["columns"]} == {
+        "x": "numbers, 4 bins",
+        "y": "numbers",
+    }
+    assert found["warnings"] == ["column x: by 10 bins, as neighbours do not serve"]
+
+
 @pytest.mark.parametrize(
     ("texts", "options", "said"),
     [
