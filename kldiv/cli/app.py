@@ -16,6 +16,8 @@ import click
 
 import kldiv
 from kldiv.cli import bench, compare, diagnose, doctor, fit, warmup
+from kldiv.cli.interrupts import prompt_interrupt
+from kldiv.cli.suggestions import Group, suggested
 from kldiv.errors import KLDivError
 
 if TYPE_CHECKING:
@@ -30,19 +32,43 @@ class BadInput(click.ClickException):
     exit_code: ClassVar[int] = 4
 
 
-class Commands(click.Group):
+class Failure(click.ClickException):
+    """A mistake of kldiv's own: a line, and how to see more."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class Commands(Group):
     """A group whose commands end in the documented exit codes."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take ``--debug`` wherever it stands, and two files without a command for ``compare``."""
+        end = args.index("--") if "--" in args else len(args)
+        ctx.meta["debug"] = "--debug" in args[:end]
+        args = [each for i, each in enumerate(args) if i >= end or each != "--debug"]
+        words = [each for each in args if not each.startswith("-") or each == "-"]
+        if len(words) > 1 and self.get_command(ctx, words[0]) is None:
+            named = args.index(words[0]) == 0 and self._looks_like_data(words[0])
+            args = ["compare", *args] if named else args
+        if args[:1] == ["help"]:
+            args = [*args[1:2], "--help"]
+        return super().parse_args(ctx, args)
+
+    @staticmethod
+    def _looks_like_data(word: str) -> bool:
+        """Whether a first word is a file, ``file::key``, a distribution or standard input."""
+        return any(c in word for c in "./\\:(*") or word == "-" or os.path.exists(word)  # noqa: PTH110
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; turn errors, interrupts and closed pipes into exit codes."""
-        with _encodable(sys.stdout):
+        with _encodable(sys.stdout), prompt_interrupt():
             try:
                 try:
                     return super().invoke(ctx)
                 finally:
                     sys.stdout.flush()  # here, where a closed pipe can still be answered
             except KLDivError as error:
-                raise BadInput(str(error)) from error
+                raise BadInput(suggested(str(error))) from error
             except KeyboardInterrupt as error:
                 click.echo(" ".join(["Interrupted", *map(str, error.args)]), err=True)
                 ctx.exit(_INTERRUPTED)
@@ -50,6 +76,16 @@ class Commands(click.Group):
                 # Whoever read has seen enough; nor may the interpreter's last flush complain.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 ctx.exit(0)
+            except (click.ClickException, click.exceptions.Exit, click.Abort):
+                raise
+            except Exception as error:
+                if ctx.meta.get("debug"):
+                    raise
+                why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                raise Failure(
+                    f"kldiv itself failed ({why}). The same command with --debug shows where;"
+                    " please report it"
+                ) from error
 
 
 @contextmanager
@@ -67,8 +103,9 @@ def _encodable(stream: Any) -> Iterator[None]:
 
 
 EPILOG = """\b
-Exit codes: 0 fine, 2 usage, 4 bad input, 130 interrupted. Data go to stdout,
-messages to stderr. NO_COLOR=1 switches colours off.
+kldiv P Q is kldiv compare P Q. Exit codes: 0 fine, 2 usage, 4 bad input, 70 a
+mistake of kldiv's own (--debug shows where), 130 interrupted. Data go to
+stdout, messages to stderr. NO_COLOR=1 switches colours off.
 
 \b
 Completion, for one of bash, zsh and fish:
@@ -79,7 +116,7 @@ Completion, for one of bash, zsh and fish:
 
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(kldiv.__version__, message="%(prog)s %(version)s")
+@click.version_option(kldiv.__version__, "-V", "--version", message="%(prog)s %(version)s")
 def app() -> None:
     """Compare the distributions in your files by Kullback-Leibler divergence."""
 

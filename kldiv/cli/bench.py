@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import click
 
 import kldiv
+from kldiv.cli.suggestions import Group
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -42,7 +43,7 @@ def suite() -> ModuleType:
     return package
 
 
-class _Suite(click.Group):
+class _Suite(Group):
     """The suite's own commands, loaded when one of them is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

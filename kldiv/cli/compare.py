@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kldiv.errors import KLDivError, OptionError
+from kldiv.cli.interrupts import keep_state
+from kldiv.cli.suggestions import Choice
+from kldiv.cli.tables import TABLES, reading_of, table_options
+from kldiv.errors import InputError, KLDivError, OptionError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,25 +21,40 @@ if TYPE_CHECKING:
 _CALL: Final = re.compile(r"\s*[A-Za-z_]\w*\s*\(.*\)\s*", flags=re.DOTALL)
 _FOR_FILES: Final = (
     *("form", "normalize", "smoothing", "align", "plot", "axis", "key", "shard_axis"),
-    *("checkpoint", "scheduler"),
+    *("checkpoint", "scheduler", "fold", "rebin", "generalized", "bins"),
+    *("labels", "values", "sep", "decimal", "encoding", "comment", "na", "header"),
 )
+_FAR: Final = 0.01  # how far from 1 sums of rounded probabilities are not
 
-EPILOG = """\b
+EPILOG = (
+    """\b
 FILES
-  .npy, .npz, .csv, .tsv, .safetensors, Zarr stores, and folders or patterns
-  ("run/*.npy") of .npy or .safetensors shards in the natural order of their
-  names, one behind the other along --shard-axis; file::key picks an array,
-  tensor or column.
-  A .csv with one column of numbers is one distribution, a text column next to
-  it its labels; several columns of numbers are a row per distribution.
+  .npy, .npz, .csv, .tsv, .txt, .json, .jsonl, .parquet, .arrow, .feather,
+  .xlsx, .h5, .safetensors, .pt, text packed as .gz or .zst, Zarr stores, and
+  folders or patterns ("run/*.npy") of .npy or .safetensors shards in the
+  natural order of their names, one behind the other along --shard-axis. - is
+  standard input, and pipes like <(command) are read too. file::key picks an
+  array, tensor, column or sheet.
+  A table with one column of numbers is one distribution, a text column next to
+  it its labels; several columns of numbers are a row per distribution. Columns
+  low and high are the edges of bins: histograms of other bins are refused, or
+  spread over the common ones with --rebin.
 
+"""
+    + TABLES
+    + """
 \b
 WHAT THEY HOLD (--from)
   auto       counts where all numbers are whole, else probs
-  probs      taken as they are; --normalize divides them by their sum
+  probs      taken as they are; --normalize divides them by their sum. Sums far
+             from 1 are asked about; --generalized takes them as they are, in
+             the generalised divergence, sum of p log(p/q) + q - p
   counts     divided by their total
   log-probs  taken as they are; --normalize subtracts log(sum(exp))
   logits     scores: their softmax, exact at any distance
+  samples    raw numbers or categories, column by column: categories are
+             counted; numbers go by their nearest neighbours (with an interval
+             of 95 %), or by --bins. Columns come in the order of their drift
 
 \b
 MATRICES (--reduction)
@@ -60,19 +78,23 @@ DISTRIBUTIONS
 
 \b
 JSON (--json)
-  kl_pq, kl_qp, js, units, bits, reduction, rows, classes, contributors, zeros,
-  p, q, library, backend, device, kernel, version, warnings. What is not finite
-  is a string: "inf", "-inf" or "nan". With --reduction none, kl_pq, kl_qp and
-  js are lists.
+  kl_pq, kl_qp, js, jeffreys, generalised, units, bits, reduction, rows,
+  classes, contributors, zeros, p, q, library, backend, device, kernel, version,
+  warnings. What is not finite is a string: "inf", "-inf" or "nan". With
+  --reduction none, kl_pq, kl_qp, js and jeffreys are lists. Samples: columns.
 
 \b
 EXAMPLES
   kldiv compare english.csv german.csv
+  kldiv compare ratings.csv other.csv --labels rating --align
+  kldiv compare january.parquet june.parquet --from samples
+  zcat counts.csv.gz | kldiv compare - other.csv
   kldiv compare german.csv english.csv --smoothing 0.5 --plot letters.png
   kldiv compare "Normal(0, 1)" "Laplace(0, 0.8)"
   kldiv compare run.npz::teacher run.npz::student --from logits --backend torch
   kldiv compare teacher/ student.zarr --from logits --checkpoint run.state
 """
+)
 
 
 @click.command("compare", epilog=EPILOG, short_help="Compare the distributions in two files.")
@@ -81,13 +103,14 @@ EXAMPLES
 @click.option(
     "--from",
     "form",
-    type=click.Choice(["auto", "probs", "log-probs", "logits", "counts"]),
+    type=Choice(["auto", "probs", "log-probs", "logits", "counts", "samples"]),
     default="auto",
     show_default=True,
     help="What the files hold.",
 )
 @click.option("--axis", default=-1, show_default=True, help="The axis that the classes lie on.")
 @click.option("--normalize", is_flag=True, help="Divide each distribution by its sum.")
+@click.option("--generalized", is_flag=True, help="Take sums that are not 1 as they are.")
 @click.option(
     "--smoothing",
     type=click.FloatRange(min=0),
@@ -97,8 +120,19 @@ EXAMPLES
 )
 @click.option("--align", is_flag=True, help="Match classes by label; one file may lack some.")
 @click.option(
+    "--fold/--no-fold", default=None, help="Match labels whatever their case and blanks, or not."
+)
+@click.option("--rebin", is_flag=True, help="Spread histograms over the edges of both.")
+@click.option(
+    "--bins",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="For samples: N bins with equal shares of all numbers.",
+)
+@table_options
+@click.option(
     "--reduction",
-    type=click.Choice(["mean", "sum", "batchmean", "none"]),
+    type=Choice(["mean", "sum", "batchmean", "none"]),
     default="mean",
     show_default=True,
     help="What to make of the divergences of several rows.",
@@ -154,26 +188,52 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     named = {name: options.pop(name) for name in ("backend", "device", "kernel")}
     settings = {name: value for name, value in named.items() if value is not None}
     with np.errstate(all="ignore"), kldiv.config_context(**settings):
+        for name in ("labels", "values"):
+            options[name] = options[name] or None
         if _written_out(ctx, options):
             from kldiv.cli import distribution_comparison  # noqa: PLC0415
 
             distribution_comparison.show(options["p"], options["q"], as_json=options["as_json"])
+            return
+        _check_streams(options)
+        options["reading"] = reading_of(options)
+        bins = options.pop("bins")
+        if options["form"] == "samples":
+            from kldiv.cli import drift  # noqa: PLC0415
+
+            drift.show(options, bins)
+        elif bins is not None:
+            raise click.UsageError("--bins is for samples: say --from samples")
         else:
             _compare_files(**options)
 
 
-def _compare_files(*, as_json: bool, plot: str | None, **options: Any) -> None:
+def _check_streams(options: dict[str, Any]) -> None:
+    """Refuse what standard input can do only once, or not at all."""
+    used = [options[name].partition("::")[0] == "-" for name in ("p", "q")]
+    if all(used):
+        raise click.UsageError("P and Q cannot both be standard input (-): name a file for one")
+    if any(used) and (options["checkpoint"] or options["scheduler"]):
+        raise click.UsageError("--checkpoint and --scheduler need files, not standard input (-)")
+
+
+def _compare_files(*, as_json: bool, plot: str | None, generalized: bool, **options: Any) -> None:
     from kldiv import streaming  # noqa: PLC0415 - see above
     from kldiv.cli import report  # noqa: PLC0415
     from kldiv.cli.flags import in_flags  # noqa: PLC0415
     from kldiv.cli.progress import Progress  # noqa: PLC0415
 
     draw = None if plot is None else _plotter(plot)
+    if options["checkpoint"]:
+        keep_state()
     with Progress() as progress:
         try:
             found = streaming.compare(**options, progress=progress.reach)
         except OptionError as error:
             raise click.UsageError(in_flags(str(error))) from error
+        except ShapeError as error:
+            text = f"{in_flags(str(error))}. Two samples, raw numbers or categories: --from samples"
+            raise KLDivError(text) from error
         except KLDivError as error:
             raise KLDivError(in_flags(str(error))) from error
         except streaming.Interrupted as stopped:
@@ -181,9 +241,27 @@ def _compare_files(*, as_json: bool, plot: str | None, **options: Any) -> None:
                 f"after {stopped.share:.0%}, which {stopped.checkpoint} keeps. To go on, give the"
                 " same command again"
             ) from None
+    if not generalized:
+        _check_sums(found)
     if draw is not None:
         draw(found)
     report.show(found, as_json=as_json)
+
+
+def _check_sums(found: Comparison) -> None:
+    """Ask where sums are so far from 1 that the numbers are no probabilities."""
+    for side in (found.p, found.q):
+        if abs(side.furthest - 1.0) > _FAR:
+            whose = side.name if side.form == "probs" else f"exp({side.name})"
+            rows = f"{side.off:,} of {found.count:,} rows of {whose} do" if found.shape else whose
+            verb = "not sum to 1 but to as much as" if found.shape else "sums to"
+            mend = "" if side.form == "probs" else "--from logits takes them as scores; "
+            tail = "" if found.shape else ", not to 1"
+            raise InputError(
+                f"{rows} {verb} {side.furthest:.6g}{tail}. --normalize divides each distribution by"
+                f" its sum; {mend}--generalized takes the numbers as they are, in the generalised"
+                " divergence"
+            )
 
 
 def _written_out(ctx: click.Context, options: dict[str, Any]) -> bool:

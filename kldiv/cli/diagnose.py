@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from kldiv.cli.suggestions import Choice
+from kldiv.cli.tables import reading_of, table_options
+
 if TYPE_CHECKING:
     from kldiv.diagnosis import Diagnosis
     from kldiv.readers import Table
@@ -17,40 +20,64 @@ _FLOATS: Final = ("float16", "float32", "float64")
 @click.command("diagnose", short_help="Look for the common mistakes in two files.")
 @click.argument("p", type=click.Path())
 @click.argument("q", type=click.Path())
+@click.option(
+    "--from",
+    "form",
+    type=Choice(["auto", "probs", "log-probs", "logits", "counts", "kl_div"]),
+    default="auto",
+    show_default=True,
+    help="What the files hold, as in compare; kl_div: the arguments of kldiv.kl_div, P "
+    "probabilities and Q log-probabilities.",
+)
 @click.option("--axis", default=-1, show_default=True, help="The axis that the classes lie on.")
-@click.option("--log-target", is_flag=True, help="P holds log-probabilities.")
+@click.option("--log-target", is_flag=True, help="P holds log-probabilities, Q too.")
 @click.option("--key", metavar="NAME", help="The array to take from files without ::key.")
 @click.option(
     "--max-bytes", type=click.IntRange(min=1), metavar="N", help="The largest array to accept."
 )
+@table_options
 @click.option("--strict", is_flag=True, help="Exit with 1 if something looks wrong.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Look for the common mistakes in two files.
 
-    The files are taken as the arguments of kldiv.kl_div: P holds the target, which are
-    probabilities, and Q the input, which are log-probabilities.  Each finding comes with its mend.
+    The files are taken as compare takes them, and what they hold is made into the arguments of
+    kldiv.kl_div: P is the target, Q the input.  With --from auto a file of whole numbers holds
+    counts, one with negative numbers log-probabilities, and any other probabilities.  Each finding
+    comes with its mend.
     """
     # Imported here, as these bring NumPy and rich.
     import json  # noqa: PLC0415
 
+    import numpy as np  # noqa: PLC0415
+
     import kldiv  # noqa: PLC0415
     from kldiv.readers import read  # noqa: PLC0415
 
+    reading = reading_of(options)
     tables = [
         read(
             options[name],
             key=None if "::" in options[name] else options["key"],
             max_bytes=options["max_bytes"],
+            reading=reading,
         )
         for name in ("p", "q")
     ]
+    form = "log-probs" if options["log_target"] else options["form"]
     target, source = (
         table.array if table.array.dtype.name in _FLOATS else table.array.astype("float64")
         for table in tables
     )
-    found = kldiv.diagnose(source, target, axis=options["axis"], log_target=options["log_target"])
+    log_target = form in {"log-probs", "logits"}
+    if form == "auto" and (target < 0).any() and not (source < 0).any():
+        form = "kl_div"  # swapped, as diagnose sees
+    with np.errstate(all="ignore"):
+        if form != "kl_div":
+            target = _prepared(target, form, options["axis"], log=log_target)
+            source = _prepared(source, form, options["axis"], log=True)
+    found = kldiv.diagnose(source, target, axis=options["axis"], log_target=log_target)
     if options["as_json"]:
         names = {name: options[name] for name in ("p", "q")}
         click.echo(json.dumps({**names, **found.to_dict()}, indent=2))
@@ -58,6 +85,26 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         _show(found, *tables)
     if options["strict"] and found:
         ctx.exit(1)
+
+
+def _prepared(array: Any, form: str, axis: int, *, log: bool) -> Any:
+    """Return probabilities, or their logarithms, of what a file holds."""
+    import numpy as np  # noqa: PLC0415 - see above
+
+    if form == "logits":
+        top = array.max(axis=axis, keepdims=True)
+        return array - top - np.log(np.exp(array - top).sum(axis=axis, keepdims=True))
+    if form == "log-probs":
+        return array
+    if form == "auto":
+        if (array < 0).any():
+            return array  # as it stands: diagnose says what it reads as
+        whole = not (array != np.rint(array)).any()  # where NaN is no argument
+        sums = array.sum(axis=axis)
+        form = "counts" if whole and not (abs(sums - 1) < 1e-6).all() else "probs"
+    if form == "counts":
+        array = array / array.sum(axis=axis, keepdims=True)
+    return np.log(array) if log else array
 
 
 def _show(found: Diagnosis, p: Table, q: Table) -> None:

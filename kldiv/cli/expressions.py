@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from kldiv import distributions
 from kldiv.cli.domains import check
+from kldiv.cli.suggestions import suggestion
 from kldiv.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,6 +19,21 @@ if TYPE_CHECKING:
 
 _LONGEST: Final = 10_000  # characters; the parser's memory grows with them
 _SIGNS: Final[dict[type, Callable[[Any], Any]]] = {ast.UAdd: lambda x: x, ast.USub: lambda x: -x}
+_LAMBDA: Final = re.compile(r"\blambda\s*=(?!=)")  # a word of the language that reads it
+_MEANT: Final = {
+    **dict.fromkeys(("mu", "mean", "m", "location"), ("loc",)),
+    **dict.fromkeys(("sigma", "std", "sd", "stddev", "s"), ("scale", "scale_diag")),
+    **dict.fromkeys(("var", "variance", "cov", "sigma2"), ("covariance_matrix", "scale")),
+    **dict.fromkeys(("lam", "lambda_", "lambd"), ("rate",)),
+    **dict.fromkeys(("alpha", "a"), ("concentration1", "concentration", "alpha")),
+    **dict.fromkeys(("beta", "b"), ("concentration0", "rate", "scale")),
+    **dict.fromkeys(("p", "prob", "probability", "theta"), ("probs", "scale")),
+    **dict.fromkeys(("n", "trials", "r"), ("total_count",)),
+    **dict.fromkeys(("nu", "dof"), ("df",)),
+    **dict.fromkeys(("k", "shape", "kappa"), ("concentration", "df")),
+}
+"""What parameters are called elsewhere, and which of a family's own is meant."""
+
 _WORDS: Final = {"inf": np.inf, "True": True, "False": False}
 
 
@@ -43,7 +61,7 @@ def parse(text: str) -> Any:
             f"an expression of {len(text):,} characters; at most {_LONGEST:,} are read"
         )
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(_LAMBDA.sub("lambda_=", text.strip()), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(
             f"{text!r} is not a distribution: {getattr(error, 'msg', error)}. Write it like "
@@ -57,19 +75,39 @@ def _distribution(node: ast.AST, text: str) -> Any:
         raise _refused(node, text)
     name, known = node.func.id, _families()
     if name not in known:
-        raise InputError(f"no distribution {name!r}; there are {', '.join(known)}")
+        near = suggestion(name, known)
+        raise InputError(f"no distribution {name!r}; there are {', '.join(known)}.{near}")
     given = [_value(each, text) for each in node.args]
     named = {}
     for keyword in node.keywords:
         if keyword.arg is None:
             raise _refused(keyword.value, text)
         named[keyword.arg] = _value(keyword.value, text)
+    _check_parameters(known[name], len(given), named, ast.unparse(node))
     try:
         made = known[name](*given, **named)
     except TypeError as error:
-        raise InputError(f"{ast.unparse(node)}: {error}") from None
+        why = str(error).removeprefix(f"{name}.").removeprefix("__init__() ")
+        raise InputError(f"{ast.unparse(node)}: {why}") from None
     check(made, ast.unparse(node))
     return made
+
+
+def _check_parameters(family: Any, given: int, named: dict[str, Any], text: str) -> None:
+    """Refuse parameters that a family does not have; say which one was meant."""
+    known = list(signature(family).parameters)
+    for name in named:
+        if name not in known:
+            meant = next((each for each in _MEANT.get(name.lower(), ()) if each in known), None)
+            hint = f" Write {meant}=." if meant else suggestion(name, known)
+            raise InputError(
+                f"{text}: {family.__name__} has no parameter {name!r}; it has"
+                f" {', '.join(known)}.{hint}"
+            )
+    if given > len(known):
+        raise InputError(
+            f"{text}: {given} parameters; {family.__name__} has {len(known)}, {', '.join(known)}"
+        )
 
 
 def _families() -> dict[str, type[distributions.Distribution]]:

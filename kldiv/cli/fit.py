@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from kldiv.cli.suggestions import Choice
+from kldiv.cli.tables import reading_of, table_options
 from kldiv.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ WHAT IT PRINTS
           best one, in nats a point, with its standard error; by
           cross-validation
   KL      the divergence from the data to the fit, in nats, with its interval
-          of 95 %; below 0 it cannot be told from 0
+          of 95 %; "none seen" where the estimate is below 0, which no
+          divergence is (--json has the number)
 
 \b
 EXAMPLES
@@ -38,7 +41,7 @@ _LISTED: Final = 8
 @click.option("--families", metavar="A,B", help="The families to try; by default all that can be.")
 @click.option(
     "--kind",
-    type=click.Choice(["auto", "continuous", "counts"]),
+    type=Choice(["auto", "continuous", "counts"]),
     default="auto",
     show_default=True,
     help="What the numbers are; auto takes whole numbers from 0 for counts where each occurs twice "
@@ -57,6 +60,7 @@ _LISTED: Final = 8
 @click.option(
     "--max-bytes", type=click.IntRange(min=1), metavar="N", help="The largest array to accept."
 )
+@table_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--plot",
@@ -70,19 +74,24 @@ def command(**options: Any) -> None:
     Each family is fitted by maximum likelihood, and judged by points that it was not fitted to.
     """
     # Imported here, as these bring NumPy, SciPy and rich.
+    import numpy as np  # noqa: PLC0415
+
     from kldiv import fitting  # noqa: PLC0415
     from kldiv.cli.progress import Progress  # noqa: PLC0415
     from kldiv.readers import read  # noqa: PLC0415
 
+    reading = reading_of(options)
     draw = None if options["plot"] is None else _plotter(options["plot"])
     table = read(
         options["data"],
         key=None if "::" in options["data"] else options["key"],
         max_bytes=options["max_bytes"],
+        reading=reading,
     )
     numbers = _one_list(table)
     families = options["families"]
     names = [name.strip() for name in families.split(",")] if families else None
+    numbers = numbers[~np.isnan(numbers)] if reading.na == "drop" else numbers
     with Progress("Fitting") as progress:
         found = fitting.rank(
             numbers,
@@ -189,6 +198,9 @@ def _row(fit: Fit, *, best: bool) -> list[Any]:
     numbers = ", ".join(f"{name}={value:.5g}" for name, value in fit.parameters.items())
     behind = f"{fit.behind:.4f}"
     error = "" if best or fit.behind_error != fit.behind_error else f"±{fit.behind_error:.4f}"
-    kl = (f"{number:.4f}" for number in (fit.kl.value, fit.kl.low, fit.kl.high))
+    kl = (
+        "none seen" if fit.kl.value < 0 else f"{fit.kl.value:.4f}",
+        *(f"{max(number, 0.0):.4f}" for number in (fit.kl.low, fit.kl.high)),
+    )
     name = Text(fit.family, style="bold" if best else "")
     return [name, behind, error, *kl, Text(numbers, style="dim")]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Final
 
-_OPTIONS: Final = "align|axis|checkpoint|form|normalize|scheduler|shard_axis|smoothing"
+_OPTIONS: Final = (
+    "align|axis|checkpoint|fold|form|normalize|rebin|scheduler|shard_axis|smoothing"
+    "|labels|values|sep|decimal|encoding|comment|na|header"
+)
+_QUOTED: Final = {"labels", "values", "sep", "decimal", "comment"}  # of any characters
 _OTHERS: Final = "backend|device|kernel|key|reduction|top"  # whose values other messages name too
 _VALUE: Final = r"'(?P<text>[^']*)'|(?P<plain>-?\w+(?:\.\w+)?)"
 _ARGUMENT: Final = re.compile(
@@ -21,6 +26,10 @@ def in_flags(text: str) -> str:
 def _flag(found: re.Match[str]) -> str:
     name = found["name"] or found["bare"]
     flag = "--from" if name == "form" else f"--{name.replace('_', '-')}"
-    value = found["text"] or found["plain"]
+    value = found["plain"] if found["text"] is None else found["text"]
+    if value == "False":
+        flag, value = flag.replace("--", "--no-", 1), None
+    if value is not None and name in _QUOTED:
+        value = "tab" if value == "\\t" else "blank" if value == " " else shlex.quote(value)
     follows = " " if found[0].endswith(", ") else ""
     return (flag if value in {None, "True"} else f"{flag} {value}") + follows

@@ -53,3 +53,4 @@ class Picture:
             except OSError as error:
                 why = error.strerror or error
                 raise OptionError(f"--plot {self._path}: cannot be written ({why})") from error
+        click.echo(f"wrote {self._path}", err=True)

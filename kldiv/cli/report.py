@@ -51,6 +51,8 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
     why = found.explanation
     return {
         **{name: value.tolist() for name, value in values.items()},
+        "jeffreys": (values["kl_pq"] + values["kl_qp"]).tolist(),
+        "generalised": found.generalised,
         "units": "nats",
         "bits": {name: (value / _LOG_2).tolist() for name, value in values.items()},
         "reduction": found.reduction,
@@ -135,10 +137,11 @@ class _Report:
         self.found = found
         self.page = page
         parallel = page.glyphs.parallel
+        kind = "generalised " if found.generalised else ""
         self.names = {
-            "kl_pq": f"D(P{parallel}Q)",
-            "kl_qp": f"D(Q{parallel}P)",
-            "js": "JS(P, Q)",
+            "kl_pq": f"{kind}D(P{parallel}Q)",
+            "kl_qp": f"{kind}D(Q{parallel}P)",
+            "js": f"{kind}JS(P, Q)",
         }
 
     def write(self) -> None:
@@ -178,10 +181,12 @@ class _Report:
 
     def _values(self) -> None:
         values = [each.value for each in _measures(self.found).values()]
+        values.append(values[0] + values[1])
         nats = [Text(each, style="bold") for each in column(values, digits=_DIGITS)]
         bits = column([value / _LOG_2 for value in values], digits=_DIGITS)
+        names = [*self.names.values(), "Jeffreys, PSI"]
         rows: list[list[str | Text]] = [["", _dim("nats"), _dim("bits")]]
-        rows += [list(each) for each in zip(self.names.values(), nats, bits, strict=True)]
+        rows += [list(each) for each in zip(names, nats, bits, strict=True)]
         if self.found.shape:
             self._head(over(self.found).capitalize())
         else:

@@ -7,16 +7,22 @@ and against a budget, before anything is allocated or mapped.
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
+
 from kldiv.errors import InputError
-from kldiv.readers.numpy_files import read_npy, read_npz
+from kldiv.readers.reading import PLAIN, Reading
 from kldiv.readers.shards import read_shards
 from kldiv.readers.sources import (
     Source,
     check_options,
+    drained,
     is_folder,
     is_pattern,
+    is_stream,
     memory,
     opened,
     readable,
@@ -24,9 +30,8 @@ from kldiv.readers.sources import (
     split,
 )
 from kldiv.readers.stored import Stored
-from kldiv.readers.table import Table
-from kldiv.readers.tensor_files import read_safetensors
-from kldiv.readers.text_files import read_text
+from kldiv.readers.table import Sample, Table
+from kldiv.readers.unnamed import PACKED, format_of, packing_of, unpacked
 from kldiv.readers.zarr_store import is_zarr, read_zarr
 
 if TYPE_CHECKING:
@@ -34,15 +39,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Stored", "Table", "open_table", "read"]
+__all__ = ["Reading", "Sample", "Stored", "Table", "open_table", "read", "read_samples"]
 
-_READERS: Final[dict[str, Callable[[Source], Table]]] = {
-    ".npy": read_npy,
-    ".npz": read_npz,
-    ".csv": read_text,
-    ".tsv": read_text,
-    ".safetensors": read_safetensors,
+_FORMATS: Final = {
+    ".npy": "numpy_files.read_npy",
+    ".npz": "numpy_files.read_npz",
+    ".csv": "text_files.read_text",
+    ".tsv": "text_files.read_text",
+    ".txt": "text_files.read_text",
+    ".dat": "text_files.read_text",
+    ".json": "json_files.read_json",
+    ".jsonl": "json_files.read_json_lines",
+    ".ndjson": "json_files.read_json_lines",
+    ".parquet": "arrow_files.read_parquet",
+    ".arrow": "arrow_files.read_arrow",
+    ".feather": "arrow_files.read_arrow",
+    ".xlsx": "excel_files.read_excel",
+    ".h5": "hdf5_files.read_hdf5",
+    ".hdf5": "hdf5_files.read_hdf5",
+    ".safetensors": "tensor_files.read_safetensors",
+    ".pt": "torch_files.read_torch",
+    ".pth": "torch_files.read_torch",
 }
+"""The reader of each suffix, imported when it is used; behind one of `PACKED` too, if text."""
 
 
 def read(
@@ -51,6 +70,7 @@ def read(
     key: str | None = None,
     max_bytes: int | None = None,
     mmap: bool | Literal["auto"] = "auto",
+    reading: Reading = PLAIN,
 ) -> Table:
     r"""Read an array from a file, without trusting the file.
 
@@ -70,6 +90,8 @@ def read(
     mmap : bool or "auto", default "auto"
         Whether to map a ``.npy`` or ``.safetensors`` read-only instead of reading it; "auto" does
         from 16 MiB.  Other formats, foreign byte order, misaligned data and empty arrays are read.
+    reading : Reading, optional
+        What the file of a table leaves open: labels, separator, decimal mark, encoding and others.
 
     Returns
     -------
@@ -90,13 +112,30 @@ def read(
         refused, as only unpickling could read them.
     ``.safetensors``
         Needs the safetensors package.  bfloat16 becomes float32, exactly.
-    ``.csv``, ``.tsv``
-        UTF-8, with a header.  A column is text where most of its first cells (at most a thousand)
-        are not numbers, or where it is the first and has no name; text columns are the labels.
-        One column of numbers is a vector with a class a row.  Several are a matrix with a class a
-        column, named by the header, and ``path::column`` takes one of them.  Where the first of
-        them merely counts the rows and there is no text, the choice is the caller's:
-        ``path::column``, or ``path::*`` for the matrix.  Numbers become float64.
+    ``.csv``, ``.tsv``, ``.txt``, ``.dat``
+        A table.  UTF-8, or what a byte order mark says, with a header, and cells between commas,
+        semicolons, tabs, bars, or in ``.txt`` blanks: whichever makes a table, if one alone does.
+        Decimal commas, thousands and % signs are read where all numbers of the file allow one
+        reading only.  ``#`` lines that are no records are left out.
+    ``.json``, ``.jsonl``, ``.ndjson``
+        A list of numbers or rows, an object of numbers by label, records, or columns: a table.
+    ``.parquet``, ``.arrow``, ``.feather``, ``.xlsx``
+        A table, by pyarrow or openpyxl (extra ``files``); ``path::sheet::column``.
+    ``.h5``, ``.hdf5``
+        A dataset, by h5py (extra ``files``); none that lies in other files or needs a plugin.
+    ``.pt``, ``.pth``
+        Tensors, by torch's loader of weights, which runs no code of the file.
+    ``.gz``, ``.zst``
+        Packed text (``table.csv.gz``), within the budget; ``.zst`` by zstandard (extra ``files``).
+    ``-`` and pipes
+        Standard input, and paths of pipes, in any of these formats, known by their first bytes.
+    tables
+        A column is text where most of its first cells (at most a thousand) are not numbers, or
+        where it is the first and has no name; text columns are the labels.  One column of numbers
+        is a vector with a class a row.  Several are a matrix with a class a column, named by the
+        header, and ``path::column`` takes one of them.  Columns low and high are the edges of bins.
+        Where a first column of numbers may hold labels, the choice is the caller's: ``reading``,
+        or ``path::*`` for the matrix.  Numbers become float64.
 
     Examples
     --------
@@ -115,8 +154,8 @@ def read(
     check_options(max_bytes=max_bytes, mmap=mmap)
     path, member = split(spec, key)
     if not (is_folder(path) or is_pattern(path)):
-        return _read_file(path, member, max_bytes=max_bytes, mmap=mmap)
-    table = open_table(spec, key=key, max_bytes=max_bytes)
+        return _read_file(path, member, max_bytes=max_bytes, mmap=mmap, reading=reading)
+    table = open_table(spec, key=key, max_bytes=max_bytes, reading=reading)
     if not isinstance(table.array, Stored):
         return table
     limit = max_bytes or memory() // 2
@@ -128,12 +167,75 @@ def read(
     return replace(table, array=table.array[table.array.whole])
 
 
+def read_samples(
+    spec: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    max_bytes: int | None = None,
+    reading: Reading = PLAIN,
+) -> tuple[Sample, ...]:
+    r"""Read the columns of a table as samples: each cell is an observation.
+
+    Parameters
+    ----------
+    spec : str or path-like
+        As in `read`.
+    key : str, optional
+        One column.
+    max_bytes : int, optional
+        As in `read`.
+    reading : Reading, optional
+        As in `read`; ``values`` chooses columns, and ``labels`` leaves some out.
+
+    Returns
+    -------
+    tuple of Sample
+        Columns of numbers, and of categories. An array without names is one sample, or one for each
+        column of a matrix, named by its number from 0.
+
+    Raises
+    ------
+    InputError
+        As for `read`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from kldiv.readers import read_samples
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "visits.csv")
+    ...     size = path.write_text("age,city\n31,Rome\n45,Oslo\n", encoding="utf-8")
+    ...     age, city = read_samples(path)
+    >>> age.values, city.values
+    (array([31., 45.]), ('Rome', 'Oslo'))
+    """
+    check_options(max_bytes=max_bytes, mmap="auto")
+    path, member = split(spec, key)
+    if is_folder(path) or is_pattern(path):
+        table = read(spec, key=key, max_bytes=max_bytes)
+    else:
+        table = _read_file(path, member, max_bytes=max_bytes, reading=reading, samples=True)
+    if table.samples:
+        return table.samples
+    array = table.array.astype(np.float64, copy=False)
+    if array.ndim > 2:
+        raise InputError(f"{path}: shape {array.shape}; samples are a list, or columns of a matrix")
+    columns = [array.ravel()] if array.ndim < 2 else list(array.T)
+    names = [table.member or path.stem] if array.ndim < 2 else map(str, range(len(columns)))
+    return tuple(
+        Sample(name, column[~np.isnan(column)], int(np.isnan(column).sum()))
+        for name, column in zip(names, columns, strict=True)
+    )
+
+
 def open_table(
     spec: str | os.PathLike[str],
     *,
     key: str | None = None,
     max_bytes: int | None = None,
     shard_axis: int = 0,
+    reading: Reading = PLAIN,
 ) -> Table:
     """Open an array in a file, a folder of shards or a Zarr store; read it only if it is small.
 
@@ -149,6 +251,8 @@ def open_table(
         The largest array to accept; by default any that stays on disk.
     shard_axis : int, default 0
         The axis along which shards follow one another.
+    reading : Reading, optional
+        As in `read`.
 
     Returns
     -------
@@ -164,7 +268,7 @@ def open_table(
     check_options(max_bytes=max_bytes, mmap="auto")
     path, member = split(spec, key)
     if not (is_folder(path) or is_pattern(path)):
-        return _read_file(path, member, max_bytes=max_bytes, lazy=True)
+        return _read_file(path, member, max_bytes=max_bytes, lazy=True, reading=reading)
 
     def read_shard(file: Path, member: str | None) -> Table:
         return _read_file(file, member, max_bytes=max_bytes, lazy=True)
@@ -183,16 +287,34 @@ def open_table(
 
 
 def _read_file(path: Path, member: str | None, **options: Any) -> Table:
+    if is_stream(path):
+        raw = drained(path, options.get("max_bytes"))
+        return _read_stream(Source(BytesIO(raw), path, member, len(raw), **options))
     with opened(path) as file:
         source = Source(file, path, member, size_of(file), **options)
-        if not source.size:
-            raise source.error("the file is empty. Write an array to it")
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            text = (
-                f"no reader for {path.suffix!r}; there is one for {', '.join(_READERS)}. Save the"
-            )
-            raise source.error(
-                f"{text} array as .npy (a pickle, such as .pkl or .pt, is never read)"
-            )
-        return reader(source)
+        if path.suffix.lower() in PACKED:
+            return _read(unpacked(source))
+        return _read(source)
+
+
+def _read(source: Source) -> Table:
+    if not source.size:
+        raise source.error("the file is empty. Write an array to it")
+    found = _FORMATS.get(source.kind)
+    if found is None:
+        text = f"no reader for {source.kind!r}; there is one for {', '.join(_FORMATS)}, and for"
+        raise source.error(
+            f"{text} text packed as {', '.join(PACKED)}. Save the array as .npy (a pickle, such as"
+            " .pkl, is never read)"
+        )
+    module, _, name = found.partition(".")
+    reader: Callable[[Source], Table] = getattr(import_module(f"{__name__}.{module}"), name)
+    return reader(source)
+
+
+def _read_stream(source: Source) -> Table:
+    """Read what has no name by what it starts with."""
+    packed = packing_of(source)
+    if packed is not None:
+        source = unpacked(replace(source, suffix=packed))
+    return _read(replace(source, suffix=format_of(source)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from kldiv.errors import InputError, KLDivError, OptionError
+from kldiv.readers.reading import PLAIN
 from kldiv.readers.stored import StoredFile, widened
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kldiv.readers.layout import Layout
+    from kldiv.readers.reading import Reading
 
 FLOOR: Final = 256 << 20  # bytes that any file may take, however well it is compressed
 RATIO: Final = 100  # above the floor, bytes for each byte on disk; deflate can reach 1032
@@ -42,6 +45,17 @@ class Source:
     mmap: bool | Literal["auto"] = "auto"
     lazy: bool = False
     """Whether an array of `STORED` bytes or more stays on disk."""
+    reading: Reading = PLAIN
+    suffix: str | None = None
+    """Of the format, where the path does not have it."""
+
+    samples: bool = False
+    """Whether every column is wanted by itself, as a sample."""
+
+    @property
+    def kind(self) -> str:
+        """The suffix of the format, in lower case."""
+        return self.path.suffix.lower() if self.suffix is None else self.suffix
 
     def error(self, text: str, member: str | None = None) -> InputError:
         """Return an error that names the file, and the member where there is one."""
@@ -73,9 +87,42 @@ def split(spec: str | os.PathLike[str], key: str | None) -> tuple[Path, str | No
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a regular file; whatever the system refuses, now or while reading, is an InputError."""
     with readable(path):
-        _check_regular(path)  # before opening, which would wait on a pipe
+        _check_regular(path)
         with path.open("rb") as file:
             yield file
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether a path is ``-``, or that of a pipe, as ``<(…)`` makes one."""
+    if str(path) == "-":
+        return not path.exists()
+    try:
+        return stat.S_ISFIFO(path.stat().st_mode)
+    except (OSError, ValueError):  # as opening will say
+        return False
+
+
+def drained(path: Path, max_bytes: int | None) -> bytes:
+    """Return all that comes from standard input or a pipe, within the budget."""
+    limit = max_bytes or FLOOR
+    with readable(path):
+        if str(path) == "-":
+            found = sys.stdin.buffer.read(limit + 1)
+        else:
+            # A pipe that nobody writes to would never end; opened like this, it ends at once.
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                os.set_blocking(file.fileno(), True)
+                found = file.read(limit + 1)
+            if not found:
+                message = f"{path}: no regular file, but a pipe that nobody writes to."
+                raise InputError(message)
+    if len(found) > limit:
+        message = (
+            f"{path}: more than {limit:,} bytes come from a pipe. Write them to a file, or pass"
+            " max_bytes=N (--max-bytes N)."
+        )
+        raise InputError(message)
+    return found
 
 
 @contextmanager
@@ -114,13 +161,13 @@ def _check_regular(path: Path) -> None:
         raise InputError(message) from error
     if not stat.S_ISREG(mode):
         kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-        message = f"{path}: {kind}. Give the path of a file; copy a pipe into one first."
+        message = f"{path}: {kind}. Give the path of a file or of a pipe."
         raise InputError(message)
 
 
 def size_of(file: IO[bytes]) -> int:
     """Return how many bytes a file has."""
-    return os.fstat(file.fileno()).st_size
+    return file.seek(0, os.SEEK_END) - file.seek(0)
 
 
 @contextmanager
@@ -134,6 +181,16 @@ def parsing(source: Source, kind: str, member: str | None = None) -> Iterator[No
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         text = f"not a {kind} that can be read ({why}). It may be damaged: write it again"
         raise source.error(text, member) from error
+
+
+@contextmanager
+def needs(source: Source, package: str, *, extra: str = "files") -> Iterator[None]:
+    """Turn the lack of a package into an InputError that says how to install it."""
+    try:
+        yield
+    except ImportError as error:
+        text = f'needs the {package} package: pip install "kldiv[{extra}]"'
+        raise source.error(text) from error
 
 
 def check_layout(source: Source, layout: Layout, member: str | None = None) -> None:

@@ -10,6 +10,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """A column of raw values, each an observation.
+
+    Attributes
+    ----------
+    name : str
+        Of the column.
+    values : numpy.ndarray or tuple of str
+        Numbers, or categories.
+    missing : int
+        How many cells hold neither; they are not among the values.
+    """
+
+    name: str
+    values: Any
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Table:
     """An array, with the names that its file gives to its classes and rows.
 
@@ -26,6 +45,12 @@ class Table:
         matrix.
     rows : tuple of str or None
         Labels along the first axis of a matrix: its text column.
+    edges : numpy.ndarray or None
+        The edges of bins, a row for each class of a histogram.
+    notes : tuple of str
+        What was decided that the file leaves open, in sentences.
+    samples : tuple of Sample
+        The columns, where `read_samples` asked for them.
     """
 
     array: Any
@@ -33,3 +58,6 @@ class Table:
     member: str | None = None
     classes: tuple[str, ...] | None = None
     rows: tuple[str, ...] | None = None
+    edges: Any = None
+    notes: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()

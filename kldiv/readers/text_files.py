@@ -1,153 +1,322 @@
-"""``.csv`` and ``.tsv``."""
+"""``.csv``, ``.tsv`` and ``.txt``: which encoding, separator, comments and header a text has."""
 
 from __future__ import annotations
 
+import codecs
 import io
-from array import array as packed
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Final, TypeAlias
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
-from kldiv.readers.sources import FLOOR, SHOWN, Source, choose, parsing
-from kldiv.readers.table import Table
+from kldiv.readers.cells import Records, tabulate
+from kldiv.readers.numerals import decimals, is_blank, plain
+from kldiv.readers.sources import FLOOR, SHOWN, Source, parsing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from numpy.typing import NDArray
+    from kldiv.readers.cells import Row
+    from kldiv.readers.table import Table
 
-    Row: TypeAlias = tuple[int, list[str]]
-
-_SAMPLE_ROWS: Final = 1000  # that decide which columns are text,
-_SAMPLE_CELLS: Final = 1 << 20  # but fewer rows where they are long
+_HEAD: Final = 1 << 20  # bytes that decide
+_HEAD_ROWS: Final = 1000
+_SEPARATORS: Final = (",", ";", "\t", "|", " ")
+_USUAL: Final = {".csv": ",", ".tsv": "\t"}
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark its own begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 def read_text(source: Source) -> Table:
     """Return the numbers of a text file, with the labels that it gives them."""
-    import csv  # noqa: PLC0415 - only where one is read
-
     limit = source.max_bytes or FLOOR
     if source.size > limit:
         text = f"{source.size:,} bytes of text; at most {limit:,} are accepted. Save it as .npy, or"
         raise source.error(f"{text} pass max_bytes={source.size} (--max-bytes {source.size})")
-    delimiter = "\t" if source.path.suffix.lower() == ".tsv" else ","
-    kind = "text file in UTF-8 with a header and one record a line"
-    stream = io.TextIOWrapper(source.file, encoding="utf-8-sig", newline="")
-    with stream, parsing(source, kind):
-        lines = csv.reader(stream, delimiter=delimiter, strict=True)
-        rows = ((lines.line_num, row) for row in lines if row)
-        return _table(source, rows)
+    with parsing(source, "text file with one record a line"):
+        return tabulate(source, _Text(source).records())
 
 
-def _table(source: Source, rows: Iterator[Row]) -> Table:
-    header = [name.strip() for name in next(rows, (0, []))[1]]
-    _check_unique(source, header)
-    rows = _equally_long(source, header, rows)
-    head = list(islice(rows, min(_SAMPLE_ROWS, _SAMPLE_CELLS // (len(header) or 1) + 1)))
-    if not head:
-        raise source.error("no rows follow the header. Write one record a line")
-    text = {i for i in range(len(header)) if _is_text(header, head, i)}
-    columns = _columns(source, header, head, text)
-    labelling = sorted(text.difference(columns))
-    values, labels = _values(source, header, chain(head, rows), columns, labelling)
-    if len(columns) == 1:
-        return Table(values[:, 0], source.path, header[columns[0]], classes=labels)
-    _check_first(source, header, values, labels)
-    return Table(values, source.path, None, tuple(header[i] for i in columns), labels)
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The first rows of a text, cut by one separator."""
+
+    sep: str
+    rows: list[Row]
+
+    @property
+    def width(self) -> int:
+        """How many cells most rows have."""
+        return Counter(len(row) for _, row in self.rows).most_common(1)[0][0]
+
+    @property
+    def consistent(self) -> bool:
+        """Whether all rows have several cells, and as many; the first may lack that of an index."""
+        widths = {len(row) for _, row in self.rows[1:]} or {self.width}
+        first = len(self.rows[0][1])
+        return len(widths) == 1 and self.width > 1 and first in {self.width, self.width - 1}
+
+    def numbers(self, column: int, skip: int = 1) -> bool:
+        """Whether a column holds numbers."""
+        cells = [row[column] for _, row in self.rows[skip:] if len(row) == self.width]
+        full = [cell for cell in cells if not is_blank(cell)]
+        return bool(full) and 2 * sum(bool(decimals(cell)) for cell in full) >= len(full)
+
+    def any_numbers(self) -> bool:
+        """Whether some column holds numbers."""
+        return any(self.numbers(i, len(self.rows) > 1) for i in range(self.width))
+
+    def cuts(self, other: str) -> bool:
+        """Whether a cell that is no number holds another separator."""
+        return any(other in cell and not decimals(cell) for _, row in self.rows for cell in row)
 
 
-def _check_unique(source: Source, header: list[str]) -> None:
-    seen: set[str] = set()
-    for name in header:
-        if name in seen:
-            text = f"two columns are named {name!r}. Rename one"
-            raise source.error(f"{text}, or write a header if the first line is data")
-        seen.add(name)
+class _Text:
+    """A text file, which can be gone through more than once."""
 
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._reading = source.reading
+        self._encoding = self._reading.encoding or self._find_encoding()
+        self._sep = _USUAL.get(source.kind, " " if source.kind in {".txt", ".dat"} else ",")
+        looks = [self._look(sep) for sep in self._separators()]
+        looks = [look for look in looks if look.rows]
+        if not looks:
+            raise source.error("no rows. Write a header and one record a line")
+        self._chosen = self._choose(looks)
+        self._sep = self._chosen.sep
+        self._width = self._chosen.width
 
-def _equally_long(source: Source, header: list[str], rows: Iterable[Row]) -> Iterator[Row]:
-    for line, row in rows:
-        if len(row) != len(header):
-            text = f"line {line} has {len(row):,} cells, the header {len(header):,}"
-            raise source.error(f"{text}. Give every line as many, in quotes where one has a comma")
-        yield line, row
+    def records(self) -> Records:
+        """Return the rows below the header."""
+        first, notes = self._header(), list[str]()
+        if first is None:
+            names = [str(i + 1) for i in range(self._width)]
+            named = False
+        else:
+            names, named = [name.strip() for name in first[1]], True
+            if len(names) == self._width - 1:  # as R writes an index
+                names.insert(0, "")
+            self._check_unique(names)
+            if self._reading.header is None and _all_numbers(names):
+                notes.append(
+                    f"the first line of {self._source.path}, {', '.join(names[:SHOWN])}, is taken"
+                    " for names of columns; header=False takes it for numbers"
+                )
+        line = 0 if first is None else first[0]
 
+        def rows() -> Iterator[Row]:
+            found = (row for row in self._data(names) if row[0] > line)
+            return self._equally_long(names, found, named=named)
 
-def _number(cell: str) -> float | None:
-    # float() alone would take "1_000" and the digits of every script.
-    if "_" in cell or not cell.isascii():
-        return None
-    try:
-        return float(cell)
-    except ValueError:
-        return None
+        doubtful = self._sep == ";"
+        return Records(names, rows, named=named, doubtful=doubtful, notes=notes)
 
+    # ---- bytes and lines -------------------------------------------------------------------------
 
-def _is_text(header: list[str], head: list[Row], column: int) -> bool:
-    """Whether a column holds labels: few of its cells are numbers, or it is an unnamed index."""
-    if column == 0 and not header[0] and len(header) > 1:
-        return True
-    cells = [row[column] for _, row in head if row[column].strip()]
-    return 2 * sum(_number(cell) is not None for cell in cells) < len(cells) or not cells
+    def _find_encoding(self) -> str:
+        """Return the encoding: that of a byte order mark, or UTF-8; nothing is guessed."""
+        self._source.file.seek(0)
+        start = self._source.file.read(4)
+        for mark, name in _MARKS:
+            if start.startswith(mark):
+                return name
+        if b"\0" in start:
+            for name in ("utf-16-le", "utf-16-be"):
+                if start[name.endswith("le") :: 2].count(0) == len(start) // 2 > 0:
+                    raise self._source.error(
+                        f"looks like UTF-16 without its mark: encoding={name!r} reads it"
+                    )
+        self._source.file.seek(0)
+        decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+        while part := self._source.file.read(_HEAD):
+            try:
+                decoder.decode(part)
+            except UnicodeDecodeError as error:
+                line += error.object[: error.start].count(b"\n")
+                byte = error.object[error.start]
+                raise self._source.error(
+                    f"line {line}: byte 0x{byte:02x} is not UTF-8. Say which encoding it is:"
+                    " encoding='cp1252' (Windows in Western Europe), encoding='latin-1',"
+                    " encoding='cp1250', encoding='mac_roman' …"
+                ) from error
+            line += part.count(b"\n")
+        return "utf-8"
 
+    def _lines(self, sep: str) -> Iterator[Row]:
+        """Yield all rows that are no comments of a declared kind, with the number of their line."""
+        import csv  # noqa: PLC0415 - only where one is read
 
-def _columns(source: Source, header: list[str], head: list[Row], text: set[int]) -> list[int]:
-    """Return the columns of values: the one that was asked for, or all that are not text."""
-    if source.key is not None and (source.key in header or source.key != "*"):
-        return [header.index(choose(source, header, "columns"))]
-    columns = [i for i in range(len(header)) if i not in text]
-    if not columns:
-        line, row = head[0]
-        found = f"no column holds numbers: line {line}, column {header[-1]!r}: {row[-1][:60]!r}"
-        mend = "Separate cells by commas in .csv, tabs in .tsv, and write numbers as 1.5"
-        raise source.error(f"{found}. {mend}")
-    _check_names(source, [header[i] for i in columns])
-    return columns
+        self._source.file.seek(0)
+        bytes_of: Any = _Unclosed(self._source.file)
+        stream = io.TextIOWrapper(bytes_of, self._encoding, newline="")
+        comment = self._reading.comment
+        lines: Iterable[str] = stream
+        if sep == " ":
+            lines = (line.strip().replace("\t", " ") for line in stream)
+        if comment:
+            # An empty line keeps the count.
+            lines = ("\n" if line.startswith(comment) else line for line in lines)
+        found = csv.reader(lines, delimiter=sep, strict=True, skipinitialspace=sep == " ")
+        return ((found.line_num, row) for row in found if row and row != [""])
 
+    # ---- separator -------------------------------------------------------------------------------
 
-def _check_names(source: Source, names: list[str]) -> None:
-    """Refuse a first line that seems to be data: numbers, but not 0, 1, 2, … or 1, 2, 3, …."""
-    counts = ([str(i + start) for i in range(len(names))] for start in (0, 1))
-    if names not in counts and all(_number(name) is not None for name in names):
-        found = f"the first line should name the columns, but has the numbers {names[:SHOWN]}"
-        raise source.error(f"{found}. Write a header above them")
+    def _separators(self) -> tuple[str, ...]:
+        if self._reading.sep:
+            return (self._reading.sep,)
+        # In .csv and .tsv a blank is part of a cell.
+        found = _SEPARATORS[:-1] if self._source.kind in _USUAL else _SEPARATORS
+        return tuple(sep for sep in found if sep != self._reading.decimal)
 
+    def _look(self, sep: str) -> _Look:
+        import csv  # noqa: PLC0415 - is loaded already
 
-def _values(
-    source: Source,
-    header: list[str],
-    rows: Iterable[Row],
-    columns: list[int],
-    text: list[int],
-) -> tuple[NDArray[np.float64], tuple[str, ...] | None]:
-    """Return the numbers of some columns, and the labels that others make."""
-    numbers, labels = packed("d"), list[str]()
-    for line, row in rows:
-        for i in columns:
-            number = _number(row[i])
-            if number is None:
-                found = f"line {line}, column {header[i]!r}: {row[i][:60]!r} is no number"
-                mend = f"Mend the cell, or name the column of values: {source.path}::column"
-                raise source.error(f"{found}. {mend}")
-            numbers.append(number)
-        if text:
-            labels.append(" / ".join([row[i] for i in text]))
-    values = np.frombuffer(numbers).reshape(-1, len(columns))
-    return values, tuple(labels) if text else None
+        try:
+            rows = list(islice(self._lines(sep), _HEAD_ROWS))
+        except csv.Error:
+            if sep == self._sep:
+                raise
+            return _Look(sep, [])
+        if self._reading.comment is None:
+            kept = [row for row in rows if not row[1][0].startswith("#")]
+            rows = kept if len(kept) > 1 else rows
+        return _Look(sep, rows)
 
+    def _choose(self, looks: list[_Look]) -> _Look:
+        """Return the cut that makes a table, and ask where there are several."""
+        good = [look for look in looks if look.consistent and look.any_numbers()]
+        if len(good) > 1:
+            good = [look for look in good if look.sep != " "]
+        if len(good) > 1:
+            seps = {look.sep for look in good}
+            good = [
+                look for look in good if not any(look.cuts(other) for other in seps - {look.sep})
+            ] or good
+        if len(good) == 1:
+            self._check_commas(good[0])
+            return good[0]
+        if good:
+            said = " or ".join(f"sep={look.sep!r}" for look in good)
+            raise self._source.error(f"cells may be separated in {len(good)} ways: say {said}")
+        usual = next((look for look in looks if look.sep == self._sep), looks[0])
+        if len(usual.rows[0][1]) > 1 or usual.width == 1 == len({len(r) for _, r in usual.rows}):
+            return usual
+        # No separator at all, as in a list of decimal commas; or the one that cuts the header.
+        alone = [look for look in looks if {len(row) for _, row in look.rows} == {1}]
+        if alone and alone[0].any_numbers():
+            return alone[0]
+        return max(looks, key=lambda look: len(look.rows[0][1]))
 
-def _check_first(
-    source: Source, header: list[str], values: NDArray[np.float64], labels: object
-) -> None:
-    """Refuse to guess whether a first column 0, 1, 2, … holds labels or values."""
-    if source.key is not None or labels is not None or len(values) < 2:
-        return
-    count = np.arange(len(values))
-    if any(np.array_equal(values[:, 0], count + start) for start in (0, 1)):
-        text = (
-            f"column {header[0]!r} counts the rows: labels or values? {source.path}::{header[1]}"
-            f" takes one column, '{source.path}::*' takes all as a matrix; an empty name makes the"
-            " first column the labels"
+    def _check_commas(self, look: _Look) -> None:
+        """Refuse to guess whether 0,5 below a name is one number or two cells."""
+        short = look.sep == "," and look.width == 2 and len(look.rows[0][1]) == 1
+        if short and not self._reading.sep:
+            line, row = look.rows[1]
+            if all("," in decimals(",".join(cells)) for _, cells in look.rows[1:]):
+                raise self._source.error(
+                    f"line {line}: {','.join(row)!r} may be one number or two cells: decimal=','"
+                    " says that it is one, sep=',' that they are two"
+                )
+
+    # ---- header and comments ---------------------------------------------------------------------
+
+    def _header(self) -> Row | None:
+        """Return the first line if it names the columns, or None."""
+        wanted = self._reading.header
+        first, names = self._chosen.rows[0], self._chosen.rows[0][1]
+        if wanted is False:
+            return None
+        if self._reading.comment is None and not self._names_columns(names):
+            # A header behind a comment sign, over lines of data.
+            for line, row in self._lines(self._sep):
+                if line >= first[0]:
+                    break
+                if len(row) == self._width and row[0].startswith("#"):
+                    named = [row[0].removeprefix("#"), *row[1:]]
+                    if self._names_columns(named):
+                        return line, named
+        if wanted or self._names_columns(names) or _counting(names):
+            return first
+        if self._source.kind in {".txt", ".dat"} and _all_numbers(names):
+            return None
+        numbers = [name for name in names if decimals(name)]
+        raise self._source.error(
+            f"the first line should name the columns, but has the numbers {numbers[:SHOWN]}."
+            " header=False says that it has none, header=True that these are names"
         )
-        raise source.error(text)
+
+    def _names_columns(self, names: list[str]) -> bool:
+        """Whether a row has words above the columns of numbers."""
+        if len(names) == self._width - 1:
+            return True
+        columns = [i for i in range(len(names)) if self._chosen.width > i and self._is_number(i)]
+        numbers = [names[i] for i in columns]
+        return not numbers or any(not decimals(name) and name.strip() for name in numbers)
+
+    def _is_number(self, column: int) -> bool:
+        return self._chosen.numbers(column, len(self._chosen.rows) > 1)
+
+    def _data(self, names: list[str]) -> Iterator[Row]:
+        """Yield rows, without lines that are comments because they are no records."""
+        for line, row in self._lines(self._sep):
+            if self._reading.comment is None and row[0].startswith("#"):
+                if len(row) != len(names):
+                    continue
+                if not any(decimals(row[i]) for i in range(len(row)) if self._is_number(i)):
+                    if line < self._chosen.rows[0][0]:
+                        continue
+                    raise self._source.error(
+                        f"line {line} starts with #: comment='#' leaves such lines out"
+                    )
+            yield line, row
+
+    def _check_unique(self, names: list[str]) -> None:
+        seen: set[str] = set()
+        for name in names:
+            if name in seen:
+                text = f"two columns are named {name!r}. Rename one"
+                raise self._source.error(f"{text}, or say header=False if the first line is data")
+            seen.add(name)
+
+    def _equally_long(self, names: list[str], rows: Iterator[Row], *, named: bool) -> Iterator[Row]:
+        for line, row in rows:
+            if len(row) != len(names):
+                whose = "the header" if named else "the first"
+                text = f"line {line} has {len(row):,} cells, {whose} {len(names):,}"
+                sep = {"\t": "a tab", " ": "a blank"}.get(self._sep, repr(self._sep))
+                mend = f"Give every line as many, in quotes where one has {sep}"
+                raise self._source.error(f"{text}. {mend}; sep=';' and the like say what separates")
+            yield line, row
+
+
+class _Unclosed(io.BufferedIOBase):
+    """A stream that stays open when its reader is gone."""
+
+    def __init__(self, file: object) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return bytes(self._file.read(size))  # type: ignore[attr-defined]
+
+    read1 = read
+
+
+def _all_numbers(names: list[str]) -> bool:
+    return all(plain(name) is not None for name in names)
+
+
+def _counting(names: list[str]) -> bool:
+    """Whether names are 0, 1, 2, … or 1, 2, 3, …."""
+    numbers = [name for name in names if name.strip()]
+    return len(numbers) > 1 and any(
+        numbers == [str(i + start) for i in range(len(numbers))] for start in (0, 1)
+    )

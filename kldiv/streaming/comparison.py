@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from kldiv.streaming.options import PLAIN
 from kldiv.streaming.run import Run
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from kldiv.readers import Reading
     from kldiv.streaming._types import Form, Reduction
     from kldiv.streaming.results import Comparison
 
@@ -42,11 +44,14 @@ def compare(  # noqa: PLR0913 - each has its own line in the help
     normalize: bool = False,
     smoothing: float = 0.0,
     align: bool = False,
+    fold: bool | None = None,
+    rebin: bool = False,
     reduction: Reduction = "mean",
     top: int = 10,
     key: str | None = None,
     max_bytes: int | None = None,
     shard_axis: int = 0,
+    reading: Reading = PLAIN,
     memory: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     scheduler: str | None = None,
@@ -70,9 +75,10 @@ def compare(  # noqa: PLR0913 - each has its own line in the help
     q : array, path or Table
         The others, of the same shape.
     form : {"probs", "log-probs", "logits", "counts", "auto"}, default "probs"
-        The form of the numbers of both.  "probs" and "log-probs" are taken as they are, "counts"
-        divided by their sum, "logits" are exact at any distance.  "auto" reads an array of whole
-        numbers once more, and takes it for counts.
+        The form of the numbers of both.  "probs" and "log-probs" are taken as they are: where they
+        do not sum to 1, D is the generalised divergence Σ p·log(p/q) + q − p, never negative.
+        "counts" are divided by their sum, "logits" are exact at any distance.  "auto" reads an
+        array of whole numbers once more, and takes it for counts.
     axis : int, default -1
         The axis of the classes.
     normalize : bool, default False
@@ -81,6 +87,12 @@ def compare(  # noqa: PLR0913 - each has its own line in the help
         Added to every count or probability before they are normalised.
     align : bool, default False
         Whether to match classes and rows by their labels; classes that one side lacks are empty.
+    fold : bool, optional
+        Whether labels match that differ by case, blanks, Unicode form or the spelling of a number
+        ("5" and "5.0"). By default an error asks where this would make a difference.
+    rebin : bool, default False
+        Whether histograms of different bins are both spread, evenly within each bin, over the
+        common edges; by default they are refused.
     reduction : {"mean", "sum", "batchmean", "none"}, default "mean"
         The reduction over rows; "none" keeps all values, beside their mean.
     top : int, default 10
@@ -91,6 +103,8 @@ def compare(  # noqa: PLR0913 - each has its own line in the help
         The largest array to accept from a file; see `kldiv.readers.open_table`.
     shard_axis : int, default 0
         The axis along which shards follow one another.
+    reading : kldiv.readers.Reading, optional
+        How to read tables, where their files leave it open.
     memory : int, optional
         About how many bytes to use, by default 512 MiB.  The pages of a memory map come on top,
         until the system takes them back.
@@ -151,11 +165,14 @@ def compare(  # noqa: PLR0913 - each has its own line in the help
         normalize=normalize,
         smoothing=smoothing,
         align=align,
+        fold=fold,
+        rebin=rebin,
         reduction=reduction,
         top=top,
         key=key,
         max_bytes=max_bytes,
         shard_axis=shard_axis,
+        reading=reading,
         memory=memory,
         checkpoint=checkpoint,
         scheduler=scheduler,

@@ -47,11 +47,12 @@ def conclude(work: Work, total: Total, held: list[Held], explanation: Explanatio
         explanation=explanation,
         _places=places,
     )
-    return replace(found, warnings=tuple(remarks(found, total.seen, places)))
+    return replace(found, warnings=(*work.pair.notes, *remarks(found, total.seen, places)))
 
 
 def _side(work: Work, total: Total, held: list[Held], number: int) -> Side:
-    table, each = work.pair.tables[number], held[number]
+    table, each, seen = work.pair.tables[number], held[number], total.seen[number]
+    off = 0 if each.normalized else seen.off
     return Side(
         "PQ"[number],
         table.path,
@@ -61,7 +62,9 @@ def _side(work: Work, total: Total, held: list[Held], number: int) -> Side:
         each.form,
         each.normalized,
         each.guessed,
-        total.seen[number].sum,
+        seen.sum,
+        off,
+        max(seen.low, seen.high, key=lambda low: abs(low - 1.0)) if off else 1.0,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from kldiv.errors import DTypeError, InputError, LibraryError, ShapeError
 from kldiv.readers import Stored, Table, open_table
-from kldiv.streaming.alignment import align, labels_of
+from kldiv.streaming.alignment import align, folded, labels_of, rebinned, without_missing
 from kldiv.streaming.places import Places
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ class Pair:
 
     tables: tuple[Table, Table]
     places: Places
+    notes: tuple[str, ...] = ()
+    """What was decided about labels and columns, in sentences."""
+    whole: tuple[bool | None, bool | None] = (None, None)
+    """Whether the numbers were whole before bins were divided; None where none were."""
 
     @property
     def declared(self) -> tuple[tuple[tuple[int, ...], str], ...]:
@@ -35,9 +39,24 @@ def open_pair(p: Any, q: Any, options: Options) -> Pair:
     """Open both; refuse those that cannot be compared."""
     tables = _open(p, "P", options), _open(q, "Q", options)
     axis = _axis(options.axis, *tables)
+    notes = [note for table in tables for note in table.notes]
+    whole: tuple[bool | None, bool | None] = (None, None)
+    if options.rebin:
+        whole = _whole(tables[0].array), _whole(tables[1].array)
+        tables = rebinned(*tables)
     if options.align:
-        tables = align(*tables, axis, empty=-np.inf if options.logarithmic else 0.0)
-    return _paired(*tables, axis)
+        empty = -np.inf if options.logarithmic else 0.0
+        tables, remarks = align(*tables, axis, empty=empty, fold=options.fold)
+        notes += remarks
+    pair = _paired(*tables, axis)
+    if options.reading.na == "drop":
+        tables, dropped = without_missing(*tables, axis)
+        pair, notes = _paired(*tables, axis), notes + dropped
+    return replace(pair, notes=tuple(dict.fromkeys(notes)), whole=whole)
+
+
+def _whole(array: Any) -> bool:
+    return bool(np.all(array == np.rint(array)))
 
 
 def _open(given: Any, name: str, options: Options) -> Table:
@@ -48,6 +67,7 @@ def _open(given: Any, name: str, options: Options) -> Table:
             key=None if own else options.key,
             max_bytes=options.max_bytes,
             shard_axis=options.shard_axis,
+            reading=options.reading,
         )
     else:
         table = given if isinstance(given, Table) else Table(given)
@@ -87,6 +107,8 @@ def _axis(axis: int, p: Table, q: Table) -> int:
 
 
 def _paired(p: Table, q: Table, axis: int) -> Pair:
+    if p.edges is not None and q.edges is not None and not np.array_equal(p.edges, q.edges):
+        _refuse_bins(p, q)
     (p_classes, p_rows), (q_classes, q_rows) = labels_of(p, axis), labels_of(q, axis)
     _check_labels("classes", p_classes, q_classes)
     _check_labels("rows", p_rows, q_rows)
@@ -98,6 +120,20 @@ def _paired(p: Table, q: Table, axis: int) -> Pair:
     return Pair((p, q), Places(p.array.shape, axis, p_classes or q_classes, p_rows or q_rows))
 
 
+def _refuse_bins(p: Table, q: Table) -> None:
+    """Refuse bins that differ, unless they are the same in another order."""
+    bins = [sorted(map(tuple, each.edges.tolist())) for each in (p, q)]
+    if bins[0] == bins[1]:
+        return
+    both = zip(*bins, strict=False)
+    one, other = next((pair for pair in both if pair[0] != pair[1]), (bins[0][-1], bins[1][-1]))
+    shown = [f"{low:g}–{high:g}" for low, high in (one, other)]
+    raise InputError(
+        f"the bins differ: P has {shown[0]}, Q {shown[1]}. rebin=True spreads both evenly within"
+        " their bins over the common edges"
+    )
+
+
 def _check_labels(kind: str, first: Names, second: Names) -> None:
     if first is None or second is None or first == second:
         return
@@ -107,4 +143,10 @@ def _check_labels(kind: str, first: Names, second: Names) -> None:
         found = f"P has {len(first):,}, Q {len(second):,}"
     else:
         found = f"number {place + 1} is {first[place]!r} in P, {second[place]!r} in Q"
-    raise InputError(f"the {kind} differ: {found}. align=True matches them by label")
+    hint = ""
+    if tuple(map(folded, first)) == tuple(map(folded, second)):
+        hint = ", align=True, fold=True whatever their case, blanks and Unicode form"
+    raise InputError(
+        f"the {kind} differ: {found}. align=True matches them by label{hint}; labels='' compares by"
+        " position"
+    )

@@ -20,6 +20,7 @@ from kldiv.streaming.scales import Logarithmic
 
 if TYPE_CHECKING:
     from kldiv.streaming._types import Floats, Triple
+    from kldiv.streaming.scales import Rows
 
 _Loss: Final = partial(RowLoss, "none", "float64", "float64", "float64")
 _KL: Final = _Loss(KullbackLeibler(), 1.0)
@@ -55,8 +56,16 @@ class Logits(Logarithmic):
         """Return the totals and the constants of the state."""
         return np.hstack([first[:, :2], shards.merged(np, _KL, [first[:, _SIDES[0]]])])
 
-    def rows(self, p: Floats, q: Floats, parts: Triple, known: Floats | None) -> Triple:  # noqa: ARG002
+    def rows(
+        self,
+        block: Rows,
+        parts: Triple,  # noqa: ARG002
+        known: Floats | None,
+        *,
+        normalize: bool,  # noqa: ARG002
+    ) -> Triple:
         """Return the losses of whole rows, or some classes' share in the Jensen-Shannon one."""
+        p, q = block.read  # not their softmax, which has lost what is below its rounding
         if known is not None:
             nothing = np.zeros(len(p))  # the states give the rest in the end
             share = _JS.settings(shards.ShardSums, wanted=(VALUE,)).elements(

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, get_args
 
 from kldiv.errors import OptionError
+from kldiv.readers import Reading
 from kldiv.streaming._types import Form, Reduction
 from kldiv.streaming.logits import Logits
 from kldiv.streaming.scales import Linear, Logarithmic
 
 if TYPE_CHECKING:
     from kldiv.streaming.scales import Scale
+
+PLAIN: Final = Reading()
 
 _SMOOTHING: Final = "`smoothing` changes the sum of probabilities: say normalize=True too"
 
@@ -36,11 +39,14 @@ class Options:
     normalize: bool = False
     smoothing: float = 0.0
     align: bool = False
+    fold: bool | None = None
+    rebin: bool = False
     reduction: Reduction = "mean"
     top: int = 10
     key: str | None = None
     max_bytes: int | None = None
     shard_axis: int = 0
+    reading: Reading = PLAIN
 
     def __post_init__(self) -> None:
         for name, known in (("form", get_args(Form)), ("reduction", get_args(Reduction))):
@@ -56,6 +62,10 @@ class Options:
         if not (math.isfinite(self.smoothing) and self.smoothing >= 0):
             least = "" if self.smoothing > 0 else ", 0 or above"
             raise OptionError(f"smoothing={self.smoothing}: expected a finite number{least}")
+        if self.fold is not None and not self.align:
+            raise OptionError("`fold` is how labels are matched: say align=True too")
+        if not isinstance(self.reading, Reading):
+            raise OptionError(f"reading={self.reading!r}: expected a kldiv.readers.Reading")
         if self.smoothing and self.logarithmic:
             raise OptionError(f"`smoothing` adds to counts or probabilities, not to {self.form}")
         if self.smoothing and self.form == "probs" and not self.normalize:

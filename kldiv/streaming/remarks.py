@@ -52,7 +52,8 @@ def _sums(side: Side, seen: Seen, places: Places) -> Iterator[str]:
         text = f"{seen.off:,} of {places.count:,} rows of {name} do not sum to 1 but to {between}"
     else:
         text = f"{name} sums to {low}, not to 1"
-    yield f"{text}: computed as it stands. {_NORMALIZE[side.form == 'probs']}"
+    mend = _NORMALIZE[side.form == "probs"]
+    yield f"{text}: the divergence is the generalised one, Σ p·log(p/q) + q − p. {mend}"
 
 
 def _oddities(side: Side, seen: Seen, places: Places) -> Iterator[str]:

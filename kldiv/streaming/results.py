@@ -33,6 +33,10 @@ class Side:
     """Whether nobody asked for the normalisation that counts get."""
     sum: float
     """The sum of the last row before any normalisation, of which there may be one only."""
+    off: int = 0
+    """Rows taken as they are that do not sum to 1, up to rounding."""
+    furthest: float = 1.0
+    """The sum of these that is furthest from 1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +126,11 @@ class Comparison:
     def mean(self) -> float:
         """The mean of D(P‖Q) over the rows."""
         return self.kl_pq.mean
+
+    @property
+    def generalised(self) -> bool:
+        """Whether some sums are not 1: D is then Σ p·log(p/q) + q − p, the generalised one."""
+        return bool(self.p.off or self.q.off)
 
     @property
     def classes(self) -> int:

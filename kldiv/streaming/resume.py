@@ -163,6 +163,7 @@ def identity_of(
 ) -> dict[str, Any]:
     """Return the facts that must be the same for a result to be continued."""
     options = {name: value for name, value in asdict(job.options).items() if name != "max_bytes"}
+    options["reading"] = str(job.options.reading)
     options |= {name: value for name, value in job.settings if value != "auto"}
     return {
         **{name: _stamp(*each) for name, *each in zip("PQ", given, pair.tables, strict=True)},

@@ -183,7 +183,9 @@ class Run:
     def _look(self, run: Runner) -> Iterator[None]:
         """Read the numbers of P and Q to guess their form, unless it is known."""
         for side in range(len(self._held), 2):
-            counts = yield from self._holds_counts(side, run)
+            counts = self._work.pair.whole[side]
+            if counts is None:
+                counts = yield from self._holds_counts(side, run)
             self._held.append(self._work.job.options.held("PQ"[side], counts=counts))
 
     def _holds_counts(self, side: int, run: Runner) -> Generator[None, None, bool]:

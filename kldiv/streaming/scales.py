@@ -6,16 +6,43 @@ This is the little mathematics of streaming beyond kldiv's losses; that of logit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 import kldiv
+from kldiv.formulas.remainders import times_phi
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from kldiv.streaming._types import Floats, Triple
 
+    Pair: TypeAlias = tuple[Floats, Floats]
+
+_NEAR: Final = 1e-2  # nats below which a sum of elements loses digits that terms ≥ 0 keep
 _LOG_2: Final = float(np.log1p(1.0))  # cancels the log1p of equal arguments exactly
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of P and Q in their several states."""
+
+    read: Pair
+    """As they were read and smoothed."""
+    p: Floats
+    q: Floats
+    """Divided by their totals, where that is wanted."""
+    chances: Pair
+    """The probabilities that these stand for."""
+
+    def take(self, where: Any) -> Rows:
+        """Return some of the rows."""
+        if where.all():
+            return self
+        read, chances = ((one[where], other[where]) for one, other in (self.read, self.chances))
+        return Rows(read, self.p[where], self.q[where], chances)
 
 
 class Scale:
@@ -73,13 +100,25 @@ class Scale:
         """Return the constants that `rows` needs, totals first, given those of whole rows."""
         return first
 
-    def rows(self, p: Floats, q: Floats, parts: Triple, known: Floats | None) -> Triple:  # noqa: ARG002
+    def rows(self, block: Rows, parts: Triple, known: Floats | None, *, normalize: bool) -> Triple:
         """Return the divergences of whole rows, or the share of some classes if some are `known`.
 
-        P and Q are as they were read, and ``parts`` the divergences of their elements.
+        ``parts`` are the divergences of the elements, and `normalize` says whether both P and Q
+        were divided by their totals.  Sums of elements cancel where P and Q are close: there each
+        term of Σ p·log(p/q) + q − p, which is never negative, is found as exactly as it can be.
         """
+        excess = np.asarray(block.chances[1].sum(axis=-1) - block.chances[0].sum(axis=-1))
         first, second, third = (np.asarray(part.sum(axis=-1)) for part in parts)
-        return first, second, third
+        rows = np.stack([first + excess, second - excess, third])
+        near = ~(rows > _NEAR).all(axis=0)
+        if near.any():
+            whole = normalize and known is None
+            rows[:, near] = np.stack(self.exact(block.take(near), normalize=whole))
+        return rows[0], rows[1], rows[2]
+
+    def exact(self, block: Rows, *, normalize: bool) -> Triple:
+        """Return the divergences of rows that may be close, or the share of some classes."""
+        raise NotImplementedError
 
     def finish(self, sums: Floats, first: Floats) -> Floats:  # noqa: ARG002
         """Return the divergences of rows, given the sums of their shares; a measure a row."""
@@ -120,6 +159,15 @@ class Linear(Scale):
         pm, qm = _elements(mixture, p), _elements(mixture, q)
         return _elements(np.log(q), p), _elements(np.log(p), q), 0.5 * (pm + qm)
 
+    def exact(self, block: Rows, *, normalize: bool) -> Triple:
+        """Return kldiv's own measures."""
+        p, q = block.read if normalize else (block.p, block.q)
+        return (
+            np.asarray(kldiv.kl_divergence(p, q, normalize=normalize)),
+            np.asarray(kldiv.kl_divergence(q, p, normalize=normalize)),
+            np.asarray(kldiv.js_divergence(p, q, normalize=normalize)),
+        )
+
 
 class Logarithmic(Scale):
     """Log-probabilities."""
@@ -151,6 +199,33 @@ class Logarithmic(Scale):
         mixture = np.where(top == -np.inf, top, mixture)
         pm, qm = _elements(mixture, p, log=True), _elements(mixture, q, log=True)
         return _elements(q, p, log=True), _elements(p, q, log=True), 0.5 * (pm + qm)
+
+    def exact(self, block: Rows, *, normalize: bool) -> Triple:  # noqa: ARG002
+        """Return sums of terms that come from the differences of the logarithms."""
+        p, q, (one, other) = block.p, block.q, block.chances
+        both = np.maximum(p, q) > -np.inf
+        gap = np.where(both, q - p, 0.0)
+        middle = 0.5 * (one + other)
+        shares = 0.5 * (
+            _remainder(p, one, _to_middle(gap), middle)
+            + _remainder(q, other, _to_middle(-gap), middle)
+        )
+        return (
+            np.asarray(_remainder(p, one, gap, other).sum(axis=-1)),
+            np.asarray(_remainder(q, other, -gap, one).sum(axis=-1)),
+            np.asarray(shares.sum(axis=-1)),
+        )
+
+
+def _remainder(p: Floats, one: Floats, gap: Floats, other: Floats) -> Floats:
+    """Return p·log(p/q) + q − p, given log p, p, log(q/p) and q."""
+    terms = np.where(gap == -np.inf, np.inf, times_phi(np, one, gap, other))
+    return np.where(p == -np.inf, other, terms)
+
+
+def _to_middle(gap: Floats) -> Floats:
+    """Return log((p + q)/2p), given log(q/p)."""
+    return np.maximum(gap, 0.0) + np.log1p(0.5 * np.expm1(-abs(gap)))
 
 
 def _elements(log_q: Floats, p: Floats, *, log: bool = False) -> Floats:

@@ -15,7 +15,7 @@ from kldiv.streaming.blocks import Piece, Plan, Sizes
 from kldiv.streaming.columns import Best, Columns
 from kldiv.streaming.inputs import open_pair
 from kldiv.streaming.logits import Logits
-from kldiv.streaming.scales import Linear
+from kldiv.streaming.scales import Linear, Rows
 from kldiv.streaming.seen import Seen
 
 if TYPE_CHECKING:
@@ -132,9 +132,11 @@ class Work:
             for side, values in enumerate(smooth)
         )
         parts = scale.divergences(p, q)
-        rows = np.stack(scale.rows(raw[0], raw[1], parts, known))
-        part.rows.append((block.rows, rows, totals if known is None else None))
         chances = scale.probabilities(p), scale.probabilities(q)
+        whole = Rows((smooth[0], smooth[1]), p, q, chances)
+        normalize = all(self.job.normalized)
+        rows = np.stack(scale.rows(whole, parts, known, normalize=normalize))
+        part.rows.append((block.rows, rows, totals if known is None else None))
         columns.add_elements(block.classes, *chances, parts)
 
     def _blocks(

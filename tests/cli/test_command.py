@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -34,7 +35,7 @@ def files(tmp_path, monkeypatch):
 
 def spawn(*arguments, code=None, encoding="utf-8", **environment):
     """Run the command in a process of its own; return what `subprocess.run` does."""
-    start = ["-c", code] if code else ["-m", "kldiv.cli"]
+    start = ["-c", code] if code else ["-m", "kldiv"]
     inherited = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "FORCE_COLOR"}}
     return subprocess.run(
         [sys.executable, *start, *map(str, arguments)],
@@ -145,6 +146,14 @@ def test_completion_answers(words, position, expected):
         (["compare", "p.npy", "q.npy", "--smoothing", "inf"], 2, "finite"),
         (["compare", "p.npy", "q.npy", "--smoothing", "-1"], 2, "--smoothing"),
         (["nothing"], 2, "nothing"),
+        (["compar", "p.npy", "q.npy"], 2, "Did you mean 'compare'?"),
+        (["bench", "rum"], 2, "Did you mean 'run'?"),
+        (["p.npy", "q.npy", "--from", "count"], 2, "Did you mean 'counts'?"),
+        (["p.npy", "q.npy", "--backend", "torhc"], 4, "Did you mean 'torch'?"),
+        (["compare", "-", "-"], 2, "cannot both be standard input"),
+        (["compare", "p.npy", "q.npy", "--sep", "ab"], 2, "--sep ab: expected one character"),
+        (["compare", "p.npy", "q.npy", "--fold"], 2, "--align"),
+        (["compare", "p.npy", "q.npy", "--bins", "3"], 2, "--from samples"),
         (["compare", "p.npy", "none.npy"], 4, "none.npy: no such file"),
         (["compare", "p.npy", "q.npy", "--axis", "1"], 4, "--axis 1"),
         (["compare", "p.npy", "q.npy", "--backend", "nothing"], 4, "'nothing'"),
@@ -170,11 +179,54 @@ def test_what_cannot_be_done(files, command, arguments, status, said):
         ("`shard_axis`: 0 then; `top`: 1 then", "--shard-axis: 0 then; --top: 1 then"),
         ("smoothing=1.5. Or axis=-1, but", "--smoothing 1.5. Or --axis -1, but"),
         ("checkpoint='a b.state': no", "--checkpoint a b.state: no"),
+        ("labels='a b', labels='', sep=';'", "--labels 'a b' --labels '' --sep ';'"),
+        ("header=False: or decimal=','", "--no-header: or --decimal ,"),
         ("platform=1 `where` max_bytes=3", "platform=1 `where` max_bytes=3"),
     ],
 )
 def test_messages_name_the_flags(text, said):
     assert in_flags(text) == said
+
+
+def test_two_files_alone_are_compared(files, command):
+    assert command("p.npy", "q.npy") == command("compare", "p.npy", "q.npy")
+    assert command("Normal(0, 1)", "Normal(1, 1)")[0] == 0
+    assert command("--json", "p.npy", "q.npy")[0] == 2  # options come behind
+
+
+def test_help_and_version_as_others_have_them(command):
+    assert command("help", "fit") == command("fit", "--help")
+    assert command("help") == command("--help")
+    assert command("-V") == command("--version")
+
+
+SLOW = """
+import signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has none
+from kldiv.cli import interrupts, main
+from kldiv import streaming
+interrupts._PATIENCE = 0.1
+def compare(*given, **options):
+    thread = threading.Thread(target=time.sleep, args=(60,))
+    thread.start()
+    print("ready", flush=True)
+    try:
+        thread.join()
+    finally:
+        thread.join()  # as a pool of threads that compile does
+streaming.compare = compare
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
+def test_an_interrupt_waits_for_no_thread(files):
+    command = [sys.executable, "-c", SLOW, "p.npy", "q.npy"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr.read() == b"Interrupted\n"
 
 
 def test_an_interrupt(files, command, monkeypatch):
@@ -185,13 +237,17 @@ def test_an_interrupt(files, command, monkeypatch):
     assert command("compare", "p.npy", "q.npy") == (130, "", "Interrupted\n")
 
 
-def test_a_mistake_of_our_own_is_not_hidden(files, monkeypatch):
+def test_a_mistake_of_our_own_is_one_line(files, command, monkeypatch):
     def mistaken(p, q, **options):
         raise ZeroDivisionError
 
     monkeypatch.setattr(streaming, "compare", mistaken)
     with pytest.raises(ZeroDivisionError):
-        app(["compare", "p.npy", "q.npy"], prog_name="kldiv")
+        app(["compare", "p.npy", "q.npy", "--debug"], prog_name="kldiv")
+    status, out, err = command("compare", "p.npy", "q.npy")
+    assert (status, out) == (70, "")
+    assert err.startswith("Error: kldiv itself failed (ZeroDivisionError:). The same command with")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes close in another way there")

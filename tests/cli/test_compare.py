@@ -96,7 +96,19 @@ def test_the_numbers_of_two_distributions(compare):
 def test_the_keys_stay(compare):
     found = compare(P, Q)
     assert list(found) == [
-        *("kl_pq", "kl_qp", "js", "units", "bits", "reduction", "rows", "classes", "axis"),
+        *(
+            "kl_pq",
+            "kl_qp",
+            "js",
+            "jeffreys",
+            "generalised",
+            "units",
+            "bits",
+            "reduction",
+            "rows",
+            "classes",
+            "axis",
+        ),
         *("contributors", "zeros", "p", "q", "smoothing"),
         *("library", "backend", "device", "kernel", "version", "warnings"),
     ]
@@ -115,11 +127,12 @@ def test_the_text(run):
     np.save("q.npy", Q)
     status, out, err = run("p.npy", "q.npy")
     assert (status, err) == (0, "")
-    assert out.splitlines()[3:7] == [
-        "                   nats           bits",
-        "D(P‖Q)    0.08529960132  0.12306131181",
-        "D(Q‖P)    0.09745500679  0.14059785500",
-        "JS(P, Q)  0.02245986043  0.03240272926",
+    assert out.splitlines()[3:8] == [
+        "                        nats           bits",
+        "D(P‖Q)         0.08529960132  0.12306131181",
+        "D(Q‖P)         0.09745500679  0.14059785500",
+        "JS(P, Q)       0.02245986043  0.03240272926",
+        "Jeffreys, PSI  0.18275460810  0.26365916681",
     ]
     assert "Computed by numpy on cpu, kernel pure." in out
     assert all(len(line) <= 80 and line == line.rstrip() for line in out.splitlines())
@@ -240,25 +253,36 @@ def test_one_hot_rows_are_distributions_already(compare):
     assert all("counts" not in warning for warning in found["warnings"])
 
 
-def test_nothing_is_normalised_silently(compare):
-    found = compare(P * 2, Q)
-    close(found["kl_pq"], float(np.sum(2 * P * np.log(2 * P / Q))))
-    assert "P sums to 2, not to 1: computed as it stands. --normalize" in found["warnings"][0]
+def test_nothing_is_normalised_silently(compare, run):
+    np.save("p.npy", P * 2)
+    np.save("q.npy", Q)
+    status, out, err = run("p.npy", "q.npy")
+    assert (status, out) == (4, "")
+    assert "P sums to 2, not to 1. --normalize" in err
+    assert "generalised D(P‖Q)" in run("p.npy", "q.npy", "--generalized")[1]
+    found = compare(P * 2, Q, "--generalized")
+    close(found["kl_pq"], float(np.sum(2 * P * np.log(2 * P / Q))) - 1)
+    assert found["generalised"]
+    assert "P sums to 2, not to 1: the divergence is the gen" in found["warnings"][0]
     again = compare(P * 2, Q, "--normalize")
     close(again["kl_pq"], KL_PQ)
     assert again["warnings"] == []
 
 
-def test_logits_taken_for_log_probabilities(compare):
-    found = compare(np.log(P) + 1, np.log(Q), "--from", "log-probs")
+def test_logits_taken_for_log_probabilities(compare, run):
+    np.save("p.npy", np.log(P) + 1)
+    np.save("q.npy", np.log(Q))
+    assert "--from logits" in run("p.npy", "q.npy", "--from", "log-probs")[2]
+    found = compare(np.log(P) + 1, np.log(Q), "--from", "log-probs", "--generalized")
+    close(found["kl_pq"], math.e * KL_PQ + 1, 1e-13)
     assert "exp(P) sums to 2.71828" in found["warnings"][0]
     assert "--from logits" in found["warnings"][0]
     close(compare(np.log(P) + 1, np.log(Q), "--from", "log-probs", "--normalize")["kl_pq"], KL_PQ)
 
 
 def test_whole_numbers_said_to_be_probabilities_stay(compare):
-    found = compare([9, 12, 4], [1, 1, 1], "--from", "probs")
-    close(found["kl_pq"], float(np.sum([n * math.log(n) for n in (9, 12, 4)])))
+    found = compare([9, 12, 4], [1, 1, 1], "--from", "probs", "--generalized")
+    close(found["kl_pq"], float(np.sum([n * math.log(n) for n in (9, 12, 4)])) - 22)
     assert found["warnings"][0].startswith("P sums to 25")
 
 
@@ -552,8 +576,8 @@ def test_members_and_keys(run):
 def test_the_letters_of_the_readme(run, letters):
     status, out, err = run(letters("english"), letters("german"))
     assert status == 0
-    assert "D(P‖Q)    0.11302664792  0.16306298444" in out
-    assert "D(Q‖P)              inf            inf" in out
+    assert "D(P‖Q)         0.11302664792  0.16306298444" in out
+    assert "D(Q‖P)                   inf            inf" in out
     assert "\no      0.07467  0.02753  +0.07450 " in out
     assert "read as counts" in err
     assert "D(Q‖P) is infinite: P gives no probability to 4 classes, ü, ä, ö, ß" in err
@@ -633,7 +657,7 @@ def test_the_place_of_the_first_oddity(compare, monkeypatch):
 
 def test_one_fraction_anywhere_makes_probabilities(compare, monkeypatch):
     monkeypatch.setattr(blocks, "BUDGET", 8)
-    assert compare([0.5, 3.0, 4.0], [1.0, 1.0, 1.0])["p"]["form"] == "probs"
+    assert compare([0.5, 3.0, 4.0], [1.0, 1.0, 1.0], "--generalized")["p"]["form"] == "probs"
 
 
 def test_a_large_file(compare):
@@ -660,7 +684,8 @@ def test_the_picture(work, run, suffix, head):
     (work / "q.csv").write_text("class,n\n$x^$,1\nü,1\n日,0\nd,1\n", encoding="utf-8")
     status, _, err = run("p.csv", "q.csv", "--plot", f"x.{suffix}", "--from", "counts")
     assert status == 0
-    assert err.count("\n") == 2  # the two infinities, and nothing about fonts
+    assert err.count("\n") == 3  # the file, the two infinities, and nothing about fonts
+    assert err.startswith(f"wrote x.{suffix}\n")
     assert (work / f"x.{suffix}").read_bytes().startswith(head)
 
 

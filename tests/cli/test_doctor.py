@@ -118,11 +118,12 @@ def test_diagnose_finds_nothing_where_nothing_is(run, pair):
 
 
 def test_diagnose_names_the_mistake_and_the_mend(run, pair):
-    status, out, _ = run("diagnose", "p.npy", "q.npy")
+    as_given = ("diagnose", "p.npy", "q.npy", "--from", "kl_div")
+    status, out, _ = run(*as_given)
     assert status == 0
     assert "error   probabilities-as-input" in out
     assert "mend    pass log_softmax" in out
-    assert run("diagnose", "p.npy", "q.npy", "--strict")[0] == 1
+    assert run(*as_given, "--strict")[0] == 1
 
 
 def test_diagnose_hands_target_and_input_over_in_order(run, pair):
@@ -141,7 +142,13 @@ def test_diagnose_passes_its_options_on(run, pair, tmp_path):
     assert run(*arguments, "--log-target")[0] == 0
 
 
-def test_diagnose_takes_whole_numbers(run, tmp_path):
-    np.save(tmp_path / "n.npy", [[9, 12, 4]])
-    found = json.loads(run("diagnose", "n.npy", "n.npy", "--json")[1])
-    assert "logits-as-input" in {finding["code"] for finding in found["findings"]}
+@pytest.mark.parametrize(
+    ("form", "function"),
+    [("auto", np.asarray), ("counts", np.asarray), ("auto", lambda n: n / 25), ("logits", np.log)],
+)
+def test_diagnose_takes_what_compare_takes(run, tmp_path, form, function):
+    np.save(tmp_path / "n.npy", function(np.array([[9, 12, 4]])))
+    found = json.loads(run("diagnose", "n.npy", "n.npy", "--json", "--from", form)[1])
+    assert {finding["code"] for finding in found["findings"]} <= {"mean-over-elements"}
+    found = json.loads(run("diagnose", "n.npy", "n.npy", "--json", "--from", "kl_div")[1])
+    assert found["wrong"]

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kldiv.errors import InputError, OptionError
-from kldiv.readers import Table, read, sources, tensor_files, text_files
+from kldiv.readers import Table, cells, read, sources, tensor_files, text_files
 
 MIB = 1 << 20
 
@@ -152,9 +152,9 @@ def test_empty_file_is_refused(write, suffix):
     refused(write(f"empty{suffix}", b""), "is empty")
 
 
-@pytest.mark.parametrize("name", ["p.pkl", "p.pt", "p", "p.npy.gz"])
+@pytest.mark.parametrize("name", ["p.pkl", "p", "p.joblib"])
 def test_unknown_format_lists_the_known(write, name):
-    refused(write(name, b"data"), ".npy, .npz, .csv, .tsv, .safetensors", "pickle")
+    refused(write(name, b"data"), ".npy, .npz, .csv, .tsv", ".safetensors", ".gz", "pickle")
 
 
 def test_suffix_in_upper_case(write):
@@ -726,9 +726,9 @@ def test_labels_and_counts(write):
 
 
 def test_matrix(write):
-    table = read(write("p.csv", "cat,dog,bird\n0.25,0.5,.25\n1,0,-inf\n"))
+    table = read(write("p.csv", "cat,dog,bird\n0.25,0.5,.25\n0.25,0,-inf\n"))
     assert (table.classes, table.rows, table.member) == (("cat", "dog", "bird"), None, None)
-    assert table.array.tolist() == [[0.25, 0.5, 0.25], [1, 0, -np.inf]]
+    assert table.array.tolist() == [[0.25, 0.5, 0.25], [0.25, 0, -np.inf]]
 
 
 def test_one_row_is_still_a_matrix(write):
@@ -827,13 +827,13 @@ def test_space_is_a_label(write):
 
 @pytest.mark.parametrize(("bound", "size"), [("_SAMPLE_ROWS", 2), ("_SAMPLE_CELLS", 5)])
 def test_labels_after_the_sample_are_kept(write, monkeypatch, bound, size):
-    monkeypatch.setattr(text_files, bound, size)
+    monkeypatch.setattr(cells, bound, size)
     path = write("p.csv", "word,count\na,1\nb,2\n3,4\n5,6\n7,8\n9,10\n")
     assert read(path).classes == ("a", "b", "3", "5", "7", "9")
     assert read(path).array.tolist() == [1, 2, 4, 6, 8, 10]
 
 
-@pytest.mark.parametrize("cell", ["x", "", " ", "1_000", "1 000", "٣", "1.2.3", "0x10", "1e"])
+@pytest.mark.parametrize("cell", ["x", "", " ", "1_000", "1 00", "٣", "1.2.3", "0x10", "1e"])
 def test_cell_that_is_no_number_is_named(write, cell):
     text = f"letter,count\na,82\nb,15\nc,{cell}\n"
     refused(write("p.csv", text), "line 4", "'count'", repr(cell))
@@ -850,7 +850,7 @@ def test_long_cell_is_cut_in_the_message(write):
 
 
 def test_text_alone_is_refused(write):
-    refused(write("p.csv", "a;b\nx;1\ny;2\n"), "no column holds numbers", "line 2", "commas")
+    refused(write("p.csv", "a&b\nx&1\ny&2\n"), "no column holds numbers", "line 2", "commas")
 
 
 def test_header_is_needed(write):
@@ -884,9 +884,8 @@ def test_open_quote_is_refused(write):
     refused(write("p.csv", 'letter,count\na,1\n"b,2\nc,3\n'), "not a text file")
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
-def test_other_encoding_is_refused(write, encoding):
-    refused(write("p.csv", "letter,count\nä,1\n".encode(encoding)), "UTF-8")
+def test_other_encoding_is_refused(write):
+    refused(write("p.csv", "letter,count\nä,1\n".encode("latin-1")), "line 2", "UTF-8", "latin-1")
 
 
 def test_cell_beyond_the_limit_of_csv_is_refused(write):

@@ -297,7 +297,7 @@ def test_a_framework_is_imported_only_in_its_own_adapter():
         if name.startswith("backends/"):  # a file or a folder <library>_
             library = name.split("/")[1].removesuffix(".py").removesuffix("_")
             allowed = {"numpy": {"scipy"}}.get(library, {library})
-        if name == "nn.py":  # the torch modules
+        if name in {"nn.py", "readers/torch_files.py"}:  # the torch modules and files
             allowed = {"torch"}
         if path.name in {
             "_families.py",

@@ -44,13 +44,13 @@ assert abs(float(mean) - value / 2) < 1e-16
     "A file format": """
 from pathlib import Path
 from kldiv.readers import read
-Path("table.json").write_text("[0.25, 0.75]")
-assert read("table.json").array.tolist() == [0.25, 0.75]
-Path("table.json").write_text("[0.25")
+Path("table.toml").write_text("p = [0.25, 0.75]")
+assert read("table.toml").array.tolist() == [0.25, 0.75]
+Path("table.toml").write_text("p = [0.25")
 try:
-    read("table.json")
+    read("table.toml")
 except kldiv.errors.InputError as error:
-    assert "JSON" in str(error)
+    assert "TOML" in str(error)
 else:
     raise AssertionError("damage was not seen")
 """,

@@ -471,7 +471,7 @@ def test_floating_point_errors_are_the_caller_s_own(given, form, memory):
             [2.0, 2.0],
             [0.5, 0.5],
             {},
-            "P sums to 4, not to 1: computed as it stands. normal",
+            "P sums to 4, not to 1: the divergence is the generalised one, Σ p·log",
         ),
         ([0.1, 0.2], [0.5, 0.5], {"form": "log-probs"}, "say form='logits'"),
         ([np.nan, 1.0], [0.5, 0.5], {}, "NaN or infinite, the first at class '0'"),

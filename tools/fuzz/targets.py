@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
@@ -369,6 +370,19 @@ def _text_seeds(separator: str) -> list[bytes]:
     return ["\n".join(map(separator.join, each)).encode() for each in rows]
 
 
+_JSON: Final[tuple[Any, ...]] = (
+    *([1, 2.5], [[1, 2], [3, 4]], {"x": 1, "y": 2.5}, {"a": [1, 2], "b": [3, 4]}),
+    *([{"l": "x", "n": 1}, {"l": "y", "n": 2}], {"a": {"x": 1, "y": 2}}),
+)
+
+
+def _make_json(random: Random) -> bytes:
+    value = random.choice(_JSON)
+    for _ in range(random.choice((0, 1, 2))):
+        value = _altered(random, value)
+    return _dented(random, json.dumps(value).encode(), 0.1)
+
+
 _FLOATS: Final = np.arange(6.0).reshape(3, 2)
 _ENTRY: Final = {"dtype": "F64", "shape": [3, 2], "data_offsets": [0, 48]}
 
@@ -385,6 +399,20 @@ TARGETS: Final[dict[str, Target]] = {
     ),
     "csv": Target(lambda: _text_seeds(","), lambda r: _make_text(r, ","), suffix=".csv"),
     "tsv": Target(lambda: _text_seeds("\t"), lambda r: _make_text(r, "\t"), suffix=".tsv"),
+    "txt": Target(lambda: _text_seeds(" "), lambda r: _make_text(r, " "), suffix=".txt"),
+    "json": Target(
+        lambda: [json.dumps(each).encode() for each in _JSON], _make_json, suffix=".json"
+    ),
+    "jsonl": Target(
+        lambda: [b'{"l": "x", "n": 1}\n{"l": "y", "n": 2.5}', b"1\n2", b"[1, 2]\n[3, 4]"],
+        lambda r: b"\n".join(_make_json(r) for _ in range(r.choice((1, 2, 3)))),
+        suffix=".jsonl",
+    ),
+    "gz": Target(
+        lambda: [gzip.compress(each) for each in _text_seeds(",")],
+        lambda r: _dented(r, gzip.compress(_make_text(r, ",")), 0.3),
+        suffix=".csv.gz",
+    ),
     "safetensors": Target(
         lambda: [
             _tensors({"a": _ENTRY}, _FLOATS.tobytes()),

@@ -1,0 +1,285 @@
+"""``kldiv compare --from samples``: how far the columns of two tables have drifted apart."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import numpy as np
+from rich.text import Text
+
+import kldiv
+from kldiv import estimators
+from kldiv.cli.flags import in_flags
+from kldiv.cli.json_output import print_json
+from kldiv.cli.render import Page, clean
+from kldiv.errors import InputError, KLDivError
+from kldiv.readers import read_samples
+
+if TYPE_CHECKING:
+    from kldiv.readers import Sample
+
+_BINS: Final = 10  # as PSI usually has, for the measures that neighbours do not give
+_PARTS: Final = 10  # of a sample, each left out once, tell the spread of an estimate
+_LEVEL: Final = 1.96  # standard errors of an interval of 95 %
+_NEIGHBOUR: Final = 5
+_UNUSED: Final = {
+    "align": False, "fold": None, "rebin": False, "normalize": False, "generalized": False,
+    "smoothing": 0.0, "plot": None, "checkpoint": None, "scheduler": None,
+}  # fmt: skip
+
+
+class _NoNeighboursError(InputError):
+    """Numbers that have no nearest neighbours to go by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How far one column differs, in nats but for TV, which is a share."""
+
+    column: str
+    kind: str
+    samples: tuple[int, int]
+    missing: tuple[int, int]
+    kl_pq: float
+    kl_qp: float
+    kl_pq_interval: tuple[float, float] | None
+    kl_qp_interval: tuple[float, float] | None
+    js: float
+    psi: float
+    tv: float
+
+
+def show(options: dict[str, Any], bins: int | None) -> None:
+    """Print the drift of all columns, the largest first."""
+    for name, default in _UNUSED.items():
+        if options[name] != default:
+            raise click.UsageError(f"--{name}: not for samples")
+    try:
+        found, notes = _compared(_columns(options, "p"), _columns(options, "q"), bins)
+    except KLDivError as error:
+        raise KLDivError(in_flags(str(error))) from error
+    found.sort(key=lambda each: (-each.js, -_number(each.kl_pq)))
+    if options["as_json"]:
+        print_json(_to_dict(found, notes, options, bins))
+    else:
+        _print(found, options, bins)
+    page = Page(stderr=True)
+    for text in notes:
+        page.paragraph(Text("note: ", style="bold yellow"), text)
+
+
+def _number(value: float) -> float:
+    return value if value == value else -math.inf  # noqa: PLR0124 - NaN comes last
+
+
+def _columns(options: dict[str, Any], name: str) -> dict[str, Sample]:
+    own = "::" in options[name]
+    found = read_samples(
+        options[name],
+        key=None if own else options["key"],
+        max_bytes=options["max_bytes"],
+        reading=options["reading"],
+    )
+    return {each.name: each for each in found}
+
+
+def _paired(
+    p: dict[str, Sample], q: dict[str, Sample]
+) -> tuple[list[tuple[Sample, Sample]], list[str]]:
+    """Return the columns of both, and what is said of others; two single ones are a pair."""
+    notes = []
+    if len(p) == len(q) == 1:
+        pairs = list(zip(p.values(), q.values(), strict=True))
+    else:
+        pairs = [(p[name], q[name]) for name in p if name in q]
+        for name, own, others in (("Q", p, q), ("P", q, p)):
+            absent = [clean(each) for each in own if each not in others]
+            if absent:
+                notes.append(f"{name} has no column {', '.join(absent)}: left out")
+    if not pairs:
+        names = " and ".join(", ".join(map(repr, each)) for each in (p, q))
+        raise InputError(f"no column is in both files: {names}. Rename some, or take file::column")
+    return pairs, notes
+
+
+def _compared(
+    p: dict[str, Sample], q: dict[str, Sample], bins: int | None
+) -> tuple[list[Drift], list[str]]:
+    pairs, notes = _paired(p, q)
+    found = []
+    for one, other in pairs:
+        missing = one.missing + other.missing
+        if missing:
+            noun = "cell is" if missing == 1 else "cells are"
+            notes.append(f"column {clean(one.name)}: {missing:,} missing {noun} left out")
+        try:
+            found.append(_drift(one, other, bins))
+        except InputError as error:
+            if len(pairs) == 1:
+                raise
+            if not isinstance(error, _NoNeighboursError):
+                notes.append(f"{error}: left out")
+                continue
+            notes.append(f"column {clean(one.name)}: by {_BINS} bins, as neighbours do not serve")
+            found.append(_drift(one, other, _BINS))
+    if not found:
+        raise InputError(f"no column can be compared: {'; '.join(notes)}")
+    return found, notes
+
+
+def _drift(p: Sample, q: Sample, bins: int | None) -> Drift:
+    for name, each in (("P", p), ("Q", q)):
+        if not len(each.values):
+            raise InputError(f"column {each.name!r} of {name} has no values")
+    words = isinstance(p.values, tuple), isinstance(q.values, tuple)
+    if words[0] != words[1]:
+        raise InputError(
+            f"column {p.name!r} has categories in {'P' if words[0] else 'Q'} and numbers in the"
+            " other file. Write both in the same way"
+        )
+    size = len(p.values), len(q.values)
+    if words[0] or (bins is None and _repeats(p.values, q.values)):
+        keys = [Counter(each.values if words[0] else each.values.tolist()) for each in (p, q)]
+        classes = list(keys[0] | keys[1])
+        counts = [np.array([each[key] for key in classes], float) for each in keys]
+        return _of_counts(p, q, size, f"{len(classes):,} classes", counts)
+    for name, each in (("P", p), ("Q", q)):
+        if not np.isfinite(each.values).all():
+            raise InputError(f"column {each.name!r} of {name} has infinite numbers")
+    counts = _binned(p.values, q.values, bins or _BINS)
+    if bins is not None:
+        return _of_counts(p, q, size, f"numbers, {len(counts[0])} bins", counts)
+    kl_pq, interval = _neighbours(p.values, q.values, p.name)
+    kl_qp, reverse = _neighbours(q.values, p.values, p.name)
+    missing = p.missing, q.missing
+    rest = _symmetric(counts)
+    return Drift(p.name, "numbers", size, missing, kl_pq, kl_qp, interval, reverse, *rest)
+
+
+def _of_counts(
+    p: Sample, q: Sample, size: tuple[int, int], kind: str, counts: list[np.ndarray]
+) -> Drift:
+    kl_pq, kl_qp = (
+        float(kldiv.kl_divergence(*pair, normalize=True)) for pair in (counts, counts[::-1])
+    )
+    missing = p.missing, q.missing
+    return Drift(p.name, kind, size, missing, kl_pq, kl_qp, None, None, *_symmetric(counts))
+
+
+def _symmetric(counts: list[np.ndarray]) -> tuple[float, float, float]:
+    """Return Jensen-Shannon, PSI, which is Jeffreys' divergence, and total variation."""
+    shares = [each / each.sum() for each in counts]
+    return (
+        float(kldiv.js_divergence(*counts, normalize=True)),
+        float(kldiv.jeffreys_divergence(*counts, normalize=True)),
+        0.5 * float(np.abs(shares[0] - shares[1]).sum()),
+    )
+
+
+def _repeats(p: np.ndarray, q: np.ndarray) -> bool:
+    """Whether numbers are classes: whole, and each occurs twice on average."""
+    both = np.concatenate([p, q])
+    return bool(np.all(both == np.rint(both)) and 2 * len(np.unique(both)) <= len(both))
+
+
+def _binned(p: np.ndarray, q: np.ndarray, bins: int) -> list[np.ndarray]:
+    """Count both in bins that hold equal shares of a mixture of the two, half of each."""
+    values = np.concatenate([p, q])
+    weights = np.concatenate([np.full(len(each), 0.5 / len(each)) for each in (p, q)])
+    order = np.argsort(values, kind="stable")
+    place = np.searchsorted(np.cumsum(weights[order]), np.arange(1, bins) / bins)
+    edges = np.unique(values[order][np.minimum(place, len(values) - 1)])
+    edges = edges[edges < values.max()]
+    return [
+        np.bincount(np.searchsorted(edges, each, side="left"), minlength=len(edges) + 1).astype(
+            float
+        )
+        for each in (p, q)
+    ]
+
+
+def _neighbours(x: np.ndarray, y: np.ndarray, name: str) -> tuple[float, tuple[float, float]]:
+    """Estimate D(P‖Q) with an interval of 95 %, by leaving out a part of both at a time."""
+    if min(len(x), len(y)) < 2 * _PARTS:
+        raise _NoNeighboursError(
+            f"column {name!r} has {min(len(x), len(y))} numbers; nearest neighbours need"
+            f" {2 * _PARTS} in both files. Take --bins 2, or more data"
+        )
+    value = float(estimators.knn_kl(x, y, k=_NEIGHBOUR))
+    if not math.isfinite(value):
+        raise _NoNeighboursError(
+            f"column {name!r} has numbers that occur more than {_NEIGHBOUR} times: they have no"
+            " distance to a neighbour. --bins 10 counts them in bins"
+        )
+    mixed = [np.random.default_rng(0).permutation(each) for each in (x, y)]
+    spread = 0.0
+    for side in range(2):
+        found = []
+        for part in range(_PARTS):
+            both = list(mixed)
+            both[side] = np.delete(mixed[side], np.s_[part::_PARTS])
+            found.append(float(estimators.knn_kl(*both, k=_NEIGHBOUR)))
+        spread += (_PARTS - 1) * float(np.var(found))
+    error = _LEVEL * math.sqrt(spread)
+    return value, (value - error, value + error)
+
+
+def _to_dict(
+    found: list[Drift], notes: list[str], options: dict[str, Any], bins: int | None
+) -> dict[str, Any]:
+    return {
+        "columns": [asdict(each) for each in found],
+        "bins": bins,
+        "units": "nats",
+        "confidence": 0.95,
+        "p": options["p"],
+        "q": options["q"],
+        "version": kldiv.__version__,
+        "warnings": notes,
+    }
+
+
+def _print(found: list[Drift], options: dict[str, Any], bins: int | None) -> None:
+    page = Page()
+    for name in ("p", "q"):
+        page.line(Text(name.upper(), style="bold"), f"  {clean(options[name])}")
+    page.line()
+    parallel = page.glyphs.parallel
+    head = ("column", f"D(P{parallel}Q)", "95 %", f"D(Q{parallel}P)", "JS", "PSI", "TV", "")
+    rows: list[list[str | Text]] = [[Text(name, style="dim") for name in head]]
+    shown = found[: options["top"]] if options["top"] else found
+    rows += [
+        [
+            Text(page.label(each.column), style="bold"),
+            _shown(each.kl_pq),
+            _interval(each.kl_pq_interval),
+            _shown(each.kl_qp),
+            *(f"{value:.4f}" for value in (each.js, each.psi, each.tv)),
+            Text(f"{each.kind}, {each.samples[0]:,} and {each.samples[1]:,}", style="dim"),
+        ]
+        for each in shown
+    ]
+    page.table(rows, "<>>>>>><")
+    if len(shown) < len(found):
+        page.line(f"and {len(found) - len(shown):,} more columns: --top 0 shows all")
+    page.line()
+    near = any(each.kl_pq_interval for each in found)
+    pq, qp = f"D(P{parallel}Q)", f"D(Q{parallel}P)"
+    text = f"In nats, but for TV. PSI is Jeffreys' divergence, {pq} + {qp}"
+    page.line(Text(f"{text}.", style="dim"))
+    if near:
+        text = f"D of numbers by nearest neighbours; their JS, PSI and TV by {bins or _BINS} bins."
+        page.line(Text(text, style="dim"))
+
+
+def _shown(value: float) -> str:
+    """Return an estimate; below 0 it says that nothing was found."""
+    return f"{value:.4f}" if value > 0 or value == 0 else "none seen"
+
+
+def _interval(found: tuple[float, float] | None) -> str:
+    return "" if found is None else f"{max(found[0], 0.0):.4f} to {max(found[1], 0.0):.4f}"

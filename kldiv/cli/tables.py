@@ -1,0 +1,66 @@
+"""The options that say how tables are read; those of `kldiv.readers.Reading`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kldiv.cli.suggestions import Choice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kldiv.readers import Reading
+
+_SEPARATORS: Final = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " "}
+
+TABLES: Final = """\b
+TABLES
+  What a table leaves open is asked for, never guessed. --labels COLUMN and
+  --values COLUMN say which columns hold what (each may be given again; --labels
+  '' for none), --sep, --decimal, --encoding, --comment and --no-header how the
+  text is written, --na zero or --na drop what a missing number means. Numbers
+  may have a decimal comma, thousands (1.234,5 or 1 234.5) and % signs.
+"""
+
+_OPTIONS: Final = (
+    click.option("--labels", multiple=True, metavar="COLUMN", help="The column with the labels."),
+    click.option("--values", multiple=True, metavar="COLUMN", help="The column with the numbers."),
+    click.option("--sep", metavar="C", help="What separates cells: ';', '|', tab, blank, ..."),
+    click.option("--decimal", metavar="C", help="The decimal mark: . or ,"),
+    click.option("--encoding", metavar="NAME", help="Of the text: latin-1, cp1252, utf-16, ..."),
+    click.option("--comment", metavar="TEXT", help="The start of lines to leave out; '' for none."),
+    click.option(
+        "--na",
+        type=Choice(["zero", "drop"]),
+        help="Take missing numbers as 0, or leave their classes out.",
+    ),
+    click.option(
+        "--header/--no-header", default=None, help="Whether the first line names the columns."
+    ),
+)
+
+
+def table_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of tables."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def reading_of(options: dict[str, Any]) -> Reading:
+    """Take these options out of all others, and return them as one."""
+    from kldiv.cli.flags import in_flags  # noqa: PLC0415 - imported where a command runs
+    from kldiv.errors import OptionError  # noqa: PLC0415
+    from kldiv.readers import Reading  # noqa: PLC0415
+
+    names = ("labels", "values", "sep", "decimal", "encoding", "comment", "na", "header")
+    given = {name: options.pop(name) for name in names}
+    for name in ("labels", "values"):
+        given[name] = given[name] or None
+    given["sep"] = _SEPARATORS.get(given["sep"], given["sep"])
+    try:
+        return Reading(**given)
+    except OptionError as error:
+        raise click.UsageError(in_flags(str(error))) from error

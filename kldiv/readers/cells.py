@@ -1,0 +1,420 @@
+"""Tables of cells: which columns hold numbers, which the labels, and what the numbers are.
+
+Nothing that a file leaves open is guessed: an error asks, and names the options that answer.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array as packed
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+
+from kldiv.errors import OptionError
+from kldiv.readers.numerals import decimals, is_blank, is_missing, number, plain
+from kldiv.readers.sources import SHOWN, Source, choose
+from kldiv.readers.table import Sample, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    Row: TypeAlias = tuple[int, list[str]]
+    Numbers: TypeAlias = NDArray[np.float64]
+
+_SAMPLE_ROWS: Final = 1000  # that decide which columns are text,
+_SAMPLE_CELLS: Final = 1 << 20  # but fewer rows where they are long
+_DECIMALS: Final = 1000  # prices have two, what a program computed has more than these three
+_INDEX: Final = frozenset({"", "index", "level_0", "unnamed: 0", "id", "idx", "row", "nr", "no"})
+_EDGES: Final = (
+    *(("low", "high"), ("lower", "upper"), ("left", "right"), ("from", "to")),
+    *(("min", "max"), ("start", "end"), ("start", "stop"), ("begin", "end")),
+)
+_INTERVAL: Final = re.compile(
+    r"[\[(]?\s*([+-]?\d+(?:\.\d*)?)\s*(?:,|-|–|to|\.\.|;)\s*([+-]?\d+(?:\.\d*)?)\s*[\])]?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Rows of cells, which can be gone through more than once."""
+
+    names: list[str]
+    """Of the columns; their numbers where the file has none."""
+    rows: Callable[[], Iterator[Row]]
+    """The rows, each with its place and as many cells as there are names."""
+    place: str = "line"
+    """The word for a place."""
+    named: bool = True
+    typed: frozenset[int] = frozenset()
+    """Columns whose type is text."""
+    decimal: str | None = None
+    """The decimal mark, where it is known."""
+    doubtful: bool = False
+    """Whether 1.234 may be a thousand and more."""
+    notes: list[str] = field(default_factory=list)
+
+
+def tabulate(source: Source, records: Records) -> Table:
+    """Return the numbers and labels of a table of cells; or its columns, where these are wanted."""
+    found = _Tabulation(source, records)
+    return found.columns() if source.samples else found.table()
+
+
+def of_values(names: list[str], rows: list[Any], *, place: str) -> Records:
+    """Return rows of values of any type as cells; columns of text alone hold labels."""
+    text = [
+        i
+        for i in range(len(names))
+        if all(isinstance(row[i], str | None) for row in rows)
+        and any(row[i] is not None for row in rows)
+    ]
+    cells = [(n, [cell_of(value) for value in row]) for n, row in enumerate(rows, 1)]
+    # A table of text alone has its numbers in it.
+    typed = frozenset(text) if len(text) < len(names) - (names[:1] == [""]) else frozenset()
+    decimal = None if any(isinstance(row[i], str) for row in rows for i in text) else "."
+    return Records(names, lambda: iter(cells), place=place, typed=typed, decimal=decimal)
+
+
+def cell_of(value: Any) -> str:
+    """Return a value as a cell of text."""
+    if value is None:
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))
+    return str(value)
+
+
+class _Tabulation:
+    def __init__(self, source: Source, records: Records) -> None:
+        self.source = source
+        self.records = records
+        self.names = records.names
+        width = len(self.names) or 1
+        sample = min(_SAMPLE_ROWS, _SAMPLE_CELLS // width + 1)
+        self.head = list(islice(records.rows(), sample))
+        if not self.head:
+            raise source.error("no rows follow the header. Write one record a line")
+        self.text = [i for i in range(len(self.names)) if self._is_text(i)]
+        self.notes = list(records.notes)
+
+    def table(self) -> Table:
+        columns = self._asked()
+        whole = columns is None
+        if columns is None:
+            columns = self._numbers()
+        labels = self._labels(columns)
+        others = self._others(columns, labels)
+        values = self._parse([*columns, *others], strict=len(columns))
+        own, beside = values[:, : len(columns)], values[:, len(columns) :]
+        labels, edges, drop = self._decide(columns, labels, own, others, beside, whole=whole)
+        keep = [i for i, column in enumerate(columns) if column not in drop]
+        columns, own = [columns[i] for i in keep], np.ascontiguousarray(own[:, keep])
+        joint = " / " if edges is None else "–"
+        found = self._text_of(labels, joint) if labels else None
+        if edges is None and found is not None:
+            edges = _intervals(found)
+        notes, path = tuple(self.notes), self.source.path
+        if len(columns) == 1:
+            member = self.names[columns[0]] if self.records.named else None
+            return Table(own[:, 0], path, member, found, edges=edges, notes=notes)
+        classes = tuple(self.names[i] for i in columns) if self.records.named else None
+        return Table(own, path, None, classes, found, notes=notes)
+
+    def columns(self) -> Table:
+        """Return every column by itself: a sample of numbers or of categories."""
+        wanted = self._asked()
+        if wanted is None:
+            beside = {self._index(name) for name in self.source.reading.names("labels") or ()}
+            if len(self.names) > 1 and not self.names[0] and self._is_row_number(0):
+                beside.add(0)  # the index of a data frame
+            wanted = [i for i in range(len(self.names)) if i not in beside]
+        text = [i for i in wanted if i in self.text]
+        numbers = [i for i in wanted if i not in self.text]
+        values = self._parse(numbers, strict=len(numbers)) if numbers else np.empty((0, 0))
+        words: dict[int, list[str]] = {i: [] for i in text}
+        if text:
+            for _, row in self.records.rows():
+                for i in text:
+                    words[i].append(row[i])
+        found = tuple(
+            Sample(
+                self.names[i],
+                tuple(cell for cell in words[i] if not is_missing(cell))
+                if i in words
+                else (own := values[:, numbers.index(i)])[~np.isnan(own)],
+                sum(map(is_missing, words[i])) if i in words else int(np.isnan(own).sum()),
+            )
+            for i in wanted
+        )
+        return Table(np.empty(0), self.source.path, None, notes=tuple(self.notes), samples=found)
+
+    # ---- columns ---------------------------------------------------------------------------------
+
+    def _is_text(self, column: int) -> bool:
+        """Whether a column holds labels: few of its cells are numbers, or it has no name."""
+        if column in self.records.typed:
+            return True
+        if column == 0 and not self.names[0] and len(self.names) > 1:
+            return True
+        cells = [cell for _, row in self.head if not is_blank(cell := row[column])]
+        return 2 * sum(bool(decimals(cell)) for cell in cells) < len(cells) or not cells
+
+    def _index(self, name: str, what: str = "columns") -> int:
+        if name not in self.names:
+            shown = ", ".join(map(repr, self.names[:SHOWN]))
+            raise self.source.error(f"no such name among its {what}: {shown}. Name one", name)
+        return self.names.index(name)
+
+    def _asked(self) -> list[int] | None:
+        """Return the columns of values that were asked for, or None."""
+        key, values = self.source.key, self.source.reading.names("values")
+        if key is not None and values:
+            raise OptionError(f"::{key} and `values` both choose columns. Leave out one")
+        if values:
+            return [self._index(name) for name in values]
+        if key is not None and (key in self.names or key != "*"):
+            return [self.names.index(choose(self.source, self.names, "columns"))]
+        return None
+
+    def _numbers(self) -> list[int]:
+        """Return the columns of numbers."""
+        named = self.source.reading.names("labels") or ()
+        labels = {self._index(name) for name in named}
+        columns = [i for i in range(len(self.names)) if i not in labels and i not in self.text]
+        if not columns:
+            line, row = self.head[0]
+            place, name = self.records.place, self.names[-1]
+            found = f"no column holds numbers: {place} {line}, column {name!r}: {row[-1][:60]!r}"
+            mend = "Separate cells by commas in .csv, tabs in .tsv, or say sep=';'; numbers are 1.5"
+            raise self.source.error(f"{found}. {mend}. A list of categories is --from samples")
+        return columns
+
+    def _labels(self, columns: list[int]) -> list[int] | None:
+        """Return the columns of labels, or None where numbers may be some."""
+        named = self.source.reading.names("labels")
+        if named is not None:
+            return [self._index(name) for name in named]
+        text = [i for i in self.text if i not in columns]
+        if len(text) > 1 and text[0] == 0 and not self.names[0] and self._is_row_number(0):
+            text = text[1:]  # the index of a data frame, beside labels of its own
+        return text or None
+
+    def _is_row_number(self, column: int) -> bool:
+        numbers = [plain(row[column]) for _, row in self.head]
+        return len(set(numbers)) == len(numbers) and all(
+            each is not None and each == int(each) for each in numbers if each != np.inf
+        )
+
+    def _others(self, columns: list[int], labels: list[int] | None) -> list[int]:
+        """Return further columns of numbers to look at."""
+        possible = range(len(self.names)) if labels is None else labels
+        found = [i for i in possible if i not in columns and i not in self.text]
+        if labels is not None and self.source.reading.labels is None:
+            found += [i for i in self._edge_names() or () if i not in columns]
+        return found
+
+    def _edge_names(self) -> tuple[int, int] | None:
+        """Return the columns that are named as the edges of bins are, or None."""
+        plain_names = [re.sub(r"\W|_|bin|edge", "", name.lower()) for name in self.names]
+        for low, high in _EDGES:
+            if low in plain_names and high in plain_names:
+                return plain_names.index(low), plain_names.index(high)
+        return None
+
+    def _decide(
+        self,
+        columns: list[int],
+        labels: list[int] | None,
+        own: Numbers,
+        others: list[int],
+        beside: Numbers,
+        *,
+        whole: bool,
+    ) -> tuple[list[int], Numbers | None, set[int]]:
+        """Return the columns of labels, the edges of bins, and columns that hold no values."""
+        at = {
+            **{i: own[:, n] for n, i in enumerate(columns)},
+            **{i: beside[:, n] for n, i in enumerate(others)},
+        }
+        if self.source.reading.labels is not None:
+            return labels or [], self._bins_of(labels, at), set()
+        star = whole and self.source.key == "*"
+        named = self._edge_names()
+        if named and set(named) <= at.keys() and not star and len(columns) - whole * 2 == 1:
+            edges = _bins(at[named[0]], at[named[1]])
+            if edges is not None:
+                return labels or [*named], edges, set(named)
+        if labels is not None:
+            return labels, None, self._row_numbers(columns, labels, own) if whole else set()
+        if star or len(self.names) < 2 or len(own) < 2:
+            return [], None, set()
+        if not whole:
+            beside_others = 0 not in columns and 0 in at and _like_labels(at[0])
+            return ([0] if beside_others else []), None, set()
+        for n in (0, 1) if len(columns) == 2 else (0,):
+            if _like_labels(own[:, n]) and not _sums_alike(own):
+                self._ask(columns, n)
+        return [], None, set()
+
+    @staticmethod
+    def _bins_of(labels: list[int] | None, at: dict[int, Numbers]) -> Numbers | None:
+        """Return the edges of bins where two columns of labels are numbers, or None."""
+        if labels is None or len(labels) != 2 or not set(labels) <= at.keys():
+            return None
+        return _bins(at[labels[0]], at[labels[1]])
+
+    def _ask(self, columns: list[int], n: int) -> None:
+        label, other = self.names[columns[n]], self.names[columns[1 - n if n else 1]]
+        numbers = [plain(row[columns[n]]) for _, row in self.head]
+        counts = any(numbers == [i + start for i in range(len(numbers))] for start in (0, 1))
+        path = self.source.path
+        raise self.source.error(
+            f"column {label!r} {'counts the rows' if counts else 'may be labels'}: labels or"
+            f" values? labels={label!r} says labels, '{path}::*' takes all columns as a matrix, and"
+            f" {path}::{other} one column"
+        )
+
+    def _row_numbers(self, columns: list[int], labels: list[int], own: Numbers) -> set[int]:
+        """Return a column that merely numbers the rows, before the labels; or ask."""
+        first = columns[0]
+        if len(columns) < 2 or len(own) < 2 or first > min(labels) or self.source.key == "*":
+            return set()
+        if not any(np.array_equal(own[:, 0], np.arange(len(own)) + start) for start in (0, 1)):
+            return set()
+        name, path = self.names[first], self.source.path
+        if name.strip().lower() in _INDEX:
+            self.notes.append(
+                f"column {name!r} of {path} numbers the rows and is left out; '{path}::*' keeps it"
+            )
+            return {first}
+        raise self.source.error(
+            f"column {name!r} counts the rows: a number of the row, or values? "
+            f"{path}::{self.names[columns[1]]} takes one column, '{path}::*' all as a matrix"
+        )
+
+    # ---- cells -----------------------------------------------------------------------------------
+
+    def _text_of(self, columns: list[int], joint: str) -> tuple[str, ...]:
+        numbers = {i for i in columns if i not in self.text}
+        return tuple(
+            joint.join([row[i].strip() if i in numbers else row[i] for i in columns])
+            for _, row in self.records.rows()
+        )
+
+    def _parse(self, columns: list[int], strict: int) -> Numbers:
+        """Return the numbers of columns; all but the first ``strict`` may hold something else."""
+        decimal = self.source.reading.decimal or self.records.decimal
+        rows, marks = self.records.rows(), decimal or "."
+        if decimal is None and (
+            self.records.doubtful or not _all_plain(self.records.rows(), columns[:strict])
+        ):
+            marks = self._decimal(columns[:strict])
+        zero = self.source.reading.na == "zero"
+        missing = 0.0 if zero else np.nan
+        numbers, percents = packed("d"), [0] * len(columns)
+        filled = [0] * len(columns)
+        for line, row in rows:
+            for n, i in enumerate(columns):
+                cell = row[i]
+                value = number(cell, marks)
+                if value is None or (value != value and self.source.reading.na):  # noqa: PLR0124
+                    value = missing
+                    if n < strict:
+                        self._check_missing(line, i, cell)
+                else:
+                    filled[n] += 1
+                    percents[n] += cell.rstrip().endswith("%")
+                numbers.append(value)
+        for n, i in enumerate(columns[:strict]):
+            if percents[n] not in {0, filled[n]}:
+                raise self.source.error(
+                    f"column {self.names[i]!r} has {percents[n]:,} cells with % and"
+                    f" {filled[n] - percents[n]:,} without. Write all in the same way"
+                )
+        return np.frombuffer(numbers).reshape(-1, len(columns))
+
+    def _check_missing(self, line: int, column: int, cell: str) -> None:
+        """Refuse a cell that is no number, unless it is missing and that is answered for."""
+        place = f"{self.records.place} {line}, column {self.names[column]!r}: {cell[:60]!r}"
+        if is_missing(cell):
+            if self.source.reading.na is None and not self.source.samples:
+                raise self.source.error(
+                    f"{place} is no number: it is missing. na='zero' takes missing numbers as 0,"
+                    " na='drop' leaves their classes out"
+                )
+            return
+        mend = f"Mend the cell, or name the column of values: {self.source.path}::column"
+        if not self.records.named and line <= self.head[0][0]:
+            mend = "If the first line names the columns, say header=True"
+        raise self.source.error(f"{place} is no number. {mend}")
+
+    def _decimal(self, columns: list[int]) -> str:
+        """Return the decimal mark that all numbers agree with."""
+        left, seen, witnesses = ".,", "", dict[str, str]()
+        for line, row in self.records.rows():
+            for i in columns:
+                cell = row[i]
+                if not ("," in cell or "." in cell):
+                    continue
+                marks = decimals(cell)
+                if not marks:  # no number at all, which is said when it is read
+                    continue
+                seen += "," if "," in cell and "," not in seen else ""
+                place = f"{cell.strip()[:60]!r} in {self.records.place} {line}"
+                witnesses.setdefault(marks, place)
+                left = "".join(mark for mark in left if mark in marks)
+        if not left:
+            raise self.source.error(
+                f"{witnesses['.']} has a decimal point, {witnesses[',']} a decimal comma. Write all"
+                " numbers in the same way"
+            )
+        if len(left) == 1:
+            return left
+        if not (seen or self.records.doubtful) or not witnesses:
+            return "."
+        cell = next(iter(witnesses.values()))
+        raise self.source.error(
+            f"{cell} may be a fraction or thousands: decimal='.' or decimal=',' says which mark is"
+            " the decimal one"
+        )
+
+
+def _all_plain(rows: Iterable[Row], columns: Sequence[int]) -> bool:
+    return all(plain(row[i]) is not None for _, row in rows for i in columns)
+
+
+def _like_labels(numbers: Numbers) -> bool:
+    """Return whether numbers could be labels: all different, of few decimals."""
+    if not np.isfinite(numbers).all() or len(np.unique(numbers)) < len(numbers):
+        return False
+    scaled = numbers * _DECIMALS
+    return bool(np.all(np.abs(scaled - np.rint(scaled)) <= 1e-6 * np.maximum(np.abs(scaled), 1)))
+
+
+def _sums_alike(values: Numbers) -> bool:
+    """Return whether rows sum to 1 or 100, as those of a matrix of distributions do."""
+    sums = values.sum(axis=1)
+    return any(bool(np.all(np.abs(sums - one) <= 1e-3 * one)) for one in (1.0, 100.0))
+
+
+def _bins(low: Any, high: Any) -> Numbers | None:
+    """Return the edges of bins, a row each, or None where they are none."""
+    edges = np.stack([low, high], axis=1)
+    if not (np.isfinite(edges).all() and np.all(low < high)):
+        return None
+    order = np.argsort(low)
+    return edges if np.all(high[order][:-1] <= low[order][1:]) else None
+
+
+def _intervals(labels: tuple[str, ...]) -> Numbers | None:
+    """Return the edges of bins that labels like ``(10, 20]`` are, or None."""
+    found = [_INTERVAL.fullmatch(label) for label in labels]
+    if len(found) < 2 or not all(found):
+        return None
+    numbers = np.array([[float(each[1]), float(each[2])] for each in found if each])
+    return _bins(numbers[:, 0], numbers[:, 1])

@@ -1,0 +1,84 @@
+"""``.h5`` and ``.hdf5``, by h5py: a dataset, in parts where it is large.
+
+Datasets that lie in other files, and filters that the library would load as code, are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from kldiv.readers.layout import Layout
+from kldiv.readers.sources import (
+    STORED,
+    Source,
+    check_budget,
+    check_layout,
+    choose,
+    needs,
+    parsing,
+)
+from kldiv.readers.stored import Stored
+from kldiv.readers.table import Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from kldiv.readers.stored import Index
+
+_FILTERS: Final = {1, 2, 3, 4, 5, 6, 32000}  # those of HDF5 itself, and lzf, which h5py has
+
+
+def read_hdf5(source: Source) -> Table:
+    """Return a dataset of a file."""
+    with needs(source, "h5py"):
+        import h5py  # noqa: PLC0415 - optional, and only where one is read
+    with parsing(source, "HDF5 file"), h5py.File(source.file, "r") as file:
+        names = list[str]()
+
+        def note(name: str, each: Any) -> None:
+            if isinstance(each, h5py.Dataset):
+                names.append(name)
+
+        file.visititems(note)  # follows no links to other files
+        member = choose(source, names, "datasets")
+        found = file[member]
+        _check(source, found, member)
+        if source.lazy and found.nbytes >= STORED:
+            return Table(_Dataset(source.path, member, found), source.path, member)
+        check_budget(source, found.nbytes, found.id.get_storage_size(), member)
+        array = np.asarray(found[()])
+        return Table(array.astype(array.dtype.newbyteorder("=")), source.path, member)
+
+
+def _check(source: Source, found: Any, member: str) -> None:
+    check_layout(source, Layout(found.dtype, found.shape or (), 0), member)
+    if found.external or found.is_virtual:
+        raise source.error("its numbers lie in other files. Write them into this one", member)
+    settings = found.id.get_create_plist()
+    used = {settings.get_filter(i)[0] for i in range(settings.get_nfilters())}
+    if used - _FILTERS:
+        text = f"filters {sorted(used - _FILTERS)} are code from outside, which is not run on data"
+        raise source.error(f"{text} that nobody vouches for. Write it again with gzip", member)
+    if found.chunks and math.prod(found.chunks) * found.dtype.itemsize > 1 << 30:
+        raise source.error(f"one chunk, {found.chunks}, is over 1 GiB. Use smaller ones", member)
+
+
+class _Dataset(Stored):
+    """A dataset of which parts are read."""
+
+    def __init__(self, path: Path, member: str, found: Any) -> None:
+        self._path = path
+        self._member = member
+        order = tuple(reversed(range(len(found.shape))))
+        super().__init__(found.shape, found.dtype, order, found.chunks)
+
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        import h5py  # noqa: PLC0415 - is loaded already
+
+        with h5py.File(self._path, "r") as file:
+            return np.asarray(file[self._member][index], dtype=self.dtype)

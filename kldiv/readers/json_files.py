@@ -1,0 +1,112 @@
+"""``.json`` and ``.jsonl``: lists of numbers or rows, records, columns, or numbers by label.
+
+By the standard library: a text has the budget of a text file, so nothing need be parsed in parts.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import numpy as np
+
+from kldiv.readers.cells import of_values, tabulate
+from kldiv.readers.sources import FLOOR, Source, choose, parsing
+from kldiv.readers.table import Table
+
+_KIND: Final = "JSON file of numbers, rows or records"
+
+
+def read_json(source: Source) -> Table:
+    """Return the numbers of a JSON file."""
+    with parsing(source, _KIND):
+        return _table(source, json.loads(_text(source)))
+
+
+def read_json_lines(source: Source) -> Table:
+    """Return the numbers of a file with one JSON value a line."""
+    with parsing(source, _KIND):
+        lines = [json.loads(line) for line in _text(source).splitlines() if line.strip()]
+        return _table(source, lines)
+
+
+def _text(source: Source) -> str:
+    limit = source.max_bytes or FLOOR
+    if source.size > limit:
+        text = f"{source.size:,} bytes of text; at most {limit:,} are accepted. Save it as .npy, or"
+        raise source.error(f"{text} pass max_bytes={source.size} (--max-bytes {source.size})")
+    source.file.seek(0)
+    raw = source.file.read()
+    return raw.decode(source.reading.encoding or json.detect_encoding(raw))
+
+
+def _table(source: Source, found: Any) -> Table:
+    if isinstance(found, dict) and found:
+        return _object(source, found)
+    if isinstance(found, list) and found and all(isinstance(each, dict) for each in found):
+        names = list(dict.fromkeys(name for each in found for name in each))
+        return _records(source, names, [[each.get(name) for name in names] for each in found])
+    return _array(source, found, None)
+
+
+def _object(source: Source, found: dict[str, Any]) -> Table:
+    """Return columns by name, whatever form these have, or numbers by label."""
+    values = list(found.values())
+    if all(isinstance(each, dict) for each in values):
+        return _of_columns(source, found)
+    if not any(isinstance(each, dict | list) for each in values):
+        return _of_columns(source, {"value": found})
+    alike = all(isinstance(each, list) for each in values) and len(set(map(len, values))) == 1
+    if alike and source.key is None:
+        return _records(source, list(found), list(zip(*values, strict=True)))
+    name = choose(source, found, "members")
+    if isinstance(found[name], dict):
+        return _of_columns(source, {name: found[name]})
+    return _array(source, found[name], name)
+
+
+def _of_columns(source: Source, columns: dict[str, dict[str, Any]]) -> Table:
+    """Return columns of numbers by label, as data frames write them."""
+    labels = list(dict.fromkeys(label for each in columns.values() for label in each))
+    if source.key is not None:
+        name = choose(source, columns, "members")
+        columns = {name: columns[name]}
+    rows = [[label, *(each.get(label) for each in columns.values())] for label in labels]
+    return _records(source, ["", *columns], rows)
+
+
+def _array(source: Source, found: Any, name: str | None) -> Table:
+    """Return nested lists of numbers; null is a missing one."""
+    flat = _flat(found)
+    if any(each is None for each in flat):
+        if source.reading.na is None:
+            raise source.error(
+                "null is no number: it is missing. na='zero' takes missing numbers as 0,"
+                " na='drop' leaves their classes out",
+                name,
+            )
+        found = _filled(found, 0.0 if source.reading.na == "zero" else float("nan"))
+    if any(not isinstance(each, int | float | None) for each in flat):
+        wrong = next(each for each in flat if not isinstance(each, int | float | None))
+        raise source.error(f"{str(wrong)[:60]!r} is no number. Write a list of numbers", name)
+    try:
+        return Table(np.asarray(found, np.float64), source.path, name)
+    except ValueError:
+        raise source.error("rows of different lengths. Give all as many numbers", name) from None
+
+
+def _flat(found: Any) -> list[Any]:
+    level = [found]
+    while any(isinstance(each, list) for each in level):
+        level = [x for each in level for x in (each if isinstance(each, list) else [each])]
+    return level
+
+
+def _filled(found: Any, number: float) -> Any:
+    if isinstance(found, list):
+        return [_filled(each, number) for each in found]
+    return number if found is None else found
+
+
+def _records(source: Source, names: list[str], rows: list[Any]) -> Table:
+    return tabulate(source, of_values(names, rows, place="record"))

@@ -1,0 +1,70 @@
+"""Numbers as people write them: decimal marks, thousands, per cent; and cells without a number."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+MISSING: Final = frozenset(
+    {"", "na", "n/a", "#n/a", "nan", "null", "none", "-", "--", "?", ".", "<na>"}
+)
+"""Cells without a number, in lower case."""
+
+_SPACES: Final = str.maketrans(
+    {"\u00a0": " ", "\u2007": " ", "\u2009": " ", "\u202f": " ", "\u2019": "'", "\u2212": "-"}
+)
+_GROUPS: Final = {
+    mark: re.compile(
+        rf"([+-]?)([1-9]\d{{0,2}}(?:([ '{re.escape(other)}])\d{{3}}(?:\3\d{{3}})*)|\d*)"
+        rf"(?:{re.escape(mark)}(\d*))?([eE][+-]?\d+)?",
+        flags=re.ASCII,
+    )
+    for mark, other in ((".", ","), (",", "."))
+}
+
+
+def plain(cell: str) -> float | None:
+    """Return a number as programs write it, or None."""
+    # float() alone would take "1_000" and the digits of every script.
+    if "_" in cell or not cell.isascii():
+        return None
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def number(cell: str, decimal: str) -> float | None:
+    """Return a number whose decimal mark is known, or None; a per cent is a hundredth."""
+    text = cell.translate(_SPACES).strip()
+    percent = text.endswith("%")
+    if percent:
+        text = text[:-1].rstrip()
+    elif decimal == "." or not (set(text) & {".", ","}):
+        found = plain(text)
+        if found is not None:
+            return found
+    match = _GROUPS[decimal].fullmatch(text)
+    if match is None:
+        return None
+    sign, whole, mark, fraction, power = match.groups()
+    digits = whole.replace(mark, "") if mark else whole
+    if not (digits or fraction) or (fraction == "" and decimal == ","):
+        return None
+    exponent = int((power or "e0")[1:]) - 2 * percent
+    return float(f"{sign}{digits or 0}.{fraction or 0}e{exponent}")
+
+
+def decimals(cell: str) -> str:
+    """Return the decimal marks, of . and , with which a cell is a number."""
+    return "".join(mark for mark in ".," if number(cell, mark) is not None)
+
+
+def is_missing(cell: str) -> bool:
+    """Return whether a cell says that there is no number."""
+    return cell.strip().lower() in MISSING
+
+
+def is_blank(cell: str) -> bool:
+    """Return whether a cell says nothing of whether its column holds numbers."""
+    return is_missing(cell) and plain(cell) is None

@@ -1,0 +1,113 @@
+"""Packed text, and what comes from a pipe without a name: what the bytes are."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from kldiv.readers.sources import FLOOR, Source, needs, parsing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKED: Final = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
+"""Suffixes of packed text, and what such a file starts with."""
+
+_TEXT: Final = {".csv", ".tsv", ".txt", ".dat", ".json", ".jsonl", ".ndjson"}
+_STARTS: Final = (
+    (b"\x93NUMPY", ".npy"),
+    (b"PAR1", ".parquet"),
+    (b"ARROW1", ".arrow"),
+    (b"FEA1", ".feather"),
+    (b"\xff\xff\xff\xff", ".arrow"),
+    (b"\x89HDF", ".h5"),
+)
+_PART: Final = 1 << 20  # bytes of text
+_FEW: Final = 1 << 10  # bytes of a .zst, each of which may stand for many thousand
+
+
+def packing_of(source: Source) -> str | None:
+    """Return the suffix of the packing, or None."""
+    start = _start(source, 4)
+    return next((suffix for suffix, mark in PACKED.items() if start.startswith(mark)), None)
+
+
+def unpacked(source: Source) -> Source:
+    """Return a packed text as it was, within the budget."""
+    packing = source.kind
+    inner = Path(source.path.stem).suffix.lower() if source.suffix is None else None
+    if inner is not None and inner not in _TEXT:
+        raise source.error(
+            f"only text is read from {packing} ({', '.join(sorted(_TEXT))}). Unpack it first"
+        )
+    limit = source.max_bytes or FLOOR
+    found = io.BytesIO()
+    with parsing(source, f"{packing} file"):
+        for part in _PARTS[packing](source):
+            found.write(part)
+            if found.tell() > limit:
+                text = f"unpacks to more than {limit:,} bytes. If you trust the file, pass"
+                raise source.error(f"{text} max_bytes=N (--max-bytes N)")
+    size = found.tell()
+    found.seek(0)
+    return replace(source, file=found, size=size, suffix=inner)
+
+
+def _gzip(source: Source) -> Iterator[bytes]:
+    import gzip  # noqa: PLC0415 - only where one is read
+
+    source.file.seek(0)
+    with gzip.GzipFile(fileobj=source.file) as stream:
+        while part := stream.read(_PART):
+            yield part
+
+
+def _zstd(source: Source) -> Iterator[bytes]:
+    with needs(source, "zstandard"):
+        import zstandard  # noqa: PLC0415 - optional, and only where one is read
+    # A window beyond 128 MiB would be memory that the file asks for.
+    packer = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+    source.file.seek(0)
+    frame = packer.decompressobj()
+    while part := source.file.read(_FEW):
+        while part:
+            if frame.eof:
+                frame = packer.decompressobj()
+            yield frame.decompress(part)
+            part = frame.unused_data if frame.eof else b""
+    if not frame.eof:
+        raise source.error("ends in the middle. Copy it again")
+
+
+_PARTS: Final = {".gz": _gzip, ".zst": _zstd}
+
+
+def format_of(source: Source) -> str:
+    """Return the suffix that content without a name would have."""
+    start = _start(source, 1 << 12)
+    for mark, suffix in _STARTS:
+        if start.startswith(mark):
+            return suffix
+    if start.startswith(b"PK\x03\x04"):
+        return _archive(start)
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith((b"{", b"[")):
+        first, _, rest = text.partition(b"\n")
+        lines = rest.lstrip().startswith((b"{", b"[")) and first.rstrip().endswith((b"}", b"]"))
+        return ".jsonl" if lines else ".json"
+    return ".txt" if b"," not in start.partition(b"\n")[0] and b"\t" not in start else ".csv"
+
+
+def _archive(start: bytes) -> str:
+    if b"[Content_Types].xml" in start or b"xl/" in start or b"_rels/" in start:
+        return ".xlsx"
+    return ".pt" if b"data.pkl" in start else ".npz"
+
+
+def _start(source: Source, size: int) -> bytes:
+    source.file.seek(0)
+    start = source.file.read(size)
+    source.file.seek(0)
+    return start

@@ -1,0 +1,328 @@
+"""Tables, histograms and samples of real users: right numbers, or a question."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+RATINGS = "rating,n\n5,50\n3,30\n1,20\n", "rating,n\n1,50\n3,30\n5,20\n"
+BINS = (
+    "low,high,n\n10,20,10\n20,30,20\n30,40,30\n",
+    "low,high,n\n10,15,30\n15,25,20\n25,40,10\n",
+)
+LETTERS = "l,n\na,1\nb,3\n", "l,n\na,2\nb,2\n"
+KL_LETTERS = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, command):
+    """Write P and Q and run the command on them; return its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(texts, *options, name="{}.csv", key=""):
+        for each, text in zip("pq", texts, strict=True):
+            data = text.encode() if isinstance(text, str) else text
+            (tmp_path / name.format(each)).write_bytes(data)
+        return command(*(name.format(each) + key for each in "pq"), *options)
+
+    return run
+
+
+@pytest.fixture
+def compare(run):
+    """Return the JSON of a comparison that must succeed."""
+
+    def compare(texts, *options, **names):
+        status, out, err = run(texts, *options, "--json", **names)
+        assert status == 0, err
+        return json.loads(out)
+
+    return compare
+
+
+def close(actual, expected, tolerance=1e-13):
+    np.testing.assert_allclose(actual, expected, rtol=tolerance)
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "said"),
+    [
+        ("", (), "column 'rating' may be labels: labels or values? --labels rating"),
+        ("::n", (), "number 1 is '5' in P, '1' in Q. --align"),
+        ("", ("--labels", "rating"), "number 1 is '5' in P, '1' in Q. --align"),
+        ("", ("--labels", "none"), "'none'"),
+    ],
+)
+def test_labels_that_are_numbers_are_asked_for(run, key, options, said):
+    status, out, err = run(RATINGS, *options, key=key)
+    assert (status, out) == (4, "")
+    assert said in err
+
+
+def test_labels_that_are_numbers(compare):
+    found = compare(RATINGS, "--labels", "rating", "--align")
+    close(found["kl_pq"], 0.3 * math.log(2.5))  # 0.2748872…
+    close(compare(RATINGS, "--align", key="::n")["kl_pq"], 0.3 * math.log(2.5))
+    found = compare(RATINGS, "--labels", "", "--values", "n")
+    assert found["kl_pq"] == 0  # by position, as asked
+    found = compare(RATINGS, "--from", "counts", key="::*")
+    assert found["rows"]["count"] == 3  # a matrix, as asked
+
+
+@pytest.mark.parametrize(
+    "column", ["year,n\n2019,{}\n2021,{}\n", "price,n\n9.99,{}\n3.5,{}\n", "t,n\n-1,{}\n1,{}\n"]
+)
+def test_years_prices_and_degrees_are_asked_about(run, column):
+    status, _, err = run((column.format(1, 3), column.format(2, 2)))
+    assert status == 4
+    assert "labels or values?" in err
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        ",l,n\n0,a,{}\n1,b,{}\n",  # pandas
+        '"","l","n"\n"1","a",{}\n"2","b",{}\n',  # R
+        ",l,n\n7,b,{1}\n3,a,{0}\n",  # a frame that was sorted
+        "index,l,n\n1,b,{1}\n2,a,{0}\n",
+    ],
+)
+def test_an_index_is_no_label(compare, table):
+    found = compare((table.format(1, 3), LETTERS[1]), "--align")
+    close(found["kl_pq"], KL_LETTERS)
+    assert {each["class"] for each in found["contributors"]} == {"a", "b"}
+
+
+@pytest.mark.parametrize("label", ["A", " a", "\uff41"])
+def test_labels_of_another_form_are_asked_about(run, compare, label):
+    texts = LETTERS[0], f"l,n\n{label},2\nb,2\n"
+    status, _, err = run(texts, "--align")
+    assert status == 4
+    assert f"'a' in P and {label!r} in Q differ by case" in err
+    assert "--fold matches" in err
+    close(compare(texts, "--align", "--fold")["kl_pq"], KL_LETTERS)
+    assert compare(texts, "--align", "--no-fold")["kl_pq"] == "inf"
+    assert "--fold" in run(texts)[2]
+
+
+def test_numbers_match_by_value_and_composed_letters_by_form(compare, run):
+    texts = "l,n\n1,1\né,3\nx,0\n", "l,n\n1.0,2\ne\u0301,2\nx,0\n"
+    close(compare(texts, "--align", "--fold")["kl_pq"], KL_LETTERS)
+    status, _, err = run(("l,n\na,1\nA,3\n", LETTERS[1]), "--align", "--fold")
+    assert status == 4
+    assert "P has 'a' and 'A'" in err
+
+
+def test_what_one_file_lacks_is_said(run):
+    status, _, err = run(("l,n\na,1\nc,3\n", LETTERS[1]), "--align")
+    assert status == 0
+    assert "Q lacks 1 label of the other, 'c': taken as empty there" in err
+    status, _, err = run(("l,n\nx,1\ny,3\n", LETTERS[1]), "--align")
+    assert status == 4
+    assert "no label is in both files: P has 'x', 'y', Q 'a', 'b'" in err
+
+
+# --- histograms -----------------------------------------------------------------------------------
+
+
+def test_bins_that_differ_are_refused_or_spread(run, compare):
+    status, _, err = run(BINS)
+    assert status == 4
+    assert "the bins differ: P has 10–20, Q 10–15. --rebin" in err
+    found = compare(BINS, "--rebin")
+    p = np.array([5, 5, 10, 10, 30]) / 60
+    q = np.array([30, 10, 10, 10 / 3, 20 / 3]) / 60
+    close(found["kl_pq"], np.sum(p * np.log(p / q)))  # 0.7280652…
+    close(found["kl_pq"], 0.7280651923504888)
+    assert found["p"]["form"] == "counts"
+    assert {each["class"] for each in found["contributors"]} >= {"10–15", "25–30"}
+    close(compare((BINS[0], BINS[0]))["kl_pq"], 0)
+
+
+def test_edges_in_labels_or_other_columns(compare, run):
+    intervals = 'bin,n\n"(10, 20]",10\n"(20, 30]",20\n"(30, 40]",30\n'
+    close(compare((intervals, BINS[1]), "--rebin")["kl_pq"], 0.7280651923504888)
+    odd = [text.replace("low,high", "u,v") for text in BINS]
+    assert "--labels u" in run(odd)[2]
+    options = "--labels", "u", "--labels", "v"
+    assert "the bins differ" in run(odd, *options)[2]
+    close(compare(odd, *options, "--rebin")["kl_pq"], 0.7280651923504888)
+    assert "needs the edges" in run(LETTERS, "--rebin")[2]
+
+
+def test_bins_with_gaps_and_beyond_one_another(compare):
+    texts = "low,high,n\n0,10,10\n20,30,10\n", "low,high,n\n0,30,30\n"
+    found = compare(texts, "--rebin")
+    close(found["kl_pq"], math.log(1.5))
+    assert found["kl_qp"] == "inf"  # Q has a third where P has nothing
+
+
+# --- sums and signs -------------------------------------------------------------------------------
+
+
+def test_per_cent_asks_to_be_normalised(run, compare):
+    texts = "l,pct\na,60.5\nb,39.5\n", "l,pct\na,50.5\nb,49.5\n"
+    status, out, err = run(texts)
+    assert (status, out) == (4, "")
+    assert "P sums to 100, not to 1. --normalize" in err
+    p, q = np.array([0.605, 0.395]), np.array([0.505, 0.495])
+    close(compare(texts, "--normalize")["kl_pq"], np.sum(p * np.log(p / q)))
+    signs = tuple(text.replace(".5", ".5 %") for text in texts)
+    close(compare(signs)["kl_pq"], np.sum(p * np.log(p / q)))
+
+
+@pytest.mark.parametrize("form", ["probs", "log-probs", "counts"])
+def test_no_divergence_is_negative(compare, tmp_path, form):
+    if form == "counts":
+        p, q = np.array([10**15 + 1, 10**15]), np.array([10**15, 10**15 + 1])
+        expected = 5e-31, 5e-31, 1.25e-31
+    else:
+        p = np.random.default_rng(0).random((4, 2000)) + 0.5
+        p /= p.sum(axis=1, keepdims=True)
+        q = p * (1 + 1e-3 * np.random.default_rng(1).normal(size=p.shape))
+        p, q = p.astype(np.float16), q.astype(np.float16)
+        x, y = p.astype(np.float64), q.astype(np.float64)
+        m = (x + y) / 2
+        terms = [a * np.log(a / b) + b - a for a, b in ((x, y), (y, x), (x, m), (y, m))]
+        means = [each.sum(axis=1).mean() for each in terms]
+        expected = means[0], means[1], (means[2] + means[3]) / 2
+        p, q = (p, q) if form == "probs" else (np.log(x), np.log(y))
+    found = compare((saved(p), saved(q)), "--from", form, name="{}.npy")
+    close(
+        [found[name] for name in ("kl_pq", "kl_qp", "js")], expected, 2e-3 if len(p) == 2 else 1e-7
+    )
+
+
+def saved(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+# --- what else is in tables -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("na", "q", "expected"),
+    [
+        ("drop", "l,n\na,2\nb,2\nc,7\n", KL_LETTERS),
+        ("zero", "l,n\na,2\nb,2\nc,4\n", KL_LETTERS + math.log(2)),
+    ],
+)
+def test_missing_numbers(run, compare, na, q, expected):
+    texts = "l,n\na,1\nb,3\nc,NA\n", q
+    status, _, err = run(texts)
+    assert status == 4
+    assert "line 4, column 'n': 'NA' is no number: it is missing. --na zero" in err
+    found = compare(texts, "--na", na)
+    close(found["kl_pq"], expected)
+    dropped = [text for text in found["warnings"] if "left out of both" in text]
+    assert len(dropped) == (na == "drop")
+
+
+def test_options_reach_every_command_that_reads(run, command):
+    texts = "a;1,5\nb;4,5\n", "a;1,5\nb;4,5\n"
+    options = "--sep", ";", "--decimal", ",", "--no-header"
+    assert run(texts, *options, "--normalize")[0] == 0
+    status, out, _ = command("diagnose", "p.csv", "q.csv", *options, "--json")
+    assert json.loads(out)["q"] == "q.csv"
+    assert status == 0
+
+
+def test_standard_input_and_pipes(run, compare, tmp_path, monkeypatch, command):
+    run(LETTERS)
+
+    class Stdin:
+        buffer = io.BytesIO(LETTERS[0].encode())
+
+    monkeypatch.setattr("sys.stdin", Stdin)
+    status, out, err = command("-", "q.csv", "--json")
+    assert status == 0, err
+    close(json.loads(out)["kl_pq"], KL_LETTERS)
+    status, _, err = command("-", "q.csv")
+    assert (status, "is empty" in err) == (4, True)
+
+
+# --- samples --------------------------------------------------------------------------------------
+
+
+def test_categories_are_counted(compare, run):
+    texts = "city\na\nb\nb\nb\n", "city\na\nb\na\nb\nNA\n"
+    assert "--from samples" in run(texts)[2]
+    found = compare(texts, "--from", "samples")
+    (column,) = found["columns"]
+    close(column["kl_pq"], KL_LETTERS)
+    close(column["psi"], 0.25 * math.log(3))
+    close(column["psi"], column["kl_pq"] + column["kl_qp"])
+    close(column["tv"], 0.25)
+    assert column["missing"] == [0, 1]
+    assert found["warnings"] == ["column city: 1 missing cell is left out"]
+
+
+def table(seed, shift):
+    random = np.random.default_rng(seed)
+    rows = zip(
+        random.normal(shift, size=400).round(6),
+        random.integers(1, 6, size=400),
+        random.choice(["a", "b"], size=400),
+        strict=True,
+    )
+    return "x,rate,city\n" + "\n".join(",".join(map(str, row)) for row in rows)
+
+
+def test_a_report_of_drift(compare, run):
+    texts = table(0, 0.0), table(1, 1.0) + "\n"
+    columns = compare(texts, "--from", "samples")["columns"]
+    assert next(each["column"] for each in columns) == "x"
+    assert {each["column"]: each["kind"] for each in columns} == {
+        "x": "numbers",
+        "rate": "5 classes",
+        "city": "2 classes",
+    }
+    low, high = columns[0]["kl_pq_interval"]
+    assert low < 0.5 < high  # between normals of means 0 and 1
+    assert all(each["kl_pq_interval"] is None for each in columns[1:])
+    status, out, _ = run(texts, "--from", "samples")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[3].split()[:3] == ["column", "D(P‖Q)", "95"]
+    assert lines[4].startswith("x ")
+    binned = compare(texts, "--from", "samples", "--bins", "4", "--values", "x")["columns"]
+    assert binned[0]["kind"] == "numbers, 4 bins"
+    assert 0.3 < binned[0]["kl_pq"] < 0.5  # bins lose some
+
+
+def test_a_column_that_neighbours_do_not_serve_goes_by_bins(compare):
+    ties = [f"{i % 4 + 0.5},{i / 7}" for i in range(80)]
+    texts = ("x,y\n" + "\n".join(ties), "x,y\n" + "\n".join(ties[:60]))
+    found = compare(texts, "--from", "samples")
+    assert {each["column"]: each["kind"] for each in found["columns"]} == {
+        "x": "numbers, 4 bins",
+        "y": "numbers",
+    }
+    assert found["warnings"] == ["column x: by 10 bins, as neighbours do not serve"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "said"),
+    [
+        (("x\n1.5\n2.5\n", "x\n1.5\n2.5\n"), (), "nearest neighbours need 20"),
+        (("x\na\nb\n", "x\n1.5\n2.5\n"), (), "categories in P and numbers"),
+        (("x,y\na,b\n", "z,w\na,b\n"), (), "no column is in both"),
+        (LETTERS, ("--align",), "--align: not for samples"),
+    ],
+)
+def test_samples_that_cannot_be_compared(run, texts, options, said):
+    status, _, err = run(texts, "--from", "samples", *options)
+    assert status in {2, 4}
+    assert said in err

@@ -1,0 +1,306 @@
+"""JSON, Parquet, Arrow, Excel, HDF5, tensors, packed text and pipes: read, or refused in words."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+
+from kldiv.errors import InputError
+from kldiv.readers import Reading, Stored, open_table, read
+
+AB = (("a", "b"), [1.5, 2.0])
+CSV = b"l,n\na,1.5\nb,2\n"
+
+
+def parts(path, **options):
+    table = read(path, **options)
+    return table.classes, table.array.tolist()
+
+
+def refused(path, *words, **options):
+    with pytest.raises(InputError) as caught:
+        read(path, **options)
+    for word in (str(path).rpartition("/")[2].partition("::")[0], *words):
+        assert word in str(caught.value)
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "result"),
+    [
+        ([1.5, 2], (None, AB[1])),
+        ([[1, 2], [3, 4]], (None, [[1, 2], [3, 4]])),
+        ({"a": 1.5, "b": 2}, AB),
+        ([{"l": "a", "n": 1.5}, {"l": "b", "n": 2}], AB),
+        ([{"l": "5", "n": 1.5}, {"l": "3", "n": 2}], (("5", "3"), AB[1])),  # text by its type
+        ({"l": ["a", "b"], "n": [1.5, 2]}, AB),
+        ({"n": {"a": 1.5, "b": 2}}, AB),  # a data frame's columns
+        ({"n": {"a": 1, "b": 2}, "m": {"b": 3, "a": 4}}, (("n", "m"), [[1, 4], [2, 3]])),
+    ],
+)
+def test_json(tmp_path, value, result):
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(value), encoding="utf-8")
+    assert parts(path) == result
+    if isinstance(value, list):
+        lines = "\n".join(map(json.dumps, value))
+        for name in ("p.jsonl", "p.ndjson"):
+            (tmp_path / name).write_text(lines, encoding="utf-8")
+            assert parts(tmp_path / name) == result
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[1, null]", "null is no number: it is missing. na='zero'"),
+        ('[1, "x"]', "'x' is no number"),
+        ("[[1, 2], [3]]", "rows of different lengths"),
+        ("[1", "not a JSON file"),
+        ("[" * 100_000, "not a JSON file"),
+        ('{"p": [1], "q": [1, 2]}', "2 members: 'p', 'q'"),
+        ('[{"l": 5, "n": 1}, {"l": 3, "n": 2}]', "column 'l' may be labels"),
+        ("9" * 5000, "JSON"),
+        ("{}", "p.json"),
+        ("[]", None),
+    ],
+)
+def test_json_that_is_refused(tmp_path, text, said):
+    path = tmp_path / "p.json"
+    path.write_text(text, encoding="utf-8")
+    if said is None:
+        assert read(path).array.size == 0  # as an empty .npy
+    else:
+        refused(path, said)
+        if text.startswith("{"):
+            return
+    if "null" in text:
+        assert read(path, reading=Reading(na="zero")).array.tolist() == [1, 0]
+    refused(path, "at most 1 are", max_bytes=1)
+
+
+# --- Parquet, Arrow, Excel ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def frame():
+    pa = pytest.importorskip("pyarrow")
+    return pa.table(
+        {"l": ["a", "b"], "n": [1.5, 2.0], "__index_level_0__": pa.array([0, 1], pa.int64())}
+    )
+
+
+def test_parquet_and_arrow(tmp_path, frame):
+    from pyarrow import feather, ipc, parquet
+
+    parquet.write_table(frame, tmp_path / "p.parquet")
+    feather.write_feather(frame, tmp_path / "p.feather")
+    with ipc.new_stream(tmp_path / "p.arrow", frame.schema) as stream:
+        stream.write_table(frame)
+    for name in ("p.parquet", "p.feather", "p.arrow"):
+        path = tmp_path / name
+        assert parts(path) == AB, name  # the index of pandas is no label
+        refused(path, "at most 8", max_bytes=8)
+        path.write_bytes(path.read_bytes()[:-9])
+        refused(path, "file that can be read")
+
+
+def test_a_column_of_text_is_one_of_labels(tmp_path, frame):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.table({"year": ["2019", "2021"], "n": [1.5, 2.0]})
+    parquet.write_table(table, tmp_path / "p.parquet")
+    assert parts(tmp_path / "p.parquet") == (("2019", "2021"), AB[1])
+
+
+def test_parquet_of_more_rows_than_memory_is_refused(tmp_path, frame):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    zeros = pa.array(np.zeros(1 << 20))
+    parquet.write_table(pa.table({"n": pa.chunked_array([zeros] * 50)}), tmp_path / "p.parquet")
+    assert (tmp_path / "p.parquet").stat().st_size < 1 << 20
+    refused(tmp_path / "p.parquet", "at most 268,435,456")
+
+
+@pytest.fixture
+def workbook(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["l", "n"], ["a", 1.5], ["b", 2]):
+        book.active.append(row)
+    book.save(tmp_path / "p.xlsx")
+    return book
+
+
+def test_excel(tmp_path, workbook):
+    path = tmp_path / "p.xlsx"
+    assert parts(path) == AB
+    assert parts(f"{path}::n") == AB
+    sheet = workbook.create_sheet("two")
+    for row in (["l", "n", "m"], ["a", 1, 2], ["b", None, 5]):
+        sheet.append(row)
+    workbook.save(path)
+    refused(path, "2 sheets: 'Sheet', 'two'")
+    assert parts(f"{path}::two::m") == (("a", "b"), [2, 5])
+    refused(f"{path}::two", "row 2, column 'n'", "missing")
+    refused(path, "at most 99 are", max_bytes=99, key="two")
+
+
+def test_a_workbook_that_declares_entities_or_inflates_is_refused(tmp_path, workbook):
+    path, lie = tmp_path / "p.xlsx", b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "b">]>'
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for name, data in (("xl/workbook.xml", lie), ("x.bin", bytes(300 << 20))):
+        with zipfile.ZipFile(tmp_path / "q.xlsx", "w", zipfile.ZIP_DEFLATED) as archive:
+            for each, content in {**members, name: data}.items():
+                archive.writestr(each, content)
+        refused(tmp_path / "q.xlsx", "document type" if data is lie else "at most 268,435,456")
+
+
+# --- HDF5 and tensors -----------------------------------------------------------------------------
+
+
+def test_hdf5(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "p.h5"
+    large = np.arange(1 << 21, dtype=np.float64).reshape(1 << 10, -1)
+    with h5py.File(path, "w") as file:
+        file["g/p"] = [1.5, 2.0]
+        file["q"] = np.arange(3, dtype=">i4")
+        file["s"] = ["a", "b"]
+        file.create_dataset("large", data=large, chunks=(64, 64), compression="gzip")
+        file["elsewhere"] = h5py.ExternalLink("other.h5", "x")
+        layout = h5py.VirtualLayout((3,), "i4")
+        layout[:] = h5py.VirtualSource("other.h5", "x", (3,))
+        file.create_virtual_dataset("virtual", layout)
+    refused(path, "datasets: 'g/p', 'large', 'q', 's', 'virtual'")
+    assert read(path, key="g/p").array.tolist() == [1.5, 2]
+    table = read(path, key="q")
+    assert (table.array.tolist(), table.array.dtype.isnative) == ([0, 1, 2], True)
+    refused(f"{path}::s", "Python objects")
+    refused(f"{path}::virtual", "other files")
+    refused(f"{path}::elsewhere", "no such name")
+    refused(f"{path}::q", "at most 11", max_bytes=11)
+    stored = open_table(path, key="large").array
+    assert isinstance(stored, Stored)
+    np.testing.assert_array_equal(stored[3:70, 60:70], large[3:70, 60:70])
+    path.write_bytes(path.read_bytes()[:2000])
+    refused(path, "not a HDF5 file")
+
+
+class Trap:
+    def __reduce__(self):
+        return os.system, ("touch trap",)
+
+
+def test_tensors_without_unpickling(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "p.pt"
+    half = torch.tensor([1.5, 2.0], dtype=torch.bfloat16)
+    torch.save({"p": torch.ones(2), "m": {"w": half}, "step": 3}, path)
+    refused(path, "2 tensors: 'p', 'm.w'")
+    assert read(path, key="m.w").array.tolist() == [1.5, 2]
+    torch.save(torch.ones(1).expand(10**12), path)
+    refused(path, "4,000,000,000,000 bytes")
+    torch.save({"a": Trap()}, path)
+    refused(path, "only unpickling could read")
+    torch.save(half, path, _use_new_zipfile_serialization=False)
+    refused(path, "Save it again")
+    assert not (tmp_path / "trap").exists()
+
+
+# --- packed, piped, missing -----------------------------------------------------------------------
+
+
+def test_packed_text(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    packers = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
+    for suffix, packer in packers.items():
+        path = tmp_path / f"p.csv{suffix}"
+        path.write_bytes(packer(CSV))
+        assert parts(path) == AB
+        assert parts(path, key="n") == AB
+        (tmp_path / f"p.json{suffix}").write_bytes(packer(b"[1.5, 2]"))
+        assert parts(tmp_path / f"p.json{suffix}") == (None, AB[1])
+        refused(path, "unpacks to more than 9 bytes", max_bytes=9)
+        path.write_bytes(packer(CSV)[:-4])
+        refused(path)
+        (tmp_path / f"p.npy{suffix}").write_bytes(packer(CSV))
+        refused(tmp_path / f"p.npy{suffix}", "only text is read")
+    bomb = tmp_path / "p.csv.gz"
+    bomb.write_bytes(gzip.compress(bytes(257 << 20), 1))
+    refused(bomb, "unpacks to more than 268,435,456")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+@pytest.mark.parametrize(
+    "kind", ["csv", "gz", "npy", "npz", "json", "jsonl", "parquet", "xlsx", "pt"]
+)
+def test_a_pipe_is_known_by_its_first_bytes(tmp_path, kind, request):
+    os.mkfifo(tmp_path / "pipe")
+    data, buffer = CSV, io.BytesIO()
+    if kind == "gz":
+        data = gzip.compress(CSV)
+    elif kind == "npy":
+        np.save(buffer, AB[1])
+    elif kind == "npz":
+        np.savez(buffer, AB[1])
+    elif kind == "json":
+        data = b"[1.5,\n 2]"
+    elif kind == "jsonl":
+        data = b'{"l": "a", "n": 1.5}\n{"l": "b", "n": 2}\n'
+    elif kind == "parquet":
+        frame = request.getfixturevalue("frame")
+        from pyarrow import parquet
+
+        parquet.write_table(frame, buffer)
+    elif kind == "xlsx":
+        request.getfixturevalue("workbook").save(buffer)
+    elif kind == "pt":
+        torch = pytest.importorskip("torch")
+        torch.save(torch.tensor(AB[1]), buffer)
+    data = buffer.getvalue() or data
+    keep = os.open(tmp_path / "pipe", os.O_RDWR)  # writing needs somebody who reads
+    os.write(keep, data)
+    threading.Timer(0.1, os.close, [keep]).start()  # and the end comes when it is closed
+    table = read(tmp_path / "pipe")
+    assert table.array.tolist() == AB[1]
+
+
+def test_standard_input_by_any_shell(tmp_path):
+    code = "from kldiv.readers import read; t = read('-::n'); print(t.classes, t.array.tolist())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=gzip.compress(CSV), capture_output=True, check=True
+    )
+    assert done.stdout.decode().strip() == "('a', 'b') [1.5, 2.0]"
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        ("p.parquet", "pyarrow", "files"),
+        ("p.feather", "pyarrow", "files"),
+        ("p.xlsx", "openpyxl", "files"),
+        ("p.h5", "h5py", "files"),
+        ("p.csv.zst", "zstandard", "files"),
+        ("p.pt", "torch", "torch"),
+    ],
+)
+def test_a_missing_library_is_named(tmp_path, monkeypatch, name, package, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    path = tmp_path / name
+    path.write_bytes(b"data")
+    refused(path, f'needs the {package} package: pip install "kldiv[{extra}]"')
