@@ -29,7 +29,7 @@ from kldiv.formulas.divergences import (
 )
 from kldiv.formulas.packing import packed, split, unpacked, width
 from kldiv.formulas.reductions import RowWise, cast
-from kldiv.formulas.state import Rows
+from kldiv.formulas.state import Rows, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,7 +122,7 @@ class RowOperation(RowWise):
     def temperature_of(self, xp: Namespace, others: Sequence[Array]) -> Temperature:
         """Return the temperature: a number, or the first of the other arrays."""
         if self.temperature is not None:
-            return self.temperature
+            return number(self.temperature)
         temperature = cast(xp, others[0], self.compute)
         if len(others) > 1:
             temperature = xp.where(others[1], temperature, 1.0)

@@ -16,9 +16,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from kldiv.formulas import state
-from kldiv.formulas.packing import packed
 from kldiv.formulas.blocks import flat
 from kldiv.formulas.divergences import TEACHER
+from kldiv.formulas.packing import packed
 from kldiv.kernels.pallas import PALLAS
 
 if TYPE_CHECKING:
