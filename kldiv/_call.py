@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import signature
 from itertools import zip_longest
@@ -50,11 +50,13 @@ class Call:
         spread: Spread | None = None,
         exchanged: bool = False,
     ) -> None:
-        self.route = route
-        self.operation = operation
         if exchanged:
             first, second, *others = arrays
             arrays = second, first, *others
+            if route.moves:
+                route = replace(route, first=1)
+        self.route = route
+        self.operation = operation
         self.arrays = arrays
         self.exchanged = exchanged
         """Whether the operation takes the caller's second array first."""
