@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import signature
 from itertools import zip_longest
@@ -14,9 +14,8 @@ from kldiv import backends
 from kldiv.backends import chunks
 from kldiv.backends.base import FLOATS, HALVES, Backend
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
-from kldiv.formulas import shards
 from kldiv.formulas.reductions import REDUCTIONS
-from kldiv.formulas.rows import RowLoss
+from kldiv.formulas.rows import Constants, RowLoss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,11 +50,13 @@ class Call:
         spread: Spread | None = None,
         exchanged: bool = False,
     ) -> None:
-        self.route = route
-        self.operation = operation
         if exchanged:
             first, second, *others = arrays
             arrays = second, first, *others
+            if route.moves:
+                route = replace(route, first=1)
+        self.route = route
+        self.operation = operation
         self.arrays = arrays
         self.exchanged = exchanged
         """Whether the operation takes the caller's second array first."""
@@ -103,9 +104,13 @@ class Call:
         own = self.spread is not None or type(route.caller).run is not Backend.run
         if own or route.moves or not isinstance(operation, RowLoss):
             return self.value(), route.run
-        with route.caller.context(self.arrays[0]):
-            xp = route.caller.namespace(self.arrays[0])
-            return shards.value_and_run(xp, route.compute, operation, wanted, self.arrays)
+        results = operation.shared(wanted)
+        if not results:
+            return self.value(), route.run
+        known = route.compute(operation.settings(Constants, wanted=results), *self.arrays)
+        with route.caller.context(known):
+            xp = route.caller.namespace(known)
+            return operation.with_constants(xp, route.run, results, known, self.arrays)
 
     def gradient(self, index: int, value: Array, run: Run) -> Array:
         """Return the gradient of the scalar ``value`` in the array of that index."""

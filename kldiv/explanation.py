@@ -89,12 +89,14 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
     device = route.device or _device_of(route, arrays[0])
     kernel, why = _kernel(route, device, *_computed(route, operation, arrays))
     place = "the first that the backend has" if route.crosses else "where the first array is"
+    refused = origin["kernel"] != "default" and route.kernel not in {"auto", kernel}
+    refusal = f" to {route.kernel!r}, which does not compute this: {why}" if refused else ""
     reasons = (
         f"library {route.caller.name}: the type of the first array, {_full_name(type(arrays[0]))}",
         f"backend {route.backend.name}: "
         + _why("backend", origin, "the arrays' own library (backend='auto')"),
         f"device {device}: " + _why("device", origin, f"{place} (device='auto')"),
-        f"kernel {kernel}: " + _why("kernel", origin, f"{why} (kernel='auto')"),
+        f"kernel {kernel}: " + _why("kernel", origin, f"{why} (kernel='auto')") + refusal,
     )
     return Explanation(operation, route.caller.name, route.backend.name, device, kernel, reasons)
 
@@ -108,7 +110,8 @@ def _kernel(
     moves = route.moves or route.mixed
     work = Work(operation, None, arrays)
     choice = choose(route.backend, route.kernel, work, device if moves else None)
-    return choice.kernel if route.backend.technologies else route.kernel, choice.reason
+    refusal = choice.refusals().get(route.kernel)  # of one that is named
+    return choice.kernel if route.backend.technologies else route.kernel, refusal or choice.reason
 
 
 def _computed(

@@ -18,7 +18,7 @@ from kldiv._call import (
 )
 from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
-from kldiv.formulas.divergences import LEAST, Divergence, JensenShannon, KullbackLeibler
+from kldiv.formulas.divergences import LEAST, Divergence, Jeffreys, JensenShannon, KullbackLeibler
 from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def js_div_with_logits(
     )
 
 
-@differentiable(2)
+@differentiable(2, RowLoss(divergence=Jeffreys()))  # KL and Jensen-Shannon have losses of their own
 def f_div_with_logits(
     input: Array,
     target: Array,

@@ -15,6 +15,7 @@ from kldiv._call import dtypes, resolve_pair, wider
 from kldiv._files import replacing
 from kldiv.errors import InputError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import shards, state
+from kldiv.formulas.packing import split
 from kldiv.formulas.rows import KullbackLeibler
 from kldiv.logit_losses import check_logits
 from kldiv.readers.numpy_files import read_arrays
@@ -118,7 +119,7 @@ class KLState:
         """Compute an operation's state, lazily where the library is lazy."""
         packed = backend.compute(operation, arrays, "pure")
         with backend.context(packed):
-            fields = shards.split(packed)
+            fields = split(packed)
         return cls(state.State(*fields), float(operation.temperature or 1.0))
 
     def merge(self, other: KLState) -> KLState:
@@ -197,7 +198,7 @@ class KLState:
         backend = backends.find(first)
         operation = _operation(shards.Together, backend.dtype_name(first), self.temperature)
         packed = backend.compute(operation, self.state, "pure")  # a lazy one is computed once
-        fields = shards.split(backend.to_numpy(backend.export(packed)))
+        fields = split(backend.to_numpy(backend.export(packed)))
         arrays: dict[str, Any] = dict(zip(state.State._fields, fields, strict=True))
         arrays.update(format=FORMAT, temperature=self.temperature)
         with replacing(path) as file:

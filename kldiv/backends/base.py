@@ -247,6 +247,8 @@ class Route:
     kernel: str
     mixed: bool = False
     """Whether the arrays come from different libraries."""
+    first: int = 0
+    """The place among an operation's arrays of the caller's first, whose device gets results."""
 
     def run(self, operation: Operation, *arrays: Array) -> Array:
         """Run ``operation``, differentiably where the caller's library can."""
@@ -269,7 +271,7 @@ class Route:
         with self.backend.receiving([self.caller.dtype_name(array) for array in arrays]):
             moved = [move(array, self.caller, self.backend, self.device) for array in arrays]
             result = self.backend.compute(operation, moved, self.kernel)
-            home = self.caller.device(arrays[0])
+            home = self.caller.device(arrays[self.first])
             return self.caller.deliver(move(result, self.backend, self.caller, home))
 
     def fused(self, operation: Operation, arrays: Sequence[Array], **wanted: Any) -> Found | None:

@@ -154,7 +154,8 @@ def value(backend: Adapter, kernel: str, operation: Any, arrays: Sequence[Array]
     if kernel == "auto" and backend.is_small(arrays):  # as `choose` says, in a tenth of the time
         return None
     work = Work(operation, backend.namespace(arrays[0]), arrays)
-    if isinstance(operation, RowGradient) and (loss := _of_loss(backend, work)) is not None:
+    gradient = isinstance(operation, RowGradient) and not operation.given
+    if gradient and (loss := _of_loss(backend, work)) is not None:
         found = fused(backend, kernel, loss)
         if found is not None:
             return found[1][0]

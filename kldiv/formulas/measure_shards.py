@@ -1,30 +1,22 @@
-"""Measures of probabilities whose classes are sharded: the sums of a part, and its slopes.
+"""Measures of probabilities whose classes are sharded: a part's share of the sums of whole rows.
 
 The operations take the arrays of probabilities, then the sums of whole rows so far, packed: those
-of probabilities where they are to be normalised, the measure's, and the mean of a slope.
+of probabilities where they are to be normalised, then the measure's. A slope's mean comes last; the
+values, and the slopes of a part, follow from all of them (`RowMeasure.given`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from kldiv.formulas.measures import RowMeasure, RowSlope
 from kldiv.formulas.reductions import cast
-from kldiv.formulas.shards import split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
-
-
-class Known(NamedTuple):
-    """The sums of whole rows: of probabilities, the measure's, and the mean of a slope."""
-
-    totals: list[Array]
-    sums: list[Array]
-    mean: Array | None
 
 
 @dataclass(frozen=True)
@@ -47,16 +39,8 @@ class ShardSums(RowMeasure):
         return (*arrays[0].shape[:-1], self.measure.number_of_sums)
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        ps, _ = self.probabilities(xp, arrays, known_to(self, arrays[self.number :]).totals)
+        ps, _ = self.probabilities(xp, arrays, self.unpacked(arrays[self.number :])[0])
         return xp.concat(self.measure.sums(xp, *ps), axis=-1)
-
-
-@dataclass(frozen=True)
-class ShardValues(RowMeasure):
-    """The measure of each row. Arrays: the packed sums."""
-
-    def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        return self.in_units(self.measure.whole(xp, known_to(self, arrays).sums)[..., 0])
 
 
 @dataclass(frozen=True)
@@ -67,29 +51,7 @@ class ShardMean(RowSlope):
         return (*arrays[0].shape[:-1], 1)
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        known = known_to(self, arrays[self.number :])
-        ps, _ = self.probabilities(xp, arrays, known.totals)
-        terms = self.mean_terms(xp, ps, self.slopes(xp, ps, known.sums))
+        totals, sums = self.unpacked(arrays[self.number :])
+        ps, _ = self.probabilities(xp, arrays, totals)
+        terms = self.mean_terms(xp, ps, self.slopes(xp, ps, sums))
         return xp.sum(terms, axis=-1, keepdims=True)
-
-
-@dataclass(frozen=True)
-class ShardSlope(RowSlope):
-    """A number per row times the derivative in a part. Arrays: ps, that number, the packed sums."""
-
-    def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        *ps, weight = arrays[: self.number + 1]
-        totals, sums, mean = known_to(self, arrays[self.number + 1 :])
-        ps, _ = self.probabilities(xp, ps, totals)
-        return self.weighted(xp, self.slopes(xp, ps, sums), totals, mean, weight)
-
-
-def known_to(operation: RowMeasure, packed: Sequence[Array]) -> Known:
-    """Unpack the sums of whole rows; without an array there are none."""
-    numbers = split(packed[0]) if packed else []
-    totals = numbers[: operation.number] if operation.normalize else []
-    rest = numbers[len(totals) :]
-    mean = None
-    if isinstance(operation, ShardSlope) and operation.normalize:
-        *rest, mean = rest
-    return Known(totals, rest, mean)

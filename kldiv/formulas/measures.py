@@ -13,9 +13,10 @@ so that a library's own differentiation of the slopes is right as well.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from kldiv.formulas.packing import split
 from kldiv.formulas.reductions import RowWise, cast
 from kldiv.formulas.special import NEAR, expm1, log1p, log_ratio, polynomial, relative
 
@@ -475,6 +476,9 @@ class RowMeasure(RowWise):
     unit: float = 1.0
     number: int = 2
     """How many arrays of probabilities there are."""
+    given: bool = field(default=False, kw_only=True)
+    """Whether the sums of whole rows come along, packed: after a slope's arrays, in a value's
+    place."""
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -495,7 +499,15 @@ class RowMeasure(RowWise):
         sums = [_sum(xp, p) for p in ps] if totals is None else [*totals]
         return [p / total for p, total in zip(ps, sums, strict=True)], sums
 
+    def unpacked(self, arrays: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """Unpack the sums of probabilities, if there are any, and the others."""
+        numbers = split(arrays[0]) if arrays else []
+        count = self.number if self.normalize else 0
+        return numbers[:count], numbers[count:]
+
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        if self.given:
+            return self.in_units(self.measure.whole(xp, self.unpacked(arrays)[1])[..., 0])
         ps, _ = self.probabilities(xp, arrays)
         return self.in_units(self.measure.value(xp, *ps))
 
@@ -503,10 +515,11 @@ class RowMeasure(RowWise):
         """Convert nats to the requested unit."""
         return nats if self.unit == 1.0 else nats / self.unit
 
-    def settings(self, kind: type[RowMeasure], *more: int) -> RowMeasure:
+    def settings(self, kind: type[RowMeasure], *more: int, given: bool = False) -> RowMeasure:
         """Return an operation of another kind on the same rows, elementwise and not rounded."""
         names = ("none", self.compute, self.compute, self.compute)
-        return kind(*names, self.measure, self.normalize, self.unit, self.number, *more)  # type: ignore[arg-type]
+        own = self.measure, self.normalize, self.unit, self.number
+        return kind(*names, *own, *more, given=given)  # type: ignore[arg-type]
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
@@ -535,7 +548,7 @@ class RowMeasure(RowWise):
 
 @dataclass(frozen=True)
 class RowSlope(RowMeasure):
-    """A number per row times the measure's derivative; arrays: the probabilities, that number."""
+    """A number per row times the measure's derivative. Arrays: the probabilities, that number."""
 
     index: int = 0
     keeps_classes: ClassVar[bool] = True
@@ -545,11 +558,19 @@ class RowSlope(RowMeasure):
         return True
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        ps, totals = self.probabilities(xp, arrays)
-        sums = self.measure.sums(xp, *ps) if self.measure.slope_takes_sums else []
+        weight, known = arrays[self.number], arrays[self.number + 1 :]
+        if self.given:
+            totals, sums = self.unpacked(known)
+            mean = sums.pop() if self.normalize else None
+            ps, _ = self.probabilities(xp, arrays, totals)
+        else:
+            ps, totals = self.probabilities(xp, arrays)
+            sums, mean = self.measure.sums(xp, *ps) if self.measure.slope_takes_sums else [], None
         slopes = self.slopes(xp, ps, sums)
-        mean = _sum(xp, self.mean_terms(xp, ps, slopes)) if totals else None
-        return self.weighted(xp, slopes, totals, mean, arrays[-1])
+        if self.normalize:
+            mean = _sum(xp, self.mean_terms(xp, ps, slopes)) if mean is None else mean
+            slopes = (slopes - mean) / totals[self.index]
+        return cast(xp, weight, self.compute)[..., None] * slopes
 
     def slopes(self, xp: Namespace, ps: Sequence[Array], sums: Sequence[Array]) -> Array:
         """Return the measure's derivative in its probabilities, in the requested unit."""
@@ -559,16 +580,3 @@ class RowSlope(RowMeasure):
         """Return the terms of the mean slope under p."""
         p = ps[self.index]
         return xp.where(p == 0, 0.0, p * xp.where(p == 0, 0.0, slopes))
-
-    def weighted(
-        self,
-        xp: Namespace,
-        slopes: Array,
-        totals: Sequence[Array],
-        mean: Array | None,
-        weight: Array,
-    ) -> Array:
-        """Return a weight times the derivative in the given probabilities, not the normalised."""
-        if mean is not None:
-            slopes = (slopes - mean) / totals[self.index]
-        return cast(xp, weight, self.compute)[..., None] * slopes

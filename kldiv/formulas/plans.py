@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kldiv.formulas import measure_shards, shards
 from kldiv.formulas.divergences import ALL, VALUE
 from kldiv.formulas.measures import RowMeasure, RowSlope
+from kldiv.formulas.packing import split, width
 from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation
 from kldiv.formulas.state import Rows, State
 
@@ -72,7 +73,7 @@ def _added(xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:  # no
 def _of_state(operation: shards.ShardState) -> Plan:
     """Return the plan of the state itself: one stage, whose merged states are not finished."""
     merge = partial(_not_finished, operation)
-    stage = Stage(operation, merge, shards.width(State, len(operation.sides)))
+    stage = Stage(operation, merge, width(State, len(operation.sides)))
     return Plan((stage,), None, compute=operation.compute)
 
 
@@ -92,14 +93,14 @@ def _of_logits(operation: RowLoss | RowGradient, *, differentiated: bool) -> Pla
     wanted = ALL if differentiated or index is not None else (VALUE,)
     sides, sums = loss.divergence.needs(wanted)
     state = loss.settings(shards.ShardState, sides=sides, carries=True)
-    stages = [Stage(state, partial(_combined, loss), shards.width(Rows, len(sides)))]
+    stages = [Stage(state, partial(_combined, loss), width(Rows, len(sides)))]
     if sums:
-        share = loss.settings(shards.ShardSums, wanted=wanted)
+        share = loss.settings(shards.ShardSums, given=wanted)
         stages.append(Stage(share, _added, len(sums)))
     if index is None:
-        last = loss.settings(shards.ShardValues, wanted=wanted)
+        last = loss.settings(RowLoss, given=wanted)
         return Plan(tuple(stages), last, compute=loss.compute)
-    last = loss.settings(shards.ShardGradient, index=index)
+    last = loss.settings(RowGradient, index=index, given=wanted)
     return Plan(tuple(stages), last, weighted=True, compute=loss.compute)
 
 
@@ -117,15 +118,15 @@ def _of_measure(operation: RowMeasure) -> Plan:
         share = operation.settings(measure_shards.ShardSums)
         stages.append(Stage(share, merge, operation.measure.number_of_sums))
     if slope is None:
-        last = operation.settings(measure_shards.ShardValues)
+        last = operation.settings(RowMeasure, given=True)
         return Plan(tuple(stages), last, number, compute=operation.compute)
     if operation.normalize:
         share = operation.settings(measure_shards.ShardMean, slope.index)
         stages.append(Stage(share, _added, 1))
-    last = operation.settings(measure_shards.ShardSlope, slope.index)
+    last = operation.settings(RowSlope, slope.index, given=True)
     return Plan(tuple(stages), last, number, weighted=True, compute=operation.compute)
 
 
 def _merged(operation: RowMeasure, xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:  # noqa: ARG001
-    split = [shards.split(part) for part in parts]
-    return xp.concat(operation.measure.merged(xp, split), axis=-1)
+    own = [split(part) for part in parts]
+    return xp.concat(operation.measure.merged(xp, own), axis=-1)

@@ -3,34 +3,44 @@
 Arrays are the student's logits ``s`` and the teacher's ``t``, classes on the last axis, then arrays
 of one number per row: those that a class names, the temperature where it is an array, and the mask.
 Every operation here treats each row apart from the others, so an adapter may run it on a few at a
-time.  `kldiv.formulas.divergences` defines the divergences; here they get their rows whole, in
-`kldiv.formulas.shards` in parts.
+time.  `kldiv.formulas.divergences` defines the divergences.
+
+A row is read for its constants, from which value and gradients follow.  An operation finds the
+constants itself, or is ``given`` them, packed in one array: so nothing is read twice where a loss
+and its gradients are computed one after the other, and so arrays may hold a part of the classes
+(`kldiv.formulas.shards`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kldiv.formulas.divergences import (
+    ALL,
     TEACHER,
     VALUE,
+    Block,
     Divergence,
     JensenShannon,
+    Known,
     KullbackLeibler,
 )
+from kldiv.formulas.packing import packed, split, unpacked, width
 from kldiv.formulas.reductions import RowWise, cast
+from kldiv.formulas.state import Rows, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
     from kldiv.formulas.divergences import Wanted
-    from kldiv.formulas.operation import Run
+    from kldiv.formulas.operation import Operation, Run
     from kldiv.formulas.state import Temperature
 
 __all__ = [
+    "Constants",
     "Divergence",
     "JensenShannon",
     "KullbackLeibler",
@@ -53,30 +63,66 @@ class RowOperation(RowWise):
     temperature: float | None = 1.0
     """None: an array of one number per row, the last of the differentiable arrays."""
 
+    given: Wanted = field(default=(), kw_only=True)
+    """The results whose constants come along, packed, after the own arrays; (): the rows are whole
+    and their constants are found first.
+
+    Constants follow from the logits: the rules here give whole derivatives in these, and none in
+    the constants, so no operation that is ``native`` may be given them and be differentiated."""
+
     name: ClassVar[str] = "kl_div_with_logits"
     own: ClassVar[int] = 2
-    """How many differentiable arrays there are before the temperature."""
+    """How many arrays there are before the constants and the temperature."""
+
+    @property
+    def first(self) -> int:
+        """The place of the first array after the own ones and the constants."""
+        return self.own + bool(self.given)
 
     @property
     def differentiable(self) -> int:
-        return self.own + (self.temperature is None)
+        return self.first + (self.temperature is None)
 
     def prepared(
         self, xp: Namespace, arrays: tuple[Array, ...]
     ) -> tuple[list[Array], Temperature, Array | None]:
-        """Return own arrays in the compute dtype, 0 where masked, the temperature and the mask."""
-        own = [cast(xp, array, self.compute) for array in arrays[: self.own]]
+        """Return own arrays and constants, the temperature and the mask.
+
+        The former are in the compute dtype, and 0 where masked.
+        """
+        own = [cast(xp, array, self.compute) for array in arrays[: self.first]]
         keep = self.keep(arrays)
         if keep is not None:
             # Two equal rows of zeros have no divergence, and no gradient.
             wide = keep[..., None]
             own = [xp.where(wide if array.ndim > keep.ndim else keep, array, 0.0) for array in own]
-        return own, self.temperature_of(xp, arrays[self.own :]), keep
+        return own, self.temperature_of(xp, arrays[self.first :]), keep
+
+    def block(
+        self,
+        xp: Namespace,
+        s: Array,
+        t: Array,
+        temperature: Temperature,
+        given: Sequence[Array],
+        wanted: Wanted,
+    ) -> Block:
+        """Return the classes as a block, with the given constants or those that are wanted."""
+        if given:
+            return Block(xp, s, t, temperature, self.unpacked(given[0]))
+        return self.divergence.whole(xp, s, t, temperature, wanted)
+
+    def unpacked(self, given: Array) -> Known:
+        """Unpack the constants of whole rows; the sums may be missing."""
+        sides, parts = self.divergence.needs(self.given)
+        end = width(Rows, len(sides))
+        rows, sums = unpacked(Rows, given[..., :end]), split(given[..., end:])
+        return Known(dict(zip(sides, rows, strict=True)), dict(zip(parts, sums, strict=False)))
 
     def temperature_of(self, xp: Namespace, others: Sequence[Array]) -> Temperature:
-        """Return the temperature: a number, or the first array after the own ones."""
+        """Return the temperature: a number, or the first of the other arrays."""
         if self.temperature is not None:
-            return self.temperature
+            return number(self.temperature)
         temperature = cast(xp, others[0], self.compute)
         if len(others) > 1:
             temperature = xp.where(others[1], temperature, 1.0)
@@ -94,14 +140,52 @@ class RowOperation(RowWise):
 
 
 @dataclass(frozen=True)
+class Constants(RowOperation):
+    """The packed constants of whole rows. Arrays: s, t."""
+
+    wanted: Wanted = ALL
+    """The results that follow from these."""
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        sides, sums = self.divergence.needs(self.wanted)
+        return (*arrays[0].shape[:-1], width(Rows, len(sides)) + len(sums))
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        (s, t), temperature, _ = self.prepared(xp, arrays)
+        known = self.divergence.whole(xp, s, t, temperature, self.wanted).known
+        return packed(xp, [*known.rows.values()], [*known.sums.values()])
+
+
+@dataclass(frozen=True)
 class RowLoss(RowOperation):
-    """The divergence of each row, reduced. Arrays: s, t."""
+    """The divergence of each row, reduced. Arrays: s, t; given constants come in their place."""
 
     wanted: ClassVar[Wanted] = (VALUE,)
 
+    @property
+    def first(self) -> int:
+        return 1 if self.given else self.own
+
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t), temperature, keep = self.prepared(xp, arrays)
-        return self.masked(xp, self.divergence.of_rows(xp, s, t, temperature), keep)
+        own, temperature, keep = self.prepared(xp, arrays)
+        if self.given:
+            return self.masked(xp, self.divergence.value(self.unpacked(*own)), keep)
+        return self.masked(xp, self.divergence.of_rows(xp, *own, temperature), keep)
+
+    def shared(self, gradients: Sequence[int]) -> Wanted:
+        """Return the results that have constants in common, of value and gradients; or none."""
+        every = (VALUE, *(index for index in gradients if index < self.own))
+        states, *each = (
+            len(self.divergence.needs(some)[0]) for some in (every, *((one,) for one in every))
+        )
+        return () if states == sum(each) else every
+
+    def with_constants(
+        self, xp: Namespace, run: Run, results: Wanted, known: Array, arrays: Sequence[Array]
+    ) -> tuple[Array, Run]:
+        """Return the value from constants, and a ``run`` for `pullback` that gives them to it."""
+        value = replace(self, given=results).value(xp, known, *arrays[self.own :])
+        return value, partial(run_given, run, results, known)
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
@@ -157,8 +241,8 @@ class RowGradient(RowOperation):
         return self.settings(RowLoss)
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t, weight), temperature, _ = self.prepared(xp, arrays)
-        block = self.divergence.whole(xp, s, t, temperature, self.wanted)
+        (s, t, weight, *given), temperature, _ = self.prepared(xp, arrays)
+        block = self.block(xp, s, t, temperature, given, self.wanted)
         gradient = block.joined(partial(self.divergence.gradient, self.index))
         return cast(xp, weight[..., None] * gradient, self.result)
 
@@ -166,7 +250,7 @@ class RowGradient(RowOperation):
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
     ) -> Array:
         s, t, weight, *rest = arrays
-        if index == self.own:
+        if index == self.first:
             slope = xp.sum(cotangent * self._in_temperature(xp, run, *arrays), axis=-1)
             return cast(xp, slope, _name(arrays[index]))
         if index == 2:
@@ -174,31 +258,33 @@ class RowGradient(RowOperation):
             return xp.sum(cotangent * ones, axis=-1)
         zeros = xp.zeros_like(cotangent)
         direction = (zeros, cotangent) if self.index else (cotangent, zeros)
-        operation = self.settings(RowTangent, index=index)
-        return cast(xp, run(operation, s, t, weight, *direction, *rest), _name(s))
+        return cast(xp, self._tangent(run, index, direction, *arrays), _name(s))
 
     def pushforward(
         self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
     ) -> Array:
-        s, t, weight, *rest = arrays
+        s, t, _, *rest = arrays
         ds, dt, dw, *more = tangents
         moved = [] if dw is None else [run(self, s, t, dw, *rest)]
-        if more and more[0] is not None:
-            moved.append(self._in_temperature(xp, run, *arrays) * more[0][..., None])
+        if more[bool(self.given) :] and more[-1] is not None:
+            moved.append(self._in_temperature(xp, run, *arrays) * more[-1][..., None])
         if ds is not None or dt is not None:
             direction = [xp.zeros_like(s) if d is None else d for d in (ds, dt)]
-            operation = self.settings(RowTangent, index=self.index)
-            moved.append(run(operation, s, t, weight, *direction, *rest))
+            moved.append(self._tangent(run, self.index, direction, *arrays))
         return sum(moved[1:], moved[0])
 
-    def _in_temperature(
-        self, xp: Namespace, run: Run, s: Array, t: Array, weight: Array, *rest: Array
-    ) -> Array:
+    def _tangent(self, run: Run, index: int, direction: Sequence[Array], *arrays: Array) -> Array:
+        """Return the derivative in a direction of (s, t), of whole rows."""
+        operation = self.settings(RowTangent, index=index)
+        return run(operation, *arrays[: self.own], *direction, *arrays[self.first :])
+
+    def _in_temperature(self, xp: Namespace, run: Run, *arrays: Array) -> Array:
         """Return ∂G/∂T = −(G + H·(s, t))/T: the gradient G depends on s/T and t/T, over T."""
-        direction = [xp.where(logits == -xp.inf, 0.0, logits) for logits in (s, t)]
-        tangent = run(self.settings(RowTangent, index=self.index), s, t, weight, *direction, *rest)
+        direction = [xp.where(logits == -xp.inf, 0.0, logits) for logits in arrays[:2]]
+        tangent = self._tangent(run, self.index, direction, *arrays)
         # Of a row that the mask drops the temperature is 1: its own may be 0 or NaN.
-        return -(run(self, s, t, weight, *rest) + tangent) / self.temperature_of(xp, rest)
+        temperature = self.temperature_of(xp, arrays[self.first :])
+        return -(run(self, *arrays) + tangent) / temperature
 
 
 @dataclass(frozen=True)
@@ -222,16 +308,27 @@ class RowTangent(RowOperation):
 
 @dataclass(frozen=True)
 class TemperatureSlope(RowOperation):
-    """The derivative of each row in its temperature. Arrays: s, t."""
+    """The derivative of each row in its temperature, or a shard's share. Arrays: s, t."""
 
     @property
     def native(self) -> bool:
         return True
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t), temperature, keep = self.prepared(xp, arrays)
-        block = self.divergence.whole(xp, s, t, temperature, (VALUE, TEACHER))
+        (s, t, *given), temperature, keep = self.prepared(xp, arrays)
+        block = self.block(xp, s, t, temperature, given, (VALUE, TEACHER))
         return self.masked(xp, block.summed(self.divergence.temperature_share), keep)
+
+
+def run_given(
+    run: Run, results: Wanted, known: Array, operation: Operation, *arrays: Array
+) -> Array:
+    """Run an operation, a gradient of rows with their constants."""
+    if not isinstance(operation, RowGradient):
+        return run(operation, *arrays)
+    s, t, weight, *others = arrays
+    operation = operation.settings(RowGradient, index=operation.index, given=results)
+    return run(operation, s, t, weight, known, *others)
 
 
 def _name(array: Array) -> str:

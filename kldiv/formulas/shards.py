@@ -13,19 +13,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from kldiv.formulas import state
-from kldiv.formulas.divergences import ALL, TEACHER, VALUE, Block, Known, Wanted, state_of
+from kldiv.formulas.divergences import ALL, TEACHER, VALUE, Wanted, state_of
+from kldiv.formulas.packing import packed, unpacked, width
 from kldiv.formulas.reductions import cast
-from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation
-from kldiv.formulas.state import Rows, State
+from kldiv.formulas.rows import Constants, RowGradient, RowLoss, RowOperation, TemperatureSlope
+from kldiv.formulas.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Operation, Run
 
     Evaluate = Callable[..., Array]
     """Evaluates an operation on the arrays that follow it."""
@@ -119,92 +119,21 @@ class Finished(Together):
 
 
 @dataclass(frozen=True)
-class KnownRows(RowOperation):
-    """An operation on packed constants of whole rows: those from states, then sums."""
-
-    wanted: Wanted = ALL
-    """The results that follow from these."""
+class ShardSums(RowOperation):
+    """A shard's share of the sums that results need besides the given constants. Arrays: s, t."""
 
     @property
-    def needs(self) -> tuple[Wanted, Wanted]:
-        """The states and the sums that these take."""
-        return self.divergence.needs(self.wanted)
-
-    def unpacked(self, known: Array) -> Known:
-        """Unpack the constants of whole rows; the sums may be missing."""
-        sides, parts = self.needs
-        end = width(Rows, len(sides))
-        rows, sums = unpacked(Rows, known[..., :end]), split(known[..., end:])
-        return Known(dict(zip(sides, rows, strict=True)), dict(zip(parts, sums, strict=False)))
-
-
-@dataclass(frozen=True)
-class ShardSums(KnownRows):
-    """A shard's share of the sums that value and gradients still need. Arrays: s, t, rows."""
-
-    own: ClassVar[int] = 3
+    def _parts(self) -> Wanted:
+        return self.divergence.needs(self.given)[1]
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        return (*arrays[0].shape[:-1], len(self.needs[1]))
+        return (*arrays[0].shape[:-1], len(self._parts))
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t, rows), temperature, _ = self.prepared(xp, arrays)
-        block = Block(xp, s, t, temperature, self.unpacked(rows))
-        shares = [block.summed(partial(self.divergence.share, part)) for part in self.needs[1]]
+        (s, t, *given), temperature, _ = self.prepared(xp, arrays)
+        block = self.block(xp, s, t, temperature, given, ())
+        shares = [block.summed(partial(self.divergence.share, part)) for part in self._parts]
         return xp.concat(shares, axis=-1)
-
-
-@dataclass(frozen=True)
-class Constants(KnownRows):
-    """The packed constants of whole rows. Arrays: s, t."""
-
-    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        sides, sums = self.needs
-        return (*arrays[0].shape[:-1], width(Rows, len(sides)) + len(sums))
-
-    def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t), temperature, _ = self.prepared(xp, arrays)
-        known = self.divergence.whole(xp, s, t, temperature, self.wanted).known
-        return packed(xp, [*known.rows.values()], [*known.sums.values()])
-
-
-@dataclass(frozen=True)
-class ShardValues(KnownRows):
-    """The divergence of each row, 0 where the mask drops it. Arrays: the constants."""
-
-    own: ClassVar[int] = 1
-
-    def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        values = self.divergence.value(self.unpacked(arrays[0]))
-        return self.masked(xp, values, self.keep(arrays))
-
-
-@dataclass(frozen=True)
-class ShardGradient(KnownRows):
-    """A number per row times the gradient in a shard. Arrays: s, t, that number, the constants."""
-
-    index: int = 0
-    """0: in s, 1: in t."""
-    own: ClassVar[int] = 4
-    keeps_classes: ClassVar[bool] = True
-
-    def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t, weight, known), temperature, _ = self.prepared(xp, arrays)
-        block = Block(xp, s, t, temperature, self.unpacked(known))
-        gradient = block.joined(partial(self.divergence.gradient, self.index))
-        return cast(xp, weight[..., None] * gradient, self.result)
-
-
-@dataclass(frozen=True)
-class ShardTemperatureSlope(KnownRows):
-    """A shard's share of the derivative in the temperature. Arrays: s, t, the constants."""
-
-    own: ClassVar[int] = 3
-
-    def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t, known), temperature, keep = self.prepared(xp, arrays)
-        block = Block(xp, s, t, temperature, self.unpacked(known))
-        return self.masked(xp, block.summed(self.divergence.temperature_share), keep)
 
 
 def forward(
@@ -219,7 +148,7 @@ def forward(
     """Return the divergence of each row, and the packed constants that gradients take."""
     wanted = ALL if gradients else (VALUE,)
     known = constants(xp, evaluate, ranks, loss, wanted, arrays)
-    return loss.settings(ShardValues, wanted=wanted).elements(xp, known, *arrays[2:]), known
+    return loss.settings(RowLoss, given=wanted).elements(xp, known, *arrays[2:]), known
 
 
 def constants(
@@ -236,33 +165,9 @@ def constants(
     states = evaluate(loss.settings(ShardState, sides=sides), s, t, *others)
     known = ranks.merge(lambda *parts: merged(xp, loss, *parts), states, *others)
     if parts:
-        sums = ranks.add(evaluate(loss.settings(ShardSums, wanted=wanted), s, t, known, *others))
+        sums = ranks.add(evaluate(loss.settings(ShardSums, given=wanted), s, t, known, *others))
         known = xp.concat([known, sums], axis=-1)
     return known
-
-
-def value_and_run(
-    xp: Namespace, run: Run, loss: RowLoss, wanted: Sequence[int], arrays: Sequence[Array]
-) -> tuple[Array, Run]:
-    """Return a loss, and a ``run`` that computes its gradients from the same constants."""
-    every = tuple(dict.fromkeys((VALUE, *wanted)))
-    states, *each = (
-        len(loss.divergence.needs(some)[0]) for some in (every, *((one,) for one in every))
-    )
-    if states == sum(each):  # there is nothing to share
-        return run(loss, *arrays), run
-    parts = {"wanted": every}
-    known = run(loss.settings(Constants, **parts), *arrays)
-    values = loss.settings(ShardValues, **parts).elements(xp, known, *arrays[2:])
-
-    def run_known(operation: Operation, *some: Array) -> Array:
-        if not isinstance(operation, RowGradient):
-            return run(operation, *some)
-        s, t, weight, *others = some
-        gradient = operation.settings(ShardGradient, index=operation.index, **parts)
-        return run(gradient, s, t, weight, known, *others)
-
-    return loss.gather(xp, values, arrays), run_known
 
 
 def backward(
@@ -278,10 +183,10 @@ def backward(
     """Return the gradient in ``arrays[index]``, given the gradient in the rows' divergences."""
     s, t, *others = arrays
     if index == loss.own:
-        slope = evaluate(loss.settings(ShardTemperatureSlope), s, t, known, *others)
+        slope = evaluate(loss.settings(TemperatureSlope, given=ALL), s, t, known, *others)
         gradient = ranks.add(slope) * cotangent
     else:
-        operation = loss.settings(ShardGradient, index=index)
+        operation = loss.settings(RowGradient, index=index, given=ALL)
         gradient = evaluate(operation, s, t, cotangent, known, *others)
     return xp.astype(gradient, arrays[index].dtype)
 
@@ -303,10 +208,11 @@ def tangent(
             continue
         step = cast(xp, step, loss.compute)  # noqa: PLW2901
         if index == loss.own:
-            slope = evaluate(loss.settings(ShardTemperatureSlope), *arrays[:2], known, *arrays[2:])
+            operation = loss.settings(TemperatureSlope, given=ALL)
+            slope = evaluate(operation, *arrays[:2], known, *arrays[2:])
             moved.append(slope * step)
         else:
-            operation = loss.settings(ShardGradient, index=index)
+            operation = loss.settings(RowGradient, index=index, given=ALL)
             slope = evaluate(operation, *arrays[:2], ones, known, *arrays[2:])
             moved.append(xp.sum(slope * step, axis=-1))
     return ranks.add(sum(moved[1:], moved[0]))
@@ -320,7 +226,7 @@ def part(
     arrays: Sequence[Array],
 ) -> Array:
     """Return a shard's part of the elements of an operation that is defined on whole rows."""
-    if isinstance(operation, ShardGradient):
+    if operation.given:
         return evaluate(operation, *arrays)
     if isinstance(operation, Constants):
         return constants(xp, evaluate, ranks, operation, operation.wanted, arrays)
@@ -329,7 +235,7 @@ def part(
         loss = operation.settings(RowLoss)
         wanted = (operation.index,)
         known = constants(xp, evaluate, ranks, loss, wanted, (s, t, *others))
-        gradient = operation.settings(ShardGradient, index=operation.index, wanted=wanted)
+        gradient = operation.settings(RowGradient, index=operation.index, given=wanted)
         return cast(xp, evaluate(gradient, s, t, weight, known, *others), operation.result)
     return forward(xp, evaluate, ranks, operation, arrays, gradients=False)[0]
 
@@ -357,25 +263,3 @@ def combined(xp: Namespace, loss: RowOperation, parts: Sequence[Array], *, done:
         return merged(xp, loss, own, *others)
     states = _wholes(xp, loss, own, others)
     return packed(xp, states, [array[..., None] for array in others])
-
-
-def packed(xp: Namespace, constants: Sequence[NamedTuple], others: Sequence[Array] = ()) -> Array:
-    """Return tuples of one number per row, and others, as one array."""
-    return xp.concat([*(field for one in constants for field in one), *others], axis=-1)
-
-
-def width(kind: type[Any], number: int) -> int:
-    """Return how long the last axis of that many packed tuples is."""
-    return number * len(kind._fields)
-
-
-def unpacked(kind: type[Any], array: Array) -> list[Any]:
-    """Return the tuples that `packed` has joined."""
-    fields = split(array)
-    size = len(kind._fields)
-    return [kind(*fields[start : start + size]) for start in range(0, len(fields), size)]
-
-
-def split(array: Array) -> list[Array]:
-    """Return the numbers on the last axis, each with an axis of length one."""
-    return [array[..., index : index + 1] for index in range(array.shape[-1])]

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from kldiv.formulas.special import (
@@ -53,6 +54,16 @@ Temperature: TypeAlias = "Array | float"
 """A number, or an array with one number per row (the axis of the classes has length one)."""
 
 EIGHTH = 0.125
+
+
+def number(temperature: float) -> Temperature:
+    """Return a temperature that is the same for all rows, as a number.
+
+    An adapter may replace this for its compiler, which cannot follow one that changes from call to
+    call through fractions and bits: by an array of one float64 number.
+    """
+    return temperature
+
 
 _FAR = 1024.0
 """e to the power of minus this is 0."""
@@ -377,9 +388,7 @@ def over(array: Array, temperature: Temperature) -> Array:
 
 def at_least(xp: Namespace, x: Array, lowest: Temperature) -> Array:
     """Return the larger of x and a bound."""
-    if isinstance(lowest, int | float):
-        return xp.clip(x, lowest, xp.inf)
-    return xp.maximum(x, lowest)
+    return xp.where(x < lowest, lowest, x)
 
 
 def tempered(xp: Namespace, x: Array, temperature: Temperature) -> Array:
@@ -424,22 +433,28 @@ def exp_of_rows(xp: Namespace, high: Array, low: Array, temperature: Temperature
 
 def _inverse(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Array | float, ...]:
     """Return 1/T as a number of half the bits of ``like``, and the rest."""
+    bits = 26 if like.dtype == xp.float64 else 12
     if isinstance(temperature, int | float):
-        exact = 1 / Fraction(temperature)
-        bits = 25 if like.dtype == xp.float64 else 11
-        mantissa, exponent = math.frexp(exact)
-        head = math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)
-        return head, float(exact - Fraction(head))
+        return _inverse_of_number(temperature, bits - 1)
     inverse = 1.0 / temperature
-    head, tail = _halves(xp, inverse)
-    t_head, t_tail = _halves(xp, temperature)
-    error = (((1.0 - head * t_head) - head * t_tail) - tail * t_head) - tail * t_tail
+    (high, low), (t_high, t_low) = _halves(xp, inverse), _halves(xp, temperature)
+    error = (((1.0 - high * t_high) - high * t_low) - low * t_high) - low * t_low
+    head, tail = _halves(xp, inverse, bits)
     return head, tail + error * inverse
 
 
-def _halves(xp: Namespace, a: Array) -> DoubleWord:
-    """Return ``a`` as a sum of two numbers of half the bits each (Veltkamp, 1968)."""
-    bits = 27 if a.dtype == xp.float64 else 12
-    large = a * (2.0**bits + 1.0)
+@lru_cache(64)
+def _inverse_of_number(temperature: float, bits: int) -> tuple[float, float]:
+    """Return 1/T as a number of so many bits, and the rest."""
+    exact = 1 / Fraction(temperature)
+    mantissa, exponent = math.frexp(exact)
+    head = math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)
+    return head, float(exact - Fraction(head))
+
+
+def _halves(xp: Namespace, a: Array, bits: int | None = None) -> DoubleWord:
+    """Return ``a`` as a sum of a number of half the bits, or so many, and the rest (Veltkamp)."""
+    all_bits = 53 if a.dtype == xp.float64 else 24
+    large = a * (2.0 ** (all_bits - (bits or all_bits // 2)) + 1.0)
     head = large - (large - a)
     return head, a - head

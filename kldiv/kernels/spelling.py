@@ -49,7 +49,7 @@ def no_fused_form(operation: Any, arrays: Sequence[Array]) -> str | None:
     if 0 in arrays[0].shape:
         return "there are no elements"
     if form_of(operation) is None:
-        return f"there is no fused form of {type(operation).__name__}"
+        return f"there is no fused form of {type(_kind(operation) or operation).__name__}"
     return None
 
 

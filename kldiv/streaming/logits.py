@@ -14,6 +14,7 @@ import numpy as np
 import kldiv
 from kldiv.formulas import shards
 from kldiv.formulas.divergences import VALUE
+from kldiv.formulas.packing import packed
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
 from kldiv.formulas.state import State, empty_state
 from kldiv.streaming.scales import Logarithmic
@@ -39,7 +40,7 @@ class Logits(Logarithmic):
     def nothing(self, rows: int) -> Floats:
         """Return totals and states of no classes."""
         state = empty_state(np, np.zeros((rows, 1)))
-        return np.hstack([super().nothing(rows), shards.packed(np, [state, state])])
+        return np.hstack([super().nothing(rows), packed(np, [state, state])])
 
     def first(self, p: Floats, q: Floats) -> Floats:
         """Read some classes for the first time: return totals and the states of both directions."""
@@ -68,9 +69,9 @@ class Logits(Logarithmic):
         p, q = block.read  # not their softmax, which has lost what is below its rounding
         if known is not None:
             nothing = np.zeros(len(p))  # the states give the rest in the end
-            share = _JS.settings(shards.ShardSums, wanted=(VALUE,)).elements(
-                np, q, p, known[:, 2:]
-            )[:, 0]
+            share = _JS.settings(shards.ShardSums, given=(VALUE,)).elements(np, q, p, known[:, 2:])[
+                :, 0
+            ]
             return nothing, nothing, np.asarray(share)
         return (
             np.asarray(kldiv.kl_div_with_logits(q, p, reduction="none")),
@@ -80,6 +81,6 @@ class Logits(Logarithmic):
 
     def finish(self, sums: Floats, first: Floats) -> Floats:
         """Return the divergences by the states, and the summed shares."""
-        value = _KL.settings(shards.ShardValues).elements
+        value = _KL.settings(RowLoss, given=(VALUE,)).elements
         states = [shards.merged(np, _KL, [first[:, side]]) for side in _SIDES]
         return np.stack([*(np.asarray(value(np, state)) for state in states), sums[2]])

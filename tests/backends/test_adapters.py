@@ -15,7 +15,8 @@ from libraries import Library, require
 
 import kldiv
 from kldiv import backends, testing
-from kldiv.backends import Backend, registry, routing, table
+from kldiv.backends import Backend, get, registry, routing, table
+from kldiv.divergences import Jeffreys
 from kldiv.errors import BackendError, ConfigError, LibraryError
 
 
@@ -296,3 +297,14 @@ def test_threads_that_meet_a_library_first_get_their_own_route(monkeypatch):
     for thread in threads:
         thread.join()
     assert found == {device: device for device in devices}
+
+
+def test_results_go_to_the_first_array_s_device(monkeypatch):
+    s, t = np.array([[0.0, 1.0]]), np.array([[1.0, 0.5]])
+    homes = []
+    monkeypatch.setattr(get("numpy"), "device", lambda array: homes.append(array) or "cpu")
+    reverse = Jeffreys(0.0, 1.0)  # KL, which takes the second one first
+    with kldiv.config_context(device="cpu"):
+        kldiv.f_div_with_logits(s, t, divergence=reverse)
+        kldiv.kl_div_with_logits(s, t)
+    assert [home is s for home in homes] == [True, True]

@@ -69,6 +69,14 @@ def test_explain_says_why_each_of_them_does_not(having):
     assert "kernel a: the a one, the fastest that applies" in str(kldiv.explain(*PAIR))
 
 
+def test_explain_says_why_a_named_one_does_not(having):
+    having(StandIn("cpu", refusal="not this"), StandIn("bb"))
+    with kldiv.config_context(kernel="cpu"):
+        found = str(kldiv.explain(*PAIR, operation="f_div_with_logits"))
+    assert "kernel pure: set by config_context to 'cpu', which does not compute this: " in found
+    assert found.endswith("not this")
+
+
 def test_one_that_fails_gives_way_with_a_warning(having):
     having(StandIn("a", error="it does not compile"), StandIn("bbb"))
     with pytest.warns(RuntimeWarning, match="not by its kernels 'a': it does not compile"):

@@ -30,12 +30,13 @@ from torch.distributed.tensor.parallel import loss_parallel  # noqa: E402
 
 from kldiv.backends.torch_ import tensor_parallel  # noqa: E402
 from kldiv.formulas import shards  # noqa: E402
+from kldiv.formulas.state import Rows, State  # noqa: E402
 
 LOSSES = {"kl": kldiv.kl_div_with_logits, "js": kldiv.js_div_with_logits}
 CLASSES = 60
 SHARDS = {2: (44, 16), 3: (33, 0, 27)}
 """How many classes each rank has: uneven, and none on one of three."""
-STATE, ROWS = len(shards.State._fields), len(shards.Rows._fields)
+STATE, ROWS = len(State._fields), len(Rows._fields)
 
 
 def logits(dtype, *, masked_rows=False):

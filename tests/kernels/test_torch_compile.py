@@ -81,6 +81,23 @@ def test_a_graph_serves_every_batch(technology, calls):
     assert len(calls) == 8
 
 
+def test_a_temperature_may_change():
+    torch.compiler.reset()
+    counters = import_module("torch._dynamo.utils").counters
+    counters.clear()
+    s, t = 9 * torch.randn(2, 3, 8)
+    s.requires_grad_()
+    function = compiled(kldiv.kl_div_with_logits)
+    for temperature in (1.0, 0.7, 3.1, 4.0):
+        value, wanted = (
+            loss(s, t, temperature=temperature) for loss in (function, kldiv.kl_div_with_logits)
+        )
+        torch.testing.assert_close(value, wanted, rtol=3e-7, atol=0)
+        slopes = (torch.autograd.grad(each, s)[0] for each in (value, wanted))
+        torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-9)
+    assert counters["stats"]["unique_graphs"] == 2
+
+
 @each(only=on_torch)
 def test_vmap_inside_a_graph(technology, calls):
     s, t = torch.randn(2, 3, 4, 20, device=technology.device)

@@ -3,12 +3,13 @@
 * `run` is the hook that every operation goes through. Its rule pushes tangents forward by further
   operations, which go through it again: so every order is there, forward and reverse.
 * Of a loss of rows the rule finds the rows' constants once (`_constants`), in one pass and one
-  exchange where classes are sharded; the value (`_value`) and the gradients (`_gradient`) follow
-  from these, each with a rule of its own that differentiates in the arrays and not the constants.
+  exchange where classes are sharded; the value (`_value`) and the gradients follow from these, by
+  rules that differentiate in the arrays and not the constants.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ from kldiv.backends.base import Route
 from kldiv.backends.choice import choose
 from kldiv.backends.jax_.sharding import by_the_compiler, in_blocks
 from kldiv.backends.registry import get
-from kldiv.formulas import shards
-from kldiv.formulas.rows import RowGradient, RowLoss
+from kldiv.formulas.divergences import ALL
+from kldiv.formulas.rows import Constants, RowGradient, RowLoss, run_given
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.work import Work
 
@@ -44,7 +45,7 @@ def _run_jvp(
 ) -> tuple[Array, Array]:
     if isinstance(operation, RowLoss) and not _is_fused(operation, route, primals):
         # One pass, and one exchange where classes are sharded, serves the value and all gradients.
-        known = _constants(operation.settings(shards.Constants), route, *primals)
+        known = _constants(operation.settings(Constants), route, *primals)
         return _value_jvp(operation, route, (known, *primals), (None, *tangents))
     value = _run(operation, route, *primals)
     return value, _pushed(operation, route.run, primals, tangents, value)
@@ -67,6 +68,8 @@ def _pushed(
         None if isinstance(tangent, SymbolicZero) else tangent
         for tangent in tangents[: operation.differentiable]
     ]
+    if isinstance(operation, RowGradient) and operation.given:
+        given[operation.own] = None  # that of the constants is part of those of the logits
     if all(tangent is None for tangent in given):
         return jnp.zeros_like(value)
     return operation.pushforward(jnp, run, given, *primals)
@@ -93,8 +96,7 @@ def _constants_jvp(
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _value(loss: RowLoss, route: Route, known: Array, *arrays: Array) -> Array:  # noqa: ARG001
-    values = loss.settings(shards.ShardValues).elements(jnp, known, *arrays[2:])
-    return loss.finish(jnp, values, loss.keep(arrays))
+    return replace(loss, given=ALL).value(jnp, known, *arrays[2:])
 
 
 @partial(_value.defjvp, symbolic_zeros=True)
@@ -102,29 +104,9 @@ def _value_jvp(
     loss: RowLoss, route: Route, primals: Sequence[Any], tangents: Sequence[Any]
 ) -> tuple[Array, Array]:
     known, *arrays = primals
-
-    def run(operation: Operation, *inputs: Array) -> Array:
-        if isinstance(operation, RowGradient):
-            return _gradient(operation, route, known, *inputs)
-        return route.run(operation, *inputs)
-
+    run = partial(run_given, route.run, ALL, known)
     value = _value(loss, route, known, *arrays)
     return value, _pushed(loss, run, arrays, tangents[1:], value)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _gradient(operation: RowGradient, route: Route, known: Array, *arrays: Array) -> Array:
-    slope = operation.settings(shards.ShardGradient, index=operation.index)
-    return route.compute(slope, *arrays[:3], known, *arrays[3:])
-
-
-@partial(_gradient.defjvp, symbolic_zeros=True)
-def _gradient_jvp(
-    operation: RowGradient, route: Route, primals: Sequence[Any], tangents: Sequence[Any]
-) -> tuple[Array, Array]:
-    known, *arrays = primals
-    value = _gradient(operation, route, known, *arrays)
-    return value, _pushed(operation, route.run, arrays, tangents[1:], value)
 
 
 # ---- concrete arrays: rows in one program, their reduction in another ----------------------------

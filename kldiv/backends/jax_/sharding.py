@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from kldiv.errors import LibraryError
 from kldiv.formulas import shards
 from kldiv.formulas.blocks import block_starts, flat, is_shared_evenly, rows_at_a_time, shared_out
-from kldiv.formulas.rows import RowGradient, RowLoss
+from kldiv.formulas.rows import Constants, RowGradient, RowLoss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kldiv.formulas.reductions import RowWise
     from kldiv.formulas.rows import RowOperation
 
-Partitioned = RowLoss | RowGradient | shards.Constants | shards.ShardGradient
+Partitioned = RowLoss | RowGradient | Constants
 """Operations that the compiler is told how to partition."""
 
 BLOCK_BYTES = 8388608
@@ -251,7 +251,7 @@ def _named(
     result: Sequence[Any] = rows
     if operation.keeps_classes:
         result = whole
-    elif isinstance(operation, shards.Constants):
+    elif isinstance(operation, Constants):
         result = (*rows, packed)
     return [whole, whole, *others, result]
 

@@ -1,8 +1,9 @@
 """PyTorch, derivatives: an operation as autograd's functions, built from its own two rules.
 
 `Plain` is reverse mode. Where the loss is reduced and on a CPU, its forward computes the gradients
-along with the value, from one pass, for a cotangent of 1; the backward scales them. On a GPU the
-forward keeps the constants of a kernel's backward. `Transformable` adds forward mode, `torch.func`.
+along with the value, from one pass, for a cotangent of 1; the backward scales them. On a GPU, and
+by the formulas, the forward of a loss of rows keeps their constants for the backward.
+`Transformable` adds forward mode, `torch.func`.
 Both rules run further operations through the same hook, so that higher orders come out of them.
 """
 
@@ -16,6 +17,7 @@ import torch
 
 from kldiv.backends import chunks
 from kldiv.backends.torch_.transforms import lie_on_cpu, transforming
+from kldiv.formulas.rows import Constants, RowLoss, run_given
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.triton import TRITON
 
@@ -36,16 +38,20 @@ def _gradients_of(ctx: Any, cotangent: Array, saved: Sequence[Array]) -> tuple[A
     needed = ctx.needs_input_grad[2:]
     arrays, kept = saved[: len(needed)], saved[len(needed) :]
     wanted = [index for index, each in enumerate(needed) if each]
-    found = None
+    given, found = getattr(ctx, "given", ()), None
     # Where gradients are enabled these will be differentiated again; a compiler allows just one
     # order, and enables them all the same.
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if not (given or again):
         outputs = {"gradients": tuple(wanted), "cotangent": cotangent, "value": False}
         if kept:
             outputs["kept"] = kept[0]
         found = ctx.route.fused(ctx.operation, arrays, **outputs)
     if found is None:
-        pullback = partial(ctx.operation.pullback, xp, ctx.route.run)
+        run = ctx.route.run
+        if given:
+            run = partial(run_given, run, given, kept[0])
+        pullback = partial(ctx.operation.pullback, xp, run)
         gradients = [pullback(index, cotangent, *arrays) for index in wanted]
     else:
         gradients = found[1]
@@ -66,28 +72,42 @@ def _kept_gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
     return (None, None, *(next(given) if each else None for each in ctx.needs_input_grad[2:]))
 
 
+def _by_formulas(
+    ctx: Any, operation: Any, route: Route, arrays: Sequence[Array], wanted: tuple[int, ...]
+) -> Sequence[Array]:
+    """Return the value, of a loss of rows also the constants that it shares with its gradients."""
+    if isinstance(operation, RowLoss) and not route.moves:
+        ctx.given = operation.shared(wanted)
+    if not ctx.given:
+        return (route.compute(operation, *arrays),)
+    known = route.compute(operation.settings(Constants, wanted=ctx.given), *arrays)
+    value, _ = operation.with_constants(xp, route.run, ctx.given, known, arrays)
+    return value, known
+
+
 class Plain(torch.autograd.Function):
     """An operation with its reverse rule: the fast form, and the one ``torch.compile`` takes."""
 
     @staticmethod
     def forward(ctx: Any, operation: Operation, route: Route, *arrays: Array) -> Array:
-        ctx.operation = operation
-        ctx.route = route
+        ctx.operation, ctx.route, ctx.given = operation, route, ()
+        wanted = tuple([index for index, each in enumerate(ctx.needs_input_grad[2:]) if each])
+        kept: Sequence[Array] = ()
         if route.kernel == TRITON.name or arrays[0].device.type != "cpu":
             # Gradients wait for backward and its cotangent: to read its value would synchronise.
             found = route.fused(operation, arrays, keep=True)
-            value, kept = (route.compute(operation, *arrays), []) if found is None else found
-            ctx.save_for_backward(*arrays, *kept)
-            return value
-        ctx.save_for_backward(*arrays)
-        reduced = getattr(operation, "reduction", "none") != "none"
-        if reduced and not torch.compiler.is_compiling():
-            wanted = tuple([index for index, each in enumerate(ctx.needs_input_grad[2:]) if each])
-            found = route.fused(operation, arrays, gradients=wanted)
             if found is not None:
-                value, ctx.kept = found
-                return value
-        return route.compute(operation, *arrays)
+                value, kept = found
+        else:
+            reduced = getattr(operation, "reduction", "none") != "none"
+            at_once = wanted if reduced and not torch.compiler.is_compiling() else ()
+            found = route.fused(operation, arrays, gradients=at_once)
+            if found is not None:
+                value, ctx.kept = found[0], found[1] or None
+        if found is None:
+            value, *kept = _by_formulas(ctx, operation, route, arrays, wanted)
+        ctx.save_for_backward(*arrays, *kept)
+        return value
 
     backward = staticmethod(_kept_gradients)
 

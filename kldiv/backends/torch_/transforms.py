@@ -10,6 +10,7 @@ from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 from kldiv.backends.base import in_row_blocks
+from kldiv.formulas import state
 from kldiv.formulas.reductions import RowWise
 
 if TYPE_CHECKING:
@@ -76,3 +77,15 @@ def lie_in_memory(arrays: Sequence[Array]) -> bool:
 def lie_on_cpu(arrays: Sequence[Array]) -> bool:
     """Return whether the tensors are numbers in the CPU's memory."""
     return all(array.device.type == "cpu" for array in arrays) and lie_in_memory(arrays)
+
+
+def _number(temperature: float) -> Array | float:
+    """Return a temperature that a compiler may find changed; 1 has a program of its own.
+
+    A number's arithmetic is simplified as if nothing were rounded, that of a tensor is not.
+    """
+    return 1.0 if temperature == 1.0 else torch.zeros((), dtype=torch.float64) + temperature
+
+
+if hasattr(torch.compiler, "substitute_in_graph"):  # older ones keep numbers constant
+    torch.compiler.substitute_in_graph(state.number)(_number)

@@ -12,8 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from kldiv.formulas.pointwise import PointwiseLoss
-from kldiv.formulas.rows import RowGradient, RowLoss
-from kldiv.formulas.shards import Constants, ShardGradient
+from kldiv.formulas.rows import Constants, RowGradient, RowLoss
 from kldiv.kernels.spelling import no_fused_form
 from kldiv.kernels.technology import Technology, described
 
@@ -48,7 +47,7 @@ class Pallas(Technology):
             return "XLA itself fuses kl_div to one read of both arrays"
         if work.gradients:
             return "the rules of JAX compute gradients as operations of their own"
-        if isinstance(operation, Constants | RowGradient | ShardGradient):  # parts of those rules
+        if isinstance(operation, Constants | RowGradient):  # parts of those rules
             operation = operation.settings(RowLoss)
         return no_fused_form(operation, work.arrays)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def check(work: Work) -> None:
     """Compile the kernel for such work: in a whole program a failure comes too late."""
     operation = work.operation
-    if isinstance(operation, shards.ShardGradient):
+    if operation.given:
         return
     s, t, *others = work.arrays
     others = others[isinstance(operation, RowGradient) :]  # without the rows' factors
@@ -57,6 +57,6 @@ def evaluate(operation: RowOperation, *arrays: Array, xp: Namespace = jnp) -> Ar
     """Return the elements of an operation on rows."""
     if isinstance(operation, shards.ShardState):
         return states.run(operation, arrays)
-    if isinstance(operation, shards.ShardSums | shards.ShardGradient):
+    if operation.given:
         return operation.elements(xp, *arrays)
     return shards.part(xp, partial(evaluate, xp=xp), shards.Alone(), operation, arrays)

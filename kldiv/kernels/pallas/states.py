@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from kldiv.formulas import shards, state
+from kldiv.formulas import state
 from kldiv.formulas.blocks import flat
 from kldiv.formulas.divergences import TEACHER
+from kldiv.formulas.packing import packed
 from kldiv.kernels.pallas import PALLAS
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _by_kernel(operation: ShardState, *arrays: Array) -> Array:
     if plan.parts > 1:
         temperature = operation.temperature_of(jnp, arrays[2:])
         found = [state.merge(jnp, [each], -1, temperature) for each in found]
-    return shards.packed(jnp, found)
+    return packed(jnp, found)
 
 
 def _plan(operation: ShardState, arrays: Sequence[Array]) -> _Plan:
