@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import signature
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, cast
+
+import numpy as np
 
 from kldiv import backends
 from kldiv.backends import chunks
@@ -16,7 +18,9 @@ from kldiv.backends.base import FLOATS, HALVES, Backend
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import shards
 from kldiv.formulas.reductions import REDUCTIONS
+from kldiv.formulas.reductions import cast as in_dtype
 from kldiv.formulas.rows import RowLoss
+from kldiv.formulas.weighting import Weighted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,7 +44,7 @@ P = ParamSpec("P")
 class Call:
     """An operation with its arrays and the route that computes it."""
 
-    __slots__ = ("arrays", "axis", "exchanged", "operation", "route", "spread")
+    __slots__ = ("arrays", "axis", "divisor", "exchanged", "operation", "route", "spread")
 
     def __init__(
         self,
@@ -50,8 +54,14 @@ class Call:
         axis: int = -1,
         spread: Spread | None = None,
         exchanged: bool = False,
+        normalizer: float | Array | None = None,
     ) -> None:
         self.route = route
+        self.divisor = None
+        """What the sum is divided by, and the dtype of the quotient."""
+        if normalizer is not None:
+            self.divisor = normalizer, operation.result
+            operation = replace(operation, reduction="sum", result=operation.total)
         self.operation = operation
         if exchanged:
             first, second, *others = arrays
@@ -66,9 +76,31 @@ class Call:
 
     def value(self) -> Array:
         """Return the loss."""
+        value = self.reduced()
+        return value if self.divisor is None else self._divided(value, self.divisor[1])
+
+    def reduced(self) -> Array:
+        """Return the loss, still to be divided by a normalizer."""
         if self.spread is not None:
             return self.spread.value(self.operation, self.arrays)
         return self.route.run(self.operation, *self.arrays)
+
+    def _divided(self, total: Array, result: str | None = None) -> Array:
+        """Return a sum over the normalizer, as it is where the mask keeps nothing."""
+        assert self.divisor is not None  # noqa: S101 - both callers have asked
+        normalizer, caller = self.divisor[0], self.route.caller
+        xp, keep = caller.namespace(total), self.operation.keep(self.arrays)
+        with caller.context(total):
+            if not isinstance(normalizer, int | float):
+                number = in_dtype(xp, caller.constant(normalizer), self.operation.total)
+            else:
+                number = xp.full_like(total, float(normalizer))
+            if keep is not None:
+                number = xp.where(xp.any(keep), number, 1.0)
+            elif 0 in self.operation.shape(self.arrays):
+                number = xp.ones_like(total)
+            quotient = total / number
+            return quotient if result is None else in_dtype(xp, quotient, result)
 
     def value_and_gradients(self, wanted: tuple[int, ...]) -> tuple[Array, list[Array]]:
         """Return the loss, which must be a scalar, and its gradients in the arrays wanted."""
@@ -85,8 +117,13 @@ class Call:
                     f"value_and_grad needs a scalar loss; got one of shape {tuple(value.shape)}; "
                     "use reduction='sum', 'mean' or 'batchmean', for a measure one row at a time"
                 )
-            return value, [self.gradient(index, value, run) for index in wanted]
+            gradients = [self.gradient(index, value, run) for index in wanted]
+            return value if self.divisor is None else self._divided(
+                value, self.divisor[1]
+            ), gradients
         value, gradients = found
+        if self.divisor is not None:
+            value = self._divided(value, self.divisor[1])
         if self.axis != -1:
             xp = self.route.caller.namespace(value)
             gradients = [xp.moveaxis(gradient, -1, self.axis) for gradient in gradients]
@@ -94,7 +131,18 @@ class Call:
 
     def fused(self, wanted: tuple[int, ...]) -> tuple[Array | None, list[Array]] | None:
         """Return the loss and its gradients from one pass, or None where there is no such pass."""
-        return self.route.fused(self.operation, self.arrays, gradients=wanted)
+        if self.divisor is None:
+            return self.route.fused(self.operation, self.arrays, gradients=wanted)
+        cotangent = self._divided(self._one())
+        return self.route.fused(self.operation, self.arrays, gradients=wanted, cotangent=cotangent)
+
+    def _one(self) -> Array:
+        """Return the number 1 in the dtype of sums, as an array of the caller's."""
+        caller = self.route.caller
+        xp = caller.namespace(self.arrays[0])
+        with caller.context(self.arrays[0]):
+            dtype = getattr(xp, self.operation.total)
+            return xp.ones((), dtype=dtype, **caller.placed(self.arrays[0]))
 
     def _value_and_run(self, wanted: tuple[int, ...]) -> tuple[Array, Run]:
         """Return the loss, and a function that runs the operations of its gradients."""
@@ -102,7 +150,7 @@ class Call:
         # A library's own differentiation must see the operations as they are.
         own = self.spread is not None or type(route.caller).run is not Backend.run
         if own or route.moves or not isinstance(operation, RowLoss):
-            return self.value(), route.run
+            return self.reduced(), route.run
         with route.caller.context(self.arrays[0]):
             xp = route.caller.namespace(self.arrays[0])
             return shards.value_and_run(xp, route.compute, operation, wanted, self.arrays)
@@ -118,6 +166,8 @@ class Call:
         xp = caller.namespace(value)
         with caller.context(value):
             ones = xp.ones_like(value)
+            if self.divisor is not None:
+                ones = self._divided(ones)
             gradient = self.operation.pullback(xp, run, index, ones, *self.arrays)
         return gradient if self.axis == -1 else xp.moveaxis(gradient, -1, self.axis)
 
@@ -127,11 +177,14 @@ class LinearCall(Call):
 
     __slots__ = ()
 
-    def value(self) -> Array:
+    def reduced(self) -> Array:
         return self.route.caller.run_linear(self.operation, self.route, self.arrays)
 
     def fused(self, wanted: tuple[int, ...]) -> tuple[Array | None, list[Array]] | None:
-        return chunks.value_and_gradients(self.route, self.operation, wanted, self.arrays)
+        cotangent = None if self.divisor is None else self._divided(self._one())
+        return chunks.value_and_gradients(
+            self.route, self.operation, wanted, self.arrays, cotangent
+        )
 
 
 @dataclass(frozen=True)
@@ -216,16 +269,65 @@ def resolve_arrays(
 
 
 def resolve_same_shape(
-    input: Array, target: Array, where: Array | None = None
+    input: Array, target: Array, **others: Array
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
-    """Resolve two arrays of one shape, and a mask that broadcasts to it."""
-    others = {} if where is None else {"where": where}
+    """Resolve two arrays of one shape, and others, which are not checked."""
     route, arrays, wide = resolve_arrays(_PAIR, (input, target), **others)
     if input.shape != target.shape:
         raise different(input.shape, target.shape)
-    if where is not None:
-        check_mask(route, arrays[2], input.shape)
     return route, arrays, wide
+
+
+class Reducing(NamedTuple):
+    """The options that say how rows become a number, and the arrays among them."""
+
+    others: dict[str, Array]
+    """Arrays of rows by name, in the order of an operation's, then the normalizer."""
+    number: float | None
+    """A normalizer that is no array."""
+
+    @classmethod
+    def of(
+        cls,
+        reduction: Reduction,
+        normalizer: float | Array | None,
+        **of_rows: Array | None,
+    ) -> Reducing:
+        """Check the options as far as they are no arrays."""
+        check_reduction(reduction)
+        if normalizer is not None and reduction == "none":
+            raise OptionError(
+                "normalizer divides a sum, and reduction='none' has none; leave one of them out"
+            )
+        if isinstance(normalizer, np.number):
+            normalizer = normalizer.item()
+        others = {name: array for name, array in of_rows.items() if array is not None}
+        if normalizer is None or isinstance(normalizer, int | float):
+            return cls(others, normalizer)
+        return cls({**others, "normalizer": normalizer}, None)
+
+    def named(self, route: backends.Route, arrays: Sequence[Array]) -> dict[str, Array]:
+        """Return the arrays of rows by name, given the last arrays as they were resolved."""
+        found = dict(zip(self.others, arrays[len(arrays) - len(self.others) :], strict=True))
+        if "normalizer" in found:
+            check_normalizer(route, found["normalizer"])
+        return found
+
+    def loss(self, operation: Any) -> Any:
+        """Return the operation with weights, if there are any."""
+        return Weighted.of(operation) if "row_weight" in self.others else operation
+
+
+def check_normalizer(route: backends.Route, normalizer: Array) -> None:
+    """Raise unless a normalizer is one real number."""
+    dtype, shape = route.caller.dtype_name(normalizer), tuple(normalizer.shape)
+    if shape:
+        raise ShapeError(
+            f"normalizer has shape {shape}; expected a number, or an array of no axes: for the "
+            "number of rows kept pass where.sum()"
+        )
+    if dtype not in FLOATS and "int" not in dtype:
+        raise DTypeError(f"normalizer has dtype {dtype}; expected real numbers")
 
 
 def integers_in_float64(names: Sequence[str], arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -382,21 +484,34 @@ def fixed_temperature(temperature: float | Array) -> float | None:
     return float(temperature)
 
 
+def check_numbers(
+    route: backends.Route,
+    name: str,
+    array: Array,
+    rows: tuple[int, ...],
+    mend: str = "one number per distribution",
+) -> None:
+    """Raise unless an array of numbers is floating and broadcasts to the rows."""
+    dtype, alone = route.caller.dtype_name(array), "a number, or " if name == "temperature" else ""
+    if dtype not in FLOATS:
+        raise DTypeError(
+            f"{name} has dtype {dtype}; expected {alone}an array of one of {', '.join(FLOATS)}"
+            + ("; for a mask pass where=" if dtype == "bool" else "")
+        )
+    if not broadcasts(array.shape, rows):
+        raise ShapeError(
+            f"{name} has shape {tuple(array.shape)}, which does not broadcast to {mend}, "
+            f"{tuple(rows)}"
+        )
+
+
 def check_row_arrays(
     route: backends.Route, arrays: dict[str, Array], rows: tuple[int, ...], mend: str
 ) -> list[Array]:
-    """Return ``temperature`` and ``where``, if given, broadcast to one number per row."""
+    """Return arrays of rows, by name, broadcast to one number per row."""
     for name, array in arrays.items():
         if name == "where":
             check_mask(route, array, rows, mend)
-        elif route.caller.dtype_name(array) not in FLOATS:
-            raise DTypeError(
-                f"temperature has dtype {route.caller.dtype_name(array)}; expected a number, or an "
-                f"array of one of {', '.join(FLOATS)}"
-            )
-        elif not broadcasts(array.shape, rows):
-            raise ShapeError(
-                f"temperature has shape {tuple(array.shape)}, which does not broadcast to one "
-                f"number per distribution, {tuple(rows)}"
-            )
+        else:
+            check_numbers(route, name, array, rows)
     return [route.caller.namespace(array).broadcast_to(array, rows) for array in arrays.values()]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from kldiv._call import (
     Call,
+    Reducing,
     check_axis,
-    check_reduction,
     check_row_arrays,
     different,
     differentiable,
@@ -34,6 +34,8 @@ def kl_div_with_logits(
     temperature: float | Array = 1.0,
     reduction: Reduction = "mean",
     where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
@@ -64,6 +66,14 @@ def kl_div_with_logits(
     where : array of bool, optional
         Distributions to keep: broadcasts to the shape of the result of ``"none"``. A dropped one
         is 0, gets zero gradient and leaks no NaN; means divide by the number kept.
+    row_weight : array of float, optional
+        A factor for each distribution: broadcasts to the shape of the result of ``"none"``, and is
+        differentiable. 0 lets nothing through, NaN neither; means divide by the number kept all the
+        same.
+    normalizer : float or array, optional
+        Divisor of the sum in place of the reduction's own, for sums that are split, as in gradient
+        accumulation: a number or an array of no axes, which no gradient flows into and whose value
+        is not read. Where nothing is kept the result is 0.
     dtype : dtype or str, optional
         Dtype of the result; by default the wider of the two arguments'. Half-precision logits are
         computed in float32 and rounded once at the end.
@@ -119,6 +129,8 @@ def kl_div_with_logits(
         temperature=temperature,
         reduction=reduction,
         where=where,
+        row_weight=row_weight,
+        normalizer=normalizer,
         dtype=dtype,
         group=group,
         axis_name=axis_name,
@@ -135,6 +147,8 @@ def js_div_with_logits(
     temperature: float | Array = 1.0,
     reduction: Reduction = "mean",
     where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
@@ -162,6 +176,10 @@ def js_div_with_logits(
         As in `kl_div_with_logits`.
     where : array of bool, optional
         Distributions to keep, as in `kl_div_with_logits`.
+    row_weight : array of float, optional
+        A factor for each distribution, as in `kl_div_with_logits`.
+    normalizer : float or array, optional
+        Divisor of the sum, as in `kl_div_with_logits`.
     dtype : dtype or str, optional
         Dtype of the result.
     group : torch.distributed.ProcessGroup, optional
@@ -217,6 +235,8 @@ def js_div_with_logits(
         temperature=temperature,
         reduction=reduction,
         where=where,
+        row_weight=row_weight,
+        normalizer=normalizer,
         dtype=dtype,
         group=group,
         axis_name=axis_name,
@@ -233,6 +253,8 @@ def f_div_with_logits(
     temperature: float | Array = 1.0,
     reduction: Reduction = "mean",
     where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
@@ -262,6 +284,10 @@ def f_div_with_logits(
         As in `kl_div_with_logits`.
     where : array of bool, optional
         Distributions to keep, as in `kl_div_with_logits`.
+    row_weight : array of float, optional
+        A factor for each distribution, as in `kl_div_with_logits`.
+    normalizer : float or array, optional
+        Divisor of the sum, as in `kl_div_with_logits`.
     dtype : dtype or str, optional
         Dtype of the result.
     group : torch.distributed.ProcessGroup, optional
@@ -326,6 +352,8 @@ def f_div_with_logits(
         temperature=temperature,
         reduction=reduction,
         where=where,
+        row_weight=row_weight,
+        normalizer=normalizer,
         dtype=dtype,
         group=group,
         axis_name=axis_name,
@@ -341,16 +369,17 @@ def _prepare(
     temperature: float | Array,
     reduction: Reduction,
     where: Array | None,
+    row_weight: Array | None,
+    normalizer: float | Array | None,
     dtype: Any,
     group: Any,
     axis_name: Any,
 ) -> Call:
-    check_reduction(reduction)
     fixed = fixed_temperature(temperature)
-    others = {} if fixed is not None else {"temperature": temperature}
-    if where is not None:
-        others["where"] = where
-    route, arrays, wide = resolve_pair(input, target, **others)
+    heat = temperature if fixed is None else None
+    of_rows = {"temperature": heat, "row_weight": row_weight, "where": where}
+    reducing = Reducing.of(reduction, normalizer, **of_rows)
+    route, arrays, wide = resolve_pair(input, target, **reducing.others)
     spread = route.caller.spread(arrays[0], arrays[1], group, axis_name)
     if spread is not None and route.moves:
         raise LibraryError(
@@ -359,24 +388,30 @@ def _prepare(
         )
     last = check_logits(input.shape, target.shape, axis, empty=spread is not None)
     xp = route.caller.namespace(arrays[0])
-    s, t, *row_arrays = arrays
+    s, t, *others = arrays
     if not last:
         s, t = xp.moveaxis(s, axis, -1), xp.moveaxis(t, axis, -1)
-    of_rows = check_row_arrays(
+    given = reducing.named(route, others)
+    divisor = given.pop("normalizer", reducing.number)
+    row_arrays = check_row_arrays(
         route,
-        dict(zip(others, row_arrays, strict=True)),
+        given,
         s.shape[:-1],
         "it masks whole distributions, classes are masked by −inf",
     )
     divergence, exchanged = divergence.canonical()
-    operation = RowLoss(
-        reduction,
-        *dtypes(route, wide, dtype, s),
-        divergence,
-        fixed,
+    loss = RowLoss(reduction, *dtypes(route, wide, dtype, s), divergence, fixed)
+    return Call(
+        route,
+        reducing.loss(loss),
+        s,
+        t,
+        *row_arrays,
+        axis=-1 if last else axis,
+        spread=spread,
+        exchanged=exchanged,
+        normalizer=divisor,
     )
-    place = -1 if last else axis
-    return Call(route, operation, s, t, *of_rows, axis=place, spread=spread, exchanged=exchanged)
 
 
 def check_logits(

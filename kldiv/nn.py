@@ -52,6 +52,8 @@ class KLDivLoss(torch.nn.Module):
         target: torch.Tensor,
         *,
         where: torch.Tensor | None = None,
+        row_weight: torch.Tensor | None = None,
+        normalizer: float | torch.Tensor | None = None,
         dtype: Any = None,
     ) -> torch.Tensor:
         """Return the loss of ``input`` (log Q) and ``target``."""
@@ -61,6 +63,8 @@ class KLDivLoss(torch.nn.Module):
             reduction=self.reduction,
             log_target=self.log_target,
             where=where,
+            row_weight=row_weight,
+            normalizer=normalizer,
             dtype=dtype,
         )
         return loss

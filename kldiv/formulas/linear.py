@@ -149,6 +149,10 @@ class LinearLoss(Loss):
         dtypes = self.compute, self.total, self.result
         return RowLoss(self.reduction, *dtypes, temperature=self.temperature)
 
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        shape: tuple[int, ...] = arrays[0].shape[:-1]
+        return shape
+
     def is_of_rows(self, index: int) -> bool:
         """Return whether an array has the rows' axes."""
         return index in (0, 2) or index >= self._own

@@ -22,6 +22,17 @@ def cast(xp: Namespace, array: Array, dtype: str) -> Array:
     return array if array.dtype == wanted else xp.astype(array, wanted)
 
 
+def finite_or_zero(xp: Namespace, values: Array) -> Array:
+    """Return the values, 0 where they are NaN or infinite."""
+    return xp.where(xp.isfinite(values), values, 0.0)
+
+
+def weighed(xp: Namespace, weight: Array, values: Array) -> Array:
+    """Return weight·values, 0 where the weight is 0, were the value NaN or infinite."""
+    lost = (weight == 0) & ~xp.isfinite(values)
+    return weight * xp.where(lost, 0.0, values)
+
+
 def count(
     xp: Namespace,
     reduction: Reduction,
@@ -87,6 +98,11 @@ class Loss(Operation):
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         """Evaluate every element in the compute dtype."""
         raise NotImplementedError
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        """Return the shape of the elements."""
+        shape: tuple[int, ...] = arrays[0].shape
+        return shape
 
     def elementwise(self) -> Loss:
         """Return the operation that computes the elements only, one block apart from another."""
@@ -155,6 +171,5 @@ class RowWise(Loss):
     """Whether the elements have the rows' axis, or are one number per row."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        """Return the shape of the elements."""
         shape: tuple[int, ...] = arrays[0].shape
         return shape if self.keeps_classes else shape[:-1]

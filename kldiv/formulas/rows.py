@@ -20,7 +20,7 @@ from kldiv.formulas.divergences import (
     JensenShannon,
     KullbackLeibler,
 )
-from kldiv.formulas.reductions import RowWise, cast
+from kldiv.formulas.reductions import RowWise, cast, finite_or_zero, weighed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +111,7 @@ class RowLoss(RowOperation):
         # Not broadcast_to: torch's older vmap, which checks batched gradients, has no rule for it.
         weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
         if index == self.own:
-            gradient = run(self.settings(TemperatureSlope), *arrays) * weight
+            gradient = weighed(xp, weight, run(self.settings(TemperatureSlope), *arrays))
         else:
             operation = self.settings(RowGradient, index=index)
             gradient = run(operation, *arrays[:2], weight, *arrays[2:])
@@ -121,25 +121,40 @@ class RowLoss(RowOperation):
     def pushforward(
         self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
     ) -> Array:
-        rows = arrays[0].shape[:-1]
-        moved = []
+        moved = self.moved(xp, run, tangents, None, *arrays)
+        return self.finish(xp, moved, self.keep(arrays), empty=0.0)
+
+    def moved(
+        self,
+        xp: Namespace,
+        run: Run,
+        tangents: Sequence[Array | None],
+        weight: Array | None,
+        *arrays: Array,
+    ) -> Array:
+        """Return the tangent of each row, times a weight where there is one."""
+        if weight is not None:
+            weight = cast(xp, weight, self.compute)
+        rows, moved = arrays[0].shape[:-1], []
         for index, tangent in enumerate(tangents):
             if tangent is None:
                 continue
             step = cast(xp, tangent, self.compute)
             if index == self.own:
-                moved.append(run(self.settings(TemperatureSlope), *arrays) * step)
+                slope = run(self.settings(TemperatureSlope), *arrays)
+                moved.append((slope if weight is None else weighed(xp, weight, slope)) * step)
             else:
                 ones = xp.ones_like(xp.broadcast_to(step[..., 0], rows))
                 operation = self.settings(RowGradient, index=index)
-                slope = run(operation, *arrays[:2], ones, *arrays[2:])
+                factor = ones if weight is None else weight
+                slope = run(operation, *arrays[:2], factor, *arrays[2:])
                 moved.append(xp.sum(slope * step, axis=-1))
-        return self.finish(xp, sum(moved[1:], moved[0]), self.keep(arrays), empty=0.0)
+        return sum(moved[1:], moved[0])
 
 
 @dataclass(frozen=True)
 class RowGradient(RowOperation):
-    """A number per row times the row's gradient. Arrays: s, t, that number."""
+    """A number per row times the row's gradient, 0 where it is 0. Arrays: s, t, that number."""
 
     index: int = 0
     """0: in s, 1: in t."""
@@ -160,7 +175,7 @@ class RowGradient(RowOperation):
         (s, t, weight), temperature, _ = self.prepared(xp, arrays)
         block = self.divergence.whole(xp, s, t, temperature, self.wanted)
         gradient = block.joined(partial(self.divergence.gradient, self.index))
-        return cast(xp, weight[..., None] * gradient, self.result)
+        return cast(xp, times(xp, weight, gradient), self.result)
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
@@ -171,7 +186,8 @@ class RowGradient(RowOperation):
             return cast(xp, slope, _name(arrays[index]))
         if index == 2:
             ones = run(self, s, t, xp.ones_like(weight), *rest)
-            return xp.sum(cotangent * ones, axis=-1)
+            slope = xp.sum(cotangent * ones, axis=-1)
+            return xp.where(weight == 0, finite_or_zero(xp, slope), slope)
         zeros = xp.zeros_like(cotangent)
         direction = (zeros, cotangent) if self.index else (cotangent, zeros)
         operation = self.settings(RowTangent, index=index)
@@ -182,7 +198,11 @@ class RowGradient(RowOperation):
     ) -> Array:
         s, t, weight, *rest = arrays
         ds, dt, dw, *more = tangents
-        moved = [] if dw is None else [run(self, s, t, dw, *rest)]
+        moved = []
+        if dw is not None:
+            slope = run(self, s, t, xp.ones_like(weight), *rest)
+            slope = xp.where((weight == 0)[..., None], finite_or_zero(xp, slope), slope)
+            moved.append(dw[..., None] * slope)
         if more and more[0] is not None:
             moved.append(self._in_temperature(xp, run, *arrays) * more[0][..., None])
         if ds is not None or dt is not None:
@@ -217,7 +237,7 @@ class RowTangent(RowOperation):
         (s, t, weight, ds, dt), temperature, _ = self.prepared(xp, arrays)
         block = self.divergence.whole(xp, s, t, temperature, (self.index,))
         change = self.divergence.tangent(self.index, block, (ds, dt))
-        return cast(xp, weight[..., None] * change, self.result)
+        return cast(xp, weighed(xp, weight[..., None], change), self.result)
 
 
 @dataclass(frozen=True)
@@ -232,6 +252,11 @@ class TemperatureSlope(RowOperation):
         (s, t), temperature, keep = self.prepared(xp, arrays)
         block = self.divergence.whole(xp, s, t, temperature, (VALUE, TEACHER))
         return self.masked(xp, block.summed(self.divergence.temperature_share), keep)
+
+
+def times(xp: Namespace, weight: Array, gradient: Array) -> Array:
+    """Return a number per row times the row's gradient; 0 where it is 0, were the gradient NaN."""
+    return xp.where((weight == 0)[..., None], 0.0, weight[..., None] * gradient)
 
 
 def _name(array: Array) -> str:

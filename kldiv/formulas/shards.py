@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 from kldiv.formulas import state
 from kldiv.formulas.divergences import ALL, TEACHER, VALUE, Block, Known, Wanted, state_of
 from kldiv.formulas.reductions import cast
-from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation
+from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation, times
 from kldiv.formulas.state import Rows, State
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class ShardGradient(KnownRows):
         (s, t, weight, known), temperature, _ = self.prepared(xp, arrays)
         block = Block(xp, s, t, temperature, self.unpacked(known))
         gradient = block.joined(partial(self.divergence.gradient, self.index))
-        return cast(xp, weight[..., None] * gradient, self.result)
+        return cast(xp, times(xp, weight, gradient), self.result)
 
 
 @dataclass(frozen=True)
