@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kldiv.backends import available_backends, register_backend
     from kldiv.config import config_context, get_config, set_config
     from kldiv.diagnosis import diagnose
+    from kldiv.distillation import distillation_loss
     from kldiv.distributions import register_kl
     from kldiv.explanation import explain
     from kldiv.gradients import value_and_grad
@@ -52,6 +53,7 @@ __all__ = [
     "config_context",
     "cross_entropy",
     "diagnose",
+    "distillation_loss",
     "entropy",
     "explain",
     "f_div_with_logits",
@@ -78,6 +80,7 @@ _HOMES = {
     "config_context": "config",
     "cross_entropy": "measures",
     "diagnose": "diagnosis",
+    "distillation_loss": "distillation",
     "entropy": "measures",
     "explain": "explanation",
     "f_div_with_logits": "logit_losses",

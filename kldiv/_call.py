@@ -17,6 +17,7 @@ from kldiv.backends import chunks
 from kldiv.backends.base import FLOATS, HALVES, Backend
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import shards
+from kldiv.formulas.operation import Composite
 from kldiv.formulas.reductions import REDUCTIONS
 from kldiv.formulas.reductions import cast as in_dtype
 from kldiv.formulas.rows import RowLoss
@@ -36,7 +37,8 @@ _WIDER = {
 }
 
 
-_PAIR = "input", "target"
+PAIR = "input", "target"
+"""Names of the arrays of most losses."""
 
 P = ParamSpec("P")
 
@@ -82,8 +84,20 @@ class Call:
     def reduced(self) -> Array:
         """Return the loss, still to be divided by a normalizer."""
         if self.spread is not None:
-            return self.spread.value(self.operation, self.arrays)
+            return self._of_ranks(self.operation, *self.arrays)
         return self.route.run(self.operation, *self.arrays)
+
+    def _of_ranks(self, operation: Any, *arrays: Array) -> Array:
+        """Return the loss of rows that are spread over ranks."""
+        assert self.spread is not None  # noqa: S101 - the caller has asked
+        caller = self.route.caller
+        xp = caller.namespace(arrays[0])
+        if isinstance(operation, Weighted):
+            twice = caller.name == "jax"  # whose rows keep their NaN whatever they are times
+            return operation.natively(xp, self._of_ranks, caller.constant, arrays, twice=twice)
+        if isinstance(operation, Composite):
+            return operation.composed(xp, self._of_ranks, *arrays)
+        return self.spread.value(operation, arrays)
 
     def _divided(self, total: Array, result: str | None = None) -> Array:
         """Return a sum over the normalizer, as it is where the mask keeps nothing."""
@@ -172,6 +186,38 @@ class Call:
         return gradient if self.axis == -1 else xp.moveaxis(gradient, -1, self.axis)
 
 
+class SumOfCalls:
+    """Calls of losses of the same arrays, added up, each times a number."""
+
+    __slots__ = ("terms",)
+
+    def __init__(self, *terms: tuple[float, Call, tuple[int, ...]]) -> None:
+        self.terms = terms
+        """Factor, call, and which of the arrays it has, in its order."""
+
+    def value(self) -> Array:
+        """Return the loss."""
+        values = [self._times(factor, call.value()) for factor, call, _ in self.terms]
+        return sum(values[1:], values[0])
+
+    def value_and_gradients(self, wanted: tuple[int, ...]) -> tuple[Array, list[Array]]:
+        """Return the loss, which must be a scalar, and its gradients in the arrays wanted."""
+        values: list[Array] = []
+        gradients: dict[int, Array] = {}
+        for factor, call, places in self.terms:
+            own = [index for index in wanted if index in places]
+            value, found = call.value_and_gradients(tuple(map(places.index, own)))
+            values.append(self._times(factor, value))
+            for index, gradient in zip(own, found, strict=True):
+                share = self._times(factor, gradient)
+                gradients[index] = gradients[index] + share if index in gradients else share
+        return sum(values[1:], values[0]), [gradients[index] for index in wanted]
+
+    @staticmethod
+    def _times(factor: float, array: Array) -> Array:
+        return array if factor == 1 else array * factor
+
+
 class LinearCall(Call):
     """A call of two linear layers' loss, which adapters run a chunk of rows at a time."""
 
@@ -243,7 +289,7 @@ def resolve_pair(
     input: Array, target: Array, **others: Array
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
     """Resolve the arrays of a call and check their dtypes; return route, arrays, common dtype."""
-    return resolve_arrays(_PAIR, (input, target), **others)
+    return resolve_arrays(PAIR, (input, target), **others)
 
 
 def resolve_arrays(
@@ -272,7 +318,7 @@ def resolve_same_shape(
     input: Array, target: Array, **others: Array
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
     """Resolve two arrays of one shape, and others, which are not checked."""
-    route, arrays, wide = resolve_arrays(_PAIR, (input, target), **others)
+    route, arrays, wide = resolve_arrays(PAIR, (input, target), **others)
     if input.shape != target.shape:
         raise different(input.shape, target.shape)
     return route, arrays, wide

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from kldiv._call import (
+    PAIR,
     Call,
     Reducing,
     check_axis,
@@ -14,11 +15,12 @@ from kldiv._call import (
     differentiable,
     dtypes,
     fixed_temperature,
-    resolve_pair,
+    resolve_arrays,
 )
 from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.divergences import LEAST, Divergence, JensenShannon, KullbackLeibler
+from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ def kl_div_with_logits(
     >>> print(f"{kldiv.kl_div_with_logits(student, teacher):.4e}")
     9.2230e-10
     """
-    return _prepare(
+    return prepare(
         KullbackLeibler(),
         input,
         target,
@@ -227,7 +229,7 @@ def js_div_with_logits(
             "limits are Kullback-Leibler divergences: use kl_div_with_logits(input, target) for "
             "D(P‖Q), with the arguments swapped for D(Q‖P)"
         )
-    return _prepare(
+    return prepare(
         JensenShannon(float(beta)),
         input,
         target,
@@ -344,7 +346,7 @@ def f_div_with_logits(
             f"divergence must be a record of kldiv.divergences, such as KL() or Mixture(0.5, 0.5, "
             f"0.5), or an instance of a class derived from FDivergence; got {divergence!r}"
         )
-    return _prepare(
+    return prepare(
         divergence,
         input,
         target,
@@ -360,11 +362,13 @@ def f_div_with_logits(
     )
 
 
-def _prepare(
+def prepare(
     divergence: Divergence,
     input: Array,
     target: Array,
     *,
+    names: tuple[str, str] = PAIR,
+    beta: Array | None = None,
     axis: int,
     temperature: float | Array,
     reduction: Reduction,
@@ -375,18 +379,22 @@ def _prepare(
     group: Any,
     axis_name: Any,
 ) -> Call:
+    """Check the arguments of a loss and resolve its settings.
+
+    With ``beta`` the divergence is that of `Interpolated`.
+    """
     fixed = fixed_temperature(temperature)
     heat = temperature if fixed is None else None
-    of_rows = {"temperature": heat, "row_weight": row_weight, "where": where}
+    of_rows = {"temperature": heat, "beta": beta, "row_weight": row_weight, "where": where}
     reducing = Reducing.of(reduction, normalizer, **of_rows)
-    route, arrays, wide = resolve_pair(input, target, **reducing.others)
+    route, arrays, wide = resolve_arrays(names, (input, target), **reducing.others)
     spread = route.caller.spread(arrays[0], arrays[1], group, axis_name)
     if spread is not None and route.moves:
         raise LibraryError(
             "logits that are spread over ranks are computed where they are; leave backend and "
             "device at 'auto'"
         )
-    last = check_logits(input.shape, target.shape, axis, empty=spread is not None)
+    last = check_logits(input.shape, target.shape, axis, names, empty=spread is not None)
     xp = route.caller.namespace(arrays[0])
     s, t, *others = arrays
     if not last:
@@ -400,7 +408,11 @@ def _prepare(
         "it masks whole distributions, classes are masked by −inf",
     )
     divergence, exchanged = divergence.canonical()
-    loss = RowLoss(reduction, *dtypes(route, wide, dtype, s), divergence, fixed)
+    loss: Any = RowLoss(reduction, *dtypes(route, wide, dtype, s), divergence, fixed)
+    if beta is not None:
+        loss = Interpolated.of(loss)
+        place = [*given].index("beta")
+        row_arrays[place] = route.caller.constant(row_arrays[place])
     return Call(
         route,
         reducing.loss(loss),
@@ -415,13 +427,18 @@ def _prepare(
 
 
 def check_logits(
-    first: tuple[int, ...], second: tuple[int, ...], axis: int, *, empty: bool = False
+    first: tuple[int, ...],
+    second: tuple[int, ...],
+    axis: int,
+    names: tuple[str, str] = PAIR,
+    *,
+    empty: bool = False,
 ) -> bool:
     """Raise unless two shapes fit each other and the axis; return whether that is the last.
 
     No classes at all are an error, unless there are more elsewhere.
     """
-    both = f"input {tuple(first)} and target {tuple(second)}"
+    both = f"{names[0]} {tuple(first)} and {names[1]} {tuple(second)}"
     if not first or not second:
         raise ShapeError(
             f"logits need an axis of classes; got {both}; a single number is no logits"
@@ -430,11 +447,11 @@ def check_logits(
     if first != second:
         if len(first) == len(second) and first[axis] != second[axis]:
             raise ShapeError(
-                f"input and target have {first[axis]} and {second[axis]} classes on axis {axis} "
-                f"({both}); pad the shorter with −inf, never with 0: "
+                f"{names[0]} and {names[1]} have {first[axis]} and {second[axis]} classes on axis "
+                f"{axis} ({both}); pad the shorter with −inf, never with 0: "
                 f"kldiv.pad_classes(logits, {max(first[axis], second[axis])}, axis={axis})"
             )
-        raise different(first, second)
+        raise different(first, second, names)
     if first[axis] == 0 and not empty:
         raise ShapeError(f"there are no classes on axis {axis}: {both}")
     return axis in {-1, len(first) - 1}

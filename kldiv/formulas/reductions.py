@@ -110,7 +110,12 @@ class Loss(Operation):
 
     def keep(self, arrays: Sequence[Array]) -> Array | None:
         """Return the mask among the arrays, if there is one."""
-        return arrays[self.differentiable] if len(arrays) > self.differentiable else None
+        return arrays[self.leading] if len(arrays) > self.leading else None
+
+    @property
+    def leading(self) -> int:
+        """How many arrays come before the mask."""
+        return self.differentiable
 
     def value(self, xp: Namespace, *arrays: Array) -> Array:
         return self.gather(xp, self.elements(xp, *arrays), arrays)

@@ -61,6 +61,20 @@ class RowOperation(RowWise):
     def differentiable(self) -> int:
         return self.own + (self.temperature is None)
 
+    @property
+    def leading(self) -> int:
+        return self.differentiable + self.divergence.parameters
+
+    def bound(self, xp: Namespace, arrays: Sequence[Array]) -> Divergence:
+        """Return the divergence, with its parameters of each row where it has any."""
+        if not self.divergence.parameters:
+            return self.divergence
+        keep = self.keep(arrays)
+        own = [cast(xp, a, self.compute) for a in arrays[self.differentiable : self.leading]]
+        if keep is not None:
+            own = [xp.where(keep, array, 0.5) for array in own]
+        return self.divergence.bound(xp, *(array[..., None] for array in own))
+
     def prepared(
         self, xp: Namespace, arrays: tuple[Array, ...]
     ) -> tuple[list[Array], Temperature, Array | None]:
@@ -78,8 +92,8 @@ class RowOperation(RowWise):
         if self.temperature is not None:
             return self.temperature
         temperature = cast(xp, others[0], self.compute)
-        if len(others) > 1:
-            temperature = xp.where(others[1], temperature, 1.0)
+        if len(others) > 1 + self.divergence.parameters:
+            temperature = xp.where(others[-1], temperature, 1.0)
         return temperature[..., None]
 
     def settings(self, kind: type[RowOperation], **extra: Any) -> RowOperation:
@@ -101,7 +115,7 @@ class RowLoss(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t), temperature, keep = self.prepared(xp, arrays)
-        return self.masked(xp, self.divergence.of_rows(xp, s, t, temperature), keep)
+        return self.masked(xp, self.bound(xp, arrays).of_rows(xp, s, t, temperature), keep)
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
@@ -173,8 +187,9 @@ class RowGradient(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight), temperature, _ = self.prepared(xp, arrays)
-        block = self.divergence.whole(xp, s, t, temperature, self.wanted)
-        gradient = block.joined(partial(self.divergence.gradient, self.index))
+        divergence = self.bound(xp, arrays)
+        block = divergence.whole(xp, s, t, temperature, self.wanted)
+        gradient = block.joined(partial(divergence.gradient, self.index))
         return cast(xp, times(xp, weight, gradient), self.result)
 
     def pullback(
@@ -235,8 +250,9 @@ class RowTangent(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight, ds, dt), temperature, _ = self.prepared(xp, arrays)
-        block = self.divergence.whole(xp, s, t, temperature, (self.index,))
-        change = self.divergence.tangent(self.index, block, (ds, dt))
+        divergence = self.bound(xp, arrays)
+        block = divergence.whole(xp, s, t, temperature, (self.index,))
+        change = divergence.tangent(self.index, block, (ds, dt))
         return cast(xp, weighed(xp, weight[..., None], change), self.result)
 
 
@@ -250,8 +266,9 @@ class TemperatureSlope(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t), temperature, keep = self.prepared(xp, arrays)
-        block = self.divergence.whole(xp, s, t, temperature, (VALUE, TEACHER))
-        return self.masked(xp, block.summed(self.divergence.temperature_share), keep)
+        divergence = self.bound(xp, arrays)
+        block = divergence.whole(xp, s, t, temperature, (VALUE, TEACHER))
+        return self.masked(xp, block.summed(divergence.temperature_share), keep)
 
 
 def times(xp: Namespace, weight: Array, gradient: Array) -> Array:

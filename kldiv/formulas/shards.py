@@ -150,7 +150,8 @@ class ShardSums(KnownRows):
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, rows), temperature, _ = self.prepared(xp, arrays)
         block = Block(xp, s, t, temperature, self.unpacked(rows))
-        shares = [block.summed(partial(self.divergence.share, part)) for part in self.needs[1]]
+        share = self.bound(xp, arrays).share
+        shares = [block.summed(partial(share, part)) for part in self.needs[1]]
         return xp.concat(shares, axis=-1)
 
 
@@ -164,7 +165,7 @@ class Constants(KnownRows):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t), temperature, _ = self.prepared(xp, arrays)
-        known = self.divergence.whole(xp, s, t, temperature, self.wanted).known
+        known = self.bound(xp, arrays).whole(xp, s, t, temperature, self.wanted).known
         return packed(xp, [*known.rows.values()], [*known.sums.values()])
 
 
@@ -191,7 +192,7 @@ class ShardGradient(KnownRows):
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight, known), temperature, _ = self.prepared(xp, arrays)
         block = Block(xp, s, t, temperature, self.unpacked(known))
-        gradient = block.joined(partial(self.divergence.gradient, self.index))
+        gradient = block.joined(partial(self.bound(xp, arrays).gradient, self.index))
         return cast(xp, times(xp, weight, gradient), self.result)
 
 
@@ -204,7 +205,7 @@ class ShardTemperatureSlope(KnownRows):
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, known), temperature, keep = self.prepared(xp, arrays)
         block = Block(xp, s, t, temperature, self.unpacked(known))
-        return self.masked(xp, block.summed(self.divergence.temperature_share), keep)
+        return self.masked(xp, block.summed(self.bound(xp, arrays).temperature_share), keep)
 
 
 def forward(

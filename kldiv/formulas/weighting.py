@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class Weighted(Composite, Loss):
     """The elements of another loss, each times a weight, reduced.
 
-    Arrays: those that the other loss is differentiated in, the weights, which have the shape of its
-    elements, and the mask.  Means divide by how many elements the mask keeps.  Elements of weight 0
-    are left out where the other loss computes them, so that no NaN of theirs counts; the derivative
-    in such a weight is the element all the same.
+    Arrays: those of the other loss, the weights, which have the shape of its elements, and the
+    mask.  Means divide by how many elements the mask keeps.  Elements of weight 0 are left out
+    where the other loss computes them, so that no NaN of theirs counts; the derivative in such a
+    weight is the element all the same.
     """
 
     loss: Any = None
@@ -37,7 +37,7 @@ class Weighted(Composite, Loss):
     @property
     def own(self) -> int:
         """How many arrays there are before the weights."""
-        number: int = self.loss.differentiable
+        number: int = self.loss.leading
         return number
 
     @property
@@ -52,6 +52,31 @@ class Weighted(Composite, Loss):
         weight = self._weight(xp, arrays)
         values = run(self.loss, *arrays[: self.own], weight != 0)
         return self.finish(xp, weight * values, self.keep(arrays))
+
+    def natively(
+        self,
+        xp: Namespace,
+        run: Run,
+        constant: Callable[[Array], Array],
+        arrays: Sequence[Array],
+        *,
+        twice: bool,
+    ) -> Array:
+        """Return the value by operations that the library differentiates, and ``run``.
+
+        ``constant`` takes an array's gradient away.  Unless the other loss drops the gradient of
+        elements whose cotangent is 0, they are computed ``twice``.
+        """
+        weight, keep, others = self._weight(xp, arrays), self.keep(arrays), self._others(arrays)
+        values = run(self.loss, *others)
+        finite = xp.isfinite(constant(values))
+        if twice:
+            counts = (weight != 0) | finite
+            counts = counts if keep is None else keep & counts
+            values = run(self.loss, *arrays[: self.own], counts)
+        slope = xp.where(finite, weight, constant(weight))
+        values = xp.where((weight == 0) & ~finite, 0.0, values)
+        return self.finish(xp, slope * values, keep)
 
     def fused(
         self, xp: Namespace, fused: Callable[..., Any], arrays: Sequence[Array], **wanted: Any
@@ -88,7 +113,8 @@ class Weighted(Composite, Loss):
     def pushforward(
         self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
     ) -> Array:
-        moved, inner, others = [], tangents[: self.own], self._others(arrays)
+        moved, others = [], self._others(arrays)
+        inner = tangents[: self.loss.differentiable]
         if any(tangent is not None for tangent in inner):
             moved.append(self.loss.moved(xp, run, inner, self._weight(xp, arrays), *others))
         for step in tangents[self.own :]:

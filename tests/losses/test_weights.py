@@ -137,7 +137,7 @@ def test_wrong_options(lib):
             loss(s, t, normalizer=lib.array(WEIGHT))
         with pytest.raises(DTypeError, match="normalizer has dtype bool"):
             loss(s, t, normalizer=lib.array(np.array(True)))
-        with pytest.raises(DTypeError, match="row_weight has dtype bool; .* pass where="):
+        with pytest.raises(DTypeError, match=r"row_weight has dtype bool; .* pass where="):
             loss(s, t, row_weight=lib.array(KEEP))
     with pytest.raises(ShapeError, match=r"row_weight has shape \(5,\), .* \(6,\)"):
         kldiv.kl_div_with_logits(s, t, row_weight=lib.array(S[0]))
@@ -199,9 +199,9 @@ def test_torch_derivatives(torch, name):
         expected = expected.sum(-1, keepdims=True)
     np.testing.assert_allclose(gradients[2].detach(), expected, atol=1e-14)
     # The gradient is linear in the weight, also at 0: learned weights of examples start there.
-    mixed = torch.autograd.grad(gradients[0].sum(dim=-1).square().sum() + gradients[0][2, 1], given)
-    assert all(bool(each.isfinite().all()) for each in mixed)
-    _, gs, _, _ = written_out(kldiv.kl_div_with_logits, "sum") if name == "kl" else (0,) * 4
+    again = gradients[0].sum(dim=-1).square().sum() + gradients[0][2, 1]
+    mixed = torch.autograd.grad(again, given, allow_unused=True)
+    assert all(each is None or bool(each.isfinite().all()) for each in mixed)
     if name == "kl":
         ones = kldiv.value_and_grad(partial(loss, reduction="sum"))(s, t)[1]
         assert abs(mixed[2][2].item() - ones[2, 1] / 7) < 1e-14
@@ -224,7 +224,8 @@ def test_torch_compiled_and_transformed(torch):
     eager = weighted(*given, count)
     compiled = torch.compile(weighted, fullgraph=True)(*given, count)
     wanted = torch.autograd.grad(eager, given)
-    for one, other in zip((eager, *wanted), (compiled, *torch.autograd.grad(compiled, given))):
+    found = compiled, *torch.autograd.grad(compiled, given)
+    for one, other in zip((eager, *wanted), found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
     found = torch.func.grad(weighted, argnums=(0, 1, 2))(*[each.detach() for each in given], 7)
     for one, other in zip(wanted, found, strict=True):
