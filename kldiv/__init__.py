@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from kldiv.distributions import register_kl
     from kldiv.explanation import explain
     from kldiv.gradients import value_and_grad
+    from kldiv.label_losses import (
+        cross_entropy_with_logits,
+        entropy_with_logits,
+        log_prob_and_entropy_with_logits,
+    )
     from kldiv.linear_losses import linear_kl_div
     from kldiv.logit_losses import (
         f_div_with_logits,
@@ -52,9 +57,11 @@ __all__ = [
     "available_backends",
     "config_context",
     "cross_entropy",
+    "cross_entropy_with_logits",
     "diagnose",
     "distillation_loss",
     "entropy",
+    "entropy_with_logits",
     "explain",
     "f_div_with_logits",
     "get_config",
@@ -65,6 +72,7 @@ __all__ = [
     "kl_div_with_logits",
     "kl_divergence",
     "linear_kl_div",
+    "log_prob_and_entropy_with_logits",
     "pad_classes",
     "register_backend",
     "register_kl",
@@ -79,9 +87,11 @@ _HOMES = {
     "available_backends": "backends",
     "config_context": "config",
     "cross_entropy": "measures",
+    "cross_entropy_with_logits": "label_losses",
     "diagnose": "diagnosis",
     "distillation_loss": "distillation",
     "entropy": "measures",
+    "entropy_with_logits": "label_losses",
     "explain": "explanation",
     "f_div_with_logits": "logit_losses",
     "get_config": "config",
@@ -92,6 +102,7 @@ _HOMES = {
     "kl_div_with_logits": "logit_losses",
     "kl_divergence": "measures",
     "linear_kl_div": "linear_losses",
+    "log_prob_and_entropy_with_logits": "label_losses",
     "pad_classes": "logit_losses",
     "register_backend": "backends",
     "register_kl": "distributions",

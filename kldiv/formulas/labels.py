@@ -37,8 +37,8 @@ class Peak(NamedTuple):
     """log1p(r)."""
     mean: Array
     """Σ p |d|."""
-    rest: Array
-    """1 − p of a class that is the largest."""
+    lack: Array
+    """p − 1."""
 
 
 def peak_of(xp: Namespace, s: Array, temperature: Temperature) -> Peak:
@@ -47,11 +47,13 @@ def peak_of(xp: Namespace, s: Array, temperature: Temperature) -> Peak:
     top = xp.where(top == -xp.inf, xp.nan, top)
     largest = s == top
     weights = weights_of(xp, s, top, temperature)
-    ties = xp.astype(xp.count_nonzero(largest, axis=-1, keepdims=True), s.dtype)
-    rest = total(xp, xp.where(largest, 0.0, weights), -1) + (ties - 1.0)
+    # 1 less 1 is nothing but a derivative, for the library's own differentiation.
+    ties = total(xp, xp.where(largest, weights, 0.0), -1) - 1.0
+    rest = total(xp, xp.where(largest, 0.0, weights), -1) + ties
     depth = tempered(xp, top - finite(xp, s), temperature)
     p = weights / (1.0 + rest)
-    return Peak(depth, p, log1p(xp, rest), total(xp, p * depth, -1), rest / (1.0 + rest))
+    lack = xp.where(largest, ((weights - 1.0) - rest) / (1.0 + rest), p - 1.0)
+    return Peak(depth, p, log1p(xp, rest), total(xp, p * depth, -1), lack)
 
 
 @dataclass(frozen=True)
@@ -225,8 +227,7 @@ class LabelGradient(OfRows):
         peak, weights = peak_of(xp, s, temperature), iter(arrays[1 : 1 + self.weights])
         parts = []
         if is_label is not None:
-            chosen = xp.where(peak.depth == 0, -peak.rest, peak.p - 1.0)
-            parts.append(xp.where(is_label, chosen, peak.p))
+            parts.append(xp.where(is_label, peak.lack, peak.p))
         if self.entropic:
             parts.append(peak.p * (peak.depth - peak.mean))
         gradient = [
