@@ -224,13 +224,39 @@ class LinearCall(Call):
     __slots__ = ()
 
     def reduced(self) -> Array:
-        return self.route.caller.run_linear(self.operation, self.route, self.arrays)
+        operation, arrays, caller = self.operation, self.arrays, self.route.caller
+        if not isinstance(operation, Weighted):
+            return self._run_linear(operation, *arrays)
+        xp = caller.namespace(arrays[0])
+        with caller.context(arrays[0]):
+            twice = caller.name == "jax"
+            return operation.natively(xp, self._run_linear, caller.constant, arrays, twice=twice)
+
+    def _run_linear(self, operation: Any, *arrays: Array) -> Array:
+        return self.route.caller.run_linear(operation, self.route, arrays)
 
     def fused(self, wanted: tuple[int, ...]) -> tuple[Array | None, list[Array]] | None:
         cotangent = None if self.divisor is None else self._divided(self._one())
+        if isinstance(self.operation, Weighted):
+            return self._weighted(cotangent, wanted)
         return chunks.value_and_gradients(
             self.route, self.operation, wanted, self.arrays, cotangent
         )
+
+    def _weighted(
+        self, cotangent: Array | None, wanted: tuple[int, ...]
+    ) -> tuple[Array, list[Array]]:
+        """Return the loss of weighted rows and its gradients, from one pass."""
+        operation, arrays, caller = self.operation, self.arrays, self.route.caller
+        xp = caller.namespace(arrays[0])
+        with caller.context(arrays[0]):
+            weight, factors = operation.factors(xp, cotangent, arrays)
+            rows, own = operation.loss, operation.without_weights(arrays)
+            weights = rows.row_weight(xp, factors)
+            values, gradients = chunks.evaluate(self.route, rows, own, wanted, weights)
+            values = xp.where(weight == 0, 0.0, values)
+            loss = operation.finish(xp, weight * values, operation.keep(arrays))
+            return caller.deliver(loss), rows.finished(xp, gradients, wanted, own, None)
 
 
 @dataclass(frozen=True)

@@ -272,6 +272,12 @@ class LinearLoss(Loss):
         products = tools.products
         xp = products.xp
         arrays = self._without_dropped(xp, arrays)
+        if weight is not None:  # products would spread NaN and ∞ of rows that count for nothing
+            lost = (weight == 0)[..., None]
+            arrays = tuple(
+                xp.where(lost, xp.zeros_like(array), array) if index in {0, 2} else array
+                for index, array in enumerate(arrays)
+            )
         others = arrays[self._own :]
         logits = [self._logits(products, *self._given(side, arrays)) for side in self.sides]
         moving = self.moving(wanted)

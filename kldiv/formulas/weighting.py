@@ -67,7 +67,11 @@ class Weighted(Composite, Loss):
         ``constant`` takes an array's gradient away.  Unless the other loss drops the gradient of
         elements whose cotangent is 0, they are computed ``twice``.
         """
-        weight, keep, others = self._weight(xp, arrays), self.keep(arrays), self._others(arrays)
+        weight, keep, others = (
+            self._weight(xp, arrays),
+            self.keep(arrays),
+            self.without_weights(arrays),
+        )
         values = run(self.loss, *others)
         finite = xp.isfinite(constant(values))
         if twice:
@@ -84,14 +88,13 @@ class Weighted(Composite, Loss):
         gradients, cotangent = wanted.get("gradients", ()), wanted.get("cotangent")
         if not gradients or self.own in gradients:
             return None
-        weight, keep = self._weight(xp, arrays), self.keep(arrays)
-        number = count(xp, self.reduction, weight.shape, keep, self.compute)
-        factors = weight if cotangent is None else weight * cast(xp, cotangent, self.compute)
+        keep = self.keep(arrays)
+        weight, factors = self.factors(xp, cotangent, arrays)
         values, found = fused(
             self.loss,
             [*arrays[: self.own], weight != 0],
             gradients=gradients,
-            cotangent=divide(xp, factors, number, 0.0),
+            cotangent=factors,
             value=wanted.get("value", True),
         ) or (None, None)
         if found is None:
@@ -104,16 +107,18 @@ class Weighted(Composite, Loss):
         weight, keep = self._weight(xp, arrays), self.keep(arrays)
         factor = self.weight(xp, cotangent, weight.shape, keep)
         if index == self.own:
-            slope = factor * finite_or_zero(xp, run(self.loss, *self._others(arrays)))
+            slope = factor * finite_or_zero(xp, run(self.loss, *self.without_weights(arrays)))
             wanted = arrays[index].dtype
             return slope if slope.dtype == wanted else xp.astype(slope, wanted)
-        gradient: Array = self.loss.pullback(xp, run, index, weight * factor, *self._others(arrays))
+        gradient: Array = self.loss.pullback(
+            xp, run, index, weight * factor, *self.without_weights(arrays)
+        )
         return gradient
 
     def pushforward(
         self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
     ) -> Array:
-        moved, others = [], self._others(arrays)
+        moved, others = [], self.without_weights(arrays)
         inner = tangents[: self.loss.differentiable]
         if any(tangent is not None for tangent in inner):
             moved.append(self.loss.moved(xp, run, inner, self._weight(xp, arrays), *others))
@@ -123,11 +128,20 @@ class Weighted(Composite, Loss):
                 moved.append(values * cast(xp, step, self.compute))
         return self.finish(xp, sum(moved[1:], moved[0]), self.keep(arrays), empty=0.0)
 
+    def factors(
+        self, xp: Namespace, cotangent: Array | None, arrays: Sequence[Array]
+    ) -> tuple[Array, Array]:
+        """Return the weights, and the gradients in the elements, given that in the result."""
+        weight = self._weight(xp, arrays)
+        number = count(xp, self.reduction, weight.shape, self.keep(arrays), self.compute)
+        factors = weight if cotangent is None else weight * cast(xp, cotangent, self.compute)
+        return weight, divide(xp, factors, number, 0.0)
+
     def _weight(self, xp: Namespace, arrays: Sequence[Array]) -> Array:
         """Return the weights in the dtype of sums, 0 where the mask drops the element."""
         weight, keep = cast(xp, arrays[self.own], self.compute), self.keep(arrays)
         return weight if keep is None else xp.where(keep, weight, 0.0)
 
-    def _others(self, arrays: Sequence[Array]) -> list[Array]:
+    def without_weights(self, arrays: Sequence[Array]) -> list[Array]:
         """Return the arrays of the other loss: all but the weights."""
         return [*arrays[: self.own], *arrays[self.own + 1 :]]

@@ -145,6 +145,59 @@ def test_wrong_options(lib):
         kldiv.kl_div(s, t, row_weight=lib.array(WEIGHT))
 
 
+# ---- two linear layers ---------------------------------------------------------------------------
+
+HIDDEN, LAYER, WIDE, OTHER = (RNG.normal(size=size) for size in ((6, 3), (5, 3), (6, 4), (5, 4)))
+
+
+def linear_truth():
+    """Value and gradients in the student's arrays and the weights, of a sum over 7."""
+    factor = np.where(KEEP, WEIGHT, 0) / 7
+    s, t = HIDDEN @ LAYER.T, WIDE @ OTHER.T
+    rows = kldiv.kl_div_with_logits(s, t, reduction="none")
+    slope = kldiv.value_and_grad(partial(kldiv.kl_div_with_logits, reduction="sum"))(s, t)[1]
+    slope = slope * factor[:, None]
+    lost = np.isin(np.arange(6), (3, 4))
+    return (factor * rows).sum(), slope @ LAYER, slope.T @ HIDDEN, np.where(lost, 0, rows / 7)
+
+
+def test_linear_layers(lib):
+    value, *gradients, _ = linear_truth()
+    arrays = [lib.array(each) for each in (broken(HIDDEN), LAYER, broken(WIDE), OTHER)]
+    weight = lib.array(np.where(KEEP, WEIGHT, np.nan))
+    options = {"row_weight": weight, "where": lib.array(KEEP), "normalizer": 7}
+    loss = partial(kldiv.linear_kl_div, **options)
+    lib.assert_equal(loss(*arrays), value, ulps=256)
+    found, slopes = kldiv.value_and_grad(loss, argnums=(0, 1))(*arrays)
+    lib.assert_equal(found, value, ulps=256)
+    for one, wanted in zip(slopes, gradients, strict=True):
+        lib.assert_equal(one, wanted, ulps=256)
+    nothing = {"where": lib.array(np.zeros(6, bool)), "normalizer": 0}
+    value, slope = kldiv.value_and_grad(partial(kldiv.linear_kl_div, **nothing))(*arrays)
+    lib.assert_equal(value, 0.0)
+    lib.assert_equal(slope, np.zeros(HIDDEN.shape))
+
+
+def test_linear_layers_by_autograd(torch, jax):
+    truth = linear_truth()
+
+    def loss(hidden, layer, weight, others, keep):
+        given = {"row_weight": weight, "where": keep, "normalizer": 7}
+        return kldiv.linear_kl_div(hidden, layer, *others, **given)
+
+    own = tensors(torch, broken(HIDDEN), LAYER, WEIGHT)
+    others, keep = [torch.tensor(each) for each in (broken(WIDE), OTHER)], torch.tensor(KEEP)
+    value = loss(*own, others, keep)
+    for found, wanted in zip((value, *torch.autograd.grad(value, own)), truth, strict=True):
+        np.testing.assert_allclose(found.detach(), wanted, rtol=1e-12, atol=1e-13)
+    with jax.enable_x64(True):
+        given = broken(HIDDEN), LAYER, WEIGHT, [broken(WIDE), OTHER], KEEP
+        given = jax.tree.map(jax.numpy.asarray, given)
+        value, slopes = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*given)
+        for found, wanted in zip((value, *slopes), truth, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-13)
+
+
 # ---- kernels -------------------------------------------------------------------------------------
 
 
