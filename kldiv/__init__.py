@@ -22,9 +22,15 @@ if TYPE_CHECKING:
     from kldiv.backends import available_backends, register_backend
     from kldiv.config import config_context, get_config, set_config
     from kldiv.diagnosis import diagnose
+    from kldiv.distillation import distillation_loss
     from kldiv.distributions import register_kl
     from kldiv.explanation import explain
     from kldiv.gradients import value_and_grad
+    from kldiv.label_losses import (
+        cross_entropy_with_logits,
+        entropy_with_logits,
+        log_prob_and_entropy_with_logits,
+    )
     from kldiv.linear_losses import linear_kl_div
     from kldiv.logit_losses import (
         f_div_with_logits,
@@ -51,8 +57,11 @@ __all__ = [
     "available_backends",
     "config_context",
     "cross_entropy",
+    "cross_entropy_with_logits",
     "diagnose",
+    "distillation_loss",
     "entropy",
+    "entropy_with_logits",
     "explain",
     "f_div_with_logits",
     "get_config",
@@ -63,6 +72,7 @@ __all__ = [
     "kl_div_with_logits",
     "kl_divergence",
     "linear_kl_div",
+    "log_prob_and_entropy_with_logits",
     "pad_classes",
     "register_backend",
     "register_kl",
@@ -77,8 +87,11 @@ _HOMES = {
     "available_backends": "backends",
     "config_context": "config",
     "cross_entropy": "measures",
+    "cross_entropy_with_logits": "label_losses",
     "diagnose": "diagnosis",
+    "distillation_loss": "distillation",
     "entropy": "measures",
+    "entropy_with_logits": "label_losses",
     "explain": "explanation",
     "f_div_with_logits": "logit_losses",
     "get_config": "config",
@@ -89,6 +102,7 @@ _HOMES = {
     "kl_div_with_logits": "logit_losses",
     "kl_divergence": "measures",
     "linear_kl_div": "linear_losses",
+    "log_prob_and_entropy_with_logits": "label_losses",
     "pad_classes": "logit_losses",
     "register_backend": "backends",
     "register_kl": "distributions",

@@ -8,14 +8,19 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import signature
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, cast
+
+import numpy as np
 
 from kldiv import backends
 from kldiv.backends import chunks
 from kldiv.backends.base import FLOATS, HALVES, Backend
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
+from kldiv.formulas.operation import Composite
 from kldiv.formulas.reductions import REDUCTIONS
+from kldiv.formulas.reductions import cast as in_dtype
 from kldiv.formulas.rows import Constants, RowLoss
+from kldiv.formulas.weighting import Weighted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +36,8 @@ _WIDER = {
 }
 
 
-_PAIR = "input", "target"
+PAIR = "input", "target"
+"""Names of the arrays of most losses."""
 
 P = ParamSpec("P")
 
@@ -39,7 +45,7 @@ P = ParamSpec("P")
 class Call:
     """An operation with its arrays and the route that computes it."""
 
-    __slots__ = ("arrays", "axis", "exchanged", "operation", "route", "spread")
+    __slots__ = ("arrays", "axis", "divisor", "exchanged", "operation", "route", "spread")
 
     def __init__(
         self,
@@ -49,7 +55,13 @@ class Call:
         axis: int = -1,
         spread: Spread | None = None,
         exchanged: bool = False,
+        normalizer: float | Array | None = None,
     ) -> None:
+        self.divisor = None
+        """What the sum is divided by, and the dtype of the quotient."""
+        if normalizer is not None:
+            self.divisor = normalizer, operation.result
+            operation = replace(operation, reduction="sum", result=operation.total)
         if exchanged:
             first, second, *others = arrays
             arrays = second, first, *others
@@ -67,9 +79,43 @@ class Call:
 
     def value(self) -> Array:
         """Return the loss."""
+        value = self.reduced()
+        return value if self.divisor is None else self._divided(value, self.divisor[1])
+
+    def reduced(self) -> Array:
+        """Return the loss, still to be divided by a normalizer."""
         if self.spread is not None:
-            return self.spread.value(self.operation, self.arrays)
+            return self._of_ranks(self.operation, *self.arrays)
         return self.route.run(self.operation, *self.arrays)
+
+    def _of_ranks(self, operation: Any, *arrays: Array) -> Array:
+        """Return the loss of rows that are spread over ranks."""
+        assert self.spread is not None  # noqa: S101 - the caller has asked
+        caller = self.route.caller
+        xp = caller.namespace(arrays[0])
+        if isinstance(operation, Weighted):
+            twice = caller.name == "jax"  # whose rows keep their NaN whatever they are times
+            return operation.natively(xp, self._of_ranks, caller.constant, arrays, twice=twice)
+        if isinstance(operation, Composite):
+            return operation.composed(xp, self._of_ranks, *arrays)
+        return self.spread.value(operation, arrays)
+
+    def _divided(self, total: Array, result: str | None = None) -> Array:
+        """Return a sum over the normalizer, as it is where the mask keeps nothing."""
+        assert self.divisor is not None  # noqa: S101 - both callers have asked
+        normalizer, caller = self.divisor[0], self.route.caller
+        xp, keep = caller.namespace(total), self.operation.keep(self.arrays)
+        with caller.context(total):
+            if not isinstance(normalizer, int | float):
+                number = in_dtype(xp, caller.constant(normalizer), self.operation.total)
+            else:
+                number = xp.full_like(total, float(normalizer))
+            if keep is not None:
+                number = xp.where(xp.any(keep), number, 1.0)
+            elif 0 in self.operation.shape(self.arrays):
+                number = xp.ones_like(total)
+            quotient = total / number
+            return quotient if result is None else in_dtype(xp, quotient, result)
 
     def value_and_gradients(self, wanted: tuple[int, ...]) -> tuple[Array, list[Array]]:
         """Return the loss, which must be a scalar, and its gradients in the arrays wanted."""
@@ -86,8 +132,13 @@ class Call:
                     f"value_and_grad needs a scalar loss; got one of shape {tuple(value.shape)}; "
                     "use reduction='sum', 'mean' or 'batchmean', for a measure one row at a time"
                 )
-            return value, [self.gradient(index, value, run) for index in wanted]
+            gradients = [self.gradient(index, value, run) for index in wanted]
+            return value if self.divisor is None else self._divided(
+                value, self.divisor[1]
+            ), gradients
         value, gradients = found
+        if self.divisor is not None:
+            value = self._divided(value, self.divisor[1])
         if self.axis != -1:
             xp = self.route.caller.namespace(value)
             gradients = [xp.moveaxis(gradient, -1, self.axis) for gradient in gradients]
@@ -95,7 +146,18 @@ class Call:
 
     def fused(self, wanted: tuple[int, ...]) -> tuple[Array | None, list[Array]] | None:
         """Return the loss and its gradients from one pass, or None where there is no such pass."""
-        return self.route.fused(self.operation, self.arrays, gradients=wanted)
+        if self.divisor is None:
+            return self.route.fused(self.operation, self.arrays, gradients=wanted)
+        cotangent = self._divided(self._one())
+        return self.route.fused(self.operation, self.arrays, gradients=wanted, cotangent=cotangent)
+
+    def _one(self) -> Array:
+        """Return the number 1 in the dtype of sums, as an array of the caller's."""
+        caller = self.route.caller
+        xp = caller.namespace(self.arrays[0])
+        with caller.context(self.arrays[0]):
+            dtype = getattr(xp, self.operation.total)
+            return xp.ones((), dtype=dtype, **caller.placed(self.arrays[0]))
 
     def _value_and_run(self, wanted: tuple[int, ...]) -> tuple[Array, Run]:
         """Return the loss, and a function that runs the operations of its gradients."""
@@ -103,10 +165,10 @@ class Call:
         # A library's own differentiation must see the operations as they are.
         own = self.spread is not None or type(route.caller).run is not Backend.run
         if own or route.moves or not isinstance(operation, RowLoss):
-            return self.value(), route.run
+            return self.reduced(), route.run
         results = operation.shared(wanted)
         if not results:
-            return self.value(), route.run
+            return self.reduced(), route.run
         known = route.compute(operation.settings(Constants, wanted=results), *self.arrays)
         with route.caller.context(known):
             xp = route.caller.namespace(known)
@@ -123,8 +185,42 @@ class Call:
         xp = caller.namespace(value)
         with caller.context(value):
             ones = xp.ones_like(value)
+            if self.divisor is not None:
+                ones = self._divided(ones)
             gradient = self.operation.pullback(xp, run, index, ones, *self.arrays)
         return gradient if self.axis == -1 else xp.moveaxis(gradient, -1, self.axis)
+
+
+class SumOfCalls:
+    """Calls of losses of the same arrays, added up, each times a number."""
+
+    __slots__ = ("terms",)
+
+    def __init__(self, *terms: tuple[float, Call, tuple[int, ...]]) -> None:
+        self.terms = terms
+        """Factor, call, and which of the arrays it has, in its order."""
+
+    def value(self) -> Array:
+        """Return the loss."""
+        values = [self._times(factor, call.value()) for factor, call, _ in self.terms]
+        return sum(values[1:], values[0])
+
+    def value_and_gradients(self, wanted: tuple[int, ...]) -> tuple[Array, list[Array]]:
+        """Return the loss, which must be a scalar, and its gradients in the arrays wanted."""
+        values: list[Array] = []
+        gradients: dict[int, Array] = {}
+        for factor, call, places in self.terms:
+            own = [index for index in wanted if index in places]
+            value, found = call.value_and_gradients(tuple(map(places.index, own)))
+            values.append(self._times(factor, value))
+            for index, gradient in zip(own, found, strict=True):
+                share = self._times(factor, gradient)
+                gradients[index] = gradients[index] + share if index in gradients else share
+        return sum(values[1:], values[0]), [gradients[index] for index in wanted]
+
+    @staticmethod
+    def _times(factor: float, array: Array) -> Array:
+        return array if factor == 1 else array * factor
 
 
 class LinearCall(Call):
@@ -132,11 +228,40 @@ class LinearCall(Call):
 
     __slots__ = ()
 
-    def value(self) -> Array:
-        return self.route.caller.run_linear(self.operation, self.route, self.arrays)
+    def reduced(self) -> Array:
+        operation, arrays, caller = self.operation, self.arrays, self.route.caller
+        if not isinstance(operation, Weighted):
+            return self._run_linear(operation, *arrays)
+        xp = caller.namespace(arrays[0])
+        with caller.context(arrays[0]):
+            twice = caller.name == "jax"
+            return operation.natively(xp, self._run_linear, caller.constant, arrays, twice=twice)
+
+    def _run_linear(self, operation: Any, *arrays: Array) -> Array:
+        return self.route.caller.run_linear(operation, self.route, arrays)
 
     def fused(self, wanted: tuple[int, ...]) -> tuple[Array | None, list[Array]] | None:
-        return chunks.value_and_gradients(self.route, self.operation, wanted, self.arrays)
+        cotangent = None if self.divisor is None else self._divided(self._one())
+        if isinstance(self.operation, Weighted):
+            return self._weighted(cotangent, wanted)
+        return chunks.value_and_gradients(
+            self.route, self.operation, wanted, self.arrays, cotangent
+        )
+
+    def _weighted(
+        self, cotangent: Array | None, wanted: tuple[int, ...]
+    ) -> tuple[Array, list[Array]]:
+        """Return the loss of weighted rows and its gradients, from one pass."""
+        operation, arrays, caller = self.operation, self.arrays, self.route.caller
+        xp = caller.namespace(arrays[0])
+        with caller.context(arrays[0]):
+            weight, factors = operation.factors(xp, cotangent, arrays)
+            rows, own = operation.loss, operation.without_weights(arrays)
+            weights = rows.row_weight(xp, factors)
+            values, gradients = chunks.evaluate(self.route, rows, own, wanted, weights)
+            values = xp.where(weight == 0, 0.0, values)
+            loss = operation.finish(xp, weight * values, operation.keep(arrays))
+            return caller.deliver(loss), rows.finished(xp, gradients, wanted, own, None)
 
 
 @dataclass(frozen=True)
@@ -195,7 +320,7 @@ def resolve_pair(
     input: Array, target: Array, **others: Array
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
     """Resolve the arrays of a call and check their dtypes; return route, arrays, common dtype."""
-    return resolve_arrays(_PAIR, (input, target), **others)
+    return resolve_arrays(PAIR, (input, target), **others)
 
 
 def resolve_arrays(
@@ -221,16 +346,65 @@ def resolve_arrays(
 
 
 def resolve_same_shape(
-    input: Array, target: Array, where: Array | None = None
+    input: Array, target: Array, **others: Array
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
-    """Resolve two arrays of one shape, and a mask that broadcasts to it."""
-    others = {} if where is None else {"where": where}
-    route, arrays, wide = resolve_arrays(_PAIR, (input, target), **others)
+    """Resolve two arrays of one shape, and others, which are not checked."""
+    route, arrays, wide = resolve_arrays(PAIR, (input, target), **others)
     if input.shape != target.shape:
         raise different(input.shape, target.shape)
-    if where is not None:
-        check_mask(route, arrays[2], input.shape)
     return route, arrays, wide
+
+
+class Reducing(NamedTuple):
+    """The options that say how rows become a number, and the arrays among them."""
+
+    others: dict[str, Array]
+    """Arrays of rows by name, in the order of an operation's, then the normalizer."""
+    number: float | None
+    """A normalizer that is no array."""
+
+    @classmethod
+    def of(
+        cls,
+        reduction: Reduction,
+        normalizer: float | Array | None,
+        **of_rows: Array | None,
+    ) -> Reducing:
+        """Check the options as far as they are no arrays."""
+        check_reduction(reduction)
+        if normalizer is not None and reduction == "none":
+            raise OptionError(
+                "normalizer divides a sum, and reduction='none' has none; leave one of them out"
+            )
+        if isinstance(normalizer, np.number):
+            normalizer = normalizer.item()
+        others = {name: array for name, array in of_rows.items() if array is not None}
+        if normalizer is None or isinstance(normalizer, int | float):
+            return cls(others, normalizer)
+        return cls({**others, "normalizer": normalizer}, None)
+
+    def named(self, route: backends.Route, arrays: Sequence[Array]) -> dict[str, Array]:
+        """Return the arrays of rows by name, given the last arrays as they were resolved."""
+        found = dict(zip(self.others, arrays[len(arrays) - len(self.others) :], strict=True))
+        if "normalizer" in found:
+            check_normalizer(route, found["normalizer"])
+        return found
+
+    def loss(self, operation: Any) -> Any:
+        """Return the operation with weights, if there are any."""
+        return Weighted.of(operation) if "row_weight" in self.others else operation
+
+
+def check_normalizer(route: backends.Route, normalizer: Array) -> None:
+    """Raise unless a normalizer is one real number."""
+    dtype, shape = route.caller.dtype_name(normalizer), tuple(normalizer.shape)
+    if shape:
+        raise ShapeError(
+            f"normalizer has shape {shape}; expected a number, or an array of no axes: for the "
+            "number of rows kept pass where.sum()"
+        )
+    if dtype not in FLOATS and "int" not in dtype:
+        raise DTypeError(f"normalizer has dtype {dtype}; expected real numbers")
 
 
 def integers_in_float64(names: Sequence[str], arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -387,21 +561,34 @@ def fixed_temperature(temperature: float | Array) -> float | None:
     return float(temperature)
 
 
+def check_numbers(
+    route: backends.Route,
+    name: str,
+    array: Array,
+    rows: tuple[int, ...],
+    mend: str = "one number per distribution",
+) -> None:
+    """Raise unless an array of numbers is floating and broadcasts to the rows."""
+    dtype, alone = route.caller.dtype_name(array), "a number, or " if name == "temperature" else ""
+    if dtype not in FLOATS:
+        raise DTypeError(
+            f"{name} has dtype {dtype}; expected {alone}an array of one of {', '.join(FLOATS)}"
+            + ("; for a mask pass where=" if dtype == "bool" else "")
+        )
+    if not broadcasts(array.shape, rows):
+        raise ShapeError(
+            f"{name} has shape {tuple(array.shape)}, which does not broadcast to {mend}, "
+            f"{tuple(rows)}"
+        )
+
+
 def check_row_arrays(
     route: backends.Route, arrays: dict[str, Array], rows: tuple[int, ...], mend: str
 ) -> list[Array]:
-    """Return ``temperature`` and ``where``, if given, broadcast to one number per row."""
+    """Return arrays of rows, by name, broadcast to one number per row."""
     for name, array in arrays.items():
         if name == "where":
             check_mask(route, array, rows, mend)
-        elif route.caller.dtype_name(array) not in FLOATS:
-            raise DTypeError(
-                f"temperature has dtype {route.caller.dtype_name(array)}; expected a number, or an "
-                f"array of one of {', '.join(FLOATS)}"
-            )
-        elif not broadcasts(array.shape, rows):
-            raise ShapeError(
-                f"temperature has shape {tuple(array.shape)}, which does not broadcast to one "
-                f"number per distribution, {tuple(rows)}"
-            )
+        else:
+            check_numbers(route, name, array, rows)
     return [route.caller.namespace(array).broadcast_to(array, rows) for array in arrays.values()]

@@ -6,7 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kldiv import backends, config, linear_losses, logit_losses, losses
+from kldiv import (
+    backends,
+    config,
+    distillation,
+    label_losses,
+    linear_losses,
+    logit_losses,
+    losses,
+)
 from kldiv._call import Record
 from kldiv.backends.choice import choose
 from kldiv.errors import OptionError
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 
 OPERATIONS = {
     name: function.record.operation
-    for module in (losses, logit_losses, linear_losses)
+    for module in (losses, logit_losses, label_losses, distillation, linear_losses)
     for name, function in vars(module).items()
     if isinstance(getattr(function, "record", None), Record) and function.record.operation
 }

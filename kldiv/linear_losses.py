@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kldiv._call import (
     Call,
     LinearCall,
-    check_reduction,
+    Reducing,
     check_row_arrays,
     differentiable,
     dtypes,
@@ -37,6 +37,8 @@ def linear_kl_div(
     temperature: float | Array = 1.0,
     reduction: Reduction = "mean",
     where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
     dtype: Any = None,
 ) -> Call:
     r"""
@@ -69,6 +71,10 @@ def linear_kl_div(
     where : array of bool, optional
         Rows to keep: broadcasts to the shape of the result of ``"none"``. A dropped row is 0,
         gets zero gradient and leaks no NaN; means divide by the number kept.
+    row_weight : array of float, optional
+        A factor for each row, as in `kl_div_with_logits`.
+    normalizer : float or array, optional
+        Divisor of the sum, as in `kl_div_with_logits`.
     dtype : dtype or str, optional
         Dtype of the result; by default the widest of the arguments'. With ``"float64"`` the
         products are in float64 too.
@@ -118,20 +124,21 @@ def linear_kl_div(
     >>> print(abs(loss - same) < 1e-14)
     True
     """
-    check_reduction(reduction)
     fixed = fixed_temperature(temperature)
     biases = {"bias": bias, "target_bias": target_bias}
     given = {name: array for name, array in biases.items() if array is not None}
-    others = {} if fixed is not None else {"temperature": temperature}
-    if where is not None:
-        others["where"] = where
+    heat = temperature if fixed is None else None
+    of_rows = {"temperature": heat, "row_weight": row_weight, "where": where}
+    reducing = Reducing.of(reduction, normalizer, **of_rows)
     floats = (input, weight, target_input, target_weight, *given.values())
-    route, arrays, wide = resolve_arrays((*_NAMES, *given), floats, **others)
+    route, arrays, wide = resolve_arrays((*_NAMES, *given), floats, **reducing.others)
     _check_shapes(dict(zip((*_NAMES, *given), arrays, strict=False)))
     own = arrays[: len(floats)]
-    of_rows = check_row_arrays(
+    found = reducing.named(route, arrays[len(floats) :])
+    divisor = found.pop("normalizer", reducing.number)
+    row_arrays = check_row_arrays(
         route,
-        dict(zip(others, arrays[len(floats) :], strict=True)),
+        found,
         input.shape[:-1],
         "it masks whole rows, classes are masked by a bias of −inf",
     )
@@ -141,7 +148,7 @@ def linear_kl_div(
         fixed,
         (bias is not None, target_bias is not None),
     )
-    return LinearCall(route, operation, *own, *of_rows)
+    return LinearCall(route, reducing.loss(operation), *own, *row_arrays, normalizer=divisor)
 
 
 def _check_shapes(arrays: dict[str, Array]) -> None:

@@ -6,19 +6,21 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from kldiv._call import (
+    PAIR,
     Call,
+    Reducing,
     check_axis,
-    check_reduction,
     check_row_arrays,
     different,
     differentiable,
     dtypes,
     fixed_temperature,
-    resolve_pair,
+    resolve_arrays,
 )
 from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.divergences import LEAST, Divergence, Jeffreys, JensenShannon, KullbackLeibler
+from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ def kl_div_with_logits(
     temperature: float | Array = 1.0,
     reduction: Reduction = "mean",
     where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
@@ -64,6 +68,14 @@ def kl_div_with_logits(
     where : array of bool, optional
         Distributions to keep: broadcasts to the shape of the result of ``"none"``. A dropped one
         is 0, gets zero gradient and leaks no NaN; means divide by the number kept.
+    row_weight : array of float, optional
+        A factor for each distribution: broadcasts to the shape of the result of ``"none"``, and is
+        differentiable. 0 lets nothing through, NaN neither; means divide by the number kept all the
+        same.
+    normalizer : float or array, optional
+        Divisor of the sum in place of the reduction's own, for sums that are split, as in gradient
+        accumulation: a number or an array of no axes, which no gradient flows into and whose value
+        is not read. Where nothing is kept the result is 0.
     dtype : dtype or str, optional
         Dtype of the result; by default the wider of the two arguments'. Half-precision logits are
         computed in float32 and rounded once at the end.
@@ -111,7 +123,7 @@ def kl_div_with_logits(
     >>> print(f"{kldiv.kl_div_with_logits(student, teacher):.4e}")
     9.2230e-10
     """
-    return _prepare(
+    return prepare(
         KullbackLeibler(),
         input,
         target,
@@ -119,6 +131,8 @@ def kl_div_with_logits(
         temperature=temperature,
         reduction=reduction,
         where=where,
+        row_weight=row_weight,
+        normalizer=normalizer,
         dtype=dtype,
         group=group,
         axis_name=axis_name,
@@ -135,6 +149,8 @@ def js_div_with_logits(
     temperature: float | Array = 1.0,
     reduction: Reduction = "mean",
     where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
@@ -162,6 +178,10 @@ def js_div_with_logits(
         As in `kl_div_with_logits`.
     where : array of bool, optional
         Distributions to keep, as in `kl_div_with_logits`.
+    row_weight : array of float, optional
+        A factor for each distribution, as in `kl_div_with_logits`.
+    normalizer : float or array, optional
+        Divisor of the sum, as in `kl_div_with_logits`.
     dtype : dtype or str, optional
         Dtype of the result.
     group : torch.distributed.ProcessGroup, optional
@@ -209,7 +229,7 @@ def js_div_with_logits(
             "limits are Kullback-Leibler divergences: use kl_div_with_logits(input, target) for "
             "D(P‖Q), with the arguments swapped for D(Q‖P)"
         )
-    return _prepare(
+    return prepare(
         JensenShannon(float(beta)),
         input,
         target,
@@ -217,6 +237,8 @@ def js_div_with_logits(
         temperature=temperature,
         reduction=reduction,
         where=where,
+        row_weight=row_weight,
+        normalizer=normalizer,
         dtype=dtype,
         group=group,
         axis_name=axis_name,
@@ -233,6 +255,8 @@ def f_div_with_logits(
     temperature: float | Array = 1.0,
     reduction: Reduction = "mean",
     where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
@@ -262,6 +286,10 @@ def f_div_with_logits(
         As in `kl_div_with_logits`.
     where : array of bool, optional
         Distributions to keep, as in `kl_div_with_logits`.
+    row_weight : array of float, optional
+        A factor for each distribution, as in `kl_div_with_logits`.
+    normalizer : float or array, optional
+        Divisor of the sum, as in `kl_div_with_logits`.
     dtype : dtype or str, optional
         Dtype of the result.
     group : torch.distributed.ProcessGroup, optional
@@ -318,7 +346,7 @@ def f_div_with_logits(
             f"divergence must be a record of kldiv.divergences, such as KL() or Mixture(0.5, 0.5, "
             f"0.5), or an instance of a class derived from FDivergence; got {divergence!r}"
         )
-    return _prepare(
+    return prepare(
         divergence,
         input,
         target,
@@ -326,67 +354,91 @@ def f_div_with_logits(
         temperature=temperature,
         reduction=reduction,
         where=where,
+        row_weight=row_weight,
+        normalizer=normalizer,
         dtype=dtype,
         group=group,
         axis_name=axis_name,
     )
 
 
-def _prepare(
+def prepare(
     divergence: Divergence,
     input: Array,
     target: Array,
     *,
+    names: tuple[str, str] = PAIR,
+    beta: Array | None = None,
     axis: int,
     temperature: float | Array,
     reduction: Reduction,
     where: Array | None,
+    row_weight: Array | None,
+    normalizer: float | Array | None,
     dtype: Any,
     group: Any,
     axis_name: Any,
 ) -> Call:
-    check_reduction(reduction)
+    """Check the arguments of a loss and resolve its settings.
+
+    With ``beta`` the divergence is that of `Interpolated`.
+    """
     fixed = fixed_temperature(temperature)
-    others = {} if fixed is not None else {"temperature": temperature}
-    if where is not None:
-        others["where"] = where
-    route, arrays, wide = resolve_pair(input, target, **others)
+    heat = temperature if fixed is None else None
+    of_rows = {"temperature": heat, "beta": beta, "row_weight": row_weight, "where": where}
+    reducing = Reducing.of(reduction, normalizer, **of_rows)
+    route, arrays, wide = resolve_arrays(names, (input, target), **reducing.others)
     spread = route.caller.spread(arrays[0], arrays[1], group, axis_name)
     if spread is not None and route.moves:
         raise LibraryError(
             "logits that are spread over ranks are computed where they are; leave backend and "
             "device at 'auto'"
         )
-    last = check_logits(input.shape, target.shape, axis, empty=spread is not None)
+    last = check_logits(input.shape, target.shape, axis, names, empty=spread is not None)
     xp = route.caller.namespace(arrays[0])
-    s, t, *row_arrays = arrays
+    s, t, *others = arrays
     if not last:
         s, t = xp.moveaxis(s, axis, -1), xp.moveaxis(t, axis, -1)
-    of_rows = check_row_arrays(
+    given = reducing.named(route, others)
+    divisor = given.pop("normalizer", reducing.number)
+    row_arrays = check_row_arrays(
         route,
-        dict(zip(others, row_arrays, strict=True)),
+        given,
         s.shape[:-1],
         "it masks whole distributions, classes are masked by −inf",
     )
     divergence, exchanged = divergence.canonical()
-    operation = RowLoss(
-        reduction,
-        *dtypes(route, wide, dtype, s),
-        divergence,
-        fixed,
+    loss: Any = RowLoss(reduction, *dtypes(route, wide, dtype, s), divergence, fixed)
+    if beta is not None:
+        loss = Interpolated.of(loss)
+        place = [*given].index("beta")
+        row_arrays[place] = route.caller.constant(row_arrays[place])
+    return Call(
+        route,
+        reducing.loss(loss),
+        s,
+        t,
+        *row_arrays,
+        axis=-1 if last else axis,
+        spread=spread,
+        exchanged=exchanged,
+        normalizer=divisor,
     )
-    place = -1 if last else axis
-    return Call(route, operation, s, t, *of_rows, axis=place, spread=spread, exchanged=exchanged)
 
 
 def check_logits(
-    first: tuple[int, ...], second: tuple[int, ...], axis: int, *, empty: bool = False
+    first: tuple[int, ...],
+    second: tuple[int, ...],
+    axis: int,
+    names: tuple[str, str] = PAIR,
+    *,
+    empty: bool = False,
 ) -> bool:
     """Raise unless two shapes fit each other and the axis; return whether that is the last.
 
     No classes at all are an error, unless there are more elsewhere.
     """
-    both = f"input {tuple(first)} and target {tuple(second)}"
+    both = f"{names[0]} {tuple(first)} and {names[1]} {tuple(second)}"
     if not first or not second:
         raise ShapeError(
             f"logits need an axis of classes; got {both}; a single number is no logits"
@@ -395,11 +447,11 @@ def check_logits(
     if first != second:
         if len(first) == len(second) and first[axis] != second[axis]:
             raise ShapeError(
-                f"input and target have {first[axis]} and {second[axis]} classes on axis {axis} "
-                f"({both}); pad the shorter with −inf, never with 0: "
+                f"{names[0]} and {names[1]} have {first[axis]} and {second[axis]} classes on axis "
+                f"{axis} ({both}); pad the shorter with −inf, never with 0: "
                 f"kldiv.pad_classes(logits, {max(first[axis], second[axis])}, axis={axis})"
             )
-        raise different(first, second)
+        raise different(first, second, names)
     if first[axis] == 0 and not empty:
         raise ShapeError(f"there are no classes on axis {axis}: {both}")
     return axis in {-1, len(first) - 1}

@@ -5,12 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kldiv._call import Call, Record, check_reduction, differentiable, dtypes, resolve_same_shape
+from kldiv._call import (
+    Call,
+    Record,
+    Reducing,
+    check_mask,
+    check_numbers,
+    check_reduction,
+    differentiable,
+    dtypes,
+    resolve_same_shape,
+)
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Reduction
     from kldiv.formulas.pointwise import Pointwise
+
+
+_ELEMENTS = "the elements (for one weight a row add an axis: row_weight[:, None])"
 
 
 @differentiable(2, PointwiseLoss())
@@ -21,6 +34,8 @@ def kl_div(
     reduction: Reduction = "mean",
     log_target: bool = False,
     where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
     dtype: Any = None,
 ) -> Call:
     r"""
@@ -48,6 +63,14 @@ def kl_div(
         Elements to keep; broadcasts to the shape of ``input``. A dropped element adds nothing, gets
         zero gradient and leaks no NaN; ``"mean"`` divides by how many elements are kept,
         ``"batchmean"`` by how many entries of the first axis keep any.
+    row_weight : array of float, optional
+        A factor for each element: broadcasts to the shape of the result of ``"none"``, and is
+        differentiable. 0 lets nothing through, NaN neither; means divide by the number kept all the
+        same.
+    normalizer : float or array, optional
+        Divisor of the sum in place of the reduction's own, for sums that are split, as in gradient
+        accumulation: a number or an array of no axes, which no gradient flows into and whose value
+        is not read. Where nothing is kept the result is 0.
     dtype : dtype or str, optional
         Dtype of the result; by default the wider of the two arguments'. Half-precision arguments
         are computed in float32 and rounded once at the end; under ``torch.autocast`` their result
@@ -61,11 +84,12 @@ def kl_div(
     Raises
     ------
     ShapeError
-        Shapes differ (nothing is broadcast), or ``where`` does not fit.
+        Shapes differ (nothing is broadcast), or ``where``, ``row_weight`` or ``normalizer`` does
+        not fit.
     DTypeError
         An argument is not real floating, ``where`` is not bool, or ``dtype`` is no such dtype.
     OptionError
-        No such ``reduction``.
+        No such ``reduction``, or a ``normalizer`` without one.
     LibraryError
         Not arrays, or arrays of two libraries.
 
@@ -97,14 +121,23 @@ def kl_div(
     >>> round(float(kldiv.kl_div(np.log(q), p, reduction="sum")), 6)
     0.010338
     """
-    check_reduction(reduction)
-    route, arrays, wide = resolve_same_shape(input, target, where)
-    compute, total, result = dtypes(route, wide, dtype, arrays[0])
+    reducing = Reducing.of(reduction, normalizer, row_weight=row_weight, where=where)
+    route, (x, y, *others), wide = resolve_same_shape(input, target, **reducing.others)
+    given = reducing.named(route, others)
+    divisor = given.pop("normalizer", reducing.number)
+    if where is not None:
+        check_mask(route, given["where"], input.shape)
+    if row_weight is not None:
+        check_numbers(route, "row_weight", given["row_weight"], input.shape, _ELEMENTS)
+        xp = route.caller.namespace(given["row_weight"])
+        given["row_weight"] = xp.broadcast_to(given["row_weight"], input.shape)
+    compute, total, result = dtypes(route, wide, dtype, x)
     if log_target:
         function: Pointwise = KLLogTarget()
     else:
         function, compute = KL(), total  # where float32 logarithms are rough, total is float64
-    return Call(route, PointwiseLoss(reduction, compute, total, result, function), *arrays)
+    operation = reducing.loss(PointwiseLoss(reduction, compute, total, result, function))
+    return Call(route, operation, x, y, *given.values(), normalizer=divisor)
 
 
 @dataclass(frozen=True)
@@ -145,26 +178,21 @@ class KLDivLoss:
     def __post_init__(self) -> None:
         check_reduction(self.reduction)
 
-    def __call__(
-        self, input: Array, target: Array, *, where: Array | None = None, dtype: Any = None
-    ) -> Array:
-        """Return the loss of ``input`` (log Q) and ``target``."""
-        return self.prepare(input, target, where=where, dtype=dtype).value()
+    def __call__(self, input: Array, target: Array, **options: Any) -> Array:
+        """Return the loss of ``input`` (log Q) and ``target``; options are those of `kl_div`."""
+        return self.prepare(input, target, **options).value()
 
     @property
     def record(self) -> Record:
         """The facts of this loss, as those of a function."""
         return Record(self.prepare, kl_div.record.arrays)
 
-    def prepare(
-        self, input: Array, target: Array, *, where: Array | None = None, dtype: Any = None
-    ) -> Call:
+    def prepare(self, input: Array, target: Array, **options: Any) -> Call:
         """Check the arguments and resolve the settings of one call."""
         return kl_div.record.prepare(
             input,
             target,
             reduction=self.reduction,
             log_target=self.log_target,
-            where=where,
-            dtype=dtype,
+            **options,
         )

@@ -19,6 +19,7 @@ from kldiv.backends.chunks import InChunks
 from kldiv.backends.exchange import move
 from kldiv.errors import LibraryError
 from kldiv.formulas.blocks import row_blocks
+from kldiv.formulas.operation import Composite
 from kldiv.formulas.reductions import RowWise
 from kldiv.kernels.technology import size_of
 from kldiv.kernels.work import Work
@@ -189,6 +190,10 @@ class Backend(InChunks):
         """Compute work by a technology that takes it."""
         return technology.compute(work)
 
+    def constant(self, array: Array) -> Array:
+        """Return the array without its gradient."""
+        return array
+
     def adjacent(self, array: Array) -> Array:
         """Return the array, contiguous along its last axis where exact sums need that."""
         return array
@@ -266,6 +271,8 @@ class Route:
 
     def compute(self, operation: Operation, *arrays: Array) -> Array:
         """Run ``operation`` without a gradient hook; the result is in the caller's library."""
+        if isinstance(operation, Composite):
+            return self._composed(operation, arrays)
         if not self.moves:
             return self.backend.compute(operation, arrays, self.kernel)
         with self.backend.receiving([self.caller.dtype_name(array) for array in arrays]):
@@ -274,6 +281,11 @@ class Route:
             home = self.caller.device(arrays[self.first])
             return self.caller.deliver(move(result, self.backend, self.caller, home))
 
+    def _composed(self, operation: Composite, arrays: Sequence[Array]) -> Array:
+        with self.caller.context(arrays[0]):
+            xp = self.caller.namespace(arrays[0])
+            return operation.composed(xp, self.compute, *arrays)
+
     def fused(self, operation: Operation, arrays: Sequence[Array], **wanted: Any) -> Found | None:
         """Compute value and gradients in one pass, or return None where there is no such pass.
 
@@ -281,5 +293,9 @@ class Route:
         """
         if self.moves:
             return None
+        if isinstance(operation, Composite):
+            with self.caller.context(arrays[0]):
+                xp = self.caller.namespace(arrays[0])
+                return operation.fused(xp, self.fused, arrays, **wanted)
         work = Work(operation, self.backend.namespace(arrays[0]), arrays, **wanted)
         return self.backend.fused(work, self.kernel)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kldiv.errors import BackendError
-from kldiv.formulas.rows import RowGradient
+from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.technology import KernelError, Technology, size_of
 from kldiv.kernels.work import Work
@@ -138,6 +138,8 @@ def fused(backend: Adapter, kernel: str, work: Work) -> Found | None:
 
     One that fails gives way, with a warning, to the next; asked for by name it is an error.
     """
+    if work.cotangent is not None:
+        work = work._replace(arrays=_counting(work))
     while (technology := choose(backend, kernel, work).technology) is not None:
         try:
             return backend.launch(technology, work)
@@ -147,6 +149,15 @@ def fused(backend: Adapter, kernel: str, work: Work) -> Found | None:
             technology.failure = technology.failure or str(error)
             warn_of(technology, error)
     return None
+
+
+def _counting(work: Work) -> Sequence[Array]:
+    """Return the arrays, a row masked whose cotangent is 0: no NaN of it counts."""
+    operation, arrays = work.operation, work.arrays
+    if operation.reduction != "none" or not isinstance(operation, RowLoss):
+        return arrays
+    counts, keep = work.cotangent != 0, operation.keep(arrays)
+    return [*arrays[: operation.differentiable], counts if keep is None else keep & counts]
 
 
 def value(backend: Adapter, kernel: str, operation: Any, arrays: Sequence[Array]) -> Array | None:

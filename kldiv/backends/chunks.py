@@ -108,14 +108,18 @@ def value(route: Any, operation: LinearLoss, arrays: Sequence[Array]) -> Array:
 
 
 def value_and_gradients(
-    route: Any, operation: LinearLoss, wanted: Sequence[int], arrays: Sequence[Array]
+    route: Any,
+    operation: LinearLoss,
+    wanted: Sequence[int],
+    arrays: Sequence[Array],
+    cotangent: Array | None = None,
 ) -> Found:
-    """Return a reduced loss and its gradients from one pass."""
+    """Return a reduced loss and its gradients from one pass, times a cotangent."""
     values, gradients = evaluate(route, operation, arrays, wanted)
     with route.caller.context(values):
         xp = route.caller.namespace(values)
         loss = operation.gather(xp, values, arrays)
-        ones = xp.ones_like(loss)
+        ones = xp.ones_like(loss) if cotangent is None else cotangent
         own = not route.crosses  # arrays from elsewhere may be read-only
         finished = operation.finished(xp, gradients, wanted, arrays, ones, reuse=own)
         return route.caller.deliver(loss), finished

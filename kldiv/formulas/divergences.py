@@ -100,6 +100,13 @@ class Block(NamedTuple):
 class Divergence:
     """A divergence of two rows of logits."""
 
+    parameters: ClassVar[int] = 0
+    """How many numbers of its own each row has."""
+
+    def bound(self, xp: Namespace, *parameters: Array) -> Divergence:
+        """Return the divergence with the parameters of each row, on the classes' axis."""
+        raise NotImplementedError
+
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
         """Return the states, and then the sums, that the requested results take."""
         raise NotImplementedError

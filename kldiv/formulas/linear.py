@@ -149,6 +149,10 @@ class LinearLoss(Loss):
         dtypes = self.compute, self.total, self.result
         return RowLoss(self.reduction, *dtypes, temperature=self.temperature)
 
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        shape: tuple[int, ...] = arrays[0].shape[:-1]
+        return shape
+
     def is_of_rows(self, index: int) -> bool:
         """Return whether an array has the rows' axes."""
         return index in (0, 2) or index >= self._own
@@ -268,6 +272,12 @@ class LinearLoss(Loss):
         products = tools.products
         xp = products.xp
         arrays = self._without_dropped(xp, arrays)
+        if weight is not None:  # products would spread NaN and ∞ of rows that count for nothing
+            lost = (weight == 0)[..., None]
+            arrays = tuple(
+                xp.where(lost, xp.zeros_like(array), array) if index in {0, 2} else array
+                for index, array in enumerate(arrays)
+            )
         others = arrays[self._own :]
         logits = [self._logits(products, *self._given(side, arrays)) for side in self.sides]
         moving = self.moving(wanted)

@@ -217,6 +217,11 @@ class Mix(NamedTuple):
     b: float
 
     @property
+    def even(self) -> bool:
+        """Whether P and Q count alike; never for weights of each row."""
+        return isinstance(self.m, int | float) and self == self.swapped
+
+    @property
     def swapped(self) -> Mix:
         """The same with P and Q exchanged."""
         return Mix(self.rest, self.m, self.b, self.a)
@@ -240,10 +245,11 @@ def mixture_terms(
     rho = xp.clip(abs(_log_ratio(xp, s, t, rows, temperature)), 0.0, 100.0)
     gamma: Array | float
     gamma, rest, of_base, of_other = mix
-    if mix != mix.swapped:
+    is_number = isinstance(gamma, int | float)
+    if not mix.even:
         student = q > p
         gamma, rest, of_base, of_other = (
-            xp.where(student, other, xp.full_like(p, one))
+            xp.where(student, other, xp.full_like(p, one) if is_number else one)
             for one, other in zip(mix, mix.swapped, strict=True)
         )
     smaller = xp.exp(-rho)
@@ -330,6 +336,8 @@ def _combined(
     multiplies the logarithm (for Jensen-Shannon that is all), and the rest has one sign: nothing
     cancels.
     """
+    if not isinstance(mix.m, int | float):
+        return -(mix.a * log)  # a = k: weights of each row are those of Jensen-Shannon
     a, k = mix.a, mix.b * mix.m / mix.rest
     both = min(a, k)
     change = both * log

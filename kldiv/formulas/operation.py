@@ -9,10 +9,10 @@ rules.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kldiv._types import Array, Namespace
 
@@ -54,4 +54,27 @@ class Operation:
         self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
     ) -> Array:
         """Return the tangent of the result; a tangent of None is zero, and at least one is not."""
+        raise NotImplementedError
+
+
+class Composite(Operation):
+    """An operation made of others, which adapters compute as they compute these."""
+
+    def composed(self, xp: Namespace, run: Run, *arrays: Array) -> Array:
+        """Return the value, given a function that computes other operations."""
+        raise NotImplementedError
+
+    def value(self, xp: Namespace, *arrays: Array) -> Array:
+        def run(operation: Operation, *some: Array) -> Array:
+            return operation.value(xp, *some)
+
+        return self.composed(xp, run, *arrays)
+
+    def fused(
+        self, xp: Namespace, fused: Callable[..., Any], arrays: Sequence[Array], **wanted: Any
+    ) -> tuple[Array | None, list[Array]] | None:
+        """Return value and gradients, given a function that fuses those of others, or None.
+
+        ``wanted`` are the fields of `kldiv.kernels.work.Work` that name the results.
+        """
         raise NotImplementedError

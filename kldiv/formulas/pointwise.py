@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from kldiv.formulas.reductions import Loss, cast
+from kldiv.formulas.reductions import Loss, cast, weighed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,17 +161,30 @@ class PointwiseLoss(Loss):
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
     ) -> Array:
         slope = run(self.slope(index), *arrays)
-        gradient = self.weight(xp, cotangent, slope.shape, self.keep(arrays)) * slope
+        weight = self.weight(xp, cotangent, slope.shape, self.keep(arrays))
+        gradient = weighed(xp, weight, slope) if self.reduction == "none" else weight * slope
         wanted = arrays[index].dtype
         return gradient if gradient.dtype == wanted else xp.astype(gradient, wanted)
 
     def pushforward(
         self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
     ) -> Array:
-        moved = [
-            run(self.slope(index), *arrays) * cast(xp, tangent, self.compute)
-            for index, tangent in enumerate(tangents)
-            if tangent is not None
-        ]
-        total = moved[0] if len(moved) == 1 else moved[0] + moved[1]
-        return self.finish(xp, total, self.keep(arrays), empty=0.0)
+        moved = self.moved(xp, run, tangents, None, *arrays)
+        return self.finish(xp, moved, self.keep(arrays), empty=0.0)
+
+    def moved(
+        self,
+        xp: Namespace,
+        run: Run,
+        tangents: Sequence[Array | None],
+        weight: Array | None,
+        *arrays: Array,
+    ) -> Array:
+        """Return the tangent of each element, times a weight where there is one."""
+        moved = []
+        for index, tangent in enumerate(tangents):
+            if tangent is not None:
+                slope = run(self.slope(index), *arrays)
+                slope = slope if weight is None else weighed(xp, weight, slope)
+                moved.append(slope * cast(xp, tangent, self.compute))
+        return sum(moved[1:], moved[0])

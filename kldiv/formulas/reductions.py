@@ -22,6 +22,17 @@ def cast(xp: Namespace, array: Array, dtype: str) -> Array:
     return array if array.dtype == wanted else xp.astype(array, wanted)
 
 
+def finite_or_zero(xp: Namespace, values: Array) -> Array:
+    """Return the values, 0 where they are NaN or infinite."""
+    return xp.where(xp.isfinite(values), values, 0.0)
+
+
+def weighed(xp: Namespace, weight: Array, values: Array) -> Array:
+    """Return weight·values, 0 where the weight is 0, were the value NaN or infinite."""
+    lost = (weight == 0) & ~xp.isfinite(values)
+    return weight * xp.where(lost, 0.0, values)
+
+
 def count(
     xp: Namespace,
     reduction: Reduction,
@@ -88,13 +99,23 @@ class Loss(Operation):
         """Evaluate every element in the compute dtype."""
         raise NotImplementedError
 
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        """Return the shape of the elements."""
+        shape: tuple[int, ...] = arrays[0].shape
+        return shape
+
     def elementwise(self) -> Loss:
         """Return the operation that computes the elements only, one block apart from another."""
         return replace(self, reduction="none", result=self.compute)
 
     def keep(self, arrays: Sequence[Array]) -> Array | None:
         """Return the mask among the arrays, if there is one."""
-        return arrays[self.differentiable] if len(arrays) > self.differentiable else None
+        return arrays[self.leading] if len(arrays) > self.leading else None
+
+    @property
+    def leading(self) -> int:
+        """How many arrays come before the mask."""
+        return self.differentiable
 
     def value(self, xp: Namespace, *arrays: Array) -> Array:
         return self.gather(xp, self.elements(xp, *arrays), arrays)
@@ -155,6 +176,5 @@ class RowWise(Loss):
     """Whether the elements have the rows' axis, or are one number per row."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        """Return the shape of the elements."""
         shape: tuple[int, ...] = arrays[0].shape
         return shape if self.keeps_classes else shape[:-1]

@@ -28,7 +28,7 @@ from kldiv.formulas.divergences import (
     KullbackLeibler,
 )
 from kldiv.formulas.packing import packed, split, unpacked, width
-from kldiv.formulas.reductions import RowWise, cast
+from kldiv.formulas.reductions import RowWise, cast, finite_or_zero, weighed
 from kldiv.formulas.state import Rows, number
 
 if TYPE_CHECKING:
@@ -83,6 +83,20 @@ class RowOperation(RowWise):
     def differentiable(self) -> int:
         return self.first + (self.temperature is None)
 
+    @property
+    def leading(self) -> int:
+        return self.differentiable + self.divergence.parameters
+
+    def bound(self, xp: Namespace, arrays: Sequence[Array]) -> Divergence:
+        """Return the divergence, with its parameters of each row where it has any."""
+        if not self.divergence.parameters:
+            return self.divergence
+        keep = self.keep(arrays)
+        own = [cast(xp, a, self.compute) for a in arrays[self.differentiable : self.leading]]
+        if keep is not None:
+            own = [xp.where(keep, array, 0.5) for array in own]
+        return self.divergence.bound(xp, *(array[..., None] for array in own))
+
     def prepared(
         self, xp: Namespace, arrays: tuple[Array, ...]
     ) -> tuple[list[Array], Temperature, Array | None]:
@@ -101,6 +115,7 @@ class RowOperation(RowWise):
     def block(
         self,
         xp: Namespace,
+        divergence: Divergence,
         s: Array,
         t: Array,
         temperature: Temperature,
@@ -110,7 +125,7 @@ class RowOperation(RowWise):
         """Return the classes as a block, with the given constants or those that are wanted."""
         if given:
             return Block(xp, s, t, temperature, self.unpacked(given[0]))
-        return self.divergence.whole(xp, s, t, temperature, wanted)
+        return divergence.whole(xp, s, t, temperature, wanted)
 
     def unpacked(self, given: Array) -> Known:
         """Unpack the constants of whole rows; the sums may be missing."""
@@ -124,8 +139,8 @@ class RowOperation(RowWise):
         if self.temperature is not None:
             return number(self.temperature)
         temperature = cast(xp, others[0], self.compute)
-        if len(others) > 1:
-            temperature = xp.where(others[1], temperature, 1.0)
+        if len(others) > 1 + self.divergence.parameters:
+            temperature = xp.where(others[-1], temperature, 1.0)
         return temperature[..., None]
 
     def settings(self, kind: type[RowOperation], **extra: Any) -> RowOperation:
@@ -152,7 +167,7 @@ class Constants(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t), temperature, _ = self.prepared(xp, arrays)
-        known = self.divergence.whole(xp, s, t, temperature, self.wanted).known
+        known = self.bound(xp, arrays).whole(xp, s, t, temperature, self.wanted).known
         return packed(xp, [*known.rows.values()], [*known.sums.values()])
 
 
@@ -168,9 +183,10 @@ class RowLoss(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         own, temperature, keep = self.prepared(xp, arrays)
+        divergence = self.bound(xp, arrays)
         if self.given:
-            return self.masked(xp, self.divergence.value(self.unpacked(*own)), keep)
-        return self.masked(xp, self.divergence.of_rows(xp, *own, temperature), keep)
+            return self.masked(xp, divergence.value(self.unpacked(*own)), keep)
+        return self.masked(xp, divergence.of_rows(xp, *own, temperature), keep)
 
     def shared(self, gradients: Sequence[int]) -> Wanted:
         """Return the results that have constants in common, of value and gradients; or none."""
@@ -195,7 +211,7 @@ class RowLoss(RowOperation):
         # Not broadcast_to: torch's older vmap, which checks batched gradients, has no rule for it.
         weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
         if index == self.own:
-            gradient = run(self.settings(TemperatureSlope), *arrays) * weight
+            gradient = weighed(xp, weight, run(self.settings(TemperatureSlope), *arrays))
         else:
             operation = self.settings(RowGradient, index=index)
             gradient = run(operation, *arrays[:2], weight, *arrays[2:])
@@ -205,25 +221,40 @@ class RowLoss(RowOperation):
     def pushforward(
         self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
     ) -> Array:
-        rows = arrays[0].shape[:-1]
-        moved = []
+        moved = self.moved(xp, run, tangents, None, *arrays)
+        return self.finish(xp, moved, self.keep(arrays), empty=0.0)
+
+    def moved(
+        self,
+        xp: Namespace,
+        run: Run,
+        tangents: Sequence[Array | None],
+        weight: Array | None,
+        *arrays: Array,
+    ) -> Array:
+        """Return the tangent of each row, times a weight where there is one."""
+        if weight is not None:
+            weight = cast(xp, weight, self.compute)
+        rows, moved = arrays[0].shape[:-1], []
         for index, tangent in enumerate(tangents):
             if tangent is None:
                 continue
             step = cast(xp, tangent, self.compute)
             if index == self.own:
-                moved.append(run(self.settings(TemperatureSlope), *arrays) * step)
+                slope = run(self.settings(TemperatureSlope), *arrays)
+                moved.append((slope if weight is None else weighed(xp, weight, slope)) * step)
             else:
                 ones = xp.ones_like(xp.broadcast_to(step[..., 0], rows))
                 operation = self.settings(RowGradient, index=index)
-                slope = run(operation, *arrays[:2], ones, *arrays[2:])
+                factor = ones if weight is None else weight
+                slope = run(operation, *arrays[:2], factor, *arrays[2:])
                 moved.append(xp.sum(slope * step, axis=-1))
-        return self.finish(xp, sum(moved[1:], moved[0]), self.keep(arrays), empty=0.0)
+        return sum(moved[1:], moved[0])
 
 
 @dataclass(frozen=True)
 class RowGradient(RowOperation):
-    """A number per row times the row's gradient. Arrays: s, t, that number."""
+    """A number per row times the row's gradient, 0 where it is 0. Arrays: s, t, that number."""
 
     index: int = 0
     """0: in s, 1: in t."""
@@ -242,9 +273,10 @@ class RowGradient(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight, *given), temperature, _ = self.prepared(xp, arrays)
-        block = self.block(xp, s, t, temperature, given, self.wanted)
-        gradient = block.joined(partial(self.divergence.gradient, self.index))
-        return cast(xp, weight[..., None] * gradient, self.result)
+        divergence = self.bound(xp, arrays)
+        block = self.block(xp, divergence, s, t, temperature, given, self.wanted)
+        gradient = block.joined(partial(divergence.gradient, self.index))
+        return cast(xp, times(xp, weight, gradient), self.result)
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
@@ -255,7 +287,8 @@ class RowGradient(RowOperation):
             return cast(xp, slope, _name(arrays[index]))
         if index == 2:
             ones = run(self, s, t, xp.ones_like(weight), *rest)
-            return xp.sum(cotangent * ones, axis=-1)
+            slope = xp.sum(cotangent * ones, axis=-1)
+            return xp.where(weight == 0, finite_or_zero(xp, slope), slope)
         zeros = xp.zeros_like(cotangent)
         direction = (zeros, cotangent) if self.index else (cotangent, zeros)
         return cast(xp, self._tangent(run, index, direction, *arrays), _name(s))
@@ -263,9 +296,13 @@ class RowGradient(RowOperation):
     def pushforward(
         self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
     ) -> Array:
-        s, t, _, *rest = arrays
+        s, t, weight, *rest = arrays
         ds, dt, dw, *more = tangents
-        moved = [] if dw is None else [run(self, s, t, dw, *rest)]
+        moved = []
+        if dw is not None:
+            slope = run(self, s, t, xp.ones_like(weight), *rest)
+            slope = xp.where((weight == 0)[..., None], finite_or_zero(xp, slope), slope)
+            moved.append(dw[..., None] * slope)
         if more[bool(self.given) :] and more[-1] is not None:
             moved.append(self._in_temperature(xp, run, *arrays) * more[-1][..., None])
         if ds is not None or dt is not None:
@@ -301,9 +338,10 @@ class RowTangent(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight, ds, dt), temperature, _ = self.prepared(xp, arrays)
-        block = self.divergence.whole(xp, s, t, temperature, (self.index,))
-        change = self.divergence.tangent(self.index, block, (ds, dt))
-        return cast(xp, weight[..., None] * change, self.result)
+        divergence = self.bound(xp, arrays)
+        block = divergence.whole(xp, s, t, temperature, (self.index,))
+        change = divergence.tangent(self.index, block, (ds, dt))
+        return cast(xp, weighed(xp, weight[..., None], change), self.result)
 
 
 @dataclass(frozen=True)
@@ -316,8 +354,14 @@ class TemperatureSlope(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, *given), temperature, keep = self.prepared(xp, arrays)
-        block = self.block(xp, s, t, temperature, given, (VALUE, TEACHER))
-        return self.masked(xp, block.summed(self.divergence.temperature_share), keep)
+        divergence = self.bound(xp, arrays)
+        block = self.block(xp, divergence, s, t, temperature, given, (VALUE, TEACHER))
+        return self.masked(xp, block.summed(divergence.temperature_share), keep)
+
+
+def times(xp: Namespace, weight: Array, gradient: Array) -> Array:
+    """Return a number per row times the row's gradient; 0 where it is 0, were the gradient NaN."""
+    return xp.where((weight == 0)[..., None], 0.0, weight[..., None] * gradient)
 
 
 def run_given(

@@ -131,8 +131,9 @@ class ShardSums(RowOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, *given), temperature, _ = self.prepared(xp, arrays)
-        block = self.block(xp, s, t, temperature, given, ())
-        shares = [block.summed(partial(self.divergence.share, part)) for part in self._parts]
+        divergence = self.bound(xp, arrays)
+        block = self.block(xp, divergence, s, t, temperature, given, ())
+        shares = [block.summed(partial(divergence.share, part)) for part in self._parts]
         return xp.concat(shares, axis=-1)
 
 

@@ -35,7 +35,7 @@ class Interrupted(KeyboardInterrupt):
         self.checkpoint = checkpoint
 
 
-def compare(  # noqa: PLR0913 - each has its own line in the help
+def compare(
     p: Any,
     q: Any,
     *,

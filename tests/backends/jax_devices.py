@@ -36,6 +36,11 @@ OPTIONS = {
     "rows": {"reduction": "none"},
     "mean": {},
     "where": {"where": np.arange(ROWS) > 2, "temperature": 1.7, "reduction": "batchmean"},
+    "weights": {
+        "where": np.arange(ROWS) > 1,
+        "row_weight": np.clip(np.arange(ROWS) - 3.0, 0.0, None),
+        "normalizer": 9.0,
+    },
     "temperatures": {"temperature": 0.5 + np.arange(ROWS) / 20, "reduction": "none"},
 }
 COMPILED = [
@@ -60,6 +65,7 @@ MAPPED = [
     ("kl", "temperatures", "float64", "inside"),
     ("kl", "where", "float64", "inside"),
     ("kl", "rows", "float32", "outside"),
+    ("kl", "weights", "float64", "inside"),
     ("kl", "temperatures", "float64", "beyond"),
 ]
 QUICK = {

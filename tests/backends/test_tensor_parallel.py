@@ -50,6 +50,9 @@ def logits(dtype, *, masked_rows=False):
 
 ROWS_OF_ALL = len(families(CLASSES))
 KEEP = torch.arange(ROWS_OF_ALL) > 2
+SOME = torch.arange(ROWS_OF_ALL) > 1
+WEIGHTS = torch.clip(torch.arange(ROWS_OF_ALL) - 3.0, 0.0)
+"""0 for a row that is NaN, and for one that is not."""
 TEMPERATURES = 0.5 + torch.arange(ROWS_OF_ALL) / 20
 
 
@@ -72,9 +75,10 @@ class Case(NamedTuple):
         s, t = (array.clone().requires_grad_() for array in (s, t))
         options = dict(self.options)
         learnt = []
-        if options.get("temperature") is TEMPERATURES:
-            learnt = [TEMPERATURES.to(self.dtype).requires_grad_()]
-            options["temperature"] = learnt[0]
+        for name in ("temperature", "row_weight"):
+            if isinstance(options.get(name), torch.Tensor):
+                learnt.append(options[name].to(self.dtype).requires_grad_())
+                options[name] = learnt[-1]
         loss = LOSSES[self.loss](s, t, axis=self.axis, **options, **spread)
         scale = torch.arange(1.0, loss.numel() + 1).reshape(loss.shape)
         (loss * scale).sum().backward()
@@ -91,6 +95,7 @@ CASES = {
         "temperatures": {"options": {"reduction": "none", "temperature": TEMPERATURES}},
         "where, mean": {"options": {"where": KEEP}},
         "where, batchmean": {"options": {"where": KEEP, "reduction": "batchmean"}},
+        "weights": {"options": {"where": SOME, "row_weight": WEIGHTS, "normalizer": 9.0}},
         "first axis": {"options": {"reduction": "none"}, "axis": 0},
         "beyond": {"options": {"reduction": "none"}, "beyond": True},
         "beyond, temperatures": {

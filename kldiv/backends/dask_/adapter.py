@@ -17,6 +17,7 @@ from kldiv.backends.overlay import Overlay
 from kldiv.backends.registry import find, get
 from kldiv.backends.table import TABLE
 from kldiv.errors import ShapeError
+from kldiv.formulas.operation import Composite
 from kldiv.formulas.reductions import RowWise
 from kldiv.formulas.rows import RowLoss
 
@@ -101,6 +102,8 @@ class DaskBackend(Backend):
         return str(array.dtype.name)
 
     def run(self, operation: Loss, route: Route, arrays: Sequence[Array]) -> Array:  # type: ignore[override]
+        if isinstance(operation, Composite):
+            return operation.composed(xp, route.run, *arrays)
         elements = operation.elementwise()
         block = partial(_block, route)
         plan = stages.plan_for(elements, arrays)

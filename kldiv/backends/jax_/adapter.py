@@ -135,6 +135,9 @@ class JaxBackend(Backend):
         super().spread(s, t, group, None)
         return sharding.AxisSpread(axis_name)
 
+    def constant(self, array: Array) -> Array:
+        return jax.lax.stop_gradient(array)
+
     def device(self, array: Array) -> str:
         return _device_name(next(iter(array.devices())))
 

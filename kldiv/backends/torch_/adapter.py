@@ -81,6 +81,9 @@ class TorchBackend(Backend):
                     f"for example by {name}.to({str(place)!r})"
                 )
 
+    def constant(self, array: Array) -> Array:
+        return array.detach()
+
     def autocasts(self, array: Array) -> bool:
         return torch.is_autocast_enabled(array.device.type)
 

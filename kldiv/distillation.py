@@ -1,0 +1,248 @@
+"""Distillation of language models: one loss as trainers know it; no mathematics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kldiv import backends
+from kldiv._call import (
+    Call,
+    SumOfCalls,
+    broadcasts,
+    check_reduction,
+    differentiable,
+    fixed_temperature,
+)
+from kldiv.backends.base import HALVES
+from kldiv.divergences import KL
+from kldiv.errors import LibraryError, OptionError
+from kldiv.formulas import divergences as formulas
+from kldiv.formulas.rows import RowLoss
+from kldiv.label_losses import check_classes, kept_labels, prepare_labels
+from kldiv.logit_losses import prepare
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Reduction
+    from kldiv.formulas.divergences import Divergence
+
+_NAMES = "student_logits", "teacher_logits"
+
+
+@differentiable(2, RowLoss(divergence=formulas.JensenShannon()))
+def distillation_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    labels: Array | None = None,
+    *,
+    beta: float | Array = 0.5,
+    temperature: float | Array = 1.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "batchmean",
+    num_items_in_batch: float | Array | None = None,
+    where: Array | None = None,
+    row_weight: Array | None = None,
+    hard_weight: float = 0.0,
+    scale_by_temperature: bool = False,
+    axis: int = -1,
+    dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
+) -> Call | SumOfCalls:
+    r"""
+    Loss of a student's logits beside a teacher's, forward KL, reverse KL or between, in nats.
+
+    With P = softmax(teacher_logits/T), Q = softmax(student_logits/T) and M = βP + (1−β)Q, for each
+    token βD(P‖M) + (1−β)D(Q‖M), and D(P‖Q) where β = 0, D(Q‖P) where β = 1: the generalised
+    Jensen-Shannon divergence of on-policy distillation, as TRL's ``generalized_jsd_loss``, but
+    exact. Differentiable in both.
+
+    Parameters
+    ----------
+    student_logits : array
+        Logits of the student; float16, bfloat16, float32 or float64. −∞ masks a class.
+    teacher_logits : array
+        Logits of the teacher, of the same shape.
+    labels : array of int, optional
+        A label for each token, as they stand: shift them before, as you shift the logits. Tokens of
+        `ignore_index` are left out.
+    beta : float or array, default 0.5
+        Weight of the teacher in the mixture, from 0 (forward KL) to 1 (reverse KL); an array
+        broadcasts over the tokens and is not differentiated in.
+    temperature : float or array, default 1.0
+        Divisor of both logits; an array broadcasts over the tokens, and is differentiable.
+    ignore_index : int, default -100
+        The label of tokens that do not count.
+    reduction : {"batchmean", "mean", "sum", "none"}, default "batchmean"
+        ``"batchmean"`` divides the sum by the number of tokens kept, without labels by the first
+        dimension; ``"mean"`` by the number of tokens kept; ``"none"`` gives one number a token, 0
+        where it is left out.
+    num_items_in_batch : float or array, optional
+        Divisor of the sum, whatever the reduction: with gradient accumulation the number of tokens
+        of all micro-batches, as trainers pass it. Its value is not read.
+    where : array of bool, optional
+        Tokens to keep, besides those with labels.
+    row_weight : array of float, optional
+        A factor for each token, as in `kl_div_with_logits`.
+    hard_weight : float, default 0.0
+        Share h of the labels' cross entropy, at temperature 1: h·CE + (1 − h)·divergence.
+    scale_by_temperature : bool, default False
+        Whether to multiply the divergence by T², which keeps its gradients of one size.
+    axis : int, default -1
+        Where the classes lie.
+    dtype : dtype or str, optional
+        Dtype of the result; by default that of the logits, float32 for half-precision ones.
+    group : torch.distributed.ProcessGroup, optional
+        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
+    axis_name : str, optional
+        JAX only: the mesh axis over which the classes are spread.
+
+    Returns
+    -------
+    array
+        Of the arguments' library and device. Where nothing is kept it is 0, with gradient 0.
+
+    Raises
+    ------
+    ShapeError
+        Shapes differ, there is no class, or no such axis.
+    DTypeError
+        Logits are not real floating, labels no integers, or ``where`` is not bool.
+    OptionError
+        ``beta`` outside [0, 1], ``hard_weight`` outside [0, 1) or without labels, no such
+        ``reduction``, or a temperature that is not positive and finite.
+    LibraryError
+        Not arrays, or arrays of two libraries; ``hard_weight`` of logits that are spread.
+
+    See Also
+    --------
+    kl_div_with_logits : Forward KL, and reverse KL with the arguments swapped.
+    js_div_with_logits : The Jensen-Shannon divergence alone.
+    kldiv.nn.DistillationLoss : The same with its options bound.
+
+    Notes
+    -----
+    β as an array takes each of its rows by the formula that it belongs to, 0 and 1 too.
+
+    References
+    ----------
+    R. Agarwal et al., "On-Policy Distillation of Language Models: Learning from Self-Generated
+    Mistakes", ICLR 2024. G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural
+    Network", arXiv:1503.02531 (2015).
+
+    Examples
+    --------
+    Three tokens, of which the last does not count:
+
+    >>> import numpy as np
+    >>> import kldiv
+    >>> student = np.array([[0.0, 1.0], [2.0, 0.0], [5.0, 0.0]])
+    >>> teacher = np.array([[0.0, 2.0], [1.0, 0.0], [0.0, 5.0]])
+    >>> labels = np.array([1, 0, -100])
+    >>> print(f"{kldiv.distillation_loss(student, teacher, labels):.6f}")
+    0.018306
+    >>> print(f"{kldiv.distillation_loss(student, teacher, labels, beta=0.0):.6f}")
+    0.074869
+    """
+    check_reduction(reduction)
+    if not 0 <= hard_weight < 1:
+        raise OptionError(
+            f"hard_weight must be at least 0 and below 1; got {hard_weight!r}; without a teacher "
+            "use cross_entropy_with_logits(student_logits, labels)"
+        )
+    if hard_weight and labels is None:
+        raise OptionError("hard_weight is the share of the labels' cross entropy; pass labels")
+    keep = where
+    if labels is not None:
+        keep = kept_labels(student_logits, labels, axis, ignore_index, where, _NAMES[0])
+    if num_items_in_batch is not None:
+        reduction = "sum"
+    elif reduction in {"mean", "batchmean"}:
+        by_row = reduction == "mean" or labels is not None
+        reduction, num_items_in_batch = _divisor(student_logits, axis, keep, by_row=by_row)
+    options: dict[str, Any] = {
+        "axis": axis,
+        "reduction": reduction,
+        "where": keep,
+        "normalizer": num_items_in_batch,
+        "dtype": _result(student_logits, teacher_logits, dtype),
+    }
+    soft, weight = 1.0 - hard_weight, row_weight
+    if scale_by_temperature:
+        soft, weight = _scaled(soft, weight, temperature)
+    divergence, of_rows = _divergence(beta)
+    call = prepare(
+        divergence,
+        student_logits,
+        teacher_logits,
+        names=_NAMES,
+        beta=of_rows,
+        temperature=temperature,
+        row_weight=weight,
+        group=group,
+        axis_name=axis_name,
+        **options,
+    )
+    if not hard_weight:
+        return call if soft == 1 else SumOfCalls((soft, call, (0, 1)))
+    if call.spread is not None:
+        raise LibraryError(
+            "the cross entropy of hard_weight takes whole rows; for logits that are spread over "
+            "ranks leave it at 0"
+        )
+    given = {"name": _NAMES[0], "ignore_index": ignore_index, "row_weight": row_weight}
+    hard = prepare_labels(student_logits, labels, **given, **options)
+    return SumOfCalls((soft, call, (0, 1)), (hard_weight, hard, (0,)))
+
+
+def _result(student: Array, teacher: Array, dtype: Any) -> Any:
+    """Return the dtype of the result: float32 where both have a half type."""
+    caller = backends.resolve(_NAMES, student, teacher).caller
+    half = all(caller.dtype_name(logits) in HALVES for logits in (student, teacher))
+    return "float32" if dtype is None and half else dtype
+
+
+def _scaled(
+    factor: float, weight: Array | None, temperature: float | Array
+) -> tuple[float, Array | None]:
+    """Return the factor of all rows and the weights of each, with the square of T."""
+    fixed = fixed_temperature(temperature)
+    if fixed is not None:
+        return factor * fixed**2, weight
+    return factor, temperature**2 if weight is None else weight * temperature**2
+
+
+def _divergence(beta: float | Array) -> tuple[Divergence, Array | None]:
+    """Return the record of a β that is a number, or an array of them."""
+    if isinstance(beta, np.number):
+        beta = beta.item()
+    if not isinstance(beta, int | float):
+        return formulas.KullbackLeibler(), beta
+    if beta in {0, 1}:
+        return KL(reverse=bool(beta)), None
+    if not formulas.LEAST <= beta < 1:
+        raise OptionError(
+            f"beta must be 0, 1 or between them, from {formulas.LEAST} on; got {beta!r}"
+        )
+    return formulas.JensenShannon(float(beta)), None
+
+
+def _divisor(
+    logits: Array, axis: int, keep: Array | None, *, by_row: bool
+) -> tuple[Reduction, float | Array | None]:
+    """Return a reduction and a normalizer that divide by what is kept, and 0 by nothing."""
+    check_classes(logits.shape, axis, _NAMES[0])
+    caller = backends.resolve(_NAMES[:1], logits).caller
+    rows = list(logits.shape)
+    del rows[axis]
+    if keep is None:
+        return ("sum", 1) if 0 in rows else ("mean" if by_row else "batchmean", None)
+    if not broadcasts(keep.shape, tuple(rows)):
+        return "sum", 1  # the checks of the call refuse the mask
+    xp = caller.namespace(logits)
+    with caller.context(logits):
+        kept = xp.broadcast_to(keep, tuple(rows))
+        if not by_row and len(rows) > 1:
+            kept = xp.any(kept, axis=tuple(range(1, len(rows))))
+        return "sum", xp.count_nonzero(kept)

@@ -1,0 +1,250 @@
+r"""One label's log-probability, and the entropy, of rows of logits, from one read.
+
+With m = max s, d = (s − m)/T ≤ 0 and r = Σ e^d over all classes but one of the largest
+
+    log p(label) = d_label − log1p(r)        H = log1p(r) + Σ p |d|
+
+so that all terms of H have one sign, and nothing cancels on peaked rows, where log Z − Σ p s/T
+would be left with the rounding of log Z.  Their gradients are
+
+    ∂ log p(label)/∂s = (1[label] − p)/T        ∂H/∂s = −p (d + Σ p |d|)/T
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from kldiv.formulas.reductions import RowWise, cast, weighed
+from kldiv.formulas.special import log1p
+from kldiv.formulas.state import finite, over, tempered, total, weights_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Run
+    from kldiv.formulas.state import Temperature
+
+
+class Peak(NamedTuple):
+    """Rows of logits about their largest; arrays have the classes' axis."""
+
+    depth: Array
+    """|d|, finite where a class is masked."""
+    p: Array
+    log_sum: Array
+    """log1p(r)."""
+    mean: Array
+    """Σ p |d|."""
+    lack: Array
+    """p − 1."""
+
+
+def peak_of(xp: Namespace, s: Array, temperature: Temperature) -> Peak:
+    """Return what the rows' log-probabilities and entropy consist of; NaN where a row is."""
+    top = xp.max(s, axis=-1, keepdims=True)
+    top = xp.where(top == -xp.inf, xp.nan, top)
+    largest = s == top
+    weights = weights_of(xp, s, top, temperature)
+    # 1 less 1 is nothing but a derivative, for the library's own differentiation.
+    ties = total(xp, xp.where(largest, weights, 0.0), -1) - 1.0
+    rest = total(xp, xp.where(largest, 0.0, weights), -1) + ties
+    depth = tempered(xp, top - finite(xp, s), temperature)
+    p = weights / (1.0 + rest)
+    lack = xp.where(largest, ((weights - 1.0) - rest) / (1.0 + rest), p - 1.0)
+    return Peak(depth, p, log1p(xp, rest), total(xp, p * depth, -1), lack)
+
+
+@dataclass(frozen=True)
+class OfRows(RowWise):
+    """The common part of operations on logits and labels.
+
+    Arrays: s, those that a class names, the temperature where it is an array, the labels where
+    there are any, the mask.
+    """
+
+    temperature: float | None = 1.0
+    labelled: bool = True
+    entropic: bool = False
+
+    weights: ClassVar[int] = 0
+
+    @property
+    def differentiable(self) -> int:
+        return 1 + self.weights + (self.temperature is None)
+
+    @property
+    def leading(self) -> int:
+        return self.differentiable + self.labelled
+
+    def prepared(
+        self, xp: Namespace, arrays: Sequence[Array]
+    ) -> tuple[Array, Temperature, Array | None]:
+        """Return the logits, 0 where masked, the temperature, and whether a class is the label."""
+        s, keep = cast(xp, arrays[0], self.compute), self.keep(arrays)
+        temperature: Temperature = 1.0 if self.temperature is None else self.temperature
+        if self.temperature is None:
+            temperature = cast(xp, arrays[self.differentiable - 1], self.compute)
+            if keep is not None:
+                temperature = xp.where(keep, temperature, 1.0)
+            temperature = temperature[..., None]
+        if keep is not None:
+            s = xp.where(keep[..., None], s, 0.0)
+        if not self.labelled:
+            return s, temperature, None
+        labels = arrays[self.differentiable][..., None]
+        if keep is not None:
+            labels = xp.where(keep[..., None], labels, xp.zeros_like(labels))
+        place = getattr(labels, "device", None)  # a tracer has none
+        classes = xp.arange(s.shape[-1], **({} if place is None else {"device": place}))
+        return s, temperature, classes == labels
+
+    def settings(self, kind: type[Any], **extra: Any) -> Any:
+        """Return an operation of another kind on the same rows, elementwise and not rounded."""
+        given = {"temperature": self.temperature, "labelled": self.labelled}
+        given |= {"entropic": self.entropic, **extra}
+        return kind("none", self.compute, self.compute, self.compute, **given)
+
+
+@dataclass(frozen=True)
+class LabelLoss(OfRows):
+    """−log p(label), or the entropy; both side by side, of the other sign each, if both are asked.
+
+    Arrays: s.
+    """
+
+    name: ClassVar[str] = "cross_entropy_with_logits"
+
+    @property
+    def _both(self) -> bool:
+        return self.labelled and self.entropic
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        shape: tuple[int, ...] = arrays[0].shape[:-1]
+        return (*shape, 2) if self._both else shape
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        s, temperature, is_label = self.prepared(xp, arrays)
+        peak, keep, found = peak_of(xp, s, temperature), self.keep(arrays), []
+        if is_label is not None:
+            chosen = total(xp, xp.where(is_label, peak.depth, 0.0), -1)
+            masked = xp.any(is_label & (s == -xp.inf), axis=-1, keepdims=True)
+            chosen = xp.where(masked, xp.inf, chosen)
+            # A label that is no class has no probability.
+            chosen = xp.where(xp.any(is_label, axis=-1, keepdims=True), chosen, xp.nan)
+            found.append(chosen + peak.log_sum)
+        if self.entropic:
+            found.append(peak.log_sum + peak.mean)
+        values = xp.concat(found, axis=-1) if self._both else found[0][..., 0]
+        if keep is None:
+            return values
+        return xp.where(keep[..., None] if self._both else keep, values, 0.0)
+
+    def pullback(
+        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    ) -> Array:
+        if self._both:
+            weights = [cast(xp, cotangent[..., place], self.compute) for place in (0, 1)]
+        else:
+            weight = self.weight(xp, cotangent, self.shape(arrays), self.keep(arrays))
+            weights = [weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)]
+        gradient = self._slope(xp, run, index, weights, arrays)
+        wanted = arrays[index].dtype
+        return gradient if gradient.dtype == wanted else xp.astype(gradient, wanted)
+
+    def pushforward(
+        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
+    ) -> Array:
+        moved = self.moved(xp, run, tangents, None, *arrays)
+        return self.finish(xp, moved, self.keep(arrays), empty=0.0)
+
+    def moved(
+        self,
+        xp: Namespace,
+        run: Run,
+        tangents: Sequence[Array | None],
+        weight: Array | None,
+        *arrays: Array,
+    ) -> Array:
+        """Return the tangent of each element, times a weight where there is one."""
+        ones = cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
+        ones = ones if weight is None else cast(xp, weight, self.compute)
+        if not self._both:
+            return self._step(xp, run, tangents, [ones], arrays)
+        none = xp.zeros_like(ones)
+        steps = [self._step(xp, run, tangents, w, arrays) for w in ([ones, none], [none, ones])]
+        return xp.stack(steps, axis=-1)
+
+    def _step(
+        self,
+        xp: Namespace,
+        run: Run,
+        tangents: Sequence[Array | None],
+        weights: list[Array],
+        arrays: Sequence[Array],
+    ) -> Array:
+        moved = []
+        for index, tangent in enumerate(tangents):
+            if tangent is not None:
+                slope = self._slope(xp, run, index, weights, arrays)
+                step = slope * cast(xp, tangent, self.compute)
+                moved.append(step if index else xp.sum(step, axis=-1))
+        return sum(moved[1:], moved[0])
+
+    def _slope(
+        self, xp: Namespace, run: Run, index: int, weights: list[Array], arrays: Sequence[Array]
+    ) -> Array:
+        s, *others = arrays
+        kind = _KINDS[len(weights)]
+        gradient = run(self.settings(kind), s, *weights, *others)
+        if index == 0:
+            return gradient
+        # Of s/T, and both are as they were where all logits change alike.
+        apart = cast(xp, s, self.compute)
+        apart = apart - xp.max(apart, axis=-1, keepdims=True)
+        apart = xp.where((apart == -xp.inf) | (gradient == 0), 0.0, apart)
+        temperature = cast(xp, arrays[1], self.compute)
+        keep = self.keep(arrays)
+        if keep is not None:
+            temperature = xp.where(keep, temperature, 1.0)
+        return -xp.sum(gradient * apart, axis=-1) / temperature
+
+
+@dataclass(frozen=True)
+class LabelGradient(OfRows):
+    """A number per row times the row's gradient. Arrays: s, that number."""
+
+    weights: ClassVar[int] = 1
+    keeps_classes: ClassVar[bool] = True
+
+    @property
+    def native(self) -> bool:
+        return True  # second order is the library's own
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        s, temperature, is_label = self.prepared(xp, arrays)
+        peak, weights = peak_of(xp, s, temperature), iter(arrays[1 : 1 + self.weights])
+        parts = []
+        if is_label is not None:
+            parts.append(xp.where(is_label, peak.lack, peak.p))
+        if self.entropic:
+            parts.append(peak.p * (peak.depth - peak.mean))
+        gradient = [
+            weighed(xp, cast(xp, next(weights), self.compute)[..., None], part) for part in parts
+        ]
+        whole = over(sum(gradient[1:], gradient[0]), temperature)
+        keep = self.keep(arrays)
+        return cast(
+            xp, whole if keep is None else xp.where(keep[..., None], whole, 0.0), self.result
+        )
+
+
+@dataclass(frozen=True)
+class BothGradient(LabelGradient):
+    """The gradients of −log p(label) and of the entropy, each times a number per row, added up."""
+
+    weights: ClassVar[int] = 2
+
+
+_KINDS = {1: LabelGradient, 2: BothGradient}

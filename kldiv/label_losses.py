@@ -1,0 +1,393 @@
+"""Losses of logits and labels, and entropies: document, check, resolve, run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kldiv import backends
+from kldiv._call import (
+    PAIR,
+    Call,
+    Reducing,
+    SumOfCalls,
+    broadcasts,
+    check_axis,
+    check_row_arrays,
+    differentiable,
+    dtypes,
+    fixed_temperature,
+    resolve_arrays,
+)
+from kldiv.errors import DTypeError, OptionError, ShapeError
+from kldiv.formulas.divergences import KullbackLeibler
+from kldiv.formulas.labels import LabelLoss
+from kldiv.logit_losses import prepare
+
+if TYPE_CHECKING:
+    from kldiv._types import Array, Reduction
+
+
+@differentiable(1, LabelLoss(labelled=False, entropic=True))
+def entropy_with_logits(
+    input: Array,
+    *,
+    axis: int = -1,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
+    dtype: Any = None,
+) -> Call:
+    """
+    Entropy of softmax(input/T), exact on peaked distributions too, in nats.
+
+    Parameters
+    ----------
+    input : array
+        Logits; float16, bfloat16, float32 or float64. −∞ masks a class.
+    axis : int, default -1
+        Where the classes lie.
+    temperature : float or array, default 1.0
+        Divisor of the logits; an array broadcasts over the distributions, and is differentiable.
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        As in `kl_div_with_logits`; ``"mean"`` is over the distributions kept.
+    where : array of bool, optional
+        Distributions to keep, as in `kl_div_with_logits`.
+    row_weight : array of float, optional
+        A factor for each distribution, as in `kl_div_with_logits`.
+    normalizer : float or array, optional
+        Divisor of the sum, as in `kl_div_with_logits`.
+    dtype : dtype or str, optional
+        Dtype of the result; by default that of the logits. Half-precision logits are computed in
+        float32 and rounded once at the end.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device.
+
+    Raises
+    ------
+    ShapeError
+        Shapes that do not fit, no class, or no such axis.
+    DTypeError
+        Logits are not real floating, labels no integers, or ``where`` is not bool.
+    OptionError
+        No such ``reduction``, a temperature that is not positive and finite, or, of NumPy arrays, a
+        label that is no class.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    See Also
+    --------
+    log_prob_and_entropy_with_logits : With the log-probability of a label from the same read.
+    entropy : Of probabilities.
+
+    Notes
+    -----
+    With m the largest logit, d = (s − m)/T and r = Σ e^d over all other classes, log p(label) is
+    d − log(1 + r) and the entropy log(1 + r) + Σ p·abs(d): all terms have one sign. The usual
+    log Z − Σ p s loses every digit where one class has nearly all the mass.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> print(f"{kldiv.entropy_with_logits(np.array([0.0, 40.0])):.6e}")
+    1.741825e-16
+    """
+    return prepare_labels(
+        input,
+        None,
+        entropic=True,
+        axis=axis,
+        temperature=temperature,
+        reduction=reduction,
+        where=where,
+        row_weight=row_weight,
+        normalizer=normalizer,
+        dtype=dtype,
+    )
+
+
+@differentiable(2, LabelLoss())
+def cross_entropy_with_logits(
+    input: Array,
+    target: Array,
+    *,
+    axis: int = -1,
+    temperature: float | Array = 1.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
+    dtype: Any = None,
+) -> Call | SumOfCalls:
+    """
+    Cross entropy of softmax(input/T) with labels, or with a teacher's logits, in nats.
+
+    Labels cost −log q(label). A teacher P = softmax(target/T) costs −Σ p log q, computed as its
+    entropy plus the Kullback-Leibler divergence D(P‖Q), both exact.
+
+    Parameters
+    ----------
+    input : array
+        Logits of Q; float16, bfloat16, float32 or float64. −∞ masks a class.
+    target : array
+        Labels, integers with a class for each distribution; or logits of P, of the shape of
+        ``input``, differentiable too.
+    axis : int, default -1
+        Where the classes lie.
+    temperature : float or array, default 1.0
+        Divisor of the logits; an array broadcasts over the distributions, and is differentiable.
+    ignore_index : int, default -100
+        The label of distributions that do not count.
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        As in `kl_div_with_logits`; ``"mean"`` is over the distributions kept.
+    where : array of bool, optional
+        Distributions to keep, as in `kl_div_with_logits`.
+    row_weight : array of float, optional
+        A factor for each distribution, as in `kl_div_with_logits`.
+    normalizer : float or array, optional
+        Divisor of the sum, as in `kl_div_with_logits`.
+    dtype : dtype or str, optional
+        Dtype of the result; by default that of the logits. Half-precision logits are computed in
+        float32 and rounded once at the end.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device.
+
+    Raises
+    ------
+    ShapeError
+        Shapes that do not fit, no class, or no such axis.
+    DTypeError
+        Logits are not real floating, labels no integers, or ``where`` is not bool.
+    OptionError
+        No such ``reduction``, a temperature that is not positive and finite, or, of NumPy arrays, a
+        label that is no class.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    See Also
+    --------
+    kl_div_with_logits : Without the teacher's entropy, and as differentiable in the student.
+    distillation_loss : A divergence and the labels' cross entropy together.
+
+    Notes
+    -----
+    With m the largest logit, d = (s − m)/T and r = Σ e^d over all other classes, log p(label) is
+    d − log(1 + r) and the entropy log(1 + r) + Σ p·abs(d): all terms have one sign. The usual
+    log Z − Σ p s loses every digit where one class has nearly all the mass.
+    A label that is no class is an error on NumPy and NaN elsewhere, where reading it would wait.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> student = np.array([[0.0, 1.0], [2.0, 0.0], [1.0, 1.0]])
+    >>> print(f"{kldiv.cross_entropy_with_logits(student, np.array([1, 0, -100])):.6f}")
+    0.220095
+    >>> teacher = np.array([[0.0, 2.0], [1.0, 0.0], [0.0, 0.0]])
+    >>> print(f"{kldiv.cross_entropy_with_logits(student, teacher):.6f}")
+    0.596808
+    """
+    options: dict[str, Any] = {
+        "axis": axis,
+        "temperature": temperature,
+        "reduction": reduction,
+        "where": where,
+        "row_weight": row_weight,
+        "normalizer": normalizer,
+        "dtype": dtype,
+    }
+    caller = backends.resolve(PAIR, input, target).caller
+    if "int" in caller.dtype_name(target):
+        return prepare_labels(input, target, ignore_index=ignore_index, **options)
+    divergence = prepare(KullbackLeibler(), input, target, group=None, axis_name=None, **options)
+    entropy = prepare_labels(target, None, name="target", entropic=True, **options)
+    return SumOfCalls((1.0, divergence, (0, 1)), (1.0, entropy, (1,)))
+
+
+def log_prob_and_entropy_with_logits(
+    input: Array,
+    labels: Array,
+    *,
+    axis: int = -1,
+    temperature: float | Array = 1.0,
+    ignore_index: int = -100,
+    where: Array | None = None,
+    dtype: Any = None,
+) -> tuple[Array, Array]:
+    """
+    Log-probability of a label and entropy of softmax(input/T), from one read, in nats.
+
+    Policy gradients take both for every token. Differentiable in the logits.
+
+    Parameters
+    ----------
+    input : array
+        Logits; float16, bfloat16, float32 or float64. −∞ masks a class.
+    labels : array of int
+        The index of a class for each distribution.
+    axis : int, default -1
+        Where the classes lie.
+    temperature : float or array, default 1.0
+        Divisor of the logits; an array broadcasts over the distributions, and is differentiable.
+    ignore_index : int, default -100
+        The label of distributions that do not count: both results are 0.
+    where : array of bool, optional
+        Distributions to keep, as in `kl_div_with_logits`.
+    dtype : dtype or str, optional
+        Dtype of the results; by default that of the logits.
+
+    Returns
+    -------
+    log_prob : array
+        log p(label) ≤ 0 of each distribution.
+    entropy : array
+        −Σ p log p ≥ 0 of each distribution.
+
+    Raises
+    ------
+    ShapeError
+        Shapes that do not fit, no class, or no such axis.
+    DTypeError
+        Logits are not real floating, labels no integers, or ``where`` is not bool.
+    OptionError
+        A temperature that is not positive and finite, or, of NumPy arrays, a label that is no
+        class.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    See Also
+    --------
+    entropy_with_logits : The entropy as a loss.
+    cross_entropy_with_logits : The label's share as a loss.
+
+    Notes
+    -----
+    With m the largest logit, d = (s − m)/T and r = Σ e^d over all other classes, log p(label) is
+    d − log(1 + r) and the entropy log(1 + r) + Σ p·abs(d): all terms have one sign. The usual
+    log Z − Σ p s loses every digit where one class has nearly all the mass.
+    A label that is no class is an error on NumPy and NaN elsewhere, where reading it would wait.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> logits = np.array([[0.0, 40.0], [1.0, 1.0]])
+    >>> log_prob, entropy = kldiv.log_prob_and_entropy_with_logits(logits, np.array([1, 0]))
+    >>> for each in (log_prob, entropy):
+    ...     print(f"{each[0]:.6e} {each[1]:.6f}")
+    -4.248354e-18 -0.693147
+    1.741825e-16 0.693147
+    """
+    call = prepare_labels(
+        input,
+        labels,
+        entropic=True,
+        axis=axis,
+        temperature=temperature,
+        ignore_index=ignore_index,
+        reduction="none",
+        where=where,
+        dtype=dtype,
+    )
+    both = call.value()
+    return -both[..., 0], both[..., 1]
+
+
+def prepare_labels(
+    logits: Array,
+    labels: Array | None,
+    *,
+    name: str = "input",
+    entropic: bool = False,
+    axis: int = -1,
+    temperature: float | Array = 1.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
+    dtype: Any = None,
+) -> Call:
+    """Check the arguments of a loss of labels, of an entropy, or both, and resolve its settings."""
+    if labels is not None:
+        where = kept_labels(logits, labels, axis, ignore_index, where, name)
+    fixed = fixed_temperature(temperature)
+    heat = temperature if fixed is None else None
+    others = {"temperature": heat, "labels": labels, "row_weight": row_weight, "where": where}
+    reducing = Reducing.of(reduction, normalizer, **others)
+    route, (s, *more), wide = resolve_arrays((name,), (logits,), **reducing.others)
+    check_classes(s.shape, axis, name)
+    if axis not in {-1, s.ndim - 1}:
+        s = route.caller.namespace(s).moveaxis(s, axis, -1)
+    given = reducing.named(route, more)
+    divisor = given.pop("normalizer", reducing.number)
+    places = [*given]
+    own = given.pop("labels", None)
+    mend = "it masks whole distributions, classes are masked by −inf"
+    row_arrays = dict(zip(given, check_row_arrays(route, given, s.shape[:-1], mend), strict=True))
+    if own is not None:
+        _check_range(route, own, row_arrays["where"], s.shape[-1])
+        row_arrays["labels"] = own
+    operation: Any = LabelLoss(
+        reduction, *dtypes(route, wide, dtype, s), fixed, labels is not None, entropic
+    )
+    arrays = [row_arrays[place] for place in places]
+    place = -1 if axis in {-1, s.ndim - 1} else axis
+    return Call(route, reducing.loss(operation), s, *arrays, axis=place, normalizer=divisor)
+
+
+def check_classes(shape: tuple[int, ...], axis: int, name: str) -> None:
+    """Raise unless logits of that shape have classes on that axis."""
+    what = f"{name} of shape {tuple(shape)}"
+    if not shape:
+        raise ShapeError(f"logits need an axis of classes; got {what}: a single number")
+    check_axis(axis, shape, what)
+    if not shape[axis]:
+        raise ShapeError(f"there are no classes on axis {axis}: {what}")
+
+
+def kept_labels(
+    logits: Array, labels: Array, axis: int, ignore_index: int, where: Array | None, name: str
+) -> Array:
+    """Return which rows count: those whose label is not ignored, of those that a mask keeps."""
+    caller = backends.resolve((name, "labels"), logits, labels).caller
+    check_classes(logits.shape, axis, name)
+    dtype = caller.dtype_name(labels)
+    if "int" not in dtype:
+        raise DTypeError(
+            f"labels has dtype {dtype}; expected integers, the index of a class for each row"
+        )
+    shape = list(logits.shape)
+    del shape[axis]
+    if tuple(labels.shape) != tuple(shape):
+        raise ShapeError(
+            f"labels has shape {tuple(labels.shape)}; expected one for each row of {name}, "
+            f"{tuple(shape)}"
+        )
+    keep = labels != ignore_index
+    if where is None:
+        return keep
+    if caller.dtype_name(where) == "bool" and broadcasts(where.shape, keep.shape):
+        return keep & where
+    return where  # which the checks of the call refuse
+
+
+def _check_range(route: backends.Route, labels: Array, keep: Array, classes: int) -> None:
+    """Raise where a label is no class, on NumPy; elsewhere reading labels would wait for them."""
+    if route.caller.name != "numpy":
+        return
+    wrong = ((labels < 0) | (labels >= classes)) & keep
+    if wrong.any():
+        raise OptionError(
+            f"labels has {int(labels[wrong][0])}, which is none of the {classes} classes, 0 to "
+            f"{classes - 1}; rows without a label have ignore_index, or where= drops them"
+        )

@@ -1,0 +1,188 @@
+"""Log-probabilities of labels, entropies and cross entropies from logits, against mpmath."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import mpmath
+import numpy as np
+import pytest
+from libraries import unit
+
+import kldiv
+from kldiv.errors import DTypeError, OptionError, ShapeError
+
+pytestmark = [  # of torch itself, as it compiles and transforms
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
+INF = np.inf
+RNG = np.random.default_rng(7)
+ROWS = {
+    "near": RNG.normal(size=6),
+    "peaked": np.array([0.0, 80.0, 1.0, 2.0, 30.0, -9.0]),
+    "two peaks": np.array([50.0, 50.0, 1.0, 2.0, 3.0, 4.0]),
+    "masked": np.array([0.5, -INF, 2.0, -INF, 1.0, 0.0]),
+    "one class": np.array([-INF, 3.0, -INF, -INF, -INF, -INF]),
+    "far below": np.array([-9e4, -9e4 + 1, -9.1e4, -9e4, -9e4, -9e4]),
+    "uniform": np.zeros(6),
+    "label masked": np.array([1.0, -INF, 2.0, 0.0, 0.0, 0.0]),
+}
+S = np.stack([*ROWS.values()])
+LABELS = np.array([2, 1, 1, 0, 1, 0, 5, 1])
+
+
+@cache
+def truth(dtype, temperature=1.0):
+    """log p(label) and H of each row, and their gradients, of the logits in that dtype."""
+    found = []
+    with mpmath.workdps(120):
+        for row, label in zip(S.astype(dtype).astype("f8"), LABELS, strict=True):
+            e = [mpmath.exp(mpmath.mpf(x) / temperature) if x > -INF else 0 for x in row]
+            z = mpmath.fsum(e)
+            p = [x / z for x in e]
+            log = [mpmath.log(x) if x else mpmath.mpf(0) for x in p]
+            entropy = -mpmath.fsum(x * y for x, y in zip(p, log, strict=True))
+            one = [((k == label) - x) / temperature for k, x in enumerate(p)]
+            two = [-x * (y + entropy) / temperature for x, y in zip(p, log, strict=True)]
+            first = log[label] if p[label] else -mpmath.inf
+            found.append((float(first), float(entropy), [*map(float, one)], [*map(float, two)]))
+    return [np.array(each) for each in zip(*found, strict=True)]
+
+
+def assert_close(lib, found, wanted, dtype, units):
+    """Relative to each number; far below the largest only to that."""
+    lib.assert_like(found, np.shape(wanted), dtype)
+    size = np.max(np.abs(np.where(np.isfinite(wanted), wanted, 0)), axis=-1, keepdims=True)
+    scale = 0.0 if np.ndim(wanted) < 2 else 2.0**-20
+    tiny = 1e-37 if dtype == "float32" else 1e-300
+    np.testing.assert_array_less(
+        np.abs(np.nan_to_num(lib.numpy(found) - wanted, nan=0.0)),
+        units * unit(dtype) * (np.abs(np.nan_to_num(wanted, neginf=0)) + scale * size) + tiny,
+    )
+    np.testing.assert_array_equal(np.isfinite(lib.numpy(found)), np.isfinite(wanted))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # ∞ − ∞ of two infinite results
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_values_and_gradients(lib, dtype):
+    s, labels = lib.array(S, dtype), lib.array(LABELS)
+    log_p, entropy, one, two = truth(dtype)
+    for found, wanted in zip(
+        kldiv.log_prob_and_entropy_with_logits(s, labels), (log_p, entropy), strict=True
+    ):
+        assert_close(lib, found, wanted, dtype, 8)
+    total = {"reduction": "sum"}
+    cross = partial(kldiv.cross_entropy_with_logits, **total)
+    assert_close(lib, cross(s, labels, reduction="none"), -log_p, dtype, 8)
+    assert_close(lib, kldiv.value_and_grad(cross)(s, labels)[1], -one, dtype, 16)
+    own = partial(kldiv.entropy_with_logits, **total)
+    assert_close(lib, own(s, reduction="none"), entropy, dtype, 8)
+    value, gradient = kldiv.value_and_grad(own)(s)
+    lib.assert_equal(value, entropy.sum(), dtype, ulps=32)
+    assert_close(lib, gradient, two, dtype, 32)
+
+
+def test_temperature_labels_and_weights(lib):
+    s, labels = lib.array(S[:4]), lib.array(np.array([2, 1, -100, 0]))
+    heat = lib.array(np.full(4, 3.0))
+    log_p, entropy, one, _ = (each[:4] for each in truth("float64", 3.0))
+    keep = np.array([True, True, False, True])
+    for temperature in (3.0, heat):
+        loss = partial(kldiv.cross_entropy_with_logits, temperature=temperature)
+        value, gradient = kldiv.value_and_grad(loss)(s, labels)
+        lib.assert_equal(value, -log_p[keep].sum() / 3, ulps=64)
+        lib.assert_equal(gradient, np.where(keep[:, None], -one, 0) / 3, ulps=64)
+        weight = np.array([2.0, 0.0, 1.0, -1.0])
+        loss = partial(loss, row_weight=lib.array(weight), normalizer=5)
+        value, gradient = kldiv.value_and_grad(loss)(s, labels)
+        lib.assert_equal(value, -(weight * keep * log_p).sum() / 5, ulps=64)
+        lib.assert_equal(gradient, -one * (weight * keep)[:, None] / 5, ulps=64)
+        both = kldiv.log_prob_and_entropy_with_logits(s, labels, temperature=temperature)
+        lib.assert_equal(both[0], np.where(keep, log_p, 0), ulps=64)
+        lib.assert_equal(both[1], np.where(keep, entropy, 0), ulps=64)
+
+
+def test_a_teacher(lib):
+    """H(P) + D(P‖Q), in both arguments."""
+    s, t = RNG.normal(size=(2, 3, 5))
+    p, log_q = (np.exp(t) / np.exp(t).sum(-1, keepdims=True)), None
+    log_q = s - np.log(np.exp(s).sum(-1, keepdims=True))
+    rows = -(p * log_q).sum(-1)
+    loss = kldiv.cross_entropy_with_logits
+    arrays = lib.array(s), lib.array(t)
+    value, (gs, gt) = kldiv.value_and_grad(loss, argnums=(0, 1))(*arrays)
+    lib.assert_equal(value, rows.mean(), ulps=64)
+    lib.assert_equal(loss(*arrays, reduction="none"), rows, ulps=64)
+    lib.assert_equal(gs, (np.exp(log_q) - p) / 3, ulps=64)
+    lib.assert_equal(gt, -p * (log_q + rows[:, None]) / 3, ulps=64)
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_half_types(lib, half):
+    s, labels = lib.array(S[:4], half), lib.array(LABELS[:4])
+    wide = kldiv.entropy_with_logits(lib.numpy(s).astype("f8"), reduction="none")
+    lib.assert_equal(kldiv.entropy_with_logits(s, reduction="none"), wide, half, ulps=1)
+    gradient = kldiv.value_and_grad(kldiv.cross_entropy_with_logits)(s, labels)[1]
+    lib.assert_like(gradient, (4, 6), half)
+
+
+def test_rows_that_are_no_distribution(lib):
+    bad = np.array([[np.nan, 0.0], [INF, 0.0], [-INF, -INF], [0.0, 0.0]])
+    log_p, entropy = kldiv.log_prob_and_entropy_with_logits(
+        lib.array(bad), lib.array(np.zeros(4, np.int64))
+    )
+    for found in (log_p, entropy):
+        assert list(np.isnan(lib.numpy(found))) == [True, True, True, False]
+    keep = lib.array(np.isfinite(bad).all(-1))
+    value, gradient = kldiv.value_and_grad(kldiv.entropy_with_logits)(lib.array(bad), where=keep)
+    lib.assert_equal(value, np.log(2))
+    lib.assert_equal(gradient, np.zeros((4, 2)))
+
+
+def test_wrong_labels(lib):
+    s, loss = lib.array(S), kldiv.cross_entropy_with_logits
+    with pytest.raises(ShapeError, match=r"labels has shape \(2,\); expected one for each row"):
+        loss(s, lib.array(LABELS[:2]))
+    with pytest.raises(DTypeError, match="labels has dtype float"):
+        kldiv.log_prob_and_entropy_with_logits(s, s[:, 0])
+    wrong = lib.array(np.where(LABELS == 5, 6, LABELS))
+    if lib.root == "numpy":
+        with pytest.raises(OptionError, match="labels has 6, which is none of the 6 classes"):
+            loss(s, wrong)
+    else:
+        assert np.isnan(lib.numpy(loss(s, wrong)))
+
+
+def test_torch(torch):
+    s = torch.tensor(S[[0, 1, 6]], requires_grad=True)
+    labels = torch.tensor(LABELS[[0, 1, 6]])
+    heat = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64, requires_grad=True)
+
+    def both(s, heat):
+        log_p, entropy = kldiv.log_prob_and_entropy_with_logits(s, labels, temperature=heat)
+        return log_p, entropy, kldiv.cross_entropy_with_logits(s, labels, temperature=heat)
+
+    assert torch.autograd.gradcheck(both, (s, heat))
+    assert torch.autograd.gradgradcheck(both, (s, heat))
+    compiled = torch.compile(both, fullgraph=True)(s, heat)
+    torch.testing.assert_close(compiled, both(s, heat))
+    sums = [sum(each.sum() for each in found) for found in (compiled, both(s, heat))]
+    slopes = [torch.autograd.grad(each, (s, heat)) for each in sums]
+    torch.testing.assert_close(*slopes)
+
+
+def test_jax(jax):
+    with jax.enable_x64(True):
+        s, labels = jax.numpy.asarray(S[:2]), jax.numpy.asarray(LABELS[:2])
+
+        def both(s):
+            log_p, entropy = kldiv.log_prob_and_entropy_with_logits(s, labels)
+            return (2 * log_p + entropy).sum()
+
+        _, _, one, two = (each[:2] for each in truth("float64"))
+        np.testing.assert_allclose(
+            jax.jit(jax.grad(both))(s), 2 * one + two, rtol=1e-12, atol=1e-16
+        )
+        assert np.isfinite(jax.jit(jax.hessian(both))(s)).all()

@@ -1,0 +1,312 @@
+"""`row_weight=` and `normalizer=` of every loss, against sums that are written out."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from libraries import Library
+
+import kldiv
+from kldiv.divergences import Jeffreys, Mixture
+from kldiv.errors import DTypeError, OptionError, ShapeError
+
+pytestmark = [  # of torch itself, as it compiles and transforms
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
+RNG = np.random.default_rng(11)
+S, T = RNG.normal(size=(2, 6, 5))
+WEIGHT = np.array([0.5, -2.0, 0.0, 3.0, 0.0, 1.5])
+KEEP = np.array([True, True, True, False, True, True])
+"""Of row 2 the weight is 0 and the value is not; row 3 is masked; row 4 is broken, of weight 0."""
+
+LOSSES = {
+    "kl": kldiv.kl_div_with_logits,
+    "js": partial(kldiv.js_div_with_logits, beta=0.3),
+    "jeffreys": partial(kldiv.f_div_with_logits, divergence=Jeffreys(1.0, 0.5)),
+    "skew": partial(kldiv.f_div_with_logits, divergence=Mixture(0.1, 1.0, 0.0)),
+}
+
+
+def broken(array, rows=(3, 4)):
+    """The array with NaN in rows that count for nothing."""
+    array = array.copy()
+    array[list(rows)] = np.nan
+    return array
+
+
+def written_out(loss, reduction, s=S, t=T, weight=WEIGHT, **options):
+    """Value and gradients of weighted sums, by rows of whole arrays in float64."""
+    factor = np.where(KEEP, weight, 0.0)
+    factor = factor / (1 if reduction == "sum" else KEEP.sum())
+    rows = loss(s, t, reduction="none", **options)
+    each = []
+    for index in (0, 1):
+        gradient = kldiv.value_and_grad(partial(loss, reduction="sum", **options), argnums=index)
+        each.append(gradient(s, t)[1] * factor[:, None])
+    return (factor * rows).sum(), *each, rows / (1 if reduction == "sum" else KEEP.sum())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights(lib, name):
+    loss = LOSSES[name]
+    arrays = [lib.array(broken(each)) for each in (S, T)]
+    mask, weight = lib.array(KEEP), lib.array(np.where(KEEP, WEIGHT, np.nan))
+    for reduction in ("sum", "mean", "batchmean"):
+        value, *gradients, _ = written_out(loss, reduction)
+        options = {"row_weight": weight, "where": mask, "reduction": reduction}
+        weighted = partial(loss, **options)
+        found, each = kldiv.value_and_grad(weighted, argnums=(0, 1))(*arrays)
+        lib.assert_equal(found, value, ulps=64)
+        lib.assert_equal(weighted(*arrays), value, ulps=64)
+        for one, expected in zip(each, gradients, strict=True):
+            lib.assert_equal(one, expected, ulps=64)
+    total, *gradients, _ = written_out(loss, "sum")
+    for number in (8, lib.array(np.array(8))):
+        weighted = partial(loss, row_weight=weight, where=mask, normalizer=number)
+        found, one = kldiv.value_and_grad(weighted)(*arrays)
+        lib.assert_equal(found, total / 8, ulps=64)
+        lib.assert_equal(weighted(*arrays), total / 8, ulps=64)
+        lib.assert_equal(one, gradients[0] / 8, ulps=64)
+    each = loss(*arrays, row_weight=weight, where=mask, reduction="none")
+    rows = np.where(KEEP, WEIGHT * loss(S, T, reduction="none"), 0.0)
+    lib.assert_equal(each, rows, ulps=64)
+
+
+def test_elements_have_weights_too(lib):
+    x, y = np.log(np.abs(S) + 0.1), np.abs(T)
+    weight = np.where(KEEP, WEIGHT, 1.0)
+    arrays = [lib.array(broken(each, (4,))) for each in (x, y)]
+    loss = partial(kldiv.kl_div, row_weight=lib.array(weight)[:, None], normalizer=3)
+    value, gradients = kldiv.value_and_grad(loss, argnums=(0, 1))(*arrays)
+    rows = weight[:, None] * kldiv.kl_div(x, y, reduction="none")
+    lib.assert_equal(value, rows.sum() / 3, ulps=64)
+    lib.assert_equal(loss(*arrays), rows.sum() / 3, ulps=64)
+    lib.assert_equal(gradients[0], -weight[:, None] * y / 3, ulps=64)
+    lib.assert_equal(gradients[1], weight[:, None] * (np.log(y) + 1 - x) / 3, ulps=64)
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_types(lib, dtype, log_target):
+    """One rounding, at the end."""
+    s, t = (lib.array(broken(each), dtype) for each in (S, T))
+    weight = lib.array(WEIGHT, "float32")
+    options = {"row_weight": weight, "where": lib.array(KEEP), "normalizer": 7}
+    if log_target:
+        options |= {"row_weight": weight[:, None], "where": lib.array(KEEP[:, None])}
+    loss = kldiv.kl_div if log_target else kldiv.kl_div_with_logits
+    loss = partial(loss, **options, **({"log_target": True} if log_target else {}))
+    wide = lib.numpy(loss(s, t, dtype="float32"))
+    lib.assert_equal(loss(s, t), wide, dtype, ulps=1)
+    value, gradient = kldiv.value_and_grad(loss)(s, t)
+    lib.assert_equal(value, wide, dtype, ulps=1)
+    lib.assert_like(gradient, S.shape, dtype)
+    assert np.isfinite(lib.numpy(gradient)).all()
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # Dask's tasks have no context
+@pytest.mark.parametrize("loss", [kldiv.kl_div_with_logits, kldiv.kl_div])
+def test_normalizer(lib, loss):
+    s, t = lib.array(S), lib.array(abs(T))
+    nothing, every = (lib.array(np.full(S.shape[: 1 + (loss is kldiv.kl_div)], b)) for b in (0, 1))
+    nothing, every = nothing != 0, every != 0
+    total = lib.numpy(loss(s, t, reduction="sum"))
+    for reduction in ("sum", "mean", "batchmean"):
+        divided = loss(s, t, reduction=reduction, normalizer=5.0)
+        lib.assert_equal(divided, total / 5, ulps=16)
+    for number in (0, 3, lib.array(np.array(0.0)), lib.array(np.array(0))):
+        empty = partial(loss, where=nothing, normalizer=number)
+        value, gradient = kldiv.value_and_grad(empty)(s, t)
+        lib.assert_equal(value, 0.0)
+        lib.assert_equal(empty(s, t), 0.0)
+        lib.assert_equal(gradient, np.zeros(S.shape))
+    lib.assert_equal(loss(s, t, where=every, normalizer=0), np.inf * np.sign(total))
+    lib.assert_equal(loss(s[:0, ...], t[:0, ...], normalizer=0), 0.0)
+
+
+def test_wrong_options(lib):
+    s, t = lib.array(S), lib.array(T)
+    for loss in (kldiv.kl_div_with_logits, kldiv.kl_div):
+        with pytest.raises(OptionError, match="normalizer divides a sum"):
+            loss(s, t, reduction="none", normalizer=3)
+        with pytest.raises(ShapeError, match=r"normalizer has shape \(6,\)"):
+            loss(s, t, normalizer=lib.array(WEIGHT))
+        with pytest.raises(DTypeError, match="normalizer has dtype bool"):
+            loss(s, t, normalizer=lib.array(np.array(True)))
+        with pytest.raises(DTypeError, match=r"row_weight has dtype bool; .* pass where="):
+            loss(s, t, row_weight=lib.array(KEEP))
+    with pytest.raises(ShapeError, match=r"row_weight has shape \(5,\), .* \(6,\)"):
+        kldiv.kl_div_with_logits(s, t, row_weight=lib.array(S[0]))
+    with pytest.raises(ShapeError, match=r"row_weight\[:, None\]"):
+        kldiv.kl_div(s, t, row_weight=lib.array(WEIGHT))
+
+
+# ---- two linear layers ---------------------------------------------------------------------------
+
+HIDDEN, LAYER, WIDE, OTHER = (RNG.normal(size=size) for size in ((6, 3), (5, 3), (6, 4), (5, 4)))
+
+
+def linear_truth():
+    """Value and gradients in the student's arrays and the weights, of a sum over 7."""
+    factor = np.where(KEEP, WEIGHT, 0) / 7
+    s, t = HIDDEN @ LAYER.T, WIDE @ OTHER.T
+    rows = kldiv.kl_div_with_logits(s, t, reduction="none")
+    slope = kldiv.value_and_grad(partial(kldiv.kl_div_with_logits, reduction="sum"))(s, t)[1]
+    slope = slope * factor[:, None]
+    lost = np.isin(np.arange(6), (3, 4))
+    return (factor * rows).sum(), slope @ LAYER, slope.T @ HIDDEN, np.where(lost, 0, rows / 7)
+
+
+def test_linear_layers(lib):
+    value, *gradients, _ = linear_truth()
+    arrays = [lib.array(each) for each in (broken(HIDDEN), LAYER, broken(WIDE), OTHER)]
+    weight = lib.array(np.where(KEEP, WEIGHT, np.nan))
+    options = {"row_weight": weight, "where": lib.array(KEEP), "normalizer": 7}
+    loss = partial(kldiv.linear_kl_div, **options)
+    lib.assert_equal(loss(*arrays), value, ulps=256)
+    found, slopes = kldiv.value_and_grad(loss, argnums=(0, 1))(*arrays)
+    lib.assert_equal(found, value, ulps=256)
+    for one, wanted in zip(slopes, gradients, strict=True):
+        lib.assert_equal(one, wanted, ulps=256)
+    nothing = {"where": lib.array(np.zeros(6, bool)), "normalizer": 0}
+    value, slope = kldiv.value_and_grad(partial(kldiv.linear_kl_div, **nothing))(*arrays)
+    lib.assert_equal(value, 0.0)
+    lib.assert_equal(slope, np.zeros(HIDDEN.shape))
+
+
+def test_linear_layers_by_autograd(torch, jax):
+    truth = linear_truth()
+
+    def loss(hidden, layer, weight, others, keep):
+        given = {"row_weight": weight, "where": keep, "normalizer": 7}
+        return kldiv.linear_kl_div(hidden, layer, *others, **given)
+
+    own = tensors(torch, broken(HIDDEN), LAYER, WEIGHT)
+    others, keep = [torch.tensor(each) for each in (broken(WIDE), OTHER)], torch.tensor(KEEP)
+    value = loss(*own, others, keep)
+    for found, wanted in zip((value, *torch.autograd.grad(value, own)), truth, strict=True):
+        np.testing.assert_allclose(found.detach(), wanted, rtol=1e-12, atol=1e-13)
+    with jax.enable_x64(True):
+        given = broken(HIDDEN), LAYER, WEIGHT, [broken(WIDE), OTHER], KEEP
+        given = jax.tree.map(jax.numpy.asarray, given)
+        value, slopes = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*given)
+        for found, wanted in zip((value, *slopes), truth, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-13)
+
+
+# ---- kernels -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["kl", "js"])
+@pytest.mark.parametrize("library", [Library.NUMPY, Library.TORCH])
+def test_kernels(library, name):
+    """Arrays that are not small have the kernels, with the same weights."""
+    lib = library
+    s, t = RNG.normal(size=(2, 24, 1000)).astype(np.float32)
+    weight = RNG.normal(size=24).astype(np.float32)
+    weight[[3, 5]] = 0
+    s[3], t[4] = np.nan, np.nan
+    keep = np.ones(24, bool)
+    keep[4] = False
+    given = {"row_weight": lib.array(weight, "float32"), "where": lib.array(keep), "normalizer": 9}
+    loss = partial(LOSSES[name], **given)
+    results = []
+    for kernel in ("cpu", "pure"):
+        with kldiv.config_context(kernel=kernel):
+            arrays = [lib.array(each, "float32") for each in (s, t)]
+            value, gradients = kldiv.value_and_grad(loss, argnums=(0, 1))(*arrays)
+            results.append([lib.numpy(each) for each in (value, *gradients)])
+    for fast, plain in zip(*results, strict=True):
+        np.testing.assert_allclose(fast, plain, rtol=1e-5, atol=1e-9)
+
+
+# ---- PyTorch -------------------------------------------------------------------------------------
+
+
+def tensors(torch, *arrays):
+    return [torch.tensor(each, dtype=torch.float64, requires_grad=True) for each in arrays]
+
+
+@pytest.mark.parametrize("name", ["kl", "jeffreys", "kl_div"])
+def test_torch_derivatives(torch, name):
+    loss = LOSSES.get(name, kldiv.kl_div)
+    s, t = S, (T if name in LOSSES else abs(T))
+    weight = WEIGHT if name in LOSSES else WEIGHT[:, None]
+    keep = torch.tensor(KEEP if name in LOSSES else KEEP[:, None])
+    number = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
+    given = tensors(torch, broken(s), broken(t), weight)
+    total = loss(*given[:2], row_weight=given[2], where=keep, normalizer=number)
+    gradients = torch.autograd.grad(total, given, create_graph=True)
+    assert torch.autograd.grad(total, number, allow_unused=True, retain_graph=True) == (None,)
+    rows = loss(s, t, reduction="none")
+    shape = rows.shape
+    factor = np.broadcast_to(np.where(KEEP, WEIGHT, 0)[(...,) + (None,) * (rows.ndim - 1)], shape)
+    assert abs(total.item() - (factor * rows).sum() / 7) < 1e-12
+    lost = np.isin(np.arange(6), (3, 4))[(...,) + (None,) * (rows.ndim - 1)]
+    expected = np.where(lost, 0, rows) / 7
+    if rows.ndim > 1:
+        expected = expected.sum(-1, keepdims=True)
+    np.testing.assert_allclose(gradients[2].detach(), expected, atol=1e-14)
+    # The gradient is linear in the weight, also at 0: learned weights of examples start there.
+    again = gradients[0].sum(dim=-1).square().sum() + gradients[0][2, 1]
+    mixed = torch.autograd.grad(again, given, allow_unused=True)
+    assert all(each is None or bool(each.isfinite().all()) for each in mixed)
+    if name == "kl":
+        ones = kldiv.value_and_grad(partial(loss, reduction="sum"))(s, t)[1]
+        assert abs(mixed[2][2].item() - ones[2, 1] / 7) < 1e-14
+    clean = tensors(torch, s, t, weight)
+
+    def weighted(*arrays):
+        return loss(*arrays[:2], row_weight=arrays[2], where=keep, normalizer=7)
+
+    assert torch.autograd.gradcheck(weighted, clean)
+    assert torch.autograd.gradgradcheck(weighted, clean)
+
+
+def test_torch_compiled_and_transformed(torch):
+    given = tensors(torch, broken(S), broken(T), WEIGHT)
+    keep, count = torch.tensor(KEEP), torch.tensor(7)
+
+    def weighted(s, t, weight, number):
+        return kldiv.kl_div_with_logits(s, t, row_weight=weight, where=keep, normalizer=number)
+
+    eager = weighted(*given, count)
+    compiled = torch.compile(weighted, fullgraph=True)(*given, count)
+    wanted = torch.autograd.grad(eager, given)
+    found = compiled, *torch.autograd.grad(compiled, given)
+    for one, other in zip((eager, *wanted), found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+    found = torch.func.grad(weighted, argnums=(0, 1, 2))(*[each.detach() for each in given], 7)
+    for one, other in zip(wanted, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+# ---- JAX -----------------------------------------------------------------------------------------
+
+
+def test_jax_derivatives(jax):
+    with jax.enable_x64(True):
+        given = broken(S), broken(T), WEIGHT, KEEP
+        s, t, weight, keep = map(jax.numpy.asarray, given)
+
+        def weighted(s, t, weight, number):
+            return kldiv.kl_div_with_logits(s, t, row_weight=weight, where=keep, normalizer=number)
+
+        first = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2, 3)))
+        value, gradients = first(s, t, weight, 7.0)
+        total, gs, gt, rows = written_out(kldiv.kl_div_with_logits, "sum")
+        np.testing.assert_allclose(value, total / 7, rtol=1e-14)
+        rows = np.where(np.isin(np.arange(6), (3, 4)), 0, rows)
+        for found, expected in zip(gradients, (gs, gt, rows, 0.0), strict=True):
+            np.testing.assert_allclose(found, np.asarray(expected) / 7, atol=1e-14)
+
+        def slope(weight):
+            return jax.grad(weighted)(s, t, weight, 7.0)
+
+        ones = kldiv.value_and_grad(partial(kldiv.kl_div_with_logits, reduction="sum"))(S, T)[1]
+        mixed = jax.jit(jax.jacrev(lambda weight: slope(weight)[2, 1]))(weight)
+        np.testing.assert_allclose(mixed, np.eye(6)[2] * ones[2, 1] / 7, atol=1e-14)
