@@ -61,9 +61,9 @@ class Divergence:
         """Return a function that returns u less its value at the anchor; v of the student."""
         raise NotImplementedError
 
-    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any, Any], Value]:  # noqa: ARG002
-        """Return a function that returns T times a gradient, given own and u less its mean."""
-        return lambda _, own, rise: own * rise
+    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:  # noqa: ARG002
+        """Return a function that returns T times a gradient, given u less its mean."""
+        return lambda lane, rise: lane.p * rise
 
 
 def falling(lane: Lane) -> Value:
@@ -92,23 +92,21 @@ class Jeffreys(Divergence):
     def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:  # noqa: ARG002
         return lambda lane: lane.step
 
-    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any, Any], Value]:
+    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
         first, second = (rows.vector(rows.number(index)) for index in range(2))
         own_weight, other_weight = (first, second) if side == "t" else (second, first)
         straight = self._straight(rows, side)
-        return lambda lane, own, rise: (
-            own_weight * straight(lane, own, rise) - other_weight * falling(lane)
-        )
+        return lambda lane, rise: own_weight * straight(lane, rise) - other_weight * falling(lane)
 
-    def _straight(self, rows: Rows, side: str) -> Callable[[Lane, Any, Any], Value]:
+    def _straight(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
         """Return a function that returns own·(x − its mean): NaN where that is infinite."""
         value = rows.get("value")
         infinite = rows.get("lost" if side == "t" else "lone") > 0.0
         nothing = select(value == value, rows.code.real(0.0), float("nan"))  # noqa: PLR0124
         masked = rows.vector(nothing)
         gap = rows.vector(select(infinite, float("nan"), nothing))
-        return lambda lane, own, rise: select(
-            lane.raw_t == -float("inf"), masked, own * (rise + gap)
+        return lambda lane, rise: select(
+            lane.raw_t == -float("inf"), masked, lane.p * (rise + gap)
         )
 
 
@@ -133,10 +131,10 @@ class KullbackLeibler(Jeffreys):
     def has_mean(self, side: str) -> bool:
         return side == "t"
 
-    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any, Any], Value]:
+    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
         if side == "t":
             return self._straight(rows, side)
-        return lambda lane, *_: -falling(lane)
+        return lambda lane, _: -falling(lane)
 
 
 def _forward(lane: Lane) -> tuple[Value, Value]:

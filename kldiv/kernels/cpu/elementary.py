@@ -64,7 +64,7 @@ _FORMATS: Final = {
         1.5 * 2.0**23,
         2.0**-126,
         EXP_32,
-        constants.PHI[:10],
+        constants.PHI_32,
         constants.ARTANH[:7],
         110.0,
         40,

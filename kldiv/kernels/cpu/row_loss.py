@@ -127,16 +127,26 @@ def _share(
     shared = rows_in_all < number * _ENOUGH and number > 1
     shared = shared and segments > 1 and rows_in_all * segments >= _LONG
     parts = np.empty((rows_in_all * segments if shared else 0, rows.PART))
-    own = {"segments": segments, "shared": shared, "parts": parts.ctypes.data}
+    real = REALS[dtype]
+    width = min(rows.SEGMENT, -(-classes // real.lanes) * real.lanes)
+    kept = np.empty((len(parts), 2 * width), dtype)
+    own = {
+        "segments": segments,
+        "shared": shared,
+        "parts": parts.ctypes.data,
+        "width": width,
+        "weights": kept.ctypes.data,
+    }
     words = np.array([int((frame | own)[name]) for name in rows.FRAME])
     buffers = any(layout.movers)
-    room = rows.scratch_size(segments, REALS[dtype], buffers=buffers)
+    room = rows.scratch_size(segments, width, real, buffers=buffers)
 
     def stage(first_stage: int, last_stage: int, units: int, step: int) -> None:
         def work(first: int, last: int) -> None:
-            scratch = np.empty(room, np.uint8)
+            scratch = np.empty(room + 64, np.uint8)
+            aligned = -(-scratch.ctypes.data // 64) * 64
             ends = first * step, min(last * step, units)
-            function(words.ctypes.data, scratch.ctypes.data, *ends, first_stage, last_stage)
+            function(words.ctypes.data, aligned, *ends, first_stage, last_stage)
 
         threads.share(work, -(-units // step), number)
 

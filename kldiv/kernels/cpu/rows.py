@@ -78,15 +78,17 @@ FRAME: Final = (
     "numbers",  # of the divergence
     "values",
     "parts",  # [rows, segments, PART], where segments are shared
+    "width",  # classes of the longest segment, in whole vectors
+    "weights",  # [rows, segments, 2, width] of weights, likewise
 )
 
 # Numbers of a temperature.
 HEAT: Final = ("temperature", "inverse", "per", "ln2", "ln2_low", "ln2_64", "ln2_low_64")
 
 _SUMS: Final = 8
-_RECORD: Final = 8
-"""Of a block: both maxima and sums of weights, whether a class is lost on one side, and the other
-side's logits beside the maxima."""
+_RECORD: Final = 10
+"""Of a block: both maxima and sums of weights, whether a class is lost on one side, the other side's
+logits beside the maxima, and factors that take weights to the scale of the row."""
 
 PART: Final = _SUMS * GRADIENTS + _RECORD * SEGMENT // (BLOCK * 8)
 """Numbers of a segment: sums of each stage, then records of blocks."""
@@ -127,13 +129,15 @@ _STATE: Final = (
     "at_s",
     "again",  # whether the mean has to be taken about another anchor
 )
+_STATE_SIZE: Final = -(-len(_STATE) // 8) * 64
 _PADS: Final = 3 * 16 * 8
 """Bytes for the last vectors of a segment, of two arrays and a gradient."""
 
 
-def scratch_size(segments: int, real: Real, *, buffers: bool) -> int:
+def scratch_size(segments: int, width: int, real: Real, *, buffers: bool) -> int:
     """Return how many bytes of room a thread needs."""
-    return _PADS + 8 * len(_STATE) + 8 * PART * segments + 3 * buffers * SEGMENT * real.size
+    fixed = _PADS + _STATE_SIZE + 8 * PART * segments
+    return fixed + (2 * segments * width + 3 * buffers * SEGMENT) * real.size
 
 
 class Words(NamedTuple):
@@ -168,8 +172,10 @@ class Rows:
         }
         self.pads = scratch
         self.state_at = scratch + _PADS
-        self.own_parts = self.state_at + 8 * len(_STATE)
-        self.buffers = self.own_parts + self.frame["segments"] * (8 * PART)
+        self.own_parts = self.state_at + _STATE_SIZE
+        self.own_weights = self.own_parts + self.frame["segments"] * (8 * PART)
+        self.weights_size = self.frame["width"] * (2 * real.size)
+        self.buffers = self.own_weights + self.frame["segments"] * self.weights_size
         self.own = format_of(code.constant(real.scalar, 0.0))
         self.lowest = -(2.0**126 if real.single else 2.0**1022)
         count = GRADIENTS + 1 if gradients else TEACHER + 1
@@ -219,6 +225,8 @@ class Rows:
         self.heat_at = frame["heats"] + self.row * frame["heat_step"]
         of_row = frame["parts"] + self.row * segments * (8 * PART)
         self.parts = select(shared, of_row, self.own_parts)
+        of_row = frame["weights"] + self.row * segments * self.weights_size
+        self.weights = select(shared, of_row, self.own_weights)
         kept = code.variable(code.whole(1))
         with code.when(frame["keep"] != 0):
             kept.set(code.load(I8, frame["keep"], self.row).to(I64))
@@ -256,7 +264,7 @@ class Rows:
         part = self.parts + segment * (8 * PART)
         with code.when(stage == 0):
             sides = [side for side in "ts" if gradients and self.divergence.has_mean(side)]
-            Segment(self, start, n, fresh=True).weights(part + 8 * _SUMS * GRADIENTS, sides)
+            Segment(self, start, n, fresh=True).weights(sides)
         unsettled = self.get("settled") == 0.0
         with code.when((stage >= PIVOT) & (stage < TEACHER) & unsettled):
             place = part + stage * (8 * _SUMS)
@@ -373,8 +381,9 @@ class Rows:
                 away, powers = (select(gone, 0.0, each) for each in (away, powers))
                 # A power of 2 where both have one origin.
                 scale = power(away, code.real(-float("inf")), shift_of(powers), heat)
-                lift = format_of(scale).lift
-                total.add(select(gone, 0.0, part * (scale * 2.0**-lift)))
+                scale = select(gone, 0.0, scale * 2.0 ** -format_of(scale).lift)
+                code.store(record, scale, 8 + index)
+                total.add(part * scale)
             found = total.get()
             ends.append((top, origin, exponent, found))
             numbers = {
@@ -496,6 +505,9 @@ class Segment:
     def __init__(self, rows: Rows, start: Value, n: Value, *, fresh: bool = False) -> None:
         self.rows, self.code, self.real = rows, rows.code, rows.real
         self.start, self.n = start, n
+        segment = start // SEGMENT
+        self.weights_at = rows.weights + segment * rows.weights_size
+        self.records = rows.parts + segment * (8 * PART) + 8 * _SUMS * GRADIENTS
         code, real, frame = self.code, self.real, rows.frame
         lanes = real.lanes
         self.whole = n // lanes
@@ -523,29 +535,31 @@ class Segment:
 
     # ---- sums of weights -------------------------------------------------------------------------
 
-    def weights(self, record: Value, sides: Sequence[str]) -> None:
+    def weights(self, sides: Sequence[str]) -> None:
         """Write maxima and sums of weights of each block; of some sides what is beside them."""
         code, rows, vector = self.code, self.rows, self.real.vector
         nothing = -float("inf")
         with code.loop(self.count, step=BLOCK) as begin:
             end = at_most(begin + BLOCK, self.count)
             tops = [code.variable(code.constant(vector, nothing)) for _ in range(2)]
-            flags = [code.variable(code.constant(vector, 0.0)) for _ in range(2)]
+            ends = [code.variable(code.constant(vector, -nothing)) for _ in range(2)]
             with code.loop(end, begin) as k:
                 s, t = self._logits(k)
-                for top, own in zip(tops, (t, s), strict=True):
+                for top, bottom, own in zip(tops, ends, (t, s), strict=True):
                     top.set(select(own > top.get(), own, top.get()))
-                for flag, own, other in zip(flags, (t, s), (s, t), strict=True):
-                    found = (other == nothing) & (own > nothing)
-                    flag.set(select(found, 1.0, flag.get()))
-            place = record + (begin // BLOCK) * (8 * _RECORD)
+                    bottom.set(select(own < bottom.get(), own, bottom.get()))
+            place = self._record(begin)
             parts = []
             for index in range(2):
                 top = _largest(tops[index].get()).to(DOUBLE)
                 code.store(place, top, 2 * index)
-                code.store(place, _largest(flags[index].get()).to(DOUBLE), 4 + index)
+                code.store(place, code.real(0.0), 4 + index)
                 origin, exponent = rows.origin(top)
                 parts.append((origin, rows.least(top, origin), exponent))
+                lowest_of_other = -_largest(-ends[1 - index].get())
+                if rows.divergence.unbounded[index]:
+                    with code.when(lowest_of_other == nothing):
+                        code.store(place, self._lost(begin, end, index), 4 + index)
             weigh = [self._weigher(*each) for each in parts]
 
             lowest = code.constant(vector, rows.lowest)
@@ -559,7 +573,10 @@ class Segment:
                         highest = beside[side].get()
                         found = (own == peak) & (other > highest)
                         beside[side].set(select(found, other, highest))
-                return _split([weigh[0](t), weigh[1](s)])
+                weights = [weigh[0](t), weigh[1](s)]
+                for index, weight in enumerate(weights):
+                    code.store(self._weights(k, index), weight)
+                return _split(weights)
 
             found = self._block(begin, end, body, 2 if self.real.single else 4)
             t_sum, s_sum = found if self.real.single else (found[0] + found[1], found[2] + found[3])
@@ -568,6 +585,24 @@ class Segment:
             for side, found in beside.items():
                 code.store(place, _largest(found.get()).to(DOUBLE), 6 + "ts".index(side))
 
+    def _record(self, begin: Value) -> Value:
+        return self.records + (begin // BLOCK) * (8 * _RECORD)
+
+    def _weights(self, k: Value, index: int) -> Value:
+        """Return the address of weights of the teacher (0) or the student (1)."""
+        size = self.real.size
+        return self.weights_at + (self.rows.frame["width"] * index + k * self.real.lanes) * size
+
+    def _lost(self, begin: Value, end: Value, index: int) -> Value:
+        """Return 1 where a class has p > 0 = q, by ``index`` 1 where one has p = 0 < q; else 0."""
+        flag = self.code.variable(self.code.constant(self.real.vector, 0.0))
+        with self.code.loop(end, begin) as k:
+            s, t = self._logits(k)
+            own, other = (t, s) if index == 0 else (s, t)
+            found = (other == -float("inf")) & (own > -float("inf"))
+            flag.set(select(found, 1.0, flag.get()))
+        return _largest(flag.get()).to(DOUBLE)
+
     def _weigher(self, origin: Value, least: Value, exponent: Value) -> Callable[[Value], Value]:
         rows = self.rows
         start, lowest = rows.vector(origin), rows.vector(least)
@@ -575,7 +610,7 @@ class Segment:
         heat = rows.heat_of(rows.vector)
 
         def weigh(logits: Value) -> Value:
-            return power(at_least(logits, rows.lowest) - start, lowest, shift, heat)
+            return power(logits - start, lowest, shift, heat)
 
         return weigh
 
@@ -586,14 +621,15 @@ class Segment:
     ) -> list[Value]:
         return block_sums(self.code, self.real, (begin, end), _STRIP, body, count)
 
-    def _sums(self, body: Callable[[Value], Sequence[Value]], count: int, place: Value) -> None:
-        """Write the sums of what ``body`` returns for each vector of the segment."""
+    def _sums(self, body: Callable[[Value, Value], Sequence[Value]], count: int, place: Value) -> None:
+        """Write the sums of what ``body`` returns for each block, and each vector of it."""
         code = self.code
         totals = [Total(code) for _ in range(count)]
         with code.loop(self.count, step=BLOCK) as begin:
             end = at_most(begin + BLOCK, self.count)
-            for total, found in zip(totals, self._block(begin, end, body, count), strict=True):
-                total.add(found)
+            found = self._block(begin, end, body(begin), count)
+            for total, part in zip(totals, found, strict=True):
+                total.add(part)
         for index, total in enumerate(totals):
             code.store(place, total.get(), index)
 
@@ -613,23 +649,18 @@ class Segment:
         return Words(*(each.spread(self.real.lanes) for each in (first, second, third)))
 
     def _lanes(self, pivot: Words, anchor: Words | None = None, *, exact: bool) -> Any:
-        """Return a function that returns a vector of classes.
+        """Return a function of a block that returns one of a vector of classes.
 
         ``exact`` is whether q sums to 1 as p does; else it is p e⁻ˣ, about the pivot as it is.
         """
         rows = self.rows
-        weigh, scales = [], []
-        for side in "ts":
-            names = (f"{side}_origin", f"{side}_least", f"{side}_exponent")
-            weigh.append(self._weigher(*map(rows.get, names)))
-            scales.append(rows.get(f"{side}_scale"))
+        scales = [rows.get(f"{side}_scale") for side in "ts"]
         if not exact:
             away = difference(
                 (rows.get("pivot"), rows.get("pivot_low")),
                 (rows.get("ratio"), rows.get("ratio_low")),
             )
             scales[1] = scales[1] * exp(away * rows.heat("inverse"))
-        t_scale, s_scale = map(rows.vector, scales)
         inverse = rows.vector(rows.heat("inverse"))
 
         def about(d: Value, d_low: Value, c: Words) -> Value:
@@ -640,48 +671,74 @@ class Segment:
                 x = ((d - c.first) + high) + (low - c.third)
             return at_most(at_least(x * inverse, rows.lowest), -rows.lowest)
 
-        def lane(k: Value) -> Lane:
-            s, t = self._logits(k)
-            d, d_low = two_difference(at_least(t, rows.lowest), at_least(s, rows.lowest))
-            p, q = weigh[0](t) * t_scale, weigh[1](s) * s_scale
-            step = None if anchor is None else about(d, d_low, anchor)
-            return Lane(s, t, p, q, about(d, d_low, pivot), step)
+        def block(begin: Value) -> Callable[[Value], Lane]:
+            record, code = self._record(begin), self.code
+            factors = [
+                rows.vector(scale * code.load(DOUBLE, record, 8 + index))
+                for index, scale in enumerate(scales)
+            ]
 
-        return lane
+            def lane(k: Value) -> Lane:
+                s, t = self._logits(k)
+                d, d_low = two_difference(at_least(t, rows.lowest), at_least(s, rows.lowest))
+                p, q = (
+                    code.load(self.real.vector, self._weights(k, index)) * factor
+                    for index, factor in enumerate(factors)
+                )
+                step = None if anchor is None else about(d, d_low, anchor)
+                return Lane(s, t, p, q, about(d, d_low, pivot), step)
+
+            return lane
+
+        return block
 
     def divergence(self, place: Value, *, plain: bool) -> None:
         """Write y, Σ p |e⁻ˣ − 1| and the divergence."""
         words = self._words("pivot")
-        lane = self._lanes(Words(words.first, None, None) if plain else words, exact=False)
+        block = self._lanes(Words(words.first, None, None) if plain else words, exact=False)
         terms = self.rows.divergence.terms(self.rows)
 
-        def body(k: Value) -> list[Value]:
-            fall, term = terms(lane(k))
-            return [fall, abs(fall), term]
+        def body(begin: Value) -> Callable[[Value], list[Value]]:
+            lane = block(begin)
+
+            def of(k: Value) -> list[Value]:
+                fall, term = terms(lane(k))
+                return [fall, abs(fall), term]
+
+            return of
 
         self._sums(body, 3, place)
 
     def _rise(self, side: str) -> Any:
-        """Return a function that returns own, the rise of u or v from the anchor, and the class."""
+        """Return a function of a block that returns one of own, the rise from the anchor, and x."""
         words = (self._words("pivot"), self._words(f"anchor_{side}"))
-        lane = self._lanes(*words, exact=True)
+        block = self._lanes(*words, exact=True)
         rise = self.rows.divergence.rise(self.rows, side)
 
-        def of(k: Value) -> tuple[Value, Value, Lane]:
-            found = lane(k)
-            own = found.p if side == "t" else found.q
-            return own, rise(_seen_from(found, side)), found
+        def of(begin: Value) -> Callable[[Value], tuple[Lane, Value]]:
+            lane = block(begin)
+
+            def vector(k: Value) -> tuple[Lane, Value]:
+                seen = _seen_from(lane(k), side)
+                return seen, rise(seen)
+
+            return vector
 
         return of
 
     def mean(self, place: Value, side: str) -> None:
         """Write Σ own u about the anchor, Σ own |u| and Σ own x."""
-        linear, sign, rise = self.rows.divergence.linear, 1.0 if side == "t" else -1.0, self._rise(side)
+        linear, block = self.rows.divergence.linear, self._rise(side)
 
-        def body(k: Value) -> list[Value]:
-            own, u, lane = rise(k)
-            x = u if linear else at_most(at_least(lane.x * sign, -100.0), 100.0)
-            return [own * u, abs(own * u), own * x]
+        def body(begin: Value) -> Callable[[Value], list[Value]]:
+            vector = block(begin)
+
+            def of(k: Value) -> list[Value]:
+                lane, u = vector(k)
+                x = u if linear else at_most(at_least(lane.x, -100.0), 100.0)
+                return [lane.p * u, abs(lane.p * u), lane.p * x]
+
+            return of
 
         self._sums(body, 3, place)
 
@@ -694,21 +751,21 @@ class Segment:
             DOUBLE, rows.frame["factors"] + rows.row * rows.frame["factor_step"]
         ) / rows.heat("temperature")
         scale = rows.vector(factor)
-        slope = rows.divergence.slope(rows, side)
-        if rows.divergence.has_mean(side):
-            rise = self._rise(side)
-            value = rows.get("value")
-            mean = rows.get(f"mean_{side}")
+        slope, has_mean = rows.divergence.slope(rows, side), rows.divergence.has_mean(side)
+        if has_mean:
+            rising, value, mean = self._rise(side), rows.get("value"), rows.get(f"mean_{side}")
             mean = rows.vector(select(value == value, mean, value))  # noqa: PLR0124 - asks for NaN
         else:
-            lane = self._lanes(self._words("pivot"), exact=True)
-        with code.loop(self.count) as k:
-            if rows.divergence.has_mean(side):
-                own, u, found = rise(k)
-                value = slope(_seen_from(found, side), own, u - mean)
-            else:
-                value = slope(_seen_from(lane(k), side), None, None)
-            code.store(self._at((out, pad), k), value * scale)
+            lanes = self._lanes(self._words("pivot"), exact=True)
+        with code.loop(self.count, step=BLOCK) as begin:
+            of_block = (rising if has_mean else lanes)(begin)
+            with code.loop(at_most(begin + BLOCK, self.count), begin) as k:
+                if has_mean:
+                    lane, u = of_block(k)
+                    found = slope(lane, u - mean)
+                else:
+                    found = slope(_seen_from(of_block(k), side), None)
+                code.store(self._at((out, pad), k), found * scale)
         with code.loop(self.n, self.whole * real.lanes) as k:
             code.store(out, code.load(real.scalar, pad, k - self.whole * real.lanes), k)
         with code.when(~direct):
