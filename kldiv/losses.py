@@ -100,7 +100,7 @@ def kl_div(
 
     Notes
     -----
-    NumPy's float32 logarithm is up to 4.6 units off, so without the CPU kernels (Numba, arrays that
+    NumPy's float32 logarithm is up to 4.6 units off, so without the CPU kernels (llvmlite, arrays that
     are not small) float32 arrays of NumPy, and of libraries built on it, are computed in float64
     and rounded once: it takes about twice the time and temporary memory.
 

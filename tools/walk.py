@@ -2,7 +2,7 @@
 
     python -m tools.walk
 
-Run it from a checkout, with NumPy, torch and Numba installed.
+Run it from a checkout, with NumPy, torch and llvmlite installed.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ PACKAGES: Final = (
     "jaxlib",
     "cupy",
     "dask",
-    "numba",
+    "llvmlite",
     "triton",
     "mpmath",
     "scipy",

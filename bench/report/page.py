@@ -67,7 +67,7 @@ def _head(results: Results) -> str:
     if revision:
         changed = ", changed" if revision["dirty"] else ""
         facts.append(("Revision", f"{revision['commit'][:12]}{changed}"))
-    names = ("kldiv", "python", "numpy", "torch", "jax", "cupy", "numba", "scipy", "optax")
+    names = ("kldiv", "python", "numpy", "torch", "jax", "cupy", "llvmlite", "scipy", "optax")
     shown = ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
     facts.append(("Versions", shown))
     listed = "".join(f"<div><dt>{escape(a)}</dt><dd>{escape(b)}</dd></div>" for a, b in facts)

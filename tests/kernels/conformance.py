@@ -124,7 +124,7 @@ class Torch(Technology):
 
 
 class Cpu(Torch):
-    """Numba's machine code, under NumPy and torch."""
+    """LLVM's machine code, under NumPy and torch."""
 
     name = "cpu"
     functions = ("exp", "log")

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from kldiv.kernels.cpu import compiling, elementary
+from kldiv.kernels.cpu.code import REALS
+
+LANES = 16
 
 
-@compiling.inline
-def all_log(x, out):
-    for i in range(x.size):
-        out[i] = elementary.log(x[i])
+@cache
+def kernel(name, dtype):
+    real = REALS[dtype]
 
+    def write(code):
+        x, out, count = code.arguments
+        with code.loop(count) as k:
+            value = code.load(real.vector, x, k * real.lanes)
+            code.store(out, getattr(elementary, name)(value), k * real.lanes)
 
-@compiling.inline
-def all_exp(x, out):
-    for i in range(x.size):
-        out[i] = elementary.exp(x[i])
+    return compiling.compiled(f"test-{name}-{dtype}", 3, write)
 
 
 def evaluate(name, x):
-    out = np.empty_like(x)
-    {"log": all_log, "exp": all_exp}[name](x, out)
-    return out
+    padded = np.zeros(-(-x.size // LANES) * LANES, x.dtype)
+    padded[: x.size] = x.ravel()
+    out = np.empty_like(padded)
+    lanes = REALS[str(x.dtype)].lanes
+    kernel(name, str(x.dtype))(padded.ctypes.data, out.ctypes.data, padded.size // lanes)
+    return out[: x.size].reshape(x.shape)

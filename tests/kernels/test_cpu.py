@@ -19,16 +19,13 @@ from reference import losses, truth
 
 import kldiv
 from kldiv.errors import BackendError, ConfigError
-from kldiv.formulas.rows import RowLoss
+from kldiv.formulas.rows import JensenShannon, RowLoss
 from kldiv.kernels import Work
 from kldiv.kernels.cpu import CPU
 
-pytest.importorskip("numba")
+pytest.importorskip("llvmlite")
 
-from kernels.elementary import all_exp, all_log
-
-from kldiv.kernels.cpu import compiling, passes, quick, state, threads
-from kldiv.kernels.cpu.memory import address_of
+from kldiv.kernels.cpu import threads
 
 FLOATS = ["float32", "float64"]
 LOSSES = [kldiv.kl_div, kldiv.kl_div_with_logits, kldiv.js_div_with_logits]
@@ -45,16 +42,6 @@ def pure():
 
 
 # --- elements -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("function", [all_log, all_exp])
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_loops_become_vectors(function, dtype):
-    function(np.ones(3, dtype), np.ones(3, dtype))
-    code = [text for key, text in function.inspect_asm().items() if dtype in str(key[0].dtype)]
-    packed = {"float32": ("mulps", "fmla"), "float64": ("mulpd", "fmla")}[dtype]
-    packed += ("213ps", "231ps", "132ps") if dtype == "float32" else ("213pd", "231pd", "132pd")
-    assert any(word in code[0] for word in packed)
 
 
 def probabilities(shape):
@@ -155,23 +142,6 @@ def test_masked_classes_are_exact(size, dtype):
     assert value[list(pairs).index("last for both, alike")] == 0
 
 
-@compiling.inline
-def quickly(t, s, a, temperature, kept):
-    """Whether the quick way takes a block."""
-    kind = np.empty(1, np.float32)
-    guess = np.empty(quick.GUESSES)
-    places = address_of(t), address_of(s), t.size, True, address_of(kept)
-    return quick.state(*places, temperature, state.heat(temperature, kind), guess, a)
-
-
-def test_masked_classes_are_taken_quickly():
-    for name, pair in masks(1900).items():
-        s, t = (each.astype("float32") for each in pair)
-        done = quickly(t, s, np.empty(state.FIELDS), 1.0, np.empty(3 * passes.SIZE, np.float32))
-        slow = name.endswith("for the student") or name == "one class left"
-        assert done or slow or name.startswith(("NaN", "infinity")), name
-
-
 @pytest.mark.parametrize("size", [1, 5, 2048, 5000])
 def test_gradients_are_the_same_one_by_one(size):
     random = np.random.default_rng(size)
@@ -220,18 +190,18 @@ def test_the_same_bits_for_any_number_of_threads(loss, monkeypatch):
     assert results[1:] == results[:-1]
 
 
-@pytest.mark.parametrize("longest", [1 << 20, 0])  # what is kept for gradients: all, nothing
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_threads_share_long_rows(dtype, longest, monkeypatch):
-    monkeypatch.setattr(quick, "LONGEST", longest)
+@pytest.mark.parametrize("beta", [None, 0.3])
+def test_threads_share_long_rows(dtype, beta, monkeypatch):
     random = np.random.default_rng(9)
     t = 3 * random.normal(size=(3, 150_001))
     s = t + random.normal(size=t.shape)
     t[0, 60_000:140_000] = s[0, 130_000:140_000] = -np.inf
-    t[1] *= 20  # not done quickly
+    t[1] *= 20
     keep, temperature = np.array([True, True, False]), np.array([1.0, 0.7, 1.3])
     arrays = [s.astype(dtype), t.astype(dtype), temperature, keep]
-    operation = RowLoss("sum", dtype, dtype, dtype, temperature=None)
+    divergence = [] if beta is None else [JensenShannon(beta)]
+    operation = RowLoss("sum", dtype, dtype, dtype, *divergence, temperature=None)
     xp = kldiv.backends.get("numpy").namespace()
     shared, share = [], threads.share
 
@@ -245,10 +215,11 @@ def test_threads_share_long_rows(dtype, longest, monkeypatch):
         value, gradients = CPU.compute(Work(operation, xp, arrays, number, gradients=(0, 1)))
         results.append([float(value), *(each.tobytes() for each in gradients)])
     assert results[1:] == results[:-1]
-    assert shared == [3, *[9, 3, 9] * 2]
+    assert shared == [3, *[9] * 9 * 2]
     with pure():
-        loss = functools.partial(kldiv.kl_div_with_logits, temperature=temperature, where=keep)
-        loss = functools.partial(loss, reduction="sum")
+        loss = functools.partial(kldiv.js_div_with_logits, beta=beta)
+        loss = kldiv.kl_div_with_logits if beta is None else loss
+        loss = functools.partial(loss, temperature=temperature, where=keep, reduction="sum")
         wanted, expected = kldiv.value_and_grad(loss, (0, 1))(s.astype(dtype), t.astype(dtype))
     assert value == pytest.approx(wanted, rel=40 * unit(dtype))
     for a, b in zip(gradients, expected, strict=True):
@@ -322,7 +293,7 @@ def test_explained_where_another_library_computes(monkeypatch):
         assert kldiv.kl_div(np.zeros(100), np.ones(100)) == 0
 
 
-def test_without_numba(monkeypatch):
+def test_without_a_compiler(monkeypatch):
     monkeypatch.setattr(CPU, "installed", False)
     monkeypatch.setattr("kldiv.backends.routing._places", {})
     assert kldiv.explain(np.ones(9)).kernel == "pure"

@@ -10,7 +10,7 @@ import pytest
 import kldiv
 from kldiv.kernels.cpu import CPU
 
-pytest.importorskip("numba")
+pytest.importorskip("llvmlite")
 jax = pytest.importorskip("jax")
 
 from kldiv.backends.jax_ import cpu_kernels  # noqa: E402 - after the skips

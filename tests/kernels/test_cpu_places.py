@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import subprocess
 import sys
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 
 import kldiv
 
-pytest.importorskip("numba")
+pytest.importorskip("llvmlite")
 
 import llvmlite.binding as llvm
+
+from kldiv.kernels.cpu import compiling
+from kldiv.kernels.cpu.code import FLOAT32
+from kldiv.kernels.cpu.divergences import KullbackLeibler
+from kldiv.kernels.cpu.rows import Rows
 
 COUNT = 2**31 + 2**12
 
@@ -44,7 +48,9 @@ def test_rows_beyond_32_bits(untouched):
     t[-1] = np.linspace(-1, 1, 2**12)
     keep = np.arange(len(t)) == len(t) - 1  # the others are not even read
     found = kldiv.kl_div_with_logits(s, t, reduction="sum", where=keep, dtype="float32")
-    assert found == kldiv.kl_div_with_logits(s[-1:], t[-1:], reduction="sum", dtype="float32") > 0
+    last = kldiv.kl_div_with_logits(s[-1:], t[-1:], reduction="sum", dtype="float32")
+    assert found == pytest.approx(last, rel=4e-7)  # a small array is left to the formulas
+    assert last > 0
 
 
 # --- other CPUs -----------------------------------------------------------------------------------
@@ -55,93 +61,37 @@ VECTORS = {
     "x86_64-linux-gnu, x86-64": r"mulps.*xmm",
 }
 
-# Unoptimised code of the loop that does most of the work on logits, for no CPU in particular.
-UNOPTIMISED = """
-import numba
-from numba import types
-from kldiv.kernels.cpu import passes
-
-whole, single = types.int64, types.float32
-signature = (*[whole] * 4, single, single, types.UniTuple(single, 5), single)
-passes.plain.compile(signature)
-print(passes.plain.inspect_llvm(signature))
-"""
-
-
-@pytest.fixture(scope="module")
-def loop():
-    run = subprocess.run(
-        [sys.executable, "-c", UNOPTIMISED],
-        env={**os.environ, "NUMBA_OPT": "0"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return run.stdout
 
 
 @pytest.mark.parametrize("machine", VECTORS)
-def test_the_loop_becomes_vectors_of_other_cpus(machine, loop):
+def test_vectors_of_other_cpus(machine):
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     triple, cpu = machine.split(", ")
-    code = loop
-    target = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=3)
-    lines = {"triple": triple, "datalayout": str(target.target_data)}
-    for word, value in lines.items():
-        code = re.sub(f'target {word} = ".*"', f'target {word} = "{value}"', code)
-    module = llvm.parse_assembly(code)
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = True
-    builder = llvm.create_pass_builder(target, options)
-    builder.getModulePassManager().run(module, builder)
-    assert re.search(VECTORS[machine], target.emit_assembly(module))
-
-
-@pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="not an x86-64 CPU")
-@pytest.mark.skipif(sys.platform == "darwin", reason="Rosetta may lack AVX2")
-@pytest.mark.slow
-def test_a_cpu_without_avx512(tmp_path):
-    """The same tests of accuracy, compiled for an older CPU."""
-    chosen = "cpu and (functions or elements_are_right or 100-float32 or 1025)"
-    command = [sys.executable, *"-m pytest -q -n 0 -p no:cacheprovider -k".split(), chosen]
-    run = subprocess.run(
-        [*command, str(Path(__file__).with_name("test_conformance.py"))],
-        env={**os.environ, "NUMBA_CPU_NAME": "haswell", "KLDIV_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout
-    assert " passed" in run.stdout
+    target = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=2)
+    writer = partial(Rows, real=FLOAT32, divergence=KullbackLeibler(), gradients=False)
+    code = target.emit_assembly(compiling.optimised("kl", 6, writer, target))
+    assert re.search(VECTORS[machine], code)
 
 
 # --- other processes ------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_what_is_compiled_is_loaded_without_a_compiler(tmp_path):
+def test_what_is_compiled_is_kept(tmp_path):
     code = """
-import sys, numpy as np, kldiv
+import numpy as np, kldiv
 x = np.full(10**5, -1, 'float32')
 assert kldiv.kl_div(x, -x, reduction='sum') == 10**5
-print(kldiv.explain(x).kernel, 'numba.np.arraymath' in sys.modules, 'scipy.linalg' in sys.modules)
-import numba
-assert numba.njit(lambda a: a.sum())(np.ones(3)) == 3  # others compile as ever
+assert kldiv.explain(x).kernel == 'cpu'
 """
     environment = {**os.environ, "KLDIV_CACHE_DIR": str(tmp_path)}
-    for loaded in (True, False):  # the first process compiles
-        run = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=120,
-            env=environment,
-        )
-        kernel, compiler, scipy = run.stdout.split()
-        assert (kernel, compiler) == ("cpu", str(loaded))
-        assert loaded or scipy == "False"
+    before = set()
+    for _ in range(2):  # the first process compiles
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=environment)
+        files = {(path.name, path.stat().st_mtime_ns) for path in tmp_path.rglob("*.o")}
+        assert files
+        assert before <= files
+        before = files
 
 
 class Losses:
@@ -172,8 +122,6 @@ def test_workers_of_a_data_loader(monkeypatch):
 
 def test_of_many_processes_one_compiles(tmp_path):
     from filelock import FileLock, Timeout
-
-    from kldiv.kernels.cpu import compiling
 
     path = tmp_path / "below" / "kernel.lock"
     with compiling._alone(path), pytest.raises(Timeout):

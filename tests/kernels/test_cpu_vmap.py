@@ -9,7 +9,7 @@ import pytest
 import kldiv
 from kldiv.kernels.cpu import CPU
 
-pytest.importorskip("numba")
+pytest.importorskip("llvmlite")
 torch = pytest.importorskip("torch")
 
 from torch.func import grad, hessian, jacfwd, jacrev, vmap  # noqa: E402 - after the skip

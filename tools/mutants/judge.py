@@ -31,6 +31,7 @@ LIBRARIES = (
     "jax.numpy",
     "ml_dtypes",
     "mpmath",
+    "llvmlite",
     "numba",
     "numcodecs",
     "safetensors.numpy",

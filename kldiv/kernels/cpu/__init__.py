@@ -1,4 +1,4 @@
-"""Fused kernels for arrays in a CPU's memory, compiled by Numba; imported without it."""
+"""Fused kernels for arrays in a CPU's memory, compiled by LLVM; imported without it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,26 @@ if TYPE_CHECKING:
     from kldiv.kernels.work import Found, Work
 
 
+_ROWS: Final = {
+    "kl_div_with_logits": "KL",
+    "js_div_with_logits": "JS",
+    "f_div_with_logits of a mixture": "mixture",
+    "f_div_with_logits of Jeffreys": "Jeffreys",
+}
+
+
 class Cpu(Technology):
-    """Numba's machine code."""
+    """Machine code of llvmlite, LLVM for Python."""
 
     name = "cpu"
-    words = "fused, compiled by Numba"
+    words = "fused, compiled by LLVM"
     small = 1 << 14
 
     def __init__(self) -> None:
-        self.installed = find_spec("numba") is not None
+        self.installed = find_spec("llvmlite") is not None
 
     def lacking(self) -> str | None:
-        return None if self.installed else 'Numba is not installed; pip install "kldiv[cpu]"'
+        return None if self.installed else 'llvmlite is not installed; pip install "kldiv[cpu]"'
 
     def prepare(self, work: Work) -> Callable[[Work], Found]:
         """Return a function for such work, compiled; of the arrays only the dtypes are looked at.
@@ -58,16 +66,23 @@ class Cpu(Technology):
 
     def compilers(self) -> dict[str, Callable[[], Any]]:
         """Return, for each kernel, the function that compiles it, or loads it from the cache."""
-        found = {}
-        for name, module in (
-            ("kl_div", "pointwise"),
-            ("kl_div_with_logits", "logits"),
-            ("js_div_with_logits", "jensen_shannon"),
-        ):
-            kernels = import_module(f"kldiv.kernels.cpu.{module}")
-            for dtype in ("float32", "float64"):
-                found[f"{name}, {dtype}"] = getattr(kernels, dtype)
+        elements, rows = (
+            import_module(f"kldiv.kernels.cpu.{name}_loss").kernel for name in ("pointwise", "row")
+        )
+        found: dict[str, Callable[[], Any]] = {}
+        for dtype in ("float32", "float64"):
+            for target in (False, True):
+                name = f"kl_div{', log_target' * target}, {dtype}"
+                found[name] = partial(_each, elements, dtype, target)
+            for name, spelled in _ROWS.items():
+                found[f"{name}, {dtype}"] = partial(_each, rows, spelled, dtype)
         return found
+
+
+def _each(kernel: Callable[..., Any], *which: Any) -> None:
+    """Compile a kernel without gradients, and with them."""
+    for more in (False, True):
+        kernel(*which, more)
 
 
 CPU: Final = Cpu()

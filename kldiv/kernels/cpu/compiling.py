@@ -1,49 +1,123 @@
-"""Compiling by Numba, once: ahead of the first call from a cache on disk that follows the sources.
-
-Numba's own cache looks at one source file only; a function inlined from another would go stale.
-"""
+"""Compiling by LLVM, once: ahead of the first call from a cache on disk that follows the sources."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import logging
 import os
+import sys
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
+from threading import Lock, Timer
 from typing import TYPE_CHECKING, Any
 
-import numba
+import llvmlite
+import llvmlite.binding as llvm
 from filelock import FileLock
-from numba.core import caching
-from numba.core.runtime import rtsys
+from llvmlite import ir
+
+from kldiv.kernels.cpu.code import Code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-OPTIONS = {"error_model": "numpy"}
-"""A division by zero is an infinity, not an exception, which would keep a loop scalar."""
-
-inline = numba.njit(nogil=True, **OPTIONS)
-"""A decorator for the functions of which kernels are made: compiled into each of them."""
+_lock = Lock()
+_engines: list[Any] = []
+"""They own the machine code."""
 
 
-def kernel(signature: str) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
-    """Return a decorator for functions that return a function compiled for that signature."""
+def compiled(name: str, arguments: int, write: Callable[[Code], None]) -> Any:
+    """Return a function of integers, with a C function's address, that ``write`` writes down.
 
-    def decorate(function: Callable[..., Any]) -> Callable[[], Any]:
-        return cache(partial(_compile, signature, function))
+    Parameters
+    ----------
+    name : str
+        Names the function in the cache: it says all that ``write`` depends on, but the sources.
+    arguments : int
+        How many integers it takes.
+    write : callable
+        Writes the function down.
+    """
+    with _lock, _alone(_folder() / f"{name}.lock"):
+        return _loaded(name, arguments, _object(name, arguments, write))
 
-    return decorate
+
+def _object(name: str, arguments: int, write: Callable[[Code], None]) -> bytes:
+    path = _folder() / f"{name}.o"
+    with suppress(FileNotFoundError):
+        return path.read_bytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file, _announced(name):
+        file.write(_machine().emit_object(optimised(name, arguments, write)))
+    Path(file.name).replace(path)
+    return path.read_bytes()
 
 
-def _compile(signature: str, function: Callable[..., Any]) -> Any:
-    dispatcher = numba.njit(nogil=True, **OPTIONS)(function)
-    dispatcher._cache = _Cache(function)  # noqa: SLF001 - as njit(cache=True) does, elsewhere
-    name = f"{function.__module__.rpartition('.')[2]}-{function.__code__.co_firstlineno}"
-    with _alone(directory() / f"kernels-{stamp()}" / f"{name}.lock"):
-        dispatcher.compile(signature)
-    return dispatcher
+def optimised(
+    name: str, arguments: int, write: Callable[[Code], None], machine: Any = None
+) -> Any:
+    """Return a function as LLVM's optimised code for a machine, this one unless said."""
+    machine = machine or _machine()
+    module = ir.Module("kldiv")
+    module.triple, module.data_layout = machine.triple, str(machine.target_data)
+    code = Code(module, name, arguments)
+    write(code)
+    code.end()
+    found = llvm.parse_assembly(str(module))
+    found.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(found, passes)
+    return found
+
+
+def _loaded(name: str, arguments: int, code: bytes) -> Any:
+    empty = llvm.parse_assembly("")
+    engine = llvm.create_mcjit_compiler(empty, _machine(own=True))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    address = engine.get_function_address(name)
+    function = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)(address)
+    function.address = address  # type: ignore[attr-defined]
+    return function
+
+
+@cache
+def _host() -> tuple[str, str]:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+
+
+def _machine(*, own: bool = False) -> Any:
+    """Return this machine; ``own`` where it is given away."""
+    del own
+    cpu, features = _host()
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    return target.create_target_machine(cpu=cpu, features=features, opt=2, jit=True)
+
+
+@contextmanager
+def _announced(name: str) -> Iterator[None]:
+    """Say what takes so long, where it takes long and somebody may be watching."""
+
+    def say() -> None:
+        logging.getLogger("kldiv").warning(
+            "kldiv compiles %s for this CPU, once: a few seconds; `kldiv warmup` does it ahead", name
+        )
+
+    timer = Timer(1.0, say)
+    timer.daemon = True
+    if sys.stderr is not None and sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager
@@ -66,55 +140,16 @@ def directory() -> Path:
     return platformdirs.user_cache_path("kldiv")
 
 
+def _folder() -> Path:
+    return directory() / f"kernels-{stamp()}"
+
+
 @cache
 def stamp() -> str:
-    """Return a digest of all that compiled code depends on, but for the CPU, which Numba adds."""
-    digest = hashlib.sha256(f"{numba.__version__}".encode())
+    """Return a digest of all that compiled code depends on."""
+    words = [llvmlite.__version__, llvm.get_process_triple(), *_host()]
+    digest = hashlib.sha256("\n".join(words).encode())
     folder = Path(__file__).parent
-    for path in [*sorted(folder.glob("*.py")), folder.parent / "constants.py"]:
+    for path in [*sorted(folder.glob("*.py")), *sorted(folder.parent.glob("*.py"))]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-class _Locator(caching._CacheLocator):  # noqa: SLF001 - Numba has no public place for it
-    """The place of a function's cache, and the stamp that makes it stale."""
-
-    def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
-        self._lineno = py_func.__code__.co_firstlineno
-        self._file = py_file
-
-    def get_cache_path(self) -> str:
-        return str(directory() / f"kernels-{stamp()}")
-
-    def get_source_stamp(self) -> str:
-        return stamp()
-
-    def get_disambiguator(self) -> str:
-        return str(self._lineno)
-
-    def ensure_cache_path(self) -> None:
-        path = self.get_cache_path()
-        os.makedirs(path, exist_ok=True)  # noqa: PTH103 - as Numba does
-        if not next(Path(path).glob("*.nbi"), None):
-            tempfile.TemporaryFile(dir=path).close()  # raises where nothing can be written
-
-    @classmethod
-    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
-        self = cls(py_func, py_file)
-        self.ensure_cache_path()
-        return self
-
-
-class _Implementation(caching.CompileResultCacheImpl):
-    _locator_classes = (_Locator,)
-
-
-class _Cache(caching.FunctionCache):
-    _impl_class = _Implementation
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        # Numba refreshes the context first, which imports all that it could compile, and SciPy for
-        # that. A compiled function needs its memory alone; a compiler refreshes by itself.
-        rtsys.initialize(target_context)
-        with self._guard_against_spurious_io_errors():
-            return self._load_overload(sig, target_context)

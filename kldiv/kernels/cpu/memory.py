@@ -1,278 +1,189 @@
-"""Blocks of arrays of any layout and dtype, read to and written from contiguous buffers.
+"""Arrays of any layout and dtype, read to and written from contiguous buffers.
 
-A kernel gets its arrays as one table of integers, `kldiv.kernels.layout` makes it. So it is
-compiled once for all layouts; an array that is contiguous and has the dtype of the buffers is read
-and written in place.
+A kernel gets its arrays as one table of integers, `kldiv.kernels.layout` makes it; an array that is
+contiguous and has the dtype of the buffers is read and written in place. What is here is for the
+others, compiled by itself where there is one: for a dtype, with or without steps between elements.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numba import types
-from numba.extending import overload
-
-from kldiv.kernels.cpu.compiling import inline
-from kldiv.kernels.cpu.instructions import (
-    bits,
-    like,
-    load_float32,
-    load_float64,
-    load_uint8,
-    load_uint16,
+from kldiv.kernels.cpu.code import (
+    DOUBLE,
+    I8,
+    I16,
+    I32,
+    I64,
+    REALS,
+    SINGLE,
+    Code,
+    at_most,
     select,
-    store_float32,
-    store_float64,
-    store_uint16,
 )
-from kldiv.kernels.layout import (
-    ADDRESS,
-    BFLOAT16,
-    CODE,
-    CONTIGUOUS,
-    FLOAT16,
-    FLOAT32,
-    FLOAT64,
-    STRIDES,
-    Buffer,
-)
+from kldiv.kernels.cpu.compiling import compiled
+from kldiv.kernels.layout import ADDRESS, CODES, CONTIGUOUS, STRIDES, memory, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kldiv._types import Array
+    from kldiv.kernels.cpu.code import Value
+
+_TYPES = {"float32": SINGLE, "float64": DOUBLE, "float16": I16, "bfloat16": I16, "bool": I8}
+
 
 # --- half types -----------------------------------------------------------------------------------
 
 
-@inline
-def _from_bfloat16(half: int) -> float:
-    return bits(np.int32(np.int32(half) << np.int32(16)))
+def _widened(half: Value, dtype: str) -> Value:
+    """Return a half-precision number, given as its bits, as a float32."""
+    word = half.to(I32)
+    if dtype == "bfloat16":
+        return (word << 16).bits()
+    rest = ((word & 0x7FFF) << 13).bits()
+    value = rest * 2.0**112  # shifts the exponent, of subnormal numbers too
+    special = (rest.bits() | 0x7F800000).bits()
+    value = select((word & 0x7C00) == 0x7C00, special, value)
+    return (value.bits() | ((word & 0x8000) << 16)).bits()
 
 
-@inline
-def _from_float16(half: int) -> float:
-    word = np.int32(half)
-    rest = bits(np.int32((word & np.int32(0x7FFF)) << np.int32(13)))
-    value = rest * np.float32(2.0**112)  # shifts the exponent, of subnormal numbers too
-    special = np.int32(bits(rest) | np.int32(0x7F800000))
-    value = select((word & np.int32(0x7C00)) == np.int32(0x7C00), bits(special), value)
-    sign = np.int32((word & np.int32(0x8000)) << np.int32(16))
-    return bits(np.int32(bits(value) | sign))
-
-
-@inline
-def _to_bfloat16(value: float) -> Any:
-    word = bits(value)
-    odd = np.int32((word >> np.int32(16)) & np.int32(1))
-    rounded = np.int32(np.int32(word + np.int32(0x7FFF) + odd) >> np.int32(16))
-    nan = np.int32((word >> np.int32(16)) | np.int32(0x40))
-    return np.uint16(select(value != value, nan, rounded))  # noqa: PLR0124 - asks for NaN
-
-
-@inline
-def _to_float16(value: float) -> Any:
-    word = bits(value)
-    size = np.int32(word & np.int32(0x7FFFFFFF))
-    sign = np.int32((word >> np.int32(16)) & np.int32(0x8000))
-    odd = np.int32((size >> np.int32(13)) & np.int32(1))
-    normal = np.int32((size - np.int32(0x38000000) + np.int32(0xFFF) + odd) >> np.int32(13))
+def _narrowed(value: Value, dtype: str) -> Value:
+    """Return the bits of a float32 number, rounded to a half type."""
+    word = value.bits()
+    if dtype == "bfloat16":
+        odd = (word >> 16) & 1
+        rounded = (word + 0x7FFF + odd) >> 16
+        return select(value != value, (word >> 16) | 0x40, rounded).to(I16)  # noqa: PLR0124
+    size, sign = word & 0x7FFFFFFF, (word >> 16) & 0x8000
+    odd = (size >> 13) & 1
+    normal = (size - 0x38000000 + 0xFFF + odd) >> 13
     # Adding ½ leaves a subnormal number in the lowest bits, rounded.
-    small = np.int32(bits(bits(size) + np.float32(0.5)) - np.int32(0x3F000000))
-    half = select(size < np.int32(0x38800000), small, normal)
-    half = select(size >= np.int32(0x47800000), np.int32(0x7C00), half)
-    half = select(size > np.int32(0x7F800000), np.int32(0x7E00), half)
-    return np.uint16(half | sign)
+    small = (size.bits() + 0.5).bits() - 0x3F000000
+    half = select(size < 0x38800000, small, normal)
+    half = select(size >= 0x47800000, 0x7C00, half)
+    half = select(size > 0x7F800000, 0x7E00, half)
+    return (half | sign).to(I16)
 
 
-# --- runs of equal distance -----------------------------------------------------------------------
+def _converted(value: Value, dtype: str, wanted: str) -> Value:
+    """Return a number as it is in memory in another dtype."""
+    if dtype == "bool" or dtype == wanted:
+        return value
+    if _TYPES[dtype] == I16:
+        value = _widened(value, dtype)
+    if _TYPES[wanted] == I16:
+        return _narrowed(value.to(SINGLE), wanted)
+    return value.to(_TYPES[wanted])
 
 
-# An index that might be negative keeps a loop scalar, so these are unsigned.
+# --- arrays ---------------------------------------------------------------------------------------
 
 
-@inline
-def _read_run(code: int, address: int, stride: int, n: int, buffer: Buffer, at: int) -> None:
-    if code == FLOAT32:
-        if stride == 4:
-            for k in range(n):
-                buffer[np.uint64(at + k)] = load_float32(address, k)
-        else:
-            for k in range(n):
-                buffer[np.uint64(at + k)] = load_float32(address + k * stride, 0)
-    elif code == FLOAT64:
-        for k in range(n):
-            buffer[np.uint64(at + k)] = load_float64(address + k * stride, 0)
-    elif code == BFLOAT16:
-        if stride == 2:
-            for k in range(n):
-                buffer[np.uint64(at + k)] = _from_bfloat16(load_uint16(address, k))
-        else:
-            for k in range(n):
-                buffer[np.uint64(at + k)] = _from_bfloat16(load_uint16(address + k * stride, 0))
-    elif code == FLOAT16:
-        if stride == 2:
-            for k in range(n):
-                buffer[np.uint64(at + k)] = _from_float16(load_uint16(address, k))
-        else:
-            for k in range(n):
-                buffer[np.uint64(at + k)] = _from_float16(load_uint16(address + k * stride, 0))
-    else:
-        for k in range(n):
-            buffer[np.uint64(at + k)] = load_uint8(address + k * stride, 0) != 0
+def _runs(code: Code, copy: Callable[[Value, Value, Value], None]) -> None:
+    """Call ``copy`` with each run of elements: its address, its place in the buffer, its length."""
+    table, row, start, n, _ = code.arguments
+    axes = code.load(I64, table)
+    columns = axes + STRIDES
+    own = table + row * columns * 8
+    last = columns - 1
+    length, stride = code.load(I64, table, last), code.load(I64, own, last)
+    run, offset, done = (
+        code.variable(each) for each in (start // length, start % length, code.whole(0))
+    )
+    with code.loop(n // length + 2):
+        rest, address = code.variable(run.get()), code.variable(code.load(I64, own, ADDRESS))
+        with code.loop(axes - 1) as back:
+            axis = last - 1 - back
+            size = code.load(I64, table, axis)
+            step = (rest.get() % size) * code.load(I64, own, axis)
+            address.set(address.get() + step)
+            rest.set(rest.get() // size)
+        count = at_most(length - offset.get(), n - done.get())
+        with code.when(count > 0):
+            copy(address.get() + offset.get() * stride, done.get(), count)
+        done.set(done.get() + count)
+        run.set(run.get() + 1)
+        offset.set(code.whole(0))
 
 
-@inline
-def _write_run(code: int, address: int, stride: int, n: int, buffer: Buffer, at: int) -> None:
-    if code == FLOAT32:
-        for k in range(n):
-            store_float32(address + k * stride, 0, np.float32(buffer[np.uint64(at + k)]))
-    elif code == FLOAT64:
-        for k in range(n):
-            store_float64(address + k * stride, 0, np.float64(buffer[np.uint64(at + k)]))
-    elif code == BFLOAT16:
-        if stride == 2:
-            for k in range(n):
-                store_uint16(address, k, _to_bfloat16(np.float32(buffer[np.uint64(at + k)])))
-        else:
-            for k in range(n):
-                store_uint16(
-                    address + k * stride, 0, _to_bfloat16(np.float32(buffer[np.uint64(at + k)]))
-                )
-    elif stride == 2:
-        for k in range(n):
-            store_uint16(address, k, _to_float16(np.float32(buffer[np.uint64(at + k)])))
-    else:
-        for k in range(n):
-            store_uint16(
-                address + k * stride, 0, _to_float16(np.float32(buffer[np.uint64(at + k)]))
-            )
+def _copying(dtype: str, real: str, *, packed: bool, writing: bool) -> Callable[[Code], None]:
+    kind, buffer_kind = _TYPES[dtype], I8 if dtype == "bool" else _TYPES[real]
+    size, lanes = CODES[dtype][1], 16
+
+    def write(code: Code) -> None:
+        table, row, *_, buffer = code.arguments
+        last = code.load(I64, table) + (STRIDES - 1)
+        stride = code.load(I64, table + row * (last + 1) * 8, last)
+
+        def move(kinds: tuple[Any, Any], outside: Value, inside: Value) -> None:
+            if writing:
+                value = _converted(code.load(kinds[1], inside), real, dtype)
+                code.store(outside, value)
+            else:
+                code.store(inside, _converted(code.load(kinds[0], outside), dtype, real))
+
+        def copy(address: Value, place: Value, count: Value) -> None:
+            at = buffer + place * (1 if dtype == "bool" else REALS[real].size)
+            width = 1 if dtype == "bool" else REALS[real].size
+            whole = count // lanes * lanes if packed else code.whole(0)
+            if packed:
+                wide = tuple(code.wide(each, lanes) for each in (kind, buffer_kind))
+                with code.loop(whole, step=lanes) as k:
+                    move(wide, address + k * size, at + k * width)
+            with code.loop(count, whole) as k:
+                move((kind, buffer_kind), address + k * stride, at + k * width)
+
+        _runs(code, copy)
+
+    return write
 
 
-@inline
-def _place(table: Buffer, row: int, run: int) -> int:
-    """Return the address of the first element of a run, the last axis of the table's shape."""
-    address = table[row, ADDRESS]
-    for axis in range(table[0, 0] - 2, -1, -1):
-        size = table[0, STRIDES + axis]
-        address += (run % size) * table[row, STRIDES + axis]
-        run //= size
-    return address
+@cache
+def mover(dtype: str, real: str, *, packed: bool, writing: bool) -> int:
+    """Return the address of a function that reads elements into a buffer, or writes them from it.
+
+    It takes the table's address, the row of the array, the first element's position, how many they
+    are, and the buffer's address.
+    """
+    way = "write" if writing else "read"
+    name = f"{way}-{dtype}-{real}-{'packed' if packed else 'apart'}"
+    write = _copying(dtype, real, packed=packed, writing=writing)
+    return compiled(name, 5, write).address
 
 
-@inline
-def address_of(buffer: Buffer) -> Any:
-    """Return the address of a buffer's first element."""
-    return np.int64(buffer.ctypes.data)
+class Layout:
+    """Arrays as a kernel takes them.
 
+    Attributes
+    ----------
+    table : array
+        Of `kldiv.kernels.layout`.
+    addresses : list of int
+        Of arrays that are read and written in place; 0 for the others.
+    movers : list of int
+        Addresses of what copies the others; 0 where nothing is copied.
+    """
 
-# --- blocks ---------------------------------------------------------------------------------------
-
-
-@inline
-def read(table: Buffer, row: int, start: int, n: int, buffer: Buffer) -> None:
-    """Fill ``buffer`` with the ``n`` elements from position ``start`` on."""
-    code, axis = table[row, CODE], table[0, 0] - 1
-    length, stride = table[0, STRIDES + axis], table[row, STRIDES + axis]
-    run, offset, at = start // length, start % length, 0
-    while at < n:
-        size = min(length - offset, n - at)
-        address = _place(table, row, run) + offset * stride
-        _read_run(code, address, stride, size, buffer, at)
-        at += size
-        run += 1
-        offset = 0
-
-
-@inline
-def write(table: Buffer, row: int, start: int, n: int, buffer: Buffer) -> None:
-    """Write ``n`` elements of ``buffer`` from position ``start`` on."""
-    code, axis = table[row, CODE], table[0, 0] - 1
-    length, stride = table[0, STRIDES + axis], table[row, STRIDES + axis]
-    run, offset, at = start // length, start % length, 0
-    while at < n:
-        size = min(length - offset, n - at)
-        address = _place(table, row, run) + offset * stride
-        _write_run(code, address, stride, size, buffer, at)
-        at += size
-        run += 1
-        offset = 0
-
-
-@inline
-def direct(table: Buffer, row: int, buffer: Buffer) -> bool:
-    """Return whether the array is contiguous and of the buffer's dtype."""
-    return (table[row, CONTIGUOUS] != 0) & (table[row, CODE] == code_of(buffer))
-
-
-def code_of(buffer: Buffer) -> int:
-    """Return the code of a buffer's dtype."""
-    raise NotImplementedError
-
-
-@overload(code_of)
-def _code_of(buffer: Buffer) -> Any:
-    code = FLOAT32 if buffer.dtype == types.float32 else FLOAT64
-
-    def generic(buffer: Buffer) -> int:
-        return code
-
-    return generic
-
-
-@inline
-def source(table: Buffer, row: int, start: int, n: int, buffer: Buffer) -> int:
-    """Return the address of the elements from ``start`` on: where they lie, or the buffer's."""
-    if direct(table, row, buffer):
-        return table[row, ADDRESS] + start * buffer.itemsize
-    read(table, row, start, n, buffer)
-    return address_of(buffer)
-
-
-@inline
-def sink(table: Buffer, row: int, start: int, buffer: Buffer) -> int:
-    """Return the address for elements from ``start`` on; `flush` takes them to the array."""
-    if direct(table, row, buffer):
-        return table[row, ADDRESS] + start * buffer.itemsize
-    return address_of(buffer)
-
-
-@inline
-def flush(table: Buffer, row: int, start: int, n: int, buffer: Buffer) -> None:
-    """Write the buffer that `sink` may have returned."""
-    if not direct(table, row, buffer):
-        write(table, row, start, n, buffer)
-
-
-def load(address: int, index: int, kind: Buffer) -> float:
-    """Return an element of the dtype of the array ``kind``."""
-    raise NotImplementedError
-
-
-@overload(load)
-def _load(address: int, index: int, kind: Buffer) -> Any:
-    function = load_float32 if kind.dtype == types.float32 else load_float64
-
-    def generic(address: int, index: int, kind: Buffer) -> float:
-        return function(address, index)
-
-    return generic
-
-
-def store(address: int, index: int, value: float) -> None:
-    """Write an element of the dtype of ``value``."""
-    raise NotImplementedError
-
-
-@overload(store)
-def _store(address: int, index: int, value: Any) -> Any:
-    function = store_float32 if value == types.float32 else store_float64
-
-    def generic(address: int, index: int, value: Any) -> None:
-        function(address, index, value)
-
-    return generic
-
-
-@inline
-def dropped(keep: Buffer, n: int, address: int, buffer: Buffer, value: float) -> int:
-    """Copy ``n`` elements to the buffer, with ``value`` where they are not kept."""
-    for k in range(n):
-        buffer[k] = select(keep[k] != 0, load(address, k, buffer), like(buffer[k], value))
-    return address_of(buffer)
+    def __init__(
+        self,
+        inputs: Sequence[Array | None],
+        outputs: Sequence[Array | None],
+        real: str,
+        *,
+        whole_rows: bool,
+    ) -> None:
+        arrays = [*inputs, *outputs]
+        places = [None if array is None else memory(array) for array in arrays]
+        self.table = table(places, whole_rows=whole_rows)
+        self.addresses, self.movers = [], []
+        for index, (place, row) in enumerate(zip(places, self.table[1:], strict=True)):
+            direct = place is not None and bool(row[CONTIGUOUS]) and place.dtype == real
+            self.addresses.append(int(row[ADDRESS]) if direct else 0)
+            mover_at = 0
+            if place is not None and not direct:
+                packed = bool(row[STRIDES + self.table[0, 0] - 1] == CODES[place.dtype][1])
+                writing = index >= len(inputs)
+                mover_at = mover(place.dtype, real, packed=packed, writing=writing)
+            self.movers.append(mover_at)

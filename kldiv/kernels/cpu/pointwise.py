@@ -6,246 +6,192 @@ elements are collected in float64, together with the rounding errors of that.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
-from kldiv.kernels.cpu.compiling import inline, kernel
+from kldiv.kernels.cpu.code import DOUBLE, I8, I64, Code, at_most, select
 from kldiv.kernels.cpu.elementary import exp, is_normal, log, log_normal
-from kldiv.kernels.cpu.instructions import accumulate, like, select
-from kldiv.kernels.cpu.memory import (
-    dropped,
-    flush,
-    load,
-    read,
-    sink,
-    source,
-    store,
-)
-from kldiv.kernels.layout import ADDRESS, Buffer
+from kldiv.kernels.cpu.sums import Total, block_sums
 
-X: Final = 1
-Y: Final = 2
-KEEP: Final = 3
-COTANGENT: Final = 4
-ELEMENTS: Final = 5
-GRADIENT_X: Final = 6
-GRADIENT_Y: Final = 7
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kldiv.kernels.cpu.code import Real, Value
 
 UNIT: Final = 1 << 18
 """Elements of a unit of work, each of which has its own sum."""
 
 _BLOCK: Final = 2048
-_GROUP: Final = 512
-"""Elements whose sum is taken in their own dtype, in 32 or more lanes."""
+_STRIP: Final = 16
+"""Vectors whose sum is taken in the elements' dtype."""
+
+INPUTS: Final = ("x", "y", "keep", "cotangent")
+OUTPUTS: Final = ("elements", "gradient_x", "gradient_y")
+_ARRAYS: Final = (*INPUTS, *OUTPUTS)
+
+FRAME: Final = (
+    "size",
+    "reduce",  # whether the sum of all elements is wanted
+    "weight",  # address of the gradient in each element's divergence
+    "table",
+    "totals",
+    *_ARRAYS,  # addresses; 0 where an array is copied, or not there
+    *(f"move_{name}" for name in _ARRAYS),  # what copies it; 0 where nothing does
+)
+
+_PADS: Final = 3 * 16 * 8
 
 
-# --- one element ----------------------------------------------------------------------------------
+def scratch_size(real: Real) -> int:
+    """Return how many bytes of room a thread needs."""
+    return _PADS + len(_ARRAYS) * _BLOCK * real.size
 
 
-@inline
-def _kl(x: float, y: float) -> float:
-    return select(y == 0, select(x != x, x, y), y * (log(y) - x))  # noqa: PLR0124 - asks for NaN
+def _kl(x: Value, y: Value) -> Value:
+    return select(y == 0.0, select(x != x, x, y), y * (log(y) - x))  # noqa: PLR0124
 
 
-@inline
-def _kl_normal(x: float, y: float) -> float:
-    return y * (log_normal(y) - x)
-
-
-@inline
-def _kl_slope(x: float, y: float) -> float:
-    return select(y == 0, y, log(y) + like(y, 1.0) - x)
-
-
-@inline
-def _kl_log_target(x: float, y: float, order: float) -> float:
-    weight = exp(y)
-    difference = y - x + like(y, order)
-    infinite = (difference == like(y, np.inf)) | (difference == like(y, -np.inf))
-    value = select(infinite, difference, weight * difference)
+def _kl_log_target(x: Value, y: Value, order: float) -> Value:
+    weight, gap = exp(y), (y - x) + order
+    infinite = abs(gap) == float("inf")
+    value = select(infinite, gap, weight * gap)
     edge = select(x != x, x, weight)  # noqa: PLR0124
-    return select(y == like(y, -np.inf), edge, value)
+    return select(y == -float("inf"), edge, value)
 
 
-# --- one block ------------------------------------------------------------------------------------
+class Elements:
+    """The writer of a kernel: a dtype, a kind of target, with other results than a sum or not."""
 
+    def __init__(self, code: Code, real: Real, *, log_target: bool, outputs: bool) -> None:
+        self.code, self.real, self.log_target = code, real, log_target
+        frame, scratch, first, last = code.arguments
+        self.frame = {name: code.load(I64, frame, index) for index, name in enumerate(FRAME)}
+        self.pads, self.buffers = scratch, scratch + _PADS
+        careful = code.variable(code.whole(0))
+        with code.loop(last, first) as unit:
+            total = Total(code)
+            end = at_most((unit + 1) * UNIT, self.frame["size"])
+            with code.loop(end, unit * UNIT, _BLOCK) as start:
+                self._block(start, at_most(end - start, _BLOCK), total, careful, outputs=outputs)
+            code.store(self.frame["totals"], total.get(), unit)
 
-@inline
-def _sum_normal(x: int, y: int, n: int, kind: Buffer) -> float:
-    """Return the sum, or NaN where a y is not a positive normal number."""
-    total, normal = 0.0, True
-    for group in range(0, n, _GROUP):
-        part = like(kind[0], 0.0)
-        for k in range(group, min(group + _GROUP, n)):
-            value = load(y, k, kind)
-            normal &= is_normal(value)
-            part = accumulate(part, _kl_normal(load(x, k, kind), value))
-        total += np.float64(part)
-    return total if normal else np.nan
+    def _block(self, start: Value, n: Value, total: Total, careful: Any, *, outputs: bool) -> None:
+        code, real, frame = self.code, self.real, self.frame
+        self.whole, count = n // real.lanes, (n + (real.lanes - 1)) // real.lanes
+        self.ends = code.whole(0), count
+        at = {name: self._place(name, start) for name in _ARRAYS}
+        for index, name in enumerate(INPUTS):
+            with code.when(frame[f"move_{name}"] != 0):
+                code.call(frame[f"move_{name}"], frame["table"], index + 1, start, n, at[name])
+        with code.when(frame["move_keep"] != 0):
+            self._drop(at, n)
+        pairs = []
+        for index, (name, filling) in enumerate(
+            (("x", 0.0), ("y", -float("inf") if self.log_target else 1.0))
+        ):
+            there = select(frame["move_keep"] != 0, self._buffer(name), at[name])
+            pad = self.pads + index * 128
+            code.store(pad, code.constant(real.vector, filling))
+            self._tail(there, pad, n, out=False)
+            pairs.append((there, pad))
 
+        def load(k: Value) -> tuple[Value, Value]:
+            x, y = (code.load(real.vector, self._at(*pair, k)) for pair in pairs)
+            return x, y
 
-@inline
-def _sum(x: int, y: int, n: int, kind: Buffer) -> float:
-    total = 0.0
-    for group in range(0, n, _GROUP):
-        part = like(kind[0], 0.0)
-        for k in range(group, min(group + _GROUP, n)):
-            part = accumulate(part, _kl(load(x, k, kind), load(y, k, kind)))
-        total += np.float64(part)
-    return total
+        with code.when(frame["reduce"] != 0):
+            self._add(load, total, careful)
+        if outputs:
+            for name in OUTPUTS:
+                wanted = (frame[name] != 0) | (frame[f"move_{name}"] != 0)
+                with code.when(wanted):
+                    self._write(name, load, at, start, n)
 
+    def _buffer(self, name: str) -> Value:
+        return self.buffers + _ARRAYS.index(name) * _BLOCK * self.real.size
 
-@inline
-def _sum_log_target(x: int, y: int, n: int, kind: Buffer) -> float:
-    total = 0.0
-    for group in range(0, n, _GROUP):
-        part = like(kind[0], 0.0)
-        for k in range(group, min(group + _GROUP, n)):
-            part = accumulate(part, _kl_log_target(load(x, k, kind), load(y, k, kind), 0.0))
-        total += np.float64(part)
-    return total
+    def _place(self, name: str, start: Value) -> Value:
+        base = self.frame[name]
+        return select(base != 0, base + start * self.real.size, self._buffer(name))
 
+    def _at(self, base: Value, pad: Value, k: Value) -> Value:
+        return select(k == self.whole, pad, base + k * (self.real.lanes * self.real.size))
 
-@inline
-def _elements(x: int, y: int, n: int, out: int, log_target: bool, kind: Buffer) -> None:
-    if log_target:
-        for k in range(n):
-            store(out, k, _kl_log_target(load(x, k, kind), load(y, k, kind), 0.0))
-    else:
-        for k in range(n):
-            store(out, k, _kl(load(x, k, kind), load(y, k, kind)))
+    def _tail(self, array: Value, pad: Value, n: Value, *, out: bool) -> None:
+        """Copy what is left after whole vectors, to a vector or from one."""
+        code, scalar = self.code, self.real.scalar
+        begin = self.whole * self.real.lanes
+        with code.loop(n, begin) as k:
+            if out:
+                code.store(array, code.load(scalar, pad, k - begin), k)
+            else:
+                code.store(pad, code.load(scalar, array, k), k - begin)
 
+    def _drop(self, at: dict[str, Value], n: Value) -> None:
+        """Copy arrays to buffers, with elements that count for nothing where they are dropped."""
+        code, scalar = self.code, self.real.scalar
+        for name, nothing in (("x", 0.0), ("y", -float("inf") if self.log_target else 0.0)):
+            with code.loop(n) as k:
+                kept = code.load(I8, at["keep"], k) != 0
+                value = select(kept, code.load(scalar, at[name], k), nothing)
+                code.store(self._buffer(name), value, k)
 
-@inline
-def _gradient_x(y: int, n: int, out: int, weight: float, log_target: bool, kind: Buffer) -> None:
-    factor = like(kind[0], -weight)
-    if log_target:
-        for k in range(n):
-            store(out, k, factor * exp(load(y, k, kind)))
-    else:
-        for k in range(n):
-            store(out, k, factor * load(y, k, kind))
+    def _add(
+        self, load: Callable[[Value], tuple[Value, Value]], total: Total, careful: Any
+    ) -> None:
+        """Add the elements of a block."""
+        code, real = self.code, self.real
 
+        def sums(body: Callable[[Value], list[Value]], count: int) -> list[Value]:
+            return block_sums(code, real, self.ends, _STRIP, body, count)
 
-@inline
-def _gradient_y(
-    x: int,
-    y: int,
-    n: int,
-    out: int,
-    weight: float,
-    log_target: bool,
-    kind: Buffer,
-) -> None:
-    factor = like(kind[0], weight)
-    if log_target:
-        for k in range(n):
-            store(out, k, factor * _kl_log_target(load(x, k, kind), load(y, k, kind), 1.0))
-    else:
-        for k in range(n):
-            store(out, k, factor * _kl_slope(load(x, k, kind), load(y, k, kind)))
+        if self.log_target:
+            total.add(*sums(lambda k: [_kl_log_target(*load(k), 0.0)], 1))
+            return
 
+        def normal(k: Value) -> list[Value]:
+            x, y = load(k)
+            return [y * (log_normal(y) - x), select(is_normal(y), y * 0.0, 1.0)]
 
-@inline
-def _times(out: int, n: int, by: Buffer) -> None:
-    for k in range(n):
-        store(out, k, load(out, k, by) * by[k])
+        # Where there is one zero there are more.
+        with code.when(careful.get() == 0):
+            part, others = sums(normal, 2)
+            with code.either(others == 0.0) as (then, otherwise):
+                with then:
+                    total.add(part)
+                with otherwise:
+                    careful.set(code.whole(2))
+        with code.when(careful.get() != 0):
+            total.add(*sums(lambda k: [_kl(*load(k))], 1))
 
+    def _write(
+        self,
+        name: str,
+        load: Callable[[Value], tuple[Value, Value]],
+        at: dict[str, Value],
+        start: Value,
+        n: Value,
+    ) -> None:
+        """Write the elements, or a gradient."""
+        code, real, frame = self.code, self.real, self.frame
+        pad, out = self.pads + 2 * 128, at[name]
+        weight = code.load(DOUBLE, frame["weight"]).to(real.scalar).spread(real.lanes)
+        with code.loop(self.ends[1]) as k:
+            code.store(self._at(out, pad, k), self._result(name, *load(k), weight))
+        self._tail(out, pad, n, out=True)
+        if name != "elements":
+            times = (frame["cotangent"] != 0) | (frame["move_cotangent"] != 0)
+            with code.when(times), code.loop(n) as k:
+                by = code.load(real.scalar, at["cotangent"], k)
+                code.store(out, code.load(real.scalar, out, k) * by, k)
+        move = frame[f"move_{name}"]
+        with code.when(move != 0):
+            code.call(move, frame["table"], _ARRAYS.index(name) + 1, start, n, out)
 
-# --- all ------------------------------------------------------------------------------------------
-
-
-@inline
-def _run(
-    table: Buffer,
-    log_target: bool,
-    reduce: bool,
-    weight: float,
-    size: int,
-    first: int,
-    last: int,
-    totals: Buffer,
-    buffers: Buffer,
-) -> None:
-    kind, mask = buffers[0], np.empty(_BLOCK, np.uint8)
-    nothing = -np.inf if log_target else 0.0
-    careful = False
-    for unit in range(first, last):
-        total, lost = 0.0, 0.0
-        for start in range(unit * UNIT, min((unit + 1) * UNIT, size), _BLOCK):
-            n = min(_BLOCK, size - start)
-            x = source(table, X, start, n, buffers[0])
-            y = source(table, Y, start, n, buffers[1])
-            if table[KEEP, ADDRESS] != 0:
-                read(table, KEEP, start, n, mask)
-                x = dropped(mask, n, x, buffers[0], 0.0)
-                y = dropped(mask, n, y, buffers[1], nothing)
-            if reduce:
-                if log_target:
-                    part = _sum_log_target(x, y, n, kind)
-                else:
-                    part = np.nan if careful else _sum_normal(x, y, n, kind)
-                    if part != part:  # noqa: PLR0124
-                        # Where there is one zero there are more.
-                        careful = True
-                        part = _sum(x, y, n, kind)
-                higher = total + part
-                back = higher - total
-                lost += (total - (higher - back)) + (part - back)
-                total = higher
-            if table[ELEMENTS, ADDRESS] != 0:
-                out = sink(table, ELEMENTS, start, buffers[2])
-                _elements(x, y, n, out, log_target, kind)
-                flush(table, ELEMENTS, start, n, buffers[2])
-            if table[COTANGENT, ADDRESS] != 0:
-                read(table, COTANGENT, start, n, buffers[3])
-            if table[GRADIENT_X, ADDRESS] != 0:
-                out = sink(table, GRADIENT_X, start, buffers[2])
-                _gradient_x(y, n, out, weight, log_target, kind)
-                if table[COTANGENT, ADDRESS] != 0:
-                    _times(out, n, buffers[3])
-                flush(table, GRADIENT_X, start, n, buffers[2])
-            if table[GRADIENT_Y, ADDRESS] != 0:
-                out = sink(table, GRADIENT_Y, start, buffers[2])
-                _gradient_y(x, y, n, out, weight, log_target, kind)
-                if table[COTANGENT, ADDRESS] != 0:
-                    _times(out, n, buffers[3])
-                flush(table, GRADIENT_Y, start, n, buffers[2])
-        finite = np.isfinite(total)
-        totals[unit] = total + lost if finite else total
-
-
-_SIGNATURE = "void(i8[:,::1], b1, b1, f8, i8, i8, i8, f8[::1])"
-
-
-@kernel(_SIGNATURE)
-def float32(
-    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
-    log_target: bool,  # whether the target is logarithms of probabilities
-    reduce: bool,  # whether the sum of all elements is wanted
-    weight: float,  # gradient in each element's divergence; 1 where the table has COTANGENT
-    size: int,  # number of elements
-    first: int,  # the first unit, of `UNIT` elements
-    last: int,  # the unit after the last
-    totals: Buffer,  # [units] of float64, output: each unit's sum
-) -> None:
-    """Compute units ``first`` to ``last`` in float32."""
-    buffers = np.empty((4, _BLOCK), np.float32)
-    _run(table, log_target, reduce, weight, size, first, last, totals, buffers)
-
-
-@kernel(_SIGNATURE)
-def float64(
-    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
-    log_target: bool,  # whether the target is logarithms of probabilities
-    reduce: bool,  # whether the sum of all elements is wanted
-    weight: float,  # gradient in each element's divergence; 1 where the table has COTANGENT
-    size: int,  # number of elements
-    first: int,  # the first unit, of `UNIT` elements
-    last: int,  # the unit after the last
-    totals: Buffer,  # [units] of float64, output: each unit's sum
-) -> None:
-    """Compute units ``first`` to ``last`` in float64."""
-    buffers = np.empty((4, _BLOCK), np.float64)
-    _run(table, log_target, reduce, weight, size, first, last, totals, buffers)
+    def _result(self, name: str, x: Value, y: Value, weight: Value) -> Value:
+        if name == "elements":
+            return _kl_log_target(x, y, 0.0) if self.log_target else _kl(x, y)
+        if name == "gradient_x":
+            return -weight * (exp(y) if self.log_target else y)
+        if self.log_target:
+            return weight * _kl_log_target(x, y, 1.0)
+        return weight * select(y == 0.0, y, (log(y) + 1.0) - x)

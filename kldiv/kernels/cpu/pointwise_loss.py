@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,17 +11,33 @@ import numpy as np
 from kldiv.formulas.pointwise import KLLogTarget
 from kldiv.formulas.reductions import count, divide
 from kldiv.kernels.cpu import pointwise, threads
-from kldiv.kernels.layout import dtype_name, empty_like, memory, table
+from kldiv.kernels.cpu.code import REALS
+from kldiv.kernels.cpu.compiling import compiled
+from kldiv.kernels.cpu.memory import Layout
+from kldiv.kernels.layout import dtype_name, empty_like
 
 if TYPE_CHECKING:
     from kldiv._types import Array
     from kldiv.kernels.work import Work
 
 
+@cache
+def kernel(dtype: str, log_target: bool, outputs: bool) -> Any:  # noqa: FBT001 - for the cache
+    """Return the compiled function for a dtype, a kind of target, and other results or none."""
+    writer = partial(
+        pointwise.Elements, real=REALS[dtype], log_target=log_target, outputs=outputs
+    )
+    name = f"kl_div{'-log_target' * log_target}-{dtype}{'-elements' * outputs}"
+    return compiled(name, 4, writer)
+
+
 def compile_for(work: Work) -> Any:
     """Return the compiled kernel: float32 unless an array or the result is wider."""
     wide = work.operation.result, *map(dtype_name, work.arrays)
-    return pointwise.float64() if "float64" in wide else pointwise.float32()
+    dtype = "float64" if "float64" in wide else "float32"
+    log_target = isinstance(work.operation.function, KLLogTarget)
+    outputs = bool(work.gradients) or work.operation.reduction == "none"
+    return dtype, kernel(dtype, log_target, outputs)
 
 
 def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
@@ -41,16 +58,29 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
         cotangent = work.cotangent
 
     outputs = dict(zip(work.gradients, gradients, strict=True))
-    rows = [*arrays[:2], keep, cotangent, elements, outputs.get(0), outputs.get(1)]
-    layout = table([None if array is None else memory(array) for array in rows])
+    dtype, function = kernel
+    inputs = [*arrays[:2], keep, cotangent]
+    layout = Layout(inputs, [elements, outputs.get(0), outputs.get(1)], dtype, whole_rows=False)
     size = math.prod(shape)
     units = -(-size // pointwise.UNIT)
-    totals = np.empty(units)
-    log_target = isinstance(operation.function, KLLogTarget)
+    totals, weights = np.zeros(units), np.array([weight])
     fold = reduced and work.value
+    names = (*pointwise.INPUTS, *pointwise.OUTPUTS)
+    frame = {
+        "size": size,
+        "reduce": fold,
+        "weight": weights.ctypes.data,
+        "table": layout.table.ctypes.data,
+        "totals": totals.ctypes.data,
+        **dict(zip(names, layout.addresses, strict=True)),
+        **dict(zip([f"move_{name}" for name in names], layout.movers, strict=True)),
+    }
+    words = np.array([int(frame[name]) for name in pointwise.FRAME])
+    room = pointwise.scratch_size(REALS[dtype])
 
     def part(first: int, last: int) -> None:
-        kernel(layout, log_target, fold, weight, size, first, last, totals)
+        scratch = np.empty(room, np.uint8)
+        function(words.ctypes.data, scratch.ctypes.data, first, last)
 
     threads.share(part, units, threads.number(work.threads))
     value = elements

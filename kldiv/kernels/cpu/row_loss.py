@@ -3,65 +3,105 @@
 from __future__ import annotations
 
 import math
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from kldiv.formulas import divergences as formulas
 from kldiv.formulas.reductions import count, divide
-from kldiv.formulas.rows import JensenShannon
-from kldiv.kernels.cpu import logits, quick, threads
-from kldiv.kernels.cpu.passes import SIZE
-from kldiv.kernels.cpu.rows import PART, PART_FIELDS
-from kldiv.kernels.layout import Buffer, dtype_name, empty_like, memory, table
+from kldiv.kernels.constants import LN2, LN2_LOW, LOG2_E
+from kldiv.kernels.cpu import rows, threads
+from kldiv.kernels.cpu.code import REALS
+from kldiv.kernels.cpu.compiling import compiled
+from kldiv.kernels.cpu.divergences import DIVERGENCES
+from kldiv.kernels.cpu.memory import Layout
+from kldiv.kernels.layout import dtype_name, empty_like
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kldiv._types import Array
     from kldiv.kernels.work import Work
 
-_UNIT = 1 << 16
+_UNIT: Final = 1 << 16
 """Elements that make a unit of work, at least one row."""
 
 _ENOUGH: Final = 2
 """Rows for each thread with which all of them have work."""
 
 _LONG: Final = 8
-"""Parts of rows with which threads that share them save more than it costs to start them."""
+"""Segments with which threads that share rows save more than it costs to start them."""
+
+
+class Spelled(NamedTuple):
+    """A divergence as a kernel takes it."""
+
+    name: str
+    numbers: tuple[float, ...] = ()
+
+
+def spelled(divergence: Any) -> Spelled:
+    """Return a divergence as a kernel takes it."""
+    if isinstance(divergence, formulas.OfMixture):
+        shannon = isinstance(divergence, formulas.JensenShannon)
+        return Spelled("JS" if shannon else "mixture", tuple(map(float, divergence.mix)))
+    if isinstance(divergence, formulas.Jeffreys):
+        return Spelled("Jeffreys", (float(divergence.w), float(divergence.r)))
+    return Spelled("KL")
+
+
+@cache
+def kernel(name: str, dtype: str, gradients: bool) -> Any:  # noqa: FBT001 - for the cache
+    """Return the compiled function for a divergence, a dtype, and gradients or none."""
+    writer = partial(
+        rows.Rows, real=REALS[dtype], divergence=DIVERGENCES[name](), gradients=gradients
+    )
+    more = "-gradients" if gradients else ""
+    return compiled(f"{name}-{dtype}{more}", 6, writer)
 
 
 def compile_for(work: Work) -> Any:
     """Return the compiled kernel: float32 unless an array or the dtype to compute in is wider."""
     wide = work.operation.compute, *map(dtype_name, work.arrays[:2])
-    shannon = isinstance(work.operation.divergence, JensenShannon)
-    module = import_module(f"kldiv.kernels.cpu.{'jensen_shannon' if shannon else 'logits'}")
-    return module.float64() if "float64" in wide else module.float32()
+    dtype = "float64" if "float64" in wide else "float32"
+    name = spelled(work.operation.divergence).name
+    return dtype, kernel(name, dtype, bool(work.gradients))
 
 
 def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
     """Return the value, if it is wanted, and the gradients that are."""
     operation, xp, arrays = work.operation, work.xp, work.arrays
     keep, shape = operation.keep(arrays), tuple(arrays[0].shape)
-    rows, classes = math.prod(shape[:-1]), shape[-1]
     number = count(xp, operation.reduction, shape[:-1], keep, "float64")
     reduced = operation.reduction != "none"
-
     upstream = np.ones(1) if work.cotangent is None else _numbers(work.cotangent)
     factors = divide(np, upstream, None if number is None else float(number), 0.0)
+    factors = np.ascontiguousarray(factors, np.float64).reshape(-1)
     temperature = operation.temperature
     temperatures = np.array([temperature]) if temperature else _numbers(arrays[2])
-    kept = np.empty(0, np.uint8) if keep is None else np.ascontiguousarray(keep, dtype=np.uint8)
+    kept = None if keep is None else np.ascontiguousarray(keep, dtype=np.uint8)
 
     gradients = work.into or [empty_like(xp, arrays[index]) for index in work.gradients]
     outputs = dict(zip(work.gradients, gradients, strict=True))
-    places = [*arrays[:2], outputs.get(0), outputs.get(1)]
-    layout = table([None if a is None else memory(a) for a in places], whole_rows=True)
-    values = np.empty(rows)
-    divergence = operation.divergence
-    beta = [divergence.beta] if isinstance(divergence, JensenShannon) else []
-    given = layout, classes, *beta, temperatures, kept.reshape(-1), factors
-    _share(kernel, given, values, bool(gradients), bool(beta), threads.number(work.threads))
+    dtype = kernel[0]
+    layout = Layout(arrays[:2], [outputs.get(0), outputs.get(1)], dtype, whole_rows=True)
+    values, heats = np.empty(math.prod(shape[:-1])), _heats(temperatures, dtype)
+    numbers = np.array([*spelled(operation.divergence).numbers, 0.0])
+    frame = {
+        **dict(zip(rows.ARRAYS, layout.addresses, strict=True)),
+        **dict(zip([f"move_{name}" for name in rows.ARRAYS], layout.movers, strict=True)),
+        "classes": shape[-1],
+        "wants_s": 0 in outputs,
+        "wants_t": 1 in outputs,
+        "table": layout.table.ctypes.data,
+        "heats": heats.ctypes.data,
+        "heat_step": heats.strides[0] if len(heats) > 1 else 0,
+        "keep": 0 if kept is None else kept.ctypes.data,
+        "factors": factors.ctypes.data,
+        "factor_step": 8 if factors.size > 1 else 0,
+        "numbers": numbers.ctypes.data,
+        "values": values.ctypes.data,
+    }
+    _share(kernel, layout, frame, values.size, bool(gradients), threads.number(work.threads))
     if not work.value:
         return None, list(gradients)
     result, device = getattr(xp, operation.result), arrays[0].device
@@ -73,36 +113,81 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
 
 
 def _share(
-    kernel: Any, given: Sequence[Any], values: Buffer, gradients: bool, shannon: bool, number: int
+    kernel: tuple[str, Any],
+    layout: Layout,
+    frame: dict[str, Any],
+    rows_in_all: int,
+    gradients: bool,  # noqa: FBT001
+    number: int,
 ) -> None:
-    """Share rows among threads: whole ones, or parts where rows are few."""
-    rows, classes = values.size, given[1]
-    parts = -(-classes // PART)
-    # Parts whose terms are not kept are read again for gradients.
-    keeps = gradients and rows * classes <= quick.LONGEST
-    few = rows < number * (1 if gradients and not keeps else _ENOUGH)
-    split = few and number > 1 and parts > 1 and rows * parts >= _LONG and not shannon
-    blocks = rows * parts * (PART // SIZE) if split and keeps else 0
-    states = np.empty((rows * parts if split else 0, PART_FIELDS))
-    kept, guesses = np.empty((blocks, 3 * SIZE), np.float32), np.empty((blocks, quick.GUESSES))
+    """Share rows among threads: whole ones, or segments where rows are few."""
+    dtype, function = kernel
+    classes = frame["classes"]
+    segments = -(-classes // rows.SEGMENT)
+    shared = rows_in_all < number * _ENOUGH and number > 1
+    shared = shared and segments > 1 and rows_in_all * segments >= _LONG
+    parts = np.empty((rows_in_all * segments if shared else 0, rows.PART))
+    real = REALS[dtype]
+    width = min(rows.SEGMENT, -(-classes // real.lanes) * real.lanes)
+    kept = np.empty((len(parts), 2 * width), dtype)
+    own = {
+        "segments": segments,
+        "shared": shared,
+        "parts": parts.ctypes.data,
+        "width": width,
+        "weights": kept.ctypes.data,
+    }
+    words = np.array([int((frame | own)[name]) for name in rows.FRAME])
+    buffers = any(layout.movers)
+    room = rows.scratch_size(segments, width, real, buffers=buffers)
 
-    def stage(which: int, units: int, step: int = 1) -> None:
+    def stage(first_stage: int, last_stage: int, units: int, step: int) -> None:
         def work(first: int, last: int) -> None:
-            ranges = first * step, min(last * step, units)
-            if shannon:
-                kernel(*given, *ranges, values)
-            else:
-                kernel(which, *given, *ranges, values, states, kept, guesses)
+            scratch = np.empty(room + 64, np.uint8)
+            aligned = -(-scratch.ctypes.data // 64) * 64
+            ends = first * step, min(last * step, units)
+            function(words.ctypes.data, aligned, *ends, first_stage, last_stage)
 
         threads.share(work, -(-units // step), number)
 
-    if split:
-        stage(logits.STATES, rows * parts)
-        stage(logits.MERGED, rows)
-        if gradients:
-            stage(logits.GRADIENTS, rows * parts)
+    last = rows.GRADIENTS if gradients else rows.TEACHER
+    if shared:
+        for each in range(last + 1):
+            stage(each, each, rows_in_all * segments, 1)
     else:
-        stage(logits.WHOLE, rows, max(1, _UNIT // classes))
+        stage(0, last, rows_in_all, max(1, _UNIT // classes))
+
+
+def _heats(temperatures: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+    """Return what kernels take of temperatures, a row each."""
+    high = temperatures * LN2
+    low = _product_rest(temperatures, LN2, high) + temperatures * LN2_LOW
+    heads = {"float64": high - 0.0, "float32": high - 0.0}
+    for name, bits in (("float64", 12), ("float32", 38)):  # leaves 41 and 15 bits
+        split = high * (2.0**bits + 1.0)
+        heads[name] = split - (split - high)
+    own, wide = heads[dtype], heads["float64"]
+    columns = [
+        temperatures,
+        1.0 / temperatures,
+        LOG2_E / temperatures,
+        own,
+        (high - own) + low,
+        wide,
+        (high - wide) + low,
+    ]
+    return np.ascontiguousarray(np.stack(columns, axis=-1))
+
+
+def _product_rest(a: np.ndarray[Any, Any], b: float, product: Any) -> np.ndarray[Any, Any]:
+    """Return a·b less its rounding."""
+    halves = []
+    for each in (a, np.float64(b)):
+        split = each * (2.0**27 + 1.0)
+        head = split - (split - each)
+        halves.append((head, each - head))
+    (a_high, a_low), (b_high, b_low) = halves
+    return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
 
 
 def _numbers(array: Array) -> np.ndarray[Any, Any]:

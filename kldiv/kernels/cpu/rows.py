@@ -1,172 +1,802 @@
-"""Rows of logits, a block after the other: their states, for all kernels that take rows.
+"""Rows of logits: how a divergence and its gradients are made of a few passes over a row.
 
-The states of blocks are merged in pairs, so that the number of blocks hardly adds to the rounding.
-A long row is made of parts, each as if it were a row, which threads may share: results do not
-depend on that.
+A row is a few segments, each read as blocks that the first-level cache holds. The passes, stages of
+a call, are
+
+0. maxima of a block, then sums of weights: the pivot T·log(Σe^{t/T}/Σe^{s/T}) follows from these;
+1. the divergence about that pivot, and y = Σ p (e⁻ˣ − 1), by which the pivot is not exact;
+2. and 3. the same about a better pivot, only where y is not small beside Σ p |e⁻ˣ − 1|;
+4. and 5. the mean of u, for the gradient in the teacher, about the pivot, and about the mean of x
+   where u is nearly constant; 6. and 7. likewise that of v for the student;
+8. gradients.
+
+Nothing is guessed: whatever the pivot, y is measured about it. Elements are in the dtype of the
+logits, their sums, and all that is made of these, in float64. Formulas and words are those of
+`kldiv.formulas.state` and `kldiv.formulas.logits`. Threads share rows, or the segments of a few
+long ones, one stage after the other; results do not depend on that.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import numpy as np
+from kldiv.kernels.cpu.code import DOUBLE, I8, I64, Code, at_least, at_most, select
+from kldiv.kernels.cpu.elementary import (
+    NEAR,
+    Heat,
+    added,
+    difference,
+    exp,
+    format_of,
+    log,
+    log1p_near,
+    power,
+    shift_of,
+    two_difference,
+)
 
-from kldiv.kernels.cpu import general, quick
-from kldiv.kernels.cpu.compiling import inline
-from kldiv.kernels.cpu.memory import address_of, source
-from kldiv.kernels.cpu.passes import SIZE
-from kldiv.kernels.cpu.state import FIELDS, merge
-from kldiv.kernels.layout import ADDRESS, Buffer
+from kldiv.kernels.cpu.sums import Total, block_sums
 
-S: Final = 1
-T: Final = 2
-GRADIENT_S: Final = 3
-GRADIENT_T: Final = 4
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
-LEVELS: Final = 64
-"""Enough to merge any number of blocks in pairs."""
+    from kldiv.kernels.cpu.code import Real, Value, Variable
+    from kldiv.kernels.cpu.divergences import Divergence
 
-PART: Final = 1 << 16
-"""Classes of a part of a row."""
+SEGMENT: Final = 1 << 16
+"""Classes of a segment."""
 
-LOST: Final = FIELDS
-QUICK: Final = FIELDS + 1
-PART_FIELDS: Final = FIELDS + 2
-"""A part's state, whether a class has p > 0 = q, and whether it was done quickly."""
+BLOCK: Final = 128
+"""Vectors of a block."""
+
+_STRIP: Final = 8
+"""Vectors whose sum is taken in the elements' dtype."""
+
+# Stages; the last of those without gradients, and of all.
+PIVOT: Final = 1
+TEACHER: Final = 4
+STUDENT: Final = 6
+GRADIENTS: Final = 8
+
+ARRAYS: Final = ("student", "teacher", "gradient_s", "gradient_t")
+
+# The frame, integers: sizes, addresses, and steps from one row to the next in bytes.
+FRAME: Final = (
+    "classes",
+    "segments",
+    "shared",  # whether a unit is a segment; else it is a row
+    *ARRAYS,  # addresses; 0 where an array is copied, or not there
+    *(f"move_{name}" for name in ARRAYS),  # what copies it; 0 where nothing does
+    "wants_s",
+    "wants_t",
+    "table",
+    "heats",
+    "heat_step",
+    "keep",  # 0: every row is kept
+    "factors",
+    "factor_step",
+    "numbers",  # of the divergence
+    "values",
+    "parts",  # [rows, segments, PART], where segments are shared
+    "width",  # classes of the longest segment, in whole vectors
+    "weights",  # [rows, segments, 2, width] of weights, likewise
+)
+
+# Numbers of a temperature.
+HEAT: Final = ("temperature", "inverse", "per", "ln2", "ln2_low", "ln2_64", "ln2_low_64")
+
+_SUMS: Final = 8
+_RECORD: Final = 10
+"""Of a block: both maxima and sums of weights, whether a class is lost on one side, the other side's
+logits beside the maxima, and factors that take weights to the scale of the row."""
+
+PART: Final = _SUMS * GRADIENTS + _RECORD * SEGMENT // (BLOCK * 8)
+"""Numbers of a segment: sums of each stage, then records of blocks."""
+
+_STATE: Final = (
+    "t_origin",
+    "t_exponent",
+    "t_least",
+    "t_scale",
+    "s_origin",
+    "s_exponent",
+    "s_least",
+    "s_scale",
+    "ratio",
+    "ratio_low",
+    "first",
+    "first_low",
+    "pivot",
+    "pivot_low",
+    "pivot_rest",
+    "plain",  # whether the pivot is one word of the elements' dtype
+    "settled",
+    "top_t",
+    "top_s",
+    "beside_t",
+    "beside_s",
+    "lost",
+    "lone",
+    "value",
+    "at",
+    "mean_t",
+    "anchor_t",
+    "anchor_t_low",
+    "at_t",
+    "mean_s",
+    "anchor_s",
+    "anchor_s_low",
+    "at_s",
+    "again",  # whether the mean has to be taken about another anchor
+)
+_STATE_SIZE: Final = -(-len(_STATE) // 8) * 64
+_PADS: Final = 3 * 16 * 8
+"""Bytes for the last vectors of a segment, of two arrays and a gradient."""
 
 
-@inline
-def settled(stack: Any, depth: int, count: int, temperature: float) -> int:
-    """Merge the last of ``count`` states with those of as many blocks; return how many are left."""
-    while count % 2 == 0:
-        depth -= 1
-        merge(stack[depth - 1], stack[depth], temperature)
-        count //= 2
-    return depth
+def scratch_size(segments: int, width: int, real: Real, *, buffers: bool) -> int:
+    """Return how many bytes of room a thread needs."""
+    fixed = _PADS + _STATE_SIZE + 8 * PART * segments
+    return fixed + (2 * segments * width + 3 * buffers * SEGMENT) * real.size
 
 
-@inline
-def close(stack: Any, base: int, depth: int, temperature: float) -> None:
-    """Merge all states from ``base`` on."""
-    while depth > base + 1:
-        depth -= 1
-        merge(stack[depth - 1], stack[depth], temperature)
+class Words(NamedTuple):
+    """A pivot in the dtype of the elements: three numbers, or one."""
+
+    first: Value
+    second: Value | None
+    third: Value | None
 
 
-@inline
-def room_for(classes: int, gradients: bool, kind: Buffer) -> tuple[Buffer, Buffer]:
-    """Return room for the terms and guesses of each block of a row, or of one at a time."""
-    blocks = 1
-    if kind.itemsize == 4 and gradients and classes <= quick.LONGEST:
-        blocks = (classes + SIZE - 1) // SIZE
-    return np.empty((blocks, 3 * SIZE), np.float32), np.empty((blocks, quick.GUESSES))
+class Lane(NamedTuple):
+    """A vector of classes."""
+
+    raw_s: Value
+    raw_t: Value
+    p: Value
+    q: Value
+    x: Value
+    """log(p/q), about the pivot."""
+    step: Value | None = None
+    """x about the anchor."""
 
 
-@inline
-def part_state(
-    table: Buffer,  # [1 + arrays, STRIDES + axes] of int64, see `kldiv.kernels.layout`
-    own: int,  # row of the table: the teacher's logits
-    other: int,  # row of the table: the student's logits
-    first: int,  # place of the part's first element
-    classes: int,  # classes of the part
-    temperature: float,  # of the row
-    hot: Any,  # 5 numbers, `heat` of the temperature
-    buffers: Buffer,  # [8, size], room, in the dtype to compute in
-    stack: Any,  # [LEVELS, FIELDS], states to be merged
-    base: int,  # place in the stack
-    room: tuple[Buffer, Buffer],  # terms of blocks and their guesses, kept for gradients
-    begin: int,  # place in the room of the part's first block
-) -> tuple[bool, bool]:
-    """Write the state of a part to the stack, at ``base``.
+class Rows:
+    """The writer of a kernel: a dtype, a divergence, with its gradients or without."""
 
-    Return whether a class has p > 0 = q, and whether all blocks were done quickly.
-    """
-    size = buffers.shape[1]
-    kept, guesses = room
-    guess = np.empty(quick.GUESSES)
-    lost, fast, depth = False, True, base
-    for number, start in enumerate(range(0, classes, size)):
-        n = min(size, classes - start)
-        t = source(table, own, first + start, n, buffers[0])
-        s = source(table, other, first + start, n, buffers[1])
-        place = begin + number if begin + number < guesses.shape[0] else 0
-        if fast:
-            fast = quick.state(
-                t,
-                s,
-                n,
-                number == 0,
-                address_of(kept[place]),
-                temperature,
-                hot,
-                guess,
-                stack[depth],
-            )
-        if fast:
-            guesses[place] = guess
-        else:
-            lost |= general.block(t, s, n, temperature, hot, buffers, stack[depth])
-        depth = settled(stack, depth + 1, number + 1, temperature)
-    close(stack, base, depth, temperature)
-    return lost, fast
+    def __init__(self, code: Code, real: Real, divergence: Divergence, *, gradients: bool) -> None:
+        self.code, self.real, self.divergence = code, real, divergence
+        frame, scratch, first, last, self.first_stage, last_stage = code.arguments
+        self.frame = {
+            name: code.load(I64, frame, index) for index, name in enumerate(FRAME)
+        }
+        self.pads = scratch
+        self.state_at = scratch + _PADS
+        self.own_parts = self.state_at + _STATE_SIZE
+        self.own_weights = self.own_parts + self.frame["segments"] * (8 * PART)
+        self.weights_size = self.frame["width"] * (2 * real.size)
+        self.buffers = self.own_weights + self.frame["segments"] * self.weights_size
+        self.own = format_of(code.constant(real.scalar, 0.0))
+        self.lowest = -(2.0**126 if real.single else 2.0**1022)
+        count = GRADIENTS + 1 if gradients else TEACHER + 1
+        with code.loop(last, first) as unit:
+            self._unit(unit, last_stage, count, gradients=gradients)
 
+    # ---- places ----------------------------------------------------------------------------------
 
-@inline
-def row_state(
-    table: Buffer,
-    own: int,
-    other: int,
-    row: int,
-    classes: int,
-    temperature: float,
-    hot: Any,
-    buffers: Buffer,
-    stack: Any,
-    room: tuple[Buffer, Buffer],
-) -> tuple[bool, bool]:
-    """Write the state of a row to the first place of the stack; return as `part_state` does."""
-    lost, fast, depth = False, True, 0
-    for number, start in enumerate(range(0, classes, PART)):
-        gone, quickly = part_state(
-            table,
-            own,
-            other,
-            row * classes + start,
-            min(PART, classes - start),
-            temperature,
-            hot,
-            buffers,
-            stack,
-            depth,
-            room,
-            start // buffers.shape[1],
+    def get(self, name: str) -> Value:
+        """Return a number of the state."""
+        return self.code.load(DOUBLE, self.state_at, _STATE.index(name))
+
+    def set(self, **numbers: Value) -> None:
+        """Change numbers of the state."""
+        for name, value in numbers.items():
+            self.code.store(self.state_at, value, _STATE.index(name))
+
+    def number(self, index: int) -> Value:
+        """Return a number of the divergence."""
+        return self.code.load(DOUBLE, self.frame["numbers"], index)
+
+    def heat(self, name: str) -> Value:
+        """Return a number of the row's temperature."""
+        return self.code.load(DOUBLE, self.heat_at, HEAT.index(name))
+
+    def vector(self, value: Value) -> Value:
+        """Return a float64 number as a vector of elements."""
+        return value.to(self.real.scalar).spread(self.real.lanes)
+
+    def heat_of(self, change: Callable[[Value], Value]) -> Heat:
+        """Return the temperature's constants for elements."""
+        return Heat(*(change(self.heat(name)) for name in HEAT[:5]))
+
+    def heat_64(self) -> Heat:
+        """Return the temperature's constants for sums."""
+        names = ("temperature", "inverse", "per", "ln2_64", "ln2_low_64")
+        return Heat(*map(self.heat, names))
+
+    # ---- a unit ----------------------------------------------------------------------------------
+
+    def _unit(self, unit: Value, last_stage: Value, count: int, *, gradients: bool) -> None:
+        code, frame = self.code, self.frame
+        segments, shared = frame["segments"], frame["shared"] != 0
+        self.row = select(shared, unit // segments, unit)
+        begin = select(shared, unit % segments, 0)
+        end = select(shared, begin + 1, segments)
+        self.heat_at = frame["heats"] + self.row * frame["heat_step"]
+        of_row = frame["parts"] + self.row * segments * (8 * PART)
+        self.parts = select(shared, of_row, self.own_parts)
+        of_row = frame["weights"] + self.row * segments * self.weights_size
+        self.weights = select(shared, of_row, self.own_weights)
+        kept = code.variable(code.whole(1))
+        with code.when(frame["keep"] != 0):
+            kept.set(code.load(I8, frame["keep"], self.row).to(I64))
+        with code.either(kept.get() != 0) as (then, otherwise):
+            with then, code.loop(at_most(last_stage + 1, count)) as stage:
+                self._prepare(stage, gradients=gradients)
+                with code.when(stage >= self.first_stage), code.loop(end, begin) as segment:
+                    self._stage(stage, segment, gradients=gradients)
+            with otherwise:
+                code.store(frame["values"], code.real(0.0), self.row)
+                if gradients:
+                    with code.when(last_stage == GRADIENTS), code.loop(end, begin) as segment:
+                        self._zeros(segment)
+
+    def _prepare(self, stage: Value, *, gradients: bool) -> None:
+        """Draw the conclusions from the stages before."""
+        code = self.code
+        with code.when(stage == 0):
+            self.set(settled=code.real(0.0), again=code.real(1.0))
+        with code.when(stage == PIVOT):
+            self._find_pivot()
+        with code.when((stage > PIVOT) & (stage <= TEACHER) & (self.get("settled") == 0.0)):
+            self._better_pivot(stage)
+        for base, side in ((TEACHER, "t"), (STUDENT, "s")) if gradients else ():
+            if self.divergence.has_mean(side):
+                with code.when((stage > base) & (stage <= base + 2)):
+                    self._find_mean(stage, side)
+                with code.when(stage == base):
+                    self._first_anchor(side)
+
+    def _stage(self, stage: Value, segment: Value, *, gradients: bool) -> None:
+        code = self.code
+        start = segment * SEGMENT
+        n = at_most(self.frame["classes"] - start, SEGMENT)
+        part = self.parts + segment * (8 * PART)
+        with code.when(stage == 0):
+            sides = [side for side in "ts" if gradients and self.divergence.has_mean(side)]
+            Segment(self, start, n, fresh=True).weights(sides)
+        unsettled = self.get("settled") == 0.0
+        with code.when((stage >= PIVOT) & (stage < TEACHER) & unsettled):
+            place = part + stage * (8 * _SUMS)
+            both = Segment(self, start, n)
+            if self.divergence.exact:
+                with code.either(self.get("plain") != 0.0) as (then, otherwise):
+                    with then:
+                        both.divergence(place, plain=True)
+                    with otherwise:
+                        both.divergence(place, plain=False)
+            else:
+                both.divergence(place, plain=False)
+        if not gradients:
+            return
+        for base, side in ((TEACHER, "t"), (STUDENT, "s")):
+            if not self.divergence.has_mean(side):
+                continue
+            wanted = self.frame[f"wants_{side}"] != 0
+            now = (stage >= base) & (stage < base + 2) & (self.get("again") != 0.0)
+            with code.when(now & wanted):
+                Segment(self, start, n).mean(part + stage * (8 * _SUMS), side)
+        with code.when(stage == GRADIENTS):
+            both = Segment(self, start, n)
+            for side in ("s", "t"):
+                with code.when(self.frame[f"wants_{side}"] != 0):
+                    both.gradient(side)
+
+    def _zeros(self, segment: Value) -> None:
+        """Write zeros: the gradients of a row that a mask drops."""
+        code, real = self.code, self.real
+        start = segment * SEGMENT
+        n = at_most(self.frame["classes"] - start, SEGMENT)
+        for side in ("s", "t"):
+            with code.when(self.frame[f"wants_{side}"] != 0):
+                out, direct = self.place(f"gradient_{side}", start, 2)
+                with code.loop(n) as k:
+                    code.store(out, code.constant(real.scalar, 0.0), k)
+                with code.when(~direct):
+                    self.move(f"gradient_{side}", start, n, out)
+
+    def place(self, name: str, start: Value, buffer: int) -> tuple[Value, Value]:
+        """Return the address of a part of the row, or a buffer's, and whether it is the former."""
+        base = self.frame[name]
+        at = base + (self.row * self.frame["classes"] + start) * self.real.size
+        own = self.buffers + buffer * SEGMENT * self.real.size
+        return select(base != 0, at, own), base != 0
+
+    def move(self, name: str, start: Value, n: Value, at: Value) -> None:
+        """Copy a part of the row to a buffer, or from it."""
+        first = self.row * self.frame["classes"] + start
+        given = self.frame["table"], ARRAYS.index(name) + 1, first, n, at
+        self.code.call(self.frame[f"move_{name}"], *given)
+
+    # ---- sums of a row ---------------------------------------------------------------------------
+
+    def _sum(self, stage: Value, index: int) -> Value:
+        """Return a sum of a stage, of all segments."""
+        code = self.code
+        total = Total(code)
+        with code.loop(self.frame["segments"]) as segment:
+            total.add(code.load(DOUBLE, self.parts + segment * (8 * PART), stage * _SUMS + index))
+        return total.get()
+
+    def origin(self, top: Value) -> tuple[Value, Value]:
+        """Return origin and exponent of 2 of weights whose largest logit is ``top``."""
+        heat = self.heat_64()
+        far = abs(top) > heat.temperature * self.own.deep
+        origin = select(far & (top > -float("inf")), top, 0.0)
+        rounding = 1.5 * 2.0**52
+        exponent = ((top - origin) * heat.per + rounding) - rounding
+        return origin, select(top > -float("inf"), exponent, 0.0)
+
+    def least(self, top: Value, origin: Value) -> Value:
+        """Return the lowest difference from the origin whose weight counts."""
+        return select(
+            top > -float("inf"), (top - origin) - self.heat("temperature") * self.own.gone, 0.0
         )
-        lost |= gone
-        fast &= quickly
-        depth = settled(stack, depth + 1, number + 1, temperature)
-    close(stack, 0, depth, temperature)
-    return lost, fast
+
+    def _blocks(self) -> tuple[Value, Value]:
+        classes = self.frame["classes"]
+        size = BLOCK * self.real.lanes
+        return (classes + (size - 1)) // size, self.code.whole(SEGMENT // size)
+
+    def _record(self, block: Value) -> Value:
+        """Return the address of a block's record."""
+        _, each = self._blocks()
+        part = self.parts + (block // each) * (8 * PART) + 8 * _SUMS * GRADIENTS
+        return part + (block % each) * (8 * _RECORD)
+
+    def _find_pivot(self) -> None:
+        code, heat = self.code, self.heat_64()
+        blocks, _ = self._blocks()
+        tops = [code.variable(code.real(-float("inf"))) for _ in range(2)]
+        flags, beside = ([code.variable(code.real(0.0)) for _ in range(2)] for _ in range(2))
+        with code.loop(blocks) as block:
+            record = self._record(block)
+            for index in range(2):
+                own, other = (code.load(DOUBLE, record, place + index * step) for place, step in ((0, 2), (6, 1)))
+                higher = own > tops[index].get()
+                tops[index].set(select(higher, own, tops[index].get()))
+                beside[index].set(select(higher, other, beside[index].get()))
+                flags[index].set(at_least(flags[index].get(), code.load(DOUBLE, record, 4 + index)))
+        ends = []
+        for index, side in enumerate("ts"):
+            top = tops[index].get()
+            origin, exponent = self.origin(top)
+            total = Total(code)
+            with code.loop(blocks) as block:
+                record = self._record(block)
+                own, powers = self.origin(code.load(DOUBLE, record, 2 * index))
+                part = code.load(DOUBLE, record, 2 * index + 1)
+                away, powers = own - origin, exponent - powers
+                gone = (part == 0.0) | (away * heat.per - powers < -1000.0)
+                away, powers = (select(gone, 0.0, each) for each in (away, powers))
+                # A power of 2 where both have one origin.
+                scale = power(away, code.real(-float("inf")), shift_of(powers), heat)
+                scale = select(gone, 0.0, scale * 2.0 ** -format_of(scale).lift)
+                code.store(record, scale, 8 + index)
+                total.add(part * scale)
+            found = total.get()
+            ends.append((top, origin, exponent, found))
+            numbers = {
+                f"{side}_origin": origin,
+                f"{side}_exponent": exponent,
+                f"{side}_least": self.least(top, origin),
+                f"{side}_scale": 1.0 / found,
+            }
+            self.set(**numbers)
+        (t_top, t_origin, t_exponent, t_sum), (s_top, s_origin, s_exponent, s_sum) = ends
+        both = (t_sum > 0.0) & (s_sum > 0.0)
+        powers = t_exponent - s_exponent
+        ratio = added(two_difference(t_origin, s_origin), powers * heat.ln2)
+        ratio = added(ratio, powers * heat.ln2_low + heat.temperature * log(t_sum / s_sum))
+        first = two_difference(t_top, s_top)
+        snap = heat.temperature * (2.0**-17 if self.real.single else 2.0**-44)
+        near = abs(difference(ratio, first)) <= snap
+        pivot, low = (select(near, a, b) for a, b in zip(first, ratio, strict=True))
+        if self.divergence.exact:
+            # Of one word first: d − c is exact where it is small, and y tells what is lost.
+            pivot, low = pivot.to(self.real.scalar).to(DOUBLE), code.real(0.0)
+        self.set(
+            ratio=ratio[0],
+            ratio_low=ratio[1],
+            first=first[0],
+            first_low=first[1],
+            pivot=select(both, pivot, float("nan")),
+            pivot_low=low,
+            pivot_rest=code.real(0.0),
+            plain=code.real(float(self.divergence.exact)),
+            beside_t=beside[0].get(),
+            beside_s=beside[1].get(),
+            top_t=t_top,
+            top_s=s_top,
+            lost=flags[0].get(),
+            lone=flags[1].get(),
+        )
+
+    def _better_pivot(self, stage: Value) -> None:
+        """Settle the pivot, or move it by what y says."""
+        code, divergence = self.code, self.divergence
+        temperature = self.heat("temperature")
+        before = stage - 1
+        y, size, value = (self._sum(before, index) for index in range(3))
+        offset = log1p(y)
+        pivot = self.get("pivot"), self.get("pivot_low")
+        moved = added(pivot, -(temperature * offset))
+        if divergence.exact:
+            enough = abs(y) <= size * 0.5
+        else:
+            # The sum of terms changes by about y² beside size², and by y itself where all is far.
+            most = 2.0**-12, 2.0**-22
+            most = most if self.real.single else (2.0**-27, 2.0**-51)
+            enough = abs(y) <= at_most(size * most[0], most[1])
+        done = enough | (stage == TEACHER)
+        with code.either(done) as (then, otherwise):
+            with then:
+                value = divergence.value(value, y)
+                value = select(value < 0.0, 0.0, value)
+                for flag, infinite in zip(("lost", "lone"), divergence.unbounded, strict=True):
+                    if infinite:
+                        value = select(self.get(flag) > 0.0, float("inf"), value)
+                value = select(pivot[0] == pivot[0], value, float("nan"))
+                self.set(settled=code.real(1.0), value=value, pivot_rest=-(temperature * offset))
+                code.store(self.frame["values"], value, self.row)
+            with otherwise:
+                first = self.get("first"), self.get("first_low")
+                ratio = self.get("ratio"), self.get("ratio_low")
+                sane = abs(offset) < 0.5
+                moved = tuple(select(sane, a, b) for a, b in zip(moved, ratio, strict=True))
+                snap = 2.0**-16 if self.real.single else 2.0**-40
+                near = abs(difference(moved, first)) <= abs(temperature * offset) * snap
+                moved = tuple(select(near, a, b) for a, b in zip(first, moved, strict=True))
+                self.set(pivot=moved[0], pivot_low=moved[1], plain=code.real(0.0))
+
+    def _find_mean(self, stage: Value, side: str) -> None:
+        """Take the mean that the stage before found, or another anchor."""
+        code = self.code
+        sign = 1.0 if side == "t" else -1.0
+        base = TEACHER if side == "t" else STUDENT
+        with code.when((self.get("again") != 0.0) & (self.frame[f"wants_{side}"] != 0)):
+            mean, size, middle = (self._sum(stage - 1, index) for index in range(3))
+            self.set(**{f"mean_{side}": mean})
+            # Half of what signs cancel, and the share of the anchor's own class, are no less than
+            # the mean deviation: either tells that nothing is lost by the mean.
+            known = (size - abs(mean)) * 8.0 >= abs(mean)
+            known = known | (self.get(f"{side}_scale") > 0.1 * 2.0**-self.own.lift)
+            with code.when(stage == base + 1):
+                at = middle + self.get(f"at_{side}") if self.divergence.linear else middle
+                pivot = self.get("pivot"), self.get("pivot_low")
+                away = self.heat("temperature") * at * sign + self.get("pivot_rest")
+                with code.when(~known):
+                    self._anchor(side, added(pivot, away), at)
+                self.set(again=select(known, code.real(0.0), 1.0))
+
+    def _first_anchor(self, side: str) -> None:
+        """Take the anchor where the own side is largest: in the bulk, if all is in one class."""
+        top, beside = (self.get(f"{name}_{side}") for name in ("top", "beside"))
+        pivot = self.get("pivot"), self.get("pivot_low")
+        anchor = two_difference(*((top, beside) if side == "t" else (beside, top)))
+        at = (difference(anchor, pivot) - self.get("pivot_rest")) * self.heat("inverse")
+        self._anchor(side, anchor, at if side == "t" else -at)
+        self.set(again=self.code.real(1.0))
+
+    def _anchor(self, side: str, anchor: tuple[Value, Value], at: Value) -> None:
+        names = (f"anchor_{side}", f"anchor_{side}_low", f"at_{side}")
+        self.set(**dict(zip(names, (*anchor, at), strict=True)))
 
 
-@inline
-def merged(parts: Any, stack: Any, temperature: float) -> None:
-    """Merge the states of a row's parts, as `row_state` does, into the first of them."""
-    depth = 0
-    for number in range(parts.shape[0]):
-        stack[depth] = parts[number, :FIELDS]
-        if number:
-            parts[0, LOST] = max(parts[0, LOST], parts[number, LOST])
-            parts[0, QUICK] = min(parts[0, QUICK], parts[number, QUICK])
-        depth = settled(stack, depth + 1, number + 1, temperature)
-    close(stack, 0, depth, temperature)
-    parts[0, :FIELDS] = stack[0]
+def log1p(y: Value) -> Value:
+    """Return log(1 + y)."""
+    close = (y > -0.5) & (y < 1.0)
+    return select(close, log1p_near(select(close, y, 0.0))[0], log(y + 1.0))
 
 
-@inline
-def zeros(table: Buffer, first: int, classes: int, buffers: Buffer) -> None:
-    """Write zeros: the gradients of a row that a mask drops."""
-    size = buffers.shape[1]
-    for which in (GRADIENT_S, GRADIENT_T):
-        if table[which, ADDRESS] != 0:
-            for start in range(first, first + classes, size):
-                general.zeros(table, which, start, min(size, first + classes - start), buffers[2])
+class Segment:
+    """A segment of a row: its passes."""
+
+    def __init__(self, rows: Rows, start: Value, n: Value, *, fresh: bool = False) -> None:
+        self.rows, self.code, self.real = rows, rows.code, rows.real
+        self.start, self.n = start, n
+        segment = start // SEGMENT
+        self.weights_at = rows.weights + segment * rows.weights_size
+        self.records = rows.parts + segment * (8 * PART) + 8 * _SUMS * GRADIENTS
+        code, real, frame = self.code, self.real, rows.frame
+        lanes = real.lanes
+        self.whole = n // lanes
+        self.count = (n + (lanes - 1)) // lanes
+        self.sources = []
+        again = code.whole(1) if fresh else (frame["segments"] > 1).to(I64) | frame["shared"]
+        for index, name in enumerate(("student", "teacher")):
+            at, direct = rows.place(name, start, index)
+            with code.when(~direct & (again != 0)):
+                rows.move(name, start, n, at)
+            # The last vector is filled up with classes that both mask.
+            pad = rows.pads + index * 128
+            code.store(pad, code.constant(real.vector, -float("inf")))
+            with code.loop(n, self.whole * lanes) as k:
+                code.store(pad, code.load(real.scalar, at, k), k - self.whole * lanes)
+            self.sources.append((at, pad))
+
+    def _at(self, source: tuple[Value, Value], k: Value) -> Value:
+        at, pad = source
+        return select(k == self.whole, pad, at + k * (self.real.lanes * self.real.size))
+
+    def _logits(self, k: Value) -> tuple[Value, Value]:
+        s, t = (self.code.load(self.real.vector, self._at(each, k)) for each in self.sources)
+        return s, t
+
+    # ---- sums of weights -------------------------------------------------------------------------
+
+    def weights(self, sides: Sequence[str]) -> None:
+        """Write maxima and sums of weights of each block; of some sides what is beside them."""
+        code, rows, vector = self.code, self.rows, self.real.vector
+        nothing = -float("inf")
+        with code.loop(self.count, step=BLOCK) as begin:
+            end = at_most(begin + BLOCK, self.count)
+            tops = [code.variable(code.constant(vector, nothing)) for _ in range(2)]
+            ends = [code.variable(code.constant(vector, -nothing)) for _ in range(2)]
+            with code.loop(end, begin) as k:
+                s, t = self._logits(k)
+                for top, bottom, own in zip(tops, ends, (t, s), strict=True):
+                    top.set(select(own > top.get(), own, top.get()))
+                    bottom.set(select(own < bottom.get(), own, bottom.get()))
+            place = self._record(begin)
+            parts = []
+            for index in range(2):
+                top = _largest(tops[index].get()).to(DOUBLE)
+                code.store(place, top, 2 * index)
+                code.store(place, code.real(0.0), 4 + index)
+                origin, exponent = rows.origin(top)
+                parts.append((origin, rows.least(top, origin), exponent))
+                lowest_of_other = -_largest(-ends[1 - index].get())
+                if rows.divergence.unbounded[index]:
+                    with code.when(lowest_of_other == nothing):
+                        code.store(place, self._lost(begin, end, index), 4 + index)
+            weigh = [self._weigher(*each) for each in parts]
+
+            lowest = code.constant(vector, rows.lowest)
+            beside = {side: code.variable(lowest) for side in sides}
+            peaks = [rows.vector(code.load(DOUBLE, place, 2 * index)) for index in range(2)]
+
+            def body(k: Value) -> list[Value]:
+                s, t = self._logits(k)
+                for side, (own, other, peak) in zip("ts", ((t, s, peaks[0]), (s, t, peaks[1])), strict=True):
+                    if side in beside:
+                        highest = beside[side].get()
+                        found = (own == peak) & (other > highest)
+                        beside[side].set(select(found, other, highest))
+                weights = [weigh[0](t), weigh[1](s)]
+                for index, weight in enumerate(weights):
+                    code.store(self._weights(k, index), weight)
+                return _split(weights)
+
+            found = self._block(begin, end, body, 2 if self.real.single else 4)
+            t_sum, s_sum = found if self.real.single else (found[0] + found[1], found[2] + found[3])
+            code.store(place, t_sum, 1)
+            code.store(place, s_sum, 3)
+            for side, found in beside.items():
+                code.store(place, _largest(found.get()).to(DOUBLE), 6 + "ts".index(side))
+
+    def _record(self, begin: Value) -> Value:
+        return self.records + (begin // BLOCK) * (8 * _RECORD)
+
+    def _weights(self, k: Value, index: int) -> Value:
+        """Return the address of weights of the teacher (0) or the student (1)."""
+        size = self.real.size
+        return self.weights_at + (self.rows.frame["width"] * index + k * self.real.lanes) * size
+
+    def _lost(self, begin: Value, end: Value, index: int) -> Value:
+        """Return 1 where a class has p > 0 = q, by ``index`` 1 where one has p = 0 < q; else 0."""
+        flag = self.code.variable(self.code.constant(self.real.vector, 0.0))
+        with self.code.loop(end, begin) as k:
+            s, t = self._logits(k)
+            own, other = (t, s) if index == 0 else (s, t)
+            found = (other == -float("inf")) & (own > -float("inf"))
+            flag.set(select(found, 1.0, flag.get()))
+        return _largest(flag.get()).to(DOUBLE)
+
+    def _weigher(self, origin: Value, least: Value, exponent: Value) -> Callable[[Value], Value]:
+        rows = self.rows
+        start, lowest = rows.vector(origin), rows.vector(least)
+        shift = shift_of(exponent.to(self.real.scalar)).spread(self.real.lanes)
+        heat = rows.heat_of(rows.vector)
+
+        def weigh(logits: Value) -> Value:
+            return power(logits - start, lowest, shift, heat)
+
+        return weigh
+
+    # ---- sums ------------------------------------------------------------------------------------
+
+    def _block(
+        self, begin: Value, end: Value, body: Callable[[Value], Sequence[Value]], count: int
+    ) -> list[Value]:
+        return block_sums(self.code, self.real, (begin, end), _STRIP, body, count)
+
+    def _sums(self, body: Callable[[Value, Value], Sequence[Value]], count: int, place: Value) -> None:
+        """Write the sums of what ``body`` returns for each block, and each vector of it."""
+        code = self.code
+        totals = [Total(code) for _ in range(count)]
+        with code.loop(self.count, step=BLOCK) as begin:
+            end = at_most(begin + BLOCK, self.count)
+            found = self._block(begin, end, body(begin), count)
+            for total, part in zip(totals, found, strict=True):
+                total.add(part)
+        for index, total in enumerate(totals):
+            code.store(place, total.get(), index)
+
+    # ---- classes ---------------------------------------------------------------------------------
+
+    def _words(self, pivot: str) -> Words:
+        """Return a pivot as three numbers of the elements' dtype."""
+        rows, scalar = self.rows, self.real.scalar
+        high, low = rows.get(pivot), rows.get(f"{pivot}_low")
+        first = high.to(scalar)
+        rest = (high - first.to(DOUBLE)) + low
+        second = rest.to(scalar)
+        third = rest - second.to(DOUBLE)
+        if pivot == "pivot":
+            third = third + rows.get("pivot_rest")
+        third = third.to(scalar)
+        return Words(*(each.spread(self.real.lanes) for each in (first, second, third)))
+
+    def _lanes(self, pivot: Words, anchor: Words | None = None, *, exact: bool) -> Any:
+        """Return a function of a block that returns one of a vector of classes.
+
+        ``exact`` is whether q sums to 1 as p does; else it is p e⁻ˣ, about the pivot as it is.
+        """
+        rows = self.rows
+        scales = [rows.get(f"{side}_scale") for side in "ts"]
+        if not exact:
+            away = difference(
+                (rows.get("pivot"), rows.get("pivot_low")),
+                (rows.get("ratio"), rows.get("ratio_low")),
+            )
+            scales[1] = scales[1] * exp(away * rows.heat("inverse"))
+        inverse = rows.vector(rows.heat("inverse"))
+
+        def about(d: Value, d_low: Value, c: Words) -> Value:
+            if c.second is None:
+                x = (d - c.first) + d_low
+            else:
+                high, low = two_difference(d_low, c.second)
+                x = ((d - c.first) + high) + (low - c.third)
+            return at_most(at_least(x * inverse, rows.lowest), -rows.lowest)
+
+        def block(begin: Value) -> Callable[[Value], Lane]:
+            record, code = self._record(begin), self.code
+            factors = [
+                rows.vector(scale * code.load(DOUBLE, record, 8 + index))
+                for index, scale in enumerate(scales)
+            ]
+
+            def lane(k: Value) -> Lane:
+                s, t = self._logits(k)
+                d, d_low = two_difference(at_least(t, rows.lowest), at_least(s, rows.lowest))
+                p, q = (
+                    code.load(self.real.vector, self._weights(k, index)) * factor
+                    for index, factor in enumerate(factors)
+                )
+                step = None if anchor is None else about(d, d_low, anchor)
+                return Lane(s, t, p, q, about(d, d_low, pivot), step)
+
+            return lane
+
+        return block
+
+    def divergence(self, place: Value, *, plain: bool) -> None:
+        """Write y, Σ p |e⁻ˣ − 1| and the divergence."""
+        words = self._words("pivot")
+        block = self._lanes(Words(words.first, None, None) if plain else words, exact=False)
+        terms = self.rows.divergence.terms(self.rows)
+
+        def body(begin: Value) -> Callable[[Value], list[Value]]:
+            lane = block(begin)
+
+            def of(k: Value) -> list[Value]:
+                fall, term = terms(lane(k))
+                return [fall, abs(fall), term]
+
+            return of
+
+        self._sums(body, 3, place)
+
+    def _rise(self, side: str) -> Any:
+        """Return a function of a block that returns one of own, the rise from the anchor, and x."""
+        words = (self._words("pivot"), self._words(f"anchor_{side}"))
+        block = self._lanes(*words, exact=True)
+        rise = self.rows.divergence.rise(self.rows, side)
+
+        def of(begin: Value) -> Callable[[Value], tuple[Lane, Value]]:
+            lane = block(begin)
+
+            def vector(k: Value) -> tuple[Lane, Value]:
+                seen = _seen_from(lane(k), side)
+                return seen, rise(seen)
+
+            return vector
+
+        return of
+
+    def mean(self, place: Value, side: str) -> None:
+        """Write Σ own u about the anchor, Σ own |u| and Σ own x."""
+        linear, block = self.rows.divergence.linear, self._rise(side)
+
+        def body(begin: Value) -> Callable[[Value], list[Value]]:
+            vector = block(begin)
+
+            def of(k: Value) -> list[Value]:
+                lane, u = vector(k)
+                x = u if linear else at_most(at_least(lane.x, -100.0), 100.0)
+                return [lane.p * u, abs(lane.p * u), lane.p * x]
+
+            return of
+
+        self._sums(body, 3, place)
+
+    def gradient(self, side: str) -> None:
+        """Write a gradient."""
+        code, rows, real = self.code, self.rows, self.real
+        out, direct = rows.place(f"gradient_{side}", self.start, 2)
+        pad = rows.pads + 2 * 128
+        factor = code.load(
+            DOUBLE, rows.frame["factors"] + rows.row * rows.frame["factor_step"]
+        ) / rows.heat("temperature")
+        scale = rows.vector(factor)
+        slope, has_mean = rows.divergence.slope(rows, side), rows.divergence.has_mean(side)
+        if has_mean:
+            rising, value, mean = self._rise(side), rows.get("value"), rows.get(f"mean_{side}")
+            mean = rows.vector(select(value == value, mean, value))  # noqa: PLR0124 - asks for NaN
+        else:
+            lanes = self._lanes(self._words("pivot"), exact=True)
+        with code.loop(self.count, step=BLOCK) as begin:
+            of_block = (rising if has_mean else lanes)(begin)
+            with code.loop(at_most(begin + BLOCK, self.count), begin) as k:
+                if has_mean:
+                    lane, u = of_block(k)
+                    found = slope(lane, u - mean)
+                else:
+                    found = slope(_seen_from(of_block(k), side), None)
+                code.store(self._at((out, pad), k), found * scale)
+        with code.loop(self.n, self.whole * real.lanes) as k:
+            code.store(out, code.load(real.scalar, pad, k - self.whole * real.lanes), k)
+        with code.when(~direct):
+            rows.move(f"gradient_{side}", self.start, self.n, out)
+
+
+def _seen_from(lane: Lane, side: str) -> Lane:
+    """Return a class with the own side as p."""
+    if side == "t":
+        return lane
+    step = None if lane.step is None else -lane.step
+    return Lane(lane.raw_t, lane.raw_s, lane.q, lane.p, -lane.x, step)
+
+
+def _largest(vector: Value) -> Value:
+    value = vector
+    while value.lanes > 1:
+        low, high = value.halves()
+        value = select(low > high, low, high)
+    return value.element(0)
+
+
+def _split(weights: list[Value]) -> list[Value]:
+    """Return weights, in float64 the first half of the bits apart.
+
+    Many equal ones are all rounded alike; of so few bits they are added exactly.
+    """
+    if format_of(weights[0]).real.single:
+        return weights
+    found, large = [], 2.0 ** (26 + format_of(weights[0]).lift)
+    for weight in weights:
+        head = (weight + large) - large
+        found += [head, weight - head]
+    return found

@@ -1,7 +1,6 @@
 """Work shared among threads: serial kernels without the interpreter's lock, over one pool.
 
-Numba's own threading layers abort the process when two Python threads enter, or after a fork. Here
-the calling thread takes part itself and never waits for a helper that has not begun, so that calls
+The calling thread takes part itself and never waits for a helper that has not begun, so that calls
 may nest and come from many threads at once. Work is cut into units that do not depend on the number
 of threads, and each writes its own part of the results: these are the same bit for bit, however
 many threads there are.

@@ -1,0 +1,389 @@
+"""Machine code written as Python: values with operators, variables, loops and branches.
+
+A Python function that computes with values is run once, and what it does is written down as LLVM's
+instructions; a helper that it calls is thereby part of it. Vectors are explicit, so that nothing is
+left to a compiler's judgement, and no operation is reordered or contracted: results have the same
+bits in whatever program they are computed.
+"""
+
+from __future__ import annotations
+
+import struct
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from llvmlite import ir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+SINGLE, DOUBLE = ir.FloatType(), ir.DoubleType()
+
+_SIZES: Final = {I8: 1, I16: 2, I32: 4, I64: 8, SINGLE: 4, DOUBLE: 8}
+
+
+class Real(NamedTuple):
+    """A dtype to compute in."""
+
+    name: str
+    scalar: Any
+    integer: Any
+    """The integer of the same size."""
+    size: int
+    """Bytes of a number."""
+    lanes: int
+    """Numbers of a vector."""
+
+    @property
+    def vector(self) -> Any:
+        """The type of a vector."""
+        return ir.VectorType(self.scalar, self.lanes)
+
+    @property
+    def single(self) -> bool:
+        """Whether it is float32."""
+        return self.size == 4
+
+
+FLOAT32: Final = Real("float32", SINGLE, I32, 4, 16)
+FLOAT64: Final = Real("float64", DOUBLE, I64, 8, 8)
+REALS: Final = {"float32": FLOAT32, "float64": FLOAT64}
+
+
+class Value:
+    """A number, or a vector of numbers, of a program; numbers of Python take its type."""
+
+    __slots__ = ("builder", "ir")
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.ir = builder, value
+
+    @property
+    def scalar(self) -> Any:
+        """The type of its elements."""
+        return getattr(self.ir.type, "element", self.ir.type)
+
+    @property
+    def lanes(self) -> int:
+        """How many elements it has; 0 for a number."""
+        return getattr(self.ir.type, "count", 0)
+
+    @property
+    def floating(self) -> bool:
+        """Whether it is not an integer."""
+        return isinstance(self.scalar, ir.FloatType | ir.DoubleType)
+
+    def of(self, value: Any) -> Value:
+        """Return another value in this one's type: constants and scalars become vectors."""
+        if isinstance(value, Value):
+            return value.spread(self.lanes) if self.lanes and not value.lanes else value
+        if self.scalar == SINGLE:
+            value = struct.unpack("f", struct.pack("f", value))[0]
+        constant = ir.Constant(self.scalar, value)
+        if self.lanes:
+            constant = ir.Constant(self.ir.type, [constant] * self.lanes)
+        return Value(self.builder, constant)
+
+    def spread(self, lanes: int) -> Value:
+        """Return a vector of equal numbers."""
+        kind = ir.VectorType(self.ir.type, lanes)
+        one = self.builder.insert_element(
+            ir.Constant(kind, ir.Undefined), self.ir, ir.Constant(I32, 0)
+        )
+        mask = ir.Constant(ir.VectorType(I32, lanes), [ir.Constant(I32, 0)] * lanes)
+        spread = self.builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), mask)
+        return Value(self.builder, spread)
+
+    def _binary(self, other: Any, of_floats: str, of_integers: str, *, swap: bool = False) -> Value:
+        other = self.of(other)
+        a, b = (other.of(self), other) if other.lanes else (self, other)
+        a, b = (b, a) if swap else (a, b)
+        name = of_floats if self.floating else of_integers
+        return Value(self.builder, getattr(self.builder, name)(a.ir, b.ir))
+
+    def __add__(self, other: Any) -> Value:
+        return self._binary(other, "fadd", "add")
+
+    def __sub__(self, other: Any) -> Value:
+        return self._binary(other, "fsub", "sub")
+
+    def __mul__(self, other: Any) -> Value:
+        return self._binary(other, "fmul", "mul")
+
+    def __truediv__(self, other: Any) -> Value:
+        return self._binary(other, "fdiv", "sdiv")
+
+    def __radd__(self, other: Any) -> Value:
+        return self._binary(other, "fadd", "add", swap=True)
+
+    def __rsub__(self, other: Any) -> Value:
+        return self._binary(other, "fsub", "sub", swap=True)
+
+    def __rmul__(self, other: Any) -> Value:
+        return self._binary(other, "fmul", "mul", swap=True)
+
+    def __rtruediv__(self, other: Any) -> Value:
+        return self._binary(other, "fdiv", "sdiv", swap=True)
+
+    def __floordiv__(self, other: Any) -> Value:
+        return self._binary(other, "", "udiv")
+
+    def __mod__(self, other: Any) -> Value:
+        return self._binary(other, "", "urem")
+
+    def __lshift__(self, other: Any) -> Value:
+        return self._binary(other, "", "shl")
+
+    def __rshift__(self, other: Any) -> Value:
+        return self._binary(other, "", "ashr")
+
+    def __and__(self, other: Any) -> Value:
+        return self._binary(other, "", "and_")
+
+    def __or__(self, other: Any) -> Value:
+        return self._binary(other, "", "or_")
+
+    def __xor__(self, other: Any) -> Value:
+        return self._binary(other, "", "xor")
+
+    def __neg__(self) -> Value:
+        negated = self.builder.fneg(self.ir) if self.floating else self.builder.neg(self.ir)
+        return Value(self.builder, negated)
+
+    def __invert__(self) -> Value:
+        return Value(self.builder, self.builder.not_(self.ir))
+
+    def __abs__(self) -> Value:
+        return self._intrinsic("fabs", self)
+
+    def _compared(self, sign: str, other: Any) -> Value:
+        other = self.of(other)
+        a = other.of(self) if other.lanes else self
+        if not self.floating:
+            return Value(self.builder, self.builder.icmp_signed(sign, a.ir, other.ir))
+        compare = self.builder.fcmp_unordered if sign == "!=" else self.builder.fcmp_ordered
+        return Value(self.builder, compare(sign, a.ir, other.ir))
+
+    def __lt__(self, other: Any) -> Value:
+        return self._compared("<", other)
+
+    def __le__(self, other: Any) -> Value:
+        return self._compared("<=", other)
+
+    def __gt__(self, other: Any) -> Value:
+        return self._compared(">", other)
+
+    def __ge__(self, other: Any) -> Value:
+        return self._compared(">=", other)
+
+    def __eq__(self, other: Any) -> Value:  # type: ignore[override]
+        return self._compared("==", other)
+
+    def __ne__(self, other: Any) -> Value:  # type: ignore[override]
+        return self._compared("!=", other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _intrinsic(self, name: str, *values: Value) -> Value:
+        kind, module = values[0].ir.type, self.builder.module
+        lanes = f"v{self.lanes}" if self.lanes else ""
+        name = f"llvm.{name}.{lanes}{self.scalar.intrinsic_name}"
+        declared = module.globals.get(name) or ir.Function(
+            module, ir.FunctionType(kind, [kind] * len(values)), name
+        )
+        return Value(self.builder, self.builder.call(declared, [value.ir for value in values]))
+
+    def fma(self, factor: Any, term: Any) -> Value:
+        """Return self·factor + term, rounded once where the CPU does that as fast."""
+        values = [self, self.of(factor), self.of(term)]
+        wide = next((value for value in values if value.lanes), self)
+        return self._intrinsic("fmuladd", *(wide.of(value) for value in values))
+
+    def bits(self) -> Value:
+        """Return the bits of a float as an integer of its size, or the float of an integer."""
+        scalar = {SINGLE: I32, DOUBLE: I64, I32: SINGLE, I64: DOUBLE}[self.scalar]
+        kind = ir.VectorType(scalar, self.lanes) if self.lanes else scalar
+        return Value(self.builder, self.builder.bitcast(self.ir, kind))
+
+    def to(self, scalar: Any) -> Value:
+        """Return it converted to another type of numbers."""
+        kind = ir.VectorType(scalar, self.lanes) if self.lanes else scalar
+        if self.scalar == scalar:
+            return self
+        if self.floating and scalar in (SINGLE, DOUBLE):
+            name = "fpext" if scalar == DOUBLE else "fptrunc"
+        elif self.floating:
+            name = "fptosi"
+        elif scalar in (SINGLE, DOUBLE):
+            name = "sitofp"
+        elif self.scalar == I1 or _SIZES[self.scalar] < _SIZES[scalar]:
+            name = "zext"
+        else:
+            name = "trunc"
+        return Value(self.builder, getattr(self.builder, name)(self.ir, kind))
+
+    def element(self, index: int) -> Value:
+        """Return an element of a vector."""
+        return Value(self.builder, self.builder.extract_element(self.ir, ir.Constant(I32, index)))
+
+    def halves(self) -> tuple[Value, Value]:
+        """Return both halves of a vector."""
+        half, nothing = self.lanes // 2, ir.Constant(self.ir.type, ir.Undefined)
+        parts = []
+        for start in (0, half):
+            places = [ir.Constant(I32, start + index) for index in range(half)]
+            mask = ir.Constant(ir.VectorType(I32, half), places)
+            parts.append(
+                Value(self.builder, self.builder.shuffle_vector(self.ir, nothing, mask))
+            )
+        return parts[0], parts[1]
+
+    def total(self) -> Value:
+        """Return the sum of a vector's elements, added in pairs."""
+        value = self
+        while value.lanes > 1:
+            low, high = value.halves()
+            value = low + high
+        return value.element(0) if value.lanes else value
+
+
+def select(condition: Value, yes: Any, no: Any) -> Value:
+    """Return one of two values, both computed."""
+    yes, no = (yes, yes.of(no)) if isinstance(yes, Value) else (no.of(yes), no)
+    if condition.lanes and not yes.lanes:
+        yes, no = yes.spread(condition.lanes), no.spread(condition.lanes)
+    yes, no = (no.of(yes), no) if no.lanes else (yes, no)
+    return Value(yes.builder, yes.builder.select(condition.ir, yes.ir, no.ir))
+
+
+def at_least(x: Value, bound: Any) -> Value:
+    """Return ``x``, but no less than a bound; NaN is kept."""
+    return select(x < bound, bound, x)
+
+
+def at_most(x: Value, bound: Any) -> Value:
+    """Return ``x``, but no more than a bound; NaN is kept."""
+    return select(x > bound, bound, x)
+
+
+def polynomial(x: Value, coefficients: Sequence[float]) -> Value:
+    """Return Σ cₖ xᵏ by Horner's rule."""
+    *rest, value = coefficients
+    result = x.of(value)
+    for coefficient in reversed(rest):
+        result = result.fma(x, coefficient)
+    return result
+
+
+class Variable:
+    """A place for a value that changes."""
+
+    def __init__(self, builder: Any, kind: Any) -> None:
+        self.builder = builder
+        with builder.goto_entry_block():
+            self.place = builder.alloca(kind)
+
+    def get(self) -> Value:
+        """Return its value."""
+        return Value(self.builder, self.builder.load(self.place))
+
+    def set(self, value: Value) -> None:
+        """Change its value."""
+        self.builder.store(value.ir, self.place)
+
+
+class Code:
+    """A function in the making: its arguments are integers, addresses of memory among them."""
+
+    def __init__(self, module: Any, name: str, arguments: int) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [I64] * arguments)
+        self.function = ir.Function(module, kind, name)
+        self.builder = ir.IRBuilder(self.function.append_basic_block())
+        self.arguments = [Value(self.builder, each) for each in self.function.args]
+
+    def constant(self, kind: Any, value: float) -> Value:
+        """Return a number of a type, or a vector of them."""
+        scalar = getattr(kind, "element", kind)
+        number = Value(self.builder, ir.Constant(scalar, None))
+        return Value(self.builder, ir.Constant(kind, None)).of(value) if kind != scalar else (
+            number.of(value)
+        )
+
+    def whole(self, value: int) -> Value:
+        """Return an integer."""
+        return self.constant(I64, value)
+
+    def real(self, value: float) -> Value:
+        """Return a float64 number."""
+        return self.constant(DOUBLE, value)
+
+    def variable(self, first: Value) -> Variable:
+        """Return a variable with a value."""
+        variable = Variable(self.builder, first.ir.type)
+        variable.set(first)
+        return variable
+
+    def _pointer(self, kind: Any, address: Value) -> Any:
+        return self.builder.inttoptr(address.ir, kind.as_pointer())
+
+    @staticmethod
+    def wide(kind: Any, lanes: int) -> Any:
+        """Return the type of a vector."""
+        return ir.VectorType(kind, lanes)
+
+    def load(self, kind: Any, address: Value, index: Any = 0) -> Value:
+        """Return the number, or vector, at an address, or ``index`` numbers after it."""
+        size = _SIZES[getattr(kind, "element", kind)]
+        pointer = self._pointer(kind, address + self.of_index(index) * size)
+        return Value(self.builder, self.builder.load(pointer, align=size))
+
+    def store(self, address: Value, value: Value, index: Any = 0) -> None:
+        """Write a number, or a vector, to an address, or ``index`` numbers after it."""
+        size = _SIZES[value.scalar]
+        pointer = self._pointer(value.ir.type, address + self.of_index(index) * size)
+        self.builder.store(value.ir, pointer, align=size)
+
+    def of_index(self, index: Any) -> Value:
+        """Return an index as a value."""
+        return index if isinstance(index, Value) else self.whole(index)
+
+    @contextmanager
+    def loop(self, last: Any, first: Any = 0, step: Any = 1) -> Iterator[Value]:
+        """Repeat for an index from ``first``, by steps, as long as it is below ``last``."""
+        builder, function = self.builder, self.function
+        last, first, step = (self.of_index(each) for each in (last, first, step))
+        before = builder.block
+        head, body, end = (function.append_basic_block() for _ in range(3))
+        builder.branch(head)
+        builder.position_at_end(head)
+        index = builder.phi(I64)
+        index.add_incoming(first.ir, before)
+        builder.cbranch(builder.icmp_signed("<", index, last.ir), body, end)
+        builder.position_at_end(body)
+        yield Value(builder, index)
+        index.add_incoming(builder.add(index, step.ir), builder.block)
+        builder.branch(head)
+        builder.position_at_end(end)
+
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        """Do what follows where a condition holds."""
+        with self.builder.if_then(condition.ir):
+            yield
+
+    @contextmanager
+    def either(self, condition: Value) -> Iterator[tuple[Any, Any]]:
+        """Do one of two things."""
+        with self.builder.if_else(condition.ir) as both:
+            yield both
+
+    def call(self, address: Value, *arguments: Any) -> None:
+        """Call a function of integers that lies at an address."""
+        values = [self.of_index(argument).ir for argument in arguments]
+        kind = ir.FunctionType(ir.VoidType(), [I64] * len(values))
+        self.builder.call(self.builder.inttoptr(address.ir, kind.as_pointer()), values)
+
+    def end(self) -> None:
+        """Return from the function."""
+        self.builder.ret_void()

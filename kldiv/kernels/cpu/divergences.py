@@ -1,0 +1,285 @@
+"""Divergences class by class, given p, q and x = log(p/q): terms, and the functions of gradients.
+
+Formulas and words are those of `kldiv.formulas.logits`. A class is seen from the side whose
+gradient it is: p is then the own probability, and the other's is q.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from kldiv.kernels.cpu.code import at_least, at_most, select
+from kldiv.kernels.cpu.elementary import (
+    NEAR,
+    exp,
+    format_of,
+    log1p_near,
+    log_normal,
+    phi_near,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kldiv.kernels.cpu.code import Value
+    from kldiv.kernels.cpu.rows import Lane, Rows
+
+
+class Divergence:
+    """What a kernel takes of a divergence."""
+
+    name: ClassVar[str]
+    exact: ClassVar[bool] = False
+    """Whether the sum of terms about any pivot, and y, tell the divergence exactly."""
+    unbounded: ClassVar[tuple[bool, bool]] = (False, False)
+    """Whether it is +∞ where a class has p > 0 = q, and where one has p = 0 < q."""
+    linear: ClassVar[bool] = False
+    """Whether u and v are log(p/q) and log(q/p)."""
+
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, Value]]:  # noqa: ARG002
+        """Return a function that returns p (e⁻ˣ − 1) and a class's share of the divergence."""
+
+        def of(lane: Lane) -> tuple[Value, Value]:
+            fall = falling(lane)
+            return fall, self.term(lane, fall)
+
+        return of
+
+    def term(self, lane: Lane, fall: Value) -> Value:
+        """Return a class's share, given q − p."""
+        raise NotImplementedError
+
+    def value(self, total: Value, y: Value) -> Value:  # noqa: ARG002
+        """Return the divergence of a row, given the sum of the terms."""
+        return total
+
+    def has_mean(self, side: str) -> bool:  # noqa: ARG002
+        """Return whether the gradient of a side takes the mean of u, or v."""
+        return True
+
+    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:
+        """Return a function that returns u less its value at the anchor; v of the student."""
+        raise NotImplementedError
+
+    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:  # noqa: ARG002
+        """Return a function that returns T times a gradient, given u less its mean."""
+        return lambda lane, rise: lane.p * rise
+
+
+def falling(lane: Lane) -> Value:
+    """Return q − p, by p·(e⁻ˣ − 1) where they are close."""
+    return select(abs(lane.x) < NEAR, lane.p * (phi_near(lane.x) - lane.x), lane.q - lane.p)
+
+
+class Jeffreys(Divergence):
+    """w·KL(P‖Q) + r·KL(Q‖P)."""
+
+    name = "Jeffreys"
+    unbounded = (True, True)
+    linear = True
+
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, Value]]:
+        w, r = (rows.vector(rows.number(index)) for index in range(2))
+
+        def of(lane: Lane) -> tuple[Value, Value]:
+            fall, forward = _forward(lane)
+            p_x, near = lane.q * lane.x, abs(lane.x) < NEAR
+            back = select(near, lane.q * phi_near(-lane.x), (lane.p - lane.q) - p_x)
+            return fall, w * forward + r * back
+
+        return of
+
+    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:  # noqa: ARG002
+        return lambda lane: lane.step
+
+    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
+        first, second = (rows.vector(rows.number(index)) for index in range(2))
+        own_weight, other_weight = (first, second) if side == "t" else (second, first)
+        straight = self._straight(rows, side)
+        return lambda lane, rise: own_weight * straight(lane, rise) - other_weight * falling(lane)
+
+    def _straight(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
+        """Return a function that returns own·(x − its mean): NaN where that is infinite."""
+        value = rows.get("value")
+        infinite = rows.get("lost" if side == "t" else "lone") > 0.0
+        nothing = select(value == value, rows.code.real(0.0), float("nan"))  # noqa: PLR0124
+        masked = rows.vector(nothing)
+        gap = rows.vector(select(infinite, float("nan"), nothing))
+        return lambda lane, rise: select(
+            lane.raw_t == -float("inf"), masked, lane.p * (rise + gap)
+        )
+
+
+class KullbackLeibler(Jeffreys):
+    """KL(P‖Q)."""
+
+    name = "KL"
+    exact = True
+    unbounded = (True, False)
+
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, Value]]:  # noqa: ARG002
+        return _forward
+
+    def value(self, total: Value, y: Value) -> Value:
+        """Return Φ − (y − log(1 + y)), which is exact about any pivot."""
+        close = (y > -0.5) & (y < 1.0)
+        gap = log1p_near(select(close, y, 0.0))[1]
+        from kldiv.kernels.cpu.elementary import log  # noqa: PLC0415
+
+        return total - select(close, gap, y - log(y + 1.0))
+
+    def has_mean(self, side: str) -> bool:
+        return side == "t"
+
+    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
+        if side == "t":
+            return self._straight(rows, side)
+        return lambda lane, _: -falling(lane)
+
+
+def _forward(lane: Lane) -> tuple[Value, Value]:
+    """Return p (e⁻ˣ − 1) and p φ(x)."""
+    near, phi, p_x = abs(lane.x) < NEAR, phi_near(lane.x), lane.p * lane.x
+    apart = lane.q - lane.p
+    fall = select(near, lane.p * (phi - lane.x), apart)
+    return fall, select(near, lane.p * phi, apart + p_x)
+
+
+class Mixture(Divergence):
+    """a·D(P‖M) + b·D(Q‖M), M = mP + (1 − m)Q; the numbers are m, 1 − m, a and b."""
+
+    name = "mixture"
+
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, Value]]:
+        r"""Return a function of elements that are all ≥ 0.
+
+        Of p and q the larger is the base, γ its share of M, and the other is base·e^(−ρ). With
+        a = e^(−ρ) − 1, g = (1−γ)a and w = γa/(1+g), which are M/base − 1 and the other/M − 1,
+        and gap(z) = z − log(1+z), the shares of the base and of the other are
+
+            base gap(g)     base (γ a w − e^(−ρ) gap(w))
+
+        and gap(g) + gap(w) = φ(ρ) − w g: of the two the smaller is a series.
+        """
+        m, rest, of_p, of_q = (rows.vector(rows.number(index)) for index in range(4))
+
+        def of(lane: Lane) -> tuple[Value, Value]:
+            p, q, x = lane.p, lane.q, lane.x
+            tiny = format_of(x).tiny
+            student = x < 0.0
+            rho = at_most(abs(x), 100.0)
+            base, other = select(student, q, p), select(student, p, q)
+            gamma, beta = select(student, rest, m), select(student, m, rest)
+            of_base, of_other = select(student, of_q, of_p), select(student, of_p, of_q)
+            near, phi = rho < NEAR, phi_near(rho)
+            far = other / at_least(base, tiny)
+            a = select(near, phi - rho, far - 1.0)
+            e, phi = select(near, a + 1.0, far), select(near, phi, a + rho)
+            mixed = gamma + beta * e  # 1 + g
+            g, product = beta * a, gamma * a
+            w = product / mixed
+            # The gap of the smaller of γ and 1 − γ by a series, and from that the other.
+            small = gamma < 0.5
+            z = select(small, product, g) / select(small, mixed + mixed + product, g + 2.0)
+            gap = _gap(z, select(small, w, g))
+            rest_of_both = (phi - w * g) - gap
+            gap_g, gap_w = select(small, rest_of_both, gap), select(small, gap, rest_of_both)
+            # Beyond the series nothing cancels.
+            beyond, logarithm = small & (w <= -0.5), log_normal(mixed)
+            gap_g = select(beyond, g - logarithm, gap_g)
+            second = select(beyond, -e * (rho + logarithm) - product, product * w - e * gap_w)
+            fall = base * a
+            return select(student, -fall, fall), base * (of_base * gap_g + of_other * second)
+
+        return of
+
+    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:
+        r"""Return a function of u less its value at the anchor.
+
+        u is a·log(p/M) − m(a p + b q)/M, but for a constant. With θ = (1−m) q/M and κ = θ p/q at
+        the anchor, from there M/p grows by the factor 1 + y, y = θ expm1(−step) = κ q/p − θ.
+        """
+        m, rest, a, b = (
+            rows.number(index) for index in ((0, 1, 2, 3) if side == "t" else (1, 0, 3, 2))
+        )
+        z, k = rows.get(f"at_{side}"), m / rest
+        small, above = exp(-abs(z)), z > 0.0
+        high, low = small + k, k * small + 1.0
+        numbers = (
+            select(above, small / high, 1.0 / low),
+            select(above, k / high, k * small / low),
+            select(above, 1.0 / high, small / low),
+        )
+        theta, left, kappa = map(rows.vector, numbers)
+        combined = self._combined(rows, a, b * k, theta, left)
+
+        def of(lane: Lane) -> Value:
+            step, tiny = lane.step, format_of(lane.x).tiny
+            ratio = kappa * (lane.q / select(lane.p < tiny, 1.0, lane.p))
+            near = abs(step) < NEAR
+            y = select(near, theta * (phi_near(step) - step), ratio - theta)
+            grown = select(near, y + 1.0, left + ratio)
+            return combined(y, grown)
+
+        return of
+
+    def _combined(
+        self, rows: Rows, a: Value, k: Value, theta: Value, left: Value
+    ) -> Callable[[Value, Value], Value]:
+        r"""Return a function of how u changes where M/p grows by 1 + y = 1/(1 − η).
+
+        Then w = (1−m) q/M, which was θ, grows by η(1 − θ). With F(w) = −w − log(1 − w) the change
+        is −a·ΔF − k·Δw. As ΔF + Δw = log(1 + y), the smaller of a and k multiplies the logarithm,
+        and the rest has one sign: nothing cancels.
+        """
+        zero = rows.code.real(0.0)
+        both, of_f, of_w = (
+            rows.vector(each)
+            for each in (at_most(a, k), at_least(a - k, zero), at_least(k - a, zero))
+        )
+
+        def of(y: Value, grown: Value) -> Value:
+            close, logarithm = _logarithm(y, grown)
+            eta = select(close, y / grown, 1.0 - 1.0 / grown)
+            # ΔF = (−η − log(1 − η)) + θη, of its own size however small η is.
+            gap = select(close, -eta, 0.0)
+            rising = select(
+                close, _gap(gap / (gap + 2.0), gap) + eta * theta, logarithm - left * eta
+            )
+            return -(both * logarithm + of_f * rising + of_w * (left * eta))
+
+        return of
+
+
+class JensenShannon(Mixture):
+    """A mixture whose a is m and b is 1 − m: of u only the logarithm is left."""
+
+    name = "JS"
+
+    def _combined(
+        self, rows: Rows, a: Value, k: Value, theta: Value, left: Value
+    ) -> Callable[[Value, Value], Value]:
+        del k, theta, left
+        weight = rows.vector(-a)
+        return lambda y, grown: weight * _logarithm(y, grown)[1]
+
+
+def _gap(z: Value, y: Value) -> Value:
+    """Return y − log(1 + y), given y/(2 + y) too."""
+    from kldiv.kernels.cpu.code import polynomial  # noqa: PLC0415
+
+    square = z * z
+    return y * z - z * square * polynomial(square, format_of(z).artanh)
+
+
+def _logarithm(y: Value, grown: Value) -> tuple[Value, Value]:
+    """Return whether y is small, and log(1 + y), given 1 + y too."""
+    own = format_of(y)
+    close = (y > -0.5) & (y < 1.0)
+    far = log_normal(at_most(at_least(grown, own.tiny), 0.25 / own.tiny))
+    return close, select(close, log1p_near(select(close, y, 0.0))[0], far)
+
+
+DIVERGENCES: Final = {
+    each.name: each for each in (KullbackLeibler, Jeffreys, JensenShannon, Mixture)
+}

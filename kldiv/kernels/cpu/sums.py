@@ -1,0 +1,57 @@
+"""Sums over vectors: a few in their own dtype, and all that is made of these in float64."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kldiv.kernels.cpu.code import DOUBLE, at_most, select
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kldiv.kernels.cpu.code import Code, Real, Value
+
+
+class Total:
+    """A sum in float64, with what its roundings lose."""
+
+    def __init__(self, code: Code) -> None:
+        self.high, self.low = (code.variable(code.real(0.0)) for _ in range(2))
+
+    def add(self, term: Value) -> None:
+        """Add a number."""
+        before = self.high.get()
+        after = before + term
+        back = after - before
+        self.low.set(self.low.get() + ((before - (after - back)) + (term - back)))
+        self.high.set(after)
+
+    def get(self) -> Value:
+        """Return the sum."""
+        high, low = self.high.get(), self.low.get()
+        return select(abs(high) < float("inf"), high + low, high)
+
+
+def block_sums(
+    code: Code,
+    real: Real,
+    ends: tuple[Value, Value],
+    strip: int,
+    body: Callable[[Value], Sequence[Value]],
+    count: int,
+) -> list[Value]:
+    """Return the sums of what ``body`` returns for each vector of a block.
+
+    So many vectors as a strip has are added in their own dtype.
+    """
+    begin, end = ends
+    zero = code.constant(real.vector, 0.0)
+    wide = [code.variable(zero.to(DOUBLE)) for _ in range(count)]
+    with code.loop(end, begin, strip) as start:
+        sums = [code.variable(zero) for _ in range(count)]
+        with code.loop(at_most(start + strip, end), start) as k:
+            for each, term in zip(sums, body(k), strict=True):
+                each.set(each.get() + term)
+        for each, part in zip(wide, sums, strict=True):
+            each.set(each.get() + part.get().to(DOUBLE))
+    return [each.get().total() for each in wide]
