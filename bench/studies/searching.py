@@ -94,6 +94,9 @@ def settle(target: Target, case: Floats, dtype: str) -> Floats:
     return np.clip(case, *limits.T).astype(dtype).astype(np.float64)
 
 
+_CLASSES = 3
+_TWINS = tuple((i, _CLASSES + i) for i in range(_CLASSES))
+
 # --- closed forms ---------------------------------------------------------------------------------
 
 
@@ -127,6 +130,15 @@ def closed_forms() -> Iterator[Target]:
     yield _family("InverseGamma", "shape", "scale", truth=textbook.gamma)
     yield _family("Chi2", "shape")
     yield _family("Beta", "shape", "shape")
+    yield Target(
+        "Dirichlet",
+        lambda *x: textbook.dirichlet(x[:_CLASSES], x[_CLASSES:]),
+        lambda *x: _rows(
+            lambda p, q: kldiv.kl_divergence(*map(distributions.Dirichlet, (p, q))), x
+        ),
+        2 * _CLASSES * ("shape",),
+        _TWINS,
+    )
     yield _family("Weibull", "scale", "shape", units=40.0)
     yield _family("VonMises", "angle", "shape", truth=textbook.von_mises)
     yield _family("Poisson", "scale")
@@ -146,8 +158,6 @@ def _sigmoid(x: Any) -> Any:
 
 
 # --- rows of probabilities, of logits; samples ----------------------------------------------------
-
-_CLASSES = 3
 
 
 def _rows(function: Any, numbers: Any, **options: Any) -> Any:
@@ -178,7 +188,6 @@ def _of_logits(*numbers: Any) -> Any:
 
 def rows() -> Iterator[Target]:
     """Yield measures of probabilities and losses of logits."""
-    twins = tuple((i, _CLASSES + i) for i in range(_CLASSES))
     measures = {
         "kl_divergence": (_generalised, kldiv.kl_divergence, {}),
         "js_divergence": (_jensen_shannon, kldiv.js_divergence, {}),
@@ -190,13 +199,13 @@ def rows() -> Iterator[Target]:
     }
     for name, (truth, function, options) in measures.items():
         call = partial(lambda f, o, *numbers: _rows(f, numbers, **o), function, options)
-        yield Target(name, truth, call, 2 * _CLASSES * ("probability",), twins)
+        yield Target(name, truth, call, 2 * _CLASSES * ("probability",), _TWINS)
     yield Target(
         "kl_div_with_logits",
         _of_logits,
         lambda *numbers: _rows(kldiv.kl_div_with_logits, numbers, reduction="none"),
         2 * _CLASSES * ("logit",),
-        twins,
+        _TWINS,
     )
 
 
