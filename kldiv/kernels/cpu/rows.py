@@ -418,8 +418,8 @@ class Rows:
             beside_s=beside[1].get(),
             top_t=t_top,
             top_s=s_top,
-            lost=flags[0].get(),
-            lone=flags[1].get(),
+            lost=self.divergence.counted(self, 0, flags[0].get()),
+            lone=self.divergence.counted(self, 1, flags[1].get()),
         )
 
     def _better_pivot(self, stage: Value) -> None:
