@@ -49,7 +49,9 @@ def assert_right(found, wanted, dtype):
 
 
 @pytest.mark.parametrize("divergence", RECORDS, ids=str)
-@pytest.mark.parametrize(("dtype", "distance"), [("float32", 1e-3), ("float32", 20), ("float64", 1)])
+@pytest.mark.parametrize(
+    ("dtype", "distance"), [("float32", 1e-3), ("float32", 20), ("float64", 1)]
+)
 def test_mixtures_and_jeffreys(divergence, dtype, distance):
     s, t = rows(dtype, distance)
     operation = RowLoss("none", dtype, dtype, dtype, divergence, 0.8)

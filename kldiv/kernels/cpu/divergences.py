@@ -112,9 +112,7 @@ class Jeffreys(Divergence):
         nothing = select(value == value, rows.code.real(0.0), float("nan"))  # noqa: PLR0124
         masked = rows.vector(nothing)
         gap = rows.vector(select(infinite, float("nan"), nothing))
-        return lambda lane, rise: select(
-            lane.raw_t == -float("inf"), masked, lane.p * (rise + gap)
-        )
+        return lambda lane, rise: select(lane.raw_t == -float("inf"), masked, lane.p * (rise + gap))
 
 
 class KullbackLeibler(Jeffreys):
