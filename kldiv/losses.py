@@ -100,9 +100,9 @@ def kl_div(
 
     Notes
     -----
-    NumPy's float32 logarithm is up to 4.6 units off, so without the CPU kernels (llvmlite, arrays that
-    are not small) float32 arrays of NumPy, and of libraries built on it, are computed in float64
-    and rounded once: it takes about twice the time and temporary memory.
+    NumPy's float32 logarithm is up to 4.6 units off, so without the CPU kernels (extra ``cpu``,
+    arrays that are not small) float32 arrays of NumPy, and of libraries built on it, are computed
+    in float64 and rounded once: it takes about twice the time and temporary memory.
 
     Where P = 0 an element is 0, even if log Q = −∞; where P > 0 and log Q = −∞ it is +∞. NaN stays
     NaN. The gradient is −P in ``input`` and log P + 1 − log Q in ``target``, 0 where P = 0.

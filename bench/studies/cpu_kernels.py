@@ -263,7 +263,7 @@ FIRST_CALL = "first call of a process, with what is compiled on disk"
 
 
 def first_calls() -> dict[str, Any]:
-    """Return the seconds of a first call, the compiler's import included, and what is asked of them."""
+    """Return the seconds of a first call, all imports included, and what is asked of them."""
     found: dict[str, Any] = {"target": "<= 0.5", "seconds": {}}
     for name in ("kl_div", "kl_div_with_logits", "js_div_with_logits"):
         for call in (f"kldiv.{name}", f"kldiv.value_and_grad(kldiv.{name})"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from kldiv.formulas.divergences import Jeffreys, Mixture
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
 
@@ -22,6 +23,8 @@ class Form(NamedTuple):
     kind: Any
     numbers: tuple[str, ...] = ()
     """The settings of that kind."""
+    everywhere: bool = True
+    """Whether every technology has it, not only those that say so."""
 
 
 FORMS: Final = (
@@ -29,6 +32,8 @@ FORMS: Final = (
     Form("kl_div, log_target", PointwiseLoss, KLLogTarget),
     Form("kl_div_with_logits", RowLoss, KullbackLeibler),
     Form("js_div_with_logits", RowLoss, JensenShannon, ("beta",)),
+    Form("f_div_with_logits, mixture", RowLoss, Mixture, ("m", "a", "b"), everywhere=False),
+    Form("f_div_with_logits, Jeffreys", RowLoss, Jeffreys, ("w", "r"), everywhere=False),
 )
 """All fused forms: other operations are left to the formulas."""
 
@@ -39,16 +44,25 @@ def form_of(operation: Any) -> Form | None:
     if kind is None or getattr(kind, "order", None):  # a derivative
         return None
     for form in FORMS:
-        if type(operation) is form.operation and type(kind) is form.kind:
+        if type(operation) is form.operation and _plain(type(kind)) is form.kind:
             return form
     return None
 
 
-def no_fused_form(operation: Any, arrays: Sequence[Array]) -> str | None:
-    """Return why nothing fuses an operation on arrays, or None where there is a fused form."""
+def _plain(kind: type) -> type:
+    """Return the class that a public one derives from only to document and to check."""
+    return kind.__base__ if kind.__module__ == "kldiv.divergences" else kind  # type: ignore[return-value]
+
+
+def no_fused_form(operation: Any, arrays: Sequence[Array], *, every: bool = False) -> str | None:
+    """Return why nothing fuses an operation on arrays, or None where there is a fused form.
+
+    ``every`` is whether the forms count too that only some technologies have.
+    """
     if 0 in arrays[0].shape:
         return "there are no elements"
-    if form_of(operation) is None:
+    form = form_of(operation)
+    if form is None or not (every or form.everywhere):
         return f"there is no fused form of {type(_kind(operation) or operation).__name__}"
     return None
 

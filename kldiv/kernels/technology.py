@@ -36,6 +36,8 @@ class Technology:
     kept: int = 0
     """Float64 numbers of a row of logits from which its gradients follow, where a forward keeps
     them."""
+    every: bool = False
+    """Whether it has all fused forms; else those of every technology."""
     step: str = "compiling"
     """The step that is named where anything fails."""
     failure: str | None = None
@@ -56,7 +58,7 @@ class Technology:
         """Return why there is no kernel for such work, or None where there is."""
         if any(index > 1 for index in work.gradients):
             return "there is no fused gradient in a temperature"
-        return no_fused_form(work.operation, work.arrays)
+        return no_fused_form(work.operation, work.arrays, every=self.every)
 
     def compute(self, work: Work) -> Found:
         """Return the value, if it is wanted, and the gradients that are.

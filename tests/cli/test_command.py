@@ -62,7 +62,17 @@ new = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(*sorted(loaded), file=sys.stderr)
 print(*sorted(new), file=sys.stderr)
 """
-FRAMEWORKS = {"torch", "jax", "cupy", "dask", "llvmlite", "numba", "scipy", "matplotlib", "safetensors"}
+FRAMEWORKS = {
+    "torch",
+    "jax",
+    "cupy",
+    "dask",
+    "llvmlite",
+    "numba",
+    "scipy",
+    "matplotlib",
+    "safetensors",
+}
 
 
 def test_help_imports_no_framework():

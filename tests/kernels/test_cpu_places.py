@@ -62,7 +62,6 @@ VECTORS = {
 }
 
 
-
 @pytest.mark.parametrize("machine", VECTORS)
 def test_vectors_of_other_cpus(machine):
     llvm.initialize_all_targets()

@@ -177,10 +177,10 @@ class Value:
     def __ge__(self, other: Any) -> Value:
         return self._compared(">=", other)
 
-    def __eq__(self, other: Any) -> Value:  # type: ignore[override]
+    def __eq__(self, other: object) -> Value:  # type: ignore[override]
         return self._compared("==", other)
 
-    def __ne__(self, other: Any) -> Value:  # type: ignore[override]
+    def __ne__(self, other: object) -> Value:  # type: ignore[override]
         return self._compared("!=", other)
 
     __hash__ = None  # type: ignore[assignment]
@@ -234,9 +234,7 @@ class Value:
         for start in (0, half):
             places = [ir.Constant(I32, start + index) for index in range(half)]
             mask = ir.Constant(ir.VectorType(I32, half), places)
-            parts.append(
-                Value(self.builder, self.builder.shuffle_vector(self.ir, nothing, mask))
-            )
+            parts.append(Value(self.builder, self.builder.shuffle_vector(self.ir, nothing, mask)))
         return parts[0], parts[1]
 
     def total(self) -> Value:
@@ -306,8 +304,10 @@ class Code:
         """Return a number of a type, or a vector of them."""
         scalar = getattr(kind, "element", kind)
         number = Value(self.builder, ir.Constant(scalar, None))
-        return Value(self.builder, ir.Constant(kind, None)).of(value) if kind != scalar else (
-            number.of(value)
+        return (
+            Value(self.builder, ir.Constant(kind, None)).of(value)
+            if kind != scalar
+            else (number.of(value))
         )
 
     def whole(self, value: int) -> Value:

@@ -1,4 +1,4 @@
-"""Compiling by LLVM, once: ahead of the first call from a cache on disk that follows the sources."""
+"""Compiling by LLVM, once: kept in a cache on disk that follows the sources."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _engines: list[Any] = []
 """They own the machine code."""
 
 
-def compiled(name: str, arguments: int, write: Callable[[Code], None]) -> Any:
+def compiled(name: str, arguments: int, write: Callable[[Code], object]) -> Any:
     """Return a function of integers, with a C function's address, that ``write`` writes down.
 
     Parameters
@@ -45,7 +45,7 @@ def compiled(name: str, arguments: int, write: Callable[[Code], None]) -> Any:
         return _loaded(name, arguments, _object(name, arguments, write))
 
 
-def _object(name: str, arguments: int, write: Callable[[Code], None]) -> bytes:
+def _object(name: str, arguments: int, write: Callable[[Code], object]) -> bytes:
     path = _folder() / f"{name}.o"
     with suppress(FileNotFoundError):
         return path.read_bytes()
@@ -57,7 +57,7 @@ def _object(name: str, arguments: int, write: Callable[[Code], None]) -> bytes:
 
 
 def optimised(
-    name: str, arguments: int, write: Callable[[Code], None], machine: Any = None
+    name: str, arguments: int, write: Callable[[Code], object], machine: Any = None
 ) -> Any:
     """Return a function as LLVM's optimised code for a machine, this one unless said."""
     machine = machine or _machine()
@@ -107,7 +107,8 @@ def _announced(name: str) -> Iterator[None]:
 
     def say() -> None:
         logging.getLogger("kldiv").warning(
-            "kldiv compiles %s for this CPU, once: a few seconds; `kldiv warmup` does it ahead", name
+            "kldiv compiles %s for this CPU, once: a few seconds; `kldiv warmup` does it ahead",
+            name,
         )
 
     timer = Timer(1.0, say)

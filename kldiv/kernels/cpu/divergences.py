@@ -53,6 +53,10 @@ class Divergence:
         """Return the divergence of a row, given the sum of the terms."""
         return total
 
+    def counted(self, rows: Rows, index: int, flag: Value) -> Value:  # noqa: ARG002
+        """Return the flag of a class that only one side has, 0 where that does not matter."""
+        return flag
+
     def has_mean(self, side: str) -> bool:  # noqa: ARG002
         """Return whether the gradient of a side takes the mean of u, or v."""
         return True
@@ -89,6 +93,9 @@ class Jeffreys(Divergence):
 
         return of
 
+    def counted(self, rows: Rows, index: int, flag: Value) -> Value:
+        return select(rows.number(index) == 0.0, 0.0, flag)
+
     def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:  # noqa: ARG002
         return lambda lane: lane.step
 
@@ -105,9 +112,7 @@ class Jeffreys(Divergence):
         nothing = select(value == value, rows.code.real(0.0), float("nan"))  # noqa: PLR0124
         masked = rows.vector(nothing)
         gap = rows.vector(select(infinite, float("nan"), nothing))
-        return lambda lane, rise: select(
-            lane.raw_t == -float("inf"), masked, lane.p * (rise + gap)
-        )
+        return lambda lane, rise: select(lane.raw_t == -float("inf"), masked, lane.p * (rise + gap))
 
 
 class KullbackLeibler(Jeffreys):
@@ -127,6 +132,9 @@ class KullbackLeibler(Jeffreys):
         from kldiv.kernels.cpu.elementary import log  # noqa: PLC0415
 
         return total - select(close, gap, y - log(y + 1.0))
+
+    def counted(self, rows: Rows, index: int, flag: Value) -> Value:  # noqa: ARG002
+        return flag
 
     def has_mean(self, side: str) -> bool:
         return side == "t"

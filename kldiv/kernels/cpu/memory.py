@@ -69,7 +69,7 @@ def _narrowed(value: Value, dtype: str) -> Value:
 
 def _converted(value: Value, dtype: str, wanted: str) -> Value:
     """Return a number as it is in memory in another dtype."""
-    if dtype == "bool" or dtype == wanted:
+    if dtype in {"bool", wanted}:
         return value
     if _TYPES[dtype] == I16:
         value = _widened(value, dtype)

@@ -22,11 +22,9 @@ if TYPE_CHECKING:
 
 
 @cache
-def kernel(dtype: str, log_target: bool, outputs: bool) -> Any:  # noqa: FBT001 - for the cache
+def kernel(dtype: str, log_target: bool, outputs: bool) -> Any:
     """Return the compiled function for a dtype, a kind of target, and other results or none."""
-    writer = partial(
-        pointwise.Elements, real=REALS[dtype], log_target=log_target, outputs=outputs
-    )
+    writer = partial(pointwise.Elements, real=REALS[dtype], log_target=log_target, outputs=outputs)
     name = f"kl_div{'-log_target' * log_target}-{dtype}{'-elements' * outputs}"
     return compiled(name, 4, writer)
 

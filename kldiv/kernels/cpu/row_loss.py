@@ -50,7 +50,7 @@ def spelled(divergence: Any) -> Spelled:
 
 
 @cache
-def kernel(name: str, dtype: str, gradients: bool) -> Any:  # noqa: FBT001 - for the cache
+def kernel(name: str, dtype: str, gradients: bool) -> Any:
     """Return the compiled function for a divergence, a dtype, and gradients or none."""
     writer = partial(
         rows.Rows, real=REALS[dtype], divergence=DIVERGENCES[name](), gradients=gradients
@@ -117,7 +117,7 @@ def _share(
     layout: Layout,
     frame: dict[str, Any],
     rows_in_all: int,
-    gradients: bool,  # noqa: FBT001
+    gradients: bool,
     number: int,
 ) -> None:
     """Share rows among threads: whole ones, or segments where rows are few."""

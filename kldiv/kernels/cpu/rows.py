@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kldiv.kernels.cpu.code import DOUBLE, I8, I64, Code, at_least, at_most, select
 from kldiv.kernels.cpu.elementary import (
-    NEAR,
     Heat,
     added,
     difference,
@@ -34,13 +33,12 @@ from kldiv.kernels.cpu.elementary import (
     shift_of,
     two_difference,
 )
-
 from kldiv.kernels.cpu.sums import Total, block_sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kldiv.kernels.cpu.code import Real, Value, Variable
+    from kldiv.kernels.cpu.code import Real, Value
     from kldiv.kernels.cpu.divergences import Divergence
 
 SEGMENT: Final = 1 << 16
@@ -87,8 +85,8 @@ HEAT: Final = ("temperature", "inverse", "per", "ln2", "ln2_low", "ln2_64", "ln2
 
 _SUMS: Final = 8
 _RECORD: Final = 10
-"""Of a block: both maxima and sums of weights, whether a class is lost on one side, the other side's
-logits beside the maxima, and factors that take weights to the scale of the row."""
+"""Of a block: both maxima and sums of weights, whether a class is lost on one side, what is beside
+the maxima on the other, and factors that take weights to the scale of the row."""
 
 PART: Final = _SUMS * GRADIENTS + _RECORD * SEGMENT // (BLOCK * 8)
 """Numbers of a segment: sums of each stage, then records of blocks."""
@@ -144,8 +142,8 @@ class Words(NamedTuple):
     """A pivot in the dtype of the elements: three numbers, or one."""
 
     first: Value
-    second: Value | None
-    third: Value | None
+    second: Any
+    third: Any
 
 
 class Lane(NamedTuple):
@@ -157,8 +155,8 @@ class Lane(NamedTuple):
     q: Value
     x: Value
     """log(p/q), about the pivot."""
-    step: Value | None = None
-    """x about the anchor."""
+    step: Value
+    """x about the anchor; about the pivot where there is none."""
 
 
 class Rows:
@@ -167,9 +165,7 @@ class Rows:
     def __init__(self, code: Code, real: Real, divergence: Divergence, *, gradients: bool) -> None:
         self.code, self.real, self.divergence = code, real, divergence
         frame, scratch, first, last, self.first_stage, last_stage = code.arguments
-        self.frame = {
-            name: code.load(I64, frame, index) for index, name in enumerate(FRAME)
-        }
+        self.frame = {name: code.load(I64, frame, index) for index, name in enumerate(FRAME)}
         self.pads = scratch
         self.state_at = scratch + _PADS
         self.own_parts = self.state_at + _STATE_SIZE
@@ -362,7 +358,10 @@ class Rows:
         with code.loop(blocks) as block:
             record = self._record(block)
             for index in range(2):
-                own, other = (code.load(DOUBLE, record, place + index * step) for place, step in ((0, 2), (6, 1)))
+                own, other = (
+                    code.load(DOUBLE, record, place + index * step)
+                    for place, step in ((0, 2), (6, 1))
+                )
                 higher = own > tops[index].get()
                 tops[index].set(select(higher, own, tops[index].get()))
                 beside[index].set(select(higher, other, beside[index].get()))
@@ -401,7 +400,7 @@ class Rows:
         first = two_difference(t_top, s_top)
         snap = heat.temperature * (2.0**-17 if self.real.single else 2.0**-44)
         near = abs(difference(ratio, first)) <= snap
-        pivot, low = (select(near, a, b) for a, b in zip(first, ratio, strict=True))
+        pivot, low = _either(near, first, ratio)
         if self.divergence.exact:
             # Of one word first: d − c is exact where it is small, and y tells what is lost.
             pivot, low = pivot.to(self.real.scalar).to(DOUBLE), code.real(0.0)
@@ -418,8 +417,8 @@ class Rows:
             beside_s=beside[1].get(),
             top_t=t_top,
             top_s=s_top,
-            lost=flags[0].get(),
-            lone=flags[1].get(),
+            lost=self.divergence.counted(self, 0, flags[0].get()),
+            lone=self.divergence.counted(self, 1, flags[1].get()),
         )
 
     def _better_pivot(self, stage: Value) -> None:
@@ -453,10 +452,10 @@ class Rows:
                 first = self.get("first"), self.get("first_low")
                 ratio = self.get("ratio"), self.get("ratio_low")
                 sane = abs(offset) < 0.5
-                moved = tuple(select(sane, a, b) for a, b in zip(moved, ratio, strict=True))
+                moved = _either(sane, moved, ratio)
                 snap = 2.0**-16 if self.real.single else 2.0**-40
                 near = abs(difference(moved, first)) <= abs(temperature * offset) * snap
-                moved = tuple(select(near, a, b) for a, b in zip(first, moved, strict=True))
+                moved = _either(near, first, moved)
                 self.set(pivot=moved[0], pivot_low=moved[1], plain=code.real(0.0))
 
     def _find_mean(self, stage: Value, side: str) -> None:
@@ -491,6 +490,12 @@ class Rows:
     def _anchor(self, side: str, anchor: tuple[Value, Value], at: Value) -> None:
         names = (f"anchor_{side}", f"anchor_{side}_low", f"at_{side}")
         self.set(**dict(zip(names, (*anchor, at), strict=True)))
+
+
+def _either(
+    condition: Value, yes: tuple[Value, Value], no: tuple[Value, Value]
+) -> tuple[Value, Value]:
+    return select(condition, yes[0], no[0]), select(condition, yes[1], no[1])
 
 
 def log1p(y: Value) -> Value:
@@ -545,9 +550,10 @@ class Segment:
             ends = [code.variable(code.constant(vector, -nothing)) for _ in range(2)]
             with code.loop(end, begin) as k:
                 s, t = self._logits(k)
-                for top, bottom, own in zip(tops, ends, (t, s), strict=True):
-                    top.set(select(own > top.get(), own, top.get()))
-                    bottom.set(select(own < bottom.get(), own, bottom.get()))
+                for index, own in enumerate((t, s)):
+                    top, bottom = tops[index].get(), ends[index].get()
+                    tops[index].set(select(own > top, own, top))
+                    ends[index].set(select(own < bottom, own, bottom))
             place = self._record(begin)
             parts = []
             for index in range(2):
@@ -568,7 +574,9 @@ class Segment:
 
             def body(k: Value) -> list[Value]:
                 s, t = self._logits(k)
-                for side, (own, other, peak) in zip("ts", ((t, s, peaks[0]), (s, t, peaks[1])), strict=True):
+                for side, (own, other, peak) in zip(
+                    "ts", ((t, s, peaks[0]), (s, t, peaks[1])), strict=True
+                ):
                     if side in beside:
                         highest = beside[side].get()
                         found = (own == peak) & (other > highest)
@@ -578,12 +586,15 @@ class Segment:
                     code.store(self._weights(k, index), weight)
                 return _split(weights)
 
-            found = self._block(begin, end, body, 2 if self.real.single else 4)
-            t_sum, s_sum = found if self.real.single else (found[0] + found[1], found[2] + found[3])
-            code.store(place, t_sum, 1)
-            code.store(place, s_sum, 3)
-            for side, found in beside.items():
-                code.store(place, _largest(found.get()).to(DOUBLE), 6 + "ts".index(side))
+            ends_of = begin, end
+            found = block_sums(code, self.real, ends_of, _STRIP, body, 2 if self.real.single else 4)
+            for index in range(2):
+                whole = (
+                    found[index] if self.real.single else found[2 * index] + found[2 * index + 1]
+                )
+                code.store(place, whole, 2 * index + 1)
+            for side, highest in beside.items():
+                code.store(place, _largest(highest.get()).to(DOUBLE), 6 + "ts".index(side))
 
     def _record(self, begin: Value) -> Value:
         return self.records + (begin // BLOCK) * (8 * _RECORD)
@@ -616,18 +627,15 @@ class Segment:
 
     # ---- sums ------------------------------------------------------------------------------------
 
-    def _block(
-        self, begin: Value, end: Value, body: Callable[[Value], Sequence[Value]], count: int
-    ) -> list[Value]:
-        return block_sums(self.code, self.real, (begin, end), _STRIP, body, count)
-
-    def _sums(self, body: Callable[[Value, Value], Sequence[Value]], count: int, place: Value) -> None:
+    def _sums(
+        self, body: Callable[[Value], Callable[[Value], list[Value]]], count: int, place: Value
+    ) -> None:
         """Write the sums of what ``body`` returns for each block, and each vector of it."""
         code = self.code
         totals = [Total(code) for _ in range(count)]
         with code.loop(self.count, step=BLOCK) as begin:
             end = at_most(begin + BLOCK, self.count)
-            found = self._block(begin, end, body(begin), count)
+            found = block_sums(code, self.real, (begin, end), _STRIP, body(begin), count)
             for total, part in zip(totals, found, strict=True):
                 total.add(part)
         for index, total in enumerate(totals):
@@ -685,8 +693,8 @@ class Segment:
                     code.load(self.real.vector, self._weights(k, index)) * factor
                     for index, factor in enumerate(factors)
                 )
-                step = None if anchor is None else about(d, d_low, anchor)
-                return Lane(s, t, p, q, about(d, d_low, pivot), step)
+                x = about(d, d_low, pivot)
+                return Lane(s, t, p, q, x, x if anchor is None else about(d, d_low, anchor))
 
             return lane
 
@@ -776,8 +784,7 @@ def _seen_from(lane: Lane, side: str) -> Lane:
     """Return a class with the own side as p."""
     if side == "t":
         return lane
-    step = None if lane.step is None else -lane.step
-    return Lane(lane.raw_t, lane.raw_s, lane.q, lane.p, -lane.x, step)
+    return Lane(lane.raw_t, lane.raw_s, lane.q, lane.p, -lane.x, -lane.step)
 
 
 def _largest(vector: Value) -> Value:
