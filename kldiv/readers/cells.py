@@ -309,11 +309,11 @@ class _Tabulation:
     def _parse(self, columns: list[int], strict: int) -> Numbers:
         """Return the numbers of columns; all but the first ``strict`` may hold something else."""
         decimal = self.source.reading.decimal or self.records.decimal
-        rows, marks = self.records.rows(), decimal or "."
-        if decimal is None and (
-            self.records.doubtful or not _all_plain(self.records.rows(), columns[:strict])
-        ):
-            marks = self._decimal(columns[:strict])
+        if decimal != "," and not (decimal is None and self.records.doubtful):
+            found = _plain_numbers(self.records.rows(), columns, strict)
+            if found is not None and not (self.source.reading.na and np.isnan(found).any()):
+                return found
+        rows, marks = self.records.rows(), decimal or self._decimal(columns[:strict])
         zero = self.source.reading.na == "zero"
         missing = 0.0 if zero else np.nan
         numbers, percents = packed("d"), [0] * len(columns)
@@ -384,8 +384,18 @@ class _Tabulation:
         )
 
 
-def _all_plain(rows: Iterable[Row], columns: Sequence[int]) -> bool:
-    return all(plain(row[i]) is not None for _, row in rows for i in columns)
+def _plain_numbers(rows: Iterable[Row], columns: Sequence[int], strict: int) -> Numbers | None:
+    """Return numbers as programs write them, or None where a strict column has another cell."""
+    numbers = packed("d")
+    for _, row in rows:
+        for n, i in enumerate(columns):
+            value = plain(row[i])
+            if value is None:
+                if n < strict or decimals(row[i]):
+                    return None
+                value = np.nan
+            numbers.append(value)
+    return np.frombuffer(numbers).reshape(-1, len(columns))
 
 
 def _like_labels(numbers: Numbers) -> bool:
