@@ -191,7 +191,9 @@ def test_messages_name_the_flags(text, said):
 def test_two_files_alone_are_compared(files, command):
     assert command("p.npy", "q.npy") == command("compare", "p.npy", "q.npy")
     assert command("Normal(0, 1)", "Normal(1, 1)")[0] == 0
-    assert command("--json", "p.npy", "q.npy")[0] == 2  # options come behind
+    assert command("--json", "p.npy", "q.npy") == command("compare", "p.npy", "q.npy", "--json")
+    assert command("p.npy")[2].endswith("Error: p.npy: two files are compared: kldiv P Q\n")
+    assert "Nor is there a file 'none'" in command("none", "q.npy")[2]
 
 
 def test_help_and_version_as_others_have_them(command):
