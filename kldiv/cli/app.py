@@ -47,9 +47,13 @@ class Commands(Group):
         ctx.meta["debug"] = "--debug" in args[:end]
         args = [each for i, each in enumerate(args) if i >= end or each != "--debug"]
         words = [each for each in args if not each.startswith("-") or each == "-"]
-        if len(words) > 1 and self.get_command(ctx, words[0]) is None:
-            named = args.index(words[0]) == 0 and self._looks_like_data(words[0])
-            args = ["compare", *args] if named else args
+        known = set(self.list_commands(ctx)) | {"help"}
+        if words and not known & set(words) and args[0] not in ctx.help_option_names:
+            named = self._looks_like_data(args[0]) or args[0].startswith("-")
+            if named and len(words) > 1:
+                args = ["compare", *args]
+            elif named and words[0] == args[0]:
+                raise click.UsageError(f"{words[0]}: two files are compared: kldiv P Q", ctx)
         if args[:1] == ["help"]:
             args = [*args[1:2], "--help"]
         return super().parse_args(ctx, args)

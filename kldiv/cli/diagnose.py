@@ -65,6 +65,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         )
         for name in ("p", "q")
     ]
+    _check_labels(*tables)
     form = "log-probs" if options["log_target"] else options["form"]
     target, source = (
         table.array if table.array.dtype.name in _FLOATS else table.array.astype("float64")
@@ -85,6 +86,18 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         _show(found, *tables)
     if options["strict"] and found:
         ctx.exit(1)
+
+
+def _check_labels(p: Table, q: Table) -> None:
+    """Say where classes have other names: they are looked at by their places."""
+    for note in dict.fromkeys((*p.notes, *q.notes)):
+        click.echo(f"note: {note}", err=True)
+    if p.classes and q.classes and p.classes != q.classes:
+        click.echo(
+            "note: the labels of P and Q differ; diagnose goes by their places, compare --align by"
+            " label",
+            err=True,
+        )
 
 
 def _prepared(array: Any, form: str, axis: int, *, log: bool) -> Any:

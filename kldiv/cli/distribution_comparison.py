@@ -92,8 +92,13 @@ def _print(p: str, q: str, found: dict[str, Direction]) -> None:
             values.append(float(each.values[place]))
             methods.append(_method(each, place))
     rows: list[list[str | Text]] = [["", Text("nats", style="dim"), Text("bits", style="dim"), ""]]
-    nats = column(values, digits=10)
-    bits = column([value / _LOG_2 for value in values], digits=10)
+    nats, bits = (
+        ["none seen" if value < 0 else text for value, text in zip(values, texts, strict=True)]
+        for texts in (
+            column(values, digits=10),
+            column([value / _LOG_2 for value in values], digits=10),
+        )
+    )
     rows += [
         [label, Text(nat, style="bold"), bit, Text(method, style="dim")]
         for label, nat, bit, method in zip(labels, nats, bits, methods, strict=True)

@@ -24,7 +24,7 @@ _MEANT: Final = {
     **dict.fromkeys(("mu", "mean", "m", "location"), ("loc",)),
     **dict.fromkeys(("sigma", "std", "sd", "stddev", "s"), ("scale", "scale_diag")),
     **dict.fromkeys(("var", "variance", "cov", "sigma2"), ("covariance_matrix", "scale")),
-    **dict.fromkeys(("lam", "lambda_", "lambd"), ("rate",)),
+    **dict.fromkeys(("lam", "lambda", "lambd"), ("rate",)),
     **dict.fromkeys(("alpha", "a"), ("concentration1", "concentration", "alpha")),
     **dict.fromkeys(("beta", "b"), ("concentration0", "rate", "scale")),
     **dict.fromkeys(("p", "prob", "probability", "theta"), ("probs", "scale")),
@@ -96,7 +96,8 @@ def _distribution(node: ast.AST, text: str) -> Any:
 def _check_parameters(family: Any, given: int, named: dict[str, Any], text: str) -> None:
     """Refuse parameters that a family does not have; say which one was meant."""
     known = list(signature(family).parameters)
-    for name in named:
+    text = text.replace("lambda_=", "lambda=")
+    for name in (each.replace("lambda_", "lambda") for each in named):
         if name not in known:
             meant = next((each for each in _MEANT.get(name.lower(), ()) if each in known), None)
             hint = f" Write {meant}=." if meant else suggestion(name, known)

@@ -52,5 +52,6 @@ class Group(click.Group):
         """Return the command that the arguments name."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             near = suggestion(args[0], self.list_commands(ctx))
-            raise click.UsageError(f"No such command {args[0]!r}.{near}", ctx)
+            also = "" if near or len(args) == 1 else f" Nor is there a file {args[0]!r}."
+            raise click.UsageError(f"No such command {args[0]!r}.{near}{also}", ctx)
         return super().resolve_command(ctx, args)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kldiv.readers.cells import Records, cell_of, tabulate
+import numpy as np
+
+from kldiv.readers.cells import Records, cell_of, check_nested, tabulate
 from kldiv.readers.sources import Source, check_budget, needs, parsing
+from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from kldiv.readers.table import Table
 
 _ROWS = 1 << 14  # of a batch
 
@@ -51,12 +52,26 @@ def read_arrow(source: Source) -> Table:
         return _table(source, stream.schema, iter(stream))
 
 
+def _lists(source: Source, name: str, columns: list[Any]) -> Table:
+    """Return a column of lists, each of them a row."""
+    rows = [row for column in columns for row in column.to_pylist()]
+    check_budget(source, 8 * sum(map(len, rows)), source.size, name)
+    if len({len(row) for row in rows}) != 1:
+        raise source.error("lists of different lengths. Give all as many numbers", name)
+    return Table(np.asarray(rows, np.float64), source.path, name)
+
+
 def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
     import pyarrow as pa  # noqa: PLC0415 - is loaded already
 
     names = ["" if name.startswith("__index_level_") else name for name in schema.names]
     order = sorted(range(len(names)), key=lambda i: names[i] != "")  # pandas' index comes first
     kinds = [schema.field(i).type for i in order]
+    for i in order:
+        if pa.types.is_nested(schema.field(i).type):
+            if source.key == names[i]:
+                return _lists(source, names[i], [batch.column(i) for batch in batches])
+            check_nested(source, names[i])
     numeric = [
         pa.types.is_integer(t)
         or pa.types.is_floating(t)

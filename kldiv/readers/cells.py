@@ -80,6 +80,15 @@ def of_values(names: list[str], rows: list[Any], *, place: str) -> Records:
     return Records(names, lambda: iter(cells), place=place, typed=typed, decimal=decimal)
 
 
+def check_nested(source: Source, name: str) -> None:
+    """Refuse a column of lists, unless another one was asked for."""
+    if source.key is None and source.reading.values is None:
+        raise source.error(
+            f"column {name!r} holds a list in every cell: {source.path}::{name} takes these as"
+            " rows, values='column' another column"
+        )
+
+
 def cell_of(value: Any) -> str:
     """Return a value as a cell of text."""
     if value is None:
@@ -134,6 +143,7 @@ class _Tabulation:
                 beside.add(0)  # the index of a data frame
             wanted = [i for i in range(len(self.names)) if i not in beside]
         text = [i for i in wanted if i in self.text]
+        self._check_names(wanted)
         numbers = [i for i in wanted if i not in self.text]
         values = self._parse(numbers, strict=len(numbers)) if numbers else np.empty((0, 0))
         words: dict[int, list[str]] = {i: [] for i in text}
@@ -163,6 +173,18 @@ class _Tabulation:
             return True
         cells = [cell for _, row in self.head if not is_blank(cell := row[column])]
         return 2 * sum(bool(decimals(cell)) for cell in cells) < len(cells) or not cells
+
+    def _check_names(self, wanted: list[int]) -> None:
+        """Refuse to guess whether the first line of a list of categories is one of them."""
+        if not self.records.named or self.source.reading.header is not None:
+            return
+        for i in wanted:
+            again = any(row[i] == self.names[i] for _, row in self.head)
+            if i in self.text and self.names[i] and (again or self.source.kind in {".txt", ".dat"}):
+                raise self.source.error(
+                    f"the first line has {self.names[i]!r}: header=True says that it is the name of"
+                    " the column, header=False that it is one of the values"
+                )
 
     def _index(self, name: str, what: str = "columns") -> int:
         if name not in self.names:
@@ -309,11 +331,11 @@ class _Tabulation:
     def _parse(self, columns: list[int], strict: int) -> Numbers:
         """Return the numbers of columns; all but the first ``strict`` may hold something else."""
         decimal = self.source.reading.decimal or self.records.decimal
-        rows, marks = self.records.rows(), decimal or "."
-        if decimal is None and (
-            self.records.doubtful or not _all_plain(self.records.rows(), columns[:strict])
-        ):
-            marks = self._decimal(columns[:strict])
+        if decimal != "," and not (decimal is None and self.records.doubtful):
+            found = _plain_numbers(self.records.rows(), columns, strict)
+            if found is not None and not (self.source.reading.na and np.isnan(found).any()):
+                return found
+        rows, marks = self.records.rows(), decimal or self._decimal(columns[:strict])
         zero = self.source.reading.na == "zero"
         missing = 0.0 if zero else np.nan
         numbers, percents = packed("d"), [0] * len(columns)
@@ -384,8 +406,18 @@ class _Tabulation:
         )
 
 
-def _all_plain(rows: Iterable[Row], columns: Sequence[int]) -> bool:
-    return all(plain(row[i]) is not None for _, row in rows for i in columns)
+def _plain_numbers(rows: Iterable[Row], columns: Sequence[int], strict: int) -> Numbers | None:
+    """Return numbers as programs write them, or None where a strict column has another cell."""
+    numbers = packed("d")
+    for _, row in rows:
+        for n, i in enumerate(columns):
+            value = plain(row[i])
+            if value is None:
+                if n < strict or decimals(row[i]):
+                    return None
+                value = np.nan
+            numbers.append(value)
+    return np.frombuffer(numbers).reshape(-1, len(columns))
 
 
 def _like_labels(numbers: Numbers) -> bool:

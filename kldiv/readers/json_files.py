@@ -6,11 +6,12 @@ By the standard library: a text has the budget of a text file, so nothing need b
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
-from kldiv.readers.cells import of_values, tabulate
+from kldiv.readers.cells import check_nested, of_values, tabulate
 from kldiv.readers.sources import FLOOR, Source, choose, parsing
 from kldiv.readers.table import Table
 
@@ -43,10 +44,14 @@ def _text(source: Source) -> str:
 def _table(source: Source, found: Any) -> Table:
     if isinstance(found, dict) and found:
         return _object(source, found)
-    if isinstance(found, list) and found and all(isinstance(each, dict) for each in found):
+    if _are_records(found):
         names = list(dict.fromkeys(name for each in found for name in each))
         return _records(source, names, [[each.get(name) for name in names] for each in found])
     return _array(source, found, None)
+
+
+def _are_records(found: Any) -> bool:
+    return isinstance(found, list) and bool(found) and all(isinstance(x, dict) for x in found)
 
 
 def _object(source: Source, found: dict[str, Any]) -> Table:
@@ -57,11 +62,14 @@ def _object(source: Source, found: dict[str, Any]) -> Table:
     if not any(isinstance(each, dict | list) for each in values):
         return _of_columns(source, {"value": found})
     alike = all(isinstance(each, list) for each in values) and len(set(map(len, values))) == 1
-    if alike and source.key is None:
+    flat = alike and not any(isinstance(x, list | dict) for each in values for x in each)
+    if flat and source.key is None:
         return _records(source, list(found), list(zip(*values, strict=True)))
     name = choose(source, found, "members")
     if isinstance(found[name], dict):
         return _of_columns(source, {name: found[name]})
+    if _are_records(found[name]):
+        return _table(replace(source, key=None), found[name])
     return _array(source, found[name], name)
 
 
@@ -109,4 +117,10 @@ def _filled(found: Any, number: float) -> Any:
 
 
 def _records(source: Source, names: list[str], rows: list[Any]) -> Table:
+    for i, name in enumerate(names):
+        column = [row[i] for row in rows]
+        if any(isinstance(each, list | dict) for each in column):
+            if source.key == name:
+                return _array(source, column, name)
+            check_nested(source, name)
     return tabulate(source, of_values(names, rows, place="record"))

@@ -6,6 +6,7 @@ import codecs
 import io
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,14 +43,14 @@ def read_text(source: Source) -> Table:
         return tabulate(source, _Text(source).records())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Look:
     """The first rows of a text, cut by one separator."""
 
     sep: str
     rows: list[Row]
 
-    @property
+    @cached_property
     def width(self) -> int:
         """How many cells most rows have."""
         return Counter(len(row) for _, row in self.rows).most_common(1)[0][0]
@@ -111,8 +112,7 @@ class _Text:
         line = 0 if first is None else first[0]
 
         def rows() -> Iterator[Row]:
-            found = (row for row in self._data(names) if row[0] > line)
-            return self._equally_long(names, found, named=named)
+            return self._data(names, line, named=named)
 
         doubtful = self._sep == ";"
         return Records(names, rows, named=named, doubtful=doubtful, notes=notes)
@@ -262,19 +262,27 @@ class _Text:
     def _is_number(self, column: int) -> bool:
         return self._chosen.numbers(column, len(self._chosen.rows) > 1)
 
-    def _data(self, names: list[str]) -> Iterator[Row]:
-        """Yield rows, without lines that are comments because they are no records."""
+    def _data(self, names: list[str], after: int, *, named: bool) -> Iterator[Row]:
+        """Yield records, all of one length, without comments: lines that are no records."""
+        width, check = len(names), self._reading.comment is None
         for line, row in self._lines(self._sep):
-            if self._reading.comment is None and row[0].startswith("#"):
-                if len(row) != len(names):
-                    continue
-                if not any(decimals(row[i]) for i in range(len(row)) if self._is_number(i)):
-                    if line < self._chosen.rows[0][0]:
-                        continue
-                    raise self._source.error(
-                        f"line {line} starts with #: comment='#' leaves such lines out"
-                    )
+            if line <= after:
+                continue
+            if check and row[0].startswith("#") and self._is_comment(line, row, width):
+                continue
+            if len(row) != width:
+                self._refuse_length(line, row, names, named=named)
             yield line, row
+
+    def _is_comment(self, line: int, row: list[str], width: int) -> bool:
+        """Whether a line that starts with # is no record; or ask."""
+        if len(row) != width:
+            return True
+        if any(decimals(row[i]) for i in range(width) if self._is_number(i)):
+            return False
+        if line < self._chosen.rows[0][0]:
+            return True
+        raise self._source.error(f"line {line} starts with #: comment='#' leaves such lines out")
 
     def _check_unique(self, names: list[str]) -> None:
         seen: set[str] = set()
@@ -284,15 +292,12 @@ class _Text:
                 raise self._source.error(f"{text}, or say header=False if the first line is data")
             seen.add(name)
 
-    def _equally_long(self, names: list[str], rows: Iterator[Row], *, named: bool) -> Iterator[Row]:
-        for line, row in rows:
-            if len(row) != len(names):
-                whose = "the header" if named else "the first"
-                text = f"line {line} has {len(row):,} cells, {whose} {len(names):,}"
-                sep = {"\t": "a tab", " ": "a blank"}.get(self._sep, repr(self._sep))
-                mend = f"Give every line as many, in quotes where one has {sep}"
-                raise self._source.error(f"{text}. {mend}; sep=';' and the like say what separates")
-            yield line, row
+    def _refuse_length(self, line: int, row: list[str], names: list[str], *, named: bool) -> None:
+        whose = "the header" if named else "the first"
+        text = f"line {line} has {len(row):,} cells, {whose} {len(names):,}"
+        sep = {"\t": "a tab", " ": "a blank"}.get(self._sep, repr(self._sep))
+        mend = f"Give every line as many, in quotes where one has {sep}"
+        raise self._source.error(f"{text}. {mend}; sep=';' and the like say what separates")
 
 
 class _Unclosed(io.BufferedIOBase):

@@ -201,7 +201,9 @@ def test_messages_name_the_flags(text, said):
 def test_two_files_alone_are_compared(files, command):
     assert command("p.npy", "q.npy") == command("compare", "p.npy", "q.npy")
     assert command("Normal(0, 1)", "Normal(1, 1)")[0] == 0
-    assert command("--json", "p.npy", "q.npy")[0] == 2  # options come behind
+    assert command("--json", "p.npy", "q.npy") == command("compare", "p.npy", "q.npy", "--json")
+    assert command("p.npy")[2].endswith("Error: p.npy: two files are compared: kldiv P Q\n")
+    assert "Nor is there a file 'none'" in command("none", "q.npy")[2]
 
 
 def test_help_and_version_as_others_have_them(command):
@@ -352,6 +354,17 @@ def test_a_bar_on_a_terminal_after_a_while(files, patience):
     os.close(leader)
     assert status == 0
     assert ("Comparing" in shown) == (patience < 0)
+
+
+@pytest.mark.parametrize("compiling", [True, False])
+def test_a_wait_for_the_compiler_is_explained(monkeypatch, capsys, compiling):
+    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    modules = {**sys.modules, "numba": None} if compiling else {}
+    monkeypatch.setattr(progress.sys, "modules", modules)
+    with progress.Progress() as shown:
+        shown._timer.join()
+    assert ("kldiv warmup does it ahead" in capsys.readouterr().err) == compiling
 
 
 def test_no_bar_in_a_pipe(files, command, monkeypatch):

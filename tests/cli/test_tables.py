@@ -326,3 +326,12 @@ def test_samples_that_cannot_be_compared(run, texts, options, said):
     status, _, err = run(texts, "--from", "samples", *options)
     assert status in {2, 4}
     assert said in err
+
+
+def test_an_estimate_below_0_is_said_in_words():
+    from kldiv.cli.fit import _row
+    from kldiv.estimators import Estimate
+    from kldiv.fitting import Fit
+
+    fit = Fit("Normal", {}, 0.0, 0.0, 0.0, Estimate(-0.0044, 0.01, -0.02, 0.011, 100))
+    assert _row(fit, best=True)[3:6] == ["none seen", "0.0000", "0.0110"]

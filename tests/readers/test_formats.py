@@ -45,6 +45,7 @@ def refused(path, *words, **options):
         ([{"l": "a", "n": 1.5}, {"l": "b", "n": 2}], AB),
         ([{"l": "5", "n": 1.5}, {"l": "3", "n": 2}], (("5", "3"), AB[1])),  # text by its type
         ({"l": ["a", "b"], "n": [1.5, 2]}, AB),
+        ({"schema": {"version": 1}, "data": [{"l": "a", "n": 1.5}, {"l": "b", "n": 2}]}, None),
         ({"n": {"a": 1.5, "b": 2}}, AB),  # a data frame's columns
         ({"n": {"a": 1, "b": 2}, "m": {"b": 3, "a": 4}}, (("n", "m"), [[1, 4], [2, 3]])),
     ],
@@ -52,7 +53,7 @@ def refused(path, *words, **options):
 def test_json(tmp_path, value, result):
     path = tmp_path / "p.json"
     path.write_text(json.dumps(value), encoding="utf-8")
-    assert parts(path) == result
+    assert parts(path, key=None if result else "data") == (result or AB)
     if isinstance(value, list):
         lines = "\n".join(map(json.dumps, value))
         for name in ("p.jsonl", "p.ndjson"):
@@ -71,6 +72,8 @@ def test_json(tmp_path, value, result):
         ('{"p": [1], "q": [1, 2]}', "2 members: 'p', 'q'"),
         ('[{"l": 5, "n": 1}, {"l": 3, "n": 2}]', "column 'l' may be labels"),
         ("9" * 5000, "JSON"),
+        ('[{"id": 1, "p": [0.5]}]', "column 'p' holds a list in every cell: "),
+        ('{"columns": ["n"], "index": [0], "data": [[2]]}', "3 members"),
         ("{}", "p.json"),
         ("[]", None),
     ],
@@ -122,6 +125,17 @@ def test_a_column_of_text_is_one_of_labels(tmp_path, frame):
     table = pa.table({"year": ["2019", "2021"], "n": [1.5, 2.0]})
     parquet.write_table(table, tmp_path / "p.parquet")
     assert parts(tmp_path / "p.parquet") == (("2019", "2021"), AB[1])
+
+
+def test_a_column_of_lists_is_a_matrix_on_request(tmp_path, frame):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"id": [1, 2], "p": [[0.5, 0.5], [1, 0]]}), tmp_path / "p.parquet")
+    refused(tmp_path / "p.parquet", "column 'p' holds a list", "p.parquet::p")
+    assert parts(tmp_path / "p.parquet", key="p") == (None, [[0.5, 0.5], [1, 0]])
+    (tmp_path / "p.json").write_text('[{"id": 1, "p": [0.5, 0.5]}]', encoding="utf-8")
+    assert parts(tmp_path / "p.json", key="p") == (None, [[0.5, 0.5]])
 
 
 def test_parquet_of_more_rows_than_memory_is_refused(tmp_path, frame):

@@ -147,6 +147,16 @@ def test_options_that_do_not_exist(options, said):
         Reading(**options)
 
 
+@pytest.mark.parametrize(("name", "text"), [("p.csv", "a\nb\na\n"), ("p.txt", "the\ncat\n")])
+def test_the_first_of_some_words_is_asked_about(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="header=True says that it is the name"):
+        read_samples(tmp_path / name)
+    for header in (True, False):
+        (words,) = read_samples(tmp_path / name, reading=Reading(header=header))
+        assert words.values == tuple(text.split()[header:])
+
+
 def test_samples_keep_their_columns(tmp_path):
     path = tmp_path / "p.csv"
     path.write_text(",age,city\n0,31,Rome\n1,NA,Oslo\n2,7,\n", encoding="utf-8")
