@@ -170,7 +170,8 @@ class RowLoss(RowOperation):
         own, temperature, keep = self.prepared(xp, arrays)
         if self.given:
             return self.masked(xp, self.divergence.value(self.unpacked(*own)), keep)
-        return self.masked(xp, self.divergence.of_rows(xp, *own, temperature), keep)
+        s, t = own
+        return self.masked(xp, self.divergence.of_rows(xp, s, t, temperature), keep)
 
     def shared(self, gradients: Sequence[int]) -> Wanted:
         """Return the results that have constants in common, of value and gradients; or none."""

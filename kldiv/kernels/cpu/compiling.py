@@ -18,6 +18,8 @@ from filelock import FileLock
 from numba.core import caching
 from numba.core.runtime import rtsys
 
+from kldiv.formulas import numbers
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -71,7 +73,7 @@ def stamp() -> str:
     """Return a digest of all that compiled code depends on, but for the CPU, which Numba adds."""
     digest = hashlib.sha256(f"{numba.__version__}".encode())
     folder = Path(__file__).parent
-    for path in [*sorted(folder.glob("*.py")), folder.parent / "constants.py"]:
+    for path in [*sorted(folder.glob("*.py")), Path(numbers.__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
