@@ -162,9 +162,8 @@ class Backend(InChunks):
         with self.context(arrays[0]):
             xp = self.namespace(arrays[0])
             if isinstance(operation, RowWise):
-                return operation.gather(
-                    xp, in_row_blocks(operation, xp, arrays, self.adjacent), arrays
-                )
+                elements = in_row_blocks(operation, xp, arrays, self.adjacent)
+                return operation.gather(xp, elements, arrays)
             return operation.value(xp, *arrays)
 
     def fused(self, work: Work, kernel: str) -> Found | None:
@@ -254,6 +253,11 @@ class Route:
     """Whether the arrays come from different libraries."""
     first: int = 0
     """The place among an operation's arrays of the caller's first, whose device gets results."""
+    moves: bool = field(init=False, compare=False)
+    """Whether arrays are moved to another library or to a device that was set."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "moves", self.device is not None or self.crosses)
 
     def run(self, operation: Operation, *arrays: Array) -> Array:
         """Run ``operation``, differentiably where the caller's library can."""
@@ -263,11 +267,6 @@ class Route:
     def crosses(self) -> bool:
         """Whether another library computes."""
         return self.backend is not self.caller
-
-    @property
-    def moves(self) -> bool:
-        """Whether arrays are moved to another library or to a device that was set."""
-        return self.device is not None or self.backend is not self.caller
 
     def compute(self, operation: Operation, *arrays: Array) -> Array:
         """Run ``operation`` without a gradient hook; the result is in the caller's library."""

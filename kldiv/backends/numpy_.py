@@ -79,6 +79,9 @@ class NumPyBackend(Backend):
     def dtype_name(self, array: Array) -> str:
         return _name(array.dtype)
 
+    def size(self, arrays: Sequence[Array]) -> int:
+        return int(arrays[0].size)
+
     def unreachable(
         self,
         technology: Technology,  # noqa: ARG002

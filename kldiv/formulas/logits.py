@@ -22,8 +22,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from kldiv.formulas.numbers import DEEP, DEEPEST, EIGHTH, GONE, NEAR
 from kldiv.formulas.special import (
-    NEAR,
     difference,
     expm1,
     expm1_near,
@@ -34,7 +34,6 @@ from kldiv.formulas.special import (
     two_sum,
 )
 from kldiv.formulas.state import (
-    EIGHTH,
     eighths,
     exp_of_rows,
     finite,
@@ -47,15 +46,6 @@ from kldiv.formulas.state import (
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.formulas.state import Rows, Temperature
-
-_DEEP = 69.0
-"""Beyond it e^(−r) for p/q would soon underflow in float32."""
-
-_DEEPEST = 1024.0
-"""Farther below q p is 0: any finite number serves, and no weight makes it infinite."""
-
-_GONE = -150.0
-"""Logit less the maximum where q is as good as 0, and so is its share of a derivative in T."""
 
 # --- Kullback–Leibler -----------------------------------------------------------------------------
 
@@ -91,7 +81,7 @@ def kl_temperature_terms(
         abs(r) < NEAR, p * (phi_near(xp, xp.clip(-r, -NEAR, NEAR)) - rows.kl), (q - p) + p * x
     )
     a, b = _relative(xp, s, t, rows, temperature)
-    terms = xp.where(b < _GONE, (p * x) * a, (p * x) * x + both * b)
+    terms = xp.where(b < GONE, (p * x) * a, (p * x) * x + both * b)
     return -over(total(xp, terms, axis), temperature)
 
 
@@ -139,7 +129,7 @@ def temperature_terms(
     tops = two_difference(EIGHTH * rows.t_max, EIGHTH * rows.s_max)
     apart = tempered(xp, difference(*_differences(xp, s, t), *tops), EIGHTH * temperature)
     both = (terms - q * value) + excess * level
-    shares = xp.where(b < _GONE, slope * a, slope * apart + both * b)
+    shares = xp.where(b < GONE, slope * a, slope * apart + both * b)
     return -over(total(xp, shares, axis), temperature)
 
 
@@ -291,13 +281,13 @@ def mixture_rise(
     # The ratio of probabilities is right to a few u, e^r only to u·|r|.
     near = theta * expm1_near(xp, xp.clip(u, -NEAR, NEAR))
     y = xp.where(abs(u) < NEAR, near, kappa * (q / xp.where(p > 0, p, 1.0)) - theta)
-    # log(1 + y) = log((1 − θ) + κ q/p), without overflow: below e^(−_DEEP) p/q gives way to r.
+    # log(1 + y) = log((1 − θ) + κ q/p), without overflow: below e^(−DEEP) p/q gives way to r.
     larger = xp.maximum(p, q)
     larger = xp.where(larger > 0, larger, 1.0)
     share = p / larger
     m = rest * share + kappa * (q / larger)
-    m = xp.where(m > 0, m, 1.0) / xp.clip(share, math.exp(-_DEEP), 1.0)
-    far = xp.log(m) + xp.clip(r - _DEEP, 0.0, _DEEPEST)
+    m = xp.where(m > 0, m, 1.0) / xp.clip(share, math.exp(-DEEP), 1.0)
+    far = xp.log(m) + xp.clip(r - DEEP, 0.0, DEEPEST)
     close = (y > -0.5) & (y < 1.0)
     log = xp.where(close, log1p(xp, y), far)
     eta = xp.where(close, y / (1.0 + y), 1.0 - 1.0 / m)

@@ -16,9 +16,10 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from kldiv.formulas.numbers import NEAR
 from kldiv.formulas.packing import split
 from kldiv.formulas.reductions import RowWise, cast
-from kldiv.formulas.special import NEAR, expm1, log1p, log_ratio, polynomial, relative
+from kldiv.formulas.special import expm1, log1p, log_ratio, polynomial, relative
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

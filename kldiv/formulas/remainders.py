@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from kldiv.formulas.special import NEAR, log1p_gap, log_ratio, phi, phi_near, relative
+from kldiv.formulas.numbers import NEAR
+from kldiv.formulas.special import log1p_gap, log_ratio, phi, phi_near, relative
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

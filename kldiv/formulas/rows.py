@@ -186,7 +186,8 @@ class RowLoss(RowOperation):
         divergence = self.bound(xp, arrays)
         if self.given:
             return self.masked(xp, divergence.value(self.unpacked(*own)), keep)
-        return self.masked(xp, divergence.of_rows(xp, *own, temperature), keep)
+        s, t = own
+        return self.masked(xp, divergence.of_rows(xp, s, t, temperature), keep)
 
     def shared(self, gradients: Sequence[int]) -> Wanted:
         """Return the results that have constants in common, of value and gradients; or none."""

@@ -7,24 +7,14 @@ torch.compile computes ``expm1(x)`` as exp(x) − 1.)
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
+
+from kldiv.formulas.numbers import ARTANH, ARTANH_32, NEAR, PHI, PHI_32
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
-
-NEAR = 2.0
-"""|x| below which φ is a series; beyond it e⁻ˣ + (x − 1) loses a factor of 2.5 at most."""
-
-# φ(x)/x² = Σ (−x)ᵏ/(k + 2)!, cut where the next term at |x| = NEAR is below u/4 of the sum.
-_PHI = tuple((-1) ** k / math.factorial(k + 2) for k in range(25))
-_PHI_TERMS = {False: 14, True: 25}
-
-# log1p(y) = 2 artanh(z) = 2z + z³ Σ 2z²ᵏ/(2k + 3), z = y/(2 + y), cut likewise at |z| = 1/3.
-_ARTANH = tuple(2 / (2 * k + 3) for k in range(16))
-_ARTANH_TERMS = {False: 7, True: 16}
 
 
 def phi(xp: Namespace, x: Array) -> Array:
@@ -35,7 +25,7 @@ def phi(xp: Namespace, x: Array) -> Array:
 
 def phi_near(xp: Namespace, x: Array) -> Array:
     """Return φ(x) for |x| ≤ `NEAR`."""
-    return x * x * polynomial(x, _PHI[: _PHI_TERMS[x.dtype == xp.float64]])
+    return x * x * polynomial(x, PHI if x.dtype == xp.float64 else PHI_32)
 
 
 def expm1(xp: Namespace, x: Array) -> Array:
@@ -98,7 +88,8 @@ def _log_quotient(xp: Namespace, a: Array, b: Array) -> Array:
 def _artanh(xp: Namespace, z: Array) -> tuple[Array, Array]:
     """Return z = y/(2 + y), for which y − 2z = y·z, and log1p(y) − 2z."""
     square = z * z
-    return z, z * square * polynomial(square, _ARTANH[: _ARTANH_TERMS[z.dtype == xp.float64]])
+    series = polynomial(square, ARTANH if z.dtype == xp.float64 else ARTANH_32)
+    return z, z * square * series
 
 
 def artanh_parts(xp: Namespace, z: Array) -> tuple[Array, Array]:

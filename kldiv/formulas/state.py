@@ -22,6 +22,13 @@ however close or far apart p and q are.  Six details keep that so in finite prec
 * d, pivots and anchors are counted in eighths of the logits' unit, which is exact: so no difference
   overflows, and none of two differences.
 
+Kernels that merge a tile at a time (``cpu``, ``triton``) choose pivots by fewer operations: the
+mean of d wherever KL < ½, and the heavier state's pivot as long as |y| < ½.  A pivot that is off by
+δ makes Φ larger than KL by about δ²/2, which is no more than KL itself: the mean is off by KL, and
+the masses of parts whose pivots differ by δ have a divergence of δ²/2 (Pinsker).  So half a digit
+is lost at most, in float64.  Formulas, ``pallas`` and ``cuda`` merge many states at once, where an
+exact pivot costs nothing, and keep the spread by which `merge` finds an anchor astray.
+
 No branch looks at data.  A masked class (−∞) is the lowest finite number: its weight is exactly 0.
 """
 
@@ -32,8 +39,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from kldiv.formulas.numbers import CLOSE, EIGHTH, FAR, FEW, INSIDE, NEAR
 from kldiv.formulas.special import (
-    NEAR,
     add,
     difference,
     log1p,
@@ -53,20 +60,19 @@ if TYPE_CHECKING:
 Temperature: TypeAlias = "Array | float"
 """A number, or an array with one number per row (the axis of the classes has length one)."""
 
-EIGHTH = 0.125
-
 
 def number(temperature: float) -> Temperature:
     """Return a temperature that is the same for all rows, as a number.
 
     An adapter may replace this for its compiler, which cannot follow one that changes from call to
-    call through fractions and bits: by an array of one float64 number.
+    call through fractions and bits: by `as_array`.
     """
     return temperature
 
 
-_FAR = 1024.0
-"""e to the power of minus this is 0."""
+def as_array(zero: Array, temperature: float) -> Array:
+    """Return such a temperature as an array, given a float64 zero."""
+    return zero + temperature
 
 
 class State(NamedTuple):
@@ -159,9 +165,9 @@ def block_state(
 
     both, ratio = _ratio_of_sums(xp, (t_top, t_sum), (s_top, s_sum), unit)
     kl = over(difference(*mean, *ratio), unit)  # to a few u
-    pivot = _choose(xp, abs(kl) < 16.0 * float(xp.finfo(t.dtype).eps), mean, ratio)
+    pivot = _choose(xp, abs(kl) < FEW * float(xp.finfo(t.dtype).eps), mean, ratio)
     # Where a far class of little weight carries the mean away, all others still have x = 0 here.
-    inside = (abs(drift) <= 0.55 * spread) & (abs(kl) < 0.5)
+    inside = (abs(drift) <= INSIDE * spread) & (abs(kl) < CLOSE)
     pivot = _choose(xp, both, _choose(xp, inside, first, pivot), (0.0, 0.0))
     x = tempered(xp, difference(*d, *pivot), unit)
     # w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
@@ -207,7 +213,7 @@ def merge(
     y, _ = _moved(xp, parts, t_scale, t_top, pivot, unit)
     y = total(xp, y, axis) / divisor
     both, ratio = _ratio_of_sums(xp, (t_top, t_sum), (s_top, s_sum), unit)
-    close = abs(y) < 0.5
+    close = abs(y) < CLOSE
     step = log1p(xp, xp.where(close, y, 0.0))
     pivot = _choose(xp, close, add(*pivot, -(unit * step)), ratio)
     pivot = _choose(xp, both, pivot, (0.0, 0.0))
@@ -355,7 +361,7 @@ def weights_of(xp: Namespace, logits: Array, top: Array, temperature: Temperatur
     """Return exp((logits − top)/T) ≤ 1 to a few u; 0 where a logit is −∞."""
     limits = xp.finfo(logits.dtype)
     # So far below the maximum a weight is 0 anyway; farther below the difference could overflow.
-    depth = xp.clip(_FAR * temperature + 2.0**-16 * abs(top), 0.0, 2.0**-15 * float(limits.max))
+    depth = xp.clip(FAR * temperature + 2.0**-16 * abs(top), 0.0, 2.0**-15 * float(limits.max))
     lowest = xp.clip(top - depth, float(limits.min), xp.inf)
     return exp_over(xp, *two_difference(xp.maximum(logits, lowest), top), temperature)
 
@@ -406,7 +412,7 @@ def exp_over(xp: Namespace, high: Array, low: Array, temperature: Temperature) -
         high, low = over(high, temperature), over(low, temperature)  # exact by a power of two
     else:
         first, second = _inverse(xp, temperature, high)
-        head, tail = _halves(xp, at_least(xp, high, -_FAR * temperature))  # e^−_FAR is 0 anyway
+        head, tail = _halves(xp, at_least(xp, high, -FAR * temperature))  # e^−FAR is 0 anyway
         low = head * second + (tail + low) * (first + second)
         back = head * first  # exact, of half the bits each
         high = back + low
@@ -426,8 +432,8 @@ def _exp_sum(xp: Namespace, a: Array, b: Array, c: DoubleWord, unit: Temperature
 
 def exp_of_rows(xp: Namespace, high: Array, low: Array, temperature: Temperature) -> Array:
     """Return `exp_over` of exponents of any size, also where the result is 0."""
-    far = high < -_FAR * temperature
-    high = xp.where(far, -_FAR * temperature, high)
+    far = high < -FAR * temperature
+    high = xp.where(far, -FAR * temperature, high)
     return exp_over(xp, high, xp.where(far, 0.0, low), temperature)
 
 

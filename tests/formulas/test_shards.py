@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from f_divergences import RECORDS
 
 import kldiv
 from kldiv.backends import get
-from kldiv.formulas import measures
+from kldiv.formulas import measures, numbers, state
 from kldiv.formulas.measures import RowMeasure, RowSlope
 from kldiv.formulas.plans import plan_of
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowGradient, RowLoss
+from kldiv.formulas.state import Rows, State
 
 XP = get("numpy").namespace()
 WIDE = ("none", "float64", "float64", "float64")
@@ -91,6 +93,29 @@ def test_logits(rng, divergence, others, tree):
         slope = RowGradient(*WIDE, *how, index)
         wanted = slope.elements(XP, s, t, weight, *more)
         agree(by_parts(slope, [s, t, weight, *more], tree=tree), wanted)
+
+
+def test_one_order_of_a_state_s_fields():
+    assert State._fields == numbers.FIELDS
+    assert Rows._fields == numbers.ROW_FIELDS
+    triton = pytest.importorskip("kldiv.kernels.triton.state", exc_type=ImportError)
+    assert triton.State._fields == import_module("kldiv.kernels.triton").FIELDS
+
+
+def test_a_backward_by_formulas_reads_no_state_again(monkeypatch):
+    torch = pytest.importorskip("torch")
+    read, saved = [], []
+    block_state = state.block_state
+    monkeypatch.setattr(
+        state, "block_state", lambda *given: read.append(given) or block_state(*given)
+    )
+    s, t = torch.randn(2, ROWS, 50, dtype=torch.float64)
+    s.requires_grad_()
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda a: saved.append(a) or a, lambda a: a)
+    with kldiv.config_context(kernel="pure"), hooks:
+        kldiv.kl_div_with_logits(s, t, reduction="none").sum().backward()
+    assert len(read) == 1
+    assert [a.shape[-1] for a in saved if a.shape[:-1] == (ROWS,)] == [50, 50, len(Rows._fields)]
 
 
 MEASURES = [

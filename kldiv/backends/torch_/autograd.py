@@ -38,11 +38,11 @@ def _gradients_of(ctx: Any, cotangent: Array, saved: Sequence[Array]) -> tuple[A
     needed = ctx.needs_input_grad[2:]
     arrays, kept = saved[: len(needed)], saved[len(needed) :]
     wanted = [index for index, each in enumerate(needed) if each]
-    given, found = getattr(ctx, "given", ()), None
+    given, found = getattr(ctx, "given", None), None
     # Where gradients are enabled these will be differentiated again; a compiler allows just one
     # order, and enables them all the same.
     again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    if not (given or again):
+    if given is None and not again:
         outputs = {"gradients": tuple(wanted), "cotangent": cotangent, "value": False}
         if kept:
             outputs["kept"] = kept[0]
@@ -75,9 +75,12 @@ def _kept_gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
 def _by_formulas(
     ctx: Any, operation: Any, route: Route, arrays: Sequence[Array], wanted: tuple[int, ...]
 ) -> Sequence[Array]:
-    """Return the value, of a loss of rows also the constants that it shares with its gradients."""
-    if isinstance(operation, RowLoss) and not route.moves:
-        ctx.given = operation.shared(wanted)
+    """Return the value, of a loss of rows also the constants that it shares with its gradients.
+
+    ``ctx.given`` says so to the backward, which then does not ask for kernels again.
+    """
+    shares = isinstance(operation, RowLoss) and not route.moves
+    ctx.given = operation.shared(wanted) if shares else ()
     if not ctx.given:
         return (route.compute(operation, *arrays),)
     known = route.compute(operation.settings(Constants, wanted=ctx.given), *arrays)
@@ -90,7 +93,7 @@ class Plain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, operation: Operation, route: Route, *arrays: Array) -> Array:
-        ctx.operation, ctx.route, ctx.given = operation, route, ()
+        ctx.operation, ctx.route = operation, route
         wanted = tuple([index for index, each in enumerate(ctx.needs_input_grad[2:]) if each])
         kept: Sequence[Array] = ()
         if route.kernel == TRITON.name or arrays[0].device.type != "cpu":

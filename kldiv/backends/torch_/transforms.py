@@ -84,7 +84,8 @@ def _number(temperature: float) -> Array | float:
 
     A number's arithmetic is simplified as if nothing were rounded, that of a tensor is not.
     """
-    return 1.0 if temperature == 1.0 else torch.zeros((), dtype=torch.float64) + temperature
+    zero = torch.zeros((), dtype=torch.float64)
+    return 1.0 if temperature == 1.0 else state.as_array(zero, temperature)
 
 
 if hasattr(torch.compiler, "substitute_in_graph"):  # older ones keep numbers constant

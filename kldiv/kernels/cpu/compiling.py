@@ -19,6 +19,7 @@ import llvmlite.binding as llvm
 from filelock import FileLock
 from llvmlite import ir
 
+from kldiv.formulas import numbers
 from kldiv.kernels.cpu.code import Code
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def stamp() -> str:
     words = [llvmlite.__version__, llvm.get_process_triple(), *_host()]
     digest = hashlib.sha256("\n".join(words).encode())
     folder = Path(__file__).parent
-    for path in [*sorted(folder.glob("*.py")), *sorted(folder.parent.glob("*.py"))]:
+    files = [*sorted(folder.glob("*.py")), *sorted(folder.parent.glob("*.py"))]
+    for path in [*files, Path(numbers.__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

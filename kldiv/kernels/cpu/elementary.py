@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kldiv.kernels import constants
-from kldiv.kernels.constants import (
+from kldiv.formulas.numbers import (
+    ARTANH,
+    ARTANH_32,
     EXP_32,
     EXP_64,
     LN2,
@@ -20,6 +21,8 @@ from kldiv.kernels.constants import (
     LOG2_E,
     LOG_32,
     LOG_64,
+    PHI_NEAR,
+    PHI_NEAR_32,
     ROOT_32,
     ROOT_64,
 )
@@ -64,8 +67,8 @@ _FORMATS: Final = {
         1.5 * 2.0**23,
         2.0**-126,
         EXP_32,
-        constants.PHI_32,
-        constants.ARTANH[:7],
+        PHI_NEAR_32,
+        ARTANH_32,
         110.0,
         40,
         200.0,
@@ -77,8 +80,8 @@ _FORMATS: Final = {
         1.5 * 2.0**52,
         2.0**-1022,
         EXP_64,
-        constants.PHI[:18],
-        constants.ARTANH,
+        PHI_NEAR,
+        ARTANH,
         760.0,
         100,
         1500.0,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from kldiv.formulas import divergences as formulas
+from kldiv.formulas.numbers import LN2, LN2_LOW, LOG2_E
 from kldiv.formulas.reductions import count, divide
-from kldiv.kernels.constants import LN2, LN2_LOW, LOG2_E
 from kldiv.kernels.cpu import rows, threads
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled

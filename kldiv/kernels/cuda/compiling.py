@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
+from kldiv.formulas import numbers
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-COMMON: Final = ("primitives.cuh", "elementary.cuh", "layout.cuh")
+NUMBERS: Final = "numbers.cuh"
+"""The name of the text that `generated` makes."""
+
+COMMON: Final = ("primitives.cuh", NUMBERS, "elementary.cuh", "layout.cuh")
 
 SOURCES: Final = {
     "row_loss": (*COMMON, "state.cuh", "rows.cuh", "shannon.cuh", "row_loss.cu"),
     "pointwise": (*COMMON, "pointwise.cu"),
 }
 """The files of each kernel, in the order in which they are joined."""
+
+ROW_EXTRAS: Final = ("theta", "rest", "kappa")
+"""Further fields of a row, of the mixture at its anchor."""
 
 OPTIONS: Final = ("-std=c++17", "--fmad=false")
 """Not fused unless the source says so: a double word has the rounding of a product, not of its sum.
@@ -37,9 +46,48 @@ def problem() -> str | None:
 def joined(names: Sequence[str]) -> str:
     """Return the text of source files one after another, each under its own name."""
     folder = files("kldiv.kernels.cuda") / "source"
-    return "\n".join(
-        f'#line 1 "{name}"\n{(folder / name).read_text(encoding="utf-8")}' for name in names
+    texts = (
+        generated() if name == NUMBERS else (folder / name).read_text(encoding="utf-8")
+        for name in names
     )
+    return "\n".join(f'#line 1 "{name}"\n{text}' for name, text in zip(names, texts, strict=True))
+
+
+@cache
+def generated() -> str:
+    """Return the source of the numbers: of all formulas, and the layout of a state and a row."""
+    fields, of_rows = (
+        ", ".join(names) for names in (numbers.FIELDS, (*numbers.ROW_FIELDS, *ROW_EXTRAS))
+    )
+    constants = [
+        f"constexpr double {name} = {number!r};"
+        for name, number in vars(numbers).items()
+        if name.isupper() and isinstance(number, float)
+    ]
+    constants.append(f"constexpr double LEAST = {math.exp(-numbers.DEEP)!r};  // e^(−DEEP)")
+    series = (
+        ("phi_series", numbers.PHI_32, numbers.PHI),
+        ("artanh_series", numbers.ARTANH_32, numbers.ARTANH),
+        ("exp_rest", numbers.EXP_32, numbers.EXP_64),
+    )
+    return "\n".join(
+        [
+            f"struct State {{ double {fields}; }};",
+            f"struct Row {{ double {of_rows}; }};",
+            *constants,
+            *(_polynomial(name, "float", narrow) for name, narrow, _ in series),
+            *(_polynomial(name, "double", wide) for name, _, wide in series),
+            _polynomial("exp_rest_wide", "float", numbers.EXP_WIDER_32),
+            "",
+        ]
+    )
+
+
+def _polynomial(name: str, kind: str, coefficients: Sequence[float]) -> str:
+    """Return the source of a function that evaluates a polynomial, by Horner's rule."""
+    *rest, first = (f"{kind}({number!r})" for number in coefficients)
+    steps = "".join(f" p = fused(p, x, {number});" for number in reversed(rest))
+    return f"DEVICE {kind} {name}({kind} x) {{ {kind} p = {first};{steps} return p; }}"
 
 
 def definitions(**macros: object) -> tuple[str, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from kldiv.formulas.numbers import FIELDS, ROW_FIELDS
 from kldiv.formulas.reductions import cast, count, divide
 from kldiv.formulas.rows import JensenShannon
 from kldiv.kernels.cuda.arguments import address, layout, numbers, structure, wide
-from kldiv.kernels.cuda.compiling import kernel, types
+from kldiv.kernels.cuda.compiling import ROW_EXTRAS, kernel, types
 from kldiv.kernels.layout import memory
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ MANY: Final = 512
 MOST: Final = 2048
 """Blocks, beyond which a team takes several rows, one after another."""
 
-_FIELDS, _KNOWN = 13, 14
+_FIELDS, _KNOWN = len(FIELDS), len((*ROW_FIELDS, *ROW_EXTRAS))
 
 
 class Shape(NamedTuple):

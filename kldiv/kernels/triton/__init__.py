@@ -13,10 +13,19 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
+from kldiv.formulas import numbers
 from kldiv.kernels.technology import Technology
 
 if TYPE_CHECKING:
     from kldiv.kernels.work import Found, Work
+
+
+FIELDS: Final = (*numbers.FIELDS[:11], "lost", "s_anchor", "s_anchor_low")
+"""The fields of a state, which merges without the spread: see `kldiv.kernels.triton.state`."""
+
+SAVED: Final = (*FIELDS, "kl", "offset", "t_shift", "s_shift", "quick")
+"""The numbers kept of a row: its state, KL, its offset, two sums for the gradients of
+Jensen-Shannon, and whether all of the row went the quick way."""
 
 
 class Triton(Technology):
@@ -28,7 +37,7 @@ class Triton(Technology):
     name = "triton"
     words = "fused, compiled by Triton"
     device = "cuda"
-    kept = 19
+    kept = len(SAVED)
 
     def __init__(self) -> None:
         self.installed = find_spec("triton") is not None

@@ -11,21 +11,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kldiv.kernels import constants
+from kldiv.formulas import numbers
 
-_LN2 = tl.constexpr(constants.LN2)
-_LN2_HIGH_32 = tl.constexpr(constants.LN2_HIGH_32)
-_LN2_LOW_32 = tl.constexpr(constants.LN2_LOW_32)
-_LN2_HIGH_64 = tl.constexpr(constants.LN2_HIGH_64)
-_LN2_LOW_64 = tl.constexpr(constants.LN2_LOW_64)
-_LOG2_E = tl.constexpr(constants.LOG2_E)
-_LOG_32 = tl.constexpr(constants.LOG_32)
-_LOG_64 = tl.constexpr(constants.LOG_64)
-_EXP_32 = tl.constexpr(constants.EXP_32)
-_EXP_64 = tl.constexpr(constants.EXP_64)
-_EXP_WIDE_32 = tl.constexpr(constants.EXP_WIDE_32)
-_ROOT_32 = tl.constexpr(constants.ROOT_32)
-_ROOT_64 = tl.constexpr(constants.ROOT_64)
+_LN2 = tl.constexpr(numbers.LN2)
+_LN2_HIGH_32 = tl.constexpr(numbers.LN2_HIGH_32)
+_LN2_LOW_32 = tl.constexpr(numbers.LN2_LOW_32)
+_LN2_HIGH_64 = tl.constexpr(numbers.LN2_HIGH_64)
+_LN2_LOW_64 = tl.constexpr(numbers.LN2_LOW_64)
+_LOG2_E = tl.constexpr(numbers.LOG2_E)
+_LOG_32 = tl.constexpr(numbers.LOG_32)
+_LOG_64 = tl.constexpr(numbers.LOG_64)
+_EXP_32 = tl.constexpr(numbers.EXP_32)
+_EXP_64 = tl.constexpr(numbers.EXP_64)
+_EXP_WIDE_32 = tl.constexpr(numbers.EXP_WIDE_32)
+_ROOT_32 = tl.constexpr(numbers.ROOT_32)
+_ROOT_64 = tl.constexpr(numbers.ROOT_64)
 
 # Added to a float this puts its integer part into the lowest bits.
 _ROUND_32 = tl.constexpr(1.5 * 2.0**23)
@@ -34,11 +34,15 @@ _ROUND_BITS_32 = tl.constexpr(0x4B400000)
 _ROUND_BITS_64 = tl.constexpr(0x4338000000000000)
 
 
-NEAR = tl.constexpr(2.0)
+NEAR = tl.constexpr(numbers.NEAR)
 """|x| below which φ is a series."""
 
-_PHI = tl.constexpr(constants.PHI)
-_ARTANH = tl.constexpr(constants.ARTANH)
+_PHI = tl.constexpr(numbers.PHI)
+_ARTANH = tl.constexpr(numbers.ARTANH)
+_PHI_TERMS = tl.constexpr(len(numbers.PHI))
+_PHI_TERMS_32 = tl.constexpr(len(numbers.PHI_32))
+_ARTANH_TERMS = tl.constexpr(len(numbers.ARTANH))
+_ARTANH_TERMS_32 = tl.constexpr(len(numbers.ARTANH_32))
 
 
 @triton.jit
@@ -180,7 +184,7 @@ def exp(x):
 @triton.jit
 def phi_near(x):
     """Return φ(x) = e⁻ˣ − 1 + x for |x| ≤ `NEAR`; less φ(x), x is 1 − e⁻ˣ."""
-    return x * x * polynomial(x, _PHI, 25 if x.dtype == tl.float64 else 14)
+    return x * x * polynomial(x, _PHI, _PHI_TERMS if x.dtype == tl.float64 else _PHI_TERMS_32)
 
 
 @triton.jit
@@ -272,9 +276,9 @@ def log1p_near(y):
     z = divide(y, 2.0 + y)
     square = z * z
     if y.dtype == tl.float64:
-        rest = z * square * polynomial(square, _ARTANH, 16)
+        rest = z * square * polynomial(square, _ARTANH, _ARTANH_TERMS)
     else:
-        rest = z * square * polynomial(square, _ARTANH, 7)
+        rest = z * square * polynomial(square, _ARTANH, _ARTANH_TERMS_32)
     return z + z + rest, y * z - rest
 
 

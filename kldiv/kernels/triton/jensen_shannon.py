@@ -7,6 +7,7 @@ import math
 import triton
 import triton.language as tl
 
+from kldiv.formulas import numbers
 from kldiv.kernels.triton.elementary import (
     NEAR,
     difference,
@@ -29,10 +30,10 @@ from kldiv.kernels.triton.state import (
     weight,
 )
 
-_DEEP = tl.constexpr(69.0)
+_DEEP = tl.constexpr(numbers.DEEP)
 """r beyond which e^(−r), for p/q, would soon underflow in float32."""
 
-_LEAST = tl.constexpr(math.exp(-69.0))
+_LEAST = tl.constexpr(math.exp(-numbers.DEEP))
 
 
 @triton.jit

@@ -7,8 +7,8 @@ import triton.language as tl
 
 from kldiv.kernels.triton.state import State
 
-FIELDS = tl.constexpr(14)
-"""Numbers of a `State`."""
+FIELDS = tl.constexpr(len(State._fields))
+"""Numbers of a `State`, of which `read_state` and `write_state` have the order."""
 
 
 @triton.jit

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from kldiv.kernels import constants
+from kldiv.formulas import numbers
 from kldiv.kernels.triton.elementary import divide, exp_less, less, power_from, two_difference
 from kldiv.kernels.triton.places import columns_from, load_tile
 from kldiv.kernels.triton.state import State, log1p_gap, origin
 
-LN2 = tl.constexpr(constants.LN2)
+LN2 = tl.constexpr(numbers.LN2)
 
 _TRIES = tl.constexpr(2)
 

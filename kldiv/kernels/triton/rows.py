@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kldiv.kernels.triton import TRITON
+from kldiv.kernels.triton import SAVED as OF_ROW
 from kldiv.kernels.triton.jensen_shannon import js_elements, js_shift, student_view
 from kldiv.kernels.triton.places import (
     FIELDS,
@@ -25,15 +25,14 @@ from kldiv.kernels.triton.quick import quick_state
 from kldiv.kernels.triton.quick_js import looks_of, quick_look
 from kldiv.kernels.triton.state import block_state, empty_state, finish, heated, merge
 
-SAVED = tl.constexpr(TRITON.kept)
-"""Numbers kept of a row: its state, KL, its offset, two sums for the gradients of Jensen-Shannon,
-and whether all of the row went the quick way."""
+SAVED = tl.constexpr(len(OF_ROW))
+"""How many numbers are kept of a row; where the last of them are."""
 
-_KL = tl.constexpr(14)
-_OFFSET = tl.constexpr(15)
-_T_SHIFT = tl.constexpr(16)
-_S_SHIFT = tl.constexpr(17)
-_QUICK = tl.constexpr(18)
+_KL = tl.constexpr(OF_ROW.index("kl"))
+_OFFSET = tl.constexpr(OF_ROW.index("offset"))
+_T_SHIFT = tl.constexpr(OF_ROW.index("t_shift"))
+_S_SHIFT = tl.constexpr(OF_ROW.index("s_shift"))
+_QUICK = tl.constexpr(OF_ROW.index("quick"))
 
 SUMS = tl.constexpr(3)
 """Sums that `look` makes: Jensen-Shannon itself, and one for each of its gradients."""

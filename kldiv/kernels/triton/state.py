@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from kldiv.kernels import constants
+from kldiv.formulas import numbers
 from kldiv.kernels.triton.elementary import (
     NEAR,
     add,
@@ -26,9 +26,11 @@ from kldiv.kernels.triton.elementary import (
     two_sum,
 )
 
-_LN2 = tl.constexpr(constants.LN2)
-_LN2_LOW = tl.constexpr(constants.LN2_LOW)
-_LOG2_E = tl.constexpr(constants.LOG2_E)
+_LN2 = tl.constexpr(numbers.LN2)
+_LN2_LOW = tl.constexpr(numbers.LN2_LOW)
+_LOG2_E = tl.constexpr(numbers.LOG2_E)
+_INSIDE = tl.constexpr(numbers.INSIDE)
+_CLOSE = tl.constexpr(numbers.CLOSE)
 _LOWEST_32 = tl.constexpr(-3.4028234663852886e38)
 _LOWEST_64 = tl.constexpr(-1.7976931348623157e308)
 
@@ -259,7 +261,7 @@ def merge(a, b, temperature):
     c_low = tl.where(second, b.pivot_low, a.pivot_low)
     y_a, phi_a = _moved(a, scale_a, t_max, c, c_low, temperature)
     y_b, phi_b = _moved(b, scale_b, t_max, c, c_low, temperature)
-    far = (tl.abs(y_a + y_b) > 0.5 * t_sum) & (s_sum > 0) & (t_sum > 0)
+    far = (tl.abs(y_a + y_b) > _CLOSE * t_sum) & (s_sum > 0) & (t_sum > 0)
     ratio, ratio_low = _ratio_of_sums(t_max, t_sum, s_max, s_sum, temperature)
     c, c_low = tl.where(far, ratio, c), tl.where(far, ratio_low, c_low)
     y_far_a, phi_far_a = _moved(a, scale_a, t_max, c, c_low, temperature)
@@ -328,7 +330,7 @@ def _anchor(t, s, w, w_sum, first, first_low, temperature, hot, wide: tl.constex
     astray = tl.abs(drift) > spread
     anchor = tl.where(astray, mean, first).to(tl.float64)
     anchor_low = tl.where(astray, mean_low, first_low).to(tl.float64)
-    inside = tl.abs(drift) <= 0.55 * spread
+    inside = tl.abs(drift) <= _INSIDE * spread
     drift = tl.where(astray, residual, drift)
     return anchor, anchor_low, drift, middle, middle_low, inside
 
@@ -355,7 +357,7 @@ def block_state(t, s, temperature, hot, wide: tl.constexpr, both_anchors: tl.con
     some, both = t_sum > 0, (t_sum > 0) & (s_sum > 0)
     ratio, ratio_low = _ratio_of_sums(t_max, t_sum, s_max, s_sum, temperature)
     kl = difference(middle, middle_low, ratio, ratio_low) / temperature
-    close = tl.abs(kl) < 0.5
+    close = tl.abs(kl) < _CLOSE
     c, c_low, _ = split(
         tl.where(close, middle, ratio), tl.where(close, middle_low, ratio_low), wide
     )

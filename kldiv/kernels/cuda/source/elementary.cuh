@@ -9,7 +9,6 @@ typedef double Wide;
 constexpr bool SINGLE = sizeof(Real) == 4;
 #define INFINITE of_bits(0x7ff0000000000000LL)  // no literal has it, and folded all the same
 constexpr Real LOWEST = SINGLE ? Real(-3.4028234663852886e38) : Real(-1.7976931348623157e308);
-constexpr Real NEAR = 2;  // |x| below which φ is a series
 
 DEVICE Real infinity() { return Real(INFINITE); }
 DEVICE Wide nan_of() { return of_bits(0x7ff8000000000000LL); }
@@ -57,6 +56,11 @@ DEVICE Real clipped(Real x) {
     return x > -LOWEST ? -LOWEST : x;
 }
 
+DEVICE Real clipped_to_near(Real x) {
+    Real near = Real(NEAR);
+    return x < -near ? -near : x > near ? near : x;
+}
+
 template <class F>
 DEVICE F top_of(F maximum) { return maximum == F(-INFINITE) ? F(0) : maximum; }
 
@@ -102,26 +106,8 @@ DEVICE Word<Real> narrowed(Wide c, Wide c_low, Wide& rest) {
 
 // --- series ---------------------------------------------------------------------------------------
 
-DEVICE constexpr double factorial(int n) { return n < 2 ? 1.0 : n * factorial(n - 1); }
-
-// φ(x)/x² = Σ (−x)ᵏ/(k + 2)!, to a quarter of a rounding at |x| = NEAR
-template <int K, int TERMS, class F>
-DEVICE F phi_series(F x) {
-    constexpr F term = F((K % 2 ? -1.0 : 1.0) / factorial(K + 2));
-    if constexpr (K == TERMS - 1) return term;
-    else return fused(phi_series<K + 1, TERMS>(x), x, term);
-}
-
 template <class F>
-DEVICE F phi_near(F x) { return x * x * phi_series<0, sizeof(F) == 4 ? 14 : 25>(x); }
-
-// log1p(y) = 2 artanh(z) = 2z + z³ Σ 2z²ᵏ/(2k + 3), z = y/(2 + y), likewise at |z| = 1/3
-template <int K, int TERMS, class F>
-DEVICE F artanh_series(F square) {
-    constexpr F term = F(2.0 / (2 * K + 3));
-    if constexpr (K == TERMS - 1) return term;
-    else return fused(artanh_series<K + 1, TERMS>(square), square, term);
-}
+DEVICE F phi_near(F x) { return x * x * phi_series(x); }  // |x| ≤ NEAR
 
 template <class F>
 struct Log1p { F log, gap; };  // log(1 + y) and y − log(1 + y)
@@ -129,7 +115,7 @@ struct Log1p { F log, gap; };  // log(1 + y) and y − log(1 + y)
 template <class F>
 DEVICE Log1p<F> log1p_near(F y) {  // −½ < y < 1
     F z = y / (F(2) + y), square = z * z;
-    F rest = z * square * artanh_series<0, sizeof(F) == 4 ? 7 : 16>(square);
+    F rest = z * square * artanh_series(square);
     return {z + z + rest, y * z - rest};
 }
 
@@ -152,9 +138,6 @@ struct Heat {
     Wide temperature;
 };
 
-constexpr Wide LN2 = 0.6931471805599453, LN2_LOW = 2.3190468138462996e-17;
-constexpr Wide LOG2_E = 1.4426950408889634;
-
 DEVICE Heat heat_of(Wide temperature) {
     Wide high = temperature * LN2;
     Wide low = fused(temperature, LN2, -high) + temperature * LN2_LOW;
@@ -173,27 +156,6 @@ DEVICE float scaled(float x, int k) {
 DEVICE double scaled(double x, long long k) {
     long long half = k >> 1;
     return x * of_bits((half + 1023) << 52) * of_bits((k - half + 1023) << 52);
-}
-
-// exp(r) = 1 + r + r²·P(r) for |r| ≤ ½ log 2, within 4e-9 and 4e-18: minimax polynomials
-DEVICE float exp_rest(float r) {
-    float p = 0.0013950603085746583f;
-    p = fused(p, r, 0.008368953501337987f);
-    p = fused(p, r, 0.041666204126187614f);
-    p = fused(p, r, 0.16666518306154118f);
-    return fused(p, r, 0.5000000095704549f);
-}
-DEVICE double exp_rest(double r) {
-    double p = 2.5117969684469478e-08;
-    p = fused(p, r, 2.763141365878929e-07);
-    p = fused(p, r, 2.755721595842778e-06);
-    p = fused(p, r, 2.480148959095654e-05);
-    p = fused(p, r, 0.00019841269917766753);
-    p = fused(p, r, 0.0013888888947330839);
-    p = fused(p, r, 0.008333333333307028);
-    p = fused(p, r, 0.04166666666651432);
-    p = fused(p, r, 0.166666666666667);
-    return fused(p, r, 0.5000000000000013);
 }
 
 // Added to a float this puts its integer part into the lowest bits.
@@ -239,8 +201,8 @@ DEVICE Wide exp_over(Word<Wide> x, Wide temperature) {
 DEVICE Real exp_of_real(Real x) {
     constexpr Real least = SINGLE ? Real(-104) : Real(-746), most = SINGLE ? Real(89) : Real(710);
     // The head of log 2, whose products with exponents are exact, and the rest.
-    constexpr Real head = SINGLE ? Real(0.693359375) : Real(0.6931471803691238);
-    constexpr Real tail = SINGLE ? Real(-0.00021219444005471377) : Real(1.9082149292705877e-10);
+    constexpr Real head = Real(SINGLE ? LN2_HIGH_32 : LN2_HIGH_64);
+    constexpr Real tail = Real(SINGLE ? LN2_LOW_32 : LN2_LOW_64);
     const Heat one = {Real(1), Real(LOG2_E), head, tail, Real(0), 1.0};
     x = x < least ? least : x;
     return exp_reduced(x > most ? most : x, Real(0), one);
@@ -253,17 +215,9 @@ DEVICE Wide32 wide_32(float x) {
     float shifted = fused(-x, float(LOG2_E), Rounding<float>::shift);
     shifted = absolute(x) < 1.0f ? Rounding<float>::shift : shifted;
     float k = shifted - Rounding<float>::shift;
-    float r = fused(k, 0.00021219444005471377f, fused(k, -0.693359375f, -x));
-    float p = 2.7726128977775458e-06f;
-    p = fused(p, r, 2.5365991960239137e-05f);
-    p = fused(p, r, 0.0001984413627081471f);
-    p = fused(p, r, 0.0013885312602539262f);
-    p = fused(p, r, 0.00833330885483077f);
-    p = fused(p, r, 0.041666738694438654f);
-    p = fused(p, r, 0.16666667038460747f);
-    p = fused(p, r, 0.49999999775716203f);
+    float r = fused(k, -float(LN2_LOW_32), fused(k, -float(LN2_HIGH_32), -x));
     int exponent = bits(shifted) - (Rounding<float>::zero - 127);
-    return {of_bits(exponent << 23), k, r, r * r * p};
+    return {of_bits(exponent << 23), k, r, r * r * exp_rest_wide(r)};
 }
 
 // φ(x) = e⁻ˣ − 1 + x ≥ 0 for |x| < 80
@@ -271,7 +225,7 @@ DEVICE float phi_wide(float x) {
     Wide32 e = wide_32(x);
     float less = e.power - 1.0f;
     // 2ᵏ(1 + r + rest) − 1 − (r + k log 2): no two large terms cancel.
-    return fused(e.power, e.rest, fused(less, e.r, fused(e.k, -0.6931471805599453f, less)));
+    return fused(e.power, e.rest, fused(less, e.r, fused(e.k, -float(LN2), less)));
 }
 DEVICE double phi_wide(double x) { return x; }  // not used
 
@@ -282,7 +236,7 @@ DEVICE float fall(float x) {
 }
 DEVICE double fall(double x) { return phi_near(x) - x; }
 
-constexpr Real GENTLE = SINGLE ? Real(8) : NEAR;
+constexpr Real GENTLE = SINGLE ? Real(8) : Real(NEAR);
 
 // --- sums -----------------------------------------------------------------------------------------
 

@@ -154,9 +154,9 @@ struct Constants {
 DEVICE Constants constants_of(const Row& row, const Heat& heat) {
     Constants c;
     Wide left, inverse = heat.inverse;
-    c.t_top = Real(row.t_top);
+    c.t_top = Real(row.t_max);
     c.t_scale = Real(row.t_scale);
-    c.s_top = Real(row.s_top);
+    c.s_top = Real(row.s_max);
     c.s_scale = Real(row.s_scale);
     c.pivot = narrowed(row.pivot, row.pivot_low, left);
     c.offset = Real(row.offset - left * inverse);

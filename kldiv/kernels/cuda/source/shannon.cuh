@@ -1,12 +1,10 @@
 // Jensen-Shannon, given the state: a sum of terms ≥ 0, and for each gradient the mean of log(p/m),
 // before the gradient itself.
 
-constexpr Real DEEP = 69;  // r beyond which e^(−r), for p/q, would soon underflow in float32
-
 // e⁻ˣ − 1
 DEVICE Real less_of(Real x) {
-    Real near = x < -NEAR ? -NEAR : x > NEAR ? NEAR : x;
-    return absolute(x) < NEAR ? phi_near(near) - near : exp_of_real(-x) - Real(1);
+    Real near = clipped_to_near(x);
+    return absolute(x) < Real(NEAR) ? phi_near(near) - near : exp_of_real(-x) - Real(1);
 }
 
 // A class's term of the divergence, ≥ 0; γ and `rest` are β and 1 − β where p is the larger.
@@ -37,16 +35,16 @@ DEVICE Real shannon_log(Real own, Real other, Real p, Real q, const Constants& c
     Real u = clipped(difference(c.anchor, d) * heat.inverse) + c.behind;
     Real r = clipped(difference(c.pivot, d) * heat.inverse) - c.offset;
     // The ratio of probabilities is right to a few u, e^r only to u·|r|.
-    Real y = absolute(u) < NEAR ? c.theta * less_of(-u)
+    Real y = absolute(u) < Real(NEAR) ? c.theta * less_of(-u)
                                 : c.kappa * (q / (p > 0 ? p : Real(1))) - c.theta;
     if (is_near(y)) return c.masked - log1p_near(y).log;
     // log(1 + y) = log((1 − θ) + κ q/p), without overflow
-    constexpr Real least = Real(1.0806392777072785e-30);  // e^(−DEEP)
+    constexpr Real least = Real(LEAST), deep = Real(DEEP);
     Real larger_one = q > p ? q : p;
     larger_one = larger_one > 0 ? larger_one : Real(1);
     Real share = p / larger_one, m = c.rest * share + c.kappa * (q / larger_one);
     m = (m > 0 ? m : Real(1)) / (share < least ? least : share);
-    return c.masked - (log_of(m) + (r > DEEP ? r - DEEP : Real(0)));
+    return c.masked - (log_of(m) + (r > deep ? r - deep : Real(0)));
 }
 
 DEVICE Real mean_log(Real own, Real other, const Constants& c, const Heat& heat) {

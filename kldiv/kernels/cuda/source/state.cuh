@@ -3,11 +3,6 @@
 // tile's own sums are in Real, pairwise.  Tiles are merged in Wide, up to 32 at a time: each lane
 // has the state of one, so that merging hardly adds to the time or to the rounding.
 
-struct State {
-    Wide t_max, t_sum, s_max, s_sum, pivot, pivot_low, y, phi, anchor, anchor_low, drift, spread,
-        gap;
-};
-
 constexpr int FIELDS = sizeof(State) / sizeof(Wide);
 
 DEVICE State empty_state() {
@@ -136,20 +131,20 @@ DEVICE State tile_state(const Tile& tile, const Heat& heat) {
     if (s_sum > 0) {
         Word<Real> ratio = ratio_of_sums(t_top, t_sum, s_top, s_sum, heat);
         Real kl = difference(mean, ratio) * heat.inverse;  // to a few u
-        constexpr Real close = Real(SINGLE ? 1.9073486328125e-06 : 3.552713678800501e-15);  // 16 ε
+        constexpr Real close = Real(FEW * (SINGLE ? 0x1p-23 : 0x1p-52));
         pivot = choose(absolute(kl) < close, mean, ratio);
         // Where a far class of little weight carries the mean away, all others still have x = 0.
-        bool inside = absolute(drift) <= Real(0.55) * spread && absolute(kl) < Real(0.5);
+        bool inside = absolute(drift) <= Real(INSIDE) * spread && absolute(kl) < Real(CLOSE);
         pivot = choose(inside, first, pivot);
         scale = exp_sum(s_top, t_top, pivot, heat);
     }
     // w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
     Three<Real> moments = over_lanes(summed<0, PER>([&](int k) -> Three<Real> {
         Real x = deviation(tile.own[k], tile.other[k], pivot, heat);
-        Real near = x < -NEAR ? -NEAR : x > NEAR ? NEAR : x;
+        Real near = clipped_to_near(x);
         Real w_near = w[k] * near;
         // w·φ(x) within NEAR; less w·near it is w·(e⁻ˣ − 1) everywhere.
-        Real term = absolute(x) < NEAR ? w[k] * phi_near(near) : (v[k] * scale - w[k]) + w_near;
+        Real term = absolute(x) < Real(NEAR) ? w[k] * phi_near(near) : (v[k] * scale - w[k]) + w_near;
         return {term - w_near, term + w[k] * (x - near), w[k] * x};
     }));
     a.pivot = pivot.high;
@@ -184,7 +179,7 @@ DEVICE Wide moment_of(const State& a, Wide scale, Word<Wide> c, Wide temperature
 // y and Φ of a state about another pivot, in the scale of another maximum.
 DEVICE Two<Wide> moved(const State& a, Wide scale, Wide t_top, Word<Wide> c, Wide temperature) {
     Wide h = difference(Word<Wide>{a.pivot, a.pivot_low}, c) / temperature;
-    if (a.t_sum > 0 && absolute(h) < Wide(NEAR)) {
+    if (a.t_sum > 0 && absolute(h) < NEAR) {
         // φ(x + h) = φ(x) + φ(h) + (e⁻ˣ − 1)(e⁻ʰ − 1)
         Wide step = phi_near(h), less = step - h;
         return {scale * (a.y + (a.t_sum + a.y) * less),
@@ -243,7 +238,7 @@ DEVICE_CALL State merged(const State& a, Wide temperature) {
     Word<Wide> pivot = {of_first(heaviest, a.pivot), of_first(heaviest, a.pivot_low)};
     Wide y = over_lanes(moved(a, scale, t_top, pivot, temperature).a) / divisor;
     if (!(r.t_sum > 0 && r.s_sum > 0)) pivot = {0, 0};
-    else if (absolute(y) < 0.5) pivot = add(pivot, -(temperature * log1p_near(y).log));
+    else if (absolute(y) < CLOSE) pivot = add(pivot, -(temperature * log1p_near(y).log));
     else
         pivot = add(two_difference(t_top, s_top), temperature * log_of(r.t_sum / r.s_sum));
     Two<Wide> both = over_lanes(moved(a, scale, t_top, pivot, temperature));
@@ -281,12 +276,7 @@ DEVICE void gather(Gathered& all, const State& next, Wide temperature) {
 
 // --- of a row -------------------------------------------------------------------------------------
 
-// The constants of a row: KL, and those with which logits are read again.
-struct Row {
-    Wide kl, t_top, t_scale, s_top, s_scale, pivot, pivot_low, offset, anchor, anchor_low, mean,
-        theta, rest, kappa;
-};
-
+// A row has KL, and the constants with which logits are read again.
 constexpr int KNOWN = sizeof(Row) / sizeof(Wide);
 
 // theta = 1/(1 + k e^z), rest = 1 − theta and kappa = theta e^z: z = log(p/q) at the anchor
@@ -306,10 +296,10 @@ DEVICE Row finished(const State& a, Wide k, Wide temperature) {
     kl = a.gap > 0 ? INFINITE : kl;
     Row row;
     row.kl = valid ? kl : nan_of();
-    row.t_top = top_of(a.t_max);
+    row.t_max = top_of(a.t_max);
     row.t_scale = 1 / a.t_sum;
-    row.s_top = Real(top_of(a.s_max));
-    row.s_scale = scale_of(row.s_top, top_of(a.s_max), temperature) / a.s_sum;
+    row.s_max = Real(top_of(a.s_max));
+    row.s_scale = scale_of(row.s_max, top_of(a.s_max), temperature) / a.s_sum;
     row.pivot = a.pivot;
     row.pivot_low = a.pivot_low;
     row.offset = valid ? log1p_of(y) : nan_of();

@@ -1,0 +1,153 @@
+"""Every number of the formulas, once: for these, and for the kernels of every technology.
+
+The order of a state's fields is here too; the kernels that lay states out in memory number them by
+it.  Polynomials are minimax, fitted for this file, in rising powers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+FIELDS: Final = (
+    *("t_max", "t_sum", "s_max", "s_sum", "pivot", "pivot_low", "y", "phi"),
+    *("anchor", "anchor_low", "drift", "spread", "gap"),
+)
+"""The fields of a state: see `kldiv.formulas.state.State`."""
+
+ROW_FIELDS: Final = (
+    *("kl", "t_max", "t_scale", "s_max", "s_scale", "pivot", "pivot_low", "offset"),
+    *("anchor", "anchor_low", "mean"),
+)
+"""The constants of a row: see `kldiv.formulas.state.Rows`."""
+
+# ---- series --------------------------------------------------------------------------------------
+
+NEAR: Final = 2.0
+"""|x| below which φ is a series; beyond it e⁻ˣ + (x − 1) loses a factor of 2.5 at most."""
+
+PHI: Final = tuple((-1) ** k / math.factorial(k + 2) for k in range(25))
+"""φ(x)/x² = Σ (−x)ᵏ/(k + 2)!, cut where the next term at |x| = NEAR is below u/4 of the sum."""
+PHI_32: Final = PHI[:14]
+"""The same, cut for float32."""
+PHI_NEAR_32: Final = (
+    0.4999999979586414,
+    -0.1666666707561649,
+    0.04166673396406151,
+    -0.008333304899369835,
+    0.0013885467502887925,
+    -0.0001984511481720183,
+    2.5353789036900093e-05,
+    -2.7659865167931736e-06,
+)
+"""The same for |x| ≤ 1, minimax, within 5e-9 of itself."""
+PHI_NEAR: Final = PHI[:18]
+"""The same in float64, cut."""
+
+ARTANH: Final = tuple(2 / (2 * k + 3) for k in range(16))
+"""log1p(y) = 2 artanh(z) = 2z + z³ Σ 2z²ᵏ/(2k + 3), z = y/(2 + y), cut likewise at |z| = 1/3."""
+ARTANH_32: Final = ARTANH[:7]
+
+# ---- states of rows of logits --------------------------------------------------------------------
+
+EIGHTH: Final = 0.125
+"""The unit, in that of the logits, of differences, pivots and anchors: none of them overflows."""
+
+FAR: Final = 1024.0
+"""e to the power of minus this is 0."""
+
+FEW: Final = 16.0
+"""Roundings of KL below which the ratio of sums is no pivot."""
+
+CLOSE: Final = 0.5
+"""|y| or KL below which a pivot near the bulk, not the ratio of sums, loses no digits."""
+
+INSIDE: Final = 0.55
+"""Share of the spread within which the teacher's maximum lies in the bulk."""
+
+DEEP: Final = 69.0
+"""Beyond it e^(−r) for p/q would soon underflow in float32."""
+
+DEEPEST: Final = 1024.0
+"""Farther below q p is 0: any finite number serves, and no weight makes it infinite."""
+
+GONE: Final = -150.0
+"""Logit less the maximum where q is as good as 0, and so is its share of a derivative in T."""
+
+# ---- exponential and logarithm, which kernels make themselves ------------------------------------
+
+# The first has so few bits that its product with any exponent is exact.
+LN2_HIGH_32: Final = 0.693359375
+LN2_LOW_32: Final = math.log(2) - LN2_HIGH_32
+LN2_HIGH_64: Final = float.fromhex("0x1.62e42feep-1")
+LN2_LOW_64: Final = float.fromhex("0x1.a39ef35793c76p-33")
+LN2: Final = math.log(2)
+LN2_LOW: Final = 2.3190468138462996e-17
+"""log 2 less its rounding to float64."""
+LOG2_E: Final = 1 / math.log(2)
+
+# log(1 + f) = f − f²/2 + f³·P(f) for √½ ≤ 1 + f < √2, within 6e-9 of itself
+LOG_32: Final = (
+    0.33333331707289265,
+    -0.2500082104531514,
+    0.20001226938086014,
+    -0.1662335694550242,
+    0.1420175595042327,
+    -0.13160184467694075,
+    0.12761594843398072,
+    -0.07634514490184806,
+)
+# log(1 + f) = 2z + z³·P(z²), z = f/(2 + f), within 2e-18
+LOG_64: Final = (
+    0.6666666666666734,
+    0.39999999999414343,
+    0.285714287424695,
+    0.22222198564100976,
+    0.18183564831711022,
+    0.1531403679955515,
+    0.14796095142155627,
+)
+# exp(r) = 1 + r + r²·P(r) for |r| ≤ ½ log 2, within 4e-9 and 4e-18
+EXP_32: Final = (
+    0.5000000095704549,
+    0.16666518306154118,
+    0.041666204126187614,
+    0.008368953501337987,
+    0.0013950603085746583,
+)
+EXP_64: Final = (
+    0.5000000000000013,
+    0.166666666666667,
+    0.04166666666651432,
+    0.008333333333307028,
+    0.0013888888947330839,
+    0.00019841269917766753,
+    2.480148959095654e-05,
+    2.755721595842778e-06,
+    2.763141365878929e-07,
+    2.5117969684469478e-08,
+)
+# the same for |r| ≤ log 2, within 7e-9 of P
+EXP_WIDE_32: Final = (
+    0.5000000005339994,
+    0.1666666998660857,
+    0.04166664987944348,
+    0.00833277653110906,
+    0.0013889450665501798,
+    0.00020073657909108414,
+    2.4878527042216776e-05,
+)
+ROOT_32: Final = 0x3F3504F3
+ROOT_64: Final = 0x3FE6A09E667F3BCD
+"""The bits of √½."""
+# the same for |r| < 1
+EXP_WIDER_32: Final = (
+    0.49999999775716203,
+    0.16666667038460747,
+    0.041666738694438654,
+    0.00833330885483077,
+    0.0013885312602539262,
+    0.0001984413627081471,
+    2.5365991960239137e-05,
+    2.7726128977775458e-06,
+)
