@@ -263,7 +263,7 @@ class LinearCall(Call):
 class Record:
     """The facts of a public function, for code that lists functions."""
 
-    prepare: Callable[..., Call]
+    prepare: Callable[..., Call | SumOfCalls]
     """Checks the arguments and resolves the settings."""
     arrays: float
     """How many arrays it can be differentiated in."""
@@ -283,7 +283,7 @@ class Differentiable(Protocol[P]):
 
 def differentiable(
     arrays: float, operation: Any = None
-) -> Callable[[Callable[P, Call]], Differentiable[P]]:
+) -> Callable[[Callable[P, Call | SumOfCalls]], Differentiable[P]]:
     """Make a function that prepares a call into the public one, which returns its value.
 
     So each list of options stands once. `kldiv.value_and_grad` takes the functions made here, and
@@ -297,7 +297,7 @@ def differentiable(
         As in `Record`.
     """
 
-    def public(prepare: Callable[P, Call]) -> Differentiable[P]:
+    def public(prepare: Callable[P, Call | SumOfCalls]) -> Differentiable[P]:
         @wraps(prepare)
         def call(*args: P.args, **kwargs: P.kwargs) -> Array:
             return prepare(*args, **kwargs).value()
