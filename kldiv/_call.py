@@ -78,8 +78,7 @@ class Call:
 
     def value(self) -> Array:
         """Return the loss."""
-        value = self.reduced()
-        return value if self.divisor is None else self._divided(value, self.divisor[1])
+        return self._finished(self.reduced())
 
     def reduced(self) -> Array:
         """Return the loss, still to be divided by a normalizer."""
@@ -98,6 +97,10 @@ class Call:
         if isinstance(operation, Composite):
             return operation.composed(xp, self._of_ranks, *arrays)
         return self.spread.value(operation, arrays)
+
+    def _finished(self, value: Array) -> Array:
+        """Return the loss, divided by a normalizer where there is one."""
+        return value if self.divisor is None else self._divided(value, self.divisor[1])
 
     def _divided(self, total: Array, result: str | None = None) -> Array:
         """Return a sum over the normalizer, as it is where the mask keeps nothing."""
@@ -132,12 +135,9 @@ class Call:
                     "use reduction='sum', 'mean' or 'batchmean', for a measure one row at a time"
                 )
             gradients = [self.gradient(index, value, run) for index in wanted]
-            return value if self.divisor is None else self._divided(
-                value, self.divisor[1]
-            ), gradients
+            return self._finished(value), gradients
         value, gradients = found
-        if self.divisor is not None:
-            value = self._divided(value, self.divisor[1])
+        value = self._finished(value)
         if self.axis != -1:
             xp = self.route.caller.namespace(value)
             gradients = [xp.moveaxis(gradient, -1, self.axis) for gradient in gradients]
