@@ -34,9 +34,12 @@ if TYPE_CHECKING:
     from kldiv.linear_losses import linear_kl_div
     from kldiv.logit_losses import (
         f_div_with_logits,
+        jeffreys_div_with_logits,
         js_div_with_logits,
         kl_div_with_logits,
         pad_classes,
+        skew_kl_div_with_logits,
+        tv_div_with_logits,
     )
     from kldiv.losses import KLDivLoss, kl_div
     from kldiv.measures import (
@@ -65,6 +68,7 @@ __all__ = [
     "explain",
     "f_div_with_logits",
     "get_config",
+    "jeffreys_div_with_logits",
     "jeffreys_divergence",
     "js_div_with_logits",
     "js_divergence",
@@ -78,6 +82,8 @@ __all__ = [
     "register_kl",
     "renyi_divergence",
     "set_config",
+    "skew_kl_div_with_logits",
+    "tv_div_with_logits",
     "value_and_grad",
 ]
 
@@ -95,6 +101,7 @@ _HOMES = {
     "explain": "explanation",
     "f_div_with_logits": "logit_losses",
     "get_config": "config",
+    "jeffreys_div_with_logits": "logit_losses",
     "jeffreys_divergence": "measures",
     "js_div_with_logits": "logit_losses",
     "js_divergence": "measures",
@@ -108,6 +115,8 @@ _HOMES = {
     "register_kl": "distributions",
     "renyi_divergence": "measures",
     "set_config": "config",
+    "skew_kl_div_with_logits": "logit_losses",
+    "tv_div_with_logits": "logit_losses",
     "value_and_grad": "gradients",
 }
 _MODULES = {

@@ -79,8 +79,7 @@ class Call:
 
     def value(self) -> Array:
         """Return the loss."""
-        value = self.reduced()
-        return value if self.divisor is None else self._divided(value, self.divisor[1])
+        return self._finished(self.reduced())
 
     def reduced(self) -> Array:
         """Return the loss, still to be divided by a normalizer."""
@@ -99,6 +98,10 @@ class Call:
         if isinstance(operation, Composite):
             return operation.composed(xp, self._of_ranks, *arrays)
         return self.spread.value(operation, arrays)
+
+    def _finished(self, value: Array) -> Array:
+        """Return the loss, divided by a normalizer where there is one."""
+        return value if self.divisor is None else self._divided(value, self.divisor[1])
 
     def _divided(self, total: Array, result: str | None = None) -> Array:
         """Return a sum over the normalizer, as it is where the mask keeps nothing."""
@@ -133,12 +136,9 @@ class Call:
                     "use reduction='sum', 'mean' or 'batchmean', for a measure one row at a time"
                 )
             gradients = [self.gradient(index, value, run) for index in wanted]
-            return value if self.divisor is None else self._divided(
-                value, self.divisor[1]
-            ), gradients
+            return self._finished(value), gradients
         value, gradients = found
-        if self.divisor is not None:
-            value = self._divided(value, self.divisor[1])
+        value = self._finished(value)
         if self.axis != -1:
             xp = self.route.caller.namespace(value)
             gradients = [xp.moveaxis(gradient, -1, self.axis) for gradient in gradients]
@@ -268,7 +268,7 @@ class LinearCall(Call):
 class Record:
     """The facts of a public function, for code that lists functions."""
 
-    prepare: Callable[..., Call]
+    prepare: Callable[..., Call | SumOfCalls]
     """Checks the arguments and resolves the settings."""
     arrays: float
     """How many arrays it can be differentiated in."""
@@ -288,7 +288,7 @@ class Differentiable(Protocol[P]):
 
 def differentiable(
     arrays: float, operation: Any = None
-) -> Callable[[Callable[P, Call]], Differentiable[P]]:
+) -> Callable[[Callable[P, Call | SumOfCalls]], Differentiable[P]]:
     """Make a function that prepares a call into the public one, which returns its value.
 
     So each list of options stands once. `kldiv.value_and_grad` takes the functions made here, and
@@ -302,7 +302,7 @@ def differentiable(
         As in `Record`.
     """
 
-    def public(prepare: Callable[P, Call]) -> Differentiable[P]:
+    def public(prepare: Callable[P, Call | SumOfCalls]) -> Differentiable[P]:
         @wraps(prepare)
         def call(*args: P.args, **kwargs: P.kwargs) -> Array:
             return prepare(*args, **kwargs).value()

@@ -191,7 +191,11 @@ def distillation_loss(
             "the cross entropy of hard_weight takes whole rows; for logits that are spread over "
             "ranks leave it at 0"
         )
-    given = {"name": _NAMES[0], "ignore_index": ignore_index, "row_weight": row_weight}
+    given: dict[str, Any] = {
+        "name": _NAMES[0],
+        "ignore_index": ignore_index,
+        "row_weight": row_weight,
+    }
     hard = prepare_labels(student_logits, labels, **given, **options)
     return SumOfCalls((soft, call, (0, 1)), (hard_weight, hard, (0,)))
 

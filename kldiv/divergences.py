@@ -16,6 +16,7 @@ __all__ = [
     "FDivergence",
     "Jeffreys",
     "Mixture",
+    "TotalVariation",
     "exp_rise",
     "expm1",
     "log1p",
@@ -138,6 +139,22 @@ class Jeffreys(formulas.Jeffreys):
 
     def __post_init__(self) -> None:
         _check_weights(w=self.w, r=self.r)
+
+
+@dataclass(frozen=True)
+class TotalVariation(formulas.TotalVariation):
+    r"""
+    The total variation distance ½ Σ abs(p − q), whose gradient is 0 at p = q.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> from kldiv.divergences import TotalVariation
+    >>> apart = np.array([0.0, -np.inf]), np.array([-np.inf, 0.0])
+    >>> print(kldiv.f_div_with_logits(*apart, divergence=TotalVariation()))
+    1.0
+    """
 
 
 def _check_weights(**weights: float) -> None:

@@ -11,7 +11,7 @@ from kldiv.errors import LibraryError, OptionError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kldiv._call import Call
+    from kldiv._call import Call, SumOfCalls
     from kldiv._types import Array
 
 
@@ -77,7 +77,7 @@ def value_and_grad(
     return value_and_gradient
 
 
-def _unwrap(loss: Any) -> tuple[Callable[..., Call], float, int]:
+def _unwrap(loss: Any) -> tuple[Callable[..., Call | SumOfCalls], float, int]:
     """Return the function that prepares ``loss``, its number of arrays, and how many are bound."""
     if isinstance(loss, partial):
         prepare, most, bound = _unwrap(loss.func)

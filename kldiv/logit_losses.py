@@ -18,8 +18,10 @@ from kldiv._call import (
     resolve_arrays,
 )
 from kldiv.backends.base import FLOATS
+from kldiv.divergences import Jeffreys, Mixture
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
-from kldiv.formulas.divergences import LEAST, Divergence, Jeffreys, JensenShannon, KullbackLeibler
+from kldiv.formulas import divergences as formulas
+from kldiv.formulas.divergences import LEAST, Divergence, JensenShannon, KullbackLeibler
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.rows import RowLoss
 
@@ -348,6 +350,305 @@ def f_div_with_logits(
         )
     return prepare(
         divergence,
+        input,
+        target,
+        axis=axis,
+        temperature=temperature,
+        reduction=reduction,
+        where=where,
+        row_weight=row_weight,
+        normalizer=normalizer,
+        dtype=dtype,
+        group=group,
+        axis_name=axis_name,
+    )
+
+
+@differentiable(2, RowLoss(divergence=formulas.Mixture(0.1, 1.0, 0.0)))
+def skew_kl_div_with_logits(
+    input: Array,
+    target: Array,
+    *,
+    alpha: float = 0.1,
+    reverse: bool = False,
+    axis: int = -1,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
+    dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
+) -> Call:
+    r"""
+    Skew Kullback-Leibler divergence of two sets of logits, exact at any distance, in nats.
+
+    With P = softmax(target/T), Q = softmax(input/T) this is D(P‖αP + (1−α)Q), finite on any
+    support: at most −log α. Differentiable in both.
+
+    Parameters
+    ----------
+    input : array
+        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
+    target : array
+        Logits of P, the teacher; of the same shape.
+    alpha : float, default 0.1
+        Weight in the mixture of the distribution that is averaged over, between 0 and 1.
+    reverse : bool, default False
+        Whether to take D(Q‖(1−α)P + αQ).
+    axis : int, default -1
+        Where the classes lie.
+    temperature : float or array, default 1.0
+        Divisor of both logits; an array broadcasts over the distributions, and is differentiable.
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        As in `kl_div_with_logits`.
+    where : array of bool, optional
+        Distributions to keep, as in `kl_div_with_logits`.
+    row_weight : array of float, optional
+        A factor for each distribution, as in `kl_div_with_logits`.
+    normalizer : float or array, optional
+        Divisor of the sum, as in `kl_div_with_logits`.
+    dtype : dtype or str, optional
+        Dtype of the result.
+    group : torch.distributed.ProcessGroup, optional
+        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
+    axis_name : str, optional
+        JAX only: the mesh axis over which the classes are spread.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device.
+
+    Raises
+    ------
+    ShapeError
+        Shapes differ, there is no class, or no such axis.
+    DTypeError
+        An argument is not real floating, or ``where`` is not bool.
+    OptionError
+        ``alpha`` outside (0, 1), no such ``reduction``, or a temperature that is not positive and
+        finite.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    See Also
+    --------
+    kl_div_with_logits : Its limit, α = 0.
+
+    References
+    ----------
+    L. Lee, "Measures of Distributional Similarity", ACL 1999, 25-32. J. Ko et al., "DistiLLM:
+    Towards Streamlined Distillation for Large Language Models", ICML 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> teacher, student = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, -np.inf])
+    >>> print(f"{kldiv.skew_kl_div_with_logits(student, teacher):.6f}")
+    1.188477
+    """
+    if not 0 < alpha < 1:
+        raise OptionError(
+            f"alpha must lie between 0 and 1; got {alpha!r}; its limits are "
+            "kl_div_with_logits at 0, and 0 at 1"
+        )
+    record = Mixture(1.0 - alpha, 0.0, 1.0) if reverse else Mixture(alpha, 1.0, 0.0)
+    return prepare(
+        record,
+        input,
+        target,
+        axis=axis,
+        temperature=temperature,
+        reduction=reduction,
+        where=where,
+        row_weight=row_weight,
+        normalizer=normalizer,
+        dtype=dtype,
+        group=group,
+        axis_name=axis_name,
+    )
+
+
+@differentiable(2, RowLoss(divergence=formulas.Jeffreys()))
+def jeffreys_div_with_logits(
+    input: Array,
+    target: Array,
+    *,
+    weights: tuple[float, float] = (1.0, 1.0),
+    axis: int = -1,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
+    dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
+) -> Call:
+    r"""
+    Both directions of the Kullback-Leibler divergence of two sets of logits, weighed, in nats.
+
+    With P = softmax(target/T), Q = softmax(input/T) and the weights (w, r) this is
+    w·D(P‖Q) + r·D(Q‖P), exact at any distance; both 1 are Jeffreys' divergence. Differentiable in
+    both.
+
+    Parameters
+    ----------
+    input : array
+        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
+    target : array
+        Logits of P, the teacher; of the same shape.
+    weights : tuple of float, default (1.0, 1.0)
+        Of forward and reverse divergence, ≥ 0 and finite.
+    axis : int, default -1
+        Where the classes lie.
+    temperature : float or array, default 1.0
+        Divisor of both logits; an array broadcasts over the distributions, and is differentiable.
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        As in `kl_div_with_logits`.
+    where : array of bool, optional
+        Distributions to keep, as in `kl_div_with_logits`.
+    row_weight : array of float, optional
+        A factor for each distribution, as in `kl_div_with_logits`.
+    normalizer : float or array, optional
+        Divisor of the sum, as in `kl_div_with_logits`.
+    dtype : dtype or str, optional
+        Dtype of the result.
+    group : torch.distributed.ProcessGroup, optional
+        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
+    axis_name : str, optional
+        JAX only: the mesh axis over which the classes are spread.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device.
+
+    Raises
+    ------
+    ShapeError
+        Shapes differ, there is no class, or no such axis.
+    DTypeError
+        An argument is not real floating, or ``where`` is not bool.
+    OptionError
+        Negative, infinite or no ``weights``, no such ``reduction``, or a temperature that is not
+        positive and finite.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    See Also
+    --------
+    jeffreys_divergence : From probabilities.
+
+    References
+    ----------
+    H. Jeffreys, "An invariant form for the prior probability in estimation problems", Proc. R. Soc.
+    Lond. A 186 (1946) 453-461.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> teacher, student = np.log([0.4, 0.6]), np.log([0.3, 0.7])
+    >>> print(f"{kldiv.jeffreys_div_with_logits(student, teacher):.7f}")
+    0.0441833
+    """
+    return prepare(
+        Jeffreys(*weights),
+        input,
+        target,
+        axis=axis,
+        temperature=temperature,
+        reduction=reduction,
+        where=where,
+        row_weight=row_weight,
+        normalizer=normalizer,
+        dtype=dtype,
+        group=group,
+        axis_name=axis_name,
+    )
+
+
+@differentiable(2, RowLoss(divergence=formulas.TotalVariation()))
+def tv_div_with_logits(
+    input: Array,
+    target: Array,
+    *,
+    axis: int = -1,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
+    dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
+) -> Call:
+    r"""
+    Total variation distance of two sets of logits, exact at any distance.
+
+    With P = softmax(target/T), Q = softmax(input/T) this is ½ Σ abs(p − q) = 1 − Σ min(p, q), from
+    0 to 1: one less the rate at which speculative decoding accepts the student's tokens.
+    Differentiable in both; a class where p = q adds nothing to the gradient.
+
+    Parameters
+    ----------
+    input : array
+        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
+    target : array
+        Logits of P, the teacher; of the same shape.
+    axis : int, default -1
+        Where the classes lie.
+    temperature : float or array, default 1.0
+        Divisor of both logits; an array broadcasts over the distributions, and is differentiable.
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        As in `kl_div_with_logits`.
+    where : array of bool, optional
+        Distributions to keep, as in `kl_div_with_logits`.
+    row_weight : array of float, optional
+        A factor for each distribution, as in `kl_div_with_logits`.
+    normalizer : float or array, optional
+        Divisor of the sum, as in `kl_div_with_logits`.
+    dtype : dtype or str, optional
+        Dtype of the result.
+    group : torch.distributed.ProcessGroup, optional
+        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
+    axis_name : str, optional
+        JAX only: the mesh axis over which the classes are spread.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device.
+
+    Raises
+    ------
+    ShapeError
+        Shapes differ, there is no class, or no such axis.
+    DTypeError
+        An argument is not real floating, or ``where`` is not bool.
+    OptionError
+        No such ``reduction``, or a temperature that is not positive and finite.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    See Also
+    --------
+    js_div_with_logits : Smooth, and as bounded.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> teacher, student = np.log([0.4, 0.6]), np.log([0.3, 0.7])
+    >>> print(f"{kldiv.tv_div_with_logits(student, teacher):.6f}")
+    0.100000
+    """
+    return prepare(
+        formulas.TotalVariation(),
         input,
         target,
         axis=axis,

@@ -9,6 +9,7 @@ from kldiv._call import (
     Call,
     Record,
     Reducing,
+    SumOfCalls,
     check_mask,
     check_numbers,
     check_reduction,
@@ -187,7 +188,7 @@ class KLDivLoss:
         """The facts of this loss, as those of a function."""
         return Record(self.prepare, kl_div.record.arrays)
 
-    def prepare(self, input: Array, target: Array, **options: Any) -> Call:
+    def prepare(self, input: Array, target: Array, **options: Any) -> Call | SumOfCalls:
         """Check the arguments and resolve the settings of one call."""
         return kl_div.record.prepare(
             input,

@@ -10,7 +10,7 @@ import numpy as np
 from logit_families import batch
 from reference import Truth, constant, converged, numbers
 
-from kldiv.divergences import KL, FDivergence, Jeffreys, Mixture, exp_rise, expm1
+from kldiv.divergences import KL, FDivergence, Jeffreys, Mixture, TotalVariation, exp_rise, expm1
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ RECORDS = {
     "mixture": Mixture(0.2, 0.4, 1.3),
     "Jeffreys": Jeffreys(),
     "Jeffreys, weighed": Jeffreys(0.25, 2.0),
+    "TV": TotalVariation(),
     "Hellinger": Hellinger(),
 }
 
@@ -49,6 +50,9 @@ def definition(record, p, q):
         root_p, root_q = mpmath.sqrt(p), mpmath.sqrt(q)
         both = root_p * root_q
         return (root_p - root_q) ** 2 / 2, (p - both) / 2, (q - both) / 2
+    if isinstance(record, TotalVariation):
+        side = mpmath.sign(p - q) / 2
+        return abs(p - q) / 2, p * side, -q * side
     if isinstance(record, Mixture):
         m, a, b = (mpmath.mpf(float(x)) for x in (record.m, record.a, record.b))
         mean = m * p + (1 - m) * q

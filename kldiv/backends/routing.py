@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from threading import Lock
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from kldiv import config
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 
 _lock = Lock()
-_routes: list[Route] = []
-_places: dict[tuple[config.Settings, tuple[type, ...]], int] = {}
+_routes = SimpleNamespace()
+"""The routes by name: no list, of which a compiler would see what it held at the first look."""
+_places: dict[tuple[config.Settings, tuple[type, ...]], str] = {}
 
 
 # A type may be another backend's, once one is registered.
@@ -39,18 +41,19 @@ def gather(route: Route, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
 
 def resolve(names: Sequence[str], *arrays: Array) -> Route:
     """Return the route of ``arrays`` under the current settings; the first decides the library."""
-    return _routes[_settle(names, *[type(array) for array in arrays])]
+    found: Route = getattr(_routes, _settle(names, *[type(array) for array in arrays]))
+    return found
 
 
-def _settle(names: Sequence[str], *types: type) -> int:
-    """Return the place in `_routes` of the route for arrays of these types."""
+def _settle(names: Sequence[str], *types: type) -> str:
+    """Return the name in `_routes` of the route for arrays of these types."""
     key = (config.current(), types)
     place = _places.get(key)
     if place is None:
         route = _choose(", ".join(names), key[0], tuple(map(find_type, types)))
         with _lock:
-            place = len(_routes)
-            _routes.append(route)
+            place = f"route_{len(vars(_routes))}"
+            setattr(_routes, place, route)
             _places[key] = place
     return place
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
 from kldiv.formulas import logits, state
 from kldiv.formulas.blocks import class_blocks
 from kldiv.formulas.logits import Mix
+from kldiv.formulas.special import expm1
 from kldiv.formulas.state import over, total
 
 if TYPE_CHECKING:
@@ -453,6 +454,53 @@ class FDivergence(Summed):
 
     def _sides(self, block: Block) -> tuple[tuple[Array, Array], ...]:
         return (block.s, block.t), (block.t, block.s)
+
+
+@dataclass(frozen=True)
+class TotalVariation(FDivergence):
+    """½ Σ |p − q|, u = ½ sign(ℓ).
+
+    u less its mean is B + Z/2 where ℓ > 0, and −(A + Z/2) where ℓ < 0, with A, B and Z the mass of
+    the classes where ℓ is above, below and at 0: summed apart, so that nothing cancels.
+    """
+
+    def term(self, xp: Namespace, p: Array, q: Array, ell: Array) -> Array:
+        return -0.5 * xp.maximum(p, q) * expm1(xp, -abs(ell))
+
+    def slope(self, xp: Namespace, p: Array, q: Array, ell: Array) -> Array:  # noqa: ARG002
+        return xp.zeros_like(ell)
+
+    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
+        states, sums = super().needs(wanted)
+        sides = [index for index in sums if index != VALUE]
+        return states, (*sums, *(_BELOW + index for index in sides), *(_AT + i for i in sides))
+
+    def share(self, part: int, block: Block) -> Array:
+        if part == VALUE:
+            return super().share(part, block)
+        xp, index, sign = block.xp, part % _BELOW, self._sign(part % _BELOW, block)
+        wanted = (1.0, -1.0, 0.0)[part // _BELOW]
+        return total(xp, xp.where(sign == wanted, block.own(index), 0.0), -1)
+
+    def _slope(self, index: int, block: Block) -> Array:
+        xp, sums, sign = block.xp, block.known.sums, self._sign(index, block)
+        above, below, at = (sums[part + index] for part in (0, _BELOW, _AT))
+        rise = xp.where(sign > 0, below + 0.5 * at, -(above + 0.5 * at))
+        nothing = 0.0 * block.known.rows[index].offset  # NaN where the row is
+        return block.own(index) * xp.where(sign == 0, 0.5 * (below - above), rise) + nothing
+
+    def level(self, block: Block) -> Array:
+        sums = block.known.sums
+        # What `temperature_share` adds to the sum of the part: then it has Σ p u.
+        return -0.5 * (sums[TEACHER] + sums[_BELOW + TEACHER])
+
+    def _sign(self, index: int, block: Block) -> Array:
+        return block.xp.sign(logits.log_ratio(block.xp, *block.side(index), block.temperature))
+
+
+_BELOW: Final = 4
+_AT: Final = 8
+"""Added to a side: the sums of `TotalVariation` over the classes where ℓ is below, or at, 0."""
 
 
 def _farthest(xp: Namespace, like: Array) -> float:

@@ -200,11 +200,12 @@ def anchor_log(xp: Namespace, rows: Rows, temperature: Temperature) -> Array:
 class Mix(NamedTuple):
     """The divergence a·D(P‖M) + b·D(Q‖M), M = mP + (1 − m)Q, 0 < m < 1."""
 
-    m: float
-    rest: float
+    m: Array | float
+    """An array has a number for each row: then it is a Jensen-Shannon divergence, a = m."""
+    rest: Array | float
     """1 − m, given apart: a difference from 1 loses the last digits of the smaller."""
-    a: float
-    b: float
+    a: Array | float
+    b: Array | float
 
     @property
     def even(self) -> bool:

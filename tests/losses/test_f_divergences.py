@@ -495,3 +495,22 @@ def test_shares_too_small_for_float32_are_refused():
     limit, whole = kldiv.value_and_grad(kldiv.kl_div_with_logits)(a, b)
     np.testing.assert_allclose(value, limit, rtol=1e-6)
     np.testing.assert_allclose(slope, whole, rtol=1e-6, atol=1e-7)
+
+
+def test_named_losses_are_records(lib):
+    """Each with the options of all losses; 1 − TV is what both distributions have in common."""
+    s, t = lib.array(S), lib.array(T)
+    options = {"temperature": 2.0, "row_weight": lib.array(np.array([1.0, 0.0, 2.0, 3.0]))}
+    for named, record in (
+        (partial(kldiv.skew_kl_div_with_logits, alpha=0.2), Mixture(0.2, 1.0, 0.0)),
+        (partial(kldiv.skew_kl_div_with_logits, alpha=0.2, reverse=True), Mixture(0.8, 0.0, 1.0)),
+        (partial(kldiv.jeffreys_div_with_logits, weights=(0.5, 2.0)), Jeffreys(0.5, 2.0)),
+    ):
+        wanted = kldiv.f_div_with_logits(s, t, divergence=record, **options)
+        lib.assert_equal(named(s, t, **options), lib.numpy(wanted), ulps=0)
+    p, q = (np.exp(each) / np.exp(each).sum(-1, keepdims=True) for each in (T, S))
+    rows = kldiv.tv_div_with_logits(s, t, reduction="none")
+    lib.assert_equal(rows, 1 - np.minimum(p, q).sum(-1), ulps=64)
+    for alpha in (0.0, 1.0):
+        with pytest.raises(OptionError, match="alpha must lie between 0 and 1"):
+            kldiv.skew_kl_div_with_logits(s, t, alpha=alpha)
