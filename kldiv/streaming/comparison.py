@@ -35,7 +35,7 @@ class Interrupted(KeyboardInterrupt):
         self.checkpoint = checkpoint
 
 
-def compare(
+def compare(  # noqa: PLR0913 - public options, each by name
     p: Any,
     q: Any,
     *,
