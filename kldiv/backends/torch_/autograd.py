@@ -85,7 +85,8 @@ def _by_formulas(
         return (route.compute(operation, *arrays),)
     known = route.compute(operation.settings(Constants, wanted=ctx.given), *arrays)
     value, _ = operation.with_constants(xp, route.run, ctx.given, known, arrays)
-    return value, known
+    # Not a view of the constants, which must stay as they are: a caller may write into the value.
+    return value.clone(memory_format=torch.contiguous_format), known
 
 
 class Plain(torch.autograd.Function):
