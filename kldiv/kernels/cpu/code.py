@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from llvmlite import ir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    _Operator = Callable[["Value", Any], "Value"]
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 SINGLE, DOUBLE = ir.FloatType(), ir.DoubleType()
@@ -49,6 +51,22 @@ class Real(NamedTuple):
 FLOAT32: Final = Real("float32", SINGLE, I32, 4, 16)
 FLOAT64: Final = Real("float64", DOUBLE, I64, 8, 8)
 REALS: Final = {"float32": FLOAT32, "float64": FLOAT64}
+
+
+def _operators(of_floats: str, of_integers: str) -> tuple[_Operator, _Operator]:
+    """Return the methods of an operator, with the value on the left and on the right."""
+
+    def left(self: Value, other: Any) -> Value:
+        return self._binary(other, of_floats, of_integers)
+
+    def right(self: Value, other: Any) -> Value:
+        return self._binary(other, of_floats, of_integers, swap=True)
+
+    return left, right
+
+
+def _comparison(sign: str) -> _Operator:
+    return lambda self, other: self._compared(sign, other)
 
 
 class Value:
@@ -102,50 +120,16 @@ class Value:
         name = of_floats if self.floating else of_integers
         return Value(self.builder, getattr(self.builder, name)(a.ir, b.ir))
 
-    def __add__(self, other: Any) -> Value:
-        return self._binary(other, "fadd", "add")
-
-    def __sub__(self, other: Any) -> Value:
-        return self._binary(other, "fsub", "sub")
-
-    def __mul__(self, other: Any) -> Value:
-        return self._binary(other, "fmul", "mul")
-
-    def __truediv__(self, other: Any) -> Value:
-        return self._binary(other, "fdiv", "sdiv")
-
-    def __radd__(self, other: Any) -> Value:
-        return self._binary(other, "fadd", "add", swap=True)
-
-    def __rsub__(self, other: Any) -> Value:
-        return self._binary(other, "fsub", "sub", swap=True)
-
-    def __rmul__(self, other: Any) -> Value:
-        return self._binary(other, "fmul", "mul", swap=True)
-
-    def __rtruediv__(self, other: Any) -> Value:
-        return self._binary(other, "fdiv", "sdiv", swap=True)
-
-    def __floordiv__(self, other: Any) -> Value:
-        return self._binary(other, "", "udiv")
-
-    def __mod__(self, other: Any) -> Value:
-        return self._binary(other, "", "urem")
-
-    def __lshift__(self, other: Any) -> Value:
-        return self._binary(other, "", "shl")
-
-    def __rshift__(self, other: Any) -> Value:
-        return self._binary(other, "", "ashr")
-
-    def __and__(self, other: Any) -> Value:
-        return self._binary(other, "", "and_")
-
-    def __or__(self, other: Any) -> Value:
-        return self._binary(other, "", "or_")
-
-    def __xor__(self, other: Any) -> Value:
-        return self._binary(other, "", "xor")
+    __add__, __radd__ = _operators("fadd", "add")
+    __sub__, __rsub__ = _operators("fsub", "sub")
+    __mul__, __rmul__ = _operators("fmul", "mul")
+    __truediv__, __rtruediv__ = _operators("fdiv", "")
+    __floordiv__, _ = _operators("", "udiv")
+    __mod__, _ = _operators("", "urem")
+    __lshift__, _ = _operators("", "shl")
+    __rshift__, _ = _operators("", "ashr")
+    __and__, _ = _operators("", "and_")
+    __or__, _ = _operators("", "or_")
 
     def __neg__(self) -> Value:
         negated = self.builder.fneg(self.ir) if self.floating else self.builder.neg(self.ir)
@@ -165,24 +149,9 @@ class Value:
         compare = self.builder.fcmp_unordered if sign == "!=" else self.builder.fcmp_ordered
         return Value(self.builder, compare(sign, a.ir, other.ir))
 
-    def __lt__(self, other: Any) -> Value:
-        return self._compared("<", other)
-
-    def __le__(self, other: Any) -> Value:
-        return self._compared("<=", other)
-
-    def __gt__(self, other: Any) -> Value:
-        return self._compared(">", other)
-
-    def __ge__(self, other: Any) -> Value:
-        return self._compared(">=", other)
-
-    def __eq__(self, other: object) -> Value:  # type: ignore[override]
-        return self._compared("==", other)
-
-    def __ne__(self, other: object) -> Value:  # type: ignore[override]
-        return self._compared("!=", other)
-
+    __lt__, __le__ = _comparison("<"), _comparison("<=")
+    __gt__, __ge__ = _comparison(">"), _comparison(">=")
+    __eq__, __ne__ = _comparison("=="), _comparison("!=")  # type: ignore[assignment]
     __hash__ = None  # type: ignore[assignment]
 
     def _intrinsic(self, name: str, *values: Value) -> Value:
@@ -302,13 +271,7 @@ class Code:
 
     def constant(self, kind: Any, value: float) -> Value:
         """Return a number of a type, or a vector of them."""
-        scalar = getattr(kind, "element", kind)
-        number = Value(self.builder, ir.Constant(scalar, None))
-        return (
-            Value(self.builder, ir.Constant(kind, None)).of(value)
-            if kind != scalar
-            else (number.of(value))
-        )
+        return Value(self.builder, ir.Constant(kind, None)).of(value)
 
     def whole(self, value: int) -> Value:
         """Return an integer."""

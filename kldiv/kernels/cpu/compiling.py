@@ -46,6 +46,13 @@ def compiled(name: str, arguments: int, write: Callable[[Code], object]) -> Any:
         return _loaded(name, arguments, _object(name, arguments, write))
 
 
+if hasattr(os, "register_at_fork"):
+    # A child must not wait for a thread that it does not have.
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
+
+
 def _object(name: str, arguments: int, write: Callable[[Code], object]) -> bytes:
     path = _folder() / f"{name}.o"
     with suppress(FileNotFoundError):
@@ -77,7 +84,7 @@ def optimised(
 
 def _loaded(name: str, arguments: int, code: bytes) -> Any:
     empty = llvm.parse_assembly("")
-    engine = llvm.create_mcjit_compiler(empty, _machine(own=True))
+    engine = llvm.create_mcjit_compiler(empty, _machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)
@@ -94,9 +101,8 @@ def _host() -> tuple[str, str]:
     return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
 
-def _machine(*, own: bool = False) -> Any:
-    """Return this machine; ``own`` where it is given away."""
-    del own
+def _machine() -> Any:
+    """Return this machine, a new object each time, as an engine takes it over."""
     cpu, features = _host()
     target = llvm.Target.from_triple(llvm.get_process_triple())
     return target.create_target_machine(cpu=cpu, features=features, opt=2, jit=True)

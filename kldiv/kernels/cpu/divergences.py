@@ -58,7 +58,7 @@ class Divergence:
         return flag
 
     def has_mean(self, side: str) -> bool:  # noqa: ARG002
-        """Return whether the gradient of a side takes the mean of u, or v."""
+        """Return whether the gradient of a side takes the mean of u, or v; else it is q − p."""
         return True
 
     def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:
@@ -140,9 +140,7 @@ class KullbackLeibler(Jeffreys):
         return side == "t"
 
     def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
-        if side == "t":
-            return self._straight(rows, side)
-        return lambda lane, _: -falling(lane)
+        return self._straight(rows, side)
 
 
 def _forward(lane: Lane) -> tuple[Value, Value]:

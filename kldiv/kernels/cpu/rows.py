@@ -77,7 +77,7 @@ FRAME: Final = (
     "values",
     "parts",  # [rows, segments, PART], where segments are shared
     "width",  # classes of the longest segment, in whole vectors
-    "weights",  # [rows, segments, 2, width] of weights, likewise
+    "weights",  # [rows, segments, 3, width] of weights and of p (e⁻ˣ − 1), likewise
 )
 
 # Numbers of a temperature.
@@ -107,6 +107,7 @@ _STATE: Final = (
     "pivot",
     "pivot_low",
     "pivot_rest",
+    "y",
     "plain",  # whether the pivot is one word of the elements' dtype
     "settled",
     "top_t",
@@ -135,7 +136,7 @@ _PADS: Final = 3 * 16 * 8
 def scratch_size(segments: int, width: int, real: Real, *, buffers: bool) -> int:
     """Return how many bytes of room a thread needs."""
     fixed = _PADS + _STATE_SIZE + 8 * PART * segments
-    return fixed + (2 * segments * width + 3 * buffers * SEGMENT) * real.size
+    return fixed + (3 * segments * width + 3 * buffers * SEGMENT) * real.size
 
 
 class Words(NamedTuple):
@@ -170,10 +171,11 @@ class Rows:
         self.state_at = scratch + _PADS
         self.own_parts = self.state_at + _STATE_SIZE
         self.own_weights = self.own_parts + self.frame["segments"] * (8 * PART)
-        self.weights_size = self.frame["width"] * (2 * real.size)
+        self.weights_size = self.frame["width"] * (3 * real.size)
         self.buffers = self.own_weights + self.frame["segments"] * self.weights_size
         self.own = format_of(code.constant(real.scalar, 0.0))
         self.lowest = -(2.0**126 if real.single else 2.0**1022)
+        self.keeps = gradients and divergence.exact
         count = GRADIENTS + 1 if gradients else TEACHER + 1
         with code.loop(last, first) as unit:
             self._unit(unit, last_stage, count, gradients=gradients)
@@ -446,7 +448,8 @@ class Rows:
                     if infinite:
                         value = select(self.get(flag) > 0.0, float("inf"), value)
                 value = select(pivot[0] == pivot[0], value, float("nan"))
-                self.set(settled=code.real(1.0), value=value, pivot_rest=-(temperature * offset))
+                self.set(settled=code.real(1.0), value=value, y=y)
+                self.set(pivot_rest=-(temperature * offset))
                 code.store(self.frame["values"], value, self.row)
             with otherwise:
                 first = self.get("first"), self.get("first_low")
@@ -600,7 +603,7 @@ class Segment:
         return self.records + (begin // BLOCK) * (8 * _RECORD)
 
     def _weights(self, k: Value, index: int) -> Value:
-        """Return the address of weights of the teacher (0) or the student (1)."""
+        """Return the address of weights of the teacher (0), the student (1), or p (e⁻ˣ − 1)."""
         size = self.real.size
         return self.weights_at + (self.rows.frame["width"] * index + k * self.real.lanes) * size
 
@@ -711,6 +714,8 @@ class Segment:
 
             def of(k: Value) -> list[Value]:
                 fall, term = terms(lane(k))
+                if self.rows.keeps:
+                    self.code.store(self._weights(k, 2), fall)
                 return [fall, abs(fall), term]
 
             return of
@@ -764,15 +769,20 @@ class Segment:
             rising, value, mean = self._rise(side), rows.get("value"), rows.get(f"mean_{side}")
             mean = rows.vector(select(value == value, mean, value))  # noqa: PLR0124 - asks for NaN
         else:
-            lanes = self._lanes(self._words("pivot"), exact=True)
+            # q − p, of p (e⁻ˣ − 1) about the pivot before it was moved by log(1 + y).
+            share = 1.0 / (rows.get("y") + 1.0)
+            kept, moved = rows.vector(share), rows.vector(-rows.get("y") * share)
         with code.loop(self.count, step=BLOCK) as begin:
-            of_block = (rising if has_mean else lanes)(begin)
+            record = self._record(begin)
+            of_block: Any = rising(begin) if has_mean else None
+            factor = rows.vector(rows.get("t_scale") * code.load(DOUBLE, record, 8))
             with code.loop(at_most(begin + BLOCK, self.count), begin) as k:
                 if has_mean:
                     lane, u = of_block(k)
                     found = slope(lane, u - mean)
                 else:
-                    found = slope(_seen_from(of_block(k), side), None)
+                    p, fall = (code.load(real.vector, self._weights(k, index)) for index in (0, 2))
+                    found = fall * kept + (p * factor) * moved
                 code.store(self._at((out, pad), k), found * scale)
         with code.loop(self.n, self.whole * real.lanes) as k:
             code.store(out, code.load(real.scalar, pad, k - self.whole * real.lanes), k)
