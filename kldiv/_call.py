@@ -93,7 +93,7 @@ class Call:
         xp = caller.namespace(arrays[0])
         if isinstance(operation, Weighted):
             twice = caller.name == "jax"  # whose rows keep their NaN whatever they are times
-            arrays = self.spread.placed(arrays)
+            arrays = tuple(self.spread.placed(arrays))
             found = operation.natively(xp, self._of_ranks, caller.constant, arrays, twice=twice)
             reduced = operation.reduction != "none"
             return self.spread.replicated(arrays[0], found) if reduced else found
