@@ -94,7 +94,10 @@ class Call:
         xp = caller.namespace(arrays[0])
         if isinstance(operation, Weighted):
             twice = caller.name == "jax"  # whose rows keep their NaN whatever they are times
-            return operation.natively(xp, self._of_ranks, caller.constant, arrays, twice=twice)
+            arrays = tuple(self.spread.placed(arrays))
+            found = operation.natively(xp, self._of_ranks, caller.constant, arrays, twice=twice)
+            reduced = operation.reduction != "none"
+            return self.spread.replicated(arrays[0], found) if reduced else found
         if isinstance(operation, Composite):
             return operation.composed(xp, self._of_ranks, *arrays)
         return self.spread.value(operation, arrays)
@@ -111,10 +114,15 @@ class Call:
         with caller.context(total):
             if not isinstance(normalizer, int | float):
                 number = in_dtype(xp, caller.constant(normalizer), self.operation.total)
+                if self.spread is not None:
+                    number = self.spread.replicated(self.arrays[0], number)
             else:
                 number = xp.full_like(total, float(normalizer))
             if keep is not None:
-                number = xp.where(xp.any(keep), number, 1.0)
+                some = xp.any(keep)
+                if self.spread is not None:
+                    some = self.spread.replicated(self.arrays[0], some)
+                number = xp.where(some, number, 1.0)
             elif 0 in self.operation.shape(self.arrays):
                 number = xp.ones_like(total)
             quotient = total / number

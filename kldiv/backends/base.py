@@ -96,6 +96,14 @@ class Spread(Protocol):
         """Return the loss of all ranks' classes together, differentiably; the same on each rank."""
         ...
 
+    def placed(self, arrays: Sequence[Array]) -> Sequence[Array]:
+        """Return the arrays, those of rows where the rows are."""
+        return arrays
+
+    def replicated(self, like: Array, array: Array) -> Array:  # noqa: ARG002
+        """Return an array as one that every rank has, beside arrays like ``like``."""
+        return array
+
 
 class Backend(InChunks):
     """Adapter of one array library: derive from it, and override the methods it does better."""

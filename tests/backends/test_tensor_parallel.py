@@ -110,6 +110,7 @@ MESH_CASES = {
     for name, options in {
         "mean": {},
         "none": {"reduction": "none"},
+        "weights": {"where": SOME, "row_weight": WEIGHTS, "normalizer": 9.0},
         "sum": {"reduction": "sum"},
         "where, mean": {"where": KEEP},
         "where, batchmean": {"where": KEEP, "reduction": "batchmean", "temperature": 0.7},

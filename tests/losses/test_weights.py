@@ -241,6 +241,7 @@ def test_torch_derivatives(torch, name):
     given = tensors(torch, broken(s), broken(t), weight)
     total = loss(*given[:2], row_weight=given[2], where=keep, normalizer=number)
     gradients = torch.autograd.grad(total, given, create_graph=True)
+    assert all(bool(each.isfinite().all()) for each in gradients)
     assert torch.autograd.grad(total, number, allow_unused=True, retain_graph=True) == (None,)
     rows = loss(s, t, reduction="none")
     shape = rows.shape

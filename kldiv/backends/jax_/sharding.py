@@ -17,6 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
+from kldiv.backends.base import Spread
 from kldiv.errors import LibraryError
 from kldiv.formulas import shards
 from kldiv.formulas.blocks import block_starts, flat, is_shared_evenly, rows_at_a_time, shared_out
@@ -112,7 +113,7 @@ def _shared(array: Array, parts: int, share: int) -> Array:
 # ---- classes over a named axis, inside shard_map -------------------------------------------------
 
 
-class AxisSpread:
+class AxisSpread(Spread):
     """Classes sharded over the devices of a named axis."""
 
     def __init__(self, axis_name: Any) -> None:

@@ -12,6 +12,7 @@ import array_api_compat.torch as xp
 import torch
 import torch.distributed as dist
 
+from kldiv.backends.base import Spread
 from kldiv.backends.torch_.transforms import elements, transforming
 from kldiv.errors import LibraryError
 from kldiv.formulas import shards
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kldiv._types import Array
-    from kldiv.backends.base import Spread
     from kldiv.formulas.rows import RowLoss
 
 GATHERED = 16
@@ -106,7 +106,7 @@ class _RowValues(torch.autograd.Function):
         )
 
 
-class GroupSpread:
+class GroupSpread(Spread):
     """Plain tensors: each rank of a group has its shard."""
 
     def __init__(self, group: Any) -> None:
@@ -118,14 +118,14 @@ class GroupSpread:
         return operation.finish(xp, values, operation.keep(arrays))
 
 
-class MeshSpread:
+class MeshSpread(Spread):
     """DTensors: their placements say which mesh dimension has the classes, and which rows."""
 
     def value(self, operation: RowLoss, arrays: Sequence[Array]) -> Array:
         """Return the loss as a DTensor: replicated if reduced, else spread as the rows are."""
         from torch.distributed.tensor import DTensor, Replicate  # noqa: PLC0415
 
-        s, t, *others = arrays
+        s, t, *others = self.placed(arrays)
         mesh, placements = s.device_mesh, s.placements
         last = range(s.ndim)[-1]
         where = [place.is_shard(last) for place in placements]
@@ -137,7 +137,6 @@ class MeshSpread:
         group = mesh.get_group(where.index(True)) if any(where) else None
         ranks = None if group is None else GroupRanks(group)
         rows = [Replicate() if place.is_shard(last) else place for place in placements]
-        others = [_replicated(array, mesh).redistribute(mesh, rows) for array in others]
         local = [array.to_local() for array in (s, t, *others)]
         values = _RowValues.apply(operation, ranks, *local)
         shape = torch.empty(s.shape[:-1], device="meta")
@@ -148,6 +147,23 @@ class MeshSpread:
         if operation.reduction == "none":
             return loss
         return loss.redistribute(mesh, [Replicate() for _ in placements])
+
+    def placed(self, arrays: Sequence[Array]) -> list[Array]:
+        """Return the arrays, those of rows as DTensors placed as the rows are."""
+        from torch.distributed.tensor import Replicate  # noqa: PLC0415
+
+        s, t, *others = arrays
+        last = range(s.ndim)[-1]
+        rows = [Replicate() if place.is_shard(last) else place for place in s.placements]
+        mesh = s.device_mesh
+        return [s, t, *(_replicated(each, mesh).redistribute(mesh, rows) for each in others)]
+
+    def replicated(self, like: Array, array: Array) -> Array:
+        """Return a tensor as a DTensor that is whole on each rank of a mesh."""
+        from torch.distributed.tensor import Replicate  # noqa: PLC0415
+
+        mesh = like.device_mesh
+        return _replicated(array, mesh).redistribute(mesh, [Replicate() for _ in like.placements])
 
 
 def _replicated(array: Array, mesh: Any) -> Array:
