@@ -33,6 +33,8 @@ class Divergence:
     """Whether the sum of terms about any pivot, and y, tell the divergence exactly."""
     unbounded: ClassVar[tuple[bool, bool]] = (False, False)
     """Whether it is +∞ where a class has p > 0 = q, and where one has p = 0 < q."""
+    keeps: ClassVar[bool] = False
+    """Whether a gradient is p·u less p times the mean, which the pass for the mean keeps."""
     linear: ClassVar[bool] = False
     """Whether u and v are log(p/q) and log(q/p)."""
 
@@ -155,6 +157,7 @@ class Mixture(Divergence):
     """a·D(P‖M) + b·D(Q‖M), M = mP + (1 − m)Q; the numbers are m, 1 − m, a and b."""
 
     name = "mixture"
+    keeps = True
 
     def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, Value]]:
         r"""Return a function of elements that are all ≥ 0.

@@ -129,7 +129,7 @@ def _share(
     parts = np.empty((rows_in_all * segments if shared else 0, rows.PART))
     real = REALS[dtype]
     width = min(rows.SEGMENT, -(-classes // real.lanes) * real.lanes)
-    kept = np.empty((len(parts), 3 * width), dtype)
+    kept = np.empty((len(parts), 4 * width), dtype)
     own = {
         "segments": segments,
         "shared": shared,

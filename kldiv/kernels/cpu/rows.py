@@ -77,7 +77,7 @@ FRAME: Final = (
     "values",
     "parts",  # [rows, segments, PART], where segments are shared
     "width",  # classes of the longest segment, in whole vectors
-    "weights",  # [rows, segments, 3, width] of weights and of p (e⁻ˣ − 1), likewise
+    "weights",  # [rows, segments, 4, width] of weights and what gradients keep, likewise
 )
 
 # Numbers of a temperature.
@@ -136,7 +136,7 @@ _PADS: Final = 3 * 16 * 8
 def scratch_size(segments: int, width: int, real: Real, *, buffers: bool) -> int:
     """Return how many bytes of room a thread needs."""
     fixed = _PADS + _STATE_SIZE + 8 * PART * segments
-    return fixed + (3 * segments * width + 3 * buffers * SEGMENT) * real.size
+    return fixed + (4 * segments * width + 3 * buffers * SEGMENT) * real.size
 
 
 class Words(NamedTuple):
@@ -171,7 +171,7 @@ class Rows:
         self.state_at = scratch + _PADS
         self.own_parts = self.state_at + _STATE_SIZE
         self.own_weights = self.own_parts + self.frame["segments"] * (8 * PART)
-        self.weights_size = self.frame["width"] * (3 * real.size)
+        self.weights_size = self.frame["width"] * (4 * real.size)
         self.buffers = self.own_weights + self.frame["segments"] * self.weights_size
         self.own = format_of(code.constant(real.scalar, 0.0))
         self.lowest = -(2.0**126 if real.single else 2.0**1022)
@@ -603,7 +603,7 @@ class Segment:
         return self.records + (begin // BLOCK) * (8 * _RECORD)
 
     def _weights(self, k: Value, index: int) -> Value:
-        """Return the address of weights of the teacher (0), the student (1), or p (e⁻ˣ − 1)."""
+        """Return the address of weights of the teacher (0), the student (1), or of what is kept."""
         size = self.real.size
         return self.weights_at + (self.rows.frame["width"] * index + k * self.real.lanes) * size
 
@@ -748,6 +748,8 @@ class Segment:
 
             def of(k: Value) -> list[Value]:
                 lane, u = vector(k)
+                if self.rows.divergence.keeps:
+                    self.code.store(self._weights(k, 2 + "ts".index(side)), lane.p * u)
                 x = u if linear else at_most(at_least(lane.x, -100.0), 100.0)
                 return [lane.p * u, abs(lane.p * u), lane.p * x]
 
@@ -765,8 +767,10 @@ class Segment:
         ) / rows.heat("temperature")
         scale = rows.vector(factor)
         slope, has_mean = rows.divergence.slope(rows, side), rows.divergence.has_mean(side)
+        keeps, index = rows.divergence.keeps, "ts".index(side)
+        rising: Any = self._rise(side) if has_mean and not keeps else None
         if has_mean:
-            rising, value, mean = self._rise(side), rows.get("value"), rows.get(f"mean_{side}")
+            value, mean = rows.get("value"), rows.get(f"mean_{side}")
             mean = rows.vector(select(value == value, mean, value))  # noqa: PLR0124 - asks for NaN
         else:
             # q − p, of p (e⁻ˣ − 1) about the pivot before it was moved by log(1 + y).
@@ -774,15 +778,23 @@ class Segment:
             kept, moved = rows.vector(share), rows.vector(-rows.get("y") * share)
         with code.loop(self.count, step=BLOCK) as begin:
             record = self._record(begin)
-            of_block: Any = rising(begin) if has_mean else None
-            factor = rows.vector(rows.get("t_scale") * code.load(DOUBLE, record, 8))
+            of_block = rising and rising(begin)
+            which = index if has_mean else 0
+            factor = rows.vector(
+                rows.get("ts"[which] + "_scale") * code.load(DOUBLE, record, 8 + which)
+            )
             with code.loop(at_most(begin + BLOCK, self.count), begin) as k:
-                if has_mean:
+                if of_block:
                     lane, u = of_block(k)
                     found = slope(lane, u - mean)
                 else:
-                    p, fall = (code.load(real.vector, self._weights(k, index)) for index in (0, 2))
-                    found = fall * kept + (p * factor) * moved
+                    place = 2 + index if has_mean else 2
+                    p, part = (code.load(real.vector, self._weights(k, n)) for n in (which, place))
+                    found = (
+                        part - (p * factor) * mean
+                        if has_mean
+                        else part * kept + (p * factor) * moved
+                    )
                 code.store(self._at((out, pad), k), found * scale)
         with code.loop(self.n, self.whole * real.lanes) as k:
             code.store(out, code.load(real.scalar, pad, k - self.whole * real.lanes), k)
