@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from threading import Timer
 from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
@@ -26,11 +25,9 @@ class Progress:
         self._title = title
         self._start = time.monotonic()
         self._bar: Any = None
-        self._timer: Timer | None = None
 
     def reach(self, done: int, total: int) -> None:
         """Show how many steps of how many are done."""
-        self._quiet()
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, total=total)
         elif sys.stderr.isatty() and time.monotonic() - self._start > _PATIENCE:
@@ -45,16 +42,7 @@ class Progress:
         self._bar.add_task(self._title, total=total, completed=done)
         self._bar.start()
 
-    def _quiet(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
-            self._timer = Timer(max(_PATIENCE, 0), _say_compiling)
-            self._timer.daemon = True
-            self._timer.start()
         return self
 
     def __exit__(
@@ -63,15 +51,5 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._quiet()
         if self._bar is not None:
             self._bar.stop()
-
-
-def _say_compiling() -> None:
-    """Say why nothing happens yet."""
-    if "numba" in sys.modules:
-        sys.stderr.write(
-            "Compiling the kernels for this machine, once; kldiv warmup does it ahead.\n"
-        )
-        sys.stderr.flush()

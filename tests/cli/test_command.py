@@ -356,17 +356,6 @@ def test_a_bar_on_a_terminal_after_a_while(files, patience):
     assert ("Comparing" in shown) == (patience < 0)
 
 
-@pytest.mark.parametrize("compiling", [True, False])
-def test_a_wait_for_the_compiler_is_explained(monkeypatch, capsys, compiling):
-    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    modules = {**sys.modules, "numba": None} if compiling else {}
-    monkeypatch.setattr(progress.sys, "modules", modules)
-    with progress.Progress() as shown:
-        shown._timer.join()
-    assert ("kldiv warmup does it ahead" in capsys.readouterr().err) == compiling
-
-
 def test_no_bar_in_a_pipe(files, command, monkeypatch):
     monkeypatch.setattr(progress, "_PATIENCE", -1.0)
     monkeypatch.setattr(blocks, "BUDGET", 16)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from functools import partial
 
 import numpy as np
@@ -129,3 +130,14 @@ def test_of_many_processes_one_compiles(tmp_path):
     (tmp_path / "file").touch()
     with compiling._alone(tmp_path / "file" / "kernel.lock"):
         pass  # no place for a lock: each compiles for itself
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_wait_for_the_compiler_is_explained_on_a_terminal(monkeypatch, caplog, terminal):
+    monkeypatch.setattr(compiling, "_PATIENCE", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with compiling._announced("KL-float32"):
+        deadline = time.monotonic() + (10 if terminal else 0.2)
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert ["KL-float32" in message for message in caplog.messages] == [True] * terminal

@@ -32,7 +32,6 @@ LIBRARIES = (
     "ml_dtypes",
     "mpmath",
     "llvmlite",
-    "numba",
     "numcodecs",
     "safetensors.numpy",
     "scipy.integrate",

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock, Timer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -24,6 +24,9 @@ from kldiv.kernels.cpu.code import Code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+_PATIENCE: Final = 1.0
+"""Seconds of silence while a kernel is compiled."""
 
 _lock = Lock()
 _engines: list[Any] = []
@@ -118,7 +121,7 @@ def _announced(name: str) -> Iterator[None]:
             name,
         )
 
-    timer = Timer(1.0, say)
+    timer = Timer(_PATIENCE, say)
     timer.daemon = True
     if sys.stderr is not None and sys.stderr.isatty():
         timer.start()
