@@ -280,7 +280,8 @@ def test_status_without_a_version():
 
 def test_threads_that_meet_a_library_first_get_their_own_route(monkeypatch):
     """Each thread's settings lead to its own route, though all routes are made at once."""
-    monkeypatch.setattr(routing, "_routes", [])
+    monkeypatch.setattr(routing, "_routes", SimpleNamespace())
+    monkeypatch.setattr(routing, "_places", {})
     devices = [f"cpu:{i}" for i in range(16)]
     monkeypatch.setattr(type(backends.get("numpy")), "devices", lambda _self: tuple(devices))
     start = threading.Barrier(len(devices))
