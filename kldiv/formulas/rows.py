@@ -14,7 +14,8 @@ and its gradients are computed one after the other, and so arrays may hold a par
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kldiv.formulas.divergences import (
@@ -342,7 +343,10 @@ class RowTangent(RowOperation):
         divergence = self.bound(xp, arrays)
         block = divergence.whole(xp, s, t, temperature, (self.index,))
         change = divergence.tangent(self.index, block, (ds, dt))
-        return cast(xp, weighed(xp, weight[..., None], change), self.result)
+        # Told by the constants: JAX transposes this, and takes no question about the directions.
+        infinite = [~xp.isfinite(rows.kl) for rows in block.known.rows.values()]
+        lost = reduce(or_, infinite) & (weight == 0)[..., None]
+        return cast(xp, weight[..., None] * xp.where(lost, 0.0, change), self.result)
 
 
 @dataclass(frozen=True)
