@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -81,6 +82,8 @@ def command(**options: Any) -> None:
     from kldiv.readers import read  # noqa: PLC0415
 
     reading = reading_of(options)
+    if reading.labels is None:
+        reading = replace(reading, labels="")  # a column of numbers is data
     draw = None if options["plot"] is None else _plotter(options["plot"])
     table = read(
         options["data"],
