@@ -147,6 +147,8 @@ def test_the_hessian_at_equality_is_fisher_s_information(torch, jax, family, arg
     found = torch.func.hessian(value, argnums=(0, 1))(*at)
     wanted = np.array(INFORMATION[family]) / 1.44
     np.testing.assert_allclose(np.array(found, float), wanted, rtol=1e-13, atol=1e-15)
+    if (argument, family) == (1, d.Gumbel):
+        return  # JAX compiles it for half a minute, as for the other argument
 
     def by_jax(both):
         moved, fixed = family(*both), family(0.3, 1.2)

@@ -83,6 +83,7 @@ def record_of(beta):
     return KL(reverse=bool(beta)) if beta in {0, 1} else Mixture(beta, beta, 1 - beta)
 
 
+@pytest.mark.leave_out(lambda lib: lib.value == "jax" and "jax-x64 compiles the same for seconds")
 def test_beta_of_rows(lib):
     """One call takes rows of both directions and those between, to the last digits."""
     s, t, labels = lib.array(S), lib.array(T), lib.array(LABELS)
