@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -126,6 +127,32 @@ def masks(size):
         "infinity in the teacher": (gone(t, last), np.where(last, np.inf, t)),
         "infinity in the student": (np.where(last, np.inf, t), gone(t, last)),
     }
+
+
+@pytest.mark.parametrize(("dtype", "tops"), [("float32", (65, 75, 85)), ("float64", (400, 690))])
+def test_blocks_far_below_the_largest_class(dtype, tops):
+    """Down to the smallest normal numbers nothing underflows before a probability does."""
+    rng = np.random.default_rng(8)
+    t = 0.7 * rng.normal(size=(len(tops), 4100))
+    t[:, 5] += tops
+    s, t = (t + 0.05 * rng.normal(size=t.shape)).astype(dtype), t.astype(dtype)
+    wide = [array.astype("float64") for array in (s, t)]
+    for beta in (None, 0.3):
+        loss = (
+            kldiv.kl_div_with_logits
+            if beta is None
+            else partial(kldiv.js_div_with_logits, beta=beta)
+        )
+        total = kldiv.value_and_grad(partial(loss, reduction="sum"), (0, 1))
+        with kldiv.config_context(kernel="pure"):
+            expected = loss(*wide, reduction="none"), *total(*wide)[1]
+        with kldiv.config_context(kernel="cpu"):
+            found = loss(s, t, reduction="none"), *total(s, t)[1]
+        for one, other in zip(found, expected, strict=True):
+            each = one.reshape(len(tops), -1).astype("float64")
+            other = other.reshape(len(tops), -1)  # noqa: PLW2901
+            error = abs(each - other).sum(-1) / abs(other).sum(-1)
+            assert (error < (1e-6 if dtype == "float32" else 4e-15)).all()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

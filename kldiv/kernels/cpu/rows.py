@@ -607,6 +607,19 @@ class Segment:
         size = self.real.size
         return self.weights_at + (self.rows.frame["width"] * index + k * self.real.lanes) * size
 
+    def _factor(self, record: Value, index: int, scale: Value) -> Value:
+        """Return the factor that takes a block's weights, lowered by their lift, to probabilities.
+
+        Without that the factor of a block far below the largest class would underflow before p.
+        """
+        lift = 2.0**self.rows.own.lift
+        return self.rows.vector(scale * lift * self.code.load(DOUBLE, record, 8 + index))
+
+    def _share(self, k: Value, index: int, factor: Value) -> Value:
+        """Return the probabilities of a vector of classes."""
+        weights = self.code.load(self.real.vector, self._weights(k, index))
+        return weights * 2.0**-self.rows.own.lift * factor
+
     def _lost(self, begin: Value, end: Value, index: int) -> Value:
         """Return 1 where a class has p > 0 = q, by ``index`` 1 where one has p = 0 < q; else 0."""
         flag = self.code.variable(self.code.constant(self.real.vector, 0.0))
@@ -683,19 +696,13 @@ class Segment:
             return at_most(at_least(x * inverse, rows.lowest), -rows.lowest)
 
         def block(begin: Value) -> Callable[[Value], Lane]:
-            record, code = self._record(begin), self.code
-            factors = [
-                rows.vector(scale * code.load(DOUBLE, record, 8 + index))
-                for index, scale in enumerate(scales)
-            ]
+            record = self._record(begin)
+            factors = [self._factor(record, index, scale) for index, scale in enumerate(scales)]
 
             def lane(k: Value) -> Lane:
                 s, t = self._logits(k)
                 d, d_low = two_difference(at_least(t, rows.lowest), at_least(s, rows.lowest))
-                p, q = (
-                    code.load(self.real.vector, self._weights(k, index)) * factor
-                    for index, factor in enumerate(factors)
-                )
+                p, q = (self._share(k, index, factor) for index, factor in enumerate(factors))
                 x = about(d, d_low, pivot)
                 return Lane(s, t, p, q, x, x if anchor is None else about(d, d_low, anchor))
 
@@ -780,21 +787,16 @@ class Segment:
             record = self._record(begin)
             of_block = rising and rising(begin)
             which = index if has_mean else 0
-            factor = rows.vector(
-                rows.get("ts"[which] + "_scale") * code.load(DOUBLE, record, 8 + which)
-            )
+            own = self._factor(record, which, rows.get("ts"[which] + "_scale"))
             with code.loop(at_most(begin + BLOCK, self.count), begin) as k:
                 if of_block:
                     lane, u = of_block(k)
                     found = slope(lane, u - mean)
                 else:
                     place = 2 + index if has_mean else 2
-                    p, part = (code.load(real.vector, self._weights(k, n)) for n in (which, place))
-                    found = (
-                        part - (p * factor) * mean
-                        if has_mean
-                        else part * kept + (p * factor) * moved
-                    )
+                    p = self._share(k, which, own)
+                    part = code.load(real.vector, self._weights(k, place))
+                    found = part - p * mean if has_mean else part * kept + p * moved
                 code.store(self._at((out, pad), k), found * scale)
         with code.loop(self.n, self.whole * real.lanes) as k:
             code.store(out, code.load(real.scalar, pad, k - self.whole * real.lanes), k)
