@@ -215,6 +215,7 @@ def test_help_and_version_as_others_have_them(command):
 SLOW = """
 import signal, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has none
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a worker of the tests blocks it
 from kldiv.cli import interrupts, main
 from kldiv import streaming
 interrupts._PATIENCE = 0.1
