@@ -80,7 +80,8 @@ def _lacking(p: tuple[str, ...], q: tuple[str, ...]) -> list[str]:
         )
     found = []
     for name, own, other in (("Q", p, q), ("P", q, p)):
-        absent = [label for label in own if label not in set(other)]
+        names = set(other)
+        absent = [label for label in own if label not in names]
         if absent:
             lack = "lacks 1 label" if len(absent) == 1 else f"lacks {len(absent):,} labels"
             found.append(f"{name} {lack} of the other, {_listed(absent)}: taken as empty there")
@@ -106,28 +107,33 @@ def _matched(p: tuple[str, ...], q: tuple[str, ...], *, fold: bool | None) -> tu
     """Return Q's labels, those spelled as in P that are the same label in other letters."""
     if fold is False:
         return q
-    alone = [label for label in p if label not in set(q)]
-    other = [label for label in q if label not in set(p)]
-    known = {folded(label): label for label in (p if fold else alone)}
     if fold:
-        for name, labels in (("P", p), ("Q", q)):
-            keys = [folded(label) for label in labels]
-            twice = next((i for i, key in enumerate(keys) if key in keys[:i]), None)
-            if twice is not None:
-                one = labels[keys.index(keys[twice])]
-                raise InputError(
-                    f"{name} has {one!r} and {labels[twice]!r}, which `fold` makes one label."
-                    " fold=False keeps them apart"
-                )
-        return tuple(known.get(folded(label), label) for label in q)
-    for label in other:
-        if folded(label) in known:
+        known = _by_folded("P", p)
+        spelled = {label: known.get(key, label) for key, label in _by_folded("Q", q).items()}
+        return tuple(spelled[label] for label in q)
+    names, others = set(p), set(q)
+    known = {folded(label): label for label in p if label not in others}
+    for label in q:
+        if label not in names and folded(label) in known:
             raise InputError(
                 f"{known[folded(label)]!r} in P and {label!r} in Q differ by case, blanks, Unicode"
                 " form or the spelling of a number alone: fold=True matches such labels,"
                 " fold=False keeps them apart"
             )
     return q
+
+
+def _by_folded(name: str, labels: tuple[str, ...]) -> dict[str, str]:
+    """Return labels by what `folded` makes of them; refuse two that it makes one."""
+    found: dict[str, str] = {}
+    for label in labels:
+        one = found.setdefault(folded(label), label)
+        if one is not label:
+            raise InputError(
+                f"{name} has {one!r} and {label!r}, which `fold` makes one label."
+                " fold=False keeps them apart"
+            )
+    return found
 
 
 def without_missing(p: Table, q: Table, axis: int) -> tuple[tuple[Table, Table], list[str]]:
