@@ -90,17 +90,23 @@ class Call:
     def _of_ranks(self, operation: Any, *arrays: Array) -> Array:
         """Return the loss of rows that are spread over ranks."""
         assert self.spread is not None  # noqa: S101 - the caller has asked
-        caller = self.route.caller
-        xp = caller.namespace(arrays[0])
         if isinstance(operation, Weighted):
-            twice = caller.name == "jax"  # whose rows keep their NaN whatever they are times
             arrays = tuple(self.spread.placed(arrays))
-            found = operation.natively(xp, self._of_ranks, caller.constant, arrays, twice=twice)
+            found = self._natively(operation, self._of_ranks, arrays)
             reduced = operation.reduction != "none"
             return self.spread.replicated(arrays[0], found) if reduced else found
         if isinstance(operation, Composite):
+            xp = self.route.caller.namespace(arrays[0])
             return operation.composed(xp, self._of_ranks, *arrays)
         return self.spread.value(operation, arrays)
+
+    def _natively(self, operation: Weighted, run: Run, arrays: Sequence[Array]) -> Array:
+        """Return a weighted loss by operations that the library differentiates, and ``run``."""
+        caller = self.route.caller
+        twice = caller.name == "jax"  # whose rows keep their NaN whatever they are times
+        with caller.context(arrays[0]):
+            xp = caller.namespace(arrays[0])
+            return operation.natively(xp, run, caller.constant, arrays, twice=twice)
 
     def _finished(self, value: Array) -> Array:
         """Return the loss, divided by a normalizer where there is one."""
@@ -237,13 +243,9 @@ class LinearCall(Call):
     __slots__ = ()
 
     def reduced(self) -> Array:
-        operation, arrays, caller = self.operation, self.arrays, self.route.caller
-        if not isinstance(operation, Weighted):
-            return self._run_linear(operation, *arrays)
-        xp = caller.namespace(arrays[0])
-        with caller.context(arrays[0]):
-            twice = caller.name == "jax"
-            return operation.natively(xp, self._run_linear, caller.constant, arrays, twice=twice)
+        if isinstance(self.operation, Weighted):
+            return self._natively(self.operation, self._run_linear, self.arrays)
+        return self._run_linear(self.operation, *self.arrays)
 
     def _run_linear(self, operation: Any, *arrays: Array) -> Array:
         return self.route.caller.run_linear(operation, self.route, arrays)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from kldiv.formulas.pointwise import Pointwise, PointwiseLoss
-from kldiv.formulas.reductions import Loss, cast
+from kldiv.formulas.reductions import Loss, cast, like
 from kldiv.formulas.special import expm1, phi, two_difference
 
 if TYPE_CHECKING:
@@ -167,8 +167,7 @@ class WeightedLoss(Loss):
     ) -> Array:
         slope = self._slope(run, index, arrays)
         gradient = self.weight(xp, cotangent, slope.shape, self.keep(arrays)) * slope
-        wanted = arrays[index].dtype
-        return gradient if gradient.dtype == wanted else xp.astype(gradient, wanted)
+        return like(xp, gradient, arrays[index])
 
     def pushforward(
         self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array

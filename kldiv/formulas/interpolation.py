@@ -81,12 +81,6 @@ class Interpolated(Composite, Loss):
         ]
         return sum(gradients[1:], gradients[0])
 
-    def pushforward(
-        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
-    ) -> Array:
-        moved = self.moved(xp, run, tangents[: self.differentiable], None, *arrays)
-        return self.finish(xp, moved, self.keep(arrays), empty=0.0)
-
     def moved(
         self,
         xp: Namespace,
@@ -95,7 +89,6 @@ class Interpolated(Composite, Loss):
         weight: Array | None,
         *arrays: Array,
     ) -> Array:
-        """Return the tangent of each row, times a weight where there is one."""
         moved = []
         for loss, order, some in self._parts(arrays):
             own = [tangents[place] if place < len(tangents) else None for place in order]

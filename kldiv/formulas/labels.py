@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from kldiv.formulas.reductions import RowWise, cast, weighed
+from kldiv.formulas.reductions import RowWise, cast, like, weighed
 from kldiv.formulas.special import log1p
 from kldiv.formulas.state import finite, over, tempered, total, weights_of
 
@@ -83,12 +83,9 @@ class OfRows(RowWise):
     ) -> tuple[Array, Temperature, Array | None]:
         """Return the logits, 0 where masked, the temperature, and whether a class is the label."""
         s, keep = cast(xp, arrays[0], self.compute), self.keep(arrays)
-        temperature: Temperature = 1.0 if self.temperature is None else self.temperature
+        temperature: Temperature = self.temperature
         if self.temperature is None:
-            temperature = cast(xp, arrays[self.differentiable - 1], self.compute)
-            if keep is not None:
-                temperature = xp.where(keep, temperature, 1.0)
-            temperature = temperature[..., None]
+            temperature = self.temperatures(xp, arrays)[..., None]
         if keep is not None:
             s = xp.where(keep[..., None], s, 0.0)
         if not self.labelled:
@@ -99,6 +96,11 @@ class OfRows(RowWise):
         place = getattr(labels, "device", None)  # a tracer has none
         classes = xp.arange(s.shape[-1], **({} if place is None else {"device": place}))
         return s, temperature, classes == labels
+
+    def temperatures(self, xp: Namespace, arrays: Sequence[Array]) -> Array:
+        """Return an array of temperatures, 1 where the mask drops the row."""
+        found, keep = cast(xp, arrays[self.differentiable - 1], self.compute), self.keep(arrays)
+        return found if keep is None else xp.where(keep, found, 1.0)
 
     def settings(self, kind: type[Any], **extra: Any) -> Any:
         """Return an operation of another kind on the same rows, elementwise and not rounded."""
@@ -150,14 +152,7 @@ class LabelLoss(OfRows):
             weight = self.weight(xp, cotangent, self.shape(arrays), self.keep(arrays))
             weights = [weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)]
         gradient = self._slope(xp, run, index, weights, arrays)
-        wanted = arrays[index].dtype
-        return gradient if gradient.dtype == wanted else xp.astype(gradient, wanted)
-
-    def pushforward(
-        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
-    ) -> Array:
-        moved = self.moved(xp, run, tangents, None, *arrays)
-        return self.finish(xp, moved, self.keep(arrays), empty=0.0)
+        return like(xp, gradient, arrays[index])
 
     def moved(
         self,
@@ -167,7 +162,6 @@ class LabelLoss(OfRows):
         weight: Array | None,
         *arrays: Array,
     ) -> Array:
-        """Return the tangent of each element, times a weight where there is one."""
         ones = cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
         ones = ones if weight is None else cast(xp, weight, self.compute)
         if not self._both:
@@ -204,11 +198,7 @@ class LabelLoss(OfRows):
         apart = cast(xp, s, self.compute)
         apart = apart - xp.max(apart, axis=-1, keepdims=True)
         apart = xp.where((apart == -xp.inf) | (gradient == 0), 0.0, apart)
-        temperature = cast(xp, arrays[1], self.compute)
-        keep = self.keep(arrays)
-        if keep is not None:
-            temperature = xp.where(keep, temperature, 1.0)
-        return -xp.sum(gradient * apart, axis=-1) / temperature
+        return -xp.sum(gradient * apart, axis=-1) / self.temperatures(xp, arrays)
 
 
 @dataclass(frozen=True)

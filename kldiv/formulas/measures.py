@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kldiv.formulas.numbers import NEAR
 from kldiv.formulas.packing import split
-from kldiv.formulas.reductions import RowWise, cast
+from kldiv.formulas.reductions import RowWise, cast, like
 from kldiv.formulas.special import expm1, log1p, log_ratio, polynomial, relative
 
 if TYPE_CHECKING:
@@ -529,8 +529,7 @@ class RowMeasure(RowWise):
         # Not broadcast_to: torch's older vmap, which checks batched gradients, has no rule for it.
         weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
         gradient = run(self.settings(RowSlope, index), *arrays, weight)
-        wanted = arrays[index].dtype
-        return gradient if gradient.dtype == wanted else xp.astype(gradient, wanted)
+        return like(xp, gradient, arrays[index])
 
     def pushforward(
         self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from kldiv.formulas.reductions import Loss, cast, weighed
+from kldiv.formulas.reductions import Loss, cast, like, weighed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,14 +163,7 @@ class PointwiseLoss(Loss):
         slope = run(self.slope(index), *arrays)
         weight = self.weight(xp, cotangent, slope.shape, self.keep(arrays))
         gradient = weighed(xp, weight, slope) if self.reduction == "none" else weight * slope
-        wanted = arrays[index].dtype
-        return gradient if gradient.dtype == wanted else xp.astype(gradient, wanted)
-
-    def pushforward(
-        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
-    ) -> Array:
-        moved = self.moved(xp, run, tangents, None, *arrays)
-        return self.finish(xp, moved, self.keep(arrays), empty=0.0)
+        return like(xp, gradient, arrays[index])
 
     def moved(
         self,
@@ -180,7 +173,6 @@ class PointwiseLoss(Loss):
         weight: Array | None,
         *arrays: Array,
     ) -> Array:
-        """Return the tangent of each element, times a weight where there is one."""
         moved = []
         for index, tangent in enumerate(tangents):
             if tangent is not None:

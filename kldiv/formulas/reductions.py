@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace, Reduction
+    from kldiv.formulas.operation import Run
 
 REDUCTIONS: tuple[Reduction, ...] = ("none", "mean", "batchmean", "sum")
 
@@ -20,6 +21,11 @@ def cast(xp: Namespace, array: Array, dtype: str) -> Array:
     """Return ``array`` in the dtype of that name, itself where it is so already."""
     wanted = getattr(xp, dtype)
     return array if array.dtype == wanted else xp.astype(array, wanted)
+
+
+def like(xp: Namespace, array: Array, other: Array) -> Array:
+    """Return ``array`` in the dtype of another, itself where it is so already."""
+    return array if array.dtype == other.dtype else xp.astype(array, other.dtype)
 
 
 def finite_or_zero(xp: Namespace, values: Array) -> Array:
@@ -163,6 +169,23 @@ class Loss(Operation):
         """
         number = count(xp, self.reduction, shape, keep, self.compute, lead)
         return divide(xp, cast(xp, cotangent, self.compute), number, 0.0)
+
+    def moved(
+        self,
+        xp: Namespace,
+        run: Run,
+        tangents: Sequence[Array | None],
+        weight: Array | None,
+        *arrays: Array,
+    ) -> Array:
+        """Return the tangent of each element, times a weight where there is one."""
+        raise NotImplementedError
+
+    def pushforward(
+        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
+    ) -> Array:
+        moved = self.moved(xp, run, tangents[: self.differentiable], None, *arrays)
+        return self.finish(xp, moved, self.keep(arrays), empty=0.0)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from kldiv.formulas.divergences import (
     KullbackLeibler,
 )
 from kldiv.formulas.packing import packed, split, unpacked, width
-from kldiv.formulas.reductions import RowWise, cast, finite_or_zero, weighed
+from kldiv.formulas.reductions import RowWise, cast, finite_or_zero, like, weighed
 from kldiv.formulas.state import Rows, number
 
 if TYPE_CHECKING:
@@ -217,14 +217,7 @@ class RowLoss(RowOperation):
         else:
             operation = self.settings(RowGradient, index=index)
             gradient = run(operation, *arrays[:2], weight, *arrays[2:])
-        wanted = arrays[index].dtype
-        return gradient if gradient.dtype == wanted else xp.astype(gradient, wanted)
-
-    def pushforward(
-        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
-    ) -> Array:
-        moved = self.moved(xp, run, tangents, None, *arrays)
-        return self.finish(xp, moved, self.keep(arrays), empty=0.0)
+        return like(xp, gradient, arrays[index])
 
     def moved(
         self,
@@ -234,7 +227,6 @@ class RowLoss(RowOperation):
         weight: Array | None,
         *arrays: Array,
     ) -> Array:
-        """Return the tangent of each row, times a weight where there is one."""
         if weight is not None:
             weight = cast(xp, weight, self.compute)
         rows, moved = arrays[0].shape[:-1], []

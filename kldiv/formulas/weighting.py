@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kldiv.formulas.operation import Composite
-from kldiv.formulas.reductions import Loss, cast, count, divide, finite_or_zero
+from kldiv.formulas.reductions import Loss, cast, count, divide, finite_or_zero, like
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -108,8 +108,7 @@ class Weighted(Composite, Loss):
         factor = self.weight(xp, cotangent, weight.shape, keep)
         if index == self.own:
             slope = factor * finite_or_zero(xp, run(self.loss, *self.without_weights(arrays)))
-            wanted = arrays[index].dtype
-            return slope if slope.dtype == wanted else xp.astype(slope, wanted)
+            return like(xp, slope, arrays[index])
         gradient: Array = self.loss.pullback(
             xp, run, index, weight * factor, *self.without_weights(arrays)
         )

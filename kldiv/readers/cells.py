@@ -293,10 +293,9 @@ class _Tabulation:
     def _ask(self, columns: list[int], n: int) -> None:
         label, other = self.names[columns[n]], self.names[columns[1 - n if n else 1]]
         numbers = [plain(row[columns[n]]) for _, row in self.head]
-        counts = any(numbers == [i + start for i in range(len(numbers))] for start in (0, 1))
-        path = self.source.path
+        doubt, path = "counts the rows" if _count(numbers) else "may be labels", self.source.path
         raise self.source.error(
-            f"column {label!r} {'counts the rows' if counts else 'may be labels'}: labels or"
+            f"column {label!r} {doubt}: labels or"
             f" values? labels={label!r} says labels, '{path}::*' takes all columns as a matrix, and"
             f" {path}::{other} one column"
         )
@@ -306,7 +305,7 @@ class _Tabulation:
         first = columns[0]
         if len(columns) < 2 or len(own) < 2 or first > min(labels) or self.source.key == "*":
             return set()
-        if not any(np.array_equal(own[:, 0], np.arange(len(own)) + start) for start in (0, 1)):
+        if not _count(own[:, 0].tolist()):
             return set()
         name, path = self.names[first], self.source.path
         if name.strip().lower() in _INDEX:
@@ -426,6 +425,11 @@ def _like_labels(numbers: Numbers) -> bool:
         return False
     scaled = numbers * _DECIMALS
     return bool(np.all(np.abs(scaled - np.rint(scaled)) <= 1e-6 * np.maximum(np.abs(scaled), 1)))
+
+
+def _count(numbers: list[Any]) -> bool:
+    """Return whether numbers are those of the rows, from 0 or 1 on."""
+    return any(numbers == list(range(start, len(numbers) + start)) for start in (0, 1))
 
 
 def _sums_alike(values: Numbers) -> bool:

@@ -121,7 +121,7 @@ class JaxBackend(Backend):
         return super().chunk_bytes(array) if jax.default_backend() == "cpu" else DEVICE_CHUNK_BYTES
 
     def by_formulas(self, operation: Operation, arrays: Sequence[Array]) -> Array:
-        if not any(isinstance(array, jax.core.Tracer) for array in arrays):
+        if rules.are_concrete(arrays):
             return _by_formulas(operation, *arrays)
         with self.context(arrays[0]):
             if isinstance(operation, RowWise):

@@ -113,9 +113,14 @@ def _value_jvp(
 # The program of rows takes longest to compile, and serves every reduction and result dtype.
 
 
+def are_concrete(arrays: Sequence[Array]) -> bool:
+    """Return whether no transformation of JAX traces the arrays."""
+    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+
 def rows_of(operation: Operation, route: Route, arrays: Sequence[Array]) -> Any:
     """Return the operation on rows that a loss of concrete rows reduces, or None."""
-    if not isinstance(operation, RowLoss) or any(isinstance(a, jax.core.Tracer) for a in arrays):
+    if not isinstance(operation, RowLoss) or not are_concrete(arrays):
         return None
     rows = operation.elementwise()
     # The CPU kernels reduce by themselves, in float64.
