@@ -125,8 +125,8 @@ def _copying(dtype: str, real: str, *, packed: bool, writing: bool) -> Callable[
                 code.store(inside, _converted(code.load(kinds[0], outside), dtype, real))
 
         def copy(address: Value, place: Value, count: Value) -> None:
-            at = buffer + place * (1 if dtype == "bool" else REALS[real].size)
             width = 1 if dtype == "bool" else REALS[real].size
+            at = buffer + place * width
             whole = count // lanes * lanes if packed else code.whole(0)
             if packed:
                 wide = tuple(code.wide(each, lanes) for each in (kind, buffer_kind))
