@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import importlib
 import io
 import re
 from pathlib import Path
@@ -60,6 +61,32 @@ def test_every_code_block_runs_and_prints_what_it_says(path):
             output = ""
         ran += kind == "python"
     assert printed or not ran, "no block shows what it prints"
+
+
+def listed():
+    """Names that a page of the reference has, with their module."""
+    names = set()
+    for page in (ROOT / "docs/reference").glob("*.md"):
+        module = ""
+        for line in page.read_text(encoding="utf-8").splitlines():
+            if found := re.match(r"\.\. currentmodule:: (\S+)", line):
+                module = found[1]
+            elif re.fullmatch(r"   \w[\w.]*", line):
+                names.add(f"{module}.{line.strip()}")
+    return names
+
+
+def test_the_reference_has_every_public_name():
+    modules = ("distributions", "divergences", "readers", "streaming")
+    public = {f"kldiv.{name}" for name in kldiv.__all__}
+    for module in modules:
+        public |= {f"kldiv.{module}.{name}" for name in getattr(kldiv, module).__all__}
+    public -= {"kldiv.register_kl"}  # the same as that of kldiv.distributions
+    missing = public - listed()
+    assert not missing, f"give a page of docs/reference: {sorted(missing)}"
+    for name in listed():
+        home, _, last = name.rpartition(".")
+        assert hasattr(importlib.import_module(home), last), f"docs/reference lists {name}"
 
 
 def test_the_support_table_is_the_declared_one():
