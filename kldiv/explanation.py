@@ -16,6 +16,7 @@ from kldiv import (
     losses,
 )
 from kldiv._call import Record
+from kldiv._notebook import table
 from kldiv.backends.choice import choose
 from kldiv.errors import OptionError
 from kldiv.formulas.linear import LinearLoss
@@ -47,6 +48,13 @@ class Explanation:
 
     def __str__(self) -> str:
         return "\n".join((f"{self.operation}:", *(f"  {reason}" for reason in self.reasons)))
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (*choice.split(" ", 1), why)
+            for choice, _, why in (reason.partition(": ") for reason in self.reasons)
+        ]
+        return table(self.operation, ("", "choice", "reason"), rows)
 
 
 def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:

@@ -10,6 +10,7 @@ import numpy as np
 
 from kldiv import backends
 from kldiv._families import FAMILIES, Family, family_of
+from kldiv._notebook import table
 from kldiv.errors import DTypeError, InputError, LibraryError, OptionError, ShapeError
 from kldiv.estimators import Estimate
 from kldiv.formulas import samples
@@ -155,6 +156,22 @@ class Ranking:
             for row in rows
         ]
         return "\n".join([self.taken_for, *lines, *(f"warning: {text}" for text in self.warnings)])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                fit.family,
+                fit.behind,
+                fit.behind_error,
+                *fit.kl[:1],
+                f"{fit.kl.low:.4g} to {fit.kl.high:.4g}",
+                ", ".join(f"{name}={value:.5g}" for name, value in fit.parameters.items()),
+            )
+            for fit in self.fits
+        ]
+        level = f"{100 * self.confidence:g} %"
+        head = ("family", "nats behind", "±", "KL from the data", level, "parameters")
+        return table(self.taken_for, head, rows, self.warnings)
 
 
 def rank(

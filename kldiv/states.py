@@ -13,6 +13,7 @@ import numpy as np
 from kldiv import backends
 from kldiv._call import dtypes, resolve_pair, wider
 from kldiv._files import replacing
+from kldiv._notebook import table
 from kldiv.errors import InputError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import shards, state
 from kldiv.formulas.packing import split
@@ -257,6 +258,10 @@ class KLState:
             f"KLState(rows={tuple(first.shape[:-1])}, temperature={self.temperature}, "
             f"library={backends.find(first).name!r})"
         )
+
+    def _repr_html_(self) -> str:
+        facts = repr(self)[len("KLState(") : -1].replace("=", ": ")
+        return table("KLState", (), [(f"{len(self.state)} numbers a row; {facts}",)])
 
 
 def _operation(kind: type[RowOperation], compute: str, temperature: float) -> RowOperation:

@@ -6,6 +6,8 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, TypeAlias
 
+from kldiv._notebook import table
+
 Severity: TypeAlias = Literal["error", "warning", "note"]
 
 SEVERITIES: Final = ("error", "warning", "note")
@@ -70,6 +72,11 @@ class Diagnosis:
         if not self:
             head += "; nothing looks wrong"
         return "\n".join([head, *map(str, self.findings)])
+
+    def _repr_html_(self) -> str:
+        head = str(self).partition("\n")[0]
+        rows = [(each.severity, each.code, each.message, each.mend) for each in self.findings]
+        return table(head, ("", "code", "problem", "mend"), rows)
 
     def to_dict(self) -> dict[str, Any]:
         """

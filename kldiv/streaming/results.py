@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kldiv._notebook import table
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -151,6 +153,19 @@ class Comparison:
     def count(self) -> int:
         """The number of rows."""
         return self._places.count
+
+    def __repr__(self) -> str:
+        divergences = f"D(P‖Q)={self.kl_pq.value:.6g}, D(Q‖P)={self.kl_qp.value:.6g}"
+        return f"Comparison({divergences}, JS={self.js.value:.6g}, rows={self.count})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, each.value, each.median, each.max, each.infinite)
+            for name, each in (("D(P‖Q)", self.kl_pq), ("D(Q‖P)", self.kl_qp), ("JS", self.js))
+        ]
+        caption = f"{self.count:,} rows of {self.classes:,} classes, in nats"
+        head = ("", self.reduction, "median", "max", "infinite rows")
+        return table(caption, head, rows, self.warnings)
 
     def row_name(self, index: int) -> str:
         """Return the label of a row, or its number; rows are counted in C order."""

@@ -153,6 +153,7 @@ LAYERS = {
     "readers": ("kldiv.errors", "kldiv.readers"),
     "streaming": (
         "kldiv._files",
+        "kldiv._notebook",
         "kldiv.backends",
         "kldiv.errors",
         "kldiv.explanation",
