@@ -1,4 +1,4 @@
-"""The features of each backend, declared once for tests, their skips and the README's table."""
+"""The features of each backend, declared once for tests, their skips and the reference's table."""
 
 from __future__ import annotations
 

@@ -90,9 +90,9 @@ def test_the_reference_has_every_public_name():
 
 
 def test_the_support_table_is_the_declared_one():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/reference/index.md").read_text(encoding="utf-8")
     table = text.partition("<!-- support-table -->\n")[2].partition("\n<!-- /support-table -->")[0]
-    assert table == support_table(), f"paste this into the README:\n{support_table()}"
+    assert table == support_table(), f"paste this into docs/reference/index.md:\n{support_table()}"
 
 
 def test_the_table_names_every_built_in_backend_and_only_known_features():
