@@ -284,7 +284,7 @@ def work(rank, size, folder):
 # ---- what must come out --------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=SHARDS)
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3])
 def ranks(request, tmp_path_factory):
     """What each rank of two, and of three, found; they run once."""
     folder = tmp_path_factory.mktemp("ranks")

@@ -261,6 +261,7 @@ def test_another_run_is_not_resumed(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     path = tmp_path / "results.json"
     command = [sys.executable, "-m", "kldiv.cli", "bench", "run", *SMALL, "--out", str(path)]
@@ -360,6 +361,7 @@ def test_gpu_check_rehearsed_on_a_cpu(tmp_path, monkeypatch):
     assert invoke("report", tmp_path / "a.json", "--markdown").exit_code == 0
 
 
+@pytest.mark.slow
 def test_gpu_check_notices_what_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(load("studies.accuracy_grid"), "measure", lambda *_, **__: 1 / 0)
     done, found = checked(tmp_path, monkeypatch)

@@ -529,7 +529,7 @@ def test_torch_compiles_and_maps(torch):
     [
         ("Normal", "Normal"),
         ("Gamma", "Gamma"),
-        ("Beta", "Beta"),
+        pytest.param("Beta", "Beta", marks=pytest.mark.slow),
         ("VonMises", "VonMises"),
         ("Categorical", "Categorical"),
         ("MultivariateNormal", "MultivariateNormal"),

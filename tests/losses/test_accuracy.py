@@ -370,7 +370,7 @@ def test_no_nan_in_jax_s_derivatives(order, mode, log_target):
 
     for name in order:
         derivative = getattr(jax, mode)(derivative, argnums="xy".index(name))
-    for dtype in ("float16", "bfloat16", "float32"):
+    for dtype in ("float32",) if len(order) > 1 else ("float16", "bfloat16", "float32"):
         x = jnp.asarray(INPUTS, dtype=dtype)
         y = jnp.full_like(x, nothing(log_target=log_target))
         found = jax.vmap(derivative)(x, y)

@@ -55,7 +55,8 @@ def test_weights(lib, name):
     loss = LOSSES[name]
     arrays = [lib.array(broken(each)) for each in (S, T)]
     mask, weight = lib.array(KEEP), lib.array(np.where(KEEP, WEIGHT, np.nan))
-    for reduction in ("sum", "mean", "batchmean"):
+    compiles = lib in {Library.JAX, Library.JAX_X64}
+    for reduction in ("batchmean",) if compiles else ("sum", "mean", "batchmean"):
         value, *gradients, _ = written_out(loss, reduction)
         options = {"row_weight": weight, "where": mask, "reduction": reduction}
         weighted = partial(loss, **options)

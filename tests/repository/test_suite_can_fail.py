@@ -10,6 +10,7 @@ import pytest
 from repository.sabotage import SABOTAGE, TESTS, UNTOUCHED
 
 pytest.importorskip("torch")
+pytestmark = pytest.mark.slow  # it runs a sample of the suite again and again
 
 
 @pytest.fixture(scope="module")
