@@ -1,0 +1,736 @@
+"""Divergences over many batches: update, merge, compute, on any library.
+
+A metric holds eleven numbers in float64, whatever the number of rows: the mean with its standard
+error, the extremes, and how many rows are infinite.  They merge, so that any split of the rows,
+over batches, processes or devices, gives the numbers of the whole.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+import numpy as np
+
+from kldiv import backends
+from kldiv._files import replacing
+from kldiv.backends.base import FLOATS
+from kldiv.errors import InputError, LibraryError, OptionError, ShapeError
+from kldiv.formulas import moments as formulas
+from kldiv.formulas.reductions import cast
+from kldiv.label_losses import cross_entropy_with_logits
+from kldiv.logit_losses import js_div_with_logits, kl_div_with_logits
+from kldiv.measures import js_divergence, kl_divergence
+from kldiv.readers.numpy_files import read_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kldiv._types import Array
+
+Form = Literal["logits", "log-probs", "probs"]
+FORMAT = 1
+"""Version of the file that `Metric.save` writes."""
+PENDING = 256
+"""Batches whose moments stay on their device until they are merged."""
+HELD = 65_536
+"""Rows that stay on their device until the sketch takes them."""
+SKETCH = 400
+"""The size of the sketch: the rank of a quantile is within 0.7 %, in 99 % of sketches."""
+
+
+class Result(NamedTuple):
+    """
+    The numbers of a metric, in nats.
+
+    Parameters
+    ----------
+    mean : float
+        Σ w x / Σ w over the rows, with their weights w; NaN where there is no row or one is NaN,
+        +∞ where one is infinite.
+    standard_error : float
+        Of the mean, the rows being independent; NaN for fewer than two rows.
+    min, max : float
+        The extremes; NaN where there is no row.
+    rows : int
+        How many rows were kept and have a weight other than 0.
+    infinite : int
+        How many of these are infinite.
+    undefined : int
+        How many are NaN.
+    finite_mean : float
+        The mean of the others.
+    """
+
+    mean: float
+    standard_error: float
+    min: float
+    max: float
+    rows: int
+    infinite: int
+    undefined: int
+    finite_mean: float
+
+
+class Metric:
+    """
+    The mean of a loss over all rows of all batches, with its standard error.
+
+    Parameters
+    ----------
+    loss : callable
+        A function of kldiv that takes ``reduction="none"``, such as `kldiv.kl_div_with_logits`, or
+        any function from arrays to an array of numbers, one a row.
+    quantiles : bool, default False
+        Whether to keep a sketch of the rows for `quantile`; needs ``datasketches``.
+    **options
+        Passed to ``loss`` at each update.
+
+    See Also
+    --------
+    KLDivergence, JensenShannonDivergence, CrossEntropy : Metrics that are ready.
+
+    Notes
+    -----
+    An update keeps eleven numbers on the arrays' device and does not wait for it; they are merged
+    on the host, in float64, when there are many or the result is asked for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> from kldiv.metrics import Metric
+    >>> random = np.random.default_rng(0)
+    >>> metric = Metric(kldiv.tv_div_with_logits, temperature=2.0)
+    >>> for _ in range(10):
+    ...     metric.update(*random.normal(size=(2, 100, 50)))
+    >>> found = metric.compute()
+    >>> print(f"{found.mean:.4f} ± {found.standard_error:.4f} over {found.rows} rows")
+    0.2714 ± 0.0010 over 1000 rows
+    """
+
+    def __init__(
+        self, loss: Callable[..., Array], *, quantiles: bool = False, **options: Any
+    ) -> None:
+        self._loss = loss
+        self._options = options
+        if getattr(loss, "record", None) is not None:
+            self._options = {"reduction": "none", **options}
+        self._quantiles = quantiles
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        self._moments = nothing()
+        self._pending: list[Array] = []
+        self._sketch = _sketch() if self._quantiles else None
+        self._held: list[Array] = []
+        self._number_held = 0
+
+    # ---- adding rows -----------------------------------------------------------------------------
+
+    def update(
+        self,
+        *arrays: Array,
+        where: Array | None = None,
+        row_weight: Array | None = None,
+        **options: Any,
+    ) -> None:
+        """
+        Add the rows of a batch.
+
+        Parameters
+        ----------
+        *arrays : array
+            What the loss takes.
+        where : array of bool, optional
+            Rows to keep; broadcasts to the shape of the rows. What it leaves out adds nothing.
+        row_weight : array of float, optional
+            The weight of each row in the mean, not negative; broadcasts likewise. The quantiles are
+            those of the rows of a weight other than 0, each counted once.
+        **options
+            Passed to the loss, beside those of the constructor.
+
+        Raises
+        ------
+        ShapeError
+            ``where`` or ``row_weight`` does not broadcast to the rows.
+        """
+        self.update_rows(self.rows(*arrays, **options), where=where, row_weight=row_weight)
+
+    def rows(self, *arrays: Array, **options: Any) -> Array:
+        """
+        Return the loss of each row of a batch, which is not added.
+
+        Parameters
+        ----------
+        *arrays : array
+            What the loss takes.
+        **options
+            Passed to the loss, beside those of the constructor.
+
+        Returns
+        -------
+        array
+            A number for each row.
+        """
+        return self._loss(*arrays, **self._options, **options)
+
+    def update_rows(
+        self, rows: Array, *, where: Array | None = None, row_weight: Array | None = None
+    ) -> None:
+        """
+        Add rows whose loss is at hand, as `update` adds those that it computes.
+
+        Parameters
+        ----------
+        rows : array of float
+            A number for each row, of any shape.
+        where : array of bool, optional
+            Rows to keep.
+        row_weight : array of float, optional
+            The weight of each row.
+        """
+        self._pending.append(moments(rows, where=where, row_weight=row_weight))
+        if self._sketch is not None:
+            self._held.append(_counting(rows, where, row_weight))
+            self._number_held += math.prod(rows.shape)
+        if len(self._pending) > PENDING or self._number_held > HELD:
+            self._settle()
+
+    def update_moments(self, vector: Array) -> None:
+        """
+        Add a batch by its moments, which a compiled function returned.
+
+        Parameters
+        ----------
+        vector : array
+            Eleven numbers from `moments` or `merged`.
+
+        Raises
+        ------
+        OptionError
+            The metric keeps quantiles, which moments do not tell.
+        """
+        if self._sketch is not None:
+            raise OptionError("update_moments tells no quantiles: make the metric without them")
+        self._pending.append(vector)
+        if len(self._pending) > PENDING:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Merge what is pending, in float64."""
+        pending, self._pending = self._pending, []
+        for vector in pending:
+            self._merge_moments(_on_host(vector))
+        held, self._held, self._number_held = self._held, [], 0
+        for values in held:
+            rows = _on_host(values).ravel()
+            self._sketch.update(rows[~np.isnan(rows)])
+
+    def _merge_moments(self, other: Any) -> None:
+        merged = formulas.merge(np, formulas.Moments(*self._moments), formulas.Moments(*other))
+        self._moments = np.asarray(merged, np.float64)
+
+    # ---- together --------------------------------------------------------------------------------
+
+    def merge(self, other: Metric) -> Self:
+        """
+        Add all rows of another metric, which stays as it is; returns this one.
+
+        Parameters
+        ----------
+        other : Metric
+            Of the same loss and options.
+
+        Returns
+        -------
+        Metric
+            This one.
+        """
+        if type(other) is not type(self) or other._quantiles != self._quantiles:
+            raise OptionError(
+                f"merge takes a metric like this one, {self!r}; got {other!r}: make both alike"
+            )
+        self._settle(), other._settle()
+        self._merge_moments(other._moments)
+        if self._sketch is not None:
+            self._sketch.merge(other._sketch)
+        return self
+
+    def sync(self, group: Any = None) -> Self:
+        """
+        Return the metric of all processes of a group; this one stays as it is.
+
+        Parameters
+        ----------
+        group : torch.distributed.ProcessGroup, optional
+            By default all processes. Each calls this, and each gets the same.
+
+        Returns
+        -------
+        Metric
+            With the rows of all.
+
+        Raises
+        ------
+        LibraryError
+            ``torch.distributed`` has not been initialised.
+        """
+        from kldiv.backends.torch_ import processes  # noqa: PLC0415 - PyTorch is optional
+
+        return self._like(processes.gather(self.state_dict(), group))
+
+    def _like(self, states: Sequence[dict[str, Any]]) -> Self:
+        """Return a metric of this one's kind with the rows of several states."""
+        whole = self.copy()
+        whole.reset()
+        part = whole.copy()
+        for state in states:
+            part.load_state_dict(state)
+            whole.merge(part)
+        return whole
+
+    def copy(self) -> Self:
+        """
+        Return a metric with the same rows, which goes its own way.
+
+        Returns
+        -------
+        Metric
+            The copy.
+        """
+        state = self.state_dict()
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        new.reset()
+        new.load_state_dict(state)
+        return new
+
+    # ---- results ---------------------------------------------------------------------------------
+
+    def compute(self) -> Result:
+        """
+        Return the numbers over all rows so far.
+
+        Returns
+        -------
+        Result
+            Mean, standard error, extremes and counts; prints readably.
+        """
+        self._settle()
+        m = formulas.Moments(*map(float, self._moments))
+        count, infinite, undefined = int(m.count), int(m.infinite), int(m.undefined)
+        mean = m.mean if count else math.nan
+        error = math.nan
+        if count > 1:
+            apart = m.square_squares + m.square_weight * (m.square_mean - m.mean) ** 2
+            error = math.sqrt(apart * count / (count - 1)) / m.weight
+        some = count + infinite
+        return Result(
+            math.nan if undefined else math.inf if infinite else mean,
+            math.nan if undefined or infinite else error,
+            math.nan if undefined or not some else m.least,
+            math.nan if undefined or not some else m.greatest,
+            some + undefined,
+            infinite,
+            undefined,
+            mean,
+        )
+
+    def quantile(self, q: float | Sequence[float]) -> Any:
+        """
+        Return quantiles of the rows, by a mergeable sketch.
+
+        Parameters
+        ----------
+        q : float or sequence of float
+            Between 0 and 1.
+
+        Returns
+        -------
+        float or list of float
+            The rows' quantiles; rank errors are below 0.7 % with probability 99 %, and none as long
+            as there are fewer rows than some 400. NaN where there is no row.
+
+        Raises
+        ------
+        OptionError
+            The metric was made without ``quantiles=True``, or ``q`` is out of range.
+
+        Notes
+        -----
+        The sketch is that of Z. Karnin, K. Lang, E. Liberty, "Optimal quantile approximation in
+        streams", FOCS 2016, from the library ``datasketches``.
+        """
+        if self._sketch is None:
+            raise OptionError("quantile needs a metric that was made with quantiles=True")
+        several = [*q] if isinstance(q, (list, tuple, np.ndarray)) else [q]
+        if not all(0 <= each <= 1 for each in several):
+            raise OptionError(f"q must lie between 0 and 1; got {q!r}")
+        self._settle()
+        if self._sketch.is_empty():
+            found = [math.nan for _ in several]
+        else:
+            found = [float(each) for each in self._sketch.get_quantiles([*map(float, several)])]
+        return found if isinstance(q, (list, tuple, np.ndarray)) else found[0]
+
+    # ---- kept ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        Return all that is known of the rows, as NumPy arrays.
+
+        Returns
+        -------
+        dict
+            For `load_state_dict`, and any checkpoint.
+        """
+        self._settle()
+        state: dict[str, Any] = {"format": FORMAT, "moments": self._moments.copy()}
+        if self._sketch is not None:
+            state["sketch"] = np.frombuffer(self._sketch.serialize(), np.uint8)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Take the rows of a state in place of the own.
+
+        Parameters
+        ----------
+        state : dict
+            From `state_dict`.
+
+        Raises
+        ------
+        InputError
+            It is none, or of another format, or lacks the sketch of quantiles.
+        """
+        try:
+            version, found = int(state["format"]), np.asarray(state["moments"], np.float64)
+            sketch = None if self._sketch is None else bytes(np.asarray(state["sketch"], np.uint8))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"not a state of this metric: {error!r} is missing or wrong"
+            ) from error
+        if version != FORMAT or found.shape != self._moments.shape:
+            raise InputError(
+                f"a state of format {version} with {found.shape} numbers; expected format {FORMAT} "
+                f"with {self._moments.shape}: save it again with this version"
+            )
+        self.reset()
+        self._moments = found
+        if sketch is not None:
+            try:
+                self._sketch = type(self._sketch).deserialize(sketch)
+            except Exception as error:
+                raise InputError(f"not a sketch: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the state to a small file, as a whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            The file; it is replaced if it exists.
+        """
+        with replacing(path) as file:
+            np.savez(file, **self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> Self:
+        """
+        Take the rows of a file that `save` wrote in place of the own; returns this metric.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+
+        Returns
+        -------
+        Metric
+            This one.
+
+        Raises
+        ------
+        InputError
+            The file is missing, or no state of this metric.
+        """
+        if not Path(path).exists():
+            raise InputError(f"{os.fspath(path)!r} does not exist")
+        self.load_state_dict(read_arrays(Path(path)))
+        return self
+
+    def __repr__(self) -> str:
+        name = getattr(self._loss, "__name__", type(self._loss).__name__)
+        given = {k: v for k, v in self._options.items() if k != "reduction"}
+        told = "".join(f", {key}={value!r}" for key, value in given.items())
+        return f"{type(self).__name__}({name}{told}, rows={self.compute().rows})"
+
+
+class KLDivergence(Metric):
+    """
+    The mean Kullback-Leibler divergence D(P‖Q) of rows, P being the target.
+
+    Parameters
+    ----------
+    form : {"logits", "log-probs", "probs"}, default "logits"
+        What both arrays hold. Log-probabilities are taken as logits: exact, and normalised.
+    quantiles : bool, default False
+        Whether to keep a sketch for `Metric.quantile`.
+    **options
+        Of `kldiv.kl_div_with_logits` or `kldiv.kl_divergence`: ``axis``, ``temperature``, …
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv.metrics import KLDivergence
+    >>> random = np.random.default_rng(0)
+    >>> metric = KLDivergence()
+    >>> for _ in range(4):
+    ...     student, teacher = random.normal(size=(2, 8, 100))
+    ...     metric.update(student, teacher, where=np.arange(8) < 6)
+    >>> metric.compute().rows
+    24
+    """
+
+    def __init__(self, *, form: Form = "logits", quantiles: bool = False, **options: Any) -> None:
+        loss = _by_form(form, kl_div_with_logits, _kl_of_probabilities)
+        super().__init__(loss, quantiles=quantiles, **options)
+
+
+class JensenShannonDivergence(Metric):
+    """
+    The mean Jensen-Shannon divergence of rows.
+
+    Parameters
+    ----------
+    form : {"logits", "log-probs", "probs"}, default "logits"
+        What both arrays hold.
+    quantiles : bool, default False
+        Whether to keep a sketch for `Metric.quantile`.
+    **options
+        Of `kldiv.js_div_with_logits` or `kldiv.js_divergence`: ``axis``, ``temperature``, …
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv.metrics import JensenShannonDivergence
+    >>> metric = JensenShannonDivergence(form="probs")
+    >>> metric.update(np.array([[0.3, 0.5, 0.2]]), np.array([[0.36, 0.48, 0.16]]))
+    >>> print(f"{metric.compute().mean:.6f}")
+    0.002581
+    """
+
+    def __init__(self, *, form: Form = "logits", quantiles: bool = False, **options: Any) -> None:
+        loss = _by_form(form, js_div_with_logits, _js_of_probabilities)
+        super().__init__(loss, quantiles=quantiles, **options)
+
+
+class CrossEntropy(Metric):
+    """
+    The mean negative log-probability of labels; e to it is the perplexity.
+
+    Parameters
+    ----------
+    ignore_index : int, default -100
+        Labels that do not count.
+    quantiles : bool, default False
+        Whether to keep a sketch for `Metric.quantile`.
+    **options
+        Of `kldiv.cross_entropy_with_logits`: ``axis``, ``temperature``, …
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv.metrics import CrossEntropy
+    >>> metric = CrossEntropy()
+    >>> metric.update(np.zeros((3, 50)), np.array([1, 2, -100]))
+    >>> print(round(metric.perplexity, 6), metric.compute().rows)
+    50.0 2
+    """
+
+    def __init__(
+        self, *, ignore_index: int = -100, quantiles: bool = False, **options: Any
+    ) -> None:
+        self.ignore_index = ignore_index
+        super().__init__(
+            cross_entropy_with_logits, quantiles=quantiles, ignore_index=ignore_index, **options
+        )
+
+    def update(
+        self,
+        *arrays: Array,
+        where: Array | None = None,
+        row_weight: Array | None = None,
+        **options: Any,
+    ) -> None:
+        """
+        Add the rows of a batch.
+
+        Parameters
+        ----------
+        *arrays : array
+            The logits, and a label for each row.
+        where : array of bool, optional
+            Rows to keep.
+        row_weight : array of float, optional
+            The weight of each row.
+        **options
+            Passed to the loss.
+        """
+        if len(arrays) != 2:
+            raise ShapeError(f"update takes logits and labels; got {len(arrays)} arrays")
+        kept = arrays[1] != self.ignore_index
+        super().update(
+            *arrays,
+            where=kept if where is None else kept & where,
+            row_weight=row_weight,
+            **options,
+        )
+
+    @property
+    def perplexity(self) -> float:
+        """The exponential of the mean."""
+        return math.exp(self.compute().mean)
+
+
+def nothing() -> Any:
+    """Return the moments of no rows."""
+    return np.asarray([0, 0, 0, 0, 0, 0, 0, np.inf, -np.inf, 0, 0], np.float64)
+
+
+def _by_form(form: str, of_logits: Any, of_probabilities: Any) -> Any:
+    if form in {"logits", "log-probs"}:
+        return of_logits
+    if form == "probs":
+        return of_probabilities
+    raise OptionError(f"form must be 'logits', 'log-probs' or 'probs'; got {form!r}")
+
+
+def _kl_of_probabilities(input: Array, target: Array, **options: Any) -> Array:
+    return kl_divergence(target, input, **options)
+
+
+def _js_of_probabilities(input: Array, target: Array, **options: Any) -> Array:
+    return js_divergence(target, input, **options)
+
+
+def moments(rows: Array, *, where: Array | None = None, row_weight: Array | None = None) -> Array:
+    """
+    Sum up the losses of rows in eleven numbers, also inside a compiled function.
+
+    Parameters
+    ----------
+    rows : array of float
+        The loss of each row, of any shape.
+    where : array of bool, optional
+        Rows to keep; broadcasts to the shape of the rows.
+    row_weight : array of float, optional
+        The weight of each row; broadcasts likewise.
+
+    Returns
+    -------
+    array
+        For `Metric.update_moments`; in float64 where the library has it.
+
+    Raises
+    ------
+    ShapeError
+        ``where`` or ``row_weight`` does not broadcast to the rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv.metrics import moments
+    >>> moments(np.array([1.0, 2.0, 3.0]))[:4]
+    array([3., 3., 2., 2.])
+    """
+    backend = backends.find(rows)
+    xp = backend.namespace(rows)
+    with backend.context(rows):
+        values, weight, kept = _alike(backend, rows, row_weight, where)
+        return xp.stack([*formulas.moments(xp, values, weight, kept)])
+
+
+def merged(vector: Array, axis_name: str) -> Array:
+    """
+    Merge the moments of all devices along a mesh axis, inside ``jax.shard_map``.
+
+    Parameters
+    ----------
+    vector : array
+        The moments of this device, from `moments`.
+    axis_name : str
+        The mesh axis over which the rows are spread.
+
+    Returns
+    -------
+    array
+        The moments of all, the same on each device.
+    """
+    from kldiv.backends.jax_ import axes  # noqa: PLC0415 - JAX is optional
+
+    xp = backends.find(vector).namespace(vector)
+    first, *others = (formulas.Moments(*each) for each in axes.gather(vector, axis_name))
+    whole = first
+    for other in others:
+        whole = formulas.merge(xp, whole, other)
+    return xp.stack([*whole])
+
+
+def _alike(
+    backend: Any, rows: Array, row_weight: Array | None, where: Array | None
+) -> tuple[Array, Array | None, Array | None]:
+    """Return rows, weights and mask of one shape, in the widest dtype, without gradients."""
+    xp = backend.namespace(rows)
+    name = backend.dtype_name(rows)
+    if name not in FLOATS:
+        raise OptionError(f"rows have dtype {name}; expected floating-point numbers")
+    # JAX has no float64 unless it is enabled.
+    wide = backend.dtype_name(xp.zeros(())) if backend.name == "jax" else "float64"
+    values = cast(xp, backend.constant(rows), wide)
+    shape = tuple(values.shape)
+
+    def like(label: str, array: Array | None) -> Array | None:
+        if array is None:
+            return None
+        try:
+            return xp.broadcast_to(backend.constant(array), shape)
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise ShapeError(
+                f"{label} has shape {tuple(array.shape)}, which does not broadcast to that of the "
+                f"rows, {shape}"
+            ) from error
+
+    weight = like("row_weight", row_weight)
+    return values, None if weight is None else cast(xp, weight, wide), like("where", where)
+
+
+def _counting(rows: Array, where: Array | None, row_weight: Array | None) -> Array:
+    """Return rows for the sketch, NaN where they do not count."""
+    backend = backends.find(rows)
+    xp = backend.namespace(rows)
+    with backend.context(rows):
+        values, weight, kept = _alike(backend, rows, row_weight, where)
+        if kept is not None:
+            values = xp.where(kept, values, xp.nan)
+        return values if weight is None else xp.where(weight != 0, values, xp.nan)
+
+
+def _on_host(array: Array) -> Any:
+    backend = backends.find(array)
+    return np.asarray(backend.to_numpy(backend.export(array)), np.float64)
+
+
+def _sketch() -> Any:
+    try:
+        from datasketches import kll_doubles_sketch  # noqa: PLC0415 - optional
+    except ImportError:
+        raise LibraryError(
+            'quantiles need datasketches, which is not installed: pip install "kldiv[metrics]"'
+        ) from None
+    return kll_doubles_sketch(SKETCH)
