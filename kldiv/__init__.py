@@ -33,11 +33,15 @@ if TYPE_CHECKING:
     )
     from kldiv.linear_losses import linear_kl_div
     from kldiv.logit_losses import (
+        alpha_div_with_logits,
+        chi2_div_with_logits,
         f_div_with_logits,
+        hellinger_div_with_logits,
         jeffreys_div_with_logits,
         js_div_with_logits,
         kl_div_with_logits,
         pad_classes,
+        renyi_div_with_logits,
         skew_kl_div_with_logits,
         tv_div_with_logits,
     )
@@ -57,7 +61,9 @@ __version__ = "0.1.0"
 __all__ = [
     "KLDivLoss",
     "KLState",
+    "alpha_div_with_logits",
     "available_backends",
+    "chi2_div_with_logits",
     "config_context",
     "cross_entropy",
     "cross_entropy_with_logits",
@@ -68,6 +74,7 @@ __all__ = [
     "explain",
     "f_div_with_logits",
     "get_config",
+    "hellinger_div_with_logits",
     "jeffreys_div_with_logits",
     "jeffreys_divergence",
     "js_div_with_logits",
@@ -80,6 +87,7 @@ __all__ = [
     "pad_classes",
     "register_backend",
     "register_kl",
+    "renyi_div_with_logits",
     "renyi_divergence",
     "set_config",
     "skew_kl_div_with_logits",
@@ -90,7 +98,9 @@ __all__ = [
 _HOMES = {
     "KLDivLoss": "losses",
     "KLState": "states",
+    "alpha_div_with_logits": "logit_losses",
     "available_backends": "backends",
+    "chi2_div_with_logits": "logit_losses",
     "config_context": "config",
     "cross_entropy": "measures",
     "cross_entropy_with_logits": "label_losses",
@@ -101,6 +111,7 @@ _HOMES = {
     "explain": "explanation",
     "f_div_with_logits": "logit_losses",
     "get_config": "config",
+    "hellinger_div_with_logits": "logit_losses",
     "jeffreys_div_with_logits": "logit_losses",
     "jeffreys_divergence": "measures",
     "js_div_with_logits": "logit_losses",
@@ -113,6 +124,7 @@ _HOMES = {
     "pad_classes": "logit_losses",
     "register_backend": "backends",
     "register_kl": "distributions",
+    "renyi_div_with_logits": "logit_losses",
     "renyi_divergence": "measures",
     "set_config": "config",
     "skew_kl_div_with_logits": "logit_losses",

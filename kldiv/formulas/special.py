@@ -25,7 +25,12 @@ def phi(xp: Namespace, x: Array) -> Array:
 
 def phi_near(xp: Namespace, x: Array) -> Array:
     """Return φ(x) for |x| ≤ `NEAR`."""
-    return x * x * polynomial(x, PHI if x.dtype == xp.float64 else PHI_32)
+    return x * x * phi_ratio(xp, x)
+
+
+def phi_ratio(xp: Namespace, x: Array) -> Array:
+    """Return φ(x)/x² for |x| ≤ `NEAR`."""
+    return polynomial(x, PHI if x.dtype == xp.float64 else PHI_32)
 
 
 def expm1(xp: Namespace, x: Array) -> Array:
