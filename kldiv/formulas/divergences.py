@@ -429,9 +429,10 @@ class FDivergence(Summed):
 
     def elements(self, block: Block) -> Array:
         terms = self._finite(block, self.term)
+        infinity = math.inf + 0.0 * next(iter(block.known.rows.values())).offset  # or NaN
         for infinite, (zero, other) in zip(self.unbounded, self._sides(block), strict=True):
             if infinite:
-                terms = block.xp.where((zero == -math.inf) & (other > -math.inf), math.inf, terms)
+                terms = block.xp.where((zero == -math.inf) & (other > -math.inf), infinity, terms)
         return terms
 
     def rise(self, index: int, block: Block) -> tuple[Array, Array]:

@@ -89,7 +89,8 @@ class Alpha(Summed):
         terms = xp.where(abs(ell) < widest, near, apart - less)
         terms = xp.where(xp.maximum(p, q) == 0, nothing, terms)
         if self.alpha > 1:
-            terms = xp.where((block.s == -math.inf) & (block.t > -math.inf), math.inf, terms)
+            lost = (block.s == -math.inf) & (block.t > -math.inf)
+            terms = xp.where(lost, math.inf + nothing, terms)
         return (self.scale / self.alpha) * terms
 
     def mass(self, block: Block) -> Array:
@@ -101,7 +102,7 @@ class Alpha(Summed):
             return one * other
         p, q, ell = block.pair()
         if self.alpha < 1:
-            return xp.maximum(p, q) * xp.exp(-abs(ell) * xp.where(ell < 0, self.alpha, kappa))
+            return xp.maximum(p, q) * xp.exp(xp.where(ell < 0, self.alpha * ell, -kappa * ell))
         normal = p > 8.0 * float(xp.finfo(p.dtype).smallest_normal)
         half = xp.exp(0.5 * xp.where(normal, -kappa * ell, self.exponent(block)))
         return (xp.where(normal, p, 1.0) * half) * half
@@ -137,7 +138,14 @@ class Alpha(Summed):
         return self.scale * xp.where(abs(z) < 1.0, near, far)
 
     def unit_gradient(self, index: int, block: Block) -> Array:
-        return self._moved(index, block) - block.own(index) * block.known.sums[index]
+        xp, mean = block.xp, block.known.sums[index]
+        # Gradients of an infinite divergence are NaN, but for classes that take no part.
+        mean = xp.where(xp.isfinite(mean), mean, math.nan)
+        found = self._moved(index, block) - block.own(index) * mean
+        masked = block.t == -math.inf
+        if index == STUDENT:
+            masked = masked & (block.s == -math.inf)
+        return xp.where(masked, 0.0 * block.known.rows[index].offset, found)
 
     def level(self, block: Block) -> Array:
         xp, kappa = block.xp, self.kappa

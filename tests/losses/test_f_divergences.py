@@ -24,7 +24,7 @@ pytestmark = [  # of torch itself, as it compiles and transforms
 ]
 
 SIZE = 12
-NEW = [name for name in RECORDS if name not in {"KL", "JS"}]
+NEW = [name for name in RECORDS if name not in {"KL", "JS", "own"}]
 """Those that are no other loss by another name."""
 SLOW = {Library.JAX, Library.JAX_X64, Library.DASK}
 ONCE = "compiled or made of tasks, each case for seconds: two are enough"
@@ -48,10 +48,15 @@ def assert_rows(name, names, found, expected, dtype):
     for row, (each, true) in enumerate(zip(names, expected, strict=True)):
         if name == "own" and "underflows" in each:  # p is 0, √(p q) is not
             continue
-        times = condition(RECORDS[name], s[row], t[row])
+        times = condition(RECORDS[name], s[row], t[row], true)
         if name == "own" and any(word in each for word in far):
             times = (20, 20, 20)
         results = [result[row] for result in found]
+        if (
+            float(np.finfo(dtype).max) < true.value and name == "chi2"
+        ):  # some gradients overflow as well
+            assert results[0] == INF
+            continue
         errors = value_error, gradient_error, gradient_error
         for error, result, wanted, factor in zip(errors, results, true, times, strict=True):
             assert error(result, wanted, dtype) <= TARGET[dtype] * factor, each
@@ -61,9 +66,9 @@ def assert_rows(name, names, found, expected, dtype):
 
 
 @pytest.mark.leave_out(
-    lambda lib, name: ONCE if lib in SLOW and name not in {"skew", "Hellinger"} else None
+    lambda lib, name: ONCE if lib in SLOW and name not in {"skew", "alpha"} else None
 )
-@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("name", [*NEW, "own"])
 def test_targets(lib, name):
     for dtype in dtypes(lib):
         names, s, t = batch(SIZE, dtype)

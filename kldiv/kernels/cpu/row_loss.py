@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from kldiv.formulas import divergences as formulas
+from kldiv.formulas import powers
 from kldiv.formulas.numbers import LN2, LN2_LOW, LOG2_E
 from kldiv.formulas.reductions import count, divide
 from kldiv.kernels.cpu import rows, threads
@@ -46,6 +47,12 @@ def spelled(divergence: Any) -> Spelled:
         return Spelled("JS" if shannon else "mixture", tuple(map(float, divergence.mix)))
     if isinstance(divergence, formulas.Jeffreys):
         return Spelled("Jeffreys", (float(divergence.w), float(divergence.r)))
+    if isinstance(divergence, powers.Alpha):
+        numbers = divergence.alpha, divergence.kappa, divergence.scale
+        name = "Hellinger" if divergence.alpha == 0.5 else "alpha"
+        return Spelled(name, tuple(map(float, numbers)))
+    if isinstance(divergence, formulas.TotalVariation):
+        return Spelled("total variation")
     return Spelled("KL")
 
 
