@@ -47,12 +47,17 @@ if TYPE_CHECKING:
     )
     from kldiv.losses import KLDivLoss, kl_div
     from kldiv.measures import (
+        alpha_divergence,
+        chi2_divergence,
         cross_entropy,
         entropy,
+        hellinger_divergence,
         jeffreys_divergence,
         js_divergence,
         kl_divergence,
         renyi_divergence,
+        skew_divergence,
+        tv_divergence,
     )
     from kldiv.states import KLState
 
@@ -62,8 +67,10 @@ __all__ = [
     "KLDivLoss",
     "KLState",
     "alpha_div_with_logits",
+    "alpha_divergence",
     "available_backends",
     "chi2_div_with_logits",
+    "chi2_divergence",
     "config_context",
     "cross_entropy",
     "cross_entropy_with_logits",
@@ -75,6 +82,7 @@ __all__ = [
     "f_div_with_logits",
     "get_config",
     "hellinger_div_with_logits",
+    "hellinger_divergence",
     "jeffreys_div_with_logits",
     "jeffreys_divergence",
     "js_div_with_logits",
@@ -90,8 +98,10 @@ __all__ = [
     "renyi_div_with_logits",
     "renyi_divergence",
     "set_config",
+    "skew_divergence",
     "skew_kl_div_with_logits",
     "tv_div_with_logits",
+    "tv_divergence",
     "value_and_grad",
 ]
 
@@ -99,8 +109,10 @@ _HOMES = {
     "KLDivLoss": "losses",
     "KLState": "states",
     "alpha_div_with_logits": "logit_losses",
+    "alpha_divergence": "measures",
     "available_backends": "backends",
     "chi2_div_with_logits": "logit_losses",
+    "chi2_divergence": "measures",
     "config_context": "config",
     "cross_entropy": "measures",
     "cross_entropy_with_logits": "label_losses",
@@ -112,6 +124,7 @@ _HOMES = {
     "f_div_with_logits": "logit_losses",
     "get_config": "config",
     "hellinger_div_with_logits": "logit_losses",
+    "hellinger_divergence": "measures",
     "jeffreys_div_with_logits": "logit_losses",
     "jeffreys_divergence": "measures",
     "js_div_with_logits": "logit_losses",
@@ -127,8 +140,10 @@ _HOMES = {
     "renyi_div_with_logits": "logit_losses",
     "renyi_divergence": "measures",
     "set_config": "config",
+    "skew_divergence": "measures",
     "skew_kl_div_with_logits": "logit_losses",
     "tv_div_with_logits": "logit_losses",
+    "tv_divergence": "measures",
     "value_and_grad": "gradients",
 }
 _MODULES = {

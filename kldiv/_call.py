@@ -328,7 +328,7 @@ def differentiable(
 
 
 def with_options_of(
-    documented: Callable[..., Any], operation: Any
+    documented: Callable[..., Any], operation: Any = None, without: Sequence[str] = ()
 ) -> Callable[[Callable[P, Call | SumOfCalls]], Differentiable[P]]:
     """Make a function of two arrays with the options of another one into the public one.
 
@@ -339,11 +339,14 @@ def with_options_of(
     ----------
     documented : callable
         The function that has the options as keyword-only arguments, with a numpydoc docstring.
-    operation : Operation
+    operation : Operation, optional
         As in `Record`.
+    without : sequence of str, optional
+        The options that it does not have, or documents itself.
     """
+    every = signature(documented).parameters.values()
     options = [
-        each for each in signature(documented).parameters.values() if each.kind == each.KEYWORD_ONLY
+        each for each in every if each.kind == each.KEYWORD_ONLY and each.name not in without
     ]
 
     def public(prepare: Callable[P, Call | SumOfCalls]) -> Differentiable[P]:
@@ -351,22 +354,22 @@ def with_options_of(
         *own, _ = found.__signature__.parameters.values()
         found.__signature__ = found.__signature__.replace(parameters=[*own, *options])
         if prepare.__doc__ and documented.__doc__:
-            found.__doc__ = _joined(
-                prepare.__doc__, documented.__doc__, {each.name for each in options}
-            )
+            names = {each.name for each in options}
+            found.__doc__ = _joined(prepare.__doc__, documented.__doc__, names, without)
         return cast("Differentiable[P]", found)
 
     return public
 
 
-def _joined(own: str, other: str, options: set[str]) -> str:
+def _joined(own: str, other: str, options: set[str], without: Sequence[str]) -> str:
     """Return a docstring with another's entries of options, and of errors."""
     text, before = cleandoc(own), _entries(cleandoc(other), "Parameters")
     block = "".join(entry for name, entry in before.items() if name in options)
     text = re.sub(r"^\*\*options\n(    .*\n)+", lambda _: block, text, flags=re.MULTILINE)
     errors = _entries(text, "Raises")
     for name, entry in _entries(cleandoc(other), "Raises").items():
-        errors[name] = errors.get(name, f"{name}\n") + entry.partition("\n")[2]
+        if not any(f"``{option}``" in entry for option in without):
+            errors[name] = errors.get(name, f"{name}\n") + entry.partition("\n")[2]
     raises = "Raises\n------\n" + "".join(errors.values())
     text = re.sub(r"^Raises\n-+\n((?:\w|    ).*\n)+\n", "", text, flags=re.MULTILINE)
     return re.sub(r"^(?=See Also\n)", lambda _: f"{raises}\n", text, count=1, flags=re.MULTILINE)

@@ -33,7 +33,7 @@ from kldiv.formulas.divergences import (
     Wanted,
     states_of,
 )
-from kldiv.formulas.special import expm1, log1p, phi_ratio
+from kldiv.formulas.special import alpha_terms, exp_change, expm1, log1p, phi_ratio
 from kldiv.formulas.state import over, total
 
 if TYPE_CHECKING:
@@ -74,19 +74,7 @@ class Alpha(Summed):
         if self.alpha == 0.5:
             terms = 2.0 * xp.maximum(p, q) * expm1(xp, -0.5 * abs(ell)) ** 2
             return self.scale * xp.where(xp.maximum(p, q) == 0, nothing, terms)
-        kappa = self.kappa
-        widest = 1.0 / max(1.0, abs(kappa))
-        x = xp.clip(ell, -widest, widest)
-        near = p * x * x * (phi_ratio(xp, x) - kappa * phi_ratio(xp, kappa * x))
-        # (m − p)/κ, also where κ is small.
-        z = xp.clip(kappa * ell, -1.0, 1.0)
-        less = xp.where(
-            abs(kappa * ell) < 1.0,
-            -(p * ell) * (1.0 - z * phi_ratio(xp, z)),
-            (self.mass(block) - p) / kappa,
-        )
-        apart = xp.where(abs(ell) < 1.0, p * expm1(xp, xp.clip(-ell, -1.0, 1.0)), q - p)
-        terms = xp.where(abs(ell) < widest, near, apart - less)
+        terms = alpha_terms(xp, (self.alpha, self.kappa), p, q, ell, self.mass(block))
         terms = xp.where(xp.maximum(p, q) == 0, nothing, terms)
         if self.alpha > 1:
             lost = (block.s == -math.inf) & (block.t > -math.inf)
@@ -148,12 +136,8 @@ class Alpha(Summed):
         return xp.where(masked, 0.0 * block.known.rows[index].offset, found)
 
     def level(self, block: Block) -> Array:
-        xp, kappa = block.xp, self.kappa
-        at = logits.anchor_log(xp, block.known.rows[TEACHER], block.temperature)
-        z = kappa * at
-        small = xp.clip(z, -1.0, 1.0)
-        near = at * (1.0 - small * phi_ratio(xp, small))
-        return self.scale * xp.where(abs(z) < 1.0, near, (1.0 - xp.exp(-z)) / kappa)
+        at = logits.anchor_log(block.xp, block.known.rows[TEACHER], block.temperature)
+        return self.scale * exp_change(block.xp, self.kappa, at)
 
     def curvature(self, block: Block) -> Array:
         return self.scale * self.mass(block)
