@@ -710,10 +710,9 @@ def prepare(
         s.shape[:-1],
         "it masks whole distributions, classes are masked by −inf",
     )
-    divergence, swapped = divergence.canonical()
+    divergence, swapped = divergence.canonical() if beta is None else (Interpolated(), False)
     loss: Any = RowLoss(reduction, *dtypes(route, wide, dtype, s), divergence, fixed)
     if beta is not None:
-        loss = Interpolated.of(loss)
         place = [*given].index("beta")
         row_arrays[place] = route.caller.constant(row_arrays[place])
     return Call(

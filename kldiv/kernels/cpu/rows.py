@@ -75,6 +75,8 @@ FRAME: Final = (
     "factors",
     "factor_step",
     "numbers",  # of the divergence
+    "number_step",
+    "order",  # the rows that are computed; 0: every row
     "values",
     "parts",  # [rows, segments, PART], where segments are shared
     "width",  # classes of the longest segment, in whole vectors
@@ -185,7 +187,8 @@ class Rows:
 
     def number(self, index: int) -> Value:
         """Return a number of the divergence."""
-        return self.code.load(DOUBLE, self.frame["numbers"], index)
+        at = self.frame["numbers"] + self.row * self.frame["number_step"]
+        return self.code.load(DOUBLE, at, index)
 
     def heat(self, name: str) -> Value:
         """Return a number of the row's temperature."""
@@ -209,13 +212,17 @@ class Rows:
     def _unit(self, unit: Value, last_stage: Value, count: int, *, gradients: bool) -> None:
         code, frame = self.code, self.frame
         segments, shared = frame["segments"], frame["shared"] != 0
-        self.row = select(shared, unit // segments, unit)
+        place = select(shared, unit // segments, unit)
+        row = code.variable(place)
+        with code.when(frame["order"] != 0):
+            row.set(code.load(I64, frame["order"], place))
+        self.row = row.get()
         begin = select(shared, unit % segments, 0)
         end = select(shared, begin + 1, segments)
         self.heat_at = frame["heats"] + self.row * frame["heat_step"]
-        of_row = frame["parts"] + self.row * segments * (8 * PART)
+        of_row = frame["parts"] + place * segments * (8 * PART)
         self.parts = select(shared, of_row, self.own_parts)
-        of_row = frame["weights"] + self.row * segments * self.weights_size
+        of_row = frame["weights"] + place * segments * self.weights_size
         self.weights = select(shared, of_row, self.own_weights)
         kept = code.variable(code.whole(1))
         with code.when(frame["keep"] != 0):
