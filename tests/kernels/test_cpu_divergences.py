@@ -10,6 +10,7 @@ from libraries import Library, unit
 
 import kldiv
 from kldiv.divergences import Alpha, ChiSquared, Hellinger, Jeffreys, Mixture, TotalVariation
+from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.rows import RowLoss
 from kldiv.kernels import Work
 from kldiv.kernels.cpu import CPU
@@ -136,3 +137,31 @@ def test_a_divergence_is_two_functions(monkeypatch, tmp_path):
     np.testing.assert_allclose(found[0], value, rtol=1e-13)
     for one, other in zip(found[1], gradients, strict=True):
         assert abs(one - other).sum() <= 1e-13 * abs(other).sum()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_beta_of_rows(dtype):
+    """Rows are shared out among three kernels: both directions of KL, and Jensen-Shannon."""
+    s, t = rows(dtype, 1)
+    beta = np.array([0.0, 0.3, 1.0, 0.0, 1.0, np.nan])
+    keep = np.array([True, True, True, False, True, True])
+    weight = np.array([1.0, 2.0, 0.5, 1.0, 0.0, 1.0])
+    operation = RowLoss("none", dtype, dtype, dtype, Interpolated(), 0.8)
+    given = [s, t, beta.astype(dtype), keep]
+    work = Work(operation, XP, given, 1, gradients=(0, 1), cotangent=weight.astype(dtype))
+    assert CPU.refusal(work) is None
+    found = CPU.compute(work)
+    for row, place in enumerate(beta):
+        if not 0 <= place <= 1:
+            assert np.isnan(found[0][row])
+            continue
+        loss = functools.partial(
+            kldiv.distillation_loss, beta=float(place), temperature=0.8, reduction="sum"
+        )
+        one = [a[row : row + 1].astype("f8") for a in (s, t)]
+        with kldiv.config_context(kernel="pure"):
+            value, gradients = kldiv.value_and_grad(loss, (0, 1))(*one)
+        own = found[0][row : row + 1], [a[row : row + 1] for a in found[1]]
+        factor = weight[row] * keep[row]
+        gradients = [np.nan_to_num(a) * 0 if factor == 0 else a * factor for a in gradients]
+        assert_right(own, (np.atleast_1d(value * keep[row]), gradients), dtype)
