@@ -34,22 +34,31 @@ if TYPE_CHECKING:
     )
     from kldiv.linear_losses import linear_kl_div
     from kldiv.logit_losses import (
+        alpha_div_with_logits,
+        chi2_div_with_logits,
         f_div_with_logits,
+        hellinger_div_with_logits,
         jeffreys_div_with_logits,
         js_div_with_logits,
         kl_div_with_logits,
         pad_classes,
+        renyi_div_with_logits,
         skew_kl_div_with_logits,
         tv_div_with_logits,
     )
     from kldiv.losses import KLDivLoss, kl_div
     from kldiv.measures import (
+        alpha_divergence,
+        chi2_divergence,
         cross_entropy,
         entropy,
+        hellinger_divergence,
         jeffreys_divergence,
         js_divergence,
         kl_divergence,
         renyi_divergence,
+        skew_divergence,
+        tv_divergence,
     )
     from kldiv.states import KLState
 
@@ -58,7 +67,11 @@ __version__ = "0.1.0"
 __all__ = [
     "KLDivLoss",
     "KLState",
+    "alpha_div_with_logits",
+    "alpha_divergence",
     "available_backends",
+    "chi2_div_with_logits",
+    "chi2_divergence",
     "config_context",
     "cross_entropy",
     "cross_entropy_with_logits",
@@ -69,6 +82,8 @@ __all__ = [
     "explain",
     "f_div_with_logits",
     "get_config",
+    "hellinger_div_with_logits",
+    "hellinger_divergence",
     "jeffreys_div_with_logits",
     "jeffreys_divergence",
     "js_div_with_logits",
@@ -81,17 +96,24 @@ __all__ = [
     "pad_classes",
     "register_backend",
     "register_kl",
+    "renyi_div_with_logits",
     "renyi_divergence",
     "set_config",
+    "skew_divergence",
     "skew_kl_div_with_logits",
     "tv_div_with_logits",
+    "tv_divergence",
     "value_and_grad",
 ]
 
 _HOMES = {
     "KLDivLoss": "losses",
     "KLState": "states",
+    "alpha_div_with_logits": "logit_losses",
+    "alpha_divergence": "measures",
     "available_backends": "backends",
+    "chi2_div_with_logits": "logit_losses",
+    "chi2_divergence": "measures",
     "config_context": "config",
     "cross_entropy": "measures",
     "cross_entropy_with_logits": "label_losses",
@@ -102,6 +124,8 @@ _HOMES = {
     "explain": "explanation",
     "f_div_with_logits": "logit_losses",
     "get_config": "config",
+    "hellinger_div_with_logits": "logit_losses",
+    "hellinger_divergence": "measures",
     "jeffreys_div_with_logits": "logit_losses",
     "jeffreys_divergence": "measures",
     "js_div_with_logits": "logit_losses",
@@ -114,10 +138,13 @@ _HOMES = {
     "pad_classes": "logit_losses",
     "register_backend": "backends",
     "register_kl": "distributions",
+    "renyi_div_with_logits": "logit_losses",
     "renyi_divergence": "measures",
     "set_config": "config",
+    "skew_divergence": "measures",
     "skew_kl_div_with_logits": "logit_losses",
     "tv_div_with_logits": "logit_losses",
+    "tv_divergence": "measures",
     "value_and_grad": "gradients",
 }
 _MODULES = {

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from dataclasses import dataclass, replace
 from functools import wraps
-from inspect import signature
+from inspect import cleandoc, signature
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, cast
 
@@ -324,6 +325,63 @@ def differentiable(
         return cast("Differentiable[P]", call)
 
     return public
+
+
+def with_options_of(
+    documented: Callable[..., Any], operation: Any = None, without: Sequence[str] = ()
+) -> Callable[[Callable[P, Call | SumOfCalls]], Differentiable[P]]:
+    """Make a function of two arrays with the options of another one into the public one.
+
+    Its ``**options`` become those of the other, in its signature and in its docstring, and so do
+    the errors.
+
+    Parameters
+    ----------
+    documented : callable
+        The function that has the options as keyword-only arguments, with a numpydoc docstring.
+    operation : Operation, optional
+        As in `Record`.
+    without : sequence of str, optional
+        The options that it does not have, or documents itself.
+    """
+    every = signature(documented).parameters.values()
+    options = [
+        each for each in every if each.kind == each.KEYWORD_ONLY and each.name not in without
+    ]
+
+    def public(prepare: Callable[P, Call | SumOfCalls]) -> Differentiable[P]:
+        found: Any = differentiable(2, operation)(prepare)
+        *own, _ = found.__signature__.parameters.values()
+        found.__signature__ = found.__signature__.replace(parameters=[*own, *options])
+        if prepare.__doc__ and documented.__doc__:
+            names = {each.name for each in options}
+            found.__doc__ = _joined(prepare.__doc__, documented.__doc__, names, without)
+        return cast("Differentiable[P]", found)
+
+    return public
+
+
+def _joined(own: str, other: str, options: set[str], without: Sequence[str]) -> str:
+    """Return a docstring with another's entries of options, and of errors."""
+    text, before = cleandoc(own), _entries(cleandoc(other), "Parameters")
+    block = "".join(entry for name, entry in before.items() if name in options)
+    text = re.sub(r"^\*\*options\n(    .*\n)+", lambda _: block, text, flags=re.MULTILINE)
+    errors = _entries(text, "Raises")
+    for name, entry in _entries(cleandoc(other), "Raises").items():
+        if not any(f"``{option}``" in entry for option in without):
+            errors[name] = errors.get(name, f"{name}\n") + entry.partition("\n")[2]
+    raises = "Raises\n------\n" + "".join(errors.values())
+    text = re.sub(r"^Raises\n-+\n((?:\w|    ).*\n)+\n", "", text, flags=re.MULTILINE)
+    return re.sub(r"^(?=See Also\n)", lambda _: f"{raises}\n", text, count=1, flags=re.MULTILINE)
+
+
+def _entries(text: str, section: str) -> dict[str, str]:
+    """Return the entries of a section of a numpydoc docstring by name."""
+    found = re.search(rf"^{section}\n-+\n((?:\S.*\n(?:    .*\n)+)+)", text, flags=re.MULTILINE)
+    entries = re.findall(
+        r"^(\w+)(.*\n(?:    .*\n)+)", found[1] if found else "", flags=re.MULTILINE
+    )
+    return {name: name + rest for name, rest in entries}
 
 
 def resolve_pair(

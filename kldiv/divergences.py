@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 from kldiv.errors import OptionError
 from kldiv.formulas import divergences as formulas
+from kldiv.formulas import powers
 from kldiv.formulas.divergences import Divergence, FDivergence
 from kldiv.formulas.special import exp_rise, expm1, log1p, phi
 
 __all__ = [
     "KL",
+    "Alpha",
+    "ChiSquared",
     "Divergence",
     "FDivergence",
+    "Hellinger",
     "Jeffreys",
     "Mixture",
     "TotalVariation",
@@ -155,6 +159,85 @@ class TotalVariation(formulas.TotalVariation):
     >>> print(kldiv.f_div_with_logits(*apart, divergence=TotalVariation()))
     1.0
     """
+
+
+@dataclass(frozen=True)
+class Hellinger(Divergence):
+    r"""
+    The squared Hellinger distance ½ Σ (√p − √q)², from 0 to 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> from kldiv.divergences import Hellinger
+    >>> teacher, student = np.log([0.36, 0.64]), np.log([0.5, 0.5])
+    >>> print(f"{kldiv.f_div_with_logits(student, teacher, divergence=Hellinger()):.7f}")
+    0.0100505
+    """
+
+    def canonical(self) -> tuple[Divergence, bool]:  # noqa: D102 - as the class it overrides
+        return powers.Alpha(0.5, 0.5, 0.25), False
+
+
+@dataclass(frozen=True)
+class ChiSquared(Divergence):
+    r"""
+    Pearson's χ² divergence Σ (p − q)²/q; the arguments swapped it is Neyman's.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> from kldiv.divergences import ChiSquared
+    >>> teacher, student = np.log([0.4, 0.6]), np.log([0.5, 0.5])
+    >>> print(f"{kldiv.f_div_with_logits(student, teacher, divergence=ChiSquared()):.6f}")
+    0.040000
+    """
+
+    def canonical(self) -> tuple[Divergence, bool]:  # noqa: D102
+        return powers.Alpha(2.0, -1.0, 2.0), False
+
+
+@dataclass(frozen=True)
+class Alpha(Divergence):
+    r"""
+    The α-divergence (Σ p^α q^(1−α) − 1)/(α(α − 1)); D(P‖Q) for α = 1, D(Q‖P) for α = 0.
+
+    Parameters
+    ----------
+    alpha : float
+        The order, any finite number; 1 − α exchanges P and Q.
+
+    Raises
+    ------
+    OptionError
+        The order is not a finite number.
+
+    References
+    ----------
+    S. Amari, "α-divergence is unique, belonging to both f-divergence and Bregman divergence
+    classes", IEEE Trans. Inf. Theory 55 (2009) 4925-4931.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> from kldiv.divergences import Alpha
+    >>> teacher, student = np.log([0.4, 0.6]), np.log([0.3, 0.7])
+    >>> print(f"{kldiv.f_div_with_logits(student, teacher, divergence=Alpha(0.5)):.7f}")
+    0.0220631
+    """
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        given: object = self.alpha
+        if not isinstance(given, int | float) or not -math.inf < given < math.inf:
+            raise OptionError(f"alpha must be a finite number; got {given!r}")
+
+    def canonical(self) -> tuple[Divergence, bool]:  # noqa: D102
+        return powers.Alpha.of(float(self.alpha))
 
 
 def _check_weights(**weights: float) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from kldiv import divergences as records
 from kldiv._call import (
     PAIR,
     Call,
@@ -16,13 +17,14 @@ from kldiv._call import (
     dtypes,
     fixed_temperature,
     resolve_arrays,
+    with_options_of,
 )
 from kldiv.backends.base import FLOATS
-from kldiv.divergences import Jeffreys, Mixture
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas.divergences import LEAST, Divergence, JensenShannon, KullbackLeibler
 from kldiv.formulas.interpolation import Interpolated
+from kldiv.formulas.powers import Alpha, Renyi
 from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
@@ -141,21 +143,23 @@ def kl_div_with_logits(
     )
 
 
-@differentiable(2, RowLoss(divergence=JensenShannon()))
+class Options(TypedDict, total=False):
+    """The options of every loss of logits: `kl_div_with_logits` documents them."""
+
+    axis: int
+    temperature: float | Array
+    reduction: Reduction
+    where: Array | None
+    row_weight: Array | None
+    normalizer: float | Array | None
+    dtype: Any
+    group: Any
+    axis_name: Any
+
+
+@with_options_of(kl_div_with_logits, RowLoss(divergence=JensenShannon()))
 def js_div_with_logits(
-    input: Array,
-    target: Array,
-    *,
-    beta: float = 0.5,
-    axis: int = -1,
-    temperature: float | Array = 1.0,
-    reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
-    dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
+    input: Array, target: Array, *, beta: float = 0.5, **options: Unpack[Options]
 ) -> Call:
     r"""
     Jensen-Shannon divergence of two sets of logits, exact at any distance, in nats.
@@ -172,24 +176,8 @@ def js_div_with_logits(
         Logits of P, the teacher; of the same shape.
     beta : float, default 0.5
         Weight of P in the mixture, between 0 and 1.
-    axis : int, default -1
-        Where the classes lie.
-    temperature : float or array, default 1.0
-        Divisor of both logits; an array broadcasts over the distributions, and is differentiable.
-    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        As in `kl_div_with_logits`.
-    where : array of bool, optional
-        Distributions to keep, as in `kl_div_with_logits`.
-    row_weight : array of float, optional
-        A factor for each distribution, as in `kl_div_with_logits`.
-    normalizer : float or array, optional
-        Divisor of the sum, as in `kl_div_with_logits`.
-    dtype : dtype or str, optional
-        Dtype of the result.
-    group : torch.distributed.ProcessGroup, optional
-        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
-    axis_name : str, optional
-        JAX only: the mesh axis over which the classes are spread.
+    **options
+        Those of `kl_div_with_logits`.
 
     Returns
     -------
@@ -198,15 +186,8 @@ def js_div_with_logits(
 
     Raises
     ------
-    ShapeError
-        Shapes differ, there is no class, or no such axis.
-    DTypeError
-        An argument is not real floating, or ``where`` is not bool.
     OptionError
-        ``beta`` outside (0, 1), no such ``reduction``, or a temperature that is not positive and
-        finite.
-    LibraryError
-        Not arrays, or arrays of two libraries.
+        ``beta`` outside (0, 1).
 
     See Also
     --------
@@ -231,37 +212,13 @@ def js_div_with_logits(
             "limits are Kullback-Leibler divergences: use kl_div_with_logits(input, target) for "
             "D(P‖Q), with the arguments swapped for D(Q‖P)"
         )
-    return prepare(
-        JensenShannon(float(beta)),
-        input,
-        target,
-        axis=axis,
-        temperature=temperature,
-        reduction=reduction,
-        where=where,
-        row_weight=row_weight,
-        normalizer=normalizer,
-        dtype=dtype,
-        group=group,
-        axis_name=axis_name,
-    )
+    return prepare(JensenShannon(float(beta)), input, target, **options)
 
 
-@differentiable(2, RowLoss(divergence=Jeffreys()))  # KL and Jensen-Shannon have losses of their own
+# KL and Jensen-Shannon have losses of their own
+@with_options_of(kl_div_with_logits, RowLoss(divergence=formulas.Jeffreys()))
 def f_div_with_logits(
-    input: Array,
-    target: Array,
-    *,
-    divergence: Divergence,
-    axis: int = -1,
-    temperature: float | Array = 1.0,
-    reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
-    dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
+    input: Array, target: Array, *, divergence: Divergence, **options: Unpack[Options]
 ) -> Call:
     r"""
     Any f-divergence of two sets of logits, exact at any distance, in nats.
@@ -277,27 +234,11 @@ def f_div_with_logits(
     target : array
         Logits of P, the teacher; of the same shape.
     divergence : Divergence
-        `~kldiv.divergences.KL`, `~kldiv.divergences.Mixture` (Jensen-Shannon, skew divergences),
-        `~kldiv.divergences.Jeffreys`, or an instance of a class that derives from
-        `~kldiv.divergences.FDivergence`.
-    axis : int, default -1
-        Where the classes lie.
-    temperature : float or array, default 1.0
-        Divisor of both logits; an array broadcasts over the distributions, and is differentiable.
-    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        As in `kl_div_with_logits`.
-    where : array of bool, optional
-        Distributions to keep, as in `kl_div_with_logits`.
-    row_weight : array of float, optional
-        A factor for each distribution, as in `kl_div_with_logits`.
-    normalizer : float or array, optional
-        Divisor of the sum, as in `kl_div_with_logits`.
-    dtype : dtype or str, optional
-        Dtype of the result.
-    group : torch.distributed.ProcessGroup, optional
-        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
-    axis_name : str, optional
-        JAX only: the mesh axis over which the classes are spread.
+        A record of `kldiv.divergences`: ``KL``, ``Mixture`` (Jensen-Shannon, skew divergences),
+        ``Jeffreys``, ``TotalVariation``, ``Hellinger``, ``ChiSquared``, ``Alpha``; or an instance
+        of a class that derives from `~kldiv.divergences.FDivergence`.
+    **options
+        Those of `kl_div_with_logits`.
 
     Returns
     -------
@@ -306,15 +247,8 @@ def f_div_with_logits(
 
     Raises
     ------
-    ShapeError
-        Shapes differ, there is no class, or no such axis.
-    DTypeError
-        An argument is not real floating, or ``where`` is not bool.
     OptionError
-        ``divergence`` is no such record, no such ``reduction``, or a temperature that is not
-        positive and finite.
-    LibraryError
-        Not arrays, or arrays of two libraries.
+        ``divergence`` is no such record.
 
     See Also
     --------
@@ -323,8 +257,8 @@ def f_div_with_logits(
 
     Notes
     -----
-    Where a record is the Kullback-Leibler or the Jensen-Shannon divergence the fused kernels
-    compute it; all others are computed by array-API formulas, on every library.
+    The kernels of the CPU compute every record; those of GPUs the Kullback-Leibler and the
+    Jensen-Shannon divergence, whichever record says it. All else is computed by array-API formulas.
 
     References
     ----------
@@ -348,38 +282,17 @@ def f_div_with_logits(
             f"divergence must be a record of kldiv.divergences, such as KL() or Mixture(0.5, 0.5, "
             f"0.5), or an instance of a class derived from FDivergence; got {divergence!r}"
         )
-    return prepare(
-        divergence,
-        input,
-        target,
-        axis=axis,
-        temperature=temperature,
-        reduction=reduction,
-        where=where,
-        row_weight=row_weight,
-        normalizer=normalizer,
-        dtype=dtype,
-        group=group,
-        axis_name=axis_name,
-    )
+    return prepare(divergence, input, target, **options)
 
 
-@differentiable(2, RowLoss(divergence=formulas.Mixture(0.1, 1.0, 0.0)))
+@with_options_of(kl_div_with_logits, RowLoss(divergence=formulas.Mixture(0.1, 1.0, 0.0)))
 def skew_kl_div_with_logits(
     input: Array,
     target: Array,
     *,
     alpha: float = 0.1,
     reverse: bool = False,
-    axis: int = -1,
-    temperature: float | Array = 1.0,
-    reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
-    dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
+    **options: Unpack[Options],
 ) -> Call:
     r"""
     Skew Kullback-Leibler divergence of two sets of logits, exact at any distance, in nats.
@@ -397,24 +310,8 @@ def skew_kl_div_with_logits(
         Weight in the mixture of the distribution that is averaged over, between 0 and 1.
     reverse : bool, default False
         Whether to take D(Q‖(1−α)P + αQ).
-    axis : int, default -1
-        Where the classes lie.
-    temperature : float or array, default 1.0
-        Divisor of both logits; an array broadcasts over the distributions, and is differentiable.
-    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        As in `kl_div_with_logits`.
-    where : array of bool, optional
-        Distributions to keep, as in `kl_div_with_logits`.
-    row_weight : array of float, optional
-        A factor for each distribution, as in `kl_div_with_logits`.
-    normalizer : float or array, optional
-        Divisor of the sum, as in `kl_div_with_logits`.
-    dtype : dtype or str, optional
-        Dtype of the result.
-    group : torch.distributed.ProcessGroup, optional
-        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
-    axis_name : str, optional
-        JAX only: the mesh axis over which the classes are spread.
+    **options
+        Those of `kl_div_with_logits`.
 
     Returns
     -------
@@ -423,15 +320,9 @@ def skew_kl_div_with_logits(
 
     Raises
     ------
-    ShapeError
-        Shapes differ, there is no class, or no such axis.
-    DTypeError
-        An argument is not real floating, or ``where`` is not bool.
     OptionError
         ``alpha`` outside (0, 1), no such ``reduction``, or a temperature that is not positive and
         finite.
-    LibraryError
-        Not arrays, or arrays of two libraries.
 
     See Also
     --------
@@ -455,38 +346,22 @@ def skew_kl_div_with_logits(
             f"alpha must lie between 0 and 1; got {alpha!r}; its limits are "
             "kl_div_with_logits at 0, and 0 at 1"
         )
-    record = Mixture(1.0 - alpha, 0.0, 1.0) if reverse else Mixture(alpha, 1.0, 0.0)
+    record = records.Mixture(1.0 - alpha, 0.0, 1.0) if reverse else records.Mixture(alpha, 1.0, 0.0)
     return prepare(
         record,
         input,
         target,
-        axis=axis,
-        temperature=temperature,
-        reduction=reduction,
-        where=where,
-        row_weight=row_weight,
-        normalizer=normalizer,
-        dtype=dtype,
-        group=group,
-        axis_name=axis_name,
+        **options,
     )
 
 
-@differentiable(2, RowLoss(divergence=formulas.Jeffreys()))
+@with_options_of(kl_div_with_logits, RowLoss(divergence=formulas.Jeffreys()))
 def jeffreys_div_with_logits(
     input: Array,
     target: Array,
     *,
     weights: tuple[float, float] = (1.0, 1.0),
-    axis: int = -1,
-    temperature: float | Array = 1.0,
-    reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
-    dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
+    **options: Unpack[Options],
 ) -> Call:
     r"""
     Both directions of the Kullback-Leibler divergence of two sets of logits, weighed, in nats.
@@ -503,24 +378,8 @@ def jeffreys_div_with_logits(
         Logits of P, the teacher; of the same shape.
     weights : tuple of float, default (1.0, 1.0)
         Of forward and reverse divergence, ≥ 0 and finite.
-    axis : int, default -1
-        Where the classes lie.
-    temperature : float or array, default 1.0
-        Divisor of both logits; an array broadcasts over the distributions, and is differentiable.
-    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        As in `kl_div_with_logits`.
-    where : array of bool, optional
-        Distributions to keep, as in `kl_div_with_logits`.
-    row_weight : array of float, optional
-        A factor for each distribution, as in `kl_div_with_logits`.
-    normalizer : float or array, optional
-        Divisor of the sum, as in `kl_div_with_logits`.
-    dtype : dtype or str, optional
-        Dtype of the result.
-    group : torch.distributed.ProcessGroup, optional
-        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
-    axis_name : str, optional
-        JAX only: the mesh axis over which the classes are spread.
+    **options
+        Those of `kl_div_with_logits`.
 
     Returns
     -------
@@ -529,15 +388,8 @@ def jeffreys_div_with_logits(
 
     Raises
     ------
-    ShapeError
-        Shapes differ, there is no class, or no such axis.
-    DTypeError
-        An argument is not real floating, or ``where`` is not bool.
     OptionError
-        Negative, infinite or no ``weights``, no such ``reduction``, or a temperature that is not
-        positive and finite.
-    LibraryError
-        Not arrays, or arrays of two libraries.
+        Negative, infinite or no ``weights``.
 
     See Also
     --------
@@ -556,37 +408,11 @@ def jeffreys_div_with_logits(
     >>> print(f"{kldiv.jeffreys_div_with_logits(student, teacher):.7f}")
     0.0441833
     """
-    return prepare(
-        Jeffreys(*weights),
-        input,
-        target,
-        axis=axis,
-        temperature=temperature,
-        reduction=reduction,
-        where=where,
-        row_weight=row_weight,
-        normalizer=normalizer,
-        dtype=dtype,
-        group=group,
-        axis_name=axis_name,
-    )
+    return prepare(records.Jeffreys(*weights), input, target, **options)
 
 
-@differentiable(2, RowLoss(divergence=formulas.TotalVariation()))
-def tv_div_with_logits(
-    input: Array,
-    target: Array,
-    *,
-    axis: int = -1,
-    temperature: float | Array = 1.0,
-    reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
-    dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
-) -> Call:
+@with_options_of(kl_div_with_logits, RowLoss(divergence=formulas.TotalVariation()))
+def tv_div_with_logits(input: Array, target: Array, **options: Unpack[Options]) -> Call:
     r"""
     Total variation distance of two sets of logits, exact at any distance.
 
@@ -600,43 +426,17 @@ def tv_div_with_logits(
         Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
     target : array
         Logits of P, the teacher; of the same shape.
-    axis : int, default -1
-        Where the classes lie.
-    temperature : float or array, default 1.0
-        Divisor of both logits; an array broadcasts over the distributions, and is differentiable.
-    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        As in `kl_div_with_logits`.
-    where : array of bool, optional
-        Distributions to keep, as in `kl_div_with_logits`.
-    row_weight : array of float, optional
-        A factor for each distribution, as in `kl_div_with_logits`.
-    normalizer : float or array, optional
-        Divisor of the sum, as in `kl_div_with_logits`.
-    dtype : dtype or str, optional
-        Dtype of the result.
-    group : torch.distributed.ProcessGroup, optional
-        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
-    axis_name : str, optional
-        JAX only: the mesh axis over which the classes are spread.
+    **options
+        Those of `kl_div_with_logits`.
 
     Returns
     -------
     array
         Of the argument's library and device.
 
-    Raises
-    ------
-    ShapeError
-        Shapes differ, there is no class, or no such axis.
-    DTypeError
-        An argument is not real floating, or ``where`` is not bool.
-    OptionError
-        No such ``reduction``, or a temperature that is not positive and finite.
-    LibraryError
-        Not arrays, or arrays of two libraries.
-
     See Also
     --------
+    tv_divergence : From probabilities.
     js_div_with_logits : Smooth, and as bounded.
 
     Examples
@@ -647,20 +447,221 @@ def tv_div_with_logits(
     >>> print(f"{kldiv.tv_div_with_logits(student, teacher):.6f}")
     0.100000
     """
-    return prepare(
-        formulas.TotalVariation(),
-        input,
-        target,
-        axis=axis,
-        temperature=temperature,
-        reduction=reduction,
-        where=where,
-        row_weight=row_weight,
-        normalizer=normalizer,
-        dtype=dtype,
-        group=group,
-        axis_name=axis_name,
-    )
+    return prepare(formulas.TotalVariation(), input, target, **options)
+
+
+@with_options_of(kl_div_with_logits, RowLoss(divergence=Alpha(0.5, 0.5, 0.25)))
+def hellinger_div_with_logits(input: Array, target: Array, **options: Unpack[Options]) -> Call:
+    r"""
+    Squared Hellinger distance of two sets of logits, exact at any distance.
+
+    With P = softmax(target/T), Q = softmax(input/T) this is ½ Σ (√p − √q)² = 1 − Σ √(pq), from 0 to
+    1. Differentiable in both.
+
+    Parameters
+    ----------
+    input : array
+        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
+    target : array
+        Logits of P, the teacher; of the same shape.
+    **options
+        Those of `kl_div_with_logits`.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device.
+
+    See Also
+    --------
+    hellinger_divergence : From probabilities.
+    alpha_div_with_logits : Four times as much with ``alpha=0.5``.
+
+    References
+    ----------
+    E. Hellinger, "Neue Begründung der Theorie quadratischer Formen von unendlichvielen
+    Veränderlichen", J. reine angew. Math. 136 (1909) 210-271.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> teacher, student = np.log([0.36, 0.64]), np.log([0.5, 0.5])
+    >>> print(f"{kldiv.hellinger_div_with_logits(student, teacher):.7f}")
+    0.0100505
+    """
+    return prepare(records.Hellinger(), input, target, **options)
+
+
+@with_options_of(kl_div_with_logits, RowLoss(divergence=Alpha(2.0, -1.0, 2.0)))
+def chi2_div_with_logits(input: Array, target: Array, **options: Unpack[Options]) -> Call:
+    r"""
+    Pearson's χ² divergence of two sets of logits, exact at any distance.
+
+    With P = softmax(target/T), Q = softmax(input/T) this is Σ (p − q)²/q; for Neyman's swap the
+    two. Differentiable in both.
+
+    Parameters
+    ----------
+    input : array
+        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
+    target : array
+        Logits of P, the teacher; of the same shape.
+    **options
+        Those of `kl_div_with_logits`.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device; +∞ where a class has p > 0 = q.
+
+    See Also
+    --------
+    chi2_divergence : From probabilities.
+    alpha_div_with_logits : Half as much with ``alpha=2``.
+
+    References
+    ----------
+    K. Pearson, "On the criterion that a given system of deviations from the probable …", Phil. Mag.
+    50 (1900) 157-175.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> teacher, student = np.log([0.4, 0.6]), np.log([0.5, 0.5])
+    >>> print(f"{kldiv.chi2_div_with_logits(student, teacher):.6f}")
+    0.040000
+    """
+    return prepare(records.ChiSquared(), input, target, **options)
+
+
+@with_options_of(kl_div_with_logits, RowLoss(divergence=Alpha(2.0, -1.0)))
+def alpha_div_with_logits(
+    input: Array, target: Array, *, alpha: float, **options: Unpack[Options]
+) -> Call:
+    r"""
+    α-divergence of two sets of logits, exact at any distance, in nats.
+
+    With P = softmax(target/T), Q = softmax(input/T) this is (Σ p^α q^(1−α) − 1)/(α(α − 1)), and
+    D(P‖Q) for α = 1, D(Q‖P) for α = 0. The order 1 − α exchanges P and Q. Differentiable in both.
+
+    Parameters
+    ----------
+    input : array
+        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
+    target : array
+        Logits of P, the teacher; of the same shape.
+    alpha : float
+        The order, any finite number: below ½ it seeks Q's modes, above it covers P.
+    **options
+        Those of `kl_div_with_logits`.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device; +∞ where a class has p > 0 = q if α ≥ 1, and where
+        one has p = 0 < q if α ≤ 0.
+
+    Raises
+    ------
+    OptionError
+        ``alpha`` is not a finite number.
+
+    See Also
+    --------
+    alpha_divergence : From probabilities.
+    renyi_div_with_logits : Of the same sum its logarithm.
+
+    Notes
+    -----
+    Errors are a few units in the last place times (1 + abs(α))·abs(log(p/q)) of the classes that
+    count, as the power p^α q^(1−α) magnifies what the logits' own rounding is.
+
+    References
+    ----------
+    S. Amari, "α-divergence is unique, belonging to both f-divergence and Bregman divergence
+    classes", IEEE Trans. Inf. Theory 55 (2009) 4925-4931. A. Cichocki and S. Amari, "Families of
+    Alpha- Beta- and Gamma-divergences", Entropy 12 (2010) 1532-1568.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> teacher, student = np.log([0.4, 0.6]), np.log([0.3, 0.7])
+    >>> for alpha in (-1, 0, 0.5, 1, 2):
+    ...     print(f"{kldiv.alpha_div_with_logits(student, teacher, alpha=alpha):.6f}")
+    0.020833
+    0.021601
+    0.022063
+    0.022582
+    0.023810
+    """
+    return prepare(records.Alpha(alpha), input, target, **options)
+
+
+@with_options_of(kl_div_with_logits, RowLoss(divergence=Renyi(2.0, -1.0)))
+def renyi_div_with_logits(
+    input: Array, target: Array, *, alpha: float, **options: Unpack[Options]
+) -> Call:
+    r"""
+    Rényi divergence of order α of two sets of logits, exact at any distance, in nats.
+
+    With P = softmax(target/T), Q = softmax(input/T) this is log(Σ p^α q^(1−α))/(α − 1), with its
+    limits: D(P‖Q) for α = 1, −log of Q's mass on the support of P for 0, the largest log(p/q) for
+    ∞. Differentiable in both.
+
+    Parameters
+    ----------
+    input : array
+        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
+    target : array
+        Logits of P, the teacher; of the same shape.
+    alpha : float
+        The order, from 0 to ``math.inf``.
+    **options
+        Those of `kl_div_with_logits`.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device; +∞ where no class has both, and where a class has
+        p > 0 = q if α ≥ 1. Gradients of such a row are NaN.
+
+    Raises
+    ------
+    OptionError
+        ``alpha`` is not a number from 0 to ``math.inf``.
+
+    See Also
+    --------
+    renyi_divergence : From probabilities.
+    alpha_div_with_logits : Of the same sum no logarithm.
+
+    References
+    ----------
+    T. van Erven and P. Harremoës, "Rényi Divergence and Kullback-Leibler Divergence", IEEE Trans.
+    Inf. Theory 60 (2014) 3797-3820.
+
+    Examples
+    --------
+    >>> import math
+    >>> import numpy as np
+    >>> import kldiv
+    >>> teacher, student = np.log([0.25, 0.75]), np.log([0.5, 0.5])
+    >>> for alpha in (0, 0.5, 1, 2, math.inf):
+    ...     print(f"{kldiv.renyi_div_with_logits(student, teacher, alpha=alpha):.4f}")
+    0.0000
+    0.0693
+    0.1308
+    0.2231
+    0.4055
+    """
+    given: Any = alpha
+    if not isinstance(given, int | float) or not given >= 0:
+        raise OptionError(f"alpha must be a number from 0 to math.inf; got {alpha!r}")
+    divergence, exchanged = Renyi.of(float(alpha))
+    return prepare(divergence, input, target, exchanged=exchanged, **options)
 
 
 def prepare(
@@ -670,19 +671,20 @@ def prepare(
     *,
     names: tuple[str, str] = PAIR,
     beta: Array | None = None,
-    axis: int,
-    temperature: float | Array,
-    reduction: Reduction,
-    where: Array | None,
-    row_weight: Array | None,
-    normalizer: float | Array | None,
-    dtype: Any,
-    group: Any,
-    axis_name: Any,
+    exchanged: bool = False,
+    axis: int = -1,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
+    dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
 ) -> Call:
     """Check the arguments of a loss and resolve its settings.
 
-    With ``beta`` the divergence is that of `Interpolated`.
+    With ``beta`` the divergence is that of `Interpolated`; ``exchanged`` says that it takes (t, s).
     """
     fixed = fixed_temperature(temperature)
     heat = temperature if fixed is None else None
@@ -708,10 +710,9 @@ def prepare(
         s.shape[:-1],
         "it masks whole distributions, classes are masked by −inf",
     )
-    divergence, exchanged = divergence.canonical()
+    divergence, swapped = divergence.canonical() if beta is None else (Interpolated(), False)
     loss: Any = RowLoss(reduction, *dtypes(route, wide, dtype, s), divergence, fixed)
     if beta is not None:
-        loss = Interpolated.of(loss)
         place = [*given].index("beta")
         row_arrays[place] = route.caller.constant(row_arrays[place])
     return Call(
@@ -722,7 +723,7 @@ def prepare(
         *row_arrays,
         axis=-1 if last else axis,
         spread=spread,
-        exchanged=exchanged,
+        exchanged=exchanged != swapped,
         normalizer=divisor,
     )
 

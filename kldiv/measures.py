@@ -7,7 +7,7 @@ The mathematics lies in `kldiv.formulas.measures`; divergences of distribution o
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from kldiv._call import (
     Call,
@@ -17,6 +17,7 @@ from kldiv._call import (
     dtypes,
     integers_in_float64,
     resolve_arrays,
+    with_options_of,
 )
 from kldiv.errors import LibraryError, OptionError, ShapeError
 from kldiv.formulas import measures as formulas
@@ -281,6 +282,261 @@ def jeffreys_divergence(
     return _prepare(formulas.Jeffreys(), ("p", "q"), (p, q), axis, base, normalize)
 
 
+class Options(TypedDict, total=False):
+    """The options of most measures."""
+
+    axis: int
+    normalize: bool
+
+
+@with_options_of(jeffreys_divergence, without=["base"])
+def skew_divergence(
+    p: Array,
+    q: Array,
+    *,
+    alpha: float = 0.1,
+    base: float | None = None,
+    **options: Unpack[Options],
+) -> Call:
+    r"""
+    Skew Kullback-Leibler divergence D(p‖m) of probabilities from a mixture, m = αp + (1−α)q.
+
+    This is :math:`\sum p \log(p/m) + m - p` along ``axis``: every term is ≥ 0 and exact near p = q,
+    and finite on any support, at most −log α. Differentiable in both.
+
+    Parameters
+    ----------
+    p : array
+        Probabilities; float16, bfloat16, float32 or float64.
+    q : array
+        Probabilities, of the same shape.
+    alpha : float, default 0.1
+        Weight of p in the mixture, between 0 and 1.
+    base : float, optional
+        Base of the logarithm, above 1: 2 for bits. By default e: nats.
+    **options
+        ``axis`` and ``normalize`` of `jeffreys_divergence`.
+
+    Returns
+    -------
+    array
+        One number for each row, of the arguments' library and device.
+
+    Raises
+    ------
+    OptionError
+        ``alpha`` outside (0, 1), or ``base`` is not above 1.
+
+    See Also
+    --------
+    kldiv.skew_kl_div_with_logits : From logits.
+
+    References
+    ----------
+    L. Lee, "Measures of Distributional Similarity", ACL 1999, 25-32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> p, q = np.array([0.25, 0.75]), np.array([0.0, 1.0])
+    >>> print(f"{kldiv.skew_divergence(p, q):.6f}")
+    0.378873
+    """
+    if not 0 < alpha < 1:
+        raise OptionError(
+            f"alpha must lie between 0 and 1; got {alpha!r}; its limits are kl_divergence at 0, and"
+            " 0 at 1"
+        )
+    return _of_pair(formulas.Skew(float(alpha)), p, q, base=base, **options)
+
+
+@with_options_of(jeffreys_divergence, without=["base"])
+def tv_divergence(p: Array, q: Array, **options: Unpack[Options]) -> Call:
+    r"""
+    Total variation distance ½ Σ abs(p − q) of probabilities.
+
+    It lies between 0 and 1 where both sum to 1, and is 1 − Σ min(p, q) then. Differentiable in
+    both; the derivative is 0 where p = q.
+
+    Parameters
+    ----------
+    p : array
+        Probabilities; float16, bfloat16, float32 or float64.
+    q : array
+        Probabilities, of the same shape.
+    **options
+        Those of `jeffreys_divergence` but ``base``.
+
+    Returns
+    -------
+    array
+        One number for each row, of the arguments' library and device.
+
+    See Also
+    --------
+    kldiv.tv_div_with_logits : From logits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> p, q = np.array([0.25, 0.75]), np.array([0.5, 0.5])
+    >>> float(kldiv.tv_divergence(p, q))
+    0.25
+    """
+    return _of_pair(formulas.TotalVariation(), p, q, **options)
+
+
+@with_options_of(jeffreys_divergence, without=["base"])
+def hellinger_divergence(p: Array, q: Array, **options: Unpack[Options]) -> Call:
+    r"""
+    Squared Hellinger distance ½ Σ (√p − √q)² of probabilities.
+
+    It lies between 0 and 1 where both sum to 1, and is 1 − Σ √(pq) then; exact near p = q.
+    Differentiable in both.
+
+    Parameters
+    ----------
+    p : array
+        Probabilities; float16, bfloat16, float32 or float64.
+    q : array
+        Probabilities, of the same shape.
+    **options
+        Those of `jeffreys_divergence` but ``base``.
+
+    Returns
+    -------
+    array
+        One number for each row, of the arguments' library and device.
+
+    See Also
+    --------
+    kldiv.hellinger_div_with_logits : From logits.
+
+    Notes
+    -----
+    The derivative in p is (1 − √(q/p))/2; where p = 0 < q it is infinite, and 0 is taken.
+
+    References
+    ----------
+    E. Hellinger, "Neue Begründung der Theorie quadratischer Formen von unendlichvielen
+    Veränderlichen", J. reine angew. Math. 136 (1909) 210-271.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> p, q = np.array([0.36, 0.64]), np.array([0.5, 0.5])
+    >>> print(f"{kldiv.hellinger_divergence(p, q):.7f}")
+    0.0100505
+    """
+    return _of_pair(formulas.Hellinger(), p, q, **options)
+
+
+@with_options_of(jeffreys_divergence, without=["base"])
+def chi2_divergence(p: Array, q: Array, **options: Unpack[Options]) -> Call:
+    r"""
+    Pearson's χ² divergence Σ (p − q)²/q of probabilities; for Neyman's swap the two.
+
+    Every term is ≥ 0 and exact near p = q. Differentiable in both.
+
+    Parameters
+    ----------
+    p : array
+        Probabilities; float16, bfloat16, float32 or float64.
+    q : array
+        Probabilities, of the same shape.
+    **options
+        Those of `jeffreys_divergence` but ``base``.
+
+    Returns
+    -------
+    array
+        One number for each row, of the arguments' library and device; +∞ where p > 0 = q.
+
+    See Also
+    --------
+    kldiv.chi2_div_with_logits : From logits.
+
+    References
+    ----------
+    K. Pearson, "On the criterion that a given system of deviations from the probable …", Phil. Mag.
+    50 (1900) 157-175.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> p, q = np.array([0.4, 0.6]), np.array([0.5, 0.5])
+    >>> print(f"{kldiv.chi2_divergence(p, q):.6f}")
+    0.040000
+    """
+    return _of_pair(formulas.ChiSquared(), p, q, **options)
+
+
+@with_options_of(jeffreys_divergence, without=["base"])
+def alpha_divergence(p: Array, q: Array, *, alpha: float, **options: Unpack[Options]) -> Call:
+    r"""
+    α-divergence Σ (p^α q^(1−α) − αp − (1−α)q)/(α(α − 1)) of probabilities.
+
+    That is (Σ p^α q^(1−α) − 1)/(α(α − 1)) where both sum to 1, D(p‖q) for α = 1 and D(q‖p) for
+    α = 0. Every term is ≥ 0 and exact near p = q. Differentiable in both.
+
+    Parameters
+    ----------
+    p : array
+        Probabilities; float16, bfloat16, float32 or float64.
+    q : array
+        Probabilities, of the same shape.
+    alpha : float
+        The order, any finite number; 1 − α exchanges p and q.
+    **options
+        Those of `jeffreys_divergence` but ``base``.
+
+    Returns
+    -------
+    array
+        One number for each row, of the arguments' library and device; +∞ where p > 0 = q if
+        α ≥ 1, and where p = 0 < q if α ≤ 0.
+
+    Raises
+    ------
+    OptionError
+        ``alpha`` is not a finite number.
+
+    See Also
+    --------
+    kldiv.alpha_div_with_logits : From logits.
+    renyi_divergence : Of the same sum its logarithm.
+
+    References
+    ----------
+    A. Cichocki and S. Amari, "Families of Alpha- Beta- and Gamma-divergences", Entropy 12 (2010)
+    1532-1568.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> p, q = np.array([0.4, 0.6]), np.array([0.3, 0.7])
+    >>> for alpha in (-1, 0, 0.5, 1, 2):
+    ...     print(f"{kldiv.alpha_divergence(p, q, alpha=alpha):.6f}")
+    0.020833
+    0.021601
+    0.022063
+    0.022582
+    0.023810
+    """
+    given: object = alpha
+    if not isinstance(given, int | float) or not -math.inf < given < math.inf:
+        raise OptionError(f"alpha must be a finite number; got {alpha!r}")
+    if alpha in {0, 1}:
+        pair = (p, q) if alpha else (q, p)
+        return _of_pair(formulas.KullbackLeibler(), *pair, **options)
+    return _of_pair(formulas.Alpha.of(float(alpha)), p, q, **options)
+
+
 @differentiable(2)
 def renyi_divergence(
     p: Array,
@@ -474,6 +730,18 @@ def is_array(value: Any) -> bool:
 def _like_array(value: Any) -> bool:
     """Return whether a value is an array, or can be made one and is no distribution."""
     return is_array(value) or isinstance(value, list | tuple) or hasattr(value, "__array__")
+
+
+def _of_pair(
+    measure: Measure,
+    p: Array,
+    q: Array,
+    *,
+    axis: int = -1,
+    base: float | None = None,
+    normalize: bool = False,
+) -> Call:
+    return _prepare(measure, ("p", "q"), (p, q), axis, base, normalize)
 
 
 def _prepare(

@@ -10,12 +10,23 @@ import numpy as np
 from logit_families import batch
 from reference import Truth, constant, converged, numbers
 
-from kldiv.divergences import KL, FDivergence, Jeffreys, Mixture, TotalVariation, exp_rise, expm1
+from kldiv.divergences import (
+    KL,
+    Alpha,
+    ChiSquared,
+    FDivergence,
+    Hellinger,
+    Jeffreys,
+    Mixture,
+    TotalVariation,
+    exp_rise,
+    expm1,
+)
 
 
 @dataclass(frozen=True)
-class Hellinger(FDivergence):
-    """½ Σ (√p − √q)², as a user would write it."""
+class Own(FDivergence):
+    """½ Σ (√p − √q)², as a user would write it: `kldiv.divergences.Hellinger`."""
 
     def term(self, xp, p, q, ell):
         return 0.5 * xp.maximum(p, q) * expm1(xp, -0.5 * abs(ell)) ** 2
@@ -41,12 +52,30 @@ RECORDS = {
     "Jeffreys, weighed": Jeffreys(0.25, 2.0),
     "TV": TotalVariation(),
     "Hellinger": Hellinger(),
+    "own": Own(),
+    "chi2": ChiSquared(),
+    "alpha": Alpha(0.3),
 }
+
+
+ORDERS = {Hellinger: (0.5, 0.25), ChiSquared: (2, 2)}
+"""α of those that are a multiple of an α-divergence, and the factor."""
 
 
 def definition(record, p, q):
     """F(p, q) of a class, p·∂F/∂p and q·∂F/∂q; NaN where one is infinite."""
-    if isinstance(record, Hellinger):
+    order, scale = ORDERS.get(type(record), (getattr(record, "alpha", None), 1))
+    if order is not None:
+        alpha, rest = mpmath.mpf(order), 1 - mpmath.mpf(order)
+        if (p and not q and rest <= 0) or (q and not p and alpha <= 0):
+            return mpmath.inf, mpmath.nan, mpmath.nan
+        power = p**alpha * q**rest if p and q else mpmath.mpf(0)
+        return (
+            (alpha * p + rest * q - power) * scale / (alpha * rest),
+            (p - power) * scale / rest,
+            (q - power) * scale / alpha,
+        )
+    if isinstance(record, Own):
         root_p, root_q = mpmath.sqrt(p), mpmath.sqrt(q)
         both = root_p * root_q
         return (root_p - root_q) ** 2 / 2, (p - both) / 2, (q - both) / 2
@@ -114,3 +143,20 @@ def _of_row(record, s, t, temperature):
         zeros = np.zeros(len(s))
         return Truth(0.0, zeros, zeros)
     return exact(record, s, t, temperature)
+
+
+def condition(record, s, t, truth):
+    """How much larger errors may be than the rounding of log p/q: of the value, of gradients."""
+    order, scale = ORDERS.get(type(record), (getattr(record, "alpha", None), 1))
+    if order is None or isinstance(record, Hellinger):
+        return 1.0, 1.0, 1.0
+    with np.errstate(all="ignore"):
+        log_q, log_p = (x - np.logaddexp.reduce(x.astype("f8")) for x in (s, t))
+        ell = np.nan_to_num(log_p - log_q, posinf=0, neginf=0)
+        power = np.nan_to_num(np.exp(order * log_p + (1 - order) * log_q), posinf=0)
+        sums = abs((power - np.exp(log_q)) / order * ell).sum(), *[abs(power * ell).sum()] * 2
+        sizes = (np.sum(abs(each)) for each in truth)
+        return tuple(
+            1 + scale * each / size if 0 < size < np.inf else 1.0
+            for each, size in zip(sums, sizes, strict=True)
+        )

@@ -157,7 +157,7 @@ def _counting(work: Work) -> Sequence[Array]:
     if operation.reduction != "none" or not isinstance(operation, RowLoss):
         return arrays
     counts, keep = work.cotangent != 0, operation.keep(arrays)
-    return [*arrays[: operation.differentiable], counts if keep is None else keep & counts]
+    return [*arrays[: operation.leading], counts if keep is None else keep & counts]
 
 
 def value(backend: Adapter, kernel: str, operation: Any, arrays: Sequence[Array]) -> Array | None:

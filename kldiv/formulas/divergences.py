@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
 
 from kldiv.formulas import logits, state
@@ -22,7 +21,7 @@ from kldiv.formulas.special import expm1
 from kldiv.formulas.state import over, total
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from kldiv._types import Array, Namespace
     from kldiv.formulas.state import Rows, State, Temperature
@@ -103,6 +102,8 @@ class Divergence:
 
     parameters: ClassVar[int] = 0
     """How many numbers of its own each row has."""
+    adds: ClassVar[bool] = True
+    """Whether shares of sums are added up; else `merged` has the rule."""
 
     def bound(self, xp: Namespace, *parameters: Array) -> Divergence:
         """Return the divergence with the parameters of each row, on the classes' axis."""
@@ -116,7 +117,7 @@ class Divergence:
         """Return a block's share of the sum for ``part``, given the states."""
         raise NotImplementedError
 
-    def value(self, known: Known) -> Array:
+    def value(self, xp: Namespace, known: Known) -> Array:
         """Return the divergence of each row, kept as an axis of length one."""
         raise NotImplementedError
 
@@ -146,7 +147,7 @@ class Divergence:
 
     def of_rows(self, xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Array:
         """Return the divergence of each row, given all its classes."""
-        return self.value(self.whole(xp, s, t, temperature, (VALUE,)).known)
+        return self.value(xp, self.whole(xp, s, t, temperature, (VALUE,)).known)
 
     def whole(
         self, xp: Namespace, s: Array, t: Array, temperature: Temperature, wanted: Wanted
@@ -157,8 +158,17 @@ class Divergence:
         block = Block(xp, s, t, temperature, Known(rows, {}))
         if not sums:
             return block
-        found = {part: block.summed(partial(self.share, part)) for part in sums}
+        found = dict(zip(sums, self.shares(sums, block), strict=True))
         return block._replace(known=Known(rows, found))
+
+    def shares(self, sums: Wanted, block: Block) -> list[Array]:
+        """Return a block's shares of sums, in their order."""
+        parts = [[self.share(part, some) for part in sums] for some in block.parts()]
+        return parts[0] if len(parts) == 1 else self.merged(block.xp, parts)
+
+    def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:  # noqa: ARG002
+        """Merge the parts' shares of sums to those of all classes."""
+        return [sum(same[1:], same[0]) for same in zip(*parts, strict=True)]
 
 
 def state_of(xp: Namespace, index: int, s: Array, t: Array, temperature: Temperature) -> State:
@@ -178,7 +188,7 @@ class KullbackLeibler(Divergence):
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:  # noqa: ARG002
         return (TEACHER,), ()
 
-    def value(self, known: Known) -> Array:
+    def value(self, xp: Namespace, known: Known) -> Array:  # noqa: ARG002
         return known.rows[TEACHER].kl
 
     def gradient(self, index: int, block: Block) -> Array:
@@ -215,7 +225,7 @@ class Jeffreys(Divergence):
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:  # noqa: ARG002
         return tuple(self._sides()), ()
 
-    def value(self, known: Known) -> Array:
+    def value(self, xp: Namespace, known: Known) -> Array:  # noqa: ARG002
         return self._added(lambda side: known.rows[side].kl)
 
     def gradient(self, index: int, block: Block) -> Array:
@@ -232,6 +242,13 @@ class Jeffreys(Divergence):
         return self._added(
             lambda side: logits.kl_temperature_terms(block.xp, *block.side(side), block.temperature)
         )
+
+
+def states_of(wanted: Wanted) -> Wanted:
+    """Return the states that values by classes, and gradients about an anchor of theirs, take."""
+    sides = tuple(index for index in wanted if index != VALUE)
+    first = (TEACHER,) if VALUE in wanted and TEACHER not in sides else ()
+    return (*first, *sides)
 
 
 class Summed(Divergence):
@@ -254,22 +271,21 @@ class Summed(Divergence):
         return own * values
 
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
-        sides = tuple(index for index in wanted if index != VALUE)
-        first = (TEACHER,) if VALUE in wanted and TEACHER not in sides else ()
-        return (*first, *sides), wanted
+        return states_of(wanted), wanted
 
     def share(self, part: int, block: Block) -> Array:
         if part == VALUE:
             return total(block.xp, self.elements(block), -1)
         return total(block.xp, self.weighted(part, block, *self.rise(part, block)), -1)
 
-    def value(self, known: Known) -> Array:
+    def value(self, xp: Namespace, known: Known) -> Array:  # noqa: ARG002
         return known.sums[VALUE]
 
     def gradient(self, index: int, block: Block) -> Array:
-        return over(self._slope(index, block), block.temperature)
+        return over(self.unit_gradient(index, block), block.temperature)
 
-    def _slope(self, index: int, block: Block) -> Array:
+    def unit_gradient(self, index: int, block: Block) -> Array:
+        """Return T times the gradient."""
         own, rise = self.rise(index, block)
         return self.weighted(index, block, own, rise - block.known.sums[index])
 
@@ -279,7 +295,7 @@ class Summed(Divergence):
             block.xp,
             *block.side(TEACHER),
             self.elements(block),
-            self._slope(TEACHER, block),
+            self.unit_gradient(TEACHER, block),
             sums[VALUE],
             sums[TEACHER] + self.level(block),
             block.temperature,
@@ -413,9 +429,10 @@ class FDivergence(Summed):
 
     def elements(self, block: Block) -> Array:
         terms = self._finite(block, self.term)
+        infinity = math.inf + 0.0 * next(iter(block.known.rows.values())).offset  # or NaN
         for infinite, (zero, other) in zip(self.unbounded, self._sides(block), strict=True):
             if infinite:
-                terms = block.xp.where((zero == -math.inf) & (other > -math.inf), math.inf, terms)
+                terms = block.xp.where((zero == -math.inf) & (other > -math.inf), infinity, terms)
         return terms
 
     def rise(self, index: int, block: Block) -> tuple[Array, Array]:
@@ -482,7 +499,7 @@ class TotalVariation(FDivergence):
         wanted = (1.0, -1.0, 0.0)[part // _BELOW]
         return total(xp, xp.where(sign == wanted, block.own(index), 0.0), -1)
 
-    def _slope(self, index: int, block: Block) -> Array:
+    def unit_gradient(self, index: int, block: Block) -> Array:
         xp, sums, sign = block.xp, block.known.sums, self._sign(index, block)
         above, below, at = (sums[part + index] for part in (0, _BELOW, _AT))
         rise = xp.where(sign > 0, below + 0.5 * at, -(above + 0.5 * at))

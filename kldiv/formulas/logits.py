@@ -194,6 +194,40 @@ def anchor_log(xp: Namespace, rows: Rows, temperature: Temperature) -> Array:
     return tempered(xp, z, EIGHTH * temperature) + rows.offset
 
 
+def anchor_power(xp: Namespace, rows: Rows, rate: float, temperature: Temperature) -> Array:
+    """Return (other/own)^rate at the anchor, to a few u beside the rounding of rate."""
+    high, low = two_difference(rows.anchor, rows.pivot)
+    low = low + (rows.anchor_low - rows.pivot_low)
+    z, z_low = two_sum(high, low)
+    unit = EIGHTH * temperature
+    # Beyond the square root of the largest number the power is as it comes.
+    large = -rate * z > 0.5 * math.log(float(xp.finfo(z.dtype).max)) * unit
+    near = exp_of_rows(
+        xp, xp.where(large, 0.0, -rate * z), xp.where(large, 0.0, -rate * z_low), unit
+    )
+    power = xp.where(large, xp.exp(tempered(xp, -rate * z, unit)), near)
+    return power * xp.exp(-rate * rows.offset)
+
+
+def roots(
+    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature
+) -> tuple[Array, Array]:
+    """Return √q and √p, also where q or p underflows."""
+    sides = (s, rows.s_max, rows.s_scale), (t, rows.t_max, rows.t_scale)
+    found = [weights_of(xp, a, top, 2.0 * temperature) * xp.sqrt(scale) for a, top, scale in sides]
+    return found[0], found[1]
+
+
+def logs(
+    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature, factor: float
+) -> tuple[Array, Array]:
+    """Return log q and log p, no lower than that a product with the factor is finite."""
+    a, b = _relative(xp, s, t, rows, temperature)
+    lowest = -0.25 * float(xp.finfo(a.dtype).max) / factor
+    a, b = (xp.maximum(each, xp.full_like(each, lowest)) for each in (a, b))
+    return b + xp.log(rows.s_scale), a + xp.log(rows.t_scale)
+
+
 # --- mixtures -------------------------------------------------------------------------------------
 
 

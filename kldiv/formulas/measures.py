@@ -1,4 +1,4 @@
-r"""Divergences of probabilities: KL, Jeffreys, Jensen-Shannon, Rényi; entropy and cross entropy.
+r"""Divergences of probabilities: KL, Jensen-Shannon, Rényi and others; entropy and cross entropy.
 
 A measure sums over the last axis of one or more arrays of probabilities.  Where two probabilities
 are close, log(p/q) comes from their difference, and every term is written so that it is ≥ 0:
@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, ClassVar
 from kldiv.formulas.numbers import NEAR
 from kldiv.formulas.packing import split
 from kldiv.formulas.reductions import RowWise, cast, like
-from kldiv.formulas.special import expm1, log1p, log_ratio, polynomial, relative
+from kldiv.formulas.special import (
+    alpha_terms,
+    exp_change,
+    expm1,
+    log1p,
+    log_ratio,
+    polynomial,
+    relative,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,6 +146,145 @@ class Jeffreys(Measure):
     def _edge(self, xp: Namespace, p: Array, q: Array, p_zero: float, q_zero: float) -> Array:
         p_only = xp.where(q == 0, 0.0, xp.where(q > 0, xp.full_like(q, p_zero), math.nan))
         return _edge(xp, p, q, p_only, q_zero)
+
+
+@dataclass(frozen=True)
+class Skew(Measure):
+    """Σ p·log(p/m) + m − p, m = αp + (1 − α)q, 0 < α < 1."""
+
+    alpha: float
+
+    name = "skew_divergence"
+
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
+        (p, q), unit = _lifted(xp, ps)
+        alive, safe_p, m, above = self._mixture(xp, p, q)
+        nothing = xp.where(q >= 0, (1.0 - self.alpha) * q, math.nan)
+        terms = xp.where(alive, relative(xp, safe_p, m, above), _edge(xp, p, q, nothing, math.nan))
+        return [unit * _sum(xp, terms)]
+
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+        (p, q), _ = _lifted(xp, ps)
+        alive, safe_p, m, above = self._mixture(xp, p, q)
+        if index == 0:
+            slopes, edge = log_ratio(xp, safe_p, m, above) - self.alpha * (above / m), 0.0
+        else:
+            slopes, edge = -(1.0 - self.alpha) * (above / m), 1.0 - self.alpha
+        edge = xp.where(q >= 0, xp.full_like(q, edge), math.nan)
+        return xp.where(alive, slopes, _edge(xp, p, q, edge, math.nan))
+
+    def _mixture(self, xp: Namespace, p: Array, q: Array) -> tuple[Array, Array, Array, Array]:
+        """Return where p > 0, and there p, m and p − m."""
+        alive = (p > 0) & (q >= 0)
+        p, q = xp.where(alive, p, 1.0), xp.where(alive, q, 1.0)
+        rest = 1.0 - self.alpha
+        return alive, p, self.alpha * p + rest * q, rest * (p - q)
+
+
+@dataclass(frozen=True)
+class TotalVariation(Measure):
+    """½ Σ |p − q|."""
+
+    name = "tv_divergence"
+
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
+        p, q = ps
+        return [_sum(xp, xp.where((p >= 0) & (q >= 0), 0.5 * abs(p - q), math.nan))]
+
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+        p, q = ps[index], ps[1 - index]
+        return xp.where((p >= 0) & (q >= 0), 0.5 * xp.sign(p - q), math.nan)
+
+
+@dataclass(frozen=True)
+class Hellinger(Measure):
+    """½ Σ (√p − √q)²."""
+
+    name = "hellinger_divergence"
+
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
+        valid, roots, apart = self._roots(xp, *ps)
+        terms = 0.5 * (apart / xp.where(roots > 0, roots, 1.0)) ** 2
+        return [_sum(xp, xp.where(valid, terms, math.nan))]
+
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+        p, q = ps[index], ps[1 - index]
+        valid, roots, apart = self._roots(xp, p, q)
+        root = xp.sqrt(xp.where(p > 0, p, 1.0))
+        slopes = 0.5 * (apart / xp.where(roots > 0, roots, 1.0)) / root
+        return xp.where(valid, xp.where(p > 0, slopes, 0.0), math.nan)
+
+    def _roots(self, xp: Namespace, p: Array, q: Array) -> tuple[Array, Array, Array]:
+        """Return where both are ≥ 0, and there √p + √q and p − q."""
+        valid = (p >= 0) & (q >= 0)
+        p, q = xp.where(valid, p, 1.0), xp.where(valid, q, 1.0)
+        some = (p > 0) | (q > 0)
+        # The root's slope at 0 is infinite, for a library's own differentiation.
+        roots = [xp.where(each > 0, xp.sqrt(xp.where(each > 0, each, 1.0)), 0.0) for each in (p, q)]
+        return valid, xp.where(some, roots[0] + roots[1], 0.0), p - q
+
+
+@dataclass(frozen=True)
+class ChiSquared(Measure):
+    """Σ (p − q)²/q."""
+
+    name = "chi2_divergence"
+
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
+        p, q = ps
+        alive, safe_p, safe_q = _both(xp, p, q)
+        apart = safe_p - safe_q
+        terms = xp.where(alive, apart * (apart / safe_q), _edge(xp, p, q, q, math.inf))
+        return [_sum(xp, terms)]
+
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+        p, q = ps
+        alive, safe_p, safe_q = _both(xp, p, q)
+        apart = (safe_p - safe_q) / safe_q
+        if index == 0:
+            slopes, edge = 2.0 * apart, _edge(xp, p, q, -2.0, math.inf)
+        else:
+            slopes, edge = -apart * (apart + 2.0), _edge(xp, p, q, 1.0, -math.inf)
+        return xp.where(alive, slopes, edge)
+
+
+@dataclass(frozen=True)
+class Alpha(Measure):
+    """Σ (α p + κ q − p^α q^κ)/(ακ), κ = 1 − α, α ≥ ½; of (q, p) where ``exchanged``."""
+
+    alpha: float
+    kappa: float
+    exchanged: bool = False
+
+    name = "alpha_divergence"
+
+    @classmethod
+    def of(cls, alpha: float) -> Alpha:
+        """Return the divergence of any order but 0 and 1."""
+        swapped = alpha < 0.5
+        return cls(1.0 - alpha, alpha, swapped) if swapped else cls(alpha, 1.0 - alpha)
+
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
+        p, q = ps[::-1] if self.exchanged else ps
+        alive, safe_p, safe_q = _both(xp, p, q)
+        ell = log_ratio(xp, safe_p, safe_q)
+        half = xp.exp(-0.5 * self.kappa * ell)  # half a power does not overflow
+        power = (safe_p * half) * half
+        terms = alpha_terms(xp, (self.alpha, self.kappa), safe_p, safe_q, ell, power) / self.alpha
+        lost = p / self.kappa if self.kappa > 0 else math.inf
+        return [_sum(xp, xp.where(alive, terms, _edge(xp, p, q, q / self.alpha, lost)))]
+
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+        p, q = ps[::-1] if self.exchanged else ps
+        alive, safe_p, safe_q = _both(xp, p, q)
+        ell, finite = log_ratio(xp, safe_p, safe_q), self.kappa > 0
+        if index == self.exchanged:
+            slopes = exp_change(xp, self.kappa, ell)
+            limits = 0.0 if finite else 1.0 / self.kappa, 1.0 / self.kappa if finite else math.inf
+        else:
+            slopes = exp_change(xp, self.alpha, -ell)
+            limits = 1.0 / self.alpha, 0.0 if finite else -math.inf
+        return xp.where(alive, slopes, _edge(xp, p, q, *limits))
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def _of_logits(operation: RowLoss | RowGradient, *, differentiated: bool) -> Pla
     stages = [Stage(state, partial(_combined, loss), width(Rows, len(sides)))]
     if sums:
         share = loss.settings(shards.ShardSums, given=wanted)
-        stages.append(Stage(share, _added, len(sums)))
+        stages.append(Stage(share, partial(_summed, loss), len(sums)))
     if index is None:
         last = loss.settings(RowLoss, given=wanted)
         return Plan(tuple(stages), last, compute=loss.compute)
@@ -106,6 +106,10 @@ def _of_logits(operation: RowLoss | RowGradient, *, differentiated: bool) -> Pla
 
 def _combined(loss: RowOperation, xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:
     return shards.combined(xp, loss, parts, done=done)
+
+
+def _summed(loss: RowOperation, xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:  # noqa: ARG001
+    return shards.summed(xp, loss, parts)
 
 
 def _of_measure(operation: RowMeasure) -> Plan:

@@ -186,7 +186,7 @@ class RowLoss(RowOperation):
         own, temperature, keep = self.prepared(xp, arrays)
         divergence = self.bound(xp, arrays)
         if self.given:
-            return self.masked(xp, divergence.value(self.unpacked(*own)), keep)
+            return self.masked(xp, divergence.value(xp, self.unpacked(*own)), keep)
         s, t = own
         return self.masked(xp, divergence.of_rows(xp, s, t, temperature), keep)
 

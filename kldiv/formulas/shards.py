@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from kldiv.formulas import state
 from kldiv.formulas.divergences import ALL, TEACHER, VALUE, Wanted, state_of
-from kldiv.formulas.packing import packed, unpacked, width
+from kldiv.formulas.packing import packed, split, unpacked, width
 from kldiv.formulas.reductions import cast
 from kldiv.formulas.rows import Constants, RowGradient, RowLoss, RowOperation, TemperatureSlope
 from kldiv.formulas.state import State
@@ -133,8 +133,7 @@ class ShardSums(RowOperation):
         (s, t, *given), temperature, _ = self.prepared(xp, arrays)
         divergence = self.bound(xp, arrays)
         block = self.block(xp, divergence, s, t, temperature, given, ())
-        shares = [block.summed(partial(divergence.share, part)) for part in self._parts]
-        return xp.concat(shares, axis=-1)
+        return xp.concat(divergence.shares(self._parts, block), axis=-1)
 
 
 def forward(
@@ -166,7 +165,11 @@ def constants(
     states = evaluate(loss.settings(ShardState, sides=sides), s, t, *others)
     known = ranks.merge(lambda *parts: merged(xp, loss, *parts), states, *others)
     if parts:
-        sums = ranks.add(evaluate(loss.settings(ShardSums, given=wanted), s, t, known, *others))
+        sums = evaluate(loss.settings(ShardSums, given=wanted), s, t, known, *others)
+        if loss.divergence.adds:
+            sums = ranks.add(sums)
+        else:
+            sums = ranks.merge(partial(summed, xp, loss), sums)
         known = xp.concat([known, sums], axis=-1)
     return known
 
@@ -244,6 +247,11 @@ def part(
 def merged(xp: Namespace, loss: RowOperation, states: Iterable[Array], *others: Array) -> Array:
     """Return the packed constants of whole rows, given the packed states of all their parts."""
     return packed(xp, [state.finish(xp, whole) for whole in _wholes(xp, loss, states, others)])
+
+
+def summed(xp: Namespace, loss: RowOperation, parts: Sequence[Array]) -> Array:
+    """Return the packed sums of whole rows, given the packed shares of all their parts."""
+    return xp.concat(loss.divergence.merged(xp, [split(part) for part in parts]), axis=-1)
 
 
 def _wholes(

@@ -25,7 +25,12 @@ def phi(xp: Namespace, x: Array) -> Array:
 
 def phi_near(xp: Namespace, x: Array) -> Array:
     """Return φ(x) for |x| ≤ `NEAR`."""
-    return x * x * polynomial(x, PHI if x.dtype == xp.float64 else PHI_32)
+    return x * x * phi_ratio(xp, x)
+
+
+def phi_ratio(xp: Namespace, x: Array) -> Array:
+    """Return φ(x)/x² for |x| ≤ `NEAR`."""
+    return polynomial(x, PHI if x.dtype == xp.float64 else PHI_32)
 
 
 def expm1(xp: Namespace, x: Array) -> Array:
@@ -44,6 +49,35 @@ def exp_rise(xp: Namespace, rate: float, at: Array, step: Array) -> Array:
     change = rate * step
     near = xp.exp(rate * at) * expm1_near(xp, xp.clip(change, -NEAR, NEAR))
     return xp.where(abs(change) < NEAR, near, xp.exp(rate * (at + step)) - xp.exp(rate * at))
+
+
+def alpha_terms(
+    xp: Namespace, orders: tuple[float, float], p: Array, q: Array, ell: Array, power: Array
+) -> Array:
+    r"""Return α times the terms of an α-divergence, none below 0, for orders (α, κ = 1 − α), α ≥ ½.
+
+    Given ℓ = log(p/q), finite, and m = p^α q^κ, with φ(x) = x² P(x) they are
+
+        p φ(ℓ) − p φ(κℓ)/κ = p ℓ² (P(ℓ) − κ P(κℓ)) = (q − p) − (m − p)/κ
+    """
+    _, kappa = orders
+    widest = 1.0 / max(1.0, abs(kappa))
+    x, z = xp.clip(ell, -widest, widest), xp.clip(kappa * ell, -1.0, 1.0)
+    near = p * x * x * (phi_ratio(xp, x) - kappa * phi_ratio(xp, kappa * x))
+    # (m − p)/κ, also where κ is small.
+    less = xp.where(
+        abs(kappa * ell) < 1.0, -(p * ell) * (1.0 - z * phi_ratio(xp, z)), (power - p) / kappa
+    )
+    apart = xp.where(abs(ell) < 1.0, p * expm1(xp, xp.clip(-ell, -1.0, 1.0)), q - p)
+    return xp.where(abs(ell) < widest, near, apart - less)
+
+
+def exp_change(xp: Namespace, rate: float, x: Array) -> Array:
+    """Return (1 − e^(−rate·x))/rate, right to a few units also where the rate is small."""
+    z = rate * x
+    small = xp.clip(z, -1.0, 1.0)
+    near = x * (1.0 - small * phi_ratio(xp, small))
+    return xp.where(abs(z) < 1.0, near, (1.0 - xp.exp(-z)) / rate)
 
 
 def log1p(xp: Namespace, y: Array) -> Array:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kldiv.formulas.divergences import Jeffreys, Mixture
+from kldiv.formulas.divergences import Jeffreys, Mixture, TotalVariation
+from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
+from kldiv.formulas.powers import Alpha
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ FORMS: Final = (
     Form("js_div_with_logits", RowLoss, JensenShannon, ("beta",)),
     Form("f_div_with_logits, mixture", RowLoss, Mixture, ("m", "a", "b"), everywhere=False),
     Form("f_div_with_logits, Jeffreys", RowLoss, Jeffreys, ("w", "r"), everywhere=False),
+    Form("distillation_loss, beta of rows", RowLoss, Interpolated, everywhere=False),
+    Form("f_div_with_logits, total variation", RowLoss, TotalVariation, everywhere=False),
+    Form("f_div_with_logits, alpha", RowLoss, Alpha, ("alpha", "kappa", "scale"), everywhere=False),
 )
 """All fused forms: other operations are left to the formulas."""
 

@@ -17,9 +17,15 @@ pytestmark = pytest.mark.skipif(GIT is None, reason="git, which applies changes,
 PROGRAMS = {
     "A divergence of logits": """
 import numpy as np
-from kldiv.divergences import Hellinger
-row = kldiv.f_div_with_logits(np.log([0.36, 0.64]), np.log([0.5, 0.5]), divergence=Hellinger())
-assert abs(float(row) - (1 - np.sqrt(0.5) * 1.4)) < 1e-15
+from kldiv.divergences import Triangular
+from functools import partial
+s, t = np.log([0.3, 0.7]), np.log([0.5, 0.5])
+loss = partial(kldiv.f_div_with_logits, divergence=Triangular())
+value, (of_s, of_t) = kldiv.value_and_grad(loss, (0, 1))(s, t)
+assert abs(float(value) - (0.04 / 0.8 + 0.04 / 1.2)) < 1e-15
+d = np.array([-0.2 / 0.8, 0.2 / 1.2])  # (q − p)/(p + q)
+for found, own, slope in ((of_s, np.array([0.3, 0.7]), 2 * d - d * d), (of_t, 0.5, -2 * d - d * d)):
+    assert abs(found - own * (slope - (own * slope).sum())).max() < 1e-15
 """,
     "A library": """
 import pytest

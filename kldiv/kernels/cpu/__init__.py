@@ -21,6 +21,9 @@ _ROWS: Final = {
     "js_div_with_logits": "JS",
     "f_div_with_logits of a mixture": "mixture",
     "f_div_with_logits of Jeffreys": "Jeffreys",
+    "tv_div_with_logits": "total variation",
+    "hellinger_div_with_logits": "Hellinger",
+    "alpha_div_with_logits": "alpha",
 }
 
 

@@ -169,6 +169,10 @@ class Value:
         wide = next((value for value in values if value.lanes), self)
         return self._intrinsic("fmuladd", *(wide.of(value) for value in values))
 
+    def sqrt(self) -> Value:
+        """Return the square root."""
+        return self._intrinsic("sqrt", self)
+
     def bits(self) -> Value:
         """Return the bits of a float as an integer of its size, or the float of an integer."""
         scalar = {SINGLE: I32, DOUBLE: I64, I32: SINGLE, I64: DOUBLE}[self.scalar]

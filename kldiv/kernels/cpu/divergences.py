@@ -6,23 +6,39 @@ gradient it is: p is then the own probability, and the other's is q.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
+from kldiv.formulas.numbers import LN2
 from kldiv.kernels.cpu.code import at_least, at_most, select
 from kldiv.kernels.cpu.elementary import (
     NEAR,
     exp,
     format_of,
+    log,
     log1p_near,
     log_normal,
     phi_near,
+    phi_ratio,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kldiv.kernels.cpu.code import Value
-    from kldiv.kernels.cpu.rows import Lane, Rows
+    from kldiv.kernels.cpu.rows import Rows
+
+
+class Lane(NamedTuple):
+    """A vector of classes."""
+
+    raw_s: Value
+    raw_t: Value
+    p: Value
+    q: Value
+    x: Value
+    """log(p/q), about the pivot."""
+    step: Value
+    """x about the anchor; about the pivot where there is none."""
 
 
 class Divergence:
@@ -37,6 +53,9 @@ class Divergence:
     """Whether a gradient is p·u less p times the mean, which the pass for the mean keeps."""
     linear: ClassVar[bool] = False
     """Whether u and v are log(p/q) and log(q/p)."""
+    smooth: ClassVar[bool] = True
+    """Whether terms have no slope at p = q, so that u has an anchor, and a pivot need not be so
+    exact."""
 
     def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, Value]]:  # noqa: ARG002
         """Return a function that returns p (e⁻ˣ − 1) and a class's share of the divergence."""
@@ -66,6 +85,11 @@ class Divergence:
     def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:
         """Return a function that returns u less its value at the anchor; v of the student."""
         raise NotImplementedError
+
+    def moments(self, lane: Lane, rise: Value) -> list[Value]:
+        """Return own·u, its size and own·x of a class, whose sums give the mean and the anchor."""
+        x = rise if self.linear else at_most(at_least(lane.x, -100.0), 100.0)
+        return [lane.p * rise, abs(lane.p * rise), lane.p * x]
 
     def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:  # noqa: ARG002
         """Return a function that returns T times a gradient, given u less its mean."""
@@ -289,6 +313,175 @@ def _logarithm(y: Value, grown: Value) -> tuple[Value, Value]:
     return close, select(close, log1p_near(select(close, y, 0.0))[0], far)
 
 
+class TotalVariation(Divergence):
+    """½ Σ |p − q|, whose u is ½ sign(x).
+
+    u less its mean is B + Z/2 where x > 0, and −(A + Z/2) where x < 0, with A, B and Z the mass of
+    the classes where x is above, below and at 0: summed apart, so that nothing cancels.
+    """
+
+    name = "total variation"
+    smooth = False
+
+    def term(self, lane: Lane, fall: Value) -> Value:  # noqa: ARG002
+        return abs(fall) * 0.5
+
+    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:  # noqa: ARG002
+        return lambda lane: lane.x
+
+    def moments(self, lane: Lane, rise: Value) -> list[Value]:
+        x = rise
+        return [select(where, lane.p, 0.0) for where in (x > 0.0, x < 0.0, x == 0.0)]
+
+    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
+        above, below, at = (rows.get(f"{name}_{side}") for name in ("mean", "below", "level"))
+        value = rows.get("value")
+        nothing = select(value == value, rows.code.real(0.0), value)  # noqa: PLR0124 - asks for NaN
+        up, down, level = (
+            rows.vector(each + nothing)
+            for each in (below + at * 0.5, -(above + at * 0.5), (below - above) * 0.5)
+        )
+
+        def of(lane: Lane, rise: Any) -> Value:
+            return lane.p * select(lane.x > 0.0, up, select(lane.x < 0.0, down, level))
+
+        return of
+
+
+class Alpha(Divergence):
+    """scale·(Σ p^α q^κ − 1)/(α(α − 1)); the numbers are α ≥ ½, κ = 1 − α and the scale.
+
+    The words are those of `kldiv.formulas.powers`. ``rise`` is own·(u less that at the anchor).
+    """
+
+    name = "alpha"
+    unbounded = (True, False)
+    keeps = True
+
+    def counted(self, rows: Rows, index: int, flag: Value) -> Value:
+        return select(rows.number(1) > 0.0, 0.0, flag) if self.unbounded[index] else flag
+
+    def moments(self, lane: Lane, rise: Value) -> list[Value]:
+        return [rise, abs(rise), lane.p * at_most(at_least(lane.x, -100.0), 100.0)]
+
+    def mass(self, rows: Rows) -> Callable[[Lane], Value]:
+        """Return a function of p^α q^κ, given p as the teacher's."""
+        alpha, kappa = (rows.number(index) for index in range(2))
+        of_p, of_q = rows.vector(kappa * -0.5), rows.vector(alpha * 0.5)
+        exponent = self._exponent(rows, alpha, kappa)
+
+        def of(lane: Lane) -> Value:
+            student = lane.x < 0.0
+            # Where the larger underflows, the power need not.
+            base = select(student, lane.q, lane.p)
+            lost = (base < 8.0 * format_of(base).tiny) & (lane.x > 0.0)
+            base = select(lost, 1.0, base)
+            half = lane.x * select(student, of_q, of_p)
+            half = exp(select(lost, exponent(lane), half))
+            return (base * half) * half
+
+        return of
+
+    def _exponent(self, rows: Rows, alpha: Value, kappa: Value) -> Callable[[Lane], Value]:
+        """Return a function of half the logarithm of p^α q^κ, by the logits themselves."""
+        constant, parts = rows.code.real(0.0), []
+        for side, power in (("t", alpha), ("s", kappa)):
+            log_scale = log(rows.get(f"{side}_scale")) - rows.get(f"{side}_exponent") * LN2
+            constant = constant + power * 0.5 * log_scale
+            factor = rows.vector(power * 0.5 * rows.heat("inverse"))
+            parts.append((rows.vector(rows.get(f"{side}_origin")), factor))
+        (t_origin, t_factor), (s_origin, s_factor) = parts
+        whole = rows.vector(constant)
+
+        def of(lane: Lane) -> Value:
+            t, s = at_least(lane.raw_t - t_origin, -1e30), at_least(lane.raw_s - s_origin, -1e30)
+            return t.fma(t_factor, s.fma(s_factor, whole))
+
+        return of
+
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, Value]]:
+        alpha, kappa, scale = (rows.number(index) for index in range(3))
+        widest = rows.vector(1.0 / at_least(abs(kappa), 1.0))
+        factor, per, k = map(rows.vector, (scale / alpha, 1.0 / kappa, kappa))
+        mass = self.mass(rows)
+
+        def of(lane: Lane) -> tuple[Value, Value]:
+            p, x = lane.p, lane.x
+            z, fall, p_x = x * k, falling(lane), lane.p * x
+            ratio = phi_ratio(z)
+            near = p_x * x * (phi_ratio(x) - k * ratio)
+            # (m − p)/κ, also where κ is small.
+            less = select(abs(z) < NEAR, p_x * (z * ratio - 1.0), (mass(lane) - p) * per)
+            return fall, factor * select(abs(x) < widest, near, fall - less)
+
+        return of
+
+    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:
+        rate, scale = rows.number(1 if side == "t" else 0), rows.number(2)
+        at = exp(rows.get(f"at_{side}") * -rate)
+        # Gradients of an infinite divergence are NaN.
+        at = select(rows.get("lost") > 0.0, float("nan"), at)
+        at, rate = rows.vector(at), rows.vector(rate)
+        scale, per = rows.vector(scale), 1.0 / rate
+        mass = self.mass(rows)
+
+        def of(lane: Lane) -> Value:
+            z = lane.step * rate
+            own = lane.p * at
+            near = own * lane.step * (1.0 - z * phi_ratio(z))
+            power = mass(lane if side == "t" else exchanged(lane))
+            masked = lane.raw_t == -float("inf")
+            if side == "s":
+                masked = masked & (lane.raw_s == -float("inf"))
+            return select(masked, 0.0, scale * select(abs(z) < NEAR, near, (own - power) * per))
+
+        return of
+
+
+class Hellinger(Alpha):
+    """α = ½: powers are products of roots."""
+
+    name = "Hellinger"
+    unbounded = (False, False)
+
+    def mass(self, rows: Rows) -> Callable[[Lane], Value]:
+        exponent = self._exponent(rows, *(rows.number(index) for index in range(2)))
+
+        def of(lane: Lane) -> Value:
+            half = exp(exponent(lane))
+            least = 8.0 * format_of(half).tiny
+            lost = (lane.p < least) | (lane.q < least)
+            return select(lost, half * half, lane.p.sqrt() * lane.q.sqrt())
+
+        return of
+
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, Value]]:
+        factor = rows.vector(rows.number(2) * 2.0)
+
+        def of(lane: Lane) -> tuple[Value, Value]:
+            z = abs(lane.x) * 0.5
+            base = select(lane.x < 0.0, lane.q, lane.p)
+            less, apart = z * (1.0 - z * phi_ratio(z)), lane.p.sqrt() - lane.q.sqrt()
+            term = select(z < NEAR, base * less * less, apart * apart)
+            return falling(lane), factor * term
+
+        return of
+
+
+def exchanged(lane: Lane) -> Lane:
+    """Return a class seen from the other side."""
+    return Lane(lane.raw_t, lane.raw_s, lane.q, lane.p, -lane.x, -lane.step)
+
+
 DIVERGENCES: Final = {
-    each.name: each for each in (KullbackLeibler, Jeffreys, JensenShannon, Mixture)
+    each.name: each
+    for each in (
+        KullbackLeibler,
+        Jeffreys,
+        JensenShannon,
+        Mixture,
+        TotalVariation,
+        Alpha,
+        Hellinger,
+    )
 }

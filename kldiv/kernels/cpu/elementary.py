@@ -185,7 +185,12 @@ def shift_of(exponent: Value) -> Value:
 
 def phi_near(x: Value) -> Value:
     """Return φ(x) = e⁻ˣ − 1 + x for |x| ≤ `NEAR`; less φ(x), x is 1 − e⁻ˣ."""
-    return x * x * polynomial(x, format_of(x).phi)
+    return x * x * phi_ratio(x)
+
+
+def phi_ratio(x: Value) -> Value:
+    """Return φ(x)/x² for |x| ≤ `NEAR`."""
+    return polynomial(x, format_of(x).phi)
 
 
 def log1p_near(y: Value) -> tuple[Value, Value]:

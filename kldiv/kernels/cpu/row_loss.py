@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from kldiv.formulas import divergences as formulas
+from kldiv.formulas import powers
+from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.numbers import LN2, LN2_LOW, LOG2_E
 from kldiv.formulas.reductions import count, divide
 from kldiv.kernels.cpu import rows, threads
@@ -46,6 +48,12 @@ def spelled(divergence: Any) -> Spelled:
         return Spelled("JS" if shannon else "mixture", tuple(map(float, divergence.mix)))
     if isinstance(divergence, formulas.Jeffreys):
         return Spelled("Jeffreys", (float(divergence.w), float(divergence.r)))
+    if isinstance(divergence, powers.Alpha):
+        numbers = divergence.alpha, divergence.kappa, divergence.scale
+        name = "Hellinger" if divergence.alpha == 0.5 else "alpha"
+        return Spelled(name, tuple(map(float, numbers)))
+    if isinstance(divergence, formulas.TotalVariation):
+        return Spelled("total variation")
     return Spelled("KL")
 
 
@@ -63,8 +71,9 @@ def compile_for(work: Work) -> Any:
     """Return the compiled kernel: float32 unless an array or the dtype to compute in is wider."""
     wide = work.operation.compute, *map(dtype_name, work.arrays[:2])
     dtype = "float64" if "float64" in wide else "float32"
-    name = spelled(work.operation.divergence).name
-    return dtype, kernel(name, dtype, bool(work.gradients))
+    divergence = work.operation.divergence
+    names = ("KL", "JS") if isinstance(divergence, Interpolated) else (spelled(divergence).name,)
+    return dtype, *(kernel(name, dtype, bool(work.gradients)) for name in names)
 
 
 def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
@@ -83,25 +92,34 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
     gradients = work.into or [empty_like(xp, arrays[index]) for index in work.gradients]
     outputs = dict(zip(work.gradients, gradients, strict=True))
     dtype = kernel[0]
-    layout = Layout(arrays[:2], [outputs.get(0), outputs.get(1)], dtype, whole_rows=True)
     values, heats = np.empty(math.prod(shape[:-1])), _heats(temperatures, dtype)
-    numbers = np.array([*spelled(operation.divergence).numbers, 0.0])
     frame = {
-        **dict(zip(rows.ARRAYS, layout.addresses, strict=True)),
-        **dict(zip([f"move_{name}" for name in rows.ARRAYS], layout.movers, strict=True)),
         "classes": shape[-1],
-        "wants_s": 0 in outputs,
-        "wants_t": 1 in outputs,
-        "table": layout.table.ctypes.data,
         "heats": heats.ctypes.data,
         "heat_step": heats.strides[0] if len(heats) > 1 else 0,
         "keep": 0 if kept is None else kept.ctypes.data,
         "factors": factors.ctypes.data,
         "factor_step": 8 if factors.size > 1 else 0,
-        "numbers": numbers.ctypes.data,
         "values": values.ctypes.data,
     }
-    _share(kernel, layout, frame, values.size, bool(gradients), threads.number(work.threads))
+    number_of_threads = threads.number(work.threads)
+    for part in _parts(work, values.size):
+        places = (1, 0) if part.exchanged else (0, 1)
+        both = [arrays[place] for place in places], [outputs.get(place) for place in places]
+        layout = Layout(*both, dtype, whole_rows=True)
+        own = {
+            **dict(zip(rows.ARRAYS, layout.addresses, strict=True)),
+            **dict(zip([f"move_{name}" for name in rows.ARRAYS], layout.movers, strict=True)),
+            "wants_s": both[1][0] is not None,
+            "wants_t": both[1][1] is not None,
+            "table": layout.table.ctypes.data,
+            "numbers": part.numbers.ctypes.data,
+            "number_step": part.numbers.strides[0] if len(part.numbers) > 1 else 0,
+            "order": 0 if part.order is None else part.order.ctypes.data,
+        }
+        compiled_for = dtype, kernel[part.kernel]
+        size = values.size if part.order is None else part.order.size
+        _share(compiled_for, layout, frame | own, size, bool(gradients), number_of_threads)
     if not work.value:
         return None, list(gradients)
     result, device = getattr(xp, operation.result), arrays[0].device
@@ -110,6 +128,35 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
         return xp.astype(xp.asarray(shaped, device=device), result)[()], list(gradients)
     total = divide(np, values.sum(), number if number is None else float(number), math.nan)
     return xp.asarray(float(total), dtype=result, device=device)[()], list(gradients)
+
+
+class _Part(NamedTuple):
+    """Rows that one kernel computes."""
+
+    kernel: int
+    """Its place behind the dtype."""
+    numbers: np.ndarray[Any, Any]
+    """Of the divergence, of all rows or of each."""
+    exchanged: bool = False
+    order: np.ndarray[Any, Any] | None = None
+    """The rows; None: all."""
+
+
+def _parts(work: Work, size: int) -> list[_Part]:
+    """Return the rows that a kernel computes; those between the directions of KL by three."""
+    operation = work.operation
+    if not isinstance(operation.divergence, Interpolated):
+        return [_Part(1, np.array([[*spelled(operation.divergence).numbers, 0.0]]))]
+    beta = np.broadcast_to(_numbers(work.arrays[operation.differentiable]), (size,))
+    inside = np.clip(beta, formulas.LEAST, 1.0)
+    inside = np.where((beta > 0) & (beta < 1), inside, np.nan)
+    numbers = np.stack([inside, 1.0 - inside] * 2, axis=-1)
+    kinds = (1, False, beta == 0), (1, True, beta == 1), (2, False, (beta != 0) & (beta != 1))
+    return [
+        _Part(kernel, numbers, exchanged, np.flatnonzero(chosen))
+        for kernel, exchanged, chosen in kinds
+        if chosen.any()
+    ]
 
 
 def _share(

@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kldiv.kernels.cpu.code import DOUBLE, I8, I64, Code, at_least, at_most, select
+from kldiv.kernels.cpu.divergences import Lane, exchanged
 from kldiv.kernels.cpu.elementary import (
     Heat,
     added,
@@ -74,6 +75,8 @@ FRAME: Final = (
     "factors",
     "factor_step",
     "numbers",  # of the divergence
+    "number_step",
+    "order",  # the rows that are computed; 0: every row
     "values",
     "parts",  # [rows, segments, PART], where segments are shared
     "width",  # classes of the longest segment, in whole vectors
@@ -126,6 +129,10 @@ _STATE: Final = (
     "anchor_s",
     "anchor_s_low",
     "at_s",
+    "below_t",  # where u has no anchor: the mass below it, and at it
+    "level_t",
+    "below_s",
+    "level_s",
     "again",  # whether the mean has to be taken about another anchor
 )
 _STATE_SIZE: Final = -(-len(_STATE) // 8) * 64
@@ -145,19 +152,6 @@ class Words(NamedTuple):
     first: Value
     second: Any
     third: Any
-
-
-class Lane(NamedTuple):
-    """A vector of classes."""
-
-    raw_s: Value
-    raw_t: Value
-    p: Value
-    q: Value
-    x: Value
-    """log(p/q), about the pivot."""
-    step: Value
-    """x about the anchor; about the pivot where there is none."""
 
 
 class Rows:
@@ -193,7 +187,8 @@ class Rows:
 
     def number(self, index: int) -> Value:
         """Return a number of the divergence."""
-        return self.code.load(DOUBLE, self.frame["numbers"], index)
+        at = self.frame["numbers"] + self.row * self.frame["number_step"]
+        return self.code.load(DOUBLE, at, index)
 
     def heat(self, name: str) -> Value:
         """Return a number of the row's temperature."""
@@ -217,13 +212,17 @@ class Rows:
     def _unit(self, unit: Value, last_stage: Value, count: int, *, gradients: bool) -> None:
         code, frame = self.code, self.frame
         segments, shared = frame["segments"], frame["shared"] != 0
-        self.row = select(shared, unit // segments, unit)
+        place = select(shared, unit // segments, unit)
+        row = code.variable(place)
+        with code.when(frame["order"] != 0):
+            row.set(code.load(I64, frame["order"], place))
+        self.row = row.get()
         begin = select(shared, unit % segments, 0)
         end = select(shared, begin + 1, segments)
         self.heat_at = frame["heats"] + self.row * frame["heat_step"]
-        of_row = frame["parts"] + self.row * segments * (8 * PART)
+        of_row = frame["parts"] + place * segments * (8 * PART)
         self.parts = select(shared, of_row, self.own_parts)
-        of_row = frame["weights"] + self.row * segments * self.weights_size
+        of_row = frame["weights"] + place * segments * self.weights_size
         self.weights = select(shared, of_row, self.own_weights)
         kept = code.variable(code.whole(1))
         with code.when(frame["keep"] != 0):
@@ -438,6 +437,7 @@ class Rows:
             # The sum of terms changes by about y² beside size², and by y itself where all is far.
             most = 2.0**-12, 2.0**-22
             most = most if self.real.single else (2.0**-27, 2.0**-51)
+            most = most if divergence.smooth else (most[1], most[1])
             enough = abs(y) <= at_most(size * most[0], most[1])
         done = enough | (stage == TEACHER)
         with code.either(done) as (then, otherwise):
@@ -469,6 +469,10 @@ class Rows:
         with code.when((self.get("again") != 0.0) & (self.frame[f"wants_{side}"] != 0)):
             mean, size, middle = (self._sum(stage - 1, index) for index in range(3))
             self.set(**{f"mean_{side}": mean})
+            if not self.divergence.smooth:
+                names = f"below_{side}", f"level_{side}"
+                self.set(**dict(zip(names, (size, middle), strict=True)), again=code.real(0.0))
+                return
             # Half of what signs cancel, and the share of the anchor's own class, are no less than
             # the mean deviation: either tells that nothing is lost by the mean.
             known = (size - abs(mean)) * 8.0 >= abs(mean)
@@ -739,7 +743,7 @@ class Segment:
             lane = block(begin)
 
             def vector(k: Value) -> tuple[Lane, Value]:
-                seen = _seen_from(lane(k), side)
+                seen = lane(k) if side == "t" else exchanged(lane(k))
                 return seen, rise(seen)
 
             return vector
@@ -747,18 +751,17 @@ class Segment:
         return of
 
     def mean(self, place: Value, side: str) -> None:
-        """Write Σ own u about the anchor, Σ own |u| and Σ own x."""
-        linear, block = self.rows.divergence.linear, self._rise(side)
+        """Write the sums of the divergence's moments."""
+        divergence, block = self.rows.divergence, self._rise(side)
 
         def body(begin: Value) -> Callable[[Value], list[Value]]:
             vector = block(begin)
 
             def of(k: Value) -> list[Value]:
-                lane, u = vector(k)
-                if self.rows.divergence.keeps:
-                    self.code.store(self._weights(k, 2 + "ts".index(side)), lane.p * u)
-                x = u if linear else at_most(at_least(lane.x, -100.0), 100.0)
-                return [lane.p * u, abs(lane.p * u), lane.p * x]
+                moments = divergence.moments(*vector(k))
+                if divergence.keeps:
+                    self.code.store(self._weights(k, 2 + "ts".index(side)), moments[0])
+                return moments
 
             return of
 
@@ -778,7 +781,9 @@ class Segment:
         rising: Any = self._rise(side) if has_mean and not keeps else None
         if has_mean:
             value, mean = rows.get("value"), rows.get(f"mean_{side}")
-            mean = rows.vector(select(value == value, mean, value))  # noqa: PLR0124 - asks for NaN
+            # Of an infinite divergence the kept parts are NaN, but for classes that take no part.
+            mean = select(mean == mean, mean, 0.0)  # noqa: PLR0124 - asks for NaN
+            mean = rows.vector(select(value == value, mean, value))  # noqa: PLR0124 - likewise
         else:
             # q − p, of p (e⁻ˣ − 1) about the pivot before it was moved by log(1 + y).
             share = 1.0 / (rows.get("y") + 1.0)
@@ -802,13 +807,6 @@ class Segment:
             code.store(out, code.load(real.scalar, pad, k - self.whole * real.lanes), k)
         with code.when(~direct):
             rows.move(f"gradient_{side}", self.start, self.n, out)
-
-
-def _seen_from(lane: Lane, side: str) -> Lane:
-    """Return a class with the own side as p."""
-    if side == "t":
-        return lane
-    return Lane(lane.raw_t, lane.raw_s, lane.q, lane.p, -lane.x, -lane.step)
 
 
 def _largest(vector: Value) -> Value:

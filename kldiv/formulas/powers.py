@@ -1,0 +1,374 @@
+r"""α-divergences and Rényi's of two rows of logits: sums of p^α q^(1−α).
+
+With κ = 1 − α, ℓ = log(p/q), m = p^α q^κ = p e^(−κℓ), M = Σ m and φ(x) = e^(−x) − 1 + x
+
+    D = (M − 1)/(α(α − 1)) = Σ p g(ℓ)          g = (φ(ℓ) − φ(κℓ)/κ)/α
+    u = (1 − e^(−κℓ))/κ                        v = (1 − e^(αℓ))/α
+
+and p u′ = m.  For α < ½ the two sides are exchanged: D of order α is that of order 1 − α then, and
+nothing cancels.  Rényi's divergence is log(M)/(α − 1), with the gradients
+
+    (α/κ)(p − w)/T  in t          (q − w)/T  in s          w = m/M
+
+M is 1 − ακD where that is near 1; elsewhere m is summed, in units of its largest where that would
+overflow or underflow.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from kldiv.formulas import logits
+from kldiv.formulas.divergences import (
+    STUDENT,
+    TEACHER,
+    VALUE,
+    Block,
+    Divergence,
+    Known,
+    KullbackLeibler,
+    Summed,
+    Wanted,
+    states_of,
+)
+from kldiv.formulas.special import alpha_terms, exp_change, expm1, log1p, phi_ratio
+from kldiv.formulas.state import over, total
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Namespace
+
+_SHIFT: Final = 16
+"""The sum, which is a maximum, in whose unit powers are counted: its logarithm."""
+_TOTAL: Final = 17
+"""The sum of powers, in that unit."""
+_WIDE: Final = 50.0
+"""Between e to the power of minus this and of this, powers are added up as they are."""
+
+
+@dataclass(frozen=True)
+class Alpha(Summed):
+    """scale·(Σ p^α q^κ − 1)/(α(α − 1)), α ≥ ½."""
+
+    alpha: float
+    kappa: float
+    """1 − α ≤ ½, not 0: given apart, as a difference from 1 loses last digits."""
+    scale: float = 1.0
+
+    @staticmethod
+    def of(alpha: float) -> tuple[Divergence, bool]:
+        """Return the divergence of any order, and whether it takes (t, s)."""
+        if alpha in {0, 1}:
+            return KullbackLeibler(), alpha == 0
+        if alpha < 0.5:
+            return Alpha(1.0 - alpha, alpha), True
+        return Alpha(alpha, 1.0 - alpha), False
+
+    def elements(self, block: Block) -> Array:
+        xp = block.xp
+        p, q, ell = block.pair()
+        nothing = 0.0 * next(iter(block.known.rows.values())).offset  # NaN where the row is
+        if self.alpha == 0.5:
+            terms = 2.0 * xp.maximum(p, q) * expm1(xp, -0.5 * abs(ell)) ** 2
+            return self.scale * xp.where(xp.maximum(p, q) == 0, nothing, terms)
+        terms = alpha_terms(xp, (self.alpha, self.kappa), p, q, ell, self.mass(block))
+        terms = xp.where(xp.maximum(p, q) == 0, nothing, terms)
+        if self.alpha > 1:
+            lost = (block.s == -math.inf) & (block.t > -math.inf)
+            terms = xp.where(lost, math.inf + nothing, terms)
+        return (self.scale / self.alpha) * terms
+
+    def mass(self, block: Block) -> Array:
+        """Return m = p^α q^κ."""
+        xp, kappa = block.xp, self.kappa
+        side = block.side(next(iter(block.known.rows)))
+        if self.alpha == 0.5:
+            one, other = logits.roots(xp, *side, block.temperature)
+            return one * other
+        p, q, ell = block.pair()
+        if self.alpha < 1:
+            return xp.maximum(p, q) * xp.exp(xp.where(ell < 0, self.alpha * ell, -kappa * ell))
+        normal = p > 8.0 * float(xp.finfo(p.dtype).smallest_normal)
+        half = xp.exp(0.5 * xp.where(normal, -kappa * ell, self.exponent(block)))
+        return (xp.where(normal, p, 1.0) * half) * half
+
+    def exponent(self, block: Block) -> Array:
+        """Return log m, to a few u of its terms: −∞, or +∞, where m is 0 or ∞."""
+        xp, kappa = block.xp, self.kappa
+        index = next(iter(block.known.rows))
+        others, own = logits.logs(xp, *block.side(index), block.temperature, max(1.0, self.alpha))
+        log_p, log_q = (own, others) if index == TEACHER else (others, own)
+        found = self.alpha * log_p + kappa * log_q
+        if self.alpha < 1:
+            found = xp.where(block.s == -math.inf, -math.inf, found)
+        else:
+            found = xp.where(block.s == -math.inf, math.inf, found)
+        return xp.where(block.t == -math.inf, -math.inf, found)
+
+    def share(self, part: int, block: Block) -> Array:
+        if part == VALUE:
+            return super().share(part, block)
+        return total(block.xp, self._moved(part, block), -1)
+
+    def _moved(self, index: int, block: Block) -> Array:
+        """Return own·(u less its value at the anchor), v for the student."""
+        xp, side, own = block.xp, block.side(index), block.own(index)
+        rate = self.kappa if index == TEACHER else self.alpha
+        _, step = logits.from_anchor(xp, *side, block.temperature)
+        power = logits.anchor_power(xp, side[2], rate, block.temperature)
+        z = rate * step
+        small = xp.clip(z, -1.0, 1.0)
+        near = (own * power) * (step * (1.0 - small * phi_ratio(xp, small)))
+        far = (own * power - self.mass(block)) / rate
+        return self.scale * xp.where(abs(z) < 1.0, near, far)
+
+    def unit_gradient(self, index: int, block: Block) -> Array:
+        xp, mean = block.xp, block.known.sums[index]
+        # Gradients of an infinite divergence are NaN, but for classes that take no part.
+        mean = xp.where(xp.isfinite(mean), mean, math.nan)
+        found = self._moved(index, block) - block.own(index) * mean
+        masked = block.t == -math.inf
+        if index == STUDENT:
+            masked = masked & (block.s == -math.inf)
+        return xp.where(masked, 0.0 * block.known.rows[index].offset, found)
+
+    def level(self, block: Block) -> Array:
+        at = logits.anchor_log(block.xp, block.known.rows[TEACHER], block.temperature)
+        return self.scale * exp_change(block.xp, self.kappa, at)
+
+    def curvature(self, block: Block) -> Array:
+        return self.scale * self.mass(block)
+
+
+class Blend(Divergence):
+    """A divergence whose gradients are differences of p, q and a third distribution w."""
+
+    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
+        return states_of(wanted), (_SHIFT, _TOTAL)
+
+    def unit_gradient(self, index: int, block: Block) -> Array:
+        """Return T times the gradient."""
+        raise NotImplementedError
+
+    def gradient(self, index: int, block: Block) -> Array:
+        return over(self.unit_gradient(index, block), block.temperature)
+
+    def temperature_share(self, block: Block) -> Array:
+        slopes = [self.unit_gradient(index, block) for index in (TEACHER, STUDENT)]
+        return temperature_share(block, slopes[0] + slopes[1], slopes[0], 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Renyi(Blend):
+    """scale·log(Σ p^α q^κ)/(α − 1), α ≥ ½."""
+
+    alpha: float
+    kappa: float
+    """1 − α ≤ ½, not 0."""
+    scale: float = 1.0
+    adds: ClassVar[bool] = False
+
+    @staticmethod
+    def of(alpha: float) -> tuple[Divergence, bool]:
+        """Return the divergence of any order from 0 to ∞, and whether it takes (t, s)."""
+        if alpha < 1e-30:
+            return RenyiZero(), False
+        if alpha == 1:
+            return KullbackLeibler(), False
+        if alpha < 0.5:
+            return Renyi(1.0 - alpha, alpha, alpha / (1.0 - alpha)), True
+        # Beyond that order the two differ by less than rounding.
+        return (Renyi(alpha, 1.0 - alpha) if alpha < 1e20 else RenyiInfinity()), False
+
+    @property
+    def power(self) -> Alpha:
+        """The α-divergence."""
+        return Alpha(self.alpha, self.kappa)
+
+    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
+        states, sums = self.power.needs(wanted)
+        rest = () if VALUE in sums else (VALUE,)
+        return states, (*sums, *rest, _SHIFT, _TOTAL)
+
+    def share(self, part: int, block: Block) -> Array:
+        if part < _SHIFT:
+            return self.power.share(part, block)
+        exponent = self.power.exponent(block)
+        top = _largest(block.xp, exponent)
+        shift = self._shift(block.xp, top)
+        if part == _SHIFT:
+            return shift
+        return total(block.xp, self._scaled(block, exponent, shift), -1)
+
+    def _shift(self, xp: Namespace, top: Array) -> Array:
+        lowest = float(xp.finfo(top.dtype).min)
+        return xp.where((abs(top) < _WIDE) | (top == math.inf), 0.0, xp.clip(top, lowest, math.inf))
+
+    def _scaled(self, block: Block, exponent: Array, shift: Array) -> Array:
+        xp = block.xp
+        return xp.where(shift == 0, self.power.mass(block), xp.exp(exponent - shift))
+
+    def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
+        *added, shifts, totals = zip(*parts, strict=True)
+        shift = xp.max(xp.concat(shifts, axis=-1), axis=-1, keepdims=True)
+        scaled = [
+            one * xp.exp(xp.clip(own - shift, -math.inf, 0.0))
+            for own, one in zip(shifts, totals, strict=True)
+        ]
+        return [*(sum(same[1:], same[0]) for same in added), shift, sum(scaled[1:], scaled[0])]
+
+    def _whole(self, xp: Namespace, known: Known) -> tuple[Array, Array]:
+        """Return M − 1 where that is small, and where it is not."""
+        y = -(self.alpha * self.kappa) * known.sums[VALUE]
+        far = (abs(y) > 0.5) | (known.sums[_SHIFT] != 0)
+        return xp.where(far, 0.0, y), far & ~xp.isnan(y)
+
+    def value(self, xp: Namespace, known: Known) -> Array:
+        y, far = self._whole(xp, known)
+        nothing = known.sums[_TOTAL] == 0
+        log = xp.log(xp.where(nothing, 1.0, known.sums[_TOTAL])) + known.sums[_SHIFT]
+        log, less = xp.where(nothing, -math.inf, log), -self.kappa
+        # An order so near to 1 that y is too small a number leaves the divergence itself.
+        near = xp.where(abs(y) < 1e-30, self.alpha * known.sums[VALUE], log1p(xp, y) / less)
+        return self.scale * xp.where(far, log / less, near)
+
+    def unit_gradient(self, index: int, block: Block) -> Array:
+        y, far = self._whole(block.xp, block.known)
+        near = (self.scale * self.alpha) / (1.0 + y) * self.power.unit_gradient(index, block)
+        return block.xp.where(far, self._apart(index, block), near)
+
+    def _apart(self, index: int, block: Block) -> Array:
+        """Return T times the gradient where w is not near p, nor q."""
+        factor = self.alpha / self.kappa if index == TEACHER else 1.0
+        return (self.scale * factor) * (_own(index, block) - self._blend(block))
+
+    def _blend(self, block: Block) -> Array:
+        """Return w; NaN where the divergence is infinite."""
+        xp, sums = block.xp, block.known.sums
+        total_of_row = xp.where(sums[_TOTAL] == math.inf, math.nan, sums[_TOTAL])
+        return self._scaled(block, self.power.exponent(block), sums[_SHIFT]) / total_of_row
+
+    def temperature_share(self, block: Block) -> Array:
+        xp, sums, power = block.xp, block.known.sums, self.power
+        y, far = self._whole(xp, block.known)
+        factor = self.scale * self.alpha / (1.0 + y)
+        slopes = [self._apart(index, block) for index in (TEACHER, STUDENT)]
+        near = (
+            power.elements(block),
+            power.unit_gradient(TEACHER, block),
+            sums[VALUE],
+            sums[TEACHER] + power.level(block),
+        )
+        apart = slopes[0] + slopes[1], slopes[0], 0.0, 0.0
+        pairs = zip(apart, near, strict=True)
+        return temperature_share(block, *(xp.where(far, a, factor * b) for a, b in pairs))
+
+    def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
+        """Return the derivative of a gradient in a direction of (s, t), of whole rows.
+
+        With δ = α dt + κ ds, ‾ for less the mean under w, and G the gradients at T = 1
+
+            dG_t = α p (dt − ds)‾ − p Σ G_t dt + G_t δ‾
+            dG_s = −α q (dt − ds)‾ − q Σ G_s ds + G_s δ‾
+        """
+        xp, alpha = block.xp, self.alpha
+        ds, dt = direction
+        y, far = self._whole(xp, block.known)
+        near = self.power.mass(block) / (1.0 + y)
+        w = xp.where(far, self._blend(block), near)
+
+        def about(step: Array) -> Array:
+            return step - total(xp, w * step, -1)
+
+        own, slope = _own(index, block), self.unit_gradient(index, block) / self.scale
+        sign, step = (alpha, dt) if index == TEACHER else (-alpha, ds)
+        change = sign * own * about(dt - ds) - own * total(xp, slope * step, -1)
+        change = change + slope * about(alpha * dt + self.kappa * ds)
+        return over(over(self.scale * change, block.temperature), block.temperature)
+
+
+@dataclass(frozen=True)
+class RenyiZero(Blend):
+    """−log of the share of Q on the support of P: Rényi's divergence of order 0."""
+
+    def share(self, part: int, block: Block) -> Array:
+        outside = block.t == -math.inf
+        counts = outside if part == _SHIFT else ~outside
+        nothing = 0.0 * next(iter(block.known.rows.values())).offset
+        return total(block.xp, block.xp.where(counts, _own(STUDENT, block), nothing), -1)
+
+    def value(self, xp: Namespace, known: Known) -> Array:
+        lost, kept = known.sums[_SHIFT], known.sums[_TOTAL]
+        little = lost <= 0.5
+        none = kept == 0
+        far = xp.where(none, math.inf, -xp.log(xp.where(none, 1.0, kept)))
+        return xp.where(little, -log1p(xp, -xp.where(little, lost, 0.0)), far)
+
+    def unit_gradient(self, index: int, block: Block) -> Array:
+        xp, sums, q = block.xp, block.known.sums, _own(STUDENT, block)
+        if index == TEACHER:
+            return 0.0 * (q + sums[_TOTAL])
+        return xp.where(block.t == -math.inf, q, -q * (sums[_SHIFT] / sums[_TOTAL]))
+
+    def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
+        xp, ds, q = block.xp, direction[0], _own(STUDENT, block)
+        w = xp.where(block.t == -math.inf, 0.0, q) / block.known.sums[_TOTAL]
+        change = q * (ds - total(xp, q * ds, -1)) - w * (ds - total(xp, w * ds, -1))
+        change = change if index == STUDENT else 0.0 * change
+        return over(over(change, block.temperature), block.temperature)
+
+
+@dataclass(frozen=True)
+class RenyiInfinity(Blend):
+    """The largest log(p/q): Rényi's divergence of order ∞; of ties each has a share of w."""
+
+    adds: ClassVar[bool] = False
+
+    def share(self, part: int, block: Block) -> Array:
+        xp, ell = block.xp, self._logs(block)
+        top = _largest(xp, ell)
+        return top if part == _SHIFT else total(xp, xp.where(ell == top, 1.0, 0.0 * ell), -1)
+
+    def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
+        tops, ties = (xp.concat(same, axis=-1) for same in zip(*parts, strict=True))
+        top = xp.max(tops, axis=-1, keepdims=True)
+        return [top, total(xp, xp.where(tops == top, ties, 0.0), -1)]
+
+    def value(self, xp: Namespace, known: Known) -> Array:
+        top = known.sums[_SHIFT]
+        return xp.where(top < 0, 0.0, top)
+
+    def unit_gradient(self, index: int, block: Block) -> Array:
+        xp, sums = block.xp, block.known.sums
+        w = xp.where(self._logs(block) == sums[_SHIFT], 1.0, 0.0) / sums[_TOTAL]
+        w = xp.where(xp.isfinite(sums[_SHIFT]), w, math.nan)
+        return (w - _own(index, block)) if index == TEACHER else _own(index, block) - w
+
+    def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
+        xp, own, step = block.xp, _own(index, block), direction[index]
+        change = own * (step - total(xp, own * step, -1))
+        change = -change if index == TEACHER else change
+        return over(over(change, block.temperature), block.temperature)
+
+    def _logs(self, block: Block) -> Array:
+        xp = block.xp
+        _, _, ell = block.pair()
+        ell = xp.where(block.s == -math.inf, math.inf, ell)
+        return xp.where(block.t == -math.inf, -math.inf, ell)
+
+
+def temperature_share(block: Block, *numbers: Array | float) -> Array:
+    """Return a block's share of ∂D/∂T; the numbers are those of `logits.temperature_terms`."""
+    return logits.temperature_terms(block.xp, *block.side(TEACHER), *numbers, block.temperature)
+
+
+def _own(index: int, block: Block) -> Array:
+    return block.pair()[1 - index]
+
+
+def _largest(xp: Namespace, a: Array) -> Array:
+    """Return the maximum of the classes: −∞ of a part of a row that has none."""
+    return xp.max(a, axis=-1, keepdims=True) if a.shape[-1] else total(xp, a, -1) - math.inf
