@@ -11,6 +11,7 @@ from kldiv.backends.base import Backend
 from kldiv.backends.overlay import Overlay
 from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
+from kldiv.kernels.blocks import BLOCKS
 from kldiv.kernels.cpu import CPU
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class NumPyBackend(Backend):
     name = "numpy"
     module = "numpy"
     roots, install, kernels = TABLE["numpy"]
-    technologies = (CPU,)
+    technologies = (CPU, BLOCKS)
 
     def recognises(self, cls: type) -> bool:
         if issubclass(cls, np.ma.MaskedArray | np.matrix):

@@ -26,7 +26,7 @@ from kldiv.kernels.cpu import CPU
 
 pytest.importorskip("llvmlite")
 
-from kldiv.kernels.cpu import threads
+from kldiv.kernels import threads
 
 FLOATS = ["float32", "float64"]
 LOSSES = [kldiv.kl_div, kldiv.kl_div_with_logits, kldiv.js_div_with_logits]

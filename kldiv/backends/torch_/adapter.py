@@ -22,6 +22,7 @@ from kldiv.backends.torch_.transforms import (
     whole,
 )
 from kldiv.errors import LibraryError
+from kldiv.kernels.blocks import BLOCKS
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.technology import size_of
 from kldiv.kernels.triton import TRITON
@@ -56,7 +57,7 @@ class TorchBackend(Backend):
     name = "torch"
     module = "torch"
     roots, install, kernels = TABLE["torch"]
-    technologies = (CPU, TRITON)
+    technologies = (CPU, TRITON, BLOCKS)
     numpy_float32 = False
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
@@ -128,7 +129,10 @@ class TorchBackend(Backend):
         for array in arrays:
             if array.device.type != place:
                 return refusal
-        if torch.compiler.is_compiling():
+        traced = torch.compiler.is_compiling()
+        if technology is BLOCKS and (traced or transforming()):
+            return "the formulas are what a compiler and a transform take"
+        if traced:
             return None
         if transforming() and any(map(is_wrapped, arrays)):
             return refusal if any(whole(array) is None for array in arrays) else None
