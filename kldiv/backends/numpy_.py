@@ -13,6 +13,7 @@ from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
 from kldiv.kernels.blocks import BLOCKS
 from kldiv.kernels.cpu import CPU
+from kldiv.kernels.layout import shared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +96,11 @@ class NumPyBackend(Backend):
         ):
             return None
         return "the arrays are not in the CPU's own byte order, or not aligned"
+
+    def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:
+        if not isinstance(array, np.ndarray) or not array.flags.writeable:
+            return "it is read-only"
+        return shared([array, *(each for each in others if isinstance(each, np.ndarray))])
 
     def kept_rows(self, keep: Array) -> Array | None:
         return np.flatnonzero(keep)

@@ -24,6 +24,7 @@ from kldiv.backends.torch_.transforms import (
 from kldiv.errors import LibraryError
 from kldiv.kernels.blocks import BLOCKS
 from kldiv.kernels.cpu import CPU
+from kldiv.kernels.layout import shared
 from kldiv.kernels.technology import size_of
 from kldiv.kernels.triton import TRITON
 
@@ -84,6 +85,16 @@ class TorchBackend(Backend):
 
     def constant(self, array: Array) -> Array:
         return array.detach()
+
+    def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:
+        if array.requires_grad:
+            return "it requires a gradient; pass its .detach()"
+        if is_symbolic(array) or not lie_in_memory([array]):
+            return None
+        problem = shared([array, *(each for each in others if lie_in_memory([each]))])
+        if problem is None:  # autograd sees no pointers
+            torch.autograd.graph.increment_version(array)
+        return problem
 
     def autocasts(self, array: Array) -> bool:
         return torch.is_autocast_enabled(array.device.type)

@@ -48,7 +48,8 @@ class Rows:
         self.loss = replace(operation, reduction="none", total=dtype, result=dtype)
         self.wide = dtype == "float64"
         self.divergence = divergences.of(operation.divergence)
-        self.blocks = row_blocks(self.s.shape, "float64", 8 * SIZE)
+        size = 4 * SIZE if self.wide else SIZE  # formulas make more calls
+        self.blocks = row_blocks(self.s.shape, "float64", 8 * size)
         self.values = results.values.reshape(results.shape)
         self.factors, self.temperatures, self.keep = (
             None if each is None else _of_rows(each, results.shape)
