@@ -28,10 +28,10 @@ BUFFERS: Final = 5
 
 
 class Found(NamedTuple):
-    """Values of rows, and which rows are certain, gradients included."""
+    """Values of rows, and for each result of which rows it is certain."""
 
     values: Buffer
-    certain: Buffer
+    certain: dict[int, Buffer]
 
 
 def _sum(a: Buffer, b: Buffer) -> Buffer:
@@ -60,7 +60,7 @@ class Jeffreys:
         of_p, of_q = _sum(p, x) / t_sum, _sum(q, x) / s_sum if r else 0.0
         values = w * (of_p - log) + r * (log - of_q)
         scale = ENOUGH * (w * (1.0 + abs(of_p)) + r * (1.0 + abs(of_q)))
-        certain = values >= scale
+        certain = {formulas.VALUE: values >= scale}
         if wanted:
             p /= t_sum
             q /= s_sum
@@ -73,7 +73,7 @@ class Jeffreys:
                 more *= p if index else q
                 more *= near if index else -near
                 gradient += more
-            certain &= _size(gradient, more) >= scale
+            certain[index] = _size(gradient, more) >= scale
             emit(index, gradient)
         return Found(values, certain)
 
@@ -103,7 +103,8 @@ class Mixture:
         log_q -= mixed
         means = _sum(q, log_q), _sum(p, log_p)
         values = self.a * means[1] + self.b * means[0]
-        certain = values >= ENOUGH * (self.a + self.b)
+        enough = ENOUGH * (self.a + self.b)
+        certain = {formulas.VALUE: values >= enough}
         for index in wanted:
             own, rise, weight, part = (
                 (p, log_p, self.a, self.m) if index else (q, log_q, self.b, self.rest)
@@ -117,7 +118,7 @@ class Mixture:
             rise -= mean
             rise *= own
             rise *= weight
-            certain &= _size(rise, mixed) >= ENOUGH * (self.a + self.b)
+            certain[index] = _size(rise, mixed) >= enough
             emit(index, rise)
         return Found(values, certain)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kldiv.formulas.blocks import row_blocks
+from kldiv.formulas.divergences import VALUE
 from kldiv.formulas.rows import Constants, RowGradient
 from kldiv.kernels import threads
 from kldiv.kernels.blocks import divergences
@@ -62,16 +63,18 @@ class Rows:
         numbers = [each[block].reshape(-1) for each in (self.factors, self.temperatures)]
         outputs = {index: array[block] for index, array in self.outputs.items()}
         values, keep = np.empty(len(s)), None if self.keep is None else self.keep[block].reshape(-1)
-        unsure = np.arange(len(s))
+        unsure = dict.fromkeys((VALUE, *outputs), np.ones(len(s), np.bool_))
         if not self.wide:
-            values[:], certain = self._quickly(s, t, *numbers, room, outputs)
-            unsure = np.flatnonzero(~certain)
+            values[:], unsure = self._quickly(s, t, *numbers, room, outputs)
         if keep is not None:
-            unsure = unsure[keep[unsure]]
-        if unsure.size:
-            values[unsure], gradients = self._exactly(*(each[unsure] for each in (s, t, *numbers)))
-            for index, gradient in gradients.items():
-                outputs[index][_places(unsure, outputs[index])] = gradient
+            unsure = {result: each & keep for result, each in unsure.items()}
+        some = np.flatnonzero(np.any([*unsure.values()], axis=0))
+        if some.size:
+            exact, gradients = self._exactly(*(each[some] for each in (s, t, *numbers)))
+            own = {result: each[some] for result, each in unsure.items()}
+            values[some[own[VALUE]]] = exact[own[VALUE]]
+            for index, output in outputs.items():
+                output[_places(some[own[index]], output)] = gradients[index][own[index]]
         if keep is not None:
             values[~keep] = 0.0
             for output in outputs.values():
@@ -86,9 +89,9 @@ class Rows:
         temperatures: Buffer,
         room: Room,
         outputs: dict[int, Buffer],
-    ) -> tuple[Buffer, Buffer]:
-        """Write gradients; return values, and which rows have all digits of float32."""
-        buffers, certain = room.of(s.shape), True
+    ) -> tuple[Buffer, dict[int, Buffer]]:
+        """Write gradients; return values, and of each result which rows lack digits of float32."""
+        buffers, lost = room.of(s.shape), np.zeros(len(s), np.bool_)
         inverse = (1.0 / temperatures)[:, None]
         scale = factors[:, None] * inverse
         tempered, masked = (inverse != 1.0).any(), False
@@ -104,7 +107,7 @@ class Rows:
                 self.divergence.unbounded, gone, gone[::-1], strict=True
             ):
                 if infinite:
-                    certain &= ~(one & ~other).any(axis=-1, keepdims=True)
+                    lost |= (one & ~other).any(axis=-1)
             for buffer in buffers[:2]:
                 np.maximum(buffer, _LOWEST, out=buffer)
 
@@ -113,7 +116,7 @@ class Rows:
             outputs[index][...] = gradient.reshape(outputs[index].shape)
 
         values, sure = self.divergence.of(buffers, self.wanted, emit)
-        return values[:, 0], (sure & certain)[:, 0]
+        return values[:, 0], {result: lost | ~each[:, 0] for result, each in sure.items()}
 
     def _exactly(
         self, s: Buffer, t: Buffer, factors: Buffer, temperatures: Buffer

@@ -285,8 +285,10 @@ def _logarithm(y: Value, grown: Value) -> tuple[Value, Value]:
     """Return whether y is small, and log(1 + y), given 1 + y too."""
     own = format_of(y)
     close = (y > -0.5) & (y < 1.0)
-    far = log_normal(at_most(at_least(grown, own.tiny), 0.25 / own.tiny))
-    return close, select(close, log1p_near(select(close, y, 0.0))[0], far)
+    logarithm = log_normal(at_most(at_least(grown, own.tiny), 0.25 / own.tiny))
+    # Of what 1 + y lost in rounding, which is exact here, the logarithm is that over 1 + y.
+    lost = select(close, (y - (grown - 1.0)) / grown, 0.0)
+    return close, logarithm + lost
 
 
 DIVERGENCES: Final = {
