@@ -192,10 +192,10 @@ def _of_loss(backend: Adapter, work: Work) -> Work | None:
 
 
 def warn_of(technology: Technology, error: Exception) -> None:
-    """Warn that the formulas compute, as a kernel failed."""
+    """Warn that what is slower computes, as a kernel failed."""
     warnings.warn(
-        f"kldiv computes by its array-API formulas, not by its kernels {technology.name!r}: "
-        f"{error}; kernel='pure' chooses them without this warning",
+        f"kldiv computes in a slower way, not by its kernels {technology.name!r}: "
+        f"{error}; kernel='pure' chooses the formulas without this warning",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -80,13 +80,17 @@ class _Place:
         }
 
 
+_WORK: Any = 10_000
+"""Steps in which it is told whether strided arrays have memory in common."""
+
+
 def shared(arrays: Sequence[Array]) -> str | None:
     """Return in words whether the first array shares memory, also where that is hard to tell."""
     first, *others = (np.asarray(_Place(array)) for array in arrays)
     if any(size > 1 and not step for size, step in zip(first.shape, first.strides, strict=True)):
         return "its elements share memory"
     try:
-        if any(np.shares_memory(first, other, max_work=10_000) for other in others):
+        if any(np.shares_memory(first, other, max_work=_WORK) for other in others):
             return "it shares memory with an argument, or with another result"
     except np.exceptions.TooHardError:
         return "it may share memory with an argument, or with another result"

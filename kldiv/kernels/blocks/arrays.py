@@ -40,10 +40,11 @@ def host(array: Array) -> Buffer:
     return array if isinstance(array, np.ndarray) else array.detach().numpy()
 
 
-def pieces(
-    arrays: Sequence[Array | None], shape: tuple[int, ...]
-) -> tuple[list[Buffer | None], list[Index]]:
-    """Return arrays that broadcast to a shape as views of one form, and the indices of blocks."""
+def pieces(arrays: Sequence[Array | None], shape: tuple[int, ...]) -> tuple[list[Any], list[Index]]:
+    """Return arrays that broadcast to a shape as views of one form, and the indices of blocks.
+
+    None stays.
+    """
     views = [None if array is None else _filling(host(array), shape) for array in arrays]
     first = views[0]
     assert first is not None  # noqa: S101 - of the callers' own making

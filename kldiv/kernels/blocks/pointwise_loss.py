@@ -34,11 +34,9 @@ def run(work: Work) -> Found:
         with np.errstate(all="ignore"):
             for place in range(first, last):
                 block = blocks[place]
-                x, y, kept, factor, value, *slopes = (
-                    None if view is None else view[block] for view in views
-                )
-                if factor is None:
-                    factor = results.weight
+                cut: list[Any] = [None if view is None else view[block] for view in views]
+                x, y, kept, cotangent, value, *slopes = cut
+                factor = results.weight if cotangent is None else cotangent
                 elements = kind(x, y, *room.of(x.shape))
                 for index, slope in enumerate(slopes):
                     if slope is not None:

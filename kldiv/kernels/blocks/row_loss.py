@@ -52,25 +52,26 @@ class Rows:
         size = 4 * SIZE if self.wide else SIZE  # formulas make more calls
         self.blocks = row_blocks(self.s.shape, "float64", 8 * size)
         self.values = results.values.reshape(results.shape)
-        self.factors, self.temperatures, self.keep = (
-            None if each is None else _of_rows(each, results.shape)
-            for each in (results.factors, results.temperatures, results.keep)
-        )
+        self.numbers = [
+            _of_rows(each, results.shape) for each in (results.factors, results.temperatures)
+        ]
+        self.keep = None if results.keep is None else _of_rows(results.keep, results.shape)
 
     def compute(self, block: Index, room: Room) -> None:
         """Compute a block of rows."""
         s, t = (array[block].reshape(-1, array.shape[-1]) for array in (self.s, self.t))
-        numbers = [each[block].reshape(-1) for each in (self.factors, self.temperatures)]
+        factors, temperatures = (each[block].reshape(-1) for each in self.numbers)
         outputs = {index: array[block] for index, array in self.outputs.items()}
         values, keep = np.empty(len(s)), None if self.keep is None else self.keep[block].reshape(-1)
         unsure = dict.fromkeys((VALUE, *outputs), np.ones(len(s), np.bool_))
         if not self.wide:
-            values[:], unsure = self._quickly(s, t, *numbers, room, outputs)
+            values[:], unsure = self._quickly(s, t, factors, temperatures, room, outputs)
         if keep is not None:
             unsure = {result: each & keep for result, each in unsure.items()}
         some = np.flatnonzero(np.any([*unsure.values()], axis=0))
         if some.size:
-            exact, gradients = self._exactly(*(each[some] for each in (s, t, *numbers)))
+            given = (each[some] for each in (s, t, factors, temperatures))
+            exact, gradients = self._exactly(*given)
             own = {result: each[some] for result, each in unsure.items()}
             values[some[own[VALUE]]] = exact[own[VALUE]]
             for index, output in outputs.items():
