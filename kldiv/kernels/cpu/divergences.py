@@ -35,6 +35,8 @@ class Divergence:
     """Whether it is +∞ where a class has p > 0 = q, and where one has p = 0 < q."""
     keeps: ClassVar[bool] = False
     """Whether a gradient is p·u less p times the mean, which the pass for the mean keeps."""
+    reach: ClassVar[float] = 100.0
+    """|log(p/q)| up to which a class counts in the mean of that, an anchor."""
     linear: ClassVar[bool] = False
     """Whether u and v are log(p/q) and log(q/p)."""
 
@@ -158,6 +160,7 @@ class Mixture(Divergence):
 
     name = "mixture"
     keeps = True
+    reach = 8.0  # beyond it u is constant where p is, and a few classes do not carry the mean away
 
     def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, Value]]:
         r"""Return a function of elements that are all ≥ 0.
