@@ -10,10 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kldiv.kernels.layout import dtype_name
+from kldiv.kernels.spelling import form_of
 from kldiv.kernels.technology import Technology
 
 if TYPE_CHECKING:
     from kldiv.kernels.work import Found, Work
+
+
+FORMS: Final = (
+    *("kl_div", "kl_div, log_target", "kl_div_with_logits", "js_div_with_logits"),
+    *("f_div_with_logits, mixture", "f_div_with_logits, Jeffreys"),
+)
+"""The fused forms, by their names, that have code here."""
 
 
 class Blocks(Technology):
@@ -29,6 +37,9 @@ class Blocks(Technology):
         kinds = [work.operation.result, *map(dtype_name, work.arrays)]
         if "bfloat16" in kinds and hasattr(work.arrays[0], "data_ptr"):
             return "NumPy has no bfloat16"
+        form = form_of(work.operation)
+        if form is not None and form.name not in FORMS:
+            return f"{self.name} have no {form.name}"
         return super().refusal(work)
 
     def compute(self, work: Work) -> Found:

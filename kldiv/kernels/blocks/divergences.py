@@ -136,4 +136,6 @@ def of(divergence: Any) -> Jeffreys | Mixture:
         return Mixture(*map(float, divergence.mix))
     if isinstance(divergence, formulas.Jeffreys):
         return Jeffreys(float(divergence.w), float(divergence.r))
-    return Jeffreys(1.0, 0.0)
+    if isinstance(divergence, formulas.KullbackLeibler):
+        return Jeffreys(1.0, 0.0)
+    raise TypeError(type(divergence).__name__)
