@@ -135,14 +135,44 @@ class Call:
             quotient = total / number
             return quotient if result is None else in_dtype(xp, quotient, result)
 
-    def value_and_gradients(self, wanted: tuple[int, ...]) -> tuple[Array, list[Array]]:
-        """Return the loss, which must be a scalar, and its gradients in the arrays wanted."""
+    def argument(self, index: int) -> Array:
+        """Return an array as the caller gave it."""
+        array = self.arrays[1 - index if self.exchanged else index]
+        return self._turned(array, back=True)
+
+    def _turned(self, array: Array, *, back: bool = False) -> Array:
+        """Return an array with the caller's axis of classes last, or where the caller has it."""
+        if self.axis == -1:
+            return array
+        ends = (-1, self.axis) if back else (self.axis, -1)
+        return self.route.caller.namespace(array).moveaxis(array, *ends)
+
+    def value_and_gradients(
+        self, wanted: tuple[int, ...], out: Sequence[Array] | None = None
+    ) -> tuple[Array, list[Array]]:
+        """Return the loss, which must be a scalar, and its gradients in the arrays wanted.
+
+        Gradients are written into ``out``, where it is given.
+        """
+        into = None if out is None else [self._turned(array) for array in out]
+        value, gradients = self._value_and_gradients(wanted, into)
+        if out is None or into is None:
+            return value, [self._turned(gradient, back=True) for gradient in gradients]
+        with self.route.caller.context(value):
+            for array, view, gradient in zip(out, into, gradients, strict=True):
+                if gradient is not view:
+                    array[...] = self._turned(gradient, back=True)
+        return value, [*out]
+
+    def _value_and_gradients(
+        self, wanted: tuple[int, ...], into: Sequence[Array] | None
+    ) -> tuple[Array, list[Array]]:
         operation = self.operation
         if self.exchanged:
             wanted = tuple([1 - index for index in wanted])
         found = None
         if getattr(operation, "reduction", "none") != "none":
-            found = self.fused(wanted)
+            found = self.fused(wanted, into)
         if found is None:
             value, run = self._value_and_run(wanted)
             if value.shape != ():
@@ -153,18 +183,16 @@ class Call:
             gradients = [self.gradient(index, value, run) for index in wanted]
             return self._finished(value), gradients
         value, gradients = found
-        value = self._finished(value)
-        if self.axis != -1:
-            xp = self.route.caller.namespace(value)
-            gradients = [xp.moveaxis(gradient, -1, self.axis) for gradient in gradients]
-        return value, gradients
+        return self._finished(value), gradients
 
-    def fused(self, wanted: tuple[int, ...]) -> tuple[Array | None, list[Array]] | None:
+    def fused(
+        self, wanted: tuple[int, ...], into: Sequence[Array] | None = None
+    ) -> tuple[Array | None, list[Array]] | None:
         """Return the loss and its gradients from one pass, or None where there is no such pass."""
-        if self.divisor is None:
-            return self.route.fused(self.operation, self.arrays, gradients=wanted)
-        cotangent = self._divided(self._one())
-        return self.route.fused(self.operation, self.arrays, gradients=wanted, cotangent=cotangent)
+        asked: dict[str, Any] = {"gradients": wanted, "into": into}
+        if self.divisor is not None:
+            asked["cotangent"] = self._divided(self._one())
+        return self.route.fused(self.operation, self.arrays, **asked)
 
     def _one(self) -> Array:
         """Return the number 1 in the dtype of sums, as an array of the caller's."""
@@ -202,8 +230,7 @@ class Call:
             ones = xp.ones_like(value)
             if self.divisor is not None:
                 ones = self._divided(ones)
-            gradient = self.operation.pullback(xp, run, index, ones, *self.arrays)
-        return gradient if self.axis == -1 else xp.moveaxis(gradient, -1, self.axis)
+            return self.operation.pullback(xp, run, index, ones, *self.arrays)
 
 
 class SumOfCalls:
@@ -220,8 +247,29 @@ class SumOfCalls:
         values = [self._times(factor, call.value()) for factor, call, _ in self.terms]
         return sum(values[1:], values[0])
 
-    def value_and_gradients(self, wanted: tuple[int, ...]) -> tuple[Array, list[Array]]:
-        """Return the loss, which must be a scalar, and its gradients in the arrays wanted."""
+    def argument(self, index: int) -> Array:
+        """Return an array as the caller gave it."""
+        return next(
+            call.argument(places.index(index)) for _, call, places in self.terms if index in places
+        )
+
+    @property
+    def route(self) -> backends.Route:
+        """The route of the calls."""
+        return self.terms[0][1].route
+
+    @property
+    def arrays(self) -> list[Array]:
+        """All arrays."""
+        return [array for _, call, _ in self.terms for array in call.arrays]
+
+    def value_and_gradients(
+        self, wanted: tuple[int, ...], out: Sequence[Array] | None = None
+    ) -> tuple[Array, list[Array]]:
+        """Return the loss, which must be a scalar, and its gradients in the arrays wanted.
+
+        Gradients are written into ``out``, where it is given.
+        """
         values: list[Array] = []
         gradients: dict[int, Array] = {}
         for factor, call, places in self.terms:
@@ -231,7 +279,10 @@ class SumOfCalls:
             for index, gradient in zip(own, found, strict=True):
                 share = self._times(factor, gradient)
                 gradients[index] = gradients[index] + share if index in gradients else share
-        return sum(values[1:], values[0]), [gradients[index] for index in wanted]
+        found = [gradients[index] for index in wanted]
+        for array, gradient in zip(out or (), found, strict=out is not None):
+            array[...] = gradient
+        return sum(values[1:], values[0]), found if out is None else [*out]
 
     @staticmethod
     def _times(factor: float, array: Array) -> Array:
@@ -251,7 +302,11 @@ class LinearCall(Call):
     def _run_linear(self, operation: Any, *arrays: Array) -> Array:
         return self.route.caller.run_linear(operation, self.route, arrays)
 
-    def fused(self, wanted: tuple[int, ...]) -> tuple[Array | None, list[Array]] | None:
+    def fused(
+        self,
+        wanted: tuple[int, ...],
+        into: Sequence[Array] | None = None,  # noqa: ARG002 - gradients of rows are collected
+    ) -> tuple[Array | None, list[Array]] | None:
         cotangent = None if self.divisor is None else self._divided(self._one())
         if isinstance(self.operation, Weighted):
             return self._weighted(cotangent, wanted)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kldiv import backends
 from kldiv._call import Record
-from kldiv.errors import LibraryError, OptionError
+from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,9 @@ def value_and_grad(
     -------
     callable
         Takes the loss' arguments; returns the pair (value, gradient), the gradient of the
-        argument's shape, dtype, library and device.
+        argument's shape, dtype, library and device. With ``out=`` the gradient is written into an
+        array that is there, of a library whose arrays can be changed: new memory costs a large
+        gradient more time than computing it. Of a tuple of ``argnums`` it is a tuple too.
 
     Raises
     ------
@@ -45,7 +48,11 @@ def value_and_grad(
     OptionError
         ``argnums`` names no differentiable argument.
     ShapeError
-        When called: the loss is not a scalar (``reduction="none"``, a measure of several rows).
+        When called: the loss is not a scalar (``reduction="none"``, a measure of several rows), or
+        ``out`` has another shape than the argument.
+    DTypeError, LibraryError
+        When called: ``out`` has another dtype, library or device than the argument, or cannot be
+        written to: read-only, of JAX or Dask, in memory that an argument has too.
 
     Examples
     --------
@@ -57,6 +64,13 @@ def value_and_grad(
     >>> value, gradient = kldiv.value_and_grad(loss)(log_q, p)
     >>> round(float(value), 6), gradient
     (0.143841, array([-0.5, -0.5]))
+
+    Memory that is used again from step to step:
+
+    >>> gradient = np.empty_like(log_q)
+    >>> value, same = kldiv.value_and_grad(loss)(log_q, p, out=gradient)
+    >>> same is gradient, gradient
+    (True, array([-0.5, -0.5]))
     """
     prepare, most, bound = _unwrap(loss)
     wanted = argnums if isinstance(argnums, tuple) else (argnums,)
@@ -68,13 +82,50 @@ def value_and_grad(
                 f"{argnums!r}"
             )
 
-    def value_and_gradient(*args: Any, **kwargs: Any) -> tuple[Array, Array | tuple[Array, ...]]:
-        call = prepare(*args, **kwargs)
-        value, found = call.value_and_gradients(tuple([index + bound for index in wanted]))
+    def value_and_gradient(
+        *args: Any, out: Array | tuple[Array, ...] | None = None, **kwargs: Any
+    ) -> tuple[Array, Array | tuple[Array, ...]]:
+        call, places = prepare(*args, **kwargs), tuple([index + bound for index in wanted])
+        given = None
+        if out is not None:
+            given = _checked(call, places, out, several=isinstance(argnums, tuple))
+        value, found = call.value_and_gradients(places, given)
         gradients = tuple(found)
         return value, gradients if isinstance(argnums, tuple) else gradients[0]
 
     return value_and_gradient
+
+
+def _checked(
+    call: Call | SumOfCalls, places: tuple[int, ...], out: Any, *, several: bool
+) -> list[Array]:
+    """Return arrays for gradients, each fit for its own."""
+    given = [*out] if several and isinstance(out, tuple | list) else [out]
+    if len(given) != len(places) or (several and not isinstance(out, tuple | list)):
+        raise OptionError(
+            f"out must be a tuple of {len(places)} arrays, one for each of argnums; "
+            f"got {type(out).__name__}" + (f" of {len(out)}" if isinstance(out, tuple) else "")
+        )
+    for index, (place, array) in enumerate(zip(places, given, strict=True)):
+        name = f"out[{index}]" if several else "out"
+        argument = call.argument(place)
+        caller = call.route.caller
+        if backends.find(array) is not caller:
+            found = backends.find(array).name
+            raise LibraryError(f"{name} is an array of {found}; expected one of {caller.name}")
+        if array.shape != argument.shape:
+            shapes = f"{tuple(array.shape)}; expected {tuple(argument.shape)}"
+            raise ShapeError(f"{name} has shape {shapes}, that of the argument")
+        dtype, expected = map(caller.dtype_name, (array, argument))
+        if dtype != expected:
+            raise DTypeError(f"{name} has dtype {dtype}; expected {expected}, the argument's")
+        if caller.device(array) != caller.device(argument):
+            devices = f"{caller.device(array)}; expected {caller.device(argument)}"
+            raise LibraryError(f"{name} is on {devices}, where the argument is")
+        problem = caller.unwritable(array, [*call.arrays, *given[:index]])
+        if problem:
+            raise LibraryError(f"{name} cannot be written to: {problem}")
+    return given
 
 
 def _unwrap(loss: Any) -> tuple[Callable[..., Call | SumOfCalls], float, int]:

@@ -145,7 +145,10 @@ class _OfDistributions(Call):
             )
         return divergence(p, q, unit=_unit(self.options["base"]), method=self.options["method"])
 
-    def value_and_gradients(self, wanted: tuple[int, ...]) -> tuple[Array, list[Array]]:  # noqa: ARG002
+    def argument(self, index: int) -> Array:
+        raise _no_array("pq"[index], self.pair[index])
+
+    def value_and_gradients(self, *_: Any) -> tuple[Array, list[Array]]:
         raise _no_array("p", self.pair[0])
 
 

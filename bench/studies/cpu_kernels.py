@@ -50,6 +50,8 @@ from torch.nn import functional as F  # noqa: E402, N812 - its usual name
 
 import kldiv  # noqa: E402
 
+from ..harness.peers import NUMPY  # noqa: E402
+
 
 def measure(calls: Calls, rounds: int) -> dict[str, list[float]]:
     """Return the milliseconds of each call in each round."""
@@ -90,7 +92,7 @@ def pointwise(dtype: str) -> tuple[Calls, dict[str, tuple[str, str, float]]]:
     x = np.log(random.random(shape, dtype=np.float32) + 1e-6).astype(dtype)
     tx, ty = torch.from_numpy(x), torch.from_numpy(y)
     tracked = tx.clone().requires_grad_()
-    out = torch.empty_like(tx)
+    out, given = torch.empty_like(tx), np.empty_like(x)
     ours = functools.partial(kldiv.kl_div, reduction="sum")
     eager = functools.partial(F.kl_div, reduction="sum")
     compiled = torch.compile(eager)
@@ -113,12 +115,21 @@ def pointwise(dtype: str) -> tuple[Calls, dict[str, tuple[str, str, float]]]:
             "floor, read 2, write 1": lambda: torch.add(tx, ty, out=out),
             "the same, allocated": lambda: torch.add(tx, ty),
             "NumPy with gradient": lambda: both(x, y),
+            "NumPy with gradient, memory given": lambda: both(x, y, out=given),
             "torch with gradient": lambda: backward(ours, tracked, ty),
+            "torch with gradient, memory given": lambda: both(tx, ty, out=out),
             "eager with gradient": lambda: backward(eager, tracked, ty),
         }
         asked |= {
-            "NumPy with gradient / floor": ("NumPy with gradient", "floor, read 2, write 1", -1.5),
-            "torch with gradient / floor": ("torch with gradient", "floor, read 2, write 1", -1.5),
+            **{
+                f"{library} with gradient{memory} / floor": (
+                    f"{library} with gradient{memory}",
+                    "floor, read 2, write 1",
+                    -1.3 if memory else -1.6,
+                )
+                for library in ("NumPy", "torch")
+                for memory in ("", ", memory given")
+            },
             "eager / torch, with gradient": ("eager with gradient", "torch with gradient", 6.0),
         }
         if not OPTIONS.quick:
@@ -195,6 +206,59 @@ def halves() -> tuple[Calls, dict[str, tuple[str, str, float]]]:
     return calls, {
         "eager / torch, with gradient": ("eager with gradient", "torch with gradient", 5.0)
     }
+
+
+def without_llvmlite() -> tuple[Calls, dict[str, tuple[str, str, float]]]:
+    """Return the calls by the kernel blocks, and those of NumPy and torch as they are written."""
+    random = np.random.default_rng(5)
+    t = 3 * random.standard_normal((512, 32000), dtype=np.float32)
+    z = random.standard_normal(t.shape, dtype=np.float32)
+    y = np.exp(t - t.max(axis=-1, keepdims=True))
+    y /= y.sum(axis=-1, keepdims=True)
+    summed = functools.partial(kldiv.kl_div, reduction="sum")
+    calls: Calls = {}
+    asked = {}
+    for name, loss, peer, given, target in (
+        ("kl_div", summed, functools.partial(F.kl_div, reduction="sum"), -abs(z) - 1, y),
+        ("logits, 3 apart", kldiv.kl_div_with_logits, usual, t + 3 * z, t),
+        ("logits, 1e-3 apart", kldiv.kl_div_with_logits, usual, t + np.float32(1e-3) * z, t),
+    ):
+        operation = "kl_div" if loss is summed else "kl_div_with_logits"
+        there = torch.from_numpy(given), torch.from_numpy(target)
+        tracked = there[0].clone().requires_grad_()
+        both, part = kldiv.value_and_grad(loss), functools.partial
+        calls |= {
+            name: part(in_blocks, loss, given, target),
+            f"{name}, NumPy": part(NUMPY.formula(operation, "value"), given, target),
+            f"{name}, torch": part(in_blocks, loss, *there),
+            f"{name}, eager": part(peer, *there),
+            f"{name}, gradient": part(in_blocks, both, given, target),
+            f"{name}, NumPy, gradient": part(NUMPY.formula(operation, "gradient"), given, target),
+            f"{name}, torch, gradient": part(in_blocks, backward, loss, tracked, there[1]),
+            f"{name}, eager, gradient": part(backward, peer, tracked, there[1]),
+        }
+        most = -1.4 if loss is summed else -1.3
+        asked |= {
+            f"{name}: blocks / NumPy": (name, f"{name}, NumPy", most),
+            f"{name}: blocks / NumPy, with gradient": (
+                f"{name}, gradient",
+                f"{name}, NumPy, gradient",
+                -1.3,
+            ),
+            f"{name}: blocks / eager": (f"{name}, torch", f"{name}, eager", -1.0),
+            f"{name}: blocks / eager, with gradient": (
+                f"{name}, torch, gradient",
+                f"{name}, eager, gradient",
+                -1.5,
+            ),
+        }
+    return calls, asked
+
+
+def in_blocks(function: Callable[..., object], *arrays: Any) -> None:
+    """Call a function where llvmlite is not used."""
+    with kldiv.config_context(kernel="blocks"):
+        function(*arrays)
 
 
 def small() -> tuple[Calls, dict[str, tuple[str, str, float]]]:
@@ -281,6 +345,7 @@ TABLES = {
     "kl_div_with_logits, mean, 512 x 32000, float32": rows,
     "kl_div_with_logits, masked classes, 512 x 32000, float32": masked,
     "kl_div_with_logits, 512 x 151936, bfloat16": halves,
+    "kernel blocks, 512 x 32000, float32": without_llvmlite,
     "kl_div, sum, 8 x 10, a thousand calls": small,
 }
 

@@ -201,6 +201,10 @@ class Backend(InChunks):
         """Return the array without its gradient."""
         return array
 
+    def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:  # noqa: ARG002
+        """Return why nothing can be written into an array while others are read, or None."""
+        return None
+
     def adjacent(self, array: Array) -> Array:
         """Return the array, contiguous along its last axis where exact sums need that."""
         return array

@@ -48,7 +48,8 @@ class Choice(NamedTuple):
     technology: Technology | None
     """None: the array-API formula."""
     refusals: Callable[[], dict[str, str]]
-    """Gives, for each technology that might have computed, the reason why it does not."""
+    """Gives, for each technology that might have computed, the reason why it does not; where one
+    computes, for each faster one that is not installed."""
 
     @property
     def kernel(self) -> str:
@@ -58,10 +59,9 @@ class Choice(NamedTuple):
     @property
     def reason(self) -> str:
         """The reason in words."""
-        if self.technology is not None:
-            return f"{self.technology.words}, the fastest that applies"
-        why, reasons = "the array-API formula, the fastest that applies", self.refusals()
-        if len(reasons) == 1:
+        words = "the array-API formula" if self.technology is None else self.technology.words
+        why, reasons = f"{words}, the fastest that applies", self.refusals()
+        if self.technology is None and len({*reasons.values()}) == 1:
             return f"{why}: {next(iter(reasons.values()))}"
         return "; ".join([why, *(f"{name}: {reason}" for name, reason in reasons.items())])
 
@@ -76,7 +76,7 @@ def choose(backend: Adapter, kernel: str, work: Work, moved_to: str | None = Non
         return Choice(None, partial(_refusals, *given))
     for technology in backend.technologies:
         if kernel in ("auto", technology.name) and _refusal(technology, *given) is None:
-            return Choice(technology, dict)
+            return Choice(technology, partial(_lacking, backend, kernel, technology))
     return Choice(None, partial(_refusals, *given))
 
 
@@ -87,6 +87,13 @@ def _refusals(backend: Adapter, kernel: str, work: Work, moved_to: str | None) -
         for each in backend.technologies
         if kernel in {"auto", each.name}
     }
+
+
+def _lacking(backend: Adapter, kernel: str, chosen: Technology) -> dict[str, str]:
+    """Return for each faster technology of the same device what it lacks."""
+    faster = backend.technologies[: backend.technologies.index(chosen)] if kernel == "auto" else ()
+    lacking = {each.name: each.lacking() for each in faster if each.device == chosen.device}
+    return {name: why for name, why in lacking.items() if why}
 
 
 def _refusal(
@@ -185,10 +192,10 @@ def _of_loss(backend: Adapter, work: Work) -> Work | None:
 
 
 def warn_of(technology: Technology, error: Exception) -> None:
-    """Warn that the formulas compute, as a kernel failed."""
+    """Warn that what is slower computes, as a kernel failed."""
     warnings.warn(
-        f"kldiv computes by its array-API formulas, not by its kernels {technology.name!r}: "
-        f"{error}; kernel='pure' chooses them without this warning",
+        f"kldiv computes in a slower way, not by its kernels {technology.name!r}: "
+        f"{error}; kernel='pure' chooses the formulas without this warning",
         RuntimeWarning,
         stacklevel=3,
     )

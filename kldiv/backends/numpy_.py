@@ -11,7 +11,9 @@ from kldiv.backends.base import Backend
 from kldiv.backends.overlay import Overlay
 from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
+from kldiv.kernels.blocks import BLOCKS
 from kldiv.kernels.cpu import CPU
+from kldiv.kernels.layout import shared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +64,7 @@ class NumPyBackend(Backend):
     name = "numpy"
     module = "numpy"
     roots, install, kernels = TABLE["numpy"]
-    technologies = (CPU,)
+    technologies = (CPU, BLOCKS)
 
     def recognises(self, cls: type) -> bool:
         if issubclass(cls, np.ma.MaskedArray | np.matrix):
@@ -94,6 +96,11 @@ class NumPyBackend(Backend):
         ):
             return None
         return "the arrays are not in the CPU's own byte order, or not aligned"
+
+    def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:
+        if not isinstance(array, np.ndarray) or not array.flags.writeable:
+            return "it is read-only"
+        return shared([array, *(each for each in others if isinstance(each, np.ndarray))])
 
     def kept_rows(self, keep: Array) -> Array | None:
         return np.flatnonzero(keep)

@@ -20,8 +20,8 @@ class Entry(NamedTuple):
 
 
 TABLE: Final = {
-    "numpy": Entry(("numpy", "ml_dtypes"), "pip install numpy", ("cpu", "pure")),
-    "torch": Entry(("torch",), 'pip install "kldiv[torch]"', ("cpu", "triton", "pure")),
+    "numpy": Entry(("numpy", "ml_dtypes"), "pip install numpy", ("cpu", "blocks", "pure")),
+    "torch": Entry(("torch",), 'pip install "kldiv[torch]"', ("cpu", "triton", "blocks", "pure")),
     "jax": Entry(("jax", "jaxlib"), 'pip install "kldiv[jax]"', ("cpu", "pallas", "pure")),
     "cupy": Entry(
         ("cupy",),

@@ -24,15 +24,19 @@ def rows_at_a_time(shape: tuple[int, ...], dtype: str, block_bytes: int = BLOCK_
     return max(1, block_bytes // max(1, shape[-1] * itemsize))
 
 
-def row_blocks(shape: tuple[int, ...], dtype: str) -> list[tuple[int | slice, ...]]:
+def row_blocks(
+    shape: tuple[int, ...], dtype: str, block_bytes: int = BLOCK_BYTES
+) -> list[tuple[int | slice, ...]]:
     """Return the indices of blocks that cover an array of this shape, each of whole rows."""
     if len(shape) < 2 or 0 in shape:
         return [()]
-    most = rows_at_a_time(shape, dtype)
+    most = rows_at_a_time(shape, dtype, block_bytes)
     inner = math.prod(shape[1:-1])
     if inner > most:
         return [
-            (index, *rest) for index in range(shape[0]) for rest in row_blocks(shape[1:], dtype)
+            (index, *rest)
+            for index in range(shape[0])
+            for rest in row_blocks(shape[1:], dtype, block_bytes)
         ]
     step = max(1, most // max(1, inner))
     return [(block,) for block in slices(shape[0], step)]

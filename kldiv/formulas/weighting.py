@@ -96,6 +96,7 @@ class Weighted(Composite, Loss):
             gradients=gradients,
             cotangent=factors,
             value=wanted.get("value", True),
+            into=wanted.get("into"),
         ) or (None, None)
         if found is None:
             return None

@@ -65,6 +65,38 @@ def memory(array: Array) -> Memory:
     return Memory(address, array.dtype.name, shape, array.strides)
 
 
+class _Place:
+    """Memory as NumPy takes it, without a look at what it holds."""
+
+    def __init__(self, array: Array) -> None:
+        place = memory(array)
+        kind = f"|V{CODES[place.dtype][1]}" if place.dtype in CODES else array.dtype.str
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (place.address, True),
+            "shape": place.shape,
+            "strides": place.strides,
+            "typestr": kind,
+        }
+
+
+_WORK: Any = 10_000
+"""Steps in which it is told whether strided arrays have memory in common."""
+
+
+def shared(arrays: Sequence[Array]) -> str | None:
+    """Return in words whether the first array shares memory, also where that is hard to tell."""
+    first, *others = (np.asarray(_Place(array)) for array in arrays)
+    if any(size > 1 and not step for size, step in zip(first.shape, first.strides, strict=True)):
+        return "its elements share memory"
+    try:
+        if any(np.shares_memory(first, other, max_work=_WORK) for other in others):
+            return "it shares memory with an argument, or with another result"
+    except np.exceptions.TooHardError:
+        return "it may share memory with an argument, or with another result"
+    return None
+
+
 _LARGE: Final = 1 << 22
 """Bytes from which the size of pages matters."""
 

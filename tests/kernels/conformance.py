@@ -19,6 +19,7 @@ from libraries import Library
 
 import kldiv
 from kldiv.kernels import Work
+from kldiv.kernels.blocks import BLOCKS
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.cuda import CUDA
 from kldiv.kernels.pallas import PALLAS, unsupported
@@ -147,6 +148,17 @@ class Cpu(Torch):
         xp = kldiv.backends.get("numpy").namespace()
         seed = None if cotangent is None else np.asarray(cotangent)
         return CPU.compute(Work(operation, xp, arrays, 1, True, gradients, seed))
+
+
+class Blocks(Technology):
+    """NumPy on blocks."""
+
+    name = "blocks"
+
+    def compute(self, operation, arrays, gradients, cotangent):
+        xp = kldiv.backends.get("numpy").namespace()
+        seed = None if cotangent is None else np.asarray(cotangent)
+        return BLOCKS.compute(Work(operation, xp, arrays, 1, True, gradients, seed))
 
 
 class Triton(Torch):
@@ -357,6 +369,7 @@ class Pallas(Technology):
 TECHNOLOGIES = {
     "pure": Technology(),
     "cpu": Cpu(),
+    "blocks": Blocks(),
     "triton": Triton(),
     "cuda emulated": CudaOnCpu(),
     "cuda": Cuda(),

@@ -101,6 +101,9 @@ class DaskBackend(Backend):
     def dtype_name(self, array: Array) -> str:
         return str(array.dtype.name)
 
+    def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:  # noqa: ARG002
+        return "arrays of this library cannot be changed"
+
     def run(self, operation: Loss, route: Route, arrays: Sequence[Array]) -> Array:  # type: ignore[override]
         if isinstance(operation, Composite):
             return operation.composed(xp, route.run, *arrays)

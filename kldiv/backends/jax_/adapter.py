@@ -69,6 +69,9 @@ class JaxBackend(Backend):
     ) -> None:
         jax.tree_util.register_pytree_node(cls, take_apart, put_together)
 
+    def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:  # noqa: ARG002
+        return "arrays of this library cannot be changed"
+
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
         # Only concrete arrays cross, of which there is nothing to differentiate.
         if route.crosses or operation.native:

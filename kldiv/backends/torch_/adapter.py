@@ -22,7 +22,9 @@ from kldiv.backends.torch_.transforms import (
     whole,
 )
 from kldiv.errors import LibraryError
+from kldiv.kernels.blocks import BLOCKS
 from kldiv.kernels.cpu import CPU
+from kldiv.kernels.layout import shared
 from kldiv.kernels.technology import size_of
 from kldiv.kernels.triton import TRITON
 
@@ -56,7 +58,7 @@ class TorchBackend(Backend):
     name = "torch"
     module = "torch"
     roots, install, kernels = TABLE["torch"]
-    technologies = (CPU, TRITON)
+    technologies = (CPU, TRITON, BLOCKS)
     numpy_float32 = False
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
@@ -83,6 +85,16 @@ class TorchBackend(Backend):
 
     def constant(self, array: Array) -> Array:
         return array.detach()
+
+    def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:
+        if array.requires_grad:
+            return "it requires a gradient; pass its .detach()"
+        if is_symbolic(array) or not lie_in_memory([array]):
+            return None
+        problem = shared([array, *(each for each in others if lie_in_memory([each]))])
+        if problem is None:  # autograd sees no pointers
+            torch.autograd.graph.increment_version(array)
+        return problem
 
     def autocasts(self, array: Array) -> bool:
         return torch.is_autocast_enabled(array.device.type)
@@ -128,7 +140,10 @@ class TorchBackend(Backend):
         for array in arrays:
             if array.device.type != place:
                 return refusal
-        if torch.compiler.is_compiling():
+        traced = torch.compiler.is_compiling()
+        if technology is BLOCKS and (traced or transforming()):
+            return "the formulas are what a compiler and a transform take"
+        if traced:
             return None
         if transforming() and any(map(is_wrapped, arrays)):
             return refusal if any(whole(array) is None for array in arrays) else None

@@ -39,7 +39,8 @@ class Cpu(Technology):
         self.installed = find_spec("llvmlite") is not None
 
     def lacking(self) -> str | None:
-        return None if self.installed else 'llvmlite is not installed; pip install "kldiv[cpu]"'
+        advice = 'pip install "kldiv[cpu]" makes large losses 3 to 8 times as fast'
+        return None if self.installed else f"llvmlite is not installed; {advice}"
 
     def prepare(self, work: Work) -> Callable[[Work], Found]:
         """Return a function for such work, compiled; of the arrays only the dtypes are looked at.

@@ -51,6 +51,8 @@ class Divergence:
     """Whether it is +∞ where a class has p > 0 = q, and where one has p = 0 < q."""
     keeps: ClassVar[bool] = False
     """Whether a gradient is p·u less p times the mean, which the pass for the mean keeps."""
+    reach: ClassVar[float] = 100.0
+    """|log(p/q)| up to which a class counts in the mean of that, an anchor."""
     linear: ClassVar[bool] = False
     """Whether u and v are log(p/q) and log(q/p)."""
     smooth: ClassVar[bool] = True
@@ -88,7 +90,7 @@ class Divergence:
 
     def moments(self, lane: Lane, rise: Value) -> list[Value]:
         """Return own·u, its size and own·x of a class, whose sums give the mean and the anchor."""
-        x = rise if self.linear else at_most(at_least(lane.x, -100.0), 100.0)
+        x = rise if self.linear else at_most(at_least(lane.x, -self.reach), self.reach)
         return [lane.p * rise, abs(lane.p * rise), lane.p * x]
 
     def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:  # noqa: ARG002
@@ -182,6 +184,7 @@ class Mixture(Divergence):
 
     name = "mixture"
     keeps = True
+    reach = 8.0  # beyond it u is constant where p is, and a few classes do not carry the mean away
 
     def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, Value]]:
         r"""Return a function of elements that are all ≥ 0.
@@ -309,8 +312,10 @@ def _logarithm(y: Value, grown: Value) -> tuple[Value, Value]:
     """Return whether y is small, and log(1 + y), given 1 + y too."""
     own = format_of(y)
     close = (y > -0.5) & (y < 1.0)
-    far = log_normal(at_most(at_least(grown, own.tiny), 0.25 / own.tiny))
-    return close, select(close, log1p_near(select(close, y, 0.0))[0], far)
+    logarithm = log_normal(at_most(at_least(grown, own.tiny), 0.25 / own.tiny))
+    # Of what 1 + y lost in rounding, which is exact here, the logarithm is that over 1 + y.
+    lost = select(close, (y - (grown - 1.0)) / grown, 0.0)
+    return close, logarithm + lost
 
 
 class TotalVariation(Divergence):
@@ -362,7 +367,7 @@ class Alpha(Divergence):
         return select(rows.number(1) > 0.0, 0.0, flag) if self.unbounded[index] else flag
 
     def moments(self, lane: Lane, rise: Value) -> list[Value]:
-        return [rise, abs(rise), lane.p * at_most(at_least(lane.x, -100.0), 100.0)]
+        return [rise, abs(rise), lane.p * at_most(at_least(lane.x, -self.reach), self.reach)]
 
     def mass(self, rows: Rows) -> Callable[[Lane], Value]:
         """Return a function of p^α q^κ, given p as the teacher's."""

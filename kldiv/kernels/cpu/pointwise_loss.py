@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kldiv.formulas.pointwise import KLLogTarget
-from kldiv.formulas.reductions import count, divide
-from kldiv.kernels.cpu import pointwise, threads
+from kldiv.kernels import threads
+from kldiv.kernels.cpu import pointwise
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.memory import Layout
-from kldiv.kernels.layout import dtype_name, empty_like
+from kldiv.kernels.layout import dtype_name
+from kldiv.kernels.results import ElementResults
 
 if TYPE_CHECKING:
-    from kldiv._types import Array
-    from kldiv.kernels.work import Work
+    from kldiv.kernels.work import Found, Work
 
 
 @cache
@@ -38,35 +38,21 @@ def compile_for(work: Work) -> Any:
     return dtype, kernel(dtype, log_target, outputs)
 
 
-def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
+def run(work: Work, kernel: Any) -> Found:
     """Return the value, if it is wanted, and the gradients that are."""
-    operation, xp, arrays = work.operation, work.xp, work.arrays
-    keep, shape = operation.keep(arrays), arrays[0].shape
-    number = count(xp, operation.reduction, shape, keep, "float64")
-    reduced = operation.reduction != "none"
-
-    result = getattr(xp, operation.result)
-    elements = xp.empty_like(arrays[0], dtype=result) if work.value and not reduced else None
-    gradients = work.into or [empty_like(xp, arrays[index]) for index in work.gradients]
-    weight, cotangent = 1.0, None
-    if reduced:
-        upstream = 1.0 if work.cotangent is None else float(work.cotangent)
-        weight = float(divide(np, np.float64(upstream), number, 0.0))
-    else:
-        cotangent = work.cotangent
-
-    outputs = dict(zip(work.gradients, gradients, strict=True))
+    arrays, results = work.arrays, ElementResults(work)
+    outputs, weight = results.outputs, results.weight
     dtype, function = kernel
-    inputs = [*arrays[:2], keep, cotangent]
-    layout = Layout(inputs, [elements, outputs.get(0), outputs.get(1)], dtype, whole_rows=False)
-    size = math.prod(shape)
+    inputs = [*arrays[:2], work.operation.keep(arrays), results.cotangent]
+    written = [results.elements, outputs.get(0), outputs.get(1)]
+    layout = Layout(inputs, written, dtype, whole_rows=False)
+    size = math.prod(results.shape)
     units = -(-size // pointwise.UNIT)
     totals, weights = np.zeros(units), np.array([weight])
-    fold = reduced and work.value
     names = (*pointwise.INPUTS, *pointwise.OUTPUTS)
     frame = {
         "size": size,
-        "reduce": fold,
+        "reduce": results.reduced and work.value,
         "weight": weights.ctypes.data,
         "table": layout.table.ctypes.data,
         "totals": totals.ctypes.data,
@@ -81,15 +67,4 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
         function(words.ctypes.data, scratch.ctypes.data, first, last)
 
     threads.share(part, units, threads.number(work.threads))
-    value = elements
-    if fold:
-        total = divide(np, np.float64(_sum(totals)), number, math.nan)
-        value = xp.asarray(float(total), dtype=result, device=arrays[0].device)[()]
-    return value, list(gradients)
-
-
-def _sum(totals: np.ndarray[Any, Any]) -> float:
-    """Return the sum, rounded once: whatever the order, it is the same."""
-    if np.isfinite(totals).all():
-        return math.fsum(totals)
-    return float(totals.sum())
+    return results.of_totals(totals)

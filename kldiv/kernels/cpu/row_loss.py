@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -12,17 +11,18 @@ from kldiv.formulas import divergences as formulas
 from kldiv.formulas import powers
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.numbers import LN2, LN2_LOW, LOG2_E
-from kldiv.formulas.reductions import count, divide
-from kldiv.kernels.cpu import rows, threads
+from kldiv.kernels import threads
+from kldiv.kernels.cpu import rows
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.divergences import DIVERGENCES
 from kldiv.kernels.cpu.memory import Layout
-from kldiv.kernels.layout import dtype_name, empty_like
+from kldiv.kernels.layout import dtype_name
+from kldiv.kernels.results import RowResults
+from kldiv.kernels.results import numbers as numbers_of
 
 if TYPE_CHECKING:
-    from kldiv._types import Array
-    from kldiv.kernels.work import Work
+    from kldiv.kernels.work import Found, Work
 
 _UNIT: Final = 1 << 16
 """Elements that make a unit of work, at least one row."""
@@ -76,34 +76,23 @@ def compile_for(work: Work) -> Any:
     return dtype, *(kernel(name, dtype, bool(work.gradients)) for name in names)
 
 
-def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
+def run(work: Work, kernel: Any) -> Found:
     """Return the value, if it is wanted, and the gradients that are."""
-    operation, xp, arrays = work.operation, work.xp, work.arrays
-    keep, shape = operation.keep(arrays), tuple(arrays[0].shape)
-    number = count(xp, operation.reduction, shape[:-1], keep, "float64")
-    reduced = operation.reduction != "none"
-    upstream = np.ones(1) if work.cotangent is None else _numbers(work.cotangent)
-    factors = divide(np, upstream, None if number is None else float(number), 0.0)
-    factors = np.ascontiguousarray(factors, np.float64).reshape(-1)
-    temperature = operation.temperature
-    temperatures = np.array([temperature]) if temperature else _numbers(arrays[2])
-    kept = None if keep is None else np.ascontiguousarray(keep, dtype=np.uint8)
-
-    gradients = work.into or [empty_like(xp, arrays[index]) for index in work.gradients]
-    outputs = dict(zip(work.gradients, gradients, strict=True))
-    dtype = kernel[0]
-    values, heats = np.empty(math.prod(shape[:-1])), _heats(temperatures, dtype)
+    arrays, results = work.arrays, RowResults(work)
+    outputs, factors, keep = results.outputs, results.factors, results.keep
+    dtype, rows_in_all = kernel[0], results.values.size
+    heats = _heats(results.temperatures, dtype)
     frame = {
-        "classes": shape[-1],
+        "classes": arrays[0].shape[-1],
         "heats": heats.ctypes.data,
         "heat_step": heats.strides[0] if len(heats) > 1 else 0,
-        "keep": 0 if kept is None else kept.ctypes.data,
+        "keep": 0 if keep is None else keep.ctypes.data,
         "factors": factors.ctypes.data,
         "factor_step": 8 if factors.size > 1 else 0,
-        "values": values.ctypes.data,
+        "values": results.values.ctypes.data,
     }
-    number_of_threads = threads.number(work.threads)
-    for part in _parts(work, values.size):
+    number = threads.number(work.threads)
+    for part in _parts(work, rows_in_all):
         places = (1, 0) if part.exchanged else (0, 1)
         both = [arrays[place] for place in places], [outputs.get(place) for place in places]
         layout = Layout(*both, dtype, whole_rows=True)
@@ -118,16 +107,9 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
             "order": 0 if part.order is None else part.order.ctypes.data,
         }
         compiled_for = dtype, kernel[part.kernel]
-        size = values.size if part.order is None else part.order.size
-        _share(compiled_for, layout, frame | own, size, bool(gradients), number_of_threads)
-    if not work.value:
-        return None, list(gradients)
-    result, device = getattr(xp, operation.result), arrays[0].device
-    if not reduced:
-        shaped = values.reshape(shape[:-1])
-        return xp.astype(xp.asarray(shaped, device=device), result)[()], list(gradients)
-    total = divide(np, values.sum(), number if number is None else float(number), math.nan)
-    return xp.asarray(float(total), dtype=result, device=device)[()], list(gradients)
+        size = rows_in_all if part.order is None else part.order.size
+        _share(compiled_for, layout, frame | own, size, bool(outputs), number)
+    return results.of_values()
 
 
 class _Part(NamedTuple):
@@ -147,7 +129,7 @@ def _parts(work: Work, size: int) -> list[_Part]:
     operation = work.operation
     if not isinstance(operation.divergence, Interpolated):
         return [_Part(1, np.array([[*spelled(operation.divergence).numbers, 0.0]]))]
-    beta = np.broadcast_to(_numbers(work.arrays[operation.differentiable]), (size,))
+    beta = np.broadcast_to(numbers_of(work.arrays[operation.differentiable]), (size,))
     inside = np.clip(beta, formulas.LEAST, 1.0)
     inside = np.where((beta > 0) & (beta < 1), inside, np.nan)
     numbers = np.stack([inside, 1.0 - inside] * 2, axis=-1)
@@ -235,10 +217,3 @@ def _product_rest(a: np.ndarray[Any, Any], b: float, product: Any) -> np.ndarray
         halves.append((head, each - head))
     (a_high, a_low), (b_high, b_low) = halves
     return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
-
-
-def _numbers(array: Array) -> np.ndarray[Any, Any]:
-    """Return one float64 number for each row."""
-    if hasattr(array, "numpy"):
-        array = array.double().numpy()
-    return np.ascontiguousarray(array, dtype=np.float64).reshape(-1)

@@ -6,9 +6,10 @@ a call, are
 0. maxima of a block, then sums of weights: the pivot T·log(Σe^{t/T}/Σe^{s/T}) follows from these;
 1. the divergence about that pivot, and y = Σ p (e⁻ˣ − 1), by which the pivot is not exact;
 2. and 3. the same about a better pivot, only where y is not small beside Σ p |e⁻ˣ − 1|;
-4. and 5. the mean of u, for the gradient in the teacher, about the pivot, and about the mean of x
-   where u is nearly constant; 6. and 7. likewise that of v for the student;
-8. gradients.
+4. the mean of u, for the gradient in the teacher, about the class where p is largest;
+5. the same about the mean of x, where u may be nearly constant; 6. again about the former, where
+   that was nearer; 7. to 9. likewise the mean of v for the student;
+10. gradients.
 
 Nothing is guessed: whatever the pivot, y is measured about it. Elements are in the dtype of the
 logits, their sums, and all that is made of these, in float64. Formulas and words are those of
@@ -54,8 +55,8 @@ _STRIP: Final = 8
 # Stages; the last of those without gradients, and of all.
 PIVOT: Final = 1
 TEACHER: Final = 4
-STUDENT: Final = 6
-GRADIENTS: Final = 8
+STUDENT: Final = 7
+GRADIENTS: Final = 10
 
 ARRAYS: Final = ("student", "teacher", "gradient_s", "gradient_t")
 
@@ -134,6 +135,10 @@ _STATE: Final = (
     "below_s",
     "level_s",
     "again",  # whether the mean has to be taken about another anchor
+    "size",  # Σ own |u| about the first anchor, and that anchor
+    "old",
+    "old_low",
+    "old_at",
 )
 _STATE_SIZE: Final = -(-len(_STATE) // 8) * 64
 _PADS: Final = 3 * 16 * 8
@@ -249,7 +254,7 @@ class Rows:
             self._better_pivot(stage)
         for base, side in ((TEACHER, "t"), (STUDENT, "s")) if gradients else ():
             if self.divergence.has_mean(side):
-                with code.when((stage > base) & (stage <= base + 2)):
+                with code.when((stage > base) & (stage <= base + 3)):
                     self._find_mean(stage, side)
                 with code.when(stage == base):
                     self._first_anchor(side)
@@ -280,7 +285,7 @@ class Rows:
             if not self.divergence.has_mean(side):
                 continue
             wanted = self.frame[f"wants_{side}"] != 0
-            now = (stage >= base) & (stage < base + 2) & (self.get("again") != 0.0)
+            now = (stage >= base) & (stage < base + 3) & (self.get("again") != 0.0)
             with code.when(now & wanted):
                 Segment(self, start, n).mean(part + stage * (8 * _SUMS), side)
         with code.when(stage == GRADIENTS):
@@ -482,8 +487,16 @@ class Rows:
                 pivot = self.get("pivot"), self.get("pivot_low")
                 away = self.heat("temperature") * at * sign + self.get("pivot_rest")
                 with code.when(~known):
+                    old = (self.get(name) for name in _anchor_names(side))
+                    self.set(size=size, **dict(zip(("old", "old_low", "old_at"), old, strict=True)))
                     self._anchor(side, added(pivot, away), at)
                 self.set(again=select(known, code.real(0.0), 1.0))
+            with code.when(stage == base + 2):
+                # Rounding of u is beside Σ own |u|: the anchor with the smaller one is better.
+                worse = size > self.get("size")
+                with code.when(worse):
+                    self._anchor(side, (self.get("old"), self.get("old_low")), self.get("old_at"))
+                self.set(again=select(worse, code.real(1.0), 0.0))
 
     def _first_anchor(self, side: str) -> None:
         """Take the anchor where the own side is largest: in the bulk, if all is in one class."""
@@ -495,8 +508,11 @@ class Rows:
         self.set(again=self.code.real(1.0))
 
     def _anchor(self, side: str, anchor: tuple[Value, Value], at: Value) -> None:
-        names = (f"anchor_{side}", f"anchor_{side}_low", f"at_{side}")
-        self.set(**dict(zip(names, (*anchor, at), strict=True)))
+        self.set(**dict(zip(_anchor_names(side), (*anchor, at), strict=True)))
+
+
+def _anchor_names(side: str) -> tuple[str, str, str]:
+    return f"anchor_{side}", f"anchor_{side}_low", f"at_{side}"
 
 
 def _either(

@@ -1,0 +1,50 @@
+"""NumPy on blocks that a CPU's cache holds, shared among threads: what needs no compiler.
+
+A loss of float32 or half types is computed in float64 as it is usually written, without the care
+that the formulas take, and rows are left to these where too few digits would be right. What has
+float64 is computed by the formulas, a block at a time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kldiv.kernels.layout import dtype_name
+from kldiv.kernels.spelling import form_of
+from kldiv.kernels.technology import Technology
+
+if TYPE_CHECKING:
+    from kldiv.kernels.work import Found, Work
+
+
+FORMS: Final = (
+    *("kl_div", "kl_div, log_target", "kl_div_with_logits", "js_div_with_logits"),
+    *("f_div_with_logits, mixture", "f_div_with_logits, Jeffreys"),
+)
+"""The fused forms, by their names, that have code here."""
+
+
+class Blocks(Technology):
+    """NumPy's own functions, with buffers for their results."""
+
+    name = "blocks"
+    words = "NumPy on blocks in the cache"
+    small = 1 << 14
+    every = True
+    step = "computing"
+
+    def refusal(self, work: Work) -> str | None:
+        kinds = [work.operation.result, *map(dtype_name, work.arrays)]
+        if "bfloat16" in kinds and hasattr(work.arrays[0], "data_ptr"):
+            return "NumPy has no bfloat16"
+        form = form_of(work.operation)
+        if form is not None and form.name not in FORMS:
+            return f"{self.name} have no {form.name}"
+        return super().refusal(work)
+
+    def compute(self, work: Work) -> Found:
+        found: Found = self.module(work).run(work)
+        return found
+
+
+BLOCKS: Final = Blocks()

@@ -1,0 +1,108 @@
+"""Results of work on a CPU: factors of its gradients, memory for them, and the value at last."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kldiv.formulas.reductions import count, divide
+from kldiv.kernels.layout import empty_like
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array
+    from kldiv.kernels.work import Found, Work
+
+    Buffer = np.ndarray[Any, Any]
+
+
+class Results:
+    """The results of work, of any shape."""
+
+    def __init__(self, work: Work, shape: tuple[int, ...]) -> None:
+        operation, xp, arrays = work.operation, work.xp, work.arrays
+        self.work, self.shape = work, shape
+        self.reduced = operation.reduction != "none"
+        self.dtype = getattr(xp, operation.result)
+        number = count(xp, operation.reduction, shape, operation.keep(arrays), "float64")
+        self.number = None if number is None else float(number)
+        self.gradients: Sequence[Array] = work.into or [
+            empty_like(xp, arrays[index]) for index in work.gradients
+        ]
+        self.outputs = dict(zip(work.gradients, self.gradients, strict=True))
+        """Memory for gradients, by the index of the array."""
+
+    def factor(self, upstream: Any) -> Any:
+        """Return the gradient in the elements, given that in the result."""
+        return divide(np, upstream, self.number, 0.0)
+
+    def found(self, total: float) -> Found:
+        """Return the value, given the sum, and the gradients."""
+        result = divide(np, np.float64(total), self.number, math.nan)
+        device = self.work.arrays[0].device
+        value = self.work.xp.asarray(float(result), dtype=self.dtype, device=device)
+        return value[()], list(self.gradients)
+
+
+class ElementResults(Results):
+    """The results of a loss of elements."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__(work, tuple(work.arrays[0].shape))
+        wanted = work.value and not self.reduced
+        first = work.arrays[0]
+        self.elements = work.xp.empty_like(first, dtype=self.dtype) if wanted else None
+        self.weight, self.cotangent = 1.0, None
+        """The factor of gradients: a number, or one for each element."""
+        if self.reduced:
+            upstream = 1.0 if work.cotangent is None else float(work.cotangent)
+            self.weight = float(self.factor(np.float64(upstream)))
+        else:
+            self.cotangent = work.cotangent
+
+    def of_totals(self, totals: Buffer) -> Found:
+        """Return what is wanted, given sums of parts."""
+        if self.reduced and self.work.value:
+            return self.found(_sum(totals))
+        return self.elements, list(self.gradients)
+
+
+class RowResults(Results):
+    """The results of a loss of rows, with the numbers of each row in float64."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__(work, tuple(work.arrays[0].shape[:-1]))
+        operation, keep = work.operation, work.operation.keep(work.arrays)
+        upstream = np.ones(1) if work.cotangent is None else numbers(work.cotangent)
+        self.factors: Buffer = numbers(self.factor(upstream))
+        temperature = operation.temperature
+        self.temperatures = np.array([temperature]) if temperature else numbers(work.arrays[2])
+        self.keep = None if keep is None else np.ascontiguousarray(keep, dtype=np.bool_)
+        self.values = np.empty(math.prod(self.shape))
+
+    def of_values(self) -> Found:
+        """Return what is wanted, once there are values of all rows."""
+        if not self.work.value:
+            return None, list(self.gradients)
+        if self.reduced:
+            return self.found(self.values.sum())
+        xp, device = self.work.xp, self.work.arrays[0].device
+        shaped = xp.asarray(self.values.reshape(self.shape), device=device)
+        return xp.astype(shaped, self.dtype)[()], list(self.gradients)
+
+
+def _sum(totals: Buffer) -> float:
+    """Return the sum, rounded once: whatever the order, it is the same."""
+    if np.isfinite(totals).all():
+        return math.fsum(totals)
+    return float(totals.sum())
+
+
+def numbers(array: Array) -> Buffer:
+    """Return float64 numbers on one axis."""
+    if hasattr(array, "numpy"):
+        array = array.double().numpy()
+    return np.ascontiguousarray(array, dtype=np.float64).reshape(-1)

@@ -1,0 +1,98 @@
+"""NumPy on blocks, beyond ``test_conformance.py``: which rows it leaves, threads, torch, words."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+import kldiv
+from kldiv.backends import get
+from kldiv.kernels.blocks import BLOCKS
+from kldiv.kernels.cpu import CPU
+
+LOSSES = [
+    partial(kldiv.kl_div, log_target=True),
+    kldiv.kl_div_with_logits,
+    partial(kldiv.f_div_with_logits, divergence=kldiv.divergences.Mixture(0.3, 0.2, 0.9)),
+    partial(kldiv.f_div_with_logits, divergence=kldiv.divergences.Jeffreys(0.7, 0.4)),
+]
+
+
+@pytest.fixture(autouse=True)
+def base(monkeypatch):
+    """Have no llvmlite, and blocks for small arrays too."""
+    monkeypatch.setattr(CPU, "installed", False)
+    monkeypatch.setattr(BLOCKS, "small", 0)
+    monkeypatch.setattr("kldiv.backends.routing._places", {})
+
+
+def logits(shape=(5, 7, 3000), distance=1.0):
+    random = np.random.default_rng(4)
+    t = random.normal(size=shape)
+    return (t + distance * random.normal(size=shape)).astype("f4"), t.astype("f4")
+
+
+def of(loss, *arrays):
+    value, gradients = kldiv.value_and_grad(loss, (0, 1))(*arrays)
+    return value, *gradients
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_same_bits_for_any_number_of_threads(loss, monkeypatch):
+    s, t = logits()
+    t[0, 1:4] = s[0, 1:4] + 1e-5  # left to the formulas
+    found = []
+    for number in "123":
+        monkeypatch.setenv("KLDIV_NUM_THREADS", number)
+        found.append([np.asarray(each).tobytes() for each in of(loss, s[:, ::2], t[:, ::2])])
+    assert found[1:] == found[:-1]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("distance", [1.0, 1e-3, 1e-6])
+def test_agrees_with_the_formulas(loss, distance):
+    arrays = logits((6, 900), distance)
+    found = of(loss, *arrays)
+    with kldiv.config_context(kernel="pure"):
+        wanted = of(loss, *(each.astype("f8") for each in arrays))
+    for one, other in zip(found, wanted, strict=True):
+        assert np.abs(one - other).sum() <= 4e-7 * np.abs(other).sum()
+
+
+def test_rows_that_are_near_to_equal_are_left_to_the_formulas(monkeypatch):
+    s, t = logits((40, 50))
+    s[7] = t[7] + np.float32(3e-5) * s[7]
+    s[9], t[11, 3], s[13, 2] = t[9], np.nan, -np.inf
+    rows, row_loss = [], pytest.importorskip("kldiv.kernels.blocks.row_loss")
+    exactly = row_loss.Rows._exactly
+    monkeypatch.setattr(
+        row_loss.Rows, "_exactly", lambda self, s, *more: rows.append(s) or exactly(self, s, *more)
+    )
+    kldiv.kl_div_with_logits(s, t)
+    np.testing.assert_array_equal(rows, [s[[7, 9, 11, 13]]])
+
+
+def test_torch_without_a_compiler_of_kernels():
+    torch = pytest.importorskip("torch")
+    s, t = (torch.from_numpy(each) for each in logits((40, 500)))
+    s.requires_grad_()
+    assert kldiv.explain(s, t, operation="kl_div_with_logits").kernel == "blocks"
+    assert kldiv.explain(s.bfloat16(), t).kernel == "pure"
+    (2.0 * kldiv.kl_div_with_logits(s, t)).backward()
+    found = s.grad.clone()
+    with kldiv.config_context(kernel="pure"):
+        s.grad = None
+        (2.0 * kldiv.kl_div_with_logits(s, t)).backward()
+    torch.testing.assert_close(found, s.grad, rtol=1e-4, atol=1e-9)
+    mapped = torch.func.vmap(kldiv.kl_div_with_logits)(s, t)
+    torch.testing.assert_close(mapped.mean(), kldiv.kl_div_with_logits(s, t))
+
+
+def test_the_advice_is_given():
+    advice = 'llvmlite is not installed; pip install "kldiv[cpu]" makes large losses 3 to 8 times'
+    assert f"blocks in the cache, the fastest that applies; cpu: {advice}" in str(
+        kldiv.explain(np.ones(9))
+    )
+    assert advice in get("numpy").status().kernel_problems["cpu"]
