@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         kl_divergence,
         renyi_divergence,
     )
+    from kldiv.sparse_losses import SparseTeacher, topk_kl_div_with_logits, topk_log_probs
     from kldiv.states import KLState
 
 __version__ = "0.1.0"
@@ -57,6 +58,7 @@ __version__ = "0.1.0"
 __all__ = [
     "KLDivLoss",
     "KLState",
+    "SparseTeacher",
     "available_backends",
     "config_context",
     "cross_entropy",
@@ -83,6 +85,8 @@ __all__ = [
     "renyi_divergence",
     "set_config",
     "skew_kl_div_with_logits",
+    "topk_kl_div_with_logits",
+    "topk_log_probs",
     "tv_div_with_logits",
     "value_and_grad",
 ]
@@ -90,6 +94,7 @@ __all__ = [
 _HOMES = {
     "KLDivLoss": "losses",
     "KLState": "states",
+    "SparseTeacher": "sparse_losses",
     "available_backends": "backends",
     "config_context": "config",
     "cross_entropy": "measures",
@@ -116,6 +121,8 @@ _HOMES = {
     "renyi_divergence": "measures",
     "set_config": "config",
     "skew_kl_div_with_logits": "logit_losses",
+    "topk_kl_div_with_logits": "sparse_losses",
+    "topk_log_probs": "sparse_losses",
     "tv_div_with_logits": "logit_losses",
     "value_and_grad": "gradients",
 }
