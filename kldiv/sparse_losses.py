@@ -263,7 +263,7 @@ def record_of(beta: float, divergence: Divergence | None = None) -> Divergence:
             raise OptionError(
                 f"beta must be 0, 1 or between them, from {formulas.LEAST} on; got {beta!r}"
             )
-        divergence = formulas.Mixture(beta, beta, 1 - beta) if 0 < beta < 1 else _ENDS[int(beta)]
+        return formulas.JensenShannon(float(beta)) if 0 < beta < 1 else _ENDS[int(beta)]
     elif beta:
         raise OptionError("beta and divergence both say which divergence; pass one of them")
     if not isinstance(divergence, Divergence):
@@ -384,6 +384,10 @@ def topk_log_probs(
     """
     backend = backends.find(logits)
     backend.check("logits", logits)
+    if backend.in_blocks:
+        raise LibraryError(
+            f"topk_log_probs takes arrays of numbers, and {backend.name}'s are lazy; call it on each block"
+        )
     dtype = backend.dtype_name(logits)
     if dtype not in FLOATS:
         raise DTypeError(f"logits has dtype {dtype}; expected one of {', '.join(FLOATS)}")

@@ -18,7 +18,6 @@ With G the gradients in these, and r the student's shares among the others,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from kldiv.formulas.divergences import STUDENT, TEACHER, Block, Divergence, KullbackLeibler
@@ -27,8 +26,9 @@ from kldiv.formulas.rows import times
 from kldiv.formulas.special import add, expm1, log1p, two_difference
 from kldiv.formulas.state import (
     Wide,
+    factor_of,
     finite,
-    in_two,
+    number,
     over,
     product,
     quotient,
@@ -71,9 +71,11 @@ class Rows(NamedTuple):
     rest: Array | None
     """The teacher's mass on the others."""
     s: Wide
-    """The student's K or K + 1 logits, over T."""
+    """The student's K or K + 1 logits."""
     t: Wide
     """The teacher's."""
+    heat: Temperature
+    """The divisor of these: 1, unless the log-probabilities are of another temperature."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,10 @@ class TopKOperation(RowWise):
         keep, first = self.keep(arrays), 2 + self.weights
         s, a = (cast(xp, array, self.compute) for array in arrays[:2])
         mass = cast(xp, arrays[first], self.compute) if self.has_rest else None
-        temperature: Temperature = self.temperature
-        if self.temperature is None:
+        temperature: Temperature
+        if self.temperature is not None:
+            temperature = number(self.temperature)
+        else:
             temperature = cast(xp, arrays[first + self.has_rest], self.compute)
         indices = arrays[self.differentiable]
         if keep is not None:  # of a row that is dropped nothing is infinite
@@ -148,12 +152,13 @@ class TopKOperation(RowWise):
         foreign = xp.any(valid & ~inside, axis=-1, keepdims=True)
         top = xp.where(foreign | (top == -xp.inf), xp.nan, top)
 
-        own = [self._student(xp, taken(xp, s, places), top, temperature, valid)]
-        words = self._teacher(xp, xp.where(valid, a, 0.0), temperature)
-        teacher = [_masked(xp, valid, *words)]
         found = a, valid, likeliest, places, marked, top
+        heat = 1.0 if self.target_temperature is None else temperature
+        divisor = temperature if self.target_temperature is None else 1.0
+        own = [_over(xp, taken(xp, s, places), top, divisor, valid)]
+        teacher = [_masked(xp, valid, *self._teacher(xp, xp.where(valid, a, 0.0)))]
         if self.tail != BUCKET:
-            return Rows(*found, None, None, Wide(*own[0]), Wide(*teacher[0]))
+            return Rows(*found, None, None, Wide(*own[0]), Wide(*teacher[0]), heat)
         others = xp.where(marked, -xp.inf, s)
         highest = xp.max(others, axis=-1, keepdims=True)
         there = highest != -xp.inf
@@ -161,7 +166,7 @@ class TopKOperation(RowWise):
         shares = weights_of(xp, others, origin, temperature)
         weight = xp.where(there, sum_of_weights(xp, shares, origin, -1), 1.0)
         shares = xp.where(there, shares / weight, 0.0)
-        high, low = self._student(xp, highest, top, temperature, there)
+        high, low = _over(xp, highest, top, temperature, there)
         own.append(_masked(xp, there, *_plus_log(xp, xp.where(there, high, 0.0), low, weight)))
         if mass is None:
             mass = _rest(xp, a, likeliest)
@@ -177,35 +182,34 @@ class TopKOperation(RowWise):
             Wide(*(xp.concat(words, axis=-1) for words in zip(*side, strict=True)))
             for side in (own, teacher)
         ]
-        return Rows(*found, shares, mass, *joined)
+        return Rows(*found, shares, mass, *joined, 1.0)
 
-    @staticmethod
-    def _student(
-        xp: Namespace, logits: Array, top: Array, temperature: Temperature, there: Array
-    ) -> DoubleWord:
-        """Return (logits − top)/T as double words, −∞ where a class is not there."""
-        largest = 2.0**-15 * float(xp.finfo(logits.dtype).max)
-        apart, rest = two_difference(finite(xp, logits), top)
-        near = abs(apart) < largest  # farther away the low word does not matter, and may overflow
-        close = quotient(xp, xp.where(near, apart, top - top), xp.where(near, rest, 0.0), temperature)
-        high = xp.where(near, close[0], tempered(xp, apart, temperature))
-        return _masked(xp, there & (logits != -xp.inf), high, close[1])
-
-    def _teacher(self, xp: Namespace, a: Array, temperature: Temperature) -> DoubleWord:
-        """Return the log-probabilities at the loss' temperature, but for a constant."""
-        own, zero = self.target_temperature, xp.zeros_like(a)
-        if own is None or own == self.temperature:
+    def _teacher(self, xp: Namespace, a: Array) -> DoubleWord:
+        """Return the log-probabilities times their temperature, where they have one of their own."""
+        zero = xp.zeros_like(a)
+        if self.target_temperature is None:
             return a, zero
-        bits = 25 if a.dtype == xp.float64 else 11
-        if self.temperature is not None:
-            factor = in_two(Fraction(own) / Fraction(self.temperature), bits)
-            return product(xp, a, zero, factor)
-        return quotient(xp, *product(xp, a, zero, in_two(Fraction(own), bits)), temperature)
+        return product(xp, a, zero, factor_of(xp, number(self.target_temperature), a))
 
     def masked(self, xp: Namespace, values: Array, keep: Array | None) -> Array:
         """Return row values with zero where the mask drops the row."""
         values = values[..., 0]
         return values if keep is None else xp.where(keep, values, 0.0)
+
+
+def _over(
+    xp: Namespace, logits: Array, top: Array, temperature: Temperature, there: Array
+) -> DoubleWord:
+    """Return (logits − top)/T as double words, −∞ where a class is not there."""
+    largest = 2.0**-15 * float(xp.finfo(logits.dtype).max)
+    apart, rest = two_difference(finite(xp, logits), top)
+    near = abs(apart) < largest  # farther away the low word does not matter, and may overflow
+    nothing = 0.0 * top
+    close = quotient(
+        xp, xp.where(near, apart, nothing), xp.where(near, rest, nothing), temperature
+    )
+    high = xp.where(near, close[0], tempered(xp, apart, temperature))
+    return _masked(xp, there & (logits != -xp.inf), high, close[1])
 
 
 def _masked(xp: Namespace, there: Array, high: Array, low: Array) -> DoubleWord:
@@ -221,9 +225,9 @@ def _plus_log(xp: Namespace, high: Array, low: Array, number: Array) -> DoubleWo
 
 def _rest(xp: Namespace, a: Array, likeliest: Array) -> Array:
     """Return 1 − Σ e^a ≥ 0; of one class the distance from 1 is taken, which keeps its digits."""
-    first = counted(xp, a, likeliest) == likeliest
+    first = counted(xp, a) == likeliest
     lack = -expm1(xp, xp.where(first, a, 0.0))
-    lack = xp.where(a == -xp.inf, xp.where(first, 1.0, 0.0), lack)
+    lack = xp.where((a == -xp.inf) & first, 1.0, lack)
     others = total(xp, xp.where(first, 0.0, xp.exp(a)), -1)
     left = total(xp, lack, -1) - others
     return xp.where(left < 0, 0.0, left)
@@ -237,7 +241,7 @@ class TopKLoss(TopKOperation):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         _, _, rows = self.rows(xp, arrays)
-        values = self.divergence.of_rows(xp, rows.s, rows.t, 1.0)
+        values = self.divergence.of_rows(xp, rows.s, rows.t, rows.heat)
         return self.masked(xp, values, self.keep(arrays))
 
     def pullback(
@@ -289,7 +293,7 @@ class TopKGradient(TopKOperation):
         if self.index == 0:
             gradient = self._in_logits(xp, temperature, rows)
         elif self.index == 1:
-            gradient = self._in_log_probs(xp, temperature, rows)
+            gradient = self._in_log_probs(xp, rows)
         elif self.index == 2 and self.has_rest:
             _, last = _cut(self._of_side(xp, TEACHER, rows), rows)
             gradient = _per_mass(xp, last, rows.rest)
@@ -302,24 +306,23 @@ class TopKGradient(TopKOperation):
 
     def _of_side(self, xp: Namespace, side: int, rows: Rows) -> Array:
         """Return the gradient in the K or K + 1 logits of a side."""
-        block: Block = self.divergence.whole(xp, rows.s, rows.t, 1.0, (side,))  # type: ignore[arg-type]
+        block: Block = self.divergence.whole(xp, rows.s, rows.t, rows.heat, (side,))  # type: ignore[arg-type]
         return self.divergence.gradient(side, block)
 
     def _in_logits(self, xp: Namespace, temperature: Temperature, rows: Rows) -> Array:
         slopes, last = _cut(self._of_side(xp, STUDENT, rows), rows)
         slopes = xp.where(rows.valid, slopes, taken(xp, slopes, rows.likeliest))
         nothing = xp.zeros_like(rows.marked, dtype=slopes.dtype)
-        gradient = put(xp, nothing + 0.0 * rows.top, rows.places, slopes)
-        if last is None:
-            return over(xp.where(rows.marked, gradient, 0.0 * rows.top), temperature)
-        return over(xp.where(rows.marked, gradient, last * rows.shares), temperature)
+        others = 0.0 * rows.top if last is None else last * rows.shares
+        gradient = xp.where(rows.marked, put(xp, nothing, rows.places, slopes), others)
+        return gradient if rows.heat is temperature else over(gradient, temperature)
 
-    def _in_log_probs(self, xp: Namespace, temperature: Temperature, rows: Rows) -> Array:
+    def _in_log_probs(self, xp: Namespace, rows: Rows) -> Array:
         slopes, last = _cut(self._of_side(xp, TEACHER, rows), rows)
         if last is not None and not self.has_rest:
             slopes = slopes - _per_mass(xp, last, rows.rest) * xp.exp(rows.a)
         if self.target_temperature is not None:
-            slopes = slopes * self.target_temperature / temperature
+            slopes = slopes * self.target_temperature
         return xp.where(rows.valid, slopes, 0.0)
 
     def _in_temperature(
@@ -394,12 +397,12 @@ def put(xp: Namespace, array: Array, places: Array, values: Array) -> Array:
     if hasattr(xp, "scattered"):
         return xp.scattered(array, places, values)
     for k in range(places.shape[-1]):
-        here = counted(xp, array, places) == places[..., k : k + 1]
+        here = counted(xp, array) == places[..., k : k + 1]
         array = xp.where(here, values[..., k : k + 1], array)
     return array
 
 
-def counted(xp: Namespace, array: Array, like_that: Array) -> Array:
-    """Return 0, 1, … along the last axis."""
-    ones = xp.ones_like(array, dtype=like_that.dtype)
-    return xp.cumulative_sum(ones, axis=-1) - 1
+def counted(xp: Namespace, array: Array) -> Array:
+    """Return 0, 1, … for the elements of the last axis."""
+    place = getattr(array, "device", None)  # a tracer has none
+    return xp.arange(array.shape[-1], **({} if place is None else {"device": place}))

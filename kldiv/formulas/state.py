@@ -78,7 +78,7 @@ def as_array(zero: Array, temperature: float) -> Array:
 class Wide:
     """Logits of two words, high + low; the low one is 0 where the high one is infinite.
 
-    They stand where logits do, at temperature 1: quotients and logarithms are not rounded then.
+    They stand where logits do, so that products, quotients and logarithms are not rounded.
     """
 
     __slots__ = ("high", "low")
@@ -412,7 +412,7 @@ def weights_of(xp: Namespace, logits: Logits, top: Array, temperature: Temperatu
     """Return exp((logits − top)/T) ≤ 1 to a few u; 0 where a logit is −∞."""
     if isinstance(logits, Wide):
         weights = weights_of(xp, logits.high, top, temperature)
-        return weights + weights * logits.low
+        return weights + weights * over(logits.low, temperature)
     limits = xp.finfo(logits.dtype)
     # So far below the maximum a weight is 0 anyway; farther below the difference could overflow.
     depth = xp.clip(FAR * temperature + 2.0**-16 * abs(top), 0.0, 2.0**-15 * float(limits.max))
@@ -510,7 +510,7 @@ def exp_of_rows(xp: Namespace, high: Array, low: Array, temperature: Temperature
 
 def _inverse(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Array | float, ...]:
     """Return 1/T as a number of half the bits of ``like``, and the rest."""
-    bits = 26 if like.dtype == xp.float64 else 12
+    bits = _half_of(xp, like)
     if isinstance(temperature, int | float):
         return _inverse_of_number(temperature, bits - 1)
     inverse = 1.0 / temperature
@@ -520,13 +520,25 @@ def _inverse(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Arra
     return head, tail + error * inverse
 
 
+def factor_of(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Array | float, ...]:
+    """Return T as a number of half the bits of ``like``, and the rest."""
+    bits = _half_of(xp, like)
+    if isinstance(temperature, int | float):
+        return _in_two(Fraction(temperature), bits - 1)
+    return _halves(xp, temperature, bits)
+
+
+def _half_of(xp: Namespace, like: Array) -> int:
+    return 26 if like.dtype == xp.float64 else 12
+
+
 @lru_cache(64)
 def _inverse_of_number(temperature: float, bits: int) -> tuple[float, float]:
     """Return 1/T as a number of so many bits, and the rest."""
-    return in_two(1 / Fraction(temperature), bits)
+    return _in_two(1 / Fraction(temperature), bits)
 
 
-def in_two(exact: Fraction, bits: int) -> tuple[float, float]:
+def _in_two(exact: Fraction, bits: int) -> tuple[float, float]:
     """Return a fraction as a number of so many bits, and the rest."""
     mantissa, exponent = math.frexp(exact)
     head = math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)
