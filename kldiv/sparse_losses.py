@@ -226,7 +226,9 @@ def topk_kl_div_with_logits(
         "where": where,
     }
     if target_rest is not None and tail != BUCKET:
-        raise OptionError(f"target_rest is a mass outside the given classes; tail={tail!r} has none")
+        raise OptionError(
+            f"target_rest is a mass outside the given classes; tail={tail!r} has none"
+        )
     reducing = Reducing.of(reduction, normalizer, **of_rows)
     route, (s, a, *others), wide = resolve_arrays(
         _NAMES, (input, target_log_probs), **reducing.others
@@ -299,9 +301,7 @@ def _check_shapes(
     whole: Sequence[int], own: Sequence[int], indices: Sequence[int], axis: int
 ) -> bool:
     """Raise unless the shapes fit; return whether the classes lie on the last axis."""
-    shapes = (
-        f"input {tuple(whole)}, target_log_probs {tuple(own)}, target_indices {tuple(indices)}"
-    )
+    shapes = f"input {tuple(whole)}, target_log_probs {tuple(own)}, target_indices {tuple(indices)}"
     if not whole:
         raise ShapeError(f"logits need an axis of classes; got {shapes}")
     check_axis(axis, tuple(whole), shapes)

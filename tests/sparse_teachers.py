@@ -98,8 +98,10 @@ def _exact(record, s, log_probs, indices, temperature, rest, tail, own):
     found, slack = results(), None
     if bucket and mpmath.isfinite(found[0]):
         step = mpmath.mpf(10) ** -60
-        feel_p, feel_q = ([(b - a) / step for a, b in zip(found, results(*by), strict=True)]
-                          for by in ((step, 0), (0, step)))
+        feel_p, feel_q = (
+            [(b - a) / step for a, b in zip(found, results(*by), strict=True)]
+            for by in ((step, 0), (0, step))
+        )
         size = 1 + (1 - max(p[:-1], default=0)) / p[-1] if implicit and p[-1] else 1
         slack = [float(abs(a) * size + abs(b)) for a, b in zip(feel_p, feel_q, strict=True)]
     numbers = [float(x) for x in found]
@@ -117,7 +119,9 @@ def errors(truth, found, dtype):
     for wanted, each, slack in zip(truth[:4], found, truth.slack, strict=False):
         wanted, each = np.asarray(wanted, "f8"), np.asarray(each, "f8")
         if not np.isfinite(wanted).all():
-            same = (np.isnan(wanted) == np.isnan(each)).all() and (np.isposinf(wanted) == np.isposinf(each)).all()
+            same = (np.isnan(wanted) == np.isnan(each)).all() and (
+                np.isposinf(wanted) == np.isposinf(each)
+            ).all()
             parts.append(0.0 if same else np.inf)
             continue
         allowed = TARGET[dtype] * abs(wanted).sum() + CONDITION * unit(dtype) * slack

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from kldiv.formulas.divergences import STUDENT, TEACHER, Block, Divergence, KullbackLeibler
+from kldiv.formulas.divergences import STUDENT, TEACHER, Divergence, KullbackLeibler
 from kldiv.formulas.reductions import RowWise, cast, like, weighed
 from kldiv.formulas.rows import times
 from kldiv.formulas.special import add, expm1, log1p, two_difference
@@ -51,8 +51,8 @@ TAILS: Final = (BUCKET, "renormalize")
 _KL: Final = KullbackLeibler()
 
 
-class Rows(NamedTuple):
-    """Rows whose given classes are marked; arrays have the classes' axis."""
+class Entries(NamedTuple):
+    """The classes that rows are given; arrays have the classes' axis."""
 
     a: Array
     """The teacher's log-probabilities."""
@@ -62,20 +62,48 @@ class Rows(NamedTuple):
     """The entry that is surely none, where there is one."""
     places: Array
     """The class of each entry, of padding that of the likeliest."""
-    marked: Array
-    """Whether a class is given."""
+    some: Array
+    """Whether any is no padding."""
+    foreign: Array
+    """Whether one is no class."""
+
+
+class Read(NamedTuple):
+    """What one reading of the student's logits gives."""
+
+    own: Array
+    """The logits of the given classes."""
+    highest: Array
+    """The largest of the others, −∞ where there is none."""
+    weight: Array
+    """Σ e^((s − highest)/T) over these."""
+
+
+class Rows(NamedTuple):
+    """Rows of K or K + 1 classes."""
+
     top: Array
     """The student's largest logit; NaN where the row has no value."""
-    shares: Array | None
-    """The student's shares among the other classes, 0 where given; None where these do not count."""
     rest: Array | None
-    """The teacher's mass on the others."""
+    """The teacher's mass on the others; None where these do not count."""
     s: Wide
-    """The student's K or K + 1 logits."""
+    """The student's logits."""
     t: Wide
     """The teacher's."""
     heat: Temperature
     """The divisor of these: 1, unless the log-probabilities are of another temperature."""
+
+
+def entries_of(xp: Namespace, a: Array, indices: Array, classes: int) -> Entries:
+    """Return the classes that rows are given."""
+    valid = a != -xp.inf
+    inside = (indices >= 0) & (indices < classes)
+    likeliest = xp.argmax(xp.where(valid & inside, a, -xp.inf), axis=-1, keepdims=True)
+    places = xp.where(inside, indices, xp.zeros_like(indices))
+    places = xp.where(valid, places, taken(xp, places, likeliest))
+    some = xp.any(valid, axis=-1, keepdims=True)
+    foreign = xp.any(valid & ~inside, axis=-1, keepdims=True)
+    return Entries(a, valid, likeliest, places, some, foreign)
 
 
 @dataclass(frozen=True)
@@ -108,8 +136,10 @@ class TopKOperation(RowWise):
         own = self.divergence, self.temperature, self.tail, self.has_rest, self.target_temperature
         return kind("none", self.compute, self.compute, self.compute, *own, **extra)
 
-    def rows(self, xp: Namespace, arrays: Sequence[Array]) -> tuple[Array, Temperature, Rows]:
-        """Return the logits, the temperature, and rows of K or K + 1 classes."""
+    def prepared(
+        self, xp: Namespace, arrays: Sequence[Array]
+    ) -> tuple[Array, Array | None, Temperature, Entries]:
+        """Return the logits, the mass of the others where given, temperature and given classes."""
         keep, first = self.keep(arrays), 2 + self.weights
         s, a = (cast(xp, array, self.compute) for array in arrays[:2])
         mass = cast(xp, arrays[first], self.compute) if self.has_rest else None
@@ -129,60 +159,88 @@ class TopKOperation(RowWise):
         if self.temperature is None:
             temperature = temperature[..., None]
         mass = mass if mass is None else mass[..., None]
-        return s, temperature, self._compressed(xp, s, a, mass, temperature, indices)
+        return s, mass, temperature, entries_of(xp, a, indices, s.shape[-1])
 
-    def _compressed(
-        self,
-        xp: Namespace,
-        s: Array,
-        a: Array,
-        mass: Array | None,
-        temperature: Temperature,
-        indices: Array,
-    ) -> Rows:
-        classes = s.shape[-1]
-        valid = a != -xp.inf
-        inside = (indices >= 0) & (indices < classes)
-        likeliest = xp.argmax(xp.where(valid & inside, a, -xp.inf), axis=-1, keepdims=True)
-        places = xp.where(inside, indices, xp.zeros_like(indices))
-        places = xp.where(valid, places, taken(xp, places, likeliest))
-        some = xp.broadcast_to(xp.any(valid, axis=-1, keepdims=True), places.shape)
-        marked = put(xp, xp.zeros_like(s, dtype=xp.bool), places, some)
-        top = xp.max(s, axis=-1, keepdims=True)
-        foreign = xp.any(valid & ~inside, axis=-1, keepdims=True)
-        top = xp.where(foreign | (top == -xp.inf), xp.nan, top)
-
-        found = a, valid, likeliest, places, marked, top
-        heat = 1.0 if self.target_temperature is None else temperature
-        divisor = temperature if self.target_temperature is None else 1.0
-        own = [_over(xp, taken(xp, s, places), top, divisor, valid)]
-        teacher = [_masked(xp, valid, *self._teacher(xp, xp.where(valid, a, 0.0)))]
+    def read(
+        self, xp: Namespace, s: Array, entries: Entries, temperature: Temperature
+    ) -> tuple[Read, Array, Array]:
+        """Read the student; return also which classes are given, and the others' weights."""
+        some = xp.broadcast_to(entries.some, entries.places.shape)
+        marked = put(xp, xp.zeros_like(s, dtype=xp.bool), entries.places, some)
+        own = taken(xp, s, entries.places)
         if self.tail != BUCKET:
-            return Rows(*found, None, None, Wide(*own[0]), Wide(*teacher[0]), heat)
+            top = xp.max(s, axis=-1, keepdims=True)
+            return Read(own, top, top), marked, top
         others = xp.where(marked, -xp.inf, s)
         highest = xp.max(others, axis=-1, keepdims=True)
-        there = highest != -xp.inf
-        origin = xp.where(there, highest, 0.0)
-        shares = weights_of(xp, others, origin, temperature)
-        weight = xp.where(there, sum_of_weights(xp, shares, origin, -1), 1.0)
-        shares = xp.where(there, shares / weight, 0.0)
-        high, low = _over(xp, highest, top, temperature, there)
+        origin = xp.where(highest == -xp.inf, 0.0, highest)
+        weights = weights_of(xp, others, origin, temperature)
+        return Read(own, highest, sum_of_weights(xp, weights, origin, -1)), marked, weights
+
+    def rows(
+        self,
+        xp: Namespace,
+        classes: int,
+        mass: Array | None,
+        temperature: Temperature,
+        entries: Entries,
+        read: Read,
+    ) -> Rows:
+        """Return the rows of K or K + 1 classes."""
+        a, valid = entries.a, entries.valid
+        top = xp.max(xp.where(valid, read.own, -xp.inf), axis=-1, keepdims=True)
+        top = xp.maximum(top, read.highest)
+        top = xp.where(entries.foreign | (top == -xp.inf), xp.nan, top)
+        heat = 1.0 if self.target_temperature is None else temperature
+        divisor = temperature if self.target_temperature is None else 1.0
+        own = [_over(xp, read.own, top, divisor, valid)]
+        teacher = [_masked(xp, valid, *self._teacher(xp, xp.where(valid, a, 0.0)))]
+        if self.tail != BUCKET:
+            return Rows(top, None, Wide(*own[0]), Wide(*teacher[0]), heat)
+        there = read.highest != -xp.inf
+        weight = xp.where(there, read.weight, 1.0)
+        high, low = _over(xp, read.highest, top, temperature, there)
         own.append(_masked(xp, there, *_plus_log(xp, xp.where(there, high, 0.0), low, weight)))
         if mass is None:
-            mass = _rest(xp, a, likeliest)
+            mass = _rest(xp, a, entries.likeliest)
         # All classes are given: what rounding leaves of the mass belongs to none.
         whole = xp.sum(xp.astype(valid, xp.int32), axis=-1, keepdims=True) == classes
         mass = xp.where(whole, 0.0, mass)
-        positive = mass != 0
-        zero = xp.zeros_like(mass)
-        teacher.append(
-            _masked(xp, positive, *_plus_log(xp, zero, zero, xp.where(positive, mass, 1.0)))
-        )
+        positive, zero = mass != 0, xp.zeros_like(mass)
+        words = _plus_log(xp, zero, zero, xp.where(positive, mass, 1.0))
+        teacher.append(_masked(xp, positive, *words))
         joined = [
             Wide(*(xp.concat(words, axis=-1) for words in zip(*side, strict=True)))
             for side in (own, teacher)
         ]
-        return Rows(*found, shares, mass, *joined, 1.0)
+        return Rows(top, mass, *joined, 1.0)
+
+    def slopes(self, xp: Namespace, side: int, rows: Rows) -> tuple[Array, Array | None]:
+        """Return the gradient in a side's logits: of the given classes, and of the others."""
+        block = self.divergence.whole(xp, rows.s, rows.t, rows.heat, (side,))
+        found = self.divergence.gradient(side, block)
+        return (found, None) if rows.rest is None else (found[..., :-1], found[..., -1:])
+
+    def in_given(
+        self, xp: Namespace, entries: Entries, rows: Rows, temperature: Temperature
+    ) -> tuple[Array, Array | None]:
+        """Return the student's gradient: of given classes, of all others together."""
+        found, last = self.slopes(xp, STUDENT, rows)
+        found = xp.where(entries.valid, found, taken(xp, found, entries.likeliest))
+        divisor = temperature if self.target_temperature is None else 1.0
+        return over(found, divisor), last if last is None else over(last, divisor)
+
+    def in_teacher(self, xp: Namespace, entries: Entries, rows: Rows) -> tuple[Array, Array | None]:
+        """Return the gradients in the log-probabilities, and in the mass of the others."""
+        found, last = self.slopes(xp, TEACHER, rows)
+        if last is not None:
+            there = rows.rest > 0
+            last = xp.where(there, last / xp.where(there, rows.rest, 1.0), 0.0 * last)
+            if not self.has_rest:
+                found = found - last * xp.exp(entries.a)
+        if self.target_temperature is not None:
+            found = found * self.target_temperature
+        return xp.where(entries.valid, found, 0.0), last
 
     def _teacher(self, xp: Namespace, a: Array) -> DoubleWord:
         """Return the log-probabilities times their temperature, where they have one of their own."""
@@ -205,9 +263,7 @@ def _over(
     apart, rest = two_difference(finite(xp, logits), top)
     near = abs(apart) < largest  # farther away the low word does not matter, and may overflow
     nothing = 0.0 * top
-    close = quotient(
-        xp, xp.where(near, apart, nothing), xp.where(near, rest, nothing), temperature
-    )
+    close = quotient(xp, xp.where(near, apart, nothing), xp.where(near, rest, nothing), temperature)
     high = xp.where(near, close[0], tempered(xp, apart, temperature))
     return _masked(xp, there & (logits != -xp.inf), high, close[1])
 
@@ -240,7 +296,9 @@ class TopKLoss(TopKOperation):
     name: ClassVar[str] = "topk_kl_div_with_logits"
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        _, _, rows = self.rows(xp, arrays)
+        s, mass, temperature, entries = self.prepared(xp, arrays)
+        read, *_ = self.read(xp, s, entries, temperature)
+        rows = self.rows(xp, s.shape[-1], mass, temperature, entries, read)
         values = self.divergence.of_rows(xp, rows.s, rows.t, rows.heat)
         return self.masked(xp, values, self.keep(arrays))
 
@@ -259,7 +317,9 @@ class TopKLoss(TopKOperation):
         weight: Array | None,
         *arrays: Array,
     ) -> Array:
-        factor = cast(xp, xp.ones_like(arrays[0][..., 0]) if weight is None else weight, self.compute)
+        factor = cast(
+            xp, xp.ones_like(arrays[0][..., 0]) if weight is None else weight, self.compute
+        )
         moved = []
         for index, tangent in enumerate(tangents):
             if tangent is not None:
@@ -288,70 +348,41 @@ class TopKGradient(TopKOperation):
         return shape
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        s, temperature, rows = self.rows(xp, arrays)
+        s, mass, temperature, entries = self.prepared(xp, arrays)
+        read, marked, weights = self.read(xp, s, entries, temperature)
+        rows = self.rows(xp, s.shape[-1], mass, temperature, entries, read)
         weight, keep = cast(xp, arrays[2], self.compute), self.keep(arrays)
+        shares = weights / xp.where(read.weight > 0, read.weight, 1.0)
         if self.index == 0:
-            gradient = self._in_logits(xp, temperature, rows)
-        elif self.index == 1:
-            gradient = self._in_log_probs(xp, rows)
-        elif self.index == 2 and self.has_rest:
-            _, last = _cut(self._of_side(xp, TEACHER, rows), rows)
-            gradient = _per_mass(xp, last, rows.rest)
+            own, last = self.in_given(xp, entries, rows, temperature)
+            others = 0.0 * rows.top if last is None else last * shares
+            nothing = xp.zeros_like(marked, dtype=own.dtype)
+            gradient = xp.where(marked, put(xp, nothing, entries.places, own), others)
+        elif self.index < 2 + self.has_rest:
+            gradient, last = self.in_teacher(xp, entries, rows)
+            gradient = last if self.index == 2 else gradient
         else:
-            gradient = self._in_temperature(xp, s, temperature, rows)
+            gradient = self._in_temperature(xp, s, temperature, rows, shares)
         if self.index < 2:
             found = times(xp, weight, gradient)
             return found if keep is None else xp.where(keep[..., None], found, 0.0)
         return self.masked(xp, weighed(xp, weight[..., None], gradient), keep)
 
-    def _of_side(self, xp: Namespace, side: int, rows: Rows) -> Array:
-        """Return the gradient in the K or K + 1 logits of a side."""
-        block: Block = self.divergence.whole(xp, rows.s, rows.t, rows.heat, (side,))  # type: ignore[arg-type]
-        return self.divergence.gradient(side, block)
-
-    def _in_logits(self, xp: Namespace, temperature: Temperature, rows: Rows) -> Array:
-        slopes, last = _cut(self._of_side(xp, STUDENT, rows), rows)
-        slopes = xp.where(rows.valid, slopes, taken(xp, slopes, rows.likeliest))
-        nothing = xp.zeros_like(rows.marked, dtype=slopes.dtype)
-        others = 0.0 * rows.top if last is None else last * rows.shares
-        gradient = xp.where(rows.marked, put(xp, nothing, rows.places, slopes), others)
-        return gradient if rows.heat is temperature else over(gradient, temperature)
-
-    def _in_log_probs(self, xp: Namespace, rows: Rows) -> Array:
-        slopes, last = _cut(self._of_side(xp, TEACHER, rows), rows)
-        if last is not None and not self.has_rest:
-            slopes = slopes - _per_mass(xp, last, rows.rest) * xp.exp(rows.a)
-        if self.target_temperature is not None:
-            slopes = slopes * self.target_temperature
-        return xp.where(rows.valid, slopes, 0.0)
-
     def _in_temperature(
-        self, xp: Namespace, s: Array, temperature: Temperature, rows: Rows
+        self, xp: Namespace, s: Array, temperature: Temperature, rows: Rows, shares: Array
     ) -> Array:
-        slopes, last = _cut(self._of_side(xp, STUDENT, rows), rows)
+        slopes, last = self.slopes(xp, STUDENT, rows)
         found = _moment(xp, slopes, rows.s.high[..., : slopes.shape[-1]])
         if last is not None:
             depth = tempered(xp, finite(xp, s) - rows.top, temperature)
-            found = found + last * total(xp, xp.where(rows.shares == 0, 0.0, rows.shares * depth), -1)
+            found = found + last * total(xp, xp.where(shares == 0, 0.0, shares * depth), -1)
         if self.target_temperature is not None:
-            found = found + _moment(xp, self._of_side(xp, TEACHER, rows), rows.t.high)
+            found = found + _moment(xp, self.slopes(xp, TEACHER, rows)[0], rows.t.high)
         return -found / temperature
 
 
 def _moment(xp: Namespace, slopes: Array, logits: Array) -> Array:
     return total(xp, xp.where(logits == -xp.inf, 0.0, slopes * logits), -1)
-
-
-def _cut(slopes: Array, rows: Rows) -> tuple[Array, Array | None]:
-    """Return what belongs to the given classes, and to the others."""
-    if rows.shares is None:
-        return slopes, None
-    return slopes[..., :-1], slopes[..., -1:]
-
-
-def _per_mass(xp: Namespace, slope: Array, mass: Array) -> Array:
-    """Return a derivative in the logarithm of a mass as one in the mass; 0 where there is none."""
-    return xp.where(mass > 0, slope / xp.where(mass > 0, mass, 1.0), 0.0 * slope)
 
 
 def likeliest(
@@ -368,7 +399,9 @@ def likeliest(
     others = total(xp, xp.where(marked, 0.0, weights), -1)
     own = taken(xp, weights, places)
     besides = total(xp, own[..., 1:], -1) + others  # all but the first, one of the largest
-    high, low = quotient(xp, *two_difference(finite(xp, taken(xp, logits, places)), top), temperature)
+    high, low = quotient(
+        xp, *two_difference(finite(xp, taken(xp, logits, places)), top), temperature
+    )
     found = high + (low - log1p(xp, besides))
     found = xp.where(taken(xp, logits, places) == -xp.inf, -xp.inf, found)
     return found, places, (others / (1.0 + besides))[..., 0]

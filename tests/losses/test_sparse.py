@@ -95,9 +95,7 @@ def dense(record, s, log_p, **options):
     return kldiv.f_div_with_logits(s, log_p, divergence=record, reduction="none", **options)
 
 
-seconds = pytest.mark.leave_out(
-    lambda lib: "compiles for seconds" if lib.root == "jax" else None
-)
+seconds = pytest.mark.leave_out(lambda lib: "compiles for seconds" if lib.root == "jax" else None)
 
 
 @seconds
@@ -194,7 +192,9 @@ def test_a_teacher_from_logits(lib):
             lib.numpy(rest), [p[0, [0, 2]].sum(), p[1, 2]], rtol=8 * unit(lib.widest)
         )
         wanted = np.log(np.take_along_axis(p, lib.numpy(indices), -1))
-        np.testing.assert_allclose(lib.numpy(log_probs), wanted, rtol=8 * unit(lib.widest), atol=1e-16)
+        np.testing.assert_allclose(
+            lib.numpy(log_probs), wanted, rtol=8 * unit(lib.widest), atol=1e-16
+        )
         s = lib.array(np.stack([S[:4]] * 2))
         found = loss(s, teacher, temperature=heat)
         own = loss(s, log_probs, indices, target_rest=rest, temperature=heat)
@@ -204,7 +204,9 @@ def test_a_teacher_from_logits(lib):
 def test_indices_that_are_no_class(lib):
     arrays = lib.array(S), lib.array(np.log(P[:2])), lib.array(np.array([1, 5]))
     if lib.root == "numpy":
-        with pytest.raises(OptionError, match="target_indices has 5, which is none of the 5 classes"):
+        with pytest.raises(
+            OptionError, match="target_indices has 5, which is none of the 5 classes"
+        ):
             loss(*arrays)
     else:
         assert np.isnan(lib.numpy(loss(*arrays)))
@@ -256,7 +258,8 @@ def given():
 )
 def test_torch(torch, given, options):
     s, a, rest = (
-        torch.tensor(each, requires_grad=True) for each in (given[0], given[1].log_probs, given[1].rest)
+        torch.tensor(each, requires_grad=True)
+        for each in (given[0], given[1].log_probs, given[1].rest)
     )
     heat = torch.tensor([1.3, 0.8], dtype=torch.float64, requires_grad=True)
     places, options = torch.tensor(given[1].indices), dict(options)
