@@ -84,7 +84,7 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
     outputs = dict(zip(work.gradients, gradients, strict=True))
     dtype = kernel[0]
     layout = Layout(arrays[:2], [outputs.get(0), outputs.get(1)], dtype, whole_rows=True)
-    values, heats = np.empty(math.prod(shape[:-1])), _heats(temperatures, dtype)
+    values, heats = np.empty(math.prod(shape[:-1])), heats_of(temperatures, dtype)
     numbers = np.array([*spelled(operation.divergence).numbers, 0.0])
     frame = {
         **dict(zip(rows.ARRAYS, layout.addresses, strict=True)),
@@ -158,7 +158,7 @@ def _share(
         stage(0, last, rows_in_all, max(1, _UNIT // classes))
 
 
-def _heats(temperatures: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+def heats_of(temperatures: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
     """Return what kernels take of temperatures, a row each."""
     high = temperatures * LN2
     low = _product_rest(temperatures, LN2, high) + temperatures * LN2_LOW
