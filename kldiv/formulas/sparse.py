@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from kldiv.formulas.divergences import STUDENT, TEACHER, Divergence, KullbackLeibler
+from kldiv.formulas.divergences import STUDENT, TEACHER, Block, Divergence, KullbackLeibler
 from kldiv.formulas.reductions import RowWise, cast, like, weighed
 from kldiv.formulas.rows import times
 from kldiv.formulas.special import add, expm1, log1p, two_difference
@@ -215,24 +215,29 @@ class TopKOperation(RowWise):
         ]
         return Rows(top, mass, *joined, 1.0)
 
-    def slopes(self, xp: Namespace, side: int, rows: Rows) -> tuple[Array, Array | None]:
+    def block(self, xp: Namespace, rows: Rows, *wanted: int) -> Block:
+        """Return the rows with what the wanted results take: `VALUE`, `STUDENT`, `TEACHER`."""
+        return self.divergence.whole(xp, rows.s, rows.t, rows.heat, wanted)
+
+    def _slopes(self, side: int, rows: Rows, block: Block) -> tuple[Array, Array | None]:
         """Return the gradient in a side's logits: of the given classes, and of the others."""
-        block = self.divergence.whole(xp, rows.s, rows.t, rows.heat, (side,))
         found = self.divergence.gradient(side, block)
         return (found, None) if rows.rest is None else (found[..., :-1], found[..., -1:])
 
     def in_given(
-        self, xp: Namespace, entries: Entries, rows: Rows, temperature: Temperature
+        self, xp: Namespace, entries: Entries, rows: Rows, temperature: Temperature, block: Block
     ) -> tuple[Array, Array | None]:
         """Return the student's gradient: of given classes, of all others together."""
-        found, last = self.slopes(xp, STUDENT, rows)
+        found, last = self._slopes(STUDENT, rows, block)
         found = xp.where(entries.valid, found, taken(xp, found, entries.likeliest))
         divisor = temperature if self.target_temperature is None else 1.0
         return over(found, divisor), last if last is None else over(last, divisor)
 
-    def in_teacher(self, xp: Namespace, entries: Entries, rows: Rows) -> tuple[Array, Array | None]:
+    def in_teacher(
+        self, xp: Namespace, entries: Entries, rows: Rows, block: Block
+    ) -> tuple[Array, Array | None]:
         """Return the gradients in the log-probabilities, and in the mass of the others."""
-        found, last = self.slopes(xp, TEACHER, rows)
+        found, last = self._slopes(TEACHER, rows, block)
         if last is not None:
             there = rows.rest > 0
             last = xp.where(there, last / xp.where(there, rows.rest, 1.0), 0.0 * last)
@@ -243,7 +248,7 @@ class TopKOperation(RowWise):
         return xp.where(entries.valid, found, 0.0), last
 
     def _teacher(self, xp: Namespace, a: Array) -> DoubleWord:
-        """Return the log-probabilities times their temperature, where they have one of their own."""
+        """Return the log-probabilities, times their temperature if they have their own."""
         zero = xp.zeros_like(a)
         if self.target_temperature is None:
             return a, zero
@@ -317,9 +322,8 @@ class TopKLoss(TopKOperation):
         weight: Array | None,
         *arrays: Array,
     ) -> Array:
-        factor = cast(
-            xp, xp.ones_like(arrays[0][..., 0]) if weight is None else weight, self.compute
-        )
+        weight = xp.ones_like(arrays[0][..., 0]) if weight is None else weight
+        factor = cast(xp, weight, self.compute)
         moved = []
         for index, tangent in enumerate(tangents):
             if tangent is not None:
@@ -354,12 +358,14 @@ class TopKGradient(TopKOperation):
         weight, keep = cast(xp, arrays[2], self.compute), self.keep(arrays)
         shares = weights / xp.where(read.weight > 0, read.weight, 1.0)
         if self.index == 0:
-            own, last = self.in_given(xp, entries, rows, temperature)
+            block = self.block(xp, rows, STUDENT)
+            own, last = self.in_given(xp, entries, rows, temperature, block)
             others = 0.0 * rows.top if last is None else last * shares
             nothing = xp.zeros_like(marked, dtype=own.dtype)
             gradient = xp.where(marked, put(xp, nothing, entries.places, own), others)
         elif self.index < 2 + self.has_rest:
-            gradient, last = self.in_teacher(xp, entries, rows)
+            block = self.block(xp, rows, TEACHER)
+            gradient, last = self.in_teacher(xp, entries, rows, block)
             gradient = last if self.index == 2 else gradient
         else:
             gradient = self._in_temperature(xp, s, temperature, rows, shares)
@@ -371,13 +377,14 @@ class TopKGradient(TopKOperation):
     def _in_temperature(
         self, xp: Namespace, s: Array, temperature: Temperature, rows: Rows, shares: Array
     ) -> Array:
-        slopes, last = self.slopes(xp, STUDENT, rows)
+        slopes, last = self._slopes(STUDENT, rows, self.block(xp, rows, STUDENT))
         found = _moment(xp, slopes, rows.s.high[..., : slopes.shape[-1]])
         if last is not None:
             depth = tempered(xp, finite(xp, s) - rows.top, temperature)
             found = found + last * total(xp, xp.where(shares == 0, 0.0, shares * depth), -1)
         if self.target_temperature is not None:
-            found = found + _moment(xp, self.slopes(xp, TEACHER, rows)[0], rows.t.high)
+            of_teacher, _ = self._slopes(TEACHER, rows, self.block(xp, rows, TEACHER))
+            found = found + _moment(xp, of_teacher, rows.t.high)
         return -found / temperature
 
 

@@ -248,36 +248,45 @@ def given():
     return s, kldiv.topk_log_probs(t, 2)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"beta": 0.3, "target_rest": True},  # the longest, as it is differentiated three times
-        {"beta": 1.0, "tail": "renormalize", "target_temperature": 0.7},
-    ],
-)
-def test_torch(torch, given, options):
+def of_tensors(torch, given):
     s, a, rest = (
         torch.tensor(each, requires_grad=True)
         for each in (given[0], given[1].log_probs, given[1].rest)
     )
     heat = torch.tensor([1.3, 0.8], dtype=torch.float64, requires_grad=True)
-    places, options = torch.tensor(given[1].indices), dict(options)
-    arrays = [s, a, heat, *([rest] if options.pop("target_rest", False) else [])]
+    return (s, a, heat, rest), torch.tensor(given[1].indices)
 
-    def rows_of(s, a, heat, rest=None):
-        extra = {} if rest is None else {"target_rest": rest}
-        return loss(s, a, places, temperature=heat, reduction="none", **extra, **options)
 
-    assert torch.autograd.gradcheck(rows_of, arrays, check_forward_ad=True, fast_mode=True)
-    assert torch.autograd.gradgradcheck(rows_of, arrays, fast_mode=True)
+def test_torch(torch, given):
+    (*arrays, rest), places = of_tensors(torch, given)
+    for options in ({"beta": 0.3}, {"tail": "renormalize", "target_temperature": 0.7}):
+
+        def rows_of(s, a, heat, options=options):
+            return loss(s, a, places, temperature=heat, reduction="none", **options)
+
+        assert torch.autograd.gradcheck(rows_of, arrays, check_forward_ad=True, fast_mode=True)
+        assert torch.autograd.gradgradcheck(rows_of, arrays, fast_mode=True)
+
+    def by_rest(rest):
+        return loss(*arrays[:2], places, target_rest=rest)
+
+    assert torch.autograd.gradcheck(by_rest, [rest], fast_mode=True)
+
+
+def test_torch_compiled_and_mapped(torch, given):
+    arrays, places = of_tensors(torch, given)
+
+    def rows_of(s, a, heat, rest):
+        options = {"target_rest": rest, "temperature": heat, "reduction": "none"}
+        return loss(s, a, places, **options)
+
     compiled = torch.compile(rows_of, fullgraph=True, backend="aot_eager")(*arrays)
     eager = rows_of(*arrays)
     slopes = [torch.autograd.grad(each.sum(), arrays) for each in (compiled, eager)]
     torch.testing.assert_close((compiled, slopes[0]), (eager, slopes[1]))
-    one = partial(loss, **options)
-    mapped = torch.func.vmap(lambda *row: one(*row))(s, a, places)
-    torch.testing.assert_close(mapped, one(s, a, places, reduction="none"))
+    s, a, *_ = arrays
+    mapped = torch.func.vmap(lambda *row: loss(*row))(s, a, places)
+    torch.testing.assert_close(mapped, loss(s, a, places, reduction="none"))
 
 
 def test_jax(jax, given):
