@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         skew_divergence,
         tv_divergence,
     )
+    from kldiv.sparse_losses import SparseTeacher, topk_kl_div_with_logits, topk_log_probs
     from kldiv.states import KLState
 
 __version__ = "0.1.0"
@@ -67,6 +68,7 @@ __version__ = "0.1.0"
 __all__ = [
     "KLDivLoss",
     "KLState",
+    "SparseTeacher",
     "alpha_div_with_logits",
     "alpha_divergence",
     "available_backends",
@@ -101,6 +103,8 @@ __all__ = [
     "set_config",
     "skew_divergence",
     "skew_kl_div_with_logits",
+    "topk_kl_div_with_logits",
+    "topk_log_probs",
     "tv_div_with_logits",
     "tv_divergence",
     "value_and_grad",
@@ -109,6 +113,7 @@ __all__ = [
 _HOMES = {
     "KLDivLoss": "losses",
     "KLState": "states",
+    "SparseTeacher": "sparse_losses",
     "alpha_div_with_logits": "logit_losses",
     "alpha_divergence": "measures",
     "available_backends": "backends",
@@ -143,6 +148,8 @@ _HOMES = {
     "set_config": "config",
     "skew_divergence": "measures",
     "skew_kl_div_with_logits": "logit_losses",
+    "topk_kl_div_with_logits": "sparse_losses",
+    "topk_log_probs": "sparse_losses",
     "tv_div_with_logits": "logit_losses",
     "tv_divergence": "measures",
     "value_and_grad": "gradients",

@@ -14,6 +14,7 @@ from kldiv import (
     linear_losses,
     logit_losses,
     losses,
+    sparse_losses,
 )
 from kldiv._call import Record
 from kldiv._notebook import table
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 OPERATIONS = {
     name: function.record.operation
-    for module in (losses, logit_losses, label_losses, distillation, linear_losses)
+    for module in (losses, logit_losses, label_losses, distillation, linear_losses, sparse_losses)
     for name, function in vars(module).items()
     if isinstance(getattr(function, "record", None), Record) and function.record.operation
 }

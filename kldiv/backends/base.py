@@ -275,6 +275,11 @@ class Route:
         """Run ``operation``, differentiably where the caller's library can."""
         return self.caller.run(operation, self, arrays)
 
+    def by_formulas(self) -> Route:
+        """Return the same without kernels."""
+        own = self.caller, self.backend, self.device, "pure", self.mixed, self.first
+        return Route(*own)
+
     @property
     def crosses(self) -> bool:
         """Whether another library computes."""

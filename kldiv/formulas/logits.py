@@ -34,7 +34,7 @@ from kldiv.formulas.special import (
     two_sum,
 )
 from kldiv.formulas.state import (
-    eighths,
+    differences,
     exp_of_rows,
     finite,
     over,
@@ -127,7 +127,7 @@ def temperature_terms(
     q, excess = _q(xp, s, rows, temperature), _excess(xp, s, t, rows, temperature)
     a, b = _relative(xp, s, t, rows, temperature)
     tops = two_difference(EIGHTH * rows.t_max, EIGHTH * rows.s_max)
-    apart = tempered(xp, difference(*_differences(xp, s, t), *tops), EIGHTH * temperature)
+    apart = tempered(xp, difference(*differences(xp, s, t), *tops), EIGHTH * temperature)
     both = (terms - q * value) + excess * level
     shares = xp.where(b < GONE, slope * a, slope * apart + both * b)
     return -over(total(xp, shares, axis), temperature)
@@ -184,7 +184,7 @@ def from_anchor(
     xp: Namespace, other: Array, own: Array, rows: Rows, temperature: Temperature
 ) -> tuple[Array, Array]:
     """Return log(own/other) at the anchor, in the bulk of own, and each class's excess over it."""
-    steps = difference(*_differences(xp, other, own), rows.anchor, rows.anchor_low)
+    steps = difference(*differences(xp, other, own), rows.anchor, rows.anchor_low)
     return anchor_log(xp, rows, temperature), tempered(xp, steps, EIGHTH * temperature)
 
 
@@ -310,7 +310,7 @@ def mixture_rise(
     """
     theta, rest, kappa = _mixture_anchor(xp, rows, mix, temperature)
     p, q = _p(xp, own, rows, temperature), _q(xp, other, rows, temperature)
-    d, unit = _differences(xp, other, own), EIGHTH * temperature
+    d, unit = differences(xp, other, own), EIGHTH * temperature
     u = tempered(xp, difference(rows.anchor, rows.anchor_low, *d), unit)
     r = tempered(xp, difference(rows.pivot, rows.pivot_low, *d), unit) - rows.offset
     # The ratio of probabilities is right to a few u, e^r only to u·|r|.
@@ -413,18 +413,13 @@ def _relative(
     return tempered(xp, a, temperature), tempered(xp, b, temperature)
 
 
-def _differences(xp: Namespace, s: Array, t: Array) -> tuple[Array, Array]:
-    """Return t − s in eighths, as pivot and anchor are."""
-    return two_difference(eighths(xp, t), eighths(xp, s))
-
-
 def _log_ratio(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
     """Return r = log(q/p); huge, but finite, where one of them is 0."""
-    apart = difference(rows.pivot, rows.pivot_low, *_differences(xp, s, t))
+    apart = difference(rows.pivot, rows.pivot_low, *differences(xp, s, t))
     return tempered(xp, apart, EIGHTH * temperature) - rows.offset
 
 
 def _deviation(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
     """Return x − Σ p x, x = (t − s)/T."""
-    apart = difference(*_differences(xp, s, t), rows.anchor, rows.anchor_low)
+    apart = difference(*differences(xp, s, t), rows.anchor, rows.anchor_low)
     return tempered(xp, apart, EIGHTH * temperature) - rows.mean

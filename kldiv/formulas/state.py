@@ -37,7 +37,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from kldiv.formulas.numbers import CLOSE, EIGHTH, FAR, FEW, INSIDE, NEAR
 from kldiv.formulas.special import (
@@ -73,6 +73,41 @@ def number(temperature: float) -> Temperature:
 def as_array(zero: Array, temperature: float) -> Array:
     """Return such a temperature as an array, given a float64 zero."""
     return zero + temperature
+
+
+class Wide:
+    """Logits of two words, high + low; the low one is 0 where the high one is infinite.
+
+    They stand where logits do, so that products, quotients and logarithms are not rounded.
+    """
+
+    __slots__ = ("high", "low")
+
+    def __init__(self, high: Array, low: Array) -> None:
+        self.high, self.low = high, low
+
+    @property
+    def dtype(self) -> Any:
+        return self.high.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.high.shape
+        return shape
+
+    def __getitem__(self, place: Any) -> Wide:
+        return Wide(self.high[place], self.low[place])
+
+    def __eq__(self, other: object) -> Array:  # type: ignore[override]
+        return self.high == other
+
+    def __gt__(self, other: object) -> Array:
+        return self.high > other
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+Logits: TypeAlias = "Array | Wide"
 
 
 class State(NamedTuple):
@@ -127,7 +162,7 @@ def empty_state(xp: Namespace, rows: Array) -> State:
 
 
 def block_state(
-    xp: Namespace, s: Array, t: Array, axis: int = -1, temperature: Temperature = 1.0
+    xp: Namespace, s: Logits, t: Logits, axis: int = -1, temperature: Temperature = 1.0
 ) -> State:
     """Return the state of a block of student logits ``s`` and teacher logits ``t``.
 
@@ -147,17 +182,19 @@ def block_state(
     State
         The summary of the block, for `merge` and `finish`.
     """
-    t_max, s_max = (xp.max(a, axis=axis, keepdims=True) for a in (t, s))
+    t_max, s_max = (xp.max(first_word(a), axis=axis, keepdims=True) for a in (t, s))
     t_top, s_top = _origin(xp, t_max), _origin(xp, s_max)
     w = weights_of(xp, t, t_top, temperature)
     v = weights_of(xp, s, s_top, temperature)
-    t_sum, s_sum = _sum_of_weights(xp, w, t_top, axis), _sum_of_weights(xp, v, s_top, axis)
-    t_low, s_low = eighths(xp, t), eighths(xp, s)
-    d, unit = two_difference(t_low, s_low), EIGHTH * temperature
+    t_sum, s_sum = sum_of_weights(xp, w, t_top, axis), sum_of_weights(xp, v, s_top, axis)
+    d, unit = differences(xp, s, t), EIGHTH * temperature
 
     # About d at the teacher's maximum x is exactly zero where d is constant.
-    beside = xp.max(xp.where(t == t_max, s_low, -xp.inf), axis=axis, keepdims=True)
-    first = two_difference(EIGHTH * t_top, beside)
+    if isinstance(s, Wide):
+        first = _choose(xp, t_max > -xp.inf, _pick(xp, t == t_max, d, axis), (0.0, 0.0))
+    else:
+        beside = xp.max(xp.where(t == t_max, eighths(xp, s), -xp.inf), axis=axis, keepdims=True)
+        first = two_difference(EIGHTH * t_top, beside)
     drift = total(xp, w * _quickly(xp, d, first, unit), axis)
     mean = add(*first, unit * (drift / xp.where(t_sum > 0, t_sum, 1.0)))
     w_x = w * _quickly(xp, d, mean, unit)
@@ -266,7 +303,7 @@ def _sums(xp: Namespace, x: Array, w: Array, mass: Array, axis: int) -> tuple[Ar
     return total(xp, term - w_near, axis), total(xp, phi, axis), total(xp, w * x, axis)
 
 
-def _sum_of_weights(xp: Namespace, w: Array, top: Array, axis: int) -> Array:
+def sum_of_weights(xp: Namespace, w: Array, top: Array, axis: int) -> Array:
     """Return Σ w, w ≤ 1.
 
     Equal small numbers added to a 1, as label smoothing brings, are all rounded alike: 15 u.  So
@@ -352,13 +389,30 @@ def finite(xp: Namespace, logits: Array) -> Array:
     return xp.clip(logits, float(xp.finfo(logits.dtype).min), xp.inf)
 
 
+def first_word(logits: Logits) -> Array:
+    """Return logits rounded to one word."""
+    return logits.high if isinstance(logits, Wide) else logits
+
+
+def differences(xp: Namespace, s: Logits, t: Logits) -> DoubleWord:
+    """Return t − s in eighths."""
+    high, low = two_difference(eighths(xp, first_word(t)), eighths(xp, first_word(s)))
+    for logits, sign in ((t, EIGHTH), (s, -EIGHTH)):
+        if isinstance(logits, Wide):
+            low = low + sign * logits.low
+    return high, low
+
+
 def eighths(xp: Namespace, logits: Array) -> Array:
     """Return finite logits in eighths, of which no difference overflows."""
     return xp.clip(EIGHTH * logits, EIGHTH * float(xp.finfo(logits.dtype).min), xp.inf)
 
 
-def weights_of(xp: Namespace, logits: Array, top: Array, temperature: Temperature) -> Array:
+def weights_of(xp: Namespace, logits: Logits, top: Array, temperature: Temperature) -> Array:
     """Return exp((logits − top)/T) ≤ 1 to a few u; 0 where a logit is −∞."""
+    if isinstance(logits, Wide):
+        weights = weights_of(xp, logits.high, top, temperature)
+        return weights + weights * over(logits.low, temperature)
     limits = xp.finfo(logits.dtype)
     # So far below the maximum a weight is 0 anyway; farther below the difference could overflow.
     depth = xp.clip(FAR * temperature + 2.0**-16 * abs(top), 0.0, 2.0**-15 * float(limits.max))
@@ -408,17 +462,34 @@ def exp_over(xp: Namespace, high: Array, low: Array, temperature: Temperature) -
 
     The low word is 0 or small beside the temperature.
     """
-    if isinstance(temperature, int | float) and math.frexp(temperature)[0] == 0.5:
-        high, low = over(high, temperature), over(low, temperature)  # exact by a power of two
-    else:
-        first, second = _inverse(xp, temperature, high)
-        head, tail = _halves(xp, at_least(xp, high, -FAR * temperature))  # e^−FAR is 0 anyway
-        low = head * second + (tail + low) * (first + second)
-        back = head * first  # exact, of half the bits each
-        high = back + low
-        low = low - (high - back)
+    if not _is_power_of_two(temperature):
+        high = at_least(xp, high, -FAR * temperature)  # e^−FAR is 0 anyway
+    high, low = quotient(xp, high, low, temperature)
     value = xp.exp(high)
     return value + value * low
+
+
+def quotient(xp: Namespace, high: Array, low: Array, temperature: Temperature) -> DoubleWord:
+    """Return (high + low)/T as a double word; the high word is far from overflow."""
+    if _is_power_of_two(temperature):
+        return over(high, temperature), over(low, temperature)  # exact
+    return product(xp, high, low, _inverse(xp, temperature, high))
+
+
+def product(
+    xp: Namespace, high: Array, low: Array, factor: tuple[Array | float, ...]
+) -> DoubleWord:
+    """Return (high + low)·factor as a double word; the factor's first part has half the bits."""
+    first, second = factor
+    head, tail = _halves(xp, high)
+    low = head * second + (tail + low) * (first + second)
+    back = head * first  # exact, of half the bits each
+    high = back + low
+    return high, low - (high - back)
+
+
+def _is_power_of_two(temperature: Temperature) -> bool:
+    return isinstance(temperature, int | float) and math.frexp(temperature)[0] == 0.5
 
 
 def _exp_sum(xp: Namespace, a: Array, b: Array, c: DoubleWord, unit: Temperature) -> Array:
@@ -439,7 +510,7 @@ def exp_of_rows(xp: Namespace, high: Array, low: Array, temperature: Temperature
 
 def _inverse(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Array | float, ...]:
     """Return 1/T as a number of half the bits of ``like``, and the rest."""
-    bits = 26 if like.dtype == xp.float64 else 12
+    bits = _half_of(xp, like)
     if isinstance(temperature, int | float):
         return _inverse_of_number(temperature, bits - 1)
     inverse = 1.0 / temperature
@@ -449,10 +520,26 @@ def _inverse(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Arra
     return head, tail + error * inverse
 
 
+def factor_of(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Array | float, ...]:
+    """Return T as a number of half the bits of ``like``, and the rest."""
+    bits = _half_of(xp, like)
+    if isinstance(temperature, int | float):
+        return _in_two(Fraction(temperature), bits - 1)
+    return _halves(xp, temperature, bits)
+
+
+def _half_of(xp: Namespace, like: Array) -> int:
+    return 26 if like.dtype == xp.float64 else 12
+
+
 @lru_cache(64)
 def _inverse_of_number(temperature: float, bits: int) -> tuple[float, float]:
     """Return 1/T as a number of so many bits, and the rest."""
-    exact = 1 / Fraction(temperature)
+    return _in_two(1 / Fraction(temperature), bits)
+
+
+def _in_two(exact: Fraction, bits: int) -> tuple[float, float]:
+    """Return a fraction as a number of so many bits, and the rest."""
     mantissa, exponent = math.frexp(exact)
     head = math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)
     return head, float(exact - Fraction(head))

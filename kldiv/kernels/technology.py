@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kldiv.formulas.rows import RowLoss
+from kldiv.formulas.sparse import TopKLoss
 from kldiv.kernels.spelling import no_fused_form
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class Technology:
 
     def module(self, work: Work) -> Any:
         """Return the module that launches the kernel, loading the compiler at first use."""
-        name = "row_loss" if isinstance(work.operation, RowLoss) else "pointwise_loss"
+        kinds = {RowLoss: "row_loss", TopKLoss: "topk_loss"}
+        name = kinds.get(type(work.operation), "pointwise_loss")
         return import_module(f"kldiv.kernels.{self.name}.{name}")
 
     def failed(self, error: Exception) -> KernelError:

@@ -68,9 +68,16 @@ def _whole_rows(
     """
     full = _axes(arrays[0])
     rows = full[:-1]
-    named = [full if array.ndim == len(full) else rows for array in arrays]
+    # Of a sparse teacher the last axis is another one.
+    every = {arrays[0].shape[-1]: full}
+    named = [
+        every.setdefault(array.shape[-1], (*rows, array.shape[-1] + len(full)))
+        if array.ndim == len(full)
+        else rows
+        for array in arrays
+    ]
     whole = [
-        array.rechunk({-1: -1}) if names is full else array
+        array if names is rows else array.rechunk({-1: -1})
         for array, names in zip(arrays, named, strict=True)
     ]
     shape = operation.shape(arrays)

@@ -37,10 +37,18 @@ if TYPE_CHECKING:
 
 
 def _missing(name: str) -> Any:
-    """Return the special functions, which JAX keeps elsewhere."""
+    """Return the special functions, which JAX keeps elsewhere, and others that it names its way."""
+    if name == "scattered":
+        return partial(jnp.put_along_axis, axis=-1, inplace=False)
+    if name == "top_places":
+        return _top_places
     if name != "special":
         raise AttributeError(name)
     return jax.scipy.special
+
+
+def _top_places(array: Array, k: int) -> Array:
+    return jax.lax.top_k(array, k)[1]
 
 
 xp = Overlay(jnp, _missing)

@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
+from kldiv.formulas.sparse import TopKLoss
 from kldiv.kernels.technology import Technology
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ class Cpu(Technology):
     def lacking(self) -> str | None:
         advice = 'pip install "kldiv[cpu]" makes large losses 3 to 8 times as fast'
         return None if self.installed else f"llvmlite is not installed; {advice}"
+
+    def refusal(self, work: Work) -> str | None:
+        if not isinstance(work.operation, TopKLoss):
+            return super().refusal(work)
+        why: str | None = self.module(work).refusal(work)
+        return why
 
     def prepare(self, work: Work) -> Callable[[Work], Found]:
         """Return a function for such work, compiled; of the arrays only the dtypes are looked at.
@@ -81,6 +88,9 @@ class Cpu(Technology):
                 found[name] = partial(_each, elements, dtype, target)
             for name, spelled in _ROWS.items():
                 found[f"{name}, {dtype}"] = partial(_each, rows, spelled, dtype)
+        found["topk_kl_div_with_logits, float32"] = import_module(
+            "kldiv.kernels.cpu.topk_loss"
+        ).kernel
         return found
 
 

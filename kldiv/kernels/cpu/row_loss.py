@@ -81,7 +81,7 @@ def run(work: Work, kernel: Any) -> Found:
     arrays, results = work.arrays, RowResults(work)
     outputs, factors, keep = results.outputs, results.factors, results.keep
     dtype, rows_in_all = kernel[0], results.values.size
-    heats = _heats(results.temperatures, dtype)
+    heats = heats_of(results.temperatures, dtype)
     frame = {
         "classes": arrays[0].shape[-1],
         "heats": heats.ctypes.data,
@@ -187,7 +187,7 @@ def _share(
         stage(0, last, rows_in_all, max(1, _UNIT // classes))
 
 
-def _heats(temperatures: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+def heats_of(temperatures: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
     """Return what kernels take of temperatures, a row each."""
     high = temperatures * LN2
     low = _product_rest(temperatures, LN2, high) + temperatures * LN2_LOW

@@ -1,0 +1,448 @@
+r"""Divergences from a teacher of which some log-probabilities a row are known.
+
+S are the classes given, with log-probabilities a.  With the tail "bucket" all others are one more
+class, of the teacher's mass 1 − Σ e^a, or a mass that is given, and of the student's
+
+    log q_rest = log Σ e^{s/T} over the others − log Σ e^{s/T} over all
+
+from its own logits: 1 − Σ q would have no digit left where S holds nearly all of it.  With the tail
+"renormalize" both sides are taken on S alone.  So a row becomes two rows of K + 1, or K, logits, to
+which every divergence applies as it stands.  These are double words (`kldiv.formulas.state.Wide`),
+as a rounded logit would be taken for a divergence.
+
+With G the gradients in these, and r the student's shares among the others,
+
+    ∂s_j = G_j/T on S, G_rest r_j/T elsewhere        ∂a_i = G_i − G_rest e^{a_i}/p_rest
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+
+from kldiv.formulas.divergences import STUDENT, TEACHER, Block, Divergence, KullbackLeibler
+from kldiv.formulas.reductions import RowWise, cast, like, weighed
+from kldiv.formulas.rows import times
+from kldiv.formulas.special import add, expm1, log1p, two_difference
+from kldiv.formulas.state import (
+    Wide,
+    factor_of,
+    finite,
+    number,
+    over,
+    product,
+    quotient,
+    sum_of_weights,
+    tempered,
+    total,
+    weights_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Run
+    from kldiv.formulas.state import DoubleWord, Temperature
+
+BUCKET: Final = "bucket"
+TAILS: Final = (BUCKET, "renormalize")
+
+_KL: Final = KullbackLeibler()
+
+
+class Entries(NamedTuple):
+    """The classes that rows are given; arrays have the classes' axis."""
+
+    a: Array
+    """The teacher's log-probabilities."""
+    valid: Array
+    """Whether an entry is no padding."""
+    likeliest: Array
+    """The entry that is surely none, where there is one."""
+    places: Array
+    """The class of each entry, of padding that of the likeliest."""
+    some: Array
+    """Whether any is no padding."""
+    foreign: Array
+    """Whether one is no class."""
+
+
+class Read(NamedTuple):
+    """What one reading of the student's logits gives."""
+
+    own: Array
+    """The logits of the given classes."""
+    highest: Array
+    """The largest of the others, −∞ where there is none."""
+    weight: Array
+    """Σ e^((s − highest)/T) over these."""
+
+
+class Rows(NamedTuple):
+    """Rows of K or K + 1 classes."""
+
+    top: Array
+    """The student's largest logit; NaN where the row has no value."""
+    rest: Array | None
+    """The teacher's mass on the others; None where these do not count."""
+    s: Wide
+    """The student's logits."""
+    t: Wide
+    """The teacher's."""
+    heat: Temperature
+    """The divisor of these: 1, unless the log-probabilities are of another temperature."""
+
+
+def entries_of(xp: Namespace, a: Array, indices: Array, classes: int) -> Entries:
+    """Return the classes that rows are given."""
+    valid = a != -xp.inf
+    inside = (indices >= 0) & (indices < classes)
+    likeliest = xp.argmax(xp.where(valid & inside, a, -xp.inf), axis=-1, keepdims=True)
+    places = xp.where(inside, indices, xp.zeros_like(indices))
+    places = xp.where(valid, places, taken(xp, places, likeliest))
+    some = xp.any(valid, axis=-1, keepdims=True)
+    foreign = xp.any(valid & ~inside, axis=-1, keepdims=True)
+    return Entries(a, valid, likeliest, places, some, foreign)
+
+
+@dataclass(frozen=True)
+class TopKOperation(RowWise):
+    """The common part of operations on a student's logits and a sparse teacher.
+
+    Arrays: s, the log-probabilities, those that a class names, the mass of the others where it is
+    given, the temperature where it is an array, the indices of the classes, the mask.
+    """
+
+    divergence: Divergence = _KL
+    temperature: float | None = 1.0
+    tail: str = BUCKET
+    has_rest: bool = False
+    target_temperature: float | None = None
+    """The temperature of the log-probabilities; None: that of the loss."""
+
+    weights: ClassVar[int] = 0
+
+    @property
+    def differentiable(self) -> int:
+        return 2 + self.weights + self.has_rest + (self.temperature is None)
+
+    @property
+    def leading(self) -> int:
+        return self.differentiable + 1
+
+    def settings(self, kind: type[Any], **extra: Any) -> Any:
+        """Return an operation of another kind on the same rows, elementwise and not rounded."""
+        own = self.divergence, self.temperature, self.tail, self.has_rest, self.target_temperature
+        return kind("none", self.compute, self.compute, self.compute, *own, **extra)
+
+    def prepared(
+        self, xp: Namespace, arrays: Sequence[Array]
+    ) -> tuple[Array, Array | None, Temperature, Entries]:
+        """Return the logits, the mass of the others where given, temperature and given classes."""
+        keep, first = self.keep(arrays), 2 + self.weights
+        s, a = (cast(xp, array, self.compute) for array in arrays[:2])
+        mass = cast(xp, arrays[first], self.compute) if self.has_rest else None
+        temperature: Temperature
+        if self.temperature is not None:
+            temperature = number(self.temperature)
+        else:
+            temperature = cast(xp, arrays[first + self.has_rest], self.compute)
+        indices = arrays[self.differentiable]
+        if keep is not None:  # of a row that is dropped nothing is infinite
+            wide = keep[..., None]
+            s, a = xp.where(wide, s, 0.0), xp.where(wide, a, -1.0 * a.shape[-1])
+            indices = xp.where(wide, indices, xp.zeros_like(indices))
+            mass = mass if mass is None else xp.where(keep, mass, 0.5)
+            if self.temperature is None:
+                temperature = xp.where(keep, temperature, 1.0)
+        if self.temperature is None:
+            temperature = temperature[..., None]
+        mass = mass if mass is None else mass[..., None]
+        return s, mass, temperature, entries_of(xp, a, indices, s.shape[-1])
+
+    def read(
+        self, xp: Namespace, s: Array, entries: Entries, temperature: Temperature
+    ) -> tuple[Read, Array, Array]:
+        """Read the student; return also which classes are given, and the others' weights."""
+        some = xp.broadcast_to(entries.some, entries.places.shape)
+        marked = put(xp, xp.zeros_like(s, dtype=xp.bool), entries.places, some)
+        own = taken(xp, s, entries.places)
+        if self.tail != BUCKET:
+            top = xp.max(s, axis=-1, keepdims=True)
+            return Read(own, top, top), marked, top
+        others = xp.where(marked, -xp.inf, s)
+        highest = xp.max(others, axis=-1, keepdims=True)
+        origin = xp.where(highest == -xp.inf, 0.0, highest)
+        weights = weights_of(xp, others, origin, temperature)
+        return Read(own, highest, sum_of_weights(xp, weights, origin, -1)), marked, weights
+
+    def rows(
+        self,
+        xp: Namespace,
+        classes: int,
+        mass: Array | None,
+        temperature: Temperature,
+        entries: Entries,
+        read: Read,
+    ) -> Rows:
+        """Return the rows of K or K + 1 classes."""
+        a, valid = entries.a, entries.valid
+        top = xp.max(xp.where(valid, read.own, -xp.inf), axis=-1, keepdims=True)
+        top = xp.maximum(top, read.highest)
+        top = xp.where(entries.foreign | (top == -xp.inf), xp.nan, top)
+        heat = 1.0 if self.target_temperature is None else temperature
+        divisor = temperature if self.target_temperature is None else 1.0
+        own = [_over(xp, read.own, top, divisor, valid)]
+        teacher = [_masked(xp, valid, *self._teacher(xp, xp.where(valid, a, 0.0)))]
+        if self.tail != BUCKET:
+            return Rows(top, None, Wide(*own[0]), Wide(*teacher[0]), heat)
+        there = read.highest != -xp.inf
+        weight = xp.where(there, read.weight, 1.0)
+        high, low = _over(xp, read.highest, top, temperature, there)
+        own.append(_masked(xp, there, *_plus_log(xp, xp.where(there, high, 0.0), low, weight)))
+        if mass is None:
+            mass = _rest(xp, a, entries.likeliest)
+        # All classes are given: what rounding leaves of the mass belongs to none.
+        whole = xp.sum(xp.astype(valid, xp.int32), axis=-1, keepdims=True) == classes
+        mass = xp.where(whole, 0.0, mass)
+        positive, zero = mass != 0, xp.zeros_like(mass)
+        words = _plus_log(xp, zero, zero, xp.where(positive, mass, 1.0))
+        teacher.append(_masked(xp, positive, *words))
+        joined = [
+            Wide(*(xp.concat(words, axis=-1) for words in zip(*side, strict=True)))
+            for side in (own, teacher)
+        ]
+        return Rows(top, mass, *joined, 1.0)
+
+    def block(self, xp: Namespace, rows: Rows, *wanted: int) -> Block:
+        """Return the rows with what the wanted results take: `VALUE`, `STUDENT`, `TEACHER`."""
+        return self.divergence.whole(xp, rows.s, rows.t, rows.heat, wanted)
+
+    def _slopes(self, side: int, rows: Rows, block: Block) -> tuple[Array, Array | None]:
+        """Return the gradient in a side's logits: of the given classes, and of the others."""
+        found = self.divergence.gradient(side, block)
+        return (found, None) if rows.rest is None else (found[..., :-1], found[..., -1:])
+
+    def in_given(
+        self, xp: Namespace, entries: Entries, rows: Rows, temperature: Temperature, block: Block
+    ) -> tuple[Array, Array | None]:
+        """Return the student's gradient: of given classes, of all others together."""
+        found, last = self._slopes(STUDENT, rows, block)
+        found = xp.where(entries.valid, found, taken(xp, found, entries.likeliest))
+        divisor = temperature if self.target_temperature is None else 1.0
+        return over(found, divisor), last if last is None else over(last, divisor)
+
+    def in_teacher(
+        self, xp: Namespace, entries: Entries, rows: Rows, block: Block
+    ) -> tuple[Array, Array | None]:
+        """Return the gradients in the log-probabilities, and in the mass of the others."""
+        found, last = self._slopes(TEACHER, rows, block)
+        if last is not None:
+            there = rows.rest > 0
+            last = xp.where(there, last / xp.where(there, rows.rest, 1.0), 0.0 * last)
+            if not self.has_rest:
+                found = found - last * xp.exp(entries.a)
+        if self.target_temperature is not None:
+            found = found * self.target_temperature
+        return xp.where(entries.valid, found, 0.0), last
+
+    def _teacher(self, xp: Namespace, a: Array) -> DoubleWord:
+        """Return the log-probabilities, times their temperature if they have their own."""
+        zero = xp.zeros_like(a)
+        if self.target_temperature is None:
+            return a, zero
+        return product(xp, a, zero, factor_of(xp, number(self.target_temperature), a))
+
+    def masked(self, xp: Namespace, values: Array, keep: Array | None) -> Array:
+        """Return row values with zero where the mask drops the row."""
+        values = values[..., 0]
+        return values if keep is None else xp.where(keep, values, 0.0)
+
+
+def _over(
+    xp: Namespace, logits: Array, top: Array, temperature: Temperature, there: Array
+) -> DoubleWord:
+    """Return (logits − top)/T as double words, −∞ where a class is not there."""
+    largest = 2.0**-15 * float(xp.finfo(logits.dtype).max)
+    apart, rest = two_difference(finite(xp, logits), top)
+    near = abs(apart) < largest  # farther away the low word does not matter, and may overflow
+    nothing = 0.0 * top
+    close = quotient(xp, xp.where(near, apart, nothing), xp.where(near, rest, nothing), temperature)
+    high = xp.where(near, close[0], tempered(xp, apart, temperature))
+    return _masked(xp, there & (logits != -xp.inf), high, close[1])
+
+
+def _masked(xp: Namespace, there: Array, high: Array, low: Array) -> DoubleWord:
+    return xp.where(there, high, -xp.inf), xp.where(there, low, 0.0)
+
+
+def _plus_log(xp: Namespace, high: Array, low: Array, number: Array) -> DoubleWord:
+    """Return a double word plus the logarithm of a number, right to a few u, not u·|log|."""
+    log = xp.log(number)
+    rest = number * xp.exp(-log) - 1.0
+    return add(high, low + rest, log)
+
+
+def _rest(xp: Namespace, a: Array, likeliest: Array) -> Array:
+    """Return 1 − Σ e^a ≥ 0; of one class the distance from 1 is taken, which keeps its digits."""
+    first = counted(xp, a) == likeliest
+    lack = -expm1(xp, xp.where(first, a, 0.0))
+    lack = xp.where((a == -xp.inf) & first, 1.0, lack)
+    others = total(xp, xp.where(first, 0.0, xp.exp(a)), -1)
+    left = total(xp, lack, -1) - others
+    return xp.where(left < 0, 0.0, left)
+
+
+@dataclass(frozen=True)
+class TopKLoss(TopKOperation):
+    """The divergence of each row, reduced. Arrays: s, the log-probabilities."""
+
+    name: ClassVar[str] = "topk_kl_div_with_logits"
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        s, mass, temperature, entries = self.prepared(xp, arrays)
+        read, *_ = self.read(xp, s, entries, temperature)
+        rows = self.rows(xp, s.shape[-1], mass, temperature, entries, read)
+        values = self.divergence.of_rows(xp, rows.s, rows.t, rows.heat)
+        return self.masked(xp, values, self.keep(arrays))
+
+    def pullback(
+        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    ) -> Array:
+        weight = self.weight(xp, cotangent, self.shape(arrays), self.keep(arrays))
+        weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
+        return like(xp, self._slope(run, index, weight, arrays), arrays[index])
+
+    def moved(
+        self,
+        xp: Namespace,
+        run: Run,
+        tangents: Sequence[Array | None],
+        weight: Array | None,
+        *arrays: Array,
+    ) -> Array:
+        weight = xp.ones_like(arrays[0][..., 0]) if weight is None else weight
+        factor = cast(xp, weight, self.compute)
+        moved = []
+        for index, tangent in enumerate(tangents):
+            if tangent is not None:
+                step = self._slope(run, index, factor, arrays) * cast(xp, tangent, self.compute)
+                moved.append(xp.sum(step, axis=-1) if index < 2 else step)
+        return sum(moved[1:], moved[0])
+
+    def _slope(self, run: Run, index: int, weight: Array, arrays: Sequence[Array]) -> Array:
+        return run(self.settings(TopKGradient, index=index), *arrays[:2], weight, *arrays[2:])
+
+
+@dataclass(frozen=True)
+class TopKGradient(TopKOperation):
+    """A number per row times the row's gradient. Arrays: s, the log-probabilities, that number."""
+
+    index: int = 0
+    """Of the loss' array."""
+    weights: ClassVar[int] = 1
+
+    @property
+    def native(self) -> bool:
+        return True  # second order is the library's own
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        shape: tuple[int, ...] = arrays[min(self.index, 2)].shape
+        return shape
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        s, mass, temperature, entries = self.prepared(xp, arrays)
+        read, marked, weights = self.read(xp, s, entries, temperature)
+        rows = self.rows(xp, s.shape[-1], mass, temperature, entries, read)
+        weight, keep = cast(xp, arrays[2], self.compute), self.keep(arrays)
+        shares = weights / xp.where(read.weight > 0, read.weight, 1.0)
+        if self.index == 0:
+            block = self.block(xp, rows, STUDENT)
+            own, last = self.in_given(xp, entries, rows, temperature, block)
+            others = 0.0 * rows.top if last is None else last * shares
+            nothing = xp.zeros_like(marked, dtype=own.dtype)
+            gradient = xp.where(marked, put(xp, nothing, entries.places, own), others)
+        elif self.index < 2 + self.has_rest:
+            block = self.block(xp, rows, TEACHER)
+            gradient, last = self.in_teacher(xp, entries, rows, block)
+            gradient = last if self.index == 2 else gradient
+        else:
+            gradient = self._in_temperature(xp, s, temperature, rows, shares)
+        if self.index < 2:
+            found = times(xp, weight, gradient)
+            return found if keep is None else xp.where(keep[..., None], found, 0.0)
+        return self.masked(xp, weighed(xp, weight[..., None], gradient), keep)
+
+    def _in_temperature(
+        self, xp: Namespace, s: Array, temperature: Temperature, rows: Rows, shares: Array
+    ) -> Array:
+        slopes, last = self._slopes(STUDENT, rows, self.block(xp, rows, STUDENT))
+        found = _moment(xp, slopes, rows.s.high[..., : slopes.shape[-1]])
+        if last is not None:
+            depth = tempered(xp, finite(xp, s) - rows.top, temperature)
+            found = found + last * total(xp, xp.where(shares == 0, 0.0, shares * depth), -1)
+        if self.target_temperature is not None:
+            of_teacher, _ = self._slopes(TEACHER, rows, self.block(xp, rows, TEACHER))
+            found = found + _moment(xp, of_teacher, rows.t.high)
+        return -found / temperature
+
+
+def _moment(xp: Namespace, slopes: Array, logits: Array) -> Array:
+    return total(xp, xp.where(logits == -xp.inf, 0.0, slopes * logits), -1)
+
+
+def likeliest(
+    xp: Namespace, logits: Array, k: int, temperature: float
+) -> tuple[Array, Array, Array]:
+    """Return the k largest log-probabilities of rows, their places, and the mass of the others."""
+    places = top_places(xp, logits, k)
+    none = xp.zeros_like(logits, dtype=xp.bool)
+    every = xp.ones_like(places, dtype=xp.bool)
+    marked = put(xp, none, places, every)
+    top = xp.max(logits, axis=-1, keepdims=True)
+    top = xp.where(top == -xp.inf, xp.nan, top)
+    weights = weights_of(xp, logits, top, temperature)
+    others = total(xp, xp.where(marked, 0.0, weights), -1)
+    own = taken(xp, weights, places)
+    besides = total(xp, own[..., 1:], -1) + others  # all but the first, one of the largest
+    high, low = quotient(
+        xp, *two_difference(finite(xp, taken(xp, logits, places)), top), temperature
+    )
+    found = high + (low - log1p(xp, besides))
+    found = xp.where(taken(xp, logits, places) == -xp.inf, -xp.inf, found)
+    return found, places, (others / (1.0 + besides))[..., 0]
+
+
+def top_places(xp: Namespace, array: Array, k: int) -> Array:
+    """Return the places of the k largest elements on the last axis, the largest first."""
+    if hasattr(xp, "topk"):
+        return xp.topk(array, k, -1)[1]
+    if hasattr(xp, "top_places"):
+        return xp.top_places(array, k)
+    return xp.argsort(array, axis=-1, descending=True)[..., :k]
+
+
+def taken(xp: Namespace, array: Array, places: Array) -> Array:
+    """Return the elements of an array at places on its last axis."""
+    if hasattr(xp, "take_along_dim"):
+        return xp.take_along_dim(array, xp.astype(places, xp.int64), -1)
+    return xp.take_along_axis(array, places, axis=-1)
+
+
+def put(xp: Namespace, array: Array, places: Array, values: Array) -> Array:
+    """Return an array, which may be written over, with values at places on its last axis."""
+    if hasattr(xp, "scatter"):
+        return xp.scatter(array, -1, xp.astype(places, xp.int64), values)
+    if hasattr(xp, "scattered"):
+        return xp.scattered(array, places, values)
+    for k in range(places.shape[-1]):
+        here = counted(xp, array) == places[..., k : k + 1]
+        array = xp.where(here, values[..., k : k + 1], array)
+    return array
+
+
+def counted(xp: Namespace, array: Array) -> Array:
+    """Return 0, 1, … for the elements of the last axis."""
+    place = getattr(array, "device", None)  # a tracer has none
+    return xp.arange(array.shape[-1], **({} if place is None else {"device": place}))

@@ -1,0 +1,222 @@
+"""From an operation on sparse teachers and arrays to its kernel, and back to arrays.
+
+The kernel reads the student; what follows are rows of K + 1 classes, by the formulas in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kldiv.formulas.blocks import slices
+from kldiv.formulas.divergences import STUDENT, TEACHER, VALUE
+from kldiv.formulas.reductions import count, divide
+from kldiv.formulas.sparse import BUCKET, Entries, Read, entries_of
+from kldiv.kernels.cpu import others, threads
+from kldiv.kernels.cpu.compiling import compiled
+from kldiv.kernels.cpu.memory import Layout
+from kldiv.kernels.cpu.row_loss import heats_of
+from kldiv.kernels.layout import dtype_name, empty_like
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array
+    from kldiv.kernels.work import Work
+
+Floats = np.ndarray[Any, Any]
+
+_BLOCK = 1 << 24
+"""Elements read before the formulas turn to their rows, whose fixed cost is that of 10⁵."""
+
+
+def refusal(work: Work) -> str | None:
+    """Return why there is no kernel for such work, or None where there is."""
+    operation, arrays = work.operation, work.arrays
+    if any(index >= 2 + operation.has_rest for index in work.gradients):
+        return "there is no fused gradient in a temperature"
+    if operation.tail != BUCKET:
+        return "rows of K classes are read by the formulas"
+    if "float64" in {operation.compute, *map(dtype_name, arrays[:2])}:
+        return "there is a fused form in float32 only"
+    if 0 in arrays[0].shape:
+        return "there are no elements"
+    if not all(isinstance(a, np.ndarray) or hasattr(a, "data_ptr") for a in arrays):
+        return "there is a fused form for arrays of NumPy and PyTorch only"
+    return None
+
+
+@cache
+def kernel() -> Any:
+    """Return the compiled function."""
+    return compiled("others-float32", 4, others.write)
+
+
+def compile_for(work: Work) -> Any:  # noqa: ARG001 - as of other kernels
+    """Return the compiled kernel."""
+    return kernel()
+
+
+def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
+    """Return the value, if it is wanted, and the gradients that are."""
+    operation, xp, arrays = work.operation, work.xp, work.arrays
+    shape, classes = tuple(arrays[0].shape[:-1]), arrays[0].shape[-1]
+    number, workers = math.prod(shape), threads.number(work.threads)
+    per_row = _of_rows(operation, arrays, number)
+    entries = entries_of(np, per_row.pop("a"), per_row.pop("indices"), classes)
+    keep = per_row.pop("keep", np.ones((number, 1), np.bool_))
+    divisor = count(xp, operation.reduction, shape, operation.keep(arrays), "float64")
+    divisor = None if divisor is None else float(divisor)
+    upstream = np.ones(1) if work.cotangent is None else _host(work.cotangent, np.float64)
+    factors = np.where(keep, divide(np, upstream.reshape(-1, 1), divisor, 0.0), 0.0)
+
+    gradient = buffer = None
+    if 0 in work.gradients:
+        gradient = work.into[work.gradients.index(0)] if work.into else empty_like(xp, arrays[0])
+        buffer = _float32_of(gradient, number, classes)
+    heats = per_row["temperature"] if operation.temperature is None else operation.temperature
+    reader = _Reader(kernel, arrays[0], entries, np.asarray(heats, np.float64), buffer)
+    values = np.empty((number, 1))
+    teacher = {
+        index: np.empty((number, arrays[index].shape[-1] if index == 1 else 1))
+        for index in set(work.gradients) - {0}
+    }
+    wanted = [VALUE] * work.value + [STUDENT] * (buffer is not None) + [TEACHER] * bool(teacher)
+    with np.errstate(all="ignore"):
+        for block in slices(number, max(1, _BLOCK // classes)):
+            read = reader.read(block, workers)
+            some = Entries(*(each[block] for each in entries))
+            own_rows = {name: each[block] for name, each in per_row.items()}
+            heat = own_rows.get("temperature", operation.temperature)
+            rows = operation.rows(np, classes, own_rows.get("mass"), heat, some, read)
+            known = operation.block(np, rows, *wanted)
+            if work.value:
+                values[block] = operation.divergence.value(known.known)
+            if buffer is not None:
+                own, last = operation.in_given(np, some, rows, heat, known)
+                rate = last / np.where(read.weight > 0, read.weight, 1.0)
+                own, rate = (_times(factors[block], each) for each in (own, rate))
+                _finish(buffer[block], some, own, rate, workers)
+            if teacher:
+                found = operation.in_teacher(np, some, rows, known)
+                for index, each in teacher.items():
+                    each[block] = _times(factors[block], found[index - 1])
+        values = np.where(keep, values, 0.0)[:, 0]
+    results = {index: _like(xp, each, arrays[index]) for index, each in teacher.items()}
+    if buffer is not None:
+        results[0] = _delivered(xp, gradient, buffer)
+    gradients = [results[index] for index in work.gradients]
+    if not work.value:
+        return None, gradients
+    dtype, device = getattr(xp, operation.result), arrays[0].device
+    if operation.reduction == "none":
+        return xp.astype(xp.asarray(values.reshape(shape), device=device), dtype)[()], gradients
+    total = divide(np, values.sum(), divisor, math.nan)
+    return xp.asarray(float(total), dtype=dtype, device=device)[()], gradients
+
+
+def _of_rows(operation: Any, arrays: Sequence[Array], number: int) -> dict[str, Floats]:
+    """Return all but the student as arrays of NumPy, by name, a row each."""
+    names = ["a"]
+    names += ["mass"] * operation.has_rest + ["temperature"] * (operation.temperature is None)
+    names += ["indices", "keep"]
+    dtypes = {"indices": np.int64, "keep": np.bool_}
+    return {
+        name: _host(array, dtypes.get(name, np.float64)).reshape(number, -1)
+        for name, array in zip(names, arrays[1:], strict=False)
+    }
+
+
+class _Reader:
+    """The kernel on the rows of a student."""
+
+    def __init__(
+        self, kernel: Any, student: Array, entries: Entries, heat: Floats, out: Floats | None
+    ) -> None:
+        rows, width = entries.places.shape
+        self.kernel, self.classes = kernel, student.shape[-1]
+        places = np.where(entries.some, entries.places, self.classes)
+        heats = heats_of(heat.reshape(-1), "float32")
+        layout = Layout([student], [], "float32", whole_rows=True)
+        self.found = Read(np.empty((rows, width)), np.empty((rows, 1)), np.empty((rows, 1)))
+        self.owned = places, heats, layout, out
+        own, highest, weights = (each.ctypes.data for each in self.found)
+        frame = {
+            "classes": self.classes,
+            "entries": width,
+            "student": layout.addresses[0],
+            "move_student": layout.movers[0],
+            "table": layout.table.ctypes.data,
+            "places": places.ctypes.data,
+            "heats": heats.ctypes.data,
+            "heat_step": heats.strides[0] if len(heats) > 1 else 0,
+            "own": own,
+            "highest": highest,
+            "weights": weights,
+            "out": 0 if out is None else out.ctypes.data,
+        }
+        self.words = np.array([int(frame[name]) for name in others.FRAME])
+
+    def read(self, block: slice, number_of_threads: int) -> Read:
+        """Read some rows."""
+
+        def part(first: int, last: int) -> None:
+            room = np.empty(others.scratch_size(self.classes) + 64, np.uint8)
+            ends = block.start + first, block.start + last
+            self.kernel(self.words.ctypes.data, -(-room.ctypes.data // 64) * 64, *ends)
+
+        threads.share(part, block.stop - block.start, number_of_threads)
+        return Read(*(each[block] for each in self.found))
+
+
+def _finish(
+    buffer: Floats, entries: Entries, own: Floats, rate: Floats, number_of_threads: int
+) -> None:
+    """Make gradients of the weights: times a number per row, and the given classes' own."""
+    own = np.where(entries.some, own, np.take_along_axis(buffer, entries.places, -1) * rate)
+    own, rate = (each.astype(np.float32) for each in (own, rate))
+
+    def part(first: int, last: int) -> None:
+        with np.errstate(all="ignore"):
+            some = buffer[first:last]
+            np.multiply(some, rate[first:last], out=some)
+            np.put_along_axis(some, entries.places[first:last], own[first:last], axis=-1)
+
+    threads.share(part, len(buffer), number_of_threads)
+
+
+def _like(xp: Any, array: Floats, other: Array) -> Array:
+    found = xp.asarray(array.reshape(tuple(other.shape)), device=other.device)
+    return xp.astype(found, other.dtype)
+
+
+def _times(factors: Floats, values: Floats) -> Floats:
+    return np.where(factors == 0, 0.0, factors * values)
+
+
+def _float32_of(gradient: Array, rows: int, classes: int) -> Floats:
+    """Return the gradient's memory, or a buffer where that is another dtype's or order's."""
+    if dtype_name(gradient) == "float32":
+        own = gradient.numpy() if hasattr(gradient, "numpy") else gradient
+        if own.flags.c_contiguous:
+            found: Floats = own.reshape(rows, classes)
+            return found
+    return np.empty((rows, classes), np.float32)
+
+
+def _delivered(xp: Any, gradient: Array, buffer: Floats) -> Array:
+    own = gradient.data_ptr() if hasattr(gradient, "data_ptr") else gradient.ctypes.data
+    if own != buffer.ctypes.data:
+        gradient[...] = xp.astype(xp.asarray(buffer.reshape(gradient.shape)), gradient.dtype)
+    return gradient
+
+
+def _host(array: Array, dtype: Any) -> Floats:
+    """Return an array as one of NumPy."""
+    if hasattr(array, "data_ptr"):
+        array = array.detach()
+        array = (array.double() if dtype is np.float64 else array).numpy()
+    return np.ascontiguousarray(array, dtype=dtype)

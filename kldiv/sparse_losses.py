@@ -1,0 +1,410 @@
+"""The losses of sparse teachers: document, check, resolve, run; no mathematics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kldiv import backends
+from kldiv._call import (
+    Call,
+    Reducing,
+    check_axis,
+    check_row_arrays,
+    differentiable,
+    dtypes,
+    fixed_temperature,
+    resolve_arrays,
+    wider,
+)
+from kldiv.backends.base import FLOATS
+from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
+from kldiv.formulas import divergences as formulas
+from kldiv.formulas.divergences import Divergence
+from kldiv.formulas.reductions import cast as in_dtype
+from kldiv.formulas.sparse import BUCKET, TAILS, TopKLoss, likeliest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Reduction
+    from kldiv.formulas.operation import Run
+
+_NAMES = "input", "target_log_probs"
+
+
+class SparseTeacher(NamedTuple):
+    """
+    The likeliest classes of a teacher's rows, with their log-probabilities.
+
+    Parameters
+    ----------
+    log_probs : array
+        Log-probabilities, (..., K); −∞ is padding.
+    indices : array of int
+        The class of each, of the same shape; that of padding does not matter.
+    rest : array, optional
+        The mass of all other classes of each row, (...). Without it the mass is what the given
+        classes leave of 1.
+    temperature : float, default 1.0
+        The temperature that the log-probabilities were taken at.
+
+    See Also
+    --------
+    topk_log_probs : Makes one from logits.
+    topk_kl_div_with_logits : The loss that takes one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> teacher = kldiv.topk_log_probs(np.log([0.1, 0.6, 0.3]), 2)
+    >>> np.exp(teacher.log_probs).round(6), teacher.indices, float(teacher.rest.round(6))
+    (array([0.6, 0.3]), array([1, 2]), 0.1)
+    """
+
+    log_probs: Array
+    indices: Array
+    rest: Array | None = None
+    temperature: float = 1.0
+
+
+class _Call(Call):
+    """A call whose arrays after the second are numbers per row."""
+
+    __slots__ = ()
+
+    def gradient(self, index: int, value: Array, run: Run) -> Array:
+        if index < 2:
+            return super().gradient(index, value, run)
+        operation = getattr(self.operation, "loss", self.operation)
+        if not operation.has_rest:
+            raise OptionError("argnums 2 is target_rest, which is not given; pass the mass")
+        axis, self.axis = self.axis, -1
+        try:
+            return super().gradient(index, value, run)
+        finally:
+            self.axis = axis
+
+
+@differentiable(3, TopKLoss())
+def topk_kl_div_with_logits(
+    input: Array,
+    target_log_probs: Array | SparseTeacher,
+    target_indices: Array | None = None,
+    *,
+    tail: str = BUCKET,
+    target_rest: Array | None = None,
+    target_temperature: float | None = None,
+    beta: float = 0.0,
+    divergence: Divergence | None = None,
+    axis: int = -1,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
+    dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
+) -> Call:
+    r"""
+    Divergence of logits from a teacher of which the likeliest classes are known, in nats.
+
+    Serving engines give K log-probabilities a token, no more. All other classes together are one
+    more class, exactly: the teacher's share is what the given ones leave of 1, the student's comes
+    from its own logits. On these K + 1 classes it is D(P‖Q), or any other divergence.
+    Differentiable in ``input``, ``target_log_probs`` and ``target_rest``.
+
+    Parameters
+    ----------
+    input : array
+        Logits of Q, the student, over all classes; float16, bfloat16, float32 or float64. −∞ masks
+        a class.
+    target_log_probs : array or SparseTeacher
+        Log-probabilities of K classes, on ``axis``; −∞ is padding, where a row has fewer. Or a
+        record of these, the indices, the rest and their temperature.
+    target_indices : array of int
+        The class of each, of the same shape, none twice in a row.
+    tail : {"bucket", "renormalize"}, default "bucket"
+        What becomes of the other classes: one class more, or none, with both distributions
+        normalised on the given ones.
+    target_rest : array, optional
+        The teacher's mass on the other classes, for each row, where it is known better than
+        1 − Σ e^(log-probabilities), which rounds small ones to 0. Given and rest together are taken
+        to be a distribution.
+    target_temperature : float, optional
+        The temperature at which the log-probabilities were taken; by default that of the loss.
+        Serving engines take them at 1. With "renormalize" they are brought to the temperature of
+        the loss, with "bucket" nobody can.
+    beta : float, default 0.0
+        0 is D(P‖Q), 1 is D(Q‖P), between them Jensen-Shannon, as in `distillation_loss`.
+    divergence : Divergence, optional
+        Any record of `kldiv.divergences` in place of ``beta``.
+    axis : int, default -1
+        Where the classes lie, of all three arrays.
+    temperature : float or array, default 1.0
+        Divisor of the student's logits; an array broadcasts over the distributions, and is
+        differentiable.
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        As in `kl_div_with_logits`.
+    where : array of bool, optional
+        Distributions to keep, as in `kl_div_with_logits`.
+    row_weight : array of float, optional
+        A factor for each distribution, as in `kl_div_with_logits`.
+    normalizer : float or array, optional
+        Divisor of the sum, as in `kl_div_with_logits`.
+    dtype : dtype or str, optional
+        Dtype of the result; by default the wider of the two arguments'.
+    group : torch.distributed.ProcessGroup, optional
+        Not taken yet: rows must be whole.
+    axis_name : str, optional
+        Likewise.
+
+    Returns
+    -------
+    array
+        Of the argument's library and device.
+
+    Raises
+    ------
+    ShapeError
+        Shapes do not fit, there is no class, or no such axis.
+    DTypeError
+        An argument is not real floating, indices are no integers, or ``where`` is not bool.
+    OptionError
+        No such ``tail`` or ``reduction``, ``beta`` outside [0, 1], ``target_temperature`` with
+        "bucket" that is not that of the loss, or, of NumPy arrays, an index that is no class.
+    LibraryError
+        Not arrays, or arrays of two libraries; ``group`` or ``axis_name``.
+
+    See Also
+    --------
+    topk_log_probs : Makes a sparse teacher from logits, the rest exact.
+    diagnose : Finds indices that are repeated or no class, and a rest that rounds to 0.
+
+    Notes
+    -----
+    A row of padding alone is 0 with "bucket", NaN with "renormalize". Where all classes are given
+    there is no rest, whatever rounding leaves of the mass. An index that is no class makes the row
+    NaN, where looking would wait for the device. A mass given as ``target_rest`` and Σ e^(log-probabilities) are
+    divided by their sum; so are gradients those of the quotients.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> student = np.array([0.0, 1.0, 2.0, 3.0])
+    >>> log_probs, indices = np.log([0.5, 0.3]), np.array([3, 1])
+    >>> print(f"{kldiv.topk_kl_div_with_logits(student, log_probs, indices):.6f}")
+    0.211263
+    >>> teacher = kldiv.topk_log_probs(np.array([0.0, 1.0, 2.0, 2.5]), 2)
+    >>> print(f"{kldiv.topk_kl_div_with_logits(student, teacher):.6f}")
+    0.026577
+    """
+    if isinstance(target_log_probs, SparseTeacher):
+        if target_indices is not None or target_rest is not None:
+            raise OptionError(
+                "a SparseTeacher has its own indices and rest; leave target_indices and target_rest out"
+            )
+        target_log_probs, target_indices, target_rest, heat = target_log_probs
+        target_temperature = heat if target_temperature is None else target_temperature
+    if target_indices is None:
+        raise OptionError("target_indices is missing: the class of each log-probability")
+    for name, value in (("group", group), ("axis_name", axis_name)):
+        if value is not None:
+            raise LibraryError(
+                f"{name}= is for losses of two dense rows; a sparse teacher takes the student's "
+                "logits whole: gather them first"
+            )
+    fixed = fixed_temperature(temperature)
+    target_temperature = _target_temperature(target_temperature, fixed, tail)
+    of_rows = {
+        "target_rest": target_rest,
+        "temperature": temperature if fixed is None else None,
+        "target_indices": target_indices,
+        "row_weight": row_weight,
+        "where": where,
+    }
+    if target_rest is not None and tail != BUCKET:
+        raise OptionError(
+            f"target_rest is a mass outside the given classes; tail={tail!r} has none"
+        )
+    reducing = Reducing.of(reduction, normalizer, **of_rows)
+    route, (s, a, *others), wide = resolve_arrays(
+        _NAMES, (input, target_log_probs), **reducing.others
+    )
+    last = _check_shapes(s.shape, a.shape, target_indices.shape, axis)
+    given = reducing.named(route, others)
+    divisor = given.pop("normalizer", reducing.number)
+    places, indices = [*given], given.pop("target_indices")
+    xp = route.caller.namespace(s)
+    if not last:
+        s, a, indices = (xp.moveaxis(array, axis, -1) for array in (s, a, indices))
+    _check_indices(route, a, indices, s.shape[-1])
+    mend = "it masks whole distributions, classes are masked by −inf"
+    row_arrays = dict(zip(given, check_row_arrays(route, given, s.shape[:-1], mend), strict=True))
+    row_arrays["target_indices"] = indices
+    operation = TopKLoss(
+        reduction,
+        *dtypes(route, wide, dtype, s),
+        record_of(beta, divergence),
+        fixed,
+        tail,
+        target_rest is not None,
+        target_temperature,
+    )
+    arrays = [row_arrays[place] for place in places]
+    place = -1 if last else axis
+    return _Call(route, reducing.loss(operation), s, a, *arrays, axis=place, normalizer=divisor)
+
+
+def record_of(beta: float, divergence: Divergence | None = None) -> Divergence:
+    """Return the divergence of a β, or the one that is given, with the arrays in their order."""
+    if divergence is None:
+        if not 0 <= beta <= 1 or 0 < beta < formulas.LEAST:
+            raise OptionError(
+                f"beta must be 0, 1 or between them, from {formulas.LEAST} on; got {beta!r}"
+            )
+        return formulas.JensenShannon(float(beta)) if 0 < beta < 1 else _ENDS[int(beta)]
+    elif beta:
+        raise OptionError("beta and divergence both say which divergence; pass one of them")
+    if not isinstance(divergence, Divergence):
+        raise OptionError(
+            f"divergence must be a record of kldiv.divergences, such as KL(); got {divergence!r}"
+        )
+    found, exchanged = divergence.canonical()
+    return _ENDS[1] if exchanged else found
+
+
+_ENDS = formulas.KullbackLeibler(), formulas.Jeffreys(0.0, 1.0)
+"""D(P‖Q) and D(Q‖P)."""
+
+
+def _target_temperature(own: float | None, fixed: float | None, tail: str) -> float | None:
+    """Return the temperature of the log-probabilities, None where it is that of the loss."""
+    if tail not in TAILS:
+        raise OptionError(f"tail must be one of {', '.join(map(repr, TAILS))}; got {tail!r}")
+    if own is None or own == fixed:
+        return None
+    if fixed_temperature(own) is None:
+        raise OptionError(f"target_temperature must be a number; got {own!r}")
+    if tail == BUCKET:
+        raise OptionError(
+            f"log-probabilities taken at temperature {own} are not those of the loss, "
+            f"{'an array' if fixed is None else fixed}, and the mass of the other classes cannot be "
+            "brought there; take them at the temperature of the loss, or pass tail='renormalize'"
+        )
+    return float(own)
+
+
+def _check_shapes(
+    whole: Sequence[int], own: Sequence[int], indices: Sequence[int], axis: int
+) -> bool:
+    """Raise unless the shapes fit; return whether the classes lie on the last axis."""
+    shapes = f"input {tuple(whole)}, target_log_probs {tuple(own)}, target_indices {tuple(indices)}"
+    if not whole:
+        raise ShapeError(f"logits need an axis of classes; got {shapes}")
+    check_axis(axis, tuple(whole), shapes)
+    if tuple(own) != tuple(indices):
+        raise ShapeError(f"target_indices has an entry for each log-probability; got {shapes}")
+    rows = [
+        [size for place, size in enumerate(shape) if place != axis % len(whole)]
+        for shape in (whole, own)
+    ]
+    if len(own) != len(whole) or rows[0] != rows[1]:
+        raise ShapeError(
+            f"input and target_log_probs must agree but for the axis of the classes, {axis}; got "
+            f"{shapes}"
+        )
+    if not whole[axis] or not own[axis]:
+        raise ShapeError(f"there are no classes on axis {axis}: {shapes}")
+    return axis in {-1, len(whole) - 1}
+
+
+def _check_indices(route: backends.Route, a: Array, indices: Array, classes: int) -> None:
+    """Raise unless indices are integers and, on NumPy, those of classes: elsewhere that waits."""
+    dtype = route.caller.dtype_name(indices)
+    if "int" not in dtype:
+        raise DTypeError(f"target_indices has dtype {dtype}; expected integers, indices of classes")
+    if route.caller.name != "numpy":
+        return
+    wrong = ((indices < 0) | (indices >= classes)) & (a != -float("inf"))
+    if wrong.any():
+        raise OptionError(
+            f"target_indices has {int(indices[wrong][0])}, which is none of the {classes} classes, "
+            f"0 to {classes - 1}; entries that are padding have a log-probability of −inf"
+        )
+
+
+def topk_log_probs(
+    logits: Array, k: int, temperature: float = 1.0, *, axis: int = -1
+) -> SparseTeacher:
+    """
+    Return the k likeliest classes of softmax(logits/T), and the exact mass of the others.
+
+    Parameters
+    ----------
+    logits : array
+        A teacher's logits; float16, bfloat16, float32 or float64. −∞ masks a class.
+    k : int
+        How many classes, at most as many as there are.
+    temperature : float, default 1.0
+        Divisor of the logits.
+    axis : int, default -1
+        Where the classes lie, in the results too.
+
+    Returns
+    -------
+    SparseTeacher
+        Log-probabilities, the likeliest first, indices, and the mass of all other classes, summed
+        from their own logits; in float32, or float64 for such logits. It unpacks like a tuple.
+
+    Raises
+    ------
+    ShapeError
+        No such axis, or fewer than k classes.
+    DTypeError
+        Logits are not real floating.
+    OptionError
+        ``k`` below 1, or a temperature that is not positive and finite.
+
+    See Also
+    --------
+    topk_kl_div_with_logits : The loss that takes it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> teacher = kldiv.topk_log_probs(np.array([0.0, 30.0, 1.0, 2.0]), 2)
+    >>> teacher.indices
+    array([1, 3])
+    >>> print(f"{teacher.rest:.6e}")
+    3.479415e-13
+    """
+    backend = backends.find(logits)
+    backend.check("logits", logits)
+    if backend.in_blocks:
+        raise LibraryError(
+            f"topk_log_probs takes arrays of numbers, and {backend.name}'s are lazy; call it on each block"
+        )
+    dtype = backend.dtype_name(logits)
+    if dtype not in FLOATS:
+        raise DTypeError(f"logits has dtype {dtype}; expected one of {', '.join(FLOATS)}")
+    heat = fixed_temperature(temperature)
+    if heat is None:
+        raise OptionError(f"temperature must be a number; got {temperature!r}")
+    shape = tuple(logits.shape)
+    if not shape:
+        raise ShapeError("logits need an axis of classes; got a single number")
+    check_axis(axis, shape, f"logits of shape {shape}")
+    if k < 1:
+        raise OptionError(f"k must be at least 1; got {k!r}")
+    if k > shape[axis]:
+        raise ShapeError(f"logits of shape {shape} have {shape[axis]} classes, fewer than k, {k}")
+    xp = backend.namespace(logits)
+    with backend.context(logits):
+        rows = in_dtype(xp, xp.moveaxis(logits, axis, -1), wider(dtype, "float32"))
+        log_probs, indices, rest = likeliest(xp, rows, k, heat)
+        moved = (xp.moveaxis(array, -1, axis) for array in (log_probs, indices))
+        return SparseTeacher(*moved, rest, heat)

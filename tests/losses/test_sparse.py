@@ -1,0 +1,307 @@
+"""Sparse teachers against the definition in mpmath, at the edges, and under what libraries do."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from f_divergences import RECORDS
+from libraries import Library, unit
+from logit_families import TARGET, dtypes
+from sparse_teachers import Rows, errors, exact, rows
+
+import kldiv
+from kldiv import SparseTeacher
+from kldiv.divergences import KL, Jeffreys
+from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
+
+pytestmark = [  # of torch itself, as it compiles and transforms
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
+INF = np.inf
+SLOW = {Library.JAX, Library.JAX_X64, Library.DASK, Library.STRICT, Library.STRICTEST}
+CASES = {
+    "KL": ("KL", {"temperature": 1.5}),
+    "KL, rest": ("KL", {"temperature": 1.5, "target_rest": True}),
+    "reverse KL": ("reverse KL", {}),
+    "JS, rest": ("JS", {"target_rest": True}),
+    "skew": ("skew", {}),
+    "KL, renormalized": ("KL", {"tail": "renormalize", "temperature": 1.5}),
+    "mixture, re-tempered": (
+        "mixture",
+        {"tail": "renormalize", "temperature": 3.0, "target_temperature": 0.7},
+    ),
+    "KL, taken at 1": (
+        "KL",
+        {"tail": "renormalize", "temperature": 1.5, "target_temperature": 1.0},
+    ),
+}
+TWO = {"KL, rest", "mixture, re-tempered"}
+loss = kldiv.topk_kl_div_with_logits
+
+
+@pytest.mark.leave_out(
+    lambda lib, case: (
+        "compiled or slow: two are enough" if lib in SLOW and case not in TWO else None
+    )
+)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # rows that are infinite
+@pytest.mark.parametrize("case", CASES)
+def test_targets(lib, case):
+    name, options = CASES[case]
+    for dtype in dtypes(lib):
+        _check(lib, dtype, RECORDS[name], [*CASES].index(case) % 3, **options)
+
+
+def _check(lib, dtype, record, first, *, target_rest=False, **options):
+    given = Rows(*(each[first::3] for each in rows(dtype)))
+    arrays = [lib.from_numpy(np.asarray(a)) for a in (given.s, given.log_probs, given.indices)]
+    extra = {"target_rest": lib.from_numpy(given.rest)} if target_rest else {}
+    own = partial(loss, divergence=record, **extra, **options)
+    total = kldiv.value_and_grad(
+        partial(own, reduction="sum"), (0, 1, 2) if target_rest else (0, 1)
+    )
+    results = [own(*arrays, reduction="none"), *total(*arrays)[1]]
+    for result, like in zip(results, (given.rest, *given[1:3], given.rest), strict=False):
+        lib.assert_like(result, like.shape, dtype)
+    results = [lib.numpy(result) for result in results]
+    wrong = {}
+    for row, each in enumerate(given.names):
+        true = exact(
+            record,
+            *(array[row] for array in given[1:4]),
+            options.get("temperature", 1.0),
+            given.rest[row] if target_rest else None,
+            options.get("tail", "bucket"),
+            options.get("target_temperature"),
+        )
+        off = errors(true, [result[row] for result in results], dtype)
+        if not max(off) <= 1:
+            wrong[each] = off
+    assert wrong == {}
+
+
+# --- the edges ------------------------------------------------------------------------------------
+
+S = np.array([0.0, 1.0, 2.0, -1.0, 0.5])
+P = np.exp(S[::-1]) / np.exp(S).sum()
+
+
+def dense(record, s, log_p, **options):
+    """The divergence of dense rows."""
+    return kldiv.f_div_with_logits(s, log_p, divergence=record, reduction="none", **options)
+
+
+seconds = pytest.mark.leave_out(lambda lib: "compiles for seconds" if lib.root == "jax" else None)
+
+
+@seconds
+@pytest.mark.parametrize("record", [KL(), KL(reverse=True), Jeffreys(0.3, 2.0)])
+def test_all_classes_are_dense(lib, record):
+    """No rest is invented, in whatever order the classes come."""
+    order = np.array([3, 0, 4, 1, 2])
+    s, log_p = lib.array(S), lib.array(np.log(P))
+    arrays = s, lib.array(np.log(P)[order]), lib.array(order)
+    for tail in ("bucket", "renormalize"):
+        found = loss(*arrays, divergence=record, tail=tail)
+        lib.assert_equal(found, lib.numpy(dense(record, s, log_p)))
+
+
+def test_padding_and_rows_of_it(lib):
+    """−∞ is padding whatever its index; a row of nothing else has the whole mass in the rest."""
+    log_probs = np.log(np.stack([P[:3], P[:3], P[:3]]))
+    log_probs[1, 1:] = -INF
+    log_probs[2] = -INF
+    indices = np.array([[0, 1, 2], [0, 0, 99], [-7, 4, 99]])
+    s = lib.array(np.stack([S] * 3))
+    total = kldiv.value_and_grad(partial(loss, reduction="sum"), (0, 1))
+    arrays = s, lib.array(log_probs), lib.array(indices)
+    found = lib.numpy(loss(*arrays, reduction="none"))
+    _, (gs, ga) = total(*arrays)
+    for row, given in enumerate((3, 1, 0)):
+        places, own = indices[row, :given], log_probs[row, :given]
+        true = exact(KL(), S, own, places)
+        assert abs(found[row] - true.value) < 64 * unit(lib.widest)
+        np.testing.assert_allclose(lib.numpy(gs)[row], true.student, atol=64 * unit(lib.widest))
+        wanted = np.append(true.log_probs, np.zeros(3 - given))
+        np.testing.assert_allclose(lib.numpy(ga)[row], wanted, atol=64 * unit(lib.widest))
+
+
+@seconds
+def test_mass_that_rounding_loses(lib):
+    """A rest below rounding is 0, and reverse KL infinite; the mass itself mends that."""
+    s = np.array([0.0, -1.0, -40.0, -41.0])
+    log_p = s - np.log(np.exp(s).sum())
+    log_p[:2] += 32 * unit(lib.widest)
+    arrays = lib.array(s), lib.array(log_p[:2]), lib.array(np.arange(2))
+    rest = lib.array(np.exp(log_p[2:]).sum())
+    for beta, without in ((0.0, 0.0), (1.0, INF)):
+        value, gradient = kldiv.value_and_grad(partial(loss, beta=beta))(*arrays)
+        lib.assert_equal(value, without)
+        if not beta:
+            assert np.isfinite(lib.numpy(gradient)).all()
+        value, gradients = kldiv.value_and_grad(
+            partial(loss, beta=beta, target_rest=rest), (0, 1, 2)
+        )(*arrays)
+        assert 0 <= lib.numpy(value) < 1e-12
+        assert all(np.isfinite(lib.numpy(each)).all() for each in gradients)
+
+
+@seconds
+def test_masks_weights_and_axes(lib):
+    s, keep = np.stack([S, S * 2, np.full(5, np.nan), S - 3]), np.array([True, True, False, True])
+    log_probs = np.log(np.stack([P[:2], P[2:4], [np.nan, 0.1], P[:2]]))
+    indices = np.array([[1, 3], [4, 2], [99, -9], [0, 1]])
+    weight = np.array([1.0, 0.0, 5.0, -2.0])
+    truth = [exact(KL(), *row) for row in zip(s[keep], log_probs[keep], indices[keep], strict=True)]
+    values = np.zeros(4)
+    values[keep] = [true.value for true in truth]
+    student = np.zeros((4, 5))
+    student[keep] = [true.student for true in truth]
+    arrays = [lib.array(np.moveaxis(a, -1, 0)) for a in (s, log_probs)]
+    if lib.root == "numpy":  # where an index that is no class is an error, dropped or not
+        indices[2] = 0
+    arrays.append(lib.array(indices.T))
+    kept = partial(loss, axis=0, where=lib.array(keep))
+    lib.assert_equal(kept(*arrays, reduction="none"), values, ulps=64)
+    for options, factor in (
+        ({}, keep / 3),
+        ({"normalizer": 7}, keep / 7),
+        ({"row_weight": lib.array(weight)}, np.where(keep, weight, 0) / 3),
+    ):
+        value, gradient = kldiv.value_and_grad(partial(kept, **options))(*arrays)
+        lib.assert_equal(value, (values * factor).sum(), ulps=64)
+        lib.assert_equal(gradient, (student * factor[:, None]).T, ulps=64)
+
+
+@pytest.mark.leave_out(lambda lib: "takes no lazy arrays" if lib is Library.DASK else None)
+@seconds
+def test_a_teacher_from_logits(lib):
+    """The rest is exact where 1 − Σ p has no digit, and at the temperature."""
+    t = np.array([[0.0, 40.0, 1.0, 2.0], [0.3, -INF, 0.1, 0.2]])
+    for heat in (1.0, 2.0):
+        p = np.exp(t / heat) / np.exp(t / heat).sum(-1, keepdims=True)
+        teacher = kldiv.topk_log_probs(lib.array(t), 2, heat)
+        log_probs, indices, rest, temperature = teacher
+        assert temperature == heat
+        np.testing.assert_array_equal(lib.numpy(indices), [[1, 3], [0, 3]])
+        np.testing.assert_allclose(
+            lib.numpy(rest), [p[0, [0, 2]].sum(), p[1, 2]], rtol=8 * unit(lib.widest)
+        )
+        wanted = np.log(np.take_along_axis(p, lib.numpy(indices), -1))
+        np.testing.assert_allclose(
+            lib.numpy(log_probs), wanted, rtol=8 * unit(lib.widest), atol=1e-16
+        )
+        s = lib.array(np.stack([S[:4]] * 2))
+        found = loss(s, teacher, temperature=heat)
+        own = loss(s, log_probs, indices, target_rest=rest, temperature=heat)
+        lib.assert_equal(found, lib.numpy(own))
+
+
+def test_indices_that_are_no_class(lib):
+    arrays = lib.array(S), lib.array(np.log(P[:2])), lib.array(np.array([1, 5]))
+    if lib.root == "numpy":
+        with pytest.raises(
+            OptionError, match="target_indices has 5, which is none of the 5 classes"
+        ):
+            loss(*arrays)
+    else:
+        assert np.isnan(lib.numpy(loss(*arrays)))
+
+
+def test_wrong_arguments():
+    a, indices = np.log(P[:2]), np.array([0, 1])
+    for wrong, error, words in (
+        ({"tail": "drop"}, OptionError, "tail must be one of 'bucket', 'renormalize'"),
+        ({"beta": 1.5}, OptionError, "beta must be 0, 1 or between them"),
+        ({"beta": 1.0, "divergence": KL()}, OptionError, "pass one of them"),
+        ({"target_temperature": 2.0}, OptionError, "pass tail='renormalize'"),
+        ({"tail": "renormalize", "target_rest": P[0]}, OptionError, "has none"),
+        ({"group": "all"}, LibraryError, "gather them first"),
+    ):
+        with pytest.raises(error, match=words):
+            loss(S, a, indices, **wrong)
+    with pytest.raises(DTypeError, match="expected integers"):
+        loss(S, a, a)
+    with pytest.raises(ShapeError, match="has an entry for each"):
+        loss(S, a, indices[:1])
+    with pytest.raises(ShapeError, match="must agree but for the axis"):
+        loss(np.stack([S, S]), a, indices)
+    with pytest.raises(OptionError, match="leave target_indices"):
+        loss(S, SparseTeacher(a, indices), indices)
+    with pytest.raises(OptionError, match="argnums 2 is target_rest"):
+        kldiv.value_and_grad(loss, 2)(S, a, indices)
+    with pytest.raises(ShapeError, match="fewer than k"):
+        kldiv.topk_log_probs(S, 6)
+
+
+# --- torch and JAX --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def given():
+    random = np.random.default_rng(1)
+    s, t = random.normal(size=(2, 2, 5))
+    return s, kldiv.topk_log_probs(t, 2)
+
+
+def of_tensors(torch, given):
+    s, a, rest = (
+        torch.tensor(each, requires_grad=True)
+        for each in (given[0], given[1].log_probs, given[1].rest)
+    )
+    heat = torch.tensor([1.3, 0.8], dtype=torch.float64, requires_grad=True)
+    return (s, a, heat, rest), torch.tensor(given[1].indices)
+
+
+def test_torch(torch, given):
+    (*arrays, rest), places = of_tensors(torch, given)
+    for options in ({"beta": 0.3}, {"tail": "renormalize", "target_temperature": 0.7}):
+
+        def rows_of(s, a, heat, options=options):
+            return loss(s, a, places, temperature=heat, reduction="none", **options)
+
+        assert torch.autograd.gradcheck(rows_of, arrays, check_forward_ad=True, fast_mode=True)
+        assert torch.autograd.gradgradcheck(rows_of, arrays, fast_mode=True)
+
+    def by_rest(rest):
+        return loss(*arrays[:2], places, target_rest=rest)
+
+    assert torch.autograd.gradcheck(by_rest, [rest], fast_mode=True)
+
+
+def test_torch_compiled_and_mapped(torch, given):
+    arrays, places = of_tensors(torch, given)
+
+    def rows_of(s, a, heat, rest):
+        options = {"target_rest": rest, "temperature": heat, "reduction": "none"}
+        return loss(s, a, places, **options)
+
+    compiled = torch.compile(rows_of, fullgraph=True, backend="aot_eager")(*arrays)
+    eager = rows_of(*arrays)
+    slopes = [torch.autograd.grad(each.sum(), arrays) for each in (compiled, eager)]
+    torch.testing.assert_close((compiled, slopes[0]), (eager, slopes[1]))
+    s, a, *_ = arrays
+    mapped = torch.func.vmap(lambda *row: loss(*row))(s, a, places)
+    torch.testing.assert_close(mapped, loss(s, a, places, reduction="none"))
+
+
+def test_jax(jax, given):
+    with jax.enable_x64(True):
+        s, (a, places, rest, _) = given
+
+        def total(s, a, rest, places):
+            return loss(s, a, places, target_rest=rest, beta=0.3, temperature=1.5)
+
+        wanted = kldiv.value_and_grad(
+            partial(loss, target_rest=rest, beta=0.3, temperature=1.5), (0, 1, 2)
+        )(s, a, places)
+        found = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(s, a, rest, places)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-16), found, wanted)
+        assert np.isfinite(jax.jit(jax.hessian(total))(s, a, rest, places)).all()
+        rows = jax.vmap(partial(loss, beta=0.3))(*map(jax.numpy.asarray, (s, a, places)))
+        own = loss(s, a, places, beta=0.3, reduction="none")
+        np.testing.assert_allclose(rows, own, rtol=1e-11)
