@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bench.studies.search import errors, truth
-from bench.studies.searching import by_torch, closed_forms
+from bench.studies.search_targets import closed_forms
+from bench.studies.searching import by_torch
 from kldiv import distributions as d
 from kldiv import kl_divergence as kl
 
