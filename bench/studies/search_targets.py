@@ -192,21 +192,19 @@ def closed_forms() -> Iterator[Target]:
             label=f"{name}, logits",
             make=lambda a, name=name: getattr(d, name)(logits=a),
         )
-    yield Target(
+    # The count is no parameter here: it is P's and Q's at once.
+    yield _family(
         "NegativeBinomial",
-        _negative_binomial,
-        lambda r, p, q: kldiv.kl_divergence(d.NegativeBinomial(r, p), d.NegativeBinomial(r, q)),
-        ("shape", "probability", "probability"),
-        ((1, 2),),
+        "probability",
+        truth=partial(_negative_binomial, 3),
+        make=partial(d.NegativeBinomial, 3),
     )
-    yield Target(
-        "NegativeBinomial, logits",
-        lambda r, a, b: _negative_binomial(r, _sigmoid(a), _sigmoid(b)),
-        lambda r, a, b: kldiv.kl_divergence(
-            d.NegativeBinomial(r, logits=a), d.NegativeBinomial(r, logits=b)
-        ),
-        ("shape", "logit", "logit"),
-        ((1, 2),),
+    yield _family(
+        "",
+        "logit",
+        truth=lambda a, b: _negative_binomial(3, _sigmoid(a), _sigmoid(b)),
+        label="NegativeBinomial, logits",
+        make=lambda a: d.NegativeBinomial(3, logits=a),
     )
     yield _binomials(7, 7)
     yield _binomials(5, 9)
@@ -215,7 +213,12 @@ def closed_forms() -> Iterator[Target]:
     )
     own = ("location", "location", "scale", "location", "scale")
     yield _family(
-        "MultivariateNormal", *own, truth=_triangular_truth, make=_triangular, units=100.0
+        "MultivariateNormal",
+        *own,
+        truth=_triangular_truth,
+        make=_triangular,
+        units=100.0,
+        whole=True,
     )
     for kind, make, truth in (
         ("covariance", _by_covariance, _covariance_truth),
@@ -223,13 +226,14 @@ def closed_forms() -> Iterator[Target]:
     ):
         label = f"MultivariateNormal, {kind}"
         given = ("scale", "location", "scale")
-        yield _family("", *given, truth=truth, make=make, label=label, units=100.0)
+        yield _family("", *given, truth=truth, make=make, label=label, units=100.0, whole=True)
     yield _family(
         "LowRankMultivariateNormal",
         *("location", "location", "scale", "scale"),
         truth=_low_rank_truth,
         make=_low_rank,
         units=100.0,
+        whole=True,
     )
 
 
@@ -276,7 +280,7 @@ def _made(name: str, numbers: Sequence[Any]) -> Any:
 def _matched(q: str, p: str, numbers: Sequence[float]) -> list[float] | None:
     """Return parameters of Q whose moments are P's, or about them."""
     with mpmath.workdps(30):
-        own, mean, variance, *_ = moments.P[p](*map(mp.mpf, numbers))
+        _, mean, variance, *_ = moments.P[p](*map(mp.mpf, numbers))
         if not 0 < variance < mp.inf:
             return None
         scale = mp.sqrt(variance)
@@ -446,7 +450,7 @@ def measures() -> Iterator[Target]:
         lambda *x: _rows(estimators.plug_in_kl, x),
         _ROWS * ("count",),
         _TWINS,
-        slopes=False,
+        order=0,
         signed=True,
     )
     for name, truth in {
@@ -464,7 +468,7 @@ def measures() -> Iterator[Target]:
                 partial(_compared, name, form),
                 _ROWS * (ranges,),
                 _TWINS,
-                slopes=False,
+                order=0,
                 libraries=("numpy",),
             )
 
@@ -562,7 +566,8 @@ def losses() -> Iterator[Target]:
     }  # fmt: skip
     for name, (truth, function, options) in pairs.items():
         call = partial(lambda f, o, *x: _rows(f, x, reduction="none", **o), function, options)
-        yield Target(name, _softmaxed(truth), call, _ROWS * logit, _TWINS)
+        order = 1 if truth is _variation else 2  # it has kinks
+        yield Target(name, _softmaxed(truth), call, _ROWS * logit, _TWINS, order=order)
     yield Target(
         "kl_div_with_logits, temperature",
         lambda *x: _softmaxed(_generalised)(*(v / x[-1] for v in x[:-1])),
@@ -581,6 +586,7 @@ def losses() -> Iterator[Target]:
         ),
         _ROWS * logit,
         _TWINS,
+        units=100.0,  # a sum, whose parts' slopes may cancel
     )  # fmt: skip
     yield Target(
         "cross_entropy_with_logits",
@@ -597,16 +603,17 @@ def losses() -> Iterator[Target]:
     )
     yield Target(
         "entropy_with_logits",
-        lambda *x: _entropy(*_softmax(x)),
+        lambda *x: _of_softmax(x),
         lambda *x: k.entropy_with_logits(_vector(*x), reduction="none"),
         _CLASSES * logit,
     )
-    yield Target(
-        "log_prob_and_entropy_with_logits",
-        lambda *x: 2 * _entropy(*_softmax(x)) + _hard(x),
-        _policy,
-        _CLASSES * logit,
-    )
+    for index, (part, exact) in enumerate({"log_prob": _hard, "entropy": _of_softmax}.items()):
+        yield Target(
+            f"log_prob_and_entropy_with_logits, {part}",
+            lambda *x, exact=exact: exact(x),
+            partial(_policy, index),
+            _CLASSES * logit,
+        )
     yield Target(
         "linear_kl_div",
         lambda h, a, b, g, c, e: _softmaxed(_generalised)(h * a, h * b, g * c, g * e),
@@ -624,14 +631,18 @@ def losses() -> Iterator[Target]:
         _merged,
         _ROWS * logit,
         _TWINS,
-        slopes=False,
+        order=0,
         libraries=("numpy", "torch"),
     )
 
 
-def _policy(*x: Any) -> Any:
-    log_prob, entropy = kldiv.log_prob_and_entropy_with_logits(_vector(*x), _labels(x[0]))
-    return 2.0 * entropy - log_prob
+def _of_softmax(logits: Sequence[Any]) -> Any:
+    return _entropy(*_softmax(logits))
+
+
+def _policy(index: int, *x: Any) -> Any:
+    found = kldiv.log_prob_and_entropy_with_logits(_vector(*x), _labels(x[0]))[index]
+    return found if index else -found
 
 
 def _merged(*numbers: Any) -> Any:
@@ -672,7 +683,7 @@ def samples() -> Iterator[Target]:
         lambda *x: _each(lambda p, q: estimators.monte_carlo_kl(p, q).value, x),
         _ROWS * ("logit",),
         _TWINS,
-        slopes=False,
+        order=0,
         libraries=("numpy", "torch"),
     )
     yield Target(
@@ -680,8 +691,9 @@ def samples() -> Iterator[Target]:
         _nearest,
         lambda *x: _each(lambda p, q: estimators.knn_kl(p, q, k=1), x),
         _ROWS * ("location",),
+        units=100.0,  # a mean of logarithms of both signs
         signed=True,
-        slopes=False,
+        order=0,
         libraries=("numpy", "torch"),
     )
 

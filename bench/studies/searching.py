@@ -42,8 +42,10 @@ class Target:
     """How many units of roundoff, scaled by the condition, it may be off."""
     near: Callable[[Any], list[float] | None] | None = None
     """Makes of a case what its last numbers are where Q is close to P."""
-    slopes: bool = True
-    """Whether it is differentiable."""
+    order: int = 2
+    """How many derivatives it has."""
+    whole: bool = False
+    """Whether a slope is judged beside the largest: an algebra of matrices mixes them."""
     signed: bool = False
     """Whether it may be negative."""
     alone: bool = False
@@ -117,16 +119,19 @@ def by_torch(target: Target, cases: Floats, dtype: str) -> Found:
     import torch
 
     columns = [torch.tensor(column.astype(dtype)) for column in cases.T.copy()]
-    numbers = [column.requires_grad_(target.slopes) for column in columns]
+    numbers = [column.requires_grad_(target.order > 0) for column in columns]
     if target.alone:
         value = torch.stack([target.call(*case) for case in zip(*numbers, strict=True)])
     else:
         value = torch.as_tensor(target.call(*numbers))
-    if not target.slopes:
+    if not target.order:
         return Found(value.double().numpy())
     slopes = torch.autograd.grad(
         value.sum(), numbers, create_graph=True, materialize_grads=True, allow_unused=True
     )
+    gradient = torch.stack(slopes, -1).detach().double().numpy()
+    if target.order == 1:
+        return Found(value.detach().double().numpy(), gradient)
     bends = [
         torch.autograd.grad(
             slope.sum(), numbers, retain_graph=True, materialize_grads=True, allow_unused=True
@@ -137,7 +142,7 @@ def by_torch(target: Target, cases: Floats, dtype: str) -> Found:
     ]
     return Found(
         value.detach().double().numpy(),
-        torch.stack(slopes, -1).detach().double().numpy(),
+        gradient,
         torch.stack([torch.stack(list(row), -1) for row in bends], -2).double().numpy(),
     )
 
@@ -156,9 +161,8 @@ def by_jax(target: Target, cases: Floats, dtype: str) -> Found:
                 return target.call(*(x[None] for x in numbers))[0]
 
             def all_three(numbers: Any) -> Any:
-                if not target.slopes:
-                    return (one(numbers),)
-                return one(numbers), jax.grad(one)(numbers), jax.hessian(one)(numbers)
+                ways = (one, jax.grad(one), jax.hessian(one))[: target.order + 1]
+                return tuple(way(numbers) for way in ways)
 
             _COMPILED[key] = jax.jit(jax.vmap(all_three))
         found = _COMPILED[key](jax.numpy.asarray(cases.astype(dtype)))
