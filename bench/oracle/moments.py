@@ -60,11 +60,33 @@ def _uniform(low, high):
     return -mp.log(width), (low + high) / 2, width**2 / 12, *logs
 
 
+def _gumbel(m, b):
+    return -mp.log(b) - 1 - mp.euler, m + mp.euler * b, (mp.pi * b) ** 2 / 6, None, None
+
+
+def _half_normal(s):
+    own = HALF * mp.log(2 / mp.pi) - mp.log(s) - HALF
+    log = mp.log(s) - HALF * (mp.euler + mp.log(2))
+    return own, s * mp.sqrt(2 / mp.pi), s * s * (1 - 2 / mp.pi), log, None
+
+
+def _pareto(s, a):
+    mean = a * s / (a - 1) if a > 1 else mp.inf
+    variance = s * s * a / ((a - 1) ** 2 * (a - 2)) if a > 2 else mp.inf
+    return mp.log(a / s) - 1 - 1 / a, mean, variance, mp.log(s) + 1 / a, None
+
+
 P: dict[str, Callable[..., Any]] = {
     "Beta": _beta,
     "ContinuousBernoulli": _continuous_bernoulli,
+    "Exponential": lambda r: _gamma(mp.mpf(1), r),
     "Gamma": _gamma,
+    "Gumbel": _gumbel,
+    "HalfNormal": _half_normal,
+    "Laplace": lambda m, b: (-mp.log(2 * b) - 1, m, 2 * b * b, None, None),
     "LogNormal": _log_normal,
+    "Normal": lambda m, s: (-_normal_entropy(s), m, s * s, None, None),
+    "Pareto": _pareto,
     "Uniform": _uniform,
     "Weibull": _weibull,
 }
@@ -87,11 +109,45 @@ Q: dict[str, Callable[..., Any]] = {
 """−E log q, given the moments of P and the parameters of Q."""
 
 
+TRANSFORM: dict[str, Callable[..., Any]] = {
+    "Exponential": lambda t, r: 1 / (1 + t / r),
+    "Gamma": lambda t, a, r: (1 + t / r) ** -a,
+    "Laplace": lambda t, m, b: mp.exp(-m * t) / (1 - (b * t) ** 2) if b * t < 1 else mp.inf,
+    "Normal": lambda t, m, s: mp.exp((s * t) ** 2 / 2 - m * t),
+    "Uniform": lambda t, low, high: (mp.exp(-low * t) - mp.exp(-high * t)) / (t * (high - low)),
+}
+"""E e^(−tx)."""
+
+
+def _distance_of_uniform(c, low, high):
+    above, below = high - c, c - low
+    if above <= 0 or below <= 0:
+        return abs(above - below) / 2
+    return (above**2 + below**2) / (2 * (high - low))
+
+
+DISTANCE: dict[str, Callable[..., Any]] = {
+    "Normal": lambda c, m, s: (
+        s * mp.sqrt(2 / mp.pi) * mp.exp(-(((m - c) / s) ** 2) / 2)
+        + (m - c) * mp.erf((m - c) / (s * mp.sqrt(2)))
+    ),
+    "Uniform": _distance_of_uniform,
+}
+"""E |x − c|."""
+
+
 def divergence(p: str, q: str, size: int) -> Callable[..., Any]:
     """D(P‖Q) as a function of all parameters, of which P has ``size``."""
 
     def value(*x):
         own, *moments = P[p](*x[:size])
+        if q == "Gumbel":
+            m, b = x[size:]
+            power = mp.exp(m / b) * TRANSFORM[p](1 / b, *x[:size])
+            return own + mp.log(b) + (moments[0] - m) / b + power
+        if q == "Laplace":
+            m, b = x[size:]
+            return own + mp.log(2 * b) + DISTANCE[p](m, *x[:size]) / b
         return own + Q[q](*moments, *x[size:])
 
     return value

@@ -318,6 +318,7 @@ class NegativeBinomial(Distribution):
     probs: Any = None
     logits: Any = None
     support: ClassVar[str] = "naturals"
+    counts: ClassVar[tuple[str, ...]] = ("total_count",)
     one_of: ClassVar[tuple[str, ...]] = ("probs", "logits")
 
 

@@ -81,7 +81,12 @@ def kl_temperature_terms(
         abs(r) < NEAR, p * (phi_near(xp, xp.clip(-r, -NEAR, NEAR)) - rows.kl), (q - p) + p * x
     )
     a, b = _relative(xp, s, t, rows, temperature)
-    terms = xp.where(b < GONE, (p * x) * a, (p * x) * x + both * b)
+    # Where q is gone b may be so large that only x + b = a − c is a good number.
+    tops = two_difference(EIGHTH * rows.t_max, EIGHTH * rows.s_max)
+    c = difference(rows.anchor, rows.anchor_low, *tops)
+    c = tempered(xp, c, EIGHTH * temperature) + rows.mean
+    gone = (p * x) * (a - c) + (q - p) * b
+    terms = xp.where(b < GONE, gone, (p * x) * x + both * b)
     return -over(total(xp, terms, axis), temperature)
 
 
@@ -129,7 +134,10 @@ def temperature_terms(
     tops = two_difference(EIGHTH * rows.t_max, EIGHTH * rows.s_max)
     apart = tempered(xp, difference(*differences(xp, s, t), *tops), EIGHTH * temperature)
     both = (terms - q * value) + excess * level
-    shares = xp.where(b < GONE, slope * a, slope * apart + both * b)
+    # Of a class without q, ∂D/∂b is what ``both`` has beyond the slope, or its rounding.
+    own = both - slope
+    own = xp.where(abs(own) < 1e-5 * abs(slope), 0.0, own)
+    shares = xp.where(b < GONE, slope * a + own * b, slope * apart + both * b)
     return -over(total(xp, shares, axis), temperature)
 
 

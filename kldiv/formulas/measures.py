@@ -715,9 +715,19 @@ class RowSlope(RowMeasure):
             sums, mean = self.measure.sums(xp, *ps) if self.measure.slope_takes_sums else [], None
         slopes = self.slopes(xp, ps, sums)
         if self.normalize:
-            mean = _sum(xp, self.mean_terms(xp, ps, slopes)) if mean is None else mean
+            if mean is None:
+                # From the likeliest class on, whose own slope nearly all of the mean may be.
+                slopes = slopes - self._of_likeliest(xp, ps, slopes)
+                mean = _sum(xp, self.mean_terms(xp, ps, slopes))
             slopes = (slopes - mean) / totals[self.index]
         return cast(xp, weight, self.compute)[..., None] * slopes
+
+    def _of_likeliest(self, xp: Namespace, ps: Sequence[Array], slopes: Array) -> Array:
+        """Return the mean slope of the likeliest classes, 0 where it is infinite."""
+        p = ps[self.index]
+        top = xp.astype(p == _largest(xp, p), p.dtype)
+        own = _sum(xp, xp.where(top > 0, slopes, 0.0)) / _sum(xp, top)
+        return xp.where(abs(own) < math.inf, own, 0.0)
 
     def slopes(self, xp: Namespace, ps: Sequence[Array], sums: Sequence[Array]) -> Array:
         """Return the measure's derivative in its probabilities, in the requested unit."""

@@ -249,7 +249,8 @@ def _stirling_excess(xp: Namespace, a: Array, c: Array, change: Array) -> Array:
         if k % 2 == 0:
             total = total + BINET[k // 2] * inner
     lead = ((change * v) * u) * (change * u)
-    return 0.5 * u * relative(xp, a, c, -change) + lead * total
+    # φ, and no remainder of x log x over a, whose slope would lose log(a/c).
+    return 0.5 * phi(xp, log_ratio(xp, a, c, -change)) + lead * total
 
 
 def _stirling_growth(
@@ -345,9 +346,10 @@ def softplus_remainder(xp: Namespace, a: Array, b: Array) -> Array:
     bend = phi(xp, near_d)
     near = p * bend - log1p_gap(xp, p * (bend - near_d))
     far_d = xp.where(small, 1.0, d)
-    far = _softplus(xp, b) - _softplus(xp, a) + p * far_d
+    far = softplus(xp, b) - softplus(xp, a) + p * far_d
     return xp.where(small, near, far)
 
 
-def _softplus(xp: Namespace, x: Array) -> Array:
+def softplus(xp: Namespace, x: Array) -> Array:
+    """Return log(1 + eˣ)."""
     return xp.where(x > 0, x, 0.0) + xp.log1p(xp.exp(-abs(x)))

@@ -7,7 +7,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 from kldiv.formulas.blocks import BLOCK_BYTES, slices
-from kldiv.formulas.pointwise import KL
+from kldiv.formulas.measures import relative_entropy
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
@@ -40,15 +40,13 @@ def plug_in_kl(xp: Namespace, p: Array, q: Array, axis: int, *, corrected: bool)
     n = xp.sum(p, axis=axis, keepdims=True)
     m = xp.sum(q, axis=axis, keepdims=True)
     p, q = p / n, q / m
-    # No zero reaches a logarithm or a quotient: lazy libraries would warn when they compute.
-    seen, possible = p > 0, q > 0
-    p, q = xp.where(seen, p, 1.0), xp.where(possible, q, 1.0)
-    terms = KL().value(xp, xp.where(possible, xp.log(q), -xp.inf), p)
-    value = xp.sum(xp.where(seen, terms, 0.0), axis=axis)
+    value = xp.sum(relative_entropy(xp, p, q), axis=axis)
     if not corrected:
         return value
+    # No zero reaches a quotient: lazy libraries would warn when they compute.
+    seen = p > 0
     classes = xp.sum(xp.astype(seen, p.dtype), axis=axis)
-    ratio = xp.sum(xp.where(seen, p / q, 0.0), axis=axis)
+    ratio = xp.sum(xp.where(seen, p, 0.0) / xp.where(q > 0, q, 1.0), axis=axis)
     n, m = xp.squeeze(n, axis=axis), xp.squeeze(m, axis=axis)
     bias = (classes - 1.0) / (2.0 * n) + (ratio - 1.0) / (2.0 * m)
     return xp.where(xp.isinf(value), value, value - bias)

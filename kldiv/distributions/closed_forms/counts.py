@@ -6,11 +6,13 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from kldiv.distributions import families as f
-from kldiv.distributions.closed_forms import discrete
-from kldiv.distributions.closed_forms.discrete import probabilities
+from kldiv.distributions.closed_forms.discrete import (
+    probabilities,
+    waiting,
+    waiting_by_logits,
+)
 from kldiv.distributions.registry import register_kl
-from kldiv.formulas.measures import relative_entropy
-from kldiv.formulas.remainders import softplus_remainder
+from kldiv.formulas.remainders import softplus
 from kldiv.formulas.special import expm1, log1p, log1p_gap, log_ratio, phi
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ _ABOVE: Final = {False: 20.0, True: 45.0}
 
 @register_kl(f.NegativeBinomial, f.NegativeBinomial)
 def negative_binomial(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomial) -> Array:
-    """The Bernoulli's, times r/(1−p), for equal r; for others an integral, to full precision.
+    """That of two Geometrics, times r, for equal r; for others an integral, to full precision.
 
     By way of the one with Q's count r₂ and P's mean m, from where on it is a closed form.  Up to
     there it is, with δ = r₂ − r₁ and Euler's integral for digamma (DLMF 5.9.16),
@@ -36,14 +38,14 @@ def negative_binomial(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomia
     """
     r1, r2 = p.total_count, q.total_count
     if isinstance(r1, int) and isinstance(r2, int) and r1 == r2:
-        return discrete.negative_binomial(xp, p, q)
+        return _of_one_count(xp, p, q, r1)
     p1, p0 = probabilities(xp, p)
     odds = xp.exp(p.logits) if p.logits is not None else p1 / p0
     r1, r2 = (xp.zeros_like(odds) + r for r in (r1, r2))
     m = r1 * odds
     # A count of 0 is a point mass at 0, as is a probability of 0.
     some = xp.where(r2 > 0, r2, 1.0)
-    value = _to_other_count(xp, r1, some, odds) + _of_one_count(xp, p, q, r1, some, m)
+    value = _to_other_count(xp, r1, some, odds) + _from_other_count(xp, p, q, r1, some, m)
     edge = xp.where(m > 0, math.inf, xp.where(m == 0, 0.0, math.nan))
     value = xp.where(r2 > 0, value, xp.where(r2 == 0, edge, math.nan))
     # Of probability 1 all mass is at infinity.
@@ -51,7 +53,14 @@ def negative_binomial(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomia
     return xp.where(m == math.inf, away, value)
 
 
-def _of_one_count(
+def _of_one_count(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomial, r: int) -> Array:
+    if p.logits is not None and q.logits is not None:
+        return r * waiting_by_logits(xp, -p.logits, -q.logits)
+    (p1, p0), (q1, q0) = probabilities(xp, p), probabilities(xp, q)
+    return r * waiting(xp, p0, p1, q0, q1, q1 - p1)
+
+
+def _from_other_count(
     xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomial, r1: Array, r2: Array, m: Array
 ) -> Array:
     """Return the divergence from Q of the one with Q's count and P's mean m."""
@@ -59,8 +68,8 @@ def _of_one_count(
         alive = m > 0
         logits = xp.where(alive, p.logits, 0.0)
         moved = logits + log_ratio(xp, xp.where(alive, r1, 1.0), xp.where(alive, r2, 1.0))
-        value = r2 * (1.0 + xp.exp(moved)) * softplus_remainder(xp, moved, q.logits)
-        empty = r2 * (xp.log1p(xp.exp(-abs(q.logits))) + xp.where(q.logits > 0, q.logits, 0.0))
+        value = r2 * waiting_by_logits(xp, -moved, -q.logits)
+        empty = r2 * softplus(xp, q.logits)
         return xp.where(alive, value, xp.where(m == 0, empty, math.nan))
     (p1, p0), (q1, q0) = probabilities(xp, p), probabilities(xp, q)
     whole = r1 * p1 + r2 * p0
@@ -69,9 +78,7 @@ def _of_one_count(
     parts = r2 * (p1 - q1) / whole, (r2 - r1) * p1 * q0 / whole
     direct = share + q1 < abs(parts[0]) + abs(parts[1])
     change = xp.where(direct, share - q1, parts[0] - parts[1])
-    spread = relative_entropy(xp, share, q1, change)
-    spread = spread + relative_entropy(xp, r2 * p0 / whole, q0, -change)
-    return whole / p0 * spread
+    return r2 * waiting(xp, r2 * p0 / whole, share, q0, q1, -change)
 
 
 def _to_other_count(xp: Namespace, r1: Array, r2: Array, odds: Array) -> Array:

@@ -24,6 +24,7 @@ from kldiv.distributions.closed_forms.location import quotient
 from kldiv.distributions.closed_forms.shape import (
     curvature,
     log_decay,
+    lower_mean,
     mean,
     natural,
     of_concentrations,
@@ -127,7 +128,7 @@ class _Normal(_Located):
         z = (self.p.loc - center) / self.p.scale
         density = math.sqrt(2 / math.pi) * self.xp.exp(-0.5 * z * z)
         both = self.xp.special.erf(z / math.sqrt(2))
-        return self.p.scale * (density + z * both)
+        return self.p.scale * density + (self.p.loc - center) * both
 
     def cumulant(self, scale: Array) -> Array:
         t = self.p.scale / scale
@@ -214,6 +215,11 @@ class _LogNormal(Shape):
         # Both factors as roots: of e^x − 1 alone there would be no number for large x.
         root = self.xp.sqrt(-expm1(self.xp, -x))
         return self.xp.exp(self.p.loc + x) * root
+
+    def log_deviation(self) -> Array:
+        """Return the logarithm, where the deviation itself is too small a number or too large."""
+        x = self._square()
+        return self.p.loc + x + 0.5 * self.xp.log(-expm1(self.xp, -x))
 
     def negative_entropy(self, unit: Array) -> Array:
         return self.xp.log(unit / self.p.scale) - self.p.loc - _NORMAL
@@ -306,12 +312,18 @@ class _Beta(Shape):
         return beta_negentropy(self.xp, self.p.concentration1, self.p.concentration0)
 
     def mean(self) -> Array:
-        return self.p.concentration1 / (self.p.concentration1 + self.p.concentration0)
+        return _share(self.xp, self.p.concentration1, self.p.concentration0)
 
     def deviation(self) -> Array:
         a, b = self.p.concentration1, self.p.concentration0
         total = a + b
         return self.xp.sqrt((a / total) * (b / total) / (total + 1.0))
+
+
+def _share(xp: Namespace, a: Array, b: Array) -> Array:
+    """Return a/(a + b); near 1 its slope in a would cancel."""
+    total = a + b
+    return xp.where(a < b, a / total, 1.0 - b / total)
 
 
 class _ContinuousBernoulli(Shape):
@@ -320,7 +332,7 @@ class _ContinuousBernoulli(Shape):
         x = natural(xp, self.p)
         size = abs(x)
         size = xp.where(size > 0, size, 1e-30)
-        entropy = log_decay(xp, size) + 1.0 - size * xp.exp(-size) / -expm1(xp, -size)
+        entropy = log_decay(xp, size) + size * lower_mean(xp, size)
         return _NORMAL + 0.5 * xp.log(curvature(xp, x)) - entropy
 
     def mean(self) -> Array:
@@ -446,6 +458,15 @@ def _log_normal_gamma(xp: Namespace, m: Shape, q: Any) -> Array:
     return times_phi(xp, c, w, xp.exp(w) * c) + inner + binet(xp, c)
 
 
+def _log_normal_normal(xp: Namespace, m: _LogNormal, q: f.Normal) -> Array:
+    """The negentropy of P + D of the Normal of its mean and variance."""
+    deviation, z = m.deviation(), quotient(xp, m.mean_from(q.loc), q.scale)
+    held = (deviation > 1e-30) & (deviation < math.inf)
+    near = ratio_phi(xp, q.scale, xp.where(held, deviation, q.scale), 2.0)
+    far = phi(xp, 2.0 * (xp.log(q.scale) - m.log_deviation()))
+    return m.negentropy() + 0.5 * (xp.where(held, near, far) + z * z)
+
+
 def _weibull_gamma(xp: Namespace, m: _Weibull, q: f.Gamma) -> Array:
     """c φ(−w) + the remainders of log Γ from k = c = 1, of which both are an Exponential."""
     c, t = xp.broadcast_arrays(q.concentration, m.t)
@@ -481,7 +502,7 @@ def _scaled_beta_gamma(xp: Namespace, a: Array, b: Array, c: Array, rate: Array)
     own = own + more * slopes[..., 1]
     rest = (c - a) - more
     off = bends[..., 1] + slopes[..., 1]  # less Λ of Q than of that Gamma
-    mean = a / total
+    mean = _share(xp, a, b)
     exact = ((a - c) * rate + (c * (rate - b) - c * a)) / total
     above = xp.where(rate < 2.0 * total, exact, rate * mean - c)
     means = _means(xp, mean, c, rate, above)
@@ -534,22 +555,28 @@ def _uniform_beta(xp: Namespace, m: Shape, q: f.Beta) -> Array:
     width = xp.where(fits, width, 1.0)
     less, more = 1.0 - high, 1.0 - low
     near = (abs(a - 1.0) < 0.5) & (abs(b - 1.0) < 0.5)
-    ends = _mean_log(xp, low, high, width), _mean_log(xp, less, more, width)
+    middle, rest = 0.5 * (low + high), 0.5 * (less + more)
+    gaps = (
+        _log_gap_of_interval(xp, low, high, width),
+        _log_gap_of_interval(xp, less, more, width),
+    )
+    narrow = xp.log(middle) - gaps[0] + 1.0, log1p(xp, -middle) - gaps[1] + 1.0
+    wide = _mean_log(xp, low, high, width), _mean_log(xp, less, more, width)
+    ends = [
+        xp.where(width < 0.5 * x, one, other)
+        for x, one, other in zip((middle, rest), narrow, wide, strict=True)
+    ]
     close = _from_uniform(xp, q, to=False) - _log_width(xp, low, high)
     close = close - (a - 1.0) * ends[0] - (b - 1.0) * ends[1]
     # Γ by Stirling's series about its peak, which may be narrow.
-    middle, rest = 0.5 * (low + high), 0.5 * (less + more)
     off = (a * rest - b * middle) / total
     peak = relative_entropy(xp, a / total, middle, off) + relative_entropy(
         xp, b / total, rest, -off
     )
-    gaps = (
-        (a - 1.0) * _log_gap_of_interval(xp, low, high, width),
-        (b - 1.0) * _log_gap_of_interval(xp, less, more, width),
-    )
+    spread = (a - 1.0) * gaps[0] + (b - 1.0) * gaps[1]
     scale = xp.log(middle * rest / width) - 0.5 * xp.log(a * (b / total)) + 0.5 * _LOG_2PI
     tails = (binet(xp, a) + binet(xp, b)) - binet(xp, total)
-    return xp.where(near, close, total * peak + (gaps[0] + gaps[1]) + (scale + tails))
+    return xp.where(near, close, total * peak + spread + (scale + tails))
 
 
 def _mean_log(xp: Namespace, low: Array, high: Array, width: Array) -> Array:
@@ -628,6 +655,7 @@ _OWN: Final[dict[tuple[Any, Any], Callable[..., Array]]] = {
     (f.ContinuousBernoulli, f.Uniform): _continuous_bernoulli_uniform,
     (f.LogNormal, f.Exponential): _log_normal_gamma,
     (f.LogNormal, f.Gamma): _log_normal_gamma,
+    (f.LogNormal, f.Normal): _log_normal_normal,
     (f.Uniform, f.Beta): _uniform_beta,
     (f.Uniform, f.ContinuousBernoulli): _uniform_continuous_bernoulli,
     (f.Uniform, f.Pareto): _uniform_pareto,

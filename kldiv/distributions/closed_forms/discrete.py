@@ -12,7 +12,6 @@ from kldiv.distributions.families import (
     Categorical,
     Geometric,
     Multinomial,
-    NegativeBinomial,
     OneHotCategorical,
     Poisson,
 )
@@ -20,8 +19,9 @@ from kldiv.distributions.registry import register_kl
 from kldiv.formulas.binet import binet
 from kldiv.formulas.divergences import KullbackLeibler
 from kldiv.formulas.measures import relative_entropy
-from kldiv.formulas.remainders import softplus_remainder
-from kldiv.formulas.special import log_ratio, phi
+from kldiv.formulas.numbers import NEAR
+from kldiv.formulas.remainders import ratio_phi, softplus, softplus_remainder
+from kldiv.formulas.special import expm1, log1p, log_ratio, phi, phi_near
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
@@ -53,15 +53,39 @@ def bernoulli(xp: Namespace, p: Any, q: Any) -> Array:
 
 @register_kl(Geometric, Geometric)
 def geometric(xp: Namespace, p: Geometric, q: Geometric) -> Array:
-    """The Bernoulli's, over p."""
-    return quotient(xp, bernoulli(xp, p, q), probabilities(xp, p)[0])
+    """φ(log p/q) + (1−p)/p φ(log (1−p)/(1−q))."""
+    if p.logits is not None and q.logits is not None:
+        return waiting_by_logits(xp, p.logits, q.logits)
+    (p1, p0), (q1, q0) = probabilities(xp, p), probabilities(xp, q)
+    return waiting(xp, p1, p0, q1, q0, p1 - q1)
 
 
-@register_kl(NegativeBinomial, NegativeBinomial)
-def negative_binomial(xp: Namespace, p: NegativeBinomial, q: NegativeBinomial) -> Array:
-    """The Bernoulli's, times r/(1−p), for equal r; NaN for others, which have no closed form."""
-    value = quotient(xp, p.total_count * bernoulli(xp, p, q), probabilities(xp, p)[1])
-    return xp.where(p.total_count == q.total_count, value, xp.nan)
+def waiting(xp: Namespace, p1: Array, p0: Array, q1: Array, q0: Array, change: Array) -> Array:
+    """Return the divergence of two numbers of failures before a success; ``change`` is p₁ − q₁.
+
+    That of two Bernoullis over p₁ has a slope in p₁ in which log(p₁/q₁) would cancel.
+    """
+    failures = quotient(xp, relative_entropy(xp, p0, q0, -change), p1)
+    return ratio_phi(xp, p1, q1, difference=change) + failures
+
+
+def waiting_by_logits(xp: Namespace, a: Array, b: Array) -> Array:
+    """Return the same by logits of success."""
+    d = a - b
+    close = abs(d) < 1.0
+    near_d = xp.where(close, d, 0.0)
+    p1, p0, rise = 1.0 / (1.0 + xp.exp(-a)), 1.0 / (1.0 + xp.exp(a)), expm1(xp, near_d)
+    less = phi(xp, near_d) - near_d
+    x = xp.where(close, log1p(xp, p0 * rise), softplus(xp, -b) - softplus(xp, -a))
+    y = xp.where(close, log1p(xp, p1 * less), softplus(xp, b) - softplus(xp, a))
+    root = xp.exp(-0.5 * a)  # odds of failure may overflow beside a y² that underflows
+    near = root * (root * phi_near(xp, xp.clip(y, -NEAR, NEAR)))
+    rarer = y < -NEAR  # e⁻ʸ may overflow
+    odds = xp.exp(-a)
+    more = odds * phi(xp, xp.where(rarer, 0.0, y))
+    some = xp.where(odds > 0, y, 0.0)
+    fewer = (1.0 + odds) / (1.0 + xp.exp(b)) - odds * (1.0 - some)
+    return phi(xp, x) + xp.where(abs(y) < NEAR, near, xp.where(rarer, fewer, more))
 
 
 @register_kl(Binomial, Binomial)
@@ -137,14 +161,21 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     ends = _stirling(xp, trials) - _stirling(xp, trials + more)
     terms = terms + (ends + (_stirling(xp, longer) - own))
     value = xp.sum(mass * terms, axis=-1) / xp.sum(mass, axis=-1)
-    # Close to each other it is what φ(log P/Q) sums to, and Q's mass beyond P's trials.
+
+    # Close to each other it is what φ(log P/Q) sums to, and Q's mass beyond P's trials.  Where P/Q
+    # is far from 1 Q's own mass is taken, as e^(−log P/Q) has no slope in P.
+    def other(k: Array, rest: Array) -> Array:
+        exponent = relative_entropy(xp, k, m * q1) + relative_entropy(xp, rest, m * q0)
+        ends = _stirling(xp, trials + more) - _stirling(xp, k) - _stirling(xp, rest)
+        return xp.exp(ends - exponent)
+
+    like = abs(terms) < NEAR
+    here = mass * phi(xp, xp.where(like, terms, 0.0))
+    taken = xp.where(possible, stride * other(k, longer), 0.0)
+    here = xp.where(like, here, mass * (xp.where(like, 0.0, terms) - 1.0) + taken)
     some = min(m - n, _BEYOND)
     k = n + xp.cumulative_sum(xp.broadcast_to(ones[..., :1], (*ones.shape[:-1], some)), axis=-1)
-    rest = (trials + more) - k
-    exponent = relative_entropy(xp, k, m * q1) + relative_entropy(xp, rest, m * q0)
-    ends = _stirling(xp, trials + more) - _stirling(xp, k) - _stirling(xp, rest)
-    beyond = xp.sum(xp.exp(ends - exponent), axis=-1)
-    near = xp.sum(mass * phi(xp, xp.clip(terms, -80.0, 80.0)), axis=-1) + beyond
+    near = xp.sum(here, axis=-1) + xp.sum(other(k, (trials + more) - k), axis=-1)
     value = xp.where(value < 0.5, near, value)
     edge = xp.where(point, none, xp.full_like(none, xp.inf))
     return xp.where(inside, value, xp.where(valid, edge, xp.nan))

@@ -80,24 +80,23 @@ def half_normal(xp: Namespace, p: HalfNormal, q: HalfNormal) -> Array:
 
 @register_kl(Laplace, Laplace)
 def laplace(xp: Namespace, p: Laplace, q: Laplace) -> Array:
-    """φ(log b₂/b₁) + (b₁/b₂) φ(x), x = d/b₁, d = |μ₁ − μ₂|; far: φ(log b₂/d) + log x + b₁/b₂ e⁻ˣ.
+    """φ(log b₂/b₁) + (b₁/b₂) φ(x), x = d/b₁, d = |μ₁ − μ₂|; far: d/b₂ − 1 + log b₂/b₁ + b₁/b₂ e⁻ˣ.
 
-    Both are sums of terms ≥ 0. Where d is larger than both scales the slope in b₁ of the first
-    would cancel, elsewhere that in d of the second.
+    The first is a sum of terms ≥ 0. Where d is larger than both scales its slope in b₁ would
+    cancel, elsewhere that in d of the second.
     """
     apart = distance(xp, p.loc, q.loc)
     far = (apart > p.scale) & (apart > q.scale)
     safe = xp.where(far | (p.scale == 0), 1.0, p.scale)  # where b₁ = 0 is not far it is +∞ below
     near = safe * phi(xp, xp.where(far, 0.0, apart) / safe)
     near = ratio_phi(xp, q.scale, p.scale) + quotient(xp, near, q.scale)
-    middle = far & (apart < _FAR * p.scale)  # where e⁻ˣ is anything beside 1
-    tail = xp.exp(-xp.where(middle, apart, 1.0) / xp.where(middle, p.scale, 1.0))
-    tail = xp.where(middle, quotient(xp, p.scale * tail, q.scale), 0.0)
-    apart = xp.where(far, apart, 1.0)
-    some = far & (p.scale > 0)
-    x = log_ratio(xp, xp.where(some, apart, 1.0), xp.where(some, p.scale, 1.0))
-    x = xp.where(p.scale > 0, x, xp.where(p.scale == 0, math.inf, xp.full_like(x, math.nan)))
-    return xp.where(far, ratio_phi(xp, q.scale, apart) + x + tail, near)
+    alive = far & (p.scale > 0) & (q.scale > 0)
+    some, wide, narrow = (xp.where(alive, x, 1.0) for x in (apart, p.scale, q.scale))
+    middle = some < _FAR * wide  # where e⁻ˣ is anything beside 1
+    tail = wide * xp.exp(-xp.where(middle, some, 1.0) / xp.where(middle, wide, 1.0)) / narrow
+    value = (some - narrow) / narrow + log_ratio(xp, narrow, wide) + xp.where(middle, tail, 0.0)
+    value = xp.where(alive, value, of_points(xp, p.scale, q.scale, apart))
+    return xp.where(far, value, near)
 
 
 @register_kl(Cauchy, Cauchy)
