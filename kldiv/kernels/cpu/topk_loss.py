@@ -15,7 +15,8 @@ from kldiv.formulas.blocks import slices
 from kldiv.formulas.divergences import STUDENT, TEACHER, VALUE
 from kldiv.formulas.reductions import count, divide
 from kldiv.formulas.sparse import BUCKET, Entries, Read, entries_of
-from kldiv.kernels.cpu import others, threads
+from kldiv.kernels import threads
+from kldiv.kernels.cpu import others
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.memory import Layout
 from kldiv.kernels.cpu.row_loss import heats_of
