@@ -1,4 +1,12 @@
-"""The Kullback-Leibler divergence, right, fast and the same on every array library."""
+"""The Kullback-Leibler divergence and its family, right, fast and the same on every array library.
+
+Losses take log-probabilities (`kl_div`), logits (`kl_div_with_logits` and its family,
+`distillation_loss`) or hidden states (`linear_kl_div`); measures take probabilities or
+distributions (`kl_divergence` and relatives, `kldiv.distributions`); `kldiv.estimators` and
+`kldiv.fitting` take samples; `KLState`, `kldiv.metrics` and `kldiv.streaming` take parts, batches
+and files.  `value_and_grad` gives the gradient on every library, `explain` says who computes, and
+`diagnose` what is wrong with arguments.
+"""
 
 from __future__ import annotations
 
@@ -171,7 +179,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def _load(name: str) -> Any:
     # Loaded at first use: the command's --help needs neither NumPy nor any of this.
     if name in _MODULES:
         return import_module(f"kldiv.{name}")
@@ -182,5 +190,9 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+if not TYPE_CHECKING:  # type checkers are told every name, and find a wrong one
+    __getattr__ = _load
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*__all__, *_MODULES, "__version__"})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import cleandoc, signature
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
 import numpy as np
 
@@ -41,9 +41,11 @@ PAIR = "input", "target"
 """Names of the arrays of most losses."""
 
 P = ParamSpec("P")
+Result_co = TypeVar("Result_co", covariant=True)
+"""The type of the result of a call."""
 
 
-class Call:
+class Call(Generic[Result_co]):
     """An operation with its arrays and the route that computes it."""
 
     __slots__ = ("arrays", "axis", "divisor", "exchanged", "operation", "route", "spread")
@@ -233,12 +235,12 @@ class Call:
             return self.operation.pullback(xp, run, index, ones, *self.arrays)
 
 
-class SumOfCalls:
+class SumOfCalls(Generic[Result_co]):
     """Calls of losses of the same arrays, added up, each times a number."""
 
     __slots__ = ("terms",)
 
-    def __init__(self, *terms: tuple[float, Call, tuple[int, ...]]) -> None:
+    def __init__(self, *terms: tuple[float, Call[Any], tuple[int, ...]]) -> None:
         self.terms = terms
         """Factor, call, and which of the arrays it has, in its order."""
 
@@ -289,7 +291,7 @@ class SumOfCalls:
         return array if factor == 1 else array * factor
 
 
-class LinearCall(Call):
+class LinearCall(Call[Any]):
     """A call of two linear layers' loss, which adapters run a chunk of rows at a time."""
 
     __slots__ = ()
@@ -334,7 +336,7 @@ class LinearCall(Call):
 class Record:
     """The facts of a public function, for code that lists functions."""
 
-    prepare: Callable[..., Call | SumOfCalls]
+    prepare: Callable[..., Call[Any] | SumOfCalls[Any]]
     """Checks the arguments and resolves the settings."""
     arrays: float
     """How many arrays it can be differentiated in."""
@@ -342,19 +344,14 @@ class Record:
     """The operation that it runs, with some settings, where `kldiv.explain` knows it."""
 
 
-class Differentiable(Protocol[P]):
-    """A public function with its record."""
-
-    record: Record
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Array:
-        """Return the value."""
-        ...
+def record_of(function: Callable[..., Any]) -> Record:
+    """Return the record of a public function."""
+    return cast("Record", cast("Any", function).record)
 
 
 def differentiable(
     arrays: float, operation: Any = None
-) -> Callable[[Callable[P, Call | SumOfCalls]], Differentiable[P]]:
+) -> Callable[[Callable[P, Call[Result_co] | SumOfCalls[Result_co]]], Callable[P, Result_co]]:
     """Make a function that prepares a call into the public one, which returns its value.
 
     So each list of options stands once. `kldiv.value_and_grad` takes the functions made here, and
@@ -368,23 +365,25 @@ def differentiable(
         As in `Record`.
     """
 
-    def public(prepare: Callable[P, Call | SumOfCalls]) -> Differentiable[P]:
+    def public(
+        prepare: Callable[P, Call[Result_co] | SumOfCalls[Result_co]],
+    ) -> Callable[P, Result_co]:
         @wraps(prepare)
-        def call(*args: P.args, **kwargs: P.kwargs) -> Array:
-            return prepare(*args, **kwargs).value()
+        def call(*args: P.args, **kwargs: P.kwargs) -> Result_co:
+            return cast("Result_co", prepare(*args, **kwargs).value())
 
         found = cast("Any", call)
         found.__annotations__ = {**prepare.__annotations__, "return": "Array"}
         found.__signature__ = signature(prepare).replace(return_annotation="Array")
         found.record = Record(prepare, arrays, operation)
-        return cast("Differentiable[P]", call)
+        return call
 
     return public
 
 
 def with_options_of(
     documented: Callable[..., Any], operation: Any = None, without: Sequence[str] = ()
-) -> Callable[[Callable[P, Call | SumOfCalls]], Differentiable[P]]:
+) -> Callable[[Callable[P, Call[Result_co] | SumOfCalls[Result_co]]], Callable[P, Result_co]]:
     """Make a function of two arrays with the options of another one into the public one.
 
     Its ``**options`` become those of the other, in its signature and in its docstring, and so do
@@ -404,14 +403,16 @@ def with_options_of(
         each for each in every if each.kind == each.KEYWORD_ONLY and each.name not in without
     ]
 
-    def public(prepare: Callable[P, Call | SumOfCalls]) -> Differentiable[P]:
+    def public(
+        prepare: Callable[P, Call[Result_co] | SumOfCalls[Result_co]],
+    ) -> Callable[P, Result_co]:
         found: Any = differentiable(2, operation)(prepare)
         *own, _ = found.__signature__.parameters.values()
         found.__signature__ = found.__signature__.replace(parameters=[*own, *options])
         if prepare.__doc__ and documented.__doc__:
             names = {each.name for each in options}
             found.__doc__ = _joined(prepare.__doc__, documented.__doc__, names, without)
-        return cast("Differentiable[P]", found)
+        return cast("Callable[P, Result_co]", found)
 
     return public
 

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
-# No typing protocol spans all array libraries yet, so arrays and namespaces are checked at run
-# time.
+# No typing protocol spans what formulas ask of all array libraries yet, so inside the package
+# arrays and namespaces are checked at run time.
 Array: TypeAlias = Any
 """An array of any supported library."""
+
+
+class SupportsArray(Protocol):
+    """An array as public functions take it: all libraries have these, text and lists do not."""
+
+    @property
+    def shape(self) -> Any:
+        """Return the size along each axis."""
+
+    @property
+    def dtype(self) -> Any:
+        """Return the type of the elements."""
+
+    @property
+    def ndim(self) -> Any:
+        """Return the number of axes."""
+
+
+ArrayT = TypeVar("ArrayT", bound=SupportsArray)
+"""The type of the arrays that a public function is given, and of the one that it returns."""
 
 Namespace: TypeAlias = Any
 """A module-like object with the functions of the Python array API."""

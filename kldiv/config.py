@@ -8,13 +8,29 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, Unpack
 
 from kldiv.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+
+class Given(TypedDict, total=False):
+    """Settings by name; each may be left out."""
+
+    backend: str
+    device: str
+    kernel: str
+
+
+class GivenOrNone(TypedDict, total=False):
+    """Settings by name, None to take one back."""
+
+    backend: str | None
+    device: str | None
+    kernel: str | None
 
 
 class Settings(NamedTuple):
@@ -65,7 +81,7 @@ def get_config() -> dict[str, str]:
     return current()._asdict()
 
 
-def set_config(**settings: str | None) -> None:
+def set_config(**settings: Unpack[GivenOrNone]) -> None:
     """
     Set the process-wide default of one or more settings.
 
@@ -100,7 +116,7 @@ def set_config(**settings: str | None) -> None:
 
 
 @contextmanager
-def config_context(**settings: str) -> Iterator[None]:
+def config_context(**settings: Unpack[Given]) -> Iterator[None]:
     """
     Use other settings inside a ``with`` block.
 

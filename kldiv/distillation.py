@@ -24,7 +24,7 @@ from kldiv.label_losses import check_classes, kept_labels, prepare_labels
 from kldiv.logit_losses import prepare
 
 if TYPE_CHECKING:
-    from kldiv._types import Array, Reduction
+    from kldiv._types import Array, ArrayT, Reduction, SupportsArray
     from kldiv.formulas.divergences import Divergence
 
 _NAMES = "student_logits", "teacher_logits"
@@ -32,24 +32,24 @@ _NAMES = "student_logits", "teacher_logits"
 
 @differentiable(2, RowLoss(divergence=formulas.JensenShannon()))
 def distillation_loss(
-    student_logits: Array,
-    teacher_logits: Array,
-    labels: Array | None = None,
+    student_logits: ArrayT,
+    teacher_logits: ArrayT,
+    labels: SupportsArray | None = None,
     *,
-    beta: float | Array = 0.5,
-    temperature: float | Array = 1.0,
+    beta: float | SupportsArray = 0.5,
+    temperature: float | SupportsArray = 1.0,
     ignore_index: int = -100,
     reduction: Reduction = "batchmean",
-    num_items_in_batch: float | Array | None = None,
-    where: Array | None = None,
-    row_weight: Array | None = None,
+    num_items_in_batch: float | SupportsArray | None = None,
+    where: SupportsArray | None = None,
+    row_weight: SupportsArray | None = None,
     hard_weight: float = 0.0,
     scale_by_temperature: bool = False,
     axis: int = -1,
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
-) -> Call | SumOfCalls:
+) -> Call[ArrayT] | SumOfCalls[ArrayT]:
     r"""
     Loss of a student's logits beside a teacher's, forward KL, reverse KL or between, in nats.
 

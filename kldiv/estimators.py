@@ -30,7 +30,7 @@ from kldiv.formulas.reductions import cast
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kldiv._types import Array, Reduction
+    from kldiv._types import Array, ArrayT, Reduction, SupportsArray
     from kldiv.formulas.pointwise import Pointwise
 
     Kind: TypeAlias = Literal["k1", "k2", "k3"]
@@ -75,17 +75,17 @@ class Estimate(NamedTuple):
 
 @differentiable(2)
 def kl_estimate(
-    log_p: Array,
-    log_q: Array,
+    log_p: ArrayT,
+    log_q: ArrayT,
     *,
     kind: Kind = "k3",
     unbiased_gradient: bool = False,
     log_ratio_clip: float | None = None,
-    weight: Array | None = None,
+    weight: SupportsArray | None = None,
     reduction: Reduction = "mean",
-    where: Array | None = None,
+    where: SupportsArray | None = None,
     dtype: Any = None,
-) -> Call:
+) -> Call[ArrayT]:
     r"""
     Estimate D(P‖Q) from log-probabilities of samples of P, in nats: k1, k2 or k3.
 
@@ -212,7 +212,7 @@ def _broadcast_weight(route: backends.Route, weight: Array, shape: tuple[int, ..
 
 
 def monte_carlo_kl(
-    log_p: Array, log_q: Array, *, kind: Kind = "k3", confidence: float = 0.95
+    log_p: SupportsArray, log_q: SupportsArray, *, kind: Kind = "k3", confidence: float = 0.95
 ) -> Estimate:
     """
     Estimate D(P‖Q) from independent samples of P, with a confidence interval, in nats.
@@ -277,7 +277,7 @@ def monte_carlo_kl(
     return Estimate(*found, len(terms), _doubt(kind, terms, ratios))
 
 
-def knn_kl(x: Array, y: Array, *, k: int = 5) -> Array:
+def knn_kl(x: ArrayT, y: ArrayT, *, k: int = 5) -> ArrayT:
     r"""
     Estimate D(P‖Q) from samples of both, by distances to nearest neighbours, in nats.
 
@@ -358,16 +358,17 @@ def knn_kl(x: Array, y: Array, *, k: int = 5) -> Array:
         else:
             distances = partial(_by_tree, tree, x)
         value = samples.knn_kl(xp, distances(y, k), distances(x, k + 1), x.shape[1], y.shape[0])
-        return cast(xp, value, result)
+        found: ArrayT = cast(xp, value, result)
+    return found
 
 
 def plug_in_kl(
-    p_counts: Array,
-    q_counts: Array,
+    p_counts: ArrayT,
+    q_counts: ArrayT,
     *,
     correction: Literal["miller-madow"] | None = "miller-madow",
     axis: int = -1,
-) -> Array:
+) -> ArrayT:
     r"""
     Estimate D(P‖Q) from counts of classes in a sample of each, in nats.
 
@@ -429,7 +430,8 @@ def plug_in_kl(
     with route.caller.context(p):
         p, q = cast(xp, p, total), cast(xp, q, total)
         value = samples.plug_in_kl(xp, p, q, axis, corrected=correction is not None)
-        return cast(xp, value, result)
+        found: ArrayT = cast(xp, value, result)
+    return found
 
 
 def _listed(terms: Array) -> NDArray[np.float64]:

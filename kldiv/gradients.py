@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from kldiv import backends
 from kldiv._call import Record
@@ -13,12 +13,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kldiv._call import Call, SumOfCalls
-    from kldiv._types import Array
+    from kldiv._types import Array, ArrayT
 
 
-def value_and_grad(
-    loss: Callable[..., Array], argnums: int | tuple[int, ...] = 0
-) -> Callable[..., tuple[Array, Array | tuple[Array, ...]]]:
+class WithGradient(Protocol):
+    """A loss that returns its gradient in one array too."""
+
+    def __call__(
+        self, array: ArrayT, /, *args: Any, out: ArrayT | None = None, **options: Any
+    ) -> tuple[ArrayT, ArrayT]:
+        """Return value and gradient."""
+
+
+class WithGradients(Protocol):
+    """A loss that returns its gradients in several arrays too."""
+
+    def __call__(
+        self, array: ArrayT, /, *args: Any, out: tuple[Any, ...] | None = None, **options: Any
+    ) -> tuple[ArrayT, tuple[ArrayT, ...]]:
+        """Return value and gradients."""
+
+
+@overload
+def value_and_grad(loss: Callable[..., Any], argnums: int = 0) -> WithGradient: ...
+@overload
+def value_and_grad(loss: Callable[..., Any], argnums: tuple[int, ...]) -> WithGradients: ...
+def value_and_grad(loss: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Any:
     """
     Return a function that computes a loss and its gradient, on every library alike.
 
@@ -97,7 +117,7 @@ def value_and_grad(
 
 
 def _checked(
-    call: Call | SumOfCalls, places: tuple[int, ...], out: Any, *, several: bool
+    call: Call[Any] | SumOfCalls[Any], places: tuple[int, ...], out: Any, *, several: bool
 ) -> list[Array]:
     """Return arrays for gradients, each fit for its own."""
     given = [*out] if several and isinstance(out, tuple | list) else [out]
@@ -128,7 +148,7 @@ def _checked(
     return given
 
 
-def _unwrap(loss: Any) -> tuple[Callable[..., Call | SumOfCalls], float, int]:
+def _unwrap(loss: Any) -> tuple[Callable[..., Call[Any] | SumOfCalls[Any]], float, int]:
     """Return the function that prepares ``loss``, its number of arrays, and how many are bound."""
     if isinstance(loss, partial):
         prepare, most, bound = _unwrap(loss.func)

@@ -24,21 +24,21 @@ from kldiv.formulas.labels import LabelLoss
 from kldiv.logit_losses import prepare
 
 if TYPE_CHECKING:
-    from kldiv._types import Array, Reduction
+    from kldiv._types import Array, ArrayT, Reduction, SupportsArray
 
 
 @differentiable(1, LabelLoss(labelled=False, entropic=True))
 def entropy_with_logits(
-    input: Array,
+    input: ArrayT,
     *,
     axis: int = -1,
-    temperature: float | Array = 1.0,
+    temperature: float | SupportsArray = 1.0,
     reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
+    where: SupportsArray | None = None,
+    row_weight: SupportsArray | None = None,
+    normalizer: float | SupportsArray | None = None,
     dtype: Any = None,
-) -> Call:
+) -> Call[ArrayT]:
     """
     Entropy of softmax(input/T), exact on peaked distributions too, in nats.
 
@@ -113,18 +113,18 @@ def entropy_with_logits(
 
 @differentiable(2, LabelLoss())
 def cross_entropy_with_logits(
-    input: Array,
-    target: Array,
+    input: ArrayT,
+    target: ArrayT,
     *,
     axis: int = -1,
-    temperature: float | Array = 1.0,
+    temperature: float | SupportsArray = 1.0,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
+    where: SupportsArray | None = None,
+    row_weight: SupportsArray | None = None,
+    normalizer: float | SupportsArray | None = None,
     dtype: Any = None,
-) -> Call | SumOfCalls:
+) -> Call[ArrayT] | SumOfCalls[ArrayT]:
     """
     Cross entropy of softmax(input/T) with labels, or with a teacher's logits, in nats.
 
@@ -214,15 +214,15 @@ def cross_entropy_with_logits(
 
 
 def log_prob_and_entropy_with_logits(
-    input: Array,
-    labels: Array,
+    input: ArrayT,
+    labels: SupportsArray,
     *,
     axis: int = -1,
-    temperature: float | Array = 1.0,
+    temperature: float | SupportsArray = 1.0,
     ignore_index: int = -100,
-    where: Array | None = None,
+    where: SupportsArray | None = None,
     dtype: Any = None,
-) -> tuple[Array, Array]:
+) -> tuple[ArrayT, ArrayT]:
     """
     Log-probability of a label and entropy of softmax(input/T), from one read, in nats.
 
@@ -316,7 +316,7 @@ def prepare_labels(
     row_weight: Array | None = None,
     normalizer: float | Array | None = None,
     dtype: Any = None,
-) -> Call:
+) -> Call[Any]:
     """Check the arguments of a loss of labels, of an entropy, or both, and resolve its settings."""
     if labels is not None:
         where = kept_labels(logits, labels, axis, ignore_index, where, name)

@@ -18,7 +18,7 @@ from kldiv.errors import ShapeError
 from kldiv.formulas.linear import LinearLoss
 
 if TYPE_CHECKING:
-    from kldiv._types import Array, Reduction
+    from kldiv._types import Array, ArrayT, Reduction, SupportsArray
 
     Shape = tuple[int, ...]
 
@@ -27,20 +27,20 @@ _NAMES = ("input", "weight", "target_input", "target_weight")
 
 @differentiable(4, LinearLoss())
 def linear_kl_div(
-    input: Array,
-    weight: Array,
-    target_input: Array,
-    target_weight: Array,
+    input: ArrayT,
+    weight: ArrayT,
+    target_input: ArrayT,
+    target_weight: ArrayT,
     *,
-    bias: Array | None = None,
-    target_bias: Array | None = None,
-    temperature: float | Array = 1.0,
+    bias: SupportsArray | None = None,
+    target_bias: SupportsArray | None = None,
+    temperature: float | SupportsArray = 1.0,
     reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
+    where: SupportsArray | None = None,
+    row_weight: SupportsArray | None = None,
+    normalizer: float | SupportsArray | None = None,
     dtype: Any = None,
-) -> Call:
+) -> Call[ArrayT]:
     r"""
     Kullback-Leibler divergence of two linear layers' softmax, without their logits in memory.
 

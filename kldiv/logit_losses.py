@@ -28,24 +28,24 @@ from kldiv.formulas.powers import Alpha, Renyi
 from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
-    from kldiv._types import Array, Reduction
+    from kldiv._types import Array, ArrayT, Reduction, SupportsArray
 
 
 @differentiable(2, RowLoss())
 def kl_div_with_logits(
-    input: Array,
-    target: Array,
+    input: ArrayT,
+    target: ArrayT,
     *,
     axis: int = -1,
-    temperature: float | Array = 1.0,
+    temperature: float | SupportsArray = 1.0,
     reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
+    where: SupportsArray | None = None,
+    row_weight: SupportsArray | None = None,
+    normalizer: float | SupportsArray | None = None,
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
-) -> Call:
+) -> Call[ArrayT]:
     r"""
     Kullback-Leibler divergence of two sets of logits, exact at any distance, in nats.
 
@@ -147,11 +147,11 @@ class Options(TypedDict, total=False):
     """The options of every loss of logits: `kl_div_with_logits` documents them."""
 
     axis: int
-    temperature: float | Array
+    temperature: float | SupportsArray
     reduction: Reduction
-    where: Array | None
-    row_weight: Array | None
-    normalizer: float | Array | None
+    where: SupportsArray | None
+    row_weight: SupportsArray | None
+    normalizer: float | SupportsArray | None
     dtype: Any
     group: Any
     axis_name: Any
@@ -159,8 +159,8 @@ class Options(TypedDict, total=False):
 
 @with_options_of(kl_div_with_logits, RowLoss(divergence=JensenShannon()))
 def js_div_with_logits(
-    input: Array, target: Array, *, beta: float = 0.5, **options: Unpack[Options]
-) -> Call:
+    input: ArrayT, target: ArrayT, *, beta: float = 0.5, **options: Unpack[Options]
+) -> Call[ArrayT]:
     r"""
     Jensen-Shannon divergence of two sets of logits, exact at any distance, in nats.
 
@@ -218,8 +218,8 @@ def js_div_with_logits(
 # KL and Jensen-Shannon have losses of their own
 @with_options_of(kl_div_with_logits, RowLoss(divergence=formulas.Jeffreys()))
 def f_div_with_logits(
-    input: Array, target: Array, *, divergence: Divergence, **options: Unpack[Options]
-) -> Call:
+    input: ArrayT, target: ArrayT, *, divergence: Divergence, **options: Unpack[Options]
+) -> Call[ArrayT]:
     r"""
     Any f-divergence of two sets of logits, exact at any distance, in nats.
 
@@ -287,13 +287,13 @@ def f_div_with_logits(
 
 @with_options_of(kl_div_with_logits, RowLoss(divergence=formulas.Mixture(0.1, 1.0, 0.0)))
 def skew_kl_div_with_logits(
-    input: Array,
-    target: Array,
+    input: ArrayT,
+    target: ArrayT,
     *,
     alpha: float = 0.1,
     reverse: bool = False,
     **options: Unpack[Options],
-) -> Call:
+) -> Call[ArrayT]:
     r"""
     Skew Kullback-Leibler divergence of two sets of logits, exact at any distance, in nats.
 
@@ -357,12 +357,12 @@ def skew_kl_div_with_logits(
 
 @with_options_of(kl_div_with_logits, RowLoss(divergence=formulas.Jeffreys()))
 def jeffreys_div_with_logits(
-    input: Array,
-    target: Array,
+    input: ArrayT,
+    target: ArrayT,
     *,
     weights: tuple[float, float] = (1.0, 1.0),
     **options: Unpack[Options],
-) -> Call:
+) -> Call[ArrayT]:
     r"""
     Both directions of the Kullback-Leibler divergence of two sets of logits, weighed, in nats.
 
@@ -412,7 +412,7 @@ def jeffreys_div_with_logits(
 
 
 @with_options_of(kl_div_with_logits, RowLoss(divergence=formulas.TotalVariation()))
-def tv_div_with_logits(input: Array, target: Array, **options: Unpack[Options]) -> Call:
+def tv_div_with_logits(input: ArrayT, target: ArrayT, **options: Unpack[Options]) -> Call[ArrayT]:
     r"""
     Total variation distance of two sets of logits, exact at any distance.
 
@@ -451,7 +451,9 @@ def tv_div_with_logits(input: Array, target: Array, **options: Unpack[Options]) 
 
 
 @with_options_of(kl_div_with_logits, RowLoss(divergence=Alpha(0.5, 0.5, 0.25)))
-def hellinger_div_with_logits(input: Array, target: Array, **options: Unpack[Options]) -> Call:
+def hellinger_div_with_logits(
+    input: ArrayT, target: ArrayT, **options: Unpack[Options]
+) -> Call[ArrayT]:
     r"""
     Squared Hellinger distance of two sets of logits, exact at any distance.
 
@@ -494,7 +496,7 @@ def hellinger_div_with_logits(input: Array, target: Array, **options: Unpack[Opt
 
 
 @with_options_of(kl_div_with_logits, RowLoss(divergence=Alpha(2.0, -1.0, 2.0)))
-def chi2_div_with_logits(input: Array, target: Array, **options: Unpack[Options]) -> Call:
+def chi2_div_with_logits(input: ArrayT, target: ArrayT, **options: Unpack[Options]) -> Call[ArrayT]:
     r"""
     Pearson's χ² divergence of two sets of logits, exact at any distance.
 
@@ -538,8 +540,8 @@ def chi2_div_with_logits(input: Array, target: Array, **options: Unpack[Options]
 
 @with_options_of(kl_div_with_logits, RowLoss(divergence=Alpha(2.0, -1.0)))
 def alpha_div_with_logits(
-    input: Array, target: Array, *, alpha: float, **options: Unpack[Options]
-) -> Call:
+    input: ArrayT, target: ArrayT, *, alpha: float, **options: Unpack[Options]
+) -> Call[ArrayT]:
     r"""
     α-divergence of two sets of logits, exact at any distance, in nats.
 
@@ -602,8 +604,8 @@ def alpha_div_with_logits(
 
 @with_options_of(kl_div_with_logits, RowLoss(divergence=Renyi(2.0, -1.0)))
 def renyi_div_with_logits(
-    input: Array, target: Array, *, alpha: float, **options: Unpack[Options]
-) -> Call:
+    input: ArrayT, target: ArrayT, *, alpha: float, **options: Unpack[Options]
+) -> Call[ArrayT]:
     r"""
     Rényi divergence of order α of two sets of logits, exact at any distance, in nats.
 
@@ -681,7 +683,7 @@ def prepare(
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
-) -> Call:
+) -> Call[Any]:
     """Check the arguments of a loss and resolve its settings.
 
     With ``beta`` the divergence is that of `Interpolated`; ``exchanged`` says that it takes (t, s).
@@ -759,7 +761,7 @@ def check_logits(
     return axis in {-1, len(first) - 1}
 
 
-def pad_classes(logits: Array, size: int, *, axis: int = -1) -> Array:
+def pad_classes(logits: ArrayT, size: int, *, axis: int = -1) -> ArrayT:
     """
     Pad logits with −∞ to a number of classes: the classes added have probability 0.
 
@@ -810,4 +812,5 @@ def pad_classes(logits: Array, size: int, *, axis: int = -1) -> Array:
     with backend.context(logits):
         missing = (*shape[:axis], size - shape[axis], *shape[axis + 1 :])
         padding = xp.full(missing, -math.inf, dtype=logits.dtype, **backend.placed(logits))
-        return xp.concat([logits, padding], axis=axis)
+        padded: ArrayT = xp.concat([logits, padding], axis=axis)
+    return padded

@@ -15,12 +15,13 @@ from kldiv._call import (
     check_reduction,
     differentiable,
     dtypes,
+    record_of,
     resolve_same_shape,
 )
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 
 if TYPE_CHECKING:
-    from kldiv._types import Array, Reduction
+    from kldiv._types import Array, ArrayT, Reduction, SupportsArray
     from kldiv.formulas.pointwise import Pointwise
 
 
@@ -29,16 +30,16 @@ _ELEMENTS = "the elements (for one weight a row add an axis: row_weight[:, None]
 
 @differentiable(2, PointwiseLoss())
 def kl_div(
-    input: Array,
-    target: Array,
+    input: ArrayT,
+    target: ArrayT,
     *,
     reduction: Reduction = "mean",
     log_target: bool = False,
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
+    where: SupportsArray | None = None,
+    row_weight: SupportsArray | None = None,
+    normalizer: float | SupportsArray | None = None,
     dtype: Any = None,
-) -> Call:
+) -> Call[ArrayT]:
     r"""
     Kullback-Leibler divergence D(P‖Q) of probabilities P from log-probabilities log Q, in nats.
 
@@ -186,11 +187,11 @@ class KLDivLoss:
     @property
     def record(self) -> Record:
         """The facts of this loss, as those of a function."""
-        return Record(self.prepare, kl_div.record.arrays)
+        return Record(self.prepare, record_of(kl_div).arrays)
 
-    def prepare(self, input: Array, target: Array, **options: Any) -> Call | SumOfCalls:
+    def prepare(self, input: Array, target: Array, **options: Any) -> Call[Any] | SumOfCalls[Any]:
         """Check the arguments and resolve the settings of one call."""
-        return kl_div.record.prepare(
+        return record_of(kl_div).prepare(
             input,
             target,
             reduction=self.reduction,

@@ -7,7 +7,7 @@ The mathematics lies in `kldiv.formulas.measures`; divergences of distribution o
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from kldiv._call import (
     Call,
@@ -26,10 +26,25 @@ from kldiv.formulas.measures import RowMeasure
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kldiv._types import Array
+    from kldiv._types import Array, ArrayT
+    from kldiv.distributions import Estimate
     from kldiv.formulas.measures import Measure
 
 
+@overload
+def kl_divergence(
+    p: ArrayT, q: ArrayT, *, axis: int = ..., base: float | None = ..., normalize: bool = ...
+) -> ArrayT: ...
+@overload
+def kl_divergence(p: object, q: object, *, base: float | None = ..., method: None = ...) -> Any: ...
+@overload
+def kl_divergence(
+    p: object,
+    q: object,
+    *,
+    base: float | None = ...,
+    method: Literal["quadrature", "monte_carlo"],
+) -> Estimate: ...
 @differentiable(2)
 def kl_divergence(
     p: Any,
@@ -39,7 +54,7 @@ def kl_divergence(
     base: float | None = None,
     normalize: bool = False,
     method: Literal["quadrature", "monte_carlo"] | None = None,
-) -> Call:
+) -> Call[ArrayT]:
     r"""
     Kullback-Leibler divergence D(p‖q) of probabilities, or of two distributions.
 
@@ -126,7 +141,7 @@ def kl_divergence(
     return _prepare(formulas.KullbackLeibler(), ("p", "q"), (p, q), axis, base, normalize)
 
 
-class _OfDistributions(Call):
+class _OfDistributions(Call[Any]):
     """A call of `kl_divergence` on two distributions."""
 
     __slots__ = ("options", "pair")
@@ -154,12 +169,12 @@ class _OfDistributions(Call):
 
 @differentiable(math.inf)
 def js_divergence(
-    *ps: Array,
+    *ps: ArrayT,
     weights: Sequence[float] | None = None,
     axis: int = -1,
     base: float | None = None,
     normalize: bool = False,
-) -> Call:
+) -> Call[ArrayT]:
     r"""
     Jensen-Shannon divergence of two or more arrays of probabilities.
 
@@ -231,8 +246,8 @@ def js_divergence(
 
 @differentiable(2)
 def jeffreys_divergence(
-    p: Array, q: Array, *, axis: int = -1, base: float | None = None, normalize: bool = False
-) -> Call:
+    p: ArrayT, q: ArrayT, *, axis: int = -1, base: float | None = None, normalize: bool = False
+) -> Call[ArrayT]:
     r"""
     Jeffreys divergence D(p‖q) + D(q‖p) of probabilities, the symmetrised Kullback-Leibler one.
 
@@ -294,13 +309,13 @@ class Options(TypedDict, total=False):
 
 @with_options_of(jeffreys_divergence, without=["base"])
 def skew_divergence(
-    p: Array,
-    q: Array,
+    p: ArrayT,
+    q: ArrayT,
     *,
     alpha: float = 0.1,
     base: float | None = None,
     **options: Unpack[Options],
-) -> Call:
+) -> Call[ArrayT]:
     r"""
     Skew Kullback-Leibler divergence D(p‖m) of probabilities from a mixture, m = αp + (1−α)q.
 
@@ -355,7 +370,7 @@ def skew_divergence(
 
 
 @with_options_of(jeffreys_divergence, without=["base"])
-def tv_divergence(p: Array, q: Array, **options: Unpack[Options]) -> Call:
+def tv_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Call[ArrayT]:
     r"""
     Total variation distance ½ Σ abs(p − q) of probabilities.
 
@@ -392,7 +407,7 @@ def tv_divergence(p: Array, q: Array, **options: Unpack[Options]) -> Call:
 
 
 @with_options_of(jeffreys_divergence, without=["base"])
-def hellinger_divergence(p: Array, q: Array, **options: Unpack[Options]) -> Call:
+def hellinger_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Call[ArrayT]:
     r"""
     Squared Hellinger distance ½ Σ (√p − √q)² of probabilities.
 
@@ -438,7 +453,7 @@ def hellinger_divergence(p: Array, q: Array, **options: Unpack[Options]) -> Call
 
 
 @with_options_of(jeffreys_divergence, without=["base"])
-def chi2_divergence(p: Array, q: Array, **options: Unpack[Options]) -> Call:
+def chi2_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Call[ArrayT]:
     r"""
     Pearson's χ² divergence Σ (p − q)²/q of probabilities; for Neyman's swap the two.
 
@@ -479,7 +494,9 @@ def chi2_divergence(p: Array, q: Array, **options: Unpack[Options]) -> Call:
 
 
 @with_options_of(jeffreys_divergence, without=["base"])
-def alpha_divergence(p: Array, q: Array, *, alpha: float, **options: Unpack[Options]) -> Call:
+def alpha_divergence(
+    p: ArrayT, q: ArrayT, *, alpha: float, **options: Unpack[Options]
+) -> Call[ArrayT]:
     r"""
     α-divergence Σ (p^α q^(1−α) − αp − (1−α)q)/(α(α − 1)) of probabilities.
 
@@ -542,14 +559,14 @@ def alpha_divergence(p: Array, q: Array, *, alpha: float, **options: Unpack[Opti
 
 @differentiable(2)
 def renyi_divergence(
-    p: Array,
-    q: Array,
+    p: ArrayT,
+    q: ArrayT,
     *,
     alpha: float,
     axis: int = -1,
     base: float | None = None,
     normalize: bool = False,
-) -> Call:
+) -> Call[ArrayT]:
     r"""
     Rényi divergence of order α of probabilities, with its limits at 0, 1 and ∞.
 
@@ -630,8 +647,8 @@ def renyi_divergence(
 
 @differentiable(1)
 def entropy(
-    p: Array, *, axis: int = -1, base: float | None = None, normalize: bool = False
-) -> Call:
+    p: ArrayT, *, axis: int = -1, base: float | None = None, normalize: bool = False
+) -> Call[ArrayT]:
     r"""
     Shannon entropy :math:`-\sum p \log p` of probabilities along an axis.
 
@@ -678,8 +695,8 @@ def entropy(
 
 @differentiable(2)
 def cross_entropy(
-    p: Array, q: Array, *, axis: int = -1, base: float | None = None, normalize: bool = False
-) -> Call:
+    p: ArrayT, q: ArrayT, *, axis: int = -1, base: float | None = None, normalize: bool = False
+) -> Call[ArrayT]:
     r"""
     Cross entropy :math:`-\sum p \log q` of probabilities along an axis.
 
@@ -743,7 +760,7 @@ def _of_pair(
     axis: int = -1,
     base: float | None = None,
     normalize: bool = False,
-) -> Call:
+) -> Call[Any]:
     return _prepare(measure, ("p", "q"), (p, q), axis, base, normalize)
 
 
@@ -754,7 +771,7 @@ def _prepare(
     axis: int,
     base: float | None,
     normalize: bool,  # noqa: FBT001 - as the public functions have it
-) -> Call:
+) -> Call[Any]:
     unit = _unit(base)
     for name, p in zip(names, ps, strict=True):
         if not is_array(p):

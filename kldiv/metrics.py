@@ -125,7 +125,7 @@ class Metric:
         """Forget all rows."""
         self._moments = nothing()
         self._pending: list[Array] = []
-        self._sketch = _sketch() if self._quantiles else None
+        self._sketch: Any = _sketch() if self._quantiles else None
         self._held: list[Array] = []
         self._number_held = 0
 
@@ -367,7 +367,7 @@ class Metric:
         """
         if self._sketch is None:
             raise OptionError("quantile needs a metric that was made with quantiles=True")
-        several = [*q] if isinstance(q, (list, tuple, np.ndarray)) else [q]
+        several: list[Any] = [*q] if isinstance(q, (list, tuple, np.ndarray)) else [q]
         if not all(0 <= each <= 1 for each in several):
             raise OptionError(f"q must lie between 0 and 1; got {q!r}")
         self._settle()

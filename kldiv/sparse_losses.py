@@ -26,7 +26,7 @@ from kldiv.formulas.sparse import BUCKET, TAILS, TopKLoss, likeliest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kldiv._types import Array, Reduction
+    from kldiv._types import Array, ArrayT, Reduction, SupportsArray
     from kldiv.formulas.operation import Run
 
 _NAMES = "input", "target_log_probs"
@@ -68,7 +68,7 @@ class SparseTeacher(NamedTuple):
     temperature: float = 1.0
 
 
-class _Call(Call):
+class _Call(Call[Any]):
     """A call whose arrays after the second are numbers per row."""
 
     __slots__ = ()
@@ -88,25 +88,25 @@ class _Call(Call):
 
 @differentiable(3, TopKLoss())
 def topk_kl_div_with_logits(
-    input: Array,
-    target_log_probs: Array | SparseTeacher,
-    target_indices: Array | None = None,
+    input: ArrayT,
+    target_log_probs: ArrayT | SparseTeacher,
+    target_indices: SupportsArray | None = None,
     *,
     tail: str = BUCKET,
-    target_rest: Array | None = None,
+    target_rest: SupportsArray | None = None,
     target_temperature: float | None = None,
     beta: float = 0.0,
     divergence: Divergence | None = None,
     axis: int = -1,
-    temperature: float | Array = 1.0,
+    temperature: float | SupportsArray = 1.0,
     reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
+    where: SupportsArray | None = None,
+    row_weight: SupportsArray | None = None,
+    normalizer: float | SupportsArray | None = None,
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
-) -> Call:
+) -> Call[ArrayT]:
     r"""
     Divergence of logits from a teacher of which the likeliest classes are known, in nats.
 
@@ -266,7 +266,7 @@ def record_of(beta: float, divergence: Divergence | None = None) -> Divergence:
                 f"beta must be 0, 1 or between them, from {formulas.LEAST} on; got {beta!r}"
             )
         return formulas.JensenShannon(float(beta)) if 0 < beta < 1 else _ENDS[int(beta)]
-    elif beta:
+    if beta:
         raise OptionError("beta and divergence both say which divergence; pass one of them")
     if not isinstance(divergence, Divergence):
         raise OptionError(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from f_divergences import RECORDS
 from libraries import Library, unit
-from logit_families import TARGET, dtypes
+from logit_families import dtypes
 from sparse_teachers import Rows, errors, exact, rows
 
 import kldiv
