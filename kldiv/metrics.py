@@ -16,6 +16,7 @@ import numpy as np
 
 from kldiv import backends
 from kldiv._files import replacing
+from kldiv._notebook import table
 from kldiv.backends.base import FLOATS
 from kldiv.errors import InputError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import moments as formulas
@@ -469,6 +470,10 @@ class Metric:
         given = {k: v for k, v in self._options.items() if k != "reduction"}
         told = "".join(f", {key}={value!r}" for key, value in given.items())
         return f"{type(self).__name__}({name}{told}, rows={self.compute().rows})"
+
+    def _repr_html_(self) -> str:
+        found = self.compute()
+        return table(repr(self), [*found._fields], [[*found]])
 
 
 class KLDivergence(Metric):

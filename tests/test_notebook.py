@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kldiv
-from kldiv import fitting, readers, streaming
+from kldiv import fitting, metrics, readers, streaming
 from kldiv._notebook import table
 
 P, Q = np.array([[0.36, 0.48, 0.16]]), np.array([[0.3, 0.5, 0.2]])
@@ -48,6 +48,14 @@ def test_comparisons():
     assert numbers[1] == f"{found.kl_pq.value:.6g}"
     assert "1 rows of 3 classes" in everything
     assert f"{found.js.value:.6g}" in repr(found)
+
+
+def test_metrics():
+    metric = metrics.KLDivergence(form="probs")
+    metric.update(Q, P)
+    numbers, everything = cells(metric)
+    assert numbers[0] == f"{metric.compute().mean:.6g}"
+    assert "rows=1)" in everything
 
 
 def test_rankings():
