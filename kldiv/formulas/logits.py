@@ -115,12 +115,13 @@ def temperature_terms(
     level: Array,
     temperature: Temperature,
     axis: int = -1,
+    other: Array | float = 0.0,
 ) -> Array:
     r"""Return a block's share of ∂D/∂T.
 
     ``rows`` are of the state of (s, t), ``terms`` the classes' shares of D, ``value`` is D,
-    ``slope`` T·∂D/∂t and ``level`` Σ p u.  With a and b as for KL, and p u + q v = p g, all terms
-    are of the size of D itself:
+    ``slope`` T·∂D/∂t, ``level`` Σ p u, and ``other`` T·∂D/∂s where q is as good as 0.  With a and b
+    as for KL, and p u + q v = p g, all terms are of the size of D itself:
 
         ∂D/∂T = −Σ [p (u − Σ p u)·(a − b) + (p g − q D − (p − q) Σ p u)·b]/T
     """
@@ -129,7 +130,7 @@ def temperature_terms(
     tops = two_difference(EIGHTH * rows.t_max, EIGHTH * rows.s_max)
     apart = tempered(xp, difference(*_differences(xp, s, t), *tops), EIGHTH * temperature)
     both = (terms - q * value) + excess * level
-    shares = xp.where(b < GONE, slope * a, slope * apart + both * b)
+    shares = xp.where(b < GONE, slope * a + other * b, slope * apart + both * b)
     return -over(total(xp, shares, axis), temperature)
 
 

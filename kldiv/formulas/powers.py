@@ -142,6 +142,12 @@ class Alpha(Summed):
     def curvature(self, block: Block) -> Array:
         return self.scale * self.mass(block)
 
+    def temperature_share(self, block: Block) -> Array:
+        sums = block.known.sums
+        slope, level = self.unit_gradient(TEACHER, block), sums[TEACHER] + self.level(block)
+        other = self.mass(block) * (-self.scale / self.alpha)
+        return temperature_share(block, other, self.elements(block), slope, sums[VALUE], level)
+
 
 class Blend(Divergence):
     """A divergence whose gradients are differences of p, q and a third distribution w."""
@@ -158,7 +164,7 @@ class Blend(Divergence):
 
     def temperature_share(self, block: Block) -> Array:
         slopes = [self.unit_gradient(index, block) for index in (TEACHER, STUDENT)]
-        return temperature_share(block, slopes[0] + slopes[1], slopes[0], 0.0, 0.0)
+        return temperature_share(block, slopes[1], slopes[0] + slopes[1], slopes[0], 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -263,8 +269,9 @@ class Renyi(Blend):
             sums[TEACHER] + power.level(block),
         )
         apart = slopes[0] + slopes[1], slopes[0], 0.0, 0.0
-        pairs = zip(apart, near, strict=True)
-        return temperature_share(block, *(xp.where(far, a, factor * b) for a, b in pairs))
+        numbers = [xp.where(far, a, factor * b) for a, b in zip(apart, near, strict=True)]
+        other = xp.where(far, slopes[1], power.mass(block) * (-self.scale / (1.0 + y)))
+        return temperature_share(block, other, *numbers)
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
         """Return the derivative of a gradient in a direction of (s, t), of whole rows.
@@ -360,9 +367,10 @@ class RenyiInfinity(Blend):
         return xp.where(block.t == -math.inf, -math.inf, ell)
 
 
-def temperature_share(block: Block, *numbers: Array | float) -> Array:
+def temperature_share(block: Block, other: Array, *numbers: Array | float) -> Array:
     """Return a block's share of ∂D/∂T; the numbers are those of `logits.temperature_terms`."""
-    return logits.temperature_terms(block.xp, *block.side(TEACHER), *numbers, block.temperature)
+    side = block.side(TEACHER)
+    return logits.temperature_terms(block.xp, *side, *numbers, block.temperature, other=other)
 
 
 def _own(index: int, block: Block) -> Array:
