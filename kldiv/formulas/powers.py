@@ -337,7 +337,9 @@ class RenyiInfinity(Blend):
     def share(self, part: int, block: Block) -> Array:
         xp, ell = block.xp, self._logs(block)
         top = _largest(xp, ell)
-        return top if part == _SHIFT else total(xp, xp.where(ell == top, 1.0, 0.0 * ell), -1)
+        return (
+            top if part == _SHIFT else total(xp, xp.where(ell == top, 1.0, xp.zeros_like(ell)), -1)
+        )
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
         tops, ties = (xp.concat(same, axis=-1) for same in zip(*parts, strict=True))
@@ -350,9 +352,10 @@ class RenyiInfinity(Blend):
 
     def unit_gradient(self, index: int, block: Block) -> Array:
         xp, sums = block.xp, block.known.sums
-        w = xp.where(self._logs(block) == sums[_SHIFT], 1.0, 0.0) / sums[_TOTAL]
+        own = _own(index, block)
+        w = xp.where(self._logs(block) == sums[_SHIFT], 1.0, xp.zeros_like(own)) / sums[_TOTAL]
         w = xp.where(xp.isfinite(sums[_SHIFT]), w, math.nan)
-        return (w - _own(index, block)) if index == TEACHER else _own(index, block) - w
+        return w - own if index == TEACHER else own - w
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
         xp, own, step = block.xp, _own(index, block), direction[index]

@@ -38,10 +38,9 @@ def exact(alpha, s, t):
     def compute():
         sides = [[0 if v is None else mpmath.exp(v) for v in numbers(x)] for x in (t, s)]
         p, q = ([v / mpmath.fsum(side) for v in side] for side in sides)
-        a = mpmath.mpf(alpha)
+        a, lost = mpmath.mpf(alpha), mpmath.inf if alpha > 1 else 0
         m = [
-            x**a * y ** (1 - a) if x and y else mpmath.inf * (x and a > 1)
-            for x, y in zip(p, q, strict=True)
+            x**a * y ** (1 - a) if x and y else lost if x else 0 for x, y in zip(p, q, strict=True)
         ]
         whole = mpmath.fsum(m)
         if not whole or not mpmath.isfinite(whole):
