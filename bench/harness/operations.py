@@ -78,6 +78,16 @@ class Operation:
         return 2 * array, array if part == "gradient" or self.elementwise else 0
 
 
+_FAMILY: Final = {
+    "skew_kl_div": ("skew KL", losses.skew, {}),
+    "jeffreys_div": ("Jeffreys", losses.jeffreys, {}),
+    "tv_div": ("total variation", losses.total_variation, {}),
+    "hellinger_div": ("squared Hellinger", losses.power(0.5, 0.25), {}),
+    "chi2_div": ("χ²", losses.power(2.0, 2.0), {}),
+    "alpha_div": ("α = 0.7", losses.power(0.7), {"alpha": 0.7}),
+}
+"""The other divergences of logits: title, definition, own options."""
+
 OPERATIONS: Final = {
     operation.name: operation
     for operation in (
@@ -127,6 +137,19 @@ OPERATIONS: Final = {
             "probabilities",
             quick=None,
             elementwise=True,
+        ),
+        *(
+            Operation(
+                f"{name}_with_logits",
+                f"{title} from logits, mean",
+                f"{name}_with_logits",
+                {"reduction": "mean", **options},
+                partial(losses.of_classes, classes),
+                "logits",
+                shapes=((8, 10), (512, 32000)),
+                quick=None,
+            )
+            for name, (title, classes, options) in _FAMILY.items()
         ),
     )
 }

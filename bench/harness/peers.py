@@ -149,12 +149,39 @@ def _torch_js() -> Formula:
     return formula
 
 
+def _torch_of(formula: Callable[[Any, Any], Any]) -> Callable[[], Formula]:
+    """Return a divergence of log p and log q, class by class, as it is usually written."""
+
+    def make() -> Formula:
+        functional = import_module("torch.nn.functional")
+
+        def loss(s: Any, t: Any) -> Any:
+            log_p, log_q = functional.log_softmax(t, -1), functional.log_softmax(s, -1)
+            return formula(log_p, log_q).sum() / len(s)
+
+        return loss
+
+    return make
+
+
 _TORCH: Final[Mapping[str, Callable[[], Formula]]] = {
     "kl_div": _torch_kl_div(reduction="sum"),
     "kl_div_log_target": _torch_kl_div(reduction="sum", log_target=True),
     "kl_div_none": _torch_kl_div(reduction="none"),
     "kl_div_with_logits": _torch_logits,
     "js_div_with_logits": _torch_js,
+    "skew_kl_div_with_logits": _torch_of(
+        lambda a, b: a.exp() * (a - (0.1 * a.exp() + 0.9 * b.exp()).log())
+    ),
+    "jeffreys_div_with_logits": _torch_of(lambda a, b: (a.exp() - b.exp()) * (a - b)),
+    "tv_div_with_logits": _torch_of(lambda a, b: 0.5 * (a.exp() - b.exp()).abs()),
+    "hellinger_div_with_logits": _torch_of(
+        lambda a, b: 0.5 * ((0.5 * a).exp() - (0.5 * b).exp()) ** 2
+    ),
+    "chi2_div_with_logits": _torch_of(lambda a, b: (a.exp() - b.exp()) ** 2 / b.exp()),
+    "alpha_div_with_logits": _torch_of(
+        lambda a, b: (0.7 * a.exp() + 0.3 * b.exp() - (0.7 * a + 0.3 * b).exp()) / 0.21
+    ),
 }
 _INSTALL_TORCH: Final = 'pip install "kldiv[torch]"'
 TORCH, COMPILED = (

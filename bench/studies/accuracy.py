@@ -290,7 +290,7 @@ def table(results: Results, dtype: str, divergence: str) -> str:
         worst = (_worst(c for c in mine if c["epsilon"] == epsilon) for epsilon in EPSILONS)
         wrong, all_ = (sum(c[key] for c in mine) for key in ("not_positive", "results"))
         lines.append([method, *map(number, worst), f"{wrong} of {all_}"])
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def _worst(cells: Iterable[Results]) -> float:
@@ -307,7 +307,8 @@ def number(error: float) -> str:
     return f"{digits.removesuffix('.0')}e{int(exponent)}"
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
 
     def line(entries: Sequence[str]) -> str:

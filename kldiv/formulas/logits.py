@@ -116,16 +116,17 @@ def temperature_terms(
     rows: Rows,
     terms: Array,
     slope: Array,
-    value: Array,
-    level: Array,
+    value: Array | float,
+    level: Array | float,
     temperature: Temperature,
     axis: int = -1,
+    other: Array | None = None,
 ) -> Array:
     r"""Return a block's share of ∂D/∂T.
 
     ``rows`` are of the state of (s, t), ``terms`` the classes' shares of D, ``value`` is D,
-    ``slope`` T·∂D/∂t and ``level`` Σ p u.  With a and b as for KL, and p u + q v = p g, all terms
-    are of the size of D itself:
+    ``slope`` T·∂D/∂t, ``level`` Σ p u, and ``other`` T·∂D/∂s where q is as good as 0.  With a and b
+    as for KL, and p u + q v = p g, all terms are of the size of D itself:
 
         ∂D/∂T = −Σ [p (u − Σ p u)·(a − b) + (p g − q D − (p − q) Σ p u)·b]/T
     """
@@ -134,10 +135,10 @@ def temperature_terms(
     tops = two_difference(EIGHTH * rows.t_max, EIGHTH * rows.s_max)
     apart = tempered(xp, difference(*differences(xp, s, t), *tops), EIGHTH * temperature)
     both = (terms - q * value) + excess * level
-    # Of a class without q, ∂D/∂b is what ``both`` has beyond the slope, or its rounding.
-    own = both - slope
-    own = xp.where(abs(own) < 1e-5 * abs(slope), 0.0, own)
-    shares = xp.where(b < GONE, slope * a + own * b, slope * apart + both * b)
+    if other is None:  # what ``both`` has beyond the slope, or its rounding
+        own = both - slope
+        other = xp.where(abs(own) < 1e-5 * abs(slope), 0.0, own)
+    shares = xp.where(b < GONE, slope * a + other * b, slope * apart + both * b)
     return -over(total(xp, shares, axis), temperature)
 
 

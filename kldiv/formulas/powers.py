@@ -142,6 +142,12 @@ class Alpha(Summed):
     def curvature(self, block: Block) -> Array:
         return self.scale * self.mass(block)
 
+    def temperature_share(self, block: Block) -> Array:
+        sums = block.known.sums
+        slope, level = self.unit_gradient(TEACHER, block), sums[TEACHER] + self.level(block)
+        other = self.mass(block) * (-self.scale / self.alpha)
+        return temperature_share(block, other, self.elements(block), slope, sums[VALUE], level)
+
 
 class Blend(Divergence):
     """A divergence whose gradients are differences of p, q and a third distribution w."""
@@ -158,7 +164,7 @@ class Blend(Divergence):
 
     def temperature_share(self, block: Block) -> Array:
         slopes = [self.unit_gradient(index, block) for index in (TEACHER, STUDENT)]
-        return temperature_share(block, slopes[0] + slopes[1], slopes[0], 0.0, 0.0)
+        return temperature_share(block, slopes[1], slopes[0] + slopes[1], slopes[0], 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -194,8 +200,10 @@ class Renyi(Blend):
         return states, (*sums, *rest, _SHIFT, _TOTAL)
 
     def share(self, part: int, block: Block) -> Array:
-        if part < _SHIFT:
+        if part == VALUE:
             return self.power.share(part, block)
+        if part < _SHIFT:
+            return total(block.xp, self._moved(part, block), -1)
         exponent = self.power.exponent(block)
         top = _largest(block.xp, exponent)
         shift = self._shift(block.xp, top)
@@ -226,24 +234,46 @@ class Renyi(Blend):
         far = (abs(y) > 0.5) | (known.sums[_SHIFT] != 0)
         return xp.where(far, 0.0, y), far & ~xp.isnan(y)
 
-    def value(self, xp: Namespace, known: Known) -> Array:
+    def _log(self, xp: Namespace, known: Known) -> Array:
+        """Return log M."""
         y, far = self._whole(xp, known)
         nothing = known.sums[_TOTAL] == 0
         log = xp.log(xp.where(nothing, 1.0, known.sums[_TOTAL])) + known.sums[_SHIFT]
-        log, less = xp.where(nothing, -math.inf, log), -self.kappa
+        return xp.where(far, xp.where(nothing, -math.inf, log), log1p(xp, y))
+
+    def value(self, xp: Namespace, known: Known) -> Array:
+        y, far = self._whole(xp, known)
         # An order so near to 1 that y is too small a number leaves the divergence itself.
-        near = xp.where(abs(y) < 1e-30, self.alpha * known.sums[VALUE], log1p(xp, y) / less)
-        return self.scale * xp.where(far, log / less, near)
+        tiny = (abs(y) < 1e-30) & ~far
+        near = self.alpha * known.sums[VALUE]
+        return self.scale * xp.where(tiny, near, self._log(xp, known) / -self.kappa)
+
+    def _rate(self, index: int) -> float:
+        return self.kappa if index == TEACHER else self.alpha
+
+    def _moved(self, index: int, block: Block) -> Array:
+        """Return own·(u less its value at the anchor) over the power there."""
+        xp, rate, own = block.xp, self._rate(index), _own(index, block)
+        known, step = logits.from_anchor(xp, *block.side(index), block.temperature)
+        z = rate * step
+        normal = own > 8.0 * float(xp.finfo(own.dtype).smallest_normal)
+        half = xp.where(normal, -z, self.power.exponent(block) + rate * known)
+        half = xp.exp(0.5 * half)
+        apart = own - (xp.where(normal, own, 1.0) * half) * half
+        return xp.where(abs(z) < 1.0, own * exp_change(xp, rate, step), apart / rate)
 
     def unit_gradient(self, index: int, block: Block) -> Array:
-        y, far = self._whole(block.xp, block.known)
-        near = (self.scale * self.alpha) / (1.0 + y) * self.power.unit_gradient(index, block)
-        return block.xp.where(far, self._apart(index, block), near)
+        """Return T times the gradient.
 
-    def _apart(self, index: int, block: Block) -> Array:
-        """Return T times the gradient where w is not near p, nor q."""
-        factor = self.alpha / self.kappa if index == TEACHER else 1.0
-        return (self.scale * factor) * (_own(index, block) - self._blend(block))
+        With C the power at an anchor in the bulk of own it is α C/M (moved − own Σ moved), where
+        nothing cancels if w is nearly own there; else α (own − w)/rate.
+        """
+        xp, rate, own = block.xp, self._rate(index), _own(index, block)
+        at = logits.anchor_log(xp, block.known.rows[index], block.temperature)
+        ratio = xp.exp(-rate * at - self._log(xp, block.known))
+        alike = (self.alpha * ratio) * (self._moved(index, block) - own * block.known.sums[index])
+        apart = (self.alpha / rate) * (own - self._blend(block))
+        return self.scale * xp.where(ratio > 1e-3, alike, apart)
 
     def _blend(self, block: Block) -> Array:
         """Return w; NaN where the divergence is infinite."""
@@ -254,17 +284,15 @@ class Renyi(Blend):
     def temperature_share(self, block: Block) -> Array:
         xp, sums, power = block.xp, block.known.sums, self.power
         y, far = self._whole(xp, block.known)
+        slope = self.unit_gradient(TEACHER, block)
+        # Of the student, where w is not near q.
+        other = self.scale * (_own(STUDENT, block) - self._blend(block))
         factor = self.scale * self.alpha / (1.0 + y)
-        slopes = [self._apart(index, block) for index in (TEACHER, STUDENT)]
-        near = (
-            power.elements(block),
-            power.unit_gradient(TEACHER, block),
-            sums[VALUE],
-            sums[TEACHER] + power.level(block),
-        )
-        apart = slopes[0] + slopes[1], slopes[0], 0.0, 0.0
-        pairs = zip(apart, near, strict=True)
-        return temperature_share(block, *(xp.where(far, a, factor * b) for a, b in pairs))
+        at = logits.anchor_log(xp, block.known.rows[TEACHER], block.temperature)
+        mean = xp.exp(-self.kappa * at) * sums[TEACHER] + power.level(block)
+        terms = xp.where(far, slope + other, factor * power.elements(block))
+        value, level = (xp.where(far, 0.0, factor * each) for each in (sums[VALUE], mean))
+        return temperature_share(block, other, terms, slope, value, level)
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
         """Return the derivative of a gradient in a direction of (s, t), of whole rows.
@@ -330,7 +358,9 @@ class RenyiInfinity(Blend):
     def share(self, part: int, block: Block) -> Array:
         xp, ell = block.xp, self._logs(block)
         top = _largest(xp, ell)
-        return top if part == _SHIFT else total(xp, xp.where(ell == top, 1.0, 0.0 * ell), -1)
+        return (
+            top if part == _SHIFT else total(xp, xp.where(ell == top, 1.0, xp.zeros_like(ell)), -1)
+        )
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
         tops, ties = (xp.concat(same, axis=-1) for same in zip(*parts, strict=True))
@@ -343,9 +373,10 @@ class RenyiInfinity(Blend):
 
     def unit_gradient(self, index: int, block: Block) -> Array:
         xp, sums = block.xp, block.known.sums
-        w = xp.where(self._logs(block) == sums[_SHIFT], 1.0, 0.0) / sums[_TOTAL]
+        own = _own(index, block)
+        w = xp.where(self._logs(block) == sums[_SHIFT], 1.0, xp.zeros_like(own)) / sums[_TOTAL]
         w = xp.where(xp.isfinite(sums[_SHIFT]), w, math.nan)
-        return (w - _own(index, block)) if index == TEACHER else _own(index, block) - w
+        return w - own if index == TEACHER else own - w
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
         xp, own, step = block.xp, _own(index, block), direction[index]
@@ -360,9 +391,17 @@ class RenyiInfinity(Blend):
         return xp.where(block.t == -math.inf, -math.inf, ell)
 
 
-def temperature_share(block: Block, *numbers: Array | float) -> Array:
-    """Return a block's share of ∂D/∂T; the numbers are those of `logits.temperature_terms`."""
-    return logits.temperature_terms(block.xp, *block.side(TEACHER), *numbers, block.temperature)
+def temperature_share(
+    block: Block,
+    other: Array,
+    terms: Array,
+    slope: Array,
+    value: Array | float,
+    level: Array | float,
+) -> Array:
+    """Return a block's share of ∂D/∂T, given the numbers of `logits.temperature_terms`."""
+    given = *block.side(TEACHER), terms, slope, value, level, block.temperature
+    return logits.temperature_terms(block.xp, *given, other=other)
 
 
 def _own(index: int, block: Block) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -33,6 +34,8 @@ from kldiv.formulas import shards  # noqa: E402
 from kldiv.formulas.state import Rows, State  # noqa: E402
 
 LOSSES = {"kl": kldiv.kl_div_with_logits, "js": kldiv.js_div_with_logits}
+EVERY = {**LOSSES, "renyi": partial(kldiv.renyi_div_with_logits, alpha=0.6)}
+"""With one whose sums are not added up."""
 CLASSES = 60
 SHARDS = {2: (44, 16), 3: (33, 0, 27)}
 """How many classes each rank has: uneven, and none on one of three."""
@@ -79,7 +82,7 @@ class Case(NamedTuple):
             if isinstance(options.get(name), torch.Tensor):
                 learnt.append(options[name].to(self.dtype).requires_grad_())
                 options[name] = learnt[-1]
-        loss = LOSSES[self.loss](s, t, axis=self.axis, **options, **spread)
+        loss = EVERY[self.loss](s, t, axis=self.axis, **options, **spread)
         scale = torch.arange(1.0, loss.numel() + 1).reshape(loss.shape)
         (loss * scale).sum().backward()
         return [loss.detach(), s.grad, t.grad, *(array.grad for array in learnt)]
@@ -103,6 +106,10 @@ CASES = {
             "beyond": True,
         },
     }.items()
+}
+CASES |= {
+    f"renyi{', beyond' * beyond}": Case("renyi", options={"reduction": "none"}, beyond=beyond)
+    for beyond in (False, True)
 }
 MESH_CASES = {
     f"{loss} {name}": Case(loss, options=options)

@@ -55,6 +55,8 @@ class Divergence:
     """|log(p/q)| up to which a class counts in the mean of that, an anchor."""
     linear: ClassVar[bool] = False
     """Whether u and v are log(p/q) and log(q/p)."""
+    squares: ClassVar[bool] = False
+    """Whether moments have own·u², by which the mean's loss is known."""
     smooth: ClassVar[bool] = True
     """Whether terms have no slope at p = q, so that u has an anchor, and a pivot need not be so
     exact."""
@@ -362,12 +364,15 @@ class Alpha(Divergence):
     name = "alpha"
     unbounded = (True, False)
     keeps = True
+    squares = True
 
     def counted(self, rows: Rows, index: int, flag: Value) -> Value:
         return select(rows.number(1) > 0.0, 0.0, flag) if self.unbounded[index] else flag
 
     def moments(self, lane: Lane, rise: Value) -> list[Value]:
-        return [rise, abs(rise), lane.p * at_most(at_least(lane.x, -self.reach), self.reach)]
+        x = at_most(at_least(lane.x, -self.reach), self.reach)
+        square = rise * (rise / at_least(lane.p, format_of(x).tiny))
+        return [rise, abs(rise), lane.p * x, square]
 
     def mass(self, rows: Rows) -> Callable[[Lane], Value]:
         """Return a function of p^α q^κ, given p as the teacher's."""

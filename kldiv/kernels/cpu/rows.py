@@ -482,6 +482,10 @@ class Rows:
             # the mean deviation: either tells that nothing is lost by the mean.
             known = (size - abs(mean)) * 8.0 >= abs(mean)
             known = known | (self.get(f"{side}_scale") > 0.1 * 2.0**-self.own.lift)
+            if self.divergence.squares:
+                # So is the deviation itself.
+                square, own = self._sum(stage - 1, 3), mean * mean
+                known = known | (((square - own) * 16.0 >= own) & (square < float("inf")))
             with code.when(stage == base + 1):
                 at = middle + self.get(f"at_{side}") if self.divergence.linear else middle
                 pivot = self.get("pivot"), self.get("pivot_low")
@@ -781,7 +785,7 @@ class Segment:
 
             return of
 
-        self._sums(body, 3, place)
+        self._sums(body, 3 + divergence.squares, place)
 
     def gradient(self, side: str) -> None:
         """Write a gradient."""

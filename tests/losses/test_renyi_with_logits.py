@@ -1,0 +1,187 @@
+"""`renyi_div_with_logits`: every order against mpmath, its limits, and the rules of its sums."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import mpmath
+import numpy as np
+import pytest
+from logit_families import INF, TARGET, batch, dtypes, gradient_error, value_error
+from reference import constant, numbers
+
+import kldiv
+from kldiv.errors import OptionError
+
+pytestmark = [  # of torch itself, as it transforms
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
+SIZE = 12
+ORDERS = (0.5, 2.0, 0.01, 30.0)
+S, T = np.random.default_rng(3).normal(size=(2, 4, 5))
+
+
+def renyi(alpha, **options):
+    return partial(kldiv.renyi_div_with_logits, alpha=alpha, **options)
+
+
+def both(loss, s, t):
+    total = kldiv.value_and_grad(partial(loss, reduction="sum"), argnums=(0, 1))
+    return loss(s, t, reduction="none"), *total(s, t)[1]
+
+
+def exact(alpha, s, t):
+    """The value of a row, both gradients, and how the power magnifies errors of log(p/q)."""
+
+    def compute():
+        sides = [[0 if v is None else mpmath.exp(v) for v in numbers(x)] for x in (t, s)]
+        p, q = ([v / mpmath.fsum(side) for v in side] for side in sides)
+        a, lost = mpmath.mpf(alpha), mpmath.inf if alpha > 1 else 0
+        m = [
+            x**a * y ** (1 - a) if x and y else lost if x else 0 for x, y in zip(p, q, strict=True)
+        ]
+        whole = mpmath.fsum(m)
+        if not whole or not mpmath.isfinite(whole):
+            return [[mpmath.inf], *[[mpmath.nan] * len(p)] * 2, [0, 0, 0]]
+        w = [x / whole for x in m]
+        of_t = [a / (1 - a) * (x - y) for x, y in zip(p, w, strict=True)]
+        of_s = [y - x for y, x in zip(q, w, strict=True)]
+        ell = [abs(mpmath.log(x / y)) if x and y else 0 for x, y in zip(p, q, strict=True)]
+        value = mpmath.log(whole) / (a - 1)
+        of_value = mpmath.fsum(abs(x - y) * z for x, y, z in zip(w, q, ell, strict=True))
+        of_slopes = a * mpmath.fsum(x * z for x, z in zip(w, ell, strict=True))
+        sizes = value, *(mpmath.fsum(map(abs, each)) for each in (of_s, of_t))
+        scales = of_value, of_slopes, of_slopes
+        return [
+            [value],
+            of_s,
+            of_t,
+            [x / y if y else 0 for x, y in zip(scales, sizes, strict=True)],
+        ]
+
+    with mpmath.workdps(60):
+        found = [np.array([float(x) for x in each]) for each in compute()]
+    return found[0][0], *found[1:]
+
+
+@cache
+def truths(alpha, dtype):
+    _, s, t = batch(SIZE, dtype)
+    return [exact(alpha, *row) for row in zip(s, t, strict=True)]
+
+
+@pytest.mark.leave_out(
+    lambda lib, alpha: (
+        "compiled, each for seconds" if lib.root in {"jax", "dask"} and alpha != 2 else None
+    )
+)
+@pytest.mark.parametrize("alpha", ORDERS)
+def test_targets(lib, alpha):
+    for dtype in dtypes(lib):
+        names, s, t = batch(SIZE, dtype)
+        found = [lib.numpy(a) for a in both(renyi(alpha), lib.from_numpy(s), lib.from_numpy(t))]
+        for row, (*true, scales) in enumerate(truths(alpha, dtype)):
+            if constant(s[row], t[row]):
+                assert all((result[row] == 0).all() for result in found)
+                continue
+            errors = value_error, gradient_error, gradient_error
+            for error, result, wanted, scale in zip(errors, found, true, scales, strict=True):
+                allowed = TARGET[dtype] * (1 + scale)
+                assert error(result[row], wanted, dtype) <= allowed, names[row]
+
+
+def test_limits(lib):
+    """0, 1 and ∞, and what is near them."""
+    s, t = S.copy(), T.copy()
+    t[0, 1], s[1, 2] = -INF, -INF
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (t, s))
+    arrays = lib.array(s), lib.array(t)
+    loss = kldiv.renyi_div_with_logits
+    value, of_s, of_t = both(renyi(0), *arrays)
+    w = np.where(p > 0, q, 0)
+    lib.assert_equal(value, -np.log(w.sum(-1)), ulps=16)
+    lib.assert_equal(of_s, q - w / w.sum(-1, keepdims=True), ulps=16)
+    lib.assert_equal(of_t, 0 * p)
+    value, of_s, of_t = both(renyi(INF), *arrays)
+    with np.errstate(divide="ignore"):
+        ratio = np.where(p > 0, p / q, 0)
+    top = ratio == ratio.max(-1, keepdims=True)
+    lib.assert_equal(value, np.log(ratio.max(-1)), ulps=16)
+    lib.assert_equal(of_s[2:, :], (q - top)[2:], ulps=16)
+    lib.assert_equal(of_t[2:, :], (top - p)[2:], ulps=16)
+    assert np.isnan(lib.numpy(of_s)[1]).all()
+    kl = lib.numpy(kldiv.kl_div_with_logits(*arrays, reduction="none"))
+    lib.assert_equal(loss(*arrays, alpha=1, reduction="none"), kl, ulps=0)
+    if lib.widest == "float64":
+        near = loss(*arrays, alpha=1 + 1e-12, reduction="none")
+        np.testing.assert_allclose(lib.numpy(near)[[0, 2, 3]], kl[[0, 2, 3]], rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "alpha", [2, *(pytest.param(alpha, marks=pytest.mark.slow) for alpha in (0, 0.3, INF))]
+)
+def test_derivatives_of_torch(torch, alpha):
+    tensors = [torch.tensor(a[:1, :3], requires_grad=True) for a in (S, T)]
+    heat = torch.tensor([1.3], dtype=torch.float64, requires_grad=True)
+
+    def loss(s, t, heat):
+        return kldiv.renyi_div_with_logits(s, t, alpha=alpha, temperature=heat)
+
+    assert torch.autograd.gradcheck(loss, (*tensors, heat), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(loss, (*tensors, heat))
+
+
+@pytest.mark.parametrize("distance", [1e-4, 60.0])
+@pytest.mark.parametrize("alpha", [0.3, 2])
+def test_derivative_in_the_temperature(torch, alpha, distance):
+    s, t = S[0] * distance + T[0], T[0]
+    heat = torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
+    loss = renyi(alpha, temperature=heat)(torch.tensor(s), torch.tensor(t))
+    (found,) = torch.autograd.grad(loss, heat)
+
+    def value(heat):
+        sides = [[mpmath.exp(mpmath.mpf(float(v)) / heat) for v in side] for side in (t, s)]
+        p, q = ([v / mpmath.fsum(side) for v in side] for side in sides)
+        a = mpmath.mpf(alpha)
+        return mpmath.log(mpmath.fsum(x**a * y ** (1 - a) for x, y in zip(p, q, strict=True))) / (
+            a - 1
+        )
+
+    with mpmath.workdps(60):
+        assert float(found) == pytest.approx(float(mpmath.diff(value, mpmath.mpf(1.7))), rel=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.3, 2, INF])
+@pytest.mark.parametrize("distance", [1.0, 300.0])
+def test_classes_in_chunks(alpha, distance):
+    """Powers of chunks, each in a unit of its own, merge to those of the row."""
+    da = pytest.importorskip("dask.array")
+    import dask
+
+    s, t = np.random.default_rng(5).normal(size=(2, 3, 20)) * distance
+    t[0, :9] = -INF
+    chunked = [da.from_array(a, chunks=(2, 7)) for a in (s, t)]
+    with dask.config.set(scheduler="synchronous"):
+        value, slopes = dask.compute(*kldiv.value_and_grad(renyi(alpha), (0, 1))(*chunked))
+    wanted, gradients = kldiv.value_and_grad(renyi(alpha), (0, 1))(s, t)
+    assert value == pytest.approx(wanted, rel=1e-13)
+    for one, other in zip(slopes, gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-16)
+
+
+def test_under_jit(jax):
+    with jax.enable_x64(True):
+        loss = jax.jit(jax.value_and_grad(renyi(2.0), argnums=(0, 1)))
+        value, slopes = loss(S, T)
+    wanted, gradients = kldiv.value_and_grad(renyi(2.0), (0, 1))(S, T)
+    assert float(value) == pytest.approx(wanted, rel=1e-14)
+    for one, other in zip(slopes, gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-17)
+
+
+@pytest.mark.parametrize("alpha", [-1, float("nan"), "2"])
+def test_wrong_orders(alpha):
+    with pytest.raises(OptionError, match="alpha must be a number from 0"):
+        kldiv.renyi_div_with_logits(S, T, alpha=alpha)
