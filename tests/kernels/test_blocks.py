@@ -90,6 +90,13 @@ def test_torch_without_a_compiler_of_kernels():
     torch.testing.assert_close(mapped.mean(), kldiv.kl_div_with_logits(s, t))
 
 
+def test_huge_rows_are_left_to_the_formulas_which_need_less_memory():
+    rows = np.broadcast_to(np.float32(0), (2, (1 << 20) + 1))
+    explained = kldiv.explain(rows, rows, operation="kl_div_with_logits")
+    assert "blocks: rows of more than 1048576 classes" in str(explained)
+    assert kldiv.explain(rows, rows).kernel == "blocks"
+
+
 def test_the_advice_is_given():
     advice = 'llvmlite is not installed; pip install "kldiv[cpu]" makes large losses 3 to 8 times'
     assert f"blocks in the cache, the fastest that applies; cpu: {advice}" in str(

@@ -155,6 +155,22 @@ def test_blocks_far_below_the_largest_class(dtype, tops):
             assert (error < (1e-6 if dtype == "float32" else 4e-15)).all()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "beta"), [("float32", 0.01), ("float32", 0.99), ("float64", 0.5)]
+)
+def test_gradients_that_few_classes_make(dtype, beta):
+    """Where a class is far below on one side, or some are gone there, and all others are alike."""
+    t = 0.3 * np.random.default_rng(4).normal(size=(2, 1000))
+    s = t.copy()
+    s[0, 3] -= 35
+    s[1, np.argsort(t[1])[-9:]] = -np.inf
+    s, t = s.astype(dtype), t.astype(dtype)
+    operation = RowLoss("none", dtype, dtype, dtype, JensenShannon(beta))
+    xp = kldiv.backends.get("numpy").namespace()
+    value, gradients = CPU.compute(Work(operation, xp, [s, t], 1, gradients=(0, 1)))
+    assert_right(["far below", "gone"], (value, *gradients), truth(s, t, beta=beta), dtype)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("size", [1900, 5001])
 def test_masked_classes_are_exact(size, dtype):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from kldiv.formulas.rows import RowLoss
 from kldiv.kernels.layout import dtype_name
 from kldiv.kernels.spelling import form_of
 from kldiv.kernels.technology import Technology
@@ -22,6 +23,10 @@ FORMS: Final = (
     *("f_div_with_logits, mixture", "f_div_with_logits, Jeffreys"),
 )
 """The fused forms, by their names, that have code here."""
+
+
+MOST: Final = 1 << 20
+"""Classes of a row up to which the buffers for whole rows take little memory."""
 
 
 class Blocks(Technology):
@@ -40,6 +45,8 @@ class Blocks(Technology):
         form = form_of(work.operation)
         if form is not None and form.name not in FORMS:
             return f"{self.name} have no {form.name}"
+        if form is not None and form.operation is RowLoss and work.arrays[0].shape[-1] > MOST:
+            return f"rows of more than {MOST} classes"
         return super().refusal(work)
 
     def compute(self, work: Work) -> Found:

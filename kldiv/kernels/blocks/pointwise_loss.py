@@ -39,8 +39,9 @@ def run(work: Work) -> Found:
                 factor = results.weight if cotangent is None else cotangent
                 elements = kind(x, y, *room.of(x.shape))
                 for index, slope in enumerate(slopes):
-                    if slope is not None:
-                        slope[...] = _weighed(elements.slope(index), factor, kept)
+                    if slope is None or _is_simple(kind, index, slope, y, factor, kept):
+                        continue
+                    slope[...] = _weighed(elements.slope(index), factor, kept)
                 if work.value:
                     found = _masked(elements.value(), kept)
                     totals[place] = found.sum()
@@ -49,6 +50,17 @@ def run(work: Work) -> Found:
 
     threads.share(part, len(blocks), threads.number(work.threads))
     return results.of_totals(totals)
+
+
+def _is_simple(
+    kind: type, index: int, slope: Buffer, y: Buffer, factor: Any, keep: Buffer | None
+) -> bool:
+    """Write −y times a factor in one go where that is one rounding in float32; return whether."""
+    simple = kind is Probabilities and index == 0 and keep is None and isinstance(factor, float)
+    simple = simple and slope.dtype == y.dtype == np.float32 and float(np.float32(factor)) == factor
+    if simple:
+        np.multiply(y, np.float32(-factor), out=slope)
+    return simple
 
 
 def _masked(values: Buffer, keep: Buffer | None) -> Buffer:
