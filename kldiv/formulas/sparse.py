@@ -420,6 +420,10 @@ def top_places(xp: Namespace, array: Array, k: int) -> Array:
         return xp.topk(array, k, -1)[1]
     if hasattr(xp, "top_places"):
         return xp.top_places(array, k)
+    if hasattr(xp, "argpartition"):
+        places = xp.argpartition(array, -k, axis=-1)[..., -k:]
+        order = xp.argsort(taken(xp, array, places), axis=-1)[..., ::-1]
+        return taken(xp, places, order)
     return xp.argsort(array, axis=-1, descending=True)[..., :k]
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from f_divergences import RECORDS
 from libraries import Library, unit
-from logit_families import TARGET, dtypes
+from logit_families import dtypes
 from sparse_teachers import Rows, errors, exact, rows
 
 import kldiv
 from kldiv import SparseTeacher
 from kldiv.divergences import KL, Jeffreys
-from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
+from kldiv.errors import DTypeError, OptionError, ShapeError
 
 pytestmark = [  # of torch itself, as it compiles and transforms
     pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
@@ -220,7 +220,6 @@ def test_wrong_arguments():
         ({"beta": 1.0, "divergence": KL()}, OptionError, "pass one of them"),
         ({"target_temperature": 2.0}, OptionError, "pass tail='renormalize'"),
         ({"tail": "renormalize", "target_rest": P[0]}, OptionError, "has none"),
-        ({"group": "all"}, LibraryError, "gather them first"),
     ):
         with pytest.raises(error, match=words):
             loss(S, a, indices, **wrong)
@@ -285,7 +284,7 @@ def test_torch_compiled_and_mapped(torch, given):
     slopes = [torch.autograd.grad(each.sum(), arrays) for each in (compiled, eager)]
     torch.testing.assert_close((compiled, slopes[0]), (eager, slopes[1]))
     s, a, *_ = arrays
-    mapped = torch.func.vmap(lambda *row: loss(*row))(s, a, places)
+    mapped = torch.func.vmap(loss)(s, a, places)
     torch.testing.assert_close(mapped, loss(s, a, places, reduction="none"))
 
 

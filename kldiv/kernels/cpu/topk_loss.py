@@ -55,7 +55,7 @@ def kernel() -> Any:
     return compiled("others-float32", 4, others.write)
 
 
-def compile_for(work: Work) -> Any:  # noqa: ARG001 - as of other kernels
+def compile_for(work: Work) -> Any:
     """Return the compiled kernel."""
     return kernel()
 
