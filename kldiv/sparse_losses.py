@@ -396,5 +396,5 @@ def topk_log_probs(
     with backend.context(logits):
         rows = in_dtype(xp, xp.moveaxis(logits, axis, -1), wider(dtype, "float32"))
         log_probs, indices, rest = likeliest(xp, rows, k, heat)
-        moved = (xp.moveaxis(array, -1, axis) for array in (log_probs, indices))
-        return SparseTeacher(*moved, rest, heat)
+        log_probs, indices = (xp.moveaxis(array, -1, axis) for array in (log_probs, indices))
+        return SparseTeacher(log_probs, indices, rest, heat)

@@ -254,9 +254,11 @@ class StoredTeacher:
         if step != 1:
             raise OptionError(f"a teacher on disk is read by slices of step 1; got {rows}")
         some = slice(start, max(start, stop))
-        both = (array[some, slice(0, self.k)] for array in (self._log_probs, self._indices))
+        log_probs, indices = (
+            array[some, slice(0, self.k)] for array in (self._log_probs, self._indices)
+        )
         rest = None if self._rest is None else self._rest[(some,)]
-        return SparseTeacher(*both, rest, self.temperature)
+        return SparseTeacher(log_probs, indices, rest, self.temperature)
 
     def blocks(self, rows: int = 1 << 13) -> Iterator[SparseTeacher]:
         """

@@ -150,8 +150,8 @@ def _in_chunks(
     weight: Array | None,
 ) -> list[Array]:
     rows, (student, teacher) = spelling.read(words, numbers), biases
-    dtypes, own = [rows.compute] * 3, (rows.temperature, (student, teacher), rows.divergence)
-    operation = LinearLoss("none", *dtypes, *own)
+    dtype, own = rows.compute, (rows.temperature, (student, teacher), rows.divergence)
+    operation = LinearLoss("none", dtype, dtype, dtype, *own)
     values, gradients = in_chunks(get("torch"), operation, arrays, kernel, wanted, weight)
     return [values, *gradients]
 
