@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         entropy_with_logits,
         log_prob_and_entropy_with_logits,
     )
-    from kldiv.linear_losses import linear_kl_div
+    from kldiv.linear_losses import linear_js_div, linear_kl_div
     from kldiv.logit_losses import (
         alpha_div_with_logits,
         chi2_div_with_logits,
@@ -101,6 +101,7 @@ __all__ = [
     "kl_div",
     "kl_div_with_logits",
     "kl_divergence",
+    "linear_js_div",
     "linear_kl_div",
     "log_prob_and_entropy_with_logits",
     "pad_classes",
@@ -146,6 +147,7 @@ _HOMES = {
     "kl_div": "losses",
     "kl_div_with_logits": "logit_losses",
     "kl_divergence": "measures",
+    "linear_js_div": "linear_losses",
     "linear_kl_div": "linear_losses",
     "log_prob_and_entropy_with_logits": "label_losses",
     "pad_classes": "logit_losses",

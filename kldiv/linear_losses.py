@@ -1,4 +1,4 @@
-"""The loss of two linear layers: document, check, resolve, run; no mathematics."""
+"""The losses of two linear layers: document, check, resolve, run; no mathematics."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from kldiv._call import (
     fixed_temperature,
     resolve_arrays,
 )
-from kldiv.errors import ShapeError
+from kldiv.errors import OptionError, ShapeError
+from kldiv.formulas.divergences import LEAST, JensenShannon, KullbackLeibler
 from kldiv.formulas.linear import LinearLoss
 
 if TYPE_CHECKING:
     from kldiv._types import Array, ArrayT, Reduction, SupportsArray
+    from kldiv.formulas.divergences import Divergence
 
     Shape = tuple[int, ...]
 
@@ -98,6 +100,7 @@ def linear_kl_div(
     See Also
     --------
     kl_div_with_logits : From the logits themselves.
+    linear_js_div : The Jensen-Shannon divergence likewise.
     pad_classes : For vocabularies of different size.
 
     Notes
@@ -124,31 +127,161 @@ def linear_kl_div(
     >>> print(abs(loss - same) < 1e-14)
     True
     """
+    return _prepare(
+        KullbackLeibler(),
+        (input, weight, target_input, target_weight),
+        {"bias": bias, "target_bias": target_bias},
+        temperature=temperature,
+        reduction=reduction,
+        where=where,
+        row_weight=row_weight,
+        normalizer=normalizer,
+        dtype=dtype,
+    )
+
+
+@differentiable(4, LinearLoss(divergence=JensenShannon()))
+def linear_js_div(
+    input: SupportsArray,
+    weight: SupportsArray,
+    target_input: SupportsArray,
+    target_weight: SupportsArray,
+    *,
+    beta: float = 0.5,
+    bias: SupportsArray | None = None,
+    target_bias: SupportsArray | None = None,
+    temperature: float | SupportsArray = 1.0,
+    reduction: Reduction = "mean",
+    where: SupportsArray | None = None,
+    row_weight: SupportsArray | None = None,
+    normalizer: float | SupportsArray | None = None,
+    dtype: Any = None,
+) -> Call[ArrayT]:
+    r"""
+    Jensen-Shannon divergence of two linear layers' softmax, without their logits in memory.
+
+    As `linear_kl_div`, with M = βP + (1−β)Q and the value βD(P‖M) + (1−β)D(Q‖M) in nats.
+    Differentiable in all arrays.
+
+    Parameters
+    ----------
+    input : array
+        Hidden states of the student, of shape (..., H); float16, bfloat16, float32 or float64.
+    weight : array
+        The student's layer, of shape (V, H).
+    target_input : array
+        Hidden states of the teacher, of shape (..., H'), with the same axes of rows.
+    target_weight : array
+        The teacher's layer, of shape (V, H').
+    beta : float, default 0.5
+        Weight of P in the mixture, between 0 and 1.
+    bias : array, optional
+        The student's bias, of shape (V,). −∞ masks a class.
+    target_bias : array, optional
+        The teacher's bias, of shape (V,).
+    temperature : float or array, default 1.0
+        Divisor of both logits; an array broadcasts over the rows, and is differentiable.
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        As in `kl_div_with_logits`.
+    where : array of bool, optional
+        Rows to keep, as in `linear_kl_div`.
+    row_weight : array of float, optional
+        A factor for each row, as in `kl_div_with_logits`.
+    normalizer : float or array, optional
+        Divisor of the sum, as in `kl_div_with_logits`.
+    dtype : dtype or str, optional
+        Dtype of the result, as in `linear_kl_div`.
+
+    Returns
+    -------
+    array
+        Of the arguments' library and device.
+
+    Raises
+    ------
+    ShapeError
+        Two of the arrays do not fit each other; the message names them and the remedy.
+    DTypeError
+        An argument is not real floating, or ``where`` is not bool.
+    OptionError
+        ``beta`` outside (0, 1), no such ``reduction``, or a temperature that is not positive and
+        finite.
+    LibraryError
+        Not arrays, or arrays of two libraries.
+
+    See Also
+    --------
+    js_div_with_logits : From the logits themselves.
+    linear_kl_div : The limits, with the layers swapped for D(Q‖P).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> random = np.random.default_rng(0)
+    >>> hidden, weight = random.normal(size=(6, 3)), random.normal(size=(5, 3))
+    >>> wide, target_weight = random.normal(size=(6, 4)), random.normal(size=(5, 4))
+    >>> loss = kldiv.linear_js_div(hidden, weight, wide, target_weight, beta=0.1)
+    >>> same = kldiv.js_div_with_logits(hidden @ weight.T, wide @ target_weight.T, beta=0.1)
+    >>> print(abs(loss - same) < 1e-14)
+    True
+    """
+    if not LEAST <= beta < 1:
+        raise OptionError(
+            f"beta must lie between 0 and 1, and be at least {LEAST}; got {beta!r}; its limits are "
+            "linear_kl_div, D(P‖Q), and the same with student and teacher swapped, D(Q‖P)"
+        )
+    return _prepare(
+        JensenShannon(float(beta)),
+        (input, weight, target_input, target_weight),
+        {"bias": bias, "target_bias": target_bias},
+        temperature=temperature,
+        reduction=reduction,
+        where=where,
+        row_weight=row_weight,
+        normalizer=normalizer,
+        dtype=dtype,
+    )
+
+
+def _prepare(
+    divergence: Divergence,
+    own: tuple[Array, ...],
+    biases: dict[str, Array | None],
+    *,
+    temperature: float | Array,
+    reduction: Reduction,
+    where: Array | None,
+    row_weight: Array | None,
+    normalizer: float | Array | None,
+    dtype: Any,
+) -> Call:
+    """Check the arguments of a loss of two layers and resolve its settings."""
     fixed = fixed_temperature(temperature)
-    biases = {"bias": bias, "target_bias": target_bias}
     given = {name: array for name, array in biases.items() if array is not None}
     heat = temperature if fixed is None else None
     of_rows = {"temperature": heat, "row_weight": row_weight, "where": where}
     reducing = Reducing.of(reduction, normalizer, **of_rows)
-    floats = (input, weight, target_input, target_weight, *given.values())
+    floats = (*own, *given.values())
     route, arrays, wide = resolve_arrays((*_NAMES, *given), floats, **reducing.others)
     _check_shapes(dict(zip((*_NAMES, *given), arrays, strict=False)))
-    own = arrays[: len(floats)]
+    floats = arrays[: len(floats)]
     found = reducing.named(route, arrays[len(floats) :])
     divisor = found.pop("normalizer", reducing.number)
     row_arrays = check_row_arrays(
         route,
         found,
-        input.shape[:-1],
+        arrays[0].shape[:-1],
         "it masks whole rows, classes are masked by a bias of −inf",
     )
     operation = LinearLoss(
         reduction,
         *dtypes(route, wide, dtype, arrays[0]),
         fixed,
-        (bias is not None, target_bias is not None),
+        ("bias" in given, "target_bias" in given),
+        divergence,
     )
-    return LinearCall(route, reducing.loss(operation), *own, *row_arrays, normalizer=divisor)
+    return LinearCall(route, reducing.loss(operation), *floats, *row_arrays, normalizer=divisor)
 
 
 def _check_shapes(arrays: dict[str, Array]) -> None:
@@ -166,10 +299,12 @@ def _check_shapes(arrays: dict[str, Array]) -> None:
     if classes != target_classes:
         shorter = "weight" if classes < target_classes else "target_weight"
         bias = shorter.replace("weight", "bias")
-        size = max(classes, target_classes)
+        size, few = max(classes, target_classes), min(classes, target_classes)
+        longer = "target_weight" if shorter == "weight" else "weight"
         raise ShapeError(
-            f"weight and target_weight have {classes} and {target_classes} classes; pad {shorter} "
-            f"with rows of zeros and its bias with −inf, never with 0: "
+            f"weight and target_weight have {classes} and {target_classes} classes; where the last "
+            f"of the longer are padding cut them, {longer}[:{few}], and those of its bias; where "
+            f"they are real pad {shorter} with rows of zeros and its bias with −inf, never with 0: "
             f"{bias}=kldiv.pad_classes({bias}, {size}), a bias of zeros where there is none"
         )
     if not classes:

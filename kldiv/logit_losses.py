@@ -750,10 +750,15 @@ def check_logits(
     check_axis(axis, first, both)
     if first != second:
         if len(first) == len(second) and first[axis] != second[axis]:
+            few, many = sorted((first[axis], second[axis]))
+            longer = names[first[axis] < second[axis]]
+            place = axis % len(first)
+            cut = f"..., :{few}" if place == len(first) - 1 else ":, " * place + f":{few}"
             raise ShapeError(
                 f"{names[0]} and {names[1]} have {first[axis]} and {second[axis]} classes on axis "
-                f"{axis} ({both}); pad the shorter with −inf, never with 0: "
-                f"kldiv.pad_classes(logits, {max(first[axis], second[axis])}, axis={axis})"
+                f"{axis} ({both}); where the last of the longer are padding cut them, "
+                f"{longer}[{cut}]; where they are real pad the shorter with −inf, never with 0: "
+                f"kldiv.pad_classes(logits, {many}, axis={axis})"
             )
         raise different(first, second, names)
     if first[axis] == 0 and not empty:

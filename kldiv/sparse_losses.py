@@ -104,8 +104,6 @@ def topk_kl_div_with_logits(
     row_weight: SupportsArray | None = None,
     normalizer: float | SupportsArray | None = None,
     dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
 ) -> Call[ArrayT]:
     r"""
     Divergence of logits from a teacher of which the likeliest classes are known, in nats.
@@ -155,10 +153,6 @@ def topk_kl_div_with_logits(
         Divisor of the sum, as in `kl_div_with_logits`.
     dtype : dtype or str, optional
         Dtype of the result; by default the wider of the two arguments'.
-    group : torch.distributed.ProcessGroup, optional
-        Not taken yet: rows must be whole.
-    axis_name : str, optional
-        Likewise.
 
     Returns
     -------
@@ -175,7 +169,7 @@ def topk_kl_div_with_logits(
         No such ``tail`` or ``reduction``, ``beta`` outside [0, 1], ``target_temperature`` with
         "bucket" that is not that of the loss, or, of NumPy arrays, an index that is no class.
     LibraryError
-        Not arrays, or arrays of two libraries; ``group`` or ``axis_name``.
+        Not arrays, or arrays of two libraries.
 
     See Also
     --------
@@ -186,8 +180,8 @@ def topk_kl_div_with_logits(
     -----
     A row of padding alone is 0 with "bucket", NaN with "renormalize". Where all classes are given
     there is no rest, whatever rounding leaves of the mass. An index that is no class makes the row
-    NaN, where looking would wait for the device. A mass given as ``target_rest`` and Σ e^(log-probabilities) are
-    divided by their sum; so are gradients those of the quotients.
+    NaN, where looking would wait for the device. Masses are divided by their sum, which is 1 but
+    for rounding; gradients are those of the quotients.
 
     Examples
     --------
@@ -196,26 +190,21 @@ def topk_kl_div_with_logits(
     >>> student = np.array([0.0, 1.0, 2.0, 3.0])
     >>> log_probs, indices = np.log([0.5, 0.3]), np.array([3, 1])
     >>> print(f"{kldiv.topk_kl_div_with_logits(student, log_probs, indices):.6f}")
-    0.211263
+    0.185151
     >>> teacher = kldiv.topk_log_probs(np.array([0.0, 1.0, 2.0, 2.5]), 2)
     >>> print(f"{kldiv.topk_kl_div_with_logits(student, teacher):.6f}")
-    0.026577
+    0.030632
     """
     if isinstance(target_log_probs, SparseTeacher):
         if target_indices is not None or target_rest is not None:
             raise OptionError(
-                "a SparseTeacher has its own indices and rest; leave target_indices and target_rest out"
+                "a SparseTeacher has its own indices and rest; leave target_indices and "
+                "target_rest out"
             )
         target_log_probs, target_indices, target_rest, heat = target_log_probs
         target_temperature = heat if target_temperature is None else target_temperature
     if target_indices is None:
         raise OptionError("target_indices is missing: the class of each log-probability")
-    for name, value in (("group", group), ("axis_name", axis_name)):
-        if value is not None:
-            raise LibraryError(
-                f"{name}= is for losses of two dense rows; a sparse teacher takes the student's "
-                "logits whole: gather them first"
-            )
     fixed = fixed_temperature(temperature)
     target_temperature = _target_temperature(target_temperature, fixed, tail)
     of_rows = {
@@ -291,7 +280,7 @@ def _target_temperature(own: float | None, fixed: float | None, tail: str) -> fl
     if tail == BUCKET:
         raise OptionError(
             f"log-probabilities taken at temperature {own} are not those of the loss, "
-            f"{'an array' if fixed is None else fixed}, and the mass of the other classes cannot be "
+            f"{'an array' if fixed is None else fixed}, and the mass of the others cannot be "
             "brought there; take them at the temperature of the loss, or pass tail='renormalize'"
         )
     return float(own)
@@ -380,13 +369,14 @@ def topk_log_probs(
     >>> teacher.indices
     array([1, 3])
     >>> print(f"{teacher.rest:.6e}")
-    3.479415e-13
+    3.479428e-13
     """
     backend = backends.find(logits)
     backend.check("logits", logits)
     if backend.in_blocks:
         raise LibraryError(
-            f"topk_log_probs takes arrays of numbers, and {backend.name}'s are lazy; call it on each block"
+            f"topk_log_probs takes numbers, and arrays of {backend.name} are lazy; call it on "
+            "each block"
         )
     dtype = backend.dtype_name(logits)
     if dtype not in FLOATS:
@@ -406,5 +396,5 @@ def topk_log_probs(
     with backend.context(logits):
         rows = in_dtype(xp, xp.moveaxis(logits, axis, -1), wider(dtype, "float32"))
         log_probs, indices, rest = likeliest(xp, rows, k, heat)
-        moved = (xp.moveaxis(array, -1, axis) for array in (log_probs, indices))
-        return SparseTeacher(*moved, rest, heat)
+        log_probs, indices = (xp.moveaxis(array, -1, axis) for array in (log_probs, indices))
+        return SparseTeacher(log_probs, indices, rest, heat)

@@ -116,8 +116,8 @@ def errors(truth, found, dtype):
     """How far results are off, in parts of what is allowed."""
     tiny = float(np.finfo(dtype).tiny)
     parts = []
-    for wanted, each, slack in zip(truth[:4], found, truth.slack, strict=False):
-        wanted, each = np.asarray(wanted, "f8"), np.asarray(each, "f8")
+    for true, result, slack in zip(truth[:4], found, truth.slack, strict=False):
+        wanted, each = np.asarray(true, "f8"), np.asarray(result, "f8")
         if not np.isfinite(wanted).all():
             same = (np.isnan(wanted) == np.isnan(each)).all() and (
                 np.isposinf(wanted) == np.isposinf(each)

@@ -40,23 +40,12 @@ def _scattered(array: Array, places: Array, values: Array) -> Array:
     return array
 
 
-def _top_places(array: Array, k: int) -> Array:
-    """Return the places of the k largest elements on the last axis, the largest first."""
-    places = np.argpartition(array, -k, axis=-1)[..., -k:]
-    order = np.argsort(np.take_along_axis(array, places, axis=-1), axis=-1)[..., ::-1]
-    return np.take_along_axis(places, order, axis=-1)
-
-
-_FUNCTIONS = {"scattered": _scattered, "top_places": _top_places}
-"""Functions of `kldiv.formulas.sparse` that each library spells in its own way."""
-
-
 def _missing(name: str) -> Any:
     """Return a name that NumPy lacks: bfloat16, special functions, the scattering of values."""
     if name == "special":
         return special()
-    if name in _FUNCTIONS:
-        return _FUNCTIONS[name]
+    if name == "scattered":
+        return _scattered
     if name != "bfloat16":
         raise AttributeError(name)
     try:

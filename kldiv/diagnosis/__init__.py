@@ -16,7 +16,9 @@ from kldiv.diagnosis.forms import find_forms, swapped
 from kldiv.diagnosis.pair import Pair
 from kldiv.diagnosis.report import SEVERITIES, Diagnosis, Finding
 from kldiv.diagnosis.scan import Scan
+from kldiv.diagnosis.sparse import diagnose_sparse
 from kldiv.errors import OptionError, ShapeError
+from kldiv.sparse_losses import SparseTeacher
 
 if TYPE_CHECKING:
     from kldiv._types import Array
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Diagnosis", "Finding", "diagnose"]
 
 
-def diagnose(input: Array, target: Array, *, axis: int = -1, log_target: bool = False) -> Diagnosis:
+def diagnose(
+    input: Array, target: Array | SparseTeacher, *, axis: int = -1, log_target: bool = False
+) -> Diagnosis:
     """
     Report problems in the arguments of a call of `kl_div`.
 
@@ -37,8 +41,10 @@ def diagnose(input: Array, target: Array, *, axis: int = -1, log_target: bool = 
     ----------
     input : array
         What `kl_div` takes as input: log Q.
-    target : array
-        What `kl_div` takes as target: P, or log P with ``log_target=True``.
+    target : array or SparseTeacher
+        What `kl_div` takes as target: P, or log P with ``log_target=True``. Beside a
+        `kldiv.SparseTeacher` the input is logits, and indices and masses are looked at, for
+        `topk_kl_div_with_logits`.
     axis : int, default -1
         The axis that the classes lie on.
     log_target : bool, default False
@@ -78,6 +84,8 @@ def diagnose(input: Array, target: Array, *, axis: int = -1, log_target: bool = 
     >>> bool(kldiv.diagnose(np.log(q), p))
     False
     """
+    if isinstance(target, SparseTeacher):
+        return diagnose_sparse(input, target, _check_axis(axis, input.shape))
     resolve_same_shape(input, target)  # the checks of kl_div, and its errors
     axis = _check_axis(axis, input.shape)
     x, t = Scan("input", input, axis), Scan("target", target, axis)

@@ -1,4 +1,4 @@
-r"""KL of two linear layers' softmax, a chunk of rows at a time.
+r"""Divergences of two linear layers' softmax, a chunk of rows at a time.
 
 With s = h_s W_sᵀ + b_s and t = h_t W_tᵀ + b_t the loss is that of `kldiv.formulas.rows.RowLoss` on
 the logits (s, t), which never exist whole.  With G = ∂KL/∂s of these rows, and Gᵀ 1 its sum,
@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 from kldiv.formulas import state
 from kldiv.formulas.blocks import flat, rows_at_a_time, slices
 from kldiv.formulas.reductions import Loss, cast
-from kldiv.formulas.rows import RowGradient, RowLoss, TemperatureSlope
+from kldiv.formulas.rows import (
+    Divergence,
+    KullbackLeibler,
+    RowGradient,
+    RowLoss,
+    TemperatureSlope,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -123,6 +129,7 @@ class LinearLoss(Loss):
     """None: an array of one number per row."""
     biases: tuple[bool, bool] = (False, False)
     """Whether the student and the teacher have one."""
+    divergence: Divergence = KullbackLeibler()  # noqa: RUF009 - frozen
 
     name: ClassVar[str] = "linear_kl_div"
 
@@ -147,7 +154,7 @@ class LinearLoss(Loss):
     def of_logits(self) -> RowLoss:
         """The same loss, of the logits and of the row arrays: temperature and mask."""
         dtypes = self.compute, self.total, self.result
-        return RowLoss(self.reduction, *dtypes, temperature=self.temperature)
+        return RowLoss(self.reduction, *dtypes, self.divergence, self.temperature)
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         shape: tuple[int, ...] = arrays[0].shape[:-1]

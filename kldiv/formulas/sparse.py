@@ -143,21 +143,18 @@ class TopKOperation(RowWise):
         keep, first = self.keep(arrays), 2 + self.weights
         s, a = (cast(xp, array, self.compute) for array in arrays[:2])
         mass = cast(xp, arrays[first], self.compute) if self.has_rest else None
-        temperature: Temperature
-        if self.temperature is not None:
-            temperature = number(self.temperature)
-        else:
-            temperature = cast(xp, arrays[first + self.has_rest], self.compute)
+        heat: Array = 1.0
+        if self.temperature is None:
+            heat = cast(xp, arrays[first + self.has_rest], self.compute)
         indices = arrays[self.differentiable]
         if keep is not None:  # of a row that is dropped nothing is infinite
             wide = keep[..., None]
             s, a = xp.where(wide, s, 0.0), xp.where(wide, a, -1.0 * a.shape[-1])
             indices = xp.where(wide, indices, xp.zeros_like(indices))
             mass = mass if mass is None else xp.where(keep, mass, 0.5)
-            if self.temperature is None:
-                temperature = xp.where(keep, temperature, 1.0)
-        if self.temperature is None:
-            temperature = temperature[..., None]
+            heat = heat if self.temperature is not None else xp.where(keep, heat, 1.0)
+        own = self.temperature
+        temperature: Temperature = heat[..., None] if own is None else number(own)
         mass = mass if mass is None else mass[..., None]
         return s, mass, temperature, entries_of(xp, a, indices, s.shape[-1])
 
@@ -209,11 +206,11 @@ class TopKOperation(RowWise):
         positive, zero = mass != 0, xp.zeros_like(mass)
         words = _plus_log(xp, zero, zero, xp.where(positive, mass, 1.0))
         teacher.append(_masked(xp, positive, *words))
-        joined = [
+        s, t = (
             Wide(*(xp.concat(words, axis=-1) for words in zip(*side, strict=True)))
             for side in (own, teacher)
-        ]
-        return Rows(top, mass, *joined, 1.0)
+        )
+        return Rows(top, mass, s, t, 1.0)
 
     def block(self, xp: Namespace, rows: Rows, *wanted: int) -> Block:
         """Return the rows with what the wanted results take: `VALUE`, `STUDENT`, `TEACHER`."""
@@ -238,7 +235,7 @@ class TopKOperation(RowWise):
     ) -> tuple[Array, Array | None]:
         """Return the gradients in the log-probabilities, and in the mass of the others."""
         found, last = self._slopes(TEACHER, rows, block)
-        if last is not None:
+        if last is not None and rows.rest is not None:
             there = rows.rest > 0
             last = xp.where(there, last / xp.where(there, rows.rest, 1.0), 0.0 * last)
             if not self.has_rest:
@@ -420,6 +417,10 @@ def top_places(xp: Namespace, array: Array, k: int) -> Array:
         return xp.topk(array, k, -1)[1]
     if hasattr(xp, "top_places"):
         return xp.top_places(array, k)
+    if hasattr(xp, "argpartition"):
+        places = xp.argpartition(array, -k, axis=-1)[..., -k:]
+        order = xp.argsort(taken(xp, array, places), axis=-1)[..., ::-1]
+        return taken(xp, places, order)
     return xp.argsort(array, axis=-1, descending=True)[..., :k]
 
 

@@ -98,7 +98,7 @@ class Wide:
     def __getitem__(self, place: Any) -> Wide:
         return Wide(self.high[place], self.low[place])
 
-    def __eq__(self, other: object) -> Array:  # type: ignore[override]
+    def __eq__(self, other: object) -> Array:
         return self.high == other
 
     def __gt__(self, other: object) -> Array:

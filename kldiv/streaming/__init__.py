@@ -6,6 +6,8 @@ Comparisons of arrays larger than memory, in parts, which can be stopped and go 
 (`runners`), adds the steps up in their order (`totals`, of `columns`, `rows` and `seen`), and makes
 the result of the sums (`conclude`).  All sums have the order of the steps, so a run that goes on
 from its state (`resume`) gives the same bits.
+
+`TeacherWriter` and `open_teacher` keep sparse teachers on disk (`teachers`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 from kldiv.streaming.comparison import Interrupted, compare
 from kldiv.streaming.results import Comparison, Contribution, Row, Side, Summary, Zeros
 from kldiv.streaming.run import Run
+from kldiv.streaming.teachers import StoredTeacher, TeacherWriter, open_teacher
 
 __all__ = [
     "Comparison",
@@ -21,7 +24,10 @@ __all__ = [
     "Row",
     "Run",
     "Side",
+    "StoredTeacher",
     "Summary",
+    "TeacherWriter",
     "Zeros",
     "compare",
+    "open_teacher",
 ]

@@ -1,4 +1,4 @@
-"""The CPU kernel of sparse teachers: against mpmath on adversarial rows, and against the formulas."""
+"""The CPU kernel of sparse teachers, against mpmath and against the formulas."""
 
 from __future__ import annotations
 

@@ -263,8 +263,18 @@ def test_no_rows(lib, loss):
 @pytest.mark.parametrize(
     ("first", "second", "axis", "words"),
     [
-        ((2, 5), (2, 7), -1, ["5 and 7 classes", "pad_classes(logits, 7, axis=-1)", "−inf"]),
-        ((5, 2), (7, 2), 0, ["5 and 7 classes on axis 0", "pad_classes(logits, 7, axis=0)"]),
+        (
+            (2, 5),
+            (2, 7),
+            -1,
+            ["5 and 7 classes", "target[..., :5]", "pad_classes(logits, 7, axis=-1)", "−inf"],
+        ),
+        (
+            (7, 2),
+            (5, 2),
+            0,
+            ["7 and 5 classes on axis 0", "input[:5]", "pad_classes(logits, 7, axis=0)"],
+        ),
         ((2, 5), (3, 5), -1, ["the same shape", "(2, 5)", "(3, 5)"]),
         ((5,), (2, 5), -1, ["the same shape", "(5,)", "(2, 5)"]),
         ((2, 0), (2, 0), -1, ["no classes on axis -1"]),

@@ -160,6 +160,7 @@ LAYERS = {
         "kldiv.formulas",
         "kldiv.losses",
         "kldiv.readers",
+        "kldiv.sparse_losses",
         "kldiv.streaming",
     ),
 }

@@ -90,6 +90,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/formulas/rows.py": (*_ROWS, *_SHARDED),
     "kldiv/formulas/samples.py": _SAMPLES,
     "kldiv/formulas/shards.py": (*_SHARDED, *_ROWS),
+    "kldiv/formulas/sparse.py": (("tests/losses/test_sparse.py", "-k", "not compile"),),
     "kldiv/formulas/special.py": (*_ROWS[1::-1], *_SINGLE, ("tests/distributions",)),
     "kldiv/formulas/state.py": (*_ROWS, *_SHARDED),
     "kldiv/formulas/weighting.py": (("tests/losses/test_weights.py", "-k", "not compile"),),

@@ -68,10 +68,10 @@ def _whole_rows(
     """
     full = _axes(arrays[0])
     rows = full[:-1]
-    # Of a sparse teacher the last axis is another one.
+    # Of a sparse teacher the last axis is another one, with a name below all others.
     every = {arrays[0].shape[-1]: full}
     named = [
-        every.setdefault(array.shape[-1], (*rows, array.shape[-1] + len(full)))
+        every.setdefault(array.shape[-1], (*rows, ~array.shape[-1]))
         if array.ndim == len(full)
         else rows
         for array in arrays

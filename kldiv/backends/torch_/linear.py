@@ -10,6 +10,7 @@ import torch
 from kldiv.backends import chunks
 from kldiv.backends.registry import get
 from kldiv.formulas.linear import LinearLoss, Products
+from kldiv.kernels import spelling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,7 +115,7 @@ def _wanted(ctx: Any) -> list[int]:
 # ---- inside torch.compile ------------------------------------------------------------------------
 
 _SCHEMA: Final = (
-    "(Tensor[] arrays, str dtype, float? temperature, bool[] biases, str kernel, "
+    "(Tensor[] arrays, str[] words, float[] numbers, bool[] biases, str kernel, "
     "int[] wanted, Tensor? weight) -> Tensor[]"
 )
 
@@ -129,8 +130,7 @@ def compiled(
     """Compute as `Backend.in_chunks` does, by an operator that a compiler does not look into."""
     values, *gradients = _in_chunks(
         [*arrays],
-        operation.compute,
-        operation.temperature,
+        *spelling.spelled(operation.of_logits.elementwise()),
         [*operation.biases],
         kernel,
         [*wanted],
@@ -142,15 +142,16 @@ def compiled(
 @torch.library.custom_op("kldiv::linear_in_chunks", mutates_args=(), schema=_SCHEMA)
 def _in_chunks(
     arrays: list[Array],
-    dtype: str,
-    temperature: float | None,
+    words: list[str],
+    numbers: list[float],
     biases: list[bool],
     kernel: str,
     wanted: list[int],
     weight: Array | None,
 ) -> list[Array]:
-    student, teacher = biases
-    operation = LinearLoss("none", dtype, dtype, dtype, temperature, (student, teacher))
+    rows, (student, teacher) = spelling.read(words, numbers), biases
+    dtype, own = rows.compute, (rows.temperature, (student, teacher), rows.divergence)
+    operation = LinearLoss("none", dtype, dtype, dtype, *own)
     values, gradients = in_chunks(get("torch"), operation, arrays, kernel, wanted, weight)
     return [values, *gradients]
 
@@ -158,13 +159,13 @@ def _in_chunks(
 @_in_chunks.register_fake
 def _shapes(
     arrays: list[Array],
-    dtype: str,
-    temperature: float | None,  # noqa: ARG001 - an operator's arguments
-    biases: list[bool],  # noqa: ARG001
+    words: list[str],
+    numbers: list[float],
+    biases: list[bool],  # noqa: ARG001 - an operator's arguments
     kernel: str,  # noqa: ARG001
     wanted: list[int],
     weight: Array | None,  # noqa: ARG001
 ) -> list[Array]:
-    kind, first = getattr(torch, dtype), arrays[0]
+    kind, first = getattr(torch, spelling.read(words, numbers).compute), arrays[0]
     shapes = [first.shape[:-1], *(arrays[index].shape for index in wanted)]
     return [first.new_empty(shape, dtype=kind) for shape in shapes]

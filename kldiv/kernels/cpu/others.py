@@ -1,4 +1,4 @@
-"""Rows of logits of which some classes are given: the others' largest, and the sum of their weights.
+"""Rows of logits of which some classes are given: the others' largest, and their weights.
 
 A row is copied into a buffer in the cache, where the given classes become −∞. All exponentials are
 taken once; where there is a place for them they are written there, for the gradient.
