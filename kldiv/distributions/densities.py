@@ -53,7 +53,7 @@ def entry(d: Distribution, index: tuple[Any, ...], shape: tuple[int, ...]) -> Di
                 _stack(value, index, (*shape, *extra)) if extra else entry(value, index, shape)
             )
         else:
-            host = _numpy(value)
+            host = on_host(value)
             axes = d.event_axes.get(field.name, 0)
             event = host.shape[host.ndim - axes :]
             values[field.name] = np.broadcast_to(host, (*shape, *event))[index]
@@ -79,7 +79,8 @@ def _stack(d: Distribution, index: tuple[Any, ...], shape: tuple[int, ...]) -> S
     return Stack([entry(d, (*index, *more), shape) for more in np.ndindex(extra)], extra)
 
 
-def _numpy(value: Any) -> Any:
+def on_host(value: Any) -> Any:
+    """Return a parameter as NumPy's float64."""
     if not hasattr(value, "dtype"):
         return np.asarray(value, dtype=np.float64)
     backend = backends.find(value)

@@ -46,6 +46,10 @@ def divergence(p: Any, q: Any, *, unit: float = 1.0, method: str | None = None) 
     try:
         return _closed_form(p, q, shape, unit)
     except NoClosedFormError as error:
+        points = [numerical.concentrated(d) for d in (p, q)]
+        if any(points):
+            p, q = (point or d for point, d in zip(points, (p, q), strict=True))
+            return _closed_form(p, q, shape, unit)
         raise NoClosedFormError(f"{error}; {_mend(p, q, given)}") from None
 
 

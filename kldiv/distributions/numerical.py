@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kldiv.distributions.base import Distribution, broadcast
-from kldiv.distributions.densities import density, entry
+from kldiv.distributions import families as f
+from kldiv.distributions.base import Distribution, broadcast, exp
+from kldiv.distributions.densities import density, entry, on_host
 from kldiv.distributions.foreign import Opaque
 from kldiv.distributions.foreign_densities import log_probs, samples
 from kldiv.distributions.quadrature import integrate
 from kldiv.distributions.sums import add_up
 from kldiv.distributions.supports import never_covers
-from kldiv.errors import OptionError
+from kldiv.errors import BackendError, LibraryError, OptionError
 
 SAMPLES = 100_000
 """How many samples Monte Carlo takes of each batch entry."""
@@ -48,8 +49,49 @@ def estimate(p: Distribution, q: Distribution, method: str, unit: float) -> Esti
     """Return D(p‖q) by that method, for each batch entry."""
     shape = broadcast("p and q together", p.batch_shape, q.batch_shape)
     compute = _quadrature if method == "quadrature" else _monte_carlo
-    values, errors = compute(p, q, shape)
+    points = {i: x for i in np.ndindex(shape) if (x := _of_points(p, q, i, shape)) is not None}
+    values, errors = np.zeros(shape), np.zeros(shape)
+    if len(points) < values.size:
+        values[...], errors[...] = compute(p, q, shape)
+    for index, value in points.items():
+        values[index], errors[index] = value, 0.0
     return Estimate((values / unit)[()], (errors / unit)[()])
+
+
+def _of_points(
+    p: Distribution, q: Distribution, index: tuple[int, ...], shape: tuple[int, ...]
+) -> float | None:
+    """Return the divergence of an entry where P or Q is a point mass among densities, or None."""
+    points = [concentrated(entry(d, index, shape)) for d in (p, q)]
+    if not any(points):
+        return None
+    places = [float(x.value) if x else math.inf for x in points]
+    if any(map(math.isnan, places)):
+        return math.nan
+    return 0.0 if places[0] == places[1] else math.inf
+
+
+_AT_LOC = (f.Normal, f.Laplace, f.Cauchy, f.StudentT, f.Gumbel)
+_AT_ZERO = (f.HalfNormal, f.HalfCauchy, f.Weibull)
+
+
+def concentrated(d: Distribution) -> f.Delta | None:
+    """Return the point mass that a distribution is whose scale is 0 in the whole batch.
+
+    None where it is none, and where values cannot be read, as they are traced.
+    """
+    if not isinstance(d, (*_AT_LOC, *_AT_ZERO, f.LogNormal)):
+        return None
+    try:
+        scale = on_host(d.scale)
+    except (BackendError, LibraryError):
+        return None
+    if scale.any() or not scale.size:
+        return None
+    zero = 0.0 * d.scale
+    if isinstance(d, _AT_ZERO):
+        return f.Delta(zero)
+    return f.Delta((exp(d.loc) if isinstance(d, f.LogNormal) else d.loc) + zero)
 
 
 def _quadrature(p: Distribution, q: Distribution, shape: tuple[int, ...]) -> tuple[Any, Any]:

@@ -125,6 +125,30 @@ def test_numpyros_and_tfps():
     np.testing.assert_allclose(kl(made, d.Poisson(1.0)), [1 + math.log(2), 1 + math.log(6)])
 
 
+@pytest.mark.parametrize("method", [None, "quadrature", "monte_carlo"])
+def test_scale_0_is_a_point_mass_without_a_closed_form_too(method):
+    def value(p, q):
+        found = kl(p, q, method=method)
+        return found if method is None else found.value
+
+    one = np.array([0.0, 1.0])
+    for p, q, wanted in (
+        (d.Normal(0.0, 1.0), d.Cauchy(0.0, 0.0), INF),
+        (d.StudentT(3.0, one, 0.0), d.StudentT(2.0, 1.0, 0.0), [INF, 0.0]),
+        (d.LogNormal(0.0, 0.0), d.Cauchy(one, 0.0), [INF, 0.0]),
+        (d.HalfNormal(0.0), d.HalfCauchy(1.0), INF),
+        (d.Normal(math.nan, 0.0), d.Cauchy(0.0, 1.0), math.nan),
+    ):
+        np.testing.assert_array_equal(value(p, q), wanted)
+    mixed = d.Normal(0.0, one)
+    if method is None:
+        with pytest.raises(d.NoClosedFormError, match="estimate"):
+            kl(mixed, d.Cauchy(0.0, 1.0))
+    else:
+        found = kl(mixed, d.Cauchy(0.0, 1.0), method=method)
+        np.testing.assert_array_equal(np.isinf(found.value), [True, False])
+
+
 def test_what_has_no_answer():
     with pytest.raises(d.NoClosedFormError, match=r"D\(Delta‖Rayleigh\)"):
         kl(d.Delta(1.0), type("Rayleigh", (d.Distribution,), {})())

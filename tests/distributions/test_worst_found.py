@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from bench.studies.search import errors, truth
-from bench.studies.search_targets import closed_forms
+from bench.studies.search_targets import GROUPS
 from bench.studies.searching import by_torch
 from kldiv import distributions as d
 from kldiv import kl_divergence as kl
 
-TARGETS = {target.name: target for target in closed_forms()}
+TARGETS = {target.name: target for group in GROUPS.values() for target in group()}
 FOUND = [
     ("Beta", (1730.6286850687075, 0.027129654751141423, 0.0019686997465812226, 0.0020729282654)),
     ("Beta", (44778.140625, 0.015556014142930508, 60356.16796875, 13166.927734375)),
@@ -28,6 +28,19 @@ FOUND = [
     ("VonMises", (-0.0100823978675519, 16.079053183840035, 0.820915271648614, 0.003352758107)),
     ("VonMises", (-0.004214921306158823, 3.74173819355894, -0.006085251024861, 0.00040104868632)),
     ("Gumbel", (204.55679321289062, 33.837764739990234, 0.004146182909607887, 0.270134776830673)),
+    ("Geometric", (0.7407, 4.4e-6)),
+    ("Geometric, logits", (0.1286114901304245, -59.346595764160156)),
+    ("NegativeBinomial, logits", (28.142475128173828, -0.037324994802474976)),
+    ("Gamma", (6089.28, 1456.0, 0.06128, 0.005511)),
+    ("Gamma", (27193.50006027017, 4650.454473067586, 0.12311501843981834, 0.00116850070253)),
+    ("InverseGamma", (20417.1953125, 90.66423034667969, 0.06623565405607224, 9.189694537781e-05)),
+    ("Laplace", (892.6843872070312, 0.004889452829957008, 892.8042602539062, 0.0050944667309522)),
+    ("ContinuousBernoulli", (0.012981722131371498, 0.22185364365577698)),
+    ("Normal‖Laplace", (-43.97132110595703, 5.725151538848877, 87.18983459472656, 0.00252535333)),
+    ("LogNormal‖Normal", (-153.5768280029297, 0.1236409917473793, 0.27244383096694946, 22.8937)),
+    ("Uniform‖Beta", (5.3912845e-05, 0.00013169345, 1.0000001192092896, 1.2066233158111572)),
+    ("plug_in_kl", (43.67362976, 1274.169189453125, 929589.6875, 43.6735, 1273.9862, 929800.75)),
+    ("kl_divergence, normalised", (1.33e-05, 0.9755, 3.354e-06, 0.22878, 0.06277, 3.5e-05)),
 ]
 
 
@@ -38,9 +51,11 @@ def test_values_and_slopes_are_right_to_ten_units_of_their_condition(name, case)
     case = np.array(case, np.float32).astype(np.float64)
     wanted = truth(target, case)
     for dtype in ("float32", "float64"):
-        of_value, of_slopes, _ = errors(by_torch(target, case[None], dtype), 0, wanted, dtype)
+        found = by_torch(target, case[None], dtype)
+        of_value, of_slopes, of_bends = errors(found, 0, wanted, dtype, signed=target.signed)
         assert of_value <= 10, dtype
         assert of_slopes <= 10, dtype
+        assert of_bends <= 1e3, dtype
 
 
 def test_von_mises_at_edges_needs_no_scipy(monkeypatch):

@@ -424,3 +424,12 @@ def test_a_second_backward_on_torch_computes_anew():
     size = first.abs().sum()  # elements near zero have errors of their neighbours' size
     assert torch.is_nonzero(size)
     assert (first - second).abs().sum() <= 1e-6 * size
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_difference_near_the_end_of_the_dtype_is_not_cut(dtype):
+    end = float(np.finfo(dtype).max) / 3
+    s, t = np.array([[end, -np.inf, 0.0]], dtype), np.array([[3.0, -np.inf, 2.0]], dtype)
+    with kldiv.config_context(kernel="cpu"):
+        found = kldiv.kl_div_with_logits(s, t)
+    np.testing.assert_allclose(found, end / (1 + np.e), rtol=1e-6)

@@ -220,15 +220,15 @@ def test_temperature(name, temperature):
         np.testing.assert_allclose(one, same, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("distance", [1.0, 1e-5])
-@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("distance", [300.0, 1.0, 1e-5])  # at 300 the student has lost classes
+@pytest.mark.parametrize("name", RECORDS)
 def test_derivative_in_the_temperature(torch, name, distance):
     t = 3 * RNG.normal(size=(1, 9))
     s = t + distance * RNG.normal(size=(1, 9))
     temperature = torch.tensor([1.7], dtype=torch.float64, requires_grad=True)
     loss = loss_of(name)(torch.tensor(s), torch.tensor(t), temperature=temperature)
     (found,) = torch.autograd.grad(loss, temperature)
-    with mpmath.workdps(60):
+    with mpmath.workdps(300):
         slope = mpmath.diff(lambda T: value_at(RECORDS[name], s[0], t[0], T), mpmath.mpf(1.7))
     assert float(found[0]) == pytest.approx(float(slope), rel=1e-13)
 

@@ -173,7 +173,7 @@ def of_logits(xp: Namespace, a: Array, b: Array, change: Array) -> Array:
     # Mirrored so that a ≥ 0: log((eˣ − 1)/x) is x + log((1 − e⁻ˣ)/x), and without the x for x < 0.
     mirrored = a < 0
     b = xp.where(mirrored, -b, b)
-    large = (abs(a) >= 4.0) & (b >= 2.0)  # below the slopes would cancel
+    large = (abs(a) >= 3.5) & (b >= 2.0) & (b < 2.5 * abs(a))  # beyond, slopes would cancel
     size_a, size_b = (xp.where(x == 0, 1e-30, abs(x)) for x in (a, b))
     rate = xp.exp(-size_a) / -expm1(xp, -size_a)  # 1/(eᵃ − 1)
     # Two large ones are nearly two Exponentials, of rates a and b: what is not is small.

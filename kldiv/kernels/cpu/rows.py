@@ -174,6 +174,7 @@ class Rows:
         self.buffers = self.own_weights + self.frame["segments"] * self.weights_size
         self.own = format_of(code.constant(real.scalar, 0.0))
         self.lowest = -(2.0**126 if real.single else 2.0**1022)
+        self.most = -2.0 * self.lowest  # of which two can be added
         self.keeps = gradients and divergence.exact
         count = GRADIENTS + 1 if gradients else TEACHER + 1
         with code.loop(last, first) as unit:
@@ -717,7 +718,7 @@ class Segment:
             else:
                 high, low = two_difference(d_low, c.second)
                 x = ((d - c.first) + high) + (low - c.third)
-            return at_most(at_least(x * inverse, rows.lowest), -rows.lowest)
+            return at_most(at_least(x * inverse, -rows.most), rows.most)
 
         def block(begin: Value) -> Callable[[Value], Lane]:
             record = self._record(begin)
