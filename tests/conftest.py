@@ -123,10 +123,10 @@ def thinned(items):
         if variant.value in demanded():
             continue
         own = [item for item in items if library_of(item) is variant]
-        if own and libraries.issuperset(TWINS):
-            if variant is TWINS[crc32(own[0].originalname.encode()) % 2]:
-                yield from ((item, f"{variant.value}: its twin runs") for item in own)
-                continue
+        twins = own and libraries.issuperset(TWINS)
+        if twins and variant is TWINS[crc32(own[0].originalname.encode()) % 2]:
+            yield from ((item, f"{variant.value}: its twin runs") for item in own)
+            continue
         stride = min(most, len(own))
         for index, item in enumerate(own):
             if index % stride != crc32(f"{variant} {item.originalname}".encode()) % stride:

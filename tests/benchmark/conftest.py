@@ -1,4 +1,4 @@
-"""What exists before these tests is never rubbish, and several libraries' takes long to look through."""
+"""What exists before these tests is kept out of collections: that of several libraries takes long."""
 
 import gc
 

@@ -151,7 +151,7 @@ def test_the_hessian_at_equality_is_fisher_s_information(torch, family, argument
 
 @pytest.mark.parametrize(
     "family",
-    # JAX compiles Gumbel's for half a minute; a log-normal distribution is computed as a normal one.
+    # JAX compiles Gumbel's for half a minute; a log-normal one is computed as a normal one.
     [d.Normal, d.Laplace, d.Cauchy, pytest.param(d.Gumbel, marks=pytest.mark.slow)],
 )
 def test_so_is_that_of_jax(jax, family):
