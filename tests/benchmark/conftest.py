@@ -1,4 +1,4 @@
-"""What exists before these tests is kept out of collections: that of several libraries takes long."""
+"""What exists before these tests is kept out of collections: they would take long."""
 
 import gc
 
