@@ -75,7 +75,9 @@ class Alpha(Summed):
             terms = 2.0 * xp.maximum(p, q) * expm1(xp, -0.5 * abs(ell)) ** 2
             return self.scale * xp.where(xp.maximum(p, q) == 0, nothing, terms)
         terms = alpha_terms(xp, (self.alpha, self.kappa), p, q, ell, self.mass(block))
-        terms = xp.where(xp.maximum(p, q) == 0, nothing, terms)
+        # Not where p and q are 0: their power need not be.
+        masked = (block.s == -math.inf) & (block.t == -math.inf)
+        terms = xp.where(masked, nothing, terms)
         if self.alpha > 1:
             lost = (block.s == -math.inf) & (block.t > -math.inf)
             terms = xp.where(lost, math.inf + nothing, terms)

@@ -523,3 +523,25 @@ def test_named_losses_are_records(lib):
     for alpha in (0.0, 1.0):
         with pytest.raises(OptionError, match="alpha must lie between 0 and 1"):
             kldiv.skew_kl_div_with_logits(s, t, alpha=alpha)
+
+
+@pytest.mark.parametrize("kernel", ["pure", "cpu"])
+def test_powers_of_what_underflows(kernel):
+    """p²/q where p and q, or p alone, are 0 in float32; roots of p q likewise."""
+    if kernel == "cpu":
+        pytest.importorskip("llvmlite")
+    t = np.array([[0, -110, -1], [0, -86, -1]], "float32")
+    s = np.array([[0, -225, -1], [0, -176, -1.5]], "float32")
+    low = (
+        np.array([[-110, 0, -1], [-150, 0, -2]], "float32"),
+        np.array([[0, -110, -1]] * 2, "float32"),
+    )
+    for loss, pair in (
+        (kldiv.chi2_div_with_logits, (s, t)),
+        (kldiv.hellinger_div_with_logits, low),
+    ):
+        with kldiv.config_context(kernel=kernel):
+            found = rows_and_gradients(loss, *pair)
+        wanted = rows_and_gradients(loss, *(a.astype("f8") for a in pair))
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one, other, rtol=5e-5, atol=1e-37)

@@ -396,7 +396,8 @@ class Alpha(Divergence):
         """Return a function of half the logarithm of p^α q^κ, by the logits themselves."""
         constant, parts = rows.code.real(0.0), []
         for side, power in (("t", alpha), ("s", kappa)):
-            log_scale = log(rows.get(f"{side}_scale")) - rows.get(f"{side}_exponent") * LN2
+            powers = rows.get(f"{side}_exponent") - rows.own.lift  # of 2
+            log_scale = log(rows.get(f"{side}_scale")) - powers * LN2
             constant = constant + power * 0.5 * log_scale
             factor = rows.vector(power * 0.5 * rows.heat("inverse"))
             parts.append((rows.vector(rows.get(f"{side}_origin")), factor))

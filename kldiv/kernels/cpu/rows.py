@@ -449,6 +449,9 @@ class Rows:
         with code.either(done) as (then, otherwise):
             with then:
                 value = divergence.value(value, y)
+                if not divergence.smooth:
+                    # Moving the pivot by y changes either half of the sum by that times its mass.
+                    value = value + (self._sum(before, 3) - 0.5) * y
                 value = select(value < 0.0, 0.0, value)
                 for flag, infinite in zip(("lost", "lone"), divergence.unbounded, strict=True):
                     if infinite:
@@ -739,20 +742,22 @@ class Segment:
         """Write y, Σ p |e⁻ˣ − 1| and the divergence."""
         words = self._words("pivot")
         block = self._lanes(Words(words.first, None, None) if plain else words, exact=False)
-        terms = self.rows.divergence.terms(self.rows)
+        terms, smooth = self.rows.divergence.terms(self.rows), self.rows.divergence.smooth
 
         def body(begin: Value) -> Callable[[Value], list[Value]]:
             lane = block(begin)
 
             def of(k: Value) -> list[Value]:
-                fall, term = terms(lane(k))
+                seen = lane(k)
+                fall, term = terms(seen)
                 if self.rows.keeps:
                     self.code.store(self._weights(k, 2), fall)
-                return [fall, abs(fall), term]
+                sums = [fall, abs(fall), term]
+                return sums if smooth else [*sums, select(seen.x > 0.0, seen.p, 0.0)]
 
             return of
 
-        self._sums(body, 3, place)
+        self._sums(body, 3 + (not smooth), place)
 
     def _rise(self, side: str) -> Any:
         """Return a function of a block that returns one of own, the rise from the anchor, and x."""
