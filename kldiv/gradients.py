@@ -51,7 +51,8 @@ def value_and_grad(loss: Callable[..., Any], argnums: int | tuple[int, ...] = 0)
         A loss or a measure of kldiv, a ``functools.partial`` of one, or a `KLDivLoss`.
     argnums : int or tuple of int, default 0
         Which argument to differentiate in: 0 is ``input`` (or ``p``), 1 is ``target`` (``q``), of
-        `linear_kl_div` 0 to 3; a tuple gives a tuple of gradients.
+        `linear_kl_div` 0 to 3, of `topk_kl_div_with_logits` 2 is ``target_rest``; a tuple gives a
+        tuple of gradients.
 
     Returns
     -------
