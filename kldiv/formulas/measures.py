@@ -717,17 +717,20 @@ class RowSlope(RowMeasure):
         if self.normalize:
             if mean is None:
                 # From the likeliest class on, whose own slope nearly all of the mean may be.
-                slopes = slopes - self._of_likeliest(xp, ps, slopes)
+                slopes = self._from_likeliest(xp, ps, slopes)
                 mean = _sum(xp, self.mean_terms(xp, ps, slopes))
             slopes = (slopes - mean) / totals[self.index]
         return cast(xp, weight, self.compute)[..., None] * slopes
 
-    def _of_likeliest(self, xp: Namespace, ps: Sequence[Array], slopes: Array) -> Array:
-        """Return the mean slope of the likeliest classes, 0 where it is infinite."""
+    def _from_likeliest(self, xp: Namespace, ps: Sequence[Array], slopes: Array) -> Array:
+        """Return slopes less that of the likeliest class, which is 0 itself; if it is finite."""
         p = ps[self.index]
-        top = xp.astype(p == _largest(xp, p), p.dtype)
-        own = _sum(xp, xp.where(top > 0, slopes, 0.0)) / _sum(xp, top)
-        return xp.where(abs(own) < math.inf, own, 0.0)
+        top = p == _largest(xp, p)
+        top = top & (xp.cumulative_sum(xp.astype(top, p.dtype), axis=-1) == 1)
+        own = _sum(xp, xp.where(top, slopes, 0.0))
+        known = abs(own) < math.inf
+        # Not left to the difference: a compiler computes both sides, and rounds them differently.
+        return xp.where(top & known, 0.0, slopes - xp.where(known, own, 0.0))
 
     def slopes(self, xp: Namespace, ps: Sequence[Array], sums: Sequence[Array]) -> Array:
         """Return the measure's derivative in its probabilities, in the requested unit."""
