@@ -86,26 +86,31 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
         for index in set(work.gradients) - {0}
     }
     wanted = [VALUE] * work.value + [STUDENT] * (buffer is not None) + [TEACHER] * bool(teacher)
-    with np.errstate(all="ignore"):
-        for block in slices(number, max(1, _BLOCK // classes)):
-            read = reader.read(block, workers)
-            some = Entries(*(each[block] for each in entries))
-            own_rows = {name: each[block] for name, each in per_row.items()}
-            heat = own_rows.get("temperature", operation.temperature)
-            rows = operation.rows(np, classes, own_rows.get("mass"), heat, some, read)
-            known = operation.block(np, rows, *wanted)
-            if work.value:
-                values[block] = operation.divergence.value(known.known)
-            if buffer is not None:
-                own, last = operation.in_given(np, some, rows, heat, known)
-                rate = last / np.where(read.weight > 0, read.weight, 1.0)
-                own, rate = (_times(factors[block], each) for each in (own, rate))
-                _finish(buffer[block], some, own, rate, workers)
-            if teacher:
-                found = operation.in_teacher(np, some, rows, known)
-                for index, each in teacher.items():
-                    each[block] = _times(factors[block], found[index - 1])
-        values = np.where(keep, values, 0.0)[:, 0]
+    blocks = slices(number, max(1, min(_BLOCK // classes, -(-number // workers))))
+
+    def compute(first: int, last: int) -> None:
+        with np.errstate(all="ignore"):
+            for block in blocks[first:last]:
+                read = reader.read(block)
+                some = Entries(*(each[block] for each in entries))
+                own_rows = {name: each[block] for name, each in per_row.items()}
+                heat = own_rows.get("temperature", operation.temperature)
+                rows = operation.rows(np, classes, own_rows.get("mass"), heat, some, read)
+                known = operation.block(np, rows, *wanted)
+                if work.value:
+                    values[block] = operation.divergence.value(known.known)
+                if buffer is not None:
+                    own, others_slope = operation.in_given(np, some, rows, heat, known)
+                    rate = others_slope / np.where(read.weight > 0, read.weight, 1.0)
+                    own, rate = (_times(factors[block], each) for each in (own, rate))
+                    _finish(buffer[block], some, own, rate)
+                if teacher:
+                    found = operation.in_teacher(np, some, rows, known)
+                    for index, each in teacher.items():
+                        each[block] = _times(factors[block], found[index - 1])
+
+    threads.share(compute, len(blocks), workers)
+    values = np.where(keep, values, 0.0)[:, 0]
     results = {index: _like(xp, each, arrays[index]) for index, each in teacher.items()}
     if buffer is not None:
         results[0] = _delivered(xp, gradient, buffer)
@@ -161,32 +166,19 @@ class _Reader:
         }
         self.words = np.array([int(frame[name]) for name in others.FRAME])
 
-    def read(self, block: slice, number_of_threads: int) -> Read:
+    def read(self, block: slice) -> Read:
         """Read some rows."""
-
-        def part(first: int, last: int) -> None:
-            room = np.empty(others.scratch_size(self.classes) + 64, np.uint8)
-            ends = block.start + first, block.start + last
-            self.kernel(self.words.ctypes.data, -(-room.ctypes.data // 64) * 64, *ends)
-
-        threads.share(part, block.stop - block.start, number_of_threads)
+        room = np.empty(others.scratch_size(self.classes) + 64, np.uint8)
+        aligned = -(-room.ctypes.data // 64) * 64
+        self.kernel(self.words.ctypes.data, aligned, block.start, block.stop)
         return Read(*(each[block] for each in self.found))
 
 
-def _finish(
-    buffer: Floats, entries: Entries, own: Floats, rate: Floats, number_of_threads: int
-) -> None:
+def _finish(buffer: Floats, entries: Entries, own: Floats, rate: Floats) -> None:
     """Make gradients of the weights: times a number per row, and the given classes' own."""
     own = np.where(entries.some, own, np.take_along_axis(buffer, entries.places, -1) * rate)
-    own, rate = (each.astype(np.float32) for each in (own, rate))
-
-    def part(first: int, last: int) -> None:
-        with np.errstate(all="ignore"):
-            some = buffer[first:last]
-            np.multiply(some, rate[first:last], out=some)
-            np.put_along_axis(some, entries.places[first:last], own[first:last], axis=-1)
-
-    threads.share(part, len(buffer), number_of_threads)
+    np.multiply(buffer, rate.astype(np.float32), out=buffer)
+    np.put_along_axis(buffer, entries.places, own.astype(np.float32), axis=-1)
 
 
 def _like(xp: Any, array: Floats, other: Array) -> Array:
