@@ -32,6 +32,10 @@ RNG = np.random.default_rng(3)
 S, T = RNG.normal(size=(2, 4, 5))
 
 
+def slow(*names):
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def loss_of(name, **options):
     return partial(kldiv.f_div_with_logits, divergence=RECORDS[name], **options)
 
@@ -81,7 +85,12 @@ def test_targets(lib, name):
 
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("Jeffreys", "float32"), ("mixture", "float64"), ("Hellinger", "float32")]
+    ("name", "dtype"),
+    [
+        ("Jeffreys", "float32"),
+        ("alpha", "float64"),
+        *(pytest.param(n, d, marks=pytest.mark.slow) for n in ("mixture", "TV") for d in TARGET),
+    ],
 )
 def test_targets_under_jit(jax, name, dtype):
     names, s, t = batch(SIZE, dtype)
@@ -103,7 +112,8 @@ def test_targets_under_jit(jax, name, dtype):
     "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize(
-    "name", ["skew", *(pytest.param(n, marks=pytest.mark.slow) for n in ("Jeffreys", "Hellinger"))]
+    "name",
+    ["skew", *(pytest.param(n, marks=pytest.mark.slow) for n in ("Jeffreys", "Hellinger", "TV"))],
 )
 def test_targets_under_torch_compile(torch, name, compiler):
     names, s, t = batch(SIZE, "float32")
@@ -386,7 +396,7 @@ def test_hessian_of_jax(jax, name):
 
 def test_gradgradcheck(torch):
     tensors = [torch.tensor(a[:2, :3], requires_grad=True) for a in (S, T)]
-    for name in ("Jeffreys", "mixture", "Hellinger"):
+    for name in ("Jeffreys", "mixture", "Hellinger", "TV", "chi2"):
         loss = loss_of(name, temperature=1.3)
         assert torch.autograd.gradcheck(loss, tensors, check_forward_ad=True)
         assert torch.autograd.gradgradcheck(loss, tensors)
