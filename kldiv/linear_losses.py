@@ -255,7 +255,7 @@ def _prepare(
     row_weight: Array | None,
     normalizer: float | Array | None,
     dtype: Any,
-) -> Call:
+) -> Call[Any]:
     """Check the arguments of a loss of two layers and resolve its settings."""
     fixed = fixed_temperature(temperature)
     given = {name: array for name, array in biases.items() if array is not None}

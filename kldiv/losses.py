@@ -142,6 +142,9 @@ def kl_div(
     return Call(route, operation, x, y, *given.values(), normalizer=divisor)
 
 
+_KL_DIV = record_of(kl_div)
+
+
 @dataclass(frozen=True)
 class KLDivLoss:
     """
@@ -187,11 +190,11 @@ class KLDivLoss:
     @property
     def record(self) -> Record:
         """The facts of this loss, as those of a function."""
-        return Record(self.prepare, record_of(kl_div).arrays)
+        return Record(self.prepare, _KL_DIV.arrays)
 
     def prepare(self, input: Array, target: Array, **options: Any) -> Call[Any] | SumOfCalls[Any]:
         """Check the arguments and resolve the settings of one call."""
-        return record_of(kl_div).prepare(
+        return _KL_DIV.prepare(
             input,
             target,
             reduction=self.reduction,

@@ -80,12 +80,13 @@ def kl_temperature_terms(
     both = xp.where(
         abs(r) < NEAR, p * (phi_near(xp, xp.clip(-r, -NEAR, NEAR)) - rows.kl), (q - p) + p * x
     )
-    a, b = _relative(xp, s, t, rows, temperature)
-    # Where q is gone b may be so large that only x + b = a − c is a good number.
-    tops = two_difference(EIGHTH * rows.t_max, EIGHTH * rows.s_max)
-    c = difference(rows.anchor, rows.anchor_low, *tops)
-    c = tempered(xp, c, EIGHTH * temperature) + rows.mean
-    gone = (p * x) * (a - c) + (q - p) * b
+    _, b = _relative(xp, s, t, rows, temperature)
+    # Where q is gone b may be so large that only x + b is a good number: t − max s, about the mean.
+    known = xp.where(t == -xp.inf, rows.t_max, t)
+    beyond = two_difference(EIGHTH * known, EIGHTH * rows.s_max)
+    beyond = difference(*beyond, rows.anchor, rows.anchor_low)
+    beyond = tempered(xp, beyond, EIGHTH * temperature) - rows.mean
+    gone = (p * x) * beyond + (q - p) * b
     terms = xp.where(b < GONE, gone, (p * x) * x + both * b)
     return -over(total(xp, terms, axis), temperature)
 

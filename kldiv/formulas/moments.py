@@ -50,7 +50,8 @@ def moments(xp: Namespace, values: Array, weight: Array | None, kept: Array | No
     """Return the moments of numbers; one that is not kept, or of weight 0, lets nothing through."""
     if 0 in values.shape:  # which has no extremes
         zero = xp.sum(values)
-        return Moments(*[zero] * 7, zero + xp.inf, zero - xp.inf, zero, zero)
+        nothing = zero, zero, zero
+        return Moments(zero, *nothing, *nothing, zero + xp.inf, zero - xp.inf, zero, zero)
     counts = xp.ones_like(values, dtype=xp.bool) if kept is None else kept
     if weight is not None:
         counts = counts & (weight != 0)

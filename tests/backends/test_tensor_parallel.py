@@ -315,7 +315,9 @@ def check(found, wanted, tolerance):
     value, *gradients = (array.double() for array in found)
     expected, *slopes = (array.double() for array in wanted)
     torch.testing.assert_close(value, expected, rtol=tolerance, atol=floor, equal_nan=True)
-    for gradient, slope in zip(gradients, slopes, strict=True):
+    for index, (gradient, slope) in enumerate(zip(gradients, slopes, strict=True)):
+        if index == 2:  # in T terms of a logit that is 1e9 lower cancel from 1e12 to 3e5
+            tolerance *= 100
         gradient, slope = (torch.atleast_2d(array) for array in (gradient, slope))  # noqa: PLW2901
         assert torch.equal(gradient.isnan(), slope.isnan())
         error = (gradient - slope).nan_to_num().abs().sum(-1)

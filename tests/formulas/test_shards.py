@@ -82,7 +82,7 @@ def test_logits(rng, divergence, others, tree):
     more = [rng.uniform(0.5, 3, ROWS)] if "temperature" in others else []
     if "mask" in others:
         more.append(np.array([True, True, True, False]))
-    how = (divergence, None if "temperature" in others else 1.7)
+    how = (divergence.canonical()[0], None if "temperature" in others else 1.7)
     loss = RowLoss(*WIDE, *how)
     arrays = [s, t, *more]
     wanted = loss.value(XP, *arrays)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from functools import partial
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ import kldiv
 from kldiv.backends import chunks
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas import linear
+from kldiv.formulas.rows import KullbackLeibler, RowLoss
+from kldiv.kernels import spelling
 
 pytestmark = [  # of torch itself, as it compiles and transforms
     pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
@@ -346,10 +349,12 @@ def test_one_compilation_for_every_number_of_rows(torch):
 
 
 def test_the_operator_is_sound(torch):
+    import_module("kldiv.backends.torch_.linear")
     arrays, _ = tensors(torch)
     arrays = [array.detach() for array in arrays]
     operator = torch.ops.kldiv.linear_in_chunks.default
-    given = arrays, "float64", 2.0, [False, False], "auto"
+    rows = RowLoss("none", *["float64"] * 3, KullbackLeibler(), 2.0)
+    given = arrays, *spelling.spelled(rows), [False, False], "auto"
     torch.library.opcheck(operator, (*given, [0, 1, 3], None))
     torch.library.opcheck(operator, (*given, [0], torch.rand(12, dtype=torch.float64)))
 

@@ -98,7 +98,7 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
                 rows = operation.rows(np, classes, own_rows.get("mass"), heat, some, read)
                 known = operation.block(np, rows, *wanted)
                 if work.value:
-                    values[block] = operation.divergence.value(known.known)
+                    values[block] = operation.divergence.value(np, known.known)
                 if buffer is not None:
                     own, others_slope = operation.in_given(np, some, rows, heat, known)
                     rate = others_slope / np.where(read.weight > 0, read.weight, 1.0)
