@@ -203,6 +203,7 @@ def topk_kl_div_with_logits(
             )
         target_log_probs, target_indices, target_rest, heat = target_log_probs
         target_temperature = heat if target_temperature is None else target_temperature
+        target_rest = target_rest if tail == BUCKET else None  # of which the others know nothing
     if target_indices is None:
         raise OptionError("target_indices is missing: the class of each log-probability")
     fixed = fixed_temperature(temperature)

@@ -271,6 +271,12 @@ def of_tensors(torch, given):
     return (s, a, heat, rest), torch.tensor(given[1].indices)
 
 
+def test_a_teacher_s_rest_is_left_out_where_classes_are_renormalized(given):
+    s, teacher = given
+    found = loss(s, teacher, tail="renormalize")
+    assert found == loss(s, teacher.log_probs, teacher.indices, tail="renormalize")
+
+
 def test_torch(torch, given):
     (*arrays, rest), places = of_tensors(torch, given)
     for options in ({"beta": 0.3}, {"tail": "renormalize", "target_temperature": 0.7}):

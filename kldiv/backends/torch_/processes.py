@@ -15,6 +15,6 @@ def gather(value: Any, group: Any) -> list[Any]:
         raise LibraryError(
             "sync needs the processes of torch.distributed: call init_process_group first"
         )
-    values: list[Any] = [None] * dist.get_world_size(group)
+    values: list[Any] = [None for _ in range(dist.get_world_size(group))]
     dist.all_gather_object(values, value, group=group)
     return values
