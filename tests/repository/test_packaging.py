@@ -74,7 +74,8 @@ def test_sdist_lists_only_what_exists():
 
 def test_extras_are_those_that_the_documentation_names():
     runtime = {"cpu", "torch", "jax", "cuda12", "cuda13", "dask", "files", "scipy", "zarr", "cli"}
-    assert set(EXTRAS) == runtime | {"bench", "test", "dev", "all"}
+    runtime |= {"metrics"}
+    assert set(EXTRAS) == runtime | {"bench", "test", "docs", "dev", "all"}
     assert EXTRAS["all"] == [f"kldiv[{','.join(sorted(runtime - {'cuda12', 'cuda13'}))}]"]
 
 
