@@ -382,9 +382,12 @@ def differentiable(
 
 
 def with_options_of(
-    documented: Callable[..., Any], operation: Any = None, without: Sequence[str] = ()
+    documented: Callable[..., Any],
+    operation: Any = None,
+    without: Sequence[str] = (),
+    arrays: int = 2,
 ) -> Callable[[Callable[P, Call[Result_co] | SumOfCalls[Result_co]]], Callable[P, Result_co]]:
-    """Make a function of two arrays with the options of another one into the public one.
+    """Make a function of arrays with the options of another one into the public one.
 
     Its ``**options`` become those of the other, in its signature and in its docstring, and so do
     the errors.
@@ -397,6 +400,8 @@ def with_options_of(
         As in `Record`.
     without : sequence of str, optional
         The options that it does not have, or documents itself.
+    arrays : int, default 2
+        As in `differentiable`.
     """
     every = signature(documented).parameters.values()
     options = [
@@ -406,7 +411,7 @@ def with_options_of(
     def public(
         prepare: Callable[P, Call[Result_co] | SumOfCalls[Result_co]],
     ) -> Callable[P, Result_co]:
-        found: Any = differentiable(2, operation)(prepare)
+        found: Any = differentiable(arrays, operation)(prepare)
         *own, _ = found.__signature__.parameters.values()
         found.__signature__ = found.__signature__.replace(parameters=[*own, *options])
         if prepare.__doc__ and documented.__doc__:

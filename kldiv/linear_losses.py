@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from kldiv._call import (
     Call,
@@ -13,6 +13,7 @@ from kldiv._call import (
     dtypes,
     fixed_temperature,
     resolve_arrays,
+    with_options_of,
 )
 from kldiv.errors import OptionError, ShapeError
 from kldiv.formulas.divergences import LEAST, JensenShannon, KullbackLeibler
@@ -130,7 +131,8 @@ def linear_kl_div(
     return _prepare(
         KullbackLeibler(),
         (input, weight, target_input, target_weight),
-        {"bias": bias, "target_bias": target_bias},
+        bias=bias,
+        target_bias=target_bias,
         temperature=temperature,
         reduction=reduction,
         where=where,
@@ -140,22 +142,28 @@ def linear_kl_div(
     )
 
 
-@differentiable(4, LinearLoss(divergence=JensenShannon()))
+class Options(TypedDict, total=False):
+    """The options of every loss of two layers: `linear_kl_div` documents them."""
+
+    bias: SupportsArray | None
+    target_bias: SupportsArray | None
+    temperature: float | SupportsArray
+    reduction: Reduction
+    where: SupportsArray | None
+    row_weight: SupportsArray | None
+    normalizer: float | SupportsArray | None
+    dtype: Any
+
+
+@with_options_of(linear_kl_div, LinearLoss(divergence=JensenShannon()), arrays=4)
 def linear_js_div(
-    input: SupportsArray,
-    weight: SupportsArray,
-    target_input: SupportsArray,
-    target_weight: SupportsArray,
+    input: ArrayT,
+    weight: ArrayT,
+    target_input: ArrayT,
+    target_weight: ArrayT,
     *,
     beta: float = 0.5,
-    bias: SupportsArray | None = None,
-    target_bias: SupportsArray | None = None,
-    temperature: float | SupportsArray = 1.0,
-    reduction: Reduction = "mean",
-    where: SupportsArray | None = None,
-    row_weight: SupportsArray | None = None,
-    normalizer: float | SupportsArray | None = None,
-    dtype: Any = None,
+    **options: Unpack[Options],
 ) -> Call[ArrayT]:
     r"""
     Jensen-Shannon divergence of two linear layers' softmax, without their logits in memory.
@@ -175,22 +183,8 @@ def linear_js_div(
         The teacher's layer, of shape (V, H').
     beta : float, default 0.5
         Weight of P in the mixture, between 0 and 1.
-    bias : array, optional
-        The student's bias, of shape (V,). −∞ masks a class.
-    target_bias : array, optional
-        The teacher's bias, of shape (V,).
-    temperature : float or array, default 1.0
-        Divisor of both logits; an array broadcasts over the rows, and is differentiable.
-    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        As in `kl_div_with_logits`.
-    where : array of bool, optional
-        Rows to keep, as in `linear_kl_div`.
-    row_weight : array of float, optional
-        A factor for each row, as in `kl_div_with_logits`.
-    normalizer : float or array, optional
-        Divisor of the sum, as in `kl_div_with_logits`.
-    dtype : dtype or str, optional
-        Dtype of the result, as in `linear_kl_div`.
+    **options
+        Those of `linear_kl_div`.
 
     Returns
     -------
@@ -199,15 +193,8 @@ def linear_js_div(
 
     Raises
     ------
-    ShapeError
-        Two of the arrays do not fit each other; the message names them and the remedy.
-    DTypeError
-        An argument is not real floating, or ``where`` is not bool.
     OptionError
-        ``beta`` outside (0, 1), no such ``reduction``, or a temperature that is not positive and
-        finite.
-    LibraryError
-        Not arrays, or arrays of two libraries.
+        ``beta`` outside (0, 1).
 
     See Also
     --------
@@ -231,33 +218,26 @@ def linear_js_div(
             f"beta must lie between 0 and 1, and be at least {LEAST}; got {beta!r}; its limits are "
             "linear_kl_div, D(P‖Q), and the same with student and teacher swapped, D(Q‖P)"
         )
-    return _prepare(
-        JensenShannon(float(beta)),
-        (input, weight, target_input, target_weight),
-        {"bias": bias, "target_bias": target_bias},
-        temperature=temperature,
-        reduction=reduction,
-        where=where,
-        row_weight=row_weight,
-        normalizer=normalizer,
-        dtype=dtype,
-    )
+    layers = input, weight, target_input, target_weight
+    return _prepare(JensenShannon(float(beta)), layers, **options)
 
 
 def _prepare(
     divergence: Divergence,
     own: tuple[Array, ...],
-    biases: dict[str, Array | None],
     *,
-    temperature: float | Array,
-    reduction: Reduction,
-    where: Array | None,
-    row_weight: Array | None,
-    normalizer: float | Array | None,
-    dtype: Any,
+    bias: Array | None = None,
+    target_bias: Array | None = None,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "mean",
+    where: Array | None = None,
+    row_weight: Array | None = None,
+    normalizer: float | Array | None = None,
+    dtype: Any = None,
 ) -> Call[Any]:
     """Check the arguments of a loss of two layers and resolve its settings."""
     fixed = fixed_temperature(temperature)
+    biases = {"bias": bias, "target_bias": target_bias}
     given = {name: array for name, array in biases.items() if array is not None}
     heat = temperature if fixed is None else None
     of_rows = {"temperature": heat, "row_weight": row_weight, "where": where}

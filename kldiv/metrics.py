@@ -124,7 +124,7 @@ class Metric:
 
     def reset(self) -> None:
         """Forget all rows."""
-        self._moments = nothing()
+        self._moments = moments(np.empty(0))
         self._pending: list[Array] = []
         self._sketch: Any = _sketch() if self._quantiles else None
         self._held: list[Array] = []
@@ -194,10 +194,15 @@ class Metric:
         row_weight : array of float, optional
             The weight of each row.
         """
-        self._pending.append(moments(rows, where=where, row_weight=row_weight))
-        if self._sketch is not None:
-            self._held.append(_counting(rows, where, row_weight))
-            self._number_held += math.prod(rows.shape)
+        backend = backends.find(rows)
+        xp = backend.namespace(rows)
+        with backend.context(rows):
+            values, *others = _alike(backend, rows, row_weight, where)
+            self._pending.append(xp.stack([*formulas.moments(xp, values, *others)]))
+            if self._sketch is not None:  # which leaves NaN out
+                counts = formulas.counting(xp, values, *others)
+                self._held.append(xp.where(counts, values, xp.nan))
+                self._number_held += math.prod(rows.shape)
         if len(self._pending) > PENDING or self._number_held > HELD:
             self._settle()
 
@@ -368,7 +373,9 @@ class Metric:
         """
         if self._sketch is None:
             raise OptionError("quantile needs a metric that was made with quantiles=True")
-        several: list[Any] = [*q] if isinstance(q, (list, tuple, np.ndarray)) else [q]
+        given: Any = q
+        is_one = not isinstance(q, (list, tuple, np.ndarray))
+        several = [given] if is_one else [*given]
         if not all(0 <= each <= 1 for each in several):
             raise OptionError(f"q must lie between 0 and 1; got {q!r}")
         self._settle()
@@ -376,7 +383,7 @@ class Metric:
             found = [math.nan for _ in several]
         else:
             found = [float(each) for each in self._sketch.get_quantiles([*map(float, several)])]
-        return found if isinstance(q, (list, tuple, np.ndarray)) else found[0]
+        return found[0] if is_one else found
 
     # ---- kept ------------------------------------------------------------------------------------
 
@@ -603,11 +610,6 @@ class CrossEntropy(Metric):
         return math.exp(self.compute().mean)
 
 
-def nothing() -> Any:
-    """Return the moments of no rows."""
-    return np.asarray([0, 0, 0, 0, 0, 0, 0, np.inf, -np.inf, 0, 0], np.float64)
-
-
 def _by_form(form: str, of_logits: Any, of_probabilities: Any) -> Any:
     if form in {"logits", "log-probs"}:
         return of_logits
@@ -657,8 +659,7 @@ def moments(rows: Array, *, where: Array | None = None, row_weight: Array | None
     backend = backends.find(rows)
     xp = backend.namespace(rows)
     with backend.context(rows):
-        values, weight, kept = _alike(backend, rows, row_weight, where)
-        return xp.stack([*formulas.moments(xp, values, weight, kept)])
+        return xp.stack([*formulas.moments(xp, *_alike(backend, rows, row_weight, where))])
 
 
 def merged(vector: Array, axis_name: str) -> Array:
@@ -713,17 +714,6 @@ def _alike(
 
     weight = like("row_weight", row_weight)
     return values, None if weight is None else cast(xp, weight, wide), like("where", where)
-
-
-def _counting(rows: Array, where: Array | None, row_weight: Array | None) -> Array:
-    """Return rows for the sketch, NaN where they do not count."""
-    backend = backends.find(rows)
-    xp = backend.namespace(rows)
-    with backend.context(rows):
-        values, weight, kept = _alike(backend, rows, row_weight, where)
-        if kept is not None:
-            values = xp.where(kept, values, xp.nan)
-        return values if weight is None else xp.where(weight != 0, values, xp.nan)
 
 
 def _on_host(array: Array) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from kldiv.formulas.reductions import finite_or_zero
+from kldiv.formulas.reductions import divide, finite_or_zero
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
@@ -52,9 +52,7 @@ def moments(xp: Namespace, values: Array, weight: Array | None, kept: Array | No
         zero = xp.sum(values)
         nothing = zero, zero, zero
         return Moments(zero, *nothing, *nothing, zero + xp.inf, zero - xp.inf, zero, zero)
-    counts = xp.ones_like(values, dtype=xp.bool) if kept is None else kept
-    if weight is not None:
-        counts = counts & (weight != 0)
+    counts = counting(xp, values, weight, kept)
     finite = counts & xp.isfinite(values)
     x = xp.where(finite, finite_or_zero(xp, values), 0.0)
     w = xp.astype(finite, values.dtype)
@@ -73,15 +71,21 @@ def moments(xp: Namespace, values: Array, weight: Array | None, kept: Array | No
     )
 
 
+def counting(xp: Namespace, values: Array, weight: Array | None, kept: Array | None) -> Array:
+    """Return which numbers count: those that are kept and have a weight other than 0."""
+    counts = xp.ones_like(values, dtype=xp.bool) if kept is None else kept
+    return counts if weight is None else counts & (weight != 0)
+
+
 def _number(xp: Namespace, flags: Array, like: Array) -> Array:
     return xp.sum(xp.astype(flags, like.dtype))
 
 
 def _about_their_mean(xp: Namespace, x: Array, w: Array) -> tuple[Array, Array, Array]:
     total = xp.sum(w)
-    mean = _share(xp, xp.sum(w * x), total)
+    mean = divide(xp, xp.sum(w * x), total, 0.0)
     # The mean is rounded: what the numbers are about it on average is put right.
-    mean = mean + _share(xp, xp.sum(w * (x - mean)), total)
+    mean = mean + divide(xp, xp.sum(w * (x - mean)), total, 0.0)
     return total, mean, xp.sum(w * (x - mean) ** 2)
 
 
@@ -103,10 +107,5 @@ def _merged(
 ) -> tuple[Array, Array, Array]:
     (weight, mean, squares), (other, mean_b, squares_b) = a, b
     total, apart = weight + other, mean_b - mean
-    share = _share(xp, other, total)
+    share = divide(xp, other, total, 0.0)
     return total, mean + apart * share, squares + squares_b + apart * apart * weight * share
-
-
-def _share(xp: Namespace, part: Array, whole: Array) -> Array:
-    some = whole != 0
-    return xp.where(some, part, 0.0) / xp.where(some, whole, 1.0)

@@ -75,13 +75,17 @@ class RowResults(Results):
 
     def __init__(self, work: Work) -> None:
         super().__init__(work, tuple(work.arrays[0].shape[:-1]))
-        operation, keep = work.operation, work.operation.keep(work.arrays)
+        keep = work.operation.keep(work.arrays)
         upstream = np.ones(1) if work.cotangent is None else numbers(work.cotangent)
         self.factors: Buffer = numbers(self.factor(upstream))
-        temperature = operation.temperature
-        self.temperatures = np.array([temperature]) if temperature else numbers(work.arrays[2])
         self.keep = None if keep is None else np.ascontiguousarray(keep, dtype=np.bool_)
         self.values = np.empty(math.prod(self.shape))
+
+    @property
+    def temperatures(self) -> Buffer:
+        """The temperature of a loss of two arrays of logits, or that of each row."""
+        temperature = self.work.operation.temperature
+        return np.array([temperature]) if temperature else numbers(self.work.arrays[2])
 
     def of_values(self) -> Found:
         """Return what is wanted, once there are values of all rows."""

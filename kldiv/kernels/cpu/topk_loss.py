@@ -5,7 +5,6 @@ The kernel reads the student; what follows are rows of K + 1 classes, by the for
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +12,20 @@ import numpy as np
 
 from kldiv.formulas.blocks import slices
 from kldiv.formulas.divergences import STUDENT, TEACHER, VALUE
-from kldiv.formulas.reductions import count, divide
 from kldiv.formulas.sparse import BUCKET, Entries, Read, entries_of
 from kldiv.kernels import threads
 from kldiv.kernels.cpu import others
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.memory import Layout
 from kldiv.kernels.cpu.row_loss import heats_of
-from kldiv.kernels.layout import dtype_name, empty_like
+from kldiv.kernels.layout import dtype_name, memory
+from kldiv.kernels.results import RowResults
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array
-    from kldiv.kernels.work import Work
+    from kldiv.kernels.work import Found, Work
 
 Floats = np.ndarray[Any, Any]
 
@@ -61,23 +60,19 @@ def compile_for(work: Work) -> Any:
     return kernel()
 
 
-def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
+def run(work: Work, kernel: Any) -> Found:
     """Return the value, if it is wanted, and the gradients that are."""
-    operation, xp, arrays = work.operation, work.xp, work.arrays
-    shape, classes = tuple(arrays[0].shape[:-1]), arrays[0].shape[-1]
-    number, workers = math.prod(shape), threads.number(work.threads)
+    operation, arrays, results = work.operation, work.arrays, RowResults(work)
+    classes, number, workers = (
+        arrays[0].shape[-1],
+        len(results.values),
+        threads.number(work.threads),
+    )
     per_row = _of_rows(operation, arrays, number)
     entries = entries_of(np, per_row.pop("a"), per_row.pop("indices"), classes)
     keep = per_row.pop("keep", np.ones((number, 1), np.bool_))
-    divisor = count(xp, operation.reduction, shape, operation.keep(arrays), "float64")
-    divisor = None if divisor is None else float(divisor)
-    upstream = np.ones(1) if work.cotangent is None else _host(work.cotangent, np.float64)
-    factors = np.where(keep, divide(np, upstream.reshape(-1, 1), divisor, 0.0), 0.0)
-
-    gradient = buffer = None
-    if 0 in work.gradients:
-        gradient = work.into[work.gradients.index(0)] if work.into else empty_like(xp, arrays[0])
-        buffer = _float32_of(gradient, number, classes)
+    factors = np.where(keep, results.factors[:, None], 0.0)
+    buffer = _float32_of(results.outputs[0], number, classes) if 0 in work.gradients else None
     heats = per_row["temperature"] if operation.temperature is None else operation.temperature
     reader = _Reader(kernel, arrays[0], entries, np.asarray(heats, np.float64), buffer)
     values = np.empty((number, 1))
@@ -110,18 +105,12 @@ def run(work: Work, kernel: Any) -> tuple[Array | None, list[Array]]:
                         each[block] = _times(factors[block], found[index - 1])
 
     threads.share(compute, len(blocks), workers)
-    values = np.where(keep, values, 0.0)[:, 0]
-    results = {index: _like(xp, each, arrays[index]) for index, each in teacher.items()}
+    results.values[:] = np.where(keep, values, 0.0)[:, 0]
+    for index, each in teacher.items():
+        _deliver(work.xp, results.outputs[index], each)
     if buffer is not None:
-        results[0] = _delivered(xp, gradient, buffer)
-    gradients = [results[index] for index in work.gradients]
-    if not work.value:
-        return None, gradients
-    dtype, device = getattr(xp, operation.result), arrays[0].device
-    if operation.reduction == "none":
-        return xp.astype(xp.asarray(values.reshape(shape), device=device), dtype)[()], gradients
-    total = divide(np, values.sum(), divisor, math.nan)
-    return xp.asarray(float(total), dtype=dtype, device=device)[()], gradients
+        _deliver(work.xp, results.outputs[0], buffer)
+    return results.of_values()
 
 
 def _of_rows(operation: Any, arrays: Sequence[Array], number: int) -> dict[str, Floats]:
@@ -181,11 +170,6 @@ def _finish(buffer: Floats, entries: Entries, own: Floats, rate: Floats) -> None
     np.put_along_axis(buffer, entries.places, own.astype(np.float32), axis=-1)
 
 
-def _like(xp: Any, array: Floats, other: Array) -> Array:
-    found = xp.asarray(array.reshape(tuple(other.shape)), device=other.device)
-    return xp.astype(found, other.dtype)
-
-
 def _times(factors: Floats, values: Floats) -> Floats:
     return np.where(factors == 0, 0.0, factors * values)
 
@@ -200,11 +184,10 @@ def _float32_of(gradient: Array, rows: int, classes: int) -> Floats:
     return np.empty((rows, classes), np.float32)
 
 
-def _delivered(xp: Any, gradient: Array, buffer: Floats) -> Array:
-    own = gradient.data_ptr() if hasattr(gradient, "data_ptr") else gradient.ctypes.data
-    if own != buffer.ctypes.data:
+def _deliver(xp: Any, gradient: Array, buffer: Floats) -> None:
+    """Write a buffer into a gradient, unless it is the gradient's own memory."""
+    if memory(gradient).address != buffer.ctypes.data:
         gradient[...] = xp.astype(xp.asarray(buffer.reshape(gradient.shape)), gradient.dtype)
-    return gradient
 
 
 def _host(array: Array, dtype: Any) -> Floats:
