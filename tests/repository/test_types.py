@@ -19,6 +19,7 @@ ROOT = TYPING.parents[1]
 
 def by_mypy(path):
     options = ["--strict", "--no-error-summary", "--follow-imports=silent"]
+    options += ["--cache-dir", f".mypy_cache/{path.stem}"]  # processes share none
     name = path.relative_to(ROOT).as_posix()
     printed = run("mypy", *options, name)
     found = re.findall(rf"^{re.escape(name)}:(\d+): error: (.*)$", printed, re.MULTILINE)
