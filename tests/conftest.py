@@ -134,6 +134,25 @@ def thinned(items):
                 yield item, f"{variant.value}: {why}"
 
 
+def long_by_nature(items):
+    """Return the cases that only the slow run has, of variants that compile or interpret each case.
+
+    JAX compiles: every third test of all libraries runs on it at once, the others in the slow run.
+    Of a technology that is interpreted every second case of a test does.
+    """
+    jax = [item for item in items if library_of(item) in TWINS]
+    if jax and len(jax) < len(items) and crc32(jax[0].originalname.encode()) // 2 % 3:
+        yield from jax
+    interpreted = [
+        item
+        for item in items
+        if hasattr(item, "callspec")
+        and getattr(item.callspec.params.get("technology"), "interpreted", False)
+    ]
+    start = crc32(items[0].originalname.encode()) % 2 if len(interpreted) > 1 else 1
+    yield from interpreted[start::2]
+
+
 def library_of(item) -> Library | None:
     return item.callspec.params.get("lib") if hasattr(item, "callspec") else None
 
@@ -148,7 +167,10 @@ def pytest_pycollect_makeitem(collector):
     if not os.environ.get("KLDIV_TEST_EVERYTHING"):
         left_out.update(thinned(made))
     collector.config.stash[LEFT_OUT].update(left_out.values())
-    return [item for item in made if item not in left_out]
+    made = [item for item in made if item not in left_out]
+    for item in long_by_nature(made) if made else ():
+        item.add_marker(pytest.mark.slow)
+    return made
 
 
 def pytest_sessionfinish(session):

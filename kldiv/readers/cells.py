@@ -235,7 +235,8 @@ class _Tabulation:
     def _others(self, columns: list[int], labels: list[int] | None) -> list[int]:
         """Return further columns of numbers to look at."""
         possible = range(len(self.names)) if labels is None else labels
-        found = [i for i in possible if i not in columns and i not in self.text]
+        known = {*columns, *self.text}
+        found = [i for i in possible if i not in known]
         if labels is not None and self.source.reading.labels is None:
             found += [i for i in self._edge_names() or () if i not in columns]
         return found

@@ -189,6 +189,7 @@ def _unfilter(line, up, kind):
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_a_browser_shows_it_light_and_dark(tmp_path):
     page = tmp_path / "a.html"

@@ -350,6 +350,7 @@ def checked(tmp_path, monkeypatch, *arguments, tests=""):
     return done, json.loads(out.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_gpu_check_rehearsed_on_a_cpu(tmp_path, monkeypatch):
     done, found = checked(tmp_path, monkeypatch)
     assert done.exit_code == 0, done.output

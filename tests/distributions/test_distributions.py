@@ -639,6 +639,7 @@ def test_torch_parametrisation_is_kept(torch):
     assert scale.covariance_matrix is None
 
 
+@pytest.mark.slow
 def test_numpyro(jax):
     numpyro = pytest.importorskip("numpyro.distributions", exc_type=ImportError)
     x = jax.numpy.asarray([1.0, 2.0])

@@ -64,6 +64,7 @@ def test_torch_s_own_normals_and_their_slopes(torch, way):
     assert bend.item() == pytest.approx(1 + 1e6, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_narrow_normal_in_jax(jax):
     def value(s):
         p = given("scale_tril", [1.0, 1.0], "float32", jax.numpy.asarray)
@@ -149,6 +150,7 @@ def test_the_hessian_at_equality_is_fisher_s_information(torch, family, argument
     np.testing.assert_allclose(np.array(found, float), wanted, rtol=1e-13, atol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family",
     # JAX compiles Gumbel's for half a minute; a log-normal one is computed as a normal one.

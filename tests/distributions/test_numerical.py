@@ -203,6 +203,7 @@ def test_batches_of_torch(torch, method):
     agrees(found(peaks, d.Normal(0, 3), method), wanted, method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_batches_of_numpyro(jax, method):
     numpyro = pytest.importorskip("numpyro.distributions", exc_type=ImportError)

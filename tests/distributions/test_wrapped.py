@@ -145,6 +145,7 @@ def test_a_parameter_that_is_missing_is_named():
 # --- wrappers -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_numpyros_expanded(numpyro):
     jax = pytest.importorskip("jax")
     p = numpyro.Normal(0.0, 1.0).expand([3])

@@ -203,6 +203,7 @@ def test_js(lib, size, cuts, beta):
         assert_right(names, results, truths(size, dtype, 1.0, beta), dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     ("dtype", "beta"),
@@ -235,6 +236,7 @@ def test_a_thousand_classes(dtype):
         assert_right(names, kl_all(np, cuts, 1.0, s, t), expected, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32000, 151936])
 @pytest.mark.parametrize("dtype", TARGET)
 def test_a_vocabulary(dtype, size):

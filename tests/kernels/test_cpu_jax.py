@@ -105,6 +105,7 @@ def test_vmap(calls, loss, reduction, axes):
         assert_as_the_formulas(jax.jit(jax.vmap(gradients, axes)), *arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "reduction"),
     [("kl_div", "mean"), ("kl_div_with_logits", "none"), ("js_div_with_logits", "mean")],
@@ -128,6 +129,7 @@ def test_second_derivatives(calls, name, reduction):
     assert calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "transform", "at"),
     [

@@ -123,6 +123,7 @@ def test_one_kernel_serves_value_and_gradients(loss):
         assert kernels_in(functools.partial(LOSSES[loss], reduction="sum"), *arrays) == 0
 
 
+@pytest.mark.slow
 def test_under_vmap_and_scan():
     s, t = pair((2, 3, 4, 300))
 
@@ -171,6 +172,7 @@ def not_interpreted(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "dtype"),
     [("logits", "float32"), ("logits", "bfloat16"), ("js", "float64"), ("js", "float16")],
@@ -217,6 +219,7 @@ def failing(monkeypatch):
     monkeypatch.setattr(states, "_compile", fail)
 
 
+@pytest.mark.slow
 def test_a_failing_compiler_leaves_it_to_the_formulas_with_one_warning(monkeypatch):
     failing(monkeypatch)
     s, t = pair((3, 7))

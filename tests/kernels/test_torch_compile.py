@@ -68,6 +68,7 @@ def test_graphs_call_the_kernel(technology, calls, name):
         torch.testing.assert_close(one, other, rtol=2e-7, atol=1e-12)
 
 
+@pytest.mark.slow
 @each(only=on_torch)
 def test_a_graph_serves_every_batch(technology, calls):
     counters = import_module("torch._dynamo.utils").counters
@@ -81,6 +82,7 @@ def test_a_graph_serves_every_batch(technology, calls):
     assert len(calls) == 8
 
 
+@pytest.mark.slow
 def test_a_temperature_may_change():
     torch.compiler.reset()
     counters = import_module("torch._dynamo.utils").counters
@@ -98,6 +100,7 @@ def test_a_temperature_may_change():
     assert counters["stats"]["unique_graphs"] == 2
 
 
+@pytest.mark.slow
 @each(only=on_torch)
 def test_vmap_inside_a_graph(technology, calls):
     s, t = torch.randn(2, 3, 4, 20, device=technology.device)

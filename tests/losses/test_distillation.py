@@ -193,6 +193,7 @@ def test_wrong_options(lib):
         loss(s, t[..., :5])
 
 
+@pytest.mark.slow
 def test_compiled(torch, monkeypatch):
     """β, the labels and the number of tokens are tensors to the compiler, and nothing is known."""
     monkeypatch.setattr(routing, "_places", {})
@@ -211,6 +212,7 @@ def test_compiled(torch, monkeypatch):
     assert torch.autograd.gradgradcheck(lambda s, t: loss(s, t, *some), pair)
 
 
+@pytest.mark.slow
 def test_under_jit(jax):
     with jax.enable_x64(True):
 

@@ -383,6 +383,7 @@ def test_hessian_of_torch(torch, name, distance):
                 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Jeffreys", pytest.param("skew", marks=pytest.mark.slow)])
 def test_hessian_of_jax(jax, name):
     s, t = RNG.normal(size=(2, 4))
@@ -394,6 +395,7 @@ def test_hessian_of_jax(jax, name):
             np.testing.assert_allclose(found[of][side], wanted[of, side], rtol=1e-11, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_gradgradcheck(torch):
     tensors = [torch.tensor(a[:2, :3], requires_grad=True) for a in (S, T)]
     for name in ("Jeffreys", "mixture", "Hellinger", "TV", "chi2"):

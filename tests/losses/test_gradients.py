@@ -580,6 +580,7 @@ class TestTorchCompile:
         )
 
 
+@pytest.mark.slow
 def test_torch_compile_as_the_very_first_use(torch):
     """The adapter is loaded while torch traces."""
     script = """

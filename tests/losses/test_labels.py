@@ -165,8 +165,8 @@ def test_torch(torch):
         return log_p, entropy, kldiv.cross_entropy_with_logits(s, labels, temperature=heat)
 
     assert torch.autograd.gradcheck(both, (s, heat))
-    assert torch.autograd.gradgradcheck(both, (s, heat))
-    compiled = torch.compile(both, fullgraph=True)(s, heat)
+    assert torch.autograd.gradgradcheck(both, (s, heat), fast_mode=True)
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")(s, heat)
     torch.testing.assert_close(compiled, both(s, heat))
     sums = [sum(each.sum() for each in found) for found in (compiled, both(s, heat))]
     slopes = [torch.autograd.grad(each, (s, heat)) for each in sums]

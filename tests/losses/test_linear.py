@@ -245,6 +245,7 @@ def large(rows):
     return [RNG.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["auto", "pure"])
 def test_memory_does_not_grow_with_rows_in_numpy(monkeypatch, kernel):
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 2**23)
@@ -276,6 +277,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_rows_in_torch(torch):
     run = subprocess.run(
         [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True
@@ -283,6 +285,7 @@ def test_memory_does_not_grow_with_rows_in_torch(torch):
     assert int(run.stdout) <= 64, "MiB, where the logits have 256"
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_rows_in_jax(jax, monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 2**22)
     jax.clear_caches()
@@ -412,6 +415,7 @@ def test_autocast_multiplies_in_its_dtype(torch):
 # ---- JAX -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_transformations_in_jax(jax, monkeypatch, reduction):
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1000)

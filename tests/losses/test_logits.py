@@ -426,6 +426,7 @@ def test_blocks_of_rows_and_of_classes_change_nothing(lib, loss, shape, monkeypa
         lib.assert_equal(found, expected, ulps=64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["pure", "auto"])
 def test_extra_memory_on_numpy(loss, kernel):
     import tracemalloc
@@ -443,6 +444,7 @@ def test_extra_memory_on_numpy(loss, kernel):
         assert peak - own <= 0.25 * inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["pure", "auto"])
 def test_extra_memory_on_torch(torch, loss, kernel):
     s, t = torch.randn(2, 24, 151_936)
@@ -542,6 +544,7 @@ def test_torch_autocast(torch, loss):
     torch.testing.assert_close(value, loss(s.float(), t.float()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["kl", pytest.param("js", marks=pytest.mark.slow)], indirect=True)
 def test_jax_gradients_of_any_order(jax, loss):
     from jax.test_util import check_grads
@@ -619,6 +622,7 @@ def test_padding_that_cannot_be_done(lib):
         kldiv.pad_classes(lib.array(np.ones((2, 3), np.int64)), 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["kl", pytest.param("js", marks=pytest.mark.slow)], indirect=True)
 def test_second_order_in_a_loop_of_jax(jax, loss):
     """Where JAX splits a loop it forgets what it was told of derivatives."""

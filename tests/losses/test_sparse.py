@@ -293,6 +293,7 @@ def test_torch(torch, given):
     assert torch.autograd.gradcheck(by_rest, [rest], fast_mode=True)
 
 
+@pytest.mark.slow
 def test_torch_compiled_and_mapped(torch, given):
     arrays, places = of_tensors(torch, given)
 
@@ -309,6 +310,7 @@ def test_torch_compiled_and_mapped(torch, given):
     torch.testing.assert_close(mapped, loss(s, a, places, reduction="none"))
 
 
+@pytest.mark.slow
 def test_jax(jax, given):
     with jax.enable_x64(True):
         s, (a, places, rest, _) = given

@@ -269,6 +269,7 @@ def test_torch_derivatives(torch, name):
     assert torch.autograd.gradgradcheck(weighted, clean)
 
 
+@pytest.mark.slow
 def test_torch_compiled_and_transformed(torch):
     given = tensors(torch, broken(S), broken(T), WEIGHT)
     keep, count = torch.tensor(KEEP), torch.tensor(7)

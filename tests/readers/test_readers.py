@@ -444,6 +444,7 @@ def array_of_zeros():
     return deflated((npy_header((512 * MIB,), "|u1"), 1), (bytes(MIB), 512))
 
 
+@pytest.mark.slow
 def test_bomb_is_refused_without_memory(write, zeros):
     path = write("bomb.npz", archived(*zeros))
     words = ("'a'", "536,870,912 bytes", "at most 268,435,456", "max_bytes=536870912")

@@ -11,6 +11,7 @@ NEEDS = ("sklearn", "rich", "matplotlib")
 MODELS = ["teacher", "plain student", "distilled student"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(  # each takes the same steps: see below
     "backend", ["torch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("numpy", "jax"))]
 )
@@ -68,6 +69,7 @@ def test_distill_digits_says_what_is_missing(tmp_path):
     assert "--epochs must be at least 1, got 0" in printed
 
 
+@pytest.mark.slow
 def test_distill_digits_says_which_library_is_missing(tmp_path):
     require(*NEEDS)
     printed = run("distill_digits.py", "--backend", "jax", blocked=["jax"], cwd=tmp_path, code=1)

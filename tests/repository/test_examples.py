@@ -41,6 +41,7 @@ def test_quickstart_notices_disagreement(monkeypatch, capsys):
 # ---- optimise ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["numpy", "torch", "jax"])
 def test_optimise_reaches_the_minimum_and_draws(backend, tmp_path):
     require(backend, "rich", "matplotlib")
@@ -81,6 +82,7 @@ def test_optimise_can_be_interrupted(monkeypatch, tmp_path, capsys):
     assert is_png(out)
 
 
+@pytest.mark.slow
 def test_optimise_says_what_is_missing(tmp_path):
     require("rich", "matplotlib")
     printed = run("optimise.py", "--backend", "jax", blocked=["jax"], cwd=tmp_path, code=2)

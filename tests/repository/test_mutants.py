@@ -58,6 +58,7 @@ def copy(toy):
     made.close()
 
 
+@pytest.mark.slow
 def test_verdicts(copy, monkeypatch):
     monkeypatch.setattr(judge, "_TEST", 3)
 
@@ -82,6 +83,7 @@ def test_tests_that_fail_anyway_judge_nothing(toy):
         copy.close()
 
 
+@pytest.mark.slow
 def test_the_command_finds_what_is_not_watched_and_goes_on_from_there(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(scope, "_TESTS", {"kldiv/toy.py": STAGES})
     monkeypatch.setattr(command, "Copy", lambda root: Copy(root, libraries=()))

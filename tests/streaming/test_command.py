@@ -124,6 +124,7 @@ def limited(limit, *arguments, code="main()"):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 @pytest.mark.parametrize("shape", [(1536, 1 << 12), (6, 1 << 20)])
 def test_memory_is_a_fraction_of_the_files(work, shape):
@@ -543,6 +544,7 @@ def test_a_cluster_finds_the_same(work, compare, monkeypatch, cluster, form):
     assert compare(*arguments, "--scheduler", cluster.scheduler_address) == here
 
 
+@pytest.mark.slow
 def test_a_cluster_is_stopped_and_goes_on(work, run, monkeypatch, cluster, stop):
     monkeypatch.setattr(sources, "STORED", 16 << 20)
     monkeypatch.setattr(blocks, "_STEP", 1)
