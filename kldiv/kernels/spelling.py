@@ -27,6 +27,14 @@ class Form(NamedTuple):
     """The settings of that kind."""
     everywhere: bool = True
     """Whether every technology has it, not only those that say so."""
+    only: tuple[str, float] | None = None
+    """A setting, and the value that it must have."""
+
+    def fits(self, operation: Any, kind: Any) -> bool:
+        """Return whether an operation of that kind has this form."""
+        if type(operation) is not self.operation or _plain(type(kind)) is not self.kind:
+            return False
+        return self.only is None or getattr(kind, self.only[0]) == self.only[1]
 
 
 FORMS: Final = (
@@ -38,9 +46,34 @@ FORMS: Final = (
     Form("f_div_with_logits, Jeffreys", RowLoss, Jeffreys, ("w", "r"), everywhere=False),
     Form("distillation_loss, beta of rows", RowLoss, Interpolated, everywhere=False),
     Form("f_div_with_logits, total variation", RowLoss, TotalVariation, everywhere=False),
+    Form(
+        "f_div_with_logits, Hellinger",
+        RowLoss,
+        Alpha,
+        ("alpha", "kappa", "scale"),
+        everywhere=False,
+        only=("alpha", 0.5),
+    ),
     Form("f_div_with_logits, alpha", RowLoss, Alpha, ("alpha", "kappa", "scale"), everywhere=False),
 )
 """All fused forms: other operations are left to the formulas."""
+
+DIVERGENCES: Final = ("KL", "JS", "total variation", "Hellinger")
+"""The divergences of rows that kernels of GPUs have, and know by their places here."""
+
+ON_GPUS: Final = ("f_div_with_logits, total variation", "f_div_with_logits, Hellinger")
+"""The forms of those that not every technology has."""
+
+
+def numbered(divergence: Any) -> tuple[int, float, float]:
+    """Return a divergence's place in `DIVERGENCES`, β, and the factor of its results."""
+    if isinstance(divergence, JensenShannon):
+        return DIVERGENCES.index("JS"), divergence.beta, 1.0
+    if isinstance(divergence, TotalVariation):
+        return DIVERGENCES.index("total variation"), 0.5, 1.0
+    if isinstance(divergence, Alpha):  # Σ (√p − √q)² without it
+        return DIVERGENCES.index("Hellinger"), 0.5, 2.0 * divergence.scale
+    return DIVERGENCES.index("KL"), 0.5, 1.0
 
 
 def form_of(operation: Any) -> Form | None:
@@ -48,10 +81,7 @@ def form_of(operation: Any) -> Form | None:
     kind = _kind(operation)
     if kind is None or getattr(kind, "order", None):  # a derivative
         return None
-    for form in FORMS:
-        if type(operation) is form.operation and _plain(type(kind)) is form.kind:
-            return form
-    return None
+    return next((form for form in FORMS if form.fits(operation, kind)), None)
 
 
 def _plain(kind: type) -> type:
@@ -59,16 +89,20 @@ def _plain(kind: type) -> type:
     return kind.__base__ if kind.__module__ == "kldiv.divergences" else kind  # type: ignore[return-value]
 
 
-def no_fused_form(operation: Any, arrays: Sequence[Array], *, every: bool = False) -> str | None:
+def no_fused_form(
+    operation: Any, arrays: Sequence[Array], further: Sequence[str] | None = ()
+) -> str | None:
     """Return why nothing fuses an operation on arrays, or None where there is a fused form.
 
-    ``every`` is whether the forms count too that only some technologies have.
+    ``further`` are the forms that count beside those which every technology has; None: all.
     """
     if 0 in arrays[0].shape:
         return "there are no elements"
     form = form_of(operation)
-    if form is None or not (every or form.everywhere):
+    if form is None:
         return f"there is no fused form of {type(_kind(operation) or operation).__name__}"
+    if not (form.everywhere or further is None or form.name in further):
+        return f"there is no such kernel of {form.name}"
     return None
 
 

@@ -15,6 +15,8 @@ from kldiv.formulas.sparse import TopKLoss
 from kldiv.kernels.spelling import no_fused_form
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array
     from kldiv.kernels.work import Found, Work
 
@@ -37,8 +39,8 @@ class Technology:
     kept: int = 0
     """Float64 numbers of a row of logits from which its gradients follow, where a forward keeps
     them."""
-    every: bool = False
-    """Whether it has all fused forms; else those of every technology."""
+    forms: Sequence[str] | None = ()
+    """Fused forms that it has beside those of every technology; None: all."""
     step: str = "compiling"
     """The step that is named where anything fails."""
     failure: str | None = None
@@ -59,7 +61,7 @@ class Technology:
         """Return why there is no kernel for such work, or None where there is."""
         if any(index > 1 for index in work.gradients):
             return "there is no fused gradient in a temperature"
-        return no_fused_form(work.operation, work.arrays, every=self.every)
+        return no_fused_form(work.operation, work.arrays, self.forms)
 
     def compute(self, work: Work) -> Found:
         """Return the value, if it is wanted, and the gradients that are.

@@ -142,6 +142,7 @@ DEVICE double fused(double a, double b, double c) { return std::fma(a, b, c); }
 DEVICE float log_of(float x) { return std::log(x); }
 DEVICE double log_of(double x) { return std::log(x); }
 DEVICE double exp_of(double x) { return std::exp(x); }
+DEVICE double root_of(double x) { return std::sqrt(x); }
 
 template <class To, class From>
 DEVICE To cast_bits(From x) {

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from f_divergences import RECORDS
+from f_divergences import truths as exact
 from kernels.conformance import AVAILABLE, FLOATS, HALVES, TECHNOLOGIES, each, formulas, kind
 from libraries import demanded, unit
 from logit_families import (
@@ -185,6 +188,43 @@ def test_js_of_logits_is_exact(technology, size, dtype, beta):
     names, s, t = batch(size, dtype)
     value, gradients = technology.run(of_rows(dtype, beta), s, t)
     assert_right(names, (value, *gradients), truths(size, dtype, 1.0, beta), dtype)
+
+
+def apart(technology):
+    return technology.apart
+
+
+@each(
+    "size dtype name",
+    [(12, "float32", "TV"), (12, "float64", "Hellinger"), (12, "float32", "Hellinger")],
+    more=[(12, "float64", "TV")],
+    only=apart,
+)
+def test_distances_are_exact(technology, size, dtype, name):
+    names, s, t = batch(size, dtype)
+    divergence, _ = RECORDS[name].canonical()
+    operation = replace(of_rows(dtype), divergence=divergence)
+    value, gradients = technology.run(operation, s, t)
+    assert_right(names, (value, *gradients), exact(name, size, dtype), dtype)
+
+
+@each("name", ["TV", "Hellinger"], only=apart)
+def test_distances_of_many_classes_with_masks_and_temperatures(technology, name):
+    s, t = logits((4, 1030))
+    s[0, 3] = t[1, 5] = s[2, 7] = t[2, 7] = -np.inf
+    s[3] = t[3]
+    keep = np.array([True, True, True, True, False])
+    s, t = (np.concatenate([each, np.full_like(each[:1], np.nan)]) for each in (s, t))
+    warm = np.array([0.4, 1.0, 3.0, 1.0, 1.0], "float32")
+    divergence, _ = RECORDS[name].canonical()
+    operation = replace(of_rows(temperature=None, reduction="mean"), divergence=divergence)
+    found = technology.run(operation, s, t, warm, keep)
+    wanted = formulas(operation, s, t, warm, keep)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=4 * unit("float32"))
+    for one, other in zip(found[1], wanted[1], strict=True):
+        np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
+        error = abs(one - other).sum(axis=-1)
+        assert (error <= 9 * unit("float32") * abs(other).sum(axis=-1)).all()
 
 
 @each("name", NEARLY_GOOD)

@@ -57,11 +57,11 @@ def read(library, program, what):
     return buffer.value.decode()
 
 
-def macros(name, dtype, *, shannon=0, classes=151936):
+def macros(name, dtype, *, kind=0, classes=151936):
     if name == "pointwise":
-        return {"PER": 8, "LOG_TARGET": shannon, **compiling.types(dict.fromkeys("XYEC", dtype))}
+        return {"PER": 8, "LOG_TARGET": kind, **compiling.types(dict.fromkeys("XYEC", dtype))}
     per = row_loss.shape_for(8192, classes, real(dtype)).per
-    return {"PER": per, "SHANNON": shannon, **compiling.types(dict.fromkeys("ST", dtype))}
+    return {"PER": per, "DIVERGENCE": kind, **compiling.types(dict.fromkeys("ST", dtype))}
 
 
 def real(dtype):
@@ -73,16 +73,18 @@ KERNELS = [
     ("row_loss", "bfloat16", 0, 100),
     ("row_loss", "float64", 0, 10),
     ("row_loss", "float16", 1, 151936),
+    ("row_loss", "bfloat16", 2, 151936),
+    ("row_loss", "float64", 3, 1000),
     ("pointwise", "float32", 0, 0),
     ("pointwise", "float64", 1, 0),
     ("pointwise", "bfloat16", 1, 0),
 ]
 
 
-@pytest.mark.parametrize(("name", "dtype", "shannon", "classes"), KERNELS)
+@pytest.mark.parametrize(("name", "dtype", "kind", "classes"), KERNELS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_nvrtc_compiles_it(name, dtype, shannon, classes, architecture):
-    told = macros(name, dtype, shannon=shannon, classes=classes)
+def test_nvrtc_compiles_it(name, dtype, kind, classes, architecture):
+    told = macros(name, dtype, kind=kind, classes=classes)
     ptx, said = compiled(name, architecture, real=real(dtype), **told)
     assert said.strip("\0\n ") == ""  # not even a warning
     assert f".target {architecture}" in ptx

@@ -15,13 +15,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kldiv.kernels.spelling import DIVERGENCES
 from kldiv.kernels.triton import gradients, launch, pointwise, rows
 
 TARGET = GPUTarget("cuda", 90, 32)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 FLOATS = {False: "*fp32", True: "*fp64"}
 NUMBERS = "values saved partial sums factors temperatures".split()
-BITS = ("temperature_bits", "beta_bits")
+BITS = ("temperature_bits", "number_bits")
 
 
 def compiled(kernel, constants, pointers, warps):
@@ -61,22 +62,24 @@ def variants():
         name = "float64" if wide else "float32"
         logits = {**numbers, **dict.fromkeys(["s", "t", "s_out", "t_out"], real)}
         tile, state_tile = launch.TILE[wide], launch.STATE_TILE[wide]
-        for shannon in (False, True):
-            loss = "js" if shannon else "kl"
-            shifts = {"t_shift": shannon, "s_shift": shannon}
-            common = {"keep": None, "temperatures": None, "wide": wide, "shannon": shannon, **steps}
+        for divergence, loss in enumerate(DIVERGENCES):
+            summed = loss != "KL"
+            sums = {"t_means": summed, "s_means": summed}
+            common = {
+                "keep": None, "temperatures": None, "wide": wide, "divergence": divergence, **steps,
+            }  # fmt: skip
             shapes = {"tiles": (1, state_tile, False), "short rows": (state_tile // 32, 16, True)}
             for shape, (height, width, single) in shapes.items():
                 yield f"states {loss} {name}, {shape}", rows.states, {
-                    **common, **shifts, "single": single, "partial": None,
+                    **common, **sums, "single": single, "partial": None,
                     "height": height, "width": width,
                 }, logits, warps  # fmt: skip
             yield f"gradients {loss} {name}", gradients.gradients, {
                 **common, "height": 1, "width": tile, "span": launch.SPAN,
             }, logits, warps  # fmt: skip
-            if shannon:
-                yield f"look {name}", rows.look, {
-                    **common, **shifts, "width": state_tile,
+            if summed:
+                yield f"look {loss} {name}", rows.look, {
+                    **common, **sums, "width": state_tile,
                 }, logits, warps  # fmt: skip
         for log_target in (False, True):
             target = "log target" if log_target else "target"

@@ -11,18 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from kldiv.formulas.rows import RowLoss
 from kldiv.kernels.layout import dtype_name
-from kldiv.kernels.spelling import form_of
 from kldiv.kernels.technology import Technology
 
 if TYPE_CHECKING:
     from kldiv.kernels.work import Found, Work
-
-
-FORMS: Final = (
-    *("kl_div", "kl_div, log_target", "kl_div_with_logits", "js_div_with_logits"),
-    *("f_div_with_logits, mixture", "f_div_with_logits, Jeffreys"),
-)
-"""The fused forms, by their names, that have code here."""
 
 
 MOST: Final = 1 << 20
@@ -35,17 +27,14 @@ class Blocks(Technology):
     name = "blocks"
     words = "NumPy on blocks in the cache"
     small = 1 << 14
-    every = True
+    forms = ("f_div_with_logits, mixture", "f_div_with_logits, Jeffreys")
     step = "computing"
 
     def refusal(self, work: Work) -> str | None:
         kinds = [work.operation.result, *map(dtype_name, work.arrays)]
         if "bfloat16" in kinds and hasattr(work.arrays[0], "data_ptr"):
             return "NumPy has no bfloat16"
-        form = form_of(work.operation)
-        if form is not None and form.name not in FORMS:
-            return f"{self.name} have no {form.name}"
-        if form is not None and form.operation is RowLoss and work.arrays[0].shape[-1] > MOST:
+        if isinstance(work.operation, RowLoss) and work.arrays[0].shape[-1] > MOST:
             return f"rows of more than {MOST} classes"
         return super().refusal(work)
 

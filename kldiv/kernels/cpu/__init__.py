@@ -34,7 +34,7 @@ class Cpu(Technology):
     name = "cpu"
     words = "fused, compiled by LLVM"
     small = 1 << 14
-    every = True
+    forms = None
 
     def __init__(self) -> None:
         self.installed = find_spec("llvmlite") is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from kldiv.kernels.spelling import ON_GPUS
 from kldiv.kernels.technology import Technology
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Cuda(Technology):
     name = "cuda"
     words = "fused, in CUDA C++"
     device = "cuda"
+    forms = ON_GPUS
     step = "compiling or launching"
 
     def lacking(self) -> str | None:

@@ -18,7 +18,10 @@ NUMBERS: Final = "numbers.cuh"
 COMMON: Final = ("primitives.cuh", NUMBERS, "elementary.cuh", "layout.cuh")
 
 SOURCES: Final = {
-    "row_loss": (*COMMON, "state.cuh", "rows.cuh", "shannon.cuh", "row_loss.cu"),
+    "row_loss": (
+        *(*COMMON, "state.cuh", "sums.cuh", "rows.cuh"),
+        *("shannon.cuh", "distances.cuh", "row_loss.cu"),
+    ),
     "pointwise": (*COMMON, "pointwise.cu"),
 }
 """The files of each kernel, in the order in which they are joined."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kldiv.formulas.numbers import FIELDS, ROW_FIELDS
 from kldiv.formulas.reductions import cast, count, divide
-from kldiv.formulas.rows import JensenShannon
 from kldiv.kernels.cuda.arguments import address, layout, numbers, structure, wide
 from kldiv.kernels.cuda.compiling import ROW_EXTRAS, kernel, types
 from kldiv.kernels.layout import memory
+from kldiv.kernels.spelling import numbered
 
 if TYPE_CHECKING:
     from kldiv._types import Array
@@ -27,6 +27,9 @@ MANY: Final = 512
 
 MOST: Final = 2048
 """Blocks, beyond which a team takes several rows, one after another."""
+
+_SUMS: Final = 5
+"""Numbers of `Sums`."""
 
 _FIELDS, _KNOWN = len(FIELDS), len((*ROW_FIELDS, *ROW_EXTRAS))
 
@@ -69,17 +72,15 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
     rows, classes = math.prod(shape[:-1]), shape[-1]
     dtypes = [memory(array).dtype for array in arrays[:2]]
     real = wide([operation.result, *dtypes])
-    divergence = operation.divergence
-    shannon = isinstance(divergence, JensenShannon)
-    beta = divergence.beta if shannon else 0.5
-    sides = 2 if shannon and 0 in work.gradients else 1
+    divergence, beta, factor = numbered(operation.divergence)
+    sides = 2 if divergence and 0 in work.gradients else 1
     cut = shape_for(rows, classes, real)
 
     number = count(xp, operation.reduction, shape[:-1], keep, "float64")
     upstream = (
         xp.ones((1,), dtype=xp.float64) if work.cotangent is None else numbers(xp, work.cotangent)
     )
-    factors = divide(xp, upstream, number, 0.0)
+    factors = divide(xp, factor * upstream, number, 0.0)
     if operation.temperature is None:
         temperatures = numbers(xp, arrays[2])
     else:
@@ -91,7 +92,7 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
     table, alive = layout(xp, [*arrays[:2], outputs.get(0), outputs.get(1)], whole_rows=True)
     space = [
         xp.empty((cut.teams * size,), dtype=xp.float64)
-        for size in (sides * cut.parts * _FIELDS, sides * _KNOWN, 3 * cut.parts)
+        for size in (sides * cut.parts * _FIELDS, sides * _KNOWN, _SUMS * cut.parts)
     ]
     values = xp.empty((rows,), dtype=xp.float64)
     fields: dict[str, Any] = {
@@ -116,25 +117,27 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
         "row_loss",
         real,
         PER=cut.per,
-        SHANNON=int(shannon),
+        DIVERGENCE=divergence,
         **types({"S": dtypes[0], "T": dtypes[1]}),
     )
-    for phases, parts in _launches(cut.parts, shannon=shannon, gradients=bool(gradients)):
+    for phases, parts in _launches(cut.parts, summed=divergence > 0, gradients=bool(gradients)):
         job = structure(table=table, phases=phases, **fields)
         launch((cut.blocks, parts), (32 * WARPS,), (job,))
     del alive  # until here
     if not work.value:
         return None, gradients
+    if factor != 1:
+        values *= factor
     if operation.reduction == "none":
         return cast(xp, xp.reshape(values, shape[:-1]), operation.result), gradients
     total = divide(xp, xp.sum(values), number, math.nan)
     return cast(xp, total, operation.result), gradients
 
 
-def _launches(parts: int, *, shannon: bool, gradients: bool) -> list[tuple[int, int]]:
+def _launches(parts: int, *, summed: bool, gradients: bool) -> list[tuple[int, int]]:
     """Return the phases of each launch, and how many parts of a row take part in it."""
     last = VALUES | GRADIENTS if gradients else VALUES
-    sums = SUMS if shannon else 0
+    sums = SUMS if summed else 0
     if parts == 1:
         return [(STATES | FINISH | sums | last, 1)]
     first = [(STATES, parts), (FINISH, 1)]

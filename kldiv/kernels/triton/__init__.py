@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from kldiv.formulas import numbers
+from kldiv.kernels.spelling import ON_GPUS
 from kldiv.kernels.technology import Technology
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 FIELDS: Final = (*numbers.FIELDS[:11], "lost", "s_anchor", "s_anchor_low")
 """The fields of a state, which merges without the spread: see `kldiv.kernels.triton.state`."""
 
-SAVED: Final = (*FIELDS, "kl", "offset", "t_shift", "s_shift", "quick")
-"""The numbers kept of a row: its state, KL, its offset, two sums for the gradients of
-Jensen-Shannon, and whether all of the row went the quick way."""
+SAVED: Final = (*FIELDS, "kl", "offset", "t_mean", "s_mean", "t_second", "s_second", "quick")
+"""The numbers kept of a row: its state, KL, its offset, two sums over classes for each gradient,
+and whether all of the row went the quick way."""
 
 
 class Triton(Technology):
@@ -38,6 +39,7 @@ class Triton(Technology):
     words = "fused, compiled by Triton"
     device = "cuda"
     kept = len(SAVED)
+    forms = ON_GPUS
 
     def __init__(self) -> None:
         self.installed = find_spec("triton") is not None

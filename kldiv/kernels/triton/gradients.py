@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kldiv.kernels.triton.divergences import JS, KL, slopes
 from kldiv.kernels.triton.elementary import NEAR, bounded, like, phi_near, rounded
 from kldiv.kernels.triton.jensen_shannon import js_logs, probability, student_view
 from kldiv.kernels.triton.places import (
@@ -24,8 +25,10 @@ from kldiv.kernels.triton.rows import (
     _KL,
     _OFFSET,
     _QUICK,
-    _S_SHIFT,
-    _T_SHIFT,
+    _S_MEAN,
+    _S_SECOND,
+    _T_MEAN,
+    _T_SECOND,
     SAVED,
     UNSPECIALISED,
 )
@@ -60,24 +63,24 @@ def _kl_teacher(t, s, a, kl, hot, wide: tl.constexpr):
 
 
 @triton.jit
-def _student_slope(t, s, a, offset, factor, quick, slopes, hot, wide: tl.constexpr):
+def _student_slope(t, s, a, offset, factor, quick, own, hot, wide: tl.constexpr):
     """Return the gradient of KL in the student's logits, times a factor."""
     if wide:
         slope = factor * _kl_student(t, s, a, offset, hot, wide)
     elif quick:
-        slope = quick_student(t, s, slopes, hot)
+        slope = quick_student(t, s, own, hot)
     else:
         slope = factor.to(tl.float32) * _kl_student(t, s, a, offset, hot, wide)
     return slope
 
 
 @triton.jit
-def _teacher_slope(t, s, a, kl, factor, quick, slopes, hot, wide: tl.constexpr):
+def _teacher_slope(t, s, a, kl, factor, quick, own, hot, wide: tl.constexpr):
     """Return the gradient of KL in the teacher's logits, times a factor."""
     if wide:
         slope = factor * _kl_teacher(t, s, a, kl, hot, wide)
     elif quick:
-        slope = quick_teacher(t, s, slopes, hot)
+        slope = quick_teacher(t, s, own, hot)
     else:
         slope = factor.to(tl.float32) * _kl_teacher(t, s, a, kl, hot, wide)
     return slope
@@ -140,7 +143,7 @@ def _js_teacher_slope(
 
 
 @triton.jit(do_not_specialize=[*UNSPECIALISED, "factor_stride"])
-def gradients(
+def gradients(  # noqa: C901, PLR0912, PLR0915 - a branch a divergence, taken while compiling
     s,  # [rows, classes], student's logits, of any strides
     t,  # [rows, classes], teacher's logits, of any strides
     s_out,  # [rows, classes], output: gradient in s; or None
@@ -150,7 +153,7 @@ def gradients(
     keep,  # [rows] of uint8, 0 where a row is left out; or None
     temperatures,  # [rows] of float64; or None, where one temperature is all rows'
     temperature_bits,  # int, bits of that temperature as a float64
-    beta_bits,  # int, bits of β as a float64
+    number_bits,  # int, bits of the divergence's number as a float64: β
     rows,  # int, number of rows
     inner,  # int, length of the second of the two axes that rows lie in
     classes,  # int, number of classes
@@ -168,12 +171,12 @@ def gradients(
     t_out_inner,  # int, stride of t_out along the second
     t_out_step,  # int, stride of t_out along classes
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    shannon: tl.constexpr,  # bool, whether the divergence is Jensen-Shannon
+    divergence: tl.constexpr,  # int, the divergence
     height: tl.constexpr,  # int, rows of a tile
     width: tl.constexpr,  # int, classes of a tile, a power of 2
     span: tl.constexpr,  # int, tiles of a program, side by side
 ):
-    """Write the gradients that are wanted, of KL or of Jensen-Shannon, in ``span`` tiles."""
+    """Write the gradients that are wanted, of any divergence, in ``span`` tiles."""
     kind = tl.float64 if wide else tl.float32
     row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)[:, None]
     there = row < rows
@@ -182,21 +185,26 @@ def gradients(
         kept = there & (tl.load(keep + row, mask=there, other=0) != 0)
     temperature = temperature_of(temperatures, temperature_bits, row, there)
     hot = heated(temperature, wide)
+    half = heated(2.0 * temperature, wide)
     a = read_state(saved, row * SAVED, there)
+    view = student_view(a)
     kl = tl.load(saved + row * SAVED + _KL, mask=there, other=0.0)
     offset = tl.load(saved + row * SAVED + _OFFSET, mask=there, other=0.0)
     factor = tl.load(factors + row * factor_stride, mask=there, other=0.0) / temperature
     quick = tl.min(tl.load(saved + row * SAVED + _QUICK, mask=there, other=1.0)) > 0
     t_offsets = row_offsets(row, inner, t_outer, t_inner)
     s_offsets = row_offsets(row, inner, s_outer, s_inner)
-    if shannon:
-        beta = beta_bits.to(tl.float64, bitcast=True)
-        rest = 1.0 - beta
-        looks = looks_of(a, offset, beta, temperature)
-        s_shift = tl.load(saved + row * SAVED + _S_SHIFT, mask=there, other=0.0).to(kind)
-        t_shift = tl.load(saved + row * SAVED + _T_SHIFT, mask=there, other=0.0).to(kind)
+    if divergence == KL:
+        own = slopes_of(a, offset, factor, temperature)
     else:
-        slopes = slopes_of(a, offset, factor, temperature)
+        beta = number_bits.to(tl.float64, bitcast=True)
+        rest = 1.0 - beta
+        s_mean = tl.load(saved + row * SAVED + _S_MEAN, mask=there, other=0.0).to(kind)
+        t_mean = tl.load(saved + row * SAVED + _T_MEAN, mask=there, other=0.0).to(kind)
+        s_second = tl.load(saved + row * SAVED + _S_SECOND, mask=there, other=0.0).to(kind)
+        t_second = tl.load(saved + row * SAVED + _T_SECOND, mask=there, other=0.0).to(kind)
+        if divergence == JS:
+            looks = looks_of(a, offset, beta, temperature)
     first = tl.program_id(1).to(tl.int64) * width * span
     for start in range(first, tl.minimum(first + width * span, classes), width):
         columns = columns_from(start, width)
@@ -204,24 +212,34 @@ def gradients(
         t_tile = load_tile(t, t_offsets, columns, t_step, kept & inside, wide)
         s_tile = load_tile(s, s_offsets, columns, s_step, kept & inside, wide)
         if s_out is not None:
-            if shannon:
+            if divergence == KL:
+                slope = _student_slope(t_tile, s_tile, a, offset, factor, quick, own, hot, wide)
+            elif divergence == JS:
                 slope = _js_student_slope(
-                    t_tile, s_tile, a, offset, s_shift, factor, beta, rest, quick, looks,
+                    t_tile, s_tile, a, offset, s_mean, factor, beta, rest, quick, looks,
                     temperature, hot, wide,
                 )  # fmt: skip
             else:
-                slope = _student_slope(t_tile, s_tile, a, offset, factor, quick, slopes, hot, wide)
+                slope = factor.to(kind) * slopes(
+                    s_tile, t_tile, view, -offset, s_mean, s_second, temperature, hot, half, wide,
+                    divergence,
+                )  # fmt: skip
             place = row_offsets(row, inner, s_out_outer, s_out_inner) + columns * s_out_step
             slope = rounded(tl.where(kept, slope, 0.0), s_out.dtype.element_ty)
             tl.store(s_out + place, slope, mask=there & inside)
         if t_out is not None:
-            if shannon:
+            if divergence == KL:
+                slope = _teacher_slope(t_tile, s_tile, a, kl, factor, quick, own, hot, wide)
+            elif divergence == JS:
                 slope = _js_teacher_slope(
-                    t_tile, s_tile, a, offset, t_shift, factor, beta, rest, quick, looks,
+                    t_tile, s_tile, a, offset, t_mean, factor, beta, rest, quick, looks,
                     temperature, hot, wide,
                 )  # fmt: skip
             else:
-                slope = _teacher_slope(t_tile, s_tile, a, kl, factor, quick, slopes, hot, wide)
+                slope = factor.to(kind) * slopes(
+                    t_tile, s_tile, a, offset, t_mean, t_second, temperature, hot, half, wide,
+                    divergence,
+                )  # fmt: skip
             place = row_offsets(row, inner, t_out_outer, t_out_inner) + columns * t_out_step
             slope = rounded(tl.where(kept, slope, 0.0), t_out.dtype.element_ty)
             tl.store(t_out + place, slope, mask=there & inside)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kldiv.formulas.reductions import cast
-from kldiv.formulas.rows import JensenShannon
+from kldiv.kernels.spelling import numbered
 from kldiv.kernels.triton import gradients as gradient_kernels
 from kldiv.kernels.triton import rows as kernels
 from kldiv.kernels.triton.launch import (
@@ -41,8 +41,9 @@ class _Rows(NamedTuple):
     number: int
     classes: int
     wide: bool
-    beta: float | None
-    """Of Jensen-Shannon, None for Kullback-Leibler."""
+    divergence: int
+    """Its place in `kldiv.kernels.spelling.DIVERGENCES`, of which KL is the first."""
+    beta: float
     keep: Array | None
     temperatures: Array | None
     temperature: float
@@ -63,12 +64,13 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
     shape = tuple(arrays[0].shape)
     keep = operation.keep(arrays)
     own = operation.temperature
-    divergence = operation.divergence
+    divergence, beta, factor = numbered(operation.divergence)
     rows = _Rows(
         math.prod(shape[:-1]),
         shape[-1],
         operation.compute == "float64",
-        divergence.beta if isinstance(divergence, JensenShannon) else None,
+        divergence,
+        beta,
         None if keep is None else keep.contiguous().view(xp.uint8),
         cast(xp, arrays[2], "float64").contiguous() if own is None else None,
         1.0 if own is None else own,
@@ -83,12 +85,13 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
             saved, values = _forward(xp, rows, s, t, wanted=work.gradients or (0, 1) * work.keep)
         if work.gradients:
             upstream = s.new_ones(()) if work.cotangent is None else work.cotangent
-            factors = exact.weight(xp, upstream, shape[:-1], keep)
+            factors = factor * exact.weight(xp, upstream, shape[:-1], keep)
             results = _gradients(xp, rows, s, t, saved, factors, work.gradients)
         if work.keep:
             results.append(saved)
         if not work.value:
             return None, results
+        values = values if factor == 1 else factor * values
         return exact.finish(xp, values.reshape(shape[:-1]), keep), results
 
 
@@ -120,9 +123,12 @@ def _forward(
     """Return the constants that are kept of each row, and the values."""
     s, t, inner, (s_strides, t_strides) = _placed(s, t)
     plan, number = rows.tiling(STATE_TILE[rows.wide]), rows.number
-    shannon = rows.beta is not None
-    beta = bits(0.5 if rows.beta is None else rows.beta)
-    flags = {"t_shift": shannon and 1 in wanted, "s_shift": shannon and 0 in wanted}
+    summed, beta = rows.divergence != 0, bits(rows.beta)
+    flags = {
+        "divergence": rows.divergence,
+        "t_means": summed and 1 in wanted,
+        "s_means": summed and 0 in wanted,
+    }
     values = s.new_empty((number,), dtype=xp.float64)
     saved = s.new_empty((number, kernels.SAVED.value), dtype=xp.float64)
     shared = plan.parts > 1
@@ -132,7 +138,7 @@ def _forward(
     place = (number, inner, rows.classes, plan.chunk, *s_strides, *t_strides)
     kernels.states[-(-number // plan.height), plan.parts](
         s, t, values, saved, partial, *rows.settings, beta, *place,
-        wide=rows.wide, shannon=shannon, **flags,
+        wide=rows.wide, **flags,
         single=plan.chunk <= plan.width, height=plan.height, width=plan.width, **OPTIONS,
     )  # fmt: skip
     if not shared:
@@ -141,7 +147,7 @@ def _forward(
     kernels.join[joined](
         partial, values, saved, *rows.settings, number, plan.parts, height=_JOINED, **_JOINING
     )
-    if shannon:
+    if summed:
         sums = s.new_empty((number, plan.parts, kernels.SUMS.value), dtype=xp.float64)
         kernels.look[number, plan.parts](
             s, t, sums, saved, *rows.settings, beta, *place,
@@ -175,15 +181,14 @@ def _gradients(
     places = dict(zip(outputs, of_outputs, strict=True))
     nowhere = (0, 0, 1)
     plan = rows.tiling(TILE[rows.wide])
-    beta = bits(0.5 if rows.beta is None else rows.beta)
     factor_stride = 0 if factors.ndim == 0 else 1
     span = SPAN if rows.classes > plan.width else 1
     grid = -(-rows.number // plan.height), -(-rows.classes // (plan.width * span))
     gradient_kernels.gradients[grid](
-        s, t, outputs.get(0), outputs.get(1), saved, factors.contiguous(), *rows.settings, beta,
-        rows.number, inner, rows.classes, factor_stride, *s_strides, *t_strides,
+        s, t, outputs.get(0), outputs.get(1), saved, factors.contiguous(), *rows.settings,
+        bits(rows.beta), rows.number, inner, rows.classes, factor_stride, *s_strides, *t_strides,
         *places.get(0, nowhere), *places.get(1, nowhere),
-        wide=rows.wide, shannon=rows.beta is not None, height=plan.height, width=plan.width,
+        wide=rows.wide, divergence=rows.divergence, height=plan.height, width=plan.width,
         span=span, **OPTIONS,
     )  # fmt: skip
     if outputs is not results:

@@ -1,4 +1,4 @@
-"""Kernels of rows of logits: their states, merged and finished, and the sums of Jensen-Shannon.
+"""Kernels of rows of logits: their states, merged and finished, and the sums of divergences.
 
 A program has one row, or a chunk of one, which it reads a tile at a time; where a row is shorter
 than a tile, it has several.  Where a row is shared, every program leaves its state, and `join`
@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 
 from kldiv.kernels.triton import SAVED as OF_ROW
-from kldiv.kernels.triton.jensen_shannon import js_elements, js_shift, student_view
+from kldiv.kernels.triton.divergences import HELLINGER, JS, KL, elements, means
+from kldiv.kernels.triton.jensen_shannon import student_view
 from kldiv.kernels.triton.places import (
     FIELDS,
     columns_from,
@@ -30,15 +31,17 @@ SAVED = tl.constexpr(len(OF_ROW))
 
 _KL = tl.constexpr(OF_ROW.index("kl"))
 _OFFSET = tl.constexpr(OF_ROW.index("offset"))
-_T_SHIFT = tl.constexpr(OF_ROW.index("t_shift"))
-_S_SHIFT = tl.constexpr(OF_ROW.index("s_shift"))
+_T_MEAN = tl.constexpr(OF_ROW.index("t_mean"))
+_S_MEAN = tl.constexpr(OF_ROW.index("s_mean"))
+_T_SECOND = tl.constexpr(OF_ROW.index("t_second"))
+_S_SECOND = tl.constexpr(OF_ROW.index("s_second"))
 _QUICK = tl.constexpr(OF_ROW.index("quick"))
 
-SUMS = tl.constexpr(3)
-"""Sums that `look` makes: Jensen-Shannon itself, and one for each of its gradients."""
+SUMS = tl.constexpr(5)
+"""Sums that `look` makes: the divergence itself, and two for each of its gradients."""
 
 
-UNSPECIALISED = ["temperature_bits", "beta_bits", "rows", "inner"]
+UNSPECIALISED = ["temperature_bits", "number_bits", "rows", "inner"]
 """Arguments whose values are no reason to compile a kernel again."""
 
 
@@ -60,18 +63,19 @@ def _scan(
     temperature,  # [height, 1] of float64
     hot,  # Heat [height, 1], constants of the temperature
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    shannon: tl.constexpr,  # bool, whether the divergence is Jensen-Shannon
+    divergence: tl.constexpr,  # int, the divergence
     single: tl.constexpr,  # bool, whether a part is one tile
     height: tl.constexpr,  # int, rows of a tile
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
     """Return the state of a part of rows, and a mask of those left as `quick_state` found them."""
+    both: tl.constexpr = divergence == JS or divergence == HELLINGER  # noqa: PLR1714 - Triton's
     begin, last = first, tl.minimum(end, classes)
     state, done = empty_state(temperature), temperature < 0  # none
     if not wide:
         state, done = quick_state(
             s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, temperature,
-            hot, shannon, height, width if single else 2 * width,
+            hot, both, height, width if single else 2 * width,
         )  # fmt: skip
         there &= ~done
         begin = tl.where(tl.max(there.to(tl.int32)) > 0, first, last)
@@ -80,7 +84,7 @@ def _scan(
         mask = there & (columns < classes)
         t_tile = load_tile(t, t_offsets, columns, t_step, mask, wide)
         s_tile = load_tile(s, s_offsets, columns, s_step, mask, wide)
-        block = block_state(t_tile, s_tile, temperature, hot, wide, shannon)
+        block = block_state(t_tile, s_tile, temperature, hot, wide, both)
         state = merge(state, block, temperature)
     # A merge, even with nothing, may move the pivot.
     return state, done & (state.pivot == state.anchor)
@@ -100,30 +104,50 @@ def _look(
     there,  # [height, 1] of bool, rows that count
     a,  # State [height, 1], of whole rows
     offset,  # [height, 1] of float64, log(p/q) less x
-    beta,  # float64, β
+    number,  # float64, the divergence's number: β
     temperature,  # [height, 1] of float64
     hot,  # Heat [height, 1], constants of the temperature
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    t_shift: tl.constexpr,  # bool, whether to find Σ p log(p/m), for the gradient in t
-    s_shift: tl.constexpr,  # bool, whether to find Σ q log(q/m), for the gradient in s
+    divergence: tl.constexpr,  # int, the divergence
+    t_means: tl.constexpr,  # bool, whether to find the sums for the gradient in t
+    s_means: tl.constexpr,  # bool, whether to find the sums for the gradient in s
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
-    """Return the sums of Jensen-Shannon over the classes from ``first`` to ``end``."""
+    """Return the divergence's sums over the classes from ``first`` to ``end``."""
     value = tl.zeros_like(temperature)
-    of_t, of_s = value, value
-    other = 1.0 - beta
+    t_mean, t_second, s_mean, s_second = value, value, value, value
+    half = heated(2.0 * temperature, wide)
+    rest = 1.0 - number
     for start in range(first, tl.minimum(end, classes), width):
         columns = columns_from(start, width)
         mask = there & (columns < classes)
         t_tile = load_tile(t, t_offsets, columns, t_step, mask, wide)
         s_tile = load_tile(s, s_offsets, columns, s_step, mask, wide)
-        value += js_elements(t_tile, s_tile, a, offset, beta, hot, wide)
-        if t_shift:
-            of_t += js_shift(t_tile, s_tile, a, offset, beta, other, temperature, hot, wide)
-        if s_shift:
+        value += elements(t_tile, s_tile, a, offset, number, hot, half, wide, divergence)
+        if t_means:
+            mean, second = means(
+                t_tile, s_tile, a, offset, number, rest, temperature, hot, half, wide, divergence
+            )
+            t_mean += mean
+            t_second += second
+        if s_means:
             view = student_view(a)
-            of_s += js_shift(s_tile, t_tile, view, -offset, other, beta, temperature, hot, wide)
-    return value, of_t, of_s
+            mean, second = means(
+                s_tile,
+                t_tile,
+                view,
+                -offset,
+                rest,
+                number,
+                temperature,
+                hot,
+                half,
+                wide,
+                divergence,
+            )
+            s_mean += mean
+            s_second += second
+    return value, t_mean, t_second, s_mean, s_second
 
 
 # --- kernels --------------------------------------------------------------------------------------
@@ -139,7 +163,7 @@ def states(
     keep,  # [rows] of uint8, 0 where a row is left out; or None
     temperatures,  # [rows] of float64; or None, where one temperature is all rows'
     temperature_bits,  # int, bits of that temperature as a float64
-    beta_bits,  # int, bits of β as a float64
+    number_bits,  # int, bits of the divergence's number as a float64: β
     rows,  # int, number of rows
     inner,  # int, length of the second of the two axes that rows lie in
     classes,  # int, number of classes
@@ -151,9 +175,9 @@ def states(
     t_inner,  # int, stride of t along the second
     t_step,  # int, stride of t along classes
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    shannon: tl.constexpr,  # bool, whether the divergence is Jensen-Shannon
-    t_shift: tl.constexpr,  # bool, whether to find Σ p log(p/m), for the gradient in t
-    s_shift: tl.constexpr,  # bool, whether to find Σ q log(q/m), for the gradient in s
+    divergence: tl.constexpr,  # int, the divergence
+    t_means: tl.constexpr,  # bool, whether to find the sums for the gradient in t
+    s_means: tl.constexpr,  # bool, whether to find the sums for the gradient in s
     single: tl.constexpr,  # bool, whether a part is one tile
     height: tl.constexpr,  # int, rows of a tile
     width: tl.constexpr,  # int, classes of a tile, a power of 2
@@ -172,7 +196,7 @@ def states(
     end = first + chunk  # a multiple of the tile's width
     state, quick = _scan(
         s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, kept, temperature, hot,
-        wide, shannon, single, height, width,
+        wide, divergence, single, height, width,
     )  # fmt: skip
     if partial is not None:
         part = row * tl.num_programs(1) + tl.program_id(1)
@@ -180,31 +204,36 @@ def states(
     else:
         kl, offset = finish(state)
         value = kl
-        of_t, of_s = tl.zeros_like(kl), tl.zeros_like(kl)
+        zero = tl.zeros_like(kl)
+        t_mean, t_second, s_mean, s_second = zero, zero, zero, zero
         write_state(saved, row * SAVED, state, there)
-        if shannon:
-            beta = beta_bits.to(tl.float64, bitcast=True)
+        if divergence != KL:
+            number = number_bits.to(tl.float64, bitcast=True)
             begin, last = first, tl.minimum(end, classes)
+            # Only Jensen-Shannon has a quick way.
+            hurried: tl.constexpr = divergence == JS and not wide
             quick &= state.s_anchor == state.pivot
-            if not wide:
+            if hurried:
                 begin = tl.where(tl.min(quick.to(tl.int32)) > 0, last, first)
                 found, found_t, found_s = quick_look(
                     s, t, s_offsets, t_offsets, s_step, t_step, first, begin, classes, kept,
-                    looks_of(state, offset, beta, temperature), beta, hot, t_shift, s_shift,
+                    looks_of(state, offset, number, temperature), number, hot, t_means, s_means,
                     height, width,
                 )  # fmt: skip
-            value, of_t, of_s = _look(
+            value, t_mean, t_second, s_mean, s_second = _look(
                 s, t, s_offsets, t_offsets, s_step, t_step, begin, end, classes, kept, state,
-                offset, beta, temperature, hot, wide, t_shift, s_shift, width,
+                offset, number, temperature, hot, wide, divergence, t_means, s_means, width,
             )  # fmt: skip
-            if not wide:
+            if hurried:
                 done = begin > first
                 value = tl.where(done, found, value)
-                of_t, of_s = tl.where(done, found_t, of_t), tl.where(done, found_s, of_s)
+                t_mean, s_mean = tl.where(done, found_t, t_mean), tl.where(done, found_s, s_mean)
             value = tl.where(kl == kl, value, float("nan"))
         tl.store(saved + row * SAVED + _QUICK, quick.to(tl.float64), mask=there)
-        tl.store(saved + row * SAVED + _T_SHIFT, of_t, mask=there)
-        tl.store(saved + row * SAVED + _S_SHIFT, of_s, mask=there)
+        tl.store(saved + row * SAVED + _T_MEAN, t_mean, mask=there)
+        tl.store(saved + row * SAVED + _S_MEAN, s_mean, mask=there)
+        tl.store(saved + row * SAVED + _T_SECOND, t_second, mask=there)
+        tl.store(saved + row * SAVED + _S_SECOND, s_second, mask=there)
         tl.store(saved + row * SAVED + _KL, kl, mask=there)
         tl.store(saved + row * SAVED + _OFFSET, offset, mask=there)
         tl.store(values + row, tl.where(kept, value, 0.0), mask=there)
@@ -233,8 +262,10 @@ def join(
     write_state(saved, row * SAVED, state, there)
     tl.store(saved + row * SAVED + _KL, kl, mask=there)
     tl.store(saved + row * SAVED + _OFFSET, offset, mask=there)
-    tl.store(saved + row * SAVED + _T_SHIFT, tl.zeros_like(kl), mask=there)
-    tl.store(saved + row * SAVED + _S_SHIFT, tl.zeros_like(kl), mask=there)
+    tl.store(saved + row * SAVED + _T_MEAN, tl.zeros_like(kl), mask=there)
+    tl.store(saved + row * SAVED + _S_MEAN, tl.zeros_like(kl), mask=there)
+    tl.store(saved + row * SAVED + _T_SECOND, tl.zeros_like(kl), mask=there)
+    tl.store(saved + row * SAVED + _S_SECOND, tl.zeros_like(kl), mask=there)
     tl.store(saved + row * SAVED + _QUICK, tl.zeros_like(kl), mask=there)
     if keep is not None:
         kl = tl.where(tl.load(keep + row, mask=there, other=0) != 0, kl, 0.0)
@@ -250,7 +281,7 @@ def look(
     keep,  # [rows] of uint8, 0 where a row is left out; or None
     temperatures,  # [rows] of float64; or None, where one temperature is all rows'
     temperature_bits,  # int, bits of that temperature as a float64
-    beta_bits,  # int, bits of β as a float64
+    number_bits,  # int, bits of the divergence's number as a float64: β
     rows,  # int, number of rows
     inner,  # int, length of the second of the two axes that rows lie in
     classes,  # int, number of classes
@@ -262,11 +293,12 @@ def look(
     t_inner,  # int, stride of t along the second
     t_step,  # int, stride of t along classes
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    t_shift: tl.constexpr,  # bool, whether to find Σ p log(p/m), for the gradient in t
-    s_shift: tl.constexpr,  # bool, whether to find Σ q log(q/m), for the gradient in s
+    divergence: tl.constexpr,  # int, the divergence
+    t_means: tl.constexpr,  # bool, whether to find the sums for the gradient in t
+    s_means: tl.constexpr,  # bool, whether to find the sums for the gradient in s
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
-    """Make the sums of Jensen-Shannon over parts of rows whose states are known."""
+    """Make the sums of a divergence over parts of rows whose states are known."""
     row = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)[:, None]
     there = row < rows
     if keep is not None:
@@ -277,22 +309,24 @@ def look(
     end = first + chunk  # a multiple of the tile's width
     state = read_state(saved, row * SAVED, there)
     offset = tl.load(saved + row * SAVED + _OFFSET, mask=there, other=0.0)
-    beta = beta_bits.to(tl.float64, bitcast=True)
-    value, of_t, of_s = _look(
+    number = number_bits.to(tl.float64, bitcast=True)
+    value, t_mean, t_second, s_mean, s_second = _look(
         s, t, row_offsets(row, inner, s_outer, s_inner), row_offsets(row, inner, t_outer, t_inner),
-        s_step, t_step, first, end, classes, there, state, offset, beta, temperature, hot,
-        wide, t_shift, s_shift, width,
+        s_step, t_step, first, end, classes, there, state, offset, number, temperature, hot,
+        wide, divergence, t_means, s_means, width,
     )  # fmt: skip
     part = (row * tl.num_programs(1) + tl.program_id(1)) * SUMS
     tl.store(sums + part, value, mask=row < rows)
-    tl.store(sums + part + 1, of_t, mask=row < rows)
-    tl.store(sums + part + 2, of_s, mask=row < rows)
+    tl.store(sums + part + 1, t_mean, mask=row < rows)
+    tl.store(sums + part + 2, s_mean, mask=row < rows)
+    tl.store(sums + part + 3, t_second, mask=row < rows)
+    tl.store(sums + part + 4, s_second, mask=row < rows)
 
 
 @triton.jit(do_not_specialize=["rows", "parts"])
 def join_sums(
     sums,  # [rows, parts, SUMS] of float64, sums over parts of rows, from `look`
-    values,  # [rows] of float64, output: each row's Jensen-Shannon
+    values,  # [rows] of float64, output: each row's divergence
     saved,  # [rows, SAVED] of float64, constants of rows: the sums' places are output
     keep,  # [rows] of uint8, 0 where a row is left out; or None
     rows,  # int, number of rows
@@ -303,16 +337,20 @@ def join_sums(
     row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)
     there = row < rows
     value = tl.zeros([height], tl.float64)
-    of_t, of_s = value, value
+    t_mean, t_second, s_mean, s_second = value, value, value, value
     for part in range(parts):
         at = sums + (row * parts + part) * SUMS
         value += tl.load(at, mask=there, other=0.0)
-        of_t += tl.load(at + 1, mask=there, other=0.0)
-        of_s += tl.load(at + 2, mask=there, other=0.0)
+        t_mean += tl.load(at + 1, mask=there, other=0.0)
+        s_mean += tl.load(at + 2, mask=there, other=0.0)
+        t_second += tl.load(at + 3, mask=there, other=0.0)
+        s_second += tl.load(at + 4, mask=there, other=0.0)
     kl = tl.load(saved + row * SAVED + _KL, mask=there, other=0.0)
     value = tl.where(kl == kl, value, float("nan"))
     if keep is not None:
         value = tl.where(tl.load(keep + row, mask=there, other=0) != 0, value, 0.0)
-    tl.store(saved + row * SAVED + _T_SHIFT, of_t, mask=there)
-    tl.store(saved + row * SAVED + _S_SHIFT, of_s, mask=there)
+    tl.store(saved + row * SAVED + _T_MEAN, t_mean, mask=there)
+    tl.store(saved + row * SAVED + _S_MEAN, s_mean, mask=there)
+    tl.store(saved + row * SAVED + _T_SECOND, t_second, mask=there)
+    tl.store(saved + row * SAVED + _S_SECOND, s_second, mask=there)
     tl.store(values + row, value, mask=there)

@@ -31,6 +31,7 @@ DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
 DEVICE float log_of(float x) { return logf(x); }
 DEVICE double log_of(double x) { return log(x); }
 DEVICE double exp_of(double x) { return exp(x); }
+DEVICE double root_of(double x) { return sqrt(x); }
 
 DEVICE int bits(float x) { return __float_as_int(x); }
 DEVICE long long bits(double x) { return __double_as_longlong(x); }

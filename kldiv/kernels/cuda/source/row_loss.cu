@@ -13,8 +13,8 @@ DEVICE void write_gradients(const View& view, bool kept) {
         return;
     }
     Wide factor = job.factors[view.row * job.factor_step] / view.heat.temperature;
-    if constexpr (SHANNON) {
-        write_shannon_gradients(view, factor, of_s, of_t);
+    if constexpr (DIVERGENCE != KL) {
+        write_summed_gradients(view, factor, of_s, of_t);
     } else {
         Constants c = constants_of(*view.known(0), view.heat);
         Real scale = Real(factor);
@@ -26,7 +26,7 @@ DEVICE void write_gradients(const View& view, bool kept) {
 }
 
 DEVICE Wide value_of(const View& view) {
-    if constexpr (SHANNON) return shannon_value(view);
+    if constexpr (DIVERGENCE != KL) return summed_value(view);
     else return view.known(0)->kl;
 }
 
@@ -40,9 +40,9 @@ DEVICE void run_row(const View& view) {
             view.sync();
             finish_row(view);
         }
-        if (SHANNON && (phases & SUMS)) {
+        if (DIVERGENCE != KL && (phases & SUMS)) {
             view.sync();
-            add_shannon(view);
+            add_sums(view);
         }
     }
     if (phases & (VALUES | GRADIENTS)) view.sync();

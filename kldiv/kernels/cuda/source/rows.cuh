@@ -1,12 +1,13 @@
-// KL and Jensen-Shannon of rows of logits, with their gradients: `kldiv.formulas.logits`.
+// Divergences of rows of logits, with their gradients: `kldiv.formulas.logits`.
 //
 // A team of warps has a row, or a part of its classes.  The work has phases that leave their results
 // in device memory: one launch runs all of them where a row has one team, and one launch each where
 // several teams share a row.  Nothing is added atomically: results are the same every time.
 //
-// SHANNON is 1 for Jensen-Shannon and 0 for KL.  The student's logits and their gradient are of
-// TYPE_S, the teacher's of TYPE_T; gradients are contiguous.
+// DIVERGENCE is one of those below.  The student's logits and their gradient are of TYPE_S, the
+// teacher's of TYPE_T; gradients are contiguous.
 
+enum { KL = 0, SHANNON = 1, TOTAL_VARIATION = 2, HELLINGER = 3 };
 enum Phase { STATES = 1, FINISH = 2, SUMS = 4, VALUES = 8, GRADIENTS = 16 };
 enum Side { STUDENT = 1, TEACHER = 2, GRADIENT_S = 3, GRADIENT_T = 4 };
 
@@ -15,7 +16,7 @@ constexpr int TILE = 32 * PER;
 struct Job {
     Table<4> table;  // [1 + 4, STRIDES + AXES], arrays of `Side`; an address of 0 is none
     // phases: bits of `Phase` that this launch runs; parts: of a row; team: warps of a team; sides:
-    // states of a row, 2 for the gradient of Jensen-Shannon in the student, else 1
+    // states of a row, 2 for the gradient in the student of what takes sums, else 1
     long long phases, rows, classes, parts, team, sides;
     const unsigned char* keep;   // [rows], 0 where a row is left out; or 0, where all are kept
     const Wide* factors;         // [rows] or [1], gradient in each row's divergence
@@ -24,7 +25,7 @@ struct Job {
     long long temperature_step;  // 1; or 0, where one temperature is all rows'
     State* states;               // [teams, sides, parts], room: states of each team's row
     Row* known;                  // [teams, sides], room: constants of each team's row
-    Wide* sums;                  // [teams, parts, 3], room: sums that `add_shannon` makes
+    Sums<Wide>* sums;            // [teams, parts], room: sums that `add_sums` makes
     Wide* values;                // [rows], output: each row's divergence
     Wide beta, rest;             // β, the teacher's weight in the mixture, and 1 − β
 };
@@ -52,8 +53,8 @@ struct View {
         return job.states + (slot * job.sides + side) * job.parts + part;
     }
     DEVICE_MEMBER Row* known(int side) const { return job.known + slot * job.sides + side; }
-    DEVICE_MEMBER Wide* sums(long long part) const {
-        return job.sums + 3 * (slot * job.parts + part);
+    DEVICE_MEMBER Sums<Wide>* sums(long long part) const {
+        return job.sums + slot * job.parts + part;
     }
     DEVICE_MEMBER bool leads() const { return member == 0 && lane() == 0; }
 };
@@ -96,8 +97,8 @@ DEVICE void leave_state(const View& view, const Gathered& all, int side) {
 DEVICE void find_states(const View& view) {
     const char *s = view.base(STUDENT), *t = view.base(TEACHER);
     Wide temperature = view.heat.temperature;
-    Gathered all[SHANNON ? 2 : 1];
-    int sides = SHANNON ? int(view.job.sides) : 1;
+    Gathered all[DIVERGENCE ? 2 : 1];
+    int sides = DIVERGENCE ? int(view.job.sides) : 1;
     for (int side = 0; side < sides; ++side) all[side] = nothing_gathered();
     for (long long start = view.first + (long long)view.member * TILE; start < view.last;
          start += (long long)view.team * TILE) {
@@ -137,6 +138,7 @@ DEVICE void finish_row(const View& view) {
 // The constants of a row as elements need them.
 struct Constants {
     Real t_top, t_scale, s_top, s_scale, offset, mean, theta, rest, kappa, behind, masked, gap;
+    Real t_root, s_root, power;  // of Hellinger's: roots of scales, √(q/p) at the anchor
     Word<Real> pivot, anchor;
 
     DEVICE_MEMBER Real p(Real own, const Heat& heat) const {
@@ -168,6 +170,13 @@ DEVICE Constants constants_of(const Row& row, const Heat& heat) {
     c.kappa = Real(row.kappa);
     c.masked = row.kl == row.kl ? Real(0) : Real(row.kl);
     c.gap = row.kl == INFINITE ? Real(nan_of()) : Real(0);
+    if constexpr (DIVERGENCE == HELLINGER) {
+        Wide at = difference(Word<Wide>{row.anchor, row.anchor_low},
+                             Word<Wide>{row.pivot, row.pivot_low}) / heat.temperature + row.offset;
+        c.power = Real(exp_of(-0.5 * (at < -170 ? -170 : at)));
+        c.t_root = Real(root_of(row.t_scale));
+        c.s_root = Real(root_of(row.s_scale));
+    }
     return c;
 }
 
@@ -188,7 +197,7 @@ template <class F>
 DEVICE void for_each_class(const View& view, const F& function) {
     const char *s = view.base(STUDENT), *t = view.base(TEACHER);
     long long step = 32LL * view.team;
-#pragma unroll(SHANNON ? 1 : 4)
+#pragma unroll(DIVERGENCE ? 1 : 4)
     for (long long k = view.first + 32LL * view.member + lane(); k < view.last; k += step)
         function(view.load<TYPE_S>(STUDENT, s, k), view.load<TYPE_T>(TEACHER, t, k),
                  view.row * view.job.classes + k);
