@@ -146,13 +146,7 @@ def distillation_loss(
     0.074869
     """
     check_reduction(reduction)
-    if not 0 <= hard_weight < 1:
-        raise OptionError(
-            f"hard_weight must be at least 0 and below 1; got {hard_weight!r}; without a teacher "
-            "use cross_entropy_with_logits(student_logits, labels)"
-        )
-    if hard_weight and labels is None:
-        raise OptionError("hard_weight is the share of the labels' cross entropy; pass labels")
+    check_hard_weight(hard_weight, labels)
     keep = where
     if labels is not None:
         keep = kept_labels(student_logits, labels, axis, ignore_index, where, _NAMES[0])
@@ -160,7 +154,7 @@ def distillation_loss(
         reduction = "sum"
     elif reduction in {"mean", "batchmean"}:
         by_row = reduction == "mean" or labels is not None
-        reduction, num_items_in_batch = _divisor(student_logits, axis, keep, by_row=by_row)
+        reduction, num_items_in_batch = divisor_of_rows(student_logits, axis, keep, by_row=by_row)
     options: dict[str, Any] = {
         "axis": axis,
         "reduction": reduction,
@@ -170,8 +164,8 @@ def distillation_loss(
     }
     soft, weight = 1.0 - hard_weight, row_weight
     if scale_by_temperature:
-        soft, weight = _scaled(soft, weight, temperature)
-    divergence, of_rows = _divergence(beta)
+        soft, weight = scaled(soft, weight, temperature)
+    divergence, of_rows = divergence_of_beta(beta)
     call = prepare(
         divergence,
         student_logits,
@@ -207,7 +201,18 @@ def _result(student: Array, teacher: Array, dtype: Any) -> Any:
     return "float32" if dtype is None and half else dtype
 
 
-def _scaled(
+def check_hard_weight(hard_weight: float, labels: Array | None) -> None:
+    """Raise unless labels have a share that is one."""
+    if not 0 <= hard_weight < 1:
+        raise OptionError(
+            f"hard_weight must be at least 0 and below 1; got {hard_weight!r}; without a teacher "
+            "use cross_entropy_with_logits(student_logits, labels)"
+        )
+    if hard_weight and labels is None:
+        raise OptionError("hard_weight is the share of the labels' cross entropy; pass labels")
+
+
+def scaled(
     factor: float, weight: Array | None, temperature: float | Array
 ) -> tuple[float, Array | None]:
     """Return the factor of all rows and the weights of each, with the square of T."""
@@ -217,7 +222,7 @@ def _scaled(
     return factor, temperature**2 if weight is None else weight * temperature**2
 
 
-def _divergence(beta: float | Array) -> tuple[Divergence, Array | None]:
+def divergence_of_beta(beta: float | Array) -> tuple[Divergence, Array | None]:
     """Return the record of a β that is a number, or an array of them."""
     if isinstance(beta, np.number):
         beta = beta.item()
@@ -232,12 +237,12 @@ def _divergence(beta: float | Array) -> tuple[Divergence, Array | None]:
     return formulas.JensenShannon(float(beta)), None
 
 
-def _divisor(
-    logits: Array, axis: int, keep: Array | None, *, by_row: bool
+def divisor_of_rows(
+    logits: Array, axis: int, keep: Array | None, *, by_row: bool, name: str = _NAMES[0]
 ) -> tuple[Reduction, float | Array | None]:
     """Return a reduction and a normalizer that divide by what is kept, and 0 by nothing."""
-    check_classes(logits.shape, axis, _NAMES[0])
-    caller = backends.resolve(_NAMES[:1], logits).caller
+    check_classes(logits.shape, axis, name)
+    caller = backends.resolve((name,), logits).caller
     rows = list(logits.shape)
     del rows[axis]
     if keep is None:

@@ -335,7 +335,7 @@ def prepare_labels(
     mend = "it masks whole distributions, classes are masked by −inf"
     row_arrays = dict(zip(given, check_row_arrays(route, given, s.shape[:-1], mend), strict=True))
     if own is not None:
-        _check_range(route, own, row_arrays["where"], s.shape[-1])
+        check_range(route, own, row_arrays["where"], s.shape[-1])
         row_arrays["labels"] = own
     operation: Any = LabelLoss(
         reduction, *dtypes(route, wide, dtype, s), fixed, labels is not None, entropic
@@ -381,7 +381,7 @@ def kept_labels(
     return where  # which the checks of the call refuse
 
 
-def _check_range(route: backends.Route, labels: Array, keep: Array, classes: int) -> None:
+def check_range(route: backends.Route, labels: Array, keep: Array, classes: int) -> None:
     """Raise where a label is no class, on NumPy; elsewhere reading labels would wait for them."""
     if route.caller.name != "numpy":
         return

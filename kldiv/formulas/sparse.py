@@ -17,7 +17,7 @@ With G the gradients in these, and r the student's shares among the others,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from kldiv.formulas.divergences import STUDENT, TEACHER, Block, Divergence, KullbackLeibler
@@ -111,7 +111,8 @@ class TopKOperation(RowWise):
     """The common part of operations on a student's logits and a sparse teacher.
 
     Arrays: s, the log-probabilities, those that a class names, the mass of the others where it is
-    given, the temperature where it is an array, the indices of the classes, the mask.
+    given, the temperature where it is an array, the divergence's parameters, the indices of the
+    classes, the mask.
     """
 
     divergence: Divergence = _KL
@@ -129,7 +130,18 @@ class TopKOperation(RowWise):
 
     @property
     def leading(self) -> int:
-        return self.differentiable + 1
+        return self.differentiable + self.divergence.parameters + 1
+
+    def bound(self, xp: Namespace, arrays: Sequence[Array]) -> Any:
+        """Return the operation with the divergence's parameters of each row, if it has any."""
+        own = [cast(xp, a, self.compute) for a in arrays[self.differentiable : self.leading - 1]]
+        if not own:
+            return self
+        keep = self.keep(arrays)
+        if keep is not None:
+            own = [xp.where(keep, array, 0.5) for array in own]
+        bound = self.divergence.bound(xp, *(array[..., None] for array in own))
+        return replace(self, divergence=bound)
 
     def settings(self, kind: type[Any], **extra: Any) -> Any:
         """Return an operation of another kind on the same rows, elementwise and not rounded."""
@@ -146,7 +158,7 @@ class TopKOperation(RowWise):
         heat: Array = 1.0
         if self.temperature is None:
             heat = cast(xp, arrays[first + self.has_rest], self.compute)
-        indices = arrays[self.differentiable]
+        indices = arrays[self.leading - 1]
         if keep is not None:  # of a row that is dropped nothing is infinite
             wide = keep[..., None]
             s, a = xp.where(wide, s, 0.0), xp.where(wide, a, -1.0 * a.shape[-1])
@@ -301,7 +313,7 @@ class TopKLoss(TopKOperation):
         s, mass, temperature, entries = self.prepared(xp, arrays)
         read, *_ = self.read(xp, s, entries, temperature)
         rows = self.rows(xp, s.shape[-1], mass, temperature, entries, read)
-        values = self.divergence.of_rows(xp, rows.s, rows.t, rows.heat)
+        values = self.bound(xp, arrays).divergence.of_rows(xp, rows.s, rows.t, rows.heat)
         return self.masked(xp, values, self.keep(arrays))
 
     def pullback(
@@ -354,26 +366,28 @@ class TopKGradient(TopKOperation):
         rows = self.rows(xp, s.shape[-1], mass, temperature, entries, read)
         weight, keep = cast(xp, arrays[2], self.compute), self.keep(arrays)
         shares = weights / xp.where(read.weight > 0, read.weight, 1.0)
+        bound = self.bound(xp, arrays)
         if self.index == 0:
-            block = self.block(xp, rows, STUDENT)
-            own, last = self.in_given(xp, entries, rows, temperature, block)
+            block = bound.block(xp, rows, STUDENT)
+            own, last = bound.in_given(xp, entries, rows, temperature, block)
             others = 0.0 * rows.top if last is None else last * shares
             nothing = xp.zeros_like(marked, dtype=own.dtype)
             gradient = xp.where(marked, put(xp, nothing, entries.places, own), others)
         elif self.index < 2 + self.has_rest:
-            block = self.block(xp, rows, TEACHER)
-            gradient, last = self.in_teacher(xp, entries, rows, block)
+            block = bound.block(xp, rows, TEACHER)
+            gradient, last = bound.in_teacher(xp, entries, rows, block)
             gradient = last if self.index == 2 else gradient
         else:
-            gradient = self._in_temperature(xp, s, temperature, rows, shares)
+            gradient = bound.in_temperature(xp, s, temperature, rows, shares)
         if self.index < 2:
             found = times(xp, weight, gradient)
             return found if keep is None else xp.where(keep[..., None], found, 0.0)
         return self.masked(xp, weighed(xp, weight[..., None], gradient), keep)
 
-    def _in_temperature(
+    def in_temperature(
         self, xp: Namespace, s: Array, temperature: Temperature, rows: Rows, shares: Array
     ) -> Array:
+        """Return the derivative in the temperature."""
         slopes, last = self._slopes(STUDENT, rows, self.block(xp, rows, STUDENT))
         found = _moment(xp, slopes, rows.s.high[..., : slopes.shape[-1]])
         if last is not None:
