@@ -17,7 +17,7 @@ from kldiv._call import (
 )
 from kldiv.backends.base import HALVES
 from kldiv.divergences import KL
-from kldiv.errors import LibraryError, OptionError
+from kldiv.errors import OptionError
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas.rows import RowLoss
 from kldiv.label_losses import check_classes, kept_labels, prepare_labels
@@ -113,7 +113,7 @@ def distillation_loss(
         ``beta`` outside [0, 1], ``hard_weight`` outside [0, 1) or without labels, no such
         ``reduction``, or a temperature that is not positive and finite.
     LibraryError
-        Not arrays, or arrays of two libraries; ``hard_weight`` of logits that are spread.
+        Not arrays, or arrays of two libraries.
 
     See Also
     --------
@@ -180,15 +180,12 @@ def distillation_loss(
     )
     if not hard_weight:
         return call if soft == 1 else SumOfCalls((soft, call, (0, 1)))
-    if call.spread is not None:
-        raise LibraryError(
-            "the cross entropy of hard_weight takes whole rows; for logits that are spread over "
-            "ranks leave it at 0"
-        )
     given: dict[str, Any] = {
         "name": _NAMES[0],
         "ignore_index": ignore_index,
         "row_weight": row_weight,
+        "group": group,
+        "axis_name": axis_name,
     }
     hard = prepare_labels(student_logits, labels, **given, **options)
     return SumOfCalls((soft, call, (0, 1)), (hard_weight, hard, (0,)))

@@ -29,6 +29,7 @@ from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
     from kldiv._types import Array, ArrayT, Reduction, SupportsArray
+    from kldiv.backends.base import Route
 
 
 @differentiable(2, RowLoss())
@@ -694,11 +695,7 @@ def prepare(
     reducing = Reducing.of(reduction, normalizer, **of_rows)
     route, arrays, wide = resolve_arrays(names, (input, target), **reducing.others)
     spread = route.caller.spread(arrays[0], arrays[1], group, axis_name)
-    if spread is not None and route.moves:
-        raise LibraryError(
-            "logits that are spread over ranks are computed where they are; leave backend and "
-            "device at 'auto'"
-        )
+    check_spread(route, spread)
     last = check_logits(input.shape, target.shape, axis, names, empty=spread is not None)
     xp = route.caller.namespace(arrays[0])
     s, t, *others = arrays
@@ -728,6 +725,15 @@ def prepare(
         exchanged=exchanged != swapped,
         normalizer=divisor,
     )
+
+
+def check_spread(route: Route, spread: Any) -> None:
+    """Raise where logits that are spread over ranks would have to move."""
+    if spread is not None and route.moves:
+        raise LibraryError(
+            "logits that are spread over ranks are computed where they are; leave backend and "
+            "device at 'auto'"
+        )
 
 
 def check_logits(

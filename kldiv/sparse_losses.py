@@ -25,6 +25,7 @@ from kldiv.formulas.divergences import Divergence
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.reductions import cast as in_dtype
 from kldiv.formulas.sparse import BUCKET, TAILS, TopKLoss, likeliest
+from kldiv.logit_losses import check_spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +91,7 @@ class _Call(Call[Any]):
 
 
 @differentiable(3, TopKLoss())
-def topk_kl_div_with_logits(
+def topk_kl_div_with_logits(  # noqa: PLR0913 - the options of all losses of logits, and its own
     input: ArrayT,
     target_log_probs: ArrayT | SparseTeacher,
     target_indices: SupportsArray | None = None,
@@ -107,6 +108,8 @@ def topk_kl_div_with_logits(
     row_weight: SupportsArray | None = None,
     normalizer: float | SupportsArray | None = None,
     dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
 ) -> Call[ArrayT]:
     r"""
     Divergence of logits from a teacher of which the likeliest classes are known, in nats.
@@ -157,6 +160,11 @@ def topk_kl_div_with_logits(
         Divisor of the sum, as in `kl_div_with_logits`.
     dtype : dtype or str, optional
         Dtype of the result; by default the wider of the two arguments'.
+    group : torch.distributed.ProcessGroup, optional
+        PyTorch only: whose ranks have the student's other classes, as in `kl_div_with_logits`; the
+        teacher is whole on each rank, and its indices count all classes.
+    axis_name : str, optional
+        JAX only: the mesh axis over which the student's classes are spread.
 
     Returns
     -------
@@ -221,7 +229,9 @@ def topk_kl_div_with_logits(
     given = reducing.named(route, others)
     divisor = given.pop("normalizer", reducing.number)
     places, indices = [*given], given.pop("target_indices")
-    last = _check_shapes(s.shape, a.shape, indices.shape, axis)
+    spread = route.caller.spread(s, s, group, axis_name)
+    check_spread(route, spread)
+    last = _check_shapes(s.shape, a.shape, indices.shape, axis, empty=spread is not None)
     xp = route.caller.namespace(s)
     if not last:
         s, a, indices = (xp.moveaxis(array, axis, -1) for array in (s, a, indices))
@@ -242,7 +252,8 @@ def topk_kl_div_with_logits(
     )
     arrays = [row_arrays[place] for place in places]
     place = -1 if last else axis
-    return _Call(route, reducing.loss(operation), s, a, *arrays, axis=place, normalizer=divisor)
+    options: dict[str, Any] = {"axis": place, "spread": spread, "normalizer": divisor}
+    return _Call(route, reducing.loss(operation), s, a, *arrays, **options)
 
 
 def teacher_of(
@@ -320,7 +331,7 @@ def _target_temperature(own: float | None, fixed: float | None, tail: str) -> fl
 
 
 def _check_shapes(
-    whole: Sequence[int], own: Sequence[int], indices: Sequence[int], axis: int
+    whole: Sequence[int], own: Sequence[int], indices: Sequence[int], axis: int, *, empty: bool
 ) -> bool:
     """Raise unless the shapes fit; return whether the classes lie on the last axis."""
     shapes = f"input {tuple(whole)}, target_log_probs {tuple(own)}, target_indices {tuple(indices)}"
@@ -338,7 +349,7 @@ def _check_shapes(
             f"input and target_log_probs must agree but for the axis of the classes, {axis}; got "
             f"{shapes}"
         )
-    if not whole[axis] or not own[axis]:
+    if not (whole[axis] or empty) or not own[axis]:
         raise ShapeError(f"there are no classes on axis {axis}: {shapes}")
     return axis in {-1, len(whole) - 1}
 

@@ -94,7 +94,7 @@ class Rows(NamedTuple):
     """The divisor of these: 1, unless the log-probabilities are of another temperature."""
 
 
-def entries_of(xp: Namespace, a: Array, indices: Array, classes: int) -> Entries:
+def entries_of(xp: Namespace, a: Array, indices: Array, classes: Any) -> Entries:
     """Return the classes that rows are given."""
     valid = a != -xp.inf
     inside = (indices >= 0) & (indices < classes)
@@ -149,9 +149,12 @@ class TopKOperation(RowWise):
         return kind("none", self.compute, self.compute, self.compute, *own, **extra)
 
     def prepared(
-        self, xp: Namespace, arrays: Sequence[Array]
+        self, xp: Namespace, arrays: Sequence[Array], classes: Any = None
     ) -> tuple[Array, Array | None, Temperature, Entries]:
-        """Return the logits, the mass of the others where given, temperature and given classes."""
+        """Return the logits, the mass of the others where given, temperature and given classes.
+
+        ``classes`` is how many there are, where the logits are not of all.
+        """
         keep, first = self.keep(arrays), 2 + self.weights
         s, a = (cast(xp, array, self.compute) for array in arrays[:2])
         mass = cast(xp, arrays[first], self.compute) if self.has_rest else None
@@ -168,7 +171,8 @@ class TopKOperation(RowWise):
         own = self.temperature
         temperature: Temperature = heat[..., None] if own is None else number(own)
         mass = mass if mass is None else mass[..., None]
-        return s, mass, temperature, entries_of(xp, a, indices, s.shape[-1])
+        classes = s.shape[-1] if classes is None else classes
+        return s, mass, temperature, entries_of(xp, a, indices, classes)
 
     def read(
         self, xp: Namespace, s: Array, entries: Entries, temperature: Temperature
@@ -189,7 +193,7 @@ class TopKOperation(RowWise):
     def rows(
         self,
         xp: Namespace,
-        classes: int,
+        classes: Any,
         mass: Array | None,
         temperature: Temperature,
         entries: Entries,
@@ -228,7 +232,7 @@ class TopKOperation(RowWise):
         """Return the rows with what the wanted results take: `VALUE`, `STUDENT`, `TEACHER`."""
         return self.divergence.whole(xp, rows.s, rows.t, rows.heat, wanted)
 
-    def _slopes(self, side: int, rows: Rows, block: Block) -> tuple[Array, Array | None]:
+    def slopes(self, side: int, rows: Rows, block: Block) -> tuple[Array, Array | None]:
         """Return the gradient in a side's logits: of the given classes, and of the others."""
         found = self.divergence.gradient(side, block)
         return (found, None) if rows.rest is None else (found[..., :-1], found[..., -1:])
@@ -237,7 +241,7 @@ class TopKOperation(RowWise):
         self, xp: Namespace, entries: Entries, rows: Rows, temperature: Temperature, block: Block
     ) -> tuple[Array, Array | None]:
         """Return the student's gradient: of given classes, of all others together."""
-        found, last = self._slopes(STUDENT, rows, block)
+        found, last = self.slopes(STUDENT, rows, block)
         found = xp.where(entries.valid, found, taken(xp, found, entries.likeliest))
         divisor = temperature if self.target_temperature is None else 1.0
         return over(found, divisor), last if last is None else over(last, divisor)
@@ -246,7 +250,7 @@ class TopKOperation(RowWise):
         self, xp: Namespace, entries: Entries, rows: Rows, block: Block
     ) -> tuple[Array, Array | None]:
         """Return the gradients in the log-probabilities, and in the mass of the others."""
-        found, last = self._slopes(TEACHER, rows, block)
+        found, last = self.slopes(TEACHER, rows, block)
         if last is not None and rows.rest is not None:
             there = rows.rest > 0
             last = xp.where(there, last / xp.where(there, rows.rest, 1.0), 0.0 * last)
@@ -255,6 +259,15 @@ class TopKOperation(RowWise):
         if self.target_temperature is not None:
             found = found * self.target_temperature
         return xp.where(entries.valid, found, 0.0), last
+
+    def in_heat_of_given(self, xp: Namespace, rows: Rows) -> tuple[Array, Array | None]:
+        """Return the share of the given classes in −T ∂/∂T, and the gradient in all others."""
+        slopes, last = self.slopes(STUDENT, rows, self.block(xp, rows, STUDENT))
+        found = _moment(xp, slopes, rows.s.high[..., : slopes.shape[-1]])
+        if self.target_temperature is not None:
+            of_teacher, _ = self.slopes(TEACHER, rows, self.block(xp, rows, TEACHER))
+            found = found + _moment(xp, of_teacher, rows.t.high)
+        return found, last
 
     def _teacher(self, xp: Namespace, a: Array) -> DoubleWord:
         """Return the log-probabilities, times their temperature if they have their own."""
@@ -388,14 +401,10 @@ class TopKGradient(TopKOperation):
         self, xp: Namespace, s: Array, temperature: Temperature, rows: Rows, shares: Array
     ) -> Array:
         """Return the derivative in the temperature."""
-        slopes, last = self._slopes(STUDENT, rows, self.block(xp, rows, STUDENT))
-        found = _moment(xp, slopes, rows.s.high[..., : slopes.shape[-1]])
+        found, last = self.in_heat_of_given(xp, rows)
         if last is not None:
             depth = tempered(xp, finite(xp, s) - rows.top, temperature)
             found = found + last * total(xp, xp.where(shares == 0, 0.0, shares * depth), -1)
-        if self.target_temperature is not None:
-            of_teacher, _ = self._slopes(TEACHER, rows, self.block(xp, rows, TEACHER))
-            found = found + _moment(xp, of_teacher, rows.t.high)
         return -found / temperature
 
 
