@@ -31,7 +31,7 @@ _NAMES = "student_logits", "teacher_logits"
 
 
 @differentiable(2, RowLoss(divergence=formulas.JensenShannon()))
-def distillation_loss(
+def distillation_loss(  # noqa: PLR0913 - TRL's names, and those of all losses
     student_logits: ArrayT,
     teacher_logits: ArrayT,
     labels: SupportsArray | None = None,
@@ -49,6 +49,8 @@ def distillation_loss(
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
+    input_classes: Any = None,
+    target_classes: Any = None,
 ) -> Call[ArrayT] | SumOfCalls[ArrayT]:
     r"""
     Loss of a student's logits beside a teacher's, forward KL, reverse KL or between, in nats.
@@ -97,6 +99,11 @@ def distillation_loss(
         PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
     axis_name : str, optional
         JAX only: the mesh axis over which the classes are spread.
+    input_classes : sequence of int, optional
+        For vocabularies that are partly the same: the student's indices of the classes that both
+        have. All other classes are one more, on either side.
+    target_classes : sequence of int, optional
+        The teacher's indices of the same classes, in the same order.
 
     Returns
     -------
@@ -176,6 +183,8 @@ def distillation_loss(
         row_weight=weight,
         group=group,
         axis_name=axis_name,
+        input_classes=input_classes,
+        target_classes=target_classes,
         **options,
     )
     if not hard_weight:

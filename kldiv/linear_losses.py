@@ -324,7 +324,13 @@ def linear_js_div(
 
 
 @with_options_of(
-    distillation_loss, _JS, without=("axis", "group", "axis_name", "temperature", "dtype"), arrays=6
+    distillation_loss,
+    _JS,
+    without=(
+        *("axis", "group", "axis_name", "temperature", "dtype"),
+        *("input_classes", "target_classes"),
+    ),
+    arrays=6,
 )
 def linear_distillation_loss(
     input: ArrayT | Head,

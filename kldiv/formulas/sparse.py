@@ -206,22 +206,22 @@ class TopKOperation(RowWise):
         top = xp.where(entries.foreign | (top == -xp.inf), xp.nan, top)
         heat = 1.0 if self.target_temperature is None else temperature
         divisor = temperature if self.target_temperature is None else 1.0
-        own = [_over(xp, read.own, top, divisor, valid)]
-        teacher = [_masked(xp, valid, *self._teacher(xp, xp.where(valid, a, 0.0)))]
+        own = [over_top(xp, read.own, top, divisor, valid)]
+        teacher = [masked_words(xp, valid, *self._teacher(xp, xp.where(valid, a, 0.0)))]
         if self.tail != BUCKET:
             return Rows(top, None, Wide(*own[0]), Wide(*teacher[0]), heat)
         there = read.highest != -xp.inf
         weight = xp.where(there, read.weight, 1.0)
-        high, low = _over(xp, read.highest, top, temperature, there)
-        own.append(_masked(xp, there, *_plus_log(xp, xp.where(there, high, 0.0), low, weight)))
+        high, low = over_top(xp, read.highest, top, temperature, there)
+        own.append(masked_words(xp, there, *plus_log(xp, xp.where(there, high, 0.0), low, weight)))
         if mass is None:
             mass = _rest(xp, a, entries.likeliest)
         # All classes are given: what rounding leaves of the mass belongs to none.
         whole = xp.sum(xp.astype(valid, xp.int32), axis=-1, keepdims=True) == classes
         mass = xp.where(whole, 0.0, mass)
         positive, zero = mass != 0, xp.zeros_like(mass)
-        words = _plus_log(xp, zero, zero, xp.where(positive, mass, 1.0))
-        teacher.append(_masked(xp, positive, *words))
+        words = plus_log(xp, zero, zero, xp.where(positive, mass, 1.0))
+        teacher.append(masked_words(xp, positive, *words))
         s, t = (
             Wide(*(xp.concat(words, axis=-1) for words in zip(*side, strict=True)))
             for side in (own, teacher)
@@ -263,10 +263,10 @@ class TopKOperation(RowWise):
     def in_heat_of_given(self, xp: Namespace, rows: Rows) -> tuple[Array, Array | None]:
         """Return the share of the given classes in −T ∂/∂T, and the gradient in all others."""
         slopes, last = self.slopes(STUDENT, rows, self.block(xp, rows, STUDENT))
-        found = _moment(xp, slopes, rows.s.high[..., : slopes.shape[-1]])
+        found = moment(xp, slopes, rows.s.high[..., : slopes.shape[-1]])
         if self.target_temperature is not None:
             of_teacher, _ = self.slopes(TEACHER, rows, self.block(xp, rows, TEACHER))
-            found = found + _moment(xp, of_teacher, rows.t.high)
+            found = found + moment(xp, of_teacher, rows.t.high)
         return found, last
 
     def _teacher(self, xp: Namespace, a: Array) -> DoubleWord:
@@ -282,7 +282,7 @@ class TopKOperation(RowWise):
         return values if keep is None else xp.where(keep, values, 0.0)
 
 
-def _over(
+def over_top(
     xp: Namespace, logits: Array, top: Array, temperature: Temperature, there: Array
 ) -> DoubleWord:
     """Return (logits − top)/T as double words, −∞ where a class is not there."""
@@ -292,14 +292,15 @@ def _over(
     nothing = 0.0 * top
     close = quotient(xp, xp.where(near, apart, nothing), xp.where(near, rest, nothing), temperature)
     high = xp.where(near, close[0], tempered(xp, apart, temperature))
-    return _masked(xp, there & (logits != -xp.inf), high, close[1])
+    return masked_words(xp, there & (logits != -xp.inf), high, close[1])
 
 
-def _masked(xp: Namespace, there: Array, high: Array, low: Array) -> DoubleWord:
+def masked_words(xp: Namespace, there: Array, high: Array, low: Array) -> DoubleWord:
+    """Return double words, −∞ where there is none."""
     return xp.where(there, high, -xp.inf), xp.where(there, low, 0.0)
 
 
-def _plus_log(xp: Namespace, high: Array, low: Array, number: Array) -> DoubleWord:
+def plus_log(xp: Namespace, high: Array, low: Array, number: Array) -> DoubleWord:
     """Return a double word plus the logarithm of a number, right to a few u, not u·|log|."""
     log = xp.log(number)
     rest = number * xp.exp(-log) - 1.0
@@ -408,7 +409,8 @@ class TopKGradient(TopKOperation):
         return -found / temperature
 
 
-def _moment(xp: Namespace, slopes: Array, logits: Array) -> Array:
+def moment(xp: Namespace, slopes: Array, logits: Array) -> Array:
+    """Return the sum of slopes times logits, those of −∞ left out."""
     return total(xp, xp.where(logits == -xp.inf, 0.0, slopes * logits), -1)
 
 
