@@ -40,7 +40,14 @@ if TYPE_CHECKING:
         entropy_with_logits,
         log_prob_and_entropy_with_logits,
     )
-    from kldiv.linear_losses import linear_js_div, linear_kl_div
+    from kldiv.linear_losses import (
+        Head,
+        linear_distillation_loss,
+        linear_js_div,
+        linear_kl_div,
+        linear_log_prob_and_entropy,
+        linear_topk_kl_div,
+    )
     from kldiv.logit_losses import (
         alpha_div_with_logits,
         chi2_div_with_logits,
@@ -74,6 +81,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Head",
     "KLDivLoss",
     "KLState",
     "SparseTeacher",
@@ -101,8 +109,11 @@ __all__ = [
     "kl_div",
     "kl_div_with_logits",
     "kl_divergence",
+    "linear_distillation_loss",
     "linear_js_div",
     "linear_kl_div",
+    "linear_log_prob_and_entropy",
+    "linear_topk_kl_div",
     "log_prob_and_entropy_with_logits",
     "pad_classes",
     "register_backend",
@@ -120,6 +131,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Head": "linear_losses",
     "KLDivLoss": "losses",
     "KLState": "states",
     "SparseTeacher": "sparse_losses",
@@ -147,8 +159,11 @@ _HOMES = {
     "kl_div": "losses",
     "kl_div_with_logits": "logit_losses",
     "kl_divergence": "measures",
+    "linear_distillation_loss": "linear_losses",
     "linear_js_div": "linear_losses",
     "linear_kl_div": "linear_losses",
+    "linear_log_prob_and_entropy": "linear_losses",
+    "linear_topk_kl_div": "linear_losses",
     "log_prob_and_entropy_with_logits": "label_losses",
     "pad_classes": "logit_losses",
     "register_backend": "backends",

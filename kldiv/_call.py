@@ -292,9 +292,30 @@ class SumOfCalls(Generic[Result_co]):
 
 
 class LinearCall(Call[Any]):
-    """A call of two linear layers' loss, which adapters run a chunk of rows at a time."""
+    """A call of linear layers' loss, which adapters run a chunk of rows at a time."""
 
-    __slots__ = ()
+    __slots__ = ("places",)
+
+    def __init__(
+        self, *args: Any, places: Sequence[int | str] = (0, 1, 2, 3), **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self.places = places
+        """Where the caller's arguments are among the arrays; of one that is not given, its name."""
+
+    def argument(self, index: int) -> Array:
+        return self.arrays[self._place(index)]
+
+    def _place(self, index: int) -> int:
+        place = self.places[index]
+        if isinstance(place, str):
+            raise OptionError(f"argnums {index} is {place}, which is not given")
+        return place
+
+    def _value_and_gradients(
+        self, wanted: tuple[int, ...], into: Sequence[Array] | None
+    ) -> tuple[Array, list[Array]]:
+        return super()._value_and_gradients((*map(self._place, wanted),), into)
 
     def reduced(self) -> Array:
         if isinstance(self.operation, Weighted):
@@ -325,7 +346,7 @@ class LinearCall(Call[Any]):
         with caller.context(arrays[0]):
             weight, factors = operation.factors(xp, cotangent, arrays)
             rows, own = operation.loss, operation.without_weights(arrays)
-            weights = rows.row_weight(xp, factors)
+            weights = rows.row_weight(xp, factors, own)
             values, gradients = chunks.evaluate(self.route, rows, own, wanted, weights)
             values = xp.where(weight == 0, 0.0, values)
             loss = operation.finish(xp, weight * values, operation.keep(arrays))

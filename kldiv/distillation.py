@@ -17,7 +17,7 @@ from kldiv._call import (
 )
 from kldiv.backends.base import HALVES
 from kldiv.divergences import KL
-from kldiv.errors import LibraryError, OptionError
+from kldiv.errors import OptionError
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas.rows import RowLoss
 from kldiv.label_losses import check_classes, kept_labels, prepare_labels
@@ -31,7 +31,7 @@ _NAMES = "student_logits", "teacher_logits"
 
 
 @differentiable(2, RowLoss(divergence=formulas.JensenShannon()))
-def distillation_loss(
+def distillation_loss(  # noqa: PLR0913 - TRL's names, and those of all losses
     student_logits: ArrayT,
     teacher_logits: ArrayT,
     labels: SupportsArray | None = None,
@@ -49,6 +49,8 @@ def distillation_loss(
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
+    input_classes: Any = None,
+    target_classes: Any = None,
 ) -> Call[ArrayT] | SumOfCalls[ArrayT]:
     r"""
     Loss of a student's logits beside a teacher's, forward KL, reverse KL or between, in nats.
@@ -97,6 +99,11 @@ def distillation_loss(
         PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
     axis_name : str, optional
         JAX only: the mesh axis over which the classes are spread.
+    input_classes : sequence of int, optional
+        For vocabularies that are partly the same: the student's indices of the classes that both
+        have. All other classes are one more, on either side.
+    target_classes : sequence of int, optional
+        The teacher's indices of the same classes, in the same order.
 
     Returns
     -------
@@ -113,7 +120,7 @@ def distillation_loss(
         ``beta`` outside [0, 1], ``hard_weight`` outside [0, 1) or without labels, no such
         ``reduction``, or a temperature that is not positive and finite.
     LibraryError
-        Not arrays, or arrays of two libraries; ``hard_weight`` of logits that are spread.
+        Not arrays, or arrays of two libraries.
 
     See Also
     --------
@@ -146,13 +153,7 @@ def distillation_loss(
     0.074869
     """
     check_reduction(reduction)
-    if not 0 <= hard_weight < 1:
-        raise OptionError(
-            f"hard_weight must be at least 0 and below 1; got {hard_weight!r}; without a teacher "
-            "use cross_entropy_with_logits(student_logits, labels)"
-        )
-    if hard_weight and labels is None:
-        raise OptionError("hard_weight is the share of the labels' cross entropy; pass labels")
+    check_hard_weight(hard_weight, labels)
     keep = where
     if labels is not None:
         keep = kept_labels(student_logits, labels, axis, ignore_index, where, _NAMES[0])
@@ -160,7 +161,7 @@ def distillation_loss(
         reduction = "sum"
     elif reduction in {"mean", "batchmean"}:
         by_row = reduction == "mean" or labels is not None
-        reduction, num_items_in_batch = _divisor(student_logits, axis, keep, by_row=by_row)
+        reduction, num_items_in_batch = divisor_of_rows(student_logits, axis, keep, by_row=by_row)
     options: dict[str, Any] = {
         "axis": axis,
         "reduction": reduction,
@@ -170,8 +171,8 @@ def distillation_loss(
     }
     soft, weight = 1.0 - hard_weight, row_weight
     if scale_by_temperature:
-        soft, weight = _scaled(soft, weight, temperature)
-    divergence, of_rows = _divergence(beta)
+        soft, weight = scaled(soft, weight, temperature)
+    divergence, of_rows = divergence_of_beta(beta)
     call = prepare(
         divergence,
         student_logits,
@@ -182,19 +183,18 @@ def distillation_loss(
         row_weight=weight,
         group=group,
         axis_name=axis_name,
+        input_classes=input_classes,
+        target_classes=target_classes,
         **options,
     )
     if not hard_weight:
         return call if soft == 1 else SumOfCalls((soft, call, (0, 1)))
-    if call.spread is not None:
-        raise LibraryError(
-            "the cross entropy of hard_weight takes whole rows; for logits that are spread over "
-            "ranks leave it at 0"
-        )
     given: dict[str, Any] = {
         "name": _NAMES[0],
         "ignore_index": ignore_index,
         "row_weight": row_weight,
+        "group": group,
+        "axis_name": axis_name,
     }
     hard = prepare_labels(student_logits, labels, **given, **options)
     return SumOfCalls((soft, call, (0, 1)), (hard_weight, hard, (0,)))
@@ -207,7 +207,18 @@ def _result(student: Array, teacher: Array, dtype: Any) -> Any:
     return "float32" if dtype is None and half else dtype
 
 
-def _scaled(
+def check_hard_weight(hard_weight: float, labels: Array | None) -> None:
+    """Raise unless labels have a share that is one."""
+    if not 0 <= hard_weight < 1:
+        raise OptionError(
+            f"hard_weight must be at least 0 and below 1; got {hard_weight!r}; without a teacher "
+            "use cross_entropy_with_logits(student_logits, labels)"
+        )
+    if hard_weight and labels is None:
+        raise OptionError("hard_weight is the share of the labels' cross entropy; pass labels")
+
+
+def scaled(
     factor: float, weight: Array | None, temperature: float | Array
 ) -> tuple[float, Array | None]:
     """Return the factor of all rows and the weights of each, with the square of T."""
@@ -217,7 +228,7 @@ def _scaled(
     return factor, temperature**2 if weight is None else weight * temperature**2
 
 
-def _divergence(beta: float | Array) -> tuple[Divergence, Array | None]:
+def divergence_of_beta(beta: float | Array) -> tuple[Divergence, Array | None]:
     """Return the record of a β that is a number, or an array of them."""
     if isinstance(beta, np.number):
         beta = beta.item()
@@ -232,12 +243,12 @@ def _divergence(beta: float | Array) -> tuple[Divergence, Array | None]:
     return formulas.JensenShannon(float(beta)), None
 
 
-def _divisor(
-    logits: Array, axis: int, keep: Array | None, *, by_row: bool
+def divisor_of_rows(
+    logits: Array, axis: int, keep: Array | None, *, by_row: bool, name: str = _NAMES[0]
 ) -> tuple[Reduction, float | Array | None]:
     """Return a reduction and a normalizer that divide by what is kept, and 0 by nothing."""
-    check_classes(logits.shape, axis, _NAMES[0])
-    caller = backends.resolve(_NAMES[:1], logits).caller
+    check_classes(logits.shape, axis, name)
+    caller = backends.resolve((name,), logits).caller
     rows = list(logits.shape)
     del rows[axis]
     if keep is None:

@@ -148,7 +148,7 @@ def _computed(
     rows = math.prod(hidden.shape[:-1])
     chunk = found.chunks(rows, weight.shape[0], (), route.backend.chunk_bytes(hidden))[0]
     logits = xp.broadcast_to(xp.reshape(hidden, (-1,))[:1], (chunk.stop, weight.shape[0]))
-    return found.of_logits, (logits, logits)
+    return found.terms[0].loss, (logits, logits)
 
 
 def _full_name(cls: type) -> str:

@@ -21,7 +21,7 @@ from kldiv._call import (
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas.divergences import KullbackLeibler
 from kldiv.formulas.labels import LabelLoss
-from kldiv.logit_losses import prepare
+from kldiv.logit_losses import check_spread, prepare
 
 if TYPE_CHECKING:
     from kldiv._types import Array, ArrayT, Reduction, SupportsArray
@@ -38,6 +38,8 @@ def entropy_with_logits(
     row_weight: SupportsArray | None = None,
     normalizer: float | SupportsArray | None = None,
     dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
 ) -> Call[ArrayT]:
     """
     Entropy of softmax(input/T), exact on peaked distributions too, in nats.
@@ -61,6 +63,10 @@ def entropy_with_logits(
     dtype : dtype or str, optional
         Dtype of the result; by default that of the logits. Half-precision logits are computed in
         float32 and rounded once at the end.
+    group : torch.distributed.ProcessGroup, optional
+        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
+    axis_name : str, optional
+        JAX only: the mesh axis over which the classes are spread.
 
     Returns
     -------
@@ -108,6 +114,8 @@ def entropy_with_logits(
         row_weight=row_weight,
         normalizer=normalizer,
         dtype=dtype,
+        group=group,
+        axis_name=axis_name,
     )
 
 
@@ -124,6 +132,8 @@ def cross_entropy_with_logits(
     row_weight: SupportsArray | None = None,
     normalizer: float | SupportsArray | None = None,
     dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
 ) -> Call[ArrayT] | SumOfCalls[ArrayT]:
     """
     Cross entropy of softmax(input/T) with labels, or with a teacher's logits, in nats.
@@ -155,6 +165,11 @@ def cross_entropy_with_logits(
     dtype : dtype or str, optional
         Dtype of the result; by default that of the logits. Half-precision logits are computed in
         float32 and rounded once at the end.
+    group : torch.distributed.ProcessGroup, optional
+        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`; labels
+        count all classes.
+    axis_name : str, optional
+        JAX only: the mesh axis over which the classes are spread.
 
     Returns
     -------
@@ -204,11 +219,13 @@ def cross_entropy_with_logits(
         "row_weight": row_weight,
         "normalizer": normalizer,
         "dtype": dtype,
+        "group": group,
+        "axis_name": axis_name,
     }
     caller = backends.resolve(PAIR, input, target).caller
     if "int" in caller.dtype_name(target):
         return prepare_labels(input, target, ignore_index=ignore_index, **options)
-    divergence = prepare(KullbackLeibler(), input, target, group=None, axis_name=None, **options)
+    divergence = prepare(KullbackLeibler(), input, target, **options)
     entropy = prepare_labels(target, None, name="target", entropic=True, **options)
     return SumOfCalls((1.0, divergence, (0, 1)), (1.0, entropy, (1,)))
 
@@ -217,12 +234,15 @@ def log_prob_and_entropy_with_logits(
     input: ArrayT,
     labels: SupportsArray,
     *,
+    reference: SupportsArray | None = None,
     axis: int = -1,
     temperature: float | SupportsArray = 1.0,
     ignore_index: int = -100,
     where: SupportsArray | None = None,
     dtype: Any = None,
-) -> tuple[ArrayT, ArrayT]:
+    group: Any = None,
+    axis_name: Any = None,
+) -> tuple[ArrayT, ...]:
     """
     Log-probability of a label and entropy of softmax(input/T), from one read, in nats.
 
@@ -234,6 +254,9 @@ def log_prob_and_entropy_with_logits(
         Logits; float16, bfloat16, float32 or float64. −∞ masks a class.
     labels : array of int
         The index of a class for each distribution.
+    reference : array, optional
+        Logits of a reference policy, of the shape of ``input``, differentiable too: adds the exact
+        KL from it.
     axis : int, default -1
         Where the classes lie.
     temperature : float or array, default 1.0
@@ -244,6 +267,11 @@ def log_prob_and_entropy_with_logits(
         Distributions to keep, as in `kl_div_with_logits`.
     dtype : dtype or str, optional
         Dtype of the results; by default that of the logits.
+    group : torch.distributed.ProcessGroup, optional
+        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`; labels
+        count all classes.
+    axis_name : str, optional
+        JAX only: the mesh axis over which the classes are spread.
 
     Returns
     -------
@@ -251,6 +279,8 @@ def log_prob_and_entropy_with_logits(
         log p(label) ≤ 0 of each distribution.
     entropy : array
         −Σ p log p ≥ 0 of each distribution.
+    kl : array
+        D(P‖R) ≥ 0 of each distribution, R = softmax(reference/T); only with ``reference``.
 
     Raises
     ------
@@ -297,9 +327,27 @@ def log_prob_and_entropy_with_logits(
         reduction="none",
         where=where,
         dtype=dtype,
+        group=group,
+        axis_name=axis_name,
     )
-    both = call.value()
-    return -both[..., 0], both[..., 1]
+    both: Any = call.value()
+    if reference is None:
+        return -both[..., 0], both[..., 1]
+    keep = kept_labels(input, labels, axis, ignore_index, where, "input")
+    divergence: Any = prepare(
+        KullbackLeibler(),
+        reference,
+        input,
+        names=("reference", "input"),
+        axis=axis,
+        temperature=temperature,
+        reduction="none",
+        where=keep,
+        dtype=dtype,
+        group=group,
+        axis_name=axis_name,
+    ).value()
+    return -both[..., 0], both[..., 1], divergence
 
 
 def prepare_labels(
@@ -316,6 +364,8 @@ def prepare_labels(
     row_weight: Array | None = None,
     normalizer: float | Array | None = None,
     dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
 ) -> Call[Any]:
     """Check the arguments of a loss of labels, of an entropy, or both, and resolve its settings."""
     if labels is not None:
@@ -325,7 +375,9 @@ def prepare_labels(
     others = {"temperature": heat, "labels": labels, "row_weight": row_weight, "where": where}
     reducing = Reducing.of(reduction, normalizer, **others)
     route, (s, *more), wide = resolve_arrays((name,), (logits,), **reducing.others)
-    check_classes(s.shape, axis, name)
+    spread = route.caller.spread(s, s, group, axis_name)
+    check_spread(route, spread)
+    check_classes(s.shape, axis, name, empty=spread is not None)
     if axis not in {-1, s.ndim - 1}:
         s = route.caller.namespace(s).moveaxis(s, axis, -1)
     given = reducing.named(route, more)
@@ -335,23 +387,24 @@ def prepare_labels(
     mend = "it masks whole distributions, classes are masked by −inf"
     row_arrays = dict(zip(given, check_row_arrays(route, given, s.shape[:-1], mend), strict=True))
     if own is not None:
-        _check_range(route, own, row_arrays["where"], s.shape[-1])
+        check_range(route, own, row_arrays["where"], s.shape[-1])
         row_arrays["labels"] = own
     operation: Any = LabelLoss(
         reduction, *dtypes(route, wide, dtype, s), fixed, labels is not None, entropic
     )
     arrays = [row_arrays[place] for place in places]
     place = -1 if axis in {-1, s.ndim - 1} else axis
-    return Call(route, reducing.loss(operation), s, *arrays, axis=place, normalizer=divisor)
+    options: dict[str, Any] = {"axis": place, "spread": spread, "normalizer": divisor}
+    return Call(route, reducing.loss(operation), s, *arrays, **options)
 
 
-def check_classes(shape: tuple[int, ...], axis: int, name: str) -> None:
+def check_classes(shape: tuple[int, ...], axis: int, name: str, *, empty: bool = False) -> None:
     """Raise unless logits of that shape have classes on that axis."""
     what = f"{name} of shape {tuple(shape)}"
     if not shape:
         raise ShapeError(f"logits need an axis of classes; got {what}: a single number")
     check_axis(axis, shape, what)
-    if not shape[axis]:
+    if not shape[axis] and not empty:
         raise ShapeError(f"there are no classes on axis {axis}: {what}")
 
 
@@ -360,7 +413,7 @@ def kept_labels(
 ) -> Array:
     """Return which rows count: those whose label is not ignored, of those that a mask keeps."""
     caller = backends.resolve((name, "labels"), logits, labels).caller
-    check_classes(logits.shape, axis, name)
+    check_classes(logits.shape, axis, name, empty=True)
     dtype = caller.dtype_name(labels)
     if "int" not in dtype:
         raise DTypeError(
@@ -381,7 +434,7 @@ def kept_labels(
     return where  # which the checks of the call refuse
 
 
-def _check_range(route: backends.Route, labels: Array, keep: Array, classes: int) -> None:
+def check_range(route: backends.Route, labels: Array, keep: Array, classes: int) -> None:
     """Raise where a label is no class, on NumPy; elsewhere reading labels would wait for them."""
     if route.caller.name != "numpy":
         return

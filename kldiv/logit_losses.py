@@ -26,9 +26,11 @@ from kldiv.formulas.divergences import LEAST, Divergence, JensenShannon, Kullbac
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.powers import Alpha, Renyi
 from kldiv.formulas.rows import RowLoss
+from kldiv.matched_losses import prepare_matched
 
 if TYPE_CHECKING:
     from kldiv._types import Array, ArrayT, Reduction, SupportsArray
+    from kldiv.backends.base import Route
 
 
 @differentiable(2, RowLoss())
@@ -45,6 +47,8 @@ def kl_div_with_logits(
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
+    input_classes: Any = None,
+    target_classes: Any = None,
 ) -> Call[ArrayT]:
     r"""
     Kullback-Leibler divergence of two sets of logits, exact at any distance, in nats.
@@ -89,6 +93,11 @@ def kl_div_with_logits(
         differ in size. A DTensor needs no group: its placements say how it is spread.
     axis_name : str, optional
         JAX only, inside ``jax.shard_map``: the mesh axis over which the classes are spread.
+    input_classes : sequence of int, optional
+        For vocabularies that are partly the same: the indices in ``input`` of the classes that both
+        have. All other classes are one more, on either side.
+    target_classes : sequence of int, optional
+        The indices of the same classes in ``target``, in the same order.
 
     Returns
     -------
@@ -140,6 +149,8 @@ def kl_div_with_logits(
         dtype=dtype,
         group=group,
         axis_name=axis_name,
+        input_classes=input_classes,
+        target_classes=target_classes,
     )
 
 
@@ -155,6 +166,8 @@ class Options(TypedDict, total=False):
     dtype: Any
     group: Any
     axis_name: Any
+    input_classes: Any
+    target_classes: Any
 
 
 @with_options_of(kl_div_with_logits, RowLoss(divergence=JensenShannon()))
@@ -666,7 +679,7 @@ def renyi_div_with_logits(
     return prepare(divergence, input, target, exchanged=exchanged, **options)
 
 
-def prepare(
+def prepare(  # noqa: PLR0913 - the options of all losses of logits
     divergence: Divergence,
     input: Array,
     target: Array,
@@ -683,6 +696,8 @@ def prepare(
     dtype: Any = None,
     group: Any = None,
     axis_name: Any = None,
+    input_classes: Any = None,
+    target_classes: Any = None,
 ) -> Call[Any]:
     """Check the arguments of a loss and resolve its settings.
 
@@ -691,14 +706,28 @@ def prepare(
     fixed = fixed_temperature(temperature)
     heat = temperature if fixed is None else None
     of_rows = {"temperature": heat, "beta": beta, "row_weight": row_weight, "where": where}
+    if input_classes is not None or target_classes is not None:
+        if group is not None or axis_name is not None:
+            raise LibraryError(
+                "input_classes and target_classes take whole rows; gather logits that are spread"
+            )
+        return prepare_matched(
+            divergence if beta is None else Interpolated(),
+            (input, target),
+            (input_classes, target_classes),
+            names,
+            axis=axis,
+            fixed=fixed,
+            of_rows=of_rows,
+            reduction=reduction,
+            normalizer=normalizer,
+            dtype=dtype,
+            exchanged=exchanged,
+        )
     reducing = Reducing.of(reduction, normalizer, **of_rows)
     route, arrays, wide = resolve_arrays(names, (input, target), **reducing.others)
     spread = route.caller.spread(arrays[0], arrays[1], group, axis_name)
-    if spread is not None and route.moves:
-        raise LibraryError(
-            "logits that are spread over ranks are computed where they are; leave backend and "
-            "device at 'auto'"
-        )
+    check_spread(route, spread)
     last = check_logits(input.shape, target.shape, axis, names, empty=spread is not None)
     xp = route.caller.namespace(arrays[0])
     s, t, *others = arrays
@@ -730,6 +759,15 @@ def prepare(
     )
 
 
+def check_spread(route: Route, spread: Any) -> None:
+    """Raise where logits that are spread over ranks would have to move."""
+    if spread is not None and route.moves:
+        raise LibraryError(
+            "logits that are spread over ranks are computed where they are; leave backend and "
+            "device at 'auto'"
+        )
+
+
 def check_logits(
     first: tuple[int, ...],
     second: tuple[int, ...],
@@ -758,7 +796,8 @@ def check_logits(
                 f"{names[0]} and {names[1]} have {first[axis]} and {second[axis]} classes on axis "
                 f"{axis} ({both}); where the last of the longer are padding cut them, "
                 f"{longer}[{cut}]; where they are real pad the shorter with −inf, never with 0: "
-                f"kldiv.pad_classes(logits, {many}, axis={axis})"
+                f"kldiv.pad_classes(logits, {many}, axis={axis}); where only some are the same "
+                "name these: input_classes=, target_classes="
             )
         raise different(first, second, names)
     if first[axis] == 0 and not empty:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from kldiv import backends
 from kldiv._call import (
     Call,
@@ -20,8 +22,10 @@ from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas.divergences import Divergence
+from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.reductions import cast as in_dtype
 from kldiv.formulas.sparse import BUCKET, TAILS, TopKLoss, likeliest
+from kldiv.logit_losses import check_spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +91,7 @@ class _Call(Call[Any]):
 
 
 @differentiable(3, TopKLoss())
-def topk_kl_div_with_logits(
+def topk_kl_div_with_logits(  # noqa: PLR0913 - the options of all losses of logits, and its own
     input: ArrayT,
     target_log_probs: ArrayT | SparseTeacher,
     target_indices: SupportsArray | None = None,
@@ -95,7 +99,7 @@ def topk_kl_div_with_logits(
     tail: str = BUCKET,
     target_rest: SupportsArray | None = None,
     target_temperature: float | None = None,
-    beta: float = 0.0,
+    beta: float | SupportsArray = 0.0,
     divergence: Divergence | None = None,
     axis: int = -1,
     temperature: float | SupportsArray = 1.0,
@@ -104,6 +108,8 @@ def topk_kl_div_with_logits(
     row_weight: SupportsArray | None = None,
     normalizer: float | SupportsArray | None = None,
     dtype: Any = None,
+    group: Any = None,
+    axis_name: Any = None,
 ) -> Call[ArrayT]:
     r"""
     Divergence of logits from a teacher of which the likeliest classes are known, in nats.
@@ -134,8 +140,9 @@ def topk_kl_div_with_logits(
         The temperature at which the log-probabilities were taken; by default that of the loss.
         Serving engines take them at 1. With "renormalize" they are brought to the temperature of
         the loss, with "bucket" nobody can.
-    beta : float, default 0.0
-        0 is D(P‖Q), 1 is D(Q‖P), between them Jensen-Shannon, as in `distillation_loss`.
+    beta : float or array, default 0.0
+        0 is D(P‖Q), 1 is D(Q‖P), between them Jensen-Shannon, as in `distillation_loss`; an array
+        broadcasts over the distributions and is not differentiated in.
     divergence : Divergence, optional
         Any record of `kldiv.divergences` in place of ``beta``.
     axis : int, default -1
@@ -153,6 +160,11 @@ def topk_kl_div_with_logits(
         Divisor of the sum, as in `kl_div_with_logits`.
     dtype : dtype or str, optional
         Dtype of the result; by default the wider of the two arguments'.
+    group : torch.distributed.ProcessGroup, optional
+        PyTorch only: whose ranks have the student's other classes, as in `kl_div_with_logits`; the
+        teacher is whole on each rank, and its indices count all classes.
+    axis_name : str, optional
+        JAX only: the mesh axis over which the student's classes are spread.
 
     Returns
     -------
@@ -195,49 +207,44 @@ def topk_kl_div_with_logits(
     >>> print(f"{kldiv.topk_kl_div_with_logits(student, teacher):.6f}")
     0.030632
     """
-    if isinstance(target_log_probs, SparseTeacher):
-        if target_indices is not None or target_rest is not None:
-            raise OptionError(
-                "a SparseTeacher has its own indices and rest; leave target_indices and "
-                "target_rest out"
-            )
-        target_log_probs, target_indices, target_rest, heat = target_log_probs
-        target_temperature = heat if target_temperature is None else target_temperature
-        target_rest = target_rest if tail == BUCKET else None  # of which the others know nothing
-    if target_indices is None:
-        raise OptionError("target_indices is missing: the class of each log-probability")
     fixed = fixed_temperature(temperature)
-    target_temperature = _target_temperature(target_temperature, fixed, tail)
+    target_log_probs, target_indices, target_rest, target_temperature = teacher_of(
+        target_log_probs, target_indices, target_rest, target_temperature, fixed, tail
+    )
+    record, of_beta = record_of(beta, divergence), None
+    if not isinstance(record, Divergence):
+        record, of_beta = Interpolated(), record
     of_rows = {
         "target_rest": target_rest,
         "temperature": temperature if fixed is None else None,
+        "beta": of_beta,
         "target_indices": target_indices,
         "row_weight": row_weight,
         "where": where,
     }
-    if target_rest is not None and tail != BUCKET:
-        raise OptionError(
-            f"target_rest is a mass outside the given classes; tail={tail!r} has none"
-        )
     reducing = Reducing.of(reduction, normalizer, **of_rows)
     route, (s, a, *others), wide = resolve_arrays(
         _NAMES, (input, target_log_probs), **reducing.others
     )
-    last = _check_shapes(s.shape, a.shape, target_indices.shape, axis)
     given = reducing.named(route, others)
     divisor = given.pop("normalizer", reducing.number)
     places, indices = [*given], given.pop("target_indices")
+    spread = route.caller.spread(s, s, group, axis_name)
+    check_spread(route, spread)
+    last = _check_shapes(s.shape, a.shape, indices.shape, axis, empty=spread is not None)
     xp = route.caller.namespace(s)
     if not last:
         s, a, indices = (xp.moveaxis(array, axis, -1) for array in (s, a, indices))
-    _check_indices(route, a, indices, s.shape[-1])
+    check_indices(route, a, indices, s.shape[-1])
     mend = "it masks whole distributions, classes are masked by −inf"
     row_arrays = dict(zip(given, check_row_arrays(route, given, s.shape[:-1], mend), strict=True))
     row_arrays["target_indices"] = indices
+    if of_beta is not None:
+        row_arrays["beta"] = route.caller.constant(row_arrays["beta"])
     operation = TopKLoss(
         reduction,
         *dtypes(route, wide, dtype, s),
-        record_of(beta, divergence),
+        record,
         fixed,
         tail,
         target_rest is not None,
@@ -245,18 +252,54 @@ def topk_kl_div_with_logits(
     )
     arrays = [row_arrays[place] for place in places]
     place = -1 if last else axis
-    return _Call(route, reducing.loss(operation), s, a, *arrays, axis=place, normalizer=divisor)
+    options: dict[str, Any] = {"axis": place, "spread": spread, "normalizer": divisor}
+    return _Call(route, reducing.loss(operation), s, a, *arrays, **options)
 
 
-def record_of(beta: float, divergence: Divergence | None = None) -> Divergence:
-    """Return the divergence of a β, or the one that is given, with the arrays in their order."""
+def teacher_of(
+    log_probs: Any,
+    indices: Array | None,
+    rest: Array | None,
+    heat: float | None,
+    fixed: float | None,
+    tail: str,
+) -> tuple[Array, Array, Array | None, float | None]:
+    """Return a sparse teacher's arrays, and its temperature where it is not that of the loss."""
+    if isinstance(log_probs, SparseTeacher):
+        if indices is not None or rest is not None:
+            raise OptionError(
+                "a SparseTeacher has its own indices and rest; leave target_indices and "
+                "target_rest out"
+            )
+        log_probs, indices, rest, own = log_probs
+        heat = own if heat is None else heat
+        rest = rest if tail == BUCKET else None  # of which the others know nothing
+    if indices is None:
+        raise OptionError("target_indices is missing: the class of each log-probability")
+    heat = _target_temperature(heat, fixed, tail)
+    if rest is not None and tail != BUCKET:
+        raise OptionError(
+            f"target_rest is a mass outside the given classes; tail={tail!r} has none"
+        )
+    return log_probs, indices, rest, heat
+
+
+def record_of(beta: float | Array, divergence: Divergence | None = None) -> Divergence | Array:
+    """Return the divergence of a β, or the one that is given, with the arrays in their order.
+
+    An array of β is returned as it is.
+    """
     if divergence is None:
+        if isinstance(beta, np.number):
+            beta = beta.item()
+        if not isinstance(beta, int | float):
+            return beta
         if not 0 <= beta <= 1 or 0 < beta < formulas.LEAST:
             raise OptionError(
                 f"beta must be 0, 1 or between them, from {formulas.LEAST} on; got {beta!r}"
             )
         return formulas.JensenShannon(float(beta)) if 0 < beta < 1 else _ENDS[int(beta)]
-    if beta:
+    if not isinstance(beta, int | float) or beta:
         raise OptionError("beta and divergence both say which divergence; pass one of them")
     if not isinstance(divergence, Divergence):
         raise OptionError(
@@ -288,7 +331,7 @@ def _target_temperature(own: float | None, fixed: float | None, tail: str) -> fl
 
 
 def _check_shapes(
-    whole: Sequence[int], own: Sequence[int], indices: Sequence[int], axis: int
+    whole: Sequence[int], own: Sequence[int], indices: Sequence[int], axis: int, *, empty: bool
 ) -> bool:
     """Raise unless the shapes fit; return whether the classes lie on the last axis."""
     shapes = f"input {tuple(whole)}, target_log_probs {tuple(own)}, target_indices {tuple(indices)}"
@@ -306,12 +349,12 @@ def _check_shapes(
             f"input and target_log_probs must agree but for the axis of the classes, {axis}; got "
             f"{shapes}"
         )
-    if not whole[axis] or not own[axis]:
+    if not (whole[axis] or empty) or not own[axis]:
         raise ShapeError(f"there are no classes on axis {axis}: {shapes}")
     return axis in {-1, len(whole) - 1}
 
 
-def _check_indices(route: backends.Route, a: Array, indices: Array, classes: int) -> None:
+def check_indices(route: backends.Route, a: Array, indices: Array, classes: int) -> None:
     """Raise unless indices are integers and, on NumPy, those of classes: elsewhere that waits."""
     dtype = route.caller.dtype_name(indices)
     if "int" not in dtype:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _CALL: Final = re.compile(r"\s*[A-Za-z_]\w*\s*\(.*\)\s*", flags=re.DOTALL)
 _FOR_FILES: Final = (
     *("form", "normalize", "smoothing", "align", "plot", "axis", "key", "shard_axis"),
-    *("checkpoint", "scheduler", "fold", "rebin", "generalized", "bins"),
+    *("checkpoint", "scheduler", "fold", "rebin", "generalized", "bins", "divergences"),
     *("labels", "values", "sep", "decimal", "encoding", "comment", "na", "header"),
 )
 _FAR: Final = 0.01  # how far from 1 sums of rounded probabilities are not
@@ -62,6 +62,12 @@ MATRICES (--reduction)
   by the first dimension) make one number of them; none prints all rows.
 
 \b
+OTHER DIVERGENCES (--divergence, of --from logits)
+  kl, js:BETA, skew:ALPHA, jeffreys:W,R, tv, hellinger, chi2, alpha:ORDER and
+  renyi:ORDER, from one more read: 1 - tv is how often speculative decoding
+  accepts what Q proposes, as P is the target.
+
+\b
 LARGER THAN MEMORY
   .npy, .safetensors, Zarr and shards are read in parts, within some 500 MB:
   once where a row of float64 fits into 8 MiB, else twice. --from auto reads
@@ -80,8 +86,9 @@ DISTRIBUTIONS
 JSON (--json)
   kl_pq, kl_qp, js, jeffreys, generalised, units, bits, reduction, rows,
   classes, contributors, zeros, p, q, library, backend, device, kernel, version,
-  warnings. What is not finite is a string: "inf", "-inf" or "nan". With
-  --reduction none, kl_pq, kl_qp, js and jeffreys are lists. Samples: columns.
+  warnings, and each --divergence by its name. What is not finite is a string:
+  "inf", "-inf" or "nan". With --reduction none, kl_pq, kl_qp, js and jeffreys
+  are lists. Samples: columns.
 
 \b
 EXAMPLES
@@ -92,6 +99,7 @@ EXAMPLES
   kldiv compare german.csv english.csv --smoothing 0.5 --plot letters.png
   kldiv compare "Normal(0, 1)" "Laplace(0, 0.8)"
   kldiv compare run.npz::teacher run.npz::student --from logits --backend torch
+  kldiv compare t.npy s.npy --from logits --divergence tv --divergence renyi:2
   kldiv compare teacher/ student.zarr --from logits --checkpoint run.state
 """
 )
@@ -136,6 +144,13 @@ EXAMPLES
     default="mean",
     show_default=True,
     help="What to make of the divergences of several rows.",
+)
+@click.option(
+    "--divergence",
+    "divergences",
+    multiple=True,
+    metavar="NAME",
+    help="Another divergence of logits; may be given several times.",
 )
 @click.option("--backend", metavar="NAME", help="The library that computes: numpy, torch, jax, ...")
 @click.option("--device", metavar="NAME", help="The backend's device, such as cuda:0.")
@@ -196,6 +211,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             distribution_comparison.show(options["p"], options["q"], as_json=options["as_json"])
             return
         _check_streams(options)
+        options["divergences"] = options["divergences"] or None
         options["reading"] = reading_of(options)
         bins = options.pop("bins")
         if options["form"] == "samples":

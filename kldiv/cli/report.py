@@ -54,7 +54,11 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
         "jeffreys": (values["kl_pq"] + values["kl_qp"]).tolist(),
         "generalised": found.generalised,
         "units": "nats",
-        "bits": {name: (value / _LOG_2).tolist() for name, value in values.items()},
+        "bits": {
+            name: (value / _LOG_2).tolist()
+            for name, value in values.items()
+            if _is_information(name)
+        },
         "reduction": found.reduction,
         "rows": _rows_to_dict(found),
         "classes": found.classes,
@@ -80,7 +84,12 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
 
 
 def _measures(found: Comparison) -> dict[str, Summary]:
-    return {"kl_pq": found.kl_pq, "kl_qp": found.kl_qp, "js": found.js}
+    return {"kl_pq": found.kl_pq, "kl_qp": found.kl_qp, "js": found.js, **found.divergences}
+
+
+def _is_information(name: str) -> bool:
+    """Return whether a divergence has a unit, nats or bits."""
+    return name.partition(":")[0] not in {"tv", "hellinger", "chi2", "alpha"}
 
 
 def _statistics(summary: Summary) -> dict[str, float]:
@@ -143,6 +152,8 @@ class _Report:
             "kl_qp": f"{kind}D(Q{parallel}P)",
             "js": f"{kind}JS(P, Q)",
         }
+        self.always = [*self.names.values()]
+        self.names |= {name: name for name in found.divergences}
 
     def write(self) -> None:
         self._files()
@@ -183,8 +194,13 @@ class _Report:
         values = [each.value for each in _measures(self.found).values()]
         values.append(values[0] + values[1])
         nats = [Text(each, style="bold") for each in column(values, digits=_DIGITS)]
-        bits = column([value / _LOG_2 for value in values], digits=_DIGITS)
         names = [*self.names.values(), "Jeffreys, PSI"]
+        bits = [
+            cell if _is_information(name) else ""
+            for name, cell in zip(
+                names, column([value / _LOG_2 for value in values], digits=_DIGITS), strict=True
+            )
+        ]
         rows: list[list[str | Text]] = [["", _dim("nats"), _dim("bits")]]
         rows += [list(each) for each in zip(names, nats, bits, strict=True)]
         if self.found.shape:
@@ -211,7 +227,7 @@ class _Report:
         kl_pq = [row.kl_pq for row in worst]
         columns = [kl_pq, [row.kl_qp for row in worst], [row.js for row in worst]]
         names = [self.page.label(row.label) for row in worst]
-        head = ["row", *self.names.values()]
+        head = ["row", *self.always]
         self._with_bars(head, [names, *map(column, columns)], kl_pq)
 
     def _all_rows(self) -> None:

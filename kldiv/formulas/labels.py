@@ -12,7 +12,7 @@ would be left with the rounding of log Z.  Their gradients are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from kldiv.formulas.reductions import RowWise, cast, like, weighed
@@ -33,27 +33,46 @@ class Peak(NamedTuple):
     depth: Array
     """|d|, finite where a class is masked."""
     p: Array
-    log_sum: Array
-    """log1p(r)."""
+    rest: Array
+    """r."""
     mean: Array
     """Σ p |d|."""
     lack: Array
     """p − 1."""
 
 
-def peak_of(xp: Namespace, s: Array, temperature: Temperature) -> Peak:
-    """Return what the rows' log-probabilities and entropy consist of; NaN where a row is."""
-    top = xp.max(s, axis=-1, keepdims=True)
+def peak_of(xp: Namespace, s: Array, temperature: Temperature, known: Array | None = None) -> Peak:
+    """Return what the rows' log-probabilities and entropy consist of; NaN where a row is.
+
+    ``known`` are the largest logit, r and the mean of rows whose other classes are elsewhere.
+    """
+    top = xp.max(s, axis=-1, keepdims=True) if known is None else known[..., :1]
     top = xp.where(top == -xp.inf, xp.nan, top)
     largest = s == top
     weights = weights_of(xp, s, top, temperature)
-    # 1 less 1 is nothing but a derivative, for the library's own differentiation.
-    ties = total(xp, xp.where(largest, weights, 0.0), -1) - 1.0
-    rest = total(xp, xp.where(largest, 0.0, weights), -1) + ties
     depth = tempered(xp, top - finite(xp, s), temperature)
+    if known is None:
+        # 1 less 1 is nothing but a derivative, for the library's own differentiation.
+        ties = total(xp, xp.where(largest, weights, 0.0), -1) - 1.0
+        rest = total(xp, xp.where(largest, 0.0, weights), -1) + ties
+    else:
+        rest = known[..., 1:2]
     p = weights / (1.0 + rest)
+    mean = total(xp, p * depth, -1) if known is None else known[..., 2:3]
     lack = xp.where(largest, ((weights - 1.0) - rest) / (1.0 + rest), p - 1.0)
-    return Peak(depth, p, log1p(xp, rest), total(xp, p * depth, -1), lack)
+    return Peak(depth, p, rest, mean, lack)
+
+
+def peak_values(
+    xp: Namespace, rest: Array, mean: Array, chosen: Array | None, *, entropic: bool
+) -> Array:
+    """Return −log p(label), the entropy, or both side by side, given the label's depth."""
+    log_sum, found = log1p(xp, rest), []
+    if chosen is not None:
+        found.append(chosen + log_sum)
+    if entropic:
+        found.append(log_sum + mean)
+    return xp.concat(found, axis=-1) if len(found) > 1 else found[0][..., 0]
 
 
 @dataclass(frozen=True)
@@ -67,12 +86,14 @@ class OfRows(RowWise):
     temperature: float | None = 1.0
     labelled: bool = True
     entropic: bool = False
+    given: bool = field(default=False, kw_only=True)
+    """Whether constants of whole rows come along, packed, before the temperature."""
 
     weights: ClassVar[int] = 0
 
     @property
     def differentiable(self) -> int:
-        return 1 + self.weights + (self.temperature is None)
+        return 1 + self.weights + self.given + (self.temperature is None)
 
     @property
     def leading(self) -> int:
@@ -128,17 +149,14 @@ class LabelLoss(OfRows):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         s, temperature, is_label = self.prepared(xp, arrays)
-        peak, keep, found = peak_of(xp, s, temperature), self.keep(arrays), []
+        peak, keep, chosen = peak_of(xp, s, temperature), self.keep(arrays), None
         if is_label is not None:
             chosen = total(xp, xp.where(is_label, peak.depth, 0.0), -1)
             masked = xp.any(is_label & (s == -xp.inf), axis=-1, keepdims=True)
             chosen = xp.where(masked, xp.inf, chosen)
             # A label that is no class has no probability.
             chosen = xp.where(xp.any(is_label, axis=-1, keepdims=True), chosen, xp.nan)
-            found.append(chosen + peak.log_sum)
-        if self.entropic:
-            found.append(peak.log_sum + peak.mean)
-        values = xp.concat(found, axis=-1) if self._both else found[0][..., 0]
+        values = peak_values(xp, peak.rest, peak.mean, chosen, entropic=self.entropic)
         if keep is None:
             return values
         return xp.where(keep[..., None] if self._both else keep, values, 0.0)
@@ -214,7 +232,8 @@ class LabelGradient(OfRows):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         s, temperature, is_label = self.prepared(xp, arrays)
-        peak, weights = peak_of(xp, s, temperature), iter(arrays[1 : 1 + self.weights])
+        known = arrays[1 + self.weights] if self.given else None
+        peak, weights = peak_of(xp, s, temperature, known), iter(arrays[1 : 1 + self.weights])
         parts = []
         if is_label is not None:
             parts.append(xp.where(is_label, peak.lack, peak.p))

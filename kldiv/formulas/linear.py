@@ -1,13 +1,15 @@
-r"""Divergences of two linear layers' softmax, a chunk of rows at a time.
+r"""Losses of linear layers' softmax, a chunk of rows at a time.
 
-With s = h_s W_sᵀ + b_s and t = h_t W_tᵀ + b_t the loss is that of `kldiv.formulas.rows.RowLoss` on
-the logits (s, t), which never exist whole.  With G = ∂KL/∂s of these rows, and Gᵀ 1 its sum,
+A side's logits are f(a (h Wᵀ + b)), where a is a scale and f is c·tanh(·/c) for a soft cap c, else
+nothing.  The loss is a sum of losses of rows (`kldiv.formulas.rows`, `.sparse`, `.labels`), each
+times a number, of these logits and of other arrays of rows; logits never exist whole.  With
+G = f′·a·∂L/∂s of the student's rows, and Gᵀ 1 its sum,
 
     ∂h_s = G W_s        ∂W_s = Gᵀ h_s        ∂b_s = Gᵀ 1
 
-and likewise for t.  ∂h is a chunk's own; ∂W and ∂b are totals, added up over the chunks in the
-dtype of the logits and rounded once.  A reduced loss weighs all its rows alike, so that weight is
-left to `LinearLoss.scaled`: the passes over the chunks need no upstream gradient.
+and likewise for the teacher.  ∂h is a chunk's own; ∂W and ∂b are totals, added up over the chunks
+in the dtype of the logits and rounded once.  A reduced loss weighs all its rows alike, so that
+weight is left to `LinearLoss.scaled`: the passes over the chunks need no upstream gradient.
 
 Logits are in float32, or float64 where an array or the result is.  A factor in a half type is
 multiplied in that dtype where the library sums the products in float32 and returns these, and G
@@ -24,19 +26,14 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 from kldiv.formulas import state
 from kldiv.formulas.blocks import flat, rows_at_a_time, slices
 from kldiv.formulas.reductions import Loss, cast
-from kldiv.formulas.rows import (
-    Divergence,
-    KullbackLeibler,
-    RowGradient,
-    RowLoss,
-    TemperatureSlope,
-)
+from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from kldiv._types import Array, Namespace
     from kldiv.formulas.operation import Run
+    from kldiv.formulas.reductions import RowWise
 
     Fused: TypeAlias = Callable[..., tuple[Array, list[Array]] | None]
     """(operation, arrays, sides, weight) → value and gradients of a chunk, or None."""
@@ -91,12 +88,46 @@ class Products:
         return slices(classes, rows_at_a_time((classes, features), self.dtype, _BLOCK_BYTES))
 
 
+class Layer(NamedTuple):
+    """The settings of one side's layer."""
+
+    bias: bool = False
+    """Whether it has one."""
+    softcap: float | None = None
+    scale: float = 1.0
+
+    def logits(self, xp: Namespace, products: Array) -> Array:
+        """Return the logits, given products with the bias and the scale; −∞ stays."""
+        if self.softcap is None:
+            return products
+        capped = self.softcap * xp.tanh(products / self.softcap)
+        return xp.where(products == -xp.inf, -xp.inf, capped)
+
+    def slope(self, xp: Namespace, gradient: Array, products: Array) -> Array:
+        """Return a gradient in the products without the scale, given that in the logits."""
+        if self.softcap is not None:  # 1 − tanh² has no digit left where it is small
+            shrink = xp.exp(-2.0 * abs(products / self.softcap))
+            gradient = gradient * (4.0 * shrink / (1.0 + shrink) ** 2)
+        return gradient if self.scale == 1 else gradient * self.scale
+
+
 class Side(NamedTuple):
     """Indices of the arrays that make the logits of the student, or of the teacher."""
 
     hidden: int
     weight: int
     bias: int | None
+    layer: Layer
+
+
+class Term(NamedTuple):
+    """One of the losses of rows that are added up."""
+
+    factor: float
+    loss: RowWise
+    """Elementwise and not rounded."""
+    places: tuple[int, ...]
+    """Its arrays but for the mask: logits by their side, then arrays of rows, counted on."""
 
 
 class Tools(NamedTuple):
@@ -117,108 +148,173 @@ class Chunk(NamedTuple):
     """For each wanted weight and bias the gradient in the logits, and h; None for a bias."""
 
 
+_SIDES = Layer(), Layer()
+
+_KL = Term(1.0, RowLoss(), (0, 1))
+
+
 @dataclass(frozen=True)
 class LinearLoss(Loss):
-    """The divergence of each row, reduced.
+    """The sum of losses of each row, reduced.
 
-    Arrays: h_s, W_s, h_t, W_t, the biases that there are, then numbers per row: the temperature
-    where it is an array, and the mask.
+    Arrays: h_s, W_s, where there is a second layer h_t and W_t, the biases that there are, then
+    arrays of rows: those that it is differentiable in, others, and the mask.
     """
 
-    temperature: float | None = 1.0
-    """None: an array of one number per row."""
-    biases: tuple[bool, bool] = (False, False)
-    """Whether the student and the teacher have one."""
-    divergence: Divergence = KullbackLeibler()  # noqa: RUF009 - frozen
+    layers: tuple[Layer, ...] = _SIDES
+    """The student's, and the teacher's where it has one."""
+    terms: tuple[Term, ...] = (_KL,)
+    moved_rows: int = 0
+    """How many arrays of rows it is differentiable in."""
+    fixed_rows: int = 0
+    """How many others there are before the mask."""
 
     name: ClassVar[str] = "linear_kl_div"
 
     @property
     def differentiable(self) -> int:
-        return self._own + (self.temperature is None)
+        return self._own + self.moved_rows
+
+    @property
+    def leading(self) -> int:
+        return self.differentiable + self.fixed_rows
 
     @property
     def _own(self) -> int:
-        return 4 + sum(self.biases)
+        return sum(2 + layer.bias for layer in self.layers)
 
     @property
-    def sides(self) -> tuple[Side, Side]:
-        """The student's arrays and the teacher's."""
-        student, teacher = self.biases
-        return (
-            Side(0, 1, 4 if student else None),
-            Side(2, 3, 4 + student if teacher else None),
-        )
-
-    @property
-    def of_logits(self) -> RowLoss:
-        """The same loss, of the logits and of the row arrays: temperature and mask."""
-        dtypes = self.compute, self.total, self.result
-        return RowLoss(self.reduction, *dtypes, self.divergence, self.temperature)
+    def sides(self) -> list[Side]:
+        """The student's arrays, and the teacher's."""
+        found, last = [], 2 * len(self.layers)
+        for number, layer in enumerate(self.layers):
+            bias = last if layer.bias else None
+            found.append(Side(2 * number, 2 * number + 1, bias, layer))
+            last += layer.bias
+        return found
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        shape: tuple[int, ...] = arrays[0].shape[:-1]
+        shape: tuple[int, ...] = self.terms[0].loss.shape(arrays)  # rows are the same in all
         return shape
 
     def is_of_rows(self, index: int) -> bool:
         """Return whether an array has the rows' axes."""
-        return index in (0, 2) or index >= self._own
+        return index >= self._own or index in self._hidden
+
+    @property
+    def _hidden(self) -> range:
+        """The places of hidden states."""
+        return range(0, 2 * len(self.layers), 2)
+
+    def _of(self, term: Term, given: Sequence[Array], keep: Array | None) -> list[Array]:
+        """Return the arrays of a term, given logits and arrays of rows."""
+        own = [given[place] for place in term.places]
+        return own if keep is None else [*own, keep]
 
     # ---- of all rows at once: the logits exist whole ---------------------------------------------
 
-    def value(self, xp: Namespace, *arrays: Array) -> Array:
-        return self.of_logits.value(xp, *self._whole(xp, arrays))
-
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        return self.of_logits.elements(xp, *self._whole(xp, arrays))
+        given, _ = self._whole(xp, arrays)
+        keep = self.keep(arrays)
+        found = [
+            _times(term.factor, term.loss.elements(xp, *self._of(term, given, keep)))
+            for term in self.terms
+        ]
+        return sum(found[1:], found[0])
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
     ) -> Array:
         arrays = self._without_dropped(xp, arrays)
-        logits = self._whole(xp, arrays)
+        given, products = self._whole(xp, arrays)
+        shape, keep = self.shape(arrays), self.keep(arrays)
+        weight = self.weight(xp, cotangent, shape, keep)
+        if self.reduction != "none":
+            weight = weight * xp.ones_like(given[0][..., 0])
+        place = self._place(index)
+        shares = []
+        for term in self.terms:
+            if place in term.places:
+                own = self._of(term, given, keep)
+                number = term.places.index(place)
+                shares.append(term.loss.pullback(xp, run, number, term.factor * weight, *own))
+        slope = sum(shares[1:], shares[0])
         if index >= self._own:
-            return self.of_logits.pullback(xp, run, 2, cotangent, *logits)
-        number, side = next((k, side) for k, side in enumerate(self.sides) if index in side)
-        slope = self.of_logits.pullback(xp, run, number, cotangent, *logits)
-        hidden, products = arrays[side.hidden], Products(xp, self.compute)
+            return self._dressed(xp, slope, arrays[index])
+        side, multiply = self.sides[place], Products(xp, self.compute)
+        slope = side.layer.slope(xp, slope, products[place])
+        hidden = arrays[side.hidden]
         if index == side.hidden:
-            gradient = products(slope, arrays[side.weight])
+            gradient = multiply(slope, arrays[side.weight])
         else:
             rows = flat(xp, slope, slope)
             factor = None if index == side.bias else flat(xp, hidden, hidden)
-            gradient = self.in_total(products, (rows, factor))
+            gradient = self.in_total(multiply, (rows, factor))
         return self._dressed(xp, gradient, arrays[index])
 
-    def pushforward(
-        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
+    def moved(
+        self,
+        xp: Namespace,
+        run: Run,
+        tangents: Sequence[Array | None],
+        weight: Array | None,
+        *arrays: Array,
     ) -> Array:
         arrays = self._without_dropped(xp, arrays)
-        moved = [
-            self._moved(Products(xp, self.compute), side, tangents, arrays) for side in self.sides
+        given, products = self._whole(xp, arrays)
+        steps = [
+            self._moved(Products(xp, self.compute), side, product, tangents, arrays)
+            for side, product in zip(self.sides, products, strict=True)
         ]
-        return self.of_logits.pushforward(
-            xp, run, [*moved, *tangents[self._own :]], *self._whole(xp, arrays)
-        )
-
-    def _whole(self, xp: Namespace, arrays: Sequence[Array]) -> list[Array]:
-        """Return the logits of all rows, and the row arrays: temperature and mask."""
-        arrays = self._without_dropped(xp, arrays)
-        products = Products(xp, self.compute)
+        steps.extend(tangents[self._own : self.differentiable])
         found = []
+        for term in self.terms:
+            own = self._of(term, given, self.keep(arrays))
+            part = [
+                steps[place] if place < len(steps) else None
+                for place in term.places[: term.loss.differentiable]
+            ]
+            if any(step is not None for step in part):
+                moved = term.loss.moved(xp, run, part, weight, *own)
+                found.append(_times(term.factor, moved))
+        return sum(found[1:], found[0])
+
+    def _place(self, index: int) -> int:
+        """Return the place among logits and arrays of rows of an array, or of what it makes."""
+        if index >= self._own:
+            return len(self.layers) + index - self._own
+        return next(k for k, side in enumerate(self.sides) if index in side[:3])
+
+    def _whole(self, xp: Namespace, arrays: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """Return the logits of all rows and the arrays of rows, and the products of each side."""
+        arrays = self._without_dropped(xp, arrays)
+        multiply = Products(xp, self.compute)
+        products = []
         for side in self.sides:
-            logits = products(arrays[side.hidden], arrays[side.weight].T)
-            found.append(logits if side.bias is None else logits + products.cast(arrays[side.bias]))
-        return [*found, *arrays[self._own :]]
+            found = multiply(arrays[side.hidden], arrays[side.weight].T)
+            if side.bias is not None:
+                found = found + multiply.cast(arrays[side.bias])
+            products.append(_times(side.layer.scale, found))
+        logits = [
+            side.layer.logits(xp, found) for side, found in zip(self.sides, products, strict=True)
+        ]
+        return [*logits, *self._rows(multiply, arrays)], products
+
+    def _rows(self, products: Products, arrays: Sequence[Array]) -> list[Array]:
+        """Return the arrays of rows but for the mask, in the dtype of the logits."""
+        end = self.differentiable
+        moved = [products.cast(array) for array in arrays[self._own : end]]
+        return [*moved, *arrays[end : self.leading]]
 
     def _moved(
         self,
         products: Products,
         side: Side,
+        found: Array,
         tangents: Sequence[Array | None],
         arrays: Sequence[Array],
     ) -> Array | None:
-        """Return the tangent of a side's logits."""
+        """Return the tangent of a side's logits, given its products."""
         hidden, weight = tangents[side.hidden], tangents[side.weight]
         bias = None if side.bias is None else tangents[side.bias]
         parts = []
@@ -229,7 +325,9 @@ class LinearLoss(Loss):
         if bias is not None:
             shape = (*arrays[side.hidden].shape[:-1], bias.shape[0])
             parts.append(products.xp.broadcast_to(products.cast(bias), shape))
-        return sum(parts[1:], parts[0]) if parts else None
+        if not parts:
+            return None
+        return side.layer.slope(products.xp, sum(parts[1:], parts[0]), found)
 
     # ---- of some rows at a time; the rows' axes are one ------------------------------------------
 
@@ -252,13 +350,15 @@ class LinearLoss(Loss):
         self, rows: int, classes: int, wanted: Iterable[int], most_bytes: int
     ) -> list[slice]:
         """Return chunks of rows, nearly equal, whose logits and gradients take ``most_bytes``."""
-        width = classes * (2 + len(self.moving(wanted)))
+        moving = self.moving(wanted)
+        capped = 3 * sum(layer.softcap is not None for layer in self.layers)
+        width = classes * (len(self.layers) + capped + len(moving))
         number = math.ceil(rows / rows_at_a_time((width,), self.compute, most_bytes))
         return slices(rows, math.ceil(rows / number)) if rows else [slice(0, 0)]
 
     def moving(self, wanted: Iterable[int]) -> list[int]:
         """Return the sides in whose logits a gradient is needed."""
-        return [k for k, side in enumerate(self.sides) if not set(side).isdisjoint(wanted)]
+        return [k for k, side in enumerate(self.sides) if not {*side[:3]}.isdisjoint(wanted)]
 
     def chunk(
         self, tools: Tools, arrays: Sequence[Array], wanted: Sequence[int], weight: Array | None
@@ -280,25 +380,27 @@ class LinearLoss(Loss):
         xp = products.xp
         arrays = self._without_dropped(xp, arrays)
         if weight is not None:  # products would spread NaN and ∞ of rows that count for nothing
-            lost = (weight == 0)[..., None]
+            lost = weight == 0
+            lost = xp.all(lost, axis=-1, keepdims=True) if lost.ndim > 1 else lost[..., None]
             arrays = tuple(
-                xp.where(lost, xp.zeros_like(array), array) if index in {0, 2} else array
+                xp.where(lost, xp.zeros_like(array), array) if index in self._hidden else array
                 for index, array in enumerate(arrays)
             )
-        others = arrays[self._own :]
-        logits = [self._logits(products, *self._given(side, arrays)) for side in self.sides]
-        moving = self.moving(wanted)
-        rows: RowLoss = self.of_logits.elementwise()  # type: ignore[assignment]
-        values, slopes = self._evaluated(tools, rows, [*logits, *others], moving, weight)
+        found = [self._products(products, side, arrays) for side in self.sides]
+        logits = [side.layer.logits(xp, x) for side, x in zip(self.sides, found, strict=True)]
+        places = [self._place(index) for index in wanted]
+        given, keep = [*logits, *self._rows(products, arrays)], self.keep(arrays)
+        values, slopes = self._evaluated(tools, given, keep, {*places}, weight)
+        for number in self.moving(wanted):
+            slopes[number] = self.layers[number].slope(xp, slopes[number], found[number])
         of_rows: list[Array] = []
         factors: list[tuple[Array, Array | None]] = []
-        for index in wanted:
+        for index, place in zip(wanted, places, strict=True):
+            slope = slopes[place]
             if index >= self._own:
-                slope = tools.run(rows.settings(TemperatureSlope), *logits, *others)
-                of_rows.append(slope if weight is None else slope * weight)
+                of_rows.append(slope)
                 continue
-            number, side = next((k, side) for k, side in enumerate(self.sides) if index in side)
-            slope = slopes[moving.index(number)]
+            side = self.sides[place]
             if index == side.hidden:
                 gradient = self._hidden_gradient(products, slope, arrays[side.weight])
                 of_rows.append(self._kept(xp, gradient, arrays))
@@ -340,7 +442,7 @@ class LinearLoss(Loss):
             xp.reshape(next(sources[self.is_of_rows(index)]), arrays[index].shape)
             for index in wanted
         ]
-        return xp.reshape(values, arrays[0].shape[:-1]), gradients
+        return xp.reshape(values, self.shape(arrays)), gradients
 
     def finished(
         self,
@@ -373,13 +475,13 @@ class LinearLoss(Loss):
         reuse: bool = False,
     ) -> list[Array]:
         """Return gradients of a reduced loss, not yet rounded."""
-        weight = self.weight(xp, cotangent, arrays[0].shape[:-1], self.keep(arrays))
+        weight = self.weight(xp, cotangent, self.shape(arrays), self.keep(arrays))
         scale: Callable[..., Array] = operator.imul if reuse else operator.mul
         return [scale(gradient, weight) for gradient in gradients]
 
-    def row_weight(self, xp: Namespace, cotangent: Array) -> Array:
-        """Return the factor of each row's gradient, given the gradient in unreduced rows."""
-        return cast(xp, xp.reshape(cotangent, (-1,)), self.compute)
+    def row_weight(self, xp: Namespace, cotangent: Array, arrays: Sequence[Array]) -> Array:
+        """Return the factors of each row's gradient, given the gradient in unreduced rows."""
+        return cast(xp, flat(xp, cotangent, arrays[0]), self.compute)
 
     def contracted(
         self, xp: Namespace, gradients: Sequence[Array], tangents: Sequence[Array]
@@ -395,25 +497,21 @@ class LinearLoss(Loss):
         gradient = xp.reshape(gradient, like.shape)
         return gradient if gradient.dtype == like.dtype else xp.astype(gradient, like.dtype)
 
-    def _given(self, side: Side, arrays: Sequence[Array]) -> tuple[Array, Array, Array | None]:
-        bias = None if side.bias is None else arrays[side.bias]
-        return arrays[side.hidden], arrays[side.weight], bias
-
-    def _logits(
-        self, products: Products, hidden: Array, weight: Array, bias: Array | None
-    ) -> Array:
-        hidden, blocks = products.factor(hidden), products.blocks(weight)
+    def _products(self, products: Products, side: Side, arrays: Sequence[Array]) -> Array:
+        """Return the products of a side, with the bias and the scale."""
+        weight = arrays[side.weight]
+        hidden, blocks = products.factor(arrays[side.hidden]), products.blocks(weight)
         if len(blocks) == 1:
-            logits = products(hidden, weight.T)
+            found = products(hidden, weight.T)
         else:
             dtype = getattr(products.xp, self.compute)
             shape = (hidden.shape[0], weight.shape[0])
-            logits = products.xp.empty(shape, dtype=dtype, device=hidden.device)
+            found = products.xp.empty(shape, dtype=dtype, device=hidden.device)
             for block in blocks:
-                logits[:, block] = products(hidden, weight[block, :].T)
-        if bias is not None:
-            logits += products.cast(bias)
-        return logits
+                found[:, block] = products(hidden, weight[block, :].T)
+        if side.bias is not None:
+            found += products.cast(arrays[side.bias])
+        return _times(side.layer.scale, found)
 
     def _hidden_gradient(self, products: Products, slope: Array, weight: Array) -> Array:
         slope = products.slope(slope, weight)
@@ -426,35 +524,62 @@ class LinearLoss(Loss):
     def _evaluated(
         self,
         tools: Tools,
-        rows: RowLoss,
+        given: Sequence[Array],
+        keep: Array | None,
+        places: set[int],
+        weight: Array | None,
+    ) -> tuple[Array, dict[int, Array]]:
+        """Return the value of each row, and the gradients in the given arrays of some places."""
+        values: list[Array] = []
+        slopes: dict[int, Array] = {}
+        for term in self.terms:
+            own = self._of(term, given, keep)
+            asked = [k for k, place in enumerate(term.places) if place in places]
+            value, found = self._of_term(tools, term, own, asked, weight)
+            values.append(_times(term.factor, value))
+            for k, slope in zip(asked, found, strict=True):
+                place = term.places[k]
+                slopes[place] = slopes[place] + slope if place in slopes else slope
+        return sum(values[1:], values[0]), slopes
+
+    def _of_term(
+        self,
+        tools: Tools,
+        term: Term,
         arrays: Sequence[Array],
-        moving: Sequence[int],
+        asked: Sequence[int],
         weight: Array | None,
     ) -> tuple[Array, list[Array]]:
-        """Return the value of each row, and the gradients in the logits of the moving sides."""
-        if moving:
-            found = tools.fused(rows, arrays, moving, weight)
-            if found is not None:
-                return found
-        values = tools.run(rows, *arrays)
-        if moving and weight is None:
-            weight = tools.products.xp.ones_like(values)
-        s, t, *others = arrays
-        slopes = [
-            tools.run(rows.settings(RowGradient, index=k), s, t, weight, *others) for k in moving
-        ]
-        return values, slopes
+        """Return the value of each row of a term, and its gradients, with the term's factor."""
+        xp, loss = tools.products.xp, term.loss
+        wide = [k for k in asked if arrays[k].ndim == arrays[0].ndim]
+        if term.factor != 1:
+            ones = xp.ones_like(arrays[0][..., 0])
+            weight = term.factor * (ones if weight is None else weight)
+        found = tools.fused(loss, arrays, wide, weight) if wide else None
+        value, slopes = found or (tools.run(loss, *arrays), None)
+        slopes = {} if slopes is None else dict(zip(wide, slopes, strict=True))
+        if weight is None and len(slopes) < len(asked):
+            weight = xp.ones_like(value)
+        for k in asked:
+            if k not in slopes:
+                slopes[k] = loss.pullback(xp, tools.run, k, weight, *arrays)
+        return value, [slopes[k] for k in asked]
 
     def _without_dropped(self, xp: Namespace, arrays: Sequence[Array]) -> tuple[Array, ...]:
         """Return the arrays, with zeros in masked rows of h: products would spread NaN and ∞."""
         return tuple(
-            self._kept(xp, array, arrays) if index in (0, 2) else array
+            self._kept(xp, array, arrays) if index in self._hidden else array
             for index, array in enumerate(arrays)
         )
 
     def _kept(self, xp: Namespace, array: Array, arrays: Sequence[Array]) -> Array:
         keep = self.keep(arrays)
         return array if keep is None else xp.where(keep[..., None], array, xp.zeros_like(array))
+
+
+def _times(factor: float, array: Array) -> Array:
+    return array if factor == 1 else array * factor
 
 
 def added(totals: Sequence[Array], parts: Sequence[Array]) -> list[Array]:

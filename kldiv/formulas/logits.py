@@ -34,9 +34,11 @@ from kldiv.formulas.special import (
     two_sum,
 )
 from kldiv.formulas.state import (
+    Wide,
     differences,
     exp_of_rows,
     finite,
+    first_word,
     over,
     tempered,
     total,
@@ -419,7 +421,10 @@ def _relative(
     xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature
 ) -> tuple[Array, Array]:
     """Return (t − max t)/T and (s − max s)/T."""
-    a, b = finite(xp, t) - rows.t_max, finite(xp, s) - rows.s_max
+    sides = (t, rows.t_max), (s, rows.s_max)
+    a, b = (finite(xp, first_word(logits)) - top for logits, top in sides)
+    if isinstance(t, Wide) and isinstance(s, Wide):
+        a, b = a + t.low, b + s.low
     return tempered(xp, a, temperature), tempered(xp, b, temperature)
 
 

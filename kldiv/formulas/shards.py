@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from kldiv.formulas import state
+from kldiv.formulas import spread, state
 from kldiv.formulas.divergences import ALL, TEACHER, VALUE, Wanted, state_of
 from kldiv.formulas.packing import packed, split, unpacked, width
 from kldiv.formulas.reductions import cast
@@ -42,6 +42,10 @@ class Ranks(Protocol):
         """Return the sum of all ranks' arrays."""
         ...
 
+    def extent(self, array: Array) -> tuple[Any, Any]:
+        """Return how many classes the ranks before have, and all together."""
+        ...
+
 
 class Alone:
     """The one rank that has whole rows."""
@@ -51,6 +55,9 @@ class Alone:
 
     def add(self, array: Array) -> Array:
         return array
+
+    def extent(self, array: Array) -> tuple[Any, Any]:
+        return 0, array.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,8 @@ def forward(
     gradients: bool,
 ) -> tuple[Array, Array]:
     """Return the divergence of each row, and the packed constants that gradients take."""
+    if not isinstance(loss, RowOperation):
+        return spread.forward(xp, evaluate, ranks, loss, arrays)
     wanted = ALL if gradients else (VALUE,)
     known = constants(xp, evaluate, ranks, loss, wanted, arrays)
     return loss.settings(RowLoss, given=wanted).elements(xp, known, *arrays[2:]), known
@@ -185,6 +194,8 @@ def backward(
     known: Array,
 ) -> Array:
     """Return the gradient in ``arrays[index]``, given the gradient in the rows' divergences."""
+    if not isinstance(loss, RowOperation):
+        return spread.backward(xp, evaluate, ranks, loss, index, cotangent, arrays, known)
     s, t, *others = arrays
     if index == loss.own:
         slope = evaluate(loss.settings(TemperatureSlope, given=ALL), s, t, known, *others)
@@ -205,6 +216,8 @@ def tangent(
     known: Array,
 ) -> Array:
     """Return the derivative of each row's divergence; a tangent of None is zero."""
+    if not isinstance(loss, RowOperation):
+        return spread.tangent(xp, evaluate, ranks, loss, tangents, arrays, known)
     ones = xp.ones_like(known[..., 0])
     moved = [xp.zeros_like(ones)]
     for index, step in enumerate(tangents):

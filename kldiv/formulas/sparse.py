@@ -17,7 +17,7 @@ With G the gradients in these, and r the student's shares among the others,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from kldiv.formulas.divergences import STUDENT, TEACHER, Block, Divergence, KullbackLeibler
@@ -94,7 +94,7 @@ class Rows(NamedTuple):
     """The divisor of these: 1, unless the log-probabilities are of another temperature."""
 
 
-def entries_of(xp: Namespace, a: Array, indices: Array, classes: int) -> Entries:
+def entries_of(xp: Namespace, a: Array, indices: Array, classes: Any) -> Entries:
     """Return the classes that rows are given."""
     valid = a != -xp.inf
     inside = (indices >= 0) & (indices < classes)
@@ -111,7 +111,8 @@ class TopKOperation(RowWise):
     """The common part of operations on a student's logits and a sparse teacher.
 
     Arrays: s, the log-probabilities, those that a class names, the mass of the others where it is
-    given, the temperature where it is an array, the indices of the classes, the mask.
+    given, the temperature where it is an array, the divergence's parameters, the indices of the
+    classes, the mask.
     """
 
     divergence: Divergence = _KL
@@ -129,7 +130,18 @@ class TopKOperation(RowWise):
 
     @property
     def leading(self) -> int:
-        return self.differentiable + 1
+        return self.differentiable + self.divergence.parameters + 1
+
+    def bound(self, xp: Namespace, arrays: Sequence[Array]) -> Any:
+        """Return the operation with the divergence's parameters of each row, if it has any."""
+        own = [cast(xp, a, self.compute) for a in arrays[self.differentiable : self.leading - 1]]
+        if not own:
+            return self
+        keep = self.keep(arrays)
+        if keep is not None:
+            own = [xp.where(keep, array, 0.5) for array in own]
+        bound = self.divergence.bound(xp, *(array[..., None] for array in own))
+        return replace(self, divergence=bound)
 
     def settings(self, kind: type[Any], **extra: Any) -> Any:
         """Return an operation of another kind on the same rows, elementwise and not rounded."""
@@ -137,16 +149,19 @@ class TopKOperation(RowWise):
         return kind("none", self.compute, self.compute, self.compute, *own, **extra)
 
     def prepared(
-        self, xp: Namespace, arrays: Sequence[Array]
+        self, xp: Namespace, arrays: Sequence[Array], classes: Any = None
     ) -> tuple[Array, Array | None, Temperature, Entries]:
-        """Return the logits, the mass of the others where given, temperature and given classes."""
+        """Return the logits, the mass of the others where given, temperature and given classes.
+
+        ``classes`` is how many there are, where the logits are not of all.
+        """
         keep, first = self.keep(arrays), 2 + self.weights
         s, a = (cast(xp, array, self.compute) for array in arrays[:2])
         mass = cast(xp, arrays[first], self.compute) if self.has_rest else None
         heat: Array = 1.0
         if self.temperature is None:
             heat = cast(xp, arrays[first + self.has_rest], self.compute)
-        indices = arrays[self.differentiable]
+        indices = arrays[self.leading - 1]
         if keep is not None:  # of a row that is dropped nothing is infinite
             wide = keep[..., None]
             s, a = xp.where(wide, s, 0.0), xp.where(wide, a, -1.0 * a.shape[-1])
@@ -156,7 +171,8 @@ class TopKOperation(RowWise):
         own = self.temperature
         temperature: Temperature = heat[..., None] if own is None else number(own)
         mass = mass if mass is None else mass[..., None]
-        return s, mass, temperature, entries_of(xp, a, indices, s.shape[-1])
+        classes = s.shape[-1] if classes is None else classes
+        return s, mass, temperature, entries_of(xp, a, indices, classes)
 
     def read(
         self, xp: Namespace, s: Array, entries: Entries, temperature: Temperature
@@ -177,7 +193,7 @@ class TopKOperation(RowWise):
     def rows(
         self,
         xp: Namespace,
-        classes: int,
+        classes: Any,
         mass: Array | None,
         temperature: Temperature,
         entries: Entries,
@@ -190,22 +206,22 @@ class TopKOperation(RowWise):
         top = xp.where(entries.foreign | (top == -xp.inf), xp.nan, top)
         heat = 1.0 if self.target_temperature is None else temperature
         divisor = temperature if self.target_temperature is None else 1.0
-        own = [_over(xp, read.own, top, divisor, valid)]
-        teacher = [_masked(xp, valid, *self._teacher(xp, xp.where(valid, a, 0.0)))]
+        own = [over_top(xp, read.own, top, divisor, valid)]
+        teacher = [masked_words(xp, valid, *self._teacher(xp, xp.where(valid, a, 0.0)))]
         if self.tail != BUCKET:
             return Rows(top, None, Wide(*own[0]), Wide(*teacher[0]), heat)
         there = read.highest != -xp.inf
         weight = xp.where(there, read.weight, 1.0)
-        high, low = _over(xp, read.highest, top, temperature, there)
-        own.append(_masked(xp, there, *_plus_log(xp, xp.where(there, high, 0.0), low, weight)))
+        high, low = over_top(xp, read.highest, top, temperature, there)
+        own.append(masked_words(xp, there, *plus_log(xp, xp.where(there, high, 0.0), low, weight)))
         if mass is None:
             mass = _rest(xp, a, entries.likeliest)
         # All classes are given: what rounding leaves of the mass belongs to none.
         whole = xp.sum(xp.astype(valid, xp.int32), axis=-1, keepdims=True) == classes
         mass = xp.where(whole, 0.0, mass)
         positive, zero = mass != 0, xp.zeros_like(mass)
-        words = _plus_log(xp, zero, zero, xp.where(positive, mass, 1.0))
-        teacher.append(_masked(xp, positive, *words))
+        words = plus_log(xp, zero, zero, xp.where(positive, mass, 1.0))
+        teacher.append(masked_words(xp, positive, *words))
         s, t = (
             Wide(*(xp.concat(words, axis=-1) for words in zip(*side, strict=True)))
             for side in (own, teacher)
@@ -216,7 +232,7 @@ class TopKOperation(RowWise):
         """Return the rows with what the wanted results take: `VALUE`, `STUDENT`, `TEACHER`."""
         return self.divergence.whole(xp, rows.s, rows.t, rows.heat, wanted)
 
-    def _slopes(self, side: int, rows: Rows, block: Block) -> tuple[Array, Array | None]:
+    def slopes(self, side: int, rows: Rows, block: Block) -> tuple[Array, Array | None]:
         """Return the gradient in a side's logits: of the given classes, and of the others."""
         found = self.divergence.gradient(side, block)
         return (found, None) if rows.rest is None else (found[..., :-1], found[..., -1:])
@@ -225,7 +241,7 @@ class TopKOperation(RowWise):
         self, xp: Namespace, entries: Entries, rows: Rows, temperature: Temperature, block: Block
     ) -> tuple[Array, Array | None]:
         """Return the student's gradient: of given classes, of all others together."""
-        found, last = self._slopes(STUDENT, rows, block)
+        found, last = self.slopes(STUDENT, rows, block)
         found = xp.where(entries.valid, found, taken(xp, found, entries.likeliest))
         divisor = temperature if self.target_temperature is None else 1.0
         return over(found, divisor), last if last is None else over(last, divisor)
@@ -234,7 +250,7 @@ class TopKOperation(RowWise):
         self, xp: Namespace, entries: Entries, rows: Rows, block: Block
     ) -> tuple[Array, Array | None]:
         """Return the gradients in the log-probabilities, and in the mass of the others."""
-        found, last = self._slopes(TEACHER, rows, block)
+        found, last = self.slopes(TEACHER, rows, block)
         if last is not None and rows.rest is not None:
             there = rows.rest > 0
             last = xp.where(there, last / xp.where(there, rows.rest, 1.0), 0.0 * last)
@@ -243,6 +259,15 @@ class TopKOperation(RowWise):
         if self.target_temperature is not None:
             found = found * self.target_temperature
         return xp.where(entries.valid, found, 0.0), last
+
+    def in_heat_of_given(self, xp: Namespace, rows: Rows) -> tuple[Array, Array | None]:
+        """Return the share of the given classes in −T ∂/∂T, and the gradient in all others."""
+        slopes, last = self.slopes(STUDENT, rows, self.block(xp, rows, STUDENT))
+        found = moment(xp, slopes, rows.s.high[..., : slopes.shape[-1]])
+        if self.target_temperature is not None:
+            of_teacher, _ = self.slopes(TEACHER, rows, self.block(xp, rows, TEACHER))
+            found = found + moment(xp, of_teacher, rows.t.high)
+        return found, last
 
     def _teacher(self, xp: Namespace, a: Array) -> DoubleWord:
         """Return the log-probabilities, times their temperature if they have their own."""
@@ -257,7 +282,7 @@ class TopKOperation(RowWise):
         return values if keep is None else xp.where(keep, values, 0.0)
 
 
-def _over(
+def over_top(
     xp: Namespace, logits: Array, top: Array, temperature: Temperature, there: Array
 ) -> DoubleWord:
     """Return (logits − top)/T as double words, −∞ where a class is not there."""
@@ -267,14 +292,15 @@ def _over(
     nothing = 0.0 * top
     close = quotient(xp, xp.where(near, apart, nothing), xp.where(near, rest, nothing), temperature)
     high = xp.where(near, close[0], tempered(xp, apart, temperature))
-    return _masked(xp, there & (logits != -xp.inf), high, close[1])
+    return masked_words(xp, there & (logits != -xp.inf), high, close[1])
 
 
-def _masked(xp: Namespace, there: Array, high: Array, low: Array) -> DoubleWord:
+def masked_words(xp: Namespace, there: Array, high: Array, low: Array) -> DoubleWord:
+    """Return double words, −∞ where there is none."""
     return xp.where(there, high, -xp.inf), xp.where(there, low, 0.0)
 
 
-def _plus_log(xp: Namespace, high: Array, low: Array, number: Array) -> DoubleWord:
+def plus_log(xp: Namespace, high: Array, low: Array, number: Array) -> DoubleWord:
     """Return a double word plus the logarithm of a number, right to a few u, not u·|log|."""
     log = xp.log(number)
     rest = number * xp.exp(-log) - 1.0
@@ -301,7 +327,7 @@ class TopKLoss(TopKOperation):
         s, mass, temperature, entries = self.prepared(xp, arrays)
         read, *_ = self.read(xp, s, entries, temperature)
         rows = self.rows(xp, s.shape[-1], mass, temperature, entries, read)
-        values = self.divergence.of_rows(xp, rows.s, rows.t, rows.heat)
+        values = self.bound(xp, arrays).divergence.of_rows(xp, rows.s, rows.t, rows.heat)
         return self.masked(xp, values, self.keep(arrays))
 
     def pullback(
@@ -354,38 +380,37 @@ class TopKGradient(TopKOperation):
         rows = self.rows(xp, s.shape[-1], mass, temperature, entries, read)
         weight, keep = cast(xp, arrays[2], self.compute), self.keep(arrays)
         shares = weights / xp.where(read.weight > 0, read.weight, 1.0)
+        bound = self.bound(xp, arrays)
         if self.index == 0:
-            block = self.block(xp, rows, STUDENT)
-            own, last = self.in_given(xp, entries, rows, temperature, block)
+            block = bound.block(xp, rows, STUDENT)
+            own, last = bound.in_given(xp, entries, rows, temperature, block)
             others = 0.0 * rows.top if last is None else last * shares
             nothing = xp.zeros_like(marked, dtype=own.dtype)
             gradient = xp.where(marked, put(xp, nothing, entries.places, own), others)
         elif self.index < 2 + self.has_rest:
-            block = self.block(xp, rows, TEACHER)
-            gradient, last = self.in_teacher(xp, entries, rows, block)
+            block = bound.block(xp, rows, TEACHER)
+            gradient, last = bound.in_teacher(xp, entries, rows, block)
             gradient = last if self.index == 2 else gradient
         else:
-            gradient = self._in_temperature(xp, s, temperature, rows, shares)
+            gradient = bound.in_temperature(xp, s, temperature, rows, shares)
         if self.index < 2:
             found = times(xp, weight, gradient)
             return found if keep is None else xp.where(keep[..., None], found, 0.0)
         return self.masked(xp, weighed(xp, weight[..., None], gradient), keep)
 
-    def _in_temperature(
+    def in_temperature(
         self, xp: Namespace, s: Array, temperature: Temperature, rows: Rows, shares: Array
     ) -> Array:
-        slopes, last = self._slopes(STUDENT, rows, self.block(xp, rows, STUDENT))
-        found = _moment(xp, slopes, rows.s.high[..., : slopes.shape[-1]])
+        """Return the derivative in the temperature."""
+        found, last = self.in_heat_of_given(xp, rows)
         if last is not None:
             depth = tempered(xp, finite(xp, s) - rows.top, temperature)
             found = found + last * total(xp, xp.where(shares == 0, 0.0, shares * depth), -1)
-        if self.target_temperature is not None:
-            of_teacher, _ = self._slopes(TEACHER, rows, self.block(xp, rows, TEACHER))
-            found = found + _moment(xp, of_teacher, rows.t.high)
         return -found / temperature
 
 
-def _moment(xp: Namespace, slopes: Array, logits: Array) -> Array:
+def moment(xp: Namespace, slopes: Array, logits: Array) -> Array:
+    """Return the sum of slopes times logits, those of −∞ left out."""
     return total(xp, xp.where(logits == -xp.inf, 0.0, slopes * logits), -1)
 
 

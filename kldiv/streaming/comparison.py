@@ -52,6 +52,7 @@ def compare(  # noqa: PLR0913 - public options, each by name
     max_bytes: int | None = None,
     shard_axis: int = 0,
     reading: Reading = PLAIN,
+    divergences: Any = None,
     memory: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     scheduler: str | None = None,
@@ -105,6 +106,10 @@ def compare(  # noqa: PLR0913 - public options, each by name
         The axis along which shards follow one another.
     reading : kldiv.readers.Reading, optional
         How to read tables, where their files leave it open.
+    divergences : str, sequence of str, or mapping, optional
+        Other divergences of logits, from one more read: names such as "tv", "hellinger", "chi2",
+        "alpha:0.5", "renyi:2", "skew:0.1", "js:0.25", "jeffreys:1,0.5"; or losses of
+        kldiv, or records of `kldiv.divergences`, by a name for each.
     memory : int, optional
         About how many bytes to use, by default 512 MiB.  The pages of a memory map come on top,
         until the system takes them back.
@@ -121,7 +126,8 @@ def compare(  # noqa: PLR0913 - public options, each by name
     -------
     Comparison
         ``kl_pq``, ``kl_qp`` and ``js`` over all rows, ``mean`` for short; the ``worst`` rows, the
-        largest ``contributions`` of classes, the zeros, ``warnings``, and ``p`` and ``q`` as read.
+        largest ``contributions`` of classes, the zeros, ``warnings``, the other ``divergences`` by
+        name, and ``p`` and ``q`` as read.
 
     Raises
     ------
@@ -156,6 +162,10 @@ def compare(  # noqa: PLR0913 - public options, each by name
     >>> found = streaming.compare(folder / "teacher.npy", folder / "student.npy", form="logits")
     >>> print(f"{found.mean:.3e}, at most {found.kl_pq.max:.3e} in row {found.worst[0].label}")
     4.043e-06, at most 4.091e-06 in row 9
+    >>> other = np.round(teacher, 1)
+    >>> found = streaming.compare(teacher, other, form="logits", divergences=["tv", "renyi:0.5"])
+    >>> print({name: round(each.mean, 6) for name, each in found.divergences.items()})
+    {'tv': 0.011447, 'renyi:0.5': 0.000188}
     """
     run = Run(
         p,
@@ -173,6 +183,7 @@ def compare(  # noqa: PLR0913 - public options, each by name
         max_bytes=max_bytes,
         shard_axis=shard_axis,
         reading=reading,
+        divergences=divergences,
         memory=memory,
         checkpoint=checkpoint,
         scheduler=scheduler,

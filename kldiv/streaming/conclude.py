@@ -77,6 +77,11 @@ def _divisor(shape: tuple[int, ...], reduction: Reduction) -> int:
     return math.prod(shape)
 
 
+def summary_of(rows: Floats, reduction: Reduction, shape: tuple[int, ...]) -> Summary:
+    """Return one divergence over all rows, given that of each."""
+    return _summary(rows, reduction, _divisor(shape, reduction))
+
+
 def _summary(rows: Floats, reduction: Reduction, divisor: int) -> Summary:
     total, median, most, infinite = statistics(rows)
     values = np.asarray(rows) if reduction == "none" else None

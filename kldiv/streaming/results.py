@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kldiv._notebook import table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from kldiv.explanation import Explanation
@@ -123,6 +124,8 @@ class Comparison:
     _places: Places = field(repr=False)
     warnings: tuple[str, ...] = ()
     """Assumptions, oddities of the data, and why a divergence is infinite."""
+    divergences: Mapping[str, Summary] = field(default_factory=dict)
+    """The other divergences that were asked for."""
 
     @property
     def mean(self) -> float:
@@ -161,7 +164,10 @@ class Comparison:
     def _repr_html_(self) -> str:
         rows = [
             (name, each.value, each.median, each.max, each.infinite)
-            for name, each in (("D(P‖Q)", self.kl_pq), ("D(Q‖P)", self.kl_qp), ("JS", self.js))
+            for name, each in (
+                *(("D(P‖Q)", self.kl_pq), ("D(Q‖P)", self.kl_qp), ("JS", self.js)),
+                *self.divergences.items(),
+            )
         ]
         caption = f"{self.count:,} rows of {self.classes:,} classes, in nats"
         head = ("", self.reduction, "median", "max", "infinite rows")

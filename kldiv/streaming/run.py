@@ -12,6 +12,7 @@ import numpy as np
 
 import kldiv
 from kldiv.errors import BackendError, InputError, OptionError
+from kldiv.streaming import members
 from kldiv.streaming.blocks import Sizes
 from kldiv.streaming.conclude import conclude
 from kldiv.streaming.inputs import open_pair
@@ -49,6 +50,8 @@ class Run:
         As in `kldiv.streaming.compare`.
     memory : int, optional
         As in `kldiv.streaming.compare`.
+    divergences : str or record, or several by name, optional
+        As in `kldiv.streaming.compare`.
     **options : Any
         Its other options, but for ``progress``.
 
@@ -79,9 +82,11 @@ class Run:
         checkpoint: str | os.PathLike[str] | None = None,
         scheduler: str | None = None,
         memory: int | None = None,
+        divergences: Any = None,
         **options: Any,
     ) -> None:
         checked, sizes = Options(**options), Sizes.within(memory)
+        self._members = members.checked(divergences, checked)
         # Before the files: a backend that cannot run should say so at once.
         kldiv.explain(np.zeros(1), np.ones(1), operation=checked.scale.operation)
         paths = ("", "") if scheduler is None else (_elsewhere("P", p), _elsewhere("Q", q))
@@ -168,7 +173,9 @@ class Run:
             total = self._total or self._begin()
             _check_signs(self._work, total)
             total.finish()
-            self._result = conclude(self._work, total, self._held, self._explanation)
+            found = conclude(self._work, total, self._held, self._explanation)
+            others = members.measure(self._work, self._members)
+            self._result = replace(found, divergences=others)
             self._checkpoint.remove()
         return self._result
 

@@ -139,6 +139,12 @@ class Work:
         part.rows.append((block.rows, rows, totals if known is None else None))
         columns.add_elements(block.classes, *chances, parts)
 
+    def pairs(self, number: int) -> Iterator[tuple[Index, Floats, Floats]]:
+        """Yield the rows of a step, and P and Q there."""
+        for block, pieces in self._blocks(number, (0, 1), lambda: None):
+            p, q = (block.read(piece) for piece in pieces)
+            yield block.rows, p, q
+
     def _blocks(
         self, number: int, sides: tuple[int, ...], check: Callable[[], None]
     ) -> Iterator[tuple[Block, list[Piece]]]:

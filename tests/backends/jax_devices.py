@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import spread_rows
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from logit_families import families
 
@@ -229,6 +230,27 @@ def more():
     return found
 
 
+def labels_and_teachers(*names):
+    """Losses of labels, or of sparse teachers, with gradients: over an axis, and of whole rows."""
+    found = {}
+    s, labels, teacher, heat, beta = spread_rows.rows()
+    losses = spread_rows.losses(*map(jax.numpy.asarray, (labels, *teacher[1:3], beta)))
+    mesh, classes, whole = mesh_of(SPECS["classes"]), PartitionSpec(None, "all"), PartitionSpec()
+    for name in names:
+        both = [
+            jax.value_and_grad(partial(losses[name], **options), (0, 1, 2))
+            for options in ({"axis_name": "all"}, {})
+        ]
+        rows = classes, whole, whole
+        both[0] = jax.shard_map(both[0], mesh=mesh, in_specs=rows, out_specs=(whole, rows))
+        arrays = [jax.numpy.asarray(array) for array in (s, heat, teacher.log_probs)]
+        found[name] = [
+            [np.asarray(array) for array in jax.tree.leaves(jax.jit(each)(*arrays))]
+            for each in both
+        ]
+    return found
+
+
 def main(tier, path):
     jax.config.update("jax_enable_x64", True)
     quick = tier == "quick"
@@ -243,6 +265,8 @@ def main(tier, path):
             LOSSES[loss], OPTIONS[options], dtype, inside=where != "outside"
         )
     sharding.GATHERED = 16
+    names = ("both", "hard") if quick else ("bucket", "renormalized")
+    found["labels and teachers"] = labels_and_teachers(*names)
     if not quick:
         found.update(more())
         of_layouts, found["fused in a shard_map"] = fused()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import spread_rows
 from logit_families import families
 
 import kldiv
@@ -36,8 +37,8 @@ from kldiv.formulas.state import Rows, State  # noqa: E402
 LOSSES = {"kl": kldiv.kl_div_with_logits, "js": kldiv.js_div_with_logits}
 EVERY = {**LOSSES, "renyi": partial(kldiv.renyi_div_with_logits, alpha=0.6)}
 """With one whose sums are not added up."""
-CLASSES = 60
-SHARDS = {2: (44, 16), 3: (33, 0, 27)}
+CLASSES = 64
+SHARDS = {2: (44, 20), 3: (33, 0, 31)}
 """How many classes each rank has: uneven, and none on one of three."""
 STATE, ROWS = len(State._fields), len(Rows._fields)
 
@@ -273,6 +274,37 @@ def on_a_mesh(size, rank, group, patch):
     return found
 
 
+def of_labels(spread, part=slice(None), kind=torch.float64):
+    """Losses of labels and sparse teachers, with their gradients."""
+    found = {}
+    s, labels, teacher, heat, beta = spread_rows.rows()
+    whole = [torch.tensor(array, dtype=kind) for array in (teacher.rest, beta)]
+    indices = map(torch.tensor, (labels, teacher.indices))
+    for name, loss in spread_rows.losses(*indices, *whole).items():
+        arrays = [torch.tensor(array, dtype=kind) for array in (s, heat, teacher.log_probs)]
+        if callable(spread):
+            arrays[0] = spread(arrays[0])
+        own = {"group": spread} if isinstance(spread, dist.ProcessGroup) else {}
+        leaves = [arrays[0][:, part].detach(), *arrays[1:]]
+        value = loss(*(array.requires_grad_() for array in leaves), **own)
+        slopes = torch.autograd.grad(value, leaves, allow_unused=True)
+        found[name] = [
+            array.full_tensor().detach() if hasattr(array, "full_tensor") else array.detach()
+            for array in (value, *slopes)
+            if array is not None
+        ]
+    return found
+
+
+def labels_and_teachers(size, rank, group, patch):
+    mesh = init_device_mesh("cpu", (size,))
+    return {
+        "group": of_labels(group, part(size, rank)),
+        "float32": of_labels(group, part(size, rank), torch.float32),
+        "mesh": of_labels(lambda array: distribute_tensor(array, mesh, [Shard(1)])),
+    }
+
+
 def work(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -281,7 +313,10 @@ def work(rank, size, folder):
     with pytest.MonkeyPatch.context() as patch:
         found = {
             step.__name__: step(size, rank, dist.group.WORLD, patch)
-            for step in (on_a_group, traffic, by_differentiable_collectives, on_a_mesh)
+            for step in (
+                *(on_a_group, traffic, by_differentiable_collectives, on_a_mesh),
+                labels_and_teachers,
+            )
         }
     torch.save(found, f"{folder}/{rank}")
     dist.barrier()
@@ -338,6 +373,26 @@ def test_shards_give_the_loss_and_gradients_of_the_whole(ranks, name):
         )
     check(found, wanted, 1e-6 if case.dtype == torch.float32 else 1e-12)
     assert found[0].dtype == case.dtype
+
+
+@pytest.mark.parametrize("how", ["group", "float32", "mesh"])
+def test_labels_and_sparse_teachers_of_the_whole(ranks, how):
+    found = [rank["labels_and_teachers"][how] for rank in ranks]
+    tolerance = 1e-6 if how == "float32" else 2e-15
+    for name, wanted in of_labels(None).items():
+        for mine in found:
+            value, slope, *others = mine[name]
+            if how != "mesh":
+                slope = torch.cat([each[name][1] for each in found], -1)
+            for array, expected in zip((value, slope, *others), wanted, strict=True):
+                size = expected.nan_to_num(posinf=0.0, neginf=0.0).abs().max()
+                torch.testing.assert_close(
+                    array.double(),
+                    expected,
+                    rtol=tolerance,
+                    atol=tolerance * float(size),
+                    equal_nan=True,
+                )
 
 
 def test_traffic_is_a_few_numbers_a_row(ranks):

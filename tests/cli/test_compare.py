@@ -14,6 +14,7 @@ pytest.importorskip("rich")
 
 from reference import exact
 
+import kldiv
 from kldiv import readers
 from kldiv.cli import progress
 from kldiv.streaming import blocks
@@ -727,3 +728,35 @@ def test_what_the_picture_shows(run, monkeypatch):
     close([bar.get_width() for bar in others], parts)
     assert "D(P‖Q) = ∞" in figure.get_suptitle()
     assert "mean over 2 rows" in figure.get_suptitle()
+
+
+def test_other_divergences_of_logits(work, run):
+    p, q = np.random.default_rng(0).normal(size=(2, 6, 9))
+    np.save("p.npy", p)
+    np.save("q.npy", q)
+    names = "tv", "renyi:2", "jeffreys:1,0.5", "js:0.25", "chi2"
+    asked = [word for name in names for word in ("--divergence", name)]
+    code, out, _ = run("p.npy", "q.npy", "--from", "logits", *asked, "--json")
+    found = json.loads(out)
+    assert code == 0
+    wanted = {
+        "tv": kldiv.tv_div_with_logits(q, p),
+        "renyi:2": kldiv.renyi_div_with_logits(q, p, alpha=2.0),
+        "jeffreys:1,0.5": kldiv.jeffreys_div_with_logits(q, p, weights=(1.0, 0.5)),
+        "js:0.25": kldiv.js_div_with_logits(q, p, beta=0.25),
+        "chi2": kldiv.chi2_div_with_logits(q, p),
+    }
+    for name, value in wanted.items():
+        assert math.isclose(found[name], value, rel_tol=1e-14)
+    assert "tv" not in found["bits"]  # it has no unit
+    assert "chi2" in run("p.npy", "q.npy", "--from", "logits", "--divergence", "chi2")[1]
+    for words, message in {
+        ("tvx",): "expected one of kl, js",
+        ("alpha",): "needs its order",
+        ("renyi:x",): "'x' is no number",
+        ("tv:1",): "takes no number",
+    }.items():
+        code, _, err = run("p.npy", "q.npy", "--from", "logits", "--divergence", *words)
+        assert code == 2
+        assert message in err
+    assert "--from logits" in run("p.npy", "q.npy", "--divergence", "tv")[2]

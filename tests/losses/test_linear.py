@@ -19,7 +19,6 @@ from kldiv.backends import chunks
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas import linear
 from kldiv.formulas.rows import KullbackLeibler, RowLoss
-from kldiv.kernels import spelling
 
 pytestmark = [  # of torch itself, as it compiles and transforms
     pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
@@ -352,12 +351,15 @@ def test_one_compilation_for_every_number_of_rows(torch):
 
 
 def test_the_operator_is_sound(torch):
-    import_module("kldiv.backends.torch_.linear")
+    of_torch = import_module("kldiv.backends.torch_.linear")
     arrays, _ = tensors(torch)
     arrays = [array.detach() for array in arrays]
     operator = torch.ops.kldiv.linear_in_chunks.default
-    rows = RowLoss("none", *["float64"] * 3, KullbackLeibler(), 2.0)
-    given = arrays, *spelling.spelled(rows), [False, False], "auto"
+    dtypes = ["float64"] * 3
+    rows = RowLoss("none", *dtypes, KullbackLeibler(), 2.0)
+    layers = linear.Layer(softcap=3.0), linear.Layer()
+    operation = linear.LinearLoss("none", *dtypes, layers, (linear.Term(0.5, rows, (0, 1)),))
+    given = arrays, *of_torch.spelled(operation), "auto"
     torch.library.opcheck(operator, (*given, [0, 1, 3], None))
     torch.library.opcheck(operator, (*given, [0], torch.rand(12, dtype=torch.float64)))
 
@@ -534,7 +536,7 @@ def test_other_arguments_that_do_not_fit():
     with pytest.raises(OptionError, match="reduction"):
         kldiv.linear_kl_div(*ARRAYS, reduction="avg")
     with pytest.raises(OptionError, match="argnums"):
-        kldiv.value_and_grad(kldiv.linear_kl_div, argnums=4)
+        kldiv.value_and_grad(kldiv.linear_kl_div, argnums=6)
 
 
 def test_backward_inside_a_forward_mode_level():
@@ -578,3 +580,178 @@ def test_jensen_shannon_compiled(torch):
     torch.testing.assert_close((compiled, slopes[0]), (eager, slopes[1]))
     with pytest.raises(OptionError, match="student and teacher swapped"):
         kldiv.linear_js_div(*arrays, beta=1.0)
+
+
+# --- distillation, sparse teachers, labels --------------------------------------------------------
+
+CAPS = {"softcap": 2.0, "logit_scale": 0.5, "target_softcap": 3.0, "target_logit_scale": 1.5}
+LABELS = np.where(MASK, RNG.integers(CLASSES, size=ROWS), -100)
+HOT = RNG.uniform(0.5, 2.0, ROWS)
+WEIGHTS = np.where(RNG.uniform(size=ROWS) < 0.3, 0.0, RNG.uniform(size=ROWS))
+BETAS = RNG.choice([0.0, 0.3, 0.8, 1.0], ROWS)
+DISTILLATION = {
+    "labels": {"hard_weight": 0.3, "temperature": 2.0, "scale_by_temperature": True},
+    "forward": {"beta": 0.0, "row_weight": WEIGHTS, "num_items_in_batch": 5},
+    "reverse": {"beta": 1.0, "temperature": HOT, "reduction": "mean"},
+    "beta of rows": {"beta": BETAS, "hard_weight": 0.2, "row_weight": WEIGHTS},
+    "rows": {"beta": 0.1, "hard_weight": 0.2, "reduction": "none"},
+}
+
+
+def capped(products, cap, scale):
+    """Logits, and their derivative in products that are not yet scaled."""
+    x = products * scale / cap
+    return cap * np.tanh(x), scale / np.cosh(x) ** 2
+
+
+def chained(loss, own, *teacher, number=2):
+    """A loss of capped logits, and its gradients in the layers of so many sides."""
+    sides = [
+        capped(hidden @ weight.T, cap, scale)
+        for hidden, weight, cap, scale in (
+            (*ARRAYS[:2], CAPS["softcap"], CAPS["logit_scale"]),
+            (*ARRAYS[2:], CAPS["target_softcap"], CAPS["target_logit_scale"]),
+        )
+    ][:number]
+    pair = [logits for logits, _ in sides] + [*teacher]
+    with kldiv.config_context(kernel="pure"):
+        if own.get("reduction") == "none":
+            return loss(*pair), []
+        value, slopes = kldiv.value_and_grad(loss, tuple(range(len(pair))))(*pair)
+    gradients = []
+    for k, (_, factor) in enumerate(sides):
+        slope, (hidden, weight) = slopes[k] * factor, ARRAYS[2 * k : 2 * k + 2]
+        flat = slope.reshape(-1, CLASSES).T @ hidden.reshape(-1, hidden.shape[-1])
+        gradients += [slope @ weight, flat]
+    return value, [*gradients, *slopes[number:]]
+
+
+@pytest.mark.usefixtures("few_rows")
+@pytest.mark.parametrize("case", DISTILLATION)
+def test_distillation(lib, case):
+    """As `distillation_loss` of the logits, which `chained` differentiates."""
+    options = DISTILLATION[case]
+    dense = partial(kldiv.distillation_loss, labels=LABELS, **options)
+    value, gradients = chained(dense, options)
+    own = given(lib, {**options, **CAPS, "labels": LABELS})
+    arrays = [lib.array(array) for array in ARRAYS]
+    loss = partial(kldiv.linear_distillation_loss, **own)
+    close(lib.numpy(loss(*arrays)), value, lib.widest)
+    if gradients:
+        _, found = kldiv.value_and_grad(loss, WANTED)(*arrays)
+        for gradient, wanted in zip(found, gradients, strict=True):
+            close(lib.numpy(gradient), wanted, lib.widest)
+
+
+@pytest.mark.usefixtures("few_rows")
+@pytest.mark.leave_out(lambda lib: "the same program" if lib.value == "jax" else None)
+def test_sparse_and_dense_teachers_without_hidden_states(lib):
+    student, t = [lib.array(array) for array in ARRAYS[:2]], logits(ARRAYS)[1]
+    caps = {name: CAPS[name] for name in ("softcap", "logit_scale")}
+    head = kldiv.Head(*student, **caps)
+    sparse = kldiv.topk_log_probs(t, 3)
+    own = kldiv.SparseTeacher(*map(lib.array, sparse[:3]))
+    cases = {"beta": 0.3}, {"beta": BETAS}, {"tail": "renormalize", "temperature": 2.0}
+    for options in cases[1:2] if lib.root == "jax" else cases:  # which compiles each
+        dense = partial(kldiv.topk_kl_div_with_logits, target_indices=sparse.indices, **options)
+        if "tail" in options:
+            dense = partial(dense, target_temperature=1.0)
+        else:
+            dense = partial(dense, target_rest=sparse.rest)
+        value, gradients = chained(dense, options, sparse.log_probs, number=1)
+        loss = partial(kldiv.linear_topk_kl_div, **given(lib, options))
+        found, slopes = kldiv.value_and_grad(loss, (0, 1, 2))(head, own)
+        close(lib.numpy(found), value, lib.widest)
+        for gradient, wanted in zip(slopes, gradients, strict=True):
+            close(lib.numpy(gradient), wanted, lib.widest)
+    s = capped(ARRAYS[0] @ ARRAYS[1].T, 2.0, 0.5)[0]
+    labels = lib.array(LABELS)
+    hard = kldiv.cross_entropy_with_logits(s, LABELS)
+    soft = kldiv.topk_kl_div_with_logits(s, sparse, beta=0.3, where=LABELS >= 0)
+    if lib.root != "jax":
+        found = kldiv.linear_distillation_loss(head, own, labels, beta=0.3, hard_weight=0.25)
+        close(lib.numpy(found), 0.25 * hard + 0.75 * soft, lib.widest)
+    found = kldiv.linear_distillation_loss(head, labels=labels, target_log_probs=lib.array(t))
+    close(lib.numpy(found), kldiv.distillation_loss(s, t, LABELS), lib.widest)
+    both = kldiv.linear_log_prob_and_entropy(head, labels)
+    wanted = kldiv.log_prob_and_entropy_with_logits(s, LABELS)
+    for each, other in zip(both, wanted, strict=True):
+        close(lib.numpy(each), other, lib.widest)
+
+
+def test_sparse_teachers_and_labels_compiled(torch):
+    """The operator carries any sum of losses, softcaps and all."""
+    arrays = [torch.tensor(array, requires_grad=True) for array in ARRAYS[:2]]
+    bias = torch.tensor(np.where(np.isfinite(BIAS), BIAS, 0.0), requires_grad=True)
+    teacher = kldiv.topk_log_probs(torch.tensor(logits(ARRAYS)[1]), 3)
+    labels, leaves = torch.tensor(LABELS), [*arrays, bias]
+
+    def loss(hidden, weight, bias, heat):
+        head = kldiv.Head(hidden, weight, bias, softcap=2.0)
+        options = {"beta": 0.25, "hard_weight": 0.5, "num_items_in_batch": heat}
+        return kldiv.linear_distillation_loss(head, teacher, labels, **options)
+
+    def dense(hidden, weight, bias, heat):
+        s = 2 * torch.tanh((hidden @ weight.T + bias) / 2)
+        where = labels >= 0
+        soft = kldiv.topk_kl_div_with_logits(
+            s, teacher, beta=0.25, where=where, reduction="none"
+        ).sum()
+        hard = kldiv.cross_entropy_with_logits(s, labels, reduction="sum")
+        return (soft + hard) / 2 / heat
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    wanted = dense(*leaves, 5.0)
+    for function in (loss, compiled):
+        found = function(*leaves, 5.0)
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(
+            torch.autograd.grad(found, leaves),
+            torch.autograd.grad(wanted, leaves, retain_graph=True),
+        )
+    small = [array[:2, :1].detach().requires_grad_() for array in arrays[:1]] + leaves[1:]
+    head = partial(kldiv.Head, softcap=2.0)
+    assert torch.autograd.gradgradcheck(
+        lambda h, w, b: kldiv.linear_distillation_loss(
+            head(h, w, b),
+            labels=labels[:2, :1],
+            target_log_probs=small[0] @ small[1].T,
+            hard_weight=0.3,
+            beta=0.0,
+        ),
+        small,
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s, t: kldiv.linear_distillation_loss(s), "the teacher is missing"),
+        (lambda s, t: kldiv.linear_distillation_loss(*s[:2], *t[:1]), "the teacher is missing"),
+        (lambda s, t: kldiv.linear_distillation_loss(s, t, softcap=1.0), "softcap is in the Head"),
+        (lambda s, t: kldiv.linear_kl_div(s._replace(softcap=-1.0), t), "softcap must be"),
+        (lambda s, t: kldiv.linear_kl_div(s, t, target_logit_scale=0.0), "target_logit_scale must"),
+        (lambda s, t: kldiv.linear_kl_div(*s[:1]), "weight is missing"),
+        (lambda s, t: kldiv.linear_topk_kl_div(s), "target_log_probs is missing"),
+        (
+            lambda s, t: kldiv.linear_distillation_loss(s, t, normalizer=1, num_items_in_batch=1),
+            "are the same",
+        ),
+        (
+            lambda s, t: kldiv.linear_distillation_loss(s, target_log_probs=ARRAYS[0]),
+            r"expected \(4, 3, 7\), the rows of input and the classes of weight",
+        ),
+        (
+            lambda s, t: kldiv.linear_log_prob_and_entropy(s, LABELS.clip(0) + 7),
+            "none of the 7 classes",
+        ),
+        (
+            kldiv.value_and_grad(kldiv.linear_kl_div, 4),
+            "argnums 4 is bias, which is not given",
+        ),
+    ],
+)
+def test_wrong_heads_and_teachers(call, message):
+    heads = kldiv.Head(*ARRAYS[:2], softcap=2.0), kldiv.Head(*ARRAYS[2:])
+    with pytest.raises((OptionError, ShapeError), match=message):
+        call(*heads)

@@ -32,7 +32,9 @@ def in_chunks(
     """Compute as `Backend.in_chunks` does; a task has all classes of its rows."""
     rows, dtype = arrays[0].shape[:-1], operation.compute
     if 0 in rows:  # which Dask cannot reshape
-        return da.zeros(rows, dtype), [da.zeros(arrays[index].shape, dtype) for index in wanted]
+        return da.zeros(operation.shape(arrays), dtype), [
+            da.zeros(arrays[index].shape, dtype) for index in wanted
+        ]
     flat = [*operation.flattened(xp, arrays), *([] if weight is None else [weight])]
     of_rows = [operation.is_of_rows(index) or index >= len(arrays) for index in range(len(flat))]
     sizes = flat[0].chunks[0]
@@ -50,7 +52,7 @@ def in_chunks(
     results, totals = [], []
     for place, index in enumerate(places):
         by_rows = operation.is_of_rows(index)
-        shape = flat[index].shape[: 1 if place == 0 else None]
+        shape = operation.shape(flat) if place == 0 else flat[index].shape
         parts = []
         for each, size in zip(found, sizes, strict=True):
             own = (size, *shape[1:]) if by_rows else shape

@@ -97,6 +97,11 @@ class AxisRanks:
         """Return the sum of all devices' arrays."""
         return jax.lax.psum(array, self.axis_name)
 
+    def extent(self, array: Array) -> tuple[Any, Any]:
+        """Return how many classes the devices before have, and all together."""
+        size = array.shape[-1]
+        return jax.lax.axis_index(self.axis_name) * size, self.size * size
+
     def _gathered(self, array: Array) -> Array:
         # An all-gather's result counts as varying from device to device, that of a sum does not.
         place = jax.lax.axis_index(self.axis_name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import array_api_compat.torch as xp
@@ -9,14 +12,14 @@ import torch
 
 from kldiv.backends import chunks
 from kldiv.backends.registry import get
-from kldiv.formulas.linear import LinearLoss, Products
-from kldiv.kernels import spelling
+from kldiv.formulas.linear import Products
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from kldiv._types import Array
     from kldiv.backends.base import Backend
+    from kldiv.formulas.linear import LinearLoss
 
 _WIDE_RESULTS: Final = hasattr(torch.ops.aten.mm, "dtype")
 """Whether a GPU's product of half types can have a float32 result."""
@@ -95,7 +98,7 @@ class InChunks(torch.autograd.Function):
                 operation.pullback(xp, route.run, index, cotangent, *saved) for index in wanted
             ]
         elif operation.reduction == "none":
-            weight = operation.row_weight(xp, cotangent)
+            weight = operation.row_weight(xp, cotangent, saved)
             _, found = chunks.evaluate(route, operation, saved, wanted, weight)
             gradients = operation.finished(xp, found, wanted, saved, None)
         else:
@@ -115,9 +118,62 @@ def _wanted(ctx: Any) -> list[int]:
 # ---- inside torch.compile ------------------------------------------------------------------------
 
 _SCHEMA: Final = (
-    "(Tensor[] arrays, str[] words, float[] numbers, bool[] biases, str kernel, "
-    "int[] wanted, Tensor? weight) -> Tensor[]"
+    "(Tensor[] arrays, str[] words, float[] numbers, str kernel, int[] wanted, Tensor? weight) "
+    "-> Tensor[]"
 )
+
+
+def spelled(operation: LinearLoss) -> tuple[list[str], list[float]]:
+    """Return an operation in words and numbers, which are all that a compiler keeps."""
+    words: list[str] = []
+    numbers: list[float] = []
+    _spell(operation.elementwise(), words, numbers)
+    return words, numbers
+
+
+def _spell(value: Any, words: list[str], numbers: list[float]) -> None:
+    if value is None:
+        words.append("none")
+    elif isinstance(value, str):
+        words.extend(("str", value))
+    elif isinstance(value, bool):
+        words.extend(("bool", "yes" if value else ""))
+    elif isinstance(value, int):
+        words.extend(("int", str(value)))
+    elif isinstance(value, float):
+        words.append("float")
+        numbers.append(value)
+    else:
+        parts = [*value] if isinstance(value, tuple) else _parts(value)
+        kind = type(value)
+        # Of built-in classes a compiler does not know the module.
+        named = ("builtins", "tuple") if kind is tuple else (kind.__module__, kind.__qualname__)
+        words.extend((*named, str(len(parts))))
+        for part in parts:
+            _spell(part, words, numbers)
+
+
+def _parts(value: Any) -> list[Any]:
+    return [getattr(value, each.name) for each in fields(value)]
+
+
+def _read(words: Iterator[str], numbers: Iterator[float]) -> Any:
+    """Return what was spelled."""
+    kind = next(words)
+    if kind in _PLAIN:
+        return _PLAIN[kind](next(words))
+    if kind in {"none", "float"}:
+        return None if kind == "none" else next(numbers)
+    found: Any = attrgetter(next(words))(import_module(kind))
+    parts = [_read(words, numbers) for _ in range(int(next(words)))]
+    if found is tuple:
+        return tuple(parts)
+    if is_dataclass(found):
+        return found(**dict(zip([each.name for each in fields(found)], parts, strict=True)))
+    return found(*parts)
+
+
+_PLAIN: Final[dict[str, Any]] = {"str": str, "bool": bool, "int": int}
 
 
 def compiled(
@@ -128,14 +184,8 @@ def compiled(
     weight: Array | None,
 ) -> chunks.Found:
     """Compute as `Backend.in_chunks` does, by an operator that a compiler does not look into."""
-    values, *gradients = _in_chunks(
-        [*arrays],
-        *spelling.spelled(operation.of_logits.elementwise()),
-        [*operation.biases],
-        kernel,
-        [*wanted],
-        weight,
-    )
+    own = spelled(operation)
+    values, *gradients = _in_chunks([*arrays], *own, kernel, [*wanted], weight)
     return values, gradients
 
 
@@ -144,14 +194,11 @@ def _in_chunks(
     arrays: list[Array],
     words: list[str],
     numbers: list[float],
-    biases: list[bool],
     kernel: str,
     wanted: list[int],
     weight: Array | None,
 ) -> list[Array]:
-    rows, (student, teacher) = spelling.read(words, numbers), biases
-    dtype, own = rows.compute, (rows.temperature, (student, teacher), rows.divergence)
-    operation = LinearLoss("none", dtype, dtype, dtype, *own)
+    operation = _read(iter(words), iter(numbers))
     values, gradients = in_chunks(get("torch"), operation, arrays, kernel, wanted, weight)
     return [values, *gradients]
 
@@ -161,11 +208,10 @@ def _shapes(
     arrays: list[Array],
     words: list[str],
     numbers: list[float],
-    biases: list[bool],  # noqa: ARG001 - an operator's arguments
-    kernel: str,  # noqa: ARG001
+    kernel: str,  # noqa: ARG001 - an operator's arguments
     wanted: list[int],
     weight: Array | None,  # noqa: ARG001
 ) -> list[Array]:
-    kind, first = getattr(torch, spelling.read(words, numbers).compute), arrays[0]
-    shapes = [first.shape[:-1], *(arrays[index].shape for index in wanted)]
-    return [first.new_empty(shape, dtype=kind) for shape in shapes]
+    operation, first = _read(iter(words), iter(numbers)), arrays[0]
+    shapes = [operation.shape(arrays), *(arrays[index].shape for index in wanted)]
+    return [first.new_empty(shape, dtype=getattr(torch, operation.compute)) for shape in shapes]

@@ -35,6 +35,7 @@ class GroupRanks:
     def __init__(self, group: Any) -> None:
         self.group = group
         self.size = dist.get_world_size(group)
+        self._extent: tuple[Any, Any] | None = None
 
     def merge(self, function: Callable[..., Array], states: Array, *rows: Array) -> Array:
         """Return ``function`` of the list of all ranks' states, and of other tensors of rows."""
@@ -62,6 +63,14 @@ class GroupRanks:
         if self.size > 1 and array.numel():
             dist.all_reduce(result, group=self.group)
         return result
+
+    def extent(self, array: Array) -> tuple[Any, Any]:
+        """Return how many classes the ranks before have, and all together."""
+        if self._extent is None:
+            sizes = torch.cat(self._gathered(torch.tensor([array.shape[-1]], device=array.device)))
+            before = sizes[: dist.get_rank(self.group)]
+            self._extent = before.sum(), sizes.sum()  # tensors, for which nothing waits
+        return self._extent
 
     def _gathered(self, array: Array) -> list[Array]:
         gathered = [array.new_empty(array.shape) for _ in range(self.size)]
@@ -125,7 +134,7 @@ class MeshSpread(Spread):
         """Return the loss as a DTensor: replicated if reduced, else spread as the rows are."""
         from torch.distributed.tensor import DTensor, Replicate  # noqa: PLC0415
 
-        s, t, *others = self.placed(arrays)
+        s, *others = self.placed(arrays)
         mesh, placements = s.device_mesh, s.placements
         last = range(s.ndim)[-1]
         where = [place.is_shard(last) for place in placements]
@@ -137,13 +146,13 @@ class MeshSpread(Spread):
         group = mesh.get_group(where.index(True)) if any(where) else None
         ranks = None if group is None else GroupRanks(group)
         rows = [Replicate() if place.is_shard(last) else place for place in placements]
-        local = [array.to_local() for array in (s, t, *others)]
+        local = [array.to_local() for array in (s, *others)]
         values = _RowValues.apply(operation, ranks, *local)
-        shape = torch.empty(s.shape[:-1], device="meta")
+        shape = torch.empty(operation.shape([s]), device="meta")
         values = DTensor.from_local(
             values, mesh, rows, run_check=False, shape=shape.shape, stride=shape.stride()
         )
-        loss = operation.finish(xp, values, operation.keep((s, t, *others)))
+        loss = operation.finish(xp, values, operation.keep((s, *others)))
         if operation.reduction == "none":
             return loss
         return loss.redistribute(mesh, [Replicate() for _ in placements])
@@ -152,11 +161,17 @@ class MeshSpread(Spread):
         """Return the arrays, those of rows as DTensors placed as the rows are."""
         from torch.distributed.tensor import Replicate  # noqa: PLC0415
 
-        s, t, *others = arrays
+        s, *others = arrays
         last = range(s.ndim)[-1]
         rows = [Replicate() if place.is_shard(last) else place for place in s.placements]
         mesh = s.device_mesh
-        return [s, t, *(_replicated(each, mesh).redistribute(mesh, rows) for each in others)]
+        return [
+            s,
+            *(
+                each if each.shape == s.shape else _replicated(each, mesh).redistribute(mesh, rows)
+                for each in others
+            ),
+        ]
 
     def replicated(self, like: Array, array: Array) -> Array:
         """Return a tensor as a DTensor that is whole on each rank of a mesh."""

@@ -5,6 +5,7 @@ The kernel reads the student; what follows are rows of K + 1 classes, by the for
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -91,16 +92,20 @@ def run(work: Work, kernel: Any) -> Found:
                 own_rows = {name: each[block] for name, each in per_row.items()}
                 heat = own_rows.get("temperature", operation.temperature)
                 rows = operation.rows(np, classes, own_rows.get("mass"), heat, some, read)
-                known = operation.block(np, rows, *wanted)
+                bound = operation
+                if "beta" in own_rows:
+                    record = operation.divergence.bound(np, own_rows["beta"])
+                    bound = replace(operation, divergence=record)
+                known = bound.block(np, rows, *wanted)
                 if work.value:
-                    values[block] = operation.divergence.value(np, known.known)
+                    values[block] = bound.divergence.value(np, known.known)
                 if buffer is not None:
-                    own, others_slope = operation.in_given(np, some, rows, heat, known)
+                    own, others_slope = bound.in_given(np, some, rows, heat, known)
                     rate = others_slope / np.where(read.weight > 0, read.weight, 1.0)
                     own, rate = (_times(factors[block], each) for each in (own, rate))
                     _finish(buffer[block], some, own, rate)
                 if teacher:
-                    found = operation.in_teacher(np, some, rows, known)
+                    found = bound.in_teacher(np, some, rows, known)
                     for index, each in teacher.items():
                         each[block] = _times(factors[block], found[index - 1])
 
@@ -117,7 +122,7 @@ def _of_rows(operation: Any, arrays: Sequence[Array], number: int) -> dict[str, 
     """Return all but the student as arrays of NumPy, by name, a row each."""
     names = ["a"]
     names += ["mass"] * operation.has_rest + ["temperature"] * (operation.temperature is None)
-    names += ["indices", "keep"]
+    names += ["beta"] * operation.divergence.parameters + ["indices", "keep"]
     dtypes = {"indices": np.int64, "keep": np.bool_}
     return {
         name: _host(array, dtypes.get(name, np.float64)).reshape(number, -1)

@@ -1,0 +1,192 @@
+r"""Divergences of two vocabularies of which some classes are the same, all others one class more.
+
+Arrays: the student's logits of the classes that match, then its own others (−∞ where a class
+matches), likewise the teacher's, those that a class names, the temperature where it is an array,
+the divergence's parameters, the mask.  A row becomes two rows of K + 1 logits, the last of them
+log Σ e^{s/T} over the others, as double words: a rounded logit would be taken for a divergence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+
+from kldiv.formulas.divergences import STUDENT, TEACHER, Divergence, KullbackLeibler
+from kldiv.formulas.reductions import RowWise, cast, like, weighed
+from kldiv.formulas.rows import times
+from kldiv.formulas.sparse import moment, over_top, plus_log
+from kldiv.formulas.state import (
+    Wide,
+    finite,
+    number,
+    over,
+    sum_of_weights,
+    tempered,
+    total,
+    weights_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Run
+    from kldiv.formulas.state import Temperature
+
+_KL: Final = KullbackLeibler()
+
+
+class Side(NamedTuple):
+    """Rows of K + 1 logits of one side."""
+
+    logits: Wide
+    top: Array
+    """The largest logit; NaN where there is none."""
+    shares: Array
+    """Those of the others among themselves."""
+
+
+def side_of(xp: Namespace, own: Array, others: Array, temperature: Temperature) -> Side:
+    """Return one side's rows of K + 1 logits, over T, and what its gradient takes."""
+    highest = xp.max(others, axis=-1, keepdims=True)
+    there = highest != -xp.inf
+    origin = xp.where(there, highest, 0.0)
+    weights = weights_of(xp, others, origin, temperature)
+    weight = xp.where(there, sum_of_weights(xp, weights, origin, -1), 1.0)
+    top = xp.maximum(xp.max(own, axis=-1, keepdims=True), highest)
+    top = xp.where(top == -xp.inf, xp.nan, top)
+    every = xp.ones_like(own, dtype=xp.bool)
+    first = over_top(xp, own, top, temperature, every)
+    high, low = over_top(xp, origin, top, temperature, xp.ones_like(there))
+    high, low = plus_log(xp, high, low, weight)
+    last = xp.where(there, high, -xp.inf), xp.where(there, low, 0.0)
+    words = (xp.concat(pair, axis=-1) for pair in zip(first, last, strict=True))
+    return Side(Wide(*words), top, weights / weight)
+
+
+@dataclass(frozen=True)
+class MatchedOperation(RowWise):
+    """The common part of operations on matched classes and all others."""
+
+    divergence: Divergence = _KL
+    temperature: float | None = 1.0
+
+    weights: ClassVar[int] = 0
+
+    @property
+    def differentiable(self) -> int:
+        return 4 + self.weights + (self.temperature is None)
+
+    @property
+    def leading(self) -> int:
+        return self.differentiable + self.divergence.parameters
+
+    def settings(self, kind: type[Any], **extra: Any) -> Any:
+        """Return an operation of another kind on the same rows, elementwise and not rounded."""
+        own = self.divergence, self.temperature
+        return kind("none", self.compute, self.compute, self.compute, *own, **extra)
+
+    def prepared(
+        self, xp: Namespace, arrays: Sequence[Array]
+    ) -> tuple[Divergence, Side, Side, Temperature, list[Array]]:
+        """Return the divergence, both sides, the temperature and the logits."""
+        keep = self.keep(arrays)
+        logits = [cast(xp, array, self.compute) for array in arrays[:4]]
+        numbers = [
+            cast(xp, array, self.compute) for array in arrays[4 + self.weights : self.leading]
+        ]
+        if keep is not None:
+            logits = [xp.where(keep[..., None], array, 0.0) for array in logits]
+            numbers = [xp.where(keep, array, 0.5) for array in numbers]
+        temperature: Temperature = 1.0
+        if self.temperature is None:
+            temperature, *numbers = (array[..., None] for array in numbers)
+        else:
+            temperature = number(self.temperature)
+            numbers = [array[..., None] for array in numbers]
+        divergence = self.divergence.bound(xp, *numbers) if numbers else self.divergence
+        sides = (side_of(xp, *logits[k : k + 2], temperature) for k in (0, 2))
+        return divergence, *sides, temperature, logits
+
+    def masked(self, xp: Namespace, values: Array, keep: Array | None) -> Array:
+        """Return row values with zero where the mask drops the row."""
+        values = values[..., 0]
+        return values if keep is None else xp.where(keep, values, 0.0)
+
+
+@dataclass(frozen=True)
+class MatchedLoss(MatchedOperation):
+    """The divergence of each row, reduced."""
+
+    name: ClassVar[str] = "kl_div_with_logits"
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        divergence, s, t, _, _ = self.prepared(xp, arrays)
+        return self.masked(xp, divergence.of_rows(xp, s.logits, t.logits, 1.0), self.keep(arrays))
+
+    def pullback(
+        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    ) -> Array:
+        weight = self.weight(xp, cotangent, self.shape(arrays), self.keep(arrays))
+        weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
+        return like(xp, self._slope(run, index, weight, arrays), arrays[index])
+
+    def moved(
+        self,
+        xp: Namespace,
+        run: Run,
+        tangents: Sequence[Array | None],
+        weight: Array | None,
+        *arrays: Array,
+    ) -> Array:
+        weight = xp.ones_like(arrays[0][..., 0]) if weight is None else weight
+        factor, moved = cast(xp, weight, self.compute), []
+        for index, tangent in enumerate(tangents):
+            if tangent is not None:
+                step = self._slope(run, index, factor, arrays) * cast(xp, tangent, self.compute)
+                moved.append(xp.sum(step, axis=-1) if index < 4 else step)
+        return sum(moved[1:], moved[0])
+
+    def _slope(self, run: Run, index: int, weight: Array, arrays: Sequence[Array]) -> Array:
+        return run(self.settings(MatchedGradient, index=index), *arrays[:4], weight, *arrays[4:])
+
+
+@dataclass(frozen=True)
+class MatchedGradient(MatchedOperation):
+    """A number per row times the row's gradient. Arrays: the logits, that number."""
+
+    index: int = 0
+    """Of the loss' array."""
+    weights: ClassVar[int] = 1
+
+    @property
+    def native(self) -> bool:
+        return True  # second order is the library's own
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        shape: tuple[int, ...] = arrays[self.index].shape
+        return shape
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        divergence, s, t, temperature, logits = self.prepared(xp, arrays)
+        weight, keep = cast(xp, arrays[4], self.compute), self.keep(arrays)
+
+        def of_side(place: int) -> tuple[Array, Array]:
+            which = (STUDENT, TEACHER)[place]
+            block = divergence.whole(xp, s.logits, t.logits, 1.0, (which,))
+            found = divergence.gradient(which, block)
+            return found[..., :-1], found[..., -1:]
+
+        if self.index < 4:
+            own, last = of_side(self.index // 2)
+            side = (s, t)[self.index // 2]
+            gradient = last * side.shares if self.index % 2 else own
+            found = times(xp, weight, over(gradient, temperature))
+            return found if keep is None else xp.where(keep[..., None], found, 0.0)
+        slope: Any = 0.0
+        for place, side in enumerate((s, t)):
+            own, last = of_side(place)
+            depth = tempered(xp, finite(xp, logits[2 * place + 1]) - side.top, temperature)
+            mean = total(xp, xp.where(side.shares == 0, 0.0, side.shares * depth), -1)
+            slope = slope + moment(xp, own, side.logits.high[..., :-1]) + last * mean
+        return self.masked(xp, weighed(xp, weight[..., None], -slope / temperature), keep)

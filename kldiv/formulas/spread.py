@@ -1,0 +1,368 @@
+"""Labels, entropies and sparse teachers where the classes are spread over ranks.
+
+As in `kldiv.formulas.shards`, a rank reads its classes for a few numbers a row; merged, these are
+the constants of whole rows, the same on every rank, from which value and gradients follow.  The
+indices of labels and of a teacher's classes are those of all classes together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from kldiv.formulas.divergences import STUDENT, TEACHER
+from kldiv.formulas.labels import BothGradient, LabelGradient, LabelLoss, OfRows, peak_values
+from kldiv.formulas.packing import split
+from kldiv.formulas.reductions import RowWise, cast, weighed
+from kldiv.formulas.rows import times
+from kldiv.formulas.sparse import (
+    BUCKET,
+    Entries,
+    Read,
+    Rows,
+    TopKLoss,
+    TopKOperation,
+    entries_of,
+    put,
+    taken,
+)
+from kldiv.formulas.state import finite, number, tempered, total, weights_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.shards import Evaluate, Ranks
+    from kldiv.formulas.state import Temperature
+
+
+class _Spread:
+    """A loss on the arrays of a rank."""
+
+    def __init__(
+        self,
+        xp: Namespace,
+        evaluate: Evaluate,
+        ranks: Ranks,
+        loss: Any,
+        arrays: Sequence[Array],
+    ) -> None:
+        self.xp, self.evaluate, self.ranks = xp, evaluate, ranks
+        self.loss, self.arrays = loss, arrays
+        self.size = arrays[0].shape[-1]
+
+    @property
+    def heat(self) -> Temperature:
+        """The temperature, a number or one for each row."""
+        loss = self.loss
+        if loss.temperature is not None:
+            return number(loss.temperature)
+        found = cast(self.xp, self.arrays[loss.differentiable - 1], loss.compute)
+        keep = loss.keep(self.arrays)
+        return (found if keep is None else self.xp.where(keep, found, 1.0))[..., None]
+
+    def here(self) -> list[Array]:
+        """Return the arrays with indices that count the rank's own classes, of which it has one."""
+        xp, place = self.xp, self.loss.leading - 1
+        s, *others = self.arrays
+        first, _ = self.ranks.extent(s)
+        if not self.size:
+            s = xp.broadcast_to(0.0 * s.sum() - xp.inf, (*s.shape[:-1], 1))
+        if place >= self.loss.differentiable:
+            own = others[place - 1] - first
+            others[place - 1] = own if self.size else xp.full_like(own, -1)
+        return [cast(xp, s, self.loss.compute), *others]
+
+    def constants(self) -> Array:
+        """Return what gradients take of whole rows, packed."""
+        own = self.evaluate(self.state(), *self.here())
+        rows = [self.heat[..., 0]] if self.loss.temperature is None else []
+        return self.ranks.merge(self.merged, own, *rows)
+
+    def state(self) -> RowWise:
+        """Return the operation that reads the rank's classes."""
+        raise NotImplementedError
+
+    def merged(self, parts: Sequence[Array], *heat: Array) -> Array:
+        """Return the packed constants of whole rows, given what all ranks read."""
+        raise NotImplementedError
+
+    def values(self, known: Array) -> Array:
+        """Return the loss of each row."""
+        raise NotImplementedError
+
+    def slope(self, index: int, weight: Array, known: Array) -> Array:
+        """Return a weight per row times the gradient: in the logits that of the own classes."""
+        raise NotImplementedError
+
+    def _masked(self, values: Array) -> Array:
+        keep = self.loss.keep(self.arrays)
+        if keep is None:
+            return values
+        return self.xp.where(keep if values.ndim == keep.ndim else keep[..., None], values, 0.0)
+
+
+# ---- labels --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelShare(OfRows):
+    """What a rank knows of rows and their labels, packed. Arrays: s."""
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        return (*arrays[0].shape[:-1], 6)
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        s, temperature, is_label = self.prepared(xp, arrays)
+        top = xp.max(s, axis=-1, keepdims=True)
+        origin = xp.where(top == -xp.inf, 0.0, top)
+        largest, weights = s == origin, weights_of(xp, s, origin, temperature)
+        ties = total(xp, xp.where(largest, weights, 0.0), -1)
+        rest = total(xp, xp.where(largest, 0.0, weights), -1)
+        depth = tempered(xp, origin - finite(xp, s), temperature)
+        moved = total(xp, weights * depth, -1)
+        own, has = xp.zeros_like(top), xp.zeros_like(top)
+        if is_label is not None:
+            own = total(xp, xp.where(is_label, s, 0.0), -1)
+            has = cast(xp, xp.any(is_label, axis=-1, keepdims=True), self.compute)
+        return xp.concat([top, rest, ties, moved, own, has], axis=-1)
+
+
+class _Labels(_Spread):
+    def state(self) -> RowWise:
+        state: RowWise = self.loss.settings(LabelShare)
+        return state
+
+    def merged(self, parts: Sequence[Array], *heat: Array) -> Array:
+        """Return top, rest, mean and the label's depth."""
+        xp, loss = self.xp, self.loss
+        temperature = number(loss.temperature) if not heat else heat[0][..., None]
+        own = [split(part) for part in parts]
+        top = own[0][0]
+        for first, *_ in own[1:]:
+            top = xp.maximum(top, first)
+        top = xp.where(top == -xp.inf, xp.nan, top)
+        rest, ties, moved, logit, has = (xp.zeros_like(top) for _ in range(5))
+        for first, others, equal, each, chosen, found in own:
+            less, same, mass = weights_of(xp, first, top, temperature), first == top, others + equal
+            rest = rest + xp.where(same, others, mass * less)
+            ties = ties + xp.where(same, equal, 0.0)
+            apart = tempered(xp, top - finite(xp, first), temperature)
+            moved = moved + less * (each + mass * apart)
+            logit, has = logit + chosen, has + found
+        rest = rest + (ties - 1.0)
+        depth = tempered(xp, top - finite(xp, logit), temperature)
+        depth = xp.where(logit == -xp.inf, xp.inf, depth)
+        depth = xp.where(has > 0, depth, xp.nan)  # a label that is no class has no probability
+        return xp.concat([top, rest, moved / (1.0 + rest), depth], axis=-1)
+
+    def values(self, known: Array) -> Array:
+        _, rest, mean, depth = split(known)
+        loss = self.loss
+        chosen = depth if loss.labelled else None
+        return self._masked(peak_values(self.xp, rest, mean, chosen, entropic=loss.entropic))
+
+    def slope(self, index: int, weight: Array, known: Array) -> Array:
+        xp, loss = self.xp, self.loss
+        both = loss.labelled and loss.entropic
+        weights = [weight[..., 0], weight[..., 1]] if both else [weight]
+        s, *others = self.here()
+        kind = BothGradient if both else LabelGradient
+        operation = loss.settings(kind, given=True)
+        gradient = self.evaluate(operation, s, *weights, known, *others)
+        if index == 0:
+            return gradient[..., : self.size]
+        apart = s - known[..., :1]
+        apart = xp.where((apart == -xp.inf) | (gradient == 0), 0.0, apart)
+        share = self.ranks.add(xp.sum(gradient * apart, axis=-1))
+        return -share / self.heat[..., 0]
+
+
+# ---- sparse teachers -----------------------------------------------------------------------------
+
+
+def _entries_here(xp: Namespace, a: Array, indices: Array, classes: int) -> Entries:
+    """Return the given classes that a rank has; the others are padding."""
+    inside = (indices >= 0) & (indices < classes)
+    return entries_of(xp, xp.where(inside, a, -xp.inf), indices, classes)
+
+
+@dataclass(frozen=True)
+class TopKShare(TopKOperation):
+    """The given classes' logits, the largest other one, and the others' weights, packed."""
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        return (*arrays[1].shape[:-1], arrays[1].shape[-1] + 2)
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        s, _, temperature, entries = self.prepared(xp, arrays)
+        here = _entries_here(xp, entries.a, arrays[self.leading - 1], s.shape[-1])
+        read, *_ = self.read(xp, s, here, temperature)
+        own = xp.where(here.valid, read.own, -xp.inf)
+        return xp.concat([own, read.highest, read.weight], axis=-1)
+
+
+@dataclass(frozen=True)
+class TopKSpread(RowWise):
+    """A gradient in the student's logits of a rank.
+
+    Arrays: s, the gradient in the given classes, then side by side that in all others, the largest
+    of these, their weights and the temperature; the indices.
+    """
+
+    keeps_classes: ClassVar[bool] = True
+
+    def keep(self, arrays: Sequence[Array]) -> Array | None:  # noqa: ARG002
+        return None
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        s, own, numbers, indices = arrays
+        last, highest, weight, temperature = split(numbers)
+        here = _entries_here(xp, xp.zeros_like(own), indices, s.shape[-1])
+        some = xp.broadcast_to(here.some, here.places.shape)
+        marked = put(xp, xp.zeros_like(s, dtype=xp.bool), here.places, some)
+        own = xp.where(here.valid, own, taken(xp, own, here.likeliest))
+        others = xp.where(marked, -xp.inf, s)
+        shares = weights_of(xp, others, highest, temperature) / weight
+        shares = xp.where(last == 0, 0.0, last * shares)
+        return xp.where(marked, put(xp, xp.zeros_like(s), here.places, own), shares)
+
+
+class _Sparse(_Spread):
+    def state(self) -> RowWise:
+        state: RowWise = self.loss.settings(TopKShare)
+        return state
+
+    def merged(self, parts: Sequence[Array], *heat: Array) -> Array:
+        xp, loss = self.xp, self.loss
+        temperature = number(loss.temperature) if not heat else heat[0][..., None]
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = xp.maximum(whole, part)
+        own, highest = whole[..., :-2], whole[..., -2:-1]
+        origin = xp.where(highest == -xp.inf, 0.0, highest)
+        weights = [
+            part[..., -1:] * weights_of(xp, part[..., -2:-1], origin, temperature) for part in parts
+        ]
+        if loss.tail != BUCKET:
+            weights = [xp.ones_like(highest)]
+        return xp.concat([own, highest, sum(weights[1:], weights[0])], axis=-1)
+
+    def _whole(self, known: Array) -> tuple[Any, Entries, Rows, Temperature]:
+        """Return the operation, its classes, rows of K + 1 classes and the temperature."""
+        xp, loss = self.xp, self.loss
+        _, classes = self.ranks.extent(self.arrays[0])
+        _, mass, temperature, entries = loss.prepared(xp, self.arrays, classes)
+        read = Read(known[..., :-2], known[..., -2:-1], known[..., -1:])
+        rows = loss.rows(xp, classes, mass, temperature, entries, read)
+        return loss.bound(xp, self.arrays), entries, rows, temperature
+
+    def values(self, known: Array) -> Array:
+        bound, _, rows, _ = self._whole(known)
+        return self._masked(bound.divergence.of_rows(self.xp, rows.s, rows.t, rows.heat)[..., 0])
+
+    def slope(self, index: int, weight: Array, known: Array) -> Array:
+        xp, loss = self.xp, self.loss
+        bound, entries, rows, temperature = self._whole(known)
+        if 0 < index < 2 + loss.has_rest:
+            block = bound.block(xp, rows, TEACHER)
+            gradient, last = bound.in_teacher(xp, entries, rows, block)
+            if index == 1:
+                return self._masked(times(xp, weight, gradient))
+            return self._masked(weighed(xp, weight, last[..., 0]))
+        numbers = known[..., -2:-1], known[..., -1:], temperature + 0.0 * known[..., -1:]
+        s, *others = self.here()
+        places = others[loss.leading - 2]
+        if index == 0:
+            own, last = bound.in_given(
+                xp, entries, rows, temperature, bound.block(xp, rows, STUDENT)
+            )
+            last = 0.0 * rows.top if last is None else last
+            own, last = (self._masked(times(xp, weight, each)) for each in (own, last))
+            operation = TopKSpread("none", loss.compute, loss.compute, loss.compute)
+            packed = xp.concat([last, *numbers], axis=-1)
+            keep = loss.keep(self.arrays)
+            s = s if keep is None else xp.where(keep[..., None], s, 0.0)
+            return self.evaluate(operation, s, own, packed, places)[..., : self.size]
+        found, last = bound.in_heat_of_given(xp, rows)
+        if last is not None:
+            found = found + last * self._depth(s, places, numbers, rows, entries)
+        return self._masked(weighed(xp, weight, (-found / temperature)[..., 0]))
+
+    def _depth(
+        self,
+        s: Array,
+        places: Array,
+        numbers: tuple[Array, Array, Array],
+        rows: Rows,
+        entries: Entries,
+    ) -> Array:
+        """Return Σ r (s − top)/T of all classes that are not given, r their shares."""
+        xp = self.xp
+        here = _entries_here(xp, entries.a, places, s.shape[-1])
+        some = xp.broadcast_to(here.some, here.places.shape)
+        marked = put(xp, xp.zeros_like(s, dtype=xp.bool), here.places, some)
+        highest, weight, temperature = numbers
+        shares = weights_of(xp, xp.where(marked, -xp.inf, s), highest, temperature) / weight
+        depth = tempered(xp, finite(xp, s) - rows.top, temperature)
+        return self.ranks.add(total(xp, xp.where(shares == 0, 0.0, shares * depth), -1))
+
+
+_KINDS: dict[type[Any], type[_Spread]] = {LabelLoss: _Labels, TopKLoss: _Sparse}
+
+
+def forward(
+    xp: Namespace, evaluate: Evaluate, ranks: Ranks, loss: Any, arrays: Sequence[Array]
+) -> tuple[Array, Array]:
+    """Return the loss of each row, and the packed constants that gradients take."""
+    own = _KINDS[type(loss)](xp, evaluate, ranks, loss, arrays)
+    known = own.constants()
+    return own.values(known), known
+
+
+def backward(
+    xp: Namespace,
+    evaluate: Evaluate,
+    ranks: Ranks,
+    loss: Any,
+    index: int,
+    cotangent: Array,
+    arrays: Sequence[Array],
+    known: Array,
+) -> Array:
+    """Return the gradient in ``arrays[index]``, given the gradient in the rows' losses."""
+    own = _KINDS[type(loss)](xp, evaluate, ranks, loss, arrays)
+    gradient = own.slope(index, cast(xp, cotangent, loss.compute), known)
+    return xp.astype(gradient, arrays[index].dtype)
+
+
+def tangent(
+    xp: Namespace,
+    evaluate: Evaluate,
+    ranks: Ranks,
+    loss: Any,
+    tangents: Sequence[Array | None],
+    arrays: Sequence[Array],
+    known: Array,
+) -> Array:
+    """Return the derivative of each row's loss; a tangent of None is zero."""
+    own = _KINDS[type(loss)](xp, evaluate, ranks, loss, arrays)
+    ones = xp.ones_like(known[..., 0])
+    if not (isinstance(loss, LabelLoss) and loss.labelled and loss.entropic):
+        return _tangent(own, tangents, ones, known)
+    zeros = xp.zeros_like(ones)
+    pairs = [xp.stack(pair, axis=-1) for pair in ((ones, zeros), (zeros, ones))]
+    return xp.stack([_tangent(own, tangents, pair, known) for pair in pairs], axis=-1)
+
+
+def _tangent(own: _Spread, tangents: Sequence[Array | None], weight: Array, known: Array) -> Array:
+    xp, found = own.xp, []
+    for index, step in enumerate(tangents):
+        if step is None:
+            continue
+        moved = own.slope(index, weight, known) * cast(xp, step, own.loss.compute)
+        if index == 0:
+            found.append(own.ranks.add(xp.sum(moved, axis=-1)))
+        else:
+            found.append(xp.sum(moved, axis=-1) if moved.ndim == known.ndim else moved)
+    return sum(found[1:], found[0]) if found else xp.zeros_like(known[..., 0])

@@ -1,0 +1,187 @@
+"""Losses of unlike vocabularies: check, resolve, and put the logits of classes that match apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kldiv._call import Call, Reducing, check_axis, check_row_arrays, dtypes, resolve_arrays
+from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
+from kldiv.formulas.matched import MatchedLoss
+from kldiv.formulas.sparse import put
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Reduction
+    from kldiv.backends.base import Route
+    from kldiv.formulas.divergences import Divergence
+
+
+class _Call(Call[Any]):
+    """A call of which each side has two arrays: the classes that match, and all others."""
+
+    __slots__ = ("sides", "swapped")
+
+    def __init__(
+        self, *args: Any, sides: Sequence[tuple[Array, Array, Array]], swapped: bool, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self.sides = sides
+        """The logits of each of the caller's, which classes match, and their indices."""
+        self.swapped = swapped
+
+    def argument(self, index: int) -> Array:
+        return self._turned(self.sides[index][0], back=True)
+
+    def _value_and_gradients(
+        self, wanted: tuple[int, ...], into: Sequence[Array] | None
+    ) -> tuple[Array, list[Array]]:
+        del into  # gradients are put together
+        places = [2 * (1 - index if self.swapped else index) for index in wanted]
+        every = tuple([place + k for place in places for k in (0, 1)])
+        value, found = super()._value_and_gradients(every, None)
+        xp, gradients = self.route.caller.namespace(value), []
+        with self.route.caller.context(value):
+            for k, index in enumerate(wanted):
+                own, others = found[2 * k : 2 * k + 2]
+                _, match, classes = self.sides[index]
+                where = xp.broadcast_to(classes, own.shape)
+                whole = put(xp, xp.zeros_like(others), where, own)
+                gradients.append(xp.where(match, whole, others))
+        return value, gradients
+
+
+def prepare_matched(
+    divergence: Divergence,
+    arrays: tuple[Array, Array],
+    classes: tuple[Any, Any],
+    names: tuple[str, str],
+    *,
+    axis: int,
+    fixed: float | None,
+    of_rows: dict[str, Array | None],
+    reduction: Reduction,
+    normalizer: float | Array | None,
+    dtype: Any,
+    exchanged: bool,
+) -> Call[Any]:
+    """Check the arguments of a loss of logits of which some classes match, and resolve it."""
+    reducing = Reducing.of(reduction, normalizer, **of_rows)
+    route, (s, t, *others), wide = resolve_arrays(names, arrays, **reducing.others)
+    if route.caller.in_blocks or route.moves:
+        raise LibraryError(
+            "input_classes and target_classes take arrays of numbers where they are computed; "
+            "leave backend and device at 'auto', and call the loss on each block"
+        )
+    xp = route.caller.namespace(s)
+    last = _check_shapes(tuple(s.shape), tuple(t.shape), axis, names)
+    if not last:
+        s, t = (xp.moveaxis(array, axis, -1) for array in (s, t))
+    given = reducing.named(route, others)
+    divisor = given.pop("normalizer", reducing.number)
+    mend = "it masks whole distributions, classes are masked by −inf"
+    row_arrays = check_row_arrays(route, given, s.shape[:-1], mend)
+    if "beta" in given:
+        place = [*given].index("beta")
+        row_arrays[place] = route.caller.constant(row_arrays[place])
+    divergence, swapped = divergence.canonical()
+    operation = MatchedLoss(reduction, *dtypes(route, wide, dtype, s), divergence, fixed)
+    with route.caller.context(s):
+        sides = _sides(route, (s, t), classes)
+        pairs = [
+            (xp.take(array, own, axis=-1), xp.where(match, -xp.inf, array))
+            for array, match, own in sides
+        ]
+    swapped = swapped != exchanged
+    first, second = pairs[::-1] if swapped else pairs
+    return _Call(
+        route,
+        reducing.loss(operation),
+        *first,
+        *second,
+        *row_arrays,
+        axis=-1 if last else axis,
+        normalizer=divisor,
+        sides=sides,
+        swapped=swapped,
+    )
+
+
+def _check_shapes(
+    first: tuple[int, ...], second: tuple[int, ...], axis: int, names: tuple[str, str]
+) -> bool:
+    """Raise unless the shapes agree but for the classes; return whether these are last."""
+    both = f"{names[0]} {first} and {names[1]} {second}"
+    if not first or not second:
+        raise ShapeError(f"logits need an axis of classes; got {both}")
+    check_axis(axis, first, both)
+    rows = [
+        [size for place, size in enumerate(shape) if place != axis % len(first)]
+        for shape in (first, second)
+    ]
+    if len(first) != len(second) or rows[0] != rows[1]:
+        raise ShapeError(f"rows differ: {both}; only the axis of the classes, {axis}, may")
+    if not (first[axis] and second[axis]):
+        raise ShapeError(f"there are no classes on axis {axis}: {both}")
+    return axis in {-1, len(first) - 1}
+
+
+def _sides(
+    route: Route, logits: tuple[Array, Array], classes: tuple[Any, Any]
+) -> list[tuple[Array, Array, Array]]:
+    """Return for both sides the logits, which classes match, and their indices, checked."""
+    found, xp = [], route.caller.namespace(logits[0])
+    sizes = logits[0].shape[-1], logits[1].shape[-1]
+    for array, (match, own) in zip(logits, _places(classes, sizes), strict=True):
+        place = route.caller.placed(array)
+        found.append((array, xp.asarray(match, **place), xp.asarray(own, **place)))
+    return found
+
+
+def _places(classes: tuple[Any, Any], sizes: tuple[int, int]) -> list[tuple[Any, Any]]:
+    """Return which classes match on either side, and their indices, as NumPy arrays."""
+    places = [_numbers(each, name) for each, name in zip(classes, _NAMES, strict=True)]
+    if places[0].shape != places[1].shape:
+        raise ShapeError(
+            "input_classes and target_classes name the same classes in both vocabularies, one "
+            f"after the other; got {places[0].shape[0]} and {places[1].shape[0]} of them"
+        )
+    found = []
+    for own, many, name in zip(places, sizes, _NAMES, strict=True):
+        if own.min() < 0 or own.max() >= many:
+            wrong = own[(own < 0) | (own >= many)][0]
+            raise OptionError(f"{name} has {wrong}, which is none of the {many} classes")
+        match = np.zeros(many, np.bool_)
+        match[own] = True
+        if match.sum() != own.size:
+            raise OptionError(f"{name} has a class twice; each matches one class at most")
+        found.append((match, own))
+    return found
+
+
+# What they are is a setting, which torch.compile finds while it traces.
+_places._dynamo_marked_constant = True  # type: ignore[attr-defined] # noqa: SLF001
+
+
+_NAMES = "input_classes", "target_classes"
+
+
+def _numbers(classes: Any, name: str) -> np.ndarray[Any, Any]:
+    """Return indices as a NumPy array: what they are is a setting, and is looked at."""
+    if classes is None:
+        raise OptionError(
+            f"{name} is missing: input_classes and target_classes come together, the indices of "
+            "the same classes in both vocabularies"
+        )
+    try:
+        found = np.asarray(classes.tolist() if hasattr(classes, "tolist") else classes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DTypeError(f"{name} must be numbers that are known; got {classes!r}") from error
+    if found.dtype.kind not in "iu" or found.ndim != 1 or not found.size:
+        raise DTypeError(
+            f"{name} must be indices of classes, a list of integers; got {found.dtype} of shape "
+            f"{found.shape}"
+        )
+    return found.astype(np.int64)

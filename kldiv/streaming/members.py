@@ -1,0 +1,105 @@
+"""Other divergences of logits, each a loss of kldiv by name, from one more read of whole rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import kldiv
+from kldiv.errors import OptionError
+from kldiv.formulas.divergences import Divergence
+from kldiv.streaming.conclude import summary_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kldiv.streaming.options import Options
+    from kldiv.streaming.results import Summary
+    from kldiv.streaming.work import Work
+
+_PARAMETERS = {
+    "kl": ("kl_div_with_logits", ()),
+    "js": ("js_div_with_logits", ("beta",)),
+    "skew": ("skew_kl_div_with_logits", ("alpha",)),
+    "jeffreys": ("jeffreys_div_with_logits", ("weights",)),
+    "tv": ("tv_div_with_logits", ()),
+    "hellinger": ("hellinger_div_with_logits", ()),
+    "chi2": ("chi2_div_with_logits", ()),
+    "alpha": ("alpha_div_with_logits", ("alpha",)),
+    "renyi": ("renyi_div_with_logits", ("alpha",)),
+}
+"""The losses that `member` knows by name, and what the number behind the name is."""
+
+
+def member(text: str) -> tuple[str, Callable[..., Any]]:
+    """Return the loss that a text like ``tv`` or ``renyi:0.5`` names, by that text.
+
+    Raises
+    ------
+    OptionError
+        No such name, or a number that it does not take.
+    """
+    name, _, number = text.strip().partition(":")
+    if name not in _PARAMETERS:
+        raise OptionError(f"divergence {name!r}: expected one of {', '.join(_PARAMETERS)}")
+    function, parameters = _PARAMETERS[name]
+    loss = getattr(kldiv, function)
+    if not number:
+        if name in {"alpha", "renyi"}:
+            raise OptionError(f"divergence {name!r} needs its order: {name}:0.5")
+        return text, loss
+    if not parameters:
+        raise OptionError(f"divergence {name!r} takes no number; got {text!r}")
+    try:
+        values = tuple(map(float, number.split(",")))
+    except ValueError:
+        raise OptionError(f"divergence {text!r}: {number!r} is no number") from None
+    if len(values) != 1 + (parameters == ("weights",)):
+        wanted = "two numbers" if name == "jeffreys" else "one number"
+        raise OptionError(f"divergence {text!r}: expected {wanted}")
+    return text, partial(loss, **{parameters[0]: values if name == "jeffreys" else values[0]})
+
+
+def checked(given: Any, options: Options) -> dict[str, Callable[..., Any]]:
+    """Return losses by name: of names, of a record, or of losses and records by name."""
+    if given is None:
+        return {}
+    if options.form != "logits":
+        raise OptionError("`divergences` are of logits: say form='logits'")
+    if not isinstance(given, Mapping):
+        texts = [given] if isinstance(given, str) else [*given]
+        given = dict(map(member, texts))
+    losses = {}
+    for name, loss in given.items():
+        if isinstance(loss, Divergence):
+            loss = partial(kldiv.f_div_with_logits, divergence=loss)  # noqa: PLW2901
+        if not callable(loss):
+            raise OptionError(f"divergence {name!r} must be a loss or a record; got {loss!r}")
+        row = np.zeros((1, 2))
+        loss(row, row, reduction="none")  # its own numbers, before any file is read
+        losses[name] = loss
+    return losses
+
+
+def measure(work: Work, losses: dict[str, Callable[..., Any]]) -> dict[str, Summary]:
+    """Return each divergence over all rows."""
+    if not losses:
+        return {}
+    places, options = work.pair.places, work.job.options
+    if not work.plan.whole:
+        raise OptionError(
+            f"`divergences` take whole rows, and these of {places.size:,} classes are read in "
+            "parts; raise `memory`"
+        )
+    found = {name: np.empty(places.shape) for name in losses}
+    settings = dict(work.job.settings)
+    with np.errstate(all="ignore"), kldiv.config_context(**settings):
+        for number in range(len(work.plan.steps)):
+            for rows, p, q in work.pairs(number):
+                for name, loss in losses.items():
+                    values = np.asarray(loss(q, p, reduction="none"))
+                    found[name][rows] = values.reshape(found[name][rows].shape)
+    return {name: summary_of(rows, options.reduction, places.shape) for name, rows in found.items()}

@@ -1,0 +1,129 @@
+"""Vocabularies of which some classes are the same: all others are one class more."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import mpmath
+import numpy as np
+import pytest
+from libraries import unit
+
+import kldiv
+from kldiv.divergences import KL, ChiSquared
+from kldiv.errors import DTypeError, KLDivError
+
+pytestmark = [  # of torch itself, as it compiles
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
+RNG = np.random.default_rng(3)
+ROWS, OWN, OTHER = 5, [1, 2, 6, 0], [0, 5, 1, 2]
+T = 3 * RNG.normal(size=(ROWS, 6))
+BASE = np.concatenate([T[:, [2, 0, 1]], RNG.normal(size=(ROWS, 3)), T[:, [1]]], 1)
+BASE[:, 2] = T[:, 5]
+CASES = {
+    "far": (kldiv.kl_div_with_logits, {}),
+    "temperature": (kldiv.kl_div_with_logits, {"temperature": 0.5 + np.arange(5) / 4}),
+    "between": (kldiv.js_div_with_logits, {"beta": 0.25}),
+    "reverse": (partial(kldiv.f_div_with_logits, divergence=KL(reverse=True)), {}),
+    "chi²": (partial(kldiv.f_div_with_logits, divergence=ChiSquared()), {}),
+    "rows": (kldiv.distillation_loss, {"beta": np.array([0, 1, 0.25, 0.5, 1.0])}),
+}
+
+
+def grouped(logits, classes, heat):
+    """Log-probabilities of the classes, and of all others together, in many digits."""
+    found = []
+    for row, temperature in zip(logits, heat, strict=True):
+        e = [mpmath.exp(mpmath.mpf(float(x)) / mpmath.mpf(float(temperature))) for x in row]
+        rest = mpmath.fsum(x for k, x in enumerate(e) if k not in classes)
+        total = mpmath.fsum(e)
+        found.append([mpmath.log(e[k] / total) for k in classes] + [mpmath.log(rest / total)])
+    return found
+
+
+@pytest.mark.leave_out(lambda lib: "it is lazy" if lib.root == "dask" else None)
+@pytest.mark.parametrize("distance", [1.0, 1e-5])
+def test_exact_however_near(lib, distance):
+    """The truth is the divergence of the few classes; the others' logarithm is not rounded."""
+    dtype = lib.widest
+    s = BASE + distance * RNG.normal(size=BASE.shape)
+    # All others together nearly alike too.
+    s[:, 3:6] += np.log(np.exp(T[:, 3:5]).sum(1) / np.exp(s[:, 3:6]).sum(1))[:, None] + distance
+    s, t = (array.astype(dtype) for array in (s, T))
+    with mpmath.workdps(60):
+        ones = np.ones(ROWS)
+        q, p = grouped(s, OWN, ones), grouped(t, OTHER, ones)
+        wanted = [
+            float(mpmath.fsum(mpmath.exp(a) * (a - b) for a, b in zip(*pair, strict=True)))
+            for pair in zip(p, q, strict=True)
+        ]
+    found = kldiv.kl_div_with_logits(
+        lib.array(s), lib.array(t), input_classes=OWN, target_classes=OTHER, reduction="none"
+    )
+    # A sum of weights is right to a few u, and so is its logarithm.
+    rest = [float(mpmath.exp(a[-1]) * abs(a[-1] - b[-1])) for a, b in zip(p, q, strict=True)]
+    allowed = 8 * unit(dtype) * (np.array(wanted) + np.array(rest))
+    assert np.all(np.abs(lib.numpy(found) - wanted) <= allowed)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_differences(case):
+    loss, options = CASES[case]
+    arrays = [BASE + 0.5 * RNG.normal(size=BASE.shape), T]
+    loss = partial(loss, input_classes=OWN, target_classes=OTHER, **options)
+    _, slopes = kldiv.value_and_grad(loss, (0, 1))(*arrays)
+    for k, slope in enumerate(slopes):
+        step = 1e-6 * RNG.normal(size=arrays[k].shape)
+        ahead, behind = ([*arrays] for _ in range(2))
+        ahead[k], behind[k] = arrays[k] + step, arrays[k] - step
+        difference = (loss(*ahead) - loss(*behind)) / 2
+        assert abs(difference - (slope * step).sum()) <= 1e-8 * np.abs(slope * step).sum() + 1e-15
+
+
+def test_libraries_differentiate_it(torch):
+    arrays = [torch.tensor(array, requires_grad=True) for array in (BASE + 0.5, T)]
+    loss = partial(kldiv.distillation_loss, input_classes=OWN, target_classes=OTHER, beta=0.25)
+    wanted = kldiv.value_and_grad(loss, (0, 1))(BASE + 0.5, T)[1]
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        for slope, expected in zip(
+            torch.autograd.grad(function(*arrays), arrays), wanted, strict=True
+        ):
+            torch.testing.assert_close(slope, torch.tensor(expected))
+    assert torch.autograd.gradgradcheck(
+        loss, [array[:2].detach().requires_grad_() for array in arrays]
+    )
+
+
+def test_jax_differentiates_it(jax):
+    loss = partial(kldiv.distillation_loss, input_classes=OWN, target_classes=OTHER, beta=0.25)
+    with jax.enable_x64(True):
+        arrays = [jax.numpy.asarray(array) for array in (BASE + 0.5, T)]
+        found = jax.jit(jax.grad(loss, (0, 1)))(*arrays)
+    for slope, expected in zip(
+        found, kldiv.value_and_grad(loss, (0, 1))(BASE + 0.5, T)[1], strict=True
+    ):
+        np.testing.assert_allclose(slope, expected, rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "message"),
+    [
+        (OWN, None, "target_classes is missing"),
+        (OWN, OTHER[:2], "got 4 and 2 of them"),
+        ([1, 2, 7, 0], OTHER, "input_classes has 7, which is none of the 7 classes"),
+        (OWN, [0, 0, 1, 2], "target_classes has a class twice"),
+        (OWN, [0.5], "a list of integers"),
+        ([], [], "a list of integers"),
+    ],
+)
+def test_classes_that_do_not_fit(own, other, message):
+    with pytest.raises((KLDivError, DTypeError), match=message):
+        kldiv.kl_div_with_logits(BASE, T, input_classes=own, target_classes=other)
+
+
+def test_the_error_of_unlike_vocabularies_names_the_cut_first():
+    with pytest.raises(KLDivError, match=r"cut them, input\[\.\.\., :6\];.*input_classes="):
+        kldiv.kl_div_with_logits(BASE, T)
