@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat.torch as xp
 import torch
 
 from kldiv.backends.base import FLOATS, Backend
 from kldiv.backends.chunks import DEVICE_CHUNK_BYTES
 from kldiv.backends.table import TABLE
 from kldiv.backends.torch_ import linear, operators
+from kldiv.backends.torch_ import namespace as xp
 from kldiv.backends.torch_.autograd import Plain, Transformable, TransformableLinear, differentiated
 from kldiv.backends.torch_.transforms import (
     evaluate,

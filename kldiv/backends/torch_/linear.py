@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import array_api_compat.torch as xp
 import torch
 
 from kldiv.backends import chunks
 from kldiv.backends.registry import get
+from kldiv.backends.torch_ import namespace as xp
 from kldiv.formulas.linear import LinearLoss, Products
 from kldiv.kernels import spelling
 

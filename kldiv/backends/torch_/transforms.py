@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import array_api_compat.torch as xp
 import torch
 from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 from kldiv.backends.base import in_row_blocks
+from kldiv.backends.torch_ import namespace as xp
 from kldiv.formulas import state
 from kldiv.formulas.reductions import RowWise
 
