@@ -19,12 +19,19 @@ if TYPE_CHECKING:
     from kldiv._types import Array
     from kldiv.formulas.operation import Operation
 
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # older ones do not tell
+
 _functorch = torch._C._functorch  # noqa: SLF001 - it has no public place
 
 
 def transforming() -> bool:
     """Return whether a ``torch.func`` transform or a forward-mode level is active."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # noqa: SLF001
+
+
+def exporting() -> bool:
+    """Return whether ``torch.export`` traces, whose programs run where there are no kernels."""
+    return _is_exporting()
 
 
 def is_wrapped(tensor: Array | None) -> bool:
