@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from kldiv.formulas.reductions import RowWise, cast, like, weighed
 from kldiv.formulas.special import log1p
-from kldiv.formulas.state import finite, over, tempered, total, weights_of
+from kldiv.formulas.state import finite, number, over, tempered, total, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,9 +104,10 @@ class OfRows(RowWise):
     ) -> tuple[Array, Temperature, Array | None]:
         """Return the logits, 0 where masked, the temperature, and whether a class is the label."""
         s, keep = cast(xp, arrays[0], self.compute), self.keep(arrays)
-        temperature: Temperature = self.temperature
-        if self.temperature is None:
-            temperature = self.temperatures(xp, arrays)[..., None]
+        own = self.temperature
+        temperature: Temperature = (
+            self.temperatures(xp, arrays)[..., None] if own is None else number(own)
+        )
         if keep is not None:
             s = xp.where(keep[..., None], s, 0.0)
         if not self.labelled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kldiv.formulas.operation import Operation
 
@@ -54,16 +54,24 @@ def count(
     own = shape[lead:]
     if reduction == "batchmean" and own:
         if keep is None:
-            return float(own[0])
+            return _size(xp, own[0], dtype)
         rows = xp.broadcast_to(keep, shape)
         if len(own) > 1:
             rows = xp.any(rows, axis=tuple(range(lead + 1, len(shape))))
         return _number_of(xp, rows, dtype, lead)
     if reduction == "mean":
         if keep is None:
-            return float(math.prod(own))
+            return _size(xp, math.prod(own), dtype)
         return _number_of(xp, xp.broadcast_to(keep, shape), dtype, lead)
     return None
+
+
+def _size(xp: Namespace, number: int, dtype: str) -> Array | float:
+    """Return a number of elements that an exported program may not know before it runs."""
+    if isinstance(number, int):
+        return float(number)
+    found: Any = 1.0 * number  # JAX makes an array of its symbols, PyTorch another symbol
+    return cast(xp, found, dtype) if hasattr(found, "dtype") else found
 
 
 def _number_of(xp: Namespace, mask: Array, dtype: str, lead: int) -> Array | float:
@@ -81,6 +89,8 @@ def divide(xp: Namespace, total: Array, number: Array | float | None, empty: flo
         return total
     if isinstance(number, float):
         return total / number if number else total * empty
+    if not hasattr(number, "dtype"):  # a symbol
+        return total / number
     nothing = number == 0
     # Not `total * empty` beside the quotient: its derivative would be NaN everywhere.
     return xp.where(nothing, empty * 0.0, total) / xp.where(nothing, 1.0, number)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat.torch as xp
 import torch
 
 from kldiv.backends.base import FLOATS, Backend
 from kldiv.backends.chunks import DEVICE_CHUNK_BYTES
 from kldiv.backends.table import TABLE
 from kldiv.backends.torch_ import linear, operators
+from kldiv.backends.torch_ import namespace as xp
 from kldiv.backends.torch_.autograd import Plain, Transformable, TransformableLinear, differentiated
 from kldiv.backends.torch_.transforms import (
     evaluate,
+    exporting,
     is_symbolic,
     is_wrapped,
     lie_in_memory,
@@ -107,7 +108,7 @@ class TorchBackend(Backend):
             # Their kernels read values, which tensors have outside of compilers and transforms.
             route = route.by_formulas()
         # Applying a Function costs as much as a small loss, so it is done only where it matters.
-        if not (tracked or transformed):
+        if not (tracked or transformed) or exporting():
             return route.compute(operation, *arrays)
         if operation.native:
             return operation.value(xp, *arrays)
@@ -117,12 +118,14 @@ class TorchBackend(Backend):
         if self.autocasts(arrays[0]):
             arrays = linear.autocast(operation, arrays)
         tracked, transformed = differentiated(arrays)
-        if not (tracked or transformed):
+        if not (tracked or transformed) or exporting():
             return super().run_linear(operation, route, arrays)
         hook = TransformableLinear if transformed else linear.InChunks
         return hook.apply(operation, route, *arrays)
 
     def is_small(self, arrays: Sequence[Array]) -> bool:
+        if exporting():
+            return True  # an exported program serves every size
         first = arrays[0]
         # An entry that vmap shows may be small where all of them together are not.
         return first.numel() < CPU.small and first.device.type == "cpu" and not transforming()
@@ -136,6 +139,8 @@ class TorchBackend(Backend):
     def unreachable(
         self, technology: Technology, arrays: Sequence[Array], kernel: str
     ) -> str | None:
+        if exporting():
+            return "an exported program holds no kernels"
         place, refusal = "cpu", "the tensors are not in the CPU's memory"
         if technology is TRITON:
             place, refusal = "cuda", "the tensors are not on a CUDA device"
@@ -170,6 +175,8 @@ class TorchBackend(Backend):
         wanted: Sequence[int] = (),
         weight: Array | None = None,
     ) -> chunks.Found:
+        if exporting():
+            return operation.elements(xp, *arrays), []
         if torch.compiler.is_compiling():
             return linear.compiled(operation, arrays, route.kernel, wanted, weight)
         if transforming():  # whose tensors cannot be written into others

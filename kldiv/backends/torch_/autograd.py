@@ -12,10 +12,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat.torch as xp
 import torch
 
 from kldiv.backends import chunks
+from kldiv.backends.torch_ import namespace as xp
 from kldiv.backends.torch_.transforms import lie_on_cpu, transforming
 from kldiv.formulas.rows import Constants, RowLoss, run_given
 from kldiv.kernels.cpu import CPU

@@ -7,11 +7,11 @@ from importlib import import_module
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-import array_api_compat.torch as xp
 import torch
 
 from kldiv.backends import chunks
 from kldiv.backends.registry import get
+from kldiv.backends.torch_ import namespace as xp
 from kldiv.formulas.linear import Products
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import array_api_compat.torch as xp
 import torch
 
 from kldiv.backends.choice import warn_of
+from kldiv.backends.torch_ import namespace as xp
 from kldiv.backends.torch_ import vmap
 from kldiv.backends.torch_.transforms import evaluate
 from kldiv.formulas.rows import RowLoss

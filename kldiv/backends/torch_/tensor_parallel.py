@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat.torch as xp
 import torch
 import torch.distributed as dist
 
 from kldiv.backends.base import Spread
+from kldiv.backends.torch_ import namespace as xp
 from kldiv.backends.torch_.transforms import elements, transforming
 from kldiv.errors import LibraryError
 from kldiv.formulas import shards

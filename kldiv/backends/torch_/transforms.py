@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import array_api_compat.torch as xp
 import torch
 from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 from kldiv.backends.base import in_row_blocks
+from kldiv.backends.torch_ import namespace as xp
 from kldiv.formulas import state
 from kldiv.formulas.reductions import RowWise
 
@@ -19,12 +19,19 @@ if TYPE_CHECKING:
     from kldiv._types import Array
     from kldiv.formulas.operation import Operation
 
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # older ones do not tell
+
 _functorch = torch._C._functorch  # noqa: SLF001 - it has no public place
 
 
 def transforming() -> bool:
     """Return whether a ``torch.func`` transform or a forward-mode level is active."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # noqa: SLF001
+
+
+def exporting() -> bool:
+    """Return whether ``torch.export`` traces, whose programs run where there are no kernels."""
+    return _is_exporting()
 
 
 def is_wrapped(tensor: Array | None) -> bool:

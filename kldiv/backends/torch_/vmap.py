@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-import array_api_compat.torch as xp
-
+from kldiv.backends.torch_ import namespace as xp
 from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
