@@ -52,6 +52,8 @@ def compare(  # noqa: PLR0913 - public options, each by name
     max_bytes: int | None = None,
     shard_axis: int = 0,
     reading: Reading = PLAIN,
+    quantization: bool = False,
+    next_tokens: Any = None,
     memory: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     scheduler: str | None = None,
@@ -105,6 +107,13 @@ def compare(  # noqa: PLR0913 - public options, each by name
         The axis along which shards follow one another.
     reading : kldiv.readers.Reading, optional
         How to read tables, where their files leave it open.
+    quantization : bool, default False
+        Whether to report on Q as a quantised language model beside P, of "logits": percentiles of
+        D(P‖Q), the share of rows of the same likeliest class, the rate of acceptance, and, of the
+        tokens that follow, the change of their probability and the ratio of perplexities.
+    next_tokens : array or path, optional
+        For that: the class that follows each row in the text, negative where none does. The base
+        files of llama.cpp have their own.
     memory : int, optional
         About how many bytes to use, by default 512 MiB.  The pages of a memory map come on top,
         until the system takes them back.
@@ -120,7 +129,8 @@ def compare(  # noqa: PLR0913 - public options, each by name
     Returns
     -------
     Comparison
-        ``kl_pq``, ``kl_qp`` and ``js`` over all rows, ``mean`` for short; the ``worst`` rows, the
+        ``kl_pq``, ``kl_qp`` and ``js`` over all rows, ``mean`` for short; ``quantization``, a
+        `kldiv.metrics.QuantizationReport`, where that was asked for; the ``worst`` rows, the
         largest ``contributions`` of classes, the zeros, ``warnings``, and ``p`` and ``q`` as read.
 
     Raises
@@ -173,6 +183,8 @@ def compare(  # noqa: PLR0913 - public options, each by name
         max_bytes=max_bytes,
         shard_axis=shard_axis,
         reading=reading,
+        quantization=quantization,
+        next_tokens=next_tokens,
         memory=memory,
         checkpoint=checkpoint,
         scheduler=scheduler,

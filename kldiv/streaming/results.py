@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kldiv.explanation import Explanation
+    from kldiv.metrics import QuantizationReport
     from kldiv.streaming._types import Floats, Form, Reduction
     from kldiv.streaming.places import Places
 
@@ -123,6 +124,8 @@ class Comparison:
     _places: Places = field(repr=False)
     warnings: tuple[str, ...] = ()
     """Assumptions, oddities of the data, and why a divergence is infinite."""
+    quantization: QuantizationReport | None = None
+    """What Q, a quantised model, loses; where that was asked for."""
 
     @property
     def mean(self) -> float:

@@ -159,6 +159,7 @@ LAYERS = {
         "kldiv.explanation",
         "kldiv.formulas",
         "kldiv.losses",
+        "kldiv.metrics",
         "kldiv.readers",
         "kldiv.sparse_losses",
         "kldiv.streaming",

@@ -1,9 +1,4 @@
-"""Divergences over many batches: update, merge, compute, on any library.
-
-A metric holds eleven numbers in float64, whatever the number of rows: the mean with its standard
-error, the extremes, and how many rows are infinite.  They merge, so that any split of the rows,
-over batches, processes or devices, gives the numbers of the whole.
-"""
+"""Metrics over a loss of rows, and the moments that they keep."""
 
 from __future__ import annotations
 
@@ -75,7 +70,55 @@ class Result(NamedTuple):
     finite_mean: float
 
 
-class Metric:
+class Kept:
+    """A metric whose state goes to a file and comes back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is known of the rows, as NumPy arrays."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the rows of a state in place of the own."""
+        raise NotImplementedError
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the state to a small file, as a whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            The file; it is replaced if it exists.
+        """
+        with replacing(path) as file:
+            np.savez(file, **self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> Self:
+        """
+        Take the rows of a file that `save` wrote in place of the own; returns this metric.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+
+        Returns
+        -------
+        Metric
+            This one.
+
+        Raises
+        ------
+        InputError
+            The file is missing, or no state of this metric.
+        """
+        if not Path(path).exists():
+            raise InputError(f"{os.fspath(path)!r} does not exist")
+        self.load_state_dict(read_arrays(Path(path)))
+        return self
+
+
+class Metric(Kept):
     """
     The mean of a loss over all rows of all batches, with its standard error.
 
@@ -435,42 +478,6 @@ class Metric:
                 self._sketch = type(self._sketch).deserialize(sketch)
             except Exception as error:
                 raise InputError(f"not a sketch: {error}") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """
-        Write the state to a small file, as a whole or not at all.
-
-        Parameters
-        ----------
-        path : path
-            The file; it is replaced if it exists.
-        """
-        with replacing(path) as file:
-            np.savez(file, **self.state_dict())
-
-    def load(self, path: str | os.PathLike[str]) -> Self:
-        """
-        Take the rows of a file that `save` wrote in place of the own; returns this metric.
-
-        Parameters
-        ----------
-        path : path
-            The file.
-
-        Returns
-        -------
-        Metric
-            This one.
-
-        Raises
-        ------
-        InputError
-            The file is missing, or no state of this metric.
-        """
-        if not Path(path).exists():
-            raise InputError(f"{os.fspath(path)!r} does not exist")
-        self.load_state_dict(read_arrays(Path(path)))
-        return self
 
     def __repr__(self) -> str:
         name = getattr(self._loss, "__name__", type(self._loss).__name__)
