@@ -41,7 +41,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Reading", "Sample", "Stored", "Table", "linear_logits", "open_table", "read", "read_samples"]
+__all__ = [
+    "Reading",
+    "Sample",
+    "Stored",
+    "Table",
+    "linear_logits",
+    "open_table",
+    "read",
+    "read_samples",
+]
 
 _FORMATS: Final = {
     ".npy": "numpy_files.read_npy",

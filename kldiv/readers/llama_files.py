@@ -11,12 +11,13 @@ over 16 nats, whichever is less; in the latter case the code 0 stands for all cl
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from kldiv.errors import InputError
-from kldiv.readers.sources import STORED, check_budget
+from kldiv.readers.sources import check_budget, stays
 from kldiv.readers.stored import Stored
 from kldiv.readers.table import Table
 
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 MAGIC: Final = b"_logits_"
 
 _HEAD: Final = 20  # bytes
-_SPAN: Final = 15.999  # of 16 nats, which float32 rounds
+RANGE: Final = 16.0
+"""Nats from a row's likeliest class to the end of its range."""
+_ROUNDED: Final = 1e-3  # of the range, by float32
 _STEPS: Final = 65535
 _CHUNK: Final = 8 << 20  # bytes that are decoded at a time
 _CODE: Final = np.dtype("<u2")
@@ -56,8 +59,9 @@ def read_base(source: Source) -> Table:
     source.file.seek(_HEAD)
     tokens = np.frombuffer(source.file.read(4 * context * chunks), "<i4").reshape(chunks, context)
     note = (
-        f"{source.path.name} has log-probabilities of 16 bits: steps of at most 0.00025 nats, and"
-        " classes e^16 times less likely than the likeliest are left out of P and of Q"
+        f"{source.path.name} has log-probabilities of 16 bits, in steps of at most 0.00025 nats,"
+        " and none below 16 nats from a row's likeliest class: there it is taken to be as close to"
+        " the other file as that allows"
     )
     table = Table(
         array,
@@ -65,15 +69,12 @@ def read_base(source: Source) -> Table:
         notes=(note,),
         next_tokens=tokens[:, context // 2 + 1 :].reshape(-1).astype(np.int32),
     )
-    if source.lazy and array.nbytes >= STORED and source.suffix is None:
+    if stays(source, array.nbytes):
         return table
     check_budget(source, array.nbytes, source.size)
     source.file.seek(start)
     raw = np.frombuffer(source.file.read(array.stored), np.uint8)
-    return Table(
-        array.decoded(raw, slice(0, classes)), table.path, None, notes=table.notes,
-        next_tokens=table.next_tokens,
-    )
+    return replace(table, array=array.decoded(raw, slice(0, classes)))
 
 
 def _header(source: Source) -> tuple[int, int, int]:
@@ -140,7 +141,7 @@ class BaseFile(Stored):
             found = some.astype(np.float32)
             found *= step[:, None]
             found += least[:, None]
-            cut = step * _STEPS >= _SPAN
+            cut = step * _STEPS >= RANGE - _ROUNDED
         found[(some == 0) & cut[:, None]] = -math.inf
         return found
 

@@ -52,8 +52,8 @@ class Table:
     samples : tuple of Sample
         The columns, where `read_samples` asked for them.
     next_tokens : numpy.ndarray or None
-        Of a base file of llama.cpp: the token that follows, for each row of log-probabilities. Such
-        a file does not resolve classes of −∞, which a comparison leaves out of both sides.
+        Of a base file of llama.cpp: the token that follows, for each row of log-probabilities. Of
+        classes that are −∞ there is known only that they are 16 nats below the row's likeliest.
     """
 
     array: Any

@@ -48,8 +48,11 @@ def conclude(work: Work, total: Total, held: list[Held], explanation: Explanatio
         smoothing=options.smoothing,
         explanation=explanation,
         _places=places,
-        quantization=report(flat[0], more, work.pair.next_tokens) if len(more) else None,
     )
+    if len(more):
+        pair = work.pair
+        judged = report(flat[0], more, pair.next_tokens, limited=any(pair.limited))
+        found = replace(found, quantization=judged)
     return replace(found, warnings=(*work.pair.notes, *remarks(found, total.seen, places)))
 
 

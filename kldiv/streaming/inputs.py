@@ -32,9 +32,10 @@ class Pair:
     """The class that follows each row in a text, where a report on that is wanted."""
 
     @property
-    def partial(self) -> bool:
-        """Whether a side does not resolve its classes of −∞, which then count on neither."""
-        return any(table.next_tokens is not None for table in self.tables)
+    def limited(self) -> tuple[bool, bool]:
+        """Whether classes of −∞ in P and in Q are below the range of a base file, and unknown."""
+        first, second = (table.next_tokens is not None for table in self.tables)
+        return first, second
 
     @property
     def declared(self) -> tuple[tuple[tuple[int, ...], str], ...]:

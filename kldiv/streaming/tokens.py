@@ -76,8 +76,13 @@ def join(before: Floats, more: Floats) -> None:
             before[i] = np.where(larger, more[i], before[i])
 
 
-def report(kl: Floats, rows: Floats, next_tokens: NDArray[Any] | None) -> QuantizationReport:
-    """Return the report of all rows, looking at a part of them at a time."""
+def report(
+    kl: Floats, rows: Floats, next_tokens: NDArray[Any] | None, *, limited: bool
+) -> QuantizationReport:
+    """Return the report of all rows, looking at a part of them at a time.
+
+    Where the range of P or Q is limited, a next token may be unknown to both.
+    """
     kl, rows = kl.reshape(-1), rows.reshape(WIDTH, -1)
     tokens = None if next_tokens is None else next_tokens.reshape(-1)
     metric, counts, below = Quantization(), np.zeros(len(_EDGES) - 1, np.int64), 0
@@ -86,6 +91,8 @@ def report(kl: Floats, rows: Floats, next_tokens: NDArray[Any] | None) -> Quanti
         same = np.where(np.isnan(some[ACCEPTED]), np.nan, some[FIRST_P] == some[FIRST_Q])
         logs = () if tokens is None else (some[LOG_P], some[LOG_Q])
         known = None if tokens is None else np.asarray(tokens[part] >= 0)
+        if known is not None and limited:
+            known &= np.isfinite(some[LOG_P] + some[LOG_Q])
         metric.update_rows(kl[part], some[ACCEPTED], same, *logs, known=known)
         counts += np.histogram(np.clip(kl[part], None, _EDGES[-1]), _EDGES)[0]
         below += int(np.count_nonzero(kl[part] < _EDGES[0]))

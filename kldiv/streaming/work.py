@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import kldiv
-from kldiv.errors import InputError
+from kldiv.errors import InputError, OptionError
 from kldiv.streaming import tokens
 from kldiv.streaming.blocks import Piece, Plan, Sizes
 from kldiv.streaming.columns import Best, Columns
 from kldiv.streaming.inputs import open_pair
 from kldiv.streaming.logits import Logits
+from kldiv.streaming.ranges import completed
 from kldiv.streaming.scales import Linear, Rows
 from kldiv.streaming.seen import Seen
 
@@ -77,6 +78,11 @@ class Work:
         self.plan = Plan(*self.arrays, pair.places.axis, job.sizes)
         constants = any(job.normalized) or isinstance(self.scale, Logits)
         self.two_reads = constants and not self.plan.whole
+        if any(pair.limited) and not self.plan.whole:
+            raise OptionError(
+                f"`memory` is too little for base files, whose rows are read whole: allow"
+                f" {job.sizes.memory * pair.places.size // job.sizes.block:,} bytes"
+            )
 
     def peek(self, number: int, side: int, check: Callable[[], None]) -> list[Any] | None:
         """Return the totals of rows of P (0) or Q (1), or None where numbers are not whole."""
@@ -120,12 +126,8 @@ class Work:
 
     def _read(self, block: Block, pieces: list[Piece]) -> list[Floats]:
         """Return a block of P and of Q."""
-        values = [block.read(piece) for piece in pieces]
-        if self.pair.partial:
-            lacking = (values[0] == -np.inf) | (values[1] == -np.inf)
-            for each in values:
-                each[lacking] = -np.inf
-        return values
+        p, q = (block.read(piece) for piece in pieces)
+        return completed(p, q, self.pair.limited) if any(self.pair.limited) else [p, q]
 
     def _measure(
         self, block: Block, raw: list[Floats], known: Floats | None, part: Part, columns: Columns
