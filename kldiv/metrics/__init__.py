@@ -18,7 +18,6 @@ from kldiv.metrics.metric import (
     moments,
 )
 from kldiv.metrics.quantization import (
-    PERCENTILES,
     Histogram,
     Measured,
     Quantization,
@@ -26,7 +25,6 @@ from kldiv.metrics.quantization import (
 )
 
 __all__ = [
-    "PERCENTILES",
     "CrossEntropy",
     "Histogram",
     "JensenShannonDivergence",

@@ -326,7 +326,8 @@ class Quantization(Kept):
             With the rows of all.
         """
         whole = type(self)(quantiles=self._quantiles, axis=self._axis)
-        whole._parts = {name: part.sync(group) for name, part in self._parts.items()}
+        together = {name: part.sync(group) for name, part in self._parts.items()}
+        vars(whole).update(_parts=together)
         return whole
 
     # ---- results ---------------------------------------------------------------------------------

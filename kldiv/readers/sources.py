@@ -242,7 +242,7 @@ def _is_mapped(source: Source, layout: Layout) -> bool:
 
 
 def stays(source: Source, nbytes: int) -> bool:
-    """Return whether an array of so many bytes stays on disk; what comes from a pipe is not there."""
+    """Return whether an array of so many bytes stays on disk; one from a pipe is not there."""
     return source.lazy and nbytes >= STORED and source.suffix is None
 
 

@@ -69,6 +69,9 @@ class Options:
             raise OptionError(f"reading={self.reading!r}: expected a kldiv.readers.Reading")
         if self.quantization and self.form != "logits":
             raise OptionError("`quantization` is of models' logits: say form='logits' too")
+        self._check_smoothing()
+
+    def _check_smoothing(self) -> None:
         if self.smoothing and self.logarithmic:
             raise OptionError(f"`smoothing` adds to counts or probabilities, not to {self.form}")
         if self.smoothing and self.form == "probs" and not self.normalize:

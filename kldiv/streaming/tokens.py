@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kldiv.metrics import PERCENTILES, Histogram, Quantization, QuantizationReport
+from kldiv.metrics import Histogram, Quantization, QuantizationReport
+from kldiv.metrics.quantization import PERCENTILES
 from kldiv.streaming.rows import chunks, percentiles
 
 if TYPE_CHECKING:
