@@ -408,7 +408,8 @@ class LinearLoss(Loss):
         else:
             dtype = getattr(products.xp, self.compute)
             shape = (hidden.shape[0], weight.shape[0])
-            logits = products.xp.empty(shape, dtype=dtype, device=hidden.device)
+            place = {"device": hidden.device} if hasattr(hidden, "device") else {}
+            logits = products.xp.empty(shape, dtype=dtype, **place)
             for block in blocks:
                 logits[:, block] = products(hidden, weight[block, :].T)
         if bias is not None:

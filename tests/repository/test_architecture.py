@@ -20,6 +20,7 @@ FRAMEWORKS = {
     "torch",
     "jax",
     "jaxlib",
+    "mlx",
     "cupy",
     "dask",
     "array_api_strict",
