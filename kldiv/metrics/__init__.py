@@ -14,6 +14,8 @@ from kldiv.metrics.metric import (
     KLDivergence,
     Metric,
     Result,
+    mean_of,
+    merge_moments,
     merged,
     moments,
 )
@@ -34,6 +36,8 @@ __all__ = [
     "Quantization",
     "QuantizationReport",
     "Result",
+    "mean_of",
+    "merge_moments",
     "merged",
     "moments",
 ]

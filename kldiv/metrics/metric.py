@@ -687,12 +687,63 @@ def merged(vector: Array, axis_name: str) -> Array:
     """
     from kldiv.backends.jax_ import axes  # noqa: PLC0415 - JAX is optional
 
-    xp = backends.find(vector).namespace(vector)
-    first, *others = (formulas.Moments(*each) for each in axes.gather(vector, axis_name))
-    whole = first
-    for other in others:
-        whole = formulas.merge(xp, whole, other)
-    return xp.stack([*whole])
+    return merge_moments(*axes.gather(vector, axis_name))
+
+
+def merge_moments(*vectors: Array) -> Array:
+    """
+    Merge moments of several sets of rows, also inside a compiled function.
+
+    Parameters
+    ----------
+    *vectors : array
+        From `moments`, of one library.
+
+    Returns
+    -------
+    array
+        The moments of all rows together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv.metrics import merge_moments, moments
+    >>> merge_moments(moments(np.array([1.0, 2.0])), moments(np.array([6.0])))[:4]
+    array([ 3.,  3.,  3., 14.])
+    """
+    backend = backends.find(vectors[0])
+    xp = backend.namespace(vectors[0])
+    with backend.context(vectors[0]):
+        whole, *others = (formulas.Moments(*each) for each in vectors)
+        for other in others:
+            whole = formulas.merge(xp, whole, other)
+        return xp.stack([*whole])
+
+
+def mean_of(vector: Array) -> Array:
+    """
+    Return the mean of rows from their moments, also inside a compiled function.
+
+    Parameters
+    ----------
+    vector : array
+        From `moments`, `merge_moments` or `merged`.
+
+    Returns
+    -------
+    array
+        The mean as `Result` has it: NaN where there is no row or one is NaN, +∞ where one is.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv.metrics import mean_of, moments
+    >>> print(mean_of(moments(np.array([1.0, 3.0]))), mean_of(moments(np.array([1.0, np.inf]))))
+    2.0 inf
+    """
+    backend = backends.find(vector)
+    with backend.context(vector):
+        return formulas.mean(backend.namespace(vector), formulas.Moments(*vector))
 
 
 def _alike(
