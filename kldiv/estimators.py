@@ -200,10 +200,10 @@ def kl_estimate(
     return Call(route, WeightedLoss(reduction, *names, function), log_p, log_q, weight, *mask)
 
 
-def _named(kind: str) -> tuple[str, bool]:
+def _named(kind: str) -> tuple[Kind, bool]:
     """Return k1, k2 or k3 for any name of it, and whether a ``+`` asks for the gradient of k2."""
     plain = str(kind).removesuffix("+")
-    name = _ALIASES.get(plain, plain)
+    name: Any = _ALIASES.get(plain, plain)
     if name not in _KINDS:
         raise OptionError(
             f"kind must be one of 'k1', 'k2', 'k3' or verl's 'kl', 'mse', 'low_var_kl', with a '+'"
@@ -265,7 +265,7 @@ def kl_by_sequence(
     if not terms.ndim:
         raise ShapeError("log_p is one number; expected the tokens of sequences along an axis")
     with backend.context(terms):
-        found = xp.sum(terms, axis=-1)
+        found: Any = xp.sum(terms, axis=-1)
         if average:
             kept = xp.ones_like(terms)
             if where is not None:
@@ -273,7 +273,8 @@ def kl_by_sequence(
             found = divide(xp, found, xp.sum(kept, axis=-1), 0.0)
         if narrow:
             found = cast(xp, found, caller.dtype_name(log_p))
-    return found
+    result: ArrayT = found
+    return result
 
 
 def _positive(name: str, number: Any) -> float:
@@ -348,17 +349,17 @@ def monte_carlo_kl(
     """
     if not 0 < confidence < 1:
         raise OptionError(f"confidence must lie between 0 and 1; got {confidence!r}")
-    kind, _ = _named(kind)
+    name, _ = _named(kind)
     terms, ratios = (
         _listed(kl_estimate(log_p, log_q, kind=each, reduction="none", dtype="float64"))
-        for each in (kind, "k1")
+        for each in (name, "k1")
     )
     if len(terms) < 2:
         raise ShapeError(f"an interval needs two samples at least; got {len(terms)}")
     if not np.isfinite(terms).all():
         return _not_finite(terms, ratios)
     found = samples.mean_interval(np, terms, confidence)
-    return Estimate(*found, len(terms), _doubt(kind, terms, ratios))
+    return Estimate(*found, len(terms), _doubt(name, terms, ratios))
 
 
 def knn_kl(x: ArrayT, y: ArrayT, *, k: int = 5) -> ArrayT:

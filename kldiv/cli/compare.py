@@ -251,7 +251,13 @@ def _multiply(options: dict[str, Any]) -> None:
     from kldiv.readers import linear_logits, open_table  # noqa: PLC0415 - see above
 
     for name, of in (("p", weight), ("q", weight_q or weight)):
-        states = open_table(options[name], max_bytes=options["max_bytes"])
+        own = None if "::" in options[name] else options["key"]
+        states = open_table(
+            options[name],
+            key=own,
+            max_bytes=options["max_bytes"],
+            shard_axis=options["shard_axis"],
+        )
         options[name] = linear_logits(states, of)
 
 

@@ -138,8 +138,9 @@ class QuantizationReport:
         )
 
     def _repr_html_(self) -> str:
-        names = ("kl", "same_top", "acceptance", "delta_p", "rms_delta_p")
-        names += ("perplexity_p", "perplexity_q", "perplexity_ratio")
+        names = [
+            each.name for each in fields(self) if isinstance(getattr(self, each.name), Measured)
+        ]
         rows: list[tuple[object, ...]] = [(name, *getattr(self, name)) for name in names]
         rows += [
             (f"{percent:g} % of the divergences", value, "")
