@@ -20,12 +20,12 @@ from kldiv._call import (
     resolve_arrays,
     resolve_pair,
 )
-from kldiv.backends.base import FLOATS
+from kldiv.backends.base import FLOATS, HALVES
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas import samples
 from kldiv.formulas.estimators import K1, K2, K3, Clipped, ScoreFunction, WeightedLoss
 from kldiv.formulas.pointwise import PointwiseLoss
-from kldiv.formulas.reductions import cast
+from kldiv.formulas.reductions import cast, divide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from kldiv._types import Array, ArrayT, Reduction, SupportsArray
     from kldiv.formulas.pointwise import Pointwise
 
-    Kind: TypeAlias = Literal["k1", "k2", "k3"]
+    Kind: TypeAlias = Literal[
+        "k1", "k2", "k3", "k1+", "k3+", "kl", "kl+", "mse", "low_var_kl", "low_var_kl+"
+    ]
 
 _DOMINANT = 0.25
 """The largest share of the variance that one sample may have."""
@@ -45,6 +47,8 @@ _APART = 4.0
 _ROUNDED = 1e-6
 
 _KINDS: dict[str, Pointwise] = {"k1": K1(), "k2": K2(), "k3": K3()}
+_ALIASES = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
+"""The names of verl and of others after it."""
 
 
 class Estimate(NamedTuple):
@@ -98,10 +102,12 @@ def kl_estimate(
         policy's log-probabilities of the tokens that it sampled.
     log_q : array
         Logarithms of Q's at the same samples: the reference's; of the same shape.
-    kind : {"k1", "k2", "k3"}, default "k3"
+    kind : {"k1", "k2", "k3", "k1+", "k3+"}, default "k3"
         ``"k1"`` is unbiased, of large variance, and negative for many samples. ``"k2"`` is biased
         and never negative. ``"k3"`` is unbiased, never negative, and of small variance where P and
-        Q are close; right to a few units in the last place of itself.
+        Q are close; right to a few units in the last place of itself. ``"kl"``, ``"mse"`` and
+        ``"low_var_kl"``, verl's names, are k1, k2 and k3; a ``+`` behind any is
+        ``unbiased_gradient=True``.
     unbiased_gradient : bool, default False
         Whether the gradient is that of k2 whatever the kind: see the notes.
     log_ratio_clip : float, optional
@@ -114,7 +120,7 @@ def kl_estimate(
         not from P; of the shape of ``log_p``, or broadcasting to it. Each sample's estimate is
         multiplied by its weight, and 0 where that is 0; means still divide by the number of
         samples. Differentiable in PyTorch and JAX: detach it, or ``jax.lax.stop_gradient``, where
-        it is to be a constant.
+        it is to be a constant, as beside ``unbiased_gradient``: see the notes.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         As in `kldiv.kl_div`.
     where : array of bool, optional
@@ -140,6 +146,7 @@ def kl_estimate(
 
     See Also
     --------
+    kl_by_sequence : Sums or means of each sequence.
     kldiv.kl_div_with_logits : The divergence itself, where the logits of all classes are at hand.
 
     Notes
@@ -153,7 +160,8 @@ def kl_estimate(
 
     ``unbiased_gradient=True`` therefore keeps the value of the kind and takes k2's gradient. With
     ``weight`` = p/b and its gradient, k3's mean gradient is that of D(P‖Q) too: ∇(w k3) =
-    w (k3 + 1 − q/p) ∇log p = w x ∇log p.
+    w (k3 + 1 − q/p) ∇log p = w x ∇log p. Beside ``unbiased_gradient`` detach the weight: its
+    gradient would be added to one that is right already.
 
     References
     ----------
@@ -168,8 +176,7 @@ def kl_estimate(
     [0.020411, 0.020759, 0.020411]
     """
     check_reduction(reduction)
-    if kind not in _KINDS:
-        raise OptionError(f"kind must be one of 'k1', 'k2', 'k3'; got {kind!r}")
+    name, straight = _named(kind)
     others = {"weight": weight, "where": where}
     given = {name: array for name, array in others.items() if array is not None}
     route, arrays, wide = resolve_arrays(("log_p", "log_q"), (log_p, log_q), **given)
@@ -180,8 +187,8 @@ def kl_estimate(
         )
     if where is not None:
         check_mask(route, arrays[-1], log_p.shape)
-    function = _KINDS[kind]
-    if unbiased_gradient:
+    function = _KINDS[name]
+    if unbiased_gradient or straight:
         function = ScoreFunction(function)
     if log_ratio_clip is not None:
         function = Clipped(function, _positive("log_ratio_clip", log_ratio_clip))
@@ -191,6 +198,83 @@ def kl_estimate(
     log_p, log_q, weight, *mask = arrays
     weight = _broadcast_weight(route, weight, log_p.shape)
     return Call(route, WeightedLoss(reduction, *names, function), log_p, log_q, weight, *mask)
+
+
+def _named(kind: str) -> tuple[Kind, bool]:
+    """Return k1, k2 or k3 for any name of it, and whether a ``+`` asks for the gradient of k2."""
+    plain = str(kind).removesuffix("+")
+    name: Any = _ALIASES.get(plain, plain)
+    if name not in _KINDS:
+        raise OptionError(
+            f"kind must be one of 'k1', 'k2', 'k3' or verl's 'kl', 'mse', 'low_var_kl', with a '+'"
+            f" for the gradient of k2; got {kind!r}"
+        )
+    return name, plain != kind
+
+
+def kl_by_sequence(
+    log_p: ArrayT,
+    log_q: ArrayT,
+    *,
+    average: bool = False,
+    where: SupportsArray | None = None,
+    dtype: Any = None,
+    **options: Any,
+) -> ArrayT:
+    """
+    Estimate D(P‖Q) of each sequence: sums, or means, of its tokens' estimates, in nats.
+
+    Parameters
+    ----------
+    log_p, log_q : array
+        Log-probabilities of sampled tokens, along the last axis; as in `kl_estimate`.
+    average : bool, default False
+        Whether to divide by the number of tokens kept; a sequence of none is 0.
+    where : array of bool, optional
+        Tokens to keep, as in `kl_estimate`.
+    dtype : dtype or str, optional
+        Dtype of the result.
+    **options
+        Of `kl_estimate`: ``kind``, ``unbiased_gradient``, ``log_ratio_clip``, ``weight``.
+
+    Returns
+    -------
+    array
+        A number for each sequence, differentiable in PyTorch and JAX.
+
+    See Also
+    --------
+    kl_estimate : Means and sums over all tokens.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv.estimators import kl_by_sequence
+    >>> log_p = np.log([[0.5, 0.25, 0.1], [0.2, 0.2, 0.2]])
+    >>> log_q = np.log([[0.4, 0.3, 0.1], [0.1, 0.1, 0.1]])
+    >>> kl_by_sequence(log_p, log_q, where=np.array([[1, 1, 1], [1, 0, 0]], bool)).round(4)
+    array([0.0408, 0.1931])
+    """
+    caller = backends.find(log_p)
+    # Tokens of half types are summed in float32, and rounded once.
+    narrow = dtype is None and caller.dtype_name(log_p) in HALVES
+    own = "float32" if narrow else dtype
+    terms = kl_estimate(log_p, log_q, reduction="none", where=where, dtype=own, **options)
+    backend = backends.find(terms)
+    xp = backend.namespace(terms)
+    if not terms.ndim:
+        raise ShapeError("log_p is one number; expected the tokens of sequences along an axis")
+    with backend.context(terms):
+        found: Any = xp.sum(terms, axis=-1)
+        if average:
+            kept = xp.ones_like(terms)
+            if where is not None:
+                kept = xp.where(where, kept, xp.zeros_like(kept))
+            found = divide(xp, found, xp.sum(kept, axis=-1), 0.0)
+        if narrow:
+            found = cast(xp, found, caller.dtype_name(log_p))
+    result: ArrayT = found
+    return result
 
 
 def _positive(name: str, number: Any) -> float:
@@ -222,7 +306,7 @@ def monte_carlo_kl(
     log_p, log_q : array
         Log-densities of P and Q at samples of P; of one shape, each element a sample.
     kind : {"k1", "k2", "k3"}, default "k3"
-        As in `kl_estimate`; k1 where P and Q are far apart: see the notes.
+        As in `kl_estimate`, with its other names; k1 where P and Q are far apart: see the notes.
     confidence : float, default 0.95
         Probability with which the interval covers the divergence, by the central limit theorem.
 
@@ -265,16 +349,17 @@ def monte_carlo_kl(
     """
     if not 0 < confidence < 1:
         raise OptionError(f"confidence must lie between 0 and 1; got {confidence!r}")
+    name, _ = _named(kind)
     terms, ratios = (
         _listed(kl_estimate(log_p, log_q, kind=each, reduction="none", dtype="float64"))
-        for each in (kind, "k1")
+        for each in (name, "k1")
     )
     if len(terms) < 2:
         raise ShapeError(f"an interval needs two samples at least; got {len(terms)}")
     if not np.isfinite(terms).all():
         return _not_finite(terms, ratios)
     found = samples.mean_interval(np, terms, confidence)
-    return Estimate(*found, len(terms), _doubt(kind, terms, ratios))
+    return Estimate(*found, len(terms), _doubt(name, terms, ratios))
 
 
 def knn_kl(x: ArrayT, y: ArrayT, *, k: int = 5) -> ArrayT:

@@ -90,7 +90,7 @@ def reason_to_leave_out(item) -> str | None:
             return f"{library.value} has no {parameters[name]} here"
     if item.get_closest_marker("gpu") and library is None and not any(map(usable, GPUS)):
         return "no GPU is usable here"
-    for framework in ("torch", "jax"):
+    for framework in ("torch", "jax", "mlx", "keras", "torchmetrics"):
         if framework in item.fixturenames and find_spec(framework) is None:
             return f"{framework} is not installed"
     for mark in item.iter_markers("leave_out"):
@@ -107,6 +107,7 @@ STRIDES = {
     Library.TORCH_FLOAT64: 4,
     Library.JAX: 4,  # compiles each case
     Library.JAX_X64: 4,
+    Library.MLX: 4,  # each operation is a small computation of its own
 }
 TWINS = (Library.JAX, Library.JAX_X64)
 """The same code in two precisions: a test runs on one of them."""
@@ -251,6 +252,11 @@ def torch():
 @pytest.fixture
 def jax():
     return pytest.importorskip("jax")
+
+
+@pytest.fixture
+def mlx():
+    return pytest.importorskip("mlx.core")
 
 
 @pytest.fixture

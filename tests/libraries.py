@@ -36,6 +36,7 @@ class Library(Enum):
     CUPY = "cupy"
     TORCH_CUDA = "torch-cuda"
     JAX_GPU = "jax-gpu"
+    MLX = "mlx"
 
     @property
     def root(self) -> str:
@@ -54,7 +55,7 @@ class Library(Enum):
     def problem(self) -> str | None:
         """Why the library cannot be tested here, or None."""
         try:
-            module = import_module(self.root)
+            module = import_module("mlx.core" if self is Library.MLX else self.root)
         except ImportError:
             return f"{self.root} is not installed"
         if self is Library.CUPY:
@@ -131,7 +132,8 @@ class Library(Enum):
         if self.root == "dask":
             chunks = tuple(max(1, (size + 1) // 2) for size in host.shape)
             return import_module("dask.array").from_array(host, chunks=chunks)
-        return import_module(self.root).asarray(host)
+        module = import_module(self.root) if self is not Library.MLX else None
+        return module.asarray(host) if module else kldiv.backends.get("mlx").from_numpy(host, None)
 
     def numpy(self, array: Any) -> np.ndarray[Any, Any]:
         """The values of an array, as NumPy has them; bfloat16 as float32."""
@@ -143,6 +145,8 @@ class Library(Enum):
             return np.asarray(array.to_device(strict.Device("CPU_DEVICE")))
         if self.root == "dask":
             return np.asarray(array.compute())
+        if self is Library.MLX and str(array.dtype).endswith("bfloat16"):
+            array = array.astype(import_module("mlx.core").float32)
         host = import_module("cupy").asnumpy(array) if self.root == "cupy" else np.asarray(array)
         return host.astype(np.float32) if host.dtype.name == "bfloat16" else host
 

@@ -12,7 +12,13 @@ from libraries import unit
 
 import kldiv
 from kldiv.errors import DTypeError, OptionError, ShapeError
-from kldiv.estimators import Estimate, kl_estimate, monte_carlo_kl, plug_in_kl
+from kldiv.estimators import (
+    Estimate,
+    kl_by_sequence,
+    kl_estimate,
+    monte_carlo_kl,
+    plug_in_kl,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
 
@@ -308,3 +314,60 @@ def test_estimates_of_infinite_terms_say_why():
 
 def test_an_estimate_has_no_note_unless_there_is_one():
     assert Estimate(0.1, 0.01, 0.08, 0.12, 100).note == ""
+
+
+# --- names, and sequences -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("kl", "k1"), ("mse", "k2"), ("low_var_kl", "k3"), ("k3", "k3")]
+)
+def test_other_names_of_the_kinds(name, kind):
+    log_p, log_q = RNG.normal(size=(2, 7))
+    value, gradient = kldiv.value_and_grad(partial(kl_estimate, kind=name))(log_p, log_q)
+    same, own = kldiv.value_and_grad(partial(kl_estimate, kind=kind))(log_p, log_q)
+    assert value == same
+    np.testing.assert_array_equal(gradient, own)
+    value, gradient = kldiv.value_and_grad(partial(kl_estimate, kind=f"{name}+"))(log_p, log_q)
+    assert value == same
+    np.testing.assert_allclose(gradient, (log_p - log_q) / 7, rtol=1e-15)
+    assert monte_carlo_kl(log_p, log_q, kind=name) == monte_carlo_kl(log_p, log_q, kind=kind)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_sequences(lib, average):
+    log_p, log_q = RNG.normal(size=(2, 3, 5))
+    keep = np.array([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
+    log_p[0, 4] = np.nan  # padding
+    weight = RNG.random((3, 1))
+    for dtype in {"float16", lib.widest} & {*lib.floats}:
+        p, q = (lib.array(each, dtype) for each in (log_p, log_q))
+        options = {"weight": lib.array(weight, dtype), "log_ratio_clip": 1.5, "kind": "k3+"}
+        found = kl_by_sequence(p, q, where=lib.array(keep), average=average, **options)
+        p, q, w = (lib.numpy(each).astype(float) for each in (p, q, options["weight"]))
+        x = np.clip(p - q, -1.5, 1.5)
+        terms = np.where(keep, w * (np.expm1(-x) + x), 0.0)
+        expected = terms.sum(axis=-1) / (np.maximum(keep.sum(axis=-1), 1) if average else 1)
+        lib.assert_equal(found, expected, dtype, ulps=32 if dtype == "float32" else 8)
+
+
+def test_sequences_train():
+    torch = pytest.importorskip("torch")
+    log_p, log_q = (torch.from_numpy(each) for each in RNG.normal(size=(2, 3, 5)))
+    keep = torch.tensor([[True] * 5, [True, True, False, False, False], [True] + [False] * 4])
+    gradients = []
+    for loss in (
+        lambda p: kl_by_sequence(p, log_q, where=keep).mean(),
+        lambda p: kl_estimate(p, log_q, where=keep, reduction="batchmean"),
+    ):
+        p = log_p.clone().requires_grad_()
+        loss(p).backward()
+        gradients.append(p.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-14, atol=0)
+
+
+def test_sequences_need_an_axis():
+    with pytest.raises(ShapeError, match="one number"):
+        kl_by_sequence(np.float64(1.0), np.float64(0.5))
+    with pytest.raises(OptionError, match="low_var_kl"):
+        kl_by_sequence(np.ones(2), np.ones(2), kind="k4")

@@ -25,6 +25,7 @@ CAPABILITIES: Final = {
     "jax": {"values", "value_and_grad", "gpu", *_AUTODIFF},
     "cupy": {"values", "value_and_grad", "gpu"},
     "dask": {"values", "value_and_grad", "lazy"},
+    "mlx": {"values", "value_and_grad", *_AUTODIFF},
     "array API": {"values", "value_and_grad"},
 }
 """The features of each backend; the last stands for any other library of the standard."""

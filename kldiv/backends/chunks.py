@@ -176,7 +176,9 @@ def loop(
         if not results:
             create = xp.empty if kept is None else xp.zeros
             results = [
-                create((flat[0].shape[0], *part.shape[1:]), dtype=part.dtype, device=part.device)
+                create(
+                    (flat[0].shape[0], *part.shape[1:]), dtype=part.dtype, **backend.placed(part)
+                )
                 for part in parts
             ]
         for result, part in zip(results, parts, strict=True):

@@ -29,6 +29,7 @@ TABLE: Final = {
         ("cuda", "pure"),
     ),
     "dask": Entry(("dask",), 'pip install "kldiv[dask]"'),
+    "mlx": Entry(("mlx",), 'pip install "kldiv[mlx]"'),
 }
 
 GROUP: Final = "kldiv.backends"

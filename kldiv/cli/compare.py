@@ -22,6 +22,7 @@ _CALL: Final = re.compile(r"\s*[A-Za-z_]\w*\s*\(.*\)\s*", flags=re.DOTALL)
 _FOR_FILES: Final = (
     *("form", "normalize", "smoothing", "align", "plot", "axis", "key", "shard_axis"),
     *("checkpoint", "scheduler", "fold", "rebin", "generalized", "bins", "divergences"),
+    *("quantization", "next_tokens", "hidden", "weight", "weight_q"),
     *("labels", "values", "sep", "decimal", "encoding", "comment", "na", "header"),
 )
 _FAR: Final = 0.01  # how far from 1 sums of rounded probabilities are not
@@ -77,6 +78,16 @@ LARGER THAN MEMORY
   With --scheduler the workers of a Dask cluster read the files by their paths.
 
 \b
+QUANTISED MODELS (--quantization)
+  P is the original, Q the quantised model, a row a token: mean, percentiles and
+  extremes of D(P||Q), how often both have the same likeliest token, the rate at
+  which P accepts tokens drawn from Q, and, of the tokens that follow (integers
+  in the file of --next-tokens, negative for none), the change of probability
+  and the ratio of perplexities. --plot draws the distribution of D(P||Q).
+  P and Q may be base files, which llama-perplexity --kl-divergence-base FILE
+  writes, with their next tokens; or hidden states with --hidden --weight FILE.
+
+\b
 DISTRIBUTIONS
   Instead of two files, two distributions written out, with the names and
   parameters of kldiv.distributions: Normal(0, 1), Gamma(concentration=2,
@@ -88,7 +99,8 @@ JSON (--json)
   classes, contributors, zeros, p, q, library, backend, device, kernel, version,
   warnings, and each --divergence by its name. What is not finite is a string:
   "inf", "-inf" or "nan". With --reduction none, kl_pq, kl_qp, js and jeffreys
-  are lists. Samples: columns.
+  are lists. Samples: columns. With --quantization: quantization, whose numbers
+  have a standard_error.
 
 \b
 EXAMPLES
@@ -101,6 +113,7 @@ EXAMPLES
   kldiv compare run.npz::teacher run.npz::student --from logits --backend torch
   kldiv compare t.npy s.npy --from logits --divergence tv --divergence renyi:2
   kldiv compare teacher/ student.zarr --from logits --checkpoint run.state
+  kldiv compare f16.kld q4.kld --from logits --quantization --plot tokens.png
 """
 )
 
@@ -181,6 +194,15 @@ EXAMPLES
     help="Keep what is done in FILE, and go on from there.",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster of this scheduler.")
+@click.option(
+    "--quantization", is_flag=True, help="Report on Q as a quantised language model beside P."
+)
+@click.option(
+    "--next-tokens", metavar="FILE", help="For that: the token that follows each row in the text."
+)
+@click.option("--hidden", is_flag=True, help="P and Q are hidden states before a linear layer.")
+@click.option("--weight", metavar="FILE", help="The layer's weight, a row for each class.")
+@click.option("--weight-q", metavar="FILE", help="Q's weight, where it is another.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--plot",
@@ -233,6 +255,28 @@ def _check_streams(options: dict[str, Any]) -> None:
         raise click.UsageError("--checkpoint and --scheduler need files, not standard input (-)")
 
 
+def _multiply(options: dict[str, Any]) -> None:
+    """Put the logits of a layer in the place of hidden states, where P and Q are those."""
+    hidden, weight, weight_q = (options.pop(name) for name in ("hidden", "weight", "weight_q"))
+    if not hidden:
+        if weight or weight_q:
+            raise click.UsageError("--weight is for hidden states: say --hidden too")
+        return
+    if weight is None:
+        raise click.UsageError("--hidden needs the layer's weight: --weight FILE")
+    from kldiv.readers import linear_logits, open_table  # noqa: PLC0415 - see above
+
+    for name, of in (("p", weight), ("q", weight_q or weight)):
+        own = None if "::" in options[name] else options["key"]
+        states = open_table(
+            options[name],
+            key=own,
+            max_bytes=options["max_bytes"],
+            shard_axis=options["shard_axis"],
+        )
+        options[name] = linear_logits(states, of)
+
+
 def _compare_files(*, as_json: bool, plot: str | None, generalized: bool, **options: Any) -> None:
     from kldiv import streaming  # noqa: PLC0415 - see above
     from kldiv.cli import report  # noqa: PLC0415
@@ -240,6 +284,7 @@ def _compare_files(*, as_json: bool, plot: str | None, generalized: bool, **opti
     from kldiv.cli.progress import Progress  # noqa: PLC0415
 
     draw = None if plot is None else _plotter(plot)
+    _multiply(options)
     if options["checkpoint"]:
         keep_state()
     with Progress() as progress:

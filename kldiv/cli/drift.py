@@ -29,6 +29,7 @@ _NEIGHBOUR: Final = 5
 _UNUSED: Final = {
     "align": False, "fold": None, "rebin": False, "normalize": False, "generalized": False,
     "smoothing": 0.0, "plot": None, "checkpoint": None, "scheduler": None,
+    "quantization": False, "next_tokens": None, "hidden": False, "weight": None, "weight_q": None,
 }  # fmt: skip
 
 
@@ -57,7 +58,7 @@ def show(options: dict[str, Any], bins: int | None) -> None:
     """Print the drift of all columns, the largest first."""
     for name, default in _UNUSED.items():
         if options[name] != default:
-            raise click.UsageError(f"--{name}: not for samples")
+            raise click.UsageError(f"--{name.replace('_', '-')}: not for samples")
     try:
         found, notes = _compared(_columns(options, "p"), _columns(options, "q"), bins)
     except KLDivError as error:

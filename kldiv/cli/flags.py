@@ -8,7 +8,7 @@ from typing import Final
 
 _OPTIONS: Final = (
     "align|axis|checkpoint|fold|form|normalize|rebin|scheduler|shard_axis|smoothing"
-    "|labels|values|sep|decimal|encoding|comment|na|header"
+    "|quantization|next_tokens|labels|values|sep|decimal|encoding|comment|na|header"
 )
 _QUOTED: Final = {"labels", "values", "sep", "decimal", "comment"}  # of any characters
 _OTHERS: Final = "backend|device|kernel|key|reduction|top"  # whose values other messages name too

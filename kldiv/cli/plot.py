@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from kldiv.cli.picture import BLUE, GREY, ORANGE, RED, Picture
+from kldiv.cli.picture import BLUE, GREEN, GREY, ORANGE, RED, Picture
 from kldiv.cli.render import LABEL, clean
 from kldiv.cli.report import over
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from kldiv.metrics import QuantizationReport
     from kldiv.streaming import Comparison
 
 
@@ -32,6 +33,9 @@ class Plot:
 
     def draw(self, found: Comparison) -> None:
         """Draw the largest contributors of a comparison."""
+        if found.quantization is not None:
+            self._picture.save(_distribution(found.quantization, _names(found)))
+            return
         best = found.contributions
         # No pyplot: it would look for a display.
         figure = Figure(figsize=(8.0, 1.6 + 0.3 * max(len(best), 3)), layout="constrained")
@@ -90,6 +94,53 @@ class Plot:
         axes.axvline(0.0, color=GREY, linewidth=0.8)
         axes.margins(x=0.08)
         axes.set_title("contribution to D(P‖Q), in nats", fontsize="small", color=GREY)
+
+
+def _distribution(found: QuantizationReport, names: list[str]) -> Figure:
+    """Return the picture of the divergences of all rows."""
+    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    edges, counts, below = found.histogram or ([], [], 0)
+    seen = [i for i, count in enumerate(counts) if count]
+    low, high = (seen[0], seen[-1] + 1) if seen else (0, 1)
+    shares = [100.0 * count / found.rows for count in counts[low:high]]
+    axes.stairs(shares, edges[low : high + 1], fill=True, color=BLUE, alpha=0.45)
+    if below:  # rows alike have no logarithm: a bar of their own, to the left
+        left = edges[low] / 10**0.4
+        axes.bar(left, 100.0 * below / found.rows, width=0.3 * left, color=GREY)
+        axes.annotate(
+            f"< {edges[0]:.0e}",
+            (left, 0),
+            (0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize="small",
+            color="white",
+        )
+    marks = [
+        (found.kl_median, "median", GREEN, "-"),
+        (found.kl.value, "mean", RED, "-"),
+        *((found.kl_percentiles.get(q, math.nan), f"{q:g} %", ORANGE, ":") for q in (99.0, 99.9)),
+    ]
+    for value, name, colour, line in marks:
+        if 0 < value < math.inf:
+            axes.axvline(value, color=colour, linestyle=line, label=f"{name}  {value:.3g}")
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0.0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=GREY, labelsize="small")
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("D(P‖Q) of a token, in nats", fontsize="small", color=GREY)
+    axes.set_ylabel("% of tokens, in each tenth of a power of ten", fontsize="small", color=GREY)
+    axes.legend(fontsize="small", frameon=False, loc="upper left")
+    title = axes.set_title(
+        f"{clean(names[1])} beside {clean(names[0])}: {found.rows:,} tokens,"
+        f" {100 * found.same_top.value:.2f} % with the same likeliest",
+        fontsize="medium",
+    )
+    title.set_parse_math(False)
+    return figure
 
 
 def _names(found: Comparison) -> list[str]:

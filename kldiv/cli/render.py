@@ -39,10 +39,12 @@ class Glyphs:
     infinite: str
     left: str
     left_half: str
+    about: str
+    delta: str
 
 
-UNICODE: Final = Glyphs("‖", "…", "–", "█", "▌", "▒", "█", "▐")
-ASCII: Final = Glyphs("||", "...", "-", "+", "", "*", "-", "")
+UNICODE: Final = Glyphs("‖", "…", "–", "█", "▌", "▒", "█", "▐", "±", "Δ")
+ASCII: Final = Glyphs("||", "...", "-", "+", "", "*", "-", "", "+-", "d")
 
 
 class _Console(Console):

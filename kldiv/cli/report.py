@@ -17,6 +17,7 @@ from kldiv.cli.json_output import print_json
 from kldiv.cli.render import Page, clean, column, number, probability, source
 
 if TYPE_CHECKING:
+    from kldiv.metrics import Measured, QuantizationReport
     from kldiv.streaming import Comparison, Side, Summary, Zeros
 
 _LOG_2: Final = math.log(2.0)  # nats in a bit
@@ -61,6 +62,7 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
         },
         "reduction": found.reduction,
         "rows": _rows_to_dict(found),
+        **({} if found.quantization is None else {"quantization": found.quantization.to_dict()}),
         "classes": found.classes,
         "axis": found.axis,
         "contributors": [
@@ -157,7 +159,10 @@ class _Report:
 
     def write(self) -> None:
         self._files()
-        if self.found.reduction == "none" and self.found.shape:
+        if self.found.quantization is not None:
+            self._quantization(self.found.quantization)
+            self._worst()
+        elif self.found.reduction == "none" and self.found.shape:
             self._all_rows()
         else:
             self._values()
@@ -208,6 +213,56 @@ class _Report:
         else:
             self.page.line()
         self.page.table(rows, "<>>")
+
+    def _quantization(self, found: QuantizationReport) -> None:
+        delta = f"{self.page.glyphs.delta}p"  # the change of the next token's probability
+        self._head(f"{self.names['kl_pq']}, in nats, of {found.rows:,} tokens")
+        percentiles = {
+            "median" if percent == 50 else f"{percent:g} %": value
+            for percent, value in found.kl_percentiles.items()
+        }
+        values = {"max": found.kl_max, **percentiles, "min": found.kl_min}
+        cells = column([*found.kl, *values.values()], digits=4)
+        mean = Text(cells[0], style="bold")
+        rows: list[list[str | Text]] = [["mean", mean, self._error(cells[1])]]
+        rows += [[name, cell, ""] for name, cell in zip(values, cells[2:], strict=True)]
+        self.page.table(rows, "<><")
+        self._head("Tokens")
+        shares = [
+            ("same likeliest token", found.same_top),
+            ("expected acceptance", found.acceptance),
+        ]
+        if found.next_tokens:
+            shares += [(f"RMS of {delta}", found.rms_delta_p), (f"mean of {delta}", found.delta_p)]
+        rows = [[name, *self._measured(each, 100.0, " %", digits=4)] for name, each in shares]
+        if found.next_tokens:
+            rows += [
+                [f"perplexity of {name}", *self._measured(each, digits=6)]
+                for name, each in (
+                    ("P", found.perplexity_p),
+                    ("Q", found.perplexity_q),
+                    ("Q by that of P", found.perplexity_ratio),
+                )
+            ]
+        self.page.table(rows, "<><")
+        if found.next_tokens:
+            words = f"Of {found.next_tokens:,} next tokens; {delta} is the change of probability."
+        else:
+            words = "Perplexities and changes of probability need --next-tokens."
+        self.page.line(_dim(words))
+
+    def _measured(
+        self, each: Measured, factor: float = 1.0, unit: str = "", *, digits: int
+    ) -> list[str | Text]:
+        """Return the cells of a number and its error, with as many decimals."""
+        value, error = (factor * number for number in each)
+        if not math.isfinite(value):
+            return [str(value), ""]
+        places = max(digits - 1 - (math.floor(math.log10(abs(value))) if value else 0), 0)
+        return [f"{value:.{places}f}{unit}", self._error(f"{error:.{places}f}{unit}")]
+
+    def _error(self, text: str) -> Text:
+        return _dim(f"{self.page.glyphs.about} {text}")
 
     def _summary(self) -> None:
         self._head("Rows, in nats")

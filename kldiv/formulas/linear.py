@@ -506,7 +506,8 @@ class LinearLoss(Loss):
         else:
             dtype = getattr(products.xp, self.compute)
             shape = (hidden.shape[0], weight.shape[0])
-            found = products.xp.empty(shape, dtype=dtype, device=hidden.device)
+            place = {"device": hidden.device} if hasattr(hidden, "device") else {}
+            found = products.xp.empty(shape, dtype=dtype, **place)
             for block in blocks:
                 found[:, block] = products(hidden, weight[block, :].T)
         if side.bias is not None:

@@ -102,6 +102,13 @@ def merge(xp: Namespace, a: Moments, b: Moments) -> Moments:
     )
 
 
+def mean(xp: Namespace, m: Moments) -> Array:
+    """Return the mean of all numbers: NaN of none or where one is NaN, +∞ where one is infinite."""
+    found = xp.where(m.count > 0, m.mean, xp.nan)
+    found = xp.where(m.infinite > 0, xp.inf, found)
+    return xp.where(m.undefined > 0, xp.nan, found)
+
+
 def _merged(
     xp: Namespace, a: tuple[Array, ...], b: tuple[Array, ...]
 ) -> tuple[Array, Array, Array]:

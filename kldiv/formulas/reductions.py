@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 REDUCTIONS: tuple[Reduction, ...] = ("none", "mean", "batchmean", "sum")
 
 
+_ADDED_IN_PAIRS = ("float16", "bfloat16", "float32", "float64")
+_ONE_BY_ONE = 8
+"""Numbers that are added without pairs."""
+
+
 def cast(xp: Namespace, array: Array, dtype: str) -> Array:
     """Return ``array`` in the dtype of that name, itself where it is so already."""
     wanted = getattr(xp, dtype)
@@ -26,6 +31,27 @@ def cast(xp: Namespace, array: Array, dtype: str) -> Array:
 def like(xp: Namespace, array: Array, other: Array) -> Array:
     """Return ``array`` in the dtype of another, itself where it is so already."""
     return array if array.dtype == other.dtype else xp.astype(array, other.dtype)
+
+
+def sum_in_pairs(
+    own: Namespace, x: Array, axis: int | tuple[int, ...] | None, *, keepdims: bool
+) -> Array:
+    """Return sums, of floats in float64 and in pairs, where a library's ``own`` go one by one."""
+    if not any(x.dtype == getattr(own, name) for name in _ADDED_IN_PAIRS):
+        return own.sum(x, axis=axis, keepdims=keepdims)
+    axes = tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = tuple(sorted(a % x.ndim for a in axes))
+    total = own.astype(x, own.float64)
+    for each in reversed(axes):
+        total = own.moveaxis(total, each, -1)
+        while x.dtype == own.float64 and total.shape[-1] > _ONE_BY_ONE:
+            half = total.shape[-1] // 2
+            rest = total[..., 2 * half :]
+            total = total[..., :half] + total[..., half : 2 * half]
+            total = own.concat([total, rest], axis=-1) if rest.shape[-1] else total
+        total = own.sum(total, axis=-1)
+    total = like(own, total, x)
+    return own.expand_dims(total, axes) if keepdims and axes else total
 
 
 def finite_or_zero(xp: Namespace, values: Array) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kldiv.formulas.numbers import ARTANH, ARTANH_32, NEAR, PHI, PHI_32
+from kldiv.formulas.reductions import like
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,12 @@ def expm1(xp: Namespace, x: Array) -> Array:
     """Return eˣ − 1."""
     near = expm1_near(xp, xp.clip(x, -NEAR, NEAR))
     return xp.where(abs(x) < NEAR, near, xp.exp(x) - 1.0)
+
+
+def exp_by_expm1(xp: Namespace, x: Array) -> Array:
+    """Return e^x by way of float64, where a library's own is less exact than its e^x − 1."""
+    rise = xp.expm1(abs(xp.astype(x, xp.float64))) + 1.0
+    return like(xp, xp.where(x < 0, 1.0 / rise, rise), x)
 
 
 def expm1_near(xp: Namespace, x: Array) -> Array:

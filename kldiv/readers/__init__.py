@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from kldiv.errors import InputError
+from kldiv.readers.linear_logits import linear_logits
+from kldiv.readers.llama_files import MAGIC, read_base
 from kldiv.readers.reading import PLAIN, Reading
 from kldiv.readers.shards import read_shards
 from kldiv.readers.sources import (
@@ -39,7 +41,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Reading", "Sample", "Stored", "Table", "open_table", "read", "read_samples"]
+__all__ = [
+    "Reading",
+    "Sample",
+    "Stored",
+    "Table",
+    "linear_logits",
+    "open_table",
+    "read",
+    "read_samples",
+]
 
 _FORMATS: Final = {
     ".npy": "numpy_files.read_npy",
@@ -127,6 +138,9 @@ def read(
         Tensors, by torch's loader of weights, which runs no code of the file.
     ``.gz``, ``.zst``
         Packed text (``table.csv.gz``), within the budget; ``.zst`` by zstandard (extra ``files``).
+    base files of llama.cpp
+        What ``llama-perplexity --kl-divergence-base`` writes, under any name: log-probabilities of
+        16 bits, with the tokens that follow. Classes below a row's 16 nats become −∞.
     ``-`` and pipes
         Standard input, and paths of pipes, in any of these formats, known by their first bytes.
     tables
@@ -300,6 +314,10 @@ def _read_file(path: Path, member: str | None, **options: Any) -> Table:
 def _read(source: Source) -> Table:
     if not source.size:
         raise source.error("the file is empty. Write an array to it")
+    head = source.file.read(len(MAGIC))
+    source.file.seek(0)
+    if head == MAGIC:  # whatever the name: llama.cpp gives it none
+        return read_base(source)
     found = _FORMATS.get(source.kind)
     if found is None:
         text = f"no reader for {source.kind!r}; there is one for {', '.join(_FORMATS)}, and for"

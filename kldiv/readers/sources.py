@@ -241,11 +241,16 @@ def _is_mapped(source: Source, layout: Layout) -> bool:
     return layout.nbytes >= _MAPPED if source.mmap == "auto" else source.mmap
 
 
+def stays(source: Source, nbytes: int) -> bool:
+    """Return whether an array of so many bytes stays on disk; one from a pipe is not there."""
+    return source.lazy and nbytes >= STORED and source.suffix is None
+
+
 def load(
     source: Source, layout: Layout, member: str | None = None, *, bfloat16: bool = False
 ) -> Any:
     """Map or read an array whose layout fits the file, or leave it there to be read in parts."""
-    if source.lazy and layout.nbytes >= STORED:
+    if stays(source, layout.nbytes):
         if source.max_bytes is not None:
             nbytes = layout.nbytes * (2 if bfloat16 else 1)
             check_budget(source, nbytes, layout.nbytes, member)

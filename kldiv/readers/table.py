@@ -51,6 +51,9 @@ class Table:
         What was decided that the file leaves open, in sentences.
     samples : tuple of Sample
         The columns, where `read_samples` asked for them.
+    next_tokens : numpy.ndarray or None
+        Of a base file of llama.cpp: the token that follows, for each row of log-probabilities. Of
+        classes that are −∞ there is known only that they are 16 nats below the row's likeliest.
     """
 
     array: Any
@@ -61,3 +64,4 @@ class Table:
     edges: Any = None
     notes: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()
+    next_tokens: Any = None

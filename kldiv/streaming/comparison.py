@@ -53,6 +53,8 @@ def compare(  # noqa: PLR0913 - public options, each by name
     shard_axis: int = 0,
     reading: Reading = PLAIN,
     divergences: Any = None,
+    quantization: bool = False,
+    next_tokens: Any = None,
     memory: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     scheduler: str | None = None,
@@ -110,6 +112,13 @@ def compare(  # noqa: PLR0913 - public options, each by name
         Other divergences of logits, from one more read: names such as "tv", "hellinger", "chi2",
         "alpha:0.5", "renyi:2", "skew:0.1", "js:0.25", "jeffreys:1,0.5"; or losses of
         kldiv, or records of `kldiv.divergences`, by a name for each.
+    quantization : bool, default False
+        Whether to report on Q as a quantised language model beside P, of "logits": percentiles of
+        D(P‖Q), the share of rows of the same likeliest class, the rate of acceptance, and, of the
+        tokens that follow, the change of their probability and the ratio of perplexities.
+    next_tokens : array or path, optional
+        For that: the class that follows each row in the text, negative where none does. The base
+        files of llama.cpp have their own.
     memory : int, optional
         About how many bytes to use, by default 512 MiB.  The pages of a memory map come on top,
         until the system takes them back.
@@ -125,7 +134,8 @@ def compare(  # noqa: PLR0913 - public options, each by name
     Returns
     -------
     Comparison
-        ``kl_pq``, ``kl_qp`` and ``js`` over all rows, ``mean`` for short; the ``worst`` rows, the
+        ``kl_pq``, ``kl_qp`` and ``js`` over all rows, ``mean`` for short; ``quantization``, a
+        `kldiv.metrics.QuantizationReport`, where that was asked for; the ``worst`` rows, the
         largest ``contributions`` of classes, the zeros, ``warnings``, the other ``divergences`` by
         name, and ``p`` and ``q`` as read.
 
@@ -184,6 +194,8 @@ def compare(  # noqa: PLR0913 - public options, each by name
         shard_axis=shard_axis,
         reading=reading,
         divergences=divergences,
+        quantization=quantization,
+        next_tokens=next_tokens,
         memory=memory,
         checkpoint=checkpoint,
         scheduler=scheduler,

@@ -11,6 +11,7 @@ import numpy as np
 from kldiv.streaming.remarks import remarks
 from kldiv.streaming.results import Comparison, Contribution, Row, Side, Summary, Zeros
 from kldiv.streaming.rows import statistics, worst
+from kldiv.streaming.tokens import report
 
 if TYPE_CHECKING:
     from kldiv.explanation import Explanation
@@ -27,8 +28,9 @@ def conclude(work: Work, total: Total, held: list[Held], explanation: Explanatio
     """Return the result of a total that is finished."""
     places, options, best = work.pair.places, work.job.options, total.best
     divisor = _divisor(places.shape, options.reduction)
-    flat = total.rows.reshape(3, -1)
-    kl_pq, kl_qp, js = (_summary(rows, options.reduction, divisor) for rows in total.rows)
+    measures, more = total.rows[:3], total.rows[3:]
+    flat = measures.reshape(3, -1)
+    kl_pq, kl_qp, js = (_summary(rows, options.reduction, divisor) for rows in measures)
     found = Comparison(
         kl_pq=kl_pq,
         kl_qp=kl_qp,
@@ -37,7 +39,7 @@ def conclude(work: Work, total: Total, held: list[Held], explanation: Explanatio
         q=_side(work, total, held, 1),
         worst=tuple(
             Row(places.row_name(row) if places.shape else "", row, *map(float, flat[:, row]))
-            for row in worst(total.rows, options.top)
+            for row in worst(measures, options.top)
         ),
         contributions=tuple(_contribution(each, places, divisor) for each in best.best.T),
         zeros_q=_zeros(best.zeros_q, places, best.masses[0]),
@@ -47,6 +49,10 @@ def conclude(work: Work, total: Total, held: list[Held], explanation: Explanatio
         explanation=explanation,
         _places=places,
     )
+    if len(more):
+        pair = work.pair
+        judged = report(flat[0], more, pair.next_tokens, limited=any(pair.limited))
+        found = replace(found, quantization=judged)
     return replace(found, warnings=(*work.pair.notes, *remarks(found, total.seen, places)))
 
 

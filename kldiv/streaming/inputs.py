@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kldiv.errors import DTypeError, InputError, LibraryError, ShapeError
-from kldiv.readers import Stored, Table, open_table
+from kldiv.errors import DTypeError, InputError, LibraryError, OptionError, ShapeError
+from kldiv.readers import Stored, Table, open_table, read
 from kldiv.streaming.alignment import align, folded, labels_of, rebinned, without_missing
 from kldiv.streaming.places import Places
 
@@ -28,6 +28,14 @@ class Pair:
     """What was decided about labels and columns, in sentences."""
     whole: tuple[bool | None, bool | None] = (None, None)
     """Whether the numbers were whole before bins were divided; None where none were."""
+    next_tokens: Any = None
+    """The class that follows each row in a text, where a report on that is wanted."""
+
+    @property
+    def limited(self) -> tuple[bool, bool]:
+        """Whether classes of −∞ in P and in Q are below the range of a base file, and unknown."""
+        first, second = (table.next_tokens is not None for table in self.tables)
+        return first, second
 
     @property
     def declared(self) -> tuple[tuple[tuple[int, ...], str], ...]:
@@ -35,7 +43,7 @@ class Pair:
         return tuple((table.array.shape, str(table.array.dtype)) for table in self.tables)
 
 
-def open_pair(p: Any, q: Any, options: Options) -> Pair:
+def open_pair(p: Any, q: Any, options: Options, next_tokens: Any = None) -> Pair:
     """Open both; refuse those that cannot be compared."""
     tables = _open(p, "P", options), _open(q, "Q", options)
     axis = _axis(options.axis, *tables)
@@ -52,7 +60,43 @@ def open_pair(p: Any, q: Any, options: Options) -> Pair:
     if options.reading.na == "drop":
         tables, dropped = without_missing(*tables, axis)
         pair, notes = _paired(*tables, axis), notes + dropped
-    return replace(pair, notes=tuple(dict.fromkeys(notes)), whole=whole)
+    if next_tokens is not None and not options.quantization:
+        raise OptionError("`next_tokens` is for the report: say quantization=True too")
+    tokens = _next_tokens(next_tokens, pair, options) if options.quantization else None
+    return replace(pair, notes=tuple(dict.fromkeys(notes)), whole=whole, next_tokens=tokens)
+
+
+def _next_tokens(given: Any, pair: Pair, options: Options) -> Any:
+    """Return the next token of each row, as it is given or as base files have it."""
+    places = pair.places
+    if given is None:
+        known = [t.next_tokens for t in pair.tables if t.next_tokens is not None]
+        if len(known) == 2 and not np.array_equal(*known):
+            raise InputError(
+                "P and Q are base files of different texts: their tokens differ. Write both from"
+                " one text with the same context"
+            )
+        tokens = known[0].reshape(places.shape) if known else None
+    elif isinstance(given, str | os.PathLike):
+        tokens = read(given, max_bytes=options.max_bytes).array
+    else:
+        tokens = np.asarray(given)
+    if tokens is None:
+        return None
+    if tokens.shape != places.shape:
+        raise ShapeError(
+            f"`next_tokens` has shape {tokens.shape}: expected {places.shape}, the class that"
+            " follows each row, negative where none does"
+        )
+    if tokens.dtype.kind not in "iu" and not (
+        tokens.dtype.kind == "f" and np.array_equal(tokens, np.rint(tokens))
+    ):
+        raise DTypeError(f"`next_tokens` has dtype {tokens.dtype}: expected whole numbers")
+    if tokens.max() >= places.size:
+        raise InputError(
+            f"`next_tokens` has {int(tokens.max()):,}, but there are {places.size:,} classes"
+        )
+    return tokens
 
 
 def _whole(array: Any) -> bool:

@@ -47,6 +47,7 @@ class Options:
     max_bytes: int | None = None
     shard_axis: int = 0
     reading: Reading = PLAIN
+    quantization: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("form", get_args(Form)), ("reduction", get_args(Reduction))):
@@ -66,6 +67,11 @@ class Options:
             raise OptionError("`fold` is how labels are matched: say align=True too")
         if not isinstance(self.reading, Reading):
             raise OptionError(f"reading={self.reading!r}: expected a kldiv.readers.Reading")
+        if self.quantization and self.form != "logits":
+            raise OptionError("`quantization` is of models' logits: say form='logits' too")
+        self._check_smoothing()
+
+    def _check_smoothing(self) -> None:
         if self.smoothing and self.logarithmic:
             raise OptionError(f"`smoothing` adds to counts or probabilities, not to {self.form}")
         if self.smoothing and self.form == "probs" and not self.normalize:

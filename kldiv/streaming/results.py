@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kldiv.explanation import Explanation
+    from kldiv.metrics import QuantizationReport
     from kldiv.streaming._types import Floats, Form, Reduction
     from kldiv.streaming.places import Places
 
@@ -126,6 +127,8 @@ class Comparison:
     """Assumptions, oddities of the data, and why a divergence is infinite."""
     divergences: Mapping[str, Summary] = field(default_factory=dict)
     """The other divergences that were asked for."""
+    quantization: QuantizationReport | None = None
+    """What Q, a quantised model, loses; where that was asked for."""
 
     @property
     def mean(self) -> float:

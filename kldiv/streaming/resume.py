@@ -18,6 +18,7 @@ import kldiv
 from kldiv._files import replacing
 from kldiv.errors import InputError
 from kldiv.readers import Stored
+from kldiv.readers.linear_logits import LinearLogits
 from kldiv.readers.numpy_files import read_arrays
 from kldiv.readers.shards import named
 from kldiv.readers.stored import order_of
@@ -159,14 +160,23 @@ def uninterrupted() -> Iterator[None]:
 
 
 def identity_of(
-    given: tuple[Any, Any], pair: Pair, job: Job, explanation: Explanation
+    given: tuple[Any, Any, Any], pair: Pair, job: Job, explanation: Explanation
 ) -> dict[str, Any]:
     """Return the facts that must be the same for a result to be continued."""
     options = {name: value for name, value in asdict(job.options).items() if name != "max_bytes"}
     options["reading"] = str(job.options.reading)
     options |= {name: value for name, value in job.settings if value != "auto"}
+    stamps: dict[str, Any] = {}
+    for name, each, table in zip("PQ", given[:2], pair.tables, strict=True):
+        if isinstance(table.array, LinearLogits):
+            own = {"hidden states": table.array.hidden, "weight": table.array.weight}
+            stamps |= {f"{which} of {name}": _stamp(None, one) for which, one in own.items()}
+        else:
+            stamps[name] = _stamp(each, table)
+    if pair.next_tokens is not None:
+        stamps["`next_tokens`"] = _digest(np.asarray(pair.next_tokens))
     return {
-        **{name: _stamp(*each) for name, *each in zip("PQ", given, pair.tables, strict=True)},
+        **stamps,
         **{f"`{name}`": value for name, value in options.items()},
         "`memory`": job.sizes.memory,
         "sizes": [job.sizes.piece, job.sizes.step],

@@ -11,7 +11,7 @@ import numpy as np
 from kldiv.streaming.columns import largest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -36,18 +36,18 @@ class Statistics(NamedTuple):
 
 
 def room(shape: tuple[int, ...], beside: Path | None = None) -> Floats:
-    """Return zeros for three measures of rows, or the contents of a file of that many."""
-    size = math.prod(shape) * 24
+    """Return zeros for measures, along the first axis, of rows, or the contents of such a file."""
+    size = math.prod(shape) * 8
     if size <= IN_MEMORY:
-        return np.zeros((3, *shape))
+        return np.zeros(shape)
     if beside is None:
         with tempfile.TemporaryFile(prefix="kldiv-") as file:  # gone once nothing maps it
             file.truncate(size)
-            return np.memmap(file, np.float64, "r+", shape=(3, *shape))
+            return np.memmap(file, np.float64, "r+", shape=shape)
     beside.touch()
     with beside.open("r+b") as file:
         file.truncate(size)
-        return np.memmap(file, np.float64, "r+", shape=(3, *shape))
+        return np.memmap(file, np.float64, "r+", shape=shape)
 
 
 def statistics(rows: Floats) -> Statistics:
@@ -66,8 +66,28 @@ def statistics(rows: Floats) -> Statistics:
         total = sum(rounded)
     if math.isnan(most):
         return Statistics(total, math.nan, most, infinite)
-    small = flat.nbytes <= IN_MEMORY // 3
-    return Statistics(total, float(np.median(flat)) if small else _median(flat), most, infinite)
+    return Statistics(total, percentiles(flat, [50.0])[0], most, infinite)
+
+
+def percentiles(flat: Floats, percents: Sequence[float]) -> list[float]:
+    """Return percentiles, between neighbours in proportion; NaN where any number is."""
+    if any(np.isnan(part).any() for part in _chunks(flat)):
+        return [math.nan for _ in percents]
+    last = len(flat) - 1
+    places = [percent / 100 * last for percent in percents]
+    ranks = sorted({min(int(place) + i, last) for place in places for i in (0, 1)})
+    if flat.nbytes <= IN_MEMORY // 3:
+        flat = np.partition(flat, ranks)
+        ranked = {rank: float(flat[rank]) for rank in ranks}
+    else:
+        ranked = {rank: _ranked(flat, rank) for rank in ranks}
+    found = []
+    for place in places:
+        low, high = ranked[int(place)], ranked[min(int(place) + 1, last)]
+        share = place - int(place)
+        # Two equal infinities have no difference.
+        found.append(low if low == high or not share else (1 - share) * low + share * high)
+    return found
 
 
 def worst(rows: Floats, top: int) -> list[int]:
@@ -80,20 +100,18 @@ def worst(rows: Floats, top: int) -> list[int]:
     return [int(i) for i in best]
 
 
+def chunks(size: int) -> Iterator[slice]:
+    """Yield slices of so many rows, a part that memory holds at a time."""
+    for start in range(0, size, _CHUNK):
+        yield slice(start, start + _CHUNK)
+
+
 def _chunks(flat: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    for start in range(0, len(flat), _CHUNK):
-        yield flat[start : start + _CHUNK]
-
-
-def _median(flat: Floats) -> float:
-    """Return the median without a copy; there is no NaN."""
-    middle = [(len(flat) - 1) // 2, len(flat) // 2]
-    low, high = (_ranked(flat, rank) for rank in middle)
-    return (low + high) / 2
+    return (flat[part] for part in chunks(len(flat)))
 
 
 def _ranked(flat: Floats, rank: int) -> float:
-    """Return the number of that rank, 16 bits of it at a time, by counting."""
+    """Return the number of that rank, 16 bits of it at a time, by counting: it takes no copy."""
     known = 0
     for shift in (48, 32, 16, 0):
         counts = np.zeros(1 << 16, np.int64)

@@ -46,7 +46,7 @@ class Run:
         As in `kldiv.streaming.compare`.
     checkpoint : str or path-like, optional
         The file of the state: continued if it is there, written by `save`, removed by `result`.
-    scheduler : str, optional
+    scheduler, next_tokens : optional
         As in `kldiv.streaming.compare`.
     memory : int, optional
         As in `kldiv.streaming.compare`.
@@ -83,14 +83,18 @@ class Run:
         scheduler: str | None = None,
         memory: int | None = None,
         divergences: Any = None,
+        next_tokens: Any = None,
         **options: Any,
     ) -> None:
         checked, sizes = Options(**options), Sizes.within(memory)
         self._members = members.checked(divergences, checked)
         # Before the files: a backend that cannot run should say so at once.
         kldiv.explain(np.zeros(1), np.ones(1), operation=checked.scale.operation)
-        paths = ("", "") if scheduler is None else (_elsewhere("P", p), _elsewhere("Q", q))
-        pair = open_pair(p, q, checked)
+        paths: tuple[str, str, str | None] = ("", "", None)
+        if scheduler is not None:
+            tokens = None if next_tokens is None else _elsewhere("`next_tokens`", next_tokens)
+            paths = _elsewhere("P", p), _elsewhere("Q", q), tokens
+        pair = open_pair(p, q, checked, next_tokens)
         job = Job(checked, tuple(kldiv.get_config().items()), sizes, paths, pair.declared)
         self._work = Work(job, pair)
         self._scheduler = scheduler
@@ -103,7 +107,7 @@ class Run:
         self._result: Comparison | None = None
         self._checkpoint, saved = Checkpoint(None, {}), None
         if checkpoint is not None:
-            identity = identity_of((p, q), pair, job, self._explanation)
+            identity = identity_of((p, q, next_tokens), pair, job, self._explanation)
             self._checkpoint = Checkpoint(Path(checkpoint), identity)
             saved = self._checkpoint.load()
         if saved is not None:

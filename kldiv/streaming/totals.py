@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from kldiv.streaming import tokens
 from kldiv.streaming.columns import Best, Columns, Holes
 from kldiv.streaming.rows import room
 from kldiv.streaming.seen import Oddity, Seen
@@ -48,11 +49,14 @@ class Total:
         self.columns = Columns(slice(0, places.size)) if plan.whole else None
         self.seen = Seen(), Seen()
         self._first: Floats | None = None
+        more = tokens.WIDTH if work.job.options.quantization else 0
         if plan.whole:
-            self.rows = room(places.shape, beside)
+            self.rows = room((3 + more, *places.shape), beside)
         else:  # complete only after their last block
             # Sums in a file would outlive a crash, and the steps since the last save count twice.
-            self.rows = np.zeros((3, *places.shape))
+            self.rows = np.zeros((3 + more, *places.shape))
+            if more:
+                self.rows[3:] = tokens.nothing(places.shape)
             width = scale.width if work.two_reads else 2
             first = scale.nothing(places.count)[:, :width]
             self._first = first.reshape(*places.shape, width)
@@ -96,7 +100,11 @@ class Total:
             self.rows[at] = values.reshape(self.rows[at].shape)
             self._see(totals)
             return
-        self.rows[at] += values.reshape(self.rows[at].shape)
+        sums = self.rows[at]
+        values = values.reshape(sums.shape)
+        sums[:3] += values[:3]
+        if len(sums) > 3:
+            tokens.join(sums[3:], values[3:])
         if totals is not None:
             before = self._first[rows]
             before[...] = self._work.scale.join(before.reshape(-1, 2), totals).reshape(before.shape)
@@ -132,7 +140,7 @@ class Total:
             return
         first = self._first.reshape(-1, self._first.shape[-1])
         self._see(first[:, :2])
-        flat = self.rows.reshape(3, -1)
+        flat = self.rows[:3].reshape(3, -1)
         flat[...] = self._work.scale.finish(flat, first)
 
     # ---- for a checkpoint ------------------------------------------------------------------------

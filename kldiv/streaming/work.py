@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import kldiv
-from kldiv.errors import InputError
+from kldiv.errors import InputError, OptionError
+from kldiv.streaming import tokens
 from kldiv.streaming.blocks import Piece, Plan, Sizes
 from kldiv.streaming.columns import Best, Columns
 from kldiv.streaming.inputs import open_pair
 from kldiv.streaming.logits import Logits
+from kldiv.streaming.ranges import completed
 from kldiv.streaming.scales import Linear, Rows
 from kldiv.streaming.seen import Seen
 
@@ -34,8 +36,8 @@ class Job:
     options: Options
     settings: tuple[tuple[str, str], ...]
     sizes: Sizes
-    paths: tuple[str, str]
-    """Of P and Q, as another process finds them; empty for arrays."""
+    paths: tuple[str, str, str | None]
+    """Of P, Q and next tokens, as another process finds them; empty for arrays."""
     declared: tuple[tuple[tuple[int, ...], str], ...]
     """Shape and dtype of P and Q."""
     normalized: tuple[bool, bool] = (False, False)
@@ -76,6 +78,11 @@ class Work:
         self.plan = Plan(*self.arrays, pair.places.axis, job.sizes)
         constants = any(job.normalized) or isinstance(self.scale, Logits)
         self.two_reads = constants and not self.plan.whole
+        if any(pair.limited) and not self.plan.whole:
+            raise OptionError(
+                f"`memory` is too little for base files, whose rows are read whole: allow"
+                f" {job.sizes.memory * pair.places.size // job.sizes.block:,} bytes"
+            )
 
     def peek(self, number: int, side: int, check: Callable[[], None]) -> list[Any] | None:
         """Return the totals of rows of P (0) or Q (1), or None where numbers are not whole."""
@@ -95,7 +102,7 @@ class Work:
         found = self.scale.nothing(block.count).reshape(*shape, -1)
         for each, pieces in self._blocks(number, (0, 1), check):
             at, width = _within(each.rows, block.rows), self.scale.width
-            more = self.scale.first(*(each.read(piece) for piece in pieces))
+            more = self.scale.first(*self._read(each, pieces))
             before = found[at].reshape(-1, width)
             found[at] = self.scale.join(before, more).reshape(found[at].shape)
         return found
@@ -109,13 +116,18 @@ class Work:
             own = None
             if known is not None:
                 own = known[_within(block.rows, rows)].reshape(-1, known.shape[-1])
-            self._measure(block, [block.read(piece) for piece in both], own, part, columns)
+            self._measure(block, self._read(block, both), own, part, columns)
         if not self.plan.whole and pieces[0].count == self.pair.places.count:
             part.best = Best(self.job.options.top)
             part.best.add(columns)
         else:
             part.columns = columns
         return part
+
+    def _read(self, block: Block, pieces: list[Piece]) -> list[Floats]:
+        """Return a block of P and of Q."""
+        p, q = (block.read(piece) for piece in pieces)
+        return completed(p, q, self.pair.limited) if any(self.pair.limited) else [p, q]
 
     def _measure(
         self, block: Block, raw: list[Floats], known: Floats | None, part: Part, columns: Columns
@@ -136,6 +148,12 @@ class Work:
         whole = Rows((smooth[0], smooth[1]), p, q, chances)
         normalize = all(self.job.normalized)
         rows = np.stack(scale.rows(whole, parts, known, normalize=normalize))
+        if self.job.options.quantization:
+            following = self.pair.next_tokens
+            if following is not None:
+                following = following[block.rows].reshape(-1).astype(np.int64)
+            more = tokens.of_rows(smooth, (p, q), chances, block.classes.start, following)
+            rows = np.vstack([rows, more])
         part.rows.append((block.rows, rows, totals if known is None else None))
         columns.add_elements(block.classes, *chances, parts)
 
@@ -181,7 +199,8 @@ def do_elsewhere(job: Job, kind: str, arguments: tuple[Any, ...]) -> Any:
 
 @lru_cache(maxsize=4)
 def _opened(job: Job) -> Work:
-    pair = open_pair(*job.paths, job.options)
+    p, q, next_tokens = job.paths
+    pair = open_pair(p, q, job.options, next_tokens)
     if pair.declared != job.declared:
         raise InputError(
             f"a worker finds other arrays in {job.paths[0]} and {job.paths[1]}: {pair.declared},"

@@ -29,7 +29,7 @@ def own_registry(monkeypatch):
     monkeypatch.setattr(routing, "_places", {})
 
 
-@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "dask", "cupy"])
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "dask", "cupy", "mlx"])
 def test_ours_conform(name):
     require(Library(name))
     checks = testing.check_backend(name)
@@ -210,7 +210,7 @@ def test_available_backends():
     assert found["numpy"].devices == ("cpu",)
     assert all(status.usable and "pure" in status.kernels for status in found.values())
     whole = kldiv.available_backends(unusable=True)
-    assert {"numpy", "torch", "jax", "cupy", "dask"} <= set(whole)
+    assert {"numpy", "torch", "jax", "cupy", "dask", "mlx"} <= set(whole)
     for status in whole.values():
         assert status.usable == (status.reason is None)
 

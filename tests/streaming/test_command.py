@@ -314,7 +314,7 @@ def test_what_is_told_of_many_rows(monkeypatch, size, odd):
     monkeypatch.setattr(rows, "IN_MEMORY", 8)
     monkeypatch.setattr(rows, "_CHUNK", 64)
     rng = np.random.default_rng(size)
-    values = rows.room((size,))
+    values = rows.room((3, size))
     assert isinstance(values, np.memmap)
     values[...] = rng.normal(size=(3, size)) * 10.0 ** rng.integers(-300, 300, (3, size))
     if odd is not None:

@@ -193,6 +193,15 @@ def _make_npy(random: Random) -> bytes:
     return head + text + _body(random, nbytes)
 
 
+def _make_base(random: Random) -> bytes:
+    """Return nearly a base file of llama.cpp."""
+    context, classes, chunks = (random.choice((1, 2, 3, 4, 5, 8, *_SIZES)) for _ in range(3))
+    rows = chunks * (context - 1 - context // 2)
+    nbytes = 4 * context * chunks + rows * 2 * (4 + 2 * ((classes + 1) // 2))
+    head = b"_logits_" + struct.pack("<III", *(n % (1 << 32) for n in (context, classes, chunks)))
+    return _dented(random, head + _body(random, nbytes), 0.2)
+
+
 def _zip(members: Sequence[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
@@ -391,6 +400,11 @@ TARGETS: Final[dict[str, Target]] = {
         lambda: [_npy(_FLOATS), _npy(np.asfortranarray(_FLOATS, ">i2")), _npy(3.0)],
         _make_npy,
         suffix=".npy",
+    ),
+    "base": Target(
+        lambda: [b"_logits_" + struct.pack("<iii", 4, 3, 2) + bytes(32 + 2 * 16)],
+        _make_base,
+        suffix=".kld",
     ),
     "npz": Target(
         lambda: [_zip([("a.npy", _npy(_FLOATS))]), _zip([("a.npy", _npy(1)), ("b", b"")], 0)],

@@ -1,9 +1,4 @@
-"""Divergences over many batches: update, merge, compute, on any library.
-
-A metric holds eleven numbers in float64, whatever the number of rows: the mean with its standard
-error, the extremes, and how many rows are infinite.  They merge, so that any split of the rows,
-over batches, processes or devices, gives the numbers of the whole.
-"""
+"""Metrics over a loss of rows, and the moments that they keep."""
 
 from __future__ import annotations
 
@@ -75,7 +70,55 @@ class Result(NamedTuple):
     finite_mean: float
 
 
-class Metric:
+class Kept:
+    """A metric whose state goes to a file and comes back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is known of the rows, as NumPy arrays."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the rows of a state in place of the own."""
+        raise NotImplementedError
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the state to a small file, as a whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            The file; it is replaced if it exists.
+        """
+        with replacing(path) as file:
+            np.savez(file, **self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> Self:
+        """
+        Take the rows of a file that `save` wrote in place of the own; returns this metric.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+
+        Returns
+        -------
+        Metric
+            This one.
+
+        Raises
+        ------
+        InputError
+            The file is missing, or no state of this metric.
+        """
+        if not Path(path).exists():
+            raise InputError(f"{os.fspath(path)!r} does not exist")
+        self.load_state_dict(read_arrays(Path(path)))
+        return self
+
+
+class Metric(Kept):
     """
     The mean of a loss over all rows of all batches, with its standard error.
 
@@ -436,42 +479,6 @@ class Metric:
             except Exception as error:
                 raise InputError(f"not a sketch: {error}") from error
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """
-        Write the state to a small file, as a whole or not at all.
-
-        Parameters
-        ----------
-        path : path
-            The file; it is replaced if it exists.
-        """
-        with replacing(path) as file:
-            np.savez(file, **self.state_dict())
-
-    def load(self, path: str | os.PathLike[str]) -> Self:
-        """
-        Take the rows of a file that `save` wrote in place of the own; returns this metric.
-
-        Parameters
-        ----------
-        path : path
-            The file.
-
-        Returns
-        -------
-        Metric
-            This one.
-
-        Raises
-        ------
-        InputError
-            The file is missing, or no state of this metric.
-        """
-        if not Path(path).exists():
-            raise InputError(f"{os.fspath(path)!r} does not exist")
-        self.load_state_dict(read_arrays(Path(path)))
-        return self
-
     def __repr__(self) -> str:
         name = getattr(self._loss, "__name__", type(self._loss).__name__)
         given = {k: v for k, v in self._options.items() if k != "reduction"}
@@ -680,12 +687,63 @@ def merged(vector: Array, axis_name: str) -> Array:
     """
     from kldiv.backends.jax_ import axes  # noqa: PLC0415 - JAX is optional
 
-    xp = backends.find(vector).namespace(vector)
-    first, *others = (formulas.Moments(*each) for each in axes.gather(vector, axis_name))
-    whole = first
-    for other in others:
-        whole = formulas.merge(xp, whole, other)
-    return xp.stack([*whole])
+    return merge_moments(*axes.gather(vector, axis_name))
+
+
+def merge_moments(*vectors: Array) -> Array:
+    """
+    Merge moments of several sets of rows, also inside a compiled function.
+
+    Parameters
+    ----------
+    *vectors : array
+        From `moments`, of one library.
+
+    Returns
+    -------
+    array
+        The moments of all rows together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv.metrics import merge_moments, moments
+    >>> merge_moments(moments(np.array([1.0, 2.0])), moments(np.array([6.0])))[:4]
+    array([ 3.,  3.,  3., 14.])
+    """
+    backend = backends.find(vectors[0])
+    xp = backend.namespace(vectors[0])
+    with backend.context(vectors[0]):
+        whole, *others = (formulas.Moments(*each) for each in vectors)
+        for other in others:
+            whole = formulas.merge(xp, whole, other)
+        return xp.stack([*whole])
+
+
+def mean_of(vector: Array) -> Array:
+    """
+    Return the mean of rows from their moments, also inside a compiled function.
+
+    Parameters
+    ----------
+    vector : array
+        From `moments`, `merge_moments` or `merged`.
+
+    Returns
+    -------
+    array
+        The mean as `Result` has it: NaN where there is no row or one is NaN, +∞ where one is.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv.metrics import mean_of, moments
+    >>> print(mean_of(moments(np.array([1.0, 3.0]))), mean_of(moments(np.array([1.0, np.inf]))))
+    2.0 inf
+    """
+    backend = backends.find(vector)
+    with backend.context(vector):
+        return formulas.mean(backend.namespace(vector), formulas.Moments(*vector))
 
 
 def _alike(
