@@ -9,6 +9,7 @@ bits in whatever program they are computed.
 from __future__ import annotations
 
 import struct
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -46,6 +47,11 @@ class Real(NamedTuple):
     def single(self) -> bool:
         """Whether it is float32."""
         return self.size == 4
+
+    @property
+    def largest(self) -> float:
+        """The largest finite number."""
+        return (2.0 - 2.0**-23) * 2.0**127 if self.single else sys.float_info.max
 
 
 FLOAT32: Final = Real("float32", SINGLE, I32, 4, 16)

@@ -39,6 +39,21 @@ class Lane(NamedTuple):
     """log(p/q), about the pivot."""
     step: Value
     """x about the anchor; about the pivot where there is none."""
+    far: Value
+    """x before it was multiplied by ``inverse``, which may overflow."""
+    rise: Value
+    """The same of ``step``."""
+    inverse: Value
+
+    @property
+    def p_x(self) -> Value:
+        """The product p x, which is finite where x is not."""
+        return self.p * self.far * self.inverse
+
+    @property
+    def q_x(self) -> Value:
+        """The product q x."""
+        return self.q * self.far * self.inverse
 
 
 class Divergence:
@@ -54,7 +69,7 @@ class Divergence:
     reach: ClassVar[float] = 100.0
     """|log(p/q)| up to which a class counts in the mean of that, an anchor."""
     linear: ClassVar[bool] = False
-    """Whether u and v are log(p/q) and log(q/p)."""
+    """Whether u and v are log(p/q) and log(q/p); the rise is then T of these, or an eighth."""
     squares: ClassVar[bool] = False
     """Whether moments have own·u², by which the mean's loss is known."""
     smooth: ClassVar[bool] = True
@@ -117,8 +132,8 @@ class Jeffreys(Divergence):
 
         def of(lane: Lane) -> tuple[Value, Value]:
             fall, forward = _forward(lane)
-            p_x, near = lane.q * lane.x, abs(lane.x) < NEAR
-            back = select(near, lane.q * phi_near(-lane.x), (lane.p - lane.q) - p_x)
+            near = abs(lane.x) < NEAR
+            back = select(near, lane.q * phi_near(-lane.x), (lane.p - lane.q) - lane.q_x)
             return fall, w * forward + r * back
 
         return of
@@ -127,7 +142,7 @@ class Jeffreys(Divergence):
         return select(rows.number(index) == 0.0, 0.0, flag)
 
     def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:  # noqa: ARG002
-        return lambda lane: lane.step
+        return lambda lane: lane.rise
 
     def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
         first, second = (rows.vector(rows.number(index)) for index in range(2))
@@ -142,7 +157,7 @@ class Jeffreys(Divergence):
         nothing = select(value == value, rows.code.real(0.0), float("nan"))  # noqa: PLR0124
         masked = rows.vector(nothing)
         gap = rows.vector(select(infinite, float("nan"), nothing))
-        return lambda lane, rise: select(lane.raw_t == -float("inf"), masked, lane.p * (rise + gap))
+        return lambda lane, rise: select(lane.raw_t == -float("inf"), masked, lane.p * (rise + gap) * lane.inverse)
 
 
 class KullbackLeibler(Jeffreys):
@@ -175,10 +190,10 @@ class KullbackLeibler(Jeffreys):
 
 def _forward(lane: Lane) -> tuple[Value, Value]:
     """Return p (e⁻ˣ − 1) and p φ(x)."""
-    near, phi, p_x = abs(lane.x) < NEAR, phi_near(lane.x), lane.p * lane.x
-    apart = lane.q - lane.p
-    fall = select(near, lane.p * (phi - lane.x), apart)
-    return fall, select(near, lane.p * phi, apart + p_x)
+    x = lane.far * lane.inverse
+    near, phi, apart = abs(x) < NEAR, phi_near(x), lane.q - lane.p
+    fall = select(near, lane.p * (phi - x), apart)
+    return fall, select(near, lane.p * phi, apart + lane.p_x)
 
 
 class Mixture(Divergence):
@@ -481,7 +496,8 @@ class Hellinger(Alpha):
 
 def exchanged(lane: Lane) -> Lane:
     """Return a class seen from the other side."""
-    return Lane(lane.raw_t, lane.raw_s, lane.q, lane.p, -lane.x, -lane.step)
+    own = -lane.x, -lane.step, -lane.far, -lane.rise
+    return Lane(lane.raw_t, lane.raw_s, lane.q, lane.p, *own, lane.inverse)
 
 
 DIVERGENCES: Final = {

@@ -218,6 +218,14 @@ def two_difference(a: Value, b: Value) -> tuple[Value, Value]:
     return high, (a - (high - back)) - (b + back)
 
 
+def eighth_difference(a: Value, b: Value) -> tuple[Value, Value]:
+    """Return (a − b)/8 of finite numbers as a double word; it does not overflow."""
+    less = b * -0.125
+    high = a.fma(0.125, less)
+    back = a.fma(-0.125, high)
+    return high, a.fma(0.125, back - high) + (less - back)
+
+
 def added(a: tuple[Value, Value], b: Value) -> tuple[Value, Value]:
     """Return a double word plus a number."""
     high, low = two_sum(a[0], b)

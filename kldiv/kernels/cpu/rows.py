@@ -12,7 +12,9 @@ a call, are
 10. gradients.
 
 Nothing is guessed: whatever the pivot, y is measured about it. Elements are in the dtype of the
-logits, their sums, and all that is made of these, in float64. Formulas and words are those of
+logits, their sums, and all that is made of these, in float64. Differences of logits, pivots and
+anchors with them, are in eighths, and over T/8: so none overflows, and none is divided by T before
+it is multiplied by p. Where the first pass cannot overflow anyway it does without eighths. Formulas and words are those of
 `kldiv.formulas.state` and `kldiv.formulas.logits`. Threads share rows, or the segments of a few
 long ones, one stage after the other; results do not depend on that.
 """
@@ -29,6 +31,7 @@ from kldiv.kernels.cpu.elementary import (
     difference,
     exp,
     format_of,
+    eighth_difference,
     log,
     log1p_near,
     power,
@@ -112,7 +115,7 @@ _STATE: Final = (
     "pivot_low",
     "pivot_rest",
     "y",
-    "plain",  # whether the pivot is one word of the elements' dtype
+    "plain",  # whether the pivot is one word of the elements' dtype, and no difference overflows
     "settled",
     "top_t",
     "top_s",
@@ -152,7 +155,7 @@ def scratch_size(segments: int, width: int, real: Real, *, buffers: bool) -> int
 
 
 class Words(NamedTuple):
-    """A pivot in the dtype of the elements: three numbers, or one."""
+    """An eighth of a pivot in the dtype of the elements, of three numbers; or a pivot of one."""
 
     first: Value
     second: Any
@@ -173,8 +176,7 @@ class Rows:
         self.weights_size = self.frame["width"] * (4 * real.size)
         self.buffers = self.own_weights + self.frame["segments"] * self.weights_size
         self.own = format_of(code.constant(real.scalar, 0.0))
-        self.lowest = -(2.0**126 if real.single else 2.0**1022)
-        self.most = -2.0 * self.lowest  # of which two can be added
+        self.most = real.largest
         self.keeps = gradients and divergence.exact
         count = GRADIENTS + 1 if gradients else TEACHER + 1
         with code.loop(last, first) as unit:
@@ -203,6 +205,18 @@ class Rows:
     def vector(self, value: Value) -> Value:
         """Return a float64 number as a vector of elements."""
         return value.to(self.real.scalar).spread(self.real.lanes)
+
+    def eighth_temperature(self) -> Value:
+        """Return T/8, which goes with eighths of logits."""
+        return self.heat("temperature") * 0.125
+
+    def of_eighths(self) -> Value:
+        """Return 8/T, which eighths of logits are multiplied by."""
+        return self.heat("inverse") * 8.0
+
+    def finite(self, x: Value) -> Value:
+        """Return ``x``, finite: where p is 0 a product with ∞ would be NaN; NaN is kept."""
+        return at_most(at_least(x, -self.most), self.most)
 
     def heat_of(self, change: Callable[[Value], Value]) -> Heat:
         """Return the temperature's constants for elements."""
@@ -402,15 +416,18 @@ class Rows:
         (t_top, t_origin, t_exponent, t_sum), (s_top, s_origin, s_exponent, s_sum) = ends
         both = (t_sum > 0.0) & (s_sum > 0.0)
         powers = t_exponent - s_exponent
-        ratio = added(two_difference(t_origin, s_origin), powers * heat.ln2)
-        ratio = added(ratio, powers * heat.ln2_low + heat.temperature * log(t_sum / s_sum))
-        first = two_difference(t_top, s_top)
-        snap = heat.temperature * (2.0**-17 if self.real.single else 2.0**-44)
+        temperature = self.eighth_temperature()
+        ratio = added(eighth_difference(t_origin, s_origin), powers * (heat.ln2 * 0.125))
+        ratio = added(ratio, powers * (heat.ln2_low * 0.125) + temperature * log(t_sum / s_sum))
+        first = eighth_difference(t_top, s_top)
+        snap = temperature * (2.0**-17 if self.real.single else 2.0**-44)
         near = abs(difference(ratio, first)) <= snap
         pivot, low = _either(near, first, ratio)
         if self.divergence.exact:
             # Of one word first: d − c is exact where it is small, and y tells what is lost.
             pivot, low = pivot.to(self.real.scalar).to(DOUBLE), code.real(0.0)
+        # Beside the largest number such a logit is nothing.
+        moderate = at_least(abs(t_top), abs(s_top)) < 1e30
         self.set(
             ratio=ratio[0],
             ratio_low=ratio[1],
@@ -419,7 +436,7 @@ class Rows:
             pivot=select(both, pivot, float("nan")),
             pivot_low=low,
             pivot_rest=code.real(0.0),
-            plain=code.real(float(self.divergence.exact)),
+            plain=select(moderate, code.real(1.0), 0.0) if self.divergence.exact else code.real(0.0),
             beside_t=beside[0].get(),
             beside_s=beside[1].get(),
             top_t=t_top,
@@ -431,7 +448,7 @@ class Rows:
     def _better_pivot(self, stage: Value) -> None:
         """Settle the pivot, or move it by what y says."""
         code, divergence = self.code, self.divergence
-        temperature = self.heat("temperature")
+        temperature = self.eighth_temperature()
         before = stage - 1
         y, size, value = (self._sum(before, index) for index in range(3))
         offset = log1p(y)
@@ -491,13 +508,14 @@ class Rows:
                 square, own = self._sum(stage - 1, 3), mean * mean
                 known = known | (((square - own) * 16.0 >= own) & (square < float("inf")))
             with code.when(stage == base + 1):
-                at = middle + self.get(f"at_{side}") if self.divergence.linear else middle
+                if self.divergence.linear:
+                    middle = middle * self.of_eighths() + self.get(f"at_{side}")
                 pivot = self.get("pivot"), self.get("pivot_low")
-                away = self.heat("temperature") * at * sign + self.get("pivot_rest")
+                away = self.eighth_temperature() * middle * sign + self.get("pivot_rest")
                 with code.when(~known):
                     old = (self.get(name) for name in _anchor_names(side))
                     self.set(size=size, **dict(zip(("old", "old_low", "old_at"), old, strict=True)))
-                    self._anchor(side, added(pivot, away), at)
+                    self._anchor(side, added(pivot, away), middle)
                 self.set(again=select(known, code.real(0.0), 1.0))
             with code.when(stage == base + 2):
                 # Rounding of u is beside Σ own |u|: the anchor with the smaller one is better.
@@ -510,8 +528,8 @@ class Rows:
         """Take the anchor where the own side is largest: in the bulk, if all is in one class."""
         top, beside = (self.get(f"{name}_{side}") for name in ("top", "beside"))
         pivot = self.get("pivot"), self.get("pivot_low")
-        anchor = two_difference(*((top, beside) if side == "t" else (beside, top)))
-        at = (difference(anchor, pivot) - self.get("pivot_rest")) * self.heat("inverse")
+        anchor = eighth_difference(*((top, beside) if side == "t" else (beside, top)))
+        at = (difference(anchor, pivot) - self.get("pivot_rest")) * self.of_eighths()
         self._anchor(side, anchor, at if side == "t" else -at)
         self.set(again=self.code.real(1.0))
 
@@ -599,7 +617,7 @@ class Segment:
                         code.store(place, self._lost(begin, end, index), 4 + index)
             weigh = [self._weigher(*each) for each in parts]
 
-            lowest = code.constant(vector, rows.lowest)
+            lowest = code.constant(vector, -rows.most)
             beside = {side: code.variable(lowest) for side in sides}
             peaks = [rows.vector(code.load(DOUBLE, place, 2 * index)) for index in range(2)]
 
@@ -712,8 +730,10 @@ class Segment:
                 (rows.get("pivot"), rows.get("pivot_low")),
                 (rows.get("ratio"), rows.get("ratio_low")),
             )
-            scales[1] = scales[1] * exp(away * rows.heat("inverse"))
-        inverse = rows.vector(rows.heat("inverse"))
+            scales[1] = scales[1] * exp(away * rows.of_eighths())
+        plain = pivot.second is None
+        apart = two_difference if plain else eighth_difference
+        inverse = rows.vector(rows.heat("inverse") if plain else rows.of_eighths())
 
         def about(d: Value, d_low: Value, c: Words) -> Value:
             if c.second is None:
@@ -721,7 +741,7 @@ class Segment:
             else:
                 high, low = two_difference(d_low, c.second)
                 x = ((d - c.first) + high) + (low - c.third)
-            return at_most(at_least(x * inverse, -rows.most), rows.most)
+            return x
 
         def block(begin: Value) -> Callable[[Value], Lane]:
             record = self._record(begin)
@@ -729,10 +749,12 @@ class Segment:
 
             def lane(k: Value) -> Lane:
                 s, t = self._logits(k)
-                d, d_low = two_difference(at_least(t, rows.lowest), at_least(s, rows.lowest))
+                d, d_low = apart(at_least(t, -rows.most), at_least(s, -rows.most))
                 p, q = (self._share(k, index, factor) for index, factor in enumerate(factors))
-                x = about(d, d_low, pivot)
-                return Lane(s, t, p, q, x, x if anchor is None else about(d, d_low, anchor))
+                far = about(d, d_low, pivot)
+                step = far if anchor is None else about(d, d_low, anchor)
+                x, about_anchor = (rows.finite(each * inverse) for each in (far, step))
+                return Lane(s, t, p, q, x, about_anchor, far, step, inverse)
 
             return lane
 
@@ -741,7 +763,8 @@ class Segment:
     def divergence(self, place: Value, *, plain: bool) -> None:
         """Write y, Σ p |e⁻ˣ − 1| and the divergence."""
         words = self._words("pivot")
-        block = self._lanes(Words(words.first, None, None) if plain else words, exact=False)
+        whole = Words(words.first * 8.0, None, None)
+        block = self._lanes(whole if plain else words, exact=False)
         terms, smooth = self.rows.divergence.terms(self.rows), self.rows.divergence.smooth
 
         def body(begin: Value) -> Callable[[Value], list[Value]]:
@@ -760,7 +783,7 @@ class Segment:
         self._sums(body, 3 + (not smooth), place)
 
     def _rise(self, side: str) -> Any:
-        """Return a function of a block that returns one of own, the rise from the anchor, and x."""
+        """Return a function of a block that returns one of a class and the rise from the anchor."""
         words = (self._words("pivot"), self._words(f"anchor_{side}"))
         block = self._lanes(*words, exact=True)
         rise = self.rows.divergence.rise(self.rows, side)
