@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, report and draw."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--backend", choices=[*LIBRARIES, "both"], default="both")
-    parser.add_argument("--steps", type=int, default=400, help="of the teacher; students take half")
+    parser.add_argument("--steps", type=int, default=300, help="of the teacher; students take half")
     parser.add_argument("--out", type=Path, default=Path("distill_text.png"))
     options = parser.parse_args(arguments)
     if options.steps < 2:

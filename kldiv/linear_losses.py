@@ -588,7 +588,7 @@ def linear_topk_kl_div(
     teacher: Any = target_log_probs
     if isinstance(input, Head):
         if weight is not None:
-            given = weight, target_log_probs, target_indices
+            given: tuple[Any, ...] = weight, target_log_probs, target_indices
             teacher, target_indices = (each for each in (*given, None)[:2])
         student = input
     else:
@@ -853,7 +853,7 @@ def _soft_term(
     return _sparse_term(factor, record, fixed, tail, own), moved, others
 
 
-def _elementwise(compute: str) -> tuple[Any, ...]:
+def _elementwise(compute: str) -> tuple[Reduction, str, str, str]:
     return "none", compute, compute, compute
 
 
