@@ -11,7 +11,8 @@ outside a chunk, since its loss takes hidden states.
     python examples/distill_text.py --out distill_text.png
 
 On text that nobody has seen the student of the file needs fewer bits a character than the one of
-the characters alone, and about as few as that of the whole teacher.
+the characters alone, and a little more than that of the whole teacher; both libraries draw the same
+curves.
 
 Takes about a minute on two cores.  Needs PyTorch or JAX, Matplotlib and safetensors.
 """
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 CONTEXT, EMBEDDING, K = 16, 16, 8
 TEACHER_UNITS, STUDENT_UNITS = 384, 96
 TEACHER_TEXT, STUDENT_TEXT, TEST_TEXT = 400_000, 30_000, 6_000
-BATCH, RATE = 256, 2e-3
+BATCH, RATE = 256, 4e-3
 CHARACTERS, SPARSE, WHOLE = "the characters alone", "8 guesses of a file", "the whole teacher"
 
 
@@ -226,9 +227,8 @@ def draw(curves: Curves, teacher: float, out: Path) -> None:
     axes.axhline(teacher, color="#888888", linewidth=0.8, linestyle=":", label="the teacher")
     axes.set_xlabel("step")
     axes.set_ylabel("bits a character, on text nobody has seen")
-    axes.set_ylim(top=4.2)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(loc="upper right", frameon=False, fontsize=8)
     figure.savefig(out, dpi=150)
     plt.close(figure)
 

@@ -815,7 +815,7 @@ def _sparse_term(
     factor: float, record: Divergence, fixed: float | None, tail: str, own: Sequence[Any]
 ) -> Parts:
     """Return the term of a sparse teacher."""
-    settings = record, fixed, tail, own[2] is not None, own[3]
+    settings: Any = record, fixed, tail, own[2] is not None, own[3]
     names = "input", "target_log_probs", "target_rest", "temperature", "beta", "target_indices"
     return factor, lambda compute: TopKLoss(*_elementwise(compute), *settings), names
 
