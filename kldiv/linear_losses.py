@@ -588,7 +588,7 @@ def linear_topk_kl_div(
     teacher: Any = target_log_probs
     if isinstance(input, Head):
         if weight is not None:
-            given = weight, target_log_probs, target_indices
+            given: tuple[Any, ...] = weight, target_log_probs, target_indices
             teacher, target_indices = (each for each in (*given, None)[:2])
         student = input
     else:
@@ -815,7 +815,7 @@ def _sparse_term(
     factor: float, record: Divergence, fixed: float | None, tail: str, own: Sequence[Any]
 ) -> Parts:
     """Return the term of a sparse teacher."""
-    settings = record, fixed, tail, own[2] is not None, own[3]
+    settings: Any = record, fixed, tail, own[2] is not None, own[3]
     names = "input", "target_log_probs", "target_rest", "temperature", "beta", "target_indices"
     return factor, lambda compute: TopKLoss(*_elementwise(compute), *settings), names
 
@@ -853,7 +853,7 @@ def _soft_term(
     return _sparse_term(factor, record, fixed, tail, own), moved, others
 
 
-def _elementwise(compute: str) -> tuple[Any, ...]:
+def _elementwise(compute: str) -> tuple[Reduction, str, str, str]:
     return "none", compute, compute, compute
 
 

@@ -558,8 +558,8 @@ class LinearLoss(Loss):
             ones = xp.ones_like(arrays[0][..., 0])
             weight = term.factor * (ones if weight is None else weight)
         found = tools.fused(loss, arrays, wide, weight) if wide else None
-        value, slopes = found or (tools.run(loss, *arrays), None)
-        slopes = {} if slopes is None else dict(zip(wide, slopes, strict=True))
+        value, gradients = (tools.run(loss, *arrays), []) if found is None else found
+        slopes = dict(zip(wide, gradients, strict=True)) if gradients else {}
         if weight is None and len(slopes) < len(asked):
             weight = xp.ones_like(value)
         for k in asked:

@@ -105,8 +105,8 @@ class MatchedOperation(RowWise):
             temperature = number(self.temperature)
             numbers = [array[..., None] for array in numbers]
         divergence = self.divergence.bound(xp, *numbers) if numbers else self.divergence
-        sides = (side_of(xp, *logits[k : k + 2], temperature) for k in (0, 2))
-        return divergence, *sides, temperature, logits
+        s, t = (side_of(xp, logits[k], logits[k + 1], temperature) for k in (0, 2))
+        return divergence, s, t, temperature, logits
 
     def masked(self, xp: Namespace, values: Array, keep: Array | None) -> Array:
         """Return row values with zero where the mask drops the row."""

@@ -47,6 +47,16 @@ class Ranks(Protocol):
         ...
 
 
+def extent_of(xp: Namespace, sizes: Array, place: int) -> tuple[Array, Array]:
+    """Return how many classes the ranks before have, and all together, given those of each."""
+    return xp.sum(sizes[:place]), xp.sum(sizes)
+
+
+def even_extent(size: int, place: Any, number: int) -> tuple[Any, int]:
+    """Return the same of so many ranks that have so many classes each."""
+    return place * size, number * size
+
+
 class Alone:
     """The one rank that has whole rows."""
 

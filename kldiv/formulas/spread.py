@@ -76,7 +76,8 @@ class _Spread:
     def constants(self) -> Array:
         """Return what gradients take of whole rows, packed."""
         own = self.evaluate(self.state(), *self.here())
-        rows = [self.heat[..., 0]] if self.loss.temperature is None else []
+        heat: Any = self.heat
+        rows = [heat[..., 0]] if self.loss.temperature is None else []
         return self.ranks.merge(self.merged, own, *rows)
 
     def state(self) -> RowWise:
@@ -175,7 +176,8 @@ class _Labels(_Spread):
         apart = s - known[..., :1]
         apart = xp.where((apart == -xp.inf) | (gradient == 0), 0.0, apart)
         share = self.ranks.add(xp.sum(gradient * apart, axis=-1))
-        return -share / self.heat[..., 0]
+        heat: Any = self.heat
+        return -share / heat[..., 0]
 
 
 # ---- sparse teachers -----------------------------------------------------------------------------

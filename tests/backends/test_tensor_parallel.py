@@ -513,3 +513,10 @@ def test_transforms_second_order_and_other_backends_are_refused(alone):
     loss = kldiv.kl_div_with_logits(s, t, group=alone)
     with pytest.raises(LibraryError, match="leave create_graph out"):
         torch.autograd.grad(loss, s, create_graph=True)
+
+
+def test_layers_that_are_spread_are_refused_with_the_mend(alone):
+    mesh = init_device_mesh("cpu", (1,))
+    weight = distribute_tensor(torch.randn(5, 3), mesh, [Shard(0)])
+    with pytest.raises(LibraryError, match=r"weight\.full_tensor\("):
+        kldiv.linear_kl_div(torch.randn(2, 3), weight, torch.randn(2, 3), torch.randn(5, 3))

@@ -186,3 +186,17 @@ def test_jax(jax):
             jax.jit(jax.grad(both))(s), 2 * one + two, rtol=1e-12, atol=1e-16
         )
         assert np.isfinite(jax.jit(jax.hessian(both))(s)).all()
+
+
+def test_a_reference_policy_adds_the_exact_kl(lib):
+    s, r = RNG.normal(size=(2, 3, 6))
+    labels, options = np.array([1, -100, 4]), {"temperature": 1.5}
+    found = kldiv.log_prob_and_entropy_with_logits(
+        lib.array(s), lib.array(labels), reference=lib.array(r), **options
+    )
+    keep = labels >= 0
+    wanted = kldiv.kl_div_with_logits(r, s, where=keep, reduction="none", **options)
+    lib.assert_equal(found[2], wanted, ulps=8)
+    plain = kldiv.log_prob_and_entropy_with_logits(lib.array(s), lib.array(labels), **options)
+    for one, other in zip(found[:2], plain, strict=True):
+        np.testing.assert_array_equal(lib.numpy(one), lib.numpy(other))

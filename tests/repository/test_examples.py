@@ -132,3 +132,16 @@ def test_dask_cluster_agrees_with_one_process():
     printed = run("dask_cluster.py")
     assert "The first rows agree" in printed
     assert float(printed.split()[0]) == pytest.approx(5e-7, rel=0.02)
+
+
+# ---- distillation of a text ----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_distill_text_gains_by_its_file_and_draws(backend, tmp_path):
+    require(backend, "matplotlib", "safetensors")
+    printed = run("distill_text.py", "--backend", backend, "--steps", 240, cwd=tmp_path)
+    alone, sparse, whole = map(float, re.findall(r"student.*: (\S+) bits", printed))
+    assert max(sparse, whole) < alone
+    assert is_png(tmp_path / "distill_text.png")

@@ -99,8 +99,8 @@ class AxisRanks:
 
     def extent(self, array: Array) -> tuple[Any, Any]:
         """Return how many classes the devices before have, and all together."""
-        size = array.shape[-1]
-        return jax.lax.axis_index(self.axis_name) * size, self.size * size
+        place = jax.lax.axis_index(self.axis_name)
+        return shards.even_extent(array.shape[-1], place, self.size)
 
     def _gathered(self, array: Array) -> Array:
         # An all-gather's result counts as varying from device to device, that of a sum does not.

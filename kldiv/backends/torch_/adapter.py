@@ -115,6 +115,12 @@ class TorchBackend(Backend):
         return (Transformable if transformed else Plain).apply(operation, route, *arrays)
 
     def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:
+        if not all(map(_plain, arrays)):
+            raise LibraryError(
+                "hidden states and layers must be whole on each rank, and one is a DTensor; gather "
+                "it once: weight.full_tensor(grad_placements=[Partial('avg')]) where ranks have "
+                "other rows, or call the loss inside the module that FSDP gathers"
+            )
         if self.autocasts(arrays[0]):
             arrays = linear.autocast(operation, arrays)
         tracked, transformed = differentiated(arrays)

@@ -168,9 +168,10 @@ def _read(words: Iterator[str], numbers: Iterator[float]) -> Any:
     parts = [_read(words, numbers) for _ in range(int(next(words)))]
     if found is tuple:
         return tuple(parts)
-    if is_dataclass(found):
-        return found(**dict(zip([each.name for each in fields(found)], parts, strict=True)))
-    return found(*parts)
+    if not is_dataclass(found):
+        return found(*parts)
+    make: Any = found
+    return make(**dict(zip([each.name for each in fields(found)], parts, strict=True)))
 
 
 _PLAIN: Final[dict[str, Any]] = {"str": str, "bool": bool, "int": int}

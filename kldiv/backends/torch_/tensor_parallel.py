@@ -68,8 +68,8 @@ class GroupRanks:
         """Return how many classes the ranks before have, and all together."""
         if self._extent is None:
             sizes = torch.cat(self._gathered(torch.tensor([array.shape[-1]], device=array.device)))
-            before = sizes[: dist.get_rank(self.group)]
-            self._extent = before.sum(), sizes.sum()  # tensors, for which nothing waits
+            # Tensors, for which nothing waits.
+            self._extent = shards.extent_of(xp, sizes, dist.get_rank(self.group))
         return self._extent
 
     def _gathered(self, array: Array) -> list[Array]:
