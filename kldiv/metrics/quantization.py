@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 PERCENTILES: Final = (99.9, 99.0, 95.0, 90.0, 50.0, 10.0, 5.0, 1.0)
 """The percentiles of the divergence that a report has, as others print them."""
 _NAN: Final = math.nan
-_IGNORED: Final = -100  # a label that `cross_entropy_with_logits` does not look at
 
 
 class Measured(NamedTuple):
@@ -232,10 +231,9 @@ class Quantization(Kept):
         known = None
         if next_tokens is not None:
             known = next_tokens >= 0
-            labels = xp.where(known, next_tokens, xp.full_like(next_tokens, _IGNORED))
+            labels = xp.where(known, next_tokens, xp.zeros_like(next_tokens))
             log_p, log_q = (
-                -cross_entropy_with_logits(each, labels, ignore_index=_IGNORED, **options)
-                for each in (target, input)
+                -cross_entropy_with_logits(each, labels, **options) for each in (target, input)
             )
             logs = log_p, log_q
         self.update_rows(kl, accepted, same, *logs, known=known, where=where)
