@@ -105,7 +105,10 @@ def _slope(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperatu
     # 0·x would be NaN where a gap makes the row NaN; a row that is NaN as a whole stays so.
     zero = 0.0 * rows.offset
     nan = xp.where(rows.kl == xp.inf, xp.nan, zero)
-    slope = _p(xp, t, rows, temperature) * (_deviation(xp, s, t, rows, temperature) + nan)
+    steps = difference(*differences(xp, s, t), rows.anchor, rows.anchor_low)
+    unit = EIGHTH * temperature
+    # Divided by T at last: steps/T may overflow where p times them does not.
+    slope = over(_p(xp, t, rows, temperature) * ((steps - unit * rows.mean) + nan), unit)
     return xp.where(t == -xp.inf, zero, slope)
 
 

@@ -195,9 +195,9 @@ def block_state(
     else:
         beside = xp.max(xp.where(t == t_max, eighths(xp, s), -xp.inf), axis=axis, keepdims=True)
         first = two_difference(EIGHTH * t_top, beside)
-    drift = total(xp, w * _quickly(xp, d, first, unit), axis)
+    drift = total(xp, over(w * _quickly(d, first), unit), axis)
     mean = add(*first, unit * (drift / xp.where(t_sum > 0, t_sum, 1.0)))
-    w_x = w * _quickly(xp, d, mean, unit)
+    w_x = over(w * _quickly(d, mean), unit)
     residual, spread = total(xp, w_x, axis), total(xp, abs(w_x), axis)
 
     both, ratio = _ratio_of_sums(xp, (t_top, t_sum), (s_top, s_sum), unit)
@@ -206,10 +206,10 @@ def block_state(
     # Where a far class of little weight carries the mean away, all others still have x = 0 here.
     inside = (abs(drift) <= INSIDE * spread) & (abs(kl) < CLOSE)
     pivot = _choose(xp, both, _choose(xp, inside, first, pivot), (0.0, 0.0))
-    x = tempered(xp, difference(*d, *pivot), unit)
+    steps = difference(*d, *pivot)
     # w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
     mass = v * xp.where(both, _exp_sum(xp, s_top, t_top, pivot, unit), 0.0)
-    y, phi, moment = _sums(xp, x, w, mass, axis)
+    y, phi, moment = _sums(xp, steps, w, mass, unit, axis)
 
     nearer = abs(moment) < abs(drift)
     anchor, drift = _choose(xp, nearer, pivot, first), xp.where(nearer, moment, drift)
@@ -238,9 +238,9 @@ def merge(
     unit = EIGHTH * temperature
     heaviest = t_sums == xp.max(t_sums, axis=axis, keepdims=True)
     anchor = _pick(xp, heaviest, (parts.anchor, parts.anchor_low), axis)
-    drift = total(xp, _moments(xp, parts, t_scale, anchor, unit), axis)
+    drift = total(xp, _moments(parts, t_scale, anchor, unit), axis)
     mean = add(*anchor, unit * (drift / divisor))
-    residual = total(xp, _moments(xp, parts, t_scale, mean, unit), axis)
+    residual = total(xp, _moments(parts, t_scale, mean, unit), axis)
     h = tempered(xp, difference(parts.anchor, parts.anchor_low, *mean), unit)
     spread = total(xp, t_scale * parts.spread + t_sums * abs(h), axis)
     astray = abs(drift) > spread
@@ -287,20 +287,23 @@ def finish(xp: Namespace, state: State) -> Rows:
 # In the pieces of `block_state` and `merge`, d and c are in eighths, and ``unit`` is T in eighths.
 
 
-def _quickly(xp: Namespace, d: DoubleWord, c: DoubleWord, unit: Temperature) -> Array:
-    """Return x = (d − c)/T, right to u² of d: enough to find a pivot."""
-    return tempered(xp, (d[0] - c[0]) + (d[1] - c[1]), unit)
+def _quickly(d: DoubleWord, c: DoubleWord) -> Array:
+    """Return d − c, right to u² of d: enough to find a pivot."""
+    return (d[0] - c[0]) + (d[1] - c[1])
 
 
-def _sums(xp: Namespace, x: Array, w: Array, mass: Array, axis: int) -> tuple[Array, Array, Array]:
-    """Return Σ w (e⁻ˣ − 1), Σ w φ(x) and Σ w x, where ``mass`` is w·e⁻ˣ."""
+def _sums(
+    xp: Namespace, steps: Array, w: Array, mass: Array, unit: Temperature, axis: int
+) -> tuple[Array, Array, Array]:
+    """Return Σ w (e⁻ˣ − 1), Σ w φ(x) and Σ w x, where ``steps`` are d − c and ``mass`` w·e⁻ˣ."""
+    x = tempered(xp, steps, unit)
     near = xp.clip(x, -NEAR, NEAR)
-    w_near = w * near
+    w_near, w_x = w * near, over(w * steps, unit)  # finite where x is not
+    inside, apart = abs(x) < NEAR, mass - w
     # w·φ(x) within NEAR; less w·near it is w·(e⁻ˣ − 1) everywhere.
-    term = xp.where(abs(x) < NEAR, w * phi_near(xp, near), (mass - w) + w_near)
-    # Not w·x − w·near: a compiler that fuses one product would leave the rounding of the other.
-    phi = term + w * (x - near)
-    return total(xp, term - w_near, axis), total(xp, phi, axis), total(xp, w * x, axis)
+    term = xp.where(inside, w * phi_near(xp, near), apart + w_near)
+    phi = xp.where(inside, term, apart + w_x)
+    return total(xp, term - w_near, axis), total(xp, phi, axis), total(xp, w_x, axis)
 
 
 def sum_of_weights(xp: Namespace, w: Array, top: Array, axis: int) -> Array:
@@ -315,12 +318,10 @@ def sum_of_weights(xp: Namespace, w: Array, top: Array, axis: int) -> Array:
     return total(xp, coarse, axis) + total(xp, w - coarse, axis)
 
 
-def _moments(
-    xp: Namespace, parts: State, t_scale: Array, c: DoubleWord, unit: Temperature
-) -> Array:
+def _moments(parts: State, t_scale: Array, c: DoubleWord, unit: Temperature) -> Array:
     """Return Σ w (d − c)/T of every part."""
-    h = tempered(xp, difference(parts.anchor, parts.anchor_low, *c), unit)
-    return t_scale * (parts.drift + parts.t_sum * h)
+    h = difference(parts.anchor, parts.anchor_low, *c)
+    return t_scale * parts.drift + over(t_scale * parts.t_sum * h, unit)
 
 
 def _moved(
@@ -344,7 +345,7 @@ def _moved(
     scale = _exp_sum(xp, _origin(xp, parts.s_max), t_top, pivot, unit)
     mass = xp.where(parts.s_sum > 0, parts.s_sum * scale, 0.0)
     y_far = mass - t_scale * parts.t_sum
-    phi_far = y_far + _moments(xp, parts, t_scale, pivot, unit)
+    phi_far = y_far + _moments(parts, t_scale, pivot, unit)
     return xp.where(near, y, y_far), xp.where(near, phi, phi_far)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from logit_families import (
     truths,
     value_error,
 )
-from reference import doubles, losses, truth
+from reference import doubles, exact, losses, truth
 
 import kldiv
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
@@ -315,6 +316,41 @@ def test_gradients_of_any_size(technology, beta, cotangent):
     _, gradients = technology.run(of_rows(beta=beta), s, t, cotangent=np.full(1, cotangent, "f4"))
     for gradient, true in zip(gradients, truth(s, t, beta=beta)[1:], strict=True):
         assert gradient_error(gradient[0], true[0] * cotangent, "float32") <= 1e-6
+
+
+MASKED_BY_A_NUMBER = {  # of p and a student whose other class is as low as can be
+    "the largest": (1.0, 1.0),
+    "over a low temperature": (0.3, 1e-9),
+    "over a high one": (1.7, 1.0),
+}
+
+
+@each(
+    "case beta",
+    [("the largest", None)],
+    more=lambda technology: [
+        (case, beta)
+        for case in MASKED_BY_A_NUMBER
+        for beta in BETAS
+        # On GPUs the logarithm of p/q is cut at the largest number before it is multiplied by p.
+        if case != "over a low temperature" or technology.name not in {"triton", "cuda"}
+    ],
+)
+def test_a_class_that_the_largest_number_masks(technology, case, beta):
+    """Neither its difference of logits nor that over T, which overflows, is cut."""
+    temperature, p = MASKED_BY_A_NUMBER[case]
+    t, s = (np.zeros((1, 40), np.float32) for _ in range(2))
+    t[0, 7] = temperature * math.log(p)
+    s[0, 7] = np.finfo(np.float32).min
+    s[0, 9] = t[0, 9] = -np.inf
+    found = technology.run(of_rows(beta=beta, temperature=temperature), s, t)
+    expected = exact(
+        s[0], t[0], temperature=temperature, **({} if beta is None else {"beta": beta})
+    )
+    assert abs(float(found[0][0]) - expected.value) <= 1e-6 * expected.value
+    for gradient, numbers in zip(found[1], expected[1:], strict=True):
+        true = np.array(numbers, float)
+        assert abs(gradient[0] - true).sum() <= 1e-6 * abs(true).sum()
 
 
 # --- rows as the formulas say ---------------------------------------------------------------------

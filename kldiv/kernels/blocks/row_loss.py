@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kldiv.kernels.blocks.arrays import Buffer, Index
     from kldiv.kernels.work import Found, Work
 
-_LOWEST = -1e30
+_LOWEST = -1e300
 """Instead of the logarithm of 0: finite times a probability."""
 
 

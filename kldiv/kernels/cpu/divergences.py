@@ -157,7 +157,12 @@ class Jeffreys(Divergence):
         nothing = select(value == value, rows.code.real(0.0), float("nan"))  # noqa: PLR0124
         masked = rows.vector(nothing)
         gap = rows.vector(select(infinite, float("nan"), nothing))
-        return lambda lane, rise: select(lane.raw_t == -float("inf"), masked, lane.p * (rise + gap) * lane.inverse)
+
+        def of(lane: Lane, rise: Any) -> Value:
+            apart = lane.p * (rise + gap) * lane.inverse
+            return select(lane.raw_t == -float("inf"), masked, apart)
+
+        return of
 
 
 class KullbackLeibler(Jeffreys):

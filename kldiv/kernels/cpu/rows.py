@@ -14,9 +14,9 @@ a call, are
 Nothing is guessed: whatever the pivot, y is measured about it. Elements are in the dtype of the
 logits, their sums, and all that is made of these, in float64. Differences of logits, pivots and
 anchors with them, are in eighths, and over T/8: so none overflows, and none is divided by T before
-it is multiplied by p. Where the first pass cannot overflow anyway it does without eighths. Formulas and words are those of
-`kldiv.formulas.state` and `kldiv.formulas.logits`. Threads share rows, or the segments of a few
-long ones, one stage after the other; results do not depend on that.
+it is multiplied by p. Where the first pass cannot overflow anyway it does without eighths.
+Formulas and words are those of `kldiv.formulas.state` and `kldiv.formulas.logits`. Threads share
+rows, or the segments of a few long ones, one stage after the other; results do not depend on that.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from kldiv.kernels.cpu.elementary import (
     Heat,
     added,
     difference,
+    eighth_difference,
     exp,
     format_of,
-    eighth_difference,
     log,
     log1p_near,
     power,
@@ -428,6 +428,7 @@ class Rows:
             pivot, low = pivot.to(self.real.scalar).to(DOUBLE), code.real(0.0)
         # Beside the largest number such a logit is nothing.
         moderate = at_least(abs(t_top), abs(s_top)) < 1e30
+        plain = select(moderate, code.real(1.0), 0.0)
         self.set(
             ratio=ratio[0],
             ratio_low=ratio[1],
@@ -436,7 +437,7 @@ class Rows:
             pivot=select(both, pivot, float("nan")),
             pivot_low=low,
             pivot_rest=code.real(0.0),
-            plain=select(moderate, code.real(1.0), 0.0) if self.divergence.exact else code.real(0.0),
+            plain=plain if self.divergence.exact else code.real(0.0),
             beside_t=beside[0].get(),
             beside_s=beside[1].get(),
             top_t=t_top,
