@@ -355,8 +355,9 @@ def test_the_operator_is_sound(torch):
     operator = torch.ops.kldiv.linear_in_chunks.default
     rows = RowLoss("none", *["float64"] * 3, KullbackLeibler(), 2.0)
     given = arrays, *spelling.spelled(rows), [False, False], "auto"
-    torch.library.opcheck(operator, (*given, [0, 1, 3], None))
-    torch.library.opcheck(operator, (*given, [0], torch.rand(12, dtype=torch.float64)))
+    temperature = torch.tensor(2.0, dtype=torch.float64)
+    torch.library.opcheck(operator, (*given, [0, 1, 3], None, temperature))
+    torch.library.opcheck(operator, (*given, [0], torch.rand(12, dtype=torch.float64), None))
 
 
 def test_a_second_backward_gives_the_same(torch):

@@ -9,6 +9,7 @@ import torch
 from kldiv.backends import chunks
 from kldiv.backends.registry import get
 from kldiv.backends.torch_ import namespace as xp
+from kldiv.backends.torch_ import operators
 from kldiv.formulas.linear import LinearLoss, Products
 from kldiv.kernels import spelling
 
@@ -116,7 +117,7 @@ def _wanted(ctx: Any) -> list[int]:
 
 _SCHEMA: Final = (
     "(Tensor[] arrays, str[] words, float[] numbers, bool[] biases, str kernel, "
-    "int[] wanted, Tensor? weight) -> Tensor[]"
+    "int[] wanted, Tensor? weight, Tensor? temperature) -> Tensor[]"
 )
 
 
@@ -128,13 +129,16 @@ def compiled(
     weight: Array | None,
 ) -> chunks.Found:
     """Compute as `Backend.in_chunks` does, by an operator that a compiler does not look into."""
+    words, numbers, temperature = operators.spelled(operation.of_logits.elementwise())
     values, *gradients = _in_chunks(
         [*arrays],
-        *spelling.spelled(operation.of_logits.elementwise()),
+        words,
+        numbers,
         [*operation.biases],
         kernel,
         [*wanted],
         weight,
+        temperature,
     )
     return values, gradients
 
@@ -148,8 +152,9 @@ def _in_chunks(
     kernel: str,
     wanted: list[int],
     weight: Array | None,
+    temperature: Array | None,
 ) -> list[Array]:
-    rows, (student, teacher) = spelling.read(words, numbers), biases
+    rows, (student, teacher) = operators.read(words, numbers, temperature), biases
     dtype, own = rows.compute, (rows.temperature, (student, teacher), rows.divergence)
     operation = LinearLoss("none", dtype, dtype, dtype, *own)
     values, gradients = in_chunks(get("torch"), operation, arrays, kernel, wanted, weight)
@@ -165,6 +170,7 @@ def _shapes(
     kernel: str,  # noqa: ARG001
     wanted: list[int],
     weight: Array | None,  # noqa: ARG001
+    temperature: Array | None,  # noqa: ARG001
 ) -> list[Array]:
     kind, first = getattr(torch, spelling.read(words, numbers).compute), arrays[0]
     shapes = [first.shape[:-1], *(arrays[index].shape for index in wanted)]
