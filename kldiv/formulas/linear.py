@@ -172,6 +172,10 @@ class LinearLoss(Loss):
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         return self.of_logits.elements(xp, *self._whole(xp, arrays))
 
+    def by_logits(self, xp: Namespace, run: Run, *arrays: Array) -> Array:
+        """Return the loss of all logits at once, whose products the library differentiates."""
+        return run(self.of_logits, *self._whole(xp, self._without_dropped(xp, arrays)))
+
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
     ) -> Array:

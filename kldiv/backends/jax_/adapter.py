@@ -102,6 +102,8 @@ class JaxBackend(Backend):
     def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:
         if route.crosses:
             return super().run_linear(operation, route, arrays)
+        if not sharding.is_sized(arrays[0].shape):  # there is no number of chunks
+            return operation.by_logits(jnp, route.run, *arrays)
         return linear.run(operation, route, *arrays)
 
     def is_small(self, arrays: Sequence[Array]) -> bool:
