@@ -115,6 +115,13 @@ class TorchBackend(Backend):
         return (Transformable if transformed else Plain).apply(operation, route, *arrays)
 
     def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:
+        if not all(map(_plain, arrays)):
+            raise LibraryError(
+                "a layer's weight, bias or hidden states are a DTensor; losses of layers take "
+                "whole tensors: of frozen ones pass .full_tensor(), of those trained on other "
+                "rows by each rank .full_tensor(grad_placements=[Partial('avg')]), with Partial of "
+                "torch.distributed.tensor; inside the module's own forward FSDP has gathered them"
+            )
         if self.autocasts(arrays[0]):
             arrays = linear.autocast(operation, arrays)
         tracked, transformed = differentiated(arrays)
