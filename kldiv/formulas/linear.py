@@ -222,6 +222,10 @@ class LinearLoss(Loss):
         ]
         return sum(found[1:], found[0])
 
+    def by_logits(self, xp: Namespace, run: Run, *arrays: Array) -> Array:
+        """Return the loss of all logits at once, whose products the library differentiates."""
+        return run(self.of_logits, *self._whole(xp, self._without_dropped(xp, arrays)))
+
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
     ) -> Array:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from f_divergences import RECORDS
-from f_divergences import truths as exact
+from f_divergences import truths as true_distances
 from kernels.conformance import AVAILABLE, FLOATS, HALVES, TECHNOLOGIES, each, formulas, kind
 from libraries import demanded, unit
 from logit_families import (
@@ -206,7 +206,7 @@ def test_distances_are_exact(technology, size, dtype, name):
     divergence, _ = RECORDS[name].canonical()
     operation = replace(of_rows(dtype), divergence=divergence)
     value, gradients = technology.run(operation, s, t)
-    assert_right(names, (value, *gradients), exact(name, size, dtype), dtype)
+    assert_right(names, (value, *gradients), true_distances(name, size, dtype), dtype)
 
 
 @each("name", ["TV", "Hellinger"], only=apart)

@@ -153,9 +153,9 @@ def test_the_operator_is_what_torch_expects(fused, reduction):
     upstream = torch.ones(4 if reduction == "none" else (), device=DEVICE)
     names = ["kl_div_with_logits", reduction, "float32", "float32", "float32"]
     words = ("triton", names, [1.0])
-    forward = ([s, t], *words, [], None, True, True, None)
+    forward = ([s, t], *words, [], None, True, True, None, None)
     _, kept = operators._fused(*forward)
-    for arguments in (forward, ([s, t], *words, [0, 1], upstream, False, False, kept)):
+    for arguments in (forward, ([s, t], *words, [0, 1], upstream, False, False, kept, None)):
         found = torch.library.opcheck(operators._fused, arguments)
         assert set(found.values()) == {"SUCCESS"}
 

@@ -39,12 +39,23 @@ if TYPE_CHECKING:
 def _missing(name: str) -> Any:
     """Return the special functions, which JAX keeps elsewhere, and others that it names its way."""
     if name == "scattered":
-        return partial(jnp.put_along_axis, axis=-1, inplace=False)
+        return _scattered
     if name == "top_places":
         return _top_places
     if name != "special":
         raise AttributeError(name)
     return jax.scipy.special
+
+
+def _scattered(array: Array, places: Array, values: Array) -> Array:
+    if sharding.is_sized(array.shape):
+        return jnp.put_along_axis(array, places, values, axis=-1, inplace=False)
+    return _scattered_in_rows(array, places, values)
+
+
+@partial(jnp.vectorize, signature="(n),(k),(k)->(n)")
+def _scattered_in_rows(array: Array, places: Array, values: Array) -> Array:
+    return array.at[places].set(values)
 
 
 def _top_places(array: Array, k: int) -> Array:
@@ -91,14 +102,22 @@ class JaxBackend(Backend):
     def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:
         if route.crosses:
             return super().run_linear(operation, route, arrays)
+        if not sharding.is_sized(arrays[0].shape):  # there is no number of chunks
+            return operation.by_logits(jnp, route.run, *arrays)
         return linear.run(operation, route, *arrays)
+
+    def is_small(self, arrays: Sequence[Array]) -> bool:
+        # An exported program may have sizes that are not known yet.
+        return not sharding.is_sized(arrays[0].shape) or super().is_small(arrays)
 
     def unreachable(
         self,
         technology: Technology,
-        arrays: Sequence[Array],  # noqa: ARG002
+        arrays: Sequence[Array],
         kernel: str,  # noqa: ARG002
     ) -> str | None:
+        if not sharding.is_sized(arrays[0].shape):
+            return "an exported program holds no kernels"
         return cpu_kernels.problem() if technology is CPU else None
 
     def launch(self, technology: Technology, work: Work) -> Found:

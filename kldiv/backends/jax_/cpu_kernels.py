@@ -123,27 +123,40 @@ def _by_xla(*arrays: Array, words: str) -> list[Array]:
     return list(jax.ffi.ffi_call(_TARGET, results)(*arrays, words=words))
 
 
+def _by_formulas(*arrays: Array, words: str) -> list[Array]:
+    operation, _, value, gradients = wanted = _wanted(words)
+    own, upstream = wanted.split(arrays)
+    results = [by_formulas(operation, *own)] if value or upstream is None else []
+    if upstream is None:
+        upstream = jnp.ones_like(results[0])
+    slopes = [operation.pullback(jnp, by_formulas, index, upstream, *own) for index in gradients]
+    return [*results, *slopes] if value else slopes
+
+
+_with_kernels = mlir.lower_fun(_by_xla, multiple_results=True)
+_without = mlir.lower_fun(_by_formulas, multiple_results=True)
+
+
+def _on_cpu(context: Any, *arrays: Any, words: str) -> Any:
+    """Lower for this process; an exported program runs where there are no kernels."""
+    exported = getattr(context.module_context.lowering_parameters, "for_export", False)
+    return (_without if exported else _with_kernels)(context, *arrays, words=words)
+
+
 _fused.def_impl(_by_xla)
-mlir.register_lowering(_fused, mlir.lower_fun(_by_xla, multiple_results=True), platform="cpu")
+mlir.register_lowering(_fused, _on_cpu, platform="cpu")
+mlir.register_lowering(_fused, _without)  # other platforms, for which a CPU can lower too
 
 
 def _jvp(
     primals: Sequence[Array], tangents: Sequence[Any], *, words: str
 ) -> tuple[list[Array], list[Array]]:
     """Differentiate the formulas."""
-    operation, _, value, gradients = _wanted(words)
     moving = [index for index, each in enumerate(tangents) if not isinstance(each, ad.Zero)]
 
     def formulas(*moved: Array) -> list[Array]:
         every = dict(enumerate(primals)) | dict(zip(moving, moved, strict=True))
-        arrays, upstream = _wanted(words).split([*every.values()])
-        results = [by_formulas(operation, *arrays)] if value or upstream is None else []
-        if upstream is None:
-            upstream = jnp.ones_like(results[0])
-        slopes = [
-            operation.pullback(jnp, by_formulas, index, upstream, *arrays) for index in gradients
-        ]
-        return [*results, *slopes] if value else slopes
+        return _by_formulas(*every.values(), words=words)
 
     at, towards = ([each[index] for index in moving] for each in (primals, tangents))
     return _fused.bind(*primals, words=words), jax.jvp(formulas, at, towards)[1]

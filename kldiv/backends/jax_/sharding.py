@@ -41,8 +41,15 @@ GATHERED = 16
 rows, so that traffic and memory do not grow with the number of devices."""
 
 
+def is_sized(shape: Sequence[Any]) -> bool:
+    """Return whether a shape is all numbers; ``jax.export`` has symbols too."""
+    return all(isinstance(size, int) for size in shape)
+
+
 def in_blocks(operation: RowWise, *arrays: Array, xp: Namespace = jnp) -> Array:
     """Compute the elements of an operation on rows, a block at a time."""
+    if not is_sized(arrays[0].shape):
+        return operation.elements(xp, *arrays)
     most = rows_at_a_time(arrays[0].shape, operation.compute, BLOCK_BYTES)
     rows = tuple(flat(jnp, array, arrays[0]) for array in arrays)
     if len(rows[0]) <= most:

@@ -117,9 +117,10 @@ class TorchBackend(Backend):
     def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:
         if not all(map(_plain, arrays)):
             raise LibraryError(
-                "hidden states and layers must be whole on each rank, and one is a DTensor; gather "
-                "it once: weight.full_tensor(grad_placements=[Partial('avg')]) where ranks have "
-                "other rows, or call the loss inside the module that FSDP gathers"
+                "a layer's weight, bias or hidden states are a DTensor; losses of layers take "
+                "whole tensors: of frozen ones pass .full_tensor(), of those trained on other "
+                "rows by each rank .full_tensor(grad_placements=[Partial('avg')]), with Partial of "
+                "torch.distributed.tensor; inside the module's own forward FSDP has gathered them"
             )
         if self.autocasts(arrays[0]):
             arrays = linear.autocast(operation, arrays)

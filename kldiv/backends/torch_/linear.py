@@ -12,6 +12,8 @@ import torch
 from kldiv.backends import chunks
 from kldiv.backends.registry import get
 from kldiv.backends.torch_ import namespace as xp
+from kldiv.errors import LibraryError
+from kldiv.formulas.divergences import Divergence
 from kldiv.formulas.linear import Products
 
 if TYPE_CHECKING:
@@ -168,10 +170,13 @@ def _read(words: Iterator[str], numbers: Iterator[float]) -> Any:
     parts = [_read(words, numbers) for _ in range(int(next(words)))]
     if found is tuple:
         return tuple(parts)
-    if not is_dataclass(found):
-        return found(*parts)
-    make: Any = found
-    return make(**dict(zip([each.name for each in fields(found)], parts, strict=True)))
+    if is_dataclass(found):
+        make: Any = found
+        return make(**dict(zip([each.name for each in fields(found)], parts, strict=True)))
+    # A saved program may hold any words: they name parts of an operation, and make nothing else.
+    if not (isinstance(found, type) and issubclass(found, tuple | Divergence)):
+        raise LibraryError(f"{kind}.{found!r} is no part of an operation")
+    return found(*parts)
 
 
 _PLAIN: Final[dict[str, Any]] = {"str": str, "bool": bool, "int": int}

@@ -7,6 +7,7 @@ tensors.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,7 @@ from kldiv.backends.torch_ import namespace as xp
 from kldiv.backends.torch_ import vmap
 from kldiv.backends.torch_.transforms import evaluate
 from kldiv.formulas.rows import RowLoss
+from kldiv.formulas.state import as_array
 from kldiv.kernels import spelling
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.technology import KernelError
@@ -33,15 +35,33 @@ if TYPE_CHECKING:
 
 _SCHEMA: Final = (
     "(Tensor[] arrays, str kernel, str[] words, float[] numbers, int[] gradients, "
-    "Tensor? cotangent, bool value, bool keep, Tensor? kept) -> Tensor[]"
+    "Tensor? cotangent, bool value, bool keep, Tensor? kept, Tensor? temperature) -> Tensor[]"
 )
 _TECHNOLOGIES: Final = {CPU.name: CPU, TRITON.name: TRITON}
 
 
+def spelled(operation: Any) -> tuple[list[str], list[float], Array | None]:
+    """Return an operation in words, numbers, and its temperature where that is not 1.
+
+    A tensor, so that a schedule of temperatures is one program: numbers are constants of it.
+    """
+    fixed = getattr(operation, "temperature", None)
+    if fixed is None or fixed == 1.0:  # no set: hashing a number makes it a constant
+        return *spelling.spelled(operation), None
+    zero = torch.zeros((), dtype=torch.float64)
+    return *spelling.spelled(replace(operation, temperature=1.0)), as_array(zero, fixed)
+
+
+def read(words: Sequence[str], numbers: Sequence[float], temperature: Array | None) -> Any:
+    """Return the operation that was spelled, inside an operator."""
+    operation = spelling.read(words, numbers)
+    return operation if temperature is None else replace(operation, temperature=temperature.item())
+
+
 def call(technology: Technology, work: Work) -> Found:
     """Compute as `Technology.compute` does, inside ``torch.compile`` or ``vmap``."""
-    words, numbers = spelling.spelled(work.operation)
-    outputs = [*work.gradients], work.cotangent, work.value, work.keep, work.kept
+    words, numbers, temperature = spelled(work.operation)
+    outputs = [*work.gradients], work.cotangent, work.value, work.keep, work.kept, temperature
     found = _fused([*work.arrays], technology.name, words, numbers, *outputs)
     return (found[0], found[1:]) if work.value else (None, found)
 
@@ -57,11 +77,12 @@ def _fused(
     value: bool,  # noqa: FBT001 - an operator's arguments have their order
     keep: bool,  # noqa: FBT001 - likewise
     kept: Array | None,
+    temperature: Array | None,
 ) -> list[Array]:
     """Compute value and gradients by a kernel, or by the formulas where it fails."""
     technology = _TECHNOLOGIES[kernel]
     work = Work(
-        spelling.read(words, numbers),
+        read(words, numbers, temperature),
         xp,
         [array.resolve_neg() for array in arrays],
         torch.get_num_threads(),
@@ -115,6 +136,7 @@ def _shapes(
     value: bool,  # noqa: FBT001 - see above
     keep: bool,  # noqa: FBT001
     kept: Array | None,  # noqa: ARG001
+    temperature: Array | None,  # noqa: ARG001
 ) -> list[Array]:
     operation, first = spelling.read(words, numbers), arrays[0]
     dtype = getattr(torch, operation.result)
@@ -140,14 +162,15 @@ def _mapped(
     *outputs: Any,
 ) -> tuple[list[Array], list[int]]:
     """Compute all entries in one call, or one after another."""
-    gradients, cotangent, value, keep, kept = outputs
+    gradients, cotangent, value, keep, kept, temperature = outputs
     operation, size = spelling.read(words, numbers), info.batch_size
     where, of_cotangent, of_kept = in_dims[0], in_dims[5], in_dims[8]
     if kernel == CPU.name and vmap.is_one_call(operation, arrays, where):
+        others = value, keep, kept, temperature
 
         def run(changed: Any, every: Sequence[Array], upstream: Array | None) -> list[Array]:
             again = spelling.spelled(changed)
-            return _fused([*every], kernel, *again, gradients, upstream, value, keep, kept)
+            return _fused([*every], kernel, *again, gradients, upstream, *others)
 
         upstream = cotangent, of_cotangent
         results = vmap.together(run, operation, size, arrays, where, upstream, value=value)
@@ -156,8 +179,8 @@ def _mapped(
     for entry in range(size):
         own = [_entry(array, axis, entry) for array, axis in zip(arrays, where, strict=True)]
         of_entry, constants = _entry(cotangent, of_cotangent, entry), _entry(kept, of_kept, entry)
-        others = gradients, of_entry, value, keep, constants
-        parts.append(_fused(own, kernel, words, numbers, *others))
+        rest = gradients, of_entry, value, keep, constants, temperature
+        parts.append(_fused(own, kernel, words, numbers, *rest))
     results = [torch.stack(each) for each in zip(*parts, strict=True)]
     return results, [0 for _ in results]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._subclasses import FakeTensor
@@ -97,3 +98,24 @@ def _number(temperature: float) -> Array | float:
 
 if hasattr(torch.compiler, "substitute_in_graph"):  # older ones keep numbers constant
     torch.compiler.substitute_in_graph(state.number)(_number)
+
+
+def _keep_constants() -> None:
+    """Make the compiler take the numbers of kldiv's own modules for constants.
+
+    Under ``dynamic=True`` it makes a symbol of each: then a graph takes ten times as long, and one
+    of two losses fails, since the second finds the symbols of the first one's function.
+    """
+    builder = import_module("torch._dynamo.variables.builder")
+    usual = getattr(builder, "is_constant_source", None)
+    if usual is None:
+        return
+
+    def is_constant_source(source: Any) -> bool:
+        name = source.name() if callable(source.name) else source.name
+        return usual(source) or name.startswith("G['__import_kldiv_dot_")
+
+    builder.is_constant_source = is_constant_source  # type: ignore[attr-defined]
+
+
+_keep_constants()

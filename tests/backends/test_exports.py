@@ -1,0 +1,111 @@
+"""Programs that compilers and exports make of the losses give what the losses give."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+import kldiv
+
+LOSSES = {
+    "kl": kldiv.kl_div_with_logits,
+    "js": partial(kldiv.js_div_with_logits, temperature=1.5, reduction="batchmean"),
+    "skew": kldiv.skew_kl_div_with_logits,
+    "tv": kldiv.tv_div_with_logits,
+    "hellinger": kldiv.hellinger_div_with_logits,
+    "chi2": kldiv.chi2_div_with_logits,
+    "alpha": partial(kldiv.alpha_div_with_logits, alpha=1.7),
+    "renyi": partial(kldiv.renyi_div_with_logits, alpha=0.7),
+    "jeffreys": kldiv.jeffreys_div_with_logits,
+    "distillation": lambda s, t: kldiv.distillation_loss(s, t, t.argmax(-1), hard_weight=0.1),
+    "entropy": lambda s, t: kldiv.entropy_with_logits(s, temperature=1.3),
+    "label": lambda s, t: kldiv.cross_entropy_with_logits(s, t.argmax(-1)),
+    "sparse": lambda s, t: kldiv.topk_kl_div_with_logits(s, kldiv.topk_log_probs(t, 5)),
+    "kl_div": lambda s, t: kldiv.kl_div(s, t, log_target=True),
+    "measure": lambda s, t: kldiv.kl_divergence(s * s, t * t).sum(),
+    "linear": lambda s, t: kldiv.linear_kl_div(s, s[:1].T * t[:1], t, s[:1].T + t[:1]),
+}
+QUICK = {"kl_div"}
+each = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in LOSSES]
+)
+
+
+@pytest.fixture
+def torch():
+    found = pytest.importorskip("torch")
+    found.manual_seed(0)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@each
+def test_torch_export_with_a_dynamic_batch(torch, name):
+    class Module(torch.nn.Module):
+        def forward(self, s, t):
+            return LOSSES[name](s, t)
+
+    batch = {0: torch.export.Dim("batch", min=2)}
+    s, t = torch.randn(2, 4, 20)
+    program = torch.export.export(Module(), (s, t), dynamic_shapes=(batch, batch))
+    assert not any("kldiv" in str(node.target) for node in program.graph.nodes)
+    s, t = torch.randn(2, 7, 20)
+    torch.testing.assert_close(program.module()(s, t), LOSSES[name](s, t), rtol=1e-6, atol=0)
+
+
+@each
+def test_jax_export_of_symbolic_sizes_for_other_platforms(name):
+    jax = pytest.importorskip("jax")
+    pytest.importorskip("flatbuffers", reason="JAX serialises by flatbuffers")
+    (batch,) = jax.export.symbolic_shape("batch")
+    like = jax.ShapeDtypeStruct((batch, 20), "float32")
+    function = jax.jit(jax.value_and_grad(LOSSES[name]))
+    exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(like, like)
+    s, t = jax.random.normal(jax.random.key(0), (2, 7, 20))
+    value, slope = jax.export.deserialize(exported.serialize()).call(s, t)
+    wanted, gradient = function(s, t)
+    assert abs(value - wanted) <= 1e-6 * abs(wanted)
+    assert abs(slope - gradient).max() <= 1e-5 * abs(gradient).max()
+
+
+@pytest.mark.slow
+def test_jax_exports_no_kernel():
+    jax = pytest.importorskip("jax")
+    like = jax.ShapeDtypeStruct((64, 1000), "float32")
+    function = jax.jit(jax.value_and_grad(kldiv.kl_div_with_logits))
+    exported = jax.export.export(function, platforms=("cpu", "cuda"))(like, like)
+    assert "kldiv_cpu" not in exported.mlir_module()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kl", "kl_div", "sparse"])
+def test_torch_compile_with_symbols(torch, name):
+    def both(s, t):
+        return LOSSES[name](s, t) + LOSSES[name](t, s)
+
+    torch.compiler.reset()
+    compiled = torch.compile(both, fullgraph=True, dynamic=True, backend="aot_eager")
+    s, t = torch.randn(2, 4, 20)
+    s.requires_grad_()
+    value, wanted = compiled(s, t), both(s, t)
+    torch.testing.assert_close(value, wanted, rtol=1e-6, atol=0)
+    slopes = [torch.autograd.grad(found, s)[0] for found in (value, wanted)]
+    torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_schedule_of_temperatures_is_one_program_with_kernels_too(torch):
+    from torch._dynamo.utils import counters
+
+    torch.compiler.reset()
+    counters.clear()
+    s, t = torch.randn(2, 64, 200)
+    s.requires_grad_()
+    compiled = torch.compile(kldiv.kl_div_with_logits, fullgraph=True, backend="aot_eager")
+    for temperature in (1.0, 1.5, 2.5, 3.5):
+        found = compiled(s, t, temperature=temperature)
+        wanted = kldiv.kl_div_with_logits(s, t, temperature=temperature)
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
+    assert counters["stats"]["unique_graphs"] == 2
