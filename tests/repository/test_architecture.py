@@ -149,6 +149,7 @@ LAYERS = {
         "kldiv.distributions",
         "kldiv.errors",
         "kldiv.formulas",
+        "kldiv.frames",
     ),
     "readers": ("kldiv.errors", "kldiv.readers"),
     "streaming": (
@@ -158,6 +159,7 @@ LAYERS = {
         "kldiv.errors",
         "kldiv.explanation",
         "kldiv.formulas",
+        "kldiv.frames",
         "kldiv.losses",
         "kldiv.readers",
         "kldiv.sparse_losses",
