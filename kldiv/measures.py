@@ -22,6 +22,7 @@ from kldiv._call import (
 from kldiv.errors import LibraryError, OptionError, ShapeError
 from kldiv.formulas import measures as formulas
 from kldiv.formulas.measures import RowMeasure
+from kldiv.frames import as_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,8 +69,9 @@ def kl_divergence(
     ----------
     p : array or distribution
         Probabilities, the distribution that is averaged over; float16, bfloat16, float32 or
-        float64. Or a distribution of `kldiv.distributions`, ``torch.distributions``,
-        ``scipy.stats`` (frozen), NumPyro, TFP or distrax.
+        float64. Series and data frames of pandas and polars are matched by their labels: index and
+        columns of pandas, columns of polars. Or a distribution of `kldiv.distributions`,
+        ``torch.distributions``, ``scipy.stats`` (frozen), NumPyro, TFP or distrax.
     q : array or distribution
         Probabilities, of the same shape; or a distribution, of any of these libraries.
     axis : int, default -1
@@ -773,6 +775,7 @@ def _prepare(
     normalize: bool,  # noqa: FBT001 - as the public functions have it
 ) -> Call[Any]:
     unit = _unit(base)
+    ps = as_arrays(names, ps)
     for name, p in zip(names, ps, strict=True):
         if not is_array(p):
             raise _no_array(name, p)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from kldiv.errors import InputError
+from kldiv.frames import folded
 from kldiv.readers import Stored
 
 if TYPE_CHECKING:
@@ -91,16 +91,6 @@ def _lacking(p: tuple[str, ...], q: tuple[str, ...]) -> list[str]:
 def _listed(labels: Sequence[str]) -> str:
     more = f" and {len(labels) - NAMED:,} more" if len(labels) > NAMED else ""
     return ", ".join(map(repr, labels[:NAMED])) + more
-
-
-def folded(label: str) -> str:
-    """Return a label without case, spare blanks and Unicode form; of a number, its value."""
-    text = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
-    text = unicodedata.normalize("NFKC", text)
-    try:
-        return repr(float(text)) if text.isascii() and "_" not in text else text
-    except ValueError:
-        return text
 
 
 def _matched(p: tuple[str, ...], q: tuple[str, ...], *, fold: bool | None) -> tuple[str, ...]:

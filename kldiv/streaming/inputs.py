@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kldiv.errors import DTypeError, InputError, LibraryError, OptionError, ShapeError
+from kldiv.frames import folded
 from kldiv.readers import Stored, Table, open_table, read
-from kldiv.streaming.alignment import align, folded, labels_of, rebinned, without_missing
+from kldiv.streaming.alignment import align, labels_of, rebinned, without_missing
 from kldiv.streaming.places import Places
 
 if TYPE_CHECKING:

@@ -151,6 +151,7 @@ LAYERS = {
         "kldiv.distributions",
         "kldiv.errors",
         "kldiv.formulas",
+        "kldiv.frames",
     ),
     "readers": ("kldiv.errors", "kldiv.readers"),
     "streaming": (
@@ -160,6 +161,7 @@ LAYERS = {
         "kldiv.errors",
         "kldiv.explanation",
         "kldiv.formulas",
+        "kldiv.frames",
         "kldiv.losses",
         "kldiv.metrics",
         "kldiv.readers",
