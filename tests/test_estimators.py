@@ -130,7 +130,7 @@ def test_half_types_are_computed_in_float32(lib):
 
 def test_arguments_that_do_not_fit():
     a = np.zeros(3)
-    with pytest.raises(OptionError, match="'k1', 'k2', 'k3'; got 'k4'"):
+    with pytest.raises(OptionError, match="got 'k4'"):
         kl_estimate(a, a, kind="k4")
     with pytest.raises(OptionError, match="reduction"):
         kl_estimate(a, a, reduction="average")

@@ -339,7 +339,7 @@ def _written_out(ctx: click.Context, options: dict[str, Any]) -> bool:
     unused = [
         parameters[name].opts[0]
         for name in _FOR_FILES
-        if options[name] not in {None, parameters[name].get_default(ctx)}
+        if options[name] not in (None, (), parameters[name].get_default(ctx))
     ]
     if any(written) and unused:
         raise click.UsageError(f"{', '.join(unused)}: for files, not for distributions")

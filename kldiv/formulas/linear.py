@@ -224,7 +224,12 @@ class LinearLoss(Loss):
 
     def by_logits(self, xp: Namespace, run: Run, *arrays: Array) -> Array:
         """Return the loss of all logits at once, whose products the library differentiates."""
-        return run(self.of_logits, *self._whole(xp, self._without_dropped(xp, arrays)))
+        arrays = self._without_dropped(xp, arrays)
+        given, keep = self._whole(xp, arrays)[0], self.keep(arrays)
+        found = [
+            _times(term.factor, run(term.loss, *self._of(term, given, keep))) for term in self.terms
+        ]
+        return self.finish(xp, sum(found[1:], found[0]), keep)
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array

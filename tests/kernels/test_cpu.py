@@ -360,7 +360,7 @@ def test_the_operator_is_what_torch_expects(reduction):
     upstream = torch.ones(4 if reduction == "none" else ())
     words = ["kl_div_with_logits", reduction, "float32", "float32", "float32"]
     for arrays in ([s, t], [s.T.contiguous().T, t]):
-        arguments = (arrays, "cpu", words, [1.0], [0, 1], upstream, True, False, None)
+        arguments = (arrays, "cpu", words, [1.0], [0, 1], upstream, True, False, None, None)
         assert set(torch.library.opcheck(_fused, arguments).values()) == {"SUCCESS"}
 
 

@@ -87,11 +87,9 @@ def test_libraries_differentiate_it(torch):
     arrays = [torch.tensor(array, requires_grad=True) for array in (BASE + 0.5, T)]
     loss = partial(kldiv.distillation_loss, input_classes=OWN, target_classes=OTHER, beta=0.25)
     wanted = kldiv.value_and_grad(loss, (0, 1))(BASE + 0.5, T)[1]
-    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
-        for slope, expected in zip(
-            torch.autograd.grad(function(*arrays), arrays), wanted, strict=True
-        ):
-            torch.testing.assert_close(slope, torch.tensor(expected))
+    slopes = torch.autograd.grad(loss(*arrays), arrays)
+    for slope, expected in zip(slopes, wanted, strict=True):
+        torch.testing.assert_close(slope, torch.tensor(expected))
     assert torch.autograd.gradgradcheck(
         loss, [array[:2].detach().requires_grad_() for array in arrays]
     )
