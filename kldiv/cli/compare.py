@@ -225,7 +225,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     named = {name: options.pop(name) for name in ("backend", "device", "kernel")}
     settings = {name: value for name, value in named.items() if value is not None}
     with np.errstate(all="ignore"), kldiv.config_context(**settings):
-        for name in ("labels", "values"):
+        for name in ("labels", "values", "divergences"):
             options[name] = options[name] or None
         if _written_out(ctx, options):
             from kldiv.cli import distribution_comparison  # noqa: PLC0415
@@ -233,7 +233,6 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             distribution_comparison.show(options["p"], options["q"], as_json=options["as_json"])
             return
         _check_streams(options)
-        options["divergences"] = options["divergences"] or None
         options["reading"] = reading_of(options)
         bins = options.pop("bins")
         if options["form"] == "samples":
@@ -339,7 +338,7 @@ def _written_out(ctx: click.Context, options: dict[str, Any]) -> bool:
     unused = [
         parameters[name].opts[0]
         for name in _FOR_FILES
-        if options[name] not in (None, (), parameters[name].get_default(ctx))
+        if options[name] not in {None, parameters[name].get_default(ctx)}
     ]
     if any(written) and unused:
         raise click.UsageError(f"{', '.join(unused)}: for files, not for distributions")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from kldiv.formulas.divergences import STUDENT, TEACHER, Divergence, KullbackLeibler
-from kldiv.formulas.reductions import RowWise, cast, like, weighed
-from kldiv.formulas.rows import times
-from kldiv.formulas.sparse import moment, over_top, plus_log
+from kldiv.formulas.reductions import RowWise, cast, weighed
+from kldiv.formulas.rows import ByGradient, times
+from kldiv.formulas.sparse import masked_words, moment, over_top, plus_log
 from kldiv.formulas.state import (
     Wide,
     finite,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Run
     from kldiv.formulas.state import Temperature
 
 _KL: Final = KullbackLeibler()
@@ -59,7 +58,7 @@ def side_of(xp: Namespace, own: Array, others: Array, temperature: Temperature) 
     first = over_top(xp, own, top, temperature, every)
     high, low = over_top(xp, origin, top, temperature, xp.ones_like(there))
     high, low = plus_log(xp, high, low, weight)
-    last = xp.where(there, high, -xp.inf), xp.where(there, low, 0.0)
+    last = masked_words(xp, there, high, low)
     words = (xp.concat(pair, axis=-1) for pair in zip(first, last, strict=True))
     return Side(Wide(*words), top, weights / weight)
 
@@ -108,47 +107,21 @@ class MatchedOperation(RowWise):
         s, t = (side_of(xp, logits[k], logits[k + 1], temperature) for k in (0, 2))
         return divergence, s, t, temperature, logits
 
-    def masked(self, xp: Namespace, values: Array, keep: Array | None) -> Array:
-        """Return row values with zero where the mask drops the row."""
-        values = values[..., 0]
-        return values if keep is None else xp.where(keep, values, 0.0)
-
 
 @dataclass(frozen=True)
-class MatchedLoss(MatchedOperation):
+class MatchedLoss(MatchedOperation, ByGradient):
     """The divergence of each row, reduced."""
 
     name: ClassVar[str] = "kl_div_with_logits"
+    with_classes: ClassVar[int] = 4
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         divergence, s, t, _, _ = self.prepared(xp, arrays)
         return self.masked(xp, divergence.of_rows(xp, s.logits, t.logits, 1.0), self.keep(arrays))
 
-    def pullback(
-        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
-    ) -> Array:
-        weight = self.weight(xp, cotangent, self.shape(arrays), self.keep(arrays))
-        weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
-        return like(xp, self._slope(run, index, weight, arrays), arrays[index])
-
-    def moved(
-        self,
-        xp: Namespace,
-        run: Run,
-        tangents: Sequence[Array | None],
-        weight: Array | None,
-        *arrays: Array,
-    ) -> Array:
-        weight = xp.ones_like(arrays[0][..., 0]) if weight is None else weight
-        factor, moved = cast(xp, weight, self.compute), []
-        for index, tangent in enumerate(tangents):
-            if tangent is not None:
-                step = self._slope(run, index, factor, arrays) * cast(xp, tangent, self.compute)
-                moved.append(xp.sum(step, axis=-1) if index < 4 else step)
-        return sum(moved[1:], moved[0])
-
-    def _slope(self, run: Run, index: int, weight: Array, arrays: Sequence[Array]) -> Array:
-        return run(self.settings(MatchedGradient, index=index), *arrays[:4], weight, *arrays[4:])
+    def gradient(self, index: int) -> MatchedGradient:
+        found: MatchedGradient = self.settings(MatchedGradient, index=index)
+        return found
 
 
 @dataclass(frozen=True)

@@ -237,3 +237,8 @@ class RowWise(Loss):
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         shape: tuple[int, ...] = arrays[0].shape
         return shape if self.keeps_classes else shape[:-1]
+
+    def masked(self, xp: Namespace, values: Array, keep: Array | None) -> Array:
+        """Return row values with zero where the mask drops the row."""
+        values = values[..., 0]
+        return values if keep is None else xp.where(keep, values, 0.0)

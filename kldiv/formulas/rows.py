@@ -149,11 +149,6 @@ class RowOperation(RowWise):
         names = ("none", self.compute, self.compute, self.compute)
         return kind(*names, self.divergence, self.temperature, **extra)  # type: ignore[arg-type]
 
-    def masked(self, xp: Namespace, values: Array, keep: Array | None) -> Array:
-        """Return row values with zero where the mask drops the row."""
-        values = values[..., 0]
-        return values if keep is None else xp.where(keep, values, 0.0)
-
 
 @dataclass(frozen=True)
 class Constants(RowOperation):
@@ -354,6 +349,47 @@ class TemperatureSlope(RowOperation):
         divergence = self.bound(xp, arrays)
         block = self.block(xp, divergence, s, t, temperature, given, (VALUE, TEACHER))
         return self.masked(xp, block.summed(divergence.temperature_share), keep)
+
+
+class ByGradient(RowWise):
+    """A loss of rows whose gradients are operations that take a number per row too.
+
+    That number comes behind the arrays that have classes.
+    """
+
+    with_classes: ClassVar[int]
+    """How many arrays have classes."""
+
+    def gradient(self, index: int) -> Operation:
+        """Return the operation of the gradient in the array of that index."""
+        raise NotImplementedError
+
+    def pullback(
+        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    ) -> Array:
+        weight = self.weight(xp, cotangent, self.shape(arrays), self.keep(arrays))
+        weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
+        return like(xp, self._slope(run, index, weight, arrays), arrays[index])
+
+    def moved(
+        self,
+        xp: Namespace,
+        run: Run,
+        tangents: Sequence[Array | None],
+        weight: Array | None,
+        *arrays: Array,
+    ) -> Array:
+        weight = xp.ones_like(arrays[0][..., 0]) if weight is None else weight
+        factor, moved = cast(xp, weight, self.compute), []
+        for index, tangent in enumerate(tangents):
+            if tangent is not None:
+                step = self._slope(run, index, factor, arrays) * cast(xp, tangent, self.compute)
+                moved.append(xp.sum(step, axis=-1) if index < self.with_classes else step)
+        return sum(moved[1:], moved[0])
+
+    def _slope(self, run: Run, index: int, weight: Array, arrays: Sequence[Array]) -> Array:
+        cut = self.with_classes
+        return run(self.gradient(index), *arrays[:cut], weight, *arrays[cut:])
 
 
 def times(xp: Namespace, weight: Array, gradient: Array) -> Array:

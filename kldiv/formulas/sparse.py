@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from kldiv.formulas.divergences import STUDENT, TEACHER, Block, Divergence, KullbackLeibler
-from kldiv.formulas.reductions import RowWise, cast, like, weighed
-from kldiv.formulas.rows import times
+from kldiv.formulas.reductions import RowWise, cast, weighed
+from kldiv.formulas.rows import ByGradient, times
 from kldiv.formulas.special import add, expm1, log1p, two_difference
 from kldiv.formulas.state import (
     Wide,
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Run
     from kldiv.formulas.state import DoubleWord, Temperature
 
 BUCKET: Final = "bucket"
@@ -276,11 +275,6 @@ class TopKOperation(RowWise):
             return a, zero
         return product(xp, a, zero, factor_of(xp, number(self.target_temperature), a))
 
-    def masked(self, xp: Namespace, values: Array, keep: Array | None) -> Array:
-        """Return row values with zero where the mask drops the row."""
-        values = values[..., 0]
-        return values if keep is None else xp.where(keep, values, 0.0)
-
 
 def over_top(
     xp: Namespace, logits: Array, top: Array, temperature: Temperature, there: Array
@@ -318,10 +312,11 @@ def _rest(xp: Namespace, a: Array, likeliest: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class TopKLoss(TopKOperation):
+class TopKLoss(TopKOperation, ByGradient):
     """The divergence of each row, reduced. Arrays: s, the log-probabilities."""
 
     name: ClassVar[str] = "topk_kl_div_with_logits"
+    with_classes: ClassVar[int] = 2
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         s, mass, temperature, entries = self.prepared(xp, arrays)
@@ -330,32 +325,9 @@ class TopKLoss(TopKOperation):
         values = self.bound(xp, arrays).divergence.of_rows(xp, rows.s, rows.t, rows.heat)
         return self.masked(xp, values, self.keep(arrays))
 
-    def pullback(
-        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
-    ) -> Array:
-        weight = self.weight(xp, cotangent, self.shape(arrays), self.keep(arrays))
-        weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
-        return like(xp, self._slope(run, index, weight, arrays), arrays[index])
-
-    def moved(
-        self,
-        xp: Namespace,
-        run: Run,
-        tangents: Sequence[Array | None],
-        weight: Array | None,
-        *arrays: Array,
-    ) -> Array:
-        weight = xp.ones_like(arrays[0][..., 0]) if weight is None else weight
-        factor = cast(xp, weight, self.compute)
-        moved = []
-        for index, tangent in enumerate(tangents):
-            if tangent is not None:
-                step = self._slope(run, index, factor, arrays) * cast(xp, tangent, self.compute)
-                moved.append(xp.sum(step, axis=-1) if index < 2 else step)
-        return sum(moved[1:], moved[0])
-
-    def _slope(self, run: Run, index: int, weight: Array, arrays: Sequence[Array]) -> Array:
-        return run(self.settings(TopKGradient, index=index), *arrays[:2], weight, *arrays[2:])
+    def gradient(self, index: int) -> TopKGradient:
+        found: TopKGradient = self.settings(TopKGradient, index=index)
+        return found
 
 
 @dataclass(frozen=True)
