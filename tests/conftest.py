@@ -145,9 +145,12 @@ def thinned(items):
 def long_by_nature(items):
     """Return the cases that only the slow run has, of variants that compile or interpret each case.
 
-    JAX compiles: every third test of all libraries runs on it at once, the others in the slow run.
-    Of a technology that is interpreted every second case of a test does.
+    JAX compiles: every third test of all libraries runs on it at once, and of a test of JAX itself
+    the first case; the others in the slow run. Of a technology that is interpreted every second
+    case of a test does.
     """
+    if "jax" in items[0].fixturenames:
+        yield from items[1:]
     jax = [item for item in items if library_of(item) in TWINS]
     if jax and len(jax) < len(items) and crc32(jax[0].originalname.encode()) // 2 % 3:
         yield from jax

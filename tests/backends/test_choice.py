@@ -234,7 +234,12 @@ def test_gradients_run_where_explain_says(computing, library, size, wanted):
     "ignore:.*torch.jit.*is deprecated:DeprecationWarning",
 )
 @pytest.mark.parametrize(
-    ("size", "kernel"), [("small", "auto"), ("small", "cpu"), ("large", "auto")]
+    ("size", "kernel"),
+    [
+        pytest.param("small", "auto", marks=pytest.mark.slow),
+        ("small", "cpu"),
+        pytest.param("large", "auto", marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_code_runs_what_explain_says(computing, size, kernel):
     torch = pytest.importorskip("torch")

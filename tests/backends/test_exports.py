@@ -95,6 +95,7 @@ def test_torch_compile_with_symbols(torch, name):
     torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_schedule_of_temperatures_is_one_program_with_kernels_too(torch):
     from torch._dynamo.utils import counters

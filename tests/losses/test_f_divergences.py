@@ -113,7 +113,7 @@ def test_targets_under_jit(jax, name, dtype):
 )
 @pytest.mark.parametrize(
     "name",
-    ["skew", *(pytest.param(n, marks=pytest.mark.slow) for n in ("Jeffreys", "Hellinger", "TV"))],
+    slow("skew", "Jeffreys", "Hellinger", "TV"),
 )
 def test_targets_under_torch_compile(torch, name, compiler):
     names, s, t = batch(SIZE, "float32")

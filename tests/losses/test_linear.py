@@ -317,7 +317,7 @@ def whole(torch, arrays, bias=0.0, target_bias=0.0, **options):
     return kldiv.kl_div_with_logits(s + bias, t + target_bias, **options)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_backward_in_torch(torch, monkeypatch, compiled, reduction):
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 500)
@@ -571,6 +571,7 @@ def test_jensen_shannon(lib):
         close(lib.numpy(gradients[2 * side + 1]), flat, lib.widest)
 
 
+@pytest.mark.slow
 def test_jensen_shannon_compiled(torch):
     arrays = [torch.tensor(a, requires_grad=True) for a in ARRAYS]
     loss = partial(kldiv.linear_js_div, beta=0.3, temperature=1.5)
@@ -679,6 +680,7 @@ def test_sparse_and_dense_teachers_without_hidden_states(lib):
         close(lib.numpy(each), other, lib.widest)
 
 
+@pytest.mark.slow
 def test_sparse_teachers_and_labels_compiled(torch):
     """The operator carries any sum of losses, softcaps and all."""
     arrays = [torch.tensor(array, requires_grad=True) for array in ARRAYS[:2]]
