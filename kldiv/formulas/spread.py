@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.shards import Evaluate, Ranks
+    from kldiv.formulas.packing import Evaluate, Ranks
     from kldiv.formulas.state import Temperature
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from kldiv.errors import InputError
-from kldiv.readers.linear_logits import linear_logits
+from kldiv.readers.linear_logits import logits_of
 from kldiv.readers.llama_files import MAGIC, read_base
 from kldiv.readers.reading import PLAIN, Reading
 from kldiv.readers.shards import read_shards
@@ -298,6 +298,51 @@ def open_table(
             f" max_bytes={table.array.nbytes} (--max-bytes {table.array.nbytes})"
         )
     return table
+
+
+def linear_logits(hidden: Any, weight: Any) -> Table:
+    """Return the logits of a linear layer, which are computed a part at a time and never kept.
+
+    Parameters
+    ----------
+    hidden : array, path or Table
+        Hidden states along the last axis: NumPy's, or a file of them that `open_table` opens.
+    weight : array, path or Table
+        The layer's weight, a row for each class as in PyTorch's ``Linear``. A large one is mapped.
+
+    Returns
+    -------
+    Table
+        For `kldiv.streaming.compare`; its array is a `Stored` of float32, or of float64 where
+        either is.
+
+    Raises
+    ------
+    ShapeError
+        The hidden states are no longer or shorter than the rows of the weight.
+    DTypeError
+        Either is not of real numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv import readers, streaming
+    >>> hidden, weight = np.ones((5, 8)), np.eye(8)[:3]
+    >>> logits = readers.linear_logits(hidden, weight)
+    >>> logits.array.shape
+    (5, 3)
+    >>> streaming.compare(logits, np.zeros((5, 3)), form="logits").mean
+    0.0
+    """
+    first, second = (
+        Table(given)
+        if isinstance(given, np.ndarray | Stored)
+        else given
+        if isinstance(given, Table)
+        else opening(given)
+        for given, opening in ((hidden, open_table), (weight, read))
+    )
+    return logits_of(first, second)
 
 
 def _read_file(path: Path, member: str | None, **options: Any) -> Table:
