@@ -131,7 +131,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Head": "linear_losses",
+    "Head": "layers",
     "KLDivLoss": "losses",
     "KLState": "states",
     "SparseTeacher": "sparse_losses",
