@@ -61,7 +61,7 @@ class Call(Generic[Result_co]):
         normalizer: float | Array | None = None,
     ) -> None:
         self.divisor = None
-        """What the sum is divided by, and the dtype of the quotient."""
+        """The divisor of the sum, and the dtype of the quotient."""
         if normalizer is not None:
             self.divisor = normalizer, operation.result
             operation = replace(operation, reduction="sum", result=operation.total)

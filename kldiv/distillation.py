@@ -263,7 +263,7 @@ def of_tokens(
 def _divisor(
     logits: Array, axis: int, keep: Array | None, *, by_row: bool, name: str
 ) -> tuple[Reduction, float | Array | None]:
-    """Return a reduction and a normalizer that divide by what is kept, and 0 by nothing."""
+    """Return a reduction and a normalizer that divide by the number kept; of none the loss is 0."""
     check_classes(logits.shape, axis, name)
     caller = backends.resolve((name,), logits).caller
     rows = list(logits.shape)

@@ -31,7 +31,7 @@ _ARGUMENTS = "input", "weight", "target_input", "target_weight", "bias", "target
 
 class Head(NamedTuple):
     """
-    The hidden states and the last layer of a model: what its logits are made of.
+    The hidden states and the last layer of a model, from which its logits follow.
 
     A logit is f(logit_scale·(hidden·weightᵀ + bias)), with f(x) = softcap·tanh(x/softcap), or x
     where there is no cap.

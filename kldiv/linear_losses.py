@@ -338,7 +338,7 @@ def linear_distillation_loss(
         A teacher without hidden states: log-probabilities or logits, of shape (..., V), or the
         likeliest classes alone, as in `topk_kl_div_with_logits`.
     tail : {"bucket", "renormalize"}, default "bucket"
-        What becomes of the other classes of a sparse teacher.
+        How the other classes of a sparse teacher count.
     normalizer : float or array, optional
         The same as ``num_items_in_batch``, by the name that other losses have for it.
     dtype : dtype or str, optional

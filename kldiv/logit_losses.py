@@ -592,7 +592,7 @@ def alpha_div_with_logits(
     Notes
     -----
     Errors are a few units in the last place times (1 + abs(α))·abs(log(p/q)) of the classes that
-    count, as the power p^α q^(1−α) magnifies what the logits' own rounding is.
+    count, as the power p^α q^(1−α) magnifies the rounding of the logits.
 
     References
     ----------

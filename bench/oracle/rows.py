@@ -1,6 +1,6 @@
 """Divergences of rows of logits and both their gradients in double-double arithmetic.
 
-Nothing cancels: divergences are sums of terms ≥ 0, and what a gradient subtracts is measured from
+Nothing cancels: divergences are sums of terms ≥ 0, and the number that a gradient subtracts is that of
 a likely class, so that it stays right where all the probability lies on that class.
 """
 

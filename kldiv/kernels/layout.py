@@ -73,7 +73,7 @@ def memory(array: Array) -> Memory:
 
 
 class _Place:
-    """Memory as NumPy takes it, without a look at what it holds."""
+    """Memory as NumPy takes it; its content is not read."""
 
     def __init__(self, array: Array) -> None:
         place = memory(array)

@@ -302,9 +302,9 @@ class Metric(Kept):
         Parameters
         ----------
         *arrays : array
-            What the loss takes.
+            The arguments of the loss.
         where : array of bool, optional
-            Rows to keep; broadcasts to the shape of the rows. What it leaves out adds nothing.
+            Rows to keep; broadcasts to the shape of the rows. The others add nothing.
         row_weight : array of float, optional
             The weight of each row in the mean, not negative; broadcasts likewise. The quantiles are
             those of the rows of a weight other than 0, each counted once.
@@ -325,7 +325,7 @@ class Metric(Kept):
         Parameters
         ----------
         *arrays : array
-            What the loss takes.
+            The arguments of the loss.
         **options
             Passed to the loss, beside those of the constructor.
 
@@ -384,7 +384,7 @@ class Metric(Kept):
             self._settle()
 
     def _settle(self) -> None:
-        """Merge what is pending, in float64."""
+        """Merge the pending moments and rows, in float64."""
         pending, self._pending = self._pending, []
         for vector in pending:
             self._merge_moments(_on_host(vector))
@@ -529,7 +529,7 @@ class KLDivergence(Metric):
     Parameters
     ----------
     form : {"logits", "log-probs", "probs"}, default "logits"
-        What both arrays hold. Log-probabilities are taken as logits: exact, and normalised.
+        The content of both arrays. Log-probabilities are taken as logits: exact, and normalised.
     quantiles : bool, default False
         Whether to keep a sketch for `Metric.quantile`.
     **options
@@ -560,7 +560,7 @@ class JensenShannonDivergence(Metric):
     Parameters
     ----------
     form : {"logits", "log-probs", "probs"}, default "logits"
-        What both arrays hold.
+        The content of both arrays.
     quantiles : bool, default False
         Whether to keep a sketch for `Metric.quantile`.
     **options

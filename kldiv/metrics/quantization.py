@@ -27,7 +27,7 @@ _NAN: Final = math.nan
 
 class Measured(NamedTuple):
     """
-    A mean, or what follows from one, with its standard error.
+    A mean, or a function of means, with its standard error.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class QuantizationReport:
     acceptance: Measured
     """Mean Σ min(p, q): the rate at which P accepts tokens drawn from Q in speculative decoding."""
     next_tokens: int
-    """The number of rows whose next token is known; without one what follows is NaN."""
+    """The number of rows whose next token is known; without one the numbers below are NaN."""
     delta_p: Measured
     """Mean of q − p of the next token."""
     rms_delta_p: Measured
@@ -149,7 +149,7 @@ class QuantizationReport:
 
 class Quantization(Kept):
     """
-    What a quantised model loses, over many batches, on any library.
+    The numbers that a quantised model is judged by, over many batches, on any library.
 
     The mean D(P‖Q) of the original's distributions P and the quantised model's Q, the share of rows
     with the same likeliest token, the expected acceptance rate Σ min(p, q) of speculative decoding,

@@ -102,7 +102,7 @@ def read(
         Whether to map a ``.npy`` or ``.safetensors`` read-only instead of reading it; "auto" does
         from 16 MiB.  Other formats, foreign byte order, misaligned data and empty arrays are read.
     reading : Reading, optional
-        What the file of a table leaves open: labels, separator, decimal mark, encoding and others.
+        The things that a file leaves open: labels, separator, decimal mark, encoding and others.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def read(
     ``.safetensors``
         Needs the safetensors package.  bfloat16 becomes float32, exactly.
     ``.csv``, ``.tsv``, ``.txt``, ``.dat``
-        A table.  UTF-8, or what a byte order mark says, with a header, and cells between commas,
+        A table.  UTF-8, or as a byte order mark says, with a header, and cells between commas,
         semicolons, tabs, bars, or in ``.txt`` blanks: whichever makes a table, if one alone does.
         Decimal commas, thousands and % signs are read where all numbers of the file allow one
         reading only.  ``#`` lines that are no records are left out.
@@ -139,7 +139,7 @@ def read(
     ``.gz``, ``.zst``
         Packed text (``table.csv.gz``), within the budget; ``.zst`` by zstandard (extra ``files``).
     base files of llama.cpp
-        What ``llama-perplexity --kl-divergence-base`` writes, under any name: log-probabilities of
+        The file of ``llama-perplexity --kl-divergence-base``, under any name: log-probabilities of
         16 bits, with the tokens that follow. Classes below a row's 16 nats become −∞.
     ``-`` and pipes
         Standard input, and paths of pipes, in any of these formats, known by their first bytes.
@@ -376,7 +376,7 @@ def _read(source: Source) -> Table:
 
 
 def _read_stream(source: Source) -> Table:
-    """Read what has no name by what it starts with."""
+    """Read a source without a name in the format that its first bytes show."""
     packed = packing_of(source)
     if packed is not None:
         source = unpacked(replace(source, suffix=packed))
