@@ -20,7 +20,7 @@ _INTERRUPTED = 130
 
 
 class BadInput(click.ClickException):
-    """What cannot be read, compared or measured; 1 is for cells that became slower."""
+    """Input that cannot be read, compared or measured; 1 is for cells that became slower."""
 
     exit_code = 4
 
@@ -176,8 +176,8 @@ def _known(
 def compare(before: Path, after: Path, **options: Any) -> None:
     """Say of every cell whether it is the SAME, FASTER, SLOWER or UNCLEAR.
 
-    What did not change between the runs, peers and the plain reading of memory, is the control: its
-    drift is taken off, and its scatter widens the intervals.
+    Peers and the plain reading of memory, which did not change between the runs, are the control:
+    its drift is taken off, and its scatter widens the intervals.
     """
     from .harness import records
     from .report import compare as comparing

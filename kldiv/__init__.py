@@ -5,7 +5,7 @@ Losses take log-probabilities (`kl_div`), logits (`kl_div_with_logits` and its f
 distributions (`kl_divergence` and relatives, `kldiv.distributions`); `kldiv.estimators` and
 `kldiv.fitting` take samples; `KLState`, `kldiv.metrics` and `kldiv.streaming` take parts, batches
 and files.  `value_and_grad` gives the gradient on every library, `explain` says who computes, and
-`diagnose` what is wrong with arguments.
+`diagnose` finds mistakes in arguments.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Head": "linear_losses",
+    "Head": "layers",
     "KLDivLoss": "losses",
     "KLState": "states",
     "SparseTeacher": "sparse_losses",

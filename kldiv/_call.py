@@ -61,7 +61,7 @@ class Call(Generic[Result_co]):
         normalizer: float | Array | None = None,
     ) -> None:
         self.divisor = None
-        """What the sum is divided by, and the dtype of the quotient."""
+        """The divisor of the sum, and the dtype of the quotient."""
         if normalizer is not None:
             self.divisor = normalizer, operation.result
             operation = replace(operation, reduction="sum", result=operation.total)
@@ -403,53 +403,59 @@ def differentiable(
 
 
 def with_options_of(
-    documented: Callable[..., Any],
+    documented: Callable[..., Any] | tuple[Callable[..., Any], ...],
     operation: Any = None,
     without: Sequence[str] = (),
     arrays: int = 2,
 ) -> Callable[[Callable[P, Call[Result_co] | SumOfCalls[Result_co]]], Callable[P, Result_co]]:
-    """Make a function of arrays with the options of another one into the public one.
+    """Make a function of arrays with the options of others into the public one.
 
-    Its ``**options`` become those of the other, in its signature and in its docstring, and so do
-    the errors.
+    Its ``**options`` become those of the others, in its signature and in its docstring, and so do
+    the errors of the first. Its own options stay as they are.
 
     Parameters
     ----------
-    documented : callable
-        The function that has the options as keyword-only arguments, with a numpydoc docstring.
+    documented : callable or tuple of callable
+        The functions that have the options as keyword-only arguments, with a numpydoc docstring.
     operation : Operation, optional
         As in `Record`.
     without : sequence of str, optional
-        The options that it does not have, or documents itself.
+        The options that it does not have.
     arrays : int, default 2
         As in `differentiable`.
     """
-    every = signature(documented).parameters.values()
-    options = [
-        each for each in every if each.kind == each.KEYWORD_ONLY and each.name not in without
-    ]
+    sources = documented if isinstance(documented, tuple) else (documented,)
+    options: dict[str, tuple[Any, str | None]] = {}
+    for source in sources:
+        for each in signature(source).parameters.values():
+            if each.kind == each.KEYWORD_ONLY and each.name not in without:
+                options.setdefault(each.name, (each, source.__doc__))
 
     def public(
         prepare: Callable[P, Call[Result_co] | SumOfCalls[Result_co]],
     ) -> Callable[P, Result_co]:
         found: Any = differentiable(arrays, operation)(prepare)
-        *own, _ = found.__signature__.parameters.values()
-        found.__signature__ = found.__signature__.replace(parameters=[*own, *options])
-        if prepare.__doc__ and documented.__doc__:
-            names = {each.name for each in options}
-            found.__doc__ = _joined(prepare.__doc__, documented.__doc__, names, without)
+        parameters = found.__signature__.parameters
+        others = {name: each for name, each in options.items() if name not in parameters}
+        every = [*[*parameters.values()][:-1], *(each for each, _ in others.values())]
+        found.__signature__ = found.__signature__.replace(parameters=every)
+        if prepare.__doc__ and sources[0].__doc__:
+            entries = {name: text or "" for name, (_, text) in others.items()}
+            found.__doc__ = _joined(prepare.__doc__, sources[0].__doc__, entries, without)
         return cast("Callable[P, Result_co]", found)
 
     return public
 
 
-def _joined(own: str, other: str, options: set[str], without: Sequence[str]) -> str:
-    """Return a docstring with another's entries of options, and of errors."""
-    text, before = cleandoc(own), _entries(cleandoc(other), "Parameters")
-    block = "".join(entry for name, entry in before.items() if name in options)
+def _joined(own: str, first: str, options: dict[str, str], without: Sequence[str]) -> str:
+    """Return a docstring with the options' entries in others, and with the errors of the first."""
+    text = cleandoc(own)
+    block = "".join(
+        _entries(cleandoc(other), "Parameters")[name] for name, other in options.items()
+    )
     text = re.sub(r"^\*\*options\n(    .*\n)+", lambda _: block, text, flags=re.MULTILINE)
     errors = _entries(text, "Raises")
-    for name, entry in _entries(cleandoc(other), "Raises").items():
+    for name, entry in _entries(cleandoc(first), "Raises").items():
         if not any(f"``{option}``" in entry for option in without):
             errors[name] = errors.get(name, f"{name}\n") + entry.partition("\n")[2]
     raises = "Raises\n------\n" + "".join(errors.values())
@@ -543,6 +549,20 @@ class Reducing(NamedTuple):
     def loss(self, operation: Any) -> Any:
         """Return the operation with weights, if there are any."""
         return Weighted.of(operation) if "row_weight" in self.others else operation
+
+
+class RowOptions(NamedTuple):
+    """The options of every loss of rows of logits."""
+
+    axis: int = -1
+    temperature: float | Array = 1.0
+    reduction: Reduction = "mean"
+    where: Array | None = None
+    row_weight: Array | None = None
+    normalizer: float | Array | None = None
+    dtype: Any = None
+    group: Any = None
+    axis_name: Any = None
 
 
 def check_normalizer(route: backends.Route, normalizer: Array) -> None:

@@ -152,23 +152,17 @@ def distillation_loss(  # noqa: PLR0913 - TRL's names, and those of all losses
     >>> print(f"{kldiv.distillation_loss(student, teacher, labels, beta=0.0):.6f}")
     0.074869
     """
-    check_reduction(reduction)
     check_hard_weight(hard_weight, labels)
-    keep = where
-    if labels is not None:
-        keep = kept_labels(student_logits, labels, axis, ignore_index, where, _NAMES[0])
-    if num_items_in_batch is not None:
-        reduction = "sum"
-    elif reduction in {"mean", "batchmean"}:
-        by_row = reduction == "mean" or labels is not None
-        reduction, num_items_in_batch = divisor_of_rows(student_logits, axis, keep, by_row=by_row)
-    options: dict[str, Any] = {
-        "axis": axis,
-        "reduction": reduction,
-        "where": keep,
-        "normalizer": num_items_in_batch,
-        "dtype": _result(student_logits, teacher_logits, dtype),
-    }
+    options = of_tokens(
+        student_logits,
+        axis,
+        labels,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        num_items_in_batch=num_items_in_batch,
+        where=where,
+    )
+    options |= {"axis": axis, "dtype": _result(student_logits, teacher_logits, dtype)}
     soft, weight = 1.0 - hard_weight, row_weight
     if scale_by_temperature:
         soft, weight = scaled(soft, weight, temperature)
@@ -243,10 +237,33 @@ def divergence_of_beta(beta: float | Array) -> tuple[Divergence, Array | None]:
     return formulas.JensenShannon(float(beta)), None
 
 
-def divisor_of_rows(
-    logits: Array, axis: int, keep: Array | None, *, by_row: bool, name: str = _NAMES[0]
+def of_tokens(
+    logits: Array,
+    axis: int,
+    labels: Array | None,
+    *,
+    ignore_index: int = -100,
+    reduction: Reduction = "batchmean",
+    num_items_in_batch: float | Array | None = None,
+    where: Array | None = None,
+    name: str = _NAMES[0],
+) -> dict[str, Any]:
+    """Return a loss of tokens' reduction, mask and normalizer as those of a loss of rows."""
+    check_reduction(reduction)
+    if labels is not None:
+        where = kept_labels(logits, labels, axis, ignore_index, where, name)
+    if num_items_in_batch is not None:
+        reduction = "sum"
+    elif reduction in {"mean", "batchmean"}:
+        by_row = reduction == "mean" or labels is not None
+        reduction, num_items_in_batch = _divisor(logits, axis, where, by_row=by_row, name=name)
+    return {"reduction": reduction, "where": where, "normalizer": num_items_in_batch}
+
+
+def _divisor(
+    logits: Array, axis: int, keep: Array | None, *, by_row: bool, name: str
 ) -> tuple[Reduction, float | Array | None]:
-    """Return a reduction and a normalizer that divide by what is kept, and 0 by nothing."""
+    """Return a reduction and a normalizer that divide by the number kept; of none the loss is 0."""
     check_classes(logits.shape, axis, name)
     caller = backends.resolve((name,), logits).caller
     rows = list(logits.shape)

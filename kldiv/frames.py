@@ -1,6 +1,6 @@
 """Series and data frames of pandas and polars, matched by their labels, as NumPy arrays.
 
-Neither library is imported: what its user has made is read by its own methods.
+Neither library is imported: its user's objects are read by their own methods.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _labels(value: Any) -> list[tuple[Hashable, ...] | None]:
 
 
 def _numbers(name: str, value: Any) -> Any:
-    """Return the numbers of a series or frame; what is missing is NaN."""
+    """Return the numbers of a series or frame; missing ones are NaN."""
     columns: dict[Any, Any] = {None: value}
     if len(value.shape) == 2:
         pandas = hasattr(value, "iloc")

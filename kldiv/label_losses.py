@@ -9,6 +9,7 @@ from kldiv._call import (
     PAIR,
     Call,
     Reducing,
+    RowOptions,
     SumOfCalls,
     broadcasts,
     check_axis,
@@ -356,24 +357,21 @@ def prepare_labels(
     *,
     name: str = "input",
     entropic: bool = False,
-    axis: int = -1,
-    temperature: float | Array = 1.0,
     ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
-    dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
+    **options: Any,
 ) -> Call[Any]:
-    """Check the arguments of a loss of labels, of an entropy, or both, and resolve its settings."""
+    """Check the arguments of a loss of labels, of an entropy, or both, and resolve its settings.
+
+    The options are those of `RowOptions`.
+    """
+    axis, temperature, reduction, where, *others = RowOptions(**options)
+    row_weight, normalizer, dtype, group, axis_name = others
     if labels is not None:
         where = kept_labels(logits, labels, axis, ignore_index, where, name)
     fixed = fixed_temperature(temperature)
     heat = temperature if fixed is None else None
-    others = {"temperature": heat, "labels": labels, "row_weight": row_weight, "where": where}
-    reducing = Reducing.of(reduction, normalizer, **others)
+    of_rows = {"temperature": heat, "labels": labels, "row_weight": row_weight, "where": where}
+    reducing = Reducing.of(reduction, normalizer, **of_rows)
     route, (s, *more), wide = resolve_arrays((name,), (logits,), **reducing.others)
     spread = route.caller.spread(s, s, group, axis_name)
     check_spread(route, spread)
@@ -394,8 +392,8 @@ def prepare_labels(
     )
     arrays = [row_arrays[place] for place in places]
     place = -1 if axis in {-1, s.ndim - 1} else axis
-    options: dict[str, Any] = {"axis": place, "spread": spread, "normalizer": divisor}
-    return Call(route, reducing.loss(operation), s, *arrays, **options)
+    placed: dict[str, Any] = {"axis": place, "spread": spread, "normalizer": divisor}
+    return Call(route, reducing.loss(operation), s, *arrays, **placed)
 
 
 def check_classes(shape: tuple[int, ...], axis: int, name: str, *, empty: bool = False) -> None:

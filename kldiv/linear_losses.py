@@ -2,104 +2,41 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from kldiv._call import (
-    Call,
-    LinearCall,
-    Reducing,
-    check_reduction,
-    check_row_arrays,
-    differentiable,
-    dtypes,
-    fixed_temperature,
-    resolve_arrays,
-    with_options_of,
-)
-from kldiv.backends.base import HALVES
+from kldiv._call import Call, differentiable, fixed_temperature, with_options_of
 from kldiv.distillation import (
     check_hard_weight,
     distillation_loss,
     divergence_of_beta,
-    divisor_of_rows,
+    of_tokens,
     scaled,
 )
-from kldiv.errors import OptionError, ShapeError
+from kldiv.errors import OptionError
 from kldiv.formulas.divergences import LEAST, Divergence, JensenShannon, KullbackLeibler
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.labels import LabelLoss
-from kldiv.formulas.linear import Layer, LinearLoss, Term
+from kldiv.formulas.linear import LinearLoss, Term
 from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.sparse import BUCKET, TopKLoss
-from kldiv.label_losses import check_range, kept_labels
-from kldiv.sparse_losses import (
-    SparseTeacher,
-    check_indices,
-    record_of,
-    teacher_of,
-    topk_kl_div_with_logits,
+from kldiv.label_losses import kept_labels
+from kldiv.layers import (
+    STUDENT,
+    TEACHER,
+    Head,
+    completed,
+    heads_of,
+    is_unset,
+    layer_of,
+    prepare_layers,
 )
+from kldiv.sparse_losses import SparseTeacher, record_of, teacher_of, topk_kl_div_with_logits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from kldiv._types import Array, ArrayT, Reduction, SupportsArray
-    from kldiv.backends.base import Route
-    from kldiv.formulas.reductions import RowWise
-
-    Shape = tuple[int, ...]
-    Parts = tuple[float, Callable[[str], RowWise], tuple[str, ...]]
-    """Of a term: its factor, its loss given the dtype of the logits, the names of its arrays."""
-
-_STUDENT = "input", "weight", "bias"
-_TEACHER = "target_input", "target_weight", "target_bias"
-
-
-class Head(NamedTuple):
-    """
-    The hidden states and the last layer of a model: what its logits are made of.
-
-    A logit is f(logit_scale·(hidden·weightᵀ + bias)), with f(x) = softcap·tanh(x/softcap), or x
-    where there is no cap.
-
-    Parameters
-    ----------
-    hidden : array
-        Hidden states, (..., H).
-    weight : array
-        The layer, (V, H): V classes.
-    bias : array, optional
-        Its bias, (V,). −∞ masks a class, under a cap too.
-    softcap : float, optional
-        Where logits are bounded, as in Gemma 2.
-    logit_scale : float, default 1.0
-        Factor of the logits, as in Cohere's models; of Granite's ``logits_scaling`` pass 1 over it.
-
-    See Also
-    --------
-    linear_distillation_loss : Takes one for the student, and one for the teacher.
-
-    Notes
-    -----
-    The cap and the scale are settings, not arrays: under ``jax.jit`` make the record inside.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import kldiv
-    >>> hidden, weight = np.array([[1.0, 2.0]]), np.eye(2)
-    >>> student = kldiv.Head(hidden, weight)
-    >>> teacher = kldiv.Head(hidden, 2 * weight, softcap=30.0)
-    >>> print(f"{kldiv.linear_kl_div(student, teacher):.6f}")
-    0.064976
-    """
-
-    hidden: Array
-    weight: Array
-    bias: Array | None = None
-    softcap: float | None = None
-    logit_scale: float = 1.0
+    from kldiv.layers import Parts
 
 
 @differentiable(6, LinearLoss())
@@ -218,7 +155,7 @@ def linear_kl_div(
     """
     return _of_two(
         KullbackLeibler(),
-        _given(input, weight, target_input, target_weight),
+        heads_of(input, weight, target_input, target_weight),
         bias=bias,
         target_bias=target_bias,
         softcap=softcap,
@@ -234,19 +171,51 @@ def linear_kl_div(
     )
 
 
-class Options(TypedDict, total=False):
-    """The options of every loss of two layers: `linear_kl_div` documents them."""
+class LayerOptions(TypedDict, total=False):
+    """The options of every loss of a layer: `linear_kl_div` documents them."""
 
     bias: SupportsArray | None
-    target_bias: SupportsArray | None
     softcap: float | None
-    target_softcap: float | None
     logit_scale: float
-    target_logit_scale: float
     temperature: float | SupportsArray
     reduction: Reduction
     where: SupportsArray | None
     row_weight: SupportsArray | None
+
+
+class PairOptions(LayerOptions, total=False):
+    """Those of a teacher's layer too."""
+
+    target_bias: SupportsArray | None
+    target_softcap: float | None
+    target_logit_scale: float
+
+
+class Options(PairOptions, total=False):
+    """The options of losses of two layers."""
+
+    normalizer: float | SupportsArray | None
+    dtype: Any
+
+
+class DistillationOptions(PairOptions, total=False):
+    """Those of tokens with labels: `distillation_loss` documents them."""
+
+    beta: float | SupportsArray
+    ignore_index: int
+    num_items_in_batch: float | SupportsArray | None
+    hard_weight: float
+    scale_by_temperature: bool
+
+
+class SparseOptions(LayerOptions, total=False):
+    """Those of a sparse teacher: `topk_kl_div_with_logits` documents them."""
+
+    target_rest: SupportsArray | None
+    target_temperature: float | None
+    tail: str
+    beta: float | SupportsArray
+    divergence: Divergence | None
     normalizer: float | SupportsArray | None
     dtype: Any
 
@@ -319,17 +288,18 @@ def linear_js_div(
             "linear_kl_div, D(P‖Q), and the same with student and teacher swapped, D(Q‖P)"
         )
     return _of_two(
-        JensenShannon(float(beta)), _given(input, weight, target_input, target_weight), **options
+        JensenShannon(float(beta)), heads_of(input, weight, target_input, target_weight), **options
     )
 
 
+_WHOLE_ROWS = "axis", "group", "axis_name"
+_TARGETS = "target_bias", "target_softcap", "target_logit_scale"
+
+
 @with_options_of(
-    distillation_loss,
+    (distillation_loss, linear_kl_div),
     _JS,
-    without=(
-        *("axis", "group", "axis_name", "temperature", "dtype"),
-        *("input_classes", "target_classes"),
-    ),
+    without=(*_WHOLE_ROWS, "input_classes", "target_classes"),
     arrays=6,
 )
 def linear_distillation_loss(
@@ -341,16 +311,9 @@ def linear_distillation_loss(
     *,
     target_log_probs: SupportsArray | SparseTeacher | None = None,
     tail: str = BUCKET,
-    bias: SupportsArray | None = None,
-    target_bias: SupportsArray | None = None,
-    softcap: float | None = None,
-    target_softcap: float | None = None,
-    logit_scale: float = 1.0,
-    target_logit_scale: float = 1.0,
-    temperature: float | SupportsArray = 1.0,
     normalizer: float | SupportsArray | None = None,
     dtype: Any = None,
-    **options: Any,
+    **options: Unpack[DistillationOptions],
 ) -> Call[ArrayT]:
     r"""
     Loss of a student's hidden states beside a teacher, without the logits in memory.
@@ -375,27 +338,13 @@ def linear_distillation_loss(
         A teacher without hidden states: log-probabilities or logits, of shape (..., V), or the
         likeliest classes alone, as in `topk_kl_div_with_logits`.
     tail : {"bucket", "renormalize"}, default "bucket"
-        What becomes of the other classes of a sparse teacher.
-    bias : array, optional
-        The student's bias, of shape (V,). −∞ masks a class.
-    target_bias : array, optional
-        The teacher's bias, of shape (V,).
-    softcap : float, optional
-        Bound of the student's logits: these are c·tanh(logit/c).
-    target_softcap : float, optional
-        Bound of the teacher's logits.
-    logit_scale : float, default 1.0
-        Factor of the student's logits, before the cap and the temperature.
-    target_logit_scale : float, default 1.0
-        Factor of the teacher's logits.
-    temperature : float or array, default 1.0
-        Divisor of both logits; an array broadcasts over the rows, and is differentiable.
+        How the other classes of a sparse teacher count.
     normalizer : float or array, optional
         The same as ``num_items_in_batch``, by the name that other losses have for it.
     dtype : dtype or str, optional
         Dtype of the result; by default the widest of the arguments', float32 for half types.
     **options
-        Those of `distillation_loss`.
+        Those of `distillation_loss` and of `linear_kl_div`.
 
     Returns
     -------
@@ -429,27 +378,22 @@ def linear_distillation_loss(
     """
     if isinstance(input, Head) and labels is None and not isinstance(target_input, Head):
         labels, target_input = target_input, None
-    student, teacher = _given(input, weight, target_input, target_weight, target_log_probs)
-    heads = [_completed(student, _STUDENT, bias, softcap, logit_scale)]
-    own = target_bias, target_softcap, target_logit_scale
+    student, teacher = heads_of(input, weight, target_input, target_weight, target_log_probs)
+    own: dict[str, Any] = {**options}
+    heads = [completed(student, STUDENT, own)]
     if isinstance(teacher, Head):
-        heads.append(_completed(teacher, _TEACHER, *own))
+        heads.append(completed(teacher, TEACHER, own))
         teacher = None
-    elif own != (None, None, 1.0):
+    elif not all(is_unset(name, own.pop(name, None)) for name in _TARGETS):
         raise OptionError(
             "target_bias, target_softcap and target_logit_scale are of a teacher's hidden states; "
             "log-probabilities have none"
         )
-    return _distillation(
-        heads,
-        teacher,
-        labels,
-        tail=tail,
-        temperature=temperature,
-        normalizer=normalizer,
-        dtype=dtype,
-        **options,
-    )
+    if normalizer is not None:
+        if own.get("num_items_in_batch") is not None:
+            raise OptionError("normalizer and num_items_in_batch are the same; pass one of them")
+        own["num_items_in_batch"] = normalizer
+    return _distillation(heads, teacher, labels, tail=tail, dtype=dtype, **own)
 
 
 def _distillation(
@@ -458,35 +402,17 @@ def _distillation(
     labels: Array | None,
     *,
     tail: str,
-    temperature: float | Array,
-    normalizer: float | Array | None,
     dtype: Any,
     beta: float | Array = 0.5,
-    ignore_index: int = -100,
-    reduction: Reduction = "batchmean",
-    num_items_in_batch: float | Array | None = None,
-    where: Array | None = None,
+    temperature: float | Array = 1.0,
     row_weight: Array | None = None,
     hard_weight: float = 0.0,
     scale_by_temperature: bool = False,
+    **options: Any,
 ) -> Call[Any]:
     """Check the arguments of a distillation loss of layers and resolve its settings."""
-    check_reduction(reduction)
     check_hard_weight(hard_weight, labels)
-    if normalizer is not None:
-        if num_items_in_batch is not None:
-            raise OptionError("normalizer and num_items_in_batch are the same; pass one of them")
-        num_items_in_batch = normalizer
-    hidden = heads[0].hidden
-    if labels is not None:
-        where = kept_labels(hidden, labels, -1, ignore_index, where, "input")
-    if num_items_in_batch is not None:
-        reduction = "sum"
-    elif reduction in {"mean", "batchmean"}:
-        by_row = reduction == "mean" or labels is not None
-        reduction, num_items_in_batch = divisor_of_rows(
-            hidden, -1, where, by_row=by_row, name="input"
-        )
+    rows = of_tokens(heads[0].hidden, -1, labels, name="input", **options)
     soft = 1.0 - hard_weight
     if scale_by_temperature:
         if hard_weight and fixed_temperature(temperature) is None:
@@ -500,7 +426,7 @@ def _distillation(
     if hard_weight:
         others["labels"] = labels
         terms.append(_label_term(hard_weight, 1.0, entropic=False, names=("input", "labels")))
-    return _prepare(
+    return prepare_layers(
         heads,
         terms,
         moved,
@@ -509,26 +435,22 @@ def _distillation(
             *("input", "weight", "target_input" if len(heads) > 1 else "target_log_probs"),
             *("target_weight", "bias", "target_bias"),
         ),
-        reduction=reduction,
-        where=where,
         row_weight=row_weight,
-        normalizer=num_items_in_batch,
         dtype=dtype,
         single=True,
+        **rows,
     )
 
 
-@with_options_of(topk_kl_div_with_logits, without=("axis", "group", "axis_name"), arrays=5)
+@with_options_of(
+    (topk_kl_div_with_logits, linear_kl_div), without=(*_WHOLE_ROWS, *_TARGETS), arrays=5
+)
 def linear_topk_kl_div(
     input: ArrayT | Head,
     weight: ArrayT | SparseTeacher | None = None,
     target_log_probs: ArrayT | SparseTeacher | None = None,
     target_indices: SupportsArray | None = None,
-    *,
-    bias: SupportsArray | None = None,
-    softcap: float | None = None,
-    logit_scale: float = 1.0,
-    **options: Any,
+    **options: Unpack[SparseOptions],
 ) -> Call[ArrayT]:
     r"""
     Divergence of a linear layer's softmax from a teacher's likeliest classes, in nats.
@@ -549,14 +471,8 @@ def linear_topk_kl_div(
         these, the indices, the rest and their temperature.
     target_indices : array of int
         The class of each, of the same shape, none twice in a row.
-    bias : array, optional
-        The student's bias, of shape (V,). −∞ masks a class.
-    softcap : float, optional
-        Bound of the student's logits: these are c·tanh(logit/c).
-    logit_scale : float, default 1.0
-        Factor of the student's logits, before the cap and the temperature.
     **options
-        Those of `topk_kl_div_with_logits`.
+        Those of `topk_kl_div_with_logits`, and of the layer in `linear_kl_div`.
 
     Returns
     -------
@@ -592,9 +508,10 @@ def linear_topk_kl_div(
             teacher, target_indices = (each for each in (*given, None)[:2])
         student = input
     else:
-        student = _layer_of(input, weight)
-    head = _completed(student, _STUDENT, bias, softcap, logit_scale)
-    return _topk(head, teacher, target_indices, **options)
+        student = layer_of(input, weight)
+    own: dict[str, Any] = {**options}
+    head = completed(student, STUDENT, own)
+    return _topk(head, teacher, target_indices, **own)
 
 
 def _topk(
@@ -608,11 +525,7 @@ def _topk(
     beta: float | Array = 0.0,
     divergence: Divergence | None = None,
     temperature: float | Array = 1.0,
-    reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
-    dtype: Any = None,
+    **options: Any,
 ) -> Call[Any]:
     """Check the arguments of a sparse teacher's loss of a layer and resolve its settings."""
     if log_probs is None:
@@ -622,7 +535,7 @@ def _topk(
     record, of_rows = record_of(beta, divergence), None
     if not isinstance(record, Divergence):
         record, of_rows = Interpolated(), record
-    return _prepare(
+    return prepare_layers(
         [head],
         [_sparse_term(1.0, record, fixed, tail, own)],
         {
@@ -632,11 +545,7 @@ def _topk(
         },
         {"beta": of_rows, "target_indices": own[1]},
         arguments=("input", "weight", "target_log_probs", "target_rest", "bias"),
-        reduction=reduction,
-        where=where,
-        row_weight=row_weight,
-        normalizer=normalizer,
-        dtype=dtype,
+        **options,
     )
 
 
@@ -719,13 +628,13 @@ def linear_log_prob_and_entropy(
         head = input
         labels = weight if labels is None else labels
     else:
-        head = _layer_of(input, weight)
+        head = layer_of(input, weight)
     if labels is None:
         raise OptionError("labels are missing: the index of a class for each row")
     where = kept_labels(head.hidden, labels, -1, ignore_index, where, "input")
     fixed = fixed_temperature(temperature)
-    both: Any = _prepare(
-        [_completed(head, _STUDENT, bias, softcap, logit_scale)],
+    both: Any = prepare_layers(
+        [completed(head, STUDENT, {"bias": bias, "softcap": softcap, "logit_scale": logit_scale})],
         [_label_term(1.0, fixed, entropic=True, names=("input", "temperature", "labels"))],
         {"temperature": None if fixed is not None else temperature},
         {"labels": labels},
@@ -735,69 +644,6 @@ def linear_log_prob_and_entropy(
         dtype=dtype,
     ).value()
     return -both[..., 0], both[..., 1]
-
-
-# ---- the arguments of all ------------------------------------------------------------------------
-
-
-def _given(
-    input: Array,
-    weight: Array,
-    target_input: Array,
-    target_weight: Array,
-    log_probs: Array | None = None,
-) -> tuple[Head, Any]:
-    """Return the student, and the teacher: a head, log-probabilities, or a sparse teacher."""
-    if isinstance(input, Head):
-        student, given = input, [weight, target_input, target_weight]
-    else:
-        student, given = _layer_of(input, weight), [target_input, target_weight]
-    given = [each for each in given if each is not None]
-    if log_probs is not None:
-        if given:
-            raise OptionError("target_log_probs is a teacher by itself; leave its layer out")
-        return student, log_probs
-    if len(given) == 1 and isinstance(given[0], Head | SparseTeacher):
-        return student, given[0]
-    if len(given) != 2:
-        raise OptionError(
-            "the teacher is missing; pass target_input and target_weight, its hidden states and "
-            "layer, or a kldiv.Head of these"
-        )
-    return student, Head(*given)
-
-
-def _layer_of(input: Array, weight: Array | None) -> Head:
-    if weight is None:
-        raise OptionError("weight is missing: the layer, of shape (classes, features)")
-    return Head(input, weight)
-
-
-def _completed(
-    head: Head, names: tuple[str, ...], bias: Array | None, softcap: float | None, scale: float
-) -> Head:
-    """Return a head with the settings that are given besides it, checked."""
-    prefix = names[0].removesuffix("input")
-    if bias is not None:
-        if head.bias is not None:
-            raise OptionError(f"{names[2]} is in the Head as well; leave one of them out")
-        head = head._replace(bias=bias)
-    if softcap is not None:
-        if head.softcap is not None:
-            raise OptionError(f"{prefix}softcap is in the Head as well; leave one of them out")
-        head = head._replace(softcap=softcap)
-    if scale != 1:
-        if head.logit_scale != 1:
-            raise OptionError(f"{prefix}logit_scale is in the Head as well; leave one of them out")
-        head = head._replace(logit_scale=scale)
-    for name, value in (("softcap", head.softcap), ("logit_scale", head.logit_scale)):
-        if value is None and name == "softcap":
-            continue
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise OptionError(
-                f"{prefix}{name} must be a number, positive and finite; got {value!r}"
-            )
-    return head
 
 
 def _term(factor: float, divergence: Divergence, fixed: float | None) -> Parts:
@@ -861,12 +707,6 @@ def _of_two(
     divergence: Divergence,
     heads: tuple[Head, Any],
     *,
-    bias: Array | None = None,
-    target_bias: Array | None = None,
-    softcap: float | None = None,
-    target_softcap: float | None = None,
-    logit_scale: float = 1.0,
-    target_logit_scale: float = 1.0,
     temperature: float | Array = 1.0,
     **options: Any,
 ) -> Call[Any]:
@@ -875,196 +715,10 @@ def _of_two(
     if not isinstance(teacher, Head):
         raise OptionError("for a sparse teacher use linear_topk_kl_div")
     fixed = fixed_temperature(temperature)
-    return _prepare(
-        [
-            _completed(student, _STUDENT, bias, softcap, logit_scale),
-            _completed(teacher, _TEACHER, target_bias, target_softcap, target_logit_scale),
-        ],
+    return prepare_layers(
+        [completed(student, STUDENT, options), completed(teacher, TEACHER, options)],
         [_term(1.0, divergence, fixed)],
         {"temperature": None if fixed is not None else temperature},
         {},
         **options,
     )
-
-
-_ARGUMENTS = "input", "weight", "target_input", "target_weight", "bias", "target_bias"
-
-
-def _prepare(
-    heads: Sequence[Head],
-    terms: Sequence[Parts],
-    moved: dict[str, Array | None],
-    fixed: dict[str, Array | None],
-    *,
-    arguments: tuple[str, ...] = _ARGUMENTS,
-    reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
-    dtype: Any = None,
-    single: bool = False,
-) -> Call[Any]:
-    """Check the arguments of a loss of layers and resolve its settings.
-
-    ``moved`` are the arrays of rows that it is differentiable in, the teacher's first, ``fixed``
-    the others; ``single`` makes a float32 result of half types.
-    """
-    sides = dict(zip((_STUDENT, _TEACHER), heads, strict=False))
-    own = {name: array for names, head in sides.items() for name, array in zip(names, head[:2])}  # noqa: B905
-    own |= {names[2]: head.bias for names, head in sides.items() if head.bias is not None}
-    moved, fixed = (
-        {name: array for name, array in arrays.items() if array is not None}
-        for arrays in (moved, fixed)
-    )
-    floats = dict(own)
-    if "target_log_probs" in moved:
-        floats["target_log_probs"] = moved["target_log_probs"]
-    others = {name: array for name, array in (moved | fixed).items() if name not in floats}
-    reducing = Reducing.of(reduction, normalizer, **others, row_weight=row_weight, where=where)
-    route, arrays, wide = resolve_arrays([*floats], [*floats.values()], **reducing.others)
-    named = dict(zip(floats, arrays, strict=False))
-    _check_shapes(named, [*sides])
-    rows, classes = tuple(arrays[0].shape[:-1]), arrays[1].shape[0]
-    found = reducing.named(route, arrays[len(floats) :])
-    divisor = found.pop("normalizer", reducing.number)
-    by_name = {name: named[name] for name in floats if name not in own} | _of_rows(
-        route, found, rows, classes, named.get("target_log_probs")
-    )
-    if dtype is None and single and wide in HALVES:
-        dtype = "float32"
-    own_dtypes = dtypes(route, wide, dtype, arrays[0])
-    # Without a layer of its own the teacher is the first array of rows, at the same place.
-    places = {"input": 0, "teacher": 1} | {
-        name: len(sides) + k for k, name in enumerate((*moved, *fixed))
-    }
-    layers = [
-        Layer(
-            head.bias is not None,
-            None if head.softcap is None else float(head.softcap),
-            float(head.logit_scale),
-        )
-        for head in heads
-    ]
-    losses = [
-        Term(
-            float(factor),
-            loss(own_dtypes[0]),
-            tuple([places[name] for name in names if name in places]),
-        )
-        for factor, loss, names in terms
-    ]
-    numbers = len(moved), len(fixed)
-    operation = LinearLoss(reduction, *own_dtypes, tuple(layers), tuple(losses), *numbers)
-    given = [*own, *by_name]
-    return LinearCall(
-        route,
-        reducing.loss(operation),
-        *(named[name] for name in own),
-        *by_name.values(),
-        normalizer=divisor,
-        places=[given.index(name) if name in given else name for name in arguments],
-    )
-
-
-def _of_rows(
-    route: Route,
-    found: dict[str, Array],
-    rows: Shape,
-    classes: int,
-    log_probs: Array | None,
-) -> dict[str, Array]:
-    """Return the arrays of rows, checked and broadcast to these."""
-    whole = {name: found[name] for name in ("target_indices", "labels") if name in found}
-    numbers = {name: array for name, array in found.items() if name not in whole}
-    mend = "it masks whole rows, classes are masked by a bias of −inf"
-    checked = dict(zip(numbers, check_row_arrays(route, numbers, rows, mend), strict=True))
-    if log_probs is not None:
-        _check_teacher(tuple(log_probs.shape), rows, classes, whole.get("target_indices"))
-    if "target_indices" in whole:
-        check_indices(route, log_probs, whole["target_indices"], classes)
-    if "labels" in whole:
-        check_range(route, whole["labels"], checked["where"], classes)
-    if "beta" in checked:
-        checked["beta"] = route.caller.constant(checked["beta"])
-    return {name: whole[name] if name in whole else checked[name] for name in found}
-
-
-def _check_teacher(shape: Shape, rows: Shape, classes: int, indices: Array | None) -> None:
-    """Raise unless a teacher's log-probabilities fit the rows and the classes."""
-    if indices is not None:
-        if tuple(indices.shape) != shape:
-            raise ShapeError(
-                "target_indices has an entry for each log-probability; got "
-                f"{tuple(indices.shape)} and target_log_probs {shape}"
-            )
-        if shape[:-1] != rows or not shape or not shape[-1]:
-            raise ShapeError(
-                f"target_log_probs has shape {shape}; expected (*{rows}, k), the rows of input"
-            )
-    elif shape != (*rows, classes):
-        raise ShapeError(
-            f"target_log_probs has shape {shape}; expected {(*rows, classes)}, the rows of input "
-            f"and the classes of weight; where the last are padding cut them, [..., :{classes}]"
-        )
-
-
-def _check_shapes(arrays: dict[str, Array], sides: Sequence[tuple[str, ...]]) -> None:
-    """Raise unless the arrays fit each other."""
-    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-    for hidden, weight, _ in sides:
-        _check_layer(hidden, shapes[hidden], weight, shapes[weight])
-    classes = shapes["weight"][0]
-    if len(sides) > 1:
-        _check_pair(shapes)
-    elif not classes:
-        raise ShapeError(f"there are no classes: weight {shapes['weight']}")
-    for *_, name in sides:
-        if name in shapes and shapes[name] != (classes,):
-            raise ShapeError(
-                f"{name} has shape {shapes[name]}; expected {(classes,)}, a number for each of the "
-                f"classes of {name.replace('bias', 'weight')}"
-            )
-
-
-def _check_pair(shapes: dict[str, Shape]) -> None:
-    """Raise unless two layers have the same rows and classes."""
-    rows, target_rows = shapes["input"][:-1], shapes["target_input"][:-1]
-    if rows != target_rows:
-        raise ShapeError(
-            f"input and target_input must have the same rows; got {rows} and {target_rows}, of the "
-            f"shapes {shapes['input']} and {shapes['target_input']}; only the last axis may differ"
-        )
-    classes, target_classes = shapes["weight"][0], shapes["target_weight"][0]
-    if classes != target_classes:
-        shorter = "weight" if classes < target_classes else "target_weight"
-        bias = shorter.replace("weight", "bias")
-        size, few = max(classes, target_classes), min(classes, target_classes)
-        longer = "target_weight" if shorter == "weight" else "weight"
-        raise ShapeError(
-            f"weight and target_weight have {classes} and {target_classes} classes; where the last "
-            f"of the longer are padding cut them, {longer}[:{few}], and those of its bias; where "
-            f"they are real pad {shorter} with rows of zeros and its bias with −inf, never with 0: "
-            f"{bias}=kldiv.pad_classes({bias}, {size}), a bias of zeros where there is none"
-        )
-    if not classes:
-        raise ShapeError(
-            f"there are no classes: weight {shapes['weight']}, target_weight "
-            f"{shapes['target_weight']}"
-        )
-
-
-def _check_layer(hidden: str, shape: Shape, weight: str, layer: Shape) -> None:
-    if not shape:
-        raise ShapeError(f"{hidden} needs a last axis of features; got a single number")
-    if len(layer) != 2:
-        raise ShapeError(f"{weight} has shape {layer}; expected two axes, (classes, features)")
-    if shape[-1] != layer[1]:
-        mend = (
-            f"pass its transpose, {weight}.T"
-            if shape[-1] == layer[0]
-            else f"the last axis of {hidden} and the last axis of {weight} must agree"
-        )
-        raise ShapeError(
-            f"{hidden} of shape {shape} has {shape[-1]} features and {weight} of shape {layer} "
-            f"takes {layer[1]}; {weight} is (classes, features): {mend}"
-        )

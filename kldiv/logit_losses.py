@@ -10,6 +10,7 @@ from kldiv._call import (
     PAIR,
     Call,
     Reducing,
+    RowOptions,
     check_axis,
     check_row_arrays,
     different,
@@ -591,7 +592,7 @@ def alpha_div_with_logits(
     Notes
     -----
     Errors are a few units in the last place times (1 + abs(α))·abs(log(p/q)) of the classes that
-    count, as the power p^α q^(1−α) magnifies what the logits' own rounding is.
+    count, as the power p^α q^(1−α) magnifies the rounding of the logits.
 
     References
     ----------
@@ -679,7 +680,7 @@ def renyi_div_with_logits(
     return prepare(divergence, input, target, exchanged=exchanged, **options)
 
 
-def prepare(  # noqa: PLR0913 - the options of all losses of logits
+def prepare(
     divergence: Divergence,
     input: Array,
     target: Array,
@@ -687,27 +688,21 @@ def prepare(  # noqa: PLR0913 - the options of all losses of logits
     names: tuple[str, str] = PAIR,
     beta: Array | None = None,
     exchanged: bool = False,
-    axis: int = -1,
-    temperature: float | Array = 1.0,
-    reduction: Reduction = "mean",
-    where: Array | None = None,
-    row_weight: Array | None = None,
-    normalizer: float | Array | None = None,
-    dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
     input_classes: Any = None,
     target_classes: Any = None,
+    **options: Any,
 ) -> Call[Any]:
     """Check the arguments of a loss and resolve its settings.
 
-    With ``beta`` the divergence is that of `Interpolated`; ``exchanged`` says that it takes (t, s).
+    The options are those of `RowOptions`. With ``beta`` the divergence is that of `Interpolated`;
+    ``exchanged`` says that it takes (t, s).
     """
-    fixed = fixed_temperature(temperature)
-    heat = temperature if fixed is None else None
-    of_rows = {"temperature": heat, "beta": beta, "row_weight": row_weight, "where": where}
+    own = RowOptions(**options)
+    axis, fixed = own.axis, fixed_temperature(own.temperature)
+    heat = own.temperature if fixed is None else None
+    of_rows = {"temperature": heat, "beta": beta, "row_weight": own.row_weight, "where": own.where}
     if input_classes is not None or target_classes is not None:
-        if group is not None or axis_name is not None:
+        if own.group is not None or own.axis_name is not None:
             raise LibraryError(
                 "input_classes and target_classes take whole rows; gather logits that are spread"
             )
@@ -719,14 +714,14 @@ def prepare(  # noqa: PLR0913 - the options of all losses of logits
             axis=axis,
             fixed=fixed,
             of_rows=of_rows,
-            reduction=reduction,
-            normalizer=normalizer,
-            dtype=dtype,
+            reduction=own.reduction,
+            normalizer=own.normalizer,
+            dtype=own.dtype,
             exchanged=exchanged,
         )
-    reducing = Reducing.of(reduction, normalizer, **of_rows)
+    reducing = Reducing.of(own.reduction, own.normalizer, **of_rows)
     route, arrays, wide = resolve_arrays(names, (input, target), **reducing.others)
-    spread = route.caller.spread(arrays[0], arrays[1], group, axis_name)
+    spread = route.caller.spread(arrays[0], arrays[1], own.group, own.axis_name)
     check_spread(route, spread)
     last = check_logits(input.shape, target.shape, axis, names, empty=spread is not None)
     xp = route.caller.namespace(arrays[0])
@@ -742,7 +737,7 @@ def prepare(  # noqa: PLR0913 - the options of all losses of logits
         "it masks whole distributions, classes are masked by −inf",
     )
     divergence, swapped = divergence.canonical() if beta is None else (Interpolated(), False)
-    loss: Any = RowLoss(reduction, *dtypes(route, wide, dtype, s), divergence, fixed)
+    loss: Any = RowLoss(own.reduction, *dtypes(route, wide, own.dtype, s), divergence, fixed)
     if beta is not None:
         place = [*given].index("beta")
         row_arrays[place] = route.caller.constant(row_arrays[place])

@@ -169,7 +169,7 @@ _NAMES = "input_classes", "target_classes"
 
 
 def _numbers(classes: Any, name: str) -> np.ndarray[Any, Any]:
-    """Return indices as a NumPy array: what they are is a setting, and is looked at."""
+    """Return indices as a NumPy array: they are a setting, whose values are read."""
     if classes is None:
         raise OptionError(
             f"{name} is missing: input_classes and target_classes come together, the indices of "

@@ -47,8 +47,8 @@ class SparseTeacher(NamedTuple):
     indices : array of int
         The class of each, of the same shape; that of padding does not matter.
     rest : array, optional
-        The mass of all other classes of each row, (...). Without it the mass is what the given
-        classes leave of 1.
+        The mass of all other classes of each row, (...). Without it the mass is 1 less that
+        of the given classes.
     temperature : float, default 1.0
         The temperature that the log-probabilities were taken at.
 
@@ -115,7 +115,7 @@ def topk_kl_div_with_logits(  # noqa: PLR0913 - the options of all losses of log
     Divergence of logits from a teacher of which the likeliest classes are known, in nats.
 
     Serving engines give K log-probabilities a token, no more. All other classes together are one
-    more class, exactly: the teacher's share is what the given ones leave of 1, the student's comes
+    more class, exactly: the teacher's share is 1 less that of the given ones, the student's comes
     from its own logits. On these K + 1 classes it is D(P‖Q), or any other divergence.
     Differentiable in ``input``, ``target_log_probs`` and ``target_rest``.
 
@@ -130,7 +130,7 @@ def topk_kl_div_with_logits(  # noqa: PLR0913 - the options of all losses of log
     target_indices : array of int
         The class of each, of the same shape, none twice in a row.
     tail : {"bucket", "renormalize"}, default "bucket"
-        What becomes of the other classes: one class more, or none, with both distributions
+        How the other classes count: as one class more, or not, with both distributions
         normalised on the given ones.
     target_rest : array, optional
         The teacher's mass on the other classes, for each row, where it is known better than

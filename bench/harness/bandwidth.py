@@ -99,7 +99,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def measure(
     device: str, timer: Timer, size: int | None = None, rounds: int = 7
 ) -> dict[str, float]:
-    """Return bytes a second, reading and copying; copying counts what is read and written."""
+    """Return bytes a second, reading and copying; copying counts both ways."""
     size = size or BYTES[device]
     candidates = {
         "read": Floor(device, size, 0).candidate(),

@@ -25,7 +25,7 @@ FLOOR: Final = "memory"
 
 @dataclass(frozen=True, order=True)
 class Group:
-    """What is measured side by side."""
+    """The cells that are measured side by side."""
 
     operation: str
     part: Pass
@@ -62,7 +62,7 @@ class Cell:
         return label(self.who, self.library, self.kernel, self.mode)
 
     def record(self) -> dict[str, Any]:
-        """Return what identifies it, as the results file has it."""
+        """Return the fields that identify it, as the results file has them."""
         group = asdict(self.group)
         return {
             "key": self.key,
@@ -103,7 +103,7 @@ class Request:
 
 @dataclass
 class Plan:
-    """The cells to measure, and what cannot be."""
+    """The cells to measure, and those that cannot be."""
 
     groups: dict[Group, list[Cell]] = field(default_factory=dict)
     missing: dict[str, dict[str, str | None]] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Plan:
 
 
 def plan(request: Request) -> Plan:
-    """Return what there is to measure here."""
+    """Return the cells that there are to measure here."""
     found = Plan()
     libraries, peers = _here(request, found)
     for operation in _operations(request):

@@ -1,4 +1,4 @@
-"""Medians, their intervals and what may be said of them."""
+"""Medians, their intervals, and verdicts on them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESAMPLES: Final = 2000
 
 @dataclass(frozen=True)
 class Summary:
-    """What some samples come to."""
+    """The median of samples and its interval."""
 
     median: float
     q25: float
@@ -63,8 +63,8 @@ class Ratio:
 def paired_ratio(own: Sequence[float], peer: Sequence[float], seed: str) -> Ratio:
     """Return how many times the peer's time is ours, from samples of the same rounds.
 
-    The ratio is taken round by round, which cancels what slowed a whole round; its interval is a
-    percentile bootstrap of the median over rounds.
+    The ratio is taken round by round, which cancels the slowness of a whole round; its interval is
+    a percentile bootstrap of the median over rounds.
     """
     rounds = min(len(own), len(peer))
     ratios = np.asarray(peer[:rounds], dtype=np.float64) / np.asarray(own[:rounds])

@@ -32,7 +32,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 class Library:
-    """An array library that computes on NumPy arrays at once: what the others override."""
+    """An array library that computes on NumPy arrays at once; the others override its methods."""
 
     name: ClassVar = "numpy"
     modes: ClassVar[tuple[str, ...]] = ("eager",)
@@ -40,7 +40,7 @@ class Library:
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     dtypes: ClassVar[tuple[str, ...]] = ("float16", "bfloat16", "float32", "float64")
     memory: ClassVar = "tracemalloc"
-    """What sees its allocations; see ``memory.py``."""
+    """The tool that sees its allocations; see ``memory.py``."""
 
     def problem(self, device: str) -> str | None:
         """Return why the library cannot be measured on the device, or None."""
@@ -66,7 +66,7 @@ class Library:
         return tuple(_backends()[self.name].kernels)
 
     def context(self, dtype: str) -> AbstractContextManager[Any]:
-        """Return what arrays of the dtype are made and computed in."""
+        """Return the context that arrays of the dtype are made and computed in."""
         del dtype
         return nullcontext()
 
@@ -157,7 +157,7 @@ class Torch(Library):
         return forward_and_backward
 
     def compile(self, function: Call, mode: str) -> Call:
-        """Compile what users compile: the loss, not the backward pass around it."""
+        """Compile the loss, as users do, not the backward pass around it."""
         if mode != "compile":
             return function
         torch = import_module("torch")

@@ -1,4 +1,4 @@
-"""What the measurements ran on: machine, versions, revision, threads."""
+"""The machine of the measurements, versions, revision, threads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PACKAGES: Final = (
 )
 _CUPY: Final = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
 LIKE: Final = ("cpu", "cores", "system", "gpus", "threads")
-"""What two machines must share for their times to be comparable."""
+"""The facts that two machines must share for their times to be comparable."""
 
 
 def cores() -> int:
@@ -41,7 +41,7 @@ def cores() -> int:
 
 @cache
 def describe() -> dict[str, Any]:
-    """Return what the machine is."""
+    """Return the facts of the machine."""
     return {
         "cpu": _cpu(),
         "cores": cores(),
@@ -54,7 +54,7 @@ def describe() -> dict[str, Any]:
 
 
 def unlike(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """Return how two machines differ in what decides a time, in words."""
+    """Return in words how two machines differ in facts that decide a time."""
     return [
         f"{name}: {first.get(name)} and {second.get(name)}"
         for name in LIKE
@@ -63,7 +63,7 @@ def unlike(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what is installed."""
+    """Return the versions of installed packages."""
     import kldiv
 
     found = {"python": platform.python_version(), "kldiv": kldiv.__version__}
@@ -92,7 +92,7 @@ def revision() -> dict[str, Any] | None:
 
 
 def threads() -> dict[str, Any]:
-    """Return who would use how many threads, and what the environment asks for."""
+    """Return the number of threads that each library would use, and the environment's settings."""
     names = ("KLDIV_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     found: dict[str, Any] = {name: os.environ[name] for name in names if name in os.environ}
     torch = sys.modules.get("torch")

@@ -1,8 +1,8 @@
-"""Peak extra memory of one call: what it held at most beyond its inputs, its result included.
+"""Peak extra memory of one call: the most that it held beyond its inputs, its result included.
 
 Who counts depends on the library: tracemalloc for NumPy, PyTorch's allocator on a GPU, a hook in
 CuPy's, XLA's own plan of the compiled function. On Linux the process' high-water mark is read
-besides, as it sees what no allocator tells; it counts whole pages, and threads' stacks too.
+besides, as it sees memory of no allocator; it counts whole pages, and threads' stacks too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def peaks(call: Callable[[], Any], library: str, device: str, arguments: tuple[A
     device
         Where it runs.
     arguments
-        What a compiled function is planned for.
+        The arguments that a compiled function is planned for.
     """
     found: Peaks = {}
     if device == "cuda":
@@ -92,7 +92,7 @@ def _resident(call: Callable[[], Any]) -> int | None:
 
 
 def _trim() -> None:
-    """Have the C library hand back what it keeps, so that a call's memory shows as new."""
+    """Have the C library hand back its free memory, so that a call's memory shows as new."""
     with suppress(AttributeError, OSError, TypeError):  # where it is not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -138,7 +138,7 @@ def _cupy(call: Callable[[], Any]) -> int:
 
 
 def _xla(call: Callable[[], Any], arguments: tuple[Any, Any]) -> int | None:
-    """Return what XLA plans to allocate: temporaries and results."""
+    """Return the bytes that XLA plans to allocate: temporaries and results."""
     lower = getattr(call, "lower", None)
     if lower is None:
         return None

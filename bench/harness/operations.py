@@ -40,7 +40,7 @@ def half_the_digits(dtype: str) -> float:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: what kldiv calls it, its options, the least bytes, its truth."""
+    """One operation: its name in kldiv, its options, the least bytes, its truth."""
 
     name: str
     title: str
@@ -50,7 +50,7 @@ class Operation:
     truth: Callable[..., Loss]
     """From the input's and the target's rows, in float64."""
     inputs: Literal["probabilities", "log-probabilities", "logits"]
-    """What the target holds; the input holds log-probabilities, or logits."""
+    """The content of the target; the input holds log-probabilities, or logits."""
     shapes: tuple[Shape, ...] = ((8, 10), (1024, 32000))
     quick: Shape | None = (256, 16000)
     """The shape of ``--quick``; None leaves the operation out of it."""
@@ -59,7 +59,7 @@ class Operation:
 
     @property
     def passes(self) -> tuple[Pass, ...]:
-        """What is measured: the value, and the value with the gradient in the input."""
+        """The measured passes: the value, and the value with the gradient in the input."""
         return ("value",) if self.elementwise else ("value", "gradient")
 
     def loss(self) -> Callable[..., Any]:
@@ -72,7 +72,7 @@ class Operation:
         """Return the bytes that must be read and written: each input once, each output once.
 
         A reduced loss reads its two inputs; its gradient, or a result with the inputs' shape, is
-        written once. What an implementation stores and reads again in between is its own doing.
+        written once. Bytes that an implementation stores and reads again in between do not count.
         """
         array = ITEMSIZE[dtype] * math.prod(shape)
         return 2 * array, array if part == "gradient" or self.elementwise else 0
@@ -162,7 +162,7 @@ OPERATIONS: Final = {
 class Data:
     """Input and target in host memory: one tile of random rows, repeated to the full shape.
 
-    What repeats, repeats its terms of the loss too, so the truth of one tile is that of all, and
+    Repeated rows repeat their terms of the loss, so the truth of one tile is that of all, and
     the cost of the truth does not grow with the shape.
     """
 

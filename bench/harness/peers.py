@@ -1,8 +1,8 @@
 """The peers that kldiv is measured beside: one table, one entry each.
 
-To add one, add an entry to `PEERS`: what it needs, and a formula for every operation it knows. A
+To add one, add an entry to `PEERS`: its modules, and a formula for every operation it knows. A
 formula takes the library's own arrays of input and target and returns the value, or the pair of
-value and gradient; ``prepare`` gives it what it wants instead, outside of the time.
+value and gradient; ``prepare`` converts these for it, outside of the time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Peer:
     """Modules that must be importable."""
     install: str
     values: Mapping[str, Callable[[], Formula]]
-    """By operation: what makes the formula of the value."""
+    """By operation: the function that makes the formula of the value."""
     gradients: Mapping[str, Callable[[], Formula]] = field(default_factory=dict)
     """Likewise of value and gradient, where it has its own; else its library differentiates."""
     differentiable: bool = False
@@ -279,7 +279,7 @@ OPTAX = Peer(
 
 
 def _probabilities(x: Any, y: Any) -> tuple[Any, Any]:
-    """Return Q for log Q, as users of these libraries hold it; logits stay what they are."""
+    """Return Q for log Q, as users of these libraries hold it; logits stay as they are."""
     return np.exp(x), y
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def bar() -> Iterator[Callable[[float, str], None]]:
-    """Yield what is told the fraction done, and what is being done."""
+    """Yield a function that takes the fraction done and the current step."""
     columns = (
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SCHEMA: Final = "kldiv-bench"
 VERSION: Final = 1
 GPU_CHECK: Final = "kldiv-gpu-check"
-"""The schema of what gpu-check writes: it holds a results file."""
+"""The schema of gpu-check's file, which holds a results file."""
 
 Results = dict[str, Any]
 
@@ -76,7 +76,7 @@ class ResultsError(ValueError):
 
 
 def check(results: Any, place: str = "results") -> Results:
-    """Return the results if they are what the schema says, else raise and name what is not."""
+    """Return the results if they follow the schema, else raise and name the first that does not."""
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         raise ResultsError(
             f"{place}: expected an object with schema {SCHEMA!r}; write one with bench run"
@@ -166,7 +166,7 @@ def plain(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file all at once: an interrupted write leaves what was there before."""
+    """Write a file all at once: an interrupted write leaves the earlier file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -177,7 +177,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """Return a value that JSON can hold: floats with seven digits, null for what is not finite."""
+    """Return a value that JSON can hold: floats with seven digits, null for inf and NaN."""
     if isinstance(value, float):
         return float(f"{value:.7g}") if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -46,7 +46,7 @@ class Prepared:
     memory: dict[str, int] = field(default_factory=dict)
     failure: str | None = None
     status: str = "failed"
-    """What a failure makes of the cell."""
+    """The status of the cell after a failure."""
 
 
 class Runner:
@@ -70,7 +70,7 @@ class Runner:
         """Asked before each group whether to stop here."""
 
     def resume(self, before: Results) -> None:
-        """Take over what an interrupted run has measured; refuse one that is not the same run."""
+        """Take over the cells that an interrupted run has measured; refuse another run's."""
         mine = self.results
         different = machine.unlike(before["machine"], mine["machine"])
         different += [
@@ -96,7 +96,7 @@ class Runner:
         }
 
     def run(self, path: Path, progress: Callable[[float, str], None]) -> Results:
-        """Measure what is left, and write the file after every group."""
+        """Measure the cells that are left, and write the file after every group."""
         device = next(iter(self.plan.groups)).device if self.plan.groups else "cpu"
         if self.plan.groups and device not in self.results["bandwidth"]:
             progress(0.0, "memory bandwidth")
@@ -251,7 +251,7 @@ class Runner:
 def _function(
     cell: Cell, library: Library, data: Data
 ) -> tuple[Callable[[Any, Any], Any], tuple[Any, Any]]:
-    """Return what a cell calls, and on which arrays."""
+    """Return the function that a cell calls, and its arrays."""
     group = cell.group
     host = (data.input, data.target)
     if cell.who == OWN:
@@ -300,7 +300,7 @@ def _tell(
 
 
 def _tidy() -> None:
-    """Forget what libraries keep of functions that are done with."""
+    """Clear the caches that libraries have of finished functions."""
     torch = sys.modules.get("torch")
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is not None:

@@ -27,7 +27,7 @@ _SWITCH_S: Final = 0.02  # a call shorter than this runs once, unread, before ea
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is timed, and how its device is waited for."""
+    """A call to time, and how its device is waited for."""
 
     call: Callable[[], Any]
     synchronise: Callable[[Any], None] = lambda _result: None
@@ -35,12 +35,12 @@ class Candidate:
     each: bool = False
     """Whether to wait after every call rather than once a sample: where calls could overlap."""
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """What every call happens in; entered outside of the time that is read."""
+    """The context of every call; entered outside of the time that is read."""
 
 
 @dataclass
 class Timing:
-    """What was read off the clock for one candidate, in seconds a call."""
+    """The clock's readings for one candidate, in seconds a call."""
 
     first: float
     """The first call: with imports, compiling and cold caches."""
@@ -79,7 +79,7 @@ class Effort:
 
 
 class Timer:
-    """A clock with what must happen around every reading of it."""
+    """A clock with the steps around every reading of it."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, seed: int = 0) -> None:
         self.clock = clock
@@ -184,7 +184,7 @@ def _without_collector() -> Iterator[None]:
 
 @contextmanager
 def few_to_collect() -> Iterator[None]:
-    """Keep what exists by now out of all collections: that of several libraries takes long."""
+    """Keep objects that exist by now out of all collections: those of libraries take long."""
     gc.collect()
     gc.freeze()
     try:

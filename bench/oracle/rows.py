@@ -1,7 +1,7 @@
 """Divergences of rows of logits and both their gradients in double-double arithmetic.
 
-Nothing cancels: divergences are sums of terms ≥ 0, and what a gradient subtracts is measured from
-a likely class, so that it stays right where all the probability lies on that class.
+Nothing cancels: divergences are sums of terms ≥ 0, and a gradient is measured from a likely class,
+so that it stays right where all the probability lies on that class.
 """
 
 from __future__ import annotations

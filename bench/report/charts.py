@@ -25,7 +25,7 @@ _ROW: Final = 24
 
 
 def facets(cell: Record) -> dict[str, str]:
-    """Return what the page's filters choose by."""
+    """Return the fields that the page's filters choose by."""
     rows, classes = cell["shape"]
     return {
         "o": cell["operation"],

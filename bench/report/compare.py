@@ -2,9 +2,9 @@
 
 Two runs on one machine differ for three reasons: the samples scatter; all times of some rounds
 drift together; and each process has its own luck with memory and scheduling. The first shows in
-the samples. The second is taken off by the *control*: what did not change between the runs (peers
-of the same version, and the plain reading of memory), measured in the same rounds. What scatter is
-left among controls that should be equal is the third; it widens every interval.
+the samples. The second is taken off by the *control*: cells that did not change between the runs
+(peers of the same version, and the plain reading of memory), measured in the same rounds. The
+scatter that is left among controls that should be equal is the third; it widens every interval.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAD: Final = 1.4826
 
 @dataclass(frozen=True)
 class Comparison:
-    """What became of one cell; a ratio above 1 means that it takes longer now."""
+    """The verdict on one cell; a ratio above 1 means that it takes longer now."""
 
     key: str
     verdict: Verdict
@@ -64,7 +64,7 @@ class Outcome:
     only_before: list[str]
     only_after: list[str]
     luck: float
-    """Standard deviation, in logs, of what is left among the controls."""
+    """Standard deviation, in logs, that is left among the controls."""
     controls: int
 
     def count(self) -> dict[str, int]:
@@ -141,7 +141,7 @@ def _unchanged(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
 
 
 def _luck(groups: Mapping[str, Sequence[str]], logs: Mapping[str, tuple[float, float]]) -> float:
-    """Return the scatter of controls about their group's drift, beyond what their samples tell."""
+    """Return the scatter of controls about their group's drift, beyond that of their samples."""
     rest, noise = [], []
     for keys in groups.values():
         for key in keys:

@@ -80,7 +80,7 @@ def _head(results: Results) -> str:
 
 
 def _findings(cells: Iterable[Record]) -> str:
-    """Return one sentence for each group: where kldiv stands among what can be ranked."""
+    """Return one sentence for each group: kldiv's place among the cells that can be ranked."""
     lines = []
     for members in show.groups(cells).values():
         ranked = [c for c in members if not show.standing(c) and c["who"] != FLOOR]

@@ -1,4 +1,4 @@
-"""What the terminal shows: a run's ranking, a comparison, and how times and bytes are written."""
+"""Output for the terminal: a run's ranking, a comparison, and how times and bytes are written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def who(cell: Record) -> str:
 
 
 def group_title(cell: Record) -> str:
-    """Return what the cells of a group have in common, in words."""
+    """Return in words the fields that the cells of a group share."""
     from ..harness.operations import OPERATIONS
 
     known = OPERATIONS.get(cell["operation"])
@@ -100,7 +100,7 @@ def error(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Return a fraction as percent; what stays in a cache can exceed 100."""
+    """Return a fraction as percent; arrays that stay in a cache can exceed 100."""
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
@@ -154,7 +154,7 @@ def run(results: Results, console: Console) -> None:
 
 
 def missing(results: Results, console: Console) -> None:
-    """Print what could not be measured, and what would install it."""
+    """Print the cells that could not be measured, and the lines that install their libraries."""
     for name, each in results["missing"].items():
         install = f"   {each['install']}" if each["install"] else ""
         console.print(Text(f"{name}: missing, {each['reason']}{install}", style="dim"))

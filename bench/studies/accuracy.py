@@ -7,7 +7,7 @@ The student's logits are the teacher's plus ε times noise, ε = 1 … 1e-8, rou
 dtype.  The truth is that of the logits so given: mpmath evaluates the definition on them, with its
 digits doubled until nothing changes.  A full run takes some ten minutes, nearly all of it there.
 ``--quick`` takes some twenty seconds and writes only the files that are named.  ``--replot`` does
-not measure: it draws what the JSON holds, and prints the tables of docs/accuracy.md.
+not measure: it draws the numbers of the JSON, and prints the tables of docs/accuracy.md.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def on_optax() -> Methods:
 
 
 def on_scipy() -> Methods:
-    """Return what SciPy has: three of KL, one of JS."""
+    """Return SciPy's functions: three of KL, one of JS."""
     from scipy import special, stats
     from scipy.spatial import distance
 
@@ -175,7 +175,7 @@ LIBRARIES = {
 
 
 def methods() -> tuple[Methods, dict[str, str]]:
-    """Return what can be measured here, kldiv first, and what not and why."""
+    """Return the methods that can be measured here, kldiv first, and the others with the reason."""
     found: Methods = {}
     skipped = {}
     for name, load in LIBRARIES.items():

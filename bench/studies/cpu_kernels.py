@@ -84,7 +84,7 @@ def usual(s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 
 
 def pointwise(dtype: str) -> tuple[Calls, dict[str, tuple[str, str, float]]]:
-    """Return the calls of `kl_div`, sum, 1024 × 32000, and what is asked of their ratios."""
+    """Return the calls of `kl_div`, sum, 1024 × 32000, and the limits of their ratios."""
     random = np.random.default_rng(0)
     shape = (1024, 32000)
     y = random.random(shape, dtype=np.float32).astype(dtype)
@@ -142,7 +142,7 @@ def pointwise(dtype: str) -> tuple[Calls, dict[str, tuple[str, str, float]]]:
 
 
 def rows() -> tuple[Calls, dict[str, tuple[str, str, float]]]:
-    """Return the calls of `kl_div_with_logits`, mean, 512 × 32000, and what is asked of them."""
+    """Return the calls of `kl_div_with_logits`, mean, 512 × 32000, and their ratios' limits."""
     random = np.random.default_rng(1)
     shape = (512, 32000)
     t = 3 * random.standard_normal(shape, dtype=np.float32)
@@ -327,7 +327,7 @@ FIRST_CALL = "first call of a process, with what is compiled on disk"
 
 
 def first_calls() -> dict[str, Any]:
-    """Return the seconds of a first call, all imports included, and what is asked of them."""
+    """Return the seconds of a first call, all imports included, and their limits."""
     found: dict[str, Any] = {"target": "<= 0.5", "seconds": {}}
     for name in ("kl_div", "kl_div_with_logits", "js_div_with_logits"):
         for call in (f"kldiv.{name}", f"kldiv.value_and_grad(kldiv.{name})"):

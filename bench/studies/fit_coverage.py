@@ -68,7 +68,7 @@ def support(name: str) -> tuple[Any, Any, Any]:
 
 
 def true_divergence(name: str, fit: fitting.Fit, size: int) -> float:
-    """Return D(law‖fit), of what the fit to that many points expects of a new one."""
+    """Return D(law‖prediction), the fit to that many points predicting a new one."""
     points, weights, logs = support(name)
     expected = family_of(fit.family).log_predictive(points, fit.numbers, size)
     return float(np.sum(weights * (logs - expected)))

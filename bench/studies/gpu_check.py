@@ -1,6 +1,6 @@
 """Everything worth knowing on a machine with a GPU: tests, accuracy, speed, in one go.
 
-Each part says what it did, what it skipped and why, and what failed; the JSON file is written after
+Each part reports its steps, those skipped and why, and failures; the JSON file is written after
 each, and by a watchdog if one of them hangs. With ``--device cpu`` the same steps are rehearsed on
 a machine without a GPU.
 """
@@ -57,7 +57,7 @@ def main(
 
 
 class Check:
-    """What has been found so far."""
+    """The findings so far."""
 
     def __init__(self, out: Path, html: Path, seconds: float, device: str) -> None:
         self.out, self.html, self.device = out, html, device
@@ -82,7 +82,7 @@ class Check:
         return self.seconds - 2 * _GRACE - (time.monotonic() - self.begin)
 
     def run(self, tests: Path | None) -> int:
-        """Do all parts; what breaks one does not keep the others from running."""
+        """Do all parts; an error in one does not keep the others from running."""
         here = self._libraries()
         if not here:
             for part in ("tests", "accuracy", "speed"):
@@ -227,7 +227,7 @@ class Check:
         return code
 
     def give_up(self) -> None:
-        """Write what there is and end the process: some part hangs and time is up."""
+        """Write the findings so far and end the process: some part hangs and time is up."""
         self.found[self.part or "tests"] = {"status": "failed", "said": "hung until time was up"}
         self._finish(FAILED, f"time was up in: {self.part}")
         sys.stdout.flush()
@@ -239,7 +239,7 @@ def _skipped(why: str) -> Part:
 
 
 def _judge_tests(code: int, output: str) -> Part:
-    """Return what pytest's exit code and closing line come to; nothing run is not a pass."""
+    """Return the verdict of pytest's exit code and closing line; nothing run is not a pass."""
     closing = next((line for line in reversed(output.splitlines()) if _COUNT.search(line)), "")
     counts = {word: int(number) for number, word in _COUNT.findall(closing)}
     part = {"counts": counts, "output": output[-8000:], "said": closing.strip(" =") or "no result"}
@@ -251,7 +251,7 @@ def _judge_tests(code: int, output: str) -> Part:
 
 
 def summary(found: dict[str, Any]) -> str:
-    """Return what the page shows before the benchmark."""
+    """Return the lines that the page shows before the benchmark."""
     names = {"tests": "Tests", "accuracy": "Accuracy", "speed": "Speed"}
     rows = "".join(
         f'<tr><td>{names[name]}</td><td class="{_LOOK[found[name]["status"]]}">'

@@ -1,4 +1,4 @@
-"""What kldiv adds to a small call and to an import, beside PyTorch's `F.kl_div`, in one run.
+"""Measure kldiv's share of a small call and of an import, beside PyTorch's `F.kl_div`, in one run.
 
     python -m bench.studies.overhead [--rounds N]
 

@@ -37,7 +37,7 @@ WRONG = 1e-6
 
 
 class Result(NamedTuple):
-    """One pair: what was stated, and what is true."""
+    """One pair: the stated number and error, and the truth."""
 
     pair: str
     value: float

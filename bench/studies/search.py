@@ -3,8 +3,8 @@
     python -m bench.studies.search [--minutes N] [--group NAME] [--only NAME] [--library NAME ...]
                                    [--seed N] [--json FILE]
 
-Errors are in units of roundoff, scaled by the condition: of a value |D| + Σ |θᵢ ∂D/∂θᵢ|, what
-rounding of the parameters alone may move it by; of a gradient's element Gᵢ = |∂ᵢD| + Σ |θⱼ ∂ᵢ∂ⱼD|;
+Errors are in units of roundoff, scaled by the condition: of a value |D| + Σ |θᵢ ∂D/∂θᵢ|, the most
+that rounding of the parameters moves it; of a gradient's element Gᵢ = |∂ᵢD| + Σ |θⱼ ∂ᵢ∂ⱼD|;
 of a Hessian's element √(∂ᵢ∂ᵢD ∂ⱼ∂ⱼD) + Gᵢ/|θⱼ| + Gⱼ/|θᵢ|. Every target has the same time; the worst
 inputs are printed as they are found to be written into a test.
 """
@@ -43,7 +43,7 @@ HESSIAN_UNITS = 1e4  # a few digits lost: curvature is used for steps, not for r
 
 
 class Truth(NamedTuple):
-    """What a case is exactly, and the condition of each number."""
+    """The exact numbers of a case, and the condition of each."""
 
     value: float
     gradient: Floats

@@ -1,4 +1,4 @@
-"""What a search needs: a target with its truth by mpmath, cases to begin from, and libraries.
+"""The parts of a search: a target with its truth by mpmath, cases to begin from, and libraries.
 
 A target computes a batch of cases at once, each case a row of numbers: value, gradient and, where
 the library has it, the Hessian in these numbers.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Found(NamedTuple):
-    """What a library makes of n cases of k numbers; None where it has no derivative."""
+    """A library's results for n cases of k numbers; None where it has no derivative."""
 
     value: Floats  # (n,)
     gradient: Floats | None = None  # (n, k)
@@ -35,13 +35,13 @@ class Target:
     call: Callable[..., Any]
     """The function of kldiv, of ``k`` arrays of n numbers each, giving n numbers."""
     ranges: tuple[str, ...]
-    """What each number is: a name of `RANGES`."""
+    """The kind of each number: a name of `RANGES`."""
     twins: tuple[tuple[int, int], ...] = ()
     """Pairs of numbers, of P and of Q, that are interesting where they are close."""
     units: float = 10.0
     """How many units of roundoff, scaled by the condition, it may be off."""
     near: Callable[[Any], list[float] | None] | None = None
-    """Makes of a case what its last numbers are where Q is close to P."""
+    """Returns the last numbers of a case such that Q is close to P."""
     order: int = 2
     """How many derivatives it has."""
     whole: bool = False

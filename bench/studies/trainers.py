@@ -63,7 +63,7 @@ def liger(s: Any, t: Any) -> Any:
 
 
 def k3(s: Any, t: Any) -> Any:
-    """Return verl's low_var_kl of log-probabilities, averaged over what the student samples."""
+    """Return verl's low_var_kl of log-probabilities, averaged over the student's samples."""
     log_q, log_p = log_softmax(s, -1), log_softmax(t, -1)
     difference = torch.clamp(log_p - log_q, min=-20, max=20)
     each = torch.clamp(torch.exp(difference) - difference - 1, min=-10, max=10)

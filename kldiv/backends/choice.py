@@ -90,7 +90,7 @@ def _refusals(backend: Adapter, kernel: str, work: Work, moved_to: str | None) -
 
 
 def _lacking(backend: Adapter, kernel: str, chosen: Technology) -> dict[str, str]:
-    """Return for each faster technology of the same device what it lacks."""
+    """Return, for each faster technology of the same device, the thing that it lacks."""
     faster = backend.technologies[: backend.technologies.index(chosen)] if kernel == "auto" else ()
     lacking = {each.name: each.lacking() for each in faster if each.device == chosen.device}
     return {name: why for name, why in lacking.items() if why}
@@ -192,7 +192,7 @@ def _of_loss(backend: Adapter, work: Work) -> Work | None:
 
 
 def warn_of(technology: Technology, error: Exception) -> None:
-    """Warn that what is slower computes, as a kernel failed."""
+    """Warn that a slower way computes, as a kernel failed."""
     warnings.warn(
         f"kldiv computes in a slower way, not by its kernels {technology.name!r}: "
         f"{error}; kernel='pure' chooses the formulas without this warning",

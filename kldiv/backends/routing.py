@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _lock = Lock()
 _routes = SimpleNamespace()
-"""The routes by name: no list, of which a compiler would see what it held at the first look."""
+"""The routes by name: no list, whose first content a compiler would take for its only one."""
 _places: dict[tuple[config.Settings, tuple[type, ...]], str] = {}
 
 

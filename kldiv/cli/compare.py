@@ -215,7 +215,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     """Compare the distributions P and Q in two files, or written out.
 
     Prints the divergence in both directions and the Jensen-Shannon divergence, which classes
-    contribute the most, and what computed it.
+    contribute the most, and the library and kernel that computed it.
     """
     # Imported here, as these bring NumPy and rich.
     import numpy as np  # noqa: PLC0415
@@ -246,7 +246,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _check_streams(options: dict[str, Any]) -> None:
-    """Refuse what standard input can do only once, or not at all."""
+    """Refuse options that standard input cannot serve, or only once."""
     used = [options[name].partition("::")[0] == "-" for name in ("p", "q")]
     if all(used):
         raise click.UsageError("P and Q cannot both be standard input (-): name a file for one")

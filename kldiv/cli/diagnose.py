@@ -42,7 +42,7 @@ _FLOATS: Final = ("float16", "float32", "float64")
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Look for the common mistakes in two files.
 
-    The files are taken as compare takes them, and what they hold is made into the arguments of
+    The files are taken as compare takes them, and their content is made into the arguments of
     kldiv.kl_div: P is the target, Q the input.  With --from auto a file of whole numbers holds
     counts, one with negative numbers log-probabilities, and any other probabilities.  Each finding
     comes with its mend.
@@ -101,7 +101,7 @@ def _check_labels(p: Table, q: Table) -> None:
 
 
 def _prepared(array: Any, form: str, axis: int, *, log: bool) -> Any:
-    """Return probabilities, or their logarithms, of what a file holds."""
+    """Return the content of a file as probabilities, or as their logarithms."""
     import numpy as np  # noqa: PLC0415 - see above
 
     if form == "logits":

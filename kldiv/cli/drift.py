@@ -91,7 +91,7 @@ def _columns(options: dict[str, Any], name: str) -> dict[str, Sample]:
 def _paired(
     p: dict[str, Sample], q: dict[str, Sample]
 ) -> tuple[list[tuple[Sample, Sample]], list[str]]:
-    """Return the columns of both, and what is said of others; two single ones are a pair."""
+    """Return the columns that both have, and remarks on the others; two single ones are a pair."""
     notes = []
     if len(p) == len(q) == 1:
         pairs = list(zip(p.values(), q.values(), strict=True))

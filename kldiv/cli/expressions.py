@@ -32,7 +32,7 @@ _MEANT: Final = {
     **dict.fromkeys(("nu", "dof"), ("df",)),
     **dict.fromkeys(("k", "shape", "kappa"), ("concentration", "df")),
 }
-"""What parameters are called elsewhere, and which of a family's own is meant."""
+"""The names of parameters elsewhere, and the family's own for each."""
 
 _WORDS: Final = {"inf": np.inf, "True": True, "False": False}
 

@@ -9,8 +9,8 @@ import click
 def command() -> None:
     """Compile the CPU kernels and keep them on disk, so that no program has to wait for them.
 
-    They are kept in the user's cache directory, or in that of KLDIV_CACHE_DIR.  What is compiled
-    already is only loaded.  Needs llvmlite: pip install "kldiv[cpu]".
+    They are kept in the user's cache directory, or in that of KLDIV_CACHE_DIR.  Compiled ones are
+    only loaded.  Needs llvmlite: pip install "kldiv[cpu]".
     """
     # Imported here, as these bring NumPy and rich.
     import time  # noqa: PLC0415

@@ -1,7 +1,7 @@
 """Looking at the values of an input and a target, to name the common mistakes.
 
 No loss of this package looks at values; `diagnose` does nothing else, and so it is eager.  It makes
-two passes: a `Scan` of each array alone tells what the array reads as, and a `Pair` then compares
+two passes: a `Scan` of each array alone finds its plausible content, and a `Pair` then compares
 the two in the light of that.  Both go block by block, in float64 on the host, so that a large array
 is never copied as a whole, and one on a GPU or in a Dask graph takes no more memory than a block.
 """
@@ -40,21 +40,21 @@ def diagnose(
     Parameters
     ----------
     input : array
-        What `kl_div` takes as input: log Q.
+        The input of `kl_div`: log Q.
     target : array or SparseTeacher
-        What `kl_div` takes as target: P, or log P with ``log_target=True``. Beside a
+        The target of `kl_div`: P, or log P with ``log_target=True``. Beside a
         `kldiv.SparseTeacher` the input is logits, and indices and masses are looked at, for
         `topk_kl_div_with_logits`.
     axis : int, default -1
         The axis that the classes lie on.
     log_target : bool, default False
-        What the call of `kl_div` says about its target.
+        The same option of the call of `kl_div`.
 
     Returns
     -------
     Diagnosis
-        The findings, and what input and target read as.  It is true where something looks wrong,
-        prints as a report, and ``to_dict()`` is ready for JSON.
+        The findings, and the plausible content of both arrays.  It is true where something looks
+        wrong, prints as a report, and ``to_dict()`` is ready for JSON.
 
     Raises
     ------

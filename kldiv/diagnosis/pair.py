@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kldiv.diagnosis.walking import Floats
 
 FILL: Final = -1e3
-"""No logarithm of a probability, but what masks are filled with."""
+"""No logarithm of a probability is below it: masks are filled with such numbers."""
 
 LOG10: Final = math.log(10.0)
 

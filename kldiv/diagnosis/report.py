@@ -28,7 +28,7 @@ class Finding:
     message : str
         A problem: how many elements have it, where the first is, which values.
     mend : str
-        What to do about it.
+        The remedy.
     """
 
     code: str
@@ -55,7 +55,7 @@ class Diagnosis:
     findings : tuple of Finding
         Errors first, then warnings, then notes.
     input : str
-        What the input most plausibly is, such as ``"log-probabilities"`` or ``"logits"``.
+        The most plausible content of the input, such as ``"log-probabilities"`` or ``"logits"``.
     target : str
         The same of the target.
     """

@@ -1,4 +1,4 @@
-"""A sparse teacher beside the student's logits: indices, masses, what rounding has left."""
+"""A sparse teacher beside the student's logits: indices, masses, digits."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 ROUGH: Final = 0.01
-"""What half precision or printed decimals do to the sum of a row."""
+"""The error that half precision or printed decimals make in the sum of a row."""
 
 
 def number(value: float) -> str:

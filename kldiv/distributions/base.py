@@ -24,7 +24,7 @@ _as_pytree: set[type] = set()
 class Distribution:
     """Base of all holders: parameters are arrays of one library, or numbers, and broadcast.
 
-    Values are never looked at: what is no parameter of the family gives NaN.
+    Values are never looked at: a number that is no parameter of the family gives NaN.
     """
 
     support: ClassVar[str] = ""

@@ -120,7 +120,7 @@ _PARAMETERS = {
 }
 
 _DENSITY = ("log_prob", "_log_prob", "prob", "_prob", "__getattribute__", "__getattr__")
-"""What a subclass may not define itself, to count as its parent."""
+"""Methods that a subclass must leave alone to count as its parent."""
 
 
 def _by_name(value: Any) -> Distribution:

@@ -10,7 +10,7 @@ from kldiv.distributions.foreign import Opaque
 from kldiv.distributions.wrappers import WRAPPERS
 
 _NO_DENSITY = (f.Multinomial, f.Delta, *WRAPPERS)
-"""What `kldiv.distributions.numerical` has no density of."""
+"""Families that `kldiv.distributions.numerical` has no density of."""
 
 
 def has_density(d: Distribution) -> bool:

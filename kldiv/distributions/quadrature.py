@@ -37,7 +37,7 @@ _FAR = 1e7  # how far a line is looked along, where densities are exact in its l
 _FLOATS = 700.0  # likewise where they depend on x alone
 
 P, Q, RATIO, EXCESS, ROUNDING = range(5)
-"""What is integrated: p, q, p log(p/q), p φ(log(p/q)) and p(|log p| + |log q| + 2)."""
+"""The integrands: p, q, p log(p/q), p φ(log(p/q)) and p(|log p| + |log q| + 2)."""
 
 
 class Sums(NamedTuple):

@@ -42,7 +42,7 @@ class Peak(NamedTuple):
 
 
 def peak_of(xp: Namespace, s: Array, temperature: Temperature, known: Array | None = None) -> Peak:
-    """Return what the rows' log-probabilities and entropy consist of; NaN where a row is.
+    """Return the parts of the rows' log-probabilities and entropy; NaN where a row is.
 
     ``known`` are the largest logit, r and the mean of rows whose other classes are elsewhere.
     """

@@ -289,7 +289,7 @@ class LinearLoss(Loss):
         return sum(found[1:], found[0])
 
     def _place(self, index: int) -> int:
-        """Return the place among logits and arrays of rows of an array, or of what it makes."""
+        """Return the place, among logits and arrays of rows, of an array or of its logits."""
         if index >= self._own:
             return len(self.layers) + index - self._own
         return next(k for k, side in enumerate(self.sides) if index in side[:3])

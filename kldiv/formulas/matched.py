@@ -46,7 +46,7 @@ class Side(NamedTuple):
 
 
 def side_of(xp: Namespace, own: Array, others: Array, temperature: Temperature) -> Side:
-    """Return one side's rows of K + 1 logits, over T, and what its gradient takes."""
+    """Return one side's rows of K + 1 logits, over T, and the numbers that its gradient needs."""
     highest = xp.max(others, axis=-1, keepdims=True)
     there = highest != -xp.inf
     origin = xp.where(there, highest, 0.0)

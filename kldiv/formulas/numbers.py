@@ -21,6 +21,9 @@ ROW_FIELDS: Final = (
 )
 """The constants of a row: see `kldiv.formulas.state.Rows`."""
 
+SUM_FIELDS: Final = ("value", "t_mean", "s_mean", "t_second", "s_second")
+"""Sums over classes that GPUs take of a divergence: itself, and two for each of its gradients."""
+
 # ---- series --------------------------------------------------------------------------------------
 
 NEAR: Final = 2.0

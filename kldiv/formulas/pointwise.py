@@ -139,6 +139,8 @@ class PointwiseLoss(Loss):
     function: Pointwise = KL()
 
     name: ClassVar[str] = "kl_div"
+    differentiable: ClassVar[int] = 2
+    leading: ClassVar[int] = 2
 
     @property
     def native(self) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kldiv.formulas import spread, state
 from kldiv.formulas.divergences import ALL, TEACHER, VALUE, Wanted, state_of
@@ -26,25 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from kldiv._types import Array, Namespace
-
-    Evaluate = Callable[..., Array]
-    """Evaluates an operation on the arrays that follow it."""
-
-
-class Ranks(Protocol):
-    """The collectives of an engine; every rank calls the same ones, in the same order."""
-
-    def merge(self, function: Callable[..., Array], states: Array, *rows: Array) -> Array:
-        """Return ``function`` of the list of all ranks' states, and of other arrays of rows."""
-        ...
-
-    def add(self, array: Array) -> Array:
-        """Return the sum of all ranks' arrays."""
-        ...
-
-    def extent(self, array: Array) -> tuple[Any, Any]:
-        """Return how many classes the ranks before have, and all together."""
-        ...
+    from kldiv.formulas.packing import Evaluate, Ranks
 
 
 def extent_of(xp: Namespace, sizes: Array, place: int) -> tuple[Array, Array]:

@@ -68,7 +68,7 @@ class Entries(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What one reading of the student's logits gives."""
+    """The results of one reading of the student's logits."""
 
     own: Array
     """The logits of the given classes."""
@@ -228,7 +228,7 @@ class TopKOperation(RowWise):
         return Rows(top, mass, s, t, 1.0)
 
     def block(self, xp: Namespace, rows: Rows, *wanted: int) -> Block:
-        """Return the rows with what the wanted results take: `VALUE`, `STUDENT`, `TEACHER`."""
+        """Return the rows with the sums that results need: `VALUE`, `STUDENT`, `TEACHER`."""
         return self.divergence.whole(xp, rows.s, rows.t, rows.heat, wanted)
 
     def slopes(self, side: int, rows: Rows, block: Block) -> tuple[Array, Array | None]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.shards import Evaluate, Ranks
+    from kldiv.formulas.packing import Evaluate, Ranks
     from kldiv.formulas.state import Temperature
 
 
@@ -74,7 +74,7 @@ class _Spread:
         return [cast(xp, s, self.loss.compute), *others]
 
     def constants(self) -> Array:
-        """Return what gradients take of whole rows, packed."""
+        """Return the constants of whole rows that gradients need, packed."""
         own = self.evaluate(self.state(), *self.here())
         heat: Any = self.heat
         rows = [heat[..., 0]] if self.loss.temperature is None else []
@@ -85,7 +85,7 @@ class _Spread:
         raise NotImplementedError
 
     def merged(self, parts: Sequence[Array], *heat: Array) -> Array:
-        """Return the packed constants of whole rows, given what all ranks read."""
+        """Return the packed constants of whole rows, given the sums of all ranks."""
         raise NotImplementedError
 
     def values(self, known: Array) -> Array:
@@ -108,7 +108,7 @@ class _Spread:
 
 @dataclass(frozen=True)
 class LabelShare(OfRows):
-    """What a rank knows of rows and their labels, packed. Arrays: s."""
+    """The sums of a rank for rows and their labels, packed. Arrays: s."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         return (*arrays[0].shape[:-1], 6)

@@ -64,7 +64,7 @@ class ElementResults(Results):
             self.cotangent = work.cotangent
 
     def of_totals(self, totals: Buffer) -> Found:
-        """Return what is wanted, given sums of parts."""
+        """Return the value and the gradients that are wanted, given sums of parts."""
         if self.reduced and self.work.value:
             return self.found(_sum(totals))
         return self.elements, list(self.gradients)
@@ -88,7 +88,7 @@ class RowResults(Results):
         return np.array([temperature]) if temperature else numbers(self.work.arrays[2])
 
     def of_values(self) -> Found:
-        """Return what is wanted, once there are values of all rows."""
+        """Return the value and the gradients that are wanted, once all rows have values."""
         if not self.work.value:
             return None, list(self.gradients)
         if self.reduced:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kldiv.formulas.divergences import Jeffreys, Mixture, TotalVariation
+from kldiv.errors import LibraryError
+from kldiv.formulas.divergences import Divergence, Jeffreys, Mixture, TotalVariation
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 from kldiv.formulas.powers import Alpha
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from kldiv._types import Array
 
@@ -23,8 +27,6 @@ class Form(NamedTuple):
     operation: Any
     """Its class, and that of its function, or divergence."""
     kind: Any
-    numbers: tuple[str, ...] = ()
-    """The settings of that kind."""
     everywhere: bool = True
     """Whether every technology has it, not only those that say so."""
     only: tuple[str, float] | None = None
@@ -41,20 +43,19 @@ FORMS: Final = (
     Form("kl_div", PointwiseLoss, KL),
     Form("kl_div, log_target", PointwiseLoss, KLLogTarget),
     Form("kl_div_with_logits", RowLoss, KullbackLeibler),
-    Form("js_div_with_logits", RowLoss, JensenShannon, ("beta",)),
-    Form("f_div_with_logits, mixture", RowLoss, Mixture, ("m", "a", "b"), everywhere=False),
-    Form("f_div_with_logits, Jeffreys", RowLoss, Jeffreys, ("w", "r"), everywhere=False),
+    Form("js_div_with_logits", RowLoss, JensenShannon),
+    Form("f_div_with_logits, mixture", RowLoss, Mixture, everywhere=False),
+    Form("f_div_with_logits, Jeffreys", RowLoss, Jeffreys, everywhere=False),
     Form("distillation_loss, beta of rows", RowLoss, Interpolated, everywhere=False),
     Form("f_div_with_logits, total variation", RowLoss, TotalVariation, everywhere=False),
     Form(
         "f_div_with_logits, Hellinger",
         RowLoss,
         Alpha,
-        ("alpha", "kappa", "scale"),
         everywhere=False,
         only=("alpha", 0.5),
     ),
-    Form("f_div_with_logits, alpha", RowLoss, Alpha, ("alpha", "kappa", "scale"), everywhere=False),
+    Form("f_div_with_logits, alpha", RowLoss, Alpha, everywhere=False),
 )
 """All fused forms: other operations are left to the formulas."""
 
@@ -106,28 +107,67 @@ def no_fused_form(
     return None
 
 
-def spelled(operation: Any) -> tuple[list[str], list[float]]:
-    """Return an operation that has a fused form in words and numbers."""
-    form = form_of(operation)
-    assert form is not None  # noqa: S101 - no kernel takes another
-    kind = _kind(operation)
-    words = [form.name, operation.reduction, operation.compute, operation.total, operation.result]
-    numbers = [getattr(kind, name) for name in form.numbers]
-    if form.operation is RowLoss and operation.temperature is not None:
-        numbers.append(operation.temperature)
-    return words, numbers
-
-
-def read(words: Sequence[str], numbers: Sequence[Any]) -> Any:
-    """Return the operation that was spelled."""
-    name, *settings = words
-    form = next(form for form in FORMS if form.name == name)
-    count = len(form.numbers)
-    kind = form.kind(*numbers[:count])
-    own = numbers[count:] or [None]  # the temperature, None where it is an array
-    return form.operation(*settings, kind, *(own if form.operation is RowLoss else ()))
-
-
 def _kind(operation: Any) -> Any:
     """Return the function of a loss of elements, the divergence of a loss of rows, or None."""
     return getattr(operation, "function", None) or getattr(operation, "divergence", None)
+
+
+def spelled(operation: Any) -> tuple[list[str], list[float]]:
+    """Return an operation in words and numbers, which are all that a compiler keeps."""
+    words: list[str] = []
+    numbers: list[float] = []
+    _spell(operation, words, numbers)
+    return words, numbers
+
+
+def read(words: Iterable[str], numbers: Iterable[float]) -> Any:
+    """Return the operation that was spelled."""
+    return _read(iter(words), iter(numbers))
+
+
+def _spell(value: Any, words: list[str], numbers: list[float]) -> None:
+    if value is None:
+        words.append("none")
+    elif isinstance(value, str):
+        words.extend(("str", value))
+    elif isinstance(value, bool):
+        words.extend(("bool", "yes" if value else ""))
+    elif isinstance(value, int):
+        words.extend(("int", str(value)))
+    elif isinstance(value, float):
+        words.append("float")
+        numbers.append(value)
+    else:
+        parts = [*value] if isinstance(value, tuple) else _parts(value)
+        kind = type(value)
+        # Of built-in classes a compiler does not know the module.
+        named = ("builtins", "tuple") if kind is tuple else (kind.__module__, kind.__qualname__)
+        words.extend((*named, str(len(parts))))
+        for part in parts:
+            _spell(part, words, numbers)
+
+
+def _parts(value: Any) -> list[Any]:
+    return [getattr(value, each.name) for each in fields(value)]
+
+
+def _read(words: Iterator[str], numbers: Iterator[float]) -> Any:
+    kind = next(words)
+    if kind in _PLAIN:
+        return _PLAIN[kind](next(words))
+    if kind in {"none", "float"}:
+        return None if kind == "none" else next(numbers)
+    found: Any = attrgetter(next(words))(import_module(kind))
+    parts = [_read(words, numbers) for _ in range(int(next(words)))]
+    if found is tuple:
+        return tuple(parts)
+    if is_dataclass(found):
+        make: Any = found
+        return make(**dict(zip([each.name for each in fields(found)], parts, strict=True)))
+    # A saved program may hold any words: they name parts of an operation, and make nothing else.
+    if not (isinstance(found, type) and issubclass(found, tuple | Divergence)):
+        raise LibraryError(f"{kind}.{found!r} is no part of an operation")
+    return found(*parts)
+
+
+_PLAIN: Final[dict[str, Any]] = {"str": str, "bool": bool, "int": int}

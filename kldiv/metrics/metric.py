@@ -73,13 +73,128 @@ class Result(NamedTuple):
 class Kept:
     """A metric whose state goes to a file and comes back."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that is known of the rows, as NumPy arrays."""
+    _quantiles: bool
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        self._clear()
+
+    def _clear(self) -> None:
+        """Begin without rows."""
         raise NotImplementedError
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the rows of a state in place of the own."""
+    def _state(self) -> dict[str, Any]:
+        """Return the state, as arrays by name."""
         raise NotImplementedError
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Replace the rows by those of a state."""
+        raise NotImplementedError
+
+    def _add(self, other: Self) -> None:
+        """Add the rows of a metric of the same kind."""
+        raise NotImplementedError
+
+    def _empty(self) -> Self:
+        """Return a metric with the same options and no rows."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        Return all that is known of the rows, as NumPy arrays.
+
+        Returns
+        -------
+        dict
+            For `load_state_dict`, and any checkpoint.
+        """
+        return self._state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Take the rows of a state in place of the own.
+
+        Parameters
+        ----------
+        state : dict
+            From `state_dict`.
+
+        Raises
+        ------
+        InputError
+            It is none, or of another format, or lacks the sketch of quantiles.
+        """
+        self._take(state)
+
+    def merge(self, other: Self) -> Self:
+        """
+        Add all rows of another metric, which stays as it is; returns this one.
+
+        Parameters
+        ----------
+        other : Metric
+            Of the same loss and options.
+
+        Returns
+        -------
+        Metric
+            This one.
+
+        Raises
+        ------
+        OptionError
+            It is of another kind, or only one of the two keeps quantiles.
+        """
+        if type(other) is not type(self) or other._quantiles != self._quantiles:
+            raise OptionError(
+                f"merge takes a metric like this one, {self!r}; got {other!r}: make both alike"
+            )
+        self._add(other)
+        return self
+
+    def sync(self, group: Any = None) -> Self:
+        """
+        Return the metric of all processes of a group; this one stays as it is.
+
+        Parameters
+        ----------
+        group : torch.distributed.ProcessGroup, optional
+            By default all processes. Each calls this, and each gets the same.
+
+        Returns
+        -------
+        Metric
+            With the rows of all.
+
+        Raises
+        ------
+        LibraryError
+            ``torch.distributed`` has not been initialised.
+        """
+        from kldiv.backends.torch_ import processes  # noqa: PLC0415 - PyTorch is optional
+
+        return self._like(processes.gather(self.state_dict(), group))
+
+    def _like(self, states: Sequence[dict[str, Any]]) -> Self:
+        """Return a metric of this one's kind with the rows of several states."""
+        whole, part = self._empty(), self._empty()
+        for state in states:
+            part.load_state_dict(state)
+            whole.merge(part)
+        return whole
+
+    def copy(self) -> Self:
+        """
+        Return a metric with the same rows, which goes its own way.
+
+        Returns
+        -------
+        Metric
+            The copy.
+        """
+        new = self._empty()
+        new.load_state_dict(self.state_dict())
+        return new
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
@@ -165,8 +280,7 @@ class Metric(Kept):
         self._quantiles = quantiles
         self.reset()
 
-    def reset(self) -> None:
-        """Forget all rows."""
+    def _clear(self) -> None:
         self._moments = moments(np.empty(0))
         self._pending: list[Array] = []
         self._sketch: Any = _sketch() if self._quantiles else None
@@ -188,9 +302,9 @@ class Metric(Kept):
         Parameters
         ----------
         *arrays : array
-            What the loss takes.
+            The arguments of the loss.
         where : array of bool, optional
-            Rows to keep; broadcasts to the shape of the rows. What it leaves out adds nothing.
+            Rows to keep; broadcasts to the shape of the rows. The others add nothing.
         row_weight : array of float, optional
             The weight of each row in the mean, not negative; broadcasts likewise. The quantiles are
             those of the rows of a weight other than 0, each counted once.
@@ -211,7 +325,7 @@ class Metric(Kept):
         Parameters
         ----------
         *arrays : array
-            What the loss takes.
+            The arguments of the loss.
         **options
             Passed to the loss, beside those of the constructor.
 
@@ -270,7 +384,7 @@ class Metric(Kept):
             self._settle()
 
     def _settle(self) -> None:
-        """Merge what is pending, in float64."""
+        """Merge the pending moments and rows, in float64."""
         pending, self._pending = self._pending, []
         for vector in pending:
             self._merge_moments(_on_host(vector))
@@ -285,77 +399,16 @@ class Metric(Kept):
 
     # ---- together --------------------------------------------------------------------------------
 
-    def merge(self, other: Metric) -> Self:
-        """
-        Add all rows of another metric, which stays as it is; returns this one.
-
-        Parameters
-        ----------
-        other : Metric
-            Of the same loss and options.
-
-        Returns
-        -------
-        Metric
-            This one.
-        """
-        if type(other) is not type(self) or other._quantiles != self._quantiles:
-            raise OptionError(
-                f"merge takes a metric like this one, {self!r}; got {other!r}: make both alike"
-            )
+    def _add(self, other: Self) -> None:
         self._settle(), other._settle()
         self._merge_moments(other._moments)
         if self._sketch is not None:
             self._sketch.merge(other._sketch)
-        return self
 
-    def sync(self, group: Any = None) -> Self:
-        """
-        Return the metric of all processes of a group; this one stays as it is.
-
-        Parameters
-        ----------
-        group : torch.distributed.ProcessGroup, optional
-            By default all processes. Each calls this, and each gets the same.
-
-        Returns
-        -------
-        Metric
-            With the rows of all.
-
-        Raises
-        ------
-        LibraryError
-            ``torch.distributed`` has not been initialised.
-        """
-        from kldiv.backends.torch_ import processes  # noqa: PLC0415 - PyTorch is optional
-
-        return self._like(processes.gather(self.state_dict(), group))
-
-    def _like(self, states: Sequence[dict[str, Any]]) -> Self:
-        """Return a metric of this one's kind with the rows of several states."""
-        whole = self.copy()
-        whole.reset()
-        part = whole.copy()
-        for state in states:
-            part.load_state_dict(state)
-            whole.merge(part)
-        return whole
-
-    def copy(self) -> Self:
-        """
-        Return a metric with the same rows, which goes its own way.
-
-        Returns
-        -------
-        Metric
-            The copy.
-        """
-        state = self.state_dict()
+    def _empty(self) -> Self:
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__)
         new.reset()
-        new.load_state_dict(state)
         return new
 
     # ---- results ---------------------------------------------------------------------------------
@@ -430,35 +483,14 @@ class Metric(Kept):
 
     # ---- kept ------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """
-        Return all that is known of the rows, as NumPy arrays.
-
-        Returns
-        -------
-        dict
-            For `load_state_dict`, and any checkpoint.
-        """
+    def _state(self) -> dict[str, Any]:
         self._settle()
         state: dict[str, Any] = {"format": FORMAT, "moments": self._moments.copy()}
         if self._sketch is not None:
             state["sketch"] = np.frombuffer(self._sketch.serialize(), np.uint8)
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
-        Take the rows of a state in place of the own.
-
-        Parameters
-        ----------
-        state : dict
-            From `state_dict`.
-
-        Raises
-        ------
-        InputError
-            It is none, or of another format, or lacks the sketch of quantiles.
-        """
+    def _take(self, state: dict[str, Any]) -> None:
         try:
             version, found = int(state["format"]), np.asarray(state["moments"], np.float64)
             sketch = None if self._sketch is None else bytes(np.asarray(state["sketch"], np.uint8))
@@ -497,7 +529,7 @@ class KLDivergence(Metric):
     Parameters
     ----------
     form : {"logits", "log-probs", "probs"}, default "logits"
-        What both arrays hold. Log-probabilities are taken as logits: exact, and normalised.
+        The content of both arrays. Log-probabilities are taken as logits: exact, and normalised.
     quantiles : bool, default False
         Whether to keep a sketch for `Metric.quantile`.
     **options
@@ -528,7 +560,7 @@ class JensenShannonDivergence(Metric):
     Parameters
     ----------
     form : {"logits", "log-probs", "probs"}, default "logits"
-        What both arrays hold.
+        The content of both arrays.
     quantiles : bool, default False
         Whether to keep a sketch for `Metric.quantile`.
     **options

@@ -10,7 +10,6 @@ import numpy as np
 
 from kldiv import backends
 from kldiv._notebook import table
-from kldiv.errors import OptionError
 from kldiv.formulas.reductions import cast
 from kldiv.label_losses import cross_entropy_with_logits
 from kldiv.logit_losses import kl_div_with_logits, tv_div_with_logits
@@ -28,7 +27,7 @@ _NAN: Final = math.nan
 
 class Measured(NamedTuple):
     """
-    A mean, or what follows from one, with its standard error.
+    A mean, or a function of means, with its standard error.
 
     Parameters
     ----------
@@ -86,7 +85,7 @@ class QuantizationReport:
     acceptance: Measured
     """Mean Σ min(p, q): the rate at which P accepts tokens drawn from Q in speculative decoding."""
     next_tokens: int
-    """The number of rows whose next token is known; without one what follows is NaN."""
+    """The number of rows whose next token is known; without one the numbers below are NaN."""
     delta_p: Measured
     """Mean of q − p of the next token."""
     rms_delta_p: Measured
@@ -150,7 +149,7 @@ class QuantizationReport:
 
 class Quantization(Kept):
     """
-    What a quantised model loses, over many batches, on any library.
+    The numbers that a quantised model is judged by, over many batches, on any library.
 
     The mean D(P‖Q) of the original's distributions P and the quantised model's Q, the share of rows
     with the same likeliest token, the expected acceptance rate Σ min(p, q) of speculative decoding,
@@ -190,8 +189,7 @@ class Quantization(Kept):
         self._parts["kl"] = Metric(_itself, quantiles=quantiles)
         self._quantiles = quantiles
 
-    def reset(self) -> None:
-        """Forget all rows."""
+    def _clear(self) -> None:
         for part in self._parts.values():
             part.reset()
 
@@ -290,44 +288,12 @@ class Quantization(Kept):
 
     # ---- together --------------------------------------------------------------------------------
 
-    def merge(self, other: Quantization) -> Self:
-        """
-        Add all rows of another metric, which stays as it is; returns this one.
-
-        Parameters
-        ----------
-        other : Quantization
-            With the same options.
-
-        Returns
-        -------
-        Quantization
-            This one.
-        """
-        if type(other) is not type(self) or other._quantiles != self._quantiles:
-            raise OptionError(f"merge takes a metric like this one, {self!r}; got {other!r}")
+    def _add(self, other: Self) -> None:
         for name, part in self._parts.items():
             part.merge(other._parts[name])
-        return self
 
-    def sync(self, group: Any = None) -> Self:
-        """
-        Return the metric of all processes of a group; this one stays as it is.
-
-        Parameters
-        ----------
-        group : torch.distributed.ProcessGroup, optional
-            By default all processes. Each calls this, and each gets the same.
-
-        Returns
-        -------
-        Quantization
-            With the rows of all.
-        """
-        whole = type(self)(quantiles=self._quantiles, axis=self._axis)
-        together = {name: part.sync(group) for name, part in self._parts.items()}
-        vars(whole).update(_parts=together)
-        return whole
+    def _empty(self) -> Self:
+        return type(self)(quantiles=self._quantiles, axis=self._axis)
 
     # ---- results ---------------------------------------------------------------------------------
 
@@ -364,30 +330,14 @@ class Quantization(Kept):
 
     # ---- kept ------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """
-        Return all that is known of the rows, as NumPy arrays.
-
-        Returns
-        -------
-        dict
-            For `load_state_dict`, and any checkpoint.
-        """
+    def _state(self) -> dict[str, Any]:
         return {
             f"{name}.{key}": value
             for name, part in self._parts.items()
             for key, value in part.state_dict().items()
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
-        Take the rows of a state in place of the own.
-
-        Parameters
-        ----------
-        state : dict
-            From `state_dict`.
-        """
+    def _take(self, state: dict[str, Any]) -> None:
         for name, part in self._parts.items():
             start = f"{name}."
             own = {key.removeprefix(start): v for key, v in state.items() if key.startswith(start)}

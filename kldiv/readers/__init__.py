@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from kldiv.errors import InputError
-from kldiv.readers.linear_logits import linear_logits
+from kldiv.readers.linear_logits import logits_of
 from kldiv.readers.llama_files import MAGIC, read_base
 from kldiv.readers.reading import PLAIN, Reading
 from kldiv.readers.shards import read_shards
@@ -102,7 +102,7 @@ def read(
         Whether to map a ``.npy`` or ``.safetensors`` read-only instead of reading it; "auto" does
         from 16 MiB.  Other formats, foreign byte order, misaligned data and empty arrays are read.
     reading : Reading, optional
-        What the file of a table leaves open: labels, separator, decimal mark, encoding and others.
+        The things that a file leaves open: labels, separator, decimal mark, encoding and others.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def read(
     ``.safetensors``
         Needs the safetensors package.  bfloat16 becomes float32, exactly.
     ``.csv``, ``.tsv``, ``.txt``, ``.dat``
-        A table.  UTF-8, or what a byte order mark says, with a header, and cells between commas,
+        A table.  UTF-8, or as a byte order mark says, with a header, and cells between commas,
         semicolons, tabs, bars, or in ``.txt`` blanks: whichever makes a table, if one alone does.
         Decimal commas, thousands and % signs are read where all numbers of the file allow one
         reading only.  ``#`` lines that are no records are left out.
@@ -139,7 +139,7 @@ def read(
     ``.gz``, ``.zst``
         Packed text (``table.csv.gz``), within the budget; ``.zst`` by zstandard (extra ``files``).
     base files of llama.cpp
-        What ``llama-perplexity --kl-divergence-base`` writes, under any name: log-probabilities of
+        The file of ``llama-perplexity --kl-divergence-base``, under any name: log-probabilities of
         16 bits, with the tokens that follow. Classes below a row's 16 nats become −∞.
     ``-`` and pipes
         Standard input, and paths of pipes, in any of these formats, known by their first bytes.
@@ -300,6 +300,51 @@ def open_table(
     return table
 
 
+def linear_logits(hidden: Any, weight: Any) -> Table:
+    """Return the logits of a linear layer, which are computed a part at a time and never kept.
+
+    Parameters
+    ----------
+    hidden : array, path or Table
+        Hidden states along the last axis: NumPy's, or a file of them that `open_table` opens.
+    weight : array, path or Table
+        The layer's weight, a row for each class as in PyTorch's ``Linear``. A large one is mapped.
+
+    Returns
+    -------
+    Table
+        For `kldiv.streaming.compare`; its array is a `Stored` of float32, or of float64 where
+        either is.
+
+    Raises
+    ------
+    ShapeError
+        The hidden states are no longer or shorter than the rows of the weight.
+    DTypeError
+        Either is not of real numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv import readers, streaming
+    >>> hidden, weight = np.ones((5, 8)), np.eye(8)[:3]
+    >>> logits = readers.linear_logits(hidden, weight)
+    >>> logits.array.shape
+    (5, 3)
+    >>> streaming.compare(logits, np.zeros((5, 3)), form="logits").mean
+    0.0
+    """
+    first, second = (
+        Table(given)
+        if isinstance(given, np.ndarray | Stored)
+        else given
+        if isinstance(given, Table)
+        else opening(given)
+        for given, opening in ((hidden, open_table), (weight, read))
+    )
+    return logits_of(first, second)
+
+
 def _read_file(path: Path, member: str | None, **options: Any) -> Table:
     if is_stream(path):
         raw = drained(path, options.get("max_bytes"))
@@ -331,7 +376,7 @@ def _read(source: Source) -> Table:
 
 
 def _read_stream(source: Source) -> Table:
-    """Read what has no name by what it starts with."""
+    """Read a source without a name in the format that its first bytes show."""
     packed = packing_of(source)
     if packed is not None:
         source = unpacked(replace(source, suffix=packed))

@@ -1,6 +1,6 @@
 """``.parquet``, ``.arrow`` and ``.feather``, by pyarrow, a batch at a time.
 
-What a file declares is checked before anything is decoded, and what was decoded after each batch;
+Declared sizes are checked before anything is decoded, and the decoded ones after each batch;
 a page or buffer that inflates to more than it declares is refused only once pyarrow has it.
 """
 

@@ -1,4 +1,4 @@
-"""Tables of cells: which columns hold numbers, which the labels, and what the numbers are.
+"""Tables of cells: the columns of numbers, those of labels, and the kind of numbers.
 
 Nothing that a file leaves open is guessed: an error asks, and names the options that answer.
 """

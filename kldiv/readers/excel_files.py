@@ -37,7 +37,7 @@ def read_excel(source: Source) -> Table:
 
 
 def _check_archive(source: Source) -> None:
-    """Refuse what inflates beyond the budget, and parts that declare a document type."""
+    """Refuse archives that inflate beyond the budget, and parts that declare a document type."""
     import zipfile  # noqa: PLC0415 - only where one is read
 
     with zipfile.ZipFile(source.file) as archive:

@@ -9,12 +9,12 @@ import numpy as np
 
 from kldiv.errors import DTypeError, ShapeError
 from kldiv.readers.stored import Stored
-from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kldiv.readers.stored import Index
+    from kldiv.readers.table import Table
 
 _WIDENED: Final = 64 << 20  # bytes of the weight that are converted at a time
 
@@ -52,50 +52,9 @@ class LinearLogits(Stored):
         return found.reshape(*hidden.shape[:-1], -1)
 
 
-def linear_logits(hidden: Any, weight: Any) -> Table:
-    """Return the logits of a linear layer, which are computed a part at a time and never kept.
-
-    Parameters
-    ----------
-    hidden : array, path or Table
-        Hidden states along the last axis: NumPy's, or a file of them that `open_table` opens.
-    weight : array, path or Table
-        The layer's weight, a row for each class as in PyTorch's ``Linear``. A large one is mapped.
-
-    Returns
-    -------
-    Table
-        For `kldiv.streaming.compare`; its array is a `Stored` of float32, or of float64 where
-        either is.
-
-    Raises
-    ------
-    ShapeError
-        The hidden states are no longer or shorter than the rows of the weight.
-    DTypeError
-        Either is not of real numbers.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from kldiv import readers, streaming
-    >>> hidden, weight = np.ones((5, 8)), np.eye(8)[:3]
-    >>> logits = readers.linear_logits(hidden, weight)
-    >>> logits.array.shape
-    (5, 3)
-    >>> streaming.compare(logits, np.zeros((5, 3)), form="logits").mean
-    0.0
-    """
-    from kldiv.readers import open_table, read  # noqa: PLC0415 - the package imports this module
-
-    tables = [
-        Table(given)
-        if isinstance(given, np.ndarray | Stored)
-        else given
-        if isinstance(given, Table)
-        else opening(given)
-        for given, opening in ((hidden, open_table), (weight, read))
-    ]
+def logits_of(hidden: Table, weight: Table) -> Table:
+    """Return the logits, once the shapes and dtypes are checked."""
+    tables = hidden, weight
     for name, each in zip(("hidden", "weight"), tables, strict=True):
         if each.array.dtype.kind not in "biuf":
             raise DTypeError(f"{name} has dtype {each.array.dtype}; expected real numbers")
@@ -105,5 +64,4 @@ def linear_logits(hidden: Any, weight: Any) -> Table:
         if len(rows) == 2 and states and states[-1] == rows[0]:
             mend += "; transpose the weight"
         raise ShapeError(f"hidden has shape {states} and weight {rows}: {mend}")
-    first, second = tables
-    return replace(first, array=LinearLogits(first, second), classes=second.rows)
+    return replace(hidden, array=LinearLogits(hidden, weight), classes=weight.rows)

@@ -14,7 +14,7 @@ _MARKS: Final = {".", ","}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     r"""
-    How to read the table in a file, for what the file alone leaves open.
+    How to read the table in a file where the file alone leaves it open.
 
     Parameters
     ----------

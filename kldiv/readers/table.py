@@ -48,7 +48,7 @@ class Table:
     edges : numpy.ndarray or None
         The edges of bins, a row for each class of a histogram.
     notes : tuple of str
-        What was decided that the file leaves open, in sentences.
+        The decisions on things that the file leaves open, in sentences.
     samples : tuple of Sample
         The columns, where `read_samples` asked for them.
     next_tokens : numpy.ndarray or None

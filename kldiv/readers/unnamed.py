@@ -1,4 +1,4 @@
-"""Packed text, and what comes from a pipe without a name: what the bytes are."""
+"""The format of packed text, and of a pipe's bytes, which have no name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKED: Final = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
-"""Suffixes of packed text, and what such a file starts with."""
+"""Suffixes of packed text, and the first bytes of such a file."""
 
 _TEXT: Final = {".csv", ".tsv", ".txt", ".dat", ".json", ".jsonl", ".ndjson"}
 _STARTS: Final = (

@@ -114,7 +114,7 @@ def _matched(p: tuple[str, ...], q: tuple[str, ...], *, fold: bool | None) -> tu
 
 
 def _by_folded(name: str, labels: tuple[str, ...]) -> dict[str, str]:
-    """Return labels by what `folded` makes of them; refuse two that it makes one."""
+    """Return labels by their `folded` form; refuse two with the same one."""
     found: dict[str, str] = {}
     for label in labels:
         one = found.setdefault(folded(label), label)
@@ -162,7 +162,7 @@ def _taken(table: Table, axis: int, keep: NDArray[Any]) -> Table:
 
 
 def rebinned(p: Table, q: Table) -> tuple[Table, Table]:
-    """Return two histograms with common edges, what is in a bin spread evenly over its parts."""
+    """Return two histograms with common edges; a bin is spread evenly over its parts."""
     if p.edges is None or q.edges is None:
         raise InputError(
             "`rebin` needs the edges of bins in both files: columns low and high, or the two that"

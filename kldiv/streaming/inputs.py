@@ -26,7 +26,7 @@ class Pair:
     tables: tuple[Table, Table]
     places: Places
     notes: tuple[str, ...] = ()
-    """What was decided about labels and columns, in sentences."""
+    """The decisions about labels and columns, in sentences."""
     whole: tuple[bool | None, bool | None] = (None, None)
     """Whether the numbers were whole before bins were divided; None where none were."""
     next_tokens: Any = None

@@ -31,7 +31,7 @@ _PARAMETERS = {
     "alpha": ("alpha_div_with_logits", ("alpha",)),
     "renyi": ("renyi_div_with_logits", ("alpha",)),
 }
-"""The losses that `member` knows by name, and what the number behind the name is."""
+"""The losses that `member` knows by name, and the meaning of the number behind the name."""
 
 
 def member(text: str) -> tuple[str, Callable[..., Any]]:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def completed(p: Floats, q: Floats, limited: tuple[bool, bool]) -> list[Floats]:
     """Return whole rows of P and Q with their unknown classes, −∞ where ``limited``, filled in.
 
-    A class is given what the other side has, both counted from their row's largest, or the end of
+    A class is given the other side's logit, both counted from their row's largest, or the end of
     the range if that is less: the divergence is then the least that the file allows, up to the
-    probability of such classes, and 0 of rows alike. What neither side knows stays −∞ in both.
+    probability of such classes, and 0 of rows alike. Classes of neither side stay −∞ in both.
     """
     values = [p, q]
     peaks = [each.max(axis=-1, keepdims=True) for each in values]

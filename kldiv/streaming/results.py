@@ -128,7 +128,7 @@ class Comparison:
     divergences: Mapping[str, Summary] = field(default_factory=dict)
     """The other divergences that were asked for."""
     quantization: QuantizationReport | None = None
-    """What Q, a quantised model, loses; where that was asked for."""
+    """The report on Q as a quantised model; where that was asked for."""
 
     @property
     def mean(self) -> float:

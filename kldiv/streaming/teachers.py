@@ -64,7 +64,7 @@ class TeacherWriter:
 
     See Also
     --------
-    open_teacher : Reads what this writes.
+    open_teacher : Reads the file that this writes.
 
     Examples
     --------

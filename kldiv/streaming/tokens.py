@@ -1,4 +1,4 @@
-"""What rows tell of a quantised model beside their divergences: the report's numbers, a row each.
+"""Numbers of each row for the report on a quantised model, beside its divergences.
 
 Of rows that come in parts, each part gives its own, and `join` puts them together.
 """

@@ -351,7 +351,7 @@ def test_one_compilation_for_every_number_of_rows(torch):
 
 
 def test_the_operator_is_sound(torch):
-    of_torch = import_module("kldiv.backends.torch_.linear")
+    spelling = import_module("kldiv.kernels.spelling")
     arrays, _ = tensors(torch)
     arrays = [array.detach() for array in arrays]
     operator = torch.ops.kldiv.linear_in_chunks.default
@@ -359,7 +359,7 @@ def test_the_operator_is_sound(torch):
     rows = RowLoss("none", *dtypes, KullbackLeibler(), 2.0)
     layers = linear.Layer(softcap=3.0), linear.Layer()
     operation = linear.LinearLoss("none", *dtypes, layers, (linear.Term(0.5, rows, (0, 1)),))
-    given = arrays, *of_torch.spelled(operation), "auto"
+    given = arrays, *spelling.spelled(operation), "auto"
     torch.library.opcheck(operator, (*given, [0, 1, 3], None))
     torch.library.opcheck(operator, (*given, [0], torch.rand(12, dtype=torch.float64)))
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
-from importlib import import_module
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -12,12 +9,11 @@ import torch
 from kldiv.backends import chunks
 from kldiv.backends.registry import get
 from kldiv.backends.torch_ import namespace as xp
-from kldiv.errors import LibraryError
-from kldiv.formulas.divergences import Divergence
 from kldiv.formulas.linear import Products
+from kldiv.kernels import spelling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from kldiv._types import Array
     from kldiv.backends.base import Backend
@@ -125,63 +121,6 @@ _SCHEMA: Final = (
 )
 
 
-def spelled(operation: LinearLoss) -> tuple[list[str], list[float]]:
-    """Return an operation in words and numbers, which are all that a compiler keeps."""
-    words: list[str] = []
-    numbers: list[float] = []
-    _spell(operation.elementwise(), words, numbers)
-    return words, numbers
-
-
-def _spell(value: Any, words: list[str], numbers: list[float]) -> None:
-    if value is None:
-        words.append("none")
-    elif isinstance(value, str):
-        words.extend(("str", value))
-    elif isinstance(value, bool):
-        words.extend(("bool", "yes" if value else ""))
-    elif isinstance(value, int):
-        words.extend(("int", str(value)))
-    elif isinstance(value, float):
-        words.append("float")
-        numbers.append(value)
-    else:
-        parts = [*value] if isinstance(value, tuple) else _parts(value)
-        kind = type(value)
-        # Of built-in classes a compiler does not know the module.
-        named = ("builtins", "tuple") if kind is tuple else (kind.__module__, kind.__qualname__)
-        words.extend((*named, str(len(parts))))
-        for part in parts:
-            _spell(part, words, numbers)
-
-
-def _parts(value: Any) -> list[Any]:
-    return [getattr(value, each.name) for each in fields(value)]
-
-
-def _read(words: Iterator[str], numbers: Iterator[float]) -> Any:
-    """Return what was spelled."""
-    kind = next(words)
-    if kind in _PLAIN:
-        return _PLAIN[kind](next(words))
-    if kind in {"none", "float"}:
-        return None if kind == "none" else next(numbers)
-    found: Any = attrgetter(next(words))(import_module(kind))
-    parts = [_read(words, numbers) for _ in range(int(next(words)))]
-    if found is tuple:
-        return tuple(parts)
-    if is_dataclass(found):
-        make: Any = found
-        return make(**dict(zip([each.name for each in fields(found)], parts, strict=True)))
-    # A saved program may hold any words: they name parts of an operation, and make nothing else.
-    if not (isinstance(found, type) and issubclass(found, tuple | Divergence)):
-        raise LibraryError(f"{kind}.{found!r} is no part of an operation")
-    return found(*parts)
-
-
-_PLAIN: Final[dict[str, Any]] = {"str": str, "bool": bool, "int": int}
-
-
 def compiled(
     operation: LinearLoss,
     arrays: Sequence[Array],
@@ -190,7 +129,7 @@ def compiled(
     weight: Array | None,
 ) -> chunks.Found:
     """Compute as `Backend.in_chunks` does, by an operator that a compiler does not look into."""
-    own = spelled(operation)
+    own = spelling.spelled(operation.elementwise())
     values, *gradients = _in_chunks([*arrays], *own, kernel, [*wanted], weight)
     return values, gradients
 
@@ -204,7 +143,7 @@ def _in_chunks(
     wanted: list[int],
     weight: Array | None,
 ) -> list[Array]:
-    operation = _read(iter(words), iter(numbers))
+    operation = spelling.read(words, numbers)
     values, gradients = in_chunks(get("torch"), operation, arrays, kernel, wanted, weight)
     return [values, *gradients]
 
@@ -218,6 +157,6 @@ def _shapes(
     wanted: list[int],
     weight: Array | None,  # noqa: ARG001
 ) -> list[Array]:
-    operation, first = _read(iter(words), iter(numbers)), arrays[0]
+    operation, first = spelling.read(words, numbers), arrays[0]
     shapes = [operation.shape(arrays), *(arrays[index].shape for index in wanted)]
     return [first.new_empty(shape, dtype=getattr(torch, operation.compute)) for shape in shapes]

@@ -31,7 +31,7 @@ AS: Final[dict[Any, tuple[Any, Callable[[Namespace, Any], Any]]]] = {
     f.Chi2: (f.Gamma, _gamma),
     f.Geometric: (f.NegativeBinomial, _negative_binomial),
 }
-"""What a family is a case of, and which one."""
+"""For each family, the wider one that it is a case of, and its member there."""
 
 
 def _as(case: Any) -> Callable[..., Array]:

@@ -1,8 +1,8 @@
-r"""Pairs of different families: how far P is from what Q's family can be, and Q from that.
+r"""Pairs of different families: the distance of P from Q's family, and of Q from its best member.
 
 Some of these pairs come as close as one likes: a Gamma of large concentration to a Normal, a Beta
 to a Gamma, nearly uniform ones to each other.  −H(P) − E[log q] by textbook moments loses all of
-such a divergence, and what is left of large concentrations anyway.  So each formula takes the
+such a divergence, and the last digits of large concentrations anyway.  So each formula takes the
 terms that cancel out by algebra:
 
 * Q Normal: the negentropy of P, which depends on its shape alone, and D of two Normals.

@@ -38,8 +38,8 @@ def kumaraswamy_beta(xp: Namespace, p: f.Kumaraswamy, q: f.Beta) -> Array:
 def _log_rest(xp: Namespace, a: Array, b: Array) -> Array:
     """Return E log(1 − x).
 
-    v = 1 − xᵃ has the density b v^(b − 1), and E log v = −1/b.  What log(1 − x) is beside
-    log(v/a) vanishes with v, so that ∫ dy, y = logit v, falls as e^((1 + b) y) and as e^(−y).
+    v = 1 − xᵃ has the density b v^(b − 1), and E log v = −1/b.  The difference of log(1 − x)
+    and log(v/a) vanishes with v, so that ∫ dy, y = logit v, falls as e^((1 + b) y) and as e^(−y).
     """
     wide = a.dtype == xp.float64
     low = xp.where(a < 1, xp.log(a), 0.0) - _BEYOND[wide]

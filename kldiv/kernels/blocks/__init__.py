@@ -1,7 +1,7 @@
-"""NumPy on blocks that a CPU's cache holds, shared among threads: what needs no compiler.
+"""NumPy on blocks that a CPU's cache holds, shared among threads, without a compiler.
 
 A loss of float32 or half types is computed in float64 as it is usually written, without the care
-that the formulas take, and rows are left to these where too few digits would be right. What has
+that the formulas take, and rows are left to these where too few digits would be right. A loss of
 float64 is computed by the formulas, a block at a time.
 """
 

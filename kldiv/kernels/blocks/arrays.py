@@ -18,7 +18,7 @@ Buffer: TypeAlias = np.ndarray[Any, Any]
 Index: TypeAlias = "tuple[Any, ...]"
 
 SIZE: Final = 1 << 15
-"""Numbers of a block: what a thread takes of them stays in its cache, and calls are long enough."""
+"""Numbers of a block: a thread's buffers of them stay in its cache, and calls are long enough."""
 
 
 class Room:

@@ -2,8 +2,8 @@
 
 Each takes the logits of a block, less their maximum and over the temperature. Terms add up to
 something small where p and q are close: their rounding, about 10 units of float64, is known beside
-what they add up to, so that each row's value and gradients come with the word whether they have all
-digits of float32.
+the sum, so that each row's value and gradients come with a mark of whether they have all digits of
+float32.
 """
 
 from __future__ import annotations

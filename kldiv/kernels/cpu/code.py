@@ -1,6 +1,6 @@
 """Machine code written as Python: values with operators, variables, loops and branches.
 
-A Python function that computes with values is run once, and what it does is written down as LLVM's
+A Python function that computes with values is run once, and its steps are written down as LLVM's
 instructions; a helper that it calls is thereby part of it. Vectors are explicit, so that nothing is
 left to a compiler's judgement, and no operation is reordered or contracted: results have the same
 bits in whatever program they are computed.
@@ -341,7 +341,7 @@ class Code:
 
     @contextmanager
     def when(self, condition: Value) -> Iterator[None]:
-        """Do what follows where a condition holds."""
+        """Run the block only where a condition holds."""
         with self.builder.if_then(condition.ir):
             yield
 

@@ -113,7 +113,7 @@ def _machine() -> Any:
 
 @contextmanager
 def _announced(name: str) -> Iterator[None]:
-    """Say what takes so long, where it takes long and somebody may be watching."""
+    """Announce a compilation that takes long, where somebody may be watching."""
 
     def say() -> None:
         logging.getLogger("kldiv").warning(

@@ -83,7 +83,7 @@ class Lane(NamedTuple):
 
 
 class Divergence:
-    """What a kernel takes of a divergence."""
+    """The parts of a divergence that a kernel is written from."""
 
     name: ClassVar[str]
     exact: ClassVar[bool] = False

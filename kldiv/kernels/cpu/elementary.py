@@ -178,7 +178,7 @@ def power(x: Value, least: Value, shift: Value, heat: Heat) -> Value:
 
 
 def shift_of(exponent: Value) -> Value:
-    """Return what `power` takes for an exponent m of 2: rounding, and the result's own bias."""
+    """Return the shift by which `power` makes 2ᵐ: rounding, and the bias of the result."""
     own = format_of(exponent)
     return (own.round + own.bias + own.lift) - exponent
 

@@ -1,8 +1,8 @@
 """Arrays of any layout and dtype, read to and written from contiguous buffers.
 
 A kernel gets its arrays as one table of integers, `kldiv.kernels.layout` makes it; an array that is
-contiguous and has the dtype of the buffers is read and written in place. What is here is for the
-others, compiled by itself where there is one: for a dtype, with or without steps between elements.
+contiguous and has the dtype of the buffers is read and written in place. Functions for the
+others stand here, compiled where there is one: for a dtype, with or without steps between elements.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Layout:
     addresses : list of int
         Of arrays that are read and written in place; 0 for the others.
     movers : list of int
-        Addresses of what copies the others; 0 where nothing is copied.
+        Addresses of functions that copy the others; 0 where nothing is copied.
     """
 
     def __init__(

@@ -117,7 +117,7 @@ class Elements:
         return select(k == self.whole, pad, base + k * (self.real.lanes * self.real.size))
 
     def _tail(self, array: Value, pad: Value, n: Value, *, out: bool) -> None:
-        """Copy what is left after whole vectors, to a vector or from one."""
+        """Copy the elements after the last whole vector, to a vector or from one."""
         code, scalar = self.code, self.real.scalar
         begin = self.whole * self.real.lanes
         with code.loop(n, begin) as k:

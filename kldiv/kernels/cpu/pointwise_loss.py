@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
 @cache
 def kernel(dtype: str, log_target: bool, outputs: bool) -> Any:
-    """Return the compiled function for a dtype, a kind of target, and other results or none."""
+    """Return the compiled function for a dtype and a kind of target, and its bytes of scratch.
+
+    With ``outputs`` it has other results than the sum.
+    """
     writer = partial(pointwise.Elements, real=REALS[dtype], log_target=log_target, outputs=outputs)
     name = f"kl_div{'-log_target' * log_target}-{dtype}{'-elements' * outputs}"
-    return compiled(name, 4, writer)
+    return compiled(name, 4, writer), pointwise.scratch_size(REALS[dtype])
 
 
 def compile_for(work: Work) -> Any:
@@ -35,14 +38,14 @@ def compile_for(work: Work) -> Any:
     dtype = "float64" if "float64" in wide else "float32"
     log_target = isinstance(work.operation.function, KLLogTarget)
     outputs = bool(work.gradients) or work.operation.reduction == "none"
-    return dtype, kernel(dtype, log_target, outputs)
+    return dtype, *kernel(dtype, log_target, outputs)
 
 
 def run(work: Work, kernel: Any) -> Found:
     """Return the value, if it is wanted, and the gradients that are."""
     arrays, results = work.arrays, ElementResults(work)
     outputs, weight = results.outputs, results.weight
-    dtype, function = kernel
+    dtype, function, scratch_size = kernel
     inputs = [*arrays[:2], work.operation.keep(arrays), results.cotangent]
     written = [results.elements, outputs.get(0), outputs.get(1)]
     layout = Layout(inputs, written, dtype, whole_rows=False)
@@ -60,10 +63,9 @@ def run(work: Work, kernel: Any) -> Found:
         **dict(zip([f"move_{name}" for name in names], layout.movers, strict=True)),
     }
     words = np.array([int(frame[name]) for name in pointwise.FRAME])
-    room = pointwise.scratch_size(REALS[dtype])
 
     def part(first: int, last: int) -> None:
-        scratch = np.empty(room, np.uint8)
+        scratch = np.empty(scratch_size, np.uint8)
         function(words.ctypes.data, scratch.ctypes.data, first, last)
 
     threads.share(part, units, threads.number(work.threads))

@@ -188,7 +188,7 @@ def _share(
 
 
 def heats_of(temperatures: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
-    """Return what kernels take of temperatures, a row each."""
+    """Return the constants of temperatures that kernels read, a row each."""
     high = temperatures * LN2
     low = _product_rest(temperatures, LN2, high) + temperatures * LN2_LOW
     heads = {"float64": high - 0.0, "float32": high - 0.0}

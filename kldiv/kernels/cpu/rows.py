@@ -92,8 +92,8 @@ HEAT: Final = ("temperature", "inverse", "per", "ln2", "ln2_low", "ln2_64", "ln2
 
 _SUMS: Final = 8
 _RECORD: Final = 10
-"""Of a block: both maxima and sums of weights, whether a class is lost on one side, what is beside
-the maxima on the other, and factors that take weights to the scale of the row."""
+"""Of a block: both maxima and sums of weights, whether a class is lost on one side, the sums
+beside the maxima on the other, and factors that take weights to the scale of the row."""
 
 PART: Final = _SUMS * GRADIENTS + _RECORD * SEGMENT // (BLOCK * 8)
 """Numbers of a segment: sums of each stage, then records of blocks."""
@@ -447,7 +447,7 @@ class Rows:
         )
 
     def _better_pivot(self, stage: Value) -> None:
-        """Settle the pivot, or move it by what y says."""
+        """Settle the pivot, or move it by log1p(y)."""
         code, divergence = self.code, self.divergence
         temperature = self.eighth_temperature()
         before = stage - 1
@@ -591,7 +591,7 @@ class Segment:
     # ---- sums of weights -------------------------------------------------------------------------
 
     def weights(self, sides: Sequence[str]) -> None:
-        """Write maxima and sums of weights of each block; of some sides what is beside them."""
+        """Write maxima and sums of weights of each block; of some sides the sums beside those."""
         code, rows, vector = self.code, self.rows, self.real.vector
         nothing = -float("inf")
         with code.loop(self.count, step=BLOCK) as begin:
@@ -650,7 +650,7 @@ class Segment:
         return self.records + (begin // BLOCK) * (8 * _RECORD)
 
     def _weights(self, k: Value, index: int) -> Value:
-        """Return the address of weights of the teacher (0), the student (1), or of what is kept."""
+        """Return the address of weights of the teacher (0), the student (1), or of numbers kept."""
         size = self.real.size
         return self.weights_at + (self.rows.frame["width"] * index + k * self.real.lanes) * size
 
@@ -693,7 +693,7 @@ class Segment:
     def _sums(
         self, body: Callable[[Value], Callable[[Value], list[Value]]], count: int, place: Value
     ) -> None:
-        """Write the sums of what ``body`` returns for each block, and each vector of it."""
+        """Write the sums, for each block, of the values that ``body`` returns for its vectors."""
         code = self.code
         totals = [Total(code) for _ in range(count)]
         with code.loop(self.count, step=BLOCK) as begin:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Total:
-    """A sum in float64, with what its roundings lose."""
+    """A sum in float64, with the sum of its rounding errors."""
 
     def __init__(self, code: Code) -> None:
         self.high, self.low = (code.variable(code.real(0.0)) for _ in range(2))
@@ -40,7 +40,7 @@ def block_sums(
     body: Callable[[Value], Sequence[Value]],
     count: int,
 ) -> list[Value]:
-    """Return the sums of what ``body`` returns for each vector of a block.
+    """Return the sums of the values that ``body`` returns for each vector of a block.
 
     So many vectors as a strip has are added in their own dtype.
     """

@@ -1,6 +1,6 @@
 """From an operation on sparse teachers and arrays to its kernel, and back to arrays.
 
-The kernel reads the student; what follows are rows of K + 1 classes, by the formulas in float64.
+The kernel reads the student; rows of K + 1 classes follow, by the formulas in float64.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kldiv.formulas.numbers import FIELDS, ROW_FIELDS
+from kldiv.formulas.numbers import FIELDS, ROW_FIELDS, SUM_FIELDS
 from kldiv.formulas.reductions import cast, count, divide
 from kldiv.kernels.cuda.arguments import address, layout, numbers, structure, wide
 from kldiv.kernels.cuda.compiling import ROW_EXTRAS, kernel, types
@@ -27,9 +27,6 @@ MANY: Final = 512
 
 MOST: Final = 2048
 """Blocks, beyond which a team takes several rows, one after another."""
-
-_SUMS: Final = 5
-"""Numbers of `Sums`."""
 
 _FIELDS, _KNOWN = len(FIELDS), len((*ROW_FIELDS, *ROW_EXTRAS))
 
@@ -92,7 +89,7 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
     table, alive = layout(xp, [*arrays[:2], outputs.get(0), outputs.get(1)], whole_rows=True)
     space = [
         xp.empty((cut.teams * size,), dtype=xp.float64)
-        for size in (sides * cut.parts * _FIELDS, sides * _KNOWN, _SUMS * cut.parts)
+        for size in (sides * cut.parts * _FIELDS, sides * _KNOWN, len(SUM_FIELDS) * cut.parts)
     ]
     values = xp.empty((rows,), dtype=xp.float64)
     fields: dict[str, Any] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kldiv.formulas.numbers import SUM_FIELDS
 from kldiv.kernels.triton import SAVED as OF_ROW
 from kldiv.kernels.triton.divergences import HELLINGER, JS, KL, elements, means
 from kldiv.kernels.triton.jensen_shannon import student_view
@@ -37,8 +38,8 @@ _T_SECOND = tl.constexpr(OF_ROW.index("t_second"))
 _S_SECOND = tl.constexpr(OF_ROW.index("s_second"))
 _QUICK = tl.constexpr(OF_ROW.index("quick"))
 
-SUMS = tl.constexpr(5)
-"""Sums that `look` makes: the divergence itself, and two for each of its gradients."""
+SUMS = tl.constexpr(len(SUM_FIELDS))
+"""Sums that `look` makes."""
 
 
 UNSPECIALISED = ["temperature_bits", "number_bits", "rows", "inner"]
