@@ -225,11 +225,25 @@ class LabelGradient(OfRows):
     """A number per row times the row's gradient. Arrays: s, that number."""
 
     weights: ClassVar[int] = 1
+    index: ClassVar[int] = 0
     keeps_classes: ClassVar[bool] = True
 
     @property
     def native(self) -> bool:
         return True  # second order is the library's own
+
+    @property
+    def loss(self) -> LabelLoss:
+        """The loss whose gradient it is, row by row."""
+        found: LabelLoss = self.settings(LabelLoss)
+        return found
+
+    def of_loss(self, xp: Namespace, arrays: Sequence[Array]) -> tuple[list[Array], Array]:
+        """Return the arrays of the loss, and the cotangent of its rows."""
+        end = 1 + self.weights
+        weights = [cast(xp, each, self.compute) for each in arrays[1:end]]
+        cotangent = weights[0] if end == 2 else xp.stack(weights, axis=-1)
+        return [arrays[0], *arrays[end:]], cotangent
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         s, temperature, is_label = self.prepared(xp, arrays)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kldiv.formulas.divergences import Jeffreys, Mixture, TotalVariation
 from kldiv.formulas.interpolation import Interpolated
+from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 from kldiv.formulas.powers import Alpha
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
@@ -21,7 +22,7 @@ class Form(NamedTuple):
 
     name: str
     operation: Any
-    """Its class, and that of its function, or divergence."""
+    """Its class, and that of its function, or divergence; of labels the settings themselves."""
     kind: Any
     numbers: tuple[str, ...] = ()
     """The settings of that kind."""
@@ -32,7 +33,7 @@ class Form(NamedTuple):
 
     def fits(self, operation: Any, kind: Any) -> bool:
         """Return whether an operation of that kind has this form."""
-        if type(operation) is not self.operation or _plain(type(kind)) is not self.kind:
+        if type(operation) is not self.operation or self.kind not in {kind, _plain(type(kind))}:
             return False
         return self.only is None or getattr(kind, self.only[0]) == self.only[1]
 
@@ -55,6 +56,9 @@ FORMS: Final = (
         only=("alpha", 0.5),
     ),
     Form("f_div_with_logits, alpha", RowLoss, Alpha, ("alpha", "kappa", "scale"), everywhere=False),
+    Form("cross_entropy_with_logits", LabelLoss, (True, False), everywhere=False),
+    Form("entropy_with_logits", LabelLoss, (False, True), everywhere=False),
+    Form("log_prob_and_entropy_with_logits", LabelLoss, (True, True), everywhere=False),
 )
 """All fused forms: other operations are left to the formulas."""
 
@@ -113,7 +117,7 @@ def spelled(operation: Any) -> tuple[list[str], list[float]]:
     kind = _kind(operation)
     words = [form.name, operation.reduction, operation.compute, operation.total, operation.result]
     numbers = [getattr(kind, name) for name in form.numbers]
-    if form.operation is RowLoss and operation.temperature is not None:
+    if form.operation is not PointwiseLoss and operation.temperature is not None:
         numbers.append(operation.temperature)
     return words, numbers
 
@@ -123,11 +127,18 @@ def read(words: Sequence[str], numbers: Sequence[Any]) -> Any:
     name, *settings = words
     form = next(form for form in FORMS if form.name == name)
     count = len(form.numbers)
-    kind = form.kind(*numbers[:count])
     own = numbers[count:] or [None]  # the temperature, None where it is an array
+    if form.operation is LabelLoss:
+        return form.operation(*settings, *own, *form.kind)
+    kind = form.kind(*numbers[:count])
     return form.operation(*settings, kind, *(own if form.operation is RowLoss else ()))
 
 
 def _kind(operation: Any) -> Any:
-    """Return the function of a loss of elements, the divergence of a loss of rows, or None."""
+    """Return the function of a loss of elements, the divergence of a loss of rows, or None.
+
+    Of a loss of labels it is what is asked for.
+    """
+    if isinstance(operation, LabelLoss):
+        return operation.labelled, operation.entropic
     return getattr(operation, "function", None) or getattr(operation, "divergence", None)
