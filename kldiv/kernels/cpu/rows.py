@@ -860,6 +860,7 @@ class Segment:
 
 
 def largest(vector: Value) -> Value:
+    """Return a vector's largest number."""
     value = vector
     while value.lanes > 1:
         low, high = value.halves()
