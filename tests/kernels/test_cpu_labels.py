@@ -92,8 +92,8 @@ def assert_as_the_formulas(run, unit):
     with kldiv.config_context(kernel="pure"):
         wanted = run()
     assert len(found) == len(wanted)
-    for one, other in zip(found, wanted, strict=True):
-        one, other = (np.asarray(each, "f8") for each in (one, other))
+    for pair in zip(found, wanted, strict=True):
+        one, other = (np.asarray(each, "f8") for each in pair)
         assert one.shape == other.shape
         size = abs(other[np.isfinite(other)]).max(initial=1e-30)
         np.testing.assert_allclose(one, other, rtol=unit, atol=unit * size)
@@ -135,7 +135,7 @@ def test_layouts_masks_and_rows_that_are_none(library, dtype, request):
     for options in OPTIONS.values():
         given = {"row_weight": as_array(weight), "where": keep}
         given["temperature"] = as_array(HEATS) if options.get("temperature") is HEATS else 0.7
-        own = {k: given[k] if k in given else v for k, v in options.items()}
+        own = {k: given.get(k, v) for k, v in options.items()}
         for arrays, name in (((s, labels), "labels"), ((s,), "entropy")):
             gradient = kldiv.value_and_grad(partial(LOSSES[name], **own))
             assert_as_the_formulas(lambda f=gradient, a=arrays: read(f(*a)), unit)
