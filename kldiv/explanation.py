@@ -20,6 +20,7 @@ from kldiv._call import Record
 from kldiv._notebook import table
 from kldiv.backends.choice import choose
 from kldiv.errors import OptionError
+from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.linear import LinearLoss
 from kldiv.kernels.work import Work
 
@@ -32,7 +33,7 @@ OPERATIONS = {
     for module in (losses, logit_losses, label_losses, distillation, linear_losses, sparse_losses)
     for name, function in vars(module).items()
     if isinstance(getattr(function, "record", None), Record) and function.record.operation
-}
+} | {"log_prob_and_entropy_with_logits": LabelLoss(entropic=True)}  # whose value is a tuple
 """An operation of each function, as it would be run."""
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kldiv.errors import BackendError
+from kldiv.formulas.labels import LabelGradient
 from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.technology import KernelError, Technology, size_of
@@ -172,7 +173,7 @@ def value(backend: Adapter, kernel: str, operation: Any, arrays: Sequence[Array]
     if kernel == "auto" and backend.is_small(arrays):  # as `choose` says, in a tenth of the time
         return None
     work = Work(operation, backend.namespace(arrays[0]), arrays)
-    gradient = isinstance(operation, RowGradient) and not operation.given
+    gradient = isinstance(operation, RowGradient | LabelGradient) and not operation.given
     if gradient and (loss := _of_loss(backend, work)) is not None:
         found = fused(backend, kernel, loss)
         if found is not None:
@@ -184,11 +185,10 @@ def value(backend: Adapter, kernel: str, operation: Any, arrays: Sequence[Array]
 def _of_loss(backend: Adapter, work: Work) -> Work | None:
     """Return the work on the loss whose gradient the operation is, or None."""
     operation = work.operation
-    s, t, weight, *rest = work.arrays
     if backend.dtype_name(work.arrays[operation.index]) != operation.result:
         return None  # a kernel would round it
-    wanted = (operation.index,)
-    return Work(operation.loss, work.xp, [s, t, *rest], None, False, wanted, weight)  # noqa: FBT003
+    wanted, (arrays, weight) = (operation.index,), operation.of_loss(work.xp, work.arrays)
+    return Work(operation.loss, work.xp, arrays, None, False, wanted, weight)  # noqa: FBT003
 
 
 def warn_of(technology: Technology, error: Exception) -> None:

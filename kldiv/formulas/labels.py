@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 class Peak(NamedTuple):
     """Rows of logits about their largest; arrays have the classes' axis."""
 
+    top: Array
     depth: Array
     """|d|, finite where a class is masked."""
     p: Array
@@ -60,7 +61,13 @@ def peak_of(xp: Namespace, s: Array, temperature: Temperature, known: Array | No
     p = weights / (1.0 + rest)
     mean = total(xp, p * depth, -1) if known is None else known[..., 2:3]
     lack = xp.where(largest, ((weights - 1.0) - rest) / (1.0 + rest), p - 1.0)
-    return Peak(depth, p, rest, mean, lack)
+    return Peak(top, depth, p, rest, mean, lack)
+
+
+def falls_of(xp: Namespace, s: Array, peak: Peak, temperature: Temperature) -> Array:
+    """Return |d| − Σ p |d|, about a logit in the bulk of p: nothing cancels where |d| is alike."""
+    steps = tempered(xp, finite(xp, s) - (peak.top - temperature * peak.mean), temperature)
+    return total(xp, peak.p * steps, -1) - steps
 
 
 def peak_values(
@@ -225,11 +232,25 @@ class LabelGradient(OfRows):
     """A number per row times the row's gradient. Arrays: s, that number."""
 
     weights: ClassVar[int] = 1
+    index: ClassVar[int] = 0
     keeps_classes: ClassVar[bool] = True
 
     @property
     def native(self) -> bool:
         return True  # second order is the library's own
+
+    @property
+    def loss(self) -> LabelLoss:
+        """The loss whose gradient it is, row by row."""
+        found: LabelLoss = self.settings(LabelLoss)
+        return found
+
+    def of_loss(self, xp: Namespace, arrays: Sequence[Array]) -> tuple[list[Array], Array]:
+        """Return the arrays of the loss, and the cotangent of its rows."""
+        end = 1 + self.weights
+        weights = [cast(xp, each, self.compute) for each in arrays[1:end]]
+        cotangent = weights[0] if end == 2 else xp.stack(weights, axis=-1)
+        return [arrays[0], *arrays[end:]], cotangent
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         s, temperature, is_label = self.prepared(xp, arrays)
@@ -239,14 +260,16 @@ class LabelGradient(OfRows):
         if is_label is not None:
             parts.append(xp.where(is_label, peak.lack, peak.p))
         if self.entropic:
-            parts.append(peak.p * (peak.depth - peak.mean))
+            whole = known is None
+            falls = falls_of(xp, s, peak, temperature) if whole else peak.depth - peak.mean
+            parts.append(peak.p * falls)
         gradient = [
             weighed(xp, cast(xp, next(weights), self.compute)[..., None], part) for part in parts
         ]
-        whole = over(sum(gradient[1:], gradient[0]), temperature)
+        found = over(sum(gradient[1:], gradient[0]), temperature)
         keep = self.keep(arrays)
         return cast(
-            xp, whole if keep is None else xp.where(keep[..., None], whole, 0.0), self.result
+            xp, found if keep is None else xp.where(keep[..., None], found, 0.0), self.result
         )
 
 

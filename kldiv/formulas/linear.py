@@ -549,7 +549,10 @@ class LinearLoss(Loss):
             values.append(_times(term.factor, value))
             for k, slope in zip(asked, found, strict=True):
                 place = term.places[k]
-                slopes[place] = slopes[place] + slope if place in slopes else slope
+                if place in slopes:
+                    slopes[place] += slope  # in place, where the library has that
+                else:
+                    slopes[place] = slope
         return sum(values[1:], values[0]), slopes
 
     def _of_term(

@@ -260,6 +260,12 @@ class RowGradient(RowOperation):
         """The loss whose gradient it is, row by row."""
         return self.settings(RowLoss)
 
+    @staticmethod
+    def of_loss(xp: Namespace, arrays: Sequence[Array]) -> tuple[list[Array], Array]:  # noqa: ARG004
+        """Return the arrays of the loss, and the cotangent of its rows."""
+        s, t, weight, *others = arrays
+        return [s, t, *others], weight
+
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight, *given), temperature, _ = self.prepared(xp, arrays)
         divergence = self.bound(xp, arrays)

@@ -74,7 +74,7 @@ class RowResults(Results):
     """The results of a loss of rows, with the numbers of each row in float64."""
 
     def __init__(self, work: Work) -> None:
-        super().__init__(work, tuple(work.arrays[0].shape[:-1]))
+        super().__init__(work, tuple(work.operation.shape(work.arrays)))
         keep = work.operation.keep(work.arrays)
         upstream = np.ones(1) if work.cotangent is None else numbers(work.cotangent)
         self.factors: Buffer = numbers(self.factor(upstream))
@@ -83,9 +83,11 @@ class RowResults(Results):
 
     @property
     def temperatures(self) -> Buffer:
-        """The temperature of a loss of two arrays of logits, or that of each row."""
-        temperature = self.work.operation.temperature
-        return np.array([temperature]) if temperature else numbers(self.work.arrays[2])
+        """The temperature of all rows, or that of each row."""
+        operation = self.work.operation
+        if operation.temperature:
+            return np.array([operation.temperature])
+        return numbers(self.work.arrays[operation.differentiable - 1])
 
     def of_values(self) -> Found:
         """Return the value and the gradients that are wanted, once all rows have values."""

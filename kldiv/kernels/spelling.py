@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from kldiv.errors import LibraryError
 from kldiv.formulas.divergences import Divergence, Jeffreys, Mixture, TotalVariation
 from kldiv.formulas.interpolation import Interpolated
+from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 from kldiv.formulas.powers import Alpha
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
@@ -25,7 +26,7 @@ class Form(NamedTuple):
 
     name: str
     operation: Any
-    """Its class, and that of its function, or divergence."""
+    """Its class, and that of its function, or divergence; of labels the settings themselves."""
     kind: Any
     everywhere: bool = True
     """Whether every technology has it, not only those that say so."""
@@ -34,7 +35,7 @@ class Form(NamedTuple):
 
     def fits(self, operation: Any, kind: Any) -> bool:
         """Return whether an operation of that kind has this form."""
-        if type(operation) is not self.operation or _plain(type(kind)) is not self.kind:
+        if type(operation) is not self.operation or self.kind not in {kind, _plain(type(kind))}:
             return False
         return self.only is None or getattr(kind, self.only[0]) == self.only[1]
 
@@ -56,6 +57,9 @@ FORMS: Final = (
         only=("alpha", 0.5),
     ),
     Form("f_div_with_logits, alpha", RowLoss, Alpha, everywhere=False),
+    Form("cross_entropy_with_logits", LabelLoss, (True, False), everywhere=False),
+    Form("entropy_with_logits", LabelLoss, (False, True), everywhere=False),
+    Form("log_prob_and_entropy_with_logits", LabelLoss, (True, True), everywhere=False),
 )
 """All fused forms: other operations are left to the formulas."""
 
@@ -108,7 +112,12 @@ def no_fused_form(
 
 
 def _kind(operation: Any) -> Any:
-    """Return the function of a loss of elements, the divergence of a loss of rows, or None."""
+    """Return the function of a loss of elements, the divergence of a loss of rows, or None.
+
+    Of a loss of labels it is what is asked for.
+    """
+    if isinstance(operation, LabelLoss):
+        return operation.labelled, operation.entropic
     return getattr(operation, "function", None) or getattr(operation, "divergence", None)
 
 

@@ -10,6 +10,7 @@ import math
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.sparse import TopKLoss
 from kldiv.kernels.spelling import no_fused_form
@@ -59,7 +60,7 @@ class Technology:
 
     def refusal(self, work: Work) -> str | None:
         """Return why there is no kernel for such work, or None where there is."""
-        if any(index > 1 for index in work.gradients):
+        if any(index > 1 - isinstance(work.operation, LabelLoss) for index in work.gradients):
             return "there is no fused gradient in a temperature"
         return no_fused_form(work.operation, work.arrays, self.forms)
 
@@ -79,7 +80,7 @@ class Technology:
 
     def module(self, work: Work) -> Any:
         """Return the module that launches the kernel, loading the compiler at first use."""
-        kinds = {RowLoss: "row_loss", TopKLoss: "topk_loss"}
+        kinds = {RowLoss: "row_loss", TopKLoss: "topk_loss", LabelLoss: "label_loss"}
         name = kinds.get(type(work.operation), "pointwise_loss")
         return import_module(f"kldiv.kernels.{self.name}.{name}")
 

@@ -17,7 +17,7 @@ from jax.interpreters import ad, batching, mlir
 
 from kldiv.backends import numpy_
 from kldiv.backends.jax_.rules import by_formulas
-from kldiv.formulas.rows import RowLoss
+from kldiv.formulas.reductions import RowWise
 from kldiv.kernels import spelling
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.work import Work
@@ -106,8 +106,7 @@ def _shapes(words: str, arrays: Sequence[Any]) -> list[tuple[tuple[int, ...], An
     operation, _, value, gradients = _wanted(words)
     results = [(arrays[index].shape, arrays[index].dtype) for index in gradients]
     if value:
-        whole = arrays[0].shape[:-1] if isinstance(operation, RowLoss) else arrays[0].shape
-        shape = whole if operation.reduction == "none" else ()
+        shape = operation.shape(arrays) if operation.reduction == "none" else ()
         results.insert(0, (shape, jnp.dtype(operation.result)))
     return results
 
@@ -175,7 +174,7 @@ def _batched(
         array if axis is None else jnp.moveaxis(array, axis, 0)
         for array, axis in zip(arrays, axes, strict=True)
     ]
-    if isinstance(wanted.operation, RowLoss) and wanted.operation.reduction == "none":
+    if isinstance(wanted.operation, RowWise) and wanted.operation.reduction == "none":
         size = front[mapped[0]].shape[0]
         every = [
             array if at in mapped else jnp.broadcast_to(array, (size, *array.shape))

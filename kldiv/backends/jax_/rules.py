@@ -165,7 +165,10 @@ def _rows_and_gradients(
 def by_formulas(operation: Operation, *arrays: Array) -> Array:
     """Compute an operation without kernels, differentiably."""
     backend = get("jax")
-    return _run(operation, Route(backend, backend, None, "pure"), *arrays)
+    route = Route(backend, backend, None, "pure")
+    return (
+        route.compute(operation, *arrays) if operation.native else _run(operation, route, *arrays)
+    )
 
 
 run = jax.jit(_run, static_argnums=(0, 1))

@@ -17,6 +17,7 @@ from kldiv.backends.choice import warn_of
 from kldiv.backends.torch_ import namespace as xp
 from kldiv.backends.torch_ import vmap
 from kldiv.backends.torch_.transforms import evaluate
+from kldiv.formulas.reductions import RowWise
 from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.state import as_array
 from kldiv.kernels import spelling
@@ -143,8 +144,8 @@ def _shapes(
     results = []
     if value and operation.reduction != "none":
         results = [first.new_empty((), dtype=dtype)]
-    elif value and isinstance(operation, RowLoss):
-        results = [first.new_empty(first.shape[:-1], dtype=dtype)]
+    elif value and isinstance(operation, RowWise):
+        results = [first.new_empty(operation.shape(arrays), dtype=dtype)]
     elif value:
         results = [torch.empty_like(first, dtype=dtype)]
     gradient = [torch.empty_like(arrays[index]) for index in gradients]

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.backends.torch_ import namespace as xp
-from kldiv.formulas.rows import RowLoss
+from kldiv.formulas.labels import LabelLoss
+from kldiv.formulas.reductions import RowWise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ MANY: Final = 1 << 18
 
 def is_one_call(operation: Any, arrays: Sequence[Array], axes: Axes) -> bool:
     """Return whether one call computes all entries faster than one call each."""
-    if operation.reduction == "none" or isinstance(operation, RowLoss):
+    if operation.reduction == "none" or isinstance(operation, RowWise):
         return True
     return _entry(arrays[0], axes[0]).numel() < MANY
 
@@ -46,11 +47,12 @@ def together(
     ``upstream`` is the cotangent with its axis. Results are mapped on their first axis; where
     there is a value it comes first.
     """
-    by_rows = isinstance(operation, RowLoss)
+    by_rows, logits = isinstance(operation, RowWise), 2 - isinstance(operation, LabelLoss)
     shape = tuple(_entry(arrays[0], axes[0]).shape)
-    elements = shape[:-1] if by_rows else shape
+    elements = operation.shape([_entry(arrays[0], axes[0])])
+    rows = shape[:-1] if by_rows else shape
     all_arrays = [
-        _aligned(array, axis, shape if index < 2 else elements, size)
+        _aligned(array, axis, shape if index < logits else rows, size)
         for index, (array, axis) in enumerate(zip(arrays, axes, strict=True))
     ]
     cotangent, axis = upstream

@@ -78,8 +78,9 @@ class Cpu(Technology):
 
     def compilers(self) -> dict[str, Callable[[], Any]]:
         """Return, for each kernel, the function that compiles it, or loads it from the cache."""
-        elements, rows = (
-            import_module(f"kldiv.kernels.cpu.{name}_loss").kernel for name in ("pointwise", "row")
+        elements, rows, labels = (
+            import_module(f"kldiv.kernels.cpu.{name}_loss").kernel
+            for name in ("pointwise", "row", "label")
         )
         found: dict[str, Callable[[], Any]] = {}
         for dtype in ("float32", "float64"):
@@ -88,6 +89,7 @@ class Cpu(Technology):
                 found[name] = partial(_each, elements, dtype, target)
             for name, spelled in _ROWS.items():
                 found[f"{name}, {dtype}"] = partial(_each, rows, spelled, dtype)
+            found[f"cross entropy and entropy, {dtype}"] = partial(_each, labels, dtype)
         found["topk_kl_div_with_logits, float32"] = import_module(
             "kldiv.kernels.cpu.topk_loss"
         ).kernel

@@ -24,7 +24,7 @@ from kldiv.kernels.results import numbers as numbers_of
 if TYPE_CHECKING:
     from kldiv.kernels.work import Found, Work
 
-_UNIT: Final = 1 << 16
+UNIT: Final = 1 << 16
 """Elements that make a unit of work, at least one row."""
 
 _ENOUGH: Final = 2
@@ -184,7 +184,7 @@ def _share(
         for each in range(last + 1):
             stage(each, each, rows_in_all * segments, 1)
     else:
-        stage(0, last, rows_in_all, max(1, _UNIT // classes))
+        stage(0, last, rows_in_all, max(1, UNIT // classes))
 
 
 def heats_of(temperatures: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:

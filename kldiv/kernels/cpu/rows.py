@@ -52,7 +52,7 @@ SEGMENT: Final = 1 << 16
 BLOCK: Final = 128
 """Vectors of a block."""
 
-_STRIP: Final = 8
+STRIP: Final = 8
 """Vectors whose sum is taken in the elements' dtype."""
 
 # Stages; the last of those without gradients, and of all.
@@ -607,12 +607,12 @@ class Segment:
             place = self._record(begin)
             parts = []
             for index in range(2):
-                top = _largest(tops[index].get()).to(DOUBLE)
+                top = largest(tops[index].get()).to(DOUBLE)
                 code.store(place, top, 2 * index)
                 code.store(place, code.real(0.0), 4 + index)
                 origin, exponent = rows.origin(top)
                 parts.append((origin, rows.least(top, origin), exponent))
-                lowest_of_other = -_largest(-ends[1 - index].get())
+                lowest_of_other = -largest(-ends[1 - index].get())
                 if rows.divergence.unbounded[index]:
                     with code.when(lowest_of_other == nothing):
                         code.store(place, self._lost(begin, end, index), 4 + index)
@@ -634,17 +634,17 @@ class Segment:
                 weights = [weigh[0](t), weigh[1](s)]
                 for index, weight in enumerate(weights):
                     code.store(self._weights(k, index), weight)
-                return _split(weights)
+                return split_in_halves(weights)
 
             ends_of = begin, end
-            found = block_sums(code, self.real, ends_of, _STRIP, body, 2 if self.real.single else 4)
+            found = block_sums(code, self.real, ends_of, STRIP, body, 2 if self.real.single else 4)
             for index in range(2):
                 whole = (
                     found[index] if self.real.single else found[2 * index] + found[2 * index + 1]
                 )
                 code.store(place, whole, 2 * index + 1)
             for side, highest in beside.items():
-                code.store(place, _largest(highest.get()).to(DOUBLE), 6 + "ts".index(side))
+                code.store(place, largest(highest.get()).to(DOUBLE), 6 + "ts".index(side))
 
     def _record(self, begin: Value) -> Value:
         return self.records + (begin // BLOCK) * (8 * _RECORD)
@@ -675,7 +675,7 @@ class Segment:
             own, other = (t, s) if index == 0 else (s, t)
             found = (other == -float("inf")) & (own > -float("inf"))
             flag.set(select(found, 1.0, flag.get()))
-        return _largest(flag.get()).to(DOUBLE)
+        return largest(flag.get()).to(DOUBLE)
 
     def _weigher(self, origin: Value, least: Value, exponent: Value) -> Callable[[Value], Value]:
         rows = self.rows
@@ -698,7 +698,7 @@ class Segment:
         totals = [Total(code) for _ in range(count)]
         with code.loop(self.count, step=BLOCK) as begin:
             end = at_most(begin + BLOCK, self.count)
-            found = block_sums(code, self.real, (begin, end), _STRIP, body(begin), count)
+            found = block_sums(code, self.real, (begin, end), STRIP, body(begin), count)
             for total, part in zip(totals, found, strict=True):
                 total.add(part)
         for index, total in enumerate(totals):
@@ -859,7 +859,8 @@ class Segment:
             rows.move(f"gradient_{side}", self.start, self.n, out)
 
 
-def _largest(vector: Value) -> Value:
+def largest(vector: Value) -> Value:
+    """Return a vector's largest number."""
     value = vector
     while value.lanes > 1:
         low, high = value.halves()
@@ -867,7 +868,7 @@ def _largest(vector: Value) -> Value:
     return value.element(0)
 
 
-def _split(weights: list[Value]) -> list[Value]:
+def split_in_halves(weights: list[Value]) -> list[Value]:
     """Return weights, in float64 the first half of the bits apart.
 
     Many equal ones are all rounded alike; of so few bits they are added exactly.

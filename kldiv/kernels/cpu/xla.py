@@ -33,7 +33,20 @@ VERSION: Final = (0, 3)
 _METADATA: Final = 1
 _INTERNAL: Final = 13
 _BFLOAT16: Final = 16
-_DTYPES: Final = {1: "bool", 10: "float16", 11: "float32", 12: "float64"}
+_DTYPES: Final = {
+    1: "bool",
+    2: "int8",
+    3: "int16",
+    4: "int32",
+    5: "int64",
+    6: "uint8",
+    7: "uint16",
+    8: "uint32",
+    9: "uint64",
+    10: "float16",
+    11: "float32",
+    12: "float64",
+}
 
 
 def _structure(name: str, **members: Any) -> type[Structure]:
