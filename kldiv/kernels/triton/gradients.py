@@ -32,7 +32,7 @@ from kldiv.kernels.triton.rows import (
     SAVED,
     UNSPECIALISED,
 )
-from kldiv.kernels.triton.state import apart, finite, heated, split, steps
+from kldiv.kernels.triton.state import apart, clipped, finite, heated, split, steps
 
 
 @triton.jit
@@ -57,7 +57,7 @@ def _kl_teacher(t, s, a, kl, temperature, hot, wide: tl.constexpr):
     c, c_low, left = split(a.anchor, a.anchor_low, wide)
     mean = left + temperature * (a.drift / a.t_sum)
     mean = tl.where(kl < float("inf"), mean, float("nan")).to(kind)
-    step = steps(finite(t), finite(s), c, c_low) - mean
+    step = clipped(steps(finite(t), finite(s), c, c_low) - mean)
     masked = tl.where(kl == kl, 0.0, kl).to(kind)
     return tl.where(t == -float("inf"), masked, p * step * hot.inverse)
 

@@ -188,7 +188,7 @@ DEVICE Real excess(Real t, Real s, const Constants& c, const Heat& heat) {
 
 // p·(x − Σ p x), divided by T at last
 DEVICE Real slope(Real t, Real s, const Constants& c, const Heat& heat) {
-    Real step = steps(t, s, c.anchor) - c.mean;
+    Real step = clipped(steps(t, s, c.anchor) - c.mean);
     return t == Real(-INFINITE) ? c.masked : c.p(t, heat) * (step + c.gap) * heat.inverse;
 }
 
