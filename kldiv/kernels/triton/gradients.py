@@ -32,7 +32,7 @@ from kldiv.kernels.triton.rows import (
     SAVED,
     UNSPECIALISED,
 )
-from kldiv.kernels.triton.state import apart, finite, heated, split
+from kldiv.kernels.triton.state import apart, clipped, finite, heated, split, steps
 
 
 @triton.jit
@@ -50,16 +50,16 @@ def _kl_student(t, s, a, offset, hot, wide: tl.constexpr):
 
 
 @triton.jit
-def _kl_teacher(t, s, a, kl, hot, wide: tl.constexpr):
-    """Return p·(x − Σ p x); 0 where t = −∞, and NaN elsewhere in a row whose KL is ∞."""
+def _kl_teacher(t, s, a, kl, temperature, hot, wide: tl.constexpr):
+    """Return p·(x − Σ p x), divided by T at last; 0 where t = −∞, NaN elsewhere where KL is ∞."""
     kind = tl.float64 if wide else tl.float32
     p = probability(finite(t), a.t_max, a.t_sum, hot, wide)
     c, c_low, left = split(a.anchor, a.anchor_low, wide)
-    mean = left * hot.inverse.to(tl.float64) + a.drift / a.t_sum
+    mean = left + temperature * (a.drift / a.t_sum)
     mean = tl.where(kl < float("inf"), mean, float("nan")).to(kind)
-    x = apart(finite(t), finite(s), c, c_low, hot) - mean
+    step = clipped(steps(finite(t), finite(s), c, c_low) - mean)
     masked = tl.where(kl == kl, 0.0, kl).to(kind)
-    return tl.where(t == -float("inf"), masked, p * x)
+    return tl.where(t == -float("inf"), masked, p * step * hot.inverse)
 
 
 @triton.jit
@@ -75,14 +75,14 @@ def _student_slope(t, s, a, offset, factor, quick, own, hot, wide: tl.constexpr)
 
 
 @triton.jit
-def _teacher_slope(t, s, a, kl, factor, quick, own, hot, wide: tl.constexpr):
+def _teacher_slope(t, s, a, kl, factor, quick, own, temperature, hot, wide: tl.constexpr):
     """Return the gradient of KL in the teacher's logits, times a factor."""
     if wide:
-        slope = factor * _kl_teacher(t, s, a, kl, hot, wide)
+        slope = factor * _kl_teacher(t, s, a, kl, temperature, hot, wide)
     elif quick:
         slope = quick_teacher(t, s, own, hot)
     else:
-        slope = factor.to(tl.float32) * _kl_teacher(t, s, a, kl, hot, wide)
+        slope = factor.to(tl.float32) * _kl_teacher(t, s, a, kl, temperature, hot, wide)
     return slope
 
 
@@ -229,7 +229,9 @@ def gradients(  # noqa: C901, PLR0912, PLR0915 - a branch a divergence, taken wh
             tl.store(s_out + place, slope, mask=there & inside)
         if t_out is not None:
             if divergence == KL:
-                slope = _teacher_slope(t_tile, s_tile, a, kl, factor, quick, own, hot, wide)
+                slope = _teacher_slope(
+                    t_tile, s_tile, a, kl, factor, quick, own, temperature, hot, wide
+                )
             elif divergence == JS:
                 slope = _js_teacher_slope(
                     t_tile, s_tile, a, offset, t_mean, factor, beta, rest, quick, looks,

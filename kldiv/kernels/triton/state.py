@@ -143,10 +143,16 @@ def _total_of_weights(w):
 
 
 @triton.jit
-def apart(t, s, c, c_low, hot):
-    """Return x = (d − c)/T, d = t − s, with a small relative error."""
+def steps(t, s, c, c_low):
+    """Return d − c, d = t − s, with a small relative error: finite where that over T is not."""
     d, d_low = two_difference(t, s)
-    return clipped(difference(d, d_low, c, c_low) * hot.inverse)
+    return clipped(difference(d, d_low, c, c_low))
+
+
+@triton.jit
+def apart(t, s, c, c_low, hot):
+    """Return x = (d − c)/T."""
+    return clipped(steps(t, s, c, c_low) * hot.inverse)
 
 
 @triton.jit
@@ -222,8 +228,9 @@ def _ratio_of_sums(t_max, t_sum, s_max, s_sum, temperature):
 @triton.jit
 def _drift_of(a, scale, c, c_low, temperature):
     """Return Σ w (d − c)/T of a state."""
-    h = difference(a.anchor, a.anchor_low, c, c_low) / temperature
-    return tl.where(a.t_sum == 0, 0.0, scale * (a.drift + a.t_sum * h))
+    h = clipped(difference(a.anchor, a.anchor_low, c, c_low))
+    drift = scale * a.drift + scale * a.t_sum * h / temperature
+    return tl.where(a.t_sum == 0, 0.0, drift)
 
 
 @triton.jit
@@ -320,12 +327,12 @@ def _anchor(t, s, w, w_sum, first, first_low, temperature, hot, wide: tl.constex
 
     Then d's mean, as a double word, and whether ``first`` is close to that.
     """
-    drift = total(w * apart(t, s, first, first_low, hot))
+    drift = total(w * steps(t, s, first, first_low) * hot.inverse)
     divisor = tl.where(w_sum > 0, w_sum, 1.0)
     start, start_low = first.to(tl.float64), first_low.to(tl.float64)
     middle, middle_low = add(start, start_low, temperature * (drift / divisor))
     mean, mean_low, _ = split(middle, middle_low, wide)
-    moment = w * apart(t, s, mean, mean_low, hot)
+    moment = w * steps(t, s, mean, mean_low) * hot.inverse
     residual, spread = total(moment), total(tl.abs(moment))
     astray = tl.abs(drift) > spread
     anchor = tl.where(astray, mean, first).to(tl.float64)
@@ -367,15 +374,18 @@ def block_state(t, s, temperature, hot, wide: tl.constexpr, both_anchors: tl.con
     c, c_low = tl.where(both, c, 0.0), tl.where(both, c_low, 0.0)
     pivot, pivot_low = c.to(tl.float64), c_low.to(tl.float64)
 
-    x = apart(t, s, c, c_low, hot)
+    step = steps(t, s, c, c_low)
+    x = clipped(step * hot.inverse)
     near = bounded(x, like(x, NEAR))
-    w_near = w * near
+    w_near, inside = w * near, tl.abs(x) < NEAR
     # w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
     scale = student_scale(s_max, t_max, pivot, pivot_low, temperature)
     mass = v * tl.where(both, scale, 0.0).to(x.dtype)
     # w·φ(x) within NEAR; less w·near it is w·(e⁻ˣ − 1) everywhere.
-    term = tl.where(tl.abs(x) < NEAR, w * phi_near(near), (mass - w) + w_near)
-    y, phi = total(term - w_near), total(term + w * (x - near))
+    term = tl.where(inside, w * phi_near(near), (mass - w) + w_near)
+    # Divided by T at last: x may overflow where w times it does not.
+    y = total(term - w_near)
+    phi = total(tl.where(inside, term, (mass - w) + w * step * hot.inverse))
 
     zero = tl.zeros_like(t_sum)
     s_anchor, s_anchor_low = zero, zero

@@ -163,7 +163,7 @@ DEVICE Constants constants_of(const Row& row, const Heat& heat) {
     c.pivot = narrowed(row.pivot, row.pivot_low, left);
     c.offset = Real(row.offset - left * inverse);
     c.anchor = narrowed(row.anchor, row.anchor_low, left);
-    c.mean = Real(row.mean + left * inverse);
+    c.mean = Real(row.mean * heat.temperature + left);
     c.behind = Real(left * inverse);
     c.theta = Real(row.theta);
     c.rest = Real(row.rest);
@@ -186,10 +186,10 @@ DEVICE Real excess(Real t, Real s, const Constants& c, const Heat& heat) {
     return absolute(x) < GENTLE ? p * fall(x) : c.q(s, heat) - p;
 }
 
-// p·(x − Σ p x)
+// p·(x − Σ p x), divided by T at last
 DEVICE Real slope(Real t, Real s, const Constants& c, const Heat& heat) {
-    Real x = deviation(t, s, c.anchor, heat) - c.mean;
-    return t == Real(-INFINITE) ? c.masked : c.p(t, heat) * (x + c.gap);
+    Real step = clipped(steps(t, s, c.anchor) - c.mean);
+    return t == Real(-INFINITE) ? c.masked : c.p(t, heat) * (step + c.gap) * heat.inverse;
 }
 
 // Call a function with each class of the part, its logits and its place in a gradient.

@@ -15,14 +15,19 @@ struct Tile {
 
 // --- of a tile ------------------------------------------------------------------------------------
 
-DEVICE Real deviation(Real t, Real s, Word<Real> c, const Heat& heat) {
-    return clipped(difference(two_difference(floored(t), floored(s)), c) * heat.inverse);
+// d − c, finite where that over T is not
+DEVICE Real steps(Real t, Real s, Word<Real> c) {
+    return clipped(difference(two_difference(floored(t), floored(s)), c));
 }
 
-// x right to u² of d: enough to find a pivot
-DEVICE Real quickly(Real t, Real s, Word<Real> c, const Heat& heat) {
+DEVICE Real deviation(Real t, Real s, Word<Real> c, const Heat& heat) {
+    return clipped(steps(t, s, c) * heat.inverse);
+}
+
+// d − c right to u² of d: enough to find a pivot
+DEVICE Real quickly(Real t, Real s, Word<Real> c) {
     Word<Real> d = two_difference(floored(t), floored(s));
-    return clipped(((d.high - c.high) + (d.low - c.low)) * heat.inverse);
+    return clipped((d.high - c.high) + (d.low - c.low));
 }
 
 // The largest s where t is at its maximum.
@@ -40,7 +45,7 @@ DEVICE bool gentle_state(const Tile& tile, Real t_max, Real beside, const Heat& 
     Real w[PER];
     for (int k = 0; k < PER; ++k) w[k] = weight(two_difference(tile.own[k], t_max), heat);
     Two<Real> sums = over_lanes(summed<0, PER>([&](int k) -> Two<Real> {
-        return {w[k], w[k] * quickly(tile.own[k], tile.other[k], first, heat)};
+        return {w[k], w[k] * quickly(tile.own[k], tile.other[k], first) * heat.inverse};
     }));
     Word<Real> mean = add(first, Real(heat.temperature) * (sums.b / sums.a));
     Real far = 0;
@@ -116,11 +121,11 @@ DEVICE State tile_state(const Tile& tile, const Heat& heat) {
     // About d at the teacher's maximum x is exactly zero where d is constant.
     Word<Real> first = two_difference(t_top, beside);
     Real drift = over_lanes(summed<0, PER>([&](int k) -> Real {
-        return w[k] * quickly(tile.own[k], tile.other[k], first, heat);
+        return w[k] * quickly(tile.own[k], tile.other[k], first) * heat.inverse;
     }));
     Word<Real> mean = add(first, Real(heat.temperature) * (drift / t_sum));
     Two<Real> residual = over_lanes(summed<0, PER>([&](int k) -> Two<Real> {
-        Real w_x = w[k] * quickly(tile.own[k], tile.other[k], mean, heat);
+        Real w_x = w[k] * quickly(tile.own[k], tile.other[k], mean) * heat.inverse;
         return {w_x, absolute(w_x)};
     }));
     Real spread = residual.b;
@@ -140,12 +145,14 @@ DEVICE State tile_state(const Tile& tile, const Heat& heat) {
     }
     // w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
     Three<Real> moments = over_lanes(summed<0, PER>([&](int k) -> Three<Real> {
-        Real x = deviation(tile.own[k], tile.other[k], pivot, heat);
+        Real step = steps(tile.own[k], tile.other[k], pivot), x = clipped(step * heat.inverse);
         Real near = clipped_to_near(x);
-        Real w_near = w[k] * near;
+        Real w_near = w[k] * near, apart = v[k] * scale - w[k];
+        Real w_x = w[k] * step * heat.inverse;  // finite where x is not
         // w·φ(x) within NEAR; less w·near it is w·(e⁻ˣ − 1) everywhere.
-        Real term = absolute(x) < Real(NEAR) ? w[k] * phi_near(near) : (v[k] * scale - w[k]) + w_near;
-        return {term - w_near, term + w[k] * (x - near), w[k] * x};
+        bool inside = absolute(x) < Real(NEAR);
+        Real term = inside ? w[k] * phi_near(near) : apart + w_near;
+        return {term - w_near, inside ? term : apart + w_x, w_x};
     }));
     a.pivot = pivot.high;
     a.pivot_low = pivot.low;
@@ -172,8 +179,8 @@ DEVICE Wide scale_of(Wide old, Wide now, Wide temperature) {
 
 DEVICE Wide moment_of(const State& a, Wide scale, Word<Wide> c, Wide temperature) {
     if (a.t_sum == 0) return 0;
-    Wide h = difference(Word<Wide>{a.anchor, a.anchor_low}, c) / temperature;
-    return scale * (a.drift + a.t_sum * h);
+    Wide h = difference(Word<Wide>{a.anchor, a.anchor_low}, c);
+    return scale * a.drift + scale * a.t_sum * h / temperature;
 }
 
 // y and Φ of a state about another pivot, in the scale of another maximum.
