@@ -6,7 +6,8 @@ The mathematics lies in `kldiv.formulas.measures` and `kldiv.formulas.pairs`.
 from __future__ import annotations
 
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from kldiv.frames import as_arrays
 
 if TYPE_CHECKING:
     from kldiv._types import Array, ArrayT
+    from kldiv.formulas.measures import Measure
 
 
 def pairwise(
@@ -102,7 +104,7 @@ def pairwise(
                 f"{name} must be an array of rows of probabilities; got {type(array).__module__}."
                 f"{type(array).__qualname__}; convert it, for example by numpy.asarray"
             )
-    operation, exchanged = _measured(divergence, base)
+    measured: _Measured = getattr(_measures, _settled(divergence, base))
     _check_shapes(names, given)
     if normalize:
         given = integers_in_float64(names, given)
@@ -114,17 +116,38 @@ def pairwise(
             xp = caller.namespace(arrays[0])
             arrays = tuple(normalized(xp, caller.adjacent(each), compute) for each in arrays)
     first, second = (*arrays, *arrays)[:2]
-    if exchanged:
+    if measured.exchanged:
         first, second = second, first
+    symmetric = b is None and measured.measure.symmetric
     own = "none", compute, total, result
-    symmetric = b is None and operation.measure.symmetric
-    pairs = PairMeasure(*own, operation.measure, operation.unit, symmetric)
+    pairs = PairMeasure(*own, measured.measure, measured.unit, symmetric)  # type: ignore[arg-type]
     found: Any = route.run(pairs, first, second)
-    return found.T if exchanged else found
+    return found.T if measured.exchanged else found
 
 
-def _measured(divergence: str, base: float | None) -> tuple[Any, bool]:
-    """Return the operation on rows of that name, and whether it takes Q first."""
+class _Measured(NamedTuple):
+    """What a name stands for."""
+
+    measure: Measure
+    unit: float
+    exchanged: bool
+    """Whether the measure takes Q first."""
+
+
+def _settled(divergence: str, base: float | None) -> str:
+    """Return the name in `_measures` of what a name and a base stand for."""
+    place = f"{divergence}, {base}"
+    if not hasattr(_measures, place):
+        setattr(_measures, place, _measured(divergence, base))
+    return place
+
+
+_measures = SimpleNamespace()
+# As that of `kldiv.backends.routing`, for torch.compile.
+_settled._dynamo_marked_constant = True  # type: ignore[attr-defined] # noqa: SLF001
+
+
+def _measured(divergence: str, base: float | None) -> _Measured:
     if not isinstance(divergence, str):
         raise OptionError(
             f"divergence must be a name, such as 'kl' or 'renyi:2'; got {divergence!r}"
@@ -148,10 +171,7 @@ def _measured(divergence: str, base: float | None) -> tuple[Any, bool]:
     # What the function of one pair checks and runs: it may take one for the other.
     p, q = np.ones(1), np.ones(1)
     call: Any = record_of(function).prepare(p, q, **options)
-    return call.operation, call.arrays[0] is q
-
-
-_measured._dynamo_marked_constant = True  # type: ignore[attr-defined] # noqa: SLF001 - see technology
+    return _Measured(call.operation.measure, call.operation.unit, call.arrays[0] is q)
 
 
 def _check_shapes(names: tuple[str, ...], arrays: tuple[Array, ...]) -> None:
