@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,11 @@ class PairMeasure(Loss):
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         return arrays[0].shape[0], arrays[1].shape[0]
+
+    def size(self, arrays: Sequence[Array]) -> int:
+        """Return how many terms there are."""
+        rows: int = arrays[0].shape[0]
+        return rows * math.prod(arrays[1].shape)
 
     def value(self, xp: Namespace, *arrays: Array) -> Array:
         a, b = self.computed(xp, arrays)
