@@ -74,7 +74,9 @@ class PairMeasure(Loss):
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         a, b = arrays
-        return self.in_units(self.measure.value(xp, a[:, None, :], b[None, :, :]))
+        nats = self.measure.value(xp, a[:, None, :], b[None, :, :])
+        # A mixture of which one has no part is one number for all rows of the other.
+        return self.in_units(xp.broadcast_to(nats, (a.shape[0], b.shape[0])))
 
     def mirrored(self, xp: Namespace, upper: Array) -> Array:
         """Return a symmetric matrix, given what lies on and above its diagonal."""
@@ -112,7 +114,8 @@ class PairMeasure(Loss):
                 step = cast(xp, tangent, self.compute)
                 step = step[:, None, :] if index == 0 else step[None, :, :]
                 moved.append(xp.sum(slopes * step, axis=-1))
-        return cast(xp, sum(moved[1:], moved[0]), self.result)
+        total = xp.broadcast_to(sum(moved[1:], moved[0]), (rows[0].shape[0], rows[1].shape[0]))
+        return cast(xp, total, self.result)
 
     def slopes(self, xp: Namespace, index: int, a: Array, b: Array) -> Array:
         """Return the derivative of each pair in the probabilities of one row, in the last axis."""

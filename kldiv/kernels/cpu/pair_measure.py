@@ -49,7 +49,7 @@ def run(work: Work, kernel: Any) -> Found:
     operation, xp = work.operation, work.xp
     dtype = operation.compute
     given = [_host(array, dtype) for array in work.arrays]
-    unit, largest = _UNITS[dtype]
+    unit, largest = _UNITS[dtype] if operation.name in pairs.BY_BITS else (1.0, _UNITS[dtype][1])
     usable = [np.all((rows >= 0) & (rows <= largest), axis=-1) for rows in given]
     first, second = (
         _padded(rows, own, unit, REALS[dtype].lanes)

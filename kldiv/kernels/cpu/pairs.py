@@ -1,8 +1,8 @@
 """Kernels of measures of all pairs of rows: each term as it stands, in one pass.
 
 The formulas are those of `kldiv.formulas.measures`, but for the logarithm of a quotient: where a/b
-is not near 1 it is that of a/(b·2ᵏ), which is, and k log 2. Numbers are finite and ≥ 0, and none
-but 0 is subnormal, nor what the formulas make of them: what calls the kernel sees to that.
+is not near 1 it is that of a/(b·2ᵏ), which is, and k log 2. Numbers are finite and ≥ 0, and where
+there are logarithms none but 0 is subnormal: what calls the kernel sees to that.
 """
 
 from __future__ import annotations
@@ -151,6 +151,9 @@ TERMS: Final[dict[str, Callable[[Value, Value, Sequence[Value]], Value]]] = {
     "chi2_divergence": _chi2,
 }
 """The term of a class of each measure that has a kernel."""
+
+BY_BITS: Final = {"kl_divergence", "js_divergence", "skew_divergence", "jeffreys_divergence"}
+"""The measures with logarithms, for which no number may be subnormal."""
 
 
 # --- the kernel -----------------------------------------------------------------------------------
