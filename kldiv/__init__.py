@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         skew_divergence,
         tv_divergence,
     )
+    from kldiv.pairs import pairwise
     from kldiv.sparse_losses import SparseTeacher, topk_kl_div_with_logits, topk_log_probs
     from kldiv.states import KLState
 
@@ -116,6 +117,7 @@ __all__ = [
     "linear_topk_kl_div",
     "log_prob_and_entropy_with_logits",
     "pad_classes",
+    "pairwise",
     "register_backend",
     "register_kl",
     "renyi_div_with_logits",
@@ -166,6 +168,7 @@ _HOMES = {
     "linear_topk_kl_div": "linear_losses",
     "log_prob_and_entropy_with_logits": "label_losses",
     "pad_classes": "logit_losses",
+    "pairwise": "pairs",
     "register_backend": "backends",
     "register_kl": "distributions",
     "renyi_div_with_logits": "logit_losses",

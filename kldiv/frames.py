@@ -21,8 +21,13 @@ LIBRARIES: Final = "pandas", "polars"
 NAMED: Final = 5  # labels that a message names
 
 
-def as_arrays(names: Sequence[str], values: tuple[Any, ...]) -> tuple[Array, ...]:
-    """Return arrays: series and frames as NumPy's, in the order of the first one's labels."""
+def as_arrays(
+    names: Sequence[str], values: tuple[Any, ...], *, rows: bool = True
+) -> tuple[Array, ...]:
+    """Return arrays: series and frames as NumPy's, in the order of the first one's labels.
+
+    Without ``rows`` the labels of frames' rows are not matched.
+    """
     if not any(map(_framed, values)):
         return values
     first: list[tuple[str, tuple[Hashable, ...]] | None] = [None, None]
@@ -33,9 +38,9 @@ def as_arrays(names: Sequence[str], values: tuple[Any, ...]) -> tuple[Array, ...
             continue
         array = _numbers(name, value)
         for axis, labels in enumerate(_labels(value)):
-            if labels is None:
-                continue
             place = axis - array.ndim  # columns are last, a series has classes only
+            if labels is None or not (rows or place == -1):
+                continue
             known = first[place]
             if known is None:
                 first[place] = name, labels

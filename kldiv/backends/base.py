@@ -172,6 +172,7 @@ class Backend(InChunks):
             if isinstance(operation, RowWise):
                 elements = in_row_blocks(operation, xp, arrays, self.adjacent)
                 return operation.gather(xp, elements, arrays)
+            keep_freed_memory()
             return operation.value(xp, *arrays)
 
     def fused(self, work: Work, kernel: str) -> Found | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kldiv.errors import BackendError
 from kldiv.formulas.labels import LabelGradient
+from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.technology import KernelError, Technology, size_of
@@ -73,12 +74,17 @@ def choose(backend: Adapter, kernel: str, work: Work, moved_to: str | None = Non
     Where arrays are moved to a device first, only their shapes matter.
     """
     given = backend, kernel, work, moved_to
-    if kernel == "auto" and moved_to is None and backend.is_small(work.arrays):
+    if kernel == "auto" and moved_to is None and _is_small(backend, work.operation, work.arrays):
         return Choice(None, partial(_refusals, *given))
     for technology in backend.technologies:
         if kernel in ("auto", technology.name) and _refusal(technology, *given) is None:
             return Choice(technology, partial(_lacking, backend, kernel, technology))
     return Choice(None, partial(_refusals, *given))
+
+
+def _is_small(backend: Adapter, operation: Any, arrays: Sequence[Array]) -> bool:
+    """Return whether the formulas are as fast as any kernel, without a look at the kernels."""
+    return not isinstance(operation, PairMeasure) and backend.is_small(arrays)
 
 
 def _refusals(backend: Adapter, kernel: str, work: Work, moved_to: str | None) -> dict[str, str]:
@@ -104,6 +110,8 @@ def _refusal(
     arrays = work.arrays if work.cotangent is None else [*work.arrays, work.cotangent]
     if kernel == "auto" and technology.small:
         size = backend.size(arrays) if moved_to is None else size_of(work.arrays[0])
+        if isinstance(work.operation, PairMeasure):
+            size = work.operation.size(work.arrays)
         if size < technology.small:
             return f"arrays of fewer than {technology.small} elements"
     if moved_to is None:
@@ -170,7 +178,9 @@ def _counting(work: Work) -> Sequence[Array]:
 
 def value(backend: Adapter, kernel: str, operation: Any, arrays: Sequence[Array]) -> Array | None:
     """Compute the value of an operation by the chosen technology, or return None."""
-    if kernel == "auto" and backend.is_small(arrays):  # as `choose` says, in a tenth of the time
+    if kernel == "auto" and _is_small(
+        backend, operation, arrays
+    ):  # as `choose` says, in a tenth of the time
         return None
     work = Work(operation, backend.namespace(arrays[0]), arrays)
     gradient = isinstance(operation, RowGradient | LabelGradient) and not operation.given

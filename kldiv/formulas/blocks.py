@@ -24,6 +24,15 @@ def rows_at_a_time(shape: tuple[int, ...], dtype: str, block_bytes: int = BLOCK_
     return max(1, block_bytes // max(1, shape[-1] * itemsize))
 
 
+def pairs_at_a_time(
+    own: tuple[int, ...], others: tuple[int, ...], dtype: str, block_bytes: int = BLOCK_BYTES
+) -> tuple[int, int]:
+    """Return of two arrays of rows how many of each make a block of pairs."""
+    most = rows_at_a_time(own, dtype, block_bytes)
+    across = min(most, max(1, others[0]))
+    return max(1, most // across), across
+
+
 def row_blocks(
     shape: tuple[int, ...], dtype: str, block_bytes: int = BLOCK_BYTES
 ) -> list[tuple[int | slice, ...]]:

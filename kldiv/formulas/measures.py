@@ -45,6 +45,11 @@ class Measure:
     slope_takes_sums: ClassVar[bool] = False
     """Whether a slope depends on the sums of the whole row."""
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether two arrays may be exchanged."""
+        return False
+
     def value(self, xp: Namespace, *ps: Array) -> Array:
         """Return the measure of each row."""
         return self.whole(xp, self.sums(xp, *ps))[..., 0]
@@ -131,6 +136,10 @@ class Jeffreys(Measure):
 
     name = "jeffreys_divergence"
 
+    @property
+    def symmetric(self) -> bool:
+        return True
+
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         p, q = ps
         alive, safe_p, safe_q = _both(xp, p, q)
@@ -187,6 +196,10 @@ class TotalVariation(Measure):
 
     name = "tv_divergence"
 
+    @property
+    def symmetric(self) -> bool:
+        return True
+
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         p, q = ps
         return [_sum(xp, xp.where((p >= 0) & (q >= 0), 0.5 * abs(p - q), math.nan))]
@@ -201,6 +214,10 @@ class Hellinger(Measure):
     """½ Σ (√p − √q)²."""
 
     name = "hellinger_divergence"
+
+    @property
+    def symmetric(self) -> bool:
+        return True
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         valid, roots, apart = self._roots(xp, *ps)
@@ -257,6 +274,10 @@ class Alpha(Measure):
     exchanged: bool = False
 
     name = "alpha_divergence"
+
+    @property
+    def symmetric(self) -> bool:
+        return self.alpha == self.kappa
 
     @classmethod
     def of(cls, alpha: float) -> Alpha:
@@ -334,6 +355,10 @@ class JensenShannon(Measure):
     """They sum to 1."""
 
     name = "js_divergence"
+
+    @property
+    def symmetric(self) -> bool:
+        return len({*self.weights}) == 1
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         ps, unit = _lifted(xp, ps)
@@ -413,6 +438,10 @@ class Renyi(Measure):
     def _order(self) -> tuple[float, float]:
         """Return the order that is computed, ≥ ½, and this less 1, both exact."""
         return (1.0 - self.alpha, -self.alpha) if self._swapped else (self.alpha, self.alpha - 1.0)
+
+    @property
+    def symmetric(self) -> bool:
+        return self.alpha == 0.5
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         p, q = ps[::-1] if self._swapped else ps

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kldiv.formulas.labels import LabelLoss
+from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.sparse import TopKLoss
 from kldiv.kernels.spelling import no_fused_form
@@ -80,7 +81,12 @@ class Technology:
 
     def module(self, work: Work) -> Any:
         """Return the module that launches the kernel, loading the compiler at first use."""
-        kinds = {RowLoss: "row_loss", TopKLoss: "topk_loss", LabelLoss: "label_loss"}
+        kinds = {
+            RowLoss: "row_loss",
+            TopKLoss: "topk_loss",
+            LabelLoss: "label_loss",
+            PairMeasure: "pair_measure",
+        }
         name = kinds.get(type(work.operation), "pointwise_loss")
         return import_module(f"kldiv.kernels.{self.name}.{name}")
 

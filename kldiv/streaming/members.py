@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import kldiv
+from kldiv._named import PARAMETERS, parsed
 from kldiv.errors import OptionError
 from kldiv.formulas.divergences import Divergence
 from kldiv.streaming.conclude import summary_of
@@ -20,19 +21,6 @@ if TYPE_CHECKING:
     from kldiv.streaming.results import Summary
     from kldiv.streaming.work import Work
 
-_PARAMETERS = {
-    "kl": ("kl_div_with_logits", ()),
-    "js": ("js_div_with_logits", ("beta",)),
-    "skew": ("skew_kl_div_with_logits", ("alpha",)),
-    "jeffreys": ("jeffreys_div_with_logits", ("weights",)),
-    "tv": ("tv_div_with_logits", ()),
-    "hellinger": ("hellinger_div_with_logits", ()),
-    "chi2": ("chi2_div_with_logits", ()),
-    "alpha": ("alpha_div_with_logits", ("alpha",)),
-    "renyi": ("renyi_div_with_logits", ("alpha",)),
-}
-"""The losses that `member` knows by name, and the meaning of the number behind the name."""
-
 
 def member(text: str) -> tuple[str, Callable[..., Any]]:
     """Return the loss that a text like ``tv`` or ``renyi:0.5`` names, by that text.
@@ -42,25 +30,11 @@ def member(text: str) -> tuple[str, Callable[..., Any]]:
     OptionError
         No such name, or a number that it does not take.
     """
-    name, _, number = text.strip().partition(":")
-    if name not in _PARAMETERS:
-        raise OptionError(f"divergence {name!r}: expected one of {', '.join(_PARAMETERS)}")
-    function, parameters = _PARAMETERS[name]
-    loss = getattr(kldiv, function)
-    if not number:
-        if name in {"alpha", "renyi"}:
-            raise OptionError(f"divergence {name!r} needs its order: {name}:0.5")
+    name, values = parsed(text)
+    loss = getattr(kldiv, f"{'skew_kl' if name == 'skew' else name}_div_with_logits")
+    if not values:
         return text, loss
-    if not parameters:
-        raise OptionError(f"divergence {name!r} takes no number; got {text!r}")
-    try:
-        values = tuple(map(float, number.split(",")))
-    except ValueError:
-        raise OptionError(f"divergence {text!r}: {number!r} is no number") from None
-    if len(values) != 1 + (parameters == ("weights",)):
-        wanted = "two numbers" if name == "jeffreys" else "one number"
-        raise OptionError(f"divergence {text!r}: expected {wanted}")
-    return text, partial(loss, **{parameters[0]: values if name == "jeffreys" else values[0]})
+    return text, partial(loss, **{PARAMETERS[name]: values if name == "jeffreys" else values[0]})
 
 
 def checked(given: Any, options: Options) -> dict[str, Callable[..., Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from kldiv.backends.registry import find, get
 from kldiv.backends.table import TABLE
 from kldiv.errors import ShapeError
 from kldiv.formulas.operation import Composite
+from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.reductions import RowWise
 from kldiv.formulas.rows import RowLoss
 
@@ -114,8 +116,16 @@ class DaskBackend(Backend):
     def run(self, operation: Loss, route: Route, arrays: Sequence[Array]) -> Array:  # type: ignore[override]
         if isinstance(operation, Composite):
             return operation.composed(xp, route.run, *arrays)
-        elements = operation.elementwise()
         block = partial(_block, route)
+        if isinstance(operation, PairMeasure):
+            a, b = (array.rechunk({-1: -1}) for array in arrays)
+            meta = da.utils.meta_from_array(a._meta, 2, operation.result)  # noqa: SLF001
+            given = a, "ik", b, "jk"
+            own = replace(operation, symmetric=False)  # of two blocks
+            return da.blockwise(
+                block(own), "ij", *given, dtype=operation.result, meta=meta, concatenate=True
+            )
+        elements = operation.elementwise()
         plan = stages.plan_for(elements, arrays)
         if plan is not None:
             return operation.gather(xp, stages.elements(plan, arrays, block), arrays)

@@ -16,6 +16,7 @@ from kldiv.backends.jax_ import cpu_kernels, linear, rules, sharding
 from kldiv.backends.overlay import Overlay
 from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
+from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.reductions import RowWise
 from kldiv.formulas.rows import RowLoss
 from kldiv.kernels.cpu import CPU
@@ -95,6 +96,8 @@ class JaxBackend(Backend):
         # Only concrete arrays cross, of which there is nothing to differentiate.
         if route.crosses or operation.native:
             return route.compute(operation, *arrays)
+        if isinstance(operation, PairMeasure):
+            return rules.pairs(operation, route, *arrays)
         rows = rules.rows_of(operation, route, arrays)
         found = sharding.by_the_compiler(partial(rules.run, rows or operation, route), arrays)
         return found if rows is None else rules.finish(operation, found, rows.keep(arrays))
@@ -151,6 +154,8 @@ class JaxBackend(Backend):
         return super().chunk_bytes(array) if jax.default_backend() == "cpu" else DEVICE_CHUNK_BYTES
 
     def by_formulas(self, operation: Operation, arrays: Sequence[Array]) -> Array:
+        if isinstance(operation, PairMeasure):
+            return rules.pairs(operation, Route(self, self, None, "pure"), *arrays)
         if rules.are_concrete(arrays):
             return _by_formulas(operation, *arrays)
         with self.context(arrays[0]):

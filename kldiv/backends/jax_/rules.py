@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array
+    from kldiv.formulas.pairs import PairMeasure
     from kldiv.formulas.operation import Operation, Run
     from kldiv.formulas.reductions import RowWise
 
@@ -73,6 +74,20 @@ def _pushed(
     if all(tangent is None for tangent in given):
         return jnp.zeros_like(value)
     return operation.pushforward(jnp, run, given, *primals)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def pairs(operation: PairMeasure, route: Route, a: Array, b: Array) -> Array:
+    """Compute a measure of all pairs of rows, a row of the first array at a time.
+
+    Derivatives compute that anew: what they would keep is as large as all pairs' classes.
+    """
+    one = operation.of_rows()
+
+    def row(own: Array) -> Array:
+        return run(one, route, jnp.broadcast_to(own, b.shape), b)
+
+    return jax.lax.map(jax.checkpoint(row), a)
 
 
 # ---- rows, given their constants -----------------------------------------------------------------

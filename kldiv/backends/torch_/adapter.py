@@ -23,6 +23,7 @@ from kldiv.backends.torch_.transforms import (
     whole,
 )
 from kldiv.errors import LibraryError
+from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.sparse import TopKOperation
 from kldiv.kernels.blocks import BLOCKS
 from kldiv.kernels.cpu import CPU
@@ -104,14 +105,16 @@ class TorchBackend(Backend):
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
         tracked, transformed = differentiated(arrays)
         own = getattr(operation, "loss", operation)
-        if isinstance(own, TopKOperation) and (transforming() or torch.compiler.is_compiling()):
+        if isinstance(own, TopKOperation | PairMeasure) and (
+            transforming() or torch.compiler.is_compiling()
+        ):
             # Their kernels read values, which tensors have outside of compilers and transforms.
             route = route.by_formulas()
         # Applying a Function costs as much as a small loss, so it is done only where it matters.
         if not (tracked or transformed) or exporting():
             return route.compute(operation, *arrays)
         if operation.native:
-            return operation.value(xp, *arrays)
+            return evaluate(operation, arrays)
         return (Transformable if transformed else Plain).apply(operation, route, *arrays)
 
     def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:

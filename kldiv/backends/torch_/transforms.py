@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from kldiv.backends.base import in_row_blocks
 from kldiv.backends.torch_ import namespace as xp
 from kldiv.formulas import state
+from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.reductions import RowWise
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def evaluate(operation: Operation, arrays: Sequence[Array]) -> Array:
     """Return the value of an operation."""
     if isinstance(operation, RowWise):
         return operation.gather(xp, elements(operation, *arrays), arrays)
+    if isinstance(operation, PairMeasure) and (torch.compiler.is_compiling() or transforming()):
+        return operation.at_once(xp, *arrays)
     return operation.value(xp, *arrays)
 
 

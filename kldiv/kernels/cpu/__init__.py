@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
+from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.sparse import TopKLoss
 from kldiv.kernels.technology import Technology
 
@@ -44,7 +45,7 @@ class Cpu(Technology):
         return None if self.installed else f"llvmlite is not installed; {advice}"
 
     def refusal(self, work: Work) -> str | None:
-        if not isinstance(work.operation, TopKLoss):
+        if type(work.operation) not in {TopKLoss, PairMeasure}:
             return super().refusal(work)
         why: str | None = self.module(work).refusal(work)
         return why

@@ -1,0 +1,167 @@
+"""Measures of every row of one array with every row of another, some pairs at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kldiv.formulas.blocks import pairs_at_a_time, slices
+from kldiv.formulas.measures import KullbackLeibler, Measure, RowMeasure
+from kldiv.formulas.reductions import Loss, cast, like, weighed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Run
+
+
+def normalized(xp: Namespace, rows: Array, compute: str) -> Array:
+    """Return rows in the dtype to compute in, each divided by its sum."""
+    rows = cast(xp, rows, compute)
+    return rows / xp.sum(rows, axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class PairMeasure(Loss):
+    """A measure of each row of one array with each row of another, in units of ``unit`` nats."""
+
+    measure: Measure = KullbackLeibler()
+    unit: float = 1.0
+    symmetric: bool = False
+    """Whether the arrays are one and the measure is symmetric: then half of the pairs are enough,
+    and the values exactly symmetric."""
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The measure's name."""
+        return self.measure.name
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        return arrays[0].shape[0], arrays[1].shape[0]
+
+    def size(self, arrays: Sequence[Array]) -> int:
+        """Return how many terms there are."""
+        rows: int = arrays[0].shape[0]
+        return rows * math.prod(arrays[1].shape)
+
+    def value(self, xp: Namespace, *arrays: Array) -> Array:
+        a, b = self.computed(xp, arrays)
+        if 0 in self.shape(arrays):
+            return self.at_once(xp, *arrays)
+        down, across = pairs_at_a_time(a.shape, b.shape, self.compute)
+        rows = []
+        for some in slices(a.shape[0], down):
+            skipped = some.start if self.symmetric else 0
+            parts = [xp.zeros_like(a[some, :skipped])] if skipped else []
+            rest = b[skipped:, :]
+            parts += [
+                self.elements(xp, a[some, :], rest[others, :])
+                for others in slices(rest.shape[0], across)
+            ]
+            rows.append(parts[0] if len(parts) == 1 else xp.concat(parts, axis=1))
+        found = rows[0] if len(rows) == 1 else xp.concat(rows, axis=0)
+        return cast(xp, self.mirrored(xp, found) if self.symmetric else found, self.result)
+
+    def at_once(self, xp: Namespace, *arrays: Array) -> Array:
+        """Evaluate all pairs at once, for compilers that fuse this."""
+        return cast(xp, self.elements(xp, *self.computed(xp, arrays)), self.result)
+
+    def computed(self, xp: Namespace, arrays: Sequence[Array]) -> list[Array]:
+        """Return arrays in the dtype to compute in."""
+        return [cast(xp, array, self.compute) for array in arrays]
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        a, b = arrays
+        nats = self.measure.value(xp, a[:, None, :], b[None, :, :])
+        # A mixture of which one has no part is one number for all rows of the other.
+        return self.in_units(xp.broadcast_to(nats, (a.shape[0], b.shape[0])))
+
+    def mirrored(self, xp: Namespace, upper: Array) -> Array:
+        """Return a symmetric matrix, given what lies on and above its diagonal."""
+        place = xp.arange(upper.shape[0], device=upper.device)
+        return xp.where(place[:, None] <= place[None, :], upper, upper.T)
+
+    def in_units(self, nats: Array) -> Array:
+        """Convert nats to the requested unit."""
+        return nats if self.unit == 1.0 else nats / self.unit
+
+    def of_rows(self) -> RowMeasure:
+        """Return the operation on two arrays of rows, each with that in its place."""
+        names = "none", self.compute, self.total, self.result
+        return RowMeasure(*names, self.measure, unit=self.unit)  # type: ignore[arg-type]
+
+    def pullback(
+        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    ) -> Array:
+        own = "none", self.compute, self.total, self.compute
+        slope = PairSlope(*own, self.measure, self.unit, index=index)  # type: ignore[arg-type]
+        return like(xp, run(slope, *arrays, cotangent), arrays[index])
+
+    def pushforward(
+        self,
+        xp: Namespace,
+        run: Run,  # noqa: ARG002 - of all pairs at once
+        tangents: Sequence[Array | None],
+        *arrays: Array,
+    ) -> Array:
+        rows = self.computed(xp, arrays)
+        moved = []
+        for index, tangent in enumerate(tangents):
+            if tangent is not None:
+                slopes = self.slopes(xp, index, *rows)
+                step = cast(xp, tangent, self.compute)
+                step = step[:, None, :] if index == 0 else step[None, :, :]
+                moved.append(xp.sum(slopes * step, axis=-1))
+        total = xp.broadcast_to(sum(moved[1:], moved[0]), (rows[0].shape[0], rows[1].shape[0]))
+        return cast(xp, total, self.result)
+
+    def slopes(self, xp: Namespace, index: int, a: Array, b: Array) -> Array:
+        """Return the derivative of each pair in the probabilities of one row, in the last axis."""
+        ps = a[:, None, :], b[None, :, :]
+        takes = self.measure.slope_takes_sums
+        sums = self.measure.sums(xp, *ps) if takes else ()
+        return self.in_units(self.measure.slope(xp, index, *ps, sums=sums))
+
+
+@dataclass(frozen=True)
+class PairSlope(PairMeasure):
+    """Of the rows of one array, the derivative of a sum: a number per pair times its measure.
+
+    Arrays: both arrays of rows, those numbers.
+    """
+
+    index: int = 0
+
+    @property
+    def native(self) -> bool:
+        return True
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        shape: tuple[int, ...] = arrays[self.index].shape
+        return shape
+
+    def value(self, xp: Namespace, *arrays: Array) -> Array:
+        *rows, weight = self.computed(xp, arrays)
+        if 0 in weight.shape:
+            return self.at_once(xp, *arrays)
+        own, other = rows[self.index], rows[1 - self.index]
+        down, across = pairs_at_a_time(own.shape, other.shape, self.compute)
+        found = []
+        for some in slices(own.shape[0], down):
+            total = None
+            for others in slices(other.shape[0], across):
+                places = (some, others) if self.index == 0 else (others, some)
+                part = self.elements(
+                    xp, rows[0][places[0], :], rows[1][places[1], :], weight[places]
+                )
+                total = part if total is None else total + part
+            found.append(total)
+        return cast(xp, found[0] if len(found) == 1 else xp.concat(found, axis=0), self.result)
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        a, b, weight = arrays
+        slopes = self.slopes(xp, self.index, a, b)
+        terms = weighed(xp, weight[:, :, None], slopes)
+        return xp.sum(terms, axis=1 - self.index, dtype=getattr(xp, self.total))

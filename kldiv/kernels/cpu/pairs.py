@@ -1,0 +1,188 @@
+"""Kernels of measures of all pairs of rows: each term as it stands, in one pass.
+
+The formulas are those of `kldiv.formulas.measures`, but for the logarithm of a quotient: where a/b
+is not near 1 it is that of a/(b·2ᵏ), which is, and k log 2. Numbers are finite and ≥ 0, and where
+there are logarithms none but 0 is subnormal: what calls the kernel sees to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from kldiv.formulas.numbers import LN2, LN2_HIGH_32, LN2_HIGH_64, LN2_LOW_32, LN2_LOW_64
+from kldiv.kernels.cpu.code import DOUBLE, I64, Code, Value, at_most, polynomial, select
+from kldiv.kernels.cpu.elementary import format_of
+from kldiv.kernels.cpu.sums import Total, block_sums
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kldiv.kernels.cpu.code import Real
+
+FRAME: Final = (
+    "classes",  # a whole number of vectors
+    "others",  # how many rows the second array has
+    "symmetric",  # whether only pairs on and above the diagonal are wanted
+    "first",  # addresses of the arrays, and of float64 results
+    "second",
+    "numbers",
+    "values",
+)
+
+TOGETHER: Final = 8
+"""Rows of the first array that meet a row of the second while it is in the cache."""
+
+_SEGMENT: Final = 2048
+_STRIP: Final = 8
+"""Vectors whose sum is taken in the elements' dtype."""
+
+_NEAR: Final = 0.95
+"""Difference of approximate binary logarithms up to which a/b lies between ½ and 2."""
+
+
+# --- terms ----------------------------------------------------------------------------------------
+
+
+def _artanh_rest(z: Value) -> Value:
+    """Return 2 artanh(z) − 2z for |z| ≤ 1/3."""
+    square = z * z
+    return z * square * polynomial(square, format_of(z).artanh)
+
+
+def _parts(a: Value, b: Value, change: Value) -> tuple[Value, Value, Value, Value, Value]:
+    """Return k, and of a/(b·2ᵏ) z and 2 artanh(z) − 2z; whether k is 0; and a − b·2ᵏ.
+
+    ``change`` is a − b.
+    """
+    own = format_of(a)
+    bits = a.bits() - b.bits()
+    # The bits of a float are its binary logarithm, to a tenth.
+    half = 1 << (own.mantissa - 1)
+    near = abs_below(bits, int(_NEAR * 2**own.mantissa))
+    k = select(near, 0, (bits + half) >> own.mantissa)
+    scaled = (b.bits() + (k << own.mantissa)).bits()
+    apart = select(near, change, a - scaled)
+    z = apart / (a + scaled)
+    return k.to(a.scalar), z, _artanh_rest(z), near, apart
+
+
+def abs_below(whole: Value, bound: int) -> Value:
+    """Return whether an integer lies between −bound and bound."""
+    return (whole < bound) & (whole > -bound)
+
+
+def _log_ratio(a: Value, b: Value, change: Value) -> Value:
+    """Return log(a/b) of numbers above 0."""
+    single = format_of(a).real.single
+    high, low = (LN2_HIGH_32, LN2_LOW_32) if single else (LN2_HIGH_64, LN2_LOW_64)
+    k, z, rest, _, _ = _parts(a, b, change)
+    return k * high + (z + z + (rest + k * low))
+
+
+def _relative(a: Value, b: Value, change: Value) -> Value:
+    """Return a·log(a/b) + b − a of numbers above 0; ``change`` is a − b."""
+    single = format_of(a).real.single
+    high, low = (LN2_HIGH_32, LN2_LOW_32) if single else (LN2_HIGH_64, LN2_LOW_64)
+    k, z, rest, near, apart = _parts(a, b, change)
+    far = a * (k * high + (z + z + (rest + k * low))) - change
+    return select(near, z * apart + a * rest, far)
+
+
+def _or_one(x: Value) -> Value:
+    return select(x > 0.0, x, 1.0)
+
+
+def _kl(p: Value, q: Value, numbers: Sequence[Value]) -> Value:  # noqa: ARG001
+    a, b = _or_one(p), _or_one(q)
+    term = _relative(a, b, a - b)
+    return select(p == 0.0, q, select(q == 0.0, float("inf"), term))
+
+
+def _jeffreys(p: Value, q: Value, numbers: Sequence[Value]) -> Value:  # noqa: ARG001
+    a, b = _or_one(p), _or_one(q)
+    term = (a - b) * _log_ratio(a, b, a - b)
+    one = select(p == q, p.of(0.0), float("inf"))
+    return select((p == 0.0) | (q == 0.0), one, term)
+
+
+def _skew(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
+    own, rest = numbers
+    m = own * p + rest * q
+    a = _or_one(p)
+    term = _relative(a, select(p > 0.0, m, 1.0), select(p > 0.0, rest * (p - q), 0.0))
+    return select(p == 0.0, m, term)
+
+
+def _jensen_shannon(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
+    own, rest = numbers
+    apart = p - q
+    m = own * p + rest * q
+    terms = []
+    for weight, each, other in ((own, p, rest * apart), (rest, q, -(own * apart))):
+        some = each > 0.0
+        inside = _relative(_or_one(each), select(some, m, 1.0), select(some, other, 0.0))
+        terms.append(weight * select(some, inside, m))
+    return terms[0] + terms[1]
+
+
+def _tv(p: Value, q: Value, numbers: Sequence[Value]) -> Value:  # noqa: ARG001
+    return abs(p - q) * 0.5
+
+
+def _hellinger(p: Value, q: Value, numbers: Sequence[Value]) -> Value:  # noqa: ARG001
+    root = (p - q) / _or_one(p.sqrt() + q.sqrt())
+    return root * root * 0.5
+
+
+def _chi2(p: Value, q: Value, numbers: Sequence[Value]) -> Value:  # noqa: ARG001
+    apart = p - q
+    edge = select(p == 0.0, p, float("inf"))
+    return select(q == 0.0, edge, apart * (apart / _or_one(q)))
+
+
+TERMS: Final[dict[str, Callable[[Value, Value, Sequence[Value]], Value]]] = {
+    "kl_divergence": _kl,
+    "js_divergence": _jensen_shannon,
+    "skew_divergence": _skew,
+    "jeffreys_divergence": _jeffreys,
+    "tv_divergence": _tv,
+    "hellinger_divergence": _hellinger,
+    "chi2_divergence": _chi2,
+}
+"""The term of a class of each measure that has a kernel."""
+
+BY_BITS: Final = {"kl_divergence", "js_divergence", "skew_divergence", "jeffreys_divergence"}
+"""The measures with logarithms, for which no number may be subnormal."""
+
+
+# --- the kernel -----------------------------------------------------------------------------------
+
+
+def write(code: Code, *, real: Real, measure: str) -> None:
+    """Write the kernel down; it takes a frame, and the first and last row of the first array."""
+    frame_at, begin, end = code.arguments
+    frame = {name: code.load(I64, frame_at, index) for index, name in enumerate(FRAME)}
+    numbers = [
+        code.load(DOUBLE, frame["numbers"], index).to(real.scalar).spread(real.lanes)
+        for index in range(2)
+    ]
+    classes, others = frame["classes"], frame["others"]
+    with code.loop(end, begin, TOGETHER) as start:
+        from_here = select(frame["symmetric"] != 0, start, 0)
+        stop = at_most(start + TOGETHER, end)
+        with code.loop(others, from_here) as column, code.loop(stop, start) as row:
+            first, second = (
+                frame[name] + place * classes * real.size
+                for name, place in (("first", row), ("second", column))
+            )
+            total = Total(code)
+            with code.loop(classes, step=_SEGMENT) as segment:
+                ends = [at_most(segment + each, classes) // real.lanes for each in (0, _SEGMENT)]
+
+                def body(k: Value, at: tuple[Value, Value] = (first, second)) -> list[Value]:
+                    p, q = (code.load(real.vector, each, k * real.lanes) for each in at)
+                    return [TERMS[measure](p, q, numbers)]
+
+                total.add(*block_sums(code, real, (ends[0], ends[1]), _STRIP, body, 1))
+            code.store(frame["values"], total.get(), row * others + column)
