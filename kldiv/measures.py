@@ -59,7 +59,7 @@ def kl_divergence(
     r"""
     Kullback-Leibler divergence D(p‖q) of probabilities, or of two distributions.
 
-    Of arrays of probabilities this is :math:`\sum p \log(p/q) + q - p` along ``axis``: every term
+    Of arrays of probabilities this is Σ p log(p/q) + q − p along ``axis``: every term
     is ≥ 0 and exact near p = q, and the sum is the divergence of normalised rows; a rounding error
     in their sums does not enter.  Of measures that are not normalised it is the generalised KL
     divergence.  Differentiable in both.  Of distributions it is the closed form of their pair, one
@@ -180,8 +180,8 @@ def js_divergence(
     r"""
     Jensen-Shannon divergence of two or more arrays of probabilities.
 
-    With the mixture :math:`m = \sum_i w_i p_i` this is :math:`\sum_i w_i D(p_i‖m)`: finite on any
-    support, at most :math:`-\sum_i w_i \log w_i`, exact near equality. Differentiable in each.
+    With the mixture m = Σ wᵢ pᵢ this is Σ wᵢ D(pᵢ‖m): finite on any
+    support, at most −Σ wᵢ log wᵢ, exact near equality. Differentiable in each.
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ def jeffreys_divergence(
     r"""
     Jeffreys divergence D(p‖q) + D(q‖p) of probabilities, the symmetrised Kullback-Leibler one.
 
-    This is :math:`\sum (p - q) \log(p/q)` along ``axis``: every term is ≥ 0 and exact near p = q.
+    This is Σ (p − q) log(p/q) along ``axis``: every term is ≥ 0 and exact near p = q.
     Differentiable in both.
 
     Parameters
@@ -321,7 +321,7 @@ def skew_divergence(
     r"""
     Skew Kullback-Leibler divergence D(p‖m) of probabilities from a mixture, m = αp + (1−α)q.
 
-    This is :math:`\sum p \log(p/m) + m - p` along ``axis``: every term is ≥ 0 and exact near p = q,
+    This is Σ p log(p/m) + m − p along ``axis``: every term is ≥ 0 and exact near p = q,
     and finite on any support, at most −log α. Differentiable in both.
 
     Parameters
@@ -572,7 +572,7 @@ def renyi_divergence(
     r"""
     Rényi divergence of order α of probabilities, with its limits at 0, 1 and ∞.
 
-    For other orders this is :math:`\frac{1}{α-1} \log \sum p^α q^{1-α}` along ``axis``, exact near
+    For other orders this is log(Σ p^α q^(1−α))/(α − 1) along ``axis``, exact near
     p = q and near α = 1. Order 1 is `kl_divergence`, order 0 −log of Q's mass on the support of P,
     order ∞ the largest log(p/q). Differentiable in both.
 
@@ -652,7 +652,7 @@ def entropy(
     p: ArrayT, *, axis: int = -1, base: float | None = None, normalize: bool = False
 ) -> Call[ArrayT]:
     r"""
-    Shannon entropy :math:`-\sum p \log p` of probabilities along an axis.
+    Shannon entropy −Σ p log p of probabilities along an axis.
 
     Parameters
     ----------
@@ -700,7 +700,7 @@ def cross_entropy(
     p: ArrayT, q: ArrayT, *, axis: int = -1, base: float | None = None, normalize: bool = False
 ) -> Call[ArrayT]:
     r"""
-    Cross entropy :math:`-\sum p \log q` of probabilities along an axis.
+    Cross entropy −Σ p log q of probabilities along an axis.
 
     It is the entropy of p plus D(p‖q); take `kl_divergence` for the difference, which cancels here.
 
