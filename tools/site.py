@@ -2,9 +2,9 @@
 
     python -m tools.site build/site --axe axe.min.js --shots shots
 
-Ends with exit code 1 if a page scrolls sideways, writes an error to the console, loads anything from
-a network, or breaks a rule of accessibility of level serious (by axe-core, from npm), or if the
-search finds nothing.  Needs Playwright and an installed Chromium.
+Ends with exit code 1 if a page scrolls sideways, writes an error to the console, loads something
+from a network, or breaks a rule of accessibility of level serious (by axe-core, from npm), or if
+the search finds nothing.  Needs Playwright and an installed Chromium.
 """
 
 from __future__ import annotations
