@@ -40,8 +40,8 @@ if TYPE_CHECKING:
         entropy_with_logits,
         log_prob_and_entropy_with_logits,
     )
+    from kldiv.layers import Head
     from kldiv.linear_losses import (
-        Head,
         linear_distillation_loss,
         linear_js_div,
         linear_kl_div,

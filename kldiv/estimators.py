@@ -369,7 +369,7 @@ def knn_kl(x: ArrayT, y: ArrayT, *, k: int = 5) -> ArrayT:
     With ρ the distance from a point of ``x`` to its k-th neighbour among the others of ``x``, and
     ν that to its k-th neighbour in ``y``, for n and m points of d dimensions
 
-    .. math:: \frac{d}{n} \sum_i \log\frac{ν_i}{ρ_i} + \log\frac{m}{n - 1}
+        (d/n) Σ log(νᵢ/ρᵢ) + log(m/(n − 1))
 
     Parameters
     ----------

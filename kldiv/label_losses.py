@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from kldiv import backends
 from kldiv._call import (
@@ -14,34 +14,28 @@ from kldiv._call import (
     broadcasts,
     check_axis,
     check_row_arrays,
-    differentiable,
     dtypes,
     fixed_temperature,
     resolve_arrays,
+    with_options_of,
 )
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas.divergences import KullbackLeibler
 from kldiv.formulas.labels import LabelLoss
-from kldiv.logit_losses import check_spread, prepare
+from kldiv.logit_losses import check_spread, kl_div_with_logits, prepare
 
 if TYPE_CHECKING:
-    from kldiv._types import Array, ArrayT, Reduction, SupportsArray
+    from kldiv._types import Array, ArrayT, SupportsArray
+    from kldiv.logit_losses import LogitOptions
 
 
-@differentiable(1, LabelLoss(labelled=False, entropic=True))
-def entropy_with_logits(
-    input: ArrayT,
-    *,
-    axis: int = -1,
-    temperature: float | SupportsArray = 1.0,
-    reduction: Reduction = "mean",
-    where: SupportsArray | None = None,
-    row_weight: SupportsArray | None = None,
-    normalizer: float | SupportsArray | None = None,
-    dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
-) -> Call[ArrayT]:
+_CLASSES = "input_classes", "target_classes"
+
+
+@with_options_of(
+    kl_div_with_logits, LabelLoss(labelled=False, entropic=True), without=_CLASSES, arrays=1
+)
+def entropy_with_logits(input: ArrayT, **options: Unpack[LogitOptions]) -> Call[ArrayT]:
     """
     Entropy of softmax(input/T), exact on peaked distributions too, in nats.
 
@@ -49,42 +43,13 @@ def entropy_with_logits(
     ----------
     input : array
         Logits; float16, bfloat16, float32 or float64. −∞ masks a class.
-    axis : int, default -1
-        Where the classes lie.
-    temperature : float or array, default 1.0
-        Divisor of the logits; an array broadcasts over the distributions, and is differentiable.
-    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        As in `kl_div_with_logits`; ``"mean"`` is over the distributions kept.
-    where : array of bool, optional
-        Distributions to keep, as in `kl_div_with_logits`.
-    row_weight : array of float, optional
-        A factor for each distribution, as in `kl_div_with_logits`.
-    normalizer : float or array, optional
-        Divisor of the sum, as in `kl_div_with_logits`.
-    dtype : dtype or str, optional
-        Dtype of the result; by default that of the logits. Half-precision logits are computed in
-        float32 and rounded once at the end.
-    group : torch.distributed.ProcessGroup, optional
-        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
-    axis_name : str, optional
-        JAX only: the mesh axis over which the classes are spread.
+    **options
+        Those of `kl_div_with_logits`.
 
     Returns
     -------
     array
         Of the argument's library and device.
-
-    Raises
-    ------
-    ShapeError
-        Shapes that do not fit, no class, or no such axis.
-    DTypeError
-        Logits are not real floating, labels no integers, or ``where`` is not bool.
-    OptionError
-        No such ``reduction``, a temperature that is not positive and finite, or, of NumPy arrays, a
-        label that is no class.
-    LibraryError
-        Not arrays, or arrays of two libraries.
 
     See Also
     --------
@@ -104,37 +69,16 @@ def entropy_with_logits(
     >>> print(f"{kldiv.entropy_with_logits(np.array([0.0, 40.0])):.6e}")
     1.741825e-16
     """
-    return prepare_labels(
-        input,
-        None,
-        entropic=True,
-        axis=axis,
-        temperature=temperature,
-        reduction=reduction,
-        where=where,
-        row_weight=row_weight,
-        normalizer=normalizer,
-        dtype=dtype,
-        group=group,
-        axis_name=axis_name,
-    )
+    return prepare_labels(input, None, entropic=True, **options)
 
 
-@differentiable(2, LabelLoss())
+@with_options_of(kl_div_with_logits, LabelLoss(), without=_CLASSES)
 def cross_entropy_with_logits(
     input: ArrayT,
     target: ArrayT,
     *,
-    axis: int = -1,
-    temperature: float | SupportsArray = 1.0,
     ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    where: SupportsArray | None = None,
-    row_weight: SupportsArray | None = None,
-    normalizer: float | SupportsArray | None = None,
-    dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
+    **options: Unpack[LogitOptions],
 ) -> Call[ArrayT] | SumOfCalls[ArrayT]:
     """
     Cross entropy of softmax(input/T) with labels, or with a teacher's logits, in nats.
@@ -147,30 +91,12 @@ def cross_entropy_with_logits(
     input : array
         Logits of Q; float16, bfloat16, float32 or float64. −∞ masks a class.
     target : array
-        Labels, integers with a class for each distribution; or logits of P, of the shape of
-        ``input``, differentiable too.
-    axis : int, default -1
-        Where the classes lie.
-    temperature : float or array, default 1.0
-        Divisor of the logits; an array broadcasts over the distributions, and is differentiable.
+        Labels, integers with a class for each distribution, counting those of all ranks; or logits
+        of P, of the shape of ``input``, differentiable too.
     ignore_index : int, default -100
         The label of distributions that do not count.
-    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        As in `kl_div_with_logits`; ``"mean"`` is over the distributions kept.
-    where : array of bool, optional
-        Distributions to keep, as in `kl_div_with_logits`.
-    row_weight : array of float, optional
-        A factor for each distribution, as in `kl_div_with_logits`.
-    normalizer : float or array, optional
-        Divisor of the sum, as in `kl_div_with_logits`.
-    dtype : dtype or str, optional
-        Dtype of the result; by default that of the logits. Half-precision logits are computed in
-        float32 and rounded once at the end.
-    group : torch.distributed.ProcessGroup, optional
-        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`; labels
-        count all classes.
-    axis_name : str, optional
-        JAX only: the mesh axis over which the classes are spread.
+    **options
+        Those of `kl_div_with_logits`.
 
     Returns
     -------
@@ -179,15 +105,10 @@ def cross_entropy_with_logits(
 
     Raises
     ------
-    ShapeError
-        Shapes that do not fit, no class, or no such axis.
     DTypeError
-        Logits are not real floating, labels no integers, or ``where`` is not bool.
+        Labels are no integers.
     OptionError
-        No such ``reduction``, a temperature that is not positive and finite, or, of NumPy arrays, a
-        label that is no class.
-    LibraryError
-        Not arrays, or arrays of two libraries.
+        Of NumPy arrays, a label that is no class.
 
     See Also
     --------
@@ -212,17 +133,6 @@ def cross_entropy_with_logits(
     >>> print(f"{kldiv.cross_entropy_with_logits(student, teacher):.6f}")
     0.596808
     """
-    options: dict[str, Any] = {
-        "axis": axis,
-        "temperature": temperature,
-        "reduction": reduction,
-        "where": where,
-        "row_weight": row_weight,
-        "normalizer": normalizer,
-        "dtype": dtype,
-        "group": group,
-        "axis_name": axis_name,
-    }
     caller = backends.resolve(PAIR, input, target).caller
     if "int" in caller.dtype_name(target):
         return prepare_labels(input, target, ignore_index=ignore_index, **options)

@@ -68,10 +68,10 @@ def kl_div_with_logits(
     axis : int, default -1
         Where the classes lie.
     temperature : float or array, default 1.0
-        Divisor of both logits; an array broadcasts over the distributions, and is differentiable.
+        Divisor of the logits; an array broadcasts over the distributions, and is differentiable.
         The result is not multiplied by T².
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        ``"none"`` gives one divergence per distribution, the axis of the classes gone; ``"mean"``
+        ``"none"`` gives one number per distribution, the axis of the classes gone; ``"mean"``
         is the mean over distributions; ``"batchmean"`` divides the sum by the result's first
         dimension.
     where : array of bool, optional
@@ -86,7 +86,7 @@ def kl_div_with_logits(
         accumulation: a number or an array of no axes, which no gradient flows into and whose value
         is not read. Where nothing is kept the result is 0.
     dtype : dtype or str, optional
-        Dtype of the result; by default the wider of the two arguments'. Half-precision logits are
+        Dtype of the result; by default the widest of the arguments'. Half-precision logits are
         computed in float32 and rounded once at the end.
     group : torch.distributed.ProcessGroup, optional
         PyTorch only: every rank of the group has other classes of the same distributions, and calls
@@ -155,7 +155,7 @@ def kl_div_with_logits(
     )
 
 
-class Options(TypedDict, total=False):
+class LogitOptions(TypedDict, total=False):
     """The options of every loss of logits: `kl_div_with_logits` documents them."""
 
     axis: int
@@ -167,6 +167,11 @@ class Options(TypedDict, total=False):
     dtype: Any
     group: Any
     axis_name: Any
+
+
+class Options(LogitOptions, total=False):
+    """Those of two sets of logits, which may have other classes."""
+
     input_classes: Any
     target_classes: Any
 

@@ -44,7 +44,7 @@ def kl_div(
     Kullback-Leibler divergence D(P‖Q) of probabilities P from log-probabilities log Q, in nats.
 
     A drop-in for ``torch.nn.functional.kl_div`` on every array library: each element contributes
-    :math:`y\,(\log y - x)`, with ``x`` from ``input`` (log Q) and ``y`` from ``target`` (P).
+    y·(log y − x), with ``x`` from ``input`` (log Q) and ``y`` from ``target`` (P).
     Differentiable in both arguments.
 
     Parameters

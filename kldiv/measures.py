@@ -59,7 +59,7 @@ def kl_divergence(
     r"""
     Kullback-Leibler divergence D(p‖q) of probabilities, or of two distributions.
 
-    Of arrays of probabilities this is :math:`\sum p \log(p/q) + q - p` along ``axis``: every term
+    Of arrays of probabilities this is Σ p log(p/q) + q − p along ``axis``: every term
     is ≥ 0 and exact near p = q, and the sum is the divergence of normalised rows; a rounding error
     in their sums does not enter.  Of measures that are not normalised it is the generalised KL
     divergence.  Differentiable in both.  Of distributions it is the closed form of their pair, one
@@ -180,8 +180,8 @@ def js_divergence(
     r"""
     Jensen-Shannon divergence of two or more arrays of probabilities.
 
-    With the mixture :math:`m = \sum_i w_i p_i` this is :math:`\sum_i w_i D(p_i‖m)`: finite on any
-    support, at most :math:`-\sum_i w_i \log w_i`, exact near equality. Differentiable in each.
+    With the mixture m = Σ wᵢ pᵢ this is Σ wᵢ D(pᵢ‖m): finite on any
+    support, at most −Σ wᵢ log wᵢ, exact near equality. Differentiable in each.
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ def jeffreys_divergence(
     r"""
     Jeffreys divergence D(p‖q) + D(q‖p) of probabilities, the symmetrised Kullback-Leibler one.
 
-    This is :math:`\sum (p - q) \log(p/q)` along ``axis``: every term is ≥ 0 and exact near p = q.
+    This is Σ (p − q) log(p/q) along ``axis``: every term is ≥ 0 and exact near p = q.
     Differentiable in both.
 
     Parameters
@@ -309,19 +309,20 @@ class Options(TypedDict, total=False):
     normalize: bool
 
 
-@with_options_of(jeffreys_divergence, without=["base"])
+class LogOptions(Options, total=False):
+    """Those of measures that take logarithms."""
+
+    base: float | None
+
+
+@with_options_of(jeffreys_divergence)
 def skew_divergence(
-    p: ArrayT,
-    q: ArrayT,
-    *,
-    alpha: float = 0.1,
-    base: float | None = None,
-    **options: Unpack[Options],
+    p: ArrayT, q: ArrayT, *, alpha: float = 0.1, **options: Unpack[LogOptions]
 ) -> Call[ArrayT]:
     r"""
     Skew Kullback-Leibler divergence D(p‖m) of probabilities from a mixture, m = αp + (1−α)q.
 
-    This is :math:`\sum p \log(p/m) + m - p` along ``axis``: every term is ≥ 0 and exact near p = q,
+    This is Σ p log(p/m) + m − p along ``axis``: every term is ≥ 0 and exact near p = q,
     and finite on any support, at most −log α. Differentiable in both.
 
     Parameters
@@ -332,10 +333,8 @@ def skew_divergence(
         Probabilities, of the same shape.
     alpha : float, default 0.1
         Weight of p in the mixture, between 0 and 1.
-    base : float, optional
-        Base of the logarithm, above 1: 2 for bits. By default e: nats.
     **options
-        ``axis`` and ``normalize`` of `jeffreys_divergence`.
+        Those of `jeffreys_divergence`.
 
     Returns
     -------
@@ -345,7 +344,7 @@ def skew_divergence(
     Raises
     ------
     OptionError
-        ``alpha`` outside (0, 1), or ``base`` is not above 1.
+        ``alpha`` outside (0, 1).
 
     See Also
     --------
@@ -368,7 +367,7 @@ def skew_divergence(
             f"alpha must lie between 0 and 1; got {alpha!r}; its limits are kl_divergence at 0, and"
             " 0 at 1"
         )
-    return _of_pair(formulas.Skew(float(alpha)), p, q, base=base, **options)
+    return _of_pair(formulas.Skew(float(alpha)), p, q, **options)
 
 
 @with_options_of(jeffreys_divergence, without=["base"])
@@ -559,20 +558,14 @@ def alpha_divergence(
     return _of_pair(formulas.Alpha.of(float(alpha)), p, q, **options)
 
 
-@differentiable(2)
+@with_options_of(jeffreys_divergence)
 def renyi_divergence(
-    p: ArrayT,
-    q: ArrayT,
-    *,
-    alpha: float,
-    axis: int = -1,
-    base: float | None = None,
-    normalize: bool = False,
+    p: ArrayT, q: ArrayT, *, alpha: float, **options: Unpack[LogOptions]
 ) -> Call[ArrayT]:
     r"""
     Rényi divergence of order α of probabilities, with its limits at 0, 1 and ∞.
 
-    For other orders this is :math:`\frac{1}{α-1} \log \sum p^α q^{1-α}` along ``axis``, exact near
+    For other orders this is log(Σ p^α q^(1−α))/(α − 1) along ``axis``, exact near
     p = q and near α = 1. Order 1 is `kl_divergence`, order 0 −log of Q's mass on the support of P,
     order ∞ the largest log(p/q). Differentiable in both.
 
@@ -584,12 +577,8 @@ def renyi_divergence(
         Probabilities, of the same shape.
     alpha : float
         The order, from 0 to ``math.inf``; a Python number.
-    axis : int, default -1
-        Where the classes lie.
-    base : float, optional
-        Base of the logarithm, above 1: 2 for bits. By default e: nats.
-    normalize : bool, default False
-        Divide both by their sums along ``axis`` first; integers are taken then, in float64.
+    **options
+        Those of `jeffreys_divergence`.
 
     Returns
     -------
@@ -598,14 +587,12 @@ def renyi_divergence(
 
     Raises
     ------
-    ShapeError
-        Shapes differ, there is no class, or no such axis.
-    DTypeError
-        An argument is not real floating.
     OptionError
-        ``alpha`` is negative, or ``base`` is not above 1.
-    LibraryError
-        Not arrays, or arrays of two libraries.
+        ``alpha`` is negative.
+
+    See Also
+    --------
+    kldiv.renyi_div_with_logits : From logits.
 
     Notes
     -----
@@ -644,7 +631,7 @@ def renyi_divergence(
     # Beyond that order the two differ by less than rounding, and α log(p/q) would overflow.
     order = math.inf if alpha > 1e36 else float(alpha)
     measure = limits.get(order) or formulas.Renyi(order)
-    return _prepare(measure, ("p", "q"), (p, q), axis, base, normalize)
+    return _of_pair(measure, p, q, **options)
 
 
 @differentiable(1)
@@ -652,7 +639,7 @@ def entropy(
     p: ArrayT, *, axis: int = -1, base: float | None = None, normalize: bool = False
 ) -> Call[ArrayT]:
     r"""
-    Shannon entropy :math:`-\sum p \log p` of probabilities along an axis.
+    Shannon entropy −Σ p log p of probabilities along an axis.
 
     Parameters
     ----------
@@ -695,12 +682,10 @@ def entropy(
     return _prepare(formulas.Entropy(), ("p",), (p,), axis, base, normalize)
 
 
-@differentiable(2)
-def cross_entropy(
-    p: ArrayT, q: ArrayT, *, axis: int = -1, base: float | None = None, normalize: bool = False
-) -> Call[ArrayT]:
+@with_options_of(jeffreys_divergence)
+def cross_entropy(p: ArrayT, q: ArrayT, **options: Unpack[LogOptions]) -> Call[ArrayT]:
     r"""
-    Cross entropy :math:`-\sum p \log q` of probabilities along an axis.
+    Cross entropy −Σ p log q of probabilities along an axis.
 
     It is the entropy of p plus D(p‖q); take `kl_divergence` for the difference, which cancels here.
 
@@ -710,28 +695,17 @@ def cross_entropy(
         Probabilities; float16, bfloat16, float32 or float64.
     q : array
         Probabilities, of the same shape.
-    axis : int, default -1
-        Where the classes lie.
-    base : float, optional
-        Base of the logarithm, above 1: 2 for bits. By default e: nats.
-    normalize : bool, default False
-        Divide both by their sums along ``axis`` first; integers are taken then, in float64.
+    **options
+        Those of `jeffreys_divergence`.
 
     Returns
     -------
     array
         One number for each row, of the arguments' library and device; +∞ where q = 0 < p.
 
-    Raises
-    ------
-    ShapeError
-        Shapes differ, there is no class, or no such axis.
-    DTypeError
-        An argument is not real floating.
-    OptionError
-        ``base`` is not above 1.
-    LibraryError
-        Not arrays, or arrays of two libraries.
+    See Also
+    --------
+    kldiv.cross_entropy_with_logits : From logits.
 
     Examples
     --------
@@ -741,7 +715,7 @@ def cross_entropy(
     >>> float(kldiv.cross_entropy(p, q, base=2))
     1.5
     """
-    return _prepare(formulas.CrossEntropy(), ("p", "q"), (p, q), axis, base, normalize)
+    return _of_pair(formulas.CrossEntropy(), p, q, **options)
 
 
 def is_array(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -10,13 +10,14 @@ from kldiv import backends
 from kldiv._call import (
     Call,
     Reducing,
+    RowOptions,
     check_axis,
     check_row_arrays,
-    differentiable,
     dtypes,
     fixed_temperature,
     resolve_arrays,
     wider,
+    with_options_of,
 )
 from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
@@ -25,13 +26,14 @@ from kldiv.formulas.divergences import Divergence
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.reductions import cast as in_dtype
 from kldiv.formulas.sparse import BUCKET, TAILS, TopKLoss, likeliest
-from kldiv.logit_losses import check_spread
+from kldiv.logit_losses import check_spread, kl_div_with_logits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kldiv._types import Array, ArrayT, Reduction, SupportsArray
+    from kldiv._types import Array, ArrayT, SupportsArray
     from kldiv.formulas.operation import Run
+    from kldiv.logit_losses import LogitOptions
 
 _NAMES = "input", "target_log_probs"
 
@@ -90,8 +92,10 @@ class _Call(Call[Any]):
             self.axis = axis
 
 
-@differentiable(3, TopKLoss())
-def topk_kl_div_with_logits(  # noqa: PLR0913 - the options of all losses of logits, and its own
+@with_options_of(
+    kl_div_with_logits, TopKLoss(), without=("input_classes", "target_classes"), arrays=3
+)
+def topk_kl_div_with_logits(
     input: ArrayT,
     target_log_probs: ArrayT | SparseTeacher,
     target_indices: SupportsArray | None = None,
@@ -101,15 +105,7 @@ def topk_kl_div_with_logits(  # noqa: PLR0913 - the options of all losses of log
     target_temperature: float | None = None,
     beta: float | SupportsArray = 0.0,
     divergence: Divergence | None = None,
-    axis: int = -1,
-    temperature: float | SupportsArray = 1.0,
-    reduction: Reduction = "mean",
-    where: SupportsArray | None = None,
-    row_weight: SupportsArray | None = None,
-    normalizer: float | SupportsArray | None = None,
-    dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
+    **options: Unpack[LogitOptions],
 ) -> Call[ArrayT]:
     r"""
     Divergence of logits from a teacher of which the likeliest classes are known, in nats.
@@ -128,7 +124,8 @@ def topk_kl_div_with_logits(  # noqa: PLR0913 - the options of all losses of log
         Log-probabilities of K classes, on ``axis``; −∞ is padding, where a row has fewer. Or a
         record of these, the indices, the rest and their temperature.
     target_indices : array of int
-        The class of each, of the same shape, none twice in a row.
+        The class of each, of the same shape, none twice in a row. Where classes are spread over
+        ranks, it counts those of all, and each rank has the whole teacher.
     tail : {"bucket", "renormalize"}, default "bucket"
         How the other classes count: as one class more, or not, with both distributions
         normalised on the given ones.
@@ -145,26 +142,8 @@ def topk_kl_div_with_logits(  # noqa: PLR0913 - the options of all losses of log
         broadcasts over the distributions and is not differentiated in.
     divergence : Divergence, optional
         Any record of `kldiv.divergences` in place of ``beta``.
-    axis : int, default -1
-        Where the classes lie, of all three arrays.
-    temperature : float or array, default 1.0
-        Divisor of the student's logits; an array broadcasts over the distributions, and is
-        differentiable.
-    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        As in `kl_div_with_logits`.
-    where : array of bool, optional
-        Distributions to keep, as in `kl_div_with_logits`.
-    row_weight : array of float, optional
-        A factor for each distribution, as in `kl_div_with_logits`.
-    normalizer : float or array, optional
-        Divisor of the sum, as in `kl_div_with_logits`.
-    dtype : dtype or str, optional
-        Dtype of the result; by default the wider of the two arguments'.
-    group : torch.distributed.ProcessGroup, optional
-        PyTorch only: whose ranks have the student's other classes, as in `kl_div_with_logits`; the
-        teacher is whole on each rank, and its indices count all classes.
-    axis_name : str, optional
-        JAX only: the mesh axis over which the student's classes are spread.
+    **options
+        Those of `kl_div_with_logits`.
 
     Returns
     -------
@@ -173,15 +152,11 @@ def topk_kl_div_with_logits(  # noqa: PLR0913 - the options of all losses of log
 
     Raises
     ------
-    ShapeError
-        Shapes do not fit, there is no class, or no such axis.
     DTypeError
-        An argument is not real floating, indices are no integers, or ``where`` is not bool.
+        Indices are no integers.
     OptionError
-        No such ``tail`` or ``reduction``, ``beta`` outside [0, 1], ``target_temperature`` with
-        "bucket" that is not that of the loss, or, of NumPy arrays, an index that is no class.
-    LibraryError
-        Not arrays, or arrays of two libraries.
+        No such ``tail``, ``beta`` outside [0, 1], ``target_temperature`` with "bucket" that is not
+        that of the loss, or, of NumPy arrays, an index that is no class.
 
     See Also
     --------
@@ -207,6 +182,8 @@ def topk_kl_div_with_logits(  # noqa: PLR0913 - the options of all losses of log
     >>> print(f"{kldiv.topk_kl_div_with_logits(student, teacher):.6f}")
     0.030632
     """
+    axis, temperature, reduction, where, *rest = RowOptions(**options)
+    row_weight, normalizer, dtype, group, axis_name = rest
     fixed = fixed_temperature(temperature)
     target_log_probs, target_indices, target_rest, target_temperature = teacher_of(
         target_log_probs, target_indices, target_rest, target_temperature, fixed, tail
@@ -252,8 +229,8 @@ def topk_kl_div_with_logits(  # noqa: PLR0913 - the options of all losses of log
     )
     arrays = [row_arrays[place] for place in places]
     place = -1 if last else axis
-    options: dict[str, Any] = {"axis": place, "spread": spread, "normalizer": divisor}
-    return _Call(route, reducing.loss(operation), s, a, *arrays, **options)
+    placed: dict[str, Any] = {"axis": place, "spread": spread, "normalizer": divisor}
+    return _Call(route, reducing.loss(operation), s, a, *arrays, **placed)
 
 
 def teacher_of(

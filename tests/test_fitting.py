@@ -175,8 +175,8 @@ def test_what_cannot_be_ranked(monkeypatch):
         fitting.rank([*data, np.nan])
     with pytest.raises(DTypeError, match="complex"):
         fitting.rank(data + 1j)
-    with pytest.raises(OptionError, match="no family 'Normale'; there are Normal"):
-        fitting.rank(data, ["Normale"])
+    with pytest.raises(OptionError, match="no family 'Normald'; there are Normal"):
+        fitting.rank(data, ["Normald"])
     with pytest.raises(InputError, match="none of Gamma is a family"):
         fitting.rank(data, ["Gamma"])
     with pytest.raises(InputError, match="whole numbers"):

@@ -2,9 +2,9 @@
 
     python -m tools.site build/site --axe axe.min.js --shots shots
 
-Ends with exit code 1 if a page scrolls sideways, writes an error to the console, or breaks a rule
-of accessibility of level serious (by axe-core, from npm), or if the search finds nothing.  Needs
-Playwright and an installed Chromium.
+Ends with exit code 1 if a page scrolls sideways, writes an error to the console, loads something
+from a network, or breaks a rule of accessibility of level serious (by axe-core, from npm), or if
+the search finds nothing.  Needs Playwright and an installed Chromium.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ PAGES = (
     "reference/index",
     "reference/losses",
     "reference/generated/kldiv.kl_div_with_logits",
+    "reference/generated/kldiv.kl_divergence",
     "reference/command",
     "accuracy",
     "distributions",
@@ -57,6 +58,11 @@ def look(page: Any, address: str, axe: Path | None) -> Iterator[str]:
             yield f"{found['id']} at {places[:3]} of {len(places)}"
 
 
+def _of_network(address: str) -> list[str]:
+    """Return a fault where an address is not on this disk."""
+    return [] if address.startswith(("file:", "data:", "blob:")) else [f"loads {address}"]
+
+
 @click.command()
 @click.argument("site", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--axe", type=click.Path(exists=True, path_type=Path), help="axe.min.js of axe-core")
@@ -79,6 +85,7 @@ def main(site: Path, axe: Path | None, names: tuple[str, ...], shots: Path | Non
             heard: list[str] = []
             page.on("console", lambda said, to=heard: said.type == "error" and to.append(said.text))
             page.on("pageerror", lambda error, to=heard: to.append(str(error)))
+            page.on("request", lambda made, to=heard: to.extend(_of_network(made.url)))
             for name in names:
                 address = (site / f"{name}.html").resolve().as_uri()
                 found = [*look(page, address, axe), *heard]

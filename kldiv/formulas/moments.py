@@ -4,9 +4,9 @@ The mean and the sum of squares about it are kept, never sums of squares themsel
 (T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for computing the sample variance", Amer.
 Statist. 37 (1983) 242-247).  The standard error of a weighted mean takes the same of w², since
 
-.. math:: \sum w^2 (x - m)^2 = \sum w^2 (x - m')^2 + (m' - m)^2 \sum w^2
+    Σ w² (x − m)² = Σ w² (x − m′)² + (m′ − m)² Σ w²
 
-for :math:`m' = \sum w^2 x / \sum w^2`.
+for m′ = Σ w² x / Σ w².
 """
 
 from __future__ import annotations

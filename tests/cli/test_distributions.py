@@ -53,7 +53,7 @@ def test_distributions_within_distributions():
     ("text", "words"),
     [
         ("Normal(0", "never closed"),
-        ("Normall(0, 1)", "no distribution 'Normall'; there are Bernoulli"),
+        ("Normald(0, 1)", "no distribution 'Normald'; there are Bernoulli"),
         ("normal(0, 1)", "Did you mean 'Normal'?"),
         ("Normal(mu=0, sigma=1)", "no parameter 'mu'; it has loc, scale, log_scale. Write loc="),
         ("Normal(0, sigma=1)", "Write scale="),

@@ -30,6 +30,6 @@ def mistakes(p: NDArray[np.float64], t: torch.Tensor) -> None:
     kldiv.set_config(kernel=3)  # wrong
     kldiv.config_context(backends="torch")  # wrong
     kldiv.kl_div_with_logits(t, t).backwards()  # wrong
-    fitting.rank(p, kind="continous")  # wrong
+    fitting.rank(p, kind="contynuous")  # wrong
     metrics.KLDivergence(form="logit")  # wrong
     kldiv.kl_dv(p, p)  # wrong
