@@ -270,7 +270,7 @@ class Dask(Library):
         from .machine import cores
 
         rows = max(1, -(-host.shape[0] // cores()))
-        return import_module("dask.array").from_array(host, chunks=(rows, host.shape[1]))
+        return import_module("dask.array").from_array(host, chunks=(rows, *host.shape[1:]))
 
     def own(self, operation: Operation, part: Pass, mode: str) -> Call:
         """Return the loss, computed at once."""

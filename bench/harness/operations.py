@@ -49,33 +49,40 @@ class Operation:
     options: dict[str, Any]
     truth: Callable[..., Loss]
     """From the input's and the target's rows, in float64."""
-    inputs: Literal["probabilities", "log-probabilities", "logits"]
-    """The content of the target; the input holds log-probabilities, or logits."""
+    inputs: Literal["probabilities", "log-probabilities", "logits", "labels"]
+    """The content of the target; the input holds log-probabilities, or of the last two logits."""
     shapes: tuple[Shape, ...] = ((8, 10), (1024, 32000))
     quick: Shape | None = (256, 16000)
     """The shape of ``--quick``; None leaves the operation out of it."""
     elementwise: bool = False
     """Whether the result has the input's shape; it has no gradient then."""
+    finish: Callable[..., Any] | None = None
+    """What makes one number of several results, which `kldiv.value_and_grad` does not take."""
 
     @property
     def passes(self) -> tuple[Pass, ...]:
         """The measured passes: the value, and the value with the gradient in the input."""
-        return ("value",) if self.elementwise else ("value", "gradient")
+        whole = not self.elementwise and self.finish is None
+        return ("value", "gradient") if whole else ("value",)
 
     def loss(self) -> Callable[..., Any]:
         """Return kldiv's function with the options bound."""
         import kldiv
 
-        return partial(getattr(kldiv, self.function), **self.options)
+        found = partial(getattr(kldiv, self.function), **self.options)
+        finish = self.finish
+        return found if finish is None else lambda *arrays: finish(*found(*arrays))
 
     def traffic(self, part: Pass, dtype: str, shape: Shape) -> tuple[int, int]:
         """Return the bytes that must be read and written: each input once, each output once.
 
-        A reduced loss reads its two inputs; its gradient, or a result with the inputs' shape, is
-        written once. Bytes that an implementation stores and reads again in between do not count.
+        A reduced loss reads its two inputs, labels being nothing beside logits; its gradient, or a
+        result with the inputs' shape, is written once. Bytes that an implementation stores and
+        reads again in between do not count.
         """
         array = ITEMSIZE[dtype] * math.prod(shape)
-        return 2 * array, array if part == "gradient" or self.elementwise else 0
+        read = array if self.inputs == "labels" else 2 * array
+        return read, array if part == "gradient" or self.elementwise else 0
 
 
 _FAMILY: Final = {
@@ -151,6 +158,47 @@ OPERATIONS: Final = {
             )
             for name, (title, classes, options) in _FAMILY.items()
         ),
+        Operation(
+            "distillation_loss",
+            "distillation loss, β = ½, mean",
+            "distillation_loss",
+            {"reduction": "mean"},
+            losses.js_div_with_logits,
+            "logits",
+            shapes=((8, 10), (512, 32000)),
+            quick=None,
+        ),
+        Operation(
+            "cross_entropy_with_logits",
+            "cross entropy of a teacher, mean",
+            "cross_entropy_with_logits",
+            {"reduction": "mean"},
+            partial(losses.of_classes, losses.cross_entropy),
+            "logits",
+            shapes=((8, 10), (512, 32000)),
+            quick=None,
+        ),
+        Operation(
+            "cross_entropy_of_labels",
+            "cross entropy of labels, mean",
+            "cross_entropy_with_logits",
+            {"reduction": "mean"},
+            losses.labels,
+            "labels",
+            shapes=((8, 10), (512, 32000)),
+            quick=None,
+        ),
+        Operation(
+            "log_prob_and_entropy",
+            "entropy less log p(label), mean",
+            "log_prob_and_entropy_with_logits",
+            {},
+            partial(losses.labels, entropic=True),
+            "labels",
+            shapes=((8, 10), (512, 32000)),
+            quick=None,
+            finish=lambda log_prob, entropy: (entropy - log_prob).mean(),
+        ),
     )
 }
 
@@ -187,7 +235,7 @@ class Data:
     def errors(self, value: Any, gradient: Any | None) -> tuple[float, float | None]:
         """Return the relative errors of value and gradient, in the 1-norm; NaN is infinite."""
         exact = _exact(self.operation.name, self.dtype, self.shape, self.origin)
-        sums = self.operation.options["reduction"] == "sum"
+        sums = self.operation.options.get("reduction") == "sum"
         if exact.elements is not None and self.operation.elementwise:
             return _distance(value, exact.elements, self.repeats), None
         total = exact.value * self.repeats if sums else exact.value
@@ -204,7 +252,7 @@ def make(
     """Return inputs whose logits differ by ``distance`` times standard normal noise."""
     tile = _tile(operation.inputs, dtype, shape, seed, distance)
     repeats = shape[0] // tile[0].shape[0]
-    full = [np.tile(each, (repeats, 1)) for each in tile]
+    full = [np.tile(each, (repeats, *(1,) * (each.ndim - 1))) for each in tile]
     return Data(operation, dtype, shape, tile, full[0], full[1], (seed, distance))
 
 
@@ -226,6 +274,8 @@ def _tile(
     random = np.random.default_rng([seed, rows, classes])
     teacher = random.normal(0.0, SPREAD, (rows, classes))
     student = teacher + distance * random.normal(0.0, 1.0, (rows, classes))
+    if inputs == "labels":
+        return student.astype(numpy_dtype(dtype)), random.integers(classes, size=rows)
     if inputs != "logits":
         teacher, student = (a - _log_sum_exp(a) for a in (teacher, student))
     if inputs == "probabilities":

@@ -94,6 +94,20 @@ def _numpy_js(s: Any, t: Any) -> Any:
     return (p * (log_p - log_m) + q * (log_q - log_m)).sum() / (2 * len(s))
 
 
+def _numpy_labels(s: Any, labels: Any) -> Any:
+    return -np.take_along_axis(_log_softmax(s), labels[:, None], -1).mean()
+
+
+def _numpy_labels_and_entropy(s: Any, labels: Any) -> Any:
+    log_q = _log_softmax(s)
+    entropy = -(np.exp(log_q) * log_q).sum(axis=-1)
+    return (entropy - np.take_along_axis(log_q, labels[:, None], -1)[:, 0]).mean()
+
+
+def _numpy_cross_entropy(s: Any, t: Any) -> Any:
+    return -(np.exp(_log_softmax(t)) * _log_softmax(s)).sum() / len(s)
+
+
 NUMPY = Peer(
     "NumPy, written out",
     "numpy",
@@ -105,6 +119,10 @@ NUMPY = Peer(
         "kl_div_none": lambda: lambda x, y: y * (np.log(y) - x),
         "kl_div_with_logits": lambda: _numpy_logits,
         "js_div_with_logits": lambda: _numpy_js,
+        "distillation_loss": lambda: _numpy_js,
+        "cross_entropy_with_logits": lambda: _numpy_cross_entropy,
+        "cross_entropy_of_labels": lambda: _numpy_labels,
+        "log_prob_and_entropy": lambda: _numpy_labels_and_entropy,
     },
     {
         "kl_div": lambda: lambda x, y: ((y * (np.log(y) - x)).sum(), -y),
@@ -164,12 +182,36 @@ def _torch_of(formula: Callable[[Any, Any], Any]) -> Callable[[], Formula]:
     return make
 
 
+def _torch_cross_entropy() -> Formula:
+    functional = import_module("torch.nn.functional")
+    return lambda s, t: functional.cross_entropy(s, functional.softmax(t, -1))
+
+
+def _torch_labels() -> Formula:
+    return import_module("torch.nn.functional").cross_entropy  # type: ignore[no-any-return]
+
+
+def _torch_labels_and_entropy() -> Formula:
+    functional = import_module("torch.nn.functional")
+
+    def formula(s: Any, labels: Any) -> Any:
+        log_q = functional.log_softmax(s, -1)
+        entropy = -(log_q.exp() * log_q).sum(-1)
+        return (entropy - log_q.gather(-1, labels[:, None])[:, 0]).mean()
+
+    return formula
+
+
 _TORCH: Final[Mapping[str, Callable[[], Formula]]] = {
     "kl_div": _torch_kl_div(reduction="sum"),
     "kl_div_log_target": _torch_kl_div(reduction="sum", log_target=True),
     "kl_div_none": _torch_kl_div(reduction="none"),
     "kl_div_with_logits": _torch_logits,
     "js_div_with_logits": _torch_js,
+    "distillation_loss": _torch_js,
+    "cross_entropy_with_logits": _torch_cross_entropy,
+    "cross_entropy_of_labels": _torch_labels,
+    "log_prob_and_entropy": _torch_labels_and_entropy,
     "skew_kl_div_with_logits": _torch_of(
         lambda a, b: a.exp() * (a - (0.1 * a.exp() + 0.9 * b.exp()).log())
     ),
@@ -258,6 +300,11 @@ def _optax_logits() -> Formula:
     return lambda s, t: losses.kl_divergence(nn.log_softmax(s), nn.softmax(t)).mean()
 
 
+def _optax_labels() -> Formula:
+    losses = import_module("optax.losses")
+    return lambda s, t: losses.softmax_cross_entropy_with_integer_labels(s, t).mean()
+
+
 OPTAX = Peer(
     "optax, jax.jit",
     "jax",
@@ -267,6 +314,7 @@ OPTAX = Peer(
         "kl_div": _optax_kl_div,
         "kl_div_log_target": _optax_log_target,
         "kl_div_with_logits": _optax_logits,
+        "cross_entropy_of_labels": _optax_labels,
     },
     differentiable=True,
     mode="jit",

@@ -84,6 +84,24 @@ def skew(p: Double, q: Double, log_p: Double, log_q: Double) -> tuple[Double, Do
     return p * (log_p - log(m)), -(rest * p * q / m)
 
 
+def cross_entropy(p: Double, q: Double, log_p: Double, log_q: Double) -> tuple[Double, Double]:  # noqa: ARG001
+    """Return −p log q and its derivative."""
+    return -p * log_q, -p
+
+
+def labels(s: Floats, places: Floats, *, entropic: bool = False) -> Loss:
+    """Return the mean over rows of −log q(label), and with the entropy the value of both."""
+    q, log_q = _softmax(s)
+    places = places.astype(np.int64)[:, None]
+    values = [-np.take_along_axis(part, places, -1) for part in log_q]
+    if entropic:
+        return Loss(float((-(q * log_q).sum().high + sum(values)).mean()), None)
+    gradient = q.high.copy()
+    own = np.take_along_axis(gradient, places, -1) - 1.0
+    np.put_along_axis(gradient, places, own, -1)
+    return Loss(float(sum(values).mean()), gradient / s.shape[0])
+
+
 def power(alpha: float, scale: float = 1.0) -> Classes:
     """Return a multiple of the terms of an α-divergence, and their derivative."""
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 from kldiv.formulas import state
 from kldiv.formulas.blocks import flat, rows_at_a_time, slices
+from kldiv.formulas.operation import Operation
 from kldiv.formulas.reductions import Loss, cast
 from kldiv.formulas.rows import RowLoss
 
@@ -88,6 +89,37 @@ class Products:
         return slices(classes, rows_at_a_time((classes, features), self.dtype, _BLOCK_BYTES))
 
 
+@dataclass(frozen=True)
+class SoftCap(Operation):
+    """Logits under a soft cap: c·tanh(x/c), −∞ as it is. Arrays: x."""
+
+    cap: float
+    factor: float = 1.0
+    """Of the derivative."""
+
+    name: ClassVar[str] = "a soft cap"
+    result: ClassVar[str] = "float32"  # or float64, as the arrays are
+
+    @property
+    def native(self) -> bool:
+        return True
+
+    def value(self, xp: Namespace, *arrays: Array) -> Array:
+        (x,) = arrays
+        return xp.where(x == -xp.inf, -xp.inf, self.cap * xp.tanh(x / self.cap))
+
+
+@dataclass(frozen=True)
+class SoftCapSlope(SoftCap):
+    """A gradient in such logits times their derivative. Arrays: the gradient, x."""
+
+    def value(self, xp: Namespace, *arrays: Array) -> Array:
+        gradient, x = arrays
+        # 1 − tanh² has no digit left where it is small.
+        shrink = xp.exp(-2.0 * abs(x / self.cap))
+        return _times(self.factor, gradient * (4.0 * shrink / (1.0 + shrink) ** 2))
+
+
 class Layer(NamedTuple):
     """The settings of one side's layer."""
 
@@ -96,19 +128,15 @@ class Layer(NamedTuple):
     softcap: float | None = None
     scale: float = 1.0
 
-    def logits(self, xp: Namespace, products: Array) -> Array:
+    def logits(self, run: Run, products: Array) -> Array:
         """Return the logits, given products with the bias and the scale; −∞ stays."""
-        if self.softcap is None:
-            return products
-        capped = self.softcap * xp.tanh(products / self.softcap)
-        return xp.where(products == -xp.inf, -xp.inf, capped)
+        return products if self.softcap is None else run(SoftCap(self.softcap), products)
 
-    def slope(self, xp: Namespace, gradient: Array, products: Array) -> Array:
+    def slope(self, run: Run, gradient: Array, products: Array) -> Array:
         """Return a gradient in the products without the scale, given that in the logits."""
-        if self.softcap is not None:  # 1 − tanh² has no digit left where it is small
-            shrink = xp.exp(-2.0 * abs(products / self.softcap))
-            gradient = gradient * (4.0 * shrink / (1.0 + shrink) ** 2)
-        return gradient if self.scale == 1 else gradient * self.scale
+        if self.softcap is None:
+            return _times(self.scale, gradient)
+        return run(SoftCapSlope(self.softcap, self.scale), gradient, products)
 
 
 class Side(NamedTuple):
@@ -251,7 +279,7 @@ class LinearLoss(Loss):
         if index >= self._own:
             return self._dressed(xp, slope, arrays[index])
         side, multiply = self.sides[place], Products(xp, self.compute)
-        slope = side.layer.slope(xp, slope, products[place])
+        slope = side.layer.slope(_formulas(xp), slope, products[place])
         hidden = arrays[side.hidden]
         if index == side.hidden:
             gradient = multiply(slope, arrays[side.weight])
@@ -305,7 +333,8 @@ class LinearLoss(Loss):
                 found = found + multiply.cast(arrays[side.bias])
             products.append(_times(side.layer.scale, found))
         logits = [
-            side.layer.logits(xp, found) for side, found in zip(self.sides, products, strict=True)
+            side.layer.logits(_formulas(xp), found)
+            for side, found in zip(self.sides, products, strict=True)
         ]
         return [*logits, *self._rows(multiply, arrays)], products
 
@@ -336,7 +365,7 @@ class LinearLoss(Loss):
             parts.append(products.xp.broadcast_to(products.cast(bias), shape))
         if not parts:
             return None
-        return side.layer.slope(products.xp, sum(parts[1:], parts[0]), found)
+        return side.layer.slope(_formulas(products.xp), sum(parts[1:], parts[0]), found)
 
     # ---- of some rows at a time; the rows' axes are one ------------------------------------------
 
@@ -396,12 +425,14 @@ class LinearLoss(Loss):
                 for index, array in enumerate(arrays)
             )
         found = [self._products(products, side, arrays) for side in self.sides]
-        logits = [side.layer.logits(xp, x) for side, x in zip(self.sides, found, strict=True)]
+        logits = [
+            side.layer.logits(tools.run, x) for side, x in zip(self.sides, found, strict=True)
+        ]
         places = [self._place(index) for index in wanted]
         given, keep = [*logits, *self._rows(products, arrays)], self.keep(arrays)
         values, slopes = self._evaluated(tools, given, keep, {*places}, weight)
         for number in self.moving(wanted):
-            slopes[number] = self.layers[number].slope(xp, slopes[number], found[number])
+            slopes[number] = self.layers[number].slope(tools.run, slopes[number], found[number])
         of_rows: list[Array] = []
         factors: list[tuple[Array, Array | None]] = []
         for index, place in zip(wanted, places, strict=True):
@@ -589,6 +620,15 @@ class LinearLoss(Loss):
     def _kept(self, xp: Namespace, array: Array, arrays: Sequence[Array]) -> Array:
         keep = self.keep(arrays)
         return array if keep is None else xp.where(keep[..., None], array, xp.zeros_like(array))
+
+
+def _formulas(xp: Namespace) -> Run:
+    """Return a function that evaluates operations."""
+
+    def run(operation: Operation, *arrays: Array) -> Array:
+        return operation.value(xp, *arrays)
+
+    return run
 
 
 def _times(factor: float, array: Array) -> Array:

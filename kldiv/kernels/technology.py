@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.formulas.labels import LabelLoss
+from kldiv.formulas.linear import SoftCap, SoftCapSlope
 from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.sparse import TopKLoss
@@ -81,19 +82,23 @@ class Technology:
 
     def module(self, work: Work) -> Any:
         """Return the module that launches the kernel, loading the compiler at first use."""
-        kinds = {
-            RowLoss: "row_loss",
-            TopKLoss: "topk_loss",
-            LabelLoss: "label_loss",
-            PairMeasure: "pair_measure",
-        }
-        name = kinds.get(type(work.operation), "pointwise_loss")
+        name = _MODULES.get(type(work.operation), "pointwise_loss")
         return import_module(f"kldiv.kernels.{self.name}.{name}")
 
     def failed(self, error: Exception) -> KernelError:
         """Return the error of a failed kernel, kept as this technology's `failure` from now on."""
         self.failure = f"{self.step} it fails: {described(error)}"
         return KernelError(self.failure)
+
+
+_MODULES: Final = {
+    RowLoss: "row_loss",
+    TopKLoss: "topk_loss",
+    LabelLoss: "label_loss",
+    PairMeasure: "pair_measure",
+    SoftCap: "softcap",
+    SoftCapSlope: "softcap",
+}
 
 
 def size_of(*arrays: Array) -> int:

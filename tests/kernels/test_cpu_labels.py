@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-import mpmath
 import numpy as np
 import pytest
+from label_rows import truth
 
 import kldiv
 from kldiv.formulas.labels import LabelLoss
@@ -46,25 +46,6 @@ def rows_of(dtype):
                 row[random.integers(classes)] = 1.0
             found.append(row.astype(dtype))
     return found
-
-
-def truth(row, label, temperature, factors):
-    """−log p(label), the entropy, and the gradient of both times a factor each."""
-    with mpmath.workdps(60):
-        first, one = int(np.argmax(row)), mpmath.mpf(1)
-        depths = [(float(row[first]) - one * float(x)) / temperature for x in row]
-        weights = [mpmath.exp(-d) for d in depths]
-        rest = mpmath.fsum(w for k, w in enumerate(weights) if k != first)
-        depths = [d if w else 0 * one for d, w in zip(depths, weights, strict=True)]
-        p = [w / (1 + rest) for w in weights]
-        mean = mpmath.fsum(w * d for w, d in zip(p, depths, strict=True))
-        lacks = [w - (k == label) for k, w in enumerate(p)]
-        gradient = [
-            (factors[0] * lack + factors[1] * w * (d - mean)) / temperature
-            for lack, w, d in zip(lacks, p, depths, strict=True)
-        ]
-        cost = depths[label] + mpmath.log1p(rest) if weights[label] else INF
-        return float(cost), float(mpmath.log1p(rest) + mean), np.array([*map(float, gradient)])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -246,10 +246,13 @@ def large(rows):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["auto", "pure"])
-def test_memory_does_not_grow_with_rows_in_numpy(monkeypatch, kernel):
+@pytest.mark.parametrize("name", ["linear_kl_div", "linear_distillation_loss"])
+def test_memory_does_not_grow_with_rows_in_numpy(monkeypatch, kernel, name):
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 2**23)
-    arrays = large(1024)  # whose logits have 16 MiB each
-    loss = kldiv.value_and_grad(kldiv.linear_kl_div, argnums=WANTED)
+    arrays, options = large(1024), {}  # whose logits have 16 MiB each
+    if name != "linear_kl_div":
+        options = {"labels": RNG.integers(4096, size=1024), "hard_weight": 0.3, "softcap": 30.0}
+    loss = kldiv.value_and_grad(partial(getattr(kldiv, name), **options), argnums=WANTED)
     with kldiv.config_context(kernel=kernel):
         results = loss(*arrays)[1]
         tracemalloc.start()

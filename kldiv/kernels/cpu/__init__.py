@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
+from kldiv.formulas.linear import SoftCap
 from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.sparse import TopKLoss
 from kldiv.kernels.technology import Technology
@@ -45,7 +46,7 @@ class Cpu(Technology):
         return None if self.installed else f"llvmlite is not installed; {advice}"
 
     def refusal(self, work: Work) -> str | None:
-        if type(work.operation) not in {TopKLoss, PairMeasure}:
+        if not isinstance(work.operation, TopKLoss | PairMeasure | SoftCap):
             return super().refusal(work)
         why: str | None = self.module(work).refusal(work)
         return why
@@ -79,9 +80,9 @@ class Cpu(Technology):
 
     def compilers(self) -> dict[str, Callable[[], Any]]:
         """Return, for each kernel, the function that compiles it, or loads it from the cache."""
-        elements, rows, labels = (
-            import_module(f"kldiv.kernels.cpu.{name}_loss").kernel
-            for name in ("pointwise", "row", "label")
+        elements, rows, labels, sparse, softcap = (
+            import_module(f"kldiv.kernels.cpu.{name}").kernel
+            for name in ("pointwise_loss", "row_loss", "label_loss", "topk_loss", "softcap")
         )
         found: dict[str, Callable[[], Any]] = {}
         for dtype in ("float32", "float64"):
@@ -90,10 +91,9 @@ class Cpu(Technology):
                 found[name] = partial(_each, elements, dtype, target)
             for name, spelled in _ROWS.items():
                 found[f"{name}, {dtype}"] = partial(_each, rows, spelled, dtype)
+            found[f"soft cap, {dtype}"] = partial(softcap, dtype)
             found[f"cross entropy and entropy, {dtype}"] = partial(_each, labels, dtype)
-        found["topk_kl_div_with_logits, float32"] = import_module(
-            "kldiv.kernels.cpu.topk_loss"
-        ).kernel
+        found["topk_kl_div_with_logits, float32"] = sparse
         return found
 
 

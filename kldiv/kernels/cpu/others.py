@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from kldiv.kernels.cpu.code import DOUBLE, FLOAT32, I64, SINGLE, Code, select
 from kldiv.kernels.cpu.elementary import Heat, format_of, power
+from kldiv.kernels.cpu.rows import STRIP, largest
 from kldiv.kernels.cpu.sums import block_sums
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ FRAME: Final = (
     "weights",  # Σ e^((s − highest)/T), float64
     "out",  # the weights of all classes, float32; 0 where they are not wanted
 )
-
-_STRIP: Final = 8
-"""Vectors whose sum is taken in the elements' dtype."""
 
 _DEEP: Final = 87.0
 """−log of a weight that counts as 0."""
@@ -74,16 +72,21 @@ def write(code: Code) -> None:
         shift = code.constant(FLOAT32.vector, own.round + own.bias)
         least = heat.temperature * -_DEEP
 
+        # Written where they are wanted at once; the last vector is longer than the row.
+        target = select(frame["out"] != 0, frame["out"] + row * classes * 4, room)
+
         def weigh(k: Value) -> list[Value]:
             apart = code.load(FLOAT32.vector, room, k * lanes) - origin
             weight = power(apart, least, shift, heat)
-            code.store(room, weight, k * lanes)
+            at = select(k * lanes < whole, target, room)
+            code.store(at, weight, k * lanes)
             return [weight]
 
         ends = code.whole(0), end // lanes
-        (total,) = block_sums(code, FLOAT32, ends, _STRIP, weigh, 1)
+        (total,) = block_sums(code, FLOAT32, ends, STRIP, weigh, 1)
         code.store(frame["weights"], total, row)
-        _copy(code, room, frame["out"] + row * classes * 4, classes, frame["out"] != 0)
+        with code.when(frame["out"] != 0), code.loop(classes, whole) as k:
+            code.store(target, code.load(SINGLE, room, k), k)
 
 
 def _copy(code: Code, source: Value, target: Value, count: Value, wanted: Value) -> None:
@@ -102,8 +105,4 @@ def _largest(code: Code, room: Value, end: Value) -> Value:
     with code.loop(end, step=FLOAT32.lanes) as k:
         each, before = code.load(FLOAT32.vector, room, k), found.get()
         found.set(select(each > before, each, before))
-    value = found.get()
-    while value.lanes > 1:
-        low, high = value.halves()
-        value = select(high > low, high, low)
-    return value.element(0)
+    return largest(found.get())
