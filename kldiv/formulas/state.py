@@ -29,7 +29,7 @@ the masses of parts whose pivots differ by δ have a divergence of δ²/2 (Pinsk
 is lost at most, in float64.  Formulas, ``pallas`` and ``cuda`` merge many states at once, where an
 exact pivot costs nothing, and keep the spread by which `merge` finds an anchor astray.
 
-No branch looks at data.  A masked class (−∞) is the lowest finite number: its weight is exactly 0.
+No branch looks at data.  A masked class (−∞) is a finite number, of weight 0.
 """
 
 from __future__ import annotations
@@ -405,8 +405,8 @@ def differences(xp: Namespace, s: Logits, t: Logits) -> DoubleWord:
 
 
 def eighths(xp: Namespace, logits: Array) -> Array:
-    """Return finite logits in eighths, of which no difference overflows."""
-    return xp.clip(EIGHTH * logits, EIGHTH * float(xp.finfo(logits.dtype).min), xp.inf)
+    """Return logits in eighths, of which no difference overflows; −∞ is twice the lowest number."""
+    return xp.clip(EIGHTH * logits, 2 * EIGHTH * float(xp.finfo(logits.dtype).min), xp.inf)
 
 
 def weights_of(xp: Namespace, logits: Logits, top: Array, temperature: Temperature) -> Array:
@@ -418,7 +418,9 @@ def weights_of(xp: Namespace, logits: Logits, top: Array, temperature: Temperatu
     # So far below the maximum a weight is 0 anyway; farther below the difference could overflow.
     depth = xp.clip(FAR * temperature + 2.0**-16 * abs(top), 0.0, 2.0**-15 * float(limits.max))
     lowest = xp.clip(top - depth, float(limits.min), xp.inf)
-    return exp_over(xp, *two_difference(xp.maximum(logits, lowest), top), temperature)
+    weights = exp_over(xp, *two_difference(xp.maximum(logits, lowest), top), temperature)
+    # Where the maximum itself is the lowest number −∞ would weigh as much.
+    return xp.where(logits == -xp.inf, 0.0, weights)
 
 
 def total(xp: Namespace, array: Array, axis: int) -> Array:
