@@ -415,12 +415,13 @@ def weights_of(xp: Namespace, logits: Logits, top: Array, temperature: Temperatu
         weights = weights_of(xp, logits.high, top, temperature)
         return weights + weights * over(logits.low, temperature)
     limits = xp.finfo(logits.dtype)
+    # Below the lowest number there is none for −∞; halved, such logits differ as much: by 0.
+    half = xp.where(top == float(limits.min), 0.5, xp.ones_like(top))
+    logits, top = logits * half, top * half
     # So far below the maximum a weight is 0 anyway; farther below the difference could overflow.
     depth = xp.clip(FAR * temperature + 2.0**-16 * abs(top), 0.0, 2.0**-15 * float(limits.max))
     lowest = xp.clip(top - depth, float(limits.min), xp.inf)
-    weights = exp_over(xp, *two_difference(xp.maximum(logits, lowest), top), temperature)
-    # Where the maximum itself is the lowest number −∞ would weigh as much.
-    return xp.where(logits == -xp.inf, 0.0, weights)
+    return exp_over(xp, *two_difference(xp.maximum(logits, lowest), top), temperature)
 
 
 def total(xp: Namespace, array: Array, axis: int) -> Array:
