@@ -1,7 +1,7 @@
 """Hill-climb for the worst error of public functions, against mpmath.
 
     python -m bench.studies.search [--minutes N] [--group NAME] [--only NAME] [--library NAME ...]
-                                   [--seed N] [--json FILE]
+                                   [--order N] [--seed N] [--json FILE]
 
 Errors are in units of roundoff, scaled by the condition: of a value |D| + Σ |θᵢ ∂D/∂θᵢ|, the most
 that rounding of the parameters moves it; of a gradient's element Gᵢ = |∂ᵢD| + Σ |θⱼ ∂ᵢ∂ⱼD|;
@@ -16,6 +16,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -181,7 +182,7 @@ def usable(library: str) -> bool:
 def search(options: argparse.Namespace, report: Callable[[float, str], None]) -> list[Line]:
     """Search all that is asked for, each for the same time."""
     targets = [
-        (group, target)
+        (group, replace(target, order=min(target.order, options.order)))
         for group, targets in GROUPS.items()
         if options.group in {None, group}
         for target in targets()
@@ -249,6 +250,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--group", choices=list(GROUPS))
     parser.add_argument("--only", metavar="NAME")
     parser.add_argument("--library", choices=list(LIBRARIES), nargs="+")
+    parser.add_argument(
+        "--order", type=int, default=2, help="derivatives; JAX compiles second ones for minutes"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)

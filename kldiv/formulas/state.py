@@ -29,7 +29,7 @@ the masses of parts whose pivots differ by δ have a divergence of δ²/2 (Pinsk
 is lost at most, in float64.  Formulas, ``pallas`` and ``cuda`` merge many states at once, where an
 exact pivot costs nothing, and keep the spread by which `merge` finds an anchor astray.
 
-No branch looks at data.  A masked class (−∞) is the lowest finite number: its weight is exactly 0.
+No branch looks at data.  A masked class (−∞) is a finite number, of weight 0.
 """
 
 from __future__ import annotations
@@ -405,8 +405,8 @@ def differences(xp: Namespace, s: Logits, t: Logits) -> DoubleWord:
 
 
 def eighths(xp: Namespace, logits: Array) -> Array:
-    """Return finite logits in eighths, of which no difference overflows."""
-    return xp.clip(EIGHTH * logits, EIGHTH * float(xp.finfo(logits.dtype).min), xp.inf)
+    """Return logits in eighths, of which no difference overflows; −∞ is twice the lowest number."""
+    return xp.clip(EIGHTH * logits, 2 * EIGHTH * float(xp.finfo(logits.dtype).min), xp.inf)
 
 
 def weights_of(xp: Namespace, logits: Logits, top: Array, temperature: Temperature) -> Array:
@@ -415,6 +415,9 @@ def weights_of(xp: Namespace, logits: Logits, top: Array, temperature: Temperatu
         weights = weights_of(xp, logits.high, top, temperature)
         return weights + weights * over(logits.low, temperature)
     limits = xp.finfo(logits.dtype)
+    # Below the lowest number there is none for −∞; halved, such logits differ as much: by 0.
+    half = xp.where(top == float(limits.min), 0.5, xp.ones_like(top))
+    logits, top = logits * half, top * half
     # So far below the maximum a weight is 0 anyway; farther below the difference could overflow.
     depth = xp.clip(FAR * temperature + 2.0**-16 * abs(top), 0.0, 2.0**-15 * float(limits.max))
     lowest = xp.clip(top - depth, float(limits.min), xp.inf)

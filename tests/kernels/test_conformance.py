@@ -347,6 +347,21 @@ def test_a_class_that_the_largest_number_masks(technology, case, beta):
         assert abs(gradient[0] - true).sum() <= 1e-6 * abs(true).sum()
 
 
+@each("beta", BETAS)
+def test_a_row_that_the_largest_number_masks(technology, beta):
+    """All its classes are alike; what fills up a tile, or is −∞, has no part in it."""
+    s = np.linspace(-1, 1, 37, dtype=np.float32)[None]
+    t = np.full_like(s, np.finfo(np.float32).min)
+    s[0, 5] = t[0, 5] = -np.inf
+    even = np.where(t < 0, t - t.max(), 0)
+    for pair, alike in (((s, t), (s, even)), ((t, s), (even, s))):
+        expected = truth(*alike, **({} if beta is None else {"beta": beta}))
+        value, found = technology.run(of_rows(beta=beta), *pair)
+        assert value[0] == pytest.approx(expected.value[0], rel=1e-6)
+        for gradient, true in zip(found, expected[1:], strict=True):
+            assert abs(gradient - true).sum() <= 1e-6 * abs(true).sum()
+
+
 # --- rows as the formulas say ---------------------------------------------------------------------
 
 

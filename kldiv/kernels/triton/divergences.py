@@ -33,7 +33,7 @@ def log_ratio(own, other, a, offset, hot, wide: tl.constexpr):
 def _root(logits, top, mass, half, wide: tl.constexpr):
     """Return the root of probabilities, also where these underflow; ``half`` is of 2T."""
     kind = tl.float64 if wide else tl.float32
-    return weight(finite(logits), origin(top).to(kind), half) * tl.sqrt(1.0 / mass).to(kind)
+    return weight(logits, origin(top).to(kind), half) * tl.sqrt(1.0 / mass).to(kind)
 
 
 @triton.jit
@@ -54,8 +54,8 @@ def elements(
     else:
         x = log_ratio(t, s, a, offset, hot, wide)
         if divergence == TOTAL_VARIATION:
-            p = probability(finite(t), a.t_max, a.t_sum, hot, wide)
-            q = probability(finite(s), a.s_max, a.s_sum, hot, wide)
+            p = probability(t, a.t_max, a.t_sum, hot, wide)
+            q = probability(s, a.s_max, a.s_sum, hot, wide)
             near = bounded(x, NEAR)
             close = tl.abs(x) < NEAR
             found = 0.5 * total(tl.abs(tl.where(close, p * (phi_near(near) - near), q - p)))
@@ -109,7 +109,7 @@ def means(
     if divergence == JS:
         first = js_shift(own, other, a, offset, number, rest, temperature, hot, wide)
     elif divergence == TOTAL_VARIATION:
-        p = probability(finite(own), a.t_max, a.t_sum, hot, wide)
+        p = probability(own, a.t_max, a.t_sum, hot, wide)
         x = log_ratio(own, other, a, offset, hot, wide)
         at = tl.where(x == 0, 0.5 * p, 0.0)
         first, second = total(tl.where(x < 0, p, at)), total(tl.where(x > 0, p, at))
@@ -136,7 +136,7 @@ def slopes(
     """Return T times the gradient in ``own``."""
     nan = tl.where(offset == offset, 0.0, offset).to(first.dtype)  # of a row that is NaN
     if divergence == TOTAL_VARIATION:
-        p = probability(finite(own), a.t_max, a.t_sum, hot, wide)
+        p = probability(own, a.t_max, a.t_sum, hot, wide)
         x = log_ratio(own, other, a, offset, hot, wide)
         level = tl.where(x > 0, first, tl.where(x < 0, -second, 0.5 * (first - second)))
         found = p * (level + nan)

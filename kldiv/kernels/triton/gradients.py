@@ -39,12 +39,11 @@ from kldiv.kernels.triton.state import apart, clipped, finite, heated, split, st
 def _kl_student(t, s, a, offset, hot, wide: tl.constexpr):
     """Return q − p: by p·(eʳ − 1) where they are close."""
     kind = tl.float64 if wide else tl.float32
-    t, s = finite(t), finite(s)
     p = probability(t, a.t_max, a.t_sum, hot, wide)
     q = probability(s, a.s_max, a.s_sum, hot, wide)
     c, c_low, left = split(a.pivot, a.pivot_low, wide)
     behind = (offset - left * hot.inverse.to(tl.float64)).to(kind)
-    x = apart(t, s, c, c_low, hot) + behind
+    x = apart(finite(t), finite(s), c, c_low, hot) + behind
     near = bounded(x, like(x, NEAR))
     return tl.where(tl.abs(x) < NEAR, p * (phi_near(near) - near), q - p)
 
@@ -53,7 +52,7 @@ def _kl_student(t, s, a, offset, hot, wide: tl.constexpr):
 def _kl_teacher(t, s, a, kl, temperature, hot, wide: tl.constexpr):
     """Return p·(x − Σ p x), divided by T at last; 0 where t = −∞, NaN elsewhere where KL is ∞."""
     kind = tl.float64 if wide else tl.float32
-    p = probability(finite(t), a.t_max, a.t_sum, hot, wide)
+    p = probability(t, a.t_max, a.t_sum, hot, wide)
     c, c_low, left = split(a.anchor, a.anchor_low, wide)
     mean = left + temperature * (a.drift / a.t_sum)
     mean = tl.where(kl < float("inf"), mean, float("nan")).to(kind)

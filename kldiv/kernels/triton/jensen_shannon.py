@@ -59,7 +59,7 @@ def student_view(a):
 
 @triton.jit
 def probability(logits, top, mass, hot, wide: tl.constexpr):
-    """Return the probabilities of classes whose logits are finite."""
+    """Return the probabilities of classes."""
     kind = tl.float64 if wide else tl.float32
     return weight(logits, origin(top).to(kind), hot) * (1.0 / mass).to(kind)
 
@@ -68,12 +68,11 @@ def probability(logits, top, mass, hot, wide: tl.constexpr):
 def js_elements(t, s, a, offset, beta, hot, wide: tl.constexpr):
     """Return the sum of the classes' terms, each of them ≥ 0."""
     kind = tl.float64 if wide else tl.float32
-    t, s = finite(t), finite(s)
     p = probability(t, a.t_max, a.t_sum, hot, wide)
     q = probability(s, a.s_max, a.s_sum, hot, wide)
     c, c_low, left = split(a.pivot, a.pivot_low, wide)
     behind = (offset - left * hot.inverse.to(tl.float64)).to(kind)
-    rho = tl.abs(apart(t, s, c, c_low, hot) + behind)
+    rho = tl.abs(apart(finite(t), finite(s), c, c_low, hot) + behind)
     # Beyond 100 the smaller one counts for nothing: so a masked class needs no case of its own.
     rho = tl.where(rho > 100.0, 100.0, rho)
     first, second = beta.to(kind), (1.0 - beta).to(kind)
@@ -124,10 +123,9 @@ def js_logs(own, other, a, offset, beta, rest_of_beta, temperature, hot, wide: t
     b_behind = (left * inverse).to(kind)
     c, c_low, left = split(a.pivot, a.pivot_low, wide)
     behind = (offset - left * inverse).to(kind)
-    own, other = finite(own), finite(other)
     p = probability(own, a.t_max, a.t_sum, hot, wide)
     q = probability(other, a.s_max, a.s_sum, hot, wide)
-    d, d_low = two_difference(own, other)
+    d, d_low = two_difference(finite(own), finite(other))
     u = clipped(difference(b, b_low, d, d_low) * hot.inverse) + b_behind
     r = clipped(difference(c, c_low, d, d_low) * hot.inverse) - behind
     # The ratio of probabilities is right to a few u, e^r only to u·|r|.

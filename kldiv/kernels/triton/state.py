@@ -112,7 +112,7 @@ def heated(temperature, wide: tl.constexpr):
 
 @triton.jit
 def weight(logits, top, hot):
-    """Return exp((logits − top)/T) for logits ≤ top, NaN kept."""
+    """Return exp((logits − top)/T) for logits ≤ top, −∞ too, NaN kept."""
     high, low = two_difference(logits, top)
     under = high < hot.gone
     high = tl.where(under, hot.gone, high)
@@ -350,9 +350,9 @@ def block_state(t, s, temperature, hot, wide: tl.constexpr, both_anchors: tl.con
     lost = tl.max(((s == -float("inf")) & (t > -float("inf"))).to(tl.int32), axis=1, keep_dims=True)
     beside = finite(tl.max(tl.where(t == t_max, s, -float("inf")), axis=1, keep_dims=True))
     s_beside = finite(tl.max(tl.where(s == s_max, t, -float("inf")), axis=1, keep_dims=True))
-    t, s = finite(t), finite(s)
     t_top, s_top = origin(t_max), origin(s_max)
     w, v = weight(t, t_top, hot), weight(s, s_top, hot)
+    t, s = finite(t), finite(s)
     t_sum, s_sum = _total_of_weights(w), _total_of_weights(v)
 
     # About d at the teacher's maximum x is exactly zero where d is constant.

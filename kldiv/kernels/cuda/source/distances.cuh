@@ -2,10 +2,10 @@
 // Roots of probabilities do not underflow; `half` is the heat of 2T.
 
 DEVICE Real root_p(Real own, const Constants& c, const Heat& half) {
-    return weight(two_difference(floored(own), c.t_top), half) * c.t_root;
+    return weight(two_difference(own, c.t_top), half) * c.t_root;
 }
 DEVICE Real root_q(Real other, const Constants& c, const Heat& half) {
-    return weight(two_difference(floored(other), c.s_top), half) * c.s_root;
+    return weight(two_difference(other, c.s_top), half) * c.s_root;
 }
 
 DEVICE Real distance_term(Real t, Real s, const Constants& c, const Heat& heat, const Heat& half) {

@@ -142,10 +142,10 @@ struct Constants {
     Word<Real> pivot, anchor;
 
     DEVICE_MEMBER Real p(Real own, const Heat& heat) const {
-        return weight(two_difference(floored(own), t_top), heat) * t_scale;
+        return weight(two_difference(own, t_top), heat) * t_scale;
     }
     DEVICE_MEMBER Real q(Real other, const Heat& heat) const {
-        return weight(two_difference(floored(other), s_top), heat) * s_scale;
+        return weight(two_difference(other, s_top), heat) * s_scale;
     }
     // log(p/q)
     DEVICE_MEMBER Real log_ratio(Real own, Real other, const Heat& heat) const {

@@ -104,8 +104,8 @@ DEVICE State tile_state(const Tile& tile, const Heat& heat) {
     Real t_top = top_of(t_max), s_top = top_of(s_max);
     Real w[PER], v[PER];
     for (int k = 0; k < PER; ++k) {
-        w[k] = weight(two_difference(floored(tile.own[k]), t_top), heat);
-        v[k] = weight(two_difference(floored(tile.other[k]), s_top), heat);
+        w[k] = weight(two_difference(tile.own[k], t_top), heat);
+        v[k] = weight(two_difference(tile.other[k], s_top), heat);
     }
     Three<Real> totals = over_lanes(summed<0, PER>([&](int k) -> Three<Real> {
         return {w[k], v[k], Real(0)};
