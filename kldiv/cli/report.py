@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 import kldiv
+from kldiv._named import is_information
 from kldiv.cli.flags import in_flags
 from kldiv.cli.json_output import print_json
 from kldiv.cli.render import Page, clean, column, number, probability, source
@@ -58,7 +59,7 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
         "bits": {
             name: (value / _LOG_2).tolist()
             for name, value in values.items()
-            if _is_information(name)
+            if is_information(name.partition(":")[0])
         },
         "reduction": found.reduction,
         "rows": _rows_to_dict(found),
@@ -87,11 +88,6 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
 
 def _measures(found: Comparison) -> dict[str, Summary]:
     return {"kl_pq": found.kl_pq, "kl_qp": found.kl_qp, "js": found.js, **found.divergences}
-
-
-def _is_information(name: str) -> bool:
-    """Return whether a divergence has a unit, nats or bits."""
-    return name.partition(":")[0] not in {"tv", "hellinger", "chi2", "alpha"}
 
 
 def _statistics(summary: Summary) -> dict[str, float]:
@@ -201,7 +197,7 @@ class _Report:
         nats = [Text(each, style="bold") for each in column(values, digits=_DIGITS)]
         names = [*self.names.values(), "Jeffreys, PSI"]
         bits = [
-            cell if _is_information(name) else ""
+            cell if is_information(name.partition(":")[0]) else ""
             for name, cell in zip(
                 names, column([value / _LOG_2 for value in values], digits=_DIGITS), strict=True
             )
