@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from kldiv.cli.pairs import units_of
 from kldiv.cli.picture import GREY, RED, Picture
 from kldiv.cli.render import LABEL, clean
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _WRITTEN: Final = 12  # distributions up to which each cell has its number
 _NAMED: Final = 60  # up to which each has its name
+_FAINT: Final = "#f2d7d5"  # of what is infinite
 _DARK: Final = 0.55  # share of the scale above which letters are light
 
 
@@ -46,15 +48,14 @@ class PairPlot:
         tree = _tree(matrix)
         order = range(count) if tree is None else tree["leaves"]
         names = [_short(found.names[i]) for i in order]
-        side = min(max(3.2, 0.42 * count if count <= _NAMED else 8.0), 14.0)
+        side = min(max(3.0, 0.5 * count), 8.0)
         widest = max(map(len, names)) * 0.075
         figure = Figure(figsize=(side + widest + 1.6, side + widest + 1.4), layout="constrained")
-        if tree is None:
-            axes = figure.subplots()
-        else:
-            above, axes = figure.subplots(2, 1, height_ratios=(1, 7))
-            _draw_tree(above, tree, count)
+        figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr, call-arg]
+        axes = figure.subplots()
         image = _heat(axes, matrix[np.ix_(order, order)])
+        if tree is not None:
+            _draw_tree(axes.inset_axes((0.0, 1.01, 1.0, 0.13)), tree, count)
         step = 1 if count <= _NAMED else math.ceil(count / _NAMED)
         places = range(0, count, step)
         size = "small" if count <= _WRITTEN * 2 else "x-small" if count <= _NAMED else "xx-small"
@@ -67,28 +68,22 @@ class PairPlot:
         axes.spines[:].set_visible(False)
         axes.set_xlabel("Q", color=GREY)
         axes.set_ylabel("P", color=GREY, rotation=0)
-        bar = figure.colorbar(image, ax=axes, shrink=0.8)
+        bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30)
         bar.outline.set_visible(False)  # type: ignore[operator]
         bar.ax.tick_params(colors=GREY, labelsize="small")
-        infinite = "; hatched: infinite" if np.isinf(matrix).any() else ""
-        figure.suptitle(f"{text} of {count} distributions{infinite}", fontsize="medium")
+        units = f", in {units_of(text)}" if units_of(text) else ""
+        infinite = "; red: infinite" if np.isinf(matrix).any() else ""
+        figure.suptitle(f"{text} of {count} distributions{units}{infinite}", fontsize="medium")
         self._picture.save(figure)
 
 
 def _heat(axes: Axes, matrix: Floats) -> Any:
-    """Draw cells, those that are infinite hatched, with their numbers where they are few."""
-    finite = np.where(np.isfinite(matrix), matrix, np.nan)
-    high = float(np.nanmax(finite)) if np.isfinite(matrix).any() else 1.0
-    image = axes.imshow(finite, cmap=colormaps["Blues"], vmin=0.0, vmax=high or 1.0)
-    for i, j in np.argwhere(np.isinf(matrix)).tolist():
-        axes.fill(
-            [j - 0.5, j + 0.5, j + 0.5, j - 0.5],
-            [i - 0.5, i - 0.5, i + 0.5, i + 0.5],
-            facecolor="none",
-            edgecolor=RED,
-            hatch="///" if len(matrix) <= _NAMED else None,
-            linewidth=0.0,
-        )
+    """Draw cells, those that are infinite in red, with their numbers where they are few."""
+    finite = np.isfinite(matrix)
+    high = float(matrix[finite].max()) if finite.any() else 1.0
+    colours = colormaps["Blues"].with_extremes(over=_FAINT)
+    shown = np.where(np.isnan(matrix), np.nan, np.minimum(matrix, 2.0 * high + 1.0))
+    image = axes.imshow(shown, cmap=colours, vmin=0.0, vmax=high or 1.0)
     if len(matrix) <= _WRITTEN:
         for (i, j), value in np.ndenumerate(matrix):
             dark = math.isfinite(value) and value > _DARK * high

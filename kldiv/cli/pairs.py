@@ -326,7 +326,8 @@ def _infinite(matrices: dict[str, Floats]) -> list[str]:
 # --- printing -------------------------------------------------------------------------------------
 
 
-def _units(text: str) -> str | None:
+def units_of(text: str) -> str | None:
+    """Return the unit of a divergence of that name, if it has one."""
     return "nats" if is_information(parsed(text)[0]) else None
 
 
@@ -335,7 +336,7 @@ def _to_dict(found: Pairs, files: Sequence[str]) -> dict[str, Any]:
         "labels": list(found.names),
         "classes": found.classes,
         "divergences": {
-            text: {"matrix": matrix.tolist(), "units": _units(text)}
+            text: {"matrix": matrix.tolist(), "units": units_of(text)}
             for text, matrix in found.matrices.items()
         },
         "files": list(files),
@@ -358,7 +359,7 @@ def _print(found: Pairs, files: Sequence[str], top: int) -> None:
     where = clean(files[0]) if len(files) == 1 else f"{len(files):,} files"
     page.line(f"{len(found.names):,} distributions of {found.classes:,} classes in {where}")
     for text, matrix in found.matrices.items():
-        units = _units(text)
+        units = units_of(text)
         page.line()
         head = f"{text}, P in the row, Q in the column{f', in {units}' if units else ''}"
         page.line(Text(head, style="bold"))
