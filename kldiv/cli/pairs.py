@@ -136,8 +136,7 @@ def _compared(options: dict[str, Any], files: Sequence[str]) -> Pairs:
             )
     with Progress() as progress:
         matrices = {
-            text: _matrix(rows.array, text, progress, logits=form in _LOGARITHMIC)
-            for text in texts
+            text: _matrix(rows.array, text, progress, logits=form in _LOGARITHMIC) for text in texts
         }
     return Pairs(names, rows.array.shape[1], matrices, (*notes, *_infinite(matrices)))
 
@@ -370,7 +369,9 @@ def _print_matrix(page: Page, names: Sequence[str], matrix: Floats, top: int) ->
     """Print a matrix where it fits, else the pairs that are furthest apart, and closest."""
     labels = [page.label(each) for each in names]
     cells = np.array(column(matrix.ravel().tolist(), digits=4)).reshape(matrix.shape)
-    widths = [max(len(label), *map(len, own)) + 2 for label, own in zip(labels, cells.T, strict=True)]
+    widths = [
+        max(len(label), *map(len, own)) + 2 for label, own in zip(labels, cells.T, strict=True)
+    ]
     if max(map(len, labels)) + sum(widths) <= page.width:
         rows: list[list[str | Text]] = [["", *(Text(each, style="dim") for each in labels)]]
         for i, (label, own) in enumerate(zip(labels, cells, strict=True)):

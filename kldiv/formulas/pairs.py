@@ -158,7 +158,9 @@ class PairSlope(PairMeasure):
             total = None
             for others in slices(other.shape[0], across):
                 places = (some, others) if self.index == 0 else (others, some)
-                part = self.elements(xp, rows[0][places[0], :], rows[1][places[1], :], weight[places])
+                part = self.elements(
+                    xp, rows[0][places[0], :], rows[1][places[1], :], weight[places]
+                )
                 total = part if total is None else total + part
             found.append(total)
         return cast(xp, found[0] if len(found) == 1 else xp.concat(found, axis=0), self.result)

@@ -105,7 +105,9 @@ class TorchBackend(Backend):
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
         tracked, transformed = differentiated(arrays)
         own = getattr(operation, "loss", operation)
-        if isinstance(own, TopKOperation | PairMeasure) and (transforming() or torch.compiler.is_compiling()):
+        if isinstance(own, TopKOperation | PairMeasure) and (
+            transforming() or torch.compiler.is_compiling()
+        ):
             # Their kernels read values, which tensors have outside of compilers and transforms.
             route = route.by_formulas()
         # Applying a Function costs as much as a small loss, so it is done only where it matters.
