@@ -20,11 +20,6 @@ PARAMETERS: Final[dict[str, str]] = {
 """The names, and what the number behind each is."""
 
 
-def is_information(name: str) -> bool:
-    """Return whether a divergence has a unit, nats or bits."""
-    return name not in {"tv", "hellinger", "chi2", "alpha"}
-
-
 def parsed(text: str) -> tuple[str, tuple[float, ...]]:
     """Return the name in a text, and its numbers, none where there are none.
 

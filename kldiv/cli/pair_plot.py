@@ -9,17 +9,15 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from kldiv.cli.pairs import units_of
 from kldiv.cli.picture import GREY, RED, Picture
 from kldiv.cli.render import LABEL, clean
+from kldiv.cli.report import is_information
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from kldiv.cli.pairs import Pairs
+    from kldiv.streaming import Pairs
 
     Floats = NDArray[np.float64]
 
@@ -43,11 +41,11 @@ class PairPlot:
 
     def draw(self, found: Pairs) -> None:
         """Draw the matrix of a divergence."""
-        ((text, matrix),) = found.matrices.items()
+        ((text, matrix),) = found.divergences.items()
         count = len(matrix)
         tree = _tree(matrix)
         order = range(count) if tree is None else tree["leaves"]
-        names = [_short(found.names[i]) for i in order]
+        names = [_short(found.labels[i]) for i in order]
         side = min(max(3.0, 0.5 * count), 8.0)
         widest = max(map(len, names)) * 0.075
         figure = Figure(figsize=(side + widest + 1.6, side + widest + 1.4), layout="constrained")
@@ -71,7 +69,7 @@ class PairPlot:
         bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30)
         bar.outline.set_visible(False)  # type: ignore[operator]
         bar.ax.tick_params(colors=GREY, labelsize="small")
-        units = f", in {units_of(text)}" if units_of(text) else ""
+        units = ", in nats" if is_information(text) else ""
         infinite = "; red: infinite" if np.isinf(matrix).any() else ""
         figure.suptitle(f"{text} of {count} distributions{units}{infinite}", fontsize="medium")
         self._picture.save(figure)

@@ -12,7 +12,6 @@ from rich.cells import cell_len
 from rich.text import Text
 
 import kldiv
-from kldiv._named import is_information
 from kldiv.cli.flags import in_flags
 from kldiv.cli.json_output import print_json
 from kldiv.cli.render import Page, clean, column, number, probability, source
@@ -59,7 +58,7 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
         "bits": {
             name: (value / _LOG_2).tolist()
             for name, value in values.items()
-            if is_information(name.partition(":")[0])
+            if is_information(name)
         },
         "reduction": found.reduction,
         "rows": _rows_to_dict(found),
@@ -88,6 +87,11 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
 
 def _measures(found: Comparison) -> dict[str, Summary]:
     return {"kl_pq": found.kl_pq, "kl_qp": found.kl_qp, "js": found.js, **found.divergences}
+
+
+def is_information(name: str) -> bool:
+    """Return whether a divergence has a unit, nats or bits."""
+    return name.partition(":")[0] not in {"tv", "hellinger", "chi2", "alpha"}
 
 
 def _statistics(summary: Summary) -> dict[str, float]:
@@ -197,7 +201,7 @@ class _Report:
         nats = [Text(each, style="bold") for each in column(values, digits=_DIGITS)]
         names = [*self.names.values(), "Jeffreys, PSI"]
         bits = [
-            cell if is_information(name.partition(":")[0]) else ""
+            cell if is_information(name) else ""
             for name, cell in zip(
                 names, column([value / _LOG_2 for value in values], digits=_DIGITS), strict=True
             )

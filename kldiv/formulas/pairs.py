@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kldiv.formulas.blocks import pairs_at_a_time, slices
@@ -27,7 +27,7 @@ def normalized(xp: Namespace, rows: Array, compute: str) -> Array:
 class PairMeasure(Loss):
     """A measure of each row of one array with each row of another, in units of ``unit`` nats."""
 
-    measure: Measure = KullbackLeibler()
+    measure: Measure = field(default_factory=KullbackLeibler)
     unit: float = 1.0
     symmetric: bool = False
     """Whether the arrays are one and the measure is symmetric: then half of the pairs are enough,
