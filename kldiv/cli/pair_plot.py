@@ -67,7 +67,7 @@ class PairPlot:
         axes.set_xlabel("Q", color=GREY)
         axes.set_ylabel("P", color=GREY, rotation=0)
         bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         bar.ax.tick_params(colors=GREY, labelsize="small")
         units = ", in nats" if is_information(text) else ""
         infinite = "; red: infinite" if np.isinf(matrix).any() else ""

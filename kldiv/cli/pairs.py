@@ -159,11 +159,13 @@ def _print_matrix(page: Page, names: Sequence[str], matrix: Floats, top: int) ->
         places = [(i, j) for i, j in places if i < j]
     places.sort(key=lambda place: -matrix[place])
     half = max(1, top // 2) if top else len(places)
-    head = [Text(each, style="dim") for each in ("P", "Q", "")]
+    head: list[str | Text] = [Text(each, style="dim") for each in ("P", "Q", "")]
     for words, some in (("furthest apart", places[:half]), ("closest", places[::-1][:half])):
         page.line(Text(words, style="dim"))
         values = column([float(matrix[place]) for place in some], digits=4)
-        own = [[labels[i], labels[j], value] for (i, j), value in zip(some, values, strict=True)]
+        own: list[list[str | Text]] = [
+            [labels[i], labels[j], value] for (i, j), value in zip(some, values, strict=True)
+        ]
         page.table([head, *own], "<<>")
         if len(places) <= half:
             return

@@ -43,8 +43,7 @@ class PairMeasure(Loss):
 
     def size(self, arrays: Sequence[Array]) -> int:
         """Return how many terms there are."""
-        rows: int = arrays[0].shape[0]
-        return rows * math.prod(arrays[1].shape)
+        return math.prod([*self.shape(arrays), arrays[0].shape[1]])
 
     def value(self, xp: Namespace, *arrays: Array) -> Array:
         a, b = self.computed(xp, arrays)

@@ -163,8 +163,8 @@ def _rows_of(given: Any, name: str, options: Options) -> Table:
         raise DTypeError(f"{name} has dtype {array.dtype}: expected booleans, integers or floats")
     if array.ndim not in {1, 2} or not array.size:
         raise ShapeError(
-            f"{name} has shape {array.shape}: pairs are taken of the rows of a matrix. Give one with"
-            " two axes, and at least one number"
+            f"{name} has shape {array.shape}: pairs are taken of the rows of a matrix. Give one"
+            " with two axes, and at least one number"
         )
     array = array.astype(np.float64)
     if array.ndim == 1:
