@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from inspect import signature
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -121,8 +121,8 @@ def pairwise(
     symmetric = b is None and measured.measure.symmetric
     own = "none", compute, total, result
     pairs = PairMeasure(*own, measured.measure, measured.unit, symmetric)  # type: ignore[arg-type]
-    found: Any = route.run(pairs, first, second)
-    return found.T if measured.exchanged else found
+    found = route.run(pairs, first, second)
+    return cast("ArrayT", found.T if measured.exchanged else found)
 
 
 class _Measured(NamedTuple):

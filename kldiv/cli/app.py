@@ -50,7 +50,7 @@ class Commands(Group):
         known = set(self.list_commands(ctx)) | {"help"}
         if words and not known & set(words) and args[0] not in ctx.help_option_names:
             named = self._looks_like_data(args[0]) or args[0].startswith("-")
-            if named and len(words) > 1:
+            if named and (len(words) > 1 or "--pairwise" in args):
                 args = ["compare", *args]
             elif named and words[0] == args[0]:
                 raise click.UsageError(f"{words[0]}: two files are compared: kldiv P Q", ctx)

@@ -63,7 +63,14 @@ MATRICES (--reduction)
   by the first dimension) make one number of them; none prints all rows.
 
 \b
-OTHER DIVERGENCES (--divergence, of --from logits)
+ALL PAIRS (--pairwise)
+  Of any number of files, or of one: a matrix of the divergences of every
+  distribution from every other. Rows of a table are distributions, with --axis
+  0 its columns. --divergence names one or several, --csv and --json print the
+  matrix, --plot draws it with alike distributions beside each other (by SciPy).
+
+\b
+OTHER DIVERGENCES (--divergence, of --from logits and of --pairwise)
   kl, js:BETA, skew:ALPHA, jeffreys:W,R, tv, hellinger, chi2, alpha:ORDER and
   renyi:ORDER, from one more read: 1 - tv is how often speculative decoding
   accepts what Q proposes, as P is the target.
@@ -106,6 +113,7 @@ JSON (--json)
 EXAMPLES
   kldiv compare english.csv german.csv
   kldiv compare ratings.csv other.csv --labels rating --align
+  kldiv compare letters/*.csv --align --pairwise --divergence js --plot js.png
   kldiv compare january.parquet june.parquet --from samples
   zcat counts.csv.gz | kldiv compare - other.csv
   kldiv compare german.csv english.csv --smoothing 0.5 --plot letters.png
@@ -120,7 +128,8 @@ EXAMPLES
 
 @click.command("compare", epilog=EPILOG, short_help="Compare the distributions in two files.")
 @click.argument("p", type=click.Path())
-@click.argument("q", type=click.Path())
+@click.argument("q", type=click.Path(), required=False)
+@click.argument("others", type=click.Path(), nargs=-1)
 @click.option(
     "--from",
     "form",
@@ -163,7 +172,10 @@ EXAMPLES
     "divergences",
     multiple=True,
     metavar="NAME",
-    help="Another divergence of logits; may be given several times.",
+    help="Another divergence of logits, or of pairs; may be given several times.",
+)
+@click.option(
+    "--pairwise", is_flag=True, help="A matrix of all pairs of the distributions in the files."
 )
 @click.option("--backend", metavar="NAME", help="The library that computes: numpy, torch, jax, ...")
 @click.option("--device", metavar="NAME", help="The backend's device, such as cuda:0.")
@@ -204,6 +216,7 @@ EXAMPLES
 @click.option("--weight", metavar="FILE", help="The layer's weight, a row for each class.")
 @click.option("--weight-q", metavar="FILE", help="Q's weight, where it is another.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Of pairs: print CSV.")
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, writable=True),
@@ -227,6 +240,15 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     with np.errstate(all="ignore"), kldiv.config_context(**settings):
         for name in ("labels", "values", "divergences"):
             options[name] = options[name] or None
+        others = options.pop("others")
+        if options.pop("pairwise"):
+            from kldiv.cli import pairs  # noqa: PLC0415
+
+            options["reading"] = reading_of(options)
+            files = (options.pop("p"), options.pop("q"), *others)
+            pairs.show(options, [each for each in files if each is not None])
+            return
+        _check_two(ctx, options, others)
         if _written_out(ctx, options):
             from kldiv.cli import distribution_comparison  # noqa: PLC0415
 
@@ -243,6 +265,21 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             raise click.UsageError("--bins is for samples: say --from samples")
         else:
             _compare_files(**options)
+
+
+def _check_two(ctx: click.Context, options: dict[str, Any], others: tuple[str, ...]) -> None:
+    """Refuse anything but two files."""
+    if options["q"] is None:
+        raise click.MissingParameter(ctx=ctx, param_hint="'Q'", param_type="argument")
+    if others:
+        extra = "arguments" if len(others) > 1 else "argument"
+        raise click.UsageError(
+            f"Got unexpected extra {extra} ({' '.join(others)}): two files are compared; --pairwise"
+            " compares all pairs of more",
+            ctx,
+        )
+    if options.pop("as_csv"):
+        raise click.UsageError("--csv is for matrices: say --pairwise", ctx)
 
 
 def _check_streams(options: dict[str, Any]) -> None:

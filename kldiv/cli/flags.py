@@ -7,7 +7,7 @@ import shlex
 from typing import Final
 
 _OPTIONS: Final = (
-    "align|axis|checkpoint|fold|form|normalize|rebin|scheduler|shard_axis|smoothing"
+    "align|axis|checkpoint|fold|form|generalized|normalize|rebin|scheduler|shard_axis|smoothing"
     "|quantization|next_tokens|labels|values|sep|decimal|encoding|comment|na|header"
 )
 _QUOTED: Final = {"labels", "values", "sep", "decimal", "comment"}  # of any characters

@@ -12,6 +12,8 @@ from kldiv.cli.picture import BLUE, GREEN, GREY, ORANGE, RED, Picture
 from kldiv.cli.render import LABEL, clean
 from kldiv.cli.report import over
 
+_NAMED = 5  # classes that a line names
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -53,7 +55,16 @@ class Plot:
             axes.tick_params(axis="x", colors=GREY, labelsize="small")
             axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
             axes.set_axisbelow(True)
+        for place, each in enumerate(best):
+            if each.kl_qp == math.inf and each.kl_pq < math.inf:
+                at = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+                right.annotate("D(Q‖P) ∞", (0, place), color=RED, fontsize="small", **at)
         figure.suptitle(_title(found), fontsize="medium")
+        lines = _infinite(found)
+        if lines:
+            figure.set_figheight(figure.get_figheight() + 0.22 * len(lines))
+            said = figure.supxlabel("\n".join(lines), fontsize="small", color=RED)
+            said.set_parse_math(False)
         self._picture.save(figure)
 
     @staticmethod
@@ -152,6 +163,21 @@ def _names(found: Comparison) -> list[str]:
         f"{path.name}::{side.member}" if side.member else str(path)
         for path, side in zip(paths, (found.p, found.q), strict=True)
     ]
+
+
+def _infinite(found: Comparison) -> list[str]:
+    """Return a line for each direction that is infinite, with the classes that make it so."""
+    lines = []
+    for zeros, direction, one, other in (
+        (found.zeros_q, "D(P‖Q)", "Q", "P"),
+        (found.zeros_p, "D(Q‖P)", "P", "Q"),
+    ):
+        if zeros.classes:
+            named = ", ".join(map(_short, zeros.labels[:_NAMED]))
+            more = ", …" if zeros.classes > len(zeros.labels[:_NAMED]) else ""
+            share = f"{100 * zeros.share:.3g} % of {other}"
+            lines.append(f"{direction} = ∞: {one} lacks {named}{more} ({share})")
+    return lines
 
 
 def _short(label: str) -> str:

@@ -58,7 +58,7 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
         "bits": {
             name: (value / _LOG_2).tolist()
             for name, value in values.items()
-            if _is_information(name)
+            if is_information(name)
         },
         "reduction": found.reduction,
         "rows": _rows_to_dict(found),
@@ -89,7 +89,7 @@ def _measures(found: Comparison) -> dict[str, Summary]:
     return {"kl_pq": found.kl_pq, "kl_qp": found.kl_qp, "js": found.js, **found.divergences}
 
 
-def _is_information(name: str) -> bool:
+def is_information(name: str) -> bool:
     """Return whether a divergence has a unit, nats or bits."""
     return name.partition(":")[0] not in {"tv", "hellinger", "chi2", "alpha"}
 
@@ -201,7 +201,7 @@ class _Report:
         nats = [Text(each, style="bold") for each in column(values, digits=_DIGITS)]
         names = [*self.names.values(), "Jeffreys, PSI"]
         bits = [
-            cell if _is_information(name) else ""
+            cell if is_information(name) else ""
             for name, cell in zip(
                 names, column([value / _LOG_2 for value in values], digits=_DIGITS), strict=True
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kldiv.formulas.blocks import pairs_at_a_time, slices
@@ -27,7 +27,7 @@ def normalized(xp: Namespace, rows: Array, compute: str) -> Array:
 class PairMeasure(Loss):
     """A measure of each row of one array with each row of another, in units of ``unit`` nats."""
 
-    measure: Measure = KullbackLeibler()
+    measure: Measure = field(default_factory=KullbackLeibler)
     unit: float = 1.0
     symmetric: bool = False
     """Whether the arrays are one and the measure is symmetric: then half of the pairs are enough,
@@ -43,8 +43,7 @@ class PairMeasure(Loss):
 
     def size(self, arrays: Sequence[Array]) -> int:
         """Return how many terms there are."""
-        rows: int = arrays[0].shape[0]
-        return rows * math.prod(arrays[1].shape)
+        return math.prod([*self.shape(arrays), arrays[0].shape[1]])
 
     def value(self, xp: Namespace, *arrays: Array) -> Array:
         a, b = self.computed(xp, arrays)
@@ -75,8 +74,14 @@ class PairMeasure(Loss):
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         a, b = arrays
         nats = self.measure.value(xp, a[:, None, :], b[None, :, :])
-        # A mixture of which one has no part is one number for all rows of the other.
-        return self.in_units(xp.broadcast_to(nats, (a.shape[0], b.shape[0])))
+        return self.of_pairs(xp, self.in_units(nats), a, b)
+
+    def of_pairs(self, xp: Namespace, found: Array, a: Array, b: Array) -> Array:
+        """Return a number for each pair: a mixture may be of one array alone."""
+        shape = (a.shape[0], b.shape[0])
+        if tuple(found.shape) == shape:
+            return found
+        return found + xp.zeros(shape, dtype=found.dtype, device=found.device)  # no view
 
     def mirrored(self, xp: Namespace, upper: Array) -> Array:
         """Return a symmetric matrix, given what lies on and above its diagonal."""
@@ -114,8 +119,7 @@ class PairMeasure(Loss):
                 step = cast(xp, tangent, self.compute)
                 step = step[:, None, :] if index == 0 else step[None, :, :]
                 moved.append(xp.sum(slopes * step, axis=-1))
-        total = xp.broadcast_to(sum(moved[1:], moved[0]), (rows[0].shape[0], rows[1].shape[0]))
-        return cast(xp, total, self.result)
+        return cast(xp, self.of_pairs(xp, sum(moved[1:], moved[0]), *rows), self.result)
 
     def slopes(self, xp: Namespace, index: int, a: Array, b: Array) -> Array:
         """Return the derivative of each pair in the probabilities of one row, in the last axis."""

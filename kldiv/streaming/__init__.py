@@ -7,12 +7,15 @@ Comparisons of arrays larger than memory, in parts, which can be stopped and go 
 the result of the sums (`conclude`).  All sums have the order of the steps, so a run that goes on
 from its state (`resume`) gives the same bits.
 
+`pairwise` compares all distributions in some files with each other (`pairs`).
+
 `TeacherWriter` and `open_teacher` keep sparse teachers on disk (`teachers`).
 """
 
 from __future__ import annotations
 
 from kldiv.streaming.comparison import Interrupted, compare
+from kldiv.streaming.pairs import Pairs, pairwise
 from kldiv.streaming.results import Comparison, Contribution, Row, Side, Summary, Zeros
 from kldiv.streaming.run import Run
 from kldiv.streaming.teachers import StoredTeacher, TeacherWriter, open_teacher
@@ -21,6 +24,7 @@ __all__ = [
     "Comparison",
     "Contribution",
     "Interrupted",
+    "Pairs",
     "Row",
     "Run",
     "Side",
@@ -30,4 +34,5 @@ __all__ = [
     "Zeros",
     "compare",
     "open_teacher",
+    "pairwise",
 ]

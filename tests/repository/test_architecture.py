@@ -156,6 +156,7 @@ LAYERS = {
     "readers": ("kldiv.errors", "kldiv.readers"),
     "streaming": (
         "kldiv._files",
+        "kldiv._named",
         "kldiv._notebook",
         "kldiv.backends",
         "kldiv.errors",
@@ -313,6 +314,7 @@ def test_a_framework_is_imported_only_in_its_own_adapter():
             "foreign_densities.py",
             "host.py",
             "lines.py",
+            "pair_plot.py",
             "quadrature.py",
             "scipy_names.py",
             "sums.py",

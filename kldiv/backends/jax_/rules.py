@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array
-    from kldiv.formulas.pairs import PairMeasure
     from kldiv.formulas.operation import Operation, Run
+    from kldiv.formulas.pairs import PairMeasure
     from kldiv.formulas.reductions import RowWise
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from kldiv.formulas.numbers import LN2, LN2_HIGH_32, LN2_HIGH_64, LN2_LOW_32, LN2_LOW_64
+from kldiv.formulas.numbers import LN2_HIGH_32, LN2_HIGH_64, LN2_LOW_32, LN2_LOW_64
 from kldiv.kernels.cpu.code import DOUBLE, I64, Code, Value, at_most, polynomial, select
 from kldiv.kernels.cpu.elementary import format_of
 from kldiv.kernels.cpu.sums import Total, block_sums
@@ -93,13 +93,13 @@ def _or_one(x: Value) -> Value:
     return select(x > 0.0, x, 1.0)
 
 
-def _kl(p: Value, q: Value, numbers: Sequence[Value]) -> Value:  # noqa: ARG001
+def _kl(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
     a, b = _or_one(p), _or_one(q)
     term = _relative(a, b, a - b)
     return select(p == 0.0, q, select(q == 0.0, float("inf"), term))
 
 
-def _jeffreys(p: Value, q: Value, numbers: Sequence[Value]) -> Value:  # noqa: ARG001
+def _jeffreys(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
     a, b = _or_one(p), _or_one(q)
     term = (a - b) * _log_ratio(a, b, a - b)
     one = select(p == q, p.of(0.0), float("inf"))
@@ -126,16 +126,16 @@ def _jensen_shannon(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
     return terms[0] + terms[1]
 
 
-def _tv(p: Value, q: Value, numbers: Sequence[Value]) -> Value:  # noqa: ARG001
+def _tv(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
     return abs(p - q) * 0.5
 
 
-def _hellinger(p: Value, q: Value, numbers: Sequence[Value]) -> Value:  # noqa: ARG001
+def _hellinger(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
     root = (p - q) / _or_one(p.sqrt() + q.sqrt())
     return root * root * 0.5
 
 
-def _chi2(p: Value, q: Value, numbers: Sequence[Value]) -> Value:  # noqa: ARG001
+def _chi2(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
     apart = p - q
     edge = select(p == 0.0, p, float("inf"))
     return select(q == 0.0, edge, apart * (apart / _or_one(q)))

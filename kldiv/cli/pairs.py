@@ -1,0 +1,172 @@
+"""``kldiv compare --pairwise``: all pairs of the distributions in one file or several."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import numpy as np
+from rich.text import Text
+
+import kldiv
+from kldiv import streaming
+from kldiv.cli.flags import in_flags
+from kldiv.cli.json_output import print_json
+from kldiv.cli.progress import Progress
+from kldiv.cli.render import Page, clean, column
+from kldiv.cli.report import is_information
+from kldiv.errors import KLDivError, OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from kldiv.streaming import Pairs
+
+    Floats = NDArray[np.float64]
+
+_UNUSED: Final = {
+    "rebin": False, "checkpoint": None, "scheduler": None, "quantization": False,
+    "next_tokens": None, "hidden": False, "weight": None, "weight_q": None, "bins": None,
+    "reduction": "mean",
+}  # fmt: skip
+
+
+def show(options: dict[str, Any], files: Sequence[str]) -> None:
+    """Print the divergences of all pairs."""
+    _check(options, files)
+    draw = None if options["plot"] is None else _plotter(options["plot"])
+    names = "form", "axis", "normalize", "smoothing", "align", "fold", "key", "max_bytes", "reading"
+    with Progress() as progress:
+        found = _compared(
+            files,
+            divergences=options["divergences"] or "kl",
+            generalized=options["generalized"],
+            progress=progress.reach,
+            **{name: options[name] for name in names},
+        )
+    if draw is not None:
+        draw(found)
+    if options["as_json"]:
+        print_json(_to_dict(found, files))
+    elif options["as_csv"]:
+        _print_csv(found)
+    else:
+        _print(found, files, options["top"])
+    sys.stdout.flush()
+    page = Page(stderr=True)
+    for text in found.warnings:
+        page.paragraph(Text("note: ", style="bold yellow"), in_flags(text))
+
+
+def _compared(files: Sequence[str], **options: Any) -> Pairs:
+    """Compare; an error names flags."""
+    try:
+        return streaming.pairwise(*files, **options)
+    except OptionError as error:
+        raise click.UsageError(in_flags(str(error))) from error
+    except KLDivError as error:
+        raise KLDivError(in_flags(str(error))) from error
+
+
+def _check(options: dict[str, Any], files: Sequence[str]) -> None:
+    for name, default in _UNUSED.items():
+        if options[name] != default:
+            raise click.UsageError(f"--{name.replace('_', '-')}: not with --pairwise")
+    if list(files).count("-") > 1:
+        raise click.UsageError("one file alone can be standard input (-)")
+    if options["form"] == "samples":
+        raise click.UsageError(
+            "--pairwise compares distributions, not samples: count them first, or compare two files"
+            " --from samples"
+        )
+    if options["as_json"] and options["as_csv"]:
+        raise click.UsageError("--json and --csv: choose one")
+    if options["plot"] and len(options["divergences"] or ()) > 1:
+        raise click.UsageError("--plot draws one matrix: name one --divergence")
+
+
+def _plotter(path: str) -> Callable[[Pairs], None]:
+    """Return the function that draws, or say at once that it could not."""
+    try:
+        from kldiv.cli.pair_plot import PairPlot  # noqa: PLC0415 - imports Matplotlib
+    except ImportError as error:
+        raise click.UsageError('--plot needs Matplotlib: pip install "kldiv[cli]"') from error
+    return PairPlot(path).draw
+
+
+# --- printing -------------------------------------------------------------------------------------
+
+
+def _units(text: str) -> str | None:
+    return "nats" if is_information(text) else None
+
+
+def _to_dict(found: Pairs, files: Sequence[str]) -> dict[str, Any]:
+    return {
+        "labels": list(found.labels),
+        "classes": found.classes,
+        "divergences": {
+            text: {"matrix": matrix.tolist(), "units": _units(text)}
+            for text, matrix in found.divergences.items()
+        },
+        "files": list(files),
+        "version": kldiv.__version__,
+        "warnings": [in_flags(text) for text in found.warnings],
+    }
+
+
+def _print_csv(found: Pairs) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    several = len(found.divergences) > 1
+    writer.writerow([*(["divergence"] if several else []), "", *found.labels])
+    for text, matrix in found.divergences.items():
+        for name, values in zip(found.labels, matrix.tolist(), strict=True):
+            writer.writerow([*([text] if several else []), name, *map(repr, values)])
+
+
+def _print(found: Pairs, files: Sequence[str], top: int) -> None:
+    page = Page()
+    where = clean(files[0]) if len(files) == 1 else f"{len(files):,} files"
+    page.line(f"{len(found.labels):,} distributions of {found.classes:,} classes in {where}")
+    for text, matrix in found.divergences.items():
+        units = _units(text)
+        page.line()
+        head = f"{text}, P in the row, Q in the column{f', in {units}' if units else ''}"
+        page.line(Text(head, style="bold"))
+        _print_matrix(page, found.labels, matrix, top)
+
+
+def _print_matrix(page: Page, names: Sequence[str], matrix: Floats, top: int) -> None:
+    """Print a matrix where it fits, else the pairs that are furthest apart, and closest."""
+    labels = [page.label(each) for each in names]
+    cells = np.array(column(matrix.ravel().tolist(), digits=4)).reshape(matrix.shape)
+    widths = [
+        max(len(label), *map(len, own)) + 2 for label, own in zip(labels, cells.T, strict=True)
+    ]
+    if max(map(len, labels)) + sum(widths) <= page.width:
+        rows: list[list[str | Text]] = [["", *(Text(each, style="dim") for each in labels)]]
+        for i, (label, own) in enumerate(zip(labels, cells, strict=True)):
+            values = [Text(each, style="dim" if i == j else "") for j, each in enumerate(own)]
+            rows.append([Text(label, style="bold"), *values])
+        page.table(rows, "<" + ">" * len(labels))
+        return
+    places = [(i, j) for i in range(len(labels)) for j in range(len(labels)) if i != j]
+    if np.array_equal(matrix, matrix.T):
+        places = [(i, j) for i, j in places if i < j]
+    places.sort(key=lambda place: -matrix[place])
+    half = max(1, top // 2) if top else len(places)
+    head: list[str | Text] = [Text(each, style="dim") for each in ("P", "Q", "")]
+    for words, some in (("furthest apart", places[:half]), ("closest", places[::-1][:half])):
+        page.line(Text(words, style="dim"))
+        values = column([float(matrix[place]) for place in some], digits=4)
+        own: list[list[str | Text]] = [
+            [labels[i], labels[j], value] for (i, j), value in zip(some, values, strict=True)
+        ]
+        page.table([head, *own], "<<>")
+        if len(places) <= half:
+            return
+    page.line(Text("--csv and --json print the whole matrix", style="dim"))

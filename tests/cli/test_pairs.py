@@ -1,0 +1,184 @@
+"""``kldiv compare --pairwise``: numbers, names, questions, and the picture."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+import kldiv
+
+TABLE = "word,a,b,c\nx,1,2,3\ny,4,5,6\nz,0,1,1\n"
+COLUMNS = np.array([[1, 4, 0], [2, 5, 1], [3, 6, 1]])
+FILES = {
+    "t.csv": TABLE,
+    "one.csv": "word,n\nx,1\ny,4\n",
+    "two.csv": "word,n\ny,3\nz,5\n",
+    "three.csv": "word,n\nX,2\ny,2\n",
+    "probs.csv": "word,n\nx,0.25\ny,0.75\n",
+    "far.csv": "word,n\nx,0.5\ny,0.75\n",
+    "negative.csv": "word,n\nx,-1\ny,2\n",
+    "nothing.csv": "word,n\nx,0\ny,0\n",
+}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, command):
+    """Run the command in a folder of files; return its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return lambda *arguments: command("compare", *arguments, "--pairwise")
+
+
+@pytest.fixture
+def matrix(run):
+    """Return the names and the only matrix of a run that must succeed."""
+
+    def matrix(*arguments):
+        status, out, err = run(*arguments, "--json")
+        assert status == 0, err
+        found = json.loads(out)
+        ((_, one),) = found["divergences"].items()
+        return found["labels"], np.array(one["matrix"], float)
+
+    return matrix
+
+
+def test_the_columns_and_the_rows_of_a_table(matrix, run):
+    for axis, names, rows in (("0", ["a", "b", "c"], COLUMNS), ("-1", ["x", "y", "z"], COLUMNS.T)):
+        labels, found = matrix("t.csv", "--axis", axis)
+        assert labels == names
+        np.testing.assert_allclose(found, kldiv.pairwise(rows, normalize=True), rtol=1e-15)
+    _, logits = matrix("t.csv", "--axis", "0", "--from", "logits", "--divergence", "renyi:2")
+    softmax = np.exp(COLUMNS * 1.0)
+    wanted = kldiv.pairwise(softmax, divergence="renyi:2", normalize=True)
+    np.testing.assert_allclose(logits, wanted, rtol=1e-13, atol=1e-16)
+    status, out, err = run("t.csv", "--axis", "0")
+    assert status == 0
+    assert [line.split() for line in out.splitlines()[3:6]] == [
+        ["a", "b", "c"],
+        ["a", "0.000000", "0.152859", "0.149053"],
+        ["b", "inf", "0.000000", "0.007826"],
+    ]
+    assert "--from counts or --normalize says so" in err
+    assert "2 of 6 pairs have an infinite kl" in err
+
+
+def test_several_files_by_label(matrix, run):
+    labels, found = matrix("one.csv", "two.csv", "probs.csv", "--align", "--smoothing", "0")
+    assert labels == ["one", "two", "probs"]
+    rows = np.array([[0.2, 0.8, 0], [0, 3 / 8, 5 / 8], [0.25, 0.75, 0]])
+    np.testing.assert_allclose(found, kldiv.pairwise(rows), rtol=1e-15)
+    smooth = ("one.csv", "two.csv", "--align", "--smoothing", "0.5", "--divergence", "chi2")
+    rows = np.array([[1.5, 4.5, 0.5], [0.5, 3.5, 5.5]])
+    wanted = kldiv.pairwise(rows, divergence="chi2", normalize=True)
+    np.testing.assert_allclose(matrix(*smooth)[1], wanted, rtol=1e-15)
+    assert matrix("one.csv", "three.csv", "--align", "--fold")[1].max() == pytest.approx(
+        kldiv.pairwise(np.array([[1, 4], [2, 2]]), normalize=True).max()
+    )
+    assert matrix("t.csv::a", "t.csv::c")[0] == ["a", "c"]
+    assert matrix("one.csv", "t.csv", "--axis", "0", "--align")[0] == [
+        *("one", "t::a", "t::b", "t::c")
+    ]
+    status, out, _ = run(
+        *("one.csv", "probs.csv", "--csv", "--divergence", "tv", "--divergence", "js")
+    )
+    assert status == 0
+    lines = [line.split(",") for line in out.splitlines()]
+    assert lines[0] == ["divergence", "", "one", "probs"]
+    assert float(lines[1][3]) == pytest.approx(0.05)
+    assert [line[0] for line in lines[1:]] == ["tv", "tv", "js", "js"]
+
+
+def test_a_matrix_that_is_too_wide(run):
+    rows = np.random.default_rng(0).dirichlet(np.ones(4), 20)
+    np.save("wide.npy", rows)
+    status, out, _ = run("wide.npy", "--divergence", "js", "--top", "4")
+    assert status == 0
+    found = kldiv.pairwise(rows, divergence="js")
+    furthest = np.unravel_index(found.argmax(), found.shape)
+    lines = [line.split() for line in out.splitlines()]
+    assert sorted(map(int, lines[5][:2])) == sorted(map(int, furthest))
+    assert len(lines) == 12
+    assert "--csv and --json print the whole matrix" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("one.csv",), 4, "one.csv holds one distribution"),
+        (("one.csv", "two.csv"), 4, "'x' in one.csv, 'y' in two.csv. --align"),
+        (("one.csv", "three.csv", "--align"), 4, "Q is three.csv"),
+        (("one.csv", "far.csv"), 4, "far sums to 1.25, not to 1. --normalize"),
+        (("one.csv", "negative.csv"), 4, "negative has -1"),
+        (("one.csv", "nothing.csv"), 4, "nothing has no probability anywhere"),
+        (("one.csv", "none.csv"), 4, "none.csv: no such file"),
+        (("one.csv", "probs.csv", "--divergence", "tvv"), 2, "expected one of kl"),
+        (("one.csv", "probs.csv", "--smoothing", "1"), 2, "--normalize"),
+        (("one.csv", "one.csv", "--from", "samples"), 2, "not samples"),
+        (("one.csv", "one.csv", "--rebin"), 2, "--rebin: not with --pairwise"),
+        (("one.csv", "one.csv", "--fold"), 2, "--align"),
+        (("-", "-"), 2, "standard input"),
+        (("one.csv", "one.csv", "--json", "--csv"), 2, "choose one"),
+    ],
+)
+def test_what_cannot_be_done(run, arguments, status, said):
+    code, out, err = run(*arguments)
+    assert code == status
+    assert said in err
+    assert not out
+
+
+def test_three_files_are_pairs_only_if_asked(run, command):
+    status, _, err = command("compare", "one.csv", "two.csv", "three.csv")
+    assert status == 2
+    assert "--pairwise compares all pairs of more" in err
+    status, _, err = command("compare", "one.csv", "two.csv", "--csv")
+    assert status == 2
+    assert "say --pairwise" in err
+    assert command("t.csv", "--pairwise")[0] == 0  # without the word compare
+
+
+def test_the_picture(run, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: drawn.append((self, path)))
+    rows = np.array([[8, 1, 1], [0, 5, 5], [9, 1, 1], [1, 5, 6]])
+    np.save("x.npy", rows)
+    assert run("x.npy", "--plot", "x.png", "--divergence", "kl")[0] == 0
+    ((figure, path),) = drawn
+    axes = figure.axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    texts = [text.get_text() for text in axes.texts]
+    assert path == "x.png"
+    assert texts.count("∞") == 3
+    assert "red: infinite" in figure.get_suptitle()
+    try:
+        import scipy.cluster  # noqa: F401
+    except ImportError:
+        assert names == ["0", "1", "2", "3"]
+    else:
+        assert abs(names.index("0") - names.index("2")) == 1
+        assert abs(names.index("1") - names.index("3")) == 1
+    assert run("x.npy", "--plot", "x.png", "--divergence", "kl", "--divergence", "tv")[0] == 2
+
+
+def test_compare_draws_what_makes_a_direction_infinite(run, command, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    assert command("compare", "two.csv", "one.csv", "--align", "--plot", "x.png")[0] == 0
+    said = drawn[0].get_supxlabel().splitlines()
+    assert said == ["D(P‖Q) = ∞: Q lacks z (62.5 % of P)", "D(Q‖P) = ∞: P lacks x (20 % of Q)"]
+    assert "D(Q‖P) ∞" in [text.get_text() for text in drawn[0].axes[1].texts]
+    assert math.isfinite(drawn[0].get_figheight())

@@ -1,0 +1,233 @@
+"""All pairs of rows: against mpmath, against the functions of one pair, with derivatives."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import mpmath
+import numpy as np
+import pytest
+from libraries import Library, require, unit
+
+import kldiv
+from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
+from kldiv.formulas import blocks
+
+pytestmark = [  # of torch itself, as it compiles and transforms
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
+OF_ONE = {
+    "kl": kldiv.kl_divergence,
+    "js": kldiv.js_divergence,
+    "js:0": partial(kldiv.js_divergence, weights=(0, 1)),
+    "js:0.3": partial(kldiv.js_divergence, weights=(0.3, 0.7)),
+    "jeffreys": kldiv.jeffreys_divergence,
+    "skew:0.2": partial(kldiv.skew_divergence, alpha=0.2),
+    "tv": kldiv.tv_divergence,
+    "hellinger": kldiv.hellinger_divergence,
+    "chi2": kldiv.chi2_divergence,
+    "alpha:0": partial(kldiv.alpha_divergence, alpha=0),
+    "alpha:0.5": partial(kldiv.alpha_divergence, alpha=0.5),
+    "renyi:2": partial(kldiv.renyi_divergence, alpha=2),
+    "renyi:inf": partial(kldiv.renyi_divergence, alpha=math.inf),
+}
+
+
+def rows():
+    """Rows with zeros, one that another nearly is, a single class, and numbers near underflow."""
+    random = np.random.default_rng(0)
+    a = random.dirichlet(np.ones(7), 6)
+    b = random.dirichlet(np.ones(7), 5)
+    a[0, 2] = b[0, 2] = b[1, 3] = 0.0
+    b[2] = a[2] * (1 + 1e-11 * random.normal(size=7))
+    b[3] = a[3]
+    a[4] = np.eye(7)[1]
+    a[5] = b[4] * 10.0 ** np.arange(-300, 1, 50)
+    return a, b
+
+
+def expanded(function, a, b, broadcast=np.broadcast_to):
+    """Every pair by the function of one pair."""
+    shape = (len(a), len(b), a.shape[1])
+    return function(broadcast(a[:, None, :], shape), broadcast(b[None, :, :], shape))
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+@pytest.mark.parametrize("kernel", ["pure", "cpu"])
+def test_every_pair_is_that_of_the_function_of_one(name, kernel, monkeypatch):
+    if kernel == "cpu":
+        pytest.importorskip("llvmlite")
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 7 * 8 * 4)
+    monkeypatch.setattr(blocks.pairs_at_a_time, "__defaults__", (7 * 8 * 4,))
+    a, b = rows()
+    a[1, :2] = math.inf, -1.0  # no probabilities: what the function of one pair makes of them
+    b[1, 0] = math.nan
+    with np.errstate(all="ignore"), kldiv.config_context(kernel=kernel):
+        found, own = kldiv.pairwise(a, b, divergence=name), kldiv.pairwise(a, divergence=name)
+        with kldiv.config_context(kernel="pure"):
+            wanted, wanted_own = expanded(OF_ONE[name], a, b), expanded(OF_ONE[name], a, a)
+    np.testing.assert_allclose(found, wanted, rtol=2e-15, atol=0)
+    np.testing.assert_allclose(own, wanted_own, rtol=2e-15, atol=0)
+    if np.allclose(wanted_own, wanted_own.T, equal_nan=True):
+        np.testing.assert_array_equal(own, own.T)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [1, 7, 2049])
+def test_kernels_are_exact(dtype, classes):
+    pytest.importorskip("llvmlite")
+    random = np.random.default_rng(1)
+    base = random.dirichlet(np.ones(classes))
+    gaps = (0, 1e-6, 1e-2, 1, 30)
+    a = np.array([base * np.exp(gap * random.normal(size=classes)) for gap in gaps])
+    a = (a / a.sum(axis=1, keepdims=True)).astype(dtype)
+    a[:, 0] *= np.array([1, 1, 1, 0, 1], dtype) if classes > 1 else 1
+    with kldiv.config_context(kernel="cpu"):
+        found = kldiv.pairwise(a)
+    with mpmath.workdps(40):
+        logs = [[mpmath.log(float(p)) if p else -mpmath.inf for p in row] for row in a]
+        for i, j in ((0, 0), (0, 1), (1, 2), (2, 4), (3, 0), (4, 3)):
+            terms = [
+                q if not p else p * (log_p - log_q) + q - p if q else mpmath.inf
+                for p, q, log_p, log_q in zip(
+                    map(mpmath.mpf, a[i].tolist()), map(mpmath.mpf, a[j].tolist()),
+                    logs[i], logs[j], strict=True,
+                )
+            ]  # fmt: skip
+            true = float(mpmath.fsum(terms))
+            assert found[i, j] == pytest.approx(true, rel=8 * unit(dtype), abs=0), (i, j)
+
+
+def test_on_every_library(lib):
+    a, b = rows()
+    a[5] = a[3]  # float16 has no such numbers
+    wanted = expanded(kldiv.kl_divergence, a, b)
+    wide = lib.widest
+    own, other = lib.array(a.astype(wide)), lib.array(b.astype(wide))
+    assert np.allclose(lib.numpy(kldiv.pairwise(own, other)), wanted, rtol=0, atol=2e-5)
+    lib.assert_like(kldiv.pairwise(own, other), (6, 5), wide)
+    counts = lib.from_numpy(np.array([[1, 2, 1], [3, 0, 1]]))
+    found = lib.numpy(kldiv.pairwise(counts, divergence="tv", normalize=True, base=None))
+    assert np.allclose(found, [[0, 0.5], [0.5, 0]], atol=1e-6)
+    if "float16" in lib.floats and lib.root != "jax":
+        half = lib.array(a, "float16")
+        lib.assert_like(kldiv.pairwise(half, divergence="js", normalize=True), (6, 6), "float16")
+
+
+@pytest.mark.parametrize("name", ["kl", "js:0", "alpha:0", "renyi:2"])
+def test_derivatives_in_torch(torch, name):
+    a, b = (each[:4, 3:] + 1e-3 for each in rows())
+    random = np.random.default_rng(2)
+    ours, theirs = ([torch.tensor(x, requires_grad=True) for x in (a, b)] for _ in "12")
+    weight = torch.tensor(random.random((4, 4)))
+    every = partial(kldiv.pairwise, divergence=name)
+    (every(*ours) * weight).sum().backward()
+    (expanded(OF_ONE[name], *theirs, torch.broadcast_to) * weight).sum().backward()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-12, atol=1e-14)
+    single = ours[0].detach().requires_grad_()
+    (every(single) * weight).sum().backward()
+    both = [x.detach().requires_grad_() for x in (single, single)]
+    (expanded(OF_ONE[name], *both, torch.broadcast_to) * weight).sum().backward()
+    torch.testing.assert_close(single.grad, both[0].grad + both[1].grad, rtol=1e-11, atol=1e-13)
+    assert torch.autograd.gradcheck(every, ours, check_forward_ad=True)
+    if name == "kl":
+        assert torch.autograd.gradgradcheck(every, [x[:2] for x in ours])
+    stacked = torch.stack([ours[0], ours[0] / 2])
+    assert torch.func.vmap(lambda x: every(x, ours[1]))(stacked).shape == (2, 4, 4)
+
+
+def test_gradients_of_infinite_pairs_leak_nothing(torch):
+    a = torch.tensor([[0.5, 0.5], [0.2, 0.8]], requires_grad=True)
+    b = torch.tensor([[1.0, 0.0], [0.4, 0.6]])
+    found = kldiv.pairwise(a, b)
+    found[:, 1].sum().backward()
+    assert found[:, 0].isinf().all()
+    torch.testing.assert_close(a.grad, (a.detach() / b[1]).log())
+
+
+def test_derivatives_and_transforms_in_jax():
+    require(Library.JAX_X64)
+    import jax
+    import jax.numpy as jnp
+
+    with jax.enable_x64(True):
+        a, b = (jnp.asarray(each[:3, 3:] + 1e-3) for each in rows())
+        weight = jnp.asarray(np.random.default_rng(3).random((3, 3)))
+
+        def both(a, b):
+            one = kldiv.pairwise(a, b)
+            return one, expanded(kldiv.kl_divergence, a, b, jnp.broadcast_to)
+
+        def losses(a, b):
+            return jnp.stack([(weight * each).sum() for each in both(a, b)])
+
+        @jax.jit
+        def every(a, b):
+            tangents = jax.jvp(both, (a, b), (a, -b))[1]
+            mapped = jax.vmap(kldiv.pairwise, (0, None))(jnp.stack([a, a]), b)[1]
+            return both(a, b), tangents, jax.jacrev(losses, (0, 1))(a, b), mapped
+
+        values, tangents, gradients, mapped = every(a, b)
+        for one, other in (values, tangents, *gradients, (mapped, values[1])):
+            np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-14)
+
+
+def test_torch_compiles_it(torch):
+    a, b = (torch.tensor(each[:4] + 1e-3) for each in rows())
+    a.requires_grad_()
+    every = partial(kldiv.pairwise, divergence="js", normalize=True)
+    compiled = torch.compile(every, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(a, b), every(a, b))
+    compiled(a, b).sum().backward()
+    assert a.grad.shape == a.shape
+
+
+def test_edges_of_shapes_and_other_backends():
+    a, b = rows()
+    for kernel in ("auto", "pure"):
+        with kldiv.config_context(kernel=kernel):
+            assert kldiv.pairwise(a[:0], b).shape == (0, 5)
+            assert kldiv.pairwise(a, b[:0], divergence="renyi:inf").shape == (6, 0)
+            assert kldiv.pairwise(a[:1], b[:1]).shape == (1, 1)
+    assert kldiv.pairwise(a[:2, ::-2], b[:, ::-2]).tolist() == pytest.approx(
+        kldiv.pairwise(a[:2, ::-2].copy(), b[:, ::-2].copy())
+    )
+    require(Library.TORCH)
+    with kldiv.config_context(backend="torch"):
+        found = kldiv.pairwise(a, b, base=2)
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_allclose(found * math.log(2), kldiv.pairwise(a, b), rtol=1e-14)
+
+
+def test_frames_are_matched_by_columns():
+    pd = pytest.importorskip("pandas")
+    a, b = (each[:3, :3] for each in rows())
+    p = pd.DataFrame(a, ["r", "s", "t"], ["x", "y", "z"])
+    q = pd.DataFrame(b, columns=["x", "y", "z"])[["z", "x", "y"]]
+    np.testing.assert_array_equal(kldiv.pairwise(p, q), kldiv.pairwise(a, b))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "said"),
+    [
+        ((np.ones(3),), {}, ShapeError, r"a\[None, :\]"),
+        ((np.ones((1, 2, 3)),), {}, ShapeError, r"reshape\(-1"),
+        ((np.ones((2, 3)), np.ones((2, 4))), {}, ShapeError, r"\(2, 3\) and \(2, 4\)"),
+        ((np.ones((2, 0)),), {}, ShapeError, "no classes"),
+        ((np.ones((2, 3), int),), {}, DTypeError, "int64"),
+        (([[0.5, 0.5]],), {}, LibraryError, "numpy.asarray"),
+        ((np.ones((2, 3)),), {"divergence": "kll"}, OptionError, "expected one of kl"),
+        ((np.ones((2, 3)),), {"divergence": "renyi"}, OptionError, "needs its order"),
+        ((np.ones((2, 3)),), {"divergence": "jeffreys:1,2"}, OptionError, "no weights"),
+        ((np.ones((2, 3)),), {"divergence": "tv", "base": 2}, OptionError, "tv has none"),
+        ((np.ones((2, 3)),), {"divergence": "skew:2"}, OptionError, "between 0 and 1"),
+        ((np.ones((2, 3)),), {"divergence": None}, OptionError, "must be a name"),
+    ],
+)
+def test_errors(arguments, options, error, said):
+    with pytest.raises(error, match=said):
+        kldiv.pairwise(*arguments, **options)
