@@ -108,7 +108,15 @@ class _Tabulation:
         self.head = list(islice(records.rows(), sample))
         if not self.head:
             raise source.error("no rows follow the header. Write one record a line")
-        self.text = [i for i in range(len(self.names)) if self._is_text(i)]
+        self.empty = {
+            i
+            for i, name in enumerate(self.names)
+            if i and not name and not any(row[i] for _, row in self.head)
+        }
+        """Columns of neither a name nor cells, as separators at the end of lines make them."""
+        if self.names.count("") - len(self.empty) > 1:
+            raise source.error("two columns have no name. Name them in the first line")
+        self.text = [i for i in range(len(self.names)) if i not in self.empty and self._is_text(i)]
         self.notes = list(records.notes)
 
     def table(self) -> Table:
@@ -141,7 +149,7 @@ class _Tabulation:
             beside = {self._index(name) for name in self.source.reading.names("labels") or ()}
             if len(self.names) > 1 and not self.names[0] and self._is_row_number(0):
                 beside.add(0)  # the index of a data frame
-            wanted = [i for i in range(len(self.names)) if i not in beside]
+            wanted = [i for i in range(len(self.names)) if i not in beside | self.empty]
         text = [i for i in wanted if i in self.text]
         self._check_names(wanted)
         numbers = [i for i in wanted if i not in self.text]
@@ -207,12 +215,15 @@ class _Tabulation:
         """Return the columns of numbers."""
         named = self.source.reading.names("labels") or ()
         labels = {self._index(name) for name in named}
+        labels |= self.empty
         columns = [i for i in range(len(self.names)) if i not in labels and i not in self.text]
         if not columns:
             line, row = self.head[0]
             place, name = self.records.place, self.names[-1]
             found = f"no column holds numbers: {place} {line}, column {name!r}: {row[-1][:60]!r}"
-            mend = "Separate cells by commas in .csv, tabs in .tsv, or say sep=';'; numbers are 1.5"
+            mend = "Numbers are written 1.5, without a currency"
+            if len(self.names) == 1:
+                mend = "Separate cells by commas in .csv, tabs in .tsv, or say sep=';'"
             raise self.source.error(f"{found}. {mend}. A list of categories is --from samples")
         return columns
 
@@ -235,7 +246,7 @@ class _Tabulation:
     def _others(self, columns: list[int], labels: list[int] | None) -> list[int]:
         """Return further columns of numbers to look at."""
         possible = range(len(self.names)) if labels is None else labels
-        known = {*columns, *self.text}
+        known = {*columns, *self.text, *self.empty}
         found = [i for i in possible if i not in known]
         if labels is not None and self.source.reading.labels is None:
             found += [i for i in self._edge_names() or () if i not in columns]
@@ -371,6 +382,12 @@ class _Tabulation:
                 )
             return
         mend = f"Mend the cell, or name the column of values: {self.source.path}::column"
+        first, row = self.head[0]
+        if line == first and self.records.named and not any(decimals(each) for each in row):
+            titles = list(filter(None, self.names))
+            mend = f"If this {self.records.place} names the columns, take out what is above it"
+            if self.records.place == "line" and len(titles) == 1:
+                mend += f": comment={titles[0]!r} does"
         if not self.records.named and line <= self.head[0][0]:
             mend = "If the first line names the columns, say header=True"
         raise self.source.error(f"{place} is no number. {mend}")
