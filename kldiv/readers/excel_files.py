@@ -65,6 +65,8 @@ def _check_archive(source: Source) -> None:
         parts = archive.infolist()
         if any(part.compress_type not in {0, 8} or part.flag_bits & 1 for part in parts):
             raise source.error("is encrypted, or packed in a way that Excel never uses. Save again")
+        if any(part.compress_size > source.size for part in parts):
+            raise source.error("declares more bytes than it has. Copy it again")
         check_budget(source, sum(part.file_size for part in parts), source.size)
         for part in parts:
             if part.filename.endswith((".xml", ".rels")):

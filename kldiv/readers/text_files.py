@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.readers.cells import Records, tabulate
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _HEAD: Final = 1 << 20  # bytes that decide
 _HEAD_ROWS: Final = 1000
+_BLOCK: Final = 1000  # rows
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _SEPARATORS: Final = (",", ";", "\t", "|", " ")
 _USUAL: Final = {".csv": ",", ".tsv": "\t"}
 _MARKS: Final = (
@@ -188,6 +191,10 @@ class _Text:
 
     def _lines(self, sep: str) -> Iterator[Row]:
         """Yield all rows that are no comments of a declared kind, with the number of their line."""
+        return chain.from_iterable(self._blocks(sep))
+
+    def _blocks(self, sep: str) -> Iterator[list[Row]]:
+        """Yield what `_lines` yields, many rows at a time."""
         import csv  # noqa: PLC0415 - only where one is read
 
         stream = self._stream()
@@ -206,8 +213,15 @@ class _Text:
         found = csv.reader(
             lines, delimiter=sep, strict=True, skipinitialspace=sep == " ", quoting=quoting
         )
-        # A row whose cells are all empty is the end of a sheet.
-        return ((found.line_num, row) for row in found if row and (row[0] or any(row)))
+        before = 0
+        while rows := list(islice(found, _BLOCK)):
+            after = found.line_num
+            alone = after - before == len(rows)  # no row takes several lines
+            lines = range(before + 1, after + 1) if alone else _line_numbers(rows, before)
+            # A row whose cells are all empty is the end of a sheet.
+            pairs = zip(lines, rows, strict=True)
+            yield [pair for pair in pairs if pair[1] and (pair[1][0] or any(pair[1]))]
+            before = after
 
     def _settle_quotes(self) -> None:
         """Take quotation marks for letters where they quote nothing; ask where they might."""
@@ -358,7 +372,20 @@ class _Text:
     def _data(self, names: list[str], after: int, *, named: bool) -> Iterator[Row]:
         """Yield records, all of one length, without comments: lines that are no records."""
         width, check = len(names), self._reading.comment is None
-        for line, row in self._lines(self._sep):
+        for block in self._blocks(self._sep):
+            plain_rows = (
+                block
+                and block[0][0] > after
+                and {len(row) for _, row in block} == {width}
+                and not (check and "#" in {row[0][:1] for _, row in block})
+            )
+            yield from block if plain_rows else self._sifted(block, names, after, named=named)
+
+    def _sifted(
+        self, block: list[Row], names: list[str], after: int, *, named: bool
+    ) -> Iterator[Row]:
+        width, check = len(names), self._reading.comment is None
+        for line, row in block:
             if line <= after:
                 continue
             if check and row[0].startswith("#") and self._is_comment(line, row, width):
@@ -393,6 +420,12 @@ class _Text:
         if named and len(names) == 1:
             mend = f"A title? comment={names[0]!r} leaves such a line out"
         raise self._source.error(f"{text}. {mend}; sep=';' and the like say what separates")
+
+
+def _line_numbers(rows: list[list[str]], before: int) -> list[int]:
+    """Return the last line of each row, of which some have cells of several lines."""
+    ends = (1 + sum(len(_LINE_END.findall(cell)) for cell in row) for row in rows)
+    return list(accumulate(ends, initial=before))[1:]
 
 
 class _Unclosed(io.BufferedIOBase):
