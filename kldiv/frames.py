@@ -138,9 +138,14 @@ def _listed(labels: Iterable[Hashable]) -> str:
     return ", ".join(map(repr, named[:NAMED])) + more
 
 
+_UNSEEN: Final = dict.fromkeys((0x00AD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF))
+"""Characters without a width, which come along when text is copied."""
+
+
 def folded(label: str) -> str:
     """Return a label without case, spare blanks and Unicode form; of a number, its value."""
-    text = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+    text = unicodedata.normalize("NFKC", label.translate(_UNSEEN)).casefold()
+    text = " ".join(text.split())
     text = unicodedata.normalize("NFKC", text)
     try:
         return repr(float(text)) if text.isascii() and "_" not in text else text

@@ -72,7 +72,10 @@ class Commands(Group):
                 finally:
                     sys.stdout.flush()  # here, where a closed pipe can still be answered
             except KLDivError as error:
-                raise BadInput(suggested(str(error))) from error
+                from kldiv.cli.flags import in_flags  # noqa: PLC0415 - only where one is said
+
+                text = str(error).removeprefix("config_context: ")
+                raise BadInput(suggested(in_flags(text))) from error
             except KeyboardInterrupt as error:
                 click.echo(" ".join(["Interrupted", *map(str, error.args)]), err=True)
                 ctx.exit(_INTERRUPTED)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kldiv.cli.interrupts import keep_state
-from kldiv.cli.suggestions import Choice
+from kldiv.cli.suggestions import Choice, suggested
 from kldiv.cli.tables import TABLES, reading_of, table_options
 from kldiv.errors import InputError, KLDivError, OptionError, ShapeError
 
@@ -22,7 +22,7 @@ _CALL: Final = re.compile(r"\s*[A-Za-z_]\w*\s*\(.*\)\s*", flags=re.DOTALL)
 _FOR_FILES: Final = (
     *("form", "normalize", "smoothing", "align", "plot", "axis", "key", "shard_axis"),
     *("checkpoint", "scheduler", "fold", "rebin", "generalized", "bins", "divergences"),
-    *("quantization", "next_tokens", "hidden", "weight", "weight_q"),
+    *("neighbours", "quantization", "next_tokens", "hidden", "weight", "weight_q"),
     *("labels", "values", "sep", "decimal", "encoding", "comment", "na", "header"),
 )
 _FAR: Final = 0.01  # how far from 1 sums of rounded probabilities are not
@@ -55,7 +55,8 @@ WHAT THEY HOLD (--from)
   logits     scores: their softmax, exact at any distance
   samples    raw numbers or categories, column by column: categories are
              counted; numbers go by their nearest neighbours (with an interval
-             of 95 %), or by --bins. Columns come in the order of their drift
+             of 95 %), or by --bins, as more than 100,000 do unless
+             --neighbours is said. Columns come in the order of their drift
 
 \b
 MATRICES (--reduction)
@@ -159,6 +160,11 @@ EXAMPLES
     metavar="N",
     help="For samples: N bins with equal shares of all numbers.",
 )
+@click.option(
+    "--neighbours",
+    is_flag=True,
+    help="For samples: by nearest neighbours, however many numbers there are.",
+)
 @table_options
 @click.option(
     "--reduction",
@@ -256,13 +262,16 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             return
         _check_streams(options)
         options["reading"] = reading_of(options)
-        bins = options.pop("bins")
+        bins, neighbours = options.pop("bins"), options.pop("neighbours")
         if options["form"] == "samples":
             from kldiv.cli import drift  # noqa: PLC0415
 
-            drift.show(options, bins)
-        elif bins is not None:
-            raise click.UsageError("--bins is for samples: say --from samples")
+            if neighbours and bins:
+                raise click.UsageError("--bins and --neighbours: one of them, not both")
+            drift.show(options, bins, neighbours=neighbours)
+        elif bins is not None or neighbours:
+            named = "--bins" if bins is not None else "--neighbours"
+            raise click.UsageError(f"{named} is for samples: say --from samples")
         else:
             _compare_files(**options)
 
@@ -327,12 +336,10 @@ def _compare_files(*, as_json: bool, plot: str | None, generalized: bool, **opti
         try:
             found = streaming.compare(**options, progress=progress.reach)
         except OptionError as error:
-            raise click.UsageError(in_flags(str(error))) from error
+            raise click.UsageError(suggested(in_flags(str(error)))) from error
         except ShapeError as error:
-            text = f"{in_flags(str(error))}. Two samples, raw numbers or categories: --from samples"
+            text = f"{error}. Two samples, raw numbers or categories: --from samples"
             raise KLDivError(text) from error
-        except KLDivError as error:
-            raise KLDivError(in_flags(str(error))) from error
         except streaming.Interrupted as stopped:
             raise KeyboardInterrupt(
                 f"after {stopped.share:.0%}, which {stopped.checkpoint} keeps. To go on, give the"

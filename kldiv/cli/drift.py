@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -13,16 +14,23 @@ from rich.text import Text
 
 import kldiv
 from kldiv import estimators
-from kldiv.cli.flags import in_flags
 from kldiv.cli.json_output import print_json
+from kldiv.cli.progress import Progress
 from kldiv.cli.render import Page, clean
-from kldiv.errors import InputError, KLDivError
-from kldiv.readers import read_samples
+from kldiv.errors import InputError
+from kldiv.readers import open_samples
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
     from kldiv.readers import Sample
 
+    Column: TypeAlias = Callable[[], Sample]
+    Columns: TypeAlias = dict[str, Column]
+
 _BINS: Final = 10  # as PSI usually has, for the measures that neighbours do not give
+_MANY: Final = 100_000  # numbers of a column, beyond which neighbours take minutes
 _PARTS: Final = 10  # of a sample, each left out once, tell the spread of an estimate
 _LEVEL: Final = 1.96  # standard errors of an interval of 95 %
 _NEIGHBOUR: Final = 5
@@ -54,15 +62,14 @@ class Drift:
     tv: float
 
 
-def show(options: dict[str, Any], bins: int | None) -> None:
+def show(options: dict[str, Any], bins: int | None, *, neighbours: bool = False) -> None:
     """Print the drift of all columns, the largest first."""
     for name, default in _UNUSED.items():
         if options[name] != default:
             raise click.UsageError(f"--{name.replace('_', '-')}: not for samples")
-    try:
-        found, notes = _compared(_columns(options, "p"), _columns(options, "q"), bins)
-    except KLDivError as error:
-        raise KLDivError(in_flags(str(error))) from error
+    columns = _columns(options, "p"), _columns(options, "q")
+    with Progress() as progress:
+        found, notes = _compared(*columns, bins, progress, neighbours=neighbours)
     found.sort(key=lambda each: (-each.js, -_number(each.kl_pq)))
     if options["as_json"]:
         print_json(_to_dict(found, notes, options, bins))
@@ -77,20 +84,17 @@ def _number(value: float) -> float:
     return value if value == value else -math.inf  # noqa: PLR0124 - NaN comes last
 
 
-def _columns(options: dict[str, Any], name: str) -> dict[str, Sample]:
+def _columns(options: dict[str, Any], name: str) -> Columns:
     own = "::" in options[name]
-    found = read_samples(
+    return open_samples(
         options[name],
         key=None if own else options["key"],
         max_bytes=options["max_bytes"],
         reading=options["reading"],
     )
-    return {each.name: each for each in found}
 
 
-def _paired(
-    p: dict[str, Sample], q: dict[str, Sample]
-) -> tuple[list[tuple[Sample, Sample]], list[str]]:
+def _paired(p: Columns, q: Columns) -> tuple[list[tuple[Column, Column]], list[str]]:
     """Return the columns that both have, and remarks on the others; two single ones are a pair."""
     notes = []
     if len(p) == len(q) == 1:
@@ -108,17 +112,24 @@ def _paired(
 
 
 def _compared(
-    p: dict[str, Sample], q: dict[str, Sample], bins: int | None
+    p: Columns, q: Columns, bins: int | None, progress: Progress, *, neighbours: bool
 ) -> tuple[list[Drift], list[str]]:
     pairs, notes = _paired(p, q)
-    found = []
-    for one, other in pairs:
+    found, many = [], list[str]()
+    for done, pair in enumerate(pairs):
+        progress.reach(done, len(pairs))
+        one, other = (read() for read in pair)  # two columns at a time
         missing = one.missing + other.missing
         if missing:
             noun = "cell is" if missing == 1 else "cells are"
             notes.append(f"column {clean(one.name)}: {missing:,} missing {noun} left out")
         try:
-            found.append(_drift(one, other, bins))
+            own = bins
+            if bins is None and not neighbours and _are_many(one, other):
+                own = _BINS
+            found.append(_drift(one, other, own, asked=bins is not None))
+            if own != bins and not found[-1].kind.endswith("classes"):
+                many.append(clean(one.name))
         except InputError as error:
             if len(pairs) == 1:
                 raise
@@ -127,12 +138,22 @@ def _compared(
                 continue
             notes.append(f"column {clean(one.name)}: by {_BINS} bins, as neighbours do not serve")
             found.append(_drift(one, other, _BINS))
+    if many:
+        notes.append(
+            f"by {_BINS} bins, as there are more than {_MANY:,} numbers: {', '.join(many)}."
+            " --neighbours goes by nearest neighbours"
+        )
     if not found:
         raise InputError(f"no column can be compared: {'; '.join(notes)}")
     return found, notes
 
 
-def _drift(p: Sample, q: Sample, bins: int | None) -> Drift:
+def _are_many(p: Sample, q: Sample) -> bool:
+    both = p.values, q.values
+    return max(map(len, both)) > _MANY and not any(isinstance(each, tuple) for each in both)
+
+
+def _drift(p: Sample, q: Sample, bins: int | None, *, asked: bool = True) -> Drift:
     for name, each in (("P", p), ("Q", q)):
         if not len(each.values):
             raise InputError(f"column {each.name!r} of {name} has no values")
@@ -143,10 +164,14 @@ def _drift(p: Sample, q: Sample, bins: int | None) -> Drift:
             " other file. Write both in the same way"
         )
     size = len(p.values), len(q.values)
-    if words[0] or (bins is None and _repeats(p.values, q.values)):
-        keys = [Counter(each.values if words[0] else each.values.tolist()) for each in (p, q)]
+    if words[0]:
+        keys = [Counter(each.values) for each in (p, q)]
         classes = list(keys[0] | keys[1])
         counts = [np.array([each[key] for key in classes], float) for each in keys]
+        return _of_counts(p, q, size, f"{len(classes):,} classes", counts)
+    classes = None if bins is not None and asked else _repeated(p.values, q.values)
+    if classes is not None:
+        counts = [_counted(each.values, classes) for each in (p, q)]
         return _of_counts(p, q, size, f"{len(classes):,} classes", counts)
     for name, each in (("P", p), ("Q", q)):
         if not np.isfinite(each.values).all():
@@ -181,26 +206,41 @@ def _symmetric(counts: list[np.ndarray]) -> tuple[float, float, float]:
     )
 
 
-def _repeats(p: np.ndarray, q: np.ndarray) -> bool:
-    """Whether numbers are classes: whole, and each occurs twice on average."""
-    both = np.concatenate([p, q])
-    return bool(np.all(both == np.rint(both)) and 2 * len(np.unique(both)) <= len(both))
+def _repeated(p: np.ndarray, q: np.ndarray) -> np.ndarray | None:
+    """Return the classes that numbers are: whole, each twice on average; else None."""
+    if not all(np.array_equal(each, np.rint(each)) for each in (p, q)):
+        return None
+    classes = np.union1d(*(np.unique(each) for each in (p, q)))
+    return classes if 2 * len(classes) <= len(p) + len(q) else None
+
+
+def _counted(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    return np.bincount(np.searchsorted(classes, values), minlength=len(classes)).astype(float)
 
 
 def _binned(p: np.ndarray, q: np.ndarray, bins: int) -> list[np.ndarray]:
     """Count both in bins that hold equal shares of a mixture of the two, half of each."""
-    values = np.concatenate([p, q])
-    weights = np.concatenate([np.full(len(each), 0.5 / len(each)) for each in (p, q)])
-    order = np.argsort(values, kind="stable")
-    place = np.searchsorted(np.cumsum(weights[order]), np.arange(1, bins) / bins)
-    edges = np.unique(values[order][np.minimum(place, len(values) - 1)])
-    edges = edges[edges < values.max()]
+    both = np.sort(p), np.sort(q)
+    edges = np.unique([_quantile(both, k, bins) for k in range(1, bins)])
+    edges = edges[edges < max(each[-1] for each in both)]
+    below = [np.searchsorted(each, edges, side="right") for each in both]
     return [
-        np.bincount(np.searchsorted(edges, each, side="left"), minlength=len(edges) + 1).astype(
-            float
-        )
-        for each in (p, q)
+        np.diff(at, prepend=0, append=len(each)).astype(float)
+        for at, each in zip(below, both, strict=True)
     ]
+
+
+def _quantile(both: tuple[np.ndarray, np.ndarray], k: int, bins: int) -> float:
+    """Return the least number of two sorted lists at or below which k/bins of the mixture are."""
+    sizes = [len(each) for each in both]
+    wanted = 2 * k * sizes[0] * sizes[1]  # of the mixture's share, times all denominators
+
+    def reached(value: float) -> bool:
+        at = [int(np.searchsorted(each, value, side="right")) for each in both]
+        return bins * (at[0] * sizes[1] + at[1] * sizes[0]) >= wanted
+
+    places = [bisect_left(each, 1, key=reached) for each in both]
+    return min(each[i] for each, i in zip(both, places, strict=True) if i < len(each))
 
 
 def _neighbours(x: np.ndarray, y: np.ndarray, name: str) -> tuple[float, tuple[float, float]]:

@@ -23,6 +23,10 @@ def suggestion(given: str, known: Iterable[str]) -> str:
 
 def suggested(message: str) -> str:
     """Return an error's message with the nearest of the words that it lists as known."""
+    named = re.search(r"'([^']+)': no such name among its \w+: (.*)\. Name", message)
+    if named is not None:
+        known = re.findall(r"'([^']+)'", named[2])
+        return message + suggestion(named[1], known)
     wrong = re.search(r"'([\w-]+)'", message)
     listed = re.search(r"(?:known|there are|one of):? (.*)", message)
     if wrong is None or listed is None or "Did you mean" in message:

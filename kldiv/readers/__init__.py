@@ -7,6 +7,7 @@ and against a budget, before anything is allocated or mapped.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -33,7 +34,7 @@ from kldiv.readers.sources import (
 )
 from kldiv.readers.stored import Stored
 from kldiv.readers.table import Sample, Table
-from kldiv.readers.unnamed import PACKED, format_of, packing_of, unpacked
+from kldiv.readers.unnamed import PACKED, TEXT, check_text, format_of, packing_of, unpacked
 from kldiv.readers.zarr_store import is_zarr, read_zarr
 
 if TYPE_CHECKING:
@@ -243,6 +244,42 @@ def read_samples(
     )
 
 
+def open_samples(
+    spec: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    max_bytes: int | None = None,
+    reading: Reading = PLAIN,
+) -> dict[str, Callable[[], Sample]]:
+    """Return what reads each column as `read_samples` would: of Parquet, when it is called."""
+    options = {"max_bytes": max_bytes, "reading": reading}
+    path, member = split(spec, key)
+    if member is None and path.suffix.lower() == ".parquet" and path.is_file():
+        from kldiv.readers.arrow_files import parquet_columns  # noqa: PLC0415 - as other formats
+
+        with opened(path) as file:
+            names = parquet_columns(Source(file, path, None, size_of(file), max_bytes))
+        chosen, beside = reading.names("values"), reading.names("labels") or ()
+        if names is not None and {*(chosen or ()), *beside} <= set(names):
+            own = replace(reading, values=None, labels=None)
+            return {
+                name: partial(_column, path, name, max_bytes, own)
+                for name in chosen or names
+                if name not in beside
+            }
+    found = read_samples(spec, key=key, **options)
+    return {each.name: partial(_same, each) for each in found}
+
+
+def _column(path: Path, name: str, max_bytes: int | None, reading: Reading) -> Sample:
+    (found,) = read_samples(path, key=name, max_bytes=max_bytes, reading=reading)
+    return found
+
+
+def _same(sample: Sample) -> Sample:
+    return sample
+
+
 def open_table(
     spec: str | os.PathLike[str],
     *,
@@ -351,8 +388,11 @@ def _read_file(path: Path, member: str | None, **options: Any) -> Table:
         return _read_stream(Source(BytesIO(raw), path, member, len(raw), **options))
     with opened(path) as file:
         source = Source(file, path, member, size_of(file), **options)
-        if path.suffix.lower() in PACKED:
-            return _read(unpacked(source))
+        packed = source.kind in PACKED and source.size
+        if packed or (source.kind in TEXT and packing_of(source)):
+            source = unpacked(source)
+            if source.suffix is None:
+                source = replace(source, suffix=format_of(source))
         return _read(source)
 
 
@@ -367,9 +407,11 @@ def _read(source: Source) -> Table:
     if found is None:
         text = f"no reader for {source.kind!r}; there is one for {', '.join(_FORMATS)}, and for"
         raise source.error(
-            f"{text} text packed as {', '.join(PACKED)}. Save the array as .npy (a pickle, such as"
-            " .pkl, is never read)"
+            f"{text} text packed as {', '.join(PACKED)}. Save a table as .csv or .xlsx, an array as"
+            " .npy (a pickle, such as .pkl, is never read)"
         )
+    if source.kind in TEXT:
+        check_text(source)
     module, _, name = found.partition(".")
     reader: Callable[[Source], Table] = getattr(import_module(f"{__name__}.{module}"), name)
     return reader(source)

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kldiv.readers.cells import Records, cell_of, check_nested, tabulate
+from kldiv.readers.numerals import is_missing
 from kldiv.readers.sources import Source, check_budget, needs, parsing
-from kldiv.readers.table import Table
+from kldiv.readers.table import Sample, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ROWS = 1 << 14  # of a batch
+_BLOCK = 1 << 18  # of a batch of one column
 
 
 def read_parquet(source: Source) -> Table:
@@ -25,31 +27,111 @@ def read_parquet(source: Source) -> Table:
     with needs(source, "pyarrow"):
         from pyarrow import parquet  # noqa: PLC0415 - optional, and only where one is read
     with parsing(source, "Parquet file"):
-        file = parquet.ParquetFile(source.file)
+        file = parquet.ParquetFile(_Bounded(source))
+        if source.samples and source.key in _plain_columns(file.schema_arrow):
+            return Table(np.empty(0), source.path, samples=(_sample(source, file),))
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         cells = 8 * file.metadata.num_rows * len(file.schema_arrow.names)
         check_budget(source, max(cells, sum(each.total_byte_size for each in groups)), source.size)
         return _table(source, file.schema_arrow, file.iter_batches(batch_size=_ROWS))
 
 
+def parquet_columns(source: Source) -> list[str] | None:
+    """Return the columns that can be read as samples one at a time; None where some cannot."""
+    with needs(source, "pyarrow"):
+        from pyarrow import parquet  # noqa: PLC0415 - see above
+    with parsing(source, "Parquet file"):
+        schema = parquet.ParquetFile(_Bounded(source)).schema_arrow
+        found = _plain_columns(schema)
+        return found if len(found) == len(schema.names) else None
+
+
+def _plain_columns(schema: Any) -> list[str]:
+    """Return the columns of numbers or text that are neither an index nor named twice."""
+    import pyarrow as pa  # noqa: PLC0415 - is loaded already
+
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, _is_text)
+    kinds = {field.name: field.type for field in schema}
+    return [
+        name
+        for name, kind in kinds.items()
+        if name
+        and not name.startswith("__index_level_")
+        and schema.names.count(name) == 1
+        and any(test(kind) for test in tests)
+    ]
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa  # noqa: PLC0415 - is loaded already
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _sample(source: Source, file: Any) -> Sample:
+    """Return one column as a sample, without a look at the others."""
+    import pyarrow as pa  # noqa: PLC0415 - is loaded already
+
+    name, rows = str(source.key), file.metadata.num_rows
+    check_budget(source, 8 * rows, source.size, name)
+    columns = (batch.column(0) for batch in file.iter_batches(_BLOCK, columns=[name]))
+    if not _is_text(file.schema_arrow.field(name).type):
+        numbers, done = np.empty(rows), 0
+        for column in columns:
+            part = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            numbers[done : done + len(part)] = part
+            done += len(part)
+        gone = np.isnan(numbers)
+        missing = int(gone.sum())
+        return Sample(name, numbers[~gone] if missing else numbers, missing)
+    words, missing = list[str](), 0
+    known: dict[str, str] = {}  # a word that comes again is kept once
+    for column in columns:
+        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        cells = [cell_of(value) for value in encoded.dictionary.to_pylist()]
+        cells = [known.setdefault(cell, cell) for cell in cells]
+        there = [None if is_missing(cell) else cell for cell in cells]
+        found = [None if code is None else there[code] for code in encoded.indices.to_pylist()]
+        words += filter(None, found)
+        missing += found.count(None)
+        check_budget(source, sum(map(len, known)) + 8 * len(words), source.size, name)
+    return Sample(name, tuple(words), missing)
+
+
 def read_arrow(source: Source) -> Table:
-    """Return the numbers of an Arrow or Feather file, or of a stream of record batches."""
+    """Return the numbers of an Arrow or Feather file of version 2, or of a stream of batches."""
     with needs(source, "pyarrow"):
         import pyarrow as pa  # noqa: PLC0415 - see above
-        from pyarrow import feather  # noqa: PLC0415
     with parsing(source, "Arrow file"):
         check_budget(source, source.size, source.size)
         start = source.file.read(6)
         source.file.seek(0)
         if start.startswith(b"FEA1"):
-            table = feather.read_table(source.file, memory_map=False)
-            return _table(source, table.schema, iter(table.to_batches()))
+            # pyarrow's reader of these follows offsets that lead out of the file.
+            text = "is of Feather's first version, from before 2020, which is not read"
+            raise source.error(f"{text}. Save it again, with version=2, or as .parquet")
         if start == b"ARROW1":
-            reader = pa.ipc.open_file(source.file)
+            reader = pa.ipc.open_file(_Bounded(source))
             batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
             return _table(source, reader.schema, batches)
-        stream = pa.ipc.open_stream(source.file)
+        stream = pa.ipc.open_stream(_Bounded(source))
         return _table(source, stream.schema, iter(stream))
+
+
+class _Bounded:
+    """A file of which no more is asked than there is, for which memory would be taken first."""
+
+    def __init__(self, source: Source) -> None:
+        self._file = source.file
+        self._size = source.size
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._size - self._file.tell(), 0)
+        return self._file.read(left if size < 0 else min(size, left))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def _lists(source: Source, name: str, columns: list[Any]) -> Table:

@@ -19,7 +19,7 @@ from kldiv.readers.sources import SHOWN, Source, choose
 from kldiv.readers.table import Sample, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _SAMPLE_ROWS: Final = 1000  # that decide which columns are text,
 _SAMPLE_CELLS: Final = 1 << 20  # but fewer rows where they are long
+_BLOCK: Final = 1000  # rows that are made numbers at a time
 _DECIMALS: Final = 1000  # prices have two, what a program computed has more than these three
 _INDEX: Final = frozenset({"", "index", "level_0", "unnamed: 0", "id", "idx", "row", "nr", "no"})
 _EDGES: Final = (
@@ -108,7 +109,15 @@ class _Tabulation:
         self.head = list(islice(records.rows(), sample))
         if not self.head:
             raise source.error("no rows follow the header. Write one record a line")
-        self.text = [i for i in range(len(self.names)) if self._is_text(i)]
+        self.empty = {
+            i
+            for i, name in enumerate(self.names)
+            if i and not name and not any(row[i] for _, row in self.head)
+        }
+        """Columns of neither a name nor cells, as separators at the end of lines make them."""
+        if self.names.count("") - len(self.empty) > 1:
+            raise source.error("two columns have no name. Name them in the first line")
+        self.text = [i for i in range(len(self.names)) if i not in self.empty and self._is_text(i)]
         self.notes = list(records.notes)
 
     def table(self) -> Table:
@@ -118,13 +127,14 @@ class _Tabulation:
             columns = self._numbers()
         labels = self._labels(columns)
         others = self._others(columns, labels)
-        values = self._parse([*columns, *others], strict=len(columns))
+        words = {i: list[str]() for i in labels or () if i in self.text}
+        values = self._parse([*columns, *others], strict=len(columns), words=words)
         own, beside = values[:, : len(columns)], values[:, len(columns) :]
         labels, edges, drop = self._decide(columns, labels, own, others, beside, whole=whole)
         keep = [i for i, column in enumerate(columns) if column not in drop]
         columns, own = [columns[i] for i in keep], np.ascontiguousarray(own[:, keep])
         joint = " / " if edges is None else "–"
-        found = self._text_of(labels, joint) if labels else None
+        found = self._text_of(labels, joint, words) if labels else None
         if edges is None and found is not None:
             edges = _intervals(found)
         notes, path = tuple(self.notes), self.source.path
@@ -141,7 +151,7 @@ class _Tabulation:
             beside = {self._index(name) for name in self.source.reading.names("labels") or ()}
             if len(self.names) > 1 and not self.names[0] and self._is_row_number(0):
                 beside.add(0)  # the index of a data frame
-            wanted = [i for i in range(len(self.names)) if i not in beside]
+            wanted = [i for i in range(len(self.names)) if i not in beside | self.empty]
         text = [i for i in wanted if i in self.text]
         self._check_names(wanted)
         numbers = [i for i in wanted if i not in self.text]
@@ -207,12 +217,15 @@ class _Tabulation:
         """Return the columns of numbers."""
         named = self.source.reading.names("labels") or ()
         labels = {self._index(name) for name in named}
+        labels |= self.empty
         columns = [i for i in range(len(self.names)) if i not in labels and i not in self.text]
         if not columns:
             line, row = self.head[0]
             place, name = self.records.place, self.names[-1]
             found = f"no column holds numbers: {place} {line}, column {name!r}: {row[-1][:60]!r}"
-            mend = "Separate cells by commas in .csv, tabs in .tsv, or say sep=';'; numbers are 1.5"
+            mend = "Numbers are written 1.5, without a currency"
+            if len(self.names) == 1:
+                mend = "Separate cells by commas in .csv, tabs in .tsv, or say sep=';'"
             raise self.source.error(f"{found}. {mend}. A list of categories is --from samples")
         return columns
 
@@ -235,7 +248,7 @@ class _Tabulation:
     def _others(self, columns: list[int], labels: list[int] | None) -> list[int]:
         """Return further columns of numbers to look at."""
         possible = range(len(self.names)) if labels is None else labels
-        known = {*columns, *self.text}
+        known = {*columns, *self.text, *self.empty}
         found = [i for i in possible if i not in known]
         if labels is not None and self.source.reading.labels is None:
             found += [i for i in self._edge_names() or () if i not in columns]
@@ -321,20 +334,31 @@ class _Tabulation:
 
     # ---- cells -----------------------------------------------------------------------------------
 
-    def _text_of(self, columns: list[int], joint: str) -> tuple[str, ...]:
+    def _text_of(
+        self, columns: list[int], joint: str, words: dict[int, list[str]]
+    ) -> tuple[str, ...]:
+        if len(columns) == 1 and words.get(columns[0]):
+            return tuple(words[columns[0]])
         numbers = {i for i in columns if i not in self.text}
         return tuple(
             joint.join([row[i].strip() if i in numbers else row[i] for i in columns])
             for _, row in self.records.rows()
         )
 
-    def _parse(self, columns: list[int], strict: int) -> Numbers:
-        """Return the numbers of columns; all but the first ``strict`` may hold something else."""
+    def _parse(
+        self, columns: list[int], strict: int, words: dict[int, list[str]] | None = None
+    ) -> Numbers:
+        """Return the numbers of columns; all but the first ``strict`` may hold something else.
+
+        The cells of the columns in ``words`` are kept there, where that costs no further pass.
+        """
+        words = {} if words is None else words
         decimal = self.source.reading.decimal or self.records.decimal
         if decimal != "," and not (decimal is None and self.records.doubtful):
-            found = _plain_numbers(self.records.rows(), columns, strict)
+            found = _plain_numbers(self.records.rows(), columns, strict, words)
             if found is not None and not (self.source.reading.na and np.isnan(found).any()):
                 return found
+            words.clear()
         rows, marks = self.records.rows(), decimal or self._decimal(columns[:strict])
         zero = self.source.reading.na == "zero"
         missing = 0.0 if zero else np.nan
@@ -371,6 +395,12 @@ class _Tabulation:
                 )
             return
         mend = f"Mend the cell, or name the column of values: {self.source.path}::column"
+        first, row = self.head[0]
+        if line == first and self.records.named and not any(decimals(each) for each in row):
+            titles = list(filter(None, self.names))
+            mend = f"If this {self.records.place} names the columns, take out what is above it"
+            if self.records.place == "line" and len(titles) == 1:
+                mend += f": comment={titles[0]!r} does"
         if not self.records.named and line <= self.head[0][0]:
             mend = "If the first line names the columns, say header=True"
         raise self.source.error(f"{place} is no number. {mend}")
@@ -406,18 +436,30 @@ class _Tabulation:
         )
 
 
-def _plain_numbers(rows: Iterable[Row], columns: Sequence[int], strict: int) -> Numbers | None:
+def _plain_numbers(
+    rows: Iterator[Row], columns: Sequence[int], strict: int, words: dict[int, list[str]]
+) -> Numbers | None:
     """Return numbers as programs write them, or None where a strict column has another cell."""
-    numbers = packed("d")
-    for _, row in rows:
+    blocks = list[Any]()
+    while block := list(islice(rows, _BLOCK)):
+        found = np.empty((len(block), len(columns)))
         for n, i in enumerate(columns):
-            value = plain(row[i])
-            if value is None:
-                if n < strict or decimals(row[i]):
-                    return None
-                value = np.nan
-            numbers.append(value)
-    return np.frombuffer(numbers).reshape(-1, len(columns))
+            cells = [row[i] for _, row in block]
+            text = "".join(cells)
+            try:
+                if "_" in text or not text.isascii():
+                    raise ValueError  # noqa: TRY301 - as for cells that are no numbers
+                found[:, n] = list(map(float, cells))
+            except ValueError:
+                for m, cell in enumerate(cells):
+                    value = plain(cell)
+                    if value is None and (n < strict or decimals(cell)):
+                        return None
+                    found[m, n] = np.nan if value is None else value
+        for i, kept in words.items():
+            kept += [row[i] for _, row in block]
+        blocks.append(found)
+    return np.concatenate(blocks) if blocks else np.empty((0, len(columns)))
 
 
 def _like_labels(numbers: Numbers) -> bool:
@@ -450,8 +492,8 @@ def _bins(low: Any, high: Any) -> Numbers | None:
 
 def _intervals(labels: tuple[str, ...]) -> Numbers | None:
     """Return the edges of bins that labels like ``(10, 20]`` are, or None."""
-    found = [_INTERVAL.fullmatch(label) for label in labels]
-    if len(found) < 2 or not all(found):
+    if len(labels) < 2 or not all(map(_INTERVAL.fullmatch, labels)):
         return None
+    found = map(_INTERVAL.fullmatch, labels)
     numbers = np.array([[float(each[1]), float(each[2])] for each in found if each])
     return _bins(numbers[:, 0], numbers[:, 1])

@@ -25,6 +25,8 @@ def read_excel(source: Source) -> Table:
         book = openpyxl.load_workbook(source.file, read_only=True, data_only=True, keep_links=False)
         sheet, key = _choose(source, book)
         rows = [list(row) for row in book[sheet].iter_rows(values_only=True)]
+        if any(None in row for row in rows):
+            _check_formulas(source, sheet, rows)
     rows = [row for row in rows if any(value is not None for value in row)]
     if len(rows) < 2:
         raise source.error("no rows follow the header. Write one record a row", sheet)
@@ -36,14 +38,35 @@ def read_excel(source: Source) -> Table:
     return tabulate(replace(source, key=key), records)
 
 
+def _check_formulas(source: Source, sheet: str, rows: list[list[Any]]) -> None:
+    """Refuse cells whose formula was never computed: they would be missing numbers."""
+    import openpyxl  # noqa: PLC0415 - is loaded already
+
+    source.file.seek(0)
+    book = openpyxl.load_workbook(source.file, read_only=True, keep_links=False)
+    written = book[sheet].iter_rows()
+    for row, cells in zip(rows, written, strict=False):
+        for value, cell in zip(row, cells, strict=False):
+            if value is None and cell.data_type == "f":
+                raise source.error(
+                    f"cell {cell.coordinate} has a formula, {str(cell.value)[:40]!r}, that was"
+                    " never computed. Open and save the file with Excel or LibreOffice",
+                    sheet,
+                )
+
+
 def _check_archive(source: Source) -> None:
     """Refuse archives that inflate beyond the budget, and parts that declare a document type."""
     import zipfile  # noqa: PLC0415 - only where one is read
 
+    if not zipfile.is_zipfile(source.file):
+        raise source.error("is no workbook. If it holds text, name it .csv")
     with zipfile.ZipFile(source.file) as archive:
         parts = archive.infolist()
         if any(part.compress_type not in {0, 8} or part.flag_bits & 1 for part in parts):
             raise source.error("is encrypted, or packed in a way that Excel never uses. Save again")
+        if any(part.compress_size > source.size for part in parts):
+            raise source.error("declares more bytes than it has. Copy it again")
         check_budget(source, sum(part.file_size for part in parts), source.size)
         for part in parts:
             if part.filename.endswith((".xml", ".rels")):

@@ -6,8 +6,9 @@ By the standard library: a text has the budget of a text file, so nothing need b
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -15,20 +16,42 @@ from kldiv.readers.cells import check_nested, of_values, tabulate
 from kldiv.readers.sources import FLOOR, Source, choose, parsing
 from kldiv.readers.table import Table
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _KIND: Final = "JSON file of numbers, rows or records"
 
 
 def read_json(source: Source) -> Table:
     """Return the numbers of a JSON file."""
     with parsing(source, _KIND):
-        return _table(source, json.loads(_text(source)))
+        return _table(source, json.loads(_text(source), object_pairs_hook=_distinct(source)))
 
 
 def read_json_lines(source: Source) -> Table:
     """Return the numbers of a file with one JSON value a line."""
     with parsing(source, _KIND):
-        lines = [json.loads(line) for line in _text(source).splitlines() if line.strip()]
+        hook = _distinct(source)
+        lines = [
+            json.loads(line, object_pairs_hook=hook)
+            for line in _text(source).splitlines()
+            if line.strip()
+        ]
         return _table(source, lines)
+
+
+def _distinct(source: Source) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """Return what makes an object of pairs, and refuses a name that stands there twice."""
+
+    def paired(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = Counter(name for name, _ in pairs)
+            twice = next(name for name, count in names.items() if count > 1)
+            raise source.error("stands twice in one object. Add its numbers, or rename one", twice)
+        return found
+
+    return paired
 
 
 def _text(source: Source) -> str:

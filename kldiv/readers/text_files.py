@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.readers.cells import Records, tabulate
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _HEAD: Final = 1 << 20  # bytes that decide
 _HEAD_ROWS: Final = 1000
+_BLOCK: Final = 1000  # rows
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _SEPARATORS: Final = (",", ";", "\t", "|", " ")
 _USUAL: Final = {".csv": ",", ".tsv": "\t"}
 _MARKS: Final = (
@@ -83,19 +86,25 @@ class _Text:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._reading = source.reading
-        self._encoding = self._reading.encoding or self._find_encoding()
+        self._notes: list[str] = []
+        self._encoding = self._find_encoding()
+        self._declared = self._find_declared()
+        self._quoted = True
         self._sep = _USUAL.get(source.kind, " " if source.kind in {".txt", ".dat"} else ",")
-        looks = [self._look(sep) for sep in self._separators()]
-        looks = [look for look in looks if look.rows]
+        looks = self._looks()
+        if not looks:
+            self._quoted = False
+            looks = self._looks()
         if not looks:
             raise source.error("no rows. Write a header and one record a line")
         self._chosen = self._choose(looks)
         self._sep = self._chosen.sep
         self._width = self._chosen.width
+        self._settle_quotes()
 
     def records(self) -> Records:
         """Return the rows below the header."""
-        first, notes = self._header(), list[str]()
+        first, notes = self._header(), self._notes
         if first is None:
             names = [str(i + 1) for i in range(self._width)]
             named = False
@@ -120,7 +129,39 @@ class _Text:
     # ---- bytes and lines -------------------------------------------------------------------------
 
     def _find_encoding(self) -> str:
-        """Return the encoding: that of a byte order mark, or UTF-8; nothing is guessed."""
+        """Return the encoding: as asked, that of a byte order mark, or UTF-8; none is guessed."""
+        asked = self._reading.encoding
+        if asked is None:
+            return self._own_encoding()
+        if len("é".encode(asked, "replace")) == 1 and self._is_wide_utf8():
+            # Both files of a comparison are read with the options that one of them needs.
+            self._notes.append(f"{self._source.path} is UTF-8 and read as such, not as {asked}")
+            return "utf-8-sig"
+        return asked
+
+    def _is_wide_utf8(self) -> bool:
+        """Whether all is UTF-8, and not ASCII alone: no text of single bytes is that by chance."""
+        self._source.file.seek(0)
+        decoder, ascii_alone = codecs.getincrementaldecoder("utf-8")(), True
+        while part := self._source.file.read(_HEAD):
+            try:
+                decoder.decode(part)
+            except UnicodeDecodeError:
+                return False
+            ascii_alone = ascii_alone and part.isascii()
+        return not ascii_alone
+
+    def _find_declared(self) -> str | None:
+        """Return the separator of a first line ``sep=;``, as Excel writes and reads it."""
+        line = self._stream().readline(9).rstrip("\r\n")
+        return line[4] if len(line) == 5 and line.startswith("sep=") else None
+
+    def _stream(self) -> io.TextIOWrapper:
+        self._source.file.seek(0)
+        bytes_of: Any = _Unclosed(self._source.file)
+        return io.TextIOWrapper(bytes_of, self._encoding, newline="")
+
+    def _own_encoding(self) -> str:
         self._source.file.seek(0)
         start = self._source.file.read(4)
         for mark, name in _MARKS:
@@ -150,29 +191,95 @@ class _Text:
 
     def _lines(self, sep: str) -> Iterator[Row]:
         """Yield all rows that are no comments of a declared kind, with the number of their line."""
+        return chain.from_iterable(self._blocks(sep))
+
+    def _blocks(self, sep: str) -> Iterator[list[Row]]:
+        """Yield what `_lines` yields, many rows at a time."""
         import csv  # noqa: PLC0415 - only where one is read
 
-        self._source.file.seek(0)
-        bytes_of: Any = _Unclosed(self._source.file)
-        stream = io.TextIOWrapper(bytes_of, self._encoding, newline="")
+        stream = self._stream()
         comment = self._reading.comment
         lines: Iterable[str] = stream
+        if self._declared:
+            stream.readline()
+            lines = chain("\n", stream)
         if sep == " ":
-            lines = (line.strip().replace("\t", " ") for line in stream)
+            lines = (line.strip().replace("\t", " ") for line in lines)
         if comment:
             # An empty line keeps the count.
-            lines = ("\n" if line.startswith(comment) else line for line in lines)
-        found = csv.reader(lines, delimiter=sep, strict=True, skipinitialspace=sep == " ")
-        return ((found.line_num, row) for row in found if row and row != [""])
+            starts = comment, f'"{comment}'
+            lines = ("\n" if line.startswith(starts) else line for line in lines)
+        quoting = csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE
+        found = csv.reader(
+            lines, delimiter=sep, strict=True, skipinitialspace=sep == " ", quoting=quoting
+        )
+        before = 0
+        while rows := list(islice(found, _BLOCK)):
+            after = found.line_num
+            alone = after - before == len(rows)  # no row takes several lines
+            lines = range(before + 1, after + 1) if alone else _line_numbers(rows, before)
+            # A row whose cells are all empty is the end of a sheet.
+            pairs = zip(lines, rows, strict=True)
+            yield [pair for pair in pairs if pair[1] and (pair[1][0] or any(pair[1]))]
+            before = after
+
+    def _settle_quotes(self) -> None:
+        """Take quotation marks for letters where they quote nothing; ask where they might."""
+        lone = self._lone_quote() if self._quoted else 0
+        if lone is None:
+            return
+        self._quoted = False
+        alike = all(len(row) == self._width for _, row in self._lines(self._sep))
+        if lone and alike:
+            raise self._source.error(
+                f"the quotation mark in line {lone} may begin a cell of several lines, or be a"
+                ' letter. Write the letter as """" and it is one'
+            )
+        if lone:
+            self._quoted = True
+        elif self._sep not in "\t " or not alike:  # commas come from programs that do quote
+            raise self._source.error(
+                "a quotation mark begins a cell that does not end. Close it, or write it as"
+                ' """" where it is a letter'
+            )
+        else:
+            self._notes.append(f"quotation marks of {self._source.path} are taken for letters")
+
+    def _has_quotes(self) -> bool:
+        self._source.file.seek(0)
+        parts = iter(lambda: self._source.file.read(_HEAD), b"")
+        return any(b'"' in part for part in parts)
+
+    def _lone_quote(self) -> int | None:
+        """Return the line of a mark that makes one cell of several lines; 0 if it has no end."""
+        import csv  # noqa: PLC0415 - is loaded already
+
+        if not self._has_quotes():
+            return None
+        before = 0
+        try:
+            for line, row in self._lines(self._sep):
+                if line > before + 1 and any("\n" in cell and self._sep in cell for cell in row):
+                    return line - sum(cell.count("\n") for cell in row)
+                before = line
+        except csv.Error:
+            return 0
+        return None
 
     # ---- separator -------------------------------------------------------------------------------
 
     def _separators(self) -> tuple[str, ...]:
-        if self._reading.sep:
-            return (self._reading.sep,)
+        if self._reading.sep or self._declared:
+            return (self._reading.sep or self._declared or "",)
         # In .csv and .tsv a blank is part of a cell.
         found = _SEPARATORS[:-1] if self._source.kind in _USUAL else _SEPARATORS
         return tuple(sep for sep in found if sep != self._reading.decimal)
+
+    def _looks(self) -> list[_Look]:
+        """Return the cuts that can be made; none where a quotation mark stops the usual one."""
+        looks = [self._look(sep) for sep in self._separators()]
+        usual = [look for look in looks if look.sep == self._sep] or looks
+        return [look for look in looks if look.rows and any(each.rows for each in usual)]
 
     def _look(self, sep: str) -> _Look:
         import csv  # noqa: PLC0415 - is loaded already
@@ -180,7 +287,7 @@ class _Text:
         try:
             rows = list(islice(self._lines(sep), _HEAD_ROWS))
         except csv.Error:
-            if sep == self._sep:
+            if not self._quoted:
                 raise
             return _Look(sep, [])
         if self._reading.comment is None:
@@ -245,7 +352,7 @@ class _Text:
             return first
         if self._source.kind in {".txt", ".dat"} and _all_numbers(names):
             return None
-        numbers = [name for name in names if decimals(name)]
+        numbers = [name for name in names if decimals(name)] or names
         raise self._source.error(
             f"the first line should name the columns, but has the numbers {numbers[:SHOWN]}."
             " header=False says that it has none, header=True that these are names"
@@ -265,7 +372,20 @@ class _Text:
     def _data(self, names: list[str], after: int, *, named: bool) -> Iterator[Row]:
         """Yield records, all of one length, without comments: lines that are no records."""
         width, check = len(names), self._reading.comment is None
-        for line, row in self._lines(self._sep):
+        for block in self._blocks(self._sep):
+            plain_rows = (
+                block
+                and block[0][0] > after
+                and {len(row) for _, row in block} == {width}
+                and not (check and "#" in {row[0][:1] for _, row in block})
+            )
+            yield from block if plain_rows else self._sifted(block, names, after, named=named)
+
+    def _sifted(
+        self, block: list[Row], names: list[str], after: int, *, named: bool
+    ) -> Iterator[Row]:
+        width, check = len(names), self._reading.comment is None
+        for line, row in block:
             if line <= after:
                 continue
             if check and row[0].startswith("#") and self._is_comment(line, row, width):
@@ -286,7 +406,7 @@ class _Text:
 
     def _check_unique(self, names: list[str]) -> None:
         seen: set[str] = set()
-        for name in names:
+        for name in filter(None, names):
             if name in seen:
                 text = f"two columns are named {name!r}. Rename one"
                 raise self._source.error(f"{text}, or say header=False if the first line is data")
@@ -297,7 +417,15 @@ class _Text:
         text = f"line {line} has {len(row):,} cells, {whose} {len(names):,}"
         sep = {"\t": "a tab", " ": "a blank"}.get(self._sep, repr(self._sep))
         mend = f"Give every line as many, in quotes where one has {sep}"
+        if named and len(names) == 1:
+            mend = f"A title? comment={names[0]!r} leaves such a line out"
         raise self._source.error(f"{text}. {mend}; sep=';' and the like say what separates")
+
+
+def _line_numbers(rows: list[list[str]], before: int) -> list[int]:
+    """Return the last line of each row, of which some have cells of several lines."""
+    ends = (1 + sum(len(_LINE_END.findall(cell)) for cell in row) for row in rows)
+    return list(accumulate(ends, initial=before))[1:]
 
 
 class _Unclosed(io.BufferedIOBase):
@@ -320,8 +448,10 @@ def _all_numbers(names: list[str]) -> bool:
 
 
 def _counting(names: list[str]) -> bool:
-    """Whether names are 0, 1, 2, … or 1, 2, 3, …."""
+    """Whether names are 0, 1, 2, … or 1, 2, 3, …; beside one without a name, 0 alone is."""
     numbers = [name for name in names if name.strip()]
+    if numbers == ["0"] and len(names) == 2:
+        return True
     return len(numbers) > 1 and any(
         numbers == [str(i + start) for i in range(len(numbers))] for start in (0, 1)
     )

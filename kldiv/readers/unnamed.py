@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PACKED: Final = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 """Suffixes of packed text, and the first bytes of such a file."""
 
-_TEXT: Final = {".csv", ".tsv", ".txt", ".dat", ".json", ".jsonl", ".ndjson"}
+TEXT: Final = {".csv", ".tsv", ".txt", ".dat", ".json", ".jsonl", ".ndjson"}
 _STARTS: Final = (
     (b"\x93NUMPY", ".npy"),
     (b"PAR1", ".parquet"),
@@ -24,6 +24,17 @@ _STARTS: Final = (
     (b"\xff\xff\xff\xff", ".arrow"),
     (b"\x89HDF", ".h5"),
 )
+_ALIEN: Final = (
+    *((mark, suffix) for mark, suffix in _STARTS if len(mark) > 4),
+    (b"PAR1", ".parquet"),
+    (b"PK\x03\x04", ".xlsx or .npz"),
+    (b"\xd0\xcf\x11\xe0", "Excel before 2007: save it as .xlsx"),
+    (b"%PDF", "a PDF"),
+    (b"<!doctype html", "a web page"),
+    (b"<html", "a web page"),
+    (b"sqlite format 3", "an SQLite database"),
+)
+"""What is no text, and how it starts, in lower case where that is a word."""
 _PART: Final = 1 << 20  # bytes of text
 _FEW: Final = 1 << 10  # bytes of a .zst, each of which may stand for many thousand
 
@@ -36,11 +47,12 @@ def packing_of(source: Source) -> str | None:
 
 def unpacked(source: Source) -> Source:
     """Return a packed text as it was, within the budget."""
-    packing = source.kind
-    inner = Path(source.path.stem).suffix.lower() if source.suffix is None else None
-    if inner is not None and inner not in _TEXT:
+    packing = packing_of(source) or source.kind
+    inner = Path(source.path.stem).suffix.lower() if source.kind in PACKED else source.kind
+    inner = inner if source.suffix is None else ""
+    if inner and inner not in TEXT:
         raise source.error(
-            f"only text is read from {packing} ({', '.join(sorted(_TEXT))}). Unpack it first"
+            f"only text is read from {packing} ({', '.join(sorted(TEXT))}). Unpack it first"
         )
     limit = source.max_bytes or FLOOR
     found = io.BytesIO()
@@ -52,7 +64,7 @@ def unpacked(source: Source) -> Source:
                 raise source.error(f"{text} max_bytes=N (--max-bytes N)")
     size = found.tell()
     found.seek(0)
-    return replace(source, file=found, size=size, suffix=inner)
+    return replace(source, file=found, size=size, suffix=inner or None)
 
 
 def _gzip(source: Source) -> Iterator[bytes]:
@@ -82,6 +94,15 @@ def _zstd(source: Source) -> Iterator[bytes]:
 
 
 _PARTS: Final = {".gz": _gzip, ".zst": _zstd}
+
+
+def check_text(source: Source) -> None:
+    """Refuse what is named as text, but is something else."""
+    start = _start(source, 64)
+    for mark, what in _ALIEN:
+        if mark in {start[: len(mark)], start.lstrip()[: len(mark)].lower()}:
+            mend = f"Name it {what}" if what.startswith(".") else f"It is {what}"
+            raise source.error(f"holds no text, though its name says {source.kind}. {mend}")
 
 
 def format_of(source: Source) -> str:

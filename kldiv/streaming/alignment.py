@@ -51,7 +51,8 @@ def align(
     _check_distinct("P", p_classes)
     _check_distinct("Q", q_classes)
     q_classes = _matched(p_classes, q_classes, fold=fold)
-    union = tuple(dict.fromkeys(p_classes + q_classes))
+    within = set(p_classes).issuperset(q_classes)
+    union = p_classes if within else tuple(dict.fromkeys(p_classes + q_classes))
     if p_rows is not None and q_rows is not None and p_rows != q_rows:
         _check_distinct("P", p_rows)
         _check_distinct("Q", q_rows)
@@ -73,16 +74,16 @@ def align(
 
 def _lacking(p: tuple[str, ...], q: tuple[str, ...]) -> list[str]:
     """Say which labels one side lacks; refuse sides that share none."""
-    if not set(p) & set(q):
+    sets = set(p), set(q)
+    if sets[0].isdisjoint(sets[1]):
         raise InputError(
             f"no label is in both files: P has {_listed(p)}, Q {_listed(q)}. Check which column"
             " holds the labels; labels='column' chooses it"
         )
     found = []
-    for name, own, other in (("Q", p, q), ("P", q, p)):
-        names = set(other)
-        absent = [label for label in own if label not in names]
-        if absent:
+    for name, own, ours, names in (("Q", p, *sets), ("P", q, *sets[::-1])):
+        if not ours <= names:
+            absent = [label for label in own if label not in names]
             lack = "lacks 1 label" if len(absent) == 1 else f"lacks {len(absent):,} labels"
             found.append(f"{name} {lack} of the other, {_listed(absent)}: taken as empty there")
     return found
@@ -102,6 +103,8 @@ def _matched(p: tuple[str, ...], q: tuple[str, ...], *, fold: bool | None) -> tu
         spelled = {label: known.get(key, label) for key, label in _by_folded("Q", q).items()}
         return tuple(spelled[label] for label in q)
     names, others = set(p), set(q)
+    if others <= names:
+        return q
     known = {folded(label): label for label in p if label not in others}
     for label in q:
         if label not in names and folded(label) in known:
@@ -188,6 +191,8 @@ def _shares(bins: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArra
 
 
 def _check_distinct(name: str, labels: tuple[str, ...]) -> None:
+    if len(set(labels)) == len(labels):
+        return
     seen: set[str] = set()
     for label in labels:
         if label in seen:
@@ -206,11 +211,14 @@ def _widened(
     """Return a table with the classes of ``union``, ``empty`` where it had none."""
     shape = list(table.array.shape)
     shape[axis] = len(union)
-    array = np.full(shape, empty)
-    where = {name: i for i, name in enumerate(union)}
-    index: list[Any] = [slice(None)] * len(shape)
-    index[axis] = [where[name] for name in classes]
-    array[tuple(index)] = table.array
+    if classes == union:
+        array = np.array(table.array, np.float64)
+    else:
+        array = np.full(shape, empty)
+        where = dict(zip(union, range(len(union)), strict=True))
+        index: list[Any] = [slice(None)] * len(shape)
+        index[axis] = list(map(where.__getitem__, classes))
+        array[tuple(index)] = table.array
     if len(shape) > 1 and axis == 0:
         return replace(table, array=array, rows=union, classes=rows, edges=None)
     return replace(table, array=array, classes=union, rows=rows, edges=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from kldiv.streaming.places import Places
 if TYPE_CHECKING:
     from kldiv.streaming._types import Names
     from kldiv.streaming.options import Options
+
+_TOTAL: Final = {"total", "totals", "sum", "all", "grand total", "gesamt", "summe", "insgesamt"}
+_MANY: Final = 1 << 16  # classes, among which nobody looks for a total
+_ROUNDED: Final = 1e-3  # of a total, by rounding of what it sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,9 @@ def open_pair(p: Any, q: Any, options: Options, next_tokens: Any = None) -> Pair
     if options.rebin:
         whole = _whole(tables[0].array), _whole(tables[1].array)
         tables = rebinned(*tables)
+    for name, table in zip("PQ", tables, strict=True):
+        if options.reading.labels is None:
+            _check_total(name, table)
     if options.align:
         empty = -np.inf if options.logarithmic else 0.0
         tables, remarks = align(*tables, axis, empty=empty, fold=options.fold)
@@ -177,6 +184,26 @@ def _refuse_bins(p: Table, q: Table) -> None:
         f"the bins differ: P has {shown[0]}, Q {shown[1]}. rebin=True spreads both evenly within"
         " their bins over the common edges"
     )
+
+
+def _check_total(name: str, table: Table) -> None:
+    """Refuse a class that is the sum of all others by its name and its number."""
+    array, labels = table.array, table.classes
+    if labels is None or not isinstance(array, np.ndarray) or not 2 < len(labels) <= _MANY:
+        return
+    place = next((i for i, each in enumerate(labels) if folded(each) in _TOTAL), None)
+    if place is None:
+        return
+    total = array[..., place].astype(float)
+    others = array.sum(axis=-1, dtype=float) - total
+    if np.all(np.abs(others - total) <= _ROUNDED * np.abs(total)) and total.any():
+        mend = "take it out"
+        if array.ndim == 1:
+            mend += f", of a text file by comment={labels[place]!r}"
+        raise InputError(
+            f"{name}'s class {labels[place]!r} is the sum of all others, which it would count"
+            f" twice: {mend}. It stays where `labels` names the column of labels"
+        )
 
 
 def _check_labels(kind: str, first: Names, second: Names) -> None:

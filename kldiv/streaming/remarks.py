@@ -59,10 +59,11 @@ def _sums(side: Side, seen: Seen, places: Places) -> Iterator[str]:
 def _oddities(side: Side, seen: Seen, places: Places) -> Iterator[str]:
     odd = seen.undefined
     if odd.count:
+        noun = "number that is" if odd.count == 1 else "numbers that are"
         yield (
-            f"{side.name} has {odd.count:,} numbers that are NaN or infinite, the first at"
+            f"{side.name} has {odd.count:,} {noun} NaN or infinite, the first at"
             f" {places.element(odd.first)}. Nothing is left out: what they touch is no number"
-            " either"
+            " either; na='drop' leaves out the classes of NaN"
         )
     if seen.nothing and side.normalized:
         yield (

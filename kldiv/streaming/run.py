@@ -273,8 +273,9 @@ def _check_signs(work: Work, total: Total) -> None:
         if seen.negative.count:
             whose = name if table.path is None else f"{name}, {table.path},"
             least = "" if total.done == len(work.plan.steps) else "at least "
+            noun = "number," if seen.negative.count == 1 else "numbers, the first"
             raise InputError(
-                f"{whose} has {least}{seen.negative.count:,} negative numbers, the first at"
+                f"{whose} has {least}{seen.negative.count:,} negative {noun} at"
                 f" {pair.places.element(seen.negative.first)}: they are no"
                 f" {'counts' if form == 'counts' else 'probabilities'}. For logarithms or scores"
                 " say form='log-probs' or form='logits'"

@@ -882,7 +882,7 @@ def test_two_columns_of_one_name_are_refused(write):
 
 
 def test_open_quote_is_refused(write):
-    refused(write("p.csv", 'letter,count\na,1\n"b,2\nc,3\n'), "not a text file")
+    refused(write("p.csv", 'letter,count\na,1\n"b,2\nc,3\n'), "does not end")
 
 
 def test_other_encoding_is_refused(write):

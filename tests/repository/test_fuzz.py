@@ -14,18 +14,19 @@ import numpy as np
 import pytest
 
 from tools.fuzz import targets
-from tools.fuzz.targets import TARGETS, OverBudgetError, Target, packed, unpacked
+from tools.fuzz.packages import EVERY
+from tools.fuzz.targets import OverBudgetError, Target, packed, unpacked
 
 ROOT = Path(__file__).parents[2]
 NEEDS = {"safetensors": "safetensors", "zarr": "zarr", "shards": "safetensors"}
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in TARGETS if name not in NEEDS or find_spec(NEEDS[name])]
+    "name", [name for name in EVERY if name not in NEEDS or find_spec(NEEDS[name])]
 )
 def test_files_that_are_nearly_right_break_no_reader(name, tmp_path, monkeypatch):
     monkeypatch.setattr("kldiv.readers.sources.STORED", 64)
-    target = TARGETS[name]
+    target = EVERY[name]
     with suppress(OverBudgetError):  # the libraries that the first one loads
         target.check(target.seeds()[0], tmp_path)
     for seed in target.seeds():
@@ -45,7 +46,7 @@ def test_another_exception_is_a_finding(monkeypatch, tmp_path):
 
 
 def test_memory_beyond_the_budget_is_a_finding(monkeypatch, tmp_path):
-    target = planted(monkeypatch, lambda: np.empty(2 * targets._ALLOWED, np.uint8))
+    target = planted(monkeypatch, lambda: np.empty(2 * targets.ALLOWED, np.uint8))
     with pytest.raises(OverBudgetError, match="_read"):
         target.check(b"", tmp_path)
 

@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tools.fuzz.targets import TARGETS
+from tools.fuzz.packages import EVERY
 
 _BUILD = Path(__file__).parents[2] / "build" / "fuzz"
 _TOLD = re.compile(r"^#(\d+)\s.*\bcov: (\d+)")
@@ -46,7 +46,7 @@ class Outcome:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--minutes", default=10.0, show_default=True, help="In all, shared by the readers.")
-@click.option("--reader", "names", multiple=True, type=click.Choice(list(TARGETS)), help="Only it.")
+@click.option("--reader", "names", multiple=True, type=click.Choice(list(EVERY)), help="Only it.")
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Readers at a time.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
@@ -69,7 +69,7 @@ def main(
     A reader may refuse a file by an error of kldiv's; any other exception, 30 seconds for one
     file, or memory beyond its budget is a finding. Exits with 1 where there is one.
     """
-    chosen = names or tuple(TARGETS)
+    chosen = names or tuple(EVERY)
     seconds = max(1, round(60 * minutes * min(jobs, len(chosen)) / len(chosen)))
     findings.mkdir(parents=True, exist_ok=True)
     columns = (

@@ -11,9 +11,10 @@ from tempfile import TemporaryDirectory
 
 import atheris
 
-with atheris.instrument_imports(include=["kldiv.readers"]):
+with atheris.instrument_imports(include=["kldiv.readers", "kldiv.streaming.teachers"]):
     from kldiv.readers import sources
-    from tools.fuzz.targets import TARGETS, Target, packed, unpacked
+    from tools.fuzz.packages import EVERY
+    from tools.fuzz.targets import Target, packed, unpacked
 
 _LONGEST = 1 << 16  # bytes of an input
 _HANG = 30  # seconds of one input
@@ -22,7 +23,7 @@ _MEMORY = 2048  # MiB of the process, for what other languages allocate
 
 def main(name: str, seconds: int, corpus: str, findings: str, seed: int) -> None:
     """Fuzz a reader until one of its files is a finding, which is kept, or the time is over."""
-    target = TARGETS[name]
+    target = EVERY[name]
     sources.STORED = 64  # type: ignore[misc] # small arrays stay on disk, so that parts of them are read too
     memory = "/dev/shm"  # noqa: S108 - each input gets a folder of an unpredictable name
     scratch = TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)

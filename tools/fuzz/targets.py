@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from kldiv.errors import KLDivError
-from kldiv.readers import Stored, open_table, read
+from kldiv.readers import Stored, open_table, read, read_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BUDGET: Final = 1 << 20
 """The `max_bytes` that readers are given."""
 
-_ALLOWED: Final = 8 << 20
+ALLOWED: Final = 8 << 20
 """Bytes that a call may take in all, and 100 more for each of the file's: its cells as objects."""
 
 
@@ -45,6 +45,8 @@ class Target:
     suffix: str = ""
     names: tuple[str, ...] = ()
     """Of the files of a folder, into which an input is unpacked."""
+    ways: tuple[Callable[[Path], object], ...] = ()
+    """Further functions that read the file."""
 
     def place(self, data: bytes, folder: Path) -> Path:
         """Write an input where a reader finds it."""
@@ -62,8 +64,8 @@ class Target:
         """Read an input in every way; raise what no reader may raise."""
         with TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
             path = self.place(data, Path(folder))
-            for way in (_read, _read_mapped, _read_member, _open):
-                _within_budget(way, path, _ALLOWED + 100 * len(data))
+            for way in (_read, _read_mapped, _read_member, _read_samples, _open, *self.ways):
+                _within_budget(way, path, ALLOWED + 100 * len(data))
 
 
 def _read(path: Path) -> None:
@@ -79,6 +81,10 @@ def _read_member(path: Path) -> None:
     read(path, key="a", max_bytes=BUDGET)
 
 
+def _read_samples(path: Path) -> None:
+    read_samples(path, max_bytes=BUDGET)
+
+
 def _open(path: Path) -> None:
     array = open_table(path, max_bytes=BUDGET).array
     if isinstance(array, Stored):
@@ -86,7 +92,7 @@ def _open(path: Path) -> None:
             array[index]
 
 
-def _within_budget(way: Callable[[Path], None], path: Path, allowed: int) -> None:
+def _within_budget(way: Callable[[Path], object], path: Path, allowed: int) -> None:
     tracemalloc.start()
     try:
         with suppress(KLDivError):
@@ -95,7 +101,9 @@ def _within_budget(way: Callable[[Path], None], path: Path, allowed: int) -> Non
     finally:
         tracemalloc.stop()
     if peak > allowed:
-        raise OverBudgetError(f"{way.__name__}: {peak:,} bytes; expected at most {allowed:,}")
+        raise OverBudgetError(
+            f"{getattr(way, '__name__', way)}: {peak:,} bytes; expected at most {allowed:,}"
+        )
 
 
 # ---- files of a folder, as one input -------------------------------------------------------------
@@ -127,7 +135,7 @@ _DTYPES: Final = (
     *("<f8", "<f4", ">f8", ">i4", "<f2", "|b1", "|u1", "<i8", "<u2"),
     *("<f16", "<c8", "<U3", "|S2", "|O", "|V2", "<M8[s]"),
 )
-_ODD: Final[tuple[Any, ...]] = (
+ODD: Final[tuple[Any, ...]] = (
     *(None, True, False, -1, 0, 1, 2**31, 2**63, 2**64, 10**400, -0.0, 0.5, 1e308, float("inf")),
     *(float("nan"), "", "a", "c", "NaN", "0x10", "\x00", "\ud800", "é", "\N{ZERO WIDTH SPACE}"),
     *([], [0], [[]], [2, 3], [-1], [1 << 62, 4], {}, {"name": "bytes"}, {"id": "zlib"}),
@@ -139,13 +147,13 @@ def _shape(random: Random) -> tuple[int, ...]:
     return tuple(random.choice(sizes) for _ in range(random.choice((0, 1, 1, 2, 2, 2, 3, 5, 65))))
 
 
-def _body(random: Random, nbytes: int) -> bytes:
+def body(random: Random, nbytes: int) -> bytes:
     """Return about as many bytes as are declared, but never very many."""
     wrong = random.choice((0, 0, 0, 0, 1, -1, 9))
     return random.randbytes(max(0, min(nbytes, 1 << 12) + wrong))
 
 
-def _dented(random: Random, data: bytes, chance: float) -> bytes:
+def dented(random: Random, data: bytes, chance: float) -> bytes:
     """Return some bytes with one of them changed, now and then."""
     if not data or random.random() > chance:
         return data
@@ -153,7 +161,7 @@ def _dented(random: Random, data: bytes, chance: float) -> bytes:
     return data[:place] + random.randbytes(random.choice((0, 1, 2))) + data[place + 1 :]
 
 
-def _altered(random: Random, value: Any) -> Any:
+def altered(random: Random, value: Any) -> Any:
     """Return JSON with one value, somewhere in it, replaced, removed or added."""
     if isinstance(value, dict) and value and random.random() < 0.85:
         key = random.choice(list(value))
@@ -161,12 +169,12 @@ def _altered(random: Random, value: Any) -> Any:
         if action < 0.1:
             return {k: v for k, v in value.items() if k != key}
         if action < 0.2:
-            return {**value, random.choice(("a", "", "codecs", "filters")): random.choice(_ODD)}
-        return {**value, key: _altered(random, value[key])}
+            return {**value, random.choice(("a", "", "codecs", "filters")): random.choice(ODD)}
+        return {**value, key: altered(random, value[key])}
     if isinstance(value, list) and value and random.random() < 0.85:
         place = random.randrange(len(value))
-        return [*value[:place], _altered(random, value[place]), *value[place + 1 :]]
-    return random.choice(_ODD)
+        return [*value[:place], altered(random, value[place]), *value[place + 1 :]]
+    return random.choice(ODD)
 
 
 # ---- formats -------------------------------------------------------------------------------------
@@ -183,14 +191,14 @@ def _make_npy(random: Random) -> bytes:
     header: dict[str, Any] = {"descr": dtype, "fortran_order": random.random() < 0.5}
     header["shape"] = shape
     if random.random() < 0.15:
-        header[random.choice(list(header))] = random.choice(_ODD)
-    text = _dented(random, repr(header).encode("utf-8", "replace"), 0.1)
+        header[random.choice(list(header))] = random.choice(ODD)
+    text = dented(random, repr(header).encode("utf-8", "replace"), 0.1)
     version = random.choice((1, 1, 1, 2, 3))
     length = len(text) + random.choice((0, 0, 0, 0, 1, -1, 1 << 12))
     packing = "<H" if version == 1 else "<I"
     head = b"\x93NUMPY" + bytes((version, 0)) + struct.pack(packing, max(0, length) % (1 << 16))
     nbytes = math.prod(abs(n) for n in shape) * np.dtype(dtype).itemsize
-    return head + text + _body(random, nbytes)
+    return head + text + body(random, nbytes)
 
 
 def _make_base(random: Random) -> bytes:
@@ -199,10 +207,11 @@ def _make_base(random: Random) -> bytes:
     rows = chunks * (context - 1 - context // 2)
     nbytes = 4 * context * chunks + rows * 2 * (4 + 2 * ((classes + 1) // 2))
     head = b"_logits_" + struct.pack("<III", *(n % (1 << 32) for n in (context, classes, chunks)))
-    return _dented(random, head + _body(random, nbytes), 0.2)
+    return dented(random, head + body(random, nbytes), 0.2)
 
 
-def _zip(members: Sequence[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+def zipped(members: Sequence[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """Return an archive with these members."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
         for name, content in members:
@@ -218,7 +227,7 @@ def _make_npz(random: Random) -> bytes:
         (name, b"\0" * (3 << 20) if random.random() < 0.05 else _make_npy(random))
         for name in chosen
     ]
-    data = bytearray(_zip(members, method))
+    data = bytearray(zipped(members, method))
     central = data.find(b"PK\x01\x02")
     if central >= 0 and random.random() < 0.4:  # the directory, in which sizes and flags stand
         data[random.randrange(central, len(data))] = random.randrange(256)
@@ -247,7 +256,8 @@ _CELLS: Final = (
 )
 
 
-def _make_text(random: Random, separator: str) -> bytes:
+def make_text(random: Random, separator: str) -> bytes:
+    """Return nearly a table of cells."""
     width = random.choice((1, 1, 2, 2, 3, 9))
     lines = [
         separator.join(_cell(random) for _ in range(width + (random.random() < 0.01)))
@@ -271,13 +281,15 @@ def _cell(random: Random) -> str:
     return f" {cell} " if action < 0.12 else cell
 
 
-def _tensors(header: dict[str, Any], body: bytes, off: int = 0) -> bytes:
+def tensors(header: dict[str, Any], data: bytes, off: int = 0) -> bytes:
+    """Return a ``.safetensors`` file, whose header declares a length that may be off."""
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", max(0, len(text) + off)) + text + body
+    return struct.pack("<Q", max(0, len(text) + off)) + text + data
 
 
-def _make_tensors(random: Random) -> bytes:
+def make_tensors(random: Random) -> bytes:
+    """Return nearly a ``.safetensors`` file."""
     header: dict[str, Any] = {"__metadata__": {"format": "np"}} if random.random() < 0.5 else {}
     place = 0
     for name in random.sample(("a", "b", "", "é", "__metadata__"), random.choice((1, 1, 2, 3))):
@@ -288,8 +300,8 @@ def _make_tensors(random: Random) -> bytes:
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [place, stop]}
         place = stop
     if random.random() < 0.3:
-        header = _altered(random, header)
-    return _tensors(header, _body(random, place), random.choice((0, 0, 0, 0, 0, 1, -1)))
+        header = altered(random, header)
+    return tensors(header, body(random, place), random.choice((0, 0, 0, 0, 0, 1, -1)))
 
 
 _SHARDS: Final = (
@@ -302,7 +314,7 @@ def _make_shards(random: Random) -> bytes:
     files = {}
     one = _make_npy(random)
     for name in random.sample(_SHARDS, random.choice((1, 2, 2, 3))):
-        make = _make_tensors if name.endswith(".safetensors") else _make_npy
+        make = make_tensors if name.endswith(".safetensors") else _make_npy
         files[name] = one if random.random() < 0.5 else make(random)
     return packed(files, _SHARDS)
 
@@ -357,9 +369,9 @@ def _make_zarr(random: Random) -> bytes:
     if third and random.random() < 0.4:
         meta["codecs"] = [*meta["codecs"], random.choice(_CODECS)]
     for _ in range(random.choice((0, 1, 1, 2))):
-        changed = _altered(random, meta)
+        changed = altered(random, meta)
         meta = changed if isinstance(changed, dict) else meta
-    text = _dented(random, json.dumps(meta).encode(), 0.1)
+    text = dented(random, json.dumps(meta).encode(), 0.1)
     chunk = random.randbytes(random.choice((0, 31, 32, 33)))
     inside = random.random() < 0.3
     name = ("a/" if inside else "") + ("zarr.json" if third else ".zarray")
@@ -388,8 +400,8 @@ _JSON: Final[tuple[Any, ...]] = (
 def _make_json(random: Random) -> bytes:
     value = random.choice(_JSON)
     for _ in range(random.choice((0, 1, 2))):
-        value = _altered(random, value)
-    return _dented(random, json.dumps(value).encode(), 0.1)
+        value = altered(random, value)
+    return dented(random, json.dumps(value).encode(), 0.1)
 
 
 _FLOATS: Final = np.arange(6.0).reshape(3, 2)
@@ -407,13 +419,13 @@ TARGETS: Final[dict[str, Target]] = {
         suffix=".kld",
     ),
     "npz": Target(
-        lambda: [_zip([("a.npy", _npy(_FLOATS))]), _zip([("a.npy", _npy(1)), ("b", b"")], 0)],
+        lambda: [zipped([("a.npy", _npy(_FLOATS))]), zipped([("a.npy", _npy(1)), ("b", b"")], 0)],
         _make_npz,
         suffix=".npz",
     ),
-    "csv": Target(lambda: _text_seeds(","), lambda r: _make_text(r, ","), suffix=".csv"),
-    "tsv": Target(lambda: _text_seeds("\t"), lambda r: _make_text(r, "\t"), suffix=".tsv"),
-    "txt": Target(lambda: _text_seeds(" "), lambda r: _make_text(r, " "), suffix=".txt"),
+    "csv": Target(lambda: _text_seeds(","), lambda r: make_text(r, ","), suffix=".csv"),
+    "tsv": Target(lambda: _text_seeds("\t"), lambda r: make_text(r, "\t"), suffix=".tsv"),
+    "txt": Target(lambda: _text_seeds(" "), lambda r: make_text(r, " "), suffix=".txt"),
     "json": Target(
         lambda: [json.dumps(each).encode() for each in _JSON], _make_json, suffix=".json"
     ),
@@ -424,15 +436,15 @@ TARGETS: Final[dict[str, Target]] = {
     ),
     "gz": Target(
         lambda: [gzip.compress(each) for each in _text_seeds(",")],
-        lambda r: _dented(r, gzip.compress(_make_text(r, ",")), 0.3),
+        lambda r: dented(r, gzip.compress(make_text(r, ",")), 0.3),
         suffix=".csv.gz",
     ),
     "safetensors": Target(
         lambda: [
-            _tensors({"a": _ENTRY}, _FLOATS.tobytes()),
-            _tensors({"a": _ENTRY | {"dtype": "BF16", "data_offsets": [0, 12]}}, bytes(12)),
+            tensors({"a": _ENTRY}, _FLOATS.tobytes()),
+            tensors({"a": _ENTRY | {"dtype": "BF16", "data_offsets": [0, 12]}}, bytes(12)),
         ],
-        _make_tensors,
+        make_tensors,
         suffix=".safetensors",
     ),
     "shards": Target(
@@ -449,4 +461,4 @@ TARGETS: Final[dict[str, Target]] = {
         names=_ZARR,
     ),
 }
-"""Every reader by name."""
+"""The readers that need no package but zarr and safetensors, by name."""
