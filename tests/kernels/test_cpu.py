@@ -20,9 +20,10 @@ from reference import losses, truth
 
 import kldiv
 from kldiv.errors import BackendError, ConfigError
-from kldiv.formulas.rows import JensenShannon, RowLoss
+from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
 from kldiv.kernels import Work
 from kldiv.kernels.cpu import CPU
+from kldiv.kernels.spelling import spelled
 
 pytest.importorskip("llvmlite")
 
@@ -358,9 +359,9 @@ def test_the_operator_is_what_torch_expects(reduction):
 
     s, t = torch.randn(2, 4, 30)
     upstream = torch.ones(4 if reduction == "none" else ())
-    words = ["kl_div_with_logits", reduction, "float32", "float32", "float32"]
+    words = spelled(RowLoss(reduction, *["float32"] * 3, KullbackLeibler(), 1.0))
     for arrays in ([s, t], [s.T.contiguous().T, t]):
-        arguments = (arrays, "cpu", words, [1.0], [0, 1], upstream, True, False, None, None)
+        arguments = (arrays, "cpu", *words, [0, 1], upstream, True, False, None, None)
         assert set(torch.library.opcheck(_fused, arguments).values()) == {"SUCCESS"}
 
 

@@ -13,8 +13,10 @@ import pytest
 import kldiv
 from kldiv.cli.app import app
 from kldiv.errors import BackendError
+from kldiv.formulas.rows import KullbackLeibler, RowLoss
 from kldiv.kernels import triton
 from kldiv.kernels.cpu import CPU
+from kldiv.kernels.spelling import spelled
 from kldiv.kernels.triton import TRITON
 
 pytest.importorskip("torch")
@@ -151,8 +153,8 @@ def test_what_a_compiled_forward_keeps_serves_its_backward(fused, calls):
 def test_the_operator_is_what_torch_expects(fused, reduction):
     s, t = (each.detach() for each in pair("logits", (4, 30)))
     upstream = torch.ones(4 if reduction == "none" else (), device=DEVICE)
-    names = ["kl_div_with_logits", reduction, "float32", "float32", "float32"]
-    words = ("triton", names, [1.0])
+    dtypes = ["float32"] * 3
+    words = ("triton", *spelled(RowLoss(reduction, *dtypes, KullbackLeibler(), 1.0)))
     forward = ([s, t], *words, [], None, True, True, None, None)
     _, kept = operators._fused(*forward)
     for arguments in (forward, ([s, t], *words, [0, 1], upstream, False, False, kept, None)):
