@@ -129,9 +129,11 @@ def read(words: Sequence[str], numbers: Sequence[Any]) -> Any:
     count = len(form.numbers)
     own = numbers[count:] or [None]  # the temperature, None where it is an array
     if form.operation is LabelLoss:
-        return form.operation(*settings, *own, *form.kind)
-    kind = form.kind(*numbers[:count])
-    return form.operation(*settings, kind, *(own if form.operation is RowLoss else ()))
+        further = [*own, *form.kind]
+    else:
+        kind = form.kind(*numbers[:count])
+        further = [kind, *own] if form.operation is RowLoss else [kind]
+    return form.operation(*settings, *further)
 
 
 def _kind(operation: Any) -> Any:
