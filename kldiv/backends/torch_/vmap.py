@@ -47,7 +47,7 @@ def together(
     ``upstream`` is the cotangent with its axis. Results are mapped on their first axis; where
     there is a value it comes first.
     """
-    by_rows, logits = isinstance(operation, RowWise), 2 - isinstance(operation, LabelLoss)
+    by_rows, logits = isinstance(operation, RowWise), 1 if isinstance(operation, LabelLoss) else 2
     shape = tuple(_entry(arrays[0], axes[0]).shape)
     elements = operation.shape([_entry(arrays[0], axes[0])])
     rows = shape[:-1] if by_rows else shape

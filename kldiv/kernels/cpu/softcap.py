@@ -51,8 +51,11 @@ def write(code: Code, real: Real) -> None:
     cap, factor = (number.spread(real.lanes) for number in numbers)
 
     def vector(at: list[Value], k: Any, *, sloped: bool) -> None:
-        x, *others = (code.load(real.vector, each, k) for each in at[:-1])
-        found = _slope(*others, x, cap, factor) if sloped else _capped(x, cap)
+        x = code.load(real.vector, at[0], k)
+        if sloped:
+            found = _slope(code.load(real.vector, at[1], k), x, cap, factor)
+        else:
+            found = _capped(x, cap)
         code.store(at[-1], found, k)
 
     with code.either(frame["gradient"] != 0) as branches:
