@@ -692,7 +692,8 @@ def entropy(
     >>> float(kldiv.entropy(np.array([0.5, 0.25, 0.25]), base=2))
     1.5
     """
-    return _prepare(formulas.Entropy(), ("p",), (p,), axis, base, normalize)
+    measure = formulas.EntropyOfNormalized if normalize else formulas.Entropy
+    return _prepare(measure(), ("p",), (p,), axis, base, normalize)
 
 
 @differentiable(2)
@@ -741,7 +742,8 @@ def cross_entropy(
     >>> float(kldiv.cross_entropy(p, q, base=2))
     1.5
     """
-    return _prepare(formulas.CrossEntropy(), ("p", "q"), (p, q), axis, base, normalize)
+    measure = formulas.CrossEntropyOfNormalized if normalize else formulas.CrossEntropy
+    return _prepare(measure(), ("p", "q"), (p, q), axis, base, normalize)
 
 
 def is_array(value: Any) -> bool:

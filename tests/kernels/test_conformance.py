@@ -328,11 +328,7 @@ MASKED_BY_A_NUMBER = {  # of p and a student whose other class is as low as can 
 @each(
     "case beta",
     [("the largest", None)],
-    more=lambda technology: [
-        (case, beta)
-        for case in MASKED_BY_A_NUMBER
-        for beta in BETAS
-    ],
+    more=lambda technology: [(case, beta) for case in MASKED_BY_A_NUMBER for beta in BETAS],
 )
 def test_a_class_that_the_largest_number_masks(technology, case, beta):
     """Neither its difference of logits nor that over T, which overflows, is cut."""
