@@ -679,7 +679,8 @@ def entropy(
     >>> float(kldiv.entropy(np.array([0.5, 0.25, 0.25]), base=2))
     1.5
     """
-    return _prepare(formulas.Entropy(), ("p",), (p,), axis, base, normalize)
+    measure = formulas.EntropyOfNormalized if normalize else formulas.Entropy
+    return _prepare(measure(), ("p",), (p,), axis, base, normalize)
 
 
 @with_options_of(jeffreys_divergence)
@@ -715,7 +716,9 @@ def cross_entropy(p: ArrayT, q: ArrayT, **options: Unpack[LogOptions]) -> Call[A
     >>> float(kldiv.cross_entropy(p, q, base=2))
     1.5
     """
-    return _of_pair(formulas.CrossEntropy(), p, q, **options)
+    normalized = options.get("normalize", False)
+    measure = formulas.CrossEntropyOfNormalized if normalized else formulas.CrossEntropy
+    return _of_pair(measure(), p, q, **options)
 
 
 def is_array(value: Any) -> bool:

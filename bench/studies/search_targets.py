@@ -430,6 +430,12 @@ def measures() -> Iterator[Target]:
         _CLASSES * ("probability",),
     )
     yield Target(
+        "entropy, normalised",
+        lambda *x: _entropy(*(each / mpmath.fsum(x) for each in x)),
+        lambda *x: kldiv.entropy(_vector(*x), normalize=True),
+        _CLASSES * ("probability",),
+    )
+    yield Target(
         "kl_div",
         lambda x, y: y * (mp.log(y) - x),
         lambda x, y: kldiv.kl_div(x, y, reduction="none"),

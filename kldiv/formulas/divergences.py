@@ -383,7 +383,8 @@ class FDivergence(Summed):
     to a few units on every library; some libraries' own are not. An exponential is best of −abs(ℓ),
     times the larger of p and q, as e^(−ℓ) may overflow where p·e^(−ℓ) does not. In ``u`` and ``v``
     e^(±at) is finite, and so is e^(−at − step) in ``u``, e^(at + step) in ``v``. A class whose own
-    probability underflows adds nothing to a gradient.
+    probability underflows adds nothing to a gradient. As ℓ is one number, powers of e^ℓ are known
+    to abs(ℓ)/2 units: about 200 where P and Q have a class 400 apart.
 
     Examples
     --------

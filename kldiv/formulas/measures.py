@@ -347,6 +347,34 @@ class CrossEntropy(Measure):
         return xp.where(alive, -safe_p / safe_q, _edge(xp, p, q, 0.0, -math.inf))
 
 
+class OfNormalized(Measure):
+    """A measure −Σ p·log q of rows that sum to 1 but for their rounding.
+
+    A class of more than half of q has what the others leave: its own −log q has lost that.
+    """
+
+    number_of_sums = 3
+
+    def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
+        p, q = ps[0], ps[-1]
+        heavy = q > 0.5
+        top = xp.where(heavy, xp.where(p >= 0, p, math.nan), 0.0)
+        (rest,) = super().sums(xp, xp.where(heavy, 0.0, p), *ps[1:])
+        return [rest, _sum(xp, top), _sum(xp, xp.where(heavy, 0.0, q))]
+
+    def whole(self, xp: Namespace, sums: Sequence[Array]) -> Array:
+        rest, top, others = sums
+        return rest - top * log1p(xp, -xp.where(others < 0.5, others, 0.5))
+
+
+class EntropyOfNormalized(OfNormalized, Entropy):
+    """The entropy of normalised rows."""
+
+
+class CrossEntropyOfNormalized(OfNormalized, CrossEntropy):
+    """The cross entropy of normalised rows."""
+
+
 @dataclass(frozen=True)
 class JensenShannon(Measure):
     """Σᵢ wᵢ D(pᵢ‖m), m = Σ wᵢ pᵢ: its terms wᵢ (pᵢ log(pᵢ/m) + m − pᵢ) are all ≥ 0."""
