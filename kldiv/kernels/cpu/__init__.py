@@ -89,6 +89,10 @@ class Cpu(Technology):
                 found[name] = partial(_each, elements, dtype, target)
             for name, spelled in _ROWS.items():
                 found[f"{name}, {dtype}"] = partial(_each, rows, spelled, dtype)
+        of_pairs = import_module("kldiv.kernels.cpu.pair_measure").kernel
+        for name in import_module("kldiv.kernels.cpu.pairs").TERMS:
+            for dtype in ("float32", "float64"):
+                found[f"pairwise, {name}, {dtype}"] = partial(of_pairs, name, dtype)
         found["topk_kl_div_with_logits, float32"] = import_module(
             "kldiv.kernels.cpu.topk_loss"
         ).kernel
