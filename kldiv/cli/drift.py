@@ -20,6 +20,8 @@ from kldiv.errors import InputError, KLDivError
 from kldiv.readers import read_samples
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kldiv.readers import Sample
 
 _BINS: Final = 10  # as PSI usually has, for the measures that neighbours do not give
@@ -28,7 +30,7 @@ _LEVEL: Final = 1.96  # standard errors of an interval of 95 %
 _NEIGHBOUR: Final = 5
 _UNUSED: Final = {
     "align": False, "fold": None, "rebin": False, "normalize": False, "generalized": False,
-    "smoothing": 0.0, "plot": None, "checkpoint": None, "scheduler": None,
+    "smoothing": 0.0, "checkpoint": None, "scheduler": None,
     "quantization": False, "next_tokens": None, "hidden": False, "weight": None, "weight_q": None,
 }  # fmt: skip
 
@@ -59,11 +61,18 @@ def show(options: dict[str, Any], bins: int | None) -> None:
     for name, default in _UNUSED.items():
         if options[name] != default:
             raise click.UsageError(f"--{name.replace('_', '-')}: not for samples")
+    draw = None if options["plot"] is None else _plotter(options["plot"])
     try:
-        found, notes = _compared(_columns(options, "p"), _columns(options, "q"), bins)
+        p, q = _columns(options, "p"), _columns(options, "q")
+        found, notes = _compared(p, q, bins)
     except KLDivError as error:
         raise KLDivError(in_flags(str(error))) from error
     found.sort(key=lambda each: (-each.js, -_number(each.kl_pq)))
+    if draw is not None:
+        shown = found[: options["top"]] if options["top"] else found
+        titles = {each.column: f"JS {each.js:.4f}, PSI {each.psi:.3f}" for each in shown}
+        samples = {one.name: (one, other) for one, other in _paired(p, q)[0]}
+        draw(titles, samples, (options["p"], options["q"]))
     if options["as_json"]:
         print_json(_to_dict(found, notes, options, bins))
     else:
@@ -71,6 +80,15 @@ def show(options: dict[str, Any], bins: int | None) -> None:
     page = Page(stderr=True)
     for text in notes:
         page.paragraph(Text("note: ", style="bold yellow"), text)
+
+
+def _plotter(path: str) -> Callable[..., None]:
+    """Return the function that draws, or say at once that it could not."""
+    try:
+        from kldiv.cli.drift_plot import DriftPlot  # noqa: PLC0415 - imports Matplotlib
+    except ImportError as error:
+        raise click.UsageError('--plot needs Matplotlib: pip install "kldiv[cli]"') from error
+    return DriftPlot(path).draw
 
 
 def _number(value: float) -> float:
