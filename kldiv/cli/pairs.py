@@ -143,16 +143,7 @@ def _print(found: Pairs, files: Sequence[str], top: int) -> None:
 def _print_matrix(page: Page, names: Sequence[str], matrix: Floats, top: int) -> None:
     """Print a matrix where it fits, else the pairs that are furthest apart, and closest."""
     labels = [page.label(each) for each in names]
-    cells = np.array(column(matrix.ravel().tolist(), digits=4)).reshape(matrix.shape)
-    widths = [
-        max(len(label), *map(len, own)) + 2 for label, own in zip(labels, cells.T, strict=True)
-    ]
-    if max(map(len, labels)) + sum(widths) <= page.width:
-        rows: list[list[str | Text]] = [["", *(Text(each, style="dim") for each in labels)]]
-        for i, (label, own) in enumerate(zip(labels, cells, strict=True)):
-            values = [Text(each, style="dim" if i == j else "") for j, each in enumerate(own)]
-            rows.append([Text(label, style="bold"), *values])
-        page.table(rows, "<" + ">" * len(labels))
+    if len(labels) < page.width // 3 and _fits(page, labels, matrix):
         return
     symmetric = np.array_equal(matrix, matrix.T)
     shown = (
@@ -172,3 +163,19 @@ def _print_matrix(page: Page, names: Sequence[str], matrix: Floats, top: int) ->
         if len(places) <= half:
             return
     page.line(Text("--csv and --json print the whole matrix", style="dim"))
+
+
+def _fits(page: Page, labels: Sequence[str], matrix: Floats) -> bool:
+    """Print a matrix, unless it is wider than the page."""
+    cells = np.array(column(matrix.ravel().tolist(), digits=4)).reshape(matrix.shape)
+    widths = [
+        max(len(label), *map(len, own)) + 2 for label, own in zip(labels, cells.T, strict=True)
+    ]
+    if max(map(len, labels)) + sum(widths) > page.width:
+        return False
+    rows: list[list[str | Text]] = [["", *(Text(each, style="dim") for each in labels)]]
+    for i, (label, own) in enumerate(zip(labels, cells, strict=True)):
+        values = [Text(each, style="dim" if i == j else "") for j, each in enumerate(own)]
+        rows.append([Text(label, style="bold"), *values])
+    page.table(rows, "<" + ">" * len(labels))
+    return True
