@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import array_api_compat.cupy
@@ -13,6 +14,8 @@ from kldiv.backends.chunks import DEVICE_CHUNK_BYTES
 from kldiv.backends.overlay import Overlay
 from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
+from kldiv.formulas.blocks import DEVICE_BLOCK_BYTES
+from kldiv.formulas.pairs import PairMeasure
 from kldiv.kernels.cuda import CUDA
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Operation
     from kldiv.kernels.technology import Technology
     from kldiv.kernels.work import Found, Work
 
@@ -78,6 +82,11 @@ class CuPyBackend(Backend):
         if len({array.device.id for array in arrays}) > 1:
             return "the arrays are on several GPUs"
         return None
+
+    def by_formulas(self, operation: Operation, arrays: Sequence[Array]) -> Array:
+        if isinstance(operation, PairMeasure):
+            operation = replace(operation, block_bytes=DEVICE_BLOCK_BYTES)
+        return super().by_formulas(operation, arrays)
 
     def chunk_bytes(self, array: Array) -> int:  # noqa: ARG002
         return DEVICE_CHUNK_BYTES

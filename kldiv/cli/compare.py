@@ -227,7 +227,7 @@ EXAMPLES
     "--plot",
     type=click.Path(dir_okay=False, writable=True),
     metavar="FILE",
-    help="Draw the contributions to a .png, .svg or .pdf.",
+    help="Draw the contributions, pairs or columns to a .png, .svg or .pdf.",
 )
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:

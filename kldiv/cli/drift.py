@@ -36,7 +36,7 @@ _LEVEL: Final = 1.96  # standard errors of an interval of 95 %
 _NEIGHBOUR: Final = 5
 _UNUSED: Final = {
     "align": False, "fold": None, "rebin": False, "normalize": False, "generalized": False,
-    "smoothing": 0.0, "plot": None, "checkpoint": None, "scheduler": None,
+    "smoothing": 0.0, "checkpoint": None, "scheduler": None,
     "quantization": False, "next_tokens": None, "hidden": False, "weight": None, "weight_q": None,
 }  # fmt: skip
 
@@ -67,10 +67,20 @@ def show(options: dict[str, Any], bins: int | None, *, neighbours: bool = False)
     for name, default in _UNUSED.items():
         if options[name] != default:
             raise click.UsageError(f"--{name.replace('_', '-')}: not for samples")
-    columns = _columns(options, "p"), _columns(options, "q")
+    draw = None if options["plot"] is None else _plotter(options["plot"])
+    p, q = _columns(options, "p"), _columns(options, "q")
     with Progress() as progress:
-        found, notes = _compared(*columns, bins, progress, neighbours=neighbours)
+        found, notes = _compared(p, q, bins, progress, neighbours=neighbours)
     found.sort(key=lambda each: (-each.js, -_number(each.kl_pq)))
+    if draw is not None:
+        shown = found[: options["top"]] if options["top"] else found
+        titles = {each.column: f"JS {each.js:.4f}, PSI {each.psi:.3f}" for each in shown}
+        samples = {}
+        for pair in _paired(p, q)[0]:
+            one, other = (read() for read in pair)  # two columns at a time
+            if one.name in titles:
+                samples[one.name] = one, other
+        draw(titles, samples, (options["p"], options["q"]))
     if options["as_json"]:
         print_json(_to_dict(found, notes, options, bins))
     else:
@@ -78,6 +88,15 @@ def show(options: dict[str, Any], bins: int | None, *, neighbours: bool = False)
     page = Page(stderr=True)
     for text in notes:
         page.paragraph(Text("note: ", style="bold yellow"), text)
+
+
+def _plotter(path: str) -> Callable[..., None]:
+    """Return the function that draws, or say at once that it could not."""
+    try:
+        from kldiv.cli.drift_plot import DriftPlot  # noqa: PLC0415 - imports Matplotlib
+    except ImportError as error:
+        raise click.UsageError('--plot needs Matplotlib: pip install "kldiv[cli]"') from error
+    return DriftPlot(path).draw
 
 
 def _number(value: float) -> float:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _WRITTEN: Final = 12  # distributions up to which each cell has its number
+_DRAWN: Final = 300  # up to which there is a tree
 _NAMED: Final = 60  # up to which each has its name
 _FAINT: Final = "#f2d7d5"  # of what is infinite
 _DARK: Final = 0.55  # share of the scale above which letters are light
@@ -43,8 +44,7 @@ class PairPlot:
         """Draw the matrix of a divergence."""
         ((text, matrix),) = found.divergences.items()
         count = len(matrix)
-        tree = _tree(matrix)
-        order = range(count) if tree is None else tree["leaves"]
+        order, tree = _clustered(matrix)
         names = [_short(found.labels[i]) for i in order]
         side = min(max(3.0, 0.5 * count), 8.0)
         widest = max(map(len, names)) * 0.075
@@ -95,14 +95,18 @@ def _number(value: float) -> str:
     return "0" if value == 0 else f"{value:.2g}"
 
 
-def _tree(matrix: Floats) -> dict[str, Any] | None:
-    """Return the tree of clusters, by average distance in both directions; None without SciPy."""
+def _clustered(matrix: Floats) -> tuple[Sequence[int], dict[str, Any] | None]:
+    """Return an order of clusters, by average distance in both directions, and their tree.
+
+    Without SciPy the order stays; a tree of very many would be a blot.
+    """
+    as_it_is = range(len(matrix))
     try:
         from scipy.cluster import hierarchy  # noqa: PLC0415 - optional
     except ImportError:
-        return None
+        return as_it_is, None
     if len(matrix) < 3 or np.isnan(matrix).any():
-        return None
+        return as_it_is, None
     # A tree knows no infinity: what is infinitely far is twice as far as all else.
     finite = matrix[np.isfinite(matrix)]
     far = 2.0 * float(finite.max()) or 1.0
@@ -110,8 +114,8 @@ def _tree(matrix: Floats) -> dict[str, Any] | None:
     both = 0.5 * (both + both.T)
     condensed = both[np.triu_indices(len(both), 1)]
     linked = hierarchy.linkage(condensed, "average", optimal_ordering=len(both) <= _NAMED)
-    tree: dict[str, Any] = hierarchy.dendrogram(linked, no_plot=True)
-    return tree
+    tree = hierarchy.dendrogram(linked, no_plot=True) if len(both) <= _DRAWN else None
+    return hierarchy.leaves_list(linked).tolist(), tree
 
 
 def _draw_tree(axes: Axes, tree: dict[str, Any], count: int) -> None:

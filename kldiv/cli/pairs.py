@@ -143,30 +143,39 @@ def _print(found: Pairs, files: Sequence[str], top: int) -> None:
 def _print_matrix(page: Page, names: Sequence[str], matrix: Floats, top: int) -> None:
     """Print a matrix where it fits, else the pairs that are furthest apart, and closest."""
     labels = [page.label(each) for each in names]
-    cells = np.array(column(matrix.ravel().tolist(), digits=4)).reshape(matrix.shape)
-    widths = [
-        max(len(label), *map(len, own)) + 2 for label, own in zip(labels, cells.T, strict=True)
-    ]
-    if max(map(len, labels)) + sum(widths) <= page.width:
-        rows: list[list[str | Text]] = [["", *(Text(each, style="dim") for each in labels)]]
-        for i, (label, own) in enumerate(zip(labels, cells, strict=True)):
-            values = [Text(each, style="dim" if i == j else "") for j, each in enumerate(own)]
-            rows.append([Text(label, style="bold"), *values])
-        page.table(rows, "<" + ">" * len(labels))
+    if len(labels) < page.width // 3 and _fits(page, labels, matrix):
         return
-    places = [(i, j) for i in range(len(labels)) for j in range(len(labels)) if i != j]
-    if np.array_equal(matrix, matrix.T):
-        places = [(i, j) for i, j in places if i < j]
-    places.sort(key=lambda place: -matrix[place])
+    symmetric = np.array_equal(matrix, matrix.T)
+    shown = (
+        np.triu(np.ones(matrix.shape, bool), 1) if symmetric else ~np.eye(len(labels), dtype=bool)
+    )
+    places = np.argwhere(shown)
+    places = places[np.argsort(-matrix[shown], kind="stable")]
     half = max(1, top // 2) if top else len(places)
     head: list[str | Text] = [Text(each, style="dim") for each in ("P", "Q", "")]
     for words, some in (("furthest apart", places[:half]), ("closest", places[::-1][:half])):
         page.line(Text(words, style="dim"))
-        values = column([float(matrix[place]) for place in some], digits=4)
-        own: list[list[str | Text]] = [
-            [labels[i], labels[j], value] for (i, j), value in zip(some, values, strict=True)
+        numbers = column(matrix[tuple(some.T)].tolist(), digits=4)
+        pairs: list[list[str | Text]] = [
+            [labels[i], labels[j], number] for (i, j), number in zip(some, numbers, strict=True)
         ]
-        page.table([head, *own], "<<>")
+        page.table([head, *pairs], "<<>")
         if len(places) <= half:
             return
     page.line(Text("--csv and --json print the whole matrix", style="dim"))
+
+
+def _fits(page: Page, labels: Sequence[str], matrix: Floats) -> bool:
+    """Print a matrix, unless it is wider than the page."""
+    cells = np.array(column(matrix.ravel().tolist(), digits=4)).reshape(matrix.shape)
+    widths = [
+        max(len(label), *map(len, own)) + 2 for label, own in zip(labels, cells.T, strict=True)
+    ]
+    if max(map(len, labels)) + sum(widths) > page.width:
+        return False
+    rows: list[list[str | Text]] = [["", *(Text(each, style="dim") for each in labels)]]
+    for i, (label, own) in enumerate(zip(labels, cells, strict=True)):
+        values = [Text(each, style="dim" if i == j else "") for j, each in enumerate(own)]
+        rows.append([Text(label, style="bold"), *values])
+    page.table(rows, "<" + ">" * len(labels))
+    return True

@@ -14,6 +14,9 @@ BLOCK_BYTES = 2**20
 """A block of this size and the dozen temporaries of a formula stay in a CPU's cache."""
 
 
+DEVICE_BLOCK_BYTES = 2**26
+"""A block of pairs of this size keeps a GPU at work."""
+
 BLOCK_CLASSES = 2**16
 """A row with more classes than this is summed in parts."""
 
@@ -25,7 +28,7 @@ def rows_at_a_time(shape: tuple[int, ...], dtype: str, block_bytes: int = BLOCK_
 
 
 def pairs_at_a_time(
-    own: tuple[int, ...], others: tuple[int, ...], dtype: str, block_bytes: int = BLOCK_BYTES
+    own: tuple[int, ...], others: tuple[int, ...], dtype: str, block_bytes: int
 ) -> tuple[int, int]:
     """Return of two arrays of rows how many of each make a block of pairs."""
     most = rows_at_a_time(own, dtype, block_bytes)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kldiv.formulas.blocks import pairs_at_a_time, slices
+from kldiv.formulas.blocks import BLOCK_BYTES, pairs_at_a_time, slices
 from kldiv.formulas.measures import KullbackLeibler, Measure, RowMeasure
 from kldiv.formulas.reductions import Loss, cast, like, weighed
 
@@ -32,6 +32,8 @@ class PairMeasure(Loss):
     symmetric: bool = False
     """Whether the arrays are one and the measure is symmetric: then half of the pairs are enough,
     and the values exactly symmetric."""
+    block_bytes: int = field(default=BLOCK_BYTES, kw_only=True)
+    """The size of a block of pairs."""
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -49,7 +51,7 @@ class PairMeasure(Loss):
         a, b = self.computed(xp, arrays)
         if 0 in self.shape(arrays):
             return self.at_once(xp, *arrays)
-        down, across = pairs_at_a_time(a.shape, b.shape, self.compute)
+        down, across = self.at_a_time(a, b)
         rows = []
         for some in slices(a.shape[0], down):
             skipped = some.start if self.symmetric else 0
@@ -62,6 +64,10 @@ class PairMeasure(Loss):
             rows.append(parts[0] if len(parts) == 1 else xp.concat(parts, axis=1))
         found = rows[0] if len(rows) == 1 else xp.concat(rows, axis=0)
         return cast(xp, self.mirrored(xp, found) if self.symmetric else found, self.result)
+
+    def at_a_time(self, own: Array, others: Array) -> tuple[int, int]:
+        """Return how many rows of each make a block of pairs."""
+        return pairs_at_a_time(own.shape, others.shape, self.compute, self.block_bytes)
 
     def at_once(self, xp: Namespace, *arrays: Array) -> Array:
         """Evaluate all pairs at once, for compilers that fuse this."""
@@ -151,7 +157,7 @@ class PairSlope(PairMeasure):
         if 0 in weight.shape:
             return self.at_once(xp, *arrays)
         own, other = rows[self.index], rows[1 - self.index]
-        down, across = pairs_at_a_time(own.shape, other.shape, self.compute)
+        down, across = self.at_a_time(own, other)
         found = []
         for some in slices(own.shape[0], down):
             total = None

@@ -182,3 +182,29 @@ def test_compare_draws_what_makes_a_direction_infinite(run, command, monkeypatch
     assert said == ["D(P‖Q) = ∞: Q lacks z (62.5 % of P)", "D(Q‖P) = ∞: P lacks x (20 % of Q)"]
     assert "D(Q‖P) ∞" in [text.get_text() for text in drawn[0].axes[1].texts]
     assert math.isfinite(drawn[0].get_figheight())
+
+
+def test_the_picture_of_a_drift_report(run, command, monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    random = np.random.default_rng(0)
+    for name, shift in (("p", 0.0), ("q", 2.0)):
+        cells = zip(
+            random.normal(size=60), random.normal(shift, size=60), ["a", "b$"] * 30, strict=True
+        )
+        lines = "".join(f"{x},{y},{word},{i % 3}\n" for i, (x, y, word) in enumerate(cells))
+        (tmp_path / f"{name}.csv").write_text(f"same,moved,word,few\n{lines}", encoding="utf-8")
+    arguments = ("compare", "p.csv", "q.csv", "--from", "samples", "--plot", "x.png")
+    assert command(*arguments)[0] == 0
+    panels = [axes for axes in drawn[0].axes if axes.get_visible()]
+    titles = [axes.get_title(loc="left").splitlines()[0] for axes in panels]
+    assert titles[:2] == ["moved", "same"]
+    assert sorted(titles[2:]) == ["few", "word"]
+    word = panels[titles.index("word")]
+    assert [label.get_text() for label in word.get_xticklabels()] == ["a", "b$"]
+    assert [bar.get_height() for bar in word.patches] == [0.5] * 4
+    assert command(*arguments, "--top", "1")[0] == 0
+    assert len(drawn[1].axes) == 1

@@ -60,8 +60,8 @@ def expanded(function, a, b, broadcast=np.broadcast_to):
 def test_every_pair_is_that_of_the_function_of_one(name, kernel, monkeypatch):
     if kernel == "cpu":
         pytest.importorskip("llvmlite")
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 7 * 8 * 4)
-    monkeypatch.setattr(blocks.pairs_at_a_time, "__defaults__", (7 * 8 * 4,))
+    few = partial(blocks.rows_at_a_time, block_bytes=7 * 8 * 4)
+    monkeypatch.setattr(blocks, "rows_at_a_time", lambda shape, dtype, _: few(shape, dtype))
     a, b = rows()
     a[1, :2] = math.inf, -1.0  # no probabilities: what the function of one pair makes of them
     b[1, 0] = math.nan

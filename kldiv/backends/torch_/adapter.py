@@ -114,7 +114,9 @@ class TorchBackend(Backend):
         if not (tracked or transformed) or exporting():
             return route.compute(operation, *arrays)
         if operation.native:
-            return evaluate(operation, arrays)
+            if isinstance(operation, PairMeasure):
+                return evaluate(operation, arrays)
+            return operation.value(xp, *arrays)
         return (Transformable if transformed else Plain).apply(operation, route, *arrays)
 
     def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:

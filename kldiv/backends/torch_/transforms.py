@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch.autograd import forward_ad
 from kldiv.backends.base import in_row_blocks
 from kldiv.backends.torch_ import namespace as xp
 from kldiv.formulas import state
+from kldiv.formulas.blocks import DEVICE_BLOCK_BYTES
 from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.reductions import RowWise
 
@@ -59,8 +61,11 @@ def evaluate(operation: Operation, arrays: Sequence[Array]) -> Array:
     """Return the value of an operation."""
     if isinstance(operation, RowWise):
         return operation.gather(xp, elements(operation, *arrays), arrays)
-    if isinstance(operation, PairMeasure) and (torch.compiler.is_compiling() or transforming()):
-        return operation.at_once(xp, *arrays)
+    if isinstance(operation, PairMeasure):
+        if torch.compiler.is_compiling() or transforming():
+            return operation.at_once(xp, *arrays)
+        if arrays[0].device.type != "cpu":
+            operation = replace(operation, block_bytes=DEVICE_BLOCK_BYTES)
     return operation.value(xp, *arrays)
 
 

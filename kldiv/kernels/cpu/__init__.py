@@ -80,9 +80,8 @@ class Cpu(Technology):
 
     def compilers(self) -> dict[str, Callable[[], Any]]:
         """Return, for each kernel, the function that compiles it, or loads it from the cache."""
-        elements, rows, labels, sparse, softcap = (
-            import_module(f"kldiv.kernels.cpu.{name}").kernel
-            for name in ("pointwise_loss", "row_loss", "label_loss", "topk_loss", "softcap")
+        elements, rows, labels, sparse, softcap, pairs = (
+            import_module(f"kldiv.kernels.cpu.{name}").kernel for name in _MODULES
         )
         found: dict[str, Callable[[], Any]] = {}
         for dtype in ("float32", "float64"):
@@ -93,8 +92,15 @@ class Cpu(Technology):
                 found[f"{name}, {dtype}"] = partial(_each, rows, spelled, dtype)
             found[f"soft cap, {dtype}"] = partial(softcap, dtype)
             found[f"cross entropy and entropy, {dtype}"] = partial(_each, labels, dtype)
+            for name in import_module("kldiv.kernels.cpu.pairs").TERMS:
+                found[f"pairwise, {name}, {dtype}"] = partial(pairs, name, dtype)
         found["topk_kl_div_with_logits, float32"] = sparse
         return found
+
+
+_MODULES: Final = (
+    "pointwise_loss", "row_loss", "label_loss", "topk_loss", "softcap", "pair_measure"
+)  # fmt: skip
 
 
 def _each(kernel: Callable[..., Any], *which: Any) -> None:

@@ -1,0 +1,116 @@
+"""The picture of a drift report: a small panel for each column, the largest drift first."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from kldiv.cli.picture import BLUE, GREY, ORANGE, Picture
+from kldiv.cli.render import LABEL, clean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+
+    from kldiv.readers import Sample
+
+_ACROSS: Final = 3  # panels in a row
+_BINS: Final = 30
+_TAIL: Final = 0.005  # share of numbers on each side that may lie outside a panel
+_BARS: Final = 8  # categories that a panel shows
+_LOOK: Final = 1000  # numbers that mostly tell whether there are few different ones
+
+
+class DriftPlot:
+    """The picture of a drift report, to be drawn to a file.
+
+    Parameters
+    ----------
+    path : str
+        Where it goes.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._picture = Picture(path)
+
+    def draw(
+        self,
+        titles: Mapping[str, str],
+        samples: Mapping[str, tuple[Sample, Sample]],
+        files: Sequence[str],
+    ) -> None:
+        """Draw the columns that have titles, in their order."""
+        across = min(_ACROSS, len(titles))
+        down = math.ceil(len(titles) / across)
+        size = (2.7 * across + 0.3, 2.0 * down + 0.6)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(down, across, squeeze=False).ravel()
+        for panel, (name, title) in zip(panels, titles.items(), strict=False):
+            _draw_column(panel, *samples[name])
+            said = panel.set_title(f"{_short(name)}\n{title}", fontsize="small", loc="left")
+            said.set_parse_math(False)
+        for panel in panels[len(titles) :]:
+            panel.set_visible(False)
+        handles = panels[0].get_legend_handles_labels()[0][:2]
+        names = [f"{letter}  {clean(file)}" for letter, file in zip("PQ", files, strict=True)]
+        legend = figure.legend(
+            handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize="small"
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        self._picture.save(figure)
+
+
+def _draw_column(axes: Axes, p: Sample, q: Sample) -> None:
+    values = [each.values for each in (p, q)]
+    if isinstance(values[0], tuple) or len(_few(*values)) <= _BARS:
+        _draw_categories(axes, *(Counter(list(each)) for each in values))
+    else:
+        _draw_numbers(axes, *values)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(colors=GREY, labelsize="x-small")
+    axes.set_yticks([])
+
+
+def _few(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Return the different numbers of both; of some of them where these are many already."""
+    some = np.unique(np.concatenate([p[:_LOOK], q[:_LOOK]]))
+    return some if len(some) > _BARS else np.unique(np.concatenate([p, q]))
+
+
+def _draw_numbers(axes: Axes, p: np.ndarray, q: np.ndarray) -> None:
+    ends = [np.quantile(each, (_TAIL, 1.0 - _TAIL)) for each in (p, q)]
+    low, high = min(each[0] for each in ends), max(each[1] for each in ends)
+    edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
+    for each, colour in ((p, BLUE), (q, ORANGE)):
+        shares = np.histogram(each, edges)[0] / len(each)
+        axes.stairs(shares, edges, fill=True, color=colour, alpha=0.35, label="sample")
+        axes.stairs(shares, edges, color=colour)
+    axes.locator_params(axis="x", nbins=5)
+
+
+def _draw_categories(axes: Axes, p: Counter[object], q: Counter[object]) -> None:
+    sizes = [each.total() for each in (p, q)]
+    largest = (p + q).most_common(_BARS)
+    names = [name for name, _ in largest]
+    if not any(isinstance(name, str) for name in names):
+        names.sort(key=float)  # type: ignore[arg-type]
+    for each, size, colour, shift in ((p, sizes[0], BLUE, -0.2), (q, sizes[1], ORANGE, 0.2)):
+        shares = [each[name] / size for name in names]
+        places = [i + shift for i in range(len(names))]
+        axes.bar(places, shares, width=0.4, color=colour, label="sample")
+    shown = [_short(f"{name:g}" if isinstance(name, float) else str(name), 9) for name in names]
+    angle = 0 if sum(map(len, shown)) < 2 * LABEL else 45
+    axes.set_xticks(range(len(names)), shown, rotation=angle, ha="right" if angle else "center")
+    for label in axes.get_xticklabels():
+        label.set_parse_math(False)
+
+
+def _short(label: str, most: int = LABEL) -> str:
+    label = clean(label)
+    return label if len(label) <= most else f"{label[: most - 1]}…"
