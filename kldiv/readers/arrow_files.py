@@ -87,7 +87,7 @@ def _sample(source: Source, file: Any) -> Sample:
         return Sample(name, numbers[~gone] if missing else numbers, missing)
     words, missing = list[str](), 0
     known: dict[str, str] = {}  # a word that comes again is kept once
-    for column in columns:
+    for column in map(_validated, columns):
         encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
         cells = [cell_of(value) for value in encoded.dictionary.to_pylist()]
         cells = [known.setdefault(cell, cell) for cell in cells]
@@ -143,9 +143,16 @@ def _lists(source: Source, name: str, columns: list[Any]) -> Table:
     return Table(np.asarray(rows, np.float64), source.path, name)
 
 
+def _validated(batch: Any) -> Any:
+    """Return a batch whose offsets lie within its buffers; pyarrow follows them unchecked."""
+    batch.validate(full=True)
+    return batch
+
+
 def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
     import pyarrow as pa  # noqa: PLC0415 - is loaded already
 
+    batches = map(_validated, batches)
     names = ["" if name.startswith("__index_level_") else name for name in schema.names]
     order = sorted(range(len(names)), key=lambda i: names[i] != "")  # pandas' index comes first
     kinds = [schema.field(i).type for i in order]
