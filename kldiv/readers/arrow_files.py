@@ -111,11 +111,14 @@ def read_arrow(source: Source) -> Table:
             # pyarrow's reader of these follows offsets that lead out of the file.
             text = "is of Feather's first version, from before 2020, which is not read"
             raise source.error(f"{text}. Save it again, with version=2, or as .parquet")
+        # In memory and on this thread: pyarrow's threads may outlive a damaged file.
+        content = pa.py_buffer(source.file.read())
+        options = pa.ipc.IpcReadOptions(use_threads=False)
         if start == b"ARROW1":
-            reader = pa.ipc.open_file(_Bounded(source))
+            reader = pa.ipc.open_file(content, options=options)
             batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
             return _table(source, reader.schema, batches)
-        stream = pa.ipc.open_stream(_Bounded(source))
+        stream = pa.ipc.open_stream(content, options=options)
         return _table(source, stream.schema, iter(stream))
 
 
