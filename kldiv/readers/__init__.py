@@ -255,7 +255,6 @@ def open_samples(
     reading: Reading = PLAIN,
 ) -> dict[str, Callable[[], Sample]]:
     """Return what reads each column as `read_samples` would: of Parquet, when it is called."""
-    options = {"max_bytes": max_bytes, "reading": reading}
     path, member = split(spec, key)
     if member is None and path.suffix.lower() == ".parquet" and path.is_file():
         from kldiv.readers.arrow_files import parquet_columns  # noqa: PLC0415 - as other formats
@@ -270,7 +269,7 @@ def open_samples(
                 for name in chosen or names
                 if name not in beside
             }
-    found = read_samples(spec, key=key, **options)
+    found = read_samples(spec, key=key, max_bytes=max_bytes, reading=reading)
     return {each.name: partial(_same, each) for each in found}
 
 

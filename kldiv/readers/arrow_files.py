@@ -28,9 +28,13 @@ def read_parquet(source: Source) -> Table:
         from pyarrow import parquet  # noqa: PLC0415 - optional, and only where one is read
     with parsing(source, "Parquet file"):
         file = parquet.ParquetFile(_Bounded(source))
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        sizes = [each.num_rows for each in groups]
+        if sum(sizes) != file.metadata.num_rows or min(sizes, default=0) < 0:
+            text = f"declares {file.metadata.num_rows:,} rows, and parts of {sum(sizes):,} in all"
+            raise source.error(f"{text}. Write it again")
         if source.samples and source.key in _plain_columns(file.schema_arrow):
             return Table(np.empty(0), source.path, samples=(_sample(source, file),))
-        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         cells = 8 * file.metadata.num_rows * len(file.schema_arrow.names)
         check_budget(source, max(cells, sum(each.total_byte_size for each in groups)), source.size)
         return _table(source, file.schema_arrow, file.iter_batches(batch_size=_ROWS))

@@ -209,17 +209,20 @@ class _Text:
             # An empty line keeps the count.
             starts = comment, f'"{comment}'
             lines = ("\n" if line.startswith(starts) else line for line in lines)
-        quoting = csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE
         found = csv.reader(
-            lines, delimiter=sep, strict=True, skipinitialspace=sep == " ", quoting=quoting
+            lines,
+            delimiter=sep,
+            strict=True,
+            skipinitialspace=sep == " ",
+            quoting=csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE,
         )
         before = 0
         while rows := list(islice(found, _BLOCK)):
             after = found.line_num
             alone = after - before == len(rows)  # no row takes several lines
-            lines = range(before + 1, after + 1) if alone else _line_numbers(rows, before)
+            numbers = range(before + 1, after + 1) if alone else _line_numbers(rows, before)
             # A row whose cells are all empty is the end of a sheet.
-            pairs = zip(lines, rows, strict=True)
+            pairs = zip(numbers, rows, strict=True)
             yield [pair for pair in pairs if pair[1] and (pair[1][0] or any(pair[1]))]
             before = after
 

@@ -354,3 +354,17 @@ def test_a_workbook_that_was_never_computed(tmp_path):
         book.active.append(row)
     book.save(tmp_path / "p.xlsx")
     refused(tmp_path / "p.xlsx", "cell B2", "'=2+3'")
+
+
+def test_parquet_that_declares_fewer_than_no_rows_is_refused(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    rows, file = 40 + 7, tmp_path / "p.parquet"  # 47 is 94 in zigzag, a byte that no other has
+    parquet.write_table(pa.table({"n": range(rows)}), file, store_schema=False)
+    data = file.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    places = [i for i in range(footer, len(data) - 8) if data[i] == 2 * rows]
+    changed = bytearray(data)
+    changed[places[-1]] = 2 * rows - 1  # the same but negative, in the last row group
+    file.write_bytes(changed)
+    refused(file, "and parts of -47 in all")
