@@ -59,7 +59,8 @@ def ratios(cells: Sequence[Record]) -> str:
         return "<section><h2>Times</h2><p>There is no cell.</p></section>\n"
     return (
         "<section><h2>Times, as multiples of kldiv's best</h2><p>Longer is slower; the axis is "
-        "logarithmic. Pale bars are not ranked.</p>"
+        "logarithmic. Pale bars are not ranked: <i>unstable</i> ones scattered by more than 10 %, "
+        "<i>wrong</i> ones lost half of their digits.</p>"
         f'<div class="panels">{"".join(panels)}</div></section>\n'
     )
 

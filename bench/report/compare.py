@@ -184,6 +184,8 @@ def _judge(
         verdict = "SLOWER"
     elif high < 1:
         verdict = "FASTER"
+    if old["samples_s"] == new["samples_s"]:
+        return Comparison(key, "SAME", 1.0, 1.0, 1.0, 1.0, "one and the same measurement")
     if verdict != "UNCLEAR" and (old["unstable"] or new["unstable"]):
         verdict, why = "UNCLEAR", f"{verdict.lower()}, but unstable: measure again"
     return Comparison(key, verdict, math.exp(middle), low, high, math.exp(drift), why)

@@ -128,7 +128,8 @@ def _missing(results: Results) -> str:
         f"<td><code>{escape(each['install'] or '')}</code></td></tr>"
         for name, each in results["missing"].items()
     )
-    return f"<section><h2>Not measured</h2><table><tbody>{rows}</tbody></table></section>\n"
+    table = f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
+    return f"<section><h2>Not measured</h2>{table}</section>\n"
 
 
 def _notes(results: Results) -> str:

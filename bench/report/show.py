@@ -116,8 +116,34 @@ def worst_error(cell: Record) -> float | None:
     return max(known, default=None)
 
 
+def sentence(cells: Iterable[Record]) -> str:
+    """Return in one sentence where kldiv stands in the last group that can be ranked."""
+    cells = list(cells)
+    found = ""
+    for members in groups(cells).values():
+        ranked = [c for c in order(members) if not standing(c) and c["who"] != FLOOR]
+        best = next((c for c in ranked if c["who"] == OWN), None)
+        rival = next((c for c in ranked if c["who"] != OWN), None)
+        if best and rival:
+            ratio = rival["median_s"] / best["median_s"]
+            words = f"{ratio:.1f}× as fast as" if ratio >= 1 else f"{1 / ratio:.1f}× slower than"
+            errors = [error(worst_error(each)) for each in (best, rival)]
+            found = (
+                f"{who(best)} is {words} {who(rival)} at {group_title(best)}; relative errors are"
+                f" {errors[0]} and {errors[1]}."
+            )
+    if found:
+        return found
+    shaky = sum(standing(cell) == "unstable" for cell in cells)
+    return (
+        f"Nothing can be ranked: {shaky} of {len(cells)} cells are unstable, their times scatter by"
+        " more than 10 %. Measure again while nothing else runs."
+    )
+
+
 def run(results: Results, console: Console) -> None:
-    """Print the ranking of every group."""
+    """Print one sentence, and the ranking of every group."""
+    console.print(Text(sentence(results["cells"]), style="bold"))
     for cells in groups(results["cells"]).values():
         table = Table(title=group_title(cells[0]), title_justify="left", title_style="bold")
         for head, justify in (

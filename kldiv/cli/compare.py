@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kldiv.streaming import Comparison
 
 _CALL: Final = re.compile(r"\s*[A-Za-z_]\w*\s*\(.*\)\s*", flags=re.DOTALL)
+_BEGUN: Final = re.compile(r"\s*[A-Z]\w*\s*\(")
 _FOR_FILES: Final = (
     *("form", "normalize", "smoothing", "align", "plot", "axis", "key", "shard_axis"),
     *("checkpoint", "scheduler", "fold", "rebin", "generalized", "bins", "divergences"),
@@ -270,8 +271,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
                 raise click.UsageError("--bins and --neighbours: one of them, not both")
             drift.show(options, bins, neighbours=neighbours)
         elif bins is not None or neighbours:
-            named = "--bins" if bins is not None else "--neighbours"
-            raise click.UsageError(f"{named} is for samples: say --from samples")
+            option = "--bins" if bins is not None else "--neighbours"
+            raise click.UsageError(f"{option} is for samples: say --from samples")
         else:
             _compare_files(**options)
 
@@ -373,6 +374,10 @@ def _written_out(ctx: click.Context, options: dict[str, Any]) -> bool:
     p, q = options["p"], options["q"]
     # A file may have any name, and one that is there is meant.
     written = [_CALL.fullmatch(text) is not None and not Path(text).exists() for text in (p, q)]
+    begun = [text for text in (p, q) if _BEGUN.match(text) and not Path(text).exists()]
+    half = next((text for text in begun if text.count("(") != text.count(")")), None)
+    if half is not None:
+        raise click.UsageError(f"{half}: a bracket is opened and not closed, or the reverse")
     if any(written) and not all(written):
         raise click.UsageError(
             f"{p} and {q}: one is a distribution, the other a file; for data and a distribution see"

@@ -185,9 +185,9 @@ def _drift(p: Sample, q: Sample, bins: int | None, *, asked: bool = True) -> Dri
     size = len(p.values), len(q.values)
     if words[0]:
         keys = [Counter(each.values) for each in (p, q)]
-        classes = list(keys[0] | keys[1])
-        counts = [np.array([each[key] for key in classes], float) for each in keys]
-        return _of_counts(p, q, size, f"{len(classes):,} classes", counts)
+        words_of_both = list(keys[0] | keys[1])
+        counts = [np.array([each[key] for key in words_of_both], float) for each in keys]
+        return _of_counts(p, q, size, f"{len(words_of_both):,} classes", counts)
     classes = None if bins is not None and asked else _repeated(p.values, q.values)
     if classes is not None:
         counts = [_counted(each.values, classes) for each in (p, q)]
@@ -259,7 +259,7 @@ def _quantile(both: tuple[np.ndarray, np.ndarray], k: int, bins: int) -> float:
         return bins * (at[0] * sizes[1] + at[1] * sizes[0]) >= wanted
 
     places = [bisect_left(each, 1, key=reached) for each in both]
-    return min(each[i] for each, i in zip(both, places, strict=True) if i < len(each))
+    return min(float(each[i]) for each, i in zip(both, places, strict=True) if i < len(each))
 
 
 def _neighbours(x: np.ndarray, y: np.ndarray, name: str) -> tuple[float, tuple[float, float]]:

@@ -34,6 +34,7 @@ from kldiv.readers.sources import (
 )
 from kldiv.readers.stored import Stored
 from kldiv.readers.table import Sample, Table
+from kldiv.readers.tensor_files import INDEX, index_in, read_index
 from kldiv.readers.unnamed import PACKED, TEXT, check_text, format_of, packing_of, unpacked
 from kldiv.readers.zarr_store import is_zarr, read_zarr
 
@@ -123,7 +124,9 @@ def read(
         Booleans, integers and real floating-point numbers keep their type.  Python objects are
         refused, as only unpickling could read them.
     ``.safetensors``
-        Needs the safetensors package.  bfloat16 becomes float32, exactly.
+        Needs the safetensors package.  bfloat16 becomes float32, exactly.  Of several files with
+        an index (``model.safetensors.index.json``) the index or the folder is named:
+        ``folder::lm_head.weight``.
     ``.csv``, ``.tsv``, ``.txt``, ``.dat``
         A table.  UTF-8, or as a byte order mark says, with a header, and cells between commas,
         semicolons, tabs, bars, or in ``.txt`` blanks: whichever makes a table, if one alone does.
@@ -252,7 +255,6 @@ def open_samples(
     reading: Reading = PLAIN,
 ) -> dict[str, Callable[[], Sample]]:
     """Return what reads each column as `read_samples` would: of Parquet, when it is called."""
-    options = {"max_bytes": max_bytes, "reading": reading}
     path, member = split(spec, key)
     if member is None and path.suffix.lower() == ".parquet" and path.is_file():
         from kldiv.readers.arrow_files import parquet_columns  # noqa: PLC0415 - as other formats
@@ -267,7 +269,7 @@ def open_samples(
                 for name in chosen or names
                 if name not in beside
             }
-    found = read_samples(spec, key=key, **options)
+    found = read_samples(spec, key=key, max_bytes=max_bytes, reading=reading)
     return {each.name: partial(_same, each) for each in found}
 
 
@@ -294,7 +296,8 @@ def open_table(
     ----------
     spec : str or path-like
         As in `read`.  A folder of ``.npy`` or ``.safetensors`` files is one array, its parts in
-        the natural order of their names, and so is a pattern like ``run/part-*.npy``; a folder with
+        the natural order of their names, and so is a pattern like ``run/part-*.npy``; one with an
+        index of ``.safetensors`` files holds the tensors that the index names; a folder with
         Zarr's metadata, or named ``.zarr``, is a store, ``store.zarr::name`` an array of it.
     key : str, optional
         The member, as in `read`; of every shard where there are several.
@@ -320,6 +323,11 @@ def open_table(
     path, member = split(spec, key)
     if not (is_folder(path) or is_pattern(path)):
         return _read_file(path, member, max_bytes=max_bytes, lazy=True, reading=reading)
+
+    with readable(path):
+        index = index_in(path)
+    if index is not None:
+        return _read_file(index, member, max_bytes=max_bytes, lazy=True, reading=reading)
 
     def read_shard(file: Path, member: str | None) -> Table:
         return _read_file(file, member, max_bytes=max_bytes, lazy=True)
@@ -403,6 +411,8 @@ def _read(source: Source) -> Table:
     source.file.seek(0)
     if head == MAGIC:  # whatever the name: llama.cpp gives it none
         return read_base(source)
+    if source.path.name.endswith(INDEX):
+        return read_index(source)
     found = _FORMATS.get(source.kind)
     if found is None:
         text = f"no reader for {source.kind!r}; there is one for {', '.join(_FORMATS)}, and for"

@@ -28,9 +28,13 @@ def read_parquet(source: Source) -> Table:
         from pyarrow import parquet  # noqa: PLC0415 - optional, and only where one is read
     with parsing(source, "Parquet file"):
         file = parquet.ParquetFile(_Bounded(source))
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        sizes = [each.num_rows for each in groups]
+        if sum(sizes) != file.metadata.num_rows or min(sizes, default=0) < 0:
+            text = f"declares {file.metadata.num_rows:,} rows, and parts of {sum(sizes):,} in all"
+            raise source.error(f"{text}. Write it again")
         if source.samples and source.key in _plain_columns(file.schema_arrow):
             return Table(np.empty(0), source.path, samples=(_sample(source, file),))
-        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         cells = 8 * file.metadata.num_rows * len(file.schema_arrow.names)
         check_budget(source, max(cells, sum(each.total_byte_size for each in groups)), source.size)
         return _table(source, file.schema_arrow, file.iter_batches(batch_size=_ROWS))
@@ -87,7 +91,7 @@ def _sample(source: Source, file: Any) -> Sample:
         return Sample(name, numbers[~gone] if missing else numbers, missing)
     words, missing = list[str](), 0
     known: dict[str, str] = {}  # a word that comes again is kept once
-    for column in columns:
+    for column in map(_validated, columns):
         encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
         cells = [cell_of(value) for value in encoded.dictionary.to_pylist()]
         cells = [known.setdefault(cell, cell) for cell in cells]
@@ -111,11 +115,14 @@ def read_arrow(source: Source) -> Table:
             # pyarrow's reader of these follows offsets that lead out of the file.
             text = "is of Feather's first version, from before 2020, which is not read"
             raise source.error(f"{text}. Save it again, with version=2, or as .parquet")
+        # In memory and on this thread: pyarrow's threads may outlive a damaged file.
+        content = pa.py_buffer(source.file.read())
+        options = pa.ipc.IpcReadOptions(use_threads=False)
         if start == b"ARROW1":
-            reader = pa.ipc.open_file(_Bounded(source))
+            reader = pa.ipc.open_file(content, options=options)
             batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
             return _table(source, reader.schema, batches)
-        stream = pa.ipc.open_stream(_Bounded(source))
+        stream = pa.ipc.open_stream(content, options=options)
         return _table(source, stream.schema, iter(stream))
 
 
@@ -143,9 +150,16 @@ def _lists(source: Source, name: str, columns: list[Any]) -> Table:
     return Table(np.asarray(rows, np.float64), source.path, name)
 
 
+def _validated(batch: Any) -> Any:
+    """Return a batch whose offsets lie within its buffers; pyarrow follows them unchecked."""
+    batch.validate(full=True)
+    return batch
+
+
 def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
     import pyarrow as pa  # noqa: PLC0415 - is loaded already
 
+    batches = map(_validated, batches)
     names = ["" if name.startswith("__index_level_") else name for name in schema.names]
     order = sorted(range(len(names)), key=lambda i: names[i] != "")  # pandas' index comes first
     kinds = [schema.field(i).type for i in order]

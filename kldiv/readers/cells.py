@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from array import array as packed
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -224,6 +225,8 @@ class _Tabulation:
             place, name = self.records.place, self.names[-1]
             found = f"no column holds numbers: {place} {line}, column {name!r}: {row[-1][:60]!r}"
             mend = "Numbers are written 1.5, without a currency"
+            if decimals(row[-1]):
+                mend = f"The column is of text: {self.source.path}::{name} reads it as numbers"
             if len(self.names) == 1:
                 mend = "Separate cells by commas in .csv, tabs in .tsv, or say sep=';'"
             raise self.source.error(f"{found}. {mend}. A list of categories is --from samples")
@@ -237,7 +240,25 @@ class _Tabulation:
         text = [i for i in self.text if i not in columns]
         if len(text) > 1 and text[0] == 0 and not self.names[0] and self._is_row_number(0):
             text = text[1:]  # the index of a data frame, beside labels of its own
+        if text and self.source.key != "*":
+            self._check_told_apart(text)
         return text or None
+
+    def _check_told_apart(self, text: list[int]) -> None:
+        """Ask where rows have one label, and another column of numbers may tell them apart."""
+        numbers = [i for i in range(len(self.names)) if i not in {*self.text, *self.empty}]
+        if len(numbers) < 2 or self.source.reading.values is not None:
+            return
+        rows = [tuple(row[i] for i in text) for _, row in self.head]
+        twice = next((row for row, count in Counter(rows).items() if count > 1), None)
+        if twice is not None:
+            names = *(self.names[i] for i in text), self.names[numbers[0]]
+            path, label = self.source.path, " / ".join(twice)
+            raise self.source.error(
+                f"several rows are {label!r}: column {names[-1]!r} may be a label too, or values."
+                f" {', '.join(f'labels={name!r}' for name in names)} says labels, '{path}::*' takes"
+                " all columns of numbers as a matrix"
+            )
 
     def _is_row_number(self, column: int) -> bool:
         numbers = [plain(row[column]) for _, row in self.head]
@@ -396,7 +417,9 @@ class _Tabulation:
             return
         mend = f"Mend the cell, or name the column of values: {self.source.path}::column"
         first, row = self.head[0]
-        if line == first and self.records.named and not any(decimals(each) for each in row):
+        if column in self.text:
+            mend = "A list of categories is --from samples"
+        elif self.records.named and line == first and all(each[:1].isalpha() for each in row):
             titles = list(filter(None, self.names))
             mend = f"If this {self.records.place} names the columns, take out what is above it"
             if self.records.place == "line" and len(titles) == 1:
@@ -466,8 +489,10 @@ def _like_labels(numbers: Numbers) -> bool:
     """Return whether numbers could be labels: all different, of few decimals."""
     if not np.isfinite(numbers).all() or len(np.unique(numbers)) < len(numbers):
         return False
-    scaled = numbers * _DECIMALS
-    return bool(np.all(np.abs(scaled - np.rint(scaled)) <= 1e-6 * np.maximum(np.abs(scaled), 1)))
+    with np.errstate(all="ignore"):  # what overflows is no label
+        scaled = numbers * _DECIMALS
+        off = np.abs(scaled - np.rint(scaled))
+        return bool(np.all(off <= 1e-6 * np.maximum(np.abs(scaled), 1)))
 
 
 def _count(numbers: list[Any]) -> bool:

@@ -56,6 +56,8 @@ def read_hdf5(source: Source) -> Table:
 
 
 def _check(source: Source, found: Any, member: str) -> None:
+    if found.dtype.kind in "OSU":
+        raise source.error("holds text, not numbers. Choose another dataset", member)
     check_layout(source, Layout(found.dtype, found.shape or (), 0), member)
     if found.external or found.is_virtual:
         raise source.error("its numbers lie in other files. Write them into this one", member)

@@ -1,7 +1,9 @@
-"""``.safetensors``."""
+"""``.safetensors``, and the index that says in which of several files a tensor is."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -12,9 +14,14 @@ from kldiv.readers.sources import (
     check_layout,
     choose,
     load,
+    opened,
     parsing,
+    size_of,
 )
 from kldiv.readers.table import Table
+
+INDEX: Final = ".safetensors.index.json"
+"""How the name of an index ends."""
 
 _JSON_HEADER: Final = 16 << 20  # names of some 100 000 tensors
 
@@ -61,6 +68,32 @@ def read_safetensors(source: Source) -> Table:
         text = f"the header places {layout} at bytes {start:,} to {end:,} of {there - length:,}"
         raise source.error(f"{text}. Copy or save it again", member)
     return Table(load(source, layout, member, bfloat16=kind == "BF16"), source.path, member)
+
+
+def read_index(source: Source) -> Table:
+    """Return a tensor of the files that an index of Hugging Face's names, which lie beside it."""
+    import json  # noqa: PLC0415 - only where one is read
+
+    if source.size > _JSON_HEADER:
+        raise source.error(f"{source.size:,} bytes; an index has at most {_JSON_HEADER:,}")
+    with parsing(source, "index of .safetensors files"):
+        files = dict(json.loads(source.file.read())["weight_map"])
+        member = choose(source, files, "tensors")
+        name = str(files[member])
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            text = f"is said to be in {name!r}, which is no .safetensors file beside the index"
+            raise source.error(f"{text}. Write the index again", member)
+        path = source.path.with_name(name)
+    with opened(path) as file:
+        return read_safetensors(
+            replace(source, file=file, path=path, key=member, size=size_of(file))
+        )
+
+
+def index_in(folder: Path) -> Path | None:
+    """Return the one index in a folder, or None."""
+    found = list(folder.glob("*" + INDEX)) if folder.is_dir() else []
+    return found[0] if len(found) == 1 else None
 
 
 def _validate(source: Source) -> None:

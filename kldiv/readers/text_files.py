@@ -209,17 +209,20 @@ class _Text:
             # An empty line keeps the count.
             starts = comment, f'"{comment}'
             lines = ("\n" if line.startswith(starts) else line for line in lines)
-        quoting = csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE
         found = csv.reader(
-            lines, delimiter=sep, strict=True, skipinitialspace=sep == " ", quoting=quoting
+            lines,
+            delimiter=sep,
+            strict=True,
+            skipinitialspace=sep == " ",
+            quoting=csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE,
         )
         before = 0
         while rows := list(islice(found, _BLOCK)):
             after = found.line_num
             alone = after - before == len(rows)  # no row takes several lines
-            lines = range(before + 1, after + 1) if alone else _line_numbers(rows, before)
+            numbers = range(before + 1, after + 1) if alone else _line_numbers(rows, before)
             # A row whose cells are all empty is the end of a sheet.
-            pairs = zip(lines, rows, strict=True)
+            pairs = zip(numbers, rows, strict=True)
             yield [pair for pair in pairs if pair[1] and (pair[1][0] or any(pair[1]))]
             before = after
 
@@ -278,8 +281,9 @@ class _Text:
     def _looks(self) -> list[_Look]:
         """Return the cuts that can be made; none where a quotation mark stops the usual one."""
         looks = [self._look(sep) for sep in self._separators()]
-        usual = [look for look in looks if look.sep == self._sep] or looks
-        return [look for look in looks if look.rows and any(each.rows for each in usual)]
+        usual = next((look for look in looks if look.sep == self._sep), looks[0])
+        made = [look for look in looks if look.rows]
+        return made if usual.rows or any(look.consistent for look in made) else []
 
     def _look(self, sep: str) -> _Look:
         import csv  # noqa: PLC0415 - is loaded already
@@ -350,6 +354,8 @@ class _Text:
                         return line, named
         if wanted or self._names_columns(names) or _counting(names):
             return first
+        if not names[0] and not self._is_number(0):  # an index has no name; a label is one
+            return first
         if self._source.kind in {".txt", ".dat"} and _all_numbers(names):
             return None
         numbers = [name for name in names if decimals(name)] or names
@@ -414,11 +420,13 @@ class _Text:
 
     def _refuse_length(self, line: int, row: list[str], names: list[str], *, named: bool) -> None:
         whose = "the header" if named else "the first"
-        text = f"line {line} has {len(row):,} cells, {whose} {len(names):,}"
+        noun = "cell" if len(row) == 1 else "cells"
+        text = f"line {line} has {len(row):,} {noun}, {whose} {len(names):,}"
         sep = {"\t": "a tab", " ": "a blank"}.get(self._sep, repr(self._sep))
         mend = f"Give every line as many, in quotes where one has {sep}"
-        if named and len(names) == 1:
-            mend = f"A title? comment={names[0]!r} leaves such a line out"
+        alone = names if named and len(names) == 1 else list(filter(None, row))
+        if len(alone) == 1 and "'" not in alone[0]:
+            mend = f"A title or a footnote? comment={alone[0]!r} leaves such a line out"
         raise self._source.error(f"{text}. {mend}; sep=';' and the like say what separates")
 
 

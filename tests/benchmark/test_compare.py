@@ -174,3 +174,17 @@ def test_json(files):
     found = json.loads(done.output)
     assert found["count"]["SLOWER"] == 1
     assert found["cells"][0]["low"] < found["cells"][0]["ratio"] < found["cells"][0]["high"]
+
+
+def test_a_run_is_the_same_as_itself():
+    shaky = cell([1.0, 2.0, 3.0, 9.0, 1.0])
+    found = load("report.compare").compare(results(shaky), results(shaky))
+    assert shaky["unstable"]
+    assert [each.verdict for each in found.cells] == ["SAME"]
+
+
+def test_the_first_line_is_a_sentence():
+    sentence, shaky = load("report.show").sentence, [1.0, 2.0, 3.0, 9.0, 1.0]
+    said = sentence([cell([1.0] * 5), cell([2.2] * 5, who="torch")])
+    assert "2.2× as fast as torch" in said
+    assert "Nothing can be ranked: 1 of 2 cells" in sentence([cell(shaky), cell([1.0] * 5)])

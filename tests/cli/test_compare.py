@@ -340,7 +340,7 @@ def test_nan_is_not_ignored(compare):
     found = compare(p, [Q, Q])
     assert (found["kl_pq"], found["js"]) == ("nan", "nan")
     assert (
-        "P has 1 numbers that are NaN or infinite, the first at row '1', class '2'"
+        "P has 1 number that is NaN or infinite, the first at row '1', class '2'"
         in (found["warnings"][0])
     )
     close(found["rows"]["worst"][0]["kl_pq"], KL_PQ)

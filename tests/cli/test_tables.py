@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
@@ -335,3 +336,110 @@ def test_an_estimate_below_0_is_said_in_words():
 
     fit = Fit("Normal", {}, 0.0, 0.0, 0.0, Estimate(-0.0044, 0.01, -0.02, 0.011, 100))
     assert _row(fit, best=True)[3:6] == ["none seen", "0.0000", "0.0110"]
+
+
+# --- files as strangers have them -----------------------------------------------------------------
+
+AB = "l,n\na,5\nb,3\n"
+
+
+def swapped(p, q):
+    p, q = (np.array(each) / np.sum(each) for each in (p, q))
+    return float((p * np.log(p / q)).sum())
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "name", "expected"),
+    [
+        (("sep=;\r\nl;n\r\na;5\r\nb;3\r\n", AB), (), "{}.csv", 0.0),
+        (("l,n,,\r\na,6,,\r\nb,2,,\r\n,,,\r\n", AB), (), "{}.csv", swapped([6, 2], [5, 3])),
+        (('"";"n"\n"a";6\n"b";2\n', AB), (), "{}.csv", swapped([6, 2], [5, 3])),
+        ((",0\n0,6\n1,2\n", ",0\n0,5\n1,3\n"), (), "{}.csv", swapped([6, 2], [5, 3])),
+        ((gzip.compress(AB.encode()), AB), (), "{}.csv", 0.0),
+        ((gzip.compress(AB.encode()),) * 2, (), "{}.gz", 0.0),
+        (('w\tn\n"\t6\nthe\t2\n', 'w\tn\n"\t5\nthe\t3\n'), (), "{}.tsv", swapped([6, 2], [5, 3])),
+        (('"Sales"\n\nl,n\na,5\nb,3\n', AB), ("--comment", "Sales"), "{}.csv", 0.0),
+        (("l,n\né,5\n".encode("latin-1"), "l,n\né,4\n"), ("--encoding", "latin-1"), "{}.csv", 0.0),
+        (("l,n\n\u200ba,5\nb,3\n", AB), ("--align", "--fold"), "{}.csv", 0.0),
+        ((",2023\na,5\nb,3\n",) * 2, (), "{}.csv", 0.0),
+    ],
+)
+def test_a_file_that_a_stranger_has(compare, texts, options, name, expected):
+    close(compare(texts, *options, name=name)["kl_pq"], expected, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "name", "said"),
+    [
+        ("l,n\na,5\nb,6\nTotal,11\n", (), "{}.csv", "--comment Total. It stays where --labels"),
+        ("c,year,n\nA,2020,5\nA,2021,3\n", (), "{}.csv", "--labels c --labels year says labels"),
+        ('w\tn\n"\t5\nthe\t9\n"\t2\n', (), "{}.tsv", "quotation mark in line 2"),
+        ('l,n\n"a,5\nb,3\n', (), "{}.csv", "does not end"),
+        ("Sales of May\nl,n,m\na,5,3\n", (), "{}.csv", "--comment 'Sales of May'"),
+        ("Sales\nl,n\na,5\nb,3\n", (), "{}.csv", "take out what is above it: --comment Sales"),
+        ("l,n\na,5\nb,3\nSource: us\n", (), "{}.csv", "--comment 'Source: us'"),
+        ("l,n\na,$5\nb,$3\n", (), "{}.csv", "without a currency"),
+        ("x,,\n1,2,3\n", (), "{}.csv", "two columns have no name"),
+        ("<!DOCTYPE html><html>", (), "{}.csv", "a web page"),
+        (b"PK\x03\x04" + bytes(60), (), "{}.csv", "Name it .xlsx"),
+        ("l,n\n", (), "{}.xlsx", "name it .csv"),
+        (b"\xd0\xcf\x11\xe0" + bytes(60), (), "{}.xls", "a table as .csv or .xlsx"),
+        ('{"a": 5, "a": 7, "b": 3}', (), "{}.json", "'a': stands twice"),
+        ("word,n\na,5\nb,3\n", ("--labels", "wrod"), "{}.csv", "Did you mean 'word'"),
+    ],
+)
+def test_a_file_that_is_asked_about(run, text, options, name, said):
+    status, out, err = run((text, text), *options, name=name)
+    assert (status, out) == (4, "")
+    assert said in err
+
+
+def test_a_total_that_is_a_class_of_its_own_stays(compare):
+    text = "l,n\na,5\nb,6\nTotal,11\n"
+    assert compare((text, text), "--labels", "l")["classes"] == 3
+    other = text.replace("11", "12")
+    assert compare((other, other))["classes"] == 3
+
+
+def test_a_column_of_parquet_is_a_sample(tmp_path, compare):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file = io.BytesIO()
+    words = pa.array(["a", None, "NA", "b", "a"]).dictionary_encode()
+    whole = [1, 2, None, 2, 1]
+    parquet.write_table(pa.table({"c": words, "x": whole, "y": [True] * 5, "z": whole}), file)
+    data = file.getvalue()
+    for options, names in (
+        ((), {"c", "x", "y", "z"}),
+        (("--values", "c", "--values", "x"), {"c", "x"}),
+        (("--labels", "z"), {"c", "x", "y"}),
+    ):
+        found = compare((data, data), "--from", "samples", *options, name="{}.parquet")["columns"]
+        assert {each["column"] for each in found} == names
+    missing = {each["column"]: each["missing"] for each in found}
+    assert missing == {"c": [2, 2], "x": [1, 1], "y": [0, 0]}
+
+
+def test_many_numbers_go_by_bins_unless_asked(compare, monkeypatch):
+    monkeypatch.setattr("kldiv.cli.drift._MANY", 30)
+    texts = table(0, 0.0), table(1, 1.0)
+    found = compare(texts, "--from", "samples", "--values", "x")
+    assert found["columns"][0]["kind"] == "numbers, 10 bins"
+    assert "--neighbours goes by" in found["warnings"][0]
+    found = compare(texts, "--from", "samples", "--values", "x", "--neighbours")
+    assert found["columns"][0]["kind"] == "numbers"
+
+
+def test_bins_hold_equal_shares_of_both():
+    from kldiv.cli.drift import _binned
+
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        p, q = (rng.normal(size=size).round(1) for size in rng.integers(1, 40, 2))
+        bins, both = int(rng.integers(2, 9)), np.sort(np.concatenate([p, q]))
+        share = [(p <= v).mean() / 2 + (q <= v).mean() / 2 for v in both]
+        first = [min(both[np.array(share) > k / bins - 1e-12]) for k in range(1, bins)]
+        edges = sorted({*first} - {both[-1]})
+        for found, each in zip(_binned(p, q, bins), (p, q), strict=True):
+            expected = np.bincount(np.searchsorted(edges, each), minlength=len(edges) + 1)
+            np.testing.assert_array_equal(found, expected)

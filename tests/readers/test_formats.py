@@ -203,7 +203,7 @@ def test_hdf5(tmp_path):
     assert read(path, key="g/p").array.tolist() == [1.5, 2]
     table = read(path, key="q")
     assert (table.array.tolist(), table.array.dtype.isnative) == ([0, 1, 2], True)
-    refused(f"{path}::s", "Python objects")
+    refused(f"{path}::s", "holds text")
     refused(f"{path}::virtual", "other files")
     refused(f"{path}::elsewhere", "no such name")
     refused(f"{path}::q", "at most 11", max_bytes=11)
@@ -318,3 +318,53 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch, name, package, extra)
     path = tmp_path / name
     path.write_bytes(b"data")
     refused(path, f'needs the {package} package: pip install "kldiv[{extra}]"')
+
+
+def test_the_index_of_several_safetensors(tmp_path):
+    numpy_ = pytest.importorskip("safetensors.numpy")
+    parts = {name: f"model-0000{i}-of-00002.safetensors" for i, name in enumerate("ab", 1)}
+    for name, file in parts.items():
+        numpy_.save_file({name: np.arange(3.0) + ord(name)}, tmp_path / file)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {**parts, "c": "../x.safetensors"}}))
+    assert read(f"{tmp_path}::b").array.tolist() == [98, 99, 100]
+    assert read(index, key="a").array.tolist() == [97, 98, 99]
+    refused(f"{tmp_path}::c", "beside the index")
+    refused(tmp_path, "'a', 'b', 'c'")
+
+
+def test_what_arrow_would_follow_out_of_the_file_is_refused(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    table, file = pa.table({"l": ["x", "y"], "n": [1, 2]}), tmp_path / "p.arrow"
+    with pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    data = file.read_bytes()
+    offsets = np.array([0, 1, 2], "<i4").tobytes()
+    assert data.count(offsets) == 1
+    file.write_bytes(data.replace(offsets, np.array([0, 1, 1 << 30], "<i4").tobytes()))
+    refused(file, "Offset invariant")
+    file.write_bytes(b"FEA1" + data)
+    refused(file, "first version")
+
+
+def test_a_workbook_that_was_never_computed(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["l", "n"], ["a", "=2+3"], ["b", 3]):
+        book.active.append(row)
+    book.save(tmp_path / "p.xlsx")
+    refused(tmp_path / "p.xlsx", "cell B2", "'=2+3'")
+
+
+def test_parquet_that_declares_fewer_than_no_rows_is_refused(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    rows, file = 40 + 7, tmp_path / "p.parquet"  # 47 is 94 in zigzag, a byte that no other has
+    parquet.write_table(pa.table({"n": range(rows)}), file, store_schema=False)
+    data = file.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    places = [i for i in range(footer, len(data) - 8) if data[i] == 2 * rows]
+    changed = bytearray(data)
+    changed[places[-1]] = 2 * rows - 1  # the same but negative, in the last row group
+    file.write_bytes(changed)
+    refused(file, "and parts of -47 in all")

@@ -335,7 +335,7 @@ def test_an_earlier_loop_looks_no_further_either():
 def test_an_error_of_the_last_step_stays_one():
     run = streaming.Run(np.array([[0.5, 0.6, -0.1]]), np.full((1, 3), 1 / 3))
     for _ in range(2):
-        with pytest.raises(InputError, match="1 negative numbers"):
+        with pytest.raises(InputError, match="1 negative number"):
             run.result()
 
 

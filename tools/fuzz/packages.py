@@ -332,7 +332,7 @@ def _read_index(path: Path) -> None:
 def _read_widely(path: Path) -> None:
     """Read a table with the options that its text may need."""
     for options in ({"na": "drop", "header": False}, {"decimal": ",", "sep": ";", "na": "zero"}):
-        read(path, max_bytes=BUDGET, reading=Reading(**options))  # type: ignore[arg-type]
+        read(path, max_bytes=BUDGET, reading=Reading(**options))
 
 
 def _zstd(text: bytes) -> bytes:
