@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
 import pytest
-from clients.real import EXAMPLES, curves, missing
+from clients.real import curves, needs, run_keras
 
 import kldiv
-
-
-def needs(*packages):
-    """Leave a test out where one of some packages is not installed."""
-    why = next(filter(None, map(missing, packages)), None)
-    return pytest.mark.leave_out.with_args(lambda: why)
 
 
 @needs("TRL")
@@ -145,12 +136,31 @@ def test_liger_s_module_has_the_same_arguments(compiled, torch, monkeypatch):
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
+@needs("torchmetrics")
+def test_torchmetrics(torch):
+    from with_torchmetrics import KLDivergence
+
+    metric, other = KLDivergence(), KLDivergence()
+    student, teacher = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 30, 7)))
+    for part in (slice(0, 4), slice(4, 19)):
+        metric.update(student[part], teacher[part])
+    other.update(student[19:], teacher[19:], where=torch.ones(11, dtype=torch.bool))
+    metric.moments = metric.together(torch.stack([metric.moments, other.moments]))
+    expected = kldiv.kl_div_with_logits(student, teacher)
+    torch.testing.assert_close(metric.compute(), expected, rtol=1e-14, atol=0)
+    forward = other(student, teacher)  # a batch by itself, beside the sum
+    torch.testing.assert_close(forward, expected, rtol=1e-14, atol=0)
+    metric.reset()
+    assert metric.moments[0] == 0
+
+
 KERAS = """
 import sys
 
 import keras
 import numpy as np
 import with_keras
+from with_keras_metric import KLDivergence
 
 import kldiv
 from kldiv.errors import LibraryError
@@ -185,6 +195,21 @@ except LibraryError as error:
     assert "in a layer" in str(error), error
 else:
     raise AssertionError("symbols are no arrays")
+metric, weighted = KLDivergence(), KLDivergence("weighted")
+model = keras.Model(inputs[0], keras.layers.Identity()(inputs[0]))
+model.compile(loss="mse", metrics=[metric], weighted_metrics=[weighted])
+options = {"batch_size": 5, "verbose": 0, "return_dict": True}
+found = model.evaluate(student, teacher, sample_weight=weight, **options)
+again = model.evaluate(student[:7], teacher[:7], **options)
+rows = kldiv.kl_div_with_logits(
+    student.astype(float), teacher.astype(float), reduction="none"
+)
+np.testing.assert_allclose(
+    [found["kl_divergence"], found["weighted"], again["weighted"]],
+    [rows.mean(), (weight * rows).sum() / weight.sum(), rows[:7].mean()],
+    rtol=1e-6,
+)
+
 if keras.backend.backend() != "numpy":  # which does not train
     keras.mixed_precision.set_global_policy(policy)
     layer = keras.layers.Dense(9, kernel_initializer="zeros")
@@ -201,19 +226,9 @@ if keras.backend.backend() != "numpy":  # which does not train
 
 @needs("Keras")
 @pytest.mark.parametrize("backend", ["numpy", "torch", "jax"])
-def test_keras_loss_and_layer(backend, tmp_path):
-    if backend != "numpy":
-        pytest.importorskip(backend)
+def test_keras_loss_layer_and_metric(backend, tmp_path):
     policy = {"torch": "mixed_bfloat16"}.get(backend, "float32")
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": backend,
-        "KERAS_HOME": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")]),
-    }
-    command = [sys.executable, "-c", KERAS, policy, tmp_path / "model.keras"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_keras(KERAS, backend, tmp_path, policy, tmp_path / "model.keras")
 
 
 @needs("sklearn")
