@@ -97,7 +97,7 @@ def reason_to_leave_out(item) -> str | None:
             return f"{library.value} has no {parameters[name]} here"
     if item.get_closest_marker("gpu") and library is None and not any(map(usable, GPUS)):
         return "no GPU is usable here"
-    for framework in ("torch", "jax", "mlx", "keras", "torchmetrics"):
+    for framework in ("torch", "jax", "mlx"):
         if framework in item.fixturenames and find_spec(framework) is None:
             return f"{framework} is not installed"
     for mark in item.iter_markers("leave_out"):

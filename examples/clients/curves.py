@@ -18,14 +18,19 @@ import sys
 import tempfile
 import warnings
 
-import kldiv
 import numpy as np
+
+import kldiv
 
 STEPS, VOCABULARY, WIDTH = 5, 64, 16
 
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
-os.environ.update(TRANSFORMERS_VERBOSITY="error", TRL_EXPERIMENTAL_SILENCE="1")
-os.environ.setdefault("KERAS_BACKEND", "jax")
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "KERAS_BACKEND": "jax",
+}
 
 
 # ---- what the clients of PyTorch share -----------------------------------------------------------
@@ -60,10 +65,14 @@ def tokenizer():
 
     words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
     words.update({f"w{number}": number for number in range(4, VOCABULARY)})
-    own = Tokenizer(models.WordLevel(words, unk_token="<unk>"))  # noqa: S106 - no password
+    own = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     own.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=own, pad_token="<pad>", eos_token="</s>", bos_token="<s>", unk_token="<unk>"
+        tokenizer_object=own,
+        pad_token="<pad>",
+        eos_token="</s>",
+        bos_token="<s>",
+        unk_token="<unk>",
     )
 
 
@@ -149,7 +158,6 @@ def distillation(own):
             processing_class=tokenizer(),
         )
         return trained(trainer)
-
 
 
 def textbook(student, teacher):
@@ -422,21 +430,21 @@ def optax_gradient(own, student, teacher):
 
 
 def keras_gradient(own, student, teacher):
-    """Keras: D(P‖Q), by JAX."""
+    """Keras: D(P‖Q), by whatever library it is on."""
+    import keras
     import with_keras
 
     loss = of_keras if own else with_keras.KLDivergence()
-    return jax_gradient(lambda s, t: loss(t, s).mean(), student, teacher)
+    gradient = {"jax": jax_gradient, "torch": torch_gradient}[keras.backend.backend()]
+    return gradient(lambda s, t: loss(t, s).mean(), student, teacher)
 
 
 def verl_gradient(own, student, teacher):
     """verl: low_var_kl of sampled tokens' log-probabilities."""
-    import importlib
-
+    import with_verl
     from verl.trainer.ppo import core_algos
 
-    verl, ours = importlib.reload(core_algos).kl_penalty, importlib.import_module("with_verl")
-    loss = verl if own else ours.kl_penalty
+    loss = core_algos.kl_penalty_forward if own else with_verl.kl_penalty
     return torch_gradient(lambda s, t: loss(s, t, "low_var_kl").sum(-1).mean(), student, teacher)
 
 
@@ -504,10 +512,15 @@ def table(head, lines):
 
 
 def main(words):
-    """Print both tables, of clients whose names have one of some words."""
+    """Print both tables, of clients that one of some words is in, or of all."""
+    os.environ.update(ENVIRONMENT)
     warnings.simplefilter("ignore")
     chosen = [
-        {name: each for name, each in those.items() if any(w in name.lower() for w in words or [""])}
+        {
+            name: each
+            for name, each in those.items()
+            if any(w in name.lower() for w in words or [""])
+        }
         for those in (CURVES, GRADIENTS)
     ]
     curves, gradients = [], []

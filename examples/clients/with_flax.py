@@ -5,6 +5,7 @@ import functools
 import jax
 import optax
 from flax import nnx
+
 from kldiv import kl_div_with_logits
 
 optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
@@ -13,9 +14,9 @@ optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
 @functools.partial(nnx.jit, static_argnames="loss")
 def nnx_step(student, state, inputs, teacher_logits, loss=kl_div_with_logits):
     """Change a module, and its `state = nnx.Optimizer(student, optimizer, wrt=nnx.Param)`."""
-    value, gradients = nnx.value_and_grad(
-        lambda student: loss(student(inputs), teacher_logits)
-    )(student)
+    value, gradients = nnx.value_and_grad(lambda student: loss(student(inputs), teacher_logits))(
+        student
+    )
     state.update(student, gradients)
     return value
 

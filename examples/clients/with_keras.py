@@ -1,6 +1,7 @@
 """Keras' loss and layer of a KL divergence of logits, on NumPy, PyTorch and JAX (Keras 3)."""
 
 import keras
+
 import kldiv
 
 

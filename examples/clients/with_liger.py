@@ -1,7 +1,8 @@
 """Liger's chunked distillation loss with kldiv's divergence in each chunk (liger-kernel 0.8)."""
 
-import kldiv
 from liger_kernel.chunked_loss import jsd_loss
+
+import kldiv
 
 
 class ChunkedDistillation(jsd_loss.LigerFusedLinearJSDFunction):

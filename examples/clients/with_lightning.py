@@ -2,6 +2,7 @@
 
 import lightning
 import torch
+
 from kldiv.nn import DistillationLoss
 
 

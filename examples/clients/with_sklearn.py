@@ -1,8 +1,9 @@
 """Scorers of scikit-learn for models that predict distributions: the greater, the better."""
 
 import numpy as np
-from kldiv import kl_divergence
 from sklearn.metrics import make_scorer
+
+from kldiv import kl_divergence
 
 
 def mean_divergence(labels, probabilities):

@@ -1,6 +1,7 @@
 """Distillation with the plain Trainer of Hugging Face transformers."""
 
 import torch
+
 from kldiv import distillation_loss
 
 

@@ -2,11 +2,12 @@
 
 from unittest.mock import patch
 
-import kldiv
 import torch
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial
 from trl.experimental import gkd
 from trl.trainer import distillation_trainer
+
+import kldiv
 
 
 class GKDTrainer(gkd.GKDTrainer):
@@ -31,7 +32,7 @@ def chunked_divergence_loss(
     teacher_final_logit_softcapping=None,
     temperature=1.0,
 ):
-    """Return the loss of DistillationTrainer, the sum of the student's entropies, and the tokens."""
+    """Return the loss of DistillationTrainer, the sum of entropies, and the tokens."""
     student = kldiv.Head(
         student_hidden_states,
         whole(student_lm_head_weight),
@@ -48,13 +49,14 @@ def chunked_divergence_loss(
     )
     keep = completion_mask.bool()
     tokens = keep.sum()
+    divisor = tokens.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
     loss = kldiv.linear_distillation_loss(
         student,
         teacher,
         beta=beta,
         temperature=temperature,
         where=keep,
-        num_items_in_batch=tokens.clamp(min=1) if num_items_in_batch is None else num_items_in_batch,
+        num_items_in_batch=divisor,
     )
     with torch.no_grad():  # logged by the trainer
         labels = torch.zeros_like(completion_mask, dtype=torch.long)
@@ -65,8 +67,10 @@ def chunked_divergence_loss(
 
 
 def whole(parameter):
-    """Gather what FSDP2 has sharded."""
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+    """Gather what FSDP2 has sharded; the gradient is the mean over the ranks, as FSDP's."""
+    if not isinstance(parameter, DTensor):
+        return parameter
+    return parameter.full_tensor(grad_placements=[Partial("avg")] * parameter.device_mesh.ndim)
 
 
 class DistillationTrainer(distillation_trainer.DistillationTrainer):
@@ -74,5 +78,7 @@ class DistillationTrainer(distillation_trainer.DistillationTrainer):
 
     def _compute_loss(self, *args, **kwargs):
         # The loss is a function of TRL's module, to which there is no other way.
-        with patch.object(distillation_trainer, "_chunked_divergence_loss", chunked_divergence_loss):
+        with patch.object(
+            distillation_trainer, "_chunked_divergence_loss", chunked_divergence_loss
+        ):
             return super()._compute_loss(*args, **kwargs)

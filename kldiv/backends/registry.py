@@ -171,8 +171,12 @@ def _recognise(cls: type) -> Backend:
     if hasattr(cls, "__array_namespace__"):
         root = cls.__module__.partition(".")[0]
         return _loaded.setdefault(root, _pickled_by_name(GenericBackend(root)))
-    mend = "its own toarray()" if hasattr(cls, "toarray") else "numpy.asarray"
+    mend = "convert it, for example by numpy.asarray"
+    if hasattr(cls, "toarray"):
+        mend = "convert it, for example by its own toarray()"
+    elif cls.__name__ == "KerasTensor":
+        mend = "call the loss in a layer, by its call method or keras.layers.Lambda"
     raise LibraryError(
         "expected an array of NumPy, PyTorch, JAX, CuPy, Dask or another library of the Python "
-        f"array API, got {cls.__module__}.{cls.__qualname__}; convert it, for example by {mend}"
+        f"array API, got {cls.__module__}.{cls.__qualname__}; {mend}"
     )

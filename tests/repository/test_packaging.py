@@ -75,7 +75,7 @@ def test_sdist_lists_only_what_exists():
 def test_extras_are_those_that_the_documentation_names():
     runtime = {"cpu", "torch", "jax", "cuda12", "cuda13", "dask", "files", "scipy", "zarr", "cli"}
     runtime |= {"metrics", "mlx"}
-    assert set(EXTRAS) == runtime | {"bench", "test", "docs", "dev", "all"}
+    assert set(EXTRAS) == runtime | {"bench", "clients", "test", "docs", "dev", "all"}
     assert EXTRAS["all"] == [f"kldiv[{','.join(sorted(runtime - {'cuda12', 'cuda13', 'mlx'}))}]"]
 
 
@@ -96,7 +96,7 @@ def test_only_the_tests_pin_torch():
 
 
 def test_no_requirement_has_an_upper_bound_for_users():
-    for extra in EXTRAS.keys() - {"test", "dev"}:
+    for extra in EXTRAS.keys() - {"clients", "test", "dev"}:
         bare = [line.partition(";")[0] for line in EXTRAS[extra]]
         assert [line for line in bare if re.search(r"<|==|~=", line)] == []
     assert PYPROJECT["project"]["requires-python"] == ">=3.11"
