@@ -14,6 +14,8 @@ from kldiv.cli.render import LABEL, clean
 from kldiv.cli.report import is_information
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
