@@ -6,7 +6,6 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..harness.cells import FLOOR, OWN
 from . import charts, show, table
 
 if TYPE_CHECKING:
@@ -83,11 +82,9 @@ def _findings(cells: Iterable[Record]) -> str:
     """Return one sentence for each group: kldiv's place among the cells that can be ranked."""
     lines = []
     for members in show.groups(cells).values():
-        ranked = [c for c in members if not show.standing(c) and c["who"] != FLOOR]
-        own = [c for c in ranked if c["who"] == OWN]
-        peers = [c for c in ranked if c["who"] != OWN]
-        if own and peers:
-            best, rival = (min(each, key=lambda c: c["median_s"]) for each in (own, peers))
+        leading = show.leaders(members)
+        if leading:
+            best, rival = leading
             ratio = rival["median_s"] / best["median_s"]
             words = f"{ratio:.1f}× as fast as" if ratio >= 1 else f"{1 / ratio:.1f}× slower than"
             lines.append(

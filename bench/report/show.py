@@ -116,15 +116,24 @@ def worst_error(cell: Record) -> float | None:
     return max(known, default=None)
 
 
+def leaders(members: Iterable[Record]) -> tuple[Record, Record] | None:
+    """Return kldiv's fastest cell and the fastest peer's; None where one of them is unstable."""
+    timed = [c for c in members if c["status"] == "ok" and c["who"] != FLOOR and c["median_s"]]
+    sides = [[c for c in timed if (c["who"] == OWN) is own] for own in (True, False)]
+    if not all(sides):
+        return None
+    best, rival = (min(side, key=lambda c: c["median_s"]) for side in sides)
+    return None if best["unstable"] or rival["unstable"] else (best, rival)
+
+
 def sentence(cells: Iterable[Record]) -> str:
     """Return in one sentence where kldiv stands in the last group that can be ranked."""
     cells = list(cells)
     found = ""
     for members in groups(cells).values():
-        ranked = [c for c in order(members) if not standing(c) and c["who"] != FLOOR]
-        best = next((c for c in ranked if c["who"] == OWN), None)
-        rival = next((c for c in ranked if c["who"] != OWN), None)
-        if best and rival:
+        leading = leaders(members)
+        if leading:
+            best, rival = leading
             ratio = rival["median_s"] / best["median_s"]
             words = f"{ratio:.1f}× as fast as" if ratio >= 1 else f"{1 / ratio:.1f}× slower than"
             errors = [error(worst_error(each)) for each in (best, rival)]

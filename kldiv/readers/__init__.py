@@ -49,6 +49,7 @@ __all__ = [
     "Stored",
     "Table",
     "linear_logits",
+    "open_samples",
     "open_table",
     "read",
     "read_samples",
@@ -254,7 +255,42 @@ def open_samples(
     max_bytes: int | None = None,
     reading: Reading = PLAIN,
 ) -> dict[str, Callable[[], Sample]]:
-    """Return what reads each column as `read_samples` would: of Parquet, when it is called."""
+    r"""Return functions that read the columns of a table as samples, one at a time.
+
+    Parameters
+    ----------
+    spec : str or path-like
+        As in `read`.
+    key : str, optional
+        One column.
+    max_bytes : int, optional
+        As in `read`, of Parquet for each column.
+    reading : Reading, optional
+        As in `read_samples`.
+
+    Returns
+    -------
+    dict of str to callable
+        By the names of the columns: each call returns a `Sample`. A column of Parquet is read when
+        it is asked for, so that no two need be in memory; other formats are read at once.
+
+    Raises
+    ------
+    InputError
+        As for `read`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from kldiv.readers import open_samples
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "visits.csv")
+    ...     size = path.write_text("age,city\n31,Rome\n45,Oslo\n", encoding="utf-8")
+    ...     columns = open_samples(path)
+    >>> {name: read_column().values for name, read_column in columns.items()}
+    {'age': array([31., 45.]), 'city': ('Rome', 'Oslo')}
+    """
     path, member = split(spec, key)
     if member is None and path.suffix.lower() == ".parquet" and path.is_file():
         from kldiv.readers.arrow_files import parquet_columns  # noqa: PLC0415 - as other formats
