@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING, ClassVar
 
 from kldiv.formulas.numbers import NEAR
@@ -84,9 +85,9 @@ def _both(xp: Namespace, p: Array, q: Array) -> tuple[Array, Array, Array]:
 
 
 def _edge(xp: Namespace, p: Array, q: Array, p_zero: Array | float, q_zero: Array | float) -> Array:
-    """Return ``p_zero`` where p = 0, ``q_zero`` where q = 0 < p, and NaN elsewhere."""
+    """Return ``p_zero`` where p = 0 ≤ q, ``q_zero`` where q = 0 < p, and NaN elsewhere."""
     nan = xp.full_like(p + q, math.nan)
-    return xp.where(p == 0, p_zero, xp.where((q == 0) & (p > 0), q_zero, nan))
+    return xp.where((p == 0) & (q >= 0), p_zero, xp.where((q == 0) & (p > 0), q_zero, nan))
 
 
 def relative_entropy(xp: Namespace, p: Array, q: Array, difference: Array | None = None) -> Array:
@@ -98,10 +99,15 @@ def relative_entropy(xp: Namespace, p: Array, q: Array, difference: Array | None
     return xp.where(alive, terms, _edge(xp, p, q, q, math.inf))
 
 
-def _lifted(xp: Namespace, ps: Sequence[Array]) -> tuple[tuple[Array, ...], float]:
-    """Return probabilities in so small a unit that weights make none of them subnormal."""
+def _lifted(xp: Namespace, ps: Sequence[Array]) -> tuple[tuple[Array, ...], Array]:
+    """Return probabilities, where small in so small a unit that weights make none subnormal.
+
+    Rows with large numbers keep their unit, 1, as they would overflow.
+    """
     unit = 2.0**-80 if ps[0].dtype == xp.float64 else 2.0**-40
-    return tuple([p / unit for p in ps]), unit
+    top = reduce(xp.maximum, [xp.max(p, axis=-1, keepdims=True) for p in ps])
+    units = xp.where(top > 1.0 / unit, xp.ones_like(top), unit)
+    return tuple([p / units for p in ps]), units
 
 
 def _sum(xp: Namespace, terms: Array) -> Array:
@@ -153,7 +159,7 @@ class Jeffreys(Measure):
         return xp.where(alive, slopes, self._edge(xp, p, q, -math.inf, math.inf))
 
     def _edge(self, xp: Namespace, p: Array, q: Array, p_zero: float, q_zero: float) -> Array:
-        p_only = xp.where(q == 0, 0.0, xp.where(q > 0, xp.full_like(q, p_zero), math.nan))
+        p_only = xp.where(q == 0, 0.0, xp.full_like(q, p_zero))
         return _edge(xp, p, q, p_only, q_zero)
 
 
@@ -168,8 +174,8 @@ class Skew(Measure):
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         (p, q), unit = _lifted(xp, ps)
         alive, safe_p, m, above = self._mixture(xp, p, q)
-        nothing = xp.where(q >= 0, (1.0 - self.alpha) * q, math.nan)
-        terms = xp.where(alive, relative(xp, safe_p, m, above), _edge(xp, p, q, nothing, math.nan))
+        edge = _edge(xp, p, q, (1.0 - self.alpha) * q, math.nan)
+        terms = xp.where(alive, relative(xp, safe_p, m, above), edge)
         return [unit * _sum(xp, terms)]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
@@ -179,7 +185,6 @@ class Skew(Measure):
             slopes, edge = log_ratio(xp, safe_p, m, above) - self.alpha * (above / m), 0.0
         else:
             slopes, edge = -(1.0 - self.alpha) * (above / m), 1.0 - self.alpha
-        edge = xp.where(q >= 0, xp.full_like(q, edge), math.nan)
         return xp.where(alive, slopes, _edge(xp, p, q, edge, math.nan))
 
     def _mixture(self, xp: Namespace, p: Array, q: Array) -> tuple[Array, Array, Array, Array]:
