@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import mpmath
 import numpy as np
 import pytest
@@ -44,6 +46,31 @@ def test_jensen_shannon_where_half_a_probability_underflows(lib, weights):
     assert float(lib.numpy(value)) == 0
     assert (lib.numpy(gradient) == 0).all()
     assert float(lib.numpy(kldiv.js_divergence(p, p, weights=weights))) == 0
+
+
+ALL = ["kl", "js", "jeffreys", "tv", "hellinger", "chi2", "skew", "alpha", "renyi"]
+TAKE_AN_ORDER = {"alpha": {"alpha": 0.3}, "renyi": {"alpha": 2.0}}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_negative_probability_is_nan_beside_a_zero_too(name):
+    measure = partial(getattr(kldiv, f"{name}_divergence"), **TAKE_AN_ORDER.get(name, {}))
+    p, q = np.array([0.0, 0.5]), np.array([-1.0, 0.5])
+    for pair in ((p, q), (q, p)):
+        value, slopes = kldiv.value_and_grad(measure, (0, 1))(*pair)
+        assert np.isnan(value)
+        assert np.isnan([slope[0] for slope in slopes]).all()
+
+
+@pytest.mark.parametrize("name", ["js", "skew"])
+def test_mixtures_of_large_numbers(lib, name):
+    """Small numbers are lifted, by which those above 3e26 would overflow in float32."""
+    measure = getattr(kldiv, f"{name}_divergence")
+    p, q = np.random.default_rng(1).uniform(size=(2, 3, 5)) * np.array([[1e26], [1e30], [3e37]])
+    own = [lib.array(each, "float32") for each in (p, q)]
+    rounded = [lib.numpy(each).astype(float) for each in own]
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(lib.numpy(measure(*own)) / measure(*rounded), 1.0, rtol=1e-6)
 
 
 RNG = np.random.default_rng(0)
