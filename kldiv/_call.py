@@ -24,7 +24,7 @@ from kldiv.formulas.rows import Constants, RowLoss
 from kldiv.formulas.weighting import Weighted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from kldiv._types import Array, Reduction
     from kldiv.backends.base import Spread
@@ -391,7 +391,13 @@ def differentiable(
     ) -> Callable[P, Result_co]:
         @wraps(prepare)
         def call(*args: P.args, **kwargs: P.kwargs) -> Result_co:
-            return cast("Result_co", prepare(*args, **kwargs).value())
+            try:
+                prepared = prepare(*args, **kwargs)
+            except TypeError as error:
+                for advice in _advice(call, kwargs):
+                    error.add_note(advice)
+                raise
+            return cast("Result_co", prepared.value())
 
         found = cast("Any", call)
         found.__annotations__ = {**prepare.__annotations__, "return": "Array"}
@@ -400,6 +406,20 @@ def differentiable(
         return call
 
     return public
+
+
+def _advice(call: Any, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the mend of an option that other libraries have, or other functions here."""
+    own = call.__signature__.parameters
+    for name in ("dim", "axis"):
+        if name in options and name not in own:
+            if "axis" in own:
+                yield f"{call.__name__}: for {name}= say axis=, as NumPy and the array API do"
+            else:
+                yield (
+                    f"{call.__name__} is of elements and has no {name}=: take reduction='none' and"
+                    " sum over axes, or kl_divergence(p, q, axis=...) of probabilities"
+                )
 
 
 def with_options_of(

@@ -145,14 +145,14 @@ def thinned(items):
 def long_by_nature(items):
     """Return the cases that only the slow run has, of variants that compile or interpret each case.
 
-    JAX compiles: every third test of all libraries runs on it at once, and of a test of JAX itself
-    the first case; the others in the slow run. Of a technology that is interpreted every second
+    JAX compiles: every fifth test of all libraries runs on it at once, and of a test of JAX itself
+    the first case; the others in the slow run. Of a technology that is interpreted every third
     case of a test does.
     """
     if "jax" in items[0].fixturenames:
         yield from items[1:]
     jax = [item for item in items if library_of(item) in TWINS]
-    if jax and len(jax) < len(items) and crc32(jax[0].originalname.encode()) // 2 % 3:
+    if jax and len(jax) < len(items) and crc32(jax[0].originalname.encode()) // 2 % 5:
         yield from jax
     interpreted = [
         item
@@ -160,8 +160,9 @@ def long_by_nature(items):
         if hasattr(item, "callspec")
         and getattr(item.callspec.params.get("technology"), "interpreted", False)
     ]
-    start = crc32(items[0].originalname.encode()) % 2 if len(interpreted) > 1 else 1
-    yield from interpreted[start::2]
+    turn = crc32(items[0].originalname.encode())
+    stride = min(3, len(interpreted))
+    yield from (each for k, each in enumerate(interpreted) if (k + turn) % stride)
 
 
 def library_of(item) -> Library | None:

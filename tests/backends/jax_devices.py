@@ -70,7 +70,6 @@ MAPPED = [
     ("kl", "temperatures", "float64", "beyond"),
 ]
 QUICK = {
-    ("js", "classes", "rows", "float64"),
     ("kl", "both", "mean", "float32"),
     ("kl", "where", "float64", "inside"),
 }
@@ -265,9 +264,9 @@ def main(tier, path):
             LOSSES[loss], OPTIONS[options], dtype, inside=where != "outside"
         )
     sharding.GATHERED = 16
-    names = ("both", "hard") if quick else ("bucket", "renormalized")
-    found["labels and teachers"] = labels_and_teachers(*names)
     if not quick:
+        names = "both", "hard", "bucket", "renormalized"
+        found["labels and teachers"] = labels_and_teachers(*names)
         found.update(more())
         of_layouts, found["fused in a shard_map"] = fused()
         found["compiler"].update(of_layouts)

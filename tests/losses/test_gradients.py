@@ -561,7 +561,7 @@ class TestTorchCompile:
             found = compiling(lambda x, y: kldiv.kl_div(x, y, reduction="sum"))(x, y)
         torch.testing.assert_close(found, kldiv.kl_div(x, y, reduction="sum"))
 
-    @pytest.mark.parametrize("reduction", ["none", "mean"])
+    @pytest.mark.parametrize("reduction", ["mean", pytest.param("none", marks=pytest.mark.slow)])
     def test_generated_code(self, torch, tensors, reduction):
         """Once with torch's own compiler, as users run it."""
         from torch._inductor import exc

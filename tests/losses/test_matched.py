@@ -91,10 +91,11 @@ def test_libraries_differentiate_it(torch):
     for slope, expected in zip(slopes, wanted, strict=True):
         torch.testing.assert_close(slope, torch.tensor(expected))
     assert torch.autograd.gradgradcheck(
-        loss, [array[:2].detach().requires_grad_() for array in arrays]
+        loss, [array[:2].detach().requires_grad_() for array in arrays], fast_mode=True
     )
 
 
+@pytest.mark.slow
 def test_jax_differentiates_it(jax):
     loss = partial(kldiv.distillation_loss, input_classes=OWN, target_classes=OTHER, beta=0.25)
     with jax.enable_x64(True):

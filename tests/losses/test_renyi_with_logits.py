@@ -130,7 +130,7 @@ def test_derivatives_of_torch(torch, alpha):
         return kldiv.renyi_div_with_logits(s, t, alpha=alpha, temperature=heat)
 
     assert torch.autograd.gradcheck(loss, (*tensors, heat), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(loss, (*tensors, heat))
+    assert torch.autograd.gradgradcheck(loss, (*tensors, heat), fast_mode=True)
 
 
 @pytest.mark.parametrize("distance", [1e-4, 60.0])

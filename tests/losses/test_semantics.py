@@ -358,3 +358,19 @@ def test_numpy_subclasses_with_an_arithmetic_of_their_own(make):
     wrong = make([0.5])
     with pytest.raises(TypeError, match=r"numpy\.asarray"):
         kldiv.kl_div(wrong, wrong)
+
+
+@pytest.mark.parametrize(
+    ("loss", "option", "advice"),
+    [
+        (kldiv.kl_div_with_logits, "dim", "say axis="),
+        (kldiv.js_divergence, "dim", "say axis="),
+        (kldiv.kl_div, "axis", "reduction='none'"),
+        (kldiv.kl_div, "dim", "reduction='none'"),
+    ],
+)
+def test_an_axis_by_another_name_is_advised(loss, option, advice):
+    with pytest.raises(TypeError, match=option) as refused:
+        loss(np.ones((2, 3)) / 3, np.ones((2, 3)) / 3, **{option: -1})
+    (note,) = refused.value.__notes__
+    assert advice in note

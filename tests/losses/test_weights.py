@@ -266,7 +266,7 @@ def test_torch_derivatives(torch, name):
         return loss(*arrays[:2], row_weight=arrays[2], where=keep, normalizer=7)
 
     assert torch.autograd.gradcheck(weighted, clean)
-    assert torch.autograd.gradgradcheck(weighted, clean)
+    assert torch.autograd.gradgradcheck(weighted, clean, fast_mode=True)
 
 
 @pytest.mark.slow

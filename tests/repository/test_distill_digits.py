@@ -27,7 +27,7 @@ def test_distill_digits_gains_and_draws(backend, tmp_path):
     assert is_png(tmp_path / "curves.png")
 
 
-@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.slow)])
 def test_distill_digits_takes_the_same_steps_on_each_library(backend):
     require(backend, "sklearn")
     distill = load("distill_digits")
