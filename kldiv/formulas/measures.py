@@ -99,7 +99,7 @@ def relative_entropy(xp: Namespace, p: Array, q: Array, difference: Array | None
     return xp.where(alive, terms, _edge(xp, p, q, q, math.inf))
 
 
-def _lifted(xp: Namespace, ps: Sequence[Array]) -> tuple[Sequence[Array], Array | float]:
+def _lifted(xp: Namespace, ps: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array | float]:
     """Return probabilities, where small in so small a unit that weights make none subnormal.
 
     Rows with large numbers keep their unit, 1, as they would overflow.
@@ -109,7 +109,7 @@ def _lifted(xp: Namespace, ps: Sequence[Array]) -> tuple[Sequence[Array], Array 
     unit = 2.0**-80 if ps[0].dtype == xp.float64 else 2.0**-40
     top = reduce(xp.maximum, [xp.max(p, axis=-1, keepdims=True) for p in ps])
     units = xp.where(top > 1.0 / unit, xp.ones_like(top), unit)
-    return [p / units for p in ps], units
+    return tuple([p / units for p in ps]), units
 
 
 def _sum(xp: Namespace, terms: Array) -> Array:
