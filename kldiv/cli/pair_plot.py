@@ -67,7 +67,7 @@ class PairPlot:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_xlabel("Q", color=GREY)
-        axes.set_ylabel("P", color=GREY, rotation=0)
+        axes.set_ylabel("P", color=GREY, rotation=0, ha="right", labelpad=12)
         bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30)
         bar.outline.set_visible(False)
         bar.ax.tick_params(colors=GREY, labelsize="small")
