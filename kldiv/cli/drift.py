@@ -214,8 +214,8 @@ def _of_counts(
         float(kldiv.kl_divergence(*pair, normalize=True)) for pair in (counts, counts[::-1])
     )
     missing = p.missing, q.missing
-    intervals = _resampled(counts, (kl_pq, kl_qp))
-    return Drift(p.name, kind, size, missing, kl_pq, kl_qp, *intervals, *_symmetric(counts))
+    of_pq, of_qp = _resampled(counts, (kl_pq, kl_qp))
+    return Drift(p.name, kind, size, missing, kl_pq, kl_qp, of_pq, of_qp, *_symmetric(counts))
 
 
 def _resampled(
