@@ -351,8 +351,11 @@ def block_state(t, s, temperature, hot, wide: tl.constexpr, both_anchors: tl.con
     beside = finite(tl.max(tl.where(t == t_max, s, -float("inf")), axis=1, keep_dims=True))
     s_beside = finite(tl.max(tl.where(s == s_max, t, -float("inf")), axis=1, keep_dims=True))
     t_top, s_top = origin(t_max), origin(s_max)
-    w, v = weight(t, t_top, hot), weight(s, s_top, hot)
+    # Not weights of −∞ itself: both logits alive twice spill registers.
+    t_none, s_none = t == -float("inf"), s == -float("inf")
     t, s = finite(t), finite(s)
+    w = tl.where(t_none, 0.0, weight(t, t_top, hot))
+    v = tl.where(s_none, 0.0, weight(s, s_top, hot))
     t_sum, s_sum = _total_of_weights(w), _total_of_weights(v)
 
     # About d at the teacher's maximum x is exactly zero where d is constant.
