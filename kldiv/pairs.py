@@ -126,7 +126,7 @@ def pairwise(
 
 
 class _Measured(NamedTuple):
-    """What a name stands for."""
+    """A measure as `PairMeasure` takes it."""
 
     measure: Measure
     unit: float
@@ -135,7 +135,7 @@ class _Measured(NamedTuple):
 
 
 def _settled(divergence: str, base: float | None) -> str:
-    """Return the name in `_measures` of what a name and a base stand for."""
+    """Return the name in `_measures` of the measure of a divergence and a base."""
     place = f"{divergence}, {base}"
     if not hasattr(_measures, place):
         setattr(_measures, place, _measured(divergence, base))

@@ -83,7 +83,7 @@ def sequences(many=32):
 
 
 def arguments(folder, **more):
-    """Return what all trainers of Hugging Face are given."""
+    """Return the arguments that all trainers of Hugging Face share."""
     return {
         "output_dir": folder,
         "max_steps": STEPS,
@@ -103,7 +103,7 @@ def arguments(folder, **more):
 
 
 def trained(trainer):
-    """Return the exact losses of a trainer's steps: what it logs is rounded."""
+    """Return the exact losses of a trainer's steps: those that it logs are rounded."""
     losses, step = [], trainer.training_step
 
     def kept(*args, **kwargs):

@@ -23,7 +23,7 @@ class KLDivergence(keras.losses.Loss):
         )
 
     def get_config(self):
-        """Return what a saved model needs."""
+        """Return the settings that a saved model needs."""
         return {**super().get_config(), "temperature": self.temperature}
 
 

@@ -67,7 +67,7 @@ def chunked_divergence_loss(
 
 
 def whole(parameter):
-    """Gather what FSDP2 has sharded; the gradient is the mean over the ranks, as FSDP's."""
+    """Gather a weight that FSDP2 has sharded; its gradient is the ranks' mean, as FSDP's."""
     if not isinstance(parameter, DTensor):
         return parameter
     return parameter.full_tensor(grad_placements=[Partial("avg")] * parameter.device_mesh.ndim)

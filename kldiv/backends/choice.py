@@ -178,9 +178,8 @@ def _counting(work: Work) -> Sequence[Array]:
 
 def value(backend: Adapter, kernel: str, operation: Any, arrays: Sequence[Array]) -> Array | None:
     """Compute the value of an operation by the chosen technology, or return None."""
-    if kernel == "auto" and _is_small(
-        backend, operation, arrays
-    ):  # as `choose` says, in a tenth of the time
+    # As `choose` says, in a tenth of the time.
+    if kernel == "auto" and _is_small(backend, operation, arrays):
         return None
     work = Work(operation, backend.namespace(arrays[0]), arrays)
     gradient = isinstance(operation, RowGradient | LabelGradient) and not operation.given

@@ -26,17 +26,8 @@ _BARS: Final = 8  # categories that a panel shows
 _LOOK: Final = 1000  # numbers that mostly tell whether there are few different ones
 
 
-class DriftPlot:
-    """The picture of a drift report, to be drawn to a file.
-
-    Parameters
-    ----------
-    path : str
-        Where it goes.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._picture = Picture(path)
+class DriftPlot(Picture):
+    """The picture of a drift report, to be drawn to a file."""
 
     def draw(
         self,
@@ -63,7 +54,7 @@ class DriftPlot:
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
-        self._picture.save(figure)
+        self.save(figure)
 
 
 def _draw_column(axes: Axes, p: Sample, q: Sample) -> None:

@@ -30,17 +30,8 @@ _FAINT: Final = "#f2d7d5"  # of what is infinite
 _DARK: Final = 0.55  # share of the scale above which letters are light
 
 
-class PairPlot:
-    """The picture of all pairs, to be drawn to a file.
-
-    Parameters
-    ----------
-    path : str
-        Where it goes.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._picture = Picture(path)
+class PairPlot(Picture):
+    """The picture of all pairs, to be drawn to a file."""
 
     def draw(self, found: Pairs) -> None:
         """Draw the matrix of a divergence."""
@@ -74,7 +65,7 @@ class PairPlot:
         units = ", in nats" if is_information(text) else ""
         infinite = "; red: infinite" if np.isinf(matrix).any() else ""
         figure.suptitle(f"{text} of {count} distributions{units}{infinite}", fontsize="medium")
-        self._picture.save(figure)
+        self.save(figure)
 
 
 def _heat(axes: Axes, matrix: Floats) -> Any:

@@ -21,22 +21,13 @@ if TYPE_CHECKING:
     from kldiv.streaming import Comparison
 
 
-class Plot:
-    """The picture of a comparison, to be drawn to a file.
-
-    Parameters
-    ----------
-    path : str
-        Where it goes.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._picture = Picture(path)
+class Plot(Picture):
+    """The picture of a comparison, to be drawn to a file."""
 
     def draw(self, found: Comparison) -> None:
         """Draw the largest contributors of a comparison."""
         if found.quantization is not None:
-            self._picture.save(_distribution(found.quantization, _names(found)))
+            self.save(_distribution(found.quantization, _names(found)))
             return
         best = found.contributions
         # No pyplot: it would look for a display.
@@ -65,7 +56,7 @@ class Plot:
             figure.set_figheight(figure.get_figheight() + 0.22 * len(lines))
             said = figure.supxlabel("\n".join(lines), fontsize="small", color=RED)
             said.set_parse_math(False)
-        self._picture.save(figure)
+        self.save(figure)
 
     @staticmethod
     def _probabilities(axes: Axes, found: Comparison) -> None:

@@ -269,7 +269,7 @@ class LabelRows:
                 self._zeros()
 
     def _shares(self, begin: Value, anchor: Value, scale: Value) -> tuple[Value, ...]:
-        """Return what `_share` takes."""
+        """Return the vectors of a block that `_share` takes."""
         own = self.code.load(DOUBLE, self._record(begin), 4) * scale
         factor = self._vector(own)
         inverse, bound = map(self._vector, (self.heat.inverse, self._bound()))
