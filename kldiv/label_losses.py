@@ -10,7 +10,6 @@ from kldiv._call import (
     Call,
     Reducing,
     RowOptions,
-    SumOfCalls,
     broadcasts,
     check_axis,
     check_row_arrays,
@@ -20,6 +19,7 @@ from kldiv._call import (
     with_options_of,
 )
 from kldiv.errors import DTypeError, OptionError, ShapeError
+from kldiv.formulas.cross_entropy import CrossEntropy
 from kldiv.formulas.divergences import KullbackLeibler
 from kldiv.formulas.labels import LabelLoss
 from kldiv.logit_losses import check_spread, kl_div_with_logits, prepare
@@ -79,7 +79,7 @@ def cross_entropy_with_logits(
     *,
     ignore_index: int = -100,
     **options: Unpack[LogitOptions],
-) -> Call[ArrayT] | SumOfCalls[ArrayT]:
+) -> Call[ArrayT]:
     """
     Cross entropy of softmax(input/T) with labels, or with a teacher's logits, in nats.
 
@@ -136,9 +136,7 @@ def cross_entropy_with_logits(
     caller = backends.resolve(PAIR, input, target).caller
     if "int" in caller.dtype_name(target):
         return prepare_labels(input, target, ignore_index=ignore_index, **options)
-    divergence = prepare(KullbackLeibler(), input, target, **options)
-    entropy = prepare_labels(target, None, name="target", entropic=True, **options)
-    return SumOfCalls((1.0, divergence, (0, 1)), (1.0, entropy, (1,)))
+    return prepare(CrossEntropy(), input, target, **options)
 
 
 def log_prob_and_entropy_with_logits(

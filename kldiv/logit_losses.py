@@ -23,6 +23,7 @@ from kldiv._call import (
 from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import divergences as formulas
+from kldiv.formulas.cross_entropy import CrossEntropy, CrossEntropyLoss
 from kldiv.formulas.divergences import LEAST, Divergence, JensenShannon, KullbackLeibler
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.powers import Alpha, Renyi
@@ -742,7 +743,9 @@ def prepare(
         "it masks whole distributions, classes are masked by −inf",
     )
     divergence, swapped = divergence.canonical() if beta is None else (Interpolated(), False)
-    loss: Any = RowLoss(own.reduction, *dtypes(route, wide, own.dtype, s), divergence, fixed)
+    whole = spread is None and isinstance(divergence, CrossEntropy)
+    kind = CrossEntropyLoss if whole else RowLoss  # the former's parts have kernels
+    loss: Any = kind(own.reduction, *dtypes(route, wide, own.dtype, s), divergence, fixed)
     if beta is not None:
         place = [*given].index("beta")
         row_arrays[place] = route.caller.constant(row_arrays[place])

@@ -35,8 +35,12 @@ from kldiv.formulas import shards  # noqa: E402
 from kldiv.formulas.state import Rows, State  # noqa: E402
 
 LOSSES = {"kl": kldiv.kl_div_with_logits, "js": kldiv.js_div_with_logits}
-EVERY = {**LOSSES, "renyi": partial(kldiv.renyi_div_with_logits, alpha=0.6)}
-"""With one whose sums are not added up."""
+EVERY = {
+    **LOSSES,
+    "renyi": partial(kldiv.renyi_div_with_logits, alpha=0.6),
+    "cross": kldiv.cross_entropy_with_logits,
+}
+"""With two whose sums are not added up."""
 CLASSES = 64
 SHARDS = {2: (44, 20), 3: (33, 0, 31)}
 """How many classes each rank has: uneven, and none on one of three."""
@@ -109,7 +113,8 @@ CASES = {
     }.items()
 }
 CASES |= {
-    f"renyi{', beyond' * beyond}": Case("renyi", options={"reduction": "none"}, beyond=beyond)
+    f"{loss}{', beyond' * beyond}": Case(loss, options={"reduction": "none"}, beyond=beyond)
+    for loss in ("renyi", "cross")
     for beyond in (False, True)
 }
 MESH_CASES = {

@@ -8,6 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 from libraries import unit
+from logit_families import families
 
 import kldiv
 from kldiv.errors import DTypeError, OptionError, ShapeError
@@ -127,6 +128,50 @@ def test_a_teacher(lib):
     lib.assert_equal(loss(*arrays, reduction="none"), rows, ulps=64)
     lib.assert_equal(gs, (np.exp(log_q) - p) / 3, ulps=64)
     lib.assert_equal(gt, -p * (log_q + rows[:, None]) / 3, ulps=64)
+
+
+def of_teacher(s, t):
+    """Return −Σ p log q and its gradients in both rows, by mpmath."""
+    with mpmath.workdps(60):
+        s, t = ([mpmath.mpf(float(x)) for x in row] for row in (s, t))
+        q, p = ([mpmath.exp(x - max(row)) for x in row] for row in (s, t))
+        (q, all_q), (p, all_p) = (([x / sum(w) for x in w], sum(w)) for w in (q, p))
+        level = max(s) + mpmath.log(all_q)
+        counted = [(x, y) for x, y in zip(p, s, strict=True) if x]
+        mean = mpmath.fsum(x * y for x, y in counted)
+        value = mpmath.inf if mean == -mpmath.inf else level - mean
+        slopes = [-x * (y - mean) if x else mpmath.mpf(0) for x, y in zip(p, s, strict=True)]
+        student = [x - y for x, y in zip(q, p, strict=True)]
+        return float(value), *(np.array(each, float) for each in (student, slopes))
+
+
+def teachers(dtype):
+    """Return pairs of rows as the dtype holds them: all but those that are infinitely apart."""
+    pairs = {name: pair for name, pair in families(40).items() if "for the student" not in name}
+    flat = np.array([1e-3, 2e-3, -1e-3])
+    pairs["the student is flat"] = flat, np.array([9.0, 1.0, -7.0])
+    pairs["the student's bulk is far below its top"] = flat - [0, 1e3, 1e3], flat - [90, 0, 0]
+    with np.errstate(over="ignore"):
+        return [[row.astype(dtype).astype("f8") for row in pair] for pair in pairs.values()]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_teachers_gradients(lib, dtype):
+    """That in the teacher is its own, not the sum of those of the entropy and the divergence."""
+    loss = kldiv.value_and_grad(
+        partial(kldiv.cross_entropy_with_logits, reduction="sum"), argnums=(0, 1)
+    )
+    pairs = teachers(dtype)
+    for size in {len(s) for s, _ in pairs}:
+        rows = [pair for pair in pairs if len(pair[0]) == size]
+        exact = [of_teacher(*pair) for pair in rows]
+        arrays = [lib.array(np.stack(side), dtype) for side in zip(*rows, strict=True)]
+        value, found = loss(*arrays)
+        lib.assert_equal(value, sum(value for value, *_ in exact), dtype, ulps=16)
+        for gradient, *true in zip(found, *((s, t) for _, s, t in exact), strict=True):
+            off = abs(lib.numpy(gradient).astype("f8") - np.stack(true)).sum(-1)
+            size = np.maximum(abs(np.stack(true)).sum(-1), 40 * np.finfo(dtype).tiny)
+            assert (off <= 16 * unit(dtype) * size).all()
 
 
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
