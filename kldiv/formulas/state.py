@@ -193,9 +193,10 @@ def block_state(
     if isinstance(s, Wide):
         first = _choose(xp, t_max > -xp.inf, _pick(xp, t == t_max, d, axis), (0.0, 0.0))
     else:
-        beside = xp.max(xp.where(t == t_max, eighths(xp, s), -xp.inf), axis=axis, keepdims=True)
-        first = two_difference(EIGHTH * t_top, beside)
-    drift = total(xp, over(w * _quickly(d, first), unit), axis)
+        there = xp.max(xp.where(t == t_max, eighths(xp, s), -xp.inf), axis=axis, keepdims=True)
+        first = two_difference(EIGHTH * t_top, there)
+    steps = _quickly(d, first)
+    drift, beside = total(xp, over(w * steps, unit), axis), _beside(xp, w, over(steps, unit), axis)
     mean = add(*first, unit * (drift / xp.where(t_sum > 0, t_sum, 1.0)))
     w_x = over(w * _quickly(d, mean), unit)
     residual, spread = total(xp, w_x, axis), total(xp, abs(w_x), axis)
@@ -211,7 +212,10 @@ def block_state(
     mass = v * xp.where(both, _exp_sum(xp, s_top, t_top, pivot, unit), 0.0)
     y, phi, moment = _sums(xp, steps, w, mass, unit, axis)
 
-    nearer = abs(moment) < abs(drift)
+    # Unless a far class of hardly a weight, which makes the moments what it alone is, has carried
+    # the pivot out of the bulk.
+    carried = _beside(xp, w, over(steps, unit), axis) > 4.0 * beside
+    nearer = (abs(moment) < abs(drift)) & ~carried
     anchor, drift = _choose(xp, nearer, pivot, first), xp.where(nearer, moment, drift)
     astray = abs(drift) > spread
     anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
@@ -290,6 +294,11 @@ def finish(xp: Namespace, state: State) -> Rows:
 def _quickly(d: DoubleWord, c: DoubleWord) -> Array:
     """Return d − c, right to u² of d: enough to find a pivot."""
     return (d[0] - c[0]) + (d[1] - c[1])
+
+
+def _beside(xp: Namespace, w: Array, x: Array, axis: int) -> Array:
+    """Return Σ w |x|, |x| up to `NEAR`: how far the bulk is from the point where x is 0."""
+    return total(xp, w * xp.clip(abs(x), 0.0, NEAR), axis)
 
 
 def _sums(

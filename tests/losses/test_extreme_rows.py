@@ -267,6 +267,13 @@ def test_js_of_groups_far_apart(library, case):
         right(library, kldiv.js_div_with_logits, t, s, beta=beta)
 
 
+@pytest.mark.parametrize("library", [Library.NUMPY, Library.TORCH])
+def test_a_far_class_of_hardly_a_weight_carries_no_anchor_away(library):
+    s, t = [-14335864832.0, 0.0360315777361393], [-40.86069869995117, 0.5016201734542847]
+    right(library, kldiv.js_div_with_logits, s, t, beta=0.99, temperature=0.7)
+    right(library, kldiv.js_div_with_logits, t, s, beta=0.01, temperature=0.7)
+
+
 END = {
     "a mask beside 1e38": ([1e38, -INF, 0, 1], [1e38, -INF, 0, 2], 1.0),
     "the teacher alone": ([0.3, -INF, 1.5, 1], [1e38, -INF, 0, 2], 1.0),

@@ -135,7 +135,7 @@ def of_teacher(s, t):
     with mpmath.workdps(60):
         s, t = ([mpmath.mpf(float(x)) for x in row] for row in (s, t))
         q, p = ([mpmath.exp(x - max(row)) for x in row] for row in (s, t))
-        (q, all_q), (p, all_p) = (([x / sum(w) for x in w], sum(w)) for w in (q, p))
+        (q, all_q), (p, _) = (([x / sum(w) for x in w], sum(w)) for w in (q, p))
         level = max(s) + mpmath.log(all_q)
         counted = [(x, y) for x, y in zip(p, s, strict=True) if x]
         mean = mpmath.fsum(x * y for x, y in counted)
@@ -170,8 +170,8 @@ def test_a_teachers_gradients(lib, dtype):
         lib.assert_equal(value, sum(value for value, *_ in exact), dtype, ulps=16)
         for gradient, *true in zip(found, *((s, t) for _, s, t in exact), strict=True):
             off = abs(lib.numpy(gradient).astype("f8") - np.stack(true)).sum(-1)
-            size = np.maximum(abs(np.stack(true)).sum(-1), 40 * np.finfo(dtype).tiny)
-            assert (off <= 16 * unit(dtype) * size).all()
+            whole = np.maximum(abs(np.stack(true)).sum(-1), 40 * np.finfo(dtype).tiny)
+            assert (off <= 16 * unit(dtype) * whole).all()
 
 
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
