@@ -80,9 +80,12 @@ def pairwise(
 
     Notes
     -----
-    On the CPU, NumPy's arrays and PyTorch's tensors are computed by a kernel (``kldiv[cpu]``),
-    except of ``alpha`` and ``renyi``. It takes each pair's terms as they stand: a matrix product,
-    :math:`\sum p \log p - p \log q`, would lose the digits of all rows that are alike.
+    On the CPU, NumPy's arrays and PyTorch's tensors are computed by a kernel (``kldiv[cpu]``), which
+    takes each pair's terms as they stand. Without it, and of ``alpha`` and ``renyi`` up to order 2,
+    products of matrices compute ``kl``, ``jeffreys``, ``hellinger`` and ``chi2``, about a row r
+    between all, :math:`D(p\|q) = D(p\|r) + D(r\|q) - \sum (p - r) \log(q/r)`: the pairs that are
+    too much alike for it to be exact are computed term by term. The library that multiplies
+    matrices may round the last digit in another way with other numbers of threads.
 
     Examples
     --------

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 2**20
 """A block of this size and the dozen temporaries of a formula stay in a CPU's cache."""
 
+PAIR_BLOCK_BYTES = 2**17
+"""A block of pairs of this size is the fastest on a CPU: the second cache holds its temporaries."""
 
 DEVICE_BLOCK_BYTES = 2**26
 """A block of pairs of this size keeps a GPU at work."""

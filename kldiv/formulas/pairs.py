@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kldiv.formulas.blocks import BLOCK_BYTES, pairs_at_a_time, slices
+from kldiv.formulas.blocks import PAIR_BLOCK_BYTES, pairs_at_a_time, slices
 from kldiv.formulas.measures import KullbackLeibler, Measure, RowMeasure
 from kldiv.formulas.reductions import Loss, cast, like, weighed
 
@@ -32,7 +32,7 @@ class PairMeasure(Loss):
     symmetric: bool = False
     """Whether the arrays are one and the measure is symmetric: then half of the pairs are enough,
     and the values exactly symmetric."""
-    block_bytes: int = field(default=BLOCK_BYTES, kw_only=True)
+    block_bytes: int = field(default=PAIR_BLOCK_BYTES, kw_only=True)
     """The size of a block of pairs."""
 
     @property

@@ -18,6 +18,8 @@ from kldiv.readers.table import Sample, Table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kldiv.readers.cells import Block
+
 _ROWS = 1 << 14  # of a batch
 _BLOCK = 1 << 18  # of a batch of one column
 
@@ -181,14 +183,14 @@ def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
         check_budget(source, size, source.size)
         held.append(batch)
 
-    def rows() -> Iterator[tuple[int, list[str]]]:
-        number = 0
+    def blocks() -> Iterator[Block]:
+        number = 1
         for batch in held:
-            columns = [batch.column(i).to_pylist() for i in order]
-            for row in zip(*columns, strict=True):
-                number += 1
-                yield number, [cell_of(value) for value in row]
+            columns = [map(cell_of, batch.column(i).to_pylist()) for i in order]
+            rows = list(map(list, zip(*columns, strict=True)))
+            yield range(number, number + len(rows)), rows
+            number += len(rows)
 
     typed = frozenset(i for i, yes in enumerate(numeric) if not yes)
     found = [names[i] for i in order]
-    return tabulate(source, Records(found, rows, place="row", typed=typed, decimal="."))
+    return tabulate(source, Records(found, blocks, place="row", typed=typed, decimal="."))

@@ -9,7 +9,7 @@ import re
 from array import array as packed
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice, starmap
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Row: TypeAlias = tuple[int, list[str]]
+    Block: TypeAlias = tuple[Sequence[int], Sequence[list[str]]]
     Numbers: TypeAlias = NDArray[np.float64]
 
 _SAMPLE_ROWS: Final = 1000  # that decide which columns are text,
 _SAMPLE_CELLS: Final = 1 << 20  # but fewer rows where they are long
-_BLOCK: Final = 1000  # rows that are made numbers at a time
 _DECIMALS: Final = 1000  # prices have two, what a program computed has more than these three
 _INDEX: Final = frozenset({"", "index", "level_0", "unnamed: 0", "id", "idx", "row", "nr", "no"})
 _EDGES: Final = (
@@ -47,8 +47,8 @@ class Records:
 
     names: list[str]
     """Of the columns; their numbers where the file has none."""
-    rows: Callable[[], Iterator[Row]]
-    """The rows, each with its place and as many cells as there are names."""
+    blocks: Callable[[], Iterator[Block]]
+    """The rows, some at a time: their places, and as many cells of each as there are names."""
     place: str = "line"
     """The word for a place."""
     named: bool = True
@@ -59,6 +59,10 @@ class Records:
     doubtful: bool = False
     """Whether 1.234 may be a thousand and more."""
     notes: list[str] = field(default_factory=list)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows, each with its place."""
+        return chain.from_iterable(starmap(zip, self.blocks()))
 
 
 def tabulate(source: Source, records: Records) -> Table:
@@ -75,11 +79,12 @@ def of_values(names: list[str], rows: list[Any], *, place: str) -> Records:
         if all(isinstance(row[i], str | None) for row in rows)
         and any(row[i] is not None for row in rows)
     ]
-    cells = [(n, [cell_of(value) for value in row]) for n, row in enumerate(rows, 1)]
+    cells = [[cell_of(value) for value in row] for row in rows]
+    block = range(1, len(rows) + 1), cells
     # A table of text alone has its numbers in it.
     typed = frozenset(text) if len(text) < len(names) - (names[:1] == [""]) else frozenset()
     decimal = None if any(isinstance(row[i], str) for row in rows for i in text) else "."
-    return Records(names, lambda: iter(cells), place=place, typed=typed, decimal=decimal)
+    return Records(names, lambda: iter([block]), place=place, typed=typed, decimal=decimal)
 
 
 def check_nested(source: Source, name: str) -> None:
@@ -159,9 +164,9 @@ class _Tabulation:
         values = self._parse(numbers, strict=len(numbers)) if numbers else np.empty((0, 0))
         words: dict[int, list[str]] = {i: [] for i in text}
         if text:
-            for _, row in self.records.rows():
+            for _, rows in self.records.blocks():
                 for i in text:
-                    words[i].append(row[i])
+                    words[i] += [row[i] for row in rows]
         found = tuple(
             Sample(
                 self.names[i],
@@ -376,7 +381,7 @@ class _Tabulation:
         words = {} if words is None else words
         decimal = self.source.reading.decimal or self.records.decimal
         if decimal != "," and not (decimal is None and self.records.doubtful):
-            found = _plain_numbers(self.records.rows(), columns, strict, words)
+            found = _plain_numbers(self.records.blocks(), columns, strict, words)
             if found is not None and not (self.source.reading.na and np.isnan(found).any()):
                 return found
             words.clear()
@@ -460,14 +465,14 @@ class _Tabulation:
 
 
 def _plain_numbers(
-    rows: Iterator[Row], columns: Sequence[int], strict: int, words: dict[int, list[str]]
+    blocks: Iterator[Block], columns: Sequence[int], strict: int, words: dict[int, list[str]]
 ) -> Numbers | None:
     """Return numbers as programs write them, or None where a strict column has another cell."""
-    blocks = list[Any]()
-    while block := list(islice(rows, _BLOCK)):
-        found = np.empty((len(block), len(columns)))
+    parts = list[Any]()
+    for _, rows in blocks:
+        found = np.empty((len(rows), len(columns)))
         for n, i in enumerate(columns):
-            cells = [row[i] for _, row in block]
+            cells = [row[i] for row in rows]
             text = "".join(cells)
             try:
                 if "_" in text or not text.isascii():
@@ -480,9 +485,9 @@ def _plain_numbers(
                         return None
                     found[m, n] = np.nan if value is None else value
         for i, kept in words.items():
-            kept += [row[i] for _, row in block]
-        blocks.append(found)
-    return np.concatenate(blocks) if blocks else np.empty((0, len(columns)))
+            kept += [row[i] for row in rows]
+        parts.append(found)
+    return np.concatenate(parts) if parts else np.empty((0, len(columns)))
 
 
 def _like_labels(numbers: Numbers) -> bool:

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, compress, islice, starmap
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.readers.cells import Records, tabulate
@@ -16,9 +16,9 @@ from kldiv.readers.numerals import decimals, is_blank, plain
 from kldiv.readers.sources import FLOOR, SHOWN, Source, parsing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from kldiv.readers.cells import Row
+    from kldiv.readers.cells import Block, Row
     from kldiv.readers.table import Table
 
 _HEAD: Final = 1 << 20  # bytes that decide
@@ -120,11 +120,11 @@ class _Text:
                 )
         line = 0 if first is None else first[0]
 
-        def rows() -> Iterator[Row]:
+        def blocks() -> Iterator[Block]:
             return self._data(names, line, named=named)
 
         doubtful = self._sep == ";"
-        return Records(names, rows, named=named, doubtful=doubtful, notes=notes)
+        return Records(names, blocks, named=named, doubtful=doubtful, notes=notes)
 
     # ---- bytes and lines -------------------------------------------------------------------------
 
@@ -191,9 +191,9 @@ class _Text:
 
     def _lines(self, sep: str) -> Iterator[Row]:
         """Yield all rows that are no comments of a declared kind, with the number of their line."""
-        return chain.from_iterable(self._blocks(sep))
+        return chain.from_iterable(starmap(zip, self._blocks(sep)))
 
-    def _blocks(self, sep: str) -> Iterator[list[Row]]:
+    def _blocks(self, sep: str) -> Iterator[Block]:
         """Yield what `_lines` yields, many rows at a time."""
         import csv  # noqa: PLC0415 - only where one is read
 
@@ -222,8 +222,11 @@ class _Text:
             alone = after - before == len(rows)  # no row takes several lines
             numbers = range(before + 1, after + 1) if alone else _line_numbers(rows, before)
             # A row whose cells are all empty is the end of a sheet.
-            pairs = zip(numbers, rows, strict=True)
-            yield [pair for pair in pairs if pair[1] and (pair[1][0] or any(pair[1]))]
+            full = list(map(any, rows))
+            if all(full):
+                yield numbers, rows
+            else:
+                yield list(compress(numbers, full)), list(compress(rows, full))
             before = after
 
     def _settle_quotes(self) -> None:
@@ -259,12 +262,13 @@ class _Text:
 
         if not self._has_quotes():
             return None
-        before = 0
         try:
-            for line, row in self._lines(self._sep):
-                if line > before + 1 and any("\n" in cell and self._sep in cell for cell in row):
-                    return line - sum(cell.count("\n") for cell in row)
-                before = line
+            for places, rows in self._blocks(self._sep):
+                if isinstance(places, range):  # each row takes a line
+                    continue
+                for line, row in zip(places, rows, strict=True):
+                    if any("\n" in cell and self._sep in cell for cell in row):
+                        return line - sum(cell.count("\n") for cell in row)
         except csv.Error:
             return 0
         return None
@@ -375,23 +379,33 @@ class _Text:
     def _is_number(self, column: int) -> bool:
         return self._chosen.numbers(column, len(self._chosen.rows) > 1)
 
-    def _data(self, names: list[str], after: int, *, named: bool) -> Iterator[Row]:
+    def _data(self, names: list[str], after: int, *, named: bool) -> Iterator[Block]:
         """Yield records, all of one length, without comments: lines that are no records."""
         width, check = len(names), self._reading.comment is None
-        for block in self._blocks(self._sep):
+        for places, rows in self._blocks(self._sep):
             plain_rows = (
-                block
-                and block[0][0] > after
-                and {len(row) for _, row in block} == {width}
-                and not (check and "#" in {row[0][:1] for _, row in block})
+                places
+                and places[0] > after
+                and set(map(len, rows)) == {width}
+                and not (check and "\n#" in "\n".join(["", *[row[0] for row in rows]]))
             )
-            yield from block if plain_rows else self._sifted(block, names, after, named=named)
+            if plain_rows:
+                yield places, rows
+            elif sifted := list(self._sifted(places, rows, names, after, named=named)):
+                lines, kept = zip(*sifted, strict=True)
+                yield lines, kept
 
     def _sifted(
-        self, block: list[Row], names: list[str], after: int, *, named: bool
+        self,
+        places: Sequence[int],
+        rows: Sequence[list[str]],
+        names: list[str],
+        after: int,
+        *,
+        named: bool,
     ) -> Iterator[Row]:
         width, check = len(names), self._reading.comment is None
-        for line, row in block:
+        for line, row in zip(places, rows, strict=True):
             if line <= after:
                 continue
             if check and row[0].startswith("#") and self._is_comment(line, row, width):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -48,45 +49,80 @@ def align(
             "`align` needs labels of the classes in both files: a text column, the header of a"
             " matrix, or labels='column'"
         )
-    _check_distinct("P", p_classes)
-    _check_distinct("Q", q_classes)
-    q_classes = _matched(p_classes, q_classes, fold=fold)
-    within = set(p_classes).issuperset(q_classes)
-    union = p_classes if within else tuple(dict.fromkeys(p_classes + q_classes))
+    where = _places("P", p_classes)
+    if fold:
+        _places("Q", q_classes)
+        q_classes = _respelled(p_classes, q_classes)
+    found = _found(where, q_classes)
+    _check_once("Q", q_classes, found)
+    if fold is None:
+        _check_spelling(p_classes, q_classes, found)
     if p_rows is not None and q_rows is not None and p_rows != q_rows:
-        _check_distinct("P", p_rows)
-        _check_distinct("Q", q_rows)
-        q_rows = _matched(p_rows, q_rows, fold=fold)
-        if set(p_rows) != set(q_rows):
-            odd = min(set(p_rows) ^ set(q_rows))
-            raise InputError(
-                f"row {odd!r} is in one file only. `align` matches rows, never adds any"
-            )
-        where = {name: i for i, name in enumerate(q_rows)}
-        q = replace(q, array=np.take(q.array, [where[name] for name in p_rows], axis=1 - axis))
+        q = replace(q, array=np.take(q.array, _order(p_rows, q_rows, fold=fold), axis=1 - axis))
         q_rows = p_rows
+    added = tuple(q_classes[i] for i in np.flatnonzero(found < 0))
+    found[found < 0] = np.arange(len(p_classes), len(p_classes) + len(added))
+    notes = _lacking(p_classes, q_classes, found)
+    union = p_classes + added if added else p_classes
     tables = (
-        _widened(p, axis, p_classes, p_rows, union, empty),
-        _widened(q, axis, q_classes, q_rows, union, empty),
+        _widened(p, axis, np.arange(len(p_classes)), p_rows, union, empty),
+        _widened(q, axis, found, q_rows, union, empty),
     )
-    return tables, _lacking(p_classes, q_classes)
+    return tables, notes
 
 
-def _lacking(p: tuple[str, ...], q: tuple[str, ...]) -> list[str]:
+def _order(p_rows: tuple[str, ...], q_rows: tuple[str, ...], *, fold: bool | None) -> NDArray[Any]:
+    """Return where Q has each of P's rows."""
+    where = _places("P", p_rows)
+    _places("Q", q_rows)
+    if fold:
+        q_rows = _respelled(p_rows, q_rows)
+    found = _found(where, q_rows)
+    if fold is None:
+        _check_spelling(p_rows, q_rows, found)
+    if set(p_rows) != set(q_rows):
+        odd = min(set(p_rows) ^ set(q_rows))
+        raise InputError(f"row {odd!r} is in one file only. `align` matches rows, never adds any")
+    return np.argsort(found)
+
+
+def _places(name: str, labels: tuple[str, ...]) -> dict[str, int]:
+    """Return where each label is; refuse one that is there twice."""
+    where = dict(zip(labels, range(len(labels)), strict=True))
+    if len(where) < len(labels):
+        label = next(label for i, label in enumerate(labels) if where[label] != i)
+        raise InputError(f"{name} has the label {label!r} twice. `align` needs distinct ones")
+    return where
+
+
+def _found(where: dict[str, int], labels: tuple[str, ...]) -> NDArray[np.intp]:
+    """Return the places of labels, -1 of those that have none."""
+    return np.fromiter(map(where.get, labels, repeat(-1)), np.intp, len(labels))
+
+
+def _check_once(name: str, labels: tuple[str, ...], found: NDArray[np.intp]) -> None:
+    """Refuse a label that is there twice, given places that equal labels share."""
+    lacking = [labels[i] for i in np.flatnonzero(found < 0)]
+    if len(set(lacking)) < len(lacking) or np.bincount(found + 1)[1:].max(initial=0) > 1:
+        _places(name, labels)
+
+
+def _lacking(p: tuple[str, ...], q: tuple[str, ...], found: NDArray[np.intp]) -> list[str]:
     """Say which labels one side lacks; refuse sides that share none."""
-    sets = set(p), set(q)
-    if sets[0].isdisjoint(sets[1]):
+    filled = np.zeros(max(len(p), int(found.max()) + 1), bool)
+    filled[found] = True
+    if not filled[: len(p)].any():
         raise InputError(
             f"no label is in both files: P has {_listed(p)}, Q {_listed(q)}. Check which column"
             " holds the labels; labels='column' chooses it"
         )
-    found = []
-    for name, own, ours, names in (("Q", p, *sets), ("P", q, *sets[::-1])):
-        if not ours <= names:
-            absent = [label for label in own if label not in names]
-            lack = "lacks 1 label" if len(absent) == 1 else f"lacks {len(absent):,} labels"
-            found.append(f"{name} {lack} of the other, {_listed(absent)}: taken as empty there")
-    return found
+    notes = []
+    for name, own, absent in (("Q", p, ~filled[: len(p)]), ("P", q, found >= len(p))):
+        labels = [own[i] for i in np.flatnonzero(absent)]
+        if labels:
+            lack = "lacks 1 label" if len(labels) == 1 else f"lacks {len(labels):,} labels"
+            notes.append(f"{name} {lack} of the other, {_listed(labels)}: taken as empty there")
+    return notes
 
 
 def _listed(labels: Sequence[str]) -> str:
@@ -94,26 +130,28 @@ def _listed(labels: Sequence[str]) -> str:
     return ", ".join(map(repr, labels[:NAMED])) + more
 
 
-def _matched(p: tuple[str, ...], q: tuple[str, ...], *, fold: bool | None) -> tuple[str, ...]:
-    """Return Q's labels, those spelled as in P that are the same label in other letters."""
-    if fold is False:
-        return q
-    if fold:
-        known = _by_folded("P", p)
-        spelled = {label: known.get(key, label) for key, label in _by_folded("Q", q).items()}
-        return tuple(spelled[label] for label in q)
-    names, others = set(p), set(q)
-    if others <= names:
-        return q
-    known = {folded(label): label for label in p if label not in others}
-    for label in q:
-        if label not in names and folded(label) in known:
+def _respelled(p: tuple[str, ...], q: tuple[str, ...]) -> tuple[str, ...]:
+    """Return Q's labels as P spells them."""
+    known = _by_folded("P", p)
+    spelled = {label: known.get(key, label) for key, label in _by_folded("Q", q).items()}
+    return tuple(spelled[label] for label in q)
+
+
+def _check_spelling(p: tuple[str, ...], q: tuple[str, ...], found: NDArray[np.intp]) -> None:
+    """Ask whether labels of one side alone, which differ in their letters' form, are the same."""
+    added = np.flatnonzero(found < 0)
+    if not len(added):
+        return
+    alone = np.ones(len(p), bool)
+    alone[found[found >= 0]] = False
+    known = {folded(p[i]): p[i] for i in np.flatnonzero(alone)}
+    for label in (q[i] for i in added):
+        if folded(label) in known:
             raise InputError(
                 f"{known[folded(label)]!r} in P and {label!r} in Q differ by case, blanks, Unicode"
                 " form or the spelling of a number alone: fold=True matches such labels,"
                 " fold=False keeps them apart"
             )
-    return q
 
 
 def _by_folded(name: str, labels: tuple[str, ...]) -> dict[str, str]:
@@ -190,35 +228,14 @@ def _shares(bins: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArra
     return np.where(inside, (high - low) / (bins[:, 1:] - bins[:, :1]), 0.0)
 
 
-def _check_distinct(name: str, labels: tuple[str, ...]) -> None:
-    if len(set(labels)) == len(labels):
-        return
-    seen: set[str] = set()
-    for label in labels:
-        if label in seen:
-            raise InputError(f"{name} has the label {label!r} twice. `align` needs distinct ones")
-        seen.add(label)
-
-
 def _widened(
-    table: Table,
-    axis: int,
-    classes: tuple[str, ...],
-    rows: Names,
-    union: tuple[str, ...],
-    empty: float,
+    table: Table, axis: int, places: NDArray[Any], rows: Names, union: tuple[str, ...], empty: float
 ) -> Table:
-    """Return a table with the classes of ``union``, ``empty`` where it had none."""
+    """Return a table with its classes at their places in ``union``, ``empty`` elsewhere."""
     shape = list(table.array.shape)
     shape[axis] = len(union)
-    if classes == union:
-        array = np.array(table.array, np.float64)
-    else:
-        array = np.full(shape, empty)
-        where = dict(zip(union, range(len(union)), strict=True))
-        index: list[Any] = [slice(None)] * len(shape)
-        index[axis] = list(map(where.__getitem__, classes))
-        array[tuple(index)] = table.array
+    array = np.full(shape, empty)
+    array[(slice(None),) * axis + (places,)] = table.array
     if len(shape) > 1 and axis == 0:
         return replace(table, array=array, rows=union, classes=rows, edges=None)
     return replace(table, array=array, classes=union, rows=rows, edges=None)

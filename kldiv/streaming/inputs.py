@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from operator import eq
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -216,7 +217,7 @@ def _check_labels(kind: str, first: Names, second: Names) -> None:
     else:
         found = f"number {place + 1} is {first[place]!r} in P, {second[place]!r} in Q"
     hint = ""
-    if tuple(map(folded, first)) == tuple(map(folded, second)):
+    if len(first) == len(second) and all(map(eq, map(folded, first), map(folded, second))):
         hint = ", align=True, fold=True whatever their case, blanks and Unicode form"
     raise InputError(
         f"the {kind} differ: {found}. align=True matches them by label{hint}; labels='' compares by"

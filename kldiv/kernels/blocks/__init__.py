@@ -2,13 +2,14 @@
 
 A loss of float32 or half types is computed in float64 as it is usually written, without the care
 that the formulas take, and rows are left to these where too few digits would be right. A loss of
-float64 is computed by the formulas, a block at a time.
+float64 is computed by the formulas, a block at a time. Pairs of rows are products of matrices.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.rows import RowLoss
 from kldiv.kernels.layout import dtype_name
 from kldiv.kernels.technology import Technology
@@ -36,6 +37,9 @@ class Blocks(Technology):
             return "NumPy has no bfloat16"
         if isinstance(work.operation, RowLoss) and work.arrays[0].shape[-1] > MOST:
             return f"rows of more than {MOST} classes"
+        if isinstance(work.operation, PairMeasure):
+            why: str | None = self.module(work).refusal(work)
+            return why
         return super().refusal(work)
 
     def compute(self, work: Work) -> Found:
