@@ -77,31 +77,25 @@ struct View {
     DEVICE_MEMBER bool leads() const { return member == 0 && lane() == 0; }
 };
 
-// Student and teacher of a tile; beyond the end both are masked.
-DEVICE void load_tile(const View& view, const char* s, const char* t, long long start, Tile& tile) {
+// The logits of a side and the other in a tile; beyond the end both are masked.
+template <class OWN, class OTHER>
+DEVICE void load_tile(const View& view, int own_side, const char* own, int other_side,
+                      const char* other, long long start, Tile& tile) {
     for (int k = 0; k < PER; ++k) {
         long long at = start + 32 * k + lane();
         bool there = at < view.last;
-        tile.own[k] = there ? view.load<TYPE_T>(TEACHER, t, at) : Real(-INFINITE);
-        tile.other[k] = there ? view.load<TYPE_S>(STUDENT, s, at) : Real(-INFINITE);
-    }
-}
-
-DEVICE void swap(Tile& tile) {
-    for (int k = 0; k < PER; ++k) {
-        Real own = tile.own[k];
-        tile.own[k] = tile.other[k];
-        tile.other[k] = own;
+        tile.own[k] = there ? view.load<OWN>(own_side, own, at) : Real(-INFINITE);
+        tile.other[k] = there ? view.load<OTHER>(other_side, other, at) : Real(-INFINITE);
     }
 }
 
 // --- the phases -----------------------------------------------------------------------------------
 
 // Merge the states that the warps of a team have gathered, and leave the result.
-DEVICE void leave_state(const View& view, const Gathered& all, int side) {
+DEVICE void leave_state(const View& view, const State* gathered, int count, int side) {
     SHARED State of_warps[2][8];
     Wide temperature = view.heat.temperature;
-    State found = all_of(all, temperature);
+    State found = count ? all_of(gathered, count, temperature) : empty_state();
     if (view.team > 1) {
         if (lane() == 0) of_warps[side][view.member] = found;
         sync_block();
@@ -113,23 +107,24 @@ DEVICE void leave_state(const View& view, const Gathered& all, int side) {
 }
 
 DEVICE void find_states(const View& view) {
+    SHARED State gathered[DIVERGENCE ? 2 : 1][8][GATHERED];
     const char *s = view.base(STUDENT), *t = view.base(TEACHER);
-    Wide temperature = view.heat.temperature;
-    Gathered all[DIVERGENCE ? 2 : 1];
-    int sides = DIVERGENCE ? int(view.job.sides) : 1;
-    for (int side = 0; side < sides; ++side) all[side] = nothing_gathered();
+    int sides = DIVERGENCE ? int(view.job.sides) : 1, count = 0;
     for (long long start = view.first + (long long)view.member * TILE; start < view.last;
          start += (long long)view.team * TILE) {
-        Tile tile;
-        load_tile(view, s, t, start, tile);
+        int before = count;
 #pragma unroll 1
         for (int side = 0; side < sides; ++side) {
-            gather(all[side], tile_state(tile, view.heat), temperature);
-            if (side + 1 < sides) swap(tile);
+            Tile tile;  // read again for the other side: both together spill registers
+            if (side) load_tile<TYPE_S, TYPE_T>(view, STUDENT, s, TEACHER, t, start, tile);
+            else load_tile<TYPE_T, TYPE_S>(view, TEACHER, t, STUDENT, s, start, tile);
+            State next = tile_state(tile, view.heat);
+            count = gather(gathered[side][warp()], before, next, view.heat.temperature);
         }
     }
 #pragma unroll 1
-    for (int side = 0; side < sides; ++side) leave_state(view, all[side], side);
+    for (int side = 0; side < sides; ++side)
+        leave_state(view, gathered[side][warp()], count, side);
 }
 
 DEVICE void finish_row(const View& view) {

@@ -257,28 +257,27 @@ DEVICE_CALL State merged(const State& a, Wide temperature) {
     return r;
 }
 
-// States that come one after another to a warp: the next goes to the next lane.
-struct Gathered {
-    State mine;
-    int count;
-};
+// States of tiles come one after another to a warp, and are merged when there are so many of them: each
+// lane has one then.  Till then they lie in shared memory, of which two sides have as much as one.
+constexpr int GATHERED = DIVERGENCE ? 16 : 32;
 
-DEVICE Gathered nothing_gathered() { return {empty_state(), 0}; }
-
-// The state of all that was gathered; the first lane has it.
-DEVICE State all_of(const Gathered& all, Wide temperature) {
-    return all.count == 1 ? all.mine : merged(all.mine, temperature);
+// The state of all that was gathered.
+DEVICE State all_of(const State* gathered, int count, Wide temperature) {
+    sync_warp();
+    if (count == 1) return gathered[0];
+    return merged(lane() < count ? gathered[lane()] : empty_state(), temperature);
 }
 
-// Add a state that is the same on all lanes.
-DEVICE void gather(Gathered& all, const State& next, Wide temperature) {
-    if (all.count == 32) {
-        State sofar = merged(all.mine, temperature);
-        all.mine = lane() ? empty_state() : sofar;
-        all.count = 1;
+// Add a state that is the same on all lanes; return how many there are now.
+DEVICE int gather(State* gathered, int count, const State& next, Wide temperature) {
+    if (count == GATHERED) {
+        State sofar = all_of(gathered, count, temperature);
+        sync_warp();
+        if (lane() == 0) gathered[0] = sofar;
+        count = 1;
     }
-    if (lane() == all.count) all.mine = next;
-    ++all.count;
+    if (lane() == 0) gathered[count] = next;
+    return count + 1;
 }
 
 // --- of a row -------------------------------------------------------------------------------------
