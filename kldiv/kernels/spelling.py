@@ -8,7 +8,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kldiv.errors import LibraryError
-from kldiv.formulas.divergences import Divergence, Jeffreys, Mixture, TotalVariation
+from kldiv.formulas.divergences import (
+    Divergence,
+    Jeffreys,
+    Mixture,
+    OfMixture,
+    TotalVariation,
+)
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
@@ -63,22 +69,51 @@ FORMS: Final = (
 )
 """All fused forms: other operations are left to the formulas."""
 
-DIVERGENCES: Final = ("KL", "JS", "total variation", "Hellinger")
+DIVERGENCES: Final = (
+    *("KL", "JS", "total variation", "Hellinger"),
+    *("mixture", "Jeffreys", "alpha"),
+)
 """The divergences of rows that kernels of GPUs have, and know by their places here."""
 
-ON_GPUS: Final = ("f_div_with_logits, total variation", "f_div_with_logits, Hellinger")
+ON_GPUS: Final = (
+    "f_div_with_logits, mixture",
+    "f_div_with_logits, Jeffreys",
+    "f_div_with_logits, total variation",
+    "f_div_with_logits, Hellinger",
+    "f_div_with_logits, alpha",
+)
 """The forms of those that not every technology has."""
 
 
-def numbered(divergence: Any) -> tuple[int, float, float]:
-    """Return a divergence's place in `DIVERGENCES`, β, and the factor of its results."""
-    if isinstance(divergence, JensenShannon):
-        return DIVERGENCES.index("JS"), divergence.beta, 1.0
+class Numbered(NamedTuple):
+    """A divergence of rows as kernels of GPUs take it."""
+
+    place: int
+    """Its place in `DIVERGENCES`."""
+    numbers: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Its numbers; the two sides exchanged, the first two change places, and the others."""
+    factor: float = 1.0
+    """The factor of its results."""
+
+
+def numbered(divergence: Any) -> Numbered:
+    """Return a divergence as kernels of GPUs take it."""
+    if isinstance(divergence, OfMixture):
+        shannon = isinstance(divergence, JensenShannon)
+        m, rest, a, b = map(float, divergence.mix)
+        return Numbered(DIVERGENCES.index("JS" if shannon else "mixture"), (m, rest, a, b))
+    if isinstance(divergence, Jeffreys):
+        numbers = float(divergence.w), float(divergence.r), 0.0, 0.0
+        return Numbered(DIVERGENCES.index("Jeffreys"), numbers)
     if isinstance(divergence, TotalVariation):
-        return DIVERGENCES.index("total variation"), 0.5, 1.0
-    if isinstance(divergence, Alpha):  # Σ (√p − √q)² without it
-        return DIVERGENCES.index("Hellinger"), 0.5, 2.0 * divergence.scale
-    return DIVERGENCES.index("KL"), 0.5, 1.0
+        return Numbered(DIVERGENCES.index("total variation"))
+    if isinstance(divergence, Alpha):
+        scale = float(divergence.scale)
+        if divergence.alpha == 0.5:  # Σ (√p − √q)² without the factor
+            return Numbered(DIVERGENCES.index("Hellinger"), factor=2.0 * scale)
+        numbers = float(divergence.kappa), float(divergence.alpha), 0.0, 0.0
+        return Numbered(DIVERGENCES.index("alpha"), numbers, scale)
+    return Numbered(DIVERGENCES.index("KL"))
 
 
 def form_of(operation: Any) -> Form | None:

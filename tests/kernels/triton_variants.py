@@ -22,7 +22,7 @@ TARGET = GPUTarget("cuda", 90, 32)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 FLOATS = {False: "*fp32", True: "*fp64"}
 NUMBERS = "values saved partial sums factors temperatures".split()
-BITS = ("temperature_bits", "number_bits")
+BITS = ("temperature_bits", *rows.NUMBER_BITS)
 
 
 def compiled(kernel, constants, pointers, warps):

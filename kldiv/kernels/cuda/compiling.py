@@ -19,15 +19,12 @@ COMMON: Final = ("primitives.cuh", NUMBERS, "elementary.cuh", "layout.cuh")
 
 SOURCES: Final = {
     "row_loss": (
-        *(*COMMON, "state.cuh", "sums.cuh", "rows.cuh"),
-        *("shannon.cuh", "distances.cuh", "row_loss.cu"),
+        *(*COMMON, "state.cuh", "rows.cuh", "sums.cuh"),
+        *("mixtures.cuh", "powers.cuh", "distances.cuh", "divergences.cuh", "row_loss.cu"),
     ),
     "pointwise": (*COMMON, "pointwise.cu"),
 }
 """The files of each kernel, in the order in which they are joined."""
-
-ROW_EXTRAS: Final = ("theta", "rest", "kappa")
-"""Further fields of a row, of the mixture at its anchor."""
 
 OPTIONS: Final = ("-std=c++17", "--fmad=false")
 """Not fused unless the source says so: a double word has the rounding of a product, not of its sum.
@@ -60,7 +57,7 @@ def joined(names: Sequence[str]) -> str:
 def generated() -> str:
     """Return the source of the numbers: of all formulas, and the layout of a state and a row."""
     fields, of_rows = (
-        ", ".join(names) for names in (numbers.FIELDS, (*numbers.ROW_FIELDS, *ROW_EXTRAS))
+        ", ".join(names) for names in (numbers.FIELDS, numbers.ROW_FIELDS)
     )
     constants = [
         f"constexpr double {name} = {number!r};"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
+
 from kldiv.formulas.numbers import FIELDS, ROW_FIELDS, SUM_FIELDS
 from kldiv.formulas.reductions import cast, count, divide
 from kldiv.kernels.cuda.arguments import address, layout, numbers, structure, wide
-from kldiv.kernels.cuda.compiling import ROW_EXTRAS, kernel, types
+from kldiv.kernels.cuda.compiling import kernel, types
 from kldiv.kernels.layout import memory
 from kldiv.kernels.spelling import numbered
 
@@ -28,7 +30,7 @@ MANY: Final = 512
 MOST: Final = 2048
 """Blocks, beyond which a team takes several rows, one after another."""
 
-_FIELDS, _KNOWN = len(FIELDS), len((*ROW_FIELDS, *ROW_EXTRAS))
+_FIELDS, _KNOWN = len(FIELDS), len(ROW_FIELDS)
 
 
 class Shape(NamedTuple):
@@ -69,7 +71,7 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
     rows, classes = math.prod(shape[:-1]), shape[-1]
     dtypes = [memory(array).dtype for array in arrays[:2]]
     real = wide([operation.result, *dtypes])
-    divergence, beta, factor = numbered(operation.divergence)
+    divergence, own_numbers, factor = numbered(operation.divergence)
     sides = 2 if divergence and 0 in work.gradients else 1
     cut = shape_for(rows, classes, real)
 
@@ -107,8 +109,7 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
         "known": address(space[1]),
         "sums": address(space[2]),
         "values": address(values),
-        "beta": beta,
-        "rest": 1.0 - beta,
+        "numbers": np.array(own_numbers),
     }
     launch = kernel(
         "row_loss",

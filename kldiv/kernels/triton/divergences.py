@@ -1,32 +1,102 @@
 """The divergences of rows that take sums over classes: terms, means, and gradients.
 
 Each is known by a number, a constant of the compiled kernel. ``own`` are the logits of p, ``other``
-those of q, and x is log(p/q); formulas are those of `kldiv.formulas`.
+those of q, and x is log(p/q); formulas are those of `kldiv.formulas`. To add one, give it a branch
+in `elements` and one in `rise`.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
 from kldiv.kernels.spelling import DIVERGENCES
-from kldiv.kernels.triton.elementary import NEAR, bounded, difference, less, phi_near
-from kldiv.kernels.triton.jensen_shannon import js_elements, js_shift, probability
-from kldiv.kernels.triton.state import apart, finite, origin, split, total, weight
+from kldiv.kernels.triton.elementary import NEAR, bounded, less, like, phi_near
+from kldiv.kernels.triton.mixtures import mixture_elements, mixture_rise
+from kldiv.kernels.triton.powers import alpha_elements, alpha_rise
+from kldiv.kernels.triton.state import (
+    anchor_power,
+    clipped,
+    falling,
+    finite,
+    from_anchor,
+    log_ratio,
+    origin,
+    probability,
+    split,
+    steps,
+    total,
+    weight,
+)
 
 KL = tl.constexpr(DIVERGENCES.index("KL"))
 JS = tl.constexpr(DIVERGENCES.index("JS"))
 TOTAL_VARIATION = tl.constexpr(DIVERGENCES.index("total variation"))
 HELLINGER = tl.constexpr(DIVERGENCES.index("Hellinger"))
+MIXTURE = tl.constexpr(DIVERGENCES.index("mixture"))
+JEFFREYS = tl.constexpr(DIVERGENCES.index("Jeffreys"))
+
+
+class Numbers(NamedTuple):
+    """The numbers of a divergence: `kldiv.kernels.spelling.Numbered`."""
+
+    first: Any
+    second: Any
+    third: Any
+    fourth: Any
 
 
 @triton.jit
-def log_ratio(own, other, a, offset, hot, wide: tl.constexpr):
-    """Return x, NaN in a row that is."""
-    kind = tl.float64 if wide else tl.float32
-    c, c_low, left = split(a.pivot, a.pivot_low, wide)
-    behind = (offset - left * hot.inverse.to(tl.float64)).to(kind)
-    return apart(finite(own), finite(other), c, c_low, hot) + behind
+def numbers_of(first, second, third, fourth):
+    """Return the numbers with these bits. Those of 0 come as a shorter integer."""
+    return Numbers(
+        first.to(tl.int64).to(tl.float64, bitcast=True),
+        second.to(tl.int64).to(tl.float64, bitcast=True),
+        third.to(tl.int64).to(tl.float64, bitcast=True),
+        fourth.to(tl.int64).to(tl.float64, bitcast=True),
+    )
+
+
+@triton.jit
+def exchanged(numbers):
+    """Return the numbers for the student's side."""
+    return Numbers(numbers.second, numbers.first, numbers.fourth, numbers.third)
+
+
+# --- terms ----------------------------------------------------------------------------------------
+
+
+@triton.jit
+def elements(
+    t,  # [height, width], teacher's logits
+    s,  # [height, width], student's logits
+    a,  # State [height, 1]
+    offset,  # [height, 1] of float64, log(p/q) less x
+    numbers,  # Numbers, the divergence's
+    hot,  # Heat [height, 1], constants of the temperature
+    half,  # Heat [height, 1], constants of twice the temperature
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+    divergence: tl.constexpr,  # int, the divergence
+):
+    """Return the sum of the classes' terms, each of them ≥ 0."""
+    if divergence == JS or divergence == MIXTURE:  # noqa: PLR1714 - Triton's
+        found = mixture_elements(t, s, a, offset, numbers, hot, wide)
+    elif divergence == TOTAL_VARIATION:
+        found = 0.5 * total(tl.abs(falling(t, s, a, offset, hot, wide)))
+    elif divergence == HELLINGER:
+        x = log_ratio(t, s, a, offset, hot, wide)
+        p = _root(t, a.t_max, a.t_sum, half, wide)
+        q = _root(s, a.s_max, a.s_sum, half, wide)
+        base = tl.where(x < 0, q, p)
+        apart_by = base * less(tl.where(tl.abs(x) > 200.0, 100.0, 0.5 * tl.abs(x)))
+        found = total(apart_by * apart_by)
+    elif divergence == JEFFREYS:
+        found = _jeffreys_elements(t, s, a, offset, numbers, hot, wide)
+    else:
+        found = alpha_elements(t, s, a, offset, numbers, hot, wide)
+    return found
 
 
 @triton.jit
@@ -37,53 +107,68 @@ def _root(logits, top, mass, half, wide: tl.constexpr):
 
 
 @triton.jit
-def elements(
-    t,  # [height, width], teacher's logits
-    s,  # [height, width], student's logits
-    a,  # State [height, 1]
+def _jeffreys_elements(t, s, a, offset, numbers, hot, wide: tl.constexpr):
+    """Return the sum of the terms of w·D(P‖Q) + r·D(Q‖P), +∞ where a weight that counts has one."""
+    kind = tl.float64 if wide else tl.float32
+    w, r = numbers.first.to(kind), numbers.second.to(kind)
+    p = probability(t, a.t_max, a.t_sum, hot, wide)
+    q = probability(s, a.s_max, a.s_sum, hot, wide)
+    x = log_ratio(t, s, a, offset, hot, wide)
+    c, c_low, _ = split(a.pivot, a.pivot_low, wide)
+    # x may be cut where its products are not.
+    step = steps(finite(t), finite(s), c, c_low)
+    behind = x - clipped(step * hot.inverse)
+    p_x, q_x = p * step * hot.inverse + p * behind, q * step * hot.inverse + q * behind
+    near, close = bounded(x, like(x, NEAR)), tl.abs(x) < NEAR
+    forward = tl.where(close, p * phi_near(near), (q - p) + p_x)
+    back = tl.where(close, q * phi_near(-near), (p - q) - q_x)
+    t_none, s_none = t == -float("inf"), s == -float("inf")
+    forward = tl.where(s_none & (t > -float("inf")), float("inf"), forward)
+    back = tl.where(t_none & (s > -float("inf")), float("inf"), back)
+    return total(tl.where(w > 0.0, w * forward, 0.0) + tl.where(r > 0.0, r * back, 0.0))
+
+
+# --- gradients ------------------------------------------------------------------------------------
+
+
+@triton.jit
+def rise(
+    own,  # [height, width], logits of p
+    other,  # [height, width], logits of q
+    a,  # State [height, 1], of (own, other)
     offset,  # [height, 1] of float64, log(p/q) less x
-    number,  # float64, the divergence's number: β
+    numbers,  # Numbers, of (own, other)
+    temperature,  # [height, 1] of float64
     hot,  # Heat [height, 1], constants of the temperature
     half,  # Heat [height, 1], constants of twice the temperature
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
     divergence: tl.constexpr,  # int, the divergence
 ):
-    """Return the sum of the classes' terms, each of them ≥ 0."""
-    if divergence == JS:
-        found = js_elements(t, s, a, offset, number, hot, wide)
+    """Return p, and p·(u less its value at the anchor); of Jensen-Shannon that without its weight.
+
+    Of Jeffreys' u it is the part that is x, without its weight: NaN where that is infinite.
+    """
+    if divergence == JS or divergence == MIXTURE:  # noqa: PLR1714 - Triton's
+        p, u = mixture_rise(
+            own, other, a, offset, numbers, temperature, hot, wide, divergence == JS
+        )
+        found = p * u
+    elif divergence == HELLINGER:
+        root = _root(own, a.t_max, a.t_sum, half, wide)
+        scaled = root * anchor_power(a, offset, 0.5, temperature).to(root.dtype)
+        step = 0.5 * from_anchor(own, other, a, hot, wide)
+        far = scaled - _root(other, a.s_max, a.s_sum, half, wide)
+        p = root * root
+        found = root * tl.where(tl.abs(step) < NEAR, -scaled * less(step), far)
+    elif divergence == JEFFREYS:
+        p = probability(own, a.t_max, a.t_sum, hot, wide)
+        c, c_low, _ = split(a.anchor, a.anchor_low, wide)
+        found = p * steps(finite(own), finite(other), c, c_low) * hot.inverse
+        lost = (other == -float("inf")) & (own > -float("inf"))
+        found = tl.where(lost, float("nan"), found)
     else:
-        x = log_ratio(t, s, a, offset, hot, wide)
-        if divergence == TOTAL_VARIATION:
-            p = probability(t, a.t_max, a.t_sum, hot, wide)
-            q = probability(s, a.s_max, a.s_sum, hot, wide)
-            near = bounded(x, NEAR)
-            close = tl.abs(x) < NEAR
-            found = 0.5 * total(tl.abs(tl.where(close, p * (phi_near(near) - near), q - p)))
-        else:
-            p, q = (
-                _root(t, a.t_max, a.t_sum, half, wide),
-                _root(s, a.s_max, a.s_sum, half, wide),
-            )
-            base = tl.where(x < 0, q, p)
-            apart_by = base * less(tl.where(tl.abs(x) > 200.0, 100.0, 0.5 * tl.abs(x)))
-            found = total(apart_by * apart_by)
-    return found
-
-
-@triton.jit
-def _rise(own, other, a, offset, temperature, hot, half, wide: tl.constexpr):
-    """Return p, and p·(√(q/p) at the anchor less √(q/p)) of Hellinger's distance."""
-    kind = tl.float64 if wide else tl.float32
-    p = _root(own, a.t_max, a.t_sum, half, wide)
-    q = _root(other, a.s_max, a.s_sum, half, wide)
-    at = difference(a.anchor, a.anchor_low, a.pivot, a.pivot_low) / temperature + offset
-    power = tl.exp(-0.5 * tl.where(at < -170.0, -170.0, at)).to(kind)
-    b, b_low, left = split(a.anchor, a.anchor_low, wide)
-    step = apart(finite(own), finite(other), b, b_low, hot)
-    step = 0.5 * (step - (left * hot.inverse.to(tl.float64)).to(kind))
-    scaled = p * power
-    rise = tl.where(tl.abs(step) < NEAR, -scaled * less(step), scaled - q)
-    return p * p, p * rise
+        p, found = alpha_rise(own, other, a, offset, numbers, temperature, hot, wide)
+    return p, found
 
 
 @triton.jit
@@ -92,8 +177,7 @@ def means(
     other,  # [height, width], logits of q
     a,  # State [height, 1], of (own, other)
     offset,  # [height, 1] of float64, log(p/q) less x
-    number,  # float64, β of p
-    rest,  # float64, β of q
+    numbers,  # Numbers, of (own, other)
     temperature,  # [height, 1] of float64
     hot,  # Heat [height, 1], constants of the temperature
     half,  # Heat [height, 1], constants of twice the temperature
@@ -103,19 +187,19 @@ def means(
     """Return the sums over classes that the gradient in ``own`` takes.
 
     Total variation's are the masses of p where x is below 0, and above; half of that at 0 is in
-    each. Of others the first is the mean of p's slopes, less that at the anchor.
+    each. Of others the first is the mean of what `rise` returns.
     """
     second = tl.zeros_like(temperature)
-    if divergence == JS:
-        first = js_shift(own, other, a, offset, number, rest, temperature, hot, wide)
-    elif divergence == TOTAL_VARIATION:
+    if divergence == TOTAL_VARIATION:
         p = probability(own, a.t_max, a.t_sum, hot, wide)
         x = log_ratio(own, other, a, offset, hot, wide)
         at = tl.where(x == 0, 0.5 * p, 0.0)
         first, second = total(tl.where(x < 0, p, at)), total(tl.where(x > 0, p, at))
     else:
-        _, rise = _rise(own, other, a, offset, temperature, hot, half, wide)
-        first = total(rise)
+        _, found = rise(
+            own, other, a, offset, numbers, temperature, hot, half, wide, divergence
+        )
+        first = total(found)
     return first, second
 
 
@@ -125,22 +209,31 @@ def slopes(
     other,  # [height, width], logits of q
     a,  # State [height, 1], of (own, other)
     offset,  # [height, 1] of float64, log(p/q) less x
+    numbers,  # Numbers, of (own, other)
     first,  # [height, 1], the sums of `means`
     second,  # [height, 1]
     temperature,  # [height, 1] of float64
     hot,  # Heat [height, 1], constants of the temperature
     half,  # Heat [height, 1], constants of twice the temperature
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    divergence: tl.constexpr,  # int, total variation or Hellinger's
+    divergence: tl.constexpr,  # int, the divergence, neither KL nor Jensen-Shannon
 ):
     """Return T times the gradient in ``own``."""
     nan = tl.where(offset == offset, 0.0, offset).to(first.dtype)  # of a row that is NaN
+    none = own == -float("inf")
     if divergence == TOTAL_VARIATION:
         p = probability(own, a.t_max, a.t_sum, hot, wide)
         x = log_ratio(own, other, a, offset, hot, wide)
         level = tl.where(x > 0, first, tl.where(x < 0, -second, 0.5 * (first - second)))
-        found = p * (level + nan)
+        found = p * level
+    elif divergence == JEFFREYS:
+        p, found = rise(own, other, a, offset, numbers, temperature, hot, half, wide, divergence)
+        straight = tl.where(none, 0.0, found - p * first)
+        mine, theirs = numbers.first.to(first.dtype), numbers.second.to(first.dtype)
+        found = tl.where(mine > 0.0, mine * straight, 0.0)
+        found -= theirs * falling(own, other, a, offset, hot, wide)
     else:
-        p, rise = _rise(own, other, a, offset, temperature, hot, half, wide)
-        found = (rise - p * first) + nan
-    return found
+        p, found = rise(own, other, a, offset, numbers, temperature, hot, half, wide, divergence)
+        # What no gradient of an infinite divergence has is 0 where p is.
+        found = tl.where(none & (found == 0.0), 0.0, found - p * first)
+    return found + nan

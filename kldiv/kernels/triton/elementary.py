@@ -182,9 +182,15 @@ def exp(x):
 
 
 @triton.jit
+def phi_ratio(x):
+    """Return φ(x)/x² for |x| ≤ `NEAR`."""
+    return polynomial(x, _PHI, _PHI_TERMS if x.dtype == tl.float64 else _PHI_TERMS_32)
+
+
+@triton.jit
 def phi_near(x):
     """Return φ(x) = e⁻ˣ − 1 + x for |x| ≤ `NEAR`; less φ(x), x is 1 − e⁻ˣ."""
-    return x * x * polynomial(x, _PHI, _PHI_TERMS if x.dtype == tl.float64 else _PHI_TERMS_32)
+    return x * x * phi_ratio(x)
 
 
 @triton.jit

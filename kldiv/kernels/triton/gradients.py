@@ -9,9 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kldiv.kernels.triton.divergences import JS, KL, slopes
-from kldiv.kernels.triton.elementary import NEAR, bounded, like, phi_near, rounded
-from kldiv.kernels.triton.jensen_shannon import js_logs, probability, student_view
+from kldiv.kernels.triton.divergences import JS, KL, exchanged, numbers_of, slopes
+from kldiv.kernels.triton.elementary import rounded
+from kldiv.kernels.triton.mixtures import mixture_rise
 from kldiv.kernels.triton.places import (
     columns_from,
     load_tile,
@@ -32,20 +32,16 @@ from kldiv.kernels.triton.rows import (
     SAVED,
     UNSPECIALISED,
 )
-from kldiv.kernels.triton.state import apart, clipped, finite, heated, split, steps
-
-
-@triton.jit
-def _kl_student(t, s, a, offset, hot, wide: tl.constexpr):
-    """Return q − p: by p·(eʳ − 1) where they are close."""
-    kind = tl.float64 if wide else tl.float32
-    p = probability(t, a.t_max, a.t_sum, hot, wide)
-    q = probability(s, a.s_max, a.s_sum, hot, wide)
-    c, c_low, left = split(a.pivot, a.pivot_low, wide)
-    behind = (offset - left * hot.inverse.to(tl.float64)).to(kind)
-    x = apart(finite(t), finite(s), c, c_low, hot) + behind
-    near = bounded(x, like(x, NEAR))
-    return tl.where(tl.abs(x) < NEAR, p * (phi_near(near) - near), q - p)
+from kldiv.kernels.triton.state import (
+    clipped,
+    falling,
+    finite,
+    heated,
+    probability,
+    split,
+    steps,
+    student_view,
+)
 
 
 @triton.jit
@@ -65,11 +61,11 @@ def _kl_teacher(t, s, a, kl, temperature, hot, wide: tl.constexpr):
 def _student_slope(t, s, a, offset, factor, quick, own, hot, wide: tl.constexpr):
     """Return the gradient of KL in the student's logits, times a factor."""
     if wide:
-        slope = factor * _kl_student(t, s, a, offset, hot, wide)
+        slope = factor * falling(t, s, a, offset, hot, wide)
     elif quick:
         slope = quick_student(t, s, own, hot)
     else:
-        slope = factor.to(tl.float32) * _kl_student(t, s, a, offset, hot, wide)
+        slope = factor.to(tl.float32) * falling(t, s, a, offset, hot, wide)
     return slope
 
 
@@ -86,6 +82,24 @@ def _teacher_slope(t, s, a, kl, factor, quick, own, temperature, hot, wide: tl.c
 
 
 @triton.jit
+def _js_slope(
+    own,  # [height, width], logits of p
+    other,  # [height, width], logits of q
+    a,  # State [height, 1], of (own, other)
+    offset,  # [height, 1] of float64, log(p/q) less x
+    shift,  # [height, 1], Σ p log(p/m), less its value at the anchor
+    factor,  # [height, 1] of float64, gradient in each row's divergence, over T
+    numbers,  # Numbers, of (own, other)
+    temperature,  # [height, 1] of float64
+    hot,  # Heat [height, 1], constants of the temperature
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+):
+    """Return the gradient of Jensen-Shannon in ``own``, times a factor."""
+    p, ell = mixture_rise(own, other, a, offset, numbers, temperature, hot, wide, shannon=True)
+    return (numbers.first * factor).to(p.dtype) * (p * (ell - shift))
+
+
+@triton.jit
 def _js_student_slope(
     t,  # [height, width], teacher's logits
     s,  # [height, width], student's logits
@@ -93,8 +107,7 @@ def _js_student_slope(
     offset,  # [height, 1] of float64, log(p/q) less x
     shift,  # [height, 1], Σ q log(q/m), less its value at the anchor
     factor,  # [height, 1] of float64, gradient in each row's divergence, over T
-    beta,  # float64, β
-    rest,  # float64, 1 − β
+    numbers,  # Numbers, the divergence's
     quick,  # bool, whether all rows of the tile went the quick way
     looks,  # Looks [height, 1], constants of rows that did
     temperature,  # [height, 1] of float64
@@ -102,14 +115,13 @@ def _js_student_slope(
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
 ):
     """Return the gradient of Jensen-Shannon in the student's logits, times a factor."""
+    view, back = student_view(a), exchanged(numbers)
     if wide:
-        q, ell = js_logs(s, t, student_view(a), -offset, rest, beta, temperature, hot, wide)
-        slope = (rest * factor) * (q * (ell - shift))
+        slope = _js_slope(s, t, view, -offset, shift, factor, back, temperature, hot, wide)
     elif quick:
-        slope = quick_js_student(t, s, looks, shift, rest * factor, hot)
+        slope = quick_js_student(t, s, looks, shift, numbers.second * factor, hot)
     else:
-        q, ell = js_logs(s, t, student_view(a), -offset, rest, beta, temperature, hot, wide)
-        slope = (rest * factor).to(tl.float32) * (q * (ell - shift))
+        slope = _js_slope(s, t, view, -offset, shift, factor, back, temperature, hot, wide)
     return slope
 
 
@@ -121,8 +133,7 @@ def _js_teacher_slope(
     offset,  # [height, 1] of float64, log(p/q) less x
     shift,  # [height, 1], Σ p log(p/m), less its value at the anchor
     factor,  # [height, 1] of float64, gradient in each row's divergence, over T
-    beta,  # float64, β
-    rest,  # float64, 1 − β
+    numbers,  # Numbers, the divergence's
     quick,  # bool, whether all rows of the tile went the quick way
     looks,  # Looks [height, 1], constants of rows that did
     temperature,  # [height, 1] of float64
@@ -131,13 +142,11 @@ def _js_teacher_slope(
 ):
     """Return the gradient of Jensen-Shannon in the teacher's logits, times a factor."""
     if wide:
-        p, ell = js_logs(t, s, a, offset, beta, rest, temperature, hot, wide)
-        slope = (beta * factor) * (p * (ell - shift))
+        slope = _js_slope(t, s, a, offset, shift, factor, numbers, temperature, hot, wide)
     elif quick:
-        slope = quick_js_teacher(t, s, looks, shift, beta * factor, hot)
+        slope = quick_js_teacher(t, s, looks, shift, numbers.first * factor, hot)
     else:
-        p, ell = js_logs(t, s, a, offset, beta, rest, temperature, hot, wide)
-        slope = (beta * factor).to(tl.float32) * (p * (ell - shift))
+        slope = _js_slope(t, s, a, offset, shift, factor, numbers, temperature, hot, wide)
     return slope
 
 
@@ -152,7 +161,10 @@ def gradients(  # noqa: C901, PLR0912, PLR0915 - a branch a divergence, taken wh
     keep,  # [rows] of uint8, 0 where a row is left out; or None
     temperatures,  # [rows] of float64; or None, where one temperature is all rows'
     temperature_bits,  # int, bits of that temperature as a float64
-    number_bits,  # int, bits of the divergence's number as a float64: β
+    first_bits,  # int, bits of the divergence's first number as a float64
+    second_bits,  # int, of the second
+    third_bits,  # int, of the third
+    fourth_bits,  # int, of the fourth
     rows,  # int, number of rows
     inner,  # int, length of the second of the two axes that rows lie in
     classes,  # int, number of classes
@@ -196,14 +208,13 @@ def gradients(  # noqa: C901, PLR0912, PLR0915 - a branch a divergence, taken wh
     if divergence == KL:
         own = slopes_of(a, offset, factor, temperature)
     else:
-        beta = number_bits.to(tl.float64, bitcast=True)
-        rest = 1.0 - beta
+        numbers = numbers_of(first_bits, second_bits, third_bits, fourth_bits)
         s_mean = tl.load(saved + row * SAVED + _S_MEAN, mask=there, other=0.0).to(kind)
         t_mean = tl.load(saved + row * SAVED + _T_MEAN, mask=there, other=0.0).to(kind)
         s_second = tl.load(saved + row * SAVED + _S_SECOND, mask=there, other=0.0).to(kind)
         t_second = tl.load(saved + row * SAVED + _T_SECOND, mask=there, other=0.0).to(kind)
         if divergence == JS:
-            looks = looks_of(a, offset, beta, temperature)
+            looks = looks_of(a, offset, numbers.first, temperature)
     first = tl.program_id(1).to(tl.int64) * width * span
     for start in range(first, tl.minimum(first + width * span, classes), width):
         columns = columns_from(start, width)
@@ -215,13 +226,13 @@ def gradients(  # noqa: C901, PLR0912, PLR0915 - a branch a divergence, taken wh
                 slope = _student_slope(t_tile, s_tile, a, offset, factor, quick, own, hot, wide)
             elif divergence == JS:
                 slope = _js_student_slope(
-                    t_tile, s_tile, a, offset, s_mean, factor, beta, rest, quick, looks,
+                    t_tile, s_tile, a, offset, s_mean, factor, numbers, quick, looks,
                     temperature, hot, wide,
                 )  # fmt: skip
             else:
                 slope = factor.to(kind) * slopes(
-                    s_tile, t_tile, view, -offset, s_mean, s_second, temperature, hot, half, wide,
-                    divergence,
+                    s_tile, t_tile, view, -offset, exchanged(numbers), s_mean, s_second,
+                    temperature, hot, half, wide, divergence,
                 )  # fmt: skip
             place = row_offsets(row, inner, s_out_outer, s_out_inner) + columns * s_out_step
             slope = rounded(tl.where(kept, slope, 0.0), s_out.dtype.element_ty)
@@ -233,13 +244,13 @@ def gradients(  # noqa: C901, PLR0912, PLR0915 - a branch a divergence, taken wh
                 )
             elif divergence == JS:
                 slope = _js_teacher_slope(
-                    t_tile, s_tile, a, offset, t_mean, factor, beta, rest, quick, looks,
+                    t_tile, s_tile, a, offset, t_mean, factor, numbers, quick, looks,
                     temperature, hot, wide,
                 )  # fmt: skip
             else:
                 slope = factor.to(kind) * slopes(
-                    t_tile, s_tile, a, offset, t_mean, t_second, temperature, hot, half, wide,
-                    divergence,
+                    t_tile, s_tile, a, offset, numbers, t_mean, t_second, temperature, hot, half,
+                    wide, divergence,
                 )  # fmt: skip
             place = row_offsets(row, inner, t_out_outer, t_out_inner) + columns * t_out_step
             slope = rounded(tl.where(kept, slope, 0.0), t_out.dtype.element_ty)

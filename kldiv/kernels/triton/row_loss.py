@@ -43,7 +43,7 @@ class _Rows(NamedTuple):
     wide: bool
     divergence: int
     """Its place in `kldiv.kernels.spelling.DIVERGENCES`, of which KL is the first."""
-    beta: float
+    numbers: tuple[float, ...]
     keep: Array | None
     temperatures: Array | None
     temperature: float
@@ -57,6 +57,11 @@ class _Rows(NamedTuple):
         """Mask and temperature."""
         return self.keep, self.temperatures, bits(self.temperature)
 
+    @property
+    def number_bits(self) -> tuple[int, ...]:
+        """The divergence's numbers."""
+        return tuple(map(bits, self.numbers))
+
 
 def run(work: Work) -> tuple[Array | None, list[Array]]:
     """Return the value, the gradients and the rows' constants, those of them that are wanted."""
@@ -64,13 +69,13 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
     shape = tuple(arrays[0].shape)
     keep = operation.keep(arrays)
     own = operation.temperature
-    divergence, beta, factor = numbered(operation.divergence)
+    divergence, own_numbers, factor = numbered(operation.divergence)
     rows = _Rows(
         math.prod(shape[:-1]),
         shape[-1],
         operation.compute == "float64",
         divergence,
-        beta,
+        own_numbers,
         None if keep is None else keep.contiguous().view(xp.uint8),
         cast(xp, arrays[2], "float64").contiguous() if own is None else None,
         1.0 if own is None else own,
@@ -123,7 +128,7 @@ def _forward(
     """Return the constants that are kept of each row, and the values."""
     s, t, inner, (s_strides, t_strides) = _placed(s, t)
     plan, number = rows.tiling(STATE_TILE[rows.wide]), rows.number
-    summed, beta = rows.divergence != 0, bits(rows.beta)
+    summed, own = rows.divergence != 0, rows.number_bits
     flags = {
         "divergence": rows.divergence,
         "t_means": summed and 1 in wanted,
@@ -137,7 +142,7 @@ def _forward(
         partial = s.new_empty((number, plan.parts, FIELDS.value), dtype=xp.float64)
     place = (number, inner, rows.classes, plan.chunk, *s_strides, *t_strides)
     kernels.states[-(-number // plan.height), plan.parts](
-        s, t, values, saved, partial, *rows.settings, beta, *place,
+        s, t, values, saved, partial, *rows.settings, *own, *place,
         wide=rows.wide, **flags,
         single=plan.chunk <= plan.width, height=plan.height, width=plan.width, **OPTIONS,
     )  # fmt: skip
@@ -150,7 +155,7 @@ def _forward(
     if summed:
         sums = s.new_empty((number, plan.parts, kernels.SUMS.value), dtype=xp.float64)
         kernels.look[number, plan.parts](
-            s, t, sums, saved, *rows.settings, beta, *place,
+            s, t, sums, saved, *rows.settings, *own, *place,
             wide=rows.wide, **flags, width=plan.width, **OPTIONS,
         )  # fmt: skip
         kernels.join_sums[joined](
@@ -186,7 +191,7 @@ def _gradients(
     grid = -(-rows.number // plan.height), -(-rows.classes // (plan.width * span))
     gradient_kernels.gradients[grid](
         s, t, outputs.get(0), outputs.get(1), saved, factors.contiguous(), *rows.settings,
-        bits(rows.beta), rows.number, inner, rows.classes, factor_stride, *s_strides, *t_strides,
+        *rows.number_bits, rows.number, inner, rows.classes, factor_stride, *s_strides, *t_strides,
         *places.get(0, nowhere), *places.get(1, nowhere),
         wide=rows.wide, divergence=rows.divergence, height=plan.height, width=plan.width,
         span=span, **OPTIONS,

@@ -12,8 +12,15 @@ import triton.language as tl
 
 from kldiv.formulas.numbers import SUM_FIELDS
 from kldiv.kernels.triton import SAVED as OF_ROW
-from kldiv.kernels.triton.divergences import HELLINGER, JS, KL, elements, means
-from kldiv.kernels.triton.jensen_shannon import student_view
+from kldiv.kernels.triton.divergences import (
+    JS,
+    KL,
+    TOTAL_VARIATION,
+    elements,
+    exchanged,
+    means,
+    numbers_of,
+)
 from kldiv.kernels.triton.places import (
     FIELDS,
     columns_from,
@@ -25,7 +32,14 @@ from kldiv.kernels.triton.places import (
 )
 from kldiv.kernels.triton.quick import quick_state
 from kldiv.kernels.triton.quick_js import looks_of, quick_look
-from kldiv.kernels.triton.state import block_state, empty_state, finish, heated, merge
+from kldiv.kernels.triton.state import (
+    block_state,
+    empty_state,
+    finish,
+    heated,
+    merge,
+    student_view,
+)
 
 SAVED = tl.constexpr(len(OF_ROW))
 """How many numbers are kept of a row; where the last of them are."""
@@ -42,7 +56,10 @@ SUMS = tl.constexpr(len(SUM_FIELDS))
 """Sums that `look` makes."""
 
 
-UNSPECIALISED = ["temperature_bits", "number_bits", "rows", "inner"]
+NUMBER_BITS = ["first_bits", "second_bits", "third_bits", "fourth_bits"]
+"""The arguments that are the numbers of a divergence."""
+
+UNSPECIALISED = ["temperature_bits", *NUMBER_BITS, "rows", "inner"]
 """Arguments whose values are no reason to compile a kernel again."""
 
 
@@ -70,7 +87,7 @@ def _scan(
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
     """Return the state of a part of rows, and a mask of those left as `quick_state` found them."""
-    both: tl.constexpr = divergence == JS or divergence == HELLINGER  # noqa: PLR1714 - Triton's
+    both: tl.constexpr = divergence != KL and divergence != TOTAL_VARIATION  # noqa: PLR1714
     begin, last = first, tl.minimum(end, classes)
     state, done = empty_state(temperature), temperature < 0  # none
     if not wide:
@@ -105,7 +122,7 @@ def _look(
     there,  # [height, 1] of bool, rows that count
     a,  # State [height, 1], of whole rows
     offset,  # [height, 1] of float64, log(p/q) less x
-    number,  # float64, the divergence's number: β
+    numbers,  # Numbers, the divergence's
     temperature,  # [height, 1] of float64
     hot,  # Heat [height, 1], constants of the temperature
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
@@ -118,34 +135,23 @@ def _look(
     value = tl.zeros_like(temperature)
     t_mean, t_second, s_mean, s_second = value, value, value, value
     half = heated(2.0 * temperature, wide)
-    rest = 1.0 - number
     for start in range(first, tl.minimum(end, classes), width):
         columns = columns_from(start, width)
         mask = there & (columns < classes)
         t_tile = load_tile(t, t_offsets, columns, t_step, mask, wide)
         s_tile = load_tile(s, s_offsets, columns, s_step, mask, wide)
-        value += elements(t_tile, s_tile, a, offset, number, hot, half, wide, divergence)
+        value += elements(t_tile, s_tile, a, offset, numbers, hot, half, wide, divergence)
         if t_means:
             mean, second = means(
-                t_tile, s_tile, a, offset, number, rest, temperature, hot, half, wide, divergence
+                t_tile, s_tile, a, offset, numbers, temperature, hot, half, wide, divergence
             )
             t_mean += mean
             t_second += second
         if s_means:
-            view = student_view(a)
             mean, second = means(
-                s_tile,
-                t_tile,
-                view,
-                -offset,
-                rest,
-                number,
-                temperature,
-                hot,
-                half,
-                wide,
-                divergence,
-            )
+                s_tile, t_tile, student_view(a), -offset, exchanged(numbers), temperature, hot,
+                half, wide, divergence,
+            )  # fmt: skip
             s_mean += mean
             s_second += second
     return value, t_mean, t_second, s_mean, s_second
@@ -164,7 +170,10 @@ def states(
     keep,  # [rows] of uint8, 0 where a row is left out; or None
     temperatures,  # [rows] of float64; or None, where one temperature is all rows'
     temperature_bits,  # int, bits of that temperature as a float64
-    number_bits,  # int, bits of the divergence's number as a float64: β
+    first_bits,  # int, bits of the divergence's first number as a float64
+    second_bits,  # int, of the second
+    third_bits,  # int, of the third
+    fourth_bits,  # int, of the fourth
     rows,  # int, number of rows
     inner,  # int, length of the second of the two axes that rows lie in
     classes,  # int, number of classes
@@ -209,7 +218,7 @@ def states(
         t_mean, t_second, s_mean, s_second = zero, zero, zero, zero
         write_state(saved, row * SAVED, state, there)
         if divergence != KL:
-            number = number_bits.to(tl.float64, bitcast=True)
+            numbers = numbers_of(first_bits, second_bits, third_bits, fourth_bits)
             begin, last = first, tl.minimum(end, classes)
             # Only Jensen-Shannon has a quick way.
             hurried: tl.constexpr = divergence == JS and not wide
@@ -218,12 +227,12 @@ def states(
                 begin = tl.where(tl.min(quick.to(tl.int32)) > 0, last, first)
                 found, found_t, found_s = quick_look(
                     s, t, s_offsets, t_offsets, s_step, t_step, first, begin, classes, kept,
-                    looks_of(state, offset, number, temperature), number, hot, t_means, s_means,
-                    height, width,
+                    looks_of(state, offset, numbers.first, temperature), numbers.first, hot,
+                    t_means, s_means, height, width,
                 )  # fmt: skip
             value, t_mean, t_second, s_mean, s_second = _look(
                 s, t, s_offsets, t_offsets, s_step, t_step, begin, end, classes, kept, state,
-                offset, number, temperature, hot, wide, divergence, t_means, s_means, width,
+                offset, numbers, temperature, hot, wide, divergence, t_means, s_means, width,
             )  # fmt: skip
             if hurried:
                 done = begin > first
@@ -282,7 +291,10 @@ def look(
     keep,  # [rows] of uint8, 0 where a row is left out; or None
     temperatures,  # [rows] of float64; or None, where one temperature is all rows'
     temperature_bits,  # int, bits of that temperature as a float64
-    number_bits,  # int, bits of the divergence's number as a float64: β
+    first_bits,  # int, bits of the divergence's first number as a float64
+    second_bits,  # int, of the second
+    third_bits,  # int, of the third
+    fourth_bits,  # int, of the fourth
     rows,  # int, number of rows
     inner,  # int, length of the second of the two axes that rows lie in
     classes,  # int, number of classes
@@ -310,10 +322,10 @@ def look(
     end = first + chunk  # a multiple of the tile's width
     state = read_state(saved, row * SAVED, there)
     offset = tl.load(saved + row * SAVED + _OFFSET, mask=there, other=0.0)
-    number = number_bits.to(tl.float64, bitcast=True)
+    numbers = numbers_of(first_bits, second_bits, third_bits, fourth_bits)
     value, t_mean, t_second, s_mean, s_second = _look(
         s, t, row_offsets(row, inner, s_outer, s_inner), row_offsets(row, inner, t_outer, t_inner),
-        s_step, t_step, first, end, classes, there, state, offset, number, temperature, hot,
+        s_step, t_step, first, end, classes, there, state, offset, numbers, temperature, hot,
         wide, divergence, t_means, s_means, width,
     )  # fmt: skip
     part = (row * tl.num_programs(1) + tl.program_id(1)) * SUMS

@@ -413,3 +413,73 @@ def block_state(t, s, temperature, hot, wide: tl.constexpr, both_anchors: tl.con
         tl.where(s_sum > 0, s_anchor, zero),
         tl.where(s_sum > 0, s_anchor_low, zero),
     )
+
+
+# --- classes read again ---------------------------------------------------------------------------
+
+
+@triton.jit
+def student_view(a):
+    """Return the state of (t, s), given that of (s, t): d, its pivot and its anchor turn round."""
+    return State(
+        a.s_max,
+        a.s_sum,
+        a.t_max,
+        a.t_sum,
+        -a.pivot,
+        -a.pivot_low,
+        a.y,
+        a.phi,
+        -a.s_anchor,
+        -a.s_anchor_low,
+        a.drift,
+        a.lost,
+        a.anchor,
+        a.anchor_low,
+    )
+
+
+@triton.jit
+def probability(logits, top, mass, hot, wide: tl.constexpr):
+    """Return the probabilities of classes."""
+    kind = tl.float64 if wide else tl.float32
+    return weight(logits, origin(top).to(kind), hot) * (1.0 / mass).to(kind)
+
+
+@triton.jit
+def log_ratio(own, other, a, offset, hot, wide: tl.constexpr):
+    """Return log(p/q), NaN in a row that is; ``own`` are the logits of p."""
+    kind = tl.float64 if wide else tl.float32
+    c, c_low, left = split(a.pivot, a.pivot_low, wide)
+    behind = (offset - left * hot.inverse.to(tl.float64)).to(kind)
+    return apart(finite(own), finite(other), c, c_low, hot) + behind
+
+
+@triton.jit
+def falling(own, other, a, offset, hot, wide: tl.constexpr):
+    """Return q − p: by p·(e⁻ˣ − 1) where they are close."""
+    p = probability(own, a.t_max, a.t_sum, hot, wide)
+    q = probability(other, a.s_max, a.s_sum, hot, wide)
+    x = log_ratio(own, other, a, offset, hot, wide)
+    near = bounded(x, like(x, NEAR))
+    return tl.where(tl.abs(x) < NEAR, p * (phi_near(near) - near), q - p)
+
+
+@triton.jit
+def from_anchor(own, other, a, hot, wide: tl.constexpr):
+    """Return log(p/q) less its value at the anchor."""
+    kind = tl.float64 if wide else tl.float32
+    b, b_low, left = split(a.anchor, a.anchor_low, wide)
+    step = apart(finite(own), finite(other), b, b_low, hot)
+    return step - (left * hot.inverse.to(tl.float64)).to(kind)
+
+
+@triton.jit
+def anchor_power(a, offset, rate, temperature):
+    """Return (q/p)^rate at the anchor: the product of rate and log(p/q) is a double word."""
+    high, low = two_difference(a.anchor, a.pivot)
+    high, low = two_sum(high, low + (a.anchor_low - a.pivot_low))
+    factor = tl.zeros_like(high) - rate
+    power = factor * high
+    rest = tl.fma(factor, high, -power) + factor * low
+    return _exp_over(power, rest, temperature) * tl.exp(factor * offset)

@@ -1,6 +1,6 @@
 // The kernel of losses of rows: the phases of a launch, and the places of results.
 
-DEVICE void write_gradients(const View& view, bool kept) {
+DEVICE void write_gradients(const View& view, const Constants* constants, bool kept) {
     const Job& job = view.job;
     bool wants_s = job.table.has(GRADIENT_S), wants_t = job.table.has(GRADIENT_T);
     TYPE_S* of_s = (TYPE_S*)job.table.cells[GRADIENT_S][ADDRESS];
@@ -14,7 +14,7 @@ DEVICE void write_gradients(const View& view, bool kept) {
     }
     Wide factor = job.factors[view.row * job.factor_step] / view.heat.temperature;
     if constexpr (DIVERGENCE != KL) {
-        write_summed_gradients(view, factor, of_s, of_t);
+        write_summed_gradients<Divergence<DIVERGENCE>>(view, constants, factor, of_s, of_t);
     } else {
         Constants c = constants_of(*view.known(0), view.heat);
         Real scale = Real(factor);
@@ -34,21 +34,23 @@ DEVICE void run_row(const View& view) {
     const Job& job = view.job;
     bool kept = !job.keep || job.keep[view.row];
     int phases = int(job.phases);
+    const Constants* constants = nullptr;
     if (kept) {
         if (phases & STATES) find_states(view);
         if (phases & FINISH) {
             view.sync();
             finish_row(view);
         }
-        if (DIVERGENCE != KL && (phases & SUMS)) {
-            view.sync();
-            add_sums(view);
+        if constexpr (DIVERGENCE != KL) {
+            using Now = Divergence<DIVERGENCE>;
+            if (phases & (SUMS | GRADIENTS)) constants = shared_constants<Now>(view);
+            if (phases & SUMS) add_sums<Now>(view, constants);
         }
     }
     if (phases & (VALUES | GRADIENTS)) view.sync();
     if ((phases & VALUES) && part() == 0 && view.leads())
         job.values[view.row] = kept ? value_of(view) : 0;
-    if (phases & GRADIENTS) write_gradients(view, kept);
+    if (phases & GRADIENTS) write_gradients(view, constants, kept);
 }
 
 KERNEL row_loss(const Job job) {

@@ -7,11 +7,26 @@
 // DIVERGENCE is one of those below.  The student's logits and their gradient are of TYPE_S, the
 // teacher's of TYPE_T; gradients are contiguous.
 
-enum { KL = 0, SHANNON = 1, TOTAL_VARIATION = 2, HELLINGER = 3 };
+// As `kldiv.kernels.spelling.DIVERGENCES` numbers them.
+enum {
+    KL = 0, SHANNON = 1, TOTAL_VARIATION = 2, HELLINGER = 3, MIXTURE = 4, JEFFREYS = 5, ALPHA = 6
+};
 enum Phase { STATES = 1, FINISH = 2, SUMS = 4, VALUES = 8, GRADIENTS = 16 };
 enum Side { STUDENT = 1, TEACHER = 2, GRADIENT_S = 3, GRADIENT_T = 4 };
 
 constexpr int TILE = 32 * PER;
+
+// Sums over classes.
+template <class F>
+struct Sums {
+    F value;
+    Two<F> t, s;  // for the gradients in t and s
+    DEVICE_MEMBER Sums operator+(const Sums& o) const { return {value + o.value, t + o.t, s + o.s}; }
+};
+template <class F>
+DEVICE Sums<F> from_lane(Sums<F> x, int mask) {
+    return {from_lane(x.value, mask), from_lane(x.t, mask), from_lane(x.s, mask)};
+}
 
 struct Job {
     Table<4> table;  // [1 + 4, STRIDES + AXES], arrays of `Side`; an address of 0 is none
@@ -27,7 +42,10 @@ struct Job {
     Row* known;                  // [teams, sides], room: constants of each team's row
     Sums<Wide>* sums;            // [teams, parts], room: sums that `add_sums` makes
     Wide* values;                // [rows], output: each row's divergence
-    Wide beta, rest;             // β, the teacher's weight in the mixture, and 1 − β
+    Wide numbers[4];             // of the divergence: `kldiv.kernels.spelling.Numbered`
+
+    // One of them as a side sees it, 0 the teacher's and 1 the student's.
+    DEVICE_MEMBER Wide number(int which, int side) const { return numbers[which ^ side]; }
 };
 
 // A row of logits as one team sees it.
@@ -59,31 +77,25 @@ struct View {
     DEVICE_MEMBER bool leads() const { return member == 0 && lane() == 0; }
 };
 
-// Student and teacher of a tile; beyond the end both are masked.
-DEVICE void load_tile(const View& view, const char* s, const char* t, long long start, Tile& tile) {
+// The logits of a side and the other in a tile; beyond the end both are masked.
+template <class OWN, class OTHER>
+DEVICE void load_tile(const View& view, int own_side, const char* own, int other_side,
+                      const char* other, long long start, Tile& tile) {
     for (int k = 0; k < PER; ++k) {
         long long at = start + 32 * k + lane();
         bool there = at < view.last;
-        tile.own[k] = there ? view.load<TYPE_T>(TEACHER, t, at) : Real(-INFINITE);
-        tile.other[k] = there ? view.load<TYPE_S>(STUDENT, s, at) : Real(-INFINITE);
-    }
-}
-
-DEVICE void swap(Tile& tile) {
-    for (int k = 0; k < PER; ++k) {
-        Real own = tile.own[k];
-        tile.own[k] = tile.other[k];
-        tile.other[k] = own;
+        tile.own[k] = there ? view.load<OWN>(own_side, own, at) : Real(-INFINITE);
+        tile.other[k] = there ? view.load<OTHER>(other_side, other, at) : Real(-INFINITE);
     }
 }
 
 // --- the phases -----------------------------------------------------------------------------------
 
 // Merge the states that the warps of a team have gathered, and leave the result.
-DEVICE void leave_state(const View& view, const Gathered& all, int side) {
+DEVICE void leave_state(const View& view, const State* gathered, int count, int side) {
     SHARED State of_warps[2][8];
     Wide temperature = view.heat.temperature;
-    State found = all_of(all, temperature);
+    State found = count ? all_of(gathered, count, temperature) : empty_state();
     if (view.team > 1) {
         if (lane() == 0) of_warps[side][view.member] = found;
         sync_block();
@@ -95,23 +107,24 @@ DEVICE void leave_state(const View& view, const Gathered& all, int side) {
 }
 
 DEVICE void find_states(const View& view) {
+    SHARED State gathered[DIVERGENCE ? 2 : 1][8][GATHERED];
     const char *s = view.base(STUDENT), *t = view.base(TEACHER);
-    Wide temperature = view.heat.temperature;
-    Gathered all[DIVERGENCE ? 2 : 1];
-    int sides = DIVERGENCE ? int(view.job.sides) : 1;
-    for (int side = 0; side < sides; ++side) all[side] = nothing_gathered();
+    int sides = DIVERGENCE ? int(view.job.sides) : 1, count = 0;
     for (long long start = view.first + (long long)view.member * TILE; start < view.last;
          start += (long long)view.team * TILE) {
-        Tile tile;
-        load_tile(view, s, t, start, tile);
+        int before = count;
 #pragma unroll 1
         for (int side = 0; side < sides; ++side) {
-            gather(all[side], tile_state(tile, view.heat), temperature);
-            if (side + 1 < sides) swap(tile);
+            Tile tile;  // read again for the other side: both together spill registers
+            if (side) load_tile<TYPE_S, TYPE_T>(view, STUDENT, s, TEACHER, t, start, tile);
+            else load_tile<TYPE_T, TYPE_S>(view, TEACHER, t, STUDENT, s, start, tile);
+            State next = tile_state(tile, view.heat);
+            count = gather(gathered[side][warp()], before, next, view.heat.temperature);
         }
     }
 #pragma unroll 1
-    for (int side = 0; side < sides; ++side) leave_state(view, all[side], side);
+    for (int side = 0; side < sides; ++side)
+        leave_state(view, gathered[side][warp()], count, side);
 }
 
 DEVICE void finish_row(const View& view) {
@@ -130,16 +143,19 @@ DEVICE void finish_row(const View& view) {
             }
             found = mine;
         }
-        Wide own = side ? view.job.rest : view.job.beta, other = side ? view.job.beta : view.job.rest;
-        if (lane() == 0) *view.known(side) = finished(found, own / other, temperature);
+        if (lane() == 0) *view.known(side) = finished(found, temperature);
     }
 }
 
-// The constants of a row as elements need them.
+// The constants of a row as elements need them, seen from a side.
 struct Constants {
-    Real t_top, t_scale, s_top, s_scale, offset, mean, theta, rest, kappa, behind, masked, gap;
-    Real t_root, s_root, power;  // of Hellinger's: roots of scales, √(q/p) at the anchor
+    Real t_top, t_scale, s_top, s_scale, offset, mean, behind, masked, gap;
     Word<Real> pivot, anchor;
+    // Of what takes sums: see the divergences.
+    Real first, second, third, fourth;       // its numbers
+    Real theta, rest, kappa;                 // of the mixture at the anchor
+    Real of_log, of_rise, of_share;          // weights of the parts of a mixture's u
+    Real power, half_log, t_root, s_root;    // of p^α q^κ
 
     DEVICE_MEMBER Real p(Real own, const Heat& heat) const {
         return weight(two_difference(own, t_top), heat) * t_scale;
@@ -165,18 +181,8 @@ DEVICE Constants constants_of(const Row& row, const Heat& heat) {
     c.anchor = narrowed(row.anchor, row.anchor_low, left);
     c.mean = Real(row.mean * heat.temperature + left);
     c.behind = Real(left * inverse);
-    c.theta = Real(row.theta);
-    c.rest = Real(row.rest);
-    c.kappa = Real(row.kappa);
     c.masked = row.kl == row.kl ? Real(0) : Real(row.kl);
     c.gap = row.kl == INFINITE ? Real(nan_of()) : Real(0);
-    if constexpr (DIVERGENCE == HELLINGER) {
-        Wide at = difference(Word<Wide>{row.anchor, row.anchor_low},
-                             Word<Wide>{row.pivot, row.pivot_low}) / heat.temperature + row.offset;
-        c.power = Real(exp_of(-0.5 * (at < -170 ? -170 : at)));
-        c.t_root = Real(root_of(row.t_scale));
-        c.s_root = Real(root_of(row.s_scale));
-    }
     return c;
 }
 
@@ -197,7 +203,7 @@ template <class F>
 DEVICE void for_each_class(const View& view, const F& function) {
     const char *s = view.base(STUDENT), *t = view.base(TEACHER);
     long long step = 32LL * view.team;
-#pragma unroll(DIVERGENCE ? 1 : 4)
+#pragma unroll(DIVERGENCE || !SINGLE ? 1 : 4)
     for (long long k = view.first + 32LL * view.member + lane(); k < view.last; k += step)
         function(view.load<TYPE_S>(STUDENT, s, k), view.load<TYPE_T>(TEACHER, t, k),
                  view.row * view.job.classes + k);

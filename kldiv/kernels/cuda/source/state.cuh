@@ -257,46 +257,51 @@ DEVICE_CALL State merged(const State& a, Wide temperature) {
     return r;
 }
 
-// States that come one after another to a warp: the next goes to the next lane.
-struct Gathered {
-    State mine;
-    int count;
-};
+// States of tiles come one after another to a warp, and are merged when there are so many of them: each
+// lane has one then.  Till then they lie in shared memory, of which two sides have as much as one.
+constexpr int GATHERED = DIVERGENCE ? 16 : 32;
 
-DEVICE Gathered nothing_gathered() { return {empty_state(), 0}; }
-
-// The state of all that was gathered; the first lane has it.
-DEVICE State all_of(const Gathered& all, Wide temperature) {
-    return all.count == 1 ? all.mine : merged(all.mine, temperature);
+// The state of all that was gathered.
+DEVICE State all_of(const State* gathered, int count, Wide temperature) {
+    sync_warp();
+    if (count == 1) return gathered[0];
+    return merged(lane() < count ? gathered[lane()] : empty_state(), temperature);
 }
 
-// Add a state that is the same on all lanes.
-DEVICE void gather(Gathered& all, const State& next, Wide temperature) {
-    if (all.count == 32) {
-        State sofar = merged(all.mine, temperature);
-        all.mine = lane() ? empty_state() : sofar;
-        all.count = 1;
+// Add a state that is the same on all lanes; return how many there are now.
+DEVICE int gather(State* gathered, int count, const State& next, Wide temperature) {
+    if (count == GATHERED) {
+        State sofar = all_of(gathered, count, temperature);
+        sync_warp();
+        if (lane() == 0) gathered[0] = sofar;
+        count = 1;
     }
-    if (lane() == all.count) all.mine = next;
-    ++all.count;
+    if (lane() == 0) gathered[count] = next;
+    return count + 1;
 }
 
 // --- of a row -------------------------------------------------------------------------------------
 
-// A row has KL, and the constants with which logits are read again.
-constexpr int KNOWN = sizeof(Row) / sizeof(Wide);
+// log(p/q) at the anchor, and its rest: T times a double word, and the offset
+struct AtAnchor {
+    Word<Wide> apart;
+    Wide offset, temperature;
 
-// theta = 1/(1 + k e^z), rest = 1 − theta and kappa = theta e^z: z = log(p/q) at the anchor
-DEVICE void anchor_row(Row& row, Wide k, Wide temperature) {
-    Wide z = difference(Word<Wide>{row.anchor, row.anchor_low},
-                        Word<Wide>{row.pivot, row.pivot_low}) / temperature + row.offset;
-    Wide small = exp_of(-absolute(z)), above = small + k, below = 1 + k * small;
-    row.theta = z > 0 ? small / above : 1 / below;
-    row.rest = z > 0 ? k / above : k * small / below;
-    row.kappa = z > 0 ? 1 / above : small / below;
+    DEVICE_MEMBER Wide log() const { return (apart.high + apart.low) / temperature + offset; }
+    // (q/p)^rate: the product with rate is a double word.
+    DEVICE_MEMBER Wide power(Wide rate) const {
+        Wide high = -rate * apart.high, low = fused(-rate, apart.high, -high) - rate * apart.low;
+        return exp_over(Word<Wide>{high, low}, temperature) * exp_of(-rate * offset);
+    }
+};
+
+DEVICE AtAnchor at_anchor(const Row& row, Wide temperature) {
+    Word<Wide> apart = two_difference(row.anchor, row.pivot);
+    apart = two_sum(apart.high, apart.low + (row.anchor_low - row.pivot_low));
+    return {apart, row.offset, temperature};
 }
 
-DEVICE Row finished(const State& a, Wide k, Wide temperature) {
+DEVICE Row finished(const State& a, Wide temperature) {
     bool valid = a.t_sum > 0 && a.s_sum > 0;
     Wide y = a.y / a.t_sum, kl = a.phi / a.t_sum - log1p_gap(y);
     kl = kl < 0 ? 0 : kl;
@@ -313,6 +318,5 @@ DEVICE Row finished(const State& a, Wide k, Wide temperature) {
     row.anchor = a.anchor;
     row.anchor_low = a.anchor_low;
     row.mean = valid ? a.drift / a.t_sum : nan_of();
-    anchor_row(row, k, temperature);
     return row;
 }
