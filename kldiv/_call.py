@@ -208,7 +208,7 @@ class Call(Generic[Result_co]):
         """Return the loss, and a function that runs the operations of its gradients."""
         route, operation = self.route, self.operation
         # A library's own differentiation must see the operations as they are.
-        own = self.spread is not None or type(route.caller).run is not Backend.run
+        own = self.spread is not None or route.hooked
         if own or route.moves or not isinstance(operation, RowLoss):
             return self.reduced(), route.run
         results = operation.shared(wanted)
@@ -508,11 +508,13 @@ def resolve_arrays(
     if route.mixed:
         arrays = backends.gather(route, arrays)
     caller = route.caller
-    if not route.moves:
-        caller.check_devices((*names, *others), arrays)
+    if route.checks:
+        if not route.moves:
+            caller.check_devices((*names, *others), arrays)
+        for name, array in zip(names, arrays, strict=False):
+            caller.check(name, array)
     wide = ""
     for name, array in zip(names, arrays, strict=False):
-        caller.check(name, array)
         dtype = caller.dtype_name(array)
         if dtype not in FLOATS:
             raise _not_floating(name, dtype)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from kldiv._call import Call
     from kldiv._types import Array, Reduction
-    from kldiv.backends.base import Route
+    from kldiv.backends.routing import Route
     from kldiv.formulas.reductions import RowWise
 
     Shape = tuple[int, ...]

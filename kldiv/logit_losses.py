@@ -32,7 +32,7 @@ from kldiv.matched_losses import prepare_matched
 
 if TYPE_CHECKING:
     from kldiv._types import Array, ArrayT, Reduction, SupportsArray
-    from kldiv.backends.base import Route
+    from kldiv.backends.routing import Route
 
 
 @differentiable(2, RowLoss())

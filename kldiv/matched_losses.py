@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Reduction
-    from kldiv.backends.base import Route
+    from kldiv.backends.routing import Route
     from kldiv.formulas.divergences import Divergence
 
 

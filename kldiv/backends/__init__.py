@@ -7,7 +7,8 @@ A call goes this way:
 2. `Route.run` runs the operation inside the library's gradient hook (`Backend.run`), which computes
    by `Route.compute`, on arrays that ``exchange`` moves where another library computes.
 3. `Backend.compute` asks ``choice`` which technology of kernels computes, and without one
-   evaluates the formulas.
+   evaluates the formulas. The route keeps the choice: a later call like this one goes to the
+   kernel's launch at once.
 
 ``base`` defines an adapter, ``table`` has the built-in ones' names and kernels, ``chunks`` has the
 loop of two linear layers' loss. Nothing here imports a framework until an array of it appears, or
@@ -16,7 +17,7 @@ its name is asked for.
 
 from __future__ import annotations
 
-from kldiv.backends.base import Backend, BackendStatus, Route
+from kldiv.backends.base import Backend, BackendStatus
 from kldiv.backends.choice import compile_kernels
 from kldiv.backends.registry import (
     available_backends,
@@ -24,7 +25,7 @@ from kldiv.backends.registry import (
     get,
     register_backend,
 )
-from kldiv.backends.routing import gather, resolve
+from kldiv.backends.routing import Route, gather, resolve
 from kldiv.backends.table import kernel_names, names
 
 __all__ = [

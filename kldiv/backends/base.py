@@ -1,4 +1,4 @@
-"""The base class of adapters between an array library and the formulas, and the route of a call.
+"""The base class of adapters between an array library and the formulas.
 
 The methods of `Backend` serve any library of the array-API standard; a library's own adapter
 overrides those of its own: the gradient hook, devices, kernels.
@@ -16,22 +16,19 @@ import numpy as np
 
 from kldiv.backends import choice
 from kldiv.backends.chunks import InChunks
-from kldiv.backends.exchange import move
 from kldiv.errors import LibraryError
 from kldiv.formulas.blocks import row_blocks
-from kldiv.formulas.operation import Composite
 from kldiv.formulas.reductions import RowWise
 from kldiv.kernels.technology import size_of
-from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from kldiv._types import Array, Namespace
     from kldiv.formulas.operation import Operation
     from kldiv.formulas.rows import RowLoss
     from kldiv.kernels.technology import Technology
-    from kldiv.kernels.work import Found
+    from kldiv.kernels.work import Found, Work
 
 
 @cache
@@ -124,6 +121,12 @@ class Backend(InChunks):
     in_blocks: bool = False
     """Whether operations run on a block of each array apart from the others."""
 
+    facts: Callable[[Sequence[Array]], Hashable] | None = None
+    """Gives all that `unreachable` looks at in arrays whose kernels run at once, or None of other
+    arrays; where there is such a function, routes keep choices."""
+    threads: Callable[[], int] | None = None
+    """Gives how many of a CPU's threads the library uses, where it has such a setting."""
+
     # ---- recognising -----------------------------------------------------------------------------
 
     def recognises(self, cls: type) -> bool:
@@ -142,9 +145,10 @@ class Backend(InChunks):
 
     # ---- computing -------------------------------------------------------------------------------
 
-    def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
+    def run(self, operation: Operation, route: Any, arrays: Sequence[Array]) -> Array:
         """Run ``operation`` inside the library's gradient hook; here there is none."""
-        return route.compute(operation, *arrays)
+        found: Array = route.compute(operation, *arrays)
+        return found
 
     def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:  # noqa: ARG002
         """Return how rows are spread over ranks; None where every row is whole here."""
@@ -248,71 +252,3 @@ class Backend(InChunks):
             self.install or None,
             problems,
         )
-
-
-@dataclass(frozen=True)
-class Route:
-    """The caller, backend, device and kernel of a call: its settings, resolved.
-
-    No tuple: libraries would take that for a container of arrays.
-    """
-
-    caller: Backend
-    backend: Backend
-    device: str | None
-    """None: where the arrays are."""
-    kernel: str
-    mixed: bool = False
-    """Whether the arrays come from different libraries."""
-    first: int = 0
-    """The place among an operation's arrays of the caller's first, whose device gets results."""
-    moves: bool = field(init=False, compare=False)
-    """Whether arrays are moved to another library or to a device that was set."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "moves", self.device is not None or self.crosses)
-
-    def run(self, operation: Operation, *arrays: Array) -> Array:
-        """Run ``operation``, differentiably where the caller's library can."""
-        return self.caller.run(operation, self, arrays)
-
-    def by_formulas(self) -> Route:
-        """Return the same without kernels."""
-        own = self.caller, self.backend, self.device, "pure", self.mixed, self.first
-        return Route(*own)
-
-    @property
-    def crosses(self) -> bool:
-        """Whether another library computes."""
-        return self.backend is not self.caller
-
-    def compute(self, operation: Operation, *arrays: Array) -> Array:
-        """Run ``operation`` without a gradient hook; the result is in the caller's library."""
-        if isinstance(operation, Composite):
-            return self._composed(operation, arrays)
-        if not self.moves:
-            return self.backend.compute(operation, arrays, self.kernel)
-        with self.backend.receiving([self.caller.dtype_name(array) for array in arrays]):
-            moved = [move(array, self.caller, self.backend, self.device) for array in arrays]
-            result = self.backend.compute(operation, moved, self.kernel)
-            home = self.caller.device(arrays[self.first])
-            return self.caller.deliver(move(result, self.backend, self.caller, home))
-
-    def _composed(self, operation: Composite, arrays: Sequence[Array]) -> Array:
-        with self.caller.context(arrays[0]):
-            xp = self.caller.namespace(arrays[0])
-            return operation.composed(xp, self.compute, *arrays)
-
-    def fused(self, operation: Operation, arrays: Sequence[Array], **wanted: Any) -> Found | None:
-        """Compute value and gradients in one pass, or return None where there is no such pass.
-
-        ``wanted`` are the fields of `Work` that name the results.
-        """
-        if self.moves:
-            return None
-        if isinstance(operation, Composite):
-            with self.caller.context(arrays[0]):
-                xp = self.caller.namespace(arrays[0])
-                return operation.fused(xp, self.fused, arrays, **wanted)
-        work = Work(operation, self.backend.namespace(arrays[0]), arrays, **wanted)
-        return self.backend.fused(work, self.kernel)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kldiv.errors import BackendError
 from kldiv.formulas.labels import LabelGradient
-from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels.cpu import CPU
+from kldiv.kernels.spelling import form_of
 from kldiv.kernels.technology import KernelError, Technology, size_of
 from kldiv.kernels.work import Work
 
@@ -68,13 +68,21 @@ class Choice(NamedTuple):
         return "; ".join([why, *(f"{name}: {reason}" for name, reason in reasons.items())])
 
 
+class Plan(NamedTuple):
+    """The choice for work, to be kept for later work of which the same is true."""
+
+    technology: Technology
+    launch: Callable[[Work], Found]
+
+
 def choose(backend: Adapter, kernel: str, work: Work, moved_to: str | None = None) -> Choice:
     """Choose the technology that computes work under the setting ``kernel``, with the reason.
 
     Where arrays are moved to a device first, only their shapes matter.
     """
     given = backend, kernel, work, moved_to
-    if kernel == "auto" and moved_to is None and _is_small(backend, work.operation, work.arrays):
+    small = kernel == "auto" and moved_to is None and work.operation.size is None
+    if small and backend.is_small(work.arrays):
         return Choice(None, partial(_refusals, *given))
     for technology in backend.technologies:
         if kernel in ("auto", technology.name) and _refusal(technology, *given) is None:
@@ -82,9 +90,15 @@ def choose(backend: Adapter, kernel: str, work: Work, moved_to: str | None = Non
     return Choice(None, partial(_refusals, *given))
 
 
-def _is_small(backend: Adapter, operation: Any, arrays: Sequence[Array]) -> bool:
-    """Return whether the formulas are as fast as any kernel, without a look at the kernels."""
-    return not isinstance(operation, PairMeasure) and backend.is_small(arrays)
+def plan(backend: Adapter, kernel: str, work: Work) -> Plan | None:
+    """Return the choice for work, if it follows from the operation and from types alone.
+
+    Of the arrays' sizes it then needs no more than `Technology.small`.
+    """
+    technology = choose(backend, kernel, work).technology
+    if technology is None or not technology.by_types or form_of(work.operation) is None:
+        return None
+    return Plan(technology, technology.prepare(work))
 
 
 def _refusals(backend: Adapter, kernel: str, work: Work, moved_to: str | None) -> dict[str, str]:
@@ -109,9 +123,11 @@ def _refusal(
     """Return why a technology does not compute the work, or None where it does."""
     arrays = work.arrays if work.cotangent is None else [*work.arrays, work.cotangent]
     if kernel == "auto" and technology.small:
-        size = backend.size(arrays) if moved_to is None else size_of(work.arrays[0])
-        if isinstance(work.operation, PairMeasure):
-            size = work.operation.size(work.arrays)
+        own = work.operation.size
+        if own is not None:
+            size = own(work.arrays)
+        else:
+            size = backend.size(arrays) if moved_to is None else size_of(work.arrays[0])
         if size < technology.small:
             return f"arrays of fewer than {technology.small} elements"
     if moved_to is None:
@@ -178,9 +194,6 @@ def _counting(work: Work) -> Sequence[Array]:
 
 def value(backend: Adapter, kernel: str, operation: Any, arrays: Sequence[Array]) -> Array | None:
     """Compute the value of an operation by the chosen technology, or return None."""
-    # As `choose` says, in a tenth of the time.
-    if kernel == "auto" and _is_small(backend, operation, arrays):
-        return None
     work = Work(operation, backend.namespace(arrays[0]), arrays)
     gradient = isinstance(operation, RowGradient | LabelGradient) and not operation.given
     if gradient and (loss := _of_loss(backend, work)) is not None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kldiv._types import Array, Namespace
-    from kldiv.backends.base import Route
+    from kldiv.backends.routing import Route
     from kldiv.formulas.operation import Operation
 
 

@@ -16,7 +16,7 @@ from kldiv.kernels.cpu import CPU
 from kldiv.kernels.layout import shared
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from kldiv._types import Array, Namespace
     from kldiv.kernels.technology import Technology
@@ -88,6 +88,13 @@ class NumPyBackend(Backend):
 
     def dtype_name(self, array: Array) -> str:
         return _name(array.dtype)
+
+    def facts(self, arrays: Sequence[Array]) -> Hashable | None:
+        return tuple([(type(array), array.dtype, array.flags.aligned) for array in arrays])
+
+    def is_small(self, arrays: Sequence[Array]) -> bool:
+        size: int = arrays[0].size
+        return size < CPU.small and size < BLOCKS.small
 
     def size(self, arrays: Sequence[Array]) -> int:
         return int(arrays[0].size)

@@ -29,6 +29,8 @@ class Operation:
     """A function of arrays with its derivatives; knows no framework and no settings."""
 
     name: ClassVar[str]
+    size: ClassVar[Callable[[Any, Sequence[Array]], int] | None] = None
+    """Says how many elements a kernel computes, where these are not the first array's."""
 
     @property
     def differentiable(self) -> int:

@@ -13,6 +13,7 @@ both sides are finite before it selects.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar
 
 from kldiv.formulas.reductions import Loss, cast, like, weighed
@@ -142,9 +143,7 @@ class PointwiseLoss(Loss):
     differentiable: ClassVar[int] = 2
     leading: ClassVar[int] = 2
 
-    @property
-    def native(self) -> bool:
-        return self.function.native
+    native = property(attrgetter("function.native"))
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         x, y = cast(xp, arrays[0], self.compute), cast(xp, arrays[1], self.compute)

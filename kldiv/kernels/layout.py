@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kldiv._types import Array, Namespace
 
@@ -192,3 +192,40 @@ def _contiguous(sizes: Sequence[int], strides: Sequence[int], itemsize: int) -> 
             return False
         expected *= size
     return True
+
+
+class Layout:
+    """Arrays as a kernel takes them.
+
+    Attributes
+    ----------
+    table : array
+        The table.
+    addresses : list of int
+        Of arrays that are read and written in place; 0 for the others.
+    movers : list of int
+        Addresses of functions that copy the others; 0 where nothing is copied.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Array | None],
+        outputs: Sequence[Array | None],
+        real: str,
+        mover: Callable[..., int],
+        *,
+        whole_rows: bool,
+    ) -> None:
+        arrays = [*inputs, *outputs]
+        places = [None if array is None else memory(array) for array in arrays]
+        self.table = table(places, whole_rows=whole_rows)
+        self.addresses, self.movers = [], []
+        for index, (place, row) in enumerate(zip(places, self.table[1:], strict=True)):
+            direct = place is not None and bool(row[CONTIGUOUS]) and place.dtype == real
+            self.addresses.append(int(row[ADDRESS]) if direct else 0)
+            mover_at = 0
+            if place is not None and not direct:
+                packed = bool(row[STRIDES + self.table[0, 0] - 1] == CODES[place.dtype][1])
+                writing = index >= len(inputs)
+                mover_at = mover(place.dtype, real, packed=packed, writing=writing)
+            self.movers.append(mover_at)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from kldiv.formulas.reductions import count, divide
+from kldiv.formulas.reductions import count
 from kldiv.kernels.layout import empty_like
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kldiv._types import Array
+    from kldiv._types import Array, Reduction
     from kldiv.kernels.work import Found, Work
 
     Buffer = np.ndarray[Any, Any]
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
 class Results:
     """The results of work, of any shape."""
 
-    def __init__(self, work: Work, shape: tuple[int, ...]) -> None:
+    def __init__(self, work: Work, shape: tuple[int, ...], keep: Array | None) -> None:
         operation, xp, arrays = work.operation, work.xp, work.arrays
         self.work, self.shape = work, shape
         self.reduced = operation.reduction != "none"
         self.dtype = getattr(xp, operation.result)
-        number = count(xp, operation.reduction, shape, operation.keep(arrays), "float64")
-        self.number = None if number is None else float(number)
+        if keep is None:
+            self.number = _number_of_all(operation.reduction, shape)
+        else:
+            number = count(xp, operation.reduction, shape, keep, "float64")
+            self.number = None if number is None else float(number)
         self.gradients: Sequence[Array] = work.into or [
             empty_like(xp, arrays[index]) for index in work.gradients
         ]
@@ -37,21 +41,27 @@ class Results:
 
     def factor(self, upstream: Any) -> Any:
         """Return the gradient in the elements, given that in the result."""
-        return divide(np, upstream, self.number, 0.0)
+        return self._divided(upstream, 0.0)
 
     def found(self, total: float) -> Found:
         """Return the value, given the sum, and the gradients."""
-        result = divide(np, np.float64(total), self.number, math.nan)
+        result = self._divided(float(total), math.nan)
         device = self.work.arrays[0].device
-        value = self.work.xp.asarray(float(result), dtype=self.dtype, device=device)
+        value = self.work.xp.asarray(result, dtype=self.dtype, device=device)
         return value[()], list(self.gradients)
+
+    def _divided(self, total: Any, empty: float) -> Any:
+        if self.number is None:
+            return total
+        return total / self.number if self.number else total * empty
 
 
 class ElementResults(Results):
     """The results of a loss of elements."""
 
     def __init__(self, work: Work) -> None:
-        super().__init__(work, tuple(work.arrays[0].shape))
+        self.keep = work.arrays[2] if work.arrays[2:] else None
+        super().__init__(work, tuple(work.arrays[0].shape), self.keep)
         wanted = work.value and not self.reduced
         first = work.arrays[0]
         self.elements = work.xp.empty_like(first, dtype=self.dtype) if wanted else None
@@ -59,7 +69,7 @@ class ElementResults(Results):
         """The factor of gradients: a number, or one for each element."""
         if self.reduced:
             upstream = 1.0 if work.cotangent is None else float(work.cotangent)
-            self.weight = float(self.factor(np.float64(upstream)))
+            self.weight = self.factor(upstream)
         else:
             self.cotangent = work.cotangent
 
@@ -74,8 +84,8 @@ class RowResults(Results):
     """The results of a loss of rows, with the numbers of each row in float64."""
 
     def __init__(self, work: Work) -> None:
-        super().__init__(work, tuple(work.operation.shape(work.arrays)))
         keep = work.operation.keep(work.arrays)
+        super().__init__(work, tuple(work.operation.shape(work.arrays)), keep)
         upstream = np.ones(1) if work.cotangent is None else numbers(work.cotangent)
         self.factors: Buffer = numbers(self.factor(upstream))
         self.keep = None if keep is None else np.ascontiguousarray(keep, dtype=np.bool_)
@@ -98,6 +108,24 @@ class RowResults(Results):
         xp, device = self.work.xp, self.work.arrays[0].device
         shaped = xp.asarray(self.values.reshape(self.shape), device=device)
         return xp.astype(shaped, self.dtype)[()], list(self.gradients)
+
+
+@lru_cache
+def _number_of_all(reduction: Reduction, shape: tuple[int, ...]) -> float | None:
+    """Return the divisor of a sum over a shape."""
+    return cast("float | None", count(np, reduction, shape, None, "float64"))
+
+
+def scaled(gradients: list[Array], cotangent: Array) -> list[Array] | None:
+    """Return gradients times a scalar, written in place; None where that would round twice."""
+    factor = float(cotangent)
+    if factor == 1.0:
+        return gradients
+    if any(str(gradient.dtype).endswith("float16") for gradient in gradients):
+        return None
+    for gradient in gradients:
+        gradient *= factor  # noqa: PLW2901 - in place
+    return gradients
 
 
 def _sum(totals: Buffer) -> float:

@@ -18,7 +18,7 @@ from kldiv.formulas.sparse import TopKLoss
 from kldiv.kernels.spelling import no_fused_form
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kldiv._types import Array
     from kldiv.kernels.work import Found, Work
@@ -44,6 +44,8 @@ class Technology:
     them."""
     forms: Sequence[str] | None = ()
     """Fused forms that it has beside those of every technology; None: all."""
+    by_types: bool = False
+    """Whether a fused form's kernel depends on the operation and on arrays' types alone."""
     step: str = "compiling"
     """The step that is named where anything fails."""
     failure: str | None = None
@@ -76,9 +78,15 @@ class Technology:
         """
         raise NotImplementedError
 
-    def scaled(self, gradients: list[Array], cotangent: Array) -> list[Array] | None:  # noqa: ARG002
-        """Return gradients times a scalar, written in place; None where that would round twice."""
-        return None
+    def prepare(self, work: Work) -> Callable[[Work], Found]:  # noqa: ARG002
+        """Return a function for such work, compiled; of the arrays only the dtypes are looked at.
+
+        Raises
+        ------
+        KernelError
+            It cannot be compiled here.
+        """
+        return self.compute
 
     def module(self, work: Work) -> Any:
         """Return the module that launches the kernel, loading the compiler at first use."""

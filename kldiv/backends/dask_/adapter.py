@@ -11,7 +11,8 @@ import dask.array as da
 import numpy as np
 
 from kldiv.backends import numpy_
-from kldiv.backends.base import Backend, Route
+from kldiv.backends.base import Backend
+from kldiv.backends.routing import Route
 from kldiv.backends.choice import check_kernel
 from kldiv.backends.dask_ import linear, stages
 from kldiv.backends.overlay import Overlay

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.backends.base import Route
+    from kldiv.backends.routing import Route
     from kldiv.formulas.linear import LinearLoss
 
     OfBlock = Callable[[Array], Route]

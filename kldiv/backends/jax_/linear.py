@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array
-    from kldiv.backends.base import Route
+    from kldiv.backends.routing import Route
     from kldiv.formulas.linear import LinearLoss
     from kldiv.formulas.operation import Run
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from kldiv.backends.base import Route
+from kldiv.backends.routing import Route
 from kldiv.backends.choice import choose
 from kldiv.backends.jax_.sharding import by_the_compiler, in_blocks
 from kldiv.backends.registry import get

@@ -19,6 +19,7 @@ from kldiv.backends.torch_.transforms import (
     is_symbolic,
     is_wrapped,
     lie_in_memory,
+    lie_on_cpu,
     transforming,
     whole,
 )
@@ -32,14 +33,15 @@ from kldiv.kernels.technology import size_of
 from kldiv.kernels.triton import TRITON
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
     from contextlib import AbstractContextManager
 
     import numpy as np
 
     from kldiv._types import Array, Namespace
     from kldiv.backends import chunks
-    from kldiv.backends.base import Route, Spread
+    from kldiv.backends.base import Spread
+    from kldiv.backends.routing import Route
     from kldiv.formulas.linear import LinearLoss
     from kldiv.formulas.operation import Operation
     from kldiv.kernels.technology import Technology
@@ -63,6 +65,7 @@ class TorchBackend(Backend):
     roots, install, kernels = TABLE["torch"]
     technologies = (CPU, TRITON, BLOCKS)
     numpy_float32 = False
+    threads = staticmethod(torch.get_num_threads)
 
     def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
         return xp
@@ -171,11 +174,16 @@ class TorchBackend(Backend):
             return refusal if any(whole(array) is None for array in arrays) else None
         return None if lie_in_memory(arrays) else refusal
 
+    def facts(self, arrays: Sequence[Array]) -> Hashable | None:
+        if torch.compiler.is_compiling() or transforming() or not lie_on_cpu(arrays):
+            return None
+        return tuple([array.dtype for array in arrays])
+
     def launch(self, technology: Technology, work: Work) -> Found:
         given = [*work.arrays, work.cotangent]
         if torch.compiler.is_compiling() or (transforming() and any(map(is_wrapped, given))):
             return operators.call(technology, work)
-        return technology.compute(work._replace(threads=torch.get_num_threads()))
+        return technology.compute(work._replace(threads=self.threads()))
 
     by_formulas = staticmethod(evaluate)
 

@@ -18,14 +18,14 @@ from kldiv.backends import chunks
 from kldiv.backends.torch_ import namespace as xp
 from kldiv.backends.torch_.transforms import lie_on_cpu, transforming
 from kldiv.formulas.rows import Constants, RowLoss, run_given
-from kldiv.kernels.cpu import CPU
+from kldiv.kernels import results
 from kldiv.kernels.triton import TRITON
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array
-    from kldiv.backends.base import Route
+    from kldiv.backends.routing import Route
     from kldiv.formulas.operation import Operation
 
 
@@ -65,7 +65,7 @@ def _kept_gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
     saved = ctx.saved_tensors  # raises where an argument has been changed since
     if kept is None or torch.is_grad_enabled():
         return _gradients_of(ctx, cotangent, saved)
-    scaled = CPU.scaled(kept, cotangent) if lie_on_cpu([*kept, cotangent]) else None
+    scaled = results.scaled(kept, cotangent) if lie_on_cpu([*kept, cotangent]) else None
     if scaled is None:
         return _gradients_of(ctx, cotangent, saved)
     given = iter(scaled)

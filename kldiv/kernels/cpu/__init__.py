@@ -15,7 +15,6 @@ from kldiv.kernels.technology import Technology
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kldiv._types import Array
     from kldiv.kernels.work import Found, Work
 
 
@@ -37,6 +36,7 @@ class Cpu(Technology):
     words = "fused, compiled by LLVM"
     small = 1 << 14
     forms = None
+    by_types = True
 
     def __init__(self) -> None:
         self.installed = find_spec("llvmlite") is not None
@@ -52,13 +52,6 @@ class Cpu(Technology):
         return why
 
     def prepare(self, work: Work) -> Callable[[Work], Found]:
-        """Return a function for such work, compiled; of the arrays only the dtypes are looked at.
-
-        Raises
-        ------
-        KernelError
-            It cannot be compiled here.
-        """
         try:
             loss = self.module(work)
             return partial(loss.run, kernel=loss.compile_for(work))
@@ -67,16 +60,6 @@ class Cpu(Technology):
 
     def compute(self, work: Work) -> Found:
         return self.prepare(work)(work)
-
-    def scaled(self, gradients: list[Array], cotangent: Array) -> list[Array] | None:
-        factor = float(cotangent)
-        if factor == 1.0:
-            return gradients
-        if any(str(gradient.dtype).endswith("float16") for gradient in gradients):
-            return None
-        for gradient in gradients:
-            gradient *= factor  # noqa: PLW2901 - in place
-        return gradients
 
     def compilers(self) -> dict[str, Callable[[], Any]]:
         """Return, for each kernel, the function that compiles it, or loads it from the cache."""

@@ -11,9 +11,9 @@ from kldiv.kernels import threads
 from kldiv.kernels.cpu import labels
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
-from kldiv.kernels.cpu.memory import Layout
+from kldiv.kernels.cpu.memory import mover
 from kldiv.kernels.cpu.row_loss import UNIT, heats_of
-from kldiv.kernels.layout import dtype_name
+from kldiv.kernels.layout import Layout, dtype_name
 from kldiv.kernels.results import RowResults
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run(work: Work, kernel: tuple[str, Any]) -> Found:
     factors = np.zeros((rows, 2))
     factors[:, which] = results.factors.reshape(-1, len(which) if results.factors.size > 1 else 1)
     values, heats = np.zeros((rows, 2)), heats_of(results.temperatures, dtype)
-    layout = Layout([logits], [results.outputs.get(0)], dtype, whole_rows=True)
+    layout = Layout([logits], [results.outputs.get(0)], dtype, mover, whole_rows=True)
     own = _labels(work) if operation.labelled else None
     frame = {
         "classes": classes,

@@ -23,12 +23,11 @@ from kldiv.kernels.cpu.code import (
     select,
 )
 from kldiv.kernels.cpu.compiling import compiled
-from kldiv.kernels.layout import ADDRESS, CODES, CONTIGUOUS, STRIDES, memory, table
+from kldiv.kernels.layout import ADDRESS, CODES, STRIDES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from kldiv._types import Array
     from kldiv.kernels.cpu.code import Value
 
 _TYPES = {"float32": SINGLE, "float64": DOUBLE, "float16": I16, "bfloat16": I16, "bool": I8}
@@ -151,39 +150,3 @@ def mover(dtype: str, real: str, *, packed: bool, writing: bool) -> int:
     name = f"{way}-{dtype}-{real}-{'packed' if packed else 'apart'}"
     write = _copying(dtype, real, packed=packed, writing=writing)
     return compiled(name, 5, write).address
-
-
-class Layout:
-    """Arrays as a kernel takes them.
-
-    Attributes
-    ----------
-    table : array
-        Of `kldiv.kernels.layout`.
-    addresses : list of int
-        Of arrays that are read and written in place; 0 for the others.
-    movers : list of int
-        Addresses of functions that copy the others; 0 where nothing is copied.
-    """
-
-    def __init__(
-        self,
-        inputs: Sequence[Array | None],
-        outputs: Sequence[Array | None],
-        real: str,
-        *,
-        whole_rows: bool,
-    ) -> None:
-        arrays = [*inputs, *outputs]
-        places = [None if array is None else memory(array) for array in arrays]
-        self.table = table(places, whole_rows=whole_rows)
-        self.addresses, self.movers = [], []
-        for index, (place, row) in enumerate(zip(places, self.table[1:], strict=True)):
-            direct = place is not None and bool(row[CONTIGUOUS]) and place.dtype == real
-            self.addresses.append(int(row[ADDRESS]) if direct else 0)
-            mover_at = 0
-            if place is not None and not direct:
-                packed = bool(row[STRIDES + self.table[0, 0] - 1] == CODES[place.dtype][1])
-                writing = index >= len(inputs)
-                mover_at = mover(place.dtype, real, packed=packed, writing=writing)
-            self.movers.append(mover_at)

@@ -13,8 +13,8 @@ from kldiv.kernels import threads
 from kldiv.kernels.cpu import pointwise
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
-from kldiv.kernels.cpu.memory import Layout
-from kldiv.kernels.layout import dtype_name
+from kldiv.kernels.cpu.memory import mover
+from kldiv.kernels.layout import Layout, dtype_name
 from kldiv.kernels.results import ElementResults
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def run(work: Work, kernel: Any) -> Found:
     arrays, results = work.arrays, ElementResults(work)
     outputs, weight = results.outputs, results.weight
     dtype, function, scratch_size = kernel
-    inputs = [*arrays[:2], work.operation.keep(arrays), results.cotangent]
+    inputs = [*arrays[:2], results.keep, results.cotangent]
     written = [results.elements, outputs.get(0), outputs.get(1)]
-    layout = Layout(inputs, written, dtype, whole_rows=False)
+    layout = Layout(inputs, written, dtype, mover, whole_rows=False)
     size = math.prod(results.shape)
     units = -(-size // pointwise.UNIT)
     totals, weights = np.zeros(units), np.array([weight])

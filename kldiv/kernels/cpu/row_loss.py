@@ -16,8 +16,8 @@ from kldiv.kernels.cpu import rows
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.divergences import DIVERGENCES
-from kldiv.kernels.cpu.memory import Layout
-from kldiv.kernels.layout import dtype_name
+from kldiv.kernels.cpu.memory import mover
+from kldiv.kernels.layout import Layout, dtype_name
 from kldiv.kernels.results import RowResults
 from kldiv.kernels.results import numbers as numbers_of
 
@@ -95,7 +95,7 @@ def run(work: Work, kernel: Any) -> Found:
     for part in _parts(work, rows_in_all):
         places = (1, 0) if part.exchanged else (0, 1)
         both = [arrays[place] for place in places], [outputs.get(place) for place in places]
-        layout = Layout(*both, dtype, whole_rows=True)
+        layout = Layout(*both, dtype, mover, whole_rows=True)
         own = {
             **dict(zip(rows.ARRAYS, layout.addresses, strict=True)),
             **dict(zip([f"move_{name}" for name in rows.ARRAYS], layout.movers, strict=True)),

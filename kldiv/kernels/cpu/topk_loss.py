@@ -17,9 +17,9 @@ from kldiv.formulas.sparse import BUCKET, Entries, Read, entries_of
 from kldiv.kernels import threads
 from kldiv.kernels.cpu import others
 from kldiv.kernels.cpu.compiling import compiled
-from kldiv.kernels.cpu.memory import Layout
+from kldiv.kernels.cpu.memory import mover
 from kldiv.kernels.cpu.row_loss import heats_of
-from kldiv.kernels.layout import dtype_name, memory
+from kldiv.kernels.layout import Layout, dtype_name, memory
 from kldiv.kernels.results import RowResults
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class _Reader:
         self.kernel, self.classes = kernel, student.shape[-1]
         places = np.where(entries.some, entries.places, self.classes)
         heats = heats_of(heat.reshape(-1), "float32")
-        layout = Layout([student], [], "float32", whole_rows=True)
+        layout = Layout([student], [], "float32", mover, whole_rows=True)
         self.found = Read(np.empty((rows, width)), np.empty((rows, 1)), np.empty((rows, 1)))
         self.owned = places, heats, layout, out
         own, highest, weights = (each.ctypes.data for each in self.found)
