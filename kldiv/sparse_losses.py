@@ -283,7 +283,10 @@ def record_of(beta: float | Array, divergence: Divergence | None = None) -> Dive
             f"divergence must be a record of kldiv.divergences, such as KL(); got {divergence!r}"
         )
     found, exchanged = divergence.canonical()
-    return _ENDS[1] if exchanged else found
+    if not exchanged:
+        return found
+    # Only this one has kernels for (Q, P) too.
+    return _ENDS[1] if found == _ENDS[0] else formulas.Exchanged(found)
 
 
 _ENDS = formulas.KullbackLeibler(), formulas.Jeffreys(0.0, 1.0)

@@ -244,6 +244,48 @@ class Jeffreys(Divergence):
         )
 
 
+@dataclass(frozen=True)
+class Exchanged(Divergence):
+    """Another divergence of (Q, P), where arrays themselves cannot change places."""
+
+    divergence: Divergence
+    adds: ClassVar[bool] = False  # the other one's rule merges, whatever it is
+
+    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
+        own = [_OTHER[index] for index in wanted]
+        # Of the temperature's derivative: the other one's takes that in its teacher.
+        both = [TEACHER] if VALUE in wanted and TEACHER in wanted else []
+        sides, sums = self.divergence.needs(tuple(dict.fromkeys([*own, *both])))
+        return tuple([_OTHER[side] for side in sides]), sums
+
+    def shares(self, sums: Wanted, block: Block) -> list[Array]:
+        return self.divergence.shares(sums, self._turned(block))
+
+    def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
+        return self.divergence.merged(xp, parts)
+
+    def value(self, xp: Namespace, known: Known) -> Array:
+        return self.divergence.value(xp, self._known(known))
+
+    def gradient(self, index: int, block: Block) -> Array:
+        return self.divergence.gradient(_OTHER[index], self._turned(block))
+
+    def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
+        return self.divergence.tangent(_OTHER[index], self._turned(block), direction[::-1])
+
+    def temperature_share(self, block: Block) -> Array:
+        return self.divergence.temperature_share(self._turned(block))
+
+    def _turned(self, block: Block) -> Block:
+        return block._replace(s=block.t, t=block.s, known=self._known(block.known))
+
+    def _known(self, known: Known) -> Known:
+        return known._replace(rows={_OTHER[side]: rows for side, rows in known.rows.items()})
+
+
+_OTHER: Final = {STUDENT: TEACHER, TEACHER: STUDENT, VALUE: VALUE}
+
+
 def states_of(wanted: Wanted) -> Wanted:
     """Return the states that values by classes, and gradients about an anchor of theirs, take."""
     sides = tuple(index for index in wanted if index != VALUE)

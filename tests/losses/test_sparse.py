@@ -13,7 +13,7 @@ from sparse_teachers import Rows, errors, exact, rows
 
 import kldiv
 from kldiv import SparseTeacher
-from kldiv.divergences import KL, Jeffreys
+from kldiv.divergences import KL, Alpha, Jeffreys
 from kldiv.errors import DTypeError, OptionError, ShapeError
 
 pytestmark = [  # of torch itself, as it compiles and transforms
@@ -82,6 +82,46 @@ def _check(lib, dtype, record, first, *, target_rest=False, **options):
         if not max(off) <= 1:
             wrong[each] = off
     assert wrong == {}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize("library", [Library.NUMPY, Library.TORCH])
+def test_every_divergence_is_of_p_and_q_in_this_order(library, name):
+    """Also those that are computed with the two exchanged, and one of a user's."""
+    random = np.random.default_rng(0)
+    s, log_p = 2 * random.normal(size=(2, 4, 7)).astype("f4").astype("f8")
+    log_p -= np.log(np.exp(log_p).sum(-1, keepdims=True))
+    order = np.argsort(-log_p, axis=-1)[:, :3]
+    own = np.take_along_axis(log_p, order, -1)
+    for options in ({}, {"tail": "renormalize", "temperature": 1.5}):
+        call = partial(loss, divergence=RECORDS[name], **options)
+        arrays = [library.from_numpy(array) for array in (s, own, order)]
+        both = kldiv.value_and_grad(partial(call, reduction="sum"), (0, 1))
+        found = [call(*arrays, reduction="none"), *both(*arrays)[1]]
+        found = [library.numpy(each) for each in found]
+        for row in range(len(s)):
+            given = s[row], own[row], order[row]
+            heat, tail = options.get("temperature", 1.0), options.get("tail", "bucket")
+            true = exact(RECORDS[name], *given, heat, None, tail)
+            assert max(errors(true, [each[row] for each in found], "float64")) <= 2, row
+
+
+def test_a_temperature_of_each_row_of_exchanged_sides():
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(1)
+    s, t = (torch.tensor(random.normal(size=(2, 5)), requires_grad=True) for _ in range(2))
+    heat = torch.tensor([0.7, 1.5], dtype=torch.float64, requires_grad=True)
+    every = torch.arange(5).expand(2, 5)
+
+    def sparse(s, t, heat):
+        log_p = (t / heat[:, None]).log_softmax(-1)
+        own = {"divergence": Alpha(0.3), "temperature": heat, "reduction": "none"}
+        return loss(s, log_p, every, **own)
+
+    dense = kldiv.alpha_div_with_logits(s, t, alpha=0.3, temperature=heat, reduction="none")
+    torch.testing.assert_close(sparse(s, t, heat), dense)
+    slopes = [torch.autograd.grad(each.sum(), (s, t, heat)) for each in (dense, sparse(s, t, heat))]
+    torch.testing.assert_close(slopes[1], slopes[0])
 
 
 # --- the edges ------------------------------------------------------------------------------------
