@@ -93,8 +93,8 @@ class NumPyBackend(Backend):
         return tuple([(type(array), array.dtype, array.flags.aligned) for array in arrays])
 
     def is_small(self, arrays: Sequence[Array]) -> bool:
-        size: int = arrays[0].size
-        return size < CPU.small and size < BLOCKS.small
+        size = arrays[0].size  # asked in every call, of scalars too: without a generator
+        return all([size < technology.small for technology in self.technologies])  # noqa: C419
 
     def size(self, arrays: Sequence[Array]) -> int:
         return int(arrays[0].size)
