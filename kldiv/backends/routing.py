@@ -1,7 +1,7 @@
 """The route of a call: its library, backend, device and kernel, resolved once per settings.
 
-A route keeps the choices of kernels that were made on it, each with its launcher, for later calls of
-the same operation on arrays of which the same is true: these ask nobody.
+A route keeps the choices of kernels that were made on it, each with its launcher, for later calls
+of the same operation on arrays of which the same is true: these ask nobody.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Route:
         if self.moves:
             return self._moved(operation, arrays)
         if self._is_small(operation, arrays):
-            return self.backend.by_formulas(operation, arrays)
+            return self.backend.compute(operation, arrays, "pure")
         found = self._as_before(operation, arrays)
         return found[0] if found else self.backend.compute(operation, arrays, self.kernel)
 
@@ -144,9 +144,8 @@ class Route:
         facts = backend.facts and backend.facts(arrays)
         if facts is None or wanted.get("cotangent") is not None:
             return None
-        work = Work(
-            operation, backend.namespace(arrays[0]), arrays, backend.threads and backend.threads(), **wanted
-        )
+        threads = backend.threads and backend.threads()
+        work = Work(operation, backend.namespace(arrays[0]), arrays, threads, **wanted)
         key = operation, facts, work.value, work.gradients, work.keep
         try:
             plan = self.plans[key]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from kldiv.formulas.pointwise import Pointwise, PointwiseLoss
+from kldiv.formulas.pointwise import Pointwise, PointwiseLoss, elements_of
 from kldiv.formulas.reductions import Loss, cast, like
 from kldiv.formulas.special import expm1, phi, two_difference
 
@@ -187,7 +187,7 @@ class WeightedLoss(Loss):
         return run(WeightedLoss(*names, self.function.derivative(index)), *arrays)  # type: ignore[arg-type]
 
     def _unweighted(self) -> PointwiseLoss:
-        return PointwiseLoss("none", self.compute, self.compute, self.compute, self.function)
+        return elements_of(self.function, self.compute)
 
 
 def _pair(arrays: Sequence[Array]) -> list[Array]:

@@ -13,7 +13,6 @@ both sides are finite before it selects.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar
 
 from kldiv.formulas.reductions import Loss, cast, like, weighed
@@ -142,8 +141,7 @@ class PointwiseLoss(Loss):
     name: ClassVar[str] = "kl_div"
     differentiable: ClassVar[int] = 2
     leading: ClassVar[int] = 2
-
-    native = property(attrgetter("function.native"))
+    native: ClassVar[bool] = False
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         x, y = cast(xp, arrays[0], self.compute), cast(xp, arrays[1], self.compute)
@@ -155,8 +153,7 @@ class PointwiseLoss(Loss):
 
     def slope(self, index: int) -> PointwiseLoss:
         """Return the elementwise derivative in the array of that index, not rounded."""
-        derivative = self.function.derivative(index)
-        return PointwiseLoss("none", self.compute, self.compute, self.compute, derivative)
+        return elements_of(self.function.derivative(index), self.compute)
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
@@ -181,3 +178,16 @@ class PointwiseLoss(Loss):
                 slope = slope if weight is None else weighed(xp, weight, slope)
                 moved.append(slope * cast(xp, tangent, self.compute))
         return sum(moved[1:], moved[0])
+
+
+@dataclass(frozen=True)
+class NativeElements(PointwiseLoss):
+    """Elements that libraries differentiate right by themselves."""
+
+    native: ClassVar[bool] = True
+
+
+def elements_of(function: Pointwise, compute: str) -> PointwiseLoss:
+    """Return the operation of a function's elements, not rounded."""
+    kind = NativeElements if function.native else PointwiseLoss
+    return kind("none", compute, compute, compute, function)

@@ -7,7 +7,8 @@ merged where all arrays allow it, so that rows of a table are few and runs of el
 
 from __future__ import annotations
 
-from functools import cache
+import math
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -130,6 +131,12 @@ def table(arrays: Sequence[Memory | None], *, whole_rows: bool = False) -> np.nd
     assert first is not None  # noqa: S101 - of the caller's own making
     shape = first.shape
     there = [array for array in arrays if array is not None]
+    size = math.prod(shape)
+    if size > 1 and all([array.shape == shape and _is_packed(array) for array in there]):
+        sizes = [size // shape[-1], shape[-1]] if whole_rows else [size]
+        sizes = sizes[-1:] if sizes[0] == 1 else sizes
+        columns = [_packed((*sizes,), CODES[array.dtype][1]) for array in there]
+        return _filled(arrays, sizes, columns)
     columns = [_broadcast(array, shape) for array in there]
     if whole_rows:
         sizes, columns = _merged(shape[:-1], [column[:-1] for column in columns], columns)
@@ -139,17 +146,31 @@ def table(arrays: Sequence[Memory | None], *, whole_rows: bool = False) -> np.nd
         sizes, columns = _merged(
             [shape[axis] for axis in order], [[c[axis] for axis in order] for c in columns], None
         )
-    result = np.zeros((len(arrays) + 1, STRIDES + len(sizes)), dtype=np.int64)
-    result[0, 0] = len(sizes)
-    result[0, STRIDES:] = sizes
-    rows = iter(columns)
-    for row, array in enumerate(arrays, 1):
-        if array is not None:
-            strides = next(rows)
-            code, size = CODES[array.dtype]
-            result[row, :STRIDES] = array.address, code, _contiguous(sizes, strides, size)
-            result[row, STRIDES:] = strides
-    return result
+    return _filled(arrays, sizes, columns)
+
+
+def _filled(
+    arrays: Sequence[Memory | None], sizes: list[int], columns: Sequence[Sequence[int]]
+) -> np.ndarray[Any, Any]:
+    rows = [[len(sizes), 0, 0, *sizes]]
+    strides = iter(columns)
+    for array in arrays:
+        if array is None:
+            rows.append([0] * len(rows[0]))
+        else:
+            steps, (code, size) = next(strides), CODES[array.dtype]
+            rows.append([array.address, code, _contiguous(sizes, steps, size), *steps])
+    return np.array(rows, dtype=np.int64)
+
+
+@lru_cache
+def _packed(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Return the strides of an array of a shape without gaps, the last axis adjacent."""
+    return tuple([itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape))])
+
+
+def _is_packed(array: Memory) -> bool:
+    return array.strides == _packed(array.shape, CODES[array.dtype][1])
 
 
 def _broadcast(array: Memory, shape: tuple[int, ...]) -> list[int]:
@@ -200,7 +221,7 @@ class Layout:
     Attributes
     ----------
     table : array
-        The table.
+        Their table.
     addresses : list of int
         Of arrays that are read and written in place; 0 for the others.
     movers : list of int
@@ -220,12 +241,12 @@ class Layout:
         places = [None if array is None else memory(array) for array in arrays]
         self.table = table(places, whole_rows=whole_rows)
         self.addresses, self.movers = [], []
-        for index, (place, row) in enumerate(zip(places, self.table[1:], strict=True)):
-            direct = place is not None and bool(row[CONTIGUOUS]) and place.dtype == real
-            self.addresses.append(int(row[ADDRESS]) if direct else 0)
+        for index, (place, row) in enumerate(zip(places, self.table[1:].tolist(), strict=True)):
+            direct = place is not None and row[CONTIGUOUS] and place.dtype == real
+            self.addresses.append(row[ADDRESS] if direct else 0)
             mover_at = 0
             if place is not None and not direct:
-                packed = bool(row[STRIDES + self.table[0, 0] - 1] == CODES[place.dtype][1])
+                packed = row[-1] == CODES[place.dtype][1]
                 writing = index >= len(inputs)
                 mover_at = mover(place.dtype, real, packed=packed, writing=writing)
             self.movers.append(mover_at)

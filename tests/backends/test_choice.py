@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,6 +142,15 @@ def computing(monkeypatch):
 
     for technology in (CPU, TRITON, PALLAS):
         spied(technology, "compute", technology.compute)
+    prepare = CPU.prepare
+    # Routes keep what is prepared, so they are made anew, and what is prepared is spied on.
+    monkeypatch.setattr("kldiv.backends.routing._places", {})
+
+    def prepared(work):
+        spied(launcher := SimpleNamespace(name="cpu", run=None), "run", prepare(work))
+        return launcher.run
+
+    monkeypatch.setattr(CPU, "prepare", prepared)
     return found
 
 
@@ -267,6 +278,112 @@ def test_explain_says_what_another_library_runs(computing, caller, other, size):
         for loss in LOSSES:
             explained, ran = explained_and_run(computing, loss, *arrays)
             assert ran == {explained}, loss
+
+
+def unaligned(array):
+    place = np.empty(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    place[...] = array
+    return place
+
+
+def swapped(array):
+    return array.astype(array.dtype.newbyteorder())
+
+
+ARRAYS = {
+    "large": lambda a: a,
+    "small": lambda a: a[:4],
+    "empty": lambda a: a[:0],
+    "strided": strided,
+    "float64": lambda a: a.astype(np.float64),
+    "float16": lambda a: a.astype(np.float16),
+    "unaligned": unaligned,
+    "of another byte order": swapped,
+    "of a subclass": lambda a: a.view(type("Mine", (np.ndarray,), {})),
+}
+
+
+@pytest.mark.parametrize("how", ["value", "value_and_grad"])
+def test_kept_choices_are_those_of_a_first_call(computing, how, monkeypatch):
+    """Calls of all kinds after one another, and again: each runs as explained at that moment."""
+    require(Library.NUMPY)
+    pair = arrays_of(Library.NUMPY, (64, 512), "float32")
+    settings = {
+        "default": nullcontext,
+        "context": lambda: kldiv.config_context(kernel="pure"),
+        "cpu": nullcontext if CPU.problem() else lambda: kldiv.config_context(kernel="cpu"),
+        "environment": lambda: environment(monkeypatch),
+        "process": process,
+        "failed": lambda: changed(monkeypatch, CPU, "failure", "it failed"),
+        "all are small": lambda: changed(monkeypatch, CPU, "small", 1 << 20),
+    }
+    seen = set()
+    for _ in range(3):
+        for loss in LOSSES[:2]:
+            run = getattr(kldiv, loss)
+            if how == "value_and_grad":
+                run = lambda *pair, f=run: kldiv.value_and_grad(f)(*pair)[0]  # noqa: E731
+            for setting in settings.values():
+                for change in ARRAYS.values():
+                    arrays = list(map(change, pair))
+                    with setting():
+                        explained, ran = explained_and_run(computing, loss, *arrays, run=run)
+                    assert ran == {explained if explained != "blocks" else "pure"}, loss
+                    seen |= ran
+    assert seen == ({"pure"} if CPU.problem() else {"cpu", "pure"})
+
+
+@contextmanager
+def environment(monkeypatch):
+    monkeypatch.setenv("KLDIV_KERNEL", "pure")
+    yield
+    monkeypatch.delenv("KLDIV_KERNEL")
+
+
+@contextmanager
+def process():
+    kldiv.set_config(kernel="pure")
+    yield
+    kldiv.set_config(kernel=None)
+
+
+@contextmanager
+def changed(monkeypatch, technology, name, value):
+    usual = getattr(technology, name)
+    monkeypatch.setattr(technology, name, value)
+    yield
+    monkeypatch.setattr(technology, name, usual)
+
+
+def test_kept_choices_of_torch_know_transforms_and_views(computing):
+    require(Library.TORCH)
+    torch = import_module("torch")
+    x, y = arrays_of(Library.TORCH, (64, 512), "float32")
+    complex_ = torch.complex(x, x)
+    kinds = {
+        "plain": lambda: kldiv.kl_div(x, y),
+        "tracked": lambda: kldiv.kl_div(x.clone().requires_grad_(), y),
+        "negative": lambda: kldiv.kl_div(torch.imag(complex_.conj()), y),
+        "forward": lambda: torch.func.jvp(kldiv.kl_div, (x, y), (x, y))[1],
+        "entries": lambda: torch.func.vmap(kldiv.kl_div)(x, y),
+        "fake": lambda: fake(torch, x, y),
+    }
+    expected = {}
+    for _ in range(3):
+        for kind, call in kinds.items():
+            computing.clear()
+            result = call()
+            found = set(computing), None if kind == "fake" else result.sum().item()
+            assert expected.setdefault(kind, found) == found, kind
+    if not CPU.problem():
+        assert expected["plain"][0] == expected["tracked"][0] == {"cpu"}
+        assert expected["negative"][0] == expected["fake"][0] == set()
+
+
+def fake(torch, *arrays):
+    mode = import_module("torch._subclasses").FakeTensorMode()
+    with mode:
+        return kldiv.kl_div(*(mode.from_tensor(array) for array in arrays))
 
 
 def test_explain_says_what_a_mixed_call_runs(computing):

@@ -12,11 +12,11 @@ import numpy as np
 
 from kldiv.backends import numpy_
 from kldiv.backends.base import Backend
-from kldiv.backends.routing import Route
 from kldiv.backends.choice import check_kernel
 from kldiv.backends.dask_ import linear, stages
 from kldiv.backends.overlay import Overlay
 from kldiv.backends.registry import find, get
+from kldiv.backends.routing import Route
 from kldiv.backends.table import TABLE
 from kldiv.errors import ShapeError
 from kldiv.formulas.operation import Composite

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import jax.scipy.special
 
 from kldiv.backends.base import Backend
-from kldiv.backends.routing import Route
 from kldiv.backends.chunks import DEVICE_CHUNK_BYTES
 from kldiv.backends.jax_ import cpu_kernels, linear, rules, sharding
 from kldiv.backends.overlay import Overlay
+from kldiv.backends.routing import Route
 from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
 from kldiv.formulas.pairs import PairMeasure

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from kldiv.backends.routing import Route
 from kldiv.backends.choice import choose
 from kldiv.backends.jax_.sharding import by_the_compiler, in_blocks
 from kldiv.backends.registry import get
+from kldiv.backends.routing import Route
 from kldiv.formulas.divergences import ALL
 from kldiv.formulas.rows import Constants, RowGradient, RowLoss, run_given
 from kldiv.kernels.cpu import CPU

@@ -82,7 +82,7 @@ class TorchBackend(Backend):
 
     def check_devices(self, names: Sequence[str], arrays: Sequence[Array]) -> None:
         place = arrays[0].device
-        for name, array in zip(names[1:], arrays[1:], strict=True):
+        for name, array in zip(names, arrays, strict=True):
             if array.device != place and array.ndim:  # PyTorch takes single numbers along
                 raise LibraryError(
                     f"{names[0]} is on {place} and {name} on {array.device}; bring them together, "
@@ -107,12 +107,11 @@ class TorchBackend(Backend):
 
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
         tracked, transformed = differentiated(arrays)
-        own = getattr(operation, "loss", operation)
-        if isinstance(own, TopKOperation | PairMeasure) and (
-            transforming() or torch.compiler.is_compiling()
-        ):
-            # Their kernels read values, which tensors have outside of compilers and transforms.
-            route = route.by_formulas()
+        if transformed or torch.compiler.is_compiling():
+            own = getattr(operation, "loss", operation)
+            if isinstance(own, TopKOperation | PairMeasure):
+                # Their kernels read values, which tensors have outside of compilers and transforms.
+                route = route.by_formulas()
         # Applying a Function costs as much as a small loss, so it is done only where it matters.
         if not (tracked or transformed) or exporting():
             return route.compute(operation, *arrays)

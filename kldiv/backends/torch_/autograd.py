@@ -48,7 +48,9 @@ def _gradients_of(ctx: Any, cotangent: Array, saved: Sequence[Array]) -> tuple[A
             outputs["kept"] = kept[0]
         found = ctx.route.fused(ctx.operation, arrays, **outputs)
     if found is None:
-        run = ctx.route.run
+        # Nothing follows what runs without gradients: it needs no hook.
+        plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or transforming())
+        run = ctx.route.compute if plain else ctx.route.run
         if given:
             run = partial(run_given, run, given, kept[0])
         pullback = partial(ctx.operation.pullback, xp, run)

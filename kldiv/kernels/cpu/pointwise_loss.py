@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from kldiv.kernels.results import ElementResults
 
 if TYPE_CHECKING:
     from kldiv.kernels.work import Found, Work
+
+
+_NAMES: Final = (*pointwise.INPUTS, *pointwise.OUTPUTS)
+_MOVERS: Final = tuple(f"move_{name}" for name in _NAMES)
 
 
 @cache
@@ -52,15 +56,14 @@ def run(work: Work, kernel: Any) -> Found:
     size = math.prod(results.shape)
     units = -(-size // pointwise.UNIT)
     totals, weights = np.zeros(units), np.array([weight])
-    names = (*pointwise.INPUTS, *pointwise.OUTPUTS)
     frame = {
         "size": size,
         "reduce": results.reduced and work.value,
         "weight": weights.ctypes.data,
         "table": layout.table.ctypes.data,
         "totals": totals.ctypes.data,
-        **dict(zip(names, layout.addresses, strict=True)),
-        **dict(zip([f"move_{name}" for name in names], layout.movers, strict=True)),
+        **dict(zip(_NAMES, layout.addresses, strict=True)),
+        **dict(zip(_MOVERS, layout.movers, strict=True)),
     }
     words = np.array([int(frame[name]) for name in pointwise.FRAME])
 
