@@ -36,6 +36,9 @@ _RISE = tl.constexpr(32)
 _HIGHEST = tl.constexpr(150.0)
 """The largest exponent of 2 at the origin: its multiples of log 2 stay exact."""
 
+_LARGE = tl.constexpr(1e6)
+"""|pivot| over T up to which float64 tells the student's maximum from it: beyond, by the logits."""
+
 _LEAST = tl.constexpr(1e-20)
 """Σ w φ(x), and Σ w, that weights too small to be told from 0 do not touch."""
 
@@ -167,7 +170,7 @@ def _sums_about(
 
 
 @triton.jit
-def _is_good(sums, far, rise, exponent):
+def _is_good(sums, far, rise, exponent, center, temperature):
     """Return whether sums about a guess are as accurate as a block's own."""
     # A pivot near to the mean: there roundings grow but little.
     weights = tl.where(sums.weights > 0, sums.weights, 1.0)
@@ -182,6 +185,7 @@ def _is_good(sums, far, rise, exponent):
     # All are masked, or all are alike.
     nothing = (sums.weights == 0) | ((sums.phi == 0) & (sums.weights >= _LEAST))
     sound = (far < _FAR) & (rise <= _RISE) & (tl.abs(exponent) <= _HIGHEST)
+    sound &= tl.abs(center.to(tl.float64)) <= _LARGE * temperature
     return sound & (central | ((far == 0) & nothing))
 
 
@@ -270,7 +274,7 @@ def quick_state(
             tl.where(good, sums.s_drift, new.s_drift),
             tl.where(good, sums.s_spread, new.s_spread),
         )
-        good |= _is_good(sums, far, rise, exponent)
+        good |= _is_good(sums, far, rise, exponent, center, temperature)
         begin = tl.where(tl.min(good.to(tl.int32)) > 0, end, first)
         # A better guess.
         move = temperature * (sums.drift / tl.where(sums.weights > 0, sums.weights, 1.0))

@@ -69,7 +69,8 @@ struct Divergence<ALPHA> : Risen<Divergence<ALPHA>> {
         Real rate = c.first, p = k.p();
         if ((k.own_alone() && rate < 0) || (k.other_alone() && c.second < 0))
             return {p, Real(nan_of())};
-        if (k.own == Real(-INFINITE) && c.second > 0) return {p, Real(0)};
+        if (k.own == Real(-INFINITE) && (c.second > 0 || k.other == Real(-INFINITE)))
+            return {p, Real(0)};
         Real scaled = p * c.power, step = k.step(), z = rate * step;
         if (absolute(z) < Real(NEAR))
             return {p, scaled * step * (Real(1) - z * phi_series(z))};

@@ -56,7 +56,9 @@ DEVICE bool gentle_state(const Tile& tile, Real t_max, Real beside, const Heat& 
         Real w_x = w[k] * x;
         return {w_x, w[k] * phi_wide(x), absolute(w_x)};
     });
-    if (!(largest_of_lanes(far) < GENTLE && sums.a > 0)) return false;
+    // From the pivot the student's maximum follows, if both have digits in common with it.
+    bool small = absolute(mean.high) < Real(1e6) * Real(heat.temperature);
+    if (!(largest_of_lanes(far) < GENTLE && sums.a > 0 && small)) return false;
     moments = over_lanes(moments);
     a.t_max = t_max;
     a.t_sum = sums.a;
