@@ -87,7 +87,8 @@ def optimised(
 
 def _loaded(name: str, arguments: int, code: bytes) -> Any:
     empty = llvm.parse_assembly("")
-    engine = llvm.create_mcjit_compiler(empty, _machine())
+    # One piece of memory holds code and constants, as the small code model needs.
+    engine = llvm.create_mcjit_compiler(empty, _machine(), use_lmm=True)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)
@@ -107,8 +108,11 @@ def _host() -> tuple[str, str]:
 def _machine() -> Any:
     """Return this machine, a new object each time, as an engine takes it over."""
     cpu, features = _host()
-    target = llvm.Target.from_triple(llvm.get_process_triple())
-    return target.create_target_machine(cpu=cpu, features=features, opt=2, jit=True)
+    triple = llvm.get_process_triple()
+    target = llvm.Target.from_triple(triple)
+    # x86's default for code in memory loads the address of each constant first: a fifth of time.
+    near = {"codemodel": "small", "reloc": "pic"} if triple.startswith("x86_64") else {}
+    return target.create_target_machine(cpu=cpu, features=features, opt=2, jit=True, **near)
 
 
 @contextmanager

@@ -92,6 +92,8 @@ class Divergence:
     """Whether it is +∞ where a class has p > 0 = q, and where one has p = 0 < q."""
     keeps: ClassVar[bool] = False
     """Whether a gradient is p·u less p times the mean, which the pass for the mean keeps."""
+    along: ClassVar[bool] = False
+    """Whether terms come with the student's rise about p = q."""
     reach: ClassVar[float] = 100.0
     """|log(p/q)| up to which a class counts in the mean of that, an anchor."""
     linear: ClassVar[bool] = False
@@ -102,10 +104,13 @@ class Divergence:
     """Whether terms have no slope at p = q, so that u has an anchor, and a pivot need not be so
     exact."""
 
-    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, Value]]:  # noqa: ARG002
-        """Return a function that returns p (e⁻ˣ − 1) and a class's share of the divergence."""
+    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:  # noqa: ARG002
+        """Return a function that returns p (e⁻ˣ − 1) and a class's share of the divergence.
 
-        def of(lane: Lane) -> tuple[Value, Value]:
+        Where ``along``, and the student's ``rise`` about p = q, which costs little beside these.
+        """
+
+        def of(lane: Lane) -> tuple[Value, ...]:
             fall = falling(lane)
             return fall, self.term(lane, fall)
 
@@ -153,10 +158,10 @@ class Jeffreys(Divergence):
     unbounded = (True, True)
     linear = True
 
-    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, Value]]:
+    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:
         w, r = (rows.vector(rows.number(index)) for index in range(2))
 
-        def of(lane: Lane) -> tuple[Value, Value]:
+        def of(lane: Lane) -> tuple[Value, ...]:
             fall, forward = _forward(lane)
             near = abs(lane.x) < NEAR
             back = select(near, lane.q * phi_near(-lane.x), (lane.p - lane.q) - lane.q_x)
@@ -198,7 +203,7 @@ class KullbackLeibler(Jeffreys):
     exact = True
     unbounded = (True, False)
 
-    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, Value]]:  # noqa: ARG002
+    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:  # noqa: ARG002
         return _forward
 
     def value(self, total: Value, y: Value) -> Value:
@@ -230,9 +235,10 @@ class Mixture(Divergence):
 
     name = "mixture"
     keeps = True
+    along = True
     reach = 8.0  # beyond it u is constant where p is, and a few classes do not carry the mean away
 
-    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, Value]]:
+    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:
         r"""Return a function of elements that are all ≥ 0.
 
         Of p and q the larger is the base, γ its share of M, and the other is base·e^(−ρ). With
@@ -244,8 +250,9 @@ class Mixture(Divergence):
         and gap(g) + gap(w) = φ(ρ) − w g: of the two the smaller is a series.
         """
         m, rest, of_p, of_q = (rows.vector(rows.number(index)) for index in range(4))
+        at_equal = self._at_equal(rows)
 
-        def of(lane: Lane) -> tuple[Value, Value]:
+        def of(lane: Lane) -> tuple[Value, ...]:
             p, q, x = lane.p, lane.q, lane.x
             tiny = format_of(x).tiny
             student = x < 0.0
@@ -259,7 +266,8 @@ class Mixture(Divergence):
             e, phi = select(near, a + 1.0, far), select(near, phi, a + rho)
             mixed = gamma + beta * e  # 1 + g
             g, product = beta * a, gamma * a
-            w = product / mixed
+            per = 1.0 / mixed
+            w = product * per
             # The gap of the smaller of γ and 1 − γ by a series, and from that the other.
             small = gamma < 0.5
             z = select(small, product, g) / select(small, mixed + mixed + product, g + 2.0)
@@ -269,9 +277,29 @@ class Mixture(Divergence):
             # Beyond the series nothing cancels.
             beyond, logarithm = small & (w <= -0.5), log_normal(mixed)
             gap_g = select(beyond, g - logarithm, gap_g)
+            gap_w = select(beyond, w + (rho + logarithm), gap_w)
             second = select(beyond, -e * (rho + logarithm) - product, product * w - e * gap_w)
             fall = base * a
-            return select(student, -fall, fall), base * (of_base * gap_g + of_other * second)
+            share = base * (of_base * gap_g + of_other * second)
+            # q/M − 1, and the gap of that.
+            less = g * per
+            own = select(student, -less, w), select(student, g * less - gap_g, gap_w)
+            return select(student, -fall, fall), share, at_equal(*own)
+
+        return of
+
+    def _at_equal(self, rows: Row) -> Callable[[Value, Value], Value]:
+        """Return a function of v less its value at p = q, of w = q/M − 1 and w − log(1 + w).
+
+        v is b·log(q/M) − c w; where w is large the former is w's gap less w, and w is not small
+        beside it.
+        """
+        m, rest, a, b = (rows.number(index) for index in range(4))
+        k = a * (rest / m)
+        whole, of_gap, of_w = map(rows.vector, (b * m + rest * k, b, rest * (k - b)))
+
+        def of(w: Value, gap: Value) -> Value:
+            return select(w < 1.0, whole * w - of_gap * gap, of_gap * (w - gap) + of_w * w)
 
         return of
 
@@ -337,6 +365,10 @@ class JensenShannon(Mixture):
     """A mixture whose a is m and b is 1 − m: of u only the logarithm is left."""
 
     name = "JS"
+
+    def _at_equal(self, rows: Row) -> Callable[[Value, Value], Value]:
+        of_q = rows.vector(rows.number(3))
+        return lambda w, gap: of_q * (w - gap)
 
     def _combined(
         self, rows: Row, a: Value, k: Value, theta: Value, left: Value
@@ -406,6 +438,7 @@ class Alpha(Divergence):
     name = "alpha"
     unbounded = (True, False)
     keeps = True
+    along = True
     squares = True
 
     def counted(self, rows: Row, index: int, flag: Value) -> Value:
@@ -452,20 +485,22 @@ class Alpha(Divergence):
 
         return of
 
-    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, Value]]:
+    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:
         alpha, kappa, scale = (rows.number(index) for index in range(3))
         widest = rows.vector(1.0 / at_least(abs(kappa), 1.0))
         factor, per, k = map(rows.vector, (scale / alpha, 1.0 / kappa, kappa))
         mass = self.mass(rows)
 
-        def of(lane: Lane) -> tuple[Value, Value]:
-            p, x = lane.p, lane.x
+        def of(lane: Lane) -> tuple[Value, ...]:
+            p, x, power = lane.p, lane.x, mass(lane)
             z, fall, p_x = x * k, falling(lane), lane.p * x
             ratio = phi_ratio(z)
             near = p_x * x * (phi_ratio(x) - k * ratio)
             # (m − p)/κ, also where κ is small.
-            less = select(abs(z) < NEAR, p_x * (z * ratio - 1.0), (mass(lane) - p) * per)
-            return fall, factor * select(abs(x) < widest, near, fall - less)
+            less = select(abs(z) < NEAR, p_x * (z * ratio - 1.0), (power - p) * per)
+            term = select(abs(x) < widest, near, fall - less)
+            own = select(abs(x) < NEAR, fall - k * less, lane.q - power)
+            return fall, factor * term, factor * own
 
         return of
 
@@ -495,6 +530,7 @@ class Hellinger(Alpha):
     """α = ½: powers are products of roots."""
 
     name = "Hellinger"
+    along = False
     unbounded = (False, False)
 
     def mass(self, rows: Row) -> Callable[[Lane], Value]:
@@ -508,10 +544,10 @@ class Hellinger(Alpha):
 
         return of
 
-    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, Value]]:
+    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:
         factor = rows.vector(rows.number(2) * 2.0)
 
-        def of(lane: Lane) -> tuple[Value, Value]:
+        def of(lane: Lane) -> tuple[Value, ...]:
             z = abs(lane.x) * 0.5
             base = select(lane.x < 0.0, lane.q, lane.p)
             less, apart = z * (1.0 - z * phi_ratio(z)), lane.p.sqrt() - lane.q.sqrt()
