@@ -68,6 +68,10 @@ CLOSE: Final = 0.5
 INSIDE: Final = 0.55
 """Share of the spread within which the teacher's maximum lies in the bulk."""
 
+REACH: Final = 8.0
+"""|x| up to which a class counts in the mean that an anchor is: beyond it slopes of mixtures are as
+good as constant."""
+
 DEEP: Final = 69.0
 """Beyond it e^(−r) for p/q would soon underflow in float32."""
 

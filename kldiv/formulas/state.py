@@ -39,7 +39,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from kldiv.formulas.numbers import CLOSE, EIGHTH, FAR, FEW, INSIDE, NEAR
+from kldiv.formulas.numbers import CLOSE, EIGHTH, FAR, FEW, INSIDE, NEAR, REACH
 from kldiv.formulas.special import (
     add,
     difference,
@@ -195,9 +195,11 @@ def block_state(
     else:
         there = xp.max(xp.where(t == t_max, eighths(xp, s), -xp.inf), axis=axis, keepdims=True)
         first = two_difference(EIGHTH * t_top, there)
-    steps = _quickly(d, first)
-    drift, beside = total(xp, over(w * steps, unit), axis), _beside(xp, w, over(steps, unit), axis)
-    mean = add(*first, unit * (drift / xp.where(t_sum > 0, t_sum, 1.0)))
+    steps, divisor = _quickly(d, first), xp.where(t_sum > 0, t_sum, 1.0)
+    drift = total(xp, over(w * steps, unit), axis)
+    # In the bulk, from where no far class carries it away.
+    middle = total(xp, w * xp.clip(over(steps, unit), -REACH, REACH), axis) / divisor
+    mean = add(*first, unit * (drift / divisor))
     w_x = over(w * _quickly(d, mean), unit)
     residual, spread = total(xp, w_x, axis), total(xp, abs(w_x), axis)
 
@@ -210,13 +212,10 @@ def block_state(
     steps = difference(*d, *pivot)
     # w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
     mass = v * xp.where(both, _exp_sum(xp, s_top, t_top, pivot, unit), 0.0)
-    y, phi, moment = _sums(xp, steps, w, mass, unit, axis)
+    y, phi = _sums(xp, steps, w, mass, unit, axis)
 
-    # Unless a far class of hardly a weight, which makes the moments what it alone is, has carried
-    # the pivot out of the bulk.
-    carried = _beside(xp, w, over(steps, unit), axis) > 4.0 * beside
-    nearer = (abs(moment) < abs(drift)) & ~carried
-    anchor, drift = _choose(xp, nearer, pivot, first), xp.where(nearer, moment, drift)
+    anchor = add(*first, unit * middle)
+    drift = total(xp, over(w * difference(*d, *anchor), unit), axis)
     astray = abs(drift) > spread
     anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
     anchor = _choose(xp, t_sum > 0, anchor, (0.0, 0.0))
@@ -296,15 +295,10 @@ def _quickly(d: DoubleWord, c: DoubleWord) -> Array:
     return (d[0] - c[0]) + (d[1] - c[1])
 
 
-def _beside(xp: Namespace, w: Array, x: Array, axis: int) -> Array:
-    """Return Σ w |x|, |x| up to `NEAR`: how far the bulk is from the point where x is 0."""
-    return total(xp, w * xp.clip(abs(x), 0.0, NEAR), axis)
-
-
 def _sums(
     xp: Namespace, steps: Array, w: Array, mass: Array, unit: Temperature, axis: int
-) -> tuple[Array, Array, Array]:
-    """Return Σ w (e⁻ˣ − 1), Σ w φ(x) and Σ w x, where ``steps`` are d − c and ``mass`` w·e⁻ˣ."""
+) -> tuple[Array, Array]:
+    """Return Σ w (e⁻ˣ − 1) and Σ w φ(x), where ``steps`` are d − c and ``mass`` w·e⁻ˣ."""
     x = tempered(xp, steps, unit)
     near = xp.clip(x, -NEAR, NEAR)
     w_near, w_x = w * near, over(w * steps, unit)  # finite where x is not
@@ -312,7 +306,7 @@ def _sums(
     # w·φ(x) within NEAR; less w·near it is w·(e⁻ˣ − 1) everywhere.
     term = xp.where(inside, w * phi_near(xp, near), apart + w_near)
     phi = xp.where(inside, term, apart + w_x)
-    return total(xp, term - w_near, axis), total(xp, phi, axis), total(xp, w_x, axis)
+    return total(xp, term - w_near, axis), total(xp, phi, axis)
 
 
 def sum_of_weights(xp: Namespace, w: Array, top: Array, axis: int) -> Array:

@@ -19,6 +19,7 @@ from logit_families import assert_right
 from reference import losses, truth
 
 import kldiv
+from kldiv.divergences import Jeffreys
 from kldiv.errors import BackendError, ConfigError
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
 from kldiv.kernels import Work
@@ -154,6 +155,21 @@ def test_blocks_far_below_the_largest_class(dtype, tops):
             other = other.reshape(len(tops), -1)  # noqa: PLW2901
             error = abs(each - other).sum(-1) / abs(other).sum(-1)
             assert (error < (1e-6 if dtype == "float32" else 4e-15)).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.3, 16.0])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_divergence_that_is_nearly_the_largest_number(dtype, temperature):
+    """A class that a number masks counts as its probability times that number."""
+    largest = float(np.finfo(dtype).max)
+    s, t = np.array([[0.5, -largest]], dtype), np.array([[0.0, 3.0]], dtype)
+    p = 1 / (1 + np.exp(-3.0 / temperature))
+    with kldiv.config_context(kernel="cpu"):
+        found = kldiv.kl_div_with_logits(s, t, temperature=temperature)
+        back = kldiv.f_div_with_logits(t, s, divergence=Jeffreys(0.25, 0.5), temperature=temperature)
+    wanted = p * (largest / temperature)
+    assert float(found) == pytest.approx(wanted, rel=4 * unit(dtype))
+    assert float(back) == pytest.approx(0.5 * wanted, rel=4 * unit(dtype))
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,8 @@ class Lane(NamedTuple):
     rise: Value
     """The same of ``step``."""
     inverse: Value
+    unit: float
+    """That of ``far``, of which ``inverse`` is the inverse times the temperature's."""
 
     @property
     def p_x(self) -> Value:
@@ -78,8 +80,10 @@ class Lane(NamedTuple):
         return self._product(self.q)
 
     def _product(self, p: Value) -> Value:
-        # Eight times p, as x is in eighths: the product of a small one does not underflow sooner.
-        return (p * 8.0) * self.far * (self.inverse * 0.125)
+        # p in that unit too: of eighths the product of a small one does not underflow sooner.
+        if self.unit == 1.0:
+            return p * self.far * self.inverse
+        return (p / self.unit) * self.far * (self.inverse * self.unit)
 
 
 class Divergence:
@@ -560,7 +564,7 @@ class Hellinger(Alpha):
 def exchanged(lane: Lane) -> Lane:
     """Return a class seen from the other side."""
     own = -lane.x, -lane.step, -lane.far, -lane.rise
-    return Lane(lane.raw_t, lane.raw_s, lane.q, lane.p, *own, lane.inverse)
+    return Lane(lane.raw_t, lane.raw_s, lane.q, lane.p, *own, lane.inverse, lane.unit)
 
 
 DIVERGENCES: Final = {

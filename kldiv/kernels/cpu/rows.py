@@ -771,7 +771,8 @@ class Segment:
                 far = about(d, d_low, pivot)
                 step = far if anchor is None else about(d, d_low, anchor)
                 x, about_anchor = (rows.finite(each * inverse) for each in (far, step))
-                return Lane(s, t, p, q, x, about_anchor, far, step, inverse)
+                unit = 1.0 if plain else 0.125
+                return Lane(s, t, p, q, x, about_anchor, far, step, inverse, unit)
 
             return lane
 
