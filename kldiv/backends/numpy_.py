@@ -62,8 +62,7 @@ def _missing(name: str) -> Any:
     return np.dtype(ml_dtypes.bfloat16)
 
 
-xp = Overlay(np, _missing)
-xp.astype = _astype
+xp = Overlay(np, _missing, astype=_astype)
 
 
 @cache

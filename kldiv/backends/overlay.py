@@ -1,4 +1,4 @@
-"""A namespace with the few names that a library's own lacks, such as a dtype."""
+"""A namespace with the few names that a library's own lacks, such as a dtype, or has slow."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
 
 class Overlay(ModuleType):
-    """The namespace of ``module``, with the names that it lacks from ``missing``."""
+    """The namespace of ``module``, with those that it lacks from ``missing``, and ``others``."""
 
-    def __init__(self, module: ModuleType, missing: Callable[[str], Any]) -> None:
+    def __init__(self, module: ModuleType, missing: Callable[[str], Any], **others: Any) -> None:
         super().__init__(module.__name__)
+        vars(self).update(others)
         self._module = module
         self._missing = missing
 

@@ -155,8 +155,10 @@ class Route:
             return None
         if plan is None or plan.technology.failure is not None:
             return None
-        least = max(1, plan.technology.small if self.kernel == "auto" else 1)
-        return plan.launch(work) if backend.size(arrays) >= least else None
+        size = backend.size(arrays)
+        if not size or (self.kernel == "auto" and size < plan.technology.small):
+            return None
+        return plan.launch(work)
 
     def _keep(self, key: Any, work: Work) -> Plan | None:
         if not self.backend.size(work.arrays):

@@ -132,10 +132,11 @@ def table(arrays: Sequence[Memory | None], *, whole_rows: bool = False) -> np.nd
     shape = first.shape
     there = [array for array in arrays if array is not None]
     size = math.prod(shape)
-    if size > 1 and all([array.shape == shape and _is_packed(array) for array in there]):
+    # Most arrays are of one shape without gaps: their axes merge without a look at each.
+    if size > 1 and all(array.shape == shape and _is_packed(array) for array in there):
         sizes = [size // shape[-1], shape[-1]] if whole_rows else [size]
         sizes = sizes[-1:] if sizes[0] == 1 else sizes
-        columns = [_packed((*sizes,), CODES[array.dtype][1]) for array in there]
+        columns = [[*_packed((*sizes,), CODES[array.dtype][1])] for array in there]
         return _filled(arrays, sizes, columns)
     columns = [_broadcast(array, shape) for array in there]
     if whole_rows:

@@ -28,7 +28,7 @@ from kldiv.kernels.spelling import spelled
 
 pytest.importorskip("llvmlite")
 
-from kldiv.kernels import threads
+from kldiv.kernels import layout, threads
 
 FLOATS = ["float32", "float64"]
 LOSSES = [kldiv.kl_div, kldiv.kl_div_with_logits, kldiv.js_div_with_logits]
@@ -450,3 +450,13 @@ def test_a_difference_near_the_end_of_the_dtype_is_not_cut(dtype):
     with kldiv.config_context(kernel="cpu"):
         found = kldiv.kl_div_with_logits(s, t)
     np.testing.assert_allclose(found, end / (1 + np.e), rtol=1e-6)
+
+
+@pytest.mark.parametrize("whole_rows", [False, True])
+@pytest.mark.parametrize("shape", [(2,), (1, 5), (5, 1), (3, 4), (2, 3, 4), (2, 1, 4), (1, 1, 6)])
+def test_arrays_without_gaps_are_laid_out_as_others(shape, whole_rows, monkeypatch):
+    arrays = [np.ones(shape, dtype) for dtype in ("float32", "float64", "bool")]
+    places = [*map(layout.memory, arrays), None]
+    found = layout.table(places, whole_rows=whole_rows)
+    monkeypatch.setattr(layout, "_is_packed", lambda _: False)
+    assert found.tolist() == layout.table(places, whole_rows=whole_rows).tolist()
