@@ -244,6 +244,13 @@ def test_options_reach_every_command_that_reads(run, command):
     assert status == 0
 
 
+def test_diagnose_says_what_it_took_files_for(run, command):
+    run(LETTERS)
+    out = command("diagnose", "p.csv", "q.csv")[1]
+    assert out.count("taken as counts") == 2
+    assert "log-probabilities" not in out
+
+
 def test_standard_input_and_pipes(run, compare, tmp_path, monkeypatch, command):
     run(LETTERS)
 
