@@ -414,7 +414,12 @@ EVERY: Final[Mapping[str, Target]] = TARGETS | {
         ways=(_read_index,),
     ),
     "zst": Target(lambda: [_zstd(b"letter,count\na,8\nb,1.5")], _make_zstd, suffix=".csv.zst"),
-    "xz": Target(lambda: [lzma.compress(b"letter,count\na,8\nb,1.5")], _make_xz, suffix=".csv.xz"),
+    "xz": Target(
+        lambda: [lzma.compress(b"letter,count\na,8\nb,1.5")],
+        _make_xz,
+        suffix=".csv.xz",
+        unpacking=130 << 20,
+    ),
     "bz2": Target(
         lambda: [bz2.compress(b"letter,count\na,8\nb,1.5")], _make_bz2, suffix=".csv.bz2"
     ),
