@@ -80,12 +80,12 @@ def pairwise(
 
     Notes
     -----
-    On the CPU, NumPy's arrays and PyTorch's tensors are computed by a kernel (``kldiv[cpu]``), which
-    takes each pair's terms as they stand. Without it, and of ``alpha`` and ``renyi`` up to order 2,
-    products of matrices compute ``kl``, ``jeffreys``, ``hellinger`` and ``chi2``, about a row r
-    between all, :math:`D(p\|q) = D(p\|r) + D(r\|q) - \sum (p - r) \log(q/r)`: the pairs that are
-    too much alike for it to be exact are computed term by term. The library that multiplies
-    matrices may round the last digit in another way with other numbers of threads.
+    On the CPU, NumPy's arrays and PyTorch's tensors are computed by a kernel (``kldiv[cpu]``),
+    which takes each pair's terms as they stand. Without it, and of ``alpha`` and ``renyi`` up to
+    order 2, products of matrices compute all but ``js``, ``skew`` and ``tv``, about a row r between
+    all others: :math:`D(p\|q) = D(p\|r) + D(r\|q) - \sum (p - r) \log(q/r)`. Pairs too much alike
+    for that to be exact are computed term by term. A library that multiplies matrices by several
+    threads may round the last digit in another way with another number of them.
 
     Examples
     --------

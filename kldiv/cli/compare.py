@@ -32,11 +32,11 @@ EPILOG = (
     """\b
 FILES
   .npy, .npz, .csv, .tsv, .txt, .json, .jsonl, .parquet, .arrow, .feather,
-  .xlsx, .h5, .safetensors, .pt, text packed as .gz or .zst, Zarr stores, and
-  folders or patterns ("run/*.npy") of .npy or .safetensors shards in the
-  natural order of their names, one behind the other along --shard-axis. - is
-  standard input, and pipes like <(command) are read too. file::key picks an
-  array, tensor, column or sheet.
+  .xlsx, .h5, .safetensors, .pt, text packed as .gz, .bz2, .xz or .zst,
+  Zarr stores, and folders or patterns ("run/*.npy") of .npy or .safetensors
+  shards in the natural order of their names, one behind the other along
+  --shard-axis. - is standard input, and pipes like <(command) are read too.
+  file::key picks an array, tensor, column or sheet.
   A table with one column of numbers is one distribution, a text column next to
   it its labels; several columns of numbers are a row per distribution. Columns
   low and high are the edges of bins: histograms of other bins are refused, or
@@ -362,6 +362,7 @@ def _check_sums(found: Comparison) -> None:
             verb = "not sum to 1 but to as much as" if found.shape else "sums to"
             mend = "" if side.form == "probs" else "--from logits takes them as scores; "
             tail = "" if found.shape else ", not to 1"
+            mend += "file::column takes one column alone; " if len(found.shape) == 1 else ""
             raise InputError(
                 f"{rows} {verb} {side.furthest:.6g}{tail}. --normalize divides each distribution by"
                 f" its sum; {mend}--generalized takes the numbers as they are, in the generalised"

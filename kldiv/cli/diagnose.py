@@ -10,6 +10,8 @@ from kldiv.cli.suggestions import Choice
 from kldiv.cli.tables import reading_of, table_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv.diagnosis import Diagnosis
     from kldiv.readers import Table
 
@@ -74,16 +76,17 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     log_target = form in {"log-probs", "logits"}
     if form == "auto" and (target < 0).any() and not (source < 0).any():
         form = "kl_div"  # swapped, as diagnose sees
+    taken = ["", ""]
     with np.errstate(all="ignore"):
         if form != "kl_div":
-            target = _prepared(target, form, options["axis"], log=log_target)
-            source = _prepared(source, form, options["axis"], log=True)
+            target, taken[0] = _prepared(target, form, options["axis"], log=log_target)
+            source, taken[1] = _prepared(source, form, options["axis"], log=True)
     found = kldiv.diagnose(source, target, axis=options["axis"], log_target=log_target)
     if options["as_json"]:
         names = {name: options[name] for name in ("p", "q")}
         click.echo(json.dumps({**names, **found.to_dict()}, indent=2))
     else:
-        _show(found, *tables)
+        _show(found, tables, taken)
     if options["strict"] and found:
         ctx.exit(1)
 
@@ -100,35 +103,42 @@ def _check_labels(p: Table, q: Table) -> None:
         )
 
 
-def _prepared(array: Any, form: str, axis: int, *, log: bool) -> Any:
-    """Return the content of a file as probabilities, or as their logarithms."""
+def _prepared(array: Any, form: str, axis: int, *, log: bool) -> tuple[Any, str]:
+    """Return probabilities, or their logarithms, and the numbers of the file they were made of."""
     import numpy as np  # noqa: PLC0415 - see above
 
     if form == "logits":
         top = array.max(axis=axis, keepdims=True)
-        return array - top - np.log(np.exp(array - top).sum(axis=axis, keepdims=True))
+        return array - top - np.log(np.exp(array - top).sum(axis=axis, keepdims=True)), "logits"
     if form == "log-probs":
-        return array
+        return array, ""
     if form == "auto":
         if (array < 0).any():
-            return array  # as it stands: diagnose says what it reads as
+            return array, ""  # as it stands: diagnose says what it reads as
         whole = not (array != np.rint(array)).any()  # where NaN is no argument
         sums = array.sum(axis=axis)
         form = "counts" if whole and not (abs(sums - 1) < 1e-6).all() else "probs"
     if form == "counts":
         array = array / array.sum(axis=axis, keepdims=True)
-    return np.log(array) if log else array
+    taken = "counts" if form == "counts" else "probabilities" if log else ""
+    return (np.log(array) if log else array), taken
 
 
-def _show(found: Diagnosis, p: Table, q: Table) -> None:
+def _show(found: Diagnosis, tables: Sequence[Table], taken: Sequence[str]) -> None:
     from rich.text import Text  # noqa: PLC0415 - see above
 
     from kldiv.cli.render import Page, source  # noqa: PLC0415
 
     page = Page()
     rows: list[list[str | Text]] = [
-        [Text(role, style="bold"), source(table), Text(f"reads as {kind}", style="dim")]
-        for role, table, kind in (("target", p, found.target), ("input", q, found.input))
+        [
+            Text(role, style="bold"),
+            source(table),
+            Text(f"taken as {made}" if made else f"reads as {kind}", style="dim"),
+        ]
+        for role, table, kind, made in zip(
+            ("target", "input"), tables, (found.target, found.input), taken, strict=True
+        )
     ]
     page.table(rows, "<<<")
     if not found:

@@ -141,7 +141,7 @@ def read(
         A dataset, by h5py (extra ``files``); none that lies in other files or needs a plugin.
     ``.pt``, ``.pth``
         Tensors, by torch's loader of weights, which runs no code of the file.
-    ``.gz``, ``.zst``
+    ``.gz``, ``.bz2``, ``.xz``, ``.zst``
         Packed text (``table.csv.gz``), within the budget; ``.zst`` by zstandard (extra ``files``).
     base files of llama.cpp
         The file of ``llama-perplexity --kl-divergence-base``, under any name: log-probabilities of
@@ -451,6 +451,8 @@ def _read(source: Source) -> Table:
         return read_index(source)
     found = _FORMATS.get(source.kind)
     if found is None:
+        if source.kind == ".zip":
+            raise source.error("an archive. Unpack it first, and name a file of it")
         text = f"no reader for {source.kind!r}; there is one for {', '.join(_FORMATS)}, and for"
         raise source.error(
             f"{text} text packed as {', '.join(PACKED)}. Save a table as .csv or .xlsx, an array as"

@@ -169,7 +169,8 @@ def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
         if pa.types.is_nested(schema.field(i).type):
             if source.key == names[i]:
                 return _lists(source, names[i], [batch.column(i) for batch in batches])
-            check_nested(source, names[i])
+            kind = schema.field(i).type
+            check_nested(source, names[i], lists=not pa.types.is_struct(kind))
     numeric = [
         pa.types.is_integer(t)
         or pa.types.is_floating(t)

@@ -32,6 +32,7 @@ _SAMPLE_ROWS: Final = 1000  # that decide which columns are text,
 _SAMPLE_CELLS: Final = 1 << 20  # but fewer rows where they are long
 _DECIMALS: Final = 1000  # prices have two, what a program computed has more than these three
 _INDEX: Final = frozenset({"", "index", "level_0", "unnamed: 0", "id", "idx", "row", "nr", "no"})
+_KEYS: Final = _INDEX | {"key", "code", "number", "num", "rank", "year", "age", "zip", "plz"}
 _EDGES: Final = (
     *(("low", "high"), ("lower", "upper"), ("left", "right"), ("from", "to")),
     *(("min", "max"), ("start", "end"), ("start", "stop"), ("begin", "end")),
@@ -87,9 +88,14 @@ def of_values(names: list[str], rows: list[Any], *, place: str) -> Records:
     return Records(names, lambda: iter([block]), place=place, typed=typed, decimal=decimal)
 
 
-def check_nested(source: Source, name: str) -> None:
-    """Refuse a column of lists, unless another one was asked for."""
+def check_nested(source: Source, name: str, *, lists: bool = True) -> None:
+    """Refuse a column of lists or records, unless another one was asked for."""
     if source.key is None and source.reading.values is None:
+        if not lists:
+            raise source.error(
+                f"column {name!r} holds a record in every cell. Write its fields as columns, or"
+                " name the column of values: values='column'"
+            )
         raise source.error(
             f"column {name!r} holds a list in every cell: {source.path}::{name} takes these as"
             " rows, values='column' another column"
@@ -312,7 +318,10 @@ class _Tabulation:
             if edges is not None:
                 return labels or [*named], edges, set(named)
         if labels is not None:
-            return labels, None, self._row_numbers(columns, labels, own) if whole else set()
+            dropped = self._row_numbers(columns, labels, own) if whole else set[int]()
+            if whole and not star:
+                self._check_keys([i for i in columns if i not in dropped], at)
+            return labels, None, dropped
         if star or len(self.names) < 2 or len(own) < 2:
             return [], None, set()
         if not whole:
@@ -329,6 +338,12 @@ class _Tabulation:
         if labels is None or len(labels) != 2 or not set(labels) <= at.keys():
             return None
         return _bins(at[labels[0]], at[labels[1]])
+
+    def _check_keys(self, columns: list[int], at: dict[int, Numbers]) -> None:
+        """Ask where a column beside the labels looks like numbers of the rows, not of a class."""
+        for n, i in enumerate(columns):
+            if len(columns) > 1 and _is_key(self.names[i], at[i]):
+                self._ask(columns, n)
 
     def _ask(self, columns: list[int], n: int) -> None:
         label, other = self.names[columns[n]], self.names[columns[1 - n if n else 1]]
@@ -498,6 +513,15 @@ def _like_labels(numbers: Numbers) -> bool:
         scaled = numbers * _DECIMALS
         off = np.abs(scaled - np.rint(scaled))
         return bool(np.all(off <= 1e-6 * np.maximum(np.abs(scaled), 1)))
+
+
+def _is_key(name: str, numbers: Numbers) -> bool:
+    """Return whether whole numbers, all different, have a key's name or grow by equal steps."""
+    if not (_like_labels(numbers) and np.array_equal(numbers, np.rint(numbers))):
+        return False
+    steps = np.diff(numbers)
+    even = len(steps) > 2 and steps[0] > 0 and bool(np.all(steps == steps[0]))
+    return even or (len(numbers) > 1 and name.strip().lower() in _KEYS)
 
 
 def _count(numbers: list[Any]) -> bool:

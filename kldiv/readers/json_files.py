@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from kldiv.readers.cells import check_nested, of_values, tabulate
-from kldiv.readers.sources import FLOOR, Source, choose, parsing
+from kldiv.readers.sources import FLOOR, SHOWN, Source, choose, parsing
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _KIND: Final = "JSON file of numbers, rows or records"
 
@@ -103,7 +103,15 @@ def _of_columns(source: Source, columns: dict[str, dict[str, Any]]) -> Table:
         name = choose(source, columns, "members")
         columns = {name: columns[name]}
     rows = [[label, *(each.get(label) for each in columns.values())] for label in labels]
-    return _records(source, ["", *columns], rows)
+    numbered = [str(i) for i in range(len(labels))] == labels  # as pandas writes a data frame
+    notes = []
+    if len(columns) > 1 and not numbered:
+        shown = ", ".join(map(repr, labels[:SHOWN]))
+        notes.append(
+            f"the members of {source.path} are columns, and each of {shown} a row; axis=0 compares"
+            " member with member"
+        )
+    return _records(source, ["", *columns], rows, notes)
 
 
 def _array(source: Source, found: Any, name: str | None) -> Table:
@@ -139,11 +147,12 @@ def _filled(found: Any, number: float) -> Any:
     return number if found is None else found
 
 
-def _records(source: Source, names: list[str], rows: list[Any]) -> Table:
+def _records(source: Source, names: list[str], rows: list[Any], notes: Sequence[str] = ()) -> Table:
     for i, name in enumerate(names):
         column = [row[i] for row in rows]
         if any(isinstance(each, list | dict) for each in column):
             if source.key == name:
                 return _array(source, column, name)
-            check_nested(source, name)
-    return tabulate(source, of_values(names, rows, place="record"))
+            check_nested(source, name, lists=not any(isinstance(each, dict) for each in column))
+    records = of_values(names, rows, place="record")
+    return tabulate(source, replace(records, notes=[*notes]))

@@ -12,7 +12,12 @@ from kldiv.readers.sources import FLOOR, Source, needs, parsing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PACKED: Final = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
+PACKED: Final = {
+    ".gz": b"\x1f\x8b",
+    ".zst": b"\x28\xb5\x2f\xfd",
+    ".bz2": b"BZh",
+    ".xz": b"\xfd7zX",
+}
 """Suffixes of packed text, and the first bytes of such a file."""
 
 TEXT: Final = {".csv", ".tsv", ".txt", ".dat", ".json", ".jsonl", ".ndjson"}
@@ -33,9 +38,11 @@ _ALIEN: Final = (
     (b"<!doctype html", "a web page"),
     (b"<html", "a web page"),
     (b"sqlite format 3", "an SQLite database"),
+    (b"version https://git-lfs", "a pointer of Git LFS: git lfs pull fetches the file"),
 )
 """What is no text, and how it starts, in lower case where that is a word."""
 _PART: Final = 1 << 20  # bytes of text
+_XZ_MEMORY: Final = 130 << 20
 _FEW: Final = 1 << 10  # bytes of a .zst, each of which may stand for many thousand
 
 
@@ -93,7 +100,35 @@ def _zstd(source: Source) -> Iterator[bytes]:
         raise source.error("ends in the middle. Copy it again")
 
 
-_PARTS: Final = {".gz": _gzip, ".zst": _zstd}
+def _bzip2(source: Source) -> Iterator[bytes]:
+    import bz2  # noqa: PLC0415 - only where one is read
+
+    source.file.seek(0)
+    with bz2.BZ2File(source.file) as stream:
+        while part := stream.read(_PART):
+            yield part
+
+
+def _xz(source: Source) -> Iterator[bytes]:
+    import lzma  # noqa: PLC0415 - only where one is read
+
+    # A dictionary beyond 128 MiB would be memory that the file asks for.
+    source.file.seek(0)
+    packer = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+    while True:
+        part = source.file.read(_PART) if packer.needs_input else b""
+        if packer.needs_input and not part:
+            raise source.error("ends in the middle. Copy it again")
+        yield packer.decompress(part, _PART)
+        if packer.eof:  # there may be another stream behind this one
+            source.file.seek(-len(packer.unused_data), 1)
+            if not source.file.read(1):
+                return
+            source.file.seek(-1, 1)
+            packer = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+
+
+_PARTS: Final = {".gz": _gzip, ".zst": _zstd, ".bz2": _bzip2, ".xz": _xz}
 
 
 def check_text(source: Source) -> None:

@@ -140,11 +140,14 @@ def _respelled(p: tuple[str, ...], q: tuple[str, ...]) -> tuple[str, ...]:
 def _check_spelling(p: tuple[str, ...], q: tuple[str, ...], found: NDArray[np.intp]) -> None:
     """Ask whether labels of one side alone, which differ in their letters' form, are the same."""
     added = np.flatnonzero(found < 0)
-    if not len(added):
-        return
     alone = np.ones(len(p), bool)
     alone[found[found >= 0]] = False
-    known = {folded(p[i]): p[i] for i in np.flatnonzero(alone)}
+    lost = np.flatnonzero(alone)
+    _check_blanks("P", p, lost)
+    _check_blanks("Q", q, added)
+    if not len(added):
+        return
+    known = {folded(p[i]): p[i] for i in lost}
     for label in (q[i] for i in added):
         if folded(label) in known:
             raise InputError(
@@ -152,6 +155,20 @@ def _check_spelling(p: tuple[str, ...], q: tuple[str, ...], found: NDArray[np.in
                 " form or the spelling of a number alone: fold=True matches such labels,"
                 " fold=False keeps them apart"
             )
+
+
+def _check_blanks(name: str, labels: tuple[str, ...], alone: NDArray[np.intp]) -> None:
+    """Ask whether a label that one side alone has is another label of that side, and a blank."""
+    spare = [(label, label.strip()) for label in (labels[i] for i in alone)]
+    spare = [(label, bare) for label, bare in spare if label != bare]
+    if spare:
+        known = set(labels)
+        for label, bare in spare:
+            if bare in known:
+                raise InputError(
+                    f"{name} has {bare!r} and {label!r}, which differ by blanks alone, and the"
+                    " other side lacks the latter: make them one, or fold=False keeps them apart"
+                )
 
 
 def _by_folded(name: str, labels: tuple[str, ...]) -> dict[str, str]:

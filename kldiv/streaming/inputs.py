@@ -19,7 +19,32 @@ if TYPE_CHECKING:
     from kldiv.streaming._types import Names
     from kldiv.streaming.options import Options
 
-_TOTAL: Final = {"total", "totals", "sum", "all", "grand total", "gesamt", "summe", "insgesamt"}
+_TOTAL: Final = {
+    *(
+        "",
+        "total",
+        "totals",
+        "sum",
+        "all",
+        "overall",
+        "grand total",
+        "gesamt",
+        "summe",
+        "insgesamt",
+    ),
+    *(
+        "somme",
+        "total général",
+        "total general",
+        "suma",
+        "soma",
+        "totale",
+        "totaal",
+        "итого",
+        "合计",
+    ),
+}
+"""Names of a class that may be the sum of all others."""
 _MANY: Final = 1 << 16  # classes, among which nobody looks for a total
 _ROUNDED: Final = 1e-3  # of a total, by rounding of what it sums
 
@@ -199,7 +224,7 @@ def _check_total(name: str, table: Table) -> None:
     others = array.sum(axis=-1, dtype=float) - total
     if np.all(np.abs(others - total) <= _ROUNDED * np.abs(total)) and total.any():
         mend = "take it out"
-        if array.ndim == 1:
+        if array.ndim == 1 and labels[place]:
             mend += f", of a text file by comment={labels[place]!r}"
         raise InputError(
             f"{name}'s class {labels[place]!r} is the sum of all others, which it would count"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import math
 
 import numpy as np
@@ -242,6 +244,13 @@ def test_options_reach_every_command_that_reads(run, command):
     assert status == 0
 
 
+def test_diagnose_says_what_it_took_files_for(run, command):
+    run(LETTERS)
+    out = command("diagnose", "p.csv", "q.csv")[1]
+    assert out.count("taken as counts") == 2
+    assert "log-probabilities" not in out
+
+
 def test_standard_input_and_pipes(run, compare, tmp_path, monkeypatch, command):
     run(LETTERS)
 
@@ -384,6 +393,8 @@ def swapped(p, q):
         (('"Sales"\n\nl,n\na,5\nb,3\n', AB), ("--comment", "Sales"), "{}.csv", 0.0),
         (("l,n\né,5\n".encode("latin-1"), "l,n\né,4\n"), ("--encoding", "latin-1"), "{}.csv", 0.0),
         (("l,n\n\u200ba,5\nb,3\n", AB), ("--align", "--fold"), "{}.csv", 0.0),
+        ((bz2.compress(AB.encode()),) * 2, (), "{}.csv.bz2", 0.0),
+        ((lzma.compress(AB.encode()),) * 2, (), "{}.csv.xz", 0.0),
         ((",2023\na,5\nb,3\n",) * 2, (), "{}.csv", 0.0),
     ],
 )
@@ -395,6 +406,14 @@ def test_a_file_that_a_stranger_has(compare, texts, options, name, expected):
     ("text", "options", "name", "said"),
     [
         ("l,n\na,5\nb,6\nTotal,11\n", (), "{}.csv", "--comment Total. It stays where --labels"),
+        ("l,n\na,5\nb,6\n,11\n", (), "{}.csv", "P's class '' is the sum of all others"),
+        ("l,n\na,5\nb,6\nSumme,11\n", (), "{}.csv", "--comment Summe"),
+        ("id,l,n\n101,a,5\n102,b,6\n", (), "{}.csv", "'id' may be labels"),
+        ("l,code,n\na,7,5\nb,3,6\n", (), "{}.csv", "'code' may be labels"),
+        ("l,x,n\na,3,5\nb,6,6\nc,9,8\nd,12,1\n", (), "{}.csv", "'x' may be labels"),
+        ("version https://git-lfs.github.com/spec/v1\n", (), "{}.csv", "git lfs pull"),
+        (b"PK", (), "{}.zip", "Unpack it first"),
+        ("l,n,m\na,50,3\nb,2,3\n", ("--from", "probs"), "{}.csv", "file::column takes one"),
         ("c,year,n\nA,2020,5\nA,2021,3\n", (), "{}.csv", "--labels c --labels year says labels"),
         ('w\tn\n"\t5\nthe\t9\n"\t2\n', (), "{}.tsv", "quotation mark in line 2"),
         ('l,n\n"a,5\nb,3\n', (), "{}.csv", "does not end"),
@@ -415,6 +434,22 @@ def test_a_file_that_is_asked_about(run, text, options, name, said):
     status, out, err = run((text, text), *options, name=name)
     assert (status, out) == (4, "")
     assert said in err
+
+
+def test_labels_that_differ_by_a_blank_in_one_file_are_asked_about(run, compare):
+    texts = "l,n\na,1\na ,2\nb,1\n", "l,n\na,1\nb,3\n"
+    for pair, name in ((texts, "P"), (texts[::-1], "Q")):
+        status, _, err = run(pair, "--align")
+        assert status == 4
+        assert f"{name} has 'a' and 'a ', which differ by blanks alone" in err
+    assert compare(texts, "--align", "--no-fold")["kl_pq"] == "inf"
+
+
+def test_members_of_json_are_columns_and_that_is_said(run):
+    text = json.dumps({"p": {"a": 1, "b": 3}, "q": {"a": 2, "b": 2}})
+    status, _, err = run((text, text), name="{}.json")
+    assert status == 0
+    assert "members of p.json are columns, and each of 'a', 'b' a row; --axis 0" in err
 
 
 def test_a_total_that_is_a_class_of_its_own_stays(compare):

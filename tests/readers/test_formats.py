@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -241,7 +243,12 @@ def test_tensors_without_unpickling(tmp_path, monkeypatch):
 
 def test_packed_text(tmp_path):
     zstandard = pytest.importorskip("zstandard")
-    packers = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
+    packers = {
+        ".gz": gzip.compress,
+        ".zst": zstandard.ZstdCompressor().compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+    }
     for suffix, packer in packers.items():
         path = tmp_path / f"p.csv{suffix}"
         path.write_bytes(packer(CSV))
@@ -254,6 +261,9 @@ def test_packed_text(tmp_path):
         refused(path)
         (tmp_path / f"p.npy{suffix}").write_bytes(packer(CSV))
         refused(tmp_path / f"p.npy{suffix}", "only text is read")
+    two = tmp_path / "p.csv.xz"
+    two.write_bytes(lzma.compress(CSV[:5]) + lzma.compress(CSV[5:]))
+    assert parts(two) == AB
     bomb = tmp_path / "p.csv.gz"
     bomb.write_bytes(gzip.compress(bytes(257 << 20), 1))
     refused(bomb, "unpacks to more than 268,435,456")

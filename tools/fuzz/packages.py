@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import json
+import lzma
 import math
 import zipfile
 from functools import cache
@@ -342,9 +344,20 @@ def _zstd(text: bytes) -> bytes:
 
 
 def _make_zstd(random: Random) -> bytes:
+    return _packed(_zstd, random)
+
+
+def _packed(pack: Callable[[bytes], bytes], random: Random) -> bytes:
     bomb = b"1\n" * (1 << 21) if random.random() < 0.02 else make_text(random, ",")
-    data = _zstd(bomb)
-    return _cut(random, data * random.choice((1, 1, 1, 2)))
+    return _cut(random, pack(bomb) * random.choice((1, 1, 1, 2)))
+
+
+def _make_xz(random: Random) -> bytes:
+    return _packed(lzma.compress, random)
+
+
+def _make_bz2(random: Random) -> bytes:
+    return _packed(bz2.compress, random)
 
 
 _FIRST: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"# x\n", b"\n\n", b"sep=;\n", b"")
@@ -401,6 +414,15 @@ EVERY: Final[Mapping[str, Target]] = TARGETS | {
         ways=(_read_index,),
     ),
     "zst": Target(lambda: [_zstd(b"letter,count\na,8\nb,1.5")], _make_zstd, suffix=".csv.zst"),
+    "xz": Target(
+        lambda: [lzma.compress(b"letter,count\na,8\nb,1.5")],
+        _make_xz,
+        suffix=".csv.xz",
+        unpacking=130 << 20,
+    ),
+    "bz2": Target(
+        lambda: [bz2.compress(b"letter,count\na,8\nb,1.5")], _make_bz2, suffix=".csv.bz2"
+    ),
     "messy": Target(
         _seeds("label;a\nx;0,5\ny;1,5", "low,high,a\n1,2,3\n2,4,5", "a\n1.234,5\n2 000"),
         _make_messy,
