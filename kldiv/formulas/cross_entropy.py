@@ -151,10 +151,10 @@ class CrossEntropyLoss(Composite, RowOperation):
             own = fused(entropy, arrays[1:])
             if own is None:
                 return None
-        found = fused(divergence, arrays, **wanted)
-        if found is None or own is None:
-            return found
-        return cast(xp, found[0] + own[0], self.result), found[1]
+        value, gradients = fused(divergence, arrays, **wanted) or (None, None)
+        if gradients is None:
+            return None
+        return None if own is None else cast(xp, value + own[0], self.result), gradients
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array

@@ -166,7 +166,9 @@ def test_a_divergence_that_is_nearly_the_largest_number(dtype, temperature):
     p = 1 / (1 + np.exp(-3.0 / temperature))
     with kldiv.config_context(kernel="cpu"):
         found = kldiv.kl_div_with_logits(s, t, temperature=temperature)
-        back = kldiv.f_div_with_logits(t, s, divergence=Jeffreys(0.25, 0.5), temperature=temperature)
+        back = kldiv.f_div_with_logits(
+            t, s, divergence=Jeffreys(0.25, 0.5), temperature=temperature
+        )
     wanted = p * (largest / temperature)
     assert float(found) == pytest.approx(wanted, rel=4 * unit(dtype))
     assert float(back) == pytest.approx(0.5 * wanted, rel=4 * unit(dtype))
