@@ -1,4 +1,4 @@
-"""α-divergences but Hellinger's: sums of powers p^α q^κ, by the formulas of `kldiv.formulas.powers`.
+"""α-divergences but Hellinger's, sums of p^α q^κ: the formulas of `kldiv.formulas.powers`.
 
 Seen from the own side p^α q^κ is own^other_rate·other^rate: the rates are κ and α for the teacher,
 α and κ for the student, whose numbers are exchanged. α ≥ ½, and κ = 1 − α may be negative: then the
