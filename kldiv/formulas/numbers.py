@@ -78,6 +78,9 @@ DEEP: Final = 69.0
 DEEPEST: Final = 1024.0
 """Farther below q p is 0: any finite number serves, and no weight makes it infinite."""
 
+FARTHEST: Final = 1e30
+"""log(p/q), or less, where one of them is 0: its products with other numbers are finite."""
+
 GONE: Final = -150.0
 """Logit less the maximum where q is as good as 0, and so is its share of a derivative in T."""
 

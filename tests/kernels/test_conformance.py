@@ -422,17 +422,25 @@ def test_a_row_that_the_largest_number_masks(technology, row, name):
             assert abs(gradient[0] - true).sum() <= 1e-6 * abs(true).sum()
 
 
+BESIDE = ("the other row", "the same row")
+
+
 @each(
-    "name",
-    ["KL", "JS"],
-    more=lambda technology: ["mixture", "TV", "chi2"] if technology.apart else [],
+    "masked name",
+    [(masked, name) for masked in BESIDE for name in ("KL", "JS")],
+    more=lambda technology: [
+        (masked, name)
+        for masked in BESIDE
+        for name in ("mixture", "Jeffreys", "TV", "Hellinger", "chi2")
+        if technology.apart
+    ],
 )
-def test_minus_infinity_beside_a_row_that_the_largest_number_masks(technology, name):
+def test_minus_infinity_beside_a_row_that_the_largest_number_masks(technology, masked, name):
     """What is −∞ has no probability there, what is as low as can be has its share."""
     s = np.linspace(-1, 1, 37, dtype=np.float32)[None]
     t = np.full_like(s, np.finfo(np.float32).min)
-    s[0, 3] = -np.inf
-    even = np.zeros_like(t)
+    (s if masked == "the other row" else t)[0, 3] = -np.inf
+    even = np.where(t > -np.inf, np.float32(0), t)
     for pair, alike in (((s, t), (s, even)), ((t, s), (even, s))):
         expected = of_definition(RECORDS[name], *(each[0] for each in alike))
         found = of_record(name, technology, *pair)

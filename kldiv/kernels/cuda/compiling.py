@@ -56,9 +56,7 @@ def joined(names: Sequence[str]) -> str:
 @cache
 def generated() -> str:
     """Return the source of the numbers: of all formulas, and the layout of a state and a row."""
-    fields, of_rows = (
-        ", ".join(names) for names in (numbers.FIELDS, numbers.ROW_FIELDS)
-    )
+    fields, of_rows = (", ".join(names) for names in (numbers.FIELDS, numbers.ROW_FIELDS))
     constants = [
         f"constexpr double {name} = {number!r};"
         for name, number in vars(numbers).items()

@@ -81,7 +81,7 @@ def elements(
     divergence: tl.constexpr,  # int, the divergence
 ):
     """Return the sum of the classes' terms, each of them ≥ 0."""
-    if divergence == JS or divergence == MIXTURE:  # noqa: PLR1714 - Triton's
+    if divergence == JS or divergence == MIXTURE:  # noqa: PLR1714, SIM109 - Triton's
         found = mixture_elements(t, s, a, offset, numbers, hot, wide)
     elif divergence == TOTAL_VARIATION:
         found = 0.5 * total(tl.abs(falling(t, s, a, offset, hot, wide)))
@@ -148,7 +148,7 @@ def rise(
 
     Of Jeffreys' u it is the part that is x, without its weight: NaN where that is infinite.
     """
-    if divergence == JS or divergence == MIXTURE:  # noqa: PLR1714 - Triton's
+    if divergence == JS or divergence == MIXTURE:  # noqa: PLR1714, SIM109 - Triton's
         p, u = mixture_rise(
             own, other, a, offset, numbers, temperature, hot, wide, divergence == JS
         )
@@ -196,9 +196,7 @@ def means(
         at = tl.where(x == 0, 0.5 * p, 0.0)
         first, second = total(tl.where(x < 0, p, at)), total(tl.where(x > 0, p, at))
     else:
-        _, found = rise(
-            own, other, a, offset, numbers, temperature, hot, half, wide, divergence
-        )
+        _, found = rise(own, other, a, offset, numbers, temperature, hot, half, wide, divergence)
         first = total(found)
     return first, second
 

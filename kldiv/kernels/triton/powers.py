@@ -1,4 +1,4 @@
-"""α-divergences but Hellinger's: sums of powers p^α q^κ, by the formulas of `kldiv.formulas.powers`.
+"""α-divergences but Hellinger's, sums of p^α q^κ: the formulas of `kldiv.formulas.powers`.
 
 Seen from the own side p^α q^κ is own^other_rate·other^rate: the rates are κ and α for the teacher,
 α and κ for the student, whose numbers are exchanged. α ≥ ½, and κ = 1 − α may be negative: then the
@@ -12,6 +12,7 @@ import triton.language as tl
 
 from kldiv.kernels.triton.elementary import NEAR, bounded, divide, exp, like, phi_ratio
 from kldiv.kernels.triton.state import (
+    FARTHEST,
     anchor_power,
     falling,
     finite,
@@ -21,9 +22,6 @@ from kldiv.kernels.triton.state import (
     probability,
     total,
 )
-
-_FAR = tl.constexpr(1e30)
-"""The largest size of a logarithm: its products with rates, and their sums, are finite."""
 
 _LEAST_32 = tl.constexpr(8 * 2.0**-126)
 _LEAST_64 = tl.constexpr(8 * 2.0**-1022)
@@ -35,7 +33,9 @@ def _logarithm(logits, top, mass, hot, wide: tl.constexpr):
     """Return the logarithm of probabilities without its constant, and that."""
     kind = tl.float64 if wide else tl.float32
     part = (finite(logits) - origin(top).to(kind)) * hot.inverse
-    return tl.where(part < -_FAR, like(part, -_FAR), part), tl.log(1.0 / mass)
+    least = like(part, -FARTHEST)
+    part = tl.where((part < least) | (logits == -float("inf")), least, part)
+    return part, tl.log(1.0 / mass)
 
 
 @triton.jit

@@ -31,6 +31,7 @@ _LN2_LOW = tl.constexpr(numbers.LN2_LOW)
 _LOG2_E = tl.constexpr(numbers.LOG2_E)
 _INSIDE = tl.constexpr(numbers.INSIDE)
 _CLOSE = tl.constexpr(numbers.CLOSE)
+FARTHEST = tl.constexpr(numbers.FARTHEST)
 _LOWEST_32 = tl.constexpr(-3.4028234663852886e38)
 _LOWEST_64 = tl.constexpr(-1.7976931348623157e308)
 
@@ -380,7 +381,8 @@ def block_state(t, s, temperature, hot, wide: tl.constexpr, both_anchors: tl.con
     step = steps(t, s, c, c_low)
     x = clipped(step * hot.inverse)
     near = bounded(x, like(x, NEAR))
-    w_near, inside = w * near, tl.abs(x) < NEAR
+    # Beside what is as low as can be x tells nothing of what is −∞: its weight does.
+    w_near, inside = w * near, (tl.abs(x) < NEAR) & (w > 0.0) & (v > 0.0)
     # w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
     scale = student_scale(s_max, t_max, pivot, pivot_low, temperature)
     mass = v * tl.where(both, scale, 0.0).to(x.dtype)
@@ -447,12 +449,21 @@ def probability(logits, top, mass, hot, wide: tl.constexpr):
 
 
 @triton.jit
+def _apart(own, other, c, c_low, hot):
+    """Return (d − c)/T, as far as can be where one of the two is −∞."""
+    x = apart(finite(own), finite(other), c, c_low, hot)
+    none = tl.where(other == -float("inf"), tl.zeros_like(x), like(x, -FARTHEST))
+    x = tl.where(other == -float("inf"), like(x, FARTHEST), x)
+    return tl.where(own == -float("inf"), none, x)
+
+
+@triton.jit
 def log_ratio(own, other, a, offset, hot, wide: tl.constexpr):
     """Return log(p/q), NaN in a row that is; ``own`` are the logits of p."""
     kind = tl.float64 if wide else tl.float32
     c, c_low, left = split(a.pivot, a.pivot_low, wide)
     behind = (offset - left * hot.inverse.to(tl.float64)).to(kind)
-    return apart(finite(own), finite(other), c, c_low, hot) + behind
+    return _apart(own, other, c, c_low, hot) + behind
 
 
 @triton.jit
@@ -470,7 +481,7 @@ def from_anchor(own, other, a, hot, wide: tl.constexpr):
     """Return log(p/q) less its value at the anchor."""
     kind = tl.float64 if wide else tl.float32
     b, b_low, left = split(a.anchor, a.anchor_low, wide)
-    step = apart(finite(own), finite(other), b, b_low, hot)
+    step = _apart(own, other, b, b_low, hot)
     return step - (left * hot.inverse.to(tl.float64)).to(kind)
 
 

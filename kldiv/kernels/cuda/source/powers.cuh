@@ -33,7 +33,7 @@ struct Divergence<ALPHA> : Risen<Divergence<ALPHA>> {
     // The logarithm of a weight, as low as that its products are finite.
     static DEVICE_MEMBER Real log_weight(Real logit, Real top, const Heat& heat) {
         Real part = (floored(logit) - top) * heat.inverse;
-        return part < Real(-1e30) ? Real(-1e30) : part;
+        return part < Real(-FARTHEST) || logit == Real(-INFINITE) ? Real(-FARTHEST) : part;
     }
     // By the larger of p and q, or by logarithms where that underflows.
     static DEVICE_MEMBER Real power(const Class& k, Real p, Real q, Real x) {

@@ -203,7 +203,7 @@ template <class F>
 DEVICE void for_each_class(const View& view, const F& function) {
     const char *s = view.base(STUDENT), *t = view.base(TEACHER);
     long long step = 32LL * view.team;
-#pragma unroll(DIVERGENCE || !SINGLE ? 1 : 4)
+#pragma unroll(DIVERGENCE || !SINGLE ? 1 : 2)
     for (long long k = view.first + 32LL * view.member + lane(); k < view.last; k += step)
         function(view.load<TYPE_S>(STUDENT, s, k), view.load<TYPE_T>(TEACHER, t, k),
                  view.row * view.job.classes + k);

@@ -20,8 +20,11 @@ DEVICE Real steps(Real t, Real s, Word<Real> c) {
     return clipped(difference(two_difference(floored(t), floored(s)), c));
 }
 
+// (d − c)/T, as far as can be where one of the two is −∞: the other may be as low as can be.
 DEVICE Real deviation(Real t, Real s, Word<Real> c, const Heat& heat) {
-    return clipped(steps(t, s, c) * heat.inverse);
+    Real x = clipped(steps(t, s, c) * heat.inverse);
+    x = s == Real(-INFINITE) ? Real(FARTHEST) : x;
+    return t == Real(-INFINITE) ? (s == Real(-INFINITE) ? Real(0) : Real(-FARTHEST)) : x;
 }
 
 // d − c right to u² of d: enough to find a pivot
@@ -51,7 +54,9 @@ DEVICE bool gentle_state(const Tile& tile, Real t_max, Real beside, const Heat& 
     Real far = 0;
     Three<Real> moments = summed<0, PER>([&](int k) -> Three<Real> {
         bool nothing = tile.own[k] == Real(-INFINITE) && tile.other[k] == Real(-INFINITE);
-        Real x = nothing ? Real(0) : deviation(tile.own[k], tile.other[k], mean, heat);
+        // Where one of the two is −∞ that is NaN, the largest there is.
+        Real d = difference(two_difference(tile.own[k], tile.other[k]), mean);
+        Real x = nothing ? Real(0) : d * heat.inverse;
         far = larger(far, absolute(x));
         Real w_x = w[k] * x;
         return {w_x, w[k] * phi_wide(x), absolute(w_x)};
@@ -152,7 +157,8 @@ DEVICE State tile_state(const Tile& tile, const Heat& heat) {
         Real w_near = w[k] * near, apart = v[k] * scale - w[k];
         Real w_x = w[k] * step * heat.inverse;  // finite where x is not
         // w·φ(x) within NEAR; less w·near it is w·(e⁻ˣ − 1) everywhere.
-        bool inside = absolute(x) < Real(NEAR);
+        // So it is, too, where one of the two is −∞ beside what is as low as can be.
+        bool inside = absolute(x) < Real(NEAR) && w[k] > 0 && v[k] > 0;
         Real term = inside ? w[k] * phi_near(near) : apart + w_near;
         return {term - w_near, inside ? term : apart + w_x, w_x};
     }));
