@@ -91,6 +91,24 @@ def test_public_records_run_on_the_kernel(lib, monkeypatch):
     assert len(calls) == len(RECORDS)
 
 
+@pytest.mark.parametrize("alpha", [0.501, 0.7, 0.3])
+def test_gradients_of_powers_far_apart(alpha):
+    """About p = q the student's v is constant but for one class, which has all of its square."""
+    random = np.random.default_rng(6)
+    s, t = (scale * random.normal(size=(6, 1500)).astype("f4") for scale in (40, 5))
+    loss = functools.partial(kldiv.alpha_div_with_logits, alpha=alpha, reduction="sum")
+    plain, exchanged = Alpha(alpha).canonical()
+    both = (t, s) if exchanged else (s, t)
+    operation = RowLoss("sum", "float32", "float32", "float32", plain)
+    _, found = CPU.compute(Work(operation, XP, list(both), 1, gradients=(0, 1)))
+    with kldiv.config_context(kernel="pure"), np.errstate(all="ignore"):
+        wide = s.astype("f8"), t.astype("f8")
+        wanted = kldiv.value_and_grad(loss, (0, 1))(*wide)[1]
+    for one, other in zip(found, wanted[::-1] if exchanged else wanted, strict=True):
+        error, size = abs(one - other).sum(axis=-1), abs(other).sum(axis=-1)
+        assert (error <= 50 * unit("float32") * size).all()
+
+
 # --- a divergence more ----------------------------------------------------------------------------
 
 

@@ -14,11 +14,13 @@ from kldiv.kernels.cpu.elementary import (
     NEAR,
     exp,
     format_of,
+    joined_log,
     log,
     log1p_near,
     log_normal,
     phi_near,
     phi_ratio,
+    split_log,
 )
 
 if TYPE_CHECKING:
@@ -272,16 +274,20 @@ class Mixture(Divergence):
             g, product = beta * a, gamma * a
             per = 1.0 / mixed
             w = product * per
-            # The gap of the smaller of γ and 1 − γ by a series, and from that the other.
+            # The gap of the smaller of γ and 1 − γ by a series, and from that the other. Where
+            # w < −½ nothing cancels, and the series is that of log(1 + g) itself.
             small = gamma < 0.5
-            z = select(small, product, g) / select(small, mixed + mixed + product, g + 2.0)
-            gap = _gap(z, select(small, w, g))
+            beyond = small & (mixed + (product + product) <= 0.0)
+            whole, f = split_log(mixed)
+            series = select(beyond, f, select(small, w, g))
+            z = select(beyond, f, select(small, product, g)) / select(
+                beyond, f + 2.0, select(small, mixed + mixed + product, g + 2.0)
+            )
+            gap = _gap(z, series)
+            logarithm = joined_log(whole, f, gap)
             rest_of_both = (phi - w * g) - gap
-            gap_g, gap_w = select(small, rest_of_both, gap), select(small, gap, rest_of_both)
-            # Beyond the series nothing cancels.
-            beyond, logarithm = small & (w <= -0.5), log_normal(mixed)
-            gap_g = select(beyond, g - logarithm, gap_g)
-            gap_w = select(beyond, w + (rho + logarithm), gap_w)
+            gap_g = select(small, select(beyond, g - logarithm, rest_of_both), gap)
+            gap_w = select(small, select(beyond, w + (rho + logarithm), gap), rest_of_both)
             second = select(beyond, -e * (rho + logarithm) - product, product * w - e * gap_w)
             fall = base * a
             share = base * (of_base * gap_g + of_other * second)
@@ -298,14 +304,20 @@ class Mixture(Divergence):
         v is b·log(q/M) − c w; where w is large the former is w's gap less w, and w is not small
         beside it.
         """
-        m, rest, a, b = (rows.number(index) for index in range(4))
-        k = a * (rest / m)
+        m, rest, a, _ = (rows.number(index) for index in range(4))
+        k, b = a * (rest / m), self._of_q(rows)
         whole, of_gap, of_w = map(rows.vector, (b * m + rest * k, b, rest * (k - b)))
 
         def of(w: Value, gap: Value) -> Value:
             return select(w < 1.0, whole * w - of_gap * gap, of_gap * (w - gap) + of_w * w)
 
         return of
+
+    @staticmethod
+    def _of_q(rows: Row) -> Value:
+        """Return b; NaN, which no mean is, where roundings of log(p/q) show in log(q/M)."""
+        uneven = at_most(rows.number(0), rows.number(1)) < 1 / 16
+        return select(uneven, float("nan"), rows.number(3))
 
     def rise(self, rows: Row, side: str) -> Callable[[Lane], Value]:
         r"""Return a function of u less its value at the anchor.
@@ -371,7 +383,7 @@ class JensenShannon(Mixture):
     name = "JS"
 
     def _at_equal(self, rows: Row) -> Callable[[Value, Value], Value]:
-        of_q = rows.vector(rows.number(3))
+        of_q = rows.vector(self._of_q(rows))
         return lambda w, gap: of_q * (w - gap)
 
     def _combined(

@@ -99,19 +99,30 @@ def is_normal(x: Value) -> Value:
     return (x >= format_of(x).tiny) & (x < float("inf"))
 
 
+def split_log(x: Value) -> tuple[Value, Value]:
+    """Return k and f of x = 2ᵏ(1 + f) with 1 + f between √½ and √2, of positive normal numbers."""
+    own = format_of(x)
+    root = ROOT_32 if own.real is FLOAT32 else ROOT_64
+    i = x.bits() - root
+    f = ((i & ((1 << own.mantissa) - 1)) + root).bits() - 1.0
+    return (i >> own.mantissa).to(x.scalar), f
+
+
+def joined_log(k: Value, f: Value, gap: Value) -> Value:
+    """Return k log 2 + log(1 + f), given f − log(1 + f)."""
+    single = format_of(f).real is FLOAT32
+    ln2, ln2_low = (LN2_HIGH_32, LN2_LOW_32) if single else (LN2_HIGH_64, LN2_LOW_64)
+    return k.fma(ln2, f - (gap - k * ln2_low))
+
+
 def log_normal(x: Value) -> Value:
     """Return log x of positive normal numbers; for others the result is meaningless."""
+    k, f = split_log(x)
     if format_of(x).real is FLOAT32:
-        i = x.bits() - ROOT_32
-        k = (i >> 23).to(x.scalar)
-        f = ((i & 0x7FFFFF) + ROOT_32).bits() - 1.0
         square = f * f
         low = k.fma(LN2_LOW_32, f * square * polynomial(f, LOG_32))
         low = square.fma(-0.5, low)
         return k.fma(LN2_HIGH_32, f + low)
-    i = x.bits() - ROOT_64
-    k = (i >> 52).to(x.scalar)
-    f = ((i & 0xFFFFFFFFFFFFF) + ROOT_64).bits() - 1.0
     z = f / (f + 2.0)
     half = f * 0.5 * f
     rest = z * z * polynomial(z * z, LOG_64)

@@ -180,7 +180,6 @@ class Rows:
         self.most = real.largest
         self.keeps = gradients and divergence.exact
         self.along = gradients and divergence.along
-        self.moments = 3 + divergence.squares
         count = GRADIENTS + 1 if gradients else TEACHER + 1
         with code.loop(last, first) as unit:
             self._unit(unit, last_stage, count, gradients=gradients)
@@ -481,7 +480,10 @@ class Rows:
                 self.set(settled=code.real(1.0), value=value, y=y)
                 if self.along:
                     # Of q that is by y too large: that is less than a gradient's roundings.
-                    mean, known = self._mean_of(before, "s", 3)
+                    # Signs alone tell whether its mean is exact: about p = q one class far
+                    # away may have most of the square.
+                    mean, size = (self._sum(before, index) for index in (3, 4))
+                    known = (size - abs(mean)) * 2.0 >= abs(mean)
                     known = known & (abs(y) <= 0.5 * most[1]) & (value < float("inf"))
                     self.set(mean_s=mean, known=select(known, code.real(1.0), 0.0))
                 self.set(pivot_rest=-(temperature * offset))
@@ -502,13 +504,20 @@ class Rows:
         sign = 1.0 if side == "t" else -1.0
         base = TEACHER if side == "t" else STUDENT
         with code.when((self.get("again") != 0.0) & (self.frame[f"wants_{side}"] != 0)):
-            mean, known = self._mean_of(stage - 1, side)
-            size, middle = (self._sum(stage - 1, index) for index in (1, 2))
+            mean, size, middle = (self._sum(stage - 1, index) for index in range(3))
             self.set(**{f"mean_{side}": mean})
             if not self.divergence.smooth:
                 names = f"below_{side}", f"level_{side}"
                 self.set(**dict(zip(names, (size, middle), strict=True)), again=code.real(0.0))
                 return
+            # Half of what signs cancel, and the share of the anchor's own class, are no less than
+            # the mean deviation: either tells that nothing is lost by the mean.
+            known = (size - abs(mean)) * 8.0 >= abs(mean)
+            known = known | (self.get(f"{side}_scale") > 0.1 * 2.0**-self.own.lift)
+            if self.divergence.squares:
+                # So is the deviation itself.
+                square, own = self._sum(stage - 1, 3), mean * mean
+                known = known | (((square - own) * 16.0 >= own) & (square < float("inf")))
             with code.when(stage == base + 1):
                 if self.divergence.linear:
                     middle = middle * self.of_eighths() + self.get(f"at_{side}")
@@ -525,20 +534,6 @@ class Rows:
                 with code.when(worse):
                     self._anchor(side, (self.get("old"), self.get("old_low")), self.get("old_at"))
                 self.set(again=select(worse, code.real(1.0), 0.0))
-
-    def _mean_of(self, stage: Value, side: str, first: int = 0) -> tuple[Value, Value]:
-        """Return the mean that a stage's sums tell, and whether it is as exact as it need be."""
-        mean, size = (self._sum(stage, first + index) for index in range(2))
-        # Half of what signs cancel, and the share of the anchor's own class, are no less than
-        # the mean deviation: either tells that nothing is lost by the mean.
-        known = (size - abs(mean)) * 8.0 >= abs(mean)
-        if not first:
-            known = known | (self.get(f"{side}_scale") > 0.1 * 2.0**-self.own.lift)
-        if self.divergence.squares:
-            # So is the deviation itself.
-            square, own = self._sum(stage, first + 3), mean * mean
-            known = known | (((square - own) * 16.0 >= own) & (square < float("inf")))
-        return mean, known
 
     def _first_anchor(self, side: str) -> None:
         """Take the anchor where the own side is largest: in the bulk, if all is in one class."""
@@ -783,7 +778,8 @@ class Segment:
         words = self._words("pivot")
         whole = Words(words.first * 8.0, None, None)
         block = self._lanes(whole if plain else words, exact=False)
-        terms, smooth = self.rows.divergence.terms(self.rows), self.rows.divergence.smooth
+        divergence = self.rows.divergence
+        terms, smooth = divergence.terms(self.rows), divergence.smooth
 
         def body(begin: Value) -> Callable[[Value], list[Value]]:
             lane = block(begin)
@@ -795,15 +791,14 @@ class Segment:
                     self.code.store(self._weights(k, 2), fall)
                 sums = [fall, abs(fall), term]
                 if self.rows.along:
-                    moments = self.rows.divergence.moments(exchanged(seen), *risen)
-                    self.code.store(self._weights(k, 3), moments[0])
-                    sums += moments
+                    own, size, *_ = divergence.moments(exchanged(seen), *risen)
+                    self.code.store(self._weights(k, 3), own)
+                    sums += [own, size]
                 return sums if smooth else [*sums, select(seen.x > 0.0, seen.p, 0.0)]
 
             return of
 
-        along = self.rows.along and self.rows.moments
-        self._sums(body, 3 + (not smooth) + along, place)
+        self._sums(body, 3 + (not smooth) + 2 * self.rows.along, place)
 
     def _rise(self, side: str) -> Any:
         """Return a function of a block that returns one of a class and the rise from the anchor."""
@@ -837,7 +832,7 @@ class Segment:
 
             return of
 
-        self._sums(body, self.rows.moments, place)
+        self._sums(body, 3 + divergence.squares, place)
 
     def gradient(self, side: str) -> None:
         """Write a gradient."""
