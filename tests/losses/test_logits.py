@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import reference
 from libraries import unit
-from logit_families import INF, TARGET, assert_right, batch, dtypes, families, truths, value_error
+from logit_families import (
+    INDUCTOR,
+    INF,
+    TARGET,
+    assert_right,
+    batch,
+    dtypes,
+    families,
+    truths,
+    value_error,
+)
 from reference import exact
 
 import kldiv
@@ -92,7 +102,10 @@ def test_targets_under_torch_compile(torch, name, compiler):
     loss, beta = LOSSES[name]
     names, s, t = batch(100, "float32")
     torch.compiler.reset()
-    compiled = torch.compile(partial(loss, reduction="none"), fullgraph=True, backend=compiler)
+    options = INDUCTOR if compiler == "inductor" and name != "kl" else None
+    compiled = torch.compile(
+        partial(loss, reduction="none"), fullgraph=True, backend=compiler, options=options
+    )
     tensors = [torch.tensor(a, requires_grad=True) for a in (s, t)]
     rows = compiled(*tensors)
     gradients = torch.autograd.grad(rows.sum(), tensors)
