@@ -7,6 +7,7 @@ double-doubles (``oracle/``), which need nothing but NumPy.
 from __future__ import annotations
 
 from html import escape
+from importlib import import_module
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
 
     from ..harness.operations import Data
 
-_OPERATIONS: Final = ("kl_div", "kl_div_with_logits", "js_div_with_logits")
+_OPERATIONS: Final = (
+    "kl_div",
+    "kl_div_with_logits",
+    "js_div_with_logits",
+    "skew_kl_div_with_logits",
+    "jeffreys_div_with_logits",
+    "tv_div_with_logits",
+    "hellinger_div_with_logits",
+    "chi2_div_with_logits",
+    "alpha_div_with_logits",
+)
 _DTYPES: Final = ("float32", "float64", "bfloat16")
 _CLASSES: Final = (1000, 32000)
 _ROWS: Final = 4
@@ -91,10 +102,22 @@ def _errors(name: str, device: str, data: Data, functions: dict[Any, Any]) -> li
             within = error <= limits[0] and slope is not None and slope <= limits[1]
             record |= {"error": error, "gradient_error": slope, "within": within}
         except BackendError:
-            continue  # kldiv says that this kernel does not do this
+            record["reason"] = _fault(kernel)
+            if record["reason"] is None:
+                continue  # kldiv says that this kernel does not do this
         except Exception as error:  # noqa: BLE001 - whatever a library raises; the others go on
             record["reason"] = brief(error)
         found.append(record)
+    return found
+
+
+def _fault(kernel: str) -> str | None:
+    """Return why a kernel could not run, if it could not, and let the next ones be tried."""
+    if kernel not in {"cpu", "cuda", "pallas", "triton"}:
+        return None
+    technology = getattr(import_module(f"kldiv.kernels.{kernel}"), kernel.upper())
+    found: str | None = technology.failure
+    technology.failure = None
     return found
 
 

@@ -17,6 +17,7 @@ from benchmark.suite import cell, load, results
 from click.testing import CliRunner
 
 from kldiv.errors import BackendError
+from kldiv.kernels.cpu import CPU
 
 records, runner, cells, libraries, peers = map(
     load, [f"harness.{name}" for name in ("records", "runner", "cells", "libraries", "peers")]
@@ -369,6 +370,28 @@ def test_gpu_check_notices_what_fails(tmp_path, monkeypatch):
     assert done.exit_code == 1
     assert "ZeroDivisionError" in found["accuracy"]["said"]
     assert found["speed"]["status"] == "passed"
+
+
+def test_a_kernel_that_fails_is_reported_and_tried_again(monkeypatch):
+    tried = []
+
+    def prepare(work):
+        tried.append(work)
+        raise CPU.failed(RuntimeError("no such chip"))
+
+    monkeypatch.setattr(CPU, "prepare", prepare)
+    monkeypatch.setattr(CPU, "installed", True)
+    grid = load("studies.accuracy_grid")
+    found = grid.measure(
+        *(["numpy"], "cpu"),
+        quick=True,
+        enough=lambda: len(tried) > 1,
+        progress=lambda *_: None,
+    )
+    reasons = [cell["reason"] for cell in found["cells"] if cell["kernel"] == "cpu"]
+    assert len(reasons) > 1
+    assert all("no such chip" in reason for reason in reasons)
+    assert CPU.failure is None
 
 
 @pytest.mark.parametrize(
