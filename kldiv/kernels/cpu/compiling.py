@@ -111,7 +111,9 @@ def _machine() -> Any:
     triple = llvm.get_process_triple()
     target = llvm.Target.from_triple(triple)
     # x86's default for code in memory loads the address of each constant first: a fifth of time.
-    near = {"codemodel": "small", "reloc": "pic"} if triple.startswith("x86_64") else {}
+    # The loaders of other object formats than Linux's do not all know the small model.
+    elf = triple.startswith("x86_64") and "linux" in triple
+    near = {"codemodel": "small", "reloc": "pic"} if elf else {}
     return target.create_target_machine(cpu=cpu, features=features, opt=2, jit=True, **near)
 
 
