@@ -20,7 +20,7 @@ from kldiv.kernels.triton import gradients, launch, pointwise, rows
 
 TARGET = GPUTarget("cuda", 90, 32)
 MOST = 8
-"""Bytes: the assembler keeps one number of a mixture's sums off registers, to stay at 128 of them."""
+"""Bytes: the assembler keeps one number of a mixture off registers, to stay at 128 of them."""
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 FLOATS = {False: "*fp32", True: "*fp64"}
 NUMBERS = "values saved partial sums factors temperatures".split()
