@@ -202,6 +202,10 @@ class Backend(InChunks):
         """Return the array without its gradient."""
         return array
 
+    def readable(self, array: Any) -> bool:  # noqa: ARG002
+        """Return whether numbers can be read: a compiler that traces has none to show."""
+        return True
+
     def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:  # noqa: ARG002
         """Return why nothing can be written into an array while others are read, or None."""
         return None

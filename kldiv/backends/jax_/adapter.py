@@ -196,6 +196,9 @@ class JaxBackend(Backend):
         """Return a key for samplers."""
         return jax.random.key(seed)
 
+    def readable(self, array: Any) -> bool:
+        return not isinstance(array, jax.core.Tracer)
+
     def export(self, array: Array) -> Array:
         if isinstance(array, jax.core.Tracer):
             msg = (

@@ -89,6 +89,11 @@ class TorchBackend(Backend):
     def constant(self, array: Array) -> Array:
         return array.detach()
 
+    def readable(self, array: Any) -> bool:
+        if isinstance(array, torch.Tensor):
+            return not is_symbolic(array)
+        return not torch.compiler.is_compiling()
+
     def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:
         if array.requires_grad:
             return "it requires a gradient; pass its .detach()"
