@@ -97,8 +97,9 @@ def test_libraries_differentiate_it(torch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("kind", ["list", "numpy", "torch"])
+@pytest.mark.parametrize(
+    ("kind", "dynamic"), [("list", False), ("list", True), ("numpy", False), ("torch", True)]
+)
 def test_torch_compiles_it(torch, kind, dynamic):
     make = {"list": list, "numpy": np.array, "torch": torch.tensor}[kind]
     own, other = make(OWN), make(OTHER)
