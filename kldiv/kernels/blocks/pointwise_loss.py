@@ -30,7 +30,7 @@ def run(work: Work) -> Found:
     totals = np.zeros(len(blocks))
 
     def part(first: int, last: int) -> None:
-        room = Room(2)
+        room = Room(3)
         with np.errstate(all="ignore"):
             for place in range(first, last):
                 block = blocks[place]
@@ -78,25 +78,31 @@ def _weighed(slope: Buffer, factor: Any, keep: Buffer | None) -> Buffer:
 
 
 class Probabilities:
-    """y·(log y − x) of a block; results are in buffers, and one lasts until the next."""
+    """y·(log y − x) of a block; results are in buffers, and one lasts until the next.
 
-    def __init__(self, x: Buffer, y: Buffer, difference: Buffer, result: Buffer) -> None:
-        self.x, self.y, self.difference, self.result = x, y, difference, result
-        np.log(y, out=difference, dtype=np.float64)
+    The value is asked for last: it takes the place of what slopes are made of.
+    """
+
+    def __init__(
+        self, x: Buffer, y: Buffer, wide: Buffer, difference: Buffer, result: Buffer
+    ) -> None:
+        self.x, self.y, self.difference, self.result = x, wide, difference, result
+        np.copyto(wide, y)  # once: a product of two dtypes takes three times as long
+        np.log(wide, out=difference)
         np.subtract(difference, x, out=difference)
         self.zero = None if y.min() > 0 else y == 0  # of NaN the minimum is NaN
 
     def value(self) -> Buffer:
         """Return the elements, 0 where y is, but for NaN."""
-        np.multiply(self.difference, self.y, out=self.result)
+        found = np.multiply(self.difference, self.y, out=self.difference)
         if self.zero is not None:
-            np.copyto(self.result, 0.0, where=self.zero & ~np.isnan(self.x))
-        return self.result
+            np.copyto(found, 0.0, where=self.zero & ~np.isnan(self.x))
+        return found
 
     def slope(self, index: int) -> Buffer:
         """Return the slope in x or y, 0 where y is."""
         if index == 0:
-            return np.negative(self.y, out=self.result, dtype=np.float64)
+            return np.negative(self.y, out=self.result)
         np.add(self.difference, 1.0, out=self.result)
         return _masked(self.result, None if self.zero is None else ~self.zero)
 
@@ -104,15 +110,18 @@ class Probabilities:
 class LogProbabilities:
     """e^y·(y − x) of a block, likewise."""
 
-    def __init__(self, x: Buffer, y: Buffer, difference: Buffer, result: Buffer) -> None:
-        self.x, self.y, self.difference, self.result = x, y, difference, result
-        np.subtract(y, x, out=difference, dtype=np.float64)
+    def __init__(
+        self, x: Buffer, y: Buffer, wide: Buffer, difference: Buffer, result: Buffer
+    ) -> None:
+        self.x, self.y, self.difference, self.result = x, wide, difference, result
+        np.copyto(wide, y)
+        np.subtract(wide, x, out=difference)
         self.far = not y.min() > _GONE
 
     def value(self, order: float = 0.0) -> Buffer:
         """Return e^y·(y − x + order), 0 where y is −∞, but for NaN."""
         result, moved = self.result, self.difference
-        np.exp(self.y, out=result, dtype=np.float64)
+        np.exp(self.y, out=result)
         if order:
             moved = moved + order
         np.multiply(result, moved, out=result)
@@ -125,6 +134,6 @@ class LogProbabilities:
     def slope(self, index: int) -> Buffer:
         """Return the slope in x or y."""
         if index == 0:
-            np.exp(self.y, out=self.result, dtype=np.float64)
+            np.exp(self.y, out=self.result)
             return np.negative(self.result, out=self.result)
         return self.value(1.0)
