@@ -262,7 +262,12 @@ class TopKOperation(RowWise):
     def in_heat_of_given(self, xp: Namespace, rows: Rows) -> tuple[Array, Array | None]:
         """Return the share of the given classes in −T ∂/∂T, and the gradient in all others."""
         slopes, last = self.slopes(STUDENT, rows, self.block(xp, rows, STUDENT))
-        found = moment(xp, slopes, rows.s.high[..., : slopes.shape[-1]])
+        logits = rows.s.high[..., : slopes.shape[-1]]
+        if last is None:  # slopes sum to 0, so that logits may be taken from where the slopes are
+            size = total(xp, abs(slopes), -1)
+            middle = moment(xp, abs(slopes), logits) / xp.where(size > 0, size, 1.0)
+            logits = logits - middle
+        found = moment(xp, slopes, logits)
         if self.target_temperature is not None:
             of_teacher, _ = self.slopes(TEACHER, rows, self.block(xp, rows, TEACHER))
             found = found + moment(xp, of_teacher, rows.t.high)
