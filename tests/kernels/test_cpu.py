@@ -216,6 +216,33 @@ def test_gradients_are_the_same_one_by_one(size):
         np.testing.assert_array_equal(gradient, both[1][which])
 
 
+@pytest.mark.parametrize("loss", [kldiv.kl_div_with_logits, kldiv.js_div_with_logits])
+@pytest.mark.parametrize("classes", [40, (1 << 16) + 40])
+@pytest.mark.parametrize(
+    ("dtype", "tops"),
+    [
+        ("float32", (3e20, -7e25)),
+        ("float32", (1e30, -2.5e30)),
+        ("float32", (3.4e38, -3.4e38)),
+        ("float32", (2e12, 1e30)),
+        ("float64", (float(np.finfo("f4").min), 0.3)),
+        ("float64", (1e100, -3e200)),
+        ("float64", (1.7e308, -1.7e308)),
+    ],
+)
+def test_largest_logits_far_apart(dtype, tops, classes, loss):
+    """They are subtracted: what is left are a few classes alike, and the others are lower."""
+    low = float(np.finfo(dtype).min)
+    s, t, near_s, near_t = (np.full((1, classes), low, dtype) for _ in range(4))
+    for row, near, top, end in ((s, near_s, tops[0], 5), (t, near_t, tops[1], 2)):
+        row[0, :end], near[0, :end] = top, 0
+    with kldiv.config_context(kernel="pure"):
+        expected = (loss(near_s, near_t), *kldiv.value_and_grad(loss, (0, 1))(near_s, near_t)[1])
+    value, gradients = kldiv.value_and_grad(loss, (0, 1))(s, t)
+    for found, true in zip((value, *gradients), expected, strict=True):
+        assert abs(found - true).sum() <= 8 * unit(dtype) * abs(true).sum()
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_blocks_that_are_masked_for_one_side(dtype):
     random = np.random.default_rng(4)

@@ -15,6 +15,8 @@ Nothing is guessed: whatever the pivot, y is measured about it. Elements are in 
 logits, their sums, and all that is made of these, in float64. Differences of logits, pivots and
 anchors with them, are in eighths, and over T/8: so none overflows, and none is divided by T before
 it is multiplied by p. Where the first pass cannot overflow anyway it does without eighths.
+Logits whose largest is far from 0 beside T are copied less that, once it is known: pivots then keep
+their digits, and −∞ is far below what is as low as can be.
 Formulas and words are those of `kldiv.formulas.state` and `kldiv.formulas.logits`. Threads share
 rows, or the segments of a few long ones, one stage after the other; results do not depend on that.
 """
@@ -54,6 +56,10 @@ BLOCK: Final = 128
 
 STRIP: Final = 8
 """Vectors whose sum is taken in the elements' dtype."""
+
+FAR: Final = 2.0**40
+"""A largest logit, over T, that is subtracted: logits with a probability differ from it exactly,
+and smaller ones leave digits enough to a pivot of three words of float32."""
 
 # Stages; the last of those without gradients, and of all.
 PIVOT: Final = 1
@@ -99,13 +105,16 @@ PART: Final = _SUMS * GRADIENTS + _RECORD * SEGMENT // (BLOCK * 8)
 """Numbers of a segment: sums of each stage, then records of blocks."""
 
 _STATE: Final = (
+    *HEAT,  # times ``unit``, or over it
+    "moved",  # whether logits are copied: times ``unit``, so that none overflows, less shifts
+    "unit",
+    "shift_t",
+    "shift_s",
     "t_origin",
     "t_exponent",
-    "t_least",
     "t_scale",
     "s_origin",
     "s_exponent",
-    "s_least",
     "s_scale",
     "ratio",
     "ratio_low",
@@ -152,7 +161,7 @@ _PADS: Final = 3 * 16 * 8
 def scratch_size(segments: int, width: int, real: Real, *, buffers: bool) -> int:
     """Return how many bytes of room a thread needs."""
     fixed = _PADS + _STATE_SIZE + 8 * PART * segments
-    return fixed + (4 * segments * width + 3 * buffers * SEGMENT) * real.size
+    return fixed + (4 * segments * width + 2 * width + 3 * buffers * SEGMENT) * real.size
 
 
 class Words(NamedTuple):
@@ -175,7 +184,8 @@ class Rows:
         self.own_parts = self.state_at + _STATE_SIZE
         self.own_weights = self.own_parts + self.frame["segments"] * (8 * PART)
         self.weights_size = self.frame["width"] * (4 * real.size)
-        self.buffers = self.own_weights + self.frame["segments"] * self.weights_size
+        self.moved = self.own_weights + self.frame["segments"] * self.weights_size
+        self.buffers = self.moved + self.frame["width"] * (2 * real.size)
         self.own = format_of(code.constant(real.scalar, 0.0))
         self.most = real.largest
         self.keeps = gradients and divergence.exact
@@ -202,7 +212,7 @@ class Rows:
 
     def heat(self, name: str) -> Value:
         """Return a number of the row's temperature."""
-        return self.code.load(DOUBLE, self.heat_at, HEAT.index(name))
+        return self.get(name)
 
     def vector(self, value: Value) -> Value:
         """Return a float64 number as a vector of elements."""
@@ -241,7 +251,8 @@ class Rows:
         self.row = row.get()
         begin = select(shared, unit % segments, 0)
         end = select(shared, begin + 1, segments)
-        self.heat_at = frame["heats"] + self.row * frame["heat_step"]
+        heat_at = frame["heats"] + self.row * frame["heat_step"]
+        self.set(**{name: code.load(DOUBLE, heat_at, index) for index, name in enumerate(HEAT)})
         of_row = frame["parts"] + place * segments * (8 * PART)
         self.parts = select(shared, of_row, self.own_parts)
         of_row = frame["weights"] + place * segments * self.weights_size
@@ -284,6 +295,9 @@ class Rows:
         with code.when(stage == 0):
             sides = [side for side in "ts" if gradients and self.divergence.has_mean(side)]
             Segment(self, start, n, fresh=True).weights(sides)
+        again = (stage == PIVOT) | (self.frame["segments"] > 1) | (self.frame["shared"] != 0)
+        with code.when((stage >= PIVOT) & again & (self.get("moved") != 0.0)):
+            Segment(self, start, n, fresh=True).move()
         unsettled = self.get("settled") == 0.0
         with code.when((stage >= PIVOT) & (stage < TEACHER) & unsettled):
             place = part + stage * (8 * _SUMS)
@@ -409,13 +423,21 @@ class Rows:
             found = total.get()
             ends.append((top, origin, exponent, found))
             numbers = {
-                f"{side}_origin": origin,
                 f"{side}_exponent": exponent,
-                f"{side}_least": self.least(top, origin),
                 f"{side}_scale": 1.0 / found,
             }
             self.set(**numbers)
         (t_top, t_origin, t_exponent, t_sum), (s_top, s_origin, s_exponent, s_sum) = ends
+        unit, shifts = self._shifts(t_top, s_top)
+        (t_top, t_origin), (s_top, s_origin) = (
+            [each * unit - shift for each in both]
+            for both, shift in zip(((t_top, t_origin), (s_top, s_origin)), shifts, strict=True)
+        )
+        besides = [
+            at_least(each.get() * unit - shift, -self.most)
+            for each, shift in zip(beside, reversed(shifts), strict=True)
+        ]
+        heat = self.heat_64()
         both = (t_sum > 0.0) & (s_sum > 0.0)
         powers = t_exponent - s_exponent
         temperature = self.eighth_temperature()
@@ -440,13 +462,37 @@ class Rows:
             pivot_low=low,
             pivot_rest=code.real(0.0),
             plain=plain if self.divergence.exact else code.real(0.0),
-            beside_t=beside[0].get(),
-            beside_s=beside[1].get(),
+            beside_t=besides[0],
+            beside_s=besides[1],
+            t_origin=t_origin,
+            s_origin=s_origin,
             top_t=t_top,
             top_s=s_top,
             lost=self.divergence.counted(self, 0, flags[0].get()),
             lone=self.divergence.counted(self, 1, flags[1].get()),
         )
+
+    def _shifts(self, t_top: Value, s_top: Value) -> tuple[Value, tuple[Value, Value]]:
+        """Return the unit of logits and both shifts in it, and take constants of T to that."""
+        code, zero = self.code, self.code.real(0.0)
+        bound = self.heat("temperature") * FAR
+        far = [(abs(top) > bound) & (abs(top) < float("inf")) for top in (t_top, s_top)]
+        moved = far[0] | far[1]
+        large = at_least(abs(t_top), abs(s_top)) > 1e30
+        unit = select(moved & large, code.real(0.5), 1.0)
+        t_shift, s_shift = (
+            select(each, top * unit, zero) for each, top in zip(far, (t_top, s_top), strict=True)
+        )
+        inverse = 1.0 / unit
+        powers = {name: inverse if name in {"inverse", "per"} else unit for name in HEAT}
+        self.set(
+            moved=select(moved, code.real(1.0), 0.0),
+            unit=unit,
+            shift_t=t_shift,
+            shift_s=s_shift,
+            **{name: self.heat(name) * power for name, power in powers.items()},
+        )
+        return unit, (t_shift, s_shift)
 
     def _better_pivot(self, stage: Value) -> None:
         """Settle the pivot, or move it by log1p(y)."""
@@ -580,16 +626,35 @@ class Segment:
         self.count = (n + (lanes - 1)) // lanes
         self.sources = []
         again = code.whole(1) if fresh else (frame["segments"] > 1).to(I64) | frame["shared"]
+        moved = None if fresh else rows.get("moved") != 0.0
         for index, name in enumerate(("student", "teacher")):
             at, direct = rows.place(name, start, index)
-            with code.when(~direct & (again != 0)):
+            read = ~direct & (again != 0)
+            with code.when(read if moved is None else read & ~moved):
                 rows.move(name, start, n, at)
+            if moved is not None:
+                at = select(moved, self._moved(index), at)
             # The last vector is filled up with classes that both mask.
             pad = rows.pads + index * 128
             code.store(pad, code.constant(real.vector, -float("inf")))
             with code.loop(n, self.whole * lanes) as k:
                 code.store(pad, code.load(real.scalar, at, k), k - self.whole * lanes)
             self.sources.append((at, pad))
+
+    def _moved(self, index: int) -> Value:
+        """Return the address of the student's (0) or the teacher's logits, less their shift."""
+        return self.rows.moved + self.rows.frame["width"] * (index * self.real.size)
+
+    def move(self) -> None:
+        """Copy the logits less their shifts."""
+        code, rows = self.code, self.rows
+        unit, *shifts = (rows.vector(rows.get(name)) for name in ("unit", "shift_s", "shift_t"))
+        with code.loop(self.count) as k:
+            for index, logits in enumerate(self._logits(k)):
+                near = logits * unit - shifts[index]
+                masked = logits == -float("inf")
+                place = self._moved(index) + k * (self.real.lanes * self.real.size)
+                code.store(place, select(masked, logits, near))
 
     def _at(self, source: tuple[Value, Value], k: Value) -> Value:
         at, pad = source
@@ -629,8 +694,7 @@ class Segment:
                         code.store(place, self._lost(begin, end, index), 4 + index)
             weigh = [self._weigher(*each) for each in parts]
 
-            lowest = code.constant(vector, -rows.most)
-            beside = {side: code.variable(lowest) for side in sides}
+            beside = {side: code.variable(code.constant(vector, nothing)) for side in sides}
             peaks = [rows.vector(code.load(DOUBLE, place, 2 * index)) for index in range(2)]
 
             def body(k: Value) -> list[Value]:
@@ -839,10 +903,8 @@ class Segment:
         code, rows, real = self.code, self.rows, self.real
         out, direct = rows.place(f"gradient_{side}", self.start, 2)
         pad = rows.pads + 2 * 128
-        factor = code.load(
-            DOUBLE, rows.frame["factors"] + rows.row * rows.frame["factor_step"]
-        ) / rows.heat("temperature")
-        scale = rows.vector(factor)
+        factor = code.load(DOUBLE, rows.frame["factors"] + rows.row * rows.frame["factor_step"])
+        scale = rows.vector(factor * rows.get("unit") / rows.heat("temperature"))
         slope, has_mean = rows.divergence.slope(rows, side), rows.divergence.has_mean(side)
         keeps, index = rows.divergence.keeps, "ts".index(side)
         rising: Any = self._rise(side) if has_mean and not keeps else None
