@@ -166,7 +166,8 @@ def _places(
                 f"{name} is missing: input_classes and target_classes come together, the indices "
                 "of the same classes in both vocabularies"
             )
-    readable = [route.caller.readable(each) for each in classes]
+    own = route.caller.readable
+    readable = [own is None or own(each) for each in classes]
     given = [
         each if hasattr(each, "shape") else tuple([constant(index) for index in each])
         for each in classes
@@ -179,10 +180,10 @@ def _places(
     found = []
     for each, array, name in zip(given, logits, _NAMES, strict=True):
         xp = route.caller.namespace(array)
-        own = xp.asarray(each, **route.caller.placed(array))
-        _check_indices(route.caller.dtype_name(own), tuple(own.shape), name)
-        found.append((None, own))
-    _check_sizes(*[own.shape[0] for _, own in found])
+        indices = xp.asarray(each, **route.caller.placed(array))
+        _check_indices(route.caller.dtype_name(indices), tuple(indices.shape), name)
+        found.append((None, indices))
+    _check_sizes(*[indices.shape[0] for _, indices in found])
     return found
 
 

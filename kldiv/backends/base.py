@@ -124,6 +124,8 @@ class Backend(InChunks):
     facts: Callable[[Sequence[Array]], Hashable] | None = None
     """Gives all that `unreachable` looks at in arrays whose kernels run at once, or None of other
     arrays; where there is such a function, routes keep choices."""
+    readable: Callable[[Any], bool] | None = None
+    """Tells whether an array's numbers can be read, where a compiler that traces has none to show."""
     threads: Callable[[], int] | None = None
     """Gives how many of a CPU's threads the library uses, where it has such a setting."""
 
@@ -205,10 +207,6 @@ class Backend(InChunks):
     def constant(self, array: Array) -> Array:
         """Return the array without its gradient."""
         return array
-
-    def readable(self, array: Any) -> bool:  # noqa: ARG002
-        """Return whether numbers can be read: a compiler that traces has none to show."""
-        return True
 
     def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:  # noqa: ARG002
         """Return why nothing can be written into an array while others are read, or None."""

@@ -69,6 +69,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/backends/routing.py": (_CHOICE[0], *_PAIRS[:1], *_CHOICE[1:]),
     "kldiv/formulas/blocks.py": (*_ROWS, *_SHARDED),
     "kldiv/formulas/circle.py": (("tests/distributions",),),
+    "kldiv/formulas/cross_entropy.py": (("tests/losses/test_labels.py", "-k", "teacher"),),
     "kldiv/formulas/divergences.py": (*_ROWS[::-1], *_SHARDED),
     "kldiv/formulas/estimators.py": _SAMPLES,
     "kldiv/formulas/interpolation.py": (
