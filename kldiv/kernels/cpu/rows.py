@@ -292,12 +292,16 @@ class Rows:
         start = segment * SEGMENT
         n = at_most(self.frame["classes"] - start, SEGMENT)
         part = self.parts + segment * (8 * PART)
-        with code.when(stage == 0):
-            sides = [side for side in "ts" if gradients and self.divergence.has_mean(side)]
-            Segment(self, start, n, fresh=True).weights(sides)
         again = (stage == PIVOT) | (self.frame["segments"] > 1) | (self.frame["shared"] != 0)
-        with code.when((stage >= PIVOT) & again & (self.get("moved") != 0.0)):
-            Segment(self, start, n, fresh=True).move()
+        moved = (stage >= PIVOT) & again & (self.get("moved") != 0.0)
+        with code.when((stage == 0) | moved):
+            sides = [side for side in "ts" if gradients and self.divergence.has_mean(side)]
+            both = Segment(self, start, n, fresh=True)
+            with code.either(stage == 0) as (then, otherwise):
+                with then:
+                    both.weights(sides)
+                with otherwise:
+                    both.move()
         unsettled = self.get("settled") == 0.0
         with code.when((stage >= PIVOT) & (stage < TEACHER) & unsettled):
             place = part + stage * (8 * _SUMS)
