@@ -303,7 +303,7 @@ class Pallas(Technology):
 
     @property
     def misses(self):
-        # What is found on a CPU only, where XLA contracts what formulas rely on, is no miss of a GPU.
+        # XLA on a CPU contracts what formulas rely on; on a GPU that is no miss.
         on_a_cpu = {(3, "float32", 0.7): "beyond 1e-6, by XLA on a CPU"}
         return {
             ("a class against the bulk",): "5.5e-6 in the gradient in the target",
@@ -403,7 +403,7 @@ def each(names="", cases=((),), more=(), only=lambda technology: True):
     """Run a test on every technology with every case; interpreters leave ``more`` to slow runs.
 
     Cases may depend on the technology: a function of it. An interpreter of the formulas' own code
-    runs every third of ``more``: layouts, sizes and dtypes remain, and it has no numbers of its own.
+    runs every third of ``more``.
     """
 
     def parameters(technology, cases):
