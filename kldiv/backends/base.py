@@ -125,7 +125,7 @@ class Backend(InChunks):
     """Gives all that `unreachable` looks at in arrays whose kernels run at once, or None of other
     arrays; where there is such a function, routes keep choices."""
     readable: Callable[[Any], bool] | None = None
-    """Tells whether an array's numbers can be read, where a compiler that traces has none to show."""
+    """Tells whether an array's numbers can be read: those that a compiler traces cannot."""
     threads: Callable[[], int] | None = None
     """Gives how many of a CPU's threads the library uses, where it has such a setting."""
 

@@ -54,6 +54,8 @@ class Technology:
     """Whether it runs the formulas' own code: interpreted, it shows little that they do not."""
     misses = MappingProxyType({})
     """Cases in which it is known to miss the target, and by how much."""
+    unsure = MappingProxyType({})
+    """Cases that it misses on some processors, and why."""
     splits = ()
     """How else rows can be shared out: arguments of `split`."""
 
@@ -297,14 +299,12 @@ class Pallas(Technology):
     reuses = True
     splits = (64,)
 
-    @property
-    def misses(self):
-        # XLA on a CPU contracts what formulas rely on; on a GPU that is no miss.
-        on_a_cpu = {(3, "float32", 0.7): "beyond 1e-6, by XLA on a CPU"}
-        return {
-            ("a class against the bulk",): "5.5e-6 in the gradient in the target",
-            **(on_a_cpu if self.interpreted else {}),
-        }
+    misses = MappingProxyType(
+        {("a class against the bulk",): "5.5e-6 in the gradient in the target"}
+    )
+    unsure = MappingProxyType(
+        {(3, "float32", 0.7): "beyond 1e-6 where XLA contracts what formulas rely on"}
+    )
 
     @property
     def library(self):
@@ -419,6 +419,10 @@ def each(names="", cases=((),), more=(), only=lambda technology: True):
             further = further[::3]
         misses = {
             case: [pytest.mark.xfail(reason=reason)] for case, reason in technology.misses.items()
+        }
+        misses |= {
+            case: [pytest.mark.xfail(reason=reason, raises=AssertionError, strict=False)]
+            for case, reason in technology.unsure.items()
         }
         found += [
             pytest.param(

@@ -75,3 +75,15 @@ def test_why_not():
     assert why.kernel == "pure"
     narrow = s.astype("f4"), np.zeros((4, 2), "f4"), places
     assert kldiv.explain(*narrow, operation="topk_kl_div_with_logits").kernel == "cpu"
+
+
+def test_a_dropped_row_may_hold_nan():
+    s = np.random.default_rng(0).normal(size=(3, 500)).astype(np.float32)
+    teacher = kldiv.topk_log_probs(s + 0.5 * s[::-1], 8)
+    s[1] = np.nan
+    with kldiv.config_context(kernel="cpu"):
+        value, gradient = kldiv.value_and_grad(loss)(
+            s, teacher.log_probs, teacher.indices, where=np.array([True, False, True])
+        )
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    assert np.count_nonzero(gradient[1]) == 0 < np.count_nonzero(gradient[0])

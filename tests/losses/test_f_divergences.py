@@ -244,7 +244,7 @@ def test_temperature(name, temperature):
 @pytest.mark.parametrize("distance", [300.0, 1.0, 1e-5])  # at 300 the student has lost classes
 @pytest.mark.parametrize("name", RECORDS)
 def test_derivative_in_the_temperature(torch, name, distance):
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(2)
     t = 3 * rng.normal(size=(1, 9))
     s = t + distance * rng.normal(size=(1, 9))
     temperature = torch.tensor([1.7], dtype=torch.float64, requires_grad=True)

@@ -114,6 +114,7 @@ def run(work: Work, kernel: Any) -> Found:
     for index, each in teacher.items():
         _deliver(work.xp, results.outputs[index], each)
     if buffer is not None:
+        buffer[~keep[:, 0]] = 0.0  # a row that is dropped may hold NaN
         _deliver(work.xp, results.outputs[0], buffer)
     return results.of_values()
 
