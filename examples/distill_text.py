@@ -43,6 +43,8 @@ CONTEXT, EMBEDDING, K = 16, 16, 8
 TEACHER_UNITS, STUDENT_UNITS = 384, 96
 TEACHER_TEXT, STUDENT_TEXT, TEST_TEXT = 400_000, 30_000, 6_000
 BATCH, RATE = 256, 4e-3
+RINGS: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 5, "fillstyle": "none"}
+"""The style of JAX's curves, which lie on PyTorch's."""
 CHARACTERS, SPARSE, WHOLE = "the characters alone", "8 guesses of a file", "the whole teacher"
 
 
@@ -222,9 +224,16 @@ def draw(curves: Curves, teacher: float, out: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, points in curves.items():
         library, learnt = name.split(": ")
-        style = "--" if library == "jax" else "-"
-        axes.plot(*zip(*points, strict=True), style, color=colours[learnt], label=name)
+        style = {} if library == "torch" else RINGS
+        axes.plot(*zip(*points, strict=True), color=colours[learnt], **style)
+    for learnt, colour in colours.items():
+        axes.plot([], [], color=colour, label=f"student: {learnt}")
     axes.axhline(teacher, color="#888888", linewidth=0.8, linestyle=":", label="the teacher")
+    used = {name.partition(":")[0] for name in curves}
+    if "torch" in used:
+        axes.plot([], [], color="black", label="PyTorch")
+    if "jax" in used:
+        axes.plot([], [], color="black", label="JAX", **RINGS)
     axes.set_xlabel("step")
     axes.set_ylabel("bits a character, on text nobody has seen")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)

@@ -751,6 +751,15 @@ def fixed_temperature(temperature: float | Array) -> float | None:
     return float(temperature)
 
 
+def constant(number: float) -> float:
+    """Return a number that ``torch.compile(dynamic=True)`` takes for a constant, not for a symbol.
+
+    What is computed of a symbol is another one, whose rounding the compiler mistakes.
+    """
+    (found,) = {number}  # it knows what it hashes
+    return found
+
+
 def check_numbers(
     route: backends.Route,
     name: str,

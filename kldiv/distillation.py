@@ -99,10 +99,10 @@ def distillation_loss(  # noqa: PLR0913 - TRL's names, and those of all losses
         PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
     axis_name : str, optional
         JAX only: the mesh axis over which the classes are spread.
-    input_classes : sequence of int, optional
+    input_classes : sequence or array of int, optional
         For vocabularies that are partly the same: the student's indices of the classes that both
         have. All other classes are one more, on either side.
-    target_classes : sequence of int, optional
+    target_classes : sequence or array of int, optional
         The teacher's indices of the same classes, in the same order.
 
     Returns

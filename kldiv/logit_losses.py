@@ -13,6 +13,7 @@ from kldiv._call import (
     RowOptions,
     check_axis,
     check_row_arrays,
+    constant,
     different,
     differentiable,
     dtypes,
@@ -94,10 +95,11 @@ def kl_div_with_logits(
         differ in size. A DTensor needs no group: its placements say how it is spread.
     axis_name : str, optional
         JAX only, inside ``jax.shard_map``: the mesh axis over which the classes are spread.
-    input_classes : sequence of int, optional
+    input_classes : sequence or array of int, optional
         For vocabularies that are partly the same: the indices in ``input`` of the classes that both
-        have. All other classes are one more, on either side.
-    target_classes : sequence of int, optional
+        have. All other classes are one more, on either side. Compilers take a sequence for a
+        setting; of an array that they trace the values are not checked.
+    target_classes : sequence or array of int, optional
         The indices of the same classes in ``target``, in the same order.
 
     Returns
@@ -365,6 +367,7 @@ def skew_kl_div_with_logits(
             f"alpha must lie between 0 and 1; got {alpha!r}; its limits are "
             "kl_div_with_logits at 0, and 0 at 1"
         )
+    alpha = constant(alpha)
     record = records.Mixture(1.0 - alpha, 0.0, 1.0) if reverse else records.Mixture(alpha, 1.0, 0.0)
     return prepare(
         record,

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kldiv._call import Call, Reducing, check_axis, check_row_arrays, dtypes, resolve_arrays
+from kldiv._call import (
+    Call,
+    Reducing,
+    check_axis,
+    check_row_arrays,
+    constant,
+    dtypes,
+    resolve_arrays,
+)
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.matched import MatchedLoss
 from kldiv.formulas.sparse import put
@@ -131,29 +139,71 @@ def _check_shapes(
 def _sides(
     route: Route, logits: tuple[Array, Array], classes: tuple[Any, Any]
 ) -> list[tuple[Array, Array, Array]]:
-    """Return for both sides the logits, which classes match, and their indices, checked."""
+    """Return for both sides the logits, which classes match, and their indices."""
     found, xp = [], route.caller.namespace(logits[0])
-    sizes = logits[0].shape[-1], logits[1].shape[-1]
-    for array, (match, own) in zip(logits, _places(classes, sizes), strict=True):
+    for array, (match, own) in zip(logits, _places(route, logits, classes), strict=True):
         place = route.caller.placed(array)
-        found.append((array, xp.asarray(match, **place), xp.asarray(own, **place)))
+        indices = xp.asarray(own, **place)
+        if match is None:  # of classes that nobody knows yet
+            there = xp.ones(own.shape, dtype=xp.bool, **place)
+            which = put(xp, xp.zeros(array.shape[-1:], dtype=xp.bool, **place), indices, there)
+        else:
+            which = xp.asarray(match, **place)
+        found.append((array, which, indices))
     return found
 
 
-def _places(classes: tuple[Any, Any], sizes: tuple[int, int]) -> list[tuple[Any, Any]]:
+def _places(
+    route: Route, logits: tuple[Array, Array], classes: tuple[Any, Any]
+) -> list[tuple[Any, Any]]:
+    """Return for both sides which classes match, and their indices, checked where they are known.
+
+    Of indices that a compiler traces there are no values: only their dtype and shape are checked.
+    """
+    for each, name in zip(classes, _NAMES, strict=True):
+        if each is None:
+            raise OptionError(
+                f"{name} is missing: input_classes and target_classes come together, the indices "
+                "of the same classes in both vocabularies"
+            )
+    own_test = getattr(route.caller.namespace(logits[0]), "readable", None)
+    readable = [own_test is None or own_test(each) for each in classes]
+    given = [
+        each if hasattr(each, "shape") else tuple([constant(index) for index in each])
+        for each in classes
+    ]
+    if all(readable) or not any(hasattr(each, "shape") for each in given):
+        sizes = tuple([constant(array.shape[-1]) for array in logits])
+        known = _known((given[0], given[1]), sizes)
+        if all(readable):
+            return known
+    found = []
+    for each, array, name in zip(given, logits, _NAMES, strict=True):
+        xp = route.caller.namespace(array)
+        own = xp.asarray(each, **route.caller.placed(array))
+        _check_indices(route.caller.dtype_name(own), tuple(own.shape), name)
+        found.append((None, own))
+    _check_sizes(*[own.shape[0] for _, own in found])
+    return found
+
+
+def _known(classes: tuple[Any, Any], sizes: tuple[float, ...]) -> list[tuple[Any, Any]]:
     """Return which classes match on either side, and their indices, as NumPy arrays."""
-    places = [_numbers(each, name) for each, name in zip(classes, _NAMES, strict=True)]
-    if places[0].shape != places[1].shape:
-        raise ShapeError(
-            "input_classes and target_classes name the same classes in both vocabularies, one "
-            f"after the other; got {places[0].shape[0]} and {places[1].shape[0]} of them"
-        )
+    places = []
+    for each, name in zip(classes, _NAMES, strict=True):
+        try:
+            own = np.asarray(each.tolist() if hasattr(each, "tolist") else each)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DTypeError(f"{name} must be numbers that are known; got {each!r}") from error
+        _check_indices(str(own.dtype), own.shape, name)
+        places.append(own.astype(np.int64))
+    _check_sizes(*map(len, places))
     found = []
     for own, many, name in zip(places, sizes, _NAMES, strict=True):
         if own.min() < 0 or own.max() >= many:
             wrong = own[(own < 0) | (own >= many)][0]
             raise OptionError(f"{name} has {wrong}, which is none of the {many} classes")
-        match = np.zeros(many, np.bool_)
+        match = np.zeros(int(many), np.bool_)
         match[own] = True
         if match.sum() != own.size:
             raise OptionError(f"{name} has a class twice; each matches one class at most")
@@ -161,27 +211,25 @@ def _places(classes: tuple[Any, Any], sizes: tuple[int, int]) -> list[tuple[Any,
     return found
 
 
-# What they are is a setting, which torch.compile finds while it traces.
-_places._dynamo_marked_constant = True  # type: ignore[attr-defined] # noqa: SLF001
+# Known indices are a setting, which torch.compile checks while it traces.
+_known._dynamo_marked_constant = True  # type: ignore[attr-defined] # noqa: SLF001
 
 
 _NAMES = "input_classes", "target_classes"
 
 
-def _numbers(classes: Any, name: str) -> np.ndarray[Any, Any]:
-    """Return indices as a NumPy array: they are a setting, whose values are read."""
-    if classes is None:
-        raise OptionError(
-            f"{name} is missing: input_classes and target_classes come together, the indices of "
-            "the same classes in both vocabularies"
+def _check_sizes(first: int, second: int) -> None:
+    """Raise unless there are as many classes on one side as on the other."""
+    if first != second:
+        raise ShapeError(
+            "input_classes and target_classes name the same classes in both vocabularies, one "
+            f"after the other; got {first} and {second} of them"
         )
-    try:
-        found = np.asarray(classes.tolist() if hasattr(classes, "tolist") else classes)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DTypeError(f"{name} must be numbers that are known; got {classes!r}") from error
-    if found.dtype.kind not in "iu" or found.ndim != 1 or not found.size:
+
+
+def _check_indices(dtype: str, shape: tuple[int, ...], name: str) -> None:
+    """Raise unless they are indices: integers, one after the other."""
+    if "int" not in dtype or len(shape) != 1 or not shape[0]:
         raise DTypeError(
-            f"{name} must be indices of classes, a list of integers; got {found.dtype} of shape "
-            f"{found.shape}"
+            f"{name} must be indices of classes, a list of integers; got {dtype} of shape {shape}"
         )
-    return found.astype(np.int64)

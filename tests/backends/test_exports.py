@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 import kldiv
+from kldiv.divergences import Mixture
 
 LOSSES = {
     "kl": kldiv.kl_div_with_logits,
@@ -54,6 +55,45 @@ def test_torch_export_with_a_dynamic_batch(torch, name):
     torch.testing.assert_close(program.module()(s, t), LOSSES[name](s, t), rtol=1e-6, atol=0)
 
 
+DENSE = "kl", "js", "skew", "tv", "hellinger", "chi2", "alpha", "renyi", "jeffreys", "distillation"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", [*DENSE, "entropy", "label"])
+def test_torch_exports_are_differentiated_exactly_where_logits_are_close(torch, name):
+    t = 4 * torch.randn(4, 1000) + 50
+    s = t + 1e-4 * torch.randn(4, 1000)
+
+    class Module(torch.nn.Module):
+        def forward(self, s, t):
+            return LOSSES[name](s, t)
+
+    program = torch.export.export(Module(), (s, t)).module()
+    slopes = []
+    for function, dtype in ((program, s.dtype), (LOSSES[name], torch.float64)):
+        own = s.to(dtype).requires_grad_()
+        slopes.append(torch.autograd.grad(function(own, t.to(dtype)), own)[0])
+    assert (slopes[0] - slopes[1]).abs().sum() <= 1e-6 * slopes[1].abs().sum()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_torch_exports_value_and_gradient(torch):
+    both = kldiv.value_and_grad(kldiv.js_div_with_logits, (0, 1))
+
+    class Module(torch.nn.Module):
+        def forward(self, s, t):
+            return both(s, t)
+
+    batch = {0: torch.export.Dim("batch", min=2)}
+    s, t = torch.randn(2, 4, 20)
+    program = torch.export.export(Module(), (s, t), dynamic_shapes=(batch, batch))
+    s, t = torch.randn(2, 7, 20)
+    for found, wanted in zip(program.module()(s, t)[1], both(s, t)[1], strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
+
+
 @each
 def test_jax_export_of_symbolic_sizes_for_other_platforms(name):
     jax = pytest.importorskip("jax")
@@ -78,18 +118,29 @@ def test_jax_exports_no_kernel():
     assert "kldiv_cpu" not in exported.mlir_module()
 
 
+SETTINGS = LOSSES | {
+    "both": lambda s, t: kldiv.kl_div_with_logits(s, t) + kldiv.kl_div_with_logits(t, s),
+    "reverse skew": partial(kldiv.skew_kl_div_with_logits, alpha=0.1, reverse=True),
+    "weights": partial(kldiv.jeffreys_div_with_logits, weights=(0.3, 0.7)),
+    "beta": partial(kldiv.distillation_loss, beta=0.3, temperature=1.7),
+    "mixture": partial(kldiv.f_div_with_logits, divergence=Mixture(0.9, 0.3, 1.0)),
+    "classes": partial(
+        kldiv.js_div_with_logits, input_classes=[1, 2, 5, 0], target_classes=[3, 4, 1, 0]
+    ),
+}
+"""Numbers that are settings, which ``dynamic=True`` would take for symbols."""
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["kl", "kl_div", "sparse"])
+@pytest.mark.parametrize("name", SETTINGS)
 def test_torch_compile_with_symbols(torch, name):
-    def both(s, t):
-        return LOSSES[name](s, t) + LOSSES[name](t, s)
-
+    loss = SETTINGS[name]
     torch.compiler.reset()
-    compiled = torch.compile(both, fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
     s, t = torch.randn(2, 4, 20)
     s.requires_grad_()
-    value, wanted = compiled(s, t), both(s, t)
+    value, wanted = compiled(s, t), loss(s, t)
     torch.testing.assert_close(value, wanted, rtol=1e-6, atol=0)
     slopes = [torch.autograd.grad(found, s)[0] for found in (value, wanted)]
     torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-7)

@@ -96,6 +96,44 @@ def test_libraries_differentiate_it(torch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("kind", "dynamic"), [("list", False), ("list", True), ("numpy", False), ("torch", True)]
+)
+def test_torch_compiles_it(torch, kind, dynamic):
+    make = {"list": list, "numpy": np.array, "torch": torch.tensor}[kind]
+    own, other = make(OWN), make(OTHER)
+
+    def loss(s, t):
+        return kldiv.kl_div_with_logits(s, t, input_classes=own, target_classes=other)
+
+    torch.compiler.reset()
+    arrays = [torch.tensor(array, requires_grad=True) for array in (BASE + 0.5, T)]
+    compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    wanted, value = loss(*arrays), compiled(*arrays)
+    torch.testing.assert_close(value, wanted, rtol=1e-14, atol=0)
+    slopes = (torch.autograd.grad(each, arrays) for each in (value, wanted))
+    for slope, expected in zip(*slopes, strict=True):
+        torch.testing.assert_close(slope, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.slow
+def test_jax_compiles_it_with_classes_that_it_traces(jax):
+    wanted = kldiv.kl_div_with_logits(BASE, T, input_classes=OWN, target_classes=OTHER)
+
+    @jax.jit
+    def loss(s, t, own, other):
+        return kldiv.kl_div_with_logits(s, t, input_classes=own, target_classes=other)
+
+    with jax.enable_x64(True):
+        found = loss(*map(jax.numpy.asarray, (BASE, T, OWN, OTHER)))
+        again = jax.jit(partial(kldiv.kl_div_with_logits, input_classes=OWN, target_classes=OTHER))(
+            *map(jax.numpy.asarray, (BASE, T))
+        )
+    np.testing.assert_allclose([found, again], float(wanted), rtol=1e-13)
+
+
+@pytest.mark.slow
 def test_jax_differentiates_it(jax):
     loss = partial(kldiv.distillation_loss, input_classes=OWN, target_classes=OTHER, beta=0.25)
     with jax.enable_x64(True):

@@ -43,6 +43,8 @@ def _missing(name: str) -> Any:
         return _scattered
     if name == "top_places":
         return _top_places
+    if name == "readable":
+        return _readable
     if name != "special":
         raise AttributeError(name)
     return jax.scipy.special
@@ -61,6 +63,10 @@ def _scattered_in_rows(array: Array, places: Array, values: Array) -> Array:
 
 def _top_places(array: Array, k: int) -> Array:
     return jax.lax.top_k(array, k)[1]
+
+
+def _readable(numbers: Any) -> bool:
+    return not isinstance(numbers, jax.core.Tracer)
 
 
 xp = Overlay(jnp, _missing)
