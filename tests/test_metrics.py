@@ -216,6 +216,7 @@ def _rank(rank, meet, folder):
     alone = metric.compute()
     np.save(f"{folder}/{rank}.npy", metric.sync().compute())
     assert metric.compute() == alone
+    dist.barrier()  # a rank that leaves first ends the others' connections
     dist.destroy_process_group()
 
 
