@@ -90,7 +90,7 @@ class PairMeasure(Loss):
         return found + xp.zeros(shape, dtype=found.dtype, device=found.device)  # no view
 
     def mirrored(self, xp: Namespace, upper: Array) -> Array:
-        """Return a symmetric matrix, given what lies on and above its diagonal."""
+        """Return a symmetric matrix, given its elements on and above the diagonal."""
         place = xp.arange(upper.shape[0], device=upper.device)
         return xp.where(place[:, None] <= place[None, :], upper, upper.T)
 

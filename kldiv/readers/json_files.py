@@ -41,7 +41,7 @@ def read_json_lines(source: Source) -> Table:
 
 
 def _distinct(source: Source) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """Return what makes an object of pairs, and refuses a name that stands there twice."""
+    """Return a function that makes an object of pairs and refuses a name that is there twice."""
 
     def paired(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

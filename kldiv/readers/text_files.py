@@ -194,7 +194,7 @@ class _Text:
         return chain.from_iterable(starmap(zip, self._blocks(sep)))
 
     def _blocks(self, sep: str) -> Iterator[Block]:
-        """Yield what `_lines` yields, many rows at a time."""
+        """Yield the rows of `_lines`, many at a time."""
         import csv  # noqa: PLC0415 - only where one is read
 
         stream = self._stream()

@@ -132,7 +132,7 @@ _PARTS: Final = {".gz": _gzip, ".zst": _zstd, ".bz2": _bzip2, ".xz": _xz}
 
 
 def check_text(source: Source) -> None:
-    """Refuse what is named as text, but is something else."""
+    """Refuse a file that is named as text, but is something else."""
     start = _start(source, 64)
     for mark, what in _ALIEN:
         if mark in {start[: len(mark)], start.lstrip()[: len(mark)].lower()}:
