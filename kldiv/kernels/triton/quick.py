@@ -7,6 +7,9 @@ elements, and threads meet every 16 tiles.  At the end it is seen how good the g
 not good enough, the row is read again, about a better one, or left to `block_state`, which takes
 any logits.
 
+For an element it takes 67 instructions of sm_90, where `block_state` and `merge` in its place would
+take 300 to 530, for tiles of 4096 (which spill registers) to 1024 classes a group of 4 warps.
+
 The origin of the exponents is a power of 2, so that no maximum is subtracted, and x is so small
 that w·e⁻ˣ neither underflows nor loses digits: the student needs no exponential of its own.
 """
