@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from kldiv.formulas.special import polynomial
+from kldiv.formulas.special import log1p, polynomial
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
@@ -37,10 +37,25 @@ _FALLING = _asymptotics()
 _LOGARITHM = [0.0, *(c / n for n, c in enumerate(_FALLING[1:], 1))]
 _VARIANCE = [(n + 1) * c for n, c in enumerate(_FALLING)]
 
-# I₀ = Σ xᵐ/m!² and I₁ = k/2 Σ xᵐ/(m! (m + 1)!), x = k²/4, right to 1e-19 for k below 4.
+# I₀ − 1 = x Σ xᵐ/(m + 1)!², x = k²/4, right to 1e-19 for k below 4.
 TINY, SMALL = 1.5, 4.0
-_I0 = [1 / math.factorial(m) ** 2 for m in range(17)]
-_I1 = [c / (m + 1) for m, c in enumerate(_I0)]
+_RISE = [1 / math.factorial(m + 1) ** 2 for m in range(16)]
+
+
+def _near_zero() -> list[float]:
+    """Return bₙ of A = k Σ bₙ k²ⁿ, from the same equation, right to 1e-17 below `TINY`.
+
+    They fall as the first zero of I₀(ik) has it, by 2.405². Their signs alternate: the slope of
+    the sum has no digits to lose.
+    """
+    b = [0.5]
+    for n in range(1, 42):
+        b.append(-sum(b[i] * b[n - 1 - i] for i in range(n)) / (2 * n + 2))
+    return b
+
+
+_RISING = _near_zero()
+_EXCESS = [(2 * n + 1) / (2 * n + 2) * b for n, b in enumerate(_RISING)]
 
 
 def _split(xp: Namespace, k: Array) -> tuple[Array, Array, Array]:
@@ -59,10 +74,18 @@ def decayed_bessel(xp: Namespace, k: Array) -> Array:
     return xp.where(small, mean, far)
 
 
-def small_bessel(xp: Namespace, k: Array) -> Array:
-    """Return I₀(k) where k is below `SMALL`, 1 elsewhere."""
+def small_log_bessel(xp: Namespace, k: Array) -> Array:
+    """Return log I₀(k) where k is below `SMALL`, 0 elsewhere."""
     half = 0.5 * xp.where(k < SMALL, k, 0.0)
-    return polynomial(half * half, _I0)
+    x = half * half
+    return log1p(xp, x * polynomial(x, _RISE))
+
+
+def tiny_excess(xp: Namespace, k: Array) -> Array:
+    """Return k A(k) − log I₀(k) where k is below `TINY`, 0 elsewhere: its slope is k A′(k)."""
+    near = xp.where(k < TINY, k, 0.0)
+    x = near * near
+    return x * polynomial(x, _EXCESS)
 
 
 def mean_cosine(xp: Namespace, k: Array) -> tuple[Array, Array]:
@@ -74,8 +97,8 @@ def mean_cosine(xp: Namespace, k: Array) -> tuple[Array, Array]:
         total, part = total + weight, part + w * weight
     rest = xp.where(small, part / total, polynomial(inverse, _FALLING) * inverse)
     tiny = k < TINY  # there the slope of 1 − A cancels, beyond it that of the quotient
-    half = 0.5 * xp.where(tiny, k, 0.0)
-    ratio = half * (polynomial(half * half, _I1) / small_bessel(xp, k))
+    near = xp.where(tiny, k, 0.0)
+    ratio = near * polynomial(near * near, _RISING)
     return xp.where(tiny, ratio, 1.0 - rest), xp.where(tiny, 1.0 - ratio, rest)
 
 

@@ -118,12 +118,17 @@ _BEYOND = 64
 """How many outcomes beyond P's trials are summed: more have no mass where P and Q are close."""
 
 
+_FEW = 4
+"""Up to how many successes masses are products: of small means they are nearly all of the value,
+and an exponential of their logarithm would be off by as many units as that is large."""
+
+
 def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Array:
     """Return Σ P(k) log(P(k)/Q(k)) for n < m, by logarithms of Γ without the terms that cancel.
 
     With S(x) = log x! − x log x + x, in strides about P's mean, each term is P(k) times
     k log(np/mq) + (n − k) log((m − k)np₀/((n − k)mq₀)) + (m − n) log((m − k)/(mq₀))
-    + S(n) − S(m) + S(m − k) − S(n − k).
+    + S(n) − S(m) + S(m − k) − S(n − k); of a few successes, of their factors instead.
     """
     (p1, p0), (q1, q0) = (xp.broadcast_arrays(*probabilities(xp, d)) for d in (p, q))
     p1, p0, q1, q0 = xp.broadcast_arrays(p1, p0, q1, q0)
@@ -150,6 +155,7 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     exponent = relative_entropy(xp, k, n * p1, off) + relative_entropy(xp, rest, n * p0, -off)
     own = _stirling(xp, rest)
     mass = xp.exp(_stirling(xp, trials) - _stirling(xp, k) - own - exponent)
+    mass = xp.where(k <= _FEW, _mass_of_few(xp, k, rest, p1, p0), mass)
     mass = xp.where(possible, stride * mass, 0.0)
     closer = p1 - q1
     up = log_ratio(xp, n * p1, m * q1, n * closer - more * q1)
@@ -160,6 +166,11 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     terms = terms + more * log_ratio(xp, longer, m * q0)
     ends = _stirling(xp, trials) - _stirling(xp, trials + more)
     terms = terms + (ends + (_stirling(xp, longer) - own))
+    few = rest * log_ratio(xp, last, q0, -closer) - more * log_ratio(xp, q0, xp.ones_like(q0), -q1)
+    for j in range(min(n, _FEW)):
+        ratio = log_ratio(xp, (n - j) * p1, (m - j) * q1, (n - j) * closer - more * q1)
+        few = few + xp.where(k > j, ratio, 0.0)
+    terms = xp.where(k <= _FEW, few, terms)
     value = xp.sum(mass * terms, axis=-1) / xp.sum(mass, axis=-1)
 
     # Close to each other it is what φ(log P/Q) sums to, and Q's mass beyond P's trials.  Where P/Q
@@ -167,9 +178,9 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     def other(k: Array, rest: Array) -> Array:
         exponent = relative_entropy(xp, k, m * q1) + relative_entropy(xp, rest, m * q0)
         ends = _stirling(xp, trials + more) - _stirling(xp, k) - _stirling(xp, rest)
-        return xp.exp(ends - exponent)
+        return xp.where(k <= _FEW, _mass_of_few(xp, k, rest, q1, q0), xp.exp(ends - exponent))
 
-    like = abs(terms) < NEAR
+    like = abs(terms) < 1.0
     here = mass * phi(xp, xp.where(like, terms, 0.0))
     taken = xp.where(possible, stride * other(k, longer), 0.0)
     here = xp.where(like, here, mass * (xp.where(like, 0.0, terms) - 1.0) + taken)
@@ -179,6 +190,17 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     value = xp.where(value < 0.5, near, value)
     edge = xp.where(point, none, xp.full_like(none, xp.inf))
     return xp.where(inside, value, xp.where(valid, edge, xp.nan))
+
+
+def _mass_of_few(xp: Namespace, k: Array, rest: Array, p1: Array, p0: Array) -> Array:
+    """Return the mass of k successes and the rest failures, for k up to `_FEW`."""
+    fails = p0 > 0
+    one = xp.ones_like(p0)
+    mass = xp.exp(rest * log_ratio(xp, xp.where(fails, p0, 1.0), one, xp.where(fails, -p1, 0.0)))
+    mass = xp.where(fails | (rest == 0), mass, 0.0)
+    for j in range(_FEW):
+        mass = mass * xp.where(k > j, (k + rest - j) * p1 / (j + 1.0), 1.0)
+    return mass
 
 
 def _stirling(xp: Namespace, x: Array) -> Array:

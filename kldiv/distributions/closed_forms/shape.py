@@ -22,7 +22,8 @@ from kldiv.formulas.circle import (
     cosine_variance,
     decayed_bessel,
     mean_cosine,
-    small_bessel,
+    small_log_bessel,
+    tiny_excess,
 )
 from kldiv.formulas.measures import relative_entropy
 from kldiv.formulas.remainders import (
@@ -198,9 +199,9 @@ def von_mises(xp: Namespace, p: VonMises, q: VonMises) -> Array:
     step = xp.where(close, change, 0.0)
     near = integrated_remainder(xp, lambda k: cosine_variance(xp, k), a, step)
     ratio, rest = mean_cosine(xp, a)
-    far = log_ratio(xp, decayed_bessel(xp, b), decayed_bessel(xp, a)) + change * rest
-    grown = log_ratio(xp, small_bessel(xp, b), small_bessel(xp, a))
-    far = xp.where((a < TINY) & (b < SMALL), grown - change * ratio, far)
+    far = xp.log(decayed_bessel(xp, b) / decayed_bessel(xp, a)) + change * rest
+    small = small_log_bessel(xp, b) + tiny_excess(xp, a) - b * ratio
+    far = xp.where((a < TINY) & (b < SMALL), small, far)
     half = xp.sin(0.5 * known)
     value = xp.where(close, near, far) + 2.0 * b * ratio * half * half
     edge = xp.where(same, 0.0, xp.full_like(value, math.inf))  # of a point, where κ is +∞
