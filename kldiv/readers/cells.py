@@ -499,8 +499,8 @@ def _plain_numbers(
                     if value is None and (n < strict or decimals(cell)):
                         return None
                     found[m, n] = np.nan if value is None else value
-        for i, kept in words.items():
-            kept += block[i]
+        for i in words:
+            words[i] += block[i]
         parts.append(found)
     return np.concatenate(parts) if parts else np.empty((0, len(columns)))
 
