@@ -396,8 +396,9 @@ class _Tabulation:
         words = {} if words is None else words
         decimal = self.source.reading.decimal or self.records.decimal
         if decimal != "," and not (decimal is None and self.records.doubtful):
-            found = _plain_numbers(self.records.blocks(), columns, strict, words)
-            if found is not None and not (self.source.reading.na and np.isnan(found).any()):
+            holes = self.source.samples
+            found = _plain_numbers(self.records.blocks(), columns, strict, words, holes=holes)
+            if found is not None and (holes or not np.isnan(found[:, :strict]).any()):
                 return found
             words.clear()
         rows, marks = self.records.rows(), decimal or self._decimal(columns[:strict])
@@ -409,7 +410,7 @@ class _Tabulation:
             for n, i in enumerate(columns):
                 cell = row[i]
                 value = number(cell, marks)
-                if value is None or (value != value and self.source.reading.na):  # noqa: PLR0124
+                if value is None or value != value:  # noqa: PLR0124 - NaN
                     value = missing
                     if n < strict:
                         self._check_missing(line, i, cell)
@@ -480,9 +481,17 @@ class _Tabulation:
 
 
 def _plain_numbers(
-    blocks: Iterator[Block], columns: Sequence[int], strict: int, words: dict[int, list[str]]
+    blocks: Iterator[Block],
+    columns: Sequence[int],
+    strict: int,
+    words: dict[int, list[str]],
+    *,
+    holes: bool,
 ) -> Numbers | None:
-    """Return numbers as programs write them, or None where a strict column has another cell."""
+    """Return numbers as programs write them, or None where a strict column has another cell.
+
+    With ``holes`` cells without a number are NaN there too.
+    """
     parts = list[Any]()
     for places, block in blocks:
         found = np.empty((len(places), len(columns)))
@@ -496,7 +505,8 @@ def _plain_numbers(
             except ValueError:
                 for m, cell in enumerate(cells):
                     value = plain(cell)
-                    if value is None and (n < strict or decimals(cell)):
+                    lacking = value is None and not (holes and is_missing(cell))
+                    if lacking and (n < strict or decimals(cell)):
                         return None
                     found[m, n] = np.nan if value is None else value
         for i in words:

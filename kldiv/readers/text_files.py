@@ -378,7 +378,7 @@ class _Text:
             " header=False says that it has none, header=True that these are names"
         )
 
-    def _names_columns(self, names: list[str]) -> bool:
+    def _names_columns(self, names: Sequence[str]) -> bool:
         """Whether a row has words above the columns of numbers."""
         if len(names) == self._width - 1:
             return True
@@ -502,11 +502,11 @@ class _Unclosed(io.BufferedIOBase):
     read1 = read
 
 
-def _all_numbers(names: list[str]) -> bool:
+def _all_numbers(names: Sequence[str]) -> bool:
     return all(plain(name) is not None for name in names)
 
 
-def _counting(names: list[str]) -> bool:
+def _counting(names: Sequence[str]) -> bool:
     """Whether names are 0, 1, 2, … or 1, 2, 3, …; beside one without a name, 0 alone is."""
     numbers = [name for name in names if name.strip()]
     if numbers == ["0"] and len(names) == 2:

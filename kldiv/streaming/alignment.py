@@ -26,6 +26,12 @@ _FEW: Final = 1000  # labels, for which nothing need be fast
 _ODD: Final = np.array([pow(0x9E3779B97F4A7C15, i, 1 << 64) for i in range(4)], np.uint64)
 
 
+def in_memory(table: Table) -> Table:
+    """Return a table whose array is read, if it stayed on disk."""
+    array = table.array
+    return replace(table, array=array[array.whole]) if isinstance(array, Stored) else table
+
+
 def labels_of(table: Table, axis: int) -> tuple[Names, Names]:
     """Return the labels of the classes and of the rows."""
     if table.array.ndim == 1:
@@ -40,12 +46,7 @@ def align(
 
     The sentences say which labels are in one file only.
     """
-    p, q = (
-        replace(each, array=each.array[each.array.whole])
-        if isinstance(each.array, Stored)
-        else each
-        for each in (p, q)
-    )
+    p, q = in_memory(p), in_memory(q)
     (p_classes, p_rows), (q_classes, q_rows) = labels_of(p, axis), labels_of(q, axis)
     if p_classes is None or q_classes is None:
         raise InputError(
@@ -208,8 +209,7 @@ def _by_folded(name: str, labels: tuple[str, ...]) -> dict[str, str]:
 
 def without_missing(p: Table, q: Table, axis: int) -> tuple[tuple[Table, Table], list[str]]:
     """Return both without the classes of which a number is missing in either."""
-    if any(isinstance(each.array, Stored) for each in (p, q)):
-        return (p, q), []
+    p, q = in_memory(p), in_memory(q)
     lost = _holes(p, axis) | _holes(q, axis)
     if not lost.any():
         return (p, q), []
