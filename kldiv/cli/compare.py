@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -346,6 +347,8 @@ def _compare_files(*, as_json: bool, plot: str | None, generalized: bool, **opti
                 f"after {stopped.share:.0%}, which {stopped.checkpoint} keeps. To go on, give the"
                 " same command again"
             ) from None
+    if found.undefined and found.reduction != "none":
+        raise InputError(". ".join(found.undefined))
     if not generalized:
         _check_sums(found)
     if draw is not None:
@@ -356,7 +359,7 @@ def _compare_files(*, as_json: bool, plot: str | None, generalized: bool, **opti
 def _check_sums(found: Comparison) -> None:
     """Ask where sums are so far from 1 that the numbers are no probabilities."""
     for side in (found.p, found.q):
-        if abs(side.furthest - 1.0) > _FAR:
+        if _FAR < abs(side.furthest - 1.0) < math.inf:  # of an infinite number that is said
             whose = side.name if side.form == "probs" else f"exp({side.name})"
             rows = f"{side.off:,} of {found.count:,} rows of {whose} do" if found.shape else whose
             verb = "not sum to 1 but to as much as" if found.shape else "sums to"

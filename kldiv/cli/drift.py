@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
+    from kldiv.cli.drift_plot import DriftPlot
     from kldiv.readers import Sample
 
     Column: TypeAlias = Callable[[], Sample]
@@ -69,20 +70,15 @@ def show(options: dict[str, Any], bins: int | None, *, neighbours: bool = False)
     for name, default in _UNUSED.items():
         if options[name] != default:
             raise click.UsageError(f"--{name.replace('_', '-')}: not for samples")
-    draw = None if options["plot"] is None else _plotter(options["plot"])
+    plot = None if options["plot"] is None else _plot(options["plot"])
     p, q = _columns(options, "p"), _columns(options, "q")
     with Progress() as progress:
-        found, notes = _compared(p, q, bins, progress, neighbours=neighbours)
+        found, notes = _compared(p, q, bins, progress, neighbours=neighbours, plot=plot)
     found.sort(key=lambda each: (-each.js, -_number(each.kl_pq)))
-    if draw is not None:
+    if plot is not None:
         shown = found[: options["top"]] if options["top"] else found
         titles = {each.column: f"JS {each.js:.4f}, PSI {each.psi:.3f}" for each in shown}
-        samples = {}
-        for pair in _paired(p, q)[0]:
-            one, other = (read() for read in pair)  # two columns at a time
-            if one.name in titles:
-                samples[one.name] = one, other
-        draw(titles, samples, (options["p"], options["q"]))
+        plot.draw(titles, (options["p"], options["q"]))
     if options["as_json"]:
         print_json(_to_dict(found, notes, options, bins))
     else:
@@ -92,13 +88,13 @@ def show(options: dict[str, Any], bins: int | None, *, neighbours: bool = False)
         page.paragraph(Text("note: ", style="bold yellow"), text)
 
 
-def _plotter(path: str) -> Callable[..., None]:
-    """Return the function that draws, or say at once that it could not."""
+def _plot(path: str) -> DriftPlot:
+    """Return the picture to draw, or say at once that it could not be."""
     try:
         from kldiv.cli.drift_plot import DriftPlot  # noqa: PLC0415 - imports Matplotlib
     except ImportError as error:
         raise click.UsageError('--plot needs Matplotlib: pip install "kldiv[cli]"') from error
-    return DriftPlot(path).draw
+    return DriftPlot(path)
 
 
 def _number(value: float) -> float:
@@ -133,17 +129,21 @@ def _paired(p: Columns, q: Columns) -> tuple[list[tuple[Column, Column]], list[s
 
 
 def _compared(
-    p: Columns, q: Columns, bins: int | None, progress: Progress, *, neighbours: bool
+    p: Columns,
+    q: Columns,
+    bins: int | None,
+    progress: Progress,
+    *,
+    neighbours: bool,
+    plot: DriftPlot | None,
 ) -> tuple[list[Drift], list[str]]:
+    """Return the drift of each column, and remarks; keep what is drawn."""
     pairs, notes = _paired(p, q)
     found, many = [], list[str]()
     for done, pair in enumerate(pairs):
         progress.reach(done, len(pairs))
         one, other = (read() for read in pair)  # two columns at a time
-        missing = one.missing + other.missing
-        if missing:
-            noun = "cell is" if missing == 1 else "cells are"
-            notes.append(f"column {clean(one.name)}: {missing:,} missing {noun} left out")
+        notes += _missing(one, other)
         try:
             own = bins
             if bins is None and not neighbours and _are_many(one, other):
@@ -159,6 +159,8 @@ def _compared(
                 continue
             notes.append(f"column {clean(one.name)}: by {_BINS} bins, as neighbours do not serve")
             found.append(_drift(one, other, _BINS))
+        if plot is not None:
+            plot.keep(one, other)
     if many:
         notes.append(
             f"by {_BINS} bins, as there are more than {_MANY:,} numbers: {', '.join(many)}."
@@ -167,6 +169,13 @@ def _compared(
     if not found:
         raise InputError(f"no column can be compared: {'; '.join(notes)}")
     return found, notes
+
+
+def _missing(p: Sample, q: Sample) -> list[str]:
+    """Say how many cells have no value, if any."""
+    missing = p.missing + q.missing
+    noun = "cell is" if missing == 1 else "cells are"
+    return [f"column {clean(p.name)}: {missing:,} missing {noun} left out"] if missing else []
 
 
 def _are_many(p: Sample, q: Sample) -> bool:

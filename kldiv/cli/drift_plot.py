@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -26,15 +27,27 @@ _BARS: Final = 8  # categories that a panel shows
 _LOOK: Final = 1000  # numbers that mostly tell whether there are few different ones
 
 
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    """The shares of both samples of a column, by edges of bins or by names of categories."""
+
+    shares: tuple[Any, Any]
+    edges: Any = None
+    names: tuple[str, ...] = ()
+
+
 class DriftPlot(Picture):
     """The picture of a drift report, to be drawn to a file."""
 
-    def draw(
-        self,
-        titles: Mapping[str, str],
-        samples: Mapping[str, tuple[Sample, Sample]],
-        files: Sequence[str],
-    ) -> None:
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._panels: dict[str, _Panel] = {}
+
+    def keep(self, p: Sample, q: Sample) -> None:
+        """Keep what a panel shows of a column, so that nobody need read it again."""
+        self._panels[p.name] = _panel(p, q)
+
+    def draw(self, titles: Mapping[str, str], files: Sequence[str]) -> None:
         """Draw the columns that have titles, in their order."""
         across = min(_ACROSS, len(titles))
         down = math.ceil(len(titles) / across)
@@ -42,7 +55,7 @@ class DriftPlot(Picture):
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(down, across, squeeze=False).ravel()
         for panel, (name, title) in zip(panels, titles.items(), strict=False):
-            _draw_column(panel, *samples[name])
+            _draw_column(panel, self._panels[name])
             said = panel.set_title(f"{_short(name)}\n{title}", fontsize="small", loc="left")
             said.set_parse_math(False)
         for panel in panels[len(titles) :]:
@@ -57,12 +70,21 @@ class DriftPlot(Picture):
         self.save(figure)
 
 
-def _draw_column(axes: Axes, p: Sample, q: Sample) -> None:
+def _panel(p: Sample, q: Sample) -> _Panel:
     values = [each.values for each in (p, q)]
     if isinstance(values[0], tuple) or len(_few(*values)) <= _BARS:
-        _draw_categories(axes, *(Counter(list(each)) for each in values))
+        return _categories(*(Counter(list(each)) for each in values))
+    return _numbers(*values)
+
+
+def _draw_column(axes: Axes, panel: _Panel) -> None:
+    if panel.edges is None:
+        _draw_categories(axes, panel)
     else:
-        _draw_numbers(axes, *values)
+        for shares, colour in zip(panel.shares, (BLUE, ORANGE), strict=True):
+            axes.stairs(shares, panel.edges, fill=True, color=colour, alpha=0.35, label="sample")
+            axes.stairs(shares, panel.edges, color=colour)
+        axes.locator_params(axis="x", nbins=5)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(colors=GREY, labelsize="x-small")
     axes.set_yticks([])
@@ -74,30 +96,30 @@ def _few(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return some if len(some) > _BARS else np.unique(np.concatenate([p, q]))
 
 
-def _draw_numbers(axes: Axes, p: np.ndarray, q: np.ndarray) -> None:
+def _numbers(p: np.ndarray, q: np.ndarray) -> _Panel:
     ends = [np.quantile(each, (_TAIL, 1.0 - _TAIL)) for each in (p, q)]
     low, high = min(each[0] for each in ends), max(each[1] for each in ends)
     edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
-    for each, colour in ((p, BLUE), (q, ORANGE)):
-        shares = np.histogram(each, edges)[0] / len(each)
-        axes.stairs(shares, edges, fill=True, color=colour, alpha=0.35, label="sample")
-        axes.stairs(shares, edges, color=colour)
-    axes.locator_params(axis="x", nbins=5)
+    first, second = (np.histogram(each, edges)[0] / len(each) for each in (p, q))
+    return _Panel((first, second), edges)
 
 
-def _draw_categories(axes: Axes, p: Counter[object], q: Counter[object]) -> None:
-    sizes = [each.total() for each in (p, q)]
-    largest = (p + q).most_common(_BARS)
-    names = [name for name, _ in largest]
+def _categories(p: Counter[object], q: Counter[object]) -> _Panel:
+    names = [name for name, _ in (p + q).most_common(_BARS)]
     if not any(isinstance(name, str) for name in names):
         names.sort(key=float)  # type: ignore[arg-type]
-    for each, size, colour, shift in ((p, sizes[0], BLUE, -0.2), (q, sizes[1], ORANGE, 0.2)):
-        shares = [each[name] / size for name in names]
-        places = [i + shift for i in range(len(names))]
+    first, second = ([each[name] / each.total() for name in names] for each in (p, q))
+    shown = [f"{name:g}" if isinstance(name, float) else str(name) for name in names]
+    return _Panel((first, second), names=tuple(shown))
+
+
+def _draw_categories(axes: Axes, panel: _Panel) -> None:
+    for shares, colour, shift in zip(panel.shares, (BLUE, ORANGE), (-0.2, 0.2), strict=True):
+        places = [i + shift for i in range(len(shares))]
         axes.bar(places, shares, width=0.4, color=colour, label="sample")
-    shown = [_short(f"{name:g}" if isinstance(name, float) else str(name), 9) for name in names]
+    shown = [_short(name, 9) for name in panel.names]
     angle = 0 if sum(map(len, shown)) < 2 * LABEL else 45
-    axes.set_xticks(range(len(names)), shown, rotation=angle, ha="right" if angle else "center")
+    axes.set_xticks(range(len(shown)), shown, rotation=angle, ha="right" if angle else "center")
     for label in axes.get_xticklabels():
         label.set_parse_math(False)
 

@@ -187,10 +187,9 @@ def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
     def blocks() -> Iterator[Block]:
         number = 1
         for batch in held:
-            columns = [map(cell_of, batch.column(i).to_pylist()) for i in order]
-            rows = list(map(list, zip(*columns, strict=True)))
-            yield range(number, number + len(rows)), rows
-            number += len(rows)
+            columns = [list(map(cell_of, batch.column(i).to_pylist())) for i in order]
+            yield range(number, number + batch.num_rows), columns
+            number += batch.num_rows
 
     typed = frozenset(i for i, yes in enumerate(numeric) if not yes)
     found = [names[i] for i in order]

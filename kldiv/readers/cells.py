@@ -9,7 +9,7 @@ import re
 from array import array as packed
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import chain, islice, starmap
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Row: TypeAlias = tuple[int, list[str]]
-    Block: TypeAlias = tuple[Sequence[int], Sequence[list[str]]]
+    Row: TypeAlias = tuple[int, Sequence[str]]
+    Block: TypeAlias = tuple[Sequence[int], Sequence[Sequence[str]]]
     Numbers: TypeAlias = NDArray[np.float64]
 
 _SAMPLE_ROWS: Final = 1000  # that decide which columns are text,
@@ -49,7 +49,7 @@ class Records:
     names: list[str]
     """Of the columns; their numbers where the file has none."""
     blocks: Callable[[], Iterator[Block]]
-    """The rows, some at a time: their places, and as many cells of each as there are names."""
+    """Rows, some at a time: their places, and the cells of each column."""
     place: str = "line"
     """The word for a place."""
     named: bool = True
@@ -63,7 +63,8 @@ class Records:
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows, each with its place."""
-        return chain.from_iterable(starmap(zip, self.blocks()))
+        for places, columns in self.blocks():
+            yield from zip(places, zip(*columns, strict=True), strict=True)
 
 
 def tabulate(source: Source, records: Records) -> Table:
@@ -80,8 +81,7 @@ def of_values(names: list[str], rows: list[Any], *, place: str) -> Records:
         if all(isinstance(row[i], str | None) for row in rows)
         and any(row[i] is not None for row in rows)
     ]
-    cells = [[cell_of(value) for value in row] for row in rows]
-    block = range(1, len(rows) + 1), cells
+    block = range(1, len(rows) + 1), [[cell_of(row[i]) for row in rows] for i in range(len(names))]
     # A table of text alone has its numbers in it.
     typed = frozenset(text) if len(text) < len(names) - (names[:1] == [""]) else frozenset()
     decimal = None if any(isinstance(row[i], str) for row in rows for i in text) else "."
@@ -170,9 +170,9 @@ class _Tabulation:
         values = self._parse(numbers, strict=len(numbers)) if numbers else np.empty((0, 0))
         words: dict[int, list[str]] = {i: [] for i in text}
         if text:
-            for _, rows in self.records.blocks():
+            for _, columns in self.records.blocks():
                 for i in text:
-                    words[i] += [row[i] for row in rows]
+                    words[i] += columns[i]
         found = tuple(
             Sample(
                 self.names[i],
@@ -396,8 +396,9 @@ class _Tabulation:
         words = {} if words is None else words
         decimal = self.source.reading.decimal or self.records.decimal
         if decimal != "," and not (decimal is None and self.records.doubtful):
-            found = _plain_numbers(self.records.blocks(), columns, strict, words)
-            if found is not None and not (self.source.reading.na and np.isnan(found).any()):
+            holes = self.source.samples
+            found = _plain_numbers(self.records.blocks(), columns, strict, words, holes=holes)
+            if found is not None and (holes or not np.isnan(found[:, :strict]).any()):
                 return found
             words.clear()
         rows, marks = self.records.rows(), decimal or self._decimal(columns[:strict])
@@ -409,7 +410,7 @@ class _Tabulation:
             for n, i in enumerate(columns):
                 cell = row[i]
                 value = number(cell, marks)
-                if value is None or (value != value and self.source.reading.na):  # noqa: PLR0124
+                if value is None or value != value:  # noqa: PLR0124 - NaN
                     value = missing
                     if n < strict:
                         self._check_missing(line, i, cell)
@@ -480,14 +481,22 @@ class _Tabulation:
 
 
 def _plain_numbers(
-    blocks: Iterator[Block], columns: Sequence[int], strict: int, words: dict[int, list[str]]
+    blocks: Iterator[Block],
+    columns: Sequence[int],
+    strict: int,
+    words: dict[int, list[str]],
+    *,
+    holes: bool,
 ) -> Numbers | None:
-    """Return numbers as programs write them, or None where a strict column has another cell."""
+    """Return numbers as programs write them, or None where a strict column has another cell.
+
+    With ``holes`` cells without a number are NaN there too.
+    """
     parts = list[Any]()
-    for _, rows in blocks:
-        found = np.empty((len(rows), len(columns)))
+    for places, block in blocks:
+        found = np.empty((len(places), len(columns)))
         for n, i in enumerate(columns):
-            cells = [row[i] for row in rows]
+            cells = block[i]
             text = "".join(cells)
             try:
                 if "_" in text or not text.isascii():
@@ -496,11 +505,12 @@ def _plain_numbers(
             except ValueError:
                 for m, cell in enumerate(cells):
                     value = plain(cell)
-                    if value is None and (n < strict or decimals(cell)):
+                    lacking = value is None and not (holes and is_missing(cell))
+                    if lacking and (n < strict or decimals(cell)):
                         return None
                     found[m, n] = np.nan if value is None else value
-        for i, kept in words.items():
-            kept += [row[i] for row in rows]
+        for i in words:
+            words[i] += block[i]
         parts.append(found)
     return np.concatenate(parts) if parts else np.empty((0, len(columns)))
 

@@ -117,11 +117,13 @@ def _of_columns(source: Source, columns: dict[str, dict[str, Any]]) -> Table:
 def _array(source: Source, found: Any, name: str | None) -> Table:
     """Return nested lists of numbers; null is a missing one."""
     flat = _flat(found)
-    if any(each is None for each in flat):
+    missing = next((i for i, x in enumerate(flat) if x is None or x != x), None)  # noqa: PLR0124 - NaN
+    if missing is not None:
         if source.reading.na is None:
             raise source.error(
-                "null is no number: it is missing. na='zero' takes missing numbers as 0,"
-                " na='drop' leaves their classes out",
+                f"number {missing + 1} of {len(flat):,} is {json.dumps(flat[missing])}: it is"
+                " missing. na='zero' takes missing numbers as 0, na='drop' leaves their classes"
+                " out",
                 name,
             )
         found = _filled(found, 0.0 if source.reading.na == "zero" else float("nan"))
@@ -144,7 +146,7 @@ def _flat(found: Any) -> list[Any]:
 def _filled(found: Any, number: float) -> Any:
     if isinstance(found, list):
         return [_filled(each, number) for each in found]
-    return number if found is None else found
+    return number if found is None or found != found else found  # noqa: PLR0124 - NaN
 
 
 def _records(source: Source, names: list[str], rows: list[Any], notes: Sequence[str] = ()) -> Table:

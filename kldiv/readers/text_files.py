@@ -11,6 +11,8 @@ from functools import cached_property
 from itertools import accumulate, chain, compress, islice, starmap
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from kldiv.readers.cells import Records, tabulate
 from kldiv.readers.numerals import decimals, is_blank, plain
 from kldiv.readers.sources import FLOOR, SHOWN, Source, parsing
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from kldiv.readers.cells import Block, Row
+
+    Lines = tuple[Sequence[int], Sequence[list[str]]]
     from kldiv.readers.table import Table
 
 _HEAD: Final = 1 << 20  # bytes that decide
 _HEAD_ROWS: Final = 1000
 _BLOCK: Final = 1000  # rows
+_PIECE: Final = 1 << 18  # characters
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _SEPARATORS: Final = (",", ";", "\t", "|", " ")
 _USUAL: Final = {".csv": ",", ".tsv": "\t"}
@@ -193,10 +198,8 @@ class _Text:
         """Yield all rows that are no comments of a declared kind, with the number of their line."""
         return chain.from_iterable(starmap(zip, self._blocks(sep)))
 
-    def _blocks(self, sep: str) -> Iterator[Block]:
+    def _blocks(self, sep: str) -> Iterator[Lines]:
         """Yield the rows of `_lines`, many at a time."""
-        import csv  # noqa: PLC0415 - only where one is read
-
         stream = self._stream()
         comment = self._reading.comment
         lines: Iterable[str] = stream
@@ -209,6 +212,12 @@ class _Text:
             # An empty line keeps the count.
             starts = comment, f'"{comment}'
             lines = ("\n" if line.startswith(starts) else line for line in lines)
+        yield from self._rows(lines, sep)
+
+    def _rows(self, lines: Iterable[str], sep: str, line: int = 1) -> Iterator[Lines]:
+        """Yield the rows of lines, the first of which has that number."""
+        import csv  # noqa: PLC0415 - only where one is read
+
         found = csv.reader(
             lines,
             delimiter=sep,
@@ -216,9 +225,9 @@ class _Text:
             skipinitialspace=sep == " ",
             quoting=csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE,
         )
-        before = 0
+        before = line - 1
         while rows := list(islice(found, _BLOCK)):
-            after = found.line_num
+            after = line - 1 + found.line_num
             alone = after - before == len(rows)  # no row takes several lines
             numbers = range(before + 1, after + 1) if alone else _line_numbers(rows, before)
             # A row whose cells are all empty is the end of a sheet.
@@ -251,6 +260,7 @@ class _Text:
         else:
             self._notes.append(f"quotation marks of {self._source.path} are taken for letters")
 
+    @cached_property
     def _has_quotes(self) -> bool:
         self._source.file.seek(0)
         parts = iter(lambda: self._source.file.read(_HEAD), b"")
@@ -260,7 +270,7 @@ class _Text:
         """Return the line of a mark that makes one cell of several lines; 0 if it has no end."""
         import csv  # noqa: PLC0415 - is loaded already
 
-        if not self._has_quotes():
+        if not self._has_quotes:
             return None
         try:
             for places, rows in self._blocks(self._sep):
@@ -368,7 +378,7 @@ class _Text:
             " header=False says that it has none, header=True that these are names"
         )
 
-    def _names_columns(self, names: list[str]) -> bool:
+    def _names_columns(self, names: Sequence[str]) -> bool:
         """Whether a row has words above the columns of numbers."""
         if len(names) == self._width - 1:
             return True
@@ -381,19 +391,32 @@ class _Text:
 
     def _data(self, names: list[str], after: int, *, named: bool) -> Iterator[Block]:
         """Yield records, all of one length, without comments: lines that are no records."""
-        width, check = len(names), self._reading.comment is None
-        for places, rows in self._blocks(self._sep):
-            plain_rows = (
-                places
-                and places[0] > after
-                and set(map(len, rows)) == {width}
-                and not (check and "\n#" in "\n".join(["", *[row[0] for row in rows]]))
-            )
-            if plain_rows:
-                yield places, rows
-            elif sifted := list(self._sifted(places, rows, names, after, named=named)):
+        sep, width = self._sep, len(names)
+        quoted = self._quoted and self._has_quotes
+        if quoted or width < 2 or sep == " " or not sep.isascii() or self._reading.comment:
+            yield from self._sifted_all(self._blocks(sep), names, after, named=named)
+            return
+        stream, line = self._stream(), 1 + max(after, self._declared is not None)
+        for _ in range(1, line):
+            stream.readline()
+        while text := stream.read(_PIECE):
+            text = (text + stream.readline()).replace("\r\n", "\n").replace("\r", "\n")
+            text = text.removesuffix("\n") + "\n"
+            columns = _cut(text, sep, width, comments=self._reading.comment is None)
+            if columns is None:
+                rows = self._rows(io.StringIO(text), sep, line)
+                yield from self._sifted_all(rows, names, after, named=named)
+            else:
+                yield range(line, line + len(columns[0])), columns
+            line += text.count("\n")
+
+    def _sifted_all(
+        self, blocks: Iterator[Lines], names: list[str], after: int, *, named: bool
+    ) -> Iterator[Block]:
+        for places, rows in blocks:
+            if sifted := list(self._sifted(places, rows, names, after, named=named)):
                 lines, kept = zip(*sifted, strict=True)
-                yield lines, kept
+                yield lines, list(zip(*kept, strict=True))
 
     def _sifted(
         self,
@@ -444,6 +467,20 @@ class _Text:
         raise self._source.error(f"{text}. {mend}; sep=';' and the like say what separates")
 
 
+def _cut(text: str, sep: str, width: int, *, comments: bool) -> list[list[str]] | None:
+    """Return the columns of lines without quotation marks; None where one may be no record."""
+    raw = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+    ends = raw == ord("\n")
+    marks = ends[ends | (raw == ord(sep))]
+    regular = len(marks) % width == 0 and not marks.reshape(-1, width)[:, :-1].any()
+    before = "\n" + text
+    odd = f"\n{sep * (width - 1)}\n" in before or (comments and "\n#" in before)
+    if odd or not regular or marks.sum() * width != len(marks):
+        return None
+    cells = text.removesuffix("\n").replace("\n", sep).split(sep)
+    return [cells[i::width] for i in range(width)]
+
+
 def _line_numbers(rows: list[list[str]], before: int) -> list[int]:
     """Return the last line of each row, of which some have cells of several lines."""
     ends = (1 + sum(len(_LINE_END.findall(cell)) for cell in row) for row in rows)
@@ -465,11 +502,11 @@ class _Unclosed(io.BufferedIOBase):
     read1 = read
 
 
-def _all_numbers(names: list[str]) -> bool:
+def _all_numbers(names: Sequence[str]) -> bool:
     return all(plain(name) is not None for name in names)
 
 
-def _counting(names: list[str]) -> bool:
+def _counting(names: Sequence[str]) -> bool:
     """Whether names are 0, 1, 2, … or 1, 2, 3, …; beside one without a name, 0 alone is."""
     numbers = [name for name in names if name.strip()]
     if numbers == ["0"] and len(names) == 2:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kldiv.streaming.remarks import remarks
+from kldiv.streaming.remarks import reasons, remarks
 from kldiv.streaming.results import Comparison, Contribution, Row, Side, Summary, Zeros
 from kldiv.streaming.rows import statistics, worst
 from kldiv.streaming.tokens import report
@@ -53,7 +53,10 @@ def conclude(work: Work, total: Total, held: list[Held], explanation: Explanatio
         pair = work.pair
         judged = report(flat[0], more, pair.next_tokens, limited=any(pair.limited))
         found = replace(found, quantization=judged)
-    return replace(found, warnings=(*work.pair.notes, *remarks(found, total.seen, places)))
+    sides = zip((found.p, found.q), total.seen, strict=True)
+    undefined = tuple(text for each in sides for text in reasons(*each, places))
+    warnings = *work.pair.notes, *remarks(found, total.seen, places)
+    return replace(found, warnings=warnings, undefined=undefined)
 
 
 def _side(work: Work, total: Total, held: list[Held], number: int) -> Side:

@@ -12,7 +12,7 @@ import numpy as np
 from kldiv.errors import DTypeError, InputError, LibraryError, OptionError, ShapeError
 from kldiv.frames import folded
 from kldiv.readers import Stored, Table, open_table, read
-from kldiv.streaming.alignment import align, labels_of, rebinned, without_missing
+from kldiv.streaming.alignment import align, in_memory, labels_of, rebinned, without_missing
 from kldiv.streaming.places import Places
 
 if TYPE_CHECKING:
@@ -165,6 +165,9 @@ def _open(given: Any, name: str, options: Options) -> Table:
             f"{name} has shape {array.shape}: no distributions to compare. Give an array with at"
             " least one number"
         )
+    if options.reading.na == "zero" and array.dtype.kind == "f":
+        table = in_memory(table)
+        table = replace(table, array=np.nan_to_num(table.array, posinf=np.inf, neginf=-np.inf))
     # A single number is one class; Table is frozen, and the rest counts axes.
     return table if array.ndim else replace(table, array=table.array.reshape(1))
 

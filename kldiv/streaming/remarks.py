@@ -23,7 +23,7 @@ def remarks(found: Comparison, seen: tuple[Seen, Seen], places: Places) -> Itera
     yield from _guesses(sides)
     for side, each in zip(sides, seen, strict=True):
         yield from _sums(side, each, places)
-        yield from _oddities(side, each, places)
+        yield from reasons(side, each, places)
     yield from _infinities(found, places)
 
 
@@ -56,19 +56,25 @@ def _sums(side: Side, seen: Seen, places: Places) -> Iterator[str]:
     yield f"{text}: the divergence is the generalised one, Σ p·log(p/q) + q − p. {mend}"
 
 
-def _oddities(side: Side, seen: Seen, places: Places) -> Iterator[str]:
-    odd = seen.undefined
-    if odd.count:
-        noun = "number that is" if odd.count == 1 else "numbers that are"
-        yield (
-            f"{side.name} has {odd.count:,} {noun} NaN or infinite, the first at"
-            f" {places.element(odd.first)}. Nothing is left out: what they touch is no number"
-            " either; na='drop' leaves out the classes of NaN"
-        )
+def reasons(side: Side, seen: Seen, places: Places) -> Iterator[str]:
+    """Yield what makes a result no number."""
+    whose = side.name if side.path is None else f"{side.name}, {side.path},"
+    rows = "; `reduction` 'none' keeps the other rows" if places.shape else ""
+    for odd, what, mend in (
+        (seen.undefined, "NaN", "na='drop' leaves out their classes"),
+        (seen.infinite, "infinite", "no probability or logit is"),
+    ):
+        if odd.count:
+            noun = "number that is" if odd.count == 1 else "numbers that are"
+            yield (
+                f"{whose} has {odd.count:,} {noun} {what}, the first at"
+                f" {places.element(odd.first)}, and what they touch is no number either. Mend the"
+                f" data; {mend}{rows}"
+            )
     if seen.nothing and side.normalized:
         yield (
-            f"{side.name} has no probability anywhere{_some(places, seen.nothing)}: it is no"
-            " distribution, and the result no number"
+            f"{whose} has no probability anywhere{_some(places, seen.nothing)}: it is no"
+            f" distribution, and the result no number. Mend the data{rows}"
         )
 
 

@@ -125,6 +125,8 @@ class Comparison:
     _places: Places = field(repr=False)
     warnings: tuple[str, ...] = ()
     """Assumptions, oddities of the data, and why a divergence is infinite."""
+    undefined: tuple[str, ...] = ()
+    """Those of the warnings that say why a divergence is NaN."""
     divergences: Mapping[str, Summary] = field(default_factory=dict)
     """The other divergences that were asked for."""
     quantization: QuantizationReport | None = None

@@ -40,6 +40,9 @@ class Seen:
     """The oddities of P, or of Q."""
 
     undefined: Oddity = field(default_factory=Oddity)
+    """NaN."""
+    infinite: Oddity = field(default_factory=Oddity)
+    """+∞."""
     negative: Oddity = field(default_factory=Oddity)
     off: int = 0
     """Rows that sum neither to 1, up to rounding, nor to NaN."""
@@ -55,13 +58,15 @@ class Seen:
         """Look at the numbers of a block."""
         # A finite sum proves all numbers finite, in less time than a look at each.
         if not np.isfinite(values.sum()):
-            self.undefined.add(np.isnan(values) | (values == np.inf), block)
+            self.undefined.add(np.isnan(values), block)
+            self.infinite.add(values == np.inf, block)
         if linear and values.min(initial=0.0) < 0:
             self.negative.add(values < 0, block)
 
     def join(self, other: Seen) -> None:
         """Add the oddities of another part."""
         self.undefined.join(other.undefined)
+        self.infinite.join(other.infinite)
         self.negative.join(other.negative)
 
     def add_totals(self, totals: Floats, sums: Floats, empty: float, rounding: float) -> None:

@@ -189,6 +189,6 @@ class Total:
 def _seen(facts: dict[str, Any]) -> Seen:
     odd = {
         name: Oddity(facts[name]["count"], tuple(facts[name]["first"]))
-        for name in ("undefined", "negative")
+        for name in ("undefined", "infinite", "negative")
     }
     return Seen(**{**facts, **odd})

@@ -334,24 +334,47 @@ def test_zeros_of_both_are_no_trouble(compare):
     assert [found[m] for m in MEASURES] == [0.0, 0.0, 0.0]
 
 
-def test_nan_is_not_ignored(compare):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_an_error_that_names_it(work, run, compare, value):
     p = np.array([P, P])
-    p[1, 2] = np.nan
-    found = compare(p, [Q, Q])
-    assert (found["kl_pq"], found["js"]) == ("nan", "nan")
-    assert (
-        "P has 1 number that is NaN or infinite, the first at row '1', class '2'"
-        in (found["warnings"][0])
-    )
-    close(found["rows"]["worst"][0]["kl_pq"], KL_PQ)
+    p[1, 2] = value
+    found = compare(p, [Q, Q], "--reduction", "none")
+    close(found["kl_pq"][0], KL_PQ)
+    assert found["kl_pq"][1] == str(value)
+    status, out, err = run("p.npy", "q.npy")
+    assert (status, out) == (4, "")
+    what = "NaN" if math.isnan(value) else "infinite"
+    assert f"P, p.npy, has 1 number that is {what}, the first at row '1', class '2'" in err
+    assert "--reduction 'none' keeps the other rows" in err
+    if math.isnan(value):
+        assert "--na drop" in err
+        found = compare(p, [Q, Q], "--na", "drop", "--normalize")
+        close(found["kl_pq"], truth(P[:2] / P[:2].sum(), np.full(2, 0.5))[0])
+        close(
+            compare([[0.0, np.nan, 1.0]], [[0.0, 0.5, 0.5]], "--na", "zero")["kl_pq"], math.log(2)
+        )
+
+
+def test_na_drops_classes_of_files_that_stay_on_disk(work, compare):
+    p = np.full(1 << 21, 1.0)
+    q = np.where(np.arange(len(p)) % 2, 2.0, 1.0)
+    p[7] = np.nan
+    kept = np.flatnonzero(np.arange(len(p)) != 7)
+    found = compare(p, q, "--na", "drop", "--normalize")
+    close(found["kl_pq"], truth(p[kept] / p[kept].sum(), q[kept] / q[kept].sum())[0], 1e-9)
 
 
 @pytest.mark.parametrize("form", ["counts", "logits"])
-def test_a_row_of_nothing_is_no_distribution(compare, form):
+def test_a_row_of_nothing_is_no_distribution(run, compare, form):
     nothing = 0.0 if form == "counts" else -np.inf
-    found = compare([[1.0, 2.0], [nothing] * 2], [[1.0, 1.0]] * 2, "--from", form)
-    assert found["kl_pq"] == "nan"
-    assert any("P has no probability anywhere in 1 of 2 rows" in w for w in found["warnings"])
+    pair = [[1.0, 2.0], [nothing] * 2], [[1.0, 1.0]] * 2
+    found = compare(*pair, "--from", form, "--reduction", "none")
+    assert found["kl_pq"][1] == "nan"
+    said = "has no probability anywhere in 1 of 2 rows"
+    assert any(said in w for w in found["warnings"])
+    status, out, err = run("p.npy", "q.npy", "--from", form)
+    assert (status, out) == (4, "")
+    assert said in err
 
 
 @pytest.mark.parametrize(
@@ -651,7 +674,7 @@ def test_the_place_of_the_first_oddity(compare, monkeypatch):
     monkeypatch.setattr(blocks, "BUDGET", 8 * 6)
     p = np.full((3, 4, 5), 0.25)
     p[2, 1, 3] = p[2, 3, 4] = np.nan
-    found = compare(p, np.full((3, 4, 5), 0.25), "--axis", "1")
+    found = compare(p, np.full((3, 4, 5), 0.25), "--axis", "1", "--reduction", "none")
     assert "2 numbers" in found["warnings"][0]
     assert "the first at row '(2, 3)', class '1'" in found["warnings"][0]
 

@@ -12,6 +12,7 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 import kldiv
+from kldiv import readers
 
 TABLE = "word,a,b,c\nx,1,2,3\ny,4,5,6\nz,0,1,1\n"
 COLUMNS = np.array([[1, 4, 0], [2, 5, 1], [3, 6, 1]])
@@ -208,3 +209,17 @@ def test_the_picture_of_a_drift_report(run, command, monkeypatch, tmp_path):
     assert [bar.get_height() for bar in word.patches] == [0.5] * 4
     assert command(*arguments, "--top", "1")[0] == 0
     assert len(drawn[1].axes) == 1
+
+
+def test_a_picture_of_a_drift_report_reads_each_column_once(run, command, monkeypatch):
+    pytest.importorskip("matplotlib")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    for name, shift in (("p", 0.0), ("q", 2.0)):
+        numbers = np.random.default_rng(0).normal(shift, size=60)
+        parquet.write_table(pa.table({"x": numbers, "y": numbers}), f"{name}.parquet")
+    read, seen = readers.read_samples, []
+    monkeypatch.setattr(readers, "read_samples", lambda *a, **k: seen.append(a) or read(*a, **k))
+    arguments = ("compare", "p.parquet", "q.parquet", "--from", "samples", "--plot", "x.png")
+    assert command(*arguments)[0] == 0
+    assert len(seen) == 4

@@ -311,6 +311,26 @@ def test_intervals_of_counts_cover_the_truth(classes, size, step):
     assert covered >= 53  # 57 are expected
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("{}.csv", "l,n\na,1\nb,nan\nc,3\n", "line 3, column 'n': 'nan'"),
+        ("{}.txt", "w n\na 1\nb NaN\nc 3\n", "line 3, column 'n': 'NaN'"),
+        ("{}.json", '{"a": 1, "b": NaN, "c": 3}', "record 2, column 'value': 'nan'"),
+        ("{}.json", "[1, NaN, 3]", "number 2 of 3 is NaN"),
+        ("{}.jsonl", '{"n": 1}\n{"n": NaN}\n{"n": 3}\n', "record 2, column 'n': 'nan'"),
+    ],
+)
+def test_nan_is_a_missing_number_in_every_format(run, compare, name, text, place):
+    status, out, err = run((text, text), name=name)
+    assert (status, out) == (4, "")
+    assert place in err
+    found = compare((text, text.replace("3", "9")), "--na", "drop", name=name)
+    close(found["kl_pq"], 0.25 * math.log(2.5) + 0.75 * math.log(0.75 / 0.9))
+    zero = compare((text, text.replace("3", "9")), "--na", "zero", name=name)
+    close(zero["kl_pq"], found["kl_pq"])
+
+
 def test_a_report_of_drift(compare, run):
     texts = table(0, 0.0), table(1, 1.0) + "\n"
     columns = compare(texts, "--from", "samples")["columns"]

@@ -66,7 +66,7 @@ def test_json(tmp_path, value, result):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[1, null]", "null is no number: it is missing. na='zero'"),
+        ("[1, null]", "number 2 of 2 is null: it is missing. na='zero'"),
         ('[1, "x"]', "'x' is no number"),
         ("[[1, 2], [3]]", "rows of different lengths"),
         ("[1", "not a JSON file"),
