@@ -430,8 +430,8 @@ def with_options_of(
 ) -> Callable[[Callable[P, Call[Result_co] | SumOfCalls[Result_co]]], Callable[P, Result_co]]:
     """Make a function of arrays with the options of others into the public one.
 
-    Its ``**options`` become those of the others, in its signature and in its docstring, and so do
-    the errors of the first. Its own options stay as they are.
+    Its ``**options`` become those of the others in its signature. Its docstring gets what it leaves
+    out: the parameters that the others document, the result and the errors of the first.
 
     Parameters
     ----------
@@ -445,51 +445,63 @@ def with_options_of(
         As in `differentiable`.
     """
     sources = documented if isinstance(documented, tuple) else (documented,)
-    options: dict[str, tuple[Any, str | None]] = {}
+    options: dict[str, Any] = {}
     for source in sources:
         for each in signature(source).parameters.values():
             if each.kind == each.KEYWORD_ONLY and each.name not in without:
-                options.setdefault(each.name, (each, source.__doc__))
+                options.setdefault(each.name, each)
 
     def public(
         prepare: Callable[P, Call[Result_co] | SumOfCalls[Result_co]],
     ) -> Callable[P, Result_co]:
         found: Any = differentiable(arrays, operation)(prepare)
         parameters = found.__signature__.parameters
-        others = {name: each for name, each in options.items() if name not in parameters}
-        every = [*[*parameters.values()][:-1], *(each for each, _ in others.values())]
+        others = [each for name, each in options.items() if name not in parameters]
+        every = [*[*parameters.values()][:-1], *others]
         found.__signature__ = found.__signature__.replace(parameters=every)
-        if prepare.__doc__ and sources[0].__doc__:
-            entries = {name: text or "" for name, (_, text) in others.items()}
-            found.__doc__ = _joined(prepare.__doc__, sources[0].__doc__, entries, without)
+        if prepare.__doc__:  # there is none under -OO
+            texts = [source.__doc__ or "" for source in sources]
+            found.__doc__ = _joined(prepare.__doc__, texts, [each.name for each in every], without)
         return cast("Callable[P, Result_co]", found)
 
     return public
 
 
-def _joined(own: str, first: str, options: dict[str, str], without: Sequence[str]) -> str:
-    """Return a docstring with the options' entries in others, and with the errors of the first."""
-    text = cleandoc(own)
-    block = "".join(
-        _entries(cleandoc(other), "Parameters")[name] for name, other in options.items()
-    )
-    text = re.sub(r"^\*\*options\n(    .*\n)+", lambda _: block, text, flags=re.MULTILINE)
-    errors = _entries(text, "Raises")
-    for name, entry in _entries(cleandoc(first), "Raises").items():
+_SECTIONS = "Parameters", "Returns", "Raises", "See Also", "Notes", "References", "Examples"
+
+
+def _joined(own: str, others: Sequence[str], names: Sequence[str], without: Sequence[str]) -> str:
+    """Return a docstring with its parameters in order, and what it lacks from others."""
+    summary, sections = _sections(own)
+    sources = [_sections(other)[1] for other in others]
+    parameters: dict[str, str] = {}
+    for each in (*sources[::-1], sections):
+        parameters |= _entries(each.get("Parameters", ""))
+    sections["Parameters"] = "\n".join(parameters[name] for name in names)
+    sections.setdefault("Returns", sources[0]["Returns"])
+    errors = _entries(sections.get("Raises", ""))
+    for name, entry in _entries(sources[0]["Raises"]).items():
         if not any(f"``{option}``" in entry for option in without):
-            errors[name] = errors.get(name, f"{name}\n") + entry.partition("\n")[2]
-    raises = "Raises\n------\n" + "".join(errors.values())
-    text = re.sub(r"^Raises\n-+\n((?:\w|    ).*\n)+\n", "", text, flags=re.MULTILINE)
-    return re.sub(r"^(?=See Also\n)", lambda _: f"{raises}\n", text, count=1, flags=re.MULTILINE)
+            errors[name] = "\n".join([errors.get(name, name), *entry.splitlines()[1:]])
+    sections["Raises"] = "\n".join(errors.values())
+    ordered = sorted(sections, key=_SECTIONS.index)
+    parts = [f"{name}\n{'-' * len(name)}\n{sections[name]}" for name in ordered]
+    return "\n" + "\n\n".join([summary, *parts]) + "\n"
 
 
-def _entries(text: str, section: str) -> dict[str, str]:
+def _sections(text: str) -> tuple[str, dict[str, str]]:
+    """Return the part of a numpydoc docstring before its sections, and these by name."""
+    summary, *rest = re.split(r"^(\w[\w ]*)\n-+\n", cleandoc(text), flags=re.MULTILINE)
+    bodies = [body.strip() for body in rest[1::2]]
+    return summary.strip(), dict(zip(rest[::2], bodies, strict=True))
+
+
+def _entries(section: str) -> dict[str, str]:
     """Return the entries of a section of a numpydoc docstring by name."""
-    found = re.search(rf"^{section}\n-+\n((?:\S.*\n(?:    .*\n)+)+)", text, flags=re.MULTILINE)
-    entries = re.findall(
-        r"^(\w+)(.*\n(?:    .*\n)+)", found[1] if found else "", flags=re.MULTILINE
-    )
-    return {name: name + rest for name, rest in entries}
+    return {
+        found[1]: found[0]
+        for found in re.finditer(r"^(\w+).*(?:\n    .*)*", section, flags=re.MULTILINE)
+    }
 
 
 def resolve_pair(

@@ -43,13 +43,6 @@ def entropy_with_logits(input: ArrayT, **options: Unpack[LogitOptions]) -> Call[
     ----------
     input : array
         Logits; float16, bfloat16, float32 or float64. −∞ masks a class.
-    **options
-        Those of `kl_div_with_logits`.
-
-    Returns
-    -------
-    array
-        Of the argument's library and device.
 
     See Also
     --------
@@ -95,13 +88,6 @@ def cross_entropy_with_logits(
         of P, of the shape of ``input``, differentiable too.
     ignore_index : int, default -100
         The label of distributions that do not count.
-    **options
-        Those of `kl_div_with_logits`.
-
-    Returns
-    -------
-    array
-        Of the argument's library and device.
 
     Raises
     ------

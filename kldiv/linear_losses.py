@@ -241,24 +241,8 @@ def linear_js_div(
 
     Parameters
     ----------
-    input : array or Head
-        Hidden states of the student, of shape (..., H); float16, bfloat16, float32 or float64. Or
-        a record, followed by that of the teacher.
-    weight : array
-        The student's layer, of shape (V, H).
-    target_input : array
-        Hidden states of the teacher, of shape (..., H'), with the same axes of rows.
-    target_weight : array
-        The teacher's layer, of shape (V, H').
     beta : float, default 0.5
         Weight of P in the mixture, between 0 and 1.
-    **options
-        Those of `linear_kl_div`.
-
-    Returns
-    -------
-    array
-        Of the arguments' library and device.
 
     Raises
     ------
@@ -343,8 +327,6 @@ def linear_distillation_loss(
         The same as ``num_items_in_batch``, by the name that other losses have for it.
     dtype : dtype or str, optional
         Dtype of the result; by default the widest of the arguments', float32 for half types.
-    **options
-        Those of `distillation_loss` and of `linear_kl_div`.
 
     Returns
     -------
@@ -471,13 +453,6 @@ def linear_topk_kl_div(
         these, the indices, the rest and their temperature.
     target_indices : array of int
         The class of each, of the same shape, none twice in a row.
-    **options
-        Those of `topk_kl_div_with_logits`, and of the layer in `linear_kl_div`.
-
-    Returns
-    -------
-    array
-        Of the arguments' library and device.
 
     Raises
     ------

@@ -59,14 +59,14 @@ def kl_div_with_logits(
     For every pair of distributions P = softmax(target/T) and Q = softmax(input/T) along ``axis``
     this is D(P‖Q), computed without cancellation: right to a few units in the last place however
     close the two are, never negative, and exactly 0 where the logits differ by a constant.
-    Differentiable in both.
+    Differentiable in both. For the reverse divergence swap the two.
 
     Parameters
     ----------
     input : array
         Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
     target : array
-        Logits of P, the teacher; of the same shape. For the reverse divergence swap the two.
+        Logits of P, the teacher; of the same shape.
     axis : int, default -1
         Where the classes lie.
     temperature : float or array, default 1.0
@@ -192,19 +192,8 @@ def js_div_with_logits(
 
     Parameters
     ----------
-    input : array
-        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
-    target : array
-        Logits of P, the teacher; of the same shape.
     beta : float, default 0.5
         Weight of P in the mixture, between 0 and 1.
-    **options
-        Those of `kl_div_with_logits`.
-
-    Returns
-    -------
-    array
-        Of the argument's library and device.
 
     Raises
     ------
@@ -251,21 +240,10 @@ def f_div_with_logits(
 
     Parameters
     ----------
-    input : array
-        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
-    target : array
-        Logits of P, the teacher; of the same shape.
     divergence : Divergence
         A record of `kldiv.divergences`: ``KL``, ``Mixture`` (Jensen-Shannon, skew divergences),
         ``Jeffreys``, ``TotalVariation``, ``Hellinger``, ``ChiSquared``, ``Alpha``; or an instance
         of a class that derives from `~kldiv.divergences.FDivergence`.
-    **options
-        Those of `kl_div_with_logits`.
-
-    Returns
-    -------
-    array
-        Of the argument's library and device.
 
     Raises
     ------
@@ -324,21 +302,10 @@ def skew_kl_div_with_logits(
 
     Parameters
     ----------
-    input : array
-        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
-    target : array
-        Logits of P, the teacher; of the same shape.
     alpha : float, default 0.1
         Weight in the mixture of the distribution that is averaged over, between 0 and 1.
     reverse : bool, default False
         Whether to take D(Q‖(1−α)P + αQ).
-    **options
-        Those of `kl_div_with_logits`.
-
-    Returns
-    -------
-    array
-        Of the argument's library and device.
 
     Raises
     ------
@@ -395,19 +362,8 @@ def jeffreys_div_with_logits(
 
     Parameters
     ----------
-    input : array
-        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
-    target : array
-        Logits of P, the teacher; of the same shape.
     weights : tuple of float, default (1.0, 1.0)
         Of forward and reverse divergence, ≥ 0 and finite.
-    **options
-        Those of `kl_div_with_logits`.
-
-    Returns
-    -------
-    array
-        Of the argument's library and device.
 
     Raises
     ------
@@ -443,20 +399,6 @@ def tv_div_with_logits(input: ArrayT, target: ArrayT, **options: Unpack[Options]
     0 to 1: one less the rate at which speculative decoding accepts the student's tokens.
     Differentiable in both; a class where p = q adds nothing to the gradient.
 
-    Parameters
-    ----------
-    input : array
-        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
-    target : array
-        Logits of P, the teacher; of the same shape.
-    **options
-        Those of `kl_div_with_logits`.
-
-    Returns
-    -------
-    array
-        Of the argument's library and device.
-
     See Also
     --------
     tv_divergence : From probabilities.
@@ -482,20 +424,6 @@ def hellinger_div_with_logits(
 
     With P = softmax(target/T), Q = softmax(input/T) this is ½ Σ (√p − √q)² = 1 − Σ √(pq), from 0 to
     1. Differentiable in both.
-
-    Parameters
-    ----------
-    input : array
-        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
-    target : array
-        Logits of P, the teacher; of the same shape.
-    **options
-        Those of `kl_div_with_logits`.
-
-    Returns
-    -------
-    array
-        Of the argument's library and device.
 
     See Also
     --------
@@ -525,15 +453,6 @@ def chi2_div_with_logits(input: ArrayT, target: ArrayT, **options: Unpack[Option
 
     With P = softmax(target/T), Q = softmax(input/T) this is Σ (p − q)²/q; for Neyman's swap the
     two. Differentiable in both.
-
-    Parameters
-    ----------
-    input : array
-        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
-    target : array
-        Logits of P, the teacher; of the same shape.
-    **options
-        Those of `kl_div_with_logits`.
 
     Returns
     -------
@@ -573,14 +492,8 @@ def alpha_div_with_logits(
 
     Parameters
     ----------
-    input : array
-        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
-    target : array
-        Logits of P, the teacher; of the same shape.
     alpha : float
         The order, any finite number: below ½ it seeks Q's modes, above it covers P.
-    **options
-        Those of `kl_div_with_logits`.
 
     Returns
     -------
@@ -638,14 +551,8 @@ def renyi_div_with_logits(
 
     Parameters
     ----------
-    input : array
-        Logits of Q, the student; float16, bfloat16, float32 or float64. −∞ masks a class.
-    target : array
-        Logits of P, the teacher; of the same shape.
     alpha : float
         The order, from 0 to ``math.inf``.
-    **options
-        Those of `kl_div_with_logits`.
 
     Returns
     -------

@@ -327,14 +327,8 @@ def skew_divergence(
 
     Parameters
     ----------
-    p : array
-        Probabilities; float16, bfloat16, float32 or float64.
-    q : array
-        Probabilities, of the same shape.
     alpha : float, default 0.1
         Weight of p in the mixture, between 0 and 1.
-    **options
-        Those of `jeffreys_divergence`.
 
     Returns
     -------
@@ -378,15 +372,6 @@ def tv_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Call[Arra
     It lies between 0 and 1 where both sum to 1, and is 1 − Σ min(p, q) then. Differentiable in
     both; the derivative is 0 where p = q.
 
-    Parameters
-    ----------
-    p : array
-        Probabilities; float16, bfloat16, float32 or float64.
-    q : array
-        Probabilities, of the same shape.
-    **options
-        Those of `jeffreys_divergence` but ``base``.
-
     Returns
     -------
     array
@@ -414,15 +399,6 @@ def hellinger_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Ca
 
     It lies between 0 and 1 where both sum to 1, and is 1 − Σ √(pq) then; exact near p = q.
     Differentiable in both.
-
-    Parameters
-    ----------
-    p : array
-        Probabilities; float16, bfloat16, float32 or float64.
-    q : array
-        Probabilities, of the same shape.
-    **options
-        Those of `jeffreys_divergence` but ``base``.
 
     Returns
     -------
@@ -459,15 +435,6 @@ def chi2_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Call[Ar
     Pearson's χ² divergence Σ (p − q)²/q of probabilities; for Neyman's swap the two.
 
     Every term is ≥ 0 and exact near p = q. Differentiable in both.
-
-    Parameters
-    ----------
-    p : array
-        Probabilities; float16, bfloat16, float32 or float64.
-    q : array
-        Probabilities, of the same shape.
-    **options
-        Those of `jeffreys_divergence` but ``base``.
 
     Returns
     -------
@@ -506,14 +473,8 @@ def alpha_divergence(
 
     Parameters
     ----------
-    p : array
-        Probabilities; float16, bfloat16, float32 or float64.
-    q : array
-        Probabilities, of the same shape.
     alpha : float
         The order, any finite number; 1 − α exchanges p and q.
-    **options
-        Those of `jeffreys_divergence` but ``base``.
 
     Returns
     -------
@@ -571,14 +532,8 @@ def renyi_divergence(
 
     Parameters
     ----------
-    p : array
-        Probabilities; float16, bfloat16, float32 or float64.
-    q : array
-        Probabilities, of the same shape.
     alpha : float
         The order, from 0 to ``math.inf``; a Python number.
-    **options
-        Those of `jeffreys_divergence`.
 
     Returns
     -------
@@ -689,15 +644,6 @@ def cross_entropy(p: ArrayT, q: ArrayT, **options: Unpack[LogOptions]) -> Call[A
     Cross entropy −Σ p log q of probabilities along an axis.
 
     It is the entropy of p plus D(p‖q); take `kl_divergence` for the difference, which cancels here.
-
-    Parameters
-    ----------
-    p : array
-        Probabilities; float16, bfloat16, float32 or float64.
-    q : array
-        Probabilities, of the same shape.
-    **options
-        Those of `jeffreys_divergence`.
 
     Returns
     -------

@@ -156,25 +156,10 @@ class CrossEntropyLoss(Composite, RowOperation):
             return None
         return None if own is None else cast(xp, value + own[0], self.result), gradients
 
-    def pullback(
-        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    def slope(
+        self, xp: Namespace, run: Run, index: int, weight: Array, arrays: Sequence[Array]
     ) -> Array:
-        return self._loss(index).pullback(xp, run, index, cotangent, *arrays)
-
-    def moved(
-        self,
-        xp: Namespace,
-        run: Run,
-        tangents: Sequence[Array | None],
-        weight: Array | None,
-        *arrays: Array,
-    ) -> Array:
-        moved = [
-            self._loss(index).moved(xp, run, [None] * index + [tangent], weight, *arrays)
-            for index, tangent in enumerate(tangents)
-            if tangent is not None
-        ]
-        return sum(moved[1:], moved[0])
+        return self._loss(index).slope(xp, run, index, weight, arrays)
 
     def _loss(self, index: int) -> RowLoss:
         """Return the loss whose gradient in the array of that index is this one's."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Run
+    from kldiv.formulas.operation import Run, Tangents
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,7 @@ class WeightedLoss(Loss):
         gradient = self.weight(xp, cotangent, slope.shape, self.keep(arrays)) * slope
         return like(xp, gradient, arrays[index])
 
-    def pushforward(
-        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
-    ) -> Array:
+    def pushforward(self, xp: Namespace, run: Run, tangents: Tangents, *arrays: Array) -> Array:
         total = None
         for index, tangent in enumerate(tangents):
             if tangent is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from kldiv.formulas.reductions import RowWise, cast, like, weighed
+from kldiv.formulas.reductions import RowWise, cast, weighed
 from kldiv.formulas.special import log1p
 from kldiv.formulas.state import finite, number, over, tempered, total, weights_of
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Run
+    from kldiv.formulas.operation import Run, Tangents
     from kldiv.formulas.state import Temperature
 
 
@@ -146,6 +146,7 @@ class LabelLoss(OfRows):
     """
 
     name: ClassVar[str] = "cross_entropy_with_logits"
+    with_classes: ClassVar[int] = 1
 
     @property
     def _both(self) -> bool:
@@ -169,54 +170,27 @@ class LabelLoss(OfRows):
             return values
         return xp.where(keep[..., None] if self._both else keep, values, 0.0)
 
-    def pullback(
-        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
-    ) -> Array:
-        if self._both:
-            weights = [cast(xp, cotangent[..., place], self.compute) for place in (0, 1)]
-        else:
-            weight = self.weight(xp, cotangent, self.shape(arrays), self.keep(arrays))
-            weights = [weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)]
-        gradient = self._slope(xp, run, index, weights, arrays)
-        return like(xp, gradient, arrays[index])
+    def ones(self, xp: Namespace, arrays: Sequence[Array]) -> Array:
+        ones = super().ones(xp, arrays)
+        return ones[..., None] if self._both else ones
 
     def moved(
-        self,
-        xp: Namespace,
-        run: Run,
-        tangents: Sequence[Array | None],
-        weight: Array | None,
-        *arrays: Array,
+        self, xp: Namespace, run: Run, tangents: Tangents, weight: Array | None, *arrays: Array
     ) -> Array:
-        ones = cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
-        ones = ones if weight is None else cast(xp, weight, self.compute)
+        moved = super().moved
         if not self._both:
-            return self._step(xp, run, tangents, [ones], arrays)
-        none = xp.zeros_like(ones)
-        steps = [self._step(xp, run, tangents, w, arrays) for w in ([ones, none], [none, ones])]
-        return xp.stack(steps, axis=-1)
+            return moved(xp, run, tangents, weight, *arrays)
+        one = super().ones(xp, arrays) if weight is None else weight
+        pairs = (one, xp.zeros_like(one)), (xp.zeros_like(one), one)
+        found = [moved(xp, run, tangents, xp.stack(pair, axis=-1), *arrays) for pair in pairs]
+        return xp.stack(found, axis=-1)
 
-    def _step(
-        self,
-        xp: Namespace,
-        run: Run,
-        tangents: Sequence[Array | None],
-        weights: list[Array],
-        arrays: Sequence[Array],
-    ) -> Array:
-        moved = []
-        for index, tangent in enumerate(tangents):
-            if tangent is not None:
-                slope = self._slope(xp, run, index, weights, arrays)
-                step = slope * cast(xp, tangent, self.compute)
-                moved.append(step if index else xp.sum(step, axis=-1))
-        return sum(moved[1:], moved[0])
-
-    def _slope(
-        self, xp: Namespace, run: Run, index: int, weights: list[Array], arrays: Sequence[Array]
+    def slope(
+        self, xp: Namespace, run: Run, index: int, weight: Array, arrays: Sequence[Array]
     ) -> Array:
         s, *others = arrays
-        kind = _KINDS[len(weights)]
+        weights = [weight[..., 0], weight[..., 1]] if self._both else [weight]
+        kind = BothGradient if self._both else LabelGradient
         gradient = run(self.settings(kind), s, *weights, *others)
         if index == 0:
             return gradient
@@ -278,6 +252,3 @@ class BothGradient(LabelGradient):
     """The gradients of −log p(label) and of the entropy, each times a number per row, added up."""
 
     weights: ClassVar[int] = 2
-
-
-_KINDS = {1: LabelGradient, 2: BothGradient}

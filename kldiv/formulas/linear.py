@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Run
+    from kldiv.formulas.operation import Run, Tangents
     from kldiv.formulas.reductions import RowWise
 
     Fused: TypeAlias = Callable[..., tuple[Array, list[Array]] | None]
@@ -290,12 +290,7 @@ class LinearLoss(Loss):
         return self._dressed(xp, gradient, arrays[index])
 
     def moved(
-        self,
-        xp: Namespace,
-        run: Run,
-        tangents: Sequence[Array | None],
-        weight: Array | None,
-        *arrays: Array,
+        self, xp: Namespace, run: Run, tangents: Tangents, weight: Array | None, *arrays: Array
     ) -> Array:
         arrays = self._without_dropped(xp, arrays)
         given, products = self._whole(xp, arrays)
@@ -349,7 +344,7 @@ class LinearLoss(Loss):
         products: Products,
         side: Side,
         found: Array,
-        tangents: Sequence[Array | None],
+        tangents: Tangents,
         arrays: Sequence[Array],
     ) -> Array | None:
         """Return the tangent of a side's logits, given its products."""

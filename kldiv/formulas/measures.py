@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kldiv.formulas.numbers import NEAR
 from kldiv.formulas.packing import split
-from kldiv.formulas.reductions import RowWise, cast, like
+from kldiv.formulas.reductions import RowWise, cast
 from kldiv.formulas.special import (
     alpha_terms,
     exp_change,
@@ -701,6 +701,10 @@ class RowMeasure(RowWise):
     def differentiable(self) -> int:
         return self.number
 
+    @property
+    def with_classes(self) -> int:  # type: ignore[override]
+        return self.number
+
     def probabilities(
         self, xp: Namespace, arrays: Sequence[Array], totals: Sequence[Array] | None = None
     ) -> tuple[list[Array], list[Array]]:
@@ -733,25 +737,15 @@ class RowMeasure(RowWise):
         own = self.measure, self.normalize, self.unit, self.number
         return kind(*names, *own, *more, given=given)  # type: ignore[arg-type]
 
-    def pullback(
-        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    def slope(
+        self,
+        xp: Namespace,  # noqa: ARG002
+        run: Run,
+        index: int,
+        weight: Array,
+        arrays: Sequence[Array],
     ) -> Array:
-        weight = cast(xp, cotangent, self.compute)
-        # Not broadcast_to: torch's older vmap, which checks batched gradients, has no rule for it.
-        weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
-        gradient = run(self.settings(RowSlope, index), *arrays, weight)
-        return like(xp, gradient, arrays[index])
-
-    def pushforward(
-        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
-    ) -> Array:
-        moved = []
-        for index, tangent in enumerate(tangents[: self.number]):
-            if tangent is not None:
-                step = cast(xp, tangent, self.compute)
-                slope = run(self.settings(RowSlope, index), *arrays, xp.ones_like(step[..., 0]))
-                moved.append(xp.sum(slope * step, axis=-1))
-        return self.finish(xp, sum(moved[1:], moved[0]), None, empty=0.0)
+        return run(self.settings(RowSlope, index), *arrays, weight)
 
     def keep(self, arrays: Sequence[Array]) -> Array | None:  # noqa: ARG002
         return None

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array, Namespace
 
+    Tangents = Sequence[Array | None]
+    """Those of the leading arrays; None is zero."""
+
 
 class Run(Protocol):
     """Runs an operation on arrays, differentiably where the library can."""
@@ -52,9 +55,7 @@ class Operation:
         """Return the gradient in ``arrays[index]``, given the gradient in the result."""
         raise NotImplementedError
 
-    def pushforward(
-        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
-    ) -> Array:
+    def pushforward(self, xp: Namespace, run: Run, tangents: Tangents, *arrays: Array) -> Array:
         """Return the tangent of the result; a tangent of None is zero, and at least one is not."""
         raise NotImplementedError
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Run
+    from kldiv.formulas.operation import Run, Tangents
 
 
 def normalized(xp: Namespace, rows: Array, compute: str) -> Array:
@@ -114,7 +114,7 @@ class PairMeasure(Loss):
         self,
         xp: Namespace,
         run: Run,  # noqa: ARG002 - of all pairs at once
-        tangents: Sequence[Array | None],
+        tangents: Tangents,
         *arrays: Array,
     ) -> Array:
         rows = self.computed(xp, arrays)

@@ -18,10 +18,8 @@ from typing import TYPE_CHECKING, ClassVar
 from kldiv.formulas.reductions import Loss, cast, like, weighed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Run
+    from kldiv.formulas.operation import Run, Tangents
 
 
 class Pointwise:
@@ -164,12 +162,7 @@ class PointwiseLoss(Loss):
         return like(xp, gradient, arrays[index])
 
     def moved(
-        self,
-        xp: Namespace,
-        run: Run,
-        tangents: Sequence[Array | None],
-        weight: Array | None,
-        *arrays: Array,
+        self, xp: Namespace, run: Run, tangents: Tangents, weight: Array | None, *arrays: Array
     ) -> Array:
         moved = []
         for index, tangent in enumerate(tangents):

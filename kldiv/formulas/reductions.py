@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace, Reduction
-    from kldiv.formulas.operation import Run
+    from kldiv.formulas.operation import Run, Tangents
 
 REDUCTIONS: tuple[Reduction, ...] = ("none", "mean", "batchmean", "sum")
 
@@ -207,19 +207,12 @@ class Loss(Operation):
         return divide(xp, cast(xp, cotangent, self.compute), number, 0.0)
 
     def moved(
-        self,
-        xp: Namespace,
-        run: Run,
-        tangents: Sequence[Array | None],
-        weight: Array | None,
-        *arrays: Array,
+        self, xp: Namespace, run: Run, tangents: Tangents, weight: Array | None, *arrays: Array
     ) -> Array:
         """Return the tangent of each element, times a weight where there is one."""
         raise NotImplementedError
 
-    def pushforward(
-        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
-    ) -> Array:
+    def pushforward(self, xp: Namespace, run: Run, tangents: Tangents, *arrays: Array) -> Array:
         moved = self.moved(xp, run, tangents[: self.differentiable], None, *arrays)
         return self.finish(xp, moved, self.keep(arrays), empty=0.0)
 
@@ -233,6 +226,8 @@ class RowWise(Loss):
 
     keeps_classes: ClassVar[bool] = False
     """Whether the elements have the rows' axis, or are one number per row."""
+    with_classes: ClassVar[int] = 2
+    """How many of the leading arrays have the rows' axis."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         shape: tuple[int, ...] = arrays[0].shape
@@ -242,3 +237,33 @@ class RowWise(Loss):
         """Return row values with zero where the mask drops the row."""
         values = values[..., 0]
         return values if keep is None else xp.where(keep, values, 0.0)
+
+    def slope(
+        self, xp: Namespace, run: Run, index: int, weight: Array, arrays: Sequence[Array]
+    ) -> Array:
+        """Return a number per row times the gradient in the array of that index."""
+        raise NotImplementedError
+
+    def ones(self, xp: Namespace, arrays: Sequence[Array]) -> Array:
+        """Return such numbers that are all 1."""
+        return cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
+
+    def pullback(
+        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    ) -> Array:
+        weight = self.weight(xp, cotangent, self.shape(arrays), self.keep(arrays))
+        # Not broadcast_to: torch's older vmap, which checks batched gradients, has no rule for it.
+        weight = weight * self.ones(xp, arrays)
+        return like(xp, self.slope(xp, run, index, weight, arrays), arrays[index])
+
+    def moved(
+        self, xp: Namespace, run: Run, tangents: Tangents, weight: Array | None, *arrays: Array
+    ) -> Array:
+        weight = self.ones(xp, arrays) if weight is None else cast(xp, weight, self.compute)
+        moved = []
+        for index, tangent in enumerate(tangents):
+            if tangent is not None:
+                slope = self.slope(xp, run, index, weight, arrays)
+                step = slope * cast(xp, tangent, self.compute)
+                moved.append(xp.sum(step, axis=-1) if index < self.with_classes else step)
+        return sum(moved[1:], moved[0])

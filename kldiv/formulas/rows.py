@@ -29,7 +29,7 @@ from kldiv.formulas.divergences import (
     KullbackLeibler,
 )
 from kldiv.formulas.packing import packed, split, unpacked, width
-from kldiv.formulas.reductions import RowWise, cast, finite_or_zero, like, weighed
+from kldiv.formulas.reductions import RowWise, cast, finite_or_zero, weighed
 from kldiv.formulas.state import Rows, number
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array, Namespace
     from kldiv.formulas.divergences import Wanted
-    from kldiv.formulas.operation import Operation, Run
+    from kldiv.formulas.operation import Operation, Run, Tangents
     from kldiv.formulas.state import Temperature
 
 __all__ = [
@@ -200,45 +200,13 @@ class RowLoss(RowOperation):
         value = replace(self, given=results).value(xp, known, *arrays[self.own :])
         return value, partial(run_given, run, results, known)
 
-    def pullback(
-        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
+    def slope(
+        self, xp: Namespace, run: Run, index: int, weight: Array, arrays: Sequence[Array]
     ) -> Array:
-        rows = arrays[0].shape[:-1]
-        weight = self.weight(xp, cotangent, rows, self.keep(arrays))
-        # Not broadcast_to: torch's older vmap, which checks batched gradients, has no rule for it.
-        weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
         if index == self.own:
-            gradient = weighed(xp, weight, run(self.settings(TemperatureSlope), *arrays))
-        else:
-            operation = self.settings(RowGradient, index=index)
-            gradient = run(operation, *arrays[:2], weight, *arrays[2:])
-        return like(xp, gradient, arrays[index])
-
-    def moved(
-        self,
-        xp: Namespace,
-        run: Run,
-        tangents: Sequence[Array | None],
-        weight: Array | None,
-        *arrays: Array,
-    ) -> Array:
-        if weight is not None:
-            weight = cast(xp, weight, self.compute)
-        rows, moved = arrays[0].shape[:-1], []
-        for index, tangent in enumerate(tangents):
-            if tangent is None:
-                continue
-            step = cast(xp, tangent, self.compute)
-            if index == self.own:
-                slope = run(self.settings(TemperatureSlope), *arrays)
-                moved.append((slope if weight is None else weighed(xp, weight, slope)) * step)
-            else:
-                ones = xp.ones_like(xp.broadcast_to(step[..., 0], rows))
-                operation = self.settings(RowGradient, index=index)
-                factor = ones if weight is None else weight
-                slope = run(operation, *arrays[:2], factor, *arrays[2:])
-                moved.append(xp.sum(slope * step, axis=-1))
-        return sum(moved[1:], moved[0])
+            return weighed(xp, weight, run(self.settings(TemperatureSlope), *arrays))
+        operation = self.settings(RowGradient, index=index)
+        return run(operation, *arrays[:2], weight, *arrays[2:])
 
 
 @dataclass(frozen=True)
@@ -288,9 +256,7 @@ class RowGradient(RowOperation):
         direction = (zeros, cotangent) if self.index else (cotangent, zeros)
         return cast(xp, self._tangent(run, index, direction, *arrays), _name(s))
 
-    def pushforward(
-        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
-    ) -> Array:
+    def pushforward(self, xp: Namespace, run: Run, tangents: Tangents, *arrays: Array) -> Array:
         s, t, weight, *rest = arrays
         ds, dt, dw, *more = tangents
         moved = []
@@ -363,37 +329,18 @@ class ByGradient(RowWise):
     That number comes behind the arrays that have classes.
     """
 
-    with_classes: ClassVar[int]
-    """How many arrays have classes."""
-
     def gradient(self, index: int) -> Operation:
         """Return the operation of the gradient in the array of that index."""
         raise NotImplementedError
 
-    def pullback(
-        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
-    ) -> Array:
-        weight = self.weight(xp, cotangent, self.shape(arrays), self.keep(arrays))
-        weight = weight * cast(xp, xp.ones_like(arrays[0][..., 0]), self.compute)
-        return like(xp, self._slope(run, index, weight, arrays), arrays[index])
-
-    def moved(
+    def slope(
         self,
-        xp: Namespace,
+        xp: Namespace,  # noqa: ARG002 - the operation's own arithmetic
         run: Run,
-        tangents: Sequence[Array | None],
-        weight: Array | None,
-        *arrays: Array,
+        index: int,
+        weight: Array,
+        arrays: Sequence[Array],
     ) -> Array:
-        weight = xp.ones_like(arrays[0][..., 0]) if weight is None else weight
-        factor, moved = cast(xp, weight, self.compute), []
-        for index, tangent in enumerate(tangents):
-            if tangent is not None:
-                step = self._slope(run, index, factor, arrays) * cast(xp, tangent, self.compute)
-                moved.append(xp.sum(step, axis=-1) if index < self.with_classes else step)
-        return sum(moved[1:], moved[0])
-
-    def _slope(self, run: Run, index: int, weight: Array, arrays: Sequence[Array]) -> Array:
         cut = self.with_classes
         return run(self.gradient(index), *arrays[:cut], weight, *arrays[cut:])
 

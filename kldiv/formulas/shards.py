@@ -2,8 +2,8 @@
 
 A rank reads its shard of the classes for its state (`ShardState`); from the states of all ranks
 `merged` makes the constants of whole rows, the same on every rank.  KL is among them.  JS needs one
-more read (`ShardSums`), whose results add up.  Each rank then computes the gradient of its shard
-(`ShardGradient`): nothing needs to be exchanged for it.
+more read (`ShardSums`), whose results add up.  Each rank then computes the gradient of its shard:
+nothing needs to be exchanged for it.
 
 Ranks exchange a few numbers per row, packed side by side on the last axis of one array.  The engine
 moves them: ranks of a process group, devices of a mesh, chunks of a lazy array.
@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kldiv.formulas import spread, state
+from kldiv.formulas import state
 from kldiv.formulas.divergences import ALL, TEACHER, VALUE, Wanted, state_of
+from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.packing import packed, split, unpacked, width
 from kldiv.formulas.reductions import cast
 from kldiv.formulas.rows import Constants, RowGradient, RowLoss, RowOperation, TemperatureSlope
+from kldiv.formulas.sparse import TopKLoss
+from kldiv.formulas.spread import Labels, Sparse, Spread
 from kldiv.formulas.state import State
 
 if TYPE_CHECKING:
@@ -135,96 +138,56 @@ class ShardSums(RowOperation):
         return xp.concat(divergence.shares(self._parts, block), axis=-1)
 
 
-def forward(
+class Logits(Spread):
+    """A divergence of logits on the arrays of a rank."""
+
+    with_classes = 2
+
+    def constants(self) -> Array:
+        """Return the constants: from the merged states, then the added sums."""
+        xp, loss, (s, t, *others) = self.xp, self.loss, self.arrays
+        sides, parts = loss.divergence.needs(self.wanted)
+        states = self.evaluate(loss.settings(ShardState, sides=sides), s, t, *others)
+        known = self.ranks.merge(lambda *parts: merged(xp, loss, *parts), states, *others)
+        if parts:
+            share = loss.settings(ShardSums, given=self.wanted)
+            sums = self.evaluate(share, s, t, known, *others)
+            if loss.divergence.adds:
+                sums = self.ranks.add(sums)
+            else:
+                sums = self.ranks.merge(partial(summed, xp, loss), sums)
+            known = xp.concat([known, sums], axis=-1)
+        return known
+
+    def values(self, known: Array) -> Array:
+        loss = self.loss.settings(RowLoss, given=self.wanted)
+        values: Array = loss.elements(self.xp, known, *self.arrays[2:])
+        return values
+
+    def slope(self, index: int, weight: Array, known: Array) -> Array:
+        s, t, *others = self.arrays
+        if index == self.loss.own:
+            operation = self.loss.settings(TemperatureSlope, given=self.wanted)
+            return self.ranks.add(self.evaluate(operation, s, t, known, *others)) * weight
+        operation = self.loss.settings(RowGradient, index=index, given=self.wanted)
+        return self.evaluate(operation, s, t, weight, known, *others)
+
+
+_KINDS: dict[type[Any], type[Spread]] = {LabelLoss: Labels, TopKLoss: Sparse}
+
+
+def of_rank(
     xp: Namespace,
     evaluate: Evaluate,
     ranks: Ranks,
-    loss: RowOperation,
+    loss: Any,
     arrays: Sequence[Array],
     *,
-    gradients: bool,
-) -> tuple[Array, Array]:
-    """Return the divergence of each row, and the packed constants that gradients take."""
-    if not isinstance(loss, RowOperation):
-        return spread.forward(xp, evaluate, ranks, loss, arrays)
-    wanted = ALL if gradients else (VALUE,)
-    known = constants(xp, evaluate, ranks, loss, wanted, arrays)
-    return loss.settings(RowLoss, given=wanted).elements(xp, known, *arrays[2:]), known
-
-
-def constants(
-    xp: Namespace,
-    evaluate: Evaluate,
-    ranks: Ranks,
-    loss: RowOperation,
-    wanted: Wanted,
-    arrays: Sequence[Array],
-) -> Array:
-    """Return the packed constants of whole rows: from the merged states, then the added sums."""
-    s, t, *others = arrays
-    sides, parts = loss.divergence.needs(wanted)
-    states = evaluate(loss.settings(ShardState, sides=sides), s, t, *others)
-    known = ranks.merge(lambda *parts: merged(xp, loss, *parts), states, *others)
-    if parts:
-        sums = evaluate(loss.settings(ShardSums, given=wanted), s, t, known, *others)
-        if loss.divergence.adds:
-            sums = ranks.add(sums)
-        else:
-            sums = ranks.merge(partial(summed, xp, loss), sums)
-        known = xp.concat([known, sums], axis=-1)
-    return known
-
-
-def backward(
-    xp: Namespace,
-    evaluate: Evaluate,
-    ranks: Ranks,
-    loss: RowOperation,
-    index: int,
-    cotangent: Array,
-    arrays: Sequence[Array],
-    known: Array,
-) -> Array:
-    """Return the gradient in ``arrays[index]``, given the gradient in the rows' divergences."""
-    if not isinstance(loss, RowOperation):
-        return spread.backward(xp, evaluate, ranks, loss, index, cotangent, arrays, known)
-    s, t, *others = arrays
-    if index == loss.own:
-        slope = evaluate(loss.settings(TemperatureSlope, given=ALL), s, t, known, *others)
-        gradient = ranks.add(slope) * cotangent
-    else:
-        operation = loss.settings(RowGradient, index=index, given=ALL)
-        gradient = evaluate(operation, s, t, cotangent, known, *others)
-    return xp.astype(gradient, arrays[index].dtype)
-
-
-def tangent(
-    xp: Namespace,
-    evaluate: Evaluate,
-    ranks: Ranks,
-    loss: RowOperation,
-    tangents: Sequence[Array | None],
-    arrays: Sequence[Array],
-    known: Array,
-) -> Array:
-    """Return the derivative of each row's divergence; a tangent of None is zero."""
-    if not isinstance(loss, RowOperation):
-        return spread.tangent(xp, evaluate, ranks, loss, tangents, arrays, known)
-    ones = xp.ones_like(known[..., 0])
-    moved = [xp.zeros_like(ones)]
-    for index, step in enumerate(tangents):
-        if step is None:
-            continue
-        step = cast(xp, step, loss.compute)  # noqa: PLW2901
-        if index == loss.own:
-            operation = loss.settings(TemperatureSlope, given=ALL)
-            slope = evaluate(operation, *arrays[:2], known, *arrays[2:])
-            moved.append(slope * step)
-        else:
-            operation = loss.settings(RowGradient, index=index, given=ALL)
-            slope = evaluate(operation, *arrays[:2], ones, known, *arrays[2:])
-            moved.append(xp.sum(slope * step, axis=-1))
-    return ranks.add(sum(moved[1:], moved[0]))
+    gradients: bool = True,
+) -> Spread:
+    """Return a loss on the arrays of a rank, with the constants of its gradients or without."""
+    kind = Logits if isinstance(loss, RowOperation) else _KINDS[type(loss)]
+    return kind(xp, evaluate, ranks, loss, arrays, ALL if gradients else (VALUE,))
 
 
 def part(
@@ -237,16 +200,15 @@ def part(
     """Return a shard's part of the elements of an operation that is defined on whole rows."""
     if operation.given:
         return evaluate(operation, *arrays)
+    tools = xp, evaluate, ranks
     if isinstance(operation, Constants):
-        return constants(xp, evaluate, ranks, operation, operation.wanted, arrays)
+        return Logits(*tools, operation, arrays, operation.wanted).constants()
     if isinstance(operation, RowGradient):
-        s, t, weight, *others = arrays
-        loss = operation.settings(RowLoss)
-        wanted = (operation.index,)
-        known = constants(xp, evaluate, ranks, loss, wanted, (s, t, *others))
-        gradient = operation.settings(RowGradient, index=operation.index, given=wanted)
-        return cast(xp, evaluate(gradient, s, t, weight, known, *others), operation.result)
-    return forward(xp, evaluate, ranks, operation, arrays, gradients=False)[0]
+        own, weight = operation.of_loss(xp, arrays)
+        gradient = Logits(*tools, operation.loss, own, operation.wanted)
+        found = gradient.slope(operation.index, weight, gradient.constants())
+        return cast(xp, found, operation.result)
+    return of_rank(*tools, operation, arrays, gradients=False).forward()[0]
 
 
 def merged(xp: Namespace, loss: RowOperation, states: Iterable[Array], *others: Array) -> Array:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kldiv.formulas.divergences import STUDENT, TEACHER
-from kldiv.formulas.labels import BothGradient, LabelGradient, LabelLoss, OfRows, peak_values
+from kldiv.formulas.divergences import ALL, STUDENT, TEACHER
+from kldiv.formulas.labels import BothGradient, LabelGradient, OfRows, peak_values
 from kldiv.formulas.packing import split
 from kldiv.formulas.reductions import RowWise, cast, weighed
 from kldiv.formulas.rows import times
@@ -20,7 +20,6 @@ from kldiv.formulas.sparse import (
     Entries,
     Read,
     Rows,
-    TopKLoss,
     TopKOperation,
     entries_of,
     put,
@@ -32,12 +31,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
+    from kldiv.formulas.divergences import Wanted
+    from kldiv.formulas.operation import Tangents
     from kldiv.formulas.packing import Evaluate, Ranks
     from kldiv.formulas.state import Temperature
 
 
-class _Spread:
-    """A loss on the arrays of a rank."""
+class Spread:
+    """A loss on the arrays of a rank, which has some of the classes of every row."""
+
+    with_classes = 1
+    """How many of the leading arrays have the rank's classes."""
 
     def __init__(
         self,
@@ -46,10 +50,42 @@ class _Spread:
         ranks: Ranks,
         loss: Any,
         arrays: Sequence[Array],
+        wanted: Wanted = ALL,
     ) -> None:
         self.xp, self.evaluate, self.ranks = xp, evaluate, ranks
         self.loss, self.arrays = loss, arrays
+        self.wanted = wanted
+        """The results that constants serve."""
         self.size = arrays[0].shape[-1]
+
+    def forward(self) -> tuple[Array, Array]:
+        """Return the loss of each row, and the packed constants that gradients take."""
+        known = self.constants()
+        return self.values(known), known
+
+    def backward(self, index: int, cotangent: Array, known: Array) -> Array:
+        """Return the gradient in an array, given the gradient in the rows' losses."""
+        gradient = self.slope(index, cast(self.xp, cotangent, self.loss.compute), known)
+        return self.xp.astype(gradient, self.arrays[index].dtype)
+
+    def tangent(self, tangents: Tangents, known: Array) -> Array:
+        """Return the derivative of each row's loss; a tangent of None is zero."""
+        return self._moved(tangents, self.xp.ones_like(known[..., 0]), known)
+
+    def _moved(self, tangents: Tangents, weight: Array, known: Array) -> Array:
+        """Return the same times a weight per row."""
+        xp = self.xp
+        shares: list[Array] = []
+        whole: list[Array] = []
+        for index, tangent in enumerate(tangents):
+            if tangent is not None:
+                step = cast(xp, tangent, self.loss.compute)
+                moved = self.slope(index, weight, known) * step
+                moved = xp.sum(moved, axis=-1) if moved.ndim == known.ndim else moved
+                (shares if index < self.with_classes else whole).append(moved)
+        if shares:
+            whole.append(self.ranks.add(sum(shares[1:], shares[0])))
+        return sum(whole[1:], whole[0]) if whole else xp.zeros_like(known[..., 0])
 
     @property
     def heat(self) -> Temperature:
@@ -74,17 +110,21 @@ class _Spread:
         return [cast(xp, s, self.loss.compute), *others]
 
     def constants(self) -> Array:
-        """Return the constants of whole rows that gradients need, packed."""
+        """Return the constants of whole rows, packed."""
         own = self.evaluate(self.state(), *self.here())
         heat: Any = self.heat
         rows = [heat[..., 0]] if self.loss.temperature is None else []
-        return self.ranks.merge(self.merged, own, *rows)
+        return self.ranks.merge(self._together, own, *rows)
+
+    def _together(self, parts: Sequence[Array], *heat: Array) -> Array:
+        fixed = self.loss.temperature
+        return self.merged(parts, number(fixed) if fixed is not None else heat[0][..., None])
 
     def state(self) -> RowWise:
         """Return the operation that reads the rank's classes."""
         raise NotImplementedError
 
-    def merged(self, parts: Sequence[Array], *heat: Array) -> Array:
+    def merged(self, parts: Sequence[Array], temperature: Temperature) -> Array:
         """Return the packed constants of whole rows, given the sums of all ranks."""
         raise NotImplementedError
 
@@ -129,15 +169,16 @@ class LabelShare(OfRows):
         return xp.concat([top, rest, ties, moved, own, has], axis=-1)
 
 
-class _Labels(_Spread):
+class Labels(Spread):
+    """A loss of labels, or an entropy."""
+
     def state(self) -> RowWise:
         state: RowWise = self.loss.settings(LabelShare)
         return state
 
-    def merged(self, parts: Sequence[Array], *heat: Array) -> Array:
+    def merged(self, parts: Sequence[Array], temperature: Temperature) -> Array:
         """Return top, rest, mean and the label's depth."""
-        xp, loss = self.xp, self.loss
-        temperature = number(loss.temperature) if not heat else heat[0][..., None]
+        xp = self.xp
         own = [split(part) for part in parts]
         top = own[0][0]
         for first, *_ in own[1:]:
@@ -157,6 +198,18 @@ class _Labels(_Spread):
         depth = xp.where(has > 0, depth, xp.nan)  # a label that is no class has no probability
         return xp.concat([top, rest, moved / (1.0 + rest), depth], axis=-1)
 
+    @property
+    def _both(self) -> bool:
+        return bool(self.loss.labelled and self.loss.entropic)
+
+    def tangent(self, tangents: Tangents, known: Array) -> Array:
+        if not self._both:
+            return super().tangent(tangents, known)
+        xp, one = self.xp, self.xp.ones_like(known[..., 0])
+        pairs = (one, xp.zeros_like(one)), (xp.zeros_like(one), one)
+        found = [self._moved(tangents, xp.stack(pair, axis=-1), known) for pair in pairs]
+        return xp.stack(found, axis=-1)
+
     def values(self, known: Array) -> Array:
         _, rest, mean, depth = split(known)
         loss = self.loss
@@ -164,12 +217,11 @@ class _Labels(_Spread):
         return self._masked(peak_values(self.xp, rest, mean, chosen, entropic=loss.entropic))
 
     def slope(self, index: int, weight: Array, known: Array) -> Array:
-        xp, loss = self.xp, self.loss
-        both = loss.labelled and loss.entropic
-        weights = [weight[..., 0], weight[..., 1]] if both else [weight]
+        xp = self.xp
+        weights = [weight[..., 0], weight[..., 1]] if self._both else [weight]
         s, *others = self.here()
-        kind = BothGradient if both else LabelGradient
-        operation = loss.settings(kind, given=True)
+        kind = BothGradient if self._both else LabelGradient
+        operation = self.loss.settings(kind, given=True)
         gradient = self.evaluate(operation, s, *weights, known, *others)
         if index == 0:
             return gradient[..., : self.size]
@@ -230,14 +282,15 @@ class TopKSpread(RowWise):
         return xp.where(marked, put(xp, xp.zeros_like(s), here.places, own), shares)
 
 
-class _Sparse(_Spread):
+class Sparse(Spread):
+    """A loss beside a sparse teacher."""
+
     def state(self) -> RowWise:
         state: RowWise = self.loss.settings(TopKShare)
         return state
 
-    def merged(self, parts: Sequence[Array], *heat: Array) -> Array:
-        xp, loss = self.xp, self.loss
-        temperature = number(loss.temperature) if not heat else heat[0][..., None]
+    def merged(self, parts: Sequence[Array], temperature: Temperature) -> Array:
+        xp = self.xp
         whole = parts[0]
         for part in parts[1:]:
             whole = xp.maximum(whole, part)
@@ -246,7 +299,7 @@ class _Sparse(_Spread):
         weights = [
             part[..., -1:] * weights_of(xp, part[..., -2:-1], origin, temperature) for part in parts
         ]
-        if loss.tail != BUCKET:
+        if self.loss.tail != BUCKET:
             weights = [xp.ones_like(highest)]
         return xp.concat([own, highest, sum(weights[1:], weights[0])], axis=-1)
 
@@ -308,63 +361,3 @@ class _Sparse(_Spread):
         shares = weights_of(xp, xp.where(marked, -xp.inf, s), highest, temperature) / weight
         depth = tempered(xp, finite(xp, s) - rows.top, temperature)
         return self.ranks.add(total(xp, xp.where(shares == 0, 0.0, shares * depth), -1))
-
-
-_KINDS: dict[type[Any], type[_Spread]] = {LabelLoss: _Labels, TopKLoss: _Sparse}
-
-
-def forward(
-    xp: Namespace, evaluate: Evaluate, ranks: Ranks, loss: Any, arrays: Sequence[Array]
-) -> tuple[Array, Array]:
-    """Return the loss of each row, and the packed constants that gradients take."""
-    own = _KINDS[type(loss)](xp, evaluate, ranks, loss, arrays)
-    known = own.constants()
-    return own.values(known), known
-
-
-def backward(
-    xp: Namespace,
-    evaluate: Evaluate,
-    ranks: Ranks,
-    loss: Any,
-    index: int,
-    cotangent: Array,
-    arrays: Sequence[Array],
-    known: Array,
-) -> Array:
-    """Return the gradient in ``arrays[index]``, given the gradient in the rows' losses."""
-    own = _KINDS[type(loss)](xp, evaluate, ranks, loss, arrays)
-    gradient = own.slope(index, cast(xp, cotangent, loss.compute), known)
-    return xp.astype(gradient, arrays[index].dtype)
-
-
-def tangent(
-    xp: Namespace,
-    evaluate: Evaluate,
-    ranks: Ranks,
-    loss: Any,
-    tangents: Sequence[Array | None],
-    arrays: Sequence[Array],
-    known: Array,
-) -> Array:
-    """Return the derivative of each row's loss; a tangent of None is zero."""
-    own = _KINDS[type(loss)](xp, evaluate, ranks, loss, arrays)
-    ones = xp.ones_like(known[..., 0])
-    if not (isinstance(loss, LabelLoss) and loss.labelled and loss.entropic):
-        return _tangent(own, tangents, ones, known)
-    zeros = xp.zeros_like(ones)
-    pairs = [xp.stack(pair, axis=-1) for pair in ((ones, zeros), (zeros, ones))]
-    return xp.stack([_tangent(own, tangents, pair, known) for pair in pairs], axis=-1)
-
-
-def _tangent(own: _Spread, tangents: Sequence[Array | None], weight: Array, known: Array) -> Array:
-    xp, found = own.xp, []
-    for index, step in enumerate(tangents):
-        if step is None:
-            continue
-        moved = own.slope(index, weight, known) * cast(xp, step, own.loss.compute)
-        if index == 0:
-            found.append(own.ranks.add(xp.sum(moved, axis=-1)))
-        else:
-            found.append(xp.sum(moved, axis=-1) if moved.ndim == known.ndim else moved)
-    return sum(found[1:], found[0]) if found else xp.zeros_like(known[..., 0])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Run
+    from kldiv.formulas.operation import Run, Tangents
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,7 @@ class Weighted(Composite, Loss):
         )
         return gradient
 
-    def pushforward(
-        self, xp: Namespace, run: Run, tangents: Sequence[Array | None], *arrays: Array
-    ) -> Array:
+    def pushforward(self, xp: Namespace, run: Run, tangents: Tangents, *arrays: Array) -> Array:
         moved, others = [], self.without_weights(arrays)
         inner = tangents[: self.loss.differentiable]
         if any(tangent is not None for tangent in inner):

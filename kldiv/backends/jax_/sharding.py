@@ -140,7 +140,7 @@ class AxisSpread(Spread):
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _row_values(loss: RowLoss, axis_name: Any, *arrays: Array) -> Array:
     ranks = AxisRanks(axis_name)
-    return shards.forward(jnp, in_blocks, ranks, loss, arrays, gradients=False)[0]
+    return shards.of_rank(jnp, in_blocks, ranks, loss, arrays, gradients=False).forward()[0]
 
 
 @partial(_row_values.defjvp, symbolic_zeros=True)
@@ -148,12 +148,13 @@ def _row_values_jvp(
     loss: RowLoss, axis_name: Any, primals: Sequence[Array], tangents: Sequence[Any]
 ) -> tuple[Array, Array]:
     ranks = AxisRanks(axis_name)
-    values, known = shards.forward(jnp, in_blocks, ranks, loss, primals, gradients=True)
+    values, known = shards.of_rank(jnp, in_blocks, ranks, loss, primals).forward()
     given = [
         None if isinstance(tangent, SymbolicZero) else tangent
         for tangent in tangents[: loss.differentiable]
     ]
-    return values, shards.tangent(jnp, _once(in_blocks), ranks, loss, given, primals, known)
+    once = shards.of_rank(jnp, _once(in_blocks), ranks, loss, primals)
+    return values, once.tangent(given, known)
 
 
 def _once(evaluate: Callable[..., Array]) -> Callable[..., Array]:

@@ -91,9 +91,9 @@ class _RowValues(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, loss: RowLoss, ranks: GroupRanks | None, *arrays: Array) -> Array:
         ctx.loss, ctx.ranks = loss, ranks or shards.Alone()
-        values, known = shards.forward(
-            xp, elements, ctx.ranks, loss, arrays, gradients=any(ctx.needs_input_grad)
-        )
+        wanted = any(ctx.needs_input_grad)
+        own = shards.of_rank(xp, elements, ctx.ranks, loss, arrays, gradients=wanted)
+        values, known = own.forward()
         ctx.save_for_backward(known, *arrays)
         return values
 
@@ -104,15 +104,12 @@ class _RowValues(torch.autograd.Function):
                 "logits that are spread over ranks are differentiated once; leave create_graph out"
             )
         known, *arrays = ctx.saved_tensors
-        settings = xp, elements, ctx.ranks, ctx.loss
-        return (
-            None,
-            None,
-            *(
-                shards.backward(*settings, index, cotangent, arrays, known) if needed else None
-                for index, needed in enumerate(ctx.needs_input_grad[2:])
-            ),
-        )
+        own = shards.of_rank(xp, elements, ctx.ranks, ctx.loss, arrays)
+        gradients = [
+            own.backward(index, cotangent, known) if needed else None
+            for index, needed in enumerate(ctx.needs_input_grad[2:])
+        ]
+        return None, None, *gradients
 
 
 class GroupSpread(Spread):

@@ -41,15 +41,13 @@ def run(work: Work, spread: Spread | None = None) -> tuple[Array | None, list[Ar
         return operation.gather(xp, elements, arrays), []
 
     rows, keep = arrays[0].shape[:-1], operation.keep(arrays)
-    loss, alone = operation.settings(RowLoss), shards.Alone()
-    part = partial(evaluate, xp=xp)
-    values, known = shards.forward(xp, part, alone, loss, arrays, gradients=True)
+    own = shards.of_rank(
+        xp, partial(evaluate, xp=xp), shards.Alone(), operation.settings(RowLoss), arrays
+    )
+    values, known = own.forward()
     upstream = xp.ones(()) if work.cotangent is None else work.cotangent
     weight = xp.broadcast_to(operation.weight(xp, upstream, rows, keep), rows)
-    gradients = [
-        shards.backward(xp, part, alone, loss, index, weight, arrays, known)
-        for index in work.gradients
-    ]
+    gradients = [own.backward(index, weight, known) for index in work.gradients]
     return (operation.finish(xp, values, keep) if work.value else None), gradients
 
 
