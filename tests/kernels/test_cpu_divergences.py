@@ -29,6 +29,8 @@ RECORDS = (
     Mixture(0.1, 1.0, 0.0),
     Mixture(0.99, 0.0, 1.0),
     Mixture(0.3, 0.2, 2.0),
+    Mixture(0.3, 0.3, 0.7),
+    Mixture(0.5, 0.5, 0.5),
     TotalVariation(),
     Hellinger(),
     ChiSquared(),

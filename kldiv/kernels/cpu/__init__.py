@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _ROWS: Final = {
     "kl_div_with_logits": "KL",
-    "js_div_with_logits": "JS",
+    "js_div_with_logits": "even JS",
+    "js_div_with_logits of another beta": "JS",
     "f_div_with_logits of a mixture": "mixture",
     "f_div_with_logits of Jeffreys": "Jeffreys",
     "tv_div_with_logits": "total variation",

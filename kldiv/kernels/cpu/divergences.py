@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
 
-from kldiv.formulas.numbers import LN2
+from kldiv.formulas.numbers import HALF_NEAR, LN2
 from kldiv.kernels.cpu.code import at_least, at_most, polynomial, select
 from kldiv.kernels.cpu.elementary import (
     NEAR,
@@ -382,16 +382,41 @@ class JensenShannon(Mixture):
 
     name = "JS"
 
-    def _at_equal(self, rows: Row) -> Callable[[Value, Value], Value]:
-        of_q = rows.vector(self._of_q(rows))
-        return lambda w, gap: of_q * (w - gap)
-
     def _combined(
         self, rows: Row, a: Value, k: Value, theta: Value, left: Value
     ) -> Callable[[Value, Value], Value]:
         del k, theta, left
         weight = rows.vector(-a)
         return lambda y, grown: weight * _logarithm(y, grown)[1]
+
+
+class EvenJensenShannon(JensenShannon):
+    """The mixture of equal halves."""
+
+    name = "even JS"
+
+    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:  # noqa: ARG002
+        r"""Return a function of series whose terms are all ≥ 0.
+
+        With h(x) = x/2·tanh(x/2) − log cosh(x/2) a share is M h, and log(q/M) is
+        −x/2 − log cosh(x/2); far away they are made of L = −log(M/base), base the larger of p and q.
+        """
+
+        def of(lane: Lane) -> tuple[Value, ...]:
+            p, q, x = lane.p, lane.q, lane.x
+            own, size, student = format_of(x), abs(x), x < 0.0
+            near, square, both = size < HALF_NEAR, x * x, p + q
+            tanh, series = polynomial(square, own.tanh), polynomial(square, own.shannon)
+            base, other = select(student, q, p), select(student, p, q)
+            e = other / at_least(base, own.tiny)
+            log_base = -(e * polynomial(e, own.log1p)) + LN2
+            fall = select(near, -(both * x) * tanh, q - p)
+            term = select(near, both * square * series, (both * log_base - other * size) * 0.5)
+            ahead = x * -0.25 - square * (tanh * 0.25 - series)
+            far = (log_base - select(student, 0.0, size)) * 0.5
+            return fall, term, select(near, ahead, far)
+
+        return of
 
 
 def _gap(z: Value, y: Value) -> Value:
@@ -585,6 +610,7 @@ DIVERGENCES: Final = {
         KullbackLeibler,
         Jeffreys,
         JensenShannon,
+        EvenJensenShannon,
         Mixture,
         TotalVariation,
         Alpha,

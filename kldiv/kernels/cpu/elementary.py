@@ -18,6 +18,8 @@ from kldiv.formulas.numbers import (
     LN2_HIGH_64,
     LN2_LOW_32,
     LN2_LOW_64,
+    LOG1P_32,
+    LOG1P_64,
     LOG2_E,
     LOG_32,
     LOG_64,
@@ -25,6 +27,10 @@ from kldiv.formulas.numbers import (
     PHI_NEAR_32,
     ROOT_32,
     ROOT_64,
+    SHANNON_32,
+    SHANNON_64,
+    TANH_32,
+    TANH_64,
 )
 from kldiv.kernels.cpu.code import FLOAT32, FLOAT64, SINGLE, at_least, at_most, polynomial, select
 
@@ -50,6 +56,9 @@ class Format(NamedTuple):
     exp: Sequence[float]
     phi: Sequence[float]
     artanh: Sequence[float]
+    tanh: Sequence[float]
+    shannon: Sequence[float]
+    log1p: Sequence[float]
     gone: float
     """−log of a weight that counts as 0."""
     lift: int
@@ -69,6 +78,9 @@ _FORMATS: Final = {
         EXP_32,
         PHI_NEAR_32,
         ARTANH_32,
+        TANH_32,
+        SHANNON_32,
+        LOG1P_32,
         110.0,
         40,
         200.0,
@@ -82,6 +94,9 @@ _FORMATS: Final = {
         EXP_64,
         PHI_NEAR,
         ARTANH,
+        TANH_64,
+        SHANNON_64,
+        LOG1P_64,
         760.0,
         100,
         1500.0,

@@ -44,8 +44,9 @@ class Spelled(NamedTuple):
 def spelled(divergence: Any) -> Spelled:
     """Return a divergence as a kernel takes it."""
     if isinstance(divergence, formulas.OfMixture):
-        shannon = isinstance(divergence, formulas.JensenShannon)
-        return Spelled("JS" if shannon else "mixture", tuple(map(float, divergence.mix)))
+        numbers = tuple(map(float, divergence.mix))
+        even = "even " * (numbers[0] == 0.5)
+        return Spelled(f"{even}JS" if numbers[:2] == numbers[2:] else "mixture", numbers)
     if isinstance(divergence, formulas.Jeffreys):
         return Spelled("Jeffreys", (float(divergence.w), float(divergence.r)))
     if isinstance(divergence, powers.Alpha):
