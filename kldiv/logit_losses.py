@@ -257,8 +257,9 @@ def f_div_with_logits(
 
     Notes
     -----
-    The kernels of the CPU compute every record; those of GPUs the Kullback-Leibler and the
-    Jensen-Shannon divergence, whichever record says it. All else is computed by array-API formulas.
+    The kernels of the CPU, Triton's and CUDA's compute every record of `kldiv.divergences`, those
+    of Pallas Kullback-Leibler and Jensen-Shannon. A class of your own is computed by array-API
+    formulas.
 
     References
     ----------
