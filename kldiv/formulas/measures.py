@@ -438,8 +438,9 @@ class JensenShannon(Measure):
 
 # --- Rényi ----------------------------------------------------------------------------------------
 
-_WIDE = 50.0
-"""Between e to the power of minus this and of this, powers are added up as they are."""
+_WIDE = 20.0
+"""Between e to the power of minus this and of this, powers are added up as they are: second
+derivatives square their sum."""
 
 _LITTLE = 1e-30
 """A smaller power may have lost digits, and its slope is made from its exponent."""

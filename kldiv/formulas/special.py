@@ -147,9 +147,9 @@ def polynomial(x: Array, coefficients: Sequence[float]) -> Array:
 
 
 def unit_of(xp: Namespace, x: Array) -> Array:
-    """Return a power of two within a factor of 2⁶⁴ of x, 2³² in float32; 1 of 0, ∞ and NaN."""
+    """Return a power of two within a factor of 2⁸ of x; 1 of 0, ∞ and NaN."""
     unit = xp.ones_like(x)
-    for bits in (512, 256, 128, 64) if x.dtype == xp.float64 else (64, 32):
+    for bits in (512, 256, 128, 64, 32, 16, 8)[0 if x.dtype == xp.float64 else 3 :]:
         step = 2.0**bits
         large, small = (x >= step) & (x < float("inf")), (x > 0) & (x <= 1.0 / step)
         unit = xp.where(large, unit * step, xp.where(small, unit / step, unit))
