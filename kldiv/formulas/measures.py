@@ -621,7 +621,7 @@ class Renyi(Measure):
             grown = xp.where(large, weight / safe_q, _product(xp, far + r, share))
             slopes = xp.where(close, slopes, 1.0 - grown)
             edge = _edge(xp, p, q, 1.0, -math.inf)
-        return xp.where(alive, slopes, edge) / mass
+        return xp.where(alive, slopes, edge) / mass / unit
 
 
 def _largest(xp: Namespace, a: Array) -> Array:
