@@ -28,6 +28,7 @@ from kldiv.formulas.special import (
     log_ratio,
     polynomial,
     relative,
+    unit_of,
 )
 
 if TYPE_CHECKING:
@@ -437,8 +438,12 @@ class JensenShannon(Measure):
 
 # --- Rényi ----------------------------------------------------------------------------------------
 
-_WIDE = 50.0
-"""Between e to the power of minus this and of this, powers are added up as they are."""
+_WIDE = 20.0
+"""Between e to the power of minus this and of this, powers are added up as they are: second
+derivatives square their sum."""
+
+_LITTLE = 1e-30
+"""A smaller power may have lost digits, and its slope is made from its exponent."""
 
 _LONGEST = 1500.0
 """No log(p/q) of two float64 numbers is larger."""
@@ -455,14 +460,15 @@ class Renyi(Measure):
         g = (p^α q^(1−α) − p)/(α−1) − (p − q)      (far)
 
     Far apart that would cancel at small orders.  So for α < ½ the same is computed of order 1 − α
-    and with the roles exchanged: (1−α) D_α(p‖q) = α D_(1−α)(q‖p).
+    and with the roles exchanged: (1−α) D_α(p‖q) = α D_(1−α)(q‖p).  Rows of any scale are counted
+    in a unit near their largest number.
     """
 
     alpha: float
 
     name = "renyi_divergence"
 
-    number_of_sums = 7
+    number_of_sums = 8
     slope_takes_sums = True
 
     @property
@@ -479,6 +485,8 @@ class Renyi(Measure):
         return self.alpha == 0.5
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
+        unit = unit_of(xp, _largest(xp, xp.maximum(*ps)))
+        ps = tuple(each / unit for each in ps)
         p, q = ps[::-1] if self._swapped else ps
         order, less = self._order
         alive, safe_p, safe_q = _both(xp, p, q)
@@ -486,8 +494,7 @@ class Renyi(Measure):
         # Too large or small a sum is counted in units of its largest power, e to a shift.
         top = _largest(xp, xp.where(alive, xp.log(safe_p) + less * r, -math.inf))
         shift = xp.where(abs(top) < _WIDE, 0.0, top)
-        half = xp.exp(0.5 * xp.where(alive, less * r - _finite(xp, shift), 0.0))
-        powers = xp.where(alive, (safe_p * half) * half, 0.0)  # half a power does not overflow
+        powers = xp.where(alive, self._powers(xp, safe_p, r, shift), 0.0)
         plain = powers * xp.exp(xp.clip(shift, -math.inf, _WIDE))
         terms = self._terms(xp, safe_p, safe_q, r, plain)
         lost = p * (order if self._swapped else order / -less) if less < 0 else math.inf
@@ -495,19 +502,38 @@ class Renyi(Measure):
         outside = xp.where((p > 0) & (q == 0), p, 0.0)
         added = (xp.where(alive, terms, edge), *ps, ps[0] - ps[1], outside, powers)
         *sums, total = (_sum(xp, one) for one in added)
-        return [*sums, shift, total]
+        return [*sums, shift, total, unit]
+
+    def _powers(self, xp: Namespace, p: Array, r: Array, shift: Array) -> Array:
+        """Return the powers p^α q^(1−α) over e to the shift, of the roles of the order computed.
+
+        Slopes take the same: of a large order they are right only beside their sum.
+        """
+        _, less = self._order
+        half = xp.exp(0.5 * (less * r - _finite(xp, shift)))
+        return (p * half) * half  # half a power does not overflow
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
-        *added, shifts, totals = zip(*parts, strict=True)
+        *added, shifts, totals, units = zip(*parts, strict=True)
+        # A part without mass has no say.
+        units = [xp.where(p + q > 0, u, 0.0) for p, q, u in zip(*added[1:3], units, strict=True)]
+        unit = xp.max(xp.concat(units, axis=-1), axis=-1, keepdims=True)
+        unit = xp.where(unit > 0, unit, 1.0)
+        sizes = [one / unit for one in units]
+        added = [[x * size for x, size in zip(same, sizes, strict=True)] for same in added]
+        # The powers of a part that is all 0 have a shift of −∞.
+        shifts = [one + xp.log(size) for one, size in zip(shifts, sizes, strict=True)]
         shift = xp.max(xp.concat(shifts, axis=-1), axis=-1, keepdims=True)
         scaled = [
             total * xp.exp(one - _finite(xp, shift))
             for one, total in zip(shifts, totals, strict=True)
         ]
-        return [*(sum(same[1:], same[0]) for same in added), shift, sum(scaled[1:], scaled[0])]
+        return [
+            *(sum(same[1:], same[0]) for same in added), shift, sum(scaled[1:], scaled[0]), unit
+        ]  # fmt: skip
 
     def whole(self, xp: Namespace, sums: Sequence[Array]) -> Array:
-        terms, p, q, excess, outside, shift, total = sums
+        terms, p, q, excess, outside, shift, total, _ = sums
         order, less = self._order
         mass, log_mass, usual = self._mass(xp, p, q, excess)
         share = terms / mass
@@ -565,31 +591,37 @@ class Renyi(Measure):
         return found
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
-        p, q = ps
+        outside, shift, total, unit = sums[4:]
+        p, q = (each / unit for each in ps)
         value, (mass, _, usual) = self.whole(xp, sums), self._mass(xp, *sums[1:4])
-        outside, shift, total = sums[4:]
         mass = xp.where(usual, mass, sums[1 + index])
         less = self.alpha - 1.0
         alive, safe_p, safe_q = _both(xp, p, q)
-        r = log_ratio(xp, safe_p, safe_q)
+        # As the sums have it, to the last digit: a large order magnifies those.
+        own = (safe_q, safe_p) if self._swapped else (safe_p, safe_q)
+        of_own = log_ratio(xp, *own)
+        r = -of_own if self._swapped else of_own
         apart = r - xp.where(usual, 0.0, log_ratio(xp, *sums[1:4]))
-        # A large exponent is right only beside that of the largest power.
-        far = less * r - _finite(xp, shift)
         if less > 0:
             total = xp.where(outside > 0, math.inf, total)
         share = mass / xp.where(total == 0, 1.0, total)
+        weight = self._powers(xp, own[0], of_own, shift) * share
+        large = weight > _LITTLE
+        far = less * r - _finite(xp, shift)
         if index == 0:
             close = abs(less * apart) < 1
             slopes = expm1(xp, xp.where(close, less * (apart - value), 0.0))
-            slopes = xp.where(close, slopes, _product(xp, far, share) - 1.0) * (self.alpha / less)
+            grown = xp.where(large, weight / safe_p, _product(xp, far, share))
+            slopes = xp.where(close, slopes, grown - 1.0) * (self.alpha / less)
             lowest = -self.alpha / less  # where p/q is 0 or ∞ and its power is 0
             edge = _edge(xp, p, q, lowest if less > 0 else 0.0, math.inf if less > 0 else lowest)
         else:
             close = abs(self.alpha * apart) < 1
             slopes = -expm1(xp, xp.where(close, self.alpha * apart - less * value, 0.0))
-            slopes = xp.where(close, slopes, 1.0 - _product(xp, far + r, share))
+            grown = xp.where(large, weight / safe_q, _product(xp, far + r, share))
+            slopes = xp.where(close, slopes, 1.0 - grown)
             edge = _edge(xp, p, q, 1.0, -math.inf)
-        return xp.where(alive, slopes, edge) / mass
+        return xp.where(alive, slopes, edge) / mass / unit
 
 
 def _largest(xp: Namespace, a: Array) -> Array:

@@ -146,6 +146,17 @@ def polynomial(x: Array, coefficients: Sequence[float]) -> Array:
     return value
 
 
+def unit_of(xp: Namespace, x: Array) -> Array:
+    """Return a power of two within a factor of 2⁸ of x; 1 of 0, ∞ and NaN."""
+    unit = xp.ones_like(x)
+    for bits in (512, 256, 128, 64, 32, 16, 8)[0 if x.dtype == xp.float64 else 3 :]:
+        step = 2.0**bits
+        large, small = (x >= step) & (x < float("inf")), (x > 0) & (x <= 1.0 / step)
+        unit = xp.where(large, unit * step, xp.where(small, unit / step, unit))
+        x = xp.where(large, x / step, xp.where(small, x * step, x))
+    return unit
+
+
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     """Return a + b as a double word: rounded, and the remainder (Knuth, TAOCP 2, 4.2.2)."""
     high = a + b

@@ -81,6 +81,21 @@ def test_renyi_of_any_order_and_ratio(library, dtype, rows):
             assert np.abs(error).sum() <= bound, order
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_renyi_of_rows_of_any_scale_is_that_of_the_rows(dtype):
+    small = 2.0**-80
+    for scale in (small, 1 / small):
+        for order in (1e-3, 0.3, 0.9, 1.5, 20):
+            measure = kldiv.value_and_grad(partial(kldiv.renyi_divergence, alpha=order), (0, 1))
+            rows = [np.array(row, dtype) for row in NEAR]
+            value, gradients = measure(*map(Library.TORCH.from_numpy, rows))
+            scaled, slopes = measure(*(Library.TORCH.from_numpy(row * scale) for row in rows))
+            assert float(scaled) == float(value), order
+            assert renyi(*rows, order)[0] == pytest.approx(float(value), rel=10 * unit(dtype))
+            for found, true in zip(slopes, gradients, strict=True):
+                np.testing.assert_array_equal(found.numpy() * scale, true.numpy())
+
+
 def test_renyi_of_small_order_and_far_ratio(lib):
     p, q = (lib.array(row) for row in FAR)
     found = float(lib.numpy(kldiv.renyi_divergence(p, q, alpha=1e-3)))

@@ -166,11 +166,7 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     terms = terms + more * log_ratio(xp, longer, m * q0)
     ends = _stirling(xp, trials) - _stirling(xp, trials + more)
     terms = terms + (ends + (_stirling(xp, longer) - own))
-    few = rest * log_ratio(xp, last, q0, -closer) - more * log_ratio(xp, q0, xp.ones_like(q0), -q1)
-    for j in range(min(n, _FEW)):
-        ratio = log_ratio(xp, (n - j) * p1, (m - j) * q1, (n - j) * closer - more * q1)
-        few = few + xp.where(k > j, ratio, 0.0)
-    terms = xp.where(k <= _FEW, few, terms)
+    terms = xp.where(k <= _FEW, _ratio_of_few(xp, k, rest, (n, p1, last), (m, q1, q0)), terms)
     value = xp.sum(mass * terms, axis=-1) / xp.sum(mass, axis=-1)
 
     # Close to each other it is what φ(log P/Q) sums to, and Q's mass beyond P's trials.  Where P/Q
@@ -188,8 +184,22 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     k = n + xp.cumulative_sum(xp.broadcast_to(ones[..., :1], (*ones.shape[:-1], some)), axis=-1)
     near = xp.sum(here, axis=-1) + xp.sum(other(k, (trials + more) - k), axis=-1)
     value = xp.where(value < 0.5, near, value)
-    edge = xp.where(point, none, xp.full_like(none, xp.inf))
-    return xp.where(inside, value, xp.where(valid, edge, xp.nan))
+    edge = xp.where(valid, xp.where(point, none, xp.full_like(none, xp.inf)), xp.nan)
+    return xp.where(inside, value, edge)
+
+
+def _ratio_of_few(
+    xp: Namespace, k: Array, rest: Array, p: tuple[int, Array, Array], q: tuple[int, Array, Array]
+) -> Array:
+    """Return log(P(k)/Q(k)) for k up to `_FEW`, given trials and probabilities of both."""
+    (n, p1, p0), (m, q1, q0) = p, q
+    more, closer = float(m - n), p1 - q1
+    value = rest * log_ratio(xp, p0, q0, -closer)
+    value = value - more * log_ratio(xp, q0, xp.ones_like(q0), -q1)
+    for j in range(min(n, _FEW)):
+        up = log_ratio(xp, (n - j) * p1, (m - j) * q1, (n - j) * closer - more * q1)
+        value = value + xp.where(k > j, up, 0.0)
+    return value
 
 
 def _mass_of_few(xp: Namespace, k: Array, rest: Array, p1: Array, p0: Array) -> Array:
