@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _LOG_2: Final = math.log(2.0)  # nats in a bit
 _DIGITS: Final = 10  # of a divergence
+_LONG: Final = 1e15  # beyond which a sum is shown in powers of ten
 _BAR: Final = (10, 32)  # cells of the longest bar, at least and at most
 
 
@@ -192,7 +193,7 @@ class _Report:
             size += f" in {found.count:,} rows"
         elif side.form == "counts":
             total = side.sum - found.smoothing * found.classes
-            size += f", {total:,.0f} in all" if math.isfinite(total) else ""
+            size += f", {total:,.0f} in all" if total < _LONG else f", {total:.6g} in all"
         return [source(side), Text(size, style="dim")]
 
     def _values(self) -> None:

@@ -6,6 +6,8 @@ a page or buffer that inflates to more than it declares is refused only once pya
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,12 +160,25 @@ def _validated(batch: Any) -> Any:
     return batch
 
 
+def _index_of(schema: Any) -> list[str]:
+    """Return the columns that are a named index of pandas."""
+    noted = (schema.metadata or {}).get(b"pandas", b"{}")
+    with suppress(ValueError):
+        found = json.loads(noted)
+        columns = found.get("index_columns") if isinstance(found, dict) else None
+        if isinstance(columns, list):
+            return [name for name in columns if isinstance(name, str)]
+    return []
+
+
 def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
     import pyarrow as pa  # noqa: PLC0415 - is loaded already
 
     batches = map(_validated, batches)
     names = ["" if name.startswith("__index_level_") else name for name in schema.names]
-    order = sorted(range(len(names)), key=lambda i: names[i] != "")  # pandas' index comes first
+    index = [] if source.samples else _index_of(schema)
+    # pandas' index comes first.
+    order = sorted(range(len(names)), key=lambda i: (names[i] != "", names[i] not in index))
     kinds = [schema.field(i).type for i in order]
     for i in order:
         if pa.types.is_nested(schema.field(i).type):
@@ -191,6 +206,6 @@ def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
             yield range(number, number + batch.num_rows), columns
             number += batch.num_rows
 
-    typed = frozenset(i for i, yes in enumerate(numeric) if not yes)
     found = [names[i] for i in order]
+    typed = frozenset(i for i, yes in enumerate(numeric) if not yes or found[i] in index)
     return tabulate(source, Records(found, blocks, place="row", typed=typed, decimal="."))

@@ -9,6 +9,7 @@ import re
 from array import array as packed
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime, time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -73,7 +74,9 @@ def tabulate(source: Source, records: Records) -> Table:
     return found.columns() if source.samples else found.table()
 
 
-def of_values(names: list[str], rows: list[Any], *, place: str) -> Records:
+def of_values(
+    names: list[str], rows: list[Any], *, place: str, places: Sequence[int] = ()
+) -> Records:
     """Return rows of values of any type as cells; columns of text alone hold labels."""
     text = [
         i
@@ -81,7 +84,10 @@ def of_values(names: list[str], rows: list[Any], *, place: str) -> Records:
         if all(isinstance(row[i], str | None) for row in rows)
         and any(row[i] is not None for row in rows)
     ]
-    block = range(1, len(rows) + 1), [[cell_of(row[i]) for row in rows] for i in range(len(names))]
+    block = (
+        places or range(1, len(rows) + 1),
+        [[cell_of(row[i]) for row in rows] for i in range(len(names))],
+    )
     # A table of text alone has its numbers in it.
     typed = frozenset(text) if len(text) < len(names) - (names[:1] == [""]) else frozenset()
     decimal = None if any(isinstance(row[i], str) for row in rows for i in text) else "."
@@ -108,6 +114,8 @@ def cell_of(value: Any) -> str:
         return ""
     if isinstance(value, bool | np.bool_):
         return str(int(value))
+    if isinstance(value, datetime) and value.time() == time():
+        return str(value.date())  # as text has it
     return str(value)
 
 
@@ -120,15 +128,25 @@ class _Tabulation:
         sample = min(_SAMPLE_ROWS, _SAMPLE_CELLS // width + 1)
         self.head = list(islice(records.rows(), sample))
         if not self.head:
-            raise source.error("no rows follow the header. Write one record a line")
+            what = "Write one record a line"
+            if records.place == "line" and self.names[0].startswith(("[", "{")):
+                what = "It looks like a list: name it .json, or write one number a line"
+            raise source.error(f"no rows follow the header. {what}")
         self.empty = {
             i
             for i, name in enumerate(self.names)
             if i and not name and not any(row[i] for _, row in self.head)
         }
         """Columns of neither a name nor cells, as separators at the end of lines make them."""
-        if self.names.count("") - len(self.empty) > 1:
-            raise source.error("two columns have no name. Name them in the first line")
+        unnamed = [i for i, name in enumerate(self.names) if i and not name]
+        if unnamed := [i for i in unnamed if i not in self.empty]:
+            mend, first = "", self.names[0]
+            if records.place == "line" and first and "'" not in first:
+                mend = f": comment={first!r} does"
+            raise source.error(
+                f"column {unnamed[0] + 1} has no name. Name it; or if the first {records.place} is"
+                f" a title, or a second one has names too, take the first out{mend}"
+            )
         self.text = [i for i in range(len(self.names)) if i not in self.empty and self._is_text(i)]
         self.notes = list(records.notes)
 
@@ -421,8 +439,8 @@ class _Tabulation:
         for n, i in enumerate(columns[:strict]):
             if percents[n] not in {0, filled[n]}:
                 raise self.source.error(
-                    f"column {self.names[i]!r} has {percents[n]:,} cells with % and"
-                    f" {filled[n] - percents[n]:,} without. Write all in the same way"
+                    f"column {self.names[i]!r} has % in {percents[n]:,} of {filled[n]:,} cells."
+                    " Write all in the same way"
                 )
         return np.frombuffer(numbers).reshape(-1, len(columns))
 

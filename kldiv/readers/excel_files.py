@@ -27,14 +27,15 @@ def read_excel(source: Source) -> Table:
         rows = [list(row) for row in book[sheet].iter_rows(values_only=True)]
         if any(None in row for row in rows):
             _check_formulas(source, sheet, rows)
-    rows = [row for row in rows if any(value is not None for value in row)]
+    full = [i for i, row in enumerate(rows) if any(value is not None for value in row)]
+    rows = [rows[i] for i in full]
     if len(rows) < 2:
         raise source.error("no rows follow the header. Write one record a row", sheet)
     width = max(max(i for i, x in enumerate(row) if x is not None) for row in rows) + 1
     rows = [(row + [None] * width)[:width] for row in rows]
     names = ["" if name is None else str(name).strip() for name in rows[0]]
     _check_names(source, names, rows[0], sheet)
-    records = of_values(names, rows[1:], place="row")
+    records = of_values(names, rows[1:], place="row", places=[i + 1 for i in full[1:]])
     return tabulate(replace(source, key=key), records)
 
 

@@ -65,7 +65,13 @@ def _text(source: Source) -> str:
 
 
 def _table(source: Source, found: Any) -> Table:
+    if isinstance(found, list) and len(found) == 1 and _are_records(found[0]):
+        found = found[0]
+    found = _split(found) or found
     if isinstance(found, dict) and found:
+        first, below, rest = (source.key or "").partition("::")
+        if below and isinstance(found.get(first), dict):
+            return _table(replace(source, key=rest), found[first])
         return _object(source, found)
     if _are_records(found):
         names = list(dict.fromkeys(name for each in found for name in each))
@@ -81,7 +87,9 @@ def _object(source: Source, found: dict[str, Any]) -> Table:
     """Return columns by name, whatever form these have, or numbers by label."""
     values = list(found.values())
     if all(isinstance(each, dict) for each in values):
-        return _of_columns(source, found)
+        _check_depth(source, found)
+        rows = source.key is None and _are_rows(values)
+        return (_of_rows if rows else _of_columns)(source, found)
     if not any(isinstance(each, dict | list) for each in values):
         return _of_columns(source, {"value": found})
     alike = all(isinstance(each, list) for each in values) and len(set(map(len, values))) == 1
@@ -94,6 +102,52 @@ def _object(source: Source, found: dict[str, Any]) -> Table:
     if _are_records(found[name]):
         return _table(replace(source, key=None), found[name])
     return _array(source, found[name], name)
+
+
+def _are_rows(objects: list[dict[str, Any]]) -> bool:
+    """Whether objects are rows of a table, of which some columns are text and others numbers."""
+    if len({tuple(each) for each in objects}) > 1:
+        return False
+    columns = list(zip(*(each.values() for each in objects), strict=True))
+    text = [all(isinstance(x, str) for x in column) for column in columns]
+    return any(text) and not all(text)
+
+
+def _of_rows(source: Source, rows: dict[str, dict[str, Any]]) -> Table:
+    """Return rows by name, each with all columns."""
+    names = ["", *next(iter(rows.values()))]
+    return _records(source, names, [[name, *each.values()] for name, each in rows.items()])
+
+
+def _split(found: Any) -> list[dict[str, Any]] | None:
+    """Return the rows of what pandas splits a data frame or series into; None of anything else."""
+    if not (isinstance(found, dict) and len(found) == 3 and {"index", "data"} <= found.keys()):
+        return None
+    index, rows = found["index"], found["data"]
+    names = found.get("columns", [found.get("name")])
+    if not all(isinstance(part, list) for part in (names, index, rows)) or len(index) != len(rows):
+        return None
+    rows = rows if "columns" in found else [[each] for each in rows]
+    names = ["", *("value" if name is None else str(name) for name in names)]
+    if len({*names}) < len(names) or any(isinstance(each, list | dict) for each in index):
+        return None
+    if any(not isinstance(row, list) or len(row) != len(names) - 1 for row in rows):
+        return None
+    return [dict(zip(names, (at, *row), strict=True)) for at, row in zip(index, rows, strict=True)]
+
+
+def _check_depth(source: Source, found: dict[str, dict[str, Any]]) -> None:
+    """Refuse objects whose numbers lie a level further down, and name where."""
+    below = [
+        f"{name}::{inner}"
+        for name, each in found.items()
+        for inner, value in each.items()
+        if isinstance(value, dict) or _are_records(value)
+    ]
+    if below:
+        raise source.error(
+            f"holds objects in objects. Name the one with the numbers: {source.path}::{below[0]}"
+        )
 
 
 def _of_columns(source: Source, columns: dict[str, dict[str, Any]]) -> Table:

@@ -115,8 +115,9 @@ class _Text:
             named = False
         else:
             names, named = [name.strip() for name in first[1]], True
-            if len(names) == self._width - 1:  # as R writes an index
-                names.insert(0, "")
+            if len(names) == self._width - 1:  # as R writes an index, or separators at the end
+                ends = any(row[-1] for _, row in self._chosen.rows[1:] if len(row) == self._width)
+                names.insert(0 if ends else len(names), "")
             self._check_unique(names)
             if self._reading.header is None and _all_numbers(names):
                 notes.append(
@@ -138,23 +139,25 @@ class _Text:
         asked = self._reading.encoding
         if asked is None:
             return self._own_encoding()
-        if len("é".encode(asked, "replace")) == 1 and self._is_wide_utf8():
-            # Both files of a comparison are read with the options that one of them needs.
-            self._notes.append(f"{self._source.path} is UTF-8 and read as such, not as {asked}")
-            return "utf-8-sig"
-        return asked
+        # Both files of a comparison are read with the options that one of them needs: no text of
+        # single bytes is UTF-8 by chance, and none of others is it that is not what was asked for.
+        single = len("é".encode(asked, "replace")) == 1
+        if self._is("ascii") or not ((single or not self._is(asked)) and self._is("utf-8")):
+            return asked
+        self._notes.append(f"{self._source.path} is UTF-8 and read as such, not as {asked}")
+        return "utf-8-sig"
 
-    def _is_wide_utf8(self) -> bool:
-        """Whether all is UTF-8, and not ASCII alone: no text of single bytes is that by chance."""
+    def _is(self, encoding: str) -> bool:
+        """Whether all bytes are text in an encoding."""
         self._source.file.seek(0)
-        decoder, ascii_alone = codecs.getincrementaldecoder("utf-8")(), True
-        while part := self._source.file.read(_HEAD):
-            try:
+        decoder = codecs.getincrementaldecoder(encoding)()
+        try:
+            while part := self._source.file.read(_HEAD):
                 decoder.decode(part)
-            except UnicodeDecodeError:
-                return False
-            ascii_alone = ascii_alone and part.isascii()
-        return not ascii_alone
+            decoder.decode(b"", final=True)
+        except UnicodeError:
+            return False
+        return True
 
     def _find_declared(self) -> str | None:
         """Return the separator of a first line ``sep=;``, as Excel writes and reads it."""
@@ -451,8 +454,9 @@ class _Text:
         seen: set[str] = set()
         for name in filter(None, names):
             if name in seen:
-                text = f"two columns are named {name!r}. Rename one"
-                raise self._source.error(f"{text}, or say header=False if the first line is data")
+                text = f"two columns are named {name!r}. Rename one, say header=False if the first"
+                text += " line is data, or leave it out by `comment` if a second one has names"
+                raise self._source.error(text)
             seen.add(name)
 
     def _refuse_length(self, line: int, row: list[str], names: list[str], *, named: bool) -> None:
@@ -461,6 +465,10 @@ class _Text:
         text = f"line {line} has {len(row):,} {noun}, {whose} {len(names):,}"
         sep = {"\t": "a tab", " ": "a blank"}.get(self._sep, repr(self._sep))
         mend = f"Give every line as many, in quotes where one has {sep}"
+        words = row[0].split() if len(row) == 1 and self._sep != " " else []
+        if len(words) == len(names) and any(map(decimals, words)):
+            mend = "Blanks separate its cells: write it as the others; or sep=' ' takes all so"
+            raise self._source.error(f"{text}. {mend}")
         alone = names if named and len(names) == 1 else list(filter(None, row))
         if len(alone) == 1 and "'" not in alone[0]:
             mend = f"A title or a footnote? comment={alone[0]!r} leaves such a line out"

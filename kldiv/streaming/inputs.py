@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, replace
 from operator import eq
 from typing import TYPE_CHECKING, Any, Final
@@ -91,6 +92,8 @@ def open_pair(p: Any, q: Any, options: Options, next_tokens: Any = None) -> Pair
         tables, remarks = align(*tables, axis, empty=empty, fold=options.fold)
         notes += remarks
     pair = _paired(*tables, axis)
+    if not options.align:
+        notes += _twice(pair.places.classes)
     if options.reading.na == "drop":
         tables, dropped = without_missing(*tables, axis)
         pair, notes = _paired(*tables, axis), notes + dropped
@@ -199,6 +202,14 @@ def _paired(p: Table, q: Table, axis: int) -> Pair:
             " padded or broadcast; align=True matches classes by label where files have labels"
         )
     return Pair((p, q), Places(p.array.shape, axis, p_classes or q_classes, p_rows or q_rows))
+
+
+def _twice(classes: Names) -> list[str]:
+    """Say that a label is there twice, and taken as two classes."""
+    if classes is None or len(set(classes)) == len(classes):
+        return []
+    label, count = Counter(classes).most_common(1)[0]
+    return [f"{count:,} classes are {label!r}, each by itself: add their numbers if they are one"]
 
 
 def _refuse_bins(p: Table, q: Table) -> None:

@@ -71,6 +71,12 @@ def reasons(side: Side, seen: Seen, places: Places) -> Iterator[str]:
                 f" {places.element(odd.first)}, and what they touch is no number either. Mend the"
                 f" data; {mend}{rows}"
             )
+    if seen.beyond and side.normalized and not seen.infinite.count:
+        yield (
+            f"{whose} sums to more than the largest number there is"
+            f"{_some(places, seen.beyond)}, so that nothing can be divided by the sum. Divide its"
+            " numbers by 1e9 first"
+        )
     if seen.nothing and side.normalized:
         yield (
             f"{whose} has no probability anywhere{_some(places, seen.nothing)}: it is no"

@@ -51,6 +51,8 @@ class Seen:
     high: float = -math.inf
     nothing: int = 0
     """Rows that give no class any probability."""
+    beyond: int = 0
+    """Rows whose sum is +∞."""
     sum: float = math.nan
     """The sum of the last row, before any normalisation."""
 
@@ -76,4 +78,5 @@ class Seen:
         self.low = float(off.min(initial=self.low))
         self.high = float(off.max(initial=self.high))
         self.nothing += int(np.count_nonzero(totals == empty))
+        self.beyond += int(np.count_nonzero(totals == np.inf))
         self.sum = float(sums[-1])

@@ -312,6 +312,79 @@ def test_intervals_of_counts_cover_the_truth(classes, size, step):
 
 
 @pytest.mark.parametrize(
+    ("name", "texts", "key"),
+    [
+        ("{}.json", ('{"0": {"l": "a", "n": 1}, "1": {"l": "b", "n": 3}}',) * 2, ""),
+        (
+            "{}.json",
+            (
+                '{"columns": ["n"], "index": ["a", "b"], "data": [[1], [3]]}',
+                '{"columns": ["n"], "index": ["b", "a"], "data": [[3], [1]]}',
+            ),
+            "",
+        ),
+        (
+            "{}.json",
+            (
+                '{"name": "n", "index": ["a", "b"], "data": [1, 3]}',
+                '{"name": "n", "index": ["b", "a"], "data": [3, 1]}',
+            ),
+            "",
+        ),
+        (
+            "{}.json",
+            (
+                '[[{"label": "a", "score": 0.25}, {"label": "b", "score": 0.75}]]',
+                '[{"label": "b", "score": 0.75}, {"label": "a", "score": 0.25}]',
+            ),
+            "",
+        ),
+        (
+            "{}.json",
+            (
+                '{"x": {"y": [{"l": "a", "n": 1}, {"l": "b", "n": 3}]}}',
+                '{"x": {"y": [{"l": "b", "n": 3}, {"l": "a", "n": 1}]}}',
+            ),
+            "::x::y",
+        ),
+        ("{}.csv", ("l,n\na,1,\nb,3,\n", "l,n\nb,3,\na,1,\n"), "::n"),
+    ],
+)
+def test_tables_as_other_programs_write_them(compare, name, texts, key):
+    """Q has P's rows in another order, where there is one."""
+    found = compare(texts, "--align", name=name, key=key)
+    assert (found["kl_pq"], found["kl_qp"], found["classes"]) == (0.0, 0.0, 2)
+    assert {each["class"] for each in found["contributors"]} == {"a", "b"}
+
+
+def test_an_index_of_pandas_is_labels(run, tmp_path, command):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    run(LETTERS)
+    table = pa.table({"l": ["a", "b"], "year": [1, 2], "n": [1, 3]})
+    note = {"pandas": json.dumps({"index_columns": ["l", "year"]})}
+    parquet.write_table(table.replace_schema_metadata(note), tmp_path / "p.parquet")
+    status, out, err = command("p.parquet", "p.parquet", "--json")
+    assert status == 0, err
+    assert [each["class"] for each in json.loads(out)["contributors"]] == ["a / 1", "b / 2"]
+
+
+def test_a_label_that_is_there_twice_is_said(compare):
+    found = compare(("l,n\na,1\na,3\n", "l,n\na,2\na,2\n"))
+    close(found["kl_pq"], KL_LETTERS)
+    assert any("2 classes are 'a', each by itself" in text for text in found["warnings"])
+
+
+def test_each_file_may_have_its_own_encoding(compare):
+    texts = tuple(
+        text.replace("a", "中文").encode(e)
+        for text, e in zip(LETTERS, ("gbk", "utf-8"), strict=True)
+    )
+    found = compare(texts, "--encoding", "gbk")
+    close(found["kl_pq"], KL_LETTERS)
+
+
+@pytest.mark.parametrize(
     ("name", "text", "place"),
     [
         ("{}.csv", "l,n\na,1\nb,nan\nc,3\n", "line 3, column 'n': 'nan'"),
@@ -441,7 +514,13 @@ def test_a_file_that_a_stranger_has(compare, texts, options, name, expected):
         ("Sales\nl,n\na,5\nb,3\n", (), "{}.csv", "take out what is above it: --comment Sales"),
         ("l,n\na,5\nb,3\nSource: us\n", (), "{}.csv", "--comment 'Source: us'"),
         ("l,n\na,$5\nb,$3\n", (), "{}.csv", "without a currency"),
-        ("x,,\n1,2,3\n", (), "{}.csv", "two columns have no name"),
+        ("x,,\n1,2,3\n", (), "{}.csv", "column 2 has no name"),
+        ("Region,Sales,\n,2023,2024\nN,10,20\n", (), "{}.csv", "--comment Region does"),
+        ("l,v,v\nc,x,y\na,1,2\n", (), "{}.csv", "or leave it out by --comment"),
+        ("l\tn\na\t1\nb 3\n", (), "{}.tsv", "Blanks separate its cells"),
+        ("[0.25, 0.75]\n", (), "{}.txt", "name it .json"),
+        ('{"x": {"y": [{"l": "a", "n": 1}]}}', (), "{}.json", "p.json::x::y"),
+        ("l,n\na,1e308\nb,1e308\n", (), "{}.csv", "sums to more than the largest number"),
         ("<!DOCTYPE html><html>", (), "{}.csv", "a web page"),
         (b"PK\x03\x04" + bytes(60), (), "{}.csv", "Name it .xlsx"),
         ("l,n\n", (), "{}.xlsx", "name it .csv"),

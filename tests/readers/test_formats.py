@@ -75,7 +75,7 @@ def test_json(tmp_path, value, result):
         ('[{"l": 5, "n": 1}, {"l": 3, "n": 2}]', "column 'l' may be labels"),
         ("9" * 5000, "JSON"),
         ('[{"id": 1, "p": [0.5]}]', "column 'p' holds a list in every cell: "),
-        ('{"columns": ["n"], "index": [0], "data": [[2]]}', "3 members"),
+        ('{"columns": ["n", "n"], "index": [0], "data": [[2]]}', "3 members"),
         ("{}", "p.json"),
         ("[]", None),
     ],
@@ -170,7 +170,7 @@ def test_excel(tmp_path, workbook):
     workbook.save(path)
     refused(path, "2 sheets: 'Sheet', 'two'")
     assert parts(f"{path}::two::m") == (("a", "b"), [2, 5])
-    refused(f"{path}::two", "row 2, column 'n'", "missing")
+    refused(f"{path}::two", "row 3, column 'n'", "missing")
     refused(path, "at most 99 are", max_bytes=99, key="two")
 
 

@@ -68,7 +68,7 @@ def test_numbers_that_can_be_read_in_one_way(found, cells, numbers):
         ("l;n\na;1.234\nb;2.250\n", "'1.234' in line 2 may be a fraction or thousands"),
         ('l,n\na,"1,234"\nb,5\n', "may be a fraction or thousands"),
         ("l;n\na;0,5\nb;0.5\n", "'0.5' in line 3 has a decimal point, '0,5' in line 2 a decimal"),
-        ("l,n\na,50%\nb,50\n", "column 'n' has 1 cells with % and 1 without"),
+        ("l,n\na,50%\nb,50\n", "column 'n' has % in 1 of 2 cells"),
         ("n\n0,5\n0,25\n", "'0,5' may be one number or two cells: decimal=','"),
         ("a|b,c\nx|1,2\ny|3,4\n", "separated in 2 ways: say sep=',' or sep='|'"),
         ("l,n\na,1\n# x,y\n", "line 3 starts with #: comment='#'"),
