@@ -316,7 +316,12 @@ class Metric(Kept):
         ShapeError
             ``where`` or ``row_weight`` does not broadcast to the rows.
         """
-        self.update_rows(self.rows(*arrays, **options), where=where, row_weight=row_weight)
+        kept = self._kept(arrays, where)
+        self.update_rows(self.rows(*arrays, **options), where=kept, row_weight=row_weight)
+
+    def _kept(self, arrays: tuple[Array, ...], where: Array | None) -> Array | None:  # noqa: ARG002
+        """Return which rows of a batch count, given those that a mask keeps."""
+        return where
 
     def rows(self, *arrays: Array, **options: Any) -> Array:
         """
@@ -585,6 +590,8 @@ class CrossEntropy(Metric):
     """
     The mean negative log-probability of labels; e to it is the perplexity.
 
+    `update` takes the logits, and a label for each row.
+
     Parameters
     ----------
     ignore_index : int, default -100
@@ -612,36 +619,11 @@ class CrossEntropy(Metric):
             cross_entropy_with_logits, quantiles=quantiles, ignore_index=ignore_index, **options
         )
 
-    def update(
-        self,
-        *arrays: Array,
-        where: Array | None = None,
-        row_weight: Array | None = None,
-        **options: Any,
-    ) -> None:
-        """
-        Add the rows of a batch.
-
-        Parameters
-        ----------
-        *arrays : array
-            The logits, and a label for each row.
-        where : array of bool, optional
-            Rows to keep.
-        row_weight : array of float, optional
-            The weight of each row.
-        **options
-            Passed to the loss.
-        """
+    def _kept(self, arrays: tuple[Array, ...], where: Array | None) -> Array:
         if len(arrays) != 2:
             raise ShapeError(f"update takes logits and labels; got {len(arrays)} arrays")
-        kept = arrays[1] != self.ignore_index
-        super().update(
-            *arrays,
-            where=kept if where is None else kept & where,
-            row_weight=row_weight,
-            **options,
-        )
+        kept: Array = arrays[1] != self.ignore_index
+        return kept if where is None else kept & where
 
     @property
     def perplexity(self) -> float:
@@ -786,8 +768,7 @@ def _alike(
     name = backend.dtype_name(rows)
     if name not in FLOATS:
         raise OptionError(f"rows have dtype {name}; expected floating-point numbers")
-    # JAX has no float64 unless it is enabled.
-    wide = backend.dtype_name(xp.zeros(())) if backend.name == "jax" else "float64"
+    wide = widest(backend, xp)
     values = cast(xp, backend.constant(rows), wide)
     shape = tuple(values.shape)
 
@@ -804,6 +785,11 @@ def _alike(
 
     weight = like("row_weight", row_weight)
     return values, None if weight is None else cast(xp, weight, wide), like("where", where)
+
+
+def widest(backend: Any, xp: Any) -> str:
+    """Return the name of the widest float dtype: JAX has no float64 unless it is enabled."""
+    return backend.dtype_name(xp.zeros(())) if backend.name == "jax" else "float64"
 
 
 def _on_host(array: Array) -> Any:

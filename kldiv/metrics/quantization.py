@@ -13,7 +13,7 @@ from kldiv._notebook import table
 from kldiv.formulas.reductions import cast
 from kldiv.label_losses import cross_entropy_with_logits
 from kldiv.logit_losses import kl_div_with_logits, tv_div_with_logits
-from kldiv.metrics.metric import Kept, Metric
+from kldiv.metrics.metric import Kept, Metric, widest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -272,7 +272,7 @@ class Quantization(Kept):
             known = where
         backend = backends.find(log_p)
         xp = backend.namespace(log_p)
-        wide = backend.dtype_name(xp.zeros(())) if backend.name == "jax" else "float64"
+        wide = widest(backend, xp)
         with backend.context(log_p):
             log_p, log_q = (cast(xp, backend.constant(each), wide) for each in (log_p, log_q))
             apart = xp.exp(log_q) - xp.exp(log_p)
