@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kldiv.kernels.cpu.code import DOUBLE, I8, I64, Code, at_least, at_most, select
+from kldiv.kernels.cpu.code import AHEAD, DOUBLE, I8, I64, Code, at_least, at_most, select
 from kldiv.kernels.cpu.divergences import Lane, exchanged
 from kldiv.kernels.cpu.elementary import (
     Heat,
@@ -702,6 +702,9 @@ class Segment:
             peaks = [rows.vector(code.load(DOUBLE, place, 2 * index)) for index in range(2)]
 
             def body(k: Value) -> list[Value]:
+                # While there is enough to compute, the next block comes into the cache.
+                for source, _ in self.sources:
+                    code.fetch(source + (k + BLOCK) * (self.real.lanes * self.real.size))
                 s, t = self._logits(k)
                 for side, (own, other, peak) in zip(
                     "ts", ((t, s, peaks[0]), (s, t, peaks[1])), strict=True
@@ -927,6 +930,7 @@ class Segment:
             which = index if has_mean else 0
             own = self._factor(record, which, rows.get("ts"[which] + "_scale"))
             with code.loop(at_most(begin + BLOCK, self.count), begin) as k:
+                code.fetch(out + (k + AHEAD) * (real.lanes * real.size), write=True)
                 if of_block:
                     lane, u = of_block(k)
                     found = slope(lane, u - mean)
