@@ -399,7 +399,7 @@ class EvenJensenShannon(JensenShannon):
         r"""Return a function of series whose terms are all ≥ 0.
 
         With h(x) = x/2·tanh(x/2) − log cosh(x/2) a share is M h, and log(q/M) is
-        −x/2 − log cosh(x/2); far away they are made of L = −log(M/base), base the larger of p and q.
+        −x/2 − log cosh(x/2); far away they are made of −log(M/base), base the larger of both.
         """
 
         def of(lane: Lane) -> tuple[Value, ...]:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kldiv.kernels.cpu.code import (
+    AHEAD,
     DOUBLE,
     I8,
     I16,
@@ -130,6 +131,7 @@ def _copying(dtype: str, real: str, *, packed: bool, writing: bool) -> Callable[
             if packed:
                 wide = tuple(code.wide(each, lanes) for each in (kind, buffer_kind))
                 with code.loop(whole, step=lanes) as k:
+                    code.fetch(address + (k + AHEAD * lanes) * size, write=writing)
                     move(wide, address + k * size, at + k * width)
             with code.loop(count, whole) as k:
                 move((kind, buffer_kind), address + k * stride, at + k * width)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from kldiv.kernels.cpu.code import DOUBLE, I8, I64, Code, at_most, select
+from kldiv.kernels.cpu.code import AHEAD, DOUBLE, I8, I64, Code, at_most, select
 from kldiv.kernels.cpu.elementary import exp, is_normal, log, log_normal
 from kldiv.kernels.cpu.sums import Total, block_sums
 
@@ -95,6 +95,8 @@ class Elements:
             pairs.append((there, pad))
 
         def load(k: Value) -> tuple[Value, Value]:
+            for source, _ in pairs:
+                code.fetch(source + (k + AHEAD) * (real.lanes * real.size))
             x, y = (code.load(real.vector, self._at(*pair, k)) for pair in pairs)
             return x, y
 
@@ -176,6 +178,7 @@ class Elements:
         pad, out = self.pads + 2 * 128, at[name]
         weight = code.load(DOUBLE, frame["weight"]).to(real.scalar).spread(real.lanes)
         with code.loop(self.ends[1]) as k:
+            code.fetch(out + (k + AHEAD) * (real.lanes * real.size), write=True)
             code.store(self._at(out, pad, k), self._result(name, *load(k), weight))
         self._tail(out, pad, n, out=True)
         if name != "elements":

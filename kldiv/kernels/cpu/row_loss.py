@@ -159,13 +159,13 @@ def _share(
     parts = np.empty((rows_in_all * segments if shared else 0, rows.PART))
     real = REALS[dtype]
     width = min(rows.SEGMENT, -(-classes // real.lanes) * real.lanes)
-    kept = np.empty((len(parts), 4 * width), dtype)
+    kept = np.empty((len(parts), rows.KEPT * width), dtype)
     own = {
         "segments": segments,
         "shared": shared,
         "parts": parts.ctypes.data,
         "width": width,
-        "weights": kept.ctypes.data,
+        "kept": kept.ctypes.data,
     }
     words = np.array([int((frame | own)[name]) for name in rows.FRAME])
     buffers = any(layout.movers)

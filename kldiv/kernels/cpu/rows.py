@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kldiv.kernels.cpu.code import DOUBLE, I8, I64, Code, at_least, at_most, select
+from kldiv.kernels.cpu.code import AHEAD, DOUBLE, I8, I64, Code, at_least, at_most, select
 from kldiv.kernels.cpu.divergences import Lane, exchanged
 from kldiv.kernels.cpu.elementary import (
     Heat,
@@ -90,12 +90,17 @@ FRAME: Final = (
     "values",
     "parts",  # [rows, segments, PART], where segments are shared
     "width",  # classes of the longest segment, in whole vectors
-    "weights",  # [rows, segments, 4, width] of weights and what gradients keep, likewise
+    "kept",  # [rows, segments, 6, width], likewise: weights, what gradients keep, logits
 )
 
 # Numbers of a temperature.
 HEAT: Final = ("temperature", "inverse", "per", "ln2", "ln2_low", "ln2_64", "ln2_low_64")
 
+KEPT: Final = 6
+"""Rows that are kept: weights of the teacher and the student, two that the passes for the value and
+the means leave to gradients, and logits where they are converted or less their shifts."""
+
+_LOGITS: Final = 4
 _SUMS: Final = 8
 _RECORD: Final = 10
 """Of a block: both maxima and sums of weights, whether a class is lost on one side, the sums
@@ -161,7 +166,7 @@ _PADS: Final = 3 * 16 * 8
 def scratch_size(segments: int, width: int, real: Real, *, buffers: bool) -> int:
     """Return how many bytes of room a thread needs."""
     fixed = _PADS + _STATE_SIZE + 8 * PART * segments
-    return fixed + (4 * segments * width + 2 * width + 3 * buffers * SEGMENT) * real.size
+    return fixed + (KEPT * segments * width + buffers * SEGMENT) * real.size
 
 
 class Words(NamedTuple):
@@ -182,10 +187,9 @@ class Rows:
         self.pads = scratch
         self.state_at = scratch + _PADS
         self.own_parts = self.state_at + _STATE_SIZE
-        self.own_weights = self.own_parts + self.frame["segments"] * (8 * PART)
-        self.weights_size = self.frame["width"] * (4 * real.size)
-        self.moved = self.own_weights + self.frame["segments"] * self.weights_size
-        self.buffers = self.moved + self.frame["width"] * (2 * real.size)
+        self.own_kept = self.own_parts + self.frame["segments"] * (8 * PART)
+        self.kept_size = self.frame["width"] * (KEPT * real.size)
+        self.buffer = self.own_kept + self.frame["segments"] * self.kept_size
         self.own = format_of(code.constant(real.scalar, 0.0))
         self.most = real.largest
         self.keeps = gradients and divergence.exact
@@ -255,8 +259,8 @@ class Rows:
         self.set(**{name: code.load(DOUBLE, heat_at, index) for index, name in enumerate(HEAT)})
         of_row = frame["parts"] + place * segments * (8 * PART)
         self.parts = select(shared, of_row, self.own_parts)
-        of_row = frame["weights"] + place * segments * self.weights_size
-        self.weights = select(shared, of_row, self.own_weights)
+        of_row = frame["kept"] + place * segments * self.kept_size
+        self.kept = select(shared, of_row, self.own_kept)
         kept = code.variable(code.whole(1))
         with code.when(frame["keep"] != 0):
             kept.set(code.load(I8, frame["keep"], self.row).to(I64))
@@ -292,16 +296,11 @@ class Rows:
         start = segment * SEGMENT
         n = at_most(self.frame["classes"] - start, SEGMENT)
         part = self.parts + segment * (8 * PART)
-        again = (stage == PIVOT) | (self.frame["segments"] > 1) | (self.frame["shared"] != 0)
-        moved = (stage >= PIVOT) & again & (self.get("moved") != 0.0)
-        with code.when((stage == 0) | moved):
+        with code.when(stage == 0):
             sides = [side for side in "ts" if gradients and self.divergence.has_mean(side)]
-            both = Segment(self, start, n, fresh=True)
-            with code.either(stage == 0) as (then, otherwise):
-                with then:
-                    both.weights(sides)
-                with otherwise:
-                    both.move()
+            Segment(self, start, n, fresh=True).weights(sides)
+        with code.when((stage == PIVOT) & (self.get("moved") != 0.0)):
+            Segment(self, start, n, unmoved=True).move()
         unsettled = self.get("settled") == 0.0
         with code.when((stage >= PIVOT) & (stage < TEACHER) & unsettled):
             place = part + stage * (8 * _SUMS)
@@ -336,17 +335,16 @@ class Rows:
         n = at_most(self.frame["classes"] - start, SEGMENT)
         for side in ("s", "t"):
             with code.when(self.frame[f"wants_{side}"] != 0):
-                out, direct = self.place(f"gradient_{side}", start, 2)
+                out, direct = self.place(f"gradient_{side}", start, self.buffer)
                 with code.loop(n) as k:
                     code.store(out, code.constant(real.scalar, 0.0), k)
                 with code.when(~direct):
                     self.move(f"gradient_{side}", start, n, out)
 
-    def place(self, name: str, start: Value, buffer: int) -> tuple[Value, Value]:
+    def place(self, name: str, start: Value, own: Value) -> tuple[Value, Value]:
         """Return the address of a part of the row, or a buffer's, and whether it is the former."""
         base = self.frame[name]
         at = base + (self.row * self.frame["classes"] + start) * self.real.size
-        own = self.buffers + buffer * SEGMENT * self.real.size
         return select(base != 0, at, own), base != 0
 
     def move(self, name: str, start: Value, n: Value, at: Value) -> None:
@@ -618,36 +616,33 @@ def log1p(y: Value) -> Value:
 class Segment:
     """A segment of a row: its passes."""
 
-    def __init__(self, rows: Rows, start: Value, n: Value, *, fresh: bool = False) -> None:
+    def __init__(
+        self, rows: Rows, start: Value, n: Value, *, fresh: bool = False, unmoved: bool = False
+    ) -> None:
         self.rows, self.code, self.real = rows, rows.code, rows.real
         self.start, self.n = start, n
         segment = start // SEGMENT
-        self.weights_at = rows.weights + segment * rows.weights_size
+        self.kept = rows.kept + segment * rows.kept_size
         self.records = rows.parts + segment * (8 * PART) + 8 * _SUMS * GRADIENTS
-        code, real, frame = self.code, self.real, rows.frame
+        code, real = self.code, self.real
         lanes = real.lanes
         self.whole = n // lanes
         self.count = (n + (lanes - 1)) // lanes
         self.sources = []
-        again = code.whole(1) if fresh else (frame["segments"] > 1).to(I64) | frame["shared"]
-        moved = None if fresh else rows.get("moved") != 0.0
         for index, name in enumerate(("student", "teacher")):
-            at, direct = rows.place(name, start, index)
-            read = ~direct & (again != 0)
-            with code.when(read if moved is None else read & ~moved):
-                rows.move(name, start, n, at)
-            if moved is not None:
-                at = select(moved, self._moved(index), at)
+            copy = self._kept(0, _LOGITS + index)
+            at, direct = rows.place(name, start, copy)
+            if fresh:
+                with code.when(~direct):
+                    rows.move(name, start, n, at)
+            elif not unmoved:
+                at = select(rows.get("moved") != 0.0, copy, at)
             # The last vector is filled up with classes that both mask.
             pad = rows.pads + index * 128
             code.store(pad, code.constant(real.vector, -float("inf")))
             with code.loop(n, self.whole * lanes) as k:
                 code.store(pad, code.load(real.scalar, at, k), k - self.whole * lanes)
             self.sources.append((at, pad))
-
-    def _moved(self, index: int) -> Value:
-        """Return the address of the student's (0) or the teacher's logits, less their shift."""
-        return self.rows.moved + self.rows.frame["width"] * (index * self.real.size)
 
     def move(self) -> None:
         """Copy the logits less their shifts."""
@@ -657,8 +652,7 @@ class Segment:
             for index, logits in enumerate(self._logits(k)):
                 near = logits * unit - shifts[index]
                 masked = logits == -float("inf")
-                place = self._moved(index) + k * (self.real.lanes * self.real.size)
-                code.store(place, select(masked, logits, near))
+                code.store(self._kept(k, _LOGITS + index), select(masked, logits, near))
 
     def _at(self, source: tuple[Value, Value], k: Value) -> Value:
         at, pad = source
@@ -702,6 +696,9 @@ class Segment:
             peaks = [rows.vector(code.load(DOUBLE, place, 2 * index)) for index in range(2)]
 
             def body(k: Value) -> list[Value]:
+                # While there is enough to compute, the next block comes into the cache.
+                for source, _ in self.sources:
+                    code.fetch(source + (k + BLOCK) * (self.real.lanes * self.real.size))
                 s, t = self._logits(k)
                 for side, (own, other, peak) in zip(
                     "ts", ((t, s, peaks[0]), (s, t, peaks[1])), strict=True
@@ -712,7 +709,7 @@ class Segment:
                         beside[side].set(select(found, other, highest))
                 weights = [weigh[0](t), weigh[1](s)]
                 for index, weight in enumerate(weights):
-                    code.store(self._weights(k, index), weight)
+                    code.store(self._kept(k, index), weight)
                 return split_in_halves(weights)
 
             ends_of = begin, end
@@ -728,10 +725,10 @@ class Segment:
     def _record(self, begin: Value) -> Value:
         return self.records + (begin // BLOCK) * (8 * _RECORD)
 
-    def _weights(self, k: Value, index: int) -> Value:
-        """Return the address of weights of the teacher (0), the student (1), or of numbers kept."""
-        size = self.real.size
-        return self.weights_at + (self.rows.frame["width"] * index + k * self.real.lanes) * size
+    def _kept(self, k: Any, index: int) -> Value:
+        """Return the address of a vector of what is kept."""
+        size, k = self.real.size, self.code.of_index(k)
+        return self.kept + (self.rows.frame["width"] * index + k * self.real.lanes) * size
 
     def _factor(self, record: Value, index: int, scale: Value) -> Value:
         """Return the factor that takes a block's weights, lowered by their lift, to probabilities.
@@ -743,7 +740,7 @@ class Segment:
 
     def _share(self, k: Value, index: int, factor: Value) -> Value:
         """Return the probabilities of a vector of classes."""
-        weights = self.code.load(self.real.vector, self._weights(k, index))
+        weights = self.code.load(self.real.vector, self._kept(k, index))
         return weights * 2.0**-self.rows.own.lift * factor
 
     def _lost(self, begin: Value, end: Value, index: int) -> Value:
@@ -856,11 +853,11 @@ class Segment:
                 seen = lane(k)
                 fall, term, *risen = terms(seen)
                 if self.rows.keeps:
-                    self.code.store(self._weights(k, 2), fall)
+                    self.code.store(self._kept(k, 2), fall)
                 sums = [fall, abs(fall), term]
                 if self.rows.along:
                     own, size, *_ = divergence.moments(exchanged(seen), *risen)
-                    self.code.store(self._weights(k, 3), own)
+                    self.code.store(self._kept(k, 3), own)
                     sums += [own, size]
                 return sums if smooth else [*sums, select(seen.x > 0.0, seen.p, 0.0)]
 
@@ -895,7 +892,7 @@ class Segment:
             def of(k: Value) -> list[Value]:
                 moments = divergence.moments(*vector(k))
                 if divergence.keeps:
-                    self.code.store(self._weights(k, 2 + "ts".index(side)), moments[0])
+                    self.code.store(self._kept(k, 2 + "ts".index(side)), moments[0])
                 return moments
 
             return of
@@ -905,7 +902,7 @@ class Segment:
     def gradient(self, side: str) -> None:
         """Write a gradient."""
         code, rows, real = self.code, self.rows, self.real
-        out, direct = rows.place(f"gradient_{side}", self.start, 2)
+        out, direct = rows.place(f"gradient_{side}", self.start, rows.buffer)
         pad = rows.pads + 2 * 128
         factor = code.load(DOUBLE, rows.frame["factors"] + rows.row * rows.frame["factor_step"])
         scale = rows.vector(factor * rows.get("unit") / rows.heat("temperature"))
@@ -927,13 +924,14 @@ class Segment:
             which = index if has_mean else 0
             own = self._factor(record, which, rows.get("ts"[which] + "_scale"))
             with code.loop(at_most(begin + BLOCK, self.count), begin) as k:
+                code.fetch(out + (k + AHEAD) * (real.lanes * real.size), write=True)
                 if of_block:
                     lane, u = of_block(k)
                     found = slope(lane, u - mean)
                 else:
                     place = 2 + index if has_mean else 2
                     p = self._share(k, which, own)
-                    part = code.load(real.vector, self._weights(k, place))
+                    part = code.load(real.vector, self._kept(k, place))
                     found = part - p * mean if has_mean else part * kept + p * moved
                 code.store(self._at((out, pad), k), found * scale)
         with code.loop(self.n, self.whole * real.lanes) as k:
