@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kldiv.kernels.cpu.code import DOUBLE, FLOAT32, I8, I64, SINGLE, Code, Value, select
-from kldiv.kernels.cpu.elementary import Heat, format_of, log, power
+from kldiv.kernels.cpu.code import DOUBLE, FLOAT32, FLOAT64, I8, I64, SINGLE, Code, Value, select
+from kldiv.kernels.cpu.elementary import Heat, format_of, log, power, quotient, two_difference
 from kldiv.kernels.cpu.rows import GRADIENTS, STRIP, largest
 from kldiv.kernels.cpu.sums import block_sums
 
@@ -35,6 +35,7 @@ FRAME: Final = (
     "keep",  # 0: every row is kept
     "factors",  # of gradients, a row each
     "logits",  # of the K + 1 classes, float64
+    "low",  # the negatives of their second words, of rows in whole vectors
     "weights",  # Σ e^((s − highest)/T) of the others, float64
     "slopes",  # the gradients in ``logits``
     "out",  # the student's gradient, float32; 0 where it is not wanted
@@ -148,14 +149,20 @@ class TopKRows:
 
     def _logits(self, highest: Value, own: Value, total: Value, temperature: Value) -> None:
         """Write the logits of the K + 1 classes, over T and less the largest."""
-        code, at = self.code, self.frame["logits"]
+        code, at, entries = self.code, self.frame["logits"], self.frame["entries"]
         top = _higher(own, highest)
         top = select(top == -float("inf"), float("nan"), top)  # of no class there is no divergence
-        with code.loop(self.frame["entries"]) as k:
-            each = (code.load(DOUBLE, at, self.logits + k) - top) / temperature
-            code.store(at, each, self.logits + k)
-        others = (highest - top) / temperature + log(total)
-        code.store(at, others, self.logits + self.frame["entries"])
+        code.store(at, highest, self.logits + entries)
+        low_at = self.row * ((entries + FLOAT64.lanes) // FLOAT64.lanes * FLOAT64.lanes)
+        with code.loop(entries + 1) as k:
+            apart = two_difference(code.load(DOUBLE, at, self.logits + k), top)
+            high, low = quotient(apart, temperature)
+            code.store(at, high, self.logits + k)
+            low = select(abs(high) < float("inf"), -low, 0.0)
+            code.store(self.frame["low"], low, low_at + k)
+        # The others' weights are in float32: beside their rounding that of this sum is nothing.
+        others = code.load(DOUBLE, at, self.logits + entries) + log(total)
+        code.store(at, others, self.logits + entries)
 
     def _product(self, factor: Value) -> None:
         """Write the student's gradient."""

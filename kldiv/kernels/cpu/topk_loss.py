@@ -10,6 +10,7 @@ import numpy as np
 from kldiv.formulas.divergences import STUDENT, TEACHER, VALUE
 from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.sparse import BUCKET, entries_of, left_mass
+from kldiv.formulas.state import Wide
 from kldiv.kernels import threads
 from kldiv.kernels.cpu import row_loss, rows, topk
 from kldiv.kernels.cpu.code import FLOAT64
@@ -64,7 +65,7 @@ def compile_for(work: Work) -> Any:
     if fused is None or operation.divergence.parameters:
         return kernel(), None
     name = row_loss.spelled(operation.divergence).name
-    return kernel(), row_loss.kernel(name, "float64", bool(work.gradients))
+    return kernel(), row_loss.kernel(name, "float64", bool(work.gradients), True)
 
 
 def run(work: Work, kernel: tuple[Any, Any]) -> Found:
@@ -92,13 +93,16 @@ def run(work: Work, kernel: tuple[Any, Any]) -> Found:
     in_teacher = sorted(set(work.gradients) - {0})
     numbers = np.array([*row_loss.spelled(operation.divergence).numbers, 0.0])
     segments = -(-(width + 1) // rows.SEGMENT)
-    longest = min(rows.SEGMENT, -(-(width + 1) // FLOAT64.lanes) * FLOAT64.lanes)
+    padded = -(-(width + 1) // FLOAT64.lanes) * FLOAT64.lanes
+    longest = min(rows.SEGMENT, padded)
+    low = np.zeros((number, padded))
     rows_words = _words(
         rows.FRAME,
         classes=width + 1,
         segments=segments,
         student=s.ctypes.data,
         teacher=t.ctypes.data,
+        low=low.ctypes.data,
         gradient_s=slopes[0].ctypes.data,
         gradient_t=slopes[1].ctypes.data,
         wants_s=buffer is not None,
@@ -123,6 +127,7 @@ def run(work: Work, kernel: tuple[Any, Any]) -> Found:
         keep=keep,
         factors=factors.ctypes.data,
         logits=s.ctypes.data,
+        low=low.ctypes.data,
         weights=weights.ctypes.data,
         slopes=slopes[0].ctypes.data,
         out=0 if buffer is None else buffer.ctypes.data,
@@ -151,7 +156,8 @@ def run(work: Work, kernel: tuple[Any, Any]) -> Found:
         wanted = [VALUE] * work.value + [STUDENT] * (buffer is not None)
         wanted += [TEACHER] * bool(in_teacher)
         with np.errstate(all="ignore"):
-            known = divergence.whole(np, s[block], t[block], 1.0, tuple(wanted))
+            own = Wide(s[block], -low[block, : width + 1]), Wide(t[block], np.zeros_like(t[block]))
+            known = divergence.whole(np, *own, 1.0, tuple(wanted))
             if work.value:
                 results.values[block] = divergence.value(np, known.known)[:, 0]
             for side in set(wanted) - {VALUE}:
