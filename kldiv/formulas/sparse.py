@@ -213,11 +213,7 @@ class TopKOperation(RowWise):
         weight = xp.where(there, read.weight, 1.0)
         high, low = over_top(xp, read.highest, top, temperature, there)
         own.append(masked_words(xp, there, *plus_log(xp, xp.where(there, high, 0.0), low, weight)))
-        if mass is None:
-            mass = _rest(xp, a, entries.likeliest)
-        # All classes are given: what rounding leaves of the mass belongs to none.
-        whole = xp.sum(xp.astype(valid, xp.int32), axis=-1, keepdims=True) == classes
-        mass = xp.where(whole, 0.0, mass)
+        mass = left_mass(xp, entries, mass, classes)
         positive, zero = mass != 0, xp.zeros_like(mass)
         words = plus_log(xp, zero, zero, xp.where(positive, mass, 1.0))
         teacher.append(masked_words(xp, positive, *words))
@@ -249,10 +245,15 @@ class TopKOperation(RowWise):
         self, xp: Namespace, entries: Entries, rows: Rows, block: Block
     ) -> tuple[Array, Array | None]:
         """Return the gradients in the log-probabilities, and in the mass of the others."""
-        found, last = self.slopes(TEACHER, rows, block)
-        if last is not None and rows.rest is not None:
-            there = rows.rest > 0
-            last = xp.where(there, last / xp.where(there, rows.rest, 1.0), 0.0 * last)
+        return self.to_teacher(xp, entries, rows.rest, *self.slopes(TEACHER, rows, block))
+
+    def to_teacher(
+        self, xp: Namespace, entries: Entries, rest: Array | None, found: Array, last: Array | None
+    ) -> tuple[Array, Array | None]:
+        """Return these gradients, given those in the logits of the K + 1 classes."""
+        if last is not None and rest is not None:
+            there = rest > 0
+            last = xp.where(there, last / xp.where(there, rest, 1.0), 0.0 * last)
             if not self.has_rest:
                 found = found - last * xp.exp(entries.a)
         if self.target_temperature is not None:
@@ -304,6 +305,15 @@ def plus_log(xp: Namespace, high: Array, low: Array, number: Array) -> DoubleWor
     log = xp.log(number)
     rest = number * xp.exp(-log) - 1.0
     return add(high, low + rest, log)
+
+
+def left_mass(xp: Namespace, entries: Entries, mass: Array | None, classes: Any) -> Array:
+    """Return the teacher's mass on the others: what is given, or 1 − Σ e^a ≥ 0."""
+    if mass is None:
+        mass = _rest(xp, entries.a, entries.likeliest)
+    # All classes are given: what rounding leaves of the mass belongs to none.
+    whole = xp.sum(xp.astype(entries.valid, xp.int32), axis=-1, keepdims=True) == classes
+    return xp.where(whole, 0.0, mass)
 
 
 def _rest(xp: Namespace, a: Array, likeliest: Array) -> Array:

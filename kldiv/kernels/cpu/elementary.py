@@ -252,6 +252,20 @@ def eighth_difference(a: Value, b: Value) -> tuple[Value, Value]:
     return high, a.fma(0.125, back - high) + (less - back)
 
 
+def quotient(a: tuple[Value, Value], b: Value) -> tuple[Value, Value]:
+    """Return a double word over a number."""
+    high = a[0] / b
+    (one, one_low), (two, two_low) = (_split_in_halves(each) for each in (high, b))
+    rest = (((a[0] - one * two) - one * two_low) - one_low * two) - one_low * two_low
+    return high, (rest + a[1]) / b
+
+
+def _split_in_halves(x: Value) -> tuple[Value, Value]:
+    """Return two numbers of half the bits whose sum is x, in float64."""
+    head = (x.bits() & -(1 << 27)).bits()
+    return head, x - head
+
+
 def added(a: tuple[Value, Value], b: Value) -> tuple[Value, Value]:
     """Return a double word plus a number."""
     high, low = two_sum(a[0], b)

@@ -59,12 +59,13 @@ def spelled(divergence: Any) -> Spelled:
 
 
 @cache
-def kernel(name: str, dtype: str, gradients: bool) -> Any:
+def kernel(name: str, dtype: str, gradients: bool, wide: bool = False) -> Any:
     """Return the compiled function for a divergence, a dtype, and gradients or none."""
+    divergence = DIVERGENCES[name]()
     writer = partial(
-        rows.Rows, real=REALS[dtype], divergence=DIVERGENCES[name](), gradients=gradients
+        rows.Rows, real=REALS[dtype], divergence=divergence, gradients=gradients, wide=wide
     )
-    more = "-gradients" if gradients else ""
+    more = "-wide" * wide + "-gradients" * gradients
     return compiled(f"{name}-{dtype}{more}", 6, writer)
 
 
@@ -166,6 +167,7 @@ def _share(
         "parts": parts.ctypes.data,
         "width": width,
         "kept": kept.ctypes.data,
+        "low": 0,
     }
     words = np.array([int((frame | own)[name]) for name in rows.FRAME])
     buffers = any(layout.movers)

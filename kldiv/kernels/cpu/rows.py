@@ -91,6 +91,7 @@ FRAME: Final = (
     "parts",  # [rows, segments, PART], where segments are shared
     "width",  # classes of the longest segment, in whole vectors
     "kept",  # [rows, segments, 6, width], likewise: weights, what gradients keep, logits
+    "low",  # [rows, classes in whole vectors]: what t − s is more than the logits say, where wide
 )
 
 # Numbers of a temperature.
@@ -178,10 +179,15 @@ class Words(NamedTuple):
 
 
 class Rows:
-    """The writer of a kernel: a dtype, a divergence, with its gradients or without."""
+    """The writer of a kernel: a dtype, a divergence, with its gradients or without.
 
-    def __init__(self, code: Code, real: Real, divergence: Divergence, *, gradients: bool) -> None:
-        self.code, self.real, self.divergence = code, real, divergence
+    Where ``wide`` logits are double words.
+    """
+
+    def __init__(
+        self, code: Code, real: Real, divergence: Divergence, *, gradients: bool, wide: bool
+    ) -> None:
+        self.code, self.real, self.divergence, self.wide = code, real, divergence, wide
         frame, scratch, first, last, self.first_stage, last_stage = code.arguments
         self.frame = {name: code.load(I64, frame, index) for index, name in enumerate(FRAME)}
         self.pads = scratch
@@ -662,6 +668,12 @@ class Segment:
         s, t = (self.code.load(self.real.vector, self._at(each, k)) for each in self.sources)
         return s, t
 
+    def _low(self, k: Value) -> Value:
+        classes, lanes = self.rows.frame["classes"], self.real.lanes
+        row = self.rows.row * ((classes + (lanes - 1)) // lanes * lanes)
+        at = self.rows.frame["low"] + (row + self.start) * self.real.size
+        return self.code.load(self.real.vector, at, k * lanes)
+
     # ---- sums of weights -------------------------------------------------------------------------
 
     def weights(self, sides: Sequence[str]) -> None:
@@ -811,6 +823,7 @@ class Segment:
         plain = pivot.second is None
         apart = two_difference if plain else eighth_difference
         inverse = rows.vector(rows.heat("inverse") if plain else rows.of_eighths())
+        unit = 1.0 if plain else 0.125
 
         def about(d: Value, d_low: Value, c: Words) -> Value:
             if c.second is None:
@@ -827,11 +840,12 @@ class Segment:
             def lane(k: Value) -> Lane:
                 s, t = self._logits(k)
                 d, d_low = apart(at_least(t, -rows.most), at_least(s, -rows.most))
+                if rows.wide:
+                    d_low = d_low + self._low(k) * rows.vector(rows.get("unit") * unit)
                 p, q = (self._share(k, index, factor) for index, factor in enumerate(factors))
                 far = about(d, d_low, pivot)
                 step = far if anchor is None else about(d, d_low, anchor)
                 x, about_anchor = (rows.finite(each * inverse) for each in (far, step))
-                unit = 1.0 if plain else 0.125
                 return Lane(s, t, p, q, x, about_anchor, far, step, inverse, unit)
 
             return lane

@@ -1,26 +1,24 @@
-"""From an operation on sparse teachers and arrays to its kernel, and back to arrays.
-
-The kernel reads the student; rows of K + 1 classes follow, by the formulas in float64.
-"""
+"""From an operation on sparse teachers and arrays to its kernel, and back to arrays."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kldiv.formulas.blocks import slices
 from kldiv.formulas.divergences import STUDENT, TEACHER, VALUE
-from kldiv.formulas.sparse import BUCKET, Entries, Read, entries_of
+from kldiv.formulas.rows import RowLoss
+from kldiv.formulas.sparse import BUCKET, entries_of, left_mass
+from kldiv.formulas.state import Wide
 from kldiv.kernels import threads
-from kldiv.kernels.cpu import others
+from kldiv.kernels.cpu import row_loss, rows, topk
+from kldiv.kernels.cpu.code import FLOAT64
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.memory import mover
-from kldiv.kernels.cpu.row_loss import heats_of
 from kldiv.kernels.layout import Layout, dtype_name, memory
 from kldiv.kernels.results import RowResults
+from kldiv.kernels.spelling import form_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +30,9 @@ Floats = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 24
 """Elements read before the formulas turn to their rows, whose fixed cost is that of 10⁵."""
+
+_ONE = np.ones(1)
+_UNHEATED = row_loss.heats_of(_ONE, "float64")
 
 
 def refusal(work: Work) -> str | None:
@@ -53,131 +54,145 @@ def refusal(work: Work) -> str | None:
 @cache
 def kernel() -> Any:
     """Return the compiled function."""
-    return compiled("others-float32", 4, others.write)
+    return compiled("topk-float32", 6, topk.TopKRows)
 
 
 def compile_for(work: Work) -> Any:
-    """Return the compiled kernel."""
-    return kernel()
+    """Return the compiled kernel, and that of rows of the divergence, if there is one."""
+    operation = work.operation
+    names = (operation.compute,) * 3
+    fused = form_of(RowLoss("none", *names, operation.divergence, 1.0))
+    if fused is None or operation.divergence.parameters:
+        return kernel(), None
+    name = row_loss.spelled(operation.divergence).name
+    return kernel(), row_loss.kernel(name, "float64", bool(work.gradients), True)
 
 
-def run(work: Work, kernel: Any) -> Found:
+def run(work: Work, kernel: tuple[Any, Any]) -> Found:
     """Return the value, if it is wanted, and the gradients that are."""
     operation, arrays, results = work.operation, work.arrays, RowResults(work)
-    classes, number, workers = (
-        arrays[0].shape[-1],
-        len(results.values),
-        threads.number(work.threads),
-    )
+    student, number, width = arrays[0], len(results.values), arrays[1].shape[-1]
+    classes, (function, of_rows) = student.shape[-1], kernel
     per_row = _of_rows(operation, arrays, number)
-    entries = entries_of(np, per_row.pop("a"), per_row.pop("indices"), classes)
-    keep = per_row.pop("keep", np.ones((number, 1), np.bool_))
-    factors = np.where(keep, results.factors[:, None], 0.0)
+    valid_mass = per_row.get("mass")
+    entries = entries_of(np, per_row["a"], per_row["indices"], classes)
+    with np.errstate(all="ignore"):
+        mass = left_mass(np, entries, valid_mass, classes)
+        t = np.concatenate([entries.a, np.log(mass)], axis=-1)
+    inside = (per_row["indices"] >= 0) & (per_row["indices"] < classes)
+    places = np.where(inside, per_row["indices"], classes + topk.FOREIGN)
+    places = np.where(entries.valid, places, classes + topk.NOTHING)
+    factors = np.zeros(number)
+    factors[:] = results.factors
     buffer = _float32_of(results.outputs[0], number, classes) if 0 in work.gradients else None
-    heats = per_row["temperature"] if operation.temperature is None else operation.temperature
-    reader = _Reader(kernel, arrays[0], entries, np.asarray(heats, np.float64), buffer)
-    values = np.empty((number, 1))
-    teacher = {
-        index: np.empty((number, arrays[index].shape[-1] if index == 1 else 1))
-        for index in set(work.gradients) - {0}
-    }
-    wanted = [VALUE] * work.value + [STUDENT] * (buffer is not None) + [TEACHER] * bool(teacher)
-    blocks = slices(number, max(1, min(_BLOCK // classes, -(-number // workers))))
+    heats = row_loss.heats_of(results.temperatures, "float32")
+    layout = Layout([student], [], "float32", mover, whole_rows=True)
+    s, *slopes = (np.zeros((number, width + 1)) for _ in range(3))
+    weights = np.empty(number)
+    keep = 0 if results.keep is None else results.keep.ctypes.data
+    in_teacher = sorted(set(work.gradients) - {0})
+    numbers = np.array([*row_loss.spelled(operation.divergence).numbers, 0.0])
+    segments = -(-(width + 1) // rows.SEGMENT)
+    padded = -(-(width + 1) // FLOAT64.lanes) * FLOAT64.lanes
+    longest = min(rows.SEGMENT, padded)
+    low = np.zeros((number, padded))
+    rows_words = _words(
+        rows.FRAME,
+        classes=width + 1,
+        segments=segments,
+        student=s.ctypes.data,
+        teacher=t.ctypes.data,
+        low=low.ctypes.data,
+        gradient_s=slopes[0].ctypes.data,
+        gradient_t=slopes[1].ctypes.data,
+        wants_s=buffer is not None,
+        wants_t=bool(in_teacher),
+        heats=_UNHEATED.ctypes.data,
+        keep=keep,
+        factors=_ONE.ctypes.data,
+        numbers=numbers.ctypes.data,
+        values=results.values.ctypes.data,
+        width=longest,
+    )
+    words = _words(
+        topk.FRAME,
+        classes=classes,
+        entries=width,
+        student=layout.addresses[0],
+        move_student=layout.movers[0],
+        table=layout.table.ctypes.data,
+        places=places.ctypes.data,
+        heats=heats.ctypes.data,
+        heat_step=heats.strides[0] if len(heats) > 1 else 0,
+        keep=keep,
+        factors=factors.ctypes.data,
+        logits=s.ctypes.data,
+        low=low.ctypes.data,
+        weights=weights.ctypes.data,
+        slopes=slopes[0].ctypes.data,
+        out=0 if buffer is None else buffer.ctypes.data,
+        rows=getattr(of_rows, "address", 0),
+        rows_frame=rows_words.ctypes.data,
+    )
+    size = topk.scratch_size(classes)
+    size += rows.scratch_size(segments, longest, FLOAT64, buffers=False)
+    workers = threads.number(work.threads)
+    step = row_loss.UNIT // classes
+    if of_rows is None:
+        step = min(_BLOCK // classes, -(-number // workers))
+    step = max(1, step)
 
-    def compute(first: int, last: int) -> None:
+    def share(first: int, last: int) -> None:
+        block = slice(first * step, min(last * step, number))
+        room = np.empty(size + 64, np.uint8)
+        where = words.ctypes.data, -(-room.ctypes.data // 64) * 64, block.start, block.stop
+        if of_rows is not None:
+            function(*where, topk.WEIGHTS, topk.PRODUCT)
+            return
+        function(*where, topk.WEIGHTS, topk.WEIGHTS)
+        divergence = operation.divergence
+        if "beta" in per_row:
+            divergence = divergence.bound(np, per_row["beta"][block])
+        wanted = [VALUE] * work.value + [STUDENT] * (buffer is not None)
+        wanted += [TEACHER] * bool(in_teacher)
         with np.errstate(all="ignore"):
-            for block in blocks[first:last]:
-                read = reader.read(block)
-                some = Entries(*(each[block] for each in entries))
-                own_rows = {name: each[block] for name, each in per_row.items()}
-                heat = own_rows.get("temperature", operation.temperature)
-                rows = operation.rows(np, classes, own_rows.get("mass"), heat, some, read)
-                bound = operation
-                if "beta" in own_rows:
-                    record = operation.divergence.bound(np, own_rows["beta"])
-                    bound = replace(operation, divergence=record)
-                known = bound.block(np, rows, *wanted)
-                if work.value:
-                    values[block] = bound.divergence.value(np, known.known)
-                if buffer is not None:
-                    own, others_slope = bound.in_given(np, some, rows, heat, known)
-                    rate = others_slope / np.where(read.weight > 0, read.weight, 1.0)
-                    own, rate = (_times(factors[block], each) for each in (own, rate))
-                    _finish(buffer[block], some, own, rate)
-                if teacher:
-                    found = bound.in_teacher(np, some, rows, known)
-                    for index, each in teacher.items():
-                        each[block] = _times(factors[block], found[index - 1])
+            own = Wide(s[block], -low[block, : width + 1]), Wide(t[block], np.zeros_like(t[block]))
+            known = divergence.whole(np, *own, 1.0, tuple(wanted))
+            if work.value:
+                results.values[block] = divergence.value(np, known.known)[:, 0]
+            for side in set(wanted) - {VALUE}:
+                slopes[side][block] = divergence.gradient(side, known)
+        function(*where, topk.PRODUCT, topk.PRODUCT)
 
-    threads.share(compute, len(blocks), workers)
-    results.values[:] = np.where(keep, values, 0.0)[:, 0]
-    for index, each in teacher.items():
-        _deliver(work.xp, results.outputs[index], each)
+    threads.share(share, -(-number // step), workers)
+    kept = np.ones(number, np.bool_) if results.keep is None else results.keep.reshape(-1)
+    results.values[~kept] = 0.0
+    if in_teacher:
+        scale = np.where(kept, factors, 0.0)[:, None]
+        with np.errstate(all="ignore"):
+            found = operation.to_teacher(np, entries, mass, slopes[1][:, :-1], slopes[1][:, -1:])
+            for index in in_teacher:
+                each = np.where(scale == 0, 0.0, scale * found[index - 1])
+                _deliver(work.xp, results.outputs[index], each)
     if buffer is not None:
-        buffer[~keep[:, 0]] = 0.0  # a row that is dropped may hold NaN
         _deliver(work.xp, results.outputs[0], buffer)
     return results.of_values()
+
+
+def _words(names: Sequence[str], **numbers: int) -> np.ndarray[Any, Any]:
+    """Return a frame; what is not said is 0."""
+    return np.array([int(numbers.get(name, 0)) for name in names])
 
 
 def _of_rows(operation: Any, arrays: Sequence[Array], number: int) -> dict[str, Floats]:
     """Return all but the student as arrays of NumPy, by name, a row each."""
     names = ["a"]
     names += ["mass"] * operation.has_rest + ["temperature"] * (operation.temperature is None)
-    names += ["beta"] * operation.divergence.parameters + ["indices", "keep"]
-    dtypes = {"indices": np.int64, "keep": np.bool_}
+    names += ["beta"] * operation.divergence.parameters + ["indices"]
     return {
-        name: _host(array, dtypes.get(name, np.float64)).reshape(number, -1)
+        name: _host(array, np.int64 if name == "indices" else np.float64).reshape(number, -1)
         for name, array in zip(names, arrays[1:], strict=False)
     }
-
-
-class _Reader:
-    """The kernel on the rows of a student."""
-
-    def __init__(
-        self, kernel: Any, student: Array, entries: Entries, heat: Floats, out: Floats | None
-    ) -> None:
-        rows, width = entries.places.shape
-        self.kernel, self.classes = kernel, student.shape[-1]
-        places = np.where(entries.some, entries.places, self.classes)
-        heats = heats_of(heat.reshape(-1), "float32")
-        layout = Layout([student], [], "float32", mover, whole_rows=True)
-        self.found = Read(np.empty((rows, width)), np.empty((rows, 1)), np.empty((rows, 1)))
-        self.owned = places, heats, layout, out
-        own, highest, weights = (each.ctypes.data for each in self.found)
-        frame = {
-            "classes": self.classes,
-            "entries": width,
-            "student": layout.addresses[0],
-            "move_student": layout.movers[0],
-            "table": layout.table.ctypes.data,
-            "places": places.ctypes.data,
-            "heats": heats.ctypes.data,
-            "heat_step": heats.strides[0] if len(heats) > 1 else 0,
-            "own": own,
-            "highest": highest,
-            "weights": weights,
-            "out": 0 if out is None else out.ctypes.data,
-        }
-        self.words = np.array([int(frame[name]) for name in others.FRAME])
-
-    def read(self, block: slice) -> Read:
-        """Read some rows."""
-        room = np.empty(others.scratch_size(self.classes) + 64, np.uint8)
-        aligned = -(-room.ctypes.data // 64) * 64
-        self.kernel(self.words.ctypes.data, aligned, block.start, block.stop)
-        return Read(*(each[block] for each in self.found))
-
-
-def _finish(buffer: Floats, entries: Entries, own: Floats, rate: Floats) -> None:
-    """Make gradients of the weights: times a number per row, and the given classes' own."""
-    own = np.where(entries.some, own, np.take_along_axis(buffer, entries.places, -1) * rate)
-    np.multiply(buffer, rate.astype(np.float32), out=buffer)
-    np.put_along_axis(buffer, entries.places, own.astype(np.float32), axis=-1)
-
-
-def _times(factors: Floats, values: Floats) -> Floats:
-    return np.where(factors == 0, 0.0, factors * values)
 
 
 def _float32_of(gradient: Array, rows: int, classes: int) -> Floats:

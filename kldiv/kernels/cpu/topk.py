@@ -1,0 +1,213 @@
+"""Rows of logits of which some classes are given: these, and all others as one more class.
+
+Stages of a call are, for each row,
+
+0. the row is copied into a buffer in the cache, where the given classes become −∞; all exponentials
+   of the others are taken once, and written where the gradient is to be; logits of the K + 1
+   classes follow;
+1. the kernel of rows takes these, in float64: value and gradients;
+2. the student's gradient: weights times a number, and the given classes' own.
+
+A divergence that no kernel has is computed between calls of the first and the last.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kldiv.kernels.cpu.code import DOUBLE, FLOAT32, FLOAT64, I8, I64, SINGLE, Code, Value, select
+from kldiv.kernels.cpu.elementary import Heat, format_of, log, power, quotient, two_difference
+from kldiv.kernels.cpu.rows import GRADIENTS, STRIP, largest
+from kldiv.kernels.cpu.sums import block_sums
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FRAME: Final = (
+    "classes",
+    "entries",  # how many classes of a row are given
+    "student",  # address; 0 where rows are copied by
+    "move_student",
+    "table",
+    "places",  # of the given classes, 64-bit integers: `NOTHING` or `FOREIGN` beyond the last
+    "heats",
+    "heat_step",
+    "keep",  # 0: every row is kept
+    "factors",  # of gradients, a row each
+    "logits",  # of the K + 1 classes, float64
+    "low",  # the negatives of their second words, of rows in whole vectors
+    "weights",  # Σ e^((s − highest)/T) of the others, float64
+    "slopes",  # the gradients in ``logits``
+    "out",  # the student's gradient, float32; 0 where it is not wanted
+    "rows",  # the kernel of rows, and its frame
+    "rows_frame",
+)
+
+# Stages; the last is that of the student's gradient.
+WEIGHTS: Final = 0
+ROWS: Final = 1
+PRODUCT: Final = 2
+
+NOTHING: Final = 0
+"""Beyond the last class: the place of padding."""
+FOREIGN: Final = 1
+"""Beyond the last class: the place of a number that is no class; the row is NaN."""
+
+_DEEP: Final = 87.0
+"""−log of a weight that counts as 0."""
+
+
+def scratch_size(classes: int) -> int:
+    """Return how many bytes of room a thread needs, before that of the kernel of rows."""
+    return (classes // FLOAT32.lanes + 2) * FLOAT32.lanes * FLOAT32.size
+
+
+class TopKRows:
+    """The writer of the kernel; it takes a frame, room, first and last row, and such stages."""
+
+    def __init__(self, code: Code) -> None:
+        frame_at, self.room, first, last, first_stage, last_stage = code.arguments
+        self.code = code
+        self.frame = {name: code.load(I64, frame_at, index) for index, name in enumerate(FRAME)}
+        classes, lanes = self.frame["classes"], FLOAT32.lanes
+        self.whole = classes // lanes * lanes
+        self.end = (classes + (lanes - 1)) // lanes * lanes
+        self.scratch = self.room + (self.whole + 2 * lanes) * FLOAT32.size
+        with code.loop(last, first) as self.row:
+            self.entries = self.row * self.frame["entries"]
+            self.logits = self.entries + self.row  # of K + 1 classes
+            kept = code.variable(code.whole(1))
+            with code.when(self.frame["keep"] != 0):
+                kept.set(code.load(I8, self.frame["keep"], self.row).to(I64))
+            with code.when((kept.get() != 0) & (first_stage == WEIGHTS)):
+                self._weights()
+            with code.when((first_stage <= ROWS) & (last_stage >= ROWS)):
+                rows = self.row, self.row + 1
+                stages = 0, GRADIENTS
+                code.call(
+                    self.frame["rows"], self.frame["rows_frame"], self.scratch, *rows, *stages
+                )
+            with code.when((last_stage == PRODUCT) & (self.frame["out"] != 0)):
+                factor = code.load(DOUBLE, self.frame["factors"], self.row)
+                with code.either((kept.get() == 0) | (factor == 0.0)) as (then, otherwise):
+                    with then:
+                        self._multiplied(lambda weights: weights.of(0.0))
+                    with otherwise:
+                        self._product(factor)
+
+    def _out(self) -> Value:
+        return self.frame["out"] + self.row * self.frame["classes"] * FLOAT32.size
+
+    def _place(self, k: Value) -> Value:
+        return self.code.load(I64, self.frame["places"], self.entries + k)
+
+    def _weights(self) -> None:
+        """Write the weights of the others, and the logits of the K + 1 classes."""
+        code, frame, room, row = self.code, self.frame, self.room, self.row
+        lanes, classes = FLOAT32.lanes, frame["classes"]
+        nothing = code.constant(FLOAT32.vector, -float("inf"))
+        code.store(room, nothing, self.whole)
+        code.store(room, nothing, self.whole + lanes)
+        _copy(code, frame["student"] + row * classes * 4, room, classes, frame["student"] != 0)
+        with code.when(frame["move_student"] != 0):
+            moved = frame["table"], 1, row * classes, classes, room
+            code.call(frame["move_student"], *moved)
+        code.store(room, code.constant(SINGLE, float("nan")), classes + FOREIGN)
+        top = code.variable(code.real(-float("inf")))
+        with code.loop(frame["entries"]) as k:
+            own = code.load(SINGLE, room, self._place(k)).to(DOUBLE)
+            code.store(frame["logits"], own, self.logits + k)
+            top.set(_higher(top.get(), own))
+        with code.loop(frame["entries"]) as k:
+            code.store(room, nothing.element(0), self._place(k))
+        code.store(room, nothing.element(0), classes + FOREIGN)
+        highest = _largest(code, room, self.end)
+        origin = select(highest > -float("inf"), highest, 0.0).spread(lanes)
+        heat_at = frame["heats"] + row * frame["heat_step"]
+        numbers = [code.load(DOUBLE, heat_at, index) for index in range(5)]
+        heat = Heat(*(number.to(SINGLE).spread(lanes) for number in numbers))
+        own = format_of(origin)
+        shift = code.constant(FLOAT32.vector, own.round + own.bias)
+        least = heat.temperature * -_DEEP
+
+        # Written where they are wanted at once; the last vector is longer than the row.
+        target = select(frame["out"] != 0, self._out(), room)
+
+        def weigh(k: Value) -> list[Value]:
+            apart = code.load(FLOAT32.vector, room, k * lanes) - origin
+            weight = power(apart, least, shift, heat)
+            at = select(k * lanes < self.whole, target, room)
+            code.store(at, weight, k * lanes)
+            return [weight]
+
+        ends = code.whole(0), self.end // lanes
+        (total,) = block_sums(code, FLOAT32, ends, STRIP, weigh, 1)
+        code.store(frame["weights"], total, row)
+        with code.when(frame["out"] != 0), code.loop(classes, self.whole) as k:
+            code.store(target, code.load(SINGLE, room, k), k)
+        self._logits(highest.to(DOUBLE), top.get(), total, numbers[0])
+
+    def _logits(self, highest: Value, own: Value, total: Value, temperature: Value) -> None:
+        """Write the logits of the K + 1 classes, over T and less the largest."""
+        code, at, entries = self.code, self.frame["logits"], self.frame["entries"]
+        top = _higher(own, highest)
+        top = select(top == -float("inf"), float("nan"), top)  # of no class there is no divergence
+        code.store(at, highest, self.logits + entries)
+        low_at = self.row * ((entries + FLOAT64.lanes) // FLOAT64.lanes * FLOAT64.lanes)
+        with code.loop(entries + 1) as k:
+            apart = two_difference(code.load(DOUBLE, at, self.logits + k), top)
+            high, low = quotient(apart, temperature)
+            code.store(at, high, self.logits + k)
+            low = select(abs(high) < float("inf"), -low, 0.0)
+            code.store(self.frame["low"], low, low_at + k)
+        # The others' weights are in float32: beside their rounding that of this sum is nothing.
+        others = code.load(DOUBLE, at, self.logits + entries) + log(total)
+        code.store(at, others, self.logits + entries)
+
+    def _product(self, factor: Value) -> None:
+        """Write the student's gradient."""
+        code, frame = self.code, self.frame
+        temperature = code.load(DOUBLE, frame["heats"] + self.row * frame["heat_step"])
+
+        def slope(k: Value) -> Value:
+            return factor * code.load(DOUBLE, frame["slopes"], self.logits + k) / temperature
+
+        total = code.load(DOUBLE, frame["weights"], self.row)
+        rate = (slope(frame["entries"]) / select(total > 0.0, total, 1.0)).to(SINGLE)
+        self._multiplied(lambda weights: weights * rate)
+        with code.loop(frame["entries"]) as k:
+            place = self._place(k)
+            with code.when(place < frame["classes"]):
+                code.store(self._out(), slope(k).to(SINGLE), place)
+
+    def _multiplied(self, change: Callable[[Value], Value]) -> None:
+        """Change what stands where the gradient is to be."""
+        code, out = self.code, self._out()
+        with code.loop(self.whole, step=FLOAT32.lanes) as k:
+            code.store(out, change(code.load(FLOAT32.vector, out, k)), k)
+        with code.loop(self.frame["classes"], self.whole) as k:
+            code.store(out, change(code.load(SINGLE, out, k)), k)
+
+
+def _copy(code: Code, source: Value, target: Value, count: Value, wanted: Value) -> None:
+    lanes = FLOAT32.lanes
+    whole = count // lanes * lanes
+    with code.when(wanted):
+        with code.loop(whole, step=lanes) as k:
+            code.store(target, code.load(FLOAT32.vector, source, k), k)
+        with code.loop(count, whole) as k:
+            code.store(target, code.load(SINGLE, source, k), k)
+
+
+def _higher(a: Value, b: Value) -> Value:
+    """Return the larger number; NaN is kept."""
+    return select((b > a) | (b != b), b, a)  # noqa: PLR0124 - asks for NaN
+
+
+def _largest(code: Code, room: Value, end: Value) -> Value:
+    """Return the largest number; NaN is passed over, as it shows in the sum."""
+    found = code.variable(code.constant(FLOAT32.vector, -float("inf")))
+    with code.loop(end, step=FLOAT32.lanes) as k:
+        each, before = code.load(FLOAT32.vector, room, k), found.get()
+        found.set(select(each > before, each, before))
+    return largest(found.get())
