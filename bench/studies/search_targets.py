@@ -393,6 +393,7 @@ def _cross_entropy(*numbers: Any) -> Any:
 
 def measures() -> Iterator[Target]:
     """Yield measures of rows of probabilities, as they are and normalised."""
+    k = kldiv
     both = {"jeffreys_divergence": lambda *x: _generalised(*x) + _generalised(*x[3:], *x[:3])}
     plain: dict[str, Any] = {
         "kl_divergence": _generalised,
@@ -415,6 +416,20 @@ def measures() -> Iterator[Target]:
         _ROWS * ("probability",),
         _TWINS,
     )
+    powers = {
+        "hellinger_divergence": (_hellinger, k.hellinger_divergence, {}),
+        "chi2_divergence": (_of_powers(2.0, 2.0), k.chi2_divergence, {}),
+        "tv_divergence": (_variation, k.tv_divergence, {}),
+        "skew_divergence": (_mixed(0.125, 1, 0), k.skew_divergence, {"alpha": 0.125}),
+    }
+    for alpha in (-0.5, 0.25, 0.75, 1.5):
+        powers[f"alpha_divergence {alpha:g}"] = (
+            _of_powers(alpha), k.alpha_divergence, {"alpha": alpha},
+        )  # fmt: skip
+    for name, (truth, function, options) in powers.items():
+        call = partial(lambda f, o, *x: _rows(f, x, **o), function, options)
+        order = 1 if truth is _variation else 2
+        yield Target(name, truth, call, _ROWS * ("probability",), _TWINS, order=order)
     for alpha in (2.0**-10, 0.375, 0.5, 0.984375, 1.5, 2.0, 20.0):
         yield Target(
             f"renyi_divergence {alpha:g}",
@@ -522,6 +537,34 @@ def _variation(*numbers: Any) -> Any:
     return mpmath.fsum(abs(p - q) for p, q in zip(*_halves(numbers), strict=True)) / 2
 
 
+def _hellinger(*numbers: Any) -> Any:
+    pairs = zip(*_halves(numbers), strict=True)
+    return mpmath.fsum((mp.sqrt(p) - mp.sqrt(q)) ** 2 for p, q in pairs) / 2
+
+
+def _alpha(alpha: float, times: float = 1.0) -> Callable[..., Any]:
+    def value(*numbers: Any) -> Any:
+        pairs = zip(*_halves(numbers), strict=True)
+        order = mp.mpf(alpha)
+        powers = mpmath.fsum(p**order * q ** (1 - order) for p, q in pairs)
+        return times * (powers - 1) / (order * (order - 1))
+
+    return value
+
+
+def _of_powers(alpha: float, times: float = 1.0) -> Callable[..., Any]:
+    """Return the α-divergence of rows that need not sum to 1, a number of times."""
+    whole = _alpha(alpha, times)
+
+    def value(*numbers: Any) -> Any:
+        p, q = _halves(numbers)
+        order = mp.mpf(alpha)
+        mixed = order * mpmath.fsum(p) + (1 - order) * mpmath.fsum(q)
+        return whole(*numbers) - times * (mixed - 1) / (order * (order - 1))
+
+    return value
+
+
 def _weighted(w: float, r: float) -> Callable[..., Any]:
     def value(*x: Any) -> Any:
         return mp.mpf(w) * _generalised(*x) + mp.mpf(r) * _generalised(*x[3:], *x[:3])
@@ -559,6 +602,20 @@ def losses() -> Iterator[Target]:
             _weighted(0.25, 0.75), k.jeffreys_div_with_logits, {"weights": (0.25, 0.75)},
         ),
         "tv_div_with_logits": (_variation, k.tv_div_with_logits, {}),
+        "hellinger_div_with_logits": (_hellinger, k.hellinger_div_with_logits, {}),
+        "chi2_div_with_logits": (_alpha(2.0, 2.0), k.chi2_div_with_logits, {}),
+        **{
+            f"alpha_div_with_logits {alpha:g}": (
+                _alpha(alpha), k.alpha_div_with_logits, {"alpha": alpha},
+            )
+            for alpha in (-0.5, 0.25, 0.75, 1.5)
+        },
+        **{
+            f"renyi_div_with_logits {alpha:g}": (
+                _renyi(alpha), k.renyi_div_with_logits, {"alpha": alpha},
+            )
+            for alpha in (0.375, 2.0, 20.0)
+        },
         "f_div_with_logits": (
             _mixed(0.25, 1, 2),
             k.f_div_with_logits,

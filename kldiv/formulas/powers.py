@@ -311,7 +311,7 @@ class Renyi(Blend):
         w = xp.where(far, self._blend(block), near)
 
         def about(step: Array) -> Array:
-            return step - total(xp, w * step, -1)
+            return _about_mean(xp, step, w)
 
         own, slope = _own(index, block), self.unit_gradient(index, block) / self.scale
         sign, step = (alpha, dt) if index == TEACHER else (-alpha, ds)
@@ -346,7 +346,7 @@ class RenyiZero(Blend):
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
         xp, ds, q = block.xp, direction[0], _own(STUDENT, block)
         w = xp.where(block.t == -math.inf, 0.0, q) / block.known.sums[_TOTAL]
-        change = q * (ds - total(xp, q * ds, -1)) - w * (ds - total(xp, w * ds, -1))
+        change = q * _about_mean(xp, ds, q) - w * _about_mean(xp, ds, w)
         change = change if index == STUDENT else 0.0 * change
         return over(over(change, block.temperature), block.temperature)
 
@@ -382,7 +382,7 @@ class RenyiInfinity(Blend):
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
         xp, own, step = block.xp, _own(index, block), direction[index]
-        change = own * (step - total(xp, own * step, -1))
+        change = own * _about_mean(xp, step, own)
         change = -change if index == TEACHER else change
         return over(over(change, block.temperature), block.temperature)
 
@@ -408,6 +408,17 @@ def temperature_share(
 
 def _own(index: int, block: Block) -> Array:
     return block.pair()[1 - index]
+
+
+def _about_mean(xp: Namespace, step: Array, w: Array) -> Array:
+    """Return a step less its mean under w, of whole rows.
+
+    It is taken from that of the likeliest class on, which may be nearly all of the mean.
+    """
+    top = w == xp.max(w, axis=-1, keepdims=True)
+    share = xp.where(top, 1.0 + 0.0 * w, 0.0)
+    moved = step - total(xp, share * step, -1) / total(xp, share, -1)
+    return moved - total(xp, w * moved, -1)
 
 
 def _largest(xp: Namespace, a: Array) -> Array:
