@@ -17,6 +17,7 @@ from kldiv import backends
 from kldiv.backends import chunks
 from kldiv.backends.base import FLOATS, HALVES, Backend
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
+from kldiv.formulas.linear import Pass
 from kldiv.formulas.operation import Composite
 from kldiv.formulas.reductions import REDUCTIONS
 from kldiv.formulas.reductions import cast as in_dtype
@@ -347,7 +348,7 @@ class LinearCall(Call[Any]):
             weight, factors = operation.factors(xp, cotangent, arrays)
             rows, own = operation.loss, operation.without_weights(arrays)
             weights = rows.row_weight(xp, factors, own)
-            values, gradients = chunks.evaluate(self.route, rows, own, wanted, weights)
+            values, gradients = chunks.evaluate(self.route, Pass(rows, own, wanted, weights))
             values = xp.where(weight == 0, 0.0, values)
             loss = operation.finish(xp, weight * values, operation.keep(arrays))
             return caller.deliver(loss), rows.finished(xp, gradients, wanted, own, None)
