@@ -581,6 +581,18 @@ class Reducing(NamedTuple):
             check_normalizer(route, found["normalizer"])
         return found
 
+    def rows(
+        self, route: backends.Route, arrays: Sequence[Array], rows: tuple[int, ...]
+    ) -> tuple[list[Array], float | Array | None]:
+        """Return the arrays of rows, checked and broadcast to these, and the normalizer."""
+        given = self.named(route, arrays)
+        divisor = given.pop("normalizer", self.number)
+        mend = "it masks whole distributions, classes are masked by −inf"
+        found = dict(zip(given, check_row_arrays(route, given, rows, mend), strict=True))
+        if "beta" in found:
+            found["beta"] = route.caller.constant(found["beta"])
+        return [*found.values()], divisor
+
     def loss(self, operation: Any) -> Any:
         """Return the operation with weights, if there are any."""
         return Weighted.of(operation) if "row_weight" in self.others else operation
