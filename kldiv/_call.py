@@ -17,6 +17,7 @@ from kldiv import backends
 from kldiv.backends import chunks
 from kldiv.backends.base import FLOATS, HALVES, Backend
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
+from kldiv.formulas.linear import Pass
 from kldiv.formulas.operation import Composite
 from kldiv.formulas.reductions import REDUCTIONS
 from kldiv.formulas.reductions import cast as in_dtype
@@ -347,7 +348,7 @@ class LinearCall(Call[Any]):
             weight, factors = operation.factors(xp, cotangent, arrays)
             rows, own = operation.loss, operation.without_weights(arrays)
             weights = rows.row_weight(xp, factors, own)
-            values, gradients = chunks.evaluate(self.route, rows, own, wanted, weights)
+            values, gradients = chunks.evaluate(self.route, Pass(rows, own, wanted, weights))
             values = xp.where(weight == 0, 0.0, values)
             loss = operation.finish(xp, weight * values, operation.keep(arrays))
             return caller.deliver(loss), rows.finished(xp, gradients, wanted, own, None)
@@ -579,6 +580,18 @@ class Reducing(NamedTuple):
         if "normalizer" in found:
             check_normalizer(route, found["normalizer"])
         return found
+
+    def rows(
+        self, route: backends.Route, arrays: Sequence[Array], rows: tuple[int, ...]
+    ) -> tuple[list[Array], float | Array | None]:
+        """Return the arrays of rows, checked and broadcast to these, and the normalizer."""
+        given = self.named(route, arrays)
+        divisor = given.pop("normalizer", self.number)
+        mend = "it masks whole distributions, classes are masked by −inf"
+        found = dict(zip(given, check_row_arrays(route, given, rows, mend), strict=True))
+        if "beta" in found:
+            found["beta"] = route.caller.constant(found["beta"])
+        return [*found.values()], divisor
 
     def loss(self, operation: Any) -> Any:
         """Return the operation with weights, if there are any."""

@@ -12,7 +12,6 @@ from kldiv._call import (
     Reducing,
     RowOptions,
     check_axis,
-    check_row_arrays,
     constant,
     different,
     differentiable,
@@ -645,21 +644,11 @@ def prepare(
     s, t, *others = arrays
     if not last:
         s, t = xp.moveaxis(s, axis, -1), xp.moveaxis(t, axis, -1)
-    given = reducing.named(route, others)
-    divisor = given.pop("normalizer", reducing.number)
-    row_arrays = check_row_arrays(
-        route,
-        given,
-        s.shape[:-1],
-        "it masks whole distributions, classes are masked by −inf",
-    )
+    row_arrays, divisor = reducing.rows(route, others, s.shape[:-1])
     divergence, swapped = divergence.canonical() if beta is None else (Interpolated(), False)
     whole = spread is None and isinstance(divergence, CrossEntropy)
     kind = CrossEntropyLoss if whole else RowLoss  # the former's parts have kernels
     loss: Any = kind(own.reduction, *dtypes(route, wide, own.dtype, s), divergence, fixed)
-    if beta is not None:
-        place = [*given].index("beta")
-        row_arrays[place] = route.caller.constant(row_arrays[place])
     return Call(
         route,
         reducing.loss(loss),

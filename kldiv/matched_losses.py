@@ -10,7 +10,6 @@ from kldiv._call import (
     Call,
     Reducing,
     check_axis,
-    check_row_arrays,
     constant,
     dtypes,
     resolve_arrays,
@@ -87,13 +86,7 @@ def prepare_matched(
     last = _check_shapes(tuple(s.shape), tuple(t.shape), axis, names)
     if not last:
         s, t = (xp.moveaxis(array, axis, -1) for array in (s, t))
-    given = reducing.named(route, others)
-    divisor = given.pop("normalizer", reducing.number)
-    mend = "it masks whole distributions, classes are masked by −inf"
-    row_arrays = check_row_arrays(route, given, s.shape[:-1], mend)
-    if "beta" in given:
-        place = [*given].index("beta")
-        row_arrays[place] = route.caller.constant(row_arrays[place])
+    row_arrays, divisor = reducing.rows(route, others, s.shape[:-1])
     divergence, swapped = divergence.canonical()
     operation = MatchedLoss(reduction, *dtypes(route, wide, dtype, s), divergence, fixed)
     with route.caller.context(s):

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kldiv.backends.exchange import Exchange, move
-from kldiv.formulas.linear import Products, Tools
+from kldiv.formulas.linear import Pass, Products, Tools
 from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
@@ -34,37 +34,25 @@ class InChunks(Exchange):
         """Run two linear layers' loss inside the library's gradient hook; here there is none."""
         return value(route, operation, arrays)
 
-    def in_chunks(
-        self,
-        operation: LinearLoss,
-        arrays: Sequence[Array],
-        route: Any,
-        wanted: Sequence[int] = (),
-        weight: Array | None = None,
-    ) -> Found:
+    def in_chunks(self, given: Pass, route: Any) -> Found:
         """Compute the rows of two linear layers' loss and gradients, a few rows at a time.
 
         Parameters
         ----------
-        operation : LinearLoss
-            The loss; its reduction is left to the caller.
-        arrays : sequence of array
-            The library's own arrays.
+        given : Pass
+            The loss, and the library's own arrays.
         route : Route
             The settings of the call; the arrays are where they are computed.
-        wanted : sequence of int, optional
-            Indices of the arrays to differentiate in.
-        weight : array, optional
-            One factor per row for the gradients; by default 1.
 
         Returns
         -------
         tuple
             The value of each row, and gradients of their weighted sum, in the compute dtype.
         """
-        with self.context(arrays[0]):
-            products = Products(self.namespace(arrays[0]), operation.compute)
-            return loop(self, products, operation, arrays, route.kernel, wanted, weight)
+        first = given.arrays[0]
+        with self.context(first):
+            products = Products(self.namespace(first), given.operation.compute)
+            return loop(self, products, given, route.kernel)
 
     def chunk_bytes(self, array: Array) -> int:  # noqa: ARG002
         """Return how many bytes of logits and their gradients may exist at a time."""
@@ -78,22 +66,16 @@ class InChunks(Exchange):
 # ---- by the settings of a call -------------------------------------------------------------------
 
 
-def evaluate(
-    route: Any,
-    operation: LinearLoss,
-    arrays: Sequence[Array],
-    wanted: Sequence[int] = (),
-    weight: Array | None = None,
-) -> Found:
+def evaluate(route: Any, given: Pass) -> Found:
     """Compute as `Backend.in_chunks` does, with results in the caller's library."""
-    caller, backend = route.caller, route.backend
+    caller, backend, (_, arrays, _, weight) = route.caller, route.backend, given
     if caller.in_blocks or not route.moves:
-        return caller.in_chunks(operation, arrays, route, wanted, weight)
-    given = [*arrays] if weight is None else [*arrays, weight]
-    with backend.receiving([caller.dtype_name(array) for array in given]):
-        moved = [move(array, caller, backend, route.device) for array in given]
+        return caller.in_chunks(given, route)
+    every = [*arrays] if weight is None else [*arrays, weight]
+    with backend.receiving([caller.dtype_name(array) for array in every]):
+        moved = [move(array, caller, backend, route.device) for array in every]
         there = None if weight is None else moved.pop()
-        values, gradients = backend.in_chunks(operation, moved, route, wanted, there)
+        values, gradients = backend.in_chunks(given._replace(arrays=moved, weight=there), route)
         home = caller.device(arrays[0])
         value, *others = (move(array, backend, caller, home) for array in (values, *gradients))
     return value, others
@@ -101,7 +83,7 @@ def evaluate(
 
 def value(route: Any, operation: LinearLoss, arrays: Sequence[Array]) -> Array:
     """Return the loss, without a gradient hook."""
-    values, _ = evaluate(route, operation, arrays)
+    values, _ = evaluate(route, Pass(operation, arrays))
     with route.caller.context(values):
         xp = route.caller.namespace(values)
         return route.caller.deliver(operation.gather(xp, values, arrays))
@@ -115,7 +97,7 @@ def value_and_gradients(
     cotangent: Array | None = None,
 ) -> Found:
     """Return a reduced loss and its gradients from one pass, times a cotangent."""
-    values, gradients = evaluate(route, operation, arrays, wanted)
+    values, gradients = evaluate(route, Pass(operation, arrays, wanted))
     with route.caller.context(values):
         xp = route.caller.namespace(values)
         loss = operation.gather(xp, values, arrays)
@@ -143,20 +125,12 @@ def tools(backend: Any, products: Products, kernel: str) -> Tools:
     return Tools(products, run, fused)
 
 
-def loop(
-    backend: Any,
-    products: Products,
-    operation: LinearLoss,
-    arrays: Sequence[Array],
-    kernel: str,
-    wanted: Sequence[int],
-    weight: Array | None,
-) -> Found:
+def loop(backend: Any, products: Products, given: Pass, kernel: str) -> Found:
     """Compute one chunk after another, writing into the results.
 
     Rows that the mask drops are left out where the library knows without waiting which these are.
     """
-    xp = products.xp
+    xp, (operation, arrays, wanted, weight) = products.xp, given
     flat = operation.flattened(xp, arrays)
     keep = operation.keep(flat)
     kept = None if keep is None else backend.kept_rows(keep)

@@ -76,13 +76,12 @@ class CrossEntropy(Divergence):
 
     def gradient(self, index: int, block: Block) -> Array:
         if index == STUDENT:
-            return logits.grad_input(block.xp, *block.side(TEACHER), block.temperature)
+            return logits.grad_input(block.side(TEACHER))
         return over(self._slope(block), block.temperature)
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
-        xp, temperature = block.xp, block.temperature
-        (s, t, rows), (ds, dt) = block.side(TEACHER), direction
-        q, p = logits.probabilities(xp, s, t, rows, temperature)
+        xp, temperature, (ds, dt) = block.xp, block.temperature, direction
+        q, p = logits.probabilities(block.side(TEACHER))
         of_t = dt - total(xp, p * dt, -1)
         if index == STUDENT:
             of_s = q * (ds - total(xp, q * ds, -1))
@@ -93,15 +92,15 @@ class CrossEntropy(Divergence):
         return over(over(change, temperature), temperature)
 
     def temperature_share(self, block: Block) -> Array:
-        xp, (s, t, rows), temperature = block.xp, block.side(TEACHER), block.temperature
-        q, p = logits.probabilities(xp, s, t, rows, temperature)
+        xp, s, t, rows, temperature = side = block.side(TEACHER)
+        q, p = logits.probabilities(side)
         a = tempered(xp, EIGHTH * rows.t_max - eighths(xp, t), EIGHTH * temperature)
         b = tempered(xp, EIGHTH * rows.s_max - eighths(xp, s), EIGHTH * temperature)
         terms = (q - p) * b + self._slope(block) * xp.where(p == 0, 0.0, a)
         return over(total(xp, terms, -1), temperature)
 
     def _shares(self, block: Block) -> list[Array]:
-        xp, (s, _, rows) = block.xp, block.side(TEACHER)
+        xp, s, _, rows, _ = block.side(TEACHER)
         p, known, largest = block.own(TEACHER), eighths(xp, s), s == rows.s_max
         depth = tempered(xp, EIGHTH * rows.s_max - known, EIGHTH * block.temperature)
         weights = weights_of(xp, s, rows.s_max, block.temperature)
@@ -112,7 +111,7 @@ class CrossEntropy(Divergence):
 
     def _slope(self, block: Block) -> Array:
         """Return T times the gradient in t: 0 where t = −∞, and NaN elsewhere if it is infinite."""
-        xp, (s, t, rows) = block.xp, block.side(TEACHER)
+        xp, s, t, rows, _ = block.side(TEACHER)
         sums, zero = block.known.sums, 0.0 * rows.offset
         nan = xp.where(rows.kl == math.inf, math.nan, zero)
         steps = (eighths(xp, s) - sums[_CENTRE]) - sums[_DRIFT]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
 
 from kldiv.formulas import logits, state
 from kldiv.formulas.blocks import class_blocks
-from kldiv.formulas.logits import Mix
+from kldiv.formulas.logits import Mix, Side
 from kldiv.formulas.special import expm1
 from kldiv.formulas.state import over, total
 
@@ -60,24 +60,24 @@ class Block(NamedTuple):
     temperature: Temperature
     known: Known
 
-    def side(self, index: int) -> tuple[Array, Array, Rows]:
-        """Return the other side, the own one, and the constants of the state of the two."""
+    def side(self, index: int) -> Side:
+        """Return the block as seen from a side."""
         other, own = (self.s, self.t) if index == TEACHER else (self.t, self.s)
-        return other, own, self.known.rows[index]
+        return Side(self.xp, other, own, self.known.rows[index], self.temperature)
 
     def own(self, index: int) -> Array:
         """Return the probabilities of a side."""
-        return logits.probability(self.xp, *self.side(index), self.temperature)
+        return logits.probability(self.side(index))
 
     def pair(self) -> tuple[Array, Array, Array]:
         """Return p, q and log(p/q)."""
         if TEACHER in self.known.rows:
             side = self.side(TEACHER)
-            q, p = logits.probabilities(self.xp, *side, self.temperature)
-            return p, q, logits.log_ratio(self.xp, *side, self.temperature)
+            q, p = logits.probabilities(side)
+            return p, q, logits.log_ratio(side)
         side = self.side(STUDENT)
-        p, q = logits.probabilities(self.xp, *side, self.temperature)
-        return p, q, -logits.log_ratio(self.xp, *side, self.temperature)
+        p, q = logits.probabilities(side)
+        return p, q, -logits.log_ratio(side)
 
     def parts(self) -> list[Block]:
         """Return blocks of fewer classes, so that a large vocabulary stays in the cache too."""
@@ -192,14 +192,13 @@ class KullbackLeibler(Divergence):
         return known.rows[TEACHER].kl
 
     def gradient(self, index: int, block: Block) -> Array:
-        function = (logits.grad_input, logits.grad_target)[index]
-        return function(block.xp, *block.side(TEACHER), block.temperature)
+        return (logits.grad_input, logits.grad_target)[index](block.side(TEACHER))
 
     def curvature(self, block: Block) -> Array:
         return block.own(TEACHER)
 
     def temperature_share(self, block: Block) -> Array:
-        return logits.kl_temperature_terms(block.xp, *block.side(TEACHER), block.temperature)
+        return logits.kl_temperature_terms(block.side(TEACHER))
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,7 @@ class Jeffreys(Divergence):
     def gradient(self, index: int, block: Block) -> Array:
         def of_side(side: int) -> Array:
             function = logits.grad_target if index == side else logits.grad_input
-            return function(block.xp, *block.side(side), block.temperature)
+            return function(block.side(side))
 
         return self._added(of_side)
 
@@ -239,9 +238,7 @@ class Jeffreys(Divergence):
         return self._added(block.own)
 
     def temperature_share(self, block: Block) -> Array:
-        return self._added(
-            lambda side: logits.kl_temperature_terms(block.xp, *block.side(side), block.temperature)
-        )
+        return self._added(lambda side: logits.kl_temperature_terms(block.side(side)))
 
 
 @dataclass(frozen=True)
@@ -334,13 +331,11 @@ class Summed(Divergence):
     def temperature_share(self, block: Block) -> Array:
         sums = block.known.sums
         return logits.temperature_terms(
-            block.xp,
-            *block.side(TEACHER),
+            block.side(TEACHER),
             self.elements(block),
             self.unit_gradient(TEACHER, block),
             sums[VALUE],
             sums[TEACHER] + self.level(block),
-            block.temperature,
         )
 
 
@@ -353,12 +348,11 @@ class OfMixture(Summed):
         raise NotImplementedError
 
     def elements(self, block: Block) -> Array:
-        side = block.side(TEACHER)
-        return logits.mixture_terms(block.xp, *side, self.mix, block.temperature)
+        return logits.mixture_terms(block.side(TEACHER), self.mix)
 
     def rise(self, index: int, block: Block) -> tuple[Array, Array]:
         mix = self.mix if index == TEACHER else self.mix.swapped
-        return logits.mixture_rise(block.xp, *block.side(index), mix, block.temperature)
+        return logits.mixture_rise(block.side(index), mix)
 
     def level(self, block: Block) -> Array:
         rows = block.known.rows[TEACHER]
@@ -480,9 +474,9 @@ class FDivergence(Summed):
 
     def rise(self, index: int, block: Block) -> tuple[Array, Array]:
         xp, side = block.xp, block.side(index)
-        known, step = logits.from_anchor(xp, *side, block.temperature)
+        known, step = logits.from_anchor(side)
         at = _nearer(xp, known)
-        step = xp.where(at == known, step, logits.log_ratio(xp, *side, block.temperature) - at)
+        step = xp.where(at == known, step, logits.log_ratio(side) - at)
         # Farther below own is 0 to any dtype, and u or v, growing with other/own, would overflow.
         step = xp.maximum(step, -_farthest(xp, at) - at)
         rise = self.u(xp, at, step) if index == TEACHER else self.v(xp, -at, -step)
@@ -555,7 +549,7 @@ class TotalVariation(FDivergence):
         return -0.5 * (sums[TEACHER] + sums[_BELOW + TEACHER])
 
     def _sign(self, index: int, block: Block) -> Array:
-        return block.xp.sign(logits.log_ratio(block.xp, *block.side(index), block.temperature))
+        return block.xp.sign(logits.log_ratio(block.side(index)))
 
 
 _BELOW: Final = 4

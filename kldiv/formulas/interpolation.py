@@ -56,7 +56,7 @@ class Interpolated(OfMixture):
     def gradient(self, index: int, block: Block) -> Array:
         def of_side(side: int) -> Array:
             function = logits.grad_target if index == side else logits.grad_input
-            return function(block.xp, *block.side(side), block.temperature)
+            return function(block.side(side))
 
         return self._chosen(block.xp, of_side, super().gradient(index, block))
 
@@ -66,9 +66,7 @@ class Interpolated(OfMixture):
     def temperature_share(self, block: Block) -> Array:
         return self._chosen(
             block.xp,
-            lambda side: logits.kl_temperature_terms(
-                block.xp, *block.side(side), block.temperature
-            ),
+            lambda side: logits.kl_temperature_terms(block.side(side)),
             super().temperature_share(block),
         )
 

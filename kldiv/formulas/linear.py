@@ -158,6 +158,17 @@ class Term(NamedTuple):
     """Its arrays but for the mask: logits by their side, then arrays of rows, counted on."""
 
 
+class Pass(NamedTuple):
+    """One pass over the rows of a loss of layers, whose reduction is left to the caller."""
+
+    operation: LinearLoss
+    arrays: Sequence[Array]
+    wanted: Sequence[int] = ()
+    """Indices of the arrays to differentiate in."""
+    weight: Array | None = None
+    """One factor per row for the gradients of the rows' sum; None is 1."""
+
+
 class Tools(NamedTuple):
     """An adapter's functions that compute a chunk."""
 

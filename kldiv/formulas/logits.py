@@ -1,8 +1,8 @@
 r"""Divergences of logits class by class: the second reading, given the constants of the rows.
 
 Every function takes a block of classes (all of them, or any part) and the constants of its rows
-that `kldiv.formulas.state.finish` returns; those that sum return the block's share.  p and q are
-softmax(t/T) and softmax(s/T); gradients are those in the given logits, 1/T included.
+that `kldiv.formulas.state.finish` returns, a `Side`; those that sum return the block's share.  p
+and q are softmax(t/T) and softmax(s/T); gradients are those in the given logits, 1/T included.
 
 KL needs one state, that of (s, t).  With r = log(q/p) and x = (t − s)/T,
 
@@ -49,26 +49,32 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.formulas.state import Rows, Temperature
 
+
+class Side(NamedTuple):
+    """A block as seen from the side of t; from the other one s and t change places."""
+
+    xp: Namespace
+    s: Array
+    t: Array
+    rows: Rows
+    """The constants of the state of (s, t)."""
+    temperature: Temperature = 1.0
+
+
 # --- Kullback–Leibler -----------------------------------------------------------------------------
 
 
-def grad_input(
-    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature = 1.0
-) -> Array:
+def grad_input(side: Side) -> Array:
     """Return ∂KL/∂s of a block, finite where KL is ∞ too."""
-    return over(_excess(xp, s, t, rows, temperature), temperature)
+    return over(_excess(side), side.temperature)
 
 
-def grad_target(
-    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature = 1.0
-) -> Array:
+def grad_target(side: Side) -> Array:
     """Return ∂KL/∂t of a block: 0 where t = −∞, and NaN elsewhere in a row whose KL is ∞."""
-    return over(_slope(xp, s, t, rows, temperature), temperature)
+    return over(_slope(side), side.temperature)
 
 
-def kl_temperature_terms(
-    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature, axis: int = -1
-) -> Array:
+def kl_temperature_terms(side: Side) -> Array:
     r"""Return a block's share of ∂KL/∂T.
 
     With a = (t − max t)/T and b = (s − max s)/T that is −Σ (∂KL/∂a·a + ∂KL/∂b·b)/T.  Both gradients
@@ -76,13 +82,12 @@ def kl_temperature_terms(
 
         ∂KL/∂T = −Σ [p (x − μ)² + (p φ(−r) − p KL)·b]/T
     """
-    p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
-    r = _log_ratio(xp, s, t, rows, temperature)
-    x = _deviation(xp, s, t, rows, temperature)
+    xp, _, t, rows, temperature = side
+    p, q, r, x = _p(side), _q(side), _log_ratio(side), _deviation(side)
     both = xp.where(
         abs(r) < NEAR, p * (phi_near(xp, xp.clip(-r, -NEAR, NEAR)) - rows.kl), (q - p) + p * x
     )
-    _, b = _relative(xp, s, t, rows, temperature)
+    _, b = _relative(side)
     # Where q is gone b may be so large that only x + b is a good number: t − max s, about the mean.
     known = xp.where(t == -xp.inf, rows.t_max, t)
     beyond = two_difference(EIGHTH * known, EIGHTH * rows.s_max)
@@ -90,25 +95,25 @@ def kl_temperature_terms(
     beyond = tempered(xp, beyond, EIGHTH * temperature) - rows.mean
     gone = (p * x) * beyond + (q - p) * b
     terms = xp.where(b < GONE, gone, (p * x) * x + both * b)
-    return -over(total(xp, terms, axis), temperature)
+    return -over(total(xp, terms, -1), temperature)
 
 
-def _excess(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
+def _excess(side: Side) -> Array:
     """Return q − p: by p·(eʳ − 1) where they are close."""
-    p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
-    r = _log_ratio(xp, s, t, rows, temperature)
+    xp, p, q, r = side.xp, _p(side), _q(side), _log_ratio(side)
     return xp.where(abs(r) < NEAR, p * expm1_near(xp, xp.clip(r, -NEAR, NEAR)), q - p)
 
 
-def _slope(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
+def _slope(side: Side) -> Array:
     """Return p·(x − Σ p x)."""
+    xp, s, t, rows, temperature = side
     # 0·x would be NaN where a gap makes the row NaN; a row that is NaN as a whole stays so.
     zero = 0.0 * rows.offset
     nan = xp.where(rows.kl == xp.inf, xp.nan, zero)
     steps = difference(*differences(xp, s, t), rows.anchor, rows.anchor_low)
     unit = EIGHTH * temperature
     # Divided by T at last: steps/T may overflow where p times them does not.
-    slope = over(_p(xp, t, rows, temperature) * ((steps - unit * rows.mean) + nan), unit)
+    slope = over(_p(side) * ((steps - unit * rows.mean) + nan), unit)
     return xp.where(t == -xp.inf, zero, slope)
 
 
@@ -116,28 +121,24 @@ def _slope(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperatu
 
 
 def temperature_terms(
-    xp: Namespace,
-    s: Array,
-    t: Array,
-    rows: Rows,
+    side: Side,
     terms: Array,
     slope: Array,
     value: Array | float,
     level: Array | float,
-    temperature: Temperature,
-    axis: int = -1,
     other: Array | None = None,
 ) -> Array:
     r"""Return a block's share of ∂D/∂T.
 
-    ``rows`` are of the state of (s, t), ``terms`` the classes' shares of D, ``value`` is D,
-    ``slope`` T·∂D/∂t, ``level`` Σ p u, and ``other`` T·∂D/∂s where q is as good as 0.  With a and b
-    as for KL, and p u + q v = p g, all terms are of the size of D itself:
+    ``terms`` are the classes' shares of D, ``value`` is D, ``slope`` T·∂D/∂t, ``level`` Σ p u, and
+    ``other`` T·∂D/∂s where q is as good as 0.  With a and b as for KL, and p u + q v = p g, all
+    terms are of the size of D itself:
 
         ∂D/∂T = −Σ [p (u − Σ p u)·(a − b) + (p g − q D − (p − q) Σ p u)·b]/T
     """
-    q, excess = _q(xp, s, rows, temperature), _excess(xp, s, t, rows, temperature)
-    a, b = _relative(xp, s, t, rows, temperature)
+    xp, s, t, rows, temperature = side
+    q, excess = _q(side), _excess(side)
+    a, b = _relative(side)
     tops = two_difference(EIGHTH * rows.t_max, EIGHTH * rows.s_max)
     apart = tempered(xp, difference(*differences(xp, s, t), *tops), EIGHTH * temperature)
     both = (terms - q * value) + excess * level
@@ -145,7 +146,7 @@ def temperature_terms(
         own = both - slope
         other = xp.where(abs(own) < 1e-5 * abs(slope), 0.0, own)
     shares = xp.where(b < GONE, slope * a + other * b, slope * apart + both * b)
-    return -over(total(xp, shares, axis), temperature)
+    return -over(total(xp, shares, -1), temperature)
 
 
 def tangent(
@@ -156,7 +157,6 @@ def tangent(
     curvature: Array,
     direction: tuple[Array, Array],
     temperature: Temperature = 1.0,
-    axis: int = -1,
 ) -> Array:
     r"""Return the derivative of ``gradient`` in the direction (ds, dt), of whole rows.
 
@@ -167,39 +167,33 @@ def tangent(
         dG_t = z − p Σ z,  z = G_t β + h (β − α)        dG_s = z − q Σ z,  z = G_s α + h (α − β)
     """
     moved = [
-        step - total(xp, each * step, axis)
+        step - total(xp, each * step, -1)
         for each, step in zip(probabilities, direction, strict=True)
     ]
     z = temperature * gradient * moved[index] + curvature * (moved[index] - moved[1 - index])
-    change = z - probabilities[index] * total(xp, z, axis)
+    change = z - probabilities[index] * total(xp, z, -1)
     return over(over(change, temperature), temperature)
 
 
-def probabilities(
-    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature
-) -> tuple[Array, Array]:
+def probabilities(side: Side) -> tuple[Array, Array]:
     """Return q and p."""
-    return _q(xp, s, rows, temperature), _p(xp, t, rows, temperature)
+    return _q(side), _p(side)
 
 
-def probability(
-    xp: Namespace, other: Array, own: Array, rows: Rows, temperature: Temperature
-) -> Array:
-    """Return the probabilities of the own side."""
-    del other
-    return _p(xp, own, rows, temperature)
+def probability(side: Side) -> Array:
+    """Return p."""
+    return _p(side)
 
 
-def log_ratio(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
+def log_ratio(side: Side) -> Array:
     """Return ℓ = log(p/q); huge, but finite, where one of them is 0."""
-    return -_log_ratio(xp, s, t, rows, temperature)
+    return -_log_ratio(side)
 
 
-def from_anchor(
-    xp: Namespace, other: Array, own: Array, rows: Rows, temperature: Temperature
-) -> tuple[Array, Array]:
-    """Return log(own/other) at the anchor, in the bulk of own, and each class's excess over it."""
-    steps = difference(*differences(xp, other, own), rows.anchor, rows.anchor_low)
+def from_anchor(side: Side) -> tuple[Array, Array]:
+    """Return log(p/q) at the anchor, in the bulk of p, and each class's excess over it."""
+    xp, s, t, rows, temperature = side
+    steps = difference(*differences(xp, s, t), rows.anchor, rows.anchor_low)
     return anchor_log(xp, rows, temperature), tempered(xp, steps, EIGHTH * temperature)
 
 
@@ -224,20 +218,18 @@ def anchor_power(xp: Namespace, rows: Rows, rate: float, temperature: Temperatur
     return power * xp.exp(-rate * rows.offset)
 
 
-def roots(
-    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature
-) -> tuple[Array, Array]:
+def roots(side: Side) -> tuple[Array, Array]:
     """Return √q and √p, also where q or p underflows."""
+    xp, s, t, rows, temperature = side
     sides = (s, rows.s_max, rows.s_scale), (t, rows.t_max, rows.t_scale)
     found = [weights_of(xp, a, top, 2.0 * temperature) * xp.sqrt(scale) for a, top, scale in sides]
     return found[0], found[1]
 
 
-def logs(
-    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature, factor: float
-) -> tuple[Array, Array]:
+def logs(side: Side, factor: float) -> tuple[Array, Array]:
     """Return log q and log p, no lower than that a product with the factor is finite."""
-    a, b = _relative(xp, s, t, rows, temperature)
+    xp, rows = side.xp, side.rows
+    a, b = _relative(side)
     lowest = -0.25 * float(xp.finfo(a.dtype).max) / factor
     a, b = (xp.maximum(each, xp.full_like(each, lowest)) for each in (a, b))
     return b + xp.log(rows.s_scale), a + xp.log(rows.t_scale)
@@ -267,10 +259,8 @@ class Mix(NamedTuple):
         return Mix(self.rest, self.m, self.b, self.a)
 
 
-def mixture_terms(
-    xp: Namespace, s: Array, t: Array, rows: Rows, mix: Mix, temperature: Temperature = 1.0
-) -> Array:
-    r"""Return elements that are all ≥ 0 and sum to the divergence; ``rows`` are those of (s, t).
+def mixture_terms(side: Side, mix: Mix) -> Array:
+    r"""Return elements that are all ≥ 0 and sum to the divergence.
 
     Of p and q take the larger as the base, γ its share of M and ω the weight of its divergence, and
     write the other, of weight ω′, as base·e^(−ρ), ρ ≥ 0.  With a = e^(−ρ) − 1, g = (1−γ)a and
@@ -280,9 +270,9 @@ def mixture_terms(
 
     This is ω base log(base/M) + ω′ base e^(−ρ) log(1+w), but for multiples of Σ p − Σ q = 0.
     """
-    p, q = _p(xp, t, rows, temperature), _q(xp, s, rows, temperature)
+    xp, p, q = side.xp, _p(side), _q(side)
     # Beyond 100 the smaller one counts for nothing: so a masked class needs no case of its own.
-    rho = xp.clip(abs(_log_ratio(xp, s, t, rows, temperature)), 0.0, 100.0)
+    rho = xp.clip(abs(_log_ratio(side)), 0.0, 100.0)
     gamma: Array | float
     gamma, rest, of_base, of_other = mix
     is_number = isinstance(gamma, int | float)
@@ -307,14 +297,7 @@ def mixture_terms(
     return xp.maximum(p, q) * (of_base * gap + of_other * m * bregman)
 
 
-def mixture_rise(
-    xp: Namespace,
-    other: Array,
-    own: Array,
-    rows: Rows,
-    mix: Mix,
-    temperature: Temperature = 1.0,
-) -> tuple[Array, Array]:
+def mixture_rise(side: Side, mix: Mix) -> tuple[Array, Array]:
     r"""Return p, and u less its value where d is at the anchor; for the student q and v.
 
     u is a·log(p/M) − m(a p + b q)/M, but for a constant.  A gradient is p·(u − its mean), and where
@@ -323,9 +306,10 @@ def mixture_rise(
     there M/p grows by the factor 1 + y, y = θ expm1(x) = κ q/p − θ.  For the student ``mix`` is
     swapped.
     """
+    xp, s, t, rows, temperature = side
     theta, rest, kappa = _mixture_anchor(xp, rows, mix, temperature)
-    p, q = _p(xp, own, rows, temperature), _q(xp, other, rows, temperature)
-    d, unit = differences(xp, other, own), EIGHTH * temperature
+    p, q = _p(side), _q(side)
+    d, unit = differences(xp, s, t), EIGHTH * temperature
     u = tempered(xp, difference(rows.anchor, rows.anchor_low, *d), unit)
     r = tempered(xp, difference(rows.pivot, rows.pivot_low, *d), unit) - rows.offset
     # The ratio of probabilities is right to a few u, e^r only to u·|r|.
@@ -412,32 +396,34 @@ def _mixture_anchor(
 # --- pieces ---------------------------------------------------------------------------------------
 
 
-def _p(xp: Namespace, t: Array, rows: Rows, temperature: Temperature) -> Array:
-    return weights_of(xp, t, rows.t_max, temperature) * rows.t_scale
+def _p(side: Side) -> Array:
+    return weights_of(side.xp, side.t, side.rows.t_max, side.temperature) * side.rows.t_scale
 
 
-def _q(xp: Namespace, s: Array, rows: Rows, temperature: Temperature) -> Array:
-    return weights_of(xp, s, rows.s_max, temperature) * rows.s_scale
+def _q(side: Side) -> Array:
+    return weights_of(side.xp, side.s, side.rows.s_max, side.temperature) * side.rows.s_scale
 
 
-def _relative(
-    xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature
-) -> tuple[Array, Array]:
+def _relative(side: Side) -> tuple[Array, Array]:
     """Return (t − max t)/T and (s − max s)/T."""
-    sides = (t, rows.t_max), (s, rows.s_max)
-    a, b = (finite(xp, first_word(logits)) - top for logits, top in sides)
+    xp, s, t, rows, temperature = side
+    a, b = (
+        finite(xp, first_word(logits)) - top for logits, top in ((t, rows.t_max), (s, rows.s_max))
+    )
     if isinstance(t, Wide) and isinstance(s, Wide):
         a, b = a + t.low, b + s.low
     return tempered(xp, a, temperature), tempered(xp, b, temperature)
 
 
-def _log_ratio(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
+def _log_ratio(side: Side) -> Array:
     """Return r = log(q/p); huge, but finite, where one of them is 0."""
+    xp, s, t, rows, temperature = side
     apart = difference(rows.pivot, rows.pivot_low, *differences(xp, s, t))
     return tempered(xp, apart, EIGHTH * temperature) - rows.offset
 
 
-def _deviation(xp: Namespace, s: Array, t: Array, rows: Rows, temperature: Temperature) -> Array:
+def _deviation(side: Side) -> Array:
     """Return x − Σ p x, x = (t − s)/T."""
+    xp, s, t, rows, temperature = side
     apart = difference(*differences(xp, s, t), rows.anchor, rows.anchor_low)
     return tempered(xp, apart, EIGHTH * temperature) - rows.mean

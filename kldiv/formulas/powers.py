@@ -88,7 +88,7 @@ class Alpha(Summed):
         xp, kappa = block.xp, self.kappa
         side = block.side(next(iter(block.known.rows)))
         if self.alpha == 0.5:
-            one, other = logits.roots(xp, *side, block.temperature)
+            one, other = logits.roots(side)
             return one * other
         p, q, ell = block.pair()
         if self.alpha < 1:
@@ -101,7 +101,7 @@ class Alpha(Summed):
         """Return log m, to a few u of its terms: −∞, or +∞, where m is 0 or ∞."""
         xp, kappa = block.xp, self.kappa
         index = next(iter(block.known.rows))
-        others, own = logits.logs(xp, *block.side(index), block.temperature, max(1.0, self.alpha))
+        others, own = logits.logs(block.side(index), max(1.0, self.alpha))
         log_p, log_q = (own, others) if index == TEACHER else (others, own)
         found = self.alpha * log_p + kappa * log_q
         if self.alpha < 1:
@@ -119,8 +119,8 @@ class Alpha(Summed):
         """Return own·(u less its value at the anchor), v for the student."""
         xp, side, own = block.xp, block.side(index), block.own(index)
         rate = self.kappa if index == TEACHER else self.alpha
-        _, step = logits.from_anchor(xp, *side, block.temperature)
-        power = logits.anchor_power(xp, side[2], rate, block.temperature)
+        _, step = logits.from_anchor(side)
+        power = logits.anchor_power(xp, side.rows, rate, block.temperature)
         z = rate * step
         small = xp.clip(z, -1.0, 1.0)
         near = (own * power) * (step * (1.0 - small * phi_ratio(xp, small)))
@@ -148,7 +148,9 @@ class Alpha(Summed):
         sums = block.known.sums
         slope, level = self.unit_gradient(TEACHER, block), sums[TEACHER] + self.level(block)
         other = self.mass(block) * (-self.scale / self.alpha)
-        return temperature_share(block, other, self.elements(block), slope, sums[VALUE], level)
+        return logits.temperature_terms(
+            block.side(TEACHER), self.elements(block), slope, sums[VALUE], level, other
+        )
 
 
 class Blend(Divergence):
@@ -165,8 +167,10 @@ class Blend(Divergence):
         return over(self.unit_gradient(index, block), block.temperature)
 
     def temperature_share(self, block: Block) -> Array:
-        slopes = [self.unit_gradient(index, block) for index in (TEACHER, STUDENT)]
-        return temperature_share(block, slopes[1], slopes[0] + slopes[1], slopes[0], 0.0, 0.0)
+        teacher, student = (self.unit_gradient(index, block) for index in (TEACHER, STUDENT))
+        return logits.temperature_terms(
+            block.side(TEACHER), teacher + student, teacher, 0.0, 0.0, student
+        )
 
 
 @dataclass(frozen=True)
@@ -256,7 +260,7 @@ class Renyi(Blend):
     def _moved(self, index: int, block: Block) -> Array:
         """Return own·(u less its value at the anchor) over the power there."""
         xp, rate, own = block.xp, self._rate(index), _own(index, block)
-        known, step = logits.from_anchor(xp, *block.side(index), block.temperature)
+        known, step = logits.from_anchor(block.side(index))
         z = rate * step
         normal = own > 8.0 * float(xp.finfo(own.dtype).smallest_normal)
         half = xp.where(normal, -z, self.power.exponent(block) + rate * known)
@@ -294,7 +298,7 @@ class Renyi(Blend):
         mean = xp.exp(-self.kappa * at) * sums[TEACHER] + power.level(block)
         terms = xp.where(far, slope + other, factor * power.elements(block))
         value, level = (xp.where(far, 0.0, factor * each) for each in (sums[VALUE], mean))
-        return temperature_share(block, other, terms, slope, value, level)
+        return logits.temperature_terms(block.side(TEACHER), terms, slope, value, level, other)
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
         """Return the derivative of a gradient in a direction of (s, t), of whole rows.
@@ -391,19 +395,6 @@ class RenyiInfinity(Blend):
         _, _, ell = block.pair()
         ell = xp.where(block.s == -math.inf, math.inf, ell)
         return xp.where(block.t == -math.inf, -math.inf, ell)
-
-
-def temperature_share(
-    block: Block,
-    other: Array,
-    terms: Array,
-    slope: Array,
-    value: Array | float,
-    level: Array | float,
-) -> Array:
-    """Return a block's share of ∂D/∂T, given the numbers of `logits.temperature_terms`."""
-    given = *block.side(TEACHER), terms, slope, value, level, block.temperature
-    return logits.temperature_terms(block.xp, *given, other=other)
 
 
 def _own(index: int, block: Block) -> Array:

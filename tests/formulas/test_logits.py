@@ -69,8 +69,8 @@ def kl_all(xp, cuts, temperature, s, t):
     """KL and both gradients, from blocks of classes throughout."""
     rows = rows_of(xp, s, t, cuts, temperature)
     blocks = list(zip(cut(s, cuts), cut(t, cuts), strict=True))
-    gs = [logits.grad_input(xp, a, b, rows, temperature) for a, b in blocks]
-    gt = [logits.grad_target(xp, a, b, rows, temperature) for a, b in blocks]
+    sides = [logits.Side(xp, a, b, rows, temperature) for a, b in blocks]
+    gs, gt = [*map(logits.grad_input, sides)], [*map(logits.grad_target, sides)]
     return rows.kl[..., 0], xp.concat(gs, axis=-1), xp.concat(gt, axis=-1)
 
 
@@ -79,7 +79,8 @@ def js_all(xp, cuts, temperature, beta, s, t):
     rows = rows_of(xp, s, t, cuts, temperature)
     blocks = list(zip(cut(s, cuts), cut(t, cuts), strict=True))
     mix = logits.Mix(beta, 1 - beta, beta, 1 - beta)
-    parts = [logits.mixture_terms(xp, a, b, rows, mix, temperature) for a, b in blocks]
+    sides = [logits.Side(xp, a, b, rows, temperature) for a, b in blocks]
+    parts = [logits.mixture_terms(side, mix) for side in sides]
     value = sum(xp.sum(part, axis=-1) for part in parts)
     of_t = js_half(xp, blocks, rows, mix, temperature)
     rows = rows_of(xp, t, s, cuts, temperature)
@@ -88,7 +89,8 @@ def js_all(xp, cuts, temperature, beta, s, t):
 
 
 def js_half(xp, blocks, rows, mix, temperature):
-    pairs = [logits.mixture_rise(xp, a, b, rows, mix, temperature) for a, b in blocks]
+    sides = [logits.Side(xp, a, b, rows, temperature) for a, b in blocks]
+    pairs = [logits.mixture_rise(side, mix) for side in sides]
     shift = sum(xp.sum(p * rise, axis=-1, keepdims=True) for p, rise in pairs)
     return xp.concat([p * (rise - shift) / temperature for p, rise in pairs], axis=-1)
 
@@ -317,8 +319,8 @@ def test_any_split_in_any_order(dtype):
         row = int(random.integers(len(names)))
         results = (
             rows.kl[row, 0],
-            logits.grad_input(np, s, t, rows)[row],
-            logits.grad_target(np, s, t, rows)[row],
+            logits.grad_input(logits.Side(np, s, t, rows))[row],
+            logits.grad_target(logits.Side(np, s, t, rows))[row],
         )
         assert_right([names[row]], [[a] for a in results], [expected[row]], dtype)
 

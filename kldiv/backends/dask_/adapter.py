@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array, Namespace
     from kldiv.backends import chunks
-    from kldiv.formulas.linear import LinearLoss
+    from kldiv.formulas.linear import Pass
     from kldiv.formulas.reductions import Loss
     from kldiv.kernels.work import Found, Work
 
@@ -166,17 +166,10 @@ class DaskBackend(Backend):
             operation.pullback(xp, route.run, index, ones, *arrays) for index in work.gradients
         ]
 
-    def in_chunks(
-        self,
-        operation: LinearLoss,
-        arrays: Sequence[Array],
-        route: Route,
-        wanted: Sequence[int] = (),
-        weight: Array | None = None,
-    ) -> chunks.Found:
+    def in_chunks(self, given: Pass, route: Route) -> chunks.Found:
         other = None if route.backend is self else route.backend.name
         of_block = partial(_block_route, other, route.device, route.kernel)
-        return linear.in_chunks(xp, of_block, operation, arrays, wanted, weight)
+        return linear.in_chunks(xp, of_block, given)
 
     def device(self, array: Array) -> str:  # noqa: ARG002
         return "cpu"

@@ -8,10 +8,10 @@ import dask.array as da
 from dask.delayed import delayed
 
 from kldiv.backends import chunks
-from kldiv.formulas.linear import summed
+from kldiv.formulas.linear import Pass, summed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from kldiv._types import Array, Namespace
     from kldiv.backends.routing import Route
@@ -21,15 +21,9 @@ if TYPE_CHECKING:
     """Makes the settings of a task from one of its blocks."""
 
 
-def in_chunks(
-    xp: Namespace,
-    of_block: OfBlock,
-    operation: LinearLoss,
-    arrays: Sequence[Array],
-    wanted: Sequence[int],
-    weight: Array | None,
-) -> chunks.Found:
+def in_chunks(xp: Namespace, of_block: OfBlock, given: Pass) -> chunks.Found:
     """Compute as `Backend.in_chunks` does; a task has all classes of its rows."""
+    operation, arrays, wanted, weight = given
     rows, dtype = arrays[0].shape[:-1], operation.compute
     if 0 in rows:  # which Dask cannot reshape
         return da.zeros(operation.shape(arrays), dtype), [
@@ -83,5 +77,6 @@ def _of_block(
 ) -> tuple[Array, ...]:
     arrays = list(blocks)
     weight = arrays.pop() if weighted else None
-    values, gradients = chunks.evaluate(of_block(arrays[0]), operation, arrays, wanted, weight)
+    given = Pass(operation, arrays, wanted, weight)
+    values, gradients = chunks.evaluate(of_block(arrays[0]), given)
     return values, *gradients

@@ -17,6 +17,7 @@ from kldiv.backends.overlay import Overlay
 from kldiv.backends.routing import Route
 from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
+from kldiv.formulas.linear import Pass
 from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.reductions import RowWise
 from kldiv.formulas.rows import RowLoss
@@ -139,17 +140,11 @@ class JaxBackend(Backend):
             work.operation, Route(self, self, None, kernel), tuple(work.gradients), work.arrays
         )
 
-    def in_chunks(
-        self,
-        operation: LinearLoss,
-        arrays: Sequence[Array],
-        route: Route,
-        wanted: Sequence[int] = (),
-        weight: Array | None = None,
-    ) -> chunks.Found:
+    def in_chunks(self, given: Pass, route: Route) -> chunks.Found:
+        operation, arrays, wanted, weight = given
         budget = self.chunk_bytes(arrays[0])
-        given = operation.elementwise(), route.kernel, tuple(wanted), budget, weight
-        return _in_chunks(*given, *arrays)
+        settings = operation.elementwise(), route.kernel, tuple(wanted), budget
+        return _in_chunks(*settings, weight, *arrays)
 
     def chunk_bytes(self, array: Array) -> int:
         return super().chunk_bytes(array) if jax.default_backend() == "cpu" else DEVICE_CHUNK_BYTES
@@ -238,7 +233,7 @@ def _in_chunks(
     *arrays: Array,
 ) -> chunks.Found:
     run = Route(BACKEND, BACKEND, None, kernel).run
-    return linear.in_chunks(run, operation, arrays, wanted, weight, budget)
+    return linear.in_chunks(run, Pass(operation, arrays, wanted, weight), budget)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from kldiv.backends import chunks
-from kldiv.formulas.linear import Products, Tools, added
+from kldiv.formulas.linear import Pass, Products, Tools, added
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,15 +40,9 @@ def _no_kernel(*_: Any) -> None:
     """Return None: no fused kernel computes a chunk."""
 
 
-def in_chunks(
-    run: Run,
-    operation: LinearLoss,
-    arrays: Sequence[Array],
-    wanted: Sequence[int],
-    weight: Array | None,
-    most_bytes: int,
-) -> chunks.Found:
+def in_chunks(run: Run, given: Pass, most_bytes: int) -> chunks.Found:
     """Compute as `Backend.in_chunks` does, by operations that JAX can differentiate."""
+    operation, arrays, wanted, weight = given
     products = _Products(jnp, operation.compute)
     tools = Tools(products, run, _no_kernel)
     flat = operation.flattened(jnp, arrays)
@@ -61,9 +55,9 @@ def in_chunks(
 
     @jax.checkpoint  # derivatives form a chunk's logits again rather than keep all of them
     def of_chunk(picked: list[Array], whole: list[Array]) -> tuple[list[Array], list[Array]]:
-        given, constant = iter(picked), iter(whole)
-        own = [next(given if operation.is_of_rows(k) else constant) for k in range(len(flat))]
-        values, of_rows, factors = operation.chunk(tools, own, wanted, next(given, None))
+        chunk, constant = iter(picked), iter(whole)
+        own = [next(chunk if operation.is_of_rows(k) else constant) for k in range(len(flat))]
+        values, of_rows, factors = operation.chunk(tools, own, wanted, next(chunk, None))
         return [values, *of_rows], [operation.in_total(products, factor) for factor in factors]
 
     whole = [array for index, array in enumerate(flat) if not operation.is_of_rows(index)]
@@ -101,7 +95,7 @@ def _loss_jvp(
         return value, jnp.zeros_like(value)
     steps = [tangents[index] for index in wanted]
     if operation.reduction != "none":
-        values, found = chunks.evaluate(route, operation, primals, wanted)
+        values, found = chunks.evaluate(route, Pass(operation, primals, wanted))
         value = operation.gather(jnp, values, primals)
         gradients = operation.scaled(jnp, found, primals, jnp.ones_like(value))
         return value, operation.contracted(jnp, gradients, steps)

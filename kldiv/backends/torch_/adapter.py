@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kldiv.backends import chunks
     from kldiv.backends.base import Spread
     from kldiv.backends.routing import Route
-    from kldiv.formulas.linear import LinearLoss
+    from kldiv.formulas.linear import LinearLoss, Pass
     from kldiv.formulas.operation import Operation
     from kldiv.kernels.technology import Technology
     from kldiv.kernels.work import Found, Work
@@ -191,21 +191,14 @@ class TorchBackend(Backend):
 
     by_formulas = staticmethod(evaluate)
 
-    def in_chunks(
-        self,
-        operation: LinearLoss,
-        arrays: Sequence[Array],
-        route: Route,
-        wanted: Sequence[int] = (),
-        weight: Array | None = None,
-    ) -> chunks.Found:
-        if exporting():
-            return operation.elements(xp, *arrays), []
-        if torch.compiler.is_compiling():
-            return linear.compiled(operation, arrays, route.kernel, wanted, weight)
-        if transforming():  # whose tensors cannot be written into others
-            return operation.elements(xp, *arrays), []
-        return linear.in_chunks(self, operation, arrays, route.kernel, wanted, weight)
+    def in_chunks(self, given: Pass, route: Route) -> chunks.Found:
+        compiling = torch.compiler.is_compiling()
+        # Nothing can be written into the tensors of a transform.
+        if exporting() or (transforming() and not compiling):
+            return given.operation.elements(xp, *given.arrays), []
+        if compiling:
+            return linear.compiled(given, route.kernel)
+        return linear.in_chunks(self, given, route.kernel)
 
     def chunk_bytes(self, array: Array) -> int:
         return super().chunk_bytes(array) if array.device.type == "cpu" else DEVICE_CHUNK_BYTES

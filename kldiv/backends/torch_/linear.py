@@ -9,7 +9,7 @@ import torch
 from kldiv.backends import chunks
 from kldiv.backends.registry import get
 from kldiv.backends.torch_ import namespace as xp
-from kldiv.formulas.linear import Products
+from kldiv.formulas.linear import Pass, Products
 from kldiv.kernels import spelling
 
 if TYPE_CHECKING:
@@ -40,20 +40,13 @@ class _Products(Products):
             super().accumulate(total, a, b)
 
 
-def in_chunks(
-    backend: Backend,
-    operation: LinearLoss,
-    arrays: Sequence[Array],
-    kernel: str,
-    wanted: Sequence[int],
-    weight: Array | None,
-) -> chunks.Found:
+def in_chunks(backend: Backend, given: Pass, kernel: str) -> chunks.Found:
     """Compute as `Backend.in_chunks` does, on tensors that have values."""
-    device = arrays[0].device.type
+    device = given.arrays[0].device.type
     # The factors of products have autocast's dtype already: see `autocast`.
     with torch.no_grad(), torch.autocast(device, enabled=False):
-        products = _Products(xp, operation.compute)
-        return chunks.loop(backend, products, operation, arrays, kernel, wanted, weight)
+        products = _Products(xp, given.operation.compute)
+        return chunks.loop(backend, products, given, kernel)
 
 
 def autocast(operation: LinearLoss, arrays: Sequence[Array]) -> list[Array]:
@@ -73,7 +66,7 @@ class InChunks(torch.autograd.Function):
     def forward(ctx: Any, operation: LinearLoss, route: Any, *arrays: Array) -> Array:
         ctx.operation, ctx.route, ctx.number = operation, route, len(arrays)
         wanted = _wanted(ctx) if operation.reduction != "none" else []
-        values, found = chunks.evaluate(route, operation, arrays, wanted)
+        values, found = chunks.evaluate(route, Pass(operation, arrays, wanted))
         ctx.kept = None
         if torch.compiler.is_compiling():
             ctx.save_for_backward(*arrays, *found)
@@ -97,11 +90,11 @@ class InChunks(torch.autograd.Function):
             ]
         elif operation.reduction == "none":
             weight = operation.row_weight(xp, cotangent, saved)
-            _, found = chunks.evaluate(route, operation, saved, wanted, weight)
+            _, found = chunks.evaluate(route, Pass(operation, saved, wanted, weight))
             gradients = operation.finished(xp, found, wanted, saved, None)
         else:
             if kept is None:  # a second time
-                _, kept = chunks.evaluate(route, operation, saved, wanted)
+                _, kept = chunks.evaluate(route, Pass(operation, saved, wanted))
             gradients = operation.finished(
                 xp, kept, wanted, saved, cotangent, reuse=not (compiling or route.crosses)
             )
@@ -121,16 +114,11 @@ _SCHEMA: Final = (
 )
 
 
-def compiled(
-    operation: LinearLoss,
-    arrays: Sequence[Array],
-    kernel: str,
-    wanted: Sequence[int],
-    weight: Array | None,
-) -> chunks.Found:
+def compiled(given: Pass, kernel: str) -> chunks.Found:
     """Compute as `Backend.in_chunks` does, by an operator that a compiler does not look into."""
-    own = spelling.spelled(operation.elementwise())
-    values, *gradients = _in_chunks([*arrays], *own, kernel, [*wanted], weight)
+    own = spelling.spelled(given.operation.elementwise())
+    outputs = [*given.wanted], given.weight
+    values, *gradients = _in_chunks([*given.arrays], *own, kernel, *outputs)
     return values, gradients
 
 
@@ -143,8 +131,8 @@ def _in_chunks(
     wanted: list[int],
     weight: Array | None,
 ) -> list[Array]:
-    operation = spelling.read(words, numbers)
-    values, gradients = in_chunks(get("torch"), operation, arrays, kernel, wanted, weight)
+    given = Pass(spelling.read(words, numbers), arrays, wanted, weight)
+    values, gradients = in_chunks(get("torch"), given, kernel)
     return [values, *gradients]
 
 

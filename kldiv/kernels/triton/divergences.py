@@ -7,8 +7,6 @@ in `elements` and one in `rise`.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import triton
 import triton.language as tl
 
@@ -17,7 +15,9 @@ from kldiv.kernels.triton.elementary import NEAR, bounded, less, like, phi_near
 from kldiv.kernels.triton.mixtures import mixture_elements, mixture_rise
 from kldiv.kernels.triton.powers import alpha_elements, alpha_rise
 from kldiv.kernels.triton.state import (
+    Numbers,
     anchor_power,
+    both_probabilities,
     clipped,
     falling,
     finite,
@@ -39,15 +39,6 @@ MIXTURE = tl.constexpr(DIVERGENCES.index("mixture"))
 JEFFREYS = tl.constexpr(DIVERGENCES.index("Jeffreys"))
 
 
-class Numbers(NamedTuple):
-    """The numbers of a divergence: `kldiv.kernels.spelling.Numbered`."""
-
-    first: Any
-    second: Any
-    third: Any
-    fourth: Any
-
-
 @triton.jit
 def numbers_of(first, second, third, fourth):
     """Return the numbers with these bits. Those of 0 come as a shorter integer."""
@@ -59,43 +50,26 @@ def numbers_of(first, second, third, fourth):
     )
 
 
-@triton.jit
-def exchanged(numbers):
-    """Return the numbers for the student's side."""
-    return Numbers(numbers.second, numbers.first, numbers.fourth, numbers.third)
-
-
 # --- terms ----------------------------------------------------------------------------------------
 
 
 @triton.jit
-def elements(
-    t,  # [height, width], teacher's logits
-    s,  # [height, width], student's logits
-    a,  # State [height, 1]
-    offset,  # [height, 1] of float64, log(p/q) less x
-    numbers,  # Numbers, the divergence's
-    hot,  # Heat [height, 1], constants of the temperature
-    half,  # Heat [height, 1], constants of twice the temperature
-    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    divergence: tl.constexpr,  # int, the divergence
-):
-    """Return the sum of the classes' terms, each of them ≥ 0."""
+def elements(t, s, view, wide: tl.constexpr, divergence: tl.constexpr):
+    """Return the sum of the classes' terms, each of them ≥ 0, of the teacher's view."""
     if divergence == JS or divergence == MIXTURE:  # noqa: PLR1714, SIM109 - Triton's
-        found = mixture_elements(t, s, a, offset, numbers, hot, wide)
+        found = mixture_elements(t, s, view, wide)
     elif divergence == TOTAL_VARIATION:
-        found = 0.5 * total(tl.abs(falling(t, s, a, offset, hot, wide)))
+        found = 0.5 * total(tl.abs(falling(t, s, view, wide)))
     elif divergence == HELLINGER:
-        x = log_ratio(t, s, a, offset, hot, wide)
-        p = _root(t, a.t_max, a.t_sum, half, wide)
-        q = _root(s, a.s_max, a.s_sum, half, wide)
+        x = log_ratio(t, s, view, wide)
+        p, q = _roots(t, s, view, wide)
         base = tl.where(x < 0, q, p)
         apart_by = base * less(tl.where(tl.abs(x) > 200.0, 100.0, 0.5 * tl.abs(x)))
         found = total(apart_by * apart_by)
     elif divergence == JEFFREYS:
-        found = _jeffreys_elements(t, s, a, offset, numbers, hot, wide)
+        found = _jeffreys_elements(t, s, view, wide)
     else:
-        found = alpha_elements(t, s, a, offset, numbers, hot, wide)
+        found = alpha_elements(t, s, view, wide)
     return found
 
 
@@ -107,14 +81,21 @@ def _root(logits, top, mass, half, wide: tl.constexpr):
 
 
 @triton.jit
-def _jeffreys_elements(t, s, a, offset, numbers, hot, wide: tl.constexpr):
+def _roots(own, other, view, wide: tl.constexpr):
+    """Return the roots of p and q."""
+    a = view.state
+    p = _root(own, a.t_max, a.t_sum, view.half, wide)
+    return p, _root(other, a.s_max, a.s_sum, view.half, wide)
+
+
+@triton.jit
+def _jeffreys_elements(t, s, view, wide: tl.constexpr):
     """Return the sum of the terms of w·D(P‖Q) + r·D(Q‖P), +∞ where a weight that counts has one."""
     kind = tl.float64 if wide else tl.float32
-    w, r = numbers.first.to(kind), numbers.second.to(kind)
-    p = probability(t, a.t_max, a.t_sum, hot, wide)
-    q = probability(s, a.s_max, a.s_sum, hot, wide)
-    x = log_ratio(t, s, a, offset, hot, wide)
-    c, c_low, _ = split(a.pivot, a.pivot_low, wide)
+    hot, w, r = view.hot, view.numbers.first.to(kind), view.numbers.second.to(kind)
+    p, q = both_probabilities(t, s, view, wide)
+    x = log_ratio(t, s, view, wide)
+    c, c_low, _ = split(view.state.pivot, view.state.pivot_low, wide)
     # x may be cut where its products are not.
     step = steps(finite(t), finite(s), c, c_low)
     behind = x - clipped(step * hot.inverse)
@@ -132,106 +113,71 @@ def _jeffreys_elements(t, s, a, offset, numbers, hot, wide: tl.constexpr):
 
 
 @triton.jit
-def rise(
-    own,  # [height, width], logits of p
-    other,  # [height, width], logits of q
-    a,  # State [height, 1], of (own, other)
-    offset,  # [height, 1] of float64, log(p/q) less x
-    numbers,  # Numbers, of (own, other)
-    temperature,  # [height, 1] of float64
-    hot,  # Heat [height, 1], constants of the temperature
-    half,  # Heat [height, 1], constants of twice the temperature
-    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    divergence: tl.constexpr,  # int, the divergence
-):
+def rise(own, other, view, wide: tl.constexpr, divergence: tl.constexpr):
     """Return p, and p·(u less its value at the anchor); of Jensen-Shannon that without its weight.
 
     Of Jeffreys' u it is the part that is x, without its weight: NaN where that is infinite.
     """
+    a = view.state
     if divergence == JS or divergence == MIXTURE:  # noqa: PLR1714, SIM109 - Triton's
-        p, u = mixture_rise(
-            own, other, a, offset, numbers, temperature, hot, wide, divergence == JS
-        )
+        p, u = mixture_rise(own, other, view, wide, divergence == JS)
         found = p * u
     elif divergence == HELLINGER:
-        root = _root(own, a.t_max, a.t_sum, half, wide)
-        scaled = root * anchor_power(a, offset, 0.5, temperature).to(root.dtype)
-        step = 0.5 * from_anchor(own, other, a, hot, wide)
-        far = scaled - _root(other, a.s_max, a.s_sum, half, wide)
+        root, other_root = _roots(own, other, view, wide)
+        scaled = root * anchor_power(view, 0.5).to(root.dtype)
+        step = 0.5 * from_anchor(own, other, view, wide)
+        far = scaled - other_root
         p = root * root
         found = root * tl.where(tl.abs(step) < NEAR, -scaled * less(step), far)
     elif divergence == JEFFREYS:
-        p = probability(own, a.t_max, a.t_sum, hot, wide)
+        p = probability(own, a.t_max, a.t_sum, view.hot, wide)
         c, c_low, _ = split(a.anchor, a.anchor_low, wide)
-        found = p * steps(finite(own), finite(other), c, c_low) * hot.inverse
+        found = p * steps(finite(own), finite(other), c, c_low) * view.hot.inverse
         lost = (other == -float("inf")) & (own > -float("inf"))
         found = tl.where(lost, float("nan"), found)
     else:
-        p, found = alpha_rise(own, other, a, offset, numbers, temperature, hot, wide)
+        p, found = alpha_rise(own, other, view, wide)
     return p, found
 
 
 @triton.jit
-def means(
-    own,  # [height, width], logits of p
-    other,  # [height, width], logits of q
-    a,  # State [height, 1], of (own, other)
-    offset,  # [height, 1] of float64, log(p/q) less x
-    numbers,  # Numbers, of (own, other)
-    temperature,  # [height, 1] of float64
-    hot,  # Heat [height, 1], constants of the temperature
-    half,  # Heat [height, 1], constants of twice the temperature
-    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    divergence: tl.constexpr,  # int, the divergence
-):
+def means(own, other, view, wide: tl.constexpr, divergence: tl.constexpr):
     """Return the sums over classes that the gradient in ``own`` takes.
 
     Total variation's are the masses of p where x is below 0, and above; half of that at 0 is in
     each. Of others the first is the mean of what `rise` returns.
     """
-    second = tl.zeros_like(temperature)
+    second = tl.zeros_like(view.temperature)
     if divergence == TOTAL_VARIATION:
-        p = probability(own, a.t_max, a.t_sum, hot, wide)
-        x = log_ratio(own, other, a, offset, hot, wide)
+        p = probability(own, view.state.t_max, view.state.t_sum, view.hot, wide)
+        x = log_ratio(own, other, view, wide)
         at = tl.where(x == 0, 0.5 * p, 0.0)
         first, second = total(tl.where(x < 0, p, at)), total(tl.where(x > 0, p, at))
     else:
-        _, found = rise(own, other, a, offset, numbers, temperature, hot, half, wide, divergence)
+        _, found = rise(own, other, view, wide, divergence)
         first = total(found)
     return first, second
 
 
 @triton.jit
-def slopes(
-    own,  # [height, width], logits of p
-    other,  # [height, width], logits of q
-    a,  # State [height, 1], of (own, other)
-    offset,  # [height, 1] of float64, log(p/q) less x
-    numbers,  # Numbers, of (own, other)
-    first,  # [height, 1], the sums of `means`
-    second,  # [height, 1]
-    temperature,  # [height, 1] of float64
-    hot,  # Heat [height, 1], constants of the temperature
-    half,  # Heat [height, 1], constants of twice the temperature
-    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    divergence: tl.constexpr,  # int, the divergence, neither KL nor Jensen-Shannon
-):
-    """Return T times the gradient in ``own``."""
+def slopes(own, other, view, first, second, wide: tl.constexpr, divergence: tl.constexpr):
+    """Return T times the gradient in ``own``, given the sums of `means`; not of KL and JS."""
+    offset, numbers = view.offset, view.numbers
     nan = tl.where(offset == offset, 0.0, offset).to(first.dtype)  # of a row that is NaN
     none = own == -float("inf")
     if divergence == TOTAL_VARIATION:
-        p = probability(own, a.t_max, a.t_sum, hot, wide)
-        x = log_ratio(own, other, a, offset, hot, wide)
+        p = probability(own, view.state.t_max, view.state.t_sum, view.hot, wide)
+        x = log_ratio(own, other, view, wide)
         level = tl.where(x > 0, first, tl.where(x < 0, -second, 0.5 * (first - second)))
         found = p * level
     elif divergence == JEFFREYS:
-        p, found = rise(own, other, a, offset, numbers, temperature, hot, half, wide, divergence)
+        p, found = rise(own, other, view, wide, divergence)
         straight = tl.where(none, 0.0, found - p * first)
         mine, theirs = numbers.first.to(first.dtype), numbers.second.to(first.dtype)
         found = tl.where(mine > 0.0, mine * straight, 0.0)
-        found -= theirs * falling(own, other, a, offset, hot, wide)
+        found -= theirs * falling(own, other, view, wide)
     else:
-        p, found = rise(own, other, a, offset, numbers, temperature, hot, half, wide, divergence)
+        p, found = rise(own, other, view, wide, divergence)
         # What no gradient of an infinite divergence has is 0 where p is.
         found = tl.where(none & (found == 0.0), 0.0, found - p * first)
     return found + nan

@@ -21,7 +21,7 @@ from kldiv.kernels.triton.elementary import (
     log,
     log1p_near,
 )
-from kldiv.kernels.triton.state import from_anchor, log_ratio, probability, total
+from kldiv.kernels.triton.state import both_probabilities, from_anchor, log_ratio, total
 
 _DEEP = tl.constexpr(numbers.DEEP)
 """r beyond which e^(−r), for p/q, would soon underflow in float32."""
@@ -30,12 +30,12 @@ _LEAST = tl.constexpr(math.exp(-numbers.DEEP))
 
 
 @triton.jit
-def mixture_elements(t, s, a, offset, numbers, hot, wide: tl.constexpr):
+def mixture_elements(t, s, view, wide: tl.constexpr):
     """Return the sum of the classes' terms, each of them ≥ 0."""
     kind = tl.float64 if wide else tl.float32
-    p = probability(t, a.t_max, a.t_sum, hot, wide)
-    q = probability(s, a.s_max, a.s_sum, hot, wide)
-    rho = tl.abs(log_ratio(t, s, a, offset, hot, wide))
+    numbers = view.numbers
+    p, q = both_probabilities(t, s, view, wide)
+    rho = tl.abs(log_ratio(t, s, view, wide))
     # Beyond 100 the smaller one counts for nothing: so a masked class needs no case of its own.
     rho = tl.where(rho > 100.0, 100.0, rho)
     first, second = numbers.first.to(kind), numbers.second.to(kind)
@@ -62,9 +62,10 @@ def mixture_elements(t, s, a, offset, numbers, hot, wide: tl.constexpr):
 
 
 @triton.jit
-def _anchored(a, offset, k, temperature):
+def _anchored(view, k):
     """Return θ = 1/(1 + k e^z), 1 − θ and κ = θ e^z: z = log(p/q) at the anchor, k = β/(1−β)."""
-    z = difference(a.anchor, a.anchor_low, a.pivot, a.pivot_low) / temperature + offset
+    a = view.state
+    z = difference(a.anchor, a.anchor_low, a.pivot, a.pivot_low) / view.temperature + view.offset
     small = tl.exp(-tl.abs(z))
     above, below = small + k, 1.0 + k * small
     positive = z > 0
@@ -75,25 +76,15 @@ def _anchored(a, offset, k, temperature):
 
 
 @triton.jit
-def mixture_rise(
-    own,  # [height, width], logits of p
-    other,  # [height, width], logits of q
-    a,  # State [height, 1], of (own, other)
-    offset,  # [height, 1] of float64, log(p/q) less x
-    numbers,  # Numbers, of (own, other)
-    temperature,  # [height, 1] of float64
-    hot,  # Heat [height, 1], constants of the temperature
-    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    shannon: tl.constexpr,  # bool, whether it is Jensen-Shannon: u is then log(p/M), times a
-):
+def mixture_rise(own, other, view, wide: tl.constexpr, shannon: tl.constexpr):
     """Return p, and u less its value where d is at the anchor; of Jensen-Shannon u/a."""
     kind = tl.float64 if wide else tl.float32
-    theta, rest, kappa = _anchored(a, offset, numbers.first / numbers.second, temperature)
+    numbers = view.numbers
+    theta, rest, kappa = _anchored(view, numbers.first / numbers.second)
     theta, rest, kappa = theta.to(kind), rest.to(kind), kappa.to(kind)
-    p = probability(own, a.t_max, a.t_sum, hot, wide)
-    q = probability(other, a.s_max, a.s_sum, hot, wide)
-    u = from_anchor(own, other, a, hot, wide)
-    r = -log_ratio(own, other, a, offset, hot, wide)
+    p, q = both_probabilities(own, other, view, wide)
+    u = from_anchor(own, other, view, wide)
+    r = -log_ratio(own, other, view, wide)
     # The ratio of probabilities is right to a few u, e^r only to u·|r|.
     far = kappa * divide(q, tl.where(p > 0.0, p, 1.0)) - theta
     y = tl.where(tl.abs(u) < NEAR, theta * less(u), far)
@@ -108,7 +99,7 @@ def mixture_rise(
     change = tl.where(near, log_near, log(m) + tl.where(r > _DEEP, r - _DEEP, 0.0))
     if not shannon:
         change = _combined(change, near, y, m, theta, rest, numbers)
-    nan = tl.where(offset == offset, 0.0, offset).to(kind)  # of a row that is NaN
+    nan = tl.where(view.offset == view.offset, 0.0, view.offset).to(kind)  # of a row that is NaN
     return p, nan - change
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -29,6 +31,30 @@ def load_tile(pointer, offsets, columns, stride, mask, wide: tl.constexpr):
     """Return a tile of logits, −∞ where the mask is false."""
     kind = tl.float64 if wide else tl.float32
     return tl.load(pointer + offsets + columns * stride, mask=mask, other=-float("inf")).to(kind)
+
+
+class Pair(NamedTuple):
+    """Rows of both logits in memory."""
+
+    s: Any
+    """A pointer to the student's."""
+    t: Any
+    """A pointer to the teacher's."""
+    s_offsets: Any
+    """[height, 1], where rows of s begin, in elements."""
+    t_offsets: Any
+    s_step: Any
+    """The stride of s along classes."""
+    t_step: Any
+    classes: Any
+    """Their number."""
+
+
+@triton.jit
+def load_pair(pair, columns, mask, wide: tl.constexpr):
+    """Return a tile of the teacher's logits and one of the student's."""
+    t = load_tile(pair.t, pair.t_offsets, columns, pair.t_step, mask, wide)
+    return t, load_tile(pair.s, pair.s_offsets, columns, pair.s_step, mask, wide)
 
 
 @triton.jit

@@ -14,12 +14,12 @@ from kldiv.kernels.triton.elementary import NEAR, bounded, divide, exp, like, ph
 from kldiv.kernels.triton.state import (
     FARTHEST,
     anchor_power,
+    both_probabilities,
     falling,
     finite,
     from_anchor,
     log_ratio,
     origin,
-    probability,
     total,
 )
 
@@ -39,12 +39,12 @@ def _logarithm(logits, top, mass, hot, wide: tl.constexpr):
 
 
 @triton.jit
-def _power(own, other, p, q, x, a, numbers, hot, wide: tl.constexpr):
+def _power(own, other, p, q, x, view, wide: tl.constexpr):
     """Return p^α q^κ: of the larger of p and q, or by logarithms where that underflows."""
     kind = tl.float64 if wide else tl.float32
-    rate, other_rate = numbers.first, numbers.second
-    log_own, own_constant = _logarithm(own, a.t_max, a.t_sum, hot, wide)
-    log_other, other_constant = _logarithm(other, a.s_max, a.s_sum, hot, wide)
+    a, rate, other_rate = view.state, view.numbers.first, view.numbers.second
+    log_own, own_constant = _logarithm(own, a.t_max, a.t_sum, view.hot, wide)
+    log_other, other_constant = _logarithm(other, a.s_max, a.s_sum, view.hot, wide)
     constant = (0.5 * (other_rate * own_constant + rate * other_constant)).to(kind)
     half_rate, other_half = (0.5 * rate).to(kind), (0.5 * other_rate).to(kind)
     base = tl.where(x < 0.0, q, p)
@@ -56,13 +56,12 @@ def _power(own, other, p, q, x, a, numbers, hot, wide: tl.constexpr):
 
 
 @triton.jit
-def alpha_elements(t, s, a, offset, numbers, hot, wide: tl.constexpr):
+def alpha_elements(t, s, view, wide: tl.constexpr):
     """Return the sum of the classes' terms, each of them ≥ 0."""
     kind = tl.float64 if wide else tl.float32
-    p = probability(t, a.t_max, a.t_sum, hot, wide)
-    q = probability(s, a.s_max, a.s_sum, hot, wide)
-    x = log_ratio(t, s, a, offset, hot, wide)
-    kappa = numbers.first
+    p, q = both_probabilities(t, s, view, wide)
+    x = log_ratio(t, s, view, wide)
+    kappa = view.numbers.first
     rate = kappa.to(kind)
     near_x = bounded(x, like(x, NEAR))
     z = rate * x
@@ -70,30 +69,29 @@ def alpha_elements(t, s, a, offset, numbers, hot, wide: tl.constexpr):
     ratio = phi_ratio(near_z)
     close = p * near_x * near_x * (phi_ratio(near_x) - rate * ratio)
     # (p^α q^κ − p)/κ, also where κ is small.
-    change = _power(t, s, p, q, x, a, numbers, hot, wide) - p
+    change = _power(t, s, p, q, x, view, wide) - p
     change = tl.where(tl.abs(z) < NEAR, (p * x) * (near_z * ratio - 1.0), divide(change, rate))
-    apart = falling(t, s, a, offset, hot, wide) - change
+    apart = falling(t, s, view, wide) - change
     widest = (1.0 / tl.maximum(tl.abs(kappa), 1.0)).to(kind)
-    term = tl.where(tl.abs(x) < widest, close, apart) * (1.0 / numbers.second).to(kind)
+    term = tl.where(tl.abs(x) < widest, close, apart) * (1.0 / view.numbers.second).to(kind)
     gone = tl.where(kappa < 0.0, float("inf"), term)
     gone = tl.where(t == -float("inf"), 0.0, gone)
     return total(tl.where(s == -float("inf"), gone, term))
 
 
 @triton.jit
-def alpha_rise(own, other, a, offset, numbers, temperature, hot, wide: tl.constexpr):
+def alpha_rise(own, other, view, wide: tl.constexpr):
     """Return p, and p·(u less its value at the anchor): NaN where that is infinite."""
     kind = tl.float64 if wide else tl.float32
-    rate, other_rate = numbers.first.to(kind), numbers.second.to(kind)
-    p = probability(own, a.t_max, a.t_sum, hot, wide)
-    q = probability(other, a.s_max, a.s_sum, hot, wide)
-    x = log_ratio(own, other, a, offset, hot, wide)
-    step = from_anchor(own, other, a, hot, wide)
-    scaled = p * anchor_power(a, offset, numbers.first, temperature).to(kind)
+    rate, other_rate = view.numbers.first.to(kind), view.numbers.second.to(kind)
+    p, q = both_probabilities(own, other, view, wide)
+    x = log_ratio(own, other, view, wide)
+    step = from_anchor(own, other, view, wide)
+    scaled = p * anchor_power(view, view.numbers.first).to(kind)
     z = rate * step
     near_z = bounded(z, like(z, NEAR))
     near = scaled * step * (1.0 - near_z * phi_ratio(near_z))
-    far = divide(scaled - _power(own, other, p, q, x, a, numbers, hot, wide), rate)
+    far = divide(scaled - _power(own, other, p, q, x, view, wide), rate)
     rise = tl.where(tl.abs(z) < NEAR, near, far)
     own_alone = tl.where(rate < 0.0, float("nan"), rise)
     other_alone = tl.where(other_rate < 0.0, float("nan"), tl.zeros_like(rise))

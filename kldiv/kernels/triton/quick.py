@@ -23,7 +23,7 @@ import triton.language as tl
 
 from kldiv.formulas import numbers
 from kldiv.kernels.triton.elementary import divide, exp_less, less, power_from, two_difference
-from kldiv.kernels.triton.places import columns_from, load_tile
+from kldiv.kernels.triton.places import columns_from, load_pair
 from kldiv.kernels.triton.state import State, log1p_gap, origin
 
 LN2 = tl.constexpr(numbers.LN2)
@@ -113,15 +113,9 @@ def all_lanes(x):
 def _sums_about(
     center,  # [height, 1] of float32, pivots
     exponent,  # [height, 1] of float64, exponents of 2 at the origins
-    s,  # pointer to the student's logits
-    t,  # pointer to the teacher's logits
-    s_offsets,  # [height, 1], where rows of s begin, in elements
-    t_offsets,  # [height, 1], where rows of t begin, in elements
-    s_step,  # int, stride of s along classes
-    t_step,  # int, stride of t along classes
+    pair,  # Pair, the logits
     first,  # int, the first class
     end,  # int, the class after the last; may be beyond the row
-    classes,  # int, classes of a row
     there,  # [height, 1] of bool, rows that count
     hot,  # Heat [height, 1], constants of the temperature
     shannon: tl.constexpr,  # bool, whether sums for Jensen-Shannon are wanted
@@ -129,7 +123,7 @@ def _sums_about(
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
     """Return the sums of rows about a pivot and an origin, the bits of |x|, and the exponents."""
-    last = tl.minimum(end, classes)
+    last = tl.minimum(end, pair.classes)
     start_exponent = exponent.to(tl.float32)
     zero = tl.zeros([height, 1], tl.float64)
     weights, drift, spread, phi, fell, s_drift, s_spread = zero, zero, zero, zero, zero, zero, zero
@@ -142,9 +136,8 @@ def _sums_about(
         stop = tl.minimum(group + TOGETHER * width, last)
         for start in tl.range(group, stop, width, num_stages=STAGES):
             columns = columns_from(start, width)
-            mask = there & (columns < end) & (columns < classes)
-            own = load_tile(t, t_offsets, columns, t_step, mask, wide=False)
-            other = load_tile(s, s_offsets, columns, s_step, mask, wide=False)
+            mask = there & (columns < end) & (columns < pair.classes)
+            own, other = load_pair(pair, columns, mask, wide=False)
             w, power, x = elements(own, other, start_exponent, center, hot)
             _, fall, bregman = exp_less(x)
             moment = w * x
@@ -230,15 +223,9 @@ def _state_of(sums, center, exponent, temperature, good):
 
 @triton.jit
 def quick_state(
-    s,  # pointer to the student's logits
-    t,  # pointer to the teacher's logits
-    s_offsets,  # [height, 1], where rows of s begin, in elements
-    t_offsets,  # [height, 1], where rows of t begin, in elements
-    s_step,  # int, stride of s along classes
-    t_step,  # int, stride of t along classes
+    pair,  # Pair, the logits
     first,  # int, the first class
     end,  # int, the class after the last; may be beyond the row
-    classes,  # int, classes of a row
     there,  # [height, 1] of bool, rows that count
     temperature,  # [height, 1] of float64
     hot,  # Heat [height, 1], constants of the temperature
@@ -251,13 +238,9 @@ def quick_state(
     The others have the state of no classes.
     """
     columns = columns_from(first, width)
-    mask = there & (columns < end) & (columns < classes)
-    exponent, center = _glance(
-        load_tile(t, t_offsets, columns, t_step, mask, wide=False),
-        load_tile(s, s_offsets, columns, s_step, mask, wide=False),
-        temperature,
-        hot,
-    )
+    mask = there & (columns < end) & (columns < pair.classes)
+    own, other = load_pair(pair, columns, mask, wide=False)
+    exponent, center = _glance(own, other, temperature, hot)
     zero = tl.zeros([height, 1], tl.float64)
     sums = Sums(zero, zero, zero, zero, zero, zero, zero)
     good = zero > 0
@@ -265,9 +248,8 @@ def quick_state(
     for _ in range(_TRIES):
         # Rows whose guess was good are not read again, and their sums stay.
         new, far, rise = _sums_about(
-            center, exponent, s, t, s_offsets, t_offsets, s_step, t_step, begin, end, classes,
-            there & ~good, hot, shannon, height, width,
-        )  # fmt: skip
+            center, exponent, pair, begin, end, there & ~good, hot, shannon, height, width
+        )
         sums = Sums(
             tl.where(good, sums.weights, new.weights),
             tl.where(good, sums.drift, new.drift),

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from kldiv.kernels.triton.elementary import divide, exp_less, log1p_near, log_less
-from kldiv.kernels.triton.places import columns_from, load_tile
+from kldiv.kernels.triton.places import columns_from, load_pair
 from kldiv.kernels.triton.quick import STAGES, TOGETHER, all_lanes, elements, scale_of
 from kldiv.kernels.triton.state import log1p_gap
 
@@ -44,9 +44,10 @@ class Looks(NamedTuple):
 
 
 @triton.jit
-def looks_of(a, offset, beta, temperature):
-    """Return the constants of rows for a second look, given their state and log(p/q) less x."""
-    exponent, mass, by = scale_of(a, temperature)
+def looks_of(view):
+    """Return the constants of rows for a second look."""
+    a, offset, beta = view.state, view.offset, view.numbers.first
+    exponent, mass, by = scale_of(a, view.temperature)
     ratio = tl.exp(-offset)
     for_q = (1.0 - beta) * ratio
     theta = for_q / (beta + for_q)
@@ -100,15 +101,9 @@ def _log_q(w, x, looks):
 
 @triton.jit
 def quick_look(
-    s,  # pointer to the student's logits
-    t,  # pointer to the teacher's logits
-    s_offsets,  # [height, 1], where rows of s begin, in elements
-    t_offsets,  # [height, 1], where rows of t begin, in elements
-    s_step,  # int, stride of s along classes
-    t_step,  # int, stride of t along classes
+    pair,  # Pair, the logits
     first,  # int, the first class
     last,  # int, the class after the last
-    classes,  # int, classes of a row
     there,  # [height, 1] of bool, rows that count
     looks,  # Looks [height, 1], constants of rows
     beta,  # float64, β
@@ -127,9 +122,8 @@ def quick_look(
         stop = tl.minimum(group + TOGETHER * width, last)
         for start in tl.range(group, stop, width, num_stages=STAGES):
             columns = columns_from(start, width)
-            mask = there & (columns < classes)
-            own = load_tile(t, t_offsets, columns, t_step, mask, wide=False)
-            other = load_tile(s, s_offsets, columns, s_step, mask, wide=False)
+            mask = there & (columns < pair.classes)
+            own, other = load_pair(pair, columns, mask, wide=False)
             w, _, x = elements(own, other, looks.exponent, looks.center, hot)
             lanes += _parts(w, x, looks)
             if t_shift:

@@ -7,6 +7,8 @@ merges these.  Each row's constants are kept for its gradients: float64 numbers,
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -17,14 +19,14 @@ from kldiv.kernels.triton.divergences import (
     KL,
     TOTAL_VARIATION,
     elements,
-    exchanged,
     means,
     numbers_of,
 )
 from kldiv.kernels.triton.places import (
     FIELDS,
+    Pair,
     columns_from,
-    load_tile,
+    load_pair,
     read_state,
     row_offsets,
     temperature_of,
@@ -33,12 +35,13 @@ from kldiv.kernels.triton.places import (
 from kldiv.kernels.triton.quick import quick_state
 from kldiv.kernels.triton.quick_js import looks_of, quick_look
 from kldiv.kernels.triton.state import (
+    View,
     block_state,
     empty_state,
     finish,
     heated,
     merge,
-    student_view,
+    turned,
 )
 
 SAVED = tl.constexpr(len(OF_ROW))
@@ -68,15 +71,9 @@ UNSPECIALISED = ["temperature_bits", *NUMBER_BITS, "rows", "inner"]
 
 @triton.jit
 def _scan(
-    s,  # pointer to the student's logits
-    t,  # pointer to the teacher's logits
-    s_offsets,  # [height, 1], where rows of s begin, in elements
-    t_offsets,  # [height, 1], where rows of t begin, in elements
-    s_step,  # int, stride of s along classes
-    t_step,  # int, stride of t along classes
+    pair,  # Pair, the logits
     first,  # int, the first class of the part
     end,  # int, the class after its last; may be beyond the row
-    classes,  # int, classes of a row
     there,  # [height, 1] of bool, rows that count
     temperature,  # [height, 1] of float64
     hot,  # Heat [height, 1], constants of the temperature
@@ -88,20 +85,16 @@ def _scan(
 ):
     """Return the state of a part of rows, and a mask of those left as `quick_state` found them."""
     both: tl.constexpr = divergence != KL and divergence != TOTAL_VARIATION  # noqa: PLR1714
-    begin, last = first, tl.minimum(end, classes)
+    begin, last = first, tl.minimum(end, pair.classes)
     state, done = empty_state(temperature), temperature < 0  # none
     if not wide:
-        state, done = quick_state(
-            s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, there, temperature,
-            hot, both, height, width if single else 2 * width,
-        )  # fmt: skip
+        wider: tl.constexpr = width if single else 2 * width
+        state, done = quick_state(pair, first, end, there, temperature, hot, both, height, wider)
         there &= ~done
         begin = tl.where(tl.max(there.to(tl.int32)) > 0, first, last)
     for start in range(begin, last, width):
         columns = columns_from(start, width)
-        mask = there & (columns < classes)
-        t_tile = load_tile(t, t_offsets, columns, t_step, mask, wide)
-        s_tile = load_tile(s, s_offsets, columns, s_step, mask, wide)
+        t_tile, s_tile = load_pair(pair, columns, there & (columns < pair.classes), wide)
         block = block_state(t_tile, s_tile, temperature, hot, wide, both)
         state = merge(state, block, temperature)
     # A merge, even with nothing, may move the pivot.
@@ -110,21 +103,11 @@ def _scan(
 
 @triton.jit
 def _look(
-    s,  # pointer to the student's logits
-    t,  # pointer to the teacher's logits
-    s_offsets,  # [height, 1], where rows of s begin, in elements
-    t_offsets,  # [height, 1], where rows of t begin, in elements
-    s_step,  # int, stride of s along classes
-    t_step,  # int, stride of t along classes
+    pair,  # Pair, the logits
     first,  # int, the first class
     end,  # int, the class after the last; may be beyond the row
-    classes,  # int, classes of a row
     there,  # [height, 1] of bool, rows that count
-    a,  # State [height, 1], of whole rows
-    offset,  # [height, 1] of float64, log(p/q) less x
-    numbers,  # Numbers, the divergence's
-    temperature,  # [height, 1] of float64
-    hot,  # Heat [height, 1], constants of the temperature
+    view,  # View of whole rows, the teacher's
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
     divergence: tl.constexpr,  # int, the divergence
     t_means: tl.constexpr,  # bool, whether to find the sums for the gradient in t
@@ -132,29 +115,61 @@ def _look(
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
     """Return the divergence's sums over the classes from ``first`` to ``end``."""
-    value = tl.zeros_like(temperature)
+    value = tl.zeros_like(view.temperature)
     t_mean, t_second, s_mean, s_second = value, value, value, value
-    half = heated(2.0 * temperature, wide)
-    for start in range(first, tl.minimum(end, classes), width):
+    for start in range(first, tl.minimum(end, pair.classes), width):
         columns = columns_from(start, width)
-        mask = there & (columns < classes)
-        t_tile = load_tile(t, t_offsets, columns, t_step, mask, wide)
-        s_tile = load_tile(s, s_offsets, columns, s_step, mask, wide)
-        value += elements(t_tile, s_tile, a, offset, numbers, hot, half, wide, divergence)
+        t_tile, s_tile = load_pair(pair, columns, there & (columns < pair.classes), wide)
+        value += elements(t_tile, s_tile, view, wide, divergence)
         if t_means:
-            mean, second = means(
-                t_tile, s_tile, a, offset, numbers, temperature, hot, half, wide, divergence
-            )
+            mean, second = means(t_tile, s_tile, view, wide, divergence)
             t_mean += mean
             t_second += second
         if s_means:
-            mean, second = means(
-                s_tile, t_tile, student_view(a), -offset, exchanged(numbers), temperature, hot,
-                half, wide, divergence,
-            )  # fmt: skip
+            mean, second = means(s_tile, t_tile, turned(view), wide, divergence)
             s_mean += mean
             s_second += second
-    return value, t_mean, t_second, s_mean, s_second
+    return Sums(value, t_mean, s_mean, t_second, s_second)
+
+
+# --- the numbers of rows --------------------------------------------------------------------------
+
+
+class Sums(NamedTuple):
+    """The sums over classes that a divergence takes, in the order of `SUM_FIELDS`."""
+
+    value: Any
+    t_mean: Any
+    s_mean: Any
+    t_second: Any
+    s_second: Any
+
+
+@triton.jit
+def _write_known(saved, row, kl, offset, sums, quick, there):
+    """Write the numbers of rows that follow from their states."""
+    at = saved + row * SAVED
+    tl.store(at + _QUICK, quick, mask=there)
+    tl.store(at + _KL, kl, mask=there)
+    tl.store(at + _OFFSET, offset, mask=there)
+    _write_means(at, sums, there)
+
+
+@triton.jit
+def _write_means(at, sums, there):
+    """Write the sums that gradients take."""
+    tl.store(at + _T_MEAN, sums.t_mean, mask=there)
+    tl.store(at + _S_MEAN, sums.s_mean, mask=there)
+    tl.store(at + _T_SECOND, sums.t_second, mask=there)
+    tl.store(at + _S_SECOND, sums.s_second, mask=there)
+
+
+@triton.jit
+def counting(keep, row, there):
+    """Return which of the rows that are there a mask keeps."""
+    if keep is not None:
+        there = there & (tl.load(keep + row, mask=there, other=0) != 0)
+    return there
 
 
 # --- kernels --------------------------------------------------------------------------------------
@@ -195,30 +210,29 @@ def states(
     """Write the values and constants of rows, or the states of their parts."""
     row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)[:, None]
     there = row < rows
-    kept = there
-    if keep is not None:
-        kept = there & (tl.load(keep + row, mask=there, other=0) != 0)
+    kept = counting(keep, row, there)
     temperature = temperature_of(temperatures, temperature_bits, row, there)
     hot = heated(temperature, wide)
     s_offsets = row_offsets(row, inner, s_outer, s_inner)
     t_offsets = row_offsets(row, inner, t_outer, t_inner)
+    pair = Pair(s, t, s_offsets, t_offsets, s_step, t_step, classes)
     first = tl.program_id(1).to(tl.int64) * chunk
     end = first + chunk  # a multiple of the tile's width
     state, quick = _scan(
-        s, t, s_offsets, t_offsets, s_step, t_step, first, end, classes, kept, temperature, hot,
-        wide, divergence, single, height, width,
-    )  # fmt: skip
+        pair, first, end, kept, temperature, hot, wide, divergence, single, height, width
+    )
     if partial is not None:
         part = row * tl.num_programs(1) + tl.program_id(1)
         write_state(partial, part * FIELDS, state, there)
     else:
         kl, offset = finish(state)
-        value = kl
         zero = tl.zeros_like(kl)
-        t_mean, t_second, s_mean, s_second = zero, zero, zero, zero
+        sums = Sums(kl, zero, zero, zero, zero)
         write_state(saved, row * SAVED, state, there)
         if divergence != KL:
             numbers = numbers_of(first_bits, second_bits, third_bits, fourth_bits)
+            half = heated(2.0 * temperature, wide)
+            view = View(state, offset, numbers, temperature, hot, half)
             begin, last = first, tl.minimum(end, classes)
             # Only Jensen-Shannon has a quick way.
             hurried: tl.constexpr = divergence == JS and not wide
@@ -226,27 +240,19 @@ def states(
             if hurried:
                 begin = tl.where(tl.min(quick.to(tl.int32)) > 0, last, first)
                 found, found_t, found_s = quick_look(
-                    s, t, s_offsets, t_offsets, s_step, t_step, first, begin, classes, kept,
-                    looks_of(state, offset, numbers.first, temperature), numbers.first, hot,
-                    t_means, s_means, height, width,
+                    pair, first, begin, kept, looks_of(view), numbers.first, hot, t_means, s_means,
+                    height, width,
                 )  # fmt: skip
-            value, t_mean, t_second, s_mean, s_second = _look(
-                s, t, s_offsets, t_offsets, s_step, t_step, begin, end, classes, kept, state,
-                offset, numbers, temperature, hot, wide, divergence, t_means, s_means, width,
-            )  # fmt: skip
+            sums = _look(pair, begin, end, kept, view, wide, divergence, t_means, s_means, width)
+            value, t_mean, s_mean = sums.value, sums.t_mean, sums.s_mean
             if hurried:
                 done = begin > first
                 value = tl.where(done, found, value)
                 t_mean, s_mean = tl.where(done, found_t, t_mean), tl.where(done, found_s, s_mean)
             value = tl.where(kl == kl, value, float("nan"))
-        tl.store(saved + row * SAVED + _QUICK, quick.to(tl.float64), mask=there)
-        tl.store(saved + row * SAVED + _T_MEAN, t_mean, mask=there)
-        tl.store(saved + row * SAVED + _S_MEAN, s_mean, mask=there)
-        tl.store(saved + row * SAVED + _T_SECOND, t_second, mask=there)
-        tl.store(saved + row * SAVED + _S_SECOND, s_second, mask=there)
-        tl.store(saved + row * SAVED + _KL, kl, mask=there)
-        tl.store(saved + row * SAVED + _OFFSET, offset, mask=there)
-        tl.store(values + row, tl.where(kept, value, 0.0), mask=there)
+            sums = Sums(value, t_mean, s_mean, sums.t_second, sums.s_second)
+        _write_known(saved, row, kl, offset, sums, quick.to(tl.float64), there)
+        tl.store(values + row, tl.where(kept, sums.value, 0.0), mask=there)
 
 
 @triton.jit(do_not_specialize=["temperature_bits", "rows", "parts"])
@@ -270,16 +276,9 @@ def join(
         state = merge(state, read_state(partial, (row * parts + part) * FIELDS, there), temperature)
     kl, offset = finish(state)
     write_state(saved, row * SAVED, state, there)
-    tl.store(saved + row * SAVED + _KL, kl, mask=there)
-    tl.store(saved + row * SAVED + _OFFSET, offset, mask=there)
-    tl.store(saved + row * SAVED + _T_MEAN, tl.zeros_like(kl), mask=there)
-    tl.store(saved + row * SAVED + _S_MEAN, tl.zeros_like(kl), mask=there)
-    tl.store(saved + row * SAVED + _T_SECOND, tl.zeros_like(kl), mask=there)
-    tl.store(saved + row * SAVED + _S_SECOND, tl.zeros_like(kl), mask=there)
-    tl.store(saved + row * SAVED + _QUICK, tl.zeros_like(kl), mask=there)
-    if keep is not None:
-        kl = tl.where(tl.load(keep + row, mask=there, other=0) != 0, kl, 0.0)
-    tl.store(values + row, kl, mask=there)
+    zero = tl.zeros_like(kl)
+    _write_known(saved, row, kl, offset, Sums(kl, zero, zero, zero, zero), zero, there)
+    tl.store(values + row, tl.where(counting(keep, row, there), kl, 0.0), mask=there)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -313,27 +312,25 @@ def look(
 ):
     """Make the sums of a divergence over parts of rows whose states are known."""
     row = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)[:, None]
-    there = row < rows
-    if keep is not None:
-        there = there & (tl.load(keep + row, mask=there, other=0) != 0)
+    there = counting(keep, row, row < rows)
     temperature = temperature_of(temperatures, temperature_bits, row, there)
-    hot = heated(temperature, wide)
+    hot, half = heated(temperature, wide), heated(2.0 * temperature, wide)
     first = tl.program_id(1).to(tl.int64) * chunk
     end = first + chunk  # a multiple of the tile's width
     state = read_state(saved, row * SAVED, there)
     offset = tl.load(saved + row * SAVED + _OFFSET, mask=there, other=0.0)
     numbers = numbers_of(first_bits, second_bits, third_bits, fourth_bits)
-    value, t_mean, t_second, s_mean, s_second = _look(
-        s, t, row_offsets(row, inner, s_outer, s_inner), row_offsets(row, inner, t_outer, t_inner),
-        s_step, t_step, first, end, classes, there, state, offset, numbers, temperature, hot,
-        wide, divergence, t_means, s_means, width,
-    )  # fmt: skip
-    part = (row * tl.num_programs(1) + tl.program_id(1)) * SUMS
-    tl.store(sums + part, value, mask=row < rows)
-    tl.store(sums + part + 1, t_mean, mask=row < rows)
-    tl.store(sums + part + 2, s_mean, mask=row < rows)
-    tl.store(sums + part + 3, t_second, mask=row < rows)
-    tl.store(sums + part + 4, s_second, mask=row < rows)
+    view = View(state, offset, numbers, temperature, hot, half)
+    s_offsets = row_offsets(row, inner, s_outer, s_inner)
+    t_offsets = row_offsets(row, inner, t_outer, t_inner)
+    pair = Pair(s, t, s_offsets, t_offsets, s_step, t_step, classes)
+    found = _look(pair, first, end, there, view, wide, divergence, t_means, s_means, width)
+    part = sums + (row * tl.num_programs(1) + tl.program_id(1)) * SUMS
+    tl.store(part, found.value, mask=row < rows)
+    tl.store(part + 1, found.t_mean, mask=row < rows)
+    tl.store(part + 2, found.s_mean, mask=row < rows)
+    tl.store(part + 3, found.t_second, mask=row < rows)
+    tl.store(part + 4, found.s_second, mask=row < rows)
 
 
 @triton.jit(do_not_specialize=["rows", "parts"])
@@ -360,10 +357,6 @@ def join_sums(
         s_second += tl.load(at + 4, mask=there, other=0.0)
     kl = tl.load(saved + row * SAVED + _KL, mask=there, other=0.0)
     value = tl.where(kl == kl, value, float("nan"))
-    if keep is not None:
-        value = tl.where(tl.load(keep + row, mask=there, other=0) != 0, value, 0.0)
-    tl.store(saved + row * SAVED + _T_MEAN, t_mean, mask=there)
-    tl.store(saved + row * SAVED + _S_MEAN, s_mean, mask=there)
-    tl.store(saved + row * SAVED + _T_SECOND, t_second, mask=there)
-    tl.store(saved + row * SAVED + _S_SECOND, s_second, mask=there)
-    tl.store(values + row, value, mask=there)
+    found = Sums(value, t_mean, s_mean, t_second, s_second)
+    _write_means(saved + row * SAVED, found, there)
+    tl.store(values + row, tl.where(counting(keep, row, there), value, 0.0), mask=there)

@@ -67,6 +67,34 @@ class State(NamedTuple):
     """An anchor in the bulk of q, where it is wanted."""
 
 
+class View(NamedTuple):
+    """The constants of rows as seen from the side of p, tensors [rows, 1]; ``own`` are p's logits.
+
+    Another side's is `turned`.
+    """
+
+    state: Any
+    """The `State` of (own, other)."""
+    offset: Any
+    """log(p/q) less x."""
+    numbers: Any
+    """The divergence's `Numbers`."""
+    temperature: Any
+    hot: Any
+    """The `Heat` of the temperature."""
+    half: Any
+    """The `Heat` of twice the temperature."""
+
+
+class Numbers(NamedTuple):
+    """The numbers of a divergence: `kldiv.kernels.spelling.Numbered`."""
+
+    first: Any
+    second: Any
+    third: Any
+    fourth: Any
+
+
 # --- elements -------------------------------------------------------------------------------------
 
 
@@ -421,7 +449,7 @@ def block_state(t, s, temperature, hot, wide: tl.constexpr, both_anchors: tl.con
 
 
 @triton.jit
-def student_view(a):
+def _student_state(a):
     """Return the state of (t, s), given that of (s, t): d, its pivot and its anchor turn round."""
     return State(
         a.s_max,
@@ -442,6 +470,15 @@ def student_view(a):
 
 
 @triton.jit
+def turned(view):
+    """Return the view from the other side."""
+    own = view.numbers
+    numbers = Numbers(own.second, own.first, own.fourth, own.third)
+    state = _student_state(view.state)
+    return View(state, -view.offset, numbers, view.temperature, view.hot, view.half)
+
+
+@triton.jit
 def probability(logits, top, mass, hot, wide: tl.constexpr):
     """Return the probabilities of classes."""
     kind = tl.float64 if wide else tl.float32
@@ -458,39 +495,47 @@ def _apart(own, other, c, c_low, hot):
 
 
 @triton.jit
-def log_ratio(own, other, a, offset, hot, wide: tl.constexpr):
-    """Return log(p/q), NaN in a row that is; ``own`` are the logits of p."""
-    kind = tl.float64 if wide else tl.float32
-    c, c_low, left = split(a.pivot, a.pivot_low, wide)
-    behind = (offset - left * hot.inverse.to(tl.float64)).to(kind)
-    return _apart(own, other, c, c_low, hot) + behind
+def both_probabilities(own, other, view, wide: tl.constexpr):
+    """Return p and q."""
+    a = view.state
+    p = probability(own, a.t_max, a.t_sum, view.hot, wide)
+    return p, probability(other, a.s_max, a.s_sum, view.hot, wide)
 
 
 @triton.jit
-def falling(own, other, a, offset, hot, wide: tl.constexpr):
+def log_ratio(own, other, view, wide: tl.constexpr):
+    """Return log(p/q), NaN in a row that is."""
+    kind = tl.float64 if wide else tl.float32
+    c, c_low, left = split(view.state.pivot, view.state.pivot_low, wide)
+    behind = (view.offset - left * view.hot.inverse.to(tl.float64)).to(kind)
+    return _apart(own, other, c, c_low, view.hot) + behind
+
+
+@triton.jit
+def falling(own, other, view, wide: tl.constexpr):
     """Return q − p: by p·(e⁻ˣ − 1) where they are close."""
-    p = probability(own, a.t_max, a.t_sum, hot, wide)
-    q = probability(other, a.s_max, a.s_sum, hot, wide)
-    x = log_ratio(own, other, a, offset, hot, wide)
+    p, q = both_probabilities(own, other, view, wide)
+    x = log_ratio(own, other, view, wide)
     near = bounded(x, like(x, NEAR))
     return tl.where(tl.abs(x) < NEAR, p * (phi_near(near) - near), q - p)
 
 
 @triton.jit
-def from_anchor(own, other, a, hot, wide: tl.constexpr):
+def from_anchor(own, other, view, wide: tl.constexpr):
     """Return log(p/q) less its value at the anchor."""
     kind = tl.float64 if wide else tl.float32
-    b, b_low, left = split(a.anchor, a.anchor_low, wide)
-    step = _apart(own, other, b, b_low, hot)
-    return step - (left * hot.inverse.to(tl.float64)).to(kind)
+    b, b_low, left = split(view.state.anchor, view.state.anchor_low, wide)
+    step = _apart(own, other, b, b_low, view.hot)
+    return step - (left * view.hot.inverse.to(tl.float64)).to(kind)
 
 
 @triton.jit
-def anchor_power(a, offset, rate, temperature):
+def anchor_power(view, rate):
     """Return (q/p)^rate at the anchor: the product of rate and log(p/q) is a double word."""
+    a = view.state
     high, low = two_difference(a.anchor, a.pivot)
     high, low = two_sum(high, low + (a.anchor_low - a.pivot_low))
     factor = tl.zeros_like(high) - rate
     power = factor * high
     rest = tl.fma(factor, high, -power) + factor * low
-    return _exp_over(power, rest, temperature) * tl.exp(factor * offset)
+    return _exp_over(power, rest, view.temperature) * tl.exp(factor * view.offset)
