@@ -40,6 +40,7 @@ from kldiv.kernels.cpu.elementary import (
     shift_of,
     two_difference,
 )
+from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.cpu.sums import Total, block_sums
 
 if TYPE_CHECKING:
@@ -69,29 +70,16 @@ GRADIENTS: Final = 10
 
 ARRAYS: Final = ("student", "teacher", "gradient_s", "gradient_t")
 
-# The frame, integers: sizes, addresses, and steps from one row to the next in bytes.
 FRAME: Final = (
-    "classes",
-    "segments",
-    "shared",  # whether a unit is a segment; else it is a row
-    *ARRAYS,  # addresses; 0 where an array is copied, or not there
+    *("classes", "segments", "shared"),  # whether a unit is a segment; else it is a row
+    *("table", *ARRAYS),  # addresses; 0 where an array is copied, or not there
     *(f"move_{name}" for name in ARRAYS),  # what copies it; 0 where nothing does
-    "wants_s",
-    "wants_t",
-    "table",
-    "heats",
-    "heat_step",
-    "keep",  # 0: every row is kept
-    "factors",
-    "factor_step",
-    "numbers",  # of the divergence
-    "number_step",
-    "order",  # the rows that are computed; 0: every row
-    "values",
-    "parts",  # [rows, segments, PART], where segments are shared
-    "width",  # classes of the longest segment, in whole vectors
-    "kept",  # [rows, segments, 6, width], likewise: weights, what gradients keep, logits
+    *("wants_s", "wants_t", "heats", "keep", "factors", "numbers"),  # by 0 every row is kept
+    *("heat_step", "factor_step", "number_step"),  # bytes from one row to the next
+    *("order", "values"),  # the rows that are computed, 0: every row, and their divergences
+    *("width", "parts", "kept"),  # of segments, shared: [rows, segments, PART or KEPT·width]
 )
+"""Integers: sizes, addresses, steps; ``width`` is the longest segment's in whole vectors."""
 
 # Numbers of a temperature.
 HEAT: Final = ("temperature", "inverse", "per", "ln2", "ln2_low", "ln2_64", "ln2_low_64")
@@ -111,56 +99,22 @@ PART: Final = _SUMS * GRADIENTS + _RECORD * SEGMENT // (BLOCK * 8)
 
 _STATE: Final = (
     *HEAT,  # times ``unit``, or over it
-    "moved",  # whether logits are copied: times ``unit``, so that none overflows, less shifts
-    "unit",
-    "shift_t",
-    "shift_s",
-    "t_origin",
-    "t_exponent",
-    "t_scale",
-    "s_origin",
-    "s_exponent",
-    "s_scale",
-    "ratio",
-    "ratio_low",
-    "first",
-    "first_low",
-    "pivot",
-    "pivot_low",
-    "pivot_rest",
-    "y",
+    *("moved", "unit", "shift_t", "shift_s"),  # whether logits are kept less shifts, in a unit
+    *("t_origin", "t_exponent", "t_scale", "s_origin", "s_exponent", "s_scale"),
+    *("ratio", "ratio_low", "first", "first_low", "pivot", "pivot_low", "pivot_rest", "y"),
     "plain",  # whether the pivot is one word of the elements' dtype, and no difference overflows
-    "settled",
-    "top_t",
-    "top_s",
-    "beside_t",
-    "beside_s",
-    "lost",
-    "lone",
-    "value",
-    "at",
-    "mean_t",
-    "anchor_t",
-    "anchor_t_low",
-    "at_t",
-    "mean_s",
-    "anchor_s",
-    "anchor_s_low",
-    "at_s",
-    "below_t",  # where u has no anchor: the mass below it, and at it
-    "level_t",
-    "below_s",
-    "level_s",
+    *("top_t", "top_s", "beside_t", "beside_s", "lost", "lone", "settled", "value"),
+    *("mean_t", "anchor_t", "anchor_t_low", "at_t", "mean_s", "anchor_s", "anchor_s_low", "at_s"),
+    *("below_t", "level_t", "below_s", "level_s"),  # without anchors: the mass below it, and at it
     "known",  # whether the pass for the value found the student's mean
     "again",  # whether the mean has to be taken about another anchor
-    "size",  # Σ own |u| about the first anchor, and that anchor
-    "old",
-    "old_low",
-    "old_at",
+    *("size", "old", "old_low", "old_at"),  # Σ own |u| about the first anchor, and that anchor
 )
+"""Numbers of a row that one stage leaves to the next."""
+
 _STATE_SIZE: Final = -(-len(_STATE) // 8) * 64
-_PADS: Final = 3 * 16 * 8
-"""Bytes for the last vectors of a segment, of two arrays and a gradient."""
+_PADS: Final = 3 * PAD
+"""Of a segment of two arrays and a gradient."""
 
 
 def scratch_size(segments: int, width: int, real: Real, *, buffers: bool) -> int:
@@ -624,25 +578,19 @@ class Segment:
         segment = start // SEGMENT
         self.kept = rows.kept + segment * rows.kept_size
         self.records = rows.parts + segment * (8 * PART) + 8 * _SUMS * GRADIENTS
-        code, real = self.code, self.real
-        lanes = real.lanes
-        self.whole = n // lanes
-        self.count = (n + (lanes - 1)) // lanes
+        code = self.code
         self.sources = []
         for index, name in enumerate(("student", "teacher")):
-            copy = self._kept(0, _LOGITS + index)
+            copy = self._kept(code.whole(0), _LOGITS + index)
             at, direct = rows.place(name, start, copy)
             if fresh:
                 with code.when(~direct):
                     rows.move(name, start, n, at)
             elif not unmoved:
                 at = select(rows.get("moved") != 0.0, copy, at)
-            # The last vector is filled up with classes that both mask.
-            pad = rows.pads + index * 128
-            code.store(pad, code.constant(real.vector, -float("inf")))
-            with code.loop(n, self.whole * lanes) as k:
-                code.store(pad, code.load(real.scalar, at, k), k - self.whole * lanes)
-            self.sources.append((at, pad))
+            self.sources.append(Run(code, self.real, at, n, rows.pads + index * PAD))
+            self.sources[-1].fill(-float("inf"))  # classes that both mask
+        self.count = self.sources[0].count
 
     def move(self) -> None:
         """Copy the logits less their shifts."""
@@ -654,12 +602,8 @@ class Segment:
                 masked = logits == -float("inf")
                 code.store(self._kept(k, _LOGITS + index), select(masked, logits, near))
 
-    def _at(self, source: tuple[Value, Value], k: Value) -> Value:
-        at, pad = source
-        return select(k == self.whole, pad, at + k * (self.real.lanes * self.real.size))
-
     def _logits(self, k: Value) -> tuple[Value, Value]:
-        s, t = (self.code.load(self.real.vector, self._at(each, k)) for each in self.sources)
+        s, t = (source.load(k) for source in self.sources)
         return s, t
 
     # ---- sums of weights -------------------------------------------------------------------------
@@ -697,8 +641,8 @@ class Segment:
 
             def body(k: Value) -> list[Value]:
                 # While there is enough to compute, the next block comes into the cache.
-                for source, _ in self.sources:
-                    code.fetch(source + (k + BLOCK) * (self.real.lanes * self.real.size))
+                for source in self.sources:
+                    source.fetch(k + BLOCK)
                 s, t = self._logits(k)
                 for side, (own, other, peak) in zip(
                     "ts", ((t, s, peaks[0]), (s, t, peaks[1])), strict=True
@@ -725,10 +669,9 @@ class Segment:
     def _record(self, begin: Value) -> Value:
         return self.records + (begin // BLOCK) * (8 * _RECORD)
 
-    def _kept(self, k: Any, index: int) -> Value:
+    def _kept(self, k: Value, index: int) -> Value:
         """Return the address of a vector of what is kept."""
-        size, k = self.real.size, self.code.of_index(k)
-        return self.kept + (self.rows.frame["width"] * index + k * self.real.lanes) * size
+        return self.kept + (self.rows.frame["width"] * index + k * self.real.lanes) * self.real.size
 
     def _factor(self, record: Value, index: int, scale: Value) -> Value:
         """Return the factor that takes a block's weights, lowered by their lift, to probabilities.
@@ -903,7 +846,7 @@ class Segment:
         """Write a gradient."""
         code, rows, real = self.code, self.rows, self.real
         out, direct = rows.place(f"gradient_{side}", self.start, rows.buffer)
-        pad = rows.pads + 2 * 128
+        written = Run(code, real, out, self.n, rows.pads + 2 * PAD)
         factor = code.load(DOUBLE, rows.frame["factors"] + rows.row * rows.frame["factor_step"])
         scale = rows.vector(factor * rows.get("unit") / rows.heat("temperature"))
         slope, has_mean = rows.divergence.slope(rows, side), rows.divergence.has_mean(side)
@@ -924,7 +867,7 @@ class Segment:
             which = index if has_mean else 0
             own = self._factor(record, which, rows.get("ts"[which] + "_scale"))
             with code.loop(at_most(begin + BLOCK, self.count), begin) as k:
-                code.fetch(out + (k + AHEAD) * (real.lanes * real.size), write=True)
+                written.fetch(k + AHEAD, write=True)
                 if of_block:
                     lane, u = of_block(k)
                     found = slope(lane, u - mean)
@@ -933,9 +876,8 @@ class Segment:
                     p = self._share(k, which, own)
                     part = code.load(real.vector, self._kept(k, place))
                     found = part - p * mean if has_mean else part * kept + p * moved
-                code.store(self._at((out, pad), k), found * scale)
-        with code.loop(self.n, self.whole * real.lanes) as k:
-            code.store(out, code.load(real.scalar, pad, k - self.whole * real.lanes), k)
+                written.store(k, found * scale)
+        written.finish()
         with code.when(~direct):
             rows.move(f"gradient_{side}", self.start, self.n, out)
 
