@@ -4,12 +4,13 @@ A row is a few segments, each read as blocks that the first-level cache holds. T
 a call, are
 
 0. maxima of a block, then sums of weights: the pivot T·log(Σe^{t/T}/Σe^{s/T}) follows from these;
-1. the divergence about that pivot, and y = Σ p (e⁻ˣ − 1), by which the pivot is not exact;
-2. and 3. the same about a better pivot, only where y is not small beside Σ p |e⁻ˣ − 1|;
-4. the mean of u, for the gradient in the teacher, about the class where p is largest;
-5. the same about the mean of x, where u may be nearly constant; 6. again about the former, where
-   that was nearer; 7. to 9. likewise the mean of v for the student;
-10. gradients.
+1. a copy less the largest logits, where these are far from 0;
+2. the divergence about that pivot, and y = Σ p (e⁻ˣ − 1), by which the pivot is not exact;
+3. and 4. the same about a better pivot, only where y is not small beside Σ p |e⁻ˣ − 1|;
+5. the mean of u, for the gradient in the teacher, about the class where p is largest;
+6. the same about the mean of x, where u may be nearly constant; 7. again about the former, where
+   that was nearer; 8. to 10. likewise the mean of v for the student;
+11. gradients.
 
 Nothing is guessed: whatever the pivot, y is measured about it. Elements are in the dtype of the
 logits, their sums, and all that is made of these, in float64. Differences of logits, pivots and
@@ -63,10 +64,11 @@ FAR: Final = 2.0**40
 and smaller ones leave digits enough to a pivot of three words of float32."""
 
 # Stages; the last of those without gradients, and of all.
-PIVOT: Final = 1
-TEACHER: Final = 4
-STUDENT: Final = 7
-GRADIENTS: Final = 10
+SHIFT: Final = 1
+PIVOT: Final = 2
+TEACHER: Final = 5
+STUDENT: Final = 8
+GRADIENTS: Final = 11
 
 ARRAYS: Final = ("student", "teacher", "gradient_s", "gradient_t")
 
@@ -113,13 +115,11 @@ _STATE: Final = (
 """Numbers of a row that one stage leaves to the next."""
 
 _STATE_SIZE: Final = -(-len(_STATE) // 8) * 64
-_PADS: Final = 3 * PAD
-"""Of a segment of two arrays and a gradient."""
 
 
 def scratch_size(segments: int, width: int, real: Real, *, buffers: bool) -> int:
     """Return how many bytes of room a thread needs."""
-    fixed = _PADS + _STATE_SIZE + 8 * PART * segments
+    fixed = PAD + _STATE_SIZE + 8 * PART * segments
     return fixed + (KEPT * segments * width + buffers * SEGMENT) * real.size
 
 
@@ -138,8 +138,8 @@ class Rows:
         self.code, self.real, self.divergence = code, real, divergence
         frame, scratch, first, last, self.first_stage, last_stage = code.arguments
         self.frame = {name: code.load(I64, frame, index) for index, name in enumerate(FRAME)}
-        self.pads = scratch
-        self.state_at = scratch + _PADS
+        self.pad = scratch  # for the last vector of a gradient
+        self.state_at = scratch + PAD
         self.own_parts = self.state_at + _STATE_SIZE
         self.own_kept = self.own_parts + self.frame["segments"] * (8 * PART)
         self.kept_size = self.frame["width"] * (KEPT * real.size)
@@ -234,7 +234,7 @@ class Rows:
         code = self.code
         with code.when(stage == 0):
             self.set(settled=code.real(0.0), again=code.real(1.0))
-        with code.when(stage == PIVOT):
+        with code.when(stage == SHIFT):
             self._find_pivot()
         with code.when((stage > PIVOT) & (stage <= TEACHER) & (self.get("settled") == 0.0)):
             self._better_pivot(stage)
@@ -247,18 +247,15 @@ class Rows:
 
     def _stage(self, stage: Value, segment: Value, *, gradients: bool) -> None:
         code = self.code
-        start = segment * SEGMENT
-        n = at_most(self.frame["classes"] - start, SEGMENT)
-        part = self.parts + segment * (8 * PART)
+        both = Segment(self, stage, segment)
+        place = self.parts + segment * (8 * PART) + stage * (8 * _SUMS)
         with code.when(stage == 0):
-            sides = [side for side in "ts" if gradients and self.divergence.has_mean(side)]
-            Segment(self, start, n, fresh=True).weights(sides)
-        with code.when((stage == PIVOT) & (self.get("moved") != 0.0)):
-            Segment(self, start, n, unmoved=True).move()
+            both.read()
+            both.weights([side for side in "ts" if gradients and self.divergence.has_mean(side)])
+        with code.when((stage == SHIFT) & (self.get("moved") != 0.0)):
+            both.shift()
         unsettled = self.get("settled") == 0.0
         with code.when((stage >= PIVOT) & (stage < TEACHER) & unsettled):
-            place = part + stage * (8 * _SUMS)
-            both = Segment(self, start, n)
             if self.divergence.exact:
                 with code.either(self.get("plain") != 0.0) as (then, otherwise):
                     with then:
@@ -275,9 +272,8 @@ class Rows:
             wanted = self.frame[f"wants_{side}"] != 0
             now = (stage >= base) & (stage < base + 3) & (self.get("again") != 0.0)
             with code.when(now & wanted):
-                Segment(self, start, n).mean(part + stage * (8 * _SUMS), side)
+                both.mean(place, side)
         with code.when(stage == GRADIENTS):
-            both = Segment(self, start, n)
             for side in ("s", "t"):
                 with code.when(self.frame[f"wants_{side}"] != 0):
                     both.gradient(side)
@@ -287,7 +283,7 @@ class Rows:
         code, real = self.code, self.real
         start = segment * SEGMENT
         n = at_most(self.frame["classes"] - start, SEGMENT)
-        for side in ("s", "t"):
+        for side in "st":
             with code.when(self.frame[f"wants_{side}"] != 0):
                 out, direct = self.place(f"gradient_{side}", start, self.buffer)
                 with code.loop(n) as k:
@@ -570,29 +566,30 @@ def log1p(y: Value) -> Value:
 class Segment:
     """A segment of a row: its passes."""
 
-    def __init__(
-        self, rows: Rows, start: Value, n: Value, *, fresh: bool = False, unmoved: bool = False
-    ) -> None:
+    def __init__(self, rows: Rows, stage: Value, segment: Value) -> None:
         self.rows, self.code, self.real = rows, rows.code, rows.real
-        self.start, self.n = start, n
-        segment = start // SEGMENT
+        self.start = segment * SEGMENT
+        self.n = at_most(rows.frame["classes"] - self.start, SEGMENT)
         self.kept = rows.kept + segment * rows.kept_size
         self.records = rows.parts + segment * (8 * PART) + 8 * _SUMS * GRADIENTS
-        code = self.code
-        self.sources = []
+        shifted = (stage > SHIFT) & (rows.get("moved") != 0.0)
+        self.sources, self.direct = [], []
         for index, name in enumerate(("student", "teacher")):
-            copy = self._kept(code.whole(0), _LOGITS + index)
-            at, direct = rows.place(name, start, copy)
-            if fresh:
-                with code.when(~direct):
-                    rows.move(name, start, n, at)
-            elif not unmoved:
-                at = select(rows.get("moved") != 0.0, copy, at)
-            self.sources.append(Run(code, self.real, at, n, rows.pads + index * PAD))
-            self.sources[-1].fill(-float("inf"))  # classes that both mask
+            copy = self._kept(self.code.whole(0), _LOGITS + index)
+            at, direct = rows.place(name, self.start, copy)
+            last = self._kept(self.n // self.real.lanes, _LOGITS + index)
+            self.sources.append(Run(self.code, self.real, select(shifted, copy, at), self.n, last))
+            self.direct.append(direct)
         self.count = self.sources[0].count
 
-    def move(self) -> None:
+    def read(self) -> None:
+        """Copy the logits where they are not read in place, and their last vector."""
+        for name, source, direct in zip(ARRAYS, self.sources, self.direct, strict=False):
+            with self.code.when(~direct):
+                self.rows.move(name, self.start, self.n, source.at)
+            source.fill(-float("inf"))  # classes that both mask
+
+    def shift(self) -> None:
         """Copy the logits less their shifts."""
         code, rows = self.code, self.rows
         unit, *shifts = (rows.vector(rows.get(name)) for name in ("unit", "shift_s", "shift_t"))
@@ -846,7 +843,7 @@ class Segment:
         """Write a gradient."""
         code, rows, real = self.code, self.rows, self.real
         out, direct = rows.place(f"gradient_{side}", self.start, rows.buffer)
-        written = Run(code, real, out, self.n, rows.pads + 2 * PAD)
+        written = Run(code, real, out, self.n, rows.pad)
         factor = code.load(DOUBLE, rows.frame["factors"] + rows.row * rows.frame["factor_step"])
         scale = rows.vector(factor * rows.get("unit") / rows.heat("temperature"))
         slope, has_mean = rows.divergence.slope(rows, side), rows.divergence.has_mean(side)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from kldiv.kernels.cpu.code import select
 
@@ -33,17 +33,21 @@ class Run:
 
     def fill(self, nothing: float) -> None:
         """Copy the last elements to their place, and fill that up."""
-        self.code.store(self.pad, self.code.constant(self.real.vector, nothing))
-        self._copy(self.at, self.pad, 0, self.whole * self.real.lanes)
+        first = self._copy(self.at, self.pad)
+        with self.code.loop(self.count * self.real.lanes, self.n) as k:
+            self.code.store(self.pad, self.code.constant(self.real.scalar, nothing), k - first)
 
     def finish(self) -> None:
         """Copy the last elements from their place."""
-        self._copy(self.pad, self.at, self.whole * self.real.lanes, 0)
+        self._copy(self.pad, self.at)
 
-    def _copy(self, source: Value, target: Value, shift: Any, back: Any) -> None:
-        with self.code.loop(self.n - self.whole * self.real.lanes) as k:
-            value = self.code.load(self.real.scalar, source, k + back)
-            self.code.store(target, value, k + shift)
+    def _copy(self, source: Value, target: Value) -> Value:
+        first = self.whole * self.real.lanes
+        with self.code.loop(self.n, first) as k:
+            inside = [k if each is self.at else k - first for each in (source, target)]
+            value = self.code.load(self.real.scalar, source, inside[0])
+            self.code.store(target, value, inside[1])
+        return first
 
     def load(self, k: Value) -> Value:
         """Return a vector."""
