@@ -6,7 +6,7 @@ gradient it is: p is then the own probability, and the other's is q.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from kldiv.formulas.numbers import HALF_NEAR, LN2
 from kldiv.kernels.cpu.code import at_least, at_most, polynomial, select
@@ -27,29 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kldiv.kernels.cpu.code import Value
-
-
-class Row(Protocol):
-    """The constants of a row that a divergence reads: `kldiv.kernels.cpu.rows.Rows` has them."""
-
-    code: Any
-    own: Any
-
-    def get(self, name: str) -> Value:
-        """Return a number of the row's state."""
-        ...
-
-    def number(self, index: int) -> Value:
-        """Return a number of the divergence."""
-        ...
-
-    def heat(self, name: str) -> Value:
-        """Return a constant of the temperature."""
-        ...
-
-    def vector(self, value: Value) -> Value:
-        """Return a number of the row in the dtype of the classes, on every lane."""
-        ...
+    from kldiv.kernels.cpu.rows import Rows
 
 
 class Lane(NamedTuple):
@@ -110,7 +88,7 @@ class Divergence:
     """Whether terms have no slope at p = q, so that u has an anchor, and a pivot need not be so
     exact."""
 
-    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:  # noqa: ARG002
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:  # noqa: ARG002
         """Return a function that returns p (e⁻ˣ − 1) and a class's share of the divergence.
 
         Where ``along``, and the student's ``rise`` about p = q, which costs little beside these.
@@ -130,7 +108,7 @@ class Divergence:
         """Return the divergence of a row, given the sum of the terms."""
         return total
 
-    def counted(self, rows: Row, index: int, flag: Value) -> Value:  # noqa: ARG002
+    def counted(self, rows: Rows, index: int, flag: Value) -> Value:  # noqa: ARG002
         """Return the flag of a class that only one side has, 0 where that does not matter."""
         return flag
 
@@ -138,7 +116,7 @@ class Divergence:
         """Return whether the gradient of a side takes the mean of u, or v; else it is q − p."""
         return True
 
-    def rise(self, rows: Row, side: str) -> Callable[[Lane], Value]:
+    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:
         """Return a function that returns u less its value at the anchor; v of the student."""
         raise NotImplementedError
 
@@ -147,7 +125,7 @@ class Divergence:
         x = rise if self.linear else at_most(at_least(lane.x, -self.reach), self.reach)
         return [lane.p * rise, abs(lane.p * rise), lane.p * x]
 
-    def slope(self, rows: Row, side: str) -> Callable[[Lane, Any], Value]:  # noqa: ARG002
+    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:  # noqa: ARG002
         """Return a function that returns T times a gradient, given u less its mean."""
         return lambda lane, rise: lane.p * rise
 
@@ -164,7 +142,7 @@ class Jeffreys(Divergence):
     unbounded = (True, True)
     linear = True
 
-    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:
         w, r = (rows.vector(rows.number(index)) for index in range(2))
 
         def of(lane: Lane) -> tuple[Value, ...]:
@@ -175,19 +153,19 @@ class Jeffreys(Divergence):
 
         return of
 
-    def counted(self, rows: Row, index: int, flag: Value) -> Value:
+    def counted(self, rows: Rows, index: int, flag: Value) -> Value:
         return select(rows.number(index) == 0.0, 0.0, flag)
 
-    def rise(self, rows: Row, side: str) -> Callable[[Lane], Value]:  # noqa: ARG002
+    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:  # noqa: ARG002
         return lambda lane: lane.rise
 
-    def slope(self, rows: Row, side: str) -> Callable[[Lane, Any], Value]:
+    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
         first, second = (rows.vector(rows.number(index)) for index in range(2))
         own_weight, other_weight = (first, second) if side == "t" else (second, first)
         straight = self._straight(rows, side)
         return lambda lane, rise: own_weight * straight(lane, rise) - other_weight * falling(lane)
 
-    def _straight(self, rows: Row, side: str) -> Callable[[Lane, Any], Value]:
+    def _straight(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
         """Return a function that returns own·(x − its mean): NaN where that is infinite."""
         value = rows.get("value")
         infinite = rows.get("lost" if side == "t" else "lone") > 0.0
@@ -209,7 +187,7 @@ class KullbackLeibler(Jeffreys):
     exact = True
     unbounded = (True, False)
 
-    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:  # noqa: ARG002
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:  # noqa: ARG002
         return _forward
 
     def value(self, total: Value, y: Value) -> Value:
@@ -218,13 +196,13 @@ class KullbackLeibler(Jeffreys):
         gap = log1p_near(select(close, y, 0.0))[1]
         return total - select(close, gap, y - log(y + 1.0))
 
-    def counted(self, rows: Row, index: int, flag: Value) -> Value:  # noqa: ARG002
+    def counted(self, rows: Rows, index: int, flag: Value) -> Value:  # noqa: ARG002
         return flag
 
     def has_mean(self, side: str) -> bool:
         return side == "t"
 
-    def slope(self, rows: Row, side: str) -> Callable[[Lane, Any], Value]:
+    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
         return self._straight(rows, side)
 
 
@@ -244,7 +222,7 @@ class Mixture(Divergence):
     along = True
     reach = 8.0  # beyond it u is constant where p is, and a few classes do not carry the mean away
 
-    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:
         r"""Return a function of elements that are all ≥ 0.
 
         Of p and q the larger is the base, γ its share of M, and the other is base·e^(−ρ). With
@@ -298,7 +276,7 @@ class Mixture(Divergence):
 
         return of
 
-    def _at_equal(self, rows: Row) -> Callable[[Value, Value], Value]:
+    def _at_equal(self, rows: Rows) -> Callable[[Value, Value], Value]:
         """Return a function of v less its value at p = q, of w = q/M − 1 and w − log(1 + w).
 
         v is b·log(q/M) − c w; where w is large the former is w's gap less w, and w is not small
@@ -314,12 +292,12 @@ class Mixture(Divergence):
         return of
 
     @staticmethod
-    def _of_q(rows: Row) -> Value:
+    def _of_q(rows: Rows) -> Value:
         """Return b; NaN, which no mean is, where roundings of log(p/q) show in log(q/M)."""
         uneven = at_most(rows.number(0), rows.number(1)) < 1 / 16
         return select(uneven, float("nan"), rows.number(3))
 
-    def rise(self, rows: Row, side: str) -> Callable[[Lane], Value]:
+    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:
         r"""Return a function of u less its value at the anchor.
 
         u is a·log(p/M) − m(a p + b q)/M, but for a constant. With θ = (1−m) q/M and κ = θ p/q at
@@ -350,7 +328,7 @@ class Mixture(Divergence):
         return of
 
     def _combined(
-        self, rows: Row, a: Value, k: Value, theta: Value, left: Value
+        self, rows: Rows, a: Value, k: Value, theta: Value, left: Value
     ) -> Callable[[Value, Value], Value]:
         r"""Return a function of how u changes where M/p grows by 1 + y = 1/(1 − η).
 
@@ -383,7 +361,7 @@ class JensenShannon(Mixture):
     name = "JS"
 
     def _combined(
-        self, rows: Row, a: Value, k: Value, theta: Value, left: Value
+        self, rows: Rows, a: Value, k: Value, theta: Value, left: Value
     ) -> Callable[[Value, Value], Value]:
         del k, theta, left
         weight = rows.vector(-a)
@@ -395,7 +373,7 @@ class EvenJensenShannon(JensenShannon):
 
     name = "even JS"
 
-    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:  # noqa: ARG002
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:  # noqa: ARG002
         r"""Return a function of series whose terms are all ≥ 0.
 
         With h(x) = x/2·tanh(x/2) − log cosh(x/2) a share is M h, and log(q/M) is
@@ -448,14 +426,14 @@ class TotalVariation(Divergence):
     def term(self, lane: Lane, fall: Value) -> Value:  # noqa: ARG002
         return abs(fall) * 0.5
 
-    def rise(self, rows: Row, side: str) -> Callable[[Lane], Value]:  # noqa: ARG002
+    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:  # noqa: ARG002
         return lambda lane: lane.x
 
     def moments(self, lane: Lane, rise: Value) -> list[Value]:
         x = rise
         return [select(where, lane.p, 0.0) for where in (x > 0.0, x < 0.0, x == 0.0)]
 
-    def slope(self, rows: Row, side: str) -> Callable[[Lane, Any], Value]:
+    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
         above, below, at = (rows.get(f"{name}_{side}") for name in ("mean", "below", "level"))
         value = rows.get("value")
         nothing = select(value == value, rows.code.real(0.0), value)  # noqa: PLR0124 - asks for NaN
@@ -482,7 +460,7 @@ class Alpha(Divergence):
     along = True
     squares = True
 
-    def counted(self, rows: Row, index: int, flag: Value) -> Value:
+    def counted(self, rows: Rows, index: int, flag: Value) -> Value:
         return select(rows.number(1) > 0.0, 0.0, flag) if self.unbounded[index] else flag
 
     def moments(self, lane: Lane, rise: Value) -> list[Value]:
@@ -490,7 +468,7 @@ class Alpha(Divergence):
         square = rise * (rise / at_least(lane.p, format_of(x).tiny))
         return [rise, abs(rise), lane.p * x, square]
 
-    def mass(self, rows: Row) -> Callable[[Lane], Value]:
+    def mass(self, rows: Rows) -> Callable[[Lane], Value]:
         """Return a function of p^α q^κ, given p as the teacher's."""
         alpha, kappa = (rows.number(index) for index in range(2))
         of_p, of_q = rows.vector(kappa * -0.5), rows.vector(alpha * 0.5)
@@ -508,7 +486,7 @@ class Alpha(Divergence):
 
         return of
 
-    def _exponent(self, rows: Row, alpha: Value, kappa: Value) -> Callable[[Lane], Value]:
+    def _exponent(self, rows: Rows, alpha: Value, kappa: Value) -> Callable[[Lane], Value]:
         """Return a function of half the logarithm of p^α q^κ, by the logits themselves."""
         constant, parts = rows.code.real(0.0), []
         for side, power in (("t", alpha), ("s", kappa)):
@@ -526,7 +504,7 @@ class Alpha(Divergence):
 
         return of
 
-    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:
         alpha, kappa, scale = (rows.number(index) for index in range(3))
         widest = rows.vector(1.0 / at_least(abs(kappa), 1.0))
         factor, per, k = map(rows.vector, (scale / alpha, 1.0 / kappa, kappa))
@@ -545,7 +523,7 @@ class Alpha(Divergence):
 
         return of
 
-    def rise(self, rows: Row, side: str) -> Callable[[Lane], Value]:
+    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:
         rate, scale = rows.number(1 if side == "t" else 0), rows.number(2)
         at = exp(rows.get(f"at_{side}") * -rate)
         # Gradients of an infinite divergence are NaN.
@@ -574,7 +552,7 @@ class Hellinger(Alpha):
     along = False
     unbounded = (False, False)
 
-    def mass(self, rows: Row) -> Callable[[Lane], Value]:
+    def mass(self, rows: Rows) -> Callable[[Lane], Value]:
         exponent = self._exponent(rows, *(rows.number(index) for index in range(2)))
 
         def of(lane: Lane) -> Value:
@@ -585,7 +563,7 @@ class Hellinger(Alpha):
 
         return of
 
-    def terms(self, rows: Row) -> Callable[[Lane], tuple[Value, ...]]:
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:
         factor = rows.vector(rows.number(2) * 2.0)
 
         def of(lane: Lane) -> tuple[Value, ...]:

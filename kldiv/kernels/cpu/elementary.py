@@ -6,32 +6,10 @@ infinities and NaN included; the tests measure it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kldiv.formulas.numbers import (
-    ARTANH,
-    ARTANH_32,
-    EXP_32,
-    EXP_64,
-    LN2,
-    LN2_HIGH_32,
-    LN2_HIGH_64,
-    LN2_LOW_32,
-    LN2_LOW_64,
-    LOG1P_32,
-    LOG1P_64,
-    LOG2_E,
-    LOG_32,
-    LOG_64,
-    PHI_NEAR,
-    PHI_NEAR_32,
-    ROOT_32,
-    ROOT_64,
-    SHANNON_32,
-    SHANNON_64,
-    TANH_32,
-    TANH_64,
-)
+from kldiv.formulas import numbers
+from kldiv.formulas.numbers import LN2, LOG2_E
 from kldiv.kernels.cpu.code import FLOAT32, FLOAT64, SINGLE, at_least, at_most, polynomial, select
 
 if TYPE_CHECKING:
@@ -49,10 +27,10 @@ class Format(NamedTuple):
     real: Real
     mantissa: int
     bias: int
-    round: float
-    """Added to a float this puts its integer part into the lowest bits."""
-    tiny: float
-    """The smallest normal number."""
+    root: int
+    """The bits of √½."""
+    ln2: float
+    ln2_low: float
     exp: Sequence[float]
     phi: Sequence[float]
     artanh: Sequence[float]
@@ -67,46 +45,34 @@ class Format(NamedTuple):
     """The largest logit, over T, from which no origin is subtracted: its multiples of log 2 stay
     exact."""
 
+    @property
+    def round(self) -> float:
+        """What, added to a float, puts its integer part into the lowest bits."""
+        return 1.5 * 2.0**self.mantissa
 
-_FORMATS: Final = {
-    True: Format(
-        FLOAT32,
-        23,
-        127,
-        1.5 * 2.0**23,
-        2.0**-126,
-        EXP_32,
-        PHI_NEAR_32,
-        ARTANH_32,
-        TANH_32,
-        SHANNON_32,
-        LOG1P_32,
-        110.0,
-        40,
-        200.0,
-    ),
-    False: Format(
-        FLOAT64,
-        52,
-        1023,
-        1.5 * 2.0**52,
-        2.0**-1022,
-        EXP_64,
-        PHI_NEAR,
-        ARTANH,
-        TANH_64,
-        SHANNON_64,
-        LOG1P_64,
-        760.0,
-        100,
-        1500.0,
-    ),
-}
+    @property
+    def tiny(self) -> float:
+        """The smallest normal number."""
+        return 2.0 ** (1 - self.bias)
+
+
+def _numbers(suffix: str, *bare: str) -> dict[str, Any]:
+    names = ("ROOT", "LN2_HIGH", "LN2_LOW", "EXP", "PHI_NEAR", "ARTANH", "TANH", "SHANNON", "LOG1P")
+    fields = Format._fields[3:]
+    return {
+        field: getattr(numbers, name if name in bare else f"{name}_{suffix}")
+        for field, name in zip(fields, names, strict=False)
+    }
+
+
+_SINGLE: Final = Format(FLOAT32, 23, 127, gone=110.0, lift=40, deep=200.0, **_numbers("32"))
+_WIDE: Final = _numbers("64", "PHI_NEAR", "ARTANH")
+_DOUBLE: Final = Format(FLOAT64, 52, 1023, gone=760.0, lift=100, deep=1500.0, **_WIDE)
 
 
 def format_of(x: Value) -> Format:
     """Return the format of a value's numbers."""
-    return _FORMATS[x.scalar == SINGLE]
+    return _SINGLE if x.scalar == SINGLE else _DOUBLE
 
 
 def is_normal(x: Value) -> Value:
@@ -117,32 +83,30 @@ def is_normal(x: Value) -> Value:
 def split_log(x: Value) -> tuple[Value, Value]:
     """Return k and f of x = 2ᵏ(1 + f) with 1 + f between √½ and √2, of positive normal numbers."""
     own = format_of(x)
-    root = ROOT_32 if own.real is FLOAT32 else ROOT_64
-    i = x.bits() - root
-    f = ((i & ((1 << own.mantissa) - 1)) + root).bits() - 1.0
+    i = x.bits() - own.root
+    f = ((i & ((1 << own.mantissa) - 1)) + own.root).bits() - 1.0
     return (i >> own.mantissa).to(x.scalar), f
 
 
 def joined_log(k: Value, f: Value, gap: Value) -> Value:
     """Return k log 2 + log(1 + f), given f − log(1 + f)."""
-    single = format_of(f).real is FLOAT32
-    ln2, ln2_low = (LN2_HIGH_32, LN2_LOW_32) if single else (LN2_HIGH_64, LN2_LOW_64)
-    return k.fma(ln2, f - (gap - k * ln2_low))
+    own = format_of(f)
+    return k.fma(own.ln2, f - (gap - k * own.ln2_low))
 
 
 def log_normal(x: Value) -> Value:
     """Return log x of positive normal numbers; for others the result is meaningless."""
-    k, f = split_log(x)
-    if format_of(x).real is FLOAT32:
+    (k, f), own = split_log(x), format_of(x)
+    if own.real.single:
         square = f * f
-        low = k.fma(LN2_LOW_32, f * square * polynomial(f, LOG_32))
+        low = k.fma(own.ln2_low, f * square * polynomial(f, numbers.LOG_32))
         low = square.fma(-0.5, low)
-        return k.fma(LN2_HIGH_32, f + low)
+        return k.fma(own.ln2, f + low)
     z = f / (f + 2.0)
     half = f * 0.5 * f
-    rest = z * z * polynomial(z * z, LOG_64)
+    rest = z * z * polynomial(z * z, numbers.LOG_64)
     # log(1 + f) = f − (f²/2 − z·(f²/2 + rest))
-    return k.fma(LN2_HIGH_64, f - (half - k.fma(LN2_LOW_64, z * (half + rest))))
+    return k.fma(own.ln2, f - (half - k.fma(own.ln2_low, z * (half + rest))))
 
 
 def log(x: Value) -> Value:
@@ -160,13 +124,11 @@ def log(x: Value) -> Value:
 def exp(x: Value) -> Value:
     """Return eˣ."""
     own = format_of(x)
-    single = own.real is FLOAT32
-    ln2, ln2_low = (LN2_HIGH_32, LN2_LOW_32) if single else (LN2_HIGH_64, LN2_LOW_64)
-    least, most = (-104.0, 89.0) if single else (-746.0, 710.0)
+    least, most = (-104.0, 89.0) if own.real.single else (-746.0, 710.0)
     x = at_most(at_least(x, least), most)
     shifted = x.fma(LOG2_E, own.round)
     k = shifted - own.round
-    r = k.fma(-ln2_low, k.fma(-ln2, x))
+    r = k.fma(-own.ln2_low, k.fma(-own.ln2, x))
     value = (r * r).fma(polynomial(r, own.exp), r) + 1.0
     whole = shifted.bits() - x.of(own.round).bits()
     # In two steps: the result may be a subnormal number, or 2ᵏ infinite.

@@ -11,6 +11,7 @@ from kldiv.kernels import threads
 from kldiv.kernels.cpu import pairs
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
+from kldiv.kernels.cpu.launch import words_of
 
 if TYPE_CHECKING:
     from kldiv._types import Array
@@ -68,7 +69,7 @@ def run(work: Work, kernel: Any) -> Found:
         "numbers": numbers.ctypes.data,
         "values": values.ctypes.data,
     }
-    words = np.array([int(frame[name]) for name in pairs.FRAME])
+    words = words_of(pairs.FRAME, frame)
 
     def units(start: int, stop: int) -> None:
         ends = start * pairs.TOGETHER, min(stop * pairs.TOGETHER, len(first))

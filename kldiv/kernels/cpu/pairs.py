@@ -7,10 +7,8 @@ there are logarithms none but 0 is subnormal: what calls the kernel sees to that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kldiv.formulas.numbers import LN2_HIGH_32, LN2_HIGH_64, LN2_LOW_32, LN2_LOW_64
 from kldiv.kernels.cpu.code import DOUBLE, I64, Code, Value, at_most, polynomial, select
 from kldiv.kernels.cpu.elementary import format_of
 from kldiv.kernels.cpu.sums import Total, block_sums
@@ -44,49 +42,38 @@ _NEAR: Final = 0.95
 # --- terms ----------------------------------------------------------------------------------------
 
 
-def _artanh_rest(z: Value) -> Value:
-    """Return 2 artanh(z) − 2z for |z| ≤ 1/3."""
-    square = z * z
-    return z * square * polynomial(square, format_of(z).artanh)
+class _Quotient(NamedTuple):
+    """The quotient of numbers above 0, a/b, as a/(b·2ᵏ) near 1 and k."""
+
+    logarithm: Value
+    near: Value
+    """Whether k is 0."""
+    z: Value
+    apart: Value
+    """a − b·2ᵏ."""
+    rest: Value
+    """2 artanh(z) − 2z."""
 
 
-def _parts(a: Value, b: Value, change: Value) -> tuple[Value, Value, Value, Value, Value]:
-    """Return k, and of a/(b·2ᵏ) z and 2 artanh(z) − 2z; whether k is 0; and a − b·2ᵏ.
-
-    ``change`` is a − b.
-    """
+def _quotient(a: Value, b: Value, change: Value) -> _Quotient:
+    """Return a/b, given a − b too."""
     own = format_of(a)
-    bits = a.bits() - b.bits()
     # The bits of a float are its binary logarithm, to a tenth.
-    half = 1 << (own.mantissa - 1)
-    near = abs_below(bits, int(_NEAR * 2**own.mantissa))
-    k = select(near, 0, (bits + half) >> own.mantissa)
+    bits, most = a.bits() - b.bits(), int(_NEAR * 2**own.mantissa)
+    near = (bits < most) & (bits > -most)
+    k = select(near, 0, (bits + (1 << (own.mantissa - 1))) >> own.mantissa)
     scaled = (b.bits() + (k << own.mantissa)).bits()
     apart = select(near, change, a - scaled)
-    z = apart / (a + scaled)
-    return k.to(a.scalar), z, _artanh_rest(z), near, apart
-
-
-def abs_below(whole: Value, bound: int) -> Value:
-    """Return whether an integer lies between −bound and bound."""
-    return (whole < bound) & (whole > -bound)
-
-
-def _log_ratio(a: Value, b: Value, change: Value) -> Value:
-    """Return log(a/b) of numbers above 0."""
-    single = format_of(a).real.single
-    high, low = (LN2_HIGH_32, LN2_LOW_32) if single else (LN2_HIGH_64, LN2_LOW_64)
-    k, z, rest, _, _ = _parts(a, b, change)
-    return k * high + (z + z + (rest + k * low))
+    z, k = apart / (a + scaled), k.to(a.scalar)
+    square = z * z
+    rest = z * square * polynomial(square, own.artanh)
+    return _Quotient(k * own.ln2 + (z + z + (rest + k * own.ln2_low)), near, z, apart, rest)
 
 
 def _relative(a: Value, b: Value, change: Value) -> Value:
     """Return a·log(a/b) + b − a of numbers above 0; ``change`` is a − b."""
-    single = format_of(a).real.single
-    high, low = (LN2_HIGH_32, LN2_LOW_32) if single else (LN2_HIGH_64, LN2_LOW_64)
-    k, z, rest, near, apart = _parts(a, b, change)
-    far = a * (k * high + (z + z + (rest + k * low))) - change
-    return select(near, z * apart + a * rest, far)
+    found = _quotient(a, b, change)
+    return select(found.near, found.z * found.apart + a * found.rest, a * found.logarithm - change)
 
 
 def _or_one(x: Value) -> Value:
@@ -101,7 +88,7 @@ def _kl(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
 
 def _jeffreys(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
     a, b = _or_one(p), _or_one(q)
-    term = (a - b) * _log_ratio(a, b, a - b)
+    term = (a - b) * _quotient(a, b, a - b).logarithm
     one = select(p == q, p.of(0.0), float("inf"))
     return select((p == 0.0) | (q == 0.0), one, term)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.kernels.cpu.code import AHEAD, DOUBLE, I8, I64, Code, at_most, select
 from kldiv.kernels.cpu.elementary import exp, is_normal, log, log_normal
+from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.cpu.sums import Total, block_sums
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _STRIP: Final = 16
 
 INPUTS: Final = ("x", "y", "keep", "cotangent")
 OUTPUTS: Final = ("elements", "gradient_x", "gradient_y")
-_ARRAYS: Final = (*INPUTS, *OUTPUTS)
+ARRAYS: Final = (*INPUTS, *OUTPUTS)
 
 FRAME: Final = (
     "size",
@@ -34,16 +35,16 @@ FRAME: Final = (
     "weight",  # address of the gradient in each element's divergence
     "table",
     "totals",
-    *_ARRAYS,  # addresses; 0 where an array is copied, or not there
-    *(f"move_{name}" for name in _ARRAYS),  # what copies it; 0 where nothing does
+    *ARRAYS,  # addresses; 0 where an array is copied, or not there
+    *(f"move_{name}" for name in ARRAYS),  # what copies it; 0 where nothing does
 )
 
-_PADS: Final = 3 * 16 * 8
+_PADS: Final = 3 * PAD
 
 
 def scratch_size(real: Real) -> int:
     """Return how many bytes of room a thread needs."""
-    return _PADS + len(_ARRAYS) * _BLOCK * real.size
+    return _PADS + len(ARRAYS) * _BLOCK * real.size
 
 
 def _kl(x: Value, y: Value) -> Value:
@@ -75,58 +76,40 @@ class Elements:
             code.store(self.frame["totals"], total.get(), unit)
 
     def _block(self, start: Value, n: Value, total: Total, careful: Any, *, outputs: bool) -> None:
-        code, real, frame = self.code, self.real, self.frame
-        self.whole, count = n // real.lanes, (n + (real.lanes - 1)) // real.lanes
-        self.ends = code.whole(0), count
-        at = {name: self._place(name, start) for name in _ARRAYS}
+        code, frame = self.code, self.frame
+        at = {name: self._place(name, start) for name in ARRAYS}
         for index, name in enumerate(INPUTS):
             with code.when(frame[f"move_{name}"] != 0):
                 code.call(frame[f"move_{name}"], frame["table"], index + 1, start, n, at[name])
         with code.when(frame["move_keep"] != 0):
             self._drop(at, n)
-        pairs = []
-        for index, (name, filling) in enumerate(
-            (("x", 0.0), ("y", -float("inf") if self.log_target else 1.0))
-        ):
+        runs: list[Run] = []
+        for name, nothing in (("x", 0.0), ("y", -float("inf") if self.log_target else 1.0)):
             there = select(frame["move_keep"] != 0, self._buffer(name), at[name])
-            pad = self.pads + index * 128
-            code.store(pad, code.constant(real.vector, filling))
-            self._tail(there, pad, n, out=False)
-            pairs.append((there, pad))
+            runs.append(self._run(there, n, len(runs)))
+            runs[-1].fill(nothing)
 
         def load(k: Value) -> tuple[Value, Value]:
-            for source, _ in pairs:
-                code.fetch(source + (k + AHEAD) * (real.lanes * real.size))
-            x, y = (code.load(real.vector, self._at(*pair, k)) for pair in pairs)
+            for run in runs:
+                run.fetch(k + AHEAD)
+            x, y = (run.load(k) for run in runs)
             return x, y
 
         with code.when(frame["reduce"] != 0):
-            self._add(load, total, careful)
-        if outputs:
-            for name in OUTPUTS:
-                wanted = (frame[name] != 0) | (frame[f"move_{name}"] != 0)
-                with code.when(wanted):
-                    self._write(name, load, at, start, n)
+            self._add(load, runs[0].count, total, careful)
+        for name in OUTPUTS if outputs else ():
+            with code.when((frame[name] != 0) | (frame[f"move_{name}"] != 0)):
+                self._write(name, load, at, start, n)
+
+    def _run(self, at: Value, n: Value, place: int) -> Run:
+        return Run(self.code, self.real, at, n, self.pads + place * PAD)
 
     def _buffer(self, name: str) -> Value:
-        return self.buffers + _ARRAYS.index(name) * _BLOCK * self.real.size
+        return self.buffers + ARRAYS.index(name) * _BLOCK * self.real.size
 
     def _place(self, name: str, start: Value) -> Value:
         base = self.frame[name]
         return select(base != 0, base + start * self.real.size, self._buffer(name))
-
-    def _at(self, base: Value, pad: Value, k: Value) -> Value:
-        return select(k == self.whole, pad, base + k * (self.real.lanes * self.real.size))
-
-    def _tail(self, array: Value, pad: Value, n: Value, *, out: bool) -> None:
-        """Copy the elements after the last whole vector, to a vector or from one."""
-        code, scalar = self.code, self.real.scalar
-        begin = self.whole * self.real.lanes
-        with code.loop(n, begin) as k:
-            if out:
-                code.store(array, code.load(scalar, pad, k - begin), k)
-            else:
-                code.store(pad, code.load(scalar, array, k), k - begin)
 
     def _drop(self, at: dict[str, Value], n: Value) -> None:
         """Copy arrays to buffers, with elements that count for nothing where they are dropped."""
@@ -138,13 +121,17 @@ class Elements:
                 code.store(self._buffer(name), value, k)
 
     def _add(
-        self, load: Callable[[Value], tuple[Value, Value]], total: Total, careful: Any
+        self,
+        load: Callable[[Value], tuple[Value, Value]],
+        vectors: Value,
+        total: Total,
+        careful: Any,
     ) -> None:
         """Add the elements of a block."""
-        code, real = self.code, self.real
+        code = self.code
 
         def sums(body: Callable[[Value], list[Value]], count: int) -> list[Value]:
-            return block_sums(code, real, self.ends, _STRIP, body, count)
+            return block_sums(code, self.real, (code.whole(0), vectors), _STRIP, body, count)
 
         if self.log_target:
             total.add(*sums(lambda k: [_kl_log_target(*load(k), 0.0)], 1))
@@ -175,12 +162,12 @@ class Elements:
     ) -> None:
         """Write the elements, or a gradient."""
         code, real, frame = self.code, self.real, self.frame
-        pad, out = self.pads + 2 * 128, at[name]
+        out, written = at[name], self._run(at[name], n, 2)
         weight = code.load(DOUBLE, frame["weight"]).to(real.scalar).spread(real.lanes)
-        with code.loop(self.ends[1]) as k:
-            code.fetch(out + (k + AHEAD) * (real.lanes * real.size), write=True)
-            code.store(self._at(out, pad, k), self._result(name, *load(k), weight))
-        self._tail(out, pad, n, out=True)
+        with code.loop(written.count) as k:
+            written.fetch(k + AHEAD, write=True)
+            written.store(k, self._result(name, *load(k), weight))
+        written.finish()
         if name != "elements":
             times = (frame["cotangent"] != 0) | (frame["move_cotangent"] != 0)
             with code.when(times), code.loop(n) as k:
@@ -188,7 +175,7 @@ class Elements:
                 code.store(out, code.load(real.scalar, out, k) * by, k)
         move = frame[f"move_{name}"]
         with code.when(move != 0):
-            code.call(move, frame["table"], _ARRAYS.index(name) + 1, start, n, out)
+            code.call(move, frame["table"], ARRAYS.index(name) + 1, start, n, out)
 
     def _result(self, name: str, x: Value, y: Value, weight: Value) -> Value:
         if name == "elements":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,16 +13,13 @@ from kldiv.kernels import threads
 from kldiv.kernels.cpu import pointwise
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
+from kldiv.kernels.cpu.launch import arrays_of, launch, words_of
 from kldiv.kernels.cpu.memory import mover
 from kldiv.kernels.layout import Layout, dtype_name
 from kldiv.kernels.results import ElementResults
 
 if TYPE_CHECKING:
     from kldiv.kernels.work import Found, Work
-
-
-_NAMES: Final = (*pointwise.INPUTS, *pointwise.OUTPUTS)
-_MOVERS: Final = tuple(f"move_{name}" for name in _NAMES)
 
 
 @cache
@@ -60,16 +57,9 @@ def run(work: Work, kernel: Any) -> Found:
         "size": size,
         "reduce": results.reduced and work.value,
         "weight": weights.ctypes.data,
-        "table": layout.table.ctypes.data,
         "totals": totals.ctypes.data,
-        **dict(zip(_NAMES, layout.addresses, strict=True)),
-        **dict(zip(_MOVERS, layout.movers, strict=True)),
+        **arrays_of(pointwise.ARRAYS, layout),
     }
-    words = np.array([int(frame[name]) for name in pointwise.FRAME])
-
-    def part(first: int, last: int) -> None:
-        scratch = np.empty(scratch_size, np.uint8)
-        function(words.ctypes.data, scratch.ctypes.data, first, last)
-
-    threads.share(part, units, threads.number(work.threads))
+    words, number = words_of(pointwise.FRAME, frame), threads.number(work.threads)
+    launch(function, words, scratch_size, units, number)
     return results.of_totals(totals)

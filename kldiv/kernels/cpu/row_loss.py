@@ -16,6 +16,7 @@ from kldiv.kernels.cpu import rows
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.divergences import DIVERGENCES
+from kldiv.kernels.cpu.launch import arrays_of, launch, words_of
 from kldiv.kernels.cpu.memory import mover
 from kldiv.kernels.layout import Layout, dtype_name
 from kldiv.kernels.results import RowResults
@@ -99,11 +100,9 @@ def run(work: Work, kernel: Any) -> Found:
         both = [arrays[place] for place in places], [outputs.get(place) for place in places]
         layout = Layout(*both, dtype, mover, whole_rows=True)
         own = {
-            **dict(zip(rows.ARRAYS, layout.addresses, strict=True)),
-            **dict(zip([f"move_{name}" for name in rows.ARRAYS], layout.movers, strict=True)),
+            **arrays_of(rows.ARRAYS, layout),
             "wants_s": both[1][0] is not None,
             "wants_t": both[1][1] is not None,
-            "table": layout.table.ctypes.data,
             "numbers": part.numbers.ctypes.data,
             "number_step": part.numbers.strides[0] if len(part.numbers) > 1 else 0,
             "order": 0 if part.order is None else part.order.ctypes.data,
@@ -169,25 +168,15 @@ def _share(
         "kept": kept.ctypes.data,
         "low": 0,
     }
-    words = np.array([int((frame | own)[name]) for name in rows.FRAME])
-    buffers = any(layout.movers)
-    room = rows.scratch_size(segments, width, real, buffers=buffers)
-
-    def stage(first_stage: int, last_stage: int, units: int, step: int) -> None:
-        def work(first: int, last: int) -> None:
-            scratch = np.empty(room + 64, np.uint8)
-            aligned = -(-scratch.ctypes.data // 64) * 64
-            ends = first * step, min(last * step, units)
-            function(words.ctypes.data, aligned, *ends, first_stage, last_stage)
-
-        threads.share(work, -(-units // step), number)
-
+    words = words_of(rows.FRAME, frame | own)
+    room = rows.scratch_size(segments, width, real, buffers=any(layout.movers))
     last = rows.GRADIENTS if gradients else rows.TEACHER
     if shared:
-        for each in range(last + 1):
-            stage(each, each, rows_in_all * segments, 1)
+        for stage in range(last + 1):
+            launch(function, words, room, rows_in_all * segments, number, stage, stage)
     else:
-        stage(0, last, rows_in_all, max(1, UNIT // classes))
+        step = max(1, UNIT // classes)
+        launch(function, words, room, rows_in_all, number, 0, last, step=step)
 
 
 def heats_of(temperatures: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:

@@ -4,12 +4,13 @@ A row is a few segments, each read as blocks that the first-level cache holds. T
 a call, are
 
 0. maxima of a block, then sums of weights: the pivot T·log(Σe^{t/T}/Σe^{s/T}) follows from these;
-1. the divergence about that pivot, and y = Σ p (e⁻ˣ − 1), by which the pivot is not exact;
-2. and 3. the same about a better pivot, only where y is not small beside Σ p |e⁻ˣ − 1|;
-4. the mean of u, for the gradient in the teacher, about the class where p is largest;
-5. the same about the mean of x, where u may be nearly constant; 6. again about the former, where
-   that was nearer; 7. to 9. likewise the mean of v for the student;
-10. gradients.
+1. a copy less the largest logits, where these are far from 0;
+2. the divergence about that pivot, and y = Σ p (e⁻ˣ − 1), by which the pivot is not exact;
+3. and 4. the same about a better pivot, only where y is not small beside Σ p |e⁻ˣ − 1|;
+5. the mean of u, for the gradient in the teacher, about the class where p is largest;
+6. the same about the mean of x, where u may be nearly constant; 7. again about the former, where
+   that was nearer; 8. to 10. likewise the mean of v for the student;
+11. gradients.
 
 Nothing is guessed: whatever the pivot, y is measured about it. Elements are in the dtype of the
 logits, their sums, and all that is made of these, in float64. Differences of logits, pivots and
@@ -40,6 +41,7 @@ from kldiv.kernels.cpu.elementary import (
     shift_of,
     two_difference,
 )
+from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.cpu.sums import Total, block_sums
 
 if TYPE_CHECKING:
@@ -62,37 +64,25 @@ FAR: Final = 2.0**40
 and smaller ones leave digits enough to a pivot of three words of float32."""
 
 # Stages; the last of those without gradients, and of all.
-PIVOT: Final = 1
-TEACHER: Final = 4
-STUDENT: Final = 7
-GRADIENTS: Final = 10
+SHIFT: Final = 1
+PIVOT: Final = 2
+TEACHER: Final = 5
+STUDENT: Final = 8
+GRADIENTS: Final = 11
 
 ARRAYS: Final = ("student", "teacher", "gradient_s", "gradient_t")
 
-# The frame, integers: sizes, addresses, and steps from one row to the next in bytes.
 FRAME: Final = (
-    "classes",
-    "segments",
-    "shared",  # whether a unit is a segment; else it is a row
-    *ARRAYS,  # addresses; 0 where an array is copied, or not there
+    *("classes", "segments", "shared"),  # whether a unit is a segment; else it is a row
+    *("table", *ARRAYS),  # addresses; 0 where an array is copied, or not there
     *(f"move_{name}" for name in ARRAYS),  # what copies it; 0 where nothing does
-    "wants_s",
-    "wants_t",
-    "table",
-    "heats",
-    "heat_step",
-    "keep",  # 0: every row is kept
-    "factors",
-    "factor_step",
-    "numbers",  # of the divergence
-    "number_step",
-    "order",  # the rows that are computed; 0: every row
-    "values",
-    "parts",  # [rows, segments, PART], where segments are shared
-    "width",  # classes of the longest segment, in whole vectors
-    "kept",  # [rows, segments, 6, width], likewise: weights, what gradients keep, logits
+    *("wants_s", "wants_t", "heats", "keep", "factors", "numbers"),  # by 0 every row is kept
+    *("heat_step", "factor_step", "number_step"),  # bytes from one row to the next
+    *("order", "values"),  # the rows that are computed, 0: every row, and their divergences
+    *("width", "parts", "kept"),  # of segments, shared: [rows, segments, PART or KEPT·width]
     "low",  # [rows, classes in whole vectors]: what t − s is more than the logits say, where wide
 )
+"""Integers: sizes, addresses, steps; ``width`` is the longest segment's in whole vectors."""
 
 # Numbers of a temperature.
 HEAT: Final = ("temperature", "inverse", "per", "ln2", "ln2_low", "ln2_64", "ln2_low_64")
@@ -112,61 +102,25 @@ PART: Final = _SUMS * GRADIENTS + _RECORD * SEGMENT // (BLOCK * 8)
 
 _STATE: Final = (
     *HEAT,  # times ``unit``, or over it
-    "moved",  # whether logits are copied: times ``unit``, so that none overflows, less shifts
-    "unit",
-    "shift_t",
-    "shift_s",
-    "t_origin",
-    "t_exponent",
-    "t_scale",
-    "s_origin",
-    "s_exponent",
-    "s_scale",
-    "ratio",
-    "ratio_low",
-    "first",
-    "first_low",
-    "pivot",
-    "pivot_low",
-    "pivot_rest",
-    "y",
+    *("moved", "unit", "shift_t", "shift_s"),  # whether logits are kept less shifts, in a unit
+    *("t_origin", "t_exponent", "t_scale", "s_origin", "s_exponent", "s_scale"),
+    *("ratio", "ratio_low", "first", "first_low", "pivot", "pivot_low", "pivot_rest", "y"),
     "plain",  # whether the pivot is one word of the elements' dtype, and no difference overflows
-    "settled",
-    "top_t",
-    "top_s",
-    "beside_t",
-    "beside_s",
-    "lost",
-    "lone",
-    "value",
-    "at",
-    "mean_t",
-    "anchor_t",
-    "anchor_t_low",
-    "at_t",
-    "mean_s",
-    "anchor_s",
-    "anchor_s_low",
-    "at_s",
-    "below_t",  # where u has no anchor: the mass below it, and at it
-    "level_t",
-    "below_s",
-    "level_s",
+    *("top_t", "top_s", "beside_t", "beside_s", "lost", "lone", "settled", "value"),
+    *("mean_t", "anchor_t", "anchor_t_low", "at_t", "mean_s", "anchor_s", "anchor_s_low", "at_s"),
+    *("below_t", "level_t", "below_s", "level_s"),  # without anchors: the mass below it, and at it
     "known",  # whether the pass for the value found the student's mean
     "again",  # whether the mean has to be taken about another anchor
-    "size",  # Σ own |u| about the first anchor, and that anchor
-    "old",
-    "old_low",
-    "old_at",
+    *("size", "old", "old_low", "old_at"),  # Σ own |u| about the first anchor, and that anchor
 )
+"""Numbers of a row that one stage leaves to the next."""
+
 _STATE_SIZE: Final = -(-len(_STATE) // 8) * 64
-_PADS: Final = 3 * 16 * 8
-"""Bytes for the last vectors of a segment, of two arrays and a gradient."""
 
 
 def scratch_size(segments: int, width: int, real: Real, *, buffers: bool) -> int:
     """Return how many bytes of room a thread needs."""
-    fixed = _PADS + _STATE_SIZE + 8 * PART * segments
+    fixed = PAD + _STATE_SIZE + 8 * PART * segments
     return fixed + (KEPT * segments * width + buffers * SEGMENT) * real.size
 
 
@@ -190,8 +144,8 @@ class Rows:
         self.code, self.real, self.divergence, self.wide = code, real, divergence, wide
         frame, scratch, first, last, self.first_stage, last_stage = code.arguments
         self.frame = {name: code.load(I64, frame, index) for index, name in enumerate(FRAME)}
-        self.pads = scratch
-        self.state_at = scratch + _PADS
+        self.pad = scratch  # for the last vector of a gradient
+        self.state_at = scratch + PAD
         self.own_parts = self.state_at + _STATE_SIZE
         self.own_kept = self.own_parts + self.frame["segments"] * (8 * PART)
         self.kept_size = self.frame["width"] * (KEPT * real.size)
@@ -286,7 +240,7 @@ class Rows:
         code = self.code
         with code.when(stage == 0):
             self.set(settled=code.real(0.0), again=code.real(1.0))
-        with code.when(stage == PIVOT):
+        with code.when(stage == SHIFT):
             self._find_pivot()
         with code.when((stage > PIVOT) & (stage <= TEACHER) & (self.get("settled") == 0.0)):
             self._better_pivot(stage)
@@ -299,18 +253,15 @@ class Rows:
 
     def _stage(self, stage: Value, segment: Value, *, gradients: bool) -> None:
         code = self.code
-        start = segment * SEGMENT
-        n = at_most(self.frame["classes"] - start, SEGMENT)
-        part = self.parts + segment * (8 * PART)
+        both = Segment(self, stage, segment)
+        place = self.parts + segment * (8 * PART) + stage * (8 * _SUMS)
         with code.when(stage == 0):
-            sides = [side for side in "ts" if gradients and self.divergence.has_mean(side)]
-            Segment(self, start, n, fresh=True).weights(sides)
-        with code.when((stage == PIVOT) & (self.get("moved") != 0.0)):
-            Segment(self, start, n, unmoved=True).move()
+            both.read()
+            both.weights([side for side in "ts" if gradients and self.divergence.has_mean(side)])
+        with code.when((stage == SHIFT) & (self.get("moved") != 0.0)):
+            both.shift()
         unsettled = self.get("settled") == 0.0
         with code.when((stage >= PIVOT) & (stage < TEACHER) & unsettled):
-            place = part + stage * (8 * _SUMS)
-            both = Segment(self, start, n)
             if self.divergence.exact:
                 with code.either(self.get("plain") != 0.0) as (then, otherwise):
                     with then:
@@ -327,9 +278,8 @@ class Rows:
             wanted = self.frame[f"wants_{side}"] != 0
             now = (stage >= base) & (stage < base + 3) & (self.get("again") != 0.0)
             with code.when(now & wanted):
-                Segment(self, start, n).mean(part + stage * (8 * _SUMS), side)
+                both.mean(place, side)
         with code.when(stage == GRADIENTS):
-            both = Segment(self, start, n)
             for side in ("s", "t"):
                 with code.when(self.frame[f"wants_{side}"] != 0):
                     both.gradient(side)
@@ -339,7 +289,7 @@ class Rows:
         code, real = self.code, self.real
         start = segment * SEGMENT
         n = at_most(self.frame["classes"] - start, SEGMENT)
-        for side in ("s", "t"):
+        for side in "st":
             with code.when(self.frame[f"wants_{side}"] != 0):
                 out, direct = self.place(f"gradient_{side}", start, self.buffer)
                 with code.loop(n) as k:
@@ -622,35 +572,30 @@ def log1p(y: Value) -> Value:
 class Segment:
     """A segment of a row: its passes."""
 
-    def __init__(
-        self, rows: Rows, start: Value, n: Value, *, fresh: bool = False, unmoved: bool = False
-    ) -> None:
+    def __init__(self, rows: Rows, stage: Value, segment: Value) -> None:
         self.rows, self.code, self.real = rows, rows.code, rows.real
-        self.start, self.n = start, n
-        segment = start // SEGMENT
+        self.start = segment * SEGMENT
+        self.n = at_most(rows.frame["classes"] - self.start, SEGMENT)
         self.kept = rows.kept + segment * rows.kept_size
         self.records = rows.parts + segment * (8 * PART) + 8 * _SUMS * GRADIENTS
-        code, real = self.code, self.real
-        lanes = real.lanes
-        self.whole = n // lanes
-        self.count = (n + (lanes - 1)) // lanes
-        self.sources = []
+        shifted = (stage > SHIFT) & (rows.get("moved") != 0.0)
+        self.sources, self.direct = [], []
         for index, name in enumerate(("student", "teacher")):
-            copy = self._kept(0, _LOGITS + index)
-            at, direct = rows.place(name, start, copy)
-            if fresh:
-                with code.when(~direct):
-                    rows.move(name, start, n, at)
-            elif not unmoved:
-                at = select(rows.get("moved") != 0.0, copy, at)
-            # The last vector is filled up with classes that both mask.
-            pad = rows.pads + index * 128
-            code.store(pad, code.constant(real.vector, -float("inf")))
-            with code.loop(n, self.whole * lanes) as k:
-                code.store(pad, code.load(real.scalar, at, k), k - self.whole * lanes)
-            self.sources.append((at, pad))
+            copy = self._kept(self.code.whole(0), _LOGITS + index)
+            at, direct = rows.place(name, self.start, copy)
+            last = self._kept(self.n // self.real.lanes, _LOGITS + index)
+            self.sources.append(Run(self.code, self.real, select(shifted, copy, at), self.n, last))
+            self.direct.append(direct)
+        self.count = self.sources[0].count
 
-    def move(self) -> None:
+    def read(self) -> None:
+        """Copy the logits where they are not read in place, and their last vector."""
+        for name, source, direct in zip(ARRAYS, self.sources, self.direct, strict=False):
+            with self.code.when(~direct):
+                self.rows.move(name, self.start, self.n, source.at)
+            source.fill(-float("inf"))  # classes that both mask
+
+    def shift(self) -> None:
         """Copy the logits less their shifts."""
         code, rows = self.code, self.rows
         unit, *shifts = (rows.vector(rows.get(name)) for name in ("unit", "shift_s", "shift_t"))
@@ -660,12 +605,8 @@ class Segment:
                 masked = logits == -float("inf")
                 code.store(self._kept(k, _LOGITS + index), select(masked, logits, near))
 
-    def _at(self, source: tuple[Value, Value], k: Value) -> Value:
-        at, pad = source
-        return select(k == self.whole, pad, at + k * (self.real.lanes * self.real.size))
-
     def _logits(self, k: Value) -> tuple[Value, Value]:
-        s, t = (self.code.load(self.real.vector, self._at(each, k)) for each in self.sources)
+        s, t = (source.load(k) for source in self.sources)
         return s, t
 
     def _low(self, k: Value) -> Value:
@@ -709,8 +650,8 @@ class Segment:
 
             def body(k: Value) -> list[Value]:
                 # While there is enough to compute, the next block comes into the cache.
-                for source, _ in self.sources:
-                    code.fetch(source + (k + BLOCK) * (self.real.lanes * self.real.size))
+                for source in self.sources:
+                    source.fetch(k + BLOCK)
                 s, t = self._logits(k)
                 for side, (own, other, peak) in zip(
                     "ts", ((t, s, peaks[0]), (s, t, peaks[1])), strict=True
@@ -737,10 +678,9 @@ class Segment:
     def _record(self, begin: Value) -> Value:
         return self.records + (begin // BLOCK) * (8 * _RECORD)
 
-    def _kept(self, k: Any, index: int) -> Value:
+    def _kept(self, k: Value, index: int) -> Value:
         """Return the address of a vector of what is kept."""
-        size, k = self.real.size, self.code.of_index(k)
-        return self.kept + (self.rows.frame["width"] * index + k * self.real.lanes) * size
+        return self.kept + (self.rows.frame["width"] * index + k * self.real.lanes) * self.real.size
 
     def _factor(self, record: Value, index: int, scale: Value) -> Value:
         """Return the factor that takes a block's weights, lowered by their lift, to probabilities.
@@ -917,7 +857,7 @@ class Segment:
         """Write a gradient."""
         code, rows, real = self.code, self.rows, self.real
         out, direct = rows.place(f"gradient_{side}", self.start, rows.buffer)
-        pad = rows.pads + 2 * 128
+        written = Run(code, real, out, self.n, rows.pad)
         factor = code.load(DOUBLE, rows.frame["factors"] + rows.row * rows.frame["factor_step"])
         scale = rows.vector(factor * rows.get("unit") / rows.heat("temperature"))
         slope, has_mean = rows.divergence.slope(rows, side), rows.divergence.has_mean(side)
@@ -938,7 +878,7 @@ class Segment:
             which = index if has_mean else 0
             own = self._factor(record, which, rows.get("ts"[which] + "_scale"))
             with code.loop(at_most(begin + BLOCK, self.count), begin) as k:
-                code.fetch(out + (k + AHEAD) * (real.lanes * real.size), write=True)
+                written.fetch(k + AHEAD, write=True)
                 if of_block:
                     lane, u = of_block(k)
                     found = slope(lane, u - mean)
@@ -947,9 +887,8 @@ class Segment:
                     p = self._share(k, which, own)
                     part = code.load(real.vector, self._kept(k, place))
                     found = part - p * mean if has_mean else part * kept + p * moved
-                code.store(self._at((out, pad), k), found * scale)
-        with code.loop(self.n, self.whole * real.lanes) as k:
-            code.store(out, code.load(real.scalar, pad, k - self.whole * real.lanes), k)
+                written.store(k, found * scale)
+        written.finish()
         with code.when(~direct):
             rows.move(f"gradient_{side}", self.start, self.n, out)
 

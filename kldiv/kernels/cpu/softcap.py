@@ -12,6 +12,8 @@ from kldiv.kernels import threads
 from kldiv.kernels.cpu.code import DOUBLE, I64, REALS, Code, at_most, select
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.elementary import NEAR, exp, phi_near
+from kldiv.kernels.cpu.launch import launch, words_of
+from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.layout import dtype_name, empty_like, memory
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ _UNIT: Final = 1 << 16
 
 FRAME: Final = ("size", "numbers", "products", "gradient", "out")
 """The cap and a factor; the gradient in the logits, 0 where these are wanted themselves."""
+
+_SLOPED, _PLAIN = ("products", "gradient", "out"), ("products", "out")
 
 
 def _capped(x: Value, cap: Value) -> Value:
@@ -50,31 +54,22 @@ def write(code: Code, real: Real) -> None:
     numbers = [code.load(DOUBLE, frame["numbers"], k).to(real.scalar) for k in range(2)]
     cap, factor = (number.spread(real.lanes) for number in numbers)
 
-    def vector(at: list[Value], k: Any, *, sloped: bool) -> None:
-        x = code.load(real.vector, at[0], k)
-        if sloped:
-            found = _slope(code.load(real.vector, at[1], k), x, cap, factor)
-        else:
-            found = _capped(x, cap)
-        code.store(at[-1], found, k)
-
+    begin = first * _UNIT
+    n = at_most(last * _UNIT, frame["size"]) - begin
     with code.either(frame["gradient"] != 0) as branches:
-        for sloped, branch in zip((True, False), branches, strict=True):
-            names = ("products", *["gradient"] * sloped, "out")
+        for names, branch in zip((_SLOPED, _PLAIN), branches, strict=True):
             with branch:
-                begin, end = first * _UNIT, at_most(last * _UNIT, frame["size"])
-                whole = begin + (end - begin) // real.lanes * real.lanes
-                at = [frame[name] for name in names]
-                with code.loop(whole, begin, real.lanes) as k:
-                    vector(at, k, sloped=sloped)
-                with code.when(whole < end):
-                    pads = [room + index * 128 for index in range(len(names))]
-                    for source, pad in zip(at[:-1], pads, strict=False):
-                        with code.loop(end, whole) as k:
-                            code.store(pad, code.load(real.scalar, source, k), k - whole)
-                    vector(pads, 0, sloped=sloped)
-                    with code.loop(end, whole) as k:
-                        code.store(at[-1], code.load(real.scalar, pads[-1], k - whole), k)
+                *inputs, out = (
+                    Run(code, real, frame[name] + begin * real.size, n, room + index * PAD)
+                    for index, name in enumerate(names)
+                )
+                for run in inputs:
+                    run.fill(0.0)
+                with code.loop(out.count) as k:
+                    x, *gradient = (run.load(k) for run in inputs)
+                    found = _slope(gradient[0], x, cap, factor) if gradient else _capped(x, cap)
+                    out.store(k, found)
+                out.finish()
 
 
 def refusal(work: Work) -> str | None:
@@ -109,14 +104,13 @@ def run(work: Work, kernel: Any) -> Found:
     """Return the logits, or the gradient in the products."""
     operation, (products, *gradient) = work.operation, work.arrays[::-1]
     out, numbers = empty_like(work.xp, products), np.array([operation.cap, operation.factor])
-    size = math.prod(products.shape)
-    places = [memory(each).address for each in (products, *gradient)]
-    frame = [size, numbers.ctypes.data, *(places if gradient else [*places, 0])]
-    words = np.array([*frame, memory(out).address])
-
-    def part(first: int, last: int) -> None:
-        room = np.zeros(3 * 128 + 64, np.uint8)
-        kernel(words.ctypes.data, -(-room.ctypes.data // 64) * 64, first, last)
-
-    threads.share(part, -(-size // _UNIT), threads.number(work.threads))
+    frame = {
+        "size": math.prod(products.shape),
+        "numbers": numbers.ctypes.data,
+        "products": memory(products).address,
+        "gradient": memory(gradient[0]).address if gradient else 0,
+        "out": memory(out).address,
+    }
+    units = -(-frame["size"] // _UNIT)
+    launch(kernel, words_of(FRAME, frame), 3 * PAD, units, threads.number(work.threads))
     return out, []

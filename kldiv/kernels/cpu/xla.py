@@ -7,19 +7,9 @@ XLA asks a function at its registration which version of the interface it was wr
 
 from __future__ import annotations
 
-import ctypes
+import ctypes as c
 import math
-from ctypes import (
-    POINTER,
-    Structure,
-    c_char,
-    c_char_p,
-    c_int,
-    c_int64,
-    c_size_t,
-    c_uint32,
-    c_void_p,
-)
+from ctypes import POINTER, Structure
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -33,71 +23,55 @@ VERSION: Final = (0, 3)
 _METADATA: Final = 1
 _INTERNAL: Final = 13
 _BFLOAT16: Final = 16
-_DTYPES: Final = {
-    1: "bool",
-    2: "int8",
-    3: "int16",
-    4: "int32",
-    5: "int64",
-    6: "uint8",
-    7: "uint16",
-    8: "uint32",
-    9: "uint64",
-    10: "float16",
-    11: "float32",
-    12: "float64",
-}
+_BOOL: Final = 1
+_DTYPES: Final = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64"),
+)
+"""The dtypes from `_BOOL` on."""
+
+
+def _plain(name: str, **members: Any) -> type[Structure]:
+    return type(name, (Structure,), {"_fields_": [*members.items()]})
 
 
 def _structure(name: str, **members: Any) -> type[Structure]:
-    head = [("struct_size", c_size_t), ("extension_start", c_void_p)]
-    return type(name, (Structure,), {"_fields_": [*head, *members.items()]})
+    return _plain(name, struct_size=c.c_size_t, extension_start=c.c_void_p, **members)
 
 
 def _counted(name: str, **members: Any) -> type[Structure]:
     """Return the structure of arguments, results or attributes."""
-    return _structure(name, size=c_int64, types=POINTER(c_int), **members)
+    return _structure(name, size=c.c_int64, types=POINTER(c.c_int), **members)
 
 
-_Version = _structure("Version", major=c_int, minor=c_int)
-_Api = _structure("Api", version=_Version, internal=c_void_p, create_error=c_void_p)
-_Error = _structure("Error", message=c_char_p, code=c_int)
-_Buffer = _structure("Buffer", dtype=c_int, data=c_void_p, rank=c_int64, shape=POINTER(c_int64))
+_Version = _structure("Version", major=c.c_int, minor=c.c_int)
+_Api = _structure("Api", version=_Version, internal=c.c_void_p, create_error=c.c_void_p)
+_Error = _structure("Error", message=c.c_char_p, code=c.c_int)
+_Shape = POINTER(c.c_int64)
+_Buffer = _structure("Buffer", dtype=c.c_int, data=c.c_void_p, rank=c.c_int64, shape=_Shape)
 _Arrays = _counted("Arrays", items=POINTER(POINTER(_Buffer)))
-
-
-class _Text(Structure):
-    _fields_ = (("start", c_void_p), ("length", c_size_t))
-
-
-_Attributes = _counted("Attributes", names=c_void_p, items=POINTER(POINTER(_Text)))
-
-
-class _Metadata(Structure):
-    _fields_ = (("struct_size", c_size_t), ("version", _Version), ("traits", c_uint32))
-
-
-class _Extension(Structure):
-    _fields_ = (
-        ("struct_size", c_size_t),
-        ("kind", c_int),
-        ("next", c_void_p),
-        ("metadata", POINTER(_Metadata)),
-    )
-
-
+_Text = _plain("Text", start=c.c_void_p, length=c.c_size_t)
+_Attributes = _counted("Attributes", names=c.c_void_p, items=POINTER(POINTER(_Text)))
+_Metadata = _plain("Metadata", struct_size=c.c_size_t, version=_Version, traits=c.c_uint32)
+_Extension = _plain(
+    "Extension",
+    struct_size=c.c_size_t,
+    kind=c.c_int,
+    next=c.c_void_p,
+    metadata=POINTER(_Metadata),
+)
 _Frame = _structure(
     "Frame",
     api=POINTER(_Api),
-    context=c_void_p,
-    stage=c_int,
+    context=c.c_void_p,
+    stage=c.c_int,
     arguments=_Arrays,
     results=_Arrays,
     attributes=_Attributes,
 )
 
-_HANDLER: Final = ctypes.CFUNCTYPE(c_void_p, POINTER(_Frame))
-_CREATE_ERROR: Final = ctypes.CFUNCTYPE(c_void_p, POINTER(_Error))
+_HANDLER: Final = c.CFUNCTYPE(c.c_void_p, POINTER(_Frame))
+_CREATE_ERROR: Final = c.CFUNCTYPE(c.c_void_p, POINTER(_Error))
 
 
 def handler(run: Callable[[str, list[Any], list[Any]], None]) -> Any:
@@ -112,7 +86,7 @@ def handler(run: Callable[[str, list[Any], list[Any]], None]) -> Any:
             if _answered(frame):
                 return None
             text = frame.attributes.items[0].contents
-            words = ctypes.string_at(text.start, text.length).decode()
+            words = c.string_at(text.start, text.length).decode()
             run(words, _arrays(frame.arguments), _arrays(frame.results))
         except Exception as error:  # noqa: BLE001 - nothing may pass through C
             return _failed(frame, f"{type(error).__name__}: {error}")
@@ -125,7 +99,7 @@ def _answered(frame: Any) -> bool:
     """Tell XLA the version, if it asks for that; return whether it does."""
     if not frame.extension_start:
         return False
-    extension = ctypes.cast(frame.extension_start, POINTER(_Extension)).contents
+    extension = c.cast(frame.extension_start, POINTER(_Extension)).contents
     if extension.kind != _METADATA:
         return False
     metadata = extension.metadata.contents
@@ -141,9 +115,9 @@ def _arrays(given: Any) -> list[np.ndarray[Any, Any]]:
 def _array(buffer: Any) -> np.ndarray[Any, Any]:
     """Return an array of NumPy in XLA's memory."""
     shape = tuple(buffer.shape[: buffer.rank])
-    dtype = np.dtype(_bfloat16() if buffer.dtype == _BFLOAT16 else _DTYPES[buffer.dtype])
+    dtype = np.dtype(_bfloat16() if buffer.dtype == _BFLOAT16 else _DTYPES[buffer.dtype - _BOOL])
     size = math.prod(shape) * dtype.itemsize
-    return np.frombuffer((c_char * size).from_address(buffer.data), dtype).reshape(shape)
+    return np.frombuffer((c.c_char * size).from_address(buffer.data), dtype).reshape(shape)
 
 
 def _bfloat16() -> Any:
@@ -155,5 +129,5 @@ def _bfloat16() -> Any:
 def _failed(frame: Any, message: str) -> int | None:
     create = _CREATE_ERROR(frame.api.contents.create_error)
     text = message.encode()
-    error = _Error(ctypes.sizeof(_Error), None, text, _INTERNAL)
-    return create(ctypes.byref(error))
+    error = _Error(c.sizeof(_Error), None, text, _INTERNAL)
+    return create(c.byref(error))
