@@ -158,7 +158,7 @@ BY_TORCH = [
     *("layers, options", "layers, sparse and labels", "pairs", *MEASURED),
 ]
 BY_JAX = [
-    *("kl, options", "distillation", "Jeffreys", "skew", "Hellinger", "Rényi 2", "labels"),
+    *("labels", "kl, options", "distillation", "Jeffreys", "skew", "Hellinger", "Rényi 2"),
     *("sparse, rest", "layers, options", "matched", *MEASURED, "measure cross"),
 ]
 TWICE = ["kl", "js", "log-probabilities", "sparse", "layers", *MEASURED, "measure cross"]

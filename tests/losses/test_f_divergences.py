@@ -87,13 +87,13 @@ def test_targets(lib, name):
         assert_rows(name, names, found, truths(name, SIZE, dtype), dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        ("Jeffreys", "float32"),
-        ("alpha", "float64"),
-        *(pytest.param(n, d, marks=pytest.mark.slow) for n in ("mixture", "TV") for d in TARGET),
+        *(("Jeffreys", "float32"), ("alpha", "float64")),
+        *((name, dtype) for name in ("mixture", "TV") for dtype in TARGET),
     ],
 )
 def test_targets_under_jit(jax, name, dtype):
@@ -520,6 +520,7 @@ def test_named_losses_are_records(lib):
             kldiv.skew_kl_div_with_logits(s, t, alpha=alpha)
 
 
+@pytest.mark.slow_where(lambda kernel: kernel == "cpu")
 @pytest.mark.parametrize("kernel", ["pure", "cpu"])
 def test_powers_of_what_underflows(kernel):
     """p²/q where p and q, or p alone, are 0 in float32; roots of p q likewise."""

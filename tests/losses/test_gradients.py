@@ -48,14 +48,6 @@ def losses(reduction, *, log_target=False, where=None):
 # torch's own forward mode and compiler still use torch.jit; even torch.func.jvp(torch.sin) does.
 
 
-@pytest.fixture
-def torch():
-    require(Library.TORCH)
-    import torch
-
-    return torch
-
-
 @pytest.fixture(
     params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)],
 )

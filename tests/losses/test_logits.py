@@ -88,10 +88,9 @@ def test_targets_under_jit(jax, name, dtype):
     assert_right(names, found, truths(100, dtype, 1.0, beta), dtype)
 
 
-@pytest.mark.parametrize(
-    "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
-)
-@pytest.mark.parametrize("name", ["kl", pytest.param("js", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("name", ["kl", "js"])
 def test_targets_under_torch_compile(torch, name, compiler):
     """Inductor computes expm1(x) as exp(x) − 1, which would cost every digit near P = Q."""
     loss, beta = LOSSES[name]

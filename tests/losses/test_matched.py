@@ -81,9 +81,13 @@ def test_gradients_are_those_of_differences(case):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
-    ("kind", "dynamic"), [("list", False), ("list", True), ("numpy", False), ("torch", True)]
+    ("kind", "dynamic", "backend"),
+    [
+        *(("list", False, "aot_eager"), ("torch", True, "aot_eager")),
+        *(("list", True, "eager"), ("numpy", False, "eager")),
+    ],
 )
-def test_torch_compiles_it(torch, kind, dynamic):
+def test_torch_compiles_it(torch, kind, dynamic, backend):
     make = {"list": list, "numpy": np.array, "torch": torch.tensor}[kind]
     own, other = make(OWN), make(OTHER)
 
@@ -92,7 +96,7 @@ def test_torch_compiles_it(torch, kind, dynamic):
 
     torch.compiler.reset()
     arrays = [torch.tensor(array, requires_grad=True) for array in (BASE + 0.5, T)]
-    compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend=backend)
     wanted, value = loss(*arrays), compiled(*arrays)
     torch.testing.assert_close(value, wanted, rtol=1e-14, atol=0)
     slopes = (torch.autograd.grad(each, arrays) for each in (value, wanted))
