@@ -100,12 +100,15 @@ def reason_to_leave_out(item) -> str | None:
     for framework in ("torch", "jax", "mlx"):
         if framework in item.fixturenames and find_spec(framework) is None:
             return f"{framework} is not installed"
-    for mark in item.iter_markers("leave_out"):
-        (why,) = mark.args
-        names = why.__code__.co_varnames[: why.__code__.co_argcount]
-        if found := why(*(parameters[name] for name in names)):
-            return found
-    return None
+    return next(filter(None, told_by(item, "leave_out")), None)
+
+
+def told_by(item, marker):
+    """Yield what each function of the marker says of a case's parameters."""
+    for mark in item.iter_markers(marker):
+        (function,) = mark.args
+        names = function.__code__.co_varnames[: function.__code__.co_argcount]
+        yield function(*(item.callspec.params[name] for name in names))
 
 
 STRIDES = {
@@ -146,9 +149,10 @@ def long_by_nature(items):
     """Return the cases that only the slow run has, of variants that compile or interpret each case.
 
     JAX compiles: every fifth test of all libraries runs on it at once, and of a test of JAX itself
-    the first case; the others in the slow run. Of a technology that is interpreted every third
-    case of a test does.
+    the first case; the others in the slow run, with those that a test says (``slow_where``). Of a
+    technology that is interpreted every third case of a test does.
     """
+    yield from (item for item in items if any(told_by(item, "slow_where")))
     if "jax" in items[0].fixturenames:
         yield from items[1:]
     jax = [item for item in items if library_of(item) in TWINS]
@@ -170,7 +174,10 @@ def library_of(item) -> Library | None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pycollect_makeitem(collector):
+def pytest_pycollect_makeitem(collector, name, obj):
+    if name.startswith("test_") and not callable(obj):
+        # `leave_out` and `slow_where` take lambdas; a named function they would decorate.
+        raise pytest.UsageError(f"{name} is no test: mark it by `with_args(the function)`")
     made = yield
     if not isinstance(made, list) or not all(isinstance(item, pytest.Function) for item in made):
         return made

@@ -20,8 +20,6 @@ from kldiv.estimators import (
     plug_in_kl,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
-
 RNG = np.random.default_rng(23)
 OVERFLOW = {"float32": -100.0, "float64": -800.0}
 """log p − log q from where on e^(log q − log p) is more than the dtype holds."""
@@ -165,7 +163,6 @@ def test_torch_differentiates_the_clip_straight_through_twice():
     torch.testing.assert_close(first[1], second)
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.slow
 def test_torch_compiles_clips_and_weights():
     torch = pytest.importorskip("torch")

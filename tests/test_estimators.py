@@ -14,8 +14,6 @@ import kldiv
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.estimators import Estimate, kl_estimate, knn_kl, monte_carlo_kl, plug_in_kl
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
-
 RNG = np.random.default_rng(17)
 KINDS = {
     "k1": lambda x: x,

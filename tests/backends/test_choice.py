@@ -240,10 +240,6 @@ def test_gradients_run_where_explain_says(computing, library, size, wanted):
         assert ran == {explained}, loss
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*should not be instantiated:DeprecationWarning",
-    "ignore:.*torch.jit.*is deprecated:DeprecationWarning",
-)
 @pytest.mark.parametrize(
     ("size", "kernel"),
     [

@@ -278,7 +278,7 @@ def test_temperature(dtype, temperature):
     assert_right([names[i] for i in normal], results, [expected[i] for i in normal], dtype)
 
 
-@pytest.mark.leave_out(never_in_dask)
+@pytest.mark.leave_out.with_args(never_in_dask)
 def test_temperature_by_row(lib):
     for dtype in dtypes(lib):
         _, s, t = batch(3, dtype)
@@ -325,7 +325,7 @@ def test_any_split_in_any_order(dtype):
         assert_right([names[row]], [[a] for a in results], [expected[row]], dtype)
 
 
-@pytest.mark.leave_out(never_in_dask)
+@pytest.mark.leave_out.with_args(never_in_dask)
 def test_the_empty_state_changes_nothing(lib):
     def merged(xp, s, t):
         one = state.block_state(xp, s, t)
@@ -376,7 +376,7 @@ def test_dask_stays_lazy():
 # --- zero, and how close to it --------------------------------------------------------------------
 
 
-@pytest.mark.leave_out(never_in_dask)
+@pytest.mark.leave_out.with_args(never_in_dask)
 def test_identical_and_shifted_logits_are_exactly_zero(lib):
     for dtype in dtypes(lib):
         random = np.random.default_rng(7)
@@ -490,7 +490,7 @@ def test_edges(lib, cuts):
                 assert (np.isnan(found) if nan else np.isfinite(found)).all(), name
 
 
-@pytest.mark.leave_out(never_in_dask)
+@pytest.mark.leave_out.with_args(never_in_dask)
 def test_no_nan_where_neither_side_is_broken(lib):
     """Every pattern of masked classes on both sides, by blocks: NaN only where it is meant."""
     dtype = "float32"

@@ -122,8 +122,6 @@ def test_layouts_masks_and_rows_that_are_none(library, dtype, request):
             assert_as_the_formulas(lambda f=gradient, a=arrays: read(f(*a)), unit)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_derivatives_and_transforms_of_torch(torch, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     s = torch.randn(4, 3, 40, generator=generator, dtype=torch.float64).requires_grad_()

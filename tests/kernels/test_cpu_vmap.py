@@ -141,7 +141,6 @@ def test_many_elements_are_summed_entry_by_entry(calls, monkeypatch):
     torch.testing.assert_close(found, by_a_loop(kldiv.kl_div, (0, 0), s, t), rtol=4e-7, atol=0)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", ["kl_div", "kl_div_with_logits", "js_div_with_logits"])
 def test_other_transforms_are_still_right(calls, name):
     loss = LOSSES[name]

@@ -14,10 +14,6 @@ from kldiv.kernels.triton import TRITON
 
 torch = pytest.importorskip("torch")
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*should not be instantiated:DeprecationWarning",
-    "ignore:.*torch.jit.*is deprecated:DeprecationWarning",
-)
 
 LOSSES = {
     "kl_div": kldiv.kl_div,

@@ -9,14 +9,8 @@ import pytest
 from f_divergences import exact
 
 import kldiv
-from kldiv.backends import routing
 from kldiv.divergences import KL, Mixture
 from kldiv.errors import DTypeError, OptionError, ShapeError
-
-pytestmark = [  # of torch itself, as it compiles and transforms
-    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-]
 
 RNG = np.random.default_rng(5)
 S, T = RNG.normal(size=(2, 2, 3, 6))
@@ -191,39 +185,3 @@ def test_wrong_options(lib):
             loss(s, t, **wrong)
     with pytest.raises(ShapeError, match="student_logits and teacher_logits have 6 and 5 classes"):
         loss(s, t[..., :5])
-
-
-@pytest.mark.slow
-def test_compiled(torch, monkeypatch):
-    """β, the labels and the number of tokens are tensors to the compiler, and nothing is known."""
-    monkeypatch.setattr(routing, "_places", {})
-    s, t = (torch.tensor(each, requires_grad=True) for each in (S, T))
-    given = torch.tensor(LABELS), torch.tensor(BETAS), torch.tensor(7)
-
-    def loss(s, t, labels, beta, items):
-        return kldiv.distillation_loss(s, t, labels, beta=beta, num_items_in_batch=items)
-
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(s, t, *given)
-    eager = loss(s, t, *given)
-    slopes = [torch.autograd.grad(each, (s, t)) for each in (eager, compiled)]
-    torch.testing.assert_close((compiled, *slopes[1]), (eager, *slopes[0]), rtol=1e-12, atol=1e-14)
-    some = given[0][:1, :2], given[1][:1, :2], given[2]
-    pair = [each[:1, :2].detach().requires_grad_() for each in (s, t)]
-    assert torch.autograd.gradgradcheck(lambda s, t: loss(s, t, *some), pair, fast_mode=True)
-
-
-@pytest.mark.slow
-def test_under_jit(jax):
-    with jax.enable_x64(True):
-
-        def loss(s, t, labels, beta, items):
-            return kldiv.distillation_loss(s, t, labels, beta=beta, num_items_in_batch=items)
-
-        program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-        given = [jax.numpy.asarray(each) for each in (S, T, LABELS, BETAS)]
-        value, gradients = program(*given, 7)
-        values, gs, gt = truth()
-        np.testing.assert_allclose(value, values[KEPT].sum() / 7, rtol=1e-14)
-        for found, rows in zip(gradients, (gs, gt), strict=True):
-            wanted = np.where(KEPT[..., None], rows, 0) / 7
-            np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-16)

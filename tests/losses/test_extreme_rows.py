@@ -314,6 +314,7 @@ def test_logits_near_the_end_of_float32(library, case):
     right(library, kldiv.kl_div_with_logits, s, t, temperature=temperature)
 
 
+@pytest.mark.slow
 def test_jax_computes_logits_near_the_end_of_float32():
     pytest.importorskip("jax")
     s, t, temperature = END["a mask beside 1e38"]

@@ -28,6 +28,13 @@ KEEP = np.array([[True, False, True], [True, True, False]])
 EDGE_X = [-INF, -1.5, 0.0, -1.0]
 EDGE_Y = [0.0, 0.0, 0.0, 0.5]
 
+
+def a_diagonal(reduction, log_target, masked):
+    """Leave out all pairs of options but one of each."""
+    place = REDUCTIONS.index(reduction) + log_target + 2 * masked
+    return "a diagonal of the options" if place % 4 else None
+
+
 either_target = pytest.mark.parametrize("log_target", [False, True], ids=["target", "log-target"])
 masked_or_not = pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 
@@ -39,15 +46,6 @@ def losses(reduction, *, log_target=False, where=None):
 # ---- torch ---------------------------------------------------------------------------------------
 
 # torch's own forward mode and compiler still use torch.jit; even torch.func.jvp(torch.sin) does.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
-
-
-@pytest.fixture
-def torch():
-    require(Library.TORCH)
-    import torch
-
-    return torch
 
 
 @pytest.fixture(
@@ -452,8 +450,8 @@ def compiling(torch):
 
 
 # torch warns about its own doing: it instantiates each autograd.Function that it traces.
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 class TestTorchCompile:
+    @pytest.mark.leave_out.with_args(a_diagonal)
     @masked_or_not
     @either_target
     @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -479,6 +477,7 @@ class TestTorchCompile:
         torch.testing.assert_close(found, wanted)
         assert all(bool(gradient.isfinite().all()) for gradient in found)
 
+    @pytest.mark.slow_where(lambda reduction: reduction in {"none", "sum"})
     @pytest.mark.parametrize("reduction", REDUCTIONS)
     def test_another_batch_size_compiles_at_most_once_more(
         self, torch, device, compiling, reduction
@@ -544,6 +543,7 @@ class TestTorchCompile:
         torch.testing.assert_close(compiling(each)(x, y), each(x, y))
 
     @pytest.mark.xfail(raises=AssertionError, reason="the value's own derivative is not safe there")
+    @pytest.mark.slow_where(lambda mode: mode == "jacfwd")
     @pytest.mark.parametrize("mode", ["grad", "jacfwd"])
     def test_transforms_inside_at_zero_probability(self, torch, edge, compiling, mode):
         x, y = edge
@@ -561,7 +561,8 @@ class TestTorchCompile:
             found = compiling(lambda x, y: kldiv.kl_div(x, y, reduction="sum"))(x, y)
         torch.testing.assert_close(found, kldiv.kl_div(x, y, reduction="sum"))
 
-    @pytest.mark.parametrize("reduction", ["mean", pytest.param("none", marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
     def test_generated_code(self, torch, tensors, reduction):
         """Once with torch's own compiler, as users run it."""
         from torch._inductor import exc
@@ -647,12 +648,7 @@ class TestJaxCheckGrads:
         x, y, keep = arrays(jax, log_target=log_target)
         return losses(reduction, log_target=log_target, where=keep if masked else None), (x, y)
 
-    @pytest.mark.leave_out(
-        lambda reduction, log_target, masked: (
-            (REDUCTIONS.index(reduction) + log_target + 2 * masked) % 4
-            and "a diagonal of the options"
-        )
-    )
+    @pytest.mark.leave_out.with_args(a_diagonal)
     def test_second_order_in_both_modes(self, jax, reduction, log_target, masked):
         loss, arguments = self.loss(jax, reduction, log_target, masked)
 

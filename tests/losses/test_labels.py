@@ -13,12 +13,8 @@ from logit_families import families
 import kldiv
 from kldiv.errors import DTypeError, OptionError, ShapeError
 
-pytestmark = [  # of torch itself, as it compiles and transforms
-    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-]
-
 INF = np.inf
+compiled_for_seconds = pytest.mark.slow_where(lambda lib: lib.root == "jax")
 RNG = np.random.default_rng(7)
 ROWS = {
     "near": RNG.normal(size=6),
@@ -95,6 +91,7 @@ def test_values_and_gradients(lib, dtype):
     assert_close(lib, gradient, two, dtype, 32)
 
 
+@compiled_for_seconds
 def test_temperature_labels_and_weights(lib):
     s, labels = lib.array(S[:4]), lib.array(np.array([2, 1, -100, 0]))
     heat = lib.array(np.full(4, 3.0))
@@ -155,16 +152,22 @@ def teachers(dtype):
         return [[row.astype(dtype).astype("f8") for row in pair] for pair in pairs.values()]
 
 
+@cache
+def exact_teachers(dtype):
+    """Return the pairs of rows of each number of classes, and the truth about them."""
+    pairs = teachers(dtype)
+    sizes = {len(s) for s, _ in pairs}
+    rows = [[pair for pair in pairs if len(pair[0]) == size] for size in sizes]
+    return [(each, [of_teacher(*pair) for pair in each]) for each in rows]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_teachers_gradients(lib, dtype):
     """That in the teacher is its own, not the sum of those of the entropy and the divergence."""
     loss = kldiv.value_and_grad(
         partial(kldiv.cross_entropy_with_logits, reduction="sum"), argnums=(0, 1)
     )
-    pairs = teachers(dtype)
-    for size in {len(s) for s, _ in pairs}:
-        rows = [pair for pair in pairs if len(pair[0]) == size]
-        exact = [of_teacher(*pair) for pair in rows]
+    for rows, exact in exact_teachers(dtype):
         arrays = [lib.array(np.stack(side), dtype) for side in zip(*rows, strict=True)]
         value, found = loss(*arrays)
         lib.assert_equal(value, sum(value for value, *_ in exact), dtype, ulps=16)
@@ -208,49 +211,6 @@ def test_wrong_labels(lib):
             loss(s, wrong)
     else:
         assert np.isnan(lib.numpy(loss(s, wrong)))
-
-
-def of_torch(torch):
-    s = torch.tensor(S[[0, 1, 6]], requires_grad=True)
-    labels = torch.tensor(LABELS[[0, 1, 6]])
-    heat = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64, requires_grad=True)
-
-    def both(s, heat):
-        log_p, entropy = kldiv.log_prob_and_entropy_with_logits(s, labels, temperature=heat)
-        return log_p, entropy, kldiv.cross_entropy_with_logits(s, labels, temperature=heat)
-
-    return both, s, heat
-
-
-def test_torch(torch):
-    both, *leaves = of_torch(torch)
-    assert torch.autograd.gradcheck(both, leaves, fast_mode=True)
-    assert torch.autograd.gradgradcheck(both, leaves, fast_mode=True)
-
-
-@pytest.mark.slow
-def test_torch_compiled(torch):
-    both, s, heat = of_torch(torch)
-    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")(s, heat)
-    torch.testing.assert_close(compiled, both(s, heat))
-    sums = [sum(each.sum() for each in found) for found in (compiled, both(s, heat))]
-    slopes = [torch.autograd.grad(each, (s, heat)) for each in sums]
-    torch.testing.assert_close(*slopes)
-
-
-def test_jax(jax):
-    with jax.enable_x64(True):
-        s, labels = jax.numpy.asarray(S[:2]), jax.numpy.asarray(LABELS[:2])
-
-        def both(s):
-            log_p, entropy = kldiv.log_prob_and_entropy_with_logits(s, labels)
-            return (2 * log_p + entropy).sum()
-
-        _, _, one, two = (each[:2] for each in truth("float64"))
-        np.testing.assert_allclose(
-            jax.jit(jax.grad(both))(s), 2 * one + two, rtol=1e-12, atol=1e-16
-        )
-        assert np.isfinite(jax.jit(jax.hessian(both))(s)).all()
 
 
 def test_a_reference_policy_adds_the_exact_kl(lib):

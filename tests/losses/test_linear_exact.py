@@ -102,6 +102,7 @@ def assert_right(found, value, gradients, dtype, slack=(0.0, 0.0)):
         assert error <= TARGET[dtype] * size + slack[1], (index, error / size)
 
 
+@pytest.mark.slow_where(lambda library: library == "jax")
 @pytest.mark.parametrize(("library", "dtype", "case"), [*RUNS, ("jax", "float32", "near")])
 def test_distillation(library, dtype, case):
     beta, temperature = CASES[case]

@@ -27,11 +27,6 @@ import kldiv
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas import blocks
 
-pytestmark = [  # of torch itself, as it compiles and transforms
-    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-]
-
 NAN = math.nan
 LOSSES = {
     "kl": (kldiv.kl_div_with_logits, None),
@@ -93,10 +88,9 @@ def test_targets_under_jit(jax, name, dtype):
     assert_right(names, found, truths(100, dtype, 1.0, beta), dtype)
 
 
-@pytest.mark.parametrize(
-    "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
-)
-@pytest.mark.parametrize("name", ["kl", pytest.param("js", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("name", ["kl", "js"])
 def test_targets_under_torch_compile(torch, name, compiler):
     """Inductor computes expm1(x) as exp(x) − 1, which would cost every digit near P = Q."""
     loss, beta = LOSSES[name]
@@ -381,6 +375,7 @@ def test_gradient_in_an_array_temperature_torch(torch, loss):
     np.testing.assert_allclose(tangent.detach(), expected, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_gradient_in_an_array_temperature_jax(jax, loss):
     each = np.array([0.5, 1.3, 2.9])
     beta = None if loss is kldiv.kl_div_with_logits else 0.3
@@ -418,6 +413,7 @@ def test_second_derivatives_in_an_array_temperature(torch, jax, loss):
 
 @pytest.mark.leave_out(lambda lib, shape: once(lib, shape == (3, 7, 5)))
 @pytest.mark.leave_out(lambda lib, loss: lib.root == "jax" and loss == "js" and ONCE)
+@pytest.mark.slow_where(lambda lib, shape: "strict" in lib.value and shape != (3, 7, 5))
 @pytest.mark.parametrize("shape", [(7, 5), (3, 7, 5), (2, 1, 3, 5), (5,)])
 def test_blocks_of_rows_and_of_classes_change_nothing(lib, loss, shape, monkeypatch):
     s, t = (lib.array(RNG.normal(size=shape)) for _ in "st")
@@ -500,17 +496,6 @@ def small(torch, *, masked=False):
     return tuple(torch.tensor(a, requires_grad=True) for a in (s, t))
 
 
-def test_torch_gradients_of_any_order(torch, loss):
-    arguments = small(torch)
-    for reduction in ("none", "mean"):
-        function = partial(loss, reduction=reduction, temperature=1.7)
-        assert torch.autograd.gradcheck(function, arguments, check_forward_ad=True)
-        assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)
-    keep = torch.tensor([True, False, True])
-    masked = partial(loss, where=keep)
-    assert torch.autograd.gradgradcheck(masked, arguments, fast_mode=True)
-
-
 def test_torch_func(torch, loss):
     from torch.func import grad, hessian, jacfwd, jacrev, vmap
 
@@ -559,16 +544,6 @@ def test_torch_autocast(torch, loss):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["kl", pytest.param("js", marks=pytest.mark.slow)], indirect=True)
-def test_jax_gradients_of_any_order(jax, loss):
-    from jax.test_util import check_grads
-
-    with jax.enable_x64(True):
-        s, t = (jax.numpy.asarray(a) for a in RNG.normal(size=(2, 2, 4)))
-        of = jax.jit(partial(loss, temperature=1.7))
-        check_grads(of, (s, t), order=2, modes=("fwd", "rev"))
-
-
 def test_jax_vmap_under_jit(jax, loss):
     s, t = (jax.numpy.asarray(a, "float32") for a in (S, T))
     rows = loss(s, t, reduction="none")
@@ -594,15 +569,6 @@ def test_dask_stays_lazy(loss):
     expected, slope = kldiv.value_and_grad(loss)(S, T)
     np.testing.assert_allclose(value.compute(), expected, rtol=1e-13)
     np.testing.assert_allclose(gradient.compute(), slope, rtol=1e-12, atol=1e-16)
-
-
-def test_another_backend_by_configuration(loss):
-    pytest.importorskip("torch")
-    expected = loss(S, T)
-    with kldiv.config_context(backend="torch"):
-        value = loss(S, T)
-    assert isinstance(value, np.floating)
-    assert value == pytest.approx(expected, rel=1e-14)
 
 
 # --- pad_classes ----------------------------------------------------------------------------------

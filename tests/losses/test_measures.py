@@ -11,15 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from libraries import Library, require, unit
+from libraries import unit
 
 import kldiv
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
-
-pytestmark = [  # of torch itself, as it compiles and transforms
-    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-]
 
 INF, NAN = math.inf, math.nan
 P8 = np.array([0.05, 0.1, 0.2, 0.05, 0.15, 0.25, 0.08, 0.12])
@@ -95,15 +90,6 @@ def test_far_apart_and_wide(name, epsilon):
     p, q = p / p.sum(), q / q.sum()
     found, wanted = MEASURES[name](p, q), true(name, p, q)
     assert abs(found - wanted) <= 1e-13 * wanted
-
-
-@pytest.mark.parametrize("alpha", [1e-3, 0.3, 0.999999, 1.0000001, 5, 80, 1e4])
-def test_renyi_of_every_order(alpha):
-    far = np.array([1e-200, 1.0, 1e-8]), np.array([0.5, 1e-3, 0.499])
-    for pair in (rows(0.5, "float64", 10), rows(1e-5, "float64", 10), far):
-        p, q = (a / a.sum() for a in pair)
-        found, wanted = kldiv.renyi_divergence(p, q, alpha=alpha), true(f"renyi {alpha}", p, q)
-        assert abs(found - wanted) <= 1e-9 * wanted, (found, wanted)
 
 
 def test_renyi_limits():
@@ -220,6 +206,63 @@ def test_one_hot_entropy_is_a_positive_zero():
     assert math.copysign(1, float(kldiv.entropy(np.array([1.0, 0.0])))) == 1
 
 
+ALL = ["kl", "js", "jeffreys", "tv", "hellinger", "chi2", "skew", "alpha", "renyi"]
+TAKE_AN_ORDER = {"alpha": {"alpha": 0.3}, "renyi": {"alpha": 2.0}}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_negative_probability_is_nan_beside_a_zero_too(name):
+    measure = partial(getattr(kldiv, f"{name}_divergence"), **TAKE_AN_ORDER.get(name, {}))
+    p, q = np.array([0.0, 0.5]), np.array([-1.0, 0.5])
+    for pair in ((p, q), (q, p)):
+        value, slopes = kldiv.value_and_grad(measure, (0, 1))(*pair)
+        assert np.isnan(value)
+        assert np.isnan([slope[0] for slope in slopes]).all()
+
+
+@pytest.mark.parametrize("name", ["js", "skew"])
+def test_mixtures_of_large_numbers(lib, name):
+    """Small numbers are lifted, by which those above 3e26 would overflow in float32."""
+    measure = getattr(kldiv, f"{name}_divergence")
+    p, q = np.random.default_rng(1).uniform(size=(2, 3, 5)) * np.array([[1e26], [1e30], [3e37]])
+    own = [lib.array(each, "float32") for each in (p, q)]
+    rounded = [lib.numpy(each).astype(float) for each in own]
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(lib.numpy(measure(*own)) / measure(*rounded), 1.0, rtol=1e-6)
+
+
+LOGITS = np.random.default_rng(0).normal(size=(2, 50_000, 3)).astype("float32")
+PROBABILITIES = np.exp(LOGITS.astype(float))
+PROBABILITIES = (PROBABILITIES / PROBABILITIES.sum(1, keepdims=True)).astype("float32")
+OF_LOGITS = [kldiv.kl_div_with_logits, kldiv.js_div_with_logits]
+OF_PROBABILITIES = [
+    kldiv.kl_divergence,
+    kldiv.js_divergence,
+    kldiv.jeffreys_divergence,
+    kldiv.cross_entropy,
+]
+
+
+@pytest.mark.parametrize("function", [*OF_LOGITS, *OF_PROBABILITIES], ids=lambda f: f.__name__)
+def test_sums_over_classes_that_are_not_adjacent(function):
+    """NumPy adds such numbers one by one: 200 units off in float32."""
+    arrays = LOGITS if function in OF_LOGITS else PROBABILITIES
+    options = {"reduction": "none"} if function in OF_LOGITS else {}
+    with kldiv.config_context(kernel="pure"):
+        wanted = function(*arrays.astype(float), axis=0, **options)
+        for found in (
+            function(*arrays, axis=0, **options),
+            function(*(array.T for array in arrays), **options),
+        ):
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, wanted, rtol=5e-7)
+
+
+def test_states_of_classes_that_are_not_adjacent():
+    wanted = kldiv.KLState.from_logits(*LOGITS.astype(float), axis=0).kl()
+    np.testing.assert_allclose(kldiv.KLState.from_logits(*LOGITS, axis=0).kl(), wanted, rtol=5e-7)
+
+
 # --- derivatives ----------------------------------------------------------------------------------
 
 
@@ -266,48 +309,6 @@ def test_gradient_of_many_and_of_one():
         kldiv.value_and_grad(kldiv.entropy, 1)
 
 
-@pytest.mark.parametrize("name", MEASURES)
-def test_torch_differentiates_twice_forward_and_over_batches(name):
-    torch = pytest.importorskip("torch")
-    measure = MEASURES[name]
-    p, q = (torch.tensor(a.copy(), requires_grad=True) for a in rows(0.5, "float64", 4))
-    assert torch.autograd.gradcheck(measure, (p, q), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(measure, (p, q), fast_mode=True)
-    batch = torch.stack([p, q]).detach()
-    each = torch.func.vmap(torch.func.grad(measure), (0, None))(batch, q.detach())
-    one = torch.autograd.grad(measure(p, q), p)[0]
-    torch.testing.assert_close(each[0], one)
-
-
-@pytest.mark.parametrize(
-    "name", ["kl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("js", "renyi 3"))]
-)
-def test_torch_compiles(name):
-    torch = pytest.importorskip("torch")
-    p, q = (torch.tensor(a) for a in rows(1e-3, "float32"))
-    p.requires_grad_()
-    torch.compiler.reset()
-    compiled = torch.compile(MEASURES[name], fullgraph=True, backend="aot_eager")
-    (gradient,) = torch.autograd.grad(compiled(p, q), p)
-    wanted = torch.autograd.grad(MEASURES[name](p, q), p)[0]
-    torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-8)
-
-
-@pytest.mark.parametrize(  # of those with others' structure, compiling takes 12 s each
-    "name",
-    ["kl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("js", "renyi 3", "cross"))],
-)
-def test_jax_transforms(jax, name):
-    from jax.test_util import check_grads
-
-    measure = MEASURES[name]
-    with jax.enable_x64(True):
-        p, q = (jax.numpy.asarray(a) for a in rows(0.5, "float64", 4))
-        check_grads(jax.jit(measure), (p, q), order=2, modes=["fwd", "rev"], rtol=1e-3)
-        each = jax.jit(jax.vmap(measure))(jax.numpy.stack([p, q]), jax.numpy.stack([q, q]))
-        np.testing.assert_allclose(each[0], measure(p, q), rtol=1e-13)
-
-
 def test_dask_stays_lazy():
     da = pytest.importorskip("dask.array")
     p, q = (da.from_array(np.stack([a] * 4), chunks=(2, 3)) for a in (P8, Q8))
@@ -315,17 +316,6 @@ def test_dask_stays_lazy():
     assert isinstance(lazy, da.Array)
     assert lazy.chunks == ((2, 2),)
     np.testing.assert_allclose(lazy.compute(), 0.589885181619163, rtol=1e-14)
-
-
-def test_another_backend_computes():
-    require(Library.TORCH)
-    with kldiv.config_context(backend="torch"):
-        found = kldiv.js_divergence(P8, Q8)
-        value, gradient = kldiv.value_and_grad(kldiv.js_divergence)(P8, Q8)
-    assert isinstance(found, np.floating | np.ndarray)
-    assert float(found) == pytest.approx(float(kldiv.js_divergence(P8, Q8)), rel=1e-14)
-    assert gradient.shape == P8.shape
-    assert value == found
 
 
 def test_operations_can_be_shipped():

@@ -15,11 +15,6 @@ from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import blocks
 from kldiv.kernels.blocks import pair_measure
 
-pytestmark = [  # of torch itself, as it compiles and transforms
-    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-]
-
 OF_ONE = {
     "kl": kldiv.kl_divergence,
     "js": kldiv.js_divergence,
@@ -232,17 +227,6 @@ def test_derivatives_and_transforms_in_jax():
         values, tangents, gradients, mapped = every(a, b)
         for one, other in (values, tangents, *gradients, (mapped, values[1])):
             np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-14)
-
-
-@pytest.mark.slow
-def test_torch_compiles_it(torch):
-    a, b = (torch.tensor(each[:4] + 1e-3) for each in rows())
-    a.requires_grad_()
-    every = partial(kldiv.pairwise, divergence="js", normalize=True)
-    compiled = torch.compile(every, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(a, b), every(a, b))
-    compiled(a, b).sum().backward()
-    assert a.grad.shape == a.shape
 
 
 def test_edges_of_shapes_and_other_backends():

@@ -16,11 +16,6 @@ from kldiv import SparseTeacher
 from kldiv.divergences import KL, Alpha, Jeffreys
 from kldiv.errors import DTypeError, OptionError, ShapeError
 
-pytestmark = [  # of torch itself, as it compiles and transforms
-    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-]
-
 INF = np.inf
 SLOW = {Library.JAX, Library.JAX_X64, Library.DASK, Library.STRICT, Library.STRICTEST}
 CASES = {
@@ -302,68 +297,7 @@ def given():
     return s, kldiv.topk_log_probs(t, 2)
 
 
-def of_tensors(torch, given):
-    s, a, rest = (
-        torch.tensor(each, requires_grad=True)
-        for each in (given[0], given[1].log_probs, given[1].rest)
-    )
-    heat = torch.tensor([1.3, 0.8], dtype=torch.float64, requires_grad=True)
-    return (s, a, heat, rest), torch.tensor(given[1].indices)
-
-
 def test_a_teacher_s_rest_is_left_out_where_classes_are_renormalized(given):
     s, teacher = given
     found = loss(s, teacher, tail="renormalize")
     assert found == loss(s, teacher.log_probs, teacher.indices, tail="renormalize")
-
-
-def test_torch(torch, given):
-    (*arrays, rest), places = of_tensors(torch, given)
-    for options in ({"beta": 0.3}, {"tail": "renormalize", "target_temperature": 0.7}):
-
-        def rows_of(s, a, heat, options=options):
-            return loss(s, a, places, temperature=heat, reduction="none", **options)
-
-        assert torch.autograd.gradcheck(rows_of, arrays, check_forward_ad=True, fast_mode=True)
-        assert torch.autograd.gradgradcheck(rows_of, arrays, fast_mode=True)
-
-    def by_rest(rest):
-        return loss(*arrays[:2], places, target_rest=rest)
-
-    assert torch.autograd.gradcheck(by_rest, [rest], fast_mode=True)
-
-
-@pytest.mark.slow
-def test_torch_compiled_and_mapped(torch, given):
-    arrays, places = of_tensors(torch, given)
-
-    def rows_of(s, a, heat, rest):
-        options = {"target_rest": rest, "temperature": heat, "reduction": "none"}
-        return loss(s, a, places, **options)
-
-    compiled = torch.compile(rows_of, fullgraph=True, backend="aot_eager")(*arrays)
-    eager = rows_of(*arrays)
-    slopes = [torch.autograd.grad(each.sum(), arrays) for each in (compiled, eager)]
-    torch.testing.assert_close((compiled, slopes[0]), (eager, slopes[1]))
-    s, a, *_ = arrays
-    mapped = torch.func.vmap(loss)(s, a, places)
-    torch.testing.assert_close(mapped, loss(s, a, places, reduction="none"))
-
-
-@pytest.mark.slow
-def test_jax(jax, given):
-    with jax.enable_x64(True):
-        s, (a, places, rest, _) = given
-
-        def total(s, a, rest, places):
-            return loss(s, a, places, target_rest=rest, beta=0.3, temperature=1.5)
-
-        wanted = kldiv.value_and_grad(
-            partial(loss, target_rest=rest, beta=0.3, temperature=1.5), (0, 1, 2)
-        )(s, a, places)
-        found = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(s, a, rest, places)
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-16), found, wanted)
-        assert np.isfinite(jax.jit(jax.hessian(total))(s, a, rest, places)).all()
-        rows = jax.vmap(partial(loss, beta=0.3))(*map(jax.numpy.asarray, (s, a, places)))
-        own = loss(s, a, places, beta=0.3, reduction="none")
-        np.testing.assert_allclose(rows, own, rtol=1e-11)

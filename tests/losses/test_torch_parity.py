@@ -20,14 +20,6 @@ REDUCTIONS = ("none", "mean", "batchmean", "sum")
 
 
 @pytest.fixture
-def torch():
-    require(Library.TORCH)
-    import torch
-
-    return torch
-
-
-@pytest.fixture
 def functional(torch):
     """torch's own ``kl_div`` without the warning that it gives at every "mean"."""
 
@@ -297,6 +289,7 @@ def test_scipy_agrees():
     np.testing.assert_allclose(total, entropies.mean(), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_target", [False, True])
 def test_optax_agrees(log_target):
     require(Library.JAX)

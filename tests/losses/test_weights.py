@@ -12,11 +12,6 @@ import kldiv
 from kldiv.divergences import Jeffreys, Mixture
 from kldiv.errors import DTypeError, OptionError, ShapeError
 
-pytestmark = [  # of torch itself, as it compiles and transforms
-    pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-]
-
 RNG = np.random.default_rng(11)
 S, T = RNG.normal(size=(2, 6, 5))
 WEIGHT = np.array([0.5, -2.0, 0.0, 3.0, 0.0, 1.5])
@@ -179,26 +174,6 @@ def test_linear_layers(lib):
     lib.assert_equal(slope, np.zeros(HIDDEN.shape))
 
 
-def test_linear_layers_by_autograd(torch, jax):
-    truth = linear_truth()
-
-    def loss(hidden, layer, weight, others, keep):
-        given = {"row_weight": weight, "where": keep, "normalizer": 7}
-        return kldiv.linear_kl_div(hidden, layer, *others, **given)
-
-    own = tensors(torch, broken(HIDDEN), LAYER, WEIGHT)
-    others, keep = [torch.tensor(each) for each in (broken(WIDE), OTHER)], torch.tensor(KEEP)
-    value = loss(*own, others, keep)
-    for found, wanted in zip((value, *torch.autograd.grad(value, own)), truth, strict=True):
-        np.testing.assert_allclose(found.detach(), wanted, rtol=1e-12, atol=1e-13)
-    with jax.enable_x64(True):
-        given = broken(HIDDEN), LAYER, WEIGHT, [broken(WIDE), OTHER], KEEP
-        given = jax.tree.map(jax.numpy.asarray, given)
-        value, slopes = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*given)
-        for found, wanted in zip((value, *slopes), truth, strict=True):
-            np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-13)
-
-
 # ---- kernels -------------------------------------------------------------------------------------
 
 
@@ -269,28 +244,10 @@ def test_torch_derivatives(torch, name):
     assert torch.autograd.gradgradcheck(weighted, clean, fast_mode=True)
 
 
-@pytest.mark.slow
-def test_torch_compiled_and_transformed(torch):
-    given = tensors(torch, broken(S), broken(T), WEIGHT)
-    keep, count = torch.tensor(KEEP), torch.tensor(7)
-
-    def weighted(s, t, weight, number):
-        return kldiv.kl_div_with_logits(s, t, row_weight=weight, where=keep, normalizer=number)
-
-    eager = weighted(*given, count)
-    compiled = torch.compile(weighted, fullgraph=True, backend="aot_eager")(*given, count)
-    wanted = torch.autograd.grad(eager, given)
-    found = compiled, *torch.autograd.grad(compiled, given)
-    for one, other in zip((eager, *wanted), found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
-    found = torch.func.grad(weighted, argnums=(0, 1, 2))(*[each.detach() for each in given], 7)
-    for one, other in zip(wanted, found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
-
-
 # ---- JAX -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_jax_derivatives(jax):
     with jax.enable_x64(True):
         given = broken(S), broken(T), WEIGHT, KEEP
