@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from kldiv.kernels.cpu.code import DOUBLE, FLOAT32, FLOAT64, I8, I64, SINGLE, Code, Value, select
 from kldiv.kernels.cpu.elementary import Heat, format_of, log, power, quotient, two_difference
-from kldiv.kernels.cpu.rows import GRADIENTS, STRIP, largest
+from kldiv.kernels.cpu.rows import GRADIENTS, STRIP, largest, low_width
 from kldiv.kernels.cpu.sums import block_sums
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ FRAME: Final = (
     "keep",  # 0: every row is kept
     "factors",  # of gradients, a row each
     "logits",  # of the K + 1 classes, float64
-    "low",  # the negatives of their second words, of rows in whole vectors
+    "low",  # the negatives of their second words, as `kldiv.kernels.cpu.rows` takes them
+    "peaks",  # the teacher's likeliest of the K + 1 classes
     "weights",  # Σ e^((s − highest)/T) of the others, float64
     "slopes",  # the gradients in ``logits``
     "rows",  # the kernel of rows, and its frame
@@ -160,14 +161,18 @@ class TopKRows:
         top = _higher(own, highest)
         top = select(top == -float("inf"), float("nan"), top)  # of no class there is no divergence
         code.store(at, highest, self.logits + entries)
-        low_at = self.row * ((entries + FLOAT64.lanes) // FLOAT64.lanes * FLOAT64.lanes)
+        width = low_width(entries + 1, FLOAT64.lanes)
+        low_at = self.frame["low"] + self.row * width * FLOAT64.size
         with code.loop(entries + 1) as k:
             apart = two_difference(code.load(DOUBLE, at, self.logits + k), top)
             high, low = quotient(apart, temperature)
             code.store(at, high, self.logits + k)
             low = select(abs(high) < float("inf"), -low, 0.0)
-            code.store(self.frame["low"], low, low_at + k)
+            code.store(low_at, low, k)
         # The others' weights are in float32: beside their rounding that of this sum is nothing.
+        code.store(low_at, code.real(0.0), entries)
+        peak = code.load(I64, self.frame["peaks"], self.row)
+        code.store(low_at, code.load(DOUBLE, low_at, peak), width - FLOAT64.lanes)
         others = code.load(DOUBLE, at, self.logits + entries) + log(total)
         code.store(at, others, self.logits + entries)
 

@@ -91,7 +91,8 @@ def run(work: Work, kernel: Kernels) -> Found:
     buffer = np.empty((number, classes), np.float32) if waiting else None
     s, *slopes = (np.zeros(t.shape) for _ in range(3))
     width = -(-t.shape[-1] // FLOAT64.lanes) * FLOAT64.lanes
-    low, weights = np.zeros((number, width)), np.empty(number)
+    low = np.zeros((number, rows.low_width(t.shape[-1], FLOAT64.lanes)))
+    peaks, weights = np.argmax(t, axis=-1), np.empty(number)
     segments, width = -(-width // rows.SEGMENT), min(rows.SEGMENT, width)
     heats = row_loss.heats_of(results.temperatures, "float32")
     of_rows = _frame(
@@ -128,6 +129,7 @@ def run(work: Work, kernel: Kernels) -> Found:
         factors=factors,
         logits=s,
         low=low,
+        peaks=peaks,
         weights=weights,
         slopes=slopes[0],
         rows=kernel.rows.address if fused else 0,
@@ -143,7 +145,8 @@ def run(work: Work, kernel: Kernels) -> Found:
         divergence = operation.divergence
         if beta is not None:
             divergence = divergence.bound(np, beta[block])
-        wide = Wide(s[block], -low[block][:, : t.shape[-1]]), Wide(t[block], 0.0 * s[block])
+        s_low, t_low = -low[block][:, : t.shape[-1]], np.zeros(t[block].shape)
+        wide = Wide(s[block], s_low), Wide(t[block], t_low)
         known = divergence.whole(np, *wide, 1.0, (*[VALUE] * work.value, *wanted))
         if work.value:
             results.values[block] = divergence.value(np, known.known)[:, 0]
