@@ -80,6 +80,7 @@ def _exact(record, s, log_probs, indices, temperature, rest, tail, own):
         if bucket:
             masses[-1] *= 1 + mpmath.mpf(by_p)
             shares[-1] *= 1 + mpmath.mpf(by_q)
+        given = masses[-1]
         masses, shares = ([x / mpmath.fsum(side) for x in side] for side in (masses, shares))
         pairs = zip(masses, shares, strict=True)
         parts = [definition(record, *pair) if any(pair) else (0, 0, 0) for pair in pairs]
@@ -90,7 +91,7 @@ def _exact(record, s, log_probs, indices, temperature, rest, tail, own):
             student[place] = each * heat
         for j in others if bucket and q[-1] else ():
             student[j] = in_s[-1] * e[j] / q[-1] * heat
-        last = in_t[-1] / masses[-1] if bucket and masses[-1] else mpmath.mpf(0)
+        last = in_t[-1] / given if bucket and given else mpmath.mpf(0)
         teacher = [each - implicit * last * x for each, x in zip(in_t, masses, strict=True)]
         teacher = [each * factor for each in teacher[: len(places)]]
         return [mpmath.fsum(value), *student, *teacher, last]

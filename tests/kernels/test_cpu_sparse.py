@@ -18,21 +18,130 @@ loss = kldiv.topk_kl_div_with_logits
 
 @pytest.mark.parametrize(
     ("name", "temperature", "given"),
-    [("KL", 1.5, True), ("reverse KL", 1.0, True), ("JS", 1.5, False)],
+    [
+        ("KL", 1.5, True),
+        ("reverse KL", 1.0, True),
+        ("JS", 1.5, False),
+        ("mixture", 0.1, True),
+        ("own", 1.0, False),  # that the formulas compute between two calls of the kernel
+    ],
 )
 def test_targets(name, temperature, given):
     found = rows("float32")
     extra = {"target_rest": found.rest} if given else {}
-    own = partial(loss, divergence=RECORDS[name], temperature=temperature, **extra)
-    arrays, wanted = found[1:4], (0, 1, 2) if given else (0, 1)
+    _check(RECORDS[name], temperature, found.names, *found[1:4], **extra)
+
+
+def _check(record, temperature, names, s, log_probs, indices, target_rest=None):
+    """Check values and all gradients against mpmath."""
+    arrays, extra = (s, log_probs, indices), {}
+    if target_rest is not None:
+        extra = {"target_rest": target_rest}
+    own = partial(loss, divergence=record, temperature=temperature, **extra)
     with kldiv.config_context(kernel="cpu"):
         values = own(*arrays, reduction="none")
-        _, gradients = kldiv.value_and_grad(partial(own, reduction="sum"), wanted)(*arrays)
-    for row, each in enumerate(found.names):
-        rest = found.rest[row] if given else None
-        true = exact(RECORDS[name], *(array[row] for array in arrays), temperature, rest)
+        total = kldiv.value_and_grad(partial(own, reduction="sum"), tuple(range(2 + len(extra))))
+        _, gradients = total(*arrays)
+    wrong = {}
+    for row, each in enumerate(names):
+        rest = None if target_rest is None else target_rest[row]
+        true = exact(record, *(array[row] for array in arrays), temperature, rest)
         off = errors(true, [values[row], *(gradient[row] for gradient in gradients)], "float32")
-        assert max(off) <= 1, (each, off)
+        if not max(off) <= 1:
+            wrong[each] = off
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "s", "log_probs"),
+    [
+        # log p/q of the first is 1e-11, of the second 1e-30: rounded logits have other ones.
+        ("mixture", [7.5, 2.5, -2.5, 5, -5, -7.5], [-1.3888002e-11, -50, -100, -25, -125]),
+        ("KL", [-2.8946567, -0.74921703, 1.82374], [0, -72.52598, -78.46474]),
+        ("KL", [-100, -100, -95, -102.5, -82.5, -92.5], [-147.88, -223.33447]),
+        ("Hellinger", [10, 7.5, 10, 15, 10, -5], [-50, -125, -50, 0, -50]),
+    ],
+)
+def test_logits_over_a_temperature_are_double_words(name, s, log_probs):
+    arrays = np.array([s], "f4"), np.array([log_probs], "f4"), np.arange(len(log_probs))[None]
+    _check(RECORDS[name], 0.1, ["row"], *arrays, np.zeros(1, "f4"))
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 20.0])
+@pytest.mark.parametrize("name", ["KL", "reverse KL", "JS", "Hellinger", "own"])
+def test_rows_of_any_kind(name, temperature, given):
+    """Ties, gaps, far and masked logits, padding; one class given, or all; no mass, or little."""
+    random = np.random.default_rng(round(10 * temperature))
+    for width, likely in [(2, 1), (5, 5), (17, 1), (17, 9), (40, 12)]:
+        scale = np.array([1e-3, 1, 5, 30, 100, 1e4])[:, None]
+        s = random.normal(size=(6, width)) * scale
+        s[1] = np.round(2 * s[1]) / 2
+        s[2] += 100
+        s[3, random.random(width) < 0.3] = -np.inf
+        s = s.astype("f4")
+        t = s.astype("f8") / temperature
+        t += np.array([1e-6, 1e-3, 0, 0.1, 1, 30])[:, None] * random.normal(size=t.shape)
+        t[3] = random.normal(size=width)
+        teacher = kldiv.topk_log_probs(t, likely)
+        log_probs, rest = (np.array(each, "f4") for each in (teacher.log_probs, teacher.rest))
+        if likely > 1:
+            log_probs[4, 1::2] = -np.inf
+        rest[:3] *= np.array([1, 0, 1.1], "f4")
+        arrays = s, log_probs, np.array(teacher.indices)
+        _check(RECORDS[name], temperature, range(6), *arrays, *[rest] * given)
+
+
+def test_rows_without_a_value():
+    """NaN comes out where the formulas have it, and where nothing is wrong nothing else."""
+    random = np.random.default_rng(0)
+    s, t = (3 * random.normal(size=(2, 16, 37))).astype("f4")
+    log_probs, indices, rest = (np.array(each) for each in kldiv.topk_log_probs(t, 6)[:3])
+    other = np.array([np.setdiff1d(np.arange(37), row)[0] for row in indices])
+    s[0, other[0]] = s[1, indices[1, 2]] = np.nan
+    s[2, indices[2, 0]] = s[3, other[3]] = np.inf
+    s[4, indices[4, 1]] = s[5, np.setdiff1d(np.arange(37), indices[5])] = -np.inf
+    s[6] = s[7, indices[7]] = -np.inf
+    log_probs[8:11] = -np.inf
+    rest[9], rest[10] = 1.0, 0.0
+    log_probs[11, 3] = rest[12] = np.nan
+    rest[13], indices[14, 2], log_probs[15] = -0.1, indices[14, 0], 0.0
+    beta = random.choice(np.array([0, 0.3, 1.0], "f4"), 16)
+    weight = np.where(np.arange(16) % 5, 1.5, 0.0).astype("f4")
+    for options in ({}, {"divergence": RECORDS["own"]}, {"beta": beta}, {"row_weight": weight}):
+        own = partial(loss, target_rest=rest, reduction="sum", **options)
+        each = partial(own, reduction="none")
+        found = []
+        for kernel in ("cpu", "pure"):
+            with kldiv.config_context(kernel=kernel), np.errstate(all="ignore"):
+                arrays = s, log_probs, indices
+                found.append([each(*arrays), *kldiv.value_and_grad(own, (0, 1, 2))(*arrays)[1]])
+        for result, wanted in zip(*found, strict=True):
+            np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["KL", "own"])
+def test_threads_and_dtypes(torch, monkeypatch, name):
+    random = np.random.default_rng(0)
+    s, t = (3 * random.normal(size=(2, 61, 1003))).astype("f4")
+    teacher = kldiv.topk_log_probs(t, 9)
+    own = partial(loss, divergence=RECORDS[name], target_rest=teacher.rest)
+    every = kldiv.value_and_grad(own, (0, 1, 2))
+    with kldiv.config_context(kernel="cpu"):
+        found = []
+        for threads in "127":
+            monkeypatch.setenv("KLDIV_NUM_THREADS", threads)
+            value, gradients = every(s, teacher.log_probs, teacher.indices)
+            found.append([each.tobytes() for each in (value, *gradients)])
+        assert found[0] == found[1] == found[2]
+        half = torch.tensor(s).bfloat16().requires_grad_()
+        arrays = map(torch.tensor, (teacher.log_probs, teacher.indices))
+        loss(half, *arrays, divergence=RECORDS[name], dtype="float32").backward()
+        rounded = half.detach().float().numpy()
+        wide = kldiv.value_and_grad(partial(loss, divergence=RECORDS[name]))
+        _, gradient = wide(rounded, teacher.log_probs, teacher.indices)
+    assert half.grad.dtype == torch.bfloat16
+    np.testing.assert_allclose(half.grad.float().numpy(), gradient, rtol=2.0**-8, atol=1e-30)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 16), (4, 31), (2, 3, 1000)])

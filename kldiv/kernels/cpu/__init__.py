@@ -79,6 +79,9 @@ class Cpu(Technology):
             for name in import_module("kldiv.kernels.cpu.pairs").TERMS:
                 found[f"pairwise, {name}, {dtype}"] = partial(pairs, name, dtype)
         found["topk_kl_div_with_logits, float32"] = sparse
+        for spelled in _ROWS.values():
+            own = partial(_each, rows, spelled, "float64", wide=True)
+            found[f"topk_kl_div_with_logits, {spelled}, float32"] = own
         return found
 
 
@@ -87,10 +90,10 @@ _MODULES: Final = (
 )  # fmt: skip
 
 
-def _each(kernel: Callable[..., Any], *which: Any) -> None:
+def _each(kernel: Callable[..., Any], *which: Any, **more: Any) -> None:
     """Compile a kernel without gradients, and with them."""
-    for more in (False, True):
-        kernel(*which, more)
+    for gradients in (False, True):
+        kernel(*which, gradients, **more)
 
 
 CPU: Final = Cpu()

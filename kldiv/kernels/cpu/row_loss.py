@@ -60,7 +60,7 @@ def spelled(divergence: Any) -> Spelled:
 
 
 @cache
-def kernel(name: str, dtype: str, gradients: bool, wide: bool = False) -> Any:
+def kernel(name: str, dtype: str, gradients: bool, *, wide: bool = False) -> Any:
     """Return the compiled function for a divergence, a dtype, and gradients or none."""
     divergence = DIVERGENCES[name]()
     writer = partial(

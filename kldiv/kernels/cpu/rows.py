@@ -80,7 +80,7 @@ FRAME: Final = (
     *("heat_step", "factor_step", "number_step"),  # bytes from one row to the next
     *("order", "values"),  # the rows that are computed, 0: every row, and their divergences
     *("width", "parts", "kept"),  # of segments, shared: [rows, segments, PART or KEPT·width]
-    "low",  # [rows, classes in whole vectors]: what t − s is more than the logits say, where wide
+    "low",  # what t − s is more than the logits say, where wide: see `low_width`
 )
 """Integers: sizes, addresses, steps; ``width`` is the longest segment's in whole vectors."""
 
@@ -122,6 +122,14 @@ def scratch_size(segments: int, width: int, real: Real, *, buffers: bool) -> int
     """Return how many bytes of room a thread needs."""
     fixed = PAD + _STATE_SIZE + 8 * PART * segments
     return fixed + (KEPT * segments * width + buffers * SEGMENT) * real.size
+
+
+def low_width(classes: Any, lanes: int) -> Any:
+    """Return the numbers of a row's second words: of all classes, 0 where the student's is largest.
+
+    The last vector begins with that of the class where the teacher's logit is largest.
+    """
+    return (classes + (2 * lanes - 1)) // lanes * lanes
 
 
 class Words(NamedTuple):
@@ -308,6 +316,11 @@ class Rows:
         first = self.row * self.frame["classes"] + start
         given = self.frame["table"], ARRAYS.index(name) + 1, first, n, at
         self.code.call(self.frame[f"move_{name}"], *given)
+
+    def low_at(self) -> Value:
+        """Return the address of the row's second words."""
+        width = low_width(self.frame["classes"], self.real.lanes)
+        return self.frame["low"] + self.row * width * self.real.size
 
     # ---- sums of a row ---------------------------------------------------------------------------
 
@@ -544,6 +557,10 @@ class Rows:
         top, beside = (self.get(f"{name}_{side}") for name in ("top", "beside"))
         pivot = self.get("pivot"), self.get("pivot_low")
         anchor = eighth_difference(*((top, beside) if side == "t" else (beside, top)))
+        if self.wide and side == "t":
+            place = low_width(self.frame["classes"], self.real.lanes) - self.real.lanes
+            low = self.code.load(self.real.scalar, self.low_at(), place).to(DOUBLE)
+            anchor = anchor[0], anchor[1] + low * (self.get("unit") * 0.125)
         at = (difference(anchor, pivot) - self.get("pivot_rest")) * self.of_eighths()
         self._anchor(side, anchor, at if side == "t" else -at)
         known = self.get("known") if self.along and side == "s" else self.code.real(0.0)
@@ -610,10 +627,9 @@ class Segment:
         return s, t
 
     def _low(self, k: Value) -> Value:
-        classes, lanes = self.rows.frame["classes"], self.real.lanes
-        row = self.rows.row * ((classes + (lanes - 1)) // lanes * lanes)
-        at = self.rows.frame["low"] + (row + self.start) * self.real.size
-        return self.code.load(self.real.vector, at, k * lanes)
+        return self.code.load(
+            self.real.vector, self.rows.low_at(), self.start + k * self.real.lanes
+        )
 
     # ---- sums of weights -------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from kldiv.kernels.cpu.code import DOUBLE, FLOAT32, FLOAT64, I8, I64, SINGLE, Code, Value, select
 from kldiv.kernels.cpu.elementary import Heat, format_of, log, power, quotient, two_difference
-from kldiv.kernels.cpu.rows import GRADIENTS, STRIP, largest
+from kldiv.kernels.cpu.rows import GRADIENTS, STRIP, largest, low_width
 from kldiv.kernels.cpu.sums import block_sums
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ FRAME: Final = (
     "entries",  # how many classes of a row are given
     "student",  # address; 0 where rows are copied by
     "move_student",
+    "gradient",  # the student's, address; 0 where it is not wanted, or rows are copied by
+    "move_gradient",
     "table",
     "places",  # of the given classes, 64-bit integers: `NOTHING` or `FOREIGN` beyond the last
     "heats",
@@ -35,10 +37,10 @@ FRAME: Final = (
     "keep",  # 0: every row is kept
     "factors",  # of gradients, a row each
     "logits",  # of the K + 1 classes, float64
-    "low",  # the negatives of their second words, of rows in whole vectors
+    "low",  # the negatives of their second words, as `kldiv.kernels.cpu.rows` takes them
+    "peaks",  # the teacher's likeliest of the K + 1 classes
     "weights",  # Σ e^((s − highest)/T) of the others, float64
     "slopes",  # the gradients in ``logits``
-    "out",  # the student's gradient, float32; 0 where it is not wanted
     "rows",  # the kernel of rows, and its frame
     "rows_frame",
 )
@@ -73,7 +75,11 @@ class TopKRows:
         self.whole = classes // lanes * lanes
         self.end = (classes + (lanes - 1)) // lanes * lanes
         self.scratch = self.room + (self.whole + 2 * lanes) * FLOAT32.size
+        direct = self.frame["gradient"]
+        wanted = (direct != 0) | (self.frame["move_gradient"] != 0)
         with code.loop(last, first) as self.row:
+            own = direct + self.row * classes * FLOAT32.size
+            self.target = select(direct != 0, own, self.room)  # of weights, and of the gradient
             self.entries = self.row * self.frame["entries"]
             self.logits = self.entries + self.row  # of K + 1 classes
             kept = code.variable(code.whole(1))
@@ -87,16 +93,21 @@ class TopKRows:
                 code.call(
                     self.frame["rows"], self.frame["rows_frame"], self.scratch, *rows, *stages
                 )
-            with code.when((last_stage == PRODUCT) & (self.frame["out"] != 0)):
+            with code.when((last_stage == PRODUCT) & wanted):
                 factor = code.load(DOUBLE, self.frame["factors"], self.row)
                 with code.either((kept.get() == 0) | (factor == 0.0)) as (then, otherwise):
                     with then:
                         self._multiplied(lambda weights: weights.of(0.0))
                     with otherwise:
                         self._product(factor)
+                with code.when(self.frame["move_gradient"] != 0):
+                    self._move("gradient", 2)
 
-    def _out(self) -> Value:
-        return self.frame["out"] + self.row * self.frame["classes"] * FLOAT32.size
+    def _move(self, name: str, index: int) -> None:
+        """Copy the row from an array, or to it."""
+        frame, classes = self.frame, self.frame["classes"]
+        moved = frame["table"], index, self.row * classes, classes, self.room
+        self.code.call(frame[f"move_{name}"], *moved)
 
     def _place(self, k: Value) -> Value:
         return self.code.load(I64, self.frame["places"], self.entries + k)
@@ -110,8 +121,7 @@ class TopKRows:
         code.store(room, nothing, self.whole + lanes)
         _copy(code, frame["student"] + row * classes * 4, room, classes, frame["student"] != 0)
         with code.when(frame["move_student"] != 0):
-            moved = frame["table"], 1, row * classes, classes, room
-            code.call(frame["move_student"], *moved)
+            self._move("student", 1)
         code.store(room, code.constant(SINGLE, float("nan")), classes + FOREIGN)
         top = code.variable(code.real(-float("inf")))
         with code.loop(frame["entries"]) as k:
@@ -126,25 +136,23 @@ class TopKRows:
         heat_at = frame["heats"] + row * frame["heat_step"]
         numbers = [code.load(DOUBLE, heat_at, index) for index in range(5)]
         heat = Heat(*(number.to(SINGLE).spread(lanes) for number in numbers))
-        own = format_of(origin)
-        shift = code.constant(FLOAT32.vector, own.round + own.bias)
+        form = format_of(origin)
+        shift = code.constant(FLOAT32.vector, form.round + form.bias)
         least = heat.temperature * -_DEEP
-
-        # Written where they are wanted at once; the last vector is longer than the row.
-        target = select(frame["out"] != 0, self._out(), room)
 
         def weigh(k: Value) -> list[Value]:
             apart = code.load(FLOAT32.vector, room, k * lanes) - origin
             weight = power(apart, least, shift, heat)
-            at = select(k * lanes < self.whole, target, room)
+            # The last vector is longer than the row.
+            at = select(k * lanes < self.whole, self.target, room)
             code.store(at, weight, k * lanes)
             return [weight]
 
         ends = code.whole(0), self.end // lanes
         (total,) = block_sums(code, FLOAT32, ends, STRIP, weigh, 1)
         code.store(frame["weights"], total, row)
-        with code.when(frame["out"] != 0), code.loop(classes, self.whole) as k:
-            code.store(target, code.load(SINGLE, room, k), k)
+        with code.loop(classes, self.whole) as k:
+            code.store(self.target, code.load(SINGLE, room, k), k)
         self._logits(highest.to(DOUBLE), top.get(), total, numbers[0])
 
     def _logits(self, highest: Value, own: Value, total: Value, temperature: Value) -> None:
@@ -153,14 +161,18 @@ class TopKRows:
         top = _higher(own, highest)
         top = select(top == -float("inf"), float("nan"), top)  # of no class there is no divergence
         code.store(at, highest, self.logits + entries)
-        low_at = self.row * ((entries + FLOAT64.lanes) // FLOAT64.lanes * FLOAT64.lanes)
+        width = low_width(entries + 1, FLOAT64.lanes)
+        low_at = self.frame["low"] + self.row * width * FLOAT64.size
         with code.loop(entries + 1) as k:
             apart = two_difference(code.load(DOUBLE, at, self.logits + k), top)
             high, low = quotient(apart, temperature)
             code.store(at, high, self.logits + k)
             low = select(abs(high) < float("inf"), -low, 0.0)
-            code.store(self.frame["low"], low, low_at + k)
+            code.store(low_at, low, k)
         # The others' weights are in float32: beside their rounding that of this sum is nothing.
+        code.store(low_at, code.real(0.0), entries)
+        peak = code.load(I64, self.frame["peaks"], self.row)
+        code.store(low_at, code.load(DOUBLE, low_at, peak), width - FLOAT64.lanes)
         others = code.load(DOUBLE, at, self.logits + entries) + log(total)
         code.store(at, others, self.logits + entries)
 
@@ -178,11 +190,11 @@ class TopKRows:
         with code.loop(frame["entries"]) as k:
             place = self._place(k)
             with code.when(place < frame["classes"]):
-                code.store(self._out(), slope(k).to(SINGLE), place)
+                code.store(self.target, slope(k).to(SINGLE), place)
 
     def _multiplied(self, change: Callable[[Value], Value]) -> None:
         """Change what stands where the gradient is to be."""
-        code, out = self.code, self._out()
+        code, out = self.code, self.target
         with code.loop(self.whole, step=FLOAT32.lanes) as k:
             code.store(out, change(code.load(FLOAT32.vector, out, k)), k)
         with code.loop(self.frame["classes"], self.whole) as k:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from kldiv.formulas.divergences import STUDENT, TEACHER, VALUE
 from kldiv.formulas.rows import RowLoss
-from kldiv.formulas.sparse import BUCKET, entries_of, left_mass
+from kldiv.formulas.sparse import BUCKET, Entries, entries_of, left_mass
 from kldiv.formulas.state import Wide
 from kldiv.kernels import threads
 from kldiv.kernels.cpu import row_loss, rows, topk
 from kldiv.kernels.cpu.code import FLOAT64
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.memory import mover
-from kldiv.kernels.layout import Layout, dtype_name, memory
+from kldiv.kernels.layout import Layout, dtype_name
 from kldiv.kernels.results import RowResults
 from kldiv.kernels.spelling import form_of
 
@@ -26,13 +26,21 @@ if TYPE_CHECKING:
     from kldiv._types import Array
     from kldiv.kernels.work import Found, Work
 
-Floats = np.ndarray[Any, Any]
-
 _BLOCK = 1 << 24
 """Elements read before the formulas turn to their rows, whose fixed cost is that of 10⁵."""
 
 _ONE = np.ones(1)
 _UNHEATED = row_loss.heats_of(_ONE, "float64")
+
+
+class Kernels(NamedTuple):
+    """The kernel of sparse teachers, and that of rows."""
+
+    function: Any
+    rows: Any = None
+    """None: the divergence is computed by the formulas."""
+    numbers: Any = None
+    """Of the divergence, for the latter."""
 
 
 def refusal(work: Work) -> str | None:
@@ -57,161 +65,151 @@ def kernel() -> Any:
     return compiled("topk-float32", 6, topk.TopKRows)
 
 
-def compile_for(work: Work) -> Any:
-    """Return the compiled kernel, and that of rows of the divergence, if there is one."""
-    operation = work.operation
-    names = (operation.compute,) * 3
-    fused = form_of(RowLoss("none", *names, operation.divergence, 1.0))
-    if fused is None or operation.divergence.parameters:
-        return kernel(), None
-    name = row_loss.spelled(operation.divergence).name
-    return kernel(), row_loss.kernel(name, "float64", bool(work.gradients), True)
+def compile_for(work: Work) -> Kernels:
+    """Return the compiled kernels."""
+    divergence, names = work.operation.divergence, (work.operation.compute,) * 3
+    if form_of(RowLoss("none", *names, divergence)) is None or divergence.parameters:
+        return Kernels(kernel())
+    name, numbers = row_loss.spelled(divergence)
+    of_rows = row_loss.kernel(name, "float64", bool(work.gradients), wide=True)
+    return Kernels(kernel(), of_rows, np.array([*numbers, 0.0]))
 
 
-def run(work: Work, kernel: tuple[Any, Any]) -> Found:
+def run(work: Work, kernel: Kernels) -> Found:
     """Return the value, if it is wanted, and the gradients that are."""
-    operation, arrays, results = work.operation, work.arrays, RowResults(work)
-    student, number, width = arrays[0], len(results.values), arrays[1].shape[-1]
-    classes, (function, of_rows) = student.shape[-1], kernel
-    per_row = _of_rows(operation, arrays, number)
-    valid_mass = per_row.get("mass")
-    entries = entries_of(np, per_row["a"], per_row["indices"], classes)
-    with np.errstate(all="ignore"):
-        mass = left_mass(np, entries, valid_mass, classes)
-        t = np.concatenate([entries.a, np.log(mass)], axis=-1)
-    inside = (per_row["indices"] >= 0) & (per_row["indices"] < classes)
-    places = np.where(inside, per_row["indices"], classes + topk.FOREIGN)
-    places = np.where(entries.valid, places, classes + topk.NOTHING)
-    factors = np.zeros(number)
-    factors[:] = results.factors
-    buffer = _float32_of(results.outputs[0], number, classes) if 0 in work.gradients else None
+    operation, student, results = work.operation, work.arrays[0], RowResults(work)
+    number, classes, fused = len(results.values), student.shape[-1], kernel.rows is not None
+    entries, places, mass, t, beta = _teacher(operation, work.arrays, number)
+    kept = np.ones(number, np.bool_) if results.keep is None else results.keep.reshape(-1)
+    factors = np.where(kept, results.factors, 0.0)
+    gradient, in_teacher = results.outputs.get(0), sorted({*work.gradients} - {0})
+    wanted = [STUDENT] * (gradient is not None) + [TEACHER] * bool(in_teacher)
+    layout = Layout([student], [gradient], "float32", mover, whole_rows=True)
+    (in_place, direct), (move_student, move_gradient) = layout.addresses, layout.movers
+    # Weights wait for the formulas where the gradient is to be.
+    waiting = move_gradient and not fused
+    buffer = np.empty((number, classes), np.float32) if waiting else None
+    s, *slopes = (np.zeros(t.shape) for _ in range(3))
+    width = -(-t.shape[-1] // FLOAT64.lanes) * FLOAT64.lanes
+    low = np.zeros((number, rows.low_width(t.shape[-1], FLOAT64.lanes)))
+    peaks, weights = np.argmax(t, axis=-1), np.empty(number)
+    segments, width = -(-width // rows.SEGMENT), min(rows.SEGMENT, width)
     heats = row_loss.heats_of(results.temperatures, "float32")
-    layout = Layout([student], [], "float32", mover, whole_rows=True)
-    s, *slopes = (np.zeros((number, width + 1)) for _ in range(3))
-    weights = np.empty(number)
-    keep = 0 if results.keep is None else results.keep.ctypes.data
-    in_teacher = sorted(set(work.gradients) - {0})
-    numbers = np.array([*row_loss.spelled(operation.divergence).numbers, 0.0])
-    segments = -(-(width + 1) // rows.SEGMENT)
-    padded = -(-(width + 1) // FLOAT64.lanes) * FLOAT64.lanes
-    longest = min(rows.SEGMENT, padded)
-    low = np.zeros((number, padded))
-    rows_words = _words(
+    of_rows = _frame(
         rows.FRAME,
-        classes=width + 1,
+        classes=t.shape[-1],
         segments=segments,
-        student=s.ctypes.data,
-        teacher=t.ctypes.data,
-        low=low.ctypes.data,
-        gradient_s=slopes[0].ctypes.data,
-        gradient_t=slopes[1].ctypes.data,
-        wants_s=buffer is not None,
-        wants_t=bool(in_teacher),
-        heats=_UNHEATED.ctypes.data,
-        keep=keep,
-        factors=_ONE.ctypes.data,
-        numbers=numbers.ctypes.data,
-        values=results.values.ctypes.data,
-        width=longest,
+        student=s,
+        teacher=t,
+        low=low,
+        gradient_s=slopes[0],
+        gradient_t=slopes[1],
+        wants_s=STUDENT in wanted,
+        wants_t=TEACHER in wanted,
+        heats=_UNHEATED,
+        keep=results.keep,
+        factors=_ONE,
+        numbers=kernel.numbers,
+        values=results.values,
+        width=width,
     )
-    words = _words(
+    frame = _frame(
         topk.FRAME,
         classes=classes,
-        entries=width,
-        student=layout.addresses[0],
-        move_student=layout.movers[0],
-        table=layout.table.ctypes.data,
-        places=places.ctypes.data,
-        heats=heats.ctypes.data,
+        entries=places.shape[-1],
+        student=in_place,
+        move_student=move_student,
+        gradient=buffer if waiting else direct,
+        move_gradient=0 if waiting else move_gradient,
+        table=layout.table,
+        places=places,
+        heats=heats,
         heat_step=heats.strides[0] if len(heats) > 1 else 0,
-        keep=keep,
-        factors=factors.ctypes.data,
-        logits=s.ctypes.data,
-        low=low.ctypes.data,
-        weights=weights.ctypes.data,
-        slopes=slopes[0].ctypes.data,
-        out=0 if buffer is None else buffer.ctypes.data,
-        rows=getattr(of_rows, "address", 0),
-        rows_frame=rows_words.ctypes.data,
+        keep=results.keep,
+        factors=factors,
+        logits=s,
+        low=low,
+        peaks=peaks,
+        weights=weights,
+        slopes=slopes[0],
+        rows=kernel.rows.address if fused else 0,
+        rows_frame=of_rows,
     )
     size = topk.scratch_size(classes)
-    size += rows.scratch_size(segments, longest, FLOAT64, buffers=False)
+    size += rows.scratch_size(segments, width, FLOAT64, buffers=False)
     workers = threads.number(work.threads)
-    step = row_loss.UNIT // classes
-    if of_rows is None:
-        step = min(_BLOCK // classes, -(-number // workers))
-    step = max(1, step)
+    most = row_loss.UNIT // classes if fused else min(_BLOCK // classes, -(-number // workers))
+    step = max(1, most)
+
+    def by_formulas(block: slice) -> None:
+        divergence = operation.divergence
+        if beta is not None:
+            divergence = divergence.bound(np, beta[block])
+        s_low, t_low = -low[block][:, : t.shape[-1]], np.zeros(t[block].shape)
+        wide = Wide(s[block], s_low), Wide(t[block], t_low)
+        known = divergence.whole(np, *wide, 1.0, (*[VALUE] * work.value, *wanted))
+        if work.value:
+            results.values[block] = divergence.value(np, known.known)[:, 0]
+        for side in wanted:
+            slopes[side][block] = divergence.gradient(side, known)
 
     def share(first: int, last: int) -> None:
         block = slice(first * step, min(last * step, number))
         room = np.empty(size + 64, np.uint8)
-        where = words.ctypes.data, -(-room.ctypes.data // 64) * 64, block.start, block.stop
-        if of_rows is not None:
-            function(*where, topk.WEIGHTS, topk.PRODUCT)
+        at = frame.ctypes.data, -(-room.ctypes.data // 64) * 64, block.start, block.stop
+        if fused:
+            kernel.function(*at, topk.WEIGHTS, topk.PRODUCT)
             return
-        function(*where, topk.WEIGHTS, topk.WEIGHTS)
-        divergence = operation.divergence
-        if "beta" in per_row:
-            divergence = divergence.bound(np, per_row["beta"][block])
-        wanted = [VALUE] * work.value + [STUDENT] * (buffer is not None)
-        wanted += [TEACHER] * bool(in_teacher)
+        kernel.function(*at, topk.WEIGHTS, topk.WEIGHTS)
         with np.errstate(all="ignore"):
-            own = Wide(s[block], -low[block, : width + 1]), Wide(t[block], np.zeros_like(t[block]))
-            known = divergence.whole(np, *own, 1.0, tuple(wanted))
-            if work.value:
-                results.values[block] = divergence.value(np, known.known)[:, 0]
-            for side in set(wanted) - {VALUE}:
-                slopes[side][block] = divergence.gradient(side, known)
-        function(*where, topk.PRODUCT, topk.PRODUCT)
+            by_formulas(block)
+        kernel.function(*at, topk.PRODUCT, topk.PRODUCT)
 
     threads.share(share, -(-number // step), workers)
-    kept = np.ones(number, np.bool_) if results.keep is None else results.keep.reshape(-1)
     results.values[~kept] = 0.0
+    found = {} if buffer is None else {0: buffer}
     if in_teacher:
-        scale = np.where(kept, factors, 0.0)[:, None]
+        ends = slopes[TEACHER][:, :-1], slopes[TEACHER][:, -1:]
         with np.errstate(all="ignore"):
-            found = operation.to_teacher(np, entries, mass, slopes[1][:, :-1], slopes[1][:, -1:])
-            for index in in_teacher:
-                each = np.where(scale == 0, 0.0, scale * found[index - 1])
-                _deliver(work.xp, results.outputs[index], each)
-    if buffer is not None:
-        _deliver(work.xp, results.outputs[0], buffer)
+            both = operation.to_teacher(np, entries, mass, *ends)
+            scaled = [np.where(factors == 0, 0.0, factors * each.T).T for each in both]
+        found |= {index: scaled[index - 1] for index in in_teacher}
+    for index, each in found.items():
+        output = results.outputs[index]
+        output[...] = work.xp.astype(work.xp.asarray(each.reshape(output.shape)), output.dtype)
     return results.of_values()
 
 
-def _words(names: Sequence[str], **numbers: int) -> np.ndarray[Any, Any]:
-    """Return a frame; what is not said is 0."""
-    return np.array([int(numbers.get(name, 0)) for name in names])
+def _frame(names: Sequence[str], **numbers: Any) -> Array:
+    """Return a frame: of arrays their addresses; 0 for what is not there."""
+    found = [numbers.get(name) for name in names]
+    return np.array(
+        [each.ctypes.data if isinstance(each, np.ndarray) else int(each or 0) for each in found]
+    )
 
 
-def _of_rows(operation: Any, arrays: Sequence[Array], number: int) -> dict[str, Floats]:
-    """Return all but the student as arrays of NumPy, by name, a row each."""
+def _teacher(
+    operation: Any, arrays: Sequence[Array], number: int
+) -> tuple[Entries, Array, Array, Array, Array | None]:
+    """Return the given classes, their places, the mass and logits of all, and β, of each row."""
     names = ["a"]
     names += ["mass"] * operation.has_rest + ["temperature"] * (operation.temperature is None)
     names += ["beta"] * operation.divergence.parameters + ["indices"]
-    return {
+    own = {
         name: _host(array, np.int64 if name == "indices" else np.float64).reshape(number, -1)
         for name, array in zip(names, arrays[1:], strict=False)
     }
+    a, indices, classes = own["a"], own["indices"], arrays[0].shape[-1]
+    entries = entries_of(np, a, indices, classes)
+    places = np.where((indices >= 0) & (indices < classes), indices, classes + topk.FOREIGN)
+    places = np.where(entries.valid, places, classes + topk.NOTHING)
+    with np.errstate(all="ignore"):
+        mass = left_mass(np, entries, own.get("mass"), classes)
+        logits = np.concatenate([a, np.log(mass)], axis=-1)
+    return entries, places, mass, logits, own.get("beta")
 
 
-def _float32_of(gradient: Array, rows: int, classes: int) -> Floats:
-    """Return the gradient's memory, or a buffer where that is another dtype's or order's."""
-    if dtype_name(gradient) == "float32":
-        own = gradient.numpy() if hasattr(gradient, "numpy") else gradient
-        if own.flags.c_contiguous:
-            found: Floats = own.reshape(rows, classes)
-            return found
-    return np.empty((rows, classes), np.float32)
-
-
-def _deliver(xp: Any, gradient: Array, buffer: Floats) -> None:
-    """Write a buffer into a gradient, unless it is the gradient's own memory."""
-    if memory(gradient).address != buffer.ctypes.data:
-        gradient[...] = xp.astype(xp.asarray(buffer.reshape(gradient.shape)), gradient.dtype)
-
-
-def _host(array: Array, dtype: Any) -> Floats:
+def _host(array: Array, dtype: Any) -> Array:
     """Return an array as one of NumPy."""
     if hasattr(array, "data_ptr"):
         array = array.detach()
