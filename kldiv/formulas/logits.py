@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from kldiv.formulas.numbers import DEEP, DEEPEST, EIGHTH, GONE, NEAR
+from kldiv.formulas.numbers import ALIKE, DEEP, DEEPEST, EIGHTH, GONE, NEAR
 from kldiv.formulas.special import (
     difference,
     expm1,
@@ -144,7 +144,9 @@ def temperature_terms(
     if other is None:  # what ``both`` has beyond the slope, or its rounding
         own = both - slope
         other = xp.where(abs(own) < 1e-5 * abs(slope), 0.0, own)
-    shares = xp.where(b < GONE, slope * a + other * b, slope * apart + both * b)
+    # Not where p is as small: beside it q is something.
+    gone = (b < GONE) & ~(abs(_log_ratio(xp, s, t, rows, temperature)) < ALIKE)
+    shares = xp.where(gone, slope * a + other * b, slope * apart + both * b)
     return -over(total(xp, shares, axis), temperature)
 
 

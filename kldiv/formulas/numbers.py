@@ -83,6 +83,8 @@ FARTHEST: Final = 1e30
 
 GONE: Final = -150.0
 """Logit less the maximum where q is as good as 0, and so is its share of a derivative in T."""
+ALIKE: Final = 75.0
+"""log(p/q) up to which it is not: the root of q/p is above the rounding of float64."""
 
 # ---- exponential and logarithm, which kernels make themselves ------------------------------------
 
