@@ -332,7 +332,9 @@ def mixture_rise(
     r = tempered(xp, difference(rows.pivot, rows.pivot_low, *d), unit) - rows.offset
     # The ratio of probabilities is right to a few u, e^r only to u·|r|.
     near = theta * expm1_near(xp, xp.clip(u, -NEAR, NEAR))
-    y = xp.where(abs(u) < NEAR, near, kappa * (q / xp.where(p > 0, p, 1.0)) - theta)
+    # Not where q/p is large: its slope, in a second derivative, may overflow.
+    alike = kappa * q < 4.0 * p
+    y = xp.where(abs(u) < NEAR, near, kappa * (q / xp.where(alike, p, 1.0)) - theta)
     # log(1 + y) = log((1 − θ) + κ q/p), without overflow: below e^(−DEEP) p/q gives way to r.
     larger = xp.maximum(p, q)
     larger = xp.where(larger > 0, larger, 1.0)
@@ -340,7 +342,8 @@ def mixture_rise(
     m = rest * share + kappa * (q / larger)
     m = xp.where(m > 0, m, 1.0) / xp.clip(share, math.exp(-DEEP), 1.0)
     far = xp.log(m) + xp.clip(r - DEEP, 0.0, DEEPEST)
-    close = (y > -0.5) & (y < 1.0)
+    close = (y > -0.5) & (y < 1.0) & (alike | (abs(u) < NEAR))
+    y = xp.where(close, y, 0.0)
     log = xp.where(close, log1p(xp, y), far)
     eta = xp.where(close, y / (1.0 + y), 1.0 - 1.0 / m)
     return p, _combined(xp, mix, (theta, rest), close, log, eta)
