@@ -573,7 +573,7 @@ def _weighted(w: float, r: float) -> Callable[..., Any]:
 
 
 def _sparse_truth(truth: Callable[..., Any], tail: str, *numbers: Any) -> Any:
-    """Return the divergence from the first two of four classes, and the rest as one unless renormalized.
+    """Return the divergence of two classes of four and, unless renormalized, the rest as one.
 
     The teacher's numbers are −log p.
     """
