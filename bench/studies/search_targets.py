@@ -572,6 +572,26 @@ def _weighted(w: float, r: float) -> Callable[..., Any]:
     return value
 
 
+def _sparse_truth(truth: Callable[..., Any], tail: str, *numbers: Any) -> Any:
+    """Return the divergence of two classes of four and, unless renormalized, the rest as one.
+
+    The teacher's numbers are −log p.
+    """
+    p, q = [mp.exp(-x) for x in numbers[4:]], _softmax(numbers[:4])
+    rest = 1 - mpmath.fsum(p)
+    if rest <= 0:
+        return mp.inf
+    if tail == "renormalize":
+        return truth(*(x / mpmath.fsum(r) for r in (p, q[:2]) for x in r))
+    return truth(*p, rest, *q[:2], mpmath.fsum(q[2:]))
+
+
+def _indices(number: Any) -> Any:
+    """Return classes 0 and 1 of every row."""
+    one = _labels(number)
+    return _vector(0 * one, one)
+
+
 def _labels(number: Any) -> Any:
     """Return label 1 for every row, as the library's integers."""
     xp = _space(number)
@@ -631,13 +651,37 @@ def losses() -> Iterator[Target]:
         call = partial(lambda f, o, *x: _rows(f, x, reduction="none", **o), function, options)
         order = 1 if truth is _variation else 2  # it has kinks
         yield Target(name, _softmaxed(truth), call, _ROWS * logit, _TWINS, order=order)
-    yield Target(
-        "kl_div_with_logits, temperature",
-        lambda *x: _softmaxed(_generalised)(*(v / x[-1] for v in x[:-1])),
-        lambda *x: _rows(k.kl_div_with_logits, x[:-1], reduction="none", temperature=x[-1]),
-        (*_ROWS * logit, "temperature"),
-        _TWINS,
-    )
+    for name in (
+        "kl_div_with_logits", "js_div_with_logits", "jeffreys_div_with_logits",
+        "hellinger_div_with_logits", "alpha_div_with_logits 0.25", "renyi_div_with_logits 2",
+    ):  # fmt: skip
+        truth, function, options = pairs[name]
+        yield Target(
+            f"{name}, temperature",
+            lambda *x, truth=truth: _softmaxed(truth)(*(v / x[-1] for v in x[:-1])),
+            lambda *x, f=function, o=options: _rows(
+                f, x[:-1], reduction="none", temperature=x[-1], **o
+            ),
+            (*_ROWS * logit, "temperature"),
+            _TWINS,
+        )
+    sparse: dict[str, tuple[Any, dict[str, Any]]] = {
+        "forward": (_generalised, {}),
+        "renormalize": (_generalised, {"tail": "renormalize"}),
+        "reverse": (lambda *x: _generalised(*_halves(x)[1], *_halves(x)[0]), {"beta": 1.0}),
+        "JS": (_mixed(0.5, 0.5, 0.5), {"beta": 0.5}),
+        "Hellinger": (_hellinger, {"divergence": divergences.Hellinger()}),
+        "Alpha": (_alpha(1.5), {"divergence": divergences.Alpha(1.5)}),
+    }
+    for name, (truth, options) in sparse.items():
+        yield Target(
+            f"topk_kl_div_with_logits, {name}",
+            partial(_sparse_truth, truth, options.get("tail", "bucket")),
+            lambda *x, o=options: k.topk_kl_div_with_logits(
+                _vector(*x[:4]), -_vector(*x[4:]), _indices(x[0]), reduction="none", **o
+            ),
+            (*4 * logit, *2 * ("shape",)),
+        )
     yield Target(
         "distillation_loss, hard",
         lambda *x: (

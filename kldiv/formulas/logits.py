@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from kldiv.formulas.numbers import DEEP, DEEPEST, EIGHTH, GONE, NEAR
+from kldiv.formulas.numbers import ALIKE, DEEP, DEEPEST, EIGHTH, GONE, NEAR
 from kldiv.formulas.special import (
     difference,
     expm1,
@@ -145,7 +145,9 @@ def temperature_terms(
     if other is None:  # what ``both`` has beyond the slope, or its rounding
         own = both - slope
         other = xp.where(abs(own) < 1e-5 * abs(slope), 0.0, own)
-    shares = xp.where(b < GONE, slope * a + other * b, slope * apart + both * b)
+    # Not where p is as small: beside it q is something.
+    gone = (b < GONE) & ~(abs(_log_ratio(side)) < ALIKE)
+    shares = xp.where(gone, slope * a + other * b, slope * apart + both * b)
     return -over(total(xp, shares, -1), temperature)
 
 
@@ -314,7 +316,9 @@ def mixture_rise(side: Side, mix: Mix) -> tuple[Array, Array]:
     r = tempered(xp, difference(rows.pivot, rows.pivot_low, *d), unit) - rows.offset
     # The ratio of probabilities is right to a few u, e^r only to u·|r|.
     near = theta * expm1_near(xp, xp.clip(u, -NEAR, NEAR))
-    y = xp.where(abs(u) < NEAR, near, kappa * (q / xp.where(p > 0, p, 1.0)) - theta)
+    # Not where q/p is large: its slope, in a second derivative, may overflow.
+    alike = kappa * q < 4.0 * p
+    y = xp.where(abs(u) < NEAR, near, kappa * (q / xp.where(alike, p, 1.0)) - theta)
     # log(1 + y) = log((1 − θ) + κ q/p), without overflow: below e^(−DEEP) p/q gives way to r.
     larger = xp.maximum(p, q)
     larger = xp.where(larger > 0, larger, 1.0)
@@ -322,7 +326,8 @@ def mixture_rise(side: Side, mix: Mix) -> tuple[Array, Array]:
     m = rest * share + kappa * (q / larger)
     m = xp.where(m > 0, m, 1.0) / xp.clip(share, math.exp(-DEEP), 1.0)
     far = xp.log(m) + xp.clip(r - DEEP, 0.0, DEEPEST)
-    close = (y > -0.5) & (y < 1.0)
+    close = (y > -0.5) & (y < 1.0) & (alike | (abs(u) < NEAR))
+    y = xp.where(close, y, 0.0)
     log = xp.where(close, log1p(xp, y), far)
     eta = xp.where(close, y / (1.0 + y), 1.0 - 1.0 / m)
     return p, _combined(xp, mix, (theta, rest), close, log, eta)

@@ -72,8 +72,9 @@ REACH: Final = 8.0
 """|x| up to which a class counts in the mean that an anchor is: beyond it slopes of mixtures are as
 good as constant."""
 
-DEEP: Final = 69.0
-"""Beyond it e^(−r) for p/q would soon underflow in float32."""
+DEEP: Final = 40.0
+"""Beyond it the square of e^(−r) for p/q, which a second derivative has, would underflow in
+float32."""
 
 DEEPEST: Final = 1024.0
 """Farther below q p is 0: any finite number serves, and no weight makes it infinite."""
@@ -83,6 +84,8 @@ FARTHEST: Final = 1e30
 
 GONE: Final = -150.0
 """Logit less the maximum where q is as good as 0, and so is its share of a derivative in T."""
+ALIKE: Final = 75.0
+"""log(p/q) up to which it is not: the root of q/p is above the rounding of float64."""
 
 # ---- exponential and logarithm, which kernels make themselves ------------------------------------
 
