@@ -111,7 +111,14 @@ def true_value(name, p, q):
         return mpmath.fsum((mpmath.sqrt(x) - mpmath.sqrt(y)) ** 2 / 2 for x, y in pairs)
     if kind == "chi2":
         return mpmath.fsum((x - y) ** 2 / y if y else 0 for x, y in pairs)
-    alpha = mpmath.mpf(float(order))
+    if kind == "tv":
+        return mpmath.fsum(abs(x - y) for x, y in pairs) / 2
+    alpha = mpmath.mpf(float(order or 0.5))
+    if kind in {"js", "skew"}:
+        mixed = [(x, y, alpha * x + (1 - alpha) * y) for x, y in pairs]
+        own = mpmath.fsum(x * mpmath.log(x / m) + m - x if x else m for x, _, m in mixed)
+        other = mpmath.fsum(y * mpmath.log(y / m) + m - y if y else m for _, y, m in mixed)
+        return own if kind == "skew" else alpha * own + (1 - alpha) * other
     power = mpmath.fsum(x**alpha * y ** (1 - alpha) if x else 0 for x, y in pairs)
     mass = alpha * mpmath.fsum(p) + (1 - alpha) * mpmath.fsum(q)
     if kind == "renyi":
@@ -122,7 +129,10 @@ def true_value(name, p, q):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "name",
-    ["kl", "jeffreys", "hellinger", "chi2", "alpha:0.3", "alpha:2", "renyi:0.5", "renyi:2"],
+    [
+        *("kl", "jeffreys", "hellinger", "chi2", "alpha:0.3", "alpha:2", "renyi:0.5", "renyi:2"),
+        *("js", "js:0.2", "skew", "skew:0.1", "skew:0.9", "tv"),
+    ],
 )
 def test_products_of_matrices_lose_nothing(name, dtype, monkeypatch):
     random = np.random.default_rng(5)

@@ -3,7 +3,9 @@
 With r a mean of all rows, D(p‖q) = D(p‖r) + D(r‖q) − Σ (p − r)·log(q/r): two numbers of single rows
 and a product of matrices. All three are as small as D(p‖q) unless two rows are much closer to one
 another than to r, so rounding is known beside the result, and the pairs that it would harm, equal
-rows among them, are computed by the formulas. The same holds of the other measures here.
+rows among them, are computed by the formulas. The same holds of the other measures here. Those of a
+mixture m take a logarithm for each class of a pair besides, and total variation a difference: some
+rows with some others, in a buffer that stays in the cache.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from kldiv.formulas import measures
-from kldiv.formulas.blocks import PAIR_BLOCK_BYTES, rows_at_a_time, slices
+from kldiv.formulas.blocks import PAIR_BLOCK_BYTES, pairs_at_a_time, rows_at_a_time, slices
 from kldiv.formulas.special import log_ratio
 from kldiv.kernels import threads
-from kldiv.kernels.blocks.arrays import host
+from kldiv.kernels.blocks.arrays import SIZE, Room, host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,11 +32,24 @@ ENOUGH: Final = {"float32": 2.0**-26, "float64": 0.25}
 """Size, beside that of the terms, from which a result is right: of float64 the terms' own rounding,
 some units of 2⁻⁵³, is then at most four times as large in it."""
 
+_ENOUGH_OF_MIXTURES: Final = {**ENOUGH, "float64": 2.0**-5}
+"""Theirs: the bound of their sizes is a wide one."""
+
 _LEAST: Final = 1e-280  # below, products of small numbers lose digits
 _LARGEST: Final = 1e140  # above, those of large ones overflow
 _LARGEST_ORDER: Final = 2.0
 _LEFT: Final = {"float32": 2.0**-20, "float64": 0.5}  # of S, in Rényi's logarithm
 _BLOCK: Final = 1 << 22  # numbers of all rows, of some of their classes
+
+
+class EachPair(NamedTuple):
+    """What no product gives of a pair."""
+
+    first: list[Buffer]
+    """Arrays with a row for each of the first's, of which the term takes some."""
+    second: list[Buffer]
+    term: Callable[[list[Buffer], list[Buffer], list[Buffer]], Buffer]
+    """Returns a number of each pair of these rows, given two buffers for all their classes."""
 
 
 class Factors(NamedTuple):
@@ -47,6 +62,9 @@ class Factors(NamedTuple):
     """Masks of classes that make a pair infinite where both are set."""
     sizes: list[tuple[Buffer, Buffer]] | None = None
     """Whose product bounds the rounding of the others; by default their magnitudes."""
+    bounds: tuple[Buffer, Buffer] | None = None
+    """Numbers of each row that bound the rounding of what is added to products; by default own."""
+    each: EachPair | None = None
 
 
 def refusal(work: Work) -> str | None:
@@ -57,6 +75,8 @@ def refusal(work: Work) -> str | None:
         return f"there is no product of matrices for {operation.name}, or none for its gradient"
     if getattr(measure, "alpha", 0.0) > _LARGEST_ORDER:
         return f"orders above {_LARGEST_ORDER:g} magnify the rounding of products"
+    if 0.0 in getattr(measure, "weights", ()):
+        return "there is no mixture where a weight is 0"
     return "there are no pairs" if 0 in operation.shape(work.arrays) else None
 
 
@@ -66,7 +86,7 @@ def run(work: Work) -> Found:
     compute = operation.compute
     given = [host(array).astype(compute, copy=False) for array in work.arrays]
     with np.errstate(all="ignore"):
-        values, certain = _by_products(operation, *given)
+        values, certain = _by_products(operation, given, threads.number(work.threads))
         values /= operation.unit
         if operation.symmetric:
             certain |= np.tri(len(values), k=-1, dtype=bool)  # mirrored below
@@ -76,9 +96,10 @@ def run(work: Work) -> Found:
     return xp.astype(result, getattr(xp, operation.result)), []
 
 
-def _by_products(operation: Any, p: Buffer, q: Buffer) -> tuple[Buffer, Buffer]:
+def _by_products(operation: Any, given: list[Buffer], number: int) -> tuple[Buffer, Buffer]:
     """Return the measure of all pairs in nats, and which of them are right."""
-    usable = [np.all((rows >= 0) & (rows < _LARGEST), axis=-1) for rows in (p, q)]
+    p, q = given
+    usable = [np.all((rows >= 0) & (rows < _LARGEST), axis=-1) for rows in given]
     shape, measure = (len(p), len(q)), operation.measure
     masses = np.zeros(len(p)), np.zeros(len(q))
     values, sizes, infinite = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
@@ -92,20 +113,43 @@ def _by_products(operation: Any, p: Buffer, q: Buffer) -> tuple[Buffer, Buffer]:
         masses = masses[0] + own_p.sum(axis=-1), masses[1] + own_q.sum(axis=-1)
         own = factors.own[0][:, None] + factors.own[1]
         values += own
-        sizes += own
+        sizes += own if factors.bounds is None else factors.bounds[0][:, None] + factors.bounds[1]
         for left, right in factors.products:
             values += left @ right.T
         for left, right in factors.sizes or factors.products:
             sizes += abs(left) @ abs(right).T
+        if factors.each is not None:
+            _add_of_pairs(factors.each, values, number, symmetric=operation.symmetric)
         for left, right in factors.forbidden:
             if left.any() and right.any():
                 infinite |= left.astype(np.float32) @ right.astype(np.float32).T > 0
-    least = np.maximum(ENOUGH[operation.compute] * sizes, _LEAST)
+    enough = _ENOUGH_OF_MIXTURES if hasattr(measure, "_mixture") else ENOUGH
+    least = np.maximum(enough[operation.compute] * sizes, _LEAST)
     certain = (values >= least) & (values < np.inf) | infinite
     values[infinite] = np.inf
     if isinstance(measure, measures.Renyi):
         certain &= _to_renyi(measure, values, masses, _LEFT[operation.compute])
     return values, certain & usable[0][:, None] & usable[1]
+
+
+def _add_of_pairs(each: EachPair, values: Buffer, number: int, *, symmetric: bool) -> None:
+    """Add to all values, or to those on and above the diagonal, what no product gives."""
+    shapes = [(count, each.first[0].shape[1]) for count in values.shape]
+    down, across = pairs_at_a_time(shapes[0], shapes[1], "float64", 8 * SIZE)
+    blocks = slices(len(values), down)
+
+    def part(start: int, stop: int) -> None:
+        room = Room(2)
+        with np.errstate(all="ignore"):
+            for some in blocks[start:stop]:
+                first = [rows[some, None] for rows in each.first]
+                for begin in range(some.start if symmetric else 0, values.shape[1], across):
+                    others = slice(begin, begin + across)
+                    second = [rows[others] for rows in each.second]
+                    shape = np.broadcast_shapes(first[0].shape, second[0].shape)
+                    values[some, others] += each.term(first, second, room.of(shape))
+
+    threads.share(part, len(blocks), number)
 
 
 def _by_formulas(work: Work, given: list[Buffer], values: Buffer, pairs: Buffer) -> None:
@@ -168,8 +212,9 @@ def _chi_squared(_: Measure, p: Buffer, q: Buffer, r: Buffer) -> Factors:
 def _alpha(measure: measures.Alpha, p: Buffer, q: Buffer, r: Buffer) -> Factors:
     if measure.exchanged:
         found = _alpha(replace(measure, exchanged=False), q, p, r)
-        lists = found.products, found.forbidden, found.sizes or ()
-        return Factors(found.own[::-1], *([(b, a) for a, b in pairs] for pairs in lists))
+        lists = found.products, found.forbidden, found.sizes or []
+        products, forbidden, sizes = ([(b, a) for a, b in pairs] for pairs in lists)
+        return Factors(found.own[::-1], products, forbidden, sizes)
     alpha, kappa = measure.alpha, measure.kappa
     some = q > 0
     to_r = measure.value(np, p, np.broadcast_to(r, p.shape))
@@ -190,6 +235,56 @@ def _power_change(x: Buffer, r: Buffer, power: float) -> tuple[Buffer, Buffer]:
     some = x > 0
     exponent = power * log_ratio(np, np.where(some, x, 1.0), np.where(some, r, 1.0))
     return np.where(some, np.expm1(exponent), -1.0), 1.0 + 0.5 * abs(exponent)
+
+
+def _total_variation(_: Measure, p: Buffer, q: Buffer, __: Buffer) -> Factors:
+    def term(first: list[Buffer], second: list[Buffer], room: list[Buffer]) -> Buffer:
+        np.subtract(first[0], second[0], out=room[0])
+        return 0.5 * np.abs(room[0], out=room[0]).sum(axis=-1)
+
+    return Factors((np.zeros(len(p)), np.zeros(len(q))), [], [], each=EachPair([p], [q], term))
+
+
+def _jensen_shannon(measure: measures.JensenShannon, p: Buffer, q: Buffer, r: Buffer) -> Factors:
+    own, rest = measure.weights
+    (to_p, size_p), (to_q, size_q) = _about(p, r), _about(q, r)
+
+    def term(first: list[Buffer], second: list[Buffer], room: list[Buffer]) -> Buffer:
+        m, logs = (np.add(a, b, out=at) for a, b, at in zip(first, second, room, strict=True))
+        return -np.vecdot(m, np.log(logs, out=logs))
+
+    parts = [[w * x, w * x / _some(r) + _LEAST] for w, x in ((own, p), (rest, q))]
+    # |x log x| ≤ x log x − x + 1 + |x − 1|, which is convex: that of m is at most that of p and q.
+    bounds = 2.0 * own * size_p, 2.0 * rest * size_q
+    each = EachPair(parts[0], parts[1], term)
+    return Factors((own * to_p, rest * to_q), [], [], bounds=bounds, each=each)
+
+
+def _skew(measure: measures.Skew, p: Buffer, q: Buffer, r: Buffer) -> Factors:
+    own, rest = measure.alpha, 1.0 - measure.alpha
+    log_q = np.where(q > 0, abs(_logs(q, r)), -np.log(own))
+
+    def term(first: list[Buffer], second: list[Buffer], room: list[Buffer]) -> Buffer:
+        logs = np.add(first[0], second[0], out=room[0])
+        return -np.vecdot(first[1], np.log(logs, out=logs))
+
+    each = EachPair([own * p / _some(r) + _LEAST, p], [rest * q / _some(r)], term)
+    masses = [rest * (rows - r).sum(axis=-1) for rows in (p, q)]
+    bounds = 2.0 * abs(p * _logs(p, r)).sum(axis=-1), np.zeros(len(q))
+    numbers = _about(p, r)[0] - masses[0], masses[1]
+    return Factors(numbers, [], [], [(p, log_q)], bounds, each)
+
+
+def _about(p: Buffer, r: Buffer) -> tuple[Buffer, Buffer]:
+    """Return Σ p·log(p/r) of each row, and a bound of the sum of its terms' magnitudes."""
+    divergence = measures.relative_entropy(np, p, r).sum(axis=-1)
+    apart = p - r
+    return divergence + apart.sum(axis=-1), divergence + abs(apart).sum(axis=-1)
+
+
+def _some(r: Buffer) -> Buffer:
+    """Return r, 1 where no row has a class."""
+    return np.where(r > 0, r, 1.0)
 
 
 def _renyi(measure: measures.Renyi, p: Buffer, q: Buffer, r: Buffer) -> Factors:
@@ -219,4 +314,7 @@ _FACTORS: Final[dict[type, Callable[[Any, Buffer, Buffer, Buffer], Factors]]] = 
     measures.ChiSquared: _chi_squared,
     measures.Alpha: _alpha,
     measures.Renyi: _renyi,
+    measures.TotalVariation: _total_variation,
+    measures.JensenShannon: _jensen_shannon,
+    measures.Skew: _skew,
 }
