@@ -11,8 +11,9 @@ import numpy as np
 from kldiv import backends
 from kldiv._call import (
     Call,
-    broadcasts,
+    check_axis,
     check_mask,
+    check_numbers,
     check_reduction,
     differentiable,
     dtypes,
@@ -20,8 +21,8 @@ from kldiv._call import (
     resolve_arrays,
     resolve_pair,
 )
-from kldiv.backends.base import FLOATS, HALVES
-from kldiv.errors import DTypeError, OptionError, ShapeError
+from kldiv.backends.base import HALVES
+from kldiv.errors import OptionError, ShapeError
 from kldiv.formulas import samples
 from kldiv.formulas.estimators import K1, K2, K3, Clipped, ScoreFunction, WeightedLoss
 from kldiv.formulas.pointwise import PointwiseLoss
@@ -45,6 +46,8 @@ _EFFECTIVE = 50
 _APART = 4.0
 """How many standard errors the mean of q/p may be from 1; within `_ROUNDED` it always may."""
 _ROUNDED = 1e-6
+
+_SAMPLES = "the samples (for a weight a row add an axis: weight[:, None])"
 
 _KINDS: dict[str, Pointwise] = {"k1": K1(), "k2": K2(), "k3": K3()}
 _ALIASES = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
@@ -196,7 +199,8 @@ def kl_estimate(
     if weight is None:
         return Call(route, PointwiseLoss(reduction, *names, function), *arrays)
     log_p, log_q, weight, *mask = arrays
-    weight = _broadcast_weight(route, weight, log_p.shape)
+    check_numbers(route, "weight", weight, log_p.shape, _SAMPLES)
+    weight = route.caller.namespace(weight).broadcast_to(weight, log_p.shape)
     return Call(route, WeightedLoss(reduction, *names, function), log_p, log_q, weight, *mask)
 
 
@@ -281,18 +285,6 @@ def _positive(name: str, number: Any) -> float:
     if not isinstance(number, int | float) or not 0 < number < math.inf:
         raise OptionError(f"{name} must be a positive number or None; got {number!r}")
     return float(number)
-
-
-def _broadcast_weight(route: backends.Route, weight: Array, shape: tuple[int, ...]) -> Array:
-    dtype = route.caller.dtype_name(weight)
-    if dtype not in FLOATS:
-        raise DTypeError(f"weight has dtype {dtype}; expected one of {', '.join(FLOATS)}")
-    if not broadcasts(weight.shape, shape):
-        raise ShapeError(
-            f"weight has shape {tuple(weight.shape)}, which does not broadcast to {tuple(shape)}; "
-            "for a weight a row add an axis: weight[:, None]"
-        )
-    return route.caller.namespace(weight).broadcast_to(weight, shape)
 
 
 def monte_carlo_kl(
@@ -507,9 +499,7 @@ def plug_in_kl(
             f"p_counts and q_counts must have the same shape; got {tuple(p.shape)} and "
             f"{tuple(q.shape)}: the same classes in both, unseen ones with 0"
         )
-    ndim = len(p.shape)
-    if not -ndim <= axis < ndim:
-        raise ShapeError(f"axis {axis} is out of range for counts of shape {tuple(p.shape)}")
+    check_axis(axis, p.shape, f"counts of shape {tuple(p.shape)}")
     _, total, result = dtypes(route, wide, None, p)
     xp = route.caller.namespace(p)
     with route.caller.context(p):

@@ -11,13 +11,12 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING
 
-from kldiv._call import resolve_same_shape
+from kldiv._call import check_axis, resolve_same_shape
 from kldiv.diagnosis.forms import find_forms, swapped
 from kldiv.diagnosis.pair import Pair
 from kldiv.diagnosis.report import SEVERITIES, Diagnosis, Finding
 from kldiv.diagnosis.scan import Scan
 from kldiv.diagnosis.sparse import diagnose_sparse
-from kldiv.errors import OptionError, ShapeError
 from kldiv.sparse_losses import SparseTeacher
 
 if TYPE_CHECKING:
@@ -109,14 +108,6 @@ vars(diagnose).update(
 
 
 def _check_axis(axis: int, shape: tuple[int, ...]) -> int:
-    try:
-        axis = operator.index(axis)
-    except TypeError:
-        raise OptionError(f"axis must be an integer, got {axis!r}") from None
-    dimensions = max(len(shape), 1)  # a number counts as one class
-    if not -dimensions <= axis < dimensions:
-        raise ShapeError(
-            f"axis {axis} is out of range for shape {tuple(shape)}; it must lie from {-dimensions} "
-            f"to {dimensions - 1}"
-        )
-    return axis % dimensions
+    own = shape or (1,)  # a number counts as one class
+    check_axis(axis, own, f"shape {tuple(shape)}")
+    return operator.index(axis) % len(own)
