@@ -280,7 +280,7 @@ def test_the_same_bits_for_any_number_of_threads(loss, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("beta", [None, 0.3])
+@pytest.mark.parametrize("beta", [None, 0.3, 0.5])
 def test_threads_share_long_rows(dtype, beta, monkeypatch):
     random = np.random.default_rng(9)
     t = 3 * random.normal(size=(3, 150_001))
