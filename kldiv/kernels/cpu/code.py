@@ -34,8 +34,6 @@ class Real(NamedTuple):
 
     name: str
     scalar: Any
-    integer: Any
-    """The integer of the same size."""
     size: int
     """Bytes of a number."""
     lanes: int
@@ -57,8 +55,8 @@ class Real(NamedTuple):
         return (2.0 - 2.0**-23) * 2.0**127 if self.single else sys.float_info.max
 
 
-FLOAT32: Final = Real("float32", SINGLE, I32, 4, 16)
-FLOAT64: Final = Real("float64", DOUBLE, I64, 8, 8)
+FLOAT32: Final = Real("float32", SINGLE, 4, 16)
+FLOAT64: Final = Real("float64", DOUBLE, 8, 8)
 REALS: Final = {"float32": FLOAT32, "float64": FLOAT64}
 
 

@@ -12,6 +12,7 @@ from kldiv.formulas.numbers import HALF_NEAR, LN2
 from kldiv.kernels.cpu.code import at_least, at_most, polynomial, select
 from kldiv.kernels.cpu.elementary import (
     NEAR,
+    artanh_rest,
     exp,
     format_of,
     joined_log,
@@ -399,8 +400,7 @@ class EvenJensenShannon(JensenShannon):
 
 def _gap(z: Value, y: Value) -> Value:
     """Return y − log(1 + y), given y/(2 + y) too."""
-    square = z * z
-    return y * z - z * square * polynomial(square, format_of(z).artanh)
+    return y * z - artanh_rest(z)
 
 
 def _logarithm(y: Value, grown: Value) -> tuple[Value, Value]:
@@ -493,7 +493,7 @@ class Alpha(Divergence):
             powers = rows.get(f"{side}_exponent") - rows.own.lift  # of 2
             log_scale = log(rows.get(f"{side}_scale")) - powers * LN2
             constant = constant + power * 0.5 * log_scale
-            factor = rows.vector(power * 0.5 * rows.heat("inverse"))
+            factor = rows.vector(power * 0.5 * rows.get("inverse"))
             parts.append((rows.vector(rows.get(f"{side}_origin")), factor))
         (t_origin, t_factor), (s_origin, s_factor) = parts
         whole = rows.vector(constant)

@@ -181,11 +181,16 @@ def phi_ratio(x: Value) -> Value:
     return polynomial(x, format_of(x).phi)
 
 
+def artanh_rest(z: Value) -> Value:
+    """Return 2 artanh(z) − 2z for |z| ≤ 1/3; log(1 + y) is 2 artanh(y/(2 + y))."""
+    square = z * z
+    return z * square * polynomial(square, format_of(z).artanh)
+
+
 def log1p_near(y: Value) -> tuple[Value, Value]:
     """Return log(1 + y) and y − log(1 + y) for −½ < y < 1."""
     z = y / (y + 2.0)
-    square = z * z
-    rest = z * square * polynomial(square, format_of(y).artanh)
+    rest = artanh_rest(z)
     return z + z + rest, y * z - rest
 
 

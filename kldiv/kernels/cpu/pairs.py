@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kldiv.kernels.cpu.code import DOUBLE, I64, Code, Value, at_most, polynomial, select
-from kldiv.kernels.cpu.elementary import format_of
+from kldiv.kernels.cpu.code import DOUBLE, I64, Code, Value, at_most, select
+from kldiv.kernels.cpu.elementary import artanh_rest, format_of
 from kldiv.kernels.cpu.sums import Total, block_sums
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def _quotient(a: Value, b: Value, change: Value) -> _Quotient:
     scaled = (b.bits() + (k << own.mantissa)).bits()
     apart = select(near, change, a - scaled)
     z, k = apart / (a + scaled), k.to(a.scalar)
-    square = z * z
-    rest = z * square * polynomial(square, own.artanh)
+    rest = artanh_rest(z)
     return _Quotient(k * own.ln2 + (z + z + (rest + k * own.ln2_low)), near, z, apart, rest)
 
 

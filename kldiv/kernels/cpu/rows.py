@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kldiv.kernels.cpu.code import AHEAD, DOUBLE, I8, I64, Code, at_least, at_most, select
+from kldiv.kernels.cpu.code import AHEAD, DOUBLE, I8, I64, Code, Value, at_least, at_most, select
 from kldiv.kernels.cpu.divergences import Lane, exchanged
 from kldiv.kernels.cpu.elementary import (
     Heat,
@@ -47,7 +47,7 @@ from kldiv.kernels.cpu.sums import Total, block_sums
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kldiv.kernels.cpu.code import Real, Value
+    from kldiv.kernels.cpu.code import Real
     from kldiv.kernels.cpu.divergences import Divergence
 
 SEGMENT: Final = 1 << 16
@@ -172,19 +172,28 @@ class Rows:
         """Return a number of the state."""
         return self.code.load(DOUBLE, self.state_at, _STATE.index(name))
 
-    def set(self, **numbers: Value) -> None:
-        """Change numbers of the state."""
+    def words(self, name: str) -> tuple[Value, Value]:
+        """Return a double word of the state."""
+        return self.get(name), self.get(f"{name}_low")
+
+    def flag(self, name: str) -> Value:
+        """Return whether a number of the state is not 0."""
+        return self.get(name) != 0.0
+
+    def set(self, **numbers: Value | tuple[Value, Value] | float) -> None:
+        """Change numbers of the state, double words and flags."""
         for name, value in numbers.items():
-            self.code.store(self.state_at, value, _STATE.index(name))
+            if isinstance(value, tuple):
+                self.set(**dict(zip((name, f"{name}_low"), value, strict=True)))
+                continue
+            number = value if isinstance(value, Value) else self.code.real(value)
+            number = number if number.floating else select(number, self.code.real(1.0), 0.0)
+            self.code.store(self.state_at, number, _STATE.index(name))
 
     def number(self, index: int) -> Value:
         """Return a number of the divergence."""
         at = self.frame["numbers"] + self.row * self.frame["number_step"]
         return self.code.load(DOUBLE, at, index)
-
-    def heat(self, name: str) -> Value:
-        """Return a number of the row's temperature."""
-        return self.get(name)
 
     def vector(self, value: Value) -> Value:
         """Return a float64 number as a vector of elements."""
@@ -192,11 +201,11 @@ class Rows:
 
     def eighth_temperature(self) -> Value:
         """Return T/8, which goes with eighths of logits."""
-        return self.heat("temperature") * 0.125
+        return self.get("temperature") * 0.125
 
     def of_eighths(self) -> Value:
         """Return 8/T, which eighths of logits are multiplied by."""
-        return self.heat("inverse") * 8.0
+        return self.get("inverse") * 8.0
 
     def finite(self, x: Value) -> Value:
         """Return ``x``, finite: where p is 0 a product with ∞ would be NaN; NaN is kept."""
@@ -204,12 +213,12 @@ class Rows:
 
     def heat_of(self, change: Callable[[Value], Value]) -> Heat:
         """Return the temperature's constants for elements."""
-        return Heat(*(change(self.heat(name)) for name in HEAT[:5]))
+        return Heat(*(change(self.get(name)) for name in HEAT[:5]))
 
     def heat_64(self) -> Heat:
         """Return the temperature's constants for sums."""
         names = ("temperature", "inverse", "per", "ln2_64", "ln2_low_64")
-        return Heat(*map(self.heat, names))
+        return Heat(*map(self.get, names))
 
     # ---- a unit ----------------------------------------------------------------------------------
 
@@ -247,10 +256,10 @@ class Rows:
         """Draw the conclusions from the stages before."""
         code = self.code
         with code.when(stage == 0):
-            self.set(settled=code.real(0.0), again=code.real(1.0))
+            self.set(settled=0.0, again=1.0)
         with code.when(stage == SHIFT):
             self._find_pivot()
-        with code.when((stage > PIVOT) & (stage <= TEACHER) & (self.get("settled") == 0.0)):
+        with code.when((stage > PIVOT) & (stage <= TEACHER) & ~self.flag("settled")):
             self._better_pivot(stage)
         for base, side in ((TEACHER, "t"), (STUDENT, "s")) if gradients else ():
             if self.divergence.has_mean(side):
@@ -266,12 +275,11 @@ class Rows:
         with code.when(stage == 0):
             both.read()
             both.weights([side for side in "ts" if gradients and self.divergence.has_mean(side)])
-        with code.when((stage == SHIFT) & (self.get("moved") != 0.0)):
+        with code.when((stage == SHIFT) & self.flag("moved")):
             both.shift()
-        unsettled = self.get("settled") == 0.0
-        with code.when((stage >= PIVOT) & (stage < TEACHER) & unsettled):
+        with code.when((stage >= PIVOT) & (stage < TEACHER) & ~self.flag("settled")):
             if self.divergence.exact:
-                with code.either(self.get("plain") != 0.0) as (then, otherwise):
+                with code.either(self.flag("plain")) as (then, otherwise):
                     with then:
                         both.divergence(place, plain=True)
                     with otherwise:
@@ -284,7 +292,7 @@ class Rows:
             if not self.divergence.has_mean(side):
                 continue
             wanted = self.frame[f"wants_{side}"] != 0
-            now = (stage >= base) & (stage < base + 3) & (self.get("again") != 0.0)
+            now = (stage >= base) & (stage < base + 3) & self.flag("again")
             with code.when(now & wanted):
                 both.mean(place, side)
         with code.when(stage == GRADIENTS):
@@ -344,23 +352,19 @@ class Rows:
     def least(self, top: Value, origin: Value) -> Value:
         """Return the lowest difference from the origin whose weight counts."""
         return select(
-            top > -float("inf"), (top - origin) - self.heat("temperature") * self.own.gone, 0.0
+            top > -float("inf"), (top - origin) - self.get("temperature") * self.own.gone, 0.0
         )
-
-    def _blocks(self) -> tuple[Value, Value]:
-        classes = self.frame["classes"]
-        size = BLOCK * self.real.lanes
-        return (classes + (size - 1)) // size, self.code.whole(SEGMENT // size)
 
     def _record(self, block: Value) -> Value:
         """Return the address of a block's record."""
-        _, each = self._blocks()
+        each = SEGMENT // (BLOCK * self.real.lanes)
         part = self.parts + (block // each) * (8 * PART) + 8 * _SUMS * GRADIENTS
         return part + (block % each) * (8 * _RECORD)
 
     def _find_pivot(self) -> None:
         code, heat = self.code, self.heat_64()
-        blocks, _ = self._blocks()
+        size = BLOCK * self.real.lanes
+        blocks = (self.frame["classes"] + (size - 1)) // size
         tops = [code.variable(code.real(-float("inf"))) for _ in range(2)]
         flags, beside = ([code.variable(code.real(0.0)) for _ in range(2)] for _ in range(2))
         with code.loop(blocks) as block:
@@ -393,11 +397,7 @@ class Rows:
                 total.add(part * scale)
             found = total.get()
             ends.append((top, origin, exponent, found))
-            numbers = {
-                f"{side}_exponent": exponent,
-                f"{side}_scale": 1.0 / found,
-            }
-            self.set(**numbers)
+            self.set(**{f"{side}_exponent": exponent, f"{side}_scale": 1.0 / found})
         (t_top, t_origin, t_exponent, t_sum), (s_top, s_origin, s_exponent, s_sum) = ends
         unit, shifts = self._shifts(t_top, s_top)
         (t_top, t_origin), (s_top, s_origin) = (
@@ -423,30 +423,18 @@ class Rows:
             pivot, low = pivot.to(self.real.scalar).to(DOUBLE), code.real(0.0)
         # Beside the largest number such a logit is nothing.
         moderate = at_least(abs(t_top), abs(s_top)) < 1e30
-        plain = select(moderate, code.real(1.0), 0.0)
-        self.set(
-            ratio=ratio[0],
-            ratio_low=ratio[1],
-            first=first[0],
-            first_low=first[1],
-            pivot=select(both, pivot, float("nan")),
-            pivot_low=low,
-            pivot_rest=code.real(0.0),
-            plain=plain if self.divergence.exact else code.real(0.0),
-            beside_t=besides[0],
-            beside_s=besides[1],
-            t_origin=t_origin,
-            s_origin=s_origin,
-            top_t=t_top,
-            top_s=s_top,
-            lost=self.divergence.counted(self, 0, flags[0].get()),
-            lone=self.divergence.counted(self, 1, flags[1].get()),
+        lost, lone = (
+            self.divergence.counted(self, index, flag.get()) for index, flag in enumerate(flags)
         )
+        self.set(ratio=ratio, first=first, pivot=(select(both, pivot, float("nan")), low))
+        self.set(pivot_rest=0.0, plain=moderate if self.divergence.exact else 0.0)
+        self.set(beside_t=besides[0], beside_s=besides[1], t_origin=t_origin, s_origin=s_origin)
+        self.set(top_t=t_top, top_s=s_top, lost=lost, lone=lone)
 
     def _shifts(self, t_top: Value, s_top: Value) -> tuple[Value, tuple[Value, Value]]:
         """Return the unit of logits and both shifts in it, and take constants of T to that."""
         code, zero = self.code, self.code.real(0.0)
-        bound = self.heat("temperature") * FAR
+        bound = self.get("temperature") * FAR
         far = [(abs(top) > bound) & (abs(top) < float("inf")) for top in (t_top, s_top)]
         moved = far[0] | far[1]
         large = at_least(abs(t_top), abs(s_top)) > 1e30
@@ -456,13 +444,8 @@ class Rows:
         )
         inverse = 1.0 / unit
         powers = {name: inverse if name in {"inverse", "per"} else unit for name in HEAT}
-        self.set(
-            moved=select(moved, code.real(1.0), 0.0),
-            unit=unit,
-            shift_t=t_shift,
-            shift_s=s_shift,
-            **{name: self.heat(name) * power for name, power in powers.items()},
-        )
+        self.set(moved=moved, unit=unit, shift_t=t_shift, shift_s=s_shift)
+        self.set(**{name: self.get(name) * power for name, power in powers.items()})
         return unit, (t_shift, s_shift)
 
     def _better_pivot(self, stage: Value) -> None:
@@ -472,7 +455,7 @@ class Rows:
         before = stage - 1
         y, size, value = (self._sum(before, index) for index in range(3))
         offset = log1p(y)
-        pivot = self.get("pivot"), self.get("pivot_low")
+        pivot = self.words("pivot")
         moved = added(pivot, -(temperature * offset))
         if divergence.exact:
             enough = abs(y) <= size * 0.5
@@ -494,7 +477,7 @@ class Rows:
                     if infinite:
                         value = select(self.get(flag) > 0.0, float("inf"), value)
                 value = select(pivot[0] == pivot[0], value, float("nan"))
-                self.set(settled=code.real(1.0), value=value, y=y)
+                self.set(settled=1.0, value=value, y=y, pivot_rest=-(temperature * offset))
                 if self.along:
                     # Of q that is by y too large: that is less than a gradient's roundings.
                     # Signs alone tell whether its mean is exact: about p = q one class far
@@ -502,30 +485,25 @@ class Rows:
                     mean, size = (self._sum(before, index) for index in (3, 4))
                     known = (size - abs(mean)) * 2.0 >= abs(mean)
                     known = known & (abs(y) <= 0.5 * most[1]) & (value < float("inf"))
-                    self.set(mean_s=mean, known=select(known, code.real(1.0), 0.0))
-                self.set(pivot_rest=-(temperature * offset))
+                    self.set(mean_s=mean, known=known)
                 code.store(self.frame["values"], value, self.row)
             with otherwise:
-                first = self.get("first"), self.get("first_low")
-                ratio = self.get("ratio"), self.get("ratio_low")
-                sane = abs(offset) < 0.5
-                moved = _either(sane, moved, ratio)
+                first = self.words("first")
+                moved = _either(abs(offset) < 0.5, moved, self.words("ratio"))
                 snap = 2.0**-16 if self.real.single else 2.0**-40
                 near = abs(difference(moved, first)) <= abs(temperature * offset) * snap
-                moved = _either(near, first, moved)
-                self.set(pivot=moved[0], pivot_low=moved[1], plain=code.real(0.0))
+                self.set(pivot=_either(near, first, moved), plain=0.0)
 
     def _find_mean(self, stage: Value, side: str) -> None:
         """Take the mean that the stage before found, or another anchor."""
         code = self.code
         sign = 1.0 if side == "t" else -1.0
         base = TEACHER if side == "t" else STUDENT
-        with code.when((self.get("again") != 0.0) & (self.frame[f"wants_{side}"] != 0)):
+        with code.when(self.flag("again") & (self.frame[f"wants_{side}"] != 0)):
             mean, size, middle = (self._sum(stage - 1, index) for index in range(3))
             self.set(**{f"mean_{side}": mean})
             if not self.divergence.smooth:
-                names = f"below_{side}", f"level_{side}"
-                self.set(**dict(zip(names, (size, middle), strict=True)), again=code.real(0.0))
+                self.set(**{f"below_{side}": size, f"level_{side}": middle}, again=0.0)
                 return
             # Half of what signs cancel, and the share of the anchor's own class, are no less than
             # the mean deviation: either tells that nothing is lost by the mean.
@@ -538,40 +516,34 @@ class Rows:
             with code.when(stage == base + 1):
                 if self.divergence.linear:
                     middle = middle * self.of_eighths() + self.get(f"at_{side}")
-                pivot = self.get("pivot"), self.get("pivot_low")
                 away = self.eighth_temperature() * middle * sign + self.get("pivot_rest")
                 with code.when(~known):
-                    old = (self.get(name) for name in _anchor_names(side))
-                    self.set(size=size, **dict(zip(("old", "old_low", "old_at"), old, strict=True)))
-                    self._anchor(side, added(pivot, away), middle)
-                self.set(again=select(known, code.real(0.0), 1.0))
+                    self.set(size=size, old=self.words(f"anchor_{side}"))
+                    self.set(old_at=self.get(f"at_{side}"))
+                    self._anchor(side, added(self.words("pivot"), away), middle)
+                self.set(again=~known)
             with code.when(stage == base + 2):
                 # Rounding of u is beside Σ own |u|: the anchor with the smaller one is better.
                 worse = size > self.get("size")
                 with code.when(worse):
-                    self._anchor(side, (self.get("old"), self.get("old_low")), self.get("old_at"))
-                self.set(again=select(worse, code.real(1.0), 0.0))
+                    self._anchor(side, self.words("old"), self.get("old_at"))
+                self.set(again=worse)
 
     def _first_anchor(self, side: str) -> None:
         """Take the anchor where the own side is largest: in the bulk, if all is in one class."""
         top, beside = (self.get(f"{name}_{side}") for name in ("top", "beside"))
-        pivot = self.get("pivot"), self.get("pivot_low")
         anchor = eighth_difference(*((top, beside) if side == "t" else (beside, top)))
         if self.wide and side == "t":
             place = low_width(self.frame["classes"], self.real.lanes) - self.real.lanes
             low = self.code.load(self.real.scalar, self.low_at(), place).to(DOUBLE)
             anchor = anchor[0], anchor[1] + low * (self.get("unit") * 0.125)
-        at = (difference(anchor, pivot) - self.get("pivot_rest")) * self.of_eighths()
+        at = (difference(anchor, self.words("pivot")) - self.get("pivot_rest")) * self.of_eighths()
         self._anchor(side, anchor, at if side == "t" else -at)
-        known = self.get("known") if self.along and side == "s" else self.code.real(0.0)
-        self.set(again=1.0 - known)
+        self.set(again=~self.flag("known") if self.along and side == "s" else 1.0)
 
     def _anchor(self, side: str, anchor: tuple[Value, Value], at: Value) -> None:
-        self.set(**dict(zip(_anchor_names(side), (*anchor, at), strict=True)))
-
-
-def _anchor_names(side: str) -> tuple[str, str, str]:
-    return f"anchor_{side}", f"anchor_{side}_low", f"at_{side}"
+        self.set(**{f"anchor_{side}": anchor})
+        self.set(**{f"at_{side}": at})
 
 
 def _either(
@@ -595,7 +567,7 @@ class Segment:
         self.n = at_most(rows.frame["classes"] - self.start, SEGMENT)
         self.kept = rows.kept + segment * rows.kept_size
         self.records = rows.parts + segment * (8 * PART) + 8 * _SUMS * GRADIENTS
-        shifted = (stage > SHIFT) & (rows.get("moved") != 0.0)
+        shifted = (stage > SHIFT) & rows.flag("moved")
         self.sources, self.direct = [], []
         for index, name in enumerate(("student", "teacher")):
             copy = self._kept(self.code.whole(0), _LOGITS + index)
@@ -753,7 +725,7 @@ class Segment:
     def _words(self, pivot: str) -> Words:
         """Return a pivot as three numbers of the elements' dtype."""
         rows, scalar = self.rows, self.real.scalar
-        high, low = rows.get(pivot), rows.get(f"{pivot}_low")
+        high, low = rows.words(pivot)
         first = high.to(scalar)
         rest = (high - first.to(DOUBLE)) + low
         second = rest.to(scalar)
@@ -771,14 +743,11 @@ class Segment:
         rows = self.rows
         scales = [rows.get(f"{side}_scale") for side in "ts"]
         if not exact:
-            away = difference(
-                (rows.get("pivot"), rows.get("pivot_low")),
-                (rows.get("ratio"), rows.get("ratio_low")),
-            )
+            away = difference(rows.words("pivot"), rows.words("ratio"))
             scales[1] = scales[1] * exp(away * rows.of_eighths())
         plain = pivot.second is None
         apart = two_difference if plain else eighth_difference
-        inverse = rows.vector(rows.heat("inverse") if plain else rows.of_eighths())
+        inverse = rows.vector(rows.get("inverse") if plain else rows.of_eighths())
         unit = 1.0 if plain else 0.125
 
         def about(d: Value, d_low: Value, c: Words) -> Value:
@@ -875,7 +844,7 @@ class Segment:
         out, direct = rows.place(f"gradient_{side}", self.start, rows.buffer)
         written = Run(code, real, out, self.n, rows.pad)
         factor = code.load(DOUBLE, rows.frame["factors"] + rows.row * rows.frame["factor_step"])
-        scale = rows.vector(factor * rows.get("unit") / rows.heat("temperature"))
+        scale = rows.vector(factor * rows.get("unit") / rows.get("temperature"))
         slope, has_mean = rows.divergence.slope(rows, side), rows.divergence.has_mean(side)
         keeps, index = rows.divergence.keeps, "ts".index(side)
         rising: Any = self._rise(side) if has_mean and not keeps else None
