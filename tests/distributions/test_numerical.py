@@ -21,16 +21,6 @@ stats = pytest.importorskip("scipy.stats")
 INF = math.inf
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture
-def jax():
-    return pytest.importorskip("jax")
-
-
 def found(p, q, method="quadrature"):
     estimate = kl(p, q, method=method)
     return np.asarray(estimate.value), np.asarray(estimate.standard_error)

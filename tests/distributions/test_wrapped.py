@@ -20,11 +20,6 @@ NORMAL = np.log(T / S) + (S**2 + (M - N) ** 2) / (2 * T**2) - 0.5
 
 
 @pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture
 def dist(torch):
     return torch.distributions
 

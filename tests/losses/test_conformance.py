@@ -113,7 +113,7 @@ CASES = {
         for alpha in (2, 0.3, 0, np.inf)
     },
     "labels": case(kldiv.cross_entropy_with_logits, S, target=LABELS),
-    "teacher": case(kldiv.cross_entropy_with_logits, S, T),
+    "teacher": case(kldiv.cross_entropy_with_logits, S, T, settings={"temperature": 1.3}),
     "entropy": case(kldiv.entropy_with_logits, S, options={"temperature": HEAT}),
     "log-probabilities": case(
         log_probabilities, S, options={"temperature": HEAT}, labels=LABELS, has_rule=False

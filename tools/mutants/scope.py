@@ -26,6 +26,9 @@ _ROW_FORMULAS: Final = "tests/formulas/test_logits.py"
 _MEASURES: Final = "tests/losses/test_measures.py"
 _ADAPTERS: Final = ("tests/backends/test_choice.py", "tests/backends/test_adapters.py")
 
+# Derivatives of every loss, and what else PyTorch does with one.
+_DIFFERENTIATED: Final = ("tests/losses/test_conformance.py", "-k", "differentiates and not jax")
+
 _ROWS: Final = (
     (_ROW_LOSSES, *_ON_NUMPY),
     (_ROW_FORMULAS, *_ON_NUMPY),
@@ -33,6 +36,7 @@ _ROWS: Final = (
     (_ROW_LOSSES, *_ON_OTHERS),
     (_ROW_FORMULAS, *_ON_NONE),
     ("tests/losses/test_f_divergences.py", "-k", "not jax and not dask and not compile"),
+    _DIFFERENTIATED,
 )
 _PLANS: Final = (("tests/formulas/test_shards.py",),)
 _SHARDED: Final = (
@@ -48,7 +52,11 @@ _PAIRS: Final = (
     (_SEMANTICS, "-k", "torch or jax-x64 or strictest or dask"),
     (_GRADIENTS, "-k", "not compile and not inductor"),
 )
-_SINGLE: Final = ((_MEASURES, *_ON_NUMPY), (_MEASURES, "-k", "not compile"))
+_SINGLE: Final = (
+    (_MEASURES, *_ON_NUMPY),
+    (_MEASURES, "-k", "not compile"),
+    (*_DIFFERENTIATED[:2], "torch_differentiates and measure"),
+)
 _SAMPLES: Final = (
     ("tests/test_estimators.py", "tests/test_estimator_options.py"),
     ("tests/test_fitting.py", "tests/test_fitting_judgement.py"),
@@ -63,22 +71,32 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/backends/generic.py": ((_SEMANTICS, "-k", "strict"), *_SINGLE, _ADAPTERS),
     "kldiv/backends/numpy_.py": ((_SEMANTICS, "-k", "numpy"), *_CHOICE),
     "kldiv/backends/overlay.py": ((_SEMANTICS, "-k", "numpy or strict"), *_CHOICE),
-    "kldiv/backends/chunks.py": (("tests/losses/test_linear.py",),),
+    "kldiv/backends/chunks.py": (("tests/losses/test_linear.py",), _DIFFERENTIATED),
     "kldiv/backends/exchange.py": _CHOICE,
     "kldiv/backends/registry.py": _CHOICE,
     "kldiv/backends/routing.py": (_CHOICE[0], *_PAIRS[:1], *_CHOICE[1:]),
     "kldiv/formulas/blocks.py": (*_ROWS, *_SHARDED),
     "kldiv/formulas/circle.py": (("tests/distributions",),),
-    "kldiv/formulas/cross_entropy.py": (("tests/losses/test_labels.py", "-k", "teacher"),),
+    "kldiv/formulas/cross_entropy.py": (
+        ("tests/losses/test_labels.py", "-k", "teacher"),
+        _DIFFERENTIATED,
+    ),
     "kldiv/formulas/divergences.py": (*_ROWS[::-1], *_SHARDED),
     "kldiv/formulas/estimators.py": _SAMPLES,
     "kldiv/formulas/interpolation.py": (
         ("tests/losses/test_distillation.py", "-k", "not compile"),
+        _DIFFERENTIATED,
     ),
-    "kldiv/formulas/matched.py": (("tests/losses/test_matched.py", "-k", "not compile"),),
+    "kldiv/formulas/matched.py": (
+        ("tests/losses/test_matched.py", "-k", "not compile"),
+        _DIFFERENTIATED,
+    ),
     "kldiv/formulas/spread.py": (("tests/backends/test_tensor_parallel.py",),),
-    "kldiv/formulas/labels.py": (("tests/losses/test_labels.py", "-k", "not compile"),),
-    "kldiv/formulas/linear.py": (("tests/losses/test_linear.py",),),
+    "kldiv/formulas/labels.py": (
+        ("tests/losses/test_labels.py", "-k", "not compile"),
+        _DIFFERENTIATED,
+    ),
+    "kldiv/formulas/linear.py": (("tests/losses/test_linear.py",), _DIFFERENTIATED),
     "kldiv/formulas/logits.py": (*_ROWS, *_SHARDED),
     "kldiv/formulas/measure_shards.py": (*_PLANS, *_SINGLE, ("tests/backends/test_dask.py",)),
     "kldiv/formulas/measures.py": _SINGLE,
@@ -91,15 +109,24 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/formulas/pointwise.py": (*_PAIRS, ("tests/losses/test_properties.py",)),
     "kldiv/formulas/reductions.py": (*_PAIRS, *_ROWS[:1]),
     "kldiv/formulas/binet.py": (("tests/distributions",),),
-    "kldiv/formulas/powers.py": (("tests/losses/test_f_divergences.py", "-k", "not compile"),),
+    "kldiv/formulas/powers.py": (
+        ("tests/losses/test_f_divergences.py", "-k", "not compile"),
+        _DIFFERENTIATED,
+    ),
     "kldiv/formulas/remainders.py": (("tests/distributions",),),
     "kldiv/formulas/rows.py": (*_ROWS, *_SHARDED),
     "kldiv/formulas/samples.py": _SAMPLES,
     "kldiv/formulas/shards.py": (*_SHARDED, *_ROWS),
-    "kldiv/formulas/sparse.py": (("tests/losses/test_sparse.py", "-k", "not compile"),),
+    "kldiv/formulas/sparse.py": (
+        ("tests/losses/test_sparse.py", "-k", "not compile"),
+        _DIFFERENTIATED,
+    ),
     "kldiv/formulas/special.py": (*_ROWS[1::-1], *_SINGLE, ("tests/distributions",)),
     "kldiv/formulas/state.py": (*_ROWS, *_SHARDED),
-    "kldiv/formulas/weighting.py": (("tests/losses/test_weights.py", "-k", "not compile"),),
+    "kldiv/formulas/weighting.py": (
+        ("tests/losses/test_weights.py", "-k", "not compile"),
+        _DIFFERENTIATED,
+    ),
     "kldiv/readers/*.py": _FILES,
     # A cluster's processes cannot be started by the one that runs tests here.
     "kldiv/streaming/*.py": (
