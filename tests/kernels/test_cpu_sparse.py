@@ -186,14 +186,27 @@ def test_why_not():
     assert kldiv.explain(*narrow, operation="topk_kl_div_with_logits").kernel == "cpu"
 
 
-def test_a_dropped_row_may_hold_nan():
+@pytest.mark.parametrize("name", ["KL", "own"])
+def test_a_dropped_row_may_hold_nan(torch, name):
     s = np.random.default_rng(0).normal(size=(3, 500)).astype(np.float32)
     teacher = kldiv.topk_log_probs(s + 0.5 * s[::-1], 8)
+    teacher.log_probs[2, 5:] = -np.inf
     s[1] = np.nan
+    own, arrays = partial(loss, divergence=RECORDS[name]), (s, teacher.log_probs, teacher.indices)
+    memory = np.full(s.size + 64, 7, np.float32)
+    gradient = memory[: s.size].reshape(s.shape)
     with kldiv.config_context(kernel="cpu"):
-        value, gradient = kldiv.value_and_grad(loss)(
-            s, teacher.log_probs, teacher.indices, where=np.array([True, False, True])
+        value, _ = kldiv.value_and_grad(own)(
+            *arrays, where=np.array([True, False, True]), out=gradient
         )
-    assert np.isfinite(value)
-    assert np.isfinite(gradient).all()
+        kept = own(*(array[::2] for array in arrays))
+        tensors = [torch.tensor(array) for array in arrays]
+        for tensor in tensors[:2]:
+            tensor.requires_grad_()
+        own(*tensors, reduction="none")[::2].sum().backward()
+    assert value == kept
+    assert (memory[s.size :] == 7).all()
+    for tensor in tensors[:2]:
+        assert not tensor.grad[1].any()
+        assert tensor.grad[0].any()
     assert np.count_nonzero(gradient[1]) == 0 < np.count_nonzero(gradient[0])

@@ -15,7 +15,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kldiv.kernels.cpu.code import DOUBLE, FLOAT32, FLOAT64, I8, I64, SINGLE, Code, Value, select
+from kldiv.kernels.cpu.code import (
+    DOUBLE,
+    FLOAT32,
+    FLOAT64,
+    I8,
+    I64,
+    SINGLE,
+    Code,
+    Value,
+    at_least,
+    select,
+)
 from kldiv.kernels.cpu.elementary import Heat, format_of, log, power, quotient, two_difference
 from kldiv.kernels.cpu.rows import GRADIENTS, STRIP, largest, low_width
 from kldiv.kernels.cpu.sums import block_sums
@@ -127,7 +138,7 @@ class TopKRows:
         with code.loop(frame["entries"]) as k:
             own = code.load(SINGLE, room, self._place(k)).to(DOUBLE)
             code.store(frame["logits"], own, self.logits + k)
-            top.set(_higher(top.get(), own))
+            top.set(at_least(top.get(), own))
         with code.loop(frame["entries"]) as k:
             code.store(room, nothing.element(0), self._place(k))
         code.store(room, nothing.element(0), classes + FOREIGN)
@@ -158,8 +169,7 @@ class TopKRows:
     def _logits(self, highest: Value, own: Value, total: Value, temperature: Value) -> None:
         """Write the logits of the K + 1 classes, over T and less the largest."""
         code, at, entries = self.code, self.frame["logits"], self.frame["entries"]
-        top = _higher(own, highest)
-        top = select(top == -float("inf"), float("nan"), top)  # of no class there is no divergence
+        top = at_least(own, highest)
         code.store(at, highest, self.logits + entries)
         width = low_width(entries + 1, FLOAT64.lanes)
         low_at = self.frame["low"] + self.row * width * FLOAT64.size
@@ -169,10 +179,9 @@ class TopKRows:
             code.store(at, high, self.logits + k)
             low = select(abs(high) < float("inf"), -low, 0.0)
             code.store(low_at, low, k)
-        # The others' weights are in float32: beside their rounding that of this sum is nothing.
-        code.store(low_at, code.real(0.0), entries)
         peak = code.load(I64, self.frame["peaks"], self.row)
         code.store(low_at, code.load(DOUBLE, low_at, peak), width - FLOAT64.lanes)
+        # The others' weights are in float32: beside their rounding that of this sum is nothing.
         others = code.load(DOUBLE, at, self.logits + entries) + log(total)
         code.store(at, others, self.logits + entries)
 
@@ -209,11 +218,6 @@ def _copy(code: Code, source: Value, target: Value, count: Value, wanted: Value)
             code.store(target, code.load(FLOAT32.vector, source, k), k)
         with code.loop(count, whole) as k:
             code.store(target, code.load(SINGLE, source, k), k)
-
-
-def _higher(a: Value, b: Value) -> Value:
-    """Return the larger number; NaN is kept."""
-    return select((b > a) | (b != b), b, a)  # noqa: PLR0124 - asks for NaN
 
 
 def _largest(code: Code, room: Value, end: Value) -> Value:
