@@ -8,13 +8,14 @@ indices of labels and of a teacher's classes are those of all classes together.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from kldiv.formulas.divergences import STUDENT, TEACHER
+from kldiv.formulas.divergences import ALL, STUDENT, TEACHER, state_of
 from kldiv.formulas.labels import BothGradient, LabelGradient, LabelLoss, OfRows, peak_values
-from kldiv.formulas.packing import split
+from kldiv.formulas.packing import packed, split, unpacked, width
+from kldiv.formulas.policy import PolicyLoss
 from kldiv.formulas.reductions import RowWise, cast, weighed
-from kldiv.formulas.rows import times
+from kldiv.formulas.rows import RowGradient, TemperatureSlope, times
 from kldiv.formulas.sparse import (
     BUCKET,
     Entries,
@@ -26,18 +27,32 @@ from kldiv.formulas.sparse import (
     put,
     taken,
 )
-from kldiv.formulas.state import finite, number, tempered, total, weights_of
+from kldiv.formulas.state import Rows as RowsOfPair
+from kldiv.formulas.state import (
+    State,
+    finish,
+    finite,
+    merge,
+    number,
+    tempered,
+    total,
+    weights_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
     from kldiv.formulas.packing import Evaluate, Ranks
+    from kldiv.formulas.rows import RowLoss
     from kldiv.formulas.state import Temperature
 
 
 class _Spread:
     """A loss on the arrays of a rank."""
+
+    classed: ClassVar[int] = 1
+    """How many arrays have a rank's classes."""
 
     def __init__(
         self,
@@ -64,14 +79,16 @@ class _Spread:
     def here(self) -> list[Array]:
         """Return the arrays with indices that count the rank's own classes, of which it has one."""
         xp, place = self.xp, self.loss.leading - 1
-        s, *others = self.arrays
-        first, _ = self.ranks.extent(s)
+        found, end = [*self.arrays], self.classed
+        first, _ = self.ranks.extent(found[0])
         if not self.size:
-            s = xp.broadcast_to(0.0 * s.sum() - xp.inf, (*s.shape[:-1], 1))
+            found[:end] = (
+                xp.broadcast_to(0.0 * s.sum() - xp.inf, (*s.shape[:-1], 1)) for s in found[:end]
+            )
         if place >= self.loss.differentiable:
-            own = others[place - 1] - first
-            others[place - 1] = own if self.size else xp.full_like(own, -1)
-        return [cast(xp, s, self.loss.compute), *others]
+            own = found[place] - first
+            found[place] = own if self.size else xp.full_like(own, -1)
+        return [*(cast(xp, s, self.loss.compute) for s in found[:end]), *found[end:]]
 
     def constants(self) -> Array:
         """Return the constants of whole rows that gradients need, packed."""
@@ -103,6 +120,10 @@ class _Spread:
         return self.xp.where(keep if values.ndim == keep.ndim else keep[..., None], values, 0.0)
 
 
+_SUMS: Final = 6
+"""Numbers of a row that a rank sums for its labels and its entropy."""
+
+
 # ---- labels --------------------------------------------------------------------------------------
 
 
@@ -111,7 +132,7 @@ class LabelShare(OfRows):
     """The sums of a rank for rows and their labels, packed. Arrays: s."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        return (*arrays[0].shape[:-1], 6)
+        return (*arrays[0].shape[:-1], _SUMS)
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         s, temperature, is_label = self.prepared(xp, arrays)
@@ -178,6 +199,77 @@ class _Labels(_Spread):
         share = self.ranks.add(xp.sum(gradient * apart, axis=-1))
         heat: Any = self.heat
         return -share / heat[..., 0]
+
+
+# ---- a policy and its reference ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PolicyShare(LabelShare):
+    """The same and the state of (Q, P), packed. Arrays: P's logits, Q's logits."""
+
+    weights: ClassVar[int] = 1
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        return (*arrays[0].shape[:-1], _SUMS + width(State, 1))
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        policy, temperature, _ = self.prepared(xp, arrays)
+        reference, keep = cast(xp, arrays[1], self.compute), self.keep(arrays)
+        if keep is not None:
+            reference = xp.where(keep[..., None], reference, 0.0)
+        state = packed(xp, [state_of(xp, TEACHER, reference, policy, temperature)])
+        return xp.concat([super().elements(xp, *arrays), state], axis=-1)
+
+
+_PAIR: Final = width(RowsOfPair, 1)
+
+
+class _Policy(_Spread):
+    classed = 2
+
+    @property
+    def _labels(self) -> _Labels:
+        loss, own = self.loss.labels, self.loss.of_labels(self.arrays)
+        return _Labels(self.xp, self.evaluate, self.ranks, loss, own)
+
+    def state(self) -> RowWise:
+        state: RowWise = self.loss.settings(PolicyShare)
+        return state
+
+    def merged(self, parts: Sequence[Array], *heat: Array) -> Array:
+        """Return the labels' constants, then those of (Q, P)."""
+        xp, loss = self.xp, self.loss
+        temperature = number(loss.temperature) if not heat else heat[0][..., None]
+        states = [unpacked(State, part[..., _SUMS:])[0] for part in parts]
+        rows = finish(xp, merge(xp, states, -1, temperature))
+        return packed(
+            xp, [rows], [self._labels.merged([part[..., :_SUMS] for part in parts], *heat)]
+        )
+
+    def values(self, known: Array) -> Array:
+        kl = unpacked(RowsOfPair, known[..., :_PAIR])[0].kl
+        return self.xp.concat([self._labels.values(known[..., _PAIR:]), self._masked(kl)], axis=-1)
+
+    def slope(self, index: int, weight: Array, known: Array) -> Array:
+        places, shares = range(self.loss.differentiable), []
+        of_labels, of_kl = self.loss.of_labels(places), self.loss.of_kl(places)
+        if index in of_labels:
+            place = of_labels.index(index)
+            shares.append(self._labels.slope(place, weight[..., :2], known[..., _PAIR:]))
+        shares.append(self._slope(of_kl.index(index), weight[..., 2], known[..., :_PAIR]))
+        return sum(shares[1:], shares[0])
+
+    def _slope(self, index: int, weight: Array, known: Array) -> Array:
+        """Return a weight per row times the divergence's gradient."""
+        loss: RowLoss = self.loss.kl
+        s, t, *others = self.loss.of_kl(self.arrays)
+        if index == loss.own:
+            operation = loss.settings(TemperatureSlope, given=ALL)
+            slope = self.ranks.add(self.evaluate(operation, s, t, known, *others))
+            return weighed(self.xp, weight, slope)
+        operation = loss.settings(RowGradient, index=index, given=ALL)
+        return self.evaluate(operation, s, t, weight, known, *others)
 
 
 # ---- sparse teachers -----------------------------------------------------------------------------
@@ -282,10 +374,10 @@ class _Sparse(_Spread):
             last = 0.0 * rows.top if last is None else last
             own, last = (self._masked(times(xp, weight, each)) for each in (own, last))
             operation = TopKSpread("none", loss.compute, loss.compute, loss.compute)
-            packed = xp.concat([last, *numbers], axis=-1)
+            side = xp.concat([last, *numbers], axis=-1)
             keep = loss.keep(self.arrays)
             s = s if keep is None else xp.where(keep[..., None], s, 0.0)
-            return self.evaluate(operation, s, own, packed, places)[..., : self.size]
+            return self.evaluate(operation, s, own, side, places)[..., : self.size]
         found, last = bound.in_heat_of_given(xp, rows)
         if last is not None:
             found = found + last * self._depth(s, places, numbers, rows, entries)
@@ -310,7 +402,11 @@ class _Sparse(_Spread):
         return self.ranks.add(total(xp, xp.where(shares == 0, 0.0, shares * depth), -1))
 
 
-_KINDS: dict[type[Any], type[_Spread]] = {LabelLoss: _Labels, TopKLoss: _Sparse}
+_KINDS: dict[type[Any], type[_Spread]] = {
+    LabelLoss: _Labels,
+    PolicyLoss: _Policy,
+    TopKLoss: _Sparse,
+}
 
 
 def forward(
@@ -349,12 +445,14 @@ def tangent(
 ) -> Array:
     """Return the derivative of each row's loss; a tangent of None is zero."""
     own = _KINDS[type(loss)](xp, evaluate, ranks, loss, arrays)
-    ones = xp.ones_like(known[..., 0])
-    if not (isinstance(loss, LabelLoss) and loss.labelled and loss.entropic):
+    ones, results = xp.ones_like(known[..., 0]), loss.shape(arrays)[len(known.shape) - 1 :]
+    if not results:
         return _tangent(own, tangents, ones, known)
-    zeros = xp.zeros_like(ones)
-    pairs = [xp.stack(pair, axis=-1) for pair in ((ones, zeros), (zeros, ones))]
-    return xp.stack([_tangent(own, tangents, pair, known) for pair in pairs], axis=-1)
+    zeros, found = xp.zeros_like(ones), []
+    for place in range(results[0]):
+        weights = [ones if each == place else zeros for each in range(results[0])]
+        found.append(_tangent(own, tangents, xp.stack(weights, axis=-1), known))
+    return xp.stack(found, axis=-1)
 
 
 def _tangent(own: _Spread, tangents: Sequence[Array | None], weight: Array, known: Array) -> Array:
@@ -363,7 +461,7 @@ def _tangent(own: _Spread, tangents: Sequence[Array | None], weight: Array, know
         if step is None:
             continue
         moved = own.slope(index, weight, known) * cast(xp, step, own.loss.compute)
-        if index == 0:
+        if index < own.classed:
             found.append(own.ranks.add(xp.sum(moved, axis=-1)))
         else:
             found.append(xp.sum(moved, axis=-1) if moved.ndim == known.ndim else moved)

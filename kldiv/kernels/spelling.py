@@ -18,6 +18,7 @@ from kldiv.formulas.divergences import (
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
+from kldiv.formulas.policy import PolicyLoss
 from kldiv.formulas.powers import Alpha
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
 
@@ -66,6 +67,7 @@ FORMS: Final = (
     Form("cross_entropy_with_logits", LabelLoss, (True, False), everywhere=False),
     Form("entropy_with_logits", LabelLoss, (False, True), everywhere=False),
     Form("log_prob_and_entropy_with_logits", LabelLoss, (True, True), everywhere=False),
+    Form("the same with a reference", PolicyLoss, KullbackLeibler, everywhere=False),
 )
 """All fused forms: other operations are left to the formulas."""
 

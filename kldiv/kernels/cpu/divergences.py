@@ -106,6 +106,8 @@ class Divergence:
     """Whether u and v are log(p/q) and log(q/p); the rise is then T of these, or an eighth."""
     squares: ClassVar[bool] = False
     """Whether moments have own·u², by which the mean's loss is known."""
+    labelled: ClassVar[bool] = False
+    """Whether −log p of a label and the entropy of the teacher come along."""
     smooth: ClassVar[bool] = True
     """Whether terms have no slope at p = q, so that u has an anchor, and a pivot need not be so
     exact."""
@@ -226,6 +228,13 @@ class KullbackLeibler(Jeffreys):
 
     def slope(self, rows: Row, side: str) -> Callable[[Lane, Any], Value]:
         return self._straight(rows, side)
+
+
+class Policy(KullbackLeibler):
+    """KL(P‖Q) with −log p of a label and the entropy of P."""
+
+    name = "policy"
+    labelled = True
 
 
 def _forward(lane: Lane) -> tuple[Value, Value]:
@@ -583,6 +592,7 @@ DIVERGENCES: Final = {
     each.name: each
     for each in (
         KullbackLeibler,
+        Policy,
         Jeffreys,
         JensenShannon,
         Mixture,
