@@ -12,6 +12,7 @@ from kldiv.formulas import powers
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.numbers import LN2, LN2_LOW, LOG2_E
 from kldiv.formulas.policy import PolicyLoss
+from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels import threads
 from kldiv.kernels.cpu import rows
 from kldiv.kernels.cpu.code import REALS
@@ -53,6 +54,9 @@ def spelled(divergence: Any) -> Spelled:
         numbers = divergence.alpha, divergence.kappa, divergence.scale
         name = "Hellinger" if divergence.alpha == 0.5 else "alpha"
         return Spelled(name, tuple(map(float, numbers)))
+    if isinstance(divergence, powers.Renyi):
+        numbers = divergence.alpha, divergence.kappa, 1.0, divergence.scale
+        return Spelled("Renyi", tuple(map(float, numbers)))
     if isinstance(divergence, formulas.TotalVariation):
         return Spelled("total variation")
     return Spelled("KL")
@@ -116,7 +120,30 @@ def run(work: Work, kernel: Any) -> Found:
         compiled_for = dtype, kernel[part.kernel]
         size = rows_in_all if part.order is None else part.order.size
         _share(compiled_for, layout, frame | own, size, bool(outputs), number)
+    if isinstance(work.operation.divergence, powers.Renyi):
+        _leave_to_formulas(work, results)
     return results.of_values()
+
+
+def _leave_to_formulas(work: Work, results: RowResults) -> None:
+    """Compute by the formulas the rows whose value is NaN."""
+    operation, xp, shape = work.operation, work.xp, results.shape
+    left = np.isnan(results.values.reshape(shape))
+    if results.keep is not None:
+        left &= np.broadcast_to(results.keep, shape)
+    if not left.any():
+        return
+    some = xp.asarray(left)
+    arrays = [array[some] for array in work.arrays[: operation.differentiable]]
+    factors = np.broadcast_to(results.factors, left.size)[left.reshape(-1)]
+    weight = xp.asarray(factors, dtype=getattr(xp, operation.compute))
+    with np.errstate(all="ignore"):
+        values = operation.settings(RowLoss).elements(xp, *arrays)
+        results.values[left.reshape(-1)] = numbers_of(values)
+        for index, gradient in results.outputs.items():
+            slope = operation.settings(RowGradient, index=index)
+            found = slope.elements(xp, *arrays[:2], weight, *arrays[2:])
+            gradient[some] = xp.astype(found, gradient.dtype)
 
 
 class _Part(NamedTuple):

@@ -60,6 +60,10 @@ FAR: Final = 2.0**40
 """A largest logit, over T, that is subtracted: logits with a probability differ from it exactly,
 and smaller ones leave digits enough to a pivot of three words of float32."""
 
+_MODERATE: Final = 1e3
+"""Σ p^α q^κ, or 1 over it, up to which Rényi's divergence and its gradient are as exact as those
+of α."""
+
 # Stages; the last of those without gradients, and of all.
 PIVOT: Final = 1
 TEACHER: Final = 4
@@ -155,6 +159,7 @@ _STATE: Final = (
     "old_at",
     "rest",  # of the teacher's peak, and its mean depth
     "depth",
+    "slope",  # the factor that makes an α-divergence's gradient that of Rényi's
 )
 _STATE_SIZE: Final = -(-len(_STATE) // 8) * 64
 _PADS: Final = 5 * 16 * 8
@@ -498,6 +503,8 @@ class Rows:
         at = self.frame["factors"] + self.row * self.frame["factor_step"]
         unit, temperature = self.get("unit"), self.heat("temperature")
         numbers = [self.code.load(DOUBLE, at, index) for index in range(self.results)]
+        if self.divergence.logarithmic:
+            unit = unit * self.get("slope")
         return [number * unit / temperature for number in numbers]
 
     def slopes(self) -> Slopes:
@@ -549,6 +556,8 @@ class Rows:
         with code.either(done) as (then, otherwise):
             with then:
                 value = divergence.value(value, y)
+                if divergence.logarithmic:
+                    value = self._logarithm(value, self._sum(before, 3 + 2 * self.along))
                 if not divergence.smooth:
                     # Moving the pivot by y changes either half of the sum by that times its mass.
                     value = value + (self._sum(before, 3) - 0.5) * y
@@ -577,6 +586,23 @@ class Rows:
                 near = abs(difference(moved, first)) <= abs(temperature * offset) * snap
                 moved = _either(near, first, moved)
                 self.set(pivot=moved[0], pivot_low=moved[1], plain=code.real(0.0))
+
+    def _logarithm(self, value: Value, whole: Value) -> Value:
+        """Return Rényi's divergence, given that of α and Σ p^α q^κ; NaN where the latter is far.
+
+        Such a row is left to the formulas.
+        """
+        alpha, kappa, _, scale = (self.number(index) for index in range(4))
+        change = -(alpha * kappa) * value
+        near = abs(change) <= 0.5
+        whole = select(near, change + 1.0, whole)
+        moderate = (whole > 1.0 / _MODERATE) & (whole < _MODERATE)
+        whole = select(moderate, whole, float("nan"))
+        self.set(slope=scale * alpha / whole)
+        found = select(near, log1p(select(near, change, 0.0)), log(whole)) / -kappa
+        # Of an order so near to 1 it is the α-divergence itself.
+        found = select(abs(change) < 1e-30, alpha * value, found)
+        return scale * select(moderate, found, float("nan"))
 
     def _find_mean(self, stage: Value, side: str) -> None:
         """Take the mean that the stage before found, or another anchor."""
@@ -893,16 +919,19 @@ class Segment:
                     self.code.store(self._weights(k, 2), fall)
                 sums = [fall, abs(fall), term]
                 if self.rows.along:
-                    own, size, *_ = divergence.moments(exchanged(seen), *risen)
+                    own, size, *_ = divergence.moments(exchanged(seen), risen[0])
                     self.code.store(self._weights(k, 3), own)
                     sums += [own, size]
+                if divergence.logarithmic:
+                    sums.append(risen[-1])
                 if slopes:
                     sums.append(seen.p * slopes.step(seen.raw_t))
                 return sums if smooth else [*sums, select(seen.x > 0.0, seen.p, 0.0)]
 
             return of
 
-        self._sums(body, 3 + (not smooth) + 2 * self.rows.along + self.rows.leans, place)
+        more = divergence.logarithmic + self.rows.leans
+        self._sums(body, 3 + (not smooth) + 2 * self.rows.along + more, place)
 
     def _rise(self, side: str) -> Any:
         """Return a function of a block that returns one of a class and the rise from the anchor."""
