@@ -20,9 +20,10 @@ from kldiv._call import (
 )
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas.cross_entropy import CrossEntropy
-from kldiv.formulas.divergences import KullbackLeibler
 from kldiv.formulas.labels import LabelLoss
-from kldiv.logit_losses import check_spread, kl_div_with_logits, prepare
+from kldiv.formulas.policy import PolicyLoss
+from kldiv.formulas.reductions import cast
+from kldiv.logit_losses import check_logits, check_spread, kl_div_with_logits, prepare
 
 if TYPE_CHECKING:
     from kldiv._types import Array, ArrayT, SupportsArray
@@ -215,6 +216,7 @@ def log_prob_and_entropy_with_logits(
     call = prepare_labels(
         input,
         labels,
+        reference=reference,
         entropic=True,
         axis=axis,
         temperature=temperature,
@@ -225,24 +227,13 @@ def log_prob_and_entropy_with_logits(
         group=group,
         axis_name=axis_name,
     )
-    both: Any = call.value()
-    if reference is None:
-        return -both[..., 0], both[..., 1]
-    keep = kept_labels(input, labels, axis, ignore_index, where, "input")
-    divergence: Any = prepare(
-        KullbackLeibler(),
-        reference,
-        input,
-        names=("reference", "input"),
-        axis=axis,
-        temperature=temperature,
-        reduction="none",
-        where=keep,
-        dtype=dtype,
-        group=group,
-        axis_name=axis_name,
-    ).value()
-    return -both[..., 0], both[..., 1], divergence
+    values: Any = call.value()
+    found = [values[..., place] for place in range(values.shape[-1])]
+    if reference is not None and dtype is None and reference.dtype != input.dtype:
+        xp, caller = call.route.caller.namespace(values), call.route.caller
+        own = dtypes(call.route, caller.dtype_name(input), None, input)[2]
+        found[:2] = (cast(xp, each, own) for each in found[:2])
+    return -found[0], *found[1:]
 
 
 def prepare_labels(
@@ -250,13 +241,14 @@ def prepare_labels(
     labels: Array | None,
     *,
     name: str = "input",
+    reference: Array | None = None,
     entropic: bool = False,
     ignore_index: int = -100,
     **options: Any,
 ) -> Call[Any]:
     """Check the arguments of a loss of labels, of an entropy, or both, and resolve its settings.
 
-    The options are those of `RowOptions`.
+    With a reference both, and the divergence from it. The options are those of `RowOptions`.
     """
     axis, temperature, reduction, where, *others = RowOptions(**options)
     row_weight, normalizer, dtype, group, axis_name = others
@@ -266,13 +258,20 @@ def prepare_labels(
     heat = temperature if fixed is None else None
     of_rows = {"temperature": heat, "labels": labels, "row_weight": row_weight, "where": where}
     reducing = Reducing.of(reduction, normalizer, **of_rows)
-    route, (s, *more), wide = resolve_arrays((name,), (logits,), **reducing.others)
-    spread = route.caller.spread(s, s, group, axis_name)
+    names = (name,) if reference is None else (name, "reference")
+    given_logits = (logits,) if reference is None else (logits, reference)
+    route, found, wide = resolve_arrays(names, given_logits, **reducing.others)
+    both, more = found[: len(names)], found[len(names) :]
+    spread = route.caller.spread(both[0], both[-1], group, axis_name)
     check_spread(route, spread)
-    check_classes(s.shape, axis, name, empty=spread is not None)
-    if axis not in {-1, s.ndim - 1}:
-        s = route.caller.namespace(s).moveaxis(s, axis, -1)
-    given = reducing.named(route, more)
+    check_classes(both[0].shape, axis, name, empty=spread is not None)
+    if reference is not None:
+        shapes = both[1].shape, both[0].shape
+        check_logits(*shapes, axis, ("reference", name), empty=spread is not None)
+    if axis not in {-1, both[0].ndim - 1}:
+        xp = route.caller.namespace(both[0])
+        both = tuple(xp.moveaxis(array, axis, -1) for array in both)
+    s, given = both[0], reducing.named(route, more)
     divisor = given.pop("normalizer", reducing.number)
     places = [*given]
     own = given.pop("labels", None)
@@ -281,13 +280,14 @@ def prepare_labels(
     if own is not None:
         check_range(route, own, row_arrays["where"], s.shape[-1])
         row_arrays["labels"] = own
-    operation: Any = LabelLoss(
+    kind = LabelLoss if reference is None else PolicyLoss
+    operation: Any = kind(
         reduction, *dtypes(route, wide, dtype, s), fixed, labels is not None, entropic
     )
     arrays = [row_arrays[place] for place in places]
     place = -1 if axis in {-1, s.ndim - 1} else axis
     placed: dict[str, Any] = {"axis": place, "spread": spread, "normalizer": divisor}
-    return Call(route, reducing.loss(operation), s, *arrays, **placed)
+    return Call(route, reducing.loss(operation), *both, *arrays, **placed)
 
 
 def check_classes(shape: tuple[int, ...], axis: int, name: str, *, empty: bool = False) -> None:

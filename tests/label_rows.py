@@ -8,7 +8,7 @@ import numpy as np
 
 def truth(row, label, temperature, factors):
     """−log p(label), the entropy, and the gradient of both times a factor each."""
-    with mpmath.workdps(60):
+    with mpmath.workdps(120):
         first, one = int(np.argmax(row)), mpmath.mpf(1)
         depths = [(float(row[first]) - one * float(x)) / temperature for x in row]
         weights = [mpmath.exp(-d) for d in depths]
@@ -23,3 +23,22 @@ def truth(row, label, temperature, factors):
         ]
         cost = depths[label] + mpmath.log1p(rest) if weights[label] else np.inf
         return float(cost), float(mpmath.log1p(rest) + mean), np.array([*map(float, gradient)])
+
+
+def kl_truth(row, reference, temperature):
+    """D(P‖Q) and its gradients in the row and in the reference, P = softmax(row/T)."""
+    with mpmath.workdps(200):
+        sides = []
+        for logits in (row, reference):
+            top, one = max(map(float, logits)), mpmath.mpf(1)
+            weights = [mpmath.exp((float(x) - one * top) / temperature) for x in logits]
+            total = mpmath.fsum(weights)
+            sides.append([w / total for w in weights])
+        p, q = sides
+        ratio = [mpmath.log(a / b) if a and b else mpmath.mpf(0) for a, b in zip(p, q, strict=True)]
+        if any(a and not b for a, b in zip(p, q, strict=True)):
+            return np.inf, None, None
+        value = mpmath.fsum(a * ell for a, ell in zip(p, ratio, strict=True))
+        own = [a * (ell - value) / temperature for a, ell in zip(p, ratio, strict=True)]
+        other = [(b - a) / temperature for a, b in zip(p, q, strict=True)]
+        return float(value), *(np.array([*map(float, each)]) for each in (own, other))

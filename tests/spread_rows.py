@@ -43,6 +43,12 @@ def losses(labels, indices, rest, beta):
         found = kldiv.log_prob_and_entropy_with_logits(s, labels, temperature=heat, **spread)
         return sum(each.sum() for each in found)
 
+    def policy(s, heat, a, **spread):
+        del a
+        options = {"reference": 0.75 * s, "temperature": heat, **spread}
+        log_prob, entropy, kl = kldiv.log_prob_and_entropy_with_logits(s, labels, **options)
+        return (log_prob + 0.5 * entropy + 2.0 * kl).sum()
+
     def hard(s, heat, a, **spread):
         del a
         options = {"row_weight": heat, "normalizer": 5.0, **spread}
@@ -56,4 +62,10 @@ def losses(labels, indices, rest, beta):
         options = {"tail": "renormalize", "target_temperature": 1.0, "where": keep, **spread}
         return kldiv.topk_kl_div_with_logits(s, a, indices, beta=0.4, temperature=heat, **options)
 
-    return {"both": both, "hard": hard, "bucket": bucket, "renormalized": renormalized}
+    return {
+        "both": both,
+        "policy": policy,
+        "hard": hard,
+        "bucket": bucket,
+        "renormalized": renormalized,
+    }

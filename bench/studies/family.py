@@ -34,6 +34,7 @@ DENSE = {
     "hellinger_div_with_logits": 2.2,
     "chi2_div_with_logits": 2.2,
     "alpha_div_with_logits": 2.2,
+    "renyi_div_with_logits": 2.2,
 }
 
 
@@ -77,7 +78,10 @@ def dense(given: Arrays) -> Table:
     calls = {"kl_div_with_logits": given.slopes(kldiv.kl_div_with_logits, *pair)}
     calls |= {
         name: given.slopes(
-            partial(getattr(kldiv, name), **({"alpha": 0.7} if name.startswith("alpha") else {})),
+            partial(
+                getattr(kldiv, name),
+                **({"alpha": 0.7} if name.startswith(("alpha", "renyi")) else {}),
+            ),
             *pair,
         )
         for name in DENSE
@@ -98,12 +102,16 @@ def labels(given: Arrays) -> Table:
         "log_prob_and_entropy_with_logits": partial(
             kldiv.log_prob_and_entropy_with_logits, given.s, given.labels
         ),
+        "the same with a reference": partial(
+            kldiv.log_prob_and_entropy_with_logits, given.s, given.labels, reference=given.t
+        ),
         "entropy_with_logits": partial(kldiv.entropy_with_logits, given.s),
         "cross_entropy_with_logits, labels": partial(
             kldiv.cross_entropy_with_logits, given.s, given.labels
         ),
     }
-    return calls, dict.fromkeys(list(calls)[1:], 0.75)
+    alone = [name for name in list(calls)[1:] if not name.startswith("the same")]
+    return calls, dict.fromkeys(alone, 0.75)
 
 
 def linear(given: Arrays) -> Table:

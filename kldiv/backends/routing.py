@@ -127,6 +127,13 @@ class Route:
             found = self.backend.fused(work, self.kernel)
         return found
 
+    def is_fused(self, operation: Operation, arrays: Sequence[Array]) -> bool:
+        """Return whether a technology computes the value of an operation."""
+        if self.moves or self._is_small(operation, arrays):
+            return False
+        work = Work(operation, self.backend.namespace(arrays[0]), arrays)
+        return choice.choose(self.backend, self.kernel, work).technology is not None
+
     def _is_small(self, operation: Operation, arrays: Sequence[Array]) -> bool:
         """Return whether the formulas compute, whatever the kernels, as `choice.choose` says."""
         keeps = self.kernel == "auto" and self.backend.facts is not None

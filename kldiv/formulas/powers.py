@@ -196,6 +196,11 @@ class Renyi(Blend):
         return (Renyi(alpha, 1.0 - alpha) if alpha < 1e20 else RenyiInfinity()), False
 
     @property
+    def is_moderate(self) -> bool:
+        """Whether the power's sum is moderate, unless P and Q have little in common."""
+        return self.alpha <= 2.0
+
+    @property
     def power(self) -> Alpha:
         """The α-divergence."""
         return Alpha(self.alpha, self.kappa)

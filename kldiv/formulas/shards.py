@@ -19,10 +19,11 @@ from kldiv.formulas import state
 from kldiv.formulas.divergences import ALL, TEACHER, VALUE, Wanted, state_of
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.packing import packed, split, unpacked, width
+from kldiv.formulas.policy import PolicyLoss
 from kldiv.formulas.reductions import cast
 from kldiv.formulas.rows import Constants, RowGradient, RowLoss, RowOperation, TemperatureSlope
 from kldiv.formulas.sparse import TopKLoss
-from kldiv.formulas.spread import Labels, Sparse, Spread
+from kldiv.formulas.spread import Labels, Policy, Sparse, Spread
 from kldiv.formulas.state import State
 
 if TYPE_CHECKING:
@@ -173,7 +174,11 @@ class Logits(Spread):
         return self.evaluate(operation, s, t, weight, known, *others)
 
 
-_KINDS: dict[type[Any], type[Spread]] = {LabelLoss: Labels, TopKLoss: Sparse}
+_KINDS: dict[type[Any], type[Spread]] = {
+    LabelLoss: Labels,
+    PolicyLoss: Policy,
+    TopKLoss: Sparse,
+}
 
 
 def of_rank(

@@ -8,13 +8,13 @@ indices of labels and of a teacher's classes are those of all classes together.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from kldiv.formulas.divergences import ALL, STUDENT, TEACHER
+from kldiv.formulas.divergences import ALL, STUDENT, TEACHER, state_of
 from kldiv.formulas.labels import BothGradient, LabelGradient, OfRows, peak_values
-from kldiv.formulas.packing import split
+from kldiv.formulas.packing import packed, split, unpacked, width
 from kldiv.formulas.reductions import RowWise, cast, weighed
-from kldiv.formulas.rows import times
+from kldiv.formulas.rows import RowGradient, TemperatureSlope, times
 from kldiv.formulas.sparse import (
     BUCKET,
     Entries,
@@ -25,7 +25,17 @@ from kldiv.formulas.sparse import (
     put,
     taken,
 )
-from kldiv.formulas.state import finite, number, tempered, total, weights_of
+from kldiv.formulas.state import Rows as RowsOfPair
+from kldiv.formulas.state import (
+    State,
+    finish,
+    finite,
+    merge,
+    number,
+    tempered,
+    total,
+    weights_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +44,7 @@ if TYPE_CHECKING:
     from kldiv.formulas.divergences import Wanted
     from kldiv.formulas.operation import Tangents
     from kldiv.formulas.packing import Evaluate, Ranks
+    from kldiv.formulas.rows import RowLoss
     from kldiv.formulas.state import Temperature
 
 
@@ -70,7 +81,15 @@ class Spread:
 
     def tangent(self, tangents: Tangents, known: Array) -> Array:
         """Return the derivative of each row's loss; a tangent of None is zero."""
-        return self._moved(tangents, self.xp.ones_like(known[..., 0]), known)
+        xp, one = self.xp, self.xp.ones_like(known[..., 0])
+        results = self.loss.shape(self.arrays)[one.ndim :]
+        if not results:
+            return self._moved(tangents, one, known)
+        zero, found = xp.zeros_like(one), []
+        for place in range(results[0]):
+            weights = [one if each == place else zero for each in range(results[0])]
+            found.append(self._moved(tangents, xp.stack(weights, axis=-1), known))
+        return xp.stack(found, axis=-1)
 
     def _moved(self, tangents: Tangents, weight: Array, known: Array) -> Array:
         """Return the same times a weight per row."""
@@ -100,14 +119,16 @@ class Spread:
     def here(self) -> list[Array]:
         """Return the arrays with indices that count the rank's own classes, of which it has one."""
         xp, place = self.xp, self.loss.leading - 1
-        s, *others = self.arrays
-        first, _ = self.ranks.extent(s)
+        found, end = [*self.arrays], self.with_classes
+        first, _ = self.ranks.extent(found[0])
         if not self.size:
-            s = xp.broadcast_to(0.0 * s.sum() - xp.inf, (*s.shape[:-1], 1))
+            found[:end] = (
+                xp.broadcast_to(0.0 * s.sum() - xp.inf, (*s.shape[:-1], 1)) for s in found[:end]
+            )
         if place >= self.loss.differentiable:
-            own = others[place - 1] - first
-            others[place - 1] = own if self.size else xp.full_like(own, -1)
-        return [cast(xp, s, self.loss.compute), *others]
+            own = found[place] - first
+            found[place] = own if self.size else xp.full_like(own, -1)
+        return [*(cast(xp, s, self.loss.compute) for s in found[:end]), *found[end:]]
 
     def constants(self) -> Array:
         """Return the constants of whole rows, packed."""
@@ -143,6 +164,10 @@ class Spread:
         return self.xp.where(keep if values.ndim == keep.ndim else keep[..., None], values, 0.0)
 
 
+_SUMS: Final = 6
+"""Numbers of a row that a rank sums for its labels and its entropy."""
+
+
 # ---- labels --------------------------------------------------------------------------------------
 
 
@@ -151,7 +176,7 @@ class LabelShare(OfRows):
     """The sums of a rank for rows and their labels, packed. Arrays: s."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        return (*arrays[0].shape[:-1], 6)
+        return (*arrays[0].shape[:-1], _SUMS)
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         s, temperature, is_label = self.prepared(xp, arrays)
@@ -202,14 +227,6 @@ class Labels(Spread):
     def _both(self) -> bool:
         return bool(self.loss.labelled and self.loss.entropic)
 
-    def tangent(self, tangents: Tangents, known: Array) -> Array:
-        if not self._both:
-            return super().tangent(tangents, known)
-        xp, one = self.xp, self.xp.ones_like(known[..., 0])
-        pairs = (one, xp.zeros_like(one)), (xp.zeros_like(one), one)
-        found = [self._moved(tangents, xp.stack(pair, axis=-1), known) for pair in pairs]
-        return xp.stack(found, axis=-1)
-
     def values(self, known: Array) -> Array:
         _, rest, mean, depth = split(known)
         loss = self.loss
@@ -230,6 +247,77 @@ class Labels(Spread):
         share = self.ranks.add(xp.sum(gradient * apart, axis=-1))
         heat: Any = self.heat
         return -share / heat[..., 0]
+
+
+# ---- a policy and its reference ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PolicyShare(LabelShare):
+    """The same and the state of (Q, P), packed. Arrays: P's logits, Q's logits."""
+
+    weights: ClassVar[int] = 1
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        return (*arrays[0].shape[:-1], _SUMS + width(State, 1))
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        policy, temperature, _ = self.prepared(xp, arrays)
+        reference, keep = cast(xp, arrays[1], self.compute), self.keep(arrays)
+        if keep is not None:
+            reference = xp.where(keep[..., None], reference, 0.0)
+        state = packed(xp, [state_of(xp, TEACHER, reference, policy, temperature)])
+        return xp.concat([super().elements(xp, *arrays), state], axis=-1)
+
+
+_PAIR: Final = width(RowsOfPair, 1)
+
+
+class Policy(Spread):
+    """Labels, entropy and divergence from a reference, of which both have the rank's classes."""
+
+    with_classes = 2
+
+    @property
+    def _labels(self) -> Labels:
+        loss, own = self.loss.labels, self.loss.of_labels(self.arrays)
+        return Labels(self.xp, self.evaluate, self.ranks, loss, own)
+
+    def state(self) -> RowWise:
+        state: RowWise = self.loss.settings(PolicyShare)
+        return state
+
+    def merged(self, parts: Sequence[Array], temperature: Temperature) -> Array:
+        """Return the constants of (Q, P), then the labels'."""
+        xp = self.xp
+        states = [unpacked(State, part[..., _SUMS:])[0] for part in parts]
+        rows = finish(xp, merge(xp, states, -1, temperature))
+        of_labels = self._labels.merged([part[..., :_SUMS] for part in parts], temperature)
+        return packed(xp, [rows], [of_labels])
+
+    def values(self, known: Array) -> Array:
+        kl = unpacked(RowsOfPair, known[..., :_PAIR])[0].kl
+        return self.xp.concat([self._labels.values(known[..., _PAIR:]), self._masked(kl)], axis=-1)
+
+    def slope(self, index: int, weight: Array, known: Array) -> Array:
+        places, shares = range(self.loss.differentiable), []
+        of_labels, of_kl = self.loss.of_labels(places), self.loss.of_kl(places)
+        if index in of_labels:
+            place = of_labels.index(index)
+            shares.append(self._labels.slope(place, weight[..., :2], known[..., _PAIR:]))
+        shares.append(self._slope(of_kl.index(index), weight[..., 2], known[..., :_PAIR]))
+        return sum(shares[1:], shares[0])
+
+    def _slope(self, index: int, weight: Array, known: Array) -> Array:
+        """Return a weight per row times the divergence's gradient."""
+        loss: RowLoss = self.loss.kl
+        s, t, *others = self.loss.of_kl(self.arrays)
+        if index == loss.own:
+            operation = loss.settings(TemperatureSlope, given=ALL)
+            slope = self.ranks.add(self.evaluate(operation, s, t, known, *others))
+            return weighed(self.xp, weight, slope)
+        operation = loss.settings(RowGradient, index=index, given=ALL)
+        return self.evaluate(operation, s, t, weight, known, *others)
 
 
 # ---- sparse teachers -----------------------------------------------------------------------------
@@ -335,10 +423,10 @@ class Sparse(Spread):
             last = 0.0 * rows.top if last is None else last
             own, last = (self._masked(times(xp, weight, each)) for each in (own, last))
             operation = TopKSpread("none", loss.compute, loss.compute, loss.compute)
-            packed = xp.concat([last, *numbers], axis=-1)
+            side = xp.concat([last, *numbers], axis=-1)
             keep = loss.keep(self.arrays)
             s = s if keep is None else xp.where(keep[..., None], s, 0.0)
-            return self.evaluate(operation, s, own, packed, places)[..., : self.size]
+            return self.evaluate(operation, s, own, side, places)[..., : self.size]
         found, last = bound.in_heat_of_given(xp, rows)
         if last is not None:
             found = found + last * self._depth(s, places, numbers, rows, entries)

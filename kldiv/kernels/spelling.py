@@ -18,7 +18,8 @@ from kldiv.formulas.divergences import (
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
-from kldiv.formulas.powers import Alpha
+from kldiv.formulas.policy import PolicyLoss
+from kldiv.formulas.powers import Alpha, Renyi
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
 
 if TYPE_CHECKING:
@@ -63,9 +64,11 @@ FORMS: Final = (
         only=("alpha", 0.5),
     ),
     Form("f_div_with_logits, alpha", RowLoss, Alpha, everywhere=False),
+    Form("renyi_div_with_logits", RowLoss, Renyi, everywhere=False, only=("is_moderate", True)),
     Form("cross_entropy_with_logits", LabelLoss, (True, False), everywhere=False),
     Form("entropy_with_logits", LabelLoss, (False, True), everywhere=False),
     Form("log_prob_and_entropy_with_logits", LabelLoss, (True, True), everywhere=False),
+    Form("the same with a reference", PolicyLoss, KullbackLeibler, everywhere=False),
 )
 """All fused forms: other operations are left to the formulas."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.linear import SoftCap, SoftCapSlope
 from kldiv.formulas.pairs import PairMeasure
+from kldiv.formulas.policy import PolicyLoss
 from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.sparse import TopKLoss
 from kldiv.kernels.spelling import no_fused_form
@@ -103,6 +104,7 @@ _MODULES: Final = {
     RowLoss: "row_loss",
     TopKLoss: "topk_loss",
     LabelLoss: "label_loss",
+    PolicyLoss: "row_loss",
     PairMeasure: "pair_measure",
     SoftCap: "softcap",
     SoftCapSlope: "softcap",

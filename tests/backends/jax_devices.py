@@ -265,7 +265,7 @@ def main(tier, path):
         )
     sharding.GATHERED = 16
     if not quick:
-        names = "both", "hard", "bucket", "renormalized"
+        names = "both", "policy", "hard", "bucket", "renormalized"
         found["labels and teachers"] = labels_and_teachers(*names)
         found.update(more())
         of_layouts, found["fused in a shard_map"] = fused()

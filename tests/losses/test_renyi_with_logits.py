@@ -87,6 +87,50 @@ def test_targets(lib, alpha):
                 assert error(result[row], wanted, dtype) <= allowed, names[row]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("alpha", [0.01, 0.3, 0.5, 0.9, 2.0])
+def test_targets_of_the_kernel(alpha, dtype, monkeypatch):
+    """Rows where P and Q have little in common are left to the formulas, those of a mask are 0."""
+    pytest.importorskip("llvmlite")
+    from kldiv.kernels.cpu import row_loss
+
+    left, formulas = [], row_loss._leave_to_formulas
+    monkeypatch.setattr(
+        row_loss, "_leave_to_formulas", lambda *a: left.append(a[1].values.copy()) or formulas(*a)
+    )
+    names, s, t = batch(SIZE, dtype)
+    keep = np.arange(len(s)) != 1
+    with kldiv.config_context(kernel="cpu"):
+        found = both(renyi(alpha, where=keep), s, t)
+    assert np.isnan(left[0]).any(), "some rows"
+    assert not np.isnan(left[0]).all()
+    assert all((each[1] == 0).all() for each in found)
+    for row, (*true, scales) in enumerate(truths(alpha, dtype)):
+        if constant(s[row], t[row]) or row == 1:
+            assert all((result[row] == 0).all() for result in found)
+            continue
+        errors = value_error, gradient_error, gradient_error
+        for error, result, wanted, scale in zip(errors, found, true, scales, strict=True):
+            allowed = TARGET[dtype] * (1 + scale)
+            assert error(result[row], wanted, dtype) <= allowed, names[row]
+
+
+def test_the_kernel_of_torch(torch):
+    """Half types, an axis, temperatures of rows; rows near and far apart."""
+    s, t = torch.randn(2, 5, 40, 6, generator=torch.Generator().manual_seed(0)).double()
+    t[2] *= 30
+    heat = torch.linspace(0.5, 2.0, 6, dtype=torch.float64)
+    for dtype, unit in ((torch.float64, 1e-13), (torch.bfloat16, 2.0**-7)):
+        found = []
+        for kernel in ("cpu", "pure"):
+            own = [each.to(dtype).requires_grad_() for each in (s, t)]
+            with kldiv.config_context(kernel=kernel):
+                loss = renyi(0.7, temperature=heat, axis=1, reduction="none", dtype=torch.float64)
+                values = loss(*own)
+            found.append([values, *torch.autograd.grad((values * values.detach()).sum(), own)])
+        torch.testing.assert_close(*found, rtol=unit, atol=1e-14)
+
+
 @pytest.mark.slow_where(lambda lib: lib.root == "jax")
 def test_limits(lib):
     """0, 1 and ∞, and what is near them."""

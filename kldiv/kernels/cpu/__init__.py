@@ -27,6 +27,8 @@ _ROWS: Final = {
     "tv_div_with_logits": "total variation",
     "hellinger_div_with_logits": "Hellinger",
     "alpha_div_with_logits": "alpha",
+    "renyi_div_with_logits": "Renyi",
+    "log_prob_and_entropy_with_logits with a reference": "policy",
 }
 
 

@@ -85,6 +85,10 @@ class Divergence:
     """Whether u and v are log(p/q) and log(q/p); the rise is then T of these, or an eighth."""
     squares: ClassVar[bool] = False
     """Whether moments have own·u², by which the mean's loss is known."""
+    logarithmic: ClassVar[bool] = False
+    """Whether terms come last with p^α q^κ, of whose sum the divergence is the logarithm."""
+    labelled: ClassVar[bool] = False
+    """Whether −log p of a label and the entropy of the teacher come along."""
     smooth: ClassVar[bool] = True
     """Whether terms have no slope at p = q, so that u has an anchor, and a pivot need not be so
     exact."""
@@ -205,6 +209,13 @@ class KullbackLeibler(Jeffreys):
 
     def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
         return self._straight(rows, side)
+
+
+class Policy(KullbackLeibler):
+    """KL(P‖Q) with −log p of a label and the entropy of P."""
+
+    name = "policy"
+    labelled = True
 
 
 def _forward(lane: Lane) -> tuple[Value, Value]:
@@ -519,7 +530,8 @@ class Alpha(Divergence):
             less = select(abs(z) < NEAR, p_x * (z * ratio - 1.0), (power - p) * per)
             term = select(abs(x) < widest, near, fall - less)
             own = select(abs(x) < NEAR, fall - k * less, lane.q - power)
-            return fall, factor * term, factor * own
+            found = fall, factor * term, factor * own
+            return (*found, power) if self.logarithmic else found
 
         return of
 
@@ -543,6 +555,13 @@ class Alpha(Divergence):
             return select(masked, 0.0, scale * select(abs(z) < NEAR, near, (own - power) * per))
 
         return of
+
+
+class Renyi(Alpha):
+    """Rényi's divergence: numbers as of an α-divergence of scale 1, then its own scale."""
+
+    name = "Renyi"
+    logarithmic = True
 
 
 class Hellinger(Alpha):
@@ -586,6 +605,7 @@ DIVERGENCES: Final = {
     each.name: each
     for each in (
         KullbackLeibler,
+        Policy,
         Jeffreys,
         JensenShannon,
         EvenJensenShannon,
@@ -593,5 +613,6 @@ DIVERGENCES: Final = {
         TotalVariation,
         Alpha,
         Hellinger,
+        Renyi,
     )
 }

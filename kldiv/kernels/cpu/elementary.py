@@ -197,6 +197,12 @@ def log1p_near(y: Value) -> tuple[Value, Value]:
 # --- double words ---------------------------------------------------------------------------------
 
 
+def log1p(y: Value) -> Value:
+    """Return log(1 + y)."""
+    close = (y > -0.5) & (y < 1.0)
+    return select(close, log1p_near(select(close, y, 0.0))[0], log(y + 1.0))
+
+
 def two_sum(a: Value, b: Value) -> tuple[Value, Value]:
     """Return a + b as a double word."""
     high = a + b

@@ -12,7 +12,7 @@ from kldiv.kernels.cpu import labels
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.memory import mover
-from kldiv.kernels.cpu.row_loss import UNIT, heats_of
+from kldiv.kernels.cpu.row_loss import UNIT, heats_of, labels_of
 from kldiv.kernels.layout import Layout, dtype_name
 from kldiv.kernels.results import RowResults
 
@@ -44,7 +44,7 @@ def run(work: Work, kernel: tuple[str, Any]) -> Found:
     factors[:, which] = results.factors.reshape(-1, len(which) if results.factors.size > 1 else 1)
     values, heats = np.zeros((rows, 2)), heats_of(results.temperatures, dtype)
     layout = Layout([logits], [results.outputs.get(0)], dtype, mover, whole_rows=True)
-    own = _labels(work) if operation.labelled else None
+    own = labels_of(work) if operation.labelled else None
     frame = {
         "classes": classes,
         **dict(zip(("student", "gradient"), layout.addresses, strict=True)),
@@ -69,9 +69,3 @@ def run(work: Work, kernel: tuple[str, Any]) -> Found:
     threads.share(share, -(-rows // step), threads.number(work.threads))
     results.values[:] = values[:, which].reshape(-1)
     return results.of_values()
-
-
-def _labels(work: Work) -> np.ndarray[Any, Any]:
-    found = work.arrays[work.operation.differentiable]
-    found = found.numpy() if hasattr(found, "numpy") else found
-    return np.ascontiguousarray(found, dtype=np.int64)

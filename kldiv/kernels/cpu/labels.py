@@ -1,22 +1,23 @@
 """Rows of logits: −log p(label), the entropy, and their gradient, from one read.
 
 A row is read a block at a time, which the first-level cache holds: its largest logit, then the
-weights of all others and their depths below it. What is made of the blocks is in float64; words
-and formulas are those of `kldiv.formulas.labels`, but for the gradient of the entropy, whose mean
-is taken a second time about a logit in the bulk of p: so nothing cancels where depths are alike.
-The weights lie where the gradient is to be.
+weights of all others and their depths below it. What is made of the blocks is in float64. The
+weights lie where the gradient is to be.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kldiv.kernels.cpu.code import DOUBLE, I8, I64, Code, at_least, at_most, select
-from kldiv.kernels.cpu.elementary import Heat, format_of, power, shift_of
-from kldiv.kernels.cpu.rows import BLOCK, HEAT, STRIP, largest, log1p, split_in_halves
+from kldiv.kernels.cpu.code import DOUBLE, I8, I64, Code, at_most, select
+from kldiv.kernels.cpu.elementary import Heat, format_of
+from kldiv.kernels.cpu.peaks import Peak, Scale, Slopes, Sums, counter, peak_of
+from kldiv.kernels.cpu.rows import BLOCK, HEAT, STRIP, joined_halves, largest, split_in_halves
 from kldiv.kernels.cpu.sums import Total, block_sums
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv.kernels.cpu.code import Real, Value
 
 FRAME: Final = (
@@ -34,9 +35,8 @@ FRAME: Final = (
     "values",  # likewise
 )
 
-# Of a block: its largest logit, the weights of all below it, these times their depths, how many
-# have that logit, and the factor that takes weights to the scale of the row.
 _RECORD: Final = 5
+"""Of a block: the numbers of `Sums`."""
 _PADS: Final = 2 * 128
 """Bytes for the last vectors of a row and of its gradient."""
 
@@ -121,29 +121,15 @@ class LabelRows:
     def _vector(self, value: Value) -> Value:
         return value.to(self.real.scalar).spread(self.real.lanes)
 
-    # ---- weights ---------------------------------------------------------------------------------
+    # ---- the row ---------------------------------------------------------------------------------
 
-    def _origin(self, top: Value) -> tuple[Value, Value]:
-        """Return origin and exponent of 2 of weights whose largest logit is ``top``."""
-        heat = self.heat_64
-        far = (abs(top) > heat.temperature * self.own.deep) & (top > -float("inf"))
-        origin = select(far, top, 0.0)
-        rounding = 1.5 * 2.0**52
-        exponent = ((top - origin) * heat.per + rounding) - rounding
-        return origin, select(top > -float("inf"), exponent, 0.0)
-
-    def _weight(self, logit: Value, top: Value) -> Value:
-        """Return the weight of one logit in float64, where the largest is ``top``."""
-        origin, exponent = self._origin(top)
-        least = (top - origin) - self.heat_64.temperature * format_of(top).gone
-        found = power(logit - origin, least, shift_of(exponent), self.heat_64)
-        return select(logit > -float("inf"), found * 2.0 ** -format_of(found).lift, 0.0)
+    def _scale(self, top: Value) -> Scale:
+        """Return the scale of weights whose largest logit is ``top``."""
+        return Scale(self.own, self.heat_64, top)
 
     def _bound(self) -> Value:
         """Return a depth below the largest logit beyond which weights are 0."""
         return self.heat.temperature * self.own.gone
-
-    # ---- the row ---------------------------------------------------------------------------------
 
     def _values(self) -> None:
         code, real, frame = self.code, self.real, self.frame
@@ -152,20 +138,18 @@ class LabelRows:
         code.store(self.room, code.constant(real.vector, -float("inf")))
         with code.loop(frame["classes"], first) as k:
             code.store(self.room, code.load(real.scalar, self.source, k), k - first)
+        highest = code.variable(code.real(-float("inf")))
         with code.loop(self.count, step=BLOCK) as begin:
-            self._block(begin)
-        top, rest, mean, scale = self._whole_row()
-        log_sum = log1p(rest)
-        code.store(frame["values"], log_sum + mean, self.row * 2 + 1)
+            own, before = self._block(begin), highest.get()
+            highest.set(select(own > before, own, before))
+        peak = self._peak(self._scale(highest.get()))
+        code.store(frame["values"], peak.entropy, self.row * 2 + 1)
         label = code.variable(code.whole(-1))
         with code.when(frame["labels"] != 0):
             label.set(code.load(I64, frame["labels"], self.row))
-            own, inside = self._label(label.get())
-            chosen = (top - own) / self.heat_64.temperature + log_sum
-            chosen = select(inside, chosen, float("nan"))
-            code.store(frame["values"], chosen, self.row * 2)
+            code.store(frame["values"], peak.cost(*self._label(label.get())), self.row * 2)
         if self.gradients:
-            self._gradient(top, rest, mean, scale, label.get())
+            self._gradient(peak, label.get())
 
     def _label(self, label: Value) -> tuple[Value, Value]:
         """Return the logit of a label, and whether it is a class."""
@@ -173,8 +157,8 @@ class LabelRows:
         found = self.code.load(self.real.scalar, self.source, select(inside, label, 0))
         return found.to(DOUBLE), inside
 
-    def _block(self, begin: Value) -> None:
-        """Write the record of a block, and its weights."""
+    def _block(self, begin: Value) -> Value:
+        """Write the record of a block, and its weights; return its largest logit."""
         code, real = self.code, self.real
         end = at_most(begin + BLOCK, self.count)
         highest = code.variable(code.constant(real.vector, -float("inf")))
@@ -182,131 +166,88 @@ class LabelRows:
             each, before = self._logits(k), highest.get()
             highest.set(select(each > before, each, before))
         top = largest(highest.get()).to(DOUBLE)
-        origin, exponent = self._origin(top)
-        there = top > -float("inf")
-        least = select(there, (top - origin) - self._bound(), 0.0)
-        start, lowest, peak, bound = map(self._vector, (origin, least, top, self._bound()))
-        from_peak = self._vector(select(there, top, 0.0))
-        shift = shift_of(exponent.to(real.scalar)).spread(real.lanes)
-        heat = Heat(*map(self._vector, self.heat))
+        weigh = self._scale(top).weigher(real, Heat(*map(self._vector, self.heat)))
+        count = counter(top, self._bound(), self.heat.inverse, self._vector)
 
         def body(k: Value) -> list[Value]:
             s = self._logits(k)
-            weight = power(s - start, lowest, shift, heat)
+            weight = weigh(s)
             if self.gradients:
                 code.store(self._weights(k), weight)
-            is_top = s == peak
-            below = select(is_top, 0.0, weight)
-            depth = at_most(from_peak - s, bound) * heat.inverse
-            return [select(is_top, weight.of(1.0), 0.0), *split_in_halves([below, below * depth])]
+            ties, *below = count(s, weight)
+            return [ties, *split_in_halves(below)]
 
-        count = 3 if real.single else 5
-        ties, *found = block_sums(code, real, (begin, end), STRIP, body, count)
-        if not real.single:
-            found = [found[0] + found[1], found[2] + found[3]]
-        for index, value in enumerate((top, *found, ties)):
+        ties, *found = block_sums(code, real, (begin, end), STRIP, body, 3 if real.single else 5)
+        for index, value in enumerate((top, ties, *joined_halves(found, real))):
             code.store(self._record(begin), value, index)
+        return top
 
-    def _whole_row(self) -> tuple[Value, Value, Value, Value]:
-        """Return the largest logit, r, the mean depth, and 1/Σ of weights at the row's scale."""
-        code, heat = self.code, self.heat_64
-        highest, taken = code.variable(code.real(-float("inf"))), code.variable(code.real(0.0))
-        with code.loop(self.count, step=BLOCK) as begin:
-            own, before = code.load(DOUBLE, self._record(begin)), highest.get()
-            highest.set(select(own > before, own, before))
-        top = highest.get()
-        origin, exponent = self._origin(top)
-        rest, depths = Total(code), Total(code)
-        with code.loop(self.count, step=BLOCK) as begin:
-            record = self._record(begin)
-            own, below, moment, ties = (code.load(DOUBLE, record, index) for index in range(4))
-            own_origin, own_exponent = self._origin(own)
-            away, powers = own_origin - origin, exponent - own_exponent
-            gone = (own == -float("inf")) | (away * heat.per - powers < -1000.0)
-            away, powers = (select(gone, 0.0, each) for each in (away, powers))
-            # A power of 2 where both have one origin.
-            scale = power(away, code.real(-float("inf")), shift_of(powers), heat)
-            scale = select(gone, 0.0, scale * 2.0 ** -format_of(scale).lift)
-            code.store(record, scale, 4)
-            first = select((own == top) & (taken.get() == 0.0), code.real(1.0), 0.0)
-            taken.set(taken.get() + first)
-            below, moment = (each * 2.0**-self.own.lift for each in (below, moment))
-            peaks = self._weight(own, own) * (ties - first)
-            # A lost block is beyond numbers, but NaN in it counts.
-            share = scale * (below + peaks)
-            rest.add(share)
-            depth = select(gone, 0.0, top - own) / heat.temperature
-            depths.add(scale * moment + share * depth)
-        peak = self._weight(top, top)
-        found = rest.get() / peak
-        scale = 1.0 / (peak * (found + 1.0))
-        return top, found, depths.get() * scale, scale
+    def _peak(self, scale: Scale) -> Peak:
+        """Return the row's peak, and write the factors of its blocks."""
+
+        def read(block: Value) -> Sums:
+            record = self._record(block * BLOCK)
+            numbers = [self.code.load(DOUBLE, record, index) for index in range(_RECORD - 1)]
+            factor = scale.of(self._scale(numbers[0]), numbers[0] == -float("inf"))
+            self.code.store(record, factor, _RECORD - 1)
+            return Sums._make([*numbers, factor])
+
+        return peak_of(self.code, (self.count + (BLOCK - 1)) // BLOCK, read, scale)
 
     # ---- the gradient ----------------------------------------------------------------------------
 
-    def _gradient(self, top: Value, rest: Value, mean: Value, scale: Value, label: Value) -> None:
+    def _gradient(self, peak: Peak, label: Value) -> None:
         code, frame = self.code, self.frame
         temperature = self.heat_64.temperature
-        of_label, of_entropy = (
+        of_label, of_entropy = factors = tuple(
             code.load(DOUBLE, frame["factors"], self.row * 2 + index) / temperature
             for index in range(2)
         )
         with code.either((of_label != 0.0) | (of_entropy != 0.0)) as (then, otherwise):
             with then:
-                anchor = (top - temperature * mean).to(self.real.scalar)
+                anchor, per = peak.anchor(self.real), peak.per
+                slopes = Slopes(anchor, self._bound(), self.heat.inverse, self._vector)
                 lean = code.variable(code.real(0.0))
                 with code.when(of_entropy != 0.0):
-                    lean.set(self._lean(anchor, scale))
-                self._slopes(anchor, scale, lean.get(), (of_label, of_entropy))
+                    lean.set(self._lean(slopes, per))
+                self._slopes(slopes, per, lean.get(), factors)
                 own, inside = self._label(label)
                 with code.when(inside):
-                    p = self._weight(own, top) * scale
-                    lack = select(own == top, -(rest / (rest + 1.0)), p - 1.0)
-                    step = select(p > 0.0, (own - anchor.to(DOUBLE)) / temperature, 0.0)
-                    slope = of_label * lack + of_entropy * (p * (lean.get() - step))
+                    slope = peak.slope_of_label(own, anchor, lean.get(), factors)
                     code.store(self.target, slope.to(self.real.scalar), label)
             with otherwise:
                 self._zeros()
 
-    def _shares(self, begin: Value, anchor: Value, scale: Value) -> tuple[Value, ...]:
-        """Return the vectors of a block that `_share` takes."""
-        own = self.code.load(DOUBLE, self._record(begin), 4) * scale
-        factor = self._vector(own)
-        inverse, bound = map(self._vector, (self.heat.inverse, self._bound()))
-        return factor, anchor.spread(self.real.lanes), inverse, bound
+    def _factor(self, begin: Value, per: Value) -> Value:
+        """Return the factor that takes a block's weights, lowered by their lift, to p."""
+        return self._vector(self.code.load(DOUBLE, self._record(begin), _RECORD - 1) * per)
 
-    def _share(self, k: Value, shares: tuple[Value, ...]) -> tuple[Value, Value]:
-        """Return p and (s − anchor)/T of a vector of classes."""
-        factor, anchor, inverse, bound = shares
+    def _share(self, k: Value, factor: Value) -> Value:
+        """Return p of a vector of classes."""
         weight = self.code.load(self.real.vector, self._weights(k))
-        p = weight * 2.0**-self.own.lift * factor
-        return p, at_least(self._logits(k) - anchor, -bound) * inverse
+        return weight * 2.0**-self.own.lift * factor
 
-    def _lean(self, anchor: Value, scale: Value) -> Value:
+    def _lean(self, slopes: Slopes, per: Value) -> Value:
         """Return Σ p (s − anchor)/T."""
         total = Total(self.code)
         with self.code.loop(self.count, step=BLOCK) as begin:
-            end = at_most(begin + BLOCK, self.count)
-            shares = self._shares(begin, anchor, scale)
+            end, factor = at_most(begin + BLOCK, self.count), self._factor(begin, per)
 
-            def body(k: Value, shares: tuple[Value, ...] = shares) -> list[Value]:
-                p, step = self._share(k, shares)
-                return [p * step]
+            def body(k: Value, factor: Value = factor) -> list[Value]:
+                return [self._share(k, factor) * slopes.step(self._logits(k))]
 
             total.add(*block_sums(self.code, self.real, (begin, end), STRIP, body, 1))
         return total.get()
 
-    def _slopes(
-        self, anchor: Value, scale: Value, lean: Value, factors: tuple[Value, Value]
-    ) -> None:
+    def _slopes(self, slopes: Slopes, per: Value, lean: Value, factors: Sequence[Value]) -> None:
         """Write the gradient of all classes but the label."""
         code, real = self.code, self.real
-        of_label, of_entropy, middle = map(self._vector, (*factors, lean))
+        middle, *of = map(self._vector, (lean, *factors))
         with code.loop(self.count, step=BLOCK) as begin:
-            shares = self._shares(begin, anchor, scale)
+            factor = self._factor(begin, per)
             with code.loop(at_most(begin + BLOCK, self.count), begin) as k:
-                p, step = self._share(k, shares)
-                code.store(self._weights(k), p * ((middle - step) * of_entropy + of_label))
+                p = self._share(k, factor)
+                code.store(self._weights(k), slopes.slope(p, self._logits(k), middle, of))
         first = self.whole * real.lanes
         with code.loop(self.frame["classes"], first) as k:
             value = code.load(real.scalar, self.room + 128, k - first)

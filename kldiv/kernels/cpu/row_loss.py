@@ -11,6 +11,8 @@ from kldiv.formulas import divergences as formulas
 from kldiv.formulas import powers
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.numbers import LN2, LN2_LOW, LOG2_E
+from kldiv.formulas.policy import PolicyLoss
+from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels import threads
 from kldiv.kernels.cpu import rows
 from kldiv.kernels.cpu.code import REALS
@@ -54,6 +56,9 @@ def spelled(divergence: Any) -> Spelled:
         numbers = divergence.alpha, divergence.kappa, divergence.scale
         name = "Hellinger" if divergence.alpha == 0.5 else "alpha"
         return Spelled(name, tuple(map(float, numbers)))
+    if isinstance(divergence, powers.Renyi):
+        numbers = divergence.alpha, divergence.kappa, 1.0, divergence.scale
+        return Spelled("Renyi", tuple(map(float, numbers)))
     if isinstance(divergence, formulas.TotalVariation):
         return Spelled("total variation")
     return Spelled("KL")
@@ -76,14 +81,19 @@ def compile_for(work: Work) -> Any:
     dtype = "float64" if "float64" in wide else "float32"
     divergence = work.operation.divergence
     names = ("KL", "JS") if isinstance(divergence, Interpolated) else (spelled(divergence).name,)
+    if isinstance(work.operation, PolicyLoss):
+        names = ("policy",)
     return dtype, *(kernel(name, dtype, bool(work.gradients)) for name in names)
 
 
 def run(work: Work, kernel: Any) -> Found:
     """Return the value, if it is wanted, and the gradients that are."""
     arrays, results = work.arrays, RowResults(work)
-    outputs, factors, keep = results.outputs, results.factors, results.keep
-    dtype, rows_in_all = kernel[0], results.values.size
+    outputs, keep = results.outputs, results.keep
+    labels = labels_of(work) if isinstance(work.operation, PolicyLoss) else None
+    each = 1 if labels is None else 3  # numbers of a row
+    factors = results.factors.reshape(-1, each) if results.factors.size > 1 else results.factors
+    dtype, rows_in_all = kernel[0], results.values.size // each
     heats = heats_of(results.temperatures, dtype)
     frame = {
         "classes": arrays[0].shape[-1],
@@ -91,8 +101,9 @@ def run(work: Work, kernel: Any) -> Found:
         "heat_step": heats.strides[0] if len(heats) > 1 else 0,
         "keep": 0 if keep is None else keep.ctypes.data,
         "factors": factors.ctypes.data,
-        "factor_step": 8 if factors.size > 1 else 0,
+        "factor_step": factors.strides[0] if len(factors) > 1 else 0,
         "values": results.values.ctypes.data,
+        "labels": 0 if labels is None else labels.ctypes.data,
     }
     number = threads.number(work.threads)
     for part in _parts(work, rows_in_all):
@@ -110,7 +121,30 @@ def run(work: Work, kernel: Any) -> Found:
         compiled_for = dtype, kernel[part.kernel]
         size = rows_in_all if part.order is None else part.order.size
         _share(compiled_for, layout, frame | own, size, bool(outputs), number)
+    if isinstance(work.operation.divergence, powers.Renyi):
+        _leave_to_formulas(work, results)
     return results.of_values()
+
+
+def _leave_to_formulas(work: Work, results: RowResults) -> None:
+    """Compute by the formulas the rows whose value is NaN."""
+    operation, xp, shape = work.operation, work.xp, results.shape
+    left = np.isnan(results.values.reshape(shape))
+    if results.keep is not None:
+        left &= np.broadcast_to(results.keep, shape)
+    if not left.any():
+        return
+    some = xp.asarray(left)
+    arrays = [array[some] for array in work.arrays[: operation.differentiable]]
+    factors = np.broadcast_to(results.factors, left.size)[left.reshape(-1)]
+    weight = xp.asarray(factors, dtype=getattr(xp, operation.compute))
+    with np.errstate(all="ignore"):
+        values = operation.settings(RowLoss).elements(xp, *arrays)
+        results.values[left.reshape(-1)] = numbers_of(values)
+        for index, gradient in results.outputs.items():
+            slope = operation.settings(RowGradient, index=index)
+            found = slope.elements(xp, *arrays[:2], weight, *arrays[2:])
+            gradient[some] = xp.astype(found, gradient.dtype)
 
 
 class _Part(NamedTuple):
@@ -129,7 +163,8 @@ def _parts(work: Work, size: int) -> list[_Part]:
     """Return the rows that a kernel computes; those between the directions of KL by three."""
     operation = work.operation
     if not isinstance(operation.divergence, Interpolated):
-        return [_Part(1, np.array([[*spelled(operation.divergence).numbers, 0.0]]))]
+        exchanged = isinstance(operation, PolicyLoss)  # whose own logits come first
+        return [_Part(1, np.array([[*spelled(operation.divergence).numbers, 0.0]]), exchanged)]
     beta = np.broadcast_to(numbers_of(work.arrays[operation.differentiable]), (size,))
     inside = np.clip(beta, formulas.LEAST, 1.0)
     inside = np.where((beta > 0) & (beta < 1), inside, np.nan)
@@ -177,6 +212,13 @@ def _share(
     else:
         step = max(1, UNIT // classes)
         launch(function, words, room, rows_in_all, number, 0, last, step=step)
+
+
+def labels_of(work: Work) -> np.ndarray[Any, Any]:
+    """Return the labels of all rows."""
+    found = work.arrays[work.operation.differentiable]
+    found = found.numpy() if hasattr(found, "numpy") else found
+    return np.ascontiguousarray(found, dtype=np.int64)
 
 
 def heats_of(temperatures: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:

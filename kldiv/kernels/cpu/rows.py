@@ -36,11 +36,10 @@ from kldiv.kernels.cpu.elementary import (
     exp,
     format_of,
     log,
-    log1p_near,
-    power,
-    shift_of,
+    log1p,
     two_difference,
 )
+from kldiv.kernels.cpu.peaks import Peak, Scale, Slopes, Sums, counter, peak_of
 from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.cpu.sums import Total, block_sums
 
@@ -63,6 +62,10 @@ FAR: Final = 2.0**40
 """A largest logit, over T, that is subtracted: logits with a probability differ from it exactly,
 and smaller ones leave digits enough to a pivot of three words of float32."""
 
+_MODERATE: Final = 1e3
+"""Σ p^α q^κ, or 1 over it, up to which Rényi's divergence and its gradient are as exact as those
+of α."""
+
 # Stages; the last of those without gradients, and of all.
 SHIFT: Final = 1
 PIVOT: Final = 2
@@ -78,7 +81,8 @@ FRAME: Final = (
     *(f"move_{name}" for name in ARRAYS),  # what copies it; 0 where nothing does
     *("wants_s", "wants_t", "heats", "keep", "factors", "numbers"),  # by 0 every row is kept
     *("heat_step", "factor_step", "number_step"),  # bytes from one row to the next
-    *("order", "values"),  # the rows that are computed, 0: every row, and their divergences
+    "labels",  # 64-bit integers, where the kernel takes them
+    *("order", "values"),  # the rows that are computed, 0: every row, and their results
     *("width", "parts", "kept"),  # of segments, shared: [rows, segments, PART or KEPT·width]
     "low",  # what t − s is more than the logits say, where wide: see `low_width`
 )
@@ -93,9 +97,10 @@ the means leave to gradients, and logits where they are converted or less their 
 
 _LOGITS: Final = 4
 _SUMS: Final = 8
-_RECORD: Final = 10
+_RECORD: Final = 13
 """Of a block: both maxima and sums of weights, whether a class is lost on one side, the sums
-beside the maxima on the other, and factors that take weights to the scale of the row."""
+beside the maxima on the other, and factors that take weights to the scale of the row; with labels
+the teacher's ties, weights below these, and their moments."""
 
 PART: Final = _SUMS * GRADIENTS + _RECORD * SEGMENT // (BLOCK * 8)
 """Numbers of a segment: sums of each stage, then records of blocks."""
@@ -112,15 +117,19 @@ _STATE: Final = (
     "known",  # whether the pass for the value found the student's mean
     "again",  # whether the mean has to be taken about another anchor
     *("size", "old", "old_low", "old_at"),  # Σ own |u| about the first anchor, and that anchor
+    *("rest", "depth"),  # of the teacher's peak, and its mean depth
+    "slope",  # the factor that makes an α-divergence's gradient that of Rényi's
 )
 """Numbers of a row that one stage leaves to the next."""
 
 _STATE_SIZE: Final = -(-len(_STATE) // 8) * 64
+_PADS: Final = 3 * PAD
+"""Bytes for the last vector of a gradient, for that which has the label, and for others."""
 
 
 def scratch_size(segments: int, width: int, real: Real, *, buffers: bool) -> int:
     """Return how many bytes of room a thread needs."""
-    fixed = PAD + _STATE_SIZE + 8 * PART * segments
+    fixed = _PADS + _STATE_SIZE + 8 * PART * segments
     return fixed + (KEPT * segments * width + buffers * SEGMENT) * real.size
 
 
@@ -153,7 +162,7 @@ class Rows:
         frame, scratch, first, last, self.first_stage, last_stage = code.arguments
         self.frame = {name: code.load(I64, frame, index) for index, name in enumerate(FRAME)}
         self.pad = scratch  # for the last vector of a gradient
-        self.state_at = scratch + PAD
+        self.state_at = scratch + _PADS
         self.own_parts = self.state_at + _STATE_SIZE
         self.own_kept = self.own_parts + self.frame["segments"] * (8 * PART)
         self.kept_size = self.frame["width"] * (KEPT * real.size)
@@ -162,6 +171,8 @@ class Rows:
         self.most = real.largest
         self.keeps = gradients and divergence.exact
         self.along = gradients and divergence.along
+        self.leans = gradients and divergence.labelled
+        self.results = 3 if divergence.labelled else 1
         count = GRADIENTS + 1 if gradients else TEACHER + 1
         with code.loop(last, first) as unit:
             self._unit(unit, last_stage, count, gradients=gradients)
@@ -247,7 +258,8 @@ class Rows:
                 with code.when(stage >= self.first_stage), code.loop(end, begin) as segment:
                     self._stage(stage, segment, gradients=gradients)
             with otherwise:
-                code.store(frame["values"], code.real(0.0), self.row)
+                for index in range(self.results):
+                    code.store(frame["values"], code.real(0.0), self.row * self.results + index)
                 if gradients:
                     with code.when(last_stage == GRADIENTS), code.loop(end, begin) as segment:
                         self._zeros(segment)
@@ -340,20 +352,9 @@ class Rows:
             total.add(code.load(DOUBLE, self.parts + segment * (8 * PART), stage * _SUMS + index))
         return total.get()
 
-    def origin(self, top: Value) -> tuple[Value, Value]:
-        """Return origin and exponent of 2 of weights whose largest logit is ``top``."""
-        heat = self.heat_64()
-        far = abs(top) > heat.temperature * self.own.deep
-        origin = select(far & (top > -float("inf")), top, 0.0)
-        rounding = 1.5 * 2.0**52
-        exponent = ((top - origin) * heat.per + rounding) - rounding
-        return origin, select(top > -float("inf"), exponent, 0.0)
-
-    def least(self, top: Value, origin: Value) -> Value:
-        """Return the lowest difference from the origin whose weight counts."""
-        return select(
-            top > -float("inf"), (top - origin) - self.get("temperature") * self.own.gone, 0.0
-        )
+    def scale(self, top: Value) -> Scale:
+        """Return the scale of weights whose largest logit is ``top``."""
+        return Scale(self.own, self.heat_64(), top)
 
     def _record(self, block: Value) -> Value:
         """Return the address of a block's record."""
@@ -362,7 +363,7 @@ class Rows:
         return part + (block % each) * (8 * _RECORD)
 
     def _find_pivot(self) -> None:
-        code, heat = self.code, self.heat_64()
+        code = self.code
         size = BLOCK * self.real.lanes
         blocks = (self.frame["classes"] + (size - 1)) // size
         tops = [code.variable(code.real(-float("inf"))) for _ in range(2)]
@@ -381,23 +382,18 @@ class Rows:
         ends = []
         for index, side in enumerate("ts"):
             top = tops[index].get()
-            origin, exponent = self.origin(top)
-            total = Total(code)
+            scale, total = self.scale(top), Total(code)
             with code.loop(blocks) as block:
                 record = self._record(block)
-                own, powers = self.origin(code.load(DOUBLE, record, 2 * index))
                 part = code.load(DOUBLE, record, 2 * index + 1)
-                away, powers = own - origin, exponent - powers
-                gone = (part == 0.0) | (away * heat.per - powers < -1000.0)
-                away, powers = (select(gone, 0.0, each) for each in (away, powers))
-                # A power of 2 where both have one origin.
-                scale = power(away, code.real(-float("inf")), shift_of(powers), heat)
-                scale = select(gone, 0.0, scale * 2.0 ** -format_of(scale).lift)
-                code.store(record, scale, 8 + index)
-                total.add(part * scale)
+                factor = scale.of(self.scale(code.load(DOUBLE, record, 2 * index)), part == 0.0)
+                code.store(record, factor, 8 + index)
+                total.add(part * factor)
             found = total.get()
-            ends.append((top, origin, exponent, found))
-            self.set(**{f"{side}_exponent": exponent, f"{side}_scale": 1.0 / found})
+            ends.append((top, scale.origin, scale.exponent, found))
+            self.set(**{f"{side}_exponent": scale.exponent, f"{side}_scale": 1.0 / found})
+        if self.divergence.labelled:
+            self._find_peak(tops[0].get(), blocks)
         (t_top, t_origin, t_exponent, t_sum), (s_top, s_origin, s_exponent, s_sum) = ends
         unit, shifts = self._shifts(t_top, s_top)
         (t_top, t_origin), (s_top, s_origin) = (
@@ -430,6 +426,51 @@ class Rows:
         self.set(pivot_rest=0.0, plain=moderate if self.divergence.exact else 0.0)
         self.set(beside_t=besides[0], beside_s=besides[1], t_origin=t_origin, s_origin=s_origin)
         self.set(top_t=t_top, top_s=s_top, lost=lost, lone=lone)
+
+    def _find_peak(self, top: Value, blocks: Value) -> None:
+        """Write −log p(label) and the entropy of the teacher, and keep what its gradient takes."""
+        code = self.code
+
+        def read(block: Value) -> Sums:
+            record = self._record(block)
+            return Sums(*(code.load(DOUBLE, record, place) for place in (0, 10, 11, 12, 8)))
+
+        peak = peak_of(code, blocks, read, self.scale(top))
+        label, inside = self.label()
+        of_label = self.parts + (select(inside, label, 0) // SEGMENT) * (8 * PART)
+        for index, value in enumerate(
+            (peak.cost(code.load(DOUBLE, of_label), inside), peak.entropy)
+        ):
+            code.store(self.frame["values"], value, self.row * self.results + index)
+        self.set(rest=peak.rest, depth=peak.mean)
+
+    def label(self) -> tuple[Value, Value]:
+        """Return the row's label, and whether it is a class."""
+        label = self.code.load(I64, self.frame["labels"], self.row)
+        return label, (label >= 0) & (label < self.frame["classes"])
+
+    def peak(self) -> Peak:
+        """Return the teacher's peak, once it is found."""
+        return Peak(self.scale(self.get("top_t")), self.get("rest"), self.get("depth"))
+
+    def lean(self) -> Value:
+        """Return Σ p (t − anchor)/T, which the first pass for the divergence finds."""
+        return self._sum(self.code.whole(PIVOT), 3)
+
+    def factors(self) -> list[Value]:
+        """Return the factors of the row's results, over T."""
+        at = self.frame["factors"] + self.row * self.frame["factor_step"]
+        unit, temperature = self.get("unit"), self.get("temperature")
+        numbers = [self.code.load(DOUBLE, at, index) for index in range(self.results)]
+        if self.divergence.logarithmic:
+            unit = unit * self.get("slope")
+        return [number * unit / temperature for number in numbers]
+
+    def slopes(self) -> Slopes:
+        """Return the gradients of −log p and of the entropy, of vectors of the teacher's logits."""
+        bound = self.get("temperature") * self.own.gone
+        anchor = self.peak().anchor(self.real)
+        return Slopes(anchor, bound, self.get("inverse"), self.vector)
 
     def _shifts(self, t_top: Value, s_top: Value) -> tuple[Value, tuple[Value, Value]]:
         """Return the unit of logits and both shifts in it, and take constants of T to that."""
@@ -469,6 +510,8 @@ class Rows:
         with code.either(done) as (then, otherwise):
             with then:
                 value = divergence.value(value, y)
+                if divergence.logarithmic:
+                    value = self._logarithm(value, self._sum(before, 3 + 2 * self.along))
                 if not divergence.smooth:
                     # Moving the pivot by y changes either half of the sum by that times its mass.
                     value = value + (self._sum(before, 3) - 0.5) * y
@@ -486,13 +529,30 @@ class Rows:
                     known = (size - abs(mean)) * 2.0 >= abs(mean)
                     known = known & (abs(y) <= 0.5 * most[1]) & (value < float("inf"))
                     self.set(mean_s=mean, known=known)
-                code.store(self.frame["values"], value, self.row)
+                code.store(self.frame["values"], value, (self.row + 1) * self.results - 1)
             with otherwise:
                 first = self.words("first")
                 moved = _either(abs(offset) < 0.5, moved, self.words("ratio"))
                 snap = 2.0**-16 if self.real.single else 2.0**-40
                 near = abs(difference(moved, first)) <= abs(temperature * offset) * snap
                 self.set(pivot=_either(near, first, moved), plain=0.0)
+
+    def _logarithm(self, value: Value, whole: Value) -> Value:
+        """Return Rényi's divergence, given that of α and Σ p^α q^κ; NaN where the latter is far.
+
+        Such a row is left to the formulas.
+        """
+        alpha, kappa, _, scale = (self.number(index) for index in range(4))
+        change = -(alpha * kappa) * value
+        near = abs(change) <= 0.5
+        whole = select(near, change + 1.0, whole)
+        moderate = (whole > 1.0 / _MODERATE) & (whole < _MODERATE)
+        whole = select(moderate, whole, float("nan"))
+        self.set(slope=scale * alpha / whole)
+        found = select(near, log1p(select(near, change, 0.0)), log(whole)) / -kappa
+        # Of an order so near to 1 it is the α-divergence itself.
+        found = select(abs(change) < 1e-30, alpha * value, found)
+        return scale * select(moderate, found, float("nan"))
 
     def _find_mean(self, stage: Value, side: str) -> None:
         """Take the mean that the stage before found, or another anchor."""
@@ -552,12 +612,6 @@ def _either(
     return select(condition, yes[0], no[0]), select(condition, yes[1], no[1])
 
 
-def log1p(y: Value) -> Value:
-    """Return log(1 + y)."""
-    close = (y > -0.5) & (y < 1.0)
-    return select(close, log1p_near(select(close, y, 0.0))[0], log(y + 1.0))
-
-
 class Segment:
     """A segment of a row: its passes."""
 
@@ -608,7 +662,9 @@ class Segment:
     def weights(self, sides: Sequence[str]) -> None:
         """Write maxima and sums of weights of each block; of some sides the sums beside those."""
         code, rows, vector = self.code, self.rows, self.real.vector
-        nothing = -float("inf")
+        nothing, labelled = -float("inf"), rows.divergence.labelled
+        if labelled:
+            self._keep_label()
         with code.loop(self.count, step=BLOCK) as begin:
             end = at_most(begin + BLOCK, self.count)
             tops = [code.variable(code.constant(vector, nothing)) for _ in range(2)]
@@ -620,18 +676,19 @@ class Segment:
                     tops[index].set(select(own > top, own, top))
                     ends[index].set(select(own < bottom, own, bottom))
             place = self._record(begin)
-            parts = []
+            scales = []
             for index in range(2):
                 top = largest(tops[index].get()).to(DOUBLE)
                 code.store(place, top, 2 * index)
                 code.store(place, code.real(0.0), 4 + index)
-                origin, exponent = rows.origin(top)
-                parts.append((origin, rows.least(top, origin), exponent))
+                scales.append(rows.scale(top))
                 lowest_of_other = -largest(-ends[1 - index].get())
                 if rows.divergence.unbounded[index]:
                     with code.when(lowest_of_other == nothing):
                         code.store(place, self._lost(begin, end, index), 4 + index)
-            weigh = [self._weigher(*each) for each in parts]
+            weigh = [scale.weigher(self.real, rows.heat_of(rows.vector)) for scale in scales]
+            bound = rows.get("temperature") * rows.own.gone
+            count = counter(scales[0].top, bound, rows.get("inverse"), rows.vector)
 
             beside = {side: code.variable(code.constant(vector, nothing)) for side in sides}
             peaks = [rows.vector(code.load(DOUBLE, place, 2 * index)) for index in range(2)]
@@ -651,17 +708,34 @@ class Segment:
                 weights = [weigh[0](t), weigh[1](s)]
                 for index, weight in enumerate(weights):
                     code.store(self._kept(k, index), weight)
-                return split_in_halves(weights)
+                if not labelled:
+                    return split_in_halves(weights)
+                ties, *below = count(t, weights[0])
+                return [*split_in_halves([*weights, *below]), ties]
 
-            ends_of = begin, end
-            found = block_sums(code, self.real, ends_of, STRIP, body, 2 if self.real.single else 4)
-            for index in range(2):
-                whole = (
-                    found[index] if self.real.single else found[2 * index] + found[2 * index + 1]
-                )
-                code.store(place, whole, 2 * index + 1)
+            parts = 4 if labelled else 2
+            number = (parts if self.real.single else 2 * parts) + labelled
+            sums = block_sums(code, self.real, (begin, end), STRIP, body, number)
+            ties, found = sums[-1], joined_halves(sums[: number - labelled], self.real)
+            for index, whole in zip((1, 3), found, strict=False):
+                code.store(place, whole, index)
+            for index, number_of in enumerate((ties, *found[2:]) if labelled else ()):
+                code.store(place, number_of, 10 + index)
             for side, highest in beside.items():
                 code.store(place, largest(highest.get()).to(DOUBLE), 6 + "ts".index(side))
+
+    def _label(self) -> tuple[Value, Value, Value]:
+        """Return the place of the row's label, whether that is in the segment, and its logit."""
+        label = self.rows.label()[0] - self.start
+        here = (label >= 0) & (label < self.n)
+        place = select(here, label, 0)
+        return place, here, self.code.load(self.real.scalar, self.sources[1].at, place).to(DOUBLE)
+
+    def _keep_label(self) -> None:
+        """Keep the label's logit as the first number of the segment."""
+        _, here, logit = self._label()
+        with self.code.when(here):
+            self.code.store(self.records - 8 * _SUMS * GRADIENTS, logit)
 
     def _record(self, begin: Value) -> Value:
         return self.records + (begin // BLOCK) * (8 * _RECORD)
@@ -692,17 +766,6 @@ class Segment:
             found = (other == -float("inf")) & (own > -float("inf"))
             flag.set(select(found, 1.0, flag.get()))
         return largest(flag.get()).to(DOUBLE)
-
-    def _weigher(self, origin: Value, least: Value, exponent: Value) -> Callable[[Value], Value]:
-        rows = self.rows
-        start, lowest = rows.vector(origin), rows.vector(least)
-        shift = shift_of(exponent.to(self.real.scalar)).spread(self.real.lanes)
-        heat = rows.heat_of(rows.vector)
-
-        def weigh(logits: Value) -> Value:
-            return power(logits - start, lowest, shift, heat)
-
-        return weigh
 
     # ---- sums ------------------------------------------------------------------------------------
 
@@ -784,6 +847,7 @@ class Segment:
         block = self._lanes(whole if plain else words, exact=False)
         divergence = self.rows.divergence
         terms, smooth = divergence.terms(self.rows), divergence.smooth
+        slopes = self.rows.slopes() if self.rows.leans else None
 
         def body(begin: Value) -> Callable[[Value], list[Value]]:
             lane = block(begin)
@@ -795,14 +859,19 @@ class Segment:
                     self.code.store(self._kept(k, 2), fall)
                 sums = [fall, abs(fall), term]
                 if self.rows.along:
-                    own, size, *_ = divergence.moments(exchanged(seen), *risen)
+                    own, size, *_ = divergence.moments(exchanged(seen), risen[0])
                     self.code.store(self._kept(k, 3), own)
                     sums += [own, size]
+                if divergence.logarithmic:
+                    sums.append(risen[-1])
+                if slopes:
+                    sums.append(seen.p * slopes.step(seen.raw_t))
                 return sums if smooth else [*sums, select(seen.x > 0.0, seen.p, 0.0)]
 
             return of
 
-        self._sums(body, 3 + (not smooth) + 2 * self.rows.along, place)
+        more = divergence.logarithmic + self.rows.leans
+        self._sums(body, 3 + (not smooth) + 2 * self.rows.along + more, place)
 
     def _rise(self, side: str) -> Any:
         """Return a function of a block that returns one of a class and the rise from the anchor."""
@@ -843,8 +912,8 @@ class Segment:
         code, rows, real = self.code, self.rows, self.real
         out, direct = rows.place(f"gradient_{side}", self.start, rows.buffer)
         written = Run(code, real, out, self.n, rows.pad)
-        factor = code.load(DOUBLE, rows.frame["factors"] + rows.row * rows.frame["factor_step"])
-        scale = rows.vector(factor * rows.get("unit") / rows.get("temperature"))
+        *of_labels, factor = rows.factors()
+        scale = rows.vector(factor)
         slope, has_mean = rows.divergence.slope(rows, side), rows.divergence.has_mean(side)
         keeps, index = rows.divergence.keeps, "ts".index(side)
         rising: Any = self._rise(side) if has_mean and not keeps else None
@@ -857,6 +926,7 @@ class Segment:
             # q − p, of p (e⁻ˣ − 1) about the pivot before it was moved by log(1 + y).
             share = 1.0 / (rows.get("y") + 1.0)
             kept, moved = rows.vector(share), rows.vector(-rows.get("y") * share)
+        joined = self._with_labels(of_labels) if of_labels and side == "t" else None
         with code.loop(self.count, step=BLOCK) as begin:
             record = self._record(begin)
             of_block = rising and rising(begin)
@@ -872,10 +942,43 @@ class Segment:
                     p = self._share(k, which, own)
                     part = code.load(real.vector, self._kept(k, place))
                     found = part - p * mean if has_mean else part * kept + p * moved
-                written.store(k, found * scale)
+                found = found * scale
+                if of_labels:
+                    # Of a divergence that does not count it may be NaN.
+                    found = select(scale == 0.0, 0.0, found)
+                written.store(k, joined(k, lane, found) if joined else found)
         written.finish()
+        if joined:
+            self._slope_of_label(out, of_labels)
         with code.when(~direct):
             rows.move(f"gradient_{side}", self.start, self.n, out)
+
+    def _with_labels(self, factors: Sequence[Value]) -> Callable[[Value, Lane, Value], Value]:
+        """Return a function that adds the gradients of −log p and the entropy to that of KL.
+
+        It keeps the latter of the vector that has the label.
+        """
+        code, rows = self.code, self.rows
+        of_label, of_entropy = map(rows.vector, factors)
+        slopes, lean = rows.slopes(), rows.vector(rows.lean())
+        vector_of_label = self._label()[0] // self.real.lanes
+        kept, other = (rows.pad + place * PAD for place in (1, 2))
+
+        def joined(k: Value, lane: Lane, found: Value) -> Value:
+            code.store(select(k == vector_of_label, kept, other), found)
+            return found + slopes.slope(lane.p, lane.raw_t, lean, (of_label, of_entropy))
+
+        return joined
+
+    def _slope_of_label(self, out: Value, factors: Sequence[Value]) -> None:
+        """Write the gradient in the label's logit."""
+        code, rows, scalar = self.code, self.rows, self.real.scalar
+        place, here, logit = self._label()
+        with code.when(here):
+            divergence = code.load(scalar, rows.pad + PAD, place % self.real.lanes)
+            anchor = rows.peak().anchor(self.real)
+            slope = rows.peak().slope_of_label(logit, anchor, rows.lean(), factors)
+            code.store(out, (divergence.to(DOUBLE) + slope).to(scalar), place)
 
 
 def largest(vector: Value) -> Value:
@@ -899,3 +1002,10 @@ def split_in_halves(weights: list[Value]) -> list[Value]:
         head = (weight + large) - large
         found += [head, weight - head]
     return found
+
+
+def joined_halves(sums: list[Value], real: Real) -> list[Value]:
+    """Return the sums of weights, given those of what `split_in_halves` made of them."""
+    if real.single:
+        return sums
+    return [head + tail for head, tail in zip(sums[::2], sums[1::2], strict=True)]
