@@ -514,13 +514,13 @@ class Renyi(Measure):
         return (p * half) * half  # half a power does not overflow
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
-        *added, shifts, totals, units = zip(*parts, strict=True)
+        *sums, shifts, totals, units = (list(same) for same in zip(*parts, strict=True))
         # A part without mass has no say.
-        units = [xp.where(p + q > 0, u, 0.0) for p, q, u in zip(*added[1:3], units, strict=True)]
+        units = [xp.where(p + q > 0, u, 0.0) for p, q, u in zip(*sums[1:3], units, strict=True)]
         unit = xp.max(xp.concat(units, axis=-1), axis=-1, keepdims=True)
         unit = xp.where(unit > 0, unit, 1.0)
         sizes = [one / unit for one in units]
-        added = [[x * size for x, size in zip(same, sizes, strict=True)] for same in added]
+        added = [[x * size for x, size in zip(same, sizes, strict=True)] for same in sums]
         # The powers of a part that is all 0 have a shift of −∞.
         shifts = [one + xp.log(size) for one, size in zip(shifts, sizes, strict=True)]
         shift = xp.max(xp.concat(shifts, axis=-1), axis=-1, keepdims=True)
