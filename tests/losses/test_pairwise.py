@@ -98,11 +98,24 @@ def test_kernels_are_exact(dtype, classes):
             assert found[i, j] == pytest.approx(true, rel=8 * unit(dtype), abs=0), (i, j)
 
 
+def true_mixture(kind, order, pairs):
+    """Jensen-Shannon, a skew divergence or total variation to 40 digits."""
+    if kind == "tv":
+        return mpmath.fsum(abs(x - y) for x, y in pairs) / 2
+    alpha = mpmath.mpf(float(order))
+    mixed = [(x, y, alpha * x + (1 - alpha) * y) for x, y in pairs]
+    own = mpmath.fsum(x * mpmath.log(x / m) + m - x if x else m for x, _, m in mixed)
+    other = mpmath.fsum(y * mpmath.log(y / m) + m - y if y else m for _, y, m in mixed)
+    return own if kind == "skew" else alpha * own + (1 - alpha) * other
+
+
 def true_value(name, p, q):
     """A divergence to 40 digits."""
     p, q = ([mpmath.mpf(x) for x in row.tolist()] for row in (p, q))
     kind, _, order = name.partition(":")
     pairs = list(zip(p, q, strict=True))
+    if kind in {"js", "skew", "tv"}:
+        return true_mixture(kind, order or 0.5, pairs)
     if kind == "kl":
         return mpmath.fsum(x * mpmath.log(x / y) + y - x if x else y for x, y in pairs)
     if kind == "jeffreys":
@@ -111,19 +124,11 @@ def true_value(name, p, q):
         return mpmath.fsum((mpmath.sqrt(x) - mpmath.sqrt(y)) ** 2 / 2 for x, y in pairs)
     if kind == "chi2":
         return mpmath.fsum((x - y) ** 2 / y if y else 0 for x, y in pairs)
-    if kind == "tv":
-        return mpmath.fsum(abs(x - y) for x, y in pairs) / 2
-    alpha = mpmath.mpf(float(order or 0.5))
-    if kind in {"js", "skew"}:
-        mixed = [(x, y, alpha * x + (1 - alpha) * y) for x, y in pairs]
-        own = mpmath.fsum(x * mpmath.log(x / m) + m - x if x else m for x, _, m in mixed)
-        other = mpmath.fsum(y * mpmath.log(y / m) + m - y if y else m for _, y, m in mixed)
-        return own if kind == "skew" else alpha * own + (1 - alpha) * other
+    alpha = mpmath.mpf(float(order))
     power = mpmath.fsum(x**alpha * y ** (1 - alpha) if x else 0 for x, y in pairs)
     mass = alpha * mpmath.fsum(p) + (1 - alpha) * mpmath.fsum(q)
-    if kind == "renyi":
-        return mpmath.log(power / mass) / (alpha - 1)
-    return (mass - power) / (alpha * (1 - alpha))
+    of_powers = (mass - power) / (alpha * (1 - alpha))
+    return mpmath.log(power / mass) / (alpha - 1) if kind == "renyi" else of_powers
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -131,7 +136,7 @@ def true_value(name, p, q):
     "name",
     [
         *("kl", "jeffreys", "hellinger", "chi2", "alpha:0.3", "alpha:2", "renyi:0.5", "renyi:2"),
-        *("js", "js:0.2", "skew", "skew:0.1", "skew:0.9", "tv"),
+        *("js", "js:0.2", "skew:0.1", "skew:0.5", "skew:0.9", "tv"),
     ],
 )
 def test_products_of_matrices_lose_nothing(name, dtype, monkeypatch):
@@ -149,7 +154,10 @@ def test_products_of_matrices_lose_nothing(name, dtype, monkeypatch):
     )
     with kldiv.config_context(kernel="blocks"):
         found = kldiv.pairwise(a, divergence=name)
-    assert left[0] < found.size - 20  # most are by products
+    if dtype == "float64" and name[:3] in {"js:", "ske"}:
+        assert not left  # by formulas alone
+    else:
+        assert left[0] < found.size - 20  # most are by products
     assert found[6, 10] == 0
     with mpmath.workdps(40):
         for i, j in np.ndindex(found.shape):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kldiv.errors import InputError, OptionError
-from kldiv.readers import Reading, read, read_samples
+from kldiv.readers import Reading, read, read_samples, text_files
 
 AB = (("a", "b"), [1.5, 2.25])
 
@@ -167,3 +167,33 @@ def test_samples_keep_their_columns(tmp_path):
     one, two = read_samples(tmp_path / "p.npy")
     assert (one.name, one.values.tolist(), one.missing) == ("0", [1], 1)
     assert two.values.tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 1 << 18])
+def test_columns_are_what_rows_are(tmp_path, monkeypatch, piece):
+    """Text is cut into columns at once where it can be; row by row it gives the same."""
+    random, cut = np.random.default_rng(piece), text_files._cut
+    monkeypatch.setattr(text_files, "_PIECE", piece)
+    odd = ["", "#x", "NA", "é", " a", "nan", "\x0b", "\u2028", "1_0"]
+    for _ in range(60):
+        sep, end = random.choice([",", ";", "\t"]), random.choice(["\n", "\r\n", "\r"])
+        lines = [f"l{sep}n"]
+        for _ in range(random.integers(1, 9)):
+            cells = random.choice(["a", "b", "x y"]), str(random.integers(99))
+            if random.random() < 0.1:
+                cells = random.choice(odd), random.choice([*odd, "7"])
+            lines.append(sep.join(cells))
+        if random.random() < 0.4:
+            extra = ["", "# note", sep, f"#a{sep}1", f"a{sep}1{sep}2", "x"]
+            lines.insert(random.integers(len(lines) + 1), random.choice(extra))
+        path = tmp_path / "p.csv"
+        path.write_bytes((end.join(lines) + random.choice(["", end, 2 * end])).encode())
+        found = []
+        for each in (cut, lambda *_, **__: None):
+            monkeypatch.setattr(text_files, "_cut", each)
+            try:
+                table = read(path)
+                found.append(repr((table.array.tolist(), table.classes, table.rows)))
+            except InputError as error:
+                found.append(str(error))
+        assert found[0] == found[1], path.read_bytes()

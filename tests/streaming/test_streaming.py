@@ -21,7 +21,7 @@ from kldiv.errors import (
     ShapeError,
 )
 from kldiv.readers import Table, open_table, sources
-from kldiv.streaming import blocks, rows
+from kldiv.streaming import alignment, blocks, rows
 
 SHAPE = (8, 30)
 SPLIT, WHOLE = 128 * 8 * 7, 128 * 8 * 40
@@ -536,3 +536,30 @@ def test_no_reader_of_the_command_s_is_needed():
     code = "import kldiv.streaming, sys; print({'click', 'rich', 'distributed'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("kind", ["short", "long", "longest", "letters"])
+def test_many_labels_are_matched_as_a_dict_would(kind):
+    words = {
+        "short": [f"w{i}" for i in range(1500)],
+        "long": [f"{i % 7}-a word of some length-{i}" for i in range(1500)],
+        "longest": [f"{i}-" + "x" * 40 for i in range(1500)],
+        "letters": [f"ß{i}中" for i in range(1500)],
+    }[kind]
+    random = np.random.default_rng(0)
+    p = tuple(random.permutation(words[:1400]).tolist())
+    q = tuple(random.permutation(words[200:]).tolist())
+    places = {label: i for i, label in enumerate(p)}
+    assert alignment._found(p, q).tolist() == [places.get(label, -1) for label in q]
+    assert alignment._found(p, p).tolist() == list(range(len(p)))
+    for first, second in (((*p, p[3]), q), (p, (*q, q[3])), (p, (*q, words[0], words[0]))):
+        with pytest.raises(InputError, match="twice"):
+            alignment._found(first, second)
+    nul = (*p, p[0] + "\0")
+    assert alignment._found(nul, nul).tolist() == list(range(len(nul)))
+
+
+def test_labels_whose_keys_are_equal_are_matched(monkeypatch):
+    monkeypatch.setattr(alignment, "_ODD", np.zeros(4, np.uint64))
+    p = tuple(f"label number {i}" for i in range(1200))
+    assert alignment._found(p, p[::-1]).tolist() == list(range(1200))[::-1]
