@@ -770,13 +770,9 @@ class RowMeasure(RowWise):
         return kind(*names, *own, *more, given=given)  # type: ignore[arg-type]
 
     def slope(
-        self,
-        xp: Namespace,  # noqa: ARG002
-        run: Run,
-        index: int,
-        weight: Array,
-        arrays: Sequence[Array],
+        self, xp: Namespace, run: Run, index: int, weight: Array, arrays: Sequence[Array]
     ) -> Array:
+        del xp  # all arithmetic is the operation's
         return run(self.settings(RowSlope, index), *arrays, weight)
 
     def keep(self, arrays: Sequence[Array]) -> Array | None:  # noqa: ARG002

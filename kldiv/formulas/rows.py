@@ -334,13 +334,9 @@ class ByGradient(RowWise):
         raise NotImplementedError
 
     def slope(
-        self,
-        xp: Namespace,  # noqa: ARG002 - the operation's own arithmetic
-        run: Run,
-        index: int,
-        weight: Array,
-        arrays: Sequence[Array],
+        self, xp: Namespace, run: Run, index: int, weight: Array, arrays: Sequence[Array]
     ) -> Array:
+        del xp  # all arithmetic is the operation's
         cut = self.with_classes
         return run(self.gradient(index), *arrays[:cut], weight, *arrays[cut:])
 
