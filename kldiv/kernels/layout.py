@@ -78,13 +78,12 @@ class _Place:
 
     def __init__(self, array: Array) -> None:
         place = memory(array)
-        kind = f"|V{CODES[place.dtype][1]}" if place.dtype in CODES else array.dtype.str
         self.__array_interface__ = {
             "version": 3,
             "data": (place.address, True),
             "shape": place.shape,
             "strides": place.strides,
-            "typestr": kind,
+            "typestr": f"|V{array.dtype.itemsize}",
         }
 
 

@@ -204,8 +204,11 @@ def test_a_dropped_row_may_hold_nan(torch, name):
         for tensor in tensors[:2]:
             tensor.requires_grad_()
         own(*tensors, reduction="none")[::2].sum().backward()
+        given = torch.empty(s.shape)
+        kldiv.value_and_grad(own)(*tensors, where=torch.tensor([True, False, True]), out=given)
     assert value == kept
     assert (memory[s.size :] == 7).all()
+    assert np.array_equal(given.numpy(), gradient)
     for tensor in tensors[:2]:
         assert not tensor.grad[1].any()
         assert tensor.grad[0].any()
