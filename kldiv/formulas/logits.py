@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from kldiv.formulas.numbers import ALIKE, DEEP, DEEPEST, EIGHTH, GONE, NEAR
+from kldiv.formulas.numbers import ALIKE, DEEP, DEEP_32, DEEPEST, EIGHTH, GONE, NEAR
 from kldiv.formulas.special import (
     difference,
     expm1,
@@ -319,13 +319,14 @@ def mixture_rise(side: Side, mix: Mix) -> tuple[Array, Array]:
     # Not where q/p is large: its slope, in a second derivative, may overflow.
     alike = kappa * q < 4.0 * p
     y = xp.where(abs(u) < NEAR, near, kappa * (q / xp.where(alike, p, 1.0)) - theta)
-    # log(1 + y) = log((1 − θ) + κ q/p), without overflow: below e^(−DEEP) p/q gives way to r.
+    # log(1 + y) = log((1 − θ) + κ q/p), without overflow: below e^(−deep) p/q gives way to r.
     larger = xp.maximum(p, q)
     larger = xp.where(larger > 0, larger, 1.0)
     share = p / larger
     m = rest * share + kappa * (q / larger)
-    m = xp.where(m > 0, m, 1.0) / xp.clip(share, math.exp(-DEEP), 1.0)
-    far = xp.log(m) + xp.clip(r - DEEP, 0.0, DEEPEST)
+    deep = DEEP if m.dtype == xp.float64 else DEEP_32
+    m = xp.where(m > 0, m, 1.0) / xp.clip(share, math.exp(-deep), 1.0)
+    far = xp.log(m) + xp.clip(r - deep, 0.0, DEEPEST)
     close = (y > -0.5) & (y < 1.0) & (alike | (abs(u) < NEAR))
     y = xp.where(close, y, 0.0)
     log = xp.where(close, log1p(xp, y), far)

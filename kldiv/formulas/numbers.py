@@ -72,9 +72,10 @@ REACH: Final = 8.0
 """|x| up to which a class counts in the mean that an anchor is: beyond it slopes of mixtures are as
 good as constant."""
 
-DEEP: Final = 40.0
-"""Beyond it the square of e^(−r) for p/q, which a second derivative has, would underflow in
-float32."""
+DEEP: Final = 69.0
+"""Beyond it e^(−r) for p/q would soon underflow in float32."""
+DEEP_32: Final = 40.0
+"""The same where second derivatives have its square, in float32."""
 
 DEEPEST: Final = 1024.0
 """Farther below q p is 0: any finite number serves, and no weight makes it infinite."""
