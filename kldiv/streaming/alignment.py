@@ -225,6 +225,11 @@ def without_missing(p: Table, q: Table, axis: int) -> tuple[tuple[Table, Table],
     ]
 
 
+def zero_for_missing(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array with 0 in place of NaN."""
+    return np.asarray(np.nan_to_num(array, posinf=np.inf, neginf=-np.inf))
+
+
 def _holes(table: Table, axis: int) -> NDArray[np.bool_]:
     """Return the classes of which a number is missing."""
     missing = np.isnan(np.moveaxis(table.array, axis, -1))

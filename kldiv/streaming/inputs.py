@@ -13,7 +13,14 @@ import numpy as np
 from kldiv.errors import DTypeError, InputError, LibraryError, OptionError, ShapeError
 from kldiv.frames import folded
 from kldiv.readers import Stored, Table, open_table, read
-from kldiv.streaming.alignment import align, in_memory, labels_of, rebinned, without_missing
+from kldiv.streaming.alignment import (
+    align,
+    in_memory,
+    labels_of,
+    rebinned,
+    without_missing,
+    zero_for_missing,
+)
 from kldiv.streaming.places import Places
 
 if TYPE_CHECKING:
@@ -170,7 +177,7 @@ def _open(given: Any, name: str, options: Options) -> Table:
         )
     if options.reading.na == "zero" and array.dtype.kind == "f":
         table = in_memory(table)
-        table = replace(table, array=np.nan_to_num(table.array, posinf=np.inf, neginf=-np.inf))
+        table = replace(table, array=zero_for_missing(table.array))
     # A single number is one class; Table is frozen, and the rest counts axes.
     return table if array.ndim else replace(table, array=table.array.reshape(1))
 

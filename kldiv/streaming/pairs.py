@@ -16,7 +16,7 @@ from kldiv.errors import DTypeError, InputError, OptionError, ShapeError
 from kldiv.formulas.blocks import slices
 from kldiv.readers import Table, read
 from kldiv.streaming.alignment import align as aligned
-from kldiv.streaming.alignment import without_missing
+from kldiv.streaming.alignment import without_missing, zero_for_missing
 from kldiv.streaming.members import member
 from kldiv.streaming.options import Options
 
@@ -167,6 +167,8 @@ def _rows_of(given: Any, name: str, options: Options) -> Table:
             " with two axes, and at least one number"
         )
     array = array.astype(np.float64)
+    if options.reading.na == "zero":
+        array = zero_for_missing(array)
     if array.ndim == 1:
         return replace(table, array=array[None, :], rows=None)
     if options.axis not in {-2, -1, 0, 1}:
@@ -257,6 +259,9 @@ def _refuse(array: Floats, labels: Sequence[str], wrong: NDArray[np.bool_], why:
     """Raise where a number is wrong."""
     if wrong.any():
         row, place = np.argwhere(wrong)[0]
+        if np.isnan(array[row, place]):
+            why = "it is missing. na='zero' takes missing numbers as 0, na='drop' leaves their"
+            why += " classes out"
         raise InputError(f"{labels[row]} has {array[row, place]:g}: {why}")
 
 

@@ -223,3 +223,14 @@ def test_a_picture_of_a_drift_report_reads_each_column_once(run, command, monkey
     arguments = ("compare", "p.parquet", "q.parquet", "--from", "samples", "--plot", "x.png")
     assert command(*arguments)[0] == 0
     assert len(seen) == 4
+
+
+def test_what_is_missing_is_asked_about(matrix, run, tmp_path):
+    np.save(tmp_path / "x.npy", [[1.0, 3.0, np.nan], [2.0, 2.0, 2.0]])
+    status, _, err = run("x.npy")
+    assert status == 4
+    assert "0 has nan: it is missing. --na zero" in err
+    for na, p, q in (("drop", [1, 3], [2, 2]), ("zero", [1, 3, 0], [2, 2, 2])):
+        _, found = matrix("x.npy", "--na", na, "--normalize")
+        wanted = kldiv.kl_divergence(np.array(p), np.array(q), normalize=True)
+        np.testing.assert_allclose(found[0, 1], wanted, rtol=1e-14)
