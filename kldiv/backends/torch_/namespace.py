@@ -7,6 +7,7 @@ clip = torch.clamp
 """Takes numbers that the compiler holds as symbols, of which nothing can ask whether they are NaN:
 under ``dynamic=True`` these are all of a module's."""
 
+
 def sign(x: torch.Tensor) -> torch.Tensor:
     """Return the sign, NaN of NaN, without the mask of places that `torch.func.vmap` refuses."""
     return torch.where(torch.isnan(x), x, torch.sign(x))
