@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 SINGLE, DOUBLE = ir.FloatType(), ir.DoubleType()
 
+AHEAD: Final = 32
+"""Vectors by which memory is fetched before a pass comes to it."""
+
 _SIZES: Final = {I8: 1, I16: 2, I32: 4, I64: 8, SINGLE: 4, DOUBLE: 8}
 
 
@@ -316,6 +319,17 @@ class Code:
         size = _SIZES[value.scalar]
         pointer = self._pointer(value.ir.type, address + self.of_index(index) * size)
         self.builder.store(value.ir, pointer, align=size)
+
+    def fetch(self, address: Value, *, write: bool = False) -> None:
+        """Fetch a line of memory into the cache; the address may lie behind an array's end.
+
+        CPUs do not look ahead beyond a page themselves.
+        """
+        kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), *[I32] * 3])
+        name, module = "llvm.prefetch.p0i8", self.builder.module
+        fetching = module.globals.get(name) or ir.Function(module, kind, name)
+        hints = [ir.Constant(I32, hint) for hint in (int(write), 3, 1)]  # writing, all caches, data
+        self.builder.call(fetching, [self._pointer(I8, address), *hints])
 
     def of_index(self, index: Any) -> Value:
         """Return an index as a value."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kldiv.kernels.cpu.code import (
+    AHEAD,
     DOUBLE,
     FLOAT32,
     FLOAT64,
@@ -151,7 +152,12 @@ class TopKRows:
         shift = code.constant(FLOAT32.vector, form.round + form.bias)
         least = heat.temperature * -_DEEP
 
+        following = frame["student"] + (row + 1) * classes * FLOAT32.size
+
         def weigh(k: Value) -> list[Value]:
+            # While there is enough to compute, the next row comes into the cache.
+            code.fetch(following + k * (lanes * FLOAT32.size))
+            code.fetch(self.target + (k + AHEAD) * (lanes * FLOAT32.size), write=True)
             apart = code.load(FLOAT32.vector, room, k * lanes) - origin
             weight = power(apart, least, shift, heat)
             # The last vector is longer than the row.
