@@ -318,11 +318,11 @@ def left_mass(xp: Namespace, entries: Entries, mass: Array | None, classes: Any)
 
 def _rest(xp: Namespace, a: Array, likeliest: Array) -> Array:
     """Return 1 − Σ e^a ≥ 0; of one class the distance from 1 is taken, which keeps its digits."""
-    first = counted(xp, a) == likeliest
-    lack = -expm1(xp, xp.where(first, a, 0.0))
-    lack = xp.where((a == -xp.inf) & first, 1.0, lack)
-    others = total(xp, xp.where(first, 0.0, xp.exp(a)), -1)
-    left = total(xp, lack, -1) - others
+    first = taken(xp, a, likeliest)
+    lack = -expm1(xp, xp.where(first == -xp.inf, 0.0, first))
+    lack = xp.where(first == -xp.inf, 1.0, lack)
+    others = xp.where(counted(xp, a) == likeliest, 0.0, xp.exp(a))
+    left = lack - total(xp, others, -1)
     return xp.where(left < 0, 0.0, left)
 
 

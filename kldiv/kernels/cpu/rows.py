@@ -156,7 +156,7 @@ class Rows:
     """
 
     def __init__(
-        self, code: Code, real: Real, divergence: Divergence, *, gradients: bool, wide: bool
+        self, code: Code, real: Real, divergence: Divergence, *, gradients: bool, wide: bool = False
     ) -> None:
         self.code, self.real, self.divergence, self.wide = code, real, divergence, wide
         frame, scratch, first, last, self.first_stage, last_stage = code.arguments

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kldiv.kernels.cpu.code import (
+    AHEAD,
     DOUBLE,
     FLOAT32,
     FLOAT64,
@@ -66,13 +67,16 @@ NOTHING: Final = 0
 FOREIGN: Final = 1
 """Beyond the last class: the place of a number that is no class; the row is NaN."""
 
+_AT_ONCE: Final = 4
+"""Vectors of which the largest are taken at once: one after the other they wait for each other."""
+
 _DEEP: Final = 87.0
 """−log of a weight that counts as 0."""
 
 
 def scratch_size(classes: int) -> int:
     """Return how many bytes of room a thread needs, before that of the kernel of rows."""
-    return (classes // FLOAT32.lanes + 2) * FLOAT32.lanes * FLOAT32.size
+    return (classes // FLOAT32.lanes + 1 + _AT_ONCE) * FLOAT32.lanes * FLOAT32.size
 
 
 class TopKRows:
@@ -85,7 +89,7 @@ class TopKRows:
         classes, lanes = self.frame["classes"], FLOAT32.lanes
         self.whole = classes // lanes * lanes
         self.end = (classes + (lanes - 1)) // lanes * lanes
-        self.scratch = self.room + (self.whole + 2 * lanes) * FLOAT32.size
+        self.scratch = self.room + (self.whole + (1 + _AT_ONCE) * lanes) * FLOAT32.size
         direct = self.frame["gradient"]
         wanted = (direct != 0) | (self.frame["move_gradient"] != 0)
         with code.loop(last, first) as self.row:
@@ -128,8 +132,8 @@ class TopKRows:
         code, frame, room, row = self.code, self.frame, self.room, self.row
         lanes, classes = FLOAT32.lanes, frame["classes"]
         nothing = code.constant(FLOAT32.vector, -float("inf"))
-        code.store(room, nothing, self.whole)
-        code.store(room, nothing, self.whole + lanes)
+        for index in range(1 + _AT_ONCE):
+            code.store(room, nothing, self.whole + index * lanes)
         _copy(code, frame["student"] + row * classes * 4, room, classes, frame["student"] != 0)
         with code.when(frame["move_student"] != 0):
             self._move("student", 1)
@@ -151,7 +155,12 @@ class TopKRows:
         shift = code.constant(FLOAT32.vector, form.round + form.bias)
         least = heat.temperature * -_DEEP
 
+        following = frame["student"] + (row + 1) * classes * FLOAT32.size
+
         def weigh(k: Value) -> list[Value]:
+            # While there is enough to compute, the next row comes into the cache.
+            code.fetch(following + k * (lanes * FLOAT32.size))
+            code.fetch(self.target + (k + AHEAD) * (lanes * FLOAT32.size), write=True)
             apart = code.load(FLOAT32.vector, room, k * lanes) - origin
             weight = power(apart, least, shift, heat)
             # The last vector is longer than the row.
@@ -222,8 +231,12 @@ def _copy(code: Code, source: Value, target: Value, count: Value, wanted: Value)
 
 def _largest(code: Code, room: Value, end: Value) -> Value:
     """Return the largest number; NaN is passed over, as it shows in the sum."""
-    found = code.variable(code.constant(FLOAT32.vector, -float("inf")))
-    with code.loop(end, step=FLOAT32.lanes) as k:
-        each, before = code.load(FLOAT32.vector, room, k), found.get()
-        found.set(select(each > before, each, before))
-    return largest(found.get())
+    nothing, lanes = code.constant(FLOAT32.vector, -float("inf")), FLOAT32.lanes
+    tops = [code.variable(nothing) for _ in range(_AT_ONCE)]
+    with code.loop(end, step=_AT_ONCE * lanes) as k:
+        for index, top in enumerate(tops):
+            top.set(at_least(top.get(), code.load(FLOAT32.vector, room, k + index * lanes)))
+    first, *others = (top.get() for top in tops)
+    for other in others:
+        first = at_least(first, other)
+    return largest(first)
