@@ -57,8 +57,8 @@ def spelled(divergence: Any) -> Spelled:
         name = "Hellinger" if divergence.alpha == 0.5 else "alpha"
         return Spelled(name, tuple(map(float, numbers)))
     if isinstance(divergence, powers.Renyi):
-        numbers = divergence.alpha, divergence.kappa, 1.0, divergence.scale
-        return Spelled("Renyi", tuple(map(float, numbers)))
+        of_renyi = divergence.alpha, divergence.kappa, 1.0, divergence.scale
+        return Spelled("Renyi", tuple(map(float, of_renyi)))
     if isinstance(divergence, formulas.TotalVariation):
         return Spelled("total variation")
     return Spelled("KL")
