@@ -55,12 +55,9 @@ class Truth(NamedTuple):
 
 
 def truth(target: Target, case: Floats) -> Truth | None:
-    """Return the truth about a case in 100 digits, or None where it is no finite number.
-
-    Second differences take 36 of them, and e⁶⁰ beside 1 another 26.
-    """
+    """Return the truth about a case, or None where it is no finite number."""
     k, h = len(case), mpmath.mpf(10) ** -18
-    with mpmath.workdps(100):
+    with mpmath.workdps(target.digits):
         at = [mpmath.mpf(float(x)) for x in case]
         steps = [h * max(abs(x), mpmath.mpf(10) ** -30) for x in at]
 

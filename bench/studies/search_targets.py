@@ -664,6 +664,7 @@ def losses() -> Iterator[Target]:
             ),
             (*_ROWS * logit, "temperature"),
             _TWINS,
+            digits=400,  # logits over T reach 600
         )
     sparse: dict[str, tuple[Any, dict[str, Any]]] = {
         "forward": (_generalised, {}),
