@@ -11,7 +11,7 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from kldiv.errors import BackendError
+from kldiv.errors import BackendError, OptionError
 from kldiv.formulas.labels import LabelGradient
 from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels.cpu import CPU
@@ -20,7 +20,7 @@ from kldiv.kernels.technology import KernelError, Technology, size_of
 from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from kldiv._types import Array, Namespace
     from kldiv.kernels.work import Found
@@ -244,15 +244,42 @@ def cannot_run(kernel: str, why: object) -> BackendError:
     return BackendError(f"kernel {kernel!r} cannot run here: {why}")
 
 
-def compile_kernels() -> Iterator[tuple[str, Callable[[], Any]]]:
+def compile_kernels(
+    names: Collection[str] = (), *, first: bool = False
+) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield the name of each CPU kernel with the function that compiles or loads it.
+
+    Parameters
+    ----------
+    names : collection of str, default ()
+        Public functions, such as ``"tv_div_with_logits"``, whose kernels are yielded; without any
+        those of all functions.
+    first : bool, default False
+        Whether to yield those alone that most programs need.
+
+    Yields
+    ------
+    name : str
+        The function, what is particular about the kernel, and the dtype.
+    compiled : callable
+        Compiles it, without gradients and with them.
 
     Raises
     ------
     BackendError
         They cannot run here.
+    OptionError
+        No kernel serves a function of that name.
     """
     problem = CPU.problem()
     if problem:
         raise cannot_run(CPU.name, problem)
-    yield from CPU.compilers().items()
+    kernels = [*CPU.compilers()]
+    known = sorted({name for kernel in kernels for name in kernel.functions})
+    for name in names:
+        if name not in known:
+            raise OptionError(f"no CPU kernel serves {name!r}: expected one of {', '.join(known)}")
+    wanted = set(names or known)
+    for kernel in kernels:
+        if not wanted.isdisjoint(kernel.functions) and (kernel.is_first or not first):
+            yield kernel.name, kernel.compiled

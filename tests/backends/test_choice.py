@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,10 +12,10 @@ import pytest
 from libraries import Library, require
 
 import kldiv
-from kldiv.backends import get
+from kldiv.backends import compile_kernels, get
 from kldiv.backends.choice import Choice
 from kldiv.cli.app import app
-from kldiv.errors import BackendError
+from kldiv.errors import BackendError, OptionError
 from kldiv.kernels import KernelError, Technology
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.pallas import PALLAS
@@ -395,3 +396,20 @@ def test_the_proof_can_fail(computing, monkeypatch):
     monkeypatch.setattr("kldiv.explanation.choose", lambda *_: Choice(None, dict))
     explained, ran = explained_and_run(computing, "kl_div", x, y)
     assert ran != {explained} or CPU.problem()
+
+
+@pytest.mark.skipif(find_spec("llvmlite") is None, reason="llvmlite is not installed")
+def test_kernels_to_compile_ahead():
+    def names(*functions, first=False):
+        return [name for name, _ in compile_kernels(functions, first=first)]
+
+    assert names("chi2_div_with_logits") == [
+        "alpha_div_with_logits, float32",
+        "alpha_div_with_logits, float64",
+    ]
+    first, every = names(first=True), names()
+    assert {"kl_div, float32", "kl_div_with_logits, float32"} < set(first) < set(every)
+    assert not any("float64" in name for name in first)
+    assert len(set(every)) == len(every)
+    with pytest.raises(OptionError, match="no CPU kernel serves 'hellinger'"):
+        names("tv_div_with_logits", "hellinger")

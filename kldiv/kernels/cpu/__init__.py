@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kldiv.formulas.linear import SoftCap
 from kldiv.formulas.pairs import PairMeasure
@@ -13,23 +13,60 @@ from kldiv.formulas.sparse import TopKLoss
 from kldiv.kernels.technology import Technology
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from kldiv.kernels.work import Found, Work
 
 
+class Kernel(NamedTuple):
+    """A kernel to compile ahead."""
+
+    functions: tuple[str, ...]
+    """The public functions that it serves, of which the first names it."""
+    detail: str
+    dtype: str
+    compiled: Callable[[], Any]
+    """Compiles it, without gradients and with them, or loads it from the cache."""
+
+    @property
+    def name(self) -> str:
+        """The first function, the detail and the dtype."""
+        return f"{self.functions[0]}{self.detail}, {self.dtype}"
+
+    @property
+    def is_first(self) -> bool:
+        """Whether most programs need it."""
+        return self.dtype == "float32" and not FIRST.isdisjoint(self.functions)
+
+
+FIRST: Final = frozenset({"kl_div", "kl_div_with_logits", "js_div_with_logits"})
+
+_F, _LOSS = "f_div_with_logits", "distillation_loss"
+
 _ROWS: Final = {
-    "kl_div_with_logits": "KL",
-    "js_div_with_logits": "even JS",
-    "js_div_with_logits of another beta": "JS",
-    "f_div_with_logits of a mixture": "mixture",
-    "f_div_with_logits of Jeffreys": "Jeffreys",
-    "tv_div_with_logits": "total variation",
-    "hellinger_div_with_logits": "Hellinger",
-    "alpha_div_with_logits": "alpha",
-    "renyi_div_with_logits": "Renyi",
-    "log_prob_and_entropy_with_logits with a reference": "policy",
+    "KL": (("kl_div_with_logits", _F, _LOSS), ""),
+    "even JS": (("js_div_with_logits", _F, _LOSS), ""),
+    "JS": ((_LOSS, "js_div_with_logits", _F), " of another beta"),
+    "mixture": (("skew_kl_div_with_logits", _F, _LOSS), ""),
+    "Jeffreys": (("jeffreys_div_with_logits", _F), ""),
+    "total variation": (("tv_div_with_logits", _F), ""),
+    "Hellinger": (("hellinger_div_with_logits", _F), ""),
+    "alpha": (("alpha_div_with_logits", "chi2_div_with_logits", _F), ""),
 }
+"""The divergences of rows: the functions that they serve, and a detail."""
+
+_ROWS_ALONE: Final = {
+    "Renyi": (("renyi_div_with_logits",), ""),
+    "policy": (("log_prob_and_entropy_with_logits",), " with a reference"),
+}
+"""Those that sparse teachers do not have."""
+
+_LABELS: Final = (
+    "cross_entropy_with_logits",
+    "entropy_with_logits",
+    "log_prob_and_entropy_with_logits",
+)
+_LINEAR: Final = ("linear_kl_div", "linear_js_div", "linear_distillation_loss")
 
 
 class Cpu(Technology):
@@ -64,27 +101,26 @@ class Cpu(Technology):
     def compute(self, work: Work) -> Found:
         return self.prepare(work)(work)
 
-    def compilers(self) -> dict[str, Callable[[], Any]]:
-        """Return, for each kernel, the function that compiles it, or loads it from the cache."""
+    def compilers(self) -> Iterator[Kernel]:
+        """Yield the kernels, those that most programs need first."""
         elements, rows, labels, sparse, softcap, pairs = (
             import_module(f"kldiv.kernels.cpu.{name}").kernel for name in _MODULES
         )
-        found: dict[str, Callable[[], Any]] = {}
+        topk = ("topk_kl_div_with_logits", "linear_topk_kl_div")
         for dtype in ("float32", "float64"):
             for target in (False, True):
-                name = f"kl_div{', log_target' * target}, {dtype}"
-                found[name] = partial(_each, elements, dtype, target)
-            for name, spelled in _ROWS.items():
-                found[f"{name}, {dtype}"] = partial(_each, rows, spelled, dtype)
-            found[f"soft cap, {dtype}"] = partial(softcap, dtype)
-            found[f"cross entropy and entropy, {dtype}"] = partial(_each, labels, dtype)
+                own = partial(_each, elements, dtype, target)
+                yield Kernel(("kl_div",), ", log_target" * target, dtype, own)
+            for spelled, (functions, detail) in (_ROWS | _ROWS_ALONE).items():
+                yield Kernel(functions, detail, dtype, partial(_each, rows, spelled, dtype))
+            yield Kernel(_LINEAR, ", soft cap", dtype, partial(softcap, dtype))
+            yield Kernel(_LABELS, "", dtype, partial(_each, labels, dtype))
             for name in import_module("kldiv.kernels.cpu.pairs").TERMS:
-                found[f"pairwise, {name}, {dtype}"] = partial(pairs, name, dtype)
-        found["topk_kl_div_with_logits, float32"] = sparse
-        for spelled in _ROWS.values():
+                yield Kernel(("pairwise",), f", {name}", dtype, partial(pairs, name, dtype))
+        yield Kernel(topk, "", "float32", sparse)
+        for spelled in _ROWS:
             own = partial(_each, rows, spelled, "float64", wide=True)
-            found[f"topk_kl_div_with_logits, {spelled}, float32"] = own
-        return found
+            yield Kernel(topk, f", {spelled}", "float32", own)
 
 
 _MODULES: Final = (
