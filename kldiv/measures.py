@@ -80,7 +80,7 @@ def kl_divergence(
         Base of the logarithm, above 1: 2 for bits. By default e: nats.
     normalize : bool, default False
         Divide both by their sums along ``axis`` first; for arrays only. Integers, such as counts,
-        are taken then, in float64.
+        are taken then, in float64. A row whose sum is beyond the largest number gives NaN.
     method : {"quadrature", "monte_carlo"}, optional
         For distributions only: integrate or sum the densities (with SciPy), or average over samples
         of ``p``, instead of a closed form.

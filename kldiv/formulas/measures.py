@@ -624,6 +624,11 @@ class Renyi(Measure):
         return xp.where(alive, slopes, edge) / mass / unit
 
 
+def known(xp: Namespace, total: Array) -> Array:
+    """Return a row's sum: NaN where it is beyond the largest number, by which all would be 0."""
+    return xp.where(total == math.inf, math.nan, total)
+
+
 def _largest(xp: Namespace, a: Array) -> Array:
     """Return the maximum of the classes: −∞ of a part of a row that has none."""
     return xp.max(a, axis=-1, keepdims=True) if a.shape[-1] else _sum(xp, a) - math.inf
@@ -744,7 +749,8 @@ class RowMeasure(RowWise):
         ps = [cast(xp, array, self.compute) for array in arrays[: self.number]]
         if not self.normalize:
             return ps, []
-        sums = [_sum(xp, p) for p in ps] if totals is None else [*totals]
+        sums = [_sum(xp, p) for p in ps] if totals is None else totals
+        sums = [known(xp, total) for total in sums]
         return [p / total for p, total in zip(ps, sums, strict=True)], sums
 
     def unpacked(self, arrays: Sequence[Array]) -> tuple[list[Array], list[Array]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kldiv.formulas.blocks import PAIR_BLOCK_BYTES, pairs_at_a_time, slices
-from kldiv.formulas.measures import KullbackLeibler, Measure, RowMeasure
+from kldiv.formulas.measures import KullbackLeibler, Measure, RowMeasure, known
 from kldiv.formulas.reductions import Loss, cast, like, weighed
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def normalized(xp: Namespace, rows: Array, compute: str) -> Array:
     """Return rows in the dtype to compute in, each divided by its sum."""
     rows = cast(xp, rows, compute)
-    return rows / xp.sum(rows, axis=-1, keepdims=True)
+    return rows / known(xp, xp.sum(rows, axis=-1, keepdims=True))
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,17 @@ def test_normalize(name):
         assert MEASURES[name](2 * p, 2 * q) == pytest.approx(2 * MEASURES[name](p, q))
 
 
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid")
+def test_a_sum_beyond_the_largest_number_is_nan(lib):
+    huge = float(np.finfo(lib.widest).max) * np.array([0.6, 0.6])
+    p, q = lib.array(huge), lib.array(huge * (1.0, 0.5))
+    for measure in (*MEASURES.values(), kldiv.tv_divergence, kldiv.hellinger_divergence):
+        assert math.isnan(measure(p, q, normalize=True))
+    assert math.isnan(kldiv.entropy(p, normalize=True))
+    rows = (lib.array(each[None]) for each in (huge, huge * (1.0, 0.5)))
+    assert math.isnan(lib.numpy(kldiv.pairwise(*rows, normalize=True))[0, 0])
+
+
 def test_generalised_kl_of_measures():
     p, q = np.array([1.0, 2.0]), np.array([3.0, 1.0])
     wanted = float((p * np.log(p / q) + q - p).sum())
