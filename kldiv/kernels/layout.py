@@ -2,7 +2,8 @@
 
 Row 0 has the number of axes, and the shape from column `STRIDES` on; every other row is an array:
 its address, the code of its dtype, whether it is contiguous, and its strides in bytes. Axes are
-merged where all arrays allow it, so that rows of a table are few and runs of elements long.
+merged where all arrays allow it, so that rows of a table are few and runs of elements long. A
+frame, another one, has all else that a kernel takes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from kldiv._types import Array, Namespace
 
@@ -250,3 +251,18 @@ class Layout:
                 writing = index >= len(inputs)
                 mover_at = mover(place.dtype, real, packed=packed, writing=writing)
             self.movers.append(mover_at)
+
+
+def words_of(names: Sequence[str], frame: dict[str, Any]) -> Buffer:
+    """Return a frame: integers in the order in which a kernel names them."""
+    return np.array([int(frame[name]) for name in names])
+
+
+def arrays_of(names: Iterable[str], layout: Layout) -> dict[str, int]:
+    """Return what a frame has of arrays: their table, addresses, and what copies them."""
+    names = tuple(names)
+    return {
+        "table": layout.table.ctypes.data,
+        **dict(zip(names, layout.addresses, strict=True)),
+        **dict(zip([f"move_{name}" for name in names], layout.movers, strict=True)),
+    }

@@ -11,7 +11,7 @@ from kldiv.kernels import threads
 from kldiv.kernels.cpu import pairs
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
-from kldiv.kernels.cpu.launch import words_of
+from kldiv.kernels.layout import words_of
 
 if TYPE_CHECKING:
     from kldiv._types import Array

@@ -13,9 +13,8 @@ from kldiv.kernels import threads
 from kldiv.kernels.cpu import pointwise
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
-from kldiv.kernels.cpu.launch import arrays_of, launch, words_of
 from kldiv.kernels.cpu.memory import mover
-from kldiv.kernels.layout import Layout, dtype_name
+from kldiv.kernels.layout import Layout, arrays_of, dtype_name, words_of
 from kldiv.kernels.results import ElementResults
 
 if TYPE_CHECKING:
@@ -61,5 +60,5 @@ def run(work: Work, kernel: Any) -> Found:
         **arrays_of(pointwise.ARRAYS, layout),
     }
     words, number = words_of(pointwise.FRAME, frame), threads.number(work.threads)
-    launch(function, words, scratch_size, units, number)
+    threads.launch(function, words, scratch_size, units, number)
     return results.of_totals(totals)

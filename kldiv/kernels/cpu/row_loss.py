@@ -18,9 +18,8 @@ from kldiv.kernels.cpu import rows
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.divergences import DIVERGENCES
-from kldiv.kernels.cpu.launch import arrays_of, launch, words_of
 from kldiv.kernels.cpu.memory import mover
-from kldiv.kernels.layout import Layout, dtype_name
+from kldiv.kernels.layout import Layout, arrays_of, dtype_name, words_of
 from kldiv.kernels.results import RowResults
 from kldiv.kernels.results import numbers as numbers_of
 
@@ -208,10 +207,10 @@ def _share(
     last = rows.GRADIENTS if gradients else rows.TEACHER
     if shared:
         for stage in range(last + 1):
-            launch(function, words, room, rows_in_all * segments, number, stage, stage)
+            threads.launch(function, words, room, rows_in_all * segments, number, stage, stage)
     else:
         step = max(1, UNIT // classes)
-        launch(function, words, room, rows_in_all, number, 0, last, step=step)
+        threads.launch(function, words, room, rows_in_all, number, 0, last, step=step)
 
 
 def labels_of(work: Work) -> np.ndarray[Any, Any]:

@@ -12,9 +12,8 @@ from kldiv.kernels import threads
 from kldiv.kernels.cpu.code import DOUBLE, I64, REALS, Code, at_most, select
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.elementary import NEAR, exp, phi_near
-from kldiv.kernels.cpu.launch import launch, words_of
 from kldiv.kernels.cpu.runs import PAD, Run
-from kldiv.kernels.layout import dtype_name, empty_like, memory
+from kldiv.kernels.layout import dtype_name, empty_like, memory, words_of
 
 if TYPE_CHECKING:
     from kldiv.kernels.cpu.code import Real, Value
@@ -112,5 +111,5 @@ def run(work: Work, kernel: Any) -> Found:
         "out": memory(out).address,
     }
     units = -(-frame["size"] // _UNIT)
-    launch(kernel, words_of(FRAME, frame), 3 * PAD, units, threads.number(work.threads))
+    threads.launch(kernel, words_of(FRAME, frame), 3 * PAD, units, threads.number(work.threads))
     return out, []
