@@ -128,7 +128,7 @@ CASES = {
     ),
     "sparse, renormalized": case(
         kldiv.topk_kl_div_with_logits, S, TEACHER.log_probs, target_indices=TEACHER.indices,
-        settings={"tail": "renormalize", "target_temperature": 0.7},
+        settings={"tail": "renormalize", "target_temperature": 0.7}, options={"temperature": HEAT},
     ),
     "layers": case(kldiv.linear_kl_div, *LAYERS, settings={"temperature": 1.5}),
     "layers, options": case(
