@@ -6,7 +6,7 @@ gradient it is: p is then the own probability, and the other's is q.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
 
 from kldiv.formulas.numbers import HALF_NEAR, LN2
 from kldiv.kernels.cpu.code import at_least, at_most, polynomial, select
@@ -28,7 +28,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kldiv.kernels.cpu.code import Value
-    from kldiv.kernels.cpu.rows import Rows
+
+
+class Rows(Protocol):
+    """The constants of a row that a divergence reads: those of `kldiv.kernels.cpu.rows`."""
+
+    code: Any
+    own: Any
+
+    def get(self, name: str) -> Value:
+        """Return a number of the row's state."""
+
+    def number(self, index: int) -> Value:
+        """Return a number of the divergence."""
+
+    def vector(self, value: Value) -> Value:
+        """Return a number of the row as a vector of elements."""
 
 
 class Lane(NamedTuple):
