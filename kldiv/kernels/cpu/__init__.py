@@ -23,6 +23,7 @@ _ROWS: Final = {
     "js_div_with_logits": "even JS",
     "js_div_with_logits of another beta": "JS",
     "f_div_with_logits of a mixture": "mixture",
+    "skew_kl_div_with_logits": "skew",
     "f_div_with_logits of Jeffreys": "Jeffreys",
     "tv_div_with_logits": "total variation",
     "hellinger_div_with_logits": "Hellinger",
