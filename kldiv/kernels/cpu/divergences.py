@@ -382,6 +382,54 @@ class Mixture(Divergence):
         return of
 
 
+class Skew(Mixture):
+    """A mixture of which one side has weight 0: what is left is a single gap."""
+
+    name = "skew"
+
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:
+        r"""Return a function of elements that are all ≥ 0.
+
+        Seen from the side that has weight, γ its share of M, e is the other over own. With
+        g = (1−γ)(e − 1), which is M/own − 1, and gap(g) = g − log(1+g), a share is own gap(g).
+        """
+        m, rest, of_p, of_q = (rows.number(index) for index in range(4))
+        ahead = of_q == 0.0
+        numbers = (
+            *(select(ahead, 1.0, rows.code.real(-1.0)), select(ahead, m, rest)),
+            *(select(ahead, rest, m), select(ahead, of_p, of_q)),
+            select(ahead, of_p, self._of_q(rows)),
+            2.0**100 / select(ahead, rest, m),
+        )
+        sign, gamma, beta, weight, of_mean, most = map(rows.vector, numbers)
+
+        def of(lane: Lane) -> tuple[Value, ...]:
+            forward, x = sign > 0.0, lane.x * sign
+            own, other = select(forward, lane.p, lane.q), select(forward, lane.q, lane.p)
+            near = abs(x) < NEAR
+            # Beyond ``most`` shares of M are what they are there.
+            far = at_most(other / at_least(own, format_of(x).tiny), most)
+            a = select(near, phi_near(x) - x, far - 1.0)
+            g, mixed = beta * a, gamma + beta * select(near, a + 1.0, far)
+            close = (g > -0.5) & (g < 1.0)
+            whole, f = split_log(mixed)
+            f = select(close, g, f)
+            two = f + 2.0
+            per = 1.0 / (mixed * two)
+            gap, ratio = _gap(f * mixed * per, f), a * two * per
+            logarithm = joined_log(whole, f, gap)
+            fall = select(near, own * a, other - own)
+            share = weight * select(close, own * gap, beta * fall - own * logarithm)
+            # v less its value at p = q: of the other side (1−γ)² (e−1) own/M, of the own side
+            # log(own/M) − γ w with w = own/M − 1.
+            w = -beta * ratio
+            risen = select(close, w * (beta + g) + gap, -(logarithm + gamma * w))
+            risen = select(forward, beta * beta * ratio, risen)
+            return fall * sign, share, of_mean * risen
+
+        return of
+
+
 class JensenShannon(Mixture):
     """A mixture whose a is m and b is 1 − m: of u only the logarithm is left."""
 
@@ -583,7 +631,6 @@ class Hellinger(Alpha):
     """α = ½: powers are products of roots."""
 
     name = "Hellinger"
-    along = False
     unbounded = (False, False)
 
     def mass(self, rows: Rows) -> Callable[[Lane], Value]:
@@ -601,11 +648,11 @@ class Hellinger(Alpha):
         factor = rows.vector(rows.number(2) * 2.0)
 
         def of(lane: Lane) -> tuple[Value, ...]:
-            z = abs(lane.x) * 0.5
-            base = select(lane.x < 0.0, lane.q, lane.p)
-            less, apart = z * (1.0 - z * phi_ratio(z)), lane.p.sqrt() - lane.q.sqrt()
-            term = select(z < NEAR, base * less * less, apart * apart)
-            return falling(lane), factor * term
+            z, student = abs(lane.x) * 0.5, lane.x < 0.0
+            root_p, root_q = lane.p.sqrt(), lane.q.sqrt()
+            less = select(student, -root_q, root_p) * (z * (1.0 - z * phi_ratio(z)))
+            apart = select(z < NEAR, less, root_p - root_q)
+            return falling(lane), factor * apart * apart, -factor * root_q * apart
 
         return of
 
@@ -625,6 +672,7 @@ DIVERGENCES: Final = {
         JensenShannon,
         EvenJensenShannon,
         Mixture,
+        Skew,
         TotalVariation,
         Alpha,
         Hellinger,

@@ -48,7 +48,8 @@ def spelled(divergence: Any) -> Spelled:
     if isinstance(divergence, formulas.OfMixture):
         numbers = tuple(map(float, divergence.mix))
         even = "even " * (numbers[0] == 0.5)
-        return Spelled(f"{even}JS" if numbers[:2] == numbers[2:] else "mixture", numbers)
+        name = "skew" if 0.0 in numbers[2:] else "mixture"
+        return Spelled(f"{even}JS" if numbers[:2] == numbers[2:] else name, numbers)
     if isinstance(divergence, formulas.Jeffreys):
         return Spelled("Jeffreys", (float(divergence.w), float(divergence.r)))
     if isinstance(divergence, powers.Alpha):
