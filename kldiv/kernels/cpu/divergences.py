@@ -15,6 +15,7 @@ from kldiv.kernels.cpu.elementary import (
     artanh_rest,
     exp,
     format_of,
+    gap_near,
     joined_log,
     log,
     log1p_near,
@@ -22,6 +23,7 @@ from kldiv.kernels.cpu.elementary import (
     phi_near,
     phi_ratio,
     split_log,
+    split_power,
 )
 
 if TYPE_CHECKING:
@@ -392,6 +394,8 @@ class Skew(Mixture):
 
         Seen from the side that has weight, γ its share of M, e is the other over own. With
         g = (1−γ)(e − 1), which is M/own − 1, and gap(g) = g − log(1+g), a share is own gap(g).
+        With 1 + g = S (1 + f), S a power of 2, that gap is (S−1)(1+f) − log S + gap(f), where
+        S − 1 − log S is as good as exact: nothing cancels however near to 1 + g = √2 that is.
         """
         m, rest, of_p, of_q = (rows.number(index) for index in range(4))
         ahead = of_q == 0.0
@@ -399,33 +403,31 @@ class Skew(Mixture):
             *(select(ahead, 1.0, rows.code.real(-1.0)), select(ahead, m, rest)),
             *(select(ahead, rest, m), select(ahead, of_p, of_q)),
             select(ahead, of_p, self._of_q(rows)),
-            2.0**100 / select(ahead, rest, m),
         )
-        sign, gamma, beta, weight, of_mean, most = map(rows.vector, numbers)
+        sign, gamma, beta, weight, of_mean = map(rows.vector, numbers)
 
         def of(lane: Lane) -> tuple[Value, ...]:
-            forward, x = sign > 0.0, lane.x * sign
+            form, forward, x = format_of(lane.x), sign > 0.0, lane.x * sign
             own, other = select(forward, lane.p, lane.q), select(forward, lane.q, lane.p)
-            near = abs(x) < NEAR
-            # Beyond ``most`` shares of M are what they are there.
-            far = at_most(other / at_least(own, format_of(x).tiny), most)
-            a = select(near, phi_near(x) - x, far - 1.0)
-            g, mixed = beta * a, gamma + beta * select(near, a + 1.0, far)
-            close = (g > -0.5) & (g < 1.0)
-            whole, f = split_log(mixed)
-            f = select(close, g, f)
-            two = f + 2.0
-            per = 1.0 / (mixed * two)
-            gap, ratio = _gap(f * mixed * per, f), a * two * per
-            logarithm = joined_log(whole, f, gap)
+            near, phi = abs(x) < NEAR, phi_near(x)
+            e = other / at_least(own, form.tiny)
+            a = select(near, phi - x, e - 1.0)
+            g, mixed = beta * a, gamma + beta * select(near, a + 1.0, e)
+            k, scale, inverse = split_power(mixed)
+            # Of g and 1 + g the one that is near 0 has the smaller rounding.
+            f = select(g < -0.5, mixed.fma(inverse, -1.0), g.fma(inverse, inverse - 1.0))
+            gap_f = gap_near(f)
+            jump = k.fma(-form.ln2, scale - 1.0)
+            gap = ((scale - 1.0).fma(f, jump) - k * form.ln2_low) + gap_f
             fall = select(near, own * a, other - own)
-            share = weight * select(close, own * gap, beta * fall - own * logarithm)
+            share = select(own < form.tiny, beta * other, own * gap)
             # v less its value at p = q: of the other side (1−γ)² (e−1) own/M, of the own side
             # log(own/M) − γ w with w = own/M − 1.
-            w = -beta * ratio
-            risen = select(close, w * (beta + g) + gap, -(logarithm + gamma * w))
-            risen = select(forward, beta * beta * ratio, risen)
-            return fall * sign, share, of_mean * risen
+            risen = a / mixed * beta
+            w = -risen
+            close = (g > -0.5) & (g < 1.0)
+            back = select(close, w * (beta + g) + gap, -(joined_log(k, f, gap_f) + gamma * w))
+            return fall * sign, weight * share, of_mean * select(forward, beta * risen, back)
 
         return of
 
