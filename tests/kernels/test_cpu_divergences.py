@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import pytest
+from f_divergences import exact
 from libraries import Library, unit
 
 import kldiv
@@ -76,6 +77,28 @@ def test_mixtures_and_jeffreys(divergence, dtype, distance):
         value = loss(*wide, reduction="none")
         _, gradients = kldiv.value_and_grad(functools.partial(loss, reduction="sum"), (0, 1))(*wide)
     assert_right(CPU.compute(work), (value, gradients), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("m", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 0.7)], ids=["skew", "reverse"])
+def test_a_single_gap(m, weights, dtype):
+    """A class of two has nearly all of a value: near p = q, at the end of series, far, lost."""
+    far = [1e-4, 0.3, 0.7, 0.99, 1.01, 1.6, 4.0, 9.0, 40.0, 90.0, 700.0]
+    t = np.array([[-0.5, 0.0]] * len(far) * 2, dtype)
+    s = t + np.array([[sign * x, 0.0] for x in far for sign in (1, -1)], dtype)
+    record = Mixture(m, *weights)
+    for temperature in (0.1, 1.0, 20.0):
+        operation = RowLoss("none", dtype, dtype, dtype, record, temperature)
+        values, gradients = CPU.compute(Work(operation, XP, [s, t], 1, gradients=(0, 1)))
+        tiny = float(np.finfo(dtype).tiny)
+        lost = 2 * tiny * (100 + 1 / m + 1 / (1 - m)) / temperature  # the gradient of a lost class
+        for row in range(len(s)):
+            wanted = exact(record, s[row].astype("f8"), t[row].astype("f8"), temperature)
+            assert abs(values[row] - wanted.value) <= 8 * unit(dtype) * wanted.value + tiny
+            for found, truth in zip(gradients, wanted[1:], strict=True):
+                error, size = abs(found[row] - truth).sum(), abs(truth).sum()
+                assert error <= 9 * unit(dtype) * size + lost
 
 
 @pytest.mark.parametrize("lib", [Library.NUMPY, Library.TORCH], ids=str)

@@ -410,23 +410,24 @@ class Skew(Mixture):
             form, forward, x = format_of(lane.x), sign > 0.0, lane.x * sign
             own, other = select(forward, lane.p, lane.q), select(forward, lane.q, lane.p)
             near, phi = abs(x) < NEAR, phi_near(x)
-            e = other / at_least(own, form.tiny)
+            lost = (own < form.tiny) & ~near
+            e = select(lost, 0.25 / form.tiny, other / own)
             a = select(near, phi - x, e - 1.0)
-            g, mixed = beta * a, gamma + beta * select(near, a + 1.0, e)
+            g, mixed = beta * a, select(near, a + 1.0, e).fma(beta, gamma)
             k, scale, inverse = split_power(mixed)
             # Of g and 1 + g the one that is near 0 has the smaller rounding.
             f = select(g < -0.5, mixed.fma(inverse, -1.0), g.fma(inverse, inverse - 1.0))
             gap_f = gap_near(f)
-            jump = k.fma(-form.ln2, scale - 1.0)
-            gap = ((scale - 1.0).fma(f, jump) - k * form.ln2_low) + gap_f
+            jump = f.fma(scale - 1.0, k.fma(-form.ln2, scale - 1.0))
+            gap = k.fma(-form.ln2_low, jump) + gap_f
             fall = select(near, own * a, other - own)
-            share = select(own < form.tiny, beta * other, own * gap)
+            share = select(lost, beta * other, own * gap)
             # v less its value at p = q: of the other side (1−γ)² (e−1) own/M, of the own side
             # log(own/M) − γ w with w = own/M − 1.
             risen = a / mixed * beta
             w = -risen
             close = (g > -0.5) & (g < 1.0)
-            back = select(close, w * (beta + g) + gap, -(joined_log(k, f, gap_f) + gamma * w))
+            back = select(close, w.fma(beta + g, gap), -w.fma(gamma, joined_log(k, f, gap_f)))
             return fall * sign, weight * share, of_mean * select(forward, beta * risen, back)
 
         return of

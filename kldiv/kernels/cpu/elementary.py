@@ -92,14 +92,14 @@ def split_power(x: Value) -> tuple[Value, Value, Value]:
     """Return k, 2ᵏ and 2⁻ᵏ of x = 2ᵏ(1 + f), as `split_log` has it."""
     own = format_of(x)
     k = (x.bits() - own.root) >> own.mantissa
-    powers = (((k_or_less + own.bias) << own.mantissa).bits() for k_or_less in (k, -k))
-    return (k.to(x.scalar), *powers)
+    power, inverse = (((each + own.bias) << own.mantissa).bits() for each in (k, -k))
+    return k.to(x.scalar), power, inverse
 
 
 def gap_near(f: Value) -> Value:
     """Return f − log(1 + f) for 1 + f between √½ and √2."""
     if format_of(f).real.single:
-        return f * f * (0.5 - f * polynomial(f, numbers.LOG_32))
+        return f * f * polynomial(f, numbers.LOG_32).fma(-f, 0.5)
     z = f / (f + 2.0)
     return f * z - artanh_rest(z)
 
