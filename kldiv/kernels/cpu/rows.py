@@ -944,8 +944,6 @@ class Segment:
                     p = self._share(k, which, own)
                     part = code.load(real.vector, self._kept(k, place))
                     found = part - p * mean if has_mean else part * kept + p * moved
-                    if has_mean:
-                        found = select((p == 0.0) & (part == 0.0), 0.0, found)
                 found = found * scale
                 if of_labels:
                     # Of a divergence that does not count it may be NaN.
