@@ -46,9 +46,8 @@ class PolicyLoss(OfRows):
     @property
     def kl(self) -> RowLoss:
         """The part that the divergence is."""
-        return RowLoss(
-            "none", self.compute, self.compute, self.compute, temperature=self.temperature
-        )
+        own = self.compute, self.compute, self.compute
+        return RowLoss("none", *own, self.divergence, self.temperature)
 
     def of_labels(self, arrays: Sequence[Any]) -> list[Any]:
         """Return the first part's arrays, or what else there is one of for each array."""

@@ -265,9 +265,8 @@ class _Text:
 
     @cached_property
     def _has_quotes(self) -> bool:
-        self._source.file.seek(0)
-        parts = iter(lambda: self._source.file.read(_HEAD), b"")
-        return any(b'"' in part for part in parts)
+        stream = self._stream()  # not every encoding has the mark's byte of ASCII
+        return any('"' in part for part in iter(lambda: stream.read(_HEAD), ""))
 
     def _lone_quote(self) -> int | None:
         """Return the line of a mark that makes one cell of several lines; 0 if it has no end."""

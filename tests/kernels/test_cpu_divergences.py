@@ -134,6 +134,20 @@ def test_gradients_of_powers_far_apart(alpha):
         assert (error <= 50 * unit("float32") * size).all()
 
 
+@pytest.mark.parametrize("alpha", [2.0, 3.0, -2.0])
+def test_a_divergence_beyond_the_largest_number_has_no_gradient(alpha):
+    s, t = np.zeros((2, 2, 40), np.float32)
+    s[0, :3], t[0, :3] = [-95, -100, -98], [0, 1, 0.5]
+    both = (t, s) if alpha < 0 else (s, t)
+    loss = functools.partial(kldiv.alpha_div_with_logits, alpha=alpha, reduction="sum")
+    with kldiv.config_context(kernel="cpu"):
+        value, gradients = kldiv.value_and_grad(loss, (0, 1))(*both)
+    assert value == np.inf
+    for gradient in gradients:
+        assert np.isnan(gradient[0]).all()
+        assert not gradient[1].any()
+
+
 # --- a divergence more ----------------------------------------------------------------------------
 
 

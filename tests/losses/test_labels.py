@@ -225,3 +225,15 @@ def test_a_reference_policy_adds_the_exact_kl(lib):
     plain = kldiv.log_prob_and_entropy_with_logits(lib.array(s), lib.array(labels), **options)
     for one, other in zip(found[:2], plain, strict=True):
         np.testing.assert_array_equal(lib.numpy(one), lib.numpy(other))
+
+
+def test_a_reference_policy_compiles_without_a_kernel():
+    """Its parts are then computed one by one."""
+    torch = pytest.importorskip("torch")
+    s, r = (torch.tensor(each, requires_grad=True) for each in RNG.normal(size=(2, 3, 6)))
+    loss = partial(kldiv.log_prob_and_entropy_with_logits, labels=torch.tensor([1, -100, 4]))
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for one, other in zip(compiled(s, reference=r), loss(s, reference=r), strict=True):
+        torch.testing.assert_close(one, other)
+        slopes = [torch.autograd.grad(each.sum(), s, retain_graph=True) for each in (one, other)]
+        torch.testing.assert_close(*slopes)

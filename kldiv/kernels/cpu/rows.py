@@ -919,9 +919,11 @@ class Segment:
         rising: Any = self._rise(side) if has_mean and not keeps else None
         if has_mean:
             value, mean = rows.get("value"), rows.get(f"mean_{side}")
-            # Of an infinite divergence the kept parts are NaN, but for classes that take no part.
-            mean = select(mean == mean, mean, 0.0)  # noqa: PLR0124 - asks for NaN
-            mean = rows.vector(select(value == value, mean, value))  # noqa: PLR0124 - likewise
+            # Of an infinite divergence the kept parts are NaN, but for classes that take no part;
+            # of one beyond the largest number no gradient is known.
+            beyond = select(rows.get("lost") > 0.0, code.real(0.0), float("nan"))
+            mean = select(abs(mean) < float("inf"), mean, beyond)
+            mean = rows.vector(select(value == value, mean, value))  # noqa: PLR0124 - asks for NaN
         else:
             # q − p, of p (e⁻ˣ − 1) about the pivot before it was moved by log(1 + y).
             share = 1.0 / (rows.get("y") + 1.0)
