@@ -109,6 +109,10 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/formulas/pointwise.py": (*_PAIRS, ("tests/losses/test_properties.py",)),
     "kldiv/formulas/reductions.py": (*_PAIRS, *_ROWS[:1]),
     "kldiv/formulas/binet.py": (("tests/distributions",),),
+    "kldiv/formulas/policy.py": (
+        ("tests/losses/test_labels.py", "-k", "reference"),
+        _DIFFERENTIATED,
+    ),
     "kldiv/formulas/powers.py": (
         ("tests/losses/test_f_divergences.py", "-k", "not compile"),
         _DIFFERENTIATED,
