@@ -478,7 +478,7 @@ _SECTIONS = "Parameters", "Returns", "Raises", "See Also", "Notes", "References"
 
 
 def _joined(own: str, others: Sequence[str], names: Sequence[str], without: Sequence[str]) -> str:
-    """Return a docstring with its parameters in order, and what it lacks from others."""
+    """Return a docstring with its parameters in order, completed from others."""
     summary, sections = _sections(own)
     sources = [_sections(other)[1] for other in others]
     parameters: dict[str, str] = {}

@@ -44,7 +44,7 @@ class DriftPlot(Picture):
         self._panels: dict[str, _Panel] = {}
 
     def keep(self, p: Sample, q: Sample) -> None:
-        """Keep what a panel shows of a column, so that nobody need read it again."""
+        """Keep the shares that a panel shows of a column, which is not read again."""
         self._panels[p.name] = _panel(p, q)
 
     def draw(self, titles: Mapping[str, str], files: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Run
+    from kldiv.formulas.operation import Run, Tangents
 
 _LABELS: Final = slice(0, 2)
 _KL: Final = 2
@@ -50,11 +50,11 @@ class PolicyLoss(OfRows):
         return RowLoss("none", *own, self.divergence, self.temperature)
 
     def of_labels(self, arrays: Sequence[Any]) -> list[Any]:
-        """Return the first part's arrays, or what else there is one of for each array."""
+        """Return the items of the first part, given one for each array."""
         return [arrays[0], *arrays[2:]]
 
     def of_kl(self, arrays: Sequence[Any]) -> list[Any]:
-        """Return the second part's arrays, or what else there is one of for each array."""
+        """Return the items of the second part, given one for each array."""
         own, others = arrays[: self.differentiable], arrays[self.leading :]
         return [own[1], own[0], *own[2:], *others]
 
@@ -86,7 +86,7 @@ class PolicyLoss(OfRows):
         self,
         xp: Namespace,
         run: Run,
-        tangents: Sequence[Array | None],
+        tangents: Tangents,
         weight: Array | None,
         *arrays: Array,
     ) -> Array:

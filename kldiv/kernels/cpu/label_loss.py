@@ -13,7 +13,7 @@ from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.memory import mover
 from kldiv.kernels.cpu.row_loss import UNIT, heats_of, labels_of
-from kldiv.kernels.layout import Layout, dtype_name
+from kldiv.kernels.layout import Layout, arrays_of, dtype_name, words_of
 from kldiv.kernels.results import RowResults
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def run(work: Work, kernel: tuple[str, Any]) -> Found:
     own = labels_of(work) if operation.labelled else None
     frame = {
         "classes": classes,
-        **dict(zip(("student", "gradient"), layout.addresses, strict=True)),
-        **dict(zip(("move_student", "move_gradient"), layout.movers, strict=True)),
-        "table": layout.table.ctypes.data,
+        **arrays_of(labels.ARRAYS, layout),
         "labels": 0 if own is None else own.ctypes.data,
         "heats": heats.ctypes.data,
         "heat_step": heats.strides[0] if len(heats) > 1 else 0,
@@ -57,15 +55,8 @@ def run(work: Work, kernel: tuple[str, Any]) -> Found:
         "factors": factors.ctypes.data,
         "values": values.ctypes.data,
     }
-    words = np.array([int(frame[name]) for name in labels.FRAME])
+    words, number = words_of(labels.FRAME, frame), threads.number(work.threads)
     size = labels.scratch_size(classes, REALS[dtype], buffers=any(layout.movers))
-    step = max(1, UNIT // classes)
-
-    def share(first: int, last: int) -> None:
-        room = np.empty(size + 64, np.uint8)
-        aligned = -(-room.ctypes.data // 64) * 64
-        function(words.ctypes.data, aligned, first * step, min(last * step, rows))
-
-    threads.share(share, -(-rows // step), threads.number(work.threads))
+    threads.launch(function, words, size, rows, number, step=max(1, UNIT // classes))
     results.values[:] = values[:, which].reshape(-1)
     return results.of_values()

@@ -13,6 +13,7 @@ from kldiv.kernels.cpu.code import DOUBLE, I8, I64, Code, at_most, select
 from kldiv.kernels.cpu.elementary import Heat, format_of
 from kldiv.kernels.cpu.peaks import Peak, Scale, Slopes, Sums, counter, peak_of
 from kldiv.kernels.cpu.rows import BLOCK, HEAT, STRIP, joined_halves, largest, split_in_halves
+from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.cpu.sums import Total, block_sums
 
 if TYPE_CHECKING:
@@ -20,13 +21,12 @@ if TYPE_CHECKING:
 
     from kldiv.kernels.cpu.code import Real, Value
 
+ARRAYS: Final = ("student", "gradient")
+
 FRAME: Final = (
     "classes",
-    "student",  # addresses; 0 where a row is copied by
-    "gradient",
-    "move_student",
-    "move_gradient",
-    "table",
+    *("table", *ARRAYS),  # addresses; 0 where a row is copied by
+    *(f"move_{name}" for name in ARRAYS),
     "labels",  # 64-bit integers; 0: there are none
     "heats",
     "heat_step",
@@ -37,7 +37,7 @@ FRAME: Final = (
 
 _RECORD: Final = 5
 """Of a block: the numbers of `Sums`."""
-_PADS: Final = 2 * 128
+_PADS: Final = 2 * PAD
 """Bytes for the last vectors of a row and of its gradient."""
 
 
@@ -57,7 +57,6 @@ class LabelRows:
         self.frame = {name: code.load(I64, frame, index) for index, name in enumerate(FRAME)}
         self.own = format_of(code.constant(real.scalar, 0.0))
         classes = self.frame["classes"]
-        self.whole = classes // real.lanes
         self.count = (classes + (real.lanes - 1)) // real.lanes
         self.records = self.room + _PADS
         blocks = (self.count + (BLOCK - 1)) // BLOCK
@@ -75,9 +74,7 @@ class LabelRows:
         kept = code.variable(code.whole(1))
         with code.when(frame["keep"] != 0):
             kept.set(code.load(I8, frame["keep"], self.row).to(I64))
-        self.source, self.target = (
-            self._place(name, index) for index, name in enumerate(("student", "gradient"))
-        )
+        self.source, self.target = map(self._run, range(2))
         with code.either(kept.get() != 0) as (then, otherwise):
             with then:
                 self._values()
@@ -87,33 +84,23 @@ class LabelRows:
                 if self.gradients:
                     self._zeros()
         if self.gradients:
-            self._move("gradient", self.target)
+            self._move(1, self.target)
 
     # ---- places ----------------------------------------------------------------------------------
 
-    def _place(self, name: str, index: int) -> Value:
-        """Return the address of the row, or of its buffer."""
-        base = self.frame[name]
-        own = base + self.row * self.frame["classes"] * self.real.size
-        return select(base != 0, own, self.buffers[index])
+    def _run(self, index: int) -> Run:
+        """Return the row of an array, or its buffer."""
+        base, classes = self.frame[ARRAYS[index]], self.frame["classes"]
+        own = base + self.row * classes * self.real.size
+        at = select(base != 0, own, self.buffers[index])
+        return Run(self.code, self.real, at, classes, self.room + index * PAD)
 
-    def _move(self, name: str, at: Value) -> None:
-        """Copy the row to its buffer, or from it, where it has one."""
-        mover, classes = self.frame[f"move_{name}"], self.frame["classes"]
-        place = ("student", "gradient").index(name) + 1
+    def _move(self, index: int, run: Run) -> None:
+        """Copy the row of an array to its buffer, or from it, where it has one."""
+        mover, classes = self.frame[f"move_{ARRAYS[index]}"], self.frame["classes"]
         with self.code.when(mover != 0):
-            self.code.call(mover, self.frame["table"], place, self.row * classes, classes, at)
-
-    def _at(self, at: Value, k: Value, index: int) -> Value:
-        """Return the address of a vector; the last one has a place of its own."""
-        pad = self.room + index * 128
-        return select(k == self.whole, pad, at + k * (self.real.lanes * self.real.size))
-
-    def _logits(self, k: Value) -> Value:
-        return self.code.load(self.real.vector, self._at(self.source, k, 0))
-
-    def _weights(self, k: Value) -> Value:
-        return self._at(self.target, k, 1)
+            place = index + 1, self.row * classes, classes, run.at
+            self.code.call(mover, self.frame["table"], *place)
 
     def _record(self, begin: Value) -> Value:
         return self.records + (begin // BLOCK) * (8 * _RECORD)
@@ -132,12 +119,9 @@ class LabelRows:
         return self.heat.temperature * self.own.gone
 
     def _values(self) -> None:
-        code, real, frame = self.code, self.real, self.frame
-        self._move("student", self.source)
-        first = self.whole * real.lanes
-        code.store(self.room, code.constant(real.vector, -float("inf")))
-        with code.loop(frame["classes"], first) as k:
-            code.store(self.room, code.load(real.scalar, self.source, k), k - first)
+        code, frame = self.code, self.frame
+        self._move(0, self.source)
+        self.source.fill(-float("inf"))
         highest = code.variable(code.real(-float("inf")))
         with code.loop(self.count, step=BLOCK) as begin:
             own, before = self._block(begin), highest.get()
@@ -154,7 +138,7 @@ class LabelRows:
     def _label(self, label: Value) -> tuple[Value, Value]:
         """Return the logit of a label, and whether it is a class."""
         inside = (label >= 0) & (label < self.frame["classes"])
-        found = self.code.load(self.real.scalar, self.source, select(inside, label, 0))
+        found = self.code.load(self.real.scalar, self.source.at, select(inside, label, 0))
         return found.to(DOUBLE), inside
 
     def _block(self, begin: Value) -> Value:
@@ -163,17 +147,17 @@ class LabelRows:
         end = at_most(begin + BLOCK, self.count)
         highest = code.variable(code.constant(real.vector, -float("inf")))
         with code.loop(end, begin) as k:
-            each, before = self._logits(k), highest.get()
+            each, before = self.source.load(k), highest.get()
             highest.set(select(each > before, each, before))
         top = largest(highest.get()).to(DOUBLE)
         weigh = self._scale(top).weigher(real, Heat(*map(self._vector, self.heat)))
         count = counter(top, self._bound(), self.heat.inverse, self._vector)
 
         def body(k: Value) -> list[Value]:
-            s = self._logits(k)
+            s = self.source.load(k)
             weight = weigh(s)
             if self.gradients:
-                code.store(self._weights(k), weight)
+                self.target.store(k, weight)
             ties, *below = count(s, weight)
             return [ties, *split_in_halves(below)]
 
@@ -214,7 +198,7 @@ class LabelRows:
                 own, inside = self._label(label)
                 with code.when(inside):
                     slope = peak.slope_of_label(own, anchor, lean.get(), factors)
-                    code.store(self.target, slope.to(self.real.scalar), label)
+                    code.store(self.target.at, slope.to(self.real.scalar), label)
             with otherwise:
                 self._zeros()
 
@@ -224,8 +208,7 @@ class LabelRows:
 
     def _share(self, k: Value, factor: Value) -> Value:
         """Return p of a vector of classes."""
-        weight = self.code.load(self.real.vector, self._weights(k))
-        return weight * 2.0**-self.own.lift * factor
+        return self.target.load(k) * 2.0**-self.own.lift * factor
 
     def _lean(self, slopes: Slopes, per: Value) -> Value:
         """Return Σ p (s − anchor)/T."""
@@ -234,25 +217,22 @@ class LabelRows:
             end, factor = at_most(begin + BLOCK, self.count), self._factor(begin, per)
 
             def body(k: Value, factor: Value = factor) -> list[Value]:
-                return [self._share(k, factor) * slopes.step(self._logits(k))]
+                return [self._share(k, factor) * slopes.step(self.source.load(k))]
 
             total.add(*block_sums(self.code, self.real, (begin, end), STRIP, body, 1))
         return total.get()
 
     def _slopes(self, slopes: Slopes, per: Value, lean: Value, factors: Sequence[Value]) -> None:
         """Write the gradient of all classes but the label."""
-        code, real = self.code, self.real
+        code = self.code
         middle, *of = map(self._vector, (lean, *factors))
         with code.loop(self.count, step=BLOCK) as begin:
             factor = self._factor(begin, per)
             with code.loop(at_most(begin + BLOCK, self.count), begin) as k:
                 p = self._share(k, factor)
-                code.store(self._weights(k), slopes.slope(p, self._logits(k), middle, of))
-        first = self.whole * real.lanes
-        with code.loop(self.frame["classes"], first) as k:
-            value = code.load(real.scalar, self.room + 128, k - first)
-            code.store(self.target, value, k)
+                self.target.store(k, slopes.slope(p, self.source.load(k), middle, of))
+        self.target.finish()
 
     def _zeros(self) -> None:
         with self.code.loop(self.frame["classes"]) as k:
-            self.code.store(self.target, self.code.constant(self.real.scalar, 0.0), k)
+            self.code.store(self.target.at, self.code.constant(self.real.scalar, 0.0), k)
