@@ -153,19 +153,20 @@ def run(work: Work, kernel: Kernels) -> Found:
         for side in wanted:
             slopes[side][block] = divergence.gradient(side, known)
 
-    def share(first: int, last: int) -> None:
+    def by_turns(first: int, last: int) -> None:
         block = slice(first * step, min(last * step, number))
         room = np.empty(size + 64, np.uint8)
         at = frame.ctypes.data, -(-room.ctypes.data // 64) * 64, block.start, block.stop
-        if fused:
-            kernel.function(*at, topk.WEIGHTS, topk.PRODUCT)
-            return
         kernel.function(*at, topk.WEIGHTS, topk.WEIGHTS)
         with np.errstate(all="ignore"):
             by_formulas(block)
         kernel.function(*at, topk.PRODUCT, topk.PRODUCT)
 
-    threads.share(share, -(-number // step), workers)
+    if fused:
+        stages = topk.WEIGHTS, topk.PRODUCT
+        threads.launch(kernel.function, frame, size, number, workers, *stages, step=step)
+    else:
+        threads.share(by_turns, -(-number // step), workers)
     results.values[~kept] = 0.0
     found = {} if buffer is None else {0: buffer}
     if in_teacher:
