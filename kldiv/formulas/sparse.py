@@ -308,7 +308,7 @@ def plus_log(xp: Namespace, high: Array, low: Array, number: Array) -> DoubleWor
 
 
 def left_mass(xp: Namespace, entries: Entries, mass: Array | None, classes: Any) -> Array:
-    """Return the teacher's mass on the others: what is given, or 1 − Σ e^a ≥ 0."""
+    """Return the teacher's mass on the others: the given one, or 1 − Σ e^a ≥ 0."""
     if mass is None:
         mass = _rest(xp, entries.a, entries.likeliest)
     # All classes are given: what rounding leaves of the mass belongs to none.

@@ -41,7 +41,7 @@ _BLOCK: Final = 1 << 22  # numbers of all rows, of some of their classes
 
 
 class EachPair(NamedTuple):
-    """What no product gives of a pair."""
+    """The part of a pair that no product gives."""
 
     first: list[Buffer]
     """Arrays with a row for each of the first's, of which the term takes some."""
@@ -135,7 +135,7 @@ def _by_products(operation: Any, given: list[Buffer], number: int) -> tuple[Buff
 
 
 def _add_of_pairs(each: EachPair, values: Buffer, number: int, *, symmetric: bool) -> None:
-    """Add to all values, or to those on and above the diagonal, what no product gives."""
+    """Add that part to all values, or to those on and above the diagonal."""
     shapes = [(count, each.first[0].shape[1]) for count in values.shape]
     down, across = pairs_at_a_time(shapes[0], shapes[1], "float64", 8 * SIZE)
     blocks = slices(len(values), down)
