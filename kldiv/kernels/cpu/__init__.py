@@ -117,7 +117,7 @@ class Cpu(Technology):
             yield Kernel(_LINEAR, ", soft cap", dtype, partial(softcap, dtype))
             yield Kernel(_LABELS, "", dtype, partial(_each, labels, dtype))
             for name in import_module("kldiv.kernels.cpu.pairs").TERMS:
-                yield Kernel(("pairwise",), f", {name}", dtype, partial(pairs, name, dtype))
+                yield Kernel(("pairwise",), f", {name}", dtype, partial(_of_pairs, pairs, name, dtype))
         yield Kernel(topk, "", "float32", sparse)
         for spelled in _ROWS:
             own = partial(_each, rows, spelled, "float64", wide=True)
@@ -127,6 +127,12 @@ class Cpu(Technology):
 _MODULES: Final = (
     "pointwise_loss", "row_loss", "label_loss", "topk_loss", "softcap", "pair_measure"
 )  # fmt: skip
+
+
+def _of_pairs(kernel: Callable[..., Any], *which: str) -> None:
+    """Compile a kernel of all pairs of rows, and those of its gradients."""
+    for index in (None, 0, 1):
+        kernel(*which, index)
 
 
 def _each(kernel: Callable[..., Any], *which: Any, **more: Any) -> None:

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 
 class Total:
-    """A sum in float64, with the sum of its rounding errors."""
+    """A sum, in float64 unless said, with the sum of its rounding errors."""
 
-    def __init__(self, code: Code) -> None:
-        self.high, self.low = (code.variable(code.real(0.0)) for _ in range(2))
+    def __init__(self, code: Code, zero: Value | None = None) -> None:
+        zero = code.real(0.0) if zero is None else zero
+        self.high, self.low = (code.variable(zero) for _ in range(2))
 
     def add(self, term: Value) -> None:
         """Add a number."""
