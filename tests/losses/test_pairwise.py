@@ -211,6 +211,48 @@ def test_derivatives_in_torch(torch, name):
     assert torch.func.vmap(lambda x: every(x, ours[1]))(stacked).shape == (2, 4, 4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", [*OF_ONE][:9])
+def test_gradients_of_kernels_are_those_of_the_formulas(torch, name, dtype):
+    pytest.importorskip("llvmlite")
+    random = np.random.default_rng(4)
+    a, b = random.dirichlet(np.ones(83), 11), random.dirichlet(np.ones(83), 37)
+    a[0, 2] = b[0, 2] = b[1, 3] = a[1, 5] = 0.0
+    b[2], b[3] = a[2] * (1 + 1e-7 * random.normal(size=83)), a[3]
+    a[4] = np.eye(83)[1]
+    a[5, 1], b[5, 3] = -1.0, math.nan  # no probabilities
+    weight = torch.tensor(random.normal(size=(11, 37)), dtype=getattr(torch, dtype))
+    weight[0, 1] = weight[4] = 0.0
+    weight[:, ::5] = 0.0
+    found = []
+    for kernel in ("cpu", "pure"):
+        rows = [torch.tensor(x, dtype=weight.dtype, requires_grad=True) for x in (a, b)]
+        with kldiv.config_context(kernel=kernel):
+            value = kldiv.pairwise(*rows, divergence=name)
+            found.append(torch.autograd.grad(value, rows, weight))
+    for mine, other in zip(*found, strict=True):
+        assert mine.isfinite().any()
+        # Sums of both signs: an error is one of the terms'.
+        scale = float(other[other.isfinite()].abs().mean())
+        torch.testing.assert_close(
+            mine, other, rtol=100 * unit(dtype), atol=100 * unit(dtype) * scale, equal_nan=True
+        )
+
+
+def test_many_pairs_are_differentiated_on_every_path(torch):
+    random = np.random.default_rng(6)
+    a, b = (torch.tensor(random.dirichlet(np.ones(64), 20)) for _ in "12")
+    weight = torch.tensor(random.random((20, 20)))
+    found = []
+    for kernel in ("auto", "pure"):
+        with kldiv.config_context(kernel=kernel):
+            rows = [x.clone().requires_grad_() for x in (a, b)]
+            total = (kldiv.pairwise(*rows, divergence="js") * weight).sum()
+            once = torch.autograd.grad(total, rows, create_graph=True)
+            found.append([*once, *torch.autograd.grad(sum((x**2).sum() for x in once), rows)])
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-13)
+
+
 def test_gradients_of_infinite_pairs_leak_nothing(torch):
     a = torch.tensor([[0.5, 0.5], [0.2, 0.8]], requires_grad=True)
     b = torch.tensor([[1.0, 0.0], [0.4, 0.6]])
@@ -220,18 +262,22 @@ def test_gradients_of_infinite_pairs_leak_nothing(torch):
     torch.testing.assert_close(a.grad, (a.detach() / b[1]).log())
 
 
-def test_derivatives_and_transforms_in_jax():
+@pytest.mark.parametrize("kernel", ["pure", "cpu"])
+def test_derivatives_and_transforms_in_jax(kernel):
     require(Library.JAX_X64)
+    if kernel == "cpu":
+        pytest.importorskip("llvmlite")
     import jax
     import jax.numpy as jnp
 
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), kldiv.config_context(kernel=kernel):
         a, b = (jnp.asarray(each[:3, 3:] + 1e-3) for each in rows())
         weight = jnp.asarray(np.random.default_rng(3).random((3, 3)))
 
         def both(a, b):
             one = kldiv.pairwise(a, b)
-            return one, expanded(kldiv.kl_divergence, a, b, jnp.broadcast_to)
+            with kldiv.config_context(kernel="pure"):
+                return one, expanded(kldiv.kl_divergence, a, b, jnp.broadcast_to)
 
         def losses(a, b):
             return jnp.stack([(weight * each).sum() for each in both(a, b)])
@@ -245,6 +291,17 @@ def test_derivatives_and_transforms_in_jax():
         values, tangents, gradients, mapped = every(a, b)
         for one, other in (values, tangents, *gradients, (mapped, values[1])):
             np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-14)
+        gradient = jax.grad(losses_of := lambda a, b: losses(a, b)[0], (0, 1))
+        for eager, known in zip(gradient(a, b), gradients, strict=True):
+            np.testing.assert_allclose(eager, known[0], rtol=1e-11, atol=1e-14)
+        # Of second order: forward over reverse, reverse over reverse, and gradients of a batch.
+        second = [jax.jit(jax.jacfwd(gradient)), jax.jit(jax.jacrev(gradient))]
+        wanted = jax.hessian(lambda a, b: losses(a, b)[1])(a, b)
+        for each in second:
+            np.testing.assert_allclose(each(a, b)[0], wanted, rtol=1e-9, atol=1e-12)
+        batch = jax.vmap(gradient, (0, None))(jnp.stack([a, a / 2]), b)
+        np.testing.assert_allclose(batch[0][1], gradient(a / 2, b)[0], rtol=1e-12)
+        assert "kldiv_fused" not in str(jax.make_jaxpr(losses_of)(a, b)) or kernel == "cpu"
 
 
 def test_edges_of_shapes_and_other_backends():

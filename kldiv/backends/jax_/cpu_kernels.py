@@ -234,7 +234,7 @@ def _moved_by_formulas(*arrays: Array, words: str, index: int) -> Array:
     def moved(array: Array) -> Array:
         return pairs(_wanted(words).operation, *own[:index], array, *own[index + 1 :])
 
-    found: Array = jax.jvp(moved, own[index : index + 1], (tangent,))[1]
+    found: Array = jax.jvp(moved, (own[index],), (tangent,))[1]
     return found
 
 
