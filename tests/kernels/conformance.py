@@ -395,6 +395,11 @@ def kind(dtype):
     return np.dtype(importlib.import_module("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
 
 
+def shapes(works):
+    """The shapes of the first arrays of works."""
+    return [tuple(work.arrays[0].shape) for work in works]
+
+
 def each(names="", cases=((),), more=(), only=lambda technology: True):
     """Run a test on every technology with every case; interpreters leave ``more`` to slow runs.
 
