@@ -20,22 +20,14 @@ from kldiv.errors import (
     OptionError,
     ShapeError,
 )
-from kldiv.readers import Table, open_table, sources
+from kldiv.readers import Table, open_table
 from kldiv.streaming import alignment, blocks, rows
 
 SHAPE = (8, 30)
 SPLIT, WHOLE = 128 * 8 * 7, 128 * 8 * 40
 """Memory in which rows of 30 classes are cut, and in which they are not."""
 
-
-@pytest.fixture(autouse=True)
-def small(tmp_path, monkeypatch):
-    """A folder to work in, where small files count as large."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "STORED", 1)
-    monkeypatch.setattr(blocks, "_RUN", 1)
-    monkeypatch.setattr(blocks, "_PIECE", 1)
-    monkeypatch.setattr(blocks, "_STEP", 1)
+pytestmark = pytest.mark.usefixtures("small")
 
 
 def data(form="logits", shape=SHAPE, seed=0):
