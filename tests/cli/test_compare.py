@@ -363,23 +363,6 @@ def test_the_summary_of_rows(compare, matrices):
     assert [r["index"] for r in compare(p, q, "--top", "2")["rows"]["worst"]] == order[:2].tolist()
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
-@pytest.mark.parametrize("reduction", ["mean", "sum", "batchmean", "none"])
-def test_reductions_over_any_axis(compare, matrices, axis, reduction):
-    p, q = (np.moveaxis(m, -1, axis) for m in matrices)
-    found = compare(p, q, "--axis", axis, "--reduction", reduction)
-    for measure, values in zip(MEASURES, truth(*matrices), strict=True):
-        expected = {
-            "mean": values.mean(),
-            "sum": values.sum(),
-            "batchmean": values.sum() / 5,
-            "none": values,
-        }[reduction]
-        close(found[measure], expected)
-    weight = {"sum": 1, "batchmean": 1 / 5}.get(reduction, 1 / 20)
-    close(sum(each["kl_pq"] for each in found["contributors"]), truth(*matrices)[0].sum() * weight)
-
-
 def test_all_rows_in_text(run, matrices):
     p, q = matrices[:, :, 0]
     np.save("p.npy", p)
@@ -668,15 +651,10 @@ def test_a_picture_that_cannot_be_written(run, monkeypatch):
     assert "x.png: cannot be written (No space left on device)" in err
 
 
-def test_what_the_picture_shows(run, monkeypatch):
-    pytest.importorskip("matplotlib")
-    from matplotlib.figure import Figure
-
-    drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: drawn.append((self, path)))
+def test_what_the_picture_shows(run, drawn):
     np.savez("x.npz", p=[P, P], q=[Q, [0.5, 0.0, 0.5]])
     assert run("x.npz::p", "x.npz::q", "--plot", "x.png")[0] == 0
-    (figure, path) = drawn[0]
+    ((figure, path),) = drawn
     left, right = figure.axes
     assert path == "x.png"
     assert [label.get_text() for label in left.get_yticklabels()] == ["1", "2", "0"]

@@ -21,7 +21,7 @@ from reference import losses, truth
 
 import kldiv
 from kldiv.divergences import Jeffreys
-from kldiv.errors import BackendError, ConfigError
+from kldiv.errors import ConfigError
 from kldiv.formulas.rows import JensenShannon, RowLoss
 from kldiv.kernels import Work
 from kldiv.kernels.cpu import CPU
@@ -381,23 +381,6 @@ def test_small_arrays_are_left_to_the_formulas(monkeypatch):
     assert kldiv.explain(large).kernel == "cpu"
     with kldiv.config_context(kernel="cpu"):
         assert kldiv.explain(small).kernel == "cpu"
-
-
-def test_explained_where_another_library_computes(monkeypatch):
-    pytest.importorskip("torch")
-    monkeypatch.setattr(CPU, "small", 100)
-    with kldiv.config_context(backend="torch"):
-        assert kldiv.explain(np.ones(99)).kernel == "pure"
-        assert kldiv.explain(np.ones(100)).kernel == "cpu"
-        assert kldiv.kl_div(np.zeros(100), np.ones(100)) == 0
-
-
-def test_without_a_compiler(monkeypatch):
-    monkeypatch.setattr(CPU, "installed", False)
-    monkeypatch.setattr("kldiv.backends.routing._places", {})
-    assert kldiv.explain(np.ones(9)).kernel == "pure"
-    with kldiv.config_context(kernel="cpu"), pytest.raises(BackendError, match="pip install"):
-        kldiv.kl_div(np.ones(9), np.ones(9))
 
 
 def test_a_failing_compiler_is_told_once(monkeypatch):

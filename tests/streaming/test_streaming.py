@@ -116,16 +116,24 @@ def test_whole_rows_of_logits_are_the_losses_to_the_bit():
         np.testing.assert_array_equal(summary.values, expected)
 
 
-@pytest.mark.parametrize("axis", [0, 1, -1])
-@pytest.mark.parametrize("reduction", ["mean", "sum", "batchmean"])
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "batchmean", "none"])
 def test_axes_and_reductions(axis, reduction):
     p, q = 3 * np.random.default_rng(1).normal(size=(2, 4, 5, 6))
-    found = streaming.compare(p, q, form="logits", axis=axis, reduction=reduction, memory=SPLIT)
-    expected = kldiv.kl_div_with_logits(q, p, axis=axis, reduction=reduction)
-    np.testing.assert_allclose(found.kl_pq.value, expected, rtol=1e-13)
+    options = {"axis": axis, "reduction": reduction}
+    found = streaming.compare(p, q, form="logits", **options, memory=SPLIT)
+    pairs = (kldiv.kl_div_with_logits, q, p), (kldiv.kl_div_with_logits, p, q)
+    for summary, (loss, *pair) in zip(
+        measures(found), (*pairs, (kldiv.js_div_with_logits, q, p)), strict=True
+    ):
+        expected = loss(*pair, **options)
+        if reduction == "none":
+            np.testing.assert_allclose(summary.values, expected, rtol=1e-13)
+        else:
+            np.testing.assert_allclose(summary.value, expected, rtol=1e-13)
+            assert summary.values is None
     parts = sum(each.kl_pq for each in found.contributions)
-    np.testing.assert_allclose(parts, expected, rtol=1e-11)
-    assert found.kl_pq.values is None
+    np.testing.assert_allclose(parts, found.kl_pq.value, rtol=1e-11)
 
 
 def test_a_sum_beyond_the_largest_number():
