@@ -146,6 +146,15 @@ class Page:
         return Text(" " * left).append(bar, style="cyan")
 
 
+def print_notes(notes: Iterable[str], *, apart: bool = False) -> None:
+    """Write remarks to stderr; on a terminal ``apart`` from what came before."""
+    page = Page(stderr=True)
+    for i, text in enumerate(notes):
+        if apart and not i and page.terminal:
+            page.line()
+        page.paragraph(Text("note: ", style="bold yellow"), text)
+
+
 def _halves(length: float) -> tuple[int, bool]:
     """Return whole cells, and whether half a cell more."""
     halves = round(2 * length)

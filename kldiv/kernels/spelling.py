@@ -122,8 +122,8 @@ def numbered(divergence: Any) -> Numbered:
 def form_of(operation: Any) -> Form | None:
     """Return the fused form of an operation, or None."""
     kind = _kind(operation)
-    if kind is None or getattr(kind, "order", None):  # a derivative
-        return None
+    if kind is None or getattr(kind, "order", None) or getattr(operation, "given", None):
+        return None  # a derivative, or rows of which the constants are at hand instead of logits
     return next((form for form in FORMS if form.fits(operation, kind)), None)
 
 

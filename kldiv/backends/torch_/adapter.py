@@ -142,12 +142,13 @@ class TorchBackend(Backend):
         hook = TransformableLinear if transformed else linear.InChunks
         return hook.apply(operation, route, *arrays)
 
-    def is_small(self, arrays: Sequence[Array]) -> bool:
+    def is_small(self, operation: Operation, arrays: Sequence[Array]) -> bool:
         if exporting():
             return True  # an exported program serves every size
         first = arrays[0]
+        least = CPU.small if torch.compiler.is_compiling() else BLOCKS.least(operation)
         # An entry that vmap shows may be small where all of them together are not.
-        return first.numel() < CPU.small and first.device.type == "cpu" and not transforming()
+        return first.numel() < least and first.device.type == "cpu" and not transforming()
 
     def size(self, arrays: Sequence[Array]) -> int:
         if not transforming() or torch.compiler.is_compiling():
