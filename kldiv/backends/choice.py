@@ -261,7 +261,7 @@ def compile_kernels(
     Yields
     ------
     name : str
-        The function, what is particular about the kernel, and the dtype.
+        The function, the kernel's variant, and the dtype.
     compiled : callable
         Compiles it, without gradients and with them.
 

@@ -127,7 +127,7 @@ def _compared(
     neighbours: bool,
     plot: DriftPlot | None,
 ) -> tuple[list[Drift], list[str]]:
-    """Return the drift of each column, and remarks; keep what is drawn."""
+    """Return the drift of each column, and remarks; fill ``plot``."""
     pairs, notes = _paired(p, q)
     found, many = [], list[str]()
     for done, pair in enumerate(pairs):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _WRITTEN: Final = 12  # distributions up to which each cell has its number
 _DRAWN: Final = 300  # up to which there is a tree
 _NAMED: Final = 60  # up to which each has its name
-_FAINT: Final = "#f2d7d5"  # of what is infinite
+_FAINT: Final = "#f2d7d5"  # of infinite entries
 _DARK: Final = 0.55  # share of the scale above which letters are light
 
 
@@ -98,7 +98,7 @@ def _clustered(matrix: Floats) -> tuple[Sequence[int], dict[str, Any] | None]:
         return as_it_is, None
     if len(matrix) < 3 or np.isnan(matrix).any():
         return as_it_is, None
-    # A tree knows no infinity: what is infinitely far is twice as far as all else.
+    # A tree knows no infinity: infinitely far is twice as far as all else.
     finite = matrix[np.isfinite(matrix)]
     far = 2.0 * float(finite.max()) or 1.0
     both = np.where(np.isfinite(matrix), matrix, far)

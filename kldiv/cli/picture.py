@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-BLUE: Final = "#3b6ea5"  # P, and what P has more of
+BLUE: Final = "#3b6ea5"  # P, and where P is larger
 ORANGE: Final = "#d98032"  # Q
 RED: Final = "#b03a3a"
 GREY: Final = "#555555"

@@ -90,7 +90,7 @@ def on_host(value: Any) -> Any:
 
 def density(d: Distribution) -> Density:
     """Return the density of one entry."""
-    with np.errstate(all="ignore"):  # constants of what is no parameter are NaN
+    with np.errstate(all="ignore"):  # constants of invalid parameters are NaN
         return _density(d)
 
 

@@ -152,7 +152,7 @@ def no_fused_form(
 def _kind(operation: Any) -> Any:
     """Return the function of a loss of elements, the divergence of a loss of rows, or None.
 
-    Of a loss of labels it is what is asked for.
+    A loss of labels gives instead whether it has a label and an entropy part.
     """
     if isinstance(operation, LabelLoss):
         return operation.labelled, operation.entropic

@@ -172,7 +172,7 @@ class TorchBackend(Backend):
                 return refusal
         traced = torch.compiler.is_compiling()
         if technology is BLOCKS and (traced or transforming()):
-            return "the formulas are what a compiler and a transform take"
+            return "a compiler and a transform take the formulas only"
         if traced:
             return None
         if transforming() and any(map(is_wrapped, arrays)):
