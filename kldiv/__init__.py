@@ -133,69 +133,38 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Head": "layers",
-    "KLDivLoss": "losses",
-    "KLState": "states",
-    "SparseTeacher": "sparse_losses",
-    "alpha_div_with_logits": "logit_losses",
-    "alpha_divergence": "measures",
-    "available_backends": "backends",
-    "chi2_div_with_logits": "logit_losses",
-    "chi2_divergence": "measures",
-    "config_context": "config",
-    "cross_entropy": "measures",
-    "cross_entropy_with_logits": "label_losses",
-    "diagnose": "diagnosis",
-    "distillation_loss": "distillation",
-    "entropy": "measures",
-    "entropy_with_logits": "label_losses",
-    "explain": "explanation",
-    "f_div_with_logits": "logit_losses",
-    "get_config": "config",
-    "hellinger_div_with_logits": "logit_losses",
-    "hellinger_divergence": "measures",
-    "jeffreys_div_with_logits": "logit_losses",
-    "jeffreys_divergence": "measures",
-    "js_div_with_logits": "logit_losses",
-    "js_divergence": "measures",
-    "kl_div": "losses",
-    "kl_div_with_logits": "logit_losses",
-    "kl_divergence": "measures",
-    "linear_distillation_loss": "linear_losses",
-    "linear_js_div": "linear_losses",
-    "linear_kl_div": "linear_losses",
-    "linear_log_prob_and_entropy": "linear_losses",
-    "linear_topk_kl_div": "linear_losses",
-    "log_prob_and_entropy_with_logits": "label_losses",
-    "pad_classes": "logit_losses",
-    "pairwise": "pairs",
-    "register_backend": "backends",
-    "register_kl": "distributions",
-    "renyi_div_with_logits": "logit_losses",
-    "renyi_divergence": "measures",
-    "set_config": "config",
-    "skew_divergence": "measures",
-    "skew_kl_div_with_logits": "logit_losses",
-    "topk_kl_div_with_logits": "sparse_losses",
-    "topk_log_probs": "sparse_losses",
-    "tv_div_with_logits": "logit_losses",
-    "tv_divergence": "measures",
-    "value_and_grad": "gradients",
+    name: home
+    for home, names in {
+        "backends": "available_backends register_backend",
+        "config": "config_context get_config set_config",
+        "diagnosis": "diagnose",
+        "distillation": "distillation_loss",
+        "distributions": "register_kl",
+        "explanation": "explain",
+        "gradients": "value_and_grad",
+        "label_losses": "cross_entropy_with_logits entropy_with_logits "
+        "log_prob_and_entropy_with_logits",
+        "layers": "Head",
+        "linear_losses": "linear_distillation_loss linear_js_div linear_kl_div "
+        "linear_log_prob_and_entropy linear_topk_kl_div",
+        "logit_losses": "alpha_div_with_logits chi2_div_with_logits f_div_with_logits "
+        "hellinger_div_with_logits jeffreys_div_with_logits js_div_with_logits "
+        "kl_div_with_logits pad_classes renyi_div_with_logits skew_kl_div_with_logits "
+        "tv_div_with_logits",
+        "losses": "KLDivLoss kl_div",
+        "measures": "alpha_divergence chi2_divergence cross_entropy entropy hellinger_divergence "
+        "jeffreys_divergence js_divergence kl_divergence renyi_divergence skew_divergence "
+        "tv_divergence",
+        "pairs": "pairwise",
+        "sparse_losses": "SparseTeacher topk_kl_div_with_logits topk_log_probs",
+        "states": "KLState",
+    }.items()
+    for name in names.split()
 }
+"""The module of each name, from which it is loaded at first use."""
 _MODULES = {
-    "backends",
-    "cli",
-    "config",
-    "distributions",
-    "divergences",
-    "errors",
-    "estimators",
-    "fitting",
-    "metrics",
-    "nn",
-    "readers",
-    "streaming",
-    "testing",
+    *("backends", "cli", "config", "distributions", "divergences", "errors", "estimators"),
+    *("fitting", "metrics", "nn", "readers", "streaming", "testing"),
 }
 
 

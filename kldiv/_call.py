@@ -437,8 +437,8 @@ def with_options_of(
 ) -> Callable[[Callable[P, Call[Result_co] | SumOfCalls[Result_co]]], Callable[P, Result_co]]:
     """Make a function of arrays with the options of others into the public one.
 
-    Its ``**options`` become those of the others in its signature. Its docstring gets what it leaves
-    out: the parameters that the others document, the result and the errors of the first.
+    Its ``**options`` become those of the others in its signature. Sections that
+    its docstring lacks are added: the others' parameters, the first's result and errors.
 
     Parameters
     ----------
@@ -793,7 +793,7 @@ def fixed_temperature(temperature: float | Array) -> float | None:
 def constant(number: float) -> float:
     """Return a number that ``torch.compile(dynamic=True)`` takes for a constant, not for a symbol.
 
-    What is computed of a symbol is another one, whose rounding the compiler mistakes.
+    A number computed from a symbol is a symbol too, and the compiler rounds it wrongly.
     """
     (found,) = {number}  # it knows what it hashes
     return found

@@ -17,7 +17,7 @@ PARAMETERS: Final[dict[str, str]] = {
     "alpha": "alpha",
     "renyi": "alpha",
 }
-"""The names, and what the number behind each is."""
+"""The names, and the parameter that the number behind each sets."""
 
 
 def parsed(text: str) -> tuple[str, tuple[float, ...]]:

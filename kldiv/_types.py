@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
-# No typing protocol spans what formulas ask of all array libraries yet, so inside the package
-# arrays and namespaces are checked at run time.
+# No typing protocol spans the functions that formulas use of all array libraries, so inside the
+# package arrays and namespaces are checked at run time.
 Array: TypeAlias = Any
 """An array of any supported library."""
 

@@ -202,11 +202,7 @@ def js_div_with_logits(
     See Also
     --------
     kl_div_with_logits : Either direction of the Kullback-Leibler divergence.
-
-    References
-    ----------
-    J. Lin, "Divergence measures based on the Shannon entropy", IEEE Trans. Inf. Theory 37 (1991)
-    145-151.
+    js_divergence : From probabilities, with the reference.
 
     Examples
     --------
@@ -316,11 +312,11 @@ def skew_kl_div_with_logits(
     See Also
     --------
     kl_div_with_logits : Its limit, α = 0.
+    skew_divergence : From probabilities, with another reference.
 
     References
     ----------
-    L. Lee, "Measures of Distributional Similarity", ACL 1999, 25-32. J. Ko et al., "DistiLLM:
-    Towards Streamlined Distillation for Large Language Models", ICML 2024.
+    J. Ko et al., "DistiLLM: Towards Streamlined Distillation for Large Language Models", ICML 2024.
 
     Examples
     --------
@@ -337,12 +333,7 @@ def skew_kl_div_with_logits(
         )
     alpha = constant(alpha)
     record = records.Mixture(1.0 - alpha, 0.0, 1.0) if reverse else records.Mixture(alpha, 1.0, 0.0)
-    return prepare(
-        record,
-        input,
-        target,
-        **options,
-    )
+    return prepare(record, input, target, **options)
 
 
 @with_options_of(kl_div_with_logits, RowLoss(divergence=formulas.Jeffreys()))
@@ -372,12 +363,7 @@ def jeffreys_div_with_logits(
 
     See Also
     --------
-    jeffreys_divergence : From probabilities.
-
-    References
-    ----------
-    H. Jeffreys, "An invariant form for the prior probability in estimation problems", Proc. R. Soc.
-    Lond. A 186 (1946) 453-461.
+    jeffreys_divergence : From probabilities, with the reference.
 
     Examples
     --------
@@ -427,13 +413,8 @@ def hellinger_div_with_logits(
 
     See Also
     --------
-    hellinger_divergence : From probabilities.
+    hellinger_divergence : From probabilities, with the reference.
     alpha_div_with_logits : Four times as much with ``alpha=0.5``.
-
-    References
-    ----------
-    E. Hellinger, "Neue Begründung der Theorie quadratischer Formen von unendlichvielen
-    Veränderlichen", J. reine angew. Math. 136 (1909) 210-271.
 
     Examples
     --------
@@ -461,13 +442,8 @@ def chi2_div_with_logits(input: ArrayT, target: ArrayT, **options: Unpack[Option
 
     See Also
     --------
-    chi2_divergence : From probabilities.
+    chi2_divergence : From probabilities, with the reference.
     alpha_div_with_logits : Half as much with ``alpha=2``.
-
-    References
-    ----------
-    K. Pearson, "On the criterion that a given system of deviations from the probable …", Phil. Mag.
-    50 (1900) 157-175.
 
     Examples
     --------
@@ -508,7 +484,7 @@ def alpha_div_with_logits(
 
     See Also
     --------
-    alpha_divergence : From probabilities.
+    alpha_divergence : From probabilities, with another reference.
     renyi_div_with_logits : Of the same sum its logarithm.
 
     Notes
@@ -519,8 +495,7 @@ def alpha_div_with_logits(
     References
     ----------
     S. Amari, "α-divergence is unique, belonging to both f-divergence and Bregman divergence
-    classes", IEEE Trans. Inf. Theory 55 (2009) 4925-4931. A. Cichocki and S. Amari, "Families of
-    Alpha- Beta- and Gamma-divergences", Entropy 12 (2010) 1532-1568.
+    classes", IEEE Trans. Inf. Theory 55 (2009) 4925-4931.
 
     Examples
     --------
@@ -567,13 +542,8 @@ def renyi_div_with_logits(
 
     See Also
     --------
-    renyi_divergence : From probabilities.
+    renyi_divergence : From probabilities, with the reference.
     alpha_div_with_logits : Of the same sum no logarithm.
-
-    References
-    ----------
-    T. van Erven and P. Harremoës, "Rényi Divergence and Kullback-Leibler Divergence", IEEE Trans.
-    Inf. Theory 60 (2014) 3797-3820.
 
     Examples
     --------

@@ -253,8 +253,8 @@ def jeffreys_divergence(
     r"""
     Jeffreys divergence D(p‖q) + D(q‖p) of probabilities, the symmetrised Kullback-Leibler one.
 
-    This is Σ (p − q) log(p/q) along ``axis``: every term is ≥ 0 and exact near p = q.
-    Differentiable in both.
+    This is Σ (p − q) log(p/q) along ``axis``: every term is ≥ 0 and exact near p = q, and +∞ where
+    only one of the two is 0. Differentiable in both.
 
     Parameters
     ----------
@@ -272,8 +272,7 @@ def jeffreys_divergence(
     Returns
     -------
     array
-        One number for each row, of the arguments' library and device; +∞ where only one of the two
-        is 0 in a class.
+        One number for each row, of the arguments' library and device.
 
     Raises
     ------
@@ -330,11 +329,6 @@ def skew_divergence(
     alpha : float, default 0.1
         Weight of p in the mixture, between 0 and 1.
 
-    Returns
-    -------
-    array
-        One number for each row, of the arguments' library and device.
-
     Raises
     ------
     OptionError
@@ -372,11 +366,6 @@ def tv_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Call[Arra
     It lies between 0 and 1 where both sum to 1, and is 1 − Σ min(p, q) then. Differentiable in
     both; the derivative is 0 where p = q.
 
-    Returns
-    -------
-    array
-        One number for each row, of the arguments' library and device.
-
     See Also
     --------
     kldiv.tv_div_with_logits : From logits.
@@ -399,11 +388,6 @@ def hellinger_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Ca
 
     It lies between 0 and 1 where both sum to 1, and is 1 − Σ √(pq) then; exact near p = q.
     Differentiable in both.
-
-    Returns
-    -------
-    array
-        One number for each row, of the arguments' library and device.
 
     See Also
     --------
@@ -534,11 +518,6 @@ def renyi_divergence(
     ----------
     alpha : float
         The order, from 0 to ``math.inf``; a Python number.
-
-    Returns
-    -------
-    array
-        One number for each row, of the arguments' library and device.
 
     Raises
     ------

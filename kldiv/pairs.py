@@ -76,7 +76,7 @@ def pairwise(
 
     See Also
     --------
-    kldiv.kl_divergence : Of row i and row i, and what all divergences mean.
+    kldiv.kl_divergence : Of row i and row i; explains all divergences.
 
     Notes
     -----

@@ -54,7 +54,7 @@ class Floor:
         copied = [part[: each.size] for part, each in zip(source, target, strict=True)]
 
         def work(k: int) -> None:
-            # What is written must be read too; the rest is only read.
+            # Written lines are read too; the others are only read.
             if self._writes:
                 np.copyto(target[k][: copied[k].size], copied[k])
                 source[k][copied[k].size :].max(initial=0)

@@ -170,7 +170,7 @@ def _own(request: Request, group: Group, libraries: Sequence[str]) -> Iterator[C
         library = LIBRARIES[name]
         if supports(library, group.dtype) is not None:
             continue
-        # A quick run leaves out what takes long to compile, or to start.
+        # A quick run leaves out cells that take long to compile, or to start.
         modes = library.modes[:1] if request.quick else library.modes
         if request.quick and name == "dask" and request.libraries is None:
             continue

@@ -82,7 +82,7 @@ def _resident(call: Callable[[], Any]) -> int | None:
     gc.collect()
     _trim()
     try:
-        _CLEAR.write_text("5")  # the high-water mark starts again at what is resident now
+        _CLEAR.write_text("5")  # the high-water mark starts again at the resident size
     except OSError:
         return None
     before = _status("VmRSS")

@@ -57,7 +57,7 @@ class Operation:
     elementwise: bool = False
     """Whether the result has the input's shape; it has no gradient then."""
     finish: Callable[..., Any] | None = None
-    """What makes one number of several results, which `kldiv.value_and_grad` does not take."""
+    """Reduces several results to one number, which `kldiv.value_and_grad` does not take."""
 
     @property
     def passes(self) -> tuple[Pass, ...]:

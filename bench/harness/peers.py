@@ -323,7 +323,7 @@ OPTAX = Peer(
 )
 
 
-# --- what takes two sets of probabilities ---------------------------------------------------------
+# --- of two sets of probabilities -----------------------------------------------------------------
 
 
 def _probabilities(x: Any, y: Any) -> tuple[Any, Any]:

@@ -151,7 +151,7 @@ class Timer:
 
     def _sample(self, candidate: Candidate, timing: Timing) -> None:
         calls = timing.calls
-        # What ran before has filled the caches and may leave threads spinning.
+        # Earlier work has filled the caches and may leave threads spinning.
         if not timing.samples or timing.samples[-1] < _SWITCH_S:
             self.once(candidate)
         timing.samples.append(self.once(candidate, calls)[0])

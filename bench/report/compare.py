@@ -152,7 +152,7 @@ def _luck(groups: Mapping[str, Sequence[str]], logs: Mapping[str, tuple[float, f
     if len(rest) < 2 * ENOUGH:
         return LUCK
     scatter = MAD * median(rest)
-    # A robust scatter forgets the tails, which are what raises false alarms: look there too.
+    # A robust scatter forgets the tails, which raise false alarms: look there too.
     tail = sorted(rest)[math.ceil(0.9 * len(rest)) - 1] / 1.645
     total = max(scatter, tail)
     return max(QUIET, math.sqrt(max(0.0, total**2 - median(noise) ** 2)))

@@ -68,7 +68,7 @@ def _text(value: str) -> str:
 
 
 def _number(value: float | None, text: str) -> str:
-    # What it sorts by; what is not there comes last either way.
+    # The sort key; missing numbers come last either way.
     return f"<td data-n={value:.6g}>{text}" if value is not None else f"<td data-n>{text}"
 
 

@@ -68,7 +68,7 @@ def truth(s: Row, t: Row) -> dict[str, Any]:
     return dict(zip(("KL", "JS"), found, strict=True))
 
 
-# --- what is measured -----------------------------------------------------------------------------
+# --- the cases ------------------------------------------------------------------------------------
 
 
 def on_numpy() -> Methods:
@@ -268,7 +268,7 @@ def _versions() -> dict[str, str]:
     return {"python": here["python"], "machine": platform.machine(), **found}
 
 
-# --- what is written ------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 
 def write(path: Path, results: Results) -> None:

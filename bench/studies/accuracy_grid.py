@@ -128,7 +128,7 @@ def target(data: Data) -> float:
         return 2 * unit  # the loss is rounded to the inputs' dtype
     if data.operation.inputs == "logits":
         return TARGETS[data.dtype]
-    # What it is given is taken as it is: each term may lose 4 u of its parts.
+    # Its arrays are taken as they are: each term may lose 4 u of its parts.
     x, y = (each.astype(np.float64) for each in data.tile)
     with np.errstate(divide="ignore"):
         parts = y * (np.abs(np.where(y > 0, np.log(np.where(y > 0, y, 1)), 0)) + np.abs(x))

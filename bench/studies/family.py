@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Table = tuple[dict[str, Callable[[], Any]], dict[str, float]]
-    """Calls, the first being what all are compared with, and the largest ratios asked for."""
+    """Calls, all compared with the first, and the largest ratios asked for."""
 
 GIVEN = 64
 """Classes that a sparse teacher gives."""

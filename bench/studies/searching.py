@@ -55,7 +55,7 @@ class Target:
     libraries: tuple[str, ...] = ("numpy", "torch", "jax")
 
 
-# What numbers are drawn from: the decimal exponents of their size, whether of both signs, limits.
+# Ranges of drawn numbers: decimal exponents of their size, whether of both signs, limits.
 RANGES: dict[str, tuple[float, float, bool, float, float]] = {
     "location": (-3, 3, True, -np.inf, np.inf),
     "scale": (-3, 3, False, 1e-30, 1e30),

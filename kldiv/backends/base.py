@@ -185,10 +185,10 @@ class Backend(InChunks):
         """Compute value and gradients in one pass, or return None where there is no such pass."""
         return choice.fused(self, kernel, work)
 
-    def is_small(self, arrays: Sequence[Array]) -> bool:
+    def is_small(self, operation: Operation, arrays: Sequence[Array]) -> bool:
         """Return whether the formulas are as fast as any kernel that could read the arrays."""
         size = self.size(arrays)
-        return all(size < technology.small for technology in self.technologies)
+        return all(size < technology.least(operation) for technology in self.technologies)
 
     def size(self, arrays: Sequence[Array]) -> int:
         """Return how many elements a kernel would compute."""

@@ -36,7 +36,7 @@ class Adapter(Protocol):
 
     def namespace(self, array: Array | None = None) -> Namespace: ...
     def dtype_name(self, array: Array) -> str: ...
-    def is_small(self, arrays: Sequence[Array]) -> bool: ...
+    def is_small(self, operation: Any, arrays: Sequence[Array]) -> bool: ...
     def size(self, arrays: Sequence[Array]) -> int: ...
     def unreachable(
         self, technology: Technology, arrays: Sequence[Array], kernel: str
@@ -91,13 +91,13 @@ def choose(backend: Adapter, kernel: str, work: Work, moved_to: str | None = Non
 
 def _is_small(backend: Adapter, operation: Any, arrays: Sequence[Array]) -> bool:
     """Return whether the formulas are as fast as any kernel, without a look at the kernels."""
-    return operation.size is None and backend.is_small(arrays)
+    return operation.size is None and backend.is_small(operation, arrays)
 
 
 def plan(backend: Adapter, kernel: str, work: Work) -> Plan | None:
     """Return the choice for work, if it follows from the operation and from types alone.
 
-    Of the arrays' sizes it then needs no more than `Technology.small`.
+    Of the arrays' sizes it then needs no more than `Technology.least`.
     """
     while (technology := choose(backend, kernel, work).technology) is not None:
         if not technology.by_types or form_of(work.operation) is None:
@@ -130,14 +130,15 @@ def _refusal(
 ) -> str | None:
     """Return why a technology does not compute the work, or None where it does."""
     arrays = work.arrays if work.cotangent is None else [*work.arrays, work.cotangent]
-    if kernel == "auto" and technology.small:
+    least = technology.least(work.operation)
+    if kernel == "auto" and least:
         own = work.operation.size
         if own is not None:
             size = own(work.arrays)
         else:
             size = backend.size(arrays) if moved_to is None else size_of(work.arrays[0])
-        if size < technology.small:
-            return f"arrays of fewer than {technology.small} elements"
+        if size < least:
+            return f"arrays of fewer than {least} elements"
     if moved_to is None:
         elsewhere = backend.unreachable(technology, arrays, kernel)
     else:
@@ -260,7 +261,7 @@ def compile_kernels(
     Yields
     ------
     name : str
-        The function, what is particular about the kernel, and the dtype.
+        The function, the kernel's variant, and the dtype.
     compiled : callable
         Compiles it, without gradients and with them.
 

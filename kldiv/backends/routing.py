@@ -18,6 +18,7 @@ from kldiv.backends.exchange import move
 from kldiv.backends.registry import find, find_type, get, on_registration, unusable
 from kldiv.errors import LibraryError
 from kldiv.formulas.operation import Composite
+from kldiv.kernels.cpu import CPU
 from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
@@ -137,23 +138,27 @@ class Route:
     def _is_small(self, operation: Operation, arrays: Sequence[Array]) -> bool:
         """Return whether the formulas compute, whatever the kernels, as `choice.choose` says."""
         keeps = self.kernel == "auto" and self.backend.facts is not None
-        return keeps and operation.size is None and self.backend.is_small(arrays)
+        return keeps and operation.size is None and self.backend.is_small(operation, arrays)
 
     def _as_before(
         self, operation: Operation, arrays: Sequence[Array], **wanted: Any
     ) -> Found | None:
         """Compute by a choice that was kept, or return None where none was.
 
-        All that the choice follows from is in its key, or looked at here: the size of the arrays,
-        and whether the kernels have failed since.
+        All that the choice follows from is in its key, or looked at here: whether the kernels have
+        failed since.
         """
         backend = self.backend
         facts = backend.facts and backend.facts(arrays)
         if facts is None or wanted.get("cotangent") is not None:
             return None
+        size = backend.size(arrays)
+        if not size:
+            return None
         threads = backend.threads and backend.threads()
         work = Work(operation, backend.namespace(arrays[0]), arrays, threads, **wanted)
-        key = operation, facts, work.value, work.gradients, work.keep
+        is_large = size >= CPU.small
+        key = operation, facts, is_large, work.value, work.gradients, work.keep
         try:
             plan = self.plans[key]
         except KeyError:
@@ -162,14 +167,9 @@ class Route:
             return None
         if plan is None or plan.technology.failure is not None:
             return None
-        size = backend.size(arrays)
-        if not size or (self.kernel == "auto" and size < plan.technology.small):
-            return None
         return plan.launch(work)
 
     def _keep(self, key: Any, work: Work) -> Plan | None:
-        if not self.backend.size(work.arrays):
-            return None
         plan = choice.plan(self.backend, self.kernel, work)
         if len(self.plans) >= _MOST:
             self.plans.clear()

@@ -11,12 +11,10 @@ import click
 
 from kldiv.cli.interrupts import keep_state
 from kldiv.cli.suggestions import Choice, suggested
-from kldiv.cli.tables import TABLES, reading_of, table_options
+from kldiv.cli.tables import TABLES, picture, reading_of, table_options
 from kldiv.errors import InputError, KLDivError, OptionError, ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kldiv.streaming import Comparison
 
 _CALL: Final = re.compile(r"\s*[A-Za-z_]\w*\s*\(.*\)\s*", flags=re.DOTALL)
@@ -330,7 +328,7 @@ def _compare_files(*, as_json: bool, plot: str | None, generalized: bool, **opti
     from kldiv.cli.flags import in_flags  # noqa: PLC0415
     from kldiv.cli.progress import Progress  # noqa: PLC0415
 
-    draw = None if plot is None else _plotter(plot)
+    drawn = picture("plot", "Plot", plot)
     _multiply(options)
     if options["checkpoint"]:
         keep_state()
@@ -351,8 +349,8 @@ def _compare_files(*, as_json: bool, plot: str | None, generalized: bool, **opti
         raise InputError(". ".join(found.undefined))
     if not generalized:
         _check_sums(found)
-    if draw is not None:
-        draw(found)
+    if drawn is not None:
+        drawn.draw(found)
     report.show(found, as_json=as_json)
 
 
@@ -396,12 +394,3 @@ def _written_out(ctx: click.Context, options: dict[str, Any]) -> bool:
     if any(written) and unused:
         raise click.UsageError(f"{', '.join(unused)}: for files, not for distributions")
     return any(written)
-
-
-def _plotter(path: str) -> Callable[[Comparison], None]:
-    """Return the function that draws, or say at once that it could not."""
-    try:
-        from kldiv.cli.plot import Plot  # noqa: PLC0415 - imports Matplotlib
-    except ImportError as error:
-        raise click.UsageError('--plot needs Matplotlib: pip install "kldiv[cli]"') from error
-    return Plot(path).draw

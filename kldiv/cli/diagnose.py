@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kldiv.cli.suggestions import Choice
-from kldiv.cli.tables import reading_of, table_options
+from kldiv.cli.tables import read_table, reading_of, table_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,18 +55,9 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     import numpy as np  # noqa: PLC0415
 
     import kldiv  # noqa: PLC0415
-    from kldiv.readers import read  # noqa: PLC0415
 
     reading = reading_of(options)
-    tables = [
-        read(
-            options[name],
-            key=None if "::" in options[name] else options["key"],
-            max_bytes=options["max_bytes"],
-            reading=reading,
-        )
-        for name in ("p", "q")
-    ]
+    tables = [read_table(options, name, reading) for name in ("p", "q")]
     _check_labels(*tables)
     form = "log-probs" if options["log_target"] else options["form"]
     target, source = (

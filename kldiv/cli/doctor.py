@@ -29,7 +29,7 @@ def command(*, as_json: bool) -> None:
     python = platform.python_version()
     if not as_json:
         _print_backends(backends, f"kldiv {kldiv.__version__}, Python {python}")
-    settings = _settings()  # may raise: what is known is on the page then
+    settings = _settings()  # may raise: the lines above are on the page then
     if not as_json:
         _print_settings(settings)
         return

@@ -32,7 +32,7 @@ _COUNT = Domain(
 )
 _LOGITS = Domain("below inf", lambda x, _: x < np.inf)
 _LOGITS_OF_ONE = Domain("a number", lambda x, _: ~np.isnan(x))
-_SUM: Final = 1e-6  # what probabilities written with a few digits may miss 1 by
+_SUM: Final = 1e-6  # error of the sum of probabilities written with a few digits
 _CLASSES = Domain(
     "0 or above, with sum 1",
     lambda x, _: (x >= 0) & (abs(np.sum(x, axis=-1, keepdims=True) - 1) <= _SUM),

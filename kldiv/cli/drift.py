@@ -16,7 +16,8 @@ import kldiv
 from kldiv import estimators
 from kldiv.cli.json_output import print_json
 from kldiv.cli.progress import Progress
-from kldiv.cli.render import Page, clean
+from kldiv.cli.render import Page, clean, print_notes
+from kldiv.cli.tables import picture
 from kldiv.errors import InputError
 from kldiv.readers import open_samples
 
@@ -70,7 +71,7 @@ def show(options: dict[str, Any], bins: int | None, *, neighbours: bool = False)
     for name, default in _UNUSED.items():
         if options[name] != default:
             raise click.UsageError(f"--{name.replace('_', '-')}: not for samples")
-    plot = None if options["plot"] is None else _plot(options["plot"])
+    plot: DriftPlot | None = picture("drift_plot", "DriftPlot", options["plot"])
     p, q = _columns(options, "p"), _columns(options, "q")
     with Progress() as progress:
         found, notes = _compared(p, q, bins, progress, neighbours=neighbours, plot=plot)
@@ -83,18 +84,7 @@ def show(options: dict[str, Any], bins: int | None, *, neighbours: bool = False)
         print_json(_to_dict(found, notes, options, bins))
     else:
         _print(found, options, bins)
-    page = Page(stderr=True)
-    for text in notes:
-        page.paragraph(Text("note: ", style="bold yellow"), text)
-
-
-def _plot(path: str) -> DriftPlot:
-    """Return the picture to draw, or say at once that it could not be."""
-    try:
-        from kldiv.cli.drift_plot import DriftPlot  # noqa: PLC0415 - imports Matplotlib
-    except ImportError as error:
-        raise click.UsageError('--plot needs Matplotlib: pip install "kldiv[cli]"') from error
-    return DriftPlot(path)
+    print_notes(notes)
 
 
 def _number(value: float) -> float:
@@ -137,7 +127,7 @@ def _compared(
     neighbours: bool,
     plot: DriftPlot | None,
 ) -> tuple[list[Drift], list[str]]:
-    """Return the drift of each column, and remarks; keep what is drawn."""
+    """Return the drift of each column, and remarks; fill ``plot``."""
     pairs, notes = _paired(p, q)
     found, many = [], list[str]()
     for done, pair in enumerate(pairs):

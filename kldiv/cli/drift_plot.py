@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from kldiv.cli.picture import BLUE, GREY, ORANGE, Picture
+from kldiv.cli.picture import BLUE, GREY, ORANGE, Picture, plain, short
 from kldiv.cli.render import LABEL, clean
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class DriftPlot(Picture):
         panels = figure.subplots(down, across, squeeze=False).ravel()
         for panel, (name, title) in zip(panels, titles.items(), strict=False):
             _draw_column(panel, self._panels[name])
-            said = panel.set_title(f"{_short(name)}\n{title}", fontsize="small", loc="left")
-            said.set_parse_math(False)
+            said = panel.set_title(f"{short(name)}\n{title}", fontsize="small", loc="left")
+            plain(said)
         for panel in panels[len(titles) :]:
             panel.set_visible(False)
         handles = panels[0].get_legend_handles_labels()[0][:2]
@@ -65,8 +65,7 @@ class DriftPlot(Picture):
         legend = figure.legend(
             handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize="small"
         )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        plain(*legend.get_texts())
         self.save(figure)
 
 
@@ -117,13 +116,7 @@ def _draw_categories(axes: Axes, panel: _Panel) -> None:
     for shares, colour, shift in zip(panel.shares, (BLUE, ORANGE), (-0.2, 0.2), strict=True):
         places = [i + shift for i in range(len(shares))]
         axes.bar(places, shares, width=0.4, color=colour, label="sample")
-    shown = [_short(name, 9) for name in panel.names]
+    shown = [short(name, 9) for name in panel.names]
     angle = 0 if sum(map(len, shown)) < 2 * LABEL else 45
     axes.set_xticks(range(len(shown)), shown, rotation=angle, ha="right" if angle else "center")
-    for label in axes.get_xticklabels():
-        label.set_parse_math(False)
-
-
-def _short(label: str, most: int = LABEL) -> str:
-    label = clean(label)
-    return label if len(label) <= most else f"{label[: most - 1]}…"
+    plain(*axes.get_xticklabels())

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kldiv.cli.suggestions import Choice
-from kldiv.cli.tables import reading_of, table_options
+from kldiv.cli.tables import picture, read_table, reading_of, table_options
 from kldiv.errors import ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kldiv.fitting import Fit, Ranking
     from kldiv.readers import Table
 
@@ -79,18 +77,12 @@ def command(**options: Any) -> None:
 
     from kldiv import fitting  # noqa: PLC0415
     from kldiv.cli.progress import Progress  # noqa: PLC0415
-    from kldiv.readers import read  # noqa: PLC0415
 
     reading = reading_of(options)
     if reading.labels is None:
         reading = replace(reading, labels="")  # a column of numbers is data
-    draw = None if options["plot"] is None else _plotter(options["plot"])
-    table = read(
-        options["data"],
-        key=None if "::" in options["data"] else options["key"],
-        max_bytes=options["max_bytes"],
-        reading=reading,
-    )
+    drawn = picture("fit_plot", "FitPlot", options["plot"])
+    table = read_table(options, "data", reading)
     numbers = _one_list(table)
     families = options["families"]
     names = [name.strip() for name in families.split(",")] if families else None
@@ -104,8 +96,8 @@ def command(**options: Any) -> None:
             seed=options["seed"],
             progress=progress.reach,
         )
-    if draw is not None:
-        draw(found, table)
+    if drawn is not None:
+        drawn.draw(found, table)
     if options["as_json"]:
         _print_json(found, options["data"])
     else:
@@ -129,17 +121,6 @@ def _one_list(table: Table) -> Any:
         f"{table.path} has {len(names)} columns of numbers, {listed}; kldiv fit takes one: "
         f"{table.path}::{names[0]}"
     )
-
-
-def _plotter(path: str) -> Callable[[Ranking, Table], None]:
-    """Return the function that draws, or raise at once where none can."""
-    try:
-        from kldiv.cli.fit_plot import draw  # noqa: PLC0415 - imports Matplotlib
-        from kldiv.cli.picture import Picture  # noqa: PLC0415
-    except ImportError as error:
-        raise click.UsageError('--plot needs Matplotlib: pip install "kldiv[cli]"') from error
-    picture = Picture(path)
-    return lambda found, table: picture.save(draw(found, table))
 
 
 def _print_json(found: Ranking, path: str) -> None:
@@ -171,7 +152,7 @@ def _print_json(found: Ranking, path: str) -> None:
 def _print(found: Ranking, table: Table) -> None:
     from rich.text import Text  # noqa: PLC0415 - see above
 
-    from kldiv.cli.render import Page, source  # noqa: PLC0415
+    from kldiv.cli.render import Page, print_notes, source  # noqa: PLC0415
 
     page = Page()
     page.line(Text("data", style="bold"), f"  {source(table)}  {found.taken_for}")
@@ -188,11 +169,7 @@ def _print(found: Ranking, table: Table) -> None:
     rows: list[list[str | Text]] = [[Text(name, style="dim") for name in head]]
     rows += [_row(fit, best=fit is found.best) for fit in found.fits]
     page.table(rows, "<>>>>><")
-    page = Page(stderr=True)
-    if found.warnings and page.terminal:
-        page.line()
-    for text in found.warnings:
-        page.paragraph(Text("note: ", style="bold yellow"), text)
+    print_notes(found.warnings, apart=True)
 
 
 def _row(fit: Fit, *, best: bool) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from kldiv.cli.picture import BLUE, GREEN, GREY, ORANGE, RED
+from kldiv.cli.picture import BLUE, GREEN, GREY, ORANGE, RED, Picture, plain
 from kldiv.cli.render import clean
 
 if TYPE_CHECKING:
@@ -21,28 +21,30 @@ _SHOWN: Final = 3
 _STYLES: Final = ((ORANGE, "-"), (GREEN, "--"), (RED, ":"))
 
 
-def draw(found: Ranking, table: Table) -> Figure:
-    """Return the picture of a ranking of a file's numbers."""
-    # No pyplot: it would look for a display.
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    axes = figure.subplots()
-    data = np.asarray(table.array, dtype=np.float64).ravel()
-    if found.kind == "counts":
-        _counts(axes, found, data)
-    else:
-        _densities(axes, found, data)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=GREY, labelsize="small")
-    axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_ylim(bottom=0.0)
-    path = Path(str(table.path))
-    axes.set_xlabel(clean(table.member or path.stem), fontsize="small", color=GREY)
-    legend = axes.legend(fontsize="small", frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    axes.set_title(_title(found, clean(path.name)), fontsize="medium")
-    return figure
+class FitPlot(Picture):
+    """The picture of a ranking, to be drawn to a file."""
+
+    def draw(self, found: Ranking, table: Table) -> None:
+        """Draw a ranking of a file's numbers."""
+        # No pyplot: it would look for a display.
+        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+        axes = figure.subplots()
+        data = np.asarray(table.array, dtype=np.float64).ravel()
+        if found.kind == "counts":
+            _counts(axes, found, data)
+        else:
+            _densities(axes, found, data)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors=GREY, labelsize="small")
+        axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_ylim(bottom=0.0)
+        path = Path(str(table.path))
+        axes.set_xlabel(clean(table.member or path.stem), fontsize="small", color=GREY)
+        legend = axes.legend(fontsize="small", frameon=False)
+        plain(*legend.get_texts())
+        axes.set_title(_title(found, clean(path.name)), fontsize="medium")
+        self.save(figure)
 
 
 def _title(found: Ranking, name: str) -> str:

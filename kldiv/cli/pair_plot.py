@@ -9,8 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from kldiv.cli.picture import GREY, RED, Picture
-from kldiv.cli.render import LABEL, clean
+from kldiv.cli.picture import GREY, RED, Picture, plain, short
 from kldiv.cli.report import is_information
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 _WRITTEN: Final = 12  # distributions up to which each cell has its number
 _DRAWN: Final = 300  # up to which there is a tree
 _NAMED: Final = 60  # up to which each has its name
-_FAINT: Final = "#f2d7d5"  # of what is infinite
+_FAINT: Final = "#f2d7d5"  # of infinite entries
 _DARK: Final = 0.55  # share of the scale above which letters are light
 
 
@@ -38,7 +37,7 @@ class PairPlot(Picture):
         ((text, matrix),) = found.divergences.items()
         count = len(matrix)
         order, tree = _clustered(matrix)
-        names = [_short(found.labels[i]) for i in order]
+        names = [short(found.labels[i]) for i in order]
         side = min(max(3.0, 0.5 * count), 8.0)
         widest = max(map(len, names)) * 0.075
         figure = Figure(figsize=(side + widest + 1.6, side + widest + 1.4), layout="constrained")
@@ -53,8 +52,7 @@ class PairPlot(Picture):
         shown = [names[i] for i in places]
         axes.set_xticks(places, shown, rotation=90, fontsize=size)
         axes.set_yticks(places, shown, fontsize=size)
-        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-            label.set_parse_math(False)
+        plain(*(*axes.get_xticklabels(), *axes.get_yticklabels()))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_xlabel("Q", color=GREY)
@@ -100,7 +98,7 @@ def _clustered(matrix: Floats) -> tuple[Sequence[int], dict[str, Any] | None]:
         return as_it_is, None
     if len(matrix) < 3 or np.isnan(matrix).any():
         return as_it_is, None
-    # A tree knows no infinity: what is infinitely far is twice as far as all else.
+    # A tree knows no infinity: infinitely far is twice as far as all else.
     finite = matrix[np.isfinite(matrix)]
     far = 2.0 * float(finite.max()) or 1.0
     both = np.where(np.isfinite(matrix), matrix, far)
@@ -117,8 +115,3 @@ def _draw_tree(axes: Axes, tree: dict[str, Any], count: int) -> None:
     axes.set_xlim(-0.5, count - 0.5)
     axes.set_ylim(bottom=0.0)
     axes.axis("off")
-
-
-def _short(label: str) -> str:
-    label = clean(label)
-    return label if len(label) <= LABEL else f"{label[: LABEL - 1]}…"

@@ -15,12 +15,13 @@ from kldiv import streaming
 from kldiv.cli.flags import in_flags
 from kldiv.cli.json_output import print_json
 from kldiv.cli.progress import Progress
-from kldiv.cli.render import Page, clean, column
+from kldiv.cli.render import Page, clean, column, print_notes
 from kldiv.cli.report import is_information
+from kldiv.cli.tables import picture
 from kldiv.errors import KLDivError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -38,7 +39,7 @@ _UNUSED: Final = {
 def show(options: dict[str, Any], files: Sequence[str]) -> None:
     """Print the divergences of all pairs."""
     _check(options, files)
-    draw = None if options["plot"] is None else _plotter(options["plot"])
+    drawn = picture("pair_plot", "PairPlot", options["plot"])
     names = "form", "axis", "normalize", "smoothing", "align", "fold", "key", "max_bytes", "reading"
     with Progress() as progress:
         found = _compared(
@@ -48,8 +49,8 @@ def show(options: dict[str, Any], files: Sequence[str]) -> None:
             progress=progress.reach,
             **{name: options[name] for name in names},
         )
-    if draw is not None:
-        draw(found)
+    if drawn is not None:
+        drawn.draw(found)
     if options["as_json"]:
         print_json(_to_dict(found, files))
     elif options["as_csv"]:
@@ -57,9 +58,7 @@ def show(options: dict[str, Any], files: Sequence[str]) -> None:
     else:
         _print(found, files, options["top"])
     sys.stdout.flush()
-    page = Page(stderr=True)
-    for text in found.warnings:
-        page.paragraph(Text("note: ", style="bold yellow"), in_flags(text))
+    print_notes(map(in_flags, found.warnings))
 
 
 def _compared(files: Sequence[str], **options: Any) -> Pairs:
@@ -87,15 +86,6 @@ def _check(options: dict[str, Any], files: Sequence[str]) -> None:
         raise click.UsageError("--json and --csv: choose one")
     if options["plot"] and len(options["divergences"] or ()) > 1:
         raise click.UsageError("--plot draws one matrix: name one --divergence")
-
-
-def _plotter(path: str) -> Callable[[Pairs], None]:
-    """Return the function that draws, or say at once that it could not."""
-    try:
-        from kldiv.cli.pair_plot import PairPlot  # noqa: PLC0415 - imports Matplotlib
-    except ImportError as error:
-        raise click.UsageError('--plot needs Matplotlib: pip install "kldiv[cli]"') from error
-    return PairPlot(path).draw
 
 
 # --- printing -------------------------------------------------------------------------------------

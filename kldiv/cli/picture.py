@@ -9,16 +9,30 @@ from typing import TYPE_CHECKING, Final
 import click
 from matplotlib.backend_bases import FigureCanvasBase
 
+from kldiv.cli.render import LABEL, clean
 from kldiv.errors import OptionError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
-BLUE: Final = "#3b6ea5"  # P, and what P has more of
+BLUE: Final = "#3b6ea5"  # P, and where P is larger
 ORANGE: Final = "#d98032"  # Q
 RED: Final = "#b03a3a"
 GREY: Final = "#555555"
 GREEN: Final = "#3f8f5f"
+
+
+def plain(*texts: Text) -> None:
+    """Take texts as they stand: a label of a file is no mathematics."""
+    for text in texts:
+        text.set_parse_math(False)
+
+
+def short(label: str, most: int = LABEL) -> str:
+    """Return a label of a file that is safe to draw and not too long."""
+    label = clean(label)
+    return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
 class Picture:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from kldiv.cli.picture import BLUE, GREEN, GREY, ORANGE, RED, Picture
-from kldiv.cli.render import LABEL, clean
+from kldiv.cli.picture import BLUE, GREEN, GREY, ORANGE, RED, Picture, plain, short
+from kldiv.cli.render import clean
 from kldiv.cli.report import over
 
 _NAMED = 5  # classes that a line names
@@ -36,9 +36,8 @@ class Plot(Picture):
         places = range(len(best))
         self._probabilities(left, found)
         self._contributions(right, [each.kl_pq for each in best])
-        left.set_yticks(places, [_short(each.label) for each in best])
-        for label in left.get_yticklabels():
-            label.set_parse_math(False)
+        left.set_yticks(places, [short(each.label) for each in best])
+        plain(*left.get_yticklabels())
         left.set_ylim(len(best) - 0.4, -0.6)
         for axes in (left, right):
             axes.spines[["top", "right", "left"]].set_visible(False)
@@ -55,7 +54,7 @@ class Plot(Picture):
         if lines:
             figure.set_figheight(figure.get_figheight() + 0.22 * len(lines))
             said = figure.supxlabel("\n".join(lines), fontsize="small", color=RED)
-            said.set_parse_math(False)
+            plain(said)
         self.save(figure)
 
     @staticmethod
@@ -71,8 +70,7 @@ class Plot(Picture):
             axes.barh(places, values, height=0.36, color=colour, label=f"{letter}  {clean(name)}")
         axes.set_title("probability", fontsize="small", color=GREY)
         legend = axes.legend(fontsize="small", frameon=False, loc="best")
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        plain(*legend.get_texts())
 
     @staticmethod
     def _contributions(axes: Axes, values: list[float]) -> None:
@@ -141,7 +139,7 @@ def _distribution(found: QuantizationReport, names: list[str]) -> Figure:
         f" {100 * found.same_top.value:.2f} % with the same likeliest",
         fontsize="medium",
     )
-    title.set_parse_math(False)
+    plain(title)
     return figure
 
 
@@ -164,16 +162,11 @@ def _infinite(found: Comparison) -> list[str]:
         (found.zeros_p, "D(Q‖P)", "P", "Q"),
     ):
         if zeros.classes:
-            named = ", ".join(map(_short, zeros.labels[:_NAMED]))
+            named = ", ".join(map(short, zeros.labels[:_NAMED]))
             more = ", …" if zeros.classes > len(zeros.labels[:_NAMED]) else ""
             share = f"{100 * zeros.share:.3g} % of {other}"
             lines.append(f"{direction} = ∞: {one} lacks {named}{more} ({share})")
     return lines
-
-
-def _short(label: str) -> str:
-    label = clean(label)
-    return label if len(label) <= LABEL else label[: LABEL - 1] + "…"
 
 
 def _title(found: Comparison) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Cell: TypeAlias = str | Text
     Side: TypeAlias = Literal["<", ">"]
 
-WIDTH: Final = 80  # of what is no terminal
+WIDTH: Final = 80  # where the output is no terminal
 LABEL: Final = 24  # cells that a label may take
 _GAP: Final = "  "
 _SMALL: Final = -5  # powers of ten from which numbers are written with an exponent
@@ -144,6 +144,15 @@ class Page:
         whole, half = _halves(right * value / high if high else 0.0)
         bar = glyphs.right * whole + (glyphs.right_half if half else "")
         return Text(" " * left).append(bar, style="cyan")
+
+
+def print_notes(notes: Iterable[str], *, apart: bool = False) -> None:
+    """Write remarks to stderr; ``apart`` puts a blank line first on a terminal."""
+    page = Page(stderr=True)
+    for i, text in enumerate(notes):
+        if apart and not i and page.terminal:
+            page.line()
+        page.paragraph(Text("note: ", style="bold yellow"), text)
 
 
 def _halves(length: float) -> tuple[int, bool]:

@@ -14,7 +14,7 @@ from rich.text import Text
 import kldiv
 from kldiv.cli.flags import in_flags
 from kldiv.cli.json_output import print_json
-from kldiv.cli.render import Page, clean, column, number, probability, source
+from kldiv.cli.render import Page, clean, column, number, print_notes, probability, source
 
 if TYPE_CHECKING:
     from kldiv.metrics import Measured, QuantizationReport
@@ -34,11 +34,7 @@ def show(found: Comparison, *, as_json: bool) -> None:
     else:
         _Report(found, Page()).write()
     sys.stdout.flush()
-    page = Page(stderr=True)
-    if said and page.terminal:
-        page.line()
-    for text in said:
-        page.paragraph(Text("note: ", style="bold yellow"), text)
+    print_notes(said, apart=True)
 
 
 # --- JSON -----------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""The options that say how tables are read; those of `kldiv.readers.Reading`."""
+"""The options that commands share: how tables are read, as in `kldiv.readers.Reading`, pictures."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -11,7 +12,7 @@ from kldiv.cli.suggestions import Choice
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kldiv.readers import Reading
+    from kldiv.readers import Reading, Table
 
 _SEPARATORS: Final = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " "}
 
@@ -47,6 +48,25 @@ def table_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def picture(module: str, name: str, path: str | None) -> Any:
+    """Return the picture to draw to a file, if any, or say at once that it could not be drawn."""
+    if path is None:
+        return None
+    try:
+        made = getattr(import_module(f"kldiv.cli.{module}"), name)  # imports Matplotlib
+    except ImportError as error:
+        raise click.UsageError('--plot needs Matplotlib: pip install "kldiv[cli]"') from error
+    return made(path)
+
+
+def read_table(options: dict[str, Any], name: str, reading: Reading) -> Table:
+    """Read the file that an option or argument of that name names."""
+    from kldiv.readers import read  # noqa: PLC0415 - imported where a command runs
+
+    key = None if "::" in options[name] else options["key"]
+    return read(options[name], key=key, max_bytes=options["max_bytes"], reading=reading)
 
 
 def reading_of(options: dict[str, Any]) -> Reading:

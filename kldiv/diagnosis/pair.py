@@ -33,7 +33,7 @@ class Pair:
         self.total = math.nan
         self.floors = {scan.name: _floor(scan) for scan in (x, t)}
         self.doubled = {"input": 0, "target": 0}  # how many entries are twice the floor
-        self.parts = {"input": 0.0, "target": 0.0}  # of the divergence, from what lies on a floor
+        self.parts = {"input": 0.0, "target": 0.0}  # of the divergence, from classes on a floor
         self.mass = 0.0  # of P, on the floor of Q
         self.lost = Tally(x.shape)
         self.lost_mass = 0.0
@@ -146,7 +146,7 @@ def _floor(scan: Scan) -> float | None:
     if least.count < (max(3, 0.01 * scan.size) if half else 1):
         return None
     if (scan.minus if logs else scan.zero).count:
-        return None  # what is clipped has no zeros left
+        return None  # clipped probabilities have no zeros
     if logs and least.value <= FILL:
         return least.value
     depth = least.value if logs else math.log(least.value)

@@ -120,7 +120,7 @@ class Scan:
         self.sums[rows] += np.sum(block, axis=self.axis, keepdims=True)
         self.exp_sums[rows] += np.sum(np.exp(block), axis=self.axis, keepdims=True)
 
-    # ---- what it reads as ------------------------------------------------------------------------
+    # ---- the form it reads as --------------------------------------------------------------------
 
     def tolerance(self, kind: Kind, classes: int) -> float:
         """Return how far from 1 rounding alone takes the sum of a row."""
@@ -128,7 +128,7 @@ class Scan:
         # Libraries that sum in the array's own dtype lose a few ε more.
         spread = 2.0 + math.log(max(classes, 1)) if kind == "log-probabilities" else 4.0
         rounding = spread * EPSILON[self.dtype] + classes * SUBNORMAL.get(self.dtype, 0.0)
-        # Float64 often holds what was computed in float32, whose sums over many classes lose more.
+        # Float64 often holds results of float32, whose sums over many classes lose more.
         return max(rounding, 1e-4)
 
     def _read(self) -> Reading:
@@ -184,7 +184,7 @@ class Scan:
             return Reading("weights") if known else Reading("probabilities", normalised=None)
         return Reading("logits")
 
-    # ---- what is wrong with it alone -------------------------------------------------------------
+    # ---- faults of one array ---------------------------------------------------------------------
 
     def findings(self) -> Iterator[Finding]:
         """Yield the problems of the array that do not depend on the other one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def on_host(value: Any) -> Any:
 
 def density(d: Distribution) -> Density:
     """Return the density of one entry."""
-    with np.errstate(all="ignore"):  # constants of what is no parameter are NaN
+    with np.errstate(all="ignore"):  # constants of invalid parameters are NaN
         return _density(d)
 
 
@@ -131,45 +132,34 @@ def _of_family(d: Any, formula: Callable[[Any], Any], frozen: Any) -> Density:
 
 
 # --- the families ---------------------------------------------------------------------------------
-# Each takes the parameters and returns log p(x, log x, log(1 − x)), the last two being None where
-# they are no more than the logarithms of floats.
+# Each takes the parameters, and x, log x and log(1 − x), the last two being None where they are no
+# more than the logarithms of floats; one that has constants takes the parameters, and returns a
+# function of the others.
 
 
 def _log(x: Any, log_x: Any) -> Any:
     return np.log(x) if log_x is None else log_x
 
 
-def _normal(d: Any) -> Any:
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
-        return _standard((x - d.loc) / d.scale) - np.log(d.scale)
-
-    return log_prob
+def _normal(d: Any, x: Any, *_: Any) -> Any:
+    return _standard((x - d.loc) / d.scale) - np.log(d.scale)
 
 
 def _standard(z: Any) -> Any:
     return -z * z / 2 - 0.5 * math.log(2 * math.pi)
 
 
-def _log_normal(d: Any) -> Any:
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
-        log_x = _log(x, log_x)
-        return _standard((log_x - d.loc) / d.scale) - np.log(d.scale) - log_x
-
-    return log_prob
+def _log_normal(d: Any, x: Any, log_x: Any = None, *_: Any) -> Any:
+    log_x = _log(x, log_x)
+    return _standard((log_x - d.loc) / d.scale) - np.log(d.scale) - log_x
 
 
-def _half_normal(d: Any) -> Any:
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
-        return _standard(x / d.scale) - np.log(d.scale) + math.log(2)
-
-    return log_prob
+def _half_normal(d: Any, x: Any, *_: Any) -> Any:
+    return _standard(x / d.scale) - np.log(d.scale) + math.log(2)
 
 
-def _laplace(d: Any) -> Any:
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
-        return -np.abs(x - d.loc) / d.scale - np.log(2 * d.scale)
-
-    return log_prob
+def _laplace(d: Any, x: Any, *_: Any) -> Any:
+    return -np.abs(x - d.loc) / d.scale - np.log(2 * d.scale)
 
 
 def _student(d: Any, df: Any = None) -> Any:
@@ -178,7 +168,7 @@ def _student(d: Any, df: Any = None) -> Any:
     df = d.df if df is None else df
     constant = -betaln(df / 2, 0.5) - 0.5 * np.log(df) - np.log(d.scale)
 
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
+    def log_prob(x: Any, *_: Any) -> Any:
         z = np.abs(x - d.loc) / d.scale / np.sqrt(df)
         near = np.log1p(np.minimum(z, 1.0) ** 2) / 2
         return constant - (df + 1) * np.where(z < 1, near, np.log(np.hypot(1.0, z)))
@@ -186,28 +176,22 @@ def _student(d: Any, df: Any = None) -> Any:
     return log_prob
 
 
-def _gumbel(d: Any) -> Any:
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
-        z = (x - d.loc) / d.scale
-        return -z - np.exp(-z) - np.log(d.scale)
-
-    return log_prob
+def _gumbel(d: Any, x: Any, *_: Any) -> Any:
+    z = (x - d.loc) / d.scale
+    return -z - np.exp(-z) - np.log(d.scale)
 
 
 def _von_mises(d: Any) -> Any:
     constant = -np.log(2 * math.pi * decayed_bessel(np, np.asarray(d.concentration)))
 
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
+    def log_prob(x: Any, *_: Any) -> Any:
         return constant - 2 * d.concentration * np.sin((x - d.loc) / 2) ** 2
 
     return log_prob
 
 
-def _exponential(d: Any) -> Any:
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
-        return np.log(d.rate) - d.rate * x
-
-    return log_prob
+def _exponential(d: Any, x: Any, *_: Any) -> Any:
+    return np.log(d.rate) - d.rate * x
 
 
 def _remainder(a: Any) -> Any:
@@ -231,7 +215,7 @@ def _gamma(a: Any, rate: Any, sign: int = 1) -> Any:
     shift = np.log(rate) - np.log(a)
     constant = -_remainder(a)
 
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
+    def log_prob(x: Any, log_x: Any = None, *_: Any) -> Any:
         log_x = _log(x, log_x)
         w = shift + sign * log_x
         return _fall(a, w) + constant - log_x
@@ -239,30 +223,21 @@ def _gamma(a: Any, rate: Any, sign: int = 1) -> Any:
     return log_prob
 
 
-def _weibull(d: Any) -> Any:
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
-        log_x = _log(x, log_x)
-        v = d.concentration * (log_x - np.log(d.scale))
-        return np.log(d.concentration) + v - np.exp(v) - log_x
-
-    return log_prob
+def _weibull(d: Any, x: Any, log_x: Any = None, *_: Any) -> Any:
+    log_x = _log(x, log_x)
+    v = d.concentration * (log_x - np.log(d.scale))
+    return np.log(d.concentration) + v - np.exp(v) - log_x
 
 
-def _pareto(d: Any) -> Any:
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
-        log_x = _log(x, log_x)
-        inside = np.log(d.alpha) + d.alpha * (np.log(d.scale) - log_x) - log_x
-        return np.where(x >= d.scale, inside, -np.inf)
-
-    return log_prob
+def _pareto(d: Any, x: Any, log_x: Any = None, *_: Any) -> Any:
+    log_x = _log(x, log_x)
+    inside = np.log(d.alpha) + d.alpha * (np.log(d.scale) - log_x) - log_x
+    return np.where(x >= d.scale, inside, -np.inf)
 
 
-def _uniform(d: Any) -> Any:
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
-        inside = (x >= d.low) & (x <= d.high)
-        return np.where(inside, -np.log(d.high - d.low), -np.inf)
-
-    return log_prob
+def _uniform(d: Any, x: Any, *_: Any) -> Any:
+    inside = (x >= d.low) & (x <= d.high)
+    return np.where(inside, -np.log(d.high - d.low), -np.inf)
 
 
 def _beta(d: Any) -> Any:
@@ -278,27 +253,20 @@ def _beta(d: Any) -> Any:
     return log_prob
 
 
-def _kumaraswamy(d: Any) -> Any:
+def _kumaraswamy(d: Any, x: Any, log_x: Any = None, log_rest: Any = None) -> Any:
     a, b = d.concentration1, d.concentration0
-
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:
-        log_x = _log(x, log_x)
-        tail = np.log(-np.expm1(a * log_x))
-        if log_rest is not None:  # log x may be 0 where 1 − x is not
-            tail = np.where(log_rest < -30, np.log(a) + log_rest, tail)
-        return np.log(a) + np.log(b) + (a - 1) * log_x + (b - 1) * tail
-
-    return log_prob
+    log_x = _log(x, log_x)
+    tail = np.log(-np.expm1(a * log_x))
+    if log_rest is not None:  # log x may be 0 where 1 − x is not
+        tail = np.where(log_rest < -30, np.log(a) + log_rest, tail)
+    return np.log(a) + np.log(b) + (a - 1) * log_x + (b - 1) * tail
 
 
-def _logit_normal(d: Any) -> Any:
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:
-        log_x = _log(x, log_x)
-        log_rest = np.log1p(-x) if log_rest is None else log_rest
-        z = (log_x - log_rest - d.loc) / d.scale
-        return _standard(z) - np.log(d.scale) - log_x - log_rest
-
-    return log_prob
+def _logit_normal(d: Any, x: Any, log_x: Any = None, log_rest: Any = None) -> Any:
+    log_x = _log(x, log_x)
+    log_rest = np.log1p(-x) if log_rest is None else log_rest
+    z = (log_x - log_rest - d.loc) / d.scale
+    return _standard(z) - np.log(d.scale) - log_x - log_rest
 
 
 def _continuous_bernoulli(d: Any) -> Any:
@@ -309,7 +277,7 @@ def _continuous_bernoulli(d: Any) -> Any:
     else:
         constant = -np.maximum(logit, 0.0) - np.log(-np.expm1(-size) / size)
 
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
+    def log_prob(x: Any, *_: Any) -> Any:
         return logit * x + constant
 
     return log_prob
@@ -330,20 +298,17 @@ def _times(k: Any, logarithm: Any) -> Any:
     return np.where(k == 0, 0.0, k * logarithm)
 
 
-def _poisson(d: Any) -> Any:
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
-        k = np.maximum(x, 1.0)
-        found = _fall(k, np.log(d.rate) - np.log(k)) - _remainder(k) - np.log(k)
-        return np.where(x < 0, -np.inf, np.where(x == 0, -d.rate, found))
-
-    return log_prob
+def _poisson(d: Any, x: Any, *_: Any) -> Any:
+    k = np.maximum(x, 1.0)
+    found = _fall(k, np.log(d.rate) - np.log(k)) - _remainder(k) - np.log(k)
+    return np.where(x < 0, -np.inf, np.where(x == 0, -d.rate, found))
 
 
 def _binomial(d: Any) -> Any:
     n = np.asarray(getattr(d, "total_count", 1), dtype=float)
     log_p, log_q = _log_probs(d)
 
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
+    def log_prob(x: Any, *_: Any) -> Any:
         k = np.clip(x, 0.5, np.maximum(n - 0.5, 0.5))
         rest = n - k
         found = (
@@ -369,7 +334,7 @@ def _negative_binomial(d: Any) -> Any:
     r = d.total_count
     log_p, log_q = _log_probs(d)
 
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
+    def log_prob(x: Any, *_: Any) -> Any:
         k = np.maximum(x, 0.5)
         n = k + r
         found = (
@@ -385,40 +350,39 @@ def _negative_binomial(d: Any) -> Any:
     return log_prob
 
 
-def _geometric(d: Any) -> Any:
+def _geometric(d: Any, x: Any, *_: Any) -> Any:
     log_p, log_q = _log_probs(d)
-
-    def log_prob(x: Any, log_x: Any = None, log_rest: Any = None) -> Any:  # noqa: ARG001
-        return np.where(x < 0, -np.inf, log_p + _times(np.maximum(x, 0.0), log_q))
-
-    return log_prob
+    return np.where(x < 0, -np.inf, log_p + _times(np.maximum(x, 0.0), log_q))
 
 
-_FORMULAS: dict[Any, Callable[[Any], Any]] = {
+_PLAIN: dict[Any, Callable[..., Any]] = {
     f.Normal: _normal,
     f.LogNormal: _log_normal,
     f.HalfNormal: _half_normal,
     f.Laplace: _laplace,
-    f.Cauchy: lambda d: _student(d, np.float64(1.0)),
-    f.StudentT: _student,
     f.Gumbel: _gumbel,
-    f.VonMises: _von_mises,
     f.Exponential: _exponential,
-    f.Gamma: lambda d: _gamma(d.concentration, d.rate),
-    f.InverseGamma: lambda d: _gamma(d.concentration, d.rate, -1),
-    f.Chi2: lambda d: _gamma(d.df / 2, 0.5),
     f.Weibull: _weibull,
     f.Pareto: _pareto,
     f.Uniform: _uniform,
-    f.Beta: _beta,
-    f.Kumaraswamy: _kumaraswamy,
-    f.LogitNormal: _logit_normal,
-    f.ContinuousBernoulli: _continuous_bernoulli,
     f.Poisson: _poisson,
+    f.Geometric: _geometric,
+    f.LogitNormal: _logit_normal,
+    f.Kumaraswamy: _kumaraswamy,
+}
+_FORMULAS: dict[Any, Callable[[Any], Any]] = {
+    f.Cauchy: lambda d: _student(d, np.float64(1.0)),
+    f.StudentT: _student,
+    f.VonMises: _von_mises,
+    f.Gamma: lambda d: _gamma(d.concentration, d.rate),
+    f.InverseGamma: lambda d: _gamma(d.concentration, d.rate, -1),
+    f.Chi2: lambda d: _gamma(d.df / 2, 0.5),
+    f.Beta: _beta,
+    f.ContinuousBernoulli: _continuous_bernoulli,
     f.Bernoulli: _binomial,
     f.Binomial: _binomial,
     f.NegativeBinomial: _negative_binomial,
-    f.Geometric: _geometric,
+    **{family: partial(partial, formula) for family, formula in _PLAIN.items()},
 }
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kldiv.distributions.lines import Line
 
 _EPS = float(np.finfo(np.float64).eps)
-_NOTHING = -75.0  # the logarithm of what a tail may leave out
+_NOTHING = -75.0  # log of the mass that a tail may leave out
 _SMALLEST = -708.0  # the logarithm of the smallest normal number, nearly
 _OVERFLOW = 690.0  # near the largest logarithm of a float
 _LOST = 1e-6  # of P's mass, that may be missing before the integral is given up

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _DENSE = 1 << 17
 """How many terms are added up beside an end, and how far from it sums are taken as smooth."""
 _WIDE = 1 << 20
-_NOTHING = -75.0  # the logarithm of what a tail may leave out
+_NOTHING = -75.0  # log of the mass that a tail may leave out
 _EXACT = float(1 << 53)
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -101,7 +101,7 @@ def _marks(p: Density) -> Any:
     k = np.unique(np.rint(np.concatenate(looked)))
     k = k[(k >= low) & (k <= high)]
     log_p, _ = _logs(p, p, k)
-    # Mass of a stretch: what the number beside a wide step stands for.
+    # Mass of a stretch: the number beside a wide step stands for it.
     with np.errstate(all="ignore"):
         mass = log_p + np.log(np.maximum(np.gradient(k), 1.0)) if len(k) > 1 else log_p
     mass = np.where(np.isnan(mass), -np.inf, mass)

@@ -545,7 +545,7 @@ class TotalVariation(FDivergence):
 
     def level(self, block: Block) -> Array:
         sums = block.known.sums
-        # What `temperature_share` adds to the sum of the part: then it has Σ p u.
+        # `temperature_share` adds this to the sum of the part, which has Σ p u then.
         return -0.5 * (sums[TEACHER] + sums[_BELOW + TEACHER])
 
     def _sign(self, index: int, block: Block) -> Array:

@@ -358,7 +358,8 @@ class CrossEntropy(Measure):
 class OfNormalized(Measure):
     """A measure −Σ p·log q of rows that sum to 1 but for their rounding.
 
-    A class of more than half of q has what the others leave: its own −log q has lost that.
+    The −log q of a class with more than half of q is computed from the sum of the others, since its
+    own has lost the digits.
     """
 
     number_of_sums = 3

@@ -311,7 +311,7 @@ def left_mass(xp: Namespace, entries: Entries, mass: Array | None, classes: Any)
     """Return the teacher's mass on the others: the given one, or 1 − Σ e^a ≥ 0."""
     if mass is None:
         mass = _rest(xp, entries.a, entries.likeliest)
-    # All classes are given: what rounding leaves of the mass belongs to none.
+    # All classes are given: a rest of the mass is rounding, and belongs to none.
     whole = xp.sum(xp.astype(entries.valid, xp.int32), axis=-1, keepdims=True) == classes
     return xp.where(whole, 0.0, mass)
 

@@ -259,7 +259,7 @@ def words_of(names: Sequence[str], frame: dict[str, Any]) -> Buffer:
 
 
 def arrays_of(names: Iterable[str], layout: Layout) -> dict[str, int]:
-    """Return what a frame has of arrays: their table, addresses, and what copies them."""
+    """Return a frame's entries about arrays: their table, addresses, and copying functions."""
     names = tuple(names)
     return {
         "table": layout.table.ctypes.data,

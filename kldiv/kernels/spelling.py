@@ -122,8 +122,8 @@ def numbered(divergence: Any) -> Numbered:
 def form_of(operation: Any) -> Form | None:
     """Return the fused form of an operation, or None."""
     kind = _kind(operation)
-    if kind is None or getattr(kind, "order", None):  # a derivative
-        return None
+    if kind is None or getattr(kind, "order", None) or getattr(operation, "given", None):
+        return None  # a derivative, or rows of which the constants are at hand instead of logits
     return next((form for form in FORMS if form.fits(operation, kind)), None)
 
 
@@ -152,7 +152,7 @@ def no_fused_form(
 def _kind(operation: Any) -> Any:
     """Return the function of a loss of elements, the divergence of a loss of rows, or None.
 
-    Of a loss of labels it is what is asked for.
+    A loss of labels gives instead whether it has a label and an entropy part.
     """
     if isinstance(operation, LabelLoss):
         return operation.labelled, operation.entropic

@@ -63,6 +63,10 @@ class Technology:
     # torch.compile calls this while it traces: it cannot trace a look for packages and devices.
     problem._dynamo_marked_constant = True  # type: ignore[attr-defined] # noqa: SLF001
 
+    def least(self, operation: Any) -> int:  # noqa: ARG002
+        """Return how many elements an operation has from where on the formulas are slower."""
+        return self.small
+
     def refusal(self, work: Work) -> str | None:
         """Return why there is no kernel for such work, or None where there is."""
         if any(index > 1 - isinstance(work.operation, LabelLoss) for index in work.gradients):

@@ -77,18 +77,6 @@ class Kept:
 
     def reset(self) -> None:
         """Forget all rows."""
-        self._clear()
-
-    def _clear(self) -> None:
-        """Begin without rows."""
-        raise NotImplementedError
-
-    def _state(self) -> dict[str, Any]:
-        """Return the state, as arrays by name."""
-        raise NotImplementedError
-
-    def _take(self, state: dict[str, Any]) -> None:
-        """Replace the rows by those of a state."""
         raise NotImplementedError
 
     def _add(self, other: Self) -> None:
@@ -108,7 +96,7 @@ class Kept:
         dict
             For `load_state_dict`, and any checkpoint.
         """
-        return self._state()
+        raise NotImplementedError
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
@@ -124,7 +112,7 @@ class Kept:
         InputError
             It is none, or of another format, or lacks the sketch of quantiles.
         """
-        self._take(state)
+        raise NotImplementedError
 
     def merge(self, other: Self) -> Self:
         """
@@ -171,9 +159,9 @@ class Kept:
         LibraryError
             ``torch.distributed`` has not been initialised.
         """
-        from kldiv.backends.torch_ import processes  # noqa: PLC0415 - PyTorch is optional
+        from kldiv.backends.torch_ import tensor_parallel  # noqa: PLC0415 - PyTorch is optional
 
-        return self._like(processes.gather(self.state_dict(), group))
+        return self._like(tensor_parallel.gather(self.state_dict(), group))
 
     def _like(self, states: Sequence[dict[str, Any]]) -> Self:
         """Return a metric of this one's kind with the rows of several states."""
@@ -280,7 +268,7 @@ class Metric(Kept):
         self._quantiles = quantiles
         self.reset()
 
-    def _clear(self) -> None:
+    def reset(self) -> None:  # noqa: D102 - as `Kept` has it
         self._moments = moments(np.empty(0))
         self._pending: list[Array] = []
         self._sketch: Any = _sketch() if self._quantiles else None
@@ -488,14 +476,14 @@ class Metric(Kept):
 
     # ---- kept ------------------------------------------------------------------------------------
 
-    def _state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102 - as `Kept` has it
         self._settle()
         state: dict[str, Any] = {"format": FORMAT, "moments": self._moments.copy()}
         if self._sketch is not None:
             state["sketch"] = np.frombuffer(self._sketch.serialize(), np.uint8)
         return state
 
-    def _take(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102 - as `Kept` has it
         try:
             version, found = int(state["format"]), np.asarray(state["moments"], np.float64)
             sketch = None if self._sketch is None else bytes(np.asarray(state["sketch"], np.uint8))
@@ -699,9 +687,9 @@ def merged(vector: Array, axis_name: str) -> Array:
     array
         The moments of all, the same on each device.
     """
-    from kldiv.backends.jax_ import axes  # noqa: PLC0415 - JAX is optional
+    from kldiv.backends.jax_ import sharding  # noqa: PLC0415 - JAX is optional
 
-    return merge_moments(*axes.gather(vector, axis_name))
+    return merge_moments(*sharding.gather(vector, axis_name))
 
 
 def merge_moments(*vectors: Array) -> Array:

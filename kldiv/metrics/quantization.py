@@ -189,7 +189,7 @@ class Quantization(Kept):
         self._parts["kl"] = Metric(_itself, quantiles=quantiles)
         self._quantiles = quantiles
 
-    def _clear(self) -> None:
+    def reset(self) -> None:  # noqa: D102 - as `Kept` has it
         for part in self._parts.values():
             part.reset()
 
@@ -330,14 +330,14 @@ class Quantization(Kept):
 
     # ---- kept ------------------------------------------------------------------------------------
 
-    def _state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102 - as `Kept` has it
         return {
             f"{name}.{key}": value
             for name, part in self._parts.items()
             for key, value in part.state_dict().items()
         }
 
-    def _take(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102 - as `Kept` has it
         for name, part in self._parts.items():
             start = f"{name}."
             own = {key.removeprefix(start): v for key, v in state.items() if key.startswith(start)}

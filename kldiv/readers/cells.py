@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _SAMPLE_ROWS: Final = 1000  # that decide which columns are text,
 _SAMPLE_CELLS: Final = 1 << 20  # but fewer rows where they are long
-_DECIMALS: Final = 1000  # prices have two, what a program computed has more than these three
+_DECIMALS: Final = 1000  # prices have two, computed numbers have more than these three
 _INDEX: Final = frozenset({"", "index", "level_0", "unnamed: 0", "id", "idx", "row", "nr", "no"})
 _KEYS: Final = _INDEX | {"key", "code", "number", "num", "rank", "year", "age", "zip", "plz"}
 _EDGES: Final = (
@@ -537,7 +537,7 @@ def _like_labels(numbers: Numbers) -> bool:
     """Return whether numbers could be labels: all different, of few decimals."""
     if not np.isfinite(numbers).all() or len(np.unique(numbers)) < len(numbers):
         return False
-    with np.errstate(all="ignore"):  # what overflows is no label
+    with np.errstate(all="ignore"):  # a number that overflows is no label
         scaled = numbers * _DECIMALS
         off = np.abs(scaled - np.rint(scaled))
         return bool(np.all(off <= 1e-6 * np.maximum(np.abs(scaled), 1)))

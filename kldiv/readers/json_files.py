@@ -120,7 +120,7 @@ def _of_rows(source: Source, rows: dict[str, dict[str, Any]]) -> Table:
 
 
 def _split(found: Any) -> list[dict[str, Any]] | None:
-    """Return the rows of what pandas splits a data frame or series into; None of anything else."""
+    """Return the rows of a frame or series as pandas' orient="split" writes it, or None."""
     if not (isinstance(found, dict) and len(found) == 3 and {"index", "data"} <= found.keys()):
         return None
     index, rows = found["index"], found["data"]

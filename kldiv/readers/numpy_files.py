@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_NPY_HEADER: Final = 10_000  # what NumPy itself takes for safe to parse
+_NPY_HEADER: Final = 10_000  # NumPy's own limit of a header that is safe to parse
 
 # Absolute, with a backslash or a control character, or climbing out of its folder.
 _TRICK: Final = re.compile(r"^/|^[A-Za-z]:/|\\|[\x00-\x1f\x7f]|(^|/)\.\.(/|$)|^$")

@@ -140,7 +140,7 @@ class _Text:
         if asked is None:
             return self._own_encoding()
         # Both files of a comparison are read with the options that one of them needs: no text of
-        # single bytes is UTF-8 by chance, and none of others is it that is not what was asked for.
+        # single bytes is UTF-8 by chance, and any other that is UTF-8 is in the encoding asked for.
         single = len("é".encode(asked, "replace")) == 1
         if self._is("ascii") or not ((single or not self._is(asked)) and self._is("utf-8")):
             return asked

@@ -40,7 +40,7 @@ _ALIEN: Final = (
     (b"sqlite format 3", "an SQLite database"),
     (b"version https://git-lfs", "a pointer of Git LFS: git lfs pull fetches the file"),
 )
-"""What is no text, and how it starts, in lower case where that is a word."""
+"""How files that are no text start (words in lower case), and their kind."""
 _PART: Final = 1 << 20  # bytes of text
 _XZ_MEMORY: Final = 130 << 20
 _FEW: Final = 1 << 10  # bytes of a .zst, each of which may stand for many thousand

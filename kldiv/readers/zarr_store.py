@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from kldiv.readers.stored import Index
 
-# Only these are run: among numcodecs' are some that unpickle what the store holds.
+# Only these are run: some of numcodecs' unpickle the store's bytes.
 _CODECS: Final = {
     *("bytes", "transpose", "sharding_indexed"),
     *("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"),

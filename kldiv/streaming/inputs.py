@@ -54,7 +54,7 @@ _TOTAL: Final = {
 }
 """Names of a class that may be the sum of all others."""
 _MANY: Final = 1 << 16  # classes, among which nobody looks for a total
-_ROUNDED: Final = 1e-3  # of a total, by rounding of what it sums
+_ROUNDED: Final = 1e-3  # of a total, by rounding of its terms
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Logits(Logarithmic):
         normalize: bool,  # noqa: ARG002
     ) -> Triple:
         """Return the losses of whole rows, or some classes' share in the Jensen-Shannon one."""
-        p, q = block.read  # not their softmax, which has lost what is below its rounding
+        p, q = block.read  # not their softmax, which has lost the smallest classes
         if known is not None:
             nothing = np.zeros(len(p))  # the states give the rest in the end
             share = _JS.settings(shards.ShardSums, given=(VALUE,)).elements(np, q, p, known[:, 2:])[

@@ -45,7 +45,7 @@ class Pairs:
     divergences : dict
         A matrix of each divergence by its name, P in the row, Q in the column, in nats.
     warnings : tuple of str
-        What was decided or looks odd, in sentences.
+        Assumptions and oddities, in sentences.
     """
 
     labels: tuple[str, ...]
@@ -101,7 +101,7 @@ def pairwise(
     See Also
     --------
     kldiv.pairwise : Of arrays of any library, differentiable.
-    compare : Two files, with what contributes the most.
+    compare : Two files, with the classes that contribute the most.
 
     Examples
     --------
@@ -273,7 +273,7 @@ def _probabilities(
     *,
     generalized: bool,
 ) -> Floats:
-    """Return probabilities, some rows normalised; refuse what are none."""
+    """Return probabilities, some rows normalised; refuse numbers that cannot be probabilities."""
     why = "probabilities and counts are finite and not negative; form='logits' takes scores"
     _refuse(array, labels, ~((array >= 0) & (array < math.inf)), why)
     if options.smoothing and not normalize.all():

@@ -57,7 +57,7 @@ def _sums(side: Side, seen: Seen, places: Places) -> Iterator[str]:
 
 
 def reasons(side: Side, seen: Seen, places: Places) -> Iterator[str]:
-    """Yield what makes a result no number."""
+    """Yield the reasons why a result is NaN."""
     whose = side.name if side.path is None else f"{side.name}, {side.path},"
     rows = "; `reduction` 'none' keeps the other rows" if places.shape else ""
     for odd, what, mend in (

@@ -99,7 +99,7 @@ class Run:
         self._work = Work(job, pair)
         self._scheduler = scheduler
         self._explanation = _explained(self._work)
-        # What "auto" means is seen by looking at the numbers.
+        # The form that "auto" stands for is decided by the numbers.
         guess = checked.form == "auto"
         self._held: list[Held] = [] if guess else [checked.held(n, counts=False) for n in "PQ"]
         self._total: Total | None = None

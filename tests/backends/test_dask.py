@@ -51,6 +51,14 @@ def check_gradient(found, wanted, tolerance, floor):
     assert (error <= tolerance * np.nansum(abs(wanted), axis=-1) + CLASSES * floor).all()
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_many_rows_whose_classes_are_in_chunks(da, loss):
+    s, t = np.random.default_rng(0).normal(size=(2, 3000, 8))
+    pair = [lazily(da, array, (3000, 4)) for array in (s, t)]
+    found = LOSSES[loss](*pair, reduction="none").compute()
+    np.testing.assert_allclose(found, LOSSES[loss](s, t, reduction="none"), rtol=2e-15)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("chunks", CHUNKS)

@@ -709,7 +709,7 @@ def test_no_closed_form_names_what_would_work():
 
 
 def test_the_table_of_the_documentation_is_the_registry():
-    from kldiv.distributions.table import pairs_table
+    from tools.tables import pairs_table
 
     page = Path(kldiv.__file__).parents[1] / "docs" / "distributions.md"
     text = page.read_text(encoding="utf-8")

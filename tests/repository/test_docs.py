@@ -14,7 +14,7 @@ import pytest
 from libraries import Library, require
 
 import kldiv
-from kldiv.backends.capabilities import CAPABILITIES, FEATURES, support_table
+from tools.tables import CAPABILITIES, FEATURES, support_table
 
 ROOT = Path(kldiv.__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -109,9 +109,9 @@ class JaxBackend(Backend):
             return operation.by_logits(jnp, route.run, *arrays)
         return linear.run(operation, route, *arrays)
 
-    def is_small(self, arrays: Sequence[Array]) -> bool:
+    def is_small(self, operation: Operation, arrays: Sequence[Array]) -> bool:
         # An exported program may have sizes that are not known yet.
-        return not sharding.is_sized(arrays[0].shape) or super().is_small(arrays)
+        return not sharding.is_sized(arrays[0].shape) or super().is_small(operation, arrays)
 
     def unreachable(
         self,

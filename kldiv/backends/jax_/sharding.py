@@ -46,6 +46,11 @@ def is_sized(shape: Sequence[Any]) -> bool:
     return all(isinstance(size, int) for size in shape)
 
 
+def gather(array: Array, axis_name: str) -> Array:
+    """Return the array of each device along a mesh axis, along a new first axis."""
+    return jax.lax.all_gather(array, axis_name)
+
+
 def in_blocks(operation: RowWise, *arrays: Array, xp: Namespace = jnp) -> Array:
     """Compute the elements of an operation on rows, a block at a time."""
     if not is_sized(arrays[0].shape):

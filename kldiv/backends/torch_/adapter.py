@@ -142,12 +142,13 @@ class TorchBackend(Backend):
         hook = TransformableLinear if transformed else linear.InChunks
         return hook.apply(operation, route, *arrays)
 
-    def is_small(self, arrays: Sequence[Array]) -> bool:
+    def is_small(self, operation: Operation, arrays: Sequence[Array]) -> bool:
         if exporting():
             return True  # an exported program serves every size
         first = arrays[0]
+        least = CPU.small if torch.compiler.is_compiling() else BLOCKS.least(operation)
         # An entry that vmap shows may be small where all of them together are not.
-        return first.numel() < CPU.small and first.device.type == "cpu" and not transforming()
+        return first.numel() < least and first.device.type == "cpu" and not transforming()
 
     def size(self, arrays: Sequence[Array]) -> int:
         if not transforming() or torch.compiler.is_compiling():
@@ -171,7 +172,7 @@ class TorchBackend(Backend):
                 return refusal
         traced = torch.compiler.is_compiling()
         if technology is BLOCKS and (traced or transforming()):
-            return "the formulas are what a compiler and a transform take"
+            return "a compiler and a transform take the formulas only"
         if traced:
             return None
         if transforming() and any(map(is_wrapped, arrays)):

@@ -48,7 +48,7 @@ def _gradients_of(ctx: Any, cotangent: Array, saved: Sequence[Array]) -> tuple[A
             outputs["kept"] = kept[0]
         found = ctx.route.fused(ctx.operation, arrays, **outputs)
     if found is None:
-        # Nothing follows what runs without gradients: it needs no hook.
+        # A call without gradients has no consumers: it needs no hook.
         plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or transforming())
         run = ctx.route.compute if plain else ctx.route.run
         if given:

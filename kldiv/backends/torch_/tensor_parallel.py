@@ -29,6 +29,17 @@ GATHERED = 16
 rows, so that traffic and memory do not grow with the number of ranks."""
 
 
+def gather(value: Any, group: Any) -> list[Any]:
+    """Return the value of each process, in the order of ranks."""
+    if not (dist.is_available() and dist.is_initialized()):
+        raise LibraryError(
+            "sync needs the processes of torch.distributed: call init_process_group first"
+        )
+    values: list[Any] = [None for _ in range(dist.get_world_size(group))]
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
 class GroupRanks:
     """The collectives of a process group, on tensors whose first axes are rows."""
 

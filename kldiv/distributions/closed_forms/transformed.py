@@ -55,7 +55,7 @@ def image(xp: Namespace, p: Any, q: Any) -> Array:
     """The bases', of transforms that are the same or affine; NaN where others differ by values."""
     core_p, steps_p = _chain(p)
     core_q, steps_q = _chain(q)
-    between: Map | None = None  # what is to be done to P yet
+    between: Map | None = None  # the maps still to be applied to P
     holds: Array | None = None  # where that could be carried through
     while True:
         between = _affine(between, steps_p, steps_q)

@@ -7,7 +7,7 @@ float64 is computed by the formulas, a block at a time. Pairs of rows are produc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.rows import RowLoss
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from kldiv.kernels.work import Found, Work
 
 
-MOST: Final = 1 << 20
-"""Classes of a row up to which the buffers for whole rows take little memory."""
-
-
 class Blocks(Technology):
     """NumPy's own functions, with buffers for their results."""
 
@@ -29,14 +25,18 @@ class Blocks(Technology):
     words = "NumPy on blocks in the cache"
     small = 1 << 14
     forms = ("f_div_with_logits, mixture", "f_div_with_logits, Jeffreys")
+    by_types = True
     step = "computing"
+
+    def least(self, operation: Any) -> int:
+        # The formulas of rows are a hundred calls of NumPy's and more.
+        quick = isinstance(operation, RowLoss) and operation.compute == "float32"
+        return 0 if quick else self.small
 
     def refusal(self, work: Work) -> str | None:
         kinds = [work.operation.result, *map(dtype_name, work.arrays)]
         if "bfloat16" in kinds and hasattr(work.arrays[0], "data_ptr"):
             return "NumPy has no bfloat16"
-        if isinstance(work.operation, RowLoss) and work.arrays[0].shape[-1] > MOST:
-            return f"rows of more than {MOST} classes"
         if isinstance(work.operation, PairMeasure):
             why: str | None = self.module(work).refusal(work)
             return why

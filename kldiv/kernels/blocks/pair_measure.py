@@ -62,7 +62,7 @@ class Factors(NamedTuple):
     sizes: list[tuple[Buffer, Buffer]] | None = None
     """Whose product bounds the rounding of the others; by default their magnitudes."""
     bounds: tuple[Buffer, Buffer] | None = None
-    """Numbers of each row that bound the rounding of what is added to products; by default own."""
+    """Numbers of each row that bound the rounding of terms added to products; by default own."""
     each: EachPair | None = None
 
 

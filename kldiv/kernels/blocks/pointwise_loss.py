@@ -80,7 +80,7 @@ def _weighed(slope: Buffer, factor: Any, keep: Buffer | None) -> Buffer:
 class Probabilities:
     """y·(log y − x) of a block; results are in buffers, and one lasts until the next.
 
-    The value is asked for last: it takes the place of what slopes are made of.
+    The value is asked for last: it overwrites the numbers that slopes are computed from.
     """
 
     def __init__(

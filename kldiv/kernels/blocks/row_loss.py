@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from kldiv.kernels.blocks.arrays import Buffer, Index
     from kldiv.kernels.work import Found, Work
 
+MOST = 1 << 20
+"""Classes of a row up to which the buffers for whole rows take little memory."""
+
 _LOWEST = -1e300
 """Instead of the logarithm of 0: finite times a probability."""
 
@@ -47,7 +50,7 @@ class Rows:
         self.outputs = {index: host(array) for index, array in results.outputs.items()}
         dtype = operation.compute
         self.loss = replace(operation, reduction="none", total=dtype, result=dtype)
-        self.wide = dtype == "float64"
+        self.wide = dtype == "float64" or self.s.shape[-1] > MOST
         self.divergence = divergences.of(operation.divergence)
         size = 4 * SIZE if self.wide else SIZE  # formulas make more calls
         self.blocks = row_blocks(self.s.shape, "float64", 8 * size)

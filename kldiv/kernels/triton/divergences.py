@@ -145,7 +145,7 @@ def means(own, other, view, wide: tl.constexpr, divergence: tl.constexpr):
     """Return the sums over classes that the gradient in ``own`` takes.
 
     Total variation's are the masses of p where x is below 0, and above; half of that at 0 is in
-    each. Of others the first is the mean of what `rise` returns.
+    each. Of others the first is the mean of `rise`.
     """
     second = tl.zeros_like(view.temperature)
     if divergence == TOTAL_VARIATION:
@@ -178,6 +178,6 @@ def slopes(own, other, view, first, second, wide: tl.constexpr, divergence: tl.c
         found -= theirs * falling(own, other, view, wide)
     else:
         p, found = rise(own, other, view, wide, divergence)
-        # What no gradient of an infinite divergence has is 0 where p is.
+        # The infinite part of an infinite divergence's gradient is 0 where p is.
         found = tl.where(none & (found == 0.0), 0.0, found - p * first)
     return found + nan

@@ -409,7 +409,7 @@ def block_state(t, s, temperature, hot, wide: tl.constexpr, both_anchors: tl.con
     step = steps(t, s, c, c_low)
     x = clipped(step * hot.inverse)
     near = bounded(x, like(x, NEAR))
-    # Beside what is as low as can be x tells nothing of what is −∞: its weight does.
+    # Beside the lowest finite logit x does not tell which class is −∞: its weight does.
     w_near, inside = w * near, (tl.abs(x) < NEAR) & (w > 0.0) & (v > 0.0)
     # w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
     scale = student_scale(s_max, t_max, pivot, pivot_low, temperature)
