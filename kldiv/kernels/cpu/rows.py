@@ -24,6 +24,7 @@ rows, or the segments of a few long ones, one stage after the other; results do 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kldiv.kernels.cpu.code import AHEAD, DOUBLE, I8, I64, Code, Value, at_least, at_most, select
@@ -44,7 +45,7 @@ from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.cpu.sums import Total, block_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from kldiv.kernels.cpu.code import Real
     from kldiv.kernels.cpu.divergences import Divergence
@@ -130,7 +131,7 @@ _PADS: Final = 3 * PAD
 def scratch_size(segments: int, width: int, real: Real, *, buffers: bool) -> int:
     """Return how many bytes of room a thread needs."""
     fixed = _PADS + _STATE_SIZE + 8 * PART * segments
-    return fixed + (KEPT * segments * width + buffers * SEGMENT) * real.size
+    return fixed + (KEPT * segments * width + buffers * BLOCK * real.lanes) * real.size
 
 
 def low_width(classes: Any, lanes: int) -> Any:
@@ -314,16 +315,24 @@ class Rows:
 
     def _zeros(self, segment: Value) -> None:
         """Write zeros: the gradients of a row that a mask drops."""
-        code, real = self.code, self.real
-        start = segment * SEGMENT
-        n = at_most(self.frame["classes"] - start, SEGMENT)
+        code, size = self.code, BLOCK * self.real.lanes
+        first = segment * SEGMENT
+        end = at_most(first + SEGMENT, self.frame["classes"])
         for side in "st":
-            with code.when(self.frame[f"wants_{side}"] != 0):
-                out, direct = self.place(f"gradient_{side}", start, self.buffer)
-                with code.loop(n) as k:
-                    code.store(out, code.constant(real.scalar, 0.0), k)
-                with code.when(~direct):
-                    self.move(f"gradient_{side}", start, n, out)
+            with code.when(self.frame[f"wants_{side}"] != 0), code.loop(end, first, size) as start:
+                n = at_most(end - start, size)
+                with self.written(f"gradient_{side}", start, n) as run, code.loop(run.count) as k:
+                    run.store(k, code.constant(self.real.vector, 0.0))
+
+    @contextmanager
+    def written(self, name: str, start: Value, n: Value) -> Iterator[Run]:
+        """Give the run in which a block of a gradient is written: in place, or in a buffer."""
+        at, direct = self.place(name, start, self.buffer)
+        run = Run(self.code, self.real, at, n, self.pad)
+        yield run
+        run.finish()
+        with self.code.when(~direct):
+            self.move(name, start, n, at)
 
     def place(self, name: str, start: Value, own: Value) -> tuple[Value, Value]:
         """Return the address of a part of the row, or a buffer's, and whether it is the former."""
@@ -633,10 +642,23 @@ class Segment:
 
     def read(self) -> None:
         """Copy the logits where they are not read in place, and their last vector."""
+        for source, direct in zip(self.sources, self.direct, strict=True):
+            with self.code.when(direct):
+                source.fill(-float("inf"))  # classes that both mask
+
+    def _block(self, begin: Value) -> tuple[Value, Value]:
+        """Return the first class of a block, and how many it has."""
+        first = begin * self.real.lanes
+        return first, at_most(self.n - first, BLOCK * self.real.lanes)
+
+    def _read_block(self, begin: Value) -> None:
+        """Copy logits of a block."""
+        first, n = self._block(begin)
         for name, source, direct in zip(ARRAYS, self.sources, self.direct, strict=False):
             with self.code.when(~direct):
-                self.rows.move(name, self.start, self.n, source.at)
-            source.fill(-float("inf"))  # classes that both mask
+                self.rows.move(name, self.start + first, n, source.at + first * self.real.size)
+                with self.code.when(n < BLOCK * self.real.lanes):
+                    source.fill(-float("inf"))
 
     def shift(self) -> None:
         """Copy the logits less their shifts."""
@@ -663,12 +685,11 @@ class Segment:
         """Write maxima and sums of weights of each block; of some sides the sums beside those."""
         code, rows, vector = self.code, self.rows, self.real.vector
         nothing, labelled = -float("inf"), rows.divergence.labelled
-        if labelled:
-            self._keep_label()
         with code.loop(self.count, step=BLOCK) as begin:
             end = at_most(begin + BLOCK, self.count)
             tops = [code.variable(code.constant(vector, nothing)) for _ in range(2)]
             ends = [code.variable(code.constant(vector, -nothing)) for _ in range(2)]
+            self._read_block(begin)
             with code.loop(end, begin) as k:
                 s, t = self._logits(k)
                 for index, own in enumerate((t, s)):
@@ -723,6 +744,8 @@ class Segment:
                 code.store(place, number_of, 10 + index)
             for side, highest in beside.items():
                 code.store(place, largest(highest.get()).to(DOUBLE), 6 + "ts".index(side))
+        if labelled:
+            self._keep_label()
 
     def _label(self) -> tuple[Value, Value, Value]:
         """Return the place of the row's label, whether that is in the segment, and its logit."""
@@ -910,8 +933,6 @@ class Segment:
     def gradient(self, side: str) -> None:
         """Write a gradient."""
         code, rows, real = self.code, self.rows, self.real
-        out, direct = rows.place(f"gradient_{side}", self.start, rows.buffer)
-        written = Run(code, real, out, self.n, rows.pad)
         *of_labels, factor = rows.factors()
         scale = rows.vector(factor)
         slope, has_mean = rows.divergence.slope(rows, side), rows.divergence.has_mean(side)
@@ -934,26 +955,25 @@ class Segment:
             of_block = rising and rising(begin)
             which = index if has_mean else 0
             own = self._factor(record, which, rows.get("ts"[which] + "_scale"))
-            with code.loop(at_most(begin + BLOCK, self.count), begin) as k:
-                written.fetch(k + AHEAD, write=True)
+            start, n = self._block(begin)
+            out = rows.written(f"gradient_{side}", self.start + start, n)
+            with out as written, code.loop(written.count) as place:
+                written.fetch(place + AHEAD, write=True)
+                k = begin + place
                 if of_block:
                     lane, u = of_block(k)
                     found = slope(lane, u - mean)
                 else:
-                    place = 2 + index if has_mean else 2
                     p = self._share(k, which, own)
-                    part = code.load(real.vector, self._kept(k, place))
+                    part = code.load(real.vector, self._kept(k, 2 + index * has_mean))
                     found = part - p * mean if has_mean else part * kept + p * moved
                 found = found * scale
                 if of_labels:
                     # Of a divergence that does not count it may be NaN.
                     found = select(scale == 0.0, 0.0, found)
-                written.store(k, joined(k, lane, found) if joined else found)
-        written.finish()
+                written.store(place, joined(k, lane, found) if joined else found)
         if joined:
-            self._slope_of_label(out, of_labels)
-        with code.when(~direct):
-            rows.move(f"gradient_{side}", self.start, self.n, out)
+            self._slope_of_label(of_labels)
 
     def _with_labels(self, factors: Sequence[Value]) -> Callable[[Value, Lane, Value], Value]:
         """Return a function that adds the gradients of −log p and the entropy to that of KL.
@@ -972,7 +992,7 @@ class Segment:
 
         return joined
 
-    def _slope_of_label(self, out: Value, factors: Sequence[Value]) -> None:
+    def _slope_of_label(self, factors: Sequence[Value]) -> None:
         """Write the gradient in the label's logit."""
         code, rows, scalar = self.code, self.rows, self.real.scalar
         place, here, logit = self._label()
@@ -980,7 +1000,11 @@ class Segment:
             divergence = code.load(scalar, rows.pad + PAD, place % self.real.lanes)
             anchor = rows.peak().anchor(self.real)
             slope = rows.peak().slope_of_label(logit, anchor, rows.lean(), factors)
-            code.store(out, (divergence.to(DOUBLE) + slope).to(scalar), place)
+            start = self.start + place
+            out, direct = rows.place("gradient_t", start, rows.buffer)
+            code.store(out, (divergence.to(DOUBLE) + slope).to(scalar))
+            with code.when(~direct):
+                rows.move("gradient_t", start, code.whole(1), out)
 
 
 def largest(vector: Value) -> Value:
