@@ -64,10 +64,10 @@ def run(work: Work, kernel: Any) -> Found:
         "classes": first.shape[-1],
         "others": len(second),
         "symmetric": operation.symmetric,
-        "first": first.ctypes.data,
-        "second": second.ctypes.data,
-        "numbers": numbers.ctypes.data,
-        "values": values.ctypes.data,
+        "first": first,
+        "second": second,
+        "numbers": numbers,
+        "values": values,
     }
     words = words_of(pairs.FRAME, frame)
 
