@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kldiv.kernels.cpu.code import DOUBLE, Value, at_least, at_most, select
 from kldiv.kernels.cpu.elementary import added, difference, eighth_difference, log, log1p
-from kldiv.kernels.cpu.peaks import Scale, Sums, peak_of
+from kldiv.kernels.cpu.peaks import Peak
 from kldiv.kernels.cpu.row import HEAT, PART, SEGMENT, STUDENT, TEACHER, low_width
 from kldiv.kernels.cpu.sums import Total
 
 if TYPE_CHECKING:
+    from kldiv.kernels.cpu.peaks import Scale
     from kldiv.kernels.cpu.row import Row
 
 FAR: Final = 2.0**40
@@ -37,21 +38,22 @@ class _Side(NamedTuple):
 
 def _sides(row: Row) -> list[_Side]:
     """Return the sides of a row, and write the factors of their blocks."""
-    code, found, count = row.code, [], len(row.divergence.sides)
+    found: list[_Side] = []
+    code, count = row.code, len(row.divergence.sides)
     tops = [code.variable(code.real(-float("inf"))) for _ in range(count)]
     flags, besides = ([code.variable(code.real(0.0)) for _ in range(count)] for _ in range(2))
     with code.loop(row.blocks) as block:
         record = row.record(block)
         for index in range(count):
-            own, flag = (code.load(DOUBLE, record, place) for place in (2 * index, 4 + index))
+            places = 2 * index, 4 + index, 6 + index
+            own, flag, other = (code.load(DOUBLE, record, place) for place in places)
             higher = own > tops[index].get()
             tops[index].set(select(higher, own, tops[index].get()))
             if row.divergence.paired:
-                other = code.load(DOUBLE, record, 6 + index)
                 besides[index].set(select(higher, other, besides[index].get()))
                 flags[index].set(at_least(flags[index].get(), flag))
-    for index, (top, beside, flag) in enumerate(zip(tops, besides, flags, strict=True)):
-        scale, total = row.scale(top.get()), Total(code)
+    for index, top in enumerate(each.get() for each in tops):
+        scale, total = row.scale(top), Total(code)
         with code.loop(row.blocks) as block:
             record = row.record(block)
             highest = code.load(DOUBLE, record, 2 * index)
@@ -59,7 +61,7 @@ def _sides(row: Row) -> list[_Side]:
             code.store(record, factor, 8 + index)
             if row.divergence.paired:
                 total.add(code.load(DOUBLE, record, 2 * index + 1) * factor)
-        found.append(_Side(top.get(), beside.get(), flag.get(), scale, total.get()))
+        found.append(_Side(top, besides[index].get(), flags[index].get(), scale, total.get()))
     return found
 
 
@@ -74,13 +76,21 @@ def find_scales(row: Row) -> None:
 
 def _find_peak(row: Row, side: _Side) -> None:
     """Write −log p(label) and the entropy of the teacher, and keep what its gradient takes."""
-    code = row.code
-
-    def read(block: Value) -> Sums:
+    code, scale = row.code, side.scale
+    taken, rest, depths = code.variable(code.real(0.0)), Total(code), Total(code)
+    with code.loop(row.blocks) as block:
         record = row.record(block)
-        return Sums(*(code.load(DOUBLE, record, place) for place in (0, 10, 11, 12, 8)))
-
-    peak = peak_of(code, row.blocks, read, side.scale)
+        top, ties, *sums, factor = (code.load(DOUBLE, record, at) for at in (0, 10, 11, 12, 8))
+        first = select((top == side.top) & (taken.get() == 0.0), code.real(1.0), 0.0)
+        taken.set(taken.get() + first)
+        below, moment = (each * 2.0**-row.own.lift for each in sums)
+        # A lost block is beyond numbers, but NaN in it counts.
+        share = factor * (below + row.scale(top).weight(top) * (ties - first))
+        rest.add(share)
+        depth = select(factor == 0.0, 0.0, side.top - top) / scale.heat.temperature
+        depths.add(factor * moment + share * depth)
+    peak = Peak(scale, rest.get() / scale.weight(side.top), depths.get())
+    peak = peak._replace(mean=peak.mean * peak.per)
     label, inside = row.label()
     of_label = row.parts + (select(inside, label, 0) // SEGMENT) * (8 * PART)
     row.store(peak.cost(code.load(DOUBLE, of_label), inside), 0)

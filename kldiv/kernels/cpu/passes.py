@@ -162,9 +162,11 @@ class Segment:
             if row.gradients or divergence.paired:
                 for index, weight in enumerate(weights):
                     code.store(self._kept(k, index), weight)
-            ties, *below = count(logits[0], weights[0]) if divergence.labelled else [None]
-            sums = split_in_halves([*(weights if divergence.paired else ()), *below])
-            return [*sums, ties] if divergence.labelled else sums
+            sums = weights if divergence.paired else []
+            if not divergence.labelled:
+                return split_in_halves(sums)
+            ties, *below = count(logits[0], weights[0])
+            return [*split_in_halves([*sums, *below]), ties]
 
         places = [1, 3] * divergence.paired + [11, 12] * divergence.labelled
         number = len(places) * (1 if self.real.single else 2)
@@ -378,7 +380,7 @@ class Segment:
         """Write a gradient."""
         code, row = self.code, self.row
         factors = row.factors()
-        slope = self._slope(side, factors[-1]) if row.divergence.paired else self._shares
+        slope: Any = self._slope(side, factors[-1]) if row.divergence.paired else self._shares
         labelled = side == "t" and row.divergence.labelled
         change = self._with_labels(factors[:2]) if labelled else None
         with code.loop(self.count, step=BLOCK) as begin:
@@ -388,7 +390,8 @@ class Segment:
             with out as written, code.loop(written.count) as place:
                 written.fetch(place + AHEAD, write=True)
                 p, found = of_block(begin + place)
-                written.store(place, change(begin + place, p, found) if change else found)
+                found = change(begin + place, p, found) if change else found
+                written.store(place, found)
         if labelled:
             self._slope_of_label(factors[:2])
 
