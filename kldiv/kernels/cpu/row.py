@@ -59,6 +59,7 @@ the means leave to gradients, and logits where they are converted or less their 
 LOGITS: Final = 4
 SUMS: Final = 8
 LEAN: Final = 3
+DEVIATION: Final = 4
 RECORD: Final = 13
 """Of a block: both maxima and sums of weights, whether a class is lost on one side, the sums
 beside the maxima on the other, and factors that take weights to the scale of the row; with labels
@@ -76,7 +77,7 @@ STATE: Final = (
     *("top_t", "top_s", "beside_t", "beside_s", "lost", "lone", "settled", "value"),
     *("mean_t", "anchor_t", "anchor_t_low", "at_t", "mean_s", "anchor_s", "anchor_s_low", "at_s"),
     *("below_t", "level_t", "below_s", "level_s"),  # without anchors: the mass below it, and at it
-    "known",  # whether the pass for the value found the student's mean
+    *("found", "known"),  # whether the pass for the value found the student's mean, exact or not
     "again",  # whether the mean has to be taken about another anchor
     *("size", "old", "old_low", "old_at"),  # Σ own |u| about the first anchor, and that anchor
     *("rest", "depth"),  # of the teacher's peak, and its mean depth

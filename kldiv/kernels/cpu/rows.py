@@ -137,6 +137,11 @@ class Rows:
                         passes.divergence(place, plain=False)
             else:
                 passes.divergence(place, plain=False)
+        if row.along and divergence.squares:
+            # Where signs do not tell whether the mean is exact, this costs less than a better one.
+            wanted = self.frame["wants_s"] != 0
+            with code.when((stage == TEACHER) & row.flag("found") & ~row.flag("known") & wanted):
+                passes.deviation(place)
         for base, side in ((TEACHER, "t"), (STUDENT, "s")) if self.gradients else ():
             if divergence.has_mean(side):
                 wanted = self.frame[f"wants_{side}"] != 0
