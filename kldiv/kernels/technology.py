@@ -107,7 +107,7 @@ class Technology:
 _MODULES: Final = {
     RowLoss: "row_loss",
     TopKLoss: "topk_loss",
-    LabelLoss: "label_loss",
+    LabelLoss: "row_loss",
     PolicyLoss: "row_loss",
     PairMeasure: "pair_measure",
     PairSlope: "pair_measure",

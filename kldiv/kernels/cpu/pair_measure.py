@@ -105,7 +105,7 @@ class _Given(NamedTuple):
         numbers = getattr(measure, "weights", None) or (alpha, 1.0 - alpha)
         return cls(rows, usable, padded, unit, np.array(numbers), threads.number(work.threads))
 
-    def share(self, kernel: Any, frame: dict[str, int], names: Sequence[str], rows: int) -> None:
+    def share(self, kernel: Any, frame: dict[str, Any], names: Sequence[str], rows: int) -> None:
         """Call a kernel for all rows of an array."""
         words = words_of(names, frame)
 
@@ -123,10 +123,10 @@ def _values(operation: PairMeasure, given: _Given, kernel: Any) -> Rows:
         "classes": first.shape[-1],
         "others": len(second),
         "symmetric": operation.symmetric,
-        "first": first.ctypes.data,
-        "second": second.ctypes.data,
-        "numbers": given.numbers.ctypes.data,
-        "values": values.ctypes.data,
+        "first": first,
+        "second": second,
+        "numbers": given.numbers,
+        "values": values,
     }
     given.share(kernel, frame, pairs.FRAME, len(first))
     values /= given.unit * operation.unit
@@ -155,11 +155,11 @@ def _gradient(
     frame = {
         "classes": own.shape[-1],
         "others": len(other),
-        "own": own.ctypes.data,
-        "other": other.ctypes.data,
-        "numbers": numbers.ctypes.data,
-        "weights": by_kernel.ctypes.data,
-        "gradient": gradient.ctypes.data,
+        "own": own,
+        "other": other,
+        "numbers": numbers,
+        "weights": by_kernel,
+        "gradient": gradient,
     }
     given.share(kernel, frame, pairs.SLOPE_FRAME, len(own))
     found: Rows = gradient[:, : given.rows[0].shape[-1]]
