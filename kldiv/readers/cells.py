@@ -119,6 +119,25 @@ def cell_of(value: Any) -> str:
     return str(value)
 
 
+class _Words:
+    """The cells of a column of text that say something, and how many do not."""
+
+    def __init__(self) -> None:
+        self.there: list[str] = []
+        self.missing = 0
+        self._seen: set[str] = set()
+        self._gone: set[str] = set()
+
+    def add(self, cells: Sequence[str]) -> None:
+        """Add cells: each word is looked at once."""
+        new = {*cells} - self._seen
+        self._seen |= new
+        self._gone.update(filter(is_missing, new))
+        there = [cell for cell in cells if cell not in self._gone] if self._gone else cells
+        self.there += there
+        self.missing += len(cells) - len(there)
+
+
 class _Tabulation:
     def __init__(self, source: Source, records: Records) -> None:
         self.source = source
@@ -186,18 +205,18 @@ class _Tabulation:
         self._check_names(wanted)
         numbers = [i for i in wanted if i not in self.text]
         values = self._parse(numbers, strict=len(numbers)) if numbers else np.empty((0, 0))
-        words: dict[int, list[str]] = {i: [] for i in text}
+        words = {i: _Words() for i in text}
         if text:
             for _, columns in self.records.blocks():
                 for i in text:
-                    words[i] += columns[i]
+                    words[i].add(columns[i])
         found = tuple(
-            Sample(
+            Sample(self.names[i], tuple(words[i].there), words[i].missing)
+            if i in words
+            else Sample(
                 self.names[i],
-                tuple(cell for cell in words[i] if not is_missing(cell))
-                if i in words
-                else (own := values[:, numbers.index(i)])[~np.isnan(own)],
-                sum(map(is_missing, words[i])) if i in words else int(np.isnan(own).sum()),
+                (own := values[:, numbers.index(i)])[~np.isnan(own)],
+                int(np.isnan(own).sum()),
             )
             for i in wanted
         )
