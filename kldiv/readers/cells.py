@@ -77,11 +77,11 @@ def tabulate(source: Source, records: Records) -> Table:
 def of_values(
     names: list[str], rows: list[Any], *, place: str, places: Sequence[int] = ()
 ) -> Records:
-    """Return rows of values of any type as cells; columns of text alone hold labels."""
+    """Return rows of values of any type as cells; columns of words alone hold labels."""
     text = [
         i
         for i in range(len(names))
-        if all(isinstance(row[i], str | None) for row in rows)
+        if all(isinstance(row[i], str | bool | None) for row in rows)
         and any(row[i] is not None for row in rows)
     ]
     block = (
@@ -109,11 +109,9 @@ def check_nested(source: Source, name: str, *, lists: bool = True) -> None:
 
 
 def cell_of(value: Any) -> str:
-    """Return a value as a cell of text."""
+    """Return a value as a cell of text; that of a truth value is a word, as text has it."""
     if value is None:
         return ""
-    if isinstance(value, bool | np.bool_):
-        return str(int(value))
     if isinstance(value, datetime) and value.time() == time():
         return str(value.date())  # as text has it
     return str(value)
