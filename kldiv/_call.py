@@ -720,17 +720,23 @@ def different(
 
 def check_axis(axis: Any, shape: tuple[int, ...], what: str) -> None:
     """Raise unless ``axis`` is one whole number within the axes of ``shape``."""
-    if not isinstance(axis, int):
-        try:
-            operator.index(axis)
-        except TypeError:
-            raise OptionError(
-                f"axis must be one whole number; got {axis!r}; {_one_axis(axis, shape)}"
-            ) from None
+    if not _is_whole(axis):
+        raise OptionError(f"axis must be one whole number; got {axis!r}; {_one_axis(axis, shape)}")
     if not -len(shape) <= axis < len(shape):
         raise ShapeError(
             f"axis {axis} is out of range for {what}; expected {-len(shape)} to {len(shape) - 1}"
         )
+
+
+def _is_whole(number: Any) -> bool:
+    """Return whether it is a whole number: True would be taken for axis 1 elsewhere."""
+    if isinstance(number, int):
+        return not isinstance(number, bool)
+    try:
+        operator.index(number)
+    except TypeError:
+        return False
+    return True
 
 
 def _one_axis(axis: Any, shape: tuple[int, ...]) -> str:

@@ -131,6 +131,52 @@ def slope(p, by):
     return [x - a * mean if a else x for a, x in zip(p, by, strict=True)]
 
 
+def of_masses(record, p, q):
+    """F(p, q) of masses that sum to no number in particular, ∂F/∂p and ∂F/∂q.
+
+    It is what `definition` returns, and a multiple of q − p, which normalised rows do not see.
+    """
+    value, *slopes = definition(record, p, q)
+    by_p, by_q = 0, 0
+    if isinstance(record, Mixture):
+        m, a, b = (mpmath.mpf(float(x)) for x in (record.m, record.a, record.b))
+        by_p, by_q = (a + b) * m - a, (a + b) * (1 - m) - b
+    elif isinstance(record, KL):
+        by_p, by_q = (1, -1) if record.reverse else (-1, 1)
+    of_p, of_q = (each / x if x else each for each, x in zip(slopes, (p, q), strict=True))
+    return value + by_p * p + by_q * q, of_p + by_p, of_q + by_q
+
+
+NAMED = {
+    "kl": lambda _: KL(),
+    "jeffreys": lambda _: Jeffreys(),
+    "js": lambda share: Mixture(share, share, 1 - share),
+    "skew": lambda share: Mixture(share, 1.0, 0.0),
+    "tv": lambda _: TotalVariation(),
+    "hellinger": lambda _: Hellinger(),
+    "chi2": lambda _: ChiSquared(),
+    "alpha": Alpha,
+}
+"""Records by what `kldiv.pairwise` calls them, of the order that may follow."""
+
+
+def measured(name, p, q):
+    """A divergence of two rows, by its name as `kldiv.pairwise` takes it."""
+    kind, _, order = name.partition(":")
+    p, q = ([mpmath.mpf(float(x)) for x in row] for row in (p, q))
+
+    def total(record):
+        pairs = [pair for pair in zip(p, q, strict=True) if any(pair)]
+        return mpmath.fsum(of_masses(record, *pair)[0] for pair in pairs)
+
+    if kind != "renyi":
+        return total(NAMED[kind](float(order or 0.5)))
+    alpha = mpmath.mpf(float(order))
+    mass = alpha * mpmath.fsum(p) + (1 - alpha) * mpmath.fsum(q)
+    lost = alpha * (1 - alpha) * total(Alpha(float(order))) / mass
+    return mpmath.log1p(-lost) / (alpha - 1)
+
+
 @cache
 def truths(name, size, dtype, temperature=1.0):
     """The truth of every row of `batch`."""

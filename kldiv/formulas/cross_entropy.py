@@ -24,6 +24,7 @@ from kldiv.formulas.divergences import (
     Divergence,
     KullbackLeibler,
     Wanted,
+    bend_by_tangents,
 )
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.numbers import EIGHTH
@@ -97,7 +98,10 @@ class CrossEntropy(Divergence):
         a = tempered(xp, EIGHTH * rows.t_max - eighths(xp, t), EIGHTH * temperature)
         b = tempered(xp, EIGHTH * rows.s_max - eighths(xp, s), EIGHTH * temperature)
         terms = (q - p) * b + self._slope(block) * xp.where(p == 0, 0.0, a)
-        return over(total(xp, terms, -1), temperature)
+        return -total(xp, terms, -1)
+
+    def temperature_bend(self, block: Block) -> Array:
+        return bend_by_tangents(self, block)
 
     def _shares(self, block: Block) -> list[Array]:
         xp, s, _, rows, _ = block.side(TEACHER)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
 
 from kldiv.formulas import logits, state
 from kldiv.formulas.blocks import class_blocks
-from kldiv.formulas.logits import Mix, Side
+from kldiv.formulas.logits import Mix, Side, Slopes
 from kldiv.formulas.special import expm1
 from kldiv.formulas.state import over, total
 
@@ -129,8 +129,8 @@ class Divergence:
         """Return p·u′(log p/q), of which derivatives of gradients consist."""
         raise NotImplementedError
 
-    def temperature_share(self, block: Block) -> Array:
-        """Return a block's share of ∂D/∂T, given the states and sums of the value and of ∂D/∂t."""
+    def slopes(self, block: Block) -> Slopes:
+        """Return T times both gradients, given the states and sums of all results."""
         raise NotImplementedError
 
     def canonical(self) -> tuple[Divergence, bool]:
@@ -144,6 +144,22 @@ class Divergence:
         p, q, _ = block.pair()
         known = self.gradient(index, block), self.curvature(block)
         return logits.tangent(block.xp, index, (q, p), *known, direction, block.temperature)
+
+    def temperature_share(self, block: Block) -> Array:
+        """Return a block's share of −T ∂D/∂T, given the states and sums of all results."""
+        return logits.temperature_share(*self._along(block))
+
+    def temperature_bend(self, block: Block) -> Array:
+        """Return the second derivative along (s, t)/T, of whole rows, given the same."""
+        side, slopes = self._along(block)
+        return logits.temperature_bend(side, slopes, self.curvature(block))
+
+    def _along(self, block: Block) -> tuple[Side, Slopes]:
+        """Return a side with the slopes as seen from there."""
+        slopes = self.slopes(block)
+        if TEACHER in block.known.rows:
+            return block.side(TEACHER), slopes
+        return block.side(STUDENT), slopes.swapped
 
     def of_rows(self, xp: Namespace, s: Array, t: Array, temperature: Temperature) -> Array:
         """Return the divergence of each row, given all its classes."""
@@ -197,8 +213,8 @@ class KullbackLeibler(Divergence):
     def curvature(self, block: Block) -> Array:
         return block.own(TEACHER)
 
-    def temperature_share(self, block: Block) -> Array:
-        return logits.kl_temperature_terms(block.side(TEACHER))
+    def slopes(self, block: Block) -> Slopes:
+        return logits.kl_slopes(block.side(TEACHER))
 
 
 @dataclass(frozen=True)
@@ -237,8 +253,10 @@ class Jeffreys(Divergence):
     def curvature(self, block: Block) -> Array:
         return self._added(block.own)
 
-    def temperature_share(self, block: Block) -> Array:
-        return self._added(lambda side: logits.kl_temperature_terms(block.side(side)))
+    def slopes(self, block: Block) -> Slopes:
+        each = {side: kl_slopes(side, block) for side in self._sides()}
+        parts = (self._added(lambda side: each[side][part]) for part in range(3))  # noqa: B023
+        return Slopes(*parts)
 
 
 @dataclass(frozen=True)
@@ -249,10 +267,7 @@ class Exchanged(Divergence):
     adds: ClassVar[bool] = False  # the other one's rule merges, whatever it is
 
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
-        own = [_OTHER[index] for index in wanted]
-        # Of the temperature's derivative: the other one's takes that in its teacher.
-        both = [TEACHER] if VALUE in wanted and TEACHER in wanted else []
-        sides, sums = self.divergence.needs(tuple(dict.fromkeys([*own, *both])))
+        sides, sums = self.divergence.needs(tuple(_OTHER[index] for index in wanted))
         return tuple([_OTHER[side] for side in sides]), sums
 
     def shares(self, sums: Wanted, block: Block) -> list[Array]:
@@ -273,6 +288,9 @@ class Exchanged(Divergence):
     def temperature_share(self, block: Block) -> Array:
         return self.divergence.temperature_share(self._turned(block))
 
+    def temperature_bend(self, block: Block) -> Array:
+        return self.divergence.temperature_bend(self._turned(block))
+
     def _turned(self, block: Block) -> Block:
         return block._replace(s=block.t, t=block.s, known=self._known(block.known))
 
@@ -281,6 +299,23 @@ class Exchanged(Divergence):
 
 
 _OTHER: Final = {STUDENT: TEACHER, TEACHER: STUDENT, VALUE: VALUE}
+
+
+def bend_by_tangents(divergence: Divergence, block: Block) -> Array:
+    """Return the second derivative along (s, t)/T, of whole rows, by those of the gradients."""
+    xp, temperature = block.xp, block.temperature
+    a, b = logits.relative(block.side(TEACHER))
+    a, b = xp.where(block.t == -math.inf, 0.0, a), xp.where(block.s == -math.inf, 0.0, b)
+    moved = (
+        divergence.tangent(index, block, (b, a)) * step for index, step in enumerate((b, a))
+    )
+    return total(xp, sum(moved), -1) * temperature * temperature
+
+
+def kl_slopes(side: int, block: Block) -> Slopes:
+    """Return T times both gradients of the KL whose state is of that side."""
+    found = logits.kl_slopes(block.side(side))
+    return found if side == TEACHER else found.swapped
 
 
 def states_of(wanted: Wanted) -> Wanted:
@@ -328,12 +363,13 @@ class Summed(Divergence):
         own, rise = self.rise(index, block)
         return self.weighted(index, block, own, rise - block.known.sums[index])
 
-    def temperature_share(self, block: Block) -> Array:
+    def slopes(self, block: Block) -> Slopes:
         sums = block.known.sums
-        return logits.temperature_terms(
+        return logits.slopes_of(
             block.side(TEACHER),
-            self.elements(block),
             self.unit_gradient(TEACHER, block),
+            self.unit_gradient(STUDENT, block),
+            self.elements(block),
             sums[VALUE],
             sums[TEACHER] + self.level(block),
         )

@@ -15,8 +15,9 @@ from kldiv.formulas.divergences import (
     Known,
     OfMixture,
     Wanted,
+    kl_slopes,
 )
-from kldiv.formulas.logits import Mix
+from kldiv.formulas.logits import Mix, Slopes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,12 +64,13 @@ class Interpolated(OfMixture):
     def curvature(self, block: Block) -> Array:
         return self._chosen(block.xp, block.own, super().curvature(block))
 
-    def temperature_share(self, block: Block) -> Array:
-        return self._chosen(
-            block.xp,
-            lambda side: logits.kl_temperature_terms(block.side(side)),
-            super().temperature_share(block),
+    def slopes(self, block: Block) -> Slopes:
+        each = {side: kl_slopes(side, block) for side in (TEACHER, STUDENT)}
+        parts = (
+            self._chosen(block.xp, lambda side: each[side][part], between)  # noqa: B023
+            for part, between in enumerate(super().slopes(block))
         )
+        return Slopes(*parts)
 
     def _chosen(self, xp: Namespace, of_side: Callable[[int], Array], between: Array) -> Array:
         """Return a function of the direction at the ends, and else another array."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from kldiv.formulas.numbers import ALIKE, DEEP, DEEP_32, DEEPEST, EIGHTH, GONE, NEAR
+from kldiv.formulas.numbers import DEEP, DEEP_32, DEEPEST, EIGHTH, NEAR
 from kldiv.formulas.special import (
     difference,
     expm1,
@@ -61,6 +61,20 @@ class Side(NamedTuple):
     temperature: Temperature = 1.0
 
 
+class Slopes(NamedTuple):
+    """T times both gradients of a block."""
+
+    t: Array
+    s: Array
+    both: Array
+    """Their sum for every class, right where p is near q."""
+
+    @property
+    def swapped(self) -> Slopes:
+        """The same with P and Q exchanged."""
+        return Slopes(self.s, self.t, self.both)
+
+
 # --- Kullback–Leibler -----------------------------------------------------------------------------
 
 
@@ -74,28 +88,11 @@ def grad_target(side: Side) -> Array:
     return over(_slope(side), side.temperature)
 
 
-def kl_temperature_terms(side: Side) -> Array:
-    r"""Return a block's share of ∂KL/∂T.
-
-    With a = (t − max t)/T and b = (s − max s)/T that is −Σ (∂KL/∂a·a + ∂KL/∂b·b)/T.  Both gradients
-    are as large as q − p, but their sum is as small as KL, and so is the rest, with a − b for a:
-
-        ∂KL/∂T = −Σ [p (x − μ)² + (p φ(−r) − p KL)·b]/T
-    """
-    xp, _, t, rows, temperature = side
-    p, q, r, x = _p(side), _q(side), _log_ratio(side), _deviation(side)
-    both = xp.where(
-        abs(r) < NEAR, p * (phi_near(xp, xp.clip(-r, -NEAR, NEAR)) - rows.kl), (q - p) + p * x
-    )
-    _, b = _relative(side)
-    # Where q is gone b may be so large that only x + b is a good number: t − max s, about the mean.
-    known = xp.where(t == -xp.inf, rows.t_max, t)
-    beyond = two_difference(EIGHTH * known, EIGHTH * rows.s_max)
-    beyond = difference(*beyond, rows.anchor, rows.anchor_low)
-    beyond = tempered(xp, beyond, EIGHTH * temperature) - rows.mean
-    gone = (p * x) * beyond + (q - p) * b
-    terms = xp.where(b < GONE, gone, (p * x) * x + both * b)
-    return -over(total(xp, terms, -1), temperature)
+def kl_slopes(side: Side) -> Slopes:
+    """Return T times both gradients of KL."""
+    xp, rows, p, r = side.xp, side.rows, _p(side), _log_ratio(side)
+    both = p * (phi_near(xp, xp.clip(-r, -NEAR, NEAR)) - rows.kl)
+    return Slopes(_slope(side), _excess(side), both)
 
 
 def _excess(side: Side) -> Array:
@@ -120,35 +117,47 @@ def _slope(side: Side) -> Array:
 # --- any f-divergence -----------------------------------------------------------------------------
 
 
-def temperature_terms(
-    side: Side,
-    terms: Array,
-    slope: Array,
-    value: Array | float,
-    level: Array | float,
-    other: Array | None = None,
-) -> Array:
-    r"""Return a block's share of ∂D/∂T.
+def slopes_of(
+    side: Side, slope: Array, other: Array, terms: Array, value: Array, level: Array
+) -> Slopes:
+    """Return T times both gradients, given them, the classes' shares of D, D and Σ p u."""
+    return Slopes(slope, other, (terms - _q(side) * value) + _excess(side) * level)
 
-    ``terms`` are the classes' shares of D, ``value`` is D, ``slope`` T·∂D/∂t, ``level`` Σ p u, and
-    ``other`` T·∂D/∂s where q is as good as 0.  With a and b as for KL, and p u + q v = p g, all
-    terms are of the size of D itself:
 
-        ∂D/∂T = −Σ [p (u − Σ p u)·(a − b) + (p g − q D − (p − q) Σ p u)·b]/T
+def temperature_share(side: Side, slopes: Slopes) -> Array:
+    r"""Return a block's share of −T ∂D/∂T.
+
+    With a = (t − max t)/T and b = (s − max s)/T it is Σ (G_t a + G_s b), G the gradients at T = 1.
+    For p near q these nearly cancel, class by class, down to the size of D itself, as does
+    G_t (a − b) + (G_t + G_s) b, where nothing cancels.  Far apart, where D may be at its bound and
+    all slopes small beside it, it is the other way round.
     """
+    xp, (a, b, apart, near) = side.xp, _along(side)
+    slope, other, both = slopes
+    return total(xp, xp.where(near, slope * apart + both * b, slope * a + other * b), -1)
+
+
+def temperature_bend(side: Side, slopes: Slopes, curvature: Array) -> Array:
+    r"""Return the second derivative of D along (s, t)/T, of whole rows.
+
+    With α = b − Σ q b, β = a − Σ p a and h the curvature it is Σ G_t β² + G_s α² + h (β − α)².
+    """
+    xp, (a, b, apart, near) = side.xp, _along(side)
+    slope, other, both = slopes
+    p, q = _p(side), _q(side)
+    shift = total(xp, xp.where(near, p * apart - _excess(side) * b, p * a - q * b), -1)
+    of_t, of_s, step = a - total(xp, p * a, -1), b - total(xp, q * b, -1), apart - shift
+    close = (slope * step) * (of_t + of_s) + (both * of_s) * of_s
+    far = (slope * of_t) * of_t + (other * of_s) * of_s
+    return total(xp, xp.where(near, close, far) + (curvature * step) * step, -1)
+
+
+def _along(side: Side) -> tuple[Array, Array, Array, Array]:
+    """Return a, b, a − b, and where p is near q."""
     xp, s, t, rows, temperature = side
-    q, excess = _q(side), _excess(side)
-    a, b = _relative(side)
     tops = two_difference(EIGHTH * rows.t_max, EIGHTH * rows.s_max)
     apart = tempered(xp, difference(*differences(xp, s, t), *tops), EIGHTH * temperature)
-    both = (terms - q * value) + excess * level
-    if other is None:  # what ``both`` has beyond the slope, or its rounding
-        own = both - slope
-        other = xp.where(abs(own) < 1e-5 * abs(slope), 0.0, own)
-    # Not where p is as small: beside it q is something.
-    gone = (b < GONE) & ~(abs(_log_ratio(side)) < ALIKE)
-    shares = xp.where(gone, slope * a + other * b, slope * apart + both * b)
-    return -over(total(xp, shares, -1), temperature)
+    return *relative(side), apart, abs(_log_ratio(side)) < NEAR
 
 
 def tangent(
@@ -231,7 +240,7 @@ def roots(side: Side) -> tuple[Array, Array]:
 def logs(side: Side, factor: float) -> tuple[Array, Array]:
     """Return log q and log p, no lower than that a product with the factor is finite."""
     xp, rows = side.xp, side.rows
-    a, b = _relative(side)
+    a, b = relative(side)
     lowest = -0.25 * float(xp.finfo(a.dtype).max) / factor
     a, b = (xp.maximum(each, xp.full_like(each, lowest)) for each in (a, b))
     return b + xp.log(rows.s_scale), a + xp.log(rows.t_scale)
@@ -410,7 +419,7 @@ def _q(side: Side) -> Array:
     return weights_of(side.xp, side.s, side.rows.s_max, side.temperature) * side.rows.s_scale
 
 
-def _relative(side: Side) -> tuple[Array, Array]:
+def relative(side: Side) -> tuple[Array, Array]:
     """Return (t − max t)/T and (s − max s)/T."""
     xp, s, t, rows, temperature = side
     a, b = (

@@ -83,11 +83,6 @@ DEEPEST: Final = 1024.0
 FARTHEST: Final = 1e30
 """log(p/q), or less, where one of them is 0: its products with other numbers are finite."""
 
-GONE: Final = -150.0
-"""Logit less the maximum where q is as good as 0, and so is its share of a derivative in T."""
-ALIKE: Final = 75.0
-"""log(p/q) up to which it is not: the root of q/p is above the rounding of float64."""
-
 # ---- exponential and logarithm, which kernels make themselves ------------------------------------
 
 # The first has so few bits that its product with any exponent is exact.

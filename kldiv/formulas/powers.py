@@ -31,8 +31,10 @@ from kldiv.formulas.divergences import (
     KullbackLeibler,
     Summed,
     Wanted,
+    bend_by_tangents,
     states_of,
 )
+from kldiv.formulas.logits import Slopes
 from kldiv.formulas.special import alpha_terms, exp_change, expm1, log1p, phi_ratio
 from kldiv.formulas.state import over, total
 
@@ -144,14 +146,6 @@ class Alpha(Summed):
     def curvature(self, block: Block) -> Array:
         return self.scale * self.mass(block)
 
-    def temperature_share(self, block: Block) -> Array:
-        sums = block.known.sums
-        slope, level = self.unit_gradient(TEACHER, block), sums[TEACHER] + self.level(block)
-        other = self.mass(block) * (-self.scale / self.alpha)
-        return logits.temperature_terms(
-            block.side(TEACHER), self.elements(block), slope, sums[VALUE], level, other
-        )
-
 
 class Blend(Divergence):
     """A divergence whose gradients are differences of p, q and a third distribution w."""
@@ -166,11 +160,12 @@ class Blend(Divergence):
     def gradient(self, index: int, block: Block) -> Array:
         return over(self.unit_gradient(index, block), block.temperature)
 
-    def temperature_share(self, block: Block) -> Array:
+    def slopes(self, block: Block) -> Slopes:
         teacher, student = (self.unit_gradient(index, block) for index in (TEACHER, STUDENT))
-        return logits.temperature_terms(
-            block.side(TEACHER), teacher + student, teacher, 0.0, 0.0, student
-        )
+        return Slopes(teacher, student, teacher + student)
+
+    def temperature_bend(self, block: Block) -> Array:
+        return bend_by_tangents(self, block)
 
 
 @dataclass(frozen=True)
@@ -292,18 +287,31 @@ class Renyi(Blend):
         total_of_row = xp.where(sums[_TOTAL] == math.inf, math.nan, sums[_TOTAL])
         return self._scaled(block, self.power.exponent(block), sums[_SHIFT]) / total_of_row
 
-    def temperature_share(self, block: Block) -> Array:
+    def slopes(self, block: Block) -> Slopes:
         xp, sums, power = block.xp, block.known.sums, self.power
         y, far = self._whole(xp, block.known)
-        slope = self.unit_gradient(TEACHER, block)
-        # Of the student, where w is not near q.
-        other = self.scale * (_own(STUDENT, block) - self._blend(block))
+        found = super().slopes(block)
         factor = self.scale * self.alpha / (1.0 + y)
         at = logits.anchor_log(xp, block.known.rows[TEACHER], block.temperature)
         mean = xp.exp(-self.kappa * at) * sums[TEACHER] + power.level(block)
-        terms = xp.where(far, slope + other, factor * power.elements(block))
-        value, level = (xp.where(far, 0.0, factor * each) for each in (sums[VALUE], mean))
-        return logits.temperature_terms(block.side(TEACHER), terms, slope, value, level, other)
+        near = logits.slopes_of(
+            block.side(TEACHER), *found[:2], power.elements(block), sums[VALUE], mean
+        )
+        return found._replace(both=xp.where(far, found.both, factor * near.both))
+
+    def curvature(self, block: Block) -> Array:
+        return (self.scale * self.alpha) * self._weights(block)
+
+    def temperature_bend(self, block: Block) -> Array:
+        side, slopes = self._along(block)
+        bend = logits.temperature_bend(side, slopes, self.curvature(block))
+        return bend + (self.kappa / self.scale) * logits.temperature_share(side, slopes) ** 2
+
+    def _weights(self, block: Block) -> Array:
+        """Return w."""
+        y, far = self._whole(block.xp, block.known)
+        near = self.power.mass(block) / (1.0 + y)
+        return block.xp.where(far, self._blend(block), near)
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
         """Return the derivative of a gradient in a direction of (s, t), of whole rows.
@@ -315,9 +323,7 @@ class Renyi(Blend):
         """
         xp, alpha = block.xp, self.alpha
         ds, dt = direction
-        y, far = self._whole(xp, block.known)
-        near = self.power.mass(block) / (1.0 + y)
-        w = xp.where(far, self._blend(block), near)
+        w = self._weights(block)
 
         def about(step: Array) -> Array:
             return _about_mean(xp, step, w)

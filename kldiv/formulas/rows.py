@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kldiv.formulas.divergences import (
     ALL,
-    TEACHER,
     VALUE,
     Block,
     Divergence,
@@ -30,7 +29,7 @@ from kldiv.formulas.divergences import (
 )
 from kldiv.formulas.packing import packed, split, unpacked, width
 from kldiv.formulas.reductions import RowWise, cast, finite_or_zero, weighed
-from kldiv.formulas.state import Rows, number
+from kldiv.formulas.state import Rows, finite, number, over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -246,7 +245,7 @@ class RowGradient(RowOperation):
     ) -> Array:
         s, t, weight, *rest = arrays
         if index == self.first:
-            slope = xp.sum(cotangent * self._in_temperature(xp, run, *arrays), axis=-1)
+            slope = xp.sum(cotangent * self.in_temperature(xp, run, *arrays), axis=-1)
             return cast(xp, slope, _name(arrays[index]))
         if index == 2:
             ones = run(self, s, t, xp.ones_like(weight), *rest)
@@ -265,7 +264,7 @@ class RowGradient(RowOperation):
             slope = xp.where((weight == 0)[..., None], finite_or_zero(xp, slope), slope)
             moved.append(dw[..., None] * slope)
         if more[bool(self.given) :] and more[-1] is not None:
-            moved.append(self._in_temperature(xp, run, *arrays) * more[-1][..., None])
+            moved.append(self.in_temperature(xp, run, *arrays) * more[-1][..., None])
         if ds is not None or dt is not None:
             direction = [xp.zeros_like(s) if d is None else d for d in (ds, dt)]
             moved.append(self._tangent(run, self.index, direction, *arrays))
@@ -276,9 +275,13 @@ class RowGradient(RowOperation):
         operation = self.settings(RowTangent, index=index)
         return run(operation, *arrays[: self.own], *direction, *arrays[self.first :])
 
-    def _in_temperature(self, xp: Namespace, run: Run, *arrays: Array) -> Array:
+    def in_temperature(self, xp: Namespace, run: Run, *arrays: Array) -> Array:
         """Return ∂G/∂T = −(G + H·(s, t))/T: the gradient G depends on s/T and t/T, over T."""
-        direction = [xp.where(logits == -xp.inf, 0.0, logits) for logits in arrays[:2]]
+        direction = []
+        for logits in (cast(xp, array, self.compute) for array in arrays[:2]):
+            # H·1 is 0: so a constant that all logits have costs no digits.
+            top = xp.max(finite(xp, logits), axis=-1, keepdims=True)
+            direction.append(xp.where(logits == -xp.inf, top, logits) - top)
         tangent = self._tangent(run, self.index, direction, *arrays)
         # Of a row that the mask drops the temperature is 1: its own may be 0 or NaN.
         temperature = self.temperature_of(xp, arrays[self.first :])
@@ -312,15 +315,37 @@ class RowTangent(RowOperation):
 class TemperatureSlope(RowOperation):
     """The derivative of each row in its temperature, or a shard's share. Arrays: s, t."""
 
-    @property
-    def native(self) -> bool:
-        return True
-
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, *given), temperature, keep = self.prepared(xp, arrays)
         divergence = self.bound(xp, arrays)
-        block = self.block(xp, divergence, s, t, temperature, given, (VALUE, TEACHER))
-        return self.masked(xp, block.summed(divergence.temperature_share), keep)
+        block = self.block(xp, divergence, s, t, temperature, given, ALL)
+        slope = -over(block.summed(divergence.temperature_share), temperature)
+        return self.masked(xp, slope, keep)
+
+    def slope(
+        self, xp: Namespace, run: Run, index: int, weight: Array, arrays: Sequence[Array]
+    ) -> Array:
+        if index == self.own:
+            return weighed(xp, weight, run(self.settings(TemperatureBend), *arrays))
+        gradient: Any = self.settings(RowGradient, index=index)
+        found: Array = gradient.in_temperature(xp, run, *arrays[:2], weight, *arrays[2:])
+        return found
+
+
+@dataclass(frozen=True)
+class TemperatureBend(RowOperation):
+    """The second derivative of each row in its temperature. Arrays: s, t."""
+
+    @property
+    def native(self) -> bool:
+        return True  # third order is the library's own
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        (s, t), temperature, keep = self.prepared(xp, arrays)
+        divergence = self.bound(xp, arrays)
+        block = divergence.whole(xp, s, t, temperature, ALL)
+        bend = 2.0 * divergence.temperature_share(block) + divergence.temperature_bend(block)
+        return self.masked(xp, over(over(bend, temperature), temperature), keep)
 
 
 class ByGradient(RowWise):

@@ -254,15 +254,26 @@ class Layout:
 
 
 def words_of(names: Sequence[str], frame: dict[str, Any]) -> Buffer:
-    """Return a frame: integers in the order in which a kernel names them."""
-    return np.array([int(frame[name]) for name in names])
+    """Return a frame: integers in the order in which a kernel names them.
+
+    Of an array it is the address, which holds as long as ``frame`` does; 0 of what is not there.
+    """
+    found = [frame.get(name) for name in names]
+    return np.array(
+        [each.ctypes.data if isinstance(each, np.ndarray) else int(each or 0) for each in found]
+    )
 
 
-def arrays_of(names: Iterable[str], layout: Layout) -> dict[str, int]:
+def step_of(array: Buffer) -> int:
+    """Return the bytes from one row to the next; 0 where there is one for all."""
+    return array.strides[0] if len(array) > 1 else 0
+
+
+def arrays_of(names: Iterable[str], layout: Layout) -> dict[str, Any]:
     """Return a frame's entries about arrays: their table, addresses, and copying functions."""
     names = tuple(names)
     return {
-        "table": layout.table.ctypes.data,
+        "table": layout.table,
         **dict(zip(names, layout.addresses, strict=True)),
         **dict(zip([f"move_{name}" for name in names], layout.movers, strict=True)),
     }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.linear import SoftCap, SoftCapSlope
-from kldiv.formulas.pairs import PairMeasure
+from kldiv.formulas.pairs import PairMeasure, PairSlope
 from kldiv.formulas.policy import PolicyLoss
 from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.sparse import TopKLoss
@@ -107,9 +107,10 @@ class Technology:
 _MODULES: Final = {
     RowLoss: "row_loss",
     TopKLoss: "topk_loss",
-    LabelLoss: "label_loss",
+    LabelLoss: "row_loss",
     PolicyLoss: "row_loss",
     PairMeasure: "pair_measure",
+    PairSlope: "pair_measure",
     SoftCap: "softcap",
     SoftCapSlope: "softcap",
 }

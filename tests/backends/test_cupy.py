@@ -245,12 +245,6 @@ def test_value_and_gradient_come_from_one_launch(launches, loss, mask):
         np.testing.assert_allclose(found.host, true, rtol=1e-12, atol=1e-16)
 
 
-def test_pure_launches_nothing(launches):
-    with kldiv.config_context(kernel="pure"):
-        kldiv.kl_div(on(0, X), on(0, Y))
-    assert launches == []
-
-
 def test_a_kernel_that_cannot_be_compiled(launches, monkeypatch):
     def fails(name, macros):
         raise RuntimeError("nvrtc: error: invalid value for --gpu-architecture\nmore")

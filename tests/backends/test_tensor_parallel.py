@@ -31,7 +31,6 @@ from torch.distributed.tensor.debug import CommDebugMode  # noqa: E402
 from torch.distributed.tensor.parallel import loss_parallel  # noqa: E402
 
 from kldiv.backends.torch_ import tensor_parallel  # noqa: E402
-from kldiv.formulas import shards  # noqa: E402
 from kldiv.formulas.state import Rows, State  # noqa: E402
 
 LOSSES = {"kl": kldiv.kl_div_with_logits, "js": kldiv.js_div_with_logits}
@@ -187,41 +186,6 @@ def traffic(size, rank, group, patch):
     return found
 
 
-class DifferentiableRanks(tensor_parallel.GroupRanks):
-    """The trap: collectives through which autograd adds up the gradients of all ranks."""
-
-    def merge(self, function, states, *rows):
-        from torch.distributed.nn.functional import all_gather
-
-        return function(list(all_gather(states.contiguous(), group=self.group)), *rows)
-
-
-def by_differentiable_collectives(size, rank, group, patch):
-    class Naive:
-        @staticmethod
-        def apply(loss, ranks, *arrays):
-            def evaluate(operation, *inputs):
-                return operation.elements(tensor_parallel.xp, *inputs)
-
-            trap = DifferentiableRanks(ranks.group)
-            own = shards.of_rank(tensor_parallel.xp, evaluate, trap, loss, arrays)
-            return own.forward()[0]
-
-    smooth = [
-        torch.randn(4, CLASSES, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        for seed in (1, 2)
-    ]
-    case = Case("kl", options={"reduction": "none"})
-    found = {"whole": case.run(*smooth)}
-    mine = [array[:, part(2, rank)] for array in smooth] if size == 2 else smooth
-    if size == 2:
-        found["right"] = case.run(*mine, group=group)
-        with patch.context() as inner:
-            inner.setattr(tensor_parallel, "_RowValues", Naive)
-            found["trap"] = case.run(*mine, group=group)
-    return found
-
-
 def on_a_mesh(size, rank, group, patch):
     found = {}
     meshes = {"1": init_device_mesh("cpu", (size,)), "2": init_device_mesh("cpu", (1, size))}
@@ -318,7 +282,9 @@ def work(rank, size, folder):
         found = {
             step.__name__: step(size, rank, dist.group.WORLD, patch)
             for step in (
-                *(on_a_group, traffic, by_differentiable_collectives, on_a_mesh),
+                on_a_group,
+                traffic,
+                on_a_mesh,
                 labels_and_teachers,
             )
         }
@@ -418,17 +384,6 @@ def test_traffic_is_a_few_numbers_a_row(ranks):
                 ("all_gather", 4 * states * ROWS * share // size),
                 *sums,
             ]
-
-
-def test_differentiable_collectives_are_found_out(ranks):
-    found = [rank["by_differentiable_collectives"] for rank in ranks]
-    if len(ranks) != 2:
-        pytest.skip("two ranks show it")
-    check(whole_of([rank["right"] for rank in found]), found[0]["whole"], 1e-12)
-    trapped = whole_of([rank["trap"] for rank in found])
-    torch.testing.assert_close(trapped[0], found[0]["whole"][0], rtol=1e-12, atol=0)
-    with pytest.raises(AssertionError):
-        check(trapped, found[0]["whole"], 0.5)
 
 
 @pytest.mark.parametrize("layout", ["classes", "rows", "whole", "both"])

@@ -53,12 +53,6 @@ def test_the_device_is_waited_for_before_each_reading_of_the_clock(device):
     assert device.log == ["sync None", "clock", *["work"] * 3, "sync work", "clock"]
 
 
-def test_a_device_that_is_not_waited_for_would_show_no_time(device):
-    work = device.candidate("work", 0.25)
-    blind = timing.Candidate(work.call)
-    assert timing.Timer(device.clock).once(blind)[0] == 0.0
-
-
 def test_calls_that_could_overlap_are_waited_for_one_by_one(device):
     timing.Timer(device.clock).once(device.candidate("work", 0.1, each=True), 2)
     assert device.log.count("sync work") == 3

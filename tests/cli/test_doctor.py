@@ -13,20 +13,13 @@ pytest.importorskip("rich")
 
 import kldiv
 from kldiv import config
-from kldiv.cli.app import app
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run the command in this process; return its exit code, stdout and stderr."""
+def run(tmp_path, monkeypatch, command):
+    """Run the command in a folder of its own; return its exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            app([str(each) for each in arguments], prog_name="kldiv")
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
+    return command
 
 
 @pytest.fixture

@@ -85,15 +85,6 @@ def test_labels_that_are_numbers(compare):
 
 
 @pytest.mark.parametrize(
-    "column", ["year,n\n2019,{}\n2021,{}\n", "price,n\n9.99,{}\n3.5,{}\n", "t,n\n-1,{}\n1,{}\n"]
-)
-def test_years_prices_and_degrees_are_asked_about(run, column):
-    status, _, err = run((column.format(1, 3), column.format(2, 2)))
-    assert status == 4
-    assert "labels or values?" in err
-
-
-@pytest.mark.parametrize(
     "table",
     [
         ",l,n\n0,a,{}\n1,b,{}\n",  # pandas
@@ -311,48 +302,30 @@ def test_intervals_of_counts_cover_the_truth(classes, size, step):
     assert covered >= 53  # 57 are expected
 
 
-@pytest.mark.parametrize(
-    ("name", "texts", "key"),
-    [
-        ("{}.json", ('{"0": {"l": "a", "n": 1}, "1": {"l": "b", "n": 3}}',) * 2, ""),
-        (
-            "{}.json",
-            (
-                '{"columns": ["n"], "index": ["a", "b"], "data": [[1], [3]]}',
-                '{"columns": ["n"], "index": ["b", "a"], "data": [[3], [1]]}',
-            ),
-            "",
-        ),
-        (
-            "{}.json",
-            (
-                '{"name": "n", "index": ["a", "b"], "data": [1, 3]}',
-                '{"name": "n", "index": ["b", "a"], "data": [3, 1]}',
-            ),
-            "",
-        ),
-        (
-            "{}.json",
-            (
-                '[[{"label": "a", "score": 0.25}, {"label": "b", "score": 0.75}]]',
-                '[{"label": "b", "score": 0.75}, {"label": "a", "score": 0.25}]',
-            ),
-            "",
-        ),
-        (
-            "{}.json",
-            (
-                '{"x": {"y": [{"l": "a", "n": 1}, {"l": "b", "n": 3}]}}',
-                '{"x": {"y": [{"l": "b", "n": 3}, {"l": "a", "n": 1}]}}',
-            ),
-            "::x::y",
-        ),
-        ("{}.csv", ("l,n\na,1,\nb,3,\n", "l,n\nb,3,\na,1,\n"), "::n"),
-    ],
-)
-def test_tables_as_other_programs_write_them(compare, name, texts, key):
+RECORDS = '[{"label": "a", "score": 0.25}, {"label": "b", "score": 0.75}]'
+REVERSED = '[{"label": "b", "score": 0.75}, {"label": "a", "score": 0.25}]'
+WRITTEN = {
+    "records by number": ('{"0": {"l": "a", "n": 1}, "1": {"l": "b", "n": 3}}',) * 2,
+    "split": (
+        '{"columns": ["n"], "index": ["a", "b"], "data": [[1], [3]]}',
+        '{"columns": ["n"], "index": ["b", "a"], "data": [[3], [1]]}',
+    ),
+    "split, of a series": (
+        '{"name": "n", "index": ["a", "b"], "data": [1, 3]}',
+        '{"name": "n", "index": ["b", "a"], "data": [3, 1]}',
+    ),
+    "records in a list": (f"[{RECORDS}]", REVERSED),
+    "records below members": (f'{{"x": {{"y": {RECORDS}}}}}', f'{{"x": {{"y": {REVERSED}}}}}'),
+    "a comma after the last cell": ("l,n\na,1,\nb,3,\n", "l,n\nb,3,\na,1,\n"),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_tables_as_other_programs_write_them(compare, name):
     """Q has P's rows in another order, where there is one."""
-    found = compare(texts, "--align", name=name, key=key)
+    key = {"records below members": "::x::y", "a comma after the last cell": "::n"}.get(name, "")
+    file = "{}.csv" if "comma" in name else "{}.json"
+    found = compare(WRITTEN[name], "--align", name=file, key=key)
     assert (found["kl_pq"], found["kl_qp"], found["classes"]) == (0.0, 0.0, 2)
     assert {each["class"] for each in found["contributors"]} == {"a", "b"}
 
@@ -502,6 +475,9 @@ def test_a_file_that_a_stranger_has(compare, texts, options, name, expected):
         ("l,n\na,5\nb,6\n,11\n", (), "{}.csv", "P's class '' is the sum of all others"),
         ("l,n\na,5\nb,6\nSumme,11\n", (), "{}.csv", "--comment Summe"),
         ("id,l,n\n101,a,5\n102,b,6\n", (), "{}.csv", "'id' may be labels"),
+        ("year,n\n2019,1\n2021,3\n", (), "{}.csv", "labels or values?"),
+        ("price,n\n9.99,1\n3.5,3\n", (), "{}.csv", "labels or values?"),
+        ("t,n\n-1,1\n1,3\n", (), "{}.csv", "labels or values?"),
         ("l,code,n\na,7,5\nb,3,6\n", (), "{}.csv", "'code' may be labels"),
         ("l,x,n\na,3,5\nb,6,6\nc,9,8\nd,12,1\n", (), "{}.csv", "'x' may be labels"),
         ("version https://git-lfs.github.com/spec/v1\n", (), "{}.csv", "git lfs pull"),

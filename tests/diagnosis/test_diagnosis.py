@@ -56,95 +56,81 @@ def put(array, *places):
     return array
 
 
+NEGATIVE = put(T, ((3, 4), -0.1), ((3, 5), T[3, 5] + T[3, 4] + 0.1))
+
 with np.errstate(all="ignore"):
-    # name: (input, target, log_target, the codes that are errors or warnings)
-    MISTAKES = {
-        "no log": (np.exp(X), T, False, ["probabilities-as-input"]),
-        "no log, no softmax over the right axis": (
-            softmax(STUDENT, 0),
-            T,
-            False,
-            ["wrong-axis", "probabilities-as-input"],
-        ),
-        "no log, log target": (np.exp(X), np.log(T), True, ["probabilities-as-input"]),
-        "sigmoid": (1 / (1 + np.exp(-STUDENT)), T, False, ["probabilities-as-input"]),
-        "logits": (STUDENT, T, False, ["logits-as-input"]),
-        "negative logits": (-1 - np.abs(STUDENT), T, False, ["logits-as-input"]),
-        "counts as input": (np.round(T * 100), T, False, ["logits-as-input"]),
-        "log twice": (np.log(X), T, False, ["log-of-log-probabilities"]),
-        "log_softmax over the wrong axis": (log_softmax(STUDENT, 0), T, False, ["wrong-axis"]),
-        "softmax over the wrong axis": (X, softmax(TEACHER, 0), False, ["wrong-axis"]),
-        "softmax over everything": (
-            X,
-            softmax(TEACHER.ravel()).reshape(8, 10),
-            False,
-            ["wrong-axis"],
-        ),
-        "both over the wrong axis": (
-            log_softmax(STUDENT, 0),
-            softmax(TEACHER, 0),
-            False,
-            ["wrong-axis", "wrong-axis"],
-        ),
-        "log target": (X, np.log(T), False, ["log-probabilities-as-target"]),
-        "target without log": (X, T, True, ["probabilities-as-log-target"]),
-        "target logits": (X, TEACHER, False, ["logits-as-target"]),
-        "target logits for log P": (X, TEACHER, True, ["logits-as-target"]),
-        "swapped": (T, X, False, ["arguments-swapped"]),
-        "no logs at all": (
-            np.exp(X),
-            T,
-            True,
-            ["probabilities-as-input", "probabilities-as-log-target"],
-        ),
-        "zeros in Q": (put(X, ((2, 3), -np.inf)), T, False, ["zeros-in-q", "row-sums"]),
-        "one-hot Q": (np.log(ONE_HOT), T, False, ["zeros-in-q"]),
-        "zeros in Q, no log": (ONE_HOT, T, False, ["probabilities-as-input", "zeros-in-q"]),
-        "Q clipped": (np.log(np.clip(ONE_HOT, 1e-8, 1)), T, False, ["clipped"]),
-        "Q clipped in one place": (
-            np.log([[0.6, 0.4, 1e-8]]),
-            np.asarray([[0.5, 0.4, 0.1]]),
-            False,
-            ["clipped"],
-        ),
-        "Q clipped and normalised again": (
-            np.log((ONE_HOT + 1e-6) / (1 + 1e-5)),
-            T,
-            False,
-            ["clipped"],
-        ),
-        "Q plus a little": (np.log(ONE_HOT + 1e-7), T, False, ["clipped"]),
-        "Q clamped at epsilon": (
-            np.log(np.maximum(ONE_HOT, 2.0**-23)),
-            T,
-            False,
-            ["clipped"],
-        ),
-        "log Q clamped": (np.maximum(np.log(ONE_HOT), -100.0), T, False, ["clipped"]),
-        "log Q filled": (np.where(ONE_HOT > 0, 0.0, -1e9), T, False, ["clipped"]),
-        "P clipped": (WIDE, np.clip(WIDE_ONE_HOT, 1e-6, 1), False, ["clipped"]),
-        "NaN in input": (put(X, ((5, 1), np.nan), ((2, 3), np.nan)), T, False, ["nan"]),
-        "NaN in target": (X, put(T, ((5, 1), np.nan), ((2, 3), np.nan)), False, ["nan"]),
-        "NaN rows in target": (X, put(T, (slice(1, 7), np.nan)), False, ["nan"]),
-        "unnormalised rows": (X, put(T, (2, 1.3 * T[2]), (5, 0.0)), False, ["row-sums"]),
-        "counts": (X, np.round(T * 100), False, ["row-sums"]),
-        "log-probabilities that lost mass": (X - 0.5, T, False, ["row-sums"]),
-        "log-probabilities that won mass": (X + 0.04, T, False, ["row-sums"]),
-        "negative probability": (
-            X,
-            put(T, ((3, 4), -0.1), ((3, 5), T[3, 5] + T[3, 4] + 0.1)),
-            False,
-            ["negative-probabilities"],
-        ),
-        "noise below zero": (
-            X,
-            put(0.9 * T, ((0, 0), -1e-9)),
-            False,
-            ["negative-probabilities", "row-sums"],
-        ),
-        "infinite P": (X, put(T, ((3, 4), np.inf)), False, ["infinite"]),
-        "infinite log Q": (put(X, ((3, 4), np.inf)), T, False, ["infinite"]),
+    # The codes that are errors or warnings: the mistakes by name, as input, target and log_target.
+    MISTAKES_BY_CODES = {
+        "probabilities-as-input": {
+            "no log": (np.exp(X), T),
+            "no log, log target": (np.exp(X), np.log(T), True),
+            "sigmoid": (1 / (1 + np.exp(-STUDENT)), T),
+        },
+        "wrong-axis probabilities-as-input": {
+            "no log, no softmax over the right axis": (softmax(STUDENT, 0), T),
+        },
+        "logits-as-input": {
+            "logits": (STUDENT, T),
+            "negative logits": (-1 - np.abs(STUDENT), T),
+            "counts as input": (np.round(T * 100), T),
+        },
+        "log-of-log-probabilities": {"log twice": (np.log(X), T)},
+        "wrong-axis": {
+            "log_softmax over the wrong axis": (log_softmax(STUDENT, 0), T),
+            "softmax over the wrong axis": (X, softmax(TEACHER, 0)),
+            "softmax over everything": (X, softmax(TEACHER.ravel()).reshape(8, 10)),
+        },
+        "wrong-axis wrong-axis": {
+            "both over the wrong axis": (log_softmax(STUDENT, 0), softmax(TEACHER, 0)),
+        },
+        "log-probabilities-as-target": {"log target": (X, np.log(T))},
+        "probabilities-as-log-target": {"target without log": (X, T, True)},
+        "logits-as-target": {
+            "target logits": (X, TEACHER),
+            "target logits for log P": (X, TEACHER, True),
+        },
+        "arguments-swapped": {"swapped": (T, X)},
+        "probabilities-as-input probabilities-as-log-target": {
+            "no logs at all": (np.exp(X), T, True),
+        },
+        "zeros-in-q row-sums": {"zeros in Q": (put(X, ((2, 3), -np.inf)), T)},
+        "zeros-in-q": {"one-hot Q": (np.log(ONE_HOT), T)},
+        "probabilities-as-input zeros-in-q": {"zeros in Q, no log": (ONE_HOT, T)},
+        "clipped": {
+            "Q clipped": (np.log(np.clip(ONE_HOT, 1e-8, 1)), T),
+            "Q clipped in one place": (np.log([[0.6, 0.4, 1e-8]]), np.array([[0.5, 0.4, 0.1]])),
+            "Q clipped and normalised again": (np.log((ONE_HOT + 1e-6) / (1 + 1e-5)), T),
+            "Q plus a little": (np.log(ONE_HOT + 1e-7), T),
+            "Q clamped at epsilon": (np.log(np.maximum(ONE_HOT, 2.0**-23)), T),
+            "log Q clamped": (np.maximum(np.log(ONE_HOT), -100.0), T),
+            "log Q filled": (np.where(ONE_HOT > 0, 0.0, -1e9), T),
+            "P clipped": (WIDE, np.clip(WIDE_ONE_HOT, 1e-6, 1)),
+        },
+        "nan": {
+            "NaN in input": (put(X, ((5, 1), np.nan), ((2, 3), np.nan)), T),
+            "NaN in target": (X, put(T, ((5, 1), np.nan), ((2, 3), np.nan))),
+            "NaN rows in target": (X, put(T, (slice(1, 7), np.nan))),
+        },
+        "row-sums": {
+            "unnormalised rows": (X, put(T, (2, 1.3 * T[2]), (5, 0.0))),
+            "counts": (X, np.round(T * 100)),
+            "log-probabilities that lost mass": (X - 0.5, T),
+            "log-probabilities that won mass": (X + 0.04, T),
+        },
+        "negative-probabilities": {"negative probability": (X, NEGATIVE)},
+        "negative-probabilities row-sums": {
+            "noise below zero": (X, put(0.9 * T, ((0, 0), -1e-9))),
+        },
+        "infinite": {
+            "infinite P": (X, put(T, ((3, 4), np.inf))),
+            "infinite log Q": (put(X, ((3, 4), np.inf)), T),
+        },
     }
+MISTAKES = {
+    name: (x, t, bool(log_target), found.split())
+    for found, cases in MISTAKES_BY_CODES.items()
+    for name, (x, t, *log_target) in cases.items()
+}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -337,8 +323,7 @@ def test_logits_are_told_with_what_they_sum_to():
 
 
 def test_negative_probabilities_and_infinities_are_counted_and_placed():
-    t = put(T, ((3, 4), -0.1), ((3, 5), T[3, 5] + T[3, 4] + 0.1))
-    message = finding(diagnose(X, t), "negative-probabilities").message
+    message = finding(diagnose(X, NEGATIVE), "negative-probabilities").message
     assert "1 negative probability, first at [3, 4], least -0.1" in message
     t = put(T, ((3, 4), np.inf), ((7, 9), np.inf))
     assert "2 +inf, first at [3, 4]" in finding(diagnose(X, t), "infinite").message

@@ -101,15 +101,6 @@ def test_slopes_of_counts():
     assert torch.autograd.gradcheck(value, x)
 
 
-def test_geometrics_are_negative_binomials():
-    with mpmath.workdps(30):
-        wanted = negative_binomials(1, 0.5, 4, 0.4)
-    found = kl(d.Geometric(0.5), d.NegativeBinomial(4, 0.4))
-    np.testing.assert_allclose(found, float(wanted), rtol=1e-14)
-    found = kl(d.Geometric(logits=0.0), d.NegativeBinomial(4, 0.4))
-    np.testing.assert_allclose(found, float(wanted), rtol=1e-13)
-
-
 def kumaraswamy_beta(a, b, c, e):
     """Return the divergence and the sum of the sizes of its terms; v = e^(−s/b) is 1 − xᵃ."""
     a, b, c, e = (mpmath.mpf(x) for x in (a, b, c, e))

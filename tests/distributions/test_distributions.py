@@ -161,20 +161,6 @@ def test_all_of_torchs_pairs_are_there(torch):
         assert (p, q) in ours or apart, (p, q)
 
 
-def test_torchs_combined_distributions(torch):
-    rng = np.random.default_rng(0)
-    t = torch.distributions
-    loc, scale = (torch.tensor(rng.uniform(0.5, 2, (3, 2))) for _ in range(2))
-    for make_one in (
-        lambda a, b: t.Independent(t.Normal(a, b), 1),
-        lambda a, b: t.Independent(t.Gamma(a, b), 2),
-        t.LogNormal,
-        lambda a, b: t.OneHotCategorical(logits=a * b),
-    ):
-        p, q = make_one(loc, scale), make_one(scale, loc)
-        torch.testing.assert_close(kl(p, q), t.kl_divergence(p, q), rtol=1e-10, atol=1e-14)
-
-
 # --- quadrature and sums: every other pair --------------------------------------------------------
 
 VECTORS = {
@@ -203,61 +189,41 @@ def test_every_closed_form_against_quadrature(p, q):
         assert abs(found - wanted.value) <= 1e-8 * max(1, found), (a, b)
 
 
-def test_vectors_against_samples():
-    rng = np.random.default_rng(5)
-    names = ["MultivariateNormal", "MultivariateNormalDiag", "LowRankMultivariateNormal"]
-    for p in names:
-        for q in names:
-            a, b = make(p, rng), make(q, rng)
-            a, b = (type(x)(**{n: v[:1] for n, v in x.parameters()}) for x in (a, b))
-            found, wanted = kl(a, b), kl(a, b, method="monte_carlo")
-            assert abs(found - wanted.value) <= 5 * wanted.standard_error, (p, q)
-
-
 # --- G6: accuracy near p = q ----------------------------------------------------------------------
 
-NEAR = {  # family, truth, bounds of the parameters, allowed units
-    "Normal": (d.Normal, truths.normal, ((-3, 3), (0.3, 3)), 10),
-    "HalfNormal": (d.HalfNormal, truths.half_normal, ((0.3, 3),), 10),
-    "Laplace": (d.Laplace, truths.laplace, ((-3, 3), (0.3, 3)), 10),
-    "Cauchy": (d.Cauchy, truths.cauchy, ((-3, 3), (0.3, 3)), 10),
-    "Gumbel": (d.Gumbel, truths.gumbel, ((-3, 3), (0.3, 3)), 10),
-    "Exponential": (d.Exponential, truths.exponential, ((0.1, 5),), 10),
-    "Weibull": (d.Weibull, truths.weibull, ((0.3, 3), (0.5, 4)), 10),
-    "VonMises": (d.VonMises, truths.von_mises, ((-1, 1), (0.1, 100)), 10),
-    "ContinuousBernoulli": (
-        d.ContinuousBernoulli,
-        truths.continuous_bernoulli,
-        ((0.01, 0.45),),
-        10,
-    ),
+NEAR = {  # family, truth, bounds of the parameters
+    "Normal": (d.Normal, truths.normal, ((-3, 3), (0.3, 3))),
+    "HalfNormal": (d.HalfNormal, truths.half_normal, ((0.3, 3),)),
+    "Laplace": (d.Laplace, truths.laplace, ((-3, 3), (0.3, 3))),
+    "Cauchy": (d.Cauchy, truths.cauchy, ((-3, 3), (0.3, 3))),
+    "Gumbel": (d.Gumbel, truths.gumbel, ((-3, 3), (0.3, 3))),
+    "Exponential": (d.Exponential, truths.exponential, ((0.1, 5),)),
+    "Weibull": (d.Weibull, truths.weibull, ((0.3, 3), (0.5, 4))),
+    "VonMises": (d.VonMises, truths.von_mises, ((-1, 1), (0.1, 100))),
+    "ContinuousBernoulli": (d.ContinuousBernoulli, truths.continuous_bernoulli, ((0.01, 0.45),)),
     "Kumaraswamy": (
-        lambda a, b: d.Kumaraswamy(1.5, b + 0 * a),
-        truths.kumaraswamy,
-        ((1, 2), (0.5, 3)),
-        10,
+        partial(d.Kumaraswamy, 1.5),
+        lambda b, c: truths.kumaraswamy(1.5, b, 1.5, c),
+        ((0.5, 3),),
     ),
-    "Poisson": (d.Poisson, truths.poisson, ((0.1, 50),), 10),
-    "Bernoulli": (d.Bernoulli, truths.bernoulli, ((0.01, 0.9),), 10),
-    "Bernoulli of logits": (
-        lambda x: d.Bernoulli(logits=x),
-        truths.bernoulli_logits,
-        ((-6, 6),),
-        10,
-    ),
-    "Geometric": (d.Geometric, truths.geometric, ((0.01, 0.9),), 10),
-    "Chi2": (d.Chi2, truths.chi2, ((0.5, 50),), 10),
-    # Scaled by the condition: means and masses that nearly agree while parameters do not.
-    "Gamma": (d.Gamma, truths.gamma, ((0.1, 2000), (0.3, 3)), 300),
-    "Beta": (d.Beta, truths.beta, ((0.1, 50), (0.1, 50)), 300),
+    "Poisson": (d.Poisson, truths.poisson, ((0.1, 50),)),
+    "Bernoulli": (d.Bernoulli, truths.bernoulli, ((0.01, 0.9),)),
+    "Bernoulli of logits": (partial(d.Bernoulli, None), truths.bernoulli_logits, ((-6, 6),)),
+    "Geometric": (d.Geometric, truths.geometric, ((0.01, 0.9),)),
+    "Chi2": (d.Chi2, truths.chi2, ((0.5, 50),)),
+    "Gamma": (d.Gamma, truths.gamma, ((0.1, 2000), (0.3, 3))),
+    "Beta": (d.Beta, truths.beta, ((0.1, 50), (0.1, 50))),
 }
+CONDITION = {"Gamma": 30, "Beta": 30}
+"""Of means and masses that nearly agree while parameters do not."""
 
 
 @pytest.mark.parametrize("library", [Library.NUMPY, Library.TORCH], ids=lambda lib: lib.value)
 @pytest.mark.parametrize("name", NEAR)
 def test_g6_near_equality(name, library):
     require(library)
-    family, true, bounds, allowed = NEAR[name]
+    family, true, bounds = NEAR[name]
+    allowed = 10 * CONDITION.get(name, 1)
     rng = np.random.default_rng(3)
     for epsilon in (1e-1, 1e-2, 1e-4, 1e-6):
         for dtype in ("float64", "float32"):
@@ -272,49 +238,6 @@ def test_g6_near_equality(name, library):
                     error = abs(mpmath.mpf(float(value)) - wanted)
                 if wanted > 1e-30:
                     assert error <= allowed * unit(dtype) * wanted, (epsilon, dtype, error / wanted)
-
-
-def test_gamma_remainder_from_tiny_to_huge():
-    from kldiv.formulas.remainders import gamma_excess, lgamma_remainder
-
-    for a, c in ((1e-6, 1e-5), (1e-3, 5.0), (5.0, 1e-3), (0.5, 400.0), (1e6, 1.0), (3e7, 3.001e7)):
-        with mpmath.workdps(60):
-            x, y = mpmath.mpf(a), mpmath.mpf(c)
-            wanted = mpmath.loggamma(y) - mpmath.loggamma(x) - (y - x) * mpmath.digamma(x)
-            plain = y * mpmath.log(y / x) - y + x
-        found = lgamma_remainder(np, np.float64(a), np.float64(c))
-        assert abs(found - wanted) <= 30 * unit("float64") * wanted
-        excess = gamma_excess(np, np.float64(a), np.float64(c))
-        assert abs(excess - (wanted - plain)) <= 60 * unit("float64") * wanted
-
-
-def test_multivariate_near_equality():
-    """Eigenvalues of what is added, not of a product near 1."""
-    rng = np.random.default_rng(8)
-    base = _matrix(rng)[0]
-    for epsilon in (1e-1, 1e-4, 1e-7):
-        noise = rng.normal(size=(2, 2)) * epsilon
-        other = base + noise + noise.T
-        with mpmath.workdps(60):
-            a, b = (mpmath.matrix(m.tolist()) for m in (base, other))
-            inverse = b**-1
-            wanted = (
-                sum((inverse * a)[i, i] for i in range(2))
-                - 2
-                - mpmath.log(mpmath.det(a) / mpmath.det(b))
-            ) / 2
-        zero = np.zeros(2)
-        found = kl(
-            d.MultivariateNormal(zero, covariance_matrix=base),
-            d.MultivariateNormal(zero, covariance_matrix=other),
-        )
-        assert abs(found - wanted) <= 100 * unit("float64") * wanted
-    factor = np.linalg.cholesky(base)
-    for form in ({"scale_tril": factor}, {"precision_matrix": base}, {"covariance_matrix": base}):
-        p = d.MultivariateNormal(zero, **form)
-        assert kl(p, p) == 0
-        q = d.MultivariateNormal(zero + 1, covariance_matrix=other)
-        assert kl(p, q) > 0
 
 
 # --- checked numbers and degenerate parameters ----------------------------------------------------
@@ -332,16 +255,6 @@ POINT = [
     (d.Uniform(0, 0), d.Uniform(0, 1), INF),
     (d.Poisson(0), d.Poisson(0), 0.0),
     (d.Poisson(1), d.Poisson(0), INF),
-    (d.Normal(0, 0), d.Normal(0, 1), INF),
-    (d.Normal(0, 1), d.Normal(0, 0), INF),
-    (d.Normal(1, 0), d.Normal(1, 0), 0.0),
-    (d.Normal(0, 0), d.Normal(1, 0), INF),
-    (d.Normal(0, -1), d.Normal(0, 1), NAN),
-    (d.Laplace(0, 0), d.Laplace(0, 1), INF),
-    (d.Laplace(2, 0), d.Laplace(2, 0), 0.0),
-    (d.Laplace(0, 1), d.Laplace(0, 0), INF),
-    (d.Cauchy(0, 1), d.Cauchy(0, 0), INF),
-    (d.Cauchy(0, 0), d.Cauchy(0, 0), 0.0),
     (d.Exponential(0), d.Exponential(1), INF),
     (d.Exponential(1), d.Exponential(0), INF),
     (d.Pareto(1, 2), d.Pareto(2, 2), INF),
@@ -423,18 +336,11 @@ def test_checked_numbers_and_degenerate_parameters(p, q, wanted):
     np.testing.assert_allclose(kl(p, q), wanted, rtol=1e-14, atol=0)
 
 
-def test_binomials_that_differ_in_trials():
-    for n, m in ((1, 2), (3, 5), (4, 9)):
-        p, q = d.Binomial(n, 0.3), d.Binomial(m, 0.6)
-        np.testing.assert_allclose(kl(p, q), kl(p, q, method="quadrature").value, rtol=1e-12)
-    counts = np.array([3.0, 4.0, 5.0])
-    found = kl(d.Binomial(counts, 0.3), d.Binomial(4.0, 0.6))
+def test_binomials_whose_trials_are_arrays():
+    found = kl(d.Binomial(np.array([3.0, 4.0, 5.0]), 0.3), d.Binomial(4.0, 0.6))
     assert np.isnan(found[0])  # as documented: no closed form of arrays
     np.testing.assert_allclose(found[1], kl(d.Binomial(4, 0.3), d.Binomial(4, 0.6)))
     assert found[2] == INF
-    np.testing.assert_allclose(
-        kl(d.Bernoulli(0.3), d.Binomial(3, 0.6)), kl(d.Binomial(1, 0.3), d.Binomial(3, 0.6))
-    )
 
 
 def test_logits_and_probabilities_agree():
@@ -817,36 +723,21 @@ def test_the_table_of_the_documentation_is_the_registry():
 
 def test_methods():
     p, q = d.StudentT(5.0, 0.0, 1.0), d.Normal(0.5, 2.0)
-    exact = kl(p, q, method="quadrature")
-    sampled = kl(p, q, method="monte_carlo")
+    exact, sampled = (kl(p, q, method=method) for method in ("quadrature", "monte_carlo"))
     assert isinstance(exact, d.Estimate)
     assert exact.standard_error < 1e-9
-    assert abs(sampled.value - exact.value) < 5 * sampled.standard_error
-    assert 0 < sampled.standard_error < 0.01
-    batch = kl(d.Normal(np.array([0.0, 1.0]), 1), d.Laplace(0, 1), method="quadrature", base=2)
-    closed = kl(d.Normal(np.array([0.0, 1.0]), 1), d.Laplace(0, 1), base=2)
-    np.testing.assert_allclose(batch.value, closed, rtol=1e-10)
+    assert abs(sampled.value - exact.value) < 5 * sampled.standard_error < 0.05
+    pair = d.Normal(np.array([0.0, 1.0]), 1), d.Laplace(0, 1)
+    found = kl(*pair, method="quadrature", base=2).value
+    np.testing.assert_allclose(found, kl(*pair, base=2), rtol=1e-10)
     assert np.isinf(kl(d.Normal(0, 1), d.Poisson(1), method="quadrature").value)
 
 
-def test_mixtures_and_independent():
-    weights = d.Categorical(np.array([0.3, 0.7]))
-    mixture = d.MixtureSameFamily(weights, d.Normal(np.array([-1.0, 2.0]), np.array([0.5, 1.0])))
-    wide = d.Normal(0.0, 2.0)
-    assert mixture.batch_shape == ()
-    exact, sampled = (kl(mixture, wide, method=m) for m in ("quadrature", "monte_carlo"))
-    assert abs(sampled.value - exact.value) < 5 * sampled.standard_error
-    backwards = kl(wide, mixture, method="quadrature")
-    assert backwards.value > 0
-    same = d.MixtureSameFamily(weights, d.Normal(np.array([1.0, 1.0]), np.array([2.0, 2.0])))
-    found = kl(same, wide, method="quadrature").value
-    np.testing.assert_allclose(found, kl(d.Normal(1, 2), wide), rtol=1e-9)
+def test_independent():
     locs = np.array([[0.0, 1.0], [2.0, 3.0]])
-    p = d.Independent(d.Normal(locs, 1.0), 1)
-    q = d.Independent(d.Normal(0.0 * locs, 1.0), 1)
+    p, q = (d.Independent(d.Normal(x, 1.0), 1) for x in (locs, 0.0 * locs))
     np.testing.assert_allclose(kl(p, q), [0.5, 6.5])
-    one = d.Independent(d.Normal(locs[0], 1.0), 1)
-    zero = d.Independent(d.Normal(np.zeros(2), 1.0), 1)
+    one, zero = (d.Independent(d.Normal(x, 1.0), 1) for x in (locs[0], 0.0 * locs[0]))
     sampled = kl(one, zero, method="monte_carlo")
     assert abs(sampled.value - 0.5) < 5 * sampled.standard_error
     with pytest.raises(OptionError, match="single numbers"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import mpmath
 import numpy as np
@@ -30,17 +29,6 @@ def mixture(weights, locs, scales):
     return d.MixtureSameFamily(
         d.Categorical(np.array(weights)), d.Normal(np.array(locs), np.array(scales))
     )
-
-
-def by_mpmath(log_p, log_q, points):
-    """∫ p log(p/q) along points, at each of which a log-density may have a scale of its own."""
-    with mpmath.workdps(30):
-        return float(
-            sum(
-                mpmath.quad(lambda x: mpmath.exp(log_p(x)) * (log_p(x) - log_q(x)), pair)
-                for pair in pairwise(points)
-            )
-        )
 
 
 # --- where the integral does not converge ---------------------------------------------------------
@@ -98,21 +86,6 @@ def test_mass_is_found(p, q, wanted):
     value, error = found(p, q)
     assert abs(value - wanted) <= error + 1e-11 * wanted
     assert error <= 1e-8 * wanted
-
-
-def test_two_peaks_by_mpmath():
-    """The number of the table above, from another integrator."""
-
-    def normal(x, m, s):
-        return -(((x - m) / s) ** 2) / 2 - mpmath.log(s) - mpmath.log(2 * mpmath.pi) / 2
-
-    def peaks(x):
-        parts = mpmath.exp(normal(x, 0, mpmath.mpf("1e-4"))) + mpmath.exp(normal(x, 5, 1))
-        return mpmath.log(parts / 2)
-
-    points = [-6, -2, -2e-3, -4e-4, 0, 4e-4, 2e-3, 2, 5, 8, 16]
-    wanted = by_mpmath(peaks, lambda x: normal(x, 0, 3), points)
-    assert wanted == pytest.approx(FINITE["two peaks"][2], rel=1e-10)
 
 
 def test_near_pairs_lose_nothing():

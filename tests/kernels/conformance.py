@@ -130,10 +130,20 @@ class Torch(Technology):
         return [a.detach().cpu().numpy() for a in (value, *found, *second)]
 
 
-class Cpu(Torch):
+class OnNumPy(Technology):
+    """What computes arrays of NumPy."""
+
+    def compute(self, operation, arrays, gradients, cotangent):
+        xp = kldiv.backends.get("numpy").namespace()
+        seed = None if cotangent is None else np.asarray(cotangent)
+        return self.kernels.compute(Work(operation, xp, arrays, 1, True, gradients, seed))
+
+
+class Cpu(OnNumPy, Torch):
     """LLVM's machine code, under NumPy and torch."""
 
     name = "cpu"
+    kernels = CPU
     functions = ("exp", "log")
     misses = MappingProxyType(
         {
@@ -155,22 +165,13 @@ class Cpu(Torch):
 
         return evaluate(name, x)
 
-    def compute(self, operation, arrays, gradients, cotangent):
-        xp = kldiv.backends.get("numpy").namespace()
-        seed = None if cotangent is None else np.asarray(cotangent)
-        return CPU.compute(Work(operation, xp, arrays, 1, True, gradients, seed))
 
-
-class Blocks(Technology):
+class Blocks(OnNumPy):
     """NumPy on blocks."""
 
     name = "blocks"
+    kernels = BLOCKS
     apart = False
-
-    def compute(self, operation, arrays, gradients, cotangent):
-        xp = kldiv.backends.get("numpy").namespace()
-        seed = None if cotangent is None else np.asarray(cotangent)
-        return BLOCKS.compute(Work(operation, xp, arrays, 1, True, gradients, seed))
 
 
 class Triton(Torch):
@@ -393,6 +394,11 @@ AVAILABLE = {name: each for name, each in TECHNOLOGIES.items() if each.problem()
 def kind(dtype):
     """NumPy's dtype of that name; bfloat16 is ml_dtypes'."""
     return np.dtype(importlib.import_module("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
+
+
+def shapes(works):
+    """The shapes of the first arrays of works."""
+    return [tuple(work.arrays[0].shape) for work in works]
 
 
 def each(names="", cases=((),), more=(), only=lambda technology: True):

@@ -397,54 +397,35 @@ def test_a_class_that_the_largest_number_masks(technology, case, beta):
         assert abs(gradient[0] - true).sum() <= 1e-6 * abs(true).sum()
 
 
-ROWS = {"many": np.linspace(-1, 1, 37), "two": np.array([0.36, -0.9])}
+MASKED_ROWS = {  # the other row, and which of the two is −∞ where
+    "many": (np.linspace(-1, 1, 37), {"both": slice(5, 6)}),
+    "two": (np.array([0.36, -0.9]), {}),
+    "the other row": (np.linspace(-1, 1, 37), {"other": 3}),
+    "the same row": (np.linspace(-1, 1, 37), {"same": 3}),
+}
 
 
 @each(
     "row name",
     lambda technology: [
-        *((row, name) for row in ROWS for name in ("KL", "JS")),
+        *((row, name) for row in MASKED_ROWS for name in ("KL", "JS")),
         *(("two", name) for name in ("Jeffreys", "mixture") if technology.apart),
     ],
     more=lambda technology: [
         (row, name)
-        for row in ROWS
+        for row in MASKED_ROWS
         for name in ("Jeffreys", "mixture", "TV", "Hellinger", "chi2")
         if technology.apart
     ],
 )
 def test_a_row_that_the_largest_number_masks(technology, row, name):
-    """All its classes are alike; what fills up a tile, or is −∞, has no part in it."""
-    s = ROWS[row].astype(np.float32)[None]
+    """What is as low as can be is alike; what fills up a tile, or is −∞, has no part in it."""
+    other, gone = MASKED_ROWS[row]
+    s = other.astype(np.float32)[None]
     t = np.full_like(s, np.finfo(np.float32).min)
-    s[0, 5:6] = t[0, 5:6] = -np.inf
-    even = np.where(t < 0, t - t.max(), 0)
-    for pair, alike in (((s, t), (s, even)), ((t, s), (even, s))):
-        expected = of_definition(RECORDS[name], *(each[0] for each in alike))
-        value, found = of_record(name, technology, *pair)
-        assert value[0] == pytest.approx(expected.value, rel=1e-6)
-        for gradient, true in zip(found, expected[1:], strict=True):
-            assert abs(gradient[0] - true).sum() <= 1e-6 * abs(true).sum()
-
-
-BESIDE = ("the other row", "the same row")
-
-
-@each(
-    "masked name",
-    [(masked, name) for masked in BESIDE for name in ("KL", "JS")],
-    more=lambda technology: [
-        (masked, name)
-        for masked in BESIDE
-        for name in ("mixture", "Jeffreys", "TV", "Hellinger", "chi2")
-        if technology.apart
-    ],
-)
-def test_minus_infinity_beside_a_row_that_the_largest_number_masks(technology, masked, name):
-    """What is −∞ has no probability there, what is as low as can be has its share."""
-    s = np.linspace(-1, 1, 37, dtype=np.float32)[None]
-    t = np.full_like(s, np.finfo(np.float32).min)
-    (s if masked == "the other row" else t)[0, 3] = -np.inf
+    for side, place in gone.items():
+        for masked in {"other": [s], "same": [t], "both": [s, t]}[side]:
+            masked[0, place] = -np.inf
     even = np.where(t > -np.inf, np.float32(0), t)
     for pair, alike in (((s, t), (s, even)), ((t, s), (even, s))):
         expected = of_definition(RECORDS[name], *(each[0] for each in alike))
@@ -553,32 +534,25 @@ def test_gradients_one_by_one(technology, name):
         assert_agree((one, found), (value, [both[k] for k in wanted]), "float32")
 
 
-@each("name", ["kl_div", "KL", "JS"], only=lambda technology: technology.autograd)
-def test_second_order_is_left_to_the_formulas(technology, name):
-    loss = {"kl_div": kldiv.kl_div, "KL": kldiv.kl_div_with_logits}
-    loss = loss.get(name, functools.partial(kldiv.js_div_with_logits, beta=0.3))
-    x, y = np.random.default_rng(2).normal(size=(2, 3, 40))
-    arrays = (x, np.exp(y)) if name == "kl_div" else (x, y)
-    found = technology.derivatives(loss, *arrays)
+DIFFERENTIATED = {
+    "kl_div": kldiv.kl_div,
+    "KL": kldiv.kl_div_with_logits,
+    "JS": functools.partial(kldiv.js_div_with_logits, beta=0.3),
+    "KL, T": lambda s, t, T: kldiv.kl_div_with_logits(s, t, temperature=T),
+    "JS, T": lambda s, t, T: kldiv.js_div_with_logits(s, t, beta=0.3, temperature=T),
+}
+
+
+@each("name", list(DIFFERENTIATED)[:4], more=["JS, T"], only=lambda technology: technology.autograd)
+def test_second_order_and_temperatures_are_left_to_the_formulas(technology, name):
+    x, y = np.random.default_rng(2).normal(size=(2, 3, 50))
+    arrays = [x, np.exp(y) if name == "kl_div" else y]
+    arrays += [np.array([0.5, 1.0, 3.0])] * name.endswith("T")
+    wanted = range(len(arrays))
+    found = technology.derivatives(DIFFERENTIATED[name], *arrays, wanted=wanted)
     with kldiv.config_context(kernel="pure"):
-        wanted = technology.derivatives(loss, *arrays)
-    for a, b in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11 * abs(b).max())
-
-
-@each("beta", [None], more=[0.3], only=lambda technology: technology.autograd)
-def test_a_temperature_is_differentiable(technology, beta):
-    arrays = [*np.random.default_rng(3).normal(size=(2, 3, 50)), np.array([0.5, 1.0, 3.0])]
-    loss = kldiv.kl_div_with_logits
-    loss = loss if beta is None else functools.partial(kldiv.js_div_with_logits, beta=beta)
-
-    def tempered(s, t, temperature):
-        return loss(s, t, temperature=temperature)
-
-    found = technology.derivatives(tempered, *arrays, wanted=(0, 1, 2))
-    with kldiv.config_context(kernel="pure"):
-        wanted = technology.derivatives(tempered, *arrays, wanted=(0, 1, 2))
-    for a, b in zip(found, wanted, strict=True):
+        expected = technology.derivatives(DIFFERENTIATED[name], *arrays, wanted=wanted)
+    for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11 * abs(b).max())
 
 

@@ -14,17 +14,17 @@ from functools import partial
 
 import numpy as np
 import pytest
+from f_divergences import RECORDS
 from libraries import unit
 from logit_families import assert_right
 from reference import losses, truth
 
 import kldiv
 from kldiv.divergences import Jeffreys
-from kldiv.errors import BackendError, ConfigError
-from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
+from kldiv.errors import ConfigError
+from kldiv.formulas.rows import JensenShannon, RowLoss
 from kldiv.kernels import Work
 from kldiv.kernels.cpu import CPU
-from kldiv.kernels.spelling import spelled
 
 pytest.importorskip("llvmlite")
 
@@ -33,11 +33,7 @@ from kldiv.kernels import layout, threads
 FLOATS = ["float32", "float64"]
 LOSSES = [kldiv.kl_div, kldiv.kl_div_with_logits, kldiv.js_div_with_logits]
 
-
-@pytest.fixture(autouse=True)
-def fused(monkeypatch):
-    """Give small arrays to the kernels too."""
-    monkeypatch.setattr(CPU, "small", 0)
+pytestmark = pytest.mark.usefixtures("small_too")
 
 
 def pure():
@@ -198,22 +194,12 @@ def test_masked_classes_are_exact(size, dtype):
     operation = RowLoss("none", dtype, dtype, dtype)
     xp = kldiv.backends.get("numpy").namespace()
     value, gradients = CPU.compute(Work(operation, xp, [s, t], 1, gradients=(0, 1)))
-    alone, _ = CPU.compute(Work(operation, xp, [s, t], 1))
-    np.testing.assert_array_equal(alone, value)
+    for wanted in ((), (0,), (1,)):
+        alone, found = CPU.compute(Work(operation, xp, [s, t], 1, gradients=wanted))
+        np.testing.assert_array_equal(alone, value)
+        np.testing.assert_array_equal(found, [gradients[which] for which in wanted])
     assert_right(pairs, (value, *gradients), truth(s, t), dtype)
     assert value[list(pairs).index("last for both, alike")] == 0
-
-
-@pytest.mark.parametrize("size", [1, 5, 2048, 5000])
-def test_gradients_are_the_same_one_by_one(size):
-    random = np.random.default_rng(size)
-    t = 3 * random.normal(size=(9, size)).astype("float32")
-    s = (t + random.normal(size=(9, 1)) * random.normal(size=(9, size))).astype("float32")
-    both = kldiv.value_and_grad(kldiv.kl_div_with_logits, (0, 1))(s, t)
-    for which in (0, 1):
-        value, gradient = kldiv.value_and_grad(kldiv.kl_div_with_logits, which)(s, t)
-        assert value == both[0]
-        np.testing.assert_array_equal(gradient, both[1][which])
 
 
 @pytest.mark.parametrize("loss", [kldiv.kl_div_with_logits, kldiv.js_div_with_logits])
@@ -257,25 +243,50 @@ def test_blocks_that_are_masked_for_one_side(dtype):
 
 # --- threads --------------------------------------------------------------------------------------
 
-
-def large():
-    random = np.random.default_rng(8)
-    return (random.normal(size=(64, 20000)).astype("float32") for _ in range(2))
-
-
-def of(loss, s, t):
-    value, gradients = kldiv.value_and_grad(loss, (0, 1))(s, t)
-    return [float(value), *(g.tobytes() for g in gradients)]
+RANDOM = np.random.default_rng(8)
+LARGE = RANDOM.normal(size=(2, 64, 20000)).astype("float32")
+SPARSE = kldiv.topk_log_probs(LARGE[1, :, :1003], 9)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_the_same_bits_for_any_number_of_threads(loss, monkeypatch):
-    s, t = large()
-    t = abs(t) if loss is kldiv.kl_div else t
+def of(loss, *arrays, wanted=(0, 1)):
+    """The bits of the value and the gradients."""
+    value, gradients = kldiv.value_and_grad(loss, wanted)(*arrays)
+    return [np.asarray(value).tobytes(), *(gradient.tobytes() for gradient in gradients)]
+
+
+def of_policy(rows, classes):
+    torch = pytest.importorskip("torch")
+    pair = torch.from_numpy(LARGE).reshape(2, -1)[:, : rows * classes].reshape(2, rows, classes)
+    s, r = (each.clone().requires_grad_() for each in pair)
+    labels = torch.arange(rows) * (classes // rows)
+    values = kldiv.log_prob_and_entropy_with_logits(s, labels, reference=r)
+    slopes = torch.autograd.grad(sum(values).sum(), (s, r))
+    return [each.detach().numpy().tobytes() for each in (*values, *slopes)]
+
+
+def of_sparse(name):
+    loss = partial(kldiv.topk_kl_div_with_logits, divergence=RECORDS[name], target_rest=SPARSE.rest)
+    return of(loss, LARGE[0, :, :1003], SPARSE.log_probs, SPARSE.indices, wanted=(0, 1, 2))
+
+
+THREADED = {
+    "elements": lambda: of(kldiv.kl_div, LARGE[0], abs(LARGE[1])),
+    "KL": lambda: of(kldiv.kl_div_with_logits, *LARGE),
+    "JS": lambda: of(kldiv.js_div_with_logits, *LARGE),
+    "entropy": lambda: of(kldiv.entropy_with_logits, LARGE[0], wanted=(0,)),
+    "policy": partial(of_policy, 64, 3000),
+    "policy of long rows": partial(of_policy, 2, 600_000),
+    "sparse": partial(of_sparse, "KL"),
+    "sparse, with formulas": partial(of_sparse, "own"),
+}
+
+
+@pytest.mark.parametrize("name", THREADED)
+def test_the_same_bits_for_any_number_of_threads(name, monkeypatch):
     results = []
     for number in ("1", "2", "3", "2"):
         monkeypatch.setenv("KLDIV_NUM_THREADS", number)
-        results.append(of(loss, s, t))
+        results.append(THREADED[name]())
     assert results[1:] == results[:-1]
 
 
@@ -317,10 +328,9 @@ def test_threads_share_long_rows(dtype, beta, monkeypatch):
 
 def test_many_threads_call_at_once(monkeypatch):
     monkeypatch.setenv("KLDIV_NUM_THREADS", "2")
-    s, t = large()
-    wanted = of(kldiv.kl_div_with_logits, s, t)
+    wanted = THREADED["KL"]()
     with ThreadPoolExecutor(6) as pool:
-        for future in [pool.submit(of, kldiv.kl_div_with_logits, s, t) for _ in range(12)]:
+        for future in [pool.submit(THREADED["KL"]) for _ in range(12)]:
             assert future.result() == wanted
 
 
@@ -373,65 +383,6 @@ def test_small_arrays_are_left_to_the_formulas(monkeypatch):
         assert kldiv.explain(small).kernel == "cpu"
 
 
-def test_explained_where_another_library_computes(monkeypatch):
-    pytest.importorskip("torch")
-    monkeypatch.setattr(CPU, "small", 100)
-    with kldiv.config_context(backend="torch"):
-        assert kldiv.explain(np.ones(99)).kernel == "pure"
-        assert kldiv.explain(np.ones(100)).kernel == "cpu"
-        assert kldiv.kl_div(np.zeros(100), np.ones(100)) == 0
-
-
-def test_without_a_compiler(monkeypatch):
-    monkeypatch.setattr(CPU, "installed", False)
-    monkeypatch.setattr("kldiv.backends.routing._places", {})
-    assert kldiv.explain(np.ones(9)).kernel == "pure"
-    with kldiv.config_context(kernel="cpu"), pytest.raises(BackendError, match="pip install"):
-        kldiv.kl_div(np.ones(9), np.ones(9))
-
-
-torch_warns = pytest.mark.filterwarnings(
-    "ignore:.*should not be instantiated:DeprecationWarning",
-    "ignore:.*torch.jit.*is deprecated:DeprecationWarning",
-)
-
-
-@torch_warns
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_the_operator_is_what_torch_expects(reduction):
-    torch = pytest.importorskip("torch")
-    from kldiv.backends.torch_.operators import _fused
-
-    s, t = torch.randn(2, 4, 30)
-    upstream = torch.ones(4 if reduction == "none" else ())
-    words = spelled(RowLoss(reduction, *["float32"] * 3, KullbackLeibler(), 1.0))
-    for arrays in ([s, t], [s.T.contiguous().T, t]):
-        arguments = (arrays, "cpu", *words, [0, 1], upstream, True, False, None, None)
-        assert set(torch.library.opcheck(_fused, arguments).values()) == {"SUCCESS"}
-
-
-@torch_warns
-@pytest.mark.filterwarnings("ignore:kldiv computes in a slower way:RuntimeWarning")
-def test_a_failing_compiler_leaves_compiled_code_to_the_formulas(monkeypatch):
-    torch = pytest.importorskip("torch")
-    torch.compiler.reset()
-
-    def fail(work):
-        raise RuntimeError("no such instruction")
-
-    monkeypatch.setattr(CPU, "failure", None)
-    monkeypatch.setattr("kldiv.kernels.cpu.row_loss.compile_for", fail)
-    s, t = torch.randn(6, 50, requires_grad=True), torch.randn(6, 50)
-    value = torch.compile(kldiv.kl_div_with_logits, fullgraph=True, backend="aot_eager")(s, t)
-    (found,) = torch.autograd.grad(value, s)
-    with pure():
-        expected = kldiv.kl_div_with_logits(s, t)
-        (gradient,) = torch.autograd.grad(expected, s)
-    torch.testing.assert_close(value, expected)
-    torch.testing.assert_close(found, gradient)
-    assert CPU.problem() is not None
-
-
 def test_a_failing_compiler_is_told_once(monkeypatch):
     def fail(*_):
         raise OSError("disk full")
@@ -460,25 +411,6 @@ print(kldiv.explain(x).kernel)
     )
     assert run.stdout == "blocks\n"
     assert run.stderr.count("RuntimeWarning") == 1
-
-
-def test_a_second_backward_on_torch_computes_anew():
-    torch = pytest.importorskip("torch")
-    s, t = torch.randn(3, 400, requires_grad=True), torch.randn(3, 400)
-    loss = kldiv.kl_div_with_logits(s, t)
-    first, second = (torch.autograd.grad(3 * loss, s, retain_graph=True)[0] for _ in range(2))
-    size = first.abs().sum()  # elements near zero have errors of their neighbours' size
-    assert torch.is_nonzero(size)
-    assert (first - second).abs().sum() <= 1e-6 * size
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_difference_near_the_end_of_the_dtype_is_not_cut(dtype):
-    end = float(np.finfo(dtype).max) / 3
-    s, t = np.array([[end, -np.inf, 0.0]], dtype), np.array([[3.0, -np.inf, 2.0]], dtype)
-    with kldiv.config_context(kernel="cpu"):
-        found = kldiv.kl_div_with_logits(s, t)
-    np.testing.assert_allclose(found, end / (1 + np.e), rtol=1e-6)
 
 
 @pytest.mark.parametrize("whole_rows", [False, True])

@@ -1,4 +1,4 @@
-"""Divergences other than KL and Jensen-Shannon by the CPU kernels, and how one is added."""
+"""Divergences other than KL and Jensen-Shannon by the CPU kernels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from kldiv.kernels.cpu import CPU
 
 pytest.importorskip("llvmlite")
 
-from kldiv.kernels.cpu import divergences, row_loss
-from kldiv.kernels.cpu.code import at_least, select
-from kldiv.kernels.cpu.elementary import exp
+from kldiv.kernels.cpu import row_loss
 
 XP = kldiv.backends.get("numpy").namespace()
 RECORDS = (
@@ -146,54 +144,6 @@ def test_a_divergence_beyond_the_largest_number_has_no_gradient(alpha):
     for gradient in gradients:
         assert np.isnan(gradient[0]).all()
         assert not gradient[1].any()
-
-
-# --- a divergence more ----------------------------------------------------------------------------
-
-
-class Triangular(divergences.Divergence):
-    """Σ (p − q)²/(p + q), u is 2d − d² with d = (p − q)/(p + q)."""
-
-    name = "triangular"
-
-    def term(self, lane, fall):
-        return fall * fall / at_least(lane.p + lane.q, 1e-300)
-
-    def rise(self, rows, side):
-        at = rows.get(f"at_{side}")
-        first = _tanh(at)
-        one = rows.vector(first)
-
-        def of(lane):
-            two = (lane.p - lane.q) / at_least(lane.p + lane.q, 1e-300)
-            return (two - one) * (2.0 - one - two)
-
-        return of
-
-
-def _tanh(x):
-    less = exp(-abs(x))
-    return select(x < 0.0, less - 1.0, 1.0 - less) / (less + 1.0)
-
-
-def test_a_divergence_is_two_functions(monkeypatch, tmp_path):
-    monkeypatch.setenv("KLDIV_CACHE_DIR", str(tmp_path))
-    monkeypatch.setitem(divergences.DIVERGENCES, "triangular", Triangular)
-    monkeypatch.setattr(row_loss, "spelled", lambda _: row_loss.Spelled("triangular"))
-    s, t = rows("float64", 1)
-    operation = RowLoss("none", "float64", "float64", "float64")
-    found = CPU.compute(Work(operation, XP, [s, t], 1, gradients=(0, 1)))
-    q, p = (np.exp(a - a.max(-1, keepdims=True)) for a in (s, t))
-    q, p = (a / a.sum(-1, keepdims=True) for a in (q, p))
-    gradients = []
-    for own, other in ((q, p), (p, q)):
-        d = (own - other) / np.maximum(own + other, 1e-300)
-        u = 2 * d - d * d
-        gradients.append(own * (u - (own * u).sum(-1, keepdims=True)))
-    value = ((p - q) ** 2 / np.maximum(p + q, 1e-300)).sum(-1)
-    np.testing.assert_allclose(found[0], value, rtol=1e-13)
-    for one, other in zip(found[1], gradients, strict=True):
-        assert abs(one - other).sum() <= 1e-13 * abs(other).sum()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

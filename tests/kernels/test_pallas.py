@@ -76,23 +76,6 @@ def agree(found, expected, tolerance=1e-5):
 # --- beyond the kernel ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_axes_masks_and_temperatures(loss):
-    s, t = pair((4, 50, 3))
-    s, t = s.at[1, :, 2].set(jnp.nan), t.at[0, :2, 1].set(-jnp.inf)
-    where, temperature = np.ones((4, 3), bool), np.array([0.5, 1.0, 3.0])
-    where[1] = False
-    function = functools.partial(LOSSES[loss], axis=1)
-    found = quickly(
-        lambda s, t: jax.value_and_grad(function, (0, 1))(
-            s, t, where=jnp.asarray(where), temperature=jnp.asarray(temperature, "float32")
-        )
-    )(s, t)
-    expected = by_formulas(function, s, t, where=where, temperature=temperature)
-    assert all(np.isfinite(each).all() for each in expected)
-    agree(found, expected)
-
-
 def test_a_temperature_is_differentiable():
     s, t = pair((3, 50))
     warm = jnp.asarray([0.5, 1.0, 3.0])

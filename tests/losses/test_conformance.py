@@ -37,10 +37,11 @@ class Case(NamedTuple):
 
         return called
 
-    def wanted(self):
-        """Return value and gradients in the arrays, by kldiv's own rules on NumPy's."""
-        loss = partial(self.loss, **self.options, **self.constant)
-        return kldiv.value_and_grad(loss, tuple(range(len(self.arrays))))(*self.arrays)
+    def wanted(self, place=lambda array: array):
+        """Return value and gradients in the arrays, by kldiv's own rules, on NumPy's by default."""
+        loss = partial(self.loss, **placed({**self.options, **self.constant}, place))
+        places = tuple(range(len(self.arrays)))
+        return kldiv.value_and_grad(loss, places)(*map(place, self.arrays))
 
 
 def case(loss, *arrays, options=None, has_rule=True, settings=None, **constant):
@@ -96,7 +97,7 @@ CASES = {
         labels=LABELS, beta=np.array([0.3, 1.0]), num_items_in_batch=np.array(7),
     ),
     "js": case(
-        kldiv.js_div_with_logits, S, T, settings={"beta": 0.3}, options={"temperature": HEAT}
+        kldiv.js_div_with_logits, S, T, settings={"beta": 0.3}, options={"temperature": HEAT[:1]}
     ),
     **{
         name: case(
@@ -145,6 +146,15 @@ CASES = {
         settings={"input_classes": [0, 2], "target_classes": [1, 0], "beta": 0.25},
     ),
     "kl_div": case(kldiv.kl_div, np.log(P), Q, settings={"reduction": "sum"}),
+    "kl_div, log": case(kldiv.kl_div, S, T, settings={"log_target": True}),
+    "kl_div, masked": case(
+        kldiv.kl_div, S + LOST, np.exp(T + LOST), settings={"reduction": "batchmean"},
+        where=KEEP[:, None],
+    ),
+    "kl_div, elements": case(
+        kldiv.kl_div, S, T, settings={"reduction": "none", "log_target": True}, has_rule=False,
+        where=S < 0.5,
+    ),
     "pairs": case(
         kldiv.pairwise, np.exp(S), np.exp(T), settings={"divergence": "js", "normalize": True},
         has_rule=False,
@@ -156,12 +166,17 @@ MEASURED = ["measure kl", "measure js", "measure Rényi 3"]
 BY_TORCH = [
     *("kl, options", "distillation", "log-probabilities", "sparse, rest", "layers, js"),
     *("layers, options", "layers, sparse and labels", "pairs", *MEASURED),
+    *("kl_div, masked", "kl_div, elements"),
 ]
 BY_JAX = [
     *("labels", "kl, options", "distillation", "Jeffreys", "skew", "Hellinger", "Rényi 2"),
     *("sparse, rest", "layers, options", "matched", *MEASURED, "measure cross"),
+    *("kl_div, masked", "kl_div, elements"),
 ]
-TWICE = ["kl", "js", "log-probabilities", "sparse", "layers", *MEASURED, "measure cross"]
+TWICE = [
+    *("kl", "kl, options", "js", "log-probabilities", "sparse", "layers", *MEASURED),
+    *("measure cross", "kl_div, masked", "kl_div, elements", "Jeffreys", "skew"),
+]
 """Of each code those that compilers are tried on, which take seconds for each.
 
 Those of one divergence each are compiled where their accuracy is tested. Of JAX's the quick run has
@@ -201,12 +216,51 @@ def test_torch_differentiates(torch, name):
         found = torch.func.vmap(function)(*pair)
         each = [function(*(array[k] for array in pair)) for k in (0, 1)]
         torch.testing.assert_close(found, torch.stack(each))
+    first, *others = pair[0], *(array[0] for array in pair[1:])
+    found = torch.func.vmap(loss, (0, *[None] * len(others)))(first, *others)
+    torch.testing.assert_close(found, torch.stack([loss(each, *others) for each in first]))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n == "measure kl" else pytest.mark.slow) for n in BY_TORCH],
-)
+@pytest.mark.parametrize("name", CASES)
+def test_torch_repeats_and_refuses(torch, name):
+    """Backward again, of what is recomputed, of each array alone; none, and not of what changed."""
+    own = CASES[name]
+    loss = own.of(placed(own.constant, torch.tensor))
+    given = [torch.tensor(array, requires_grad=True) for array in own.given]
+    value = loss(*given).sum()
+    slopes = torch.autograd.grad(value, given, retain_graph=True)
+    again = torch.utils.checkpoint.checkpoint(loss, *given, use_reentrant=False).sum()
+    near = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-15)
+    near(torch.autograd.grad(value, given, retain_graph=True), slopes)
+    near(torch.autograd.grad(again, given), slopes)
+    near(torch.autograd.grad(loss(*given).sum(), given, create_graph=True), slopes)
+    if own.has_rule:
+        found, gradients = own.wanted(torch.tensor)
+        near((found, gradients), (value.detach(), slopes[: len(gradients)]))
+    for index, slope in enumerate(slopes):
+        alone = [each.detach().requires_grad_(k == index) for k, each in enumerate(given)]
+        loss(*alone).sum().backward()
+        near(alone[index].grad, slope)
+        assert all(each.grad is None for k, each in enumerate(alone) if k != index)
+    if name != "matched":  # which takes no other backend
+        with kldiv.config_context(backend="numpy"):
+            crossing = loss(*given).sum()
+        near(torch.autograd.grad(crossing, given), slopes)
+    with torch.no_grad():
+        assert not loss(*given).requires_grad
+        given[0].mul_(2)
+    with torch.inference_mode():
+        assert loss(*given).is_inference()
+    assert loss(*(each.detach() for each in given)).grad_fn is None
+    if name == "matched":  # which keeps copies
+        near(torch.autograd.grad(value, given), slopes)
+        return
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+@pytest.mark.slow_where(lambda name: name not in {"measure kl", "kl_div, elements"})
+@pytest.mark.parametrize("name", BY_TORCH)
 def test_torch_compiles(torch, monkeypatch, name):
     """To one graph, also where nothing is known yet of who computes."""
     monkeypatch.setattr(routing, "_places", {})
@@ -256,6 +310,24 @@ def test_jax_differentiates_twice(torch, jax, name):
     for row, expected in zip(found, wanted, strict=True):
         for block, other in zip(row, expected, strict=True):
             np.testing.assert_allclose(block, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["kl", "js", "Hellinger", "Rényi 2", "layers", "measure kl"])
+def test_dask_stays_lazy(name):
+    """Nothing is computed before it is asked for."""
+    da = pytest.importorskip("dask.array")
+    import dask
+
+    def computed(*args, **kwargs):
+        raise AssertionError("computed")
+
+    with dask.config.set(scheduler=computed):
+        lazy = CASES[name].wanted(lambda a: da.from_array(a, chunks=(1, *a.shape[1:])))
+        assert lazy[1][0].numblocks[0] > 1
+        with pytest.raises(AssertionError, match="computed"):
+            lazy[0].compute()
+    wanted = CASES[name].wanted()
+    close([lazy[0], *lazy[1]], [wanted[0], *wanted[1]])
 
 
 @pytest.mark.parametrize(

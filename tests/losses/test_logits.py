@@ -5,21 +5,11 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import mpmath
 import numpy as np
 import pytest
-import reference
 from libraries import unit
 from logit_families import (
-    INDUCTOR,
     INF,
-    TARGET,
-    assert_right,
-    batch,
-    dtypes,
-    families,
-    truths,
-    value_error,
 )
 from reference import exact
 
@@ -60,92 +50,6 @@ def rows_and_gradients(loss, s, t, **options):
 
 
 # --- the targets ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_targets(lib, name):
-    loss, beta = LOSSES[name]
-    for dtype in dtypes(lib):
-        names, s, t = batch(100, dtype)
-        results = rows_and_gradients(loss, lib.from_numpy(s), lib.from_numpy(t))
-        for result, shape in zip(results, (s.shape[:1], s.shape, s.shape), strict=True):
-            lib.assert_like(result, shape, dtype)
-        found = [lib.numpy(result) for result in results]
-        assert_right(names, found, truths(100, dtype, 1.0, beta), dtype)
-
-
-@pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize("dtype", TARGET)
-@pytest.mark.parametrize("name", LOSSES)
-def test_targets_under_jit(jax, name, dtype):
-    loss, beta = LOSSES[name]
-    names, s, t = batch(100, dtype)
-    with jax.enable_x64(dtype == "float64"):
-        # Constants of the whole batch would be folded at compile time: they must be arguments.
-        total = jax.value_and_grad(lambda s, t: loss(s, t, reduction="sum"), argnums=(0, 1))
-        both = jax.jit(lambda s, t: (loss(s, t, reduction="none"), *total(s, t)[1]))
-        found = [np.asarray(a) for a in both(jax.numpy.asarray(s), jax.numpy.asarray(t))]
-    assert_right(names, found, truths(100, dtype, 1.0, beta), dtype)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
-@pytest.mark.parametrize("name", ["kl", "js"])
-def test_targets_under_torch_compile(torch, name, compiler):
-    """Inductor computes expm1(x) as exp(x) − 1, which would cost every digit near P = Q."""
-    loss, beta = LOSSES[name]
-    names, s, t = batch(100, "float32")
-    torch.compiler.reset()
-    options = INDUCTOR if compiler == "inductor" and name != "kl" else None
-    compiled = torch.compile(
-        partial(loss, reduction="none"), fullgraph=True, backend=compiler, options=options
-    )
-    tensors = [torch.tensor(a, requires_grad=True) for a in (s, t)]
-    rows = compiled(*tensors)
-    gradients = torch.autograd.grad(rows.sum(), tensors)
-    found = [a.detach().numpy() for a in (rows, *gradients)]
-    assert_right(names, found, truths(100, "float32", 1.0, beta), "float32")
-
-
-@pytest.mark.parametrize("beta", [0.01, 0.99])
-def test_every_weight_of_the_mixture(beta):
-    names, s, t = batch(3, "float64")
-    found = rows_and_gradients(partial(kldiv.js_div_with_logits, beta=beta), s, t)
-    assert_right(names, found, truths(3, "float64", 1.0, beta), "float64")
-
-
-@pytest.mark.parametrize("half", ["float16", "bfloat16"])
-def test_half_types(lib, loss, half):
-    """Right for the given logits in float32, rounded once where the result is of the half type."""
-    finite = [p for p in families(100).values() if max(map(np.nanmax, map(abs, p))) < 100]
-    beta = None if loss is kldiv.kl_div_with_logits else 0.3
-    ours = [lib.array(np.stack([pair[i] for pair in finite[::3]]), half) for i in (0, 1)]
-    rounded = [lib.numpy(array).astype(np.float64) for array in ours]
-    expected = [exact(a, b, beta=beta) for a, b in zip(*rounded, strict=True)]
-    rows = loss(*ours, reduction="none", dtype="float32")
-    lib.assert_like(rows, (len(expected),), "float32")
-    for found, true in zip(lib.numpy(rows), expected, strict=True):
-        assert value_error(found, true.value, "float32") <= TARGET["float32"]
-
-    rows, of_s, of_t = rows_and_gradients(loss, *ours)
-    lib.assert_like(rows, (len(expected),), half)
-    tiny = 1e-7 if half == "float16" else 1e-38
-    u = unit(half) * 1.001
-    np.testing.assert_allclose(
-        lib.numpy(rows).astype(float), [float(e.value) for e in expected], rtol=u, atol=tiny
-    )
-    for found, wanted in ((of_s, "grad_input"), (of_t, "grad_target")):
-        lib.assert_like(found, ours[0].shape, half)
-        true = np.array([getattr(e, wanted) for e in expected], float)
-        scale = abs(true).max(-1, keepdims=True)
-        assert (abs(lib.numpy(found) - true) <= u * abs(true) + 1e-6 * scale + tiny).all()
-
-
-def test_identical_and_shifted_logits_are_exactly_zero(lib, loss):
-    t = np.round(1024 * 3 * RNG.normal(size=(3, 50))) / 1024
-    s = t + np.array([[0.0], [100.25], [-50.5]])
-    for result in rows_and_gradients(loss, lib.array(s), lib.array(t)):
-        assert (lib.numpy(result) == 0).all()
 
 
 # --- float32 stays float32 ------------------------------------------------------------------------
@@ -347,68 +251,6 @@ def test_temperature_by_row(lib, loss, shape):
         )
 
 
-def slopes_in_temperature(beta, temperature):
-    """∂/∂T of each row, by a difference of 60 digits."""
-
-    def slope(s, t, T):
-        with mpmath.workdps(90):
-            h, T = mpmath.mpf(10) ** -30, mpmath.mpf(float(T))
-
-            def value(T):
-                a, b = ([mpmath.mpf(float(v)) / T for v in x] for x in (s, t))
-                return (reference.kl(a, b) if beta is None else reference.js(a, b, beta))[0]
-
-            return float((value(T + h) - value(T - h)) / (2 * h))
-
-    return np.array([[slope(S[i, j], T[i, j], temperature[j]) for j in range(3)] for i in range(4)])
-
-
-def test_gradient_in_an_array_temperature_torch(torch, loss):
-    each = np.array([0.5, 1.3, 2.9])
-    beta = None if loss is kldiv.kl_div_with_logits else 0.3
-    expected = slopes_in_temperature(beta, each)
-    s, t, T_ = torch.tensor(S), torch.tensor(T), torch.tensor(each, requires_grad=True)
-    (found,) = torch.autograd.grad(loss(s, t, temperature=T_, reduction="sum"), T_)
-    np.testing.assert_allclose(found, expected.sum(0), rtol=1e-13)
-    _, tangent = torch.func.jvp(
-        lambda T: loss(s, t, temperature=T, reduction="none"), (T_,), (torch.ones_like(T_),)
-    )
-    np.testing.assert_allclose(tangent.detach(), expected, rtol=1e-13)
-
-
-@pytest.mark.slow
-def test_gradient_in_an_array_temperature_jax(jax, loss):
-    each = np.array([0.5, 1.3, 2.9])
-    beta = None if loss is kldiv.kl_div_with_logits else 0.3
-    with jax.enable_x64(True):
-        s, t, T_ = (jax.numpy.asarray(a) for a in (S, T, each))
-        found = jax.jit(jax.jacfwd(lambda T: loss(s, t, temperature=T, reduction="none")))(T_)
-        back = jax.jit(jax.grad(lambda T: loss(s, t, temperature=T, reduction="sum")))(T_)
-    expected = slopes_in_temperature(beta, each)
-    np.testing.assert_allclose(np.einsum("ijj->ij", found), expected, rtol=1e-13)
-    np.testing.assert_allclose(back, expected.sum(0), rtol=1e-13)
-
-
-@pytest.mark.slow
-def test_second_derivatives_in_an_array_temperature(torch, jax, loss):
-    s, t = small(torch)
-    temperature = torch.tensor([0.5, 1.3, 2.9], dtype=torch.float64, requires_grad=True)
-
-    def of(s, t, temperature):
-        return loss(s, t, temperature=temperature, reduction="none")
-
-    assert torch.autograd.gradgradcheck(of, (s, t, temperature), fast_mode=True)
-    arguments = [a.detach().numpy() for a in (s, t, temperature)]
-    with jax.enable_x64(True):
-        tall = jax.hessian(lambda *a: of(*a).sum(), argnums=(0, 1, 2))(
-            *map(jax.numpy.asarray, arguments)
-        )
-    wide = torch.autograd.functional.hessian(lambda *a: of(*a).sum(), (s, t, temperature))
-    for row, expected in zip(tall, wide, strict=True):
-        for block, other in zip(row, expected, strict=True):
-            np.testing.assert_allclose(block, other, rtol=1e-10, atol=1e-12)
-
-
 # --- blocks ---------------------------------------------------------------------------------------
 
 
@@ -497,29 +339,6 @@ def small(torch, *, masked=False):
     return tuple(torch.tensor(a, requires_grad=True) for a in (s, t))
 
 
-def test_torch_func(torch, loss):
-    from torch.func import grad, hessian, jacfwd, jacrev, vmap
-
-    s, t = (a.detach() for a in small(torch))
-    rows = loss(s, t, reduction="none")
-    torch.testing.assert_close(vmap(loss)(s, t), rows)
-    torch.testing.assert_close(vmap(loss, in_dims=(1, 1))(s.T, t.T), rows)
-    torch.testing.assert_close(vmap(grad(loss))(s, t), grad(partial(loss, reduction="sum"))(s, t))
-    torch.testing.assert_close(jacfwd(loss)(s, t), jacrev(loss)(s, t))
-    torch.testing.assert_close(
-        hessian(loss)(s, t), torch.autograd.functional.hessian(lambda s: loss(s, t), s)
-    )
-
-
-def test_the_hessian_near_equality_is_the_fisher_information(torch):
-    """∂²KL/∂s² = diag q − q qᵀ, at any distance."""
-    t = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
-    s = t + 1e-6 * torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    q = torch.softmax(s, -1)
-    found = torch.func.hessian(kldiv.kl_div_with_logits)(s, t)
-    torch.testing.assert_close(found, torch.diag(q) - torch.outer(q, q), rtol=1e-14, atol=1e-16)
-
-
 def test_torch_second_order_is_finite_beside_masks(torch, loss):
     s, t = small(torch, masked=True)
     (first,) = torch.autograd.grad(loss(s, t), s, create_graph=True)
@@ -542,34 +361,6 @@ def test_torch_autocast(torch, loss):
         value = loss(s, t)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, loss(s.float(), t.float()))
-
-
-@pytest.mark.slow
-def test_jax_vmap_under_jit(jax, loss):
-    s, t = (jax.numpy.asarray(a, "float32") for a in (S, T))
-    rows = loss(s, t, reduction="none")
-    mapped = jax.jit(jax.vmap(jax.vmap(loss)))(s, t)
-    np.testing.assert_allclose(mapped, rows, rtol=1e-6)
-    gradient = jax.jit(jax.vmap(jax.vmap(jax.grad(loss))))(s, t)
-    whole = jax.grad(partial(loss, reduction="sum"))(s, t)
-    np.testing.assert_allclose(gradient, whole, rtol=1e-5, atol=1e-8)
-
-
-def test_dask_stays_lazy(loss):
-    da = pytest.importorskip("dask.array")
-    import dask
-
-    def computed(*args, **kwargs):
-        raise AssertionError("computed")
-
-    s, t = (da.from_array(a, chunks=(2, 3, 2)) for a in (S, T))
-    with dask.config.set(scheduler=computed):
-        value, gradient = kldiv.value_and_grad(loss)(s, t)
-        with pytest.raises(AssertionError, match="computed"):
-            value.compute()
-    expected, slope = kldiv.value_and_grad(loss)(S, T)
-    np.testing.assert_allclose(value.compute(), expected, rtol=1e-13)
-    np.testing.assert_allclose(gradient.compute(), slope, rtol=1e-12, atol=1e-16)
 
 
 # --- pad_classes ----------------------------------------------------------------------------------

@@ -104,15 +104,6 @@ def test_it_is_the_definition(lib):
         assert (abs(lib.numpy(found) - elements(x, y)) <= 2 * bound).all()
 
 
-def test_it_is_not_negative(lib):
-    @always(lib, seed=SEEDS, shape=MATRICES, zeros=st.sampled_from([0.0, 0.3]))
-    def _(seed, shape, zeros):
-        x, y = distributions(seed, shape, zeros=zeros)
-        for log_q, p in zip(x, y, strict=True):
-            # P and Q sum to 1 up to rounding only.
-            assert total(lib, log_q, p) >= -4 * U * (size_of_terms(log_q, p) + len(p))
-
-
 def test_it_is_zero_between_equal_distributions(lib):
     @always(lib, seed=SEEDS, shape=MATRICES)
     def _(seed, shape):
@@ -122,70 +113,7 @@ def test_it_is_zero_between_equal_distributions(lib):
         assert abs(total(lib, x, p)) <= 4 * U * (size_of_terms(x, p) + p.sum())
 
 
-def test_it_grows_with_the_distance(lib):
-    @always(lib, seed=SEEDS, shape=MATRICES, step=st.floats(0.01, 0.4))
-    def _(seed, shape, step):
-        assume(shape[1] > 1)
-        log_q, p = distributions(seed, shape)
-        nearer, q = (1 - step) * p + step * np.exp(log_q), np.exp(log_q)
-        # D(P‖Q) is convex, so mixing Q into P brings it down in proportion at least.
-        rounding = 16 * U * size_of_terms(log_q, p + q)
-        assert total(lib, log_q, nearer) <= (1 - step) * total(lib, log_q, p) + rounding
-
-
-def test_generalised_divergence_of_unnormalised_measures_is_not_negative(lib):
-    @always(lib, pair=PAIRS)
-    def _(pair):
-        x, y = pair
-        q = np.exp(x)
-        rounding = 4 * U * (size_of_terms(x, y) + y.sum() + q.sum())
-        assert total(lib, x, y) + math.fsum((q - y).ravel()) >= -rounding
-
-
-@pytest.mark.parametrize("log_target", [False, True])
-def test_scaling_both_measures_scales_the_divergence(lib, log_target):
-    @always(lib, pair=INTERIOR, exponent=st.integers(-20, 20))
-    def _(pair, exponent):
-        # D(cP‖cQ) = c·D(P‖Q), and D(P‖cQ) = D(P‖Q) − log c · ΣP.
-        x, y = pair
-        c, log_c = 2.0**exponent, exponent * math.log(2.0)
-        target = np.log(y) if log_target else y
-        scaled = target + log_c if log_target else target * c
-        rounding = 40 * U * (size_of_terms(x, y) + abs(log_c) * y.sum() + y.sum())
-        plain = total(lib, x, target, log_target=log_target)
-        both = total(lib, x + log_c, scaled, log_target=log_target)
-        assert abs(both / c - plain) <= rounding
-        one = total(lib, x + log_c, target, log_target=log_target)
-        assert abs(one - (plain - log_c * y.sum())) <= rounding
-
-
-def test_it_adds_over_independent_products(lib):
-    @always(lib, seed=SEEDS, shape=MATRICES)
-    def _(seed, shape):
-        log_q, p = distributions(seed, shape)
-        other_log_q, other_p = distributions(seed + 1, shape[::-1])
-        a, b = (log_q[0], p[0]), (other_log_q[0], other_p[0])
-        x = a[0][:, None] + b[0][None, :]
-        y = a[1][:, None] * b[1][None, :]
-        apart = total(lib, *a) + total(lib, *b)
-        rounding = 16 * U * (size_of_terms(x, y) + size_of_terms(*a) + size_of_terms(*b) + 1)
-        assert abs(total(lib, x, y) - apart) <= rounding
-
-
 # ---- elements and reductions ---------------------------------------------------------------------
-
-
-def test_permuting_the_elements_permutes_none(lib):
-    @always(lib, pair=PAIRS, seed=SEEDS)
-    def _(pair, seed):
-        x, y = (array.ravel() for array in pair)
-        order = np.random.default_rng(seed).permutation(x.size)
-        here = kldiv.kl_div(lib.array(x), lib.array(y), reduction="none")
-        there = kldiv.kl_div(lib.array(x[order]), lib.array(y[order]), reduction="none")
-        # Vectorised logarithms may round differently in a remainder.
-        np.testing.assert_allclose(
-            lib.numpy(there), lib.numpy(here)[order], rtol=0, atol=8 * U * 120
-        )
 
 
 def test_reductions_of_the_elements(lib):
@@ -256,26 +184,6 @@ def test_where_is_as_leaving_out(lib, reduction):
             return
         rounding = 8 * U * size_of_terms(x[keep], y[keep])
         assert abs(number(lib, found) * count[reduction] - whole) <= rounding
-
-
-def test_masked_calls_agree_with_sliced_ones(lib):
-    @always(lib, pair=of_any_shape((LOG_Q, P)), seed=SEEDS)
-    def _(pair, seed):
-        x, y = pair
-        assume(x.ndim)
-        rows = np.random.default_rng(seed).random(len(x)) < 0.5
-        where = rows.reshape(-1, *[1] * (x.ndim - 1))
-        assume(rows.any())
-        call = partial(kldiv.kl_div, lib.array(x), lib.array(y), where=lib.array(where))
-        sliced = partial(kldiv.kl_div, lib.array(x[rows]), lib.array(y[rows]))
-        for reduction in ("mean", "batchmean", "sum"):
-            wanted = number(lib, sliced(reduction=reduction))
-            found = number(lib, call(reduction=reduction))
-            if reduction == "batchmean" and not x[0].size:
-                continue  # an entry without elements keeps none
-            assert found == pytest.approx(
-                wanted, rel=0, abs=8 * U * size_of_terms(x, y), nan_ok=True
-            )
 
 
 # ---- layouts -------------------------------------------------------------------------------------

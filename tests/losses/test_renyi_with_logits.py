@@ -178,24 +178,6 @@ def test_derivative_in_the_temperature(torch, alpha, distance):
         assert float(found) == pytest.approx(float(mpmath.diff(value, mpmath.mpf(1.7))), rel=1e-12)
 
 
-@pytest.mark.parametrize("alpha", [0, 0.3, 2, INF])
-@pytest.mark.parametrize("distance", [1.0, 300.0])
-def test_classes_in_chunks(alpha, distance):
-    """Powers of chunks, each in a unit of its own, merge to those of the row."""
-    da = pytest.importorskip("dask.array")
-    import dask
-
-    s, t = np.random.default_rng(5).normal(size=(2, 3, 20)) * distance
-    t[0, :9] = -INF
-    chunked = [da.from_array(a, chunks=(2, 7)) for a in (s, t)]
-    with dask.config.set(scheduler="synchronous"):
-        value, slopes = dask.compute(*kldiv.value_and_grad(renyi(alpha), (0, 1))(*chunked))
-    wanted, gradients = kldiv.value_and_grad(renyi(alpha), (0, 1))(s, t)
-    assert value == pytest.approx(wanted, rel=1e-13)
-    for one, other in zip(slopes, gradients, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-16)
-
-
 @pytest.mark.parametrize("alpha", [-1, float("nan"), "2"])
 def test_wrong_orders(alpha):
     with pytest.raises(OptionError, match="alpha must be a number from 0"):

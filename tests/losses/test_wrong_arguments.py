@@ -42,10 +42,12 @@ def test_several_axes_of_classes(axis, call):
     np.testing.assert_allclose(found, (p * np.log(p / q)).sum(axes), rtol=1e-12)
 
 
-@pytest.mark.parametrize("axis", [None, "classes", 1.0, (7,), ()])
+@pytest.mark.parametrize("axis", [None, "classes", 1.0, (7,), (), True, np.True_])
 def test_no_axis_at_all(axis):
-    with pytest.raises(OptionError, match="axis must be one whole number"):
-        kldiv.kl_div_with_logits(*LOGITS, axis=axis)
+    calls = kldiv.kl_div_with_logits, kldiv.kl_divergence, kldiv.tv_divergence, kldiv.diagnose
+    for call in calls:
+        with pytest.raises(OptionError, match="axis must be one whole number"):
+            call(*LOGITS, axis=axis)
 
 
 def test_any_whole_number_is_an_axis():

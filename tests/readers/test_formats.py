@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import importlib
 import io
 import json
 import lzma
@@ -269,39 +270,39 @@ def test_packed_text(tmp_path):
     refused(bomb, "unpacks to more than 268,435,456")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
-@pytest.mark.parametrize(
-    "kind", ["csv", "gz", "npy", "npz", "json", "jsonl", "parquet", "xlsx", "pt"]
-)
-def test_a_pipe_is_known_by_its_first_bytes(tmp_path, kind, request):
-    os.mkfifo(tmp_path / "pipe")
-    data, buffer = CSV, io.BytesIO()
-    if kind == "gz":
-        data = gzip.compress(CSV)
-    elif kind == "npy":
-        np.save(buffer, AB[1])
-    elif kind == "npz":
-        np.savez(buffer, AB[1])
-    elif kind == "json":
-        data = b"[1.5,\n 2]"
-    elif kind == "jsonl":
-        data = b'{"l": "a", "n": 1.5}\n{"l": "b", "n": 2}\n'
-    elif kind == "parquet":
+def table_of(kind, request):
+    """Write the numbers in a format."""
+    buffer = io.BytesIO()
+    if kind == "parquet":
         frame = request.getfixturevalue("frame")
-        from pyarrow import parquet
-
-        parquet.write_table(frame, buffer)
+        importlib.import_module("pyarrow.parquet").write_table(frame, buffer)
     elif kind == "xlsx":
         request.getfixturevalue("workbook").save(buffer)
     elif kind == "pt":
         torch = pytest.importorskip("torch")
         torch.save(torch.tensor(AB[1]), buffer)
-    data = buffer.getvalue() or data
+    else:
+        {"npy": np.save, "npz": np.savez}[kind](buffer, AB[1])
+    return buffer.getvalue()
+
+
+TEXTS = {
+    "csv": CSV,
+    "gz": gzip.compress(CSV),
+    "json": b"[1.5,\n 2]",
+    "jsonl": b'{"l": "a", "n": 1.5}\n{"l": "b", "n": 2}\n',
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+@pytest.mark.parametrize("kind", [*TEXTS, "npy", "npz", "parquet", "xlsx", "pt"])
+def test_a_pipe_is_known_by_its_first_bytes(tmp_path, kind, request):
+    os.mkfifo(tmp_path / "pipe")
+    data = TEXTS.get(kind) or table_of(kind, request)
     keep = os.open(tmp_path / "pipe", os.O_RDWR)  # writing needs somebody who reads
     os.write(keep, data)
     threading.Timer(0.1, os.close, [keep]).start()  # and the end comes when it is closed
-    table = read(tmp_path / "pipe")
-    assert table.array.tolist() == AB[1]
+    assert read(tmp_path / "pipe").array.tolist() == AB[1]
 
 
 def test_standard_input_by_any_shell(tmp_path):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from benchmark.suite import load
 from reference import exact
@@ -126,9 +125,3 @@ def test_what_cannot_be_written_leaves_the_earlier_file(accuracy, tmp_path, monk
         accuracy.write(path, {"cells": []})
     assert path.read_text(encoding="utf-8") == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_pairs_are_the_same_every_time(accuracy):
-    first, second = (accuracy.pair(50, 3, 1e-4, "float32") for _ in range(2))
-    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    assert first[0].dtype == first[1].dtype == np.float32

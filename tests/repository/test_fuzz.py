@@ -15,7 +15,7 @@ import pytest
 
 from tools.fuzz import targets
 from tools.fuzz.packages import EVERY
-from tools.fuzz.targets import OverBudgetError, Target, packed, unpacked
+from tools.fuzz.targets import OverBudgetError, Target, dented, packed, unpacked
 
 ROOT = Path(__file__).parents[2]
 NEEDS = {"safetensors": "safetensors", "zarr": "zarr", "shards": "safetensors"}
@@ -32,7 +32,10 @@ def test_files_that_are_nearly_right_break_no_reader(name, tmp_path, monkeypatch
     for seed in target.seeds():
         target.check(seed, tmp_path)
     for number in range(30):
-        target.check(target.make(Random(number)), tmp_path)  # noqa: S311 - no secret
+        random = Random(number)  # noqa: S311 - no secret
+        target.check(target.make(random), tmp_path)
+        seed = random.choice(target.seeds())
+        target.check(dented(random, seed, 1.0), tmp_path)
 
 
 def planted(monkeypatch, action):

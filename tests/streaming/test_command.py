@@ -17,17 +17,14 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
-from reference import exact
 
 from kldiv import streaming
 from kldiv.cli import progress
 from kldiv.readers import Stored, open_table, sources, stored
 from kldiv.streaming import blocks, rows
-from kldiv.streaming.blocks import Plan, Sizes
 from kldiv.streaming.resume import uninterrupted
 
 MEASURES = ("kl_pq", "kl_qp", "js")
-FORMS = ("logits", "log-probs", "probs", "counts", "auto")
 
 
 @pytest.fixture(autouse=True)
@@ -204,35 +201,6 @@ def test_no_layout_changes_the_result(work, compare, monkeypatch, layout, budget
             np.testing.assert_allclose(sums[each["index"]], each["js"], rtol=1e-9, atol=1e-16)
 
 
-def test_rows_that_are_split_are_as_exact_as_whole_ones(work, compare, monkeypatch):
-    monkeypatch.setattr(blocks, "BUDGET", 8 * 16)
-    rng = np.random.default_rng(3)
-    p = 3 * rng.normal(size=(3, 200)) + 40
-    q = p + 1e-7 * rng.normal(size=p.shape)
-    np.save("p.npy", p)
-    np.save("q.npy", q)
-    assert not Plan(p, q, 1, Sizes.within()).whole
-    found = compare("p.npy", "q.npy", "--from", "logits", "--reduction", "none")
-    for measure, pair, beta in (
-        ("kl_pq", (q, p), None),
-        ("kl_qp", (p, q), None),
-        ("js", (q, p), 0.5),
-    ):
-        expected = [float(exact(a, b, beta=beta).value) for a, b in zip(*pair, strict=True)]
-        np.testing.assert_allclose(found[measure], expected, rtol=2e-15)
-
-
-def test_only_numpy_puts_rows_together(work, run, monkeypatch):
-    pytest.importorskip("torch")
-    save("logits")
-    arguments = ["p.npy", "q.npy", "--from", "logits", "--backend", "torch"]
-    assert run(*arguments)[0] == 0
-    monkeypatch.setattr(blocks, "BUDGET", 8)
-    status, _, err = run(*arguments)
-    assert status == 4
-    assert "rows of 30 logits are too long" in err
-
-
 # --- how often files are read ---------------------------------------------------------------------
 
 
@@ -352,32 +320,6 @@ def stop(monkeypatch):
     return stop
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("budget", [8 * 7, 8 * 40])
-def test_a_run_goes_on_to_the_same_bits(work, compare, run, monkeypatch, stop, form, budget):
-    save(form, shape=(40, 30))
-    monkeypatch.setattr(blocks, "BUDGET", budget)
-    monkeypatch.setattr(blocks, "_STEP", 1)
-    arguments = ["p.npy", "q.npy", "--from", form, "--reduction", "none", "--top", 30]
-    done = stop(10**9)
-    expected = compare(*arguments)
-    total = len(done)
-    steps = len(Plan(*data(form, shape=(40, 30)), 1, Sizes.within()).steps)
-    looked = 2 * steps if form == "auto" else 0
-    whole = run(*arguments)[1]
-    for after in {looked + 1, total - (total - looked) // 3, total - 1}:
-        stop(after)
-        status, out, err = run(*arguments, "--checkpoint", "state")
-        assert (status, out) == (130, "")
-        assert "Interrupted after" in err
-        assert "which state keeps" in err
-        again = stop(10**9)
-        assert run(*arguments, "--checkpoint", "state")[1] == whole
-        assert len(again) == total - after
-        assert listing() == ["p.npy", "q.npy"]
-    assert compare(*arguments) == expected
-
-
 def test_without_a_checkpoint_nothing_is_kept(work, run, stop):
     save("logits")
     stop(1)
@@ -396,32 +338,30 @@ def stopped(work, run, monkeypatch, stop):
     return ["p.npy", "q.npy", "--from", "logits", "--checkpoint", "state"]
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
+def test_a_checkpoint_of_other_options_or_another_file(run, stopped):
+    for options, said in (
         (["--top", 3], "--top: 10 then, 3 now"),
         (["--axis", 0], "--axis: -1 then, 0 now"),
         (["--from", "log-probs"], "--from: logits then, log-probs now"),
         (["--kernel", "pure"], "--kernel: None then, pure now"),
-    ],
-)
-def test_a_checkpoint_of_other_options(run, stopped, options, said):
-    status, out, err = run(*stopped, *options)
-    assert (status, out) == (4, "")
-    assert said in err
-    assert run(*stopped, "--json")[0] == 0  # how it is printed changes nothing
-
-
-def test_a_checkpoint_of_another_file(run, stopped):
+    ):
+        status, out, err = run(*stopped, *options)
+        assert (status, out) == (4, "")
+        assert said in err
     status, _, err = run("q.npy", "q.npy", *stopped[2:])
     assert status == 4
     assert "P: p.npy of" in err
     time.sleep(0.01)
-    np.save("p.npy", np.load("p.npy") + 1)
+    p = np.load("p.npy")
+    np.save("p.npy", p + 1)
     status, _, err = run(*stopped)
     assert status == 4
     assert "modified" in err
     assert "Q:" not in err
+
+
+def test_how_it_is_printed_changes_nothing(run, stopped):
+    assert run(*stopped, "--json")[0] == 0
 
 
 @pytest.mark.parametrize("content", [b"my thesis", b"", "npz", "newer"])
@@ -445,12 +385,6 @@ def test_a_file_that_is_no_checkpoint_is_left_alone(work, run, stopped, content)
     assert (work / "state").read_bytes() == before
 
 
-def test_a_checkpoint_that_cannot_be_written(work, run):
-    save("logits")
-    for path in ("none/state", work):
-        assert run("p.npy", "q.npy", "--checkpoint", path)[0] in {2, 4}
-
-
 def test_very_many_rows_lie_beside_the_checkpoint(work, run, monkeypatch, stop):
     save("logits", shape=(90, 30))
     monkeypatch.setattr(blocks, "BUDGET", 8 * 40)
@@ -460,7 +394,10 @@ def test_very_many_rows_lie_beside_the_checkpoint(work, run, monkeypatch, stop):
     monkeypatch.setattr(rows, "IN_MEMORY", 8)
     assert run(*arguments)[1] == whole
     stop(3)
-    assert run(*arguments, "--checkpoint", "state")[0] == 130
+    status, out, err = run(*arguments, "--checkpoint", "state")
+    assert (status, out) == (130, "")
+    assert "Interrupted after" in err
+    assert "which state keeps" in err
     assert Path("state.rows").stat().st_size == 3 * 8 * 90
     with np.load("state") as file:
         assert "rows" not in file
@@ -574,6 +511,24 @@ def test_workers_see_that_a_file_has_changed(work, cluster):
         assert found.js.value == streaming.compare(*paths, form="logits").js.value
 
 
+def test_a_scheduler_that_does_not_answer_and_none_that_could(work, run, monkeypatch):
+    pytest.importorskip("distributed")
+    from kldiv.streaming import runners
+
+    save("logits")
+    monkeypatch.setattr(runners, "_PATIENCE", 1)
+    arguments = ["p.npy", "q.npy", "--from", "logits", "--scheduler", "tcp://127.0.0.1:9"]
+    start = time.monotonic()
+    status, _, err = run(*arguments)
+    assert status == 4
+    assert "--scheduler tcp://127.0.0.1:9: no Dask scheduler answers there" in err
+    assert time.monotonic() - start < 10 * runners._PATIENCE
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert "pip install" in err
+
+
 def test_a_file_that_the_workers_do_not_see(work, run, monkeypatch, cluster):
     save("logits")
     monkeypatch.setattr(os, "getcwd", lambda: "/nowhere")
@@ -582,24 +537,3 @@ def test_a_file_that_the_workers_do_not_see(work, run, monkeypatch, cluster):
     )
     assert status == 4
     assert "/nowhere/p.npy: no such file" in err
-
-
-def test_a_scheduler_that_does_not_answer(work, run, monkeypatch):
-    pytest.importorskip("distributed")
-    from kldiv.streaming import runners
-
-    save("logits")
-    monkeypatch.setattr(runners, "_PATIENCE", 1)
-    start = time.monotonic()
-    status, _, err = run("p.npy", "q.npy", "--from", "logits", "--scheduler", "tcp://127.0.0.1:9")
-    assert status == 4
-    assert "--scheduler tcp://127.0.0.1:9: no Dask scheduler answers there" in err
-    assert time.monotonic() - start < 10 * runners._PATIENCE
-
-
-def test_without_distributed_the_install_line_is_said(work, run, monkeypatch):
-    save("logits")
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    status, _, err = run("p.npy", "q.npy", "--from", "logits", "--scheduler", "tcp://127.0.0.1:9")
-    assert status == 2
-    assert "pip install" in err

@@ -13,23 +13,14 @@ import pytest
 from kldiv import readers, streaming
 from kldiv.errors import DTypeError, InputError, OptionError, ShapeError
 from kldiv.metrics import Measured, Quantization
-from kldiv.readers import sources
-from kldiv.streaming import blocks, rows
+from kldiv.streaming import rows
 
 CLASSES, CONTEXT, CHUNKS = 41, 64, 2
 ROWS = CHUNKS * (CONTEXT - 1 - CONTEXT // 2)
 SPLIT = 128 * 8 * 20
 """Memory in which rows are cut."""
 
-
-@pytest.fixture(autouse=True)
-def small(tmp_path, monkeypatch):
-    """A folder to work in, where small files count as large."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "STORED", 1)
-    monkeypatch.setattr(blocks, "_RUN", 1)
-    monkeypatch.setattr(blocks, "_PIECE", 1)
-    monkeypatch.setattr(blocks, "_STEP", 1)
+pytestmark = pytest.mark.usefixtures("small")
 
 
 def data():
@@ -311,31 +302,24 @@ def test_damaged_base_files():
 # --- options and the command ----------------------------------------------------------------------
 
 
+LOGITS = np.ones((3, 2))
+NEEDED = {"form": "logits", "quantization": True}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
         ({"quantization": True}, OptionError, "say form='logits'"),
         ({"next_tokens": [1]}, OptionError, "say quantization=True"),
         ({"form": "logits", "next_tokens": [1]}, OptionError, "say quantization=True"),
+        ({**NEEDED, "next_tokens": np.array([1, 2])}, ShapeError, r"expected \(3,\)"),
+        ({**NEEDED, "next_tokens": np.array([1.5, 0, 1])}, DTypeError, "whole numbers"),
+        ({**NEEDED, "next_tokens": np.array([1, 0, 2])}, InputError, "there are 2 classes"),
     ],
 )
-def test_options_that_need_others(options, error, words):
+def test_options_that_need_others_or_do_not_fit(options, error, words):
     with pytest.raises(error, match=words):
-        streaming.compare(np.ones((1, 2)) / 2, np.ones((1, 2)) / 2, **options)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "error", "words"),
-    [
-        ([1, 2], ShapeError, r"expected \(3,\)"),
-        ([1.5, 0, 1], DTypeError, "whole numbers"),
-        ([1, 0, 2], InputError, "there are 2 classes"),
-    ],
-)
-def test_next_tokens_that_do_not_fit(tokens, error, words):
-    p = np.ones((3, 2))
-    with pytest.raises(error, match=words):
-        streaming.compare(p, p, form="logits", quantization=True, next_tokens=np.array(tokens))
+        streaming.compare(LOGITS, LOGITS, **options)
 
 
 def test_the_command(command):

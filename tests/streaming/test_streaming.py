@@ -20,22 +20,14 @@ from kldiv.errors import (
     OptionError,
     ShapeError,
 )
-from kldiv.readers import Table, open_table, sources
+from kldiv.readers import Table, open_table
 from kldiv.streaming import alignment, blocks, rows
 
 SHAPE = (8, 30)
 SPLIT, WHOLE = 128 * 8 * 7, 128 * 8 * 40
 """Memory in which rows of 30 classes are cut, and in which they are not."""
 
-
-@pytest.fixture(autouse=True)
-def small(tmp_path, monkeypatch):
-    """A folder to work in, where small files count as large."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "STORED", 1)
-    monkeypatch.setattr(blocks, "_RUN", 1)
-    monkeypatch.setattr(blocks, "_PIECE", 1)
-    monkeypatch.setattr(blocks, "_STEP", 1)
+pytestmark = pytest.mark.usefixtures("small")
 
 
 def data(form="logits", shape=SHAPE, seed=0):
@@ -106,6 +98,9 @@ def test_the_divergences_are_those_of_arrays_in_memory(form, memory):
     assert found.mean == found.kl_pq.mean
     assert (found.shape, found.count, found.classes, found.axis) == ((8,), 8, 30, 1)
     assert found.p.form == found.q.form == form
+    assert found.p.normalized == (form in {"counts", "logits"})
+    alike = streaming.compare(p, p, form=form, memory=memory)
+    assert [each.value for each in measures(alike)] == [0.0, 0.0, 0.0]
     order = np.argsort(-in_memory(p, q, form)[0], kind="stable")
     if form == "counts":
         assert [row.index for row in found.worst] == order.tolist()
@@ -121,22 +116,24 @@ def test_whole_rows_of_logits_are_the_losses_to_the_bit():
         np.testing.assert_array_equal(summary.values, expected)
 
 
-@pytest.mark.parametrize("axis", [0, 1, -1])
-@pytest.mark.parametrize("reduction", ["mean", "sum", "batchmean"])
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "batchmean", "none"])
 def test_axes_and_reductions(axis, reduction):
     p, q = 3 * np.random.default_rng(1).normal(size=(2, 4, 5, 6))
-    found = streaming.compare(p, q, form="logits", axis=axis, reduction=reduction, memory=SPLIT)
-    expected = kldiv.kl_div_with_logits(q, p, axis=axis, reduction=reduction)
-    np.testing.assert_allclose(found.kl_pq.value, expected, rtol=1e-13)
+    options = {"axis": axis, "reduction": reduction}
+    found = streaming.compare(p, q, form="logits", **options, memory=SPLIT)
+    pairs = (kldiv.kl_div_with_logits, q, p), (kldiv.kl_div_with_logits, p, q)
+    for summary, (loss, *pair) in zip(
+        measures(found), (*pairs, (kldiv.js_div_with_logits, q, p)), strict=True
+    ):
+        expected = loss(*pair, **options)
+        if reduction == "none":
+            np.testing.assert_allclose(summary.values, expected, rtol=1e-13)
+        else:
+            np.testing.assert_allclose(summary.value, expected, rtol=1e-13)
+            assert summary.values is None
     parts = sum(each.kl_pq for each in found.contributions)
-    np.testing.assert_allclose(parts, expected, rtol=1e-11)
-    assert found.kl_pq.values is None
-
-
-def test_identical_logits_are_at_distance_zero():
-    p, _ = data()
-    found = streaming.compare(p, p, form="logits", memory=SPLIT)
-    assert [each.value for each in measures(found)] == [0.0, 0.0, 0.0]
+    np.testing.assert_allclose(parts, found.kl_pq.value, rtol=1e-11)
 
 
 def test_a_sum_beyond_the_largest_number():
@@ -305,31 +302,16 @@ def test_a_run_goes_on_where_a_loop_was_left():
     assert list(run) == []
 
 
-def test_an_earlier_loop_adds_nothing_once_a_later_one_goes_on():
-    p, q = np.random.default_rng(5).random((2, 600, 200))
-    options = {"normalize": True, "memory": 1 << 20}
-    run = streaming.Run(p, q, **options)
-    early = iter(run)
-    next(early)
-    for _ in run:
-        pass
-    assert list(early) == []
-    found, wanted = run.result(), streaming.Run(p, q, **options).result()
-    assert found.kl_pq.mean == wanted.kl_pq.mean
-    assert found.contributions == wanted.contributions
-
-
-def test_an_earlier_loop_looks_no_further_either():
+@pytest.mark.parametrize("options", [{"normalize": True}, {"form": "auto"}], ids=["adds", "looks"])
+def test_an_earlier_loop_does_nothing_once_a_later_one_goes_on(options):
     p, q = np.random.default_rng(5).integers(1, 9, (2, 600, 200)).astype(float)
-    options = {"form": "auto", "memory": 1 << 20}
-    run = streaming.Run(p, q, **options)
+    run = streaming.Run(p, q, **options, memory=1 << 20)
     early = iter(run)
     next(early)
     for _ in run:
         pass
     assert list(early) == []
-    found, wanted = run.result(), streaming.Run(p, q, **options).result()
-    assert (found.p, found.q, found.contributions) == (wanted.p, wanted.q, wanted.contributions)
+    assert same(run.result(), streaming.Run(p, q, **options, memory=1 << 20).result())
 
 
 def test_an_error_of_the_last_step_stays_one():
@@ -510,7 +492,9 @@ HALF = np.full((2, 2), 0.5)
         ((HALF, HALF), {"align": True}, InputError, "`align` needs labels"),
         ((HALF, HALF), {"scheduler": "tcp://x:1"}, OptionError, "takes paths, .* P is a ndarray"),
         ((HALF, HALF), {"checkpoint": "none/x"}, InputError, "checkpoint='none/x': none is no"),
+        ((HALF, HALF), {"checkpoint": "."}, InputError, "checkpoint='.'"),
         ((HALF, HALF[:1]), {}, ShapeError, r"P has shape \(2, 2\), Q \(1, 2\)"),
+        ((HALF[0], HALF), {}, ShapeError, r"P has shape \(2,\), Q \(2, 2\)"),
         ((HALF[:0], HALF), {}, ShapeError, r"P has shape \(0, 2\): no distributions"),
         ((HALF, HALF.tolist()), {}, LibraryError, "Q is a builtins.list: expected a NumPy array"),
         ((np.ma.array(HALF), HALF), {}, LibraryError, "P is a numpy.ma.*MaskedArray"),

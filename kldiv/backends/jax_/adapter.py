@@ -96,10 +96,8 @@ class JaxBackend(Backend):
 
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
         # Only concrete arrays cross, of which there is nothing to differentiate.
-        if route.crosses or operation.native:
+        if route.crosses or operation.native or isinstance(operation, PairMeasure):
             return route.compute(operation, *arrays)
-        if isinstance(operation, PairMeasure):
-            return rules.pairs(operation, route, *arrays)
         rows = rules.rows_of(operation, route, arrays)
         found = sharding.by_the_compiler(partial(rules.run, rows or operation, route), arrays)
         return found if rows is None else rules.finish(operation, found, rows.keep(arrays))
@@ -151,7 +149,7 @@ class JaxBackend(Backend):
 
     def by_formulas(self, operation: Operation, arrays: Sequence[Array]) -> Array:
         if isinstance(operation, PairMeasure):
-            return rules.pairs(operation, Route(self, self, None, "pure"), *arrays)
+            return rules.pairs(operation, *arrays)
         if rules.are_concrete(arrays):
             return _by_formulas(operation, *arrays)
         with self.context(arrays[0]):

@@ -16,14 +16,15 @@ import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
 from kldiv.backends import numpy_
-from kldiv.backends.jax_.rules import by_formulas
+from kldiv.backends.jax_.rules import by_formulas, pairs
+from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.reductions import RowWise
 from kldiv.kernels import spelling
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kldiv._types import Array
     from kldiv.kernels.work import Found
@@ -47,11 +48,14 @@ def call(work: Work) -> Found:
     """Compute as `Cpu.compute` does, on arrays that may be traced."""
     CPU.prepare(work)
     _register()
-    outputs = work.cotangent is not None, work.value, work.gradients
-    words = json.dumps([*spelling.spelled(work.operation), *outputs])
     upstream = [] if work.cotangent is None else [work.cotangent]
-    found = _fused.bind(*work.arrays, *upstream, words=words)
+    found = _fused.bind(*work.arrays, *upstream, words=_words(work))
     return (found[0], list(found[1:])) if work.value else (None, list(found))
+
+
+def _words(work: Work) -> str:
+    outputs = work.cotangent is not None, work.value, work.gradients
+    return json.dumps([*spelling.spelled(work.operation), *outputs])
 
 
 # ---- a call in words -----------------------------------------------------------------------------
@@ -125,6 +129,10 @@ def _by_xla(*arrays: Array, words: str) -> list[Array]:
 def _by_formulas(*arrays: Array, words: str) -> list[Array]:
     operation, _, value, gradients = wanted = _wanted(words)
     own, upstream = wanted.split(arrays)
+    if isinstance(operation, PairMeasure):
+        found, pull = jax.vjp(partial(pairs, operation), *own)
+        slopes = [pull(upstream)[index] for index in gradients]
+        return [found, *slopes] if value else slopes
     results = [by_formulas(operation, *own)] if value or upstream is None else []
     if upstream is None:
         upstream = jnp.ones_like(results[0])
@@ -152,6 +160,13 @@ def _jvp(
 ) -> tuple[list[Array], list[Array]]:
     """Differentiate the formulas."""
     moving = [index for index, each in enumerate(tangents) if not isinstance(each, ad.Zero)]
+    operation, upstream, *_ = _wanted(words)
+    if isinstance(operation, PairMeasure) and not upstream:
+        moved = [
+            _moved_pairs.bind(*primals, tangents[index], words=words, index=index)
+            for index in moving
+        ]
+        return _fused.bind(*primals, words=words), [sum(moved[1:], moved[0])]
 
     def formulas(*moved: Array) -> list[Array]:
         every = dict(enumerate(primals)) | dict(zip(moving, moved, strict=True))
@@ -168,13 +183,9 @@ def _batched(
     arrays: Sequence[Array], axes: Sequence[int | None], *, words: str
 ) -> tuple[list[Array], list[int]]:
     """Compute mapped rows in one call; a loss with a sum, or of elements, one entry a call."""
-    wanted = _wanted(words)
-    mapped = [at for at, axis in enumerate(axes) if axis is not None]
-    front = [
-        array if axis is None else jnp.moveaxis(array, axis, 0)
-        for array, axis in zip(arrays, axes, strict=True)
-    ]
-    if isinstance(wanted.operation, RowWise) and wanted.operation.reduction == "none":
+    operation = _wanted(words).operation
+    mapped, front = _in_front(arrays, axes)
+    if isinstance(operation, RowWise) and operation.reduction == "none":
         size = front[mapped[0]].shape[0]
         every = [
             array if at in mapped else jnp.broadcast_to(array, (size, *array.shape))
@@ -182,13 +193,85 @@ def _batched(
         ]
         results = _fused.bind(*every, words=words)
     else:
-
-        def entry(some: list[Array]) -> list[Array]:
-            every = dict(enumerate(front)) | dict(zip(mapped, some, strict=True))
-            return list(_fused.bind(*every.values(), words=words))
-
-        results = jax.lax.map(entry, [front[at] for at in mapped])
+        results = _one_by_one(lambda *every: _fused.bind(*every, words=words), front, mapped)
     return results, [0 for _ in results]
 
 
+def _in_front(arrays: Sequence[Array], axes: Sequence[int | None]) -> tuple[list[int], list[Array]]:
+    """Return which arrays are mapped, and all with the mapped axis first."""
+    mapped = [at for at, axis in enumerate(axes) if axis is not None]
+    front = [
+        array if axis is None else jnp.moveaxis(array, axis, 0)
+        for array, axis in zip(arrays, axes, strict=True)
+    ]
+    return mapped, front
+
+
+def _one_by_one(function: Callable[..., Any], front: list[Array], mapped: list[int]) -> Any:
+    """Call a function for each entry of the mapped arrays, along their first axes."""
+
+    def entry(some: list[Array]) -> Any:
+        every = dict(enumerate(front)) | dict(zip(mapped, some, strict=True))
+        return function(*every.values())
+
+    return jax.lax.map(entry, [front[at] for at in mapped])
+
+
 batching.primitive_batchers[_fused] = _batched
+
+
+# ---- the tangent of all pairs of rows ------------------------------------------------------------
+# By the formulas, a row at a time: its transpose is a gradient, which has a kernel.
+
+_moved_pairs = jax.extend.core.Primitive("kldiv_moved_pairs")
+
+
+def _moved_by_formulas(*arrays: Array, words: str, index: int) -> Array:
+    *own, tangent = arrays
+
+    def moved(array: Array) -> Array:
+        return pairs(_wanted(words).operation, *own[:index], array, *own[index + 1 :])
+
+    found: Array = jax.jvp(moved, (own[index],), (tangent,))[1]
+    return found
+
+
+@_moved_pairs.def_abstract_eval
+def _moved_abstract(*arrays: Any, words: str, index: int) -> Any:
+    del index
+    return jax.core.ShapedArray(*_shapes(words, arrays[:2])[0])
+
+
+_moved_pairs.def_impl(jax.jit(_moved_by_formulas, static_argnames=("words", "index")))
+mlir.register_lowering(_moved_pairs, mlir.lower_fun(_moved_by_formulas, multiple_results=False))
+
+
+def _moved_jvp(
+    primals: Sequence[Array], tangents: Sequence[Any], *, words: str, index: int
+) -> tuple[Array, Array]:
+    towards = [ad.instantiate_zeros(each) for each in tangents]
+    function = partial(_moved_by_formulas, words=words, index=index)
+    found: tuple[Array, Array] = jax.jvp(function, primals, towards)
+    return found
+
+
+def _transposed(
+    cotangent: Any, a: Array, b: Array, tangent: Any, *, words: str, index: int
+) -> list[Any]:
+    if isinstance(cotangent, ad.Zero):
+        return [None, None, ad.Zero(tangent.aval)]
+    work = Work(_wanted(words).operation, jnp, (a, b), None, False, (index,), cotangent)  # noqa: FBT003
+    return [None, None, *call(work)[1]]
+
+
+def _moved_batched(
+    arrays: Sequence[Array], axes: Sequence[int | None], *, words: str, index: int
+) -> tuple[Array, int]:
+    mapped, front = _in_front(arrays, axes)
+    function = partial(_moved_pairs.bind, words=words, index=index)
+    return _one_by_one(function, front, mapped), 0
+
+
+ad.primitive_jvps[_moved_pairs] = _moved_jvp
+ad.primitive_transposes[_moved_pairs] = _transposed
+batching.primitive_batchers[_moved_pairs] = _moved_batched

@@ -76,16 +76,16 @@ def _pushed(
     return operation.pushforward(jnp, run, given, *primals)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def pairs(operation: PairMeasure, route: Route, a: Array, b: Array) -> Array:
-    """Compute a measure of all pairs of rows, a row of the first array at a time.
+@partial(jax.jit, static_argnums=0)
+def pairs(operation: PairMeasure, a: Array, b: Array) -> Array:
+    """Compute a measure of all pairs of rows by the formulas, a row of the first array at a time.
 
     Derivatives compute that anew: what they would keep is as large as all pairs' classes.
     """
     one = operation.of_rows()
 
     def row(own: Array) -> Array:
-        return run(one, route, jnp.broadcast_to(own, b.shape), b)
+        return by_formulas(one, jnp.broadcast_to(own, b.shape), b)
 
     return jax.lax.map(jax.checkpoint(row), a)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from kldiv.formulas import measures
 from kldiv.formulas.blocks import PAIR_BLOCK_BYTES, pairs_at_a_time, rows_at_a_time, slices
+from kldiv.formulas.pairs import PairSlope
 from kldiv.formulas.special import log_ratio
 from kldiv.kernels import threads
 from kldiv.kernels.blocks.arrays import SIZE, Room, host
@@ -69,7 +70,8 @@ def refusal(work: Work) -> str | None:
     """Return why there is no kernel for such work, or None where there is."""
     operation = work.operation
     measure = operation.measure
-    if work.gradients or type(measure) not in _FACTORS:
+    slopes = work.gradients or isinstance(operation, PairSlope)
+    if slopes or type(measure) not in _FACTORS:
         return f"there is no product of matrices for {operation.name}, or none for its gradient"
     if getattr(measure, "alpha", 0.0) > _LARGEST_ORDER:
         return f"orders above {_LARGEST_ORDER:g} magnify the rounding of products"

@@ -59,14 +59,17 @@ _ROWS: Final = {
 _ROWS_ALONE: Final = {
     "Renyi": (("renyi_div_with_logits",), ""),
     "policy": (("log_prob_and_entropy_with_logits",), " with a reference"),
+    "labels": (
+        (
+            "cross_entropy_with_logits",
+            "entropy_with_logits",
+            "log_prob_and_entropy_with_logits",
+        ),
+        "",
+    ),
 }
 """Those that sparse teachers do not have."""
 
-_LABELS: Final = (
-    "cross_entropy_with_logits",
-    "entropy_with_logits",
-    "log_prob_and_entropy_with_logits",
-)
 _LINEAR: Final = ("linear_kl_div", "linear_js_div", "linear_distillation_loss")
 
 
@@ -104,7 +107,7 @@ class Cpu(Technology):
 
     def compilers(self) -> Iterator[Kernel]:
         """Yield the kernels, those that most programs need first."""
-        elements, rows, labels, sparse, softcap, pairs = (
+        elements, rows, sparse, softcap, pairs = (
             import_module(f"kldiv.kernels.cpu.{name}").kernel for name in _MODULES
         )
         topk = ("topk_kl_div_with_logits", "linear_topk_kl_div")
@@ -115,9 +118,10 @@ class Cpu(Technology):
             for spelled, (functions, detail) in (_ROWS | _ROWS_ALONE).items():
                 yield Kernel(functions, detail, dtype, partial(_each, rows, spelled, dtype))
             yield Kernel(_LINEAR, ", soft cap", dtype, partial(softcap, dtype))
-            yield Kernel(_LABELS, "", dtype, partial(_each, labels, dtype))
             for name in import_module("kldiv.kernels.cpu.pairs").TERMS:
-                yield Kernel(("pairwise",), f", {name}", dtype, partial(pairs, name, dtype))
+                yield Kernel(
+                    ("pairwise",), f", {name}", dtype, partial(_of_pairs, pairs, name, dtype)
+                )
         yield Kernel(topk, "", "float32", sparse)
         for spelled in _ROWS:
             own = partial(_each, rows, spelled, "float64", wide=True)
@@ -125,8 +129,14 @@ class Cpu(Technology):
 
 
 _MODULES: Final = (
-    "pointwise_loss", "row_loss", "label_loss", "topk_loss", "softcap", "pair_measure"
+    "pointwise_loss", "row_loss", "topk_loss", "softcap", "pair_measure"
 )  # fmt: skip
+
+
+def _of_pairs(kernel: Callable[..., Any], *which: str) -> None:
+    """Compile a kernel of all pairs of rows, and those of its gradients."""
+    for index in (None, 0, 1):
+        kernel(*which, index)
 
 
 def _each(kernel: Callable[..., Any], *which: Any, **more: Any) -> None:

@@ -106,9 +106,16 @@ class Divergence:
     """Whether terms come last with p^α q^κ, of whose sum the divergence is the logarithm."""
     labelled: ClassVar[bool] = False
     """Whether −log p of a label and the entropy of the teacher come along."""
+    sides: ClassVar[str] = "ts"
+    """The sides that are read."""
     smooth: ClassVar[bool] = True
     """Whether terms have no slope at p = q, so that u has an anchor, and a pivot need not be so
     exact."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether there is a divergence; else labels and the entropy are all."""
+        return len(self.sides) == 2
 
     def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:  # noqa: ARG002
         """Return a function that returns p (e⁻ˣ − 1) and a class's share of the divergence.
@@ -226,6 +233,17 @@ class KullbackLeibler(Jeffreys):
 
     def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
         return self._straight(rows, side)
+
+
+class Labels(Divergence):
+    """No divergence: −log p of a label and the entropy of P, of which no class can be lost."""
+
+    name = "labels"
+    labelled = True
+    sides = "t"
+
+    def has_mean(self, side: str) -> bool:  # noqa: ARG002
+        return False
 
 
 class Policy(KullbackLeibler):
@@ -670,6 +688,7 @@ DIVERGENCES: Final = {
     each.name: each
     for each in (
         KullbackLeibler,
+        Labels,
         Policy,
         Jeffreys,
         JensenShannon,

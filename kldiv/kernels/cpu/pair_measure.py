@@ -1,20 +1,25 @@
-"""From a measure of all pairs of rows to its kernel, and back to an array."""
+"""From a measure of all pairs of rows, or its gradients, to a kernel, and back to arrays."""
 
 from __future__ import annotations
 
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from kldiv.formulas.pairs import PairSlope
 from kldiv.kernels import threads
 from kldiv.kernels.cpu import pairs
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
-from kldiv.kernels.layout import words_of
+from kldiv.kernels.layout import empty_like, words_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array
+    from kldiv.formulas.operation import Operation
+    from kldiv.formulas.pairs import PairMeasure
     from kldiv.kernels.work import Found, Work
 
     Rows = np.ndarray[Any, Any]
@@ -25,73 +30,160 @@ _UNITS: Final = {"float32": (2.0**40, 2.0**60), "float64": (2.0**80, 2.0**900)}
 
 def refusal(work: Work) -> str | None:
     """Return why there is no kernel for such work, or None where there is."""
-    operation, arrays = work.operation, work.arrays
-    if work.gradients or operation.name not in pairs.TERMS:
-        return f"there is no kernel of pairs for {operation.name}, or none of its gradient"
-    if not all(isinstance(each, np.ndarray) or hasattr(each, "data_ptr") for each in arrays):
-        return "there is a kernel of pairs for arrays of NumPy and PyTorch only"
-    return "there are no pairs" if 0 in operation.shape(arrays) else None
+    operation = work.operation
+    if isinstance(operation, PairSlope):
+        return "a gradient of pairs that is differentiated has no kernel"
+    if operation.name not in pairs.TERMS:
+        return f"there is no kernel of pairs for {operation.name}"
+    if work.gradients and work.cotangent is None:
+        return "a matrix has a gradient for each of its numbers"
+    return "there are no pairs" if 0 in operation.shape(work.arrays) else None
 
 
 @cache
-def kernel(name: str, dtype: str) -> Any:
-    """Return the compiled function of a measure, for a dtype."""
-    writer = partial(pairs.write, real=REALS[dtype], measure=name)
-    return compiled(f"pairs-{name}-{dtype}", 3, writer)
+def kernel(name: str, dtype: str, index: int | None = None) -> Any:
+    """Return the compiled function of a measure, or of its gradient in an array, for a dtype."""
+    given = {"real": REALS[dtype], "measure": name}
+    if index is None:
+        return compiled(f"pairs-{name}-{dtype}", 3, partial(pairs.write, **given))
+    index %= len(pairs.SLOPES[name])
+    writer = partial(pairs.write_slope, **given, index=index)
+    return compiled(f"pairs-{name}-slope-{index}-{dtype}", 3, writer)
 
 
 def compile_for(work: Work) -> Any:
-    """Return the compiled kernel."""
-    return kernel(work.operation.name, work.operation.compute)
+    """Return the compiled kernels: that of the value, then those of gradients, as asked for."""
+    own = partial(kernel, work.operation.name, work.operation.compute)
+    return [own() if work.value else None, *map(own, work.gradients)]
 
 
 def run(work: Work, kernel: Any) -> Found:
-    """Return the measure of all pairs."""
-    operation, xp = work.operation, work.xp
-    dtype = operation.compute
-    given = [_host(array, dtype) for array in work.arrays]
-    unit, largest = _UNITS[dtype] if operation.name in pairs.BY_BITS else (1.0, _UNITS[dtype][1])
-    usable = [np.all((rows >= 0) & (rows <= largest), axis=-1) for rows in given]
-    first, second = (
-        _padded(rows, own, unit, REALS[dtype].lanes)
-        for rows, own in zip(given, usable, strict=True)
-    )
+    """Return the measure of all pairs, if it is wanted, and the gradients that are."""
+    operation, (of_value, *of_slopes) = work.operation, kernel
+    given = _Given.of(work)
+    value = None if of_value is None else _values(operation, given, of_value)
+    weights = None if work.cotangent is None else _host(work.cotangent, operation.compute)
+    gradients = []
+    for place, (index, function) in enumerate(zip(work.gradients, of_slopes, strict=True)):
+        found = _gradient(operation, given, index, weights, function)
+        memory = empty_like(work.xp, work.arrays[index]) if work.into is None else work.into[place]
+        memory[...] = work.xp.asarray(found, device=memory.device)
+        gradients.append(memory)
+    if value is None:
+        return None, gradients
+    result = work.xp.asarray(value, device=work.arrays[0].device)
+    return work.xp.astype(result, getattr(work.xp, operation.result)), gradients
+
+
+class _Given(NamedTuple):
+    """Both arrays of rows, on the host."""
+
+    rows: list[Rows]
+    usable: list[Rows]
+    """Masks of the rows that the kernels take."""
+    padded: list[Rows]
+    """Rows in a small unit, with zeros up to whole vectors; rows not usable are zeros."""
+    unit: float
+    numbers: Rows
+    """Those of the measure, of the first array and of the second."""
+    threads: int
+
+    @classmethod
+    def of(cls, work: Work) -> _Given:
+        """Return the arrays of work."""
+        operation = work.operation
+        dtype, measure = operation.compute, operation.measure
+        unit, largest = _UNITS[dtype]
+        unit = unit if operation.name in pairs.BY_BITS else 1.0
+        rows = [_host(array, dtype) for array in work.arrays]
+        usable = [np.all((each >= 0) & (each <= largest), axis=-1) for each in rows]
+        padded = [
+            _padded(each, own, unit, REALS[dtype].lanes)
+            for each, own in zip(rows, usable, strict=True)
+        ]
+        alpha = getattr(measure, "alpha", 0.0)
+        numbers = getattr(measure, "weights", None) or (alpha, 1.0 - alpha)
+        return cls(rows, usable, padded, unit, np.array(numbers), threads.number(work.threads))
+
+    def share(self, kernel: Any, frame: dict[str, Any], names: Sequence[str], rows: int) -> None:
+        """Call a kernel for all rows of an array."""
+        words = words_of(names, frame)
+
+        def units(start: int, stop: int) -> None:
+            ends = start * pairs.TOGETHER, min(stop * pairs.TOGETHER, rows)
+            kernel(words.ctypes.data, *ends)
+
+        threads.share(units, -(-rows // pairs.TOGETHER), self.threads)
+
+
+def _values(operation: PairMeasure, given: _Given, kernel: Any) -> Rows:
+    first, second = given.padded
     values = np.empty((len(first), len(second)))
-    weights = getattr(operation.measure, "weights", None)
-    alpha = getattr(operation.measure, "alpha", 0.0)
-    numbers = np.array(weights or (alpha, 1.0 - alpha), np.float64)
     frame = {
         "classes": first.shape[-1],
         "others": len(second),
         "symmetric": operation.symmetric,
-        "first": first.ctypes.data,
-        "second": second.ctypes.data,
-        "numbers": numbers.ctypes.data,
-        "values": values.ctypes.data,
+        "first": first,
+        "second": second,
+        "numbers": given.numbers,
+        "values": values,
     }
-    words = words_of(pairs.FRAME, frame)
-
-    def units(start: int, stop: int) -> None:
-        ends = start * pairs.TOGETHER, min(stop * pairs.TOGETHER, len(first))
-        kernel(words.ctypes.data, *ends)
-
-    threads.share(units, -(-len(first) // pairs.TOGETHER), threads.number(work.threads))
-    values /= unit * operation.unit
-    found = operation.mirrored(np, values) if operation.symmetric else values
+    given.share(kernel, frame, pairs.FRAME, len(first))
+    values /= given.unit * operation.unit
+    found: Rows = operation.mirrored(np, values) if operation.symmetric else values
+    a, b = given.rows
+    rows, columns = (np.flatnonzero(~own) for own in given.usable)
+    # The kernel does not take these.
     with np.errstate(all="ignore"):
-        _others(work, given, usable, found)
-    result = xp.asarray(found, device=work.arrays[0].device)
-    return xp.astype(result, getattr(xp, operation.result)), []
+        for row in rows:
+            found[row] = operation.elements(np, a[row : row + 1], b)[0]
+        for column in columns:
+            found[:, column] = operation.elements(np, a, b[column : column + 1])[:, 0]
+    return found
 
 
-def _others(work: Work, given: list[Rows], usable: list[Rows], found: Rows) -> None:
-    """Compute by the formulas the pairs of rows that the kernel does not take."""
-    rows, columns = (np.flatnonzero(~own) for own in usable)
-    for row in rows:
-        found[row] = work.operation.elements(np, given[0][row : row + 1], given[1])[0]
-    for column in columns:
-        own = given[1][column : column + 1]
-        found[:, column] = work.operation.elements(np, given[0], own)[:, 0]
+def _gradient(
+    operation: PairMeasure, given: _Given, index: int, weights: Rows, kernel: Any
+) -> Rows:
+    """Return the gradient in the rows of one array, given that in each pair."""
+    own, other = given.padded[index], given.padded[1 - index]
+    usable = given.usable[1 - index]
+    by_own = weights if index == 0 else weights.T
+    by_kernel = np.ascontiguousarray(by_own if usable.all() else np.where(usable, by_own, 0))
+    numbers = given.numbers if index == 0 else given.numbers[::-1].copy()
+    gradient = np.empty_like(own)
+    frame = {
+        "classes": own.shape[-1],
+        "others": len(other),
+        "own": own,
+        "other": other,
+        "numbers": numbers,
+        "weights": by_kernel,
+        "gradient": gradient,
+    }
+    given.share(kernel, frame, pairs.SLOPE_FRAME, len(own))
+    found: Rows = gradient[:, : given.rows[0].shape[-1]]
+    found /= operation.unit
+
+    def by_formulas(some: Rows, others: Rows) -> Rows:
+        """Return the gradient in some rows, of their pairs with some others."""
+        ends = (some, others) if index == 0 else (others, some)
+        rows = [array[mask] for array, mask in zip(given.rows, ends, strict=True)]
+        own_weights = weights[np.ix_(*ends)]
+        slopes: Rows = operation.pullback(np, _run, index, own_weights, *rows)
+        return slopes
+
+    with np.errstate(all="ignore"):
+        if not usable.all():
+            found += by_formulas(np.ones(len(own), bool), ~usable)
+        unlike = ~given.usable[index]
+        if unlike.any():
+            found[unlike] = by_formulas(unlike, np.ones(len(other), bool))
+    return found
+
+
+def _run(operation: Operation, *arrays: Array) -> Array:
+    return operation.value(np, *arrays)
 
 
 def _host(array: Array, dtype: str) -> Rows:
@@ -102,7 +194,6 @@ def _host(array: Array, dtype: str) -> Rows:
 
 
 def _padded(rows: Rows, usable: Rows, unit: float, lanes: int) -> Rows:
-    """Return rows in a small unit, with zeros up to whole vectors; rows not usable are zeros."""
     size = -(-rows.shape[-1] // lanes) * lanes
     found = np.zeros((len(rows), size), rows.dtype)
     found[:, : rows.shape[-1]] = rows * rows.dtype.type(unit)

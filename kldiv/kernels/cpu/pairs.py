@@ -1,4 +1,4 @@
-"""Kernels of measures of all pairs of rows: each term as it stands, in one pass.
+"""Kernels of measures of all pairs of rows, and of their gradients: each term as it stands.
 
 The formulas are those of `kldiv.formulas.measures`, but for the logarithm of a quotient: where a/b
 is not near 1 it is that of a/(b·2ᵏ), which is, and k log 2. Numbers are finite and ≥ 0, and where
@@ -28,12 +28,28 @@ FRAME: Final = (
     "values",
 )
 
+SLOPE_FRAME: Final = (
+    "classes",  # a whole number of vectors
+    "others",  # how many rows the other array has
+    "own",  # addresses of the arrays, of a number for each pair, and of the gradient
+    "other",
+    "numbers",
+    "weights",
+    "gradient",
+)
+
 TOGETHER: Final = 8
 """Rows of the first array that meet a row of the second while it is in the cache."""
 
 _SEGMENT: Final = 2048
 _STRIP: Final = 8
 """Vectors whose sum is taken in the elements' dtype."""
+
+_GROUP: Final = 4
+"""Vectors of a row whose gradients stay in registers while the others pass by."""
+
+_RUN: Final = 32
+"""Other rows whose slopes are added without the sum's rounding errors."""
 
 _NEAR: Final = 0.95
 """Difference of approximate binary logarithms up to which a/b lies between ½ and 2."""
@@ -142,11 +158,88 @@ BY_BITS: Final = {"kl_divergence", "js_divergence", "skew_divergence", "jeffreys
 """The measures with logarithms, for which no number may be subnormal."""
 
 
-# --- the kernel -----------------------------------------------------------------------------------
+# --- slopes ---------------------------------------------------------------------------------------
+# Derivatives of terms in a probability of the first array, or of the second: ``own``. Of the
+# numbers the first is ``own``'s.
+
+
+def _kl_in_p(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
+    a, b = _or_one(own), _or_one(other)
+    slope = select(other == 0.0, float("inf"), _quotient(a, b, a - b).logarithm)
+    return select(own == 0.0, 0.0, slope)
+
+
+def _kl_in_q(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
+    slope = select(own == 0.0, -float("inf"), (own - other) / _or_one(own))
+    return select(other == 0.0, 1.0, slope)
+
+
+def _jeffreys_slope(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
+    a, b = _or_one(own), _or_one(other)
+    slope = _quotient(a, b, a - b).logarithm + (a - b) / a
+    edge = select(own == 0.0, -float("inf"), select(other == 0.0, float("inf"), slope))
+    return select(own == other, 0.0, edge)
+
+
+def _skew_in_p(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
+    mine, rest = numbers
+    some, above = own > 0.0, rest * (own - other)
+    a, m = _or_one(own), select(some, mine * own + rest * other, 1.0)
+    slope = _quotient(a, m, select(some, above, 0.0)).logarithm - mine * (above / m)
+    return select(some, slope, 0.0)
+
+
+def _skew_in_q(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
+    mine, rest = numbers
+    m = select(other > 0.0, rest * other + mine * own, 1.0)
+    return mine * select(other > 0.0, mine * (own - other) / m, 1.0)
+
+
+def _jensen_shannon_slope(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
+    mine, rest = numbers
+    some = own > 0.0
+    m, above = mine * own + rest * other, rest * (own - other)
+    quotient = _quotient(_or_one(own), select(some, m, 1.0), select(some, above, 0.0))
+    return select(some, mine * quotient.logarithm, 0.0)
+
+
+def _tv_slope(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
+    return select(own > other, 0.5, select(own < other, -0.5, own.of(0.0)))
+
+
+def _hellinger_slope(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
+    root = _or_one(own).sqrt()
+    return select(own > 0.0, (own - other) / (root + other.sqrt()) * 0.5 / root, 0.0)
+
+
+def _chi2_in_p(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
+    edge = select(own == 0.0, own.of(-2.0), float("inf"))
+    return select(other == 0.0, edge, 2.0 * ((own - other) / _or_one(other)))
+
+
+def _chi2_in_q(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
+    apart = (other - own) / _or_one(own)
+    slope = select(own == 0.0, -float("inf"), -(apart * (apart + 2.0)))
+    return select(other == 0.0, 1.0, slope)
+
+
+SLOPES: Final[dict[str, tuple[Callable[[Value, Value, Sequence[Value]], Value], ...]]] = {
+    "kl_divergence": (_kl_in_p, _kl_in_q),
+    "js_divergence": (_jensen_shannon_slope,),
+    "skew_divergence": (_skew_in_p, _skew_in_q),
+    "jeffreys_divergence": (_jeffreys_slope,),
+    "tv_divergence": (_tv_slope,),
+    "hellinger_divergence": (_hellinger_slope,),
+    "chi2_divergence": (_chi2_in_p, _chi2_in_q),
+}
+"""The slope in each array; one function where the other's is the same with sides exchanged."""
+
+
+# --- the kernels ----------------------------------------------------------------------------------
 
 
 def write(code: Code, *, real: Real, measure: str) -> None:
-    """Write the kernel down; it takes a frame, and the first and last row of the first array."""
+    """Write a measure's kernel; it takes a frame, and the first and last row of the first array."""
     frame_at, begin, end = code.arguments
     frame = {name: code.load(I64, frame_at, index) for index, name in enumerate(FRAME)}
     numbers = [
@@ -172,3 +265,42 @@ def write(code: Code, *, real: Real, measure: str) -> None:
 
                 total.add(*block_sums(code, real, (ends[0], ends[1]), _STRIP, body, 1))
             code.store(frame["values"], total.get(), row * others + column)
+
+
+def write_slope(code: Code, *, real: Real, measure: str, index: int) -> None:
+    """Write the kernel of a gradient in one array's rows; it takes the first and last of these."""
+    frame_at, begin, end = code.arguments
+    frame = {name: code.load(I64, frame_at, place) for place, name in enumerate(SLOPE_FRAME)}
+    numbers = [
+        code.load(DOUBLE, frame["numbers"], place).to(real.scalar).spread(real.lanes)
+        for place in range(2)
+    ]
+    slope, zero = SLOPES[measure][index], code.constant(real.vector, 0.0)
+    row_size, others = frame["classes"] * real.size, frame["others"]
+
+    def group(row: Value, places: Sequence[Value]) -> None:
+        """Add up the slopes of some vectors of a row."""
+        own = [code.load(real.vector, frame["own"] + row * row_size, at) for at in places]
+        totals = [Total(code, zero) for _ in places]
+        with code.loop(others, step=_RUN) as start:
+            sums = [code.variable(zero) for _ in places]
+            with code.loop(at_most(start + _RUN, others), start) as column:
+                weight = code.load(real.scalar, frame["weights"], row * others + column)
+                # The pairs that count for nothing may have infinite slopes.
+                with code.when(weight != 0.0):
+                    there = frame["other"] + column * row_size
+                    for each, at, p in zip(sums, places, own, strict=True):
+                        found = slope(p, code.load(real.vector, there, at), numbers)
+                        each.set(each.get() + weight.spread(real.lanes) * found)
+            for total, each in zip(totals, sums, strict=True):
+                total.add(each.get())
+        for total, at in zip(totals, places, strict=True):
+            code.store(frame["gradient"] + row * row_size, total.get(), at)
+
+    whole = frame["classes"] // (real.lanes * _GROUP) * (real.lanes * _GROUP)
+    with code.loop(end, begin, TOGETHER) as start:
+        stop = at_most(start + TOGETHER, end)
+        with code.loop(whole, step=real.lanes * _GROUP) as at, code.loop(stop, start) as row:
+            group(row, [at + place * real.lanes for place in range(_GROUP)])
+        with code.loop(frame["classes"], whole, real.lanes) as at, code.loop(stop, start) as row:
+            group(row, [at])

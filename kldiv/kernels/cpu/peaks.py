@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kldiv.kernels.cpu.code import DOUBLE, at_least, at_most, select
 from kldiv.kernels.cpu.elementary import format_of, log1p, power, shift_of
-from kldiv.kernels.cpu.sums import Total
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kldiv.kernels.cpu.code import Code, Real, Value
+    from kldiv.kernels.cpu.code import Real, Value
     from kldiv.kernels.cpu.elementary import Format, Heat
 
 
@@ -66,16 +65,6 @@ class Scale:
         return select(gone, 0.0, scale * 2.0 ** -format_of(scale).lift)
 
 
-class Sums(NamedTuple):
-    """The numbers of a block, and the factor that takes its weights to the scale of the row."""
-
-    top: Value
-    ties: Value
-    below: Value
-    moment: Value
-    factor: Value
-
-
 class Peak(NamedTuple):
     """A row seen from its largest logit; numbers are in float64."""
 
@@ -113,26 +102,6 @@ class Peak(NamedTuple):
         lack = select(logit == self.scale.top, -(self.rest / (self.rest + 1.0)), p - 1.0)
         step = (logit - anchor.to(DOUBLE)) / self.scale.heat.temperature
         return of_label * lack + of_entropy * (p * (lean - select(p > 0.0, step, 0.0)))
-
-
-def peak_of(code: Code, blocks: Value, read: Callable[[Value], Sums], scale: Scale) -> Peak:
-    """Return the peak of a row of so many blocks, of each of which ``read`` returns the numbers."""
-    own, heat, top = scale.own, scale.heat, scale.top
-    taken, rest, depths = code.variable(code.real(0.0)), Total(code), Total(code)
-    with code.loop(blocks) as block:
-        sums = read(block)
-        first = select((sums.top == top) & (taken.get() == 0.0), code.real(1.0), 0.0)
-        taken.set(taken.get() + first)
-        below, moment = (each * 2.0**-own.lift for each in (sums.below, sums.moment))
-        peaks = Scale(own, heat, sums.top).weight(sums.top) * (sums.ties - first)
-        # A lost block is beyond numbers, but NaN in it counts.
-        share = sums.factor * (below + peaks)
-        rest.add(share)
-        depth = select(sums.factor == 0.0, 0.0, top - sums.top) / heat.temperature
-        depths.add(sums.factor * moment + share * depth)
-    found = rest.get() / scale.weight(top)
-    bare = Peak(scale, found, depths.get())
-    return bare._replace(mean=bare.mean * bare.per)
 
 
 def counter(

@@ -55,8 +55,8 @@ def run(work: Work, kernel: Any) -> Found:
     frame = {
         "size": size,
         "reduce": results.reduced and work.value,
-        "weight": weights.ctypes.data,
-        "totals": totals.ctypes.data,
+        "weight": weights,
+        "totals": totals,
         **arrays_of(pointwise.ARRAYS, layout),
     }
     words, number = words_of(pointwise.FRAME, frame), threads.number(work.threads)

@@ -10,16 +10,18 @@ import numpy as np
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas import powers
 from kldiv.formulas.interpolation import Interpolated
+from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.numbers import LN2, LN2_LOW, LOG2_E
 from kldiv.formulas.policy import PolicyLoss
 from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels import threads
-from kldiv.kernels.cpu import rows
+from kldiv.kernels.cpu import row
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.divergences import DIVERGENCES
 from kldiv.kernels.cpu.memory import mover
-from kldiv.kernels.layout import Layout, arrays_of, dtype_name, words_of
+from kldiv.kernels.cpu.rows import Rows
+from kldiv.kernels.layout import Layout, arrays_of, dtype_name, step_of, words_of
 from kldiv.kernels.results import RowResults
 from kldiv.kernels.results import numbers as numbers_of
 
@@ -68,60 +70,73 @@ def spelled(divergence: Any) -> Spelled:
 def kernel(name: str, dtype: str, gradients: bool, *, wide: bool = False) -> Any:
     """Return the compiled function for a divergence, a dtype, and gradients or none."""
     divergence = DIVERGENCES[name]()
-    writer = partial(
-        rows.Rows, real=REALS[dtype], divergence=divergence, gradients=gradients, wide=wide
-    )
+    writer = partial(Rows, real=REALS[dtype], divergence=divergence, gradients=gradients, wide=wide)
     more = "-wide" * wide + "-gradients" * gradients
     return compiled(f"{name}-{dtype}{more}", 6, writer)
 
 
 def compile_for(work: Work) -> Any:
     """Return the compiled kernel: float32 unless an array or the dtype to compute in is wider."""
-    wide = work.operation.compute, *map(dtype_name, work.arrays[:2])
+    operation = work.operation
+    wide = operation.compute, *map(dtype_name, work.arrays[: operation.with_classes])
     dtype = "float64" if "float64" in wide else "float32"
-    divergence = work.operation.divergence
-    names = ("KL", "JS") if isinstance(divergence, Interpolated) else (spelled(divergence).name,)
-    if isinstance(work.operation, PolicyLoss):
+    names: tuple[str, ...] = ("labels",)
+    if isinstance(operation, PolicyLoss):
         names = ("policy",)
+    elif not isinstance(operation, LabelLoss):
+        divergence = operation.divergence
+        between = isinstance(divergence, Interpolated)
+        names = ("KL", "JS") if between else (spelled(divergence).name,)
     return dtype, *(kernel(name, dtype, bool(work.gradients)) for name in names)
 
 
 def run(work: Work, kernel: Any) -> Found:
     """Return the value, if it is wanted, and the gradients that are."""
-    arrays, results = work.arrays, RowResults(work)
-    outputs, keep = results.outputs, results.keep
-    labels = labels_of(work) if isinstance(work.operation, PolicyLoss) else None
-    each = 1 if labels is None else 3  # numbers of a row
-    factors = results.factors.reshape(-1, each) if results.factors.size > 1 else results.factors
-    dtype, rows_in_all = kernel[0], results.values.size // each
-    heats = heats_of(results.temperatures, dtype)
+    arrays, results, operation = work.arrays, RowResults(work), work.operation
+    outputs, factors, values = results.outputs, results.factors, results.values
+    dtype, classes = kernel[0], arrays[0].shape[-1]
+    chosen, each = slice(None), 3 if isinstance(operation, PolicyLoss) else 1  # numbers of a row
+    labelled = isinstance(operation, PolicyLoss)
+    if isinstance(operation, LabelLoss):
+        labelled = operation.labelled
+        # The kernel has both; of rows without labels only the second counts.
+        chosen = slice(not operation.labelled, 1 + operation.entropic)
+        each = chosen.stop - chosen.start
+        factors, values = (np.zeros((results.values.size // each, 2)) for _ in range(2))
+        factors[:, chosen] = results.factors.reshape(-1, each if results.factors.size > 1 else 1)
+    elif factors.size > 1:
+        factors = factors.reshape(-1, each)
+    heats, number = heats_of(results.temperatures, dtype), threads.number(work.threads)
+    rows_in_all = results.values.size // each
     frame = {
-        "classes": arrays[0].shape[-1],
-        "heats": heats.ctypes.data,
-        "heat_step": heats.strides[0] if len(heats) > 1 else 0,
-        "keep": 0 if keep is None else keep.ctypes.data,
-        "factors": factors.ctypes.data,
-        "factor_step": factors.strides[0] if len(factors) > 1 else 0,
-        "values": results.values.ctypes.data,
-        "labels": 0 if labels is None else labels.ctypes.data,
+        "classes": classes,
+        "heats": heats,
+        "heat_step": step_of(heats),
+        "keep": results.keep,
+        "factors": factors,
+        "factor_step": step_of(factors),
+        "values": values,
+        "labels": _labels_of(work) if labelled else None,
     }
-    number = threads.number(work.threads)
     for part in _parts(work, rows_in_all):
-        places = (1, 0) if part.exchanged else (0, 1)
-        both = [arrays[place] for place in places], [outputs.get(place) for place in places]
-        layout = Layout(*both, dtype, mover, whole_rows=True)
+        places = (0, 1) if part.exchanged else (1, 0)
+        logits = [arrays[place] if place < operation.with_classes else None for place in places]
+        slopes = [outputs.get(place) for place in places]
+        layout = Layout(logits, slopes, dtype, mover, whole_rows=True)
         own = {
-            **arrays_of(rows.ARRAYS, layout),
-            "wants_s": both[1][0] is not None,
-            "wants_t": both[1][1] is not None,
-            "numbers": part.numbers.ctypes.data,
-            "number_step": part.numbers.strides[0] if len(part.numbers) > 1 else 0,
-            "order": 0 if part.order is None else part.order.ctypes.data,
+            **arrays_of(row.ARRAYS, layout),
+            "wants_t": slopes[0] is not None,
+            "wants_s": slopes[1] is not None,
+            "numbers": part.numbers,
+            "number_step": step_of(part.numbers),
+            "order": part.order,
         }
         compiled_for = dtype, kernel[part.kernel]
         size = rows_in_all if part.order is None else part.order.size
         _share(compiled_for, layout, frame | own, size, bool(outputs), number)
-    if isinstance(work.operation.divergence, powers.Renyi):
+    if isinstance(operation, LabelLoss):
+        results.values[:] = values[:, chosen].reshape(-1)
+    elif isinstance(operation.divergence, powers.Renyi):
         _leave_to_formulas(work, results)
     return results.of_values()
 
@@ -162,9 +177,10 @@ class _Part(NamedTuple):
 def _parts(work: Work, size: int) -> list[_Part]:
     """Return the rows that a kernel computes; those between the directions of KL by three."""
     operation = work.operation
+    if isinstance(operation, LabelLoss | PolicyLoss):
+        return [_Part(1, np.zeros((1, 1)), exchanged=True)]  # whose own logits come first
     if not isinstance(operation.divergence, Interpolated):
-        exchanged = isinstance(operation, PolicyLoss)  # whose own logits come first
-        return [_Part(1, np.array([[*spelled(operation.divergence).numbers, 0.0]]), exchanged)]
+        return [_Part(1, np.array([[*spelled(operation.divergence).numbers, 0.0]]))]
     beta = np.broadcast_to(numbers_of(work.arrays[operation.differentiable]), (size,))
     inside = np.clip(beta, formulas.LEAST, 1.0)
     inside = np.where((beta > 0) & (beta < 1), inside, np.nan)
@@ -188,33 +204,30 @@ def _share(
     """Share rows among threads: whole ones, or segments where rows are few."""
     dtype, function = kernel
     classes = frame["classes"]
-    segments = -(-classes // rows.SEGMENT)
+    segments = -(-classes // row.SEGMENT)
     shared = rows_in_all < number * _ENOUGH and number > 1
     shared = shared and segments > 1 and rows_in_all * segments >= _LONG
-    parts = np.empty((rows_in_all * segments if shared else 0, rows.PART))
-    real = REALS[dtype]
-    width = min(rows.SEGMENT, -(-classes // real.lanes) * real.lanes)
-    kept = np.empty((len(parts), rows.KEPT * width), dtype)
+    real, size = REALS[dtype], rows_in_all * segments if shared else 0
+    width = min(row.SEGMENT, -(-classes // real.lanes) * real.lanes)
     own = {
         "segments": segments,
         "shared": shared,
-        "parts": parts.ctypes.data,
         "width": width,
-        "kept": kept.ctypes.data,
-        "low": 0,
+        "parts": np.empty((size, row.PART)),
+        "kept": np.empty((size, row.KEPT * width), dtype),
     }
-    words = words_of(rows.FRAME, frame | own)
-    room = rows.scratch_size(segments, width, real, buffers=any(layout.movers))
-    last = rows.GRADIENTS if gradients else rows.TEACHER
+    words = words_of(row.FRAME, frame | own)
+    room = row.scratch_size(segments, width, real, buffers=any(layout.movers))
+    last = row.GRADIENTS if gradients else row.TEACHER
     if shared:
         for stage in range(last + 1):
-            threads.launch(function, words, room, rows_in_all * segments, number, stage, stage)
+            threads.launch(function, words, room, size, number, stage, stage)
     else:
         step = max(1, UNIT // classes)
         threads.launch(function, words, room, rows_in_all, number, 0, last, step=step)
 
 
-def labels_of(work: Work) -> np.ndarray[Any, Any]:
+def _labels_of(work: Work) -> np.ndarray[Any, Any]:
     """Return the labels of all rows."""
     found = work.arrays[work.operation.differentiable]
     found = found.numpy() if hasattr(found, "numpy") else found

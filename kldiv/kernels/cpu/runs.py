@@ -24,7 +24,8 @@ class Run:
     def _address(self, k: Value) -> Value:
         return self.at + k * (self.real.lanes * self.real.size)
 
-    def _place(self, k: Value) -> Value:
+    def place(self, k: Value) -> Value:
+        """Return the address of a vector."""
         return select(k == self.whole, self.pad, self._address(k))
 
     def fetch(self, k: Value, *, write: bool = False) -> None:
@@ -51,8 +52,8 @@ class Run:
 
     def load(self, k: Value) -> Value:
         """Return a vector."""
-        return self.code.load(self.real.vector, self._place(k))
+        return self.code.load(self.real.vector, self.place(k))
 
     def store(self, k: Value, value: Value) -> None:
         """Write a vector."""
-        self.code.store(self._place(k), value)
+        self.code.store(self.place(k), value)

@@ -105,7 +105,7 @@ def run(work: Work, kernel: Any) -> Found:
     out, numbers = empty_like(work.xp, products), np.array([operation.cap, operation.factor])
     frame = {
         "size": math.prod(products.shape),
-        "numbers": numbers.ctypes.data,
+        "numbers": numbers,
         "products": memory(products).address,
         "gradient": memory(gradient[0]).address if gradient else 0,
         "out": memory(out).address,

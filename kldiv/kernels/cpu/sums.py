@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kldiv.kernels.cpu.code import DOUBLE, at_most, select
+from kldiv.kernels.cpu.elementary import format_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -12,11 +13,16 @@ if TYPE_CHECKING:
     from kldiv.kernels.cpu.code import Code, Real, Value
 
 
-class Total:
-    """A sum in float64, with the sum of its rounding errors."""
+STRIP: Final = 8
+"""Vectors of a row's block whose sum is taken in the elements' dtype."""
 
-    def __init__(self, code: Code) -> None:
-        self.high, self.low = (code.variable(code.real(0.0)) for _ in range(2))
+
+class Total:
+    """A sum, in float64 unless said, with the sum of its rounding errors."""
+
+    def __init__(self, code: Code, zero: Value | None = None) -> None:
+        zero = code.real(0.0) if zero is None else zero
+        self.high, self.low = (code.variable(zero) for _ in range(2))
 
     def add(self, term: Value) -> None:
         """Add a number."""
@@ -55,3 +61,33 @@ def block_sums(
         for each, part in zip(wide, sums, strict=True):
             each.set(each.get() + part.get().to(DOUBLE))
     return [each.get().total() for each in wide]
+
+
+def largest(vector: Value) -> Value:
+    """Return a vector's largest number."""
+    value = vector
+    while value.lanes > 1:
+        low, high = value.halves()
+        value = select(low > high, low, high)
+    return value.element(0)
+
+
+def split_in_halves(weights: list[Value]) -> list[Value]:
+    """Return weights, in float64 the first half of the bits apart.
+
+    Many equal ones are all rounded alike; of so few bits they are added exactly.
+    """
+    if format_of(weights[0]).real.single:
+        return weights
+    found, large = [], 2.0 ** (26 + format_of(weights[0]).lift)
+    for weight in weights:
+        head = (weight + large) - large
+        found += [head, weight - head]
+    return found
+
+
+def joined_halves(sums: list[Value], real: Real) -> list[Value]:
+    """Return the sums of weights, given those of what `split_in_halves` made of them."""
+    if real.single:
+        return sums
+    return [head + tail for head, tail in zip(sums[::2], sums[1::2], strict=True)]

@@ -29,8 +29,8 @@ from kldiv.kernels.cpu.code import (
     select,
 )
 from kldiv.kernels.cpu.elementary import Heat, format_of, log, power, quotient, two_difference
-from kldiv.kernels.cpu.rows import GRADIENTS, STRIP, largest, low_width
-from kldiv.kernels.cpu.sums import block_sums
+from kldiv.kernels.cpu.row import GRADIENTS, low_width
+from kldiv.kernels.cpu.sums import STRIP, block_sums, largest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ FRAME: Final = (
     "keep",  # 0: every row is kept
     "factors",  # of gradients, a row each
     "logits",  # of the K + 1 classes, float64
-    "low",  # the negatives of their second words, as `kldiv.kernels.cpu.rows` takes them
+    "low",  # the negatives of their second words, as `kldiv.kernels.cpu.row` takes them
     "peaks",  # the teacher's likeliest of the K + 1 classes
     "weights",  # Σ e^((s − highest)/T) of the others, float64
     "slopes",  # the gradients in ``logits``

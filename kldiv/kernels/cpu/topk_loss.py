@@ -12,11 +12,11 @@ from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.sparse import BUCKET, Entries, entries_of, left_mass
 from kldiv.formulas.state import Wide
 from kldiv.kernels import threads
-from kldiv.kernels.cpu import row_loss, rows, topk
+from kldiv.kernels.cpu import row, row_loss, topk
 from kldiv.kernels.cpu.code import FLOAT64
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.memory import mover
-from kldiv.kernels.layout import Layout, dtype_name
+from kldiv.kernels.layout import Layout, dtype_name, step_of, words_of
 from kldiv.kernels.results import RowResults
 from kldiv.kernels.spelling import form_of
 
@@ -91,52 +91,51 @@ def run(work: Work, kernel: Kernels) -> Found:
     buffer = np.empty((number, classes), np.float32) if waiting else None
     s, *slopes = (np.zeros(t.shape) for _ in range(3))
     width = -(-t.shape[-1] // FLOAT64.lanes) * FLOAT64.lanes
-    low = np.zeros((number, rows.low_width(t.shape[-1], FLOAT64.lanes)))
+    low = np.zeros((number, row.low_width(t.shape[-1], FLOAT64.lanes)))
     peaks, weights = np.argmax(t, axis=-1), np.empty(number)
-    segments, width = -(-width // rows.SEGMENT), min(rows.SEGMENT, width)
+    segments, width = -(-width // row.SEGMENT), min(row.SEGMENT, width)
     heats = row_loss.heats_of(results.temperatures, "float32")
-    of_rows = _frame(
-        rows.FRAME,
-        classes=t.shape[-1],
-        segments=segments,
-        student=s,
-        teacher=t,
-        low=low,
-        gradient_s=slopes[0],
-        gradient_t=slopes[1],
-        wants_s=STUDENT in wanted,
-        wants_t=TEACHER in wanted,
-        heats=_UNHEATED,
-        keep=results.keep,
-        factors=_ONE,
-        numbers=kernel.numbers,
-        values=results.values,
-        width=width,
-    )
-    frame = _frame(
-        topk.FRAME,
-        classes=classes,
-        entries=places.shape[-1],
-        student=in_place,
-        move_student=move_student,
-        gradient=buffer if waiting else direct,
-        move_gradient=0 if waiting else move_gradient,
-        table=layout.table,
-        places=places,
-        heats=heats,
-        heat_step=heats.strides[0] if len(heats) > 1 else 0,
-        keep=results.keep,
-        factors=factors,
-        logits=s,
-        low=low,
-        peaks=peaks,
-        weights=weights,
-        slopes=slopes[0],
-        rows=kernel.rows.address if fused else 0,
-        rows_frame=of_rows,
-    )
+    of_rows = {
+        "classes": t.shape[-1],
+        "segments": segments,
+        "student": s,
+        "teacher": t,
+        "low": low,
+        "gradient_s": slopes[0],
+        "gradient_t": slopes[1],
+        "wants_s": STUDENT in wanted,
+        "wants_t": TEACHER in wanted,
+        "heats": _UNHEATED,
+        "keep": results.keep,
+        "factors": _ONE,
+        "numbers": kernel.numbers,
+        "values": results.values,
+        "width": width,
+    }
+    frame = {
+        "classes": classes,
+        "entries": places.shape[-1],
+        "student": in_place,
+        "move_student": move_student,
+        "gradient": buffer if waiting else direct,
+        "move_gradient": 0 if waiting else move_gradient,
+        "table": layout.table,
+        "places": places,
+        "heats": heats,
+        "heat_step": step_of(heats),
+        "keep": results.keep,
+        "factors": factors,
+        "logits": s,
+        "low": low,
+        "peaks": peaks,
+        "weights": weights,
+        "slopes": slopes[0],
+        "rows": kernel.rows.address if fused else 0,
+        "rows_frame": words_of(row.FRAME, of_rows),
+    }
+    words = words_of(topk.FRAME, frame)
     size = topk.scratch_size(classes)
-    size += rows.scratch_size(segments, width, FLOAT64, buffers=False)
+    size += row.scratch_size(segments, width, FLOAT64, buffers=False)
     workers = threads.number(work.threads)
     most = row_loss.UNIT // classes if fused else min(_BLOCK // classes, -(-number // workers))
     step = max(1, most)
@@ -156,7 +155,7 @@ def run(work: Work, kernel: Kernels) -> Found:
     def by_turns(first: int, last: int) -> None:
         block = slice(first * step, min(last * step, number))
         room = np.empty(size + 64, np.uint8)
-        at = frame.ctypes.data, -(-room.ctypes.data // 64) * 64, block.start, block.stop
+        at = words.ctypes.data, -(-room.ctypes.data // 64) * 64, block.start, block.stop
         kernel.function(*at, topk.WEIGHTS, topk.WEIGHTS)
         with np.errstate(all="ignore"):
             by_formulas(block)
@@ -164,7 +163,7 @@ def run(work: Work, kernel: Kernels) -> Found:
 
     if fused:
         stages = topk.WEIGHTS, topk.PRODUCT
-        threads.launch(kernel.function, frame, size, number, workers, *stages, step=step)
+        threads.launch(kernel.function, words, size, number, workers, *stages, step=step)
     else:
         threads.share(by_turns, -(-number // step), workers)
     results.values[~kept] = 0.0
@@ -179,14 +178,6 @@ def run(work: Work, kernel: Kernels) -> Found:
         output = results.outputs[index]
         output[...] = work.xp.astype(work.xp.asarray(each.reshape(output.shape)), output.dtype)
     return results.of_values()
-
-
-def _frame(names: Sequence[str], **numbers: Any) -> Array:
-    """Return a frame: of arrays their addresses; 0 for what is not there."""
-    found = [numbers.get(name) for name in names]
-    return np.array(
-        [each.ctypes.data if isinstance(each, np.ndarray) else int(each or 0) for each in found]
-    )
 
 
 def _teacher(
