@@ -39,7 +39,23 @@ OPERATIONS = {
 
 @dataclass(frozen=True)
 class Explanation:
-    """The backend, device and kernel of an operation, with the reason of each choice."""
+    """The backend, device and kernel of an operation, with the reason of each choice.
+
+    Attributes
+    ----------
+    operation : str
+        The function.
+    library : str
+        The arrays' library.
+    backend : str
+        The backend.
+    device : str
+        The device.
+    kernel : str
+        The kernel.
+    reasons : tuple of str
+        The reason of each choice, a sentence each.
+    """
 
     operation: str
     library: str

@@ -73,7 +73,27 @@ HALVES = FLOATS[:2]
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """The status of a backend here: usable, or the reason why not and the line that installs it."""
+    """The status of a backend here: usable, or the reason why not and the line that installs it.
+
+    Attributes
+    ----------
+    name : str
+        The backend's name.
+    usable : bool
+        Whether it works here.
+    version : str or None
+        The library's version.
+    devices : tuple of str
+        Its devices here.
+    kernels : tuple of str
+        Kernels that can run here.
+    reason : str or None
+        Why it is not usable.
+    install : str or None
+        A line that installs it.
+    kernel_problems : dict of str
+        Why each of the other kernels cannot run here.
+    """
 
     name: str
     usable: bool
@@ -83,7 +103,6 @@ class BackendStatus:
     reason: str | None = None
     install: str | None = None
     kernel_problems: Mapping[str, str] = field(default_factory=dict)
-    """Why each of the other kernels cannot run here."""
 
 
 class Spread(Protocol):

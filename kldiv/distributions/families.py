@@ -5,8 +5,9 @@ Each is documented by its density or mass function.  Nothing is normalised or ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+import inspect
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Final
 
 from kldiv.distributions.base import Distribution, exp
 
@@ -81,7 +82,7 @@ class LogitNormal(Distribution):
 
 @dataclass(frozen=True, eq=False)
 class MultivariateNormal(Distribution):
-    """A normal of vectors; one of covariance_matrix, precision_matrix, scale_tril (Cholesky)."""
+    """A normal of vectors; one of covariance_matrix, precision_matrix, scale_tril is given."""
 
     loc: Any
     covariance_matrix: Any = None
@@ -417,3 +418,49 @@ FAMILIES: dict[str, type[Distribution]] = {
     if isinstance(cls, type) and issubclass(cls, Distribution) and cls is not Distribution
 }
 """Every family by its name."""
+
+_PARAMETERS: Final = {
+    "loc": "Location: the mean of normals, the centre of other symmetric families.",
+    "scale": "Scale, ≥ 0: the standard deviation of normals; Pareto's lower end.",
+    "log_scale": "log(scale), where it is known better.",
+    "covariance_matrix": "Covariance, positive definite.",
+    "precision_matrix": "Inverse of the covariance.",
+    "scale_tril": "Lower triangular L with covariance L Lᵀ.",
+    "scale_diag": "Standard deviations of the components.",
+    "cov_factor": "Factor W of the covariance's part W Wᵀ of low rank.",
+    "cov_diag": "Diagonal that is added to it.",
+    "df": "Degrees of freedom, > 0.",
+    "concentration": "Concentration or shape, > 0; VonMises' may be 0.",
+    "concentration1": "Exponent a of x, > 0.",
+    "concentration0": "Exponent b of the other end, > 0.",
+    "rate": "Rate, > 0: the inverse of the scale; Poisson's mean.",
+    "alpha": "Exponent of the tail, > 0.",
+    "low": "Lower end.",
+    "high": "Upper end.",
+    "probs": "Probability, or a probability of each class.",
+    "logits": "Log odds log(p/(1 − p)), or a logit of each class.",
+    "total_count": "Number of trials, draws or failures.",
+    "value": "Place of the mass.",
+    "log_density": "Logarithm of the mass.",
+    "event_dim": "Number of value's last axes that are one event.",
+    "base_dist": "Batch of distributions.",
+    "reinterpreted_batch_ndims": "Number of its last axes that become one event.",
+    "mixture_distribution": "Weights of the components, a Categorical.",
+    "component_distribution": "Components, along the last axis of its batch.",
+}
+
+
+def _documented(family: type[Distribution]) -> str:
+    """Return a family's docstring with a section of its parameters."""
+    lines = [inspect.cleandoc(family.__doc__ or ""), "", "Parameters", "----------"]
+    for each in fields(family):
+        kind = "Distribution" if each.name in family.parts else "array or float"
+        kind = "int" if each.name in family.options else kind
+        default = "" if each.default is MISSING else f", default {each.default}"
+        default = ", optional" if each.default is None else default
+        lines += [f"{each.name} : {kind}{default}", f"    {_PARAMETERS[each.name]}"]
+    return "\n".join(lines)
+
+
+for _family in FAMILIES.values():
+    _family.__doc__ = _documented(_family)

@@ -70,34 +70,53 @@ class QuantizationReport:
 
     Made by `Quantization` and by `kldiv.streaming.compare`. Standard errors take rows for
     independent; those of one text are nearly so at best.
+
+    Attributes
+    ----------
+    rows : int
+        The number of rows: a distribution over the next token each.
+    kl : Measured
+        Mean D(P‖Q), in nats.
+    kl_min : float
+        The smallest D(P‖Q).
+    kl_max : float
+        The largest.
+    kl_percentiles : dict of float
+        D(P‖Q) of rows by percentage: 50 is the median; empty where no quantiles were kept.
+    same_top : Measured
+        Share of rows in which P and Q have the same likeliest class, the first of equal ones.
+    acceptance : Measured
+        Mean Σ min(p, q): the rate at which P accepts tokens drawn from Q in speculative decoding.
+    next_tokens : int
+        The number of rows whose next token is known; without one the numbers below are NaN.
+    delta_p : Measured
+        Mean of q − p of the next token.
+    rms_delta_p : Measured
+        Root of the mean of its square.
+    perplexity_p : Measured
+        Of the next tokens under P.
+    perplexity_q : Measured
+        Under Q.
+    perplexity_ratio : Measured
+        That of Q by that of P; its error is smaller than theirs, as both see the same tokens.
+    histogram : Histogram or None
+        Of D(P‖Q); where all rows were kept.
     """
 
     rows: int
-    """The number of rows: a distribution over the next token each."""
     kl: Measured
-    """Mean D(P‖Q), in nats."""
     kl_min: float
     kl_max: float
     kl_percentiles: dict[float, float]
-    """D(P‖Q) of rows by percentage: 50 is the median; empty where no quantiles were kept."""
     same_top: Measured
-    """Share of rows in which P and Q have the same likeliest class, the first of equal ones."""
     acceptance: Measured
-    """Mean Σ min(p, q): the rate at which P accepts tokens drawn from Q in speculative decoding."""
     next_tokens: int
-    """The number of rows whose next token is known; without one the numbers below are NaN."""
     delta_p: Measured
-    """Mean of q − p of the next token."""
     rms_delta_p: Measured
-    """Root of the mean of its square."""
     perplexity_p: Measured
-    """Of the next tokens under P."""
     perplexity_q: Measured
-    """Under Q."""
     perplexity_ratio: Measured
-    """That of Q by that of P; its error is smaller than theirs, as both see the same tokens."""
     histogram: Histogram | None = None
-    """Of D(P‖Q); where all rows were kept."""
 
     @property
     def kl_median(self) -> float:

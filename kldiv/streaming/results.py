@@ -19,49 +19,92 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """P or Q as it was read."""
+    """P or Q as it was read.
+
+    Attributes
+    ----------
+    name : str
+        P or Q.
+    path : pathlib.Path or None
+        The file, folder or pattern; None for an array.
+    member : str or None
+        The array of a file that holds several.
+    shape : tuple of int
+        Its shape.
+    dtype : str
+        Its dtype.
+    form : str
+        The form of its numbers; never "auto".
+    normalized : bool
+        Whether its rows were divided by their sums.
+    guessed : bool
+        Whether nobody asked for the normalisation that counts get.
+    sum : float
+        The sum of the last row before any normalisation, of which there may be one only.
+    off : int
+        Rows taken as they are that do not sum to 1, up to rounding.
+    furthest : float
+        The sum of these that is furthest from 1.
+    """
 
     name: str
-    """P or Q."""
     path: Path | None
-    """The file, folder or pattern; None for an array."""
     member: str | None
-    """The array of a file that holds several."""
     shape: tuple[int, ...]
     dtype: str
     form: Form
-    """The form of its numbers; never "auto"."""
     normalized: bool
-    """Whether its rows were divided by their sums."""
     guessed: bool
-    """Whether nobody asked for the normalisation that counts get."""
     sum: float
-    """The sum of the last row before any normalisation, of which there may be one only."""
     off: int = 0
-    """Rows taken as they are that do not sum to 1, up to rounding."""
     furthest: float = 1.0
-    """The sum of these that is furthest from 1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Summary:
-    """One divergence over all rows, in nats."""
+    """One divergence over all rows, in nats.
+
+    Attributes
+    ----------
+    value : float
+        The reduction; the mean where that is "none".
+    mean : float
+        The mean over rows.
+    median : float
+        The median; NaN where any row is.
+    max : float
+        The largest.
+    infinite : int
+        The number of rows that are infinite.
+    values : numpy.ndarray or None
+        Every row's, where the reduction is "none"; None elsewhere.
+    """
 
     value: float
-    """The reduction; the mean where that is "none"."""
     mean: float
     median: float
-    """NaN where any row is."""
     max: float
     infinite: int
-    """The number of rows that are infinite."""
     values: Floats | None
-    """Every row's, where the reduction is "none"; None elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: the label or number, the place in C order, and the divergences."""
+    """One row: the label or number, the place in C order, and the divergences.
+
+    Attributes
+    ----------
+    label : str
+        Its label, or its number.
+    index : int
+        Its place in C order.
+    kl_pq : float
+        D(P‖Q).
+    kl_qp : float
+        D(Q‖P).
+    js : float
+        The Jensen-Shannon divergence.
+    """
 
     label: str
     index: int
@@ -72,7 +115,25 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """One class: its mean probabilities, and its part of the divergences."""
+    """One class: its mean probabilities, and its part of the divergences.
+
+    Attributes
+    ----------
+    label : str
+        The class's label, or its number.
+    index : int
+        Its place on the axis.
+    p : float
+        Its mean probability in P.
+    q : float
+        Its mean probability in Q.
+    kl_pq : float
+        Its part of D(P‖Q).
+    kl_qp : float
+        Its part of D(Q‖P).
+    js : float
+        Its part of the Jensen-Shannon divergence.
+    """
 
     label: str
     index: int
@@ -85,13 +146,21 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class Zeros:
-    """Classes to which one distribution gives no probability where the other gives some."""
+    """Classes to which one distribution gives no probability where the other gives some.
+
+    Attributes
+    ----------
+    classes : int
+        The number of classes.
+    share : float
+        Their part of the other distribution.
+    labels : tuple of str
+        The labels of the largest.
+    """
 
     classes: int
     share: float
-    """Their part of the other distribution."""
     labels: tuple[str, ...]
-    """The labels of the largest."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,37 +169,60 @@ class Comparison:
     Divergences of two arrays of distributions, in nats, and where they come from.
 
     Made by `kldiv.streaming.compare`.
+
+    Attributes
+    ----------
+    kl_pq : Summary
+        D(P‖Q).
+    kl_qp : Summary
+        D(Q‖P).
+    js : Summary
+        The Jensen-Shannon divergence.
+    p : Side
+        P as it was read.
+    q : Side
+        Q as it was read.
+    worst : tuple of Row
+        The rows of largest D(P‖Q).
+    contributions : tuple of Contribution
+        The classes of largest contribution to D(P‖Q).
+    zeros_q : Zeros
+        Zeros of Q, which make D(P‖Q) infinite.
+    zeros_p : Zeros
+        Zeros of P, which make D(Q‖P) infinite.
+    reduction : str
+        The reduction of rows.
+    smoothing : float
+        The number that was added to counts.
+    explanation : Explanation
+        Who computed it, as `kldiv.explain` says.
+    warnings : tuple of str
+        Assumptions, oddities of the data, and why a divergence is infinite.
+    undefined : tuple of str
+        Those of the warnings that say why a divergence is NaN.
+    divergences : dict of Summary
+        The other divergences that were asked for.
+    quantization : QuantizationReport or None
+        The report on Q as a quantised model; where that was asked for.
     """
 
     kl_pq: Summary
-    """D(P‖Q)."""
     kl_qp: Summary
-    """D(Q‖P)."""
     js: Summary
-    """The Jensen-Shannon divergence."""
     p: Side
     q: Side
     worst: tuple[Row, ...]
-    """The rows of largest D(P‖Q)."""
     contributions: tuple[Contribution, ...]
-    """The classes of largest contribution to D(P‖Q)."""
     zeros_q: Zeros
-    """Zeros of Q, which make D(P‖Q) infinite."""
     zeros_p: Zeros
-    """Zeros of P, which make D(Q‖P) infinite."""
     reduction: Reduction
     smoothing: float
     explanation: Explanation
-    """Who computed it, as `kldiv.explain` says."""
     _places: Places = field(repr=False)
     warnings: tuple[str, ...] = ()
-    """Assumptions, oddities of the data, and why a divergence is infinite."""
     undefined: tuple[str, ...] = ()
-    """Those of the warnings that say why a divergence is NaN."""
     divergences: Mapping[str, Summary] = field(default_factory=dict)
-    """The other divergences that were asked for."""
     quantization: QuantizationReport | None = None
-    """The report on Q as a quantised model; where that was asked for."""
 
     @property
     def mean(self) -> float:
