@@ -118,7 +118,9 @@ def test_jax_exports_no_kernel():
     assert "kldiv_cpu" not in exported.mlir_module()
 
 
-SETTINGS = LOSSES | {
+SETTINGS = {
+    **{name: loss for name, loss in LOSSES.items() if name not in DENSE},
+    **{name: LOSSES[name] for name in ("js", "tv", "alpha", "renyi", "distillation")},
     "both": lambda s, t: kldiv.kl_div_with_logits(s, t) + kldiv.kl_div_with_logits(t, s),
     "reverse skew": partial(kldiv.skew_kl_div_with_logits, alpha=0.1, reverse=True),
     "weights": partial(kldiv.jeffreys_div_with_logits, weights=(0.3, 0.7)),
@@ -128,8 +130,8 @@ SETTINGS = LOSSES | {
         kldiv.js_div_with_logits, input_classes=[1, 2, 5, 0], target_classes=[3, 4, 1, 0]
     ),
 }
-"""Numbers that are settings, which ``dynamic=True`` would take for symbols."""
-ALONE = {"skew", "tv", "hellinger", "chi2", "jeffreys", "both"}
+"""Numbers that are settings, which ``dynamic=True`` would take for symbols: each kind once."""
+ALONE = {"tv", "both"}
 """Those that compute nothing of their settings: of the others a symbol may show in the gradient."""
 
 
