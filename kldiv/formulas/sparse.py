@@ -291,8 +291,11 @@ def over_top(
     near = abs(apart) < largest  # farther away the low word does not matter, and may overflow
     nothing = 0.0 * top
     close = quotient(xp, xp.where(near, apart, nothing), xp.where(near, rest, nothing), temperature)
-    high = xp.where(near, close[0], tempered(xp, apart, temperature))
-    return masked_words(xp, there & (logits != -xp.inf), high, close[1])
+    there = there & (logits != -xp.inf)
+    # Masked before the division: its derivative would be infinite beside the mask.
+    far = xp.where(there & ~near, apart, nothing)
+    high = xp.where(near, close[0], tempered(xp, far, temperature))
+    return masked_words(xp, there, high, close[1])
 
 
 def masked_words(xp: Namespace, there: Array, high: Array, low: Array) -> DoubleWord:
@@ -398,7 +401,7 @@ class TopKGradient(TopKOperation):
 
 def moment(xp: Namespace, slopes: Array, logits: Array) -> Array:
     """Return the sum of slopes times logits, those of −∞ left out."""
-    return total(xp, xp.where(logits == -xp.inf, 0.0, slopes * logits), -1)
+    return total(xp, slopes * xp.where(logits == -xp.inf, 0.0, logits), -1)
 
 
 def likeliest(
