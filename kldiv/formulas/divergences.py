@@ -179,8 +179,12 @@ class Divergence:
 
     def shares(self, sums: Wanted, block: Block) -> list[Array]:
         """Return a block's shares of sums, in their order."""
-        parts = [[self.share(part, some) for part in sums] for some in block.parts()]
+        parts = [self.own_shares(sums, some) for some in block.parts()]
         return parts[0] if len(parts) == 1 else self.merged(block.xp, parts)
+
+    def own_shares(self, sums: Wanted, block: Block) -> list[Array]:
+        """Return a block's shares of sums, of all its classes at once."""
+        return [self.share(part, block) for part in sums]
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:  # noqa: ARG002
         """Merge the parts' shares of sums to those of all classes."""
@@ -306,9 +310,7 @@ def bend_by_tangents(divergence: Divergence, block: Block) -> Array:
     xp, temperature = block.xp, block.temperature
     a, b = logits.relative(block.side(TEACHER))
     a, b = xp.where(block.t == -math.inf, 0.0, a), xp.where(block.s == -math.inf, 0.0, b)
-    moved = (
-        divergence.tangent(index, block, (b, a)) * step for index, step in enumerate((b, a))
-    )
+    moved = (divergence.tangent(index, block, (b, a)) * step for index, step in enumerate((b, a)))
     return total(xp, sum(moved), -1) * temperature * temperature
 
 
