@@ -306,9 +306,7 @@ def bend_by_tangents(divergence: Divergence, block: Block) -> Array:
     xp, temperature = block.xp, block.temperature
     a, b = logits.relative(block.side(TEACHER))
     a, b = xp.where(block.t == -math.inf, 0.0, a), xp.where(block.s == -math.inf, 0.0, b)
-    moved = (
-        divergence.tangent(index, block, (b, a)) * step for index, step in enumerate((b, a))
-    )
+    moved = (divergence.tangent(index, block, (b, a)) * step for index, step in enumerate((b, a)))
     return total(xp, sum(moved), -1) * temperature * temperature
 
 
