@@ -106,7 +106,7 @@ class NumPyBackend(Backend):
 
     def is_small(self, operation: Operation, arrays: Sequence[Array]) -> bool:
         size = arrays[0].size  # asked in every call, of scalars too: without a generator
-        return all([size < each.least(operation) for each in self.technologies])  # noqa: C419
+        return not operation.lengthy and all([size < each.small for each in self.technologies])  # noqa: C419
 
     def size(self, arrays: Sequence[Array]) -> int:
         return int(arrays[0].size)

@@ -34,6 +34,8 @@ class Operation:
     name: ClassVar[str]
     size: ClassVar[Callable[[Any, Sequence[Array]], int] | None] = None
     """Says how many elements a kernel computes, where these are not the first array's."""
+    lengthy: bool = False
+    """Whether its formulas take a hundred calls and more: NumPy's own on blocks are quicker."""
 
     @property
     def differentiable(self) -> int:

@@ -176,6 +176,10 @@ class RowLoss(RowOperation):
     def first(self) -> int:
         return 1 if self.given else self.own
 
+    @property
+    def lengthy(self) -> bool:  # type: ignore[override]
+        return self.compute == "float32"
+
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         own, temperature, keep = self.prepared(xp, arrays)
         divergence = self.bound(xp, arrays)

@@ -146,7 +146,7 @@ class TorchBackend(Backend):
         if exporting():
             return True  # an exported program serves every size
         first = arrays[0]
-        least = CPU.small if torch.compiler.is_compiling() else BLOCKS.least(operation)
+        least = CPU.small if torch.compiler.is_compiling() or not operation.lengthy else 0
         # An entry that vmap shows may be small where all of them together are not.
         return first.numel() < least and first.device.type == "cpu" and not transforming()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.formulas.pairs import PairMeasure
-from kldiv.formulas.rows import RowLoss
 from kldiv.kernels.layout import dtype_name
 from kldiv.kernels.technology import Technology
 
@@ -29,9 +28,7 @@ class Blocks(Technology):
     step = "computing"
 
     def least(self, operation: Any) -> int:
-        # The formulas of rows are a hundred calls of NumPy's and more.
-        quick = isinstance(operation, RowLoss) and operation.compute == "float32"
-        return 0 if quick else self.small
+        return 0 if operation.lengthy else self.small
 
     def refusal(self, work: Work) -> str | None:
         kinds = [work.operation.result, *map(dtype_name, work.arrays)]
