@@ -159,7 +159,9 @@ class MatchedGradient(MatchedOperation):
         slope: Any = 0.0
         for place, side in enumerate((s, t)):
             own, last = of_side(place)
-            depth = tempered(xp, finite(xp, logits[2 * place + 1]) - side.top, temperature)
-            mean = total(xp, xp.where(side.shares == 0, 0.0, side.shares * depth), -1)
+            depth = finite(xp, logits[2 * place + 1]) - side.top
+            # Where it may overflow over T there is no share; a slope of 0·∞ would be NaN.
+            depth = tempered(xp, xp.where(side.shares == 0, 0.0, depth), temperature)
+            mean = total(xp, side.shares * depth, -1)
             slope = slope + moment(xp, own, side.logits.high[..., :-1]) + last * mean
         return self.masked(xp, weighed(xp, weight[..., None], -slope / temperature), keep)
