@@ -159,8 +159,9 @@ class MatchedGradient(MatchedOperation):
         slope: Any = 0.0
         for place, side in enumerate((s, t)):
             own, last = of_side(place)
-            # Masked before the division, whose derivative would be infinite beside the mask.
             depth = finite(xp, logits[2 * place + 1]) - side.top
+            # Where it may overflow over T there is no share: masked before the division, whose
+            # derivative would be infinite beside the mask.
             depth = tempered(xp, xp.where(side.shares == 0, 0.0, depth), temperature)
             mean = total(xp, side.shares * depth, -1)
             slope = slope + moment(xp, own, side.logits.high[..., :-1]) + last * mean
