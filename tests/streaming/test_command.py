@@ -320,13 +320,6 @@ def stop(monkeypatch):
     return stop
 
 
-def test_without_a_checkpoint_nothing_is_kept(work, run, stop):
-    save("logits")
-    stop(1)
-    assert run("p.npy", "q.npy", "--from", "logits") == (130, "", "Interrupted\n")
-    assert listing() == ["p.npy", "q.npy"]
-
-
 @pytest.fixture
 def stopped(work, run, monkeypatch, stop):
     save("logits", shape=(90, 30))
