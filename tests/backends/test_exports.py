@@ -142,20 +142,3 @@ def test_torch_compile_with_symbols(torch, name):
     torch.testing.assert_close(value, wanted, rtol=1e-6, atol=0)
     slopes = [torch.autograd.grad(found, s)[0] for found in (value, wanted)]
     torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_schedule_of_temperatures_is_one_program_with_kernels_too(torch):
-    from torch._dynamo.utils import counters
-
-    torch.compiler.reset()
-    counters.clear()
-    s, t = torch.randn(2, 64, 200)
-    s.requires_grad_()
-    compiled = torch.compile(kldiv.kl_div_with_logits, fullgraph=True, backend="aot_eager")
-    for temperature in (1.0, 1.5, 2.5, 3.5):
-        found = compiled(s, t, temperature=temperature)
-        wanted = kldiv.kl_div_with_logits(s, t, temperature=temperature)
-        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
-    assert counters["stats"]["unique_graphs"] == 2

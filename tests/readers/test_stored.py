@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
@@ -332,9 +331,3 @@ def test_without_the_package_the_install_line_is_said(tmp_path, monkeypatch):
     (tmp_path / "x.zarr").mkdir()
     with pytest.raises(InputError, match=r"kldiv\[zarr\]"):
         open_table(tmp_path / "x.zarr")
-
-
-def test_zarr_is_loaded_only_where_it_is_read():
-    code = "import sys, kldiv.readers; print('zarr' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

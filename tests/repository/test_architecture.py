@@ -254,6 +254,10 @@ def test_import_loads_no_framework():
     assert loaded_by("import kldiv") & HEAVY == set()
 
 
+def test_streaming_loads_no_command_and_no_cluster():
+    assert loaded_by("import kldiv.streaming") & {"click", "rich", "distributed"} == set()
+
+
 def test_an_adapter_loads_no_compiler():
     code = "import kldiv; kldiv.backends.get('numpy'); import kldiv.kernels.cpu"
     assert not {"llvmlite", "numba"} & loaded_by(code)

@@ -353,10 +353,6 @@ def test_a_checkpoint_of_other_options_or_another_file(run, stopped):
     assert "Q:" not in err
 
 
-def test_how_it_is_printed_changes_nothing(run, stopped):
-    assert run(*stopped, "--json")[0] == 0
-
-
 @pytest.mark.parametrize("content", [b"my thesis", b"", "npz", "newer"])
 def test_a_file_that_is_no_checkpoint_is_left_alone(work, run, stopped, content):
     if content == "npz":
