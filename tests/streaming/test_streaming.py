@@ -513,15 +513,6 @@ def test_an_option_that_does_not_exist():
         streaming.Run(HALF, HALF, temperature=2.0)
 
 
-def test_no_reader_of_the_command_s_is_needed():
-    import subprocess
-    import sys
-
-    code = "import kldiv.streaming, sys; print({'click', 'rich', 'distributed'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
-
-
 @pytest.mark.parametrize("kind", ["short", "long", "longest", "letters"])
 def test_many_labels_are_matched_as_a_dict_would(kind):
     words = {
