@@ -333,7 +333,7 @@ class Renyi(Blend):
         at = logits.anchor_log(xp, block.known.rows[index], block.temperature)
         # M/C is Σ (own − rate moved); an exponent would be rounded by u·|rate·at|.
         whole = 1.0 - rate * block.known.sums[index]
-        known = whole > 0.25
+        known = (whole > 0.25) & (block.known.sums[_TOTAL] < math.inf)
         ratio = xp.exp(xp.where(known, 0.0, -rate * at - self._log(xp, block.known)))
         ratio = xp.where(known, 1.0 / xp.where(known, whole, 1.0), ratio)
         alike = (self.alpha * ratio) * (self._moved(index, block) - own * block.known.sums[index])

@@ -245,6 +245,10 @@ class TopKOperation(RowWise):
         self, xp: Namespace, entries: Entries, rows: Rows, block: Block
     ) -> tuple[Array, Array | None]:
         """Return the gradients in the log-probabilities, and in the mass of the others."""
+        if rows.rest is not None and not self.has_rest:
+            # The others' mass is what these leave, so their slopes count from that of the others;
+            # as a difference they might lose a mean that is larger than both.
+            block = self.divergence.from_last(TEACHER, block)
         return self.to_teacher(xp, entries, rows.rest, *self.slopes(TEACHER, rows, block))
 
     def to_teacher(
