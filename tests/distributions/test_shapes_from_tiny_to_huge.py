@@ -260,3 +260,30 @@ def test_binomials_of_huge_counts():
     assert kl(d.Binomial(n, 0.5), d.Binomial(n + 1, 0.0)) == math.inf
     assert math.isnan(kl(d.Binomial(n, -0.5), d.Binomial(n + 1, 0.5)))
     assert kldiv.kl_divergence(d.Binomial(n, 0.0), d.Binomial(n + 1, 0.0)) == 0
+
+
+@every_library
+def test_scales_near_the_largest_number(library, dtype):
+    """Their sums are beyond it."""
+    require(library)
+    a, b = np.array([[0.9, 0.4, 0.9], [0.4, 0.9, 0.8]]) * np.finfo(dtype).max
+    families = {
+        "Exponential": d.Exponential,
+        "HalfNormal": d.HalfNormal,
+        "Normal": lambda x: d.Normal(0.0, x),
+        "Cauchy": lambda x: d.Cauchy(0.0, x),
+        "Gamma": lambda x: d.Gamma(2.0, x),
+    }
+    for name, make in families.items():
+        arrays = [library.from_numpy(x.astype(dtype)) for x in (a, b)]
+        found = library.numpy(compiled(library, lambda x, y, m=make: (m(x), m(y)))(*arrays))
+        small = [x.astype(dtype) / np.finfo(dtype).max.astype(float) for x in (a, b)]
+        np.testing.assert_allclose(found, kl(make(small[0]), make(small[1])), 1e-5, err_msg=name)
+
+
+def test_a_ratio_of_scales_whose_power_overflows_is_infinitely_far():
+    for p, q in (
+        (d.Gumbel(0.0, 1e308), d.Gumbel(0.0, 1.0)),
+        (d.Weibull(1.0, 1e-308), d.Weibull(1.0, 1.0)),
+    ):
+        assert kl(p, q) == math.inf
