@@ -12,9 +12,9 @@ from kldiv.kernels.cpu import pairs
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.layout import words_of
+from kldiv.kernels.results import host
 
 if TYPE_CHECKING:
-    from kldiv._types import Array
     from kldiv.kernels.work import Found, Work
 
     Rows = np.ndarray[Any, Any]
@@ -28,8 +28,6 @@ def refusal(work: Work) -> str | None:
     operation, arrays = work.operation, work.arrays
     if work.gradients or operation.name not in pairs.TERMS:
         return f"there is no kernel of pairs for {operation.name}, or none of its gradient"
-    if not all(isinstance(each, np.ndarray) or hasattr(each, "data_ptr") for each in arrays):
-        return "there is a kernel of pairs for arrays of NumPy and PyTorch only"
     return "there are no pairs" if 0 in operation.shape(arrays) else None
 
 
@@ -49,7 +47,7 @@ def run(work: Work, kernel: Any) -> Found:
     """Return the measure of all pairs."""
     operation, xp = work.operation, work.xp
     dtype = operation.compute
-    given = [_host(array, dtype) for array in work.arrays]
+    given = [host(array, dtype) for array in work.arrays]
     unit, largest = _UNITS[dtype] if operation.name in pairs.BY_BITS else (1.0, _UNITS[dtype][1])
     usable = [np.all((rows >= 0) & (rows <= largest), axis=-1) for rows in given]
     first, second = (
@@ -92,13 +90,6 @@ def _others(work: Work, given: list[Rows], usable: list[Rows], found: Rows) -> N
     for column in columns:
         own = given[1][column : column + 1]
         found[:, column] = work.operation.elements(np, given[0], own)[:, 0]
-
-
-def _host(array: Array, dtype: str) -> Rows:
-    if hasattr(array, "data_ptr"):
-        array = array.detach()
-        array = (array.double() if dtype == "float64" else array.float()).numpy()
-    return np.ascontiguousarray(array, dtype=dtype)
 
 
 def _padded(rows: Rows, usable: Rows, unit: float, lanes: int) -> Rows:
