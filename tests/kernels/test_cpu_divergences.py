@@ -125,6 +125,19 @@ def test_gradients_of_powers_far_apart(alpha):
         assert (error <= 50 * unit("float32") * size).all()
 
 
+@pytest.mark.parametrize(("alpha", "most"), [(2.0, 60), (0.7, 12), (0.5, 12)])
+@pytest.mark.parametrize("scale", [2, 3, 5])
+def test_gradients_of_rows_with_nothing_in_common(alpha, most, scale):
+    """The mean of the student's v is little, or much, beside its deviation."""
+    s, t = (scale * np.random.default_rng(5).normal(size=(2, 20, 3000))).astype("f4")
+    loss = functools.partial(kldiv.alpha_div_with_logits, alpha=alpha, reduction="sum")
+    found = kldiv.value_and_grad(loss)(s, t)[1]
+    with kldiv.config_context(kernel="pure"):
+        wanted = kldiv.value_and_grad(loss)(s.astype("f8"), t.astype("f8"))[1]
+    error, size = abs(found - wanted).sum(axis=-1), abs(wanted).sum(axis=-1)
+    assert (error <= most * unit("float32") * size).all()
+
+
 @pytest.mark.parametrize("alpha", [2.0, 3.0, -2.0])
 def test_a_divergence_beyond_the_largest_number_has_no_gradient(alpha):
     s, t = np.zeros((2, 2, 40), np.float32)
