@@ -173,8 +173,7 @@ def loop(backend: Any, products: Products, given: Pass, kernel: str) -> Found:
         for result, part in zip(results, parts, strict=True):
             result[(rows, ...)] = part
         if totals:
-            for total, factor in zip(totals, factors, strict=True):
-                operation.add_to(products, total, factor)
+            operation.add_to(products, totals, factors)
         else:
             totals = [operation.in_total(products, factor) for factor in factors]
         del parts, of_rows, factors  # before the next chunk

@@ -478,13 +478,18 @@ class LinearLoss(Loss):
             return state.total(products.xp, slope, 0)[0, ...]
         return products(products.slope(slope, hidden).T, hidden)
 
-    def add_to(self, products: Products, total: Array, factor: tuple[Array, Array | None]) -> None:
-        """Add a chunk's share to the gradient in a weight or bias, in place."""
-        slope, hidden = factor
-        if hidden is None:
-            total += self.in_total(products, factor)
-        else:
-            products.accumulate(total, products.slope(slope, hidden).T, hidden)
+    def add_to(
+        self,
+        products: Products,
+        totals: Sequence[Array],
+        factors: Sequence[tuple[Array, Array | None]],
+    ) -> None:
+        """Add a chunk's shares to the gradients in weights and biases, in place."""
+        for total, (slope, hidden) in zip(totals, factors, strict=True):
+            if hidden is None:
+                total += self.in_total(products, (slope, hidden))  # noqa: PLW2901 - in place
+            else:
+                products.accumulate(total, products.slope(slope, hidden).T, hidden)
 
     def collected(
         self,
@@ -600,11 +605,13 @@ class LinearLoss(Loss):
             own = [array[rows, ...] for array in given]
             kept, factors = (each if each is None else each[rows, ...] for each in (keep, weight))
             value, parts = self._evaluated(tools, own, kept, places, factors)
-            for place, part in {**parts, _VALUE: value}.items():
+            parts[_VALUE] = value
+            while parts:  # none is left when the next block comes
+                place, part = parts.popitem()
                 if place not in results:
-                    shape = given[0].shape[0], *part.shape[1:]
-                    results[place] = products.empty(part, *shape)
+                    results[place] = products.empty(part, given[0].shape[0], *part.shape[1:])
                 results[place][rows, ...] = part
+                del part
         return results.pop(_VALUE), results
 
     def _evaluated(

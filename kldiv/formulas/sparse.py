@@ -398,14 +398,22 @@ class TopKGradient(TopKOperation):
         """Return the derivative in the temperature."""
         found, last = self.in_heat_of_given(xp, rows)
         if last is not None:
-            depth = tempered(xp, finite(xp, s) - rows.top, temperature)
-            found = found + last * total(xp, xp.where(shares == 0, 0.0, shares * depth), -1)
+            found = found + last * mean_depth(xp, s, rows.top, shares, temperature)
         return -found / temperature
 
 
 def moment(xp: Namespace, slopes: Array, logits: Array) -> Array:
     """Return the sum of slopes times logits, those of −∞ left out."""
     return total(xp, slopes * xp.where(logits == -xp.inf, 0.0, logits), -1)
+
+
+def mean_depth(
+    xp: Namespace, logits: Array, top: Array, shares: Array, temperature: Temperature
+) -> Array:
+    """Return the mean of (logits − top)/T over the classes that have shares."""
+    # Masked before the division: its derivative would be infinite beside the mask.
+    depth = xp.where(shares == 0, 0.0, finite(xp, logits) - top)
+    return total(xp, shares * tempered(xp, depth, temperature), -1)
 
 
 def likeliest(

@@ -534,6 +534,14 @@ def test_many_labels_are_matched_as_a_dict_would(kind):
     assert alignment._found(nul, nul).tolist() == list(range(len(nul)))
 
 
+@pytest.mark.parametrize("sizes", [(0, 1200), (1200, 0), (0, 0), (3, 0)])
+def test_a_side_without_labels_shares_none(sizes):
+    labels = ([f"label {i}" for i in range(size)] for size in sizes)
+    p, q = (Table(np.ones(len(own)), classes=tuple(own)) for own in labels)
+    with pytest.raises(InputError, match=r"no label is in both files: .*none"):
+        alignment.align(p, q, -1, empty=0.0, fold=None)
+
+
 def test_labels_whose_keys_are_equal_are_matched(monkeypatch):
     monkeypatch.setattr(alignment, "_ODD", np.zeros(4, np.uint64))
     p = tuple(f"label number {i}" for i in range(1200))
