@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from kldiv.kernels.cpu.code import DOUBLE, Value, at_least, at_most, select
 from kldiv.kernels.cpu.elementary import added, difference, eighth_difference, log, log1p
 from kldiv.kernels.cpu.peaks import Peak
-from kldiv.kernels.cpu.row import DEVIATION, HEAT, PART, SEGMENT, STUDENT, TEACHER, low_width
+from kldiv.kernels.cpu.row import HEAT, PART, SEGMENT, STUDENT, TEACHER, low_width
 from kldiv.kernels.cpu.sums import Total
 
 if TYPE_CHECKING:
@@ -194,9 +194,15 @@ def better_pivot(row: Row, stage: Value) -> None:
                 # Signs alone tell whether its mean is exact: about p = q one class far
                 # away may have most of the square.
                 mean, size = (row.sum(before, index) for index in (3, 4))
-                found = (abs(y) <= 0.5 * most[1]) & (value < float("inf"))
-                known = found & ((size - abs(mean)) * 2.0 >= abs(mean))
-                row.set(mean_s=mean, found=found, known=known)
+                known = (size - abs(mean)) * 2.0 >= abs(mean)
+                if divergence.squares:
+                    # With r = p/q, whose mean is 1, and M^α that of r^α, the mean deviation of r^α
+                    # is at least 2 M^(α−1) (M − 1), as r^α ≤ r M^(α−1) below M: for 1 < α ≤ 2 no
+                    # less than M^α − 1, the mean of v but for a factor.
+                    alpha = row.number(0)
+                    known = known | ((alpha > 1.0) & (alpha <= 2.0))
+                known = known & (abs(y) <= 0.5 * most[1]) & (value < float("inf"))
+                row.set(mean_s=mean, known=known)
             row.store(value, row.results - 1)
         with otherwise:
             first = row.words("first")
@@ -270,13 +276,7 @@ def first_anchor(row: Row, side: str) -> None:
         anchor = anchor[0], anchor[1] + low * (row.get("unit") * 0.125)
     at = (difference(anchor, row.words("pivot")) - row.get("pivot_rest")) * row.of_eighths()
     _anchor(row, side, anchor, at if side == "t" else -at)
-    row.set(again=1.0)
-    if row.along and side == "s":
-        known = row.flag("known")
-        if row.divergence.squares:
-            deviation = row.sum(row.code.whole(TEACHER), DEVIATION)
-            known = known | (row.flag("found") & (deviation >= abs(row.get("mean_s"))))
-        row.set(again=~known)
+    row.set(again=~row.flag("known") if row.along and side == "s" else 1.0)
 
 
 def _anchor(row: Row, side: str, anchor: tuple[Value, Value], at: Value) -> None:

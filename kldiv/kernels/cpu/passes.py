@@ -11,7 +11,6 @@ from kldiv.kernels.cpu.peaks import counter
 from kldiv.kernels.cpu.row import (
     ARRAYS,
     BLOCK,
-    DEVIATION,
     GRADIENTS,
     LEAN,
     LOGITS,
@@ -364,21 +363,6 @@ class Segment:
             return of
 
         self._sums(body, 3 + divergence.squares, place)
-
-    def deviation(self, place: Value) -> None:
-        """Write Σ q |v − v̄|, given the mean that the pass for the value found."""
-        mean = self.row.vector(self.row.get("mean_s"))
-
-        def body(begin: Value) -> Callable[[Value], list[Value]]:
-            factor = self._factor(self._record(begin), 1, self.row.get("s_scale"))
-
-            def of(k: Value) -> list[Value]:
-                own = self.code.load(self.real.vector, self._kept(k, 3))
-                return [abs(own - self._share(k, 1, factor) * mean)]
-
-            return of
-
-        self._sums(body, 1, place + 8 * DEVIATION)
 
     def lean(self, place: Value) -> None:
         """Write Σ p (t − anchor)/T, which only the entropy's gradient takes."""

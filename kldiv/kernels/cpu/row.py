@@ -63,8 +63,7 @@ SUMS: Final = 8
 """Sums of a segment in a stage."""
 
 LEAN: Final = 3
-DEVIATION: Final = 4
-"""Places among these: of Σ p (t − anchor)/T, and of the student's mean deviation."""
+"""The place among these of Σ p (t − anchor)/T."""
 
 RECORD: Final = 13
 """Of a block: both maxima and sums of weights, whether a class is lost on one side, the sums
@@ -83,7 +82,7 @@ STATE: Final = (
     *("top_t", "top_s", "beside_t", "beside_s", "lost", "lone", "settled", "value"),
     *("mean_t", "anchor_t", "anchor_t_low", "at_t", "mean_s", "anchor_s", "anchor_s_low", "at_s"),
     *("below_t", "level_t", "below_s", "level_s"),  # without anchors: the mass below it, and at it
-    *("found", "known"),  # whether the pass for the value found the student's mean, exact or not
+    "known",  # whether the pass for the value found the student's mean
     "again",  # whether the mean has to be taken about another anchor
     *("size", "old", "old_low", "old_at"),  # Σ own |u| about the first anchor, and that anchor
     *("rest", "depth"),  # of the teacher's peak, and its mean depth

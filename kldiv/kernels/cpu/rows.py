@@ -7,8 +7,7 @@ a call, are
 1. a copy less the largest logits, where these are far from 0;
 2. the divergence about that pivot, and y = Σ p (e⁻ˣ − 1), by which the pivot is not exact;
 3. and 4. the same about a better pivot, only where y is not small beside Σ p |e⁻ˣ − 1|;
-5. the mean of u, for the gradient in the teacher, about the class where p is largest; of powers
-   first the deviation of v about the mean that the pass for the value found;
+5. the mean of u, for the gradient in the teacher, about the class where p is largest;
 6. the same about the mean of x, where u may be nearly constant; 7. again about the former, where
    that was nearer; 8. to 10. likewise the mean of v for the student;
 11. gradients.
@@ -141,11 +140,6 @@ class Rows:
                         passes.divergence(place, plain=False)
             else:
                 passes.divergence(place, plain=False)
-        if row.along and divergence.squares:
-            # Where signs do not tell whether the mean is exact, this costs less than a better one.
-            wanted = self.frame["wants_s"] != 0
-            with code.when((stage == TEACHER) & row.flag("found") & ~row.flag("known") & wanted):
-                passes.deviation(place)
         for base, side in ((TEACHER, "t"), (STUDENT, "s")) if self.gradients else ():
             if divergence.has_mean(side):
                 wanted = self.frame[f"wants_{side}"] != 0
