@@ -17,6 +17,7 @@ from reference import exact
 import kldiv
 from kldiv import readers
 from kldiv.cli import progress
+from kldiv.cli.render import column
 from kldiv.streaming import blocks
 from kldiv.streaming.blocks import Piece, Plan, Sizes
 
@@ -428,6 +429,7 @@ def test_bars_point_to_either_side(run):
 
 
 def test_zero_and_tiny_probabilities_look_different(run):
+    assert column([1.5e-9, 0.25]) == ["1.50e-09", "2.50e-01"]
     np.save("p.npy", [0.75, 0.25, 0.0, 1e-9])
     out = run("p.npy", "p.npy", "--from", "probs")[1]
     assert [line.split()[1] for line in out[out.index("\nclass") + 1 :].splitlines()[1:5]] == [

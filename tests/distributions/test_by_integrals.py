@@ -77,6 +77,11 @@ def test_edges_of_negative_binomials():
     q = np.array([0.5, 0.5, 0.5, 0.2, 0.4])
     wanted = [3 * math.log(2), 6 * math.log(2), math.inf, 0, 0]
     np.testing.assert_allclose(kl(d.NegativeBinomial(r, p), d.NegativeBinomial(s, q)), wanted)
+    ones = (
+        kl(d.Geometric(**half), d.NegativeBinomial(4, 0.4))
+        for half in ({"probs": 0.5}, {"logits": 0.0})
+    )
+    np.testing.assert_allclose(*ones, rtol=1e-13)
     found = kl(d.NegativeBinomial(2, 0.3), d.NegativeBinomial(3, math.nan))
     assert math.isnan(found)
 

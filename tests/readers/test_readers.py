@@ -727,6 +727,8 @@ TEXTS = {  # text, member, classes, rows, numbers
         "cat,dog,bird\n0.25,0.5,.25\n0.25,0,-inf\n",
         None, ("cat", "dog", "bird"), None, [[0.25, 0.5, 0.25], [0.25, 0, -np.inf]],
     ),
+    "NUL in a name": ("a\0,b\n1,2\n", None, ("a\0", "b"), None, [[1, 2]]),
+    "one cell of two lines": ('w,n\n"a,x,\nb",5\nc,9\n', "n", ("a,x,\nb", "c"), None, [5, 9]),
     "one row is still a matrix": ("a,b\n0.5,0.5\n", None, AB, None, [[0.5, 0.5]]),
     "a matrix with labels of rows": (
         "cat,who,dog\n1,Ann,2\n3,Bo,4\n", None, ("cat", "dog"), ("Ann", "Bo"), [[1, 2], [3, 4]]
