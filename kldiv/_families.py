@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from kldiv.distributions.densities import log_density
 from kldiv.distributions.scipy_names import BY_NAME
 from kldiv.errors import InputError, OptionError
 
@@ -52,16 +53,22 @@ class Family:
         low, middle, high = np.quantile(data, [0.25, 0.5, 0.75])
         origin, unit = (0.0, middle) if "floc" in self.fixed else (float(middle), high - low)
         unit = 1.0 if "fscale" in self.fixed else float(unit) or float(np.ptp(data))
+        if not 0 < unit < np.inf:
+            raise InputError(
+                f"the points of a fold lie from {data.min():.6g} to {data.max():.6g}: no unit fits"
+            )
         numbers = self._fit_near_one(data, origin, unit)
         if not np.isfinite(self.log_likelihoods(data, numbers)).all():
             # An end of the support that is a point of the data has been rounded past it.
             numbers = self._fit_near_one(data, 0.0, 1.0)
         *shapes, _, scale = numbers
+        # Of a LogNormal the shape is the standard deviation of logarithms.
+        extremes = [1 / shape if self.scipy == "lognorm" else shape for shape in shapes if shape]
         if not (np.isfinite(numbers).all() and scale > 0):
             raise InputError(f"no parameters of largest likelihood were found; got {numbers}")
-        if max(shapes, default=0.0) > _LARGEST_SHAPE and self.name != "StudentT":
+        if max(extremes, default=0.0) > _LARGEST_SHAPE and self.name != "StudentT":
             raise InputError(
-                f"its shape would be {max(shapes):.1e}, with which its density cannot be computed: "
+                f"its shape would be {shapes[0]:.1e}, with which its density cannot be computed: "
                 "the data vary too little for their size"
             )
         return numbers
@@ -75,11 +82,23 @@ class Family:
         return (*shapes, origin + unit * loc, unit * scale)
 
     def log_likelihoods(self, data: Sample, numbers: tuple[float, ...]) -> Sample:
-        """Return the logarithm of density or probability at every point."""
-        law = self.law
+        """Return the logarithm of density or probability at every point.
+
+        SciPy's of Laplace, Student's t and Pareto underflow in their tails, and those of counts
+        lose what log Γ of large numbers has lost: kldiv's own do not.
+        """
+        same = BY_NAME.get(self.scipy) if self.name in FAMILIES else None
         with np.errstate(all="ignore"):
-            log = law.logpmf if self.support == "counts" else law.logpdf
-            return np.asarray(log(data, *numbers), dtype=np.float64)
+            if same is None:
+                return np.asarray(self.law.logpdf(data, *numbers), dtype=np.float64)
+            made = same.taken([np.float64(number) for number in numbers])
+            assert made is not None  # noqa: S101 - the fit leaves loc and scale where they are
+            low, high = self.law.support(*numbers)
+            outside = (data < low) | (data > high)
+            if self.support == "counts":
+                outside |= data != np.rint(data)
+            found = np.asarray(log_density(made)(data), dtype=np.float64)
+            return np.where(outside, -np.inf, found)
 
     def log_predictive(self, data: Sample, numbers: tuple[float, ...], fitted: int) -> Sample:
         """Return the logarithm of the density of points that the fit had not seen.
@@ -142,17 +161,21 @@ def _success(data: Sample) -> tuple[float, ...]:
 def _failures_and_success(data: Sample) -> tuple[float, ...]:
     """Search for the number of failures alone: the best probability follows from it."""
     from scipy.optimize import minimize_scalar  # noqa: PLC0415 - see above
-    from scipy.stats import nbinom  # noqa: PLC0415 - see above
 
     mean = float(data.mean())
+    values, number = np.unique(data, return_counts=True)
+
+    def numbers(log_n: float) -> tuple[float, ...]:
+        n = float(np.exp(log_n))
+        return n, n / (n + mean), 0.0
 
     def loss(log_n: float) -> float:
-        n = float(np.exp(log_n))
-        return -float(nbinom.logpmf(data, n, n / (n + mean)).sum())
+        found = FAMILIES["NegativeBinomial"].log_likelihoods(values, numbers(log_n))
+        return -float((number * found).sum()) / len(data)
 
-    # Beyond 10⁶ failures it is a Poisson distribution to all digits that matter.
-    n = float(np.exp(minimize_scalar(loss, bounds=(-7.0, 14.0), method="bounded").x))
-    return n, n / (n + mean), 0.0
+    # Of 10⁶ failures to each success it is a Poisson distribution to all digits that matter.
+    most = 14.0 + float(np.log(max(mean, 1.0)))
+    return numbers(minimize_scalar(loss, bounds=(-7.0, most), method="bounded").x)
 
 
 def _weibull(data: Sample) -> tuple[float, ...]:

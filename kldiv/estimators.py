@@ -47,6 +47,9 @@ _APART = 4.0
 """How many standard errors the mean of q/p may be from 1; within `_ROUNDED` it always may."""
 _ROUNDED = 1e-6
 
+_LEAST = 1e-150
+"""A distance whose square is a normal number, and that of its inverse too."""
+
 _SAMPLES = "the samples (for a weight a row add an axis: weight[:, None])"
 
 _KINDS: dict[str, Pointwise] = {"k1": K1(), "k2": K2(), "k3": K3()}
@@ -429,7 +432,8 @@ def knn_kl(x: ArrayT, y: ArrayT, *, k: int = 5) -> ArrayT:
         )
     with caller.context(x):
         x, y = (cast(xp, caller.export(array), compute) for array in (x, y))
-        tree = _tree() if caller.name == "numpy" else None
+        finite = caller.name == "numpy" and np.isfinite(x).all() and np.isfinite(y).all()
+        tree = _tree() if finite else None
         if tree is None:
             distances = partial(samples.neighbour_distances, xp, x)
         else:
@@ -578,5 +582,9 @@ def _tree() -> Any:
 
 
 def _by_tree(tree: Any, x: Array, y: Array, k: int) -> Array:
-    distances, _ = tree(y).query(x, k=[k])
-    return distances[:, 0]
+    found = tree(y).query(x, k=[k], p=1 if x.shape[1] == 1 else 2)[0][:, 0]
+    if x.shape[1] > 1:
+        lost = (found < _LEAST) | (found > 1 / _LEAST)  # the tree's squares are no numbers there
+        if lost.any():
+            found[lost] = samples.neighbour_distances(np, x[lost], y, k)
+    return found

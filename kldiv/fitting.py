@@ -274,8 +274,8 @@ def rank(
         raise LibraryError(
             'fitting needs SciPy, which is not installed: pip install "kldiv[scipy]"'
         ) from None
-    points, integers = _finite(data)
     warnings: list[str] = []
+    points, integers = _finite(data, warnings)
     counts = _are_counts(points, kind, warnings, integers=integers)
     chosen = _chosen(families, points, warnings, counts=counts)
     if not 2 <= folds <= len(points) // 2:
@@ -287,18 +287,22 @@ def rank(
     fitted = _fit_all(chosen, points, fold, warnings, progress)
     fitted.sort(key=lambda each: -each[2].mean())
     best, best_numbers, best_unseen = fitted[0]
+    offsets, bias = np.zeros_like(points), 0.0
     if counts:
         own, bias, noise = _frequencies(points, best, best_numbers)
     else:
-        own, noise = _densities(points, neighbour, best, best_numbers, random, warnings)
-        bias = 0.0
+        offsets = _unrounded(points, neighbour, random, warnings)
+        own, noise = _densities(points, offsets, neighbour, best, best_numbers)
     fits = tuple(
         Fit(
             family.name,
             family.parameters(*numbers),
             float(unseen.mean()),
             *_difference(best_unseen, unseen),
-            _absolute(own - unseen, confidence, bias, noise),
+            _absolute(
+                own - unseen + _cost_of_rounding(points, offsets, family, numbers),
+                *(confidence, bias, noise),
+            ),
             numbers,
         )
         for family, numbers, unseen in fitted
@@ -353,10 +357,10 @@ def _check_continuous(points: Sample, order: int) -> None:
             f"neighbour must be an integer between 1 and {len(points) - 1}; got {order!r}"
         )
     if points.min() == points.max():
-        raise InputError(f"all data are {points[0]:.6g}: there is nothing to fit")
+        raise InputError(f"all data are {points[0]:.6g} in float64: nothing to fit")
 
 
-def _finite(data: Array) -> tuple[Sample, bool]:
+def _finite(data: Array, warnings: list[str]) -> tuple[Sample, bool]:
     """Return the data as a list of float64 and whether they were integers; raise on others."""
     columns = getattr(data, "columns", None)
     if columns is not None and len(columns) != 1:
@@ -376,6 +380,12 @@ def _finite(data: Array) -> tuple[Sample, bool]:
             "data[:, 0], or data.ravel() if all are samples of one distribution"
         )
     integers = values.dtype.kind != "f"
+    if (
+        values.dtype.itemsize == 8
+        and integers
+        and (np.abs(values.astype(np.float64)) > 2**53).any()
+    ):
+        warnings.append("integers beyond 2**53 are rounded to float64: subtract what they share")
     values = values.astype(np.float64).ravel()
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
@@ -474,13 +484,47 @@ def _cells(expected: Sample, observed: Sample) -> NDArray[np.int64]:
     return np.minimum(cells, max(cell - 1, 0))  # the rest joins the last
 
 
+def _unrounded(
+    points: Sample, order: int, random: np.random.Generator, warnings: list[str]
+) -> Sample:
+    """Return how far to move points that were rounded until many were equal; 0 for others."""
+    values, place, number = np.unique(points, return_inverse=True, return_counts=True)
+    if number.max() <= order:
+        return np.zeros_like(points)
+    warnings.append(
+        f"the data are rounded, up to {number.max()} are equal: they are spread over what was "
+        "rounded to each value, which makes the divergences rough, but not the ranking"
+    )
+    moved: Sample = samples.spread(values, place.ravel(), random.uniform(size=len(points)))
+    return moved
+
+
+def _inside(points: Sample, offsets: Sample, family: Family, numbers: tuple[float, ...]) -> Sample:
+    """Return the offsets with which points stay inside the support of a fit."""
+    low, high = family.law.support(*numbers)
+    with np.errstate(invalid="ignore"):  # of infinite ends
+        under, over = points - low + offsets, high - points - offsets
+        offsets = np.where(under < 0, offsets - 2 * under, offsets)
+        return np.where(over < 0, offsets + 2 * over, offsets)
+
+
+def _cost_of_rounding(
+    points: Sample, offsets: Sample, family: Family, numbers: tuple[float, ...]
+) -> Sample | float:
+    """Return how much likelier points are than what was rounded to them.
+
+    A density that peaks at a value that occurs often gains nothing by it.
+    """
+    if not offsets.any():
+        return 0.0
+    moved = points + _inside(points, offsets, family, numbers)
+    with np.errstate(invalid="ignore"):
+        found = family.log_likelihoods(points, numbers) - family.log_likelihoods(moved, numbers)
+    return np.where(np.isnan(found), np.inf, found)
+
+
 def _densities(
-    points: Sample,
-    order: int,
-    best: Family,
-    numbers: tuple[float, ...],
-    random: np.random.Generator,
-    warnings: list[str],
+    points: Sample, offsets: Sample, order: int, best: Family, numbers: tuple[float, ...]
 ) -> tuple[Sample, Noise]:
     """Return the logarithm of the data's density at each point, and the noise in these.
 
@@ -488,18 +532,9 @@ def _densities(
     """
     from scipy.special import digamma, polygamma  # noqa: PLC0415 - optional
 
-    values, place, number = np.unique(points, return_inverse=True, return_counts=True)
-    low, high = best.law.support(*numbers)
-    if number.max() > order:
-        points = samples.spread(values, place.ravel(), random.uniform(size=len(points)))
-        points = np.where(points < low, 2 * low - points, points)
-        points = np.where(points > high, 2 * high - points, points)
-        warnings.append(
-            f"the data are rounded, up to {number.max()} are equal: they are spread over what was "
-            "rounded to each value, which makes the divergences rough, but not the ranking"
-        )
-    n, ranks = len(points), np.argsort(points)
-    line = points[ranks]
+    offsets = _inside(points, offsets, best, numbers)
+    n, ranks = len(points), np.lexsort((offsets, points))
+    line = (points + offsets)[ranks]
     ends = [sign for sign, _ in best.moving_ends(numbers)]
     inside = 1 - len(ends) / (n + 1)
     share = {sign: 1 / (n + 1) if sign in ends else 0.0 for sign in (-1, 1)}
@@ -510,10 +545,10 @@ def _densities(
         below, above = np.concatenate([[0.0], below, [1.0]]), np.concatenate([[1.0], above, [0.0]])
         digammas = float(digamma(order) - digamma(n + 1))
         found = start + samples.log_density_on_unit(np, below, above, order, digammas)
-        if not np.isfinite(found).all():
-            # The best fit is so poor that its distribution function underflows at some points.
-            below = np.concatenate([line[:1], line, line[-1:]])
-            found = samples.log_density_on_unit(np, below, -below, order, digammas)
+        coarse = offsets.any() and not np.diff(line).all()  # numbers of this size lie too far apart
+        if coarse or not np.isfinite(found).all():
+            # Or the best fit is so poor that its distribution function underflows at some points.
+            found = samples.log_density_on_line(np, points[ranks], offsets[ranks], order, digammas)
     own = np.empty_like(points)
     own[ranks] = found
     polygammas = float(polygamma(1, order)), float(polygamma(3, order))

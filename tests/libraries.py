@@ -174,6 +174,15 @@ class Library(Enum):
         np.testing.assert_allclose(found, wanted, rtol=ulps * unit(dtype), atol=ulps * unit(dtype))
 
 
+PAIRED = [
+    (Library.NUMPY, "float64"),
+    (Library.TORCH, "float32"),
+    (Library.TORCH, "float64"),
+    (Library.JAX, "float32"),
+]
+"""Where closed forms differ: the two precisions, and each way of differentiating."""
+
+
 def unit(dtype: str) -> float:
     """Unit roundoff of a dtype."""
     return {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}[

@@ -197,8 +197,7 @@ def test_two_libraries_in_one_call(first, second):
         libraries[0].assert_equal(result, expected, "float32")
 
 
-# ---- order and scope
-# ------------------------------------------------------------------------------
+# ---- order and scope -----------------------------------------------------------------------------
 
 
 def test_defaults():
@@ -336,8 +335,7 @@ def test_nothing_is_read_from_the_current_directory(tmp_path):
     assert found.stdout == f"{AUTO}\n", found.stderr
 
 
-# ---- what does not exist
-# --------------------------------------------------------------------------
+# ---- what does not exist -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

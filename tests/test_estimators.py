@@ -194,6 +194,27 @@ def test_the_tree_and_all_pairs_agree(monkeypatch):
     assert knn_kl(x, y) == pytest.approx(by_tree, rel=1e-12)
 
 
+@pytest.mark.leave_out(lambda lib: lib is Library.DASK and "Dask arrays have no sort")
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_points_have_no_unit(lib, dimensions):
+    """Squares of their distances overflow or underflow, they themselves do not."""
+    large = 2.0**600 if lib.widest == "float64" else 2.0**90
+    x, y = RNG.normal(size=(20, dimensions)), RNG.normal(0.5, 2.0, size=(30, dimensions))
+    wanted = knn_kl(lib.array(x), lib.array(y), k=2)
+    for unit_ in (large, 1 / large):
+        found = knn_kl(lib.array(x * unit_), lib.array(y * unit_), k=2)
+        lib.assert_equal(found, lib.numpy(wanted), ulps=64)
+
+
+@pytest.mark.leave_out(lambda lib: lib is Library.DASK and "Dask arrays have no sort")
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_a_point_that_is_nan_is_not_left_out(lib, dimensions):
+    x = RNG.normal(size=(8, dimensions))
+    y = np.where(np.arange(8)[:, None] == 3, np.nan, x + 1)
+    for pair in ((x, y), (y, x)):
+        assert np.isnan(lib.numpy(knn_kl(*map(lib.array, pair), k=1)))
+
+
 def test_it_comes_close_to_the_truth():
     x, y = RNG.normal(size=(20_000, 2)), RNG.normal(size=(20_000, 2)) * 2.0
     true = 2 * (math.log(2) + 1 / 8 - 1 / 2)

@@ -261,9 +261,68 @@ def test_where_the_best_is_poor_the_interval_is_of_the_true_divergence():
 
 
 def test_where_the_fit_underflows_there_is_a_density_all_the_same():
-    data, random = np.random.default_rng(1).normal(size=4000), np.random.default_rng(0)
-    own, _ = fitting._densities(data, 5, FAMILIES["Normal"], (0.0, 0.01), random, [])
+    data = np.random.default_rng(1).normal(size=4000)
+    own, _ = fitting._densities(data, np.zeros(4000), 5, FAMILIES["Normal"], (0.0, 0.01))
     assert own.mean() == pytest.approx(-0.5 * math.log(2 * math.pi * math.e), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("family", "numbers", "point", "wanted"),
+    [  # SciPy's are −∞ for the first three
+        ("Laplace", (0.0, 1.0), 1e6, -1e6 - math.log(2)),
+        ("StudentT", (3.0, 0.0, 1.0), 1e250, math.log(6 * 3**0.5 / math.pi) - 1000 * math.log(10)),
+        ("Pareto", (2.0, 0.0, 1.0), 1e250, -3 * 250 * math.log(10) + math.log(2)),
+        ("Poisson", (1e12, 0.0), 1e12, -0.5 * math.log(2e12 * math.pi)),
+        ("NegativeBinomial", (1e12, 0.5, 0.0), 1e12, -0.5 * math.log(4e12 * math.pi)),
+        ("Poisson", (2.0, 0.0), 2.5, -math.inf),
+        ("Uniform", (0.0, 1.0), 1.5, -math.inf),
+    ],
+)
+def test_log_likelihoods_reach_far_and_keep_their_digits(family, numbers, point, wanted):
+    found = FAMILIES[family].log_likelihoods(np.array([point]), numbers)
+    assert found[0] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_laplace_is_not_impossible_where_one_point_is_far():
+    data = np.append(np.random.default_rng(0).laplace(size=400), 1e5)
+    fit = fitting.rank(data, ["Laplace"]).best
+    assert math.isfinite(fit.score)
+    assert math.isfinite(fit.kl.value)
+
+
+@pytest.mark.parametrize("mean", [1e6, 1e12])
+def test_a_negative_binomial_of_large_counts_is_no_worse_than_the_poisson_in_it(mean):
+    data = np.random.default_rng(0).poisson(mean, 400)
+    behind = {fit.family: fit.behind for fit in fitting.rank(data, kind="counts").fits}
+    assert abs(behind["NegativeBinomial"] - behind["Poisson"]) < 0.01
+
+
+@pytest.mark.parametrize("offset", [1e15, 1e16])
+def test_where_floats_are_coarse_there_is_a_divergence_all_the_same(offset):
+    """Spread within their rounding, points of that size round to one another again."""
+    data = np.random.default_rng(0).normal(scale=4.0, size=400) + offset
+    ranking = fitting.rank(data)
+    assert ranking.best.family == "Normal"  # logarithms have no digits left for LogNormal
+    assert ranking.best.kl.value == pytest.approx(0.0, abs=0.05)
+    assert any("LogNormal cannot be fitted" in text for text in ranking.warnings)
+
+
+def test_a_peak_at_a_frequent_value_is_no_closer_than_the_data():
+    """A scale that shrinks to 0 there is infinitely likely, and the divergence was −16 nats."""
+    fits = fitting.rank(np.repeat([2.5, 7.1], (49, 1))).fits
+    assert all(fit.kl.high > 0 for fit in fits)
+
+
+def test_a_fold_without_scatter_is_named():
+    warnings = fitting.rank(np.repeat([2.5, 7.1], (49, 1))).warnings
+    assert any("from 2.5 to 2.5: no unit fits" in text for text in warnings)
+
+
+def test_integers_that_float64_rounds_are_named():
+    data = 2**55 + 1000 * np.random.default_rng(0).integers(0, 1000, size=60)
+    for points, said in ((data, True), (data - 2**55, False)):
+        warnings = fitting.rank(points, ["Normal"], kind="continuous").warnings
+        assert any("rounded to float64" in text for text in warnings) == said
 
 
 def test_data_rounded_to_the_end_of_the_support_keep_a_divergence():

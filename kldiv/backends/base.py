@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from kldiv.backends import choice
 from kldiv.backends.chunks import InChunks
+from kldiv.backends.memory import keep_freed_memory
 from kldiv.errors import LibraryError
 from kldiv.formulas.blocks import row_blocks
 from kldiv.formulas.reductions import RowWise
@@ -29,17 +27,6 @@ if TYPE_CHECKING:
     from kldiv.formulas.rows import RowLoss
     from kldiv.kernels.technology import Technology
     from kldiv.kernels.work import Found, Work
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Make the C library keep freed memory for reuse: blocks are three times as fast.
-
-    glibc gives free memory above 128 KiB back to the system, and every block would fault it in
-    again, until it has seen a larger piece freed: twice the size of the largest is kept, of up to
-    32 MiB.  Most programs free such a piece by themselves.
-    """
-    np.empty(16_777_216, np.uint8)
 
 
 def in_row_blocks(

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kldiv.backends.exchange import Exchange, move
+from kldiv.backends.memory import keep_freed_memory
 from kldiv.formulas.linear import Pass, Products, Tools
 from kldiv.kernels.work import Work
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 268_435_456
 """Bytes of a chunk's logits and gradients on a CPU: rows enough for matrix products' full speed."""
+
+BLOCK_BYTES = 4_194_304
+"""Bytes of a chunk's products whose losses are computed at a time on a CPU: the half dozen arrays
+of a block are together below the 32 MiB that the C library keeps for the next one."""
 
 DEVICE_CHUNK_BYTES = 1_073_741_824
 """The same on a GPU."""
@@ -51,12 +56,19 @@ class InChunks(Exchange):
         """
         first = given.arrays[0]
         with self.context(first):
-            products = Products(self.namespace(first), given.operation.compute)
-            return loop(self, products, given, route.kernel)
+            own = given.operation.compute, self.block_bytes(first)
+            return loop(self, Products(self.namespace(first), *own), given, route.kernel)
 
     def chunk_bytes(self, array: Array) -> int:  # noqa: ARG002
         """Return how many bytes of logits and their gradients may exist at a time."""
         return CHUNK_BYTES
+
+    def block_bytes(self, array: Array) -> int | None:  # noqa: ARG002
+        """Return how many bytes of products gradients are written over at a time.
+
+        None, where new memory is cheap or nothing can be written into: these are new arrays.
+        """
+        return None
 
     def kept_rows(self, keep: Array) -> Array | None:  # noqa: ARG002
         """Return the indices where a mask of rows is True; None where that waits for the device."""
@@ -138,7 +150,10 @@ def loop(backend: Any, products: Products, given: Pass, kernel: str) -> Found:
         flat.pop()
     number = flat[0].shape[0] if kept is None else kept.shape[0]
     budget = backend.chunk_bytes(arrays[0])
-    blocks = operation.chunks(number, flat[1].shape[0], wanted, budget)
+    over = products.block_bytes is not None
+    if over:
+        keep_freed_memory()
+    blocks = operation.chunks(number, flat[1].shape[0], wanted, budget, over=over)
     evaluate_rows = partial(operation.chunk, tools(backend, products, kernel), wanted=wanted)
     results: list[Array] = []
     totals: list[Array] = []
@@ -158,8 +173,7 @@ def loop(backend: Any, products: Products, given: Pass, kernel: str) -> Found:
         for result, part in zip(results, parts, strict=True):
             result[(rows, ...)] = part
         if totals:
-            for total, factor in zip(totals, factors, strict=True):
-                operation.add_to(products, total, factor)
+            operation.add_to(products, totals, factors)
         else:
             totals = [operation.in_total(products, factor) for factor in factors]
         del parts, of_rows, factors  # before the next chunk

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kldiv.backends.base import Backend
+from kldiv.backends.chunks import BLOCK_BYTES
 from kldiv.backends.overlay import Overlay
 from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
@@ -127,6 +128,9 @@ class NumPyBackend(Backend):
         if not isinstance(array, np.ndarray) or not array.flags.writeable:
             return "it is read-only"
         return shared([array, *(each for each in others if isinstance(each, np.ndarray))])
+
+    def block_bytes(self, array: Array) -> int:  # noqa: ARG002
+        return BLOCK_BYTES
 
     def kept_rows(self, keep: Array) -> Array | None:
         return np.flatnonzero(keep)

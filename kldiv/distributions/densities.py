@@ -102,7 +102,7 @@ def _density(d: Distribution) -> Density:
     if isinstance(d, f.Independent):
         return _independent(d)
     frozen = _frozen(d)
-    formula = next((_FORMULAS[cls] for cls in type(d).__mro__ if cls in _FORMULAS), None)
+    formula = _formula(d)
     if formula is None and frozen is None:
         raise OptionError(
             f"{type(d).__name__} has no density on the host, which method= needs; pass a "
@@ -111,6 +111,17 @@ def _density(d: Distribution) -> Density:
     if formula is None:
         return of_scipy(frozen)
     return _of_family(d, formula, frozen)
+
+
+def log_density(d: Distribution) -> Callable[..., Any]:
+    """Return the logarithm of a family's density, a function of points inside its support."""
+    formula = _formula(d)
+    assert formula is not None  # noqa: S101 - asked of the families of `_FORMULAS` only
+    return formula(d)  # type: ignore[no-any-return]
+
+
+def _formula(d: Any) -> Callable[[Any], Any] | None:
+    return next((_FORMULAS[cls] for cls in type(d).__mro__ if cls in _FORMULAS), None)
 
 
 def _of_family(d: Any, formula: Callable[[Any], Any], frozen: Any) -> Density:

@@ -137,6 +137,13 @@ class Divergence:
         """Return an equal divergence with the fastest code, and whether it takes (t, s)."""
         return self, False
 
+    def from_last(self, index: int, block: Block) -> Block:  # noqa: ARG002
+        """Return a block whose gradient of that side is less p_i/p times that of the last class.
+
+        By default it is the same block: an adjustment that costs no digits needs no other one.
+        """
+        return block
+
     # ---- common to all divergences ---------------------------------------------------------------
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
@@ -179,8 +186,12 @@ class Divergence:
 
     def shares(self, sums: Wanted, block: Block) -> list[Array]:
         """Return a block's shares of sums, in their order."""
-        parts = [[self.share(part, some) for part in sums] for some in block.parts()]
+        parts = [self.own_shares(sums, some) for some in block.parts()]
         return parts[0] if len(parts) == 1 else self.merged(block.xp, parts)
+
+    def own_shares(self, sums: Wanted, block: Block) -> list[Array]:
+        """Return a block's shares of sums, of all its classes at once."""
+        return [self.share(part, block) for part in sums]
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:  # noqa: ARG002
         """Merge the parts' shares of sums to those of all classes."""
@@ -215,6 +226,9 @@ class KullbackLeibler(Divergence):
 
     def slopes(self, block: Block) -> Slopes:
         return logits.kl_slopes(block.side(TEACHER))
+
+    def from_last(self, index: int, block: Block) -> Block:
+        return from_last_class(index, TEACHER, block)
 
 
 @dataclass(frozen=True)
@@ -258,6 +272,11 @@ class Jeffreys(Divergence):
         parts = (self._added(lambda side: each[side][part]) for part in range(3))  # noqa: B023
         return Slopes(*parts)
 
+    def from_last(self, index: int, block: Block) -> Block:
+        for side in self._sides():
+            block = from_last_class(index, side, block)
+        return block
+
 
 @dataclass(frozen=True)
 class Exchanged(Divergence):
@@ -291,6 +310,10 @@ class Exchanged(Divergence):
     def temperature_bend(self, block: Block) -> Array:
         return self.divergence.temperature_bend(self._turned(block))
 
+    def from_last(self, index: int, block: Block) -> Block:
+        found = self.divergence.from_last(_OTHER[index], self._turned(block))
+        return found._replace(s=block.s, t=block.t, known=self._known(found.known))
+
     def _turned(self, block: Block) -> Block:
         return block._replace(s=block.t, t=block.s, known=self._known(block.known))
 
@@ -299,6 +322,41 @@ class Exchanged(Divergence):
 
 
 _OTHER: Final = {STUDENT: TEACHER, TEACHER: STUDENT, VALUE: VALUE}
+
+
+def from_last_class(index: int, side: int, block: Block) -> Block:
+    """Return the block with a gradient, by the state of a side, counted from the last class.
+
+    That of the state's own side is p·(u − Σ p u): then the anchor is the last class, and the mean
+    beyond it is left out.  That of the other side is q − p, less q/q_last times that of the last
+    class: then q is scaled, and the pivot is such, that both are equal there.  So the last class'
+    gradient is 0.  The block is the same where a side has no such class.
+    """
+    xp, known = block.xp, block.known
+    last = block._replace(s=block.s[..., -1:], t=block.t[..., -1:])
+    other, own = last.side(side)[1:3]
+    there = (other > -math.inf) & (own > -math.inf)
+    rows, sums = known.rows[side], {**known.sums}
+    at = state.differences(xp, other, own)
+    if side == index:
+        before = rows.anchor, rows.anchor_low
+        high, low = (xp.where(there, *both) for both in zip(at, before, strict=True))
+        rows = rows._replace(anchor=high, anchor_low=low, mean=xp.where(there, 0.0, rows.mean))
+        if index in sums:
+            sums[index] = xp.where(there, 0.0, sums[index])
+    else:
+        q, p = logits.probabilities(last.side(side))
+        there = there & (p < q * float(xp.finfo(q.dtype).max))
+        before = rows.pivot, rows.pivot_low
+        high, low = (xp.where(there, *both) for both in zip(at, before, strict=True))
+        ratio = xp.where(there, p / xp.where(there, q, 1.0), 1.0)
+        rows = rows._replace(
+            pivot=high,
+            pivot_low=low,
+            offset=xp.where(there, 0.0, rows.offset),
+            s_scale=rows.s_scale * ratio,
+        )
+    return block._replace(known=Known({**known.rows, side: rows}, sums))
 
 
 def bend_by_tangents(divergence: Divergence, block: Block) -> Array:
@@ -371,6 +429,9 @@ class Summed(Divergence):
             sums[VALUE],
             sums[TEACHER] + self.level(block),
         )
+
+    def from_last(self, index: int, block: Block) -> Block:
+        return from_last_class(index, index, block)
 
 
 class OfMixture(Summed):
@@ -576,6 +637,9 @@ class TotalVariation(FDivergence):
         rise = xp.where(sign > 0, below + 0.5 * at, -(above + 0.5 * at))
         nothing = 0.0 * block.known.rows[index].offset  # NaN where the row is
         return block.own(index) * xp.where(sign == 0, 0.5 * (below - above), rise) + nothing
+
+    def from_last(self, index: int, block: Block) -> Block:  # noqa: ARG002
+        return block
 
     def level(self, block: Block) -> Array:
         sums = block.known.sums

@@ -15,6 +15,7 @@ from kldiv.formulas.divergences import (
     Known,
     OfMixture,
     Wanted,
+    from_last_class,
     kl_slopes,
 )
 from kldiv.formulas.logits import Mix, Slopes
@@ -71,6 +72,11 @@ class Interpolated(OfMixture):
             for part, between in enumerate(super().slopes(block))
         )
         return Slopes(*parts)
+
+    def from_last(self, index: int, block: Block) -> Block:
+        for side in (TEACHER, STUDENT):
+            block = from_last_class(index, side, block)
+        return block
 
     def _chosen(self, xp: Namespace, of_side: Callable[[int], Array], between: Array) -> Array:
         """Return a function of the direction at the ends, and else another array."""

@@ -14,6 +14,9 @@ weight is left to `LinearLoss.scaled`: the passes over the chunks need no upstre
 Logits are in float32, or float64 where an array or the result is.  A factor in a half type is
 multiplied in that dtype where the library sums the products in float32 and returns these, and G
 is then rounded to it; elsewhere a block of classes at a time is converted.
+
+On a CPU new memory costs as much as the passes over it.  So G is written over the products, a block
+of rows at a time, and all else that has a block's size exists for one block.
 """
 
 from __future__ import annotations
@@ -49,9 +52,11 @@ class Products:
     in_blocks: ClassVar[bool] = True
     """Whether a weight of another dtype is converted a block of classes at a time."""
 
-    def __init__(self, xp: Namespace, dtype: str) -> None:
+    def __init__(self, xp: Namespace, dtype: str, block_bytes: int | None = None) -> None:
         self.xp = xp
         self.dtype = dtype
+        self.block_bytes = block_bytes
+        """Bytes of products that gradients are written over at a time; None: over none."""
 
     def takes(self, array: Array) -> bool:  # noqa: ARG002
         """Return whether half-type arrays like this multiply unconverted, with float32 sums."""
@@ -84,9 +89,17 @@ class Products:
             return [slice(None)]
         return self._slices(weight)
 
-    def _slices(self, weight: Array) -> list[slice]:
-        classes, features = weight.shape
-        return slices(classes, rows_at_a_time((classes, features), self.dtype, _BLOCK_BYTES))
+    def rows(self, products: Array) -> list[slice]:
+        """Return blocks of rows whose losses are computed at a time."""
+        return self._slices(products, self.block_bytes or _BLOCK_BYTES) or [slice(0, 0)]
+
+    def empty(self, like: Array, *shape: int) -> Array:
+        """Return a new array in the dtype of the logits, where another is."""
+        place = {"device": like.device} if hasattr(like, "device") else {}
+        return self.xp.empty(shape, dtype=getattr(self.xp, self.dtype), **place)
+
+    def _slices(self, array: Array, block_bytes: int = _BLOCK_BYTES) -> list[slice]:
+        return slices(array.shape[0], rows_at_a_time(array.shape, self.dtype, block_bytes))
 
 
 @dataclass(frozen=True)
@@ -186,6 +199,9 @@ class Chunk(NamedTuple):
     factors: list[tuple[Array, Array | None]]
     """For each wanted weight and bias the gradient in the logits, and h; None for a bias."""
 
+
+_VALUE = -1
+"""The place of values among results."""
 
 _SIDES = Layer(), Layer()
 
@@ -391,12 +407,17 @@ class LinearLoss(Loss):
         ]
 
     def chunks(
-        self, rows: int, classes: int, wanted: Iterable[int], most_bytes: int
+        self, rows: int, classes: int, wanted: Iterable[int], most_bytes: int, *, over: bool = False
     ) -> list[slice]:
-        """Return chunks of rows, nearly equal, whose logits and gradients take ``most_bytes``."""
-        moving = self.moving(wanted)
-        capped = 3 * sum(layer.softcap is not None for layer in self.layers)
-        width = classes * (len(self.layers) + capped + len(moving))
+        """Return chunks of rows, nearly equal, whose logits and gradients take ``most_bytes``.
+
+        With ``over`` gradients are written over the products.
+        """
+        arrays = len(self.layers)
+        if not over:
+            capped = sum(layer.softcap is not None for layer in self.layers)
+            arrays += 3 * capped + len(self.moving(wanted))
+        width = classes * arrays
         number = math.ceil(rows / rows_at_a_time((width,), self.compute, most_bytes))
         return slices(rows, math.ceil(rows / number)) if rows else [slice(0, 0)]
 
@@ -431,14 +452,9 @@ class LinearLoss(Loss):
                 for index, array in enumerate(arrays)
             )
         found = [self._products(products, side, arrays) for side in self.sides]
-        logits = [
-            side.layer.logits(tools.run, x) for side, x in zip(self.sides, found, strict=True)
-        ]
         places = [self._place(index) for index in wanted]
-        given, keep = [*logits, *self._rows(products, arrays)], self.keep(arrays)
-        values, slopes = self._evaluated(tools, given, keep, {*places}, weight)
-        for number in self.moving(wanted):
-            slopes[number] = self.layers[number].slope(tools.run, slopes[number], found[number])
+        given, keep = [*found, *self._rows(products, arrays)], self.keep(arrays)
+        values, slopes = self._in_blocks(tools, given, keep, {*places}, weight)
         of_rows: list[Array] = []
         factors: list[tuple[Array, Array | None]] = []
         for index, place in zip(wanted, places, strict=True):
@@ -462,13 +478,18 @@ class LinearLoss(Loss):
             return state.total(products.xp, slope, 0)[0, ...]
         return products(products.slope(slope, hidden).T, hidden)
 
-    def add_to(self, products: Products, total: Array, factor: tuple[Array, Array | None]) -> None:
-        """Add a chunk's share to the gradient in a weight or bias, in place."""
-        slope, hidden = factor
-        if hidden is None:
-            total += self.in_total(products, factor)
-        else:
-            products.accumulate(total, products.slope(slope, hidden).T, hidden)
+    def add_to(
+        self,
+        products: Products,
+        totals: Sequence[Array],
+        factors: Sequence[tuple[Array, Array | None]],
+    ) -> None:
+        """Add a chunk's shares to the gradients in weights and biases, in place."""
+        for total, (slope, hidden) in zip(totals, factors, strict=True):
+            if hidden is None:
+                total += self.in_total(products, (slope, hidden))  # noqa: PLW2901 - in place
+            else:
+                products.accumulate(total, products.slope(slope, hidden).T, hidden)
 
     def collected(
         self,
@@ -550,15 +571,14 @@ class LinearLoss(Loss):
         if len(blocks) == 1:
             found = products(hidden, weight.T)
         else:
-            dtype = getattr(products.xp, self.compute)
-            shape = (hidden.shape[0], weight.shape[0])
-            place = {"device": hidden.device} if hasattr(hidden, "device") else {}
-            found = products.xp.empty(shape, dtype=dtype, **place)
+            found = products.empty(hidden, hidden.shape[0], weight.shape[0])
             for block in blocks:
                 found[:, block] = products(hidden, weight[block, :].T)
         if side.bias is not None:
             found += products.cast(arrays[side.bias])
-        return _times(side.layer.scale, found)
+        if side.layer.scale != 1:
+            found *= side.layer.scale
+        return found
 
     def _hidden_gradient(self, products: Products, slope: Array, weight: Array) -> Array:
         slope = products.slope(slope, weight)
@@ -568,6 +588,32 @@ class LinearLoss(Loss):
             total += products(slope[:, block], weight[block, :])
         return total
 
+    def _in_blocks(
+        self,
+        tools: Tools,
+        given: Sequence[Array],
+        keep: Array | None,
+        places: set[int],
+        weight: Array | None,
+    ) -> tuple[Array, dict[int, Array]]:
+        """Return what `_evaluated` does; gradients in products are written over these."""
+        products = tools.products
+        if products.block_bytes is None:
+            return self._evaluated(tools, given, keep, places, weight)
+        results = {place: given[place] for place in places if place < len(self.layers)}
+        for rows in products.rows(given[0]):
+            own = [array[rows, ...] for array in given]
+            kept, factors = (each if each is None else each[rows, ...] for each in (keep, weight))
+            value, parts = self._evaluated(tools, own, kept, places, factors)
+            parts[_VALUE] = value
+            while parts:  # none is left when the next block comes
+                place, part = parts.popitem()
+                if place not in results:
+                    results[place] = products.empty(part, given[0].shape[0], *part.shape[1:])
+                results[place][rows, ...] = part
+                del part
+        return results.pop(_VALUE), results
+
     def _evaluated(
         self,
         tools: Tools,
@@ -576,20 +622,28 @@ class LinearLoss(Loss):
         places: set[int],
         weight: Array | None,
     ) -> tuple[Array, dict[int, Array]]:
-        """Return the value of each row, and the gradients in the given arrays of some places."""
+        """Return the value of each row, and the gradients in some of the given arrays.
+
+        These are products with the bias and the scale, then arrays of rows.
+        """
+        sides = len(self.layers)
+        logits = [layer.logits(tools.run, x) for layer, x in zip(self.layers, given, strict=False)]
+        given, found = [*logits, *given[sides:]], given
         values: list[Array] = []
         slopes: dict[int, Array] = {}
         for term in self.terms:
             own = self._of(term, given, keep)
             asked = [k for k, place in enumerate(term.places) if place in places]
-            value, found = self._of_term(tools, term, own, asked, weight)
+            value, gradients = self._of_term(tools, term, own, asked, weight)
             values.append(_times(term.factor, value))
-            for k, slope in zip(asked, found, strict=True):
+            for k, slope in zip(asked, gradients, strict=True):
                 place = term.places[k]
                 if place in slopes:
                     slopes[place] += slope  # in place, where the library has that
                 else:
                     slopes[place] = slope
+        for place in places.intersection(range(sides)):
+            slopes[place] = self.layers[place].slope(tools.run, slopes[place], found[place])
         return sum(values[1:], values[0]), slopes
 
     def _of_term(

@@ -238,12 +238,18 @@ def roots(side: Side) -> tuple[Array, Array]:
 
 
 def logs(side: Side, factor: float) -> tuple[Array, Array]:
-    """Return log q and log p, no lower than that a product with the factor is finite."""
+    """Return log q and log p, so small that a product with the factor is finite."""
     xp, rows = side.xp, side.rows
-    a, b = relative(side)
-    lowest = -0.25 * float(xp.finfo(a.dtype).max) / factor
-    a, b = (xp.maximum(each, xp.full_like(each, lowest)) for each in (a, b))
+    a, b = below(side, rows.t_max, rows.s_max, factor)
     return b + xp.log(rows.s_scale), a + xp.log(rows.t_scale)
+
+
+def below(side: Side, t: Array, s: Array, factor: float) -> tuple[Array, Array]:
+    """Return both logits less others, over T, so small that a product with the factor is finite."""
+    xp = side.xp
+    a, b = relative(side._replace(rows=side.rows._replace(t_max=t, s_max=s)))
+    bound = 0.25 * float(xp.finfo(a.dtype).max) / max(1.0, factor)
+    return xp.clip(a, -bound, bound), xp.clip(b, -bound, bound)
 
 
 # --- mixtures -------------------------------------------------------------------------------------

@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 from kldiv.formulas.divergences import STUDENT, TEACHER, Divergence, KullbackLeibler
 from kldiv.formulas.reductions import RowWise, cast, weighed
 from kldiv.formulas.rows import ByGradient, times
-from kldiv.formulas.sparse import masked_words, moment, over_top, plus_log
+from kldiv.formulas.sparse import masked_words, mean_depth, moment, over_top, plus_log
 from kldiv.formulas.state import (
     Wide,
-    finite,
     number,
     over,
     sum_of_weights,
-    tempered,
-    total,
     weights_of,
 )
 
@@ -159,7 +156,7 @@ class MatchedGradient(MatchedOperation):
         slope: Any = 0.0
         for place, side in enumerate((s, t)):
             own, last = of_side(place)
-            depth = tempered(xp, finite(xp, logits[2 * place + 1]) - side.top, temperature)
-            mean = total(xp, xp.where(side.shares == 0, 0.0, side.shares * depth), -1)
+            others = logits[2 * place + 1]
+            mean = mean_depth(xp, others, side.top, side.shares, temperature)
             slope = slope + moment(xp, own, side.logits.high[..., :-1]) + last * mean
         return self.masked(xp, weighed(xp, weight[..., None], -slope / temperature), keep)

@@ -36,7 +36,7 @@ from kldiv.formulas.divergences import (
 )
 from kldiv.formulas.logits import Slopes
 from kldiv.formulas.special import alpha_terms, exp_change, expm1, log1p, phi_ratio
-from kldiv.formulas.state import over, total
+from kldiv.formulas.state import first_word, over, tempered, total
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +47,11 @@ _SHIFT: Final = 16
 """The sum, which is a maximum, in whose unit powers are counted: its logarithm."""
 _TOTAL: Final = 17
 """The sum of powers, in that unit."""
+_TOP, _TOP_T, _TOP_S, _TIES, _OTHERS, _HEAT = _PEAK = (18, 19, 20, 21, 22, 23)
+"""The largest power's logarithm, the logits of its class; over that power the sums of those as
+large, and of all others; T."""
+_BESIDE: Final = 24
+"""Added to a side: its probability of all classes but the likeliest."""
 _WIDE: Final = 50.0
 """Between e to the power of minus this and of this, powers are added up as they are."""
 
@@ -101,16 +106,17 @@ class Alpha(Summed):
 
     def exponent(self, block: Block) -> Array:
         """Return log m, to a few u of its terms: −∞, or +∞, where m is 0 or ∞."""
-        xp, kappa = block.xp, self.kappa
         index = next(iter(block.known.rows))
-        others, own = logits.logs(block.side(index), max(1.0, self.alpha))
+        others, own = logits.logs(block.side(index), self.alpha)
         log_p, log_q = (own, others) if index == TEACHER else (others, own)
-        found = self.alpha * log_p + kappa * log_q
-        if self.alpha < 1:
-            found = xp.where(block.s == -math.inf, -math.inf, found)
-        else:
-            found = xp.where(block.s == -math.inf, math.inf, found)
-        return xp.where(block.t == -math.inf, -math.inf, found)
+        return self.masked(block, self.alpha * log_p + self.kappa * log_q)
+
+    def masked(self, block: Block, exponent: Array) -> Array:
+        """Return the logarithms of powers with those of classes where p or q is 0."""
+        xp = block.xp
+        none = -math.inf if self.alpha < 1 else math.inf
+        exponent = xp.where(block.s == -math.inf, none, exponent)
+        return xp.where(block.t == -math.inf, -math.inf, exponent)
 
     def share(self, part: int, block: Block) -> Array:
         if part == VALUE:
@@ -203,36 +209,85 @@ class Renyi(Blend):
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
         states, sums = self.power.needs(wanted)
         rest = () if VALUE in sums else (VALUE,)
-        return states, (*sums, *rest, _SHIFT, _TOTAL)
+        beside = tuple(_BESIDE + index for index in wanted if index != VALUE)
+        return states, (*sums, *rest, *beside, _SHIFT, _TOTAL, *(_PEAK if beside else ()))
 
-    def share(self, part: int, block: Block) -> Array:
-        if part == VALUE:
-            return self.power.share(part, block)
-        if part < _SHIFT:
-            return total(block.xp, self._moved(part, block), -1)
+    def own_shares(self, sums: Wanted, block: Block) -> list[Array]:
+        xp = block.xp
         exponent = self.power.exponent(block)
-        top = _largest(block.xp, exponent)
-        shift = self._shift(block.xp, top)
-        if part == _SHIFT:
-            return shift
-        return total(block.xp, self._scaled(block, exponent, shift), -1)
+        top = _largest(xp, exponent)
+        shift = self._shift(xp, top)
+        scaled = xp.where(shift == 0, self.power.mass(block), xp.exp(exponent - shift))
+        found = {_SHIFT: shift, _TOTAL: total(xp, scaled, -1)}
+        if _TOP in sums:
+            at, lowest = exponent == top, float(xp.finfo(top.dtype).min)
+            for part, logits_of in ((_TOP_T, block.t), (_TOP_S, block.s)):
+                high = xp.where(at, first_word(logits_of), -math.inf)
+                found[part] = xp.clip(_largest(xp, high), lowest, math.inf)
+            weights = self._over_peak(block, found[_TOP_T], found[_TOP_S])
+            found[_TIES] = total(xp, xp.where(at, weights, 0.0), -1)
+            found[_OTHERS], found[_TOP] = total(xp, xp.where(at, 0.0, weights), -1), top
+            found[_HEAT] = block.temperature + xp.zeros_like(top)
+        if VALUE in sums:
+            found[VALUE] = self.power.share(VALUE, block)
+        sides = [part for part in sums if part in {TEACHER, STUDENT}]
+        for part in sides:
+            found[part] = total(xp, self._moved(part, block), -1)
+            found[_BESIDE + part] = total(xp, self._besides(part, block), -1)
+        return [found[part] for part in sums]
+
+    def _besides(self, index: int, block: Block) -> Array:
+        """Return a side's probabilities, 0 of the likeliest class."""
+        rows, at_side = next(iter(block.known.rows.items()))[::-1]
+        tops = (rows.t_max, rows.s_max) if at_side == TEACHER else (rows.s_max, rows.t_max)
+        own = (block.s, block.t)[index]
+        return block.xp.where(first_word(own) == tops[1 - index], 0.0, _own(index, block))
 
     def _shift(self, xp: Namespace, top: Array) -> Array:
         lowest = float(xp.finfo(top.dtype).min)
         return xp.where((abs(top) < _WIDE) | (top == math.inf), 0.0, xp.clip(top, lowest, math.inf))
 
-    def _scaled(self, block: Block, exponent: Array, shift: Array) -> Array:
+    def _over_peak(self, block: Block, top_t: Array, top_s: Array) -> Array:
+        """Return the powers over that of a class with these logits.
+
+        The logarithms of p and q would be rounded by u·|log|, which an order multiplies; these
+        differences of logits are as good as the logits.
+        """
         xp = block.xp
-        return xp.where(shift == 0, self.power.mass(block), xp.exp(exponent - shift))
+        index = next(iter(block.known.rows))
+        tops = (top_t, top_s) if index == TEACHER else (top_s, top_t)
+        found = logits.below(block.side(index), *tops, self.alpha)
+        a, b = found if index == TEACHER else found[::-1]
+        return xp.exp(self.power.masked(block, self.alpha * a + self.kappa * b))
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
-        *added, shifts, totals = zip(*parts, strict=True)
+        columns = [*zip(*parts, strict=True)]
+        own = len(columns) - len(_PEAK) if len(columns) > len(_PEAK) else len(columns)
+        *added, shifts, totals = columns[:own]
         shift = xp.max(xp.concat(shifts, axis=-1), axis=-1, keepdims=True)
         scaled = [
             one * xp.exp(xp.clip(own - shift, -math.inf, 0.0))
             for own, one in zip(shifts, totals, strict=True)
         ]
-        return [*(sum(same[1:], same[0]) for same in added), shift, sum(scaled[1:], scaled[0])]
+        found = [*(sum(same[1:], same[0]) for same in added), shift, sum(scaled[1:], scaled[0])]
+        return [*found, *self._merged_peak(xp, columns[own:])] if columns[own:] else found
+
+    def _merged_peak(self, xp: Namespace, peak: Sequence[Sequence[Array]]) -> list[Array]:
+        tops, *places, ties, others, heat = (xp.concat(same, axis=-1) for same in peak)
+        top = xp.max(tops, axis=-1, keepdims=True)
+        at = [_largest(xp, xp.where(tops == top, place, -math.inf)) for place in places]
+        lowest = float(xp.finfo(top.dtype).min)
+        at = [xp.clip(place, lowest, math.inf) for place in at]
+        bound = -lowest / (4.0 * self.alpha)
+        apart = [
+            xp.clip(tempered(xp, place - own, heat), -bound, bound)
+            for place, own in zip(places, at, strict=True)
+        ]
+        scale = self.alpha * apart[0] + self.kappa * apart[1]
+        scale = xp.exp(xp.where(ties == 0, 0.0, scale))
+        equal = xp.where(tops == top, scale * ties, 0.0)
+        others = scale * others + xp.where(tops == top, 0.0, scale * ties)
+        return [top, *at, total(xp, equal, -1), total(xp, others, -1), heat[..., :1]]
 
     def _whole(self, xp: Namespace, known: Known) -> tuple[Array, Array]:
         """Return M − 1 where that is small, and where it is not."""
@@ -276,16 +331,27 @@ class Renyi(Blend):
         """
         xp, rate, own = block.xp, self._rate(index), _own(index, block)
         at = logits.anchor_log(xp, block.known.rows[index], block.temperature)
-        ratio = xp.exp(-rate * at - self._log(xp, block.known))
+        # M/C is Σ (own − rate moved); an exponent would be rounded by u·|rate·at|.
+        whole = 1.0 - rate * block.known.sums[index]
+        known = (whole > 0.25) & (block.known.sums[_TOTAL] < math.inf)
+        ratio = xp.exp(xp.where(known, 0.0, -rate * at - self._log(xp, block.known)))
+        ratio = xp.where(known, 1.0 / xp.where(known, whole, 1.0), ratio)
         alike = (self.alpha * ratio) * (self._moved(index, block) - own * block.known.sums[index])
-        apart = (self.alpha / rate) * (own - self._blend(block))
+        apart = (self.alpha / rate) * self._less_blend(index, block, own)
         return self.scale * xp.where(ratio > 1e-3, alike, apart)
+
+    def _less_blend(self, index: int, block: Block, own: Array) -> Array:
+        """Return own − w: where both are nearly 1, by all other classes."""
+        xp, sums, w = block.xp, block.known.sums, self._blend(block)
+        others = sums[_OTHERS] / (sums[_TIES] + sums[_OTHERS])
+        return xp.where((own > 0.5) & (w > 0.5), others - sums[_BESIDE + index], own - w)
 
     def _blend(self, block: Block) -> Array:
         """Return w; NaN where the divergence is infinite."""
         xp, sums = block.xp, block.known.sums
-        total_of_row = xp.where(sums[_TOTAL] == math.inf, math.nan, sums[_TOTAL])
-        return self._scaled(block, self.power.exponent(block), sums[_SHIFT]) / total_of_row
+        nothing = xp.where(sums[_TOTAL] == math.inf, math.nan, 0.0 * sums[_TOTAL])
+        weights = self._over_peak(block, sums[_TOP_T], sums[_TOP_S])
+        return weights / ((sums[_TIES] + sums[_OTHERS]) + nothing)
 
     def slopes(self, block: Block) -> Slopes:
         xp, sums, power = block.xp, block.known.sums, self.power

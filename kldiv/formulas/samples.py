@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kldiv.formulas.blocks import BLOCK_BYTES, slices
 from kldiv.formulas.measures import relative_entropy
+from kldiv.formulas.special import log_ratio
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
@@ -20,16 +21,25 @@ def neighbour_distances(xp: Namespace, x: Array, y: Array, k: int) -> Array:
     parts = []
     for part in slices(n, step):
         # Differences, not the expanded square: that cancels between close neighbours.
-        apart = x[part, :][:, None, :] - y[None, :, :]
-        square = xp.sum(apart * apart, axis=-1)
-        parts.append(xp.sort(square, axis=-1)[:, k - 1])
-    return xp.sqrt(xp.concat(parts))
+        far = norms(xp, x[part, :][:, None, :] - y[None, :, :])
+        unknown = xp.any(xp.isnan(far), axis=-1)  # sorted last, a NaN would be left out
+        parts.append(xp.where(unknown, xp.nan, xp.sort(far, axis=-1)[:, k - 1]))
+    return xp.concat(parts)
+
+
+def norms(xp: Namespace, apart: Array) -> Array:
+    """Return lengths along the last axis, where a square may overflow or underflow too."""
+    if apart.shape[-1] == 1:
+        return abs(apart[..., 0])
+    top = xp.max(abs(apart), axis=-1, keepdims=True)
+    share = apart / xp.where((top > 0) & (top < math.inf), top, 1.0)
+    return top[..., 0] * xp.sqrt(xp.sum(share * share, axis=-1))
 
 
 def knn_kl(xp: Namespace, to_y: Array, to_x: Array, dimensions: int, size: int) -> Array:
     """Return the estimate, given distances from the points of x, and ``size``, the points of y."""
     n = to_x.shape[0]
-    ratio = xp.log(to_y / to_x)
+    ratio = log_ratio(xp, to_y, to_x)
     # A number, but in the array's dtype and on its device.
     sizes = xp.log(xp.full_like(ratio[0], size / (n - 1)))
     return dimensions * xp.mean(ratio) + sizes
@@ -95,11 +105,25 @@ def log_density_on_unit(
     known better near 1; ``digammas`` is ψ(m) − ψ(n + 1), the mean logarithm of such a spacing of
     uniform points, so that of these the estimate's mean is 0.
     """
-    n = below.shape[0] - 2
-    first = xp.clip(xp.arange(1, n + 1) - (m + 1) // 2, 0, n + 1 - m)
-    last = first + m
+    first, last = _spacings(xp, below.shape[0], m)
     lower = below[last] - below[first]
     return digammas - xp.log(xp.where(below[last] <= 0.5, lower, above[first] - above[last]))
+
+
+def log_density_on_line(
+    xp: Namespace, points: Array, offsets: Array, m: int, digammas: float
+) -> Array:
+    """Return the same of n sorted points of the line, ``points + offsets``: as double words."""
+    below = [xp.concat([x[:1], x, x[-1:]]) for x in (points, offsets)]
+    first, last = _spacings(xp, below[0].shape[0], m)
+    width, more = (x[last] - x[first] for x in below)
+    return digammas - xp.log(width + more)
+
+
+def _spacings(xp: Namespace, places: int, m: int) -> tuple[Array, Array]:
+    """Return the first and the last place of the spacing of order ``m`` about each inner place."""
+    first = xp.clip(xp.arange(1, places - 1) - (m + 1) // 2, 0, places - 1 - m)
+    return first, first + m
 
 
 def spacing_noise(m: int, n: int, polygammas: tuple[float, float]) -> Noise:
@@ -123,13 +147,12 @@ def frequency_noise(cells: int, n: int) -> Noise:
 
 
 def spread(values: Array, place: Array, uniform: Array) -> Array:
-    """Return the points ``values[place]``, each at random within its rounding interval.
+    """Return how far to move the points ``values[place]``, each within its rounding interval.
 
     That reaches half-way to the next of the sorted values; even steps would be farther apart than
     chance.
     """
     steps = (values[1:] - values[:-1]) / 2
     last = steps.shape[0] - 1
-    low = values[place] - steps[(place - 1).clip(0, last)]
-    high = values[place] + steps[place.clip(0, last)]
-    return low + (high - low) * uniform
+    low, high = steps[(place - 1).clip(0, last)], steps[place.clip(0, last)]
+    return (low + high) * uniform - low

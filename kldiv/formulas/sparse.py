@@ -245,6 +245,10 @@ class TopKOperation(RowWise):
         self, xp: Namespace, entries: Entries, rows: Rows, block: Block
     ) -> tuple[Array, Array | None]:
         """Return the gradients in the log-probabilities, and in the mass of the others."""
+        if rows.rest is not None and not self.has_rest:
+            # The others' mass is what these leave, so their slopes count from that of the others;
+            # as a difference they might lose a mean that is larger than both.
+            block = self.divergence.from_last(TEACHER, block)
         return self.to_teacher(xp, entries, rows.rest, *self.slopes(TEACHER, rows, block))
 
     def to_teacher(
@@ -291,8 +295,11 @@ def over_top(
     near = abs(apart) < largest  # farther away the low word does not matter, and may overflow
     nothing = 0.0 * top
     close = quotient(xp, xp.where(near, apart, nothing), xp.where(near, rest, nothing), temperature)
-    high = xp.where(near, close[0], tempered(xp, apart, temperature))
-    return masked_words(xp, there & (logits != -xp.inf), high, close[1])
+    there = there & (logits != -xp.inf)
+    # Masked before the division: its derivative would be infinite beside the mask.
+    far = xp.where(there & ~near, apart, nothing)
+    high = xp.where(near, close[0], tempered(xp, far, temperature))
+    return masked_words(xp, there, high, close[1])
 
 
 def masked_words(xp: Namespace, there: Array, high: Array, low: Array) -> DoubleWord:
@@ -391,14 +398,22 @@ class TopKGradient(TopKOperation):
         """Return the derivative in the temperature."""
         found, last = self.in_heat_of_given(xp, rows)
         if last is not None:
-            depth = tempered(xp, finite(xp, s) - rows.top, temperature)
-            found = found + last * total(xp, xp.where(shares == 0, 0.0, shares * depth), -1)
+            found = found + last * mean_depth(xp, s, rows.top, shares, temperature)
         return -found / temperature
 
 
 def moment(xp: Namespace, slopes: Array, logits: Array) -> Array:
     """Return the sum of slopes times logits, those of −∞ left out."""
-    return total(xp, xp.where(logits == -xp.inf, 0.0, slopes * logits), -1)
+    return total(xp, slopes * xp.where(logits == -xp.inf, 0.0, logits), -1)
+
+
+def mean_depth(
+    xp: Namespace, logits: Array, top: Array, shares: Array, temperature: Temperature
+) -> Array:
+    """Return the mean of (logits − top)/T over the classes that have shares."""
+    # Masked before the division: its derivative would be infinite beside the mask.
+    depth = xp.where(shares == 0, 0.0, finite(xp, logits) - top)
+    return total(xp, shares * tempered(xp, depth, temperature), -1)
 
 
 def likeliest(

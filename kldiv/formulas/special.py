@@ -105,7 +105,7 @@ def log_ratio(xp: Namespace, a: Array, b: Array, difference: Array | None = None
 
     ``difference`` is a − b, where it is known better than its subtraction gives it.
     """
-    z, rest = _artanh(xp, (a - b if difference is None else difference) / (a + b))
+    z, rest = _artanh(xp, _share(xp, a - b if difference is None else difference, a, b))
     return xp.where(abs(z) < 1 / 3, 2.0 * z + rest, _log_quotient(xp, a, b))
 
 
@@ -115,9 +115,16 @@ def relative(xp: Namespace, a: Array, b: Array, difference: Array | None = None)
     With z = (a − b)/(a + b) and log(a/b) = 2z + R(z) it is z(a − b) + a·R(z): nothing cancels.
     """
     change = a - b if difference is None else difference
-    z, rest = _artanh(xp, change / (a + b))
+    z, rest = _artanh(xp, _share(xp, change, a, b))
     far = a * (_log_quotient(xp, a, b) - 1.0) + b
     return xp.where(abs(z) < 1 / 3, z * change + a * rest, far)
+
+
+def _share(xp: Namespace, change: Array, a: Array, b: Array) -> Array:
+    """Return change/(a + b), also where the sum is beyond the largest number."""
+    total = a + b
+    half = xp.where(total < float("inf"), 1.0, xp.full_like(total, 0.5))
+    return (half * change) / (half * a + half * b)
 
 
 def _log_quotient(xp: Namespace, a: Array, b: Array) -> Array:

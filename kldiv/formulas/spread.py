@@ -22,6 +22,7 @@ from kldiv.formulas.sparse import (
     Rows,
     TopKOperation,
     entries_of,
+    mean_depth,
     put,
     taken,
 )
@@ -447,5 +448,4 @@ class Sparse(Spread):
         marked = put(xp, xp.zeros_like(s, dtype=xp.bool), here.places, some)
         highest, weight, temperature = numbers
         shares = weights_of(xp, xp.where(marked, -xp.inf, s), highest, temperature) / weight
-        depth = tempered(xp, finite(xp, s) - rows.top, temperature)
-        return self.ranks.add(total(xp, xp.where(shares == 0, 0.0, shares * depth), -1))
+        return self.ranks.add(mean_depth(xp, s, rows.top, shares, temperature))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from kldiv.formulas.reductions import count
-from kldiv.kernels.layout import empty_like
+from kldiv.kernels.layout import dtype_name, empty_like
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,6 +137,13 @@ def _sum(totals: Buffer) -> float:
 
 def numbers(array: Array) -> Buffer:
     """Return float64 numbers on one axis."""
-    if hasattr(array, "numpy"):
-        array = array.double().numpy()
-    return np.ascontiguousarray(array, dtype=np.float64).reshape(-1)
+    return host(array, "float64").reshape(-1)
+
+
+def host(array: Array, dtype: str) -> Buffer:
+    """Return an array of NumPy or PyTorch as a contiguous one of NumPy, of a dtype."""
+    if hasattr(array, "data_ptr"):
+        array = array.detach()
+        array = array.float() if dtype_name(array) == "bfloat16" else array
+        array = array.numpy()
+    return np.ascontiguousarray(array, dtype=dtype)

@@ -58,7 +58,7 @@ def _plain_columns(schema: Any) -> list[str]:
     """Return the columns of numbers or text that are neither an index nor named twice."""
     import pyarrow as pa  # noqa: PLC0415 - is loaded already
 
-    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, _is_text)
+    tests = (pa.types.is_integer, pa.types.is_floating, _is_words)
     kinds = {field.name: field.type for field in schema}
     return [
         name
@@ -70,11 +70,13 @@ def _plain_columns(schema: Any) -> list[str]:
     ]
 
 
-def _is_text(kind: Any) -> bool:
+def _is_words(kind: Any) -> bool:
+    """Return whether a column holds labels or categories: text, or truth values."""
     import pyarrow as pa  # noqa: PLC0415 - is loaded already
 
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    tests = pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean
+    return any(test(kind) for test in tests)
 
 
 def _sample(source: Source, file: Any) -> Sample:
@@ -84,7 +86,7 @@ def _sample(source: Source, file: Any) -> Sample:
     name, rows = str(source.key), file.metadata.num_rows
     check_budget(source, 8 * rows, source.size, name)
     columns = (batch.column(0) for batch in file.iter_batches(_BLOCK, columns=[name]))
-    if not _is_text(file.schema_arrow.field(name).type):
+    if not _is_words(file.schema_arrow.field(name).type):
         numbers, done = np.empty(rows), 0
         for column in columns:
             part = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
@@ -187,11 +189,7 @@ def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
             kind = schema.field(i).type
             check_nested(source, names[i], lists=not pa.types.is_struct(kind))
     numeric = [
-        pa.types.is_integer(t)
-        or pa.types.is_floating(t)
-        or pa.types.is_boolean(t)
-        or pa.types.is_decimal(t)
-        for t in kinds
+        pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t) for t in kinds
     ]
     held, size = list[Any](), 0
     for batch in batches:

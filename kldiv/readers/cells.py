@@ -77,11 +77,11 @@ def tabulate(source: Source, records: Records) -> Table:
 def of_values(
     names: list[str], rows: list[Any], *, place: str, places: Sequence[int] = ()
 ) -> Records:
-    """Return rows of values of any type as cells; columns of text alone hold labels."""
+    """Return rows of values of any type as cells; columns of words alone hold labels."""
     text = [
         i
         for i in range(len(names))
-        if all(isinstance(row[i], str | None) for row in rows)
+        if all(isinstance(row[i], str | bool | None) for row in rows)
         and any(row[i] is not None for row in rows)
     ]
     block = (
@@ -109,14 +109,31 @@ def check_nested(source: Source, name: str, *, lists: bool = True) -> None:
 
 
 def cell_of(value: Any) -> str:
-    """Return a value as a cell of text."""
+    """Return a value as a cell of text; that of a truth value is a word, as text has it."""
     if value is None:
         return ""
-    if isinstance(value, bool | np.bool_):
-        return str(int(value))
     if isinstance(value, datetime) and value.time() == time():
         return str(value.date())  # as text has it
     return str(value)
+
+
+class _Words:
+    """The cells of a column of text that say something, and how many do not."""
+
+    def __init__(self) -> None:
+        self.there: list[str] = []
+        self.missing = 0
+        self._seen: set[str] = set()
+        self._gone: set[str] = set()
+
+    def add(self, cells: Sequence[str]) -> None:
+        """Add cells: each word is looked at once."""
+        new = {*cells} - self._seen
+        self._seen |= new
+        self._gone.update(filter(is_missing, new))
+        there = [cell for cell in cells if cell not in self._gone] if self._gone else cells
+        self.there += there
+        self.missing += len(cells) - len(there)
 
 
 class _Tabulation:
@@ -186,18 +203,18 @@ class _Tabulation:
         self._check_names(wanted)
         numbers = [i for i in wanted if i not in self.text]
         values = self._parse(numbers, strict=len(numbers)) if numbers else np.empty((0, 0))
-        words: dict[int, list[str]] = {i: [] for i in text}
+        words = {i: _Words() for i in text}
         if text:
             for _, columns in self.records.blocks():
                 for i in text:
-                    words[i] += columns[i]
+                    words[i].add(columns[i])
         found = tuple(
-            Sample(
+            Sample(self.names[i], tuple(words[i].there), words[i].missing)
+            if i in words
+            else Sample(
                 self.names[i],
-                tuple(cell for cell in words[i] if not is_missing(cell))
-                if i in words
-                else (own := values[:, numbers.index(i)])[~np.isnan(own)],
-                sum(map(is_missing, words[i])) if i in words else int(np.isnan(own).sum()),
+                (own := values[:, numbers.index(i)])[~np.isnan(own)],
+                int(np.isnan(own).sum()),
             )
             for i in wanted
         )

@@ -268,11 +268,25 @@ class _Text:
         stream = self._stream()  # not every encoding has the mark's byte of ASCII
         return any('"' in part for part in iter(lambda: stream.read(_HEAD), ""))
 
+    @cached_property
+    def _plainly_quoted(self) -> bool:
+        """Whether quotation marks are pairs around whole cells that need none."""
+        return all(_unquoted(text, self._sep) is not None for text in self._pieces())
+
+    def _pieces(self, after: int = 0) -> Iterator[str]:
+        """Yield whole lines, many at a time, without the first ones."""
+        stream = self._stream()
+        for _ in range(after):
+            stream.readline()
+        while text := stream.read(_PIECE):
+            text = (text + stream.readline()).replace("\r\n", "\n").replace("\r", "\n")
+            yield text.removesuffix("\n") + "\n"
+
     def _lone_quote(self) -> int | None:
         """Return the line of a mark that makes one cell of several lines; 0 if it has no end."""
         import csv  # noqa: PLC0415 - is loaded already
 
-        if not self._has_quotes:
+        if not self._has_quotes or self._plainly_quoted:
             return None
         try:
             for places, rows in self._blocks(self._sep):
@@ -395,16 +409,14 @@ class _Text:
         """Yield records, all of one length, without comments: lines that are no records."""
         sep, width = self._sep, len(names)
         quoted = self._quoted and self._has_quotes
-        if quoted or width < 2 or sep == " " or not sep.isascii() or self._reading.comment:
+        by_rows = sep == " " or not sep.isascii() or self._reading.comment
+        if by_rows or (quoted and not self._plainly_quoted):
             yield from self._sifted_all(self._blocks(sep), names, after, named=named)
             return
-        stream, line = self._stream(), 1 + max(after, self._declared is not None)
-        for _ in range(1, line):
-            stream.readline()
-        while text := stream.read(_PIECE):
-            text = (text + stream.readline()).replace("\r\n", "\n").replace("\r", "\n")
-            text = text.removesuffix("\n") + "\n"
-            columns = _cut(text, sep, width, comments=self._reading.comment is None)
+        line = 1 + max(after, self._declared is not None)
+        for text in self._pieces(line - 1):
+            bare = text.replace('"', "") if quoted else text
+            columns = _cut(bare, sep, width, comments=self._reading.comment is None)
             if columns is None:
                 rows = self._rows(io.StringIO(text), sep, line)
                 yield from self._sifted_all(rows, names, after, named=named)
@@ -415,8 +427,12 @@ class _Text:
     def _sifted_all(
         self, blocks: Iterator[Lines], names: list[str], after: int, *, named: bool
     ) -> Iterator[Block]:
+        width, comments = len(names), self._reading.comment is None
         for places, rows in blocks:
-            if sifted := list(self._sifted(places, rows, names, after, named=named)):
+            alike = bool(rows) and places[0] > after and {*map(len, rows)} == {width}
+            if alike and not (comments and any(row[0].startswith("#") for row in rows)):
+                yield places, list(zip(*rows, strict=True))
+            elif sifted := list(self._sifted(places, rows, names, after, named=named)):
                 lines, kept = zip(*sifted, strict=True)
                 yield lines, list(zip(*kept, strict=True))
 
@@ -472,6 +488,20 @@ class _Text:
         if len(alone) == 1 and "'" not in alone[0]:
             mend = f"A title or a footnote? comment={alone[0]!r} leaves such a line out"
         raise self._source.error(f"{text}. {mend}; sep=';' and the like say what separates")
+
+
+def _unquoted(text: str, sep: str) -> str | None:
+    """Return lines without quotation marks; None where one is no border of a whole cell."""
+    if '"' not in text:
+        return text
+    raw = np.frombuffer(f"\n{text}".encode("utf-8", "surrogatepass"), np.uint8)
+    borders = (raw == ord("\n")) | (raw == ord(sep))
+    marks = np.flatnonzero(raw == ord('"'))
+    first, last = marks[::2], marks[1::2]
+    if len(first) != len(last) or not (borders[first - 1].all() and borders[last + 1].all()):
+        return None
+    before = np.cumsum(borders)
+    return None if (before[first] != before[last]).any() else text.replace('"', "")
 
 
 def _cut(text: str, sep: str, width: int, *, comments: bool) -> list[list[str]] | None:

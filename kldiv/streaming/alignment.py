@@ -91,7 +91,7 @@ def _found(p: tuple[str, ...], q: tuple[str, ...]) -> NDArray[np.intp]:
     A label that is there twice is refused. Labels that are short are sorted as numbers: a look into
     a dict of a million goes to that many places in memory, which takes twice as long.
     """
-    words = _words(p + q)
+    words = _words(p + q) if p else None
     if words is not None:
         keys = words @ _ODD[: words.shape[1], None]
         own, others = keys[: len(p), 0], keys[len(p) :, 0]
@@ -132,7 +132,7 @@ def _places(name: str, labels: tuple[str, ...]) -> dict[str, int]:
 
 def _lacking(p: tuple[str, ...], q: tuple[str, ...], found: NDArray[np.intp]) -> list[str]:
     """Say which labels one side lacks; refuse sides that share none."""
-    filled = np.zeros(max(len(p), int(found.max()) + 1), bool)
+    filled = np.zeros(max(len(p), int(found.max(initial=-1)) + 1), bool)
     filled[found] = True
     if not filled[: len(p)].any():
         raise InputError(
@@ -150,7 +150,7 @@ def _lacking(p: tuple[str, ...], q: tuple[str, ...], found: NDArray[np.intp]) ->
 
 def _listed(labels: Sequence[str]) -> str:
     more = f" and {len(labels) - NAMED:,} more" if len(labels) > NAMED else ""
-    return ", ".join(map(repr, labels[:NAMED])) + more
+    return ", ".join(map(repr, labels[:NAMED])) + more or "none"
 
 
 def _respelled(p: tuple[str, ...], q: tuple[str, ...]) -> tuple[str, ...]:

@@ -108,11 +108,14 @@ def test_any_number_of_axes(da, shape, axis):
         np.testing.assert_allclose(gradient.compute(), slope, rtol=1e-12, atol=1e-17)
 
 
-def test_the_two_need_not_be_in_the_same_chunks(da):
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_the_two_need_not_be_in_the_same_chunks_nor_the_blocks_numpy_s(da, backend):
+    if backend == "torch":
+        require(Library.TORCH)
     s, t = logits()
-    found = kldiv.kl_div_with_logits(
-        lazily(da, s, (7, 11)), lazily(da, t, (10, 25)), reduction="none"
-    )
+    with kldiv.config_context(backend=backend):
+        arrays = lazily(da, s, (7, 11)), lazily(da, t, (10, 25))
+        found = kldiv.kl_div_with_logits(*arrays, reduction="none")
     wanted = kldiv.kl_div_with_logits(s, t, reduction="none")
     np.testing.assert_allclose(found.compute(), wanted, rtol=2e-15, atol=1e-300)
 
@@ -254,17 +257,6 @@ def test_unknown_chunks_are_refused_with_the_mend(da):
     unknown = s[s[:, 0] > 0]
     with pytest.raises(ShapeError, match="compute_chunk_sizes"):
         kldiv.kl_div_with_logits(unknown, t)
-
-
-def test_another_backend_computes_the_blocks(da):
-    require(Library.TORCH)
-    s, t = logits()
-    with kldiv.config_context(backend="torch"):
-        found = kldiv.kl_div_with_logits(
-            *(lazily(da, array, (10, 7)) for array in (s, t)), reduction="none"
-        )
-    wanted = kldiv.kl_div_with_logits(s, t, reduction="none")
-    np.testing.assert_allclose(found.compute(), wanted, rtol=2e-15, atol=1e-300)
 
 
 def test_blocks_take_the_fastest_kernel_of_their_library(da, monkeypatch):

@@ -230,10 +230,7 @@ MEANT = {
         np.full((2, 100_000), -math.log(100_000)),
         np.where(np.arange(100_000) == [[3], [5]], 0.9 + 1e-6, 1e-6),
     ),
-    "relative frequencies": (
-        np.log(letters("german") / 2 + 1 / 96),
-        letters("english"),
-    ),
+    "relative frequencies": (np.log(letters("german") / 2 + 1 / 96), letters("english")),
     "frequencies of ten million words": (
         np.full((1, 2000), -math.log(2000)),
         np.asarray([[1e7 - 2999, *[1.0] * 999, *[2.0] * 1000]]) / 1e7,
@@ -246,10 +243,7 @@ MEANT = {
         np.asarray([[*np.log([0.6, 0.4, 1e-8]), -np.inf]]),
         np.asarray([[0.5, 0.4, 0.1, 0.0]]),
     ),
-    "classes masked by −inf": (
-        np.where(ONE_HOT > 0, 0.0, -np.inf),
-        ONE_HOT,
-    ),
+    "classes masked by −inf": (np.where(ONE_HOT > 0, 0.0, -np.inf), ONE_HOT),
     "classes masked by a large number": (np.where(ONE_HOT > 0, 0.0, -1e9), ONE_HOT),
     "rounded to four decimals": (X, np.round(T, 4)),
     "one class": (np.zeros((5, 1)), np.ones((5, 1))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from libraries import Library, require, unit
+from libraries import PAIRED, Library, require, unit
 
 from bench.oracle.moments import condition, divergence, exact
 from kldiv import distributions as d
@@ -49,13 +49,6 @@ CLOSE = [
     ("Uniform", "Gamma", (0.999, 1.0), (1e7, 1e7)),
     ("Uniform", "Pareto", (0.5, 0.5001), (0.5, 5000.0)),
 ]
-LIBRARIES = [
-    (Library.NUMPY, "float64"),
-    (Library.TORCH, "float32"),
-    (Library.TORCH, "float64"),
-    (Library.JAX, "float32"),
-]
-
 IN_JAX = {  # each takes a second to compile
     ("Gamma", "Normal"),
     ("Weibull", "Normal"),
@@ -71,7 +64,7 @@ def make(name, parameters):
     return getattr(d, name)(*parameters)
 
 
-@pytest.mark.parametrize(("library", "dtype"), LIBRARIES, ids=lambda x: getattr(x, "value", x))
+@pytest.mark.parametrize(("library", "dtype"), PAIRED, ids=lambda x: getattr(x, "value", x))
 def test_close_pairs(library, dtype):
     """Right to 1e-14 in float64, 1e-5 in float32, times the condition."""
     require(library)

@@ -27,6 +27,7 @@ from reference import exact, truth
 
 import kldiv
 from kldiv.formulas import logits, special, state
+from kldiv.formulas.cross_entropy import CrossEntropy
 from kldiv.formulas.divergences import (
     STUDENT,
     TEACHER,
@@ -34,6 +35,7 @@ from kldiv.formulas.divergences import (
     JensenShannon,
     KullbackLeibler,
 )
+from kldiv.formulas.rows import RowLoss
 
 NAN = math.nan
 
@@ -349,21 +351,12 @@ def test_positive_down_to_the_smallest_normal_number(dtype):
 
 # --- edges ----------------------------------------------------------------------------------------
 
-LN2 = math.log(2)
+LN2, HALF_GONE = math.log(2), 0.75 * math.log(4 / 3)
 # name: (s, t, KL, ∂KL/∂s, ∂KL/∂t, JS, ∂JS/∂s, ∂JS/∂t) at β = 1/2; None: finite.
 EDGES = {
     "t = s = −∞": ([0, 0, -INF], [0, 0, -INF], 0, [0, 0, 0], [0, 0, 0], 0, [0, 0, 0], [0, 0, 0]),
-    "t = −∞": (
-        [0, 0],
-        [0, -INF],
-        LN2,
-        [-0.5, 0.5],
-        [0, 0],
-        0.75 * math.log(4 / 3),
-        None,
-        [0, 0],
-    ),
-    "s = −∞": ([0, -INF], [0, 0], INF, [0.5, -0.5], [NAN, NAN], 0.75 * math.log(4 / 3), None, None),
+    "t = −∞": ([0, 0], [0, -INF], LN2, [-0.5, 0.5], [0, 0], HALF_GONE, None, [0, 0]),
+    "s = −∞": ([0, -INF], [0, 0], INF, [0.5, -0.5], [NAN, NAN], HALF_GONE, None, None),
     "s = −∞ where t is far below": ([0, -INF], [0, -300], INF, [0, 0], [NAN, NAN], 0, None, None),
     "nothing in common": ([0, -INF], [-INF, 0], INF, [1, -1], [0, NAN], LN2, [0, 0], [0, 0]),
     "t all −∞": ([0, 1], [-INF, -INF], NAN, None, None, NAN, None, None),
@@ -408,63 +401,74 @@ def test_edges(lib, cuts):
 # --- derivatives of derivatives -------------------------------------------------------------------
 
 
-def directional(s, t, ds, dt, beta, temperature):
-    """The derivative of both gradients in a direction, by a difference of 60 digits."""
+def cross_entropy(s, t):
+    """−Σ p log q and its gradients; None is the logit of no mass."""
+    q, p = ([mpmath.exp(x) if x is not None else 0 for x in side] for side in (s, t))
+    q, p = ([x / mpmath.fsum(side) for x in side] for side in (q, p))
+    depth = [-mpmath.log(x) if x else 0 for x in q]
+    value = mpmath.fsum(x * d for x, d in zip(p, depth, strict=True))
+    of_t = [x * (d - value) for x, d in zip(p, depth, strict=True)]
+    return value, [x - y for x, y in zip(q, p, strict=True)], of_t
+
+
+DIVERGENCES = {
+    "KL": (KullbackLeibler(), reference.kl),
+    "JS": (JensenShannon(0.5), partial(reference.js, beta=mpmath.mpf(0.5))),
+    "JS, 0.05": (JensenShannon(0.05), partial(reference.js, beta=mpmath.mpf(0.05))),
+    "cross entropy": (CrossEntropy(), cross_entropy),
+}
+"""Each with its value and gradients, given logits at temperature 1 in many digits."""
+
+
+def directional(true, s, t, ds, dt, temperature):
+    """Value and gradients, the latter's derivative in a direction, the former's in T.
+
+    By differences of 60 digits.
+    """
     with mpmath.workdps(90):
-        h = mpmath.mpf(10) ** -30
+        h, heat = mpmath.mpf(10) ** -30, mpmath.mpf(temperature)
 
-        def moved(values, by, sign):
-            return [
-                None if v == -INF else (mpmath.mpf(float(v)) + sign * h * mpmath.mpf(float(d))) / T
-                for v, d in zip(values, by, strict=True)
-            ]
+        def at(step, heat):
+            def tempered(side, by):
+                pairs = zip(map(float, side), map(float, by), strict=True)
+                return [None if x == -INF else (x + step * d) / heat for x, d in pairs]
 
-        def gradients(sign):
-            a, b = moved(s, ds, sign), moved(t, dt, sign)
-            if beta is None:
-                return reference.kl(a, b)[1:]
-            return reference.js(a, b, mpmath.mpf(beta))[1:]
+            value, *slopes = true(tempered(s, ds), tempered(t, dt))
+            return [value, *([x / heat for x in each] for each in slopes)]
 
-        T = mpmath.mpf(temperature)
-        pairs = zip(gradients(1), gradients(-1), strict=True)
-        return [
-            np.array([float((x - y) / (2 * h * T)) for x, y in zip(a, b, strict=True)])
-            for a, b in pairs
+        here, ahead, behind = (at(step, heat) for step in (0 * h, h, -h))
+        changes = [
+            np.array([float((x - y) / (2 * h)) for x, y in zip(*pair, strict=True)])
+            for pair in zip(ahead[1:], behind[1:], strict=True)
         ]
-
-
-def in_temperature(s, t, beta, temperature):
-    with mpmath.workdps(90):
-        h = mpmath.mpf(10) ** -30
-
-        def value(T):
-            a, b = ([None if v == -INF else mpmath.mpf(float(v)) / T for v in x] for x in (s, t))
-            if beta is None:
-                return reference.kl(a, b)[0]
-            return reference.js(a, b, mpmath.mpf(beta))[0]
-
-        T = mpmath.mpf(temperature)
-        return float((value(T + h) - value(T - h)) / (2 * h))
+        in_heat = (at(0 * h, heat + h)[0] - at(0 * h, heat - h)[0]) / (2 * h)
+        slopes = [np.array([*map(float, each)]) for each in here[1:]]
+        return float(here[0]), slopes, changes, float(in_heat)
 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("distance", [1.0, 1e-3, 1e-6])
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
-@pytest.mark.parametrize("beta", [None, 0.5, 0.05])
-def test_second_order(distance, masked, temperature, beta):
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_second_order(distance, masked, temperature, name):
     random = np.random.default_rng(8)
     t = 3 * random.normal(size=(1, 20))
     s = t + distance * random.normal(size=(1, 20))
     ds, dt = random.normal(size=(2, 1, 20))
     if masked:
         t[0, 3] = t[0, 4] = s[0, 4] = -INF
-    divergence = KullbackLeibler() if beta is None else JensenShannon(beta)
+    divergence, true = DIVERGENCES[name]
     *found, slope = second(np, divergence, s, t, ds, dt, temperature)
-    expected = directional(s[0], t[0], ds[0], dt[0], beta, temperature)
-    for a, b in zip(found, expected, strict=True):
+    value, slopes, expected, in_heat = directional(true, s[0], t[0], ds[0], dt[0], temperature)
+    rows = RowLoss("none", *["float64"] * 3, divergence, temperature)
+    assert rows.value(np, s, t)[0] == pytest.approx(value, rel=1e-13)
+    own = [
+        divergence.gradient(side, divergence.whole(np, s, t, temperature, (side,)))
+        for side in (STUDENT, TEACHER)
+    ]
+    for a, b in zip((*own, *found), (*slopes, *expected), strict=True):
         assert abs(a[0] - b).sum() <= 1e-14 * abs(b).sum()
-    true = in_temperature(s[0], t[0], beta, temperature)
-    assert slope[0, 0] == pytest.approx(true, rel=1e-13)
+    assert slope[0, 0] == pytest.approx(in_heat, rel=1e-13)
 
 
 @pytest.mark.leave_out(lambda lib: once(lib, chosen=False))

@@ -31,6 +31,7 @@ pytest.importorskip("llvmlite")
 from kldiv.kernels import layout, threads
 
 FLOATS = ["float32", "float64"]
+LABELS = kldiv.cross_entropy_with_logits
 LOSSES = [kldiv.kl_div, kldiv.kl_div_with_logits, kldiv.js_div_with_logits]
 
 pytestmark = pytest.mark.usefixtures("small_too")
@@ -326,6 +327,24 @@ def test_threads_share_long_rows(dtype, beta, monkeypatch):
         assert abs(a - b).sum() <= 40 * unit(dtype) * abs(b).sum()
 
 
+@pytest.mark.parametrize("classes", [2048, 5003])
+@pytest.mark.parametrize("loss", [kldiv.kl_div_with_logits, kldiv.alpha_div_with_logits, LABELS])
+def test_rows_that_are_copied_are_computed_as_those_in_place(loss, classes):
+    """Half types and strides are converted a block at a time, and nothing is lost between."""
+    random = np.random.default_rng(4)
+    s, t = (3 * random.normal(size=(2, 5, classes))).astype("f2")
+    s[1, 7] = t[2, 7] = t[2, 9] = -np.inf
+    other = [np.array([0, 1, 2047, classes - 1, 3])] if loss is LABELS else [t]
+    more = {"alpha": 0.7} if loss is kldiv.alpha_div_with_logits else {}
+    run = kldiv.value_and_grad(partial(loss, reduction="sum", **more))
+    plain = [a.astype("f4") if a.dtype == "f2" else a for a in (s, *other)]
+    value, gradient = run(*plain)
+    for given in ((s, *other), (np.asfortranarray(plain[0]), *plain[1:])):
+        found = run(*given)
+        assert found[0] == np.asarray(value, found[0].dtype)
+        np.testing.assert_array_equal(found[1], gradient.astype(found[1].dtype))
+
+
 def test_many_threads_call_at_once(monkeypatch):
     monkeypatch.setenv("KLDIV_NUM_THREADS", "2")
     wanted = THREADED["KL"]()
@@ -358,17 +377,14 @@ def test_an_error_in_a_helper_is_raised():
         threads.share(work, 100, 2)
 
 
-@pytest.mark.parametrize("value", ["0", "two", "-1"])
-def test_a_number_of_threads_that_is_none(monkeypatch, value):
-    monkeypatch.setenv("KLDIV_NUM_THREADS", value)
-    with pytest.raises(ConfigError, match="KLDIV_NUM_THREADS must be a whole number"):
-        threads.number()
-
-
-def test_the_number_of_threads_follows_the_library(monkeypatch):
-    monkeypatch.delenv("KLDIV_NUM_THREADS", raising=False)
+def test_the_number_of_threads(monkeypatch):
+    for value in ("0", "two", "-1"):
+        monkeypatch.setenv("KLDIV_NUM_THREADS", value)
+        with pytest.raises(ConfigError, match="KLDIV_NUM_THREADS must be a whole number"):
+            threads.number()
+    monkeypatch.delenv("KLDIV_NUM_THREADS")
     assert threads.number() == threads.cores()
-    assert threads.number(3) == 3
+    assert threads.number(3) == 3, "it follows the library's"
 
 
 # --- where kernels do not run ---------------------------------------------------------------------

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import pytest
 from f_divergences import exact
-from libraries import Library, unit
+from libraries import Library, require, unit
 
 import kldiv
 from kldiv.divergences import Alpha, ChiSquared, Hellinger, Jeffreys, Mixture, TotalVariation
@@ -18,7 +18,6 @@ from kldiv.kernels.cpu import CPU
 
 pytest.importorskip("llvmlite")
 
-from kldiv.kernels.cpu import row_loss
 
 XP = kldiv.backends.get("numpy").namespace()
 RECORDS = (
@@ -100,18 +99,12 @@ def test_a_single_gap(m, weights, dtype):
 
 
 @pytest.mark.parametrize("lib", [Library.NUMPY, Library.TORCH], ids=str)
-def test_public_records_run_on_the_kernel(lib, monkeypatch):
-    if problem := lib.problem():
-        pytest.skip(problem)
-    calls, run = [], row_loss.run
-    monkeypatch.setattr(row_loss, "run", lambda *a, **k: calls.append(1) or run(*a, **k))
-    s, t = rows("float32", 1)
-    if lib is Library.TORCH:
-        torch = pytest.importorskip("torch")
-        s, t = torch.from_numpy(s), torch.from_numpy(t)
+def test_public_records_run_on_the_kernel(lib, launches):
+    require(lib)
+    s, t = map(lib.from_numpy, rows("float32", 1))
     for divergence in RECORDS:
         kldiv.f_div_with_logits(s, t, divergence=divergence)
-    assert len(calls) == len(RECORDS)
+    assert len(launches) == len(RECORDS)
 
 
 @pytest.mark.parametrize("alpha", [0.501, 0.7, 0.3])
@@ -130,6 +123,19 @@ def test_gradients_of_powers_far_apart(alpha):
     for one, other in zip(found, wanted[::-1] if exchanged else wanted, strict=True):
         error, size = abs(one - other).sum(axis=-1), abs(other).sum(axis=-1)
         assert (error <= 50 * unit("float32") * size).all()
+
+
+@pytest.mark.parametrize(("alpha", "most"), [(2.0, 60), (0.7, 12), (0.5, 12)])
+@pytest.mark.parametrize("scale", [2, 3, 5])
+def test_gradients_of_rows_with_nothing_in_common(alpha, most, scale):
+    """The mean of the student's v is little, or much, beside its deviation."""
+    s, t = (scale * np.random.default_rng(5).normal(size=(2, 20, 3000))).astype("f4")
+    loss = functools.partial(kldiv.alpha_div_with_logits, alpha=alpha, reduction="sum")
+    found = kldiv.value_and_grad(loss)(s, t)[1]
+    with kldiv.config_context(kernel="pure"):
+        wanted = kldiv.value_and_grad(loss)(s.astype("f8"), t.astype("f8"))[1]
+    error, size = abs(found - wanted).sum(axis=-1), abs(wanted).sum(axis=-1)
+    assert (error <= most * unit("float32") * size).all()
 
 
 @pytest.mark.parametrize("alpha", [2.0, 3.0, -2.0])

@@ -161,11 +161,12 @@ def test_a_graph_serves_every_batch(technology, calls):
 
 
 @pytest.mark.slow
-def test_a_temperature_may_change():
+@pytest.mark.parametrize("shape", [(3, 8), (64, 200)], ids=["formulas", "kernels"])
+def test_a_temperature_may_change(shape):
     torch.compiler.reset()
     counters = import_module("torch._dynamo.utils").counters
     counters.clear()
-    s, t = 9 * torch.randn(2, 3, 8)
+    s, t = 9 * torch.randn(2, *shape)
     s.requires_grad_()
     function = compiled(kldiv.kl_div_with_logits)
     for temperature in (1.0, 0.7, 3.1, 4.0):

@@ -148,10 +148,11 @@ def test_without_a_gpu_and_without_triton(monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_kernel_compiles_for_a_gpu_without_spills():
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_kernel_compiles_for_a_gpu_without_spills(dtype):
     script = Path(__file__).with_name("triton_variants.py")
     environment = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(script)]
+    command = [sys.executable, str(script), dtype]
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.count(" registers") >= 12

@@ -1,6 +1,7 @@
 """Compile every kernel for a GPU of compute capability 9.0, which needs none; report registers.
 
-Run as a script, without ``TRITON_INTERPRET``. The exit code is 1 where one spills more than `MOST`.
+Run as a script, without ``TRITON_INTERPRET``, for one dtype, or for both. The exit code is 1 where
+a kernel spills more than `MOST`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ TARGET = GPUTarget("cuda", 90, 32)
 MOST = 8
 """Bytes: the assembler keeps one number of a mixture off registers, to stay at 128 of them."""
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-FLOATS = {False: "*fp32", True: "*fp64"}
+FLOATS = {"float32": "*fp32", "float64": "*fp64"}
 NUMBERS = "values saved partial sums factors temperatures".split()
 BITS = ("temperature_bits", *rows.NUMBER_BITS)
 
@@ -55,13 +56,13 @@ def compiled(kernel, constants, pointers, warps):
     return int(match[1]), int(match[2]) + int(match[3])
 
 
-def variants():
+def variants(dtypes):
     """Yield a name and the arguments of `compiled` for each kernel, on production tiles."""
     steps = dict.fromkeys(["s_step", "t_step", "s_out_step", "t_out_step"], 1)
     numbers = dict.fromkeys(NUMBERS, "*fp64")
     warps = launch.OPTIONS["num_warps"]
-    for wide, real in FLOATS.items():
-        name = "float64" if wide else "float32"
+    for name in dtypes:
+        wide, real = name == "float64", FLOATS[name]
         logits = {**numbers, **dict.fromkeys(["s", "t", "s_out", "t_out"], real)}
         tile, state_tile = launch.TILE[wide], launch.STATE_TILE[wide]
         for divergence, loss in enumerate(DIVERGENCES):
@@ -101,9 +102,9 @@ def variants():
     yield "join_sums", rows.join_sums, joined, numbers, 1
 
 
-def main():
+def main(*dtypes):
     spilled = False
-    for name, *arguments in variants():
+    for name, *arguments in variants(dtypes or FLOATS):
         registers, stack = compiled(*arguments)
         sys.stdout.write(f"{name}: {registers} registers, {stack} bytes of stack\n")
         spilled |= stack > MOST
@@ -111,4 +112,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -350,31 +350,3 @@ def test_no_nan_in_torch_s_derivatives(order, dtype, log_target):
             found = torch.zeros_like(x)
     assert found.dtype == x.dtype
     torch.testing.assert_close(found, torch.full_like(x, expected(order, log_target=log_target)))
-
-
-@pytest.mark.parametrize("log_target", [False, True], ids=["target", "log-target"])
-@pytest.mark.parametrize("mode", ["jacfwd", "grad"])
-@pytest.mark.parametrize("order", ORDERS, ids="".join)
-@pytest.mark.leave_out(
-    lambda mode, order: (
-        len(order) == 3 and (mode == "grad") == (order[0] == "x") and "third order by one mode each"
-    )
-)
-def test_no_nan_in_jax_s_derivatives(order, mode, log_target):
-    require(Library.JAX)
-    import jax
-    import jax.numpy as jnp
-
-    def derivative(x, y):
-        return kldiv.kl_div(x, y, reduction="sum", log_target=log_target)
-
-    for name in order:
-        derivative = getattr(jax, mode)(derivative, argnums="xy".index(name))
-    for dtype in ("float32",) if len(order) > 1 else ("float16", "bfloat16", "float32"):
-        x = jnp.asarray(INPUTS, dtype=dtype)
-        y = jnp.full_like(x, nothing(log_target=log_target))
-        found = jax.vmap(derivative)(x, y)
-        assert found.dtype == x.dtype
-        np.testing.assert_array_equal(
-            found.astype(float), np.full(len(INPUTS), expected(order, log_target=log_target))
-        )

@@ -144,6 +144,7 @@ CASES = {
     "matched": case(
         kldiv.distillation_loss, S, T[:, :3],
         settings={"input_classes": [0, 2], "target_classes": [1, 0], "beta": 0.25},
+        options={"temperature": HEAT},
     ),
     "kl_div": case(kldiv.kl_div, np.log(P), Q, settings={"reduction": "sum"}),
     "kl_div, log": case(kldiv.kl_div, S, T, settings={"log_target": True}),
@@ -257,6 +258,20 @@ def test_torch_repeats_and_refuses(torch, name):
         return
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         value.backward()
+
+
+@pytest.mark.parametrize("name", ["kl", "js", "labels", "teacher", "sparse", "kl_div, log"])
+def test_torch_differentiates_again_what_a_kernel_left(torch, name):
+    """Gradients that a kernel computed with the value are constants, which have no derivative."""
+    pytest.importorskip("llvmlite")
+    own, found = CASES[name], []
+    for kernel in ("cpu", "pure"):
+        loss = own.of(placed(own.constant, torch.tensor))
+        given = [torch.tensor(array, requires_grad=True) for array in own.given]
+        with kldiv.config_context(kernel=kernel):
+            slopes = torch.autograd.grad(loss(*given), given, create_graph=True)
+            found.append(torch.autograd.grad(sum(each.square().sum() for each in slopes), given))
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.slow_where(lambda name: name not in {"measure kl", "kl_div, elements"})

@@ -127,6 +127,19 @@ def test_second_order_in_every_order_of_differentiation(request, framework, func
             framework.assert_equal(block, np.diag(wanted["".join(sorted(one + other))]))
 
 
+@pytest.mark.slow_where(lambda framework, order: framework.root == "jax" and order != "xyy")
+@either_target
+@pytest.mark.parametrize("order", ["xxx", "xxy", "xyx", "xyy", "yxx", "yxy", "yyx", "yyy"])
+def test_third_order_at_zero_probability(framework, func, order, log_target):
+    """It is 0 where P is: ∂²/∂x∂P is constant, and all of log P have the factor P."""
+    x, y, _ = edge(log_target)
+    derivative = losses("sum", log_target=log_target)
+    for name in order:
+        derivative = func.grad(derivative, argnums="xy".index(name))
+    found = func.vmap(derivative)(framework.array(x[:3]), framework.array(y[:3]))
+    framework.assert_equal(found, np.zeros(3))
+
+
 def test_an_infinite_slope_does_not_reach_the_other_argument(framework, func):
     """P > 0 and Q = 0: ∂/∂P is +∞, and stays out of ∂/∂log Q; in JAX in forward mode too."""
     x, y = framework.array([-INF, -1.0]), framework.array([0.25, 0.75])

@@ -16,6 +16,7 @@ from reference import exact
 
 import kldiv
 from kldiv.backends import chunks
+from kldiv.backends.numpy_ import NumPyBackend
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas import linear
 from kldiv.formulas.rows import KullbackLeibler, RowLoss
@@ -236,6 +237,7 @@ def large(rows):
 @pytest.mark.parametrize("name", ["linear_kl_div", "linear_distillation_loss"])
 def test_memory_does_not_grow_with_rows_in_numpy(monkeypatch, kernel, name):
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 2**23)
+    monkeypatch.setattr(NumPyBackend, "block_bytes", lambda *_: 2**20)
     arrays, options = large(1024), {}  # whose logits have 16 MiB each
     if name != "linear_kl_div":
         options = {"labels": RNG.integers(4096, size=1024), "hard_weight": 0.3, "softcap": 30.0}
@@ -248,6 +250,63 @@ def test_memory_does_not_grow_with_rows_in_numpy(monkeypatch, kernel, name):
         tracemalloc.stop()
     # The budget, the results with a chunk's share, and what a block of the formulas takes.
     assert peak <= 2**23 + 2 * sum(array.nbytes for array in results) + 20 * 2**20
+
+
+CAPS = {"softcap": 30.0, "target_softcap": 20.0, "logit_scale": 0.7}
+
+
+@pytest.mark.parametrize("options", [{}, CAPS], ids=["plain", "caps and labels"])
+def test_gradients_are_written_over_the_products(monkeypatch, options):
+    monkeypatch.setattr(NumPyBackend, "block_bytes", lambda *_: 2**20)
+    arrays, loss = large(1024), kldiv.linear_kl_div
+    if options:
+        labels = RNG.integers(4096, size=1024)
+        loss = partial(kldiv.linear_distillation_loss, labels=labels, hard_weight=0.3)
+    loss = kldiv.value_and_grad(partial(loss, **options), argnums=WANTED)
+    results = loss(*arrays)[1]
+    tracemalloc.start()
+    loss(*arrays)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Both sides' products, of one chunk, the results, and half a dozen arrays of a block.
+    assert peak <= 2 * 2**24 + 2 * sum(array.nbytes for array in results) + 8 * 2**20
+
+
+BLOCKS = {
+    "caps": (
+        kldiv.linear_kl_div,
+        {**CAPS, "temperature": RNG.uniform(0.5, 2.0, ROWS), "where": MASK},
+    ),
+    "rows": (kldiv.linear_js_div, {"bias": BIAS, "target_bias": BIAS, "reduction": "none"}),
+    "labels": (
+        kldiv.linear_distillation_loss,
+        {
+            **CAPS,
+            "labels": np.where(MASK, RNG.integers(CLASSES, size=ROWS), -100),
+            "hard_weight": 0.3,
+            "row_weight": RNG.uniform(size=ROWS) * (np.arange(3) > 0),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("wanted", [(0, 1), (2, 3), WANTED])
+@pytest.mark.parametrize("case", BLOCKS)
+def test_blocks_of_a_chunk_are_as_the_whole(torch, monkeypatch, case, wanted):
+    loss, options = BLOCKS[case]
+    options = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+
+    def found():
+        arrays = [torch.tensor(a, requires_grad=k in wanted) for k, a in enumerate(ARRAYS)]
+        total = (loss(*arrays, **options) ** 2).sum()
+        return [total, *torch.autograd.grad(total, [arrays[k] for k in wanted])]
+
+    adapter, results = type(kldiv.backends.get("torch")), []
+    for size in (None, 5 * CLASSES * 8):  # no block, and rows that blocks of 5 do not fill
+        monkeypatch.setattr(adapter, "block_bytes", lambda *_, size=size: size)
+        results.append(found())
+    for whole, part in zip(*results, strict=True):
+        torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-15)
 
 
 _PROGRAM = """

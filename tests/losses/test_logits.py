@@ -39,10 +39,6 @@ def once(lib, chosen):
     return lib.root in {"jax", "dask"} and (not chosen or lib.value == "jax") and ONCE
 
 
-def tolerance(dtype):
-    return 64 * unit(dtype)
-
-
 def rows_and_gradients(loss, s, t, **options):
     """The divergence of every row, and both gradients of their sum, as the library gives them."""
     total = kldiv.value_and_grad(partial(loss, reduction="sum", **options), argnums=(0, 1))
@@ -246,7 +242,7 @@ def test_temperature_by_row(lib, loss, shape):
         np.testing.assert_allclose(
             lib.numpy(found).reshape(expected.shape),
             expected,
-            rtol=tolerance(lib.widest),
+            rtol=64 * unit(lib.widest),
             atol=8 * unit(lib.widest),
         )
 

@@ -78,6 +78,28 @@ def test_gradients_are_those_of_differences(case):
         assert abs(difference - (slope * step).sum()) <= 1e-8 * np.abs(slope * step).sum() + 1e-15
 
 
+def seconds_are_finite(torch, loss, given):
+    gradients = torch.autograd.grad(loss, given, create_graph=True)
+    for gradient in gradients:
+        for second in torch.autograd.grad((gradient**2).sum(), given, retain_graph=True):
+            assert torch.isfinite(second).all()
+
+
+# A temperature below 1 makes the quotient of the lowest number infinite.
+@pytest.mark.parametrize("masked", [(), (0, 0), (0, 1)], ids=["none", "matched", "other"])
+def test_second_derivatives_are_finite_beside_masked_classes(torch, masked):
+    s, t, heat = RNG.normal(size=(2, 4)), RNG.normal(size=(2, 3)), [0.7, 1.6]
+    if masked:
+        s[masked] = -np.inf
+    given = [torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in (s, t, heat)]
+    matched = {"input_classes": [0, 2], "target_classes": [1, 0]}
+    loss = kldiv.distillation_loss(*given[:2], temperature=given[2], beta=0.25, **matched)
+    seconds_are_finite(torch, loss, given)
+    sparse = torch.log_softmax(given[1], -1)[:, :2], torch.tensor([[0, 2], [3, 0]])
+    loss = kldiv.topk_kl_div_with_logits(given[0], *sparse, temperature=given[2], beta=0.25)
+    seconds_are_finite(torch, loss, given)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(

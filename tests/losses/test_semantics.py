@@ -12,6 +12,7 @@ from libraries import unit
 import kldiv
 
 INF, NAN = math.inf, math.nan
+LOG_QUARTER, EXP_MINUS_1 = math.log(0.25), math.exp(-1)
 
 # name: (log_target, x, y, value, gradient in x, gradient in y); None: not stated.
 EDGES = {
@@ -26,31 +27,17 @@ EDGES = {
     "P = +inf": (False, -1.0, INF, INF, -INF, INF),
     "P < 0": (False, -1.0, -0.25, NAN, 0.25, NAN),
     "P = NaN": (False, -1.0, NAN, NAN, NAN, NAN),
-    "P > 0, x finite": (
-        False,
-        -1.0,
-        0.25,
-        0.25 * (math.log(0.25) + 1),
-        -0.25,
-        math.log(0.25) + 2,
-    ),
+    "P > 0, x finite": (False, -1.0, 0.25, 0.25 * (LOG_QUARTER + 1), -0.25, LOG_QUARTER + 2),
     "log P = -inf, x finite": (True, -1.0, -INF, 0.0, 0.0, 0.0),
     "log P = -inf, x = -inf": (True, -INF, -INF, 0.0, 0.0, 0.0),
     "log P = -inf, x = +inf": (True, INF, -INF, 0.0, 0.0, 0.0),
     "log P = -inf, x = NaN": (True, NAN, -INF, NAN, 0.0, None),
-    "log P finite, x = -inf": (True, -INF, -1.0, INF, -math.exp(-1), INF),
+    "log P finite, x = -inf": (True, -INF, -1.0, INF, -EXP_MINUS_1, INF),
     "log P far below underflow, x = -inf": (True, -INF, -2000.0, INF, 0.0, INF),
     "log P far below underflow, x finite": (True, -1.0, -2000.0, 0.0, 0.0, 0.0),
-    "log P finite, x = +inf": (True, INF, -1.0, -INF, -math.exp(-1), -INF),
+    "log P finite, x = +inf": (True, INF, -1.0, -INF, -EXP_MINUS_1, -INF),
     "log P = NaN": (True, -1.0, NAN, NAN, NAN, NAN),
-    "log P finite, x finite": (
-        True,
-        -2.0,
-        -1.0,
-        math.exp(-1),
-        -math.exp(-1),
-        2 * math.exp(-1),
-    ),
+    "log P finite, x finite": (True, -2.0, -1.0, EXP_MINUS_1, -EXP_MINUS_1, 2 * EXP_MINUS_1),
 }
 
 
@@ -246,34 +233,6 @@ def test_options_are_keyword_only(lib):
 def test_arguments_by_name(lib):
     result = kldiv.kl_div(target=lib.array(Y), input=lib.array(X), reduction="sum")
     lib.assert_equal(result, ELEMENTS.sum())
-
-
-CHECKED = [
-    ([9 / 25, 12 / 25, 4 / 25], [1 / 3, 1 / 3, 1 / 3], 0.0852996013183706),
-    ([1 / 3, 1 / 3, 1 / 3], [9 / 25, 12 / 25, 4 / 25], 0.0974550067853875),
-    (
-        [0.05, 0.1, 0.2, 0.05, 0.15, 0.25, 0.08, 0.12],
-        [0.3, 0.1, 0.2, 0.1, 0.1, 0.02, 0.08, 0.1],
-        0.589885181619163,
-    ),
-    (
-        [0.3, 0.1, 0.2, 0.1, 0.1, 0.02, 0.08, 0.1],
-        [0.05, 0.1, 0.2, 0.05, 0.15, 0.25, 0.08, 0.12],
-        0.497549319448034,
-    ),
-]
-
-
-@pytest.mark.parametrize(("p", "q", "expected"), CHECKED)
-def test_published_numbers(lib, p, q, expected):
-    for log_target in (False, True):
-        result = kldiv.kl_div(
-            lib.array(np.log(q)),
-            lib.array(np.log(p) if log_target else p),
-            reduction="sum",
-            log_target=log_target,
-        )
-        lib.assert_equal(result, expected)
 
 
 class TestDtypes:

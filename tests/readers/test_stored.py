@@ -5,14 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kldiv.errors import InputError
 from kldiv.readers import Stored, open_table, read, sources
@@ -52,18 +49,6 @@ def test_parts_of_an_npy(tmp_path, shape, dtype, order):
     slow = range(len(shape)) if order == "C" else reversed(range(len(shape)))
     if 1 not in shape and len(shape) > 1:
         assert stored.order == tuple(slow)[::-1]
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.data())
-def test_any_part_of_any_array(tmp_path_factory, data):
-    shape = tuple(data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)))
-    array = np.arange(np.prod(shape)).reshape(shape)
-    path = tmp_path_factory.mktemp("any") / "x.npy"
-    np.save(path, np.asarray(array, order=data.draw(st.sampled_from("CF"))))
-    ends = [sorted((data.draw(st.integers(0, n)), data.draw(st.integers(0, n)))) for n in shape]
-    index = tuple(slice(a, b) for a, b in ends)
-    np.testing.assert_array_equal(open_table(path).array[index], array[index])
 
 
 def test_only_the_part_is_read(tmp_path, monkeypatch):
@@ -346,9 +331,3 @@ def test_without_the_package_the_install_line_is_said(tmp_path, monkeypatch):
     (tmp_path / "x.zarr").mkdir()
     with pytest.raises(InputError, match=r"kldiv\[zarr\]"):
         open_table(tmp_path / "x.zarr")
-
-
-def test_zarr_is_loaded_only_where_it_is_read():
-    code = "import sys, kldiv.readers; print('zarr' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

@@ -148,6 +148,35 @@ def test_options_that_do_not_exist(options, said):
         Reading(**options)
 
 
+@pytest.mark.parametrize("piece", [1, 7, 1 << 18])
+def test_quoted_columns_are_what_rows_are(tmp_path, monkeypatch, piece):
+    random, bare = np.random.default_rng(piece), text_files._unquoted
+    monkeypatch.setattr(text_files, "_PIECE", piece)
+    odd = ['"a\nb"', '"a,b"', '"a""b"', '""', '"', 'a"b', '"a"b', '"a" ', '"#x"', '"é"', "NA", ""]
+    taken = 0
+    for _ in range(150):
+        width, end = random.integers(1, 3), random.choice(["\n", "\r\n", "\r"])
+        lines = ['"l","n"'[: 4 * width - 1]]
+        for _ in range(random.integers(1, 9)):
+            cells = [random.choice(['"a"', "b", '"x y"', '"1"', "2"]) for _ in range(width)]
+            if random.random() < 0.06:
+                cells[random.integers(width)] = random.choice(odd)
+            lines.append(",".join(cells))
+        path = tmp_path / "p.csv"
+        path.write_bytes((end.join(lines) + random.choice(["", end])).encode())
+        found = []
+        for each in (bare, lambda *_: None):
+            monkeypatch.setattr(text_files, "_unquoted", each)
+            try:
+                found.append(repr(read_samples(path)))
+            except InputError as error:
+                found.append(str(error))
+        assert found[0] == found[1], path.read_bytes()
+        text = path.read_text(encoding="utf-8") + "\n"
+        taken += bare(text, ",") is not None and "error" not in found[0]
+    assert taken > 20
+
+
 @pytest.mark.parametrize(("name", "text"), [("p.csv", "a\nb\na\n"), ("p.txt", "the\ncat\n")])
 def test_the_first_of_some_words_is_asked_about(tmp_path, name, text):
     (tmp_path / name).write_text(text, encoding="utf-8")

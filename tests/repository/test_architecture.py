@@ -6,7 +6,6 @@ import ast
 import subprocess
 import sys
 from functools import partial
-from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
@@ -14,6 +13,7 @@ from textwrap import dedent
 import pytest
 
 import kldiv
+from tools import walk
 
 PACKAGE = Path(kldiv.__file__).parent
 # A namespace names functions, and computes nothing.
@@ -120,46 +120,14 @@ def test_layers(part):
         assert climbs(part, path.read_text(encoding="utf-8")) == [], path
 
 
-def circle(sources: dict[str, str]) -> list[str]:
-    """Modules that import one another in a circle, be it for types alone."""
-    graph = {}
-    for module, source in sources.items():
-        names = imports(source)
-        # from package import module: not the package itself.
-        graph[module] = {
-            name
-            for name in names & sources.keys()
-            if not any(other.startswith(f"{name}.") for other in names & sources.keys())
-        }
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        return error.args[1]
-    return []
+def test_a_circle_is_seen(monkeypatch):
+    imported = walk._imports
 
+    def more(path):
+        return imported(path) | ({"kldiv.streaming.work"} if path.name == "blocks.py" else set())
 
-def modules_of(part: str) -> dict[str, str]:
-    paths = {
-        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
-        for path in (PACKAGE / part).rglob("*.py")
-    }
-    return {
-        name.removesuffix(".__init__"): path.read_text(encoding="utf-8")
-        for name, path in paths.items()
-    }
-
-
-@pytest.mark.parametrize("part", ["cli", "readers", "streaming"])
-def test_files_import_one_another_in_no_circle(part):
-    assert circle(modules_of(part)) == []
-
-
-def test_a_circle_is_seen():
-    modules = modules_of("streaming")
-    modules["kldiv.streaming.blocks"] += (
-        "if TYPE_CHECKING:\n    from kldiv.streaming.work import Work"
-    )
-    assert {"kldiv.streaming.blocks", "kldiv.streaming.work"} <= set(circle(modules))
+    monkeypatch.setattr(walk, "_imports", more)
+    assert any({"kldiv.streaming.blocks", "kldiv.streaming.work"} <= set(g) for g in walk.circles())
 
 
 def private(source: str) -> set[str]:
@@ -286,6 +254,10 @@ def test_import_loads_no_framework():
     assert loaded_by("import kldiv") & HEAVY == set()
 
 
+def test_streaming_loads_no_command_and_no_cluster():
+    assert loaded_by("import kldiv.streaming") & {"click", "rich", "distributed"} == set()
+
+
 def test_an_adapter_loads_no_compiler():
     code = "import kldiv; kldiv.backends.get('numpy'); import kldiv.kernels.cpu"
     assert not {"llvmlite", "numba"} & loaded_by(code)
@@ -333,7 +305,5 @@ def test_public_names_have_examples():
 
 
 def test_the_adapters_have_few_methods_and_files_no_circles():
-    from tools.walk import circles, methods_of_backend
-
-    assert len(methods_of_backend()) <= 20
-    assert circles() == []
+    assert len(walk.methods_of_backend()) <= 20
+    assert walk.circles() == []

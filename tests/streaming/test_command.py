@@ -320,13 +320,6 @@ def stop(monkeypatch):
     return stop
 
 
-def test_without_a_checkpoint_nothing_is_kept(work, run, stop):
-    save("logits")
-    stop(1)
-    assert run("p.npy", "q.npy", "--from", "logits") == (130, "", "Interrupted\n")
-    assert listing() == ["p.npy", "q.npy"]
-
-
 @pytest.fixture
 def stopped(work, run, monkeypatch, stop):
     save("logits", shape=(90, 30))
@@ -358,10 +351,6 @@ def test_a_checkpoint_of_other_options_or_another_file(run, stopped):
     assert status == 4
     assert "modified" in err
     assert "Q:" not in err
-
-
-def test_how_it_is_printed_changes_nothing(run, stopped):
-    assert run(*stopped, "--json")[0] == 0
 
 
 @pytest.mark.parametrize("content", [b"my thesis", b"", "npz", "newer"])

@@ -513,15 +513,6 @@ def test_an_option_that_does_not_exist():
         streaming.Run(HALF, HALF, temperature=2.0)
 
 
-def test_no_reader_of_the_command_s_is_needed():
-    import subprocess
-    import sys
-
-    code = "import kldiv.streaming, sys; print({'click', 'rich', 'distributed'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
-
-
 @pytest.mark.parametrize("kind", ["short", "long", "longest", "letters"])
 def test_many_labels_are_matched_as_a_dict_would(kind):
     words = {
@@ -541,6 +532,14 @@ def test_many_labels_are_matched_as_a_dict_would(kind):
             alignment._found(first, second)
     nul = (*p, p[0] + "\0")
     assert alignment._found(nul, nul).tolist() == list(range(len(nul)))
+
+
+@pytest.mark.parametrize("sizes", [(0, 1200), (1200, 0), (0, 0), (3, 0)])
+def test_a_side_without_labels_shares_none(sizes):
+    labels = ([f"label {i}" for i in range(size)] for size in sizes)
+    p, q = (Table(np.ones(len(own)), classes=tuple(own)) for own in labels)
+    with pytest.raises(InputError, match=r"no label is in both files: .*none"):
+        alignment.align(p, q, -1, empty=0.0, fold=None)
 
 
 def test_labels_whose_keys_are_equal_are_matched(monkeypatch):

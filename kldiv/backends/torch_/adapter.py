@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kldiv.backends.base import FLOATS, Backend
-from kldiv.backends.chunks import DEVICE_CHUNK_BYTES
+from kldiv.backends.chunks import BLOCK_BYTES, DEVICE_CHUNK_BYTES
 from kldiv.backends.table import TABLE
 from kldiv.backends.torch_ import linear, operators
 from kldiv.backends.torch_ import namespace as xp
@@ -203,6 +203,9 @@ class TorchBackend(Backend):
 
     def chunk_bytes(self, array: Array) -> int:
         return super().chunk_bytes(array) if array.device.type == "cpu" else DEVICE_CHUNK_BYTES
+
+    def block_bytes(self, array: Array) -> int | None:
+        return BLOCK_BYTES if array.device.type == "cpu" else None
 
     def kept_rows(self, keep: Array) -> Array | None:
         # A GPU would have to be waited for.

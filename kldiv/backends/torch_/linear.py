@@ -45,7 +45,8 @@ def in_chunks(backend: Backend, given: Pass, kernel: str) -> chunks.Found:
     device = given.arrays[0].device.type
     # The factors of products have autocast's dtype already: see `autocast`.
     with torch.no_grad(), torch.autocast(device, enabled=False):
-        products = _Products(xp, given.operation.compute)
+        block_bytes = backend.block_bytes(given.arrays[0])
+        products = _Products(xp, given.operation.compute, block_bytes)
         return chunks.loop(backend, products, given, kernel)
 
 

@@ -107,8 +107,8 @@ def cauchy(xp: Namespace, p: Cauchy, q: Cauchy) -> Array:
     """
     alive = (p.scale > 0) & (q.scale > 0)
     p_scale, q_scale = (xp.where(alive, d.scale, 1.0) for d in (p, q))
-    mean = 2.0 * xp.sqrt(p_scale) * xp.sqrt(q_scale)
-    u, v = (p_scale - q_scale) / mean, (p.loc - q.loc) / mean
+    mean = xp.sqrt(p_scale) * xp.sqrt(q_scale)
+    u, v = 0.5 * ((p_scale - q_scale) / mean), 0.5 * ((p.loc - q.loc) / mean)
     larger = xp.where(abs(u) > abs(v), abs(u), abs(v))
     far = larger > _ROOT
     near = log1p(xp, xp.where(far, 0.0, u) ** 2 + xp.where(far, 0.0, v) ** 2)
@@ -132,7 +132,8 @@ def gumbel(xp: Namespace, p: Gumbel, q: Gumbel) -> Array:
 def power_law(xp: Namespace, s: Array, less: Array, w: Array) -> Array:
     """Return E[log e^(…)] between y and e^w yˢ of an exponential y; ``less`` is s − 1."""
     u = w + lgamma_from_one(xp, s, less)
-    value = phi(xp, -u) + lgamma_remainder(xp, xp.ones_like(s), s, less)
+    # From 10⁴ on eᵘ is ∞ in every dtype, and beside it −∞ would make NaN.
+    value = phi(xp, -xp.clip(u, -math.inf, 1e4)) + lgamma_remainder(xp, xp.ones_like(s), s, less)
     # Where eᵘ is small log Γ(s) cancels, and digamma in the slope.
     small = u < -2.0
     rest = (EULER * less - xp.log(xp.where(small, s, 1.0))) - w

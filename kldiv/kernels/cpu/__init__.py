@@ -7,6 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
+
 from kldiv.formulas.linear import SoftCap
 from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.sparse import TopKLoss
@@ -92,6 +94,8 @@ class Cpu(Technology):
     def refusal(self, work: Work) -> str | None:
         if not isinstance(work.operation, TopKLoss | PairMeasure | SoftCap):
             return super().refusal(work)
+        if not all(isinstance(a, np.ndarray) or hasattr(a, "data_ptr") for a in work.arrays):
+            return "there is a fused form for arrays of NumPy and PyTorch only"
         why: str | None = self.module(work).refusal(work)
         return why
 

@@ -13,6 +13,7 @@ from kldiv.kernels.cpu import pairs
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.layout import empty_like, words_of
+from kldiv.kernels.results import host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +63,7 @@ def run(work: Work, kernel: Any) -> Found:
     operation, (of_value, *of_slopes) = work.operation, kernel
     given = _Given.of(work)
     value = None if of_value is None else _values(operation, given, of_value)
-    weights = None if work.cotangent is None else _host(work.cotangent, operation.compute)
+    weights = None if work.cotangent is None else host(work.cotangent, operation.compute)
     gradients = []
     for place, (index, function) in enumerate(zip(work.gradients, of_slopes, strict=True)):
         found = _gradient(operation, given, index, weights, function)
@@ -95,7 +96,7 @@ class _Given(NamedTuple):
         dtype, measure = operation.compute, operation.measure
         unit, largest = _UNITS[dtype]
         unit = unit if operation.name in pairs.BY_BITS else 1.0
-        rows = [_host(array, dtype) for array in work.arrays]
+        rows = [host(array, dtype) for array in work.arrays]
         usable = [np.all((each >= 0) & (each <= largest), axis=-1) for each in rows]
         padded = [
             _padded(each, own, unit, REALS[dtype].lanes)
@@ -184,13 +185,6 @@ def _gradient(
 
 def _run(operation: Operation, *arrays: Array) -> Array:
     return operation.value(np, *arrays)
-
-
-def _host(array: Array, dtype: str) -> Rows:
-    if hasattr(array, "data_ptr"):
-        array = array.detach()
-        array = (array.double() if dtype == "float64" else array.float()).numpy()
-    return np.ascontiguousarray(array, dtype=dtype)
 
 
 def _padded(rows: Rows, usable: Rows, unit: float, lanes: int) -> Rows:

@@ -57,9 +57,15 @@ KEPT: Final = 6
 the means leave to gradients, and logits where they are converted or less their shifts."""
 
 LOGITS: Final = 4
+"""The first kept row of logits, the teacher's."""
+
 SUMS: Final = 8
+"""Sums of a segment in a stage."""
+
 LEAN: Final = 3
 DEVIATION: Final = 4
+"""Places among these: of Σ p (t − anchor)/T, and of the student's mean deviation."""
+
 RECORD: Final = 13
 """Of a block: both maxima and sums of weights, whether a class is lost on one side, the sums
 beside the maxima on the other, and factors that take weights to the scale of the row; with labels

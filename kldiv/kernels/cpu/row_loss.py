@@ -22,7 +22,7 @@ from kldiv.kernels.cpu.divergences import DIVERGENCES
 from kldiv.kernels.cpu.memory import mover
 from kldiv.kernels.cpu.rows import Rows
 from kldiv.kernels.layout import Layout, arrays_of, dtype_name, step_of, words_of
-from kldiv.kernels.results import RowResults
+from kldiv.kernels.results import RowResults, host
 from kldiv.kernels.results import numbers as numbers_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def run(work: Work, kernel: Any) -> Found:
         "factors": factors,
         "factor_step": step_of(factors),
         "values": values,
-        "labels": _labels_of(work) if labelled else None,
+        "labels": host(arrays[operation.differentiable], "int64") if labelled else None,
     }
     for part in _parts(work, rows_in_all):
         places = (0, 1) if part.exchanged else (1, 0)
@@ -225,13 +225,6 @@ def _share(
     else:
         step = max(1, UNIT // classes)
         threads.launch(function, words, room, rows_in_all, number, 0, last, step=step)
-
-
-def _labels_of(work: Work) -> np.ndarray[Any, Any]:
-    """Return the labels of all rows."""
-    found = work.arrays[work.operation.differentiable]
-    found = found.numpy() if hasattr(found, "numpy") else found
-    return np.ascontiguousarray(found, dtype=np.int64)
 
 
 def heats_of(temperatures: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:

@@ -7,10 +7,14 @@ a call, are
 1. a copy less the largest logits, where these are far from 0;
 2. the divergence about that pivot, and y = Σ p (e⁻ˣ − 1), by which the pivot is not exact;
 3. and 4. the same about a better pivot, only where y is not small beside Σ p |e⁻ˣ − 1|;
-5. the mean of u, for the gradient in the teacher, about the class where p is largest;
+5. the mean of u, for the gradient in the teacher, about the class where p is largest; of powers
+   first the deviation of v about the mean that the pass for the value found;
 6. the same about the mean of x, where u may be nearly constant; 7. again about the former, where
    that was nearer; 8. to 10. likewise the mean of v for the student;
 11. gradients.
+
+Labels and entropies alone have one side: maxima and weights, the sum that the entropy's gradient
+takes, and the gradient are stages 0, 2 and 3.
 
 Nothing is guessed: whatever the pivot, y is measured about it. Elements are in the dtype of the
 logits, their sums, and all that is made of these, in float64. Differences of logits, pivots and

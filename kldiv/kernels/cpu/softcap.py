@@ -74,8 +74,6 @@ def write(code: Code, real: Real) -> None:
 def refusal(work: Work) -> str | None:
     """Return why there is no kernel for such work, or None where there is."""
     arrays = work.arrays
-    if not all(isinstance(a, np.ndarray) or hasattr(a, "data_ptr") for a in arrays):
-        return "there is a fused form for arrays of NumPy and PyTorch only"
     if len({dtype_name(a) for a in arrays}) > 1 or dtype_name(arrays[0]) not in REALS:
         return "there is a fused form of one dtype, float32 or float64"
     if not all(_is_contiguous(array) for array in arrays):

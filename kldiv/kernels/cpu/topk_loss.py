@@ -17,7 +17,7 @@ from kldiv.kernels.cpu.code import FLOAT64
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.memory import mover
 from kldiv.kernels.layout import Layout, dtype_name, step_of, words_of
-from kldiv.kernels.results import RowResults
+from kldiv.kernels.results import RowResults, host
 from kldiv.kernels.spelling import form_of
 
 if TYPE_CHECKING:
@@ -54,8 +54,6 @@ def refusal(work: Work) -> str | None:
         return "there is a fused form in float32 only"
     if 0 in arrays[0].shape:
         return "there are no elements"
-    if not all(isinstance(a, np.ndarray) or hasattr(a, "data_ptr") for a in arrays):
-        return "there is a fused form for arrays of NumPy and PyTorch only"
     return None
 
 
@@ -188,7 +186,7 @@ def _teacher(
     names += ["mass"] * operation.has_rest + ["temperature"] * (operation.temperature is None)
     names += ["beta"] * operation.divergence.parameters + ["indices"]
     own = {
-        name: _host(array, np.int64 if name == "indices" else np.float64).reshape(number, -1)
+        name: host(array, "int64" if name == "indices" else "float64").reshape(number, -1)
         for name, array in zip(names, arrays[1:], strict=False)
     }
     a, indices, classes = own["a"], own["indices"], arrays[0].shape[-1]
@@ -199,11 +197,3 @@ def _teacher(
         mass = left_mass(np, entries, own.get("mass"), classes)
         logits = np.concatenate([a, np.log(mass)], axis=-1)
     return entries, places, mass, logits, own.get("beta")
-
-
-def _host(array: Array, dtype: Any) -> Array:
-    """Return an array as one of NumPy."""
-    if hasattr(array, "data_ptr"):
-        array = array.detach()
-        array = (array.double() if dtype is np.float64 else array).numpy()
-    return np.ascontiguousarray(array, dtype=dtype)
