@@ -26,7 +26,7 @@ from kldiv.formulas.rows import Constants, RowLoss
 from kldiv.formulas.weighting import Weighted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from kldiv._types import Array, Reduction
     from kldiv.backends.base import Spread
@@ -580,24 +580,15 @@ class Reducing(NamedTuple):
             return cls(others, normalizer)
         return cls({**others, "normalizer": normalizer}, None)
 
-    def named(self, route: backends.Route, arrays: Sequence[Array]) -> dict[str, Array]:
-        """Return the arrays of rows by name, given the last arrays as they were resolved."""
-        found = dict(zip(self.others, arrays[len(arrays) - len(self.others) :], strict=True))
+    def named(
+        self, route: backends.Route, arrays: Sequence[Array]
+    ) -> tuple[dict[str, Array], float | Array | None]:
+        """Return the arrays of rows by name, as they were resolved, and the normalizer."""
+        found = dict(zip(self.others, arrays, strict=True))
         if "normalizer" in found:
             check_normalizer(route, found["normalizer"])
-        return found
-
-    def rows(
-        self, route: backends.Route, arrays: Sequence[Array], rows: tuple[int, ...]
-    ) -> tuple[list[Array], float | Array | None]:
-        """Return the arrays of rows, checked and broadcast to these, and the normalizer."""
-        given = self.named(route, arrays)
-        divisor = given.pop("normalizer", self.number)
-        mend = "it masks whole distributions, classes are masked by −inf"
-        found = dict(zip(given, check_row_arrays(route, given, rows, mend), strict=True))
-        if "beta" in found:
-            found["beta"] = route.caller.constant(found["beta"])
-        return [*found.values()], divisor
+        divisor = found.pop("normalizer", self.number)
+        return found, divisor
 
     def loss(self, operation: Any) -> Any:
         """Return the operation with weights, if there are any."""
@@ -821,12 +812,23 @@ def check_numbers(
 
 
 def check_row_arrays(
-    route: backends.Route, arrays: dict[str, Array], rows: tuple[int, ...], mend: str
-) -> list[Array]:
-    """Return arrays of rows, by name, broadcast to one number per row."""
+    route: backends.Route,
+    arrays: dict[str, Array],
+    rows: tuple[int, ...],
+    *,
+    whole: Collection[str] = (),
+    mend: str = "it masks whole distributions, classes are masked by −inf",
+) -> dict[str, Array]:
+    """Return arrays by name, broadcast to one number per row; those of ``whole`` as they are."""
+    found = dict(arrays)
     for name, array in arrays.items():
+        if name in whole:
+            continue
         if name == "where":
             check_mask(route, array, rows, mend)
         else:
             check_numbers(route, name, array, rows)
-    return [route.caller.namespace(array).broadcast_to(array, rows) for array in arrays.values()]
+        found[name] = route.caller.namespace(array).broadcast_to(array, rows)
+    if "beta" in found:
+        found["beta"] = route.caller.constant(found["beta"])
+    return found

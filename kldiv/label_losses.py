@@ -271,23 +271,17 @@ def prepare_labels(
     if axis not in {-1, both[0].ndim - 1}:
         xp = route.caller.namespace(both[0])
         both = tuple(xp.moveaxis(array, axis, -1) for array in both)
-    s, given = both[0], reducing.named(route, more)
-    divisor = given.pop("normalizer", reducing.number)
-    places = [*given]
-    own = given.pop("labels", None)
-    mend = "it masks whole distributions, classes are masked by −inf"
-    row_arrays = dict(zip(given, check_row_arrays(route, given, s.shape[:-1], mend), strict=True))
-    if own is not None:
-        check_range(route, own, row_arrays["where"], s.shape[-1])
-        row_arrays["labels"] = own
+    s, (given, divisor) = both[0], reducing.named(route, more)
+    row_arrays = check_row_arrays(route, given, s.shape[:-1], whole=["labels"])
+    if labels is not None:
+        check_range(route, row_arrays["labels"], row_arrays["where"], s.shape[-1])
     kind = LabelLoss if reference is None else PolicyLoss
     operation: Any = kind(
         reduction, *dtypes(route, wide, dtype, s), fixed, labels is not None, entropic
     )
-    arrays = [row_arrays[place] for place in places]
     place = -1 if axis in {-1, s.ndim - 1} else axis
     placed: dict[str, Any] = {"axis": place, "spread": spread, "normalizer": divisor}
-    return Call(route, reducing.loss(operation), *both, *arrays, **placed)
+    return Call(route, reducing.loss(operation), *both, *row_arrays.values(), **placed)
 
 
 def check_classes(shape: tuple[int, ...], axis: int, name: str, *, empty: bool = False) -> None:

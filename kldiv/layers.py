@@ -169,8 +169,7 @@ def prepare_layers(
     named = dict(zip(floats, arrays, strict=False))
     _check_shapes(named, [*sides])
     rows, classes = tuple(arrays[0].shape[:-1]), arrays[1].shape[0]
-    found = reducing.named(route, arrays[len(floats) :])
-    divisor = found.pop("normalizer", reducing.number)
+    found, divisor = reducing.named(route, arrays[len(floats) :])
     by_name = {name: named[name] for name in floats if name not in own} | _of_rows(
         route, found, rows, classes, named.get("target_log_probs")
     )
@@ -218,19 +217,16 @@ def _of_rows(
     log_probs: Array | None,
 ) -> dict[str, Array]:
     """Return the arrays of rows, checked and broadcast to these."""
-    whole = {name: found[name] for name in ("target_indices", "labels") if name in found}
-    numbers = {name: array for name, array in found.items() if name not in whole}
     mend = "it masks whole rows, classes are masked by a bias of −inf"
-    checked = dict(zip(numbers, check_row_arrays(route, numbers, rows, mend), strict=True))
+    whole = "target_indices", "labels"
+    checked = check_row_arrays(route, found, rows, whole=whole, mend=mend)
     if log_probs is not None:
-        _check_teacher(tuple(log_probs.shape), rows, classes, whole.get("target_indices"))
-    if "target_indices" in whole:
-        check_indices(route, log_probs, whole["target_indices"], classes)
-    if "labels" in whole:
-        check_range(route, whole["labels"], checked["where"], classes)
-    if "beta" in checked:
-        checked["beta"] = route.caller.constant(checked["beta"])
-    return {name: whole[name] if name in whole else checked[name] for name in found}
+        _check_teacher(tuple(log_probs.shape), rows, classes, checked.get("target_indices"))
+    if "target_indices" in checked:
+        check_indices(route, log_probs, checked["target_indices"], classes)
+    if "labels" in checked:
+        check_range(route, checked["labels"], checked["where"], classes)
+    return checked
 
 
 def _check_teacher(shape: Shape, rows: Shape, classes: int, indices: Array | None) -> None:

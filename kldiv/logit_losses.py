@@ -12,6 +12,7 @@ from kldiv._call import (
     Reducing,
     RowOptions,
     check_axis,
+    check_row_arrays,
     constant,
     different,
     differentiable,
@@ -614,7 +615,8 @@ def prepare(
     s, t, *others = arrays
     if not last:
         s, t = xp.moveaxis(s, axis, -1), xp.moveaxis(t, axis, -1)
-    row_arrays, divisor = reducing.rows(route, others, s.shape[:-1])
+    given, divisor = reducing.named(route, others)
+    row_arrays = check_row_arrays(route, given, s.shape[:-1])
     divergence, swapped = divergence.canonical() if beta is None else (Interpolated(), False)
     whole = spread is None and isinstance(divergence, CrossEntropy)
     kind = CrossEntropyLoss if whole else RowLoss  # the former's parts have kernels
@@ -624,7 +626,7 @@ def prepare(
         reducing.loss(loss),
         s,
         t,
-        *row_arrays,
+        *row_arrays.values(),
         axis=-1 if last else axis,
         spread=spread,
         exchanged=exchanged != swapped,

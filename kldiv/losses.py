@@ -125,8 +125,7 @@ def kl_div(
     """
     reducing = Reducing.of(reduction, normalizer, row_weight=row_weight, where=where)
     route, (x, y, *others), wide = resolve_same_shape(input, target, **reducing.others)
-    given = reducing.named(route, others)
-    divisor = given.pop("normalizer", reducing.number)
+    given, divisor = reducing.named(route, others)
     if where is not None:
         check_mask(route, given["where"], input.shape)
     if row_weight is not None:

@@ -10,6 +10,7 @@ from kldiv._call import (
     Call,
     Reducing,
     check_axis,
+    check_row_arrays,
     constant,
     dtypes,
     resolve_arrays,
@@ -86,7 +87,8 @@ def prepare_matched(
     last = _check_shapes(tuple(s.shape), tuple(t.shape), axis, names)
     if not last:
         s, t = (xp.moveaxis(array, axis, -1) for array in (s, t))
-    row_arrays, divisor = reducing.rows(route, others, s.shape[:-1])
+    given, divisor = reducing.named(route, others)
+    row_arrays = check_row_arrays(route, given, s.shape[:-1])
     divergence, swapped = divergence.canonical()
     operation = MatchedLoss(reduction, *dtypes(route, wide, dtype, s), divergence, fixed)
     with route.caller.context(s):
@@ -102,7 +104,7 @@ def prepare_matched(
         reducing.loss(operation),
         *first,
         *second,
-        *row_arrays,
+        *row_arrays.values(),
         axis=-1 if last else axis,
         normalizer=divisor,
         sides=sides,

@@ -203,9 +203,8 @@ def topk_kl_div_with_logits(
     route, (s, a, *others), wide = resolve_arrays(
         _NAMES, (input, target_log_probs), **reducing.others
     )
-    given = reducing.named(route, others)
-    divisor = given.pop("normalizer", reducing.number)
-    places, indices = [*given], given.pop("target_indices")
+    given, divisor = reducing.named(route, others)
+    indices = given["target_indices"]
     spread = route.caller.spread(s, s, group, axis_name)
     check_spread(route, spread)
     last = _check_shapes(s.shape, a.shape, indices.shape, axis, empty=spread is not None)
@@ -213,11 +212,8 @@ def topk_kl_div_with_logits(
     if not last:
         s, a, indices = (xp.moveaxis(array, axis, -1) for array in (s, a, indices))
     check_indices(route, a, indices, s.shape[-1])
-    mend = "it masks whole distributions, classes are masked by −inf"
-    row_arrays = dict(zip(given, check_row_arrays(route, given, s.shape[:-1], mend), strict=True))
-    row_arrays["target_indices"] = indices
-    if of_beta is not None:
-        row_arrays["beta"] = route.caller.constant(row_arrays["beta"])
+    given["target_indices"] = indices
+    row_arrays = check_row_arrays(route, given, s.shape[:-1], whole=["target_indices"])
     operation = TopKLoss(
         reduction,
         *dtypes(route, wide, dtype, s),
@@ -227,10 +223,9 @@ def topk_kl_div_with_logits(
         target_rest is not None,
         target_temperature,
     )
-    arrays = [row_arrays[place] for place in places]
     place = -1 if last else axis
     placed: dict[str, Any] = {"axis": place, "spread": spread, "normalizer": divisor}
-    return _Call(route, reducing.loss(operation), s, a, *arrays, **placed)
+    return _Call(route, reducing.loss(operation), s, a, *row_arrays.values(), **placed)
 
 
 def teacher_of(

@@ -47,9 +47,9 @@ def _astype(array: Array, dtype: Any) -> Array:
     return array.astype(dtype)
 
 
-def _sum(x: Array, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
+def _sum(x: Array, *, axis: Any = None, dtype: Any = None, keepdims: Any = False) -> Array:
     """Return sums, in half the time of NumPy's own function, which looks for others."""
-    return np.add.reduce(x, axis, dtype, None, keepdims)
+    return np.add.reduce(x, axis, dtype, keepdims=keepdims)
 
 
 def _missing(name: str) -> Any:

@@ -89,7 +89,7 @@ def open_pair(p: Any, q: Any, options: Options, next_tokens: Any = None) -> Pair
     notes = [note for table in tables for note in table.notes]
     whole: tuple[bool | None, bool | None] = (None, None)
     if options.rebin:
-        whole = _whole(tables[0].array), _whole(tables[1].array)
+        whole = is_whole(tables[0].array), is_whole(tables[1].array)
         tables = rebinned(*tables)
     for name, table in zip("PQ", tables, strict=True):
         if options.reading.labels is None:
@@ -143,7 +143,8 @@ def _next_tokens(given: Any, pair: Pair, options: Options) -> Any:
     return tokens
 
 
-def _whole(array: Any) -> bool:
+def is_whole(array: Any) -> bool:
+    """Return whether all numbers are whole."""
     return bool(np.all(array == np.rint(array)))
 
 

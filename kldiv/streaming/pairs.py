@@ -17,6 +17,7 @@ from kldiv.formulas.blocks import slices
 from kldiv.readers import Table, read
 from kldiv.streaming.alignment import align as aligned
 from kldiv.streaming.alignment import without_missing, zero_for_missing
+from kldiv.streaming.inputs import is_whole
 from kldiv.streaming.members import member
 from kldiv.streaming.options import Options
 
@@ -133,7 +134,7 @@ def pairwise(
     if checked.logarithmic:
         _check_logits(array, labels, checked)
     else:
-        guessed = [checked.form == "auto" and _whole(table.array) for table in tables]
+        guessed = [checked.form == "auto" and is_whole(table.array) for table in tables]
         counts = [each or checked.form == "counts" or checked.normalize for each in guessed]
         normalize = np.repeat(counts, [len(table.array) for table in tables])
         array = _probabilities(array, labels, checked, normalize, generalized=generalized)
@@ -249,10 +250,6 @@ def _check_classes(p: Table, q: Table, first: str, other: str) -> None:
 
 
 # --- numbers --------------------------------------------------------------------------------------
-
-
-def _whole(array: Floats) -> bool:
-    return bool(np.all(array == np.rint(array)))
 
 
 def _refuse(array: Floats, labels: Sequence[str], wrong: NDArray[np.bool_], why: str) -> None:
