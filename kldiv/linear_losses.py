@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from kldiv._call import Call, differentiable, fixed_temperature, with_options_of
 from kldiv.distillation import (
@@ -309,7 +309,8 @@ def linear_distillation_loss(
     ----------
     input : array or Head
         Hidden states of the student, of shape (..., H); float16, bfloat16, float32 or float64. Or
-        a record of these, the layer and its settings; then the teacher, and the labels, follow.
+        a record of these, the layer and its settings; then the teacher, and the labels, follow;
+        with ``target_log_probs`` the labels alone.
     weight : array, Head or SparseTeacher
         The student's layer, of shape (V, H). After a record: the teacher.
     target_input : array, optional
@@ -360,6 +361,9 @@ def linear_distillation_loss(
     """
     if isinstance(input, Head) and labels is None and not isinstance(target_input, Head):
         labels, target_input = target_input, None
+        alone = target_log_probs is not None and labels is None
+        if alone and not isinstance(weight, Head | SparseTeacher):
+            labels, weight = cast("Any", weight), None
     student, teacher = heads_of(input, weight, target_input, target_weight, target_log_probs)
     own: dict[str, Any] = {**options}
     heads = [completed(student, STUDENT, own)]

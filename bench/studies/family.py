@@ -3,7 +3,8 @@
     python -m bench.studies.family [--library L] [--rounds N] [--rows N] [--only WORDS]
 
 All calls of a table take turns in one process, so that a machine whose speed drifts slows all
-alike; ratios are medians over the rounds.
+alike; ratios are medians over the rounds. Times are the processor's, those of all threads together,
+which other programs on a busy machine disturb least.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from statistics import median
-from time import perf_counter
+from time import process_time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +56,14 @@ class Arrays:
             import torch
 
             s, t, labels, *layers = map(torch.from_numpy, (s, t, labels, *layers))
+        self.finish: Callable[[Any], Any] = lambda found: found
+        """Waits for a result."""
+        self.jax = None
+        if options.library == "jax":
+            import jax
+
+            s, t, labels, *layers = map(jax.numpy.asarray, (s, t, labels, *layers))
+            self.jax, self.finish = jax, jax.block_until_ready
         self.s, self.t, self.labels, self.layers = s, t, labels, layers
         self.sparse = kldiv.topk_log_probs(t, GIVEN)
 
@@ -62,6 +71,8 @@ class Arrays:
         self, loss: Callable[..., Any], *arrays: Any, wanted: tuple[int, ...] = (0,)
     ) -> Callable[[], Any]:
         """Return a call for a loss and its gradients in some arrays."""
+        if self.jax:
+            return partial(self.jax.jit(self.jax.value_and_grad(loss, wanted)), *arrays)
         if not self.torch:
             return partial(kldiv.value_and_grad(loss, wanted), *arrays)
 
@@ -164,7 +175,7 @@ def main() -> None:
     sizes = {"rounds": 11, "rows": 512, "features": 512, "classes": 32000}
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--library", choices=("numpy", "torch"), default="numpy")
+    parser.add_argument("--library", choices=("numpy", "torch", "jax"), default="numpy")
     parser.add_argument("--only", default="", help="measure the tables with this in their title")
     options = parser.parse_args()
     given = Arrays(options)
@@ -174,12 +185,12 @@ def main() -> None:
         calls, asked = table(given)
         times: dict[str, list[float]] = {name: [] for name in calls}
         for call in calls.values():
-            call()  # compiles
+            given.finish(call())  # compiles
         for _ in range(options.rounds):
             for name, call in calls.items():
-                start = perf_counter()
-                call()
-                times[name].append(perf_counter() - start)
+                start = process_time()
+                given.finish(call())
+                times[name].append(process_time() - start)
         first, *_ = calls
         print(f"{options.library}, {title}: {options.rows} x {options.classes}, float32")
         for name, each in times.items():

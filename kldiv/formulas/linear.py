@@ -407,16 +407,25 @@ class LinearLoss(Loss):
         ]
 
     def chunks(
-        self, rows: int, classes: int, wanted: Iterable[int], most_bytes: int, *, over: bool = False
+        self,
+        rows: int,
+        classes: int,
+        wanted: Iterable[int],
+        most_bytes: int,
+        *,
+        over: bool = False,
+        fused: bool = False,
     ) -> list[slice]:
         """Return chunks of rows, nearly equal, whose logits and gradients take ``most_bytes``.
 
-        With ``over`` gradients are written over the products.
+        With ``over`` gradients are written over the products; ``fused`` says that a compiler forms
+        soft caps where they are used, so that of these the products alone are kept.
         """
-        arrays = len(self.layers)
+        arrays, moving = len(self.layers), self.moving(wanted)
         if not over:
-            capped = sum(layer.softcap is not None for layer in self.layers)
-            arrays += 3 * capped + len(self.moving(wanted))
+            capped = [side for side, layer in enumerate(self.layers) if layer.softcap is not None]
+            extra = len({*capped} & {*moving}) if fused else 3 * len(capped)
+            arrays += len(moving) + extra
         width = classes * arrays
         number = math.ceil(rows / rows_at_a_time((width,), self.compute, most_bytes))
         return slices(rows, math.ceil(rows / number)) if rows else [slice(0, 0)]

@@ -15,6 +15,7 @@ import numpy as np
 
 from kldiv import backends
 from kldiv._files import replacing
+from kldiv.backends.memory import keep_freed_memory
 from kldiv.errors import InputError, OptionError, ShapeError
 from kldiv.readers import open_table
 from kldiv.sparse_losses import SparseTeacher
@@ -274,6 +275,7 @@ class StoredTeacher:
         SparseTeacher
             Arrays of NumPy.
         """
+        keep_freed_memory()
         for start in range(0, len(self), rows):
             yield self[start : start + rows]
 

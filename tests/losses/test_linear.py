@@ -623,7 +623,7 @@ def test_sparse_and_dense_teachers_without_hidden_states(lib):
     if lib.root != "jax":
         found = kldiv.linear_distillation_loss(head, own, labels, beta=0.3, hard_weight=0.25)
         close(lib.numpy(found), 0.25 * hard + 0.75 * soft, lib.widest)
-    found = kldiv.linear_distillation_loss(head, labels=labels, target_log_probs=lib.array(t))
+    found = kldiv.linear_distillation_loss(head, labels, target_log_probs=lib.array(t))
     close(lib.numpy(found), kldiv.distillation_loss(s, t, LABELS), lib.widest)
     both = kldiv.linear_log_prob_and_entropy(head, labels)
     wanted = kldiv.log_prob_and_entropy_with_logits(s, LABELS)

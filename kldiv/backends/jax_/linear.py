@@ -47,7 +47,7 @@ def in_chunks(run: Run, given: Pass, most_bytes: int) -> chunks.Found:
     tools = Tools(products, run, _no_kernel)
     flat = operation.flattened(jnp, arrays)
     rows, classes = len(flat[0]), len(flat[1])
-    blocks = operation.chunks(rows, classes, wanted, most_bytes)
+    blocks = operation.chunks(rows, classes, wanted, most_bytes, fused=True)
     step = blocks[0].stop
     weights = [] if weight is None else [weight]
     per_row = [array for index, array in enumerate(flat) if operation.is_of_rows(index)]
