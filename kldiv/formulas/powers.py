@@ -369,9 +369,20 @@ class Renyi(Blend):
         return (self.scale * self.alpha) * self._weights(block)
 
     def temperature_bend(self, block: Block) -> Array:
-        side, slopes = self._along(block)
+        """Return the bend of the power's sum and the square of its slope; far apart variances."""
+        xp, (side, slopes) = block.xp, self._along(block)
         bend = logits.temperature_bend(side, slopes, self.curvature(block))
-        return bend + (self.kappa / self.scale) * logits.temperature_share(side, slopes) ** 2
+        near = bend + (self.kappa / self.scale) * logits.temperature_share(side, slopes) ** 2
+        a, b = logits.relative(block.side(TEACHER))
+        w, p, q = self._weights(block), _own(TEACHER, block), _own(STUDENT, block)
+
+        def variance(mass: Array, steps: Array) -> Array:
+            steps = _about_mean(xp, xp.where(mass == 0, 0.0, steps), mass)
+            return total(xp, (mass * steps) * steps, -1)
+
+        rest = self.alpha * variance(p, a) + self.kappa * variance(q, b)
+        apart = (variance(w, self.alpha * a + self.kappa * b) - rest) * (self.scale / -self.kappa)
+        return xp.where(self._whole(xp, block.known)[1], apart, near)
 
     def _weights(self, block: Block) -> Array:
         """Return w."""

@@ -29,9 +29,9 @@ import kldiv
 from kldiv.formulas import logits, special, state
 from kldiv.formulas.cross_entropy import CrossEntropy
 from kldiv.formulas.divergences import (
+    ALL,
     STUDENT,
     TEACHER,
-    VALUE,
     JensenShannon,
     KullbackLeibler,
 )
@@ -101,8 +101,8 @@ def second(xp, divergence, s, t, ds, dt, temperature=1.0):
     """The derivatives of both gradients in a direction, and that of the value in T."""
     blocks = [divergence.whole(xp, s, t, temperature, (side,)) for side in (STUDENT, TEACHER)]
     found = [divergence.tangent(side, block, (ds, dt)) for side, block in enumerate(blocks)]
-    block = divergence.whole(xp, s, t, temperature, (VALUE, TEACHER))
-    return *found, divergence.temperature_share(block)
+    block = divergence.whole(xp, s, t, temperature, ALL)
+    return *found, -divergence.temperature_share(block) / temperature
 
 
 def on(lib, function, *arrays):

@@ -1,0 +1,173 @@
+"""Derivatives that are small beside what they are made of, against mpmath.
+
+Peaked rows far apart have a divergence at its bound, whose slope in the temperature is what little
+is left of it. Where P and Q agree on a class its gradient is what the others say. Where a sparse
+teacher's likeliest class is one that the student rules out, slopes in the others are far below
+their mean.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import mpmath
+import numpy as np
+import pytest
+from libraries import unit
+from mpmath import mp
+
+import kldiv
+from kldiv import divergences
+
+
+@pytest.fixture(autouse=True)
+def formulas():
+    """Compute by the formulas: each kernel has tests of its own."""
+    with kldiv.config_context(kernel="pure"):
+        yield
+
+
+def softmax(logits):
+    weights = [mp.exp(x) for x in logits]
+    return [w / mpmath.fsum(weights) for w in weights]
+
+
+def kl(p, q):
+    return mpmath.fsum(x * mp.log(x / y) for x, y in zip(p, q, strict=True))
+
+
+def js(p, q):
+    m = [(x + y) / 2 for x, y in zip(p, q, strict=True)]
+    return (kl(p, m) + kl(q, m)) / 2
+
+
+def power(order, p, q):
+    order = mp.mpf(order)
+    return mpmath.fsum(x**order * y ** (1 - order) for x, y in zip(p, q, strict=True))
+
+
+def alpha(order, p, q):
+    return (power(order, p, q) - 1) / (order * (mp.mpf(order) - 1))
+
+
+def renyi(order, p, q):
+    return mp.log(power(order, p, q)) / (order - 1)
+
+
+DIVERGENCES = {
+    "KL": (kldiv.kl_div_with_logits, kl),
+    "JS": (kldiv.js_div_with_logits, js),
+    "Jeffreys": (kldiv.jeffreys_div_with_logits, lambda p, q: kl(p, q) + kl(q, p)),
+    "Hellinger": (kldiv.hellinger_div_with_logits, lambda p, q: 1 - power(0.5, p, q)),
+    "alpha 0.25": (partial(kldiv.alpha_div_with_logits, alpha=0.25), partial(alpha, 0.25)),
+    "Renyi 2": (partial(kldiv.renyi_div_with_logits, alpha=2.0), partial(renyi, 2)),
+    "Renyi 20": (partial(kldiv.renyi_div_with_logits, alpha=20.0), partial(renyi, 20)),
+}
+ROWS = {
+    "bound": ([-22.116851, -25.50859, 0.0630731], [7.0171723, -1.5168614, -3.1486229], 0.2202817),
+    "peak": ([-0.0027937, 13.326218, -0.357924], [-2.222002, 1.3414319, 0.002468], 0.1929115),
+    "near": ([-1.0, 0.5, 2.0], [-1.0001, 0.5002, 1.9999], 0.75),
+    "overflow": ([0.0, -20.0, 0.25], [0.125, 20.0, -0.5], 0.15),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_derivatives_in_the_temperature(torch, name, rows, dtype):
+    loss, true = DIVERGENCES[name]
+    arrays = [torch.tensor(a, dtype=getattr(torch, dtype), requires_grad=True) for a in ROWS[rows]]
+    s, t, heat = arrays
+    value = loss(s, t, temperature=heat)
+    slope, of_s = torch.autograd.grad(value, (heat, s), create_graph=True)
+    found = [slope, *torch.autograd.grad(slope, (heat, s), retain_graph=True)]
+    found.append(torch.autograd.grad(of_s[1], heat)[0])
+    exact = [[mp.mpf(float(x)) for x in a.detach().reshape(-1)] for a in arrays]
+
+    def of(heat, moved):
+        q, p = (
+            softmax([x / heat for x in row])
+            for row in ([exact[0][0], moved, exact[0][2]], exact[1])
+        )
+        return true(p, q)
+
+    with mpmath.workdps(700):
+        at = exact[2][0], exact[0][1]
+        wanted = [mpmath.diff(of, at, order) for order in ((1, 0), (2, 0), (1, 1))]
+    largest = float(np.finfo(dtype).max)
+    depth = sum(float(max(row) - min(row)) for row in exact[:2]) / float(exact[2][0])
+    # A step of u in a logit changes p by as much of itself as logits over T are apart.
+    bound = 4 * unit(dtype) * (8 + depth)
+    if name == "Renyi 20":
+        bound *= 20
+    if rows == "near":  # curvature is of the size of gradients there
+        bound *= 1e4
+    numbers = [found[0], found[1], found[2][1], found[3]]
+    for number, right in zip(numbers, (*wanted, wanted[-1]), strict=True):
+        if abs(right) < 1e-30 or abs(right) > largest:
+            assert abs(number.item()) <= 1e-29 or abs(right) > largest
+            continue
+        assert number.item() == pytest.approx(float(right), rel=bound)
+
+
+AGREED = {
+    "two classes left": ([13.193484, -0.0016216, -0.001233], [0.0137233, -0.0069785, -0.356247]),
+    "one class": ([1.4559521, -0.0090338, -16.845707], [0.0161592, 0.0038282, 4.6522326]),
+    "ruled out": ([21.187456, -0.670585, -0.7219678], [-0.0018984, -0.0635189, 4.6612034]),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", AGREED)
+@pytest.mark.parametrize("order", [2, 20])
+def test_gradients_of_classes_that_the_student_nearly_rules_out(torch, order, rows, dtype):
+    s, t = (torch.tensor(a, dtype=getattr(torch, dtype), requires_grad=True) for a in AGREED[rows])
+    found = torch.autograd.grad(kldiv.renyi_div_with_logits(s, t, alpha=float(order)), (s, t))
+    with mpmath.workdps(60):
+        q, p = (softmax([mp.mpf(float(x)) for x in a.detach()]) for a in (s, t))
+        powers = [x**order * y ** (1 - order) for x, y in zip(p, q, strict=True)]
+        w = [x / mpmath.fsum(powers) for x in powers]
+        exact = [
+            [y - x for x, y in zip(w, q, strict=True)],
+            [mp.mpf(order) / (order - 1) * (x - y) for x, y in zip(w, p, strict=True)],
+        ]
+    for number, right in zip(found, exact, strict=True):
+        # Logits of size 5, times the order, are rounded by as much.
+        np.testing.assert_allclose(
+            number.double().numpy(), np.array(right, float), rtol=(8 + 3 * order) * unit(dtype)
+        )
+
+
+SPARSE = {
+    "alpha": ({"divergence": divergences.Alpha(1.5)}, partial(alpha, 1.5)),
+    "chi2": ({"divergence": divergences.Alpha(2.0)}, partial(alpha, 2)),
+    "reverse": ({"beta": 1.0}, lambda p, q: kl(q, p)),
+    "forward": ({"beta": 0.0}, kl),
+    "JS": ({"beta": 0.5}, js),
+}
+TEACHERS = {
+    "a likely class ruled out": ([0.3905, -27.6056, 5.5924, 0.4094], [-9.3905, -0.030623]),
+    "a mask": ([13.88589, -0.003591, -27.888306, -0.0033528], [-39.776215, -3.716929]),
+    "e^-100": ([0.1, 20.0, 0.2, 0.3], [-100.0, -0.5]),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", TEACHERS)
+@pytest.mark.parametrize("name", SPARSE)
+def test_slopes_in_a_sparse_teacher(torch, name, rows, dtype):
+    options, true = SPARSE[name]
+    s, a = (torch.tensor(x, dtype=getattr(torch, dtype)) for x in TEACHERS[rows])
+    a.requires_grad_(True)
+    loss = kldiv.topk_kl_div_with_logits(s[None], a[None], torch.tensor([[0, 1]]), **options)
+    (found,) = torch.autograd.grad(loss, a)
+    q = [mp.mpf(float(x)) for x in s]
+    at = [mp.mpf(float(x)) for x in a.detach()]
+
+    def of(*logs):
+        p, shares = [mp.exp(x) for x in logs], softmax(q)
+        return true([*p, 1 - mpmath.fsum(p)], [*shares[:2], mpmath.fsum(shares[2:])])
+
+    with mpmath.workdps(400):
+        wanted = [float(mpmath.diff(of, at, order)) for order in ((1, 0), (0, 1))]
+    np.testing.assert_allclose(found.double().numpy(), wanted, rtol=60 * unit(dtype), atol=1e-36)
