@@ -195,11 +195,12 @@ def block_state(
     else:
         there = xp.max(xp.where(t == t_max, eighths(xp, s), -xp.inf), axis=axis, keepdims=True)
         first = two_difference(EIGHTH * t_top, there)
+    first = _constant(xp, first)
     steps, divisor = _quickly(d, first), xp.where(t_sum > 0, t_sum, 1.0)
     drift = total(xp, over(w * steps, unit), axis)
     # In the bulk, from where no far class carries it away.
     middle = total(xp, w * xp.clip(over(steps, unit), -REACH, REACH), axis) / divisor
-    mean = add(*first, unit * (drift / divisor))
+    mean = _constant(xp, add(*first, unit * (drift / divisor)))
     w_x = over(w * _quickly(d, mean), unit)
     residual, spread = total(xp, w_x, axis), total(xp, abs(w_x), axis)
 
@@ -209,12 +210,13 @@ def block_state(
     # Where a far class of little weight carries the mean away, all others still have x = 0 here.
     inside = (abs(drift) <= INSIDE * spread) & (abs(kl) < CLOSE)
     pivot = _choose(xp, both, _choose(xp, inside, first, pivot), (0.0, 0.0))
+    pivot = _constant(xp, pivot)
     steps = difference(*d, *pivot)
     # w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
     mass = v * xp.where(both, _exp_sum(xp, s_top, t_top, pivot, unit), 0.0)
     y, phi = _sums(xp, steps, w, mass, unit, axis)
 
-    anchor = add(*first, unit * middle)
+    anchor = _constant(xp, add(*first, unit * middle))
     drift = total(xp, over(w * difference(*d, *anchor), unit), axis)
     astray = abs(drift) > spread
     anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
@@ -376,6 +378,15 @@ def _choose(
     xp: Namespace, condition: Array, yes: DoubleWord, no: DoubleWord | tuple[float, float]
 ) -> DoubleWord:
     return xp.where(condition, yes[0], no[0]), xp.where(condition, yes[1], no[1])
+
+
+def _constant(xp: Namespace, c: DoubleWord) -> DoubleWord:
+    """Return a place to count from, which derivatives hold still: no result depends on it.
+
+    Where a far class carries the mean away, the derivative of that would be infinite.
+    """
+    held = getattr(xp, "constant", None)
+    return c if held is None else (held(c[0]), held(c[1]))
 
 
 def _pick(xp: Namespace, mask: Array, c: DoubleWord, axis: int) -> DoubleWord:

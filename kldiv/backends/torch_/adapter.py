@@ -90,7 +90,7 @@ class TorchBackend(Backend):
                 )
 
     def constant(self, array: Array) -> Array:
-        return array.detach()
+        return xp.constant(array)
 
     def readable(self, array: Any) -> bool:
         if isinstance(array, torch.Tensor):

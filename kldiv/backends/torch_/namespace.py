@@ -8,6 +8,11 @@ clip = torch.clamp
 under ``dynamic=True`` these are all of a module's."""
 
 
+def constant(x: torch.Tensor) -> torch.Tensor:
+    """Return an array that derivatives take for constant."""
+    return x.detach()
+
+
 def sign(x: torch.Tensor) -> torch.Tensor:
     """Return the sign, NaN of NaN, without the mask of places that `torch.func.vmap` refuses."""
     return torch.where(torch.isnan(x), x, torch.sign(x))
