@@ -129,11 +129,12 @@ class Alpha(Summed):
         rate = self.kappa if index == TEACHER else self.alpha
         _, step = logits.from_anchor(side)
         power = logits.anchor_power(xp, side.rows, rate, block.temperature)
+        close = abs(rate * step) < 1.0
+        step = xp.where(close, step, 0.0)  # others may be as large as numbers are
         z = rate * step
-        small = xp.clip(z, -1.0, 1.0)
-        near = (own * power) * (step * (1.0 - small * phi_ratio(xp, small)))
+        near = (own * power) * (step * (1.0 - z * phi_ratio(xp, z)))
         far = (own * power - self.mass(block)) / rate
-        return self.scale * xp.where(abs(z) < 1.0, near, far)
+        return self.scale * xp.where(close, near, far)
 
     def unit_gradient(self, index: int, block: Block) -> Array:
         xp, mean = block.xp, block.known.sums[index]

@@ -10,7 +10,7 @@ import pytest
 from libraries import unit
 
 import kldiv
-from kldiv.divergences import KL, ChiSquared
+from kldiv.divergences import KL, Alpha, ChiSquared
 from kldiv.errors import DTypeError, KLDivError
 
 RNG = np.random.default_rng(3)
@@ -78,26 +78,34 @@ def test_gradients_are_those_of_differences(case):
         assert abs(difference - (slope * step).sum()) <= 1e-8 * np.abs(slope * step).sum() + 1e-15
 
 
-def seconds_are_finite(torch, loss, given):
-    gradients = torch.autograd.grad(loss, given, create_graph=True)
-    for gradient in gradients:
-        for second in torch.autograd.grad((gradient**2).sum(), given, retain_graph=True):
-            assert torch.isfinite(second).all()
+def given_classes(s, t, heat, **options):
+    a, indices = t.log_softmax(-1)[:, :2], t.new_tensor([[0, 2], [3, 0]]).long()
+    return kldiv.topk_kl_div_with_logits(s, a, indices, temperature=heat, **options)
 
 
-# A temperature below 1 makes the quotient of the lowest number infinite.
-@pytest.mark.parametrize("masked", [(), (0, 1)], ids=["none", "of the others"])
-def test_second_derivatives_are_finite_beside_masked_classes(torch, masked):
-    s, t, heat = RNG.normal(size=(2, 4)), RNG.normal(size=(2, 3)), [0.7, 1.6]
-    if masked:
-        s[masked] = -np.inf
-    given = [torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in (s, t, heat)]
-    matched = {"input_classes": [0, 2], "target_classes": [1, 0]}
-    loss = kldiv.distillation_loss(*given[:2], temperature=given[2], beta=0.25, **matched)
-    seconds_are_finite(torch, loss, given)
-    sparse = torch.log_softmax(given[1], -1)[:, :2], torch.tensor([[0, 2], [3, 0]])
-    loss = kldiv.topk_kl_div_with_logits(given[0], *sparse, temperature=given[2], beta=0.25)
-    seconds_are_finite(torch, loss, given)
+SECONDS = {
+    "matched": lambda s, t, heat: kldiv.distillation_loss(
+        s, t, temperature=heat, beta=0.25, input_classes=[0, 2], target_classes=[1, 0]
+    ),
+    "given, mixture": partial(given_classes, beta=0.25),
+    "given, power": partial(given_classes, divergence=Alpha(0.5)),
+}
+
+
+@pytest.mark.parametrize("masked", [0, 1, 2])
+@pytest.mark.parametrize("name", SECONDS)
+def test_second_derivatives_beside_a_masked_class_are_those_beside_a_far_one(torch, name, masked):
+    # A temperature below 1 makes the quotient of the lowest number infinite.
+    t, heat = [[0.3, -0.9, 1.1], [0.2, 0.8, -0.4]], [0.7, 1.6]
+    results = []
+    for lowest in (-np.inf, -100.0):
+        s = np.array([[-0.4, 0.8, 0.3, -1.3], [0.5, 1.2, -0.1, -0.4]])
+        s[0, masked] = lowest
+        given = [torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in (s, t, heat)]
+        gradients = torch.autograd.grad(SECONDS[name](*given), given, create_graph=True)
+        found = [torch.autograd.grad((g**2).sum(), given, retain_graph=True) for g in gradients]
+        results.append([a for each in found for a in each])
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.slow
