@@ -432,7 +432,8 @@ def knn_kl(x: ArrayT, y: ArrayT, *, k: int = 5) -> ArrayT:
         )
     with caller.context(x):
         x, y = (cast(xp, caller.export(array), compute) for array in (x, y))
-        finite = caller.name == "numpy" and np.isfinite(x).all() and np.isfinite(y).all()
+        # The tree takes finite points only.
+        finite = caller.name == "numpy" and all(bool(xp.all(xp.isfinite(z))) for z in (x, y))
         tree = _tree() if finite else None
         if tree is None:
             distances = partial(samples.neighbour_distances, xp, x)
