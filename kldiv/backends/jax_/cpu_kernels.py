@@ -197,9 +197,7 @@ def _batched(
     return results, [0 for _ in results]
 
 
-def _in_front(
-    arrays: Sequence[Array], axes: Sequence[int | None]
-) -> tuple[list[int], list[Array]]:
+def _in_front(arrays: Sequence[Array], axes: Sequence[int | None]) -> tuple[list[int], list[Array]]:
     """Return which arrays are mapped, and all with the mapped axis first."""
     mapped = [at for at, axis in enumerate(axes) if axis is not None]
     front = [

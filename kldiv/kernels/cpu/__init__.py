@@ -117,7 +117,9 @@ class Cpu(Technology):
             yield Kernel(_LINEAR, ", soft cap", dtype, partial(softcap, dtype))
             yield Kernel(_LABELS, "", dtype, partial(_each, labels, dtype))
             for name in import_module("kldiv.kernels.cpu.pairs").TERMS:
-                yield Kernel(("pairwise",), f", {name}", dtype, partial(_of_pairs, pairs, name, dtype))
+                yield Kernel(
+                    ("pairwise",), f", {name}", dtype, partial(_of_pairs, pairs, name, dtype)
+                )
         yield Kernel(topk, "", "float32", sparse)
         for spelled in _ROWS:
             own = partial(_each, rows, spelled, "float64", wide=True)
