@@ -80,11 +80,12 @@ def pairwise(
 
     Notes
     -----
-    On the CPU, NumPy's arrays and PyTorch's tensors are computed by a kernel (``kldiv[cpu]``),
-    which takes each pair's terms as they stand. Without it, and of ``alpha`` and ``renyi`` up to
-    order 2, products of matrices compute all but ``js``, ``skew`` and ``tv``, about a row r between
-    all others: :math:`D(p\|q) = D(p\|r) + D(r\|q) - \sum (p - r) \log(q/r)`. Those three take a
-    few of NumPy's functions, on some rows at a time; of float64 ``skew`` and ``js`` of unlike
+    On the CPU, arrays of NumPy, PyTorch and JAX, and gradients in the latter two, are computed by a
+    kernel (``kldiv[cpu]``), which takes each pair's terms as they stand. Without it, and of
+    ``alpha`` and ``renyi`` up to order 2, of NumPy and PyTorch products of matrices compute all but
+    ``js``, ``skew`` and ``tv``, about a row r between all others:
+    :math:`D(p\|q) = D(p\|r) + D(r\|q) - \sum (p - r) \log(q/r)`. Those three take a few of
+    NumPy's functions, on some rows at a time; of float64 ``skew`` and ``js`` of unlike
     weights have the formulas alone. Pairs too much alike for that to be exact are computed term by
     term. A library that multiplies matrices by several threads may round the last digit in another
     way with another number of them.

@@ -359,6 +359,11 @@ def _check_sums(found: Comparison) -> None:
     for side in (found.p, found.q):
         if _FAR < abs(side.furthest - 1.0) < math.inf:  # of an infinite number that is said
             whose = side.name if side.form == "probs" else f"exp({side.name})"
+            if found.classes == 1 and len(found.shape) == 1:
+                raise InputError(
+                    f"{whose} has {found.count:,} rows of one class each. --axis 0 takes the column"
+                    " as one distribution"
+                )
             rows = f"{side.off:,} of {found.count:,} rows of {whose} do" if found.shape else whose
             verb = "not sum to 1 but to as much as" if found.shape else "sums to"
             mend = "" if side.form == "probs" else "--from logits takes them as scores; "

@@ -473,6 +473,8 @@ class _Tabulation:
             return
         mend = f"Mend the cell, or name the column of values: {self.source.path}::column"
         first, row = self.head[0]
+        if self.records.place == "line" and len(cell) > 2 and not cell.strip(":-=+ "):
+            mend = "A ruled line is no record: take it out, or give its start as `comment`"
         if column in self.text:
             mend = "A list of categories is --from samples"
         elif self.records.named and line == first and all(each[:1].isalpha() for each in row):

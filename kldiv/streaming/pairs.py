@@ -275,6 +275,11 @@ def _probabilities(
     _refuse(array, labels, ~((array >= 0) & (array < math.inf)), why)
     if options.smoothing and not normalize.all():
         raise OptionError("`smoothing` changes the sum of probabilities: say normalize=True too")
+    if array.shape[1] == 1 and normalize.any():
+        raise ShapeError(
+            f"{labels[0]} and others have one class, whose share is 1 in every one: there is"
+            " nothing to compare. axis=0 takes columns as distributions"
+        )
     array = array + options.smoothing
     sums = array.sum(axis=1)
     nothing = np.flatnonzero(normalize & (sums == 0))

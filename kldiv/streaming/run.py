@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import kldiv
-from kldiv.errors import BackendError, InputError, OptionError
+from kldiv.errors import BackendError, InputError, OptionError, ShapeError
 from kldiv.streaming import members
 from kldiv.streaming.blocks import Sizes
 from kldiv.streaming.conclude import conclude
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from kldiv.explanation import Explanation
     from kldiv.streaming.options import Held
+    from kldiv.streaming.places import Places
     from kldiv.streaming.results import Comparison
     from kldiv.streaming.runners import Runner
 
@@ -186,6 +187,7 @@ class Run:
     def _begin(self) -> Total:
         """Return a total of nothing, now that the forms of P and Q are known."""
         p, q = self._held
+        _check_classes(self._work.pair.places, normalized=p.normalized or q.normalized)
         job = replace(self._work.job, normalized=(p.normalized, q.normalized))
         self._work = Work(job, self._work.pair)
         self._total = Total(self._work, self._checkpoint.rows)
@@ -237,6 +239,17 @@ class Run:
                     total.add(part)
                     _check_signs(work, total)
                 yield
+
+
+def _check_classes(places: Places, *, normalized: bool) -> None:
+    """Refuse rows of one class, which are all 1 when each is divided by its sum."""
+    if normalized and places.size == 1 and places.count > 1:
+        column = len(places.whole) == 2 and places.axis == 1
+        mend = "axis=0 takes the column as one distribution" if column else "Choose another `axis`"
+        raise ShapeError(
+            f"P and Q have {places.count:,} rows of one class each, whose share is 1 in every row:"
+            f" there is nothing to compare. {mend}"
+        )
 
 
 def _elsewhere(name: str, given: Any) -> str:

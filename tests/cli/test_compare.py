@@ -340,6 +340,30 @@ def test_a_single_number_is_one_class(compare):
     assert compare(np.array(1.0), np.array(1.0))["kl_pq"] == 0.0
 
 
+def test_rows_of_one_class_are_not_compared(work, run):
+    """A column saved as a matrix: normalised row by row, every divergence would be 0."""
+    for name, numbers in (("p", [6, 3, 1]), ("q", [5, 3, 2])):
+        np.save(work / f"{name}.npy", np.array(numbers)[:, None])
+        np.save(work / f"{name}f.npy", np.array(numbers)[:, None] / 10)
+    for arguments in (
+        ("p.npy", "q.npy"),
+        ("pf.npy", "qf.npy", "--normalize"),
+        ("pf.npy", "qf.npy"),
+    ):
+        status, _, err = run(*arguments)
+        assert status == 4
+        assert "rows of one class each" in err
+        assert "--axis 0 takes the column" in err
+    status, out, _ = run("p.npy", "q.npy", "--axis", "0", "--json")
+    true = 0.6 * math.log(6 / 5) + 0.1 * math.log(1 / 2)
+    assert json.loads(out)["kl_pq"] == pytest.approx(true, rel=1e-14)
+    status, _, err = run("p.npy", "q.npy", "--pairwise")
+    assert status == 4
+    assert "one class" in err
+    status, out, _ = run("p.npy", "q.npy", "--pairwise", "--axis", "0", "--json")
+    assert status == 0
+
+
 # --- matrices -------------------------------------------------------------------------------------
 
 

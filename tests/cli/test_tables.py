@@ -493,6 +493,7 @@ def test_a_file_that_a_stranger_has(compare, texts, options, name, expected):
         ("x,,\n1,2,3\n", (), "{}.csv", "column 2 has no name"),
         ("Region,Sales,\n,2023,2024\nN,10,20\n", (), "{}.csv", "--comment Region does"),
         ("l,v,v\nc,x,y\na,1,2\n", (), "{}.csv", "or leave it out by --comment"),
+        ("| l | n |\n|---|---|\n| a | 6 |\n| b | 3 |\n", (), "{}.txt", "its start as --comment"),
         ("l\tn\na\t1\nb 3\n", (), "{}.tsv", "Blanks separate its cells"),
         ("[0.25, 0.75]\n", (), "{}.txt", "name it .json"),
         ('{"x": {"y": [{"l": "a", "n": 1}]}}', (), "{}.json", "p.json::x::y"),
@@ -525,6 +526,31 @@ def test_members_of_json_are_columns_and_that_is_said(run):
     status, _, err = run((text, text), name="{}.json")
     assert status == 0
     assert "members of p.json are columns, and each of 'a', 'b' a row; --axis 0" in err
+
+
+def test_a_ruled_line_is_left_out_as_said(compare):
+    texts = [f"| l | n |\n|---|---|\n| a | {n} |\n| b | {8 - n} |\n" for n in (6, 5)]
+    found = compare(texts, "--comment", "|---", name="{}.txt")
+    close(found["kl_pq"], swapped([6, 2], [5, 3]))
+
+
+def test_truth_values_are_labels_and_categories(compare, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    texts = []
+    for name, flags, numbers in (("p", [True, False], [6, 2]), ("q", [False, True], [3, 5])):
+        buffer = io.BytesIO()
+        parquet.write_table(pa.table({"flag": flags, "n": numbers}), buffer)
+        texts.append(buffer.getvalue())
+        rows = [{"flag": flag, "n": n} for flag, n in zip(flags, numbers, strict=True)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
+    expected = swapped([6, 2], [5, 3])
+    close(compare(texts, "--align", name="{}.parquet")["kl_pq"], expected)
+    json_texts = [(tmp_path / f"{name}.json").read_bytes() for name in "pq"]
+    close(compare(json_texts, "--align", name="{}.json")["kl_pq"], expected)
+    columns = compare(texts, "--from", "samples", name="{}.parquet", key="::flag")["columns"]
+    assert columns[0]["kind"] == "2 classes"
 
 
 def test_a_total_that_is_a_class_of_its_own_stays(compare):

@@ -7,7 +7,7 @@ It is a primitive of JAX's own kind, with its rules for derivatives and ``vmap``
 from __future__ import annotations
 
 import json
-from functools import cache, partial
+from functools import cache, partial, reduce
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import jax
@@ -166,7 +166,7 @@ def _jvp(
             _moved_pairs.bind(*primals, tangents[index], words=words, index=index)
             for index in moving
         ]
-        return _fused.bind(*primals, words=words), [sum(moved[1:], moved[0])]
+        return _fused.bind(*primals, words=words), [reduce(ad.add_tangents, moved)]
 
     def formulas(*moved: Array) -> list[Array]:
         every = dict(enumerate(primals)) | dict(zip(moving, moved, strict=True))
@@ -230,7 +230,8 @@ def _moved_by_formulas(*arrays: Array, words: str, index: int) -> Array:
     *own, tangent = arrays
 
     def moved(array: Array) -> Array:
-        return pairs(_wanted(words).operation, *own[:index], array, *own[index + 1 :])
+        every = dict(enumerate(own)) | {index: array}
+        return pairs(_wanted(words).operation, *every.values())
 
     found: Array = jax.jvp(moved, (own[index],), (tangent,))[1]
     return found

@@ -44,7 +44,7 @@ def refusal(work: Work) -> str | None:
 @cache
 def kernel(name: str, dtype: str, index: int | None = None) -> Any:
     """Return the compiled function of a measure, or of its gradient in an array, for a dtype."""
-    given = {"real": REALS[dtype], "measure": name}
+    given: dict[str, Any] = {"real": REALS[dtype], "measure": name}
     if index is None:
         return compiled(f"pairs-{name}-{dtype}", 3, partial(pairs.write, **given))
     index %= len(pairs.SLOPES[name])
@@ -63,10 +63,9 @@ def run(work: Work, kernel: Any) -> Found:
     operation, (of_value, *of_slopes) = work.operation, kernel
     given = _Given.of(work)
     value = None if of_value is None else _values(operation, given, of_value)
-    weights = None if work.cotangent is None else host(work.cotangent, operation.compute)
     gradients = []
     for place, (index, function) in enumerate(zip(work.gradients, of_slopes, strict=True)):
-        found = _gradient(operation, given, index, weights, function)
+        found = _gradient(work, given, index, function)
         memory = empty_like(work.xp, work.arrays[index]) if work.into is None else work.into[place]
         memory[...] = work.xp.asarray(found, device=memory.device)
         gradients.append(memory)
@@ -143,10 +142,10 @@ def _values(operation: PairMeasure, given: _Given, kernel: Any) -> Rows:
     return found
 
 
-def _gradient(
-    operation: PairMeasure, given: _Given, index: int, weights: Rows, kernel: Any
-) -> Rows:
-    """Return the gradient in the rows of one array, given that in each pair."""
+def _gradient(work: Work, given: _Given, index: int, kernel: Any) -> Rows:
+    """Return the gradient in the rows of one array."""
+    operation = work.operation
+    weights = host(work.cotangent, operation.compute)
     own, other = given.padded[index], given.padded[1 - index]
     usable = given.usable[1 - index]
     by_own = weights if index == 0 else weights.T
