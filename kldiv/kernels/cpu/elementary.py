@@ -167,6 +167,12 @@ class Heat(NamedTuple):
     ln2: Value
     ln2_low: Value
 
+    @property
+    def doubled(self) -> Heat:
+        """The constants of 2T."""
+        factors = (2.0, 0.5, 0.5, 2.0, 2.0)
+        return Heat(*(each * factor for each, factor in zip(self, factors, strict=True)))
+
 
 def power(x: Value, least: Value, shift: Value, heat: Heat) -> Value:
     """Return e^(x/T)/2ᵐ, lifted; 0 where x is below ``least``; ``shift`` is `shift_of` of m."""
