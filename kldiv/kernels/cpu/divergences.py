@@ -23,6 +23,7 @@ from kldiv.kernels.cpu.elementary import (
     phi_near,
     phi_ratio,
     power,
+    power_of,
     shift_of,
     split_log,
     split_power,
@@ -43,6 +44,9 @@ class Rows(Protocol):
 
     def get(self, name: str) -> Value:
         """Return a number of the row's state."""
+
+    def words(self, name: str) -> tuple[Value, Value]:
+        """Return a double word of the row's state."""
 
     def number(self, index: int) -> Value:
         """Return a number of the divergence."""
@@ -359,8 +363,9 @@ class Mixture(Divergence):
         m, rest, a, b = (
             rows.number(index) for index in ((0, 1, 2, 3) if side == "t" else (1, 0, 3, 2))
         )
-        z, k = rows.get(f"at_{side}"), m / rest
-        small, above = exp(-abs(z)), z > 0.0
+        (z, low), k = rows.words(f"at_{side}"), m / rest
+        above = z > 0.0
+        small = power_of((-abs(z), select(above, -low, low)), rows.code.real(1.0))
         high, low = small + k, k * small + 1.0
         numbers = (
             select(above, small / high, 1.0 / low),
@@ -627,7 +632,7 @@ class Alpha(Divergence):
 
     def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:
         rate, scale = rows.number(1 if side == "t" else 0), rows.number(2)
-        at = exp(rows.get(f"at_{side}") * -rate)
+        at = power_of(rows.words(f"at_{side}"), -rate)
         # Gradients of an infinite divergence are NaN.
         at = select(rows.get("lost") > 0.0, float("nan"), at)
         at, rate = rows.vector(at), rows.vector(rate)

@@ -255,6 +255,13 @@ def quotient(a: tuple[Value, Value], b: Value) -> tuple[Value, Value]:
     return high, (rest + a[1]) / b
 
 
+def power_of(x: tuple[Value, Value], rate: Value) -> Value:
+    """Return e^(rate·x) of a double word, to a few u: a rounding of rate·x would be magnified."""
+    high = x[0] * rate
+    low = x[0].fma(rate, -high) + x[1] * rate
+    return exp(high) * (select(abs(high) < 1e5, low, 0.0) + 1.0)
+
+
 def _split_in_halves(x: Value) -> tuple[Value, Value]:
     """Return two numbers of half the bits whose sum is x, in float64."""
     head = (x.bits() & -(1 << 27)).bits()
