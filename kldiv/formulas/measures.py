@@ -75,6 +75,13 @@ class Measure:
         """Return its derivative in each probability of the array of that index."""
         raise NotImplementedError
 
+    def slope_about(
+        self, xp: Namespace, index: int, top: Array, *ps: Array, sums: Sequence[Array] = ()
+    ) -> Array:
+        """Return derivatives less a number of the row: as exact less that of the class ``top``."""
+        del top  # only a slope that has a bound loses digits by the difference
+        return self.slope(xp, index, *ps, sums=sums)
+
 
 # --- pieces ---------------------------------------------------------------------------------------
 
@@ -417,6 +424,22 @@ class JensenShannon(Measure):
         above = xp.where(alive, self._from_mixture(index, ps), 0.0)
         slopes = weight * log_ratio(xp, safe_p, safe_m, above)
         return xp.where(alive, slopes, _edge(xp, p, m, 0.0, -weight * math.log(weight)))
+
+    def slope_about(
+        self, xp: Namespace, index: int, top: Array, *ps: Array, sums: Sequence[Array] = ()
+    ) -> Array:
+        """Return slopes, less their bound −w log w in a row whose class ``top`` is near it."""
+        weight, slopes = self.weights[index], self.slope(xp, index, *ps, sums=sums)
+        if not weight:
+            return slopes
+        own = weight * ps[index]
+        parts = [each * p for each, p in zip(self.weights, ps, strict=True)]
+        others = sum(parts[:index] + parts[index + 1 :], xp.zeros_like(own))
+        near = (others < own) & (own > 0)
+        share = xp.where(near, others, 0.0) / xp.where(near, own, 1.0)
+        below = xp.where(near, -weight * log1p(xp, share), slopes + weight * math.log(weight))
+        bounded = _sum(xp, xp.where(top & (8.0 * others < own), 1.0, xp.zeros_like(own))) > 0
+        return xp.where(bounded, below, slopes)
 
     def _term(self, xp: Namespace, p: Array, m: Array, above: Array) -> Array:
         alive, safe_p, safe_m = _both(xp, p, m)
@@ -806,20 +829,24 @@ class RowSlope(RowMeasure):
         else:
             ps, totals = self.probabilities(xp, arrays)
             sums, mean = self.measure.sums(xp, *ps) if self.measure.slope_takes_sums else [], None
-        slopes = self.slopes(xp, ps, sums)
+        if self.normalize and mean is None:
+            slopes = self._from_likeliest(xp, ps, sums)
+            mean = _sum(xp, self.mean_terms(xp, ps, slopes))
+        else:
+            slopes = self.slopes(xp, ps, sums)
         if self.normalize:
-            if mean is None:
-                # From the likeliest class on, whose own slope nearly all of the mean may be.
-                slopes = self._from_likeliest(xp, ps, slopes)
-                mean = _sum(xp, self.mean_terms(xp, ps, slopes))
             slopes = (slopes - mean) / totals[self.index]
         return cast(xp, weight, self.compute)[..., None] * slopes
 
-    def _from_likeliest(self, xp: Namespace, ps: Sequence[Array], slopes: Array) -> Array:
-        """Return slopes less that of the likeliest class, which is 0 itself; if it is finite."""
+    def _from_likeliest(self, xp: Namespace, ps: Sequence[Array], sums: Sequence[Array]) -> Array:
+        """Return slopes less that of the likeliest class, which is 0 itself; if it is finite.
+
+        That may be nearly all of their mean.
+        """
         p = ps[self.index]
         top = p == _largest(xp, p)
         top = top & (xp.cumulative_sum(xp.astype(top, p.dtype), axis=-1) == 1)
+        slopes = self.in_units(self.measure.slope_about(xp, self.index, top, *ps, sums=sums))
         own = _sum(xp, xp.where(top, slopes, 0.0))
         known = abs(own) < math.inf
         # Not left to the difference: a compiler computes both sides, and rounds them differently.

@@ -28,6 +28,7 @@ from kldiv.formulas.state import (
     Wide,
     factor_of,
     finite,
+    held,
     number,
     over,
     product,
@@ -202,7 +203,8 @@ class TopKOperation(RowWise):
         a, valid = entries.a, entries.valid
         top = xp.max(xp.where(valid, read.own, -xp.inf), axis=-1, keepdims=True)
         top = xp.maximum(top, read.highest)
-        top = xp.where(entries.foreign | (top == -xp.inf), xp.nan, top)
+        # No result depends on it, where it is a number: a class that is not given has no slope.
+        top = held(xp, xp.where(entries.foreign | (top == -xp.inf), xp.nan, top))
         heat = 1.0 if self.target_temperature is None else temperature
         divisor = temperature if self.target_temperature is None else 1.0
         own = [over_top(xp, read.own, top, divisor, valid)]

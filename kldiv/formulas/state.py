@@ -385,8 +385,13 @@ def _constant(xp: Namespace, c: DoubleWord) -> DoubleWord:
 
     Where a far class carries the mean away, the derivative of that would be infinite.
     """
-    held = getattr(xp, "constant", None)
-    return c if held is None else (held(c[0]), held(c[1]))
+    return held(xp, c[0]), held(xp, c[1])
+
+
+def held(xp: Namespace, array: Array) -> Array:
+    """Return an array that derivatives take for constant, where the library has any."""
+    constant = getattr(xp, "constant", None)
+    return array if constant is None else constant(array)
 
 
 def _pick(xp: Namespace, mask: Array, c: DoubleWord, axis: int) -> DoubleWord:

@@ -145,11 +145,6 @@ class Cpu(OnNumPy, Torch):
     name = "cpu"
     kernels = CPU
     functions = ("exp", "log")
-    misses = MappingProxyType(
-        {
-            (12, "float64", "Hellinger"): "1.5e-14 in a gradient where p underflows under q",
-        }
-    )
 
     def problem(self):
         return CPU.problem()

@@ -36,6 +36,15 @@ RECORDS = (
     Alpha(-0.2),
 )
 
+FAR_RECORDS = (
+    Mixture(0.5, 0.5, 0.5),
+    Mixture(0.3, 0.3, 0.7),
+    Mixture(0.3, 0.2, 2.0),
+    Mixture(0.1, 1.0, 0.0),
+    Mixture(0.9, 0.0, 1.0),
+    Hellinger(),
+)
+
 
 def rows(dtype, distance):
     random = np.random.default_rng(3)
@@ -178,3 +187,20 @@ def test_beta_of_rows(dtype):
         factor = weight[row] * keep[row]
         gradients = [np.nan_to_num(a) * 0 if factor == 0 else a * factor for a in gradients]
         assert_right(own, (np.atleast_1d(value * keep[row]), gradients), dtype)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.37])
+@pytest.mark.parametrize("divergence", FAR_RECORDS, ids=str)
+def test_rows_hundreds_apart(divergence, temperature):
+    """Powers of log(p/q) at an anchor are not those of its rounding, nor of a p that underflows."""
+    random = np.random.default_rng(0)
+    s, t = (300 * temperature * random.normal(size=(6, 6)) for _ in range(2))
+    loss = functools.partial(
+        kldiv.f_div_with_logits, divergence=divergence, temperature=temperature, reduction="sum"
+    )
+    with kldiv.config_context(kernel="cpu"):
+        _, found = kldiv.value_and_grad(loss, (0, 1))(s, t)
+    for row, pair in enumerate(zip(s, t, strict=True)):
+        true = exact(divergence, *pair, temperature)
+        for one, right in zip(found, true[1:], strict=True):
+            np.testing.assert_allclose(one[row], right, rtol=16 * unit("float64"), atol=1e-250)

@@ -391,3 +391,24 @@ def test_errors():
         kldiv.entropy([0.5, 0.5])
     with pytest.raises(ShapeError, match="one row at a time"):
         kldiv.value_and_grad(kl)(np.ones((2, 3)), np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.25, 0.75)])
+def test_slopes_of_normalised_rows_far_apart(weights):
+    """Two classes whose slopes are both near their bound differ by what is left of them."""
+    p = np.array([0.0034587453456467465, 4619.6946518872755, 0.5716173867849645])
+    q = np.array([1661035164734.7744, 6.738744052280022e-08, 0.029251022076089175])
+    loss = partial(kldiv.js_divergence, weights=weights, normalize=True)
+    _, found = kldiv.value_and_grad(loss, (0, 1))(p, q)
+    with mpmath.workdps(60):
+        sides, (one, two) = [[mpmath.mpf(x) for x in row] for row in (p, q)], weights
+        for own, other, w, rest, slopes in (
+            (*sides, one, two, found[0]),
+            (*sides[::-1], two, one, found[1]),
+        ):
+            size, away = mpmath.fsum(own), mpmath.fsum(other)
+            pairs = [(x / size, y / away) for x, y in zip(own, other, strict=True)]
+            logs = [w * mpmath.log(x / (w * x + rest * y)) for x, y in pairs]
+            mean = mpmath.fsum(x * log for (x, _), log in zip(pairs, logs, strict=True))
+            true = [float((log - mean) / size) for log in logs]
+            np.testing.assert_allclose(slopes, true, rtol=16 * 2.0**-53)

@@ -292,3 +292,17 @@ def test_a_teacher_s_rest_is_left_out_where_classes_are_renormalized():
     teacher = kldiv.topk_log_probs(t, 2)
     found = loss(s, teacher, tail="renormalize")
     assert found == loss(s, teacher.log_probs, teacher.indices, tail="renormalize")
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_classes_that_are_left_out_have_no_second_derivative(torch, beta):
+    s = torch.tensor([[0.3, -1.2, 0.7, 5.5, 2.0]], requires_grad=True)  # the largest is left out
+    a = torch.tensor([[-0.4, -1.3]], requires_grad=True)
+    loss = kldiv.topk_kl_div_with_logits(
+        s, a, torch.tensor([[0, 1]]), beta=beta, tail="renormalize"
+    )
+    of_s, of_a = torch.autograd.grad(loss, (s, a), create_graph=True)
+    for slope in (of_s[0, 0], of_s[0, 1], of_a[0, 0]):
+        (second,) = torch.autograd.grad(slope, s, retain_graph=True)
+        assert (second[0, 2:] == 0).all()
+        assert (second[0, :2] != 0).all()

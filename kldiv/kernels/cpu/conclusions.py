@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kldiv.kernels.cpu.code import DOUBLE, Value, at_least, at_most, select
-from kldiv.kernels.cpu.elementary import added, difference, eighth_difference, log, log1p
+from kldiv.kernels.cpu.elementary import (
+    added,
+    difference,
+    eighth_difference,
+    log,
+    log1p,
+    quotient,
+    two_difference,
+    two_sum,
+)
 from kldiv.kernels.cpu.peaks import Peak
 from kldiv.kernels.cpu.row import HEAT, PART, SEGMENT, STUDENT, TEACHER, low_width
 from kldiv.kernels.cpu.sums import Total
@@ -255,14 +264,13 @@ def find_mean(row: Row, stage: Value, side: str) -> None:
             away = row.eighth_temperature() * middle * sign + row.get("pivot_rest")
             with code.when(~known):
                 row.set(size=size, old=row.words(f"anchor_{side}"))
-                row.set(old_at=row.get(f"at_{side}"))
-                _anchor(row, side, added(row.words("pivot"), away), middle)
+                _anchor(row, side, added(row.words("pivot"), away))
             row.set(again=~known)
         with code.when(stage == base + 2):
             # Rounding of u is beside Σ own |u|: the anchor with the smaller one is better.
             worse = size > row.get("size")
             with code.when(worse):
-                _anchor(row, side, row.words("old"), row.get("old_at"))
+                _anchor(row, side, row.words("old"))
             row.set(again=worse)
 
 
@@ -274,14 +282,20 @@ def first_anchor(row: Row, side: str) -> None:
         place = low_width(row.frame["classes"], row.real.lanes) - row.real.lanes
         low = row.code.load(row.real.scalar, row.low_at(), place).to(DOUBLE)
         anchor = anchor[0], anchor[1] + low * (row.get("unit") * 0.125)
-    at = (difference(anchor, row.words("pivot")) - row.get("pivot_rest")) * row.of_eighths()
-    _anchor(row, side, anchor, at if side == "t" else -at)
+    _anchor(row, side, anchor)
     row.set(again=~row.flag("known") if row.along and side == "s" else 1.0)
 
 
-def _anchor(row: Row, side: str, anchor: tuple[Value, Value], at: Value) -> None:
-    row.set(**{f"anchor_{side}": anchor})
-    row.set(**{f"at_{side}": at})
+def _anchor(row: Row, side: str, anchor: tuple[Value, Value]) -> None:
+    """Take an anchor, and log(own/other) there: of two words, so that powers are right."""
+    pivot, pivot_low = row.words("pivot")
+    high, low = two_difference(anchor[0], pivot)
+    apart = two_sum(high, low + ((anchor[1] - pivot_low) - row.get("pivot_rest")))
+    at, rest = quotient(apart, row.eighth_temperature())
+    if side == "s":
+        at, rest = -at, -rest
+    # Farther away powers are 0 or infinite, and the rest may be no number.
+    row.set(**{f"anchor_{side}": anchor, f"at_{side}": (at, select(abs(at) < 1e5, rest, 0.0))})
 
 
 def _either(

@@ -22,6 +22,9 @@ from kldiv.kernels.cpu.elementary import (
     log_normal,
     phi_near,
     phi_ratio,
+    power,
+    power_of,
+    shift_of,
     split_log,
     split_power,
 )
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kldiv.kernels.cpu.code import Value
+    from kldiv.kernels.cpu.elementary import Heat
 
 
 class Rows(Protocol):
@@ -41,11 +45,17 @@ class Rows(Protocol):
     def get(self, name: str) -> Value:
         """Return a number of the row's state."""
 
+    def words(self, name: str) -> tuple[Value, Value]:
+        """Return a double word of the row's state."""
+
     def number(self, index: int) -> Value:
         """Return a number of the divergence."""
 
     def vector(self, value: Value) -> Value:
         """Return a number of the row as a vector of elements."""
+
+    def heat_of(self, change: Callable[[Value], Value]) -> Heat:
+        """Return the temperature's constants for elements."""
 
 
 class Lane(NamedTuple):
@@ -353,8 +363,9 @@ class Mixture(Divergence):
         m, rest, a, b = (
             rows.number(index) for index in ((0, 1, 2, 3) if side == "t" else (1, 0, 3, 2))
         )
-        z, k = rows.get(f"at_{side}"), m / rest
-        small, above = exp(-abs(z)), z > 0.0
+        (z, low), k = rows.words(f"at_{side}"), m / rest
+        above = z > 0.0
+        small = power_of((-abs(z), select(above, -low, low)), rows.code.real(1.0))
         high, low = small + k, k * small + 1.0
         numbers = (
             select(above, small / high, 1.0 / low),
@@ -584,11 +595,11 @@ class Alpha(Divergence):
     def _exponent(self, rows: Rows, alpha: Value, kappa: Value) -> Callable[[Lane], Value]:
         """Return a function of half the logarithm of p^α q^κ, by the logits themselves."""
         constant, parts = rows.code.real(0.0), []
-        for side, power in (("t", alpha), ("s", kappa)):
+        for side, order in (("t", alpha), ("s", kappa)):
             powers = rows.get(f"{side}_exponent") - rows.own.lift  # of 2
             log_scale = log(rows.get(f"{side}_scale")) - powers * LN2
-            constant = constant + power * 0.5 * log_scale
-            factor = rows.vector(power * 0.5 * rows.get("inverse"))
+            constant = constant + order * 0.5 * log_scale
+            factor = rows.vector(order * 0.5 * rows.get("inverse"))
             parts.append((rows.vector(rows.get(f"{side}_origin")), factor))
         (t_origin, t_factor), (s_origin, s_factor) = parts
         whole = rows.vector(constant)
@@ -621,7 +632,7 @@ class Alpha(Divergence):
 
     def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:
         rate, scale = rows.number(1 if side == "t" else 0), rows.number(2)
-        at = exp(rows.get(f"at_{side}") * -rate)
+        at = power_of(rows.words(f"at_{side}"), -rate)
         # Gradients of an infinite divergence are NaN.
         at = select(rows.get("lost") > 0.0, float("nan"), at)
         at, rate = rows.vector(at), rows.vector(rate)
@@ -655,15 +666,23 @@ class Hellinger(Alpha):
     unbounded = (False, False)
 
     def mass(self, rows: Rows) -> Callable[[Lane], Value]:
-        exponent = self._exponent(rows, *(rows.number(index) for index in range(2)))
+        of_t, of_s = (self._root(rows, side) for side in "ts")
+        return lambda lane: of_t(lane.raw_t) * of_s(lane.raw_s)
 
-        def of(lane: Lane) -> Value:
-            half = exp(exponent(lane))
-            least = 8.0 * format_of(half).tiny
-            lost = (lane.p < least) | (lane.q < least)
-            return select(lost, half * half, lane.p.sqrt() * lane.q.sqrt())
-
-        return of
+    @staticmethod
+    def _root(rows: Rows, side: str) -> Callable[[Value], Value]:
+        """Return a function of a side's logits: √p, a weight at 2T, as p may underflow."""
+        own, top, origin = rows.own, rows.get(f"top_{side}"), rows.get(f"{side}_origin")
+        exponent, rounding = rows.get(f"{side}_exponent"), format_of(top).round
+        half = (exponent * 0.5 + rounding) - rounding
+        odd = half * 2.0 - exponent
+        rest = select(odd > 0.0, rows.code.real(2.0), select(odd < 0.0, rows.code.real(0.5), 1.0))
+        scale = rows.vector((rows.get(f"{side}_scale") * rest).sqrt() * 2.0 ** -(own.lift // 2))
+        lowest = (top - origin) - rows.get("temperature") * (2.0 * own.gone)
+        least = rows.vector(select(top > -float("inf"), lowest, 0.0))
+        start, shift = rows.vector(origin), shift_of(rows.vector(half))
+        heat = rows.heat_of(rows.vector).doubled
+        return lambda logits: power(logits - start, least, shift, heat) * scale
 
     def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:
         factor = rows.vector(rows.number(2) * 2.0)

@@ -167,6 +167,12 @@ class Heat(NamedTuple):
     ln2: Value
     ln2_low: Value
 
+    @property
+    def doubled(self) -> Heat:
+        """The constants of 2T."""
+        factors = (2.0, 0.5, 0.5, 2.0, 2.0)
+        return Heat(*(each * factor for each, factor in zip(self, factors, strict=True)))
+
 
 def power(x: Value, least: Value, shift: Value, heat: Heat) -> Value:
     """Return e^(x/T)/2ᵐ, lifted; 0 where x is below ``least``; ``shift`` is `shift_of` of m."""
@@ -247,6 +253,13 @@ def quotient(a: tuple[Value, Value], b: Value) -> tuple[Value, Value]:
     (one, one_low), (two, two_low) = (_split_in_halves(each) for each in (high, b))
     rest = (((a[0] - one * two) - one * two_low) - one_low * two) - one_low * two_low
     return high, (rest + a[1]) / b
+
+
+def power_of(x: tuple[Value, Value], rate: Value) -> Value:
+    """Return e^(rate·x) of a double word, to a few u: a rounding of rate·x would be magnified."""
+    high = x[0] * rate
+    low = x[0].fma(rate, -high) + x[1] * rate
+    return exp(high) * (select(abs(high) < 1e5, low, 0.0) + 1.0)
 
 
 def _split_in_halves(x: Value) -> tuple[Value, Value]:

@@ -80,11 +80,12 @@ STATE: Final = (
     *("ratio", "ratio_low", "first", "first_low", "pivot", "pivot_low", "pivot_rest", "y"),
     "plain",  # whether the pivot is one word of the elements' dtype, and no difference overflows
     *("top_t", "top_s", "beside_t", "beside_s", "lost", "lone", "settled", "value"),
-    *("mean_t", "anchor_t", "anchor_t_low", "at_t", "mean_s", "anchor_s", "anchor_s_low", "at_s"),
+    *("mean_t", "anchor_t", "anchor_t_low", "at_t", "at_t_low"),
+    *("mean_s", "anchor_s", "anchor_s_low", "at_s", "at_s_low"),
     *("below_t", "level_t", "below_s", "level_s"),  # without anchors: the mass below it, and at it
     "known",  # whether the pass for the value found the student's mean
     "again",  # whether the mean has to be taken about another anchor
-    *("size", "old", "old_low", "old_at"),  # Σ own |u| about the first anchor, and that anchor
+    *("size", "old", "old_low"),  # Σ own |u| about the first anchor, and that anchor
     *("rest", "depth"),  # of the teacher's peak, and its mean depth
     "slope",  # the factor that makes an α-divergence's gradient that of Rényi's
 )
