@@ -82,7 +82,8 @@ class _Given(NamedTuple):
     usable: list[Rows]
     """Masks of the rows that the kernels take."""
     padded: list[Rows]
-    """Rows in a small unit, with zeros up to whole vectors; rows not usable are zeros."""
+    """Rows in a small unit, with zeros up to whole vectors; rows not usable are zeros. Of some
+    measures each is followed by its square roots."""
     unit: float
     numbers: Rows
     """Those of the measure, of the first array and of the second."""
@@ -98,7 +99,7 @@ class _Given(NamedTuple):
         rows = [host(array, dtype) for array in work.arrays]
         usable = [np.all((each >= 0) & (each <= largest), axis=-1) for each in rows]
         padded = [
-            _padded(each, own, unit, REALS[dtype].lanes)
+            _padded(each, own, unit, REALS[dtype].lanes, roots=operation.name in pairs.BY_ROOTS)
             for each, own in zip(rows, usable, strict=True)
         ]
         alpha = getattr(measure, "alpha", 0.0)
@@ -151,7 +152,7 @@ def _gradient(work: Work, given: _Given, index: int, kernel: Any) -> Rows:
     by_own = weights if index == 0 else weights.T
     by_kernel = np.ascontiguousarray(by_own if usable.all() else np.where(usable, by_own, 0))
     numbers = given.numbers if index == 0 else given.numbers[::-1].copy()
-    gradient = np.empty_like(own)
+    gradient = np.empty((len(own), own.shape[-1]), own.dtype)
     frame = {
         "classes": own.shape[-1],
         "others": len(other),
@@ -186,9 +187,11 @@ def _run(operation: Operation, *arrays: Array) -> Array:
     return operation.value(np, *arrays)
 
 
-def _padded(rows: Rows, usable: Rows, unit: float, lanes: int) -> Rows:
+def _padded(rows: Rows, usable: Rows, unit: float, lanes: int, *, roots: bool) -> Rows:
     size = -(-rows.shape[-1] // lanes) * lanes
-    found = np.zeros((len(rows), size), rows.dtype)
-    found[:, : rows.shape[-1]] = rows * rows.dtype.type(unit)
+    found = np.zeros((len(rows), 1 + roots, size), rows.dtype)
+    found[:, 0, : rows.shape[-1]] = rows * rows.dtype.type(unit)
     found[~usable] = 0.0
+    if roots:
+        np.sqrt(found[:, 0], out=found[:, 1])
     return found

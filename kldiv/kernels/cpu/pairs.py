@@ -133,7 +133,8 @@ def _tv(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
 
 
 def _hellinger(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
-    root = (p - q) / _or_one(p.sqrt() + q.sqrt())
+    root_p, root_q = numbers
+    root = (p - q) / _or_one(root_p + root_q)
     return root * root * 0.5
 
 
@@ -153,6 +154,10 @@ TERMS: Final[dict[str, Callable[[Value, Value, Sequence[Value]], Value]]] = {
     "chi2_divergence": _chi2,
 }
 """The term of a class of each measure that has a kernel."""
+
+BY_ROOTS: Final = {"hellinger_divergence"}
+"""The measures whose numbers are the square roots of probabilities, which lie behind each row: to
+take them for each pair would be most of the time."""
 
 BY_BITS: Final = {"kl_divergence", "js_divergence", "skew_divergence", "jeffreys_divergence"}
 """The measures with logarithms, for which no number may be subnormal."""
@@ -208,8 +213,9 @@ def _tv_slope(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
 
 
 def _hellinger_slope(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
-    root = _or_one(own).sqrt()
-    return select(own > 0.0, (own - other) / (root + other.sqrt()) * 0.5 / root, 0.0)
+    root, root_other = numbers
+    safe = _or_one(root)
+    return select(own > 0.0, (own - other) / (safe + root_other) * 0.5 / safe, 0.0)
 
 
 def _chi2_in_p(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
@@ -247,12 +253,14 @@ def write(code: Code, *, real: Real, measure: str) -> None:
         for index in range(2)
     ]
     classes, others = frame["classes"], frame["others"]
+    rooted = measure in BY_ROOTS
+    row_size = classes * real.size * (1 + rooted)
     with code.loop(end, begin, TOGETHER) as start:
         from_here = select(frame["symmetric"] != 0, start, 0)
         stop = at_most(start + TOGETHER, end)
         with code.loop(others, from_here) as column, code.loop(stop, start) as row:
             first, second = (
-                frame[name] + place * classes * real.size
+                frame[name] + place * row_size
                 for name, place in (("first", row), ("second", column))
             )
             total = Total(code)
@@ -261,7 +269,10 @@ def write(code: Code, *, real: Real, measure: str) -> None:
 
                 def body(k: Value, at: tuple[Value, Value] = (first, second)) -> list[Value]:
                     p, q = (code.load(real.vector, each, k * real.lanes) for each in at)
-                    return [TERMS[measure](p, q, numbers)]
+                    if not rooted:
+                        return [TERMS[measure](p, q, numbers)]
+                    roots = [code.load(real.vector, x, classes + k * real.lanes) for x in at]
+                    return [TERMS[measure](p, q, roots)]
 
                 total.add(*block_sums(code, real, (ends[0], ends[1]), _STRIP, body, 1))
             code.store(frame["values"], total.get(), row * others + column)
@@ -276,11 +287,14 @@ def write_slope(code: Code, *, real: Real, measure: str, index: int) -> None:
         for place in range(2)
     ]
     slope, zero = SLOPES[measure][index], code.constant(real.vector, 0.0)
-    row_size, others = frame["classes"] * real.size, frame["others"]
+    classes, others, rooted = frame["classes"], frame["others"], measure in BY_ROOTS
+    row_size = classes * real.size * (1 + rooted)
 
     def group(row: Value, places: Sequence[Value]) -> None:
         """Add up the slopes of some vectors of a row."""
-        own = [code.load(real.vector, frame["own"] + row * row_size, at) for at in places]
+        here = frame["own"] + row * row_size
+        own = [code.load(real.vector, here, at) for at in places]
+        roots = [code.load(real.vector, here, classes + at) for at in places] if rooted else []
         totals = [Total(code, zero) for _ in places]
         with code.loop(others, step=_RUN) as start:
             sums = [code.variable(zero) for _ in places]
@@ -289,18 +303,21 @@ def write_slope(code: Code, *, real: Real, measure: str, index: int) -> None:
                 # The pairs that count for nothing may have infinite slopes.
                 with code.when(weight != 0.0):
                     there = frame["other"] + column * row_size
-                    for each, at, p in zip(sums, places, own, strict=True):
-                        found = slope(p, code.load(real.vector, there, at), numbers)
+                    for place, (each, at, p) in enumerate(zip(sums, places, own, strict=True)):
+                        given = numbers
+                        if rooted:
+                            given = [roots[place], code.load(real.vector, there, classes + at)]
+                        found = slope(p, code.load(real.vector, there, at), given)
                         each.set(each.get() + weight.spread(real.lanes) * found)
             for total, each in zip(totals, sums, strict=True):
                 total.add(each.get())
         for total, at in zip(totals, places, strict=True):
-            code.store(frame["gradient"] + row * row_size, total.get(), at)
+            code.store(frame["gradient"] + row * classes * real.size, total.get(), at)
 
-    whole = frame["classes"] // (real.lanes * _GROUP) * (real.lanes * _GROUP)
+    whole = classes // (real.lanes * _GROUP) * (real.lanes * _GROUP)
     with code.loop(end, begin, TOGETHER) as start:
         stop = at_most(start + TOGETHER, end)
         with code.loop(whole, step=real.lanes * _GROUP) as at, code.loop(stop, start) as row:
             group(row, [at + place * real.lanes for place in range(_GROUP)])
-        with code.loop(frame["classes"], whole, real.lanes) as at, code.loop(stop, start) as row:
+        with code.loop(classes, whole, real.lanes) as at, code.loop(stop, start) as row:
             group(row, [at])
