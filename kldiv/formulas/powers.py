@@ -102,7 +102,14 @@ class Alpha(Summed):
             return xp.maximum(p, q) * xp.exp(xp.where(ell < 0, self.alpha * ell, -kappa * ell))
         normal = p > 8.0 * float(xp.finfo(p.dtype).smallest_normal)
         half = xp.exp(0.5 * xp.where(normal, -kappa * ell, self.exponent(block)))
-        return (xp.where(normal, p, 1.0) * half) * half
+        found = (xp.where(normal, p, 1.0) * half) * half
+        if self.alpha != 2.0:
+            return found
+        # The ratio of probabilities is right to a few u, e^ℓ only to u·|ℓ|.
+        info = xp.finfo(q.dtype)
+        known = normal & (q > 8.0 * float(info.smallest_normal))
+        known = known & (p < q * (0.25 * float(info.max)))
+        return xp.where(known, p * (p / xp.where(known, q, 1.0)), found)
 
     def exponent(self, block: Block) -> Array:
         """Return log m, to a few u of its terms: −∞, or +∞, where m is 0 or ∞."""

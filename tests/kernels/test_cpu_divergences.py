@@ -204,3 +204,26 @@ def test_rows_hundreds_apart(divergence, temperature):
         true = exact(divergence, *pair, temperature)
         for one, right in zip(found, true[1:], strict=True):
             np.testing.assert_allclose(one[row], right, rtol=16 * unit("float64"), atol=1e-250)
+
+
+@pytest.mark.parametrize("kernel", ["pure", "cpu"])
+@pytest.mark.parametrize(
+    ("dtype", "s", "t"),
+    [
+        ("float32", [17.04941, -0.044230916, 0.011244684], [-0.049657587, -0.17411196, 20.712671]),
+        (
+            "float64",
+            [0.28995434687169463, 0.03085362972636268, 21.80775112377257],
+            [-0.02510122497073916, -60.0, 0.19378424726527899],
+        ),
+    ],
+)
+def test_chi_squared_is_of_ratios(kernel, dtype, s, t):
+    """A rounded log(p/q) of 20 would cost twenty units of p²/q."""
+    s, t = (np.array(row, dtype) for row in (s, t))
+    with kldiv.config_context(kernel=kernel):
+        value, found = kldiv.value_and_grad(kldiv.chi2_div_with_logits, (0, 1))(s, t)
+    true = exact(ChiSquared(), s, t)
+    assert value == pytest.approx(true.value, rel=8 * unit(dtype))
+    for one, right in zip(found, true[1:], strict=True):
+        np.testing.assert_allclose(one, right, rtol=8 * unit(dtype))

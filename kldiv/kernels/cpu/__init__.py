@@ -54,7 +54,8 @@ _ROWS: Final = {
     "Jeffreys": (("jeffreys_div_with_logits", _F), ""),
     "total variation": (("tv_div_with_logits", _F), ""),
     "Hellinger": (("hellinger_div_with_logits", _F), ""),
-    "alpha": (("alpha_div_with_logits", "chi2_div_with_logits", _F), ""),
+    "chi2": (("chi2_div_with_logits", _F), ""),
+    "alpha": (("alpha_div_with_logits", _F), ""),
 }
 """The divergences of rows: the functions that they serve, and a detail."""
 

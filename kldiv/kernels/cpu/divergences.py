@@ -652,6 +652,22 @@ class Alpha(Divergence):
         return of
 
 
+class ChiSquared(Alpha):
+    """α = 2: powers are p·(p/q), right to a few u where e^log(p/q) is to u·|log(p/q)|."""
+
+    name = "chi2"
+
+    def mass(self, rows: Rows) -> Callable[[Lane], Value]:
+        general = super().mass(rows)
+
+        def of(lane: Lane) -> Value:
+            p, q, least = lane.p, lane.q, 8.0 * format_of(lane.p).tiny
+            known = (p >= least) & (q >= least) & (p < q * (0.25 / format_of(q).tiny))
+            return select(known, p * (p / select(known, q, 1.0)), general(lane))
+
+        return of
+
+
 class Renyi(Alpha):
     """Rényi's divergence: numbers as of an α-divergence of scale 1, then its own scale."""
 
@@ -716,6 +732,7 @@ DIVERGENCES: Final = {
         Skew,
         TotalVariation,
         Alpha,
+        ChiSquared,
         Hellinger,
         Renyi,
     )

@@ -56,7 +56,7 @@ def spelled(divergence: Any) -> Spelled:
         return Spelled("Jeffreys", (float(divergence.w), float(divergence.r)))
     if isinstance(divergence, powers.Alpha):
         numbers = divergence.alpha, divergence.kappa, divergence.scale
-        name = "Hellinger" if divergence.alpha == 0.5 else "alpha"
+        name = {0.5: "Hellinger", 2.0: "chi2"}.get(divergence.alpha, "alpha")
         return Spelled(name, tuple(map(float, numbers)))
     if isinstance(divergence, powers.Renyi):
         of_renyi = divergence.alpha, divergence.kappa, 1.0, divergence.scale
