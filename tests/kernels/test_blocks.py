@@ -9,7 +9,7 @@ import pytest
 
 import kldiv
 from kldiv.backends import get
-from kldiv.kernels.blocks import BLOCKS
+from kldiv.kernels.blocks import BLOCKS, row_loss
 from kldiv.kernels.cpu import CPU
 
 LOSSES = [
@@ -90,11 +90,17 @@ def test_torch_without_a_compiler_of_kernels():
     torch.testing.assert_close(mapped.mean(), kldiv.kl_div_with_logits(s, t))
 
 
-def test_huge_rows_are_left_to_the_formulas_which_need_less_memory():
-    rows = np.broadcast_to(np.float32(0), (2, (1 << 20) + 1))
-    explained = kldiv.explain(rows, rows, operation="kl_div_with_logits")
-    assert "blocks: rows of more than 1048576 classes" in str(explained)
-    assert kldiv.explain(rows, rows).kernel == "blocks"
+def test_huge_rows_are_computed_by_the_formulas_which_need_less_memory(monkeypatch):
+    s, t = np.random.default_rng(0).normal(size=(2, 50, 1000)).astype("f4")
+    loss = kldiv.value_and_grad(kldiv.kl_div_with_logits)
+    assert kldiv.explain(s, t, operation="kl_div_with_logits").kernel == "blocks"
+    others = loss(s, t)
+    monkeypatch.setattr(row_loss, "MOST", 999)
+    found = loss(s, t)
+    with kldiv.config_context(kernel="pure"):
+        wanted = loss(s, t)
+    np.testing.assert_array_equal(found[1], wanted[1])
+    assert (others[1] != wanted[1]).any()
 
 
 def test_the_advice_is_given():
