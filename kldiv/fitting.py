@@ -511,7 +511,7 @@ def _inside(points: Sample, offsets: Sample, family: Family, numbers: tuple[floa
 def _cost_of_rounding(
     points: Sample, offsets: Sample, family: Family, numbers: tuple[float, ...]
 ) -> Sample | float:
-    """Return how much likelier points are than what was rounded to them.
+    """Return how much likelier points are than the values that were rounded to them.
 
     A density that peaks at a value that occurs often gains nothing by it.
     """

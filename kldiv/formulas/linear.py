@@ -605,7 +605,7 @@ class LinearLoss(Loss):
         places: set[int],
         weight: Array | None,
     ) -> tuple[Array, dict[int, Array]]:
-        """Return what `_evaluated` does; gradients in products are written over these."""
+        """Return the results of `_evaluated`; gradients in products are written over these."""
         products = tools.products
         if products.block_bytes is None:
             return self._evaluated(tools, given, keep, places, weight)

@@ -271,7 +271,7 @@ class _Text:
     @cached_property
     def _plainly_quoted(self) -> bool:
         """Whether quotation marks are pairs around whole cells that need none."""
-        return all(_unquoted(text, self._sep) is not None for text in self._pieces())
+        return all(_is_plainly_quoted(text, self._sep) for text in self._pieces())
 
     def _pieces(self, after: int = 0) -> Iterator[str]:
         """Yield whole lines, many at a time, without the first ones."""
@@ -490,18 +490,18 @@ class _Text:
         raise self._source.error(f"{text}. {mend}; sep=';' and the like say what separates")
 
 
-def _unquoted(text: str, sep: str) -> str | None:
-    """Return lines without quotation marks; None where one is no border of a whole cell."""
+def _is_plainly_quoted(text: str, sep: str) -> bool:
+    """Return whether each quotation mark of some lines is a border of a whole cell."""
     if '"' not in text:
-        return text
+        return True
     raw = np.frombuffer(f"\n{text}".encode("utf-8", "surrogatepass"), np.uint8)
     borders = (raw == ord("\n")) | (raw == ord(sep))
     marks = np.flatnonzero(raw == ord('"'))
     first, last = marks[::2], marks[1::2]
     if len(first) != len(last) or not (borders[first - 1].all() and borders[last + 1].all()):
-        return None
+        return False
     before = np.cumsum(borders)
-    return None if (before[first] != before[last]).any() else text.replace('"', "")
+    return bool((before[first] == before[last]).all())
 
 
 def _cut(text: str, sep: str, width: int, *, comments: bool) -> list[list[str]] | None:

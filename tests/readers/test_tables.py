@@ -150,7 +150,7 @@ def test_options_that_do_not_exist(options, said):
 
 @pytest.mark.parametrize("piece", [1, 7, 1 << 18])
 def test_quoted_columns_are_what_rows_are(tmp_path, monkeypatch, piece):
-    random, bare = np.random.default_rng(piece), text_files._unquoted
+    random, plain = np.random.default_rng(piece), text_files._is_plainly_quoted
     monkeypatch.setattr(text_files, "_PIECE", piece)
     odd = ['"a\nb"', '"a,b"', '"a""b"', '""', '"', 'a"b', '"a"b', '"a" ', '"#x"', '"é"', "NA", ""]
     taken = 0
@@ -165,15 +165,15 @@ def test_quoted_columns_are_what_rows_are(tmp_path, monkeypatch, piece):
         path = tmp_path / "p.csv"
         path.write_bytes((end.join(lines) + random.choice(["", end])).encode())
         found = []
-        for each in (bare, lambda *_: None):
-            monkeypatch.setattr(text_files, "_unquoted", each)
+        for each in (plain, lambda *_: False):
+            monkeypatch.setattr(text_files, "_is_plainly_quoted", each)
             try:
                 found.append(repr(read_samples(path)))
             except InputError as error:
                 found.append(str(error))
         assert found[0] == found[1], path.read_bytes()
         text = path.read_text(encoding="utf-8") + "\n"
-        taken += bare(text, ",") is not None and "error" not in found[0]
+        taken += plain(text, ",") and "error" not in found[0]
     assert taken > 20
 
 

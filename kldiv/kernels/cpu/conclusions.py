@@ -84,7 +84,7 @@ def find_scales(row: Row) -> None:
 
 
 def _find_peak(row: Row, side: _Side) -> None:
-    """Write −log p(label) and the entropy of the teacher, and keep what its gradient takes."""
+    """Write −log p(label) and the entropy of the teacher, and keep numbers for its gradient."""
     code, scale = row.code, side.scale
     taken, rest, depths = code.variable(code.real(0.0)), Total(code), Total(code)
     with code.loop(row.blocks) as block:
@@ -178,7 +178,7 @@ def better_pivot(row: Row, stage: Value) -> None:
     if divergence.exact:
         enough = abs(y) <= size * 0.5
     else:
-        # The sum of terms changes by about y² beside size², and by y itrow where all is far.
+        # The sum of terms changes by about y² beside size², and by y itself where all is far.
         most = 2.0**-12, 2.0**-22
         most = most if row.real.single else (2.0**-27, 2.0**-51)
         most = most if divergence.smooth else (most[1], most[1])

@@ -196,7 +196,7 @@ class Segment:
         return self.records + (begin // BLOCK) * (8 * RECORD)
 
     def _kept(self, k: Value, index: int) -> Value:
-        """Return the address of a vector of what is kept."""
+        """Return the address of a vector of the numbers that are kept."""
         if self.lent and index == 0:
             return self.lent.place(k)
         return self.kept + (self.row.frame["width"] * index + k * self.real.lanes) * self.real.size

@@ -87,7 +87,7 @@ def split_in_halves(weights: list[Value]) -> list[Value]:
 
 
 def joined_halves(sums: list[Value], real: Real) -> list[Value]:
-    """Return the sums of weights, given those of what `split_in_halves` made of them."""
+    """Return the sums of weights, given those of the results of `split_in_halves`."""
     if real.single:
         return sums
     return [head + tail for head, tail in zip(sums[::2], sums[1::2], strict=True)]
