@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import operator
-import re
 from dataclasses import dataclass, replace
 from functools import wraps
-from inspect import cleandoc, signature
-from itertools import zip_longest
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
 import numpy as np
 
 from kldiv import backends
+from kldiv._arguments import check_normalizer, different
+from kldiv._docstrings import joined
 from kldiv.backends import chunks
 from kldiv.backends.base import FLOATS, HALVES, Backend
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
@@ -26,7 +24,7 @@ from kldiv.formulas.rows import Constants, RowLoss
 from kldiv.formulas.weighting import Weighted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from kldiv._types import Array, Reduction
     from kldiv.backends.base import Spread
@@ -37,7 +35,6 @@ _WIDER = {
     for i, a in enumerate(FLOATS)
     for j, b in enumerate(FLOATS)
 }
-
 
 PAIR = "input", "target"
 """Names of the arrays of most losses."""
@@ -468,47 +465,10 @@ def with_options_of(
         found.__signature__ = found.__signature__.replace(parameters=every)
         if prepare.__doc__:  # there is none under -OO
             texts = [source.__doc__ or "" for source in sources]
-            found.__doc__ = _joined(prepare.__doc__, texts, [each.name for each in every], without)
+            found.__doc__ = joined(prepare.__doc__, texts, [each.name for each in every], without)
         return cast("Callable[P, Result_co]", found)
 
     return public
-
-
-_SECTIONS = "Parameters", "Returns", "Raises", "See Also", "Notes", "References", "Examples"
-
-
-def _joined(own: str, others: Sequence[str], names: Sequence[str], without: Sequence[str]) -> str:
-    """Return a docstring with its parameters in order, completed from others."""
-    summary, sections = _sections(own)
-    sources = [_sections(other)[1] for other in others]
-    parameters: dict[str, str] = {}
-    for each in (*sources[::-1], sections):
-        parameters |= _entries(each.get("Parameters", ""))
-    sections["Parameters"] = "\n".join(parameters[name] for name in names)
-    sections.setdefault("Returns", sources[0]["Returns"])
-    errors = _entries(sections.get("Raises", ""))
-    for name, entry in _entries(sources[0]["Raises"]).items():
-        if not any(f"``{option}``" in entry for option in without):
-            errors[name] = "\n".join([errors.get(name, name), *entry.splitlines()[1:]])
-    sections["Raises"] = "\n".join(errors.values())
-    ordered = sorted(sections, key=_SECTIONS.index)
-    parts = [f"{name}\n{'-' * len(name)}\n{sections[name]}" for name in ordered]
-    return "\n" + "\n\n".join([summary, *parts]) + "\n"
-
-
-def _sections(text: str) -> tuple[str, dict[str, str]]:
-    """Return the part of a numpydoc docstring before its sections, and these by name."""
-    summary, *rest = re.split(r"^(\w[\w ]*)\n-+\n", cleandoc(text), flags=re.MULTILINE)
-    bodies = [body.strip() for body in rest[1::2]]
-    return summary.strip(), dict(zip(rest[::2], bodies, strict=True))
-
-
-def _entries(section: str) -> dict[str, str]:
-    """Return the entries of a section of a numpydoc docstring by name."""
-    return {
-        found[1]: found[0]
-        for found in re.finditer(r"^(\w+).*(?:\n    .*)*", section, flags=re.MULTILINE)
-    }
 
 
 def resolve_pair(
@@ -609,18 +569,6 @@ class RowOptions(NamedTuple):
     axis_name: Any = None
 
 
-def check_normalizer(route: backends.Route, normalizer: Array) -> None:
-    """Raise unless a normalizer is one real number."""
-    dtype, shape = route.caller.dtype_name(normalizer), tuple(normalizer.shape)
-    if shape:
-        raise ShapeError(
-            f"normalizer has shape {shape}; expected a number, or an array of no axes: for the "
-            "number of rows kept pass where.sum()"
-        )
-    if dtype not in FLOATS and "int" not in dtype:
-        raise DTypeError(f"normalizer has dtype {dtype}; expected real numbers")
-
-
 def integers_in_float64(names: Sequence[str], arrays: Sequence[Array]) -> tuple[Array, ...]:
     """Return the arrays, integers converted to float64, by JAX to its default float dtype."""
     arrays = tuple(arrays)
@@ -685,150 +633,3 @@ def _not_floating(name: str, dtype: str) -> DTypeError:
         f"{name} has dtype {dtype}; expected one of {', '.join(FLOATS)}; convert it first, "
         "for example to float32"
     )
-
-
-def different(
-    first: tuple[int, ...],
-    second: tuple[int, ...],
-    names: tuple[str, str] = ("input", "target"),
-) -> ShapeError:
-    """Return the error for two shapes that differ; it names the broadcasts that join them."""
-    mend = "bring them to one shape first"
-    wide = tuple(
-        max(sizes) if 1 in sizes else sizes[0]
-        for sizes in zip_longest(first[::-1], second[::-1], fillvalue=1)
-    )[::-1]
-    if broadcasts(first, wide) and broadcasts(second, wide):
-        short = [name for name, shape in zip(names, (first, second), strict=True) if shape != wide]
-        mend = "if that is what you mean pass " + " and ".join(
-            f"broadcast_to({name}, {wide})" for name in short
-        )
-    return ShapeError(
-        f"{names[0]} and {names[1]} must have the same shape; got {tuple(first)} and "
-        f"{tuple(second)}; nothing is broadcast, as that is a known cause of wrong losses: {mend}"
-    )
-
-
-def check_axis(axis: Any, shape: tuple[int, ...], what: str) -> None:
-    """Raise unless ``axis`` is one whole number within the axes of ``shape``."""
-    if not _is_whole(axis):
-        raise OptionError(f"axis must be one whole number; got {axis!r}; {_one_axis(axis, shape)}")
-    if not -len(shape) <= axis < len(shape):
-        raise ShapeError(
-            f"axis {axis} is out of range for {what}; expected {-len(shape)} to {len(shape) - 1}"
-        )
-
-
-def _is_whole(number: Any) -> bool:
-    """Return whether it is a whole number: True would be taken for axis 1 elsewhere."""
-    if isinstance(number, int):
-        return not isinstance(number, bool)
-    try:
-        operator.index(number)
-    except TypeError:
-        return False
-    return True
-
-
-def _one_axis(axis: Any, shape: tuple[int, ...]) -> str:
-    """Return the advice that puts the classes on one axis."""
-    axes = range(-len(shape), len(shape))
-    if not isinstance(axis, tuple | list) or not axis or not all(one in axes for one in axis):
-        return "pass that of the classes, for example -1, the last"
-    if len(axis) == 1:
-        return f"axis={axis[0]} is that one"
-    wanted = [one % len(shape) for one in axis]
-    rows = [size for place, size in enumerate(shape) if place not in wanted]
-    array, last, note = "x", tuple(range(-len(wanted), 0)), ""
-    if sorted(wanted) != [len(shape) + place for place in last]:
-        array, note = f"moveaxis(x, {tuple(axis)}, {last})", "; in PyTorch it is movedim"
-    return (
-        "make one axis of them and leave axis out: for each array x pass "
-        f"{array}.reshape({(*rows, -1)}){note}"
-    )
-
-
-def broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Return whether an array of one shape broadcasts to another."""
-    return len(shape) <= len(wanted) and all(
-        size in (1, full)  # no set: hashing a size would fix it under torch.compile
-        for size, full in zip(shape[::-1], wanted[::-1], strict=False)
-    )
-
-
-def check_mask(
-    route: backends.Route,
-    mask: Array,
-    wanted: tuple[int, ...],
-    mend: str = "for a mask of rows add an axis: where=mask[:, None]",
-) -> None:
-    """Raise unless ``mask`` is boolean and broadcasts to the shape ``wanted``."""
-    dtype, shape = route.caller.dtype_name(mask), mask.shape
-    if dtype != "bool":
-        raise DTypeError(f"where has dtype {dtype}; expected bool; compare first: where=mask != 0")
-    if not broadcasts(shape, wanted):
-        raise ShapeError(
-            f"where has shape {tuple(shape)}, which does not broadcast to {tuple(wanted)}; {mend}"
-        )
-
-
-def fixed_temperature(temperature: float | Array) -> float | None:
-    """Return a temperature that is a number, checked; None for an array."""
-    if not isinstance(temperature, int | float):
-        return None
-    if not 0 < temperature < math.inf:  # no isfinite: torch.compile cannot trace it
-        raise OptionError(f"temperature must be positive and finite; got {temperature!r}")
-    return float(temperature)
-
-
-def constant(number: float) -> float:
-    """Return a number that ``torch.compile(dynamic=True)`` takes for a constant, not for a symbol.
-
-    A number computed from a symbol is a symbol too, and the compiler rounds it wrongly.
-    """
-    (found,) = {number}  # it knows what it hashes
-    return found
-
-
-def check_numbers(
-    route: backends.Route,
-    name: str,
-    array: Array,
-    rows: tuple[int, ...],
-    mend: str = "one number per distribution",
-) -> None:
-    """Raise unless an array of numbers is floating and broadcasts to the rows."""
-    dtype, alone = route.caller.dtype_name(array), "a number, or " if name == "temperature" else ""
-    if dtype not in FLOATS:
-        raise DTypeError(
-            f"{name} has dtype {dtype}; expected {alone}an array of one of {', '.join(FLOATS)}"
-            + ("; for a mask pass where=" if dtype == "bool" else "")
-        )
-    if not broadcasts(array.shape, rows):
-        raise ShapeError(
-            f"{name} has shape {tuple(array.shape)}, which does not broadcast to {mend}, "
-            f"{tuple(rows)}"
-        )
-
-
-def check_row_arrays(
-    route: backends.Route,
-    arrays: dict[str, Array],
-    rows: tuple[int, ...],
-    *,
-    whole: Collection[str] = (),
-    mend: str = "it masks whole distributions, classes are masked by −inf",
-) -> dict[str, Array]:
-    """Return arrays by name, broadcast to one number per row; those of ``whole`` as they are."""
-    found = dict(arrays)
-    for name, array in arrays.items():
-        if name in whole:
-            continue
-        if name == "where":
-            check_mask(route, array, rows, mend)
-        else:
-            check_numbers(route, name, array, rows)
-        found[name] = route.caller.namespace(array).broadcast_to(array, rows)
-    if "beta" in found:
-        found["beta"] = route.caller.constant(found["beta"])
-    return found

@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kldiv import backends
-from kldiv._call import (
-    Call,
-    SumOfCalls,
-    broadcasts,
-    check_reduction,
-    differentiable,
-    fixed_temperature,
-)
+from kldiv._arguments import broadcasts, fixed_temperature
+from kldiv._call import Call, SumOfCalls, check_reduction, differentiable
 from kldiv.backends.base import HALVES
 from kldiv.divergences import KL
 from kldiv.errors import OptionError

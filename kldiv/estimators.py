@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from kldiv import backends
+from kldiv._arguments import check_axis, check_mask, check_numbers
 from kldiv._call import (
     Call,
-    check_axis,
-    check_mask,
-    check_numbers,
     check_reduction,
     differentiable,
     dtypes,

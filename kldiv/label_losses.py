@@ -5,19 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 from kldiv import backends
-from kldiv._call import (
-    PAIR,
-    Call,
-    Reducing,
-    RowOptions,
-    broadcasts,
-    check_axis,
-    check_row_arrays,
-    dtypes,
-    fixed_temperature,
-    resolve_arrays,
-    with_options_of,
-)
+from kldiv._arguments import broadcasts, check_axis, check_row_arrays, fixed_temperature
+from kldiv._call import PAIR, Call, Reducing, RowOptions, dtypes, resolve_arrays, with_options_of
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas.cross_entropy import CrossEntropy
 from kldiv.formulas.labels import LabelLoss

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kldiv._call import LinearCall, Reducing, check_row_arrays, dtypes, resolve_arrays
+from kldiv._arguments import check_row_arrays
+from kldiv._call import LinearCall, Reducing, dtypes, resolve_arrays
 from kldiv.backends.base import HALVES
 from kldiv.errors import OptionError, ShapeError
 from kldiv.formulas.linear import Layer, LinearLoss, Term

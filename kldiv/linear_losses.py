@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
-from kldiv._call import Call, differentiable, fixed_temperature, with_options_of
+from kldiv._arguments import fixed_temperature
+from kldiv._call import Call, differentiable, with_options_of
 from kldiv.distillation import (
     check_hard_weight,
     distillation_loss,

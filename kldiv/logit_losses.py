@@ -6,18 +6,14 @@ import math
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from kldiv import divergences as records
+from kldiv._arguments import check_axis, check_row_arrays, constant, different, fixed_temperature
 from kldiv._call import (
     PAIR,
     Call,
     Reducing,
     RowOptions,
-    check_axis,
-    check_row_arrays,
-    constant,
-    different,
     differentiable,
     dtypes,
-    fixed_temperature,
     resolve_arrays,
     with_options_of,
 )

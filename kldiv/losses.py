@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kldiv._arguments import check_mask, check_numbers
 from kldiv._call import (
     Call,
     Record,
     Reducing,
     SumOfCalls,
-    check_mask,
-    check_numbers,
     check_reduction,
     differentiable,
     dtypes,

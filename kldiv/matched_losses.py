@@ -6,15 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kldiv._call import (
-    Call,
-    Reducing,
-    check_axis,
-    check_row_arrays,
-    constant,
-    dtypes,
-    resolve_arrays,
-)
+from kldiv._arguments import check_axis, check_row_arrays, constant
+from kldiv._call import Call, Reducing, dtypes, resolve_arrays
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.matched import MatchedLoss
 from kldiv.formulas.sparse import put

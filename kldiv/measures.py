@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
+from kldiv._arguments import check_axis, different
 from kldiv._call import (
     Call,
-    check_axis,
-    different,
     differentiable,
     dtypes,
     integers_in_float64,

@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 import numpy as np
 
 from kldiv import backends
-from kldiv._call import (
-    Call,
-    Reducing,
-    RowOptions,
-    check_axis,
-    check_row_arrays,
-    dtypes,
-    fixed_temperature,
-    resolve_arrays,
-    wider,
-    with_options_of,
-)
+from kldiv._arguments import check_axis, check_row_arrays, fixed_temperature
+from kldiv._call import Call, Reducing, RowOptions, dtypes, resolve_arrays, wider, with_options_of
 from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import divergences as formulas

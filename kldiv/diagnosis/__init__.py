@@ -11,7 +11,8 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING
 
-from kldiv._call import check_axis, resolve_same_shape
+from kldiv._arguments import check_axis
+from kldiv._call import resolve_same_shape
 from kldiv.diagnosis.forms import find_forms, swapped
 from kldiv.diagnosis.pair import Pair
 from kldiv.diagnosis.report import SEVERITIES, Diagnosis, Finding
