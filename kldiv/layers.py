@@ -9,7 +9,9 @@ from kldiv._arguments import check_row_arrays
 from kldiv._call import LinearCall, Reducing, dtypes, resolve_arrays
 from kldiv.backends.base import HALVES
 from kldiv.errors import OptionError, ShapeError
-from kldiv.formulas.linear import Layer, LinearLoss, Term
+from kldiv.formulas.layers import Layer
+from kldiv.formulas.linear import LinearLoss
+from kldiv.formulas.terms import Term
 from kldiv.label_losses import check_range
 from kldiv.sparse_losses import SparseTeacher, check_indices
 

@@ -17,9 +17,10 @@ from kldiv.errors import OptionError
 from kldiv.formulas.divergences import LEAST, Divergence, JensenShannon, KullbackLeibler
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.labels import LabelLoss
-from kldiv.formulas.linear import LinearLoss, Term
+from kldiv.formulas.linear import LinearLoss
 from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.sparse import BUCKET, TopKLoss
+from kldiv.formulas.terms import Term
 from kldiv.label_losses import kept_labels
 from kldiv.layers import (
     STUDENT,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from kldiv.backends.exchange import Exchange, move
 from kldiv.backends.memory import keep_freed_memory
-from kldiv.formulas.linear import Pass, Products, Tools
+from kldiv.formulas.layers import Products
+from kldiv.formulas.linear import Pass
+from kldiv.formulas.terms import Tools
 from kldiv.kernels.work import Work
 
 if TYPE_CHECKING:

@@ -24,151 +24,21 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from kldiv.formulas import state
 from kldiv.formulas.blocks import flat, rows_at_a_time, slices
-from kldiv.formulas.operation import Operation
+from kldiv.formulas.layers import Layer, Products, Side, multiplied
 from kldiv.formulas.reductions import Loss, cast
 from kldiv.formulas.rows import RowLoss
+from kldiv.formulas.terms import Rows, Term
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Run, Tangents
-    from kldiv.formulas.reductions import RowWise
-
-    Fused: TypeAlias = Callable[..., tuple[Array, list[Array]] | None]
-    """(operation, arrays, sides, weight) → value and gradients of a chunk, or None."""
-
-_BLOCK_BYTES = 2**24
-"""Bytes of a weight, or of its gradient, that are converted or added at a time."""
-
-
-class Products:
-    """Products of matrices in the dtype of the logits; adapters derive faster ones."""
-
-    in_blocks: ClassVar[bool] = True
-    """Whether a weight of another dtype is converted a block of classes at a time."""
-
-    def __init__(self, xp: Namespace, dtype: str, block_bytes: int | None = None) -> None:
-        self.xp = xp
-        self.dtype = dtype
-        self.block_bytes = block_bytes
-        """Bytes of products that gradients are written over at a time; None: over none."""
-
-    def takes(self, array: Array) -> bool:  # noqa: ARG002
-        """Return whether half-type arrays like this multiply unconverted, with float32 sums."""
-        return False
-
-    def __call__(self, a: Array, b: Array) -> Array:
-        """Return a·b."""
-        return self.xp.matmul(self.cast(a), self.cast(b))
-
-    def accumulate(self, total: Array, a: Array, b: Array) -> None:
-        """Add a·b to ``total``, in place."""
-        for block in self._slices(total):
-            total[block, :] += self(a[block, :], b)
-
-    def cast(self, array: Array) -> Array:
-        """Return an array in the dtype of the logits."""
-        return cast(self.xp, array, self.dtype)
-
-    def factor(self, array: Array) -> Array:
-        """Return an array in the dtype of its products."""
-        return array if self.takes(array) else self.cast(array)
-
-    def slope(self, gradient: Array, other: Array) -> Array:
-        """Return a gradient in logits in the dtype of its products with another array."""
-        return self.xp.astype(gradient, other.dtype) if self.takes(other) else gradient
-
-    def blocks(self, weight: Array) -> list[slice]:
-        """Return blocks of a weight's classes that are multiplied at a time."""
-        if not self.in_blocks or self.takes(weight) or weight.dtype == getattr(self.xp, self.dtype):
-            return [slice(None)]
-        return self._slices(weight)
-
-    def rows(self, products: Array) -> list[slice]:
-        """Return blocks of rows whose losses are computed at a time."""
-        return self._slices(products, self.block_bytes or _BLOCK_BYTES) or [slice(0, 0)]
-
-    def empty(self, like: Array, *shape: int) -> Array:
-        """Return a new array in the dtype of the logits, where another is."""
-        place = {"device": like.device} if hasattr(like, "device") else {}
-        return self.xp.empty(shape, dtype=getattr(self.xp, self.dtype), **place)
-
-    def _slices(self, array: Array, block_bytes: int = _BLOCK_BYTES) -> list[slice]:
-        return slices(array.shape[0], rows_at_a_time(array.shape, self.dtype, block_bytes))
-
-
-@dataclass(frozen=True)
-class SoftCap(Operation):
-    """Logits under a soft cap: c·tanh(x/c), −∞ as it is. Arrays: x."""
-
-    cap: float
-    factor: float = 1.0
-    """Of the derivative."""
-
-    name: ClassVar[str] = "a soft cap"
-    result: ClassVar[str] = "float32"  # or float64, as the arrays are
-
-    @property
-    def native(self) -> bool:
-        return True
-
-    def value(self, xp: Namespace, *arrays: Array) -> Array:
-        (x,) = arrays
-        return xp.where(x == -xp.inf, -xp.inf, self.cap * xp.tanh(x / self.cap))
-
-
-@dataclass(frozen=True)
-class SoftCapSlope(SoftCap):
-    """A gradient in such logits times their derivative. Arrays: the gradient, x."""
-
-    def value(self, xp: Namespace, *arrays: Array) -> Array:
-        gradient, x = arrays
-        # 1 − tanh² has no digit left where it is small.
-        shrink = xp.exp(-2.0 * abs(x / self.cap))
-        return _times(self.factor, gradient * (4.0 * shrink / (1.0 + shrink) ** 2))
-
-
-class Layer(NamedTuple):
-    """The settings of one side's layer."""
-
-    bias: bool = False
-    """Whether it has one."""
-    softcap: float | None = None
-    scale: float = 1.0
-
-    def logits(self, run: Run, products: Array) -> Array:
-        """Return the logits, given products with the bias and the scale; −∞ stays."""
-        return products if self.softcap is None else run(SoftCap(self.softcap), products)
-
-    def slope(self, run: Run, gradient: Array, products: Array) -> Array:
-        """Return a gradient in the products without the scale, given that in the logits."""
-        if self.softcap is None:
-            return _times(self.scale, gradient)
-        return run(SoftCapSlope(self.softcap, self.scale), gradient, products)
-
-
-class Side(NamedTuple):
-    """Indices of the arrays that make the logits of the student, or of the teacher."""
-
-    hidden: int
-    weight: int
-    bias: int | None
-    layer: Layer
-
-
-class Term(NamedTuple):
-    """One of the losses of rows that are added up."""
-
-    factor: float
-    loss: RowWise
-    """Elementwise and not rounded."""
-    places: tuple[int, ...]
-    """Its arrays but for the mask: logits by their side, then arrays of rows, counted on."""
+    from kldiv.formulas.operation import Operation, Run, Tangents
+    from kldiv.formulas.terms import Tools
 
 
 class Pass(NamedTuple):
@@ -182,14 +52,6 @@ class Pass(NamedTuple):
     """One factor per row for the gradients of the rows' sum; None is 1."""
 
 
-class Tools(NamedTuple):
-    """An adapter's functions that compute a chunk."""
-
-    products: Products
-    run: Run
-    fused: Fused
-
-
 class Chunk(NamedTuple):
     """The results of a chunk of rows."""
 
@@ -199,9 +61,6 @@ class Chunk(NamedTuple):
     factors: list[tuple[Array, Array | None]]
     """For each wanted weight and bias the gradient in the logits, and h; None for a bias."""
 
-
-_VALUE = -1
-"""The place of values among results."""
 
 _SIDES = Layer(), Layer()
 
@@ -261,18 +120,13 @@ class LinearLoss(Loss):
         """The places of hidden states."""
         return range(0, 2 * len(self.layers), 2)
 
-    def _of(self, term: Term, given: Sequence[Array], keep: Array | None) -> list[Array]:
-        """Return the arrays of a term, given logits and arrays of rows."""
-        own = [given[place] for place in term.places]
-        return own if keep is None else [*own, keep]
-
     # ---- of all rows at once: the logits exist whole ---------------------------------------------
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         given, _ = self._whole(xp, arrays)
         keep = self.keep(arrays)
         found = [
-            _times(term.factor, term.loss.elements(xp, *self._of(term, given, keep)))
+            multiplied(term.factor, term.loss.elements(xp, *term.arrays(given, keep)))
             for term in self.terms
         ]
         return sum(found[1:], found[0])
@@ -282,7 +136,8 @@ class LinearLoss(Loss):
         arrays = self._without_dropped(xp, arrays)
         given, keep = self._whole(xp, arrays)[0], self.keep(arrays)
         found = [
-            _times(term.factor, run(term.loss, *self._of(term, given, keep))) for term in self.terms
+            multiplied(term.factor, run(term.loss, *term.arrays(given, keep)))
+            for term in self.terms
         ]
         return self.finish(xp, sum(found[1:], found[0]), keep)
 
@@ -299,7 +154,7 @@ class LinearLoss(Loss):
         shares = []
         for term in self.terms:
             if place in term.places:
-                own = self._of(term, given, keep)
+                own = term.arrays(given, keep)
                 number = term.places.index(place)
                 shares.append(term.loss.pullback(xp, run, number, term.factor * weight, *own))
         slope = sum(shares[1:], shares[0])
@@ -328,14 +183,14 @@ class LinearLoss(Loss):
         steps.extend(tangents[self._own : self.differentiable])
         found = []
         for term in self.terms:
-            own = self._of(term, given, self.keep(arrays))
+            own = term.arrays(given, self.keep(arrays))
             part = [
                 steps[place] if place < len(steps) else None
                 for place in term.places[: term.loss.differentiable]
             ]
             if any(step is not None for step in part):
                 moved = term.loss.moved(xp, run, part, weight, *own)
-                found.append(_times(term.factor, moved))
+                found.append(multiplied(term.factor, moved))
         return sum(found[1:], found[0])
 
     def _place(self, index: int) -> int:
@@ -353,7 +208,7 @@ class LinearLoss(Loss):
             found = multiply(arrays[side.hidden], arrays[side.weight].T)
             if side.bias is not None:
                 found = found + multiply.cast(arrays[side.bias])
-            products.append(_times(side.layer.scale, found))
+            products.append(multiplied(side.layer.scale, found))
         logits = [
             side.layer.logits(_formulas(xp), found)
             for side, found in zip(self.sides, products, strict=True)
@@ -463,7 +318,8 @@ class LinearLoss(Loss):
         found = [self._products(products, side, arrays) for side in self.sides]
         places = [self._place(index) for index in wanted]
         given, keep = [*found, *self._rows(products, arrays)], self.keep(arrays)
-        values, slopes = self._in_blocks(tools, given, keep, {*places}, weight)
+        rows = Rows(tools, self.layers, self.terms, given, keep, {*places}, weight)
+        values, slopes = rows.in_blocks()
         of_rows: list[Array] = []
         factors: list[tuple[Array, Array | None]] = []
         for index, place in zip(wanted, places, strict=True):
@@ -597,88 +453,6 @@ class LinearLoss(Loss):
             total += products(slope[:, block], weight[block, :])
         return total
 
-    def _in_blocks(
-        self,
-        tools: Tools,
-        given: Sequence[Array],
-        keep: Array | None,
-        places: set[int],
-        weight: Array | None,
-    ) -> tuple[Array, dict[int, Array]]:
-        """Return the results of `_evaluated`; gradients in products are written over these."""
-        products = tools.products
-        if products.block_bytes is None:
-            return self._evaluated(tools, given, keep, places, weight)
-        results = {place: given[place] for place in places if place < len(self.layers)}
-        for rows in products.rows(given[0]):
-            own = [array[rows, ...] for array in given]
-            kept, factors = (each if each is None else each[rows, ...] for each in (keep, weight))
-            value, parts = self._evaluated(tools, own, kept, places, factors)
-            parts[_VALUE] = value
-            while parts:  # none is left when the next block comes
-                place, part = parts.popitem()
-                if place not in results:
-                    results[place] = products.empty(part, given[0].shape[0], *part.shape[1:])
-                results[place][rows, ...] = part
-                del part
-        return results.pop(_VALUE), results
-
-    def _evaluated(
-        self,
-        tools: Tools,
-        given: Sequence[Array],
-        keep: Array | None,
-        places: set[int],
-        weight: Array | None,
-    ) -> tuple[Array, dict[int, Array]]:
-        """Return the value of each row, and the gradients in some of the given arrays.
-
-        These are products with the bias and the scale, then arrays of rows.
-        """
-        sides = len(self.layers)
-        logits = [layer.logits(tools.run, x) for layer, x in zip(self.layers, given, strict=False)]
-        given, found = [*logits, *given[sides:]], given
-        values: list[Array] = []
-        slopes: dict[int, Array] = {}
-        for term in self.terms:
-            own = self._of(term, given, keep)
-            asked = [k for k, place in enumerate(term.places) if place in places]
-            value, gradients = self._of_term(tools, term, own, asked, weight)
-            values.append(_times(term.factor, value))
-            for k, slope in zip(asked, gradients, strict=True):
-                place = term.places[k]
-                if place in slopes:
-                    slopes[place] += slope  # in place, where the library has that
-                else:
-                    slopes[place] = slope
-        for place in places.intersection(range(sides)):
-            slopes[place] = self.layers[place].slope(tools.run, slopes[place], found[place])
-        return sum(values[1:], values[0]), slopes
-
-    def _of_term(
-        self,
-        tools: Tools,
-        term: Term,
-        arrays: Sequence[Array],
-        asked: Sequence[int],
-        weight: Array | None,
-    ) -> tuple[Array, list[Array]]:
-        """Return the value of each row of a term, and its gradients, with the term's factor."""
-        xp, loss = tools.products.xp, term.loss
-        wide = [k for k in asked if arrays[k].ndim == arrays[0].ndim]
-        if term.factor != 1:
-            ones = xp.ones_like(arrays[0][..., 0])
-            weight = term.factor * (ones if weight is None else weight)
-        found = tools.fused(loss, arrays, wide, weight) if wide else None
-        value, gradients = (tools.run(loss, *arrays), []) if found is None else found
-        slopes = dict(zip(wide, gradients, strict=True)) if gradients else {}
-        if weight is None and len(slopes) < len(asked):
-            weight = xp.ones_like(value)
-        for k in asked:
-            if k not in slopes:
-                slopes[k] = loss.pullback(xp, tools.run, k, weight, *arrays)
-        return value, [slopes[k] for k in asked]
-
     def _without_dropped(self, xp: Namespace, arrays: Sequence[Array]) -> tuple[Array, ...]:
         """Return the arrays, with zeros in masked rows of h: products would spread NaN and ∞."""
         return tuple(
@@ -698,10 +472,6 @@ def _formulas(xp: Namespace) -> Run:
         return operation.value(xp, *arrays)
 
     return run
-
-
-def _times(factor: float, array: Array) -> Array:
-    return array if factor == 1 else array * factor
 
 
 def added(totals: Sequence[Array], parts: Sequence[Array]) -> list[Array]:

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.formulas.labels import LabelLoss
-from kldiv.formulas.linear import SoftCap, SoftCapSlope
+from kldiv.formulas.layers import SoftCap, SoftCapSlope
 from kldiv.formulas.pairs import PairMeasure, PairSlope
 from kldiv.formulas.policy import PolicyLoss
 from kldiv.formulas.rows import RowLoss

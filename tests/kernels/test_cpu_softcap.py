@@ -7,7 +7,7 @@ import pytest
 from libraries import unit
 
 import kldiv
-from kldiv.formulas.linear import SoftCap, SoftCapSlope
+from kldiv.formulas.layers import SoftCap, SoftCapSlope
 
 pytest.importorskip("llvmlite")
 

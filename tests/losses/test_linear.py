@@ -18,7 +18,7 @@ import kldiv
 from kldiv.backends import chunks
 from kldiv.backends.numpy_ import NumPyBackend
 from kldiv.errors import DTypeError, OptionError, ShapeError
-from kldiv.formulas import linear
+from kldiv.formulas import layers, linear, terms
 from kldiv.formulas.rows import KullbackLeibler, RowLoss
 
 RNG = np.random.default_rng(5)
@@ -163,7 +163,7 @@ def test_half_types(lib, monkeypatch, dtype):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * 4 * CLASSES * 4)
-    monkeypatch.setattr(linear, "_BLOCK_BYTES", 3 * 5 * 4)  # three classes at a time
+    monkeypatch.setattr(layers, "_BLOCK_BYTES", 3 * 5 * 4)  # three classes at a time
     if lib.root == "jax":
         sys.modules["jax"].clear_caches()
     arrays = [
@@ -200,13 +200,13 @@ def test_the_result_has_the_widest_dtype():
 )
 def test_frozen_arrays_cost_no_product(monkeypatch, wanted, number):
     calls = []
-    product = linear.Products.__call__
+    product = layers.Products.__call__
 
     def counted(self, a, b):
         calls.append(a.shape)
         return product(self, a, b)
 
-    monkeypatch.setattr(linear.Products, "__call__", counted)
+    monkeypatch.setattr(layers.Products, "__call__", counted)
     kldiv.value_and_grad(kldiv.linear_kl_div, argnums=wanted)(*ARRAYS)
     assert len(calls) == number
     calls.clear()
@@ -405,8 +405,8 @@ def test_the_operator_is_sound(torch):
     operator = torch.ops.kldiv.linear_in_chunks.default
     dtypes = ["float64"] * 3
     rows = RowLoss("none", *dtypes, KullbackLeibler(), 2.0)
-    layers = linear.Layer(softcap=3.0), linear.Layer()
-    operation = linear.LinearLoss("none", *dtypes, layers, (linear.Term(0.5, rows, (0, 1)),))
+    sides = layers.Layer(softcap=3.0), layers.Layer()
+    operation = linear.LinearLoss("none", *dtypes, sides, (terms.Term(0.5, rows, (0, 1)),))
     given = arrays, *spelling.spelled(operation), "auto"
     torch.library.opcheck(operator, (*given, [0, 1, 3], None))
     torch.library.opcheck(operator, (*given, [0], torch.rand(12, dtype=torch.float64)))

@@ -97,6 +97,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
         ("tests/losses/test_labels.py", "-k", "not compile"),
         _DIFFERENTIATED,
     ),
+    "kldiv/formulas/layers.py": (("tests/losses/test_linear.py",), _DIFFERENTIATED),
     "kldiv/formulas/linear.py": (("tests/losses/test_linear.py",), _DIFFERENTIATED),
     "kldiv/formulas/logits.py": (*_ROWS, *_SHARDED),
     "kldiv/formulas/measure_shards.py": (*_PLANS, *_SINGLE, ("tests/backends/test_dask.py",)),
@@ -128,6 +129,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     ),
     "kldiv/formulas/special.py": (*_ROWS[1::-1], *_SINGLE, ("tests/distributions",)),
     "kldiv/formulas/state.py": (*_ROWS, *_SHARDED),
+    "kldiv/formulas/terms.py": (("tests/losses/test_linear.py",), _DIFFERENTIATED),
     "kldiv/formulas/weighting.py": (
         ("tests/losses/test_weights.py", "-k", "not compile"),
         _DIFFERENTIATED,

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from kldiv.backends import chunks
-from kldiv.formulas.linear import Pass, Products, Tools, added
+from kldiv.formulas.layers import Products
+from kldiv.formulas.linear import Pass, added
+from kldiv.formulas.terms import Tools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,8 @@ import torch
 from kldiv.backends import chunks
 from kldiv.backends.registry import get
 from kldiv.backends.torch_ import namespace as xp
-from kldiv.formulas.linear import Pass, Products
+from kldiv.formulas.layers import Products
+from kldiv.formulas.linear import Pass
 from kldiv.kernels import spelling
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from kldiv.formulas.linear import SoftCap
+from kldiv.formulas.layers import SoftCap
 from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.sparse import TopKLoss
 from kldiv.kernels.technology import Technology
