@@ -399,6 +399,7 @@ def test_one_compilation_for_every_number_of_rows(torch):
 
 
 def test_the_operator_is_sound(torch):
+    import_module("kldiv.backends.torch_.linear")  # which defines it
     spelling = import_module("kldiv.kernels.spelling")
     arrays, _ = tensors(torch)
     arrays = [array.detach() for array in arrays]
