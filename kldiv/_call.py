@@ -332,7 +332,7 @@ class LinearCall(Call[Any]):
     def fused(
         self,
         wanted: tuple[int, ...],
-        into: Sequence[Array] | None = None,  # noqa: ARG002 - gradients of rows are collected
+        into: Sequence[Array] | None = None,
     ) -> tuple[Array | None, list[Array]] | None:
         cotangent = None if self.divisor is None else self._divided(self._one())
         if isinstance(self.operation, Weighted):

@@ -103,7 +103,7 @@ class Spread(Protocol):
         """Return the arrays, those of rows where the rows are."""
         return arrays
 
-    def replicated(self, like: Array, array: Array) -> Array:  # noqa: ARG002
+    def replicated(self, like: Array, array: Array) -> Array:
         """Return an array as one that every rank has, beside arrays like ``like``."""
         return array
 
@@ -147,7 +147,7 @@ class Backend(InChunks):
     def check_devices(self, names: Sequence[str], arrays: Sequence[Array]) -> None:
         """Raise if arrays are on devices that the library does not compute on together."""
 
-    def autocasts(self, array: Array) -> bool:  # noqa: ARG002
+    def autocasts(self, array: Array) -> bool:
         """Return whether a context is active in which losses of half types are float32."""
         return False
 
@@ -158,7 +158,7 @@ class Backend(InChunks):
         found: Array = route.compute(operation, *arrays)
         return found
 
-    def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:  # noqa: ARG002
+    def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:
         """Return how rows are spread over ranks; None where every row is whole here."""
         for name, value, library in (
             ("group", group, "torch tensors"),
@@ -214,7 +214,7 @@ class Backend(InChunks):
         """Return the array without its gradient."""
         return array
 
-    def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:  # noqa: ARG002
+    def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:
         """Return why nothing can be written into an array while others are read, or None."""
         return None
 

@@ -61,18 +61,18 @@ class InChunks(Exchange):
             own = given.operation.compute, self.block_bytes(first)
             return loop(self, Products(self.namespace(first), *own), given, route.kernel)
 
-    def chunk_bytes(self, array: Array) -> int:  # noqa: ARG002
+    def chunk_bytes(self, array: Array) -> int:
         """Return how many bytes of logits and their gradients may exist at a time."""
         return CHUNK_BYTES
 
-    def block_bytes(self, array: Array) -> int | None:  # noqa: ARG002
+    def block_bytes(self, array: Array) -> int | None:
         """Return how many bytes of products gradients are written over at a time.
 
         None, where new memory is cheap or nothing can be written into: these are new arrays.
         """
         return None
 
-    def kept_rows(self, keep: Array) -> Array | None:  # noqa: ARG002
+    def kept_rows(self, keep: Array) -> Array | None:
         """Return the indices where a mask of rows is True; None where that waits for the device."""
         return None
 

@@ -57,7 +57,7 @@ class CuPyBackend(Backend):
     technologies = (CUDA,)
     numpy_float32 = False
 
-    def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
+    def namespace(self, array: Array | None = None) -> Namespace:
         return xp
 
     def dtype_name(self, array: Array) -> str:
@@ -73,9 +73,9 @@ class CuPyBackend(Backend):
 
     def unreachable(
         self,
-        technology: Technology,  # noqa: ARG002
+        technology: Technology,
         arrays: Sequence[Array],
-        kernel: str,  # noqa: ARG002
+        kernel: str,
     ) -> str | None:
         if any(self.dtype_name(array) not in {*FLOATS, "bool"} for array in arrays):
             return "the kernels have no such dtype"
@@ -88,7 +88,7 @@ class CuPyBackend(Backend):
             operation = replace(operation, block_bytes=DEVICE_BLOCK_BYTES)
         return super().by_formulas(operation, arrays)
 
-    def chunk_bytes(self, array: Array) -> int:  # noqa: ARG002
+    def chunk_bytes(self, array: Array) -> int:
         return DEVICE_CHUNK_BYTES
 
     def device(self, array: Array) -> str:

@@ -34,7 +34,7 @@ class Exchange:
         """Return the name of the array's dtype, as the array-API standard spells it."""
         return str(array.dtype).rpartition(".")[2]
 
-    def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
+    def context(self, array: Array) -> AbstractContextManager[Any]:
         """Return the context that formulas run in: a device, silenced warnings."""
         return np.errstate(all="ignore")  # many libraries compute by NumPy
 
@@ -60,7 +60,7 @@ class Exchange:
             raise BackendError(msg)
         return found
 
-    def receiving(self, dtypes: Sequence[str]) -> AbstractContextManager[Any]:  # noqa: ARG002
+    def receiving(self, dtypes: Sequence[str]) -> AbstractContextManager[Any]:
         """Return the context that another library's arrays are received and computed in."""
         return nullcontext()
 
@@ -91,7 +91,7 @@ class Exchange:
         """Return a result that was moved here as the library's own functions would return it."""
         return array
 
-    def as_bits(self, array: Array) -> Array:  # noqa: ARG002
+    def as_bits(self, array: Array) -> Array:
         """Return a bfloat16 array reinterpreted as 16-bit integers."""
         msg = (
             f"{self.name} arrays of dtype bfloat16 cannot be moved to another library; "
@@ -99,7 +99,7 @@ class Exchange:
         )
         raise LibraryError(msg)
 
-    def from_bits(self, array: Array) -> Array:  # noqa: ARG002
+    def from_bits(self, array: Array) -> Array:
         """Return 16-bit integers reinterpreted as bfloat16."""
         msg = f"backend {self.name!r} has no bfloat16; pass dtype='float32' or convert the arrays"
         raise LibraryError(msg)

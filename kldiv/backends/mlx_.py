@@ -89,10 +89,10 @@ class MLXBackend(Backend):
     module = "mlx.core"
     roots, install, kernels = TABLE["mlx"]
 
-    def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
+    def namespace(self, array: Array | None = None) -> Namespace:
         return xp
 
-    def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
+    def context(self, array: Array) -> AbstractContextManager[Any]:
         return mx.stream(mx.cpu)
 
     def version(self) -> str | None:
@@ -136,7 +136,7 @@ class MLXBackend(Backend):
     def constant(self, array: Array) -> Array:
         return mx.stop_gradient(array)
 
-    def device(self, array: Array) -> str:  # noqa: ARG002
+    def device(self, array: Array) -> str:
         return "cpu"
 
     def devices(self) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ class MLXBackend(Backend):
 
     # ---- exchange --------------------------------------------------------------------------------
 
-    def placed(self, array: Array) -> dict[str, Any]:  # noqa: ARG002
+    def placed(self, array: Array) -> dict[str, Any]:
         return {}
 
     def export(self, array: Array) -> Array:
@@ -153,7 +153,7 @@ class MLXBackend(Backend):
     def from_dlpack(self, array: Array, device: str | None) -> Array:
         raise NotImplementedError("MLX takes float64 for float32 here: a copy knows")
 
-    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:  # noqa: ARG002
+    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:
         # MLX makes float64 float32 unless it is told.
         return mx.array(array, dtype=getattr(xp, array.dtype.name))
 

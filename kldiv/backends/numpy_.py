@@ -90,7 +90,7 @@ class NumPyBackend(Backend):
             raise LibraryError(msg)
         return issubclass(cls, np.ndarray | np.generic)
 
-    def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
+    def namespace(self, array: Array | None = None) -> Namespace:
         return xp
 
     def dtype_name(self, array: Array) -> str:
@@ -108,9 +108,9 @@ class NumPyBackend(Backend):
 
     def unreachable(
         self,
-        technology: Technology,  # noqa: ARG002
+        technology: Technology,
         arrays: Sequence[Array],
-        kernel: str,  # noqa: ARG002
+        kernel: str,
     ) -> str | None:
         if all(
             isinstance(array, np.ndarray) and array.dtype.isnative and array.flags.aligned
@@ -124,7 +124,7 @@ class NumPyBackend(Backend):
             return "it is read-only"
         return shared([array, *(each for each in others if isinstance(each, np.ndarray))])
 
-    def block_bytes(self, array: Array) -> int:  # noqa: ARG002
+    def block_bytes(self, array: Array) -> int:
         return BLOCK_BYTES
 
     def kept_rows(self, keep: Array) -> Array | None:
@@ -136,7 +136,7 @@ class NumPyBackend(Backend):
         strided = array.ndim and array.strides[-1] != array.itemsize
         return np.ascontiguousarray(array) if strided and array.itemsize < 8 else array
 
-    def device(self, array: Array) -> str:  # noqa: ARG002
+    def device(self, array: Array) -> str:
         return "cpu"
 
     def devices(self) -> tuple[str, ...]:
@@ -150,10 +150,10 @@ class NumPyBackend(Backend):
             return array.astype(array.dtype.newbyteorder("="))
         return array.copy() if any(stride < 0 for stride in array.strides) else array
 
-    def from_dlpack(self, array: Array, device: str | None) -> Array:  # noqa: ARG002
+    def from_dlpack(self, array: Array, device: str | None) -> Array:
         return np.from_dlpack(array)
 
-    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:  # noqa: ARG002
+    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:
         return array
 
     def deliver(self, array: Array) -> Array:

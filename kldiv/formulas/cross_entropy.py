@@ -59,7 +59,7 @@ class CrossEntropy(Divergence):
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
         return (TEACHER,), _SUMS if VALUE in wanted or TEACHER in wanted else ()
 
-    def shares(self, sums: Wanted, block: Block) -> list[Array]:  # noqa: ARG002 - all or none
+    def shares(self, sums: Wanted, block: Block) -> list[Array]:
         parts = [self._shares(part) for part in block.parts()]
         return parts[0] if len(parts) == 1 else self.merged(block.xp, parts)
 

@@ -137,7 +137,7 @@ class Divergence:
         """Return an equal divergence with the fastest code, and whether it takes (t, s)."""
         return self, False
 
-    def from_last(self, index: int, block: Block) -> Block:  # noqa: ARG002
+    def from_last(self, index: int, block: Block) -> Block:
         """Return a block whose gradient of that side is less p_i/p times that of the last class.
 
         By default it is the same block: an adjustment that costs no digits needs no other one.
@@ -193,7 +193,7 @@ class Divergence:
         """Return a block's shares of sums, of all its classes at once."""
         return [self.share(part, block) for part in sums]
 
-    def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:  # noqa: ARG002
+    def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
         """Merge the parts' shares of sums to those of all classes."""
         return [sum(same[1:], same[0]) for same in zip(*parts, strict=True)]
 
@@ -212,10 +212,10 @@ def state_of(xp: Namespace, index: int, s: Array, t: Array, temperature: Tempera
 class KullbackLeibler(Divergence):
     """KL(softmax(t/T) ‖ softmax(s/T)): the state of (s, t) is all it takes."""
 
-    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:  # noqa: ARG002
+    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
         return (TEACHER,), ()
 
-    def value(self, xp: Namespace, known: Known) -> Array:  # noqa: ARG002
+    def value(self, xp: Namespace, known: Known) -> Array:
         return known.rows[TEACHER].kl
 
     def gradient(self, index: int, block: Block) -> Array:
@@ -251,10 +251,10 @@ class Jeffreys(Divergence):
         one = {(1.0, 0.0): False, (0.0, 1.0): True}.get((self.w, self.r))
         return (self, False) if one is None else (KullbackLeibler(), one)
 
-    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:  # noqa: ARG002
+    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
         return tuple(self._sides()), ()
 
-    def value(self, xp: Namespace, known: Known) -> Array:  # noqa: ARG002
+    def value(self, xp: Namespace, known: Known) -> Array:
         return self._added(lambda side: known.rows[side].kl)
 
     def gradient(self, index: int, block: Block) -> Array:
@@ -396,7 +396,7 @@ class Summed(Divergence):
         """Return u at the anchor of (s, t), u being 0 for p = q."""
         raise NotImplementedError
 
-    def weighted(self, index: int, block: Block, own: Array, values: Array) -> Array:  # noqa: ARG002
+    def weighted(self, index: int, block: Block, own: Array, values: Array) -> Array:
         """Return values times the probabilities of a side."""
         return own * values
 
@@ -408,7 +408,7 @@ class Summed(Divergence):
             return total(block.xp, self.elements(block), -1)
         return total(block.xp, self.weighted(part, block, *self.rise(part, block)), -1)
 
-    def value(self, xp: Namespace, known: Known) -> Array:  # noqa: ARG002
+    def value(self, xp: Namespace, known: Known) -> Array:
         return known.sums[VALUE]
 
     def gradient(self, index: int, block: Block) -> Array:
@@ -616,7 +616,7 @@ class TotalVariation(FDivergence):
     def term(self, xp: Namespace, p: Array, q: Array, ell: Array) -> Array:
         return -0.5 * xp.maximum(p, q) * expm1(xp, -abs(ell))
 
-    def slope(self, xp: Namespace, p: Array, q: Array, ell: Array) -> Array:  # noqa: ARG002
+    def slope(self, xp: Namespace, p: Array, q: Array, ell: Array) -> Array:
         return xp.zeros_like(ell)
 
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
@@ -638,7 +638,7 @@ class TotalVariation(FDivergence):
         nothing = 0.0 * block.known.rows[index].offset  # NaN where the row is
         return block.own(index) * xp.where(sign == 0, 0.5 * (below - above), rise) + nothing
 
-    def from_last(self, index: int, block: Block) -> Block:  # noqa: ARG002
+    def from_last(self, index: int, block: Block) -> Block:
         return block
 
     def level(self, block: Block) -> Array:

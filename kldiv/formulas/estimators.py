@@ -27,7 +27,7 @@ class K1(Pointwise):
 
     sign: float = 1.0
 
-    def value(self, xp: Namespace, x: Array, y: Array) -> Array:  # noqa: ARG002
+    def value(self, xp: Namespace, x: Array, y: Array) -> Array:
         return self.sign * (x - y)
 
     def derivative(self, index: int) -> Pointwise:
@@ -42,10 +42,10 @@ class Constant(Pointwise):
 
     native = True
 
-    def value(self, xp: Namespace, x: Array, y: Array) -> Array:  # noqa: ARG002
+    def value(self, xp: Namespace, x: Array, y: Array) -> Array:
         return xp.full_like(x, self.number)
 
-    def derivative(self, index: int) -> Pointwise:  # noqa: ARG002
+    def derivative(self, index: int) -> Pointwise:
         return Constant(0.0)
 
 
@@ -53,7 +53,7 @@ class Constant(Pointwise):
 class K2(Pointwise):
     """f = x²/2."""
 
-    def value(self, xp: Namespace, x: Array, y: Array) -> Array:  # noqa: ARG002
+    def value(self, xp: Namespace, x: Array, y: Array) -> Array:
         ratio = x - y
         return 0.5 * ratio * ratio
 

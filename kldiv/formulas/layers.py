@@ -29,7 +29,7 @@ class Products:
         self.block_bytes = block_bytes
         """Bytes of products that gradients are written over at a time; None: over none."""
 
-    def takes(self, array: Array) -> bool:  # noqa: ARG002
+    def takes(self, array: Array) -> bool:
         """Return whether half-type arrays like this multiply unconverted, with float32 sums."""
         return False
 

@@ -63,11 +63,11 @@ class Measure:
         """
         raise NotImplementedError
 
-    def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:  # noqa: ARG002
+    def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
         """Merge the parts' sums to those of all classes."""
         return [sum(same[1:], same[0]) for same in zip(*parts, strict=True)]
 
-    def whole(self, xp: Namespace, sums: Sequence[Array]) -> Array:  # noqa: ARG002
+    def whole(self, xp: Namespace, sums: Sequence[Array]) -> Array:
         """Return the measure of each row, given the sums over all its classes."""
         return sums[0]
 
@@ -136,7 +136,7 @@ class KullbackLeibler(Measure):
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         return [_sum(xp, relative_entropy(xp, *ps))]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps
         alive, safe_p, safe_q = _both(xp, p, q)
         if index == 0:
@@ -162,7 +162,7 @@ class Jeffreys(Measure):
         terms = (safe_p - safe_q) * log_ratio(xp, safe_p, safe_q)
         return [_sum(xp, xp.where(alive, terms, self._edge(xp, p, q, math.inf, math.inf)))]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps if index == 0 else ps[::-1]
         alive, safe_p, safe_q = _both(xp, p, q)
         slopes = log_ratio(xp, safe_p, safe_q) + (safe_p - safe_q) / safe_p
@@ -188,7 +188,7 @@ class Skew(Measure):
         terms = xp.where(alive, relative(xp, safe_p, m, above), edge)
         return [unit * _sum(xp, terms)]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         (p, q), _ = _lifted(xp, ps)
         alive, safe_p, m, above = self._mixture(xp, p, q)
         if index == 0:
@@ -219,7 +219,7 @@ class TotalVariation(Measure):
         p, q = ps
         return [_sum(xp, xp.where((p >= 0) & (q >= 0), 0.5 * abs(p - q), math.nan))]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps[index], ps[1 - index]
         return xp.where((p >= 0) & (q >= 0), 0.5 * xp.sign(p - q), math.nan)
 
@@ -239,7 +239,7 @@ class Hellinger(Measure):
         terms = 0.5 * (apart / xp.where(roots > 0, roots, 1.0)) ** 2
         return [_sum(xp, xp.where(valid, terms, math.nan))]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps[index], ps[1 - index]
         valid, roots, apart = self._roots(xp, p, q)
         root = xp.sqrt(xp.where(p > 0, p, 1.0))
@@ -269,7 +269,7 @@ class ChiSquared(Measure):
         terms = xp.where(alive, apart * (apart / safe_q), _edge(xp, p, q, q, math.inf))
         return [_sum(xp, terms)]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps
         alive, safe_p, safe_q = _both(xp, p, q)
         apart = (safe_p - safe_q) / safe_q
@@ -310,7 +310,7 @@ class Alpha(Measure):
         lost = p / self.kappa if self.kappa > 0 else math.inf
         return [_sum(xp, xp.where(alive, terms, _edge(xp, p, q, q / self.alpha, lost)))]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps[::-1] if self.exchanged else ps
         alive, safe_p, safe_q = _both(xp, p, q)
         ell, finite = log_ratio(xp, safe_p, safe_q), self.kappa > 0
@@ -333,7 +333,7 @@ class Entropy(Measure):
         (p,) = ps
         return [_sum(xp, 0.0 - p * xp.log(xp.where(p == 0, 1.0, p)))]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         (p,) = ps
         zero = p == 0
         return xp.where(zero, 0.0, -(xp.log(xp.where(zero, 1.0, p)) + 1.0))
@@ -352,7 +352,7 @@ class CrossEntropy(Measure):
         terms = xp.where(alive, -safe_p * xp.log(safe_q), _edge(xp, p, q, nothing, math.inf))
         return [_sum(xp, terms)]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps
         if index == 0:  # linear in p, but where neither has mass the class takes no part
             usable = q > 0
@@ -414,7 +414,7 @@ class JensenShannon(Measure):
         ]
         return [unit * _sum(xp, sum(terms[1:], terms[0]))]
 
-    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:  # noqa: ARG002
+    def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         weight = self.weights[index]
         if not weight:
             return xp.zeros_like(ps[index])
@@ -805,7 +805,7 @@ class RowMeasure(RowWise):
         del xp  # all arithmetic is the operation's
         return run(self.settings(RowSlope, index), *arrays, weight)
 
-    def keep(self, arrays: Sequence[Array]) -> Array | None:  # noqa: ARG002
+    def keep(self, arrays: Sequence[Array]) -> Array | None:
         return None
 
 

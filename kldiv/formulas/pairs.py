@@ -113,7 +113,7 @@ class PairMeasure(Loss):
     def pushforward(
         self,
         xp: Namespace,
-        run: Run,  # noqa: ARG002 - of all pairs at once
+        run: Run,
         tangents: Tangents,
         *arrays: Array,
     ) -> Array:

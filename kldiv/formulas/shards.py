@@ -88,7 +88,7 @@ class Together(RowOperation):
     def differentiable(self) -> int:
         return 0
 
-    def keep(self, arrays: Sequence[Array]) -> Array | None:  # noqa: ARG002
+    def keep(self, arrays: Sequence[Array]) -> Array | None:
         return None
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:

@@ -355,7 +355,7 @@ class TopKSpread(RowWise):
 
     keeps_classes: ClassVar[bool] = True
 
-    def keep(self, arrays: Sequence[Array]) -> Array | None:  # noqa: ARG002
+    def keep(self, arrays: Sequence[Array]) -> Array | None:
         return None
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:

@@ -63,7 +63,7 @@ class Technology:
     # torch.compile calls this while it traces: it cannot trace a look for packages and devices.
     problem._dynamo_marked_constant = True  # type: ignore[attr-defined] # noqa: SLF001
 
-    def least(self, operation: Any) -> int:  # noqa: ARG002
+    def least(self, operation: Any) -> int:
         """Return how many elements an operation has from where on the formulas are slower."""
         return self.small
 
@@ -83,7 +83,7 @@ class Technology:
         """
         raise NotImplementedError
 
-    def prepare(self, work: Work) -> Callable[[Work], Found]:  # noqa: ARG002
+    def prepare(self, work: Work) -> Callable[[Work], Found]:
         """Return a function for such work, compiled; of the arrays only the dtypes are looked at.
 
         Raises

@@ -307,7 +307,7 @@ class Metric(Kept):
         kept = self._kept(arrays, where)
         self.update_rows(self.rows(*arrays, **options), where=kept, row_weight=row_weight)
 
-    def _kept(self, arrays: tuple[Array, ...], where: Array | None) -> Array | None:  # noqa: ARG002
+    def _kept(self, arrays: tuple[Array, ...], where: Array | None) -> Array | None:
         """Return which rows of a batch count, given those that a mask keeps."""
         return where
 

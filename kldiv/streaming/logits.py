@@ -60,10 +60,10 @@ class Logits(Logarithmic):
     def rows(
         self,
         block: Rows,
-        parts: Triple,  # noqa: ARG002
+        parts: Triple,
         known: Floats | None,
         *,
-        normalize: bool,  # noqa: ARG002
+        normalize: bool,
     ) -> Triple:
         """Return the losses of whole rows, or some classes' share in the Jensen-Shannon one."""
         p, q = block.read  # not their softmax, which has lost the smallest classes

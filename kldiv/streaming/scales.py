@@ -120,7 +120,7 @@ class Scale:
         """Return the divergences of rows that may be close, or the share of some classes."""
         raise NotImplementedError
 
-    def finish(self, sums: Floats, first: Floats) -> Floats:  # noqa: ARG002
+    def finish(self, sums: Floats, first: Floats) -> Floats:
         """Return the divergences of rows, given the sums of their shares; a measure a row."""
         return sums
 
@@ -200,7 +200,7 @@ class Logarithmic(Scale):
         pm, qm = _elements(mixture, p, log=True), _elements(mixture, q, log=True)
         return _elements(q, p, log=True), _elements(p, q, log=True), 0.5 * (pm + qm)
 
-    def exact(self, block: Rows, *, normalize: bool) -> Triple:  # noqa: ARG002
+    def exact(self, block: Rows, *, normalize: bool) -> Triple:
         """Return sums of terms that come from the differences of the logarithms."""
         p, q, (one, other) = block.p, block.q, block.chances
         both = np.maximum(p, q) > -np.inf

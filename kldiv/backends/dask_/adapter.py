@@ -105,13 +105,13 @@ class DaskBackend(Backend):
             )
             raise ShapeError(msg)
 
-    def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
+    def namespace(self, array: Array | None = None) -> Namespace:
         return xp
 
     def dtype_name(self, array: Array) -> str:
         return str(array.dtype.name)
 
-    def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:  # noqa: ARG002
+    def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:
         return "arrays of this library cannot be changed"
 
     def run(self, operation: Loss, route: Route, arrays: Sequence[Array]) -> Array:  # type: ignore[override]
@@ -171,10 +171,10 @@ class DaskBackend(Backend):
         of_block = partial(_block_route, other, route.device, route.kernel)
         return linear.in_chunks(xp, of_block, given)
 
-    def device(self, array: Array) -> str:  # noqa: ARG002
+    def device(self, array: Array) -> str:
         return "cpu"
 
-    def placed(self, array: Array) -> dict[str, Any]:  # noqa: ARG002
+    def placed(self, array: Array) -> dict[str, Any]:
         return {}  # blocks are where they are
 
     def devices(self) -> tuple[str, ...]:
@@ -183,11 +183,11 @@ class DaskBackend(Backend):
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
         return np.asarray(array.compute())
 
-    def from_dlpack(self, array: Array, device: str | None) -> Array:  # noqa: ARG002
+    def from_dlpack(self, array: Array, device: str | None) -> Array:
         msg = "a Dask array is built from a NumPy one"
         raise BufferError(msg)
 
-    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:  # noqa: ARG002
+    def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:
         return da.from_array(array)
 
 

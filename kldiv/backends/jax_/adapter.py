@@ -82,7 +82,7 @@ class JaxBackend(Backend):
     def recognises(self, cls: type) -> bool:
         return issubclass(cls, jax.Array | jax.core.Tracer) or "ArrayImpl" in cls.__name__
 
-    def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
+    def namespace(self, array: Array | None = None) -> Namespace:
         return xp
 
     def register_container(
@@ -93,7 +93,7 @@ class JaxBackend(Backend):
     ) -> None:
         jax.tree_util.register_pytree_node(cls, take_apart, put_together)
 
-    def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:  # noqa: ARG002
+    def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:
         return "arrays of this library cannot be changed"
 
     def run(self, operation: Operation, route: Route, arrays: Sequence[Array]) -> Array:
@@ -119,7 +119,7 @@ class JaxBackend(Backend):
         self,
         technology: Technology,
         arrays: Sequence[Array],
-        kernel: str,  # noqa: ARG002
+        kernel: str,
     ) -> str | None:
         if not sharding.is_sized(arrays[0].shape):
             return "an exported program holds no kernels"
@@ -172,7 +172,7 @@ class JaxBackend(Backend):
     def device(self, array: Array) -> str:
         return _device_name(next(iter(array.devices())))
 
-    def placed(self, array: Array) -> dict[str, Any]:  # noqa: ARG002
+    def placed(self, array: Array) -> dict[str, Any]:
         return {}  # a tracer has no device, and placement follows the computation
 
     def devices(self) -> tuple[str, ...]:

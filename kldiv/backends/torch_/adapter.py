@@ -67,7 +67,7 @@ class TorchBackend(Backend):
     numpy_float32 = False
     threads = staticmethod(torch.get_num_threads)
 
-    def namespace(self, array: Array | None = None) -> Namespace:  # noqa: ARG002
+    def namespace(self, array: Array | None = None) -> Namespace:
         return xp
 
     def dtype_name(self, array: Array) -> str:
@@ -219,7 +219,7 @@ class TorchBackend(Backend):
         super().spread(s, t, None, axis_name)
         return tensor_parallel.spread(s, t, group)
 
-    def context(self, array: Array) -> AbstractContextManager[Any]:  # noqa: ARG002
+    def context(self, array: Array) -> AbstractContextManager[Any]:
         return nullcontext()
 
     def devices(self) -> tuple[str, ...]:

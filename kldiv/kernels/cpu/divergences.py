@@ -127,7 +127,7 @@ class Divergence:
         """Whether there is a divergence; else labels and the entropy are all."""
         return len(self.sides) == 2
 
-    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:  # noqa: ARG002
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:
         """Return a function that returns p (e⁻ˣ − 1) and a class's share of the divergence.
 
         Where ``along``, and the student's ``rise`` about p = q, which costs little beside these.
@@ -143,15 +143,15 @@ class Divergence:
         """Return a class's share, given q − p."""
         raise NotImplementedError
 
-    def value(self, total: Value, y: Value) -> Value:  # noqa: ARG002
+    def value(self, total: Value, y: Value) -> Value:
         """Return the divergence of a row, given the sum of the terms."""
         return total
 
-    def counted(self, rows: Rows, index: int, flag: Value) -> Value:  # noqa: ARG002
+    def counted(self, rows: Rows, index: int, flag: Value) -> Value:
         """Return the flag of a class that only one side has, 0 where that does not matter."""
         return flag
 
-    def has_mean(self, side: str) -> bool:  # noqa: ARG002
+    def has_mean(self, side: str) -> bool:
         """Return whether the gradient of a side takes the mean of u, or v; else it is q − p."""
         return True
 
@@ -164,7 +164,7 @@ class Divergence:
         x = rise if self.linear else at_most(at_least(lane.x, -self.reach), self.reach)
         return [lane.p * rise, abs(lane.p * rise), lane.p * x]
 
-    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:  # noqa: ARG002
+    def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
         """Return a function that returns T times a gradient, given u less its mean."""
         return lambda lane, rise: lane.p * rise
 
@@ -195,7 +195,7 @@ class Jeffreys(Divergence):
     def counted(self, rows: Rows, index: int, flag: Value) -> Value:
         return select(rows.number(index) == 0.0, 0.0, flag)
 
-    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:  # noqa: ARG002
+    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:
         return lambda lane: lane.rise
 
     def slope(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
@@ -226,7 +226,7 @@ class KullbackLeibler(Jeffreys):
     exact = True
     unbounded = (True, False)
 
-    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:  # noqa: ARG002
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:
         return _forward
 
     def value(self, total: Value, y: Value) -> Value:
@@ -235,7 +235,7 @@ class KullbackLeibler(Jeffreys):
         gap = log1p_near(select(close, y, 0.0))[1]
         return total - select(close, gap, y - log(y + 1.0))
 
-    def counted(self, rows: Rows, index: int, flag: Value) -> Value:  # noqa: ARG002
+    def counted(self, rows: Rows, index: int, flag: Value) -> Value:
         return flag
 
     def has_mean(self, side: str) -> bool:
@@ -252,7 +252,7 @@ class Labels(Divergence):
     labelled = True
     sides = "t"
 
-    def has_mean(self, side: str) -> bool:  # noqa: ARG002
+    def has_mean(self, side: str) -> bool:
         return False
 
 
@@ -480,7 +480,7 @@ class EvenJensenShannon(JensenShannon):
 
     name = "even JS"
 
-    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:  # noqa: ARG002
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:
         r"""Return a function of series whose terms are all ≥ 0.
 
         With h(x) = x/2·tanh(x/2) − log cosh(x/2) a share is M h, and log(q/M) is
@@ -529,10 +529,10 @@ class TotalVariation(Divergence):
     name = "total variation"
     smooth = False
 
-    def term(self, lane: Lane, fall: Value) -> Value:  # noqa: ARG002
+    def term(self, lane: Lane, fall: Value) -> Value:
         return abs(fall) * 0.5
 
-    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:  # noqa: ARG002
+    def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:
         return lambda lane: lane.x
 
     def moments(self, lane: Lane, rise: Value) -> list[Value]:
