@@ -20,7 +20,8 @@ from kldiv._call import (
 )
 from kldiv.errors import LibraryError, OptionError, ShapeError
 from kldiv.formulas import measures as formulas
-from kldiv.formulas.measures import RowMeasure
+from kldiv.formulas import renyi_measures
+from kldiv.formulas.row_measures import RowMeasure
 from kldiv.frames import as_arrays
 
 if TYPE_CHECKING:
@@ -557,13 +558,13 @@ def renyi_divergence(
     if not isinstance(given, int | float) or not given >= 0:
         raise OptionError(f"alpha must be a number from 0 to math.inf; got {alpha!r}")
     limits = {
-        0.0: formulas.RenyiZero(),
+        0.0: renyi_measures.RenyiZero(),
         1.0: formulas.KullbackLeibler(),
-        math.inf: formulas.RenyiInfinity(),
+        math.inf: renyi_measures.RenyiInfinity(),
     }
     # Beyond that order the two differ by less than rounding, and α log(p/q) would overflow.
     order = math.inf if alpha > 1e36 else float(alpha)
-    measure = limits.get(order) or formulas.Renyi(order)
+    measure = limits.get(order) or renyi_measures.Renyi(order)
     return _of_pair(measure, p, q, **options)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kldiv.formulas.measures import RowMeasure, RowSlope
 from kldiv.formulas.reductions import cast
+from kldiv.formulas.row_measures import RowMeasure, RowSlope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

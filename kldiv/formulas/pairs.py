@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kldiv.formulas.blocks import PAIR_BLOCK_BYTES, pairs_at_a_time, slices
-from kldiv.formulas.measures import KullbackLeibler, Measure, RowMeasure, known
+from kldiv.formulas.measures import KullbackLeibler, Measure
 from kldiv.formulas.reductions import Loss, cast, like, weighed
+from kldiv.formulas.row_measures import RowMeasure, known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

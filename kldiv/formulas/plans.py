@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kldiv.formulas import measure_shards, shards
 from kldiv.formulas.divergences import ALL, VALUE
-from kldiv.formulas.measures import RowMeasure, RowSlope
 from kldiv.formulas.packing import split, width
+from kldiv.formulas.row_measures import RowMeasure, RowSlope
 from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation
 from kldiv.formulas.state import Rows, State
 

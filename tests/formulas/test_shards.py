@@ -11,9 +11,9 @@ from f_divergences import RECORDS
 
 import kldiv
 from kldiv.backends import get
-from kldiv.formulas import measures, numbers, state
-from kldiv.formulas.measures import RowMeasure, RowSlope
+from kldiv.formulas import measures, numbers, renyi_measures, state
 from kldiv.formulas.plans import plan_of
+from kldiv.formulas.row_measures import RowMeasure, RowSlope
 from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowGradient, RowLoss
 from kldiv.formulas.state import Rows, State
 
@@ -124,10 +124,10 @@ MEASURES = [
     measures.KullbackLeibler(),
     measures.Jeffreys(),
     measures.JensenShannon((0.3, 0.7)),
-    measures.Renyi(0.5),
-    measures.Renyi(3.0),
-    measures.RenyiZero(),
-    measures.RenyiInfinity(),
+    renyi_measures.Renyi(0.5),
+    renyi_measures.Renyi(3.0),
+    renyi_measures.RenyiZero(),
+    renyi_measures.RenyiInfinity(),
     measures.CrossEntropy(),
 ]
 

@@ -102,6 +102,8 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/formulas/logits.py": (*_ROWS, *_SHARDED),
     "kldiv/formulas/measure_shards.py": (*_PLANS, *_SINGLE, ("tests/backends/test_dask.py",)),
     "kldiv/formulas/measures.py": _SINGLE,
+    "kldiv/formulas/renyi_measures.py": _SINGLE,
+    "kldiv/formulas/row_measures.py": _SINGLE,
     "kldiv/formulas/moments.py": (("tests/test_metrics.py",),),
     "kldiv/formulas/numbers.py": _ROWS,
     "kldiv/formulas/packing.py": _SHARDED,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from kldiv.formulas import measures
+from kldiv.formulas import measures, renyi_measures
 from kldiv.formulas.blocks import PAIR_BLOCK_BYTES, pairs_at_a_time, rows_at_a_time, slices
 from kldiv.formulas.pairs import PairSlope
 from kldiv.formulas.special import log_ratio
@@ -131,7 +131,7 @@ def _by_products(operation: Any, given: list[Buffer], number: int) -> tuple[Buff
     least = np.maximum(ENOUGH[operation.compute] * sizes, _LEAST)
     certain = (values >= least) & (values < np.inf) | infinite
     values[infinite] = np.inf
-    if isinstance(measure, measures.Renyi):
+    if isinstance(measure, renyi_measures.Renyi):
         certain &= _to_renyi(measure, values, masses, _LEFT[operation.compute])
     return values, certain & usable[0][:, None] & usable[1]
 
@@ -316,12 +316,12 @@ def _some(r: Buffer) -> Buffer:
     return np.where(r > 0, r, 1.0)
 
 
-def _renyi(measure: measures.Renyi, p: Buffer, q: Buffer, r: Buffer) -> Factors:
+def _renyi(measure: renyi_measures.Renyi, p: Buffer, q: Buffer, r: Buffer) -> Factors:
     return _alpha(measures.Alpha.of(measure.alpha), p, q, r)
 
 
 def _to_renyi(
-    measure: measures.Renyi, values: Buffer, masses: tuple[Buffer, Buffer], left: float
+    measure: renyi_measures.Renyi, values: Buffer, masses: tuple[Buffer, Buffer], left: float
 ) -> Buffer:
     """Make alpha divergences Rényi's, given the rows' sums; return which are right.
 
@@ -343,7 +343,7 @@ _FACTORS: Final[dict[type, Callable[[Any, Buffer, Buffer, Buffer], Factors]]] = 
     measures.Hellinger: _hellinger,
     measures.ChiSquared: _chi_squared,
     measures.Alpha: _alpha,
-    measures.Renyi: _renyi,
+    renyi_measures.Renyi: _renyi,
     measures.TotalVariation: _total_variation,
     measures.JensenShannon: _jensen_shannon,
     measures.Skew: _skew,
