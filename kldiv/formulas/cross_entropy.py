@@ -31,8 +31,8 @@ from kldiv.formulas.numbers import EIGHTH
 from kldiv.formulas.operation import Composite
 from kldiv.formulas.reductions import cast
 from kldiv.formulas.rows import RowLoss, RowOperation
-from kldiv.formulas.special import log1p
-from kldiv.formulas.state import eighths, over, tempered, total, weights_of
+from kldiv.formulas.special import log1p, total
+from kldiv.formulas.state import eighths, over, tempered, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,9 +66,9 @@ class CrossEntropy(Divergence):
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
         *added, centres, drifts = (xp.concat(same, axis=-1) for same in zip(*parts, strict=True))
         masses = added[-1]
-        found = [total(xp, each, -1) for each in added]
-        centre = total(xp, masses * centres, -1) / xp.where(found[-1] > 0, found[-1], 1.0)
-        return [*found, centre, total(xp, drifts + masses * (centres - centre), -1)]
+        found = [total(xp, each) for each in added]
+        centre = total(xp, masses * centres) / xp.where(found[-1] > 0, found[-1], 1.0)
+        return [*found, centre, total(xp, drifts + masses * (centres - centre))]
 
     def value(self, xp: Namespace, known: Known) -> Array:
         rows, sums = known.rows[TEACHER], known.sums
@@ -83,12 +83,12 @@ class CrossEntropy(Divergence):
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
         xp, temperature, (ds, dt) = block.xp, block.temperature, direction
         q, p = logits.probabilities(block.side(TEACHER))
-        of_t = dt - total(xp, p * dt, -1)
+        of_t = dt - total(xp, p * dt)
         if index == STUDENT:
-            of_s = q * (ds - total(xp, q * ds, -1))
+            of_s = q * (ds - total(xp, q * ds))
             change = _balanced(xp, q, of_s) - _balanced(xp, p, p * of_t)
         else:
-            of_s = p * (ds - total(xp, p * ds, -1))
+            of_s = p * (ds - total(xp, p * ds))
             change = _balanced(xp, p, self._slope(block) * of_t - of_s)
         return over(over(change, temperature), temperature)
 
@@ -98,7 +98,7 @@ class CrossEntropy(Divergence):
         a = tempered(xp, EIGHTH * rows.t_max - eighths(xp, t), EIGHTH * temperature)
         b = tempered(xp, EIGHTH * rows.s_max - eighths(xp, s), EIGHTH * temperature)
         terms = (q - p) * b + self._slope(block) * xp.where(p == 0, 0.0, a)
-        return -total(xp, terms, -1)
+        return -total(xp, terms)
 
     def temperature_bend(self, block: Block) -> Array:
         return bend_by_tangents(self, block)
@@ -109,9 +109,9 @@ class CrossEntropy(Divergence):
         depth = tempered(xp, EIGHTH * rows.s_max - known, EIGHTH * block.temperature)
         weights = weights_of(xp, s, rows.s_max, block.temperature)
         added = [p * depth, xp.where(largest, 0.0, weights), xp.where(largest, weights, 0.0), p]
-        found = [total(xp, each, -1) for each in added]
-        centre = total(xp, p * known, -1) / xp.where(found[-1] > 0, found[-1], 1.0)
-        return [*found, centre, total(xp, p * (known - centre), -1)]
+        found = [total(xp, each) for each in added]
+        centre = total(xp, p * known) / xp.where(found[-1] > 0, found[-1], 1.0)
+        return [*found, centre, total(xp, p * (known - centre))]
 
     def _slope(self, block: Block) -> Array:
         """Return T times the gradient in t: 0 where t = −∞, and NaN elsewhere if it is infinite."""
@@ -125,7 +125,7 @@ class CrossEntropy(Divergence):
 
 def _balanced(xp: Namespace, p: Array, z: Array) -> Array:
     """Return z − p Σ z: where p is nearly 1, 1 − p is as the other classes say."""
-    return z - p * total(xp, z, -1)
+    return z - p * total(xp, z)
 
 
 _KL: Final = KullbackLeibler()

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
 from kldiv.formulas import logits, state
 from kldiv.formulas.blocks import class_blocks
 from kldiv.formulas.logits import Mix, Side, Slopes
-from kldiv.formulas.special import expm1
-from kldiv.formulas.state import over, total
+from kldiv.formulas.special import expm1, total
+from kldiv.formulas.state import over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -204,8 +204,8 @@ def state_of(xp: Namespace, index: int, s: Array, t: Array, temperature: Tempera
     if not s.shape[-1]:
         return state.empty_state(xp, xp.sum(s, axis=-1, keepdims=True))
     pairs = ((a, b) if index == TEACHER else (b, a) for _, a, b, *_ in block.parts())
-    states = [state.block_state(xp, *pair, -1, temperature) for pair in pairs]
-    return states[0] if len(states) == 1 else state.merge(xp, states, -1, temperature)
+    states = [state.block_state(xp, *pair, temperature) for pair in pairs]
+    return states[0] if len(states) == 1 else state.merge(xp, states, temperature)
 
 
 @dataclass(frozen=True)
@@ -365,7 +365,7 @@ def bend_by_tangents(divergence: Divergence, block: Block) -> Array:
     a, b = logits.relative(block.side(TEACHER))
     a, b = xp.where(block.t == -math.inf, 0.0, a), xp.where(block.s == -math.inf, 0.0, b)
     moved = (divergence.tangent(index, block, (b, a)) * step for index, step in enumerate((b, a)))
-    return total(xp, sum(moved), -1) * temperature * temperature
+    return total(xp, sum(moved)) * temperature * temperature
 
 
 def kl_slopes(side: int, block: Block) -> Slopes:
@@ -405,8 +405,8 @@ class Summed(Divergence):
 
     def share(self, part: int, block: Block) -> Array:
         if part == VALUE:
-            return total(block.xp, self.elements(block), -1)
-        return total(block.xp, self.weighted(part, block, *self.rise(part, block)), -1)
+            return total(block.xp, self.elements(block))
+        return total(block.xp, self.weighted(part, block, *self.rise(part, block)))
 
     def value(self, xp: Namespace, known: Known) -> Array:
         return known.sums[VALUE]
@@ -629,7 +629,7 @@ class TotalVariation(FDivergence):
             return super().share(part, block)
         xp, index, sign = block.xp, part % _BELOW, self._sign(part % _BELOW, block)
         wanted = (1.0, -1.0, 0.0)[part // _BELOW]
-        return total(xp, xp.where(sign == wanted, block.own(index), 0.0), -1)
+        return total(xp, xp.where(sign == wanted, block.own(index), 0.0))
 
     def unit_gradient(self, index: int, block: Block) -> Array:
         xp, sums, sign = block.xp, block.known.sums, self._sign(index, block)

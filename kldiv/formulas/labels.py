@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from kldiv.formulas.reductions import RowWise, cast, weighed
-from kldiv.formulas.special import log1p
-from kldiv.formulas.state import finite, number, over, tempered, total, weights_of
+from kldiv.formulas.special import log1p, total
+from kldiv.formulas.state import finite, number, over, tempered, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,12 +54,12 @@ def peak_of(xp: Namespace, s: Array, temperature: Temperature, known: Array | No
     depth = tempered(xp, top - finite(xp, s), temperature)
     if known is None:
         # 1 less 1 is nothing but a derivative, for the library's own differentiation.
-        ties = total(xp, xp.where(largest, weights, 0.0), -1) - 1.0
-        rest = total(xp, xp.where(largest, 0.0, weights), -1) + ties
+        ties = total(xp, xp.where(largest, weights, 0.0)) - 1.0
+        rest = total(xp, xp.where(largest, 0.0, weights)) + ties
     else:
         rest = known[..., 1:2]
     p = weights / (1.0 + rest)
-    mean = total(xp, p * depth, -1) if known is None else known[..., 2:3]
+    mean = total(xp, p * depth) if known is None else known[..., 2:3]
     lack = xp.where(largest, ((weights - 1.0) - rest) / (1.0 + rest), p - 1.0)
     return Peak(top, depth, p, rest, mean, lack)
 
@@ -67,7 +67,7 @@ def peak_of(xp: Namespace, s: Array, temperature: Temperature, known: Array | No
 def falls_of(xp: Namespace, s: Array, peak: Peak, temperature: Temperature) -> Array:
     """Return |d| − Σ p |d|, about a logit in the bulk of p: nothing cancels where |d| is alike."""
     steps = tempered(xp, finite(xp, s) - (peak.top - temperature * peak.mean), temperature)
-    return total(xp, peak.p * steps, -1) - steps
+    return total(xp, peak.p * steps) - steps
 
 
 def peak_values(
@@ -160,7 +160,7 @@ class LabelLoss(OfRows):
         s, temperature, is_label = self.prepared(xp, arrays)
         peak, keep, chosen = peak_of(xp, s, temperature), self.keep(arrays), None
         if is_label is not None:
-            chosen = total(xp, xp.where(is_label, peak.depth, 0.0), -1)
+            chosen = total(xp, xp.where(is_label, peak.depth, 0.0))
             masked = xp.any(is_label & (s == -xp.inf), axis=-1, keepdims=True)
             chosen = xp.where(masked, xp.inf, chosen)
             # A label that is no class has no probability.

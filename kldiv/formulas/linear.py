@@ -26,7 +26,6 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from kldiv.formulas import state
 from kldiv.formulas.blocks import flat, rows_at_a_time, slices
 from kldiv.formulas.layers import Layer, Products, Side, multiplied
 from kldiv.formulas.reductions import Loss, cast
@@ -340,7 +339,7 @@ class LinearLoss(Loss):
         """Return a chunk's share of the gradient in a weight, or in a bias."""
         slope, hidden = factor
         if hidden is None:
-            return state.total(products.xp, slope, 0)[0, ...]
+            return _sum_of_rows(products.xp, slope)
         return products(products.slope(slope, hidden).T, hidden)
 
     def add_to(
@@ -472,6 +471,18 @@ def _formulas(xp: Namespace) -> Run:
         return operation.value(xp, *arrays)
 
     return run
+
+
+def _sum_of_rows(xp: Namespace, rows: Array) -> Array:
+    """Return the sum along the first axis, by groups of 64.
+
+    NumPy adds one row after another there, which costs 200 u over a vocabulary.
+    """
+    while rows.shape[0] > 64:
+        cut = rows.shape[0] // 64 * 64
+        groups = xp.reshape(rows[:cut, ...], (cut // 64, 64, *rows.shape[1:]))
+        rows = xp.concat([xp.sum(groups, axis=1), rows[cut:, ...]], axis=0)
+    return xp.sum(rows, axis=0)
 
 
 def added(totals: Sequence[Array], parts: Sequence[Array]) -> list[Array]:

@@ -30,6 +30,7 @@ from kldiv.formulas.special import (
     log1p,
     log1p_gap,
     phi_near,
+    total,
     two_difference,
     two_sum,
 )
@@ -41,7 +42,6 @@ from kldiv.formulas.state import (
     first_word,
     over,
     tempered,
-    total,
     weights_of,
 )
 
@@ -134,7 +134,7 @@ def temperature_share(side: Side, slopes: Slopes) -> Array:
     """
     xp, (a, b, apart, near) = side.xp, _along(side)
     slope, other, both = slopes
-    return total(xp, xp.where(near, slope * apart + both * b, slope * a + other * b), -1)
+    return total(xp, xp.where(near, slope * apart + both * b, slope * a + other * b))
 
 
 def temperature_bend(side: Side, slopes: Slopes, curvature: Array) -> Array:
@@ -145,11 +145,11 @@ def temperature_bend(side: Side, slopes: Slopes, curvature: Array) -> Array:
     xp, (a, b, apart, near) = side.xp, _along(side)
     slope, other, both = slopes
     p, q = _p(side), _q(side)
-    shift = total(xp, xp.where(near, p * apart - _excess(side) * b, p * a - q * b), -1)
-    of_t, of_s, step = a - total(xp, p * a, -1), b - total(xp, q * b, -1), apart - shift
+    shift = total(xp, xp.where(near, p * apart - _excess(side) * b, p * a - q * b))
+    of_t, of_s, step = a - total(xp, p * a), b - total(xp, q * b), apart - shift
     close = (slope * step) * (of_t + of_s) + (both * of_s) * of_s
     far = (slope * of_t) * of_t + (other * of_s) * of_s
-    return total(xp, xp.where(near, close, far) + (curvature * step) * step, -1)
+    return total(xp, xp.where(near, close, far) + (curvature * step) * step)
 
 
 def _along(side: Side) -> tuple[Array, Array, Array, Array]:
@@ -178,11 +178,10 @@ def tangent(
         dG_t = z − p Σ z,  z = G_t β + h (β − α)        dG_s = z − q Σ z,  z = G_s α + h (α − β)
     """
     moved = [
-        step - total(xp, each * step, -1)
-        for each, step in zip(probabilities, direction, strict=True)
+        step - total(xp, each * step) for each, step in zip(probabilities, direction, strict=True)
     ]
     z = temperature * gradient * moved[index] + curvature * (moved[index] - moved[1 - index])
-    change = z - probabilities[index] * total(xp, z, -1)
+    change = z - probabilities[index] * total(xp, z)
     return over(over(change, temperature), temperature)
 
 

@@ -48,7 +48,7 @@ def side_of(xp: Namespace, own: Array, others: Array, temperature: Temperature) 
     there = highest != -xp.inf
     origin = xp.where(there, highest, 0.0)
     weights = weights_of(xp, others, origin, temperature)
-    weight = xp.where(there, sum_of_weights(xp, weights, origin, -1), 1.0)
+    weight = xp.where(there, sum_of_weights(xp, weights, origin), 1.0)
     top = xp.maximum(xp.max(own, axis=-1, keepdims=True), highest)
     top = xp.where(top == -xp.inf, xp.nan, top)
     every = xp.ones_like(own, dtype=xp.bool)

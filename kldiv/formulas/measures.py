@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, ClassVar
 from kldiv.formulas.special import (
     alpha_terms,
     exp_change,
+    largest,
     log1p,
     log_ratio,
     relative,
+    total,
 )
 
 if TYPE_CHECKING:
@@ -110,19 +112,9 @@ def _lifted(xp: Namespace, ps: tuple[Array, ...]) -> tuple[tuple[Array, ...], Ar
     if any(p.shape[-1] == 0 for p in ps):  # a part of no classes
         return ps, 1.0
     unit = 2.0**-80 if ps[0].dtype == xp.float64 else 2.0**-40
-    top = reduce(xp.maximum, [xp.max(p, axis=-1, keepdims=True) for p in ps])
+    top = reduce(xp.maximum, [largest(xp, p) for p in ps])
     units = xp.where(top > 1.0 / unit, xp.ones_like(top), unit)
     return tuple([p / units for p in ps]), units
-
-
-def sum_of(xp: Namespace, terms: Array) -> Array:
-    """Return the sum over the classes, as an axis of length one."""
-    return xp.sum(terms, axis=-1, keepdims=True)
-
-
-def largest(xp: Namespace, a: Array) -> Array:
-    """Return the maximum of the classes: −∞ of a part of a row that has none."""
-    return xp.max(a, axis=-1, keepdims=True) if a.shape[-1] else sum_of(xp, a) - math.inf
 
 
 # --- the measures ---------------------------------------------------------------------------------
@@ -135,7 +127,7 @@ class KullbackLeibler(Measure):
     name = "kl_divergence"
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
-        return [sum_of(xp, relative_entropy(xp, *ps))]
+        return [total(xp, relative_entropy(xp, *ps))]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps
@@ -161,7 +153,7 @@ class Jeffreys(Measure):
         p, q = ps
         alive, safe_p, safe_q = both(xp, p, q)
         terms = (safe_p - safe_q) * log_ratio(xp, safe_p, safe_q)
-        return [sum_of(xp, xp.where(alive, terms, self._edge(xp, p, q, math.inf, math.inf)))]
+        return [total(xp, xp.where(alive, terms, self._edge(xp, p, q, math.inf, math.inf)))]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps if index == 0 else ps[::-1]
@@ -187,7 +179,7 @@ class Skew(Measure):
         alive, safe_p, m, above = self._mixture(xp, p, q)
         edge = edge_terms(xp, p, q, (1.0 - self.alpha) * q, math.nan)
         terms = xp.where(alive, relative(xp, safe_p, m, above), edge)
-        return [unit * sum_of(xp, terms)]
+        return [unit * total(xp, terms)]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         (p, q), _ = _lifted(xp, ps)
@@ -218,7 +210,7 @@ class TotalVariation(Measure):
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         p, q = ps
-        return [sum_of(xp, xp.where((p >= 0) & (q >= 0), 0.5 * abs(p - q), math.nan))]
+        return [total(xp, xp.where((p >= 0) & (q >= 0), 0.5 * abs(p - q), math.nan))]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps[index], ps[1 - index]
@@ -238,7 +230,7 @@ class Hellinger(Measure):
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         valid, roots, apart = self._roots(xp, *ps)
         terms = 0.5 * (apart / xp.where(roots > 0, roots, 1.0)) ** 2
-        return [sum_of(xp, xp.where(valid, terms, math.nan))]
+        return [total(xp, xp.where(valid, terms, math.nan))]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps[index], ps[1 - index]
@@ -268,7 +260,7 @@ class ChiSquared(Measure):
         alive, safe_p, safe_q = both(xp, p, q)
         apart = safe_p - safe_q
         terms = xp.where(alive, apart * (apart / safe_q), edge_terms(xp, p, q, q, math.inf))
-        return [sum_of(xp, terms)]
+        return [total(xp, terms)]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps
@@ -307,9 +299,9 @@ class Alpha(Measure):
         ell = log_ratio(xp, safe_p, safe_q)
         half = xp.exp(-0.5 * self.kappa * ell)  # half a power does not overflow
         power = (safe_p * half) * half
-        terms = alpha_terms(xp, (self.alpha, self.kappa), safe_p, safe_q, ell, power) / self.alpha
+        terms = alpha_terms(xp, self.kappa, safe_p, safe_q, ell, power) / self.alpha
         lost = p / self.kappa if self.kappa > 0 else math.inf
-        return [sum_of(xp, xp.where(alive, terms, edge_terms(xp, p, q, q / self.alpha, lost)))]
+        return [total(xp, xp.where(alive, terms, edge_terms(xp, p, q, q / self.alpha, lost)))]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps[::-1] if self.exchanged else ps
@@ -332,7 +324,7 @@ class Entropy(Measure):
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         (p,) = ps
-        return [sum_of(xp, 0.0 - p * xp.log(xp.where(p == 0, 1.0, p)))]
+        return [total(xp, 0.0 - p * xp.log(xp.where(p == 0, 1.0, p)))]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         (p,) = ps
@@ -351,7 +343,7 @@ class CrossEntropy(Measure):
         alive, safe_p, safe_q = both(xp, p, q)
         nothing = xp.where(xp.isnan(q), q, 0.0)
         terms = xp.where(alive, -safe_p * xp.log(safe_q), edge_terms(xp, p, q, nothing, math.inf))
-        return [sum_of(xp, terms)]
+        return [total(xp, terms)]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         p, q = ps
@@ -377,7 +369,7 @@ class OfNormalized(Measure):
         heavy = q > 0.5
         top = xp.where(heavy, xp.where(p >= 0, p, math.nan), 0.0)
         (rest,) = super().sums(xp, xp.where(heavy, 0.0, p), *ps[1:])
-        return [rest, sum_of(xp, top), sum_of(xp, xp.where(heavy, 0.0, q))]
+        return [rest, total(xp, top), total(xp, xp.where(heavy, 0.0, q))]
 
     def whole(self, xp: Namespace, sums: Sequence[Array]) -> Array:
         rest, top, others = sums
@@ -413,7 +405,7 @@ class JensenShannon(Measure):
             for index, (weight, p) in enumerate(zip(self.weights, ps, strict=True))
             if weight
         ]
-        return [unit * sum_of(xp, sum(terms[1:], terms[0]))]
+        return [unit * total(xp, sum(terms[1:], terms[0]))]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
         weight = self.weights[index]
@@ -439,7 +431,7 @@ class JensenShannon(Measure):
         near = (others < own) & (own > 0)
         share = xp.where(near, others, 0.0) / xp.where(near, own, 1.0)
         below = xp.where(near, -weight * log1p(xp, share), slopes + weight * math.log(weight))
-        bounded = sum_of(xp, xp.where(top & (8.0 * others < own), 1.0, xp.zeros_like(own))) > 0
+        bounded = total(xp, xp.where(top & (8.0 * others < own), 1.0, xp.zeros_like(own))) > 0
         return xp.where(bounded, below, slopes)
 
     def _term(self, xp: Namespace, p: Array, m: Array, above: Array) -> Array:

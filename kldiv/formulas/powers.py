@@ -35,8 +35,8 @@ from kldiv.formulas.divergences import (
     states_of,
 )
 from kldiv.formulas.logits import Slopes
-from kldiv.formulas.special import alpha_terms, exp_change, expm1, log1p, phi_ratio
-from kldiv.formulas.state import first_word, over, tempered, total
+from kldiv.formulas.special import alpha_terms, exp_change, expm1, largest, log1p, phi_ratio, total
+from kldiv.formulas.state import first_word, over, tempered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ class Alpha(Summed):
         if self.alpha == 0.5:
             terms = 2.0 * xp.maximum(p, q) * expm1(xp, -0.5 * abs(ell)) ** 2
             return self.scale * xp.where(xp.maximum(p, q) == 0, nothing, terms)
-        terms = alpha_terms(xp, (self.alpha, self.kappa), p, q, ell, self.mass(block))
+        terms = alpha_terms(xp, self.kappa, p, q, ell, self.mass(block))
         # Not where p and q are 0: their power need not be.
         masked = (block.s == -math.inf) & (block.t == -math.inf)
         terms = xp.where(masked, nothing, terms)
@@ -128,7 +128,7 @@ class Alpha(Summed):
     def share(self, part: int, block: Block) -> Array:
         if part == VALUE:
             return super().share(part, block)
-        return total(block.xp, self._moved(part, block), -1)
+        return total(block.xp, self._moved(part, block))
 
     def _moved(self, index: int, block: Block) -> Array:
         """Return own·(u less its value at the anchor), v for the student."""
@@ -223,25 +223,25 @@ class Renyi(Blend):
     def own_shares(self, sums: Wanted, block: Block) -> list[Array]:
         xp = block.xp
         exponent = self.power.exponent(block)
-        top = _largest(xp, exponent)
+        top = largest(xp, exponent)
         shift = self._shift(xp, top)
         scaled = xp.where(shift == 0, self.power.mass(block), xp.exp(exponent - shift))
-        found = {_SHIFT: shift, _TOTAL: total(xp, scaled, -1)}
+        found = {_SHIFT: shift, _TOTAL: total(xp, scaled)}
         if _TOP in sums:
             at, lowest = exponent == top, float(xp.finfo(top.dtype).min)
             for part, logits_of in ((_TOP_T, block.t), (_TOP_S, block.s)):
                 high = xp.where(at, first_word(logits_of), -math.inf)
-                found[part] = xp.clip(_largest(xp, high), lowest, math.inf)
+                found[part] = xp.clip(largest(xp, high), lowest, math.inf)
             weights = self._over_peak(block, found[_TOP_T], found[_TOP_S])
-            found[_TIES] = total(xp, xp.where(at, weights, 0.0), -1)
-            found[_OTHERS], found[_TOP] = total(xp, xp.where(at, 0.0, weights), -1), top
+            found[_TIES] = total(xp, xp.where(at, weights, 0.0))
+            found[_OTHERS], found[_TOP] = total(xp, xp.where(at, 0.0, weights)), top
             found[_HEAT] = block.temperature + xp.zeros_like(top)
         if VALUE in sums:
             found[VALUE] = self.power.share(VALUE, block)
         sides = [part for part in sums if part in {TEACHER, STUDENT}]
         for part in sides:
-            found[part] = total(xp, self._moved(part, block), -1)
-            found[_BESIDE + part] = total(xp, self._besides(part, block), -1)
+            found[part] = total(xp, self._moved(part, block))
+            found[_BESIDE + part] = total(xp, self._besides(part, block))
         return [found[part] for part in sums]
 
     def _besides(self, index: int, block: Block) -> Array:
@@ -272,7 +272,7 @@ class Renyi(Blend):
         columns = [*zip(*parts, strict=True)]
         own = len(columns) - len(_PEAK) if len(columns) > len(_PEAK) else len(columns)
         *added, shifts, totals = columns[:own]
-        shift = xp.max(xp.concat(shifts, axis=-1), axis=-1, keepdims=True)
+        shift = largest(xp, xp.concat(shifts, axis=-1))
         scaled = [
             one * xp.exp(xp.clip(own - shift, -math.inf, 0.0))
             for own, one in zip(shifts, totals, strict=True)
@@ -282,8 +282,8 @@ class Renyi(Blend):
 
     def _merged_peak(self, xp: Namespace, peak: Sequence[Sequence[Array]]) -> list[Array]:
         tops, *places, ties, others, heat = (xp.concat(same, axis=-1) for same in peak)
-        top = xp.max(tops, axis=-1, keepdims=True)
-        at = [_largest(xp, xp.where(tops == top, place, -math.inf)) for place in places]
+        top = largest(xp, tops)
+        at = [largest(xp, xp.where(tops == top, place, -math.inf)) for place in places]
         lowest = float(xp.finfo(top.dtype).min)
         at = [xp.clip(place, lowest, math.inf) for place in at]
         bound = -lowest / (4.0 * self.alpha)
@@ -295,7 +295,7 @@ class Renyi(Blend):
         scale = xp.exp(xp.where(ties == 0, 0.0, scale))
         equal = xp.where(tops == top, scale * ties, 0.0)
         others = scale * others + xp.where(tops == top, 0.0, scale * ties)
-        return [top, *at, total(xp, equal, -1), total(xp, others, -1), heat[..., :1]]
+        return [top, *at, total(xp, equal), total(xp, others), heat[..., :1]]
 
     def _whole(self, xp: Namespace, known: Known) -> tuple[Array, Array]:
         """Return M − 1 where that is small, and where it is not."""
@@ -386,7 +386,7 @@ class Renyi(Blend):
 
         def variance(mass: Array, steps: Array) -> Array:
             steps = _about_mean(xp, xp.where(mass == 0, 0.0, steps), mass)
-            return total(xp, (mass * steps) * steps, -1)
+            return total(xp, (mass * steps) * steps)
 
         rest = self.alpha * variance(p, a) + self.kappa * variance(q, b)
         apart = (variance(w, self.alpha * a + self.kappa * b) - rest) * (self.scale / -self.kappa)
@@ -415,7 +415,7 @@ class Renyi(Blend):
 
         own, slope = _own(index, block), self.unit_gradient(index, block) / self.scale
         sign, step = (alpha, dt) if index == TEACHER else (-alpha, ds)
-        change = sign * own * about(dt - ds) - own * total(xp, slope * step, -1)
+        change = sign * own * about(dt - ds) - own * total(xp, slope * step)
         change = change + slope * about(alpha * dt + self.kappa * ds)
         return over(over(self.scale * change, block.temperature), block.temperature)
 
@@ -428,7 +428,7 @@ class RenyiZero(Blend):
         outside = block.t == -math.inf
         counts = outside if part == _SHIFT else ~outside
         nothing = 0.0 * next(iter(block.known.rows.values())).offset
-        return total(block.xp, block.xp.where(counts, _own(STUDENT, block), nothing), -1)
+        return total(block.xp, block.xp.where(counts, _own(STUDENT, block), nothing))
 
     def value(self, xp: Namespace, known: Known) -> Array:
         lost, kept = known.sums[_SHIFT], known.sums[_TOTAL]
@@ -459,15 +459,13 @@ class RenyiInfinity(Blend):
 
     def share(self, part: int, block: Block) -> Array:
         xp, ell = block.xp, self._logs(block)
-        top = _largest(xp, ell)
-        return (
-            top if part == _SHIFT else total(xp, xp.where(ell == top, 1.0, xp.zeros_like(ell)), -1)
-        )
+        top = largest(xp, ell)
+        return top if part == _SHIFT else total(xp, xp.where(ell == top, 1.0, xp.zeros_like(ell)))
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
         tops, ties = (xp.concat(same, axis=-1) for same in zip(*parts, strict=True))
-        top = xp.max(tops, axis=-1, keepdims=True)
-        return [top, total(xp, xp.where(tops == top, ties, 0.0), -1)]
+        top = largest(xp, tops)
+        return [top, total(xp, xp.where(tops == top, ties, 0.0))]
 
     def value(self, xp: Namespace, known: Known) -> Array:
         top = known.sums[_SHIFT]
@@ -502,12 +500,7 @@ def _about_mean(xp: Namespace, step: Array, w: Array) -> Array:
 
     It is taken from that of the likeliest class on, which may be nearly all of the mean.
     """
-    top = w == xp.max(w, axis=-1, keepdims=True)
+    top = w == largest(xp, w)
     share = xp.where(top, 1.0 + 0.0 * w, 0.0)
-    moved = step - total(xp, share * step, -1) / total(xp, share, -1)
-    return moved - total(xp, w * moved, -1)
-
-
-def _largest(xp: Namespace, a: Array) -> Array:
-    """Return the maximum of the classes: −∞ of a part of a row that has none."""
-    return xp.max(a, axis=-1, keepdims=True) if a.shape[-1] else total(xp, a, -1) - math.inf
+    moved = step - total(xp, share * step) / total(xp, share)
+    return moved - total(xp, w * moved)

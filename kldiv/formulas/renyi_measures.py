@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kldiv.formulas.measures import Measure, both, edge_terms, largest, sum_of
+from kldiv.formulas.measures import Measure, both, edge_terms
 from kldiv.formulas.numbers import NEAR
-from kldiv.formulas.special import expm1, log1p, log_ratio, polynomial, unit_of
+from kldiv.formulas.special import expm1, largest, log1p, log_ratio, polynomial, total, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,8 +78,8 @@ class Renyi(Measure):
         edge = edge_terms(xp, p, q, -less * q if self._swapped else q, lost)
         outside = xp.where((p > 0) & (q == 0), p, 0.0)
         added = (xp.where(alive, terms, edge), *ps, ps[0] - ps[1], outside, powers)
-        *sums, total = (sum_of(xp, one) for one in added)
-        return [*sums, shift, total, unit]
+        *sums, power = (total(xp, one) for one in added)
+        return [*sums, shift, power, unit]
 
     def _powers(self, xp: Namespace, p: Array, r: Array, shift: Array) -> Array:
         """Return the powers p^α q^(1−α) over e to the shift, of the roles of the order computed.
@@ -91,40 +91,40 @@ class Renyi(Measure):
         return (p * half) * half  # half a power does not overflow
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
-        *sums, shifts, totals, units = (list(same) for same in zip(*parts, strict=True))
+        *sums, shifts, powers, units = (list(same) for same in zip(*parts, strict=True))
         # A part without mass has no say.
         units = [xp.where(p + q > 0, u, 0.0) for p, q, u in zip(*sums[1:3], units, strict=True)]
-        unit = xp.max(xp.concat(units, axis=-1), axis=-1, keepdims=True)
+        unit = largest(xp, xp.concat(units, axis=-1))
         unit = xp.where(unit > 0, unit, 1.0)
         sizes = [one / unit for one in units]
         added = [[x * size for x, size in zip(same, sizes, strict=True)] for same in sums]
         # The powers of a part that is all 0 have a shift of −∞.
         shifts = [one + xp.log(size) for one, size in zip(shifts, sizes, strict=True)]
-        shift = xp.max(xp.concat(shifts, axis=-1), axis=-1, keepdims=True)
+        shift = largest(xp, xp.concat(shifts, axis=-1))
         scaled = [
-            total * xp.exp(one - _finite(xp, shift))
-            for one, total in zip(shifts, totals, strict=True)
+            power * xp.exp(one - _finite(xp, shift))
+            for one, power in zip(shifts, powers, strict=True)
         ]
         return [
             *(sum(same[1:], same[0]) for same in added), shift, sum(scaled[1:], scaled[0]), unit
         ]  # fmt: skip
 
     def whole(self, xp: Namespace, sums: Sequence[Array]) -> Array:
-        terms, p, q, excess, outside, shift, total, _ = sums
+        terms, p, q, excess, outside, shift, power, _ = sums
         order, less = self._order
         mass, log_mass, usual = self._mass(xp, p, q, excess)
         share = terms / mass
         factor, per = (-1.0, -1.0 / order) if self._swapped else (less, 1.0 / less)
         y = factor * share
-        none, shift = total == 0, _finite(xp, shift)
-        log_total = xp.where(none, -math.inf, xp.log(xp.where(none, 1.0, total)))
+        none, shift = power == 0, _finite(xp, shift)
+        log_power = xp.where(none, -math.inf, xp.log(xp.where(none, 1.0, power)))
         far = ((y < -0.5) | (shift != 0) | ~usual) & ~xp.isnan(terms)
         if less > 0:
             far = far & ~(outside > 0)
         y = xp.where(far, 0.0, y)
         # An order so near to 1 that y is too small a number leaves the divergence itself.
         near = xp.where(abs(y) < 1e-30, factor * per * share, log1p(xp, y) * per)
-        value = xp.where(far, (log_total + shift - log_mass) * per, near)
+        value = xp.where(far, (log_power + shift - log_mass) * per, near)
         return xp.where(value < 0, 0.0, value)
 
     def _mass(self, xp: Namespace, p: Array, q: Array, excess: Array) -> tuple[Array, Array, Array]:
@@ -158,17 +158,17 @@ class Renyi(Measure):
         """Return α (1 + α + … + α^(k−2)) / (k! max(1, α)ᵏ) for k from 2, α the order computed."""
         order, _ = self._order
         larger = max(1.0, order)
-        power, total, found = 1.0 / larger, 0.0, []
+        power, partial, found = 1.0 / larger, 0.0, []
         shrunk = order / larger
         for k in range(2, 27 if double else 16):
-            # total = Σ_{j ≤ k−2} αʲ / largerᵏ⁻¹
-            total = total / larger + power
+            # partial = Σ_{j ≤ k−2} αʲ / largerᵏ⁻¹
+            partial = partial / larger + power
             power *= shrunk
-            found.append(shrunk * total / math.factorial(k))
+            found.append(shrunk * partial / math.factorial(k))
         return found
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:
-        outside, shift, total, unit = sums[4:]
+        outside, shift, power, unit = sums[4:]
         p, q = (each / unit for each in ps)
         value, (mass, _, usual) = self.whole(xp, sums), self._mass(xp, *sums[1:4])
         mass = xp.where(usual, mass, sums[1 + index])
@@ -180,8 +180,8 @@ class Renyi(Measure):
         r = -of_own if self._swapped else of_own
         apart = r - xp.where(usual, 0.0, log_ratio(xp, *sums[1:4]))
         if less > 0:
-            total = xp.where(outside > 0, math.inf, total)
-        share = mass / xp.where(total == 0, 1.0, total)
+            power = xp.where(outside > 0, math.inf, power)
+        share = mass / xp.where(power == 0, 1.0, power)
         weight = self._powers(xp, own[0], of_own, shift) * share
         large = weight > _LITTLE
         far = less * r - _finite(xp, shift)
@@ -233,7 +233,7 @@ class RenyiZero(Measure):
         p, q = ps
         q = xp.where(p >= 0, q, math.nan)
         lost, kept = xp.where(p == 0, q, 0.0), xp.where(p == 0, 0.0, q)
-        return [sum_of(xp, one) for one in (q, lost, kept)]
+        return [total(xp, one) for one in (q, lost, kept)]
 
     def whole(self, xp: Namespace, sums: Sequence[Array]) -> Array:
         whole, lost, kept = sums
@@ -260,12 +260,12 @@ class RenyiInfinity(Measure):
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         logs = self._logs(xp, *ps)
         top = largest(xp, logs)
-        return [top, sum_of(xp, xp.where(logs == top, 1.0, xp.zeros_like(logs)))]
+        return [top, total(xp, xp.where(logs == top, 1.0, xp.zeros_like(logs)))]
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
         tops, ties = (xp.concat(same, axis=-1) for same in zip(*parts, strict=True))
-        top = xp.max(tops, axis=-1, keepdims=True)
-        return [top, sum_of(xp, xp.where(tops == top, ties, 0.0))]
+        top = largest(xp, tops)
+        return [top, total(xp, xp.where(tops == top, ties, 0.0))]
 
     def _logs(self, xp: Namespace, p: Array, q: Array) -> Array:
         alive, safe_p, safe_q = both(xp, p, q)

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from kldiv.formulas.measures import KullbackLeibler, Measure, largest, sum_of
+from kldiv.formulas.measures import KullbackLeibler, Measure
 from kldiv.formulas.packing import split
 from kldiv.formulas.reductions import RowWise, cast
+from kldiv.formulas.special import largest, total
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from kldiv.formulas.operation import Run
 
 
-def known(xp: Namespace, total: Array) -> Array:
+def known(xp: Namespace, sums: Array) -> Array:
     """Return a row's sum: NaN where it is beyond the largest number, by which all would be 0."""
-    return xp.where(total == math.inf, math.nan, total)
+    return xp.where(sums == math.inf, math.nan, sums)
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class RowMeasure(RowWise):
         ps = [cast(xp, array, self.compute) for array in arrays[: self.number]]
         if not self.normalize:
             return ps, []
-        sums = [sum_of(xp, p) for p in ps] if totals is None else totals
-        sums = [known(xp, total) for total in sums]
-        return [p / total for p, total in zip(ps, sums, strict=True)], sums
+        sums = [total(xp, p) for p in ps] if totals is None else totals
+        sums = [known(xp, each) for each in sums]
+        return [p / each for p, each in zip(ps, sums, strict=True)], sums
 
     def unpacked(self, arrays: Sequence[Array]) -> tuple[list[Array], list[Array]]:
         """Unpack the sums of probabilities, if there are any, and the others."""
@@ -113,7 +114,7 @@ class RowSlope(RowMeasure):
             sums, mean = self.measure.sums(xp, *ps) if self.measure.slope_takes_sums else [], None
         if self.normalize and mean is None:
             slopes = self._from_likeliest(xp, ps, sums)
-            mean = sum_of(xp, self.mean_terms(xp, ps, slopes))
+            mean = total(xp, self.mean_terms(xp, ps, slopes))
         else:
             slopes = self.slopes(xp, ps, sums)
         if self.normalize:
@@ -129,7 +130,7 @@ class RowSlope(RowMeasure):
         top = p == largest(xp, p)
         top = top & (xp.cumulative_sum(xp.astype(top, p.dtype), axis=-1) == 1)
         slopes = self.in_units(self.measure.slope_about(xp, self.index, top, *ps, sums=sums))
-        own = sum_of(xp, xp.where(top, slopes, 0.0))
+        own = total(xp, xp.where(top, slopes, 0.0))
         known = abs(own) < math.inf
         # Not left to the difference: a compiler computes both sides, and rounds them differently.
         return xp.where(top & known, 0.0, slopes - xp.where(known, own, 0.0))

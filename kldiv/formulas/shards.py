@@ -103,7 +103,7 @@ class Together(RowOperation):
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         first, *more = self.states(xp, arrays)
         temperature = self.temperature_of(xp, ())
-        whole = state.merge(xp, [first, *more], -1, temperature) if more else first
+        whole = state.merge(xp, [first, *more], temperature) if more else first
         return packed(xp, [whole])
 
 
@@ -232,7 +232,7 @@ def _wholes(
     """Merge packed states of the parts of rows, each side by itself."""
     temperature = loss.temperature_of(xp, others)
     sides = zip(*(unpacked(State, part) for part in states), strict=True)
-    return [state.merge(xp, parts, -1, temperature) for parts in sides]
+    return [state.merge(xp, parts, temperature) for parts in sides]
 
 
 def combined(xp: Namespace, loss: RowOperation, parts: Sequence[Array], *, done: bool) -> Array:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 from kldiv.formulas.divergences import STUDENT, TEACHER, Block, Divergence, KullbackLeibler
 from kldiv.formulas.reductions import RowWise, cast, weighed
 from kldiv.formulas.rows import ByGradient, times
-from kldiv.formulas.special import add, expm1, log1p, two_difference
+from kldiv.formulas.special import add, expm1, log1p, total, two_difference
 from kldiv.formulas.state import (
     Wide,
     factor_of,
@@ -35,7 +35,6 @@ from kldiv.formulas.state import (
     quotient,
     sum_of_weights,
     tempered,
-    total,
     weights_of,
 )
 
@@ -188,7 +187,7 @@ class TopKOperation(RowWise):
         highest = xp.max(others, axis=-1, keepdims=True)
         origin = xp.where(highest == -xp.inf, 0.0, highest)
         weights = weights_of(xp, others, origin, temperature)
-        return Read(own, highest, sum_of_weights(xp, weights, origin, -1)), marked, weights
+        return Read(own, highest, sum_of_weights(xp, weights, origin)), marked, weights
 
     def rows(
         self,
@@ -271,7 +270,7 @@ class TopKOperation(RowWise):
         slopes, last = self.slopes(STUDENT, rows, self.block(xp, rows, STUDENT))
         logits = rows.s.high[..., : slopes.shape[-1]]
         if last is None:  # slopes sum to 0, so that logits may be taken from where the slopes are
-            size = total(xp, abs(slopes), -1)
+            size = total(xp, abs(slopes))
             middle = moment(xp, abs(slopes), logits) / xp.where(size > 0, size, 1.0)
             logits = logits - middle
         found = moment(xp, slopes, logits)
@@ -331,7 +330,7 @@ def _rest(xp: Namespace, a: Array, likeliest: Array) -> Array:
     lack = -expm1(xp, xp.where(first == -xp.inf, 0.0, first))
     lack = xp.where(first == -xp.inf, 1.0, lack)
     others = xp.where(counted(xp, a) == likeliest, 0.0, xp.exp(a))
-    left = lack - total(xp, others, -1)
+    left = lack - total(xp, others)
     return xp.where(left < 0, 0.0, left)
 
 
@@ -406,7 +405,7 @@ class TopKGradient(TopKOperation):
 
 def moment(xp: Namespace, slopes: Array, logits: Array) -> Array:
     """Return the sum of slopes times logits, those of −∞ left out."""
-    return total(xp, slopes * xp.where(logits == -xp.inf, 0.0, logits), -1)
+    return total(xp, slopes * xp.where(logits == -xp.inf, 0.0, logits))
 
 
 def mean_depth(
@@ -415,7 +414,7 @@ def mean_depth(
     """Return the mean of (logits − top)/T over the classes that have shares."""
     # Masked before the division: its derivative would be infinite beside the mask.
     depth = xp.where(shares == 0, 0.0, finite(xp, logits) - top)
-    return total(xp, shares * tempered(xp, depth, temperature), -1)
+    return total(xp, shares * tempered(xp, depth, temperature))
 
 
 def likeliest(
@@ -429,9 +428,9 @@ def likeliest(
     top = xp.max(logits, axis=-1, keepdims=True)
     top = xp.where(top == -xp.inf, xp.nan, top)
     weights = weights_of(xp, logits, top, temperature)
-    others = total(xp, xp.where(marked, 0.0, weights), -1)
+    others = total(xp, xp.where(marked, 0.0, weights))
     own = taken(xp, weights, places)
-    besides = total(xp, own[..., 1:], -1) + others  # all but the first, one of the largest
+    besides = total(xp, own[..., 1:]) + others  # all but the first, one of the largest
     high, low = quotient(
         xp, *two_difference(finite(xp, taken(xp, logits, places)), top), temperature
     )

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
 
 
+def total(xp: Namespace, terms: Array) -> Array:
+    """Return the sum over the classes, as an axis of length one."""
+    return xp.sum(terms, axis=-1, keepdims=True)
+
+
+def largest(xp: Namespace, a: Array) -> Array:
+    """Return the maximum of the classes, as an axis of length one: −∞ where there is none."""
+    return xp.max(a, axis=-1, keepdims=True) if a.shape[-1] else total(xp, a) - float("inf")
+
+
 def phi(xp: Namespace, x: Array) -> Array:
     """Return φ(x) = e⁻ˣ − 1 + x ≥ 0."""
     near = phi_near(xp, xp.clip(x, -NEAR, NEAR))
@@ -58,16 +68,13 @@ def exp_rise(xp: Namespace, rate: float, at: Array, step: Array) -> Array:
     return xp.where(abs(change) < NEAR, near, xp.exp(rate * (at + step)) - xp.exp(rate * at))
 
 
-def alpha_terms(
-    xp: Namespace, orders: tuple[float, float], p: Array, q: Array, ell: Array, power: Array
-) -> Array:
-    r"""Return α times the terms of an α-divergence, none below 0, for orders (α, κ = 1 − α), α ≥ ½.
+def alpha_terms(xp: Namespace, kappa: float, p: Array, q: Array, ell: Array, power: Array) -> Array:
+    r"""Return α times the terms of an α-divergence, none below 0, given κ = 1 − α ≤ ½.
 
-    Given ℓ = log(p/q), finite, and m = p^α q^κ, with φ(x) = x² P(x) they are
+    With ℓ = log(p/q), finite, m = p^α q^κ and φ(x) = x² P(x) they are
 
         p φ(ℓ) − p φ(κℓ)/κ = p ℓ² (P(ℓ) − κ P(κℓ)) = (q − p) − (m − p)/κ
     """
-    _, kappa = orders
     widest = 1.0 / max(1.0, abs(kappa))
     x, z = xp.clip(ell, -widest, widest), xp.clip(kappa * ell, -1.0, 1.0)
     near = p * x * x * (phi_ratio(xp, x) - kappa * phi_ratio(xp, kappa * x))
@@ -89,15 +96,15 @@ def exp_change(xp: Namespace, rate: float, x: Array) -> Array:
 
 def log1p(xp: Namespace, y: Array) -> Array:
     """Return log(1 + y) for y > −1."""
-    z, rest = _artanh(xp, y / (2.0 + y))
+    z = y / (2.0 + y)
     # Outside −1/2 < y < 1 rounding 1 + y costs nothing: it is exact below, beside the log above.
-    return xp.where(abs(z) < 1 / 3, 2.0 * z + rest, xp.log(1.0 + y))
+    return xp.where(abs(z) < 1 / 3, 2.0 * z + _artanh_rest(xp, z), xp.log(1.0 + y))
 
 
 def log1p_gap(xp: Namespace, y: Array) -> Array:
     """Return y − log(1 + y) ≥ 0 for y > −1."""
-    z, rest = _artanh(xp, y / (2.0 + y))
-    return xp.where(abs(z) < 1 / 3, y * z - rest, y - xp.log(1.0 + y))
+    z = y / (2.0 + y)
+    return xp.where(abs(z) < 1 / 3, y * z - _artanh_rest(xp, z), y - xp.log(1.0 + y))
 
 
 def log_ratio(xp: Namespace, a: Array, b: Array, difference: Array | None = None) -> Array:
@@ -105,8 +112,8 @@ def log_ratio(xp: Namespace, a: Array, b: Array, difference: Array | None = None
 
     ``difference`` is a − b, where it is known better than its subtraction gives it.
     """
-    z, rest = _artanh(xp, _share(xp, a - b if difference is None else difference, a, b))
-    return xp.where(abs(z) < 1 / 3, 2.0 * z + rest, _log_quotient(xp, a, b))
+    z = _share(xp, a - b if difference is None else difference, a, b)
+    return xp.where(abs(z) < 1 / 3, 2.0 * z + _artanh_rest(xp, z), _log_quotient(xp, a, b))
 
 
 def relative(xp: Namespace, a: Array, b: Array, difference: Array | None = None) -> Array:
@@ -115,15 +122,15 @@ def relative(xp: Namespace, a: Array, b: Array, difference: Array | None = None)
     With z = (a − b)/(a + b) and log(a/b) = 2z + R(z) it is z(a − b) + a·R(z): nothing cancels.
     """
     change = a - b if difference is None else difference
-    z, rest = _artanh(xp, _share(xp, change, a, b))
+    z = _share(xp, change, a, b)
     far = a * (_log_quotient(xp, a, b) - 1.0) + b
-    return xp.where(abs(z) < 1 / 3, z * change + a * rest, far)
+    return xp.where(abs(z) < 1 / 3, z * change + a * _artanh_rest(xp, z), far)
 
 
 def _share(xp: Namespace, change: Array, a: Array, b: Array) -> Array:
     """Return change/(a + b), also where the sum is beyond the largest number."""
-    total = a + b
-    half = xp.where(total < float("inf"), 1.0, xp.full_like(total, 0.5))
+    both = a + b
+    half = xp.where(both < float("inf"), 1.0, xp.full_like(both, 0.5))
     return (half * change) / (half * a + half * b)
 
 
@@ -133,16 +140,16 @@ def _log_quotient(xp: Namespace, a: Array, b: Array) -> Array:
     return 2.0 * xp.log(xp.sqrt(a) / xp.sqrt(b))
 
 
-def _artanh(xp: Namespace, z: Array) -> tuple[Array, Array]:
-    """Return z = y/(2 + y), for which y − 2z = y·z, and log1p(y) − 2z."""
+def _artanh_rest(xp: Namespace, z: Array) -> Array:
+    """Return 2 artanh(z) − 2z for |z| ≤ 1/3: of z = y/(2 + y) it is log1p(y) − 2z, y − 2z = y·z."""
     square = z * z
-    series = polynomial(square, ARTANH if z.dtype == xp.float64 else ARTANH_32)
-    return z, z * square * series
+    return z * square * polynomial(square, ARTANH if z.dtype == xp.float64 else ARTANH_32)
 
 
 def artanh_parts(xp: Namespace, z: Array) -> tuple[Array, Array]:
     """Return z, and 2 artanh(z) − 2z, for |z| < 1/3; elsewhere finite numbers."""
-    return _artanh(xp, xp.clip(z, -1 / 3, 1 / 3))
+    z = xp.clip(z, -1 / 3, 1 / 3)
+    return z, _artanh_rest(xp, z)
 
 
 def polynomial(x: Array, coefficients: Sequence[float]) -> Array:

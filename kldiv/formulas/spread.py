@@ -26,6 +26,7 @@ from kldiv.formulas.sparse import (
     put,
     taken,
 )
+from kldiv.formulas.special import total
 from kldiv.formulas.state import Rows as RowsOfPair
 from kldiv.formulas.state import (
     State,
@@ -34,7 +35,6 @@ from kldiv.formulas.state import (
     merge,
     number,
     tempered,
-    total,
     weights_of,
 )
 
@@ -184,13 +184,13 @@ class LabelShare(OfRows):
         top = xp.max(s, axis=-1, keepdims=True)
         origin = xp.where(top == -xp.inf, 0.0, top)
         largest, weights = s == origin, weights_of(xp, s, origin, temperature)
-        ties = total(xp, xp.where(largest, weights, 0.0), -1)
-        rest = total(xp, xp.where(largest, 0.0, weights), -1)
+        ties = total(xp, xp.where(largest, weights, 0.0))
+        rest = total(xp, xp.where(largest, 0.0, weights))
         depth = tempered(xp, origin - finite(xp, s), temperature)
-        moved = total(xp, weights * depth, -1)
+        moved = total(xp, weights * depth)
         own, has = xp.zeros_like(top), xp.zeros_like(top)
         if is_label is not None:
-            own = total(xp, xp.where(is_label, s, 0.0), -1)
+            own = total(xp, xp.where(is_label, s, 0.0))
             has = cast(xp, xp.any(is_label, axis=-1, keepdims=True), self.compute)
         return xp.concat([top, rest, ties, moved, own, has], axis=-1)
 
@@ -292,7 +292,7 @@ class Policy(Spread):
         """Return the constants of (Q, P), then the labels'."""
         xp = self.xp
         states = [unpacked(State, part[..., _SUMS:])[0] for part in parts]
-        rows = finish(xp, merge(xp, states, -1, temperature))
+        rows = finish(xp, merge(xp, states, temperature))
         of_labels = self._labels.merged([part[..., :_SUMS] for part in parts], temperature)
         return packed(xp, [rows], [of_labels])
 

@@ -43,9 +43,11 @@ from kldiv.formulas.numbers import CLOSE, EIGHTH, FAR, FEW, INSIDE, NEAR, REACH
 from kldiv.formulas.special import (
     add,
     difference,
+    largest,
     log1p,
     log1p_gap,
     phi_near,
+    total,
     two_difference,
     two_sum,
 )
@@ -161,9 +163,7 @@ def empty_state(xp: Namespace, rows: Array) -> State:
     return State(zero - xp.inf, zero, zero - xp.inf, *(zero for _ in State._fields[3:]))
 
 
-def block_state(
-    xp: Namespace, s: Logits, t: Logits, axis: int = -1, temperature: Temperature = 1.0
-) -> State:
+def block_state(xp: Namespace, s: Logits, t: Logits, temperature: Temperature = 1.0) -> State:
     """Return the state of a block of student logits ``s`` and teacher logits ``t``.
 
     Parameters
@@ -171,9 +171,8 @@ def block_state(
     xp : namespace
         Array API namespace of the logits.
     s, t : array
-        Logits in float32 or float64; −∞ masks a class, NaN or +∞ makes KL of the row NaN.
-    axis : int
-        Axis of the classes.
+        Logits in float32 or float64, classes last; −∞ masks a class, NaN or +∞ makes KL of the row
+        NaN.
     temperature : float or array
         Divisor of both logits.
 
@@ -182,27 +181,27 @@ def block_state(
     State
         The summary of the block, for `merge` and `finish`.
     """
-    t_max, s_max = (xp.max(first_word(a), axis=axis, keepdims=True) for a in (t, s))
+    t_max, s_max = (largest(xp, first_word(a)) for a in (t, s))
     t_top, s_top = _origin(xp, t_max), _origin(xp, s_max)
     w = weights_of(xp, t, t_top, temperature)
     v = weights_of(xp, s, s_top, temperature)
-    t_sum, s_sum = sum_of_weights(xp, w, t_top, axis), sum_of_weights(xp, v, s_top, axis)
+    t_sum, s_sum = sum_of_weights(xp, w, t_top), sum_of_weights(xp, v, s_top)
     d, unit = differences(xp, s, t), EIGHTH * temperature
 
     # About d at the teacher's maximum x is exactly zero where d is constant.
     if isinstance(s, Wide):
-        first = _choose(xp, t_max > -xp.inf, _pick(xp, t == t_max, d, axis), (0.0, 0.0))
+        first = _choose(xp, t_max > -xp.inf, _pick(xp, t == t_max, d), (0.0, 0.0))
     else:
-        there = xp.max(xp.where(t == t_max, eighths(xp, s), -xp.inf), axis=axis, keepdims=True)
+        there = largest(xp, xp.where(t == t_max, eighths(xp, s), -xp.inf))
         first = two_difference(EIGHTH * t_top, there)
     first = _constant(xp, first)
     steps, divisor = _quickly(d, first), xp.where(t_sum > 0, t_sum, 1.0)
-    drift = total(xp, over(w * steps, unit), axis)
+    drift = total(xp, over(w * steps, unit))
     # In the bulk, from where no far class carries it away.
-    middle = total(xp, w * xp.clip(over(steps, unit), -REACH, REACH), axis) / divisor
+    middle = total(xp, w * xp.clip(over(steps, unit), -REACH, REACH)) / divisor
     mean = _constant(xp, add(*first, unit * (drift / divisor)))
     w_x = over(w * _quickly(d, mean), unit)
-    residual, spread = total(xp, w_x, axis), total(xp, abs(w_x), axis)
+    residual, spread = total(xp, w_x), total(xp, abs(w_x))
 
     both, ratio = _ratio_of_sums(xp, (t_top, t_sum), (s_top, s_sum), unit)
     kl = over(difference(*mean, *ratio), unit)  # to a few u
@@ -214,54 +213,52 @@ def block_state(
     steps = difference(*d, *pivot)
     # w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
     mass = v * xp.where(both, _exp_sum(xp, s_top, t_top, pivot, unit), 0.0)
-    y, phi = _sums(xp, steps, w, mass, unit, axis)
+    y, phi = _sums(xp, steps, w, mass, unit)
 
     anchor = _constant(xp, add(*first, unit * middle))
-    drift = total(xp, over(w * difference(*d, *anchor), unit), axis)
+    drift = total(xp, over(w * difference(*d, *anchor), unit))
     astray = abs(drift) > spread
     anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
     anchor = _choose(xp, t_sum > 0, anchor, (0.0, 0.0))
-    lost = xp.any((s == -xp.inf) & (t > -xp.inf), axis=axis, keepdims=True)
+    lost = xp.any((s == -xp.inf) & (t > -xp.inf), axis=-1, keepdims=True)
     gap = xp.where(lost, xp.inf, xp.zeros_like(t_max))
     return State(t_max, t_sum, s_max, s_sum, *pivot, y, phi, *anchor, drift, spread, gap)
 
 
-def merge(
-    xp: Namespace, states: Sequence[State], axis: int = -1, temperature: Temperature = 1.0
-) -> State:
+def merge(xp: Namespace, states: Sequence[State], temperature: Temperature = 1.0) -> State:
     """Return the state of the classes of all ``states`` together, of however many, in any order."""
-    parts = State(*(xp.concat(arrays, axis=axis) for arrays in zip(*states, strict=True)))
-    t_max, s_max = (xp.max(a, axis=axis, keepdims=True) for a in (parts.t_max, parts.s_max))
+    parts = State(*(xp.concat(arrays, axis=-1) for arrays in zip(*states, strict=True)))
+    t_max, s_max = (largest(xp, a) for a in (parts.t_max, parts.s_max))
     t_top, s_top = _origin(xp, t_max), _origin(xp, s_max)
     t_scale = _rescale(xp, parts.t_max, t_max, temperature)
     s_scale = _rescale(xp, parts.s_max, s_max, temperature)
     t_sums = t_scale * parts.t_sum
-    t_sum, s_sum = total(xp, t_sums, axis), total(xp, s_scale * parts.s_sum, axis)
+    t_sum, s_sum = total(xp, t_sums), total(xp, s_scale * parts.s_sum)
     divisor = xp.where(t_sum > 0, t_sum, 1.0)
 
     # The heaviest part's anchor and pivot are near the bulk of p, whichever part comes first.
     unit = EIGHTH * temperature
-    heaviest = t_sums == xp.max(t_sums, axis=axis, keepdims=True)
-    anchor = _pick(xp, heaviest, (parts.anchor, parts.anchor_low), axis)
-    drift = total(xp, _moments(parts, t_scale, anchor, unit), axis)
+    heaviest = t_sums == largest(xp, t_sums)
+    anchor = _pick(xp, heaviest, (parts.anchor, parts.anchor_low))
+    drift = total(xp, _moments(parts, t_scale, anchor, unit))
     mean = add(*anchor, unit * (drift / divisor))
-    residual = total(xp, _moments(parts, t_scale, mean, unit), axis)
+    residual = total(xp, _moments(parts, t_scale, mean, unit))
     h = tempered(xp, difference(parts.anchor, parts.anchor_low, *mean), unit)
-    spread = total(xp, t_scale * parts.spread + t_sums * abs(h), axis)
+    spread = total(xp, t_scale * parts.spread + t_sums * abs(h))
     astray = abs(drift) > spread
     anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
 
-    pivot = _pick(xp, heaviest, (parts.pivot, parts.pivot_low), axis)
+    pivot = _pick(xp, heaviest, (parts.pivot, parts.pivot_low))
     y, _ = _moved(xp, parts, t_scale, t_top, pivot, unit)
-    y = total(xp, y, axis) / divisor
+    y = total(xp, y) / divisor
     both, ratio = _ratio_of_sums(xp, (t_top, t_sum), (s_top, s_sum), unit)
     close = abs(y) < CLOSE
     step = log1p(xp, xp.where(close, y, 0.0))
     pivot = _choose(xp, close, add(*pivot, -(unit * step)), ratio)
     pivot = _choose(xp, both, pivot, (0.0, 0.0))
     y, phi = _moved(xp, parts, t_scale, t_top, pivot, unit)
-    y, phi = total(xp, y, axis), total(xp, phi, axis)
-    gap = xp.max(parts.gap, axis=axis, keepdims=True)
+    y, phi = total(xp, y), total(xp, phi)
+    gap = largest(xp, parts.gap)
     return State(t_max, t_sum, s_max, s_sum, *pivot, y, phi, *anchor, drift, spread, gap)
 
 
@@ -298,7 +295,7 @@ def _quickly(d: DoubleWord, c: DoubleWord) -> Array:
 
 
 def _sums(
-    xp: Namespace, steps: Array, w: Array, mass: Array, unit: Temperature, axis: int
+    xp: Namespace, steps: Array, w: Array, mass: Array, unit: Temperature
 ) -> tuple[Array, Array]:
     """Return Σ w (e⁻ˣ − 1) and Σ w φ(x), where ``steps`` are d − c and ``mass`` w·e⁻ˣ."""
     x = tempered(xp, steps, unit)
@@ -308,10 +305,10 @@ def _sums(
     # w·φ(x) within NEAR; less w·near it is w·(e⁻ˣ − 1) everywhere.
     term = xp.where(inside, w * phi_near(xp, near), apart + w_near)
     phi = xp.where(inside, term, apart + w_x)
-    return total(xp, term - w_near, axis), total(xp, phi, axis)
+    return total(xp, term - w_near), total(xp, phi)
 
 
-def sum_of_weights(xp: Namespace, w: Array, top: Array, axis: int) -> Array:
+def sum_of_weights(xp: Namespace, w: Array, top: Array) -> Array:
     """Return Σ w, w ≤ 1.
 
     Equal small numbers added to a 1, as label smoothing brings, are all rounded alike: 15 u.  So
@@ -320,7 +317,7 @@ def sum_of_weights(xp: Namespace, w: Array, top: Array, axis: int) -> Array:
     # Not a constant: a compiler would cancel it.
     large = 0.0 * top + (2.0**26 if w.dtype == xp.float64 else 2.0**11)
     coarse = (w + large) - large
-    return total(xp, coarse, axis) + total(xp, w - coarse, axis)
+    return total(xp, coarse) + total(xp, w - coarse)
 
 
 def _moments(parts: State, t_scale: Array, c: DoubleWord, unit: Temperature) -> Array:
@@ -394,11 +391,11 @@ def held(xp: Namespace, array: Array) -> Array:
     return array if constant is None else constant(array)
 
 
-def _pick(xp: Namespace, mask: Array, c: DoubleWord, axis: int) -> DoubleWord:
+def _pick(xp: Namespace, mask: Array, c: DoubleWord) -> DoubleWord:
     """Return the largest of the double words that ``mask`` leaves."""
-    high = xp.max(xp.where(mask, c[0], -xp.inf), axis=axis, keepdims=True)
+    high = largest(xp, xp.where(mask, c[0], -xp.inf))
     low = xp.where(mask & (c[0] == high), c[1], -xp.inf)
-    return high, xp.max(low, axis=axis, keepdims=True)
+    return high, largest(xp, low)
 
 
 # --- shared with kldiv.formulas.logits ------------------------------------------------------------
@@ -441,25 +438,6 @@ def weights_of(xp: Namespace, logits: Logits, top: Array, temperature: Temperatu
     depth = xp.clip(FAR * temperature + 2.0**-16 * abs(top), 0.0, 2.0**-15 * float(limits.max))
     lowest = xp.clip(top - depth, float(limits.min), xp.inf)
     return exp_over(xp, *two_difference(xp.maximum(logits, lowest), top), temperature)
-
-
-def total(xp: Namespace, array: Array, axis: int) -> Array:
-    """Return the sum along ``axis``, kept.
-
-    Libraries add pairwise along the last axis; along others NumPy adds one row after another, which
-    costs 200 u over a vocabulary.  So those are added in groups first.
-    """
-    size, ndim = array.shape[axis], array.ndim
-    if axis in {-1, ndim - 1} or size <= 64:
-        return xp.sum(array, axis=axis, keepdims=True)
-    axis %= ndim
-    before, after = array.shape[:axis], array.shape[axis + 1 :]
-    cut, every = size // 64 * 64, (slice(None),) * axis
-    groups = xp.reshape(array[(*every, slice(cut), ...)], (*before, cut // 64, 64, *after))
-    sums = [xp.sum(groups, axis=axis + 1)]
-    if cut < size:
-        sums.append(xp.sum(array[(*every, slice(cut, None), ...)], axis=axis, keepdims=True))
-    return total(xp, xp.concat(sums, axis=axis), axis)
 
 
 def over(array: Array, temperature: Temperature) -> Array:

@@ -63,8 +63,8 @@ def cut(array, cuts):
 
 def rows_of(xp, s, t, cuts=(), temperature=1.0):
     blocks = zip(cut(s, cuts), cut(t, cuts), strict=True)
-    states = [state.block_state(xp, a, b, -1, temperature) for a, b in blocks]
-    return state.finish(xp, state.merge(xp, states, -1, temperature))
+    states = [state.block_state(xp, a, b, temperature) for a, b in blocks]
+    return state.finish(xp, state.merge(xp, states, temperature))
 
 
 def kl_all(xp, cuts, temperature, s, t):

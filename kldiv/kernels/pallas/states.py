@@ -104,7 +104,7 @@ def _by_kernel(operation: ShardState, *arrays: Array) -> Array:
     found = [state.State(*fields[i : i + _FIELDS]) for i in range(0, len(fields), _FIELDS)]
     if plan.parts > 1:
         temperature = operation.temperature_of(jnp, arrays[2:])
-        found = [state.merge(jnp, [each], -1, temperature) for each in found]
+        found = [state.merge(jnp, [each], temperature) for each in found]
     return packed(jnp, found)
 
 
@@ -167,7 +167,7 @@ def _states_of_tile(
     others = [each != 0 if each.dtype == jnp.int8 else each for each in others]
     (s, t), temperature, _ = operation.prepared(_language, (*logits, *others))
     pairs = [(s, t) if side == TEACHER else (t, s) for side in operation.sides]
-    found = [state.block_state(_language, *pair, -1, temperature) for pair in pairs]
+    found = [state.block_state(_language, *pair, temperature) for pair in pairs]
     numbers = (number for each in found for number in each)
     for output, number in zip(outputs, numbers, strict=True):
         plgpu.store(output, number, mask=there[:, None])
