@@ -59,9 +59,15 @@ class CrossEntropy(Divergence):
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
         return (TEACHER,), _SUMS if VALUE in wanted or TEACHER in wanted else ()
 
-    def shares(self, sums: Wanted, block: Block) -> list[Array]:
-        parts = [self._shares(part) for part in block.parts()]
-        return parts[0] if len(parts) == 1 else self.merged(block.xp, parts)
+    def own_shares(self, sums: Wanted, block: Block) -> list[Array]:
+        xp, s, _, rows, _ = block.side(TEACHER)
+        p, known, largest = block.own(TEACHER), eighths(xp, s), s == rows.s_max
+        depth = tempered(xp, EIGHTH * rows.s_max - known, EIGHTH * block.temperature)
+        weights = weights_of(xp, s, rows.s_max, block.temperature)
+        added = [p * depth, xp.where(largest, 0.0, weights), xp.where(largest, weights, 0.0), p]
+        found = [total(xp, each) for each in added]
+        centre = total(xp, p * known) / xp.where(found[-1] > 0, found[-1], 1.0)
+        return [*found, centre, total(xp, p * (known - centre))]
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
         *added, centres, drifts = (xp.concat(same, axis=-1) for same in zip(*parts, strict=True))
@@ -82,7 +88,7 @@ class CrossEntropy(Divergence):
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
         xp, temperature, (ds, dt) = block.xp, block.temperature, direction
-        q, p = logits.probabilities(block.side(TEACHER))
+        q, p = block.own(STUDENT), block.own(TEACHER)
         of_t = dt - total(xp, p * dt)
         if index == STUDENT:
             of_s = q * (ds - total(xp, q * ds))
@@ -93,8 +99,8 @@ class CrossEntropy(Divergence):
         return over(over(change, temperature), temperature)
 
     def temperature_share(self, block: Block) -> Array:
-        xp, s, t, rows, temperature = side = block.side(TEACHER)
-        q, p = logits.probabilities(side)
+        xp, s, t, rows, temperature = block.side(TEACHER)
+        q, p = block.own(STUDENT), block.own(TEACHER)
         a = tempered(xp, EIGHTH * rows.t_max - eighths(xp, t), EIGHTH * temperature)
         b = tempered(xp, EIGHTH * rows.s_max - eighths(xp, s), EIGHTH * temperature)
         terms = (q - p) * b + self._slope(block) * xp.where(p == 0, 0.0, a)
@@ -102,16 +108,6 @@ class CrossEntropy(Divergence):
 
     def temperature_bend(self, block: Block) -> Array:
         return bend_by_tangents(self, block)
-
-    def _shares(self, block: Block) -> list[Array]:
-        xp, s, _, rows, _ = block.side(TEACHER)
-        p, known, largest = block.own(TEACHER), eighths(xp, s), s == rows.s_max
-        depth = tempered(xp, EIGHTH * rows.s_max - known, EIGHTH * block.temperature)
-        weights = weights_of(xp, s, rows.s_max, block.temperature)
-        added = [p * depth, xp.where(largest, 0.0, weights), xp.where(largest, weights, 0.0), p]
-        found = [total(xp, each) for each in added]
-        centre = total(xp, p * known) / xp.where(found[-1] > 0, found[-1], 1.0)
-        return [*found, centre, total(xp, p * (known - centre))]
 
     def _slope(self, block: Block) -> Array:
         """Return T times the gradient in t: 0 where t = −∞, and NaN elsewhere if it is infinite."""

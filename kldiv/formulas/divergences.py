@@ -65,19 +65,22 @@ class Block(NamedTuple):
         other, own = (self.s, self.t) if index == TEACHER else (self.t, self.s)
         return Side(self.xp, other, own, self.known.rows[index], self.temperature)
 
+    @property
+    def nothing(self) -> Array:
+        """0 for each row, NaN where the row is."""
+        return 0.0 * next(iter(self.known.rows.values())).offset
+
     def own(self, index: int) -> Array:
-        """Return the probabilities of a side."""
-        return logits.probability(self.side(index))
+        """Return the probabilities of a side, by its own state or by the other one."""
+        if index in self.known.rows:
+            return logits.own(self.side(index))
+        return logits.other(self.side(1 - index))
 
     def pair(self) -> tuple[Array, Array, Array]:
         """Return p, q and log(p/q)."""
-        if TEACHER in self.known.rows:
-            side = self.side(TEACHER)
-            q, p = logits.probabilities(side)
-            return p, q, logits.log_ratio(side)
-        side = self.side(STUDENT)
-        p, q = logits.probabilities(side)
-        return p, q, -logits.log_ratio(side)
+        at_teacher = TEACHER in self.known.rows
+        r = logits.log_ratio(self.side(TEACHER if at_teacher else STUDENT))
+        return self.own(TEACHER), self.own(STUDENT), -r if at_teacher else r
 
     def parts(self) -> list[Block]:
         """Return blocks of fewer classes, so that a large vocabulary stays in the cache too."""
@@ -123,6 +126,10 @@ class Divergence:
 
     def gradient(self, index: int, block: Block) -> Array:
         """Return the gradient in a block of the student's (0) or the teacher's (1) logits."""
+        return over(self.unit_gradient(index, block), block.temperature)
+
+    def unit_gradient(self, index: int, block: Block) -> Array:
+        """Return T times the gradient."""
         raise NotImplementedError
 
     def curvature(self, block: Block) -> Array:
@@ -219,7 +226,7 @@ class KullbackLeibler(Divergence):
         return known.rows[TEACHER].kl
 
     def gradient(self, index: int, block: Block) -> Array:
-        return (logits.grad_input, logits.grad_target)[index](block.side(TEACHER))
+        return kl_gradient(TEACHER, index, block)
 
     def curvature(self, block: Block) -> Array:
         return block.own(TEACHER)
@@ -258,11 +265,7 @@ class Jeffreys(Divergence):
         return self._added(lambda side: known.rows[side].kl)
 
     def gradient(self, index: int, block: Block) -> Array:
-        def of_side(side: int) -> Array:
-            function = logits.grad_target if index == side else logits.grad_input
-            return function(block.side(side))
-
-        return self._added(of_side)
+        return self._added(lambda side: kl_gradient(side, index, block))
 
     def curvature(self, block: Block) -> Array:
         return self._added(block.own)
@@ -333,30 +336,24 @@ def from_last_class(index: int, side: int, block: Block) -> Block:
     gradient is 0.  The block is the same where a side has no such class.
     """
     xp, known = block.xp, block.known
-    last = block._replace(s=block.s[..., -1:], t=block.t[..., -1:])
-    other, own = last.side(side)[1:3]
-    there = (other > -math.inf) & (own > -math.inf)
+    last = block._replace(s=block.s[..., -1:], t=block.t[..., -1:]).side(side)
+    there = (last.s > -math.inf) & (last.t > -math.inf)
     rows, sums = known.rows[side], {**known.sums}
-    at = state.differences(xp, other, own)
     if side == index:
-        before = rows.anchor, rows.anchor_low
-        high, low = (xp.where(there, *both) for both in zip(at, before, strict=True))
-        rows = rows._replace(anchor=high, anchor_low=low, mean=xp.where(there, 0.0, rows.mean))
+        names = "anchor", "anchor_low"
+        rows = rows._replace(mean=xp.where(there, 0.0, rows.mean))
         if index in sums:
             sums[index] = xp.where(there, 0.0, sums[index])
     else:
-        q, p = logits.probabilities(last.side(side))
+        names = "pivot", "pivot_low"
+        q, p = logits.other(last), logits.own(last)
         there = there & (p < q * float(xp.finfo(q.dtype).max))
-        before = rows.pivot, rows.pivot_low
-        high, low = (xp.where(there, *both) for both in zip(at, before, strict=True))
         ratio = xp.where(there, p / xp.where(there, q, 1.0), 1.0)
-        rows = rows._replace(
-            pivot=high,
-            pivot_low=low,
-            offset=xp.where(there, 0.0, rows.offset),
-            s_scale=rows.s_scale * ratio,
-        )
-    return block._replace(known=Known({**known.rows, side: rows}, sums))
+        offset = xp.where(there, 0.0, rows.offset)
+        rows = rows._replace(offset=offset, s_scale=rows.s_scale * ratio)
+    words = zip(names, state.differences(xp, last.s, last.t), strict=True)
+    moved = {name: xp.where(there, word, getattr(rows, name)) for name, word in words}
+    return block._replace(known=Known({**known.rows, side: rows._replace(**moved)}, sums))
 
 
 def bend_by_tangents(divergence: Divergence, block: Block) -> Array:
@@ -366,6 +363,11 @@ def bend_by_tangents(divergence: Divergence, block: Block) -> Array:
     a, b = xp.where(block.t == -math.inf, 0.0, a), xp.where(block.s == -math.inf, 0.0, b)
     moved = (divergence.tangent(index, block, (b, a)) * step for index, step in enumerate((b, a)))
     return total(xp, sum(moved)) * temperature * temperature
+
+
+def kl_gradient(side: int, index: int, block: Block) -> Array:
+    """Return the gradient in the logits of an index, of the KL whose state is of a side."""
+    return (logits.grad_target if index == side else logits.grad_input)(block.side(side))
 
 
 def kl_slopes(side: int, block: Block) -> Slopes:
@@ -411,11 +413,7 @@ class Summed(Divergence):
     def value(self, xp: Namespace, known: Known) -> Array:
         return known.sums[VALUE]
 
-    def gradient(self, index: int, block: Block) -> Array:
-        return over(self.unit_gradient(index, block), block.temperature)
-
     def unit_gradient(self, index: int, block: Block) -> Array:
-        """Return T times the gradient."""
         own, rise = self.rise(index, block)
         return self.weighted(index, block, own, rise - block.known.sums[index])
 
@@ -561,7 +559,7 @@ class FDivergence(Summed):
 
     def elements(self, block: Block) -> Array:
         terms = self._finite(block, self.term)
-        infinity = math.inf + 0.0 * next(iter(block.known.rows.values())).offset  # or NaN
+        infinity = math.inf + block.nothing
         for infinite, (zero, other) in zip(self.unbounded, self._sides(block), strict=True):
             if infinite:
                 terms = block.xp.where((zero == -math.inf) & (other > -math.inf), infinity, terms)
@@ -571,7 +569,7 @@ class FDivergence(Summed):
         xp, side = block.xp, block.side(index)
         known, step = logits.from_anchor(side)
         at = _nearer(xp, known)
-        step = xp.where(at == known, step, logits.log_ratio(side) - at)
+        step = xp.where(at == known, step, -logits.log_ratio(side) - at)
         # Farther below own is 0 to any dtype, and u or v, growing with other/own, would overflow.
         step = xp.maximum(step, -_farthest(xp, at) - at)
         rise = self.u(xp, at, step) if index == TEACHER else self.v(xp, -at, -step)
@@ -597,9 +595,8 @@ class FDivergence(Summed):
     def _finite(self, block: Block, function: Callable[..., Array]) -> Array:
         """Return a function of p, q and log p/q, 0 for a class that takes no part."""
         p, q, ell = block.pair()
-        nothing = 0.0 * next(iter(block.known.rows.values())).offset
         found = function(block.xp, p, q, ell)
-        return block.xp.where(block.xp.maximum(p, q) == 0, nothing, found)
+        return block.xp.where(block.xp.maximum(p, q) == 0, block.nothing, found)
 
     def _sides(self, block: Block) -> tuple[tuple[Array, Array], ...]:
         return (block.s, block.t), (block.t, block.s)
@@ -647,7 +644,7 @@ class TotalVariation(FDivergence):
         return -0.5 * (sums[TEACHER] + sums[_BELOW + TEACHER])
 
     def _sign(self, index: int, block: Block) -> Array:
-        return block.xp.sign(logits.log_ratio(block.side(index)))
+        return -block.xp.sign(logits.log_ratio(block.side(index)))
 
 
 _BELOW: Final = 4

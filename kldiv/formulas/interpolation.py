@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kldiv.formulas import logits
 from kldiv.formulas.divergences import (
     LEAST,
     STUDENT,
@@ -16,6 +15,7 @@ from kldiv.formulas.divergences import (
     OfMixture,
     Wanted,
     from_last_class,
+    kl_gradient,
     kl_slopes,
 )
 from kldiv.formulas.logits import Mix, Slopes
@@ -57,8 +57,7 @@ class Interpolated(OfMixture):
 
     def gradient(self, index: int, block: Block) -> Array:
         def of_side(side: int) -> Array:
-            function = logits.grad_target if index == side else logits.grad_input
-            return function(block.side(side))
+            return kl_gradient(side, index, block)
 
         return self._chosen(block.xp, of_side, super().gradient(index, block))
 

@@ -90,14 +90,14 @@ def grad_target(side: Side) -> Array:
 
 def kl_slopes(side: Side) -> Slopes:
     """Return T times both gradients of KL."""
-    xp, rows, p, r = side.xp, side.rows, _p(side), _log_ratio(side)
+    xp, rows, p, r = side.xp, side.rows, own(side), log_ratio(side)
     both = p * (phi_near(xp, xp.clip(-r, -NEAR, NEAR)) - rows.kl)
     return Slopes(_slope(side), _excess(side), both)
 
 
 def _excess(side: Side) -> Array:
     """Return q − p: by p·(eʳ − 1) where they are close."""
-    xp, p, q, r = side.xp, _p(side), _q(side), _log_ratio(side)
+    xp, p, q, r = side.xp, own(side), other(side), log_ratio(side)
     return xp.where(abs(r) < NEAR, p * expm1_near(xp, xp.clip(r, -NEAR, NEAR)), q - p)
 
 
@@ -110,7 +110,7 @@ def _slope(side: Side) -> Array:
     steps = difference(*differences(xp, s, t), rows.anchor, rows.anchor_low)
     unit = EIGHTH * temperature
     # Divided by T at last: steps/T may overflow where p times them does not.
-    slope = over(_p(side) * ((steps - unit * rows.mean) + nan), unit)
+    slope = over(own(side) * ((steps - unit * rows.mean) + nan), unit)
     return xp.where(t == -xp.inf, zero, slope)
 
 
@@ -118,10 +118,10 @@ def _slope(side: Side) -> Array:
 
 
 def slopes_of(
-    side: Side, slope: Array, other: Array, terms: Array, value: Array, level: Array
+    side: Side, of_t: Array, of_s: Array, terms: Array, value: Array, level: Array
 ) -> Slopes:
     """Return T times both gradients, given them, the classes' shares of D, D and Σ p u."""
-    return Slopes(slope, other, (terms - _q(side) * value) + _excess(side) * level)
+    return Slopes(of_t, of_s, (terms - other(side) * value) + _excess(side) * level)
 
 
 def temperature_share(side: Side, slopes: Slopes) -> Array:
@@ -133,8 +133,8 @@ def temperature_share(side: Side, slopes: Slopes) -> Array:
     all slopes small beside it, it is the other way round.
     """
     xp, (a, b, apart, near) = side.xp, _along(side)
-    slope, other, both = slopes
-    return total(xp, xp.where(near, slope * apart + both * b, slope * a + other * b))
+    of_t, of_s, both = slopes
+    return total(xp, xp.where(near, of_t * apart + both * b, of_t * a + of_s * b))
 
 
 def temperature_bend(side: Side, slopes: Slopes, curvature: Array) -> Array:
@@ -143,12 +143,12 @@ def temperature_bend(side: Side, slopes: Slopes, curvature: Array) -> Array:
     With α = b − Σ q b, β = a − Σ p a and h the curvature it is Σ G_t β² + G_s α² + h (β − α)².
     """
     xp, (a, b, apart, near) = side.xp, _along(side)
-    slope, other, both = slopes
-    p, q = _p(side), _q(side)
+    in_t, in_s, both = slopes
+    p, q = own(side), other(side)
     shift = total(xp, xp.where(near, p * apart - _excess(side) * b, p * a - q * b))
     of_t, of_s, step = a - total(xp, p * a), b - total(xp, q * b), apart - shift
-    close = (slope * step) * (of_t + of_s) + (both * of_s) * of_s
-    far = (slope * of_t) * of_t + (other * of_s) * of_s
+    close = (in_t * step) * (of_t + of_s) + (both * of_s) * of_s
+    far = (in_t * of_t) * of_t + (in_s * of_s) * of_s
     return total(xp, xp.where(near, close, far) + (curvature * step) * step)
 
 
@@ -157,7 +157,7 @@ def _along(side: Side) -> tuple[Array, Array, Array, Array]:
     xp, s, t, rows, temperature = side
     tops = two_difference(EIGHTH * rows.t_max, EIGHTH * rows.s_max)
     apart = tempered(xp, difference(*differences(xp, s, t), *tops), EIGHTH * temperature)
-    return *relative(side), apart, abs(_log_ratio(side)) < NEAR
+    return *relative(side), apart, abs(log_ratio(side)) < NEAR
 
 
 def tangent(
@@ -185,21 +185,6 @@ def tangent(
     return over(over(change, temperature), temperature)
 
 
-def probabilities(side: Side) -> tuple[Array, Array]:
-    """Return q and p."""
-    return _q(side), _p(side)
-
-
-def probability(side: Side) -> Array:
-    """Return p."""
-    return _p(side)
-
-
-def log_ratio(side: Side) -> Array:
-    """Return ℓ = log(p/q); huge, but finite, where one of them is 0."""
-    return -_log_ratio(side)
-
-
 def from_anchor(side: Side) -> tuple[Array, Array]:
     """Return log(p/q) at the anchor, in the bulk of p, and each class's excess over it."""
     xp, s, t, rows, temperature = side
@@ -215,9 +200,7 @@ def anchor_log(xp: Namespace, rows: Rows, temperature: Temperature) -> Array:
 
 def anchor_power(xp: Namespace, rows: Rows, rate: float, temperature: Temperature) -> Array:
     """Return (other/own)^rate at the anchor, to a few u beside the rounding of rate."""
-    high, low = two_difference(rows.anchor, rows.pivot)
-    low = low + (rows.anchor_low - rows.pivot_low)
-    z, z_low = two_sum(high, low)
+    z, z_low = _anchor_over_pivot(rows)
     unit = EIGHTH * temperature
     # Beyond the square root of the largest number the power is as it comes.
     large = -rate * z > 0.5 * math.log(float(xp.finfo(z.dtype).max)) * unit
@@ -226,6 +209,13 @@ def anchor_power(xp: Namespace, rows: Rows, rate: float, temperature: Temperatur
     )
     power = xp.where(large, xp.exp(tempered(xp, -rate * z, unit)), near)
     return power * xp.exp(-rate * rows.offset)
+
+
+def _anchor_over_pivot(rows: Rows) -> tuple[Array, Array]:
+    """Return the anchor less the pivot, in eighths, as a double word."""
+    high, low = two_difference(rows.anchor, rows.pivot)
+    # Added anew: where both are large, the low word is not small beside the high one.
+    return two_sum(high, low + (rows.anchor_low - rows.pivot_low))
 
 
 def roots(side: Side) -> tuple[Array, Array]:
@@ -286,17 +276,17 @@ def mixture_terms(side: Side, mix: Mix) -> Array:
 
     This is ω base log(base/M) + ω′ base e^(−ρ) log(1+w), but for multiples of Σ p − Σ q = 0.
     """
-    xp, p, q = side.xp, _p(side), _q(side)
+    xp, p, q = side.xp, own(side), other(side)
     # Beyond 100 the smaller one counts for nothing: so a masked class needs no case of its own.
-    rho = xp.clip(abs(_log_ratio(side)), 0.0, 100.0)
+    rho = xp.clip(abs(log_ratio(side)), 0.0, 100.0)
     gamma: Array | float
     gamma, rest, of_base, of_other = mix
     is_number = isinstance(gamma, int | float)
     if not mix.even:
         student = q > p
         gamma, rest, of_base, of_other = (
-            xp.where(student, other, xp.full_like(p, one) if is_number else one)
-            for one, other in zip(mix, mix.swapped, strict=True)
+            xp.where(student, of_q, xp.full_like(p, of_p) if is_number else of_p)
+            for of_p, of_q in zip(mix, mix.swapped, strict=True)
         )
     smaller = xp.exp(-rho)
     a = xp.where(rho < NEAR, expm1_near(xp, -xp.clip(rho, 0.0, NEAR)), smaller - 1.0)
@@ -307,9 +297,9 @@ def mixture_terms(side: Side, mix: Mix) -> Array:
     gap = xp.where(near, log1p_gap(xp, g), g - log_m)
     w = gamma * a / m
     ratio = smaller / m  # 1 + w
-    log_ratio = xp.where(near, gap - g, -log_m) - rho
+    log = xp.where(near, gap - g, -log_m) - rho  # log(1+w)
     # (1+w) log(1+w) − w = w² − (1+w)(w − log(1+w))
-    bregman = xp.where(w > -0.5, w * w - (1.0 + w) * log1p_gap(xp, w), ratio * log_ratio - w)
+    bregman = xp.where(w > -0.5, w * w - (1.0 + w) * log1p_gap(xp, w), ratio * log - w)
     return xp.maximum(p, q) * (of_base * gap + of_other * m * bregman)
 
 
@@ -324,7 +314,7 @@ def mixture_rise(side: Side, mix: Mix) -> tuple[Array, Array]:
     """
     xp, s, t, rows, temperature = side
     theta, rest, kappa = _mixture_anchor(xp, rows, mix, temperature)
-    p, q = _p(side), _q(side)
+    p, q = own(side), other(side)
     d, unit = differences(xp, s, t), EIGHTH * temperature
     u = tempered(xp, difference(rows.anchor, rows.anchor_low, *d), unit)
     r = tempered(xp, difference(rows.pivot, rows.pivot_low, *d), unit) - rows.offset
@@ -351,10 +341,10 @@ def mixture_rise(side: Side, mix: Mix) -> tuple[Array, Array]:
 def mixture_level(xp: Namespace, rows: Rows, mix: Mix, temperature: Temperature) -> Array:
     """Return u at the anchor of (s, t), u being 0 for p = q."""
     z = xp.clip(-anchor_log(xp, rows, temperature), -80.0, 80.0)
-    y, total_of_two = mix.rest * expm1(xp, z), mix.m + mix.rest * xp.exp(z)  # y and 1 + y
+    y, m = mix.rest * expm1(xp, z), mix.m + mix.rest * xp.exp(z)  # y and 1 + y
     close = (y > -0.5) & (y < 1.0)
-    log = xp.where(close, log1p(xp, y), xp.log(total_of_two))
-    eta = xp.where(close, y / (1.0 + y), 1.0 - 1.0 / total_of_two)
+    log = xp.where(close, log1p(xp, y), xp.log(m))
+    eta = xp.where(close, y / (1.0 + y), 1.0 - 1.0 / m)
     return _combined(xp, mix, (mix.rest, mix.m), close, log, eta)
 
 
@@ -399,9 +389,7 @@ def _mixture_anchor(
 ) -> tuple[Array, Array, Array]:
     """Return θ = 1/(1 + k e^z), 1 − θ and κ = θ e^z: z = log(p/q) at the anchor, k = m/(1−m)."""
     k = mix.m / mix.rest
-    high, low = two_difference(rows.anchor, rows.pivot)
-    low = low + (rows.anchor_low - rows.pivot_low)
-    z, z_low = two_sum(high, low)  # where pivot and anchor are large, low is not small beside z
+    z, z_low = _anchor_over_pivot(rows)
     positive = z > 0
     z_low = xp.where(positive, -z_low, z_low)
     small = exp_of_rows(xp, -abs(z), z_low, EIGHTH * temperature)
@@ -416,11 +404,13 @@ def _mixture_anchor(
 # --- pieces ---------------------------------------------------------------------------------------
 
 
-def _p(side: Side) -> Array:
+def own(side: Side) -> Array:
+    """Return p."""
     return weights_of(side.xp, side.t, side.rows.t_max, side.temperature) * side.rows.t_scale
 
 
-def _q(side: Side) -> Array:
+def other(side: Side) -> Array:
+    """Return q."""
     return weights_of(side.xp, side.s, side.rows.s_max, side.temperature) * side.rows.s_scale
 
 
@@ -435,15 +425,8 @@ def relative(side: Side) -> tuple[Array, Array]:
     return tempered(xp, a, temperature), tempered(xp, b, temperature)
 
 
-def _log_ratio(side: Side) -> Array:
+def log_ratio(side: Side) -> Array:
     """Return r = log(q/p); huge, but finite, where one of them is 0."""
     xp, s, t, rows, temperature = side
     apart = difference(rows.pivot, rows.pivot_low, *differences(xp, s, t))
     return tempered(xp, apart, EIGHTH * temperature) - rows.offset
-
-
-def _deviation(side: Side) -> Array:
-    """Return x − Σ p x, x = (t − s)/T."""
-    xp, s, t, rows, temperature = side
-    apart = difference(*differences(xp, s, t), rows.anchor, rows.anchor_low)
-    return tempered(xp, apart, EIGHTH * temperature) - rows.mean
