@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.state import Rows, State, Temperature
+    from kldiv.formulas.state import Logits, Rows, State, Temperature
 
 Wanted: TypeAlias = "tuple[int, ...]"
 """The requested results, of `STUDENT`, `TEACHER` and `VALUE`."""
@@ -70,11 +70,27 @@ class Block(NamedTuple):
         """0 for each row, NaN where the row is."""
         return 0.0 * next(iter(self.known.rows.values())).offset
 
+    def logits(self, index: int) -> Logits:
+        """Return the logits of a side."""
+        return self.t if index == TEACHER else self.s
+
+    def top(self, index: int) -> tuple[Array, Array]:
+        """Return a side's largest logit and 1/Σ exp((logit − that)/T), by whichever state it is."""
+        rows = self.known.rows.get(index)
+        if rows is not None:
+            return rows.t_max, rows.t_scale
+        rows = self.known.rows[_OTHER[index]]
+        return rows.s_max, rows.s_scale
+
     def own(self, index: int) -> Array:
-        """Return the probabilities of a side, by its own state or by the other one."""
-        if index in self.known.rows:
-            return logits.own(self.side(index))
-        return logits.other(self.side(1 - index))
+        """Return the probabilities of a side."""
+        top, scale = self.top(index)
+        return state.weights_of(self.xp, self.logits(index), top, self.temperature) * scale
+
+    def relative(self, index: int, top: Array | None = None) -> Array:
+        """Return a side's logits less the largest, or less others, over T."""
+        top = self.top(index)[0] if top is None else top
+        return logits.relative(self.xp, self.logits(index), top, self.temperature)
 
     def pair(self) -> tuple[Array, Array, Array]:
         """Return p, q and log(p/q)."""
@@ -359,9 +375,11 @@ def from_last_class(index: int, side: int, block: Block) -> Block:
 def bend_by_tangents(divergence: Divergence, block: Block) -> Array:
     """Return the second derivative along (s, t)/T, of whole rows, by those of the gradients."""
     xp, temperature = block.xp, block.temperature
-    a, b = logits.relative(block.side(TEACHER))
-    a, b = xp.where(block.t == -math.inf, 0.0, a), xp.where(block.s == -math.inf, 0.0, b)
-    moved = (divergence.tangent(index, block, (b, a)) * step for index, step in enumerate((b, a)))
+    steps = tuple(
+        xp.where(block.logits(index) == -math.inf, 0.0, block.relative(index))
+        for index in (STUDENT, TEACHER)
+    )
+    moved = (divergence.tangent(index, block, steps) * step for index, step in enumerate(steps))
     return total(xp, sum(moved)) * temperature * temperature
 
 

@@ -47,7 +47,7 @@ from kldiv.formulas.state import (
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.state import Rows, Temperature
+    from kldiv.formulas.state import Logits, Rows, Temperature
 
 
 class Side(NamedTuple):
@@ -157,7 +157,8 @@ def _along(side: Side) -> tuple[Array, Array, Array, Array]:
     xp, s, t, rows, temperature = side
     tops = two_difference(EIGHTH * rows.t_max, EIGHTH * rows.s_max)
     apart = tempered(xp, difference(*differences(xp, s, t), *tops), EIGHTH * temperature)
-    return *relative(side), apart, abs(log_ratio(side)) < NEAR
+    a, b = relative(xp, t, rows.t_max, temperature), relative(xp, s, rows.s_max, temperature)
+    return a, b, apart, abs(log_ratio(side)) < NEAR
 
 
 def tangent(
@@ -216,29 +217,6 @@ def _anchor_over_pivot(rows: Rows) -> tuple[Array, Array]:
     high, low = two_difference(rows.anchor, rows.pivot)
     # Added anew: where both are large, the low word is not small beside the high one.
     return two_sum(high, low + (rows.anchor_low - rows.pivot_low))
-
-
-def roots(side: Side) -> tuple[Array, Array]:
-    """Return √q and √p, also where q or p underflows."""
-    xp, s, t, rows, temperature = side
-    sides = (s, rows.s_max, rows.s_scale), (t, rows.t_max, rows.t_scale)
-    found = [weights_of(xp, a, top, 2.0 * temperature) * xp.sqrt(scale) for a, top, scale in sides]
-    return found[0], found[1]
-
-
-def logs(side: Side, factor: float) -> tuple[Array, Array]:
-    """Return log q and log p, so small that a product with the factor is finite."""
-    xp, rows = side.xp, side.rows
-    a, b = below(side, rows.t_max, rows.s_max, factor)
-    return b + xp.log(rows.s_scale), a + xp.log(rows.t_scale)
-
-
-def below(side: Side, t: Array, s: Array, factor: float) -> tuple[Array, Array]:
-    """Return both logits less others, over T, so small that a product with the factor is finite."""
-    xp = side.xp
-    a, b = relative(side._replace(rows=side.rows._replace(t_max=t, s_max=s)))
-    bound = 0.25 * float(xp.finfo(a.dtype).max) / max(1.0, factor)
-    return xp.clip(a, -bound, bound), xp.clip(b, -bound, bound)
 
 
 # --- mixtures -------------------------------------------------------------------------------------
@@ -414,15 +392,12 @@ def other(side: Side) -> Array:
     return weights_of(side.xp, side.s, side.rows.s_max, side.temperature) * side.rows.s_scale
 
 
-def relative(side: Side) -> tuple[Array, Array]:
-    """Return (t − max t)/T and (s − max s)/T."""
-    xp, s, t, rows, temperature = side
-    a, b = (
-        finite(xp, first_word(logits)) - top for logits, top in ((t, rows.t_max), (s, rows.s_max))
-    )
-    if isinstance(t, Wide) and isinstance(s, Wide):
-        a, b = a + t.low, b + s.low
-    return tempered(xp, a, temperature), tempered(xp, b, temperature)
+def relative(xp: Namespace, logits: Logits, top: Array, temperature: Temperature) -> Array:
+    """Return (logits − top)/T, finite."""
+    steps = finite(xp, first_word(logits)) - top
+    if isinstance(logits, Wide):
+        steps = steps + logits.low
+    return tempered(xp, steps, temperature)
 
 
 def log_ratio(side: Side) -> Array:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from kldiv.formulas import logits
 from kldiv.formulas.divergences import (
@@ -36,7 +36,7 @@ from kldiv.formulas.divergences import (
 )
 from kldiv.formulas.logits import Slopes
 from kldiv.formulas.special import alpha_terms, exp_change, expm1, largest, log1p, phi_ratio, total
-from kldiv.formulas.state import first_word, over, tempered
+from kldiv.formulas.state import first_word, over, tempered, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,13 +47,29 @@ _SHIFT: Final = 16
 """The sum, which is a maximum, in whose unit powers are counted: its logarithm."""
 _TOTAL: Final = 17
 """The sum of powers, in that unit."""
-_TOP, _TOP_T, _TOP_S, _TIES, _OTHERS, _HEAT = _PEAK = (18, 19, 20, 21, 22, 23)
-"""The largest power's logarithm, the logits of its class; over that power the sums of those as
-large, and of all others; T."""
+_PEAK: Final = (18, 19, 20, 21, 22, 23)
+"""The fields of a `Peak`."""
 _BESIDE: Final = 24
 """Added to a side: its probability of all classes but the likeliest."""
 _WIDE: Final = 50.0
 """Between e to the power of minus this and of this, powers are added up as they are."""
+
+
+class Peak(NamedTuple):
+    """The powers of some classes beside the largest of these."""
+
+    log: Array
+    """The logarithm of the largest."""
+    t: Array
+    """The teacher's logit of its class: of several, the largest of theirs."""
+    s: Array
+    """The student's, likewise."""
+    ties: Array
+    """The sum of the powers that are the largest, over the power of a class with these logits."""
+    others: Array
+    """The sum of all others, over the same."""
+    heat: Array
+    """T."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +93,7 @@ class Alpha(Summed):
     def elements(self, block: Block) -> Array:
         xp = block.xp
         p, q, ell = block.pair()
-        nothing = 0.0 * next(iter(block.known.rows.values())).offset  # NaN where the row is
+        nothing = block.nothing
         if self.alpha == 0.5:
             terms = 2.0 * xp.maximum(p, q) * expm1(xp, -0.5 * abs(ell)) ** 2
             return self.scale * xp.where(xp.maximum(p, q) == 0, nothing, terms)
@@ -93,10 +109,8 @@ class Alpha(Summed):
     def mass(self, block: Block) -> Array:
         """Return m = p^α q^κ."""
         xp, kappa = block.xp, self.kappa
-        side = block.side(next(iter(block.known.rows)))
         if self.alpha == 0.5:
-            one, other = logits.roots(side)
-            return one * other
+            return _roots(STUDENT, block) * _roots(TEACHER, block)
         p, q, ell = block.pair()
         if self.alpha < 1:
             return xp.maximum(p, q) * xp.exp(xp.where(ell < 0, self.alpha * ell, -kappa * ell))
@@ -113,14 +127,27 @@ class Alpha(Summed):
 
     def exponent(self, block: Block) -> Array:
         """Return log m, to a few u of its terms: −∞, or +∞, where m is 0 or ∞."""
-        index = next(iter(block.known.rows))
-        others, own = logits.logs(block.side(index), self.alpha)
-        log_p, log_q = (own, others) if index == TEACHER else (others, own)
-        return self.masked(block, self.alpha * log_p + self.kappa * log_q)
+        (top_t, scale_t), (top_s, scale_s) = block.top(TEACHER), block.top(STUDENT)
+        logs = block.xp.log(scale_t), block.xp.log(scale_s)
+        return self.exponent_over(block, (top_t, top_s), logs)
 
-    def masked(self, block: Block, exponent: Array) -> Array:
-        """Return the logarithms of powers with those of classes where p or q is 0."""
+    def exponent_over(
+        self,
+        block: Block,
+        tops: tuple[Array, Array],
+        logs: tuple[Array | float, Array | float] = (0.0, 0.0),
+    ) -> Array:
+        """Return α((t − top of t)/T + log of t) + κ((s − top of s)/T + log of s); −∞ or ∞ as m is.
+
+        Each side is kept so small that its product with an order is finite.
+        """
         xp = block.xp
+        bound = 0.25 * float(xp.finfo(tops[0].dtype).max) / max(1.0, self.alpha)
+        a, b = (
+            xp.clip(block.relative(index, top), -bound, bound) + log
+            for index, top, log in zip((TEACHER, STUDENT), tops, logs, strict=True)
+        )
+        exponent = self.alpha * a + self.kappa * b
         none = -math.inf if self.alpha < 1 else math.inf
         exponent = xp.where(block.s == -math.inf, none, exponent)
         return xp.where(block.t == -math.inf, -math.inf, exponent)
@@ -166,13 +193,6 @@ class Blend(Divergence):
 
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
         return states_of(wanted), (_SHIFT, _TOTAL)
-
-    def unit_gradient(self, index: int, block: Block) -> Array:
-        """Return T times the gradient."""
-        raise NotImplementedError
-
-    def gradient(self, index: int, block: Block) -> Array:
-        return over(self.unit_gradient(index, block), block.temperature)
 
     def slopes(self, block: Block) -> Slopes:
         teacher, student = (self.unit_gradient(index, block) for index in (TEACHER, STUDENT))
@@ -227,15 +247,8 @@ class Renyi(Blend):
         shift = self._shift(xp, top)
         scaled = xp.where(shift == 0, self.power.mass(block), xp.exp(exponent - shift))
         found = {_SHIFT: shift, _TOTAL: total(xp, scaled)}
-        if _TOP in sums:
-            at, lowest = exponent == top, float(xp.finfo(top.dtype).min)
-            for part, logits_of in ((_TOP_T, block.t), (_TOP_S, block.s)):
-                high = xp.where(at, first_word(logits_of), -math.inf)
-                found[part] = xp.clip(largest(xp, high), lowest, math.inf)
-            weights = self._over_peak(block, found[_TOP_T], found[_TOP_S])
-            found[_TIES] = total(xp, xp.where(at, weights, 0.0))
-            found[_OTHERS], found[_TOP] = total(xp, xp.where(at, 0.0, weights)), top
-            found[_HEAT] = block.temperature + xp.zeros_like(top)
+        if _PEAK[0] in sums:
+            found |= zip(_PEAK, self._peak(block, exponent, top), strict=True)
         if VALUE in sums:
             found[VALUE] = self.power.share(VALUE, block)
         sides = [part for part in sums if part in {TEACHER, STUDENT}]
@@ -246,56 +259,62 @@ class Renyi(Blend):
 
     def _besides(self, index: int, block: Block) -> Array:
         """Return a side's probabilities, 0 of the likeliest class."""
-        rows, at_side = next(iter(block.known.rows.items()))[::-1]
-        tops = (rows.t_max, rows.s_max) if at_side == TEACHER else (rows.s_max, rows.t_max)
-        own = (block.s, block.t)[index]
-        return block.xp.where(first_word(own) == tops[1 - index], 0.0, _own(index, block))
+        likeliest = first_word(block.logits(index)) == block.top(index)[0]
+        return block.xp.where(likeliest, 0.0, block.own(index))
 
     def _shift(self, xp: Namespace, top: Array) -> Array:
         lowest = float(xp.finfo(top.dtype).min)
         return xp.where((abs(top) < _WIDE) | (top == math.inf), 0.0, xp.clip(top, lowest, math.inf))
 
-    def _over_peak(self, block: Block, top_t: Array, top_s: Array) -> Array:
+    def _peak(self, block: Block, exponent: Array, top: Array) -> Peak:
+        """Return the powers beside the largest, given the logarithms of all and of that."""
+        xp, at = block.xp, exponent == top
+        t, s = (_largest_of(xp, at, first_word(logits_of)) for logits_of in (block.t, block.s))
+        weights = self._over_peak(block, t, s)
+        ties, others = xp.where(at, weights, 0.0), xp.where(at, 0.0, weights)
+        heat = block.temperature + xp.zeros_like(top)
+        return Peak(top, t, s, total(xp, ties), total(xp, others), heat)
+
+    def _over_peak(self, block: Block, t: Array, s: Array) -> Array:
         """Return the powers over that of a class with these logits.
 
         The logarithms of p and q would be rounded by u·|log|, which an order multiplies; these
         differences of logits are as good as the logits.
         """
-        xp = block.xp
-        index = next(iter(block.known.rows))
-        tops = (top_t, top_s) if index == TEACHER else (top_s, top_t)
-        found = logits.below(block.side(index), *tops, self.alpha)
-        a, b = found if index == TEACHER else found[::-1]
-        return xp.exp(self.power.masked(block, self.alpha * a + self.kappa * b))
+        return block.xp.exp(self.power.exponent_over(block, (t, s)))
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
-        columns = [*zip(*parts, strict=True)]
-        own = len(columns) - len(_PEAK) if len(columns) > len(_PEAK) else len(columns)
-        *added, shifts, totals = columns[:own]
+        has_peak = len(parts[0]) > len(_PEAK)
+        own = [part[: -len(_PEAK)] for part in parts] if has_peak else parts
+        *added, shifts, totals = zip(*own, strict=True)
         shift = largest(xp, xp.concat(shifts, axis=-1))
         scaled = [
             one * xp.exp(xp.clip(own - shift, -math.inf, 0.0))
             for own, one in zip(shifts, totals, strict=True)
         ]
         found = [*(sum(same[1:], same[0]) for same in added), shift, sum(scaled[1:], scaled[0])]
-        return [*found, *self._merged_peak(xp, columns[own:])] if columns[own:] else found
+        if not has_peak:
+            return found
+        return [*found, *self._merged_peak(xp, [Peak(*part[-len(_PEAK) :]) for part in parts])]
 
-    def _merged_peak(self, xp: Namespace, peak: Sequence[Sequence[Array]]) -> list[Array]:
-        tops, *places, ties, others, heat = (xp.concat(same, axis=-1) for same in peak)
-        top = largest(xp, tops)
-        at = [largest(xp, xp.where(tops == top, place, -math.inf)) for place in places]
-        lowest = float(xp.finfo(top.dtype).min)
-        at = [xp.clip(place, lowest, math.inf) for place in at]
-        bound = -lowest / (4.0 * self.alpha)
-        apart = [
-            xp.clip(tempered(xp, place - own, heat), -bound, bound)
-            for place, own in zip(places, at, strict=True)
-        ]
-        scale = self.alpha * apart[0] + self.kappa * apart[1]
-        scale = xp.exp(xp.where(ties == 0, 0.0, scale))
-        equal = xp.where(tops == top, scale * ties, 0.0)
-        others = scale * others + xp.where(tops == top, 0.0, scale * ties)
-        return [top, *at, total(xp, equal), total(xp, others), heat[..., :1]]
+    def _merged_peak(self, xp: Namespace, parts: Sequence[Peak]) -> Peak:
+        """Merge the peaks of parts: all powers are counted over the largest of all from now on."""
+        each = Peak(*(xp.concat(same, axis=-1) for same in zip(*parts, strict=True)))
+        top = largest(xp, each.log)
+        at = each.log == top
+        t, s = _largest_of(xp, at, each.t), _largest_of(xp, at, each.s)
+        bound = float(xp.finfo(top.dtype).max) / (4.0 * self.alpha)
+        fall_t, fall_s = (
+            xp.clip(tempered(xp, own - new, each.heat), -bound, bound)
+            for own, new in ((each.t, t), (each.s, s))
+        )
+        # The unit of a part over the new one; a part without powers has none.
+        exponent = self.alpha * fall_t + self.kappa * fall_s
+        unit = xp.exp(xp.where(each.ties == 0, 0.0, exponent))
+        own_ties = unit * each.ties
+        ties = xp.where(at, own_ties, 0.0)
+        others = unit * each.others + xp.where(at, 0.0, own_ties)
+        return Peak(top, t, s, total(xp, ties), total(xp, others), each.heat[..., :1])
 
     def _whole(self, xp: Namespace, known: Known) -> tuple[Array, Array]:
         """Return M − 1 where that is small, and where it is not."""
@@ -322,7 +341,7 @@ class Renyi(Blend):
 
     def _moved(self, index: int, block: Block) -> Array:
         """Return own·(u less its value at the anchor) over the power there."""
-        xp, rate, own = block.xp, self._rate(index), _own(index, block)
+        xp, rate, own = block.xp, self._rate(index), block.own(index)
         known, step = logits.from_anchor(block.side(index))
         z = rate * step
         normal = own > 8.0 * float(xp.finfo(own.dtype).smallest_normal)
@@ -337,7 +356,7 @@ class Renyi(Blend):
         With C the power at an anchor in the bulk of own it is α C/M (moved − own Σ moved), where
         nothing cancels if w is nearly own there; else α (own − w)/rate.
         """
-        xp, rate, own = block.xp, self._rate(index), _own(index, block)
+        xp, rate, own = block.xp, self._rate(index), block.own(index)
         at = logits.anchor_log(xp, block.known.rows[index], block.temperature)
         # M/C is Σ (own − rate moved); an exponent would be rounded by u·|rate·at|.
         whole = 1.0 - rate * block.known.sums[index]
@@ -350,16 +369,16 @@ class Renyi(Blend):
 
     def _less_blend(self, index: int, block: Block, own: Array) -> Array:
         """Return own − w: where both are nearly 1, by all other classes."""
-        xp, sums, w = block.xp, block.known.sums, self._blend(block)
-        others = sums[_OTHERS] / (sums[_TIES] + sums[_OTHERS])
-        return xp.where((own > 0.5) & (w > 0.5), others - sums[_BESIDE + index], own - w)
+        w, peak, beside = self._blend(block), _peak_of(block), block.known.sums[_BESIDE + index]
+        others = peak.others / (peak.ties + peak.others)
+        return block.xp.where((own > 0.5) & (w > 0.5), others - beside, own - w)
 
     def _blend(self, block: Block) -> Array:
         """Return w; NaN where the divergence is infinite."""
-        xp, sums = block.xp, block.known.sums
-        nothing = xp.where(sums[_TOTAL] == math.inf, math.nan, 0.0 * sums[_TOTAL])
-        weights = self._over_peak(block, sums[_TOP_T], sums[_TOP_S])
-        return weights / ((sums[_TIES] + sums[_OTHERS]) + nothing)
+        mass, peak = block.known.sums[_TOTAL], _peak_of(block)
+        nothing = block.xp.where(mass == math.inf, math.nan, 0.0 * mass)
+        weights = self._over_peak(block, peak.t, peak.s)
+        return weights / ((peak.ties + peak.others) + nothing)
 
     def slopes(self, block: Block) -> Slopes:
         xp, sums, power = block.xp, block.known.sums, self.power
@@ -381,8 +400,8 @@ class Renyi(Blend):
         xp, (side, slopes) = block.xp, self._along(block)
         bend = logits.temperature_bend(side, slopes, self.curvature(block))
         near = bend + (self.kappa / self.scale) * logits.temperature_share(side, slopes) ** 2
-        a, b = logits.relative(block.side(TEACHER))
-        w, p, q = self._weights(block), _own(TEACHER, block), _own(STUDENT, block)
+        a, b = block.relative(TEACHER), block.relative(STUDENT)
+        w, p, q = self._weights(block), block.own(TEACHER), block.own(STUDENT)
 
         def variance(mass: Array, steps: Array) -> Array:
             steps = _about_mean(xp, xp.where(mass == 0, 0.0, steps), mass)
@@ -410,13 +429,10 @@ class Renyi(Blend):
         ds, dt = direction
         w = self._weights(block)
 
-        def about(step: Array) -> Array:
-            return _about_mean(xp, step, w)
-
-        own, slope = _own(index, block), self.unit_gradient(index, block) / self.scale
+        own, slope = block.own(index), self.unit_gradient(index, block) / self.scale
         sign, step = (alpha, dt) if index == TEACHER else (-alpha, ds)
-        change = sign * own * about(dt - ds) - own * total(xp, slope * step)
-        change = change + slope * about(alpha * dt + self.kappa * ds)
+        change = sign * own * _about_mean(xp, dt - ds, w) - own * total(xp, slope * step)
+        change = change + slope * _about_mean(xp, alpha * dt + self.kappa * ds, w)
         return over(over(self.scale * change, block.temperature), block.temperature)
 
 
@@ -427,8 +443,7 @@ class RenyiZero(Blend):
     def share(self, part: int, block: Block) -> Array:
         outside = block.t == -math.inf
         counts = outside if part == _SHIFT else ~outside
-        nothing = 0.0 * next(iter(block.known.rows.values())).offset
-        return total(block.xp, block.xp.where(counts, _own(STUDENT, block), nothing))
+        return total(block.xp, block.xp.where(counts, block.own(STUDENT), block.nothing))
 
     def value(self, xp: Namespace, known: Known) -> Array:
         lost, kept = known.sums[_SHIFT], known.sums[_TOTAL]
@@ -438,13 +453,13 @@ class RenyiZero(Blend):
         return xp.where(little, -log1p(xp, -xp.where(little, lost, 0.0)), far)
 
     def unit_gradient(self, index: int, block: Block) -> Array:
-        xp, sums, q = block.xp, block.known.sums, _own(STUDENT, block)
+        xp, sums, q = block.xp, block.known.sums, block.own(STUDENT)
         if index == TEACHER:
             return 0.0 * (q + sums[_TOTAL])
         return xp.where(block.t == -math.inf, q, -q * (sums[_SHIFT] / sums[_TOTAL]))
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
-        xp, ds, q = block.xp, direction[0], _own(STUDENT, block)
+        xp, ds, q = block.xp, direction[0], block.own(STUDENT)
         w = xp.where(block.t == -math.inf, 0.0, q) / block.known.sums[_TOTAL]
         change = q * _about_mean(xp, ds, q) - w * _about_mean(xp, ds, w)
         change = change if index == STUDENT else 0.0 * change
@@ -473,13 +488,13 @@ class RenyiInfinity(Blend):
 
     def unit_gradient(self, index: int, block: Block) -> Array:
         xp, sums = block.xp, block.known.sums
-        own = _own(index, block)
+        own = block.own(index)
         w = xp.where(self._logs(block) == sums[_SHIFT], 1.0, xp.zeros_like(own)) / sums[_TOTAL]
         w = xp.where(xp.isfinite(sums[_SHIFT]), w, math.nan)
         return w - own if index == TEACHER else own - w
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
-        xp, own, step = block.xp, _own(index, block), direction[index]
+        xp, own, step = block.xp, block.own(index), direction[index]
         change = own * _about_mean(xp, step, own)
         change = -change if index == TEACHER else change
         return over(over(change, block.temperature), block.temperature)
@@ -491,8 +506,21 @@ class RenyiInfinity(Blend):
         return xp.where(block.t == -math.inf, -math.inf, ell)
 
 
-def _own(index: int, block: Block) -> Array:
-    return block.pair()[1 - index]
+def _peak_of(block: Block) -> Peak:
+    return Peak(*(block.known.sums[part] for part in _PEAK))
+
+
+def _largest_of(xp: Namespace, mask: Array, logits_of: Array) -> Array:
+    """Return the largest logit of the classes in a mask, finite."""
+    lowest = float(xp.finfo(logits_of.dtype).min)
+    return xp.clip(largest(xp, xp.where(mask, logits_of, -math.inf)), lowest, math.inf)
+
+
+def _roots(index: int, block: Block) -> Array:
+    """Return the roots of a side's probabilities, also where these underflow."""
+    top, scale = block.top(index)
+    weights = weights_of(block.xp, block.logits(index), top, 2.0 * block.temperature)
+    return weights * block.xp.sqrt(scale)
 
 
 def _about_mean(xp: Namespace, step: Array, w: Array) -> Array:
