@@ -15,9 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from kldiv.formulas.reductions import RowWise, cast, weighed
+from kldiv.formulas.reductions import cast, weighed
+from kldiv.formulas.row_options import Tempered
 from kldiv.formulas.special import log1p, total
-from kldiv.formulas.state import finite, number, over, tempered, weights_of
+from kldiv.formulas.state import finite, over, tempered, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +84,7 @@ def peak_values(
 
 
 @dataclass(frozen=True)
-class OfRows(RowWise):
+class OfRows(Tempered):
     """The common part of operations on logits and labels.
 
     Arrays: s, those that a class names, the temperature where it is an array, the labels where
@@ -97,6 +98,7 @@ class OfRows(RowWise):
     """Whether constants of whole rows come along, packed, before the temperature."""
 
     weights: ClassVar[int] = 0
+    shared: ClassVar[tuple[str, ...]] = ("temperature", "labelled", "entropic")
 
     @property
     def differentiable(self) -> int:
@@ -106,15 +108,23 @@ class OfRows(RowWise):
     def leading(self) -> int:
         return self.differentiable + self.labelled
 
+    @property
+    def both(self) -> bool:
+        """Whether there are two numbers per row: of the label, and the entropy."""
+        return self.labelled and self.entropic
+
+    def gradient_with(self, weight: Array, **extra: Any) -> tuple[LabelGradient, list[Array]]:
+        """Return the gradient's operation and the arrays of weights that it takes."""
+        if self.both:
+            return self.settings(BothGradient, **extra), [weight[..., 0], weight[..., 1]]
+        return self.settings(LabelGradient, **extra), [weight]
+
     def prepared(
         self, xp: Namespace, arrays: Sequence[Array]
     ) -> tuple[Array, Temperature, Array | None]:
         """Return the logits, 0 where masked, the temperature, and whether a class is the label."""
         s, keep = cast(xp, arrays[0], self.compute), self.keep(arrays)
-        own = self.temperature
-        temperature: Temperature = (
-            self.temperatures(xp, arrays)[..., None] if own is None else number(own)
-        )
+        temperature = self.temperature_of(xp, arrays[self.differentiable - 1 :])
         if keep is not None:
             s = xp.where(keep[..., None], s, 0.0)
         if not self.labelled:
@@ -125,17 +135,6 @@ class OfRows(RowWise):
         place = getattr(labels, "device", None)  # a tracer has none
         classes = xp.arange(s.shape[-1], **({} if place is None else {"device": place}))
         return s, temperature, classes == labels
-
-    def temperatures(self, xp: Namespace, arrays: Sequence[Array]) -> Array:
-        """Return an array of temperatures, 1 where the mask drops the row."""
-        found, keep = cast(xp, arrays[self.differentiable - 1], self.compute), self.keep(arrays)
-        return found if keep is None else xp.where(keep, found, 1.0)
-
-    def settings(self, kind: type[Any], **extra: Any) -> Any:
-        """Return an operation of another kind on the same rows, elementwise and not rounded."""
-        given = {"temperature": self.temperature, "labelled": self.labelled}
-        given |= {"entropic": self.entropic, **extra}
-        return kind("none", self.compute, self.compute, self.compute, **given)
 
 
 @dataclass(frozen=True)
@@ -148,13 +147,9 @@ class LabelLoss(OfRows):
     name: ClassVar[str] = "cross_entropy_with_logits"
     with_classes: ClassVar[int] = 1
 
-    @property
-    def _both(self) -> bool:
-        return self.labelled and self.entropic
-
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         shape: tuple[int, ...] = arrays[0].shape[:-1]
-        return (*shape, 2) if self._both else shape
+        return (*shape, 2) if self.both else shape
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         s, temperature, is_label = self.prepared(xp, arrays)
@@ -168,17 +163,17 @@ class LabelLoss(OfRows):
         values = peak_values(xp, peak.rest, peak.mean, chosen, entropic=self.entropic)
         if keep is None:
             return values
-        return xp.where(keep[..., None] if self._both else keep, values, 0.0)
+        return xp.where(keep[..., None] if self.both else keep, values, 0.0)
 
     def ones(self, xp: Namespace, arrays: Sequence[Array]) -> Array:
         ones = super().ones(xp, arrays)
-        return ones[..., None] if self._both else ones
+        return ones[..., None] if self.both else ones
 
     def moved(
         self, xp: Namespace, run: Run, tangents: Tangents, weight: Array | None, *arrays: Array
     ) -> Array:
         moved = super().moved
-        if not self._both:
+        if not self.both:
             return moved(xp, run, tangents, weight, *arrays)
         one = super().ones(xp, arrays) if weight is None else weight
         pairs = (one, xp.zeros_like(one)), (xp.zeros_like(one), one)
@@ -189,16 +184,16 @@ class LabelLoss(OfRows):
         self, xp: Namespace, run: Run, index: int, weight: Array, arrays: Sequence[Array]
     ) -> Array:
         s, *others = arrays
-        weights = [weight[..., 0], weight[..., 1]] if self._both else [weight]
-        kind = BothGradient if self._both else LabelGradient
-        gradient = run(self.settings(kind), s, *weights, *others)
+        operation, weights = self.gradient_with(weight)
+        gradient = run(operation, s, *weights, *others)
         if index == 0:
             return gradient
         # Of s/T, and both are as they were where all logits change alike.
         apart = cast(xp, s, self.compute)
         apart = apart - xp.max(apart, axis=-1, keepdims=True)
         apart = xp.where((apart == -xp.inf) | (gradient == 0), 0.0, apart)
-        return -xp.sum(gradient * apart, axis=-1) / self.temperatures(xp, arrays)
+        temperature: Any = self.temperature_of(xp, arrays[1:])
+        return -xp.sum(gradient * apart, axis=-1) / temperature[..., 0]
 
 
 @dataclass(frozen=True)
@@ -208,16 +203,12 @@ class LabelGradient(OfRows):
     weights: ClassVar[int] = 1
     index: ClassVar[int] = 0
     keeps_classes: ClassVar[bool] = True
-
-    @property
-    def native(self) -> bool:
-        return True  # second order is the library's own
+    native: ClassVar[bool] = True  # second order is the library's own
 
     @property
     def loss(self) -> LabelLoss:
         """The loss whose gradient it is, row by row."""
-        found: LabelLoss = self.settings(LabelLoss)
-        return found
+        return self.settings(LabelLoss)
 
     def of_loss(self, xp: Namespace, arrays: Sequence[Array]) -> tuple[list[Array], Array]:
         """Return the arrays of the loss, and the cotangent of its rows."""

@@ -83,10 +83,7 @@ class SoftCap(Operation):
 
     name: ClassVar[str] = "a soft cap"
     result: ClassVar[str] = "float32"  # or float64, as the arrays are
-
-    @property
-    def native(self) -> bool:
-        return True
+    native: ClassVar[bool] = True
 
     def value(self, xp: Namespace, *arrays: Array) -> Array:
         (x,) = arrays

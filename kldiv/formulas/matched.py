@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from kldiv.formulas.divergences import STUDENT, TEACHER, Divergence, KullbackLeibler
-from kldiv.formulas.reductions import RowWise, cast, weighed
+from kldiv.formulas.reductions import cast, weighed
+from kldiv.formulas.row_options import OfDivergence
 from kldiv.formulas.rows import ByGradient, times
 from kldiv.formulas.sparse import masked_words, mean_depth, moment, over_top, plus_log
 from kldiv.formulas.state import (
     Wide,
-    number,
     over,
     sum_of_weights,
     weights_of,
@@ -61,26 +61,18 @@ def side_of(xp: Namespace, own: Array, others: Array, temperature: Temperature) 
 
 
 @dataclass(frozen=True)
-class MatchedOperation(RowWise):
+class MatchedOperation(OfDivergence):
     """The common part of operations on matched classes and all others."""
 
     divergence: Divergence = _KL
     temperature: float | None = 1.0
 
     weights: ClassVar[int] = 0
+    shared: ClassVar[tuple[str, ...]] = ("divergence", "temperature")
 
     @property
     def differentiable(self) -> int:
         return 4 + self.weights + (self.temperature is None)
-
-    @property
-    def leading(self) -> int:
-        return self.differentiable + self.divergence.parameters
-
-    def settings(self, kind: type[Any], **extra: Any) -> Any:
-        """Return an operation of another kind on the same rows, elementwise and not rounded."""
-        own = self.divergence, self.temperature
-        return kind("none", self.compute, self.compute, self.compute, *own, **extra)
 
     def prepared(
         self, xp: Namespace, arrays: Sequence[Array]
@@ -88,21 +80,11 @@ class MatchedOperation(RowWise):
         """Return the divergence, both sides, the temperature and the logits."""
         keep = self.keep(arrays)
         logits = [cast(xp, array, self.compute) for array in arrays[:4]]
-        numbers = [
-            cast(xp, array, self.compute) for array in arrays[4 + self.weights : self.leading]
-        ]
         if keep is not None:
             logits = [xp.where(keep[..., None], array, 0.0) for array in logits]
-            numbers = [xp.where(keep, array, 0.5) for array in numbers]
-        temperature: Temperature = 1.0
-        if self.temperature is None:
-            temperature, *numbers = (array[..., None] for array in numbers)
-        else:
-            temperature = number(self.temperature)
-            numbers = [array[..., None] for array in numbers]
-        divergence = self.divergence.bound(xp, *numbers) if numbers else self.divergence
+        temperature = self.temperature_of(xp, arrays[self.differentiable - 1 :])
         s, t = (side_of(xp, logits[k], logits[k + 1], temperature) for k in (0, 2))
-        return divergence, s, t, temperature, logits
+        return self.bound(xp, arrays), s, t, temperature, logits
 
 
 @dataclass(frozen=True)
@@ -117,8 +99,7 @@ class MatchedLoss(MatchedOperation, ByGradient):
         return self.masked(xp, divergence.of_rows(xp, s.logits, t.logits, 1.0), self.keep(arrays))
 
     def gradient(self, index: int) -> MatchedGradient:
-        found: MatchedGradient = self.settings(MatchedGradient, index=index)
-        return found
+        return self.settings(MatchedGradient, index=index)
 
 
 @dataclass(frozen=True)
@@ -128,10 +109,7 @@ class MatchedGradient(MatchedOperation):
     index: int = 0
     """Of the loss' array."""
     weights: ClassVar[int] = 1
-
-    @property
-    def native(self) -> bool:
-        return True  # second order is the library's own
+    native: ClassVar[bool] = True  # second order is the library's own
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         shape: tuple[int, ...] = arrays[self.index].shape

@@ -41,11 +41,8 @@ class Measure:
     number_of_sums: ClassVar[int] = 1
     slope_takes_sums: ClassVar[bool] = False
     """Whether a slope depends on the sums of the whole row."""
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether two arrays may be exchanged."""
-        return False
+    symmetric: bool = False
+    """Whether two arrays may be exchanged."""
 
     def value(self, xp: Namespace, *ps: Array) -> Array:
         """Return the measure of each row."""
@@ -144,10 +141,7 @@ class Jeffreys(Measure):
     """Σ (p − q)·log(p/q)."""
 
     name = "jeffreys_divergence"
-
-    @property
-    def symmetric(self) -> bool:
-        return True
+    symmetric = True
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         p, q = ps
@@ -203,10 +197,7 @@ class TotalVariation(Measure):
     """½ Σ |p − q|."""
 
     name = "tv_divergence"
-
-    @property
-    def symmetric(self) -> bool:
-        return True
+    symmetric = True
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         p, q = ps
@@ -222,10 +213,7 @@ class Hellinger(Measure):
     """½ Σ (√p − √q)²."""
 
     name = "hellinger_divergence"
-
-    @property
-    def symmetric(self) -> bool:
-        return True
+    symmetric = True
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:
         valid, roots, apart = self._roots(xp, *ps)

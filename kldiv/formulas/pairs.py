@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from kldiv.formulas.blocks import PAIR_BLOCK_BYTES, pairs_at_a_time, slices
 from kldiv.formulas.measures import KullbackLeibler, Measure
@@ -144,10 +144,7 @@ class PairSlope(PairMeasure):
     """
 
     index: int = 0
-
-    @property
-    def native(self) -> bool:
-        return True
+    native: ClassVar[bool] = True
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         shape: tuple[int, ...] = arrays[self.index].shape

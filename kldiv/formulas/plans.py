@@ -125,9 +125,9 @@ def _of_measure(operation: RowMeasure) -> Plan:
         last = operation.settings(RowMeasure, given=True)
         return Plan(tuple(stages), last, number, compute=operation.compute)
     if operation.normalize:
-        share = operation.settings(measure_shards.ShardMean, slope.index)
+        share = operation.settings(measure_shards.ShardMean, index=slope.index)
         stages.append(Stage(share, _added, 1))
-    last = operation.settings(RowSlope, slope.index, given=True)
+    last = operation.settings(RowSlope, index=slope.index, given=True)
     return Plan(tuple(stages), last, number, weighted=True, compute=operation.compute)
 
 

@@ -40,8 +40,7 @@ class PolicyLoss(OfRows):
     @property
     def labels(self) -> LabelLoss:
         """The part that labels and entropy are."""
-        found: LabelLoss = self.settings(LabelLoss, labelled=True, entropic=True)
-        return found
+        return self.settings(LabelLoss, labelled=True, entropic=True)
 
     @property
     def kl(self) -> RowLoss:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from kldiv.formulas.operation import Operation
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array, Namespace, Reduction
     from kldiv.formulas.operation import Run, Tangents
+
+Kind = TypeVar("Kind", bound="RowWise")
 
 REDUCTIONS: tuple[Reduction, ...] = ("none", "mean", "batchmean", "sum")
 
@@ -228,6 +230,15 @@ class RowWise(Loss):
     """Whether the elements have the rows' axis, or are one number per row."""
     with_classes: ClassVar[int] = 2
     """How many of the leading arrays have the rows' axis."""
+    shared: ClassVar[tuple[str, ...]] = ()
+    """Fields that operations of other kinds on the same rows have as well."""
+
+    def settings(self, kind: type[Kind], **extra: Any) -> Kind:
+        """Return an operation of another kind on the same rows, elementwise and not rounded."""
+        make: Any = kind
+        own = {name: getattr(self, name) for name in self.shared} | extra
+        found: Kind = make("none", self.compute, self.compute, self.compute, **own)
+        return found
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         shape: tuple[int, ...] = arrays[0].shape

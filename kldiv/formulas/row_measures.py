@@ -36,6 +36,8 @@ class RowMeasure(RowWise):
     """Whether the sums of whole rows come along, packed: after a slope's arrays, in a value's
     place."""
 
+    shared: ClassVar[tuple[str, ...]] = ("measure", "normalize", "unit", "number")
+
     @property
     def name(self) -> str:  # type: ignore[override]
         """The measure's name."""
@@ -76,17 +78,11 @@ class RowMeasure(RowWise):
         """Convert nats to the requested unit."""
         return nats if self.unit == 1.0 else nats / self.unit
 
-    def settings(self, kind: type[RowMeasure], *more: int, given: bool = False) -> RowMeasure:
-        """Return an operation of another kind on the same rows, elementwise and not rounded."""
-        names = ("none", self.compute, self.compute, self.compute)
-        own = self.measure, self.normalize, self.unit, self.number
-        return kind(*names, *own, *more, given=given)  # type: ignore[arg-type]
-
     def slope(
         self, xp: Namespace, run: Run, index: int, weight: Array, arrays: Sequence[Array]
     ) -> Array:
         del xp  # all arithmetic is the operation's
-        return run(self.settings(RowSlope, index), *arrays, weight)
+        return run(self.settings(RowSlope, index=index), *arrays, weight)
 
     def keep(self, arrays: Sequence[Array]) -> Array | None:
         return None
@@ -98,10 +94,7 @@ class RowSlope(RowMeasure):
 
     index: int = 0
     keeps_classes: ClassVar[bool] = True
-
-    @property
-    def native(self) -> bool:
-        return True
+    native: ClassVar[bool] = True
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         weight, known = arrays[self.number], arrays[self.number + 1 :]

@@ -29,7 +29,8 @@ from kldiv.formulas.divergences import (
 )
 from kldiv.formulas.packing import packed, split, unpacked, width
 from kldiv.formulas.reductions import RowWise, cast, finite_or_zero, weighed
-from kldiv.formulas.state import Rows, finite, number, over
+from kldiv.formulas.row_options import OfDivergence
+from kldiv.formulas.state import Rows, finite, over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,12 +57,11 @@ _KL: Final = KullbackLeibler()
 
 
 @dataclass(frozen=True)
-class RowOperation(RowWise):
+class RowOperation(OfDivergence):
     """The common part of operations on rows: a divergence, the temperature, the mask of rows."""
 
     divergence: Divergence = _KL
     temperature: float | None = 1.0
-    """None: an array of one number per row, the last of the differentiable arrays."""
 
     given: Wanted = field(default=(), kw_only=True)
     """The results whose constants come along, packed, after the own arrays; (): the rows are whole
@@ -71,6 +71,7 @@ class RowOperation(RowWise):
     the constants, so no operation that is ``native`` may be given them and be differentiated."""
 
     name: ClassVar[str] = "kl_div_with_logits"
+    shared: ClassVar[tuple[str, ...]] = ("divergence", "temperature")
     own: ClassVar[int] = 2
     """How many arrays there are before the constants and the temperature."""
 
@@ -82,20 +83,6 @@ class RowOperation(RowWise):
     @property
     def differentiable(self) -> int:
         return self.first + (self.temperature is None)
-
-    @property
-    def leading(self) -> int:
-        return self.differentiable + self.divergence.parameters
-
-    def bound(self, xp: Namespace, arrays: Sequence[Array]) -> Divergence:
-        """Return the divergence, with its parameters of each row where it has any."""
-        if not self.divergence.parameters:
-            return self.divergence
-        keep = self.keep(arrays)
-        own = [cast(xp, a, self.compute) for a in arrays[self.differentiable : self.leading]]
-        if keep is not None:
-            own = [xp.where(keep, array, 0.5) for array in own]
-        return self.divergence.bound(xp, *(array[..., None] for array in own))
 
     def prepared(
         self, xp: Namespace, arrays: tuple[Array, ...]
@@ -133,20 +120,6 @@ class RowOperation(RowWise):
         end = width(Rows, len(sides))
         rows, sums = unpacked(Rows, given[..., :end]), split(given[..., end:])
         return Known(dict(zip(sides, rows, strict=True)), dict(zip(parts, sums, strict=False)))
-
-    def temperature_of(self, xp: Namespace, others: Sequence[Array]) -> Temperature:
-        """Return the temperature: a number, or the first of the other arrays."""
-        if self.temperature is not None:
-            return number(self.temperature)
-        temperature = cast(xp, others[0], self.compute)
-        if len(others) > 1 + self.divergence.parameters:
-            temperature = xp.where(others[-1], temperature, 1.0)
-        return temperature[..., None]
-
-    def settings(self, kind: type[RowOperation], **extra: Any) -> RowOperation:
-        """Return an operation of another kind on the same rows, elementwise and not rounded."""
-        names = ("none", self.compute, self.compute, self.compute)
-        return kind(*names, self.divergence, self.temperature, **extra)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -299,10 +272,7 @@ class RowTangent(RowOperation):
     index: int = 0
     own: ClassVar[int] = 5
     keeps_classes: ClassVar[bool] = True
-
-    @property
-    def native(self) -> bool:
-        return True  # third order is the library's own
+    native: ClassVar[bool] = True  # third order is the library's own
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t, weight, ds, dt), temperature, _ = self.prepared(xp, arrays)
@@ -340,9 +310,7 @@ class TemperatureSlope(RowOperation):
 class TemperatureBend(RowOperation):
     """The second derivative of each row in its temperature. Arrays: s, t."""
 
-    @property
-    def native(self) -> bool:
-        return True  # third order is the library's own
+    native: ClassVar[bool] = True  # third order is the library's own
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         (s, t), temperature, keep = self.prepared(xp, arrays)

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from kldiv.formulas.divergences import STUDENT, TEACHER, Block, Divergence, KullbackLeibler
-from kldiv.formulas.reductions import RowWise, cast, weighed
+from kldiv.formulas.reductions import cast, weighed
+from kldiv.formulas.row_options import OfDivergence
 from kldiv.formulas.rows import ByGradient, times
 from kldiv.formulas.special import add, expm1, log1p, total, two_difference
 from kldiv.formulas.state import (
@@ -66,6 +67,11 @@ class Entries(NamedTuple):
     foreign: Array
     """Whether one is no class."""
 
+    def marked(self, xp: Namespace, logits: Array) -> Array:
+        """Return which of the classes, on the last axis of logits, are given."""
+        some = xp.broadcast_to(self.some, self.places.shape)
+        return put(xp, xp.zeros_like(logits, dtype=xp.bool), self.places, some)
+
 
 class Read(NamedTuple):
     """The results of one reading of the student's logits."""
@@ -106,7 +112,7 @@ def entries_of(xp: Namespace, a: Array, indices: Array, classes: Any) -> Entries
 
 
 @dataclass(frozen=True)
-class TopKOperation(RowWise):
+class TopKOperation(OfDivergence):
     """The common part of operations on a student's logits and a sparse teacher.
 
     Arrays: s, the log-probabilities, those that a class names, the mass of the others where it is
@@ -122,6 +128,10 @@ class TopKOperation(RowWise):
     """The temperature of the log-probabilities; None: that of the loss."""
 
     weights: ClassVar[int] = 0
+    shared: ClassVar[tuple[str, ...]] = (
+        *("divergence", "temperature"),
+        *("tail", "has_rest", "target_temperature"),
+    )
 
     @property
     def differentiable(self) -> int:
@@ -129,23 +139,12 @@ class TopKOperation(RowWise):
 
     @property
     def leading(self) -> int:
-        return self.differentiable + self.divergence.parameters + 1
+        return super().leading + 1
 
-    def bound(self, xp: Namespace, arrays: Sequence[Array]) -> Any:
+    def with_parameters(self, xp: Namespace, arrays: Sequence[Array]) -> TopKOperation:
         """Return the operation with the divergence's parameters of each row, if it has any."""
-        own = [cast(xp, a, self.compute) for a in arrays[self.differentiable : self.leading - 1]]
-        if not own:
-            return self
-        keep = self.keep(arrays)
-        if keep is not None:
-            own = [xp.where(keep, array, 0.5) for array in own]
-        bound = self.divergence.bound(xp, *(array[..., None] for array in own))
-        return replace(self, divergence=bound)
-
-    def settings(self, kind: type[Any], **extra: Any) -> Any:
-        """Return an operation of another kind on the same rows, elementwise and not rounded."""
-        own = self.divergence, self.temperature, self.tail, self.has_rest, self.target_temperature
-        return kind("none", self.compute, self.compute, self.compute, *own, **extra)
+        bound = self.bound(xp, arrays)
+        return self if bound is self.divergence else replace(self, divergence=bound)
 
     def prepared(
         self, xp: Namespace, arrays: Sequence[Array], classes: Any = None
@@ -157,18 +156,13 @@ class TopKOperation(RowWise):
         keep, first = self.keep(arrays), 2 + self.weights
         s, a = (cast(xp, array, self.compute) for array in arrays[:2])
         mass = cast(xp, arrays[first], self.compute) if self.has_rest else None
-        heat: Array = 1.0
-        if self.temperature is None:
-            heat = cast(xp, arrays[first + self.has_rest], self.compute)
+        temperature = self.temperature_of(xp, arrays[self.differentiable - 1 :])
         indices = arrays[self.leading - 1]
         if keep is not None:  # of a row that is dropped nothing is infinite
             wide = keep[..., None]
             s, a = xp.where(wide, s, 0.0), xp.where(wide, a, -1.0 * a.shape[-1])
             indices = xp.where(wide, indices, xp.zeros_like(indices))
             mass = mass if mass is None else xp.where(keep, mass, 0.5)
-            heat = heat if self.temperature is not None else xp.where(keep, heat, 1.0)
-        own = self.temperature
-        temperature: Temperature = heat[..., None] if own is None else number(own)
         mass = mass if mass is None else mass[..., None]
         classes = s.shape[-1] if classes is None else classes
         return s, mass, temperature, entries_of(xp, a, indices, classes)
@@ -177,9 +171,7 @@ class TopKOperation(RowWise):
         self, xp: Namespace, s: Array, entries: Entries, temperature: Temperature
     ) -> tuple[Read, Array, Array]:
         """Read the student; return also which classes are given, and the others' weights."""
-        some = xp.broadcast_to(entries.some, entries.places.shape)
-        marked = put(xp, xp.zeros_like(s, dtype=xp.bool), entries.places, some)
-        own = taken(xp, s, entries.places)
+        marked, own = entries.marked(xp, s), taken(xp, s, entries.places)
         if self.tail != BUCKET:
             top = xp.max(s, axis=-1, keepdims=True)
             return Read(own, top, top), marked, top
@@ -345,12 +337,11 @@ class TopKLoss(TopKOperation, ByGradient):
         s, mass, temperature, entries = self.prepared(xp, arrays)
         read, *_ = self.read(xp, s, entries, temperature)
         rows = self.rows(xp, s.shape[-1], mass, temperature, entries, read)
-        values = self.bound(xp, arrays).divergence.of_rows(xp, rows.s, rows.t, rows.heat)
+        values = self.bound(xp, arrays).of_rows(xp, rows.s, rows.t, rows.heat)
         return self.masked(xp, values, self.keep(arrays))
 
     def gradient(self, index: int) -> TopKGradient:
-        found: TopKGradient = self.settings(TopKGradient, index=index)
-        return found
+        return self.settings(TopKGradient, index=index)
 
 
 @dataclass(frozen=True)
@@ -360,10 +351,7 @@ class TopKGradient(TopKOperation):
     index: int = 0
     """Of the loss' array."""
     weights: ClassVar[int] = 1
-
-    @property
-    def native(self) -> bool:
-        return True  # second order is the library's own
+    native: ClassVar[bool] = True  # second order is the library's own
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         shape: tuple[int, ...] = arrays[min(self.index, 2)].shape
@@ -375,7 +363,7 @@ class TopKGradient(TopKOperation):
         rows = self.rows(xp, s.shape[-1], mass, temperature, entries, read)
         weight, keep = cast(xp, arrays[2], self.compute), self.keep(arrays)
         shares = weights / xp.where(read.weight > 0, read.weight, 1.0)
-        bound = self.bound(xp, arrays)
+        bound = self.with_parameters(xp, arrays)
         if self.index == 0:
             block = bound.block(xp, rows, STUDENT)
             own, last = bound.in_given(xp, entries, rows, temperature, block)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kldiv.formulas.divergences import ALL, STUDENT, TEACHER, state_of
-from kldiv.formulas.labels import BothGradient, LabelGradient, OfRows, peak_values
+from kldiv.formulas.labels import OfRows, peak_values
 from kldiv.formulas.packing import packed, split, unpacked, width
 from kldiv.formulas.reductions import RowWise, cast, weighed
 from kldiv.formulas.rows import RowGradient, TemperatureSlope, times
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from kldiv.formulas.divergences import Wanted
     from kldiv.formulas.operation import Tangents
     from kldiv.formulas.packing import Evaluate, Ranks
+    from kldiv.formulas.row_options import Tempered
     from kldiv.formulas.rows import RowLoss
     from kldiv.formulas.state import Temperature
 
@@ -110,12 +111,8 @@ class Spread:
     @property
     def heat(self) -> Temperature:
         """The temperature, a number or one for each row."""
-        loss = self.loss
-        if loss.temperature is not None:
-            return number(loss.temperature)
-        found = cast(self.xp, self.arrays[loss.differentiable - 1], loss.compute)
-        keep = loss.keep(self.arrays)
-        return (found if keep is None else self.xp.where(keep, found, 1.0))[..., None]
+        loss: Tempered = self.loss
+        return loss.temperature_of(self.xp, self.arrays[loss.differentiable - 1 :])
 
     def here(self) -> list[Array]:
         """Return the arrays with indices that count the rank's own classes, of which it has one."""
@@ -224,10 +221,6 @@ class Labels(Spread):
         depth = xp.where(has > 0, depth, xp.nan)  # a label that is no class has no probability
         return xp.concat([top, rest, moved / (1.0 + rest), depth], axis=-1)
 
-    @property
-    def _both(self) -> bool:
-        return bool(self.loss.labelled and self.loss.entropic)
-
     def values(self, known: Array) -> Array:
         _, rest, mean, depth = split(known)
         loss = self.loss
@@ -236,10 +229,8 @@ class Labels(Spread):
 
     def slope(self, index: int, weight: Array, known: Array) -> Array:
         xp = self.xp
-        weights = [weight[..., 0], weight[..., 1]] if self._both else [weight]
         s, *others = self.here()
-        kind = BothGradient if self._both else LabelGradient
-        operation = self.loss.settings(kind, given=True)
+        operation, weights = self.loss.gradient_with(weight, given=True)
         gradient = self.evaluate(operation, s, *weights, known, *others)
         if index == 0:
             return gradient[..., : self.size]
@@ -362,8 +353,7 @@ class TopKSpread(RowWise):
         s, own, numbers, indices = arrays
         last, highest, weight, temperature = split(numbers)
         here = _entries_here(xp, xp.zeros_like(own), indices, s.shape[-1])
-        some = xp.broadcast_to(here.some, here.places.shape)
-        marked = put(xp, xp.zeros_like(s, dtype=xp.bool), here.places, some)
+        marked = here.marked(xp, s)
         own = xp.where(here.valid, own, taken(xp, own, here.likeliest))
         others = xp.where(marked, -xp.inf, s)
         shares = weights_of(xp, others, highest, temperature) / weight
@@ -399,7 +389,7 @@ class Sparse(Spread):
         _, mass, temperature, entries = loss.prepared(xp, self.arrays, classes)
         read = Read(known[..., :-2], known[..., -2:-1], known[..., -1:])
         rows = loss.rows(xp, classes, mass, temperature, entries, read)
-        return loss.bound(xp, self.arrays), entries, rows, temperature
+        return loss.with_parameters(xp, self.arrays), entries, rows, temperature
 
     def values(self, known: Array) -> Array:
         bound, _, rows, _ = self._whole(known)
@@ -444,8 +434,7 @@ class Sparse(Spread):
         """Return Σ r (s − top)/T of all classes that are not given, r their shares."""
         xp = self.xp
         here = _entries_here(xp, entries.a, places, s.shape[-1])
-        some = xp.broadcast_to(here.some, here.places.shape)
-        marked = put(xp, xp.zeros_like(s, dtype=xp.bool), here.places, some)
+        marked = here.marked(xp, s)
         highest, weight, temperature = numbers
         shares = weights_of(xp, xp.where(marked, -xp.inf, s), highest, temperature) / weight
         return self.ranks.add(mean_depth(xp, s, rows.top, shares, temperature))
