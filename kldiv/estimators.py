@@ -22,9 +22,10 @@ from kldiv._call import (
 from kldiv.backends.base import HALVES
 from kldiv.errors import OptionError, ShapeError
 from kldiv.formulas import samples
-from kldiv.formulas.estimators import K1, K2, K3, Clipped, ScoreFunction, WeightedLoss
+from kldiv.formulas.estimators import K1, K2, K3, Clipped, ScoreFunction
 from kldiv.formulas.pointwise import PointwiseLoss
 from kldiv.formulas.reductions import cast, divide
+from kldiv.formulas.weighting import Weighted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -196,13 +197,13 @@ def kl_estimate(
         function = ScoreFunction(function)
     if log_ratio_clip is not None:
         function = Clipped(function, _positive("log_ratio_clip", log_ratio_clip))
-    names = dtypes(route, wide, dtype, arrays[0])
+    loss = PointwiseLoss(reduction, *dtypes(route, wide, dtype, arrays[0]), function)
     if weight is None:
-        return Call(route, PointwiseLoss(reduction, *names, function), *arrays)
+        return Call(route, loss, *arrays)
     log_p, log_q, weight, *mask = arrays
     check_numbers(route, "weight", weight, log_p.shape, _SAMPLES)
     weight = route.caller.namespace(weight).broadcast_to(weight, log_p.shape)
-    return Call(route, WeightedLoss(reduction, *names, function), log_p, log_q, weight, *mask)
+    return Call(route, Weighted.of(loss), log_p, log_q, weight, *mask)
 
 
 def _named(kind: str) -> tuple[Kind, bool]:

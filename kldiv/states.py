@@ -16,8 +16,8 @@ from kldiv._files import replacing
 from kldiv._notebook import table
 from kldiv.errors import InputError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import shards, state
+from kldiv.formulas.divergences import KullbackLeibler
 from kldiv.formulas.packing import split
-from kldiv.formulas.rows import KullbackLeibler
 from kldiv.logit_losses import check_logits
 from kldiv.readers.numpy_files import read_arrays
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kldiv.formulas.remainders import BINET, SHIFT, binet_terms, up_from
+from kldiv.formulas.remainders import BINET, SHIFT, binet_terms, series_remainder, up_from
 from kldiv.formulas.special import artanh_parts, log1p_gap, log_ratio, polynomial
 
 if TYPE_CHECKING:
@@ -64,14 +64,7 @@ def binet_remainder(xp: Namespace, x: Array, d: Array) -> Array:
     low, high, more = up_from(xp, x), up_from(xp, x + d), d[..., None]
     step = 0.5 * (more / low) * (more / high) / (low + 1.0)
     step = step - (high + 0.5) * _gap(xp, low, high, more)
-    u, v = 1.0 / (x + SHIFT), 1.0 / (x + d + SHIFT)
-    power, inner, total = xp.ones_like(u), xp.ones_like(u), BINET[0] * xp.ones_like(u)
-    for k in range(1, 2 * binet_terms(xp, u) - 1):
-        power = power * u
-        inner = v * inner + (k + 1) * power
-        if k % 2 == 0:
-            total = total + BINET[k // 2] * inner
-    return xp.sum(step, axis=-1) + ((d * v) * u) * (d * u) * total
+    return xp.sum(step, axis=-1) + series_remainder(xp, x + SHIFT, x + d + SHIFT, d)
 
 
 def _gap(xp: Namespace, x: Array, y: Array, d: Array) -> Array:

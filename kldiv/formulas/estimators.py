@@ -8,17 +8,13 @@ k2 = x²/2 is biased, and close where P and Q are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from kldiv.formulas.pointwise import Pointwise, PointwiseLoss, elements_of
-from kldiv.formulas.reductions import Loss, cast, like
+from kldiv.formulas.pointwise import Constant, Pointwise
 from kldiv.formulas.special import expm1, phi, two_difference
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.operation import Run, Tangents
 
 
 @dataclass(frozen=True)
@@ -32,21 +28,6 @@ class K1(Pointwise):
 
     def derivative(self, index: int) -> Pointwise:
         return Constant(self.sign * (1.0, -1.0)[index])
-
-
-@dataclass(frozen=True)
-class Constant(Pointwise):
-    """f = a number, whatever x is."""
-
-    number: float
-
-    native = True
-
-    def value(self, xp: Namespace, x: Array, y: Array) -> Array:
-        return xp.full_like(x, self.number)
-
-    def derivative(self, index: int) -> Pointwise:
-        return Constant(0.0)
 
 
 @dataclass(frozen=True)
@@ -137,60 +118,6 @@ class Clipped(Pointwise):
 
     def derivative(self, index: int) -> Pointwise:
         return Clipped(self.of.derivative(index), self.limit)
-
-
-@dataclass(frozen=True)
-class WeightedLoss(Loss):
-    """A pointwise function times a weight, masked and reduced.
-
-    Its arrays are ``x``, ``y``, the weight and, where there is a mask, ``keep``; all of one shape
-    but for the mask. Where the weight is 0 so is the product, whatever the function.
-    """
-
-    function: Pointwise = K3()
-
-    name: ClassVar[str] = "kl_estimate"
-
-    @property
-    def differentiable(self) -> int:
-        return 3
-
-    def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        values, keep = self._unweighted().elements(xp, *_pair(arrays)), self.keep(arrays)
-        weight = cast(xp, arrays[2], self.compute)
-        if keep is not None:
-            weight = xp.where(keep, weight, 0.0)
-        return xp.where(weight == 0, 0.0, weight * xp.where(weight == 0, 0.0, values))
-
-    def pullback(
-        self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
-    ) -> Array:
-        slope = self._slope(run, index, arrays)
-        gradient = self.weight(xp, cotangent, slope.shape, self.keep(arrays)) * slope
-        return like(xp, gradient, arrays[index])
-
-    def pushforward(self, xp: Namespace, run: Run, tangents: Tangents, *arrays: Array) -> Array:
-        total = None
-        for index, tangent in enumerate(tangents):
-            if tangent is not None:
-                moved = self._slope(run, index, arrays) * cast(xp, tangent, self.compute)
-                total = moved if total is None else total + moved
-        return self.finish(xp, total, self.keep(arrays), empty=0.0)
-
-    def _slope(self, run: Run, index: int, arrays: Sequence[Array]) -> Array:
-        """Return the elementwise derivative in the array of that index, not rounded."""
-        if index == 2:
-            return run(self._unweighted(), *_pair(arrays))
-        names = "none", self.compute, self.compute, self.compute
-        return run(WeightedLoss(*names, self.function.derivative(index)), *arrays)  # type: ignore[arg-type]
-
-    def _unweighted(self) -> PointwiseLoss:
-        return elements_of(self.function, self.compute)
-
-
-def _pair(arrays: Sequence[Array]) -> list[Array]:
-    """Return the arrays without the weight."""
-    return [*arrays[:2], *arrays[3:]]
 
 
 def _product(xp: Namespace, rest: Array, slope: Array) -> Array:

@@ -272,7 +272,7 @@ class Alpha(Measure):
     name = "alpha_divergence"
 
     @property
-    def symmetric(self) -> bool:
+    def symmetric(self) -> bool:  # type: ignore[override]
         return self.alpha == self.kappa
 
     @classmethod
@@ -382,7 +382,7 @@ class JensenShannon(Measure):
     name = "js_divergence"
 
     @property
-    def symmetric(self) -> bool:
+    def symmetric(self) -> bool:  # type: ignore[override]
         return len({*self.weights}) == 1
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:

@@ -18,7 +18,7 @@ from kldiv.formulas import measure_shards, shards
 from kldiv.formulas.divergences import ALL, VALUE
 from kldiv.formulas.packing import split, width
 from kldiv.formulas.row_measures import RowMeasure, RowSlope
-from kldiv.formulas.rows import RowGradient, RowLoss, RowOperation
+from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.formulas.state import Rows, State
 
 if TYPE_CHECKING:
@@ -27,15 +27,23 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.formulas.reductions import RowWise
 
+    Merge = Callable[[Namespace, Sequence[Array]], Array]
+
 
 class Stage(NamedTuple):
     """The share of a chunk, and the merging of shares."""
 
     share: RowWise
-    merge: Callable[..., Array]
-    """Takes a namespace, the parts, and whether these are all (``done``)."""
+    merge: Merge
+    """Merges some shares."""
     known: int
     """How many constants a row has when all have merged."""
+    own_finish: Merge | None = None
+
+    @property
+    def finish(self) -> Merge:
+        """Merges shares that are all there are, or mergers of these, to the constants."""
+        return self.own_finish or self.merge
 
 
 @dataclass(frozen=True)
@@ -66,25 +74,11 @@ def plan_of(operation: Any, *, differentiated: bool = False) -> Plan | None:
     return None
 
 
-def _added(xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:  # noqa: ARG001
-    return sum(parts[1:], parts[0])
-
-
 def _of_state(operation: shards.ShardState) -> Plan:
     """Return the plan of the state itself: one stage, whose merged states are not finished."""
-    merge = partial(_not_finished, operation)
-    stage = Stage(operation, merge, width(State, len(operation.sides)))
+    number = width(State, len(operation.sides))
+    stage = Stage(operation, partial(shards.joined, operation), number)
     return Plan((stage,), None, compute=operation.compute)
-
-
-def _not_finished(
-    operation: shards.ShardState,
-    xp: Namespace,
-    parts: Sequence[Array],
-    *,
-    done: bool,  # noqa: ARG001
-) -> Array:
-    return shards.combined(xp, operation, parts, done=False)
 
 
 def _of_logits(operation: RowLoss | RowGradient, *, differentiated: bool) -> Plan:
@@ -93,23 +87,16 @@ def _of_logits(operation: RowLoss | RowGradient, *, differentiated: bool) -> Pla
     wanted = ALL if differentiated or index is not None else (VALUE,)
     sides, sums = loss.divergence.needs(wanted)
     state = loss.settings(shards.ShardState, sides=sides, carries=True)
-    stages = [Stage(state, partial(_combined, loss), width(Rows, len(sides)))]
+    join, finish = partial(shards.joined, loss), partial(shards.finished, loss)
+    stages = [Stage(state, join, width(Rows, len(sides)), finish)]
     if sums:
         share = loss.settings(shards.ShardSums, given=wanted)
-        stages.append(Stage(share, partial(_summed, loss), len(sums)))
+        stages.append(Stage(share, partial(shards.summed, loss), len(sums)))
     if index is None:
         last = loss.settings(RowLoss, given=wanted)
         return Plan(tuple(stages), last, compute=loss.compute)
     last = loss.settings(RowGradient, index=index, given=wanted)
     return Plan(tuple(stages), last, weighted=True, compute=loss.compute)
-
-
-def _combined(loss: RowOperation, xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:
-    return shards.combined(xp, loss, parts, done=done)
-
-
-def _summed(loss: RowOperation, xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:  # noqa: ARG001
-    return shards.summed(xp, loss, parts)
 
 
 def _of_measure(operation: RowMeasure) -> Plan:
@@ -131,6 +118,10 @@ def _of_measure(operation: RowMeasure) -> Plan:
     return Plan(tuple(stages), last, number, weighted=True, compute=operation.compute)
 
 
-def _merged(operation: RowMeasure, xp: Namespace, parts: Sequence[Array], *, done: bool) -> Array:  # noqa: ARG001
+def _added(xp: Namespace, parts: Sequence[Array]) -> Array:  # noqa: ARG001 - as all mergers
+    return sum(parts[1:], parts[0])
+
+
+def _merged(operation: RowMeasure, xp: Namespace, parts: Sequence[Array]) -> Array:
     own = [split(part) for part in parts]
     return xp.concat(operation.measure.merged(xp, own), axis=-1)

@@ -37,6 +37,21 @@ class Pointwise:
 
 
 @dataclass(frozen=True)
+class Constant(Pointwise):
+    """f = a number, whatever x and y are."""
+
+    number: float
+
+    native = True
+
+    def value(self, xp: Namespace, x: Array, y: Array) -> Array:
+        return xp.full_like(x, self.number)
+
+    def derivative(self, index: int) -> Pointwise:
+        return Constant(0.0)
+
+
+@dataclass(frozen=True)
 class KL(Pointwise):
     """f = y·(log y − x); 0 at y = 0 whatever x is, but for NaN."""
 
@@ -69,17 +84,8 @@ class TargetSlope(Pointwise):
         return xp.where(y == 0, y, xp.log(y) + 1.0 - x)
 
     def derivative(self, index: int) -> Pointwise:
-        return (MinusOne(), TargetCurvature())[index]
-
-
-@dataclass(frozen=True)
-class MinusOne(Pointwise):
-    """∂²f/∂x∂y = −1, at y = 0 too: f is linear in x with slope −y."""
-
-    native = True
-
-    def value(self, xp: Namespace, x: Array, y: Array) -> Array:
-        return -xp.ones_like(y)
+        # −1 at y = 0 too: f is linear in x with slope −y
+        return (Constant(-1.0), TargetCurvature())[index]
 
 
 @dataclass(frozen=True)

@@ -240,17 +240,20 @@ def _growth_of_quotient(
 
 def _stirling_excess(xp: Namespace, a: Array, c: Array, change: Array) -> Array:
     """Return the `gamma_excess` by Stirling's series, for a and c from 10 on."""
+    # φ, and no remainder of x log x over a, whose slope would lose log(a/c).
+    return 0.5 * phi(xp, log_ratio(xp, a, c, -change)) + series_remainder(xp, a, c, change)
+
+
+def series_remainder(xp: Namespace, a: Array, c: Array, change: Array) -> Array:
+    """Return the remainder of Stirling's series from a to c, for both from 10 on."""
     u, v = 1.0 / a, 1.0 / c
-    power, inner = xp.ones_like(u), xp.ones_like(u)
-    total = BINET[0] * inner
+    power, inner, total = xp.ones_like(u), xp.ones_like(u), BINET[0] * xp.ones_like(u)
     for k in range(1, 2 * binet_terms(xp, u) - 1):
         power = power * u
         inner = v * inner + (k + 1) * power
         if k % 2 == 0:
             total = total + BINET[k // 2] * inner
-    lead = ((change * v) * u) * (change * u)
-    # φ, and no remainder of x log x over a, whose slope would lose log(a/c).
-    return 0.5 * phi(xp, log_ratio(xp, a, c, -change)) + lead * total
+    return ((change * v) * u) * (change * u) * total
 
 
 def _stirling_growth(

@@ -58,7 +58,7 @@ class Renyi(Measure):
         return (1.0 - self.alpha, -self.alpha) if self._swapped else (self.alpha, self.alpha - 1.0)
 
     @property
-    def symmetric(self) -> bool:
+    def symmetric(self) -> bool:  # type: ignore[override]
         return self.alpha == 0.5
 
     def sums(self, xp: Namespace, *ps: Array) -> list[Array]:

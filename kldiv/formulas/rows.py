@@ -22,8 +22,6 @@ from kldiv.formulas.divergences import (
     ALL,
     VALUE,
     Block,
-    Divergence,
-    JensenShannon,
     Known,
     KullbackLeibler,
 )
@@ -36,22 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.divergences import Wanted
+    from kldiv.formulas.divergences import Divergence, Wanted
     from kldiv.formulas.operation import Operation, Run, Tangents
     from kldiv.formulas.state import Temperature
-
-__all__ = [
-    "Constants",
-    "Divergence",
-    "JensenShannon",
-    "KullbackLeibler",
-    "RowGradient",
-    "RowLoss",
-    "RowOperation",
-    "RowTangent",
-    "TemperatureSlope",
-]
-
 
 _KL: Final = KullbackLeibler()
 

@@ -156,7 +156,7 @@ class Logits(Spread):
             if loss.divergence.adds:
                 sums = self.ranks.add(sums)
             else:
-                sums = self.ranks.merge(partial(summed, xp, loss), sums)
+                sums = self.ranks.merge(partial(summed, loss, xp), sums)
             known = xp.concat([known, sums], axis=-1)
         return known
 
@@ -221,7 +221,7 @@ def merged(xp: Namespace, loss: RowOperation, states: Iterable[Array], *others: 
     return packed(xp, [state.finish(xp, whole) for whole in _wholes(xp, loss, states, others)])
 
 
-def summed(xp: Namespace, loss: RowOperation, parts: Sequence[Array]) -> Array:
+def summed(loss: RowOperation, xp: Namespace, parts: Sequence[Array]) -> Array:
     """Return the packed sums of whole rows, given the packed shares of all their parts."""
     return xp.concat(loss.divergence.merged(xp, [split(part) for part in parts]), axis=-1)
 
@@ -235,12 +235,20 @@ def _wholes(
     return [state.merge(xp, parts, temperature) for parts in sides]
 
 
-def combined(xp: Namespace, loss: RowOperation, parts: Sequence[Array], *, done: bool) -> Array:
-    """Merge packed states that carry the temperature; finish them to constants if ``done``."""
-    own, others = parts, []
-    if loss.temperature is None:
-        own, others = [part[..., :-1] for part in parts], [parts[0][..., -1]]
-    if done:
-        return merged(xp, loss, own, *others)
-    states = _wholes(xp, loss, own, others)
-    return packed(xp, states, [array[..., None] for array in others])
+def joined(loss: RowOperation, xp: Namespace, parts: Sequence[Array]) -> Array:
+    """Merge packed states, which carry the temperature where it is an array."""
+    own, others = _apart(loss, parts)
+    return packed(xp, _wholes(xp, loss, own, others), [array[..., None] for array in others])
+
+
+def finished(loss: RowOperation, xp: Namespace, parts: Sequence[Array]) -> Array:
+    """Return the packed constants of whole rows, given such states of all their parts."""
+    own, others = _apart(loss, parts)
+    return merged(xp, loss, own, *others)
+
+
+def _apart(loss: RowOperation, parts: Sequence[Array]) -> tuple[Sequence[Array], list[Array]]:
+    """Return packed states, and the temperature that they carry if they do."""
+    if loss.temperature is not None:
+        return parts, []
+    return [part[..., :-1] for part in parts], [parts[0][..., -1]]

@@ -11,6 +11,8 @@ from kldiv.errors import LibraryError
 from kldiv.formulas.divergences import (
     Divergence,
     Jeffreys,
+    JensenShannon,
+    KullbackLeibler,
     Mixture,
     OfMixture,
     TotalVariation,
@@ -20,7 +22,7 @@ from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 from kldiv.formulas.policy import PolicyLoss
 from kldiv.formulas.powers import Alpha, Renyi
-from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
+from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -15,7 +15,7 @@ import kldiv
 from kldiv.formulas import shards
 from kldiv.formulas.divergences import VALUE
 from kldiv.formulas.packing import packed
-from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowLoss
+from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.state import State, empty_state
 from kldiv.streaming.scales import Logarithmic
 
@@ -50,7 +50,7 @@ class Logits(Logarithmic):
     def join(self, one: Floats, other: Floats) -> Floats:
         """Join totals and states of two parts of the classes."""
         pairs = [[one[:, side], other[:, side]] for side in _SIDES]
-        states = [shards.combined(np, _KL, pair, done=False) for pair in pairs]
+        states = [shards.joined(_KL, np, pair) for pair in pairs]
         return np.hstack([self.merge(one[:, :2], other[:, :2]), *states])
 
     def known(self, first: Floats) -> Floats:

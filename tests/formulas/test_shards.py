@@ -12,9 +12,10 @@ from f_divergences import RECORDS
 import kldiv
 from kldiv.backends import get
 from kldiv.formulas import measures, numbers, renyi_measures, state
+from kldiv.formulas.divergences import JensenShannon, KullbackLeibler
 from kldiv.formulas.plans import plan_of
 from kldiv.formulas.row_measures import RowMeasure, RowSlope
-from kldiv.formulas.rows import JensenShannon, KullbackLeibler, RowGradient, RowLoss
+from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.formulas.state import Rows, State
 
 XP = get("numpy").namespace()

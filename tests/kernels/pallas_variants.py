@@ -20,8 +20,7 @@ import triton
 from jax._src.pallas.triton import lowering
 from triton.backends.compiler import GPUTarget
 
-from kldiv.formulas.divergences import ALL
-from kldiv.formulas.rows import JensenShannon, KullbackLeibler
+from kldiv.formulas.divergences import ALL, JensenShannon, KullbackLeibler
 from kldiv.formulas.shards import ShardState
 from kldiv.kernels.pallas import states
 

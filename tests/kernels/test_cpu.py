@@ -22,7 +22,8 @@ from reference import losses, truth
 import kldiv
 from kldiv.divergences import Jeffreys
 from kldiv.errors import ConfigError
-from kldiv.formulas.rows import JensenShannon, RowLoss
+from kldiv.formulas.divergences import JensenShannon
+from kldiv.formulas.rows import RowLoss
 from kldiv.kernels import Work
 from kldiv.kernels.cpu import CPU
 

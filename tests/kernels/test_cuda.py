@@ -10,7 +10,8 @@ from kernels.conformance import each, formulas
 from logit_families import assert_right
 from reference import truth
 
-from kldiv.formulas.rows import JensenShannon, RowLoss
+from kldiv.formulas.divergences import JensenShannon
+from kldiv.formulas.rows import RowLoss
 from kldiv.kernels.cuda import row_loss
 
 LAYOUTS = {

@@ -10,7 +10,8 @@ from kernels.conformance import each
 
 import kldiv
 from kldiv.errors import BackendError
-from kldiv.formulas.rows import KullbackLeibler, RowLoss
+from kldiv.formulas.divergences import KullbackLeibler
+from kldiv.formulas.rows import RowLoss
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.spelling import spelled
 from kldiv.kernels.triton import TRITON

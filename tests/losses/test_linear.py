@@ -19,7 +19,8 @@ from kldiv.backends import chunks
 from kldiv.backends.numpy_ import NumPyBackend
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas import layers, linear, terms
-from kldiv.formulas.rows import KullbackLeibler, RowLoss
+from kldiv.formulas.divergences import KullbackLeibler
+from kldiv.formulas.rows import RowLoss
 
 RNG = np.random.default_rng(5)
 ROWS, CLASSES = (4, 3), 7

@@ -64,11 +64,11 @@ def elements(
         merged = da.reduction(
             parts,
             _same if known else partial(_first_share, share),
-            partial(_merged, stage.merge, done=True),
+            partial(_merged, stage.finish),
             axis=-1,
             keepdims=True,
             dtype=plan.compute,
-            combine=partial(_merged, stage.merge, done=False),
+            combine=partial(_merged, stage.merge),
             concatenate=False,
             split_every=_EVERY,
             output_size=stage.known,
@@ -157,13 +157,11 @@ def _merged(
     parts: Any,
     axis: Any,  # noqa: ARG001
     keepdims: Any,  # noqa: ARG001
-    *,
-    done: bool,
 ) -> Array:
     arrays = _listed(parts)
     backend = find(arrays[0])
     with backend.context(arrays[0]):
-        return merge(backend.namespace(arrays[0]), arrays, done=done)
+        return merge(backend.namespace(arrays[0]), arrays)
 
 
 def _values(evaluate: Evaluate, number: int, *arrays: Array) -> Array:
