@@ -170,10 +170,20 @@ class Divergence:
     # ---- common to all divergences ---------------------------------------------------------------
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
-        """Return the derivative of a gradient in a direction of (s, t), of whole rows."""
-        p, q, _ = block.pair()
-        known = self.gradient(index, block), self.curvature(block)
-        return logits.tangent(block.xp, index, (q, p), *known, direction, block.temperature)
+        r"""Return the derivative of a gradient in a direction of (s, t), of whole rows.
+
+        This is the Hessian times a vector; as the Hessian is symmetric, it serves double backward
+        too.  With α = ds − Σ q ds, β = dt − Σ p dt, h the curvature and G the gradients at T = 1:
+
+            dG_t = z − p Σ z,  z = G_t β + h (β − α)        dG_s = z − q Σ z,  z = G_s α + h (α − β)
+        """
+        xp, temperature = block.xp, block.temperature
+        own = block.own(STUDENT), block.own(TEACHER)
+        moved = [step - total(xp, p * step) for p, step in zip(own, direction, strict=True)]
+        z = temperature * self.gradient(index, block) * moved[index]
+        z = z + self.curvature(block) * (moved[index] - moved[1 - index])
+        change = z - own[index] * total(xp, z)
+        return over(over(change, temperature), temperature)
 
     def temperature_share(self, block: Block) -> Array:
         """Return a block's share of −T ∂D/∂T, given the states and sums of all results."""
@@ -299,7 +309,10 @@ class Jeffreys(Divergence):
 
 @dataclass(frozen=True)
 class Exchanged(Divergence):
-    """Another divergence of (Q, P), where arrays themselves cannot change places."""
+    """Another divergence of (Q, P), where arrays themselves cannot change places.
+
+    It has values and gradients alone, which losses with sparse teachers need.
+    """
 
     divergence: Divergence
     adds: ClassVar[bool] = False  # the other one's rule merges, whatever it is
@@ -319,15 +332,6 @@ class Exchanged(Divergence):
 
     def gradient(self, index: int, block: Block) -> Array:
         return self.divergence.gradient(_OTHER[index], self._turned(block))
-
-    def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
-        return self.divergence.tangent(_OTHER[index], self._turned(block), direction[::-1])
-
-    def temperature_share(self, block: Block) -> Array:
-        return self.divergence.temperature_share(self._turned(block))
-
-    def temperature_bend(self, block: Block) -> Array:
-        return self.divergence.temperature_bend(self._turned(block))
 
     def from_last(self, index: int, block: Block) -> Block:
         found = self.divergence.from_last(_OTHER[index], self._turned(block))
@@ -577,10 +581,8 @@ class FDivergence(Summed):
 
     def elements(self, block: Block) -> Array:
         terms = self._finite(block, self.term)
-        infinity = math.inf + block.nothing
-        for infinite, (zero, other) in zip(self.unbounded, self._sides(block), strict=True):
-            if infinite:
-                terms = block.xp.where((zero == -math.inf) & (other > -math.inf), infinity, terms)
+        for lost in self._lost(block):
+            terms = block.xp.where(lost, math.inf + block.nothing, terms)
         return terms
 
     def rise(self, index: int, block: Block) -> tuple[Array, Array]:
@@ -605,9 +607,8 @@ class FDivergence(Summed):
         xp = block.xp
         nothing = 0.0 * block.known.rows[index].offset  # NaN where the row is
         found = xp.where(own == 0, nothing, own * values)
-        for infinite, (zero, other) in zip(self.unbounded, self._sides(block), strict=True):
-            if infinite:
-                found = xp.where((zero == -math.inf) & (other > -math.inf), math.nan, found)
+        for lost in self._lost(block):
+            found = xp.where(lost, math.nan, found)
         return found
 
     def _finite(self, block: Block, function: Callable[..., Array]) -> Array:
@@ -616,8 +617,14 @@ class FDivergence(Summed):
         found = function(block.xp, p, q, ell)
         return block.xp.where(block.xp.maximum(p, q) == 0, block.nothing, found)
 
-    def _sides(self, block: Block) -> tuple[tuple[Array, Array], ...]:
-        return (block.s, block.t), (block.t, block.s)
+    def _lost(self, block: Block) -> list[Array]:
+        """Return masks of the classes that make the divergence infinite."""
+        sides = (block.s, block.t), (block.t, block.s)
+        return [
+            (zero == -math.inf) & (other > -math.inf)
+            for infinite, (zero, other) in zip(self.unbounded, sides, strict=True)
+            if infinite
+        ]
 
 
 @dataclass(frozen=True)

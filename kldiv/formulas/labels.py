@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from kldiv.formulas.reductions import cast, weighed
 from kldiv.formulas.row_options import Tempered
-from kldiv.formulas.special import log1p, total
+from kldiv.formulas.special import counted, log1p, total
 from kldiv.formulas.state import finite, over, tempered, weights_of
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class OfRows(Tempered):
     """Whether constants of whole rows come along, packed, before the temperature."""
 
     weights: ClassVar[int] = 0
-    shared: ClassVar[tuple[str, ...]] = ("temperature", "labelled", "entropic")
+    common: ClassVar[tuple[str, ...]] = ("temperature", "labelled", "entropic")
 
     @property
     def differentiable(self) -> int:
@@ -132,9 +132,7 @@ class OfRows(Tempered):
         labels = arrays[self.differentiable][..., None]
         if keep is not None:
             labels = xp.where(keep[..., None], labels, xp.zeros_like(labels))
-        place = getattr(labels, "device", None)  # a tracer has none
-        classes = xp.arange(s.shape[-1], **({} if place is None else {"device": place}))
-        return s, temperature, classes == labels
+        return s, temperature, counted(xp, s) == labels
 
 
 @dataclass(frozen=True)

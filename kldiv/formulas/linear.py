@@ -122,23 +122,20 @@ class LinearLoss(Loss):
     # ---- of all rows at once: the logits exist whole ---------------------------------------------
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        given, _ = self._whole(xp, arrays)
-        keep = self.keep(arrays)
-        found = [
-            multiplied(term.factor, term.loss.elements(xp, *term.arrays(given, keep)))
-            for term in self.terms
-        ]
-        return sum(found[1:], found[0])
+        return self._of_whole(xp, lambda loss, *own: loss.elements(xp, *own), arrays)
 
     def by_logits(self, xp: Namespace, run: Run, *arrays: Array) -> Array:
         """Return the loss of all logits at once, whose products the library differentiates."""
-        arrays = self._without_dropped(xp, arrays)
+        return self.finish(xp, self._of_whole(xp, run, arrays), self.keep(arrays))
+
+    def _of_whole(self, xp: Namespace, run: Callable[..., Array], arrays: Sequence[Array]) -> Array:
+        """Return the sum of the losses of each row, which ``run`` computes of all logits."""
         given, keep = self._whole(xp, arrays)[0], self.keep(arrays)
         found = [
             multiplied(term.factor, run(term.loss, *term.arrays(given, keep)))
             for term in self.terms
         ]
-        return self.finish(xp, sum(found[1:], found[0]), keep)
+        return sum(found[1:], found[0])
 
     def pullback(
         self, xp: Namespace, run: Run, index: int, cotangent: Array, *arrays: Array
@@ -291,18 +288,9 @@ class LinearLoss(Loss):
     def chunk(
         self, tools: Tools, arrays: Sequence[Array], wanted: Sequence[int], weight: Array | None
     ) -> Chunk:
-        """Evaluate some rows.
+        """Evaluate some rows, given the arrays of these, and differentiate in the wanted ones.
 
-        Parameters
-        ----------
-        tools : Tools
-            The adapter's functions.
-        arrays : sequence of array
-            The operation's, of these rows.
-        wanted : sequence of int
-            Indices of the arrays to differentiate in.
-        weight : array or None
-            One factor per row for the gradients; None is 1.
+        ``weight`` is one factor per row for the gradients; None is 1.
         """
         products = tools.products
         xp = products.xp

@@ -161,31 +161,6 @@ def _along(side: Side) -> tuple[Array, Array, Array, Array]:
     return a, b, apart, abs(log_ratio(side)) < NEAR
 
 
-def tangent(
-    xp: Namespace,
-    index: int,
-    probabilities: tuple[Array, Array],
-    gradient: Array,
-    curvature: Array,
-    direction: tuple[Array, Array],
-    temperature: Temperature = 1.0,
-) -> Array:
-    r"""Return the derivative of ``gradient`` in the direction (ds, dt), of whole rows.
-
-    This is the Hessian times a vector; as the Hessian is symmetric, it serves double backward too.
-    ``index`` is 0 for the gradient in s, 1 for that in t; probabilities are (q, p).  With
-    α = ds − Σ q ds, β = dt − Σ p dt and G the gradients at T = 1:
-
-        dG_t = z − p Σ z,  z = G_t β + h (β − α)        dG_s = z − q Σ z,  z = G_s α + h (α − β)
-    """
-    moved = [
-        step - total(xp, each * step) for each, step in zip(probabilities, direction, strict=True)
-    ]
-    z = temperature * gradient * moved[index] + curvature * (moved[index] - moved[1 - index])
-    change = z - probabilities[index] * total(xp, z)
-    return over(over(change, temperature), temperature)
-
-
 def from_anchor(side: Side) -> tuple[Array, Array]:
     """Return log(p/q) at the anchor, in the bulk of p, and each class's excess over it."""
     xp, s, t, rows, temperature = side
@@ -311,9 +286,7 @@ def mixture_rise(side: Side, mix: Mix) -> tuple[Array, Array]:
     far = xp.log(m) + xp.clip(r - deep, 0.0, DEEPEST)
     close = (y > -0.5) & (y < 1.0) & (alike | (abs(u) < NEAR))
     y = xp.where(close, y, 0.0)
-    log = xp.where(close, log1p(xp, y), far)
-    eta = xp.where(close, y / (1.0 + y), 1.0 - 1.0 / m)
-    return p, _combined(xp, mix, (theta, rest), close, log, eta)
+    return p, _combined(xp, mix, (theta, rest), close, y, (m, far))
 
 
 def mixture_level(xp: Namespace, rows: Rows, mix: Mix, temperature: Temperature) -> Array:
@@ -321,9 +294,7 @@ def mixture_level(xp: Namespace, rows: Rows, mix: Mix, temperature: Temperature)
     z = xp.clip(-anchor_log(xp, rows, temperature), -80.0, 80.0)
     y, m = mix.rest * expm1(xp, z), mix.m + mix.rest * xp.exp(z)  # y and 1 + y
     close = (y > -0.5) & (y < 1.0)
-    log = xp.where(close, log1p(xp, y), xp.log(m))
-    eta = xp.where(close, y / (1.0 + y), 1.0 - 1.0 / m)
-    return _combined(xp, mix, (mix.rest, mix.m), close, log, eta)
+    return _combined(xp, mix, (mix.rest, mix.m), close, y, (m, xp.log(m)))
 
 
 def mixture_curvature(xp: Namespace, p: Array, q: Array, mix: Mix) -> Array:
@@ -338,18 +309,22 @@ def _combined(
     mix: Mix,
     theta: tuple[Array | float, Array | float],
     close: Array,
-    log: Array,
-    eta: Array,
+    y: Array,
+    far: tuple[Array, Array],
 ) -> Array:
-    r"""Return how u changes where M/p grows by e^log = 1/(1 − η); ``theta`` are θ and 1 − θ.
+    r"""Return how u changes where M/p grows by 1 + y = 1/(1 − η); ``theta`` are θ and 1 − θ.
+
+    Where it is not ``close`` to 1, 1 + y and its logarithm are ``far``.
 
     Then w = (1−m) q/M, which was θ, grows by η(1 − θ).  With k = b m/(1−m) and
     F(w) = −w − log(1 − w) the change is −a·ΔF − k·Δw.  As ΔF + Δw = log, the smaller of a and k
     multiplies the logarithm (for Jensen-Shannon that is all), and the rest has one sign: nothing
     cancels.
     """
+    log = xp.where(close, log1p(xp, y), far[1])
     if not isinstance(mix.m, int | float):
         return -(mix.a * log)  # a = k: weights of each row are those of Jensen-Shannon
+    eta = xp.where(close, y / (1.0 + y), 1.0 - 1.0 / far[0])
     a, k = mix.a, mix.b * mix.m / mix.rest
     both = min(a, k)
     change = both * log

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 from kldiv.formulas.divergences import STUDENT, TEACHER, Divergence, KullbackLeibler
 from kldiv.formulas.reductions import cast, weighed
 from kldiv.formulas.row_options import OfDivergence
-from kldiv.formulas.rows import ByGradient, times
+from kldiv.formulas.rows import times
 from kldiv.formulas.sparse import masked_words, mean_depth, moment, over_top, plus_log
 from kldiv.formulas.state import (
     Wide,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Run
     from kldiv.formulas.state import Temperature
 
 _KL: Final = KullbackLeibler()
@@ -68,7 +69,7 @@ class MatchedOperation(OfDivergence):
     temperature: float | None = 1.0
 
     weights: ClassVar[int] = 0
-    shared: ClassVar[tuple[str, ...]] = ("divergence", "temperature")
+    common: ClassVar[tuple[str, ...]] = ("divergence", "temperature")
 
     @property
     def differentiable(self) -> int:
@@ -88,7 +89,7 @@ class MatchedOperation(OfDivergence):
 
 
 @dataclass(frozen=True)
-class MatchedLoss(MatchedOperation, ByGradient):
+class MatchedLoss(MatchedOperation):
     """The divergence of each row, reduced."""
 
     name: ClassVar[str] = "kl_div_with_logits"
@@ -98,8 +99,11 @@ class MatchedLoss(MatchedOperation, ByGradient):
         divergence, s, t, _, _ = self.prepared(xp, arrays)
         return self.masked(xp, divergence.of_rows(xp, s.logits, t.logits, 1.0), self.keep(arrays))
 
-    def gradient(self, index: int) -> MatchedGradient:
-        return self.settings(MatchedGradient, index=index)
+    def slope(
+        self, xp: Namespace, run: Run, index: int, weight: Array, arrays: Sequence[Array]
+    ) -> Array:
+        gradient = self.settings(MatchedGradient, index=index)
+        return run(gradient, *arrays[:4], weight, *arrays[4:])
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,7 @@ class MatchedGradient(MatchedOperation):
     native: ClassVar[bool] = True  # second order is the library's own
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        shape: tuple[int, ...] = arrays[self.index].shape
-        return shape
+        return tuple(arrays[self.index].shape)
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         divergence, s, t, temperature, logits = self.prepared(xp, arrays)

@@ -147,8 +147,7 @@ class PairSlope(PairMeasure):
     native: ClassVar[bool] = True
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        shape: tuple[int, ...] = arrays[self.index].shape
-        return shape
+        return tuple(arrays[self.index].shape)
 
     def value(self, xp: Namespace, *arrays: Array) -> Array:
         *rows, weight = self.computed(xp, arrays)

@@ -145,8 +145,7 @@ class Loss(Operation):
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         """Return the shape of the elements."""
-        shape: tuple[int, ...] = arrays[0].shape
-        return shape
+        return tuple(arrays[0].shape)
 
     def elementwise(self) -> Loss:
         """Return the operation that computes the elements only, one block apart from another."""
@@ -230,13 +229,13 @@ class RowWise(Loss):
     """Whether the elements have the rows' axis, or are one number per row."""
     with_classes: ClassVar[int] = 2
     """How many of the leading arrays have the rows' axis."""
-    shared: ClassVar[tuple[str, ...]] = ()
+    common: ClassVar[tuple[str, ...]] = ()
     """Fields that operations of other kinds on the same rows have as well."""
 
     def settings(self, kind: type[Kind], **extra: Any) -> Kind:
         """Return an operation of another kind on the same rows, elementwise and not rounded."""
         make: Any = kind
-        own = {name: getattr(self, name) for name in self.shared} | extra
+        own = {name: getattr(self, name) for name in self.common} | extra
         found: Kind = make("none", self.compute, self.compute, self.compute, **own)
         return found
 

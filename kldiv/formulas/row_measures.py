@@ -36,7 +36,7 @@ class RowMeasure(RowWise):
     """Whether the sums of whole rows come along, packed: after a slope's arrays, in a value's
     place."""
 
-    shared: ClassVar[tuple[str, ...]] = ("measure", "normalize", "unit", "number")
+    common: ClassVar[tuple[str, ...]] = ("measure", "normalize", "unit", "number")
 
     @property
     def name(self) -> str:  # type: ignore[override]

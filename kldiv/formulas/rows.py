@@ -26,7 +26,7 @@ from kldiv.formulas.divergences import (
     KullbackLeibler,
 )
 from kldiv.formulas.packing import packed, split, unpacked, width
-from kldiv.formulas.reductions import RowWise, cast, finite_or_zero, weighed
+from kldiv.formulas.reductions import cast, finite_or_zero, weighed
 from kldiv.formulas.row_options import OfDivergence
 from kldiv.formulas.state import Rows, finite, over
 
@@ -56,7 +56,7 @@ class RowOperation(OfDivergence):
     the constants, so no operation that is ``native`` may be given them and be differentiated."""
 
     name: ClassVar[str] = "kl_div_with_logits"
-    shared: ClassVar[tuple[str, ...]] = ("divergence", "temperature")
+    common: ClassVar[tuple[str, ...]] = ("divergence", "temperature")
     own: ClassVar[int] = 2
     """How many arrays there are before the constants and the temperature."""
 
@@ -84,20 +84,19 @@ class RowOperation(OfDivergence):
             own = [xp.where(wide if array.ndim > keep.ndim else keep, array, 0.0) for array in own]
         return own, self.temperature_of(xp, arrays[self.first :]), keep
 
-    def block(
-        self,
-        xp: Namespace,
-        divergence: Divergence,
-        s: Array,
-        t: Array,
-        temperature: Temperature,
-        given: Sequence[Array],
-        wanted: Wanted,
-    ) -> Block:
-        """Return the classes as a block, with the given constants or those that are wanted."""
-        if given:
-            return Block(xp, s, t, temperature, self.unpacked(given[0]))
-        return divergence.whole(xp, s, t, temperature, wanted)
+    def read(
+        self, xp: Namespace, arrays: tuple[Array, ...], wanted: Wanted
+    ) -> tuple[Divergence, Block, list[Array], Array | None]:
+        """Return the divergence, the classes as a block, the other own arrays, and the mask.
+
+        The block has the given constants, or those that the wanted results take.
+        """
+        (s, t, *others), temperature, keep = self.prepared(xp, arrays)
+        divergence = self.bound(xp, arrays)
+        if self.given:
+            known = self.unpacked(others.pop())
+            return divergence, Block(xp, s, t, temperature, known), others, keep
+        return divergence, divergence.whole(xp, s, t, temperature, wanted), others, keep
 
     def unpacked(self, given: Array) -> Known:
         """Unpack the constants of whole rows; the sums may be missing."""
@@ -119,9 +118,8 @@ class Constants(RowOperation):
         return (*arrays[0].shape[:-1], width(Rows, len(sides)) + len(sums))
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t), temperature, _ = self.prepared(xp, arrays)
-        known = self.bound(xp, arrays).whole(xp, s, t, temperature, self.wanted).known
-        return packed(xp, [*known.rows.values()], [*known.sums.values()])
+        _, block, *_ = self.read(xp, arrays, self.wanted)
+        return packed(xp, [*block.known.rows.values()], [*block.known.sums.values()])
 
 
 @dataclass(frozen=True)
@@ -196,9 +194,7 @@ class RowGradient(RowOperation):
         return [s, t, *others], weight
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t, weight, *given), temperature, _ = self.prepared(xp, arrays)
-        divergence = self.bound(xp, arrays)
-        block = self.block(xp, divergence, s, t, temperature, given, self.wanted)
+        divergence, block, (weight,), _ = self.read(xp, arrays, self.wanted)
         gradient = block.joined(partial(divergence.gradient, self.index))
         return cast(xp, times(xp, weight, gradient), self.result)
 
@@ -260,9 +256,7 @@ class RowTangent(RowOperation):
     native: ClassVar[bool] = True  # third order is the library's own
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t, weight, ds, dt), temperature, _ = self.prepared(xp, arrays)
-        divergence = self.bound(xp, arrays)
-        block = divergence.whole(xp, s, t, temperature, (self.index,))
+        divergence, block, (weight, ds, dt), _ = self.read(xp, arrays, (self.index,))
         change = divergence.tangent(self.index, block, (ds, dt))
         # Told by the constants: JAX transposes this, and takes no question about the directions.
         infinite = [~xp.isfinite(rows.kl) for rows in block.known.rows.values()]
@@ -275,10 +269,8 @@ class TemperatureSlope(RowOperation):
     """The derivative of each row in its temperature, or a shard's share. Arrays: s, t."""
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t, *given), temperature, keep = self.prepared(xp, arrays)
-        divergence = self.bound(xp, arrays)
-        block = self.block(xp, divergence, s, t, temperature, given, ALL)
-        slope = -over(block.summed(divergence.temperature_share), temperature)
+        divergence, block, _, keep = self.read(xp, arrays, ALL)
+        slope = -over(block.summed(divergence.temperature_share), block.temperature)
         return self.masked(xp, slope, keep)
 
     def slope(
@@ -298,29 +290,9 @@ class TemperatureBend(RowOperation):
     native: ClassVar[bool] = True  # third order is the library's own
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t), temperature, keep = self.prepared(xp, arrays)
-        divergence = self.bound(xp, arrays)
-        block = divergence.whole(xp, s, t, temperature, ALL)
+        divergence, block, _, keep = self.read(xp, arrays, ALL)
         bend = 2.0 * divergence.temperature_share(block) + divergence.temperature_bend(block)
-        return self.masked(xp, over(over(bend, temperature), temperature), keep)
-
-
-class ByGradient(RowWise):
-    """A loss of rows whose gradients are operations that take a number per row too.
-
-    That number comes behind the arrays that have classes.
-    """
-
-    def gradient(self, index: int) -> Operation:
-        """Return the operation of the gradient in the array of that index."""
-        raise NotImplementedError
-
-    def slope(
-        self, xp: Namespace, run: Run, index: int, weight: Array, arrays: Sequence[Array]
-    ) -> Array:
-        del xp  # all arithmetic is the operation's
-        cut = self.with_classes
-        return run(self.gradient(index), *arrays[:cut], weight, *arrays[cut:])
+        return self.masked(xp, over(over(bend, block.temperature), block.temperature), keep)
 
 
 def times(xp: Namespace, weight: Array, gradient: Array) -> Array:

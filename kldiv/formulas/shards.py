@@ -114,8 +114,7 @@ class Finished(Together):
     keeps_classes: ClassVar[bool] = False
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        shape: tuple[int, ...] = arrays[0].shape[:-1]
-        return shape
+        return tuple(arrays[0].shape[:-1])
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         return state.finish(xp, *self.states(xp, arrays)).kl[..., 0]
@@ -133,16 +132,14 @@ class ShardSums(RowOperation):
         return (*arrays[0].shape[:-1], len(self._parts))
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        (s, t, *given), temperature, _ = self.prepared(xp, arrays)
-        divergence = self.bound(xp, arrays)
-        block = self.block(xp, divergence, s, t, temperature, given, ())
+        divergence, block, *_ = self.read(xp, arrays, ())
         return xp.concat(divergence.shares(self._parts, block), axis=-1)
 
 
 class Logits(Spread):
     """A divergence of logits on the arrays of a rank."""
 
-    with_classes = 2
+    with_classes: ClassVar[int] = 2
 
     def constants(self) -> Array:
         """Return the constants: from the merged states, then the added sums."""

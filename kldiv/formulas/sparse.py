@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 from kldiv.formulas.divergences import STUDENT, TEACHER, Block, Divergence, KullbackLeibler
 from kldiv.formulas.reductions import cast, weighed
 from kldiv.formulas.row_options import OfDivergence
-from kldiv.formulas.rows import ByGradient, times
-from kldiv.formulas.special import add, expm1, log1p, total, two_difference
+from kldiv.formulas.rows import times
+from kldiv.formulas.special import add, counted, expm1, log1p, total, two_difference
 from kldiv.formulas.state import (
     Wide,
     factor_of,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kldiv._types import Array, Namespace
+    from kldiv.formulas.operation import Run
     from kldiv.formulas.state import DoubleWord, Temperature
 
 BUCKET: Final = "bucket"
@@ -128,7 +129,7 @@ class TopKOperation(OfDivergence):
     """The temperature of the log-probabilities; None: that of the loss."""
 
     weights: ClassVar[int] = 0
-    shared: ClassVar[tuple[str, ...]] = (
+    common: ClassVar[tuple[str, ...]] = (
         *("divergence", "temperature"),
         *("tail", "has_rest", "target_temperature"),
     )
@@ -327,7 +328,7 @@ def _rest(xp: Namespace, a: Array, likeliest: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class TopKLoss(TopKOperation, ByGradient):
+class TopKLoss(TopKOperation):
     """The divergence of each row, reduced. Arrays: s, the log-probabilities."""
 
     name: ClassVar[str] = "topk_kl_div_with_logits"
@@ -340,8 +341,11 @@ class TopKLoss(TopKOperation, ByGradient):
         values = self.bound(xp, arrays).of_rows(xp, rows.s, rows.t, rows.heat)
         return self.masked(xp, values, self.keep(arrays))
 
-    def gradient(self, index: int) -> TopKGradient:
-        return self.settings(TopKGradient, index=index)
+    def slope(
+        self, xp: Namespace, run: Run, index: int, weight: Array, arrays: Sequence[Array]
+    ) -> Array:
+        gradient = self.settings(TopKGradient, index=index)
+        return run(gradient, *arrays[:2], weight, *arrays[2:])
 
 
 @dataclass(frozen=True)
@@ -354,8 +358,7 @@ class TopKGradient(TopKOperation):
     native: ClassVar[bool] = True  # second order is the library's own
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        shape: tuple[int, ...] = arrays[min(self.index, 2)].shape
-        return shape
+        return tuple(arrays[min(self.index, 2)].shape)
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         s, mass, temperature, entries = self.prepared(xp, arrays)
@@ -457,9 +460,3 @@ def put(xp: Namespace, array: Array, places: Array, values: Array) -> Array:
         here = counted(xp, array) == places[..., k : k + 1]
         array = xp.where(here, values[..., k : k + 1], array)
     return array
-
-
-def counted(xp: Namespace, array: Array) -> Array:
-    """Return 0, 1, … for the elements of the last axis."""
-    place = getattr(array, "device", None)  # a tracer has none
-    return xp.arange(array.shape[-1], **({} if place is None else {"device": place}))

@@ -28,6 +28,12 @@ def largest(xp: Namespace, a: Array) -> Array:
     return xp.max(a, axis=-1, keepdims=True) if a.shape[-1] else total(xp, a) - float("inf")
 
 
+def counted(xp: Namespace, array: Array) -> Array:
+    """Return 0, 1, … for the elements of the last axis."""
+    place = getattr(array, "device", None)  # a tracer has none
+    return xp.arange(array.shape[-1], **({} if place is None else {"device": place}))
+
+
 def phi(xp: Namespace, x: Array) -> Array:
     """Return φ(x) = e⁻ˣ − 1 + x ≥ 0."""
     near = phi_near(xp, xp.clip(x, -NEAR, NEAR))

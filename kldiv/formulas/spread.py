@@ -50,26 +50,26 @@ if TYPE_CHECKING:
     from kldiv.formulas.state import Temperature
 
 
+@dataclass(eq=False)
 class Spread:
     """A loss on the arrays of a rank, which has some of the classes of every row."""
 
-    with_classes = 1
+    xp: Namespace
+    evaluate: Evaluate
+    ranks: Ranks
+    loss: Any
+    arrays: Sequence[Array]
+    wanted: Wanted = ALL
+    """The results that constants serve."""
+
+    with_classes: ClassVar[int] = 1
     """How many of the leading arrays have the rank's classes."""
 
-    def __init__(
-        self,
-        xp: Namespace,
-        evaluate: Evaluate,
-        ranks: Ranks,
-        loss: Any,
-        arrays: Sequence[Array],
-        wanted: Wanted = ALL,
-    ) -> None:
-        self.xp, self.evaluate, self.ranks = xp, evaluate, ranks
-        self.loss, self.arrays = loss, arrays
-        self.wanted = wanted
-        """The results that constants serve."""
-        self.size = arrays[0].shape[-1]
+    @property
+    def size(self) -> int:
+        """How many classes the rank has."""
+        size: int = self.arrays[0].shape[-1]
+        return size
 
     def forward(self) -> tuple[Array, Array]:
         """Return the loss of each row, and the packed constants that gradients take."""
@@ -268,7 +268,7 @@ _PAIR: Final = width(RowsOfPair, 1)
 class Policy(Spread):
     """Labels, entropy and divergence from a reference, of which both have the rank's classes."""
 
-    with_classes = 2
+    with_classes: ClassVar[int] = 2
 
     @property
     def _labels(self) -> Labels:

@@ -166,20 +166,7 @@ def empty_state(xp: Namespace, rows: Array) -> State:
 def block_state(xp: Namespace, s: Logits, t: Logits, temperature: Temperature = 1.0) -> State:
     """Return the state of a block of student logits ``s`` and teacher logits ``t``.
 
-    Parameters
-    ----------
-    xp : namespace
-        Array API namespace of the logits.
-    s, t : array
-        Logits in float32 or float64, classes last; −∞ masks a class, NaN or +∞ makes KL of the row
-        NaN.
-    temperature : float or array
-        Divisor of both logits.
-
-    Returns
-    -------
-    State
-        The summary of the block, for `merge` and `finish`.
+    They are float32 or float64; −∞ masks a class, NaN or +∞ makes KL of the row NaN.
     """
     t_max, s_max = (largest(xp, first_word(a)) for a in (t, s))
     t_top, s_top = _origin(xp, t_max), _origin(xp, s_max)

@@ -13,7 +13,7 @@ import numpy as np
 
 import kldiv
 from kldiv.formulas import shards
-from kldiv.formulas.divergences import VALUE
+from kldiv.formulas.divergences import VALUE, JensenShannon, KullbackLeibler
 from kldiv.formulas.packing import packed
 from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.state import State, empty_state
