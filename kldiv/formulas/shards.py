@@ -13,24 +13,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kldiv.formulas import state
 from kldiv.formulas.divergences import ALL, TEACHER, VALUE, Wanted, state_of
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.packing import packed, split, unpacked, width
 from kldiv.formulas.policy import PolicyLoss
-from kldiv.formulas.reductions import cast
+from kldiv.formulas.reductions import RowWise, cast, weighed
 from kldiv.formulas.rows import Constants, RowGradient, RowLoss, RowOperation, TemperatureSlope
 from kldiv.formulas.sparse import TopKLoss
-from kldiv.formulas.spread import Labels, Policy, Sparse, Spread
-from kldiv.formulas.state import State
+from kldiv.formulas.spread import LABEL_SUMS, Labels, LabelShare, Sparse, Spread
+from kldiv.formulas.state import Rows, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from kldiv._types import Array, Namespace
     from kldiv.formulas.packing import Evaluate, Ranks
+    from kldiv.formulas.state import Temperature
 
 
 def extent_of(xp: Namespace, sizes: Array, place: int) -> tuple[Array, Array]:
@@ -166,9 +167,65 @@ class Logits(Spread):
         s, t, *others = self.arrays
         if index == self.loss.own:
             operation = self.loss.settings(TemperatureSlope, given=self.wanted)
-            return self.ranks.add(self.evaluate(operation, s, t, known, *others)) * weight
+            slope = self.ranks.add(self.evaluate(operation, s, t, known, *others))
+            return weighed(self.xp, weight, slope)
         operation = self.loss.settings(RowGradient, index=index, given=self.wanted)
         return self.evaluate(operation, s, t, weight, known, *others)
+
+
+@dataclass(frozen=True)
+class PolicyShare(LabelShare):
+    """The same and the state of (Q, P), packed. Arrays: P's logits, Q's logits."""
+
+    weights: ClassVar[int] = 1
+
+    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        return (*arrays[0].shape[:-1], LABEL_SUMS + width(State, 1))
+
+    def elements(self, xp: Namespace, *arrays: Array) -> Array:
+        policy, temperature, _ = self.prepared(xp, arrays)
+        reference, keep = cast(xp, arrays[1], self.compute), self.keep(arrays)
+        if keep is not None:
+            reference = xp.where(keep[..., None], reference, 0.0)
+        pair = packed(xp, [state_of(xp, TEACHER, reference, policy, temperature)])
+        return xp.concat([super().elements(xp, *arrays), pair], axis=-1)
+
+
+_PAIR: Final = width(Rows, 1)
+
+
+class Policy(Spread):
+    """Labels, entropy and divergence from a reference, of which both have the rank's classes."""
+
+    with_classes: ClassVar[int] = 2
+    share: ClassVar[type[RowWise]] = PolicyShare
+
+    @property
+    def _labels(self) -> Labels:
+        loss, own = self.loss.labels, self.loss.of_labels(self.arrays)
+        return Labels(self.xp, self.evaluate, self.ranks, loss, own)
+
+    def merged(self, parts: Sequence[Array], temperature: Temperature) -> Array:
+        """Return the constants of (Q, P), then the labels'."""
+        xp = self.xp
+        states = [unpacked(State, part[..., LABEL_SUMS:])[0] for part in parts]
+        rows = state.finish(xp, state.merge(xp, states, temperature))
+        of_labels = self._labels.merged([part[..., :LABEL_SUMS] for part in parts], temperature)
+        return packed(xp, [rows], [of_labels])
+
+    def values(self, known: Array) -> Array:
+        kl = unpacked(Rows, known[..., :_PAIR])[0].kl
+        return self.xp.concat([self._labels.values(known[..., _PAIR:]), self._masked(kl)], axis=-1)
+
+    def slope(self, index: int, weight: Array, known: Array) -> Array:
+        places, shares = range(self.loss.differentiable), []
+        of_labels, of_kl = self.loss.of_labels(places), self.loss.of_kl(places)
+        if index in of_labels:
+            place = of_labels.index(index)
+            shares.append(self._labels.slope(place, weight[..., :2], known[..., _PAIR:]))
+        kl = Logits(self.xp, self.evaluate, self.ranks, self.loss.kl, self.loss.of_kl(self.arrays))
+        shares.append(kl.slope(of_kl.index(index), weight[..., 2], known[..., :_PAIR]))
+        return sum(shares[1:], shares[0])
 
 
 _KINDS: dict[type[Any], type[Spread]] = {

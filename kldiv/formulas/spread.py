@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from kldiv.formulas.divergences import ALL, STUDENT, TEACHER, state_of
+from kldiv.formulas.divergences import ALL, STUDENT, TEACHER
 from kldiv.formulas.labels import OfRows, peak_values
-from kldiv.formulas.packing import packed, split, unpacked, width
+from kldiv.formulas.packing import split
 from kldiv.formulas.reductions import RowWise, cast, weighed
-from kldiv.formulas.rows import RowGradient, TemperatureSlope, times
+from kldiv.formulas.rows import times
 from kldiv.formulas.sparse import (
     BUCKET,
     Entries,
@@ -27,12 +27,8 @@ from kldiv.formulas.sparse import (
     taken,
 )
 from kldiv.formulas.special import total
-from kldiv.formulas.state import Rows as RowsOfPair
 from kldiv.formulas.state import (
-    State,
-    finish,
     finite,
-    merge,
     number,
     tempered,
     weights_of,
@@ -46,7 +42,6 @@ if TYPE_CHECKING:
     from kldiv.formulas.operation import Tangents
     from kldiv.formulas.packing import Evaluate, Ranks
     from kldiv.formulas.row_options import Tempered
-    from kldiv.formulas.rows import RowLoss
     from kldiv.formulas.state import Temperature
 
 
@@ -64,6 +59,8 @@ class Spread:
 
     with_classes: ClassVar[int] = 1
     """How many of the leading arrays have the rank's classes."""
+    share: ClassVar[type[RowWise]]
+    """The operation that reads the rank's classes."""
 
     @property
     def size(self) -> int:
@@ -130,7 +127,7 @@ class Spread:
 
     def constants(self) -> Array:
         """Return the constants of whole rows, packed."""
-        own = self.evaluate(self.state(), *self.here())
+        own = self.evaluate(self.loss.settings(self.share), *self.here())
         heat: Any = self.heat
         rows = [heat[..., 0]] if self.loss.temperature is None else []
         return self.ranks.merge(self._together, own, *rows)
@@ -138,10 +135,6 @@ class Spread:
     def _together(self, parts: Sequence[Array], *heat: Array) -> Array:
         fixed = self.loss.temperature
         return self.merged(parts, number(fixed) if fixed is not None else heat[0][..., None])
-
-    def state(self) -> RowWise:
-        """Return the operation that reads the rank's classes."""
-        raise NotImplementedError
 
     def merged(self, parts: Sequence[Array], temperature: Temperature) -> Array:
         """Return the packed constants of whole rows, given the sums of all ranks."""
@@ -162,7 +155,7 @@ class Spread:
         return self.xp.where(keep if values.ndim == keep.ndim else keep[..., None], values, 0.0)
 
 
-_SUMS: Final = 6
+LABEL_SUMS: Final = 6
 """Numbers of a row that a rank sums for its labels and its entropy."""
 
 
@@ -174,7 +167,7 @@ class LabelShare(OfRows):
     """The sums of a rank for rows and their labels, packed. Arrays: s."""
 
     def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        return (*arrays[0].shape[:-1], _SUMS)
+        return (*arrays[0].shape[:-1], LABEL_SUMS)
 
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         s, temperature, is_label = self.prepared(xp, arrays)
@@ -195,9 +188,7 @@ class LabelShare(OfRows):
 class Labels(Spread):
     """A loss of labels, or an entropy."""
 
-    def state(self) -> RowWise:
-        state: RowWise = self.loss.settings(LabelShare)
-        return state
+    share: ClassVar[type[RowWise]] = LabelShare
 
     def merged(self, parts: Sequence[Array], temperature: Temperature) -> Array:
         """Return top, rest, mean and the label's depth."""
@@ -241,77 +232,6 @@ class Labels(Spread):
         return -share / heat[..., 0]
 
 
-# ---- a policy and its reference ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PolicyShare(LabelShare):
-    """The same and the state of (Q, P), packed. Arrays: P's logits, Q's logits."""
-
-    weights: ClassVar[int] = 1
-
-    def shape(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        return (*arrays[0].shape[:-1], _SUMS + width(State, 1))
-
-    def elements(self, xp: Namespace, *arrays: Array) -> Array:
-        policy, temperature, _ = self.prepared(xp, arrays)
-        reference, keep = cast(xp, arrays[1], self.compute), self.keep(arrays)
-        if keep is not None:
-            reference = xp.where(keep[..., None], reference, 0.0)
-        state = packed(xp, [state_of(xp, TEACHER, reference, policy, temperature)])
-        return xp.concat([super().elements(xp, *arrays), state], axis=-1)
-
-
-_PAIR: Final = width(RowsOfPair, 1)
-
-
-class Policy(Spread):
-    """Labels, entropy and divergence from a reference, of which both have the rank's classes."""
-
-    with_classes: ClassVar[int] = 2
-
-    @property
-    def _labels(self) -> Labels:
-        loss, own = self.loss.labels, self.loss.of_labels(self.arrays)
-        return Labels(self.xp, self.evaluate, self.ranks, loss, own)
-
-    def state(self) -> RowWise:
-        state: RowWise = self.loss.settings(PolicyShare)
-        return state
-
-    def merged(self, parts: Sequence[Array], temperature: Temperature) -> Array:
-        """Return the constants of (Q, P), then the labels'."""
-        xp = self.xp
-        states = [unpacked(State, part[..., _SUMS:])[0] for part in parts]
-        rows = finish(xp, merge(xp, states, temperature))
-        of_labels = self._labels.merged([part[..., :_SUMS] for part in parts], temperature)
-        return packed(xp, [rows], [of_labels])
-
-    def values(self, known: Array) -> Array:
-        kl = unpacked(RowsOfPair, known[..., :_PAIR])[0].kl
-        return self.xp.concat([self._labels.values(known[..., _PAIR:]), self._masked(kl)], axis=-1)
-
-    def slope(self, index: int, weight: Array, known: Array) -> Array:
-        places, shares = range(self.loss.differentiable), []
-        of_labels, of_kl = self.loss.of_labels(places), self.loss.of_kl(places)
-        if index in of_labels:
-            place = of_labels.index(index)
-            shares.append(self._labels.slope(place, weight[..., :2], known[..., _PAIR:]))
-        shares.append(self._slope(of_kl.index(index), weight[..., 2], known[..., :_PAIR]))
-        return sum(shares[1:], shares[0])
-
-    def _slope(self, index: int, weight: Array, known: Array) -> Array:
-        """Return a weight per row times the divergence's gradient."""
-        loss: RowLoss = self.loss.kl
-        s, t, *others = self.loss.of_kl(self.arrays)
-        if index == loss.own:
-            operation = loss.settings(TemperatureSlope, given=ALL)
-            slope = self.ranks.add(self.evaluate(operation, s, t, known, *others))
-            return weighed(self.xp, weight, slope)
-        operation = loss.settings(RowGradient, index=index, given=ALL)
-        return self.evaluate(operation, s, t, weight, known, *others)
-
-
 # ---- sparse teachers -----------------------------------------------------------------------------
 
 
@@ -319,6 +239,13 @@ def _entries_here(xp: Namespace, a: Array, indices: Array, classes: int) -> Entr
     """Return the given classes that a rank has; the others are padding."""
     inside = (indices >= 0) & (indices < classes)
     return entries_of(xp, xp.where(inside, a, -xp.inf), indices, classes)
+
+
+def _shares(
+    xp: Namespace, s: Array, given: Array, highest: Array, weight: Array, temperature: Array
+) -> Array:
+    """Return the shares of classes among those that are not given, whose weights are summed."""
+    return weights_of(xp, xp.where(given, -xp.inf, s), highest, temperature) / weight
 
 
 @dataclass(frozen=True)
@@ -355,8 +282,7 @@ class TopKSpread(RowWise):
         here = _entries_here(xp, xp.zeros_like(own), indices, s.shape[-1])
         marked = here.marked(xp, s)
         own = xp.where(here.valid, own, taken(xp, own, here.likeliest))
-        others = xp.where(marked, -xp.inf, s)
-        shares = weights_of(xp, others, highest, temperature) / weight
+        shares = _shares(xp, s, marked, highest, weight, temperature)
         shares = xp.where(last == 0, 0.0, last * shares)
         return xp.where(marked, put(xp, xp.zeros_like(s), here.places, own), shares)
 
@@ -364,9 +290,7 @@ class TopKSpread(RowWise):
 class Sparse(Spread):
     """A loss beside a sparse teacher."""
 
-    def state(self) -> RowWise:
-        state: RowWise = self.loss.settings(TopKShare)
-        return state
+    share: ClassVar[type[RowWise]] = TopKShare
 
     def merged(self, parts: Sequence[Array], temperature: Temperature) -> Array:
         xp = self.xp
@@ -420,21 +344,8 @@ class Sparse(Spread):
             return self.evaluate(operation, s, own, side, places)[..., : self.size]
         found, last = bound.in_heat_of_given(xp, rows)
         if last is not None:
-            found = found + last * self._depth(s, places, numbers, rows, entries)
+            here = _entries_here(xp, entries.a, places, s.shape[-1])
+            shares = _shares(xp, s, here.marked(xp, s), *numbers)
+            depth = self.ranks.add(mean_depth(xp, s, rows.top, shares, temperature))
+            found = found + last * depth
         return self._masked(weighed(xp, weight, (-found / temperature)[..., 0]))
-
-    def _depth(
-        self,
-        s: Array,
-        places: Array,
-        numbers: tuple[Array, Array, Array],
-        rows: Rows,
-        entries: Entries,
-    ) -> Array:
-        """Return Σ r (s − top)/T of all classes that are not given, r their shares."""
-        xp = self.xp
-        here = _entries_here(xp, entries.a, places, s.shape[-1])
-        marked = here.marked(xp, s)
-        highest, weight, temperature = numbers
-        shares = weights_of(xp, xp.where(marked, -xp.inf, s), highest, temperature) / weight
-        return self.ranks.add(mean_depth(xp, s, rows.top, shares, temperature))
