@@ -15,13 +15,9 @@ from kldiv.formulas.divergences import STUDENT, TEACHER, Divergence, KullbackLei
 from kldiv.formulas.reductions import cast, weighed
 from kldiv.formulas.row_options import OfDivergence
 from kldiv.formulas.rows import times
-from kldiv.formulas.sparse import masked_words, mean_depth, moment, over_top, plus_log
-from kldiv.formulas.state import (
-    Wide,
-    over,
-    sum_of_weights,
-    weights_of,
-)
+from kldiv.formulas.sparse import mean_depth, moment, others_of, over_top, together
+from kldiv.formulas.special import largest
+from kldiv.formulas.state import Wide, over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,20 +41,13 @@ class Side(NamedTuple):
 
 def side_of(xp: Namespace, own: Array, others: Array, temperature: Temperature) -> Side:
     """Return one side's rows of K + 1 logits, over T, and the numbers that its gradient needs."""
-    highest = xp.max(others, axis=-1, keepdims=True)
-    there = highest != -xp.inf
-    origin = xp.where(there, highest, 0.0)
-    weights = weights_of(xp, others, origin, temperature)
-    weight = xp.where(there, sum_of_weights(xp, weights, origin), 1.0)
-    top = xp.maximum(xp.max(own, axis=-1, keepdims=True), highest)
+    highest, weight, weights = others_of(xp, others, temperature)
+    top = xp.maximum(largest(xp, own), highest)
     top = xp.where(top == -xp.inf, xp.nan, top)
-    every = xp.ones_like(own, dtype=xp.bool)
-    first = over_top(xp, own, top, temperature, every)
-    high, low = over_top(xp, origin, top, temperature, xp.ones_like(there))
-    high, low = plus_log(xp, high, low, weight)
-    last = masked_words(xp, there, high, low)
+    first = over_top(xp, own, top, temperature, xp.ones_like(own, dtype=xp.bool))
+    last = together(xp, highest, weight, top, temperature)
     words = (xp.concat(pair, axis=-1) for pair in zip(first, last, strict=True))
-    return Side(Wide(*words), top, weights / weight)
+    return Side(Wide(*words), top, weights / xp.where(weight > 0, weight, 1.0))
 
 
 @dataclass(frozen=True)

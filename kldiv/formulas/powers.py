@@ -35,7 +35,16 @@ from kldiv.formulas.divergences import (
     states_of,
 )
 from kldiv.formulas.logits import Slopes
-from kldiv.formulas.special import alpha_terms, exp_change, expm1, largest, log1p, phi_ratio, total
+from kldiv.formulas.special import (
+    alpha_terms,
+    exp_change,
+    expm1,
+    largest,
+    log1p,
+    merged_ties,
+    phi_ratio,
+    total,
+)
 from kldiv.formulas.state import first_word, over, tempered, weights_of
 
 if TYPE_CHECKING:
@@ -478,9 +487,7 @@ class RenyiInfinity(Blend):
         return top if part == _SHIFT else total(xp, xp.where(ell == top, 1.0, xp.zeros_like(ell)))
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
-        tops, ties = (xp.concat(same, axis=-1) for same in zip(*parts, strict=True))
-        top = largest(xp, tops)
-        return [top, total(xp, xp.where(tops == top, ties, 0.0))]
+        return merged_ties(xp, parts)
 
     def value(self, xp: Namespace, known: Known) -> Array:
         top = known.sums[_SHIFT]

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from kldiv.formulas.measures import Measure, both, edge_terms
 from kldiv.formulas.numbers import NEAR
-from kldiv.formulas.special import expm1, largest, log1p, log_ratio, polynomial, total, unit_of
+from kldiv.formulas.special import (
+    expm1,
+    largest,
+    log1p,
+    log_ratio,
+    merged_ties,
+    polynomial,
+    total,
+    unit_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -263,9 +272,7 @@ class RenyiInfinity(Measure):
         return [top, total(xp, xp.where(logs == top, 1.0, xp.zeros_like(logs)))]
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
-        tops, ties = (xp.concat(same, axis=-1) for same in zip(*parts, strict=True))
-        top = largest(xp, tops)
-        return [top, total(xp, xp.where(tops == top, ties, 0.0))]
+        return merged_ties(xp, parts)
 
     def _logs(self, xp: Namespace, p: Array, q: Array) -> Array:
         alive, safe_p, safe_q = both(xp, p, q)

@@ -18,13 +18,7 @@ from functools import partial, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from kldiv.formulas.divergences import (
-    ALL,
-    VALUE,
-    Block,
-    Known,
-    KullbackLeibler,
-)
+from kldiv.formulas.divergences import ALL, VALUE, Block, Known, KullbackLeibler
 from kldiv.formulas.packing import packed, split, unpacked, width
 from kldiv.formulas.reductions import cast, finite_or_zero, weighed
 from kldiv.formulas.row_options import OfDivergence

@@ -24,7 +24,7 @@ from kldiv.formulas.divergences import STUDENT, TEACHER, Block, Divergence, Kull
 from kldiv.formulas.reductions import cast, weighed
 from kldiv.formulas.row_options import OfDivergence
 from kldiv.formulas.rows import times
-from kldiv.formulas.special import add, counted, expm1, log1p, total, two_difference
+from kldiv.formulas.special import add, counted, expm1, largest, log1p, total, two_difference
 from kldiv.formulas.state import (
     Wide,
     factor_of,
@@ -176,11 +176,8 @@ class TopKOperation(OfDivergence):
         if self.tail != BUCKET:
             top = xp.max(s, axis=-1, keepdims=True)
             return Read(own, top, top), marked, top
-        others = xp.where(marked, -xp.inf, s)
-        highest = xp.max(others, axis=-1, keepdims=True)
-        origin = xp.where(highest == -xp.inf, 0.0, highest)
-        weights = weights_of(xp, others, origin, temperature)
-        return Read(own, highest, sum_of_weights(xp, weights, origin)), marked, weights
+        highest, weight, weights = others_of(xp, xp.where(marked, -xp.inf, s), temperature)
+        return Read(own, highest, weight), marked, weights
 
     def rows(
         self,
@@ -203,10 +200,7 @@ class TopKOperation(OfDivergence):
         teacher = [masked_words(xp, valid, *self._teacher(xp, xp.where(valid, a, 0.0)))]
         if self.tail != BUCKET:
             return Rows(top, None, Wide(*own[0]), Wide(*teacher[0]), heat)
-        there = read.highest != -xp.inf
-        weight = xp.where(there, read.weight, 1.0)
-        high, low = over_top(xp, read.highest, top, temperature, there)
-        own.append(masked_words(xp, there, *plus_log(xp, xp.where(there, high, 0.0), low, weight)))
+        own.append(together(xp, read.highest, read.weight, top, temperature))
         mass = left_mass(xp, entries, mass, classes)
         positive, zero = mass != 0, xp.zeros_like(mass)
         words = plus_log(xp, zero, zero, xp.where(positive, mass, 1.0))
@@ -280,13 +274,31 @@ class TopKOperation(OfDivergence):
         return product(xp, a, zero, factor_of(xp, number(self.target_temperature), a))
 
 
+def others_of(xp: Namespace, logits: Array, temperature: Temperature) -> tuple[Array, Array, Array]:
+    """Return the largest logit of classes, the sum of their weights about it, and these."""
+    highest = largest(xp, logits)
+    origin = xp.where(highest == -xp.inf, 0.0, highest)
+    weights = weights_of(xp, logits, origin, temperature)
+    return highest, sum_of_weights(xp, weights, origin), weights
+
+
+def together(
+    xp: Namespace, highest: Array, weight: Array, top: Array, temperature: Temperature
+) -> DoubleWord:
+    """Return the logit less top, over T, of classes as one, given their `others_of`."""
+    there = highest != -xp.inf
+    high, low = over_top(xp, highest, top, temperature, there)
+    words = plus_log(xp, xp.where(there, high, 0.0), low, xp.where(there, weight, 1.0))
+    return masked_words(xp, there, *words)
+
+
 def over_top(
     xp: Namespace, logits: Array, top: Array, temperature: Temperature, there: Array
 ) -> DoubleWord:
     """Return (logits − top)/T as double words, −∞ where a class is not there."""
-    largest = 2.0**-15 * float(xp.finfo(logits.dtype).max)
+    most = 2.0**-15 * float(xp.finfo(logits.dtype).max)
     apart, rest = two_difference(finite(xp, logits), top)
-    near = abs(apart) < largest  # farther away the low word does not matter, and may overflow
+    near = abs(apart) < most  # farther away the low word does not matter, and may overflow
     nothing = 0.0 * top
     close = quotient(xp, xp.where(near, apart, nothing), xp.where(near, rest, nothing), temperature)
     there = there & (logits != -xp.inf)

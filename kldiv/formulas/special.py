@@ -28,6 +28,13 @@ def largest(xp: Namespace, a: Array) -> Array:
     return xp.max(a, axis=-1, keepdims=True) if a.shape[-1] else total(xp, a) - float("inf")
 
 
+def merged_ties(xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
+    """Merge the maxima of parts, and how often each is there."""
+    tops, ties = (xp.concat(same, axis=-1) for same in zip(*parts, strict=True))
+    top = largest(xp, tops)
+    return [top, total(xp, xp.where(tops == top, ties, 0.0))]
+
+
 def counted(xp: Namespace, array: Array) -> Array:
     """Return 0, 1, … for the elements of the last axis."""
     place = getattr(array, "device", None)  # a tracer has none

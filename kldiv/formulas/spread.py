@@ -27,12 +27,7 @@ from kldiv.formulas.sparse import (
     taken,
 )
 from kldiv.formulas.special import total
-from kldiv.formulas.state import (
-    finite,
-    number,
-    tempered,
-    weights_of,
-)
+from kldiv.formulas.state import finite, number, tempered, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -204,7 +199,7 @@ class Labels(Spread):
             rest = rest + xp.where(same, others, mass * less)
             ties = ties + xp.where(same, equal, 0.0)
             apart = tempered(xp, top - finite(xp, first), temperature)
-            moved = moved + less * (each + mass * apart)
+            moved = moved + less * each + (less * mass) * apart
             logit, has = logit + chosen, has + found
         rest = rest + (ties - 1.0)
         depth = tempered(xp, top - finite(xp, logit), temperature)

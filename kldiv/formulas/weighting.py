@@ -67,12 +67,8 @@ class Weighted(Composite, Loss):
         ``constant`` takes an array's gradient away.  Unless the other loss drops the gradient of
         elements whose cotangent is 0, they are computed ``twice``.
         """
-        weight, keep, others = (
-            self._weight(xp, arrays),
-            self.keep(arrays),
-            self.without_weights(arrays),
-        )
-        values = run(self.loss, *others)
+        weight, keep = self._weight(xp, arrays), self.keep(arrays)
+        values = run(self.loss, *self.without_weights(arrays))
         finite = xp.isfinite(constant(values))
         if twice:
             counts = (weight != 0) | finite
