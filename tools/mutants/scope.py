@@ -122,9 +122,14 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
         _DIFFERENTIATED,
     ),
     "kldiv/formulas/remainders.py": (("tests/distributions",),),
+    "kldiv/formulas/row_options.py": _ROWS,
     "kldiv/formulas/rows.py": (*_ROWS, *_SHARDED),
     "kldiv/formulas/samples.py": _SAMPLES,
-    "kldiv/formulas/shards.py": (*_SHARDED, *_ROWS),
+    "kldiv/formulas/shards.py": (
+        *_SHARDED,
+        *_ROWS,
+        ("tests/backends/test_tensor_parallel.py", "-k", "reference"),
+    ),
     "kldiv/formulas/sparse.py": (
         ("tests/losses/test_sparse.py", "-k", "not compile"),
         _DIFFERENTIATED,
