@@ -161,9 +161,10 @@ class Divergence:
         return self, False
 
     def from_last(self, index: int, block: Block) -> Block:
-        """Return a block whose gradient of that side is less p_i/p times that of the last class.
+        """Return a block with gradients of a side less p_i/p_last times that of the last class.
 
-        By default it is the same block: an adjustment that costs no digits needs no other one.
+        The default is the same block, for divergences whose two gradients lose no digits by the
+        subtraction itself.
         """
         return block
 

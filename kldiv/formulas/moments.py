@@ -84,7 +84,7 @@ def _number(xp: Namespace, flags: Array, like: Array) -> Array:
 def _about_their_mean(xp: Namespace, x: Array, w: Array) -> tuple[Array, Array, Array]:
     total = xp.sum(w)
     mean = divide(xp, xp.sum(w * x), total, 0.0)
-    # The mean is rounded: what the numbers are about it on average is put right.
+    # The mean is rounded: the average distance from it corrects that.
     mean = mean + divide(xp, xp.sum(w * (x - mean)), total, 0.0)
     return total, mean, xp.sum(w * (x - mean) ** 2)
 

@@ -1,8 +1,8 @@
 """One label's log-probability and the entropy of a policy, and its divergence from a reference.
 
 They are a loss of labels and D(P‖Q) of the same rows, with P the policy's and Q the reference's
-softmax.  A technology may compute all three from one read, and ranks exchange what both parts take
-at once; elsewhere each part is computed as it is alone.
+softmax.  A technology may compute all three from one read, and ranks exchange the sums of both
+parts at once; elsewhere each part is computed alone.
 """
 
 from __future__ import annotations
