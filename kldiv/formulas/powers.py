@@ -110,7 +110,7 @@ class Alpha(Summed):
         # Not where p and q are 0: their power need not be.
         masked = (block.s == -math.inf) & (block.t == -math.inf)
         terms = xp.where(masked, nothing, terms)
-        if self.alpha > 1:
+        if self.kappa < 0:
             lost = (block.s == -math.inf) & (block.t > -math.inf)
             terms = xp.where(lost, math.inf + nothing, terms)
         return (self.scale / self.alpha) * terms
@@ -121,7 +121,7 @@ class Alpha(Summed):
         if self.alpha == 0.5:
             return _roots(STUDENT, block) * _roots(TEACHER, block)
         p, q, ell = block.pair()
-        if self.alpha < 1:
+        if kappa > 0:  # of an order next to 1, alpha is that
             return xp.maximum(p, q) * xp.exp(xp.where(ell < 0, self.alpha * ell, -kappa * ell))
         normal = p > 8.0 * float(xp.finfo(p.dtype).smallest_normal)
         half = xp.exp(0.5 * xp.where(normal, -kappa * ell, self.exponent(block)))
@@ -157,7 +157,7 @@ class Alpha(Summed):
             for index, top, log in zip((TEACHER, STUDENT), tops, logs, strict=True)
         )
         exponent = self.alpha * a + self.kappa * b
-        none = -math.inf if self.alpha < 1 else math.inf
+        none = -math.inf if self.kappa > 0 else math.inf
         exponent = xp.where(block.s == -math.inf, none, exponent)
         return xp.where(block.t == -math.inf, -math.inf, exponent)
 
@@ -377,7 +377,7 @@ class Renyi(Blend):
         return self.scale * xp.where(ratio > 1e-3, alike, apart)
 
     def _less_blend(self, index: int, block: Block, own: Array) -> Array:
-        """Return own − w: where both are nearly 1, by all other classes."""
+        """Return own − w; where both are nearly 1, by the masses of all other classes."""
         w, peak, beside = self._blend(block), _peak_of(block), block.known.sums[_BESIDE + index]
         others = peak.others / (peak.ties + peak.others)
         return block.xp.where((own > 0.5) & (w > 0.5), others - beside, own - w)

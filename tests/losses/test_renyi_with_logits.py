@@ -130,6 +130,25 @@ def test_the_kernel_of_torch(torch):
         torch.testing.assert_close(*found, rtol=unit, atol=1e-14)
 
 
+@pytest.mark.parametrize("kernel", ["pure", "cpu"])
+@pytest.mark.parametrize("alpha", [1e-20, 5e-17, 1e-16])
+def test_orders_next_to_0_where_either_side_masks_a_class(alpha, kernel):
+    """1 − alpha is 1, and still no class that one side masks makes it infinite: not a subnormal."""
+    if kernel == "cpu":
+        pytest.importorskip("llvmlite")
+    s = np.array([1.0, -INF, 0.5, -740.0, 0.2])
+    t = np.array([0.3, 0.1, 1.0, -INF, 0.4])
+    value, of_s, of_t, _ = exact(alpha, s, t)
+    with kldiv.config_context(kernel=kernel):
+        found, *gradients = both(renyi(alpha), s, t)
+        power = float(kldiv.alpha_div_with_logits(s, t, alpha=alpha))
+    np.testing.assert_allclose(found, value, rtol=1e-14)
+    for gradient, wanted in zip(gradients, (of_s, of_t), strict=True):
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-13, atol=1e-30)
+    # The divergence itself is nearly the mass that P has not, over α.
+    np.testing.assert_allclose(power, -np.expm1(-value) / alpha, rtol=1e-13)
+
+
 @pytest.mark.slow_where(lambda lib: lib.root == "jax")
 def test_limits(lib):
     """0, 1 and ∞, and what is near them."""
