@@ -501,11 +501,15 @@ def _inverse(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Arra
     bits = _half_of(xp, like)
     if isinstance(temperature, int | float):
         return _inverse_of_number(temperature, bits - 1)
+    # In a unit in which no product of halves overflows.
+    unit = xp.where(temperature > 2.0**64, 2.0**-64, xp.ones_like(temperature))
+    unit = xp.where(temperature < 2.0**-64, 2.0**64, unit)
+    temperature = temperature * unit
     inverse = 1.0 / temperature
     (high, low), (t_high, t_low) = _halves(xp, inverse), _halves(xp, temperature)
     error = (((1.0 - high * t_high) - high * t_low) - low * t_high) - low * t_low
     head, tail = _halves(xp, inverse, bits)
-    return head, tail + error * inverse
+    return unit * head, unit * (tail + error * inverse)
 
 
 def factor_of(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Array | float, ...]:

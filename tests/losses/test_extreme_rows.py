@@ -322,6 +322,22 @@ def test_jax_computes_logits_near_the_end_of_float32():
     right(Library.JAX, kldiv.js_div_with_logits, *APART["1e6"])
 
 
+@pytest.mark.parametrize("temperature", [2.0**-120, 3e-30, 7e-25, 3e30, 2.0**120])
+def test_temperatures_of_rows_near_the_ends_of_float32(temperature):
+    """As an array they give what they give as a number."""
+    t = np.array([[0.3, 0.1, 2.0]], np.float32) * np.float32(temperature)
+    s = np.array([[1.0, 2.0, 0.5]], np.float32) * np.float32(temperature)
+    of_rows = np.array([temperature], np.float32)
+    for loss in (kldiv.kl_div_with_logits, kldiv.js_div_with_logits):
+        (value, gradients), (wanted, true) = (
+            kldiv.value_and_grad(partial(loss, temperature=heat), (0, 1))(s, t)
+            for heat in (of_rows, float(of_rows[0]))
+        )
+        assert relative(value, wanted) <= 4 * 2.0**-24
+        for gradient, other in zip(gradients, true, strict=True):
+            assert relative(gradient, other) <= 4 * 2.0**-24
+
+
 def test_a_state_of_blocks_near_the_end_of_float32_merges():
     s = np.array([-1e38, 0.2, 3e38, -INF, 1.0, 2.0], np.float32)
     t = np.array([3e38, 0.2, -1e38, -INF, 3e38, 2.0], np.float32)
