@@ -17,6 +17,7 @@ With G the gradients in these, and r the student's shares among the others,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
@@ -41,6 +42,7 @@ from kldiv.formulas.state import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     from kldiv._types import Array, Namespace
     from kldiv.formulas.operation import Run
@@ -142,7 +144,7 @@ class TopKOperation(OfDivergence):
     def leading(self) -> int:
         return super().leading + 1
 
-    def with_parameters(self, xp: Namespace, arrays: Sequence[Array]) -> TopKOperation:
+    def with_parameters(self, xp: Namespace, arrays: Sequence[Array]) -> Self:
         """Return the operation with the divergence's parameters of each row, if it has any."""
         bound = self.bound(xp, arrays)
         return self if bound is self.divergence else replace(self, divergence=bound)
@@ -234,8 +236,8 @@ class TopKOperation(OfDivergence):
     ) -> tuple[Array, Array | None]:
         """Return the gradients in the log-probabilities, and in the mass of the others."""
         if rows.rest is not None and not self.has_rest:
-            # The others' mass is what these leave, so their slopes count from that of the others;
-            # as a difference they might lose a mean that is larger than both.
+            # The others have 1 less the mass of these, so each slope is the difference from theirs:
+            # taken of two gradients it might lose its digits to a mean that is larger than both.
             block = self.divergence.from_last(TEACHER, block)
         return self.to_teacher(xp, entries, rows.rest, *self.slopes(TEACHER, rows, block))
 
@@ -316,8 +318,10 @@ def masked_words(xp: Namespace, there: Array, high: Array, low: Array) -> Double
 def plus_log(xp: Namespace, high: Array, low: Array, number: Array) -> DoubleWord:
     """Return a double word plus the logarithm of a number, right to a few u, not u·|log|."""
     log = xp.log(number)
-    rest = number * xp.exp(-log) - 1.0
-    return add(high, low + rest, log)
+    most = math.log(float(xp.finfo(log.dtype).max))
+    rest = number * xp.exp(xp.clip(-log, -math.inf, most)) - 1.0
+    # A subnormal number has no digits for a rest.
+    return add(high, low + xp.where(-log < most, rest, 0.0), log)
 
 
 def left_mass(xp: Namespace, entries: Entries, mass: Array | None, classes: Any) -> Array:

@@ -200,6 +200,23 @@ def test_mass_that_rounding_loses(lib):
         assert all(np.isfinite(lib.numpy(each)).all() for each in gradients)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("library", [Library.NUMPY, Library.TORCH])
+def test_a_subnormal_rest_is_a_number(library, dtype):
+    """e to the power of minus its logarithm is beyond the largest number."""
+    small = np.finfo(dtype).smallest_subnormal * 64
+    s, log_p = np.array([1.0, 0.5, -2.0, -3.0], dtype), np.log(np.array([0.6, 0.4], dtype))
+    arrays = [library.from_numpy(a) for a in (s, log_p, np.arange(2))]
+    found = []
+    with kldiv.config_context(kernel="pure"):
+        for rest in (small, 0.0):
+            own = partial(loss, target_rest=library.from_numpy(np.asarray(rest, dtype)))
+            value, gradients = kldiv.value_and_grad(own, (0, 1))(*arrays)
+            found.append([float(value), *map(library.numpy, gradients)])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=16 * unit(dtype), atol=1e-36)
+
+
 @seconds
 def test_masks_weights_and_axes(lib):
     s, keep = np.stack([S, S * 2, np.full(5, np.nan), S - 3]), np.array([True, True, False, True])
