@@ -69,7 +69,7 @@ def decayed_bessel(xp: Namespace, k: Array) -> Array:
     small, near, inverse = _split(xp, k)
     mean = sum(xp.exp(-w * near) for w in _NODES) / len(_NODES)
     # The series of the logarithm: its derivative is that of A.
-    root = xp.sqrt((2 * math.pi) * xp.where(small, _LARGE, k))
+    root = math.sqrt(2 * math.pi) * xp.sqrt(xp.where(small, _LARGE, k))  # 2πk may overflow
     far = xp.exp(polynomial(inverse, _LOGARITHM)) / root
     return xp.where(small, mean, far)
 

@@ -14,6 +14,7 @@ from bench.oracle import textbook as truths
 from bench.oracle.moments import condition, exact
 from kldiv import distributions as d
 from kldiv import kl_divergence as kl
+from kldiv.formulas.circle import decayed_bessel
 
 every_library = pytest.mark.parametrize(
     ("library", "dtype"), PAIRED, ids=[f"{lib.value}-{dtype}" for lib, dtype in PAIRED]
@@ -287,3 +288,10 @@ def test_a_ratio_of_scales_whose_power_overflows_is_infinitely_far():
         (d.Weibull(1.0, 1e-308), d.Weibull(1.0, 1.0)),
     ):
         assert kl(p, q) == math.inf
+
+
+def test_bessel_s_function_of_the_largest_numbers_of_float32():
+    """2πk is beyond them, and its root is not."""
+    k = np.array([5e37, 6e37, 3e38], np.float32)
+    wanted = 1 / np.sqrt(2 * math.pi * k.astype(np.float64))
+    np.testing.assert_allclose(decayed_bessel(np, k), wanted, rtol=4 * unit("float32"))
