@@ -93,10 +93,9 @@ def _of_logits(operation: RowLoss | RowGradient, *, differentiated: bool) -> Pla
         share = loss.settings(shards.ShardSums, given=wanted)
         stages.append(Stage(share, partial(shards.summed, loss), len(sums)))
     if index is None:
-        last = loss.settings(RowLoss, given=wanted)
-        return Plan(tuple(stages), last, compute=loss.compute)
-    last = loss.settings(RowGradient, index=index, given=wanted)
-    return Plan(tuple(stages), last, weighted=True, compute=loss.compute)
+        return Plan(tuple(stages), loss.settings(RowLoss, given=wanted), compute=loss.compute)
+    gradient = loss.settings(RowGradient, index=index, given=wanted)
+    return Plan(tuple(stages), gradient, weighted=True, compute=loss.compute)
 
 
 def _of_measure(operation: RowMeasure) -> Plan:
@@ -112,8 +111,8 @@ def _of_measure(operation: RowMeasure) -> Plan:
         last = operation.settings(RowMeasure, given=True)
         return Plan(tuple(stages), last, number, compute=operation.compute)
     if operation.normalize:
-        share = operation.settings(measure_shards.ShardMean, index=slope.index)
-        stages.append(Stage(share, _added, 1))
+        mean = operation.settings(measure_shards.ShardMean, index=slope.index)
+        stages.append(Stage(mean, _added, 1))
     last = operation.settings(RowSlope, index=slope.index, given=True)
     return Plan(tuple(stages), last, number, weighted=True, compute=operation.compute)
 

@@ -240,7 +240,10 @@ def _shares(
     xp: Namespace, s: Array, given: Array, highest: Array, weight: Array, temperature: Array
 ) -> Array:
     """Return the shares of classes among those that are not given, whose weights are summed."""
-    return weights_of(xp, xp.where(given, -xp.inf, s), highest, temperature) / weight
+    there = highest > -xp.inf
+    origin = xp.where(there, highest, 0.0)
+    weights = weights_of(xp, xp.where(given, -xp.inf, s), origin, temperature)
+    return weights / xp.where(there, weight, 1.0)
 
 
 @dataclass(frozen=True)

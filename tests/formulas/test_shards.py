@@ -13,9 +13,13 @@ import kldiv
 from kldiv.backends import get
 from kldiv.formulas import measures, numbers, renyi_measures, state
 from kldiv.formulas.divergences import JensenShannon, KullbackLeibler
+from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.plans import plan_of
 from kldiv.formulas.row_measures import RowMeasure, RowSlope
 from kldiv.formulas.rows import RowGradient, RowLoss
+from kldiv.formulas.shards import Alone, of_rank
+from kldiv.formulas.sparse import TopKLoss
+from kldiv.formulas.spread import Labels, LabelShare
 from kldiv.formulas.state import Rows, State
 
 XP = get("numpy").namespace()
@@ -40,8 +44,8 @@ def by_parts(operation, arrays, *, tree, differentiated=False):
         found = shares(stage.share)
         if tree:
             pairs = (found[:2], found[2:])
-            found = [stage.merge(XP, pair, done=False) for pair in pairs]
-        known.append(stage.merge(XP, found, done=True))
+            found = [stage.merge(XP, pair) for pair in pairs]
+        known.append(stage.finish(XP, found))
         assert known[-1].shape == (ROWS, stage.known)
     if plan.last.keeps_classes:
         return np.concatenate(shares(plan.last, *weight), axis=-1)
@@ -156,3 +160,33 @@ def test_an_empty_chunk_of_dask(rng, alpha):
     chunked = [da.from_array(a, chunks=(3, (3, 0, 3))) for a in (p, q)]
     found = kldiv.renyi_divergence(*chunked, alpha=alpha)
     agree(np.asarray(found), kldiv.renyi_divergence(p, q, alpha=alpha))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_part_that_masks_its_classes_by_finite_logits_has_no_entropy(dtype):
+    """Its depth times its mass is beyond the largest number, and its share of the whole is 0."""
+    lowest = np.finfo(dtype).min
+    s = np.array([[0.5, 1.0, *[lowest] * 4]], dtype)
+    loss = LabelLoss("none", dtype, dtype, dtype, labelled=False, entropic=True)
+    parts = [loss.settings(LabelShare).elements(XP, part) for part in (s[:, :2], s[:, 2:])]
+    labels = Labels(XP, None, Alone(), loss, [s])
+    agree(labels.values(labels.merged(parts, 1.0)), loss.elements(XP, s))
+
+
+def test_a_rank_s_share_beside_a_teacher_of_all_classes(rng):
+    """There are no others, whose shares would be 0/0: all gradients are those of whole rows."""
+    s, t = rng.normal(size=(2, ROWS, 5))
+    a = t - np.log(np.exp(t).sum(axis=-1, keepdims=True))
+    arrays = [s, a, rng.uniform(0.5, 2, ROWS), np.tile(np.arange(5), (ROWS, 1))]
+    loss = TopKLoss(*WIDE, temperature=None)
+
+    def evaluate(operation, *given):
+        return operation.elements(XP, *given)
+
+    rank = of_rank(XP, evaluate, Alone(), loss, arrays)
+    values, known = rank.forward()
+    agree(values, loss.elements(XP, *arrays))
+    ones = np.ones(ROWS)
+    for index in range(3):
+        wanted = loss.pullback(XP, evaluate, index, ones, *arrays)
+        agree(rank.backward(index, ones, known), wanted)
