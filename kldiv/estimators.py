@@ -17,7 +17,6 @@ from kldiv._call import (
     dtypes,
     integers_in_float64,
     resolve_arrays,
-    resolve_pair,
 )
 from kldiv.backends.base import HALVES
 from kldiv.errors import OptionError, ShapeError
@@ -414,7 +413,7 @@ def knn_kl(x: ArrayT, y: ArrayT, *, k: int = 5) -> ArrayT:
     """
     if type(k) is not int or k < 1:
         raise OptionError(f"k must be a positive integer; got {k!r}")
-    route, (x, y), wide = resolve_pair(x, y)
+    route, (x, y), wide = resolve_arrays(("x", "y"), (x, y))
     compute, _, result = dtypes(route, wide, None, x)
     caller = route.caller
     xp = caller.namespace(x)
@@ -502,7 +501,7 @@ def plug_in_kl(
             f"p_counts and q_counts must have the same shape; got {tuple(p.shape)} and "
             f"{tuple(q.shape)}: the same classes in both, unseen ones with 0"
         )
-    check_axis(axis, p.shape, f"counts of shape {tuple(p.shape)}")
+    check_axis(axis, p.shape, lambda: f"counts of shape {tuple(p.shape)}")
     _, total, result = dtypes(route, wide, None, p)
     xp = route.caller.namespace(p)
     with route.caller.context(p):

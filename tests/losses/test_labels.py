@@ -188,6 +188,8 @@ def test_wrong_labels(lib):
     s, loss = lib.array(S), kldiv.cross_entropy_with_logits
     with pytest.raises(ShapeError, match=r"labels has shape \(2,\); expected one for each row"):
         loss(s, lib.array(LABELS[:2]))
+    with pytest.raises(OptionError, match="ignore_index is a label, 0, and target has dtype float"):
+        kldiv.cross_entropy_with_logits(lib.array(S), lib.array(S), ignore_index=0)
     with pytest.raises(DTypeError, match="labels has dtype float"):
         kldiv.log_prob_and_entropy_with_logits(s, s[:, 0])
     wrong = lib.array(np.where(LABELS == 5, 6, LABELS))

@@ -638,6 +638,7 @@ def test_sparse_and_dense_teachers_without_hidden_states(lib):
         (lambda s, t: kldiv.linear_distillation_loss(s), "the teacher is missing"),
         (lambda s, t: kldiv.linear_distillation_loss(*s[:2], *t[:1]), "the teacher is missing"),
         (lambda s, t: kldiv.linear_distillation_loss(s, t, softcap=1.0), "softcap is in the Head"),
+        (lambda s, t: kldiv.linear_distillation_loss(s, t, tail="renormalize"), "tail says how"),
         (lambda s, t: kldiv.linear_kl_div(s._replace(softcap=-1.0), t), "softcap must be"),
         (lambda s, t: kldiv.linear_kl_div(s, t, target_logit_scale=0.0), "target_logit_scale must"),
         (lambda s, t: kldiv.linear_kl_div(*s[:1]), "weight is missing"),
