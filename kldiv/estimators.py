@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -16,6 +17,7 @@ from kldiv._call import (
     differentiable,
     dtypes,
     integers_in_float64,
+    record_of,
     resolve_arrays,
 )
 from kldiv.backends.base import HALVES
@@ -259,11 +261,13 @@ def kl_by_sequence(
     >>> kl_by_sequence(log_p, log_q, where=np.array([[1, 1, 1], [1, 0, 0]], bool)).round(4)
     array([0.0408, 0.1931])
     """
-    caller = backends.find(log_p)
-    # Tokens of half types are summed in float32, and rounded once.
-    narrow = dtype is None and caller.dtype_name(log_p) in HALVES
-    own = "float32" if narrow else dtype
-    terms = kl_estimate(log_p, log_q, reduction="none", where=where, dtype=own, **options)
+    call: Any = record_of(kl_estimate).prepare(
+        log_p, log_q, reduction="none", where=where, dtype=dtype, **options
+    )
+    result = call.operation.result
+    if result in HALVES:  # tokens are summed in float32, and rounded once
+        call.operation = replace(call.operation, result="float32")
+    terms = call.value()
     backend = backends.find(terms)
     xp = backend.namespace(terms)
     if not terms.ndim:
@@ -275,10 +279,8 @@ def kl_by_sequence(
             if where is not None:
                 kept = xp.where(where, kept, xp.zeros_like(kept))
             found = divide(xp, found, xp.sum(kept, axis=-1), 0.0)
-        if narrow:
-            found = cast(xp, found, caller.dtype_name(log_p))
-    result: ArrayT = found
-    return result
+        rounded: ArrayT = cast(xp, found, result)
+    return rounded
 
 
 def _positive(name: str, number: Any) -> float:

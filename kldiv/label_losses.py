@@ -17,6 +17,8 @@ from kldiv.formulas.reductions import cast
 from kldiv.logit_losses import check_logits, kl_div_with_logits, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array, ArrayT, SupportsArray
     from kldiv.logit_losses import LogitOptions, ReadOptions
 
@@ -209,6 +211,19 @@ def log_prob_and_entropy_with_logits(
     return -found[0], *found[1:]
 
 
+class _Call(Call[Any]):
+    """A call whose arrays after the first are of rows."""
+
+    __slots__ = ()
+
+    def _value_and_gradients(
+        self, wanted: tuple[int, ...], into: Sequence[Array] | None
+    ) -> tuple[Array, list[Array]]:
+        if any(wanted):
+            raise OptionError("argnums 1 is target, which holds labels: they have no gradient")
+        return super()._value_and_gradients(wanted, into)
+
+
 def prepare_labels(
     logits: Array,
     labels: Array | None,
@@ -240,7 +255,7 @@ def prepare_labels(
         of_rows, classes = rows.of_rows, rows.arrays[0].shape[-1]
         check_range(rows.route, of_rows["labels"], of_rows["where"], classes)
     kind: Any = LabelLoss if reference is None else PolicyLoss
-    return rows.call(kind(*rows.settings, rows.temperature, labels is not None, entropic))
+    return rows.call(kind(*rows.settings, rows.temperature, labels is not None, entropic), _Call)
 
 
 def check_classes(shape: tuple[int, ...], axis: int, name: str, *, empty: bool = False) -> None:

@@ -449,8 +449,11 @@ def linear_topk_kl_div(
     teacher: Any = target_log_probs
     if isinstance(input, Head):
         if weight is not None:
-            given: tuple[Any, ...] = weight, target_log_probs, target_indices
-            teacher, target_indices = (each for each in (*given, None)[:2])
+            if target_log_probs is not None and target_indices is not None:
+                raise OptionError("weight is in the Head as well; leave one of them out")
+            teacher = weight
+            if target_log_probs is not None:
+                target_indices = cast("Any", target_log_probs)
         student = input
     else:
         student = layer_of(input, weight)
@@ -546,7 +549,10 @@ def linear_log_prob_and_entropy(
     """
     if isinstance(input, Head):
         head = input
-        labels = weight if labels is None else labels
+        if labels is None:
+            weight, labels = None, weight
+        if weight is not None:
+            raise OptionError("weight is in the Head as well; leave one of them out")
     else:
         head = layer_of(input, weight)
     if labels is None:

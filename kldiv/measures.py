@@ -483,8 +483,7 @@ def alpha_divergence(
     if not isinstance(given, int | float) or not -math.inf < given < math.inf:
         raise OptionError(f"alpha must be a finite number; got {alpha!r}")
     if alpha in {0, 1}:
-        pair = (p, q) if alpha else (q, p)
-        return _of_pair(formulas.KullbackLeibler(), *pair, **options)
+        return _of_pair(formulas.KullbackLeibler(), p, q, exchanged=not alpha, **options)
     return _of_pair(formulas.Alpha.of(float(alpha)), p, q, **options)
 
 
@@ -628,6 +627,7 @@ def _prepare(
     axis: int = -1,
     base: float | None = None,
     normalize: bool = False,
+    exchanged: bool = False,
 ) -> Call[Any]:
     unit = _unit(base)
     ps = as_arrays(names, ps)
@@ -646,7 +646,7 @@ def _prepare(
     operation = RowMeasure(
         "none", compute, compute, result, measure, bool(normalize), unit, len(arrays)
     )
-    return Call(route, operation, *arrays, axis=-1 if last else axis)
+    return Call(route, operation, *arrays, axis=-1 if last else axis, exchanged=exchanged)
 
 
 def _no_array(name: str, p: Any) -> LibraryError:

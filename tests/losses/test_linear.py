@@ -652,6 +652,14 @@ def test_sparse_and_dense_teachers_without_hidden_states(lib):
             r"expected \(4, 3, 7\), the rows of input and the classes of weight",
         ),
         (
+            lambda s, t: kldiv.linear_log_prob_and_entropy(s, s.weight, LABELS),
+            "weight is in the Head",
+        ),
+        (
+            lambda s, t: kldiv.linear_topk_kl_div(s, s.weight, ARRAYS[0], LABELS),
+            "weight is in the Head",
+        ),
+        (
             lambda s, t: kldiv.linear_log_prob_and_entropy(s, LABELS.clip(0) + 7),
             "none of the 7 classes",
         ),
