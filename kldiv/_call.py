@@ -16,7 +16,6 @@ from kldiv.backends.base import FLOATS, HALVES, Backend
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.linear import Pass
 from kldiv.formulas.operation import Composite
-from kldiv.formulas.policy import PolicyLoss
 from kldiv.formulas.reductions import REDUCTIONS
 from kldiv.formulas.reductions import cast as in_dtype
 from kldiv.formulas.rows import Constants, RowLoss
@@ -86,12 +85,7 @@ class Call(Generic[Result_co]):
         """Return the loss, still to be divided by a normalizer."""
         if self.spread is not None:
             return self._of_ranks(self.operation, *self.arrays)
-        operation, route = self.operation, self.route
-        if isinstance(operation, PolicyLoss) and not route.is_fused(operation, self.arrays):
-            xp = route.caller.namespace(self.arrays[0])
-            with route.caller.context(self.arrays[0]):
-                return operation.composed(xp, route.run, *self.arrays)
-        return route.run(operation, *self.arrays)
+        return self.route.run(self.operation, *self.arrays)
 
     def _of_ranks(self, operation: Any, *arrays: Array) -> Array:
         """Return the loss of rows that are spread over ranks."""

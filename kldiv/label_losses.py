@@ -216,6 +216,16 @@ class _Call(Call[Any]):
 
     __slots__ = ()
 
+    def reduced(self) -> Array:
+        operation, route, arrays = self.operation, self.route, self.arrays
+        parts = isinstance(operation, PolicyLoss) and self.spread is None
+        if not parts or route.is_fused(operation, arrays):
+            return super().reduced()
+        xp = route.caller.namespace(arrays[0])
+        with route.caller.context(arrays[0]):
+            found: Array = operation.composed(xp, route.run, *arrays)
+        return found
+
     def _value_and_gradients(
         self, wanted: tuple[int, ...], into: Sequence[Array] | None
     ) -> tuple[Array, list[Array]]:

@@ -6,6 +6,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from kldiv import backends
 from kldiv import divergences as records
 from kldiv._arguments import check_axis, constant, different
 from kldiv._call import PAIR, Call, differentiable
@@ -679,8 +680,6 @@ def pad_classes(logits: ArrayT, size: int, *, axis: int = -1) -> ArrayT:
     >>> kldiv.pad_classes(np.array([0.5, 0.7]), 4)
     array([ 0.5,  0.7, -inf, -inf])
     """
-    from kldiv import backends  # noqa: PLC0415 - only this function needs it
-
     backend = backends.find(logits)
     shape = tuple(logits.shape)
     if not shape or not -len(shape) <= axis < len(shape):

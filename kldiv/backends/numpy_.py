@@ -149,12 +149,6 @@ class NumPyBackend(Backend):
         strided = array.ndim and array.strides[-1] != array.itemsize
         return np.ascontiguousarray(array) if strided and array.itemsize < 8 else array
 
-    def device(self, array: Array) -> str:
-        return "cpu"
-
-    def devices(self) -> tuple[str, ...]:
-        return ("cpu",)
-
     def export(self, array: Array) -> Array:
         # Scalars have no DLPack, no other library reads foreign byte orders, and PyTorch ends the
         # process where a stride is negative.
