@@ -11,7 +11,7 @@ from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, OptionError, ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Sequence
 
     from kldiv import backends
     from kldiv._types import Array
@@ -51,13 +51,17 @@ def different(
     )
 
 
-def check_axis(axis: Any, shape: tuple[int, ...], what: str) -> None:
-    """Raise unless ``axis`` is one whole number within the axes of ``shape``."""
+def check_axis(axis: Any, shape: tuple[int, ...], described: Callable[[], str]) -> None:
+    """Raise unless ``axis`` is one whole number within the axes of ``shape``.
+
+    Small calls would notice the time that a description takes, so it is made for an error alone.
+    """
     if not _is_whole(axis):
         raise OptionError(f"axis must be one whole number; got {axis!r}; {_one_axis(axis, shape)}")
     if not -len(shape) <= axis < len(shape):
         raise ShapeError(
-            f"axis {axis} is out of range for {what}; expected {-len(shape)} to {len(shape) - 1}"
+            f"axis {axis} is out of range for {described()}; expected {-len(shape)} to "
+            f"{len(shape) - 1}"
         )
 
 
@@ -88,6 +92,15 @@ def _one_axis(axis: Any, shape: tuple[int, ...]) -> str:
         "make one axis of them and leave axis out: for each array x pass "
         f"{array}.reshape({(*rows, -1)}){note}"
     )
+
+
+def same_rows(first: Sequence[int], second: Sequence[int], axis: int) -> bool:
+    """Return whether two shapes agree but for the axis of the classes."""
+    if len(first) != len(second):
+        return False
+    classes = axis % len(first)
+    sizes = enumerate(zip(first, second, strict=True))
+    return all(own == other for place, (own, other) in sizes if place != classes)
 
 
 def broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -121,6 +134,12 @@ def fixed_temperature(temperature: float | Array) -> float | None:
     if not 0 < temperature < math.inf:  # no isfinite: torch.compile cannot trace it
         raise OptionError(f"temperature must be positive and finite; got {temperature!r}")
     return float(temperature)
+
+
+def split_temperature(temperature: float | Array) -> tuple[float | None, Array | None]:
+    """Return a temperature as a number, checked, or as an array, and None for the other."""
+    fixed = fixed_temperature(temperature)
+    return fixed, temperature if fixed is None else None
 
 
 def constant(number: float) -> float:
@@ -157,14 +176,12 @@ def check_row_arrays(
     route: backends.Route,
     arrays: dict[str, Array],
     rows: tuple[int, ...],
-    *,
-    whole: Collection[str] = (),
     mend: str = "it masks whole distributions, classes are masked by −inf",
 ) -> dict[str, Array]:
-    """Return arrays by name, broadcast to one number per row; those of ``whole`` as they are."""
+    """Return arrays by name, broadcast to one number per row; labels and indices as they are."""
     found = dict(arrays)
     for name, array in arrays.items():
-        if name in whole:
+        if name in {"labels", "target_indices"}:
             continue
         if name == "where":
             check_mask(route, array, rows, mend)

@@ -11,13 +11,11 @@ import numpy as np
 
 from kldiv import backends
 from kldiv._arguments import check_normalizer, different
-from kldiv._docstrings import joined
 from kldiv.backends import chunks
 from kldiv.backends.base import FLOATS, HALVES, Backend
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.linear import Pass
 from kldiv.formulas.operation import Composite
-from kldiv.formulas.policy import PolicyLoss
 from kldiv.formulas.reductions import REDUCTIONS
 from kldiv.formulas.reductions import cast as in_dtype
 from kldiv.formulas.rows import Constants, RowLoss
@@ -87,12 +85,7 @@ class Call(Generic[Result_co]):
         """Return the loss, still to be divided by a normalizer."""
         if self.spread is not None:
             return self._of_ranks(self.operation, *self.arrays)
-        operation, route = self.operation, self.route
-        if isinstance(operation, PolicyLoss) and not route.is_fused(operation, self.arrays):
-            xp = route.caller.namespace(self.arrays[0])
-            with route.caller.context(self.arrays[0]):
-                return operation.composed(xp, route.run, *self.arrays)
-        return route.run(operation, *self.arrays)
+        return self.route.run(self.operation, *self.arrays)
 
     def _of_ranks(self, operation: Any, *arrays: Array) -> Array:
         """Return the loss of rows that are spread over ranks."""
@@ -173,6 +166,11 @@ class Call(Generic[Result_co]):
     def _value_and_gradients(
         self, wanted: tuple[int, ...], into: Sequence[Array] | None
     ) -> tuple[Array, list[Array]]:
+        if self.spread is not None:
+            raise LibraryError(
+                "value_and_grad takes whole rows; for logits that are spread over ranks use the "
+                "library's own differentiation: loss.backward(), jax.grad"
+            )
         operation = self.operation
         if self.exchanged:
             wanted = tuple([1 - index for index in wanted])
@@ -212,8 +210,7 @@ class Call(Generic[Result_co]):
         """Return the loss, and a function that runs the operations of its gradients."""
         route, operation = self.route, self.operation
         # A library's own differentiation must see the operations as they are.
-        own = self.spread is not None or route.hooked
-        if own or route.moves or not isinstance(operation, RowLoss):
+        if route.hooked or route.moves or not isinstance(operation, RowLoss):
             return self.reduced(), route.run
         results = operation.shared(wanted)
         if not results:
@@ -225,11 +222,6 @@ class Call(Generic[Result_co]):
 
     def gradient(self, index: int, value: Array, run: Run) -> Array:
         """Return the gradient of the scalar ``value`` in the array of that index."""
-        if self.spread is not None:
-            raise LibraryError(
-                "value_and_grad takes whole rows; for logits that are spread over ranks use the "
-                "library's own differentiation: loss.backward(), jax.grad"
-            )
         caller = self.route.caller
         xp = caller.namespace(value)
         with caller.context(value):
@@ -426,58 +418,6 @@ def _advice(call: Any, options: Mapping[str, Any]) -> Iterator[str]:
                 )
 
 
-def with_options_of(
-    documented: Callable[..., Any] | tuple[Callable[..., Any], ...],
-    operation: Any = None,
-    without: Sequence[str] = (),
-    arrays: int = 2,
-) -> Callable[[Callable[P, Call[Result_co] | SumOfCalls[Result_co]]], Callable[P, Result_co]]:
-    """Make a function of arrays with the options of others into the public one.
-
-    Its ``**options`` become those of the others in its signature. Sections that
-    its docstring lacks are added: the others' parameters, the first's result and errors.
-
-    Parameters
-    ----------
-    documented : callable or tuple of callable
-        The functions that have the options as keyword-only arguments, with a numpydoc docstring.
-    operation : Operation, optional
-        As in `Record`.
-    without : sequence of str, optional
-        The options that it does not have.
-    arrays : int, default 2
-        As in `differentiable`.
-    """
-    sources = documented if isinstance(documented, tuple) else (documented,)
-    options: dict[str, Any] = {}
-    for source in sources:
-        for each in signature(source).parameters.values():
-            if each.kind == each.KEYWORD_ONLY and each.name not in without:
-                options.setdefault(each.name, each)
-
-    def public(
-        prepare: Callable[P, Call[Result_co] | SumOfCalls[Result_co]],
-    ) -> Callable[P, Result_co]:
-        found: Any = differentiable(arrays, operation)(prepare)
-        parameters = found.__signature__.parameters
-        others = [each for name, each in options.items() if name not in parameters]
-        every = [*[*parameters.values()][:-1], *others]
-        found.__signature__ = found.__signature__.replace(parameters=every)
-        if prepare.__doc__:  # there is none under -OO
-            texts = [source.__doc__ or "" for source in sources]
-            found.__doc__ = joined(prepare.__doc__, texts, [each.name for each in every], without)
-        return cast("Callable[P, Result_co]", found)
-
-    return public
-
-
-def resolve_pair(
-    input: Array, target: Array, **others: Array
-) -> tuple[backends.Route, tuple[Array, ...], str]:
-    """Resolve the arrays of a call and check their dtypes; return route, arrays, common dtype."""
-    return resolve_arrays(PAIR, (input, target), **others)
-
-
 def resolve_arrays(
     names: Sequence[str], floats: Sequence[Array], **others: Array
 ) -> tuple[backends.Route, tuple[Array, ...], str]:
@@ -529,14 +469,16 @@ class Reducing(NamedTuple):
     ) -> Reducing:
         """Check the options as far as they are no arrays."""
         check_reduction(reduction)
-        if normalizer is not None and reduction == "none":
+        others = {name: array for name, array in of_rows.items() if array is not None}
+        if normalizer is None:
+            return cls(others, None)
+        if reduction == "none":
             raise OptionError(
                 "normalizer divides a sum, and reduction='none' has none; leave one of them out"
             )
         if isinstance(normalizer, np.number):
             normalizer = normalizer.item()
-        others = {name: array for name, array in of_rows.items() if array is not None}
-        if normalizer is None or isinstance(normalizer, int | float):
+        if isinstance(normalizer, int | float):
             return cls(others, normalizer)
         return cls({**others, "normalizer": normalizer}, None)
 
@@ -544,6 +486,8 @@ class Reducing(NamedTuple):
         self, route: backends.Route, arrays: Sequence[Array]
     ) -> tuple[dict[str, Array], float | Array | None]:
         """Return the arrays of rows by name, as they were resolved, and the normalizer."""
+        if not self.others:
+            return {}, self.number
         found = dict(zip(self.others, arrays, strict=True))
         if "normalizer" in found:
             check_normalizer(route, found["normalizer"])
@@ -553,20 +497,6 @@ class Reducing(NamedTuple):
     def loss(self, operation: Any) -> Any:
         """Return the operation with weights, if there are any."""
         return Weighted.of(operation) if "row_weight" in self.others else operation
-
-
-class RowOptions(NamedTuple):
-    """The options of every loss of rows of logits."""
-
-    axis: int = -1
-    temperature: float | Array = 1.0
-    reduction: Reduction = "mean"
-    where: Array | None = None
-    row_weight: Array | None = None
-    normalizer: float | Array | None = None
-    dtype: Any = None
-    group: Any = None
-    axis_name: Any = None
 
 
 def integers_in_float64(names: Sequence[str], arrays: Sequence[Array]) -> tuple[Array, ...]:

@@ -2,49 +2,54 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from kldiv import backends
 from kldiv._arguments import broadcasts, fixed_temperature
 from kldiv._call import Call, SumOfCalls, check_reduction, differentiable
+from kldiv._docstrings import options_of
 from kldiv.backends.base import HALVES
 from kldiv.divergences import KL
 from kldiv.errors import OptionError
 from kldiv.formulas import divergences as formulas
+from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.rows import RowLoss
 from kldiv.label_losses import check_classes, kept_labels, prepare_labels
-from kldiv.logit_losses import prepare
+from kldiv.logit_losses import ReadOptions, kl_div_with_logits, prepare
 
 if TYPE_CHECKING:
     from kldiv._types import Array, ArrayT, Reduction, SupportsArray
     from kldiv.formulas.divergences import Divergence
 
 _NAMES = "student_logits", "teacher_logits"
+_OF_DIVERGENCES = "temperature", "input_classes", "target_classes"
+"""The options that the labels' cross entropy has not."""
+
+
+class Options(ReadOptions, total=False):
+    """The options of a loss of tokens: `kldiv.kl_div_with_logits` documents them."""
+
+    row_weight: SupportsArray | None
+    input_classes: Any
+    target_classes: Any
 
 
 @differentiable(2, RowLoss(divergence=formulas.JensenShannon()))
-def distillation_loss(  # noqa: PLR0913 - TRL's names, and those of all losses
+@options_of(kl_div_with_logits, without=["normalizer"])
+def distillation_loss(
     student_logits: ArrayT,
     teacher_logits: ArrayT,
     labels: SupportsArray | None = None,
     *,
     beta: float | SupportsArray = 0.5,
-    temperature: float | SupportsArray = 1.0,
     ignore_index: int = -100,
     reduction: Reduction = "batchmean",
     num_items_in_batch: float | SupportsArray | None = None,
-    where: SupportsArray | None = None,
-    row_weight: SupportsArray | None = None,
     hard_weight: float = 0.0,
     scale_by_temperature: bool = False,
-    axis: int = -1,
-    dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
-    input_classes: Any = None,
-    target_classes: Any = None,
+    **options: Unpack[Options],
 ) -> Call[ArrayT] | SumOfCalls[ArrayT]:
     r"""
     Loss of a student's logits beside a teacher's, forward KL, reverse KL or between, in nats.
@@ -79,20 +84,12 @@ def distillation_loss(  # noqa: PLR0913 - TRL's names, and those of all losses
         of all micro-batches, as trainers pass it. Its value is not read.
     where : array of bool, optional
         Tokens to keep, besides those with labels.
-    row_weight : array of float, optional
-        A factor for each token, as in `kl_div_with_logits`.
     hard_weight : float, default 0.0
         Share h of the labels' cross entropy, at temperature 1: h·CE + (1 − h)·divergence.
     scale_by_temperature : bool, default False
         Whether to multiply the divergence by T², which keeps its gradients of one size.
-    axis : int, default -1
-        Where the classes lie.
     dtype : dtype or str, optional
         Dtype of the result; by default that of the logits, float32 for half-precision ones.
-    group : torch.distributed.ProcessGroup, optional
-        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`.
-    axis_name : str, optional
-        JAX only: the mesh axis over which the classes are spread.
     input_classes : sequence or array of int, optional
         For vocabularies that are partly the same: the student's indices of the classes that both
         have. All other classes are one more, on either side.
@@ -106,15 +103,10 @@ def distillation_loss(  # noqa: PLR0913 - TRL's names, and those of all losses
 
     Raises
     ------
-    ShapeError
-        Shapes differ, there is no class, or no such axis.
     DTypeError
-        Logits are not real floating, labels no integers, or ``where`` is not bool.
+        Labels are no integers.
     OptionError
-        ``beta`` outside [0, 1], ``hard_weight`` outside [0, 1) or without labels, no such
-        ``reduction``, or a temperature that is not positive and finite.
-    LibraryError
-        Not arrays, or arrays of two libraries.
+        ``beta`` outside [0, 1], ``hard_weight`` outside [0, 1) or without labels.
 
     See Also
     --------
@@ -147,44 +139,28 @@ def distillation_loss(  # noqa: PLR0913 - TRL's names, and those of all losses
     0.074869
     """
     check_hard_weight(hard_weight, labels)
-    options = of_tokens(
+    own: dict[str, Any] = {**options}
+    own |= of_tokens(
         student_logits,
-        axis,
+        own.get("axis", -1),
         labels,
         ignore_index=ignore_index,
         reduction=reduction,
         num_items_in_batch=num_items_in_batch,
-        where=where,
+        where=own.get("where"),
     )
-    options |= {"axis": axis, "dtype": _result(student_logits, teacher_logits, dtype)}
-    soft, weight = 1.0 - hard_weight, row_weight
+    own["dtype"] = _result(student_logits, teacher_logits, own.get("dtype"))
+    of_labels = {name: value for name, value in own.items() if name not in _OF_DIVERGENCES}
+    soft = 1.0 - hard_weight
     if scale_by_temperature:
-        soft, weight = scaled(soft, weight, temperature)
+        weight, temperature = own.get("row_weight"), own.get("temperature", 1.0)
+        soft, own["row_weight"] = scaled(soft, weight, temperature)
     divergence, of_rows = divergence_of_beta(beta)
-    call = prepare(
-        divergence,
-        student_logits,
-        teacher_logits,
-        names=_NAMES,
-        beta=of_rows,
-        temperature=temperature,
-        row_weight=weight,
-        group=group,
-        axis_name=axis_name,
-        input_classes=input_classes,
-        target_classes=target_classes,
-        **options,
-    )
+    call = prepare(divergence, student_logits, teacher_logits, names=_NAMES, beta=of_rows, **own)
     if not hard_weight:
         return call if soft == 1 else SumOfCalls((soft, call, (0, 1)))
-    given: dict[str, Any] = {
-        "name": _NAMES[0],
-        "ignore_index": ignore_index,
-        "row_weight": row_weight,
-        "group": group,
-        "axis_name": axis_name,
-    }
-    hard = prepare_labels(student_logits, labels, **given, **options)
+    named: dict[str, Any] = {"name": _NAMES[0], "ignore_index": ignore_index}
+    hard = prepare_labels(student_logits, labels, **named, **of_labels)
     return SumOfCalls((soft, call, (0, 1)), (hard_weight, hard, (0,)))
 
 
@@ -217,11 +193,11 @@ def scaled(
 
 
 def divergence_of_beta(beta: float | Array) -> tuple[Divergence, Array | None]:
-    """Return the record of a β that is a number, or an array of them."""
+    """Return the record of a β that is a number, or that of an array of them, and the array."""
     if isinstance(beta, np.number):
         beta = beta.item()
     if not isinstance(beta, int | float):
-        return formulas.KullbackLeibler(), beta
+        return Interpolated(), beta
     if beta in {0, 1}:
         return KL(reverse=bool(beta)), None
     if not formulas.LEAST <= beta < 1:

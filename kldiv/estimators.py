@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -16,8 +17,8 @@ from kldiv._call import (
     differentiable,
     dtypes,
     integers_in_float64,
+    record_of,
     resolve_arrays,
-    resolve_pair,
 )
 from kldiv.backends.base import HALVES
 from kldiv.errors import OptionError, ShapeError
@@ -261,11 +262,13 @@ def kl_by_sequence(
     >>> kl_by_sequence(log_p, log_q, where=np.array([[1, 1, 1], [1, 0, 0]], bool)).round(4)
     array([0.0408, 0.1931])
     """
-    caller = backends.find(log_p)
-    # Tokens of half types are summed in float32, and rounded once.
-    narrow = dtype is None and caller.dtype_name(log_p) in HALVES
-    own = "float32" if narrow else dtype
-    terms = kl_estimate(log_p, log_q, reduction="none", where=where, dtype=own, **options)
+    call: Any = record_of(kl_estimate).prepare(
+        log_p, log_q, reduction="none", where=where, dtype=dtype, **options
+    )
+    result = call.operation.result
+    if result in HALVES:  # tokens are summed in float32, and rounded once
+        call.operation = replace(call.operation, result="float32")
+    terms = call.value()
     backend = backends.find(terms)
     xp = backend.namespace(terms)
     if not terms.ndim:
@@ -277,10 +280,8 @@ def kl_by_sequence(
             if where is not None:
                 kept = xp.where(where, kept, xp.zeros_like(kept))
             found = divide(xp, found, xp.sum(kept, axis=-1), 0.0)
-        if narrow:
-            found = cast(xp, found, caller.dtype_name(log_p))
-    result: ArrayT = found
-    return result
+        rounded: ArrayT = cast(xp, found, result)
+    return rounded
 
 
 def _positive(name: str, number: Any) -> float:
@@ -415,7 +416,7 @@ def knn_kl(x: ArrayT, y: ArrayT, *, k: int = 5) -> ArrayT:
     """
     if type(k) is not int or k < 1:
         raise OptionError(f"k must be a positive integer; got {k!r}")
-    route, (x, y), wide = resolve_pair(x, y)
+    route, (x, y), wide = resolve_arrays(("x", "y"), (x, y))
     compute, _, result = dtypes(route, wide, None, x)
     caller = route.caller
     xp = caller.namespace(x)
@@ -503,7 +504,7 @@ def plug_in_kl(
             f"p_counts and q_counts must have the same shape; got {tuple(p.shape)} and "
             f"{tuple(q.shape)}: the same classes in both, unseen ones with 0"
         )
-    check_axis(axis, p.shape, f"counts of shape {tuple(p.shape)}")
+    check_axis(axis, p.shape, lambda: f"counts of shape {tuple(p.shape)}")
     _, total, result = dtypes(route, wide, None, p)
     xp = route.caller.namespace(p)
     with route.caller.context(p):

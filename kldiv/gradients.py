@@ -102,6 +102,8 @@ def value_and_grad(loss: Callable[..., Any], argnums: int | tuple[int, ...] = 0)
                 "js_divergence have more) or a tuple of these; got "
                 f"{argnums!r}"
             )
+    if len(set(wanted)) < len(wanted):
+        raise OptionError(f"argnums names an array twice; got {argnums!r}")
 
     def value_and_gradient(
         *args: Any, out: Array | tuple[Array, ...] | None = None, **kwargs: Any

@@ -5,26 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 from kldiv import backends
-from kldiv._arguments import broadcasts, check_axis, check_row_arrays, fixed_temperature
-from kldiv._call import PAIR, Call, Reducing, RowOptions, dtypes, resolve_arrays, with_options_of
+from kldiv._arguments import broadcasts, check_axis
+from kldiv._call import PAIR, Call, differentiable, dtypes
+from kldiv._docstrings import options_of
+from kldiv._rows import Rows
 from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas.cross_entropy import CrossEntropy
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.policy import PolicyLoss
 from kldiv.formulas.reductions import cast
-from kldiv.logit_losses import check_logits, check_spread, kl_div_with_logits, prepare
+from kldiv.logit_losses import check_logits, kl_div_with_logits, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kldiv._types import Array, ArrayT, SupportsArray
-    from kldiv.logit_losses import LogitOptions
+    from kldiv.logit_losses import LogitOptions, ReadOptions
+
+    Shape = tuple[int, ...]
 
 
 _CLASSES = "input_classes", "target_classes"
+_REDUCING = "reduction", "row_weight", "normalizer"
 
 
-@with_options_of(
-    kl_div_with_logits, LabelLoss(labelled=False, entropic=True), without=_CLASSES, arrays=1
-)
+@differentiable(1, LabelLoss(labelled=False, entropic=True))
+@options_of(kl_div_with_logits, without=_CLASSES)
 def entropy_with_logits(input: ArrayT, **options: Unpack[LogitOptions]) -> Call[ArrayT]:
     """
     Entropy of softmax(input/T), exact on peaked distributions too, in nats.
@@ -55,7 +61,8 @@ def entropy_with_logits(input: ArrayT, **options: Unpack[LogitOptions]) -> Call[
     return prepare_labels(input, None, entropic=True, **options)
 
 
-@with_options_of(kl_div_with_logits, LabelLoss(), without=_CLASSES)
+@differentiable(2, LabelLoss())
+@options_of(kl_div_with_logits, without=_CLASSES)
 def cross_entropy_with_logits(
     input: ArrayT,
     target: ArrayT,
@@ -84,7 +91,7 @@ def cross_entropy_with_logits(
     DTypeError
         Labels are no integers.
     OptionError
-        Of NumPy arrays, a label that is no class.
+        Of NumPy arrays, a label that is no class; ``ignore_index`` with a teacher's logits.
 
     See Also
     --------
@@ -93,9 +100,7 @@ def cross_entropy_with_logits(
 
     Notes
     -----
-    With m the largest logit, d = (s − m)/T and r = Σ e^d over all other classes, log p(label) is
-    d − log(1 + r) and the entropy log(1 + r) + Σ p·abs(d): all terms have one sign. The usual
-    log Z − Σ p s loses every digit where one class has nearly all the mass.
+    Exact as `entropy_with_logits` is.
     A label that is no class is an error on NumPy and NaN elsewhere, where reading it would wait.
 
     Examples
@@ -112,21 +117,22 @@ def cross_entropy_with_logits(
     caller = backends.resolve(PAIR, input, target).caller
     if "int" in caller.dtype_name(target):
         return prepare_labels(input, target, ignore_index=ignore_index, **options)
+    if ignore_index != -100:
+        raise OptionError(
+            f"ignore_index is a label, {ignore_index!r}, and target has dtype "
+            f"{caller.dtype_name(target)}: leave distributions out by where="
+        )
     return prepare(CrossEntropy(), input, target, **options)
 
 
+@options_of(kl_div_with_logits, without=(*_CLASSES, *_REDUCING))
 def log_prob_and_entropy_with_logits(
     input: ArrayT,
     labels: SupportsArray,
     *,
     reference: SupportsArray | None = None,
-    axis: int = -1,
-    temperature: float | SupportsArray = 1.0,
     ignore_index: int = -100,
-    where: SupportsArray | None = None,
-    dtype: Any = None,
-    group: Any = None,
-    axis_name: Any = None,
+    **options: Unpack[ReadOptions],
 ) -> tuple[ArrayT, ...]:
     """
     Log-probability of a label and entropy of softmax(input/T), from one read, in nats.
@@ -142,21 +148,11 @@ def log_prob_and_entropy_with_logits(
     reference : array, optional
         Logits of a reference policy, of the shape of ``input``, differentiable too: adds the exact
         KL from it.
-    axis : int, default -1
-        Where the classes lie.
-    temperature : float or array, default 1.0
-        Divisor of the logits; an array broadcasts over the distributions, and is differentiable.
     ignore_index : int, default -100
         The label of distributions that do not count: both results are 0.
     where : array of bool, optional
-        Distributions to keep, as in `kl_div_with_logits`.
-    dtype : dtype or str, optional
-        Dtype of the results; by default that of the logits.
-    group : torch.distributed.ProcessGroup, optional
-        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`; labels
-        count all classes.
-    axis_name : str, optional
-        JAX only: the mesh axis over which the classes are spread.
+        Distributions to keep: broadcasts to the shape of the labels. A dropped one is 0, gets zero
+        gradient and leaks no NaN.
 
     Returns
     -------
@@ -169,15 +165,11 @@ def log_prob_and_entropy_with_logits(
 
     Raises
     ------
-    ShapeError
-        Shapes that do not fit, no class, or no such axis.
     DTypeError
-        Logits are not real floating, labels no integers, or ``where`` is not bool.
+        Labels are no integers.
     OptionError
         A temperature that is not positive and finite, or, of NumPy arrays, a label that is no
         class.
-    LibraryError
-        Not arrays, or arrays of two libraries.
 
     See Also
     --------
@@ -186,9 +178,7 @@ def log_prob_and_entropy_with_logits(
 
     Notes
     -----
-    With m the largest logit, d = (s − m)/T and r = Σ e^d over all other classes, log p(label) is
-    d − log(1 + r) and the entropy log(1 + r) + Σ p·abs(d): all terms have one sign. The usual
-    log Z − Σ p s loses every digit where one class has nearly all the mass.
+    Exact as `entropy_with_logits` is.
     A label that is no class is an error on NumPy and NaN elsewhere, where reading it would wait.
 
     Examples
@@ -207,22 +197,41 @@ def log_prob_and_entropy_with_logits(
         labels,
         reference=reference,
         entropic=True,
-        axis=axis,
-        temperature=temperature,
         ignore_index=ignore_index,
         reduction="none",
-        where=where,
-        dtype=dtype,
-        group=group,
-        axis_name=axis_name,
+        **options,
     )
     values: Any = call.value()
     found = [values[..., place] for place in range(values.shape[-1])]
-    if reference is not None and dtype is None and reference.dtype != input.dtype:
+    unsaid = options.get("dtype") is None
+    if reference is not None and unsaid and reference.dtype != input.dtype:
         xp, caller = call.route.caller.namespace(values), call.route.caller
         own = dtypes(call.route, caller.dtype_name(input), None, input)[2]
         found[:2] = (cast(xp, each, own) for each in found[:2])
     return -found[0], *found[1:]
+
+
+class _Call(Call[Any]):
+    """A call whose arrays after the first are of rows."""
+
+    __slots__ = ()
+
+    def reduced(self) -> Array:
+        operation, route, arrays = self.operation, self.route, self.arrays
+        parts = isinstance(operation, PolicyLoss) and self.spread is None
+        if not parts or route.is_fused(operation, arrays):
+            return super().reduced()
+        xp = route.caller.namespace(arrays[0])
+        with route.caller.context(arrays[0]):
+            found: Array = operation.composed(xp, route.run, *arrays)
+        return found
+
+    def _value_and_gradients(
+        self, wanted: tuple[int, ...], into: Sequence[Array] | None
+    ) -> tuple[Array, list[Array]]:
+        if any(wanted):
+            raise OptionError("argnums 1 is target, which holds labels: they have no gradient")
+        return super()._value_and_gradients(wanted, into)
 
 
 def prepare_labels(
@@ -237,50 +246,39 @@ def prepare_labels(
 ) -> Call[Any]:
     """Check the arguments of a loss of labels, of an entropy, or both, and resolve its settings.
 
-    With a reference both, and the divergence from it. The options are those of `RowOptions`.
+    With a reference both, and the divergence from it. The options are those of `Rows`.
     """
-    axis, temperature, reduction, where, *others = RowOptions(**options)
-    row_weight, normalizer, dtype, group, axis_name = others
     if labels is not None:
-        where = kept_labels(logits, labels, axis, ignore_index, where, name)
-    fixed = fixed_temperature(temperature)
-    heat = temperature if fixed is None else None
-    of_rows = {"temperature": heat, "labels": labels, "row_weight": row_weight, "where": where}
-    reducing = Reducing.of(reduction, normalizer, **of_rows)
-    names = (name,) if reference is None else (name, "reference")
-    given_logits = (logits,) if reference is None else (logits, reference)
-    route, found, wide = resolve_arrays(names, given_logits, **reducing.others)
-    both, more = found[: len(names)], found[len(names) :]
-    spread = route.caller.spread(both[0], both[-1], group, axis_name)
-    check_spread(route, spread)
-    check_classes(both[0].shape, axis, name, empty=spread is not None)
-    if reference is not None:
-        shapes = both[1].shape, both[0].shape
-        check_logits(*shapes, axis, ("reference", name), empty=spread is not None)
-    if axis not in {-1, both[0].ndim - 1}:
-        xp = route.caller.namespace(both[0])
-        both = tuple(xp.moveaxis(array, axis, -1) for array in both)
-    s, (given, divisor) = both[0], reducing.named(route, more)
-    row_arrays = check_row_arrays(route, given, s.shape[:-1], whole=["labels"])
+        axis, where = options.get("axis", -1), options.get("where")
+        options["where"] = kept_labels(logits, labels, axis, ignore_index, where, name)
+
+    def check(shape: Shape, *others: Any, empty: bool) -> bool:
+        *references, axis = others
+        check_classes(shape, axis, name, empty=empty)
+        for other in references:
+            check_logits(other, shape, axis, ("reference", name), empty=empty)
+        return axis in {-1, len(shape) - 1}
+
+    both = {name: logits} | ({} if reference is None else {"reference": reference})
+    rows = Rows([*both], [*both.values()], check, after={"labels": labels}, **options)
     if labels is not None:
-        check_range(route, row_arrays["labels"], row_arrays["where"], s.shape[-1])
-    kind = LabelLoss if reference is None else PolicyLoss
-    operation: Any = kind(
-        reduction, *dtypes(route, wide, dtype, s), fixed, labels is not None, entropic
-    )
-    place = -1 if axis in {-1, s.ndim - 1} else axis
-    placed: dict[str, Any] = {"axis": place, "spread": spread, "normalizer": divisor}
-    return Call(route, reducing.loss(operation), *both, *row_arrays.values(), **placed)
+        of_rows, classes = rows.of_rows, rows.arrays[0].shape[-1]
+        check_range(rows.route, of_rows["labels"], of_rows["where"], classes)
+    kind: Any = LabelLoss if reference is None else PolicyLoss
+    return rows.call(kind(*rows.settings, rows.temperature, labels is not None, entropic), _Call)
 
 
 def check_classes(shape: tuple[int, ...], axis: int, name: str, *, empty: bool = False) -> None:
     """Raise unless logits of that shape have classes on that axis."""
-    what = f"{name} of shape {tuple(shape)}"
+
+    def described() -> str:
+        return f"{name} of shape {tuple(shape)}"
+
     if not shape:
-        raise ShapeError(f"logits need an axis of classes; got {what}: a single number")
-    check_axis(axis, shape, what)
+        raise ShapeError(f"logits need an axis of classes; got {described()}: a single number")
+    check_axis(axis, shape, described)
     if not shape[axis] and not empty:
-        raise ShapeError(f"there are no classes on axis {axis}: {what}")
+        raise ShapeError(f"there are no classes on axis {axis}: {described()}")
 
 
 def kept_labels(

@@ -221,8 +221,7 @@ def _of_rows(
 ) -> dict[str, Array]:
     """Return the arrays of rows, checked and broadcast to these."""
     mend = "it masks whole rows, classes are masked by a bias of −inf"
-    whole = "target_indices", "labels"
-    checked = check_row_arrays(route, found, rows, whole=whole, mend=mend)
+    checked = check_row_arrays(route, found, rows, mend)
     if log_probs is not None:
         _check_teacher(tuple(log_probs.shape), rows, classes, checked.get("target_indices"))
     if "target_indices" in checked:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
-from kldiv._arguments import fixed_temperature
-from kldiv._call import Call, differentiable, with_options_of
+from kldiv._arguments import fixed_temperature, split_temperature
+from kldiv._call import Call, differentiable
+from kldiv._docstrings import options_of
 from kldiv.distillation import (
     check_hard_weight,
     distillation_loss,
@@ -15,13 +16,12 @@ from kldiv.distillation import (
 )
 from kldiv.errors import OptionError
 from kldiv.formulas.divergences import LEAST, Divergence, JensenShannon, KullbackLeibler
-from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.linear import LinearLoss
 from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.sparse import BUCKET, TopKLoss
 from kldiv.formulas.terms import Term
-from kldiv.label_losses import kept_labels
+from kldiv.label_losses import kept_labels, log_prob_and_entropy_with_logits
 from kldiv.layers import (
     STUDENT,
     TEACHER,
@@ -32,6 +32,7 @@ from kldiv.layers import (
     layer_of,
     prepare_layers,
 )
+from kldiv.logit_losses import LossOptions, RowsOptions, kl_div_with_logits
 from kldiv.sparse_losses import SparseTeacher, record_of, teacher_of, topk_kl_div_with_logits
 
 if TYPE_CHECKING:
@@ -41,7 +42,13 @@ if TYPE_CHECKING:
     from kldiv.layers import Parts
 
 
+_CLASSES = "input_classes", "target_classes"
+_WHOLE_ROWS = "axis", "group", "axis_name"
+_TARGETS = "target_bias", "target_softcap", "target_logit_scale"
+
+
 @differentiable(6, LinearLoss())
+@options_of(kl_div_with_logits, without=(*_WHOLE_ROWS, *_CLASSES))
 def linear_kl_div(
     input: ArrayT | Head,
     weight: ArrayT | Head | None = None,
@@ -54,12 +61,7 @@ def linear_kl_div(
     target_softcap: float | None = None,
     logit_scale: float = 1.0,
     target_logit_scale: float = 1.0,
-    temperature: float | SupportsArray = 1.0,
-    reduction: Reduction = "mean",
-    where: SupportsArray | None = None,
-    row_weight: SupportsArray | None = None,
-    normalizer: float | SupportsArray | None = None,
-    dtype: Any = None,
+    **options: Unpack[LossOptions],
 ) -> Call[ArrayT]:
     r"""
     Kullback-Leibler divergence of two linear layers' softmax, without their logits in memory.
@@ -93,17 +95,6 @@ def linear_kl_div(
         Factor of the student's logits, before the cap and the temperature.
     target_logit_scale : float, default 1.0
         Factor of the teacher's logits.
-    temperature : float or array, default 1.0
-        Divisor of both logits; an array broadcasts over the rows, and is differentiable.
-    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        As in `kl_div_with_logits`.
-    where : array of bool, optional
-        Rows to keep: broadcasts to the shape of the result of ``"none"``. A dropped row is 0,
-        gets zero gradient and leaks no NaN; means divide by the number kept.
-    row_weight : array of float, optional
-        A factor for each row, as in `kl_div_with_logits`.
-    normalizer : float or array, optional
-        Divisor of the sum, as in `kl_div_with_logits`.
     dtype : dtype or str, optional
         Dtype of the result; by default the widest of the arguments'. With ``"float64"`` the
         products are in float64 too.
@@ -117,10 +108,6 @@ def linear_kl_div(
     ------
     ShapeError
         Two of the arrays do not fit each other; the message names them and the remedy.
-    DTypeError
-        An argument is not real floating, or ``where`` is not bool.
-    OptionError
-        No such ``reduction``, or a temperature that is not positive and finite.
     LibraryError
         Not arrays, or arrays of two libraries.
 
@@ -164,43 +151,31 @@ def linear_kl_div(
         target_softcap=target_softcap,
         logit_scale=logit_scale,
         target_logit_scale=target_logit_scale,
-        temperature=temperature,
-        reduction=reduction,
-        where=where,
-        row_weight=row_weight,
-        normalizer=normalizer,
-        dtype=dtype,
+        **options,
     )
 
 
-class LayerOptions(TypedDict, total=False):
-    """The options of every loss of a layer: `linear_kl_div` documents them."""
+class HeadOptions(RowsOptions, total=False):
+    """The options of all that is taken of a layer: `linear_kl_div` documents them."""
 
     bias: SupportsArray | None
     softcap: float | None
     logit_scale: float
-    temperature: float | SupportsArray
-    reduction: Reduction
-    where: SupportsArray | None
-    row_weight: SupportsArray | None
 
 
-class PairOptions(LayerOptions, total=False):
-    """Those of a teacher's layer too."""
+class LayerOptions(LossOptions, HeadOptions, total=False):
+    """Those of a loss."""
+
+
+class Options(LayerOptions, total=False):
+    """Those of a loss of two layers."""
 
     target_bias: SupportsArray | None
     target_softcap: float | None
     target_logit_scale: float
 
 
-class Options(PairOptions, total=False):
-    """The options of losses of two layers."""
-
-    normalizer: float | SupportsArray | None
-    dtype: Any
-
-
-class DistillationOptions(PairOptions, total=False):
+class DistillationOptions(Options, total=False):
     """Those of tokens with labels: `distillation_loss` documents them."""
 
     beta: float | SupportsArray
@@ -218,14 +193,13 @@ class SparseOptions(LayerOptions, total=False):
     tail: str
     beta: float | SupportsArray
     divergence: Divergence | None
-    normalizer: float | SupportsArray | None
-    dtype: Any
 
 
 _JS = LinearLoss(terms=(Term(1.0, RowLoss(divergence=JensenShannon()), (0, 1)),))
 
 
-@with_options_of(linear_kl_div, _JS, arrays=6)
+@differentiable(6, _JS)
+@options_of(linear_kl_div)
 def linear_js_div(
     input: ArrayT | Head,
     weight: ArrayT | Head | None = None,
@@ -278,16 +252,8 @@ def linear_js_div(
     )
 
 
-_WHOLE_ROWS = "axis", "group", "axis_name"
-_TARGETS = "target_bias", "target_softcap", "target_logit_scale"
-
-
-@with_options_of(
-    (distillation_loss, linear_kl_div),
-    _JS,
-    without=(*_WHOLE_ROWS, "input_classes", "target_classes"),
-    arrays=6,
-)
+@differentiable(6, _JS)
+@options_of(distillation_loss, linear_kl_div, without=(*_WHOLE_ROWS, *_CLASSES))
 def linear_distillation_loss(
     input: ArrayT | Head,
     weight: ArrayT | Head | SparseTeacher | None = None,
@@ -297,8 +263,6 @@ def linear_distillation_loss(
     *,
     target_log_probs: SupportsArray | SparseTeacher | None = None,
     tail: str = BUCKET,
-    normalizer: float | SupportsArray | None = None,
-    dtype: Any = None,
     **options: Unpack[DistillationOptions],
 ) -> Call[ArrayT]:
     r"""
@@ -377,11 +341,12 @@ def linear_distillation_loss(
             "target_bias, target_softcap and target_logit_scale are of a teacher's hidden states; "
             "log-probabilities have none"
         )
+    normalizer = own.pop("normalizer", None)
     if normalizer is not None:
         if own.get("num_items_in_batch") is not None:
             raise OptionError("normalizer and num_items_in_batch are the same; pass one of them")
         own["num_items_in_batch"] = normalizer
-    return _distillation(heads, teacher, labels, tail=tail, dtype=dtype, **own)
+    return _distillation(heads, teacher, labels, tail=tail, **own)
 
 
 def _distillation(
@@ -390,7 +355,7 @@ def _distillation(
     labels: Array | None,
     *,
     tail: str,
-    dtype: Any,
+    dtype: Any = None,
     beta: float | Array = 0.5,
     temperature: float | Array = 1.0,
     row_weight: Array | None = None,
@@ -430,9 +395,8 @@ def _distillation(
     )
 
 
-@with_options_of(
-    (topk_kl_div_with_logits, linear_kl_div), without=(*_WHOLE_ROWS, *_TARGETS), arrays=5
-)
+@differentiable(5)
+@options_of(topk_kl_div_with_logits, linear_kl_div, without=(*_WHOLE_ROWS, *_TARGETS))
 def linear_topk_kl_div(
     input: ArrayT | Head,
     weight: ArrayT | SparseTeacher | None = None,
@@ -485,8 +449,11 @@ def linear_topk_kl_div(
     teacher: Any = target_log_probs
     if isinstance(input, Head):
         if weight is not None:
-            given: tuple[Any, ...] = weight, target_log_probs, target_indices
-            teacher, target_indices = (each for each in (*given, None)[:2])
+            if target_log_probs is not None and target_indices is not None:
+                raise OptionError("weight is in the Head as well; leave one of them out")
+            teacher = weight
+            if target_log_probs is not None:
+                target_indices = cast("Any", target_log_probs)
         student = input
     else:
         student = layer_of(input, weight)
@@ -511,37 +478,31 @@ def _topk(
     """Check the arguments of a sparse teacher's loss of a layer and resolve its settings."""
     if log_probs is None:
         raise OptionError("target_log_probs is missing: the teacher's, or a SparseTeacher")
-    fixed = fixed_temperature(temperature)
+    fixed, heat = split_temperature(temperature)
     own = teacher_of(log_probs, indices, target_rest, target_temperature, fixed, tail)
-    record, of_rows = record_of(beta, divergence), None
-    if not isinstance(record, Divergence):
-        record, of_rows = Interpolated(), record
+    record, of_rows = record_of(beta, divergence)
     return prepare_layers(
         [head],
         [_sparse_term(1.0, record, fixed, tail, own)],
-        {
-            "target_log_probs": own[0],
-            "target_rest": own[2],
-            "temperature": None if fixed is not None else temperature,
-        },
+        {"target_log_probs": own[0], "target_rest": own[2], "temperature": heat},
         {"beta": of_rows, "target_indices": own[1]},
         arguments=("input", "weight", "target_log_probs", "target_rest", "bias"),
         **options,
     )
 
 
+@options_of(
+    log_prob_and_entropy_with_logits,
+    linear_kl_div,
+    without=(*_WHOLE_ROWS, *_TARGETS, "reference", "reduction", "row_weight", "normalizer"),
+)
 def linear_log_prob_and_entropy(
     input: ArrayT | Head,
     weight: ArrayT | None = None,
     labels: SupportsArray | None = None,
     *,
-    bias: SupportsArray | None = None,
-    softcap: float | None = None,
-    logit_scale: float = 1.0,
-    temperature: float | SupportsArray = 1.0,
     ignore_index: int = -100,
-    where: SupportsArray | None = None,
-    dtype: Any = None,
+    **options: Unpack[HeadOptions],
 ) -> tuple[ArrayT, ArrayT]:
     """
     Log-probability of a label and entropy of a linear layer's softmax, in nats.
@@ -558,20 +519,8 @@ def linear_log_prob_and_entropy(
         The layer, of shape (V, H).
     labels : array of int
         The index of a class for each row.
-    bias : array, optional
-        The layer's bias, of shape (V,). −∞ masks a class.
-    softcap : float, optional
-        Bound of the logits: these are c·tanh(logit/c).
-    logit_scale : float, default 1.0
-        Factor of the logits, before the cap and the temperature.
-    temperature : float or array, default 1.0
-        Divisor of the logits; an array broadcasts over the rows, and is differentiable.
     ignore_index : int, default -100
         The label of rows that do not count: both results are 0.
-    where : array of bool, optional
-        Rows to keep, as in `kl_div_with_logits`.
-    dtype : dtype or str, optional
-        Dtype of the results; by default the widest of the arguments'.
 
     Returns
     -------
@@ -582,15 +531,8 @@ def linear_log_prob_and_entropy(
 
     Raises
     ------
-    ShapeError
-        Two of the arrays do not fit each other.
-    DTypeError
-        Arrays are not real floating, labels no integers, or ``where`` is not bool.
     OptionError
-        No labels, a temperature that is not positive and finite, or, of NumPy arrays, a label that
-        is no class.
-    LibraryError
-        Not arrays, or arrays of two libraries.
+        No labels.
 
     See Also
     --------
@@ -607,22 +549,26 @@ def linear_log_prob_and_entropy(
     """
     if isinstance(input, Head):
         head = input
-        labels = weight if labels is None else labels
+        if labels is None:
+            weight, labels = None, weight
+        if weight is not None:
+            raise OptionError("weight is in the Head as well; leave one of them out")
     else:
         head = layer_of(input, weight)
     if labels is None:
         raise OptionError("labels are missing: the index of a class for each row")
-    where = kept_labels(head.hidden, labels, -1, ignore_index, where, "input")
-    fixed = fixed_temperature(temperature)
+    own: dict[str, Any] = {**options}
+    where = kept_labels(head.hidden, labels, -1, ignore_index, own.pop("where", None), "input")
+    fixed, heat = split_temperature(own.pop("temperature", 1.0))
     both: Any = prepare_layers(
-        [completed(head, STUDENT, {"bias": bias, "softcap": softcap, "logit_scale": logit_scale})],
+        [completed(head, STUDENT, own)],
         [_label_term(1.0, fixed, entropic=True, names=("input", "temperature", "labels"))],
-        {"temperature": None if fixed is not None else temperature},
+        {"temperature": heat},
         {"labels": labels},
         arguments=("input", "weight", "bias"),
         reduction="none",
         where=where,
-        dtype=dtype,
+        **own,
     ).value()
     return -both[..., 0], both[..., 1]
 
@@ -666,16 +612,19 @@ def _soft_term(
     tail: str,
 ) -> tuple[Parts, dict[str, Array | None], dict[str, Array | None]]:
     """Return the term of a teacher, and the arrays of rows: with a derivative, and others."""
-    fixed = fixed_temperature(temperature)
-    heat = {"temperature": None if fixed is not None else temperature}
-    divergence, of_rows = divergence_of_beta(beta)
+    fixed, heat = split_temperature(temperature)
     if not isinstance(teacher, SparseTeacher):
-        divergence = divergence if of_rows is None else Interpolated()
+        if tail != BUCKET:
+            raise OptionError(
+                f"tail says how the other classes of a SparseTeacher count; got {tail!r} with a "
+                "teacher of all classes: leave it out"
+            )
+        divergence, of_rows = divergence_of_beta(beta)
         term = _term(factor, divergence, fixed)
-        return term, {"target_log_probs": teacher, **heat}, {"beta": of_rows}
+        return term, {"target_log_probs": teacher, "temperature": heat}, {"beta": of_rows}
     own = teacher_of(teacher, None, None, None, fixed, tail)
-    record = record_of(beta) if of_rows is None else Interpolated()
-    moved = {"target_log_probs": own[0], "target_rest": own[2], **heat}
+    record, of_rows = record_of(beta)
+    moved = {"target_log_probs": own[0], "target_rest": own[2], "temperature": heat}
     others = {"beta": of_rows, "target_indices": own[1]}
     return _sparse_term(factor, record, fixed, tail, own), moved, others
 
@@ -695,11 +644,11 @@ def _of_two(
     student, teacher = heads
     if not isinstance(teacher, Head):
         raise OptionError("for a sparse teacher use linear_topk_kl_div")
-    fixed = fixed_temperature(temperature)
+    fixed, heat = split_temperature(temperature)
     return prepare_layers(
         [completed(student, STUDENT, options), completed(teacher, TEACHER, options)],
         [_term(1.0, divergence, fixed)],
-        {"temperature": None if fixed is not None else temperature},
+        {"temperature": heat},
         {},
         **options,
     )

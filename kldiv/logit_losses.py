@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from kldiv import backends
 from kldiv import divergences as records
-from kldiv._arguments import check_axis, check_row_arrays, constant, different, fixed_temperature
-from kldiv._call import (
-    PAIR,
-    Call,
-    Reducing,
-    RowOptions,
-    differentiable,
-    dtypes,
-    resolve_arrays,
-    with_options_of,
-)
+from kldiv._arguments import check_axis, constant, different
+from kldiv._call import PAIR, Call, differentiable
+from kldiv._docstrings import options_of
+from kldiv._rows import Rows
 from kldiv.backends.base import FLOATS
-from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
+from kldiv.errors import DTypeError, OptionError, ShapeError
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas.cross_entropy import CrossEntropy, CrossEntropyLoss
 from kldiv.formulas.divergences import LEAST, Divergence, JensenShannon, KullbackLeibler
-from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.powers import Alpha, Renyi
 from kldiv.formulas.rows import RowLoss
 from kldiv.matched_losses import prepare_matched
 
 if TYPE_CHECKING:
     from kldiv._types import Array, ArrayT, Reduction, SupportsArray
-    from kldiv.backends.routing import Route
 
 
 @differentiable(2, RowLoss())
@@ -107,7 +100,7 @@ def kl_div_with_logits(
     Raises
     ------
     ShapeError
-        Shapes differ, there is no class, or no such axis.
+        Shapes differ, there is no class, or no such ``axis``.
     DTypeError
         An argument is not real floating, or ``where`` is not bool.
     OptionError
@@ -154,18 +147,32 @@ def kl_div_with_logits(
     )
 
 
-class LogitOptions(TypedDict, total=False):
-    """The options of every loss of logits: `kl_div_with_logits` documents them."""
+class RowsOptions(TypedDict, total=False):
+    """The options of all that is taken of rows: `kl_div_with_logits` documents them all."""
 
-    axis: int
     temperature: float | SupportsArray
-    reduction: Reduction
     where: SupportsArray | None
+    dtype: Any
+
+
+class LossOptions(RowsOptions, total=False):
+    """Those of a loss."""
+
+    reduction: Reduction
     row_weight: SupportsArray | None
     normalizer: float | SupportsArray | None
-    dtype: Any
+
+
+class ReadOptions(RowsOptions, total=False):
+    """Those of rows of logits."""
+
+    axis: int
     group: Any
     axis_name: Any
+
+
+class LogitOptions(LossOptions, ReadOptions, total=False):
+    """Those of a loss of rows of logits."""
 
 
 class Options(LogitOptions, total=False):
@@ -175,7 +182,8 @@ class Options(LogitOptions, total=False):
     target_classes: Any
 
 
-@with_options_of(kl_div_with_logits, RowLoss(divergence=JensenShannon()))
+@differentiable(2, RowLoss(divergence=JensenShannon()))
+@options_of(kl_div_with_logits)
 def js_div_with_logits(
     input: ArrayT, target: ArrayT, *, beta: float = 0.5, **options: Unpack[Options]
 ) -> Call[ArrayT]:
@@ -219,7 +227,8 @@ def js_div_with_logits(
 
 
 # KL and Jensen-Shannon have losses of their own
-@with_options_of(kl_div_with_logits, RowLoss(divergence=formulas.Jeffreys()))
+@differentiable(2, RowLoss(divergence=formulas.Jeffreys()))
+@options_of(kl_div_with_logits)
 def f_div_with_logits(
     input: ArrayT, target: ArrayT, *, divergence: Divergence, **options: Unpack[Options]
 ) -> Call[ArrayT]:
@@ -278,7 +287,8 @@ def f_div_with_logits(
     return prepare(divergence, input, target, **options)
 
 
-@with_options_of(kl_div_with_logits, RowLoss(divergence=formulas.Mixture(0.1, 1.0, 0.0)))
+@differentiable(2, RowLoss(divergence=formulas.Mixture(0.1, 1.0, 0.0)))
+@options_of(kl_div_with_logits)
 def skew_kl_div_with_logits(
     input: ArrayT,
     target: ArrayT,
@@ -333,7 +343,8 @@ def skew_kl_div_with_logits(
     return prepare(record, input, target, **options)
 
 
-@with_options_of(kl_div_with_logits, RowLoss(divergence=formulas.Jeffreys()))
+@differentiable(2, RowLoss(divergence=formulas.Jeffreys()))
+@options_of(kl_div_with_logits)
 def jeffreys_div_with_logits(
     input: ArrayT,
     target: ArrayT,
@@ -373,7 +384,8 @@ def jeffreys_div_with_logits(
     return prepare(records.Jeffreys(*weights), input, target, **options)
 
 
-@with_options_of(kl_div_with_logits, RowLoss(divergence=formulas.TotalVariation()))
+@differentiable(2, RowLoss(divergence=formulas.TotalVariation()))
+@options_of(kl_div_with_logits)
 def tv_div_with_logits(input: ArrayT, target: ArrayT, **options: Unpack[Options]) -> Call[ArrayT]:
     r"""
     Total variation distance of two sets of logits, exact at any distance.
@@ -398,7 +410,8 @@ def tv_div_with_logits(input: ArrayT, target: ArrayT, **options: Unpack[Options]
     return prepare(formulas.TotalVariation(), input, target, **options)
 
 
-@with_options_of(kl_div_with_logits, RowLoss(divergence=Alpha(0.5, 0.5, 0.25)))
+@differentiable(2, RowLoss(divergence=Alpha(0.5, 0.5, 0.25)))
+@options_of(kl_div_with_logits)
 def hellinger_div_with_logits(
     input: ArrayT, target: ArrayT, **options: Unpack[Options]
 ) -> Call[ArrayT]:
@@ -424,7 +437,8 @@ def hellinger_div_with_logits(
     return prepare(records.Hellinger(), input, target, **options)
 
 
-@with_options_of(kl_div_with_logits, RowLoss(divergence=Alpha(2.0, -1.0, 2.0)))
+@differentiable(2, RowLoss(divergence=Alpha(2.0, -1.0, 2.0)))
+@options_of(kl_div_with_logits)
 def chi2_div_with_logits(input: ArrayT, target: ArrayT, **options: Unpack[Options]) -> Call[ArrayT]:
     r"""
     Pearson's χ² divergence of two sets of logits, exact at any distance.
@@ -453,7 +467,8 @@ def chi2_div_with_logits(input: ArrayT, target: ArrayT, **options: Unpack[Option
     return prepare(records.ChiSquared(), input, target, **options)
 
 
-@with_options_of(kl_div_with_logits, RowLoss(divergence=Alpha(2.0, -1.0)))
+@differentiable(2, RowLoss(divergence=Alpha(2.0, -1.0)))
+@options_of(kl_div_with_logits)
 def alpha_div_with_logits(
     input: ArrayT, target: ArrayT, *, alpha: float, **options: Unpack[Options]
 ) -> Call[ArrayT]:
@@ -510,7 +525,8 @@ def alpha_div_with_logits(
     return prepare(records.Alpha(alpha), input, target, **options)
 
 
-@with_options_of(kl_div_with_logits, RowLoss(divergence=Renyi(2.0, -1.0)))
+@differentiable(2, RowLoss(divergence=Renyi(2.0, -1.0)))
+@options_of(kl_div_with_logits)
 def renyi_div_with_logits(
     input: ArrayT, target: ArrayT, *, alpha: float, **options: Unpack[Options]
 ) -> Call[ArrayT]:
@@ -577,66 +593,21 @@ def prepare(
 ) -> Call[Any]:
     """Check the arguments of a loss and resolve its settings.
 
-    The options are those of `RowOptions`. With ``beta`` the divergence is that of `Interpolated`;
+    The options are those of `Rows`. ``beta`` is the parameter of rows of a divergence that has one;
     ``exchanged`` says that it takes (t, s).
     """
-    own = RowOptions(**options)
-    axis, fixed = own.axis, fixed_temperature(own.temperature)
-    heat = own.temperature if fixed is None else None
-    of_rows = {"temperature": heat, "beta": beta, "row_weight": own.row_weight, "where": own.where}
     if input_classes is not None or target_classes is not None:
-        if own.group is not None or own.axis_name is not None:
-            raise LibraryError(
-                "input_classes and target_classes take whole rows; gather logits that are spread"
-            )
+        classes = input_classes, target_classes
         return prepare_matched(
-            divergence if beta is None else Interpolated(),
-            (input, target),
-            (input_classes, target_classes),
-            names,
-            axis=axis,
-            fixed=fixed,
-            of_rows=of_rows,
-            reduction=own.reduction,
-            normalizer=own.normalizer,
-            dtype=own.dtype,
-            exchanged=exchanged,
+            divergence, (input, target), classes, names, beta=beta, exchanged=exchanged, **options
         )
-    reducing = Reducing.of(own.reduction, own.normalizer, **of_rows)
-    route, arrays, wide = resolve_arrays(names, (input, target), **reducing.others)
-    spread = route.caller.spread(arrays[0], arrays[1], own.group, own.axis_name)
-    check_spread(route, spread)
-    last = check_logits(input.shape, target.shape, axis, names, empty=spread is not None)
-    xp = route.caller.namespace(arrays[0])
-    s, t, *others = arrays
-    if not last:
-        s, t = xp.moveaxis(s, axis, -1), xp.moveaxis(t, axis, -1)
-    given, divisor = reducing.named(route, others)
-    row_arrays = check_row_arrays(route, given, s.shape[:-1])
-    divergence, swapped = divergence.canonical() if beta is None else (Interpolated(), False)
-    whole = spread is None and isinstance(divergence, CrossEntropy)
-    kind = CrossEntropyLoss if whole else RowLoss  # the former's parts have kernels
-    loss: Any = kind(own.reduction, *dtypes(route, wide, own.dtype, s), divergence, fixed)
-    return Call(
-        route,
-        reducing.loss(loss),
-        s,
-        t,
-        *row_arrays.values(),
-        axis=-1 if last else axis,
-        spread=spread,
-        exchanged=exchanged != swapped,
-        normalizer=divisor,
-    )
-
-
-def check_spread(route: Route, spread: Any) -> None:
-    """Raise where logits that are spread over ranks would have to move."""
-    if spread is not None and route.moves:
-        raise LibraryError(
-            "logits that are spread over ranks are computed where they are; leave backend and "
-            "device at 'auto'"
-        )
+    check = partial(check_logits, names=names)
+    rows = Rows(names, (input, target), check, after={"beta": beta}, **options)
+    divergence, swapped = divergence.canonical()
+    whole = rows.spread is None and isinstance(divergence, CrossEntropy)
+    kind: Any = CrossEntropyLoss if whole else RowLoss  # the former's parts have kernels
+    loss = kind(*rows.settings, divergence, rows.temperature)
+    return rows.call(loss, exchanged=exchanged != swapped)
 
 
 def check_logits(
@@ -651,10 +622,13 @@ def check_logits(
 
     No classes at all are an error, unless there are more elsewhere.
     """
-    both = f"{names[0]} {tuple(first)} and {names[1]} {tuple(second)}"
+
+    def both() -> str:
+        return f"{names[0]} {tuple(first)} and {names[1]} {tuple(second)}"
+
     if not first or not second:
         raise ShapeError(
-            f"logits need an axis of classes; got {both}; a single number is no logits"
+            f"logits need an axis of classes; got {both()}; a single number is no logits"
         )
     check_axis(axis, first, both)
     if first != second:
@@ -665,14 +639,14 @@ def check_logits(
             cut = f"..., :{few}" if place == len(first) - 1 else ":, " * place + f":{few}"
             raise ShapeError(
                 f"{names[0]} and {names[1]} have {first[axis]} and {second[axis]} classes on axis "
-                f"{axis} ({both}); where the last of the longer are padding cut them, "
+                f"{axis} ({both()}); where the last of the longer are padding cut them, "
                 f"{longer}[{cut}]; where they are real pad the shorter with −inf, never with 0: "
                 f"kldiv.pad_classes(logits, {many}, axis={axis}); where only some are the same "
                 "name these: input_classes=, target_classes="
             )
         raise different(first, second, names)
     if first[axis] == 0 and not empty:
-        raise ShapeError(f"there are no classes on axis {axis}: {both}")
+        raise ShapeError(f"there are no classes on axis {axis}: {both()}")
     return axis in {-1, len(first) - 1}
 
 
@@ -706,8 +680,6 @@ def pad_classes(logits: ArrayT, size: int, *, axis: int = -1) -> ArrayT:
     >>> kldiv.pad_classes(np.array([0.5, 0.7]), 4)
     array([ 0.5,  0.7, -inf, -inf])
     """
-    from kldiv import backends  # noqa: PLC0415 - only this function needs it
-
     backend = backends.find(logits)
     shape = tuple(logits.shape)
     if not shape or not -len(shape) <= axis < len(shape):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kldiv._arguments import check_axis, check_row_arrays, constant
-from kldiv._call import Call, Reducing, dtypes, resolve_arrays
+from kldiv._arguments import check_axis, constant, same_rows
+from kldiv._call import Call
+from kldiv._rows import Rows
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.matched import MatchedLoss
 from kldiv.formulas.sparse import put
@@ -15,7 +17,7 @@ from kldiv.formulas.sparse import put
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kldiv._types import Array, Reduction
+    from kldiv._types import Array
     from kldiv.backends.routing import Route
     from kldiv.formulas.divergences import Divergence
 
@@ -60,30 +62,26 @@ def prepare_matched(
     classes: tuple[Any, Any],
     names: tuple[str, str],
     *,
-    axis: int,
-    fixed: float | None,
-    of_rows: dict[str, Array | None],
-    reduction: Reduction,
-    normalizer: float | Array | None,
-    dtype: Any,
+    beta: Array | None,
     exchanged: bool,
+    **options: Any,
 ) -> Call[Any]:
     """Check the arguments of a loss of logits of which some classes match, and resolve it."""
-    reducing = Reducing.of(reduction, normalizer, **of_rows)
-    route, (s, t, *others), wide = resolve_arrays(names, arrays, **reducing.others)
+    check = partial(_check_shapes, names=names)
+    rows = Rows(names, arrays, check, after={"beta": beta}, **options)
+    route, (s, t) = rows.route, rows.arrays
+    if rows.spread is not None:
+        raise LibraryError(
+            "input_classes and target_classes take whole rows; gather logits that are spread"
+        )
     if route.caller.in_blocks or route.moves:
         raise LibraryError(
             "input_classes and target_classes take arrays of numbers where they are computed; "
             "leave backend and device at 'auto', and call the loss on each block"
         )
-    xp = route.caller.namespace(s)
-    last = _check_shapes(tuple(s.shape), tuple(t.shape), axis, names)
-    if not last:
-        s, t = (xp.moveaxis(array, axis, -1) for array in (s, t))
-    given, divisor = reducing.named(route, others)
-    row_arrays = check_row_arrays(route, given, s.shape[:-1])
     divergence, swapped = divergence.canonical()
-    operation = MatchedLoss(reduction, *dtypes(route, wide, dtype, s), divergence, fixed)
+    operation = MatchedLoss(*rows.settings, divergence, rows.temperature)  # type: ignore[arg-type]
+    xp = route.caller.namespace(s)
     with route.caller.context(s):
         sides = _sides(route, (s, t), classes)
         pairs = [
@@ -92,32 +90,26 @@ def prepare_matched(
         ]
     swapped = swapped != exchanged
     first, second = pairs[::-1] if swapped else pairs
-    return _Call(
-        route,
-        reducing.loss(operation),
-        *first,
-        *second,
-        *row_arrays.values(),
-        axis=-1 if last else axis,
-        normalizer=divisor,
-        sides=sides,
-        swapped=swapped,
-    )
+    rows.arrays = *first, *second
+    return rows.call(operation, _Call, sides=sides, swapped=swapped)
 
 
 def _check_shapes(
-    first: tuple[int, ...], second: tuple[int, ...], axis: int, names: tuple[str, str]
+    first: tuple[int, ...],
+    second: tuple[int, ...],
+    axis: int,
+    names: tuple[str, str],
+    *,
+    empty: bool,
 ) -> bool:
     """Raise unless the shapes agree but for the classes; return whether these are last."""
+    del empty  # no rank is without classes
+    first, second = tuple(first), tuple(second)
     both = f"{names[0]} {first} and {names[1]} {second}"
     if not first or not second:
         raise ShapeError(f"logits need an axis of classes; got {both}")
-    check_axis(axis, first, both)
-    rows = [
-        [size for place, size in enumerate(shape) if place != axis % len(first)]
-        for shape in (first, second)
-    ]
-    if len(first) != len(second) or rows[0] != rows[1]:
+    check_axis(axis, first, lambda: both)
+    if not same_rows(first, second, axis):
         raise ShapeError(f"rows differ: {both}; only the axis of the classes, {axis}, may")
     if not (first[axis] and second[axis]):
         raise ShapeError(f"there are no classes on axis {axis}: {both}")

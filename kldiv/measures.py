@@ -16,8 +16,8 @@ from kldiv._call import (
     dtypes,
     integers_in_float64,
     resolve_arrays,
-    with_options_of,
 )
+from kldiv._docstrings import options_of
 from kldiv.errors import LibraryError, OptionError, ShapeError
 from kldiv.formulas import measures as formulas
 from kldiv.formulas import renyi_measures
@@ -140,7 +140,7 @@ def kl_divergence(
             f"method belongs to distributions; got {method!r} with arrays of probabilities, whose "
             "divergence is a sum: leave it out"
         )
-    return _prepare(formulas.KullbackLeibler(), ("p", "q"), (p, q), axis, base, normalize)
+    return _of_pair(formulas.KullbackLeibler(), p, q, axis=axis, base=base, normalize=normalize)
 
 
 class _OfDistributions(Call[Any]):
@@ -169,26 +169,22 @@ class _OfDistributions(Call[Any]):
         raise _no_array("p", self.pair[0])
 
 
-@differentiable(math.inf)
-def js_divergence(
-    *ps: ArrayT,
-    weights: Sequence[float] | None = None,
-    axis: int = -1,
-    base: float | None = None,
-    normalize: bool = False,
+@differentiable(2)
+def jeffreys_divergence(
+    p: ArrayT, q: ArrayT, *, axis: int = -1, base: float | None = None, normalize: bool = False
 ) -> Call[ArrayT]:
     r"""
-    Jensen-Shannon divergence of two or more arrays of probabilities.
+    Jeffreys divergence D(p‖q) + D(q‖p) of probabilities, the symmetrised Kullback-Leibler one.
 
-    With the mixture m = Σ wᵢ pᵢ this is Σ wᵢ D(pᵢ‖m): finite on any
-    support, at most −Σ wᵢ log wᵢ, exact near equality. Differentiable in each.
+    This is Σ (p − q) log(p/q) along ``axis``: every term is ≥ 0 and exact near p = q, and +∞ where
+    only one of the two is 0. Differentiable in both.
 
     Parameters
     ----------
-    *ps : array
-        Probabilities, at least two arrays of one shape.
-    weights : sequence of float, optional
-        One number for each array, not negative, with sum 1; by default all the same.
+    p : array
+        Probabilities; float16, bfloat16, float32 or float64.
+    q : array
+        Probabilities, of the same shape.
     axis : int, default -1
         Where the classes lie.
     base : float, optional
@@ -208,9 +204,61 @@ def js_divergence(
     DTypeError
         An argument is not real floating.
     OptionError
-        Fewer than two arrays, weights that do not fit, or ``base`` is not above 1.
+        ``base`` is not above 1.
     LibraryError
-        Not arrays, or arrays of several libraries.
+        Not arrays, or arrays of two libraries.
+
+    References
+    ----------
+    H. Jeffreys, "An invariant form for the prior probability in estimation problems", Proc. R. Soc.
+    A 186 (1946) 453-461.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kldiv
+    >>> p, q = np.array([0.25, 0.75]), np.array([0.5, 0.5])
+    >>> round(float(kldiv.jeffreys_divergence(p, q)), 6)
+    0.274653
+    """
+    return _of_pair(formulas.Jeffreys(), p, q, axis=axis, base=base, normalize=normalize)
+
+
+class Options(TypedDict, total=False):
+    """The options of most measures."""
+
+    axis: int
+    normalize: bool
+
+
+class LogOptions(Options, total=False):
+    """Those of measures that take logarithms."""
+
+    base: float | None
+
+
+@differentiable(math.inf)
+@options_of(jeffreys_divergence)
+def js_divergence(
+    *ps: ArrayT, weights: Sequence[float] | None = None, **options: Unpack[LogOptions]
+) -> Call[ArrayT]:
+    r"""
+    Jensen-Shannon divergence of two or more arrays of probabilities.
+
+    With the mixture m = Σ wᵢ pᵢ this is Σ wᵢ D(pᵢ‖m): finite on any
+    support, at most −Σ wᵢ log wᵢ, exact near equality. Differentiable in each.
+
+    Parameters
+    ----------
+    *ps : array
+        Probabilities, at least two arrays of one shape.
+    weights : sequence of float, optional
+        One number for each array, not negative, with sum 1; by default all the same.
+
+    Raises
+    ------
+    OptionError
+        Fewer than two arrays, or weights that do not fit.
 
     See Also
     --------
@@ -243,78 +291,11 @@ def js_divergence(
             f"{numbers} with sum {total:g}"
         )
     measure = formulas.JensenShannon(tuple(n / total for n in numbers))
-    return _prepare(measure, [f"ps[{i}]" for i in range(len(ps))], ps, axis, base, normalize)
+    return _prepare(measure, [f"ps[{i}]" for i in range(len(ps))], ps, **options)
 
 
 @differentiable(2)
-def jeffreys_divergence(
-    p: ArrayT, q: ArrayT, *, axis: int = -1, base: float | None = None, normalize: bool = False
-) -> Call[ArrayT]:
-    r"""
-    Jeffreys divergence D(p‖q) + D(q‖p) of probabilities, the symmetrised Kullback-Leibler one.
-
-    This is Σ (p − q) log(p/q) along ``axis``: every term is ≥ 0 and exact near p = q, and +∞ where
-    only one of the two is 0. Differentiable in both.
-
-    Parameters
-    ----------
-    p : array
-        Probabilities; float16, bfloat16, float32 or float64.
-    q : array
-        Probabilities, of the same shape.
-    axis : int, default -1
-        Where the classes lie.
-    base : float, optional
-        Base of the logarithm, above 1: 2 for bits. By default e: nats.
-    normalize : bool, default False
-        Divide both by their sums along ``axis`` first; integers are taken then, in float64.
-
-    Returns
-    -------
-    array
-        One number for each row, of the arguments' library and device.
-
-    Raises
-    ------
-    ShapeError
-        Shapes differ, there is no class, or no such axis.
-    DTypeError
-        An argument is not real floating.
-    OptionError
-        ``base`` is not above 1.
-    LibraryError
-        Not arrays, or arrays of two libraries.
-
-    References
-    ----------
-    H. Jeffreys, "An invariant form for the prior probability in estimation problems", Proc. R. Soc.
-    A 186 (1946) 453-461.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import kldiv
-    >>> p, q = np.array([0.25, 0.75]), np.array([0.5, 0.5])
-    >>> round(float(kldiv.jeffreys_divergence(p, q)), 6)
-    0.274653
-    """
-    return _prepare(formulas.Jeffreys(), ("p", "q"), (p, q), axis, base, normalize)
-
-
-class Options(TypedDict, total=False):
-    """The options of most measures."""
-
-    axis: int
-    normalize: bool
-
-
-class LogOptions(Options, total=False):
-    """Those of measures that take logarithms."""
-
-    base: float | None
-
-
-@with_options_of(jeffreys_divergence)
+@options_of(jeffreys_divergence)
 def skew_divergence(
     p: ArrayT, q: ArrayT, *, alpha: float = 0.1, **options: Unpack[LogOptions]
 ) -> Call[ArrayT]:
@@ -358,7 +339,8 @@ def skew_divergence(
     return _of_pair(formulas.Skew(float(alpha)), p, q, **options)
 
 
-@with_options_of(jeffreys_divergence, without=["base"])
+@differentiable(2)
+@options_of(jeffreys_divergence, without=["base"])
 def tv_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Call[ArrayT]:
     r"""
     Total variation distance ½ Σ abs(p − q) of probabilities.
@@ -381,7 +363,8 @@ def tv_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Call[Arra
     return _of_pair(formulas.TotalVariation(), p, q, **options)
 
 
-@with_options_of(jeffreys_divergence, without=["base"])
+@differentiable(2)
+@options_of(jeffreys_divergence, without=["base"])
 def hellinger_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Call[ArrayT]:
     r"""
     Squared Hellinger distance ½ Σ (√p − √q)² of probabilities.
@@ -413,7 +396,8 @@ def hellinger_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Ca
     return _of_pair(formulas.Hellinger(), p, q, **options)
 
 
-@with_options_of(jeffreys_divergence, without=["base"])
+@differentiable(2)
+@options_of(jeffreys_divergence, without=["base"])
 def chi2_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Call[ArrayT]:
     r"""
     Pearson's χ² divergence Σ (p − q)²/q of probabilities; for Neyman's swap the two.
@@ -445,7 +429,8 @@ def chi2_divergence(p: ArrayT, q: ArrayT, **options: Unpack[Options]) -> Call[Ar
     return _of_pair(formulas.ChiSquared(), p, q, **options)
 
 
-@with_options_of(jeffreys_divergence, without=["base"])
+@differentiable(2)
+@options_of(jeffreys_divergence, without=["base"])
 def alpha_divergence(
     p: ArrayT, q: ArrayT, *, alpha: float, **options: Unpack[Options]
 ) -> Call[ArrayT]:
@@ -498,12 +483,12 @@ def alpha_divergence(
     if not isinstance(given, int | float) or not -math.inf < given < math.inf:
         raise OptionError(f"alpha must be a finite number; got {alpha!r}")
     if alpha in {0, 1}:
-        pair = (p, q) if alpha else (q, p)
-        return _of_pair(formulas.KullbackLeibler(), *pair, **options)
+        return _of_pair(formulas.KullbackLeibler(), p, q, exchanged=not alpha, **options)
     return _of_pair(formulas.Alpha.of(float(alpha)), p, q, **options)
 
 
-@with_options_of(jeffreys_divergence)
+@differentiable(2)
+@options_of(jeffreys_divergence)
 def renyi_divergence(
     p: ArrayT, q: ArrayT, *, alpha: float, **options: Unpack[LogOptions]
 ) -> Call[ArrayT]:
@@ -569,38 +554,10 @@ def renyi_divergence(
 
 
 @differentiable(1)
-def entropy(
-    p: ArrayT, *, axis: int = -1, base: float | None = None, normalize: bool = False
-) -> Call[ArrayT]:
+@options_of(jeffreys_divergence)
+def entropy(p: ArrayT, **options: Unpack[LogOptions]) -> Call[ArrayT]:
     r"""
     Shannon entropy −Σ p log p of probabilities along an axis.
-
-    Parameters
-    ----------
-    p : array
-        Probabilities; float16, bfloat16, float32 or float64.
-    axis : int, default -1
-        Where the classes lie.
-    base : float, optional
-        Base of the logarithm, above 1: 2 for bits. By default e: nats.
-    normalize : bool, default False
-        Divide by the sum along ``axis`` first; integers are taken then, in float64.
-
-    Returns
-    -------
-    array
-        One number for each row, of the argument's library and device.
-
-    Raises
-    ------
-    ShapeError
-        There is no class, or no such axis.
-    DTypeError
-        ``p`` is not real floating.
-    OptionError
-        ``base`` is not above 1.
-    LibraryError
-        Not an array.
 
     References
     ----------
@@ -613,11 +570,13 @@ def entropy(
     >>> float(kldiv.entropy(np.array([0.5, 0.25, 0.25]), base=2))
     1.5
     """
-    measure = formulas.EntropyOfNormalized if normalize else formulas.Entropy
-    return _prepare(measure(), ("p",), (p,), axis, base, normalize)
+    normalized = options.get("normalize", False)
+    measure = formulas.EntropyOfNormalized if normalized else formulas.Entropy
+    return _prepare(measure(), ("p",), (p,), **options)
 
 
-@with_options_of(jeffreys_divergence)
+@differentiable(2)
+@options_of(jeffreys_divergence)
 def cross_entropy(p: ArrayT, q: ArrayT, **options: Unpack[LogOptions]) -> Call[ArrayT]:
     r"""
     Cross entropy −Σ p log q of probabilities along an axis.
@@ -656,25 +615,19 @@ def _like_array(value: Any) -> bool:
     return is_array(value) or isinstance(value, list | tuple) or hasattr(value, "__array__")
 
 
-def _of_pair(
-    measure: Measure,
-    p: Array,
-    q: Array,
-    *,
-    axis: int = -1,
-    base: float | None = None,
-    normalize: bool = False,
-) -> Call[Any]:
-    return _prepare(measure, ("p", "q"), (p, q), axis, base, normalize)
+def _of_pair(measure: Measure, p: Array, q: Array, **options: Any) -> Call[Any]:
+    return _prepare(measure, ("p", "q"), (p, q), **options)
 
 
 def _prepare(
     measure: Measure,
     names: Sequence[str],
     ps: tuple[Array, ...],
-    axis: int,
-    base: float | None,
-    normalize: bool,  # noqa: FBT001 - as the public functions have it
+    *,
+    axis: int = -1,
+    base: float | None = None,
+    normalize: bool = False,
+    exchanged: bool = False,
 ) -> Call[Any]:
     unit = _unit(base)
     ps = as_arrays(names, ps)
@@ -693,7 +646,7 @@ def _prepare(
     operation = RowMeasure(
         "none", compute, compute, result, measure, bool(normalize), unit, len(arrays)
     )
-    return Call(route, operation, *arrays, axis=-1 if last else axis)
+    return Call(route, operation, *arrays, axis=-1 if last else axis, exchanged=exchanged)
 
 
 def _no_array(name: str, p: Any) -> LibraryError:
@@ -723,7 +676,7 @@ def _check_shapes(names: Sequence[str], ps: Sequence[Array], axis: int) -> bool:
             raise different(shape, p.shape, (names[0], name))
     if not shape:
         raise ShapeError(f"{names[0]} is a single number; probabilities need an axis of classes")
-    check_axis(axis, shape, f"{names[0]} of shape {tuple(shape)}")
+    check_axis(axis, shape, lambda: f"{names[0]} of shape {tuple(shape)}")
     if shape[axis] == 0:
         raise ShapeError(f"there are no classes on axis {axis} of {names[0]}: {tuple(shape)}")
     return axis in {-1, len(shape) - 1}

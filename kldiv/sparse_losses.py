@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
-import numpy as np
-
 from kldiv import backends
-from kldiv._arguments import check_axis, check_row_arrays, fixed_temperature
-from kldiv._call import Call, Reducing, RowOptions, dtypes, resolve_arrays, wider, with_options_of
+from kldiv._arguments import check_axis, fixed_temperature, same_rows
+from kldiv._call import Call, differentiable, wider
+from kldiv._docstrings import options_of
+from kldiv._rows import Rows
 from kldiv.backends.base import FLOATS
+from kldiv.distillation import divergence_of_beta
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas.divergences import Divergence
-from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.reductions import cast as in_dtype
 from kldiv.formulas.sparse import BUCKET, TAILS, TopKLoss, likeliest
-from kldiv.logit_losses import check_spread, kl_div_with_logits
+from kldiv.logit_losses import kl_div_with_logits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,9 +83,8 @@ class _Call(Call[Any]):
             self.axis = axis
 
 
-@with_options_of(
-    kl_div_with_logits, TopKLoss(), without=("input_classes", "target_classes"), arrays=3
-)
+@differentiable(3, TopKLoss())
+@options_of(kl_div_with_logits, without=("input_classes", "target_classes"))
 def topk_kl_div_with_logits(
     input: ArrayT,
     target_log_probs: ArrayT | SparseTeacher,
@@ -172,50 +172,26 @@ def topk_kl_div_with_logits(
     >>> print(f"{kldiv.topk_kl_div_with_logits(student, teacher):.6f}")
     0.030632
     """
-    axis, temperature, reduction, where, *rest = RowOptions(**options)
-    row_weight, normalizer, dtype, group, axis_name = rest
-    fixed = fixed_temperature(temperature)
+    fixed = fixed_temperature(options.get("temperature", 1.0))
     target_log_probs, target_indices, target_rest, target_temperature = teacher_of(
         target_log_probs, target_indices, target_rest, target_temperature, fixed, tail
     )
-    record, of_beta = record_of(beta, divergence), None
-    if not isinstance(record, Divergence):
-        record, of_beta = Interpolated(), record
-    of_rows = {
-        "target_rest": target_rest,
-        "temperature": temperature if fixed is None else None,
-        "beta": of_beta,
-        "target_indices": target_indices,
-        "row_weight": row_weight,
-        "where": where,
-    }
-    reducing = Reducing.of(reduction, normalizer, **of_rows)
-    route, (s, a, *others), wide = resolve_arrays(
-        _NAMES, (input, target_log_probs), **reducing.others
+    record, of_beta = record_of(beta, divergence)
+    rows = Rows(
+        _NAMES,
+        (input, target_log_probs),
+        partial(_check_shapes, target_indices),
+        sharded=0,
+        before={"target_rest": target_rest},
+        after={"beta": of_beta, "target_indices": target_indices},
+        **options,
     )
-    given, divisor = reducing.named(route, others)
-    indices = given["target_indices"]
-    spread = route.caller.spread(s, s, group, axis_name)
-    check_spread(route, spread)
-    last = _check_shapes(s.shape, a.shape, indices.shape, axis, empty=spread is not None)
-    xp = route.caller.namespace(s)
-    if not last:
-        s, a, indices = (xp.moveaxis(array, axis, -1) for array in (s, a, indices))
-    check_indices(route, a, indices, s.shape[-1])
-    given["target_indices"] = indices
-    row_arrays = check_row_arrays(route, given, s.shape[:-1], whole=["target_indices"])
-    operation = TopKLoss(
-        reduction,
-        *dtypes(route, wide, dtype, s),
-        record,
-        fixed,
-        tail,
-        target_rest is not None,
-        target_temperature,
-    )
-    place = -1 if last else axis
-    placed: dict[str, Any] = {"axis": place, "spread": spread, "normalizer": divisor}
-    return _Call(route, reducing.loss(operation), s, a, *row_arrays.values(), **placed)
+    s, a = rows.arrays
+    check_indices(rows.route, a, rows.of_rows["target_indices"], s.shape[-1])
+    has_rest = target_rest is not None
+    kind: Any = TopKLoss
+    loss = kind(*rows.settings, record, rows.temperature, tail, has_rest, target_temperature)
+    return rows.call(loss, _Call)
 
 
 def teacher_of(
@@ -246,36 +222,27 @@ def teacher_of(
     return log_probs, indices, rest, heat
 
 
-def record_of(beta: float | Array, divergence: Divergence | None = None) -> Divergence | Array:
-    """Return the divergence of a β, or the one that is given, with the arrays in their order.
+def record_of(
+    beta: float | Array, divergence: Divergence | None = None
+) -> tuple[Divergence, Array | None]:
+    """Return the divergence of a β, or the one that is given, and β where it is an array.
 
-    An array of β is returned as it is.
+    The divergence takes the arrays in their order.
     """
+    of_rows = None
     if divergence is None:
-        if isinstance(beta, np.number):
-            beta = beta.item()
-        if not isinstance(beta, int | float):
-            return beta
-        if not 0 <= beta <= 1 or 0 < beta < formulas.LEAST:
-            raise OptionError(
-                f"beta must be 0, 1 or between them, from {formulas.LEAST} on; got {beta!r}"
-            )
-        return formulas.JensenShannon(float(beta)) if 0 < beta < 1 else _ENDS[int(beta)]
-    if not isinstance(beta, int | float) or beta:
+        divergence, of_rows = divergence_of_beta(beta)
+    elif not isinstance(beta, int | float) or beta:
         raise OptionError("beta and divergence both say which divergence; pass one of them")
-    if not isinstance(divergence, Divergence):
+    elif not isinstance(divergence, Divergence):
         raise OptionError(
             f"divergence must be a record of kldiv.divergences, such as KL(); got {divergence!r}"
         )
     found, exchanged = divergence.canonical()
-    if not exchanged:
-        return found
-    # Only this one has kernels for (Q, P) too.
-    return _ENDS[1] if found == _ENDS[0] else formulas.Exchanged(found)
-
-
-_ENDS = formulas.KullbackLeibler(), formulas.Jeffreys(0.0, 1.0)
-"""D(P‖Q) and D(Q‖P)."""
+    if exchanged:  # only Kullback-Leibler's has kernels for (Q, P) too
+        is_kl = found == formulas.KullbackLeibler()
+        found = formulas.Jeffreys(0.0, 1.0) if is_kl else formulas.Exchanged(found)
+    return found, of_rows
 
 
 def _target_temperature(own: float | None, fixed: float | None, tail: str) -> float | None:
@@ -296,20 +263,17 @@ def _target_temperature(own: float | None, fixed: float | None, tail: str) -> fl
 
 
 def _check_shapes(
-    whole: Sequence[int], own: Sequence[int], indices: Sequence[int], axis: int, *, empty: bool
+    target_indices: Array, whole: Sequence[int], own: Sequence[int], axis: int, *, empty: bool
 ) -> bool:
     """Raise unless the shapes fit; return whether the classes lie on the last axis."""
+    indices = target_indices.shape
     shapes = f"input {tuple(whole)}, target_log_probs {tuple(own)}, target_indices {tuple(indices)}"
     if not whole:
         raise ShapeError(f"logits need an axis of classes; got {shapes}")
-    check_axis(axis, tuple(whole), shapes)
+    check_axis(axis, tuple(whole), lambda: shapes)
     if tuple(own) != tuple(indices):
         raise ShapeError(f"target_indices has an entry for each log-probability; got {shapes}")
-    rows = [
-        [size for place, size in enumerate(shape) if place != axis % len(whole)]
-        for shape in (whole, own)
-    ]
-    if len(own) != len(whole) or rows[0] != rows[1]:
+    if not same_rows(whole, own, axis):
         raise ShapeError(
             f"input and target_log_probs must agree but for the axis of the classes, {axis}; got "
             f"{shapes}"
@@ -396,7 +360,7 @@ def topk_log_probs(
     shape = tuple(logits.shape)
     if not shape:
         raise ShapeError("logits need an axis of classes; got a single number")
-    check_axis(axis, shape, f"logits of shape {shape}")
+    check_axis(axis, shape, lambda: f"logits of shape {shape}")
     if k < 1:
         raise OptionError(f"k must be at least 1; got {k!r}")
     if k > shape[axis]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kldiv import backends
-from kldiv._call import dtypes, resolve_pair, wider
+from kldiv._call import PAIR, dtypes, resolve_arrays, wider
 from kldiv._files import replacing
 from kldiv._notebook import table
 from kldiv.errors import InputError, LibraryError, OptionError, ShapeError
@@ -106,7 +106,7 @@ class KLState:
         """
         if not (temperature > 0 and math.isfinite(temperature)):
             raise OptionError(f"temperature must be positive and finite; got {temperature!r}")
-        route, (s, t), wide = resolve_pair(input, target)
+        route, (s, t), wide = resolve_arrays(PAIR, (input, target))
         check_logits(s.shape, t.shape, axis)
         xp = route.caller.namespace(s)
         compute, *_ = dtypes(route, wide, None, s)

@@ -349,6 +349,15 @@ def test_sequences(lib, average):
         lib.assert_equal(found, expected, dtype, ulps=32 if dtype == "float32" else 8)
 
 
+def test_sequences_are_of_the_wider_dtype_and_rounded_once():
+    log_p = RNG.normal(size=(64, 300)).astype("float32")
+    log_q = log_p + RNG.normal(scale=0.1, size=log_p.shape).astype("float32")
+    exact = kl_by_sequence(log_p, log_q)
+    assert exact.dtype == kl_by_sequence(log_p.astype("float16"), log_q).dtype == "float32"
+    narrow = kl_by_sequence(log_p, log_q, dtype="float16")
+    np.testing.assert_array_equal(narrow, exact.astype("float16"))
+
+
 def test_sequences_train():
     torch = pytest.importorskip("torch")
     log_p, log_q = (torch.from_numpy(each) for each in RNG.normal(size=(2, 3, 5)))

@@ -160,13 +160,15 @@ class Backend(InChunks):
 
     def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:
         """Return how rows are spread over ranks; None where every row is whole here."""
-        for name, value, library in (
-            ("group", group, "torch tensors"),
-            ("axis_name", axis_name, "JAX arrays inside jax.shard_map"),
-        ):
-            if value is not None:
-                msg = f"{name}= is for {library}; got arrays of {self.name}; leave it out"
-                raise LibraryError(msg)
+        if group is not None or axis_name is not None:
+            option, library = (
+                ("axis_name", "JAX arrays inside jax.shard_map")
+                if group is None
+                else ("group", "torch tensors")
+            )
+            raise LibraryError(
+                f"{option}= is for {library}; got arrays of {self.name}; leave it out"
+            )
         return None
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:

@@ -60,9 +60,6 @@ class CuPyBackend(Backend):
     def namespace(self, array: Array | None = None) -> Namespace:
         return xp
 
-    def dtype_name(self, array: Array) -> str:
-        return str(array.dtype.name)
-
     def context(self, array: Array) -> AbstractContextManager[Any]:
         # CuPy computes on the current device, whatever device its arrays are on.
         return array.device

@@ -136,12 +136,6 @@ class MLXBackend(Backend):
     def constant(self, array: Array) -> Array:
         return mx.stop_gradient(array)
 
-    def device(self, array: Array) -> str:
-        return "cpu"
-
-    def devices(self) -> tuple[str, ...]:
-        return ("cpu",)
-
     # ---- exchange --------------------------------------------------------------------------------
 
     def placed(self, array: Array) -> dict[str, Any]:

@@ -110,5 +110,5 @@ vars(diagnose).update(
 
 def _check_axis(axis: int, shape: tuple[int, ...]) -> int:
     own = shape or (1,)  # a number counts as one class
-    check_axis(axis, own, f"shape {tuple(shape)}")
+    check_axis(axis, own, lambda: f"shape {tuple(shape)}")
     return operator.index(axis) % len(own)

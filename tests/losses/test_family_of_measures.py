@@ -89,6 +89,9 @@ def test_limits_and_options():
     p, q = (row[2] for row in rows("float64"))
     assert kldiv.alpha_divergence(p, q, alpha=1) == kldiv.kl_divergence(p, q)
     assert kldiv.alpha_divergence(p, q, alpha=0) == kldiv.kl_divergence(q, p)
+    for alpha, slopes in ((0, (1 - q / p, np.log(q / p))), (1, (np.log(p / q), 1 - p / q))):
+        loss = kldiv.value_and_grad(partial(kldiv.alpha_divergence, alpha=alpha), (0, 1))
+        np.testing.assert_allclose(loss(p, q)[1], slopes, rtol=1e-12, atol=1e-12)
     for near, limit in ((1 + 1e-12, 1), (1e-13, 0)):
         found, wanted = (kldiv.alpha_divergence(p, q, alpha=a) for a in (near, limit))
         assert found == pytest.approx(wanted, rel=1e-11)

@@ -188,8 +188,13 @@ def test_wrong_labels(lib):
     s, loss = lib.array(S), kldiv.cross_entropy_with_logits
     with pytest.raises(ShapeError, match=r"labels has shape \(2,\); expected one for each row"):
         loss(s, lib.array(LABELS[:2]))
+    with pytest.raises(OptionError, match="ignore_index is a label, 0, and target has dtype float"):
+        kldiv.cross_entropy_with_logits(lib.array(S), lib.array(S), ignore_index=0)
     with pytest.raises(DTypeError, match="labels has dtype float"):
         kldiv.log_prob_and_entropy_with_logits(s, s[:, 0])
+    for temperature in (1.0, lib.array(np.ones(len(S)))):
+        with pytest.raises(OptionError, match="argnums 1 is target, which holds labels"):
+            kldiv.value_and_grad(loss, 1)(s, lib.array(LABELS), temperature=temperature)
     wrong = lib.array(np.where(LABELS == 5, 6, LABELS))
     if lib.root == "numpy":
         with pytest.raises(OptionError, match="labels has 6, which is none of the 6 classes"):

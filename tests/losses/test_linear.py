@@ -639,6 +639,7 @@ def test_sparse_and_dense_teachers_without_hidden_states(lib):
         (lambda s, t: kldiv.linear_distillation_loss(s), "the teacher is missing"),
         (lambda s, t: kldiv.linear_distillation_loss(*s[:2], *t[:1]), "the teacher is missing"),
         (lambda s, t: kldiv.linear_distillation_loss(s, t, softcap=1.0), "softcap is in the Head"),
+        (lambda s, t: kldiv.linear_distillation_loss(s, t, tail="renormalize"), "tail says how"),
         (lambda s, t: kldiv.linear_kl_div(s._replace(softcap=-1.0), t), "softcap must be"),
         (lambda s, t: kldiv.linear_kl_div(s, t, target_logit_scale=0.0), "target_logit_scale must"),
         (lambda s, t: kldiv.linear_kl_div(*s[:1]), "weight is missing"),
@@ -650,6 +651,14 @@ def test_sparse_and_dense_teachers_without_hidden_states(lib):
         (
             lambda s, t: kldiv.linear_distillation_loss(s, target_log_probs=ARRAYS[0]),
             r"expected \(4, 3, 7\), the rows of input and the classes of weight",
+        ),
+        (
+            lambda s, t: kldiv.linear_log_prob_and_entropy(s, s.weight, LABELS),
+            "weight is in the Head",
+        ),
+        (
+            lambda s, t: kldiv.linear_topk_kl_div(s, s.weight, ARRAYS[0], LABELS),
+            "weight is in the Head",
         ),
         (
             lambda s, t: kldiv.linear_log_prob_and_entropy(s, LABELS.clip(0) + 7),

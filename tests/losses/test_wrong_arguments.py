@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -109,3 +110,35 @@ def test_tensors_on_two_devices():
         kldiv.kl_div_with_logits(here, here, temperature=torch.ones(2, device="meta"))
     alone = kldiv.kl_div_with_logits(here, here, temperature=torch.tensor(2.0))
     assert alone == 0
+
+
+PUBLIC = [name for name in kldiv.__all__ if name.endswith(("logits", "divergence", "loss", "div"))]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_an_option_of_no_function_or_of_another_is_refused(name):
+    function = getattr(kldiv, name)
+    own = signature(function).parameters
+    # Names that functions behind the public ones take.
+    inner = {
+        "beta",
+        "names",
+        "exchanged",
+        "entropic",
+        "reference",
+        "single",
+        "arguments",
+        "measure",
+    }
+    calls = [function]
+    if hasattr(function, "record"):
+        calls.append(kldiv.value_and_grad(function))
+    for option in inner.difference(own):
+        for call in calls:
+            with pytest.raises(TypeError, match=rf"{name}\(\) got an unexpected .*'{option}'"):
+                call(*LOGITS, **{option: np.full(LOGITS.shape[1:-1], 0.5)})
+
+
+def test_an_array_is_not_differentiated_in_twice():
+    with pytest.raises(OptionError, match="argnums names an array twice"):
+        kldiv.value_and_grad(kldiv.kl_div, argnums=(0, 0))

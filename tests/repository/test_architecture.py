@@ -96,7 +96,7 @@ LAYERS = {
     "distributions": "_call _types backends distributions errors formulas",
     "distributions/closed_forms": "_types distributions errors formulas",
     "errors": "",
-    "measures": "_arguments _call _types distributions errors formulas frames",
+    "measures": "_arguments _call _docstrings _types distributions errors formulas frames",
     "readers": "errors readers",
     "streaming": "_files _named _notebook backends errors explanation formulas frames losses "
     "metrics readers sparse_losses streaming",

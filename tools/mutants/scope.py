@@ -69,6 +69,7 @@ _CHOICE: Final = (("tests/test_config.py",), _ADAPTERS)
 _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/_arguments.py": (_ARGUMENTS, (_SEMANTICS, *_ON_NUMPY)),
     "kldiv/_call.py": (_ARGUMENTS, *_PAIRS[:1], (_ROW_LOSSES, *_ON_NUMPY), *_SINGLE, *_PAIRS[1:]),
+    "kldiv/_rows.py": (_ARGUMENTS, (_ROW_LOSSES, *_ON_NUMPY)),
     "kldiv/backends/generic.py": ((_SEMANTICS, "-k", "strict"), *_SINGLE, _ADAPTERS),
     "kldiv/backends/numpy_.py": ((_SEMANTICS, "-k", "numpy"), *_CHOICE),
     "kldiv/backends/overlay.py": ((_SEMANTICS, "-k", "numpy or strict"), *_CHOICE),
