@@ -7,7 +7,7 @@ Gamma(0.01, 1) has a thousandth of its mass below the smallest float.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from kldiv import backends
 from kldiv.distributions import families as f
-from kldiv.distributions.base import Distribution, restore
+from kldiv.distributions.base import Distribution, changed
 from kldiv.distributions.foreign import Opaque
 from kldiv.distributions.foreign_densities import of_object, of_scipy
 from kldiv.distributions.host import Density
@@ -43,22 +43,16 @@ def entry(d: Distribution, index: tuple[Any, ...], shape: tuple[int, ...]) -> Di
         own = d.batch_shape
         last = index[len(index) - len(own) :]
         return Entry(d.original, tuple(i if n != 1 else 0 for i, n in zip(last, own, strict=True)))
-    values: dict[str, Any] = {}
-    for field in fields(d):
-        value = getattr(d, field.name)
-        if field.name in d.options or value is None:
-            values[field.name] = value
-        elif isinstance(value, Distribution):
+
+    def at(name: str, value: Any) -> Any:
+        if isinstance(value, Distribution):
             extra = value.batch_shape[len(d.batch_shape) :]
-            values[field.name] = (
-                _stack(value, index, (*shape, *extra)) if extra else entry(value, index, shape)
-            )
-        else:
-            host = on_host(value)
-            axes = d.event_axes.get(field.name, 0)
-            event = host.shape[host.ndim - axes :]
-            values[field.name] = np.broadcast_to(host, (*shape, *event))[index]
-    return restore(type(d), values)  # type: ignore[no-any-return]
+            return _stack(value, index, (*shape, *extra)) if extra else entry(value, index, shape)
+        host = on_host(value)
+        event = host.shape[host.ndim - d.event_axes.get(name, 0) :]
+        return np.broadcast_to(host, (*shape, *event))[index]
+
+    return changed(d, at)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
