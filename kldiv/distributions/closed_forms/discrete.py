@@ -153,8 +153,8 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     # Probabilities, 2000).
     off = xp.where(possible, (center - n * p1) + steps, -n * p1)
     exponent = relative_entropy(xp, k, n * p1, off) + relative_entropy(xp, rest, n * p0, -off)
-    own = _stirling(xp, rest)
-    mass = xp.exp(_stirling(xp, trials) - _stirling(xp, k) - own - exponent)
+    own = excess(xp, rest)
+    mass = xp.exp(excess(xp, trials) - excess(xp, k) - own - exponent)
     mass = xp.where(k <= _FEW, _mass_of_few(xp, k, rest, p1, p0), mass)
     mass = xp.where(possible, stride * mass, 0.0)
     closer = p1 - q1
@@ -164,8 +164,8 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     some = xp.where(rest > 0, rest, 1.0)
     terms = k * up + rest * (log_ratio(xp, some + more, some, some * 0.0 + more) - down)
     terms = terms + more * log_ratio(xp, longer, m * q0)
-    ends = _stirling(xp, trials) - _stirling(xp, trials + more)
-    terms = terms + (ends + (_stirling(xp, longer) - own))
+    ends = excess(xp, trials) - excess(xp, trials + more)
+    terms = terms + (ends + (excess(xp, longer) - own))
     terms = xp.where(k <= _FEW, _ratio_of_few(xp, k, rest, (n, p1, last), (m, q1, q0)), terms)
     value = xp.sum(mass * terms, axis=-1) / xp.sum(mass, axis=-1)
 
@@ -173,7 +173,7 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     # is far from 1 Q's own mass is taken, as e^(−log P/Q) has no slope in P.
     def other(k: Array, rest: Array) -> Array:
         exponent = relative_entropy(xp, k, m * q1) + relative_entropy(xp, rest, m * q0)
-        ends = _stirling(xp, trials + more) - _stirling(xp, k) - _stirling(xp, rest)
+        ends = excess(xp, trials + more) - excess(xp, k) - excess(xp, rest)
         return xp.where(k <= _FEW, _mass_of_few(xp, k, rest, q1, q0), xp.exp(ends - exponent))
 
     like = abs(terms) < 1.0
@@ -213,20 +213,12 @@ def _mass_of_few(xp: Namespace, k: Array, rest: Array, p1: Array, p0: Array) -> 
     return mass
 
 
-def _stirling(xp: Namespace, x: Array) -> Array:
-    """Return log x! − x log x + x for counts."""
+def excess(xp: Namespace, x: Array) -> Array:
+    """Return log x! − x log x + x for x ≥ 0."""
     counted = x > 0
     safe = xp.where(counted, x, 1.0)
     value = binet(xp, safe) + 0.5 * xp.log(safe) + 0.5 * math.log(2 * math.pi)
     return xp.where(counted, value, 0.0)
-
-
-@register_kl(Bernoulli, Binomial)
-@register_kl(Binomial, Bernoulli)
-def one_trial(xp: Namespace, p: Any, q: Any) -> Array:
-    """A Bernoulli is a Binomial with one trial."""
-    p, q = (Binomial(1, d.probs, d.logits) if isinstance(d, Bernoulli) else d for d in (p, q))
-    return binomial(xp, p, q)
 
 
 @register_kl(Bernoulli, Poisson)
@@ -244,10 +236,11 @@ def categorical(xp: Namespace, p: Any, q: Any) -> Array:
     if p.logits is not None and q.logits is not None:
         s, t = xp.broadcast_arrays(q.logits, p.logits)
         return KullbackLeibler().of_rows(xp, s, t, 1.0)[..., 0]
-    return xp.sum(relative_entropy(xp, _classes(xp, p), _classes(xp, q)), axis=-1)
+    return xp.sum(relative_entropy(xp, classes(xp, p), classes(xp, q)), axis=-1)
 
 
-def _classes(xp: Namespace, d: Any) -> Array:
+def classes(xp: Namespace, d: Any) -> Array:
+    """Return the probability of each class."""
     if d.probs is not None:
         return d.probs
     weights = xp.exp(d.logits - xp.max(d.logits, axis=-1, keepdims=True))

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.distributions import families as f
 from kldiv.distributions.base import Distribution
-from kldiv.distributions.closed_forms.discrete import probabilities
-from kldiv.distributions.registry import blank, no_closed_form, register_kl
+from kldiv.distributions.closed_forms.discrete import classes, excess, probabilities
+from kldiv.distributions.registry import blank, infinite, no_closed_form, register_kl
 from kldiv.distributions.supports import CONTINUOUS, DISCRETE
 from kldiv.distributions.wrappers import WRAPPERS, Image
 from kldiv.formulas.measures import relative_entropy
-from kldiv.formulas.special import log1p, polynomial
+from kldiv.formulas.remainders import softplus
+from kldiv.formulas.special import log1p
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ def point(xp: Namespace, p: f.Delta, q: Any) -> Array:
     if discrete is None:
         raise no_closed_form(p, q)
     if not discrete:
-        return blank(xp, p) + blank(xp, q) + math.inf
+        return infinite(xp, p, q)
     return p.log_density + _information(xp, q, p.value, p, q)
 
 
@@ -47,11 +48,10 @@ def onto_point(xp: Namespace, p: Any, q: f.Delta) -> Array:
     discrete = _discrete(p)
     if discrete is None:
         raise no_closed_form(p, q)
-    apart = blank(xp, p) + blank(xp, q) + math.inf
     if not discrete:
-        return apart
+        return infinite(xp, p, q)
     missing = _information(xp, p, q.value, p, q)
-    return xp.where(missing == 0, missing - q.log_density, missing + apart)
+    return xp.where(missing == 0, missing - q.log_density, missing + infinite(xp, p, q))
 
 
 def _discrete(d: Any) -> bool | None:
@@ -92,22 +92,6 @@ def _whole(xp: Namespace, x: Array) -> tuple[Array, Array]:
     return inside, xp.where(inside, x, 0.0 * x)
 
 
-# log x! = x log x − x + ½ log 2πx + Σ cₙ x^(1−2n) (DLMF 5.11.1), right to 1e-17 from 10 on.
-_BINET = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
-
-
-def excess(xp: Namespace, x: Array) -> Array:
-    """Return log x! − x log x + x for x ≥ 0."""
-    large = x >= 10
-    big = xp.where(large, x, 10.0)
-    small = xp.where(large | ~(x > 0), 1.0, x)
-    near = xp.special.gammaln(small + 1.0) - small * xp.log(small) + small
-    near = xp.where(x == 0, 0.0 * x, near)
-    inverse = 1.0 / big
-    far = 0.5 * xp.log(2 * math.pi * big) + inverse * polynomial(inverse * inverse, _BINET)
-    return xp.where(large, far, near)
-
-
 def _poisson(xp: Namespace, d: f.Poisson, x: Array) -> tuple[Array, Array]:
     inside, k = _whole(xp, x)
     return inside, relative_entropy(xp, k, d.rate) + excess(xp, k)
@@ -117,10 +101,7 @@ def _two_way(xp: Namespace, d: Any) -> tuple[Array, Array]:
     """Return −log of the probability of 1 and of 0."""
     if d.probs is not None:
         return -xp.log(d.probs), -log1p(xp, -d.probs)
-    rest = xp.log1p(xp.exp(-abs(d.logits)))
-    return rest + xp.where(d.logits < 0, -d.logits, 0.0), rest + xp.where(
-        d.logits > 0, d.logits, 0.0
-    )
+    return softplus(xp, -d.logits), softplus(xp, d.logits)
 
 
 def _bernoulli(xp: Namespace, d: f.Bernoulli, x: Array) -> tuple[Array, Array]:
@@ -155,8 +136,8 @@ def _negative_binomial(xp: Namespace, d: f.NegativeBinomial, x: Array) -> tuple[
 
 
 def _categorical(xp: Namespace, d: f.Categorical, x: Array) -> tuple[Array, Array]:
-    classes = _classes(d)
-    here = xp.astype(xp.arange(classes.shape[-1]), x.dtype) == x[..., None]
+    number = (d.logits if d.probs is None else d.probs).shape[-1]
+    here = xp.astype(xp.arange(number), x.dtype) == x[..., None]
     return xp.any(here, axis=-1), _of_class(xp, d, here)
 
 
@@ -164,10 +145,6 @@ def _one_hot(xp: Namespace, d: f.OneHotCategorical, x: Array) -> tuple[Array, Ar
     here = x == 1
     inside = xp.all(here | (x == 0), axis=-1) & (xp.sum(x, axis=-1) == 1)
     return inside, _of_class(xp, d, here)
-
-
-def _classes(d: Any) -> Array:
-    return d.probs if d.probs is not None else d.logits
 
 
 def _of_class(xp: Namespace, d: Any, here: Array) -> Array:
@@ -186,11 +163,7 @@ def _multinomial(xp: Namespace, d: f.Multinomial, x: Array) -> tuple[Array, Arra
     inside, k = _whole(xp, x)
     total = d.total_count + 0.0 * xp.sum(k, axis=-1)
     fits = xp.all(inside, axis=-1) & (xp.sum(k, axis=-1) == total)
-    p = d.probs
-    if p is None:
-        weights = xp.exp(d.logits - xp.max(d.logits, axis=-1, keepdims=True))
-        p = weights / xp.sum(weights, axis=-1, keepdims=True)
-    spread = relative_entropy(xp, k, total[..., None] * p) + excess(xp, k)
+    spread = relative_entropy(xp, k, total[..., None] * classes(xp, d)) + excess(xp, k)
     return fits, xp.sum(spread, axis=-1) - excess(xp, total)
 
 
