@@ -149,14 +149,8 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     possible = (k >= 0) & (rest >= 0)
     k, rest = xp.where(possible, k, 0.0), xp.where(possible, rest, trials)
     longer = rest + more
-    # The mass by its distance from the mean (Loader, Fast and Accurate Computation of Binomial
-    # Probabilities, 2000).
     off = xp.where(possible, (center - n * p1) + steps, -n * p1)
-    exponent = relative_entropy(xp, k, n * p1, off) + relative_entropy(xp, rest, n * p0, -off)
-    own = excess(xp, rest)
-    mass = xp.exp(excess(xp, trials) - excess(xp, k) - own - exponent)
-    mass = xp.where(k <= _FEW, _mass_of_few(xp, k, rest, p1, p0), mass)
-    mass = xp.where(possible, stride * mass, 0.0)
+    mass = xp.where(possible, stride * _mass(xp, k, rest, trials, p1, p0, off), 0.0)
     closer = p1 - q1
     up = log_ratio(xp, n * p1, m * q1, n * closer - more * q1)
     last = xp.where(p0 > 0, p0, 1.0)  # of p = 1 only k = n has mass
@@ -165,24 +159,20 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     terms = k * up + rest * (log_ratio(xp, some + more, some, some * 0.0 + more) - down)
     terms = terms + more * log_ratio(xp, longer, m * q0)
     ends = excess(xp, trials) - excess(xp, trials + more)
-    terms = terms + (ends + (excess(xp, longer) - own))
+    terms = terms + (ends + (excess(xp, longer) - excess(xp, rest)))
     terms = xp.where(k <= _FEW, _ratio_of_few(xp, k, rest, (n, p1, last), (m, q1, q0)), terms)
     value = xp.sum(mass * terms, axis=-1) / xp.sum(mass, axis=-1)
 
     # Close to each other it is what φ(log P/Q) sums to, and Q's mass beyond P's trials.  Where P/Q
     # is far from 1 Q's own mass is taken, as e^(−log P/Q) has no slope in P.
-    def other(k: Array, rest: Array) -> Array:
-        exponent = relative_entropy(xp, k, m * q1) + relative_entropy(xp, rest, m * q0)
-        ends = excess(xp, trials + more) - excess(xp, k) - excess(xp, rest)
-        return xp.where(k <= _FEW, _mass_of_few(xp, k, rest, q1, q0), xp.exp(ends - exponent))
-
     like = abs(terms) < 1.0
     here = mass * phi(xp, xp.where(like, terms, 0.0))
-    taken = xp.where(possible, stride * other(k, longer), 0.0)
+    taken = xp.where(possible, stride * _mass(xp, k, longer, trials + more, q1, q0), 0.0)
     here = xp.where(like, here, mass * (xp.where(like, 0.0, terms) - 1.0) + taken)
     some = min(m - n, _BEYOND)
     k = n + xp.cumulative_sum(xp.broadcast_to(ones[..., :1], (*ones.shape[:-1], some)), axis=-1)
-    near = xp.sum(here, axis=-1) + xp.sum(other(k, (trials + more) - k), axis=-1)
+    beyond = _mass(xp, k, (trials + more) - k, trials + more, q1, q0)
+    near = xp.sum(here, axis=-1) + xp.sum(beyond, axis=-1)
     value = xp.where(value < 0.5, near, value)
     edge = xp.where(valid, xp.where(point, none, xp.full_like(none, xp.inf)), xp.nan)
     return xp.where(inside, value, edge)
@@ -200,6 +190,20 @@ def _ratio_of_few(
         up = log_ratio(xp, (n - j) * p1, (m - j) * q1, (n - j) * closer - more * q1)
         value = value + xp.where(k > j, up, 0.0)
     return value
+
+
+def _mass(
+    xp: Namespace, k: Array, rest: Array, n: Array, p1: Array, p0: Array, off: Array | None = None
+) -> Array:
+    """Return the mass of k successes and the rest failures in n trials; ``off`` is k − n p₁.
+
+    It is taken by that distance (C. Loader, "Fast and accurate computation of binomial
+    probabilities", 2000), up to `_FEW` successes by their factors.
+    """
+    exponent = relative_entropy(xp, k, n * p1, off)
+    exponent = exponent + relative_entropy(xp, rest, n * p0, None if off is None else -off)
+    ways = excess(xp, n) - excess(xp, k) - excess(xp, rest)
+    return xp.where(k <= _FEW, _mass_of_few(xp, k, rest, p1, p0), xp.exp(ways - exponent))
 
 
 def _mass_of_few(xp: Namespace, k: Array, rest: Array, p1: Array, p0: Array) -> Array:
