@@ -426,18 +426,17 @@ def _frozen(d: Any) -> Any:
             "method= needs SciPy's densities and samplers, which are not installed; "
             'pip install "kldiv[scipy]"'
         ) from None
+    from kldiv.distributions.closed_forms.multivariate import (  # noqa: PLC0415 - loads all pairs
+        NORMALS,
+        covariance,
+    )
+
     make: dict[Any, Callable[[Any], Any]] = {
         f.Dirichlet: lambda d: stats.dirichlet(np.ravel(d.concentration)),
         f.Categorical: lambda d: stats.rv_discrete(
             values=(np.arange(len(_weights(d))), _weights(d))
         ),
-        f.MultivariateNormal: lambda d: stats.multivariate_normal(d.loc, _covariance(d)),
-        f.MultivariateNormalDiag: lambda d: stats.multivariate_normal(
-            d.loc, np.diag(d.scale_diag**2)
-        ),
-        f.LowRankMultivariateNormal: lambda d: stats.multivariate_normal(
-            d.loc, d.cov_factor @ d.cov_factor.T + np.diag(d.cov_diag)
-        ),
+        **dict.fromkeys(NORMALS, lambda d: stats.multivariate_normal(d.loc, covariance(np, d))),
     }
     for cls in type(d).__mro__:
         if cls in BY_FAMILY:
@@ -450,14 +449,6 @@ def _frozen(d: Any) -> Any:
 def _weights(d: Any) -> Any:
     weights = d.probs if d.probs is not None else np.exp(d.logits - np.max(d.logits))
     return weights / np.sum(weights)
-
-
-def _covariance(d: Any) -> Any:
-    if d.covariance_matrix is not None:
-        return d.covariance_matrix
-    if d.scale_tril is not None:
-        return d.scale_tril @ d.scale_tril.T
-    return np.linalg.inv(d.precision_matrix)
 
 
 # --- made of others -------------------------------------------------------------------------------

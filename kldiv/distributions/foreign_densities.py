@@ -227,20 +227,23 @@ def _is_discrete(original: Any) -> bool:
 
 def _has_quantiles(frozen: Any) -> bool:
     """Return whether quantiles are quick: a discrete one without formulas adds up its mass."""
-    if not hasattr(frozen, "dist"):
-        return True
-    own: Any = type(frozen.dist)
-    base = next(c for c in own.__mro__ if c.__name__ in {"rv_continuous", "rv_discrete"})
-    if base.__name__ == "rv_continuous":
+    own, base = _own_and_generic(frozen)
+    if base is None or base.__name__ == "rv_continuous":
         return True
     return own._cdf is not base._cdf or own._ppf is not base._ppf  # noqa: SLF001
 
 
 def _underflows(frozen: Any) -> bool:
     """Return whether a log-density is the logarithm of a density, which underflows."""
-    if not hasattr(frozen, "dist"):
+    own, base = _own_and_generic(frozen)
+    if base is None:
         return False
-    own: Any = type(frozen.dist)
-    base = next(c for c in own.__mro__ if c.__name__ in {"rv_continuous", "rv_discrete"})
     name = "_logpdf" if base.__name__ == "rv_continuous" else "_logpmf"
     return getattr(own, name) is getattr(base, name)
+
+
+def _own_and_generic(frozen: Any) -> tuple[Any, Any]:
+    """Return the class of a frozen distribution's law and SciPy's generic one, if it has these."""
+    own: Any = type(getattr(frozen, "dist", None))
+    generic = {"rv_continuous", "rv_discrete"}
+    return own, next((c for c in own.__mro__ if c.__name__ in generic), None)

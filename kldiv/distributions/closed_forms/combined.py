@@ -6,13 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from kldiv.distributions.base import Distribution
-from kldiv.distributions.families import (
-    Independent,
-    LowRankMultivariateNormal,
-    MultivariateNormal,
-    MultivariateNormalDiag,
-    Normal,
-)
+from kldiv.distributions.closed_forms.multivariate import NORMALS
+from kldiv.distributions.families import Independent, MultivariateNormalDiag, Normal
 from kldiv.distributions.registry import closed_form, no_closed_form, register_kl
 from kldiv.distributions.wrappers import Masked, Sample
 from kldiv.errors import ShapeError
@@ -45,9 +40,6 @@ def _inner(d: Independent, axes: int) -> Any:
     return Independent(d.base_dist, axes) if axes else d.base_dist
 
 
-_NORMALS = (MultivariateNormal, MultivariateNormalDiag, LowRankMultivariateNormal)
-
-
 def independent_normal(xp: Namespace, p: Any, q: Any) -> Array:
     """A MultivariateNormalDiag's, where the base is a Normal."""
     return closed_form(xp, _vector(xp, p, p, q), _vector(xp, q, p, q))
@@ -62,7 +54,7 @@ def _vector(xp: Namespace, d: Any, p: Any, q: Any) -> Any:
     return MultivariateNormalDiag(*xp.broadcast_arrays(flat.base_dist.loc, flat.base_dist.scale))
 
 
-for _other in _NORMALS:
+for _other in NORMALS:
     register_kl(Independent, _other)(independent_normal)
     register_kl(_other, Independent)(independent_normal)
 

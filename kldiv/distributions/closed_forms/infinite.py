@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kldiv.distributions import families as f
+from kldiv.distributions.closed_forms.multivariate import NORMALS
 from kldiv.distributions.registry import infinite, register_kl
 
 if TYPE_CHECKING:
@@ -26,6 +27,6 @@ for _q in (f.Gumbel, f.Laplace, f.Normal):
     register_kl(f.HalfCauchy, _q)(without_mean)
 for _q in (f.Chi2, f.Exponential, f.Gamma, f.HalfNormal):
     register_kl(f.HalfCauchy, _q)(without_mean)
-for _normal in (f.MultivariateNormal, f.MultivariateNormalDiag, f.LowRankMultivariateNormal):
+for _normal in NORMALS:
     register_kl(f.Dirichlet, _normal)(singular)
     register_kl(_normal, f.Dirichlet)(singular)

@@ -25,7 +25,7 @@ def diagonal(xp: Namespace, p: MultivariateNormalDiag, q: MultivariateNormalDiag
     return 0.5 * xp.sum(ratio_phi(xp, q.scale_diag, p.scale_diag, 2.0) + z * z, axis=-1)
 
 
-_ANY = (MultivariateNormal, MultivariateNormalDiag, LowRankMultivariateNormal)
+NORMALS = (MultivariateNormal, MultivariateNormalDiag, LowRankMultivariateNormal)
 
 
 def multivariate(xp: Namespace, p: Any, q: Any) -> Array:
@@ -71,8 +71,8 @@ def _or_near(xp: Namespace, spread: Array, factor: Array, added: Array) -> Array
     return xp.where(near, log_det_remainder(xp, xp.where(near[..., None, None], e, 0.0)), spread)
 
 
-for _p in _ANY:
-    for _q in _ANY:
+for _p in NORMALS:
+    for _q in NORMALS:
         if (_p, _q) != (MultivariateNormalDiag, MultivariateNormalDiag):
             register_kl(_p, _q)(multivariate)
 
@@ -104,7 +104,7 @@ def _factor(xp: Namespace, d: Any) -> Array:
         return _diagonal(xp, d.scale_diag)
     if _has(d, "cov_factor"):
         return _factor_of_low_rank(xp, d)
-    return xp.linalg.cholesky(_covariance(xp, d))
+    return xp.linalg.cholesky(covariance(xp, d))
 
 
 def _factor_of_low_rank(xp: Namespace, d: LowRankMultivariateNormal) -> Array:
@@ -120,7 +120,7 @@ def _factor_of_low_rank(xp: Namespace, d: LowRankMultivariateNormal) -> Array:
 def _added(xp: Namespace, p: Any, q: Any) -> Array:
     """Return Σ₁ − Σ₂; of two of low rank by the differences of their parts."""
     if not (_has(p, "cov_factor") and _has(q, "cov_factor")):
-        return _covariance(xp, p) - _covariance(xp, q)
+        return covariance(xp, p) - covariance(xp, q)
     w, v = p.cov_factor, q.cov_factor
     rest = _diagonal(xp, p.cov_diag - q.cov_diag)
     if w.shape[-1] != v.shape[-1]:
@@ -129,7 +129,8 @@ def _added(xp: Namespace, p: Any, q: Any) -> Array:
     return change + _transposed(xp, change) + rest
 
 
-def _covariance(xp: Namespace, d: Any) -> Array:
+def covariance(xp: Namespace, d: Any) -> Array:
+    """Return the covariance of a normal of vectors."""
     if isinstance(d, MultivariateNormalDiag):
         return _diagonal(xp, d.scale_diag * d.scale_diag)
     if isinstance(d, LowRankMultivariateNormal):
