@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
@@ -515,7 +515,27 @@ class Metric(Kept):
         return table(repr(self), [*found._fields], [[*found]])
 
 
-class KLDivergence(Metric):
+class _Divergence(Metric):
+    """A mean divergence of rows of logits or of probabilities."""
+
+    _losses: ClassVar[tuple[Any, Any]]
+    """Of logits, and of probabilities."""
+
+    def __init__(self, *, form: Form = "logits", quantiles: bool = False, **options: Any) -> None:
+        if form not in get_args(Form):
+            raise OptionError(f"form must be 'logits', 'log-probs' or 'probs'; got {form!r}")
+        super().__init__(self._losses[form == "probs"], quantiles=quantiles, **options)
+
+
+def _kl_of_probabilities(input: Array, target: Array, **options: Any) -> Array:
+    return kl_divergence(target, input, **options)
+
+
+def _js_of_probabilities(input: Array, target: Array, **options: Any) -> Array:
+    return js_divergence(target, input, **options)
+
+
+class KLDivergence(_Divergence):
     """
     The mean Kullback-Leibler divergence D(P‖Q) of rows, P being the target.
 
@@ -541,12 +561,10 @@ class KLDivergence(Metric):
     24
     """
 
-    def __init__(self, *, form: Form = "logits", quantiles: bool = False, **options: Any) -> None:
-        loss = _by_form(form, kl_div_with_logits, _kl_of_probabilities)
-        super().__init__(loss, quantiles=quantiles, **options)
+    _losses = kl_div_with_logits, _kl_of_probabilities
 
 
-class JensenShannonDivergence(Metric):
+class JensenShannonDivergence(_Divergence):
     """
     The mean Jensen-Shannon divergence of rows.
 
@@ -569,9 +587,7 @@ class JensenShannonDivergence(Metric):
     0.002581
     """
 
-    def __init__(self, *, form: Form = "logits", quantiles: bool = False, **options: Any) -> None:
-        loss = _by_form(form, js_div_with_logits, _js_of_probabilities)
-        super().__init__(loss, quantiles=quantiles, **options)
+    _losses = js_div_with_logits, _js_of_probabilities
 
 
 class CrossEntropy(Metric):
@@ -617,22 +633,6 @@ class CrossEntropy(Metric):
     def perplexity(self) -> float:
         """The exponential of the mean."""
         return math.exp(self.compute().mean)
-
-
-def _by_form(form: str, of_logits: Any, of_probabilities: Any) -> Any:
-    if form in {"logits", "log-probs"}:
-        return of_logits
-    if form == "probs":
-        return of_probabilities
-    raise OptionError(f"form must be 'logits', 'log-probs' or 'probs'; got {form!r}")
-
-
-def _kl_of_probabilities(input: Array, target: Array, **options: Any) -> Array:
-    return kl_divergence(target, input, **options)
-
-
-def _js_of_probabilities(input: Array, target: Array, **options: Any) -> Array:
-    return js_divergence(target, input, **options)
 
 
 def moments(rows: Array, *, where: Array | None = None, row_weight: Array | None = None) -> Array:
