@@ -147,20 +147,17 @@ def _log(x: Any, log_x: Any) -> Any:
 
 
 def _normal(d: Any, x: Any, *_: Any) -> Any:
-    return _standard((x - d.loc) / d.scale) - np.log(d.scale)
-
-
-def _standard(z: Any) -> Any:
-    return -z * z / 2 - 0.5 * math.log(2 * math.pi)
+    z = (x - getattr(d, "loc", 0.0)) / d.scale
+    return -z * z / 2 - 0.5 * math.log(2 * math.pi) - np.log(d.scale)
 
 
 def _log_normal(d: Any, x: Any, log_x: Any = None, *_: Any) -> Any:
     log_x = _log(x, log_x)
-    return _standard((log_x - d.loc) / d.scale) - np.log(d.scale) - log_x
+    return _normal(d, log_x) - log_x
 
 
 def _half_normal(d: Any, x: Any, *_: Any) -> Any:
-    return _standard(x / d.scale) - np.log(d.scale) + math.log(2)
+    return _normal(d, x) + math.log(2)
 
 
 def _laplace(d: Any, x: Any, *_: Any) -> Any:
@@ -270,8 +267,7 @@ def _kumaraswamy(d: Any, x: Any, log_x: Any = None, log_rest: Any = None) -> Any
 def _logit_normal(d: Any, x: Any, log_x: Any = None, log_rest: Any = None) -> Any:
     log_x = _log(x, log_x)
     log_rest = np.log1p(-x) if log_rest is None else log_rest
-    z = (log_x - log_rest - d.loc) / d.scale
-    return _standard(z) - np.log(d.scale) - log_x - log_rest
+    return _normal(d, log_x - log_rest) - log_x - log_rest
 
 
 def _continuous_bernoulli(d: Any) -> Any:

@@ -113,21 +113,29 @@ class Shape:
 
 
 class _Located(Shape):
-    """A family of location and scale: (mean − loc, deviation) of loc 0 and scale 1, negentropy."""
+    """A family of a scale or a rate, and mostly of a location.
+
+    ``standard`` has the mean and the deviation at loc 0 and scale 1, and the negentropy.
+    """
 
     standard: tuple[float, float, float]
+
+    def __init__(self, xp: Namespace, p: Any) -> None:
+        super().__init__(xp, p)
+        self.loc = getattr(p, "loc", 0.0)
+        self.scale = p.scale if hasattr(p, "scale") else 1.0 / p.rate
 
     def negentropy(self) -> float:
         return self.standard[2]
 
     def mean(self) -> Array:
-        return self.p.loc + self.standard[0] * self.p.scale
+        return self.loc + self.standard[0] * self.scale
 
     def mean_from(self, center: Array) -> Array:
-        return (self.p.loc - center) + self.standard[0] * self.p.scale
+        return (self.loc - center) + self.standard[0] * self.scale
 
     def deviation(self) -> Array:
-        return self.standard[1] * self.p.scale + 0.0 * self.p.loc
+        return self.standard[1] * self.scale + 0.0 * self.loc
 
 
 class _Normal(_Located, of=f.Normal, against=(f.Gumbel, f.Laplace)):
@@ -163,15 +171,12 @@ class _Gumbel(_Located, of=f.Gumbel, against=(f.Normal,)):
     )
 
 
-class _HalfNormal(Shape, of=f.HalfNormal, against=(f.Exponential, f.Gamma, f.Normal)):
-    def negentropy(self) -> float:
-        return _NORMAL + 0.5 * math.log((1 - 2 / math.pi) * 2 / math.pi) - 0.5
-
-    def mean(self) -> Array:
-        return math.sqrt(2 / math.pi) * self.p.scale
-
-    def deviation(self) -> Array:
-        return math.sqrt(1 - 2 / math.pi) * self.p.scale
+class _HalfNormal(_Located, of=f.HalfNormal, against=(f.Exponential, f.Gamma, f.Normal)):
+    standard = (
+        math.sqrt(2 / math.pi),
+        math.sqrt(1 - 2 / math.pi),
+        _NORMAL + 0.5 * math.log((1 - 2 / math.pi) * 2 / math.pi) - 0.5,
+    )
 
     def log_gap(self) -> float:
         return 0.5 * (EULER + math.log(4 / math.pi))
@@ -180,18 +185,11 @@ class _HalfNormal(Shape, of=f.HalfNormal, against=(f.Exponential, f.Gamma, f.Nor
         return 0.5 * (1.0 + EULER + math.log(math.pi))
 
 
-class _Exponential(Shape, of=f.Exponential, against=(f.Gumbel, f.HalfNormal, f.Normal)):
-    def negentropy(self) -> float:
-        return _NORMAL - 1.0
-
-    def mean(self) -> Array:
-        return 1.0 / self.p.rate
-
-    def deviation(self) -> Array:
-        return 1.0 / self.p.rate
+class _Exponential(_Located, of=f.Exponential, against=(f.Gumbel, f.HalfNormal, f.Normal)):
+    standard = (1.0, 1.0, _NORMAL - 1.0)
 
     def cumulant(self, scale: Array) -> Array:
-        return log1p_gap(self.xp, 1.0 / self.p.rate / scale)
+        return log1p_gap(self.xp, self.scale / scale)
 
 
 class _Gamma(Shape, of=f.Gamma, against=(f.Gumbel, f.HalfNormal, f.Normal)):
