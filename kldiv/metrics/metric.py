@@ -13,7 +13,7 @@ from kldiv import backends
 from kldiv._files import replacing
 from kldiv._notebook import table
 from kldiv.backends.base import FLOATS
-from kldiv.errors import InputError, LibraryError, OptionError, ShapeError
+from kldiv.errors import DTypeError, InputError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import moments as formulas
 from kldiv.formulas.reductions import cast
 from kldiv.label_losses import cross_entropy_with_logits
@@ -303,6 +303,8 @@ class Metric(Kept):
         ------
         ShapeError
             ``where`` or ``row_weight`` does not broadcast to the rows.
+        DTypeError
+            ``where`` is not bool.
         """
         kept = self._kept(arrays, where)
         self.update_rows(self.rows(*arrays, **options), where=kept, row_weight=row_weight)
@@ -632,7 +634,8 @@ class CrossEntropy(Metric):
     @property
     def perplexity(self) -> float:
         """The exponential of the mean."""
-        return math.exp(self.compute().mean)
+        with np.errstate(over="ignore"):
+            return float(np.exp(self.compute().mean))
 
 
 def moments(rows: Array, *, where: Array | None = None, row_weight: Array | None = None) -> Array:
@@ -657,6 +660,8 @@ def moments(rows: Array, *, where: Array | None = None, row_weight: Array | None
     ------
     ShapeError
         ``where`` or ``row_weight`` does not broadcast to the rows.
+    DTypeError
+        ``where`` is not bool.
 
     Examples
     --------
@@ -771,8 +776,10 @@ def _alike(
                 f"rows, {shape}"
             ) from error
 
-    weight = like("row_weight", row_weight)
-    return values, None if weight is None else cast(xp, weight, wide), like("where", where)
+    weight, kept = like("row_weight", row_weight), like("where", where)
+    if kept is not None and (found := backend.dtype_name(kept)) != "bool":
+        raise DTypeError(f"where has dtype {found}; expected bool; compare first: where=mask != 0")
+    return values, None if weight is None else cast(xp, weight, wide), kept
 
 
 def widest(backend: Any, xp: Any) -> str:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from kldiv.distributions.base import Distribution
+from kldiv.distributions.closed_forms.discrete import times
 from kldiv.distributions.closed_forms.multivariate import NORMALS
 from kldiv.distributions.families import Independent, MultivariateNormalDiag, Normal
 from kldiv.distributions.registry import closed_form, no_closed_form, register_kl
@@ -79,7 +80,7 @@ def sample(xp: Namespace, p: Sample, q: Sample) -> Array:
             "two Sample must have as many draws; got sample_shape "
             f"{p.sample_shape} and {q.sample_shape}"
         )
-    return math.prod(p.sample_shape) * closed_form(xp, p.base_dist, q.base_dist)
+    return times(xp, math.prod(p.sample_shape), closed_form(xp, p.base_dist, q.base_dist))
 
 
 def _mask(d: Any) -> tuple[Any, Any]:

@@ -15,12 +15,12 @@ from kldiv.distributions.families import (
     OneHotCategorical,
     Poisson,
 )
-from kldiv.distributions.registry import register_kl
+from kldiv.distributions.registry import infinite, register_kl
 from kldiv.formulas.binet import binet
 from kldiv.formulas.divergences import KullbackLeibler
 from kldiv.formulas.measures import relative_entropy
 from kldiv.formulas.numbers import NEAR
-from kldiv.formulas.remainders import ratio_phi, softplus, softplus_remainder
+from kldiv.formulas.remainders import interior, ratio_phi, softplus, softplus_remainder
 from kldiv.formulas.special import expm1, log1p, log_ratio, phi, phi_near
 
 if TYPE_CHECKING:
@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 @register_kl(Poisson, Poisson)
 def poisson(xp: Namespace, p: Poisson, q: Poisson) -> Array:
     """λ₁ φ(log λ₁/λ₂); λ₂ where λ₁ = 0."""
-    return relative_entropy(xp, p.rate, q.rate)
+    return of_rates(xp, p.rate, q.rate)
+
+
+def of_rates(xp: Namespace, a: Array, b: Array) -> Array:
+    """Return the relative entropy of a from b; where one is +∞ it is +∞, and 0 where both are."""
+    finite = (a < math.inf) & (b < math.inf)
+    value = relative_entropy(xp, *(xp.where(finite, x, 1.0) for x in (a, b)))
+    _, edge, _ = interior(xp, (a,), (b,))
+    return xp.where(finite, value, edge)
 
 
 def probabilities(xp: Namespace, d: Any) -> tuple[Array, Array]:
@@ -95,16 +103,27 @@ def binomial(xp: Namespace, p: Binomial, q: Binomial) -> Array:
     For fewer trials a sum over P's outcomes where both n are Python numbers, else NaN.
     """
     n, m = p.total_count, q.total_count
-    if isinstance(n, int) and isinstance(m, int) and n < m:
+    if isinstance(n, int) and isinstance(m, int) and 0 < n < m:
         return _fewer_trials(xp, p, q, n, m)
-    value = n * bernoulli(xp, p, q)
-    (p1, _), (_, q0) = probabilities(xp, p), probabilities(xp, q)
-    none = 0.0 - m * xp.log(xp.where(p1 == 0, q0, 1.0))  # P is a point mass at 0
-    more = xp.where(p1 == 0, none, xp.where(p1 > 0, xp.full_like(value, xp.inf), xp.nan))
+    value = times(xp, n, bernoulli(xp, p, q))
+    (p1, p0), (q1, q0) = probabilities(xp, p), probabilities(xp, q)
+    valid = (p1 >= 0) & (p0 >= 0) & (q1 >= 0) & (q0 >= 0) & (n >= 0) & (m >= 0)
+    point = valid & ((p1 == 0) | (n == 0))  # P has all its mass at 0
+    none = times(xp, m, -xp.log(xp.where(point, q0, 1.0)))
+    more = xp.where(valid, xp.where(point, none, xp.full_like(value, xp.inf)), xp.nan)
     if isinstance(n, int) and isinstance(m, int):
         return value if n == m else more
-    fewer = xp.where(p1 == 0, none, xp.nan)
-    return xp.where(n == m, value, xp.where(n > m, more + 0.0 * value, fewer))
+    fewer = xp.where(point, none, xp.nan)
+    return xp.where(n == m, value, xp.where(n > m, more, fewer))
+
+
+def times(xp: Namespace, n: int | Array, value: Array) -> Array:
+    """Return n times a divergence: 0 of no draws, also where it is +∞, and NaN of fewer."""
+    if isinstance(n, int) and n > 0:
+        return n * value
+    n = n + xp.zeros_like(value)
+    some = n * xp.where((n > 0) | xp.isnan(value), value, 0.0)
+    return xp.where(n >= 0, some, math.nan)
 
 
 _POINTS = 216
@@ -230,7 +249,7 @@ def bernoulli_poisson(xp: Namespace, p: Bernoulli, q: Poisson) -> Array:
     """p φ(log p/λ) + (1−p) φ(log(1−p)): log k! is 0 at 0 and 1."""
     p1, p0 = probabilities(xp, p)
     one = xp.ones_like(p0)
-    return relative_entropy(xp, p1, q.rate) + relative_entropy(xp, p0, one, -p1)
+    return of_rates(xp, p1, q.rate) + relative_entropy(xp, p0, one, -p1)
 
 
 @register_kl(Categorical, Categorical)
@@ -255,7 +274,7 @@ def classes(xp: Namespace, d: Any) -> Array:
 def multinomial(xp: Namespace, p: Multinomial, q: Multinomial) -> Array:
     """The Categorical's, times n; +∞ where n differs, as no outcome is shared."""
     n, m = p.total_count, q.total_count
-    value = n * categorical(xp, p, q)
+    value = times(xp, n, categorical(xp, p, q))
     if isinstance(n, int) and isinstance(m, int):
-        return value if n == m else value * 0.0 + xp.inf
-    return xp.where(n == m, value, xp.where(n != m, xp.inf, value))
+        return value if n == m else infinite(xp, p, q)
+    return xp.where(n == m, value, infinite(xp, p, q))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.distributions import families as f
 from kldiv.distributions.base import Distribution
-from kldiv.distributions.closed_forms.discrete import classes, excess, probabilities
+from kldiv.distributions.closed_forms.discrete import classes, excess, of_rates, probabilities
 from kldiv.distributions.registry import blank, infinite, no_closed_form, register_kl
 from kldiv.distributions.supports import CONTINUOUS, DISCRETE
 from kldiv.distributions.wrappers import WRAPPERS, Image
@@ -54,6 +54,19 @@ def onto_point(xp: Namespace, p: Any, q: f.Delta) -> Array:
     return xp.where(missing == 0, missing - q.log_density, missing + infinite(xp, p, q))
 
 
+@register_kl(f.Poisson, f.Binomial)
+@register_kl(f.NegativeBinomial, f.Binomial)
+def beyond_all_trials(xp: Namespace, p: Any, q: f.Binomial) -> Array:
+    """+∞, as P has mass beyond all trials; of a P with all its mass at 0 −log of Q's there."""
+    apart = infinite(xp, p, q)
+    if isinstance(p, f.Poisson):
+        point = p.rate == 0
+    else:
+        never = p.logits == -math.inf if p.probs is None else p.probs == 0
+        point = never | (p.total_count == 0)
+    return xp.where(point, _information(xp, q, blank(xp, p), p, q), apart)
+
+
 def _discrete(d: Any) -> bool | None:
     """Return whether outcomes have masses, or None where that is not known."""
     if isinstance(d, (f.Independent, *WRAPPERS)):
@@ -94,13 +107,14 @@ def _whole(xp: Namespace, x: Array) -> tuple[Array, Array]:
 
 def _poisson(xp: Namespace, d: f.Poisson, x: Array) -> tuple[Array, Array]:
     inside, k = _whole(xp, x)
-    return inside, relative_entropy(xp, k, d.rate) + excess(xp, k)
+    return inside, of_rates(xp, k, d.rate) + excess(xp, k)
 
 
 def _two_way(xp: Namespace, d: Any) -> tuple[Array, Array]:
     """Return −log of the probability of 1 and of 0."""
     if d.probs is not None:
-        return -xp.log(d.probs), -log1p(xp, -d.probs)
+        probs = xp.where((d.probs >= 0) & (d.probs <= 1), d.probs, math.nan)
+        return -xp.log(probs), -log1p(xp, -probs)
     return softplus(xp, -d.logits), softplus(xp, d.logits)
 
 
