@@ -12,6 +12,7 @@ import numpy as np
 
 from kldiv import backends
 from kldiv.distributions.host import Density
+from kldiv.distributions.lines import within
 from kldiv.errors import OptionError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def of_object(original: Any, index: tuple[int, ...]) -> Density:
         x = np.asarray(x, dtype=np.float64)
         inside = True if event else (x >= bounds[0]) & (x <= bounds[1]) & np.isfinite(x)
         # Objects that check their arguments raise outside of their support.
-        given = x if event else np.where(inside, np.clip(x, *inner), _any(inner))
+        given = x if event else np.where(inside, np.clip(x, *inner), within(*inner))
         lead = given.shape[: given.ndim - len(event)]
         given = np.reshape(given, (-1, *(1 for _ in batch), *event))
         given = np.broadcast_to(given, (len(given), *batch, *event))
@@ -155,14 +156,6 @@ def _support(
 
 def _inner(bounds: tuple[float, float]) -> tuple[float, float]:
     return float(np.nextafter(bounds[0], math.inf)), float(np.nextafter(bounds[1], -math.inf))
-
-
-def _any(bounds: tuple[float, float]) -> float:
-    """Return some number within bounds."""
-    low, high = bounds
-    if math.isfinite(low) and math.isfinite(high):
-        return (low + high) / 2
-    return low + 1 if math.isfinite(low) else high - 1 if math.isfinite(high) else 0.0
 
 
 # --- SciPy ----------------------------------------------------------------------------------------

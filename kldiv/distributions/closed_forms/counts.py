@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from kldiv.distributions import families as f
 from kldiv.distributions.closed_forms.discrete import (
-    probabilities,
     times,
     waiting,
     waiting_by_logits,
 )
+from kldiv.distributions.masses import probabilities
 from kldiv.distributions.registry import register_kl
 from kldiv.formulas.remainders import softplus
 from kldiv.formulas.special import expm1, log1p, log1p_gap, log_ratio, phi

@@ -15,12 +15,12 @@ from kldiv.distributions.families import (
     OneHotCategorical,
     Poisson,
 )
+from kldiv.distributions.masses import classes, excess, of_rates, probabilities
 from kldiv.distributions.registry import infinite, register_kl
-from kldiv.formulas.binet import binet
 from kldiv.formulas.divergences import KullbackLeibler
 from kldiv.formulas.measures import relative_entropy
 from kldiv.formulas.numbers import NEAR
-from kldiv.formulas.remainders import interior, ratio_phi, softplus, softplus_remainder
+from kldiv.formulas.remainders import ratio_phi, softplus, softplus_remainder
 from kldiv.formulas.special import expm1, log1p, log_ratio, phi, phi_near
 
 if TYPE_CHECKING:
@@ -31,21 +31,6 @@ if TYPE_CHECKING:
 def poisson(xp: Namespace, p: Poisson, q: Poisson) -> Array:
     """λ₁ φ(log λ₁/λ₂); λ₂ where λ₁ = 0."""
     return of_rates(xp, p.rate, q.rate)
-
-
-def of_rates(xp: Namespace, a: Array, b: Array) -> Array:
-    """Return the relative entropy of a from b; where one is +∞ it is +∞, and 0 where both are."""
-    finite = (a < math.inf) & (b < math.inf)
-    value = relative_entropy(xp, *(xp.where(finite, x, 1.0) for x in (a, b)))
-    _, edge, _ = interior(xp, (a,), (b,))
-    return xp.where(finite, value, edge)
-
-
-def probabilities(xp: Namespace, d: Any) -> tuple[Array, Array]:
-    """Return the probability of 1 and of 0."""
-    if d.probs is not None:
-        return d.probs, 1.0 - d.probs
-    return 1.0 / (1.0 + xp.exp(-d.logits)), 1.0 / (1.0 + xp.exp(d.logits))
 
 
 @register_kl(Bernoulli, Bernoulli)
@@ -236,14 +221,6 @@ def _mass_of_few(xp: Namespace, k: Array, rest: Array, p1: Array, p0: Array) -> 
     return mass
 
 
-def excess(xp: Namespace, x: Array) -> Array:
-    """Return log x! − x log x + x for x ≥ 0."""
-    counted = x > 0
-    safe = xp.where(counted, x, 1.0)
-    value = binet(xp, safe) + 0.5 * xp.log(safe) + 0.5 * math.log(2 * math.pi)
-    return xp.where(counted, value, 0.0)
-
-
 @register_kl(Bernoulli, Poisson)
 def bernoulli_poisson(xp: Namespace, p: Bernoulli, q: Poisson) -> Array:
     """p φ(log p/λ) + (1−p) φ(log(1−p)): log k! is 0 at 0 and 1."""
@@ -260,14 +237,6 @@ def categorical(xp: Namespace, p: Any, q: Any) -> Array:
         s, t = xp.broadcast_arrays(q.logits, p.logits)
         return KullbackLeibler().of_rows(xp, s, t, 1.0)[..., 0]
     return xp.sum(relative_entropy(xp, classes(xp, p), classes(xp, q)), axis=-1)
-
-
-def classes(xp: Namespace, d: Any) -> Array:
-    """Return the probability of each class."""
-    if d.probs is not None:
-        return d.probs
-    weights = xp.exp(d.logits - xp.max(d.logits, axis=-1, keepdims=True))
-    return weights / xp.sum(weights, axis=-1, keepdims=True)
 
 
 @register_kl(Multinomial, Multinomial)

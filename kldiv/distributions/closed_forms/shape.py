@@ -6,7 +6,6 @@ import math
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from kldiv.distributions.closed_forms.discrete import probabilities
 from kldiv.distributions.closed_forms.edges import at_edges, inside
 from kldiv.distributions.families import (
     Beta,
@@ -15,6 +14,7 @@ from kldiv.distributions.families import (
     Kumaraswamy,
     VonMises,
 )
+from kldiv.distributions.masses import probabilities
 from kldiv.distributions.registry import register_kl
 from kldiv.formulas.circle import (
     SMALL,
