@@ -248,7 +248,13 @@ FAMILIES = {
         _fitted("poisson", "counts", fitter=lambda data: (float(data.mean()), 0.0)),
         # SciPy counts trials, we count failures.
         _fitted("geom", "counts", fitter=lambda data: (1 / (1 + float(data.mean())), -1.0)),
-        _fitted("nbinom", "counts", fitter=_failures_and_success),
+        Family(
+            "NegativeBinomial",
+            "nbinom",
+            "counts",
+            lambda n, p, _: {"total_count": n, "probs": 1 - p},
+            fitter=_failures_and_success,
+        ),
     )
 }
 

@@ -147,7 +147,8 @@ COUNTERPARTS: Final = (
         f.NegativeBinomial,
         ("total_count", "failure"),
         lambda d: (d.total_count, 1 - _parameter(d, "probs")),
-        lambda n, failure: f.NegativeBinomial(n, 1.0 - failure),
+        # 1 − p would lose a small p.
+        lambda n, p: f.NegativeBinomial(n, logits=np.log1p(-p) - np.log(p)),
         loc=0,
     ),
 )

@@ -358,6 +358,17 @@ POINT = [
     (d.Geometric(0.5), d.Bernoulli(0.25), INF),
     (d.NegativeBinomial(2, 0.0), d.Bernoulli(0.25), -math.log(0.75)),
     (d.NegativeBinomial(2, 1e-20), d.Bernoulli(0.25), INF),
+    # Logits of what is certain.
+    (d.Bernoulli(logits=-INF), d.Bernoulli(logits=0.0), math.log(2)),
+    (d.Bernoulli(logits=INF), d.Bernoulli(logits=0.0), math.log(2)),
+    (d.Bernoulli(logits=INF), d.Bernoulli(logits=INF), 0.0),
+    (d.Bernoulli(logits=INF), d.Bernoulli(logits=-INF), INF),
+    (d.Bernoulli(logits=0.0), d.Bernoulli(logits=-INF), INF),
+    (d.Bernoulli(logits=NAN), d.Bernoulli(logits=-INF), NAN),
+    (d.Geometric(logits=INF), d.Geometric(logits=0.0), math.log(2)),
+    (d.Geometric(logits=-INF), d.Geometric(logits=-INF), 0.0),
+    (d.Geometric(logits=-INF), d.Geometric(logits=0.0), INF),
+    (d.NegativeBinomial(3, logits=-INF), d.NegativeBinomial(3, logits=-INF), 0.0),
     # Sums and differences of parameters beyond the largest number.
     (d.Uniform(-1e308, 1e308), d.Uniform(-1.5e308, 1.5e308), math.log(1.5)),
     (d.Beta(1e308, 1e308), d.Beta(1.5e308, 1.5e308), 0.25 - 0.5 * math.log(1.5)),
@@ -619,6 +630,8 @@ def test_scipys_frozen_distributions():
     assert kl(stats.uniform(small, np.uint8(100)), d.Uniform(200, 300)) == 0
     assert kl(stats.lognorm(0.5, scale=small), d.LogNormal(math.log(200), 0.5)) < 1e-20
     assert (kl(stats.norm([0, 1], 2), d.Normal(np.array([0, 1]), 2)) == 0).all()
+    rare = kl(stats.nbinom(5, 1e-20), stats.nbinom(5, 2e-20))
+    assert rare == pytest.approx(5 * (1 - math.log(2)), rel=1e-13)
     # A shifted exponential is no Exponential, and is not taken for one.
     assert type(d.convert("p", stats.expon(1, 2))).__name__ == "Opaque"
     with pytest.raises(LibraryError, match="is not a frozen distribution"):

@@ -106,6 +106,16 @@ def test_large_counts_lose_nothing(q, k, mass):
     assert error < 20 * 2.0**-53
 
 
+def test_chances_below_the_smallest_number_keep_their_logarithm():
+    found = kl(d.Delta(1), d.Binomial(5, logits=-800.0))
+    np.testing.assert_allclose(found, 800 - math.log(5), rtol=1e-14)
+    found = kl(d.Delta(np.float32(1)), d.Binomial(5, logits=np.float32(-100)))
+    np.testing.assert_allclose(found, 100 - math.log(5), rtol=1e-6)
+    found = kl(d.Delta(0), d.NegativeBinomial(3, logits=800.0))
+    np.testing.assert_allclose(found, 2400, rtol=1e-14)
+    assert kl(d.Delta(0), d.NegativeBinomial(0, 0.5)) == 0
+
+
 def test_likely_classes_lose_nothing():
     found = kl(d.Delta(0), d.Categorical(logits=np.array([0.0, -40.0])))
     np.testing.assert_allclose(found, math.exp(-40), rtol=1e-14)

@@ -24,6 +24,8 @@ from kldiv.formulas.remainders import ratio_phi, softplus, softplus_remainder
 from kldiv.formulas.special import expm1, log1p, log_ratio, phi, phi_near
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kldiv._types import Array, Namespace
 
 
@@ -37,7 +39,9 @@ def poisson(xp: Namespace, p: Poisson, q: Poisson) -> Array:
 def bernoulli(xp: Namespace, p: Any, q: Any) -> Array:
     """p φ(log p/q) + (1−p) φ(log (1−p)/(1−q)); of two logits the remainder of log(1 + eˣ)."""
     if p.logits is not None and q.logits is not None:
-        return softplus_remainder(xp, p.logits, q.logits)
+        a, b = p.logits, q.logits
+        point = softplus(xp, xp.where(a > 0, -b, b))
+        return _or_ends(xp, softplus_remainder, a, b, point)
     (p1, p0), (q1, q0) = probabilities(xp, p), probabilities(xp, q)
     # 1 − p is rounded, p − q is not where they are close.
     change = p1 - q1
@@ -62,8 +66,23 @@ def waiting(xp: Namespace, p1: Array, p0: Array, q1: Array, q0: Array, change: A
     return ratio_phi(xp, p1, q1, difference=change) + failures
 
 
+def _or_ends(
+    xp: Namespace, formula: Callable[..., Array], a: Array, b: Array, point: Array
+) -> Array:
+    """Return a divergence of finite logits; ``point`` where a is infinite, else +∞ where b is."""
+    ends = xp.isinf(a), xp.isinf(b)
+    known = ~(xp.isnan(a) | xp.isnan(b))
+    value = formula(xp, *(xp.where(end, 0.0, x) for end, x in zip(ends, (a, b), strict=True)))
+    return xp.where(known & (ends[0] | ends[1]), xp.where(ends[0], point, math.inf), value)
+
+
 def waiting_by_logits(xp: Namespace, a: Array, b: Array) -> Array:
     """Return the same by logits of success."""
+    never = xp.where(a == b, 0.0, xp.full_like(a, math.inf))  # of −∞ all mass is at infinity
+    return _or_ends(xp, _waiting_by_logits, a, b, xp.where(a > 0, softplus(xp, -b), never))
+
+
+def _waiting_by_logits(xp: Namespace, a: Array, b: Array) -> Array:
     d = a - b
     close = abs(d) < 1.0
     near_d = xp.where(close, d, 0.0)
