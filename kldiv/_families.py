@@ -150,14 +150,6 @@ class Family:
         return inside[self.support]
 
 
-def _mean(data: Sample) -> tuple[float, ...]:
-    return float(data.mean()), 0.0
-
-
-def _success(data: Sample) -> tuple[float, ...]:
-    return 1 / (1 + float(data.mean())), -1.0  # SciPy counts trials, we count failures
-
-
 def _failures_and_success(data: Sample) -> tuple[float, ...]:
     """Search for the number of failures alone: the best probability follows from it."""
     from scipy.optimize import minimize_scalar  # noqa: PLC0415 - see above
@@ -253,9 +245,16 @@ FAMILIES = {
         _fitted("weibull_min", "positive", fixed=_ZERO, fitter=_weibull),
         _fitted("pareto", "positive", fixed=_ZERO, fitted_ends=True),
         _fitted("beta", "unit", fixed=_ZERO | {"fscale": 1.0}),
-        _fitted("poisson", "counts", fitter=_mean),
-        _fitted("geom", "counts", fitter=_success),
-        _fitted("nbinom", "counts", fitter=_failures_and_success),
+        _fitted("poisson", "counts", fitter=lambda data: (float(data.mean()), 0.0)),
+        # SciPy counts trials, we count failures.
+        _fitted("geom", "counts", fitter=lambda data: (1 / (1 + float(data.mean())), -1.0)),
+        Family(
+            "NegativeBinomial",
+            "nbinom",
+            "counts",
+            lambda n, p, _: {"total_count": n, "probs": 1 - p},
+            fitter=_failures_and_success,
+        ),
     )
 }
 

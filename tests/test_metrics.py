@@ -9,7 +9,7 @@ import pytest
 
 import kldiv
 from kldiv import metrics
-from kldiv.errors import InputError, LibraryError, OptionError, ShapeError
+from kldiv.errors import DTypeError, InputError, LibraryError, OptionError, ShapeError
 
 RNG = np.random.default_rng(0)
 S, T = RNG.normal(size=(2, 40, 7))
@@ -116,6 +116,8 @@ def test_cross_entropy_and_perplexity():
     wanted = -log_p[kept, labels[kept]]
     assert metric.compute().rows == kept.sum()
     assert metric.perplexity == pytest.approx(math.exp(wanted.mean()), rel=1e-13)
+    metric.update(np.array([[0.0, 1e6]]), np.array([0]))
+    assert metric.perplexity == math.inf
 
 
 def test_quantiles_within_the_stated_rank_error():
@@ -166,6 +168,8 @@ def test_saved_and_loaded(tmp_path):
 def test_merged_are_alike():
     with pytest.raises(OptionError, match="like this one"):
         metrics.KLDivergence().merge(metrics.JensenShannonDivergence())
+    with pytest.raises(DTypeError, match="where has dtype uint8; expected bool"):
+        metrics.KLDivergence().update(S, T, where=np.full(40, 254, np.uint8))
     with pytest.raises(ShapeError, match=r"where has shape \(3,\)"):
         metrics.KLDivergence().update(S, T, where=np.ones(3, bool))
     with pytest.raises(ShapeError, match="logits and labels"):

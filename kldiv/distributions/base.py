@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+import numpy as np
+
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 
 if TYPE_CHECKING:
@@ -137,11 +139,9 @@ def flatten(distribution: Distribution, leaves: list[Any]) -> Spec:
     parts: list[tuple[str, str, Any]] = []
     for field in fields(distribution):
         value = getattr(distribution, field.name)
-        if (
-            field.name in distribution.options
-            or value is None
-            or (field.name in distribution.counts and isinstance(value, int))
-        ):
+        if field.name in distribution.counts and isinstance(value, (int, np.integer)):
+            parts.append((field.name, "option", int(value)))
+        elif field.name in distribution.options or value is None:
             parts.append((field.name, "option", value))
         elif isinstance(value, Distribution):
             parts.append((field.name, "distribution", flatten(value, leaves)))
@@ -154,15 +154,20 @@ def flatten(distribution: Distribution, leaves: list[Any]) -> Spec:
 def rebuild(spec: Spec, leaves: list[Array]) -> Any:
     """Return the distribution of a `flatten`, with other arrays in its place."""
     cls, parts = spec
-    return restore(
-        cls,
-        {
-            name: {"option": lambda v: v, "leaf": leaves.__getitem__}.get(
-                kind, lambda v: rebuild(v, leaves)
-            )(value)
-            for name, kind, value in parts
-        },
-    )
+    values: dict[str, Any] = {}
+    for name, kind, value in parts:
+        if kind == "leaf":
+            values[name] = leaves[value]
+        else:
+            values[name] = rebuild(value, leaves) if kind == "distribution" else value
+    return restore(cls, values)
+
+
+def changed(distribution: Distribution, change: Callable[[str, Any], Any]) -> Any:
+    """Return a distribution of the same family, each parameter replaced by ``change`` of it."""
+    values = {field.name: getattr(distribution, field.name) for field in fields(distribution)}
+    values.update({name: change(name, value) for name, value in distribution.parameters()})
+    return restore(type(distribution), values)
 
 
 def restore(cls: type, values: dict[str, Any]) -> Any:

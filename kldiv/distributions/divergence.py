@@ -123,16 +123,10 @@ def _resolve(leaves: list[Any]) -> tuple[backends.Route, list[Array], tuple[str,
         leaves = [np.asarray(leaf, dtype=np.float64) for leaf in leaves]
         given = tuple(leaves)
     route = backends.resolve(("the parameters of p and q",), *given)
-    found = iter(backends.gather(route, given) if route.mixed else given)
-    caller = route.caller
-    first: Any = None
+    found = backends.gather(route, given) if route.mixed else given
+    caller, first = route.caller, found[0]
     wide: str | None = None
-    arrays: list[Any] = []
-    for leaf in leaves:
-        if not hasattr(leaf, "dtype"):
-            arrays.append(leaf)
-            continue
-        array = next(found)
+    for array in found:
         caller.check("a parameter", array)
         name = caller.dtype_name(array)
         if name in FLOATS:
@@ -141,19 +135,18 @@ def _resolve(leaves: list[Any]) -> tuple[backends.Route, list[Array], tuple[str,
             raise DTypeError(
                 f"a parameter has dtype {name}; expected an integer or one of {', '.join(FLOATS)}"
             )
-        first = array if first is None else first
-        arrays.append(array)
     xp = caller.namespace(first)
     if wide is None:  # integers only: as the library converts them
         wide = caller.dtype_name(xp.asarray(0.0))
     names = dtypes(route, wide, None, first)
     numbers = getattr(xp, names[1])
+    rest = iter(found)
     with caller.context(first):
         arrays = [
-            leaf
+            next(rest)
             if hasattr(leaf, "dtype")
             else xp.asarray(float(leaf), dtype=numbers, **caller.placed(first))
-            for leaf in arrays
+            for leaf in leaves
         ]
     return route, arrays, names
 

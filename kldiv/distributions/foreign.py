@@ -7,14 +7,14 @@ closed form, but its density and its sampler can be used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from kldiv import backends
 from kldiv.distributions import families as f
-from kldiv.distributions.base import Distribution
+from kldiv.distributions.base import Distribution, changed
 from kldiv.distributions.foreign_densities import batch_shape
 from kldiv.distributions.scipy_names import BY_NAME
 from kldiv.distributions.wrappers import (
@@ -84,15 +84,9 @@ _FAMILIES = {
     **{name: name for name in f.FAMILIES},
     **{
         name + kind: name
-        for name in (
-            "Bernoulli",
-            "Binomial",
-            "Categorical",
-            "Geometric",
-            "Multinomial",
-            "NegativeBinomial",
-        )
+        for name, cls in f.FAMILIES.items()
         for kind in ("Probs", "Logits")
+        if kind.lower() in cls.one_of
     },
     "MultivariateNormalTriL": "MultivariateNormal",
     "MultivariateNormalTri": "MultivariateNormal",
@@ -164,22 +158,15 @@ def _family(value: Any, family: str) -> Distribution | None:
     cls = f.FAMILIES[family]
     if family == "MultivariateNormal":
         return _multivariate(value)
-    if family == "Independent":
-        base = _attribute(value, family, "base_dist")
-        return f.Independent(convert("base_dist", base), int(value.reinterpreted_batch_ndims))
-    if family == "MixtureSameFamily":
-        parts = (
-            convert(part, _attribute(value, family, part))
-            for part in ("mixture_distribution", "component_distribution")
-        )
-        return cls(*parts)
     if family == "Delta":
         mass = getattr(value, "log_density", 0.0)
         return f.Delta(_attribute(value, family, "value"), mass, len(tuple(value.event_shape)))
     given: dict[str, Any] = {}
     for name in _required(cls):
         if name not in cls.one_of:
-            given[name] = _attribute(value, family, name)
+            found = _attribute(value, family, name)
+            found = convert(name, found) if name in cls.parts else found
+            given[name] = int(found) if name in cls.options else found
     if cls.one_of:
         which = _which(value, cls.one_of)
         given[which] = getattr(value, which)
@@ -200,27 +187,21 @@ def _expanded(value: Any) -> Distribution | None:
 
 def _broadcast(d: Distribution, shape: tuple[int, ...]) -> Distribution:
     """Return a distribution whose batch has that shape."""
-    values: dict[str, Any] = {}
     numbers: list[str] = []
-    for field in fields(d):
-        value = values[field.name] = getattr(d, field.name)
-        if field.name in d.options or value is None:
-            continue
+
+    def wide(name: str, value: Any) -> Any:
         if isinstance(value, Distribution):
-            extra = value.batch_shape[len(d.batch_shape) :]
-            values[field.name] = _broadcast(value, (*shape, *extra))
-        elif hasattr(value, "dtype"):
-            axes = d.event_axes.get(field.name, 0)
-            event = tuple(value.shape)[len(value.shape) - axes :]
-            xp = backends.find(value).namespace(value)
-            values[field.name] = xp.broadcast_to(value, (*shape, *event))
-        elif field.name not in d.counts:
-            numbers.append(field.name)
-    made = type(d)(**values)
+            return _broadcast(value, (*shape, *value.batch_shape[len(d.batch_shape) :]))
+        if not hasattr(value, "dtype"):
+            numbers.extend([name] if name not in d.counts else [])
+            return value
+        event = tuple(value.shape)[len(value.shape) - d.event_axes.get(name, 0) :]
+        return backends.find(value).namespace(value).broadcast_to(value, (*shape, *event))
+
+    made = changed(d, wide)
     if made.batch_shape != shape and numbers:  # of numbers alone
-        values[numbers[0]] = np.full(shape, values[numbers[0]])
-        made = type(d)(**values)
-    return made
+        return replace(made, **{numbers[0]: np.full(shape, getattr(d, numbers[0]))})
+    return made  # type: ignore[no-any-return]
 
 
 def _masked(value: Any) -> Distribution | None:
@@ -357,14 +338,11 @@ def _on_jax(found: Distribution) -> Distribution:
     if isinstance(found, Opaque):
         return found
     jax = backends.get("jax")
-    return type(found)(
-        **{
-            field.name: jax.from_numpy(value, None)
-            if isinstance(value := getattr(found, field.name), np.ndarray)
-            else value
-            for field in fields(found)
-        }
-    )
+
+    def on_jax(_: str, value: Any) -> Any:
+        return jax.from_numpy(value, None) if isinstance(value, np.ndarray) else value
+
+    return changed(found, on_jax)  # type: ignore[no-any-return]
 
 
 def _attribute(value: Any, family: str, name: str) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 
 from kldiv import backends
 from kldiv.distributions.host import Density
+from kldiv.distributions.lines import within
 from kldiv.errors import OptionError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def of_object(original: Any, index: tuple[int, ...]) -> Density:
         x = np.asarray(x, dtype=np.float64)
         inside = True if event else (x >= bounds[0]) & (x <= bounds[1]) & np.isfinite(x)
         # Objects that check their arguments raise outside of their support.
-        given = x if event else np.where(inside, np.clip(x, *inner), _any(inner))
+        given = x if event else np.where(inside, np.clip(x, *inner), within(*inner))
         lead = given.shape[: given.ndim - len(event)]
         given = np.reshape(given, (-1, *(1 for _ in batch), *event))
         given = np.broadcast_to(given, (len(given), *batch, *event))
@@ -157,14 +158,6 @@ def _inner(bounds: tuple[float, float]) -> tuple[float, float]:
     return float(np.nextafter(bounds[0], math.inf)), float(np.nextafter(bounds[1], -math.inf))
 
 
-def _any(bounds: tuple[float, float]) -> float:
-    """Return some number within bounds."""
-    low, high = bounds
-    if math.isfinite(low) and math.isfinite(high):
-        return (low + high) / 2
-    return low + 1 if math.isfinite(low) else high - 1 if math.isfinite(high) else 0.0
-
-
 # --- SciPy ----------------------------------------------------------------------------------------
 
 
@@ -227,20 +220,23 @@ def _is_discrete(original: Any) -> bool:
 
 def _has_quantiles(frozen: Any) -> bool:
     """Return whether quantiles are quick: a discrete one without formulas adds up its mass."""
-    if not hasattr(frozen, "dist"):
-        return True
-    own: Any = type(frozen.dist)
-    base = next(c for c in own.__mro__ if c.__name__ in {"rv_continuous", "rv_discrete"})
-    if base.__name__ == "rv_continuous":
+    own, base = _own_and_generic(frozen)
+    if base is None or base.__name__ == "rv_continuous":
         return True
     return own._cdf is not base._cdf or own._ppf is not base._ppf  # noqa: SLF001
 
 
 def _underflows(frozen: Any) -> bool:
     """Return whether a log-density is the logarithm of a density, which underflows."""
-    if not hasattr(frozen, "dist"):
+    own, base = _own_and_generic(frozen)
+    if base is None:
         return False
-    own: Any = type(frozen.dist)
-    base = next(c for c in own.__mro__ if c.__name__ in {"rv_continuous", "rv_discrete"})
     name = "_logpdf" if base.__name__ == "rv_continuous" else "_logpmf"
     return getattr(own, name) is getattr(base, name)
+
+
+def _own_and_generic(frozen: Any) -> tuple[Any, Any]:
+    """Return the class of a frozen distribution's law and SciPy's generic one, if it has these."""
+    own: Any = type(getattr(frozen, "dist", None))
+    generic = {"rv_continuous", "rv_discrete"}
+    return own, next((c for c in own.__mro__ if c.__name__ in generic), None)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _TAILS = np.array([1e-12, 1e-9, 1e-6, 1e-4, 1e-3, 0.01, 0.03, 0.1])
 _MIDDLE = np.array([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+_LEVELS = np.concatenate([[0, 0.001], _TAILS[4:], _MIDDLE, 1 - _TAILS[4:], [0.999, 1]])
 _SAMPLES = 4000
 
 
@@ -42,22 +43,15 @@ class Density:
     def landmarks(self) -> Any:
         """Return places among which the mass lies: quantiles, of samples if need be."""
         with np.errstate(all="ignore"):
-            return self._landmarks()
-
-    def _landmarks(self) -> Any:
-        if self.marks is not None:
-            found = self.marks()
-        elif self.quantile is not None:
-            low = self.quantile(np.concatenate([_TAILS, _MIDDLE]))
-            high = (self.upper_quantile or (lambda u: self.quantile(1 - u)))(_TAILS)  # type: ignore[misc]
-            found = np.concatenate([low, high, self.cuts])
-        elif self.sample is not None:
-            drawn = np.sort(np.ravel(self.sample(_SAMPLES, np.random.default_rng(0))))
-            levels = np.concatenate([[0, 0.001], _TAILS[4:], _MIDDLE, 1 - _TAILS[4:], [0.999, 1]])
-            found = np.concatenate(
-                [drawn[np.rint(levels * (len(drawn) - 1)).astype(int)], self.cuts]
-            )
-        else:
-            found = np.asarray(self.cuts, dtype=float)
-        found = np.unique(np.asarray(found, dtype=float))
+            if self.marks is not None:
+                parts = [self.marks()]
+            elif self.quantile is not None:
+                upper = self.upper_quantile or (lambda u: self.quantile(1 - u))  # type: ignore[misc]
+                parts = [self.quantile(np.concatenate([_TAILS, _MIDDLE])), upper(_TAILS), self.cuts]
+            elif self.sample is not None:
+                drawn = np.sort(np.ravel(self.sample(_SAMPLES, np.random.default_rng(0))))
+                parts = [drawn[np.rint(_LEVELS * (len(drawn) - 1)).astype(int)], self.cuts]
+            else:
+                parts = [self.cuts]
+            found = np.unique(np.concatenate(parts).astype(float))
         return found[np.isfinite(found)]

@@ -84,6 +84,13 @@ class Interval:
 Line = Real | Half | Interval
 
 
+def within(low: float, high: float) -> float:
+    """Return some number between two, which may be infinite."""
+    if math.isfinite(low) and math.isfinite(high):
+        return (low + high) / 2
+    return low + 1 if math.isfinite(low) else high - 1 if math.isfinite(high) else 0.0
+
+
 def line(bounds: tuple[float, float], marks: Any) -> Line:
     """Return a coordinate for a support in which mass lies among the marks."""
     low, high = bounds

@@ -18,7 +18,7 @@ from kldiv.distributions.foreign import Opaque
 from kldiv.distributions.foreign_densities import log_probs, samples
 from kldiv.distributions.quadrature import integrate
 from kldiv.distributions.sums import add_up
-from kldiv.distributions.supports import never_covers
+from kldiv.distributions.supports import DISCRETE, never_covers
 from kldiv.errors import BackendError, LibraryError, OptionError
 
 SAMPLES = 100_000
@@ -91,7 +91,8 @@ def concentrated(d: Distribution) -> f.Delta | None:
     zero = 0.0 * d.scale
     if isinstance(d, _AT_ZERO):
         return f.Delta(zero)
-    return f.Delta((exp(d.loc) if isinstance(d, f.LogNormal) else d.loc) + zero)
+    place = d.loc + zero  # of a floating dtype, as exponentials of integers are not exact
+    return f.Delta(exp(place) if isinstance(d, f.LogNormal) else place)
 
 
 def _quadrature(p: Distribution, q: Distribution, shape: tuple[int, ...]) -> tuple[Any, Any]:
@@ -104,7 +105,8 @@ def _quadrature(p: Distribution, q: Distribution, shape: tuple[int, ...]) -> tup
 
 
 def _entry_by_quadrature(p: Distribution, q: Distribution) -> tuple[float, float]:
-    if never_covers(q.support, p.support):
+    counts = p.support in DISCRETE and q.support in DISCRETE  # of rate 0 P lies within any Q
+    if never_covers(q.support, p.support) and not counts:
         return math.inf, 0.0
     a, b = density(p), density(q)
     if a.vector or b.vector:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from kldiv.distributions.lines import line
+from kldiv.distributions.lines import line, within
 from kldiv.errors import OptionError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def integrals(pair: Pair, cuts: Any, start: float, stop: float) -> Sums | float:
     """Integrate between two y, which may be infinite; return ∞ or NaN where that is the result."""
     inner = cuts[(cuts > start) & (cuts < stop)]
     if not len(inner):
-        inner = np.array([_between(start, stop)])
+        inner = np.array([within(start, stop)])
     log_p, log_q = pair.logs(inner)
     if np.isnan(log_p).any() or np.isnan(log_q).any():
         return math.nan
@@ -177,12 +177,6 @@ def integrals(pair: Pair, cuts: Any, start: float, stop: float) -> Sums | float:
             )
         return math.inf
     return total
-
-
-def _between(start: float, stop: float) -> float:
-    if math.isfinite(start) and math.isfinite(stop):
-        return (start + stop) / 2
-    return start + 1 if math.isfinite(start) else stop - 1 if math.isfinite(stop) else 0.0
 
 
 def _adaptive(function: Callable[[Any], Any], points: Any, noise: float = 0.0) -> Sums:

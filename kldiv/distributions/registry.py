@@ -93,7 +93,9 @@ def find(p: type[Distribution], q: type[Distribution]) -> Formula | None:
     """Return the closed form for two families, or None."""
     if (p, q) not in _found:
         import_module("kldiv.distributions.closed_forms")
-        _found[p, q] = _most_specific(p, q) or (_infinite if _apart(p, q) else None)
+        _found[p, q] = _most_specific(p, q) or (
+            infinite if never_covers(q.support, p.support) else None
+        )
     return _found[p, q]
 
 
@@ -115,11 +117,7 @@ def _most_specific(p: type[Distribution], q: type[Distribution]) -> Formula | No
     return REGISTRY[left]
 
 
-def _apart(p: type[Distribution], q: type[Distribution]) -> bool:
-    return never_covers(q.support, p.support)
-
-
-def _infinite(xp: Namespace, p: Distribution, q: Distribution) -> Array:
+def infinite(xp: Namespace, p: Distribution, q: Distribution) -> Array:
     """Return +∞, or NaN where a parameter is NaN."""
     return blank(xp, p) + blank(xp, q) + math.inf
 

@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 class Counterpart:
     """A distribution of ``scipy.stats`` and the family here that is the same.
 
-    SciPy's numbers are shapes, loc and, where there is a density, scale.  ``give`` and ``make``
-    have those that are free.
+    SciPy's numbers are shapes, loc and, where there is a density, scale.  Those that are free are
+    parameters here, in the order of ``names``, or ``give`` and ``make`` convert them.
     """
 
     name: str
     family: type[Distribution]
-    give: Callable[[Any], tuple[Any, ...]]
+    names: tuple[str, ...]
+    give: Callable[[Any], tuple[Any, ...]] | None = None
     """From a distribution here to SciPy's free numbers."""
-    make: Callable[..., Distribution]
+    make: Callable[..., Distribution] | None = None
     """From SciPy's free numbers to a distribution here."""
     loc: float | None = None
     """The only loc that the family here has."""
@@ -38,7 +39,9 @@ class Counterpart:
 
     def numbers(self, d: Any) -> tuple[Any, ...]:
         """Return SciPy's numbers of a distribution here."""
-        free = list(self.give(d))
+        free = (
+            [_parameter(d, name) for name in self.names] if self.give is None else [*self.give(d)]
+        )
         if self.scale is not None:
             free.append(self.scale)
         if self.loc is not None:
@@ -54,7 +57,11 @@ class Counterpart:
             last = self._discrete or self.scale is not None
             if not np.all(free.pop(-1 if last else -2) == self.loc):
                 return None
-        return self.make(*free)
+        given = {
+            name: number if name in self.family.counts else _real(number)
+            for name, number in zip(self.names, free, strict=True)
+        }
+        return self.family(**given) if self.make is None else self.make(*given.values())
 
     @property
     def law(self) -> Any:
@@ -68,84 +75,80 @@ class Counterpart:
         return self.family.support in DISCRETE
 
 
-def _probs(d: Any) -> Any:
-    return d.probs if d.probs is not None else np.exp(-np.logaddexp(0.0, -d.logits))
+def _parameter(d: Any, name: str) -> Any:
+    value = getattr(d, name)
+    return np.exp(-np.logaddexp(0.0, -d.logits)) if name == "probs" and value is None else value
 
 
-def _own(*names: str) -> Callable[[Any], tuple[Any, ...]]:
-    """Return the parameters of these names."""
-    return lambda d: tuple([getattr(d, name) for name in names])
+def _real(number: Any) -> Any:
+    """Return integers as float64: uint8 would overflow, and its logarithm has three digits."""
+    number = np.asarray(number) if isinstance(number, list | tuple) else number
+    integer = hasattr(number, "dtype") and number.dtype.kind in "iub"
+    return number.astype(np.float64) if integer else number
 
 
-def _uniform(low: Any, width: Any) -> Distribution:
-    return f.Uniform(low, low + width)
+def _trials(d: Any) -> tuple[Any, Any]:
+    return np.asarray(d.total_count).astype(int), _parameter(d, "probs")
 
-
-_LOC_SCALE = _own("loc", "scale")
 
 COUNTERPARTS: Final = (
-    Counterpart("norm", f.Normal, _LOC_SCALE, f.Normal),
-    Counterpart("laplace", f.Laplace, _LOC_SCALE, f.Laplace),
-    Counterpart("cauchy", f.Cauchy, _LOC_SCALE, f.Cauchy),
-    Counterpart("gumbel_r", f.Gumbel, _LOC_SCALE, f.Gumbel),
-    Counterpart("t", f.StudentT, _own("df", "loc", "scale"), f.StudentT),
-    Counterpart("uniform", f.Uniform, lambda d: (d.low, d.high - d.low), _uniform),
+    Counterpart("norm", f.Normal, ("loc", "scale")),
+    Counterpart("laplace", f.Laplace, ("loc", "scale")),
+    Counterpart("cauchy", f.Cauchy, ("loc", "scale")),
+    Counterpart("gumbel_r", f.Gumbel, ("loc", "scale")),
+    Counterpart("t", f.StudentT, ("df", "loc", "scale")),
     Counterpart(
-        "vonmises",
-        f.VonMises,
-        _own("concentration", "loc"),
-        lambda k, loc: f.VonMises(loc, k),
-        scale=1.0,
+        "uniform",
+        f.Uniform,
+        ("low", "width"),
+        lambda d: (d.low, d.high - d.low),
+        lambda low, width: f.Uniform(low, low + width),
     ),
-    *(
-        Counterpart(name, family, give, make, loc=0.0)
-        for name, family, give, make in (
-            ("halfnorm", f.HalfNormal, _own("scale"), f.HalfNormal),
-            ("halfcauchy", f.HalfCauchy, _own("scale"), f.HalfCauchy),
-            ("expon", f.Exponential, lambda d: (1.0 / d.rate,), lambda s: f.Exponential(1.0 / s)),
-            (
-                "gamma",
-                f.Gamma,
-                lambda d: (d.concentration, 1.0 / d.rate),
-                lambda a, s: f.Gamma(a, 1.0 / s),
-            ),
-            ("invgamma", f.InverseGamma, _own("concentration", "rate"), f.InverseGamma),
-            (
-                "lognorm",
-                f.LogNormal,
-                lambda d: (d.scale, exp(d.loc)),
-                lambda sigma, s: f.LogNormal(np.log(s), sigma),
-            ),
-            (
-                "weibull_min",
-                f.Weibull,
-                _own("concentration", "scale"),
-                lambda c, s: f.Weibull(s, c),
-            ),
-            ("pareto", f.Pareto, _own("alpha", "scale"), lambda b, s: f.Pareto(s, b)),
-        )
-    ),
-    Counterpart("chi2", f.Chi2, _own("df"), f.Chi2, loc=0.0, scale=1.0),
-    Counterpart("chi", f.Chi, _own("df"), f.Chi, loc=0.0, scale=1.0),
+    Counterpart("vonmises", f.VonMises, ("concentration", "loc"), scale=1.0),
+    Counterpart("halfnorm", f.HalfNormal, ("scale",), loc=0.0),
+    Counterpart("halfcauchy", f.HalfCauchy, ("scale",), loc=0.0),
     Counterpart(
-        "beta", f.Beta, _own("concentration1", "concentration0"), f.Beta, loc=0.0, scale=1.0
+        "expon",
+        f.Exponential,
+        ("scale",),
+        lambda d: (1.0 / d.rate,),
+        lambda s: f.Exponential(1.0 / s),
+        loc=0.0,
     ),
-    Counterpart("bernoulli", f.Bernoulli, lambda d: (_probs(d),), f.Bernoulli, loc=0),
     Counterpart(
-        "binom",
-        f.Binomial,
-        lambda d: (np.asarray(d.total_count).astype(int), _probs(d)),
-        f.Binomial,
-        loc=0,
+        "gamma",
+        f.Gamma,
+        ("concentration", "scale"),
+        lambda d: (d.concentration, 1.0 / d.rate),
+        lambda a, s: f.Gamma(a, 1.0 / s),
+        loc=0.0,
     ),
-    Counterpart("poisson", f.Poisson, _own("rate"), f.Poisson, loc=0),
+    Counterpart("invgamma", f.InverseGamma, ("concentration", "rate"), loc=0.0),
+    Counterpart(
+        "lognorm",
+        f.LogNormal,
+        ("deviation", "median"),
+        lambda d: (d.scale, exp(d.loc)),
+        lambda deviation, median: f.LogNormal(np.log(median), deviation),
+        loc=0.0,
+    ),
+    Counterpart("weibull_min", f.Weibull, ("concentration", "scale"), loc=0.0),
+    Counterpart("pareto", f.Pareto, ("alpha", "scale"), loc=0.0),
+    Counterpart("chi2", f.Chi2, ("df",), loc=0.0, scale=1.0),
+    Counterpart("chi", f.Chi, ("df",), loc=0.0, scale=1.0),
+    Counterpart("beta", f.Beta, ("concentration1", "concentration0"), loc=0.0, scale=1.0),
+    Counterpart("bernoulli", f.Bernoulli, ("probs",), loc=0),
+    Counterpart("binom", f.Binomial, ("total_count", "probs"), _trials, loc=0),
+    Counterpart("poisson", f.Poisson, ("rate",), loc=0),
     # SciPy counts trials, kldiv failures.
-    Counterpart("geom", f.Geometric, lambda d: (_probs(d),), f.Geometric, loc=-1),
+    Counterpart("geom", f.Geometric, ("probs",), loc=-1),
     Counterpart(
         "nbinom",
         f.NegativeBinomial,
-        lambda d: (d.total_count, 1 - _probs(d)),
-        lambda n, p: f.NegativeBinomial(n, 1.0 - p),
+        ("total_count", "failure"),
+        lambda d: (d.total_count, 1 - _parameter(d, "probs")),
+        # 1 − p would lose a small p.
+        lambda n, p: f.NegativeBinomial(n, logits=np.log1p(-p) - np.log(p)),
         loc=0,
     ),
 )

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from kldiv.distributions.lines import Half, Interval, line
+from kldiv.distributions.lines import line
 from kldiv.distributions.quadrature import Pair, Sums, integrals, terms, verdict
 
 if TYPE_CHECKING:
     from kldiv.distributions.host import Density
-    from kldiv.distributions.lines import Line
 
 _DENSE = 1 << 17
 """How many terms are added up beside an end, and how far from it sums are taken as smooth."""
@@ -175,10 +174,11 @@ def _sum(p: Density, q: Density, start: float, stop: float) -> Sums:
 
 def _smooth(p: Density, q: Density, start: float, stop: float, marks: Any) -> Sums | float:
     """Sum strictly between two numbers, which have been added already where they are finite."""
-    along, begin, end = _between(start, stop, marks)
+    along = line((start - _DENSE, stop + _DENSE), marks)
     pair = Pair(_interpolated(p), _interpolated(q), along)
     with np.errstate(all="ignore"):
         cuts = along.of(marks)
+        begin, end = sorted(float(along.of(x)) for x in (start, stop))
     found = integrals(pair, np.unique(cuts[np.isfinite(cuts)]), begin, end)
     if not isinstance(found, Sums):
         return found
@@ -189,20 +189,6 @@ def _smooth(p: Density, q: Density, start: float, stop: float, marks: Any) -> Su
         if math.isfinite(place):
             values = values - terms(*_logs(p, q, np.array([place])))[0] / 2
     return Sums(values, errors + 8 * np.abs(values) / _DENSE**2)
-
-
-def _between(start: float, stop: float, marks: Any) -> tuple[Line, float, float]:
-    """Return a coordinate between two numbers, and where they lie in it."""
-    if math.isfinite(start) and math.isfinite(stop):
-        both = Interval(start - _DENSE, stop + _DENSE)
-        return both, float(both.of(start)), float(both.of(stop))
-    if math.isfinite(start):
-        up = Half(start - _DENSE)
-        return up, float(up.of(start)), math.inf
-    if math.isfinite(stop):
-        down = Half(stop + _DENSE, -1)
-        return down, float(down.of(stop)), math.inf
-    return line((start, stop), marks), -math.inf, math.inf
 
 
 def _interpolated(d: Density) -> Density:

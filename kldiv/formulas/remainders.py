@@ -25,14 +25,14 @@ EULER = 0.5772156649015328606
 def ratio_phi(
     xp: Namespace, a: Array, b: Array, power: float = 1.0, difference: Array | None = None
 ) -> Array:
-    """Return φ(power·log(a/b)): 0 where a = b, also at 0; +∞ where only one is 0; else NaN."""
+    """Return φ(power·log(a/b)): 0 where a = b, also at 0 and ∞, +∞ where only one is at an end."""
     alive = (a > 0) & (b > 0) & (a < math.inf) & (b < math.inf)
     safe_a, safe_b = xp.where(alive, a, 1.0), xp.where(alive, b, 1.0)
     if difference is not None:
         difference = xp.where(alive, difference, 0.0)
     x = power * log_ratio(xp, safe_a, safe_b, difference)
     edge = xp.where((a >= 0) & (b >= 0), math.inf, xp.full_like(x, math.nan))
-    edge = xp.where((a == 0) & (b == 0), 0.0, edge)
+    edge = xp.where((a >= 0) & (a == b), 0.0, edge)
     return xp.where(alive, phi(xp, x), edge)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from kldiv import backends
 from kldiv._files import replacing
 from kldiv._notebook import table
 from kldiv.backends.base import FLOATS
-from kldiv.errors import InputError, LibraryError, OptionError, ShapeError
+from kldiv.errors import DTypeError, InputError, LibraryError, OptionError, ShapeError
 from kldiv.formulas import moments as formulas
 from kldiv.formulas.reductions import cast
 from kldiv.label_losses import cross_entropy_with_logits
@@ -303,6 +303,8 @@ class Metric(Kept):
         ------
         ShapeError
             ``where`` or ``row_weight`` does not broadcast to the rows.
+        DTypeError
+            ``where`` is not bool.
         """
         kept = self._kept(arrays, where)
         self.update_rows(self.rows(*arrays, **options), where=kept, row_weight=row_weight)
@@ -515,7 +517,27 @@ class Metric(Kept):
         return table(repr(self), [*found._fields], [[*found]])
 
 
-class KLDivergence(Metric):
+class _Divergence(Metric):
+    """A mean divergence of rows of logits or of probabilities."""
+
+    _losses: ClassVar[tuple[Any, Any]]
+    """Of logits, and of probabilities."""
+
+    def __init__(self, *, form: Form = "logits", quantiles: bool = False, **options: Any) -> None:
+        if form not in get_args(Form):
+            raise OptionError(f"form must be 'logits', 'log-probs' or 'probs'; got {form!r}")
+        super().__init__(self._losses[form == "probs"], quantiles=quantiles, **options)
+
+
+def _kl_of_probabilities(input: Array, target: Array, **options: Any) -> Array:
+    return kl_divergence(target, input, **options)
+
+
+def _js_of_probabilities(input: Array, target: Array, **options: Any) -> Array:
+    return js_divergence(target, input, **options)
+
+
+class KLDivergence(_Divergence):
     """
     The mean Kullback-Leibler divergence D(P‖Q) of rows, P being the target.
 
@@ -541,12 +563,10 @@ class KLDivergence(Metric):
     24
     """
 
-    def __init__(self, *, form: Form = "logits", quantiles: bool = False, **options: Any) -> None:
-        loss = _by_form(form, kl_div_with_logits, _kl_of_probabilities)
-        super().__init__(loss, quantiles=quantiles, **options)
+    _losses = kl_div_with_logits, _kl_of_probabilities
 
 
-class JensenShannonDivergence(Metric):
+class JensenShannonDivergence(_Divergence):
     """
     The mean Jensen-Shannon divergence of rows.
 
@@ -569,9 +589,7 @@ class JensenShannonDivergence(Metric):
     0.002581
     """
 
-    def __init__(self, *, form: Form = "logits", quantiles: bool = False, **options: Any) -> None:
-        loss = _by_form(form, js_div_with_logits, _js_of_probabilities)
-        super().__init__(loss, quantiles=quantiles, **options)
+    _losses = js_div_with_logits, _js_of_probabilities
 
 
 class CrossEntropy(Metric):
@@ -616,23 +634,8 @@ class CrossEntropy(Metric):
     @property
     def perplexity(self) -> float:
         """The exponential of the mean."""
-        return math.exp(self.compute().mean)
-
-
-def _by_form(form: str, of_logits: Any, of_probabilities: Any) -> Any:
-    if form in {"logits", "log-probs"}:
-        return of_logits
-    if form == "probs":
-        return of_probabilities
-    raise OptionError(f"form must be 'logits', 'log-probs' or 'probs'; got {form!r}")
-
-
-def _kl_of_probabilities(input: Array, target: Array, **options: Any) -> Array:
-    return kl_divergence(target, input, **options)
-
-
-def _js_of_probabilities(input: Array, target: Array, **options: Any) -> Array:
-    return js_divergence(target, input, **options)
+        with np.errstate(over="ignore"):
+            return float(np.exp(self.compute().mean))
 
 
 def moments(rows: Array, *, where: Array | None = None, row_weight: Array | None = None) -> Array:
@@ -657,6 +660,8 @@ def moments(rows: Array, *, where: Array | None = None, row_weight: Array | None
     ------
     ShapeError
         ``where`` or ``row_weight`` does not broadcast to the rows.
+    DTypeError
+        ``where`` is not bool.
 
     Examples
     --------
@@ -771,8 +776,10 @@ def _alike(
                 f"rows, {shape}"
             ) from error
 
-    weight = like("row_weight", row_weight)
-    return values, None if weight is None else cast(xp, weight, wide), like("where", where)
+    weight, kept = like("row_weight", row_weight), like("where", where)
+    if kept is not None and (found := backend.dtype_name(kept)) != "bool":
+        raise DTypeError(f"where has dtype {found}; expected bool; compare first: where=mask != 0")
+    return values, None if weight is None else cast(xp, weight, wide), kept
 
 
 def widest(backend: Any, xp: Any) -> str:

@@ -326,6 +326,53 @@ POINT = [
     (d.Uniform(1.0, 0.0), d.Normal(0.0, 1.0), NAN),
     (d.ContinuousBernoulli(1.2), d.Uniform(0.0, 1.0), NAN),
     (d.Weibull(-1.0, 1.0), d.Weibull(1.0, 1.0), NAN),
+    (d.Poisson(5.0), d.Poisson(INF), INF),
+    (d.Poisson(INF), d.Poisson(5.0), INF),
+    (d.Poisson(INF), d.Poisson(INF), 0.0),
+    (d.Poisson(-1.0), d.Poisson(INF), NAN),
+    (d.Bernoulli(0.5), d.Poisson(INF), INF),
+    (d.Exponential(INF), d.Exponential(INF), 0.0),
+    (d.Pareto(1.0, 2.0), d.Pareto(1.0, INF), INF),
+    (d.Pareto(0.0, 2.0), d.Pareto(0.0, 2.0), 0.0),
+    (d.Pareto(-1.0, 2.0), d.Pareto(-2.0, 2.0), NAN),
+    (d.Uniform(1.0, 0.0), d.Uniform(0.0, 1.0), NAN),
+    (d.Uniform(1.0, 0.0), d.Uniform(1.0, 0.0), NAN),
+    (d.Kumaraswamy(-1.0, 2.0), d.Kumaraswamy(-1.0, 3.0), NAN),
+    (d.Kumaraswamy(2.0, 2.0), d.Beta(-0.5, 2.0), NAN),
+    (d.Kumaraswamy(2.0, 2.0), d.Beta(0.0, 2.0), INF),
+    # Counts of nothing, and what is no count.
+    (d.Binomial(0, 0.5), d.Binomial(0, 0.0), 0.0),
+    (d.Binomial(0, 0.5), d.Binomial(3, 0.5), 3 * math.log(2)),
+    (d.Binomial(-2, 0.5), d.Binomial(-2, 0.25), NAN),
+    (d.Binomial(-2, 0.5), d.Binomial(-1, 0.25), NAN),
+    (d.Multinomial(0, np.array([0.5, 0.5])), d.Multinomial(0, np.array([1.0, 0])), 0.0),
+    (d.Multinomial(2, np.array([0.5, 0.5])), d.Multinomial(3, np.array([1.0, 0])), INF),
+    (d.NegativeBinomial(0, 0.5), d.NegativeBinomial(0, 0.0), 0.0),
+    (d.NegativeBinomial(-1, 0.5), d.NegativeBinomial(-1, 0.25), NAN),
+    (d.NegativeBinomial(-1.0, 0.5), d.NegativeBinomial(3.0, 0.5), NAN),
+    # What has all its mass at 0 lies within any number of trials.
+    (d.Poisson(0.0), d.Binomial(3, 0.5), 3 * math.log(2)),
+    (d.Poisson(0.0), d.Bernoulli(0.25), -math.log(0.75)),
+    (d.Poisson(1.0), d.Bernoulli(0.25), INF),
+    (d.Geometric(1.0), d.Binomial(3, 0.5), 3 * math.log(2)),
+    (d.Geometric(0.5), d.Bernoulli(0.25), INF),
+    (d.NegativeBinomial(2, 0.0), d.Bernoulli(0.25), -math.log(0.75)),
+    (d.NegativeBinomial(2, 1e-20), d.Bernoulli(0.25), INF),
+    # Logits of what is certain.
+    (d.Bernoulli(logits=-INF), d.Bernoulli(logits=0.0), math.log(2)),
+    (d.Bernoulli(logits=INF), d.Bernoulli(logits=0.0), math.log(2)),
+    (d.Bernoulli(logits=INF), d.Bernoulli(logits=INF), 0.0),
+    (d.Bernoulli(logits=INF), d.Bernoulli(logits=-INF), INF),
+    (d.Bernoulli(logits=0.0), d.Bernoulli(logits=-INF), INF),
+    (d.Bernoulli(logits=NAN), d.Bernoulli(logits=-INF), NAN),
+    (d.Geometric(logits=INF), d.Geometric(logits=0.0), math.log(2)),
+    (d.Geometric(logits=-INF), d.Geometric(logits=-INF), 0.0),
+    (d.Geometric(logits=-INF), d.Geometric(logits=0.0), INF),
+    (d.NegativeBinomial(3, logits=-INF), d.NegativeBinomial(3, logits=-INF), 0.0),
+    # Sums and differences of parameters beyond the largest number.
+    (d.Uniform(-1e308, 1e308), d.Uniform(-1.5e308, 1.5e308), math.log(1.5)),
+    (d.Beta(1e308, 1e308), d.Beta(1.5e308, 1.5e308), 0.25 - 0.5 * math.log(1.5)),
+    (d.Beta(1e308, 1e308), d.Beta(1e308, 1.0), 1e308 * math.log(2)),
 ]
 
 
@@ -341,6 +388,25 @@ def test_binomials_whose_trials_are_arrays():
     assert np.isnan(found[0])  # as documented: no closed form of arrays
     np.testing.assert_allclose(found[1], kl(d.Binomial(4, 0.3), d.Binomial(4, 0.6)))
     assert found[2] == INF
+    assert kl(d.Binomial(np.array([5.0]), 0.5), d.Binomial(3.0, 0.0)) == INF
+    for family in (d.Binomial, d.NegativeBinomial):
+        whole = kl(family(np.int64(2), 0.25), family(np.int32(3), 0.5))
+        assert whole == kl(family(2, 0.25), family(3, 0.5)) > 0
+
+
+def test_ordinary_entries_beside_edges_keep_their_values_and_slopes(torch):
+    rate = torch.tensor([0.0, 2.0, INF], dtype=torch.float64, requires_grad=True)
+    found = kl(d.Poisson(3.0), d.Poisson(rate))
+    (slopes,) = torch.autograd.grad(found[1], rate)
+    assert slopes.tolist() == pytest.approx([0.0, 1 - 3 / 2, 0.0], rel=1e-15)
+    wide = torch.tensor([1.0, 1.5e38], dtype=torch.float32, requires_grad=True)
+    found = kl(d.Beta(2 * wide, wide), d.Beta(wide, wide))
+    wanted = kl(d.Beta(2.0, 1.0), d.Beta(1.0, 1.0))
+    assert found[0].item() == pytest.approx(wanted, rel=1e-6)
+    (slopes,) = torch.autograd.grad(found[0], wide)
+    assert torch.isfinite(slopes).all()
+    mixed = kl(d.Poisson(np.array([0.0, 1.0, NAN])), d.Binomial(3, 0.5))
+    np.testing.assert_allclose(mixed, [3 * math.log(2), INF, NAN])
 
 
 def test_logits_and_probabilities_agree():
@@ -559,6 +625,13 @@ def test_scipys_frozen_distributions():
         converted = d.convert("p", theirs)
         assert type(converted) is type(ours)
         np.testing.assert_allclose(kl(theirs, ours), 0, atol=1e-15)
+    # Small integers are not added, nor are their logarithms taken, in their own dtype.
+    small = np.uint8(200)
+    assert kl(stats.uniform(small, np.uint8(100)), d.Uniform(200, 300)) == 0
+    assert kl(stats.lognorm(0.5, scale=small), d.LogNormal(math.log(200), 0.5)) < 1e-20
+    assert (kl(stats.norm([0, 1], 2), d.Normal(np.array([0, 1]), 2)) == 0).all()
+    rare = kl(stats.nbinom(5, 1e-20), stats.nbinom(5, 2e-20))
+    assert rare == pytest.approx(5 * (1 - math.log(2)), rel=1e-13)
     # A shifted exponential is no Exponential, and is not taken for one.
     assert type(d.convert("p", stats.expon(1, 2))).__name__ == "Opaque"
     with pytest.raises(LibraryError, match="is not a frozen distribution"):
@@ -720,6 +793,9 @@ def test_methods():
     found = kl(*pair, method="quadrature", base=2).value
     np.testing.assert_allclose(found, kl(*pair, base=2), rtol=1e-10)
     assert np.isinf(kl(d.Normal(0, 1), d.Poisson(1), method="quadrature").value)
+    rates = d.Poisson(np.array([0.0, 1.0]))
+    found = kl(rates, d.Binomial(3, 0.5), method="quadrature").value
+    np.testing.assert_allclose(found, [3 * math.log(2), INF])
 
 
 def test_independent():

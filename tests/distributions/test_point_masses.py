@@ -43,6 +43,7 @@ def test_the_mass_that_q_has_there(p, q, mass):
         (d.Delta(0.5), d.Normal(0, 1)),
         (d.Delta(0.5), d.Uniform(0, 1)),
         (d.Delta(1.5), d.Poisson(1.0)),
+        (d.Delta(3), d.Poisson(INF)),
         (d.Delta(-1), d.Poisson(1.0)),
         (d.Delta(6), d.Binomial(5, 0.3)),
         (d.Delta(3), d.Categorical(P3)),
@@ -67,6 +68,12 @@ def test_what_is_the_same():
     assert kl(d.Bernoulli(1.0), d.Delta(1)) == 0
     assert math.isnan(kl(d.Delta(math.nan), d.Normal(0, 1)))
     assert math.isnan(kl(d.Delta(1.0), d.Poisson(math.nan)))
+
+
+def test_what_is_no_probability_is_nan():
+    for q in (d.Bernoulli(1.5), d.Bernoulli(-0.5), d.Geometric(1.5)):
+        assert math.isnan(kl(d.Delta(0), q))
+        assert math.isnan(kl(d.Delta(1), q))
 
 
 @pytest.mark.parametrize(
@@ -97,6 +104,16 @@ def test_large_counts_lose_nothing(q, k, mass):
         wanted = -(mass(mpmath.mpf(k)) - mpmath.loggamma(mpmath.mpf(k) + 1))
         error = abs(mpmath.mpf(float(kl(d.Delta(k), q))) - wanted) / wanted
     assert error < 20 * 2.0**-53
+
+
+def test_chances_below_the_smallest_number_keep_their_logarithm():
+    found = kl(d.Delta(1), d.Binomial(5, logits=-800.0))
+    np.testing.assert_allclose(found, 800 - math.log(5), rtol=1e-14)
+    found = kl(d.Delta(np.float32(1)), d.Binomial(5, logits=np.float32(-100)))
+    np.testing.assert_allclose(found, 100 - math.log(5), rtol=1e-6)
+    found = kl(d.Delta(0), d.NegativeBinomial(3, logits=800.0))
+    np.testing.assert_allclose(found, 2400, rtol=1e-14)
+    assert kl(d.Delta(0), d.NegativeBinomial(0, 0.5)) == 0
 
 
 def test_likely_classes_lose_nothing():

@@ -6,13 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from kldiv.distributions.base import Distribution
-from kldiv.distributions.families import (
-    Independent,
-    LowRankMultivariateNormal,
-    MultivariateNormal,
-    MultivariateNormalDiag,
-    Normal,
-)
+from kldiv.distributions.closed_forms.discrete import times
+from kldiv.distributions.closed_forms.multivariate import NORMALS
+from kldiv.distributions.families import Independent, MultivariateNormalDiag, Normal
 from kldiv.distributions.registry import closed_form, no_closed_form, register_kl
 from kldiv.distributions.wrappers import Masked, Sample
 from kldiv.errors import ShapeError
@@ -45,9 +41,6 @@ def _inner(d: Independent, axes: int) -> Any:
     return Independent(d.base_dist, axes) if axes else d.base_dist
 
 
-_NORMALS = (MultivariateNormal, MultivariateNormalDiag, LowRankMultivariateNormal)
-
-
 def independent_normal(xp: Namespace, p: Any, q: Any) -> Array:
     """A MultivariateNormalDiag's, where the base is a Normal."""
     return closed_form(xp, _vector(xp, p, p, q), _vector(xp, q, p, q))
@@ -62,7 +55,7 @@ def _vector(xp: Namespace, d: Any, p: Any, q: Any) -> Any:
     return MultivariateNormalDiag(*xp.broadcast_arrays(flat.base_dist.loc, flat.base_dist.scale))
 
 
-for _other in _NORMALS:
+for _other in NORMALS:
     register_kl(Independent, _other)(independent_normal)
     register_kl(_other, Independent)(independent_normal)
 
@@ -87,7 +80,7 @@ def sample(xp: Namespace, p: Sample, q: Sample) -> Array:
             "two Sample must have as many draws; got sample_shape "
             f"{p.sample_shape} and {q.sample_shape}"
         )
-    return math.prod(p.sample_shape) * closed_form(xp, p.base_dist, q.base_dist)
+    return times(xp, math.prod(p.sample_shape), closed_form(xp, p.base_dist, q.base_dist))
 
 
 def _mask(d: Any) -> tuple[Any, Any]:

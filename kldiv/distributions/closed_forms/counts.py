@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from kldiv.distributions import families as f
 from kldiv.distributions.closed_forms.discrete import (
-    probabilities,
+    times,
     waiting,
     waiting_by_logits,
 )
+from kldiv.distributions.masses import probabilities
 from kldiv.distributions.registry import register_kl
 from kldiv.formulas.remainders import softplus
 from kldiv.formulas.special import expm1, log1p, log1p_gap, log_ratio, phi
@@ -48,6 +49,7 @@ def negative_binomial(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomia
     value = _to_other_count(xp, r1, some, odds) + _from_other_count(xp, p, q, r1, some, m)
     edge = xp.where(m > 0, math.inf, xp.where(m == 0, 0.0, math.nan))
     value = xp.where(r2 > 0, value, xp.where(r2 == 0, edge, math.nan))
+    value = xp.where(r1 >= 0, value, math.nan)
     # Of probability 1 all mass is at infinity.
     away = xp.where((probabilities(xp, q)[1] == 0) & (r1 == r2), 0.0, math.inf)
     return xp.where(m == math.inf, away, value)
@@ -55,9 +57,9 @@ def negative_binomial(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomia
 
 def _of_one_count(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomial, r: int) -> Array:
     if p.logits is not None and q.logits is not None:
-        return r * waiting_by_logits(xp, -p.logits, -q.logits)
+        return times(xp, r, waiting_by_logits(xp, -p.logits, -q.logits))
     (p1, p0), (q1, q0) = probabilities(xp, p), probabilities(xp, q)
-    return r * waiting(xp, p0, p1, q0, q1, q1 - p1)
+    return times(xp, r, waiting(xp, p0, p1, q0, q1, q1 - p1))
 
 
 def _from_other_count(

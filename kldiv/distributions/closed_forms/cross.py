@@ -59,8 +59,17 @@ _NORMAL: Final = 0.5 * (1.0 + _LOG_2PI)
 """The entropy of a standard Normal."""
 
 
+_SHAPES: Final[dict[Any, tuple[type[Shape], tuple[Any, ...]]]] = {}
+"""For each family P its moments, and the families Q whose form takes these and no more of P."""
+
+
 class Shape:
     """The moments of a distribution P; those not defined here have no closed form."""
+
+    def __init_subclass__(cls, of: Any = None, against: tuple[Any, ...] = ()) -> None:
+        """Enter the moments of a family in the table."""
+        if of is not None:
+            _SHAPES[of] = cls, against
 
     def __init__(self, xp: Namespace, p: Any) -> None:
         self.xp = xp
@@ -104,24 +113,32 @@ class Shape:
 
 
 class _Located(Shape):
-    """A family of location and scale: (mean − loc, deviation) of loc 0 and scale 1, negentropy."""
+    """A family of a scale or a rate, and mostly of a location.
+
+    ``standard`` has the mean and the deviation at loc 0 and scale 1, and the negentropy.
+    """
 
     standard: tuple[float, float, float]
+
+    def __init__(self, xp: Namespace, p: Any) -> None:
+        super().__init__(xp, p)
+        self.loc = getattr(p, "loc", 0.0)
+        self.scale = p.scale if hasattr(p, "scale") else 1.0 / p.rate
 
     def negentropy(self) -> float:
         return self.standard[2]
 
     def mean(self) -> Array:
-        return self.p.loc + self.standard[0] * self.p.scale
+        return self.loc + self.standard[0] * self.scale
 
     def mean_from(self, center: Array) -> Array:
-        return (self.p.loc - center) + self.standard[0] * self.p.scale
+        return (self.loc - center) + self.standard[0] * self.scale
 
     def deviation(self) -> Array:
-        return self.standard[1] * self.p.scale + 0.0 * self.p.loc
+        return self.standard[1] * self.scale + 0.0 * self.loc
 
 
-class _Normal(_Located):
+class _Normal(_Located, of=f.Normal, against=(f.Gumbel, f.Laplace)):
     standard = (0.0, 1.0, 0.0)
 
     def distance(self, center: Array) -> Array:
@@ -135,7 +152,7 @@ class _Normal(_Located):
         return 0.5 * t * t
 
 
-class _Laplace(_Located):
+class _Laplace(_Located, of=f.Laplace, against=(f.Gumbel, f.Normal)):
     standard = (0.0, math.sqrt(2), _NORMAL - 1.0 - 0.5 * math.log(2))
 
     def cumulant(self, scale: Array) -> Array:
@@ -146,7 +163,7 @@ class _Laplace(_Located):
         return self.xp.where(finite, -log1p(self.xp, -square), math.inf)
 
 
-class _Gumbel(_Located):
+class _Gumbel(_Located, of=f.Gumbel, against=(f.Normal,)):
     standard = (
         EULER,
         math.pi / math.sqrt(6),
@@ -154,15 +171,12 @@ class _Gumbel(_Located):
     )
 
 
-class _HalfNormal(Shape):
-    def negentropy(self) -> float:
-        return _NORMAL + 0.5 * math.log((1 - 2 / math.pi) * 2 / math.pi) - 0.5
-
-    def mean(self) -> Array:
-        return math.sqrt(2 / math.pi) * self.p.scale
-
-    def deviation(self) -> Array:
-        return math.sqrt(1 - 2 / math.pi) * self.p.scale
+class _HalfNormal(_Located, of=f.HalfNormal, against=(f.Exponential, f.Gamma, f.Normal)):
+    standard = (
+        math.sqrt(2 / math.pi),
+        math.sqrt(1 - 2 / math.pi),
+        _NORMAL + 0.5 * math.log((1 - 2 / math.pi) * 2 / math.pi) - 0.5,
+    )
 
     def log_gap(self) -> float:
         return 0.5 * (EULER + math.log(4 / math.pi))
@@ -171,21 +185,14 @@ class _HalfNormal(Shape):
         return 0.5 * (1.0 + EULER + math.log(math.pi))
 
 
-class _Exponential(Shape):
-    def negentropy(self) -> float:
-        return _NORMAL - 1.0
-
-    def mean(self) -> Array:
-        return 1.0 / self.p.rate
-
-    def deviation(self) -> Array:
-        return 1.0 / self.p.rate
+class _Exponential(_Located, of=f.Exponential, against=(f.Gumbel, f.HalfNormal, f.Normal)):
+    standard = (1.0, 1.0, _NORMAL - 1.0)
 
     def cumulant(self, scale: Array) -> Array:
-        return log1p_gap(self.xp, 1.0 / self.p.rate / scale)
+        return log1p_gap(self.xp, self.scale / scale)
 
 
-class _Gamma(Shape):
+class _Gamma(Shape, of=f.Gamma, against=(f.Gumbel, f.HalfNormal, f.Normal)):
     def negentropy(self) -> Array:
         return gamma_negentropy(self.xp, self.p.concentration)
 
@@ -199,7 +206,7 @@ class _Gamma(Shape):
         return self.p.concentration * log1p_gap(self.xp, 1.0 / self.p.rate / scale)
 
 
-class _LogNormal(Shape):
+class _LogNormal(Shape, of=f.LogNormal, against=(f.HalfNormal,)):
     def _square(self) -> Array:
         return self.p.scale * self.p.scale
 
@@ -225,7 +232,7 @@ class _LogNormal(Shape):
         return self.xp.log(unit / self.p.scale) - self.p.loc - _NORMAL
 
 
-class _Pareto(Shape):
+class _Pareto(Shape, of=f.Pareto, against=(f.Exponential, f.Gamma, f.HalfNormal, f.Normal)):
     def _above(self, least: float) -> tuple[Array, Array]:
         fits = self.p.alpha > least
         return fits, self.xp.where(fits, self.p.alpha, least + 1.0)
@@ -263,7 +270,7 @@ class _Pareto(Shape):
         return 1.0 - self.xp.log(self.p.alpha)
 
 
-class _Weibull(Shape):
+class _Weibull(Shape, of=f.Weibull, against=(f.HalfNormal, f.Normal)):
     """With t = 1/k: E x = scale · Γ(1 + t), the variance Γ(1 + 2t) − Γ(1 + t)² of that unit."""
 
     def __init__(self, xp: Namespace, p: Any) -> None:
@@ -307,7 +314,7 @@ class _Weibull(Shape):
         return self.xp.log(self.t) + (1.0 + EULER)
 
 
-class _Beta(Shape):
+class _Beta(Shape, of=f.Beta, against=(f.HalfNormal, f.Normal)):
     def negentropy(self) -> Array:
         return beta_negentropy(self.xp, self.p.concentration1, self.p.concentration0)
 
@@ -326,7 +333,7 @@ def _share(xp: Namespace, a: Array, b: Array) -> Array:
     return xp.where(a < b, a / total, 1.0 - b / total)
 
 
-class _ContinuousBernoulli(Shape):
+class _ContinuousBernoulli(Shape, of=f.ContinuousBernoulli, against=(f.HalfNormal, f.Normal)):
     def negentropy(self) -> Array:
         xp = self.xp
         x = natural(xp, self.p)
@@ -342,7 +349,11 @@ class _ContinuousBernoulli(Shape):
         return self.xp.sqrt(curvature(self.xp, natural(self.xp, self.p)))
 
 
-class _Uniform(Shape):
+class _Uniform(
+    Shape,
+    of=f.Uniform,
+    against=(f.Exponential, f.Gamma, f.Gumbel, f.HalfNormal, f.Laplace, f.Normal),
+):
     def negentropy(self) -> float:
         return _NORMAL - 0.5 * math.log(12)
 
@@ -624,20 +635,6 @@ def _beta_continuous_bernoulli(xp: Namespace, m: Shape, q: f.ContinuousBernoulli
 
 # --- which go together ----------------------------------------------------------------------------
 
-_SHAPES: Final[dict[Any, type[Shape]]] = {
-    f.Beta: _Beta,
-    f.ContinuousBernoulli: _ContinuousBernoulli,
-    f.Exponential: _Exponential,
-    f.Gamma: _Gamma,
-    f.Gumbel: _Gumbel,
-    f.HalfNormal: _HalfNormal,
-    f.Laplace: _Laplace,
-    f.LogNormal: _LogNormal,
-    f.Normal: _Normal,
-    f.Pareto: _Pareto,
-    f.Uniform: _Uniform,
-    f.Weibull: _Weibull,
-}
 _BY_SHAPE: Final[dict[Any, Callable[..., Array]]] = {
     f.Exponential: _exponential,
     f.Gamma: _gamma,
@@ -662,47 +659,15 @@ _OWN: Final[dict[tuple[Any, Any], Callable[..., Array]]] = {
     (f.Weibull, f.Gamma): _weibull_gamma,
 }
 
-PAIRS: Final[dict[Any, tuple[Any, ...]]] = {
-    f.Beta: (f.ContinuousBernoulli, f.Exponential, f.Gamma, f.HalfNormal, f.Normal, f.Uniform),
-    f.ContinuousBernoulli: (f.Exponential, f.HalfNormal, f.Normal, f.Uniform),
-    f.Exponential: (f.Gumbel, f.HalfNormal, f.Normal),
-    f.Gamma: (f.Gumbel, f.HalfNormal, f.Normal),
-    f.Gumbel: (f.Normal,),
-    f.HalfNormal: (f.Exponential, f.Gamma, f.Normal),
-    f.Laplace: (f.Gumbel, f.Normal),
-    f.LogNormal: (f.Exponential, f.Gamma, f.HalfNormal, f.Normal),
-    f.Normal: (f.Gumbel, f.Laplace),
-    f.Pareto: (f.Exponential, f.Gamma, f.HalfNormal, f.Normal),
-    f.Uniform: (
-        f.Beta,
-        f.ContinuousBernoulli,
-        f.Exponential,
-        f.Gamma,
-        f.Gumbel,
-        f.HalfNormal,
-        f.Laplace,
-        f.Normal,
-        f.Pareto,
-    ),
-    f.Weibull: (f.Gamma, f.HalfNormal, f.Normal),
-}
-
-# Where Q's support depends on parameters, or P's does.
-_BOUNDS: Final[dict[Any, Callable[[Any], tuple[Any, Any]]]] = {
-    f.Uniform: lambda d: (d.low, d.high),
-    f.Pareto: lambda d: (d.scale, math.inf),
-    f.Beta: lambda _: (0.0, 1.0),
-    f.ContinuousBernoulli: lambda _: (0.0, 1.0),
-    f.Exponential: lambda _: (0.0, math.inf),
-    f.Gamma: lambda _: (0.0, math.inf),
-    f.HalfNormal: lambda _: (0.0, math.inf),
-}
-
 
 def _bounds(d: Any) -> tuple[Any, Any]:
     """Return where the support starts and ends."""
-    everywhere = (-math.inf, math.inf)
-    return next((bounds(d) for cls, bounds in _BOUNDS.items() if isinstance(d, cls)), everywhere)
+    if isinstance(d, f.Uniform):
+        return d.low, d.high
+    if isinstance(d, f.Pareto):
+        return d.scale, math.inf
+    fixed = {"unit": (0.0, 1.0), "positive": (0.0, math.inf)}
+    return fixed.get(d.support, (-math.inf, math.inf))
 
 
 def _formula(of_p: type[Shape], of_q: Callable[..., Array]) -> Callable[..., Array]:
@@ -722,6 +687,8 @@ def _formula(of_p: type[Shape], of_q: Callable[..., Array]) -> Callable[..., Arr
     return cross
 
 
-for _p, _qs in PAIRS.items():
+for _p, (_shape, _qs) in _SHAPES.items():
     for _q in _qs:
-        register_kl(_p, _q)(_formula(_SHAPES[_p], _OWN.get((_p, _q)) or _BY_SHAPE[_q]))
+        register_kl(_p, _q)(_formula(_shape, _BY_SHAPE[_q]))
+for (_p, _q), _own in _OWN.items():
+    register_kl(_p, _q)(_formula(_SHAPES[_p][0], _own))

@@ -15,8 +15,8 @@ from kldiv.distributions.families import (
     OneHotCategorical,
     Poisson,
 )
-from kldiv.distributions.registry import register_kl
-from kldiv.formulas.binet import binet
+from kldiv.distributions.masses import classes, excess, of_rates, probabilities
+from kldiv.distributions.registry import infinite, register_kl
 from kldiv.formulas.divergences import KullbackLeibler
 from kldiv.formulas.measures import relative_entropy
 from kldiv.formulas.numbers import NEAR
@@ -24,27 +24,24 @@ from kldiv.formulas.remainders import ratio_phi, softplus, softplus_remainder
 from kldiv.formulas.special import expm1, log1p, log_ratio, phi, phi_near
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kldiv._types import Array, Namespace
 
 
 @register_kl(Poisson, Poisson)
 def poisson(xp: Namespace, p: Poisson, q: Poisson) -> Array:
     """λ₁ φ(log λ₁/λ₂); λ₂ where λ₁ = 0."""
-    return relative_entropy(xp, p.rate, q.rate)
-
-
-def probabilities(xp: Namespace, d: Any) -> tuple[Array, Array]:
-    """Return the probability of 1 and of 0."""
-    if d.probs is not None:
-        return d.probs, 1.0 - d.probs
-    return 1.0 / (1.0 + xp.exp(-d.logits)), 1.0 / (1.0 + xp.exp(d.logits))
+    return of_rates(xp, p.rate, q.rate)
 
 
 @register_kl(Bernoulli, Bernoulli)
 def bernoulli(xp: Namespace, p: Any, q: Any) -> Array:
     """p φ(log p/q) + (1−p) φ(log (1−p)/(1−q)); of two logits the remainder of log(1 + eˣ)."""
     if p.logits is not None and q.logits is not None:
-        return softplus_remainder(xp, p.logits, q.logits)
+        a, b = p.logits, q.logits
+        point = softplus(xp, xp.where(a > 0, -b, b))
+        return _or_ends(xp, softplus_remainder, a, b, point)
     (p1, p0), (q1, q0) = probabilities(xp, p), probabilities(xp, q)
     # 1 − p is rounded, p − q is not where they are close.
     change = p1 - q1
@@ -69,8 +66,23 @@ def waiting(xp: Namespace, p1: Array, p0: Array, q1: Array, q0: Array, change: A
     return ratio_phi(xp, p1, q1, difference=change) + failures
 
 
+def _or_ends(
+    xp: Namespace, formula: Callable[..., Array], a: Array, b: Array, point: Array
+) -> Array:
+    """Return a divergence of finite logits; ``point`` where a is infinite, else +∞ where b is."""
+    ends = xp.isinf(a), xp.isinf(b)
+    known = ~(xp.isnan(a) | xp.isnan(b))
+    value = formula(xp, *(xp.where(end, 0.0, x) for end, x in zip(ends, (a, b), strict=True)))
+    return xp.where(known & (ends[0] | ends[1]), xp.where(ends[0], point, math.inf), value)
+
+
 def waiting_by_logits(xp: Namespace, a: Array, b: Array) -> Array:
     """Return the same by logits of success."""
+    never = xp.where(a == b, 0.0, xp.full_like(a, math.inf))  # of −∞ all mass is at infinity
+    return _or_ends(xp, _waiting_by_logits, a, b, xp.where(a > 0, softplus(xp, -b), never))
+
+
+def _waiting_by_logits(xp: Namespace, a: Array, b: Array) -> Array:
     d = a - b
     close = abs(d) < 1.0
     near_d = xp.where(close, d, 0.0)
@@ -95,16 +107,27 @@ def binomial(xp: Namespace, p: Binomial, q: Binomial) -> Array:
     For fewer trials a sum over P's outcomes where both n are Python numbers, else NaN.
     """
     n, m = p.total_count, q.total_count
-    if isinstance(n, int) and isinstance(m, int) and n < m:
+    if isinstance(n, int) and isinstance(m, int) and 0 < n < m:
         return _fewer_trials(xp, p, q, n, m)
-    value = n * bernoulli(xp, p, q)
-    (p1, _), (_, q0) = probabilities(xp, p), probabilities(xp, q)
-    none = 0.0 - m * xp.log(xp.where(p1 == 0, q0, 1.0))  # P is a point mass at 0
-    more = xp.where(p1 == 0, none, xp.where(p1 > 0, xp.full_like(value, xp.inf), xp.nan))
+    value = times(xp, n, bernoulli(xp, p, q))
+    (p1, p0), (q1, q0) = probabilities(xp, p), probabilities(xp, q)
+    valid = (p1 >= 0) & (p0 >= 0) & (q1 >= 0) & (q0 >= 0) & (n >= 0) & (m >= 0)
+    point = valid & ((p1 == 0) | (n == 0))  # P has all its mass at 0
+    none = times(xp, m, -xp.log(xp.where(point, q0, 1.0)))
+    more = xp.where(valid, xp.where(point, none, xp.full_like(value, xp.inf)), xp.nan)
     if isinstance(n, int) and isinstance(m, int):
         return value if n == m else more
-    fewer = xp.where(p1 == 0, none, xp.nan)
-    return xp.where(n == m, value, xp.where(n > m, more + 0.0 * value, fewer))
+    fewer = xp.where(point, none, xp.nan)
+    return xp.where(n == m, value, xp.where(n > m, more, fewer))
+
+
+def times(xp: Namespace, n: int | Array, value: Array) -> Array:
+    """Return n times a divergence: 0 of no draws, also where it is +∞, and NaN of fewer."""
+    if isinstance(n, int) and n > 0:
+        return n * value
+    n = n + xp.zeros_like(value)
+    some = n * xp.where((n > 0) | xp.isnan(value), value, 0.0)
+    return xp.where(n >= 0, some, math.nan)
 
 
 _POINTS = 216
@@ -149,14 +172,8 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     possible = (k >= 0) & (rest >= 0)
     k, rest = xp.where(possible, k, 0.0), xp.where(possible, rest, trials)
     longer = rest + more
-    # The mass by its distance from the mean (Loader, Fast and Accurate Computation of Binomial
-    # Probabilities, 2000).
     off = xp.where(possible, (center - n * p1) + steps, -n * p1)
-    exponent = relative_entropy(xp, k, n * p1, off) + relative_entropy(xp, rest, n * p0, -off)
-    own = _stirling(xp, rest)
-    mass = xp.exp(_stirling(xp, trials) - _stirling(xp, k) - own - exponent)
-    mass = xp.where(k <= _FEW, _mass_of_few(xp, k, rest, p1, p0), mass)
-    mass = xp.where(possible, stride * mass, 0.0)
+    mass = xp.where(possible, stride * _mass(xp, k, rest, trials, p1, p0, off), 0.0)
     closer = p1 - q1
     up = log_ratio(xp, n * p1, m * q1, n * closer - more * q1)
     last = xp.where(p0 > 0, p0, 1.0)  # of p = 1 only k = n has mass
@@ -164,25 +181,21 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     some = xp.where(rest > 0, rest, 1.0)
     terms = k * up + rest * (log_ratio(xp, some + more, some, some * 0.0 + more) - down)
     terms = terms + more * log_ratio(xp, longer, m * q0)
-    ends = _stirling(xp, trials) - _stirling(xp, trials + more)
-    terms = terms + (ends + (_stirling(xp, longer) - own))
+    ends = excess(xp, trials) - excess(xp, trials + more)
+    terms = terms + (ends + (excess(xp, longer) - excess(xp, rest)))
     terms = xp.where(k <= _FEW, _ratio_of_few(xp, k, rest, (n, p1, last), (m, q1, q0)), terms)
     value = xp.sum(mass * terms, axis=-1) / xp.sum(mass, axis=-1)
 
     # Close to each other it is what φ(log P/Q) sums to, and Q's mass beyond P's trials.  Where P/Q
     # is far from 1 Q's own mass is taken, as e^(−log P/Q) has no slope in P.
-    def other(k: Array, rest: Array) -> Array:
-        exponent = relative_entropy(xp, k, m * q1) + relative_entropy(xp, rest, m * q0)
-        ends = _stirling(xp, trials + more) - _stirling(xp, k) - _stirling(xp, rest)
-        return xp.where(k <= _FEW, _mass_of_few(xp, k, rest, q1, q0), xp.exp(ends - exponent))
-
     like = abs(terms) < 1.0
     here = mass * phi(xp, xp.where(like, terms, 0.0))
-    taken = xp.where(possible, stride * other(k, longer), 0.0)
+    taken = xp.where(possible, stride * _mass(xp, k, longer, trials + more, q1, q0), 0.0)
     here = xp.where(like, here, mass * (xp.where(like, 0.0, terms) - 1.0) + taken)
     some = min(m - n, _BEYOND)
     k = n + xp.cumulative_sum(xp.broadcast_to(ones[..., :1], (*ones.shape[:-1], some)), axis=-1)
-    near = xp.sum(here, axis=-1) + xp.sum(other(k, (trials + more) - k), axis=-1)
+    beyond = _mass(xp, k, (trials + more) - k, trials + more, q1, q0)
+    near = xp.sum(here, axis=-1) + xp.sum(beyond, axis=-1)
     value = xp.where(value < 0.5, near, value)
     edge = xp.where(valid, xp.where(point, none, xp.full_like(none, xp.inf)), xp.nan)
     return xp.where(inside, value, edge)
@@ -202,6 +215,20 @@ def _ratio_of_few(
     return value
 
 
+def _mass(
+    xp: Namespace, k: Array, rest: Array, n: Array, p1: Array, p0: Array, off: Array | None = None
+) -> Array:
+    """Return the mass of k successes and the rest failures in n trials; ``off`` is k − n p₁.
+
+    It is taken by that distance (C. Loader, "Fast and accurate computation of binomial
+    probabilities", 2000), up to `_FEW` successes by their factors.
+    """
+    exponent = relative_entropy(xp, k, n * p1, off)
+    exponent = exponent + relative_entropy(xp, rest, n * p0, None if off is None else -off)
+    ways = excess(xp, n) - excess(xp, k) - excess(xp, rest)
+    return xp.where(k <= _FEW, _mass_of_few(xp, k, rest, p1, p0), xp.exp(ways - exponent))
+
+
 def _mass_of_few(xp: Namespace, k: Array, rest: Array, p1: Array, p0: Array) -> Array:
     """Return the mass of k successes and the rest failures, for k up to `_FEW`."""
     fails = p0 > 0
@@ -213,28 +240,12 @@ def _mass_of_few(xp: Namespace, k: Array, rest: Array, p1: Array, p0: Array) -> 
     return mass
 
 
-def _stirling(xp: Namespace, x: Array) -> Array:
-    """Return log x! − x log x + x for counts."""
-    counted = x > 0
-    safe = xp.where(counted, x, 1.0)
-    value = binet(xp, safe) + 0.5 * xp.log(safe) + 0.5 * math.log(2 * math.pi)
-    return xp.where(counted, value, 0.0)
-
-
-@register_kl(Bernoulli, Binomial)
-@register_kl(Binomial, Bernoulli)
-def one_trial(xp: Namespace, p: Any, q: Any) -> Array:
-    """A Bernoulli is a Binomial with one trial."""
-    p, q = (Binomial(1, d.probs, d.logits) if isinstance(d, Bernoulli) else d for d in (p, q))
-    return binomial(xp, p, q)
-
-
 @register_kl(Bernoulli, Poisson)
 def bernoulli_poisson(xp: Namespace, p: Bernoulli, q: Poisson) -> Array:
     """p φ(log p/λ) + (1−p) φ(log(1−p)): log k! is 0 at 0 and 1."""
     p1, p0 = probabilities(xp, p)
     one = xp.ones_like(p0)
-    return relative_entropy(xp, p1, q.rate) + relative_entropy(xp, p0, one, -p1)
+    return of_rates(xp, p1, q.rate) + relative_entropy(xp, p0, one, -p1)
 
 
 @register_kl(Categorical, Categorical)
@@ -244,21 +255,14 @@ def categorical(xp: Namespace, p: Any, q: Any) -> Array:
     if p.logits is not None and q.logits is not None:
         s, t = xp.broadcast_arrays(q.logits, p.logits)
         return KullbackLeibler().of_rows(xp, s, t, 1.0)[..., 0]
-    return xp.sum(relative_entropy(xp, _classes(xp, p), _classes(xp, q)), axis=-1)
-
-
-def _classes(xp: Namespace, d: Any) -> Array:
-    if d.probs is not None:
-        return d.probs
-    weights = xp.exp(d.logits - xp.max(d.logits, axis=-1, keepdims=True))
-    return weights / xp.sum(weights, axis=-1, keepdims=True)
+    return xp.sum(relative_entropy(xp, classes(xp, p), classes(xp, q)), axis=-1)
 
 
 @register_kl(Multinomial, Multinomial)
 def multinomial(xp: Namespace, p: Multinomial, q: Multinomial) -> Array:
     """The Categorical's, times n; +∞ where n differs, as no outcome is shared."""
     n, m = p.total_count, q.total_count
-    value = n * categorical(xp, p, q)
+    value = times(xp, n, categorical(xp, p, q))
     if isinstance(n, int) and isinstance(m, int):
-        return value if n == m else value * 0.0 + xp.inf
-    return xp.where(n == m, value, xp.where(n != m, xp.inf, value))
+        return value if n == m else infinite(xp, p, q)
+    return xp.where(n == m, value, infinite(xp, p, q))

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.distributions import families as f
-from kldiv.distributions.base import restore
+from kldiv.distributions.base import changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,10 +74,7 @@ def inside(xp: Namespace, d: Any) -> tuple[Any, Any, Any]:
 
 def replaced(xp: Namespace, d: Any, alive: Any, safe: dict[str, float]) -> Any:
     """Return the family with these parameters where it is not alive."""
-    values = {name: getattr(d, name) for name in d.one_of}
-    for name, value in d.parameters():
-        values[name] = xp.where(alive, value, safe[name])
-    return restore(type(d), values)
+    return changed(d, lambda name, value: xp.where(alive, value, safe[name]))
 
 
 def at_edges(xp: Namespace, p: Any, q: Any, valid: Any, like: Array) -> Array:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from kldiv.distributions import families as f
 from kldiv.distributions.registry import register_kl
-from kldiv.formulas.remainders import EULER
+from kldiv.formulas.remainders import EULER, interior
 from kldiv.formulas.special import expm1
 
 if TYPE_CHECKING:
@@ -19,20 +19,18 @@ _BEYOND: Final = {False: 18.0, True: 38.0}
 """How far the integral goes beyond where its integrand begins to fall, as e^y at least."""
 
 
-def log_beta(xp: Namespace, a: Array, b: Array) -> Array:
-    """Return log B(a, b)."""
-    gammaln = xp.special.gammaln
-    return gammaln(a) + gammaln(b) - gammaln(a + b)
-
-
 @register_kl(f.Kumaraswamy, f.Beta)
 def kumaraswamy_beta(xp: Namespace, p: f.Kumaraswamy, q: f.Beta) -> Array:
     """−H(P) − E[log q], by the moments of P, E log(1 − x) by an integral."""
-    a, b = xp.broadcast_arrays(p.concentration1, p.concentration0)
+    alive, edge, (a, b, c, d) = interior(
+        xp, (p.concentration1, p.concentration0), (q.concentration1, q.concentration0)
+    )
+    a, b = xp.broadcast_arrays(a, b)
     log_x = -(xp.special.digamma(b + 1.0) + EULER) / a
-    value = xp.log(a * b) + (a - q.concentration1) * log_x - (b - 1.0) / b
-    value = value + log_beta(xp, q.concentration1, q.concentration0)
-    return value - (q.concentration0 - 1.0) * _log_rest(xp, a, b)
+    value = xp.log(a * b) + (a - c) * log_x - (b - 1.0) / b
+    gammaln = xp.special.gammaln
+    value = value + (gammaln(c) + gammaln(d) - gammaln(c + d))
+    return xp.where(alive, value - (d - 1.0) * _log_rest(xp, a, b), edge)
 
 
 def _log_rest(xp: Namespace, a: Array, b: Array) -> Array:

@@ -17,7 +17,7 @@ from kldiv.distributions.families import (
     Uniform,
 )
 from kldiv.distributions.registry import register_kl
-from kldiv.formulas.remainders import EULER, lgamma_from_one, lgamma_remainder, ratio_phi
+from kldiv.formulas.remainders import EULER, interior, lgamma_from_one, lgamma_remainder, ratio_phi
 from kldiv.formulas.special import log1p, log_ratio, phi
 
 if TYPE_CHECKING:
@@ -149,18 +149,22 @@ def exponential(xp: Namespace, p: Exponential, q: Exponential) -> Array:
 @register_kl(Pareto, Pareto)
 def pareto(xp: Namespace, p: Pareto, q: Pareto) -> Array:
     """φ(log α₁/α₂) + α₂ log(s₁/s₂); +∞ where s₁ < s₂."""
-    fits = p.scale >= q.scale
-    start = q.alpha * log_ratio(xp, xp.where(fits, p.scale, q.scale), q.scale)
-    value = ratio_phi(xp, p.alpha, q.alpha) + start
-    return xp.where(fits, value, xp.where(p.scale < q.scale, xp.inf, xp.nan))
+    alive, edge, (start, a, least, c) = interior(xp, (p.scale, p.alpha), (q.scale, q.alpha))
+    fits = start >= least
+    value = ratio_phi(xp, a, c) + c * log_ratio(xp, xp.where(fits, start, least), least)
+    return xp.where(alive, xp.where(fits, value, math.inf), edge)
 
 
 @register_kl(Uniform, Uniform)
 def uniform(xp: Namespace, p: Uniform, q: Uniform) -> Array:
     """log((b₂ − a₂)/(b₁ − a₁)); +∞ where the interval does not fit."""
-    fits = (p.low >= q.low) & (p.high <= q.high)
-    more = (q.high - p.high) + (p.low - q.low)
-    narrow, wide = p.high - p.low, q.high - q.low
+    valid = (p.low <= p.high) & (q.low <= q.high)
+    fits = valid & (p.low >= q.low) & (p.high <= q.high)
+    # The width of finite ends may be beyond the largest number.
+    unit = xp.where((abs(q.low) < math.inf) & (q.high - q.low == math.inf), 0.5, 1.0)
+    a, b, low, high = (unit * x for x in (p.low, p.high, q.low, q.high))
+    more = (high - b) + (a - low)
+    narrow, wide = b - a, high - low
     same = fits & (narrow == wide)  # also two points
     usable = fits & (narrow > 0) & ~same
     value = log_ratio(
@@ -169,5 +173,5 @@ def uniform(xp: Namespace, p: Uniform, q: Uniform) -> Array:
         xp.where(usable, narrow, 1.0),
         xp.where(usable, more, 0.0),
     )
-    apart = xp.where(xp.isnan(narrow + wide), xp.nan, xp.full_like(value, xp.inf))
+    apart = xp.where(valid, xp.full_like(value, math.inf), math.nan)
     return xp.where(usable | same, value, apart)

@@ -25,7 +25,7 @@ def diagonal(xp: Namespace, p: MultivariateNormalDiag, q: MultivariateNormalDiag
     return 0.5 * xp.sum(ratio_phi(xp, q.scale_diag, p.scale_diag, 2.0) + z * z, axis=-1)
 
 
-_ANY = (MultivariateNormal, MultivariateNormalDiag, LowRankMultivariateNormal)
+NORMALS = (MultivariateNormal, MultivariateNormalDiag, LowRankMultivariateNormal)
 
 
 def multivariate(xp: Namespace, p: Any, q: Any) -> Array:
@@ -36,7 +36,7 @@ def multivariate(xp: Namespace, p: Any, q: Any) -> Array:
     if _has(p, "precision_matrix") and _has(q, "precision_matrix"):
         inner, outer = (xp.linalg.cholesky(d.precision_matrix) for d in (q, p))
         added = q.precision_matrix - p.precision_matrix
-        z = xp.matmul(_transposed(xp, inner), (p.loc - q.loc)[..., None])[..., 0]
+        z = xp.matmul(xp.matrix_transpose(inner), (p.loc - q.loc)[..., None])[..., 0]
     else:
         inner, outer = _factor(xp, p), _factor(xp, q)
         added = None if _triangular(p) and _triangular(q) else _added(xp, p, q)
@@ -56,7 +56,7 @@ def _by_factors(xp: Namespace, inner: Array, outer: Array) -> Array:
     size = outer.shape[-1]
     below = xp.arange(size)[:, None] > xp.arange(size)[None, :]
     m = xp.where(below, xp.linalg.solve(outer, inner - outer), 0.0)
-    diagonals = ratio_phi(xp, _diagonal_of(xp, outer), _diagonal_of(xp, inner), 2.0)
+    diagonals = ratio_phi(xp, xp.linalg.diagonal(outer), xp.linalg.diagonal(inner), 2.0)
     return xp.sum(diagonals, axis=-1) + xp.sum(m * m, axis=(-2, -1))
 
 
@@ -66,13 +66,13 @@ def _or_near(xp: Namespace, spread: Array, factor: Array, added: Array) -> Array
     Factors that were computed have each its own rounding, which their difference would show.
     """
     e = _within(xp, factor, added)
-    e = 0.5 * (e + _transposed(xp, e))  # symmetric but for rounding
+    e = 0.5 * (e + xp.matrix_transpose(e))  # symmetric but for rounding
     near = xp.sum(e * e, axis=(-2, -1)) < 0.25
     return xp.where(near, log_det_remainder(xp, xp.where(near[..., None, None], e, 0.0)), spread)
 
 
-for _p in _ANY:
-    for _q in _ANY:
+for _p in NORMALS:
+    for _q in NORMALS:
         if (_p, _q) != (MultivariateNormalDiag, MultivariateNormalDiag):
             register_kl(_p, _q)(multivariate)
 
@@ -86,14 +86,10 @@ def _triangular(d: Any) -> bool:
     return _has(d, "scale_tril") or _has(d, "scale_diag")
 
 
-def _transposed(xp: Namespace, matrix: Array) -> Array:
-    return xp.matrix_transpose(matrix)
-
-
 def _within(xp: Namespace, factor: Array, matrix: Array) -> Array:
     """Return L⁻¹ A L⁻ᵀ of a symmetric A."""
     half = xp.linalg.solve(factor, matrix)
-    return xp.linalg.solve(factor, _transposed(xp, half))
+    return xp.linalg.solve(factor, xp.matrix_transpose(half))
 
 
 def _factor(xp: Namespace, d: Any) -> Array:
@@ -104,7 +100,7 @@ def _factor(xp: Namespace, d: Any) -> Array:
         return _diagonal(xp, d.scale_diag)
     if _has(d, "cov_factor"):
         return _factor_of_low_rank(xp, d)
-    return xp.linalg.cholesky(_covariance(xp, d))
+    return xp.linalg.cholesky(covariance(xp, d))
 
 
 def _factor_of_low_rank(xp: Namespace, d: LowRankMultivariateNormal) -> Array:
@@ -112,38 +108,35 @@ def _factor_of_low_rank(xp: Namespace, d: LowRankMultivariateNormal) -> Array:
     root = _diagonal(xp, xp.sqrt(d.cov_diag))
     batch = broadcast(type(d).__name__, d.cov_factor.shape[:-2], root.shape[:-2])
     parts = [xp.broadcast_to(m, (*batch, *m.shape[-2:])) for m in (d.cov_factor, root)]
-    r = xp.linalg.qr(_transposed(xp, xp.concat(parts, axis=-1)))[1]
-    r = xp.where(_diagonal_of(xp, r)[..., None] < 0, -r, r)
-    return _transposed(xp, r)
+    r = xp.linalg.qr(xp.matrix_transpose(xp.concat(parts, axis=-1)))[1]
+    r = xp.where(xp.linalg.diagonal(r)[..., None] < 0, -r, r)
+    return xp.matrix_transpose(r)
 
 
 def _added(xp: Namespace, p: Any, q: Any) -> Array:
     """Return Σ₁ − Σ₂; of two of low rank by the differences of their parts."""
     if not (_has(p, "cov_factor") and _has(q, "cov_factor")):
-        return _covariance(xp, p) - _covariance(xp, q)
+        return covariance(xp, p) - covariance(xp, q)
     w, v = p.cov_factor, q.cov_factor
     rest = _diagonal(xp, p.cov_diag - q.cov_diag)
     if w.shape[-1] != v.shape[-1]:
-        return xp.matmul(w, _transposed(xp, w)) - xp.matmul(v, _transposed(xp, v)) + rest
-    change = xp.matmul(w - v, 0.5 * _transposed(xp, w + v))
-    return change + _transposed(xp, change) + rest
+        return xp.matmul(w, xp.matrix_transpose(w)) - xp.matmul(v, xp.matrix_transpose(v)) + rest
+    change = xp.matmul(w - v, 0.5 * xp.matrix_transpose(w + v))
+    return change + xp.matrix_transpose(change) + rest
 
 
-def _covariance(xp: Namespace, d: Any) -> Array:
+def covariance(xp: Namespace, d: Any) -> Array:
+    """Return the covariance of a normal of vectors."""
     if isinstance(d, MultivariateNormalDiag):
         return _diagonal(xp, d.scale_diag * d.scale_diag)
     if isinstance(d, LowRankMultivariateNormal):
-        low = xp.matmul(d.cov_factor, _transposed(xp, d.cov_factor))
+        low = xp.matmul(d.cov_factor, xp.matrix_transpose(d.cov_factor))
         return low + _diagonal(xp, d.cov_diag)
     if d.covariance_matrix is not None:
         return d.covariance_matrix
     if d.scale_tril is not None:
-        return xp.matmul(d.scale_tril, _transposed(xp, d.scale_tril))
+        return xp.matmul(d.scale_tril, xp.matrix_transpose(d.scale_tril))
     return xp.linalg.inv(d.precision_matrix)
-
-
-def _diagonal_of(xp: Namespace, matrix: Array) -> Array:
-    return xp.linalg.diagonal(matrix)
 
 
 def _diagonal(xp: Namespace, values: Array) -> Array:

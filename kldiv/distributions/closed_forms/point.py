@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from kldiv.distributions import families as f
 from kldiv.distributions.base import Distribution
-from kldiv.distributions.closed_forms.discrete import probabilities
-from kldiv.distributions.registry import blank, no_closed_form, register_kl
+from kldiv.distributions.masses import information
+from kldiv.distributions.registry import blank, infinite, no_closed_form, register_kl
 from kldiv.distributions.supports import CONTINUOUS, DISCRETE
 from kldiv.distributions.wrappers import WRAPPERS, Image
-from kldiv.formulas.measures import relative_entropy
-from kldiv.formulas.special import log1p, polynomial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kldiv._types import Array, Namespace
 
 
@@ -36,7 +32,7 @@ def point(xp: Namespace, p: f.Delta, q: Any) -> Array:
     if discrete is None:
         raise no_closed_form(p, q)
     if not discrete:
-        return blank(xp, p) + blank(xp, q) + math.inf
+        return infinite(xp, p, q)
     return p.log_density + _information(xp, q, p.value, p, q)
 
 
@@ -47,11 +43,23 @@ def onto_point(xp: Namespace, p: Any, q: f.Delta) -> Array:
     discrete = _discrete(p)
     if discrete is None:
         raise no_closed_form(p, q)
-    apart = blank(xp, p) + blank(xp, q) + math.inf
     if not discrete:
-        return apart
+        return infinite(xp, p, q)
     missing = _information(xp, p, q.value, p, q)
-    return xp.where(missing == 0, missing - q.log_density, missing + apart)
+    return xp.where(missing == 0, missing - q.log_density, missing + infinite(xp, p, q))
+
+
+@register_kl(f.Poisson, f.Binomial)
+@register_kl(f.NegativeBinomial, f.Binomial)
+def beyond_all_trials(xp: Namespace, p: Any, q: f.Binomial) -> Array:
+    """+∞, as P has mass beyond all trials; of a P with all its mass at 0 −log of Q's there."""
+    apart = infinite(xp, p, q)
+    if isinstance(p, f.Poisson):
+        point = p.rate == 0
+    else:
+        never = p.logits == -math.inf if p.probs is None else p.probs == 0
+        point = never | (p.total_count == 0)
+    return xp.where(point, _information(xp, q, blank(xp, p), p, q), apart)
 
 
 def _discrete(d: Any) -> bool | None:
@@ -75,132 +83,8 @@ def _information(xp: Namespace, d: Any, x: Array, p: Any, q: Any) -> Array:
         axes = d.reinterpreted_batch_ndims
         value = _information(xp, d.base_dist, x, p, q)
         return xp.sum(value, axis=tuple(range(-axes, 0))) if axes else value
-    for family, information in _INFORMATION.items():
-        if isinstance(d, family):
-            inside, value = information(xp, d, x)
-            return xp.where(inside, value, xp.where(xp.isnan(value), value, math.inf))
-    raise no_closed_form(p, q)
-
-
-# Where x is an outcome, and −log of its mass there.  Masses of counts by their distance from the
-# mean and what Stirling's formula is off by (Loader 2000, "Fast and accurate computation of
-# binomial probabilities"): nothing large cancels.
-
-
-def _whole(xp: Namespace, x: Array) -> tuple[Array, Array]:
-    inside = (x >= 0) & (x == xp.floor(x)) & xp.isfinite(x)
-    return inside, xp.where(inside, x, 0.0 * x)
-
-
-# log x! = x log x − x + ½ log 2πx + Σ cₙ x^(1−2n) (DLMF 5.11.1), right to 1e-17 from 10 on.
-_BINET = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
-
-
-def excess(xp: Namespace, x: Array) -> Array:
-    """Return log x! − x log x + x for x ≥ 0."""
-    large = x >= 10
-    big = xp.where(large, x, 10.0)
-    small = xp.where(large | ~(x > 0), 1.0, x)
-    near = xp.special.gammaln(small + 1.0) - small * xp.log(small) + small
-    near = xp.where(x == 0, 0.0 * x, near)
-    inverse = 1.0 / big
-    far = 0.5 * xp.log(2 * math.pi * big) + inverse * polynomial(inverse * inverse, _BINET)
-    return xp.where(large, far, near)
-
-
-def _poisson(xp: Namespace, d: f.Poisson, x: Array) -> tuple[Array, Array]:
-    inside, k = _whole(xp, x)
-    return inside, relative_entropy(xp, k, d.rate) + excess(xp, k)
-
-
-def _two_way(xp: Namespace, d: Any) -> tuple[Array, Array]:
-    """Return −log of the probability of 1 and of 0."""
-    if d.probs is not None:
-        return -xp.log(d.probs), -log1p(xp, -d.probs)
-    rest = xp.log1p(xp.exp(-abs(d.logits)))
-    return rest + xp.where(d.logits < 0, -d.logits, 0.0), rest + xp.where(
-        d.logits > 0, d.logits, 0.0
-    )
-
-
-def _bernoulli(xp: Namespace, d: f.Bernoulli, x: Array) -> tuple[Array, Array]:
-    one, zero = _two_way(xp, d)
-    return (x == 0) | (x == 1), xp.where(x == 1, one, zero)
-
-
-def _geometric(xp: Namespace, d: f.Geometric, x: Array) -> tuple[Array, Array]:
-    inside, k = _whole(xp, x)
-    success, failure = _two_way(xp, d)
-    return inside, success + k * xp.where(k > 0, failure, 0.0)
-
-
-def _binomial(xp: Namespace, d: f.Binomial, x: Array) -> tuple[Array, Array]:
-    inside, k = _whole(xp, x)
-    n = d.total_count + 0.0 * k
-    inside = inside & (k <= n)
-    k = xp.where(inside, k, 0.0 * k)
-    p1, p0 = probabilities(xp, d)
-    spread = relative_entropy(xp, k, n * p1) + relative_entropy(xp, n - k, n * p0)
-    return inside, spread + excess(xp, k) + excess(xp, n - k) - excess(xp, n)
-
-
-def _negative_binomial(xp: Namespace, d: f.NegativeBinomial, x: Array) -> tuple[Array, Array]:
-    inside, k = _whole(xp, x)
-    r = d.total_count + 0.0 * k
-    n = k + r
-    p1, p0 = probabilities(xp, d)
-    spread = relative_entropy(xp, k, n * p1) + relative_entropy(xp, r, n * p0)
-    ways = excess(xp, k) + excess(xp, r) - excess(xp, n)
-    return inside, spread + ways + log1p(xp, k / r)
-
-
-def _categorical(xp: Namespace, d: f.Categorical, x: Array) -> tuple[Array, Array]:
-    classes = _classes(d)
-    here = xp.astype(xp.arange(classes.shape[-1]), x.dtype) == x[..., None]
-    return xp.any(here, axis=-1), _of_class(xp, d, here)
-
-
-def _one_hot(xp: Namespace, d: f.OneHotCategorical, x: Array) -> tuple[Array, Array]:
-    here = x == 1
-    inside = xp.all(here | (x == 0), axis=-1) & (xp.sum(x, axis=-1) == 1)
-    return inside, _of_class(xp, d, here)
-
-
-def _classes(d: Any) -> Array:
-    return d.probs if d.probs is not None else d.logits
-
-
-def _of_class(xp: Namespace, d: Any, here: Array) -> Array:
-    """Return −log of the probability of the class where ``here`` is true."""
-    if d.probs is not None:
-        own = xp.sum(xp.where(here, d.probs, 0.0), axis=-1)
-        return -xp.log(own)
-    below = d.logits - xp.max(d.logits, axis=-1, keepdims=True)
-    own = xp.sum(xp.where(here, below, 0.0), axis=-1)
-    weights = xp.exp(below)
-    others = xp.sum(xp.where(here, 0.0, weights), axis=-1)
-    return xp.where(own == 0, xp.log1p(others), xp.log(xp.sum(weights, axis=-1)) - own)
-
-
-def _multinomial(xp: Namespace, d: f.Multinomial, x: Array) -> tuple[Array, Array]:
-    inside, k = _whole(xp, x)
-    total = d.total_count + 0.0 * xp.sum(k, axis=-1)
-    fits = xp.all(inside, axis=-1) & (xp.sum(k, axis=-1) == total)
-    p = d.probs
-    if p is None:
-        weights = xp.exp(d.logits - xp.max(d.logits, axis=-1, keepdims=True))
-        p = weights / xp.sum(weights, axis=-1, keepdims=True)
-    spread = relative_entropy(xp, k, total[..., None] * p) + excess(xp, k)
-    return fits, xp.sum(spread, axis=-1) - excess(xp, total)
-
-
-_INFORMATION: Final[dict[Any, Callable[..., tuple[Array, Array]]]] = {
-    f.Bernoulli: _bernoulli,
-    f.Binomial: _binomial,
-    f.OneHotCategorical: _one_hot,
-    f.Categorical: _categorical,
-    f.Geometric: _geometric,
-    f.Multinomial: _multinomial,
-    f.NegativeBinomial: _negative_binomial,
-    f.Poisson: _poisson,
-}
+    found = information(xp, d, x)
+    if found is None:
+        raise no_closed_form(p, q)
+    inside, value = found
+    return xp.where(inside, value, xp.where(xp.isnan(value), value, math.inf))

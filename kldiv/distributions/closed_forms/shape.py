@@ -6,7 +6,6 @@ import math
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from kldiv.distributions.closed_forms.discrete import probabilities
 from kldiv.distributions.closed_forms.edges import at_edges, inside
 from kldiv.distributions.families import (
     Beta,
@@ -15,6 +14,7 @@ from kldiv.distributions.families import (
     Kumaraswamy,
     VonMises,
 )
+from kldiv.distributions.masses import probabilities
 from kldiv.distributions.registry import register_kl
 from kldiv.formulas.circle import (
     SMALL,
@@ -47,6 +47,11 @@ def dirichlet(xp: Namespace, p: Dirichlet, q: Dirichlet) -> Array:
 def of_concentrations(xp: Namespace, a: Array, b: Array) -> Array:
     """Return the divergence of two Dirichlets of these concentrations."""
     a, b = xp.broadcast_arrays(a, b)
+    own = gamma_excess(xp, a, b, b - a)
+    # Sums may be beyond the largest number, beside which small concentrations are nothing.
+    large = xp.sum(a, axis=-1, keepdims=True) + xp.sum(b, axis=-1, keepdims=True) == math.inf
+    unit = xp.where(large, 0.5 ** (a.shape[-1].bit_length() + 1), 1.0)
+    a, b = unit * a, unit * b
     change = b - a
     total_a, total_b = (xp.sum(x, axis=-1, keepdims=True) for x in (a, b))
     total_change = xp.sum(change, axis=-1, keepdims=True)
@@ -59,12 +64,12 @@ def of_concentrations(xp: Namespace, a: Array, b: Array) -> Array:
     close = abs(change) + abs(moved) < b + expected
     shift = xp.where(close, change - moved, b - expected)
     shift = xp.where(main, -xp.sum(xp.where(main, 0.0, shift), axis=-1, keepdims=True), shift)
-    spread = xp.sum(relative_entropy(xp, b, expected, shift), axis=-1)
+    spread = xp.sum(relative_entropy(xp, b, expected, shift), axis=-1) / unit[..., 0]
     parts = [
         [xp.sum(xp.where(chosen, x, 0.0), axis=-1) for x in (a, b, change)]
         for chosen in (main, second, ~(main | second))
     ]
-    own = xp.where(main | second, 0.0, gamma_excess(xp, a, b, change))
+    own = xp.where(main | second, 0.0, own)
     return spread + xp.sum(own, axis=-1) + gamma_excess_gap(xp, *parts)
 
 
@@ -87,7 +92,8 @@ def beta(xp: Namespace, p: Beta, q: Beta) -> Array:
 def kumaraswamy(xp: Namespace, p: Kumaraswamy, q: Kumaraswamy) -> Array:
     """φ(log b₁/b₂) for equal a; NaN for others, which have no closed form."""
     value = ratio_phi(xp, p.concentration0, q.concentration0)
-    return xp.where(p.concentration1 == q.concentration1, value, xp.nan)
+    same = (p.concentration1 == q.concentration1) & (p.concentration1 > 0)
+    return xp.where(same, value, xp.nan)
 
 
 def natural(xp: Namespace, d: ContinuousBernoulli) -> Array:

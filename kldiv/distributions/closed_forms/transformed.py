@@ -29,25 +29,6 @@ _NAMED: Final[dict[Any, tuple[Any, Any]]] = {
 """Families that are images of others."""
 
 
-@register_kl(f.LogitNormal, f.LogitNormal)
-def logit_normal(xp: Namespace, p: f.LogitNormal, q: f.LogitNormal) -> Array:
-    """The Normals'."""
-    return closed_form(xp, f.Normal(p.loc, p.scale), f.Normal(q.loc, q.scale))
-
-
-@register_kl(f.HalfCauchy, f.HalfCauchy)
-def half_cauchy(xp: Namespace, p: f.HalfCauchy, q: f.HalfCauchy) -> Array:
-    """The Cauchys', at 0."""
-    zero = xp.zeros_like(p.scale)
-    return closed_form(xp, f.Cauchy(zero, p.scale), f.Cauchy(zero, q.scale))
-
-
-@register_kl(f.Chi, f.Chi)
-def chi(xp: Namespace, p: f.Chi, q: f.Chi) -> Array:
-    """The Chi2s'."""
-    return closed_form(xp, f.Chi2(p.df), f.Chi2(q.df))
-
-
 @register_kl(Image, Image)
 @register_kl(Image, Distribution)
 @register_kl(Distribution, Image)
