@@ -12,6 +12,7 @@ import mpmath
 import numpy as np
 import pytest
 import reference
+from label_rows import cross_entropy
 from libraries import Library, unit
 from logit_families import (
     INF,
@@ -399,16 +400,6 @@ def test_edges(lib, cuts):
 
 
 # --- derivatives of derivatives -------------------------------------------------------------------
-
-
-def cross_entropy(s, t):
-    """−Σ p log q and its gradients; None is the logit of no mass."""
-    q, p = ([mpmath.exp(x) if x is not None else 0 for x in side] for side in (s, t))
-    q, p = ([x / mpmath.fsum(side) for x in side] for side in (q, p))
-    depth = [-mpmath.log(x) if x else 0 for x in q]
-    value = mpmath.fsum(x * d for x, d in zip(p, depth, strict=True))
-    of_t = [x * (d - value) for x, d in zip(p, depth, strict=True)]
-    return value, [x - y for x, y in zip(q, p, strict=True)], of_t
 
 
 DIVERGENCES = {

@@ -8,9 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 from libraries import unit
-from logit_families import (
-    INF,
-)
+from logit_families import INF
 from reference import exact
 
 import kldiv
@@ -43,9 +41,6 @@ def rows_and_gradients(loss, s, t, **options):
     """The divergence of every row, and both gradients of their sum, as the library gives them."""
     total = kldiv.value_and_grad(partial(loss, reduction="sum", **options), argnums=(0, 1))
     return loss(s, t, reduction="none", **options), *total(s, t)[1]
-
-
-# --- the targets ----------------------------------------------------------------------------------
 
 
 # --- float32 stays float32 ------------------------------------------------------------------------
@@ -391,7 +386,6 @@ def test_padding_that_cannot_be_done(lib):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["kl", pytest.param("js", marks=pytest.mark.slow)], indirect=True)
 def test_second_order_in_a_loop_of_jax(jax, loss):
     """Where JAX splits a loop it forgets what it was told of derivatives."""
     with jax.enable_x64(True):

@@ -136,12 +136,6 @@ def test_a_sum_beyond_the_largest_number_is_nan(lib):
     assert math.isnan(lib.numpy(kldiv.pairwise(*rows, normalize=True))[0, 0])
 
 
-def test_generalised_kl_of_measures():
-    p, q = np.array([1.0, 2.0]), np.array([3.0, 1.0])
-    wanted = float((p * np.log(p / q) + q - p).sum())
-    assert kldiv.kl_divergence(p, q) == pytest.approx(wanted, rel=1e-14)
-
-
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
 def test_half_types_are_computed_in_float32(lib, half):
     p, q = lib.array(P8, half), lib.array(Q8, half)
@@ -271,10 +265,9 @@ def numeric(f, x, h=1e-6):
     return np.array([(f(x + d) - f(x - d)) / (2 * h) for d in steps]).reshape(x.shape)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("name", MEASURES)
-def test_gradients_against_differences(name, normalize):
-    measure = partial(MEASURES[name], normalize=normalize)
+def test_gradients_of_normalised_rows_against_differences(name):
+    measure = partial(MEASURES[name], normalize=True)
     p, q = rows(0.7, "float64", 5)
     _, (of_p, of_q) = kldiv.value_and_grad(measure, (0, 1))(p, q)
     np.testing.assert_allclose(of_p, numeric(lambda p: measure(p, q), p), atol=1e-8, rtol=1e-7)
