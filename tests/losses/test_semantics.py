@@ -208,11 +208,6 @@ def test_options_are_keyword_only(lib):
         kldiv.kl_div(lib.array(X), lib.array(Y), "sum")
 
 
-def test_arguments_by_name(lib):
-    result = kldiv.kl_div(target=lib.array(Y), input=lib.array(X), reduction="sum")
-    lib.assert_equal(result, ELEMENTS.sum())
-
-
 class TestDtypes:
     """Result dtypes, promotion before any log, accumulation in float32, one rounding at the end."""
 
