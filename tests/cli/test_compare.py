@@ -16,7 +16,6 @@ from reference import exact
 
 import kldiv
 from kldiv import readers
-from kldiv.cli import progress
 from kldiv.cli.render import column
 from kldiv.streaming import blocks
 from kldiv.streaming.blocks import Piece, Plan, Sizes
@@ -175,17 +174,6 @@ def test_logits_are_exact_at_any_distance(compare, monkeypatch, distance, budget
         expected = [float(exact(a, b, beta=beta).value) for a, b in zip(*pair, strict=True)]
         np.testing.assert_allclose(np.array(found[measure], float), expected, rtol=2e-15)
     assert found["backend"] == "numpy"
-
-
-def test_progress_counts_every_block(compare, monkeypatch):
-    advanced = []
-    monkeypatch.setattr(blocks, "BUDGET", 56)
-    monkeypatch.setattr(progress.Progress, "reach", lambda self, _, steps: advanced.append(steps))
-    rng = np.random.default_rng(3)
-    for form in ("logits", "log-probs"):
-        advanced.clear()
-        compare(*np.log(softmax(rng.normal(size=(2, 3, 50)))), "--from", form)
-        assert advanced == [len(advanced)] * len(advanced)
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint8", "float32", "float64"])
@@ -560,35 +548,6 @@ def test_the_letters_of_the_readme(run, letters):
 
 
 # --- blocks ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("order", ["CC", "FF", "CF"])
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("form", ["probs", "logits"])
-@pytest.mark.parametrize("budget", [8, 56, 300])
-def test_blocks_make_no_difference(compare, monkeypatch, order, axis, form, budget):
-    rng = np.random.default_rng(5)
-    logits = 3 * rng.normal(size=(2, 4, 5, 7))
-    logits[1, 2, 3, 4] = -np.inf
-    data = softmax(np.moveaxis(logits, axis + 1, -1))
-    expected = truth(*data)
-    values = np.moveaxis(data, -1, axis + 1) if form == "probs" else logits
-    if form == "logits":
-        expected = truth(*data)
-    p, q = (np.asarray(m, order=o) for m, o in zip(values, order, strict=True))
-    options = ("--from", form, "--axis", axis, "--top", 99, "--normalize")
-    whole = compare(p, q, *options, "--reduction", "none")
-    monkeypatch.setattr(blocks, "BUDGET", budget)
-    found = compare(p, q, *options, "--reduction", "none")
-    for measure, values in zip(MEASURES, expected, strict=True):
-        close(np.array(found[measure], dtype=float), values, 1e-12)
-        close(np.array(found[measure], dtype=float), np.array(whole[measure], dtype=float))
-    zeros, zeros_whole = found["zeros"]["kl_pq"], whole["zeros"]["kl_pq"]
-    assert (zeros["count"], zeros["largest"]) == (1, zeros_whole["largest"])
-    close(zeros["share"], zeros_whole["share"])
-    for one, other in zip(found["contributors"], whole["contributors"], strict=True):
-        assert one["index"] == other["index"]
-        close(float(one["kl_pq"]), float(other["kl_pq"]), 1e-12)
 
 
 @pytest.mark.parametrize("order", ["CC", "FF", "CF"])

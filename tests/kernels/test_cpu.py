@@ -37,10 +37,6 @@ LOSSES = [kldiv.kl_div, kldiv.kl_div_with_logits, kldiv.js_div_with_logits]
 pytestmark = pytest.mark.usefixtures("small_too")
 
 
-def pure():
-    return kldiv.config_context(kernel="pure")
-
-
 # --- elements -------------------------------------------------------------------------------------
 
 
@@ -246,6 +242,7 @@ def test_blocks_that_are_masked_for_one_side(dtype):
 
 RANDOM = np.random.default_rng(8)
 LARGE = RANDOM.normal(size=(2, 64, 20000)).astype("float32")
+LONG = LARGE.reshape(2, -1), np.array([5, LARGE[0].size - 1])
 SPARSE = kldiv.topk_log_probs(LARGE[1, :, :1003], 9)
 
 
@@ -275,6 +272,9 @@ THREADED = {
     "KL": lambda: of(kldiv.kl_div_with_logits, *LARGE),
     "JS": lambda: of(kldiv.js_div_with_logits, *LARGE),
     "entropy": lambda: of(kldiv.entropy_with_logits, LARGE[0], wanted=(0,)),
+    "entropy of long rows": lambda: of(kldiv.entropy_with_logits, *LONG[:1], wanted=(0,)),
+    "labels": lambda: of(LABELS, LARGE[0], np.arange(64), wanted=(0,)),
+    "labels of long rows": lambda: of(LABELS, *LONG, wanted=(0,)),
     "policy": partial(of_policy, 64, 3000),
     "policy of long rows": partial(of_policy, 2, 600_000),
     "sparse": partial(of_sparse, "KL"),
@@ -317,7 +317,7 @@ def test_threads_share_long_rows(dtype, beta, monkeypatch):
         results.append([float(value), *(each.tobytes() for each in gradients)])
     assert results[1:] == results[:-1]
     assert shared == [3, *[9] * 12 * 2]
-    with pure():
+    with kldiv.config_context(kernel="pure"):
         loss = functools.partial(kldiv.js_div_with_logits, beta=beta)
         loss = kldiv.kl_div_with_logits if beta is None else loss
         loss = functools.partial(loss, temperature=temperature, where=keep, reduction="sum")

@@ -299,19 +299,6 @@ def test_jax(jax, sides):
             np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(70, 5000), (2, 600_001)])
-@pytest.mark.parametrize("loss", [kldiv.entropy_with_logits, kldiv.cross_entropy_with_logits])
-def test_the_same_bits_for_any_number_of_threads(monkeypatch, loss, shape):
-    s = np.random.default_rng(2).normal(size=shape).astype("f4")
-    labels = [] if loss is kldiv.entropy_with_logits else [np.full(shape[0], shape[1] - 1)]
-    results = []
-    for number in (1, 3):
-        monkeypatch.setenv("KLDIV_NUM_THREADS", str(number))
-        results.append(kldiv.value_and_grad(loss)(s, *labels))
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 def test_explained():
     s, labels = np.zeros((4, 5000), "f4"), np.zeros(4, np.int64)
     for loss in LOSSES.values():

@@ -109,19 +109,3 @@ def test_numbers_are_short(accuracy):
     shown = {1e-8: "1e-8", 1.26e-16: "1.3e-16", 0.012: "0.012", 0.5: "0.5", 1.0: "1", 16.4: "16"}
     shown |= {999.0: "999", 999.7: "1e3", 9.97: "10", 2.5e6: "2.5e6", math.inf: "NaN", 0.0: "0"}
     assert {x: accuracy.number(x) for x in shown} == shown
-
-
-def test_what_cannot_be_written_leaves_the_earlier_file(accuracy, tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    accuracy.write(path, {"cells": [{"x": 1}, {"x": 2}], "n": 1})
-    before = path.read_text(encoding="utf-8")
-    assert json.loads(before) == {"cells": [{"x": 1}, {"x": 2}], "n": 1}
-
-    def full(*arguments):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(accuracy.Path, "replace", full)
-    with pytest.raises(OSError, match="disk full"):
-        accuracy.write(path, {"cells": []})
-    assert path.read_text(encoding="utf-8") == before
-    assert list(tmp_path.iterdir()) == [path]
