@@ -7,7 +7,7 @@ from functools import cache
 
 import mpmath
 import numpy as np
-from logit_families import batch
+from logit_families import TARGET, batch, gradient_error, value_error
 from reference import Truth, constant, converged, numbers, softmax
 
 from kldiv.divergences import (
@@ -221,3 +221,25 @@ def condition(record, s, t, truth):
             1 + scale * each / size if 0 < size < np.inf else 1.0
             for each, size in zip(sums, sizes, strict=True)
         )
+
+
+def wrong_rows(name, size, dtype, found):
+    """The rows of `batch` that miss the targets times their condition, each with its errors."""
+    names, s, t = batch(size, dtype)
+    wrong = {}
+    for row, true in enumerate(truths(name, size, dtype)):
+        results = [each[row] for each in found]
+        if name == "chi2" and true.value > np.finfo(dtype).max:  # some gradients overflow as well
+            errors = [0.0 if results[0] == np.inf else np.inf]
+        else:
+            allowed = condition(RECORDS[name], s[row], t[row], true)
+            measures = (value_error, gradient_error, gradient_error)
+            errors = [
+                error(result, wanted, dtype) / most
+                for error, result, wanted, most in zip(
+                    measures, results, true, allowed, strict=True
+                )
+            ]
+        if not max(errors) <= TARGET[dtype]:
+            wrong[names[row]] = errors
+    return wrong

@@ -796,7 +796,7 @@ UNIT, PAIR = d.Normal(0, 1), d.Normal(np.zeros(2), 1)
     ("call", "error", "said"),
     [
         (lambda: kldiv.register_kl(int, d.Normal), LibraryError, "two subclasses"),
-        (lambda: d.Bernoulli(), OptionError, "exactly one of probs, logits; got none"),
+        (d.Bernoulli, OptionError, "exactly one of probs, logits; got none"),
         (lambda: d.Bernoulli(0.5, 0.0), OptionError, "got probs, logits"),
         (lambda: d.Normal([0.0], 1.0), DTypeError, "loc of Normal must be a number or an array"),
         (lambda: kl(PAIR, d.Normal(np.zeros(3), 1)), ShapeError, "must broadcast"),

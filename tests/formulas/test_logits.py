@@ -188,9 +188,7 @@ def never_in_dask(lib):
 
 
 @pytest.mark.leave_out(lambda lib, size, cuts: once(lib, (size, cuts) == (3, (1,))))
-@pytest.mark.parametrize(
-    ("size", "cuts"), [(2, ()), (3, (1,)), (3, (1, 2)), (100, (33, 34, 80))]
-)
+@pytest.mark.parametrize(("size", "cuts"), [(2, ()), (3, (1,)), (3, (1, 2)), (100, (33, 34, 80))])
 def test_kl(lib, size, cuts):
     for dtype in dtypes(lib):
         names, s, t = batch(size, dtype)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 from libraries import unit
-from logit_families import INF
+from logit_families import INF, rows_and_gradients
 from reference import exact
 
 import kldiv
@@ -35,12 +35,6 @@ ONCE = "compiled or made of tasks, each case for seconds: one is enough"
 def once(lib, chosen):
     """Leave out all but one case of the libraries that compile or make tasks."""
     return lib.root in {"jax", "dask"} and (not chosen or lib.value == "jax") and ONCE
-
-
-def rows_and_gradients(loss, s, t, **options):
-    """The divergence of every row, and both gradients of their sum, as the library gives them."""
-    total = kldiv.value_and_grad(partial(loss, reduction="sum", **options), argnums=(0, 1))
-    return loss(s, t, reduction="none", **options), *total(s, t)[1]
 
 
 # --- float32 stays float32 ------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from f_divergences import RECORDS
 from libraries import Library, unit
 from logit_families import dtypes
-from sparse_teachers import Rows, errors, exact, rows
+from sparse_teachers import Rows, assert_right, errors, exact, rows
 
 import kldiv
 from kldiv import SparseTeacher
@@ -63,20 +63,7 @@ def _check(lib, dtype, record, first, *, target_rest=False, **options):
     for result, like in zip(results, (given.rest, *given[1:3], given.rest), strict=False):
         lib.assert_like(result, like.shape, dtype)
     results = [lib.numpy(result) for result in results]
-    wrong = {}
-    for row, each in enumerate(given.names):
-        true = exact(
-            record,
-            *(array[row] for array in given[1:4]),
-            options.get("temperature", 1.0),
-            given.rest[row] if target_rest else None,
-            options.get("tail", "bucket"),
-            options.get("target_temperature"),
-        )
-        off = errors(true, [result[row] for result in results], dtype)
-        if not max(off) <= 1:
-            wrong[each] = off
-    assert wrong == {}
+    assert_right(record, given, results, dtype, target_rest=target_rest, **options)
 
 
 @pytest.mark.parametrize("name", RECORDS)
