@@ -202,9 +202,6 @@ def test_no_shape_gives_nan():
         assert not any(torch.isnan(slope).any() for slope in slopes)
 
 
-# --- other families -------------------------------------------------------------------------------
-
-
 # --- Binomials of different counts ----------------------------------------------------------------
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,7 @@ from functools import partial
 import mpmath
 import numpy as np
 import pytest
-from f_divergences import RECORDS, Own, exact, of_numbers, wrong_rows
+from f_divergences import RECORDS, exact, of_numbers, wrong_rows
 from libraries import Library, unit
 from logit_families import (
     INDUCTOR,
@@ -372,10 +371,6 @@ def test_hessian_of_torch(torch, name, distance):
 
 
 # --- a class of one's own -------------------------------------------------------------------------
-
-
-def test_a_class_is_short():
-    assert len(inspect.getsource(Own).splitlines()) <= 40
 
 
 @dataclass(frozen=True)

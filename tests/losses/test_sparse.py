@@ -273,11 +273,13 @@ def test_wrong_arguments(call, words):
         call()
 
 
-def test_a_teacher_s_rest_is_left_out_where_classes_are_renormalized():
+def test_a_teacher_brings_its_temperature_and_no_rest_where_classes_are_renormalized():
     s, t = np.random.default_rng(1).normal(size=(2, 2, 5))
-    teacher = kldiv.topk_log_probs(t, 2)
-    found = loss(s, teacher, tail="renormalize")
-    assert found == loss(s, teacher.log_probs, teacher.indices, tail="renormalize")
+    teacher = kldiv.topk_log_probs(t, 2, 2.0)
+    plain = partial(loss, s, teacher.log_probs, teacher.indices, tail="renormalize")
+    for options, heat in (({}, 2.0), ({"target_temperature": 0.7}, 0.7)):
+        found = loss(s, teacher, tail="renormalize", **options)
+        assert found == plain(target_temperature=heat) != plain()
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])

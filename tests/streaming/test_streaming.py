@@ -488,6 +488,7 @@ HALF = np.full((2, 2), 0.5)
         ((HALF, HALF), {"smoothing": np.nan}, OptionError, "smoothing=nan: expected a finite"),
         ((HALF, HALF), {"smoothing": 1.0}, OptionError, "say normalize=True too"),
         ((HALF, HALF), {"smoothing": 1.0, "form": "logits"}, OptionError, "not to logits"),
+        ((HALF, HALF), {"temperature": 2.0}, TypeError, "temperature"),
         ((HALF, HALF), {"axis": 2}, ShapeError, r"axis=2 does not exist in shape \(2, 2\)"),
         ((HALF, HALF), {"align": True}, InputError, "`align` needs labels"),
         ((HALF, HALF), {"scheduler": "tcp://x:1"}, OptionError, "takes paths, .* P is a ndarray"),
@@ -506,11 +507,6 @@ HALF = np.full((2, 2), 0.5)
 def test_errors_name_the_argument_and_the_mend(given, options, error, said):
     with pytest.raises(error, match=said):
         streaming.compare(*given, **options)
-
-
-def test_an_option_that_does_not_exist():
-    with pytest.raises(TypeError, match="temperature"):
-        streaming.Run(HALF, HALF, temperature=2.0)
 
 
 @pytest.mark.parametrize("kind", ["short", "long", "longest", "letters"])
