@@ -15,7 +15,6 @@ pytest.importorskip("rich")
 from reference import exact
 
 import kldiv
-from kldiv import readers
 from kldiv.cli.render import column
 from kldiv.streaming import blocks
 from kldiv.streaming.blocks import Piece, Plan, Sizes
@@ -148,13 +147,6 @@ def test_another_backend_computes_the_same(compare, backend, monkeypatch):
     for one, other in zip(found["contributors"], expected["contributors"], strict=True):
         assert one["class"] == other["class"]
         close(one["js"], other["js"], 1e-12)
-
-
-def test_the_environment_chooses_the_backend(compare, monkeypatch):
-    pytest.importorskip("dask")
-    monkeypatch.setenv("KLDIV_BACKEND", "dask")
-    assert compare(P, Q)["backend"] == "dask"
-    assert compare(P, Q, "--backend", "numpy")["backend"] == "numpy"
 
 
 # --- what the files hold --------------------------------------------------------------------------
@@ -591,18 +583,6 @@ def test_the_place_of_the_first_oddity(compare, monkeypatch):
 def test_one_fraction_anywhere_makes_probabilities(compare, monkeypatch):
     monkeypatch.setattr(blocks, "BUDGET", 8)
     assert compare([0.5, 3.0, 4.0], [1.0, 1.0, 1.0], "--generalized")["p"]["form"] == "probs"
-
-
-def test_a_large_file(compare):
-    rng = np.random.default_rng(6)
-    p, q = rng.random((2, 1100, 4096), dtype=np.float32)
-    found = compare(p, q, "--normalize", "--top", "1")
-    assert isinstance(readers.open_table("p.npy").array, readers.Stored)
-    assert len(Plan(p, q, 1, Sizes.within()).steps[0]) > 1
-    exact = [m.astype(np.float64) for m in (p, q)]
-    values = truth(*(m / m.sum(axis=-1, keepdims=True) for m in exact))
-    for measure, rows in zip(MEASURES, values, strict=True):
-        close(found[measure], rows.mean(), 1e-12)
 
 
 # --- plot -----------------------------------------------------------------------------------------

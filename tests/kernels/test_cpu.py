@@ -17,6 +17,7 @@ import pytest
 from f_divergences import RECORDS
 from libraries import unit
 from logit_families import assert_right
+from processes import python
 from reference import losses, truth
 
 import kldiv
@@ -364,8 +365,7 @@ if child == 0:
     os._exit(0 if kldiv.kl_div(x, y, reduction='sum') == before else 1)
 sys.exit(os.waitpid(child, 0)[1])
 """
-    environment = {**os.environ, "KLDIV_NUM_THREADS": "2"}
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=environment)
+    python("-c", code, KLDIV_NUM_THREADS="2")
 
 
 def test_an_error_in_a_helper_is_raised():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 import tracemalloc
 from functools import partial
@@ -12,6 +11,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 from libraries import unit
+from processes import python
 
 import kldiv
 from kldiv.backends import chunks
@@ -301,10 +301,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_rows_in_torch(torch):
-    run = subprocess.run(
-        [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True
-    )
-    assert int(run.stdout) <= 64, "MiB, where the logits have 256"
+    assert int(python("-c", _PROGRAM)) <= 64, "MiB, where the logits have 256"
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import struct
-import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import python
 
 from kldiv.errors import InputError, OptionError
 from kldiv.readers import cells, read, sources, tensor_files, text_files
@@ -103,9 +103,7 @@ def test_import_is_light():
     heavy = {"csv", "safetensors", "torch", "zarr", "zipfile"}
     code = f"import sys; heavy = {heavy} - set(sys.modules); import kldiv.readers;"
     code += "print(heavy.intersection(sys.modules))"
-    command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert python("-W", "error", "-c", code).strip() == "set()"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
