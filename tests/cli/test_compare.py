@@ -58,13 +58,23 @@ def run(work, command):
 
 
 @pytest.fixture
-def compare(run):
+def run_on(run):
+    """Save P and Q, and run ``compare`` on them."""
+
+    def run_on(p, q, *options):
+        np.save("p.npy", p)
+        np.save("q.npy", q)
+        return run("p.npy", "q.npy", *options)
+
+    return run_on
+
+
+@pytest.fixture
+def compare(run_on):
     """Save P and Q, compare them, and return the JSON; the call must succeed."""
 
     def compare(p, q, *options):
-        np.save("p.npy", p)
-        np.save("q.npy", q)
-        status, out, err = run("p.npy", "q.npy", "--json", *options)
+        status, out, err = run_on(p, q, "--json", *options)
         assert status == 0, err
         return json.loads(out, parse_constant=refuse)
 
@@ -105,10 +115,8 @@ def test_the_keys_stay(compare):
     assert where == ["numpy", "numpy", "cpu", "pure"]
 
 
-def test_the_text(run):
-    np.save("p.npy", P)
-    np.save("q.npy", Q)
-    status, out, err = run("p.npy", "q.npy")
+def test_the_text(run_on):
+    status, out, err = run_on(P, Q)
     assert (status, err) == (0, "")
     assert out.splitlines()[3:8] == [
         "                        nats           bits",
@@ -193,13 +201,11 @@ def test_one_hot_rows_are_distributions_already(compare):
     assert all("counts" not in warning for warning in found["warnings"])
 
 
-def test_nothing_is_normalised_silently(compare, run):
-    np.save("p.npy", P * 2)
-    np.save("q.npy", Q)
-    status, out, err = run("p.npy", "q.npy")
+def test_nothing_is_normalised_silently(compare, run_on):
+    status, out, err = run_on(P * 2, Q)
     assert (status, out) == (4, "")
     assert "P sums to 2, not to 1. --normalize" in err
-    assert "generalised D(P‖Q)" in run("p.npy", "q.npy", "--generalized")[1]
+    assert "generalised D(P‖Q)" in run_on(P * 2, Q, "--generalized")[1]
     found = compare(P * 2, Q, "--generalized")
     close(found["kl_pq"], float(np.sum(2 * P * np.log(2 * P / Q))) - 1)
     assert found["generalised"]
@@ -209,15 +215,14 @@ def test_nothing_is_normalised_silently(compare, run):
     assert again["warnings"] == []
 
 
-def test_logits_taken_for_log_probabilities(compare, run):
-    np.save("p.npy", np.log(P) + 1)
-    np.save("q.npy", np.log(Q))
-    assert "--from logits" in run("p.npy", "q.npy", "--from", "log-probs")[2]
-    found = compare(np.log(P) + 1, np.log(Q), "--from", "log-probs", "--generalized")
+def test_logits_taken_for_log_probabilities(compare, run_on):
+    given = np.log(P) + 1, np.log(Q), "--from", "log-probs"
+    assert "--from logits" in run_on(*given)[2]
+    found = compare(*given, "--generalized")
     close(found["kl_pq"], math.e * KL_PQ + 1, 1e-13)
     assert "exp(P) sums to 2.71828" in found["warnings"][0]
     assert "--from logits" in found["warnings"][0]
-    close(compare(np.log(P) + 1, np.log(Q), "--from", "log-probs", "--normalize")["kl_pq"], KL_PQ)
+    close(compare(*given, "--normalize")["kl_pq"], KL_PQ)
 
 
 def test_whole_numbers_said_to_be_probabilities_stay(compare):
@@ -227,10 +232,8 @@ def test_whole_numbers_said_to_be_probabilities_stay(compare):
 
 
 @pytest.mark.parametrize("form", ["auto", "counts", "probs"])
-def test_negative_numbers_are_no_probabilities(run, form):
-    np.save("p.npy", np.log([P, P]))
-    np.save("q.npy", [Q, Q])
-    status, out, err = run("p.npy", "q.npy", "--from", form)
+def test_negative_numbers_are_no_probabilities(run_on, form):
+    status, out, err = run_on(np.log([P, P]), [Q, Q], "--from", form)
     assert (status, out) == (4, "")
     assert "6 negative numbers, the first at row '0', class '0'" in err
     assert "--from log-probs or --from logits" in err
@@ -368,11 +371,9 @@ def test_the_summary_of_rows(compare, matrices):
     assert [r["index"] for r in compare(p, q, "--top", "2")["rows"]["worst"]] == order[:2].tolist()
 
 
-def test_all_rows_in_text(run, matrices):
+def test_all_rows_in_text(run_on, matrices):
     p, q = matrices[:, :, 0]
-    np.save("p.npy", p)
-    np.save("q.npy", q)
-    out = run("p.npy", "q.npy", "--reduction", "none")[1]
+    out = run_on(p, q, "--reduction", "none")[1]
     lines = out[out.index("Rows, in nats") :].splitlines()
     rows = [line.split() for line in lines[2:7]]
     assert [row[0] for row in rows] == ["0", "1", "2", "3", "4"]
@@ -419,10 +420,8 @@ def test_only_the_largest_are_kept(compare, top, monkeypatch):
     assert [each["index"] for each in found["contributors"]] == order.tolist()
 
 
-def test_bars_point_to_either_side(run):
-    np.save("p.npy", [0.6, 0.2, 0.2])
-    np.save("q.npy", [0.2, 0.4, 0.4])
-    out = run("p.npy", "q.npy")[1]
+def test_bars_point_to_either_side(run_on):
+    out = run_on([0.6, 0.2, 0.2], [0.2, 0.4, 0.4])[1]
     first, *rest = out[out.index("\nclass") + 1 :].splitlines()[1:4]
     assert first.split()[3] == "+0.659"
     start = first.index("█")
@@ -432,10 +431,9 @@ def test_bars_point_to_either_side(run):
     assert max(len(line) for line in out.splitlines()) <= 80
 
 
-def test_zero_and_tiny_probabilities_look_different(run):
+def test_zero_and_tiny_probabilities_look_different(run_on):
     assert column([1.5e-9, 0.25]) == ["1.50e-09", "2.50e-01"]
-    np.save("p.npy", [0.75, 0.25, 0.0, 1e-9])
-    out = run("p.npy", "p.npy", "--from", "probs")[1]
+    out = run_on(*[[0.75, 0.25, 0.0, 1e-9]] * 2, "--from", "probs")[1]
     assert [line.split()[1] for line in out[out.index("\nclass") + 1 :].splitlines()[1:5]] == [
         *("0.75000", "0.25000", "0", "1.00e-09"),
     ]
@@ -637,13 +635,11 @@ def test_what_the_picture_shows(run, drawn):
     assert "mean over 2 rows" in figure.get_suptitle()
 
 
-def test_other_divergences_of_logits(work, run):
+def test_other_divergences_of_logits(run, run_on):
     p, q = np.random.default_rng(0).normal(size=(2, 6, 9))
-    np.save("p.npy", p)
-    np.save("q.npy", q)
     names = "tv", "renyi:2", "jeffreys:1,0.5", "js:0.25", "chi2"
     asked = [word for name in names for word in ("--divergence", name)]
-    code, out, _ = run("p.npy", "q.npy", "--from", "logits", *asked, "--json")
+    code, out, _ = run_on(p, q, "--from", "logits", *asked, "--json")
     found = json.loads(out)
     assert code == 0
     wanted = {

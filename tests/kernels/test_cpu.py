@@ -18,7 +18,7 @@ from f_divergences import RECORDS
 from libraries import unit
 from logit_families import assert_right
 from processes import python
-from reference import losses, truth
+from reference import truth
 
 import kldiv
 from kldiv.divergences import Jeffreys
@@ -44,18 +44,6 @@ pytestmark = pytest.mark.usefixtures("small_too")
 def probabilities(shape):
     random = np.random.default_rng(0)
     return np.log(random.random(shape) + 1e-9), random.random(shape)
-
-
-@pytest.mark.parametrize("log_target", [False, True])
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_long_sums_are_right(dtype, log_target):
-    x, y = (a.astype(dtype) for a in probabilities((33, 10001)))
-    y = np.log(y + np.finfo(dtype).tiny) if log_target else y
-    for target in (y, np.full_like(y, -0.1 if log_target else 0.1)):
-        found = kldiv.kl_div(x, target, reduction="sum", log_target=log_target)
-        wide = x.astype("float64"), target.astype("float64")
-        true = losses.kl_div(*wide, log_target=log_target).value
-        assert abs(found - true) <= 4 * unit(dtype) * abs(true)
 
 
 LAYOUTS = {

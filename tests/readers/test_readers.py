@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from processes import python
+from readers.refusing import Trap, refused
 
 from kldiv.errors import InputError, OptionError
 from kldiv.readers import cells, read, sources, tensor_files, text_files
@@ -75,16 +76,6 @@ def write(tmp_path):
         return path
 
     return write_file
-
-
-def refused(path, *words, **options):
-    """Check that a file is refused in a message that names it and all these words; return it."""
-    with pytest.raises(InputError) as caught:
-        read(path, **options)
-    message = str(caught.value)
-    for word in (Path(path).name.split("::")[0], *words):
-        assert word in message
-    return message
 
 
 def peak_of(action):
@@ -373,22 +364,12 @@ def test_mapping_takes_no_memory(write):
     assert peak_of(lambda: read(path)) < MIB
 
 
-class Payload:
-    """Creates a file when unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def test_objects_are_refused_and_never_unpickled(write, tmp_path):
     trap = tmp_path / "trap"
-    array = np.array([Payload(trap), 1.0], dtype=object)
-    pickle.loads(pickle.dumps(Payload(trap)))  # noqa: S301 - shows that the trap works
+    array = np.array([Trap(trap), 1.0], dtype=object)
+    pickle.loads(pickle.dumps(Trap(trap)))  # noqa: S301 - shows that the trap works
     trap.unlink()
-    bare = pickle.dumps(Payload(trap))
+    bare = pickle.dumps(Trap(trap))
     refused(write("p.npy", npy(array)), "Python objects", "unpickling")
     refused(write("p.npz", zipped({"a.npy": npy(array)})), "Python objects", "'a'")
     for suffix in (".npy", ".npz", ".csv", ".tsv", ".safetensors", ".pkl"):
