@@ -115,11 +115,6 @@ def pairs():
     )
 
 
-def lined_up(p, q):
-    """Parameters with which P's support lies in Q's, and which have the same fixed ones."""
-    return {"Pareto": "Pareto"}.get(p) != q
-
-
 # --- PyTorch's registry ---------------------------------------------------------------------------
 
 

@@ -41,11 +41,6 @@ pytestmark = pytest.mark.usefixtures("small_too")
 # --- elements -------------------------------------------------------------------------------------
 
 
-def probabilities(shape):
-    random = np.random.default_rng(0)
-    return np.log(random.random(shape) + 1e-9), random.random(shape)
-
-
 LAYOUTS = {
     "backwards": lambda a: a[::-1, :, ::-1],
     "broadcast": lambda a: np.broadcast_to(a[:1], a.shape),
@@ -56,7 +51,8 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_layouts_of_numpy(dtype, layout):
-    x, y = (a.astype(dtype) for a in probabilities((6, 7, 50)))
+    x, y = np.random.default_rng(0).random((2, 6, 7, 50))
+    x, y = np.log(x + 1e-9).astype(dtype), y.astype(dtype)
     changed_x, changed_y = LAYOUTS[layout](x), LAYOUTS[layout](y)
     for loss in LOSSES:
         for mixed in ((changed_x, changed_y), (changed_x, changed_y.copy())):

@@ -205,10 +205,6 @@ def test_kernels(library, name):
 # ---- PyTorch -------------------------------------------------------------------------------------
 
 
-def tensors(torch, *arrays):
-    return [torch.tensor(each, dtype=torch.float64, requires_grad=True) for each in arrays]
-
-
 @pytest.mark.parametrize("name", ["kl", "jeffreys", "kl_div"])
 def test_torch_derivatives(torch, name):
     loss = LOSSES.get(name, kldiv.kl_div)
@@ -216,7 +212,7 @@ def test_torch_derivatives(torch, name):
     weight = WEIGHT if name in LOSSES else WEIGHT[:, None]
     keep = torch.tensor(KEEP if name in LOSSES else KEEP[:, None])
     number = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
-    given = tensors(torch, broken(s), broken(t), weight)
+    given = [torch.tensor(each, requires_grad=True) for each in (broken(s), broken(t), weight)]
     total = loss(*given[:2], row_weight=given[2], where=keep, normalizer=number)
     gradients = torch.autograd.grad(total, given, create_graph=True)
     assert all(bool(each.isfinite().all()) for each in gradients)
