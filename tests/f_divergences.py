@@ -7,8 +7,8 @@ from functools import cache
 
 import mpmath
 import numpy as np
-from logit_families import batch
-from reference import Truth, constant, converged, numbers
+from logit_families import TARGET, batch, gradient_error, value_error
+from reference import Truth, constant, converged, numbers, softmax
 
 from kldiv.divergences import (
     KL,
@@ -111,18 +111,20 @@ def exact(record, s, t, temperature=1.0):
 
     def compute():
         scale = 1 / mpmath.mpf(float(temperature))
-        sides = [[0 if v is None else mpmath.exp(v) for v in numbers(x, scale)] for x in (t, s)]
-        p, q = ([v / mpmath.fsum(side) for v in side] for side in sides)
-        pairs = zip(p, q, strict=True)
-        parts = [definition(record, *pair) if any(pair) else (0, 0, 0) for pair in pairs]
-        value, of_p, of_q = zip(*parts, strict=True)
-        return [
-            [mpmath.fsum(value)],
-            *([x * scale for x in slope(each, by)] for each, by in ((q, of_q), (p, of_p))),
-        ]
+        value, *gradients = of_numbers(record, numbers(s, scale), numbers(t, scale))
+        return [[value], *([x * scale for x in each] for each in gradients)]
 
     (value,), gs, gt = converged(compute)
     return Truth(float(value), *(np.array([float(g) for g in each]) for each in (gs, gt)))
+
+
+def of_numbers(record, s, t):
+    """The divergence and both its gradients, at the working precision; None stands for −∞."""
+    q, p = (softmax(each)[0] for each in (s, t))
+    pairs = zip(p, q, strict=True)
+    parts = [definition(record, *pair) if any(pair) else (0, 0, 0) for pair in pairs]
+    value, of_p, of_q = zip(*parts, strict=True)
+    return mpmath.fsum(value), slope(q, of_q), slope(p, of_p)
 
 
 def slope(p, by):
@@ -163,7 +165,7 @@ NAMED = {
 def measured(name, p, q):
     """A divergence of two rows, by its name as `kldiv.pairwise` takes it."""
     kind, _, order = name.partition(":")
-    p, q = ([mpmath.mpf(float(x)) for x in row] for row in (p, q))
+    p, q = ([mpmath.mpf(x) for x in row] for row in (p, q))
 
     def total(record):
         pairs = [pair for pair in zip(p, q, strict=True) if any(pair)]
@@ -175,6 +177,19 @@ def measured(name, p, q):
     mass = alpha * mpmath.fsum(p) + (1 - alpha) * mpmath.fsum(q)
     lost = alpha * (1 - alpha) * total(Alpha(float(order))) / mass
     return mpmath.log1p(-lost) / (alpha - 1)
+
+
+def renyi(order, p, q):
+    """Rényi's divergence of normalised rows, and each class's share of Σ p^α q^(1−α)."""
+    alpha, lost = mpmath.mpf(order), mpmath.inf if order > 1 else 0
+    powers = [
+        a**alpha * b ** (1 - alpha) if a and b else lost if a else 0
+        for a, b in zip(p, q, strict=True)
+    ]
+    total = mpmath.fsum(powers)
+    if not total or not mpmath.isfinite(total):
+        return mpmath.inf, [mpmath.nan] * len(powers)
+    return mpmath.log(total) / (alpha - 1), [x / total for x in powers]
 
 
 @cache
@@ -206,3 +221,25 @@ def condition(record, s, t, truth):
             1 + scale * each / size if 0 < size < np.inf else 1.0
             for each, size in zip(sums, sizes, strict=True)
         )
+
+
+def wrong_rows(name, size, dtype, found):
+    """The rows of `batch` that miss the targets times their condition, each with its errors."""
+    names, s, t = batch(size, dtype)
+    wrong = {}
+    for row, true in enumerate(truths(name, size, dtype)):
+        results = [each[row] for each in found]
+        if name == "chi2" and true.value > np.finfo(dtype).max:  # some gradients overflow as well
+            errors = [0.0 if results[0] == np.inf else np.inf]
+        else:
+            allowed = condition(RECORDS[name], s[row], t[row], true)
+            measures = (value_error, gradient_error, gradient_error)
+            errors = [
+                error(result, wanted, dtype) / most
+                for error, result, wanted, most in zip(
+                    measures, results, true, allowed, strict=True
+                )
+            ]
+        if not max(errors) <= TARGET[dtype]:
+            wrong[names[row]] = errors
+    return wrong

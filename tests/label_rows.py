@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mpmath
 import numpy as np
+from reference import softmax
 
 
 def truth(row, label, temperature, factors):
@@ -25,20 +26,10 @@ def truth(row, label, temperature, factors):
         return float(cost), float(mpmath.log1p(rest) + mean), np.array([*map(float, gradient)])
 
 
-def kl_truth(row, reference, temperature):
-    """D(P‖Q) and its gradients in the row and in the reference, P = softmax(row/T)."""
-    with mpmath.workdps(200):
-        sides = []
-        for logits in (row, reference):
-            top, one = max(map(float, logits)), mpmath.mpf(1)
-            weights = [mpmath.exp((float(x) - one * top) / temperature) for x in logits]
-            total = mpmath.fsum(weights)
-            sides.append([w / total for w in weights])
-        p, q = sides
-        ratio = [mpmath.log(a / b) if a and b else mpmath.mpf(0) for a, b in zip(p, q, strict=True)]
-        if any(a and not b for a, b in zip(p, q, strict=True)):
-            return np.inf, None, None
-        value = mpmath.fsum(a * ell for a, ell in zip(p, ratio, strict=True))
-        own = [a * (ell - value) / temperature for a, ell in zip(p, ratio, strict=True)]
-        other = [(b - a) / temperature for a, b in zip(p, q, strict=True)]
-        return float(value), *(np.array([*map(float, each)]) for each in (own, other))
+def cross_entropy(s, t):
+    """−Σ p log q, which is finite, and its gradients in rows of mpmath's numbers; None is −∞."""
+    (q, log_q), (p, _) = softmax(s), softmax(t)
+    depths = [0 if x is None else -x for x in log_q]
+    value = mpmath.fsum(x * d for x, d in zip(p, depths, strict=True))
+    of_t = [x * (d - value) for x, d in zip(p, depths, strict=True)]
+    return value, [x - y for x, y in zip(q, p, strict=True)], of_t

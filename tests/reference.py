@@ -11,5 +11,5 @@ doubles, losses, _rows, _exact = (
     for name in ("doubles", "losses", "rows", "exact")
 )
 Truth, truth = _rows.Truth, _rows.truth
-exact, js, kl = _exact.exact, _exact.js, _exact.kl
+exact, js, kl, softmax = _exact.exact, _exact.js, _exact.kl, _exact.softmax
 constant, converged, numbers = _exact.constant, _exact.converged, _exact.numbers

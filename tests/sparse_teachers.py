@@ -129,3 +129,16 @@ def errors(truth, found, dtype):
         error = abs(each - wanted).sum() / (allowed + tiny * wanted.size)
         parts.append(float(error) if error == error else np.inf)
     return parts
+
+
+def assert_right(record, given, results, dtype, *, target_rest=False, **options):
+    """Assert value and gradients of every row, and name all the rows that are wrong."""
+    wrong, own = {}, options.pop("target_temperature", None)
+    for row, name in enumerate(given.names):
+        rest = given.rest[row] if target_rest else None
+        arrays = (array[row] for array in given[1:4])
+        true = exact(record, *arrays, rest=rest, own=own, **options)
+        off = errors(true, [result[row] for result in results], dtype)
+        if not max(off) <= 1:
+            wrong[name] = off
+    assert wrong == {}

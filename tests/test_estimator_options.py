@@ -11,14 +11,8 @@ import pytest
 from libraries import unit
 
 import kldiv
-from kldiv.errors import DTypeError, OptionError, ShapeError
-from kldiv.estimators import (
-    Estimate,
-    kl_by_sequence,
-    kl_estimate,
-    monte_carlo_kl,
-    plug_in_kl,
-)
+from kldiv.errors import DTypeError
+from kldiv.estimators import kl_by_sequence, kl_estimate, monte_carlo_kl, plug_in_kl
 
 RNG = np.random.default_rng(23)
 OVERFLOW = {"float32": -100.0, "float64": -800.0}
@@ -207,19 +201,6 @@ def test_with_weights_and_their_gradient_k3_trains_the_right_direction():
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
 
 
-def test_clips_and_weights_that_do_not_fit():
-    ones = np.ones((2, 3))
-    for clip in (0.0, -1.0, math.inf, math.nan, "1"):
-        with pytest.raises(OptionError, match="log_ratio_clip must be a positive number"):
-            kl_estimate(ones, ones, log_ratio_clip=clip)
-    with pytest.raises(ShapeError, match=r"weight has shape \(2,\).*weight\[:, None\]"):
-        kl_estimate(ones, ones, weight=np.ones(2))
-    with pytest.raises(DTypeError, match="weight has dtype int64"):
-        kl_estimate(ones, ones, weight=np.ones(3, np.int64))
-    with pytest.raises(ShapeError, match="log_p and log_q must have the same shape"):
-        kl_estimate(ones, np.ones(3))
-
-
 # --- whole counts ---------------------------------------------------------------------------------
 
 
@@ -253,8 +234,6 @@ def test_integers_of_every_size_are_normalised_by_every_measure(dtype):
 def test_integers_are_counts_only_where_they_are_normalised():
     with pytest.raises(DTypeError, match="p has dtype int64"):
         kldiv.kl_divergence(np.array(P_COUNTS), np.array(Q_COUNTS))
-    with pytest.raises(ShapeError, match="p_counts and q_counts must have the same shape"):
-        plug_in_kl(np.array(P_COUNTS), np.array([1, 2]))
 
 
 def test_large_counts_keep_their_difference():
@@ -308,10 +287,6 @@ def test_estimates_of_infinite_terms_say_why():
         found = monte_carlo_kl(np.array(log_p), np.array(log_q))
         np.testing.assert_equal((found.value, found.low), (value, low))
         assert note in found.note
-
-
-def test_an_estimate_has_no_note_unless_there_is_one():
-    assert Estimate(0.1, 0.01, 0.08, 0.12, 100).note == ""
 
 
 # --- names, and sequences -------------------------------------------------------------------------
@@ -371,10 +346,3 @@ def test_sequences_train():
         loss(p).backward()
         gradients.append(p.grad)
     torch.testing.assert_close(*gradients, rtol=1e-14, atol=0)
-
-
-def test_sequences_need_an_axis():
-    with pytest.raises(ShapeError, match="one number"):
-        kl_by_sequence(np.float64(1.0), np.float64(0.5))
-    with pytest.raises(OptionError, match="low_var_kl"):
-        kl_by_sequence(np.ones(2), np.ones(2), kind="k4")

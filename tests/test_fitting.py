@@ -167,35 +167,37 @@ def test_progress_is_told():
     assert steps == [(i, 8) for i in range(1, 9)]
 
 
-def test_what_cannot_be_ranked(monkeypatch):
-    data = np.linspace(-1.0, 1.0, 30)
-    with pytest.raises(ShapeError, match="20 points at least; got 3"):
-        fitting.rank([1.0, 2.0, 3.5])
-    with pytest.raises(InputError, match="1 numbers that are NaN or infinite, the first at 30"):
-        fitting.rank([*data, np.nan])
-    with pytest.raises(DTypeError, match="complex"):
-        fitting.rank(data + 1j)
-    with pytest.raises(OptionError, match="no family 'Normald'; there are Normal"):
-        fitting.rank(data, ["Normald"])
-    with pytest.raises(InputError, match="none of Gamma is a family"):
-        fitting.rank(data, ["Gamma"])
-    with pytest.raises(InputError, match="whole numbers"):
-        fitting.rank(data, kind="counts")
-    with pytest.raises(OptionError, match="kind must be"):
-        fitting.rank(data, kind="reals")
-    with pytest.raises(OptionError, match="folds must lie between 2 and 15"):
-        fitting.rank(data, folds=16)
-    with pytest.raises(OptionError, match="neighbour must be"):
-        fitting.rank(data, neighbour=0)
-    with pytest.raises(OptionError, match="confidence"):
-        fitting.rank(data, confidence=1.0)
-    with pytest.raises(InputError, match=r"all data are 2\.5"):
-        fitting.rank(np.full(30, 2.5), ["Normal"])
-    left = fitting.rank(data, ["Normal", "Gamma"]).warnings
+DATA = np.linspace(-1.0, 1.0, 30)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "error", "said"),
+    [
+        ([1.0, 2.0, 3.5], {}, ShapeError, "20 points at least; got 3"),
+        ([*DATA, np.nan], {}, InputError, "1 numbers that are NaN or infinite, the first at 30"),
+        (DATA + 1j, {}, DTypeError, "complex"),
+        (DATA, {"families": ["Normald"]}, OptionError, "no family 'Normald'; there are Normal"),
+        (DATA, {"families": ["Gamma"]}, InputError, "none of Gamma is a family"),
+        (DATA, {"kind": "counts"}, InputError, "whole numbers"),
+        (DATA, {"kind": "reals"}, OptionError, "kind must be"),
+        (DATA, {"folds": 16}, OptionError, "folds must lie between 2 and 15"),
+        (DATA, {"neighbour": 0}, OptionError, "neighbour must be an integer between 1 and 29"),
+        (DATA, {"neighbour": 30}, OptionError, "neighbour must be an integer between 1 and 29"),
+        (DATA, {"confidence": 1.0}, OptionError, "confidence"),
+        (np.full(30, 2.5), {"families": ["Normal"]}, InputError, r"all data are 2\.5"),
+    ],
+)
+def test_what_cannot_be_ranked(data, options, error, said):
+    with pytest.raises(error, match=said):
+        fitting.rank(data, **options)
+
+
+def test_what_is_left_out_and_missing(monkeypatch):
+    left = fitting.rank(DATA, ["Normal", "Gamma"]).warnings
     assert left == ("not where the data are, and left out: Gamma",)
     monkeypatch.setitem(__import__("sys").modules, "scipy.stats", None)
     with pytest.raises(LibraryError, match=r"pip install .*kldiv\[scipy\]"):
-        fitting.rank(data)
+        fitting.rank(DATA)
 
 
 def test_a_ranking_prints_as_a_table():

@@ -12,7 +12,7 @@ import pytest
 
 from kldiv import fitting
 from kldiv._families import FAMILIES, Family, family_of
-from kldiv.errors import InputError, OptionError, ShapeError
+from kldiv.errors import InputError, ShapeError
 from kldiv.formulas import samples
 
 scipy_stats = pytest.importorskip("scipy.stats")
@@ -375,8 +375,3 @@ def test_titles_of_pictures_are_plain():
     assert title(0.02, 0.1) == "Normal fits x.csv best: 0.020 to 0.100 nats from the data (95 %)"
     assert title(-0.2, -0.1) == "Normal fits x.csv best: no divergence from the data is found"
     assert "impossible" in title(math.inf, math.inf)
-
-
-def test_the_order_of_neighbours_is_checked():
-    with pytest.raises(OptionError, match="neighbour must be an integer between 1 and 29"):
-        fitting.rank(np.linspace(0.1, 0.9, 30), ["Normal"], neighbour=30)

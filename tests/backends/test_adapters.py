@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
 import sys
 import textwrap
 import threading
@@ -12,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from libraries import Library, require
+from processes import python
 
 import kldiv
 from kldiv import backends, testing
@@ -176,9 +176,7 @@ def plugin(tmp_path):
 
 def run(directory, code):
     script = f"import sys; sys.path.insert(0, {str(directory)!r})\n{textwrap.dedent(code)}"
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
-    ).stdout
+    return python("-W", "error", "-c", script)
 
 
 def test_an_entry_point_is_found_by_name_and_changes_nothing_on_its_own(plugin):

@@ -280,10 +280,6 @@ def unaligned(array):
     return place
 
 
-def swapped(array):
-    return array.astype(array.dtype.newbyteorder())
-
-
 ARRAYS = {
     "large": lambda a: a,
     "small": lambda a: a[:4],
@@ -292,7 +288,7 @@ ARRAYS = {
     "float64": lambda a: a.astype(np.float64),
     "float16": lambda a: a.astype(np.float16),
     "unaligned": unaligned,
-    "of another byte order": swapped,
+    "of another byte order": lambda a: a.astype(a.dtype.newbyteorder()),
     "of a subclass": lambda a: a.view(type("Mine", (np.ndarray,), {})),
 }
 

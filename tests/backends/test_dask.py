@@ -41,10 +41,6 @@ def logits(dtype="float64", *, masked_rows=False):
     return s, t
 
 
-def lazily(da, array, chunks):
-    return da.from_array(array, chunks=chunks)
-
-
 def check_gradient(found, wanted, tolerance, floor):
     np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
     error = np.nansum(abs(found.astype("float64") - wanted), axis=-1)
@@ -54,7 +50,7 @@ def check_gradient(found, wanted, tolerance, floor):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_many_rows_whose_classes_are_in_chunks(da, loss):
     s, t = np.random.default_rng(0).normal(size=(2, 3000, 8))
-    pair = [lazily(da, array, (3000, 4)) for array in (s, t)]
+    pair = [da.from_array(array, (3000, 4)) for array in (s, t)]
     found = LOSSES[loss](*pair, reduction="none").compute()
     np.testing.assert_allclose(found, LOSSES[loss](s, t, reduction="none"), rtol=2e-15)
 
@@ -72,7 +68,7 @@ def test_any_chunks_give_the_whole(da, loss, chunks, options, dtype):
         else value
         for name, value in settings.items()
     }
-    arrays = [lazily(da, array, CHUNKS[chunks]) for array in (s, t)]
+    arrays = [da.from_array(array, CHUNKS[chunks]) for array in (s, t)]
     exact = [array.astype("float64") for array in (s, t)]
     tolerance, floor = (2e-15 if dtype == "float64" else 1e-6), np.finfo(dtype).tiny
     value = function(*arrays, **lazy)
@@ -98,10 +94,10 @@ def test_any_number_of_axes(da, shape, axis):
     chunks = (7, *shape[:-1]) if axis == 0 else (*(2 for _ in shape[:-1]), 7)
     for loss in LOSSES.values():
         call = partial(loss, axis=axis, reduction="none")
-        found = call(*(lazily(da, array, chunks) for array in (s, t)))
+        found = call(*(da.from_array(array, chunks) for array in (s, t)))
         np.testing.assert_allclose(found.compute(), call(s, t), rtol=2e-15)
         value, gradient = kldiv.value_and_grad(partial(loss, axis=axis))(
-            *(lazily(da, array, chunks) for array in (s, t))
+            *(da.from_array(array, chunks) for array in (s, t))
         )
         whole, slope = kldiv.value_and_grad(partial(loss, axis=axis))(s, t)
         np.testing.assert_allclose(value.compute(), whole, rtol=2e-15)
@@ -114,7 +110,7 @@ def test_the_two_need_not_be_in_the_same_chunks_nor_the_blocks_numpy_s(da, backe
         require(Library.TORCH)
     s, t = logits()
     with kldiv.config_context(backend=backend):
-        arrays = lazily(da, s, (7, 11)), lazily(da, t, (10, 25))
+        arrays = da.from_array(s, (7, 11)), da.from_array(t, (10, 25))
         found = kldiv.kl_div_with_logits(*arrays, reduction="none")
     wanted = kldiv.kl_div_with_logits(s, t, reduction="none")
     np.testing.assert_allclose(found.compute(), wanted, rtol=2e-15, atol=1e-300)
@@ -169,7 +165,7 @@ def test_measures_of_class_chunks(da, lazy, name, normalize):
     if normalize:
         p = 1.1 * p
     function = partial(MEASURES[name], normalize=normalize, base=2)
-    arrays = [lazily(da, array, (4, 13)) for array in (p, q)]
+    arrays = [da.from_array(array, (4, 13)) for array in (p, q)]
     with lazy:
         value = function(*arrays)
     np.testing.assert_allclose(value.compute(), function(p, q), rtol=1e-12)
@@ -193,7 +189,7 @@ def test_a_state_is_lazy_until_it_is_saved(da, lazy, chunks, tmp_path):
     s, t = logits()
     wanted = kldiv.kl_div_with_logits(s, t, reduction="none", temperature=1.7)
     with lazy:
-        lazy_s, lazy_t = (lazily(da, array, CHUNKS[chunks]) for array in (s, t))
+        lazy_s, lazy_t = (da.from_array(array, CHUNKS[chunks]) for array in (s, t))
         parts = [
             kldiv.KLState.from_logits(lazy_s[:, part], lazy_t[:, part], temperature=1.7)
             for part in (slice(21), slice(21, None))
@@ -214,7 +210,7 @@ class Chunk(np.ndarray):
 @pytest.mark.parametrize("chunks", CHUNKS)
 def test_chunks_stay_the_library_that_they_are(da, chunks):
     arrays = [
-        lazily(da, array, CHUNKS[chunks]).map_blocks(
+        da.from_array(array, CHUNKS[chunks]).map_blocks(
             lambda block: block.view(Chunk), meta=np.empty((0, 0)).view(Chunk)
         )
         for array in logits()
@@ -234,7 +230,7 @@ def test_no_block_is_larger_than_a_chunk(da):
         return block
 
     s, t = (
-        lazily(da, array, (10, 7)).map_blocks(noted, meta=np.empty((0, 0))) for array in logits()
+        da.from_array(array, (10, 7)).map_blocks(noted, meta=np.empty((0, 0))) for array in logits()
     )
     kldiv.kl_div_with_logits(s, t).compute()
     assert max(largest) == 70
@@ -242,7 +238,7 @@ def test_no_block_is_larger_than_a_chunk(da):
 
 def test_warnings_stay_inside_the_tasks(da):
     s, t = logits(masked_rows=True)
-    arrays = [lazily(da, array, (10, 7)) for array in (s, t)]
+    arrays = [da.from_array(array, (10, 7)) for array in (s, t)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for loss in LOSSES.values():
@@ -253,7 +249,7 @@ def test_warnings_stay_inside_the_tasks(da):
 
 
 def test_unknown_chunks_are_refused_with_the_mend(da):
-    s, t = (lazily(da, array, (10, 7)) for array in logits())
+    s, t = (da.from_array(array, (10, 7)) for array in logits())
     unknown = s[s[:, 0] > 0]
     with pytest.raises(ShapeError, match="compute_chunk_sizes"):
         kldiv.kl_div_with_logits(unknown, t)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from libraries import Library, require
+from processes import python
 
 import kldiv
 
@@ -29,17 +29,12 @@ def computed(tier, folder):
     """Return the results of a process with eight devices; JAX fixes their number when it starts."""
     require(Library.JAX)
     path = folder / "results"
-    subprocess.run(
-        [sys.executable, jax_devices.__file__, tier, str(path)],
-        env={
-            **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={jax_devices.DEVICES} {QUICKLY}",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
-        },
-        check=True,
-        timeout=600,
-    )
+    environment = {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={jax_devices.DEVICES} {QUICKLY}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
+    }
+    python(jax_devices.__file__, tier, path, **environment)
     return pickle.loads(path.read_bytes())  # noqa: S301 - our own
 
 

@@ -476,19 +476,15 @@ def test_transforms_second_order_and_other_backends_are_refused(alone):
         torch.autograd.grad(loss, s, create_graph=True)
 
 
-def test_layers_that_are_sharded_get_an_error_whose_mend_works():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        hidden, weight, wide, target = (
-            torch.randn(size, dtype=torch.float64) for size in ((5, 4), (9, 4), (5, 3), (9, 3))
-        )
-        sharded = distribute_tensor(weight, init_device_mesh("cpu", (1,)), [Shard(0)])
-        sharded.requires_grad_(), weight.requires_grad_()
-        with pytest.raises(LibraryError, match=r"\.full_tensor\(grad_placements"):
-            kldiv.linear_kl_div(hidden, sharded, wide, target)
-        gathered = sharded.full_tensor(grad_placements=[Partial("avg")])
-        kldiv.linear_kl_div(hidden, gathered, wide, target).backward()
-        kldiv.linear_kl_div(hidden, weight, wide, target).backward()
-        assert torch.equal(sharded.grad.full_tensor(), weight.grad)
-    finally:
-        dist.destroy_process_group()
+def test_layers_that_are_sharded_get_an_error_whose_mend_works(alone):
+    hidden, weight, wide, target = (
+        torch.randn(size, dtype=torch.float64) for size in ((5, 4), (9, 4), (5, 3), (9, 3))
+    )
+    sharded = distribute_tensor(weight, init_device_mesh("cpu", (1,)), [Shard(0)])
+    sharded.requires_grad_(), weight.requires_grad_()
+    with pytest.raises(LibraryError, match=r"\.full_tensor\(grad_placements"):
+        kldiv.linear_kl_div(hidden, sharded, wide, target)
+    gathered = sharded.full_tensor(grad_placements=[Partial("avg")])
+    kldiv.linear_kl_div(hidden, gathered, wide, target).backward()
+    kldiv.linear_kl_div(hidden, weight, wide, target).backward()
+    assert torch.equal(sharded.grad.full_tensor(), weight.grad)

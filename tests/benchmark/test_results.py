@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from benchmark.suite import cell, load, results
 from click.testing import CliRunner
+from processes import python
 
 from kldiv.errors import BackendError
 from kldiv.kernels.cpu import CPU
@@ -424,16 +425,7 @@ def test_gpu_check_hangs_no_longer_than_it_may(tmp_path):
     )
     root = str(Path(load("app").__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
+    python("-c", code, cwd=tmp_path, status=1, PYTHONPATH=path)
     found = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert found["outcome"] == "time was up in: tests"
     assert found["tests"]["status"] == "failed"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from processes import python
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "clients"
 
@@ -49,11 +48,8 @@ def run_keras(script, backend, folder, *arguments):
     if backend != "numpy":
         pytest.importorskip(backend)
     environment = {
-        **os.environ,
         "KERAS_BACKEND": backend,
         "KERAS_HOME": str(folder),
         "PYTHONPATH": os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    python("-c", script, *arguments, **environment)

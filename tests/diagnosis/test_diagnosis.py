@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import doctest
 import json
 import math
 from dataclasses import FrozenInstanceError
@@ -16,9 +15,8 @@ from hypothesis import strategies as st
 from libraries import Library, require
 
 import kldiv
-from kldiv import diagnosis
-from kldiv.diagnosis import Diagnosis, Finding, diagnose, report, walking
-from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
+from kldiv.diagnosis import Diagnosis, Finding, diagnose, walking
+from kldiv.errors import DTypeError, LibraryError, ShapeError
 
 LETTERS = Path(__file__).parents[2] / "examples/letters"
 
@@ -514,12 +512,6 @@ def test_diagnosis_prints_as_a_report_and_goes_into_json():
     )
 
 
-def test_docstring_examples():
-    found = [doctest.testmod(each, optionflags=doctest.ELLIPSIS) for each in (diagnosis, report)]
-    assert sum(each.attempted for each in found) > 5
-    assert not any(each.failed for each in found)
-
-
 # ---- errors --------------------------------------------------------------------------------------
 
 
@@ -550,17 +542,10 @@ def test_two_libraries_raise_unless_a_backend_takes_both():
         assert not diagnose(X, torch.from_numpy(T))
 
 
-@pytest.mark.parametrize(
-    ("axis", "error", "match"),
-    [
-        (2, ShapeError, r"axis 2 is out of range for shape \(8, 10\); expected -2 to 1"),
-        (-3, ShapeError, "axis -3"),
-        (1.0, OptionError, "axis must be one whole number; got 1.0"),
-        (None, OptionError, "got None"),
-    ],
-)
-def test_axis_is_checked(axis, error, match):
-    with pytest.raises(error, match=match):
+@pytest.mark.parametrize("axis", [2, -3])
+def test_axis_is_checked(axis):
+    said = rf"axis {axis} is out of range for shape \(8, 10\); expected -2 to 1"
+    with pytest.raises(ShapeError, match=said):
         diagnose(X, T, axis=axis)
 
 

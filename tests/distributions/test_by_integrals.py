@@ -7,11 +7,10 @@ import math
 import mpmath
 import numpy as np
 import pytest
+from libraries import unit
 
 from kldiv import distributions as d
 from kldiv import kl_divergence as kl
-
-UNIT = {"float64": 2.0**-53, "float32": 2.0**-24}
 
 
 def negative_binomials(r1, p, r2, q):
@@ -41,13 +40,13 @@ COUNTS = [
 
 @pytest.mark.parametrize("case", COUNTS)
 def test_negative_binomials_of_different_counts(case):
-    for dtype, unit in UNIT.items():
+    for dtype in ("float64", "float32"):
         r1, p, r2, q = np.array(case, dtype)
         with mpmath.workdps(30):
             wanted = negative_binomials(r1, p, r2, q)
             found = kl(d.NegativeBinomial(r1, p), d.NegativeBinomial(r2, q))
             assert found.dtype == dtype
-            assert abs(mpmath.mpf(float(found)) - wanted) < 20 * unit * wanted
+            assert abs(mpmath.mpf(float(found)) - wanted) < 20 * unit(dtype) * wanted
     logits = [math.log(x) - math.log1p(-x) for x in (case[1], case[3])]
     again = kl(
         d.NegativeBinomial(float(case[0]), logits=logits[0]),
@@ -67,7 +66,7 @@ def test_negative_binomials_of_torch_in_float32(case):
     wanted = negative_binomials(r1, p, r2, q)
     # PyTorch's own logits of probs are what its object was not given: probs are taken.
     near = 3e3 if case[2] == 3.0001 else 100
-    assert abs(found - float(wanted)) < near * UNIT["float32"] * float(wanted)
+    assert abs(found - float(wanted)) < near * unit("float32") * float(wanted)
 
 
 def test_edges_of_negative_binomials():
@@ -145,11 +144,11 @@ def test_kumaraswamy_and_beta(case):
     with mpmath.workdps(25):
         wanted, size = kumaraswamy_beta(*case)
     found = kl(d.Kumaraswamy(*case[:2]), d.Beta(*case[2:]))
-    assert abs(float(found - wanted)) < 8 * UNIT["float64"] * size
+    assert abs(float(found - wanted)) < 8 * unit("float64") * size
     torch = pytest.importorskip("torch")
     numbers = [torch.tensor(x, dtype=torch.float32) for x in case]
     found = kl(d.Kumaraswamy(*numbers[:2]), d.Beta(*numbers[2:]))
-    assert abs(float(found) - float(wanted)) < 8 * UNIT["float32"] * size
+    assert abs(float(found) - float(wanted)) < 8 * unit("float32") * size
 
 
 def test_kumaraswamys_that_are_betas():

@@ -11,11 +11,10 @@ from f_divergences import RECORDS
 
 import kldiv
 from kldiv.backends import get
-from kldiv.formulas import measures, numbers, renyi_measures, state
+from kldiv.formulas import numbers, state
 from kldiv.formulas.divergences import JensenShannon, KullbackLeibler
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.plans import plan_of
-from kldiv.formulas.row_measures import RowMeasure, RowSlope
 from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.formulas.shards import Alone, of_rank
 from kldiv.formulas.sparse import TopKLoss
@@ -123,34 +122,6 @@ def test_a_backward_by_formulas_reads_no_state_again(monkeypatch):
         rows.mul_(2).sum().backward()
     assert len(read) == 1
     assert [a.shape[-1] for a in saved if a.shape[:-1] == (ROWS,)] == [50, 50, len(Rows._fields)]
-
-
-MEASURES = [
-    measures.KullbackLeibler(),
-    measures.Jeffreys(),
-    measures.JensenShannon((0.3, 0.7)),
-    renyi_measures.Renyi(0.5),
-    renyi_measures.Renyi(3.0),
-    renyi_measures.RenyiZero(),
-    renyi_measures.RenyiInfinity(),
-    measures.CrossEntropy(),
-]
-
-
-@pytest.mark.parametrize("tree", [False, True])
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("measure", MEASURES, ids=repr)
-def test_measures(rng, measure, normalize, tree):
-    ps = [rng.uniform(0.1, 1, (ROWS, CUTS[-1])) for _ in range(2)]
-    if not normalize:
-        ps = [p / p.sum(axis=-1, keepdims=True) for p in ps]
-    options = (measure, normalize, np.log(2.0))
-    whole = RowMeasure(*WIDE, *options)
-    agree(by_parts(whole, ps, tree=tree), whole.value(XP, *ps))
-    weight = rng.normal(size=ROWS)
-    for index in (0, 1):
-        slope = RowSlope(*WIDE, *options, index=index)
-        agree(by_parts(slope, [*ps, weight], tree=tree), slope.elements(XP, *ps, weight))
 
 
 @pytest.mark.parametrize("alpha", [0, 0.5, 3, np.inf])

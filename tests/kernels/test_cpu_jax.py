@@ -121,12 +121,7 @@ def test_second_derivatives(launches, name, reduction):
     [
         ("kl_div", lambda loop: jax.jacrev(jax.jacrev(loop)), 0),
         ("kl_div_with_logits", jax.hessian, 0),
-        pytest.param(
-            "kl_div_with_logits",
-            lambda loop: jax.vmap(jax.hessian(loop)),
-            slice(2),
-            marks=pytest.mark.slow,
-        ),
+        ("kl_div_with_logits", lambda loop: jax.vmap(jax.hessian(loop)), slice(2)),
     ],
     ids=["kl_div", "Hessian", "vmap"],
 )

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from f_divergences import RECORDS
-from sparse_teachers import errors, exact, rows
+from sparse_teachers import Rows, assert_right, rows
 
 import kldiv
 
@@ -27,29 +27,17 @@ loss = kldiv.topk_kl_div_with_logits
     ],
 )
 def test_targets(name, temperature, given):
-    found = rows("float32")
-    extra = {"target_rest": found.rest} if given else {}
-    _check(RECORDS[name], temperature, found.names, *found[1:4], **extra)
+    _check(RECORDS[name], rows("float32"), temperature, given=given)
 
 
-def _check(record, temperature, names, s, log_probs, indices, target_rest=None):
+def _check(record, rows, temperature, *, given):
     """Check values and all gradients against mpmath."""
-    arrays, extra = (s, log_probs, indices), {}
-    if target_rest is not None:
-        extra = {"target_rest": target_rest}
+    extra = {"target_rest": rows.rest} if given else {}
     own = partial(loss, divergence=record, temperature=temperature, **extra)
     with kldiv.config_context(kernel="cpu"):
-        values = own(*arrays, reduction="none")
-        total = kldiv.value_and_grad(partial(own, reduction="sum"), tuple(range(2 + len(extra))))
-        _, gradients = total(*arrays)
-    wrong = {}
-    for row, each in enumerate(names):
-        rest = None if target_rest is None else target_rest[row]
-        true = exact(record, *(array[row] for array in arrays), temperature, rest)
-        off = errors(true, [values[row], *(gradient[row] for gradient in gradients)], "float32")
-        if not max(off) <= 1:
-            wrong[each] = off
-    assert wrong == {}
+        total = kldiv.value_and_grad(partial(own, reduction="sum"), tuple(range(2 + given)))
+        results = [own(*rows[1:4], reduction="none"), *total(*rows[1:4])[1]]
+    assert_right(record, rows, results, "float32", target_rest=given, temperature=temperature)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +52,7 @@ def _check(record, temperature, names, s, log_probs, indices, target_rest=None):
 )
 def test_logits_over_a_temperature_are_double_words(name, s, log_probs):
     arrays = np.array([s], "f4"), np.array([log_probs], "f4"), np.arange(len(log_probs))[None]
-    _check(RECORDS[name], 0.1, ["row"], *arrays, np.zeros(1, "f4"))
+    _check(RECORDS[name], Rows(["row"], *arrays, np.zeros(1, "f4")), 0.1, given=True)
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -88,8 +76,8 @@ def test_rows_of_any_kind(name, temperature, given):
         if likely > 1:
             log_probs[4, 1::2] = -np.inf
         rest[:3] *= np.array([1, 0, 1.1], "f4")
-        arrays = s, log_probs, np.array(teacher.indices)
-        _check(RECORDS[name], temperature, range(6), *arrays, *[rest] * given)
+        own = Rows(range(6), s, log_probs, np.array(teacher.indices), rest)
+        _check(RECORDS[name], own, temperature, given=given)
 
 
 def test_rows_without_a_value():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import f_divergences
 import mpmath
 import numpy as np
 import pytest
@@ -40,17 +41,9 @@ def renyi(p, q, alpha):
         p, q = ([mpmath.mpf(float(a)) for a in row] for row in (p, q))
         p, q = ([a / mpmath.fsum(row) for a in row] for row in (p, q))
         alpha = mpmath.mpf(alpha)
-        powers = [
-            a**alpha * b ** (1 - alpha) if a and b else mpmath.mpf(0)
-            for a, b in zip(p, q, strict=True)
-        ]
-        total = mpmath.fsum(powers)
-        value = mpmath.log(total) / (alpha - 1)
-        of_p = [
-            alpha / (alpha - 1) * (t / total / a - 1) if a else mpmath.mpf(0)
-            for t, a in zip(powers, p, strict=True)
-        ]
-        of_q = [1 - t / total / b if b else -INF for t, b in zip(powers, q, strict=True)]
+        value, shares = f_divergences.renyi(alpha, p, q)
+        of_p = [alpha / (alpha - 1) * (w / a - 1) for w, a in zip(shares, p, strict=True)]
+        of_q = [1 - w / b for w, b in zip(shares, q, strict=True)]
         return float(value), [float(g) for g in of_p], [float(g) for g in of_q]
 
 

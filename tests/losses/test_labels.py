@@ -7,8 +7,11 @@ from functools import cache, partial
 import mpmath
 import numpy as np
 import pytest
+from label_rows import cross_entropy
+from label_rows import truth as of_label
 from libraries import unit
 from logit_families import families
+from reference import numbers
 
 import kldiv
 from kldiv.errors import DTypeError, OptionError, ShapeError
@@ -34,17 +37,9 @@ LABELS = np.array([2, 1, 1, 0, 1, 0, 5, 1])
 def truth(dtype, temperature=1.0):
     """log p(label) and H of each row, and their gradients, of the logits in that dtype."""
     found = []
-    with mpmath.workdps(120):
-        for row, label in zip(S.astype(dtype).astype("f8"), LABELS, strict=True):
-            e = [mpmath.exp(mpmath.mpf(x) / temperature) if x > -INF else 0 for x in row]
-            z = mpmath.fsum(e)
-            p = [x / z for x in e]
-            log = [mpmath.log(x) if x else mpmath.mpf(0) for x in p]
-            entropy = -mpmath.fsum(x * y for x, y in zip(p, log, strict=True))
-            one = [((k == label) - x) / temperature for k, x in enumerate(p)]
-            two = [-x * (y + entropy) / temperature for x, y in zip(p, log, strict=True)]
-            first = log[label] if p[label] else -mpmath.inf
-            found.append((float(first), float(entropy), [*map(float, one)], [*map(float, two)]))
+    for row, label in zip(S.astype(dtype), LABELS, strict=True):
+        cost, entropy, one = of_label(row, label, temperature, (-1.0, 0.0))
+        found.append((-cost, entropy, one, of_label(row, label, temperature, (0.0, 1.0))[2]))
     return [np.array(each) for each in zip(*found, strict=True)]
 
 
@@ -112,21 +107,6 @@ def test_temperature_labels_and_weights(lib):
         lib.assert_equal(both[1], np.where(keep, entropy, 0), ulps=64)
 
 
-def of_teacher(s, t):
-    """Return −Σ p log q and its gradients in both rows, by mpmath."""
-    with mpmath.workdps(60):
-        s, t = ([mpmath.mpf(float(x)) for x in row] for row in (s, t))
-        q, p = ([mpmath.exp(x - max(row)) for x in row] for row in (s, t))
-        (q, all_q), (p, _) = (([x / sum(w) for x in w], sum(w)) for w in (q, p))
-        level = max(s) + mpmath.log(all_q)
-        counted = [(x, y) for x, y in zip(p, s, strict=True) if x]
-        mean = mpmath.fsum(x * y for x, y in counted)
-        value = mpmath.inf if mean == -mpmath.inf else level - mean
-        slopes = [-x * (y - mean) if x else mpmath.mpf(0) for x, y in zip(p, s, strict=True)]
-        student = [x - y for x, y in zip(q, p, strict=True)]
-        return float(value), *(np.array(each, float) for each in (student, slopes))
-
-
 def teachers(dtype):
     """Return pairs of rows as the dtype holds them: all but those that are infinitely apart."""
     pairs = {name: pair for name, pair in families(40).items() if "for the student" not in name}
@@ -143,7 +123,10 @@ def exact_teachers(dtype):
     pairs = teachers(dtype)
     sizes = {len(s) for s, _ in pairs}
     rows = [[pair for pair in pairs if len(pair[0]) == size] for size in sizes]
-    return [(each, [of_teacher(*pair) for pair in each]) for each in rows]
+    with mpmath.workdps(60):
+        true = [[cross_entropy(*map(numbers, pair)) for pair in each] for each in rows]
+    true = [[[np.array(part, float) for part in row] for row in each] for each in true]
+    return list(zip(rows, true, strict=True))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -136,12 +136,6 @@ def test_a_sum_beyond_the_largest_number_is_nan(lib):
     assert math.isnan(lib.numpy(kldiv.pairwise(*rows, normalize=True))[0, 0])
 
 
-def test_generalised_kl_of_measures():
-    p, q = np.array([1.0, 2.0]), np.array([3.0, 1.0])
-    wanted = float((p * np.log(p / q) + q - p).sum())
-    assert kldiv.kl_divergence(p, q) == pytest.approx(wanted, rel=1e-14)
-
-
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
 def test_half_types_are_computed_in_float32(lib, half):
     p, q = lib.array(P8, half), lib.array(Q8, half)
@@ -271,10 +265,9 @@ def numeric(f, x, h=1e-6):
     return np.array([(f(x + d) - f(x - d)) / (2 * h) for d in steps]).reshape(x.shape)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("name", MEASURES)
-def test_gradients_against_differences(name, normalize):
-    measure = partial(MEASURES[name], normalize=normalize)
+def test_gradients_of_normalised_rows_against_differences(name):
+    measure = partial(MEASURES[name], normalize=True)
     p, q = rows(0.7, "float64", 5)
     _, (of_p, of_q) = kldiv.value_and_grad(measure, (0, 1))(p, q)
     np.testing.assert_allclose(of_p, numeric(lambda p: measure(p, q), p), atol=1e-8, rtol=1e-7)
@@ -363,34 +356,29 @@ def test_data_processing_and_chain_rule(seed):
 # --- errors ---------------------------------------------------------------------------------------
 
 
-def test_errors():
-    kl = kldiv.kl_divergence
-    with pytest.raises(
-        ShapeError, match=r"p and q must have the same shape; got \(3,\) and \(2,\)"
-    ):
-        kl(np.ones(3), np.ones(2))
-    with pytest.raises(ShapeError, match="axis 1 is out of range for p"):
-        kl(np.ones(3), np.ones(3), axis=1)
-    with pytest.raises(ShapeError, match="single number"):
-        kl(np.float64(1.0), np.float64(1.0))
-    with pytest.raises(ShapeError, match="no classes"):
-        kl(np.ones((2, 0)), np.ones((2, 0)))
-    with pytest.raises(DTypeError, match="q has dtype int"):
-        kl(np.ones(3), np.ones(3, int))
-    with pytest.raises(OptionError, match="base must be a number above 1"):
-        kldiv.entropy(np.ones(3), base=1)
-    with pytest.raises(OptionError, match="alpha"):
-        kldiv.renyi_divergence(P8, Q8, alpha=-1)
-    with pytest.raises(OptionError, match="weights must be 2 numbers"):
-        kldiv.js_divergence(P8, Q8, weights=(0.5, 0.6))
-    with pytest.raises(OptionError, match="two or more"):
-        kldiv.js_divergence(P8)
-    with pytest.raises(OptionError, match="method belongs to distributions"):
-        kl(P8, Q8, method="quadrature")
-    with pytest.raises(LibraryError, match="p must be an array"):
-        kldiv.entropy([0.5, 0.5])
-    with pytest.raises(ShapeError, match="one row at a time"):
-        kldiv.value_and_grad(kl)(np.ones((2, 3)), np.ones((2, 3)))
+KL, ONES, ROWS = kldiv.kl_divergence, np.ones(3), np.ones((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda: KL(ONES, ONES[:2]), ShapeError, r"the same shape; got \(3,\) and \(2,\)"),
+        (lambda: KL(ONES, ONES, axis=1), ShapeError, "axis 1 is out of range for p"),
+        (lambda: KL(np.float64(1.0), np.float64(1.0)), ShapeError, "single number"),
+        (lambda: KL(ROWS[:, :0], ROWS[:, :0]), ShapeError, "no classes"),
+        (lambda: KL(ONES, ONES.astype(int)), DTypeError, "q has dtype int"),
+        (lambda: kldiv.entropy(ONES, base=1), OptionError, "base must be a number above 1"),
+        (lambda: kldiv.renyi_divergence(P8, Q8, alpha=-1), OptionError, "alpha"),
+        (lambda: kldiv.js_divergence(P8, Q8, weights=(0.5, 0.6)), OptionError, "be 2 numbers"),
+        (lambda: kldiv.js_divergence(P8), OptionError, "two or more"),
+        (lambda: KL(P8, Q8, method="quadrature"), OptionError, "method belongs to distributions"),
+        (lambda: kldiv.entropy([0.5, 0.5]), LibraryError, "p must be an array"),
+        (lambda: kldiv.value_and_grad(KL)(ROWS, ROWS), ShapeError, "one row at a time"),
+    ],
+)
+def test_errors(call, error, said):
+    with pytest.raises(error, match=said):
+        call()
 
 
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.25, 0.75)])

@@ -9,7 +9,7 @@ import pytest
 from f_divergences import RECORDS
 from libraries import Library, unit
 from logit_families import dtypes
-from sparse_teachers import Rows, errors, exact, rows
+from sparse_teachers import Rows, assert_right, errors, exact, rows
 
 import kldiv
 from kldiv import SparseTeacher
@@ -63,20 +63,7 @@ def _check(lib, dtype, record, first, *, target_rest=False, **options):
     for result, like in zip(results, (given.rest, *given[1:3], given.rest), strict=False):
         lib.assert_like(result, like.shape, dtype)
     results = [lib.numpy(result) for result in results]
-    wrong = {}
-    for row, each in enumerate(given.names):
-        true = exact(
-            record,
-            *(array[row] for array in given[1:4]),
-            options.get("temperature", 1.0),
-            given.rest[row] if target_rest else None,
-            options.get("tail", "bucket"),
-            options.get("target_temperature"),
-        )
-        off = errors(true, [result[row] for result in results], dtype)
-        if not max(off) <= 1:
-            wrong[each] = off
-    assert wrong == {}
+    assert_right(record, given, results, dtype, target_rest=target_rest, **options)
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -279,36 +266,37 @@ def test_indices_that_are_no_class(lib):
         assert np.isnan(lib.numpy(loss(*arrays)))
 
 
-def test_wrong_arguments():
-    a, indices = np.log(P[:2]), np.array([0, 1])
-    for wrong, error, words in (
-        ({"tail": "drop"}, OptionError, "tail must be one of 'bucket', 'renormalize'"),
-        ({"beta": 1.5}, OptionError, "beta must be 0, 1 or between them"),
-        ({"beta": 1.0, "divergence": KL()}, OptionError, "pass one of them"),
-        ({"target_temperature": 2.0}, OptionError, "pass tail='renormalize'"),
-        ({"tail": "renormalize", "target_rest": P[0]}, OptionError, "has none"),
-    ):
-        with pytest.raises(error, match=words):
-            loss(S, a, indices, **wrong)
-    with pytest.raises(DTypeError, match="expected integers"):
-        loss(S, a, a)
-    with pytest.raises(ShapeError, match="has an entry for each"):
-        loss(S, a, indices[:1])
-    with pytest.raises(ShapeError, match="must agree but for the axis"):
-        loss(np.stack([S, S]), a, indices)
-    with pytest.raises(OptionError, match="leave target_indices"):
-        loss(S, SparseTeacher(a, indices), indices)
-    with pytest.raises(OptionError, match="argnums 2 is target_rest"):
-        kldiv.value_and_grad(loss, 2)(S, a, indices)
-    with pytest.raises(ShapeError, match="fewer than k"):
-        kldiv.topk_log_probs(S, 6)
+A, AT = np.log(P[:2]), np.array([0, 1])
 
 
-def test_a_teacher_s_rest_is_left_out_where_classes_are_renormalized():
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (partial(loss, S, A, AT, tail="drop"), "tail must be one of 'bucket', 'renormalize'"),
+        (partial(loss, S, A, AT, beta=1.5), "beta must be 0, 1 or between them"),
+        (partial(loss, S, A, AT, beta=1.0, divergence=KL()), "pass one of them"),
+        (partial(loss, S, A, AT, target_temperature=2.0), "pass tail='renormalize'"),
+        (partial(loss, S, A, AT, tail="renormalize", target_rest=P[0]), "has none"),
+        (partial(loss, S, A, A), "expected integers"),
+        (partial(loss, S, A, AT[:1]), "has an entry for each"),
+        (partial(loss, np.stack([S, S]), A, AT), "must agree but for the axis"),
+        (partial(loss, S, SparseTeacher(A, AT), AT), "leave target_indices"),
+        (partial(kldiv.value_and_grad(loss, 2), S, A, AT), "argnums 2 is target_rest"),
+        (partial(kldiv.topk_log_probs, S, 6), "fewer than k"),
+    ],
+)
+def test_wrong_arguments(call, words):
+    with pytest.raises((DTypeError, OptionError, ShapeError), match=words):
+        call()
+
+
+def test_a_teacher_brings_its_temperature_and_no_rest_where_classes_are_renormalized():
     s, t = np.random.default_rng(1).normal(size=(2, 2, 5))
-    teacher = kldiv.topk_log_probs(t, 2)
-    found = loss(s, teacher, tail="renormalize")
-    assert found == loss(s, teacher.log_probs, teacher.indices, tail="renormalize")
+    teacher = kldiv.topk_log_probs(t, 2, 2.0)
+    plain = partial(loss, s, teacher.log_probs, teacher.indices, tail="renormalize")
+    for options, heat in (({}, 2.0), ({"target_temperature": 0.7}, 0.7)):
+        found = loss(s, teacher, tail="renormalize", **options)
+        assert found == plain(target_temperature=heat) != plain()
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])

@@ -103,18 +103,12 @@ def test_what_is_no_state(tmp_path, content):
         kldiv.KLState.load(file)
 
 
-def test_missing_foreign_and_newer_files(tmp_path):
+def test_missing_and_foreign_files(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         kldiv.KLState.load(tmp_path / "none.npz")
     np.savez(tmp_path / "other.npz", a=np.ones(3))
     with pytest.raises(InputError, match="is not a state"):
         kldiv.KLState.load(tmp_path / "other.npz")
-    kldiv.KLState.from_logits(S, T).save(tmp_path / "state.npz")
-    with np.load(tmp_path / "state.npz") as file:
-        arrays = dict(file)
-    np.savez(tmp_path / "newer.npz", **{**arrays, "format": 99})
-    with pytest.raises(InputError, match="format 99"):
-        kldiv.KLState.load(tmp_path / "newer.npz")
 
 
 def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
@@ -182,6 +176,7 @@ def test_a_machine_of_the_other_endianness(tmp_path):
         ({"temperature": np.nan}, "temperature is nan"),
         ({"temperature": np.ones(3)}, "is not a state"),
         ({"y": np.array([[None]] * 3)}, "unpickling"),
+        ({"format": 99}, "format 99"),
     ],
 )
 def test_states_that_lie(tmp_path, fields, said):

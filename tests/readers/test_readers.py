@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import struct
-import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import python
+from readers.refusing import Trap, refused
 
 from kldiv.errors import InputError, OptionError
 from kldiv.readers import cells, read, sources, tensor_files, text_files
@@ -77,16 +78,6 @@ def write(tmp_path):
     return write_file
 
 
-def refused(path, *words, **options):
-    """Check that a file is refused in a message that names it and all these words; return it."""
-    with pytest.raises(InputError) as caught:
-        read(path, **options)
-    message = str(caught.value)
-    for word in (Path(path).name.split("::")[0], *words):
-        assert word in message
-    return message
-
-
 def peak_of(action):
     tracemalloc.start()
     try:
@@ -103,9 +94,7 @@ def test_import_is_light():
     heavy = {"csv", "safetensors", "torch", "zarr", "zipfile"}
     code = f"import sys; heavy = {heavy} - set(sys.modules); import kldiv.readers;"
     code += "print(heavy.intersection(sys.modules))"
-    command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert python("-W", "error", "-c", code).strip() == "set()"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
@@ -375,22 +364,12 @@ def test_mapping_takes_no_memory(write):
     assert peak_of(lambda: read(path)) < MIB
 
 
-class Payload:
-    """Creates a file when unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def test_objects_are_refused_and_never_unpickled(write, tmp_path):
     trap = tmp_path / "trap"
-    array = np.array([Payload(trap), 1.0], dtype=object)
-    pickle.loads(pickle.dumps(Payload(trap)))  # noqa: S301 - shows that the trap works
+    array = np.array([Trap(trap), 1.0], dtype=object)
+    pickle.loads(pickle.dumps(Trap(trap)))  # noqa: S301 - shows that the trap works
     trap.unlink()
-    bare = pickle.dumps(Payload(trap))
+    bare = pickle.dumps(Trap(trap))
     refused(write("p.npy", npy(array)), "Python objects", "unpickling")
     refused(write("p.npz", zipped({"a.npy": npy(array)})), "Python objects", "'a'")
     for suffix in (".npy", ".npz", ".csv", ".tsv", ".safetensors", ".pkl"):

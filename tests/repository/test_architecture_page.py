@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import python
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
@@ -102,11 +102,4 @@ def test_every_change_has_its_program():
 def test_a_change_does_what_it_is_for(package, tmp_path, heading):
     start = f"import sys; sys.path.insert(0, {str(package)!r})\nimport kldiv, kldiv.errors\n"
     start += f"assert kldiv.__file__.startswith({str(package)!r}), kldiv.__file__\n"
-    done = subprocess.run(
-        [sys.executable, "-c", start + PROGRAMS[heading]],
-        cwd=tmp_path,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    python("-c", start + PROGRAMS[heading], cwd=tmp_path)

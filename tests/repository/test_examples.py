@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
+from processes import python
 from repository.example_runs import EXAMPLES, is_png, load, require, run
 
 # ---- quickstart ----------------------------------------------------------------------------------
@@ -103,17 +101,9 @@ def test_tensor_parallel_agrees_with_one_process():
     require("torch")
     script = str(EXAMPLES / "tensor_parallel.py")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
-    done = subprocess.run(
-        [sys.executable, *launch],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "They agree" in done.stdout
-    losses = [float(loss) for loss in re.findall(r"step .*: (\S+) nats", done.stdout)]
+    printed = python(*launch, OMP_NUM_THREADS="1")
+    assert "They agree" in printed
+    losses = [float(loss) for loss in re.findall(r"step .*: (\S+) nats", printed)]
     assert losses[0] > 1.9
     assert losses == sorted(losses, reverse=True)
 

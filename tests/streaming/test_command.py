@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from streaming import inputs
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
@@ -25,6 +26,7 @@ from kldiv.streaming import blocks, rows
 from kldiv.streaming.resume import uninterrupted
 
 MEASURES = ("kl_pq", "kl_qp", "js")
+data = partial(inputs.data, shape=(12, 30), distance=1e-3)
 
 
 @pytest.fixture(autouse=True)
@@ -60,21 +62,6 @@ def compare(run):
         return found
 
     return compare
-
-
-def data(form, shape=(12, 30), seed=0):
-    rng = np.random.default_rng(seed)
-    logits = 3 * rng.normal(size=(2, *shape))
-    logits[1] = logits[0] + 1e-3 * logits[1]
-    logits[0, 1, 2] = logits[1, 3, 4] = -np.inf
-    if form == "logits":
-        return logits
-    if form in {"counts", "auto"}:
-        return np.floor(30 * rng.random((2, *shape)))
-    e = np.exp(logits)
-    probs = e / e.sum(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore"):
-        return np.log(probs) if form == "log-probs" else probs
 
 
 def listing():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from streaming.inputs import data
 
 import kldiv
 from kldiv import streaming
@@ -23,23 +24,10 @@ from kldiv.errors import (
 from kldiv.readers import Table, open_table
 from kldiv.streaming import alignment, blocks, rows
 
-SHAPE = (8, 30)
 SPLIT, WHOLE = 128 * 8 * 7, 128 * 8 * 40
 """Memory in which rows of 30 classes are cut, and in which they are not."""
 
 pytestmark = pytest.mark.usefixtures("small")
-
-
-def data(form="logits", shape=SHAPE, seed=0):
-    logits = 3 * np.random.default_rng(seed).normal(size=(2, *shape))
-    if form == "counts":
-        return np.floor(9 * np.exp(logits / 9))
-    if len(shape) == 2:
-        logits[0, 1, 2] = logits[1, 3, 4] = -np.inf  # one row is infinite in either direction
-    if form == "logits":
-        return logits
-    log_probs = logits - np.logaddexp.reduce(logits, axis=-1)[..., None]
-    return log_probs if form == "log-probs" else np.exp(log_probs)
 
 
 def in_memory(p, q, form):
@@ -196,7 +184,7 @@ def test_everything_that_can_be_given(kind, memory):
     found = streaming.compare(GIVEN[kind](p), q, form="logits", memory=memory, reduction="none")
     for summary, expected in zip(measures(found), in_memory(p, q, "logits"), strict=True):
         np.testing.assert_allclose(summary.values, expected, rtol=1e-13)
-    assert (found.p.shape, found.q.path) == (SHAPE, None)
+    assert (found.p.shape, found.q.path) == ((8, 30), None)
     if kind == "member":
         assert (found.p.path, found.p.member) == (Path("a.npz"), "x")
 
@@ -488,6 +476,7 @@ HALF = np.full((2, 2), 0.5)
         ((HALF, HALF), {"smoothing": np.nan}, OptionError, "smoothing=nan: expected a finite"),
         ((HALF, HALF), {"smoothing": 1.0}, OptionError, "say normalize=True too"),
         ((HALF, HALF), {"smoothing": 1.0, "form": "logits"}, OptionError, "not to logits"),
+        ((HALF, HALF), {"temperature": 2.0}, TypeError, "temperature"),
         ((HALF, HALF), {"axis": 2}, ShapeError, r"axis=2 does not exist in shape \(2, 2\)"),
         ((HALF, HALF), {"align": True}, InputError, "`align` needs labels"),
         ((HALF, HALF), {"scheduler": "tcp://x:1"}, OptionError, "takes paths, .* P is a ndarray"),
@@ -506,11 +495,6 @@ HALF = np.full((2, 2), 0.5)
 def test_errors_name_the_argument_and_the_mend(given, options, error, said):
     with pytest.raises(error, match=said):
         streaming.compare(*given, **options)
-
-
-def test_an_option_that_does_not_exist():
-    with pytest.raises(TypeError, match="temperature"):
-        streaming.Run(HALF, HALF, temperature=2.0)
 
 
 @pytest.mark.parametrize("kind", ["short", "long", "longest", "letters"])
