@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -27,6 +26,7 @@ import mpmath
 import numpy as np
 
 from ..harness.progress import bar
+from ..harness.records import write_text
 from .search_targets import GROUPS
 from .searching import LIBRARIES, Found, Target, draw, mutate
 
@@ -257,9 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
         lines = search(options, report)
     print(summary(lines))
     if options.json:
-        part = options.json.with_suffix(".part")
-        part.write_text(json.dumps(lines, indent=1), encoding="utf-8")
-        os.replace(part, options.json)  # noqa: PTH105 - atomic
+        write_text(options.json, json.dumps(lines, indent=1))
     return int(any(line["units"] > line["limit"] for line in lines))
 
 
