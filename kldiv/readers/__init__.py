@@ -27,6 +27,7 @@ from kldiv.readers.sources import (
     is_pattern,
     is_stream,
     memory,
+    needed,
     opened,
     readable,
     size_of,
@@ -76,6 +77,9 @@ _FORMATS: Final = {
     ".pth": "torch_files.read_torch",
 }
 """The reader of each suffix, imported when it is used; behind one of `PACKED` too, if text."""
+
+_PACKAGES: Final = {"arrow_files": "pyarrow", "excel_files": "openpyxl", "hdf5_files": "h5py"}
+"""The packages that modules of readers import."""
 
 
 def read(
@@ -293,29 +297,20 @@ def open_samples(
     """
     path, member = split(spec, key)
     if member is None and path.suffix.lower() == ".parquet" and path.is_file():
-        from kldiv.readers.arrow_files import parquet_columns  # noqa: PLC0415 - as other formats
-
         with opened(path) as file:
-            names = parquet_columns(Source(file, path, None, size_of(file), max_bytes))
+            source = Source(file, path, None, size_of(file), max_bytes)
+            names = _function(source, "arrow_files.parquet_columns")(source)
         chosen, beside = reading.names("values"), reading.names("labels") or ()
         if names is not None and {*(chosen or ()), *beside} <= set(names):
             own = replace(reading, values=None, labels=None)
-            return {
-                name: partial(_column, path, name, max_bytes, own)
-                for name in chosen or names
-                if name not in beside
-            }
+
+            def read_column(name: str) -> Sample:
+                return read_samples(path, key=name, max_bytes=max_bytes, reading=own)[0]
+
+            wanted = [name for name in chosen or names if name not in beside]
+            return {name: partial(read_column, name) for name in wanted}
     found = read_samples(spec, key=key, max_bytes=max_bytes, reading=reading)
-    return {each.name: partial(_same, each) for each in found}
-
-
-def _column(path: Path, name: str, max_bytes: int | None, reading: Reading) -> Sample:
-    (found,) = read_samples(path, key=name, max_bytes=max_bytes, reading=reading)
-    return found
-
-
-def _same(sample: Sample) -> Sample:
-    return sample
+    return {each.name: lambda each=each: each for each in found}  # type: ignore[misc]
 
 
 def open_table(
@@ -369,10 +364,10 @@ def open_table(
         return _read_file(file, member, max_bytes=max_bytes, lazy=True)
 
     with readable(path):
-        store = is_zarr(path)
-        table = (
-            read_zarr(path, member) if store else read_shards(path, member, shard_axis, read_shard)
-        )
+        if is_zarr(path):
+            table = read_zarr(Source(BytesIO(), path, member, 0))
+        else:
+            table = read_shards(path, member, shard_axis, read_shard)
     if max_bytes is not None and table.array.nbytes > max_bytes:
         raise InputError(
             f"{path}: {table.array.nbytes:,} bytes; at most {max_bytes:,} are accepted. Pass"
@@ -460,9 +455,16 @@ def _read(source: Source) -> Table:
         )
     if source.kind in TEXT:
         check_text(source)
-    module, _, name = found.partition(".")
-    reader: Callable[[Source], Table] = getattr(import_module(f"{__name__}.{module}"), name)
+    reader: Callable[[Source], Table] = _function(source, found)
     return reader(source)
+
+
+def _function(source: Source, place: str) -> Any:
+    """Return a function of a module of readers, whose package must be there."""
+    module, _, name = place.partition(".")
+    if module in _PACKAGES:
+        needed(source, _PACKAGES[module])
+    return getattr(import_module(f"{__name__}.{module}"), name)
 
 
 def _read_stream(source: Source) -> Table:

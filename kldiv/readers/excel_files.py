@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+import openpyxl
+
 from kldiv.readers.cells import of_values, tabulate
-from kldiv.readers.sources import Source, check_budget, choose, needs, parsing
+from kldiv.readers.sources import Source, check_budget, choose, parsing
 
 if TYPE_CHECKING:
     from kldiv.readers.table import Table
@@ -17,8 +20,6 @@ _DECLARED: Final = ("<!DOCTYPE", "<!ENTITY")
 
 def read_excel(source: Source) -> Table:
     """Return the numbers of a sheet; ``::sheet`` picks it, ``::sheet::column`` a column of it."""
-    with needs(source, "openpyxl"):
-        import openpyxl  # noqa: PLC0415 - optional, and only where one is read
     with parsing(source, "Excel workbook (.xlsx)"):
         _check_archive(source)
         source.file.seek(0)
@@ -41,8 +42,6 @@ def read_excel(source: Source) -> Table:
 
 def _check_formulas(source: Source, sheet: str, rows: list[list[Any]]) -> None:
     """Refuse cells whose formula was never computed: they would be missing numbers."""
-    import openpyxl  # noqa: PLC0415 - is loaded already
-
     source.file.seek(0)
     book = openpyxl.load_workbook(source.file, read_only=True, keep_links=False)
     written = book[sheet].iter_rows()
@@ -58,8 +57,6 @@ def _check_formulas(source: Source, sheet: str, rows: list[list[Any]]) -> None:
 
 def _check_archive(source: Source) -> None:
     """Refuse archives that inflate beyond the budget, and parts that declare a document type."""
-    import zipfile  # noqa: PLC0415 - only where one is read
-
     if not zipfile.is_zipfile(source.file):
         raise source.error("is no workbook. If it holds text, name it .csv")
     with zipfile.ZipFile(source.file) as archive:

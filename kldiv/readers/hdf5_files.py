@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+import h5py
 import numpy as np
 
 from kldiv.readers.layout import Layout
@@ -17,7 +18,6 @@ from kldiv.readers.sources import (
     check_budget,
     check_layout,
     choose,
-    needs,
     parsing,
 )
 from kldiv.readers.stored import Stored
@@ -35,8 +35,6 @@ _FILTERS: Final = {1, 2, 3, 4, 5, 6, 32000}  # those of HDF5 itself, and lzf, wh
 
 def read_hdf5(source: Source) -> Table:
     """Return a dataset of a file."""
-    with needs(source, "h5py"):
-        import h5py  # noqa: PLC0415 - optional, and only where one is read
     with parsing(source, "HDF5 file"), h5py.File(source.file, "r") as file:
         names = list[str]()
 
@@ -76,11 +74,8 @@ class _Dataset(Stored):
     def __init__(self, path: Path, member: str, found: Any) -> None:
         self._path = path
         self._member = member
-        order = tuple(reversed(range(len(found.shape))))
-        super().__init__(found.shape, found.dtype, order, found.chunks)
+        super().__init__(found.shape, found.dtype, chunks=found.chunks)
 
     def __getitem__(self, index: Index) -> NDArray[Any]:
-        import h5py  # noqa: PLC0415 - is loaded already
-
         with h5py.File(self._path, "r") as file:
             return np.asarray(file[self._member][index], dtype=self.dtype)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from kldiv.readers.cells import check_nested, of_values, tabulate
-from kldiv.readers.sources import FLOOR, SHOWN, Source, choose, parsing
+from kldiv.readers.sources import SHOWN, Source, check_text_size, choose, parsing
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
@@ -55,10 +55,7 @@ def _distinct(source: Source) -> Callable[[list[tuple[str, Any]]], dict[str, Any
 
 
 def _text(source: Source) -> str:
-    limit = source.max_bytes or FLOOR
-    if source.size > limit:
-        text = f"{source.size:,} bytes of text; at most {limit:,} are accepted. Save it as .npy, or"
-        raise source.error(f"{text} pass max_bytes={source.size} (--max-bytes {source.size})")
+    check_text_size(source)
     source.file.seek(0)
     raw = source.file.read()
     return raw.decode(source.reading.encoding or json.detect_encoding(raw))

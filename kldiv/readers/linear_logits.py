@@ -34,7 +34,7 @@ class LinearLogits(Stored):
         shape = (*hidden.array.shape[:-1], weight.array.shape[0])
         kinds = {each.array.dtype for each in (hidden, weight)}
         wide = np.float64 if np.dtype(np.float64) in kinds else np.float32
-        super().__init__(shape, np.dtype(wide), tuple(reversed(range(len(shape)))))
+        super().__init__(shape, np.dtype(wide))
         self.hidden = hidden
         self.weight = weight
 

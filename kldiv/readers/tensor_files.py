@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from kldiv.readers.sources import (
     check_layout,
     choose,
     load,
+    needed,
     opened,
     parsing,
     size_of,
@@ -44,8 +46,6 @@ _SAFETENSORS: Final = {
 
 def read_safetensors(source: Source) -> Table:
     """Return a tensor of a ``.safetensors`` file."""
-    import json  # noqa: PLC0415 - only where one is read
-
     length = int.from_bytes(source.file.read(8), "little")
     there = max(source.size - 8, 0)
     if not 0 < length <= min(there, _JSON_HEADER):
@@ -72,8 +72,6 @@ def read_safetensors(source: Source) -> Table:
 
 def read_index(source: Source) -> Table:
     """Return a tensor of the files that an index of Hugging Face's names, which lie beside it."""
-    import json  # noqa: PLC0415 - only where one is read
-
     if source.size > _JSON_HEADER:
         raise source.error(f"{source.size:,} bytes; an index has at most {_JSON_HEADER:,}")
     with parsing(source, "index of .safetensors files"):
@@ -98,10 +96,6 @@ def index_in(folder: Path) -> Path | None:
 
 def _validate(source: Source) -> None:
     """Have the format's own package check the header: names, types, and offsets without holes."""
-    try:
-        from safetensors import safe_open  # noqa: PLC0415 - optional
-    except ImportError as error:
-        text = 'needs the safetensors package: pip install "kldiv[cli]"'
-        raise source.error(text) from error
-    with parsing(source, ".safetensors"), safe_open(source.path, framework="np"):
+    package = needed(source, "safetensors", "cli")
+    with parsing(source, ".safetensors"), package.safe_open(source.path, framework="np"):
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import io
 import re
 from collections import Counter
@@ -15,7 +16,7 @@ import numpy as np
 
 from kldiv.readers.cells import Records, tabulate
 from kldiv.readers.numerals import decimals, is_blank, plain
-from kldiv.readers.sources import FLOOR, SHOWN, Source, parsing
+from kldiv.readers.sources import SHOWN, Source, check_text_size, parsing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -43,10 +44,7 @@ _MARKS: Final = (
 
 def read_text(source: Source) -> Table:
     """Return the numbers of a text file, with the labels that it gives them."""
-    limit = source.max_bytes or FLOOR
-    if source.size > limit:
-        text = f"{source.size:,} bytes of text; at most {limit:,} are accepted. Save it as .npy, or"
-        raise source.error(f"{text} pass max_bytes={source.size} (--max-bytes {source.size})")
+    check_text_size(source)
     with parsing(source, "text file with one record a line"):
         return tabulate(source, _Text(source).records())
 
@@ -219,8 +217,6 @@ class _Text:
 
     def _rows(self, lines: Iterable[str], sep: str, line: int = 1) -> Iterator[Lines]:
         """Yield the rows of lines, the first of which has that number."""
-        import csv  # noqa: PLC0415 - only where one is read
-
         found = csv.reader(
             lines,
             delimiter=sep,
@@ -284,8 +280,6 @@ class _Text:
 
     def _lone_quote(self) -> int | None:
         """Return the line of a mark that makes one cell of several lines; 0 if it has no end."""
-        import csv  # noqa: PLC0415 - is loaded already
-
         if not self._has_quotes or self._plainly_quoted:
             return None
         try:
@@ -316,8 +310,6 @@ class _Text:
         return made if usual.rows or any(look.consistent for look in made) else []
 
     def _look(self, sep: str) -> _Look:
-        import csv  # noqa: PLC0415 - is loaded already
-
         try:
             rows = list(islice(self._lines(sep), _HEAD_ROWS))
         except csv.Error:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from kldiv.readers.sources import FLOOR, Source, needs, parsing
+from kldiv.readers.sources import FLOOR, Source, needed, parsing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,8 +84,7 @@ def _gzip(source: Source) -> Iterator[bytes]:
 
 
 def _zstd(source: Source) -> Iterator[bytes]:
-    with needs(source, "zstandard"):
-        import zstandard  # noqa: PLC0415 - optional, and only where one is read
+    zstandard = needed(source, "zstandard")
     # A window beyond 128 MiB would be memory that the file asks for.
     packer = zstandard.ZstdDecompressor(max_window_size=1 << 27)
     source.file.seek(0)
