@@ -29,7 +29,7 @@ import kldiv
 
 from ..harness.machine import versions
 from ..harness.operations import SPREAD, TARGETS
-from ..harness.records import write_text
+from ..harness.records import dumps_lines, write_text
 from ..report.markdown import markdown
 
 try:
@@ -274,11 +274,7 @@ def _versions() -> dict[str, str]:
 
 def write(path: Path, results: Results) -> None:
     """Write the results all at once: an interrupted run leaves an earlier file as it was."""
-    # One line per cell: a new run shows as few changed lines.
-    cells = ",\n".join(f"  {json.dumps(c, allow_nan=False)}" for c in results["cells"])
-    head = json.dumps({**results, "cells": []}, indent=1, ensure_ascii=False)
-    text = head.replace('"cells": []', f'"cells": [\n{cells}\n ]') + "\n"
-    write_text(path, text)
+    write_text(path, dumps_lines(results))
 
 
 def table(results: Results, dtype: str, divergence: str) -> str:
