@@ -190,6 +190,11 @@ def _drift(p: Sample, q: Sample, bins: int | None, *, asked: bool = True) -> Dri
         counts = [np.array([each[key] for key in words_of_both], float) for each in keys]
         return _of_counts(p, q, size, f"{len(words_of_both):,} classes", counts)
     classes = None if bins is not None and asked else _repeated(p.values, q.values)
+    if classes is not None and np.abs(classes).max(initial=0) > 2**53:
+        raise InputError(
+            f"column {p.name!r} has whole numbers beyond 2**53, which float64 does not tell apart:"
+            " write them as text, or take --bins where they are no classes"
+        )
     if classes is not None:
         counts = [_counted(each.values, classes) for each in (p, q)]
         return _of_counts(p, q, size, f"{len(classes):,} classes", counts)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from kldiv.errors import InputError
+from kldiv.readers.arrays import doubles, unmasked
 from kldiv.readers.linear_logits import logits_of
 from kldiv.readers.llama_files import MAGIC, read_base
 from kldiv.readers.reading import PLAIN, Reading
@@ -241,7 +242,7 @@ def read_samples(
         table = _read_file(path, member, max_bytes=max_bytes, reading=reading, samples=True)
     if table.samples:
         return table.samples
-    array = table.array.astype(np.float64, copy=False)
+    array = doubles(str(path), table.array)
     if array.ndim > 2:
         raise InputError(f"{path}: shape {array.shape}; samples are a list, or columns of a matrix")
     columns = [array.ravel()] if array.ndim < 2 else list(array.T)
@@ -390,14 +391,14 @@ def linear_logits(hidden: Any, weight: Any) -> Table:
     -------
     Table
         For `kldiv.streaming.compare`; its array is a `Stored` of float32, or of float64 where
-        either is.
+        float32 does not hold the numbers of either.
 
     Raises
     ------
     ShapeError
         The hidden states are no longer or shorter than the rows of the weight.
-    DTypeError
-        Either is not of real numbers.
+    DTypeError, LibraryError
+        Either is not of real numbers, or is a masked array.
 
     Examples
     --------
@@ -411,12 +412,12 @@ def linear_logits(hidden: Any, weight: Any) -> Table:
     0.0
     """
     first, second = (
-        Table(given)
-        if isinstance(given, np.ndarray | Stored)
-        else given
+        given
         if isinstance(given, Table)
+        else Table(given if isinstance(given, Stored) else unmasked(name, given))
+        if isinstance(given, np.ndarray | Stored)
         else opening(given)
-        for given, opening in ((hidden, open_table), (weight, read))
+        for name, given, opening in (("hidden", hidden, open_table), ("weight", weight, read))
     )
     return logits_of(first, second)
 

@@ -14,15 +14,16 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from kldiv.readers.cells import Records, cell_of, check_nested, tabulate
+from kldiv.readers.cells import tabulate
 from kldiv.readers.numerals import is_missing
+from kldiv.readers.records import Records, cell_of, check_nested
 from kldiv.readers.sources import Source, check_budget, parsing
 from kldiv.readers.table import Sample, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kldiv.readers.cells import Block
+    from kldiv.readers.records import Block
 
 _ROWS = 1 << 14  # of a batch
 _BLOCK = 1 << 18  # of a batch of one column

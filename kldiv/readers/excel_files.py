@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import openpyxl
 
-from kldiv.readers.cells import of_values, tabulate
+from kldiv.readers.cells import tabulate
+from kldiv.readers.records import of_values
 from kldiv.readers.sources import Source, check_budget, choose, parsing
 
 if TYPE_CHECKING:

@@ -6,13 +6,15 @@ By the standard library: a text has the budget of a text file, so nothing need b
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kldiv.readers.cells import check_nested, of_values, tabulate
+from kldiv.readers.cells import tabulate
+from kldiv.readers.records import check_nested, of_values
 from kldiv.readers.sources import SHOWN, Source, check_text_size, choose, parsing
 from kldiv.readers.table import Table
 
@@ -34,7 +36,7 @@ def read_json_lines(source: Source) -> Table:
         hook = _distinct(source)
         lines = [
             json.loads(line, object_pairs_hook=hook)
-            for line in _text(source).splitlines()
+            for line in re.split(r"[\r\n]+", _text(source))  # a label may have other line ends
             if line.strip()
         ]
         return _table(source, lines)

@@ -32,9 +32,8 @@ class LinearLogits(Stored):
 
     def __init__(self, hidden: Table, weight: Table) -> None:
         shape = (*hidden.array.shape[:-1], weight.array.shape[0])
-        kinds = {each.array.dtype for each in (hidden, weight)}
-        wide = np.float64 if np.dtype(np.float64) in kinds else np.float32
-        super().__init__(shape, np.dtype(wide))
+        both = np.result_type(hidden.array.dtype, weight.array.dtype, np.float32)
+        super().__init__(shape, min(both, np.dtype(np.float64), key=lambda each: each.itemsize))
         self.hidden = hidden
         self.weight = weight
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import sys
@@ -18,7 +19,7 @@ from kldiv.readers.reading import PLAIN
 from kldiv.readers.stored import StoredFile, widened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from types import ModuleType
 
     from numpy.typing import NDArray
@@ -225,6 +226,26 @@ def check_layout(source: Source, layout: Layout, member: str | None = None) -> N
     possible = len(layout.shape) <= _MAX_DIMENSIONS and all(0 <= n < 2**63 for n in layout.shape)
     if not possible:
         raise source.error("declares a shape that no array can have. Write it again", member)
+
+
+def check_attributes(source: Source, attributes: Any, member: str | None = None) -> None:
+    """Refuse numbers that netCDF's conventions pack, which stand for others."""
+    plain = {"scale_factor": 1, "add_offset": 0}
+    odd = [name for name, x in plain.items() if np.any(np.asarray(attributes.get(name, x)) != x)]
+    if odd:
+        text = f"its numbers are packed, by the attributes {' and '.join(odd)}"
+        raise source.error(f"{text}. Unpack them, say by xarray, and write them as floats", member)
+
+
+def unwritten(source: Source, there: int, shape: Sequence[int], chunks: Sequence[int]) -> str:
+    """Say how many chunks of an array are not there; an empty text where all are."""
+    whole = math.prod(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))
+    if there >= whole:
+        return ""
+    return (
+        f"{whole - there:,} of {whole:,} chunks of {source.path} were never written: the array's"
+        " fill value is read there"
+    )
 
 
 def check_budget(source: Source, nbytes: int, stored: int, member: str | None = None) -> None:

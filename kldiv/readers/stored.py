@@ -88,7 +88,7 @@ class Stamped(Stored):
     def __init__(self, path: Path, *array: Any) -> None:
         super().__init__(*array)
         self.path = path
-        self._stamp = _stamp(path.stat())
+        self._stamp = _stamp(path.stat()) if path.exists() else None  # a pipe is read at once
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from kldiv.readers.layout import Layout
-from kldiv.readers.sources import check_alone, check_layout, choose, memory, needed, parsing
+from kldiv.readers.sources import (
+    check_alone,
+    check_attributes,
+    check_layout,
+    choose,
+    memory,
+    needed,
+    parsing,
+    unwritten,
+)
 from kldiv.readers.stored import Stored
 from kldiv.readers.table import Table
 
@@ -59,7 +68,11 @@ def read_zarr(source: Source) -> Table:
         else:
             key = choose(source, _arrays(path, set()), "arrays")
             found = zarr.open_array(store=str(path / key), mode="r")
-        return Table(_ZarrArray(source, found), path, key)
+        array = _ZarrArray(source, found)
+        check_attributes(source, found.attrs, key)
+        there = found.nchunks_initialized
+        note = unwritten(source, there, found.shape, found.chunks) if array.size else ""
+        return Table(array, path, key, notes=(note,) if note else ())
 
 
 def _arrays(group: Path, seen: set[Path], name: str = "") -> Iterator[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from kldiv.errors import DTypeError, InputError, LibraryError, OptionError, ShapeError
 from kldiv.frames import folded
 from kldiv.readers import Stored, Table, open_table, read
+from kldiv.readers.arrays import doubles, unmasked
 from kldiv.streaming.alignment import (
     align,
     in_memory,
@@ -28,29 +29,9 @@ if TYPE_CHECKING:
     from kldiv.streaming.options import Options
 
 _TOTAL: Final = {
-    *(
-        "",
-        "total",
-        "totals",
-        "sum",
-        "all",
-        "overall",
-        "grand total",
-        "gesamt",
-        "summe",
-        "insgesamt",
-    ),
-    *(
-        "somme",
-        "total général",
-        "total general",
-        "suma",
-        "soma",
-        "totale",
-        "totaal",
-        "итого",
-        "合计",
-    ),
+    *("", "total", "totals", "sum", "all", "overall", "grand total", "gesamt", "summe"),
+    *("insgesamt", "somme", "total général", "total general", "suma", "soma", "totale"),
+    *("totaal", "итого", "合计"),
 }
 """Names of a class that may be the sum of all others."""
 _MANY: Final = 1 << 16  # classes, among which nobody looks for a total
@@ -124,7 +105,7 @@ def _next_tokens(given: Any, pair: Pair, options: Options) -> Any:
     elif isinstance(given, str | os.PathLike):
         tokens = read(given, max_bytes=options.max_bytes).array
     else:
-        tokens = np.asarray(given)
+        tokens = unmasked("`next_tokens`", given)
     if tokens is None:
         return None
     if tokens.shape != places.shape:
@@ -176,6 +157,9 @@ def _open(given: Any, name: str, options: Options) -> Table:
             f"{name} has shape {array.shape}: no distributions to compare. Give an array with at"
             " least one number"
         )
+    if array.dtype.itemsize > np.dtype(np.float64).itemsize:
+        table = in_memory(table)
+        table = replace(table, array=doubles(name, table.array))
     if options.reading.na == "zero" and array.dtype.kind == "f":
         table = in_memory(table)
         table = replace(table, array=zero_for_missing(table.array))

@@ -15,6 +15,7 @@ from kldiv._named import parsed
 from kldiv.errors import DTypeError, InputError, OptionError, ShapeError
 from kldiv.formulas.blocks import slices
 from kldiv.readers import Table, read
+from kldiv.readers.arrays import doubles, unmasked
 from kldiv.streaming.alignment import align as aligned
 from kldiv.streaming.alignment import without_missing, zero_for_missing
 from kldiv.streaming.inputs import is_whole
@@ -94,8 +95,8 @@ def pairwise(
     InputError
         A file cannot be read, holds no such numbers, or classes that differ; or there is one
         distribution only.
-    ShapeError, DTypeError
-        An array has more than two axes, or no real numbers.
+    ShapeError, DTypeError, LibraryError
+        An array has more than two axes, no real numbers, or a mask.
     OptionError
         An option with a value that it does not take.
 
@@ -158,8 +159,8 @@ def _rows_of(given: Any, name: str, options: Options) -> Table:
         key = None if isinstance(given, str) and "::" in given else options.key
         table = read(given, key=key, max_bytes=options.max_bytes, reading=options.reading)
     else:
-        table = given if isinstance(given, Table) else Table(np.asarray(given))
-    array = np.asarray(table.array)
+        table = given if isinstance(given, Table) else Table(given)
+    array = unmasked(name, table.array)
     if array.dtype.kind not in "biuf":
         raise DTypeError(f"{name} has dtype {array.dtype}: expected booleans, integers or floats")
     if array.ndim not in {1, 2} or not array.size:
@@ -167,7 +168,7 @@ def _rows_of(given: Any, name: str, options: Options) -> Table:
             f"{name} has shape {array.shape}: pairs are taken of the rows of a matrix. Give one"
             " with two axes, and at least one number"
         )
-    array = array.astype(np.float64)
+    array = doubles(name, array)
     if options.reading.na == "zero":
         array = zero_for_missing(array)
     if array.ndim == 1:

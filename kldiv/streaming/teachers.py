@@ -16,8 +16,9 @@ import numpy as np
 from kldiv import backends
 from kldiv._files import replacing
 from kldiv.backends.memory import keep_freed_memory
-from kldiv.errors import InputError, OptionError, ShapeError
+from kldiv.errors import DTypeError, InputError, OptionError, ShapeError
 from kldiv.readers import open_table
+from kldiv.readers.arrays import unmasked
 from kldiv.sparse_losses import SparseTeacher
 
 if TYPE_CHECKING:
@@ -158,9 +159,12 @@ class TeacherWriter:
             Not K classes a row, or more rows than were announced.
         OptionError
             Another temperature, an index that is no class, or the rest is missing.
+        DTypeError, LibraryError
+            Indices that are no integers, or masked arrays.
         """
-        log_probs, indices = (_host(array) for array in teacher[:2])
-        log_probs, indices = (_rows(array, self.k) for array in (log_probs, indices))
+        log_probs, indices = (_rows(_host(array), self.k) for array in teacher[:2])
+        if indices.dtype.kind not in "iu":
+            raise DTypeError(f"{self.path}: indices of dtype {indices.dtype}; expected integers")
         if len(indices) != len(log_probs) or self.written + len(log_probs) > self.rows:
             raise ShapeError(
                 f"{self.path}: {len(log_probs)} rows of log-probabilities and {len(indices)} of "
@@ -308,7 +312,7 @@ def open_teacher(path: str | os.PathLike[str]) -> StoredTeacher:
 
 def _host(array: Any) -> NDArray[Any]:
     if isinstance(array, np.ndarray):
-        return array
+        return unmasked("the teacher", array)
     return np.asarray(backends.find(array).to_numpy(array))
 
 
