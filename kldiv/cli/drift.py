@@ -17,7 +17,7 @@ from kldiv import estimators
 from kldiv.cli.json_output import print_json
 from kldiv.cli.progress import Progress
 from kldiv.cli.render import Page, clean, print_notes
-from kldiv.cli.tables import picture
+from kldiv.cli.tables import part_of, picture
 from kldiv.errors import InputError
 from kldiv.readers import open_samples
 
@@ -72,7 +72,10 @@ def show(options: dict[str, Any], bins: int | None, *, neighbours: bool = False)
         if options[name] != default:
             raise click.UsageError(f"--{name.replace('_', '-')}: not for samples")
     plot: DriftPlot | None = picture("drift_plot", "DriftPlot", options["plot"])
-    p, q = _columns(options, "p"), _columns(options, "q")
+    p, q = (
+        open_samples(options[name], reading=options["reading"], **part_of(options, name))
+        for name in ("p", "q")
+    )
     with Progress() as progress:
         found, notes = _compared(p, q, bins, progress, neighbours=neighbours, plot=plot)
     found.sort(key=lambda each: (-each.js, -_number(each.kl_pq)))
@@ -89,16 +92,6 @@ def show(options: dict[str, Any], bins: int | None, *, neighbours: bool = False)
 
 def _number(value: float) -> float:
     return value if value == value else -math.inf  # noqa: PLR0124 - NaN comes last
-
-
-def _columns(options: dict[str, Any], name: str) -> Columns:
-    own = "::" in options[name]
-    return open_samples(
-        options[name],
-        key=None if own else options["key"],
-        max_bytes=options["max_bytes"],
-        reading=options["reading"],
-    )
 
 
 def _paired(p: Columns, q: Columns) -> tuple[list[tuple[Column, Column]], list[str]]:

@@ -55,10 +55,6 @@ _LISTED: Final = 8
     help="Parts for cross-validation.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the random parts.")
-@click.option("--key", metavar="NAME", help="The array or column to take.")
-@click.option(
-    "--max-bytes", type=click.IntRange(min=1), metavar="N", help="The largest array to accept."
-)
 @table_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
