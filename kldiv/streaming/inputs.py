@@ -131,10 +131,9 @@ def is_whole(array: Any) -> bool:
 
 def _open(given: Any, name: str, options: Options) -> Table:
     if isinstance(given, str | os.PathLike):
-        own = isinstance(given, str) and "::" in given
         table = open_table(
             given,
-            key=None if own else options.key,
+            key=options.key_of(given),
             max_bytes=options.max_bytes,
             shard_axis=options.shard_axis,
             reading=options.reading,
@@ -186,8 +185,8 @@ def _paired(p: Table, q: Table, axis: int) -> Pair:
     if p.edges is not None and q.edges is not None and not np.array_equal(p.edges, q.edges):
         _refuse_bins(p, q)
     (p_classes, p_rows), (q_classes, q_rows) = labels_of(p, axis), labels_of(q, axis)
-    _check_labels("classes", p_classes, q_classes)
-    _check_labels("rows", p_rows, q_rows)
+    check_labels("classes", p_classes, q_classes)
+    check_labels("rows", p_rows, q_rows)
     if p.array.shape != q.array.shape:
         raise ShapeError(
             f"P has shape {p.array.shape}, Q {q.array.shape}: both must have the same. Nothing is"
@@ -238,15 +237,19 @@ def _check_total(name: str, table: Table) -> None:
         )
 
 
-def _check_labels(kind: str, first: Names, second: Names) -> None:
+def check_labels(
+    kind: str, first: Names, second: Names, names: tuple[str, str] = ("P", "Q")
+) -> None:
+    """Refuse labels that differ, and name the first that do."""
     if first is None or second is None or first == second:
         return
     pairs = zip(first, second, strict=False)
     place = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
     if place is None:
-        found = f"P has {len(first):,}, Q {len(second):,}"
+        found = f"{names[0]} has {len(first):,}, {names[1]} {len(second):,}"
     else:
-        found = f"number {place + 1} is {first[place]!r} in P, {second[place]!r} in Q"
+        each = f"{first[place]!r} in {names[0]}, {second[place]!r} in {names[1]}"
+        found = f"number {place + 1} is {each}"
     hint = ""
     if len(first) == len(second) and all(map(eq, map(folded, first), map(folded, second))):
         hint = ", align=True, fold=True whatever their case, blanks and Unicode form"

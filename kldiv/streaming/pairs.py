@@ -18,7 +18,7 @@ from kldiv.readers import Table, read
 from kldiv.readers.arrays import doubles, unmasked
 from kldiv.streaming.alignment import align as aligned
 from kldiv.streaming.alignment import without_missing, zero_for_missing
-from kldiv.streaming.inputs import is_whole
+from kldiv.streaming.inputs import check_labels, is_whole
 from kldiv.streaming.members import member
 from kldiv.streaming.options import Options
 
@@ -156,8 +156,8 @@ def pairwise(
 def _rows_of(given: Any, name: str, options: Options) -> Table:
     """Return an array or a file as rows of distributions."""
     if isinstance(given, str | os.PathLike):
-        key = None if isinstance(given, str) and "::" in given else options.key
-        table = read(given, key=key, max_bytes=options.max_bytes, reading=options.reading)
+        key, limit = options.key_of(given), options.max_bytes
+        table = read(given, key=key, max_bytes=limit, reading=options.reading)
     else:
         table = given if isinstance(given, Table) else Table(given)
     array = unmasked(name, table.array)
@@ -230,18 +230,7 @@ def _joined(
 def _check_classes(p: Table, q: Table, first: str, other: str) -> None:
     if p.edges is not None and q.edges is not None and not np.array_equal(p.edges, q.edges):
         raise InputError(f"the bins of {first} and {other} differ: count both in the same ones")
-    if p.classes is not None and q.classes is not None and p.classes != q.classes:
-        both = zip(p.classes, q.classes, strict=False)
-        odd = next((i for i, (a, b) in enumerate(both) if a != b), None)
-        found = (
-            f"{first} has {len(p.classes):,}, {other} {len(q.classes):,}"
-            if odd is None
-            else f"number {odd + 1} is {p.classes[odd]!r} in {first}, {q.classes[odd]!r} in {other}"
-        )
-        raise InputError(
-            f"the classes differ: {found}. align=True matches them by label; labels='' compares by"
-            " position"
-        )
+    check_labels("classes", p.classes, q.classes, (first, other))
     sizes = p.array.shape[1], q.array.shape[1]
     if sizes[0] != sizes[1]:
         raise ShapeError(
