@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from kldiv.errors import InputError
-from kldiv.readers.arrays import doubles, unmasked
+from kldiv.readers.arrays import doubles
 from kldiv.readers.linear_logits import logits_of
 from kldiv.readers.llama_files import MAGIC, read_base
 from kldiv.readers.reading import PLAIN, Reading
@@ -412,12 +412,12 @@ def linear_logits(hidden: Any, weight: Any) -> Table:
     0.0
     """
     first, second = (
-        given
-        if isinstance(given, Table)
-        else Table(given if isinstance(given, Stored) else unmasked(name, given))
+        Table(given)
         if isinstance(given, np.ndarray | Stored)
+        else given
+        if isinstance(given, Table)
         else opening(given)
-        for name, given, opening in (("hidden", hidden, open_table), ("weight", weight, read))
+        for given, opening in ((hidden, open_table), (weight, read))
     )
     return logits_of(first, second)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from kldiv.errors import DTypeError, ShapeError
+from kldiv.readers.arrays import unmasked
 from kldiv.readers.stored import Stored
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def logits_of(hidden: Table, weight: Table) -> Table:
     """Return the logits, once the shapes and dtypes are checked."""
     tables = hidden, weight
     for name, each in zip(("hidden", "weight"), tables, strict=True):
+        if not isinstance(each.array, Stored):
+            unmasked(name, each.array)
         if each.array.dtype.kind not in "biuf":
             raise DTypeError(f"{name} has dtype {each.array.dtype}; expected real numbers")
     states, rows = (each.array.shape for each in tables)

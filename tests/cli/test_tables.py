@@ -418,6 +418,11 @@ def test_a_column_that_neighbours_do_not_serve_goes_by_bins(compare):
         (("x\n1.5\n2.5\n", "x\n1.5\n2.5\n"), (), "nearest neighbours need 20"),
         (("x\na\nb\n", "x\n1.5\n2.5\n"), (), "categories in P and numbers"),
         (("x,y\na,b\n", "z,w\na,b\n"), (), "no column is in both"),
+        (
+            tuple(f"id\n{2**60 + i}\n{2**60 + i}\n" for i in (1, 2)),
+            (),
+            "column 'id' has whole numbers beyond 2**53",
+        ),
         (LETTERS, ("--align",), "--align: not for samples"),
     ],
 )
