@@ -275,7 +275,7 @@ def test_another_run_is_not_resumed(tmp_path):
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     path = tmp_path / "results.json"
-    command = [sys.executable, "-m", "kldiv.cli", "bench", "run", *SMALL, "--out", str(path)]
+    command = [sys.executable, "-m", "kldiv", "bench", "run", *SMALL, "--out", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
