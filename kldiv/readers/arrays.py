@@ -30,7 +30,7 @@ def doubles(name: str, array: NDArray[Any]) -> NDArray[np.float64]:
         lost = (np.isinf(found) & np.isfinite(array)) | ((found == 0) & (array != 0))
         if lost.any():
             raise InputError(
-                f"{name} has dtype {array.dtype.name} and the number {array[lost].flat[0]}, which"
+                f"{name} has dtype {array.dtype.name} and the number {array[lost][0]!s}, which"
                 " float64 does not hold. Divide all by a number that brings them near to 1"
             )
     return found

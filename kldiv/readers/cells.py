@@ -179,6 +179,8 @@ class _Tabulation:
         if name not in self.names:
             shown = ", ".join(map(repr, self.names[:SHOWN]))
             raise self.source.error(f"no such name among its {what}: {shown}. Name one", name)
+        if self.names.count(name) > 1:
+            raise self.source.error("two columns have this name. Rename one", name)
         return self.names.index(name)
 
     def _asked(self) -> list[int] | None:
@@ -189,7 +191,7 @@ class _Tabulation:
         if values:
             return [self._index(name) for name in values]
         if key is not None and (key in self.names or key != "*"):
-            return [self.names.index(choose(self.source, self.names, "columns"))]
+            return [self._index(choose(self.source, self.names, "columns"))]
         return None
 
     def _numbers(self) -> list[int]:
