@@ -31,6 +31,7 @@ EXAMPLES
 """
 
 
+_PRINTED: Final = ("family", "parameters", "score", "behind", "behind_error")
 _LISTED: Final = 8
 """How many columns an error names."""
 
@@ -124,11 +125,7 @@ def _print_json(found: Ranking, path: str) -> None:
 
     fits = [
         {
-            "family": fit.family,
-            "parameters": fit.parameters,
-            "score": fit.score,
-            "behind": fit.behind,
-            "behind_error": fit.behind_error,
+            **{name: getattr(fit, name) for name in _PRINTED},
             "kl": fit.kl._asdict(),
         }
         for fit in found.fits

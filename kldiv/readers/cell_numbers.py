@@ -41,6 +41,8 @@ class CellNumbers:
         self._names = records.names
         self._head = head
         self._text = text
+        self.percents = set[int]()
+        """Columns of per cents, once they are parsed."""
 
     def parse(
         self, columns: list[int], strict: int, words: dict[int, list[str]] | None = None
@@ -80,12 +82,7 @@ class CellNumbers:
                     f"column {self._names[i]!r} has % in {percents[n]:,} of {filled[n]:,} cells."
                     " Write all in the same way"
                 )
-        marked = {percents[n] > 0: self._names[columns[n]] for n in range(strict) if filled[n]}
-        if len(marked) > 1 and not self._source.samples:
-            raise self._source.error(
-                f"column {marked[True]!r} has %, column {marked[False]!r} has none: they are no"
-                f" rows of one kind. {self._source.path}::{marked[False]} takes one column"
-            )
+        self.percents = {i for i, count in zip(columns, percents, strict=True) if count}
         return np.frombuffer(numbers).reshape(-1, len(columns))
 
     def _check_missing(self, line: int, column: int, cell: str) -> None:

@@ -112,6 +112,7 @@ class _Tabulation:
         labels, edges, drop = self._decide(columns, labels, own, others, beside, whole=whole)
         keep = [i for i, column in enumerate(columns) if column not in drop]
         columns, own = [columns[i] for i in keep], np.ascontiguousarray(own[:, keep])
+        self._check_percents(columns)
         joint = " / " if edges is None else "–"
         found = self._text_of(labels, joint, words) if labels else None
         if edges is None and found is not None:
@@ -122,6 +123,15 @@ class _Tabulation:
             return Table(own[:, 0], path, member, found, edges=edges, notes=notes)
         classes = tuple(self.names[i] for i in columns) if self.records.named else None
         return Table(own, path, None, classes, found, notes=notes)
+
+    def _check_percents(self, columns: list[int]) -> None:
+        """Refuse rows of which some numbers are per cents and others are not."""
+        names = {i in self.numbers.percents: self.names[i] for i in columns}
+        if len(names) > 1:
+            raise self.source.error(
+                f"column {names[True]!r} has %, column {names[False]!r} has none: they make no row."
+                f" {self.source.path}::{names[False]} takes one column"
+            )
 
     def columns(self) -> Table:
         """Return every column by itself: a sample of numbers or of categories."""

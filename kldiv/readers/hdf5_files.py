@@ -51,8 +51,7 @@ def read_hdf5(source: Source) -> Table:
         _check(source, found, member)
         notes: tuple[str, ...] = ()
         if found.chunks and math.prod(found.shape):
-            text = unwritten(source, found.id.get_num_chunks(), found.shape, found.chunks)
-            notes = (text,) if text else ()
+            notes = unwritten(source, found.id.get_num_chunks(), found.shape, found.chunks)
         table = Table(None, source.path, member, notes=notes)
         if source.lazy and found.nbytes >= STORED:
             return replace(table, array=_Dataset(source.path, member, found))

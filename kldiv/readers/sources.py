@@ -237,15 +237,13 @@ def check_attributes(source: Source, attributes: Any, member: str | None = None)
         raise source.error(f"{text}. Unpack them, say by xarray, and write them as floats", member)
 
 
-def unwritten(source: Source, there: int, shape: Sequence[int], chunks: Sequence[int]) -> str:
-    """Say how many chunks of an array are not there; an empty text where all are."""
+def unwritten(
+    source: Source, there: int, shape: Sequence[int], chunks: Sequence[int]
+) -> tuple[str, ...]:
+    """Say how many chunks of an array are not there, if any."""
     whole = math.prod(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))
-    if there >= whole:
-        return ""
-    return (
-        f"{whole - there:,} of {whole:,} chunks of {source.path} were never written: the array's"
-        " fill value is read there"
-    )
+    text = f"{whole - there:,} of {whole:,} chunks of {source.path} were never written: the array's"
+    return () if there >= whole else (f"{text} fill value is read there",)
 
 
 def check_budget(source: Source, nbytes: int, stored: int, member: str | None = None) -> None:

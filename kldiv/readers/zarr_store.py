@@ -71,8 +71,8 @@ def read_zarr(source: Source) -> Table:
         array = _ZarrArray(source, found)
         check_attributes(source, found.attrs, key)
         there = found.nchunks_initialized
-        note = unwritten(source, there, found.shape, found.chunks) if array.size else ""
-        return Table(array, path, key, notes=(note,) if note else ())
+        notes = unwritten(source, there, found.shape, found.chunks) if array.size else ()
+        return Table(array, path, key, notes=notes)
 
 
 def _arrays(group: Path, seen: set[Path], name: str = "") -> Iterator[str]:
