@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -126,7 +127,7 @@ def _compared(
     for done, pair in enumerate(pairs):
         progress.reach(done, len(pairs))
         one, other = (read() for read in pair)  # two columns at a time
-        notes += _missing(one, other)
+        notes += [*_missing(one, other), *_spellings(one, other)]
         try:
             own = bins
             if bins is None and not neighbours and _are_many(one, other):
@@ -159,6 +160,26 @@ def _missing(p: Sample, q: Sample) -> list[str]:
     missing = p.missing + q.missing
     noun = "cell is" if missing == 1 else "cells are"
     return [f"column {clean(p.name)}: {missing:,} missing {noun} left out"] if missing else []
+
+
+def _spellings(p: Sample, q: Sample) -> list[str]:
+    """Say where categories of one side alone are those of the other but for their spelling."""
+    if not (isinstance(p.values, tuple) and isinstance(q.values, tuple)):
+        return []
+    words = {*p.values}, {*q.values}
+    known = {_folded(word): word for word in sorted(words[0] - words[1])}
+    other = next((each for each in sorted(words[1] - words[0]) if _folded(each) in known), None)
+    if other is None:
+        return []
+    one = known[_folded(other)]
+    return [
+        f"column {clean(p.name)}: {clean(one)!r} in P and {clean(other)!r} in Q, which differ by"
+        " case, blanks or Unicode form alone, are taken as two categories"
+    ]
+
+
+def _folded(word: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", word).casefold().split())
 
 
 def _are_many(p: Sample, q: Sample) -> bool:

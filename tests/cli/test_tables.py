@@ -272,6 +272,14 @@ def test_categories_are_counted(compare, run):
     assert found["warnings"] == ["column city: 1 missing cell is left out"]
 
 
+@pytest.mark.parametrize(("one", "other"), [("Rome", "rome "), ("Zürich", "Zu\u0308rich")])
+def test_categories_of_two_spellings_are_said(compare, one, other):
+    texts = f"city\n{one}\nOslo\n", f'city\n"{other}"\nOslo\n'
+    (note,) = compare(texts, "--from", "samples")["warnings"]
+    assert "differ by case, blanks or Unicode form alone, are taken as two" in note
+    assert compare((texts[0], "city\nBern\nOslo\n"), "--from", "samples")["warnings"] == []
+
+
 def table(seed, shift):
     random = np.random.default_rng(seed)
     rows = zip(
