@@ -171,11 +171,10 @@ def _spellings(p: Sample, q: Sample) -> list[str]:
     other = next((each for each in sorted(words[1] - words[0]) if _folded(each) in known), None)
     if other is None:
         return []
-    one = known[_folded(other)]
-    return [
-        f"column {clean(p.name)}: {clean(one)!r} in P and {clean(other)!r} in Q, which differ by"
-        " case, blanks or Unicode form alone, are taken as two categories"
-    ]
+    text = (
+        f"column {clean(p.name)}: {clean(known[_folded(other)])!r} in P and {clean(other)!r} in Q"
+    )
+    return [f"{text}, which differ by case, blanks or Unicode form alone, are two categories"]
 
 
 def _folded(word: str) -> str:
