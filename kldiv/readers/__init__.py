@@ -425,7 +425,10 @@ def linear_logits(hidden: Any, weight: Any) -> Table:
 def _read_file(path: Path, member: str | None, **options: Any) -> Table:
     if is_stream(path):
         raw = drained(path, options.get("max_bytes"))
-        return _read_stream(Source(BytesIO(raw), path, member, len(raw), **options))
+        source = Source(BytesIO(raw), path, member, len(raw), **options)
+        packing = packing_of(source)  # there is no name: the first bytes show the format
+        source = source if packing is None else unpacked(replace(source, suffix=packing))
+        return _read(replace(source, suffix=format_of(source)))
     with opened(path) as file:
         source = Source(file, path, member, size_of(file), **options)
         packed = source.kind in PACKED and source.size
@@ -466,11 +469,3 @@ def _function(source: Source, place: str) -> Any:
     if module in _PACKAGES:
         needed(source, _PACKAGES[module])
     return getattr(import_module(f"{__name__}.{module}"), name)
-
-
-def _read_stream(source: Source) -> Table:
-    """Read a source without a name in the format that its first bytes show."""
-    packed = packing_of(source)
-    if packed is not None:
-        source = unpacked(replace(source, suffix=packed))
-    return _read(replace(source, suffix=format_of(source)))

@@ -19,8 +19,6 @@ from kldiv.readers.sources import SHOWN, Source, choose
 from kldiv.readers.table import Sample, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from kldiv.readers.records import Records
@@ -46,25 +44,6 @@ def tabulate(source: Source, records: Records) -> Table:
     """Return the numbers and labels of a table of cells; or its columns, where these are wanted."""
     found = _Tabulation(source, records)
     return found.columns() if source.samples else found.table()
-
-
-class _Words:
-    """The cells of a column of text that say something, and how many do not."""
-
-    def __init__(self) -> None:
-        self.there: list[str] = []
-        self.missing = 0
-        self._seen: set[str] = set()
-        self._gone: set[str] = set()
-
-    def add(self, cells: Sequence[str]) -> None:
-        """Add cells: each word is looked at once."""
-        new = {*cells} - self._seen
-        self._seen |= new
-        self._gone.update(filter(is_missing, new))
-        there = [cell for cell in cells if cell not in self._gone] if self._gone else cells
-        self.there += there
-        self.missing += len(cells) - len(there)
 
 
 class _Tabulation:
@@ -95,6 +74,13 @@ class _Tabulation:
                 f"column {unnamed[0] + 1} has no name. Name it; or if the first {records.place} is"
                 f" a title, or a second one has names too, take the first out{mend}"
             )
+        twice = [name for name, count in Counter(filter(None, self.names)).items() if count > 1]
+        if twice:
+            mend = "Rename one"
+            if records.place == "line":
+                mend += ", say header=False if the first line is data, or leave it out by"
+                mend += " `comment` if a second one has names"
+            raise source.error(f"two columns are named {twice[0]!r}. {mend}")
         self.text = [i for i in range(len(self.names)) if i not in self.empty and self._is_text(i)]
         self.numbers = CellNumbers(source, records, self.head, self.text)
         self.notes = list(records.notes)
@@ -145,22 +131,22 @@ class _Tabulation:
         self._check_names(wanted)
         numbers = [i for i in wanted if i not in self.text]
         values = self.numbers.parse(numbers, strict=len(numbers)) if numbers else np.empty((0, 0))
-        words = {i: _Words() for i in text}
-        if text:
-            for _, columns in self.records.blocks():
-                for i in text:
-                    words[i].add(columns[i])
-        found = tuple(
-            Sample(self.names[i], tuple(words[i].there), words[i].missing)
-            if i in words
-            else Sample(
-                self.names[i],
-                (own := values[:, numbers.index(i)])[~np.isnan(own)],
-                int(np.isnan(own).sum()),
-            )
-            for i in wanted
-        )
-        return Table(np.empty(0), self.source.path, None, notes=tuple(self.notes), samples=found)
+        words = {i: list[str]() for i in text}
+        for _, columns in self.records.blocks() if text else ():
+            for i in text:
+                words[i] += columns[i]
+        found = []
+        for i in wanted:
+            if i in words:
+                missing = set(filter(is_missing, {*words[i]}))
+                there: Any = tuple(cell for cell in words[i] if cell not in missing)
+                size = len(words[i])
+            else:
+                own = values[:, numbers.index(i)]
+                there, size = own[~np.isnan(own)], len(own)
+            found.append(Sample(self.names[i], there, size - len(there)))
+        path, notes = self.source.path, tuple(self.notes)
+        return Table(np.empty(0), path, None, notes=notes, samples=tuple(found))
 
     # ---- columns ---------------------------------------------------------------------------------
 
@@ -189,8 +175,6 @@ class _Tabulation:
         if name not in self.names:
             shown = ", ".join(map(repr, self.names[:SHOWN]))
             raise self.source.error(f"no such name among its {what}: {shown}. Name one", name)
-        if self.names.count(name) > 1:
-            raise self.source.error("two columns have this name. Rename one", name)
         return self.names.index(name)
 
     def _asked(self) -> list[int] | None:

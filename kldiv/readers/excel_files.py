@@ -36,7 +36,7 @@ def read_excel(source: Source) -> Table:
     width = max(max(i for i, x in enumerate(row) if x is not None) for row in rows) + 1
     rows = [(row + [None] * width)[:width] for row in rows]
     names = ["" if name is None else str(name).strip() for name in rows[0]]
-    _check_names(source, names, rows[0], sheet)
+    _check_header(source, rows[0], sheet)
     records = of_values(names, rows[1:], place="row", places=[i + 1 for i in full[1:]])
     return tabulate(replace(source, key=key), records)
 
@@ -89,7 +89,7 @@ def _choose(source: Source, book: Any) -> tuple[str, str | None]:
     return choose(source, names, "sheets"), None
 
 
-def _check_names(source: Source, names: list[str], first: list[Any], sheet: str) -> None:
+def _check_header(source: Source, first: list[Any], sheet: str) -> None:
     if source.reading.header is False:
         raise source.error(
             "a sheet is read with a row of names. Write one above the numbers", sheet
@@ -99,6 +99,3 @@ def _check_names(source: Source, names: list[str], first: list[Any], sheet: str)
     if all_numbers and source.reading.header is None:
         text = f"the first row should name the columns, but has the numbers {numbers[:9]}"
         raise source.error(f"{text}. header=True says that these are names", sheet)
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise source.error(f"two columns are named {min(twice)!r}. Rename one", sheet)

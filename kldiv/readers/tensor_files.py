@@ -27,7 +27,7 @@ INDEX: Final = ".safetensors.index.json"
 
 _JSON_HEADER: Final = 16 << 20  # names of some 100 000 tensors
 
-_SAFETENSORS: Final = {
+SAFETENSORS: Final = {
     "BOOL": "|b1",
     "U8": "|u1",
     "I8": "|i1",
@@ -42,6 +42,7 @@ _SAFETENSORS: Final = {
     "F32": "<f4",
     "F64": "<f8",
 }
+"""NumPy's code of each dtype of the format."""
 
 
 def read_safetensors(source: Source) -> Table:
@@ -59,10 +60,10 @@ def read_safetensors(source: Source) -> Table:
         entry = header[member]
         kind, (start, end) = str(entry["dtype"]), map(int, entry["data_offsets"])
         shape = tuple(int(n) for n in entry["shape"])
-    if kind not in _SAFETENSORS:
-        text = f"dtype {kind} is none of {', '.join(_SAFETENSORS)}. Save it as F32 or BF16"
+    if kind not in SAFETENSORS:
+        text = f"dtype {kind} is none of {', '.join(SAFETENSORS)}. Save it as F32 or BF16"
         raise source.error(text, member)
-    layout = Layout(np.dtype(_SAFETENSORS[kind]), shape, 8 + length + start)
+    layout = Layout(np.dtype(SAFETENSORS[kind]), shape, 8 + length + start)
     check_layout(source, layout, member)
     if not (0 <= start <= end <= there - length and layout.nbytes == end - start):
         text = f"the header places {layout} at bytes {start:,} to {end:,} of {there - length:,}"

@@ -117,7 +117,6 @@ class _Text:
             if len(names) == self._width - 1:  # as R writes an index, or separators at the end
                 ends = any(row[-1] for _, row in self._chosen.rows[1:] if len(row) == self._width)
                 names.insert(0 if ends else len(names), "")
-            self._check_unique(names)
             if self._reading.header is None and _all_numbers(names):
                 notes.append(
                     f"the first line of {self._source.path}, {', '.join(names[:SHOWN])}, is taken"
@@ -448,14 +447,6 @@ class _Text:
         if line < self._chosen.rows[0][0]:
             return True
         raise self._source.error(f"line {line} starts with #: comment='#' leaves such lines out")
-
-    def _check_unique(self, names: list[str]) -> None:
-        twice = [name for name, count in Counter(filter(None, names)).items() if count > 1]
-        if twice:
-            raise self._source.error(
-                f"two columns are named {twice[0]!r}. Rename one, say header=False if the first"
-                " line is data, or leave it out by `comment` if a second one has names"
-            )
 
     def _refuse_length(self, line: int, row: list[str]) -> None:
         names, named = self._names, self._named

@@ -19,6 +19,7 @@ from kldiv.backends.memory import keep_freed_memory
 from kldiv.errors import DTypeError, InputError, OptionError, ShapeError
 from kldiv.readers import open_table
 from kldiv.readers.arrays import unmasked
+from kldiv.readers.tensor_files import SAFETENSORS
 from kldiv.sparse_losses import SparseTeacher
 
 if TYPE_CHECKING:
@@ -29,13 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_NAMES: Final = {
-    "float16": "F16",
-    "float32": "F32",
-    "float64": "F64",
-    "int32": "I32",
-    "int64": "I64",
-}
+_NAMES: Final = {np.dtype(code).name: name for name, code in SAFETENSORS.items()}
 
 
 class TeacherWriter:
