@@ -346,6 +346,15 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch, name, package, extra)
     refused(path, f'needs the {package} package: pip install "kldiv[{extra}]"')
 
 
+def test_numbers_in_a_column_of_text_have_a_mark_in_doubt(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    frame = pa.table({"l": ["a", "b"], "m": [1, 2], "n": ["5", "1,234"]})
+    with pa.OSFile(f"{tmp_path}/p.arrow", "wb") as sink, pa.ipc.new_file(sink, frame.schema) as out:
+        out.write_table(frame)
+    refused(f"{tmp_path}/p.arrow::n", "'1,234' in row 2 may be a fraction or thousands")
+    assert parts(tmp_path / "p.arrow", key="m")[1] == [1, 2]
+
+
 def test_two_columns_of_one_name_are_told_apart_by_nobody(tmp_path):
     pa = pytest.importorskip("pyarrow")
     frame = pa.table([["a", "b"], [1.5, 2], [3.0, 4]], names=["l", "n", "n"])
