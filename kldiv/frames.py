@@ -6,6 +6,7 @@ Neither library is imported: its user's objects are read by their own methods.
 from __future__ import annotations
 
 import unicodedata
+from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -142,12 +143,16 @@ _UNSEEN: Final = dict.fromkeys((0x00AD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF))
 """Characters without a width, which come along when text is copied."""
 
 
+_LABELS: Final = Context(prec=1000)
+
+
 def folded(label: str) -> str:
     """Return a label without case, spare blanks and Unicode form; of a number, its value."""
     text = unicodedata.normalize("NFKC", label.translate(_UNSEEN)).casefold()
     text = " ".join(text.split())
     text = unicodedata.normalize("NFKC", text)
-    try:
-        return repr(float(text)) if text.isascii() and "_" not in text else text
-    except ValueError:
+    try:  # not by float, to which long numbers of customers or tweets are alike
+        number = text.isascii() and "_" not in text
+        return str(Decimal(text).normalize(_LABELS)) if number else text
+    except ArithmeticError:
         return text

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import kldiv
+from kldiv import frames
 from kldiv.errors import DTypeError, OptionError
 
 P, Q = np.array([[0.2, 0.8], [0.5, 0.5]]), np.array([[0.4, 0.6], [0.5, 0.5]])
@@ -33,3 +34,17 @@ def test_polars_is_matched_by_columns():
     assert kldiv.kl_divergence(p, q.select("y", "x")).tolist() == right
     with pytest.raises(DTypeError, match="column 'l'"):
         kldiv.kl_divergence(p.with_columns(l=pl.lit("a")), q)
+
+
+@pytest.mark.parametrize(
+    ("label", "same"), [("5", "5.0"), (" 0.50", ".5"), ("1E2", "100"), ("a B", "A  b")]
+)
+def test_spellings_of_one_label(label, same):
+    assert frames.folded(label) == frames.folded(same)
+
+
+@pytest.mark.parametrize(
+    ("label", "other"), [(10**17 + 1, 10**17 + 2), ("1e400", "1e401"), ("snan", 5)]
+)
+def test_numbers_that_float64_does_not_tell_apart_are_labels_of_their_own(label, other):
+    assert frames.folded(str(label)) != frames.folded(str(other))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 UNSTABLE: Final = 0.10
 """A row whose IQR/median exceeds this is unstable and never ranked."""
@@ -68,7 +66,8 @@ def paired_ratio(own: Sequence[float], peer: Sequence[float], seed: str) -> Rati
     """
     rounds = min(len(own), len(peer))
     ratios = np.asarray(peer[:rounds], dtype=np.float64) / np.asarray(own[:rounds])
-    low, high = np.quantile(_resampled_medians(ratios, generator(seed)), _tails())
+    picks = generator(seed).integers(0, rounds, size=(RESAMPLES, rounds))
+    low, high = np.quantile(np.median(ratios[picks], axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Ratio(float(np.median(ratios)), float(low), float(high))
 
 
@@ -91,13 +90,3 @@ def log_ratio(before: Sequence[float], after: Sequence[float]) -> tuple[float, f
 def generator(seed: str) -> np.random.Generator:
     """Return a generator that the same words always seed alike."""
     return np.random.default_rng(zlib.crc32(seed.encode()))
-
-
-def _resampled_medians(values: Floats, random: np.random.Generator) -> Floats:
-    picks = random.integers(0, values.size, size=(RESAMPLES, values.size))
-    medians: Floats = np.median(values[picks], axis=1)
-    return medians
-
-
-def _tails() -> list[float]:
-    return [(1 - LEVEL) / 2, (1 + LEVEL) / 2]

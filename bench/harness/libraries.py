@@ -89,17 +89,14 @@ class Library:
 
     def own(self, operation: Operation, part: Pass, mode: str) -> Call:
         """Return kldiv's operation as a user of the library calls it."""
-        del mode
         loss = operation.loss()
-        if part == "value":
-            return loss
-        import kldiv
-
-        return kldiv.value_and_grad(loss)  # type: ignore[no-any-return]
+        return self.compile(loss if part == "value" else self.differentiate(loss), mode)
 
     def differentiate(self, loss: Call) -> Call:
-        """Return a peer's loss as a function that gives its gradient in the input too."""
-        raise NotImplementedError(f"{self.name} has no automatic differentiation")
+        """Return a loss, kldiv's or a peer's, that gives its gradient in the input too."""
+        import kldiv  # a library without derivatives has those of kldiv's losses
+
+        return kldiv.value_and_grad(loss)  # type: ignore[no-any-return]
 
     def compile(self, function: Call, mode: str) -> Call:
         """Return a function compiled as the mode says."""
@@ -137,11 +134,6 @@ class Torch(Library):
         del result
         if device == "cuda":
             import_module("torch").cuda.synchronize()
-
-    def own(self, operation: Operation, part: Pass, mode: str) -> Call:
-        """Return the loss, or a function that takes its gradient by autograd."""
-        loss = operation.loss()
-        return self.compile(loss if part == "value" else self.differentiate(loss), mode)
 
     def differentiate(self, loss: Call) -> Call:
         """Return a function that takes the gradient by autograd."""
@@ -218,11 +210,6 @@ class Jax(Library):
     def each(self, device: str) -> bool:
         """On a CPU independent calls would run side by side."""
         return device == "cpu"
-
-    def own(self, operation: Operation, part: Pass, mode: str) -> Call:
-        """Return the loss, or its value_and_grad, under jit."""
-        loss = operation.loss()
-        return self.compile(loss if part == "value" else self.differentiate(loss), mode)
 
     def differentiate(self, loss: Call) -> Call:
         """Return jax.value_and_grad of the loss."""

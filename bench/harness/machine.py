@@ -12,20 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 PACKAGES: Final = (
-    "kldiv",
-    "numpy",
-    "torch",
-    "jax",
-    "jaxlib",
-    "cupy",
-    "dask",
-    "llvmlite",
-    "triton",
-    "mpmath",
-    "scipy",
-    "optax",
-    "simsimd",
-    "liger_kernel",
+    *("kldiv", "numpy", "torch", "jax", "jaxlib", "cupy", "dask", "llvmlite", "triton", "mpmath"),
+    *("scipy", "optax", "simsimd", "liger_kernel"),
 )
 _CUPY: Final = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
 LIKE: Final = ("cpu", "cores", "system", "gpus", "threads")

@@ -95,6 +95,16 @@ _FAMILY: Final = {
 }
 """The other divergences of logits: title, definition, own options."""
 
+
+def _of_logits(
+    name: str, title: str, truth: Callable[..., Loss], function: str = "", **fields: Any
+) -> Operation:
+    """Return an operation on logits, by default their mean loss in the function of its name."""
+    fields = {"options": {"reduction": "mean"}, "inputs": "logits", "quick": None, **fields}
+    shapes = ((8, 10), (512, 32000))
+    return Operation(name, title, function or name, truth=truth, shapes=shapes, **fields)
+
+
 OPERATIONS: Final = {
     operation.name: operation
     for operation in (
@@ -106,26 +116,13 @@ OPERATIONS: Final = {
             losses.kl_div,
             "probabilities",
         ),
-        Operation(
+        _of_logits(
             "kl_div_with_logits",
             "KL from logits, mean",
-            "kl_div_with_logits",
-            {"reduction": "mean"},
             losses.kl_div_with_logits,
-            "logits",
-            shapes=((8, 10), (512, 32000)),
             quick=(128, 16000),
         ),
-        Operation(
-            "js_div_with_logits",
-            "JS from logits, mean",
-            "js_div_with_logits",
-            {"reduction": "mean"},
-            losses.js_div_with_logits,
-            "logits",
-            shapes=((8, 10), (512, 32000)),
-            quick=None,
-        ),
+        _of_logits("js_div_with_logits", "JS from logits, mean", losses.js_div_with_logits),
         Operation(
             "kl_div_log_target",
             "kl_div, sum, log_target",
@@ -146,57 +143,36 @@ OPERATIONS: Final = {
             elementwise=True,
         ),
         *(
-            Operation(
+            _of_logits(
                 f"{name}_with_logits",
                 f"{title} from logits, mean",
-                f"{name}_with_logits",
-                {"reduction": "mean", **options},
                 partial(losses.of_classes, classes),
-                "logits",
-                shapes=((8, 10), (512, 32000)),
-                quick=None,
+                options={"reduction": "mean", **options},
             )
             for name, (title, classes, options) in _FAMILY.items()
         ),
-        Operation(
-            "distillation_loss",
-            "distillation loss, β = ½, mean",
-            "distillation_loss",
-            {"reduction": "mean"},
-            losses.js_div_with_logits,
-            "logits",
-            shapes=((8, 10), (512, 32000)),
-            quick=None,
+        _of_logits(
+            "distillation_loss", "distillation loss, β = ½, mean", losses.js_div_with_logits
         ),
-        Operation(
+        _of_logits(
             "cross_entropy_with_logits",
             "cross entropy of a teacher, mean",
-            "cross_entropy_with_logits",
-            {"reduction": "mean"},
             partial(losses.of_classes, losses.cross_entropy),
-            "logits",
-            shapes=((8, 10), (512, 32000)),
-            quick=None,
         ),
-        Operation(
+        _of_logits(
             "cross_entropy_of_labels",
             "cross entropy of labels, mean",
-            "cross_entropy_with_logits",
-            {"reduction": "mean"},
             losses.labels,
-            "labels",
-            shapes=((8, 10), (512, 32000)),
-            quick=None,
+            "cross_entropy_with_logits",
+            inputs="labels",
         ),
-        Operation(
+        _of_logits(
             "log_prob_and_entropy",
             "entropy less log p(label), mean",
-            "log_prob_and_entropy_with_logits",
-            {},
             partial(losses.labels, entropic=True),
-            "labels",
-            shapes=((8, 10), (512, 32000)),
-            quick=None,
+            "log_prob_and_entropy_with_logits",
+            options={},
+            inputs="labels",
             finish=lambda log_prob, entropy: (entropy - log_prob).mean(),
         ),
     )

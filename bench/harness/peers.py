@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
@@ -66,6 +67,11 @@ class Peer:
         if part == "gradient":
             made = library.differentiate(made)
         return library.compile(made, self.mode)
+
+
+def _by(module: str, formula: Callable[[Any, Any, Any], Any]) -> Callable[[], Formula]:
+    """Return the maker of a formula of a module and two arrays, which imports the module."""
+    return lambda: partial(formula, import_module(module))
 
 
 # --- NumPy, written out ---------------------------------------------------------------------------
@@ -285,24 +291,9 @@ LIGER = Peer(
 # --- JAX ------------------------------------------------------------------------------------------
 
 
-def _optax_kl_div() -> Formula:
-    losses = import_module("optax.losses")
-    return lambda x, y: losses.kl_divergence(x, y).sum()
-
-
-def _optax_log_target() -> Formula:
-    losses = import_module("optax.losses")
-    return lambda x, y: losses.kl_divergence_with_log_targets(x, y).sum()
-
-
 def _optax_logits() -> Formula:
     losses, nn = import_module("optax.losses"), import_module("jax.nn")
     return lambda s, t: losses.kl_divergence(nn.log_softmax(s), nn.softmax(t)).mean()
-
-
-def _optax_labels() -> Formula:
-    losses = import_module("optax.losses")
-    return lambda s, t: losses.softmax_cross_entropy_with_integer_labels(s, t).mean()
 
 
 OPTAX = Peer(
@@ -311,10 +302,15 @@ OPTAX = Peer(
     ("jax", "optax"),
     "pip install jax optax",
     {
-        "kl_div": _optax_kl_div,
-        "kl_div_log_target": _optax_log_target,
+        "kl_div": _by("optax.losses", lambda of, x, y: of.kl_divergence(x, y).sum()),
+        "kl_div_log_target": _by(
+            "optax.losses", lambda of, x, y: of.kl_divergence_with_log_targets(x, y).sum()
+        ),
         "kl_div_with_logits": _optax_logits,
-        "cross_entropy_of_labels": _optax_labels,
+        "cross_entropy_of_labels": _by(
+            "optax.losses",
+            lambda of, s, t: of.softmax_cross_entropy_with_integer_labels(s, t).mean(),
+        ),
     },
     differentiable=True,
     mode="jit",
@@ -331,29 +327,9 @@ def _probabilities(x: Any, y: Any) -> tuple[Any, Any]:
     return np.exp(x), y
 
 
-def _scipy_rel_entr() -> Formula:
-    rel_entr = import_module("scipy.special").rel_entr
-    return lambda q, p: rel_entr(p, q).sum()
-
-
-def _scipy_rel_entr_none() -> Formula:
-    rel_entr = import_module("scipy.special").rel_entr
-    return lambda q, p: rel_entr(p, q)
-
-
-def _scipy_logits() -> Formula:
-    special = import_module("scipy.special")
-
-    def formula(s: Any, t: Any) -> Any:
-        p, q = special.softmax(t, axis=-1), special.softmax(s, axis=-1)
-        return special.rel_entr(p, q).sum() / len(s)
-
-    return formula
-
-
-def _scipy_entropy() -> Formula:
-    entropy = import_module("scipy.stats").entropy
-    return lambda q, p: entropy(p, q, axis=-1).sum()
+def _scipy_logits(special: Any, s: Any, t: Any) -> Any:
+    p, q = special.softmax(t, axis=-1), special.softmax(s, axis=-1)
+    return special.rel_entr(p, q).sum() / len(s)
 
 
 _SCIPY: Final = ("scipy",)
@@ -363,7 +339,10 @@ REL_ENTR = Peer(
     "numpy",
     _SCIPY,
     _INSTALL_SCIPY,
-    {"kl_div": _scipy_rel_entr, "kl_div_none": _scipy_rel_entr_none},
+    {
+        "kl_div": _by("scipy.special", lambda of, q, p: of.rel_entr(p, q).sum()),
+        "kl_div_none": _by("scipy.special", lambda of, q, p: of.rel_entr(p, q)),
+    },
     dtypes=("float32", "float64"),
     prepare=_probabilities,
 )
@@ -372,7 +351,7 @@ REL_ENTR_OF_LOGITS = Peer(
     "numpy",
     _SCIPY,
     _INSTALL_SCIPY,
-    {"kl_div_with_logits": _scipy_logits},
+    {"kl_div_with_logits": _by("scipy.special", _scipy_logits)},
     dtypes=("float32", "float64"),
 )
 ENTROPY = Peer(
@@ -380,15 +359,10 @@ ENTROPY = Peer(
     "numpy",
     _SCIPY,
     _INSTALL_SCIPY,
-    {"kl_div": _scipy_entropy},
+    {"kl_div": _by("scipy.stats", lambda of, q, p: of.entropy(p, q, axis=-1).sum())},
     dtypes=("float32", "float64"),
     prepare=_probabilities,
 )
-
-
-def _simsimd() -> Formula:
-    kullbackleibler = import_module("simsimd").kullbackleibler
-    return lambda q, p: np.asarray(kullbackleibler(p, q)).sum()
 
 
 SIMSIMD = Peer(
@@ -396,7 +370,7 @@ SIMSIMD = Peer(
     "numpy",
     ("simsimd",),
     "pip install simsimd",
-    {"kl_div": _simsimd},
+    {"kl_div": _by("simsimd", lambda of, q, p: np.asarray(of.kullbackleibler(p, q)).sum())},
     dtypes=("float16", "float32", "float64"),
     prepare=_probabilities,
 )

@@ -21,51 +21,27 @@ GPU_CHECK: Final = "kldiv-gpu-check"
 
 Results = dict[str, Any]
 
-_TOP: Final[dict[str, type | tuple[type, ...]]] = {
-    "schema": str,
+Kinds = type | tuple[type, ...]
+_OPTIONAL_NUMBER: Final = (int, float, type(None))
+_TOP: Final[dict[str, Kinds]] = {
+    **dict.fromkeys(("schema", "started"), str),
     "version": int,
     "complete": bool,
-    "started": str,
-    "settings": dict,
-    "machine": dict,
-    "versions": dict,
     "revision": (dict, type(None)),
-    "bandwidth": dict,
-    "missing": dict,
     "cells": list,
+    **dict.fromkeys(("settings", "machine", "versions", "bandwidth", "missing"), dict),
 }
-_OPTIONAL_NUMBER: Final = (int, float, type(None))
-_CELL: Final[dict[str, type | tuple[type, ...]]] = {
-    "key": str,
-    "operation": str,
-    "pass": str,
-    "who": str,
-    "library": str,
-    "kernel": (str, type(None)),
-    "mode": str,
-    "dtype": str,
-    "shape": list,
-    "device": str,
-    "status": str,
-    "reason": (str, type(None)),
-    "first_s": _OPTIONAL_NUMBER,
-    "compile_s": _OPTIONAL_NUMBER,
-    "calls": int,
-    "samples_s": list,
-    "median_s": _OPTIONAL_NUMBER,
-    "q25_s": _OPTIONAL_NUMBER,
-    "q75_s": _OPTIONAL_NUMBER,
-    "iqr_s": _OPTIONAL_NUMBER,
-    "n": int,
-    "outliers": int,
+_CELL: Final[dict[str, Kinds]] = {
+    **dict.fromkeys(("key", "operation", "pass", "who", "library", "mode", "dtype"), str),
+    **dict.fromkeys(("device", "status"), str),
+    **dict.fromkeys(("kernel", "reason"), (str, type(None))),
+    **dict.fromkeys(("shape", "samples_s"), list),
+    **dict.fromkeys(("first_s", "compile_s", "median_s", "q25_s", "q75_s"), _OPTIONAL_NUMBER),
+    **dict.fromkeys(("iqr_s", "bytes_per_s", "of_bandwidth"), _OPTIONAL_NUMBER),
+    **dict.fromkeys(("error", "gradient_error"), _OPTIONAL_NUMBER),
+    **dict.fromkeys(("calls", "n", "outliers"), int),
+    **dict.fromkeys(("bytes", "memory", "ratios"), dict),
     "unstable": bool,
-    "bytes": dict,
-    "bytes_per_s": _OPTIONAL_NUMBER,
-    "of_bandwidth": _OPTIONAL_NUMBER,
-    "memory": dict,
-    "error": _OPTIONAL_NUMBER,
-    "gradient_error": _OPTIONAL_NUMBER,
-    "ratios": dict,
 }
 STATUSES: Final = ("ok", "wrong", "failed", "unavailable")
 """Unavailable: kldiv says that this kernel does not do this."""
@@ -101,7 +77,7 @@ def check(results: Any, place: str = "results") -> Results:
     return results
 
 
-def _check_fields(found: Results, fields: dict[str, type | tuple[type, ...]], place: str) -> None:
+def _check_fields(found: Results, fields: dict[str, Kinds], place: str) -> None:
     for name, kinds in fields.items():
         if name not in found:
             raise ResultsError(f"{place}: {name} is missing")

@@ -157,6 +157,39 @@ class Timer:
         timing.samples.append(self.once(candidate, calls)[0])
 
 
+def in_turns(
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    *,
+    sample: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
+    progress: Callable[[float], None] = lambda _done: None,
+) -> dict[str, list[float]]:
+    """Return the seconds of each call in each round, once all have been called; raise if one fails.
+
+    Parameters
+    ----------
+    calls
+        By name; each returns when its device is done.
+    rounds
+        How many.
+    sample
+        Seconds that a sample should take at least; by default it is one call.
+    clock
+        Of the time that passes, or of the processor's.
+    progress
+        Told the fraction that is done.
+    """
+    timer, candidates = Timer(clock), {name: Candidate(call) for name, call in calls.items()}
+    first = {name: timer.once(candidate)[0] for name, candidate in candidates.items()}
+    effort = Effort(warmup=sample, sample=sample, rounds=(rounds, rounds), budget=0.0)
+    timings = timer.rounds(candidates, effort, first, progress)
+    for name, timing in timings.items():
+        if timing.failure is not None:
+            raise RuntimeError(f"{name}: {timing.failure}")
+    return {name: timing.samples for name, timing in timings.items()}
+
+
 @contextmanager
 def _failing_into(timing: Timing) -> Iterator[None]:
     try:

@@ -85,8 +85,7 @@ def _findings(cells: Iterable[Record]) -> str:
         leading = show.leaders(members)
         if leading:
             best, rival = leading
-            ratio = rival["median_s"] / best["median_s"]
-            words = f"{ratio:.1f}× as fast as" if ratio >= 1 else f"{1 / ratio:.1f}× slower than"
+            words = show.beside(best, rival)
             lines.append(
                 f"<tr {charts.data(members[0])}><td>{escape(show.group_title(members[0]))}</td>"
                 f"<td><b>{escape(show.who(best))}</b> {words} {escape(show.who(rival))}</td></tr>"

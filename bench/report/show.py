@@ -126,6 +126,12 @@ def leaders(members: Iterable[Record]) -> tuple[Record, Record] | None:
     return None if best["unstable"] or rival["unstable"] else (best, rival)
 
 
+def beside(best: Record, rival: Record) -> str:
+    """Return in words how fast one cell is beside another."""
+    ratio = rival["median_s"] / best["median_s"]
+    return f"{ratio:.1f}× as fast as" if ratio >= 1 else f"{1 / ratio:.1f}× slower than"
+
+
 def sentence(cells: Iterable[Record]) -> str:
     """Return in one sentence where kldiv stands in the last group that can be ranked."""
     cells = list(cells)
@@ -134,12 +140,10 @@ def sentence(cells: Iterable[Record]) -> str:
         leading = leaders(members)
         if leading:
             best, rival = leading
-            ratio = rival["median_s"] / best["median_s"]
-            words = f"{ratio:.1f}× as fast as" if ratio >= 1 else f"{1 / ratio:.1f}× slower than"
             errors = [error(worst_error(each)) for each in (best, rival)]
             found = (
-                f"{who(best)} is {words} {who(rival)} at {group_title(best)}; relative errors are"
-                f" {errors[0]} and {errors[1]}."
+                f"{who(best)} is {beside(best, rival)} {who(rival)} at {group_title(best)};"
+                f" relative errors are {errors[0]} and {errors[1]}."
             )
     if found:
         return found

@@ -29,11 +29,13 @@ import kldiv
 
 from ..harness.machine import versions
 from ..harness.operations import SPREAD, TARGETS
-from ..harness.records import write_text
+from ..harness.records import dumps_lines, write_text
+from ..report.markdown import markdown
 
 try:
     import mpmath
-    from rich.progress import BarColumn, Progress, TimeRemainingColumn
+
+    from ..harness.progress import bar
 except ImportError:
     sys.exit('this script needs mpmath and rich: pip install "kldiv[test]"')
 
@@ -207,11 +209,9 @@ def relative_error(value: float, exact: Any) -> float:
 def measure(sizes: Sequence[int], seeds: int) -> Results:
     """Measure all methods on all cases."""
     found, skipped = methods()
-    cells = []
-    with Progress(*Progress.get_default_columns()[:1], BarColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task("", total=len(DTYPES) * len(EPSILONS) * seeds * sum(sizes))
+    cells, done, total = [], 0, len(DTYPES) * len(EPSILONS) * seeds * sum(sizes)
+    with bar() as told:
         for classes, dtype, epsilon in product(sizes, DTYPES, EPSILONS):
-            bar.update(task, description=f"{dtype}, V = {classes}, ε = {epsilon:.0e}")
             values: dict[tuple[str, str], list[tuple[float, float]]] = {key: [] for key in found}
             for seed in range(seeds):
                 s, t = pair(classes, seed, epsilon, dtype)
@@ -220,7 +220,8 @@ def measure(sizes: Sequence[int], seeds: int) -> Results:
                     value = method(s, t)
                     error = relative_error(value, exact[divergence])
                     values[divergence, name].append((value, error))
-                bar.advance(task, classes)
+                done += classes
+                told(done / total, f"{dtype}, V = {classes}, ε = {epsilon:.0e}")
             cells += [
                 cell(key, dtype, classes, epsilon, measured) for key, measured in values.items()
             ]
@@ -273,11 +274,7 @@ def _versions() -> dict[str, str]:
 
 def write(path: Path, results: Results) -> None:
     """Write the results all at once: an interrupted run leaves an earlier file as it was."""
-    # One line per cell: a new run shows as few changed lines.
-    cells = ",\n".join(f"  {json.dumps(c, allow_nan=False)}" for c in results["cells"])
-    head = json.dumps({**results, "cells": []}, indent=1, ensure_ascii=False)
-    text = head.replace('"cells": []', f'"cells": [\n{cells}\n ]') + "\n"
-    write_text(path, text)
+    write_text(path, dumps_lines(results))
 
 
 def table(results: Results, dtype: str, divergence: str) -> str:
@@ -305,20 +302,6 @@ def number(error: float) -> str:
         return f"{error:.0f}" if error >= 9.95 else f"{error:.2g}"
     digits, exponent = f"{error:.1e}".split("e")
     return f"{digits.removesuffix('.0')}e{int(exponent)}"
-
-
-def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a table as Markdown."""
-    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
-
-    def line(entries: Sequence[str]) -> str:
-        first, *rest = entries
-        padded = [first.ljust(widths[0])]
-        padded += [entry.rjust(width) for entry, width in zip(rest, widths[1:], strict=True)]
-        return f"| {' | '.join(padded)} |"
-
-    rule = "|".join([":" + "-" * (widths[0] + 1), *("-" * (w + 1) + ":" for w in widths[1:])])
-    return "\n".join([line(head), f"|{rule}|", *map(line, lines)])
 
 
 def page(results: Results) -> str:

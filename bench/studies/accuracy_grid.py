@@ -27,14 +27,7 @@ if TYPE_CHECKING:
 
 _OPERATIONS: Final = (
     "kl_div",
-    "kl_div_with_logits",
-    "js_div_with_logits",
-    "skew_kl_div_with_logits",
-    "jeffreys_div_with_logits",
-    "tv_div_with_logits",
-    "hellinger_div_with_logits",
-    "chi2_div_with_logits",
-    "alpha_div_with_logits",
+    *(name for name in OPERATIONS if name.endswith("_div_with_logits")),
 )
 _DTYPES: Final = ("float32", "float64", "bfloat16")
 _CLASSES: Final = (1000, 32000)

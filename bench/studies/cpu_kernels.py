@@ -10,14 +10,12 @@ measures the tables whose title has these words, and leaves the others there as 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import platform
 import subprocess
 import sys
-import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -50,24 +48,11 @@ from torch.nn import functional as F  # noqa: E402, N812 - its usual name
 
 import kldiv  # noqa: E402
 
+from ..harness.memory import peaks  # noqa: E402
 from ..harness.peers import NUMPY  # noqa: E402
-
-
-def measure(calls: Calls, rounds: int) -> dict[str, list[float]]:
-    """Return the milliseconds of each call in each round."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-        call()
-    for done in range(rounds):
-        for name, call in calls.items():
-            time.sleep(0.01)  # a library's threads spin for a while, in the way of the next one's
-            start = time.perf_counter()
-            call()
-            times[name].append((time.perf_counter() - start) * 1e3)
-        print(f"\r  round {done + 1}/{rounds}", end="", file=sys.stderr, flush=True)
-    print("\r" + " " * 20 + "\r", end="", file=sys.stderr)
-    return times
+from ..harness.progress import bar  # noqa: E402
+from ..harness.records import write_text  # noqa: E402
+from ..harness.timer import in_turns  # noqa: E402
 
 
 def backward(loss: Callable[..., torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> None:
@@ -93,8 +78,8 @@ def pointwise(dtype: str) -> tuple[Calls, dict[str, tuple[str, str, float]]]:
     tx, ty = torch.from_numpy(x), torch.from_numpy(y)
     tracked = tx.clone().requires_grad_()
     out, given = torch.empty_like(tx), np.empty_like(x)
-    ours = functools.partial(kldiv.kl_div, reduction="sum")
-    eager = functools.partial(F.kl_div, reduction="sum")
+    ours = partial(kldiv.kl_div, reduction="sum")
+    eager = partial(F.kl_div, reduction="sum")
     compiled = torch.compile(eager)
     both = kldiv.value_and_grad(ours)
     calls: Calls = {
@@ -198,7 +183,7 @@ def halves() -> tuple[Calls, dict[str, tuple[str, str, float]]]:
     t = 3 * torch.randn(512, 151936, generator=generator)
     s = (t + torch.randn(512, 151936, generator=generator)).bfloat16().requires_grad_()
     t = t.bfloat16()
-    ours = functools.partial(kldiv.kl_div_with_logits, dtype="float32")
+    ours = partial(kldiv.kl_div_with_logits, dtype="float32")
     calls: Calls = {
         "torch with gradient": lambda: backward(ours, s, t),
         "eager with gradient": lambda: backward(usual, s, t),
@@ -215,27 +200,29 @@ def without_llvmlite() -> tuple[Calls, dict[str, tuple[str, str, float]]]:
     z = random.standard_normal(t.shape, dtype=np.float32)
     y = np.exp(t - t.max(axis=-1, keepdims=True))
     y /= y.sum(axis=-1, keepdims=True)
-    summed = functools.partial(kldiv.kl_div, reduction="sum")
+    summed = partial(kldiv.kl_div, reduction="sum")
     calls: Calls = {}
     asked = {}
     for name, loss, peer, given, target in (
-        ("kl_div", summed, functools.partial(F.kl_div, reduction="sum"), -abs(z) - 1, y),
+        ("kl_div", summed, partial(F.kl_div, reduction="sum"), -abs(z) - 1, y),
         ("logits, 3 apart", kldiv.kl_div_with_logits, usual, t + 3 * z, t),
         ("logits, 1e-3 apart", kldiv.kl_div_with_logits, usual, t + np.float32(1e-3) * z, t),
     ):
         operation = "kl_div" if loss is summed else "kl_div_with_logits"
         there = torch.from_numpy(given), torch.from_numpy(target)
         tracked = there[0].clone().requires_grad_()
-        both, part = kldiv.value_and_grad(loss), functools.partial
+        both = kldiv.value_and_grad(loss)
         calls |= {
-            name: part(in_blocks, loss, given, target),
-            f"{name}, NumPy": part(NUMPY.formula(operation, "value"), given, target),
-            f"{name}, torch": part(in_blocks, loss, *there),
-            f"{name}, eager": part(peer, *there),
-            f"{name}, gradient": part(in_blocks, both, given, target),
-            f"{name}, NumPy, gradient": part(NUMPY.formula(operation, "gradient"), given, target),
-            f"{name}, torch, gradient": part(in_blocks, backward, loss, tracked, there[1]),
-            f"{name}, eager, gradient": part(backward, peer, tracked, there[1]),
+            name: partial(in_blocks, loss, given, target),
+            f"{name}, NumPy": partial(NUMPY.formula(operation, "value"), given, target),
+            f"{name}, torch": partial(in_blocks, loss, *there),
+            f"{name}, eager": partial(peer, *there),
+            f"{name}, gradient": partial(in_blocks, both, given, target),
+            f"{name}, NumPy, gradient": partial(
+                NUMPY.formula(operation, "gradient"), given, target
+            ),
+            f"{name}, torch, gradient": partial(in_blocks, backward, loss, tracked, there[1]),
+            f"{name}, eager, gradient": partial(backward, peer, tracked, there[1]),
         }
         most = -1.4 if loss is summed else -1.3
         asked |= {
@@ -274,7 +261,7 @@ def small() -> tuple[Calls, dict[str, tuple[str, str, float]]]:
 
     pairs = {"torch": (x, y), "NumPy": (x.numpy(), y.numpy())}
     calls: Calls = {
-        f"{library}, {kernel}": functools.partial(many, *arrays, kernel=kernel)
+        f"{library}, {kernel}": partial(many, *arrays, kernel=kernel)
         for library, arrays in pairs.items()
         for kernel in ("auto", "pure")
     }
@@ -282,22 +269,6 @@ def small() -> tuple[Calls, dict[str, tuple[str, str, float]]]:
         f"{library}, auto / pure": (f"{library}, auto", f"{library}, pure", -1.05)
         for library in pairs
     }
-
-
-def peak(work: Callable[[], object]) -> float | None:
-    """Return by how many MiB the process grows at most during ``work``; on Linux only."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-
-    def at(name: str) -> float:
-        lines = status.read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
-
-    Path("/proc/self/clear_refs").write_text("5")
-    before = at("VmRSS")
-    work()
-    return at("VmHWM") - before
 
 
 def memory() -> dict[str, float | None]:
@@ -310,7 +281,8 @@ def memory() -> dict[str, float | None]:
     found = {}
     for name, call in calls.items():
         call()
-        found[name] = peak(call)
+        held = peaks(call, "rss", "cpu", (None, None)).get("rss")
+        found[name] = None if held is None else held / 2**20
     return found
 
 
@@ -340,8 +312,8 @@ def first_calls() -> dict[str, Any]:
 
 
 TABLES = {
-    "kl_div, sum, 1024 x 32000, float32": functools.partial(pointwise, "float32"),
-    "kl_div, sum, 1024 x 32000, float64": functools.partial(pointwise, "float64"),
+    "kl_div, sum, 1024 x 32000, float32": partial(pointwise, "float32"),
+    "kl_div, sum, 1024 x 32000, float64": partial(pointwise, "float64"),
     "kl_div_with_logits, mean, 512 x 32000, float32": rows,
     "kl_div_with_logits, masked classes, 512 x 32000, float32": masked,
     "kl_div_with_logits, 512 x 151936, bfloat16": halves,
@@ -368,9 +340,12 @@ def main() -> None:
             continue
         print(title)
         calls, asked = prepare()
-        times = measure(calls, OPTIONS.rounds)
+        with bar() as told:
+            times = in_turns(
+                calls, OPTIONS.rounds, progress=lambda done, title=title: told(done, title)
+            )
         for name, each in times.items():
-            print(f"  {median(each):9.2f} ms  {name}")
+            print(f"  {1e3 * median(each):9.2f} ms  {name}")
         ratios = {}
         for name, (above, below, target) in asked.items():
             ratio = median(a / b for a, b in zip(times[above], times[below], strict=True))
@@ -379,7 +354,7 @@ def main() -> None:
             print(f"  {ratio:8.2f} x  {name}, {sign} {abs(target)}: {'met' if met else 'missed'}")
             ratios[name] = {"ratio": round(ratio, 3), "target": f"{sign} {abs(target)}", "met": met}
         report["tables"][title] = {
-            "ms": {name: round(median(each), 3) for name, each in times.items()},
+            "ms": {name: round(1e3 * median(each), 3) for name, each in times.items()},
             "ratios": ratios,
         }
         del calls
@@ -389,10 +364,7 @@ def main() -> None:
     if OPTIONS.only in FIRST_CALL:
         report["first_call"] = first_calls()
         print(FIRST_CALL, report["first_call"])
-    with tempfile.NamedTemporaryFile("w", dir=RESULTS.parent, delete=False) as file:
-        json.dump(report, file, indent=2)
-        file.write("\n")
-    Path(file.name).replace(RESULTS)
+    write_text(RESULTS, json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

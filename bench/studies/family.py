@@ -19,6 +19,8 @@ import numpy as np
 
 import kldiv
 
+from ..harness.timer import in_turns
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -27,16 +29,8 @@ if TYPE_CHECKING:
 
 GIVEN = 64
 """Classes that a sparse teacher gives."""
-DENSE = {
-    "js_div_with_logits": 2.2,
-    "skew_kl_div_with_logits": 2.2,
-    "jeffreys_div_with_logits": 2.2,
-    "tv_div_with_logits": 2.2,
-    "hellinger_div_with_logits": 2.2,
-    "chi2_div_with_logits": 2.2,
-    "alpha_div_with_logits": 2.2,
-    "renyi_div_with_logits": 2.2,
-}
+_DIVERGENCES = ("js", "skew_kl", "jeffreys", "tv", "hellinger", "chi2", "alpha", "renyi")
+DENSE = {f"{name}_div_with_logits": 2.2 for name in _DIVERGENCES}
 
 
 class Arrays:
@@ -183,14 +177,8 @@ def main() -> None:
         if options.only not in title:
             continue
         calls, asked = table(given)
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for call in calls.values():
-            given.finish(call())  # compiles
-        for _ in range(options.rounds):
-            for name, call in calls.items():
-                start = process_time()
-                given.finish(call())
-                times[name].append(process_time() - start)
+        whole = {name: lambda call=call: given.finish(call()) for name, call in calls.items()}
+        times = in_turns(whole, options.rounds, clock=process_time)
         first, *_ = calls
         print(f"{options.library}, {title}: {options.rows} x {options.classes}, float32")
         for name, each in times.items():

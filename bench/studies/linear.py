@@ -13,7 +13,6 @@ import subprocess
 import sys
 from functools import partial
 from statistics import median
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import numpy as np
 import kldiv
 
 from ..harness.memory import headline, peaks
+from ..harness.timer import in_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,12 +99,7 @@ def table(library: str, options: argparse.Namespace) -> None:
     for name, call in calls.items():
         call()  # compiles
         held[name] = headline(peaks(call, "rss", "cpu", (None, None)))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(options.rounds):
-        for name, call in calls.items():
-            start = perf_counter()
-            call()
-            times[name].append(perf_counter() - start)
+    times = in_turns(calls, options.rounds)
     print(f"{library}: {options.rows} x {options.features}, {options.classes} classes, float32")
     ours = times["linear_kl_div"]
     for name, each in times.items():
@@ -124,8 +119,8 @@ def main() -> None:
         table(options.library, options)
         return
     for library in LIBRARIES:
-        arguments = [sys.executable, "-m", "bench.linear", *sys.argv[1:], "--library", library]
-        subprocess.run(arguments, check=True)  # noqa: S603 - this program, with its own options
+        program = [sys.executable, "-m", "bench.studies.linear", *sys.argv[1:]]
+        subprocess.run([*program, "--library", library], check=True)  # noqa: S603 - this program
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 import kldiv
 
 from ..harness.estimates import paired_ratio
-from ..harness.timer import Candidate, Effort, Timer
+from ..harness.timer import in_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,16 +70,11 @@ def main() -> None:
             peer_both,
         ),
     }
-    candidates = {name: Candidate(call) for name, (call, _) in calls.items()}
-    timer = Timer()
-    first = {name: timer.once(candidate)[0] for name, candidate in candidates.items()}
-    effort = Effort(warmup=0.02, sample=0.02, rounds=(rounds, rounds), budget=0.0)
-    timings = timer.rounds(candidates, effort, first)
+    times = in_turns({name: call for name, (call, _) in calls.items()}, rounds, sample=0.02)
     print(f"(8, 10) float32, median of {rounds} interleaved rounds")
     for name, (_, base) in calls.items():
-        own, peer = timings[name].samples, timings[base].samples
-        ratio = paired_ratio(peer, own, name).ratio
-        print(f"{median(own) * 1e6:8.1f} us  {ratio:5.2f}x  {name}")
+        ratio = paired_ratio(times[base], times[name], name).ratio
+        print(f"{median(times[name]) * 1e6:8.1f} us  {ratio:5.2f}x  {name}")
 
     added = [
         import_seconds("import numpy, kldiv") - import_seconds("import numpy")

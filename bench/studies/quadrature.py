@@ -25,6 +25,8 @@ try:
 except ImportError:
     sys.exit("bench.studies.quadrature needs mpmath for the truth: pip install mpmath")
 
+from ..oracle import moments, textbook
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -75,60 +77,12 @@ def _near(rng: np.random.Generator, *others: tuple[float, float]) -> tuple[Param
     return p, tuple(_spread(rng, *bounds) for bounds in others)
 
 
-# --- closed forms ---------------------------------------------------------------------------------
+# --- closed forms that no textbook of the oracle has ----------------------------------------------
 
 
-def _normal(m: Any, s: Any, n: Any, t: Any) -> Any:
-    return mp.log(t / s) + (s**2 + (m - n) ** 2) / (2 * t**2) - mpf(1) / 2
-
-
-def _normal_entropy(s: Any) -> Any:
-    return mp.log(s) + mp.log(2 * mp.pi * mp.e) / 2
-
-
-def _normal_cross(second_moment: Any, t: Any) -> Any:
-    """Return −E log q of Normal(n, t), given E (x − n)²."""
-    return mp.log(t) + mp.log(2 * mp.pi) / 2 + second_moment / (2 * t**2)
-
-
-def _laplace(m: Any, b: Any, n: Any, c: Any) -> Any:
-    gap = abs(m - n)
-    return mp.log(c / b) + (b * mp.exp(-gap / b) + gap) / c - 1
-
-
-def _cauchy(m: Any, s: Any, n: Any, t: Any) -> Any:
-    return mp.log(((s + t) ** 2 + (m - n) ** 2) / (4 * s * t))
-
-
-def _gumbel(m: Any, b: Any, n: Any, c: Any) -> Any:
-    power = mp.exp((n - m) / c) * mp.gamma(b / c + 1)
-    return mp.log(c / b) + (m - n) / c + mp.euler * (b / c - 1) + power - 1
-
-
-def _gamma(a: Any, r: Any, c: Any, s: Any) -> Any:
-    gammas = mp.loggamma(c) - mp.loggamma(a)
-    return (a - c) * mp.digamma(a) + gammas + c * mp.log(r / s) + a * (s - r) / r
-
-
-def _gamma_entropy(a: Any, r: Any) -> Any:
-    return a - mp.log(r) + mp.loggamma(a) + (1 - a) * mp.digamma(a)
-
-
-def _beta(a: Any, b: Any, c: Any, e: Any) -> Any:
-    total = mp.loggamma(c) + mp.loggamma(e) - mp.loggamma(c + e)
-    total -= mp.loggamma(a) + mp.loggamma(b) - mp.loggamma(a + b)
-    total += (a - c) * mp.digamma(a) + (b - e) * mp.digamma(b)
-    return total + (c - a + e - b) * mp.digamma(a + b)
-
-
-def _weibull(scale: Any, k: Any, other: Any, j: Any) -> Any:
-    heads = mp.log(k / scale**k) - mp.log(j / other**j)
-    return (
-        heads
-        + (k - j) * (mp.log(scale) - mp.euler / k)
-        + (scale / other) ** j * mp.gamma(j / k + 1)
-        - 1
-    )
+def _normal_cross(mean: Any, variance: Any, n: Any, t: Any) -> Any:
+    """Return −E log q of Normal(n, t), given the mean and variance of what it is taken over."""
+    return moments.Q["Normal"](mean, variance, None, None, n, t)
 
 
 def _student_normal(df: Any, n: Any, t: Any) -> Any:
@@ -136,7 +90,7 @@ def _student_normal(df: Any, n: Any, t: Any) -> Any:
         return mp.inf
     entropy = (df + 1) / 2 * (mp.digamma((df + 1) / 2) - mp.digamma(df / 2))
     entropy += mp.log(mp.sqrt(df)) + mp.log(mp.beta(df / 2, mpf(1) / 2))
-    return _normal_cross(df / (df - 2) + n**2, t) - entropy
+    return _normal_cross(0, df / (df - 2), n, t) - entropy
 
 
 def _inverse_gamma_gamma(a: Any, r: Any, c: Any, s: Any) -> Any:
@@ -144,8 +98,7 @@ def _inverse_gamma_gamma(a: Any, r: Any, c: Any, s: Any) -> Any:
         return mp.inf
     log_mean = mp.log(r) - mp.digamma(a)
     entropy = a + mp.log(r) + mp.loggamma(a) - (1 + a) * mp.digamma(a)
-    log_q = c * mp.log(s) - mp.loggamma(c) + (c - 1) * log_mean - s * r / (a - 1)
-    return -entropy - log_q
+    return moments.Q["Gamma"](r / (a - 1), None, log_mean, None, c, s) - entropy
 
 
 def _zipf(a: Any, b: Any) -> Any:
@@ -189,28 +142,23 @@ def _gamma_normal(rng: np.random.Generator) -> tuple[Any, Any, Any]:
     a, r = _spread(rng, -2, 4), _spread(rng, -2, 2)
     mean, deviation = a / r, a**0.5 / r
     n, t = mean + deviation * rng.normal(), deviation * _spread(rng, -0.5, 1)
-    a_, r_, n_, t_ = _numbers(a, r, n, t)
-    moment = a_ / r_**2 + (a_ / r_ - n_) ** 2
-    return d.Gamma(a, r), d.Normal(n, t), _normal_cross(moment, t_) - _gamma_entropy(a_, r_)
+    truth = moments.divergence("Gamma", "Normal", 2)
+    return d.Gamma(a, r), d.Normal(n, t), truth(*_numbers(a, r, n, t))
 
 
 def _gamma_log_normal(rng: np.random.Generator) -> tuple[Any, Any, Any]:
     a, r = _spread(rng, -1.5, 4), _spread(rng, -2, 2)
     n, t = np.log(a / r) + rng.normal(), _spread(rng, -1, 1)
     a_, r_, n_, t_ = _numbers(a, r, n, t)
-    log_mean = mp.digamma(a_) - mp.log(r_)
-    moment = mp.psi(1, a_) + (log_mean - n_) ** 2
-    truth = _normal_cross(moment, t_) + log_mean - _gamma_entropy(a_, r_)
+    own, _, _, log_mean, _ = moments.P["Gamma"](a_, r_)
+    truth = own + log_mean + _normal_cross(log_mean, mp.psi(1, a_), n_, t_)
     return d.Gamma(a, r), d.LogNormal(n, t), truth
 
 
 def _normal_laplace(rng: np.random.Generator) -> tuple[Any, Any, Any]:
     m, s, b = rng.normal() * _spread(rng, -1, 3), _spread(rng, -3, 2), _spread(rng, -2, 2)
-    m_, s_, b_ = _numbers(m, s, b)
-    far = s_ * mp.sqrt(2 / mp.pi) * mp.exp(-(m_**2) / (2 * s_**2))
-    far += m_ * mp.erf(m_ / (s_ * mp.sqrt(2)))
-    truth = mp.log(2 * b_) + far / b_ - _normal_entropy(s_)
-    return d.Normal(m, s), d.Laplace(0.0, b), truth
+    truth = moments.divergence("Normal", "Laplace", 2)
+    return d.Normal(m, s), d.Laplace(0.0, b), truth(*_numbers(m, s, 0.0, b))
 
 
 def _student(rng: np.random.Generator) -> tuple[Any, Any, Any]:
@@ -239,7 +187,8 @@ def _peaks(rng: np.random.Generator) -> tuple[Any, Any, Any]:
     total = mp.fsum(_numbers(*weights))
     for w, m, s in zip(_numbers(*weights), _numbers(*locs), _numbers(*scales), strict=True):
         part = w / total
-        truth += part * (_normal_cross(s**2 + m**2, t_) - _normal_entropy(s) + mp.log(part))
+        own, *_ = moments.P["Normal"](m, s)
+        truth += part * (own + _normal_cross(m, s**2, 0, t_) + mp.log(part))
     return p, d.Normal(0.0, t), truth
 
 
@@ -250,29 +199,23 @@ def _zipfs(rng: np.random.Generator) -> tuple[Any, Any, Any]:
     return stats.zipf(a), stats.zipf(b), _zipf(*_numbers(a, b))
 
 
-def _poisson(a: Any, b: Any) -> Any:
-    return a * mp.log(a / b) + b - a
-
-
 def _geometric(rng: np.random.Generator) -> tuple[Any, Any, Any]:
     p, q = _spread(rng, -6, -0.01), _spread(rng, -6, -0.01)
-    p_, q_ = _numbers(p, q)
-    truth = mp.log(p_ / q_) + (1 - p_) / p_ * mp.log((1 - p_) / (1 - q_))
-    return d.Geometric(p), d.Geometric(q), truth
+    return d.Geometric(p), d.Geometric(q), textbook.geometric(*_numbers(p, q))
 
 
 PAIRS: dict[str, Maker] = {
-    "Normal": _located(d.Normal, _normal),
-    "Laplace": _located(d.Laplace, _laplace),
-    "Cauchy": _located(d.Cauchy, _cauchy, 8.0),
-    "Gumbel": _located(d.Gumbel, _gumbel, 0.7),
-    "LogNormal": _located(d.LogNormal, _normal, 2.0),
-    "Gamma": _same(d.Gamma, _gamma, (-3, 5), (-3, 3)),
-    "InverseGamma": _same(d.InverseGamma, _gamma, (-3, 5), (-3, 3)),
-    "Beta": _same(d.Beta, _beta, (-3, 4), (-3, 4)),
-    "Weibull": _same(d.Weibull, _weibull, (-0.5, 0.5), (-0.7, 1)),
-    "Exponential": _same(d.Exponential, lambda a, b: mp.log(a / b) + b / a - 1, (-8, 8)),
-    "Poisson": _same(d.Poisson, _poisson, (-4, 7)),
+    "Normal": _located(d.Normal, textbook.normal),
+    "Laplace": _located(d.Laplace, textbook.laplace),
+    "Cauchy": _located(d.Cauchy, textbook.cauchy, 8.0),
+    "Gumbel": _located(d.Gumbel, textbook.gumbel, 0.7),
+    "LogNormal": _located(d.LogNormal, textbook.normal, 2.0),
+    "Gamma": _same(d.Gamma, textbook.gamma, (-3, 5), (-3, 3)),
+    "InverseGamma": _same(d.InverseGamma, textbook.gamma, (-3, 5), (-3, 3)),
+    "Beta": _same(d.Beta, textbook.beta, (-3, 4), (-3, 4)),
+    "Weibull": _same(d.Weibull, textbook.weibull, (-0.5, 0.5), (-0.7, 1)),
+    "Exponential": _same(d.Exponential, textbook.exponential, (-8, 8)),
+    "Poisson": _same(d.Poisson, textbook.poisson, (-4, 7)),
     "Geometric": _geometric,
     "Zipf": _zipfs,
     "Gamma‖Normal": _gamma_normal,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -27,6 +26,8 @@ import mpmath
 import numpy as np
 
 from ..harness.progress import bar
+from ..harness.records import write_text
+from ..report.markdown import markdown
 from .search_targets import GROUPS
 from .searching import LIBRARIES, Found, Target, draw, mutate
 
@@ -229,15 +230,12 @@ def summary(lines: list[Line]) -> str:
         key = _key(line)
         if key not in rows or line["units"] > rows[key]["units"]:
             rows[key] = line
-    text = [
-        "| group | part | dtype | cases | worst | where |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    text = []
     for key, line in rows.items():
         cases = sum(each["tried"] for each in lines if _key(each) == key)
         where = f"{line['target']} on {line['library']}"
-        text.append(f"| {' | '.join(key)} | {cases:,} | {line['units']:.3g} | {where} |")
-    return "\n".join(text)
+        text.append([*key, f"{cases:,}", f"{line['units']:.3g}", where])
+    return markdown(["group", "part", "dtype", "cases", "worst", "where"], text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -257,9 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
         lines = search(options, report)
     print(summary(lines))
     if options.json:
-        part = options.json.with_suffix(".part")
-        part.write_text(json.dumps(lines, indent=1), encoding="utf-8")
-        os.replace(part, options.json)  # noqa: PTH105 - atomic
+        write_text(options.json, json.dumps(lines, indent=1))
     return int(any(line["units"] > line["limit"] for line in lines))
 
 

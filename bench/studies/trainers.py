@@ -26,7 +26,8 @@ import kldiv
 
 from ..harness.operations import SPREAD
 from ..oracle.exact import converged, js, kl, numbers
-from .accuracy import markdown, number, relative_error
+from ..report.markdown import markdown
+from .accuracy import number, relative_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ import click
 
 from kldiv.cli.interrupts import keep_state
 from kldiv.cli.suggestions import Choice, suggested
-from kldiv.cli.tables import TABLES, picture, reading_of, table_options
+from kldiv.cli.tables import TABLES, part_of, picture, reading_of, table_options
 from kldiv.errors import InputError, KLDivError, OptionError, ShapeError
 
 if TYPE_CHECKING:
@@ -194,10 +194,6 @@ EXAMPLES
     metavar="N",
     help="How many contributors and rows to show.",
 )
-@click.option("--key", metavar="NAME", help="The array to take from files without ::key.")
-@click.option(
-    "--max-bytes", type=click.IntRange(min=1), metavar="N", help="The largest array to accept."
-)
 @click.option(
     "--shard-axis",
     default=0,
@@ -312,14 +308,8 @@ def _multiply(options: dict[str, Any]) -> None:
     from kldiv.readers import linear_logits, open_table  # noqa: PLC0415 - see above
 
     for name, of in (("p", weight), ("q", weight_q or weight)):
-        own = None if "::" in options[name] else options["key"]
-        states = open_table(
-            options[name],
-            key=own,
-            max_bytes=options["max_bytes"],
-            shard_axis=options["shard_axis"],
-        )
-        options[name] = linear_logits(states, of)
+        part, along = part_of(options, name), options["shard_axis"]
+        options[name] = linear_logits(open_table(options[name], shard_axis=along, **part), of)
 
 
 def _compare_files(*, as_json: bool, plot: str | None, generalized: bool, **options: Any) -> None:

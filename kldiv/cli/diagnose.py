@@ -33,10 +33,6 @@ _FLOATS: Final = ("float16", "float32", "float64")
 )
 @click.option("--axis", default=-1, show_default=True, help="The axis that the classes lie on.")
 @click.option("--log-target", is_flag=True, help="P holds log-probabilities, Q too.")
-@click.option("--key", metavar="NAME", help="The array to take from files without ::key.")
-@click.option(
-    "--max-bytes", type=click.IntRange(min=1), metavar="N", help="The largest array to accept."
-)
 @table_options
 @click.option("--strict", is_flag=True, help="Exit with 1 if something looks wrong.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
@@ -36,7 +37,7 @@ def command(*, as_json: bool) -> None:
     report = {
         "version": kldiv.__version__,
         "python": python,
-        "backends": {name: _to_dict(status) for name, status in backends.items()},
+        "backends": {name: asdict(status) for name, status in backends.items()},
         "settings": settings,
     }
     click.echo(json.dumps(report, indent=2))
@@ -48,18 +49,6 @@ def _settings() -> dict[str, dict[str, str]]:
 
     values, places = get_config(), origins()
     return {name: {"value": values[name], "origin": places[name]} for name in values}
-
-
-def _to_dict(status: BackendStatus) -> dict[str, Any]:
-    return {
-        "usable": status.usable,
-        "version": status.version,
-        "devices": list(status.devices),
-        "kernels": list(status.kernels),
-        "kernel_problems": dict(status.kernel_problems),
-        "reason": status.reason,
-        "install": status.install,
-    }
 
 
 def _print_backends(backends: Mapping[str, BackendStatus], title: str) -> None:

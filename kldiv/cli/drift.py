@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from kldiv import estimators
 from kldiv.cli.json_output import print_json
 from kldiv.cli.progress import Progress
 from kldiv.cli.render import Page, clean, print_notes
-from kldiv.cli.tables import picture
+from kldiv.cli.tables import part_of, picture
 from kldiv.errors import InputError
 from kldiv.readers import open_samples
 
@@ -72,7 +73,10 @@ def show(options: dict[str, Any], bins: int | None, *, neighbours: bool = False)
         if options[name] != default:
             raise click.UsageError(f"--{name.replace('_', '-')}: not for samples")
     plot: DriftPlot | None = picture("drift_plot", "DriftPlot", options["plot"])
-    p, q = _columns(options, "p"), _columns(options, "q")
+    p, q = (
+        open_samples(options[name], reading=options["reading"], **part_of(options, name))
+        for name in ("p", "q")
+    )
     with Progress() as progress:
         found, notes = _compared(p, q, bins, progress, neighbours=neighbours, plot=plot)
     found.sort(key=lambda each: (-each.js, -_number(each.kl_pq)))
@@ -89,16 +93,6 @@ def show(options: dict[str, Any], bins: int | None, *, neighbours: bool = False)
 
 def _number(value: float) -> float:
     return value if value == value else -math.inf  # noqa: PLR0124 - NaN comes last
-
-
-def _columns(options: dict[str, Any], name: str) -> Columns:
-    own = "::" in options[name]
-    return open_samples(
-        options[name],
-        key=None if own else options["key"],
-        max_bytes=options["max_bytes"],
-        reading=options["reading"],
-    )
 
 
 def _paired(p: Columns, q: Columns) -> tuple[list[tuple[Column, Column]], list[str]]:
@@ -133,7 +127,7 @@ def _compared(
     for done, pair in enumerate(pairs):
         progress.reach(done, len(pairs))
         one, other = (read() for read in pair)  # two columns at a time
-        notes += _missing(one, other)
+        notes += [*_missing(one, other), *_spellings(one, other)]
         try:
             own = bins
             if bins is None and not neighbours and _are_many(one, other):
@@ -168,6 +162,25 @@ def _missing(p: Sample, q: Sample) -> list[str]:
     return [f"column {clean(p.name)}: {missing:,} missing {noun} left out"] if missing else []
 
 
+def _spellings(p: Sample, q: Sample) -> list[str]:
+    """Say where categories of one side alone are those of the other but for their spelling."""
+    if not (isinstance(p.values, tuple) and isinstance(q.values, tuple)):
+        return []
+    words = {*p.values}, {*q.values}
+    known = {_folded(word): word for word in sorted(words[0] - words[1])}
+    other = next((each for each in sorted(words[1] - words[0]) if _folded(each) in known), None)
+    if other is None:
+        return []
+    text = (
+        f"column {clean(p.name)}: {clean(known[_folded(other)])!r} in P and {clean(other)!r} in Q"
+    )
+    return [f"{text}, which differ by case, blanks or Unicode form alone, are two categories"]
+
+
+def _folded(word: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", word).casefold().split())
+
+
 def _are_many(p: Sample, q: Sample) -> bool:
     both = p.values, q.values
     return max(map(len, both)) > _MANY and not any(isinstance(each, tuple) for each in both)
@@ -190,6 +203,11 @@ def _drift(p: Sample, q: Sample, bins: int | None, *, asked: bool = True) -> Dri
         counts = [np.array([each[key] for key in words_of_both], float) for each in keys]
         return _of_counts(p, q, size, f"{len(words_of_both):,} classes", counts)
     classes = None if bins is not None and asked else _repeated(p.values, q.values)
+    if classes is not None and np.abs(classes).max(initial=0) > 2**53:
+        raise InputError(
+            f"column {p.name!r} has whole numbers beyond 2**53, which float64 does not tell apart:"
+            " write them as text, or take --bins where they are no classes"
+        )
     if classes is not None:
         counts = [_counted(each.values, classes) for each in (p, q)]
         return _of_counts(p, q, size, f"{len(classes):,} classes", counts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Final
 
@@ -136,6 +137,8 @@ def _value(node: ast.AST, text: str) -> Any:
 
 def _plain(node: ast.AST, text: str) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | bool):
+        if abs(node.value) > sys.float_info.max and node.value != np.inf:
+            raise InputError(f"{text}: a number of {len(str(node.value)):,} digits is too large")
         return node.value
     if isinstance(node, ast.Name) and node.id in _WORDS:
         return _WORDS[node.id]

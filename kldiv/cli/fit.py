@@ -31,6 +31,7 @@ EXAMPLES
 """
 
 
+_PRINTED: Final = ("family", "parameters", "score", "behind", "behind_error")
 _LISTED: Final = 8
 """How many columns an error names."""
 
@@ -55,10 +56,6 @@ _LISTED: Final = 8
     help="Parts for cross-validation.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the random parts.")
-@click.option("--key", metavar="NAME", help="The array or column to take.")
-@click.option(
-    "--max-bytes", type=click.IntRange(min=1), metavar="N", help="The largest array to accept."
-)
 @table_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -128,11 +125,7 @@ def _print_json(found: Ranking, path: str) -> None:
 
     fits = [
         {
-            "family": fit.family,
-            "parameters": fit.parameters,
-            "score": fit.score,
-            "behind": fit.behind,
-            "behind_error": fit.behind_error,
+            **{name: getattr(fit, name) for name in _PRINTED},
             "kl": fit.kl._asdict(),
         }
         for fit in found.fits

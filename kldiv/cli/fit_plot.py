@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from kldiv.cli.picture import BLUE, GREEN, GREY, ORANGE, RED, Picture, plain
+from kldiv.cli.picture import BLUE, GREEN, GREY, ORANGE, RED, Picture, plain, tidy
 from kldiv.cli.render import clean
 
 if TYPE_CHECKING:
@@ -34,10 +34,7 @@ class FitPlot(Picture):
             _counts(axes, found, data)
         else:
             _densities(axes, found, data)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(colors=GREY, labelsize="small")
-        axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
-        axes.set_axisbelow(True)
+        tidy(axes, "y")
         axes.set_ylim(bottom=0.0)
         path = Path(str(table.path))
         axes.set_xlabel(clean(table.member or path.stem), fontsize="small", color=GREY)

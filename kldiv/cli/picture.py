@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
 from matplotlib.backend_bases import FigureCanvasBase
@@ -13,6 +13,7 @@ from kldiv.cli.render import LABEL, clean
 from kldiv.errors import OptionError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
@@ -33,6 +34,14 @@ def short(label: str, most: int = LABEL) -> str:
     """Return a label of a file that is safe to draw and not too long."""
     label = clean(label)
     return label if len(label) <= most else f"{label[: most - 1]}…"
+
+
+def tidy(axes: Axes, values: Literal["x", "y"]) -> None:
+    """Leave of a frame the line of an axis of values, with a grid behind the picture."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=GREY, labelsize="small")
+    axes.grid(axis=values, color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
 
 
 class Picture:

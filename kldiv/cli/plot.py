@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from kldiv.cli.picture import BLUE, GREEN, GREY, ORANGE, RED, Picture, plain, short
+from kldiv.cli.picture import BLUE, GREEN, GREY, ORANGE, RED, Picture, plain, short, tidy
 from kldiv.cli.render import clean
 from kldiv.cli.report import over
 
@@ -40,11 +40,9 @@ class Plot(Picture):
         plain(*left.get_yticklabels())
         left.set_ylim(len(best) - 0.4, -0.6)
         for axes in (left, right):
-            axes.spines[["top", "right", "left"]].set_visible(False)
-            axes.tick_params(axis="y", length=0)
-            axes.tick_params(axis="x", colors=GREY, labelsize="small")
-            axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
-            axes.set_axisbelow(True)
+            tidy(axes, "x")
+            axes.spines["left"].set_visible(False)
+            axes.tick_params(axis="y", length=0, labelsize="medium", labelcolor="black")
         for place, each in enumerate(best):
             if each.kl_qp == math.inf and each.kl_pq < math.inf:
                 at = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
@@ -127,10 +125,7 @@ def _distribution(found: QuantizationReport, names: list[str]) -> Figure:
             axes.axvline(value, color=colour, linestyle=line, label=f"{name}  {value:.3g}")
     axes.set_xscale("log")
     axes.set_ylim(bottom=0.0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=GREY, labelsize="small")
-    axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
+    tidy(axes, "y")
     axes.set_xlabel("D(P‖Q) of a token, in nats", fontsize="small", color=GREY)
     axes.set_ylabel("% of tokens, in each tenth of a power of ten", fontsize="small", color=GREY)
     axes.legend(fontsize="small", frameon=False, loc="upper left")

@@ -18,7 +18,7 @@ from kldiv.cli.render import Page, clean, column, number, print_notes, probabili
 
 if TYPE_CHECKING:
     from kldiv.metrics import Measured, QuantizationReport
-    from kldiv.streaming import Comparison, Side, Summary, Zeros
+    from kldiv.streaming import Comparison, Contribution, Row, Side, Summary, Zeros
 
 _LOG_2: Final = math.log(2.0)  # nats in a bit
 _DIGITS: Final = 10  # of a divergence
@@ -62,10 +62,7 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
         **({} if found.quantization is None else {"quantization": found.quantization.to_dict()}),
         "classes": found.classes,
         "axis": found.axis,
-        "contributors": [
-            {("class" if name == "label" else name): value for name, value in asdict(each).items()}
-            for each in found.contributions
-        ],
+        "contributors": [_named("class", each) for each in found.contributions],
         "zeros": {
             "kl_pq": _zeros_to_dict(found.zeros_q),
             "kl_qp": _zeros_to_dict(found.zeros_p),
@@ -80,6 +77,12 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
         "version": kldiv.__version__,
         "warnings": said,
     }
+
+
+def _named(kind: str, each: Row | Contribution) -> dict[str, Any]:
+    """Return a row or class, its label under the word for its kind."""
+    found = asdict(each)
+    return {kind: found.pop("label"), **found}
 
 
 def _measures(found: Comparison) -> dict[str, Summary]:
@@ -100,14 +103,7 @@ def _rows_to_dict(found: Comparison) -> dict[str, Any]:
         "count": found.count,
         **{name: _statistics(each) for name, each in _measures(found).items()},
         "worst": [
-            {
-                "row": row.label if found.shape else None,
-                "index": row.index,
-                "kl_pq": row.kl_pq,
-                "kl_qp": row.kl_qp,
-                "js": row.js,
-            }
-            for row in found.worst
+            _named("row", row) | ({} if found.shape else {"row": None}) for row in found.worst
         ],
     }
 

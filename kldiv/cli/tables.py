@@ -26,6 +26,10 @@ TABLES
 """
 
 _OPTIONS: Final = (
+    click.option("--key", metavar="NAME", help="The array or column of files without ::key."),
+    click.option(
+        "--max-bytes", type=click.IntRange(min=1), metavar="N", help="The largest array to accept."
+    ),
     click.option("--labels", multiple=True, metavar="COLUMN", help="The column with the labels."),
     click.option("--values", multiple=True, metavar="COLUMN", help="The column with the numbers."),
     click.option("--sep", metavar="C", help="What separates cells: ';', '|', tab, blank, ..."),
@@ -65,8 +69,13 @@ def read_table(options: dict[str, Any], name: str, reading: Reading) -> Table:
     """Read the file that an option or argument of that name names."""
     from kldiv.readers import read  # noqa: PLC0415 - imported where a command runs
 
+    return read(options[name], reading=reading, **part_of(options, name))
+
+
+def part_of(options: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return which array to take of a file, and of which size, as readers take it."""
     key = None if "::" in options[name] else options["key"]
-    return read(options[name], key=key, max_bytes=options["max_bytes"], reading=reading)
+    return {"key": key, "max_bytes": options["max_bytes"]}
 
 
 def reading_of(options: dict[str, Any]) -> Reading:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from kldiv.errors import InputError
+from kldiv.readers.arrays import doubles
 from kldiv.readers.linear_logits import logits_of
 from kldiv.readers.llama_files import MAGIC, read_base
 from kldiv.readers.reading import PLAIN, Reading
@@ -27,6 +28,7 @@ from kldiv.readers.sources import (
     is_pattern,
     is_stream,
     memory,
+    needed,
     opened,
     readable,
     size_of,
@@ -76,6 +78,9 @@ _FORMATS: Final = {
     ".pth": "torch_files.read_torch",
 }
 """The reader of each suffix, imported when it is used; behind one of `PACKED` too, if text."""
+
+_PACKAGES: Final = {"arrow_files": "pyarrow", "excel_files": "openpyxl", "hdf5_files": "h5py"}
+"""The packages that modules of readers import."""
 
 
 def read(
@@ -237,7 +242,7 @@ def read_samples(
         table = _read_file(path, member, max_bytes=max_bytes, reading=reading, samples=True)
     if table.samples:
         return table.samples
-    array = table.array.astype(np.float64, copy=False)
+    array = doubles(str(path), table.array)
     if array.ndim > 2:
         raise InputError(f"{path}: shape {array.shape}; samples are a list, or columns of a matrix")
     columns = [array.ravel()] if array.ndim < 2 else list(array.T)
@@ -293,29 +298,20 @@ def open_samples(
     """
     path, member = split(spec, key)
     if member is None and path.suffix.lower() == ".parquet" and path.is_file():
-        from kldiv.readers.arrow_files import parquet_columns  # noqa: PLC0415 - as other formats
-
         with opened(path) as file:
-            names = parquet_columns(Source(file, path, None, size_of(file), max_bytes))
+            source = Source(file, path, None, size_of(file), max_bytes)
+            names = _function(source, "arrow_files.parquet_columns")(source)
         chosen, beside = reading.names("values"), reading.names("labels") or ()
         if names is not None and {*(chosen or ()), *beside} <= set(names):
             own = replace(reading, values=None, labels=None)
-            return {
-                name: partial(_column, path, name, max_bytes, own)
-                for name in chosen or names
-                if name not in beside
-            }
+
+            def read_column(name: str) -> Sample:
+                return read_samples(path, key=name, max_bytes=max_bytes, reading=own)[0]
+
+            wanted = [name for name in chosen or names if name not in beside]
+            return {name: partial(read_column, name) for name in wanted}
     found = read_samples(spec, key=key, max_bytes=max_bytes, reading=reading)
-    return {each.name: partial(_same, each) for each in found}
-
-
-def _column(path: Path, name: str, max_bytes: int | None, reading: Reading) -> Sample:
-    (found,) = read_samples(path, key=name, max_bytes=max_bytes, reading=reading)
-    return found
-
-
-def _same(sample: Sample) -> Sample:
-    return sample
+    return {each.name: lambda each=each: each for each in found}  # type: ignore[misc]
 
 
 def open_table(
@@ -369,10 +365,10 @@ def open_table(
         return _read_file(file, member, max_bytes=max_bytes, lazy=True)
 
     with readable(path):
-        store = is_zarr(path)
-        table = (
-            read_zarr(path, member) if store else read_shards(path, member, shard_axis, read_shard)
-        )
+        if is_zarr(path):
+            table = read_zarr(Source(BytesIO(), path, member, 0))
+        else:
+            table = read_shards(path, member, shard_axis, read_shard)
     if max_bytes is not None and table.array.nbytes > max_bytes:
         raise InputError(
             f"{path}: {table.array.nbytes:,} bytes; at most {max_bytes:,} are accepted. Pass"
@@ -395,14 +391,14 @@ def linear_logits(hidden: Any, weight: Any) -> Table:
     -------
     Table
         For `kldiv.streaming.compare`; its array is a `Stored` of float32, or of float64 where
-        either is.
+        float32 does not hold the numbers of either.
 
     Raises
     ------
     ShapeError
         The hidden states are no longer or shorter than the rows of the weight.
-    DTypeError
-        Either is not of real numbers.
+    DTypeError, LibraryError
+        Either is not of real numbers, or is a masked array.
 
     Examples
     --------
@@ -429,7 +425,10 @@ def linear_logits(hidden: Any, weight: Any) -> Table:
 def _read_file(path: Path, member: str | None, **options: Any) -> Table:
     if is_stream(path):
         raw = drained(path, options.get("max_bytes"))
-        return _read_stream(Source(BytesIO(raw), path, member, len(raw), **options))
+        source = Source(BytesIO(raw), path, member, len(raw), **options)
+        packing = packing_of(source)  # there is no name: the first bytes show the format
+        source = source if packing is None else unpacked(replace(source, suffix=packing))
+        return _read(replace(source, suffix=format_of(source)))
     with opened(path) as file:
         source = Source(file, path, member, size_of(file), **options)
         packed = source.kind in PACKED and source.size
@@ -460,14 +459,13 @@ def _read(source: Source) -> Table:
         )
     if source.kind in TEXT:
         check_text(source)
-    module, _, name = found.partition(".")
-    reader: Callable[[Source], Table] = getattr(import_module(f"{__name__}.{module}"), name)
+    reader: Callable[[Source], Table] = _function(source, found)
     return reader(source)
 
 
-def _read_stream(source: Source) -> Table:
-    """Read a source without a name in the format that its first bytes show."""
-    packed = packing_of(source)
-    if packed is not None:
-        source = unpacked(replace(source, suffix=packed))
-    return _read(replace(source, suffix=format_of(source)))
+def _function(source: Source, place: str) -> Any:
+    """Return a function of a module of readers, whose package must be there."""
+    module, _, name = place.partition(".")
+    if module in _PACKAGES:
+        needed(source, _PACKAGES[module])
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -11,16 +11,19 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 
-from kldiv.readers.cells import Records, cell_of, check_nested, tabulate
+from kldiv.readers.cells import tabulate
 from kldiv.readers.numerals import is_missing
-from kldiv.readers.sources import Source, check_budget, needs, parsing
+from kldiv.readers.records import Records, cell_of, check_nested
+from kldiv.readers.sources import Source, check_budget, parsing
 from kldiv.readers.table import Sample, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kldiv.readers.cells import Block
+    from kldiv.readers.records import Block
 
 _ROWS = 1 << 14  # of a batch
 _BLOCK = 1 << 18  # of a batch of one column
@@ -28,8 +31,6 @@ _BLOCK = 1 << 18  # of a batch of one column
 
 def read_parquet(source: Source) -> Table:
     """Return the numbers of a Parquet file."""
-    with needs(source, "pyarrow"):
-        from pyarrow import parquet  # noqa: PLC0415 - optional, and only where one is read
     with parsing(source, "Parquet file"):
         file = parquet.ParquetFile(_Bounded(source))
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
@@ -46,8 +47,6 @@ def read_parquet(source: Source) -> Table:
 
 def parquet_columns(source: Source) -> list[str] | None:
     """Return the columns that can be read as samples one at a time; None where some cannot."""
-    with needs(source, "pyarrow"):
-        from pyarrow import parquet  # noqa: PLC0415 - see above
     with parsing(source, "Parquet file"):
         schema = parquet.ParquetFile(_Bounded(source)).schema_arrow
         found = _plain_columns(schema)
@@ -56,8 +55,6 @@ def parquet_columns(source: Source) -> list[str] | None:
 
 def _plain_columns(schema: Any) -> list[str]:
     """Return the columns of numbers or text that are neither an index nor named twice."""
-    import pyarrow as pa  # noqa: PLC0415 - is loaded already
-
     tests = (pa.types.is_integer, pa.types.is_floating, _is_words)
     kinds = {field.name: field.type for field in schema}
     return [
@@ -72,8 +69,6 @@ def _plain_columns(schema: Any) -> list[str]:
 
 def _is_words(kind: Any) -> bool:
     """Return whether a column holds labels or categories: text, or truth values."""
-    import pyarrow as pa  # noqa: PLC0415 - is loaded already
-
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     tests = pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean
     return any(test(kind) for test in tests)
@@ -81,8 +76,6 @@ def _is_words(kind: Any) -> bool:
 
 def _sample(source: Source, file: Any) -> Sample:
     """Return one column as a sample, without a look at the others."""
-    import pyarrow as pa  # noqa: PLC0415 - is loaded already
-
     name, rows = str(source.key), file.metadata.num_rows
     check_budget(source, 8 * rows, source.size, name)
     columns = (batch.column(0) for batch in file.iter_batches(_BLOCK, columns=[name]))
@@ -111,8 +104,6 @@ def _sample(source: Source, file: Any) -> Sample:
 
 def read_arrow(source: Source) -> Table:
     """Return the numbers of an Arrow or Feather file of version 2, or of a stream of batches."""
-    with needs(source, "pyarrow"):
-        import pyarrow as pa  # noqa: PLC0415 - see above
     with parsing(source, "Arrow file"):
         check_budget(source, source.size, source.size)
         start = source.file.read(6)
@@ -174,8 +165,6 @@ def _index_of(schema: Any) -> list[str]:
 
 
 def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
-    import pyarrow as pa  # noqa: PLC0415 - is loaded already
-
     batches = map(_validated, batches)
     names = ["" if name.startswith("__index_level_") else name for name in schema.names]
     index = [] if source.samples else _index_of(schema)
@@ -206,4 +195,5 @@ def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
 
     found = [names[i] for i in order]
     typed = frozenset(i for i, yes in enumerate(numeric) if not yes or found[i] in index)
-    return tabulate(source, Records(found, blocks, place="row", typed=typed, decimal="."))
+    decimal = None if typed else "."  # numbers may be written in a column of text
+    return tabulate(source, Records(found, blocks, place="row", typed=typed, decimal=decimal))

@@ -6,31 +6,28 @@ Nothing that a file leaves open is guessed: an error asks, and names the options
 from __future__ import annotations
 
 import re
-from array import array as packed
 from collections import Counter
-from dataclasses import dataclass, field
-from datetime import datetime, time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
 from kldiv.errors import OptionError
-from kldiv.readers.numerals import decimals, is_blank, is_missing, number, plain
+from kldiv.readers.cell_numbers import CellNumbers
+from kldiv.readers.numerals import decimals, is_blank, is_missing, plain
 from kldiv.readers.sources import SHOWN, Source, choose
 from kldiv.readers.table import Sample, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
     from numpy.typing import NDArray
 
-    Row: TypeAlias = tuple[int, Sequence[str]]
-    Block: TypeAlias = tuple[Sequence[int], Sequence[Sequence[str]]]
+    from kldiv.readers.records import Records
+
     Numbers: TypeAlias = NDArray[np.float64]
 
 _SAMPLE_ROWS: Final = 1000  # that decide which columns are text,
 _SAMPLE_CELLS: Final = 1 << 20  # but fewer rows where they are long
+_EXACT: Final = 2.0**53  # beyond it float64 does not tell whole numbers apart
 _DECIMALS: Final = 1000  # prices have two, computed numbers have more than these three
 _INDEX: Final = frozenset({"", "index", "level_0", "unnamed: 0", "id", "idx", "row", "nr", "no"})
 _KEYS: Final = _INDEX | {"key", "code", "number", "num", "rank", "year", "age", "zip", "plz"}
@@ -43,97 +40,10 @@ _INTERVAL: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
-    """Rows of cells, which can be gone through more than once."""
-
-    names: list[str]
-    """Of the columns; their numbers where the file has none."""
-    blocks: Callable[[], Iterator[Block]]
-    """Rows, some at a time: their places, and the cells of each column."""
-    place: str = "line"
-    """The word for a place."""
-    named: bool = True
-    typed: frozenset[int] = frozenset()
-    """Columns whose type is text."""
-    decimal: str | None = None
-    """The decimal mark, where it is known."""
-    doubtful: bool = False
-    """Whether 1.234 may be a thousand and more."""
-    notes: list[str] = field(default_factory=list)
-
-    def rows(self) -> Iterator[Row]:
-        """Yield the rows, each with its place."""
-        for places, columns in self.blocks():
-            yield from zip(places, zip(*columns, strict=True), strict=True)
-
-
 def tabulate(source: Source, records: Records) -> Table:
     """Return the numbers and labels of a table of cells; or its columns, where these are wanted."""
     found = _Tabulation(source, records)
     return found.columns() if source.samples else found.table()
-
-
-def of_values(
-    names: list[str], rows: list[Any], *, place: str, places: Sequence[int] = ()
-) -> Records:
-    """Return rows of values of any type as cells; columns of words alone hold labels."""
-    text = [
-        i
-        for i in range(len(names))
-        if all(isinstance(row[i], str | bool | None) for row in rows)
-        and any(row[i] is not None for row in rows)
-    ]
-    block = (
-        places or range(1, len(rows) + 1),
-        [[cell_of(row[i]) for row in rows] for i in range(len(names))],
-    )
-    # A table of text alone has its numbers in it.
-    typed = frozenset(text) if len(text) < len(names) - (names[:1] == [""]) else frozenset()
-    decimal = None if any(isinstance(row[i], str) for row in rows for i in text) else "."
-    return Records(names, lambda: iter([block]), place=place, typed=typed, decimal=decimal)
-
-
-def check_nested(source: Source, name: str, *, lists: bool = True) -> None:
-    """Refuse a column of lists or records, unless another one was asked for."""
-    if source.key is None and source.reading.values is None:
-        if not lists:
-            raise source.error(
-                f"column {name!r} holds a record in every cell. Write its fields as columns, or"
-                " name the column of values: values='column'"
-            )
-        raise source.error(
-            f"column {name!r} holds a list in every cell: {source.path}::{name} takes these as"
-            " rows, values='column' another column"
-        )
-
-
-def cell_of(value: Any) -> str:
-    """Return a value as a cell of text; that of a truth value is a word, as text has it."""
-    if value is None:
-        return ""
-    if isinstance(value, datetime) and value.time() == time():
-        return str(value.date())  # as text has it
-    return str(value)
-
-
-class _Words:
-    """The cells of a column of text that say something, and how many do not."""
-
-    def __init__(self) -> None:
-        self.there: list[str] = []
-        self.missing = 0
-        self._seen: set[str] = set()
-        self._gone: set[str] = set()
-
-    def add(self, cells: Sequence[str]) -> None:
-        """Add cells: each word is looked at once."""
-        new = {*cells} - self._seen
-        self._seen |= new
-        self._gone.update(filter(is_missing, new))
-        there = [cell for cell in cells if cell not in self._gone] if self._gone else cells
-        self.there += there
-        self.missing += len(cells) - len(there)
 
 
 class _Tabulation:
@@ -164,7 +74,15 @@ class _Tabulation:
                 f"column {unnamed[0] + 1} has no name. Name it; or if the first {records.place} is"
                 f" a title, or a second one has names too, take the first out{mend}"
             )
+        twice = [name for name, count in Counter(filter(None, self.names)).items() if count > 1]
+        if twice:
+            mend = "Rename one"
+            if records.place == "line":
+                mend += ", say header=False if the first line is data, or leave it out by"
+                mend += " `comment` if a second one has names"
+            raise source.error(f"two columns are named {twice[0]!r}. {mend}")
         self.text = [i for i in range(len(self.names)) if i not in self.empty and self._is_text(i)]
+        self.numbers = CellNumbers(source, records, self.head, self.text)
         self.notes = list(records.notes)
 
     def table(self) -> Table:
@@ -175,11 +93,12 @@ class _Tabulation:
         labels = self._labels(columns)
         others = self._others(columns, labels)
         words = {i: list[str]() for i in labels or () if i in self.text}
-        values = self._parse([*columns, *others], strict=len(columns), words=words)
+        values = self.numbers.parse([*columns, *others], strict=len(columns), words=words)
         own, beside = values[:, : len(columns)], values[:, len(columns) :]
         labels, edges, drop = self._decide(columns, labels, own, others, beside, whole=whole)
         keep = [i for i, column in enumerate(columns) if column not in drop]
         columns, own = [columns[i] for i in keep], np.ascontiguousarray(own[:, keep])
+        self._check_percents(columns)
         joint = " / " if edges is None else "–"
         found = self._text_of(labels, joint, words) if labels else None
         if edges is None and found is not None:
@@ -190,6 +109,15 @@ class _Tabulation:
             return Table(own[:, 0], path, member, found, edges=edges, notes=notes)
         classes = tuple(self.names[i] for i in columns) if self.records.named else None
         return Table(own, path, None, classes, found, notes=notes)
+
+    def _check_percents(self, columns: list[int]) -> None:
+        """Refuse rows of which some numbers are per cents and others are not."""
+        names = {i in self.numbers.percents: self.names[i] for i in columns}
+        if len(names) > 1:
+            raise self.source.error(
+                f"column {names[True]!r} has %, column {names[False]!r} has none: they make no row."
+                f" {self.source.path}::{names[False]} takes one column"
+            )
 
     def columns(self) -> Table:
         """Return every column by itself: a sample of numbers or of categories."""
@@ -202,23 +130,23 @@ class _Tabulation:
         text = [i for i in wanted if i in self.text]
         self._check_names(wanted)
         numbers = [i for i in wanted if i not in self.text]
-        values = self._parse(numbers, strict=len(numbers)) if numbers else np.empty((0, 0))
-        words = {i: _Words() for i in text}
-        if text:
-            for _, columns in self.records.blocks():
-                for i in text:
-                    words[i].add(columns[i])
-        found = tuple(
-            Sample(self.names[i], tuple(words[i].there), words[i].missing)
-            if i in words
-            else Sample(
-                self.names[i],
-                (own := values[:, numbers.index(i)])[~np.isnan(own)],
-                int(np.isnan(own).sum()),
-            )
-            for i in wanted
-        )
-        return Table(np.empty(0), self.source.path, None, notes=tuple(self.notes), samples=found)
+        values = self.numbers.parse(numbers, strict=len(numbers)) if numbers else np.empty((0, 0))
+        words = {i: list[str]() for i in text}
+        for _, columns in self.records.blocks() if text else ():
+            for i in text:
+                words[i] += columns[i]
+        found = []
+        for i in wanted:
+            if i in words:
+                missing = set(filter(is_missing, {*words[i]}))
+                there: Any = tuple(cell for cell in words[i] if cell not in missing)
+                size = len(words[i])
+            else:
+                own = values[:, numbers.index(i)]
+                there, size = own[~np.isnan(own)], len(own)
+            found.append(Sample(self.names[i], there, size - len(there)))
+        path, notes = self.source.path, tuple(self.notes)
+        return Table(np.empty(0), path, None, notes=notes, samples=tuple(found))
 
     # ---- columns ---------------------------------------------------------------------------------
 
@@ -257,7 +185,7 @@ class _Tabulation:
         if values:
             return [self._index(name) for name in values]
         if key is not None and (key in self.names or key != "*"):
-            return [self.names.index(choose(self.source, self.names, "columns"))]
+            return [self._index(choose(self.source, self.names, "columns"))]
         return None
 
     def _numbers(self) -> list[int]:
@@ -357,15 +285,21 @@ class _Tabulation:
             if whole and not star:
                 self._check_keys([i for i in columns if i not in dropped], at)
             return labels, None, dropped
-        if star or len(self.names) < 2 or len(own) < 2:
-            return [], None, set()
-        if not whole:
-            beside_others = 0 not in columns and 0 in at and _like_labels(at[0])
-            return ([0] if beside_others else []), None, set()
-        for n in (0, 1) if len(columns) == 2 else (0,):
-            if _like_labels(own[:, n]) and not _sums_alike(own):
-                self._ask(columns, n)
+        if not star and len(self.names) > 1 and len(own) > 1:
+            if whole:
+                self._check_first(columns, own)
+            elif 0 not in columns and 0 in at and _like_labels(at[0]):
+                return [0], None, set()
         return [], None, set()
+
+    def _check_first(self, columns: list[int], own: Numbers) -> None:
+        """Ask where all columns are numbers, and the first, or one of two, may be labels."""
+        if _sums_alike(own):
+            return
+        for n in (0, 1) if len(columns) == 2 else (0,):
+            key = n == 0 and self.names[columns[0]].strip().lower() in _KEYS
+            if _like_labels(own[:, n]) or (key and _are_whole(own[:, 0])):
+                self._ask(columns, n)
 
     @staticmethod
     def _bins_of(labels: list[int] | None, at: dict[int, Numbers]) -> Numbers | None:
@@ -408,8 +342,6 @@ class _Tabulation:
             f"{path}::{self.names[columns[1]]} takes one column, '{path}::*' all as a matrix"
         )
 
-    # ---- cells -----------------------------------------------------------------------------------
-
     def _text_of(
         self, columns: list[int], joint: str, words: dict[int, list[str]]
     ) -> tuple[str, ...]:
@@ -421,140 +353,11 @@ class _Tabulation:
             for _, row in self.records.rows()
         )
 
-    def _parse(
-        self, columns: list[int], strict: int, words: dict[int, list[str]] | None = None
-    ) -> Numbers:
-        """Return the numbers of columns; all but the first ``strict`` may hold something else.
-
-        The cells of the columns in ``words`` are kept there, where that costs no further pass.
-        """
-        words = {} if words is None else words
-        decimal = self.source.reading.decimal or self.records.decimal
-        if decimal != "," and not (decimal is None and self.records.doubtful):
-            holes = self.source.samples
-            found = _plain_numbers(self.records.blocks(), columns, strict, words, holes=holes)
-            if found is not None and (holes or not np.isnan(found[:, :strict]).any()):
-                return found
-            words.clear()
-        rows, marks = self.records.rows(), decimal or self._decimal(columns[:strict])
-        zero = self.source.reading.na == "zero"
-        missing = 0.0 if zero else np.nan
-        numbers, percents = packed("d"), [0] * len(columns)
-        filled = [0] * len(columns)
-        for line, row in rows:
-            for n, i in enumerate(columns):
-                cell = row[i]
-                value = number(cell, marks)
-                if value is None or value != value:  # noqa: PLR0124 - NaN
-                    value = missing
-                    if n < strict:
-                        self._check_missing(line, i, cell)
-                else:
-                    filled[n] += 1
-                    percents[n] += cell.rstrip().endswith("%")
-                numbers.append(value)
-        for n, i in enumerate(columns[:strict]):
-            if percents[n] not in {0, filled[n]}:
-                raise self.source.error(
-                    f"column {self.names[i]!r} has % in {percents[n]:,} of {filled[n]:,} cells."
-                    " Write all in the same way"
-                )
-        return np.frombuffer(numbers).reshape(-1, len(columns))
-
-    def _check_missing(self, line: int, column: int, cell: str) -> None:
-        """Refuse a cell that is no number, unless it is missing and that is answered for."""
-        place = f"{self.records.place} {line}, column {self.names[column]!r}: {cell[:60]!r}"
-        if is_missing(cell):
-            if self.source.reading.na is None and not self.source.samples:
-                raise self.source.error(
-                    f"{place} is no number: it is missing. na='zero' takes missing numbers as 0,"
-                    " na='drop' leaves their classes out"
-                )
-            return
-        mend = f"Mend the cell, or name the column of values: {self.source.path}::column"
-        first, row = self.head[0]
-        if self.records.place == "line" and len(cell) > 2 and not cell.strip(":-=+ "):
-            mend = "A ruled line is no record: take it out, or give its start as `comment`"
-        if column in self.text:
-            mend = "A list of categories is --from samples"
-        elif self.records.named and line == first and all(each[:1].isalpha() for each in row):
-            titles = list(filter(None, self.names))
-            mend = f"If this {self.records.place} names the columns, take out what is above it"
-            if self.records.place == "line" and len(titles) == 1:
-                mend += f": comment={titles[0]!r} does"
-        if not self.records.named and line <= self.head[0][0]:
-            mend = "If the first line names the columns, say header=True"
-        raise self.source.error(f"{place} is no number. {mend}")
-
-    def _decimal(self, columns: list[int]) -> str:
-        """Return the decimal mark that all numbers agree with."""
-        left, seen, witnesses = ".,", "", dict[str, str]()
-        for line, row in self.records.rows():
-            for i in columns:
-                cell = row[i]
-                if not ("," in cell or "." in cell):
-                    continue
-                marks = decimals(cell)
-                if not marks:  # no number at all, which is said when it is read
-                    continue
-                seen += "," if "," in cell and "," not in seen else ""
-                place = f"{cell.strip()[:60]!r} in {self.records.place} {line}"
-                witnesses.setdefault(marks, place)
-                left = "".join(mark for mark in left if mark in marks)
-        if not left:
-            raise self.source.error(
-                f"{witnesses['.']} has a decimal point, {witnesses[',']} a decimal comma. Write all"
-                " numbers in the same way"
-            )
-        if len(left) == 1:
-            return left
-        if not (seen or self.records.doubtful) or not witnesses:
-            return "."
-        cell = next(iter(witnesses.values()))
-        raise self.source.error(
-            f"{cell} may be a fraction or thousands: decimal='.' or decimal=',' says which mark is"
-            " the decimal one"
-        )
-
-
-def _plain_numbers(
-    blocks: Iterator[Block],
-    columns: Sequence[int],
-    strict: int,
-    words: dict[int, list[str]],
-    *,
-    holes: bool,
-) -> Numbers | None:
-    """Return numbers as programs write them, or None where a strict column has another cell.
-
-    With ``holes`` cells without a number are NaN there too.
-    """
-    parts = list[Any]()
-    for places, block in blocks:
-        found = np.empty((len(places), len(columns)))
-        for n, i in enumerate(columns):
-            cells = block[i]
-            text = "".join(cells)
-            try:
-                if "_" in text or not text.isascii():
-                    raise ValueError  # noqa: TRY301 - as for cells that are no numbers
-                found[:, n] = list(map(float, cells))
-            except ValueError:
-                for m, cell in enumerate(cells):
-                    value = plain(cell)
-                    lacking = value is None and not (holes and is_missing(cell))
-                    if lacking and (n < strict or decimals(cell)):
-                        return None
-                    found[m, n] = np.nan if value is None else value
-        for i in words:
-            words[i] += block[i]
-        parts.append(found)
-    return np.concatenate(parts) if parts else np.empty((0, len(columns)))
-
 
 def _like_labels(numbers: Numbers) -> bool:
     """Return whether numbers could be labels: all different, of few decimals."""
-    if not np.isfinite(numbers).all() or len(np.unique(numbers)) < len(numbers):
+    known = numbers[np.abs(numbers) < _EXACT]
+    if not np.isfinite(numbers).all() or len(np.unique(known)) < len(known):
         return False
     with np.errstate(all="ignore"):  # a number that overflows is no label
         scaled = numbers * _DECIMALS
@@ -564,11 +367,15 @@ def _like_labels(numbers: Numbers) -> bool:
 
 def _is_key(name: str, numbers: Numbers) -> bool:
     """Return whether whole numbers, all different, have a key's name or grow by equal steps."""
-    if not (_like_labels(numbers) and np.array_equal(numbers, np.rint(numbers))):
+    if not (_like_labels(numbers) and _are_whole(numbers)):
         return False
     steps = np.diff(numbers)
     even = len(steps) > 2 and steps[0] > 0 and bool(np.all(steps == steps[0]))
     return even or (len(numbers) > 1 and name.strip().lower() in _KEYS)
+
+
+def _are_whole(numbers: Numbers) -> bool:
+    return np.array_equal(numbers, np.rint(numbers))
 
 
 def _count(numbers: list[Any]) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from kldiv.readers.cells import of_values, tabulate
-from kldiv.readers.sources import Source, check_budget, choose, needs, parsing
+import openpyxl
+
+from kldiv.readers.cells import tabulate
+from kldiv.readers.records import of_values
+from kldiv.readers.sources import Source, check_budget, choose, parsing
 
 if TYPE_CHECKING:
     from kldiv.readers.table import Table
@@ -17,8 +21,6 @@ _DECLARED: Final = ("<!DOCTYPE", "<!ENTITY")
 
 def read_excel(source: Source) -> Table:
     """Return the numbers of a sheet; ``::sheet`` picks it, ``::sheet::column`` a column of it."""
-    with needs(source, "openpyxl"):
-        import openpyxl  # noqa: PLC0415 - optional, and only where one is read
     with parsing(source, "Excel workbook (.xlsx)"):
         _check_archive(source)
         source.file.seek(0)
@@ -34,15 +36,13 @@ def read_excel(source: Source) -> Table:
     width = max(max(i for i, x in enumerate(row) if x is not None) for row in rows) + 1
     rows = [(row + [None] * width)[:width] for row in rows]
     names = ["" if name is None else str(name).strip() for name in rows[0]]
-    _check_names(source, names, rows[0], sheet)
+    _check_header(source, rows[0], sheet)
     records = of_values(names, rows[1:], place="row", places=[i + 1 for i in full[1:]])
     return tabulate(replace(source, key=key), records)
 
 
 def _check_formulas(source: Source, sheet: str, rows: list[list[Any]]) -> None:
     """Refuse cells whose formula was never computed: they would be missing numbers."""
-    import openpyxl  # noqa: PLC0415 - is loaded already
-
     source.file.seek(0)
     book = openpyxl.load_workbook(source.file, read_only=True, keep_links=False)
     written = book[sheet].iter_rows()
@@ -58,8 +58,6 @@ def _check_formulas(source: Source, sheet: str, rows: list[list[Any]]) -> None:
 
 def _check_archive(source: Source) -> None:
     """Refuse archives that inflate beyond the budget, and parts that declare a document type."""
-    import zipfile  # noqa: PLC0415 - only where one is read
-
     if not zipfile.is_zipfile(source.file):
         raise source.error("is no workbook. If it holds text, name it .csv")
     with zipfile.ZipFile(source.file) as archive:
@@ -91,7 +89,7 @@ def _choose(source: Source, book: Any) -> tuple[str, str | None]:
     return choose(source, names, "sheets"), None
 
 
-def _check_names(source: Source, names: list[str], first: list[Any], sheet: str) -> None:
+def _check_header(source: Source, first: list[Any], sheet: str) -> None:
     if source.reading.header is False:
         raise source.error(
             "a sheet is read with a row of names. Write one above the numbers", sheet
@@ -101,6 +99,3 @@ def _check_names(source: Source, names: list[str], first: list[Any], sheet: str)
     if all_numbers and source.reading.header is None:
         text = f"the first row should name the columns, but has the numbers {numbers[:9]}"
         raise source.error(f"{text}. header=True says that these are names", sheet)
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise source.error(f"two columns are named {min(twice)!r}. Rename one", sheet)

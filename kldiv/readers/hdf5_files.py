@@ -6,21 +6,24 @@ Datasets that lie in other files, and filters that the library would load as cod
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+import h5py
 import numpy as np
 
 from kldiv.readers.layout import Layout
 from kldiv.readers.sources import (
     STORED,
     Source,
+    check_attributes,
     check_budget,
     check_layout,
     choose,
-    needs,
     parsing,
+    unwritten,
 )
-from kldiv.readers.stored import Stored
+from kldiv.readers.stored import Stamped
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
@@ -35,8 +38,6 @@ _FILTERS: Final = {1, 2, 3, 4, 5, 6, 32000}  # those of HDF5 itself, and lzf, wh
 
 def read_hdf5(source: Source) -> Table:
     """Return a dataset of a file."""
-    with needs(source, "h5py"):
-        import h5py  # noqa: PLC0415 - optional, and only where one is read
     with parsing(source, "HDF5 file"), h5py.File(source.file, "r") as file:
         names = list[str]()
 
@@ -48,17 +49,22 @@ def read_hdf5(source: Source) -> Table:
         member = choose(source, names, "datasets")
         found = file[member]
         _check(source, found, member)
+        notes: tuple[str, ...] = ()
+        if found.chunks and math.prod(found.shape):
+            notes = unwritten(source, found.id.get_num_chunks(), found.shape, found.chunks)
+        table = Table(None, source.path, member, notes=notes)
         if source.lazy and found.nbytes >= STORED:
-            return Table(_Dataset(source.path, member, found), source.path, member)
+            return replace(table, array=_Dataset(source.path, member, found))
         check_budget(source, found.nbytes, found.id.get_storage_size(), member)
         array = np.asarray(found[()])
-        return Table(array.astype(array.dtype.newbyteorder("=")), source.path, member)
+        return replace(table, array=array.astype(array.dtype.newbyteorder("=")))
 
 
 def _check(source: Source, found: Any, member: str) -> None:
     if found.dtype.kind in "OSU":
         raise source.error("holds text, not numbers. Choose another dataset", member)
     check_layout(source, Layout(found.dtype, found.shape or (), 0), member)
+    check_attributes(source, found.attrs, member)
     if found.external or found.is_virtual:
         raise source.error("its numbers lie in other files. Write them into this one", member)
     settings = found.id.get_create_plist()
@@ -70,17 +76,13 @@ def _check(source: Source, found: Any, member: str) -> None:
         raise source.error(f"one chunk, {found.chunks}, is over 1 GiB. Use smaller ones", member)
 
 
-class _Dataset(Stored):
+class _Dataset(Stamped):
     """A dataset of which parts are read."""
 
     def __init__(self, path: Path, member: str, found: Any) -> None:
-        self._path = path
+        super().__init__(path, found.shape, found.dtype, None, found.chunks)
         self._member = member
-        order = tuple(reversed(range(len(found.shape))))
-        super().__init__(found.shape, found.dtype, order, found.chunks)
 
     def __getitem__(self, index: Index) -> NDArray[Any]:
-        import h5py  # noqa: PLC0415 - is loaded already
-
-        with h5py.File(self._path, "r") as file:
+        with self.opened(), h5py.File(self.path, "r") as file:
             return np.asarray(file[self._member][index], dtype=self.dtype)

@@ -6,14 +6,16 @@ By the standard library: a text has the budget of a text file, so nothing need b
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kldiv.readers.cells import check_nested, of_values, tabulate
-from kldiv.readers.sources import FLOOR, SHOWN, Source, choose, parsing
+from kldiv.readers.cells import tabulate
+from kldiv.readers.records import check_nested, of_values
+from kldiv.readers.sources import SHOWN, Source, check_text_size, choose, parsing
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def read_json_lines(source: Source) -> Table:
         hook = _distinct(source)
         lines = [
             json.loads(line, object_pairs_hook=hook)
-            for line in _text(source).splitlines()
+            for line in re.split(r"[\r\n]+", _text(source))  # a label may have other line ends
             if line.strip()
         ]
         return _table(source, lines)
@@ -55,10 +57,7 @@ def _distinct(source: Source) -> Callable[[list[tuple[str, Any]]], dict[str, Any
 
 
 def _text(source: Source) -> str:
-    limit = source.max_bytes or FLOOR
-    if source.size > limit:
-        text = f"{source.size:,} bytes of text; at most {limit:,} are accepted. Save it as .npy, or"
-        raise source.error(f"{text} pass max_bytes={source.size} (--max-bytes {source.size})")
+    check_text_size(source)
     source.file.seek(0)
     raw = source.file.read()
     return raw.decode(source.reading.encoding or json.detect_encoding(raw))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from kldiv.errors import DTypeError, ShapeError
+from kldiv.readers.arrays import unmasked
 from kldiv.readers.stored import Stored
 
 if TYPE_CHECKING:
@@ -32,9 +33,8 @@ class LinearLogits(Stored):
 
     def __init__(self, hidden: Table, weight: Table) -> None:
         shape = (*hidden.array.shape[:-1], weight.array.shape[0])
-        kinds = {each.array.dtype for each in (hidden, weight)}
-        wide = np.float64 if np.dtype(np.float64) in kinds else np.float32
-        super().__init__(shape, np.dtype(wide), tuple(reversed(range(len(shape)))))
+        both = np.result_type(hidden.array.dtype, weight.array.dtype, np.float32)
+        super().__init__(shape, min(both, np.dtype(np.float64), key=lambda each: each.itemsize))
         self.hidden = hidden
         self.weight = weight
 
@@ -56,6 +56,8 @@ def logits_of(hidden: Table, weight: Table) -> Table:
     """Return the logits, once the shapes and dtypes are checked."""
     tables = hidden, weight
     for name, each in zip(("hidden", "weight"), tables, strict=True):
+        if not isinstance(each.array, Stored):
+            unmasked(name, each.array)
         if each.array.dtype.kind not in "biuf":
             raise DTypeError(f"{name} has dtype {each.array.dtype}; expected real numbers")
     states, rows = (each.array.shape for each in tables)

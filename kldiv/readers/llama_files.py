@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kldiv.errors import InputError
-from kldiv.readers.sources import check_budget, stays
-from kldiv.readers.stored import Stored
+from kldiv.readers.sources import check_alone, check_budget, stays
+from kldiv.readers.stored import Stamped, fill
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
@@ -42,8 +41,7 @@ _CODE: Final = np.dtype("<u2")
 
 def read_base(source: Source) -> Table:
     """Return the log-probabilities of a base file, −∞ where a class is below its range."""
-    if source.key is not None:
-        raise source.error(f"a base file holds one array; leave out ::{source.key}")
+    check_alone(source, "a base file")
     context, classes, chunks = _header(source)
     rows = context - 1 - context // 2
     start = _HEAD + 4 * context * chunks
@@ -90,7 +88,7 @@ def _header(source: Source) -> tuple[int, int, int]:
     return context, classes, chunks
 
 
-class BaseFile(Stored):
+class BaseFile(Stamped):
     """Rows of log-probabilities in a base file, decoded as they are read, to float32.
 
     Parameters
@@ -104,8 +102,7 @@ class BaseFile(Stored):
     """
 
     def __init__(self, path: Path, start: int, rows: int, classes: int) -> None:
-        super().__init__((rows, classes), np.dtype(np.float32), (1, 0))
-        self._path = path
+        super().__init__(path, (rows, classes), np.dtype(np.float32))
         self._start = start
         self._codes = 4 + 2 * ((classes + 1) // 2)
 
@@ -119,16 +116,12 @@ class BaseFile(Stored):
         found = np.empty((rows.stop - rows.start, classes.stop - classes.start), self.dtype)
         row = self._codes * _CODE.itemsize
         step = max(_CHUNK // row, 1)
-        with self._path.open("rb", buffering=0) as file:
+        with self.opened() as file:
             for start in range(rows.start, rows.stop, step):
                 stop = min(start + step, rows.stop)
                 raw = np.empty((stop - start) * row, np.uint8)
                 file.seek(self._start + start * row)
-                if _filled(file, raw.data) != raw.size:
-                    raise InputError(
-                        f"{self._path}: the file has become shorter since it was opened. Leave it"
-                        " alone while it is read"
-                    )
+                fill(file, raw.data)
                 found[start - rows.start : stop - rows.start] = self.decoded(raw, classes)
         return found
 
@@ -144,14 +137,3 @@ class BaseFile(Stored):
             cut = step * _STEPS >= RANGE - _ROUNDED
         found[(some == 0) & cut[:, None]] = -math.inf
         return found
-
-
-def _filled(file: Any, room: memoryview) -> int:
-    """Fill memory from a file, and return how many bytes there were."""
-    done = 0
-    while done < len(room):
-        count = file.readinto(room[done:])
-        if not count:
-            break
-        done += count
-    return done

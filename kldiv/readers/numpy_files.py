@@ -11,6 +11,7 @@ from numpy.lib import format as npy
 from kldiv.readers.layout import Layout
 from kldiv.readers.sources import (
     Source,
+    check_alone,
     check_budget,
     check_layout,
     choose,
@@ -37,8 +38,7 @@ _TRICK: Final = re.compile(r"^/|^[A-Za-z]:/|\\|[\x00-\x1f\x7f]|(^|/)\.\.(/|$)|^$
 
 def read_npy(source: Source) -> Table:
     """Return the array of a ``.npy`` file."""
-    if source.key is not None:
-        raise source.error(f"a .npy file holds one array; leave out ::{source.key}")
+    check_alone(source, "a .npy file")
     layout = npy_layout(source, source.file, source.size)
     return Table(load(source, layout), source.path)
 

@@ -37,7 +37,21 @@ def read_shards(
     for file, array in zip(files, arrays, strict=True):
         _check_same(files[0], first, file, array, axis)
     found = arrays[0] if len(arrays) == 1 else Joined(arrays, axis)
-    return Table(found, path, tables[0].member)
+    return Table(found, path, tables[0].member, notes=_gap(path, files))
+
+
+def _gap(path: Path, files: list[Path]) -> tuple[str, ...]:
+    """Say where the one number in which the names of shards differ does not go up evenly."""
+    numbers = [[int(part) for part in re.findall(r"\d+", file.stem)] for file in files]
+    if len({len(each) for each in numbers}) > 1:
+        return ()
+    counts = [column for column in zip(*numbers, strict=True) if len(set(column)) > 1]
+    steps = np.diff(counts[0]) if len(counts) == 1 else np.ones(1)
+    if np.all(steps == steps[0]):
+        return ()
+    i = int(np.argmax(steps))
+    last, following = files[i].name, files[i + 1].name
+    return (f"no shard of {path} lies between {last} and {following}: is a file missing?",)
 
 
 def named(path: Path) -> list[Path]:

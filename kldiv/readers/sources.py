@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
@@ -17,7 +19,8 @@ from kldiv.readers.reading import PLAIN
 from kldiv.readers.stored import StoredFile, widened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+    from types import ModuleType
 
     from numpy.typing import NDArray
 
@@ -66,11 +69,9 @@ def check_options(*, max_bytes: int | None, mmap: bool | str) -> None:
     """Refuse values that the options do not take."""
     whole = isinstance(max_bytes, int) and not isinstance(max_bytes, bool) and max_bytes > 0
     if not (whole or max_bytes is None):
-        message = f"max_bytes={max_bytes!r}: expected a positive number of bytes, or None."
-        raise OptionError(message)
+        raise OptionError(f"max_bytes={max_bytes!r}: expected a positive number of bytes, or None.")
     if not (isinstance(mmap, bool) or mmap == "auto"):
-        message = f"mmap={mmap!r}: expected True, False or 'auto'."
-        raise OptionError(message)
+        raise OptionError(f"mmap={mmap!r}: expected True, False or 'auto'.")
 
 
 def split(spec: str | os.PathLike[str], key: str | None) -> tuple[Path, str | None]:
@@ -114,14 +115,12 @@ def drained(path: Path, max_bytes: int | None) -> bytes:
                 os.set_blocking(file.fileno(), True)
                 found = file.read(limit + 1)
             if not found:
-                message = f"{path}: no regular file, but a pipe that nobody writes to."
-                raise InputError(message)
+                raise InputError(f"{path}: no regular file, but a pipe that nobody writes to.")
     if len(found) > limit:
-        message = (
+        raise InputError(
             f"{path}: more than {limit:,} bytes come from a pipe. Write them to a file, or pass"
             " max_bytes=N (--max-bytes N)."
         )
-        raise InputError(message)
     return found
 
 
@@ -131,11 +130,13 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        message = f"{path}: no such file. Check the path; a member is written as path::member."
-        raise InputError(message) from error
+        raise InputError(
+            f"{path}: no such file. Check the path; a member is written as path::member."
+        ) from error
     except OSError as error:
-        message = f"{path}: cannot be read ({error.strerror or error}). Check its permissions."
-        raise InputError(message) from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}). Check its permissions."
+        ) from error
 
 
 def is_folder(path: Path) -> bool:
@@ -157,12 +158,12 @@ def _check_regular(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except ValueError as error:
-        message = f"{str(path)!r}: no file can have this name ({error}). Check the path."
-        raise InputError(message) from error
+        raise InputError(
+            f"{str(path)!r}: no file can have this name ({error}). Check the path."
+        ) from error
     if not stat.S_ISREG(mode):
         kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-        message = f"{path}: {kind}. Give the path of a file or of a pipe."
-        raise InputError(message)
+        raise InputError(f"{path}: {kind}. Give the path of a file or of a pipe.")
 
 
 def size_of(file: IO[bytes]) -> int:
@@ -183,14 +184,29 @@ def parsing(source: Source, kind: str, member: str | None = None) -> Iterator[No
         raise source.error(text, member) from error
 
 
-@contextmanager
-def needs(source: Source, package: str, *, extra: str = "files") -> Iterator[None]:
-    """Turn the lack of a package into an InputError that says how to install it."""
+def needed(source: Source, package: str, extra: str = "files") -> ModuleType:
+    """Import a package; the lack of it is an InputError that says how to install it."""
     try:
-        yield
+        return import_module(package)
     except ImportError as error:
         text = f'needs the {package} package: pip install "kldiv[{extra}]"'
         raise source.error(text) from error
+
+
+def check_alone(source: Source, holder: str) -> None:
+    """Refuse the name of a member where there is one array without a name."""
+    if source.key is not None:
+        raise source.error(f"{holder} holds one array; leave out ::{source.key}")
+
+
+def check_text_size(source: Source) -> None:
+    """Refuse a text that is longer than the budget."""
+    limit = source.max_bytes or FLOOR
+    if source.size > limit:
+        raise source.error(
+            f"{source.size:,} bytes of text; at most {limit:,} are accepted. Save it as .npy, or"
+            f" pass max_bytes={source.size} (--max-bytes {source.size})"
+        )
 
 
 def check_layout(source: Source, layout: Layout, member: str | None = None) -> None:
@@ -210,6 +226,24 @@ def check_layout(source: Source, layout: Layout, member: str | None = None) -> N
     possible = len(layout.shape) <= _MAX_DIMENSIONS and all(0 <= n < 2**63 for n in layout.shape)
     if not possible:
         raise source.error("declares a shape that no array can have. Write it again", member)
+
+
+def check_attributes(source: Source, attributes: Any, member: str | None = None) -> None:
+    """Refuse numbers that netCDF's conventions pack, which stand for others."""
+    plain = {"scale_factor": 1, "add_offset": 0}
+    odd = [name for name, x in plain.items() if np.any(np.asarray(attributes.get(name, x)) != x)]
+    if odd:
+        text = f"its numbers are packed, by the attributes {' and '.join(odd)}"
+        raise source.error(f"{text}. Unpack them, say by xarray, and write them as floats", member)
+
+
+def unwritten(
+    source: Source, there: int, shape: Sequence[int], chunks: Sequence[int]
+) -> tuple[str, ...]:
+    """Say how many chunks of an array are not there, if any."""
+    whole = math.prod(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))
+    text = f"{whole - there:,} of {whole:,} chunks of {source.path} were never written: the array's"
+    return () if there >= whole else (f"{text} fill value is read there",)
 
 
 def check_budget(source: Source, nbytes: int, stored: int, member: str | None = None) -> None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 import numpy as np
 
 from kldiv.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -47,12 +49,12 @@ class Stored:
         self,
         shape: Sequence[int],
         dtype: np.dtype[Any],
-        order: Sequence[int],
+        order: Sequence[int] | None = None,
         chunks: Sequence[int] | None = None,
     ) -> None:
         self.shape = tuple(shape)
         self.dtype = dtype.newbyteorder("=")
-        self.order = tuple(order)
+        self.order = tuple(reversed(range(len(self.shape))) if order is None else order)
         self.chunks = (1,) * len(self.shape) if chunks is None else tuple(chunks)
 
     @property
@@ -80,17 +82,47 @@ class Stored:
         raise NotImplementedError
 
 
-class StoredFile(Stored):
+class Stamped(Stored):
+    """An array in one file, which must not change while its parts are read."""
+
+    def __init__(self, path: Path, *array: Any) -> None:
+        super().__init__(*array)
+        self.path = path
+        self._stamp = _stamp(path.stat()) if path.exists() else None  # a pipe is read at once
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """Open the file, which must be as it was: parts of two versions would be one array."""
+        with self.path.open("rb", buffering=0) as file:
+            try:
+                yield file
+            except EOFError:
+                self._refuse()
+            if _stamp(os.fstat(file.fileno())) != self._stamp:
+                self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise InputError(
+            f"{self.path}: the file has changed since it was opened. Leave it alone while it is"
+            " read"
+        ) from None
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+class StoredFile(Stamped):
     """An array that lies in one file, as its layout says."""
 
     def __init__(self, path: Path, layout: Layout, *, bfloat16: bool = False) -> None:
         order = range(len(layout.shape))
         super().__init__(
+            path,
             layout.shape,
             np.dtype(np.float32) if bfloat16 else layout.dtype,
             tuple(order if layout.order == "F" else reversed(order)),
         )
-        self._path = path
         self._layout = layout
         self._bfloat16 = bfloat16
 
@@ -118,22 +150,21 @@ class StoredFile(Stored):
         start = self._layout.offset + run.start * strides[last]
         length = (run.stop - run.start) * strides[last]
         room, done = raw.data, 0
-        with self._path.open("rb", buffering=0) as file:
+        with self.opened() as file:
             for place in itertools.product(*(range(part.start, part.stop) for part in outer)):
                 file.seek(start + sum(i * s for i, s in zip(place, strides, strict=False)))
-                self._read(file, room[done : done + length])
+                fill(file, room[done : done + length])
                 done += length
 
-    def _read(self, file: BinaryIO, room: memoryview) -> None:
-        done = 0
-        while done < len(room):
-            count = file.readinto(room[done : done + _CHUNK])  # type: ignore[attr-defined]
-            if not count:
-                raise InputError(
-                    f"{self._path}: the file has become shorter since it was opened. Leave it alone"
-                    " while it is read"
-                )
-            done += count
+
+def fill(file: BinaryIO, room: memoryview) -> None:
+    """Fill memory from a file; an end before that is an EOFError."""
+    done = 0
+    while done < len(room):
+        count = file.readinto(room[done : done + _CHUNK])  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError
+        done += count
 
 
 class Joined(Stored):
@@ -144,7 +175,7 @@ class Joined(Stored):
         lengths = [part.shape[axis] for part in parts]
         shape = (*first.shape[:axis], sum(lengths), *first.shape[axis + 1 :])
         same = {part.order if isinstance(part, Stored) else order_of(part) for part in parts}
-        order = same.pop() if len(same) == 1 else tuple(reversed(range(first.ndim)))
+        order = same.pop() if len(same) == 1 else None
         super().__init__(shape, first.dtype, order)
         self._parts = parts
         self._axis = axis

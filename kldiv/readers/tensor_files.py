@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from kldiv.readers.sources import (
     check_layout,
     choose,
     load,
+    needed,
     opened,
     parsing,
     size_of,
@@ -25,7 +27,7 @@ INDEX: Final = ".safetensors.index.json"
 
 _JSON_HEADER: Final = 16 << 20  # names of some 100 000 tensors
 
-_SAFETENSORS: Final = {
+SAFETENSORS: Final = {
     "BOOL": "|b1",
     "U8": "|u1",
     "I8": "|i1",
@@ -40,12 +42,11 @@ _SAFETENSORS: Final = {
     "F32": "<f4",
     "F64": "<f8",
 }
+"""NumPy's code of each dtype of the format."""
 
 
 def read_safetensors(source: Source) -> Table:
     """Return a tensor of a ``.safetensors`` file."""
-    import json  # noqa: PLC0415 - only where one is read
-
     length = int.from_bytes(source.file.read(8), "little")
     there = max(source.size - 8, 0)
     if not 0 < length <= min(there, _JSON_HEADER):
@@ -59,10 +60,10 @@ def read_safetensors(source: Source) -> Table:
         entry = header[member]
         kind, (start, end) = str(entry["dtype"]), map(int, entry["data_offsets"])
         shape = tuple(int(n) for n in entry["shape"])
-    if kind not in _SAFETENSORS:
-        text = f"dtype {kind} is none of {', '.join(_SAFETENSORS)}. Save it as F32 or BF16"
+    if kind not in SAFETENSORS:
+        text = f"dtype {kind} is none of {', '.join(SAFETENSORS)}. Save it as F32 or BF16"
         raise source.error(text, member)
-    layout = Layout(np.dtype(_SAFETENSORS[kind]), shape, 8 + length + start)
+    layout = Layout(np.dtype(SAFETENSORS[kind]), shape, 8 + length + start)
     check_layout(source, layout, member)
     if not (0 <= start <= end <= there - length and layout.nbytes == end - start):
         text = f"the header places {layout} at bytes {start:,} to {end:,} of {there - length:,}"
@@ -72,8 +73,6 @@ def read_safetensors(source: Source) -> Table:
 
 def read_index(source: Source) -> Table:
     """Return a tensor of the files that an index of Hugging Face's names, which lie beside it."""
-    import json  # noqa: PLC0415 - only where one is read
-
     if source.size > _JSON_HEADER:
         raise source.error(f"{source.size:,} bytes; an index has at most {_JSON_HEADER:,}")
     with parsing(source, "index of .safetensors files"):
@@ -98,10 +97,6 @@ def index_in(folder: Path) -> Path | None:
 
 def _validate(source: Source) -> None:
     """Have the format's own package check the header: names, types, and offsets without holes."""
-    try:
-        from safetensors import safe_open  # noqa: PLC0415 - optional
-    except ImportError as error:
-        text = 'needs the safetensors package: pip install "kldiv[cli]"'
-        raise source.error(text) from error
-    with parsing(source, ".safetensors"), safe_open(source.path, framework="np"):
+    package = needed(source, "safetensors", "cli")
+    with parsing(source, ".safetensors"), package.safe_open(source.path, framework="np"):
         pass

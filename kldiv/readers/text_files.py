@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import io
 import re
 from collections import Counter
@@ -13,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kldiv.readers.cells import Records, tabulate
+from kldiv.readers.cells import tabulate
 from kldiv.readers.numerals import decimals, is_blank, plain
-from kldiv.readers.sources import FLOOR, SHOWN, Source, parsing
+from kldiv.readers.records import Records
+from kldiv.readers.sources import SHOWN, Source, check_text_size, parsing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from kldiv.readers.cells import Block, Row
+    from kldiv.readers.records import Block, Row
 
     Lines = tuple[Sequence[int], Sequence[list[str]]]
     from kldiv.readers.table import Table
@@ -43,10 +45,7 @@ _MARKS: Final = (
 
 def read_text(source: Source) -> Table:
     """Return the numbers of a text file, with the labels that it gives them."""
-    limit = source.max_bytes or FLOOR
-    if source.size > limit:
-        text = f"{source.size:,} bytes of text; at most {limit:,} are accepted. Save it as .npy, or"
-        raise source.error(f"{text} pass max_bytes={source.size} (--max-bytes {source.size})")
+    check_text_size(source)
     with parsing(source, "text file with one record a line"):
         return tabulate(source, _Text(source).records())
 
@@ -110,27 +109,22 @@ class _Text:
     def records(self) -> Records:
         """Return the rows below the header."""
         first, notes = self._header(), self._notes
+        self._named, self._after = first is not None, 0 if first is None else first[0]
         if first is None:
             names = [str(i + 1) for i in range(self._width)]
-            named = False
         else:
-            names, named = [name.strip() for name in first[1]], True
+            names = [name.strip() for name in first[1]]
             if len(names) == self._width - 1:  # as R writes an index, or separators at the end
                 ends = any(row[-1] for _, row in self._chosen.rows[1:] if len(row) == self._width)
                 names.insert(0 if ends else len(names), "")
-            self._check_unique(names)
             if self._reading.header is None and _all_numbers(names):
                 notes.append(
                     f"the first line of {self._source.path}, {', '.join(names[:SHOWN])}, is taken"
                     " for names of columns; header=False takes it for numbers"
                 )
-        line = 0 if first is None else first[0]
-
-        def blocks() -> Iterator[Block]:
-            return self._data(names, line, named=named)
-
+        self._names = names
         doubtful = self._sep == ";"
-        return Records(names, blocks, named=named, doubtful=doubtful, notes=notes)
+        return Records(names, self._data, named=self._named, doubtful=doubtful, notes=notes)
 
     # ---- bytes and lines -------------------------------------------------------------------------
 
@@ -219,8 +213,6 @@ class _Text:
 
     def _rows(self, lines: Iterable[str], sep: str, line: int = 1) -> Iterator[Lines]:
         """Yield the rows of lines, the first of which has that number."""
-        import csv  # noqa: PLC0415 - only where one is read
-
         found = csv.reader(
             lines,
             delimiter=sep,
@@ -284,8 +276,6 @@ class _Text:
 
     def _lone_quote(self) -> int | None:
         """Return the line of a mark that makes one cell of several lines; 0 if it has no end."""
-        import csv  # noqa: PLC0415 - is loaded already
-
         if not self._has_quotes or self._plainly_quoted:
             return None
         try:
@@ -316,8 +306,6 @@ class _Text:
         return made if usual.rows or any(look.consistent for look in made) else []
 
     def _look(self, sep: str) -> _Look:
-        import csv  # noqa: PLC0415 - is loaded already
-
         try:
             rows = list(islice(self._lines(sep), _HEAD_ROWS))
         except csv.Error:
@@ -355,14 +343,20 @@ class _Text:
         return max(looks, key=lambda look: len(look.rows[0][1]))
 
     def _check_commas(self, look: _Look) -> None:
-        """Refuse to guess whether 0,5 below a name is one number or two cells."""
-        short = look.sep == "," and look.width == 2 and len(look.rows[0][1]) == 1
-        if short and not self._reading.sep:
-            line, row = look.rows[1]
-            if all("," in decimals(",".join(cells)) for _, cells in look.rows[1:]):
+        """Refuse to guess whether 0,5 below a header of fewer cells is one number or two cells."""
+        if self._reading.sep or look.sep not in {",", " "} or len(look.rows) < 2:
+            return
+        if len(look.rows[0][1]) != look.width - 1 or (look.width > 2 and self._has_quotes):
+            return  # R writes an index without a name, and quotes the names
+        line, first = look.rows[1]
+        for i in range(look.width - 1):
+            if all("," in decimals(look.sep.join(row[i : i + 2])) for _, row in look.rows[1:]):
+                one = "decimal=',' says that it is one"
+                if look.width > 2 or look.sep == " ":
+                    one = "a number with it is written in quotes"
                 raise self._source.error(
-                    f"line {line}: {','.join(row)!r} may be one number or two cells: decimal=','"
-                    " says that it is one, sep=',' that they are two"
+                    f"line {line}: {look.sep.join(first[i : i + 2])!r} may be one number or two"
+                    f" cells: {one}, sep={look.sep!r} says that they are two"
                 )
 
     # ---- header and comments ---------------------------------------------------------------------
@@ -405,54 +399,43 @@ class _Text:
     def _is_number(self, column: int) -> bool:
         return self._chosen.numbers(column, len(self._chosen.rows) > 1)
 
-    def _data(self, names: list[str], after: int, *, named: bool) -> Iterator[Block]:
+    def _data(self) -> Iterator[Block]:
         """Yield records, all of one length, without comments: lines that are no records."""
-        sep, width = self._sep, len(names)
+        sep, width = self._sep, len(self._names)
         quoted = self._quoted and self._has_quotes
         by_rows = sep == " " or not sep.isascii() or self._reading.comment
         if by_rows or (quoted and not self._plainly_quoted):
-            yield from self._sifted_all(self._blocks(sep), names, after, named=named)
+            yield from self._sifted_all(self._blocks(sep))
             return
-        line = 1 + max(after, self._declared is not None)
+        line = 1 + max(self._after, self._declared is not None)
         for text in self._pieces(line - 1):
             bare = text.replace('"', "") if quoted else text
             columns = _cut(bare, sep, width, comments=self._reading.comment is None)
             if columns is None:
-                rows = self._rows(io.StringIO(text), sep, line)
-                yield from self._sifted_all(rows, names, after, named=named)
+                yield from self._sifted_all(self._rows(io.StringIO(text), sep, line))
             else:
                 yield range(line, line + len(columns[0])), columns
             line += text.count("\n")
 
-    def _sifted_all(
-        self, blocks: Iterator[Lines], names: list[str], after: int, *, named: bool
-    ) -> Iterator[Block]:
-        width, comments = len(names), self._reading.comment is None
+    def _sifted_all(self, blocks: Iterator[Lines]) -> Iterator[Block]:
+        width, comments = len(self._names), self._reading.comment is None
         for places, rows in blocks:
-            alike = bool(rows) and places[0] > after and {*map(len, rows)} == {width}
+            alike = bool(rows) and places[0] > self._after and {*map(len, rows)} == {width}
             if alike and not (comments and any(row[0].startswith("#") for row in rows)):
                 yield places, list(zip(*rows, strict=True))
-            elif sifted := list(self._sifted(places, rows, names, after, named=named)):
+            elif sifted := list(self._sifted(places, rows)):
                 lines, kept = zip(*sifted, strict=True)
                 yield lines, list(zip(*kept, strict=True))
 
-    def _sifted(
-        self,
-        places: Sequence[int],
-        rows: Sequence[list[str]],
-        names: list[str],
-        after: int,
-        *,
-        named: bool,
-    ) -> Iterator[Row]:
-        width, check = len(names), self._reading.comment is None
+    def _sifted(self, places: Sequence[int], rows: Sequence[list[str]]) -> Iterator[Row]:
+        width, check = len(self._names), self._reading.comment is None
         for line, row in zip(places, rows, strict=True):
-            if line <= after:
+            if line <= self._after:
                 continue
             if check and row[0].startswith("#") and self._is_comment(line, row, width):
                 continue
             if len(row) != width:
-                self._refuse_length(line, row, names, named=named)
+                self._refuse_length(line, row)
             yield line, row
 
     def _is_comment(self, line: int, row: list[str], width: int) -> bool:
@@ -465,16 +448,8 @@ class _Text:
             return True
         raise self._source.error(f"line {line} starts with #: comment='#' leaves such lines out")
 
-    def _check_unique(self, names: list[str]) -> None:
-        seen: set[str] = set()
-        for name in filter(None, names):
-            if name in seen:
-                text = f"two columns are named {name!r}. Rename one, say header=False if the first"
-                text += " line is data, or leave it out by `comment` if a second one has names"
-                raise self._source.error(text)
-            seen.add(name)
-
-    def _refuse_length(self, line: int, row: list[str], names: list[str], *, named: bool) -> None:
+    def _refuse_length(self, line: int, row: list[str]) -> None:
+        names, named = self._names, self._named
         whose = "the header" if named else "the first"
         noun = "cell" if len(row) == 1 else "cells"
         text = f"line {line} has {len(row):,} {noun}, {whose} {len(names):,}"

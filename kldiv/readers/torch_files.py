@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+import zipfile
 from typing import TYPE_CHECKING, Any
 
-from kldiv.readers.sources import Source, check_budget, choose, needs, parsing
+from kldiv.readers.sources import Source, check_budget, choose, needed, parsing
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
@@ -13,11 +15,7 @@ if TYPE_CHECKING:
 
 def read_torch(source: Source) -> Table:
     """Return a tensor of a file that ``torch.save`` wrote."""
-    with needs(source, "torch", extra="torch"):
-        import torch  # noqa: PLC0415 - optional, and only where one is read
-    import pickle  # noqa: PLC0415 - its error
-    import zipfile  # noqa: PLC0415 - only where one is read
-
+    torch: Any = needed(source, "torch", "torch")
     if not zipfile.is_zipfile(source.file):
         raise source.error("a format of old versions, a bare pickle. Save it again by torch.save")
     with parsing(source, "file of torch tensors"):
@@ -29,11 +27,9 @@ def read_torch(source: Source) -> Table:
         try:
             found = torch.load(source.file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            text = (
-                "holds other things than tensors, which only unpickling could read, and that runs"
-            )
             raise source.error(
-                f"{text} whatever code the file holds. Save tensors alone"
+                "holds other things than tensors, which only unpickling could read, and that runs"
+                " whatever code the file holds. Save tensors alone"
             ) from error
         tensors = dict(_tensors(found, torch.Tensor, ""))
         member = choose(source, tensors, "tensors") if "" not in tensors else None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from kldiv.readers.sources import FLOOR, Source, needs, parsing
+from kldiv.readers.sources import FLOOR, Source, needed, parsing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +63,7 @@ def unpacked(source: Source) -> Source:
         )
     limit = source.max_bytes or FLOOR
     found = io.BytesIO()
+    source.file.seek(0)
     with parsing(source, f"{packing} file"):
         for part in _PARTS[packing](source):
             found.write(part)
@@ -77,18 +78,13 @@ def unpacked(source: Source) -> Source:
 def _gzip(source: Source) -> Iterator[bytes]:
     import gzip  # noqa: PLC0415 - only where one is read
 
-    source.file.seek(0)
-    with gzip.GzipFile(fileobj=source.file) as stream:
-        while part := stream.read(_PART):
-            yield part
+    return _in_parts(gzip.GzipFile(fileobj=source.file))
 
 
 def _zstd(source: Source) -> Iterator[bytes]:
-    with needs(source, "zstandard"):
-        import zstandard  # noqa: PLC0415 - optional, and only where one is read
+    zstandard = needed(source, "zstandard")
     # A window beyond 128 MiB would be memory that the file asks for.
     packer = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-    source.file.seek(0)
     frame = packer.decompressobj()
     while part := source.file.read(_FEW):
         while part:
@@ -103,8 +99,11 @@ def _zstd(source: Source) -> Iterator[bytes]:
 def _bzip2(source: Source) -> Iterator[bytes]:
     import bz2  # noqa: PLC0415 - only where one is read
 
-    source.file.seek(0)
-    with bz2.BZ2File(source.file) as stream:
+    return _in_parts(bz2.BZ2File(source.file))
+
+
+def _in_parts(packed: io.BufferedIOBase) -> Iterator[bytes]:
+    with packed as stream:
         while part := stream.read(_PART):
             yield part
 
@@ -113,7 +112,6 @@ def _xz(source: Source) -> Iterator[bytes]:
     import lzma  # noqa: PLC0415 - only where one is read
 
     # A dictionary beyond 128 MiB would be memory that the file asks for.
-    source.file.seek(0)
     packer = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
     while True:
         part = source.file.read(_PART) if packer.needs_input else b""

@@ -9,13 +9,21 @@ from __future__ import annotations
 import json
 import math
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kldiv.errors import InputError
-from kldiv.readers.sources import SHOWN, memory
+from kldiv.readers.layout import Layout
+from kldiv.readers.sources import (
+    check_alone,
+    check_attributes,
+    check_layout,
+    choose,
+    memory,
+    needed,
+    parsing,
+    unwritten,
+)
 from kldiv.readers.stored import Stored
 from kldiv.readers.table import Table
 
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kldiv.readers.sources import Source
     from kldiv.readers.stored import Index
 
 # Only these are run: some of numcodecs' unpickle the store's bytes.
@@ -36,6 +45,7 @@ _CODECS: Final = {
 }
 _METADATA: Final = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 _MOST_METADATA: Final = 16 << 20  # bytes of a file, which the package reads whole
+_KIND: Final = "Zarr store"
 _AT_ONCE: Final = 2  # chunks in memory while they are decompressed
 _one_reader = threading.Lock()
 
@@ -46,35 +56,23 @@ def is_zarr(path: Path) -> bool:
     return path.suffix.lower() == ".zarr" or any((path / name).exists() for name in names)
 
 
-def read_zarr(path: Path, key: str | None) -> Table:
+def read_zarr(source: Source) -> Table:
     """Return an array of a store; its chunks are read when they are asked for."""
-    try:
-        import zarr  # noqa: PLC0415 - optional, and only where one is read
-    except ImportError as error:
-        message = f'{path}: needs the zarr package: pip install "kldiv[zarr]".'
-        raise InputError(message) from error
-    with _decoding(path):
+    zarr = needed(source, "zarr", "zarr")
+    path, key = source.path, None
+    with parsing(source, _KIND):
         _check_metadata(path)
         found = zarr.open(store=str(path), mode="r")
-        known = None if isinstance(found, zarr.Array) else list(_arrays(path, set()))
-    if known is not None:
-        key = _choose(path, known, key)
-        with _decoding(path):
+        if isinstance(found, zarr.Array):
+            check_alone(source, "the store")
+        else:
+            key = choose(source, _arrays(path, set()), "arrays")
             found = zarr.open_array(store=str(path / key), mode="r")
-    elif key is not None:
-        raise InputError(f"{path}: the store is one array; leave out ::{key}.")
-    return Table(_ZarrArray(path, found), path, key)
-
-
-@contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    """Turn whatever the package raises on a store that it does not know into an InputError."""
-    try:
-        yield
-    except Exception as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        message = f"{path}: not a Zarr store that can be read ({why}). Write it again."
-        raise InputError(message) from error
+        array = _ZarrArray(source, found)
+        check_attributes(source, found.attrs, key)
+        there = found.nchunks_initialized
+        notes = unwritten(source, there, found.shape, found.chunks) if array.size else ()
+        return Table(array, path, key, notes=notes)
 
 
 def _arrays(group: Path, seen: set[Path], name: str = "") -> Iterator[str]:
@@ -111,51 +109,34 @@ def _node_type(folder: Path) -> Any:
     return json.loads(file.read_bytes())["node_type"] if file.is_file() else None
 
 
-def _choose(path: Path, known: list[str], key: str | None) -> str:
-    shown = ", ".join(map(repr, known[:SHOWN])) or "none"
-    if key is None and len(known) == 1:
-        return known[0]
-    if key is None:
-        raise InputError(f"{path}: holds {len(known)} arrays: {shown}. Name one: {path}::name.")
-    if key not in known:
-        raise InputError(f"{path}, {key!r}: no such array; there are {shown}. Name one of these.")
-    return key
-
-
 class _ZarrArray(Stored):
     """A Zarr array; each part is read chunk by chunk."""
 
-    def __init__(self, path: Path, array: Any) -> None:
-        self._path = path
+    def __init__(self, source: Source, array: Any) -> None:
+        self._source = source
         self._array = array
-        dtype = np.dtype(array.dtype)
-        if dtype.kind not in "biuf":
-            raise InputError(
-                f"{path}: dtype {dtype} holds no real numbers; expected booleans, integers or"
-                " floats. Convert it first."
-            )
+        dtype, chunks = np.dtype(array.dtype), array.shards or array.chunks
+        check_layout(source, Layout(dtype, array.shape, 0))
         unknown = sorted(set(_codecs(array.metadata.to_dict())) - _CODECS)
         if unknown:
-            raise InputError(
-                f"{path}: encoded by {', '.join(unknown)}, which is not run on data that nobody"
-                " vouches for. Write the store again with zstd, or another common compressor."
+            raise source.error(
+                f"encoded by {', '.join(unknown)}, which is not run on data that nobody vouches"
+                " for. Write the store again with zstd, or another common compressor"
             )
-        chunks = array.shards or array.chunks
         nbytes = math.prod(chunks) * dtype.itemsize
         if nbytes > memory() // 8:
-            raise InputError(
-                f"{path}: one chunk of shape {chunks} is {nbytes:,} bytes; at most an eighth of the"
-                f" memory, {memory() // 8:,}, is accepted. Write the store again in smaller chunks."
+            raise source.error(
+                f"one chunk of shape {chunks} is {nbytes:,} bytes; at most an eighth of the"
+                f" memory, {memory() // 8:,}, is accepted. Write the store again in smaller chunks"
             )
-        order = tuple(reversed(range(len(array.shape))))
-        super().__init__(array.shape, dtype, order, chunks)
+        super().__init__(array.shape, dtype, chunks=chunks)
 
     def __getitem__(self, index: Index) -> NDArray[Any]:
         import zarr  # noqa: PLC0415 - is loaded already
 
         # By the package's own settings ten chunks would be in memory at a time.
         few = {"async.concurrency": _AT_ONCE}
-        with _decoding(self._path), _one_reader, zarr.config.set(few):
+        with parsing(self._source, _KIND), _one_reader, zarr.config.set(few):
             return np.asarray(self._array[index], dtype=self.dtype)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from kldiv.errors import DTypeError, InputError, LibraryError, OptionError, ShapeError
 from kldiv.frames import folded
 from kldiv.readers import Stored, Table, open_table, read
+from kldiv.readers.arrays import doubles, unmasked
 from kldiv.streaming.alignment import (
     align,
     in_memory,
@@ -28,29 +29,9 @@ if TYPE_CHECKING:
     from kldiv.streaming.options import Options
 
 _TOTAL: Final = {
-    *(
-        "",
-        "total",
-        "totals",
-        "sum",
-        "all",
-        "overall",
-        "grand total",
-        "gesamt",
-        "summe",
-        "insgesamt",
-    ),
-    *(
-        "somme",
-        "total général",
-        "total general",
-        "suma",
-        "soma",
-        "totale",
-        "totaal",
-        "итого",
-        "合计",
-    ),
+    *("", "total", "totals", "sum", "all", "overall", "grand total", "gesamt", "summe"),
+    *("insgesamt", "somme", "total général", "total general", "suma", "soma", "totale"),
+    *("totaal", "итого", "合计"),
 }
 """Names of a class that may be the sum of all others."""
 _MANY: Final = 1 << 16  # classes, among which nobody looks for a total
@@ -124,7 +105,7 @@ def _next_tokens(given: Any, pair: Pair, options: Options) -> Any:
     elif isinstance(given, str | os.PathLike):
         tokens = read(given, max_bytes=options.max_bytes).array
     else:
-        tokens = np.asarray(given)
+        tokens = unmasked("`next_tokens`", given)
     if tokens is None:
         return None
     if tokens.shape != places.shape:
@@ -150,10 +131,9 @@ def is_whole(array: Any) -> bool:
 
 def _open(given: Any, name: str, options: Options) -> Table:
     if isinstance(given, str | os.PathLike):
-        own = isinstance(given, str) and "::" in given
         table = open_table(
             given,
-            key=None if own else options.key,
+            key=options.key_of(given),
             max_bytes=options.max_bytes,
             shard_axis=options.shard_axis,
             reading=options.reading,
@@ -176,6 +156,9 @@ def _open(given: Any, name: str, options: Options) -> Table:
             f"{name} has shape {array.shape}: no distributions to compare. Give an array with at"
             " least one number"
         )
+    if array.dtype.itemsize > np.dtype(np.float64).itemsize:
+        table = in_memory(table)
+        table = replace(table, array=doubles(name, table.array))
     if options.reading.na == "zero" and array.dtype.kind == "f":
         table = in_memory(table)
         table = replace(table, array=zero_for_missing(table.array))
@@ -202,8 +185,8 @@ def _paired(p: Table, q: Table, axis: int) -> Pair:
     if p.edges is not None and q.edges is not None and not np.array_equal(p.edges, q.edges):
         _refuse_bins(p, q)
     (p_classes, p_rows), (q_classes, q_rows) = labels_of(p, axis), labels_of(q, axis)
-    _check_labels("classes", p_classes, q_classes)
-    _check_labels("rows", p_rows, q_rows)
+    check_labels("classes", p_classes, q_classes)
+    check_labels("rows", p_rows, q_rows)
     if p.array.shape != q.array.shape:
         raise ShapeError(
             f"P has shape {p.array.shape}, Q {q.array.shape}: both must have the same. Nothing is"
@@ -254,15 +237,19 @@ def _check_total(name: str, table: Table) -> None:
         )
 
 
-def _check_labels(kind: str, first: Names, second: Names) -> None:
+def check_labels(
+    kind: str, first: Names, second: Names, names: tuple[str, str] = ("P", "Q")
+) -> None:
+    """Refuse labels that differ, and name the first that do."""
     if first is None or second is None or first == second:
         return
     pairs = zip(first, second, strict=False)
     place = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
     if place is None:
-        found = f"P has {len(first):,}, Q {len(second):,}"
+        found = f"{names[0]} has {len(first):,}, {names[1]} {len(second):,}"
     else:
-        found = f"number {place + 1} is {first[place]!r} in P, {second[place]!r} in Q"
+        each = f"{first[place]!r} in {names[0]}, {second[place]!r} in {names[1]}"
+        found = f"number {place + 1} is {each}"
     hint = ""
     if len(first) == len(second) and all(map(eq, map(folded, first), map(folded, second))):
         hint = ", align=True, fold=True whatever their case, blanks and Unicode form"

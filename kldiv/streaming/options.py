@@ -13,6 +13,8 @@ from kldiv.streaming.logits import Logits
 from kldiv.streaming.scales import Linear, Logarithmic
 
 if TYPE_CHECKING:
+    import os
+
     from kldiv.streaming.scales import Scale
 
 PLAIN: Final = Reading()
@@ -76,6 +78,10 @@ class Options:
             raise OptionError(f"`smoothing` adds to counts or probabilities, not to {self.form}")
         if self.smoothing and self.form == "probs" and not self.normalize:
             raise OptionError(_SMOOTHING)
+
+    def key_of(self, given: str | os.PathLike[str]) -> str | None:
+        """Return the array to take from a file, unless its path names one."""
+        return None if isinstance(given, str) and "::" in given else self.key
 
     @property
     def logarithmic(self) -> bool:

@@ -15,9 +15,10 @@ from kldiv._named import parsed
 from kldiv.errors import DTypeError, InputError, OptionError, ShapeError
 from kldiv.formulas.blocks import slices
 from kldiv.readers import Table, read
+from kldiv.readers.arrays import doubles, unmasked
 from kldiv.streaming.alignment import align as aligned
 from kldiv.streaming.alignment import without_missing, zero_for_missing
-from kldiv.streaming.inputs import is_whole
+from kldiv.streaming.inputs import check_labels, is_whole
 from kldiv.streaming.members import member
 from kldiv.streaming.options import Options
 
@@ -94,8 +95,8 @@ def pairwise(
     InputError
         A file cannot be read, holds no such numbers, or classes that differ; or there is one
         distribution only.
-    ShapeError, DTypeError
-        An array has more than two axes, or no real numbers.
+    ShapeError, DTypeError, LibraryError
+        An array has more than two axes, no real numbers, or a mask.
     OptionError
         An option with a value that it does not take.
 
@@ -155,11 +156,11 @@ def pairwise(
 def _rows_of(given: Any, name: str, options: Options) -> Table:
     """Return an array or a file as rows of distributions."""
     if isinstance(given, str | os.PathLike):
-        key = None if isinstance(given, str) and "::" in given else options.key
-        table = read(given, key=key, max_bytes=options.max_bytes, reading=options.reading)
+        key, limit = options.key_of(given), options.max_bytes
+        table = read(given, key=key, max_bytes=limit, reading=options.reading)
     else:
-        table = given if isinstance(given, Table) else Table(np.asarray(given))
-    array = np.asarray(table.array)
+        table = given if isinstance(given, Table) else Table(given)
+    array = unmasked(name, table.array)
     if array.dtype.kind not in "biuf":
         raise DTypeError(f"{name} has dtype {array.dtype}: expected booleans, integers or floats")
     if array.ndim not in {1, 2} or not array.size:
@@ -167,7 +168,7 @@ def _rows_of(given: Any, name: str, options: Options) -> Table:
             f"{name} has shape {array.shape}: pairs are taken of the rows of a matrix. Give one"
             " with two axes, and at least one number"
         )
-    array = array.astype(np.float64)
+    array = doubles(name, array)
     if options.reading.na == "zero":
         array = zero_for_missing(array)
     if array.ndim == 1:
@@ -229,18 +230,7 @@ def _joined(
 def _check_classes(p: Table, q: Table, first: str, other: str) -> None:
     if p.edges is not None and q.edges is not None and not np.array_equal(p.edges, q.edges):
         raise InputError(f"the bins of {first} and {other} differ: count both in the same ones")
-    if p.classes is not None and q.classes is not None and p.classes != q.classes:
-        both = zip(p.classes, q.classes, strict=False)
-        odd = next((i for i, (a, b) in enumerate(both) if a != b), None)
-        found = (
-            f"{first} has {len(p.classes):,}, {other} {len(q.classes):,}"
-            if odd is None
-            else f"number {odd + 1} is {p.classes[odd]!r} in {first}, {q.classes[odd]!r} in {other}"
-        )
-        raise InputError(
-            f"the classes differ: {found}. align=True matches them by label; labels='' compares by"
-            " position"
-        )
+    check_labels("classes", p.classes, q.classes, (first, other))
     sizes = p.array.shape[1], q.array.shape[1]
     if sizes[0] != sizes[1]:
         raise ShapeError(

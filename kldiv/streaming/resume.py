@@ -188,13 +188,13 @@ def identity_of(
 
 def _stamp(given: Any, table: Table) -> dict[str, Any] | str:
     """Return a text that tells one version of an array from another."""
-    path = table.path
-    if path is None or not (
-        isinstance(given, str | os.PathLike) or isinstance(table.array, Stored)
-    ):
+    path, files = table.path, []
+    on_disk = isinstance(given, str | os.PathLike) or isinstance(table.array, Stored)
+    if path is not None and on_disk:
+        found = path.rglob("*") if path.is_dir() else [path] if path.exists() else named(path)
+        files = sorted(each for each in found if each.is_file())
+    if path is None or not files:  # an array, or the end of a pipe
         return f"an array of shape {table.array.shape}, digest {_digest(table.array)}"
-    found = path.rglob("*") if path.is_dir() else [path] if path.exists() else named(path)
-    files = sorted(each for each in found if each.is_file())
     stats = [file.stat() for file in files]
     digest = hashlib.sha256()
     for file, status in zip(files, stats, strict=True):

@@ -16,8 +16,10 @@ import numpy as np
 from kldiv import backends
 from kldiv._files import replacing
 from kldiv.backends.memory import keep_freed_memory
-from kldiv.errors import InputError, OptionError, ShapeError
+from kldiv.errors import DTypeError, InputError, OptionError, ShapeError
 from kldiv.readers import open_table
+from kldiv.readers.arrays import unmasked
+from kldiv.readers.tensor_files import SAFETENSORS
 from kldiv.sparse_losses import SparseTeacher
 
 if TYPE_CHECKING:
@@ -28,13 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_NAMES: Final = {
-    "float16": "F16",
-    "float32": "F32",
-    "float64": "F64",
-    "int32": "I32",
-    "int64": "I64",
-}
+_NAMES: Final = {np.dtype(code).name: name for name, code in SAFETENSORS.items()}
 
 
 class TeacherWriter:
@@ -158,9 +154,12 @@ class TeacherWriter:
             Not K classes a row, or more rows than were announced.
         OptionError
             Another temperature, an index that is no class, or the rest is missing.
+        DTypeError, LibraryError
+            Indices that are no integers, or masked arrays.
         """
-        log_probs, indices = (_host(array) for array in teacher[:2])
-        log_probs, indices = (_rows(array, self.k) for array in (log_probs, indices))
+        log_probs, indices = (_rows(_host(array), self.k) for array in teacher[:2])
+        if indices.dtype.kind not in "iu":
+            raise DTypeError(f"{self.path}: indices of dtype {indices.dtype}; expected integers")
         if len(indices) != len(log_probs) or self.written + len(log_probs) > self.rows:
             raise ShapeError(
                 f"{self.path}: {len(log_probs)} rows of log-probabilities and {len(indices)} of "
@@ -308,7 +307,7 @@ def open_teacher(path: str | os.PathLike[str]) -> StoredTeacher:
 
 def _host(array: Any) -> NDArray[Any]:
     if isinstance(array, np.ndarray):
-        return array
+        return unmasked("the teacher", array)
     return np.asarray(backends.find(array).to_numpy(array))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,15 @@ SMALL = "--quick --op kl_div --backend numpy --peer none --shape 8x10".split()
 def small_bandwidth(monkeypatch):
     """Whoever tests the bookkeeping need not read gigabytes."""
     monkeypatch.setattr(load("harness.bandwidth"), "BYTES", {"cpu": 1 << 20})
+
+
+def test_programs_that_the_suite_names_are_there():
+    root = Path(load("harness.records").__file__).parents[2]
+    texts = [path.read_text(encoding="utf-8") for path in (root / "bench").rglob("*.py")]
+    names = set(re.findall(r'(?:python -m |")(bench\.[\w.]+)', "".join(texts)))
+    assert "bench.studies.linear" in names
+    for name in names:
+        assert root.joinpath(*name.split(".")).with_suffix(".py").exists(), name
 
 
 # --- the schema -----------------------------------------------------------------------------------
@@ -266,7 +276,7 @@ def test_another_run_is_not_resumed(tmp_path):
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     path = tmp_path / "results.json"
-    command = [sys.executable, "-m", "kldiv.cli", "bench", "run", *SMALL, "--out", str(path)]
+    command = [sys.executable, "-m", "kldiv", "bench", "run", *SMALL, "--out", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120

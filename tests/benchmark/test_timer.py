@@ -46,6 +46,32 @@ def device():
     return Device()
 
 
+def test_calls_in_turns_are_timed_once_a_round():
+    now, log = [0.0], []
+
+    def call(name, seconds):
+        log.append(name)
+        now[0] += seconds
+
+    calls = {"a": lambda: call("a", 2.0), "b": lambda: call("b", 3.0)}
+    told = []
+    times = timing.in_turns(calls, 4, clock=lambda: now[0], progress=told.append)
+    assert times == {"a": [2.0] * 4, "b": [3.0] * 4}
+    assert log[:2] == ["a", "b"]
+    assert all(set(log[i : i + 2]) == {"a", "b"} for i in range(len(log) - 6, len(log), 2))
+    assert told[-1] == 1.0
+
+
+def test_a_call_that_fails_in_its_turn_is_named():
+    with pytest.raises(RuntimeError, match=r"b: ZeroDivisionError"):
+        timing.in_turns({"a": lambda: 1, "b": _once_only().__next__}, 3)
+
+
+def _once_only():
+    yield 1
+    yield 1 / 0
+
+
 def test_the_device_is_waited_for_before_each_reading_of_the_clock(device):
     timer = timing.Timer(device.clock)
     seconds, result = timer.once(device.candidate("work", 0.25), 3)

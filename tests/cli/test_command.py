@@ -259,7 +259,7 @@ def test_a_mistake_of_our_own_is_one_line(files, command, monkeypatch):
 @pytest.mark.parametrize("options", [["--reduction", "none"], ["--json", "--reduction", "none"]])
 def test_a_pipe_that_is_closed_early(files, options):
     np.save("many.npy", np.full((20_000, 2), 0.5))
-    command = [sys.executable, "-m", "kldiv.cli", "compare", "many.npy", "many.npy", *options]
+    command = [sys.executable, "-m", "kldiv", "compare", "many.npy", "many.npy", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.readline()
         process.stdout.close()

@@ -61,6 +61,7 @@ def test_what_is_read(text, family, parameters):
         ("Poisson(lambda=2)", "no parameter 'lambda'; it has rate. Write rate="),
         ("Normal(locc=0)", "Did you mean 'loc'?"),
         ("Gamma(1, 2, 3)", "3 parameters; Gamma has 2"),
+        (f"Normal(0, {10**400})", "a number of 401 digits is too large"),
         ("Distribution()", "no distribution 'Distribution'"),
         ("__import__('os')", "no distribution '__import__'"),
         ("Normal(__import__('os').getpid(), 1)", "cannot be read"),

@@ -272,6 +272,14 @@ def test_categories_are_counted(compare, run):
     assert found["warnings"] == ["column city: 1 missing cell is left out"]
 
 
+@pytest.mark.parametrize(("one", "other"), [("Rome", "rome "), ("Zürich", "Zu\u0308rich")])
+def test_categories_of_two_spellings_are_said(compare, one, other):
+    texts = f"city\n{one}\nOslo\n", f'city\n"{other}"\nOslo\n'
+    (note,) = compare(texts, "--from", "samples")["warnings"]
+    assert "differ by case, blanks or Unicode form alone, are two" in note
+    assert compare((texts[0], "city\nBern\nOslo\n"), "--from", "samples")["warnings"] == []
+
+
 def table(seed, shift):
     random = np.random.default_rng(seed)
     rows = zip(
@@ -418,6 +426,11 @@ def test_a_column_that_neighbours_do_not_serve_goes_by_bins(compare):
         (("x\n1.5\n2.5\n", "x\n1.5\n2.5\n"), (), "nearest neighbours need 20"),
         (("x\na\nb\n", "x\n1.5\n2.5\n"), (), "categories in P and numbers"),
         (("x,y\na,b\n", "z,w\na,b\n"), (), "no column is in both"),
+        (
+            tuple(f"id\n{2**60 + i}\n{2**60 + i}\n" for i in (1, 2)),
+            (),
+            "column 'id' has whole numbers beyond 2**53",
+        ),
         (LETTERS, ("--align",), "--align: not for samples"),
     ],
 )

@@ -57,6 +57,21 @@ def test_json(tmp_path, value, result):
             assert parts(tmp_path / name) == result
 
 
+def test_line_ends_of_unicode_are_letters_of_a_label(tmp_path):
+    label = "a\u2028b\x85c"
+    lines = [{"l": label, "n": 1.5}, {"l": "b", "n": 2}]
+    text = "\r\n".join(json.dumps(each, ensure_ascii=False) for each in lines)
+    (tmp_path / "p.jsonl").write_bytes(text.encode())
+    assert parts(tmp_path / "p.jsonl") == ((label, "b"), AB[1])
+
+
+def test_a_number_written_as_text_has_a_mark_in_doubt(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps([{"i": 1, "n": 5}, {"i": 2, "n": "1,234"}]), encoding="utf-8")
+    refused(f"{path}::n", "'1,234' in record 2 may be a fraction or thousands")
+    assert read(path, key="n", reading=Reading(decimal=",")).array.tolist() == [5, 1.234]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -316,6 +331,42 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch, name, package, extra)
     path = tmp_path / name
     path.write_bytes(b"data")
     refused(path, f'needs the {package} package: pip install "kldiv[{extra}]"')
+
+
+def test_numbers_in_a_column_of_text_have_a_mark_in_doubt(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    frame = pa.table({"l": ["a", "b"], "m": [1, 2], "n": ["5", "1,234"]})
+    with pa.OSFile(f"{tmp_path}/p.arrow", "wb") as sink, pa.ipc.new_file(sink, frame.schema) as out:
+        out.write_table(frame)
+    refused(f"{tmp_path}/p.arrow::n", "'1,234' in row 2 may be a fraction or thousands")
+    assert parts(tmp_path / "p.arrow", key="m")[1] == [1, 2]
+
+
+def test_two_columns_of_one_name_are_told_apart_by_nobody(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    frame = pa.table([["a", "b"], [1.5, 2], [3.0, 4]], names=["l", "n", "n"])
+    with pa.OSFile(f"{tmp_path}/p.arrow", "wb") as sink, pa.ipc.new_file(sink, frame.schema) as out:
+        out.write_table(frame)
+    for path, options in ((f"{tmp_path}/p.arrow::n", {}), (tmp_path / "p.arrow", {"values": "n"})):
+        refused(path, "two columns are named 'n'. Rename one", reading=Reading(**options))
+
+
+def test_packed_numbers_and_chunks_that_were_never_written(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "p.h5"
+    with h5py.File(path, "w") as file:
+        for name, factor in (("packed", 0.01), ("plain", 1.0)):
+            file[name] = np.arange(3)
+            file[name].attrs["scale_factor"] = np.array([factor])
+        part = file.create_dataset("part", (10, 4), "f4", chunks=(4, 4))
+        part[:4] = 1
+    refused(f"{path}::packed", "packed", "scale_factor")
+    assert read(path, key="plain").array.tolist() == [0, 1, 2]
+    (note,) = read(path, key="part").notes
+    assert "2 of 3 chunks" in note
+    with h5py.File(path, "a") as file:
+        file["part"][...] = 1
+    assert read(path, key="part").notes == ()
 
 
 def test_the_index_of_several_safetensors(tmp_path):

@@ -19,7 +19,7 @@ from processes import python
 from readers.refusing import Trap, refused
 
 from kldiv.errors import InputError, OptionError
-from kldiv.readers import cells, read, sources, tensor_files, text_files
+from kldiv.readers import cells, read, sources, tensor_files
 
 MIB = 1 << 20
 
@@ -805,7 +805,7 @@ def test_text_has_a_budget(write, monkeypatch):
     path = write("p.csv", "letter,count\na,1\n")
     refused(path, "17 bytes of text", "at most 16", "--max-bytes 17", max_bytes=16)
     assert read(path, max_bytes=17).array.tolist() == [1]
-    monkeypatch.setattr(text_files, "FLOOR", 16)
+    monkeypatch.setattr(sources, "FLOOR", 16)
     refused(path, "at most 16")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import pickle
 import sys
 
@@ -66,11 +67,20 @@ def test_only_the_part_is_read(tmp_path, monkeypatch):
     assert stored.nbytes == 1 << 40
 
 
-def test_a_file_that_shrinks_is_an_error(tmp_path):
-    np.save(tmp_path / "x.npy", np.ones((9, 9)))
-    stored = open_table(tmp_path / "x.npy").array
-    (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-8])
-    with pytest.raises(InputError, match="become shorter"):
+@pytest.mark.parametrize("change", ["shorter", "other numbers", "another file"])
+def test_a_file_that_changes_is_an_error(tmp_path, change):
+    path, other = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(path, np.ones((9, 9)))
+    stored = open_table(path).array
+    assert stored[0:1, 0:9].tolist() == [[1] * 9]
+    np.save(other, np.zeros((9, 9)))
+    data = {"shorter": path.read_bytes()[:-8]}.get(change, other.read_bytes())
+    if change == "another file":
+        other.replace(path)
+    else:
+        path.write_bytes(data)
+    os.utime(path, (0, 0))  # clocks may be coarse
+    with pytest.raises(InputError, match="has changed since it was opened"):
         stored[stored.whole]
 
 
@@ -123,6 +133,14 @@ def test_shards_follow_one_another(shards, axis, order):
     agrees(open_table(folder, shard_axis=axis).array, array)
     if axis == 0:
         np.testing.assert_array_equal(read(folder).array, array)
+
+
+def test_a_gap_among_shards_is_said(shards):
+    folder = shards(np.arange(40.0), [10, 20, 30], 0)
+    assert open_table(folder).notes == ()
+    (folder / "shard-10.npy").unlink()
+    (note,) = open_table(folder).notes
+    assert "between shard-9.npy and shard-11.npy" in note
 
 
 def test_a_single_shard_and_other_files(shards):
@@ -234,7 +252,7 @@ def test_an_array_of_a_group(tmp_path, zarr):
     assert open_table(f"{tmp_path}/x.zarr::deep/b").array[slice(0, 2),].tolist() == [5, 5]
     with pytest.raises(InputError, match=r"holds 2 arrays: 'a', 'deep/b'|'deep/b', 'a'"):
         open_table(tmp_path / "x.zarr")
-    with pytest.raises(InputError, match="no such array"):
+    with pytest.raises(InputError, match="no such name among its arrays"):
         open_table(f"{tmp_path}/x.zarr::c")
 
 
@@ -285,6 +303,18 @@ def test_what_is_no_zarr_store(tmp_path, zarr):
     assert stored[slice(0, 2),].tolist() == [1, 1]
     with pytest.raises(InputError, match="not a Zarr store that can be read"):
         stored[stored.whole]
+
+
+def test_packed_numbers_and_chunks_that_were_never_written(tmp_path, zarr):
+    array = zarr.create_array(store=str(tmp_path / "x.zarr"), shape=(9,), chunks=(2,), dtype="f8")
+    array[:4] = 1
+    (note,) = open_table(tmp_path / "x.zarr").notes
+    assert "3 of 5 chunks" in note
+    array[:] = 1
+    assert open_table(tmp_path / "x.zarr").notes == ()
+    array.attrs["add_offset"] = 5
+    with pytest.raises(InputError, match="packed, by the attributes add_offset"):
+        open_table(tmp_path / "x.zarr")
 
 
 @pytest.mark.parametrize("where", ["filters", "compressor"])

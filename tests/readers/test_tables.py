@@ -83,12 +83,24 @@ def test_numbers_that_can_be_read_in_one_way(found, cells, numbers):
         ("group,l,n\n1,a,5\n2,b,7\n", "column 'group' counts the rows: a number of the row"),
         ("rating,n\n5,50\n3,30\n", "column 'rating' may be labels: labels or values?"),
         ("n,rating\n20,5\n20,3\n", "column 'rating' may be labels"),
+        ("l,n\na,0,5\nb,0,75\n", "line 2: '0,5' may be one number or two cells: a number with it"),
+        ("l,n\na,1,234\nb,2,345\n", "'1,234' may be one number or two cells"),
+        ("l,n,m\na,2,0,5\nb,3,0,25\n", "'2,0' may be one number or two cells"),
+        ("year,n\n2020,5\n2020,5\n2021,8\n", "column 'year' may be labels"),
+        (f"id,n\n{10**17 + 1},5\n{10**17 + 2},5\n", "column 'id' may be labels"),
+        ("l,n,share\na,10,40%\nb,15,60%\n", "column 'share' has %, column 'n' has none"),
     ],
 )
 def test_what_is_in_doubt_is_asked_for(found, text, said):
     with pytest.raises(InputError) as caught:
         found(text)
     assert said in str(caught.value)
+
+
+def test_thousands_between_blanks_are_asked_for(found):
+    with pytest.raises(InputError, match=r"'1 234' may be one number or two cells.*sep=' ' says"):
+        found("l n\na 1 234\nb 2 345\n", name="p.txt")
+    assert found("l n\na 1 34\nb 2 45\n", name="p.txt")[1] == [[1, 34], [2, 45]]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +127,15 @@ def test_what_is_in_doubt_is_asked_for(found, text, said):
         ("l,n\n#,1.5\na,2.25\n", {"comment": "#"}, (("a",), [2.25])),
         ("# l,n\na,1.5\nb,2.25\n", {}, AB),
         ("l,n\na,1.5\nb,NA\n", {"na": "zero"}, (("a", "b"), [1.5, 0])),
+        ("l,n\na,0,5\nb,0,7\n", {"sep": ","}, (("l", "n"), [[0, 5], [0, 7]])),
+        ('"l","n"\n"a",0,5\n"b",0,7\n', {}, (("l", "n"), [[0, 5], [0, 7]])),  # R: an index
+        ("low,high,n\n0,10,40%\n10,20,60%\n", {}, (("0–10", "10–20"), [0.4, 0.6])),
+        ("l,n\na,0.5,5.5\nb,0.5,7.5\n", {}, (("l", "n"), [[0.5, 5.5], [0.5, 7.5]])),
+        (
+            f"id,n\n{10**17 + 1},5\n{10**17 + 2},5\n",
+            {"labels": "id"},
+            ((str(10**17 + 1), str(10**17 + 2)), [5, 5]),
+        ),
     ],
 )
 def test_what_was_asked_for_is_done(found, text, options, result):

@@ -198,7 +198,7 @@ def reads(monkeypatch):
     read = stored.StoredFile.__getitem__
 
     def spy(self, index):
-        count = counts.setdefault(self._path.name, np.zeros(self.shape, int))
+        count = counts.setdefault(self.path.name, np.zeros(self.shape, int))
         count[index] += 1
         return read(self, index)
 
@@ -249,7 +249,7 @@ def test_each_chunk_is_decompressed_once(work, compare, monkeypatch, chunks):
         for chunk in np.ndindex(-(-12 // chunks[0]), -(-30 // chunks[1])):
             pairs = zip(chunk, chunks, index, strict=True)
             if all(i * n < part.stop and (i + 1) * n > part.start for i, n, part in pairs):
-                key = (self._path.name, chunk)
+                key = (self._source.path.name, chunk)
                 times[key] = times.get(key, 0) + 1
         return read(self, index)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -348,6 +350,21 @@ def test_a_checkpoint_of_another_comparison():
     with kldiv.config_context(kernel="pure"):
         refused(r"`kernel`: None then, pure now", p, q)
     assert streaming.compare(p, q, **options).mean > 0
+
+
+def test_numbers_of_a_pipe_are_told_apart_by_a_checkpoint(monkeypatch):
+    options = {"form": "counts", "checkpoint": "state"}
+
+    def run(numbers):
+        text = "\n".join(map(str, ["n", *numbers])).encode()
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+        return streaming.Run("-", np.array([1.0, 2, 3]), **options)
+
+    run([1, 2, 4]).save()
+    assert run([1, 2, 4]).result().count == 1
+    run([1, 2, 4]).save()
+    with pytest.raises(InputError, match="it is of another comparison: P"):
+        run([1, 2, 5])
 
 
 def test_ctrl_c_without_a_checkpoint_is_itself():

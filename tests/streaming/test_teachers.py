@@ -7,7 +7,7 @@ import pytest
 
 import kldiv
 from kldiv import SparseTeacher
-from kldiv.errors import InputError, OptionError, ShapeError
+from kldiv.errors import DTypeError, InputError, LibraryError, OptionError, ShapeError
 from kldiv.streaming import TeacherWriter, open_teacher
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -67,6 +67,8 @@ def test_whole_or_not_at_all(path):
         (3, own._replace(temperature=2.0), OptionError, "the file's are at 1.0"),
         (3, own._replace(indices=own.indices + 40), OptionError, "is none of the 40 classes"),
         (3, own._replace(rest=None), OptionError, "write with rest=False"),
+        (3, own._replace(indices=own.indices + 0.7), DTypeError, "expected integers"),
+        (3, own._replace(indices=np.ma.array(own.indices, mask=True)), LibraryError, "masked"),
         (3, kldiv.topk_log_probs(LOGITS[0], 3), ShapeError, "expected 2 classes"),
     ):
         with (

@@ -1,8 +1,0 @@
-"""``python -m kldiv.cli`` is ``kldiv``."""
-
-from __future__ import annotations
-
-from kldiv.cli import main
-
-if __name__ == "__main__":
-    main()

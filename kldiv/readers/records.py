@@ -1,0 +1,83 @@
+"""Rows of cells, as every reader of tables hands them on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, time
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from kldiv.readers.sources import Source
+
+    Row: TypeAlias = tuple[int, Sequence[str]]
+    Block: TypeAlias = tuple[Sequence[int], Sequence[Sequence[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Rows of cells, which can be gone through more than once."""
+
+    names: list[str]
+    """Of the columns; their numbers where the file has none."""
+    blocks: Callable[[], Iterator[Block]]
+    """Rows, some at a time: their places, and the cells of each column."""
+    place: str = "line"
+    """The word for a place."""
+    named: bool = True
+    typed: frozenset[int] = frozenset()
+    """Columns whose type is text."""
+    decimal: str | None = None
+    """The decimal mark, where it is known."""
+    doubtful: bool = False
+    """Whether 1.234 may be a thousand and more."""
+    notes: list[str] = field(default_factory=list)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows, each with its place."""
+        for places, columns in self.blocks():
+            yield from zip(places, zip(*columns, strict=True), strict=True)
+
+
+def of_values(
+    names: list[str], rows: list[Any], *, place: str, places: Sequence[int] = ()
+) -> Records:
+    """Return rows of values of any type as cells; columns of words alone hold labels."""
+    text = [
+        i
+        for i in range(len(names))
+        if all(isinstance(row[i], str | bool | None) for row in rows)
+        and any(row[i] is not None for row in rows)
+    ]
+    block = (
+        places or range(1, len(rows) + 1),
+        [[cell_of(row[i]) for row in rows] for i in range(len(names))],
+    )
+    # A table of text alone has its numbers in it.
+    typed = frozenset(text) if len(text) < len(names) - (names[:1] == [""]) else frozenset()
+    decimal = None if any(isinstance(value, str) for row in rows for value in row) else "."
+    return Records(names, lambda: iter([block]), place=place, typed=typed, decimal=decimal)
+
+
+def check_nested(source: Source, name: str, *, lists: bool = True) -> None:
+    """Refuse a column of lists or records, unless another one was asked for."""
+    if source.key is None and source.reading.values is None:
+        if not lists:
+            raise source.error(
+                f"column {name!r} holds a record in every cell. Write its fields as columns, or"
+                " name the column of values: values='column'"
+            )
+        raise source.error(
+            f"column {name!r} holds a list in every cell: {source.path}::{name} takes these as"
+            " rows, values='column' another column"
+        )
+
+
+def cell_of(value: Any) -> str:
+    """Return a value as a cell of text; that of a truth value is a word, as text has it."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime) and value.time() == time():
+        return str(value.date())  # as text has it
+    return str(value)
