@@ -306,6 +306,10 @@ class Code:
         """Return the type of a vector."""
         return ir.VectorType(kind, lanes)
 
+    def frame(self, address: Value, names: Sequence[str]) -> dict[str, Value]:
+        """Return the integers at an address, by their names."""
+        return {name: self.load(I64, address, index) for index, name in enumerate(names)}
+
     def load(self, kind: Any, address: Value, index: Any = 0) -> Value:
         """Return the number, or vector, at an address, or ``index`` numbers after it."""
         size = _SIZES[getattr(kind, "element", kind)]

@@ -106,9 +106,11 @@ class _Given(NamedTuple):
         numbers = getattr(measure, "weights", None) or (alpha, 1.0 - alpha)
         return cls(rows, usable, padded, unit, np.array(numbers), threads.number(work.threads))
 
-    def share(self, kernel: Any, frame: dict[str, Any], names: Sequence[str], rows: int) -> None:
+    def share(self, kernel: Any, own: Rows, other: Rows, **more: Any) -> None:
         """Call a kernel for all rows of an array."""
-        words = words_of(names, frame)
+        rows = len(own)
+        frame = {"classes": own.shape[-1], "others": len(other), "own": own, "other": other}
+        words = words_of(pairs.FRAME, frame | more)
 
         def units(start: int, stop: int) -> None:
             ends = start * pairs.TOGETHER, min(stop * pairs.TOGETHER, rows)
@@ -118,18 +120,9 @@ class _Given(NamedTuple):
 
 
 def _values(operation: PairMeasure, given: _Given, kernel: Any) -> Rows:
-    first, second = given.padded
-    values = np.empty((len(first), len(second)))
-    frame = {
-        "classes": first.shape[-1],
-        "others": len(second),
-        "symmetric": operation.symmetric,
-        "first": first,
-        "second": second,
-        "numbers": given.numbers,
-        "values": values,
-    }
-    given.share(kernel, frame, pairs.FRAME, len(first))
+    values = np.empty([*map(len, given.padded)])
+    more = {"symmetric": operation.symmetric, "numbers": given.numbers, "found": values}
+    given.share(kernel, *given.padded, **more)
     values /= given.unit * operation.unit
     found: Rows = operation.mirrored(np, values) if operation.symmetric else values
     a, b = given.rows
@@ -153,16 +146,7 @@ def _gradient(work: Work, given: _Given, index: int, kernel: Any) -> Rows:
     by_kernel = np.ascontiguousarray(by_own if usable.all() else np.where(usable, by_own, 0))
     numbers = given.numbers if index == 0 else given.numbers[::-1].copy()
     gradient = np.empty((len(own), own.shape[-1]), own.dtype)
-    frame = {
-        "classes": own.shape[-1],
-        "others": len(other),
-        "own": own,
-        "other": other,
-        "numbers": numbers,
-        "weights": by_kernel,
-        "gradient": gradient,
-    }
-    given.share(kernel, frame, pairs.SLOPE_FRAME, len(own))
+    given.share(kernel, own, other, numbers=numbers, weights=by_kernel, found=gradient)
     found: Rows = gradient[:, : given.rows[0].shape[-1]]
     found /= operation.unit
 

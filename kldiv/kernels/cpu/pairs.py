@@ -7,35 +7,27 @@ there are logarithms none but 0 is subnormal: what calls the kernel sees to that
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kldiv.kernels.cpu.code import DOUBLE, I64, Code, Value, at_most, select
+from kldiv.kernels.cpu.code import DOUBLE, Code, Value, at_most, select
 from kldiv.kernels.cpu.elementary import artanh_rest, format_of
 from kldiv.kernels.cpu.sums import Total, block_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from kldiv.kernels.cpu.code import Real
 
+    _Function = Callable[[Value, Value, Sequence[Value]], Value]
+
 FRAME: Final = (
     "classes",  # a whole number of vectors
-    "others",  # how many rows the second array has
-    "symmetric",  # whether only pairs on and above the diagonal are wanted
-    "first",  # addresses of the arrays, and of float64 results
-    "second",
-    "numbers",
-    "values",
-)
-
-SLOPE_FRAME: Final = (
-    "classes",  # a whole number of vectors
     "others",  # how many rows the other array has
-    "own",  # addresses of the arrays, of a number for each pair, and of the gradient
-    "other",
-    "numbers",
-    "weights",
-    "gradient",
+    "symmetric",  # whether only pairs on and above the diagonal are wanted
+    *("own", "other", "numbers"),  # addresses of both arrays, the first unless it is a gradient
+    "weights",  # of a gradient: a number for each pair
+    "found",  # float64 numbers of pairs, or the gradient
 )
 
 TOGETHER: Final = 8
@@ -118,14 +110,7 @@ def _skew(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
 
 def _jensen_shannon(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
     own, rest = numbers
-    apart = p - q
-    m = own * p + rest * q
-    terms = []
-    for weight, each, other in ((own, p, rest * apart), (rest, q, -(own * apart))):
-        some = each > 0.0
-        inside = _relative(_or_one(each), select(some, m, 1.0), select(some, other, 0.0))
-        terms.append(weight * select(some, inside, m))
-    return terms[0] + terms[1]
+    return own * _skew(p, q, numbers) + rest * _skew(q, p, (rest, own))
 
 
 def _tv(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
@@ -144,7 +129,7 @@ def _chi2(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
     return select(q == 0.0, edge, apart * (apart / _or_one(q)))
 
 
-TERMS: Final[dict[str, Callable[[Value, Value, Sequence[Value]], Value]]] = {
+TERMS: Final[dict[str, _Function]] = {
     "kl_divergence": _kl,
     "js_divergence": _jensen_shannon,
     "skew_divergence": _skew,
@@ -187,11 +172,8 @@ def _jeffreys_slope(own: Value, other: Value, numbers: Sequence[Value]) -> Value
 
 
 def _skew_in_p(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
-    mine, rest = numbers
-    some, above = own > 0.0, rest * (own - other)
-    a, m = _or_one(own), select(some, mine * own + rest * other, 1.0)
-    slope = _quotient(a, m, select(some, above, 0.0)).logarithm - mine * (above / m)
-    return select(some, slope, 0.0)
+    logarithm, above = _by_mixture(own, other, numbers)
+    return select(own > 0.0, logarithm - numbers[0] * above, 0.0)
 
 
 def _skew_in_q(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
@@ -201,11 +183,15 @@ def _skew_in_q(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
 
 
 def _jensen_shannon_slope(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
+    return select(own > 0.0, numbers[0] * _by_mixture(own, other, numbers)[0], 0.0)
+
+
+def _by_mixture(own: Value, other: Value, numbers: Sequence[Value]) -> tuple[Value, Value]:
+    """Return log(own/m), m being the mixture of both, and (own − m)/m."""
     mine, rest = numbers
-    some = own > 0.0
-    m, above = mine * own + rest * other, rest * (own - other)
-    quotient = _quotient(_or_one(own), select(some, m, 1.0), select(some, above, 0.0))
-    return select(some, mine * quotient.logarithm, 0.0)
+    some, above = own > 0.0, rest * (own - other)
+    m = select(some, mine * own + rest * other, 1.0)
+    return _quotient(_or_one(own), m, select(some, above, 0.0)).logarithm, above / m
 
 
 def _tv_slope(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
@@ -229,7 +215,7 @@ def _chi2_in_q(own: Value, other: Value, numbers: Sequence[Value]) -> Value:
     return select(other == 0.0, 1.0, slope)
 
 
-SLOPES: Final[dict[str, tuple[Callable[[Value, Value, Sequence[Value]], Value], ...]]] = {
+SLOPES: Final[dict[str, tuple[_Function, ...]]] = {
     "kl_divergence": (_kl_in_p, _kl_in_q),
     "js_divergence": (_jensen_shannon_slope,),
     "skew_divergence": (_skew_in_p, _skew_in_q),
@@ -244,57 +230,69 @@ SLOPES: Final[dict[str, tuple[Callable[[Value, Value, Sequence[Value]], Value], 
 # --- the kernels ----------------------------------------------------------------------------------
 
 
+class _Call:
+    """The arguments of a call: a frame, and the first and last row of the own array."""
+
+    def __init__(self, code: Code, real: Real, measure: str) -> None:
+        self.code, self.real, self.rooted = code, real, measure in BY_ROOTS
+        frame_at, self.begin, self.end = code.arguments
+        self.frame = code.frame(frame_at, FRAME)
+        numbers = (code.load(DOUBLE, self.frame["numbers"], place) for place in range(2))
+        self.numbers = [number.to(real.scalar).spread(real.lanes) for number in numbers]
+        self.classes, self.others = self.frame["classes"], self.frame["others"]
+
+    def row(self, name: str, index: Value) -> Value:
+        """Return the address of a row of an array, which its square roots may follow."""
+        return self.frame[name] + index * (self.classes * self.real.size * (1 + self.rooted))
+
+    def load(self, row: Value, at: Value) -> list[Value]:
+        """Return a vector of a row, and its square roots where a measure takes these."""
+        places = [at, self.classes + at] if self.rooted else [at]
+        return [self.code.load(self.real.vector, row, place) for place in places]
+
+    def of(self, function: _Function, own: Sequence[Value], other: Sequence[Value]) -> Value:
+        """Return a term, or a slope, of two loaded vectors."""
+        numbers = [own[1], other[1]] if self.rooted else self.numbers
+        return function(own[0], other[0], numbers)
+
+    @contextmanager
+    def together(self) -> Iterator[tuple[Value, Value]]:
+        """Repeat for rows that meet the others together: the first, and that behind the last."""
+        with self.code.loop(self.end, self.begin, TOGETHER) as start:
+            yield start, at_most(start + TOGETHER, self.end)
+
+
 def write(code: Code, *, real: Real, measure: str) -> None:
-    """Write a measure's kernel; it takes a frame, and the first and last row of the first array."""
-    frame_at, begin, end = code.arguments
-    frame = {name: code.load(I64, frame_at, index) for index, name in enumerate(FRAME)}
-    numbers = [
-        code.load(DOUBLE, frame["numbers"], index).to(real.scalar).spread(real.lanes)
-        for index in range(2)
-    ]
-    classes, others = frame["classes"], frame["others"]
-    rooted = measure in BY_ROOTS
-    row_size = classes * real.size * (1 + rooted)
-    with code.loop(end, begin, TOGETHER) as start:
-        from_here = select(frame["symmetric"] != 0, start, 0)
-        stop = at_most(start + TOGETHER, end)
-        with code.loop(others, from_here) as column, code.loop(stop, start) as row:
-            first, second = (
-                frame[name] + place * row_size
-                for name, place in (("first", row), ("second", column))
-            )
-            total = Total(code)
-            with code.loop(classes, step=_SEGMENT) as segment:
-                ends = [at_most(segment + each, classes) // real.lanes for each in (0, _SEGMENT)]
+    """Write a measure's kernel."""
+    call = _Call(code, real, measure)
+    with call.together() as (start, stop):
+        from_here = select(call.frame["symmetric"] != 0, start, 0)
+        with code.loop(call.others, from_here) as column, code.loop(stop, start) as row:
+            rows, total = (call.row("own", row), call.row("other", column)), Total(code)
 
-                def body(k: Value, at: tuple[Value, Value] = (first, second)) -> list[Value]:
-                    p, q = (code.load(real.vector, each, k * real.lanes) for each in at)
-                    if not rooted:
-                        return [TERMS[measure](p, q, numbers)]
-                    roots = [code.load(real.vector, x, classes + k * real.lanes) for x in at]
-                    return [TERMS[measure](p, q, roots)]
+            def body(k: Value, rows: tuple[Value, Value] = rows) -> list[Value]:
+                return [
+                    call.of(TERMS[measure], *(call.load(each, k * real.lanes) for each in rows))
+                ]
 
-                total.add(*block_sums(code, real, (ends[0], ends[1]), _STRIP, body, 1))
-            code.store(frame["values"], total.get(), row * others + column)
+            with code.loop(call.classes, step=_SEGMENT) as segment:
+                first, last = (
+                    at_most(segment + each, call.classes) // real.lanes for each in (0, _SEGMENT)
+                )
+                total.add(*block_sums(code, real, (first, last), _STRIP, body, 1))
+            code.store(call.frame["found"], total.get(), row * call.others + column)
 
 
 def write_slope(code: Code, *, real: Real, measure: str, index: int) -> None:
-    """Write the kernel of a gradient in one array's rows; it takes the first and last of these."""
-    frame_at, begin, end = code.arguments
-    frame = {name: code.load(I64, frame_at, place) for place, name in enumerate(SLOPE_FRAME)}
-    numbers = [
-        code.load(DOUBLE, frame["numbers"], place).to(real.scalar).spread(real.lanes)
-        for place in range(2)
-    ]
+    """Write the kernel of a gradient in one array's rows."""
+    call = _Call(code, real, measure)
     slope, zero = SLOPES[measure][index], code.constant(real.vector, 0.0)
-    classes, others, rooted = frame["classes"], frame["others"], measure in BY_ROOTS
-    row_size = classes * real.size * (1 + rooted)
+    frame, classes, others = call.frame, call.classes, call.others
 
     def group(row: Value, places: Sequence[Value]) -> None:
         """Add up the slopes of some vectors of a row."""
-        here = frame["own"] + row * row_size
-        own = [code.load(real.vector, here, at) for at in places]
-        roots = [code.load(real.vector, here, classes + at) for at in places] if rooted else []
+        here = call.row("own", row)
+        own = [call.load(here, at) for at in places]
         totals = [Total(code, zero) for _ in places]
         with code.loop(others, step=_RUN) as start:
             sums = [code.variable(zero) for _ in places]
@@ -302,21 +300,17 @@ def write_slope(code: Code, *, real: Real, measure: str, index: int) -> None:
                 weight = code.load(real.scalar, frame["weights"], row * others + column)
                 # The pairs that count for nothing may have infinite slopes.
                 with code.when(weight != 0.0):
-                    there = frame["other"] + column * row_size
-                    for place, (each, at, p) in enumerate(zip(sums, places, own, strict=True)):
-                        given = numbers
-                        if rooted:
-                            given = [roots[place], code.load(real.vector, there, classes + at)]
-                        found = slope(p, code.load(real.vector, there, at), given)
+                    there = call.row("other", column)
+                    for each, at, mine in zip(sums, places, own, strict=True):
+                        found = call.of(slope, mine, call.load(there, at))
                         each.set(each.get() + weight.spread(real.lanes) * found)
             for total, each in zip(totals, sums, strict=True):
                 total.add(each.get())
         for total, at in zip(totals, places, strict=True):
-            code.store(frame["gradient"] + row * classes * real.size, total.get(), at)
+            code.store(frame["found"] + row * classes * real.size, total.get(), at)
 
     whole = classes // (real.lanes * _GROUP) * (real.lanes * _GROUP)
-    with code.loop(end, begin, TOGETHER) as start:
-        stop = at_most(start + TOGETHER, end)
+    with call.together() as (start, stop):
         with code.loop(whole, step=real.lanes * _GROUP) as at, code.loop(stop, start) as row:
             group(row, [at + place * real.lanes for place in range(_GROUP)])
         with code.loop(classes, whole, real.lanes) as at, code.loop(stop, start) as row:

@@ -65,7 +65,7 @@ class Elements:
     def __init__(self, code: Code, real: Real, *, log_target: bool, outputs: bool) -> None:
         self.code, self.real, self.log_target = code, real, log_target
         frame, scratch, first, last = code.arguments
-        self.frame = {name: code.load(I64, frame, index) for index, name in enumerate(FRAME)}
+        self.frame = code.frame(frame, FRAME)
         self.pads, self.buffers = scratch, scratch + _PADS
         careful = code.variable(code.whole(0))
         with code.loop(last, first) as unit:

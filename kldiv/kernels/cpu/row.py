@@ -127,7 +127,7 @@ class Row:
     ) -> None:
         self.code, self.real, self.divergence, self.wide = code, real, divergence, wide
         frame, scratch, *_ = code.arguments
-        self.frame = {name: code.load(I64, frame, index) for index, name in enumerate(FRAME)}
+        self.frame = code.frame(frame, FRAME)
         self.pad = scratch  # for the last vector of a gradient
         self.state_at = scratch + _PADS
         self.own_parts = self.state_at + _STATE_SIZE

@@ -49,7 +49,7 @@ def _slope(gradient: Value, x: Value, cap: Value, factor: Value) -> Value:
 def write(code: Code, real: Real) -> None:
     """Write the kernel down; it takes a frame, a vector's room, and the first and last unit."""
     frame_at, room, first, last = code.arguments
-    frame = {name: code.load(I64, frame_at, index) for index, name in enumerate(FRAME)}
+    frame = code.frame(frame_at, FRAME)
     numbers = [code.load(DOUBLE, frame["numbers"], k).to(real.scalar) for k in range(2)]
     cap, factor = (number.spread(real.lanes) for number in numbers)
 

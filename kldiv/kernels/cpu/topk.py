@@ -85,7 +85,7 @@ class TopKRows:
     def __init__(self, code: Code) -> None:
         frame_at, self.room, first, last, first_stage, last_stage = code.arguments
         self.code = code
-        self.frame = {name: code.load(I64, frame_at, index) for index, name in enumerate(FRAME)}
+        self.frame = code.frame(frame_at, FRAME)
         classes, lanes = self.frame["classes"], FLOAT32.lanes
         self.whole = classes // lanes * lanes
         self.end = (classes + (lanes - 1)) // lanes * lanes
