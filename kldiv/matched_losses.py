@@ -80,7 +80,7 @@ def prepare_matched(
             "leave backend and device at 'auto', and call the loss on each block"
         )
     divergence, swapped = divergence.canonical()
-    operation = MatchedLoss(*rows.settings, divergence, rows.temperature)  # type: ignore[arg-type]
+    operation = MatchedLoss(*rows.settings, divergence, rows.temperature)
     xp = route.caller.namespace(s)
     with route.caller.context(s):
         sides = _sides(route, (s, t), classes)
