@@ -465,7 +465,7 @@ class Reducing(NamedTuple):
         cls,
         reduction: Reduction,
         normalizer: float | Array | None,
-        **of_rows: Array | None,
+        of_rows: Mapping[str, Array | None],
     ) -> Reducing:
         """Check the options as far as they are no arrays."""
         check_reduction(reduction)

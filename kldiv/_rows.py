@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array, Reduction
 
+_NONE: Mapping[str, Array | None] = {}
+
 
 class Rows:
     """The arrays of a loss of rows as an operation takes them, and the call that they make."""
@@ -24,8 +26,8 @@ class Rows:
         check: Callable[..., bool],
         *,
         sharded: int = -1,
-        before: Mapping[str, Array | None] | None = None,
-        after: Mapping[str, Array | None] | None = None,
+        before: Mapping[str, Array | None] = _NONE,
+        after: Mapping[str, Array | None] = _NONE,
         axis: int = -1,
         temperature: float | Array = 1.0,
         reduction: Reduction = "mean",
@@ -53,10 +55,8 @@ class Rows:
             As in `kldiv.kl_div_with_logits`.
         """
         self.temperature, heat = split_temperature(temperature)
-        of_rows = {**(before or {}), "temperature": heat, **(after or {})}
-        self.reducing = Reducing.of(
-            reduction, normalizer, **of_rows, row_weight=row_weight, where=where
-        )
+        of_rows = {**before, "temperature": heat, **after, "row_weight": row_weight, "where": where}
+        self.reducing = Reducing.of(reduction, normalizer, of_rows)
         self.route, found, wide = resolve_arrays(names, logits, **self.reducing.others)
         arrays, others = found[: len(names)], found[len(names) :]
         given, self.divisor = self.reducing.named(self.route, others)
@@ -66,8 +66,7 @@ class Rows:
                 "logits that are spread over ranks are computed where they are; leave backend and "
                 "device at 'auto'"
             )
-        shapes = [array.shape for array in arrays]
-        is_last = check(*shapes, axis, empty=self.spread is not None)
+        is_last = check(*[array.shape for array in arrays], axis, empty=self.spread is not None)
         if not is_last:
             xp = self.route.caller.namespace(arrays[0])
             arrays = tuple([xp.moveaxis(array, axis, -1) for array in arrays])

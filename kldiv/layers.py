@@ -167,7 +167,8 @@ def prepare_layers(
     if "target_log_probs" in moved:
         floats["target_log_probs"] = moved["target_log_probs"]
     others = {name: array for name, array in (moved | fixed).items() if name not in floats}
-    reducing = Reducing.of(reduction, normalizer, **others, row_weight=row_weight, where=where)
+    of_rows = {**others, "row_weight": row_weight, "where": where}
+    reducing = Reducing.of(reduction, normalizer, of_rows)
     route, arrays, wide = resolve_arrays([*floats], [*floats.values()], **reducing.others)
     named = dict(zip(floats, arrays, strict=False))
     _check_shapes(named, [*sides])

@@ -122,7 +122,7 @@ def kl_div(
     >>> round(float(kldiv.kl_div(np.log(q), p, reduction="sum")), 6)
     0.010338
     """
-    reducing = Reducing.of(reduction, normalizer, row_weight=row_weight, where=where)
+    reducing = Reducing.of(reduction, normalizer, {"row_weight": row_weight, "where": where})
     route, (x, y, *others), wide = resolve_same_shape(input, target, **reducing.others)
     given, divisor = reducing.named(route, others)
     if where is not None:

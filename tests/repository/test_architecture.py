@@ -16,7 +16,9 @@ from tools import walk
 
 PACKAGE = Path(kldiv.__file__).parent
 # A namespace names functions, and computes nothing.
-ADAPTERS = sorted(path for path in (PACKAGE / "backends").rglob("*.py") if path.stem != "namespace")
+ADAPTERS = sorted(
+    path for path in (PACKAGE / "backends").rglob("*.py") if not path.stem.endswith("namespace")
+)
 FORMULAS = sorted((PACKAGE / "formulas").glob("*.py"))
 FRAMEWORKS = set(
     "torch jax jaxlib mlx cupy dask array_api_strict scipy llvmlite numba triton".split()
