@@ -164,7 +164,7 @@ def _family(value: Any, family: str) -> Distribution | None:
     given: dict[str, Any] = {}
     for name in _required(cls):
         if name not in cls.one_of:
-            found = _attribute(value, family, name)
+            found: Any = _attribute(value, family, name)
             found = convert(name, found) if name in cls.parts else found
             given[name] = int(found) if name in cls.options else found
     if cls.one_of:
@@ -198,10 +198,10 @@ def _broadcast(d: Distribution, shape: tuple[int, ...]) -> Distribution:
         event = tuple(value.shape)[len(value.shape) - d.event_axes.get(name, 0) :]
         return backends.find(value).namespace(value).broadcast_to(value, (*shape, *event))
 
-    made = changed(d, wide)
+    made: Distribution = changed(d, wide)
     if made.batch_shape != shape and numbers:  # of numbers alone
         return replace(made, **{numbers[0]: np.full(shape, getattr(d, numbers[0]))})
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _masked(value: Any) -> Distribution | None:

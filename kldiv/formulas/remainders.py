@@ -23,7 +23,7 @@ EULER = 0.5772156649015328606
 
 
 def ratio_phi(
-    xp: Namespace, a: Array, b: Array, power: float = 1.0, difference: Array | None = None
+    xp: Namespace, a: Array, b: Array, power: int = 1, difference: Array | None = None
 ) -> Array:
     """Return φ(power·log(a/b)): 0 where a = b, also at 0 and ∞, +∞ where only one is at an end."""
     alive = (a > 0) & (b > 0) & (a < math.inf) & (b < math.inf)
@@ -33,7 +33,9 @@ def ratio_phi(
     x = power * log_ratio(xp, safe_a, safe_b, difference)
     edge = xp.where((a >= 0) & (b >= 0), math.inf, xp.full_like(x, math.nan))
     edge = xp.where((a >= 0) & (a == b), 0.0, edge)
-    return xp.where(alive, phi(xp, x), edge)
+    # Far apart a power, as the exponential of a large logarithm has the rounding of that.
+    near, far = phi_near(xp, xp.clip(x, -NEAR, NEAR)), (safe_b / safe_a) ** power + (x - 1.0)
+    return xp.where(alive, xp.where(abs(x) < NEAR, near, far), edge)
 
 
 def interior(

@@ -402,7 +402,7 @@ def _log_gap_of_interval(xp: Namespace, low: Array, high: Array, width: Array) -
 def _normal(xp: Namespace, m: Shape, q: f.Normal) -> Array:
     """The negentropy of P + D of the Normal of its mean and variance."""
     z = quotient(xp, m.mean_from(q.loc), q.scale)
-    return m.negentropy() + 0.5 * (ratio_phi(xp, q.scale, m.deviation(), 2.0) + z * z)
+    return m.negentropy() + 0.5 * (ratio_phi(xp, q.scale, m.deviation(), 2) + z * z)
 
 
 def _half_normal(xp: Namespace, m: Shape, q: f.HalfNormal) -> Array:  # noqa: ARG001
@@ -473,7 +473,7 @@ def _log_normal_normal(xp: Namespace, m: _LogNormal, q: f.Normal) -> Array:
     """The negentropy of P + D of the Normal of its mean and variance."""
     deviation, z = m.deviation(), quotient(xp, m.mean_from(q.loc), q.scale)
     held = (deviation > 1e-30) & (deviation < math.inf)
-    near = ratio_phi(xp, q.scale, xp.where(held, deviation, q.scale), 2.0)
+    near = ratio_phi(xp, q.scale, xp.where(held, deviation, q.scale), 2)
     far = phi(xp, 2.0 * (xp.log(q.scale) - m.log_deviation()))
     return m.negentropy() + 0.5 * (xp.where(held, near, far) + z * z)
 

@@ -22,11 +22,10 @@ def singular(xp: Namespace, p: Any, q: Any) -> Array:
     return infinite(xp, p, q)
 
 
-for _q in (f.Gumbel, f.Laplace, f.Normal):
-    register_kl(f.Cauchy, _q)(without_mean)
+for _q in (f.Chi2, f.Exponential, f.Gamma, f.Gumbel, f.HalfNormal, f.Laplace, f.Normal):
     register_kl(f.HalfCauchy, _q)(without_mean)
-for _q in (f.Chi2, f.Exponential, f.Gamma, f.HalfNormal):
-    register_kl(f.HalfCauchy, _q)(without_mean)
+    if _q.support == "real":
+        register_kl(f.Cauchy, _q)(without_mean)
 for _normal in NORMALS:
     register_kl(f.Dirichlet, _normal)(singular)
     register_kl(_normal, f.Dirichlet)(singular)

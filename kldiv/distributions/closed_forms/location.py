@@ -57,7 +57,7 @@ def normal(xp: Namespace, p: Normal, q: Normal) -> Array:
     if _log_scale(p) is not None or _log_scale(q) is not None:
         return _normal_by_logs(xp, p, q)
     z = quotient(xp, p.loc - q.loc, q.scale)
-    return 0.5 * (ratio_phi(xp, q.scale, p.scale, 2.0) + z * z)
+    return 0.5 * (ratio_phi(xp, q.scale, p.scale, 2) + z * z)
 
 
 def _log_scale(d: Normal | LogNormal) -> Array | None:
@@ -75,7 +75,7 @@ def _normal_by_logs(xp: Namespace, p: Normal | LogNormal, q: Normal | LogNormal)
 @register_kl(HalfNormal, HalfNormal)
 def half_normal(xp: Namespace, p: HalfNormal, q: HalfNormal) -> Array:
     """½ φ(2 log(σ₂/σ₁))."""
-    return 0.5 * ratio_phi(xp, q.scale, p.scale, 2.0)
+    return 0.5 * ratio_phi(xp, q.scale, p.scale, 2)
 
 
 @register_kl(Laplace, Laplace)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def diagonal(xp: Namespace, p: MultivariateNormalDiag, q: MultivariateNormalDiag) -> Array:
     """The sum of the components' divergences."""
     z = quotient(xp, p.loc - q.loc, q.scale_diag)
-    return 0.5 * xp.sum(ratio_phi(xp, q.scale_diag, p.scale_diag, 2.0) + z * z, axis=-1)
+    return 0.5 * xp.sum(ratio_phi(xp, q.scale_diag, p.scale_diag, 2) + z * z, axis=-1)
 
 
 NORMALS = (MultivariateNormal, MultivariateNormalDiag, LowRankMultivariateNormal)
@@ -56,7 +56,7 @@ def _by_factors(xp: Namespace, inner: Array, outer: Array) -> Array:
     size = outer.shape[-1]
     below = xp.arange(size)[:, None] > xp.arange(size)[None, :]
     m = xp.where(below, xp.linalg.solve(outer, inner - outer), 0.0)
-    diagonals = ratio_phi(xp, xp.linalg.diagonal(outer), xp.linalg.diagonal(inner), 2.0)
+    diagonals = ratio_phi(xp, xp.linalg.diagonal(outer), xp.linalg.diagonal(inner), 2)
     return xp.sum(diagonals, axis=-1) + xp.sum(m * m, axis=(-2, -1))
 
 
