@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -11,6 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kldiv.backends import BackendStatus
+
+_REPORTED: Final = (
+    *("usable", "version", "devices", "kernels", "kernel_problems", "reason", "install"),
+)
 
 
 @click.command("doctor", short_help="Say which libraries can compute here, and why not.")
@@ -37,7 +40,10 @@ def command(*, as_json: bool) -> None:
     report = {
         "version": kldiv.__version__,
         "python": python,
-        "backends": {name: asdict(status) for name, status in backends.items()},
+        "backends": {
+            name: {each: getattr(status, each) for each in _REPORTED}
+            for name, status in backends.items()
+        },
         "settings": settings,
     }
     click.echo(json.dumps(report, indent=2))
