@@ -316,6 +316,13 @@ class Code:
         pointer = self._pointer(kind, address + self.of_index(index) * size)
         return Value(self.builder, self.builder.load(pointer, align=size))
 
+    def load_or(self, kind: Any, base: Value, index: Value, default: Any) -> Value:
+        """Return an integer of an array, in 64 bits; a default where the address is 0."""
+        found = self.variable(self.of_index(default))
+        with self.when(base != 0):
+            found.set(self.load(kind, base, index).to(I64))
+        return found.get()
+
     def store(self, address: Value, value: Value, index: Any = 0) -> None:
         """Write a number, or a vector, to an address, or ``index`` numbers after it."""
         size = _SIZES[value.scalar]

@@ -16,8 +16,6 @@ from kldiv.kernels.layout import empty_like, words_of
 from kldiv.kernels.results import host
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kldiv._types import Array
     from kldiv.formulas.operation import Operation
     from kldiv.formulas.pairs import PairMeasure
