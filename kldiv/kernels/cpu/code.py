@@ -217,13 +217,12 @@ class Value:
             parts.append(Value(self.builder, self.builder.shuffle_vector(self.ir, nothing, mask)))
         return parts[0], parts[1]
 
-    def total(self) -> Value:
-        """Return the sum of a vector's elements, added in pairs."""
+    def folded(self, join: Callable[[Value, Value], Value]) -> Value:
+        """Return one number of a vector's elements, joined in pairs."""
         value = self
         while value.lanes > 1:
-            low, high = value.halves()
-            value = low + high
-        return value.element(0) if value.lanes else value
+            value = join(*value.halves())
+        return value.element(0)
 
 
 def select(condition: Value, yes: Any, no: Any) -> Value:

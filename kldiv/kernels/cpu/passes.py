@@ -279,7 +279,10 @@ class Segment:
                 p, q = (self._share(k, index, factor) for index, factor in enumerate(factors))
                 far = about(d, d_low, pivot)
                 step = far if anchor is None else about(d, d_low, anchor)
-                x, about_anchor = (row.finite(each * inverse) for each in (far, step))
+                # Where p is 0 a product with ∞ would be NaN; NaN is kept.
+                x, about_anchor = (
+                    at_most(at_least(each * inverse, -row.most), row.most) for each in (far, step)
+                )
                 return Lane(s, t, p, q, x, about_anchor, far, step, inverse, unit)
 
             return lane

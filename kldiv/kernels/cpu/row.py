@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from kldiv.kernels.cpu.code import DOUBLE, I64, Value, at_least, at_most, select
+from kldiv.kernels.cpu.code import DOUBLE, I64, Value, select
 from kldiv.kernels.cpu.elementary import Heat, format_of
 from kldiv.kernels.cpu.peaks import Peak, Scale, Slopes
 from kldiv.kernels.cpu.runs import PAD, Run
@@ -197,10 +197,6 @@ class Row:
     def of_eighths(self) -> Value:
         """Return 8/T, which eighths of logits are multiplied by."""
         return self.get("inverse") * 8.0
-
-    def finite(self, x: Value) -> Value:
-        """Return ``x``, finite: where p is 0 a product with ∞ would be NaN; NaN is kept."""
-        return at_most(at_least(x, -self.most), self.most)
 
     def heat(self) -> Heat:
         """Return the temperature's constants for vectors of elements."""
