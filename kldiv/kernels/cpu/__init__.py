@@ -15,7 +15,7 @@ from kldiv.formulas.sparse import TopKLoss
 from kldiv.kernels.technology import Technology
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from kldiv.kernels.work import Found, Work
 
@@ -59,17 +59,11 @@ _ROWS: Final = {
 }
 """The divergences of rows: the functions that they serve, and a detail."""
 
+_POLICY: Final = "log_prob_and_entropy_with_logits"
 _ROWS_ALONE: Final = {
     "Renyi": (("renyi_div_with_logits",), ""),
-    "policy": (("log_prob_and_entropy_with_logits",), " with a reference"),
-    "labels": (
-        (
-            "cross_entropy_with_logits",
-            "entropy_with_logits",
-            "log_prob_and_entropy_with_logits",
-        ),
-        "",
-    ),
+    "policy": ((_POLICY,), " with a reference"),
+    "labels": (("cross_entropy_with_logits", "entropy_with_logits", _POLICY), ""),
 }
 """Those that sparse teachers do not have."""
 
@@ -116,38 +110,32 @@ class Cpu(Technology):
             import_module(f"kldiv.kernels.cpu.{name}").kernel for name in _MODULES
         )
         topk = ("topk_kl_div_with_logits", "linear_topk_kl_div")
+        gradients = False, True
         for dtype in ("float32", "float64"):
             for target in (False, True):
-                own = partial(_each, elements, dtype, target)
+                own = partial(_each, elements, gradients, dtype, target)
                 yield Kernel(("kl_div",), ", log_target" * target, dtype, own)
             for spelled, (functions, detail) in (_ROWS | _ROWS_ALONE).items():
-                yield Kernel(functions, detail, dtype, partial(_each, rows, spelled, dtype))
+                yield Kernel(
+                    functions, detail, dtype, partial(_each, rows, gradients, spelled, dtype)
+                )
             yield Kernel(_LINEAR, ", soft cap", dtype, partial(softcap, dtype))
             for name in import_module("kldiv.kernels.cpu.pairs").TERMS:
-                yield Kernel(
-                    ("pairwise",), f", {name}", dtype, partial(_of_pairs, pairs, name, dtype)
-                )
+                own = partial(_each, pairs, (None, 0, 1), name, dtype)
+                yield Kernel(("pairwise",), f", {name}", dtype, own)
         yield Kernel(topk, "", "float32", sparse)
         for spelled in _ROWS:
-            own = partial(_each, rows, spelled, "float64", wide=True)
+            own = partial(_each, rows, gradients, spelled, "float64", wide=True)
             yield Kernel(topk, f", {spelled}", "float32", own)
 
 
-_MODULES: Final = (
-    "pointwise_loss", "row_loss", "topk_loss", "softcap", "pair_measure"
-)  # fmt: skip
+_MODULES: Final = ("pointwise_loss", "row_loss", "topk_loss", "softcap", "pair_measure")
 
 
-def _of_pairs(kernel: Callable[..., Any], *which: str) -> None:
-    """Compile a kernel of all pairs of rows, and those of its gradients."""
-    for index in (None, 0, 1):
-        kernel(*which, index)
-
-
-def _each(kernel: Callable[..., Any], *which: Any, **more: Any) -> None:
-    """Compile a kernel without gradients, and with them."""
-    for gradients in (False, True):
-        kernel(*which, gradients, **more)
+def _each(kernel: Callable[..., Any], last: Iterable[Any], *which: Any, **more: Any) -> None:
+    """Compile the kernels that a last argument tells apart: which gradients they have."""
+    for each in last:
+        kernel(*which, each, **more)
 
 
 CPU: Final = Cpu()

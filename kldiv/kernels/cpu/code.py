@@ -217,13 +217,12 @@ class Value:
             parts.append(Value(self.builder, self.builder.shuffle_vector(self.ir, nothing, mask)))
         return parts[0], parts[1]
 
-    def total(self) -> Value:
-        """Return the sum of a vector's elements, added in pairs."""
+    def folded(self, join: Callable[[Value, Value], Value]) -> Value:
+        """Return one number of a vector's elements, joined in pairs."""
         value = self
         while value.lanes > 1:
-            low, high = value.halves()
-            value = low + high
-        return value.element(0) if value.lanes else value
+            value = join(*value.halves())
+        return value.element(0)
 
 
 def select(condition: Value, yes: Any, no: Any) -> Value:
@@ -315,6 +314,13 @@ class Code:
         size = _SIZES[getattr(kind, "element", kind)]
         pointer = self._pointer(kind, address + self.of_index(index) * size)
         return Value(self.builder, self.builder.load(pointer, align=size))
+
+    def load_or(self, kind: Any, base: Value, index: Value, default: Any) -> Value:
+        """Return an integer of an array, in 64 bits; a default where the address is 0."""
+        found = self.variable(self.of_index(default))
+        with self.when(base != 0):
+            found.set(self.load(kind, base, index).to(I64))
+        return found.get()
 
     def store(self, address: Value, value: Value, index: Any = 0) -> None:
         """Write a number, or a vector, to an address, or ``index`` numbers after it."""

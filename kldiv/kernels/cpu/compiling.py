@@ -36,14 +36,7 @@ _engines: list[Any] = []
 def compiled(name: str, arguments: int, write: Callable[[Code], object]) -> Any:
     """Return a function of integers, with a C function's address, that ``write`` writes down.
 
-    Parameters
-    ----------
-    name : str
-        Names the function in the cache: it says all that ``write`` depends on, but the sources.
-    arguments : int
-        How many integers it takes.
-    write : callable
-        Writes the function down.
+    Its name in the cache says all that ``write`` depends on, but the sources.
     """
     with _lock, _alone(_folder() / f"{name}.lock"):
         return _loaded(name, arguments, _object(name, arguments, write))

@@ -16,7 +16,7 @@ from kldiv.kernels.cpu.elementary import (
     two_sum,
 )
 from kldiv.kernels.cpu.peaks import Peak
-from kldiv.kernels.cpu.row import HEAT, PART, SEGMENT, STUDENT, TEACHER, low_width
+from kldiv.kernels.cpu.row import HEAT, SEGMENT, STUDENT, TEACHER, low_width
 from kldiv.kernels.cpu.sums import Total
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _find_peak(row: Row, side: _Side) -> None:
     peak = Peak(scale, rest.get() / scale.weight(side.top), depths.get())
     peak = peak._replace(mean=peak.mean * peak.per)
     label, inside = row.label()
-    of_label = row.parts + (select(inside, label, 0) // SEGMENT) * (8 * PART)
+    of_label = row.sums(select(inside, label, 0) // SEGMENT, 0)
     row.store(peak.cost(code.load(DOUBLE, of_label), inside), 0)
     row.store(peak.entropy, 1)
     row.set(top_t=side.top, rest=peak.rest, depth=peak.mean, moved=0.0, unit=1.0)

@@ -37,25 +37,20 @@ if TYPE_CHECKING:
 
 
 class Rows(Protocol):
-    """The constants of a row that a divergence reads: those of `kldiv.kernels.cpu.rows`."""
+    """What a divergence reads of a row: see `kldiv.kernels.cpu.row`."""
 
     code: Any
     own: Any
 
-    def get(self, name: str) -> Value:
-        """Return a number of the row's state."""
+    def get(self, name: str) -> Value: ...
 
-    def words(self, name: str) -> tuple[Value, Value]:
-        """Return a double word of the row's state."""
+    def words(self, name: str) -> tuple[Value, Value]: ...
 
-    def number(self, index: int) -> Value:
-        """Return a number of the divergence."""
+    def number(self, index: int) -> Value: ...
 
-    def vector(self, value: Value) -> Value:
-        """Return a number of the row as a vector of elements."""
+    def vector(self, value: Value) -> Value: ...
 
-    def heat_of(self, change: Callable[[Value], Value]) -> Heat:
-        """Return the temperature's constants for elements."""
+    def heat(self) -> Heat: ...
 
 
 class Lane(NamedTuple):
@@ -77,20 +72,9 @@ class Lane(NamedTuple):
     unit: float
     """That of ``far``, of which ``inverse`` is the inverse times the temperature's."""
 
-    @property
-    def p_x(self) -> Value:
-        """The product p x, which is finite where x is not."""
-        return self._product(self.p)
-
-    @property
-    def q_x(self) -> Value:
-        """The product q x."""
-        return self._product(self.q)
-
-    def _product(self, p: Value) -> Value:
+    def times_x(self, p: Value) -> Value:
+        """Return the product p x, or q x, which is finite where x is not."""
         # p in that unit too: of eighths the product of a small one does not underflow sooner.
-        if self.unit == 1.0:
-            return p * self.far * self.inverse
         return (p / self.unit) * self.far * (self.inverse * self.unit)
 
 
@@ -132,15 +116,6 @@ class Divergence:
 
         Where ``along``, and the student's ``rise`` about p = q, which costs little beside these.
         """
-
-        def of(lane: Lane) -> tuple[Value, ...]:
-            fall = falling(lane)
-            return fall, self.term(lane, fall)
-
-        return of
-
-    def term(self, lane: Lane, fall: Value) -> Value:
-        """Return a class's share, given q − p."""
         raise NotImplementedError
 
     def value(self, total: Value, y: Value) -> Value:
@@ -187,7 +162,9 @@ class Jeffreys(Divergence):
         def of(lane: Lane) -> tuple[Value, ...]:
             fall, forward = _forward(lane)
             near = abs(lane.x) < NEAR
-            back = select(near, lane.q * phi_near(-lane.x), (lane.p - lane.q) - lane.q_x)
+            back = select(
+                near, lane.q * phi_near(-lane.x), (lane.p - lane.q) - lane.times_x(lane.q)
+            )
             return fall, w * forward + r * back
 
         return of
@@ -268,7 +245,7 @@ def _forward(lane: Lane) -> tuple[Value, Value]:
     x = lane.far * lane.inverse
     near, phi, apart = abs(x) < NEAR, phi_near(x), lane.q - lane.p
     fall = select(near, lane.p * (phi - x), apart)
-    return fall, select(near, lane.p * phi, apart + lane.p_x)
+    return fall, select(near, lane.p * phi, apart + lane.times_x(lane.p))
 
 
 class Mixture(Divergence):
@@ -529,8 +506,12 @@ class TotalVariation(Divergence):
     name = "total variation"
     smooth = False
 
-    def term(self, lane: Lane, fall: Value) -> Value:
-        return abs(fall) * 0.5
+    def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:
+        def of(lane: Lane) -> tuple[Value, ...]:
+            fall = falling(lane)
+            return fall, abs(fall) * 0.5
+
+        return of
 
     def rise(self, rows: Rows, side: str) -> Callable[[Lane], Value]:
         return lambda lane: lane.x
@@ -697,7 +678,7 @@ class Hellinger(Alpha):
         lowest = (top - origin) - rows.get("temperature") * (2.0 * own.gone)
         least = rows.vector(select(top > -float("inf"), lowest, 0.0))
         start, shift = rows.vector(origin), shift_of(rows.vector(half))
-        heat = rows.heat_of(rows.vector).doubled
+        heat = rows.heat().doubled
         return lambda logits: power(logits - start, least, shift, heat) * scale
 
     def terms(self, rows: Rows) -> Callable[[Lane], tuple[Value, ...]]:

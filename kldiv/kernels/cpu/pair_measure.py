@@ -16,8 +16,6 @@ from kldiv.kernels.layout import empty_like, words_of
 from kldiv.kernels.results import host
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kldiv._types import Array
     from kldiv.formulas.operation import Operation
     from kldiv.formulas.pairs import PairMeasure
@@ -120,9 +118,9 @@ class _Given(NamedTuple):
 
 
 def _values(operation: PairMeasure, given: _Given, kernel: Any) -> Rows:
-    values = np.empty([*map(len, given.padded)])
-    more = {"symmetric": operation.symmetric, "numbers": given.numbers, "found": values}
-    given.share(kernel, *given.padded, **more)
+    own, other = given.padded
+    values, symmetric = np.empty((len(own), len(other))), operation.symmetric
+    given.share(kernel, own, other, symmetric=symmetric, numbers=given.numbers, found=values)
     values /= given.unit * operation.unit
     found: Rows = operation.mirrored(np, values) if operation.symmetric else values
     a, b = given.rows

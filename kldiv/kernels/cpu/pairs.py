@@ -103,9 +103,9 @@ def _jeffreys(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
 def _skew(p: Value, q: Value, numbers: Sequence[Value]) -> Value:
     own, rest = numbers
     m = own * p + rest * q
-    a = _or_one(p)
-    term = _relative(a, select(p > 0.0, m, 1.0), select(p > 0.0, rest * (p - q), 0.0))
-    return select(p == 0.0, m, term)
+    some = p > 0.0
+    term = _relative(_or_one(p), select(some, m, 1.0), select(some, rest * (p - q), 0.0))
+    return select(some, term, m)
 
 
 def _jensen_shannon(p: Value, q: Value, numbers: Sequence[Value]) -> Value:

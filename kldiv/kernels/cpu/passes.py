@@ -8,18 +8,7 @@ from kldiv.kernels.cpu.code import AHEAD, DOUBLE, Value, at_least, at_most, sele
 from kldiv.kernels.cpu.divergences import Lane, exchanged
 from kldiv.kernels.cpu.elementary import difference, eighth_difference, exp, two_difference
 from kldiv.kernels.cpu.peaks import counter
-from kldiv.kernels.cpu.row import (
-    ARRAYS,
-    BLOCK,
-    GRADIENTS,
-    LEAN,
-    LOGITS,
-    PART,
-    RECORD,
-    SEGMENT,
-    SHIFT,
-    SUMS,
-)
+from kldiv.kernels.cpu.row import ARRAYS, BLOCK, LEAN, LOGITS, RECORD, SEGMENT, SHIFT
 from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.cpu.sums import (
     STRIP,
@@ -53,7 +42,7 @@ class Segment:
         self.start = segment * SEGMENT
         self.n = at_most(row.frame["classes"] - self.start, SEGMENT)
         self.kept = row.kept + segment * row.kept_size
-        self.records = row.parts + segment * (8 * PART) + 8 * SUMS * GRADIENTS
+        self.records, self.first_sums = row.records(segment), row.sums(segment, 0)
         shifted = (stage > SHIFT) & row.flag("moved")
         self.sources, self.direct, self.lent = [], [], None
         for index, name in enumerate(ARRAYS[: len(row.divergence.sides)]):
@@ -141,7 +130,7 @@ class Segment:
         """Keep the weights of a block, and write their sums."""
         code, row, place = self.code, self.row, self._record(begin)
         divergence = row.divergence
-        weigh = [scale.weigher(self.real, row.heat_of(row.vector)) for scale in scales]
+        weigh = [scale.weigher(row.vector, row.heat()) for scale in scales]
         bound = row.get("temperature") * row.own.gone
         count = counter(scales[0].top, bound, row.get("inverse"), row.vector)
         nothing = code.constant(self.real.vector, -float("inf"))
@@ -190,7 +179,7 @@ class Segment:
         """Keep the label's logit as the first number of the segment."""
         _, here, logit = self._label()
         with self.code.when(here):
-            self.code.store(self.records - 8 * SUMS * GRADIENTS, logit)
+            self.code.store(self.first_sums, logit)
 
     def _record(self, begin: Value) -> Value:
         return self.records + (begin // BLOCK) * (8 * RECORD)
@@ -290,7 +279,10 @@ class Segment:
                 p, q = (self._share(k, index, factor) for index, factor in enumerate(factors))
                 far = about(d, d_low, pivot)
                 step = far if anchor is None else about(d, d_low, anchor)
-                x, about_anchor = (row.finite(each * inverse) for each in (far, step))
+                # Where p is 0 a product with ∞ would be NaN; NaN is kept.
+                x, about_anchor = (
+                    at_most(at_least(each * inverse, -row.most), row.most) for each in (far, step)
+                )
                 return Lane(s, t, p, q, x, about_anchor, far, step, inverse, unit)
 
             return lane

@@ -38,14 +38,10 @@ class Scale:
         lowest = (self.top - self.origin) - self.heat.temperature * self.own.gone
         return select(self.top > -float("inf"), lowest, 0.0)
 
-    def weigher(self, real: Real, heat: Heat) -> Callable[[Value], Value]:
+    def weigher(self, vector: Callable[[Value], Value], heat: Heat) -> Callable[[Value], Value]:
         """Return a function of the weights of a vector, given the elements' constants of T."""
-
-        def spread(value: Value) -> Value:
-            return value.to(real.scalar).spread(real.lanes)
-
-        start, lowest = spread(self.origin), spread(self.least)
-        shift = shift_of(self.exponent.to(real.scalar)).spread(real.lanes)
+        start, lowest = vector(self.origin), vector(self.least)
+        shift = shift_of(vector(self.exponent))
         return lambda logits: power(logits - start, lowest, shift, heat)
 
     def weight(self, logit: Value) -> Value:

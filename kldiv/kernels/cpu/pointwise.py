@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from kldiv.kernels.cpu.code import AHEAD, DOUBLE, I8, I64, Code, at_most, select
+from kldiv.kernels.cpu.code import AHEAD, DOUBLE, I8, Code, at_most, select
 from kldiv.kernels.cpu.elementary import exp, is_normal, log, log_normal
 from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.cpu.sums import Total, block_sums

@@ -9,14 +9,14 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from kldiv.kernels.cpu.code import DOUBLE, I64, Value, at_least, at_most, select
+from kldiv.kernels.cpu.code import DOUBLE, I64, Value, select
 from kldiv.kernels.cpu.elementary import Heat, format_of
 from kldiv.kernels.cpu.peaks import Peak, Scale, Slopes
 from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.cpu.sums import Total
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from kldiv.kernels.cpu.code import Code, Real
     from kldiv.kernels.cpu.divergences import Divergence
@@ -145,10 +145,7 @@ class Row:
     def begin(self, place: Value, segments: Value, *, shared: Value) -> None:
         """Turn to the row of a place in the order of rows."""
         code, frame = self.code, self.frame
-        row = code.variable(place)
-        with code.when(frame["order"] != 0):
-            row.set(code.load(I64, frame["order"], place))
-        self.index = row.get()
+        self.index = code.load_or(I64, frame["order"], place, place)
         heat_at = frame["heats"] + self.index * frame["heat_step"]
         self.set(**{name: code.load(DOUBLE, heat_at, index) for index, name in enumerate(HEAT)})
         of_row = frame["parts"] + place * segments * (8 * PART)
@@ -201,13 +198,9 @@ class Row:
         """Return 8/T, which eighths of logits are multiplied by."""
         return self.get("inverse") * 8.0
 
-    def finite(self, x: Value) -> Value:
-        """Return ``x``, finite: where p is 0 a product with ∞ would be NaN; NaN is kept."""
-        return at_most(at_least(x, -self.most), self.most)
-
-    def heat_of(self, change: Callable[[Value], Value]) -> Heat:
-        """Return the temperature's constants for elements."""
-        return Heat(*(change(self.get(name)) for name in HEAT[:5]))
+    def heat(self) -> Heat:
+        """Return the temperature's constants for vectors of elements."""
+        return Heat(*(self.vector(self.get(name)) for name in HEAT[:5]))
 
     def heat_64(self) -> Heat:
         """Return the temperature's constants for sums."""
@@ -245,12 +238,20 @@ class Row:
 
     # ---- sums ------------------------------------------------------------------------------------
 
+    def sums(self, segment: Value, stage: Value | int) -> Value:
+        """Return the address of a segment's sums of a stage; its first has the label's logit."""
+        return self.parts + segment * (8 * PART) + stage * (8 * SUMS)
+
+    def records(self, segment: Value) -> Value:
+        """Return the address of the records of a segment's blocks."""
+        return self.sums(segment, GRADIENTS)
+
     def sum(self, stage: Value, index: int) -> Value:
         """Return a sum of a stage, of all segments."""
         code = self.code
         total = Total(code)
         with code.loop(self.frame["segments"]) as segment:
-            total.add(code.load(DOUBLE, self.parts + segment * (8 * PART), stage * SUMS + index))
+            total.add(code.load(DOUBLE, self.sums(segment, stage), index))
         return total.get()
 
     def scale(self, top: Value) -> Scale:
@@ -266,15 +267,11 @@ class Row:
     def record(self, block: Value) -> Value:
         """Return the address of a block's record."""
         each = SEGMENT // (BLOCK * self.real.lanes)
-        part = self.parts + (block // each) * (8 * PART) + 8 * SUMS * GRADIENTS
-        return part + (block % each) * (8 * RECORD)
+        return self.records(block // each) + (block % each) * (8 * RECORD)
 
     def label(self) -> tuple[Value, Value]:
         """Return the row's label, and whether it is a class: there may be none."""
-        found = self.code.variable(self.code.whole(-1))
-        with self.code.when(self.frame["labels"] != 0):
-            found.set(self.code.load(I64, self.frame["labels"], self.index))
-        label = found.get()
+        label = self.code.load_or(I64, self.frame["labels"], self.index, -1)
         return label, (label >= 0) & (label < self.frame["classes"])
 
     def peak(self) -> Peak:

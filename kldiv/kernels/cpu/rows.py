@@ -29,21 +29,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kldiv.kernels.cpu.code import I8, I64, Code, Value, at_most, select
+from kldiv.kernels.cpu.code import I8, Code, Value, at_most, select
 from kldiv.kernels.cpu.conclusions import better_pivot, find_mean, find_scales, first_anchor
 from kldiv.kernels.cpu.passes import Segment
-from kldiv.kernels.cpu.row import (
-    BLOCK,
-    GRADIENTS,
-    PART,
-    PIVOT,
-    SEGMENT,
-    SHIFT,
-    STUDENT,
-    SUMS,
-    TEACHER,
-    Row,
-)
+from kldiv.kernels.cpu.row import BLOCK, GRADIENTS, PIVOT, SEGMENT, SHIFT, STUDENT, TEACHER, Row
 
 if TYPE_CHECKING:
     from kldiv.kernels.cpu.code import Real
@@ -75,10 +64,8 @@ class Rows:
         row.begin(select(shared, unit // segments, unit), segments, shared=shared)
         begin = select(shared, unit % segments, 0)
         end = select(shared, begin + 1, segments)
-        kept = code.variable(code.whole(1))
-        with code.when(frame["keep"] != 0):
-            kept.set(code.load(I8, frame["keep"], row.index).to(I64))
-        with code.either(kept.get() != 0) as (then, otherwise):
+        kept = code.load_or(I8, frame["keep"], row.index, 1)
+        with code.either(kept != 0) as (then, otherwise):
             with then, code.loop(at_most(self.last_stage, self.final) + 1) as stage:
                 self._prepare(stage)
                 with code.when(stage >= self.first_stage), code.loop(end, begin) as segment:
@@ -111,7 +98,7 @@ class Rows:
     def _stage(self, stage: Value, segment: Value) -> None:
         code, row, divergence = self.code, self.row, self.divergence
         passes = Segment(row, stage, segment)
-        place = row.parts + segment * (8 * PART) + stage * (8 * SUMS)
+        place = row.sums(segment, stage)
         with code.when(stage == 0):
             passes.read()
             passes.weights()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from kldiv.kernels import threads
-from kldiv.kernels.cpu.code import DOUBLE, I64, REALS, Code, at_most, select
+from kldiv.kernels.cpu.code import DOUBLE, REALS, Code, at_most, select
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.elementary import NEAR, exp, phi_near
 from kldiv.kernels.cpu.runs import PAD, Run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Final
 
 from kldiv.kernels.cpu.code import DOUBLE, at_most, select
@@ -60,16 +61,12 @@ def block_sums(
                 each.set(each.get() + term)
         for each, part in zip(wide, sums, strict=True):
             each.set(each.get() + part.get().to(DOUBLE))
-    return [each.get().total() for each in wide]
+    return [each.get().folded(operator.add) for each in wide]
 
 
 def largest(vector: Value) -> Value:
     """Return a vector's largest number."""
-    value = vector
-    while value.lanes > 1:
-        low, high = value.halves()
-        value = select(low > high, low, high)
-    return value.element(0)
+    return vector.folded(lambda low, high: select(low > high, low, high))
 
 
 def split_in_halves(weights: list[Value]) -> list[Value]:

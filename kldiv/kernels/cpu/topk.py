@@ -97,10 +97,8 @@ class TopKRows:
             self.target = select(direct != 0, own, self.room)  # of weights, and of the gradient
             self.entries = self.row * self.frame["entries"]
             self.logits = self.entries + self.row  # of K + 1 classes
-            kept = code.variable(code.whole(1))
-            with code.when(self.frame["keep"] != 0):
-                kept.set(code.load(I8, self.frame["keep"], self.row).to(I64))
-            with code.when((kept.get() != 0) & (first_stage == WEIGHTS)):
+            kept = code.load_or(I8, self.frame["keep"], self.row, 1)
+            with code.when((kept != 0) & (first_stage == WEIGHTS)):
                 self._weights()
             with code.when((first_stage <= ROWS) & (last_stage >= ROWS)):
                 rows = self.row, self.row + 1
@@ -110,7 +108,7 @@ class TopKRows:
                 )
             with code.when((last_stage == PRODUCT) & wanted):
                 factor = code.load(DOUBLE, self.frame["factors"], self.row)
-                with code.either((kept.get() == 0) | (factor == 0.0)) as (then, otherwise):
+                with code.either((kept == 0) | (factor == 0.0)) as (then, otherwise):
                     with then:
                         self._multiplied(lambda weights: weights.of(0.0))
                     with otherwise:
