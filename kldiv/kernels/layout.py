@@ -27,18 +27,12 @@ CODE: Final = 1
 CONTIGUOUS: Final = 2
 STRIDES: Final = 3
 
-FLOAT32: Final = 0
-FLOAT64: Final = 1
-FLOAT16: Final = 2
-BFLOAT16: Final = 3
-BOOL: Final = 4
-
 CODES: Final = {
-    "float32": (FLOAT32, 4),
-    "float64": (FLOAT64, 8),
-    "float16": (FLOAT16, 2),
-    "bfloat16": (BFLOAT16, 2),
-    "bool": (BOOL, 1),
+    "float32": (0, 4),
+    "float64": (1, 8),
+    "float16": (2, 2),
+    "bfloat16": (3, 2),
+    "bool": (4, 1),
 }
 """Code and size of each dtype."""
 
@@ -140,13 +134,15 @@ def table(arrays: Sequence[Memory | None], *, whole_rows: bool = False) -> np.nd
         return _filled(arrays, sizes, columns)
     columns = [_broadcast(array, shape) for array in there]
     if whole_rows:
-        sizes, columns = _merged(shape[:-1], [column[:-1] for column in columns], columns)
+        sizes, steps = merged(shape[:-1], [column[:-1] for column in columns])
         sizes.append(shape[-1])
+        columns = [[*step, column[-1]] for step, column in zip(steps, columns, strict=True)]
     else:
         order = sorted(range(len(shape)), key=lambda axis: -abs(columns[0][axis]))
-        sizes, columns = _merged(
-            [shape[axis] for axis in order], [[c[axis] for axis in order] for c in columns], None
+        sizes, columns = merged(
+            [shape[axis] for axis in order], [[c[axis] for axis in order] for c in columns]
         )
+        sizes, columns = sizes or [1], [step or [0] for step in columns]
     return _filled(arrays, sizes, columns)
 
 
@@ -183,10 +179,8 @@ def _broadcast(array: Memory, shape: tuple[int, ...]) -> list[int]:
     ]
 
 
-def _merged(
-    shape: Sequence[int], columns: list[list[int]], whole: list[list[int]] | None
-) -> tuple[list[int], list[list[int]]]:
-    """Merge neighbouring axes where every array steps evenly over both; keep a last axis apart."""
+def merged(shape: Sequence[int], columns: list[list[int]]) -> tuple[list[int], list[list[int]]]:
+    """Return sizes and strides, neighbouring axes joined where all arrays step evenly over both."""
     sizes: list[int] = []
     steps: list[list[int]] = [[] for _ in columns]
     for axis, size in enumerate(shape):
@@ -202,9 +196,7 @@ def _merged(
             sizes.append(size)
             for step, column in zip(steps, columns, strict=True):
                 step.append(column[axis])
-    if whole is not None:
-        return sizes, [[*step, column[-1]] for step, column in zip(steps, whole, strict=True)]
-    return sizes or [1], [step or [0] for step in steps]
+    return sizes, steps
 
 
 def _contiguous(sizes: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:

@@ -58,13 +58,7 @@ FORMS: Final = (
     Form("f_div_with_logits, Jeffreys", RowLoss, Jeffreys, everywhere=False),
     Form("distillation_loss, beta of rows", RowLoss, Interpolated, everywhere=False),
     Form("f_div_with_logits, total variation", RowLoss, TotalVariation, everywhere=False),
-    Form(
-        "f_div_with_logits, Hellinger",
-        RowLoss,
-        Alpha,
-        everywhere=False,
-        only=("alpha", 0.5),
-    ),
+    Form("f_div_with_logits, Hellinger", RowLoss, Alpha, everywhere=False, only=("alpha", 0.5)),
     Form("f_div_with_logits, alpha", RowLoss, Alpha, everywhere=False),
     Form("renyi_div_with_logits", RowLoss, Renyi, everywhere=False, only=("is_moderate", True)),
     Form("cross_entropy_with_logits", LabelLoss, (True, False), everywhere=False),
@@ -74,18 +68,11 @@ FORMS: Final = (
 )
 """All fused forms: other operations are left to the formulas."""
 
-DIVERGENCES: Final = (
-    *("KL", "JS", "total variation", "Hellinger"),
-    *("mixture", "Jeffreys", "alpha"),
-)
+DIVERGENCES: Final = "KL", "JS", "total variation", "Hellinger", "mixture", "Jeffreys", "alpha"
 """The divergences of rows that kernels of GPUs have, and know by their places here."""
 
-ON_GPUS: Final = (
-    "f_div_with_logits, mixture",
-    "f_div_with_logits, Jeffreys",
-    "f_div_with_logits, total variation",
-    "f_div_with_logits, Hellinger",
-    "f_div_with_logits, alpha",
+ON_GPUS: Final = tuple(
+    form.name for form in FORMS if form.kind in {Mixture, Jeffreys, TotalVariation, Alpha}
 )
 """The forms of those that not every technology has."""
 
@@ -95,7 +82,7 @@ class Numbered(NamedTuple):
 
     place: int
     """Its place in `DIVERGENCES`."""
-    numbers: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    numbers: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     """Its numbers; the two sides exchanged, the first two change places, and the others."""
     factor: float = 1.0
     """The factor of its results."""
@@ -103,22 +90,22 @@ class Numbered(NamedTuple):
 
 def numbered(divergence: Any) -> Numbered:
     """Return a divergence as kernels of GPUs take it."""
+    name, numbers, factor = "KL", (), 1.0
     if isinstance(divergence, OfMixture):
-        shannon = isinstance(divergence, JensenShannon)
-        m, rest, a, b = map(float, divergence.mix)
-        return Numbered(DIVERGENCES.index("JS" if shannon else "mixture"), (m, rest, a, b))
-    if isinstance(divergence, Jeffreys):
-        numbers = float(divergence.w), float(divergence.r), 0.0, 0.0
-        return Numbered(DIVERGENCES.index("Jeffreys"), numbers)
-    if isinstance(divergence, TotalVariation):
-        return Numbered(DIVERGENCES.index("total variation"))
-    if isinstance(divergence, Alpha):
-        scale = float(divergence.scale)
+        name = "JS" if isinstance(divergence, JensenShannon) else "mixture"
+        numbers = divergence.mix
+    elif isinstance(divergence, Jeffreys):
+        name, numbers = "Jeffreys", (divergence.w, divergence.r)
+    elif isinstance(divergence, TotalVariation):
+        name = "total variation"
+    elif isinstance(divergence, Alpha):
         if divergence.alpha == 0.5:  # Σ (√p − √q)² without the factor
-            return Numbered(DIVERGENCES.index("Hellinger"), factor=2.0 * scale)
-        numbers = float(divergence.kappa), float(divergence.alpha), 0.0, 0.0
-        return Numbered(DIVERGENCES.index("alpha"), numbers, scale)
-    return Numbered(DIVERGENCES.index("KL"))
+            name, factor = "Hellinger", 2.0 * float(divergence.scale)
+        else:
+            name, numbers = "alpha", (divergence.kappa, divergence.alpha)
+            factor = float(divergence.scale)
+    padded = (*map(float, numbers), *[0.0] * (4 - len(numbers)))
+    return Numbered(DIVERGENCES.index(name), padded, factor)
 
 
 def form_of(operation: Any) -> Form | None:

@@ -25,7 +25,7 @@ MOST = 8
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 FLOATS = {"float32": "*fp32", "float64": "*fp64"}
 NUMBERS = "values saved partial sums factors temperatures".split()
-BITS = ("temperature_bits", *rows.NUMBER_BITS)
+ALIGNED = [["tt.divisibility", 16]]
 
 
 def compiled(kernel, constants, pointers, warps):
@@ -33,17 +33,19 @@ def compiled(kernel, constants, pointers, warps):
     signature, constexprs, attributes = {}, {}, {}
     for place, name in enumerate(kernel.arg_names):
         if name in constants:
-            value = constants[name]
-            signature[name] = ("i32",) * 3 if isinstance(value, tuple) else "constexpr"
-            if not isinstance(value, tuple):
-                constexprs[name] = value
+            signature[name], constexprs[name] = "constexpr", constants[name]
         elif name in pointers:
-            signature[name] = pointers[name]
-            attributes[place,] = [["tt.divisibility", 16]]
+            signature[name], attributes[place,] = pointers[name], ALIGNED
+        elif name.endswith("_strides"):
+            signature[name] = ("i32",) * 3
+            if "factors" in kernel.arg_names or "classes" in kernel.arg_names:  # of rows
+                signature[name] = ("i32", "i32", "constexpr")
+                constexprs[place, 2] = 1
+                attributes[place, 0] = attributes[place, 1] = ALIGNED
         else:
-            signature[name] = "i64" if name in BITS else "i32"
-            if name in {"classes", "chunk", "inner"} or "_outer" in name or "_inner" in name:
-                attributes[place,] = [["tt.divisibility", 16]]
+            signature[name] = "i64" if name.endswith("_bits") else "i32"
+            if name in {"classes", "chunk"}:
+                attributes[place,] = ALIGNED
     source = ASTSource(kernel, signature, constexprs, attributes)
     options = {**launch.OPTIONS, "num_warps": warps}
     found = triton.compile(source, target=TARGET, options=options)
@@ -58,7 +60,6 @@ def compiled(kernel, constants, pointers, warps):
 
 def variants(dtypes):
     """Yield a name and the arguments of `compiled` for each kernel, on production tiles."""
-    steps = dict.fromkeys(["s_step", "t_step", "s_out_step", "t_out_step"], 1)
     numbers = dict.fromkeys(NUMBERS, "*fp64")
     warps = launch.OPTIONS["num_warps"]
     for name in dtypes:
@@ -69,7 +70,7 @@ def variants(dtypes):
             summed = loss != "KL"
             sums = {"t_means": summed, "s_means": summed}
             common = {
-                "keep": None, "temperatures": None, "wide": wide, "divergence": divergence, **steps,
+                "keep": None, "temperatures": None, "wide": wide, "divergence": divergence,
             }  # fmt: skip
             shapes = {"tiles": (1, state_tile, False), "short rows": (state_tile // 32, 16, True)}
             for shape, (height, width, single) in shapes.items():
@@ -86,12 +87,8 @@ def variants(dtypes):
                 }, logits, warps  # fmt: skip
         for log_target in (False, True):
             target = "log target" if log_target else "target"
-            strides = {
-                f"{each}_strides": (0, 0, 1)
-                for each in ("x", "y", "keep", "value", "x_out", "y_out", "factor")
-            }
             constants = {
-                **strides, "wide": wide, "log_target": log_target, "height": 1, "width": tile,
+                "wide": wide, "log_target": log_target, "height": 1, "width": tile,
             }  # fmt: skip
             arrays = {**numbers, **dict.fromkeys("x y value x_out y_out factor".split(), real)}
             arrays["keep"] = "*u8"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FIELDS: Final = (*numbers.FIELDS[:11], "lost", "s_anchor", "s_anchor_low")
 """The fields of a state, which merges without the spread: see `kldiv.kernels.triton.state`."""
 
-SAVED: Final = (*FIELDS, "kl", "offset", "t_mean", "s_mean", "t_second", "s_second", "quick")
+SAVED: Final = (*FIELDS, "kl", "offset", *numbers.SUM_FIELDS[1:], "quick")
 """The numbers kept of a row: its state, KL, its offset, two sums over classes for each gradient,
 and whether all of the row went the quick way."""
 

@@ -13,12 +13,12 @@ import triton.language as tl
 
 from kldiv.formulas import numbers
 
-_LN2 = tl.constexpr(numbers.LN2)
+LN2 = tl.constexpr(numbers.LN2)
 _LN2_HIGH_32 = tl.constexpr(numbers.LN2_HIGH_32)
 _LN2_LOW_32 = tl.constexpr(numbers.LN2_LOW_32)
 _LN2_HIGH_64 = tl.constexpr(numbers.LN2_HIGH_64)
 _LN2_LOW_64 = tl.constexpr(numbers.LN2_LOW_64)
-_LOG2_E = tl.constexpr(numbers.LOG2_E)
+LOG2_E = tl.constexpr(numbers.LOG2_E)
 _LOG_32 = tl.constexpr(numbers.LOG_32)
 _LOG_64 = tl.constexpr(numbers.LOG_64)
 _EXP_32 = tl.constexpr(numbers.EXP_32)
@@ -177,7 +177,7 @@ def exp(x):
     else:
         x = tl.where(x < -104.0, -104.0, tl.where(x > 89.0, 89.0, x))
         high, low = like(x, _LN2_HIGH_32), like(x, _LN2_LOW_32)
-    value, k = _reduced(x, like(x, 0.0), like(x, 1.0), like(x, _LOG2_E), high, low)
+    value, k = _reduced(x, like(x, 0.0), like(x, 1.0), like(x, LOG2_E), high, low)
     return _scaled(value, k)
 
 
@@ -221,14 +221,14 @@ def power_from(x, exponent, inverse, per, ln2, ln2_low):
 def exp_less(x):
     """Return e⁻ˣ, e⁻ˣ − 1, and φ(x) = e⁻ˣ − 1 + x ≥ 0, for |x| < 80, of float32."""
     # e⁻ˣ = 4ᵏ·eʳ, and k is 0 where φ(x) would be a difference of larger terms.
-    shifted = tl.fma(x, like(x, -0.5 * _LOG2_E), like(x, _ROUND_32))
+    shifted = tl.fma(x, like(x, -0.5 * LOG2_E), like(x, _ROUND_32))
     k = shifted - like(x, _ROUND_32)
     r = tl.fma(k, like(x, -2 * _LN2_LOW_32), tl.fma(k, like(x, -2 * _LN2_HIGH_32), -x))
     rest = r * r * polynomial(r, _EXP_WIDE_32, 7)
     power = _power(2 * (shifted.to(tl.int32, bitcast=True) - _ROUND_BITS_32), x)
     less = power - 1.0
     # 4ᵏ(1 + r + rest) − 1 − (r + k log 4)
-    constant = tl.fma(k, like(x, -2 * _LN2), less)
+    constant = tl.fma(k, like(x, -2 * LN2), less)
     phi = tl.fma(power, rest, tl.fma(less, r, constant))
     return tl.fma(power, r + rest, power), tl.fma(power, r + rest, less), phi
 
@@ -266,11 +266,11 @@ def log(x):
     if x.dtype == tl.float64:
         small = x < 2.0**-1022
         value = _log_normal(tl.where(small, x * 2.0**52, x))
-        value = tl.where(small, value - 52.0 * _LN2, value)
+        value = tl.where(small, value - 52.0 * LN2, value)
     else:
         small = x < 2.0**-126
         value = _log_normal(tl.where(small, x * 2.0**23, x))
-        value = tl.where(small, value - 23.0 * _LN2, value)
+        value = tl.where(small, value - 23.0 * LN2, value)
     value = tl.where(x < float("inf"), value, x)
     value = tl.where(x == 0.0, -float("inf"), value)
     return tl.where(x < 0.0, float("nan"), value)

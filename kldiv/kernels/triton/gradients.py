@@ -13,27 +13,16 @@ from kldiv.kernels.triton.divergences import JS, KL, numbers_of, slopes
 from kldiv.kernels.triton.elementary import rounded
 from kldiv.kernels.triton.mixtures import mixture_rise
 from kldiv.kernels.triton.places import (
-    Pair,
     columns_from,
     load_pair,
+    pair_of,
     read_state,
     row_offsets,
     temperature_of,
 )
-from kldiv.kernels.triton.quick import quick_student, quick_teacher, slopes_of
-from kldiv.kernels.triton.quick_js import looks_of, quick_js_student, quick_js_teacher
-from kldiv.kernels.triton.rows import (
-    _KL,
-    _OFFSET,
-    _QUICK,
-    _S_MEAN,
-    _S_SECOND,
-    _T_MEAN,
-    _T_SECOND,
-    SAVED,
-    UNSPECIALISED,
-    counting,
-)
+from kldiv.kernels.triton.quick import quick_slope, slopes_of
+from kldiv.kernels.triton.quick_js import looks_of, quick_js_slope
+from kldiv.kernels.triton.rows import SAVED, UNSPECIALISED, counting, read_known
 from kldiv.kernels.triton.state import (
     View,
     clipped,
@@ -62,65 +51,54 @@ def _kl_teacher(t, s, view, kl, wide: tl.constexpr):
 
 
 @triton.jit
-def _student_slope(t, s, view, factor, quick, own, wide: tl.constexpr):
-    """Return the gradient of KL in the student's logits, times a factor."""
-    if wide:
-        slope = factor * falling(t, s, view, wide)
-    elif quick:
-        slope = quick_student(t, s, own, view.hot)
+def _slope(
+    t,  # [height, width], the teacher's logits
+    s,  # [height, width], the student's logits
+    view,  # View [height, 1] of the rows, the teacher's
+    kl,  # [height, 1] of float64
+    mean,  # [height, 1], the first of the sums that the gradient takes
+    second,  # [height, 1], the second
+    weight,  # [height, 1] of float64, factor of the gradient
+    quick,  # bool, whether all rows went the quick way
+    row,  # `Slopes` of KL, or `Looks` of Jensen-Shannon; or None
+    student: tl.constexpr,  # bool, whether the gradient is in s
+    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
+    divergence: tl.constexpr,  # int, the divergence
+):
+    """Return the gradient in the logits of one side."""
+    kind = tl.float64 if wide else tl.float32
+    if row is not None and not wide and quick:
+        if divergence == KL:
+            slope = quick_slope(t, s, row, view.hot, student)
+        else:
+            slope = quick_js_slope(t, s, row, mean, weight, view.hot, student)
+    elif divergence == KL:
+        slope = falling(t, s, view, wide) if student else _kl_teacher(t, s, view, kl, wide)
+        slope = weight.to(kind) * slope
     else:
-        slope = factor.to(tl.float32) * falling(t, s, view, wide)
+        if student:
+            own, other, view = s, t, turned(view)
+        else:
+            own, other = t, s
+        if divergence == JS:
+            # The mean of log(p/m) is less its value at the anchor.
+            p, ell = mixture_rise(own, other, view, wide, shannon=True)
+            slope = p * (ell - mean)
+        else:
+            slope = slopes(own, other, view, mean, second, wide, divergence)
+        slope = weight.to(kind) * slope
     return slope
 
 
 @triton.jit
-def _teacher_slope(t, s, view, kl, factor, quick, own, wide: tl.constexpr):
-    """Return the gradient of KL in the teacher's logits, times a factor."""
-    if wide:
-        slope = factor * _kl_teacher(t, s, view, kl, wide)
-    elif quick:
-        slope = quick_teacher(t, s, own, view.hot)
-    else:
-        slope = factor.to(tl.float32) * _kl_teacher(t, s, view, kl, wide)
-    return slope
-
-
-@triton.jit
-def _js_slope(own, other, view, shift, factor, wide: tl.constexpr):
-    """Return the gradient of Jensen-Shannon in ``own``, times a factor.
-
-    ``shift`` is Σ p log(p/m), less its value at the anchor.
-    """
-    p, ell = mixture_rise(own, other, view, wide, shannon=True)
-    return (view.numbers.first * factor).to(p.dtype) * (p * (ell - shift))
-
-
-@triton.jit
-def _js_student_slope(t, s, view, shift, factor, quick, looks, wide: tl.constexpr):
-    """Return the gradient of Jensen-Shannon in the student's logits, times a factor."""
-    if wide:
-        slope = _js_slope(s, t, turned(view), shift, factor, wide)
-    elif quick:
-        slope = quick_js_student(t, s, looks, shift, view.numbers.second * factor, view.hot)
-    else:
-        slope = _js_slope(s, t, turned(view), shift, factor, wide)
-    return slope
-
-
-@triton.jit
-def _js_teacher_slope(t, s, view, shift, factor, quick, looks, wide: tl.constexpr):
-    """Return the gradient of Jensen-Shannon in the teacher's logits, times a factor."""
-    if wide:
-        slope = _js_slope(t, s, view, shift, factor, wide)
-    elif quick:
-        slope = quick_js_teacher(t, s, looks, shift, view.numbers.first * factor, view.hot)
-    else:
-        slope = _js_slope(t, s, view, shift, factor, wide)
-    return slope
+def _write(out, strides, row, inner, columns, slope, kept, mask):
+    """Write a tile of a gradient, 0 in rows that are left out."""
+    slope = rounded(tl.where(kept, slope, 0.0), out.dtype.element_ty)
+    tl.store(out + row_offsets(row, inner, strides) + columns * strides[2], slope, mask=mask)
 
 
 @triton.jit(do_not_specialize=[*UNSPECIALISED, "factor_stride"])
-def gradients(  # noqa: PLR0915 - a branch a divergence, taken while compiling
+def gradients(
     s,  # [rows, classes], student's logits, of any strides
     t,  # [rows, classes], teacher's logits, of any strides
     s_out,  # [rows, classes], output: gradient in s; or None
@@ -138,18 +116,10 @@ def gradients(  # noqa: PLR0915 - a branch a divergence, taken while compiling
     inner,  # int, length of the second of the two axes that rows lie in
     classes,  # int, number of classes
     factor_stride,  # int, 1; or 0, where one factor is all rows'
-    s_outer,  # int, stride of s along the first axis of rows, in elements
-    s_inner,  # int, stride of s along the second
-    s_step,  # int, stride of s along classes
-    t_outer,  # int, stride of t along the first axis of rows, in elements
-    t_inner,  # int, stride of t along the second
-    t_step,  # int, stride of t along classes
-    s_out_outer,  # int, stride of s_out along the first axis of rows, in elements
-    s_out_inner,  # int, stride of s_out along the second
-    s_out_step,  # int, stride of s_out along classes
-    t_out_outer,  # int, stride of t_out along the first axis of rows, in elements
-    t_out_inner,  # int, stride of t_out along the second
-    t_out_step,  # int, stride of t_out along classes
+    s_strides,  # [3], strides of s in elements: along both axes of rows, and along classes
+    t_strides,  # [3], likewise of t
+    s_out_strides,  # [3], of s_out
+    t_out_strides,  # [3], of t_out
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
     divergence: tl.constexpr,  # int, the divergence
     height: tl.constexpr,  # int, rows of a tile
@@ -157,56 +127,38 @@ def gradients(  # noqa: PLR0915 - a branch a divergence, taken while compiling
     span: tl.constexpr,  # int, tiles of a program, side by side
 ):
     """Write the gradients that are wanted, of any divergence, in ``span`` tiles."""
-    kind = tl.float64 if wide else tl.float32
     row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)[:, None]
     there = row < rows
     kept = counting(keep, row, there)
     temperature = temperature_of(temperatures, temperature_bits, row, there)
     hot, half = heated(temperature, wide), heated(2.0 * temperature, wide)
-    a = read_state(saved, row * SAVED, there)
-    kl = tl.load(saved + row * SAVED + _KL, mask=there, other=0.0)
-    offset = tl.load(saved + row * SAVED + _OFFSET, mask=there, other=0.0)
+    state = read_state(saved, row * SAVED, there)
+    kl, offset, sums, quick = read_known(saved, row, there, wide)
+    t_mean, s_mean, t_second, s_second = sums
     factor = tl.load(factors + row * factor_stride, mask=there, other=0.0) / temperature
-    quick = tl.min(tl.load(saved + row * SAVED + _QUICK, mask=there, other=1.0)) > 0
-    t_offsets = row_offsets(row, inner, t_outer, t_inner)
-    s_offsets = row_offsets(row, inner, s_outer, s_inner)
-    pair = Pair(s, t, s_offsets, t_offsets, s_step, t_step, classes)
+    pair = pair_of(s, t, row, inner, classes, s_strides, t_strides)
     numbers = numbers_of(first_bits, second_bits, third_bits, fourth_bits)
-    view = View(a, offset, numbers, temperature, hot, half)
-    back = turned(view)
+    view = View(state, offset, numbers, temperature, hot, half)
+    constants, s_weight, t_weight = None, factor, factor
     if divergence == KL:
-        own = slopes_of(a, offset, factor, temperature)
-    else:
-        s_mean = tl.load(saved + row * SAVED + _S_MEAN, mask=there, other=0.0).to(kind)
-        t_mean = tl.load(saved + row * SAVED + _T_MEAN, mask=there, other=0.0).to(kind)
-        s_second = tl.load(saved + row * SAVED + _S_SECOND, mask=there, other=0.0).to(kind)
-        t_second = tl.load(saved + row * SAVED + _T_SECOND, mask=there, other=0.0).to(kind)
-        if divergence == JS:
-            looks = looks_of(view)
+        constants = slopes_of(state, offset, factor, temperature)
+    elif divergence == JS:
+        constants = looks_of(view)
+        s_weight, t_weight = numbers.second * factor, numbers.first * factor
     first = tl.program_id(1).to(tl.int64) * width * span
     for start in range(first, tl.minimum(first + width * span, classes), width):
         columns = columns_from(start, width)
         inside = columns < classes
         t_tile, s_tile = load_pair(pair, columns, kept & inside, wide)
         if s_out is not None:
-            if divergence == KL:
-                slope = _student_slope(t_tile, s_tile, view, factor, quick, own, wide)
-            elif divergence == JS:
-                slope = _js_student_slope(t_tile, s_tile, view, s_mean, factor, quick, looks, wide)
-            else:
-                slope = slopes(s_tile, t_tile, back, s_mean, s_second, wide, divergence)
-                slope = factor.to(kind) * slope
-            place = row_offsets(row, inner, s_out_outer, s_out_inner) + columns * s_out_step
-            slope = rounded(tl.where(kept, slope, 0.0), s_out.dtype.element_ty)
-            tl.store(s_out + place, slope, mask=there & inside)
+            slope = _slope(
+                t_tile, s_tile, view, kl, s_mean, s_second, s_weight, quick, constants,
+                student=True, wide=wide, divergence=divergence,
+            )  # fmt: skip
+            _write(s_out, s_out_strides, row, inner, columns, slope, kept, there & inside)
         if t_out is not None:
-            if divergence == KL:
-                slope = _teacher_slope(t_tile, s_tile, view, kl, factor, quick, own, wide)
-            elif divergence == JS:
-                slope = _js_teacher_slope(t_tile, s_tile, view, t_mean, factor, quick, looks, wide)
-            else:
-                slope = slopes(t_tile, s_tile, view, t_mean, t_second, wide, divergence)
-                slope = factor.to(kind) * slope
-            place = row_offsets(row, inner, t_out_outer, t_out_inner) + columns * t_out_step
-            slope = rounded(tl.where(kept, slope, 0.0), t_out.dtype.element_ty)
-            tl.store(t_out + place, slope, mask=there & inside)
+            slope = _slope(
+                t_tile, s_tile, view, kl, t_mean, t_second, t_weight, quick, constants,
+                student=False, wide=wide, divergence=divergence,
+            )  # fmt: skip
+            _write(t_out, t_out_strides, row, inner, columns, slope, kept, there & inside)

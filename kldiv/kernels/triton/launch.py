@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
+from kldiv.kernels.layout import merged
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
@@ -70,30 +72,64 @@ def on(array: Array) -> AbstractContextManager[Any]:
     return torch.cuda.device(array.device) if array.is_cuda else nullcontext()
 
 
-def axes(
-    shape: Sequence[int], strides: Sequence[Sequence[int]], most: int
-) -> tuple[tuple[int, ...], list[tuple[int, ...]]] | None:
-    """Return shape and strides of arrays as ``most`` axes, or None where they have more.
+def _layout(
+    tensors: Sequence[Array | None], most: int, *, whole_rows: bool
+) -> tuple[list[int], list[tuple[int, ...]]] | None:
+    """Return the sizes of ``most`` axes and each tensor's strides, or None where there are more.
 
-    Axes are joined that follow each other without a gap in every array.
+    With ``whole_rows`` the last axis is another one, of which the size is left out; else the
+    first tensor's shortest step comes last. A tensor that is None has the strides of one number.
     """
-    found: list[tuple[int, tuple[int, ...]]] = []
-    for size, steps in zip(shape, zip(*strides, strict=True), strict=True):
-        if size == 1:
-            continue
-        if found and all(a == b * size for a, b in zip(found[-1][1], steps, strict=True)):
-            found[-1] = (found[-1][0] * size, steps)
-        else:
-            found.append((size, steps))
-    if len(found) > most:
+    first = tensors[0]
+    assert first is not None  # noqa: S101 - of the caller's own making
+    shape = tuple(first.shape)
+    columns = [list(each.expand(shape).stride()) for each in tensors if each is not None]
+    order = list(range(first.ndim - whole_rows))
+    if not whole_rows:
+        order.sort(key=lambda axis: -first.stride(axis))
+    sizes, steps = merged(
+        [shape[axis] for axis in order], [[each[axis] for axis in order] for each in columns]
+    )
+    padding = most - len(sizes)
+    if padding < 0:
         return None
-    one = (1, (0,) * len(strides))
-    padded = [one] * (most - len(found)) + found
-    return tuple([size for size, _ in padded]), [
-        tuple([steps[k] for _, steps in padded]) for k in range(len(strides))
-    ]
+    last = [each[-1:] if whole_rows else [] for each in columns]
+    there = iter([(*[0] * padding, *a, *b) for a, b in zip(steps, last, strict=True)])
+    nowhere = (*[0] * most, *[1] * whole_rows)
+    strides = [nowhere if each is None else next(there) for each in tensors]
+    return [*[1] * padding, *sizes], strides
 
 
-def strides_of(array: Array, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides of an array that broadcasts to a shape."""
-    return tuple(array.expand(tuple(shape)).stride())
+class Placed(NamedTuple):
+    """Arrays as a kernel takes them: copies, where their axes are too many for it."""
+
+    inputs: Sequence[Array | None]
+    outputs: Sequence[Array | None]
+    sizes: list[int]
+    strides: list[tuple[int, ...]]
+    """Of the inputs, and of the outputs."""
+
+
+def placed(
+    inputs: Sequence[Array | None],
+    outputs: Sequence[Array | None] = (),
+    *,
+    most: int,
+    whole_rows: bool = False,
+) -> Placed:
+    """Return arrays that broadcast to the first one's shape as a kernel of few axes takes them."""
+    found = _layout([*inputs, *outputs], most, whole_rows=whole_rows)
+    if found is None:
+        shape = inputs[0].shape  # type: ignore[union-attr] # the first is one
+        inputs = [None if each is None else each.expand(shape).contiguous() for each in inputs]
+        outputs = [None if each is None else each.new_empty(each.shape) for each in outputs]
+        found = _layout([*inputs, *outputs], most, whole_rows=whole_rows)
+        assert found is not None  # noqa: S101 - contiguous tensors have one axis
+    return Placed(inputs, outputs, *found)
+
+
+def give(results: Sequence[Array | None], outputs: Sequence[Array | None]) -> None:
+    """Copy outputs to the results that they were made for, if they are others."""
+    for result, output in zip(results, outputs, strict=True):
+        if result is not None and result is not output:
+            result.copy_(output)

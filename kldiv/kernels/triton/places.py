@@ -10,12 +10,13 @@ import triton.language as tl
 from kldiv.kernels.triton.state import State
 
 FIELDS = tl.constexpr(len(State._fields))
-"""Numbers of a `State`, of which `read_state` and `write_state` have the order."""
+"""Numbers of a `State`."""
 
 
 @triton.jit
-def row_offsets(rows, inner, outer_stride, inner_stride):
+def row_offsets(rows, inner, strides):
     """Return the offsets of rows that lie in two axes, ``inner`` the length of the second."""
+    outer_stride, inner_stride, _ = strides
     return (rows // inner) * outer_stride + (rows % inner) * inner_stride
 
 
@@ -51,6 +52,13 @@ class Pair(NamedTuple):
 
 
 @triton.jit
+def pair_of(s, t, rows, inner, classes, s_strides, t_strides):
+    """Return rows of both logits, given the strides of these: outer, inner, and along classes."""
+    s_offsets, t_offsets = row_offsets(rows, inner, s_strides), row_offsets(rows, inner, t_strides)
+    return Pair(s, t, s_offsets, t_offsets, s_strides[2], t_strides[2], classes)
+
+
+@triton.jit
 def load_pair(pair, columns, mask, wide: tl.constexpr):
     """Return a tile of the teacher's logits and one of the student's."""
     t = load_tile(pair.t, pair.t_offsets, columns, pair.t_step, mask, wide)
@@ -70,38 +78,14 @@ def temperature_of(pointer, bits, rows, there):
 @triton.jit
 def read_state(pointer, offsets, there):
     """Return a state that `write_state` has written."""
-    return State(
-        tl.load(pointer + offsets, mask=there, other=-float("inf")),
-        tl.load(pointer + offsets + 1, mask=there, other=0.0),
-        tl.load(pointer + offsets + 2, mask=there, other=-float("inf")),
-        tl.load(pointer + offsets + 3, mask=there, other=0.0),
-        tl.load(pointer + offsets + 4, mask=there, other=0.0),
-        tl.load(pointer + offsets + 5, mask=there, other=0.0),
-        tl.load(pointer + offsets + 6, mask=there, other=0.0),
-        tl.load(pointer + offsets + 7, mask=there, other=0.0),
-        tl.load(pointer + offsets + 8, mask=there, other=0.0),
-        tl.load(pointer + offsets + 9, mask=there, other=0.0),
-        tl.load(pointer + offsets + 10, mask=there, other=0.0),
-        tl.load(pointer + offsets + 11, mask=there, other=0.0),
-        tl.load(pointer + offsets + 12, mask=there, other=0.0),
-        tl.load(pointer + offsets + 13, mask=there, other=0.0),
-    )
+    found = ()
+    for k in tl.static_range(FIELDS):
+        found = found + (tl.load(pointer + offsets + k, mask=there, other=0.0),)  # noqa: RUF005 - Triton's
+    return State(*found)
 
 
 @triton.jit
-def write_state(pointer, offsets, a, there):
-    """Write a state."""
-    tl.store(pointer + offsets, a.t_max, mask=there)
-    tl.store(pointer + offsets + 1, a.t_sum, mask=there)
-    tl.store(pointer + offsets + 2, a.s_max, mask=there)
-    tl.store(pointer + offsets + 3, a.s_sum, mask=there)
-    tl.store(pointer + offsets + 4, a.pivot, mask=there)
-    tl.store(pointer + offsets + 5, a.pivot_low, mask=there)
-    tl.store(pointer + offsets + 6, a.y, mask=there)
-    tl.store(pointer + offsets + 7, a.phi, mask=there)
-    tl.store(pointer + offsets + 8, a.anchor, mask=there)
-    tl.store(pointer + offsets + 9, a.anchor_low, mask=there)
-    tl.store(pointer + offsets + 10, a.drift, mask=there)
-    tl.store(pointer + offsets + 11, a.lost, mask=there)
-    tl.store(pointer + offsets + 12, a.s_anchor, mask=there)
-    tl.store(pointer + offsets + 13, a.s_anchor_low, mask=there)
+def write_state(pointer, offsets, state, there):
+    """Write a state, number after number."""
+    for k in tl.static_range(FIELDS):
+        tl.store(pointer + offsets + k, state[k], mask=there)

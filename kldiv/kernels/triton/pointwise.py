@@ -141,20 +141,20 @@ def maps(
     x,  # [outer, middle, inner], input: logarithms of probabilities
     y,  # [outer, middle, inner], target: probabilities, or their logarithms
     keep,  # [outer, middle, inner] of uint8, 0 where an element is left out; or None
+    factor,  # [outer, middle, inner], gradient in each element's divergence; None for no gradients
     value,  # [outer, middle, inner], output: each element's divergence; or None
     x_out,  # [outer, middle, inner], output: gradient in x; or None
     y_out,  # [outer, middle, inner], output: gradient in y; or None
-    factor,  # [outer, middle, inner], gradient in each element's divergence; None for no gradients
     rows,  # int, outer · middle
     middle,  # int, length of the second axis
     inner,  # int, length of the last axis
     x_strides,  # [3], strides of x, in elements
     y_strides,  # [3], strides of y, in elements
     keep_strides,  # [3], strides of keep, in elements
+    factor_strides,  # [3], strides of factor, in elements
     value_strides,  # [3], strides of value, in elements
     x_out_strides,  # [3], strides of x_out, in elements
     y_out_strides,  # [3], strides of y_out, in elements
-    factor_strides,  # [3], strides of factor, in elements
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
     log_target: tl.constexpr,  # bool, whether y is logarithms
     height: tl.constexpr,  # int, rows of a tile

@@ -13,10 +13,10 @@ from kldiv.kernels.triton.launch import (
     OPTIONS,
     PROGRAMS,
     TILE,
-    axes,
+    give,
     on,
+    placed,
     power_of_two,
-    strides_of,
 )
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array
     from kldiv.kernels.work import Work
-
-_NOWHERE = (0, 0, 0)
 
 
 def run(work: Work) -> tuple[Array | None, list[Array]]:
@@ -57,89 +55,40 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
         if gradients or not fold:
             outputs = dict(zip(work.gradients, gradients, strict=True))
             elements = None if fold else value
-            tensors = [x, arrays[1], kept, elements, outputs.get(0), outputs.get(1), factor]
-            _map(xp, tensors, settings)
+            results = [elements, outputs.get(0), outputs.get(1)]
+            _map([x, arrays[1], kept, factor], results, settings)
     return value, gradients
 
 
-def _layout(
-    tensors: Sequence[Array | None],
-) -> tuple[tuple[int, int, int], list[tuple[int, ...]]] | None:
-    """Return three axes that all tensors have, the first one's shortest step last."""
-    first = tensors[0]
-    assert first is not None  # noqa: S101 - of the caller's own making
-    shape = tuple(first.shape)
-    there = [tensor for tensor in tensors if tensor is not None]
-    order = sorted(range(first.ndim), key=lambda axis: -first.stride(axis))
-    strides = [strides_of(tensor, shape) for tensor in there]
-    found = axes(
-        [shape[axis] for axis in order],
-        [[steps[axis] for axis in order] for steps in strides],
-        3,
-    )
-    if found is None:
-        return None
-    (outer, middle, inner), placed = found
-    given = iter(placed)
-    return (outer, middle, inner), [
-        _NOWHERE if tensor is None else next(given) for tensor in tensors
-    ]
-
-
-def _contiguous(tensors: Sequence[Array | None], shape: Sequence[int]) -> list[Array | None]:
-    """Return tensors that fill a shape, copied where they are not contiguous."""
-    return [None if each is None else each.expand(tuple(shape)).contiguous() for each in tensors]
-
-
-def _tile(shape: tuple[int, int, int], *, wide: bool) -> tuple[int, int]:
-    """Return rows and columns of a tile."""
-    outer, middle, inner = shape
-    tile = TILE[wide]
-    width = min(tile, max(16, power_of_two(inner)))
-    return min(tile // width, power_of_two(outer * middle)), width
+def _tile(sizes: Sequence[int], *, wide: bool) -> tuple[int, int, int]:
+    """Return rows and columns of a tile, and how many tiles there are."""
+    outer, middle, inner = sizes
+    width = min(TILE[wide], max(16, power_of_two(inner)))
+    height = min(TILE[wide] // width, power_of_two(outer * middle))
+    return height, width, -(-outer * middle // height) * -(-inner // width)
 
 
 def _sum(xp: Any, tensors: Sequence[Array | None], settings: dict[str, bool]) -> Array:
     """Return the sum of all elements in float64."""
-    first = tensors[0]
-    assert first is not None  # noqa: S101 - see `_layout`
-    layout = _layout(tensors)
-    if layout is None:
-        tensors = _contiguous(tensors, first.shape)
-        layout = _layout(tensors)
-        assert layout is not None  # noqa: S101 - contiguous tensors have one axis
-    (outer, middle, inner), strides = layout
-    height, width = _tile((outer, middle, inner), wide=settings["wide"])
-    tiles = -(-outer * middle // height) * -(-inner // width)
+    inputs, _, sizes, strides = placed(tensors, most=3)
+    height, width, tiles = _tile(sizes, wide=settings["wide"])
     programs = min(PROGRAMS, tiles)
-    partial = first.new_empty((programs,), dtype=xp.float64)
+    partial = inputs[0].new_empty((programs,), dtype=xp.float64)
     kernels.sums[programs,](
-        *tensors, partial, outer * middle, middle, inner, *strides, **settings,
+        *inputs, partial, sizes[0] * sizes[1], *sizes[1:], *strides, **settings,
         height=height, width=width, **OPTIONS,
     )  # fmt: skip
     return xp.sum(partial)
 
 
-def _map(xp: Any, tensors: Sequence[Array | None], settings: dict[str, bool]) -> None:
+def _map(
+    tensors: Sequence[Array | None], results: Sequence[Array | None], settings: dict[str, bool]
+) -> None:
     """Fill elements and gradients."""
-    first = tensors[0]
-    assert first is not None  # noqa: S101 - see `_layout`
-    inputs, results = [*tensors[:3], tensors[6]], list(tensors[3:6])
-    layout = _layout(tensors)
-    outputs = results
-    if layout is None:
-        inputs = _contiguous(inputs, first.shape)
-        outputs = [None if each is None else xp.empty_like(each.contiguous()) for each in results]
-        layout = _layout([*inputs[:3], *outputs, inputs[3]])
-        assert layout is not None  # noqa: S101 - contiguous tensors have one axis
-    (outer, middle, inner), strides = layout
-    height, width = _tile((outer, middle, inner), wide=settings["wide"])
-    tiles = -(-outer * middle // height) * -(-inner // width)
+    inputs, outputs, sizes, strides = placed(tensors, results, most=3)
+    height, width, tiles = _tile(sizes, wide=settings["wide"])
     kernels.maps[tiles,](
-        *inputs[:3], *outputs, inputs[3], outer * middle, middle, inner, *strides, **settings,
+        *inputs, *outputs, sizes[0] * sizes[1], *sizes[1:], *strides, **settings,
         height=height, width=width, **OPTIONS,
     )  # fmt: skip
-    if outputs is not results:
-        for result, output in zip(results, outputs, strict=True):
-            if result is not None:
-                result.copy_(output)
+    give(results, outputs)

@@ -21,12 +21,16 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from kldiv.formulas import numbers
-from kldiv.kernels.triton.elementary import divide, exp_less, less, power_from, two_difference
+from kldiv.kernels.triton.elementary import (
+    LN2,
+    divide,
+    exp_less,
+    less,
+    power_from,
+    two_difference,
+)
 from kldiv.kernels.triton.places import columns_from, load_pair
 from kldiv.kernels.triton.state import State, log1p_gap, origin
-
-LN2 = tl.constexpr(numbers.LN2)
 
 _TRIES = tl.constexpr(2)
 
@@ -78,6 +82,9 @@ class Sums(NamedTuple):
     """Σ w e⁻ˣ x, where it is wanted."""
     s_spread: Any
     """Σ w e⁻ˣ |x|."""
+
+
+_SUMS = tl.constexpr(len(Sums._fields))
 
 
 @triton.jit
@@ -250,15 +257,10 @@ def quick_state(
         new, far, rise = _sums_about(
             center, exponent, pair, begin, end, there & ~good, hot, shannon, height, width
         )
-        sums = Sums(
-            tl.where(good, sums.weights, new.weights),
-            tl.where(good, sums.drift, new.drift),
-            tl.where(good, sums.spread, new.spread),
-            tl.where(good, sums.phi, new.phi),
-            tl.where(good, sums.fell, new.fell),
-            tl.where(good, sums.s_drift, new.s_drift),
-            tl.where(good, sums.s_spread, new.s_spread),
-        )
+        chosen = ()
+        for k in tl.static_range(_SUMS):
+            chosen = chosen + (tl.where(good, sums[k], new[k]),)  # noqa: RUF005 - Triton's
+        sums = Sums(*chosen)
         good |= _is_good(sums, far, rise, exponent, center, temperature)
         begin = tl.where(tl.min(good.to(tl.int32)) > 0, end, first)
         # A better guess.
@@ -316,15 +318,12 @@ def slopes_of(a, offset, factor, temperature):
 
 
 @triton.jit
-def quick_student(own, other, slopes, hot):
-    """Return (q − p) times the factor."""
-    w, _, x = elements(own, other, slopes.exponent, slopes.center, hot)
-    _, fall, _ = exp_less(x)
-    return w * tl.fma(slopes.student, fall, slopes.student_low) * slopes.factor
-
-
-@triton.jit
-def quick_teacher(own, other, slopes, hot):
-    """Return p (x − Σ p x) times the factor."""
-    w, _, x = elements(own, other, slopes.exponent, slopes.center, hot)
-    return w * slopes.by * (x - slopes.mean) * slopes.factor
+def quick_slope(t, s, slopes, hot, student: tl.constexpr):
+    """Return p (x − Σ p x) times the factor, or for the student (q − p) times it."""
+    w, _, x = elements(t, s, slopes.exponent, slopes.center, hot)
+    if student:
+        _, fall, _ = exp_less(x)
+        slope = w * tl.fma(slopes.student, fall, slopes.student_low)
+    else:
+        slope = w * slopes.by * (x - slopes.mean)
+    return slope * slopes.factor

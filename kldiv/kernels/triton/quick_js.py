@@ -145,16 +145,9 @@ def quick_look(
 
 
 @triton.jit
-def quick_js_teacher(own, other, looks, shift, factor, hot):
-    """Return p (log(p/m) − Σ p log(p/m)) times a factor."""
-    w, _, x = elements(own, other, looks.exponent, looks.center, hot)
-    p, ell = _log_p(w, x, looks)
-    return p * looks.by_p.to(tl.float32) * (ell - shift) * factor.to(tl.float32)
-
-
-@triton.jit
-def quick_js_student(own, other, looks, shift, factor, hot):
-    """Return q (log(q/m) − Σ q log(q/m)) times a factor."""
-    w, _, x = elements(own, other, looks.exponent, looks.center, hot)
-    q, ell = _log_q(w, x, looks)
-    return q * looks.by_q.to(tl.float32) * (ell - shift) * factor.to(tl.float32)
+def quick_js_slope(t, s, looks, mean, factor, hot, student: tl.constexpr):
+    """Return p (log(p/m) − Σ p log(p/m)) times a factor, or for the student that of q."""
+    w, _, x = elements(t, s, looks.exponent, looks.center, hot)
+    own, ell = _log_q(w, x, looks) if student else _log_p(w, x, looks)
+    by = looks.by_q if student else looks.by_p
+    return own * by.to(tl.float32) * (ell - mean) * factor.to(tl.float32)

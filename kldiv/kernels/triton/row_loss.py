@@ -16,9 +16,10 @@ from kldiv.kernels.triton.launch import (
     STATE_TILE,
     TILE,
     Tiling,
-    axes,
     bits,
+    give,
     on,
+    placed,
     tiling,
 )
 from kldiv.kernels.triton.places import FIELDS
@@ -43,10 +44,10 @@ class _Rows(NamedTuple):
     wide: bool
     divergence: int
     """Its place in `kldiv.kernels.spelling.DIVERGENCES`, of which KL is the first."""
-    numbers: tuple[float, ...]
     keep: Array | None
     temperatures: Array | None
-    temperature: float
+    bits: tuple[int, ...]
+    """Of the temperature of all rows, and of the divergence's numbers."""
 
     def tiling(self, tile: int) -> Tiling:
         """Return the division of these rows among programs."""
@@ -54,13 +55,8 @@ class _Rows(NamedTuple):
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """Mask and temperature."""
-        return self.keep, self.temperatures, bits(self.temperature)
-
-    @property
-    def number_bits(self) -> tuple[int, ...]:
-        """The divergence's numbers."""
-        return tuple(map(bits, self.numbers))
+        """Mask, temperatures and numbers."""
+        return self.keep, self.temperatures, *self.bits
 
 
 def run(work: Work) -> tuple[Array | None, list[Array]]:
@@ -75,10 +71,9 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
         shape[-1],
         operation.compute == "float64",
         divergence,
-        own_numbers,
         None if keep is None else keep.contiguous().view(xp.uint8),
         cast(xp, arrays[2], "float64").contiguous() if own is None else None,
-        1.0 if own is None else own,
+        tuple(map(bits, (1.0 if own is None else own, *own_numbers))),
     )
     exact = replace(operation, compute="float64", total="float64")
     results: list[Array] = []
@@ -100,35 +95,13 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
         return exact.finish(xp, values.reshape(shape[:-1]), keep), results
 
 
-def _layout(*tensors: Array) -> tuple[int, list[tuple[int, ...]]] | None:
-    """Return the length of the inner axis of rows, and the strides: outer, inner, of classes."""
-    shape = tensors[0].shape[:-1]
-    found = axes(shape, [tensor.stride()[:-1] for tensor in tensors], 2)
-    if found is None:
-        return None
-    (_, inner), strides = found
-    return inner, [
-        (*steps, tensor.stride(-1)) for tensor, steps in zip(tensors, strides, strict=True)
-    ]
-
-
-def _placed(s: Array, t: Array) -> tuple[Array, Array, int, list[tuple[int, ...]]]:
-    """Return both logits with their layout; rows in three axes or more are copied."""
-    layout = _layout(s, t)
-    if layout is None:
-        s, t = s.contiguous(), t.contiguous()
-        layout = _layout(s, t)
-        assert layout is not None  # noqa: S101 - contiguous rows are one axis
-    return s, t, *layout
-
-
 def _forward(
     xp: Any, rows: _Rows, s: Array, t: Array, *, wanted: Sequence[int]
 ) -> tuple[Array, Array]:
     """Return the constants that are kept of each row, and the values."""
-    s, t, inner, (s_strides, t_strides) = _placed(s, t)
+    (s, t), _, (_, inner), strides = placed([s, t], most=2, whole_rows=True)
     plan, number = rows.tiling(STATE_TILE[rows.wide]), rows.number
-    summed, own = rows.divergence != 0, rows.number_bits
+    summed = rows.divergence != 0
     flags = {
         "divergence": rows.divergence,
         "t_means": summed and 1 in wanted,
@@ -140,9 +113,9 @@ def _forward(
     partial = None
     if shared:
         partial = s.new_empty((number, plan.parts, FIELDS.value), dtype=xp.float64)
-    place = (number, inner, rows.classes, plan.chunk, *s_strides, *t_strides)
+    place = (number, inner, rows.classes, plan.chunk, *strides)
     kernels.states[-(-number // plan.height), plan.parts](
-        s, t, values, saved, partial, *rows.settings, *own, *place,
+        s, t, values, saved, partial, *rows.settings, *place,
         wide=rows.wide, **flags,
         single=plan.chunk <= plan.width, height=plan.height, width=plan.width, **OPTIONS,
     )  # fmt: skip
@@ -150,12 +123,12 @@ def _forward(
         return saved, values
     joined = (-(-number // _JOINED),)
     kernels.join[joined](
-        partial, values, saved, *rows.settings, number, plan.parts, height=_JOINED, **_JOINING
+        partial, values, saved, *rows.settings[:3], number, plan.parts, height=_JOINED, **_JOINING
     )
     if summed:
         sums = s.new_empty((number, plan.parts, kernels.SUMS.value), dtype=xp.float64)
         kernels.look[number, plan.parts](
-            s, t, sums, saved, *rows.settings, *own, *place,
+            s, t, sums, saved, *rows.settings, *place,
             wide=rows.wide, **flags, width=plan.width, **OPTIONS,
         )  # fmt: skip
         kernels.join_sums[joined](
@@ -174,29 +147,16 @@ def _gradients(
     wanted: Sequence[int],
 ) -> list[Array]:
     """Return the gradients that are wanted, given one factor, or one of each row."""
-    results = {index: xp.empty_like((s, t)[index]) for index in wanted}
-    layout = _layout(s, t, *results.values())
-    outputs = results
-    if layout is None:
-        s, t = s.contiguous(), t.contiguous()
-        outputs = {index: array.new_empty(array.shape) for index, array in results.items()}
-        layout = _layout(s, t, *outputs.values())
-        assert layout is not None  # noqa: S101 - contiguous rows are one axis
-    inner, (s_strides, t_strides, *of_outputs) = layout
-    places = dict(zip(outputs, of_outputs, strict=True))
-    nowhere = (0, 0, 1)
+    results = [xp.empty_like((s, t)[index]) if index in wanted else None for index in (0, 1)]
+    inputs, outputs, (_, inner), strides = placed([s, t], results, most=2, whole_rows=True)
     plan = rows.tiling(TILE[rows.wide])
-    factor_stride = 0 if factors.ndim == 0 else 1
     span = SPAN if rows.classes > plan.width else 1
     grid = -(-rows.number // plan.height), -(-rows.classes // (plan.width * span))
     gradient_kernels.gradients[grid](
-        s, t, outputs.get(0), outputs.get(1), saved, factors.contiguous(), *rows.settings,
-        *rows.number_bits, rows.number, inner, rows.classes, factor_stride, *s_strides, *t_strides,
-        *places.get(0, nowhere), *places.get(1, nowhere),
+        *inputs, *outputs, saved, factors.contiguous(), *rows.settings, rows.number, inner,
+        rows.classes, 0 if factors.ndim == 0 else 1, *strides,
         wide=rows.wide, divergence=rows.divergence, height=plan.height, width=plan.width,
         span=span, **OPTIONS,
     )  # fmt: skip
-    if outputs is not results:
-        for index, array in outputs.items():
-            results[index].copy_(array)
+    give(results, outputs)
     return [results[index] for index in wanted]

@@ -24,11 +24,10 @@ from kldiv.kernels.triton.divergences import (
 )
 from kldiv.kernels.triton.places import (
     FIELDS,
-    Pair,
     columns_from,
     load_pair,
+    pair_of,
     read_state,
-    row_offsets,
     temperature_of,
     write_state,
 )
@@ -49,10 +48,7 @@ SAVED = tl.constexpr(len(OF_ROW))
 
 _KL = tl.constexpr(OF_ROW.index("kl"))
 _OFFSET = tl.constexpr(OF_ROW.index("offset"))
-_T_MEAN = tl.constexpr(OF_ROW.index("t_mean"))
-_S_MEAN = tl.constexpr(OF_ROW.index("s_mean"))
-_T_SECOND = tl.constexpr(OF_ROW.index("t_second"))
-_S_SECOND = tl.constexpr(OF_ROW.index("s_second"))
+_MEANS = tl.constexpr(OF_ROW.index(SUM_FIELDS[1]))
 _QUICK = tl.constexpr(OF_ROW.index("quick"))
 
 SUMS = tl.constexpr(len(SUM_FIELDS))
@@ -60,7 +56,7 @@ SUMS = tl.constexpr(len(SUM_FIELDS))
 
 
 NUMBER_BITS = ["first_bits", "second_bits", "third_bits", "fourth_bits"]
-"""The arguments that are the numbers of a divergence."""
+"""The arguments that are the numbers of a divergence: Triton would specialise those of a tuple."""
 
 UNSPECIALISED = ["temperature_bits", *NUMBER_BITS, "rows", "inner"]
 """Arguments whose values are no reason to compile a kernel again."""
@@ -158,10 +154,22 @@ def _write_known(saved, row, kl, offset, sums, quick, there):
 @triton.jit
 def _write_means(at, sums, there):
     """Write the sums that gradients take."""
-    tl.store(at + _T_MEAN, sums.t_mean, mask=there)
-    tl.store(at + _S_MEAN, sums.s_mean, mask=there)
-    tl.store(at + _T_SECOND, sums.t_second, mask=there)
-    tl.store(at + _S_SECOND, sums.s_second, mask=there)
+    for k in tl.static_range(1, SUMS):
+        tl.store(at + (_MEANS + k - 1), sums[k], mask=there)
+
+
+@triton.jit
+def read_known(saved, row, there, wide: tl.constexpr):
+    """Return KL, the offset, the sums that gradients take, and whether all went the quick way."""
+    kind = tl.float64 if wide else tl.float32
+    at = saved + row * SAVED
+    sums = ()
+    for k in tl.static_range(SUMS - 1):
+        each = tl.load(at + (_MEANS + k), mask=there, other=0.0).to(kind)
+        sums = sums + (each,)  # noqa: RUF005 - Triton's
+    kl = tl.load(at + _KL, mask=there, other=0.0)
+    offset = tl.load(at + _OFFSET, mask=there, other=0.0)
+    return kl, offset, sums, tl.min(tl.load(at + _QUICK, mask=there, other=1.0)) > 0
 
 
 @triton.jit
@@ -193,12 +201,8 @@ def states(
     inner,  # int, length of the second of the two axes that rows lie in
     classes,  # int, number of classes
     chunk,  # int, classes of a part, a multiple of width
-    s_outer,  # int, stride of s along the first axis of rows, in elements
-    s_inner,  # int, stride of s along the second
-    s_step,  # int, stride of s along classes
-    t_outer,  # int, stride of t along the first axis of rows, in elements
-    t_inner,  # int, stride of t along the second
-    t_step,  # int, stride of t along classes
+    s_strides,  # [3], strides of s in elements: along both axes of rows, and along classes
+    t_strides,  # [3], likewise of t
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
     divergence: tl.constexpr,  # int, the divergence
     t_means: tl.constexpr,  # bool, whether to find the sums for the gradient in t
@@ -213,9 +217,7 @@ def states(
     kept = counting(keep, row, there)
     temperature = temperature_of(temperatures, temperature_bits, row, there)
     hot = heated(temperature, wide)
-    s_offsets = row_offsets(row, inner, s_outer, s_inner)
-    t_offsets = row_offsets(row, inner, t_outer, t_inner)
-    pair = Pair(s, t, s_offsets, t_offsets, s_step, t_step, classes)
+    pair = pair_of(s, t, row, inner, classes, s_strides, t_strides)
     first = tl.program_id(1).to(tl.int64) * chunk
     end = first + chunk  # a multiple of the tile's width
     state, quick = _scan(
@@ -298,12 +300,8 @@ def look(
     inner,  # int, length of the second of the two axes that rows lie in
     classes,  # int, number of classes
     chunk,  # int, classes of a part, a multiple of width
-    s_outer,  # int, stride of s along the first axis of rows, in elements
-    s_inner,  # int, stride of s along the second
-    s_step,  # int, stride of s along classes
-    t_outer,  # int, stride of t along the first axis of rows, in elements
-    t_inner,  # int, stride of t along the second
-    t_step,  # int, stride of t along classes
+    s_strides,  # [3], strides of s in elements: along both axes of rows, and along classes
+    t_strides,  # [3], likewise of t
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
     divergence: tl.constexpr,  # int, the divergence
     t_means: tl.constexpr,  # bool, whether to find the sums for the gradient in t
@@ -321,16 +319,11 @@ def look(
     offset = tl.load(saved + row * SAVED + _OFFSET, mask=there, other=0.0)
     numbers = numbers_of(first_bits, second_bits, third_bits, fourth_bits)
     view = View(state, offset, numbers, temperature, hot, half)
-    s_offsets = row_offsets(row, inner, s_outer, s_inner)
-    t_offsets = row_offsets(row, inner, t_outer, t_inner)
-    pair = Pair(s, t, s_offsets, t_offsets, s_step, t_step, classes)
+    pair = pair_of(s, t, row, inner, classes, s_strides, t_strides)
     found = _look(pair, first, end, there, view, wide, divergence, t_means, s_means, width)
     part = sums + (row * tl.num_programs(1) + tl.program_id(1)) * SUMS
-    tl.store(part, found.value, mask=row < rows)
-    tl.store(part + 1, found.t_mean, mask=row < rows)
-    tl.store(part + 2, found.s_mean, mask=row < rows)
-    tl.store(part + 3, found.t_second, mask=row < rows)
-    tl.store(part + 4, found.s_second, mask=row < rows)
+    for k in tl.static_range(SUMS):
+        tl.store(part + k, found[k], mask=row < rows)
 
 
 @triton.jit(do_not_specialize=["rows", "parts"])

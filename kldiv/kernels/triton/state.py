@@ -14,6 +14,8 @@ import triton.language as tl
 
 from kldiv.formulas import numbers
 from kldiv.kernels.triton.elementary import (
+    LN2,
+    LOG2_E,
     NEAR,
     add,
     bounded,
@@ -26,9 +28,7 @@ from kldiv.kernels.triton.elementary import (
     two_sum,
 )
 
-_LN2 = tl.constexpr(numbers.LN2)
 _LN2_LOW = tl.constexpr(numbers.LN2_LOW)
-_LOG2_E = tl.constexpr(numbers.LOG2_E)
 _INSIDE = tl.constexpr(numbers.INSIDE)
 _CLOSE = tl.constexpr(numbers.CLOSE)
 FARTHEST = tl.constexpr(numbers.FARTHEST)
@@ -120,8 +120,8 @@ def clipped(x):
 def heated(temperature, wide: tl.constexpr):
     """Return the constants of a float64 temperature that `weight` takes."""
     kind = tl.float64 if wide else tl.float32
-    high = temperature * _LN2
-    low = tl.fma(temperature, like(temperature, _LN2), -high) + temperature * _LN2_LOW
+    high = temperature * LN2
+    low = tl.fma(temperature, like(temperature, LN2), -high) + temperature * _LN2_LOW
     # A head with so few bits, 41 or 15, that its product with an exponent of 2 is exact.
     bits = high.to(tl.int64, bitcast=True)
     if wide:
@@ -132,7 +132,7 @@ def heated(temperature, wide: tl.constexpr):
         gone = -110.0
     return Heat(
         (1.0 / temperature).to(kind),
-        (like(temperature, _LOG2_E) / temperature).to(kind),
+        (like(temperature, LOG2_E) / temperature).to(kind),
         head.to(kind),
         ((high - head) + low).to(kind),
         (gone * temperature).to(kind),

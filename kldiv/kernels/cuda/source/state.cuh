@@ -3,8 +3,6 @@
 // tile's own sums are in Real, pairwise.  Tiles are merged in Wide, up to 32 at a time: each lane
 // has the state of one, so that merging hardly adds to the time or to the rounding.
 
-constexpr int FIELDS = sizeof(State) / sizeof(Wide);
-
 DEVICE State empty_state() {
     return {-INFINITE, 0, -INFINITE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
 }
