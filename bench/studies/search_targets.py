@@ -161,7 +161,7 @@ def closed_forms() -> Iterator[Target]:
         _ROWS * ("shape",),
         _TWINS,
     )
-    yield _family("Weibull", "scale", "shape", truth=t.weibull, units=40.0)
+    yield _family("Weibull", "scale", "shape", truth=t.weibull)
     yield _family("Pareto", "scale", "scale", truth=t.pareto)
     yield Target(
         "Uniform",
