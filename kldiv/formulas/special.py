@@ -109,15 +109,15 @@ def exp_change(xp: Namespace, rate: float, x: Array) -> Array:
 
 def log1p(xp: Namespace, y: Array) -> Array:
     """Return log(1 + y) for y > −1."""
-    z = y / (2.0 + y)
+    z, rest = _artanh(xp, y / (2.0 + y))
     # Outside −1/2 < y < 1 rounding 1 + y costs nothing: it is exact below, beside the log above.
-    return xp.where(abs(z) < 1 / 3, 2.0 * z + _artanh_rest(xp, z), xp.log(1.0 + y))
+    return xp.where(abs(z) < 1 / 3, 2.0 * z + rest, xp.log(1.0 + y))
 
 
 def log1p_gap(xp: Namespace, y: Array) -> Array:
     """Return y − log(1 + y) ≥ 0 for y > −1."""
-    z = y / (2.0 + y)
-    return xp.where(abs(z) < 1 / 3, y * z - _artanh_rest(xp, z), y - xp.log(1.0 + y))
+    z, rest = _artanh(xp, y / (2.0 + y))
+    return xp.where(abs(z) < 1 / 3, y * z - rest, y - xp.log(1.0 + y))
 
 
 def log_ratio(xp: Namespace, a: Array, b: Array, difference: Array | None = None) -> Array:
@@ -125,8 +125,8 @@ def log_ratio(xp: Namespace, a: Array, b: Array, difference: Array | None = None
 
     ``difference`` is a − b, where it is known better than its subtraction gives it.
     """
-    z = _share(xp, a - b if difference is None else difference, a, b)
-    return xp.where(abs(z) < 1 / 3, 2.0 * z + _artanh_rest(xp, z), _log_quotient(xp, a, b))
+    z, rest = _artanh(xp, _share(xp, a - b if difference is None else difference, a, b))
+    return xp.where(abs(z) < 1 / 3, 2.0 * z + rest, _log_quotient(xp, a, b))
 
 
 def relative(xp: Namespace, a: Array, b: Array, difference: Array | None = None) -> Array:
@@ -135,9 +135,9 @@ def relative(xp: Namespace, a: Array, b: Array, difference: Array | None = None)
     With z = (a − b)/(a + b) and log(a/b) = 2z + R(z) it is z(a − b) + a·R(z): nothing cancels.
     """
     change = a - b if difference is None else difference
-    z = _share(xp, change, a, b)
+    z, rest = _artanh(xp, _share(xp, change, a, b))
     far = a * (_log_quotient(xp, a, b) - 1.0) + b
-    return xp.where(abs(z) < 1 / 3, z * change + a * _artanh_rest(xp, z), far)
+    return xp.where(abs(z) < 1 / 3, z * change + a * rest, far)
 
 
 def _share(xp: Namespace, change: Array, a: Array, b: Array) -> Array:
@@ -153,16 +153,16 @@ def _log_quotient(xp: Namespace, a: Array, b: Array) -> Array:
     return 2.0 * xp.log(xp.sqrt(a) / xp.sqrt(b))
 
 
-def _artanh_rest(xp: Namespace, z: Array) -> Array:
-    """Return 2 artanh(z) − 2z for |z| ≤ 1/3: of z = y/(2 + y) it is log1p(y) − 2z, y − 2z = y·z."""
+def _artanh(xp: Namespace, z: Array) -> tuple[Array, Array]:
+    """Return z = y/(2 + y), for which y − 2z = y·z, and log1p(y) − 2z."""
     square = z * z
-    return z * square * polynomial(square, ARTANH if z.dtype == xp.float64 else ARTANH_32)
+    series = polynomial(square, ARTANH if z.dtype == xp.float64 else ARTANH_32)
+    return z, z * square * series
 
 
 def artanh_parts(xp: Namespace, z: Array) -> tuple[Array, Array]:
     """Return z, and 2 artanh(z) − 2z, for |z| < 1/3; elsewhere finite numbers."""
-    z = xp.clip(z, -1 / 3, 1 / 3)
-    return z, _artanh_rest(xp, z)
+    return _artanh(xp, xp.clip(z, -1 / 3, 1 / 3))
 
 
 def polynomial(x: Array, coefficients: Sequence[float]) -> Array:
