@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 24
 """Elements whose rows the formulas compute in one call, whose fixed cost is that of 10⁵."""
+
+_copier = partial(mover, "float32", "float32", packed=True, writing=False)
 
 _ONE = np.ones(1)
 _UNHEATED = row_loss.heats_of(_ONE, "float64")
@@ -59,7 +61,8 @@ def refusal(work: Work) -> str | None:
 
 @cache
 def kernel() -> Any:
-    """Return the compiled function."""
+    """Return the compiled function, once that which copies rows is there."""
+    _copier()
     return compiled("topk-float32", 6, topk.TopKRows)
 
 
@@ -84,6 +87,7 @@ def run(work: Work, kernel: Kernels) -> Found:
     wanted = [STUDENT] * (gradient is not None) + [TEACHER] * bool(in_teacher)
     layout = Layout([student], [gradient], "float32", mover, whole_rows=True)
     (in_place, direct), (move_student, move_gradient) = layout.addresses, layout.movers
+    move_student = move_student or _copier()
     # Weights wait for the formulas where the gradient is to be.
     waiting = move_gradient and not fused
     buffer = np.empty((number, classes), np.float32) if waiting else None
