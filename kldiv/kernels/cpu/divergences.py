@@ -86,10 +86,9 @@ class Divergence:
     """Whether the sum of terms about any pivot, and y, tell the divergence exactly."""
     unbounded: ClassVar[tuple[bool, bool]] = (False, False)
     """Whether it is +∞ where a class has p > 0 = q, and where one has p = 0 < q."""
-    keeps: ClassVar[bool] = False
-    """Whether a gradient is p·u less p times the mean, which the pass for the mean keeps."""
     along: ClassVar[bool] = False
-    """Whether terms come with the student's rise about p = q."""
+    """Whether terms come with the student's rise about p = q, and a gradient is p·u less p times
+    the mean, which the pass for the mean keeps."""
     reach: ClassVar[float] = 100.0
     """|log(p/q)| up to which a class counts in the mean of that, an anchor."""
     linear: ClassVar[bool] = False
@@ -252,7 +251,6 @@ class Mixture(Divergence):
     """a·D(P‖M) + b·D(Q‖M), M = mP + (1 − m)Q; the numbers are m, 1 − m, a and b."""
 
     name = "mixture"
-    keeps = True
     along = True
     reach = 8.0  # beyond it u is constant where p is, and a few classes do not carry the mean away
 
@@ -543,7 +541,6 @@ class Alpha(Divergence):
 
     name = "alpha"
     unbounded = (True, False)
-    keeps = True
     along = True
     squares = True
 

@@ -348,7 +348,7 @@ class Segment:
 
             def of(k: Value) -> list[Value]:
                 moments = divergence.moments(*vector(k))
-                if divergence.keeps:
+                if divergence.along:
                     self.code.store(self._kept(k, 2 + "ts".index(side)), moments[0])
                 return moments
 
@@ -392,8 +392,8 @@ class Segment:
         code, row, real = self.code, self.row, self.real
         scale = row.vector(factor)
         slope, has_mean = row.divergence.slope(row, side), row.divergence.has_mean(side)
-        keeps, index = row.divergence.keeps, "ts".index(side)
-        rising: Any = self._rise(side) if has_mean and not keeps else None
+        along, index = row.divergence.along, "ts".index(side)
+        rising: Any = self._rise(side) if has_mean and not along else None
         if has_mean:
             value, mean = row.get("value"), row.get(f"mean_{side}")
             # Of an infinite divergence the kept parts are NaN, but for classes that take no part;

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 FRAME: Final = (
     "classes",
     "entries",  # how many classes of a row are given
-    "student",  # address; 0 where rows are copied by
-    "move_student",
+    *("student", "move_student"),  # address, 0 where it is not contiguous; and what copies rows
     "gradient",  # the student's, address; 0 where it is not wanted, or rows are copied by
     "move_gradient",
     "table",
@@ -132,9 +131,7 @@ class TopKRows:
         nothing = code.constant(FLOAT32.vector, -float("inf"))
         for index in range(1 + _AT_ONCE):
             code.store(room, nothing, self.whole + index * lanes)
-        _copy(code, frame["student"] + row * classes * 4, room, classes, frame["student"] != 0)
-        with code.when(frame["move_student"] != 0):
-            self._move("student", 1)
+        self._move("student", 1)
         code.store(room, code.constant(SINGLE, float("nan")), classes + FOREIGN)
         top = code.variable(code.real(-float("inf")))
         with code.loop(frame["entries"]) as k:
@@ -215,16 +212,6 @@ class TopKRows:
             code.store(out, change(code.load(FLOAT32.vector, out, k)), k)
         with code.loop(self.frame["classes"], self.whole) as k:
             code.store(out, change(code.load(SINGLE, out, k)), k)
-
-
-def _copy(code: Code, source: Value, target: Value, count: Value, wanted: Value) -> None:
-    lanes = FLOAT32.lanes
-    whole = count // lanes * lanes
-    with code.when(wanted):
-        with code.loop(whole, step=lanes) as k:
-            code.store(target, code.load(FLOAT32.vector, source, k), k)
-        with code.loop(count, whole) as k:
-            code.store(target, code.load(SINGLE, source, k), k)
 
 
 def _largest(code: Code, room: Value, end: Value) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from kldiv.kernels.work import Found, Work
 
 _BLOCK = 1 << 24
-"""Elements read before the formulas turn to their rows, whose fixed cost is that of 10⁵."""
+"""Elements whose rows the formulas compute in one call, whose fixed cost is that of 10⁵."""
+
+_copier = partial(mover, "float32", "float32", packed=True, writing=False)
 
 _ONE = np.ones(1)
 _UNHEATED = row_loss.heats_of(_ONE, "float64")
@@ -59,7 +61,8 @@ def refusal(work: Work) -> str | None:
 
 @cache
 def kernel() -> Any:
-    """Return the compiled function."""
+    """Return the compiled function, once that which copies rows is there."""
+    _copier()
     return compiled("topk-float32", 6, topk.TopKRows)
 
 
@@ -84,6 +87,7 @@ def run(work: Work, kernel: Kernels) -> Found:
     wanted = [STUDENT] * (gradient is not None) + [TEACHER] * bool(in_teacher)
     layout = Layout([student], [gradient], "float32", mover, whole_rows=True)
     (in_place, direct), (move_student, move_gradient) = layout.addresses, layout.movers
+    move_student = move_student or _copier()
     # Weights wait for the formulas where the gradient is to be.
     waiting = move_gradient and not fused
     buffer = np.empty((number, classes), np.float32) if waiting else None
@@ -135,35 +139,31 @@ def run(work: Work, kernel: Kernels) -> Found:
     size = topk.scratch_size(classes)
     size += row.scratch_size(segments, width, FLOAT64, buffers=False)
     workers = threads.number(work.threads)
-    most = row_loss.UNIT // classes if fused else min(_BLOCK // classes, -(-number // workers))
-    step = max(1, most)
+    rows = max(1, min(_BLOCK // classes, -(-number // workers)))  # of a call of the formulas
 
-    def by_formulas(block: slice) -> None:
-        divergence = operation.divergence
+    def launch(*stages: int) -> None:
+        step = max(1, row_loss.UNIT // classes)
+        threads.launch(kernel.function, words, size, number, workers, *stages, step=step)
+
+    def by_formulas(first: int, last: int) -> None:
+        block, divergence = slice(first * rows, min(last * rows, number)), operation.divergence
         if beta is not None:
             divergence = divergence.bound(np, beta[block])
         s_low, t_low = -low[block][:, : t.shape[-1]], np.zeros(t[block].shape)
         wide = Wide(s[block], s_low), Wide(t[block], t_low)
-        known = divergence.whole(np, *wide, 1.0, (*[VALUE] * work.value, *wanted))
-        if work.value:
-            results.values[block] = divergence.value(np, known.known)[:, 0]
-        for side in wanted:
-            slopes[side][block] = divergence.gradient(side, known)
-
-    def by_turns(first: int, last: int) -> None:
-        block = slice(first * step, min(last * step, number))
-        room = np.empty(size + 64, np.uint8)
-        at = words.ctypes.data, -(-room.ctypes.data // 64) * 64, block.start, block.stop
-        kernel.function(*at, topk.WEIGHTS, topk.WEIGHTS)
         with np.errstate(all="ignore"):
-            by_formulas(block)
-        kernel.function(*at, topk.PRODUCT, topk.PRODUCT)
+            known = divergence.whole(np, *wide, 1.0, (*[VALUE] * work.value, *wanted))
+            if work.value:
+                results.values[block] = divergence.value(np, known.known)[:, 0]
+            for side in wanted:
+                slopes[side][block] = divergence.gradient(side, known)
 
     if fused:
-        stages = topk.WEIGHTS, topk.PRODUCT
-        threads.launch(kernel.function, words, size, number, workers, *stages, step=step)
+        launch(topk.WEIGHTS, topk.PRODUCT)
     else:
-        threads.share(by_turns, -(-number // step), workers)
+        launch(topk.WEIGHTS, topk.WEIGHTS)
+        threads.share(by_formulas, -(-number // rows), workers)
+        launch(topk.PRODUCT, topk.PRODUCT)
     results.values[~kept] = 0.0
     found = {} if buffer is None else {0: buffer}
     if in_teacher:
