@@ -278,8 +278,11 @@ def log1p_near(y):
     """Return log(1 + y) and y − log(1 + y) for −½ < y < 1."""
     z = divide(y, 2.0 + y)
     square = z * z
-    terms: tl.constexpr = _ARTANH_TERMS if y.dtype == tl.float64 else _ARTANH_TERMS_32
-    rest = z * square * polynomial(square, _ARTANH, terms)
+    rest = (
+        z
+        * square
+        * polynomial(square, _ARTANH, _ARTANH_TERMS if y.dtype == tl.float64 else _ARTANH_TERMS_32)
+    )
     return z + z + rest, y * z - rest
 
 
