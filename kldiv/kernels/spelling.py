@@ -90,7 +90,8 @@ class Numbered(NamedTuple):
 
 def numbered(divergence: Any) -> Numbered:
     """Return a divergence as kernels of GPUs take it."""
-    name, numbers, factor = "KL", (), 1.0
+    name, factor = "KL", 1.0
+    numbers: tuple[float, ...] = ()
     if isinstance(divergence, OfMixture):
         name = "JS" if isinstance(divergence, JensenShannon) else "mixture"
         numbers = divergence.mix

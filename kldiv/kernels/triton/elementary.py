@@ -141,10 +141,7 @@ def _scaled(x, k):
 @triton.jit
 def _reduced(high, low, inverse, per, ln2, ln2_low):
     """Return eʳ and k, where (high + low)/T = r + k log 2."""
-    if high.dtype == tl.float64:
-        shift = like(high, _ROUND_64)
-    else:
-        shift = like(high, _ROUND_32)
+    shift = like(high, _ROUND_64 if high.dtype == tl.float64 else _ROUND_32)
     shifted = tl.fma(high, per, shift)
     k = shifted - shift
     r = (tl.fma(k, -ln2_low, tl.fma(k, -ln2, high)) + low) * inverse
@@ -281,10 +278,11 @@ def log1p_near(y):
     """Return log(1 + y) and y − log(1 + y) for −½ < y < 1."""
     z = divide(y, 2.0 + y)
     square = z * z
-    if y.dtype == tl.float64:
-        rest = z * square * polynomial(square, _ARTANH, _ARTANH_TERMS)
-    else:
-        rest = z * square * polynomial(square, _ARTANH, _ARTANH_TERMS_32)
+    rest = (
+        z
+        * square
+        * polynomial(square, _ARTANH, _ARTANH_TERMS if y.dtype == tl.float64 else _ARTANH_TERMS_32)
+    )
     return z + z + rest, y * z - rest
 
 

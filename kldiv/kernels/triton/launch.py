@@ -103,7 +103,7 @@ def _layout(
 class Placed(NamedTuple):
     """Arrays as a kernel takes them: copies, where their axes are too many for it."""
 
-    inputs: Sequence[Array | None]
+    inputs: Sequence[Any]
     outputs: Sequence[Array | None]
     sizes: list[int]
     strides: list[tuple[int, ...]]

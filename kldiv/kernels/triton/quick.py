@@ -229,6 +229,15 @@ def _state_of(sums, center, exponent, temperature, good):
 
 
 @triton.jit
+def _chosen(first, sums, others):
+    """Return the first sums where the mask is true, the others elsewhere."""
+    found = ()
+    for k in tl.static_range(_SUMS):
+        found = found + (tl.where(first, sums[k], others[k]),)  # noqa: RUF005 - Triton's
+    return Sums(*found)
+
+
+@triton.jit
 def quick_state(
     pair,  # Pair, the logits
     first,  # int, the first class
@@ -257,10 +266,7 @@ def quick_state(
         new, far, rise = _sums_about(
             center, exponent, pair, begin, end, there & ~good, hot, shannon, height, width
         )
-        chosen = ()
-        for k in tl.static_range(_SUMS):
-            chosen = chosen + (tl.where(good, sums[k], new[k]),)  # noqa: RUF005 - Triton's
-        sums = Sums(*chosen)
+        sums = _chosen(good, sums, new)
         good |= _is_good(sums, far, rise, exponent, center, temperature)
         begin = tl.where(tl.min(good.to(tl.int32)) > 0, end, first)
         # A better guess.

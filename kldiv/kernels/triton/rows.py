@@ -166,7 +166,7 @@ def read_known(saved, row, there, wide: tl.constexpr):
     sums = ()
     for k in tl.static_range(SUMS - 1):
         each = tl.load(at + (_MEANS + k), mask=there, other=0.0).to(kind)
-        sums = sums + (each,)  # noqa: RUF005 - Triton's
+        sums = sums + (each,)  # type: ignore[assignment] # noqa: RUF005 - Triton's
     kl = tl.load(at + _KL, mask=there, other=0.0)
     offset = tl.load(at + _OFFSET, mask=there, other=0.0)
     return kl, offset, sums, tl.min(tl.load(at + _QUICK, mask=there, other=1.0)) > 0
