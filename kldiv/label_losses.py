@@ -315,7 +315,7 @@ def _holds(dtype: str, number: int) -> bool:
     """Return whether integers of a dtype can be that number."""
     bits = int(dtype.rpartition("int")[2])
     least = 0 if dtype.startswith("u") else -(2 ** (bits - 1))
-    return least <= number < least + 2**bits
+    return bool(least <= number < least + 2**bits)
 
 
 def check_range(route: backends.Route, labels: Array, keep: Array, classes: int) -> None:
