@@ -299,12 +299,23 @@ def kept_labels(
             f"labels has shape {tuple(labels.shape)}; expected one for each row of {name}, "
             f"{tuple(shape)}"
         )
-    keep = labels != ignore_index
+    if _holds(dtype, ignore_index):
+        keep = labels != ignore_index
+    else:  # PyTorch would take −100 for 156 among bytes
+        xp = caller.namespace(labels)
+        keep = xp.ones_like(labels, dtype=xp.bool)
     if where is None:
         return keep
     if caller.dtype_name(where) == "bool" and broadcasts(where.shape, keep.shape):
         return keep & where
     return where  # which the checks of the call refuse
+
+
+def _holds(dtype: str, number: int) -> bool:
+    """Return whether integers of a dtype can be that number."""
+    bits = int(dtype.rpartition("int")[2])
+    least = 0 if dtype.startswith("u") else -(2 ** (bits - 1))
+    return bool(least <= number < least + 2**bits)
 
 
 def check_range(route: backends.Route, labels: Array, keep: Array, classes: int) -> None:

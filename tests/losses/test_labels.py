@@ -167,6 +167,14 @@ def test_rows_that_are_no_distribution(lib):
     lib.assert_equal(gradient, np.zeros((4, 2)))
 
 
+def test_a_byte_is_not_taken_for_the_index_to_ignore(lib):
+    rows = np.random.default_rng(0).normal(size=(3, 200))
+    labels = np.array([156, 7, 156])  # −100, as a byte
+    wanted = kldiv.cross_entropy_with_logits(rows, labels)
+    found = kldiv.cross_entropy_with_logits(lib.array(rows), lib.array(labels.astype(np.uint8)))
+    lib.assert_equal(found, wanted, lib.widest, ulps=16)
+
+
 def test_wrong_labels(lib):
     s, loss = lib.array(S), kldiv.cross_entropy_with_logits
     with pytest.raises(ShapeError, match=r"labels has shape \(2,\); expected one for each row"):
