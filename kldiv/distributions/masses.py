@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kldiv.distributions import families as f
 from kldiv.formulas.binet import binet
 from kldiv.formulas.measures import relative_entropy
-from kldiv.formulas.remainders import interior, softplus
+from kldiv.formulas.remainders import softplus
 from kldiv.formulas.special import log1p
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def of_rates(xp: Namespace, a: Array, b: Array) -> Array:
     """Return the relative entropy of a from b; where one is +∞ it is +∞, and 0 where both are."""
     finite = (a < math.inf) & (b < math.inf)
     value = relative_entropy(xp, *(xp.where(finite, x, 1.0) for x in (a, b)))
-    _, edge, _ = interior(xp, (a,), (b,))
+    edge = xp.where(a == b, 0.0, xp.full_like(value, math.inf))
+    edge = xp.where((a >= 0) & (b >= 0), edge, math.nan)
     return xp.where(finite, value, edge)
 
 

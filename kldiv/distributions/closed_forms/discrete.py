@@ -24,8 +24,6 @@ from kldiv.formulas.remainders import ratio_phi, softplus, softplus_remainder
 from kldiv.formulas.special import expm1, log1p, log_ratio, phi, phi_near
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kldiv._types import Array, Namespace
 
 
@@ -39,9 +37,8 @@ def poisson(xp: Namespace, p: Poisson, q: Poisson) -> Array:
 def bernoulli(xp: Namespace, p: Any, q: Any) -> Array:
     """p φ(log p/q) + (1−p) φ(log (1−p)/(1−q)); of two logits the remainder of log(1 + eˣ)."""
     if p.logits is not None and q.logits is not None:
-        a, b = p.logits, q.logits
-        point = softplus(xp, xp.where(a > 0, -b, b))
-        return _or_ends(xp, softplus_remainder, a, b, point)
+        a, b, apart = _finite(xp, p.logits, q.logits)
+        return xp.where(apart, math.inf, softplus_remainder(xp, a, b))
     (p1, p0), (q1, q0) = probabilities(xp, p), probabilities(xp, q)
     # 1 − p is rounded, p − q is not where they are close.
     change = p1 - q1
@@ -66,23 +63,19 @@ def waiting(xp: Namespace, p1: Array, p0: Array, q1: Array, q0: Array, change: A
     return ratio_phi(xp, p1, q1, difference=change) + failures
 
 
-def _or_ends(
-    xp: Namespace, formula: Callable[..., Array], a: Array, b: Array, point: Array
-) -> Array:
-    """Return a divergence of finite logits; ``point`` where a is infinite, else +∞ where b is."""
-    ends = xp.isinf(a), xp.isinf(b)
-    known = ~(xp.isnan(a) | xp.isnan(b))
-    value = formula(xp, *(xp.where(end, 0.0, x) for end, x in zip(ends, (a, b), strict=True)))
-    return xp.where(known & (ends[0] | ends[1]), xp.where(ends[0], point, math.inf), value)
+def _finite(xp: Namespace, a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """Return logits that are finite, and where b alone is infinite, which is +∞ away.
+
+    From ±10⁴ on P has all its mass at one outcome, in every dtype.
+    """
+    near, certain = xp.clip(a, -1e4, 1e4), xp.isinf(b)
+    return near, xp.where(certain, near, b), certain & ((a < b) | (a > b))
 
 
 def waiting_by_logits(xp: Namespace, a: Array, b: Array) -> Array:
     """Return the same by logits of success."""
-    never = xp.where(a == b, 0.0, xp.full_like(a, math.inf))  # of −∞ all mass is at infinity
-    return _or_ends(xp, _waiting_by_logits, a, b, xp.where(a > 0, softplus(xp, -b), never))
-
-
-def _waiting_by_logits(xp: Namespace, a: Array, b: Array) -> Array:
+    same = xp.isinf(a) & (a == b)
+    a, b, apart = _finite(xp, a, b)
     d = a - b
     close = abs(d) < 1.0
     near_d = xp.where(close, d, 0.0)
@@ -97,7 +90,8 @@ def _waiting_by_logits(xp: Namespace, a: Array, b: Array) -> Array:
     more = odds * phi(xp, xp.where(rarer, 0.0, y))
     some = xp.where(odds > 0, y, 0.0)
     fewer = (1.0 + odds) / (1.0 + xp.exp(b)) - odds * (1.0 - some)
-    return phi(xp, x) + xp.where(abs(y) < NEAR, near, xp.where(rarer, fewer, more))
+    value = phi(xp, x) + xp.where(abs(y) < NEAR, near, xp.where(rarer, fewer, more))
+    return xp.where(same, 0.0, xp.where(apart, math.inf, value))
 
 
 @register_kl(Binomial, Binomial)
