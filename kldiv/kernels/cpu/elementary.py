@@ -75,11 +75,6 @@ def format_of(x: Value) -> Format:
     return _SINGLE if x.scalar == SINGLE else _DOUBLE
 
 
-def is_normal(x: Value) -> Value:
-    """Return whether x is a positive normal number."""
-    return (x >= format_of(x).tiny) & (x < float("inf"))
-
-
 def split_log(x: Value) -> tuple[Value, Value]:
     """Return k and f of x = 2ᵏ(1 + f) with 1 + f between √½ and √2, of positive normal numbers."""
     own = format_of(x)

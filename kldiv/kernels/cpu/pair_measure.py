@@ -16,8 +16,6 @@ from kldiv.kernels.layout import empty_like, words_of
 from kldiv.kernels.results import host
 
 if TYPE_CHECKING:
-    from kldiv._types import Array
-    from kldiv.formulas.operation import Operation
     from kldiv.formulas.pairs import PairMeasure
     from kldiv.kernels.work import Found, Work
 
@@ -153,7 +151,9 @@ def _gradient(work: Work, given: _Given, index: int, kernel: Any) -> Rows:
         ends = (some, others) if index == 0 else (others, some)
         rows = [array[mask] for array, mask in zip(given.rows, ends, strict=True)]
         own_weights = weights[np.ix_(*ends)]
-        slopes: Rows = operation.pullback(np, _run, index, own_weights, *rows)
+        slopes: Rows = operation.pullback(
+            np, lambda each, *arrays: each.value(np, *arrays), index, own_weights, *rows
+        )
         return slopes
 
     with np.errstate(all="ignore"):
@@ -163,10 +163,6 @@ def _gradient(work: Work, given: _Given, index: int, kernel: Any) -> Rows:
         if unlike.any():
             found[unlike] = by_formulas(unlike, np.ones(len(other), bool))
     return found
-
-
-def _run(operation: Operation, *arrays: Array) -> Array:
-    return operation.value(np, *arrays)
 
 
 def _padded(rows: Rows, usable: Rows, unit: float, lanes: int, *, roots: bool) -> Rows:

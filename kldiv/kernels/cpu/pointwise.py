@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.kernels.cpu.code import AHEAD, DOUBLE, I8, Code, at_most, select
-from kldiv.kernels.cpu.elementary import exp, is_normal, log, log_normal
+from kldiv.kernels.cpu.elementary import exp, format_of, log, log_normal
 from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.cpu.sums import Total, block_sums
 
@@ -139,7 +139,8 @@ class Elements:
 
         def normal(k: Value) -> list[Value]:
             x, y = load(k)
-            return [y * (log_normal(y) - x), select(is_normal(y), y * 0.0, 1.0)]
+            is_normal = (y >= format_of(y).tiny) & (y < float("inf"))
+            return [y * (log_normal(y) - x), select(is_normal, y * 0.0, 1.0)]
 
         # Where there is one zero there are more.
         with code.when(careful.get() == 0):
