@@ -165,7 +165,7 @@ NAMED = {
 def measured(name, p, q):
     """A divergence of two rows, by its name as `kldiv.pairwise` takes it."""
     kind, _, order = name.partition(":")
-    p, q = ([mpmath.mpf(x) for x in row] for row in (p, q))
+    p, q = ([mpmath.mpmathify(x) for x in row] for row in (p, q))
 
     def total(record):
         pairs = [pair for pair in zip(p, q, strict=True) if any(pair)]
@@ -229,7 +229,7 @@ def wrong_rows(name, size, dtype, found):
     wrong = {}
     for row, true in enumerate(truths(name, size, dtype)):
         results = [each[row] for each in found]
-        if name == "chi2" and true.value > np.finfo(dtype).max:  # some gradients overflow as well
+        if name == "chi2" and true.value > float(np.finfo(dtype).max):  # gradients overflow as well
             errors = [0.0 if results[0] == np.inf else np.inf]
         else:
             allowed = condition(RECORDS[name], s[row], t[row], true)
