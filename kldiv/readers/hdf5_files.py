@@ -20,10 +20,11 @@ from kldiv.readers.sources import (
     check_budget,
     check_layout,
     choose,
+    missing_marks,
     parsing,
     unwritten,
 )
-from kldiv.readers.stored import Stamped
+from kldiv.readers.stored import Marked, Stamped, without_marks
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
@@ -53,11 +54,14 @@ def read_hdf5(source: Source) -> Table:
         if found.chunks and math.prod(found.shape):
             notes = unwritten(source, found.id.get_num_chunks(), found.shape, found.chunks)
         table = Table(None, source.path, member, notes=notes)
+        marks = missing_marks(found.attrs, found.dtype)
         if source.lazy and found.nbytes >= STORED:
-            return replace(table, array=_Dataset(source.path, member, found))
+            stored = _Dataset(source.path, member, found)
+            return replace(table, array=Marked(stored, marks) if marks.size else stored)
         check_budget(source, found.nbytes, found.id.get_storage_size(), member)
         array = np.asarray(found[()])
-        return replace(table, array=array.astype(array.dtype.newbyteorder("=")))
+        array = array.astype(array.dtype.newbyteorder("="))
+        return replace(table, array=without_marks(array, marks) if marks.size else array)
 
 
 def _check(source: Source, found: Any, member: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import os
 import stat
+import struct
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -235,6 +237,31 @@ def check_attributes(source: Source, attributes: Any, member: str | None = None)
     if odd:
         text = f"its numbers are packed, by the attributes {' and '.join(odd)}"
         raise source.error(f"{text}. Unpack them, say by xarray, and write them as floats", member)
+
+
+def missing_marks(attributes: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the numbers that stand for missing ones by netCDF's conventions, but for NaN.
+
+    Where attributes hold JSON alone xarray writes a float as base64 of its eight bytes.
+    """
+    marks = []
+    for name in ("_FillValue", "missing_value"):
+        for mark in np.ravel(np.asarray(attributes.get(name, ()))).tolist():
+            if isinstance(mark, str):
+                with suppress(ValueError, struct.error):
+                    marks.append(struct.unpack("<d", base64.b64decode(mark, validate=True))[0])
+            elif isinstance(mark, int | float):
+                marks.append(mark)
+    with np.errstate(over="ignore"):
+        held = [np.asarray(x).astype(dtype) for x in marks if math.isfinite(x) and _holds(dtype, x)]
+    return np.asarray(held, dtype)
+
+
+def _holds(dtype: np.dtype[Any], number: float) -> bool:
+    if dtype.kind == "f":
+        return True
+    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.iinfo(np.uint8)
+    return number == int(number) and limits.min <= number <= limits.max
 
 
 def unwritten(

@@ -167,6 +167,25 @@ def fill(file: BinaryIO, room: memoryview) -> None:
         done += count
 
 
+class Marked(Stored):
+    """An array in which some numbers stand for missing ones, read as NaN."""
+
+    def __init__(self, array: Stored, marks: NDArray[Any]) -> None:
+        dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
+        super().__init__(array.shape, dtype, array.order, array.chunks)
+        self._array, self._marks = array, marks
+
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        return without_marks(self._array[index], self._marks)
+
+
+def without_marks(array: NDArray[Any], marks: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of floats, NaN where a number stands for a missing one."""
+    missing = np.isin(array, marks)
+    floats = array if array.dtype.kind == "f" else array.astype(np.float64)
+    return np.where(missing, np.asarray(np.nan, floats.dtype), floats)
+
+
 class Joined(Stored):
     """Arrays that follow one another along an axis, as one."""
 

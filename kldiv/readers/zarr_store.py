@@ -20,11 +20,12 @@ from kldiv.readers.sources import (
     check_layout,
     choose,
     memory,
+    missing_marks,
     needed,
     parsing,
     unwritten,
 )
-from kldiv.readers.stored import Stored
+from kldiv.readers.stored import Marked, Stored
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def read_zarr(source: Source) -> Table:
         check_attributes(source, found.attrs, key)
         there = found.nchunks_initialized
         notes = unwritten(source, there, found.shape, found.chunks) if array.size else ()
-        return Table(array, path, key, notes=notes)
+        marks = missing_marks(found.attrs, array.dtype)
+        return Table(Marked(array, marks) if marks.size else array, path, key, notes=notes)
 
 
 def _arrays(group: Path, seen: set[Path], name: str = "") -> Iterator[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import os
 import pickle
+import struct
 import sys
 
 import numpy as np
@@ -315,6 +317,28 @@ def test_packed_numbers_and_chunks_that_were_never_written(tmp_path, zarr):
     array.attrs["add_offset"] = 5
     with pytest.raises(InputError, match="packed, by the attributes add_offset"):
         open_table(tmp_path / "x.zarr")
+
+
+@pytest.mark.parametrize(("dtype", "mark"), [("f4", 1e20), ("i2", -999), ("f8", "base64")])
+def test_marks_of_missing_numbers_are_nan(tmp_path, zarr, monkeypatch, dtype, mark):
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.setattr("kldiv.readers.hdf5_files.STORED", 1)
+    number = -7.5 if mark == "base64" else mark
+    values = np.array([[1, number], [3, 4]], dtype)
+    written = zarr.create_array(store=str(tmp_path / "x.zarr"), shape=(2, 2), dtype=dtype)
+    written[:] = values
+    written.attrs["_FillValue"] = base64.b64encode(struct.pack("<d", number)).decode()
+    if mark != "base64":
+        written.attrs["_FillValue"] = mark
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = values
+        file["x"].attrs["missing_value"] = np.array([number], dtype)
+    for path in (tmp_path / "x.zarr", tmp_path / "x.h5"):
+        stored = open_table(path).array
+        assert isinstance(stored, Stored)
+        for found in (stored[stored.whole], read(path).array):
+            assert found.dtype == (dtype if dtype[0] == "f" else "f8")
+            np.testing.assert_array_equal(found, [[1, np.nan], [3, 4]])
 
 
 @pytest.mark.parametrize("where", ["filters", "compressor"])
