@@ -78,8 +78,11 @@ class Rows:
         self.settings = reduction, *dtypes(self.route, wide, dtype, arrays[0])
         """Reduction and dtypes, with which an operation begins."""
 
-    def call(self, operation: Any, kind: type[Call[Any]] = Call, **options: Any) -> Call[Any]:
+    def call(
+        self, operation: Any, kind: type[Call[Any]] | None = None, **options: Any
+    ) -> Call[Any]:
         """Return the call of an operation of the arrays."""
+        kind = Call if kind is None else kind  # torch.compile makes no object of a default's class
         return kind(
             self.route,
             self.reducing.loss(operation),
