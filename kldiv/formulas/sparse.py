@@ -142,7 +142,8 @@ class TopKOperation(OfDivergence):
 
     @property
     def leading(self) -> int:
-        return super().leading + 1
+        # torch.compile knows no property of a base class.
+        return self.differentiable + self.divergence.parameters + 1
 
     def with_parameters(self, xp: Namespace, arrays: Sequence[Array]) -> Self:
         """Return the operation with the divergence's parameters of each row, if it has any."""
