@@ -86,6 +86,14 @@ def test_a_temperature_is_differentiable():
     agree(slope, (above - below) / 2e-6)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_parts_of_a_long_row_are_merged(loss):
+    s, t = pair((2, 2 * states.TILE["float32"] + 3))
+    function = LOSSES[loss]
+    found = quickly(jax.value_and_grad(function, (0, 1)))(s, t)
+    agree(found, by_formulas(function, s, t))
+
+
 # --- JAX ------------------------------------------------------------------------------------------
 
 
