@@ -89,7 +89,11 @@ class Cpu(Technology):
     def refusal(self, work: Work) -> str | None:
         if not isinstance(work.operation, TopKLoss | PairMeasure | SoftCap):
             return super().refusal(work)
-        if not all(isinstance(a, np.ndarray) or hasattr(a, "data_ptr") for a in work.arrays):
+        # JAX calls the kernels of pairs, not the two others.
+        own = isinstance(work.operation, PairMeasure) or all(
+            isinstance(a, np.ndarray) or hasattr(a, "data_ptr") for a in work.arrays
+        )
+        if not own:
             return "there is a fused form for arrays of NumPy and PyTorch only"
         why: str | None = self.module(work).refusal(work)
         return why
