@@ -219,6 +219,9 @@ def _named(kind: str) -> tuple[Kind, bool]:
     return name, plain != kind
 
 
+_prepare_estimate = record_of(kl_estimate).prepare  # torch.compile cannot look for it
+
+
 def kl_by_sequence(
     log_p: ArrayT,
     log_q: ArrayT,
@@ -262,7 +265,7 @@ def kl_by_sequence(
     >>> kl_by_sequence(log_p, log_q, where=np.array([[1, 1, 1], [1, 0, 0]], bool)).round(4)
     array([0.0408, 0.1931])
     """
-    call: Any = record_of(kl_estimate).prepare(
+    call: Any = _prepare_estimate(
         log_p, log_q, reduction="none", where=where, dtype=dtype, **options
     )
     result = call.operation.result

@@ -282,7 +282,12 @@ def check_classes(shape: tuple[int, ...], axis: int, name: str, *, empty: bool =
 
 
 def kept_labels(
-    logits: Array, labels: Array, axis: int, ignore_index: int, where: Array | None, name: str
+    logits: Array,
+    labels: Array,
+    axis: int,
+    ignore_index: int | None,
+    where: Array | None,
+    name: str,
 ) -> Array:
     """Return which rows count: those whose label is not ignored, of those that a mask keeps."""
     caller = backends.resolve((name, "labels"), logits, labels).caller
@@ -299,7 +304,7 @@ def kept_labels(
             f"labels has shape {tuple(labels.shape)}; expected one for each row of {name}, "
             f"{tuple(shape)}"
         )
-    if _holds(dtype, ignore_index):
+    if ignore_index is not None and _holds(dtype, ignore_index):
         keep = labels != ignore_index
     else:  # PyTorch would take −100 for 156 among bytes
         xp = caller.namespace(labels)

@@ -48,10 +48,27 @@ class KLDivLoss(torch.nn.Module):
         self.reduction = reduction
         self.log_target = log_target
 
-    def forward(self, input: torch.Tensor, target: torch.Tensor, **options: Any) -> torch.Tensor:
-        """Return the loss of ``input`` (log Q) and ``target``; options are those of `kl_div`."""
-        settings: Any = {"reduction": self.reduction, "log_target": self.log_target}
-        loss: torch.Tensor = losses.kl_div(input, target, **settings, **options)
+    def forward(
+        self,
+        input: torch.Tensor,
+        target: torch.Tensor,
+        *,
+        where: torch.Tensor | None = None,
+        row_weight: torch.Tensor | None = None,
+        normalizer: float | torch.Tensor | None = None,
+        dtype: Any = None,
+    ) -> torch.Tensor:
+        """Return the loss of ``input`` (log Q) and ``target``."""
+        loss: torch.Tensor = losses.kl_div(
+            input,
+            target,
+            reduction=self.reduction,
+            log_target=self.log_target,
+            where=where,
+            row_weight=row_weight,
+            normalizer=normalizer,
+            dtype=dtype,
+        )
         return loss
 
     def extra_repr(self) -> str:

@@ -203,7 +203,8 @@ def _drift(p: Sample, q: Sample, bins: int | None, *, asked: bool = True) -> Dri
         counts = [np.array([each[key] for key in words_of_both], float) for each in keys]
         return _of_counts(p, q, size, f"{len(words_of_both):,} classes", counts)
     classes = None if bins is not None and asked else _repeated(p.values, q.values)
-    if classes is not None and np.abs(classes).max(initial=0) > 2**53:
+    sizes = np.abs([] if classes is None else classes)
+    if ((sizes > 2.0**53) & (sizes < 2.0**64)).any():  # larger ones are marks of floats
         raise InputError(
             f"column {p.name!r} has whole numbers beyond 2**53, which float64 does not tell apart:"
             " write them as text, or take --bins where they are no classes"

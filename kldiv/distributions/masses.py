@@ -87,9 +87,11 @@ def _shares(xp: Namespace, d: Any, k: Array, rest: Array, n: Array) -> Array:
 
     A chance that is no normal number is taken by its logarithm.
     """
-    total = 0.0 * n
-    for part, p, lost in zip((k, rest), probabilities(xp, d), _two_way(xp, d), strict=True):
-        tiny = (p >= 0) & (p < _TINY)
+    total, given, both = 0.0 * n, d.probs is not None, probabilities(xp, d)
+    # A chance of 0 has no logarithm, and with it no slope.
+    logs = [-xp.log(xp.where(p > 0, p, 1.0)) for p in both] if given else _two_way(xp, d)
+    for part, p, lost in zip((k, rest), both, logs, strict=True):
+        tiny = ((p > 0) if given else (p >= 0)) & (p < _TINY)
         near = relative_entropy(xp, part, n * xp.where(tiny, 1.0, p))
         some = part > 0
         share = xp.where(some, part, 1.0) / xp.where(some, n, 1.0)

@@ -83,8 +83,8 @@ def _parameter(d: Any, name: str) -> Any:
 def _real(number: Any) -> Any:
     """Return integers as float64: uint8 would overflow, and its logarithm has three digits."""
     number = np.asarray(number) if isinstance(number, list | tuple) else number
-    integer = hasattr(number, "dtype") and number.dtype.kind in "iub"
-    return number.astype(np.float64) if integer else number
+    kind = getattr(getattr(number, "dtype", None), "kind", None)  # PyTorch's dtypes have none
+    return number.astype(np.float64) if kind in {"i", "u", "b"} else number
 
 
 def _trials(d: Any) -> tuple[Any, Any]:

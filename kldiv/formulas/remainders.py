@@ -357,4 +357,6 @@ def softplus_remainder(xp: Namespace, a: Array, b: Array) -> Array:
 
 def softplus(xp: Namespace, x: Array) -> Array:
     """Return log(1 + eˣ)."""
-    return xp.where(x > 0, x, 0.0) + xp.log1p(xp.exp(-abs(x)))
+    above = x > 0
+    # Not −abs(x), whose slope at 0 is 0.
+    return xp.where(above, x, 0.0) + xp.log1p(xp.exp(xp.where(above, -x, x)))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _SAMPLE_ROWS: Final = 1000  # that decide which columns are text,
 _SAMPLE_CELLS: Final = 1 << 20  # but fewer rows where they are long
 _EXACT: Final = 2.0**53  # beyond it float64 does not tell whole numbers apart
+_LARGEST_KEY: Final = 2.0**64  # beyond it are marks and fill values of floats
 _DECIMALS: Final = 1000  # prices have two, computed numbers have more than these three
 _INDEX: Final = frozenset({"", "index", "level_0", "unnamed: 0", "id", "idx", "row", "nr", "no"})
 _KEYS: Final = _INDEX | {"key", "code", "number", "num", "rank", "year", "age", "zip", "plz"}
@@ -356,7 +357,8 @@ class _Tabulation:
 
 def _like_labels(numbers: Numbers) -> bool:
     """Return whether numbers could be labels: all different, of few decimals."""
-    known = numbers[np.abs(numbers) < _EXACT]
+    sizes = np.abs(numbers)
+    known = numbers[(sizes < _EXACT) | (sizes > _LARGEST_KEY)]
     if not np.isfinite(numbers).all() or len(np.unique(known)) < len(known):
         return False
     with np.errstate(all="ignore"):  # a number that overflows is no label

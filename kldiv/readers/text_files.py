@@ -348,6 +348,8 @@ class _Text:
             return
         if len(look.rows[0][1]) != look.width - 1 or (look.width > 2 and self._has_quotes):
             return  # R writes an index without a name, and quotes the names
+        if look.width > 2 and not any(row[-1].strip() for _, row in look.rows[1:]):
+            return  # lines end with the separator
         line, first = look.rows[1]
         for i in range(look.width - 1):
             if all("," in decimals(look.sep.join(row[i : i + 2])) for _, row in look.rows[1:]):

@@ -107,12 +107,20 @@ def binomial(xp: Namespace, p: Binomial, q: Binomial) -> Array:
     (p1, p0), (q1, q0) = probabilities(xp, p), probabilities(xp, q)
     valid = (p1 >= 0) & (p0 >= 0) & (q1 >= 0) & (q0 >= 0) & (n >= 0) & (m >= 0)
     point = valid & ((p1 == 0) | (n == 0))  # P has all its mass at 0
-    none = times(xp, m, -xp.log(xp.where(point, q0, 1.0)))
+    none = times(xp, m, _none_of(xp, q, point))
     more = xp.where(valid, xp.where(point, none, xp.full_like(value, xp.inf)), xp.nan)
     if isinstance(n, int) and isinstance(m, int):
         return value if n == m else more
     fewer = xp.where(point, none, xp.nan)
     return xp.where(n == m, value, xp.where(n > m, more, fewer))
+
+
+def _none_of(xp: Namespace, q: Binomial, asked: Array) -> Array:
+    """Return −log of the chance of no success in a trial where asked, else 0."""
+    if q.logits is not None:
+        return softplus(xp, xp.where(asked, q.logits, -math.inf))
+    probs = xp.where(asked, q.probs, 0.0)
+    return -log1p(xp, -probs)  # 1 − q is rounded
 
 
 def times(xp: Namespace, n: int | Array, value: Array) -> Array:
@@ -150,7 +158,7 @@ def _fewer_trials(xp: Namespace, p: Binomial, q: Binomial, n: int, m: int) -> Ar
     (p1, p0), (q1, q0) = (xp.broadcast_arrays(*probabilities(xp, d)) for d in (p, q))
     p1, p0, q1, q0 = xp.broadcast_arrays(p1, p0, q1, q0)
     point = p1 == 0
-    none = 0.0 - m * xp.log(xp.where(point, q0, 1.0))  # P is a point mass at 0
+    none = m * _none_of(xp, q, point)  # P is a point mass at 0
     inside = (p1 > 0) & (p1 <= 1) & (q1 > 0) & (q0 > 0)
     valid = (p1 >= 0) & (p1 <= 1) & (q1 >= 0) & (q1 <= 1)
     p1, q1 = (xp.where(inside, x, 0.5)[..., None] for x in (p1, q1))
