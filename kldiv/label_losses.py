@@ -153,6 +153,11 @@ def log_prob_and_entropy_with_logits(
     where : array of bool, optional
         Distributions to keep: broadcasts to the shape of the labels. A dropped one is 0, gets zero
         gradient and leaks no NaN.
+    dtype : dtype or str, optional
+        Dtype of the results; by default that of the logits.
+    group : torch.distributed.ProcessGroup, optional
+        PyTorch only: whose ranks have the other classes, as in `kl_div_with_logits`; labels
+        count all classes.
 
     Returns
     -------

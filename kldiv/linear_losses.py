@@ -519,6 +519,12 @@ def linear_log_prob_and_entropy(
         The layer, of shape (V, H).
     labels : array of int
         The index of a class for each row.
+    bias : array, optional
+        The layer's bias, of shape (V,). −∞ masks a class.
+    softcap : float, optional
+        Bound of the logits: these are c·tanh(logit/c).
+    logit_scale : float, default 1.0
+        Factor of the logits, before the cap and the temperature.
     ignore_index : int, default -100
         The label of rows that do not count: both results are 0.
 
