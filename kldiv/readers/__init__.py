@@ -304,14 +304,23 @@ def open_samples(
         chosen, beside = reading.names("values"), reading.names("labels") or ()
         if names is not None and {*(chosen or ()), *beside} <= set(names):
             own = replace(reading, values=None, labels=None)
-
-            def read_column(name: str) -> Sample:
-                return read_samples(path, key=name, max_bytes=max_bytes, reading=own)[0]
-
-            wanted = [name for name in chosen or names if name not in beside]
-            return {name: partial(read_column, name) for name in wanted}
+            return {
+                name: partial(_column, path, name, max_bytes, own)
+                for name in chosen or names
+                if name not in beside
+            }
     found = read_samples(spec, key=key, max_bytes=max_bytes, reading=reading)
-    return {each.name: lambda each=each: each for each in found}  # type: ignore[misc]
+    return {each.name: partial(_same, each) for each in found}
+
+
+# Not inside: other processes get these functions.
+def _column(path: Path, name: str, max_bytes: int | None, reading: Reading) -> Sample:
+    (found,) = read_samples(path, key=name, max_bytes=max_bytes, reading=reading)
+    return found
+
+
+def _same(sample: Sample) -> Sample:
+    return sample
 
 
 def open_table(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -81,3 +83,20 @@ def test_wide_numbers_within_float64_are_taken():
     plain = streaming.compare(p.astype("f8"), q)
     assert streaming.compare(p, q).mean == plain.mean
     assert streaming.pairwise(p, q).divergences["kl"][0, 1] == pytest.approx(plain.mean, rel=1e-15)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_other_processes_can_read_columns(tmp_path, kind):
+    path = tmp_path / f"x.{kind}"
+    if kind == "csv":
+        path.write_text("age,height\n31,1.5\n45,1.75\n")
+    else:
+        arrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(
+            arrow.table({"age": [31, 45], "height": [1.5, 1.75]}), path
+        )
+    columns = pickle.loads(pickle.dumps(readers.open_samples(path)))  # noqa: S301 - its own bytes
+    assert {name: list(read().values) for name, read in columns.items()} == {
+        "age": [31, 45],
+        "height": [1.5, 1.75],
+    }
