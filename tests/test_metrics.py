@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from processes import ranks
 
 import kldiv
 from kldiv import metrics
@@ -202,26 +203,19 @@ def test_inside_a_compiled_function(jax):
 @pytest.mark.slow
 def test_several_processes(torch, tmp_path):
     """Two ranks with unlike numbers of rows get the numbers of all."""
-    import torch.multiprocessing as mp
-
-    mp.spawn(_rank, (str(tmp_path / "meet"), str(tmp_path)), nprocs=2)
+    ranks(_rank, 2, tmp_path)
     found = [np.load(tmp_path / f"{rank}.npy") for rank in (0, 1)]
     np.testing.assert_array_equal(*found)
     np.testing.assert_allclose(found[0][:5], written_out(rows_of(), np.ones(40)), rtol=1e-13)
 
 
-def _rank(rank, meet, folder):
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+def _rank(rank, size, folder):
     part = (slice(0, 13), slice(13, 40))[rank]
     metric = metrics.KLDivergence()
     metric.update(S[part], T[part])
     alone = metric.compute()
     np.save(f"{folder}/{rank}.npy", metric.sync().compute())
     assert metric.compute() == alone
-    dist.barrier()  # a rank that leaves first ends the others' connections
-    dist.destroy_process_group()
 
 
 def test_states_of_several_processes(torch):

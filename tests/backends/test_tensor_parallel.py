@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+import processes
 import pytest
 import spread_rows
 from logit_families import families
@@ -274,10 +275,6 @@ def labels_and_teachers(size, rank, group, patch):
 
 
 def work(rank, size, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size
-    )
     with pytest.MonkeyPatch.context() as patch:
         found = {
             step.__name__: step(size, rank, dist.group.WORLD, patch)
@@ -289,8 +286,6 @@ def work(rank, size, folder):
             )
         }
     torch.save(found, f"{folder}/{rank}")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 # ---- what must come out --------------------------------------------------------------------------
@@ -300,7 +295,7 @@ def work(rank, size, folder):
 def ranks(request, tmp_path_factory):
     """What each rank of two, and of three, found; they run once."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(work, (request.param, str(folder)), nprocs=request.param)
+    processes.ranks(work, request.param, folder)
     return [torch.load(folder / str(rank), weights_only=False) for rank in range(request.param)]
 
 
