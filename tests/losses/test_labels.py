@@ -208,6 +208,7 @@ def test_a_reference_policy_adds_the_exact_kl(lib):
         np.testing.assert_array_equal(lib.numpy(one), lib.numpy(other))
 
 
+@pytest.mark.slow
 def test_a_reference_policy_compiles_without_a_kernel():
     """Its parts are then computed one by one."""
     torch = pytest.importorskip("torch")

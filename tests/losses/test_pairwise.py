@@ -101,9 +101,9 @@ def test_kernels_are_exact(dtype, classes):
 )
 def test_products_of_matrices_lose_nothing(name, dtype, monkeypatch):
     random = np.random.default_rng(5)
-    centre = random.dirichlet(np.ones(90))
-    rows = [centre * np.exp(gap * random.normal(size=90)) for gap in (0, 1e-9, 1e-5, 0.01, 1, 3)]
-    rows += [random.dirichlet(np.full(90, order)) for order in (1, 1, 100, 100)]
+    centre = random.dirichlet(np.ones(46))
+    rows = [centre * np.exp(gap * random.normal(size=46)) for gap in (0, 1e-9, 1e-5, 0.01, 1, 3)]
+    rows += [random.dirichlet(np.full(46, order)) for order in (1, 1, 100, 100)]
     a = np.array([*rows, rows[6]])
     a[:, ::7] = 0
     a = (a / a.sum(axis=1, keepdims=True)).astype(dtype)
