@@ -1,7 +1,7 @@
 """A kernel's arrays as one table of integers, of the same form for every layout and dtype.
 
 Row 0 has the number of axes, and the shape from column `STRIDES` on; every other row is an array:
-its address, the code of its dtype, whether it is contiguous, and its strides in bytes. Axes are
+its address, whether it is contiguous, and its strides in bytes. Axes are
 merged where all arrays allow it, so that rows of a table are few and runs of elements long. A
 frame, another one, has all else that a kernel takes.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from kldiv._types import Array, Namespace
 
@@ -23,18 +23,11 @@ Buffer: TypeAlias = np.ndarray[Any, Any]
 """An array of NumPy inside a kernel: a buffer, or a table."""
 
 ADDRESS: Final = 0
-CODE: Final = 1
-CONTIGUOUS: Final = 2
-STRIDES: Final = 3
+CONTIGUOUS: Final = 1
+STRIDES: Final = 2
 
-CODES: Final = {
-    "float32": (0, 4),
-    "float64": (1, 8),
-    "float16": (2, 2),
-    "bfloat16": (3, 2),
-    "bool": (4, 1),
-}
-"""Code and size of each dtype."""
+SIZES: Final = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "bool": 1, "uint8": 1}
+"""Bytes of a number of each dtype."""
 
 
 class Memory(NamedTuple):
@@ -130,7 +123,7 @@ def table(arrays: Sequence[Memory | None], *, whole_rows: bool = False) -> np.nd
     if size > 1 and all(array.shape == shape and _is_packed(array) for array in there):
         sizes = [size // shape[-1], shape[-1]] if whole_rows else [size]
         sizes = sizes[-1:] if sizes[0] == 1 else sizes
-        columns = [[*_packed((*sizes,), CODES[array.dtype][1])] for array in there]
+        columns = [[*_packed((*sizes,), SIZES[array.dtype])] for array in there]
         return _filled(arrays, sizes, columns)
     columns = [_broadcast(array, shape) for array in there]
     if whole_rows:
@@ -149,14 +142,15 @@ def table(arrays: Sequence[Memory | None], *, whole_rows: bool = False) -> np.nd
 def _filled(
     arrays: Sequence[Memory | None], sizes: list[int], columns: Sequence[Sequence[int]]
 ) -> np.ndarray[Any, Any]:
-    rows = [[len(sizes), 0, 0, *sizes]]
+    rows = [[len(sizes), 0, *sizes]]
     strides = iter(columns)
     for array in arrays:
         if array is None:
             rows.append([0] * len(rows[0]))
         else:
-            steps, (code, size) = next(strides), CODES[array.dtype]
-            rows.append([array.address, code, _contiguous(sizes, steps, size), *steps])
+            steps = next(strides)
+            packed = _contiguous(sizes, steps, SIZES[array.dtype])
+            rows.append([array.address, packed, *steps])
     return np.array(rows, dtype=np.int64)
 
 
@@ -167,7 +161,7 @@ def _packed(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 
 def _is_packed(array: Memory) -> bool:
-    return array.strides == _packed(array.shape, CODES[array.dtype][1])
+    return array.strides == _packed(array.shape, SIZES[array.dtype])
 
 
 def _broadcast(array: Memory, shape: tuple[int, ...]) -> list[int]:
@@ -200,55 +194,14 @@ def merged(shape: Sequence[int], columns: list[list[int]]) -> tuple[list[int], l
 
 
 def _contiguous(sizes: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
-    expected = itemsize
-    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
-        if size > 1 and stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-class Layout:
-    """Arrays as a kernel takes them.
-
-    Attributes
-    ----------
-    table : array
-        Their table.
-    addresses : list of int
-        Of arrays that are read and written in place; 0 for the others.
-    movers : list of int
-        Addresses of functions that copy the others; 0 where nothing is copied.
-    """
-
-    def __init__(
-        self,
-        inputs: Sequence[Array | None],
-        outputs: Sequence[Array | None],
-        real: str,
-        mover: Callable[..., int],
-        *,
-        whole_rows: bool,
-    ) -> None:
-        arrays = [*inputs, *outputs]
-        places = [None if array is None else memory(array) for array in arrays]
-        self.table = table(places, whole_rows=whole_rows)
-        self.addresses, self.movers = [], []
-        for index, (place, row) in enumerate(zip(places, self.table[1:].tolist(), strict=True)):
-            direct = place is not None and row[CONTIGUOUS] and place.dtype == real
-            self.addresses.append(row[ADDRESS] if direct else 0)
-            mover_at = 0
-            if place is not None and not direct:
-                packed = row[-1] == CODES[place.dtype][1]
-                writing = index >= len(inputs)
-                mover_at = mover(place.dtype, real, packed=packed, writing=writing)
-            self.movers.append(mover_at)
+    steps = zip(sizes, strides, _packed((*sizes,), itemsize), strict=True)
+    return all(size == 1 or stride == expected for size, stride, expected in steps)
 
 
 def words_of(names: Sequence[str], frame: dict[str, Any]) -> Buffer:
     """Return a frame: integers in the order in which a kernel names them.
 
-    Of an array it is the address, which holds as long as ``frame`` does; 0 of what is not there.
+    Of an array it is the address, which holds as long as ``frame`` does; 0 of one that is missing.
     """
     found = [frame.get(name) for name in names]
     return np.array(
@@ -261,11 +214,27 @@ def step_of(array: Buffer) -> int:
     return array.strides[0] if len(array) > 1 else 0
 
 
-def arrays_of(names: Iterable[str], layout: Layout) -> dict[str, Any]:
-    """Return a frame's entries about arrays: their table, addresses, and copying functions."""
-    names = tuple(names)
-    return {
-        "table": layout.table,
-        **dict(zip(names, layout.addresses, strict=True)),
-        **dict(zip([f"move_{name}" for name in names], layout.movers, strict=True)),
-    }
+def arrays_of(
+    names: Sequence[str],
+    inputs: Sequence[Array | None],
+    outputs: Sequence[Array | None],
+    real: str,
+    mover: Callable[..., int],
+    *,
+    whole_rows: bool,
+) -> dict[str, Any]:
+    """Return a frame's entries about arrays: their table, addresses, and copying functions.
+
+    The address is that of an array that is read or written in place, the function that of another.
+    """
+    places = [None if array is None else memory(array) for array in (*inputs, *outputs)]
+    rows = table(places, whole_rows=whole_rows)
+    found: dict[str, Any] = {"table": rows}
+    for index, (name, place, row) in enumerate(zip(names, places, rows[1:].tolist(), strict=True)):
+        direct = place is not None and row[CONTIGUOUS] and place.dtype == real
+        found[name] = row[ADDRESS] if direct else 0
+        found[f"move_{name}"] = 0
+        if place is not None and not direct:
+            packed, writing = row[-1] == SIZES[place.dtype], index >= len(inputs)
+            found[f"move_{name}"] = mover(place.dtype, real, packed=packed, writing=writing)
+    return found

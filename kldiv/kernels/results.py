@@ -96,7 +96,7 @@ class RowResults(Results):
         """The temperature of all rows, or that of each row."""
         operation = self.work.operation
         if operation.temperature:
-            return np.array([operation.temperature])
+            return np.array([operation.temperature], np.float64)
         return numbers(self.work.arrays[operation.differentiable - 1])
 
     def of_values(self) -> Found:

@@ -175,17 +175,15 @@ def _spell(value: Any, words: list[str], numbers: list[float]) -> None:
         words.append("float")
         numbers.append(value)
     else:
-        parts = [*value] if isinstance(value, tuple) else _parts(value)
         kind = type(value)
+        parts = (
+            value if isinstance(value, tuple) else [getattr(value, f.name) for f in fields(value)]
+        )
         # Of built-in classes a compiler does not know the module.
         named = ("builtins", "tuple") if kind is tuple else (kind.__module__, kind.__qualname__)
         words.extend((*named, str(len(parts))))
         for part in parts:
             _spell(part, words, numbers)
-
-
-def _parts(value: Any) -> list[Any]:
-    return [getattr(value, each.name) for each in fields(value)]
 
 
 def _read(words: Iterator[str], numbers: Iterator[float]) -> Any:

@@ -18,7 +18,7 @@ from kldiv.kernels.triton import TRITON
 
 torch = pytest.importorskip("torch")
 
-from kldiv.backends.torch_.operators import _fused  # noqa: E402 - after the skip
+from kldiv.backends.torch_.operators import Asked, _fused  # noqa: E402 - after the skip
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*should not be instantiated:DeprecationWarning",
@@ -80,14 +80,15 @@ def test_a_graph_that_is_kept_gives_the_same(technology, name):
 def test_the_operator_is_what_torch_expects(technology, reduction):
     s, t = (each.detach() for each in logits(technology, 4, 30))
     upstream = torch.ones(4 if reduction == "none" else (), device=technology.device)
-    words = spelled(RowLoss(reduction, *["float32"] * 3, KullbackLeibler(), 1.0))
-    words = (technology.name, *words)
-    at_once = [0, 1], upstream, True, False, None, None
-    calls = [(arrays, *words, *at_once) for arrays in ([s, t], [s.T.contiguous().T, t])]
+    operation = RowLoss(reduction, *["float32"] * 3, KullbackLeibler(), 1.0)
+    words = spelled(Asked(technology.name, operation, (0, 1), value=True, keep=False))
+    calls = [(arrays, *words, upstream, None, None) for arrays in ([s, t], [s.T.contiguous().T, t])]
     if technology.name == "triton":  # which keeps what it found for the backward
-        calls = [([s, t], *words, [], None, True, True, None, None)]
+        words = spelled(Asked(technology.name, operation, (), value=True, keep=True))
+        calls = [([s, t], *words, None, None, None)]
         _, kept = _fused(*calls[0])
-        calls += [([s, t], *words, [0, 1], upstream, False, False, kept, None)]
+        words = spelled(Asked(technology.name, operation, (0, 1), value=False, keep=False))
+        calls += [([s, t], *words, upstream, kept, None)]
     for arguments in calls:
         assert set(torch.library.opcheck(_fused, arguments).values()) == {"SUCCESS"}
 

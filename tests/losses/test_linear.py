@@ -380,9 +380,9 @@ def test_the_operator_is_sound(torch):
     rows = RowLoss("none", *dtypes, KullbackLeibler(), 2.0)
     sides = layers.Layer(softcap=3.0), layers.Layer()
     operation = linear.LinearLoss("none", *dtypes, sides, (terms.Term(0.5, rows, (0, 1)),))
-    given = arrays, *spelling.spelled(operation), "auto"
-    torch.library.opcheck(operator, (*given, [0, 1, 3], None))
-    torch.library.opcheck(operator, (*given, [0], torch.rand(12, dtype=torch.float64)))
+    for wanted, weight in (((0, 1, 3), None), ((0,), torch.rand(12, dtype=torch.float64))):
+        words = spelling.spelled((operation, wanted, "auto"))
+        torch.library.opcheck(operator, (arrays, *words, weight))
 
 
 def test_autocast_multiplies_in_its_dtype(torch):

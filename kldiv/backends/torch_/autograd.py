@@ -29,49 +29,50 @@ if TYPE_CHECKING:
     from kldiv.formulas.operation import Operation
 
 
+def wanted_of(ctx: Any) -> tuple[int, ...]:
+    """Return the indices of the arrays whose gradients are wanted."""
+    return tuple([index for index, each in enumerate(ctx.needs_input_grad[2:]) if each])
+
+
+def in_places(ctx: Any, gradients: Sequence[Array]) -> tuple[Any, ...]:
+    """Return the wanted gradients, each in the place of its argument."""
+    given = iter(gradients)
+    return (None, None, *(next(given) if each else None for each in ctx.needs_input_grad[2:]))
+
+
 def _gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
-    return _gradients_of(ctx, cotangent, ctx.saved_tensors)
+    """Return the gradients: those that a fused forward left serve once, and are scaled."""
+    kept, ctx.kept = getattr(ctx, "kept", None), None
+    # Once, as torch.utils.checkpoint unpacks them; it raises where an argument has changed since.
+    saved = ctx.saved_tensors
+    found = None
+    if kept is not None and not torch.is_grad_enabled() and lie_on_cpu([*kept, cotangent]):
+        found = results.scaled(kept, cotangent)
+    return in_places(ctx, _computed(ctx, cotangent, saved) if found is None else found)
 
 
-def _gradients_of(ctx: Any, cotangent: Array, saved: Sequence[Array]) -> tuple[Any, ...]:
-    """Return the gradients, given the saved tensors: torch.utils.checkpoint unpacks them once."""
-    needed = ctx.needs_input_grad[2:]
-    arrays, kept = saved[: len(needed)], saved[len(needed) :]
-    wanted = [index for index, each in enumerate(needed) if each]
-    given, found = getattr(ctx, "given", None), None
+def _computed(ctx: Any, cotangent: Array, saved: Sequence[Array]) -> Sequence[Array]:
+    """Return the wanted gradients, given the saved tensors."""
+    wanted, number = wanted_of(ctx), len(ctx.needs_input_grad[2:])
+    arrays, kept = saved[:number], saved[number:]
+    given = getattr(ctx, "given", None)
     # Where gradients are enabled these will be differentiated again; a compiler allows just one
     # order, and enables them all the same.
     again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if given is None and not again:
-        outputs = {"gradients": tuple(wanted), "cotangent": cotangent, "value": False}
+        outputs = {"gradients": wanted, "cotangent": cotangent, "value": False}
         if kept:
             outputs["kept"] = kept[0]
         found = ctx.route.fused(ctx.operation, arrays, **outputs)
-    if found is None:
-        # A call without gradients has no consumers: it needs no hook.
-        plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or transforming())
-        run = ctx.route.compute if plain else ctx.route.run
-        if given:
-            run = partial(run_given, run, given, kept[0])
-        pullback = partial(ctx.operation.pullback, xp, run)
-        gradients = [pullback(index, cotangent, *arrays) for index in wanted]
-    else:
-        gradients = found[1]
-    given = iter(gradients)
-    return (None, None, *(next(given) if each else None for each in needed))
-
-
-def _kept_gradients(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
-    """Use up the gradients that a fused forward left; a second backward computes them anew."""
-    kept, ctx.kept = getattr(ctx, "kept", None), None
-    saved = ctx.saved_tensors  # raises where an argument has been changed since
-    if kept is None or torch.is_grad_enabled():
-        return _gradients_of(ctx, cotangent, saved)
-    scaled = results.scaled(kept, cotangent) if lie_on_cpu([*kept, cotangent]) else None
-    if scaled is None:
-        return _gradients_of(ctx, cotangent, saved)
-    given = iter(scaled)
-    return (None, None, *(next(given) if each else None for each in ctx.needs_input_grad[2:]))
+        if found is not None:
+            return found[1]
+    # A call without gradients has no consumers: it needs no hook.
+    plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or transforming())
+    run = ctx.route.compute if plain else ctx.route.run
+    if given:
+        run = partial(run_given, run, given, kept[0])
+    pullback = partial(ctx.operation.pullback, xp, run)
+    return [pullback(index, cotangent, *arrays) for index in wanted]
 
 
 def _by_formulas(
@@ -97,7 +98,7 @@ class Plain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, operation: Operation, route: Route, *arrays: Array) -> Array:
         ctx.operation, ctx.route = operation, route
-        wanted = tuple([index for index, each in enumerate(ctx.needs_input_grad[2:]) if each])
+        wanted = wanted_of(ctx)
         kept: Sequence[Array] = ()
         if route.kernel == TRITON.name or arrays[0].device.type != "cpu":
             # Gradients wait for backward and its cotangent: to read its value would synchronise.
@@ -115,7 +116,7 @@ class Plain(torch.autograd.Function):
         ctx.save_for_backward(*arrays, *kept)
         return value
 
-    backward = staticmethod(_kept_gradients)
+    backward = staticmethod(_gradients)
 
 
 class Transformable(torch.autograd.Function):

@@ -9,6 +9,7 @@ import torch
 from kldiv.backends import chunks
 from kldiv.backends.registry import get
 from kldiv.backends.torch_ import namespace as xp
+from kldiv.backends.torch_.autograd import in_places, wanted_of
 from kldiv.formulas.layers import Products
 from kldiv.formulas.linear import Pass
 from kldiv.kernels import spelling
@@ -67,7 +68,7 @@ class InChunks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, operation: LinearLoss, route: Any, *arrays: Array) -> Array:
         ctx.operation, ctx.route, ctx.number = operation, route, len(arrays)
-        wanted = _wanted(ctx) if operation.reduction != "none" else []
+        wanted = wanted_of(ctx) if operation.reduction != "none" else ()
         values, found = chunks.evaluate(route, Pass(operation, arrays, wanted))
         ctx.kept = None
         if torch.compiler.is_compiling():
@@ -80,7 +81,7 @@ class InChunks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
         compiling = torch.compiler.is_compiling()
-        operation, route, wanted = ctx.operation, ctx.route, _wanted(ctx)
+        operation, route, wanted = ctx.operation, ctx.route, wanted_of(ctx)
         saved = ctx.saved_tensors  # raises where an argument has been changed since
         kept, ctx.kept = ctx.kept, None
         if compiling and operation.reduction != "none":
@@ -100,53 +101,34 @@ class InChunks(torch.autograd.Function):
             gradients = operation.finished(
                 xp, kept, wanted, saved, cotangent, reuse=not (compiling or route.crosses)
             )
-        given = dict(zip(wanted, gradients, strict=True))
-        return (None, None, *(given.get(index) for index in range(len(saved))))
-
-
-def _wanted(ctx: Any) -> list[int]:
-    return [index for index, each in enumerate(ctx.needs_input_grad[2:]) if each]
+        return in_places(ctx, gradients)
 
 
 # ---- inside torch.compile ------------------------------------------------------------------------
 
-_SCHEMA: Final = (
-    "(Tensor[] arrays, str[] words, float[] numbers, str kernel, int[] wanted, Tensor? weight) "
-    "-> Tensor[]"
-)
+_SCHEMA: Final = "(Tensor[] arrays, str[] words, float[] numbers, Tensor? weight) -> Tensor[]"
 
 
 def compiled(given: Pass, kernel: str) -> chunks.Found:
     """Compute as `Backend.in_chunks` does, by an operator that a compiler does not look into."""
-    own = spelling.spelled(given.operation.elementwise())
-    outputs = [*given.wanted], given.weight
-    values, *gradients = _in_chunks([*given.arrays], *own, kernel, *outputs)
+    own = spelling.spelled((given.operation.elementwise(), (*given.wanted,), kernel))
+    values, *gradients = _in_chunks([*given.arrays], *own, given.weight)
     return values, gradients
 
 
 @torch.library.custom_op("kldiv::linear_in_chunks", mutates_args=(), schema=_SCHEMA)
 def _in_chunks(
-    arrays: list[Array],
-    words: list[str],
-    numbers: list[float],
-    kernel: str,
-    wanted: list[int],
-    weight: Array | None,
+    arrays: list[Array], words: list[str], numbers: list[float], weight: Array | None
 ) -> list[Array]:
-    given = Pass(spelling.read(words, numbers), arrays, wanted, weight)
-    values, gradients = in_chunks(get("torch"), given, kernel)
+    operation, wanted, kernel = spelling.read(words, numbers)
+    values, gradients = in_chunks(get("torch"), Pass(operation, arrays, wanted, weight), kernel)
     return [values, *gradients]
 
 
 @_in_chunks.register_fake
 def _shapes(
-    arrays: list[Array],
-    words: list[str],
-    numbers: list[float],
-    kernel: str,  # noqa: ARG001 - an operator's arguments
-    wanted: list[int],
-    weight: Array | None,  # noqa: ARG001
+    arrays: list[Array], words: list[str], numbers: list[float], _weight: Array | None
 ) -> list[Array]:
-    operation, first = spelling.read(words, numbers), arrays[0]
+    (operation, wanted, _), first = spelling.read(words, numbers), arrays[0]
     shapes = [operation.shape(arrays), *(arrays[index].shape for index in wanted)]
     return [first.new_empty(shape, dtype=getattr(torch, operation.compute)) for shape in shapes]

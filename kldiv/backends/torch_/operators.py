@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
@@ -35,60 +35,57 @@ if TYPE_CHECKING:
     from kldiv.kernels.work import Found
 
 _SCHEMA: Final = (
-    "(Tensor[] arrays, str kernel, str[] words, float[] numbers, int[] gradients, "
-    "Tensor? cotangent, bool value, bool keep, Tensor? kept, Tensor? temperature) -> Tensor[]"
+    "(Tensor[] arrays, str[] words, float[] numbers, Tensor? cotangent, Tensor? kept, "
+    "Tensor? temperature) -> Tensor[]"
 )
 _TECHNOLOGIES: Final = {CPU.name: CPU, TRITON.name: TRITON}
 
 
-def spelled(operation: Any) -> tuple[list[str], list[float], Array | None]:
-    """Return an operation in words, numbers, and its temperature where that is not 1.
+class Asked(NamedTuple):
+    """The part of work that is no tensor, spelled for an operator."""
 
-    A tensor, so that a schedule of temperatures is one program: numbers are constants of it.
-    """
-    fixed = getattr(operation, "temperature", None)
-    if fixed is None or fixed == 1.0:  # no set: hashing a number makes it a constant
-        return *spelling.spelled(operation), None
-    zero = torch.zeros((), dtype=torch.float64)
-    return *spelling.spelled(replace(operation, temperature=1.0)), as_array(zero, fixed)
-
-
-def read(words: Sequence[str], numbers: Sequence[float], temperature: Array | None) -> Any:
-    """Return the operation that was spelled, inside an operator."""
-    operation = spelling.read(words, numbers)
-    return operation if temperature is None else replace(operation, temperature=temperature.item())
+    kernel: str
+    operation: Any
+    gradients: tuple[int, ...]
+    value: bool
+    keep: bool
 
 
 def call(technology: Technology, work: Work) -> Found:
     """Compute as `Technology.compute` does, inside ``torch.compile`` or ``vmap``."""
-    words, numbers, temperature = spelled(work.operation)
-    outputs = [*work.gradients], work.cotangent, work.value, work.keep, work.kept, temperature
-    found = _fused([*work.arrays], technology.name, words, numbers, *outputs)
+    operation, temperature = work.operation, None
+    fixed = getattr(operation, "temperature", None)
+    if not (fixed is None or fixed == 1.0):  # no set: hashing a number makes it a constant
+        # A tensor, so that a schedule of temperatures is one program: numbers are constants of it.
+        temperature = as_array(torch.zeros((), dtype=torch.float64), fixed)
+        operation = replace(operation, temperature=1.0)
+    asked = Asked(technology.name, operation, work.gradients, work.value, work.keep)
+    words, numbers = spelling.spelled(asked)
+    found = _fused([*work.arrays], words, numbers, work.cotangent, work.kept, temperature)
     return (found[0], found[1:]) if work.value else (None, found)
 
 
 @torch.library.custom_op("kldiv::fused", mutates_args=(), schema=_SCHEMA)
 def _fused(
     arrays: list[Array],
-    kernel: str,
     words: list[str],
     numbers: list[float],
-    gradients: list[int],
     cotangent: Array | None,
-    value: bool,  # noqa: FBT001 - an operator's arguments have their order
-    keep: bool,  # noqa: FBT001 - likewise
     kept: Array | None,
     temperature: Array | None,
 ) -> list[Array]:
     """Compute value and gradients by a kernel, or by the formulas where it fails."""
+    kernel, operation, gradients, value, keep = spelling.read(words, numbers)
     technology = _TECHNOLOGIES[kernel]
+    if temperature is not None:
+        operation = replace(operation, temperature=temperature.item())
     work = Work(
-        read(words, numbers, temperature),
+        operation,
         xp,
         [array.resolve_neg() for array in arrays],
         torch.get_num_threads(),
         value,
-        tuple(gradients),
+        gradients,
         None if cotangent is None else cotangent.resolve_neg(),
         keep=keep,
         kept=kept,
@@ -128,19 +125,10 @@ def _kept(operation: Operation, first: Array, technology: Technology, keep: bool
 
 @_fused.register_fake
 def _shapes(
-    arrays: list[Array],
-    kernel: str,
-    words: list[str],
-    numbers: list[float],
-    gradients: list[int],
-    cotangent: Array | None,  # noqa: ARG001 - an operator's arguments
-    value: bool,  # noqa: FBT001 - see above
-    keep: bool,  # noqa: FBT001
-    kept: Array | None,  # noqa: ARG001
-    temperature: Array | None,  # noqa: ARG001
+    arrays: list[Array], words: list[str], numbers: list[float], *_: Array | None
 ) -> list[Array]:
-    operation, first = spelling.read(words, numbers), arrays[0]
-    dtype = getattr(torch, operation.result)
+    kernel, operation, gradients, value, keep = spelling.read(words, numbers)
+    first, dtype = arrays[0], getattr(torch, operation.result)
     results = []
     if value and operation.reduction != "none":
         results = [first.new_empty((), dtype=dtype)]
@@ -157,34 +145,27 @@ def _mapped(
     info: Any,
     in_dims: tuple[Any, ...],
     arrays: list[Array],
-    kernel: str,
     words: list[str],
     numbers: list[float],
-    *outputs: Any,
+    *tensors: Any,
 ) -> tuple[list[Array], list[int]]:
     """Compute all entries in one call, or one after another."""
-    gradients, cotangent, value, keep, kept, temperature = outputs
-    operation, size = spelling.read(words, numbers), info.batch_size
-    where, of_cotangent, of_kept = in_dims[0], in_dims[5], in_dims[8]
-    if kernel == CPU.name and vmap.is_one_call(operation, arrays, where):
-        others = value, keep, kept, temperature
+    asked, size, where = spelling.read(words, numbers), info.batch_size, in_dims[0]
+    cotangent, kept, temperature = tensors
+    if asked.kernel == CPU.name and vmap.is_one_call(asked.operation, arrays, where):
 
         def run(changed: Any, every: Sequence[Array], upstream: Array | None) -> list[Array]:
-            again = spelling.spelled(changed)
-            return _fused([*every], kernel, *again, gradients, upstream, *others)
+            again = spelling.spelled(asked._replace(operation=changed))
+            return _fused([*every], *again, upstream, kept, temperature)
 
-        upstream = cotangent, of_cotangent
+        upstream = cotangent, in_dims[3]
+        value, operation = asked.value, asked.operation
         results = vmap.together(run, operation, size, arrays, where, upstream, value=value)
         return results, [0 for _ in results]
     parts = []
-    for entry in range(size):
-        own = [_entry(array, axis, entry) for array, axis in zip(arrays, where, strict=True)]
-        of_entry, constants = _entry(cotangent, of_cotangent, entry), _entry(kept, of_kept, entry)
-        rest = gradients, of_entry, value, keep, constants, temperature
-        parts.append(_fused(own, kernel, words, numbers, *rest))
+    for index in range(size):
+        own = [vmap.entry(array, axis, index) for array, axis in zip(arrays, where, strict=True)]
+        of_entry = (vmap.entry(*each, index) for each in zip(tensors, in_dims[3:], strict=True))
+        parts.append(_fused(own, words, numbers, *of_entry))
     results = [torch.stack(each) for each in zip(*parts, strict=True)]
     return results, [0 for _ in results]
-
-
-def _entry(array: Array | None, axis: int | None, entry: int) -> Array | None:
-    return array if array is None or axis is None else array.select(axis, entry)

@@ -29,7 +29,7 @@ def is_one_call(operation: Any, arrays: Sequence[Array], axes: Axes) -> bool:
     """Return whether one call computes all entries faster than one call each."""
     if operation.reduction == "none" or isinstance(operation, RowWise):
         return True
-    return _entry(arrays[0], axes[0]).numel() < MANY
+    return entry(arrays[0], axes[0]).numel() < MANY
 
 
 def together(
@@ -48,8 +48,8 @@ def together(
     there is a value it comes first.
     """
     by_rows, logits = isinstance(operation, RowWise), 1 if isinstance(operation, LabelLoss) else 2
-    shape = tuple(_entry(arrays[0], axes[0]).shape)
-    elements = operation.shape([_entry(arrays[0], axes[0])])
+    shape = tuple(entry(arrays[0], axes[0]).shape)
+    elements = operation.shape([entry(arrays[0], axes[0])])
     rows = shape[:-1] if by_rows else shape
     all_arrays = [
         _aligned(array, axis, shape if index < logits else rows, size)
@@ -75,9 +75,9 @@ def together(
     return found
 
 
-def _entry(array: Array, axis: int | None) -> Array:
-    """Return the first entry."""
-    return array if axis is None else array.select(axis, 0)
+def entry(array: Array, axis: int | None, index: int = 0) -> Array:
+    """Return an entry; of an array that is not mapped the whole."""
+    return array if axis is None else array.select(axis, index)
 
 
 def _aligned(array: Array, axis: int | None, shape: tuple[int, ...], size: int) -> Array:

@@ -207,21 +207,17 @@ class Value:
         """Return an element of a vector."""
         return Value(self.builder, self.builder.extract_element(self.ir, ir.Constant(I32, index)))
 
-    def halves(self) -> tuple[Value, Value]:
-        """Return both halves of a vector."""
-        half, nothing = self.lanes // 2, ir.Constant(self.ir.type, ir.Undefined)
-        parts = []
-        for start in (0, half):
-            places = [ir.Constant(I32, start + index) for index in range(half)]
-            mask = ir.Constant(ir.VectorType(I32, half), places)
-            parts.append(Value(self.builder, self.builder.shuffle_vector(self.ir, nothing, mask)))
-        return parts[0], parts[1]
-
     def folded(self, join: Callable[[Value, Value], Value]) -> Value:
-        """Return one number of a vector's elements, joined in pairs."""
-        value = self
+        """Return one number of a vector's elements, those of both halves joined in pairs."""
+        value, shuffled = self, self.builder.shuffle_vector
         while value.lanes > 1:
-            value = join(*value.halves())
+            half, nothing = value.lanes // 2, ir.Constant(value.ir.type, ir.Undefined)
+            parts = []
+            for start in (0, half):
+                places = [ir.Constant(I32, start + index) for index in range(half)]
+                mask = ir.Constant(ir.VectorType(I32, half), places)
+                parts.append(Value(self.builder, shuffled(value.ir, nothing, mask)))
+            value = join(*parts)
         return value.element(0)
 
 
@@ -299,11 +295,6 @@ class Code:
 
     def _pointer(self, kind: Any, address: Value) -> Any:
         return self.builder.inttoptr(address.ir, kind.as_pointer())
-
-    @staticmethod
-    def wide(kind: Any, lanes: int) -> Any:
-        """Return the type of a vector."""
-        return ir.VectorType(kind, lanes)
 
     def frame(self, address: Value, names: Sequence[str]) -> dict[str, Value]:
         """Return the integers at an address, by their names."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kldiv.formulas import numbers
-from kldiv.formulas.numbers import LN2, LOG2_E
+from kldiv.formulas.numbers import LN2, LN2_LOW, LOG2_E
 from kldiv.kernels.cpu.code import FLOAT32, FLOAT64, SINGLE, at_least, at_most, polynomial, select
 
 if TYPE_CHECKING:
@@ -168,6 +168,18 @@ class Heat(NamedTuple):
         factors = (2.0, 0.5, 0.5, 2.0, 2.0)
         return Heat(*(each * factor for each, factor in zip(self, factors, strict=True)))
 
+    def vectors(self, real: Real) -> Heat:
+        """Return them as vectors of elements."""
+        return Heat(*(each.to(real.scalar).spread(real.lanes) for each in self))
+
+
+def heat_of(temperature: Value, real: Real) -> Heat:
+    """Return the constants of a temperature for elements of a dtype, in float64."""
+    high = temperature * LN2
+    low = _product_rest(temperature, temperature.of(LN2), high) + temperature * LN2_LOW
+    head = (high.bits() & -(1 << (38 if real.single else 12))).bits()  # of 15 or 41 bits
+    return Heat(temperature, 1.0 / temperature, LOG2_E / temperature, head, (high - head) + low)
+
 
 def power(x: Value, least: Value, shift: Value, heat: Heat) -> Value:
     """Return e^(x/T)/2ᵐ, lifted; 0 where x is below ``least``; ``shift`` is `shift_of` of m."""
@@ -245,9 +257,7 @@ def eighth_difference(a: Value, b: Value) -> tuple[Value, Value]:
 def quotient(a: tuple[Value, Value], b: Value) -> tuple[Value, Value]:
     """Return a double word over a number."""
     high = a[0] / b
-    (one, one_low), (two, two_low) = (_split_in_halves(each) for each in (high, b))
-    rest = (((a[0] - one * two) - one * two_low) - one_low * two) - one_low * two_low
-    return high, (rest + a[1]) / b
+    return high, (a[1] - _product_rest(high, b, a[0])) / b
 
 
 def power_of(x: tuple[Value, Value], rate: Value) -> Value:
@@ -255,6 +265,12 @@ def power_of(x: tuple[Value, Value], rate: Value) -> Value:
     high = x[0] * rate
     low = x[0].fma(rate, -high) + x[1] * rate
     return exp(high) * (select(abs(high) < 1e5, low, 0.0) + 1.0)
+
+
+def _product_rest(a: Value, b: Value, rounded: Value) -> Value:
+    """Return a·b less a number near it, in float64."""
+    (one, one_low), (two, two_low) = (_split_in_halves(each) for each in (a, b))
+    return (((one * two - rounded) + one * two_low) + one_low * two) + one_low * two_low
 
 
 def _split_in_halves(x: Value) -> tuple[Value, Value]:

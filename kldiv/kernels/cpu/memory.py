@@ -10,21 +10,11 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from kldiv.kernels.cpu.code import (
-    AHEAD,
-    DOUBLE,
-    I8,
-    I16,
-    I32,
-    I64,
-    REALS,
-    SINGLE,
-    Code,
-    at_most,
-    select,
-)
+from llvmlite import ir
+
+from kldiv.kernels.cpu.code import AHEAD, DOUBLE, I8, I16, I32, I64, SINGLE, Code, at_most, select
 from kldiv.kernels.cpu.compiling import compiled
-from kldiv.kernels.layout import ADDRESS, CODES, STRIDES
+from kldiv.kernels.layout import ADDRESS, SIZES, STRIDES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +100,7 @@ def _runs(code: Code, copy: Callable[[Value, Value, Value], None]) -> None:
 
 def _copying(dtype: str, real: str, *, packed: bool, writing: bool) -> Callable[[Code], None]:
     kind, buffer_kind = _TYPES[dtype], I8 if dtype == "bool" else _TYPES[real]
-    size, lanes = CODES[dtype][1], 16
+    size, lanes = SIZES[dtype], 16
 
     def write(code: Code) -> None:
         table, row, *_, buffer = code.arguments
@@ -125,11 +115,11 @@ def _copying(dtype: str, real: str, *, packed: bool, writing: bool) -> Callable[
                 code.store(inside, _converted(code.load(kinds[0], outside), dtype, real))
 
         def copy(address: Value, place: Value, count: Value) -> None:
-            width = 1 if dtype == "bool" else REALS[real].size
+            width = 1 if dtype == "bool" else SIZES[real]
             at = buffer + place * width
             whole = count // lanes * lanes if packed else code.whole(0)
             if packed:
-                wide = tuple(code.wide(each, lanes) for each in (kind, buffer_kind))
+                wide = ir.VectorType(kind, lanes), ir.VectorType(buffer_kind, lanes)
                 with code.loop(whole, step=lanes) as k:
                     code.fetch(address + (k + AHEAD * lanes) * size, write=writing)
                     move(wide, address + k * size, at + k * width)

@@ -14,7 +14,7 @@ from kldiv.kernels.cpu import pointwise
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.memory import mover
-from kldiv.kernels.layout import Layout, arrays_of, dtype_name, words_of
+from kldiv.kernels.layout import arrays_of, dtype_name, words_of
 from kldiv.kernels.results import ElementResults
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ def run(work: Work, kernel: Any) -> Found:
     dtype, function, scratch_size = kernel
     inputs = [*arrays[:2], results.keep, results.cotangent]
     written = [results.elements, outputs.get(0), outputs.get(1)]
-    layout = Layout(inputs, written, dtype, mover, whole_rows=False)
     size = math.prod(results.shape)
     units = -(-size // pointwise.UNIT)
     totals, weights = np.zeros(units), np.array([weight])
@@ -57,7 +56,7 @@ def run(work: Work, kernel: Any) -> Found:
         "reduce": results.reduced and work.value,
         "weight": weights,
         "totals": totals,
-        **arrays_of(pointwise.ARRAYS, layout),
+        **arrays_of(pointwise.ARRAYS, inputs, written, dtype, mover, whole_rows=False),
     }
     words, number = words_of(pointwise.FRAME, frame), threads.number(work.threads)
     threads.launch(function, words, scratch_size, units, number)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from kldiv.kernels.cpu.code import DOUBLE, I64, Value, select
-from kldiv.kernels.cpu.elementary import Heat, format_of
+from kldiv.kernels.cpu.code import DOUBLE, FLOAT64, I64, Value, select
+from kldiv.kernels.cpu.elementary import Heat, format_of, heat_of
 from kldiv.kernels.cpu.peaks import Peak, Scale, Slopes
 from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.cpu.sums import Total
@@ -39,18 +39,18 @@ ARRAYS: Final = ("teacher", "student", "gradient_t", "gradient_s")
 FRAME: Final = (
     *("classes", "segments", "shared"),  # whether a unit is a segment; else it is a row
     *("table", *ARRAYS),  # addresses; 0 where an array is copied, or not there
-    *(f"move_{name}" for name in ARRAYS),  # what copies it; 0 where nothing does
-    *("wants_s", "wants_t", "heats", "keep", "factors", "numbers"),  # by 0 every row is kept
-    *("heat_step", "factor_step", "number_step"),  # bytes from one row to the next
+    *(f"move_{name}" for name in ARRAYS),  # its copying function; 0 where nothing is copied
+    *("wants_s", "wants_t", "keep", "temperatures", "factors", "numbers"),  # by 0 every row is kept
+    *("temperature_step", "factor_step", "number_step"),  # bytes from one row to the next
     "labels",  # 64-bit integers, where the kernel takes them; 0: there are none
     *("order", "values"),  # the rows that are computed, 0: every row, and their results
     *("width", "parts", "kept"),  # of segments, shared: [rows, segments, PART or KEPT·width]
-    "low",  # what t − s is more than the logits say, where wide: see `low_width`
+    "low",  # t − s less that of the logits, where wide: see `low_width`
 )
 """Integers: sizes, addresses, steps; ``width`` is the longest segment's in whole vectors."""
 
 # Numbers of a temperature.
-HEAT: Final = ("temperature", "inverse", "per", "ln2", "ln2_low", "ln2_64", "ln2_low_64")
+HEAT: Final = (*Heat._fields, "ln2_64", "ln2_low_64")
 
 KEPT: Final = 6
 """Rows that are kept: weights of the teacher and the student, two that the passes for the value and
@@ -118,9 +118,9 @@ class Row:
 
     index: Value
     parts: Value
-    """Address of what the row's segments have: sums of each stage, then records of blocks."""
+    """Address of the numbers of segments: sums of each stage, then records of blocks."""
     kept: Value
-    """Address of what the passes keep."""
+    """Address of the rows that the passes keep."""
 
     def __init__(
         self, code: Code, real: Real, divergence: Divergence, *, gradients: bool, wide: bool
@@ -146,8 +146,9 @@ class Row:
         """Turn to the row of a place in the order of rows."""
         code, frame = self.code, self.frame
         self.index = code.load_or(I64, frame["order"], place, place)
-        heat_at = frame["heats"] + self.index * frame["heat_step"]
-        self.set(**{name: code.load(DOUBLE, heat_at, index) for index, name in enumerate(HEAT)})
+        at = frame["temperatures"] + self.index * frame["temperature_step"]
+        own, wide = (heat_of(code.load(DOUBLE, at), real) for real in (self.real, FLOAT64))
+        self.set(**own._asdict(), ln2_64=wide.ln2, ln2_low_64=wide.ln2_low)
         of_row = frame["parts"] + place * segments * (8 * PART)
         self.parts = select(shared, of_row, self.own_parts)
         of_row = frame["kept"] + place * segments * self.kept_size
@@ -200,7 +201,7 @@ class Row:
 
     def heat(self) -> Heat:
         """Return the temperature's constants for vectors of elements."""
-        return Heat(*(self.vector(self.get(name)) for name in HEAT[:5]))
+        return Heat(*map(self.get, Heat._fields)).vectors(self.real)
 
     def heat_64(self) -> Heat:
         """Return the temperature's constants for sums."""

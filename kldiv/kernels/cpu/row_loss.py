@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -11,7 +12,6 @@ from kldiv.formulas import divergences as formulas
 from kldiv.formulas import powers
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.labels import LabelLoss
-from kldiv.formulas.numbers import LN2, LN2_LOW, LOG2_E
 from kldiv.formulas.policy import PolicyLoss
 from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels import threads
@@ -21,7 +21,7 @@ from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.divergences import DIVERGENCES
 from kldiv.kernels.cpu.memory import mover
 from kldiv.kernels.cpu.rows import Rows
-from kldiv.kernels.layout import Layout, arrays_of, dtype_name, step_of, words_of
+from kldiv.kernels.layout import arrays_of, dtype_name, step_of, words_of
 from kldiv.kernels.results import RowResults, host
 from kldiv.kernels.results import numbers as numbers_of
 
@@ -93,47 +93,41 @@ def compile_for(work: Work) -> Any:
 def run(work: Work, kernel: Any) -> Found:
     """Return the value, if it is wanted, and the gradients that are."""
     arrays, results, operation = work.arrays, RowResults(work), work.operation
-    outputs, factors, values = results.outputs, results.factors, results.values
-    dtype, classes = kernel[0], arrays[0].shape[-1]
-    chosen, each = slice(None), 3 if isinstance(operation, PolicyLoss) else 1  # numbers of a row
-    labelled = isinstance(operation, PolicyLoss)
+    *shape, classes = arrays[0].shape
+    outputs, values, number = results.outputs, results.values, math.prod(shape)
+    factors, temperatures = results.factors, results.temperatures
+    factors = factors.reshape(number, -1) if factors.size > 1 else factors
+    chosen, labelled = slice(None), isinstance(operation, PolicyLoss)
     if isinstance(operation, LabelLoss):
-        labelled = operation.labelled
         # The kernel has both; of rows without labels only the second counts.
-        chosen = slice(not operation.labelled, 1 + operation.entropic)
-        each = chosen.stop - chosen.start
-        factors, values = (np.zeros((results.values.size // each, 2)) for _ in range(2))
-        factors[:, chosen] = results.factors.reshape(-1, each if results.factors.size > 1 else 1)
-    elif factors.size > 1:
-        factors = factors.reshape(-1, each)
-    heats, number = heats_of(results.temperatures, dtype), threads.number(work.threads)
-    rows_in_all = results.values.size // each
+        labelled, chosen = operation.labelled, slice(not operation.labelled, 1 + operation.entropic)
+        of_chosen = factors
+        factors, values = (np.zeros((number, 2)) for _ in range(2))
+        factors[:, chosen] = of_chosen
     frame = {
         "classes": classes,
-        "heats": heats,
-        "heat_step": step_of(heats),
+        "temperatures": temperatures,
+        "temperature_step": step_of(temperatures),
         "keep": results.keep,
         "factors": factors,
         "factor_step": step_of(factors),
         "values": values,
         "labels": host(arrays[operation.differentiable], "int64") if labelled else None,
     }
-    for part in _parts(work, rows_in_all):
+    for part in _parts(work, number):
         places = (0, 1) if part.exchanged else (1, 0)
         logits = [arrays[place] if place < operation.with_classes else None for place in places]
         slopes = [outputs.get(place) for place in places]
-        layout = Layout(logits, slopes, dtype, mover, whole_rows=True)
         own = {
-            **arrays_of(row.ARRAYS, layout),
+            **arrays_of(row.ARRAYS, logits, slopes, kernel[0], mover, whole_rows=True),
             "wants_t": slopes[0] is not None,
             "wants_s": slopes[1] is not None,
             "numbers": part.numbers,
             "number_step": step_of(part.numbers),
             "order": part.order,
         }
-        compiled_for = dtype, kernel[part.kernel]
-        size = rows_in_all if part.order is None else part.order.size
-        _share(compiled_for, layout, frame | own, size, bool(outputs), number)
+        rows = number if part.order is None else part.order.size
+        _share(work, (kernel[0], kernel[part.kernel]), frame | own, rows)
     if isinstance(operation, LabelLoss):
         results.values[:] = values[:, chosen].reshape(-1)
     elif isinstance(operation.divergence, powers.Renyi):
@@ -193,21 +187,12 @@ def _parts(work: Work, size: int) -> list[_Part]:
     ]
 
 
-def _share(
-    kernel: tuple[str, Any],
-    layout: Layout,
-    frame: dict[str, Any],
-    rows_in_all: int,
-    gradients: bool,
-    number: int,
-) -> None:
+def _share(work: Work, kernel: tuple[str, Any], frame: dict[str, Any], rows: int) -> None:
     """Share rows among threads: whole ones, or segments where rows are few."""
-    dtype, function = kernel
-    classes = frame["classes"]
+    (dtype, function), classes, workers = kernel, frame["classes"], threads.number(work.threads)
     segments = -(-classes // row.SEGMENT)
-    shared = rows_in_all < number * _ENOUGH and number > 1
-    shared = shared and segments > 1 and rows_in_all * segments >= _LONG
-    real, size = REALS[dtype], rows_in_all * segments if shared else 0
+    shared = rows < workers * _ENOUGH and workers > 1 < segments and rows * segments >= _LONG
+    real, size = REALS[dtype], rows * segments if shared else 0
     width = min(row.SEGMENT, -(-classes // real.lanes) * real.lanes)
     own = {
         "segments": segments,
@@ -217,43 +202,12 @@ def _share(
         "kept": np.empty((size, row.KEPT * width), dtype),
     }
     words = words_of(row.FRAME, frame | own)
-    room = row.scratch_size(segments, width, real, buffers=any(layout.movers))
-    last = row.GRADIENTS if gradients else row.TEACHER
+    copies = any(frame[f"move_{name}"] for name in row.ARRAYS)
+    room = row.scratch_size(segments, width, real, buffers=copies)
+    last = row.GRADIENTS if work.gradients else row.TEACHER
     if shared:
         for stage in range(last + 1):
-            threads.launch(function, words, room, size, number, stage, stage)
+            threads.launch(function, words, room, size, workers, stage, stage)
     else:
         step = max(1, UNIT // classes)
-        threads.launch(function, words, room, rows_in_all, number, 0, last, step=step)
-
-
-def heats_of(temperatures: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
-    """Return the constants of temperatures that kernels read, a row each."""
-    high = temperatures * LN2
-    low = _product_rest(temperatures, LN2, high) + temperatures * LN2_LOW
-    heads = {"float64": high - 0.0, "float32": high - 0.0}
-    for name, bits in (("float64", 12), ("float32", 38)):  # leaves 41 and 15 bits
-        split = high * (2.0**bits + 1.0)
-        heads[name] = split - (split - high)
-    own, wide = heads[dtype], heads["float64"]
-    columns = [
-        temperatures,
-        1.0 / temperatures,
-        LOG2_E / temperatures,
-        own,
-        (high - own) + low,
-        wide,
-        (high - wide) + low,
-    ]
-    return np.ascontiguousarray(np.stack(columns, axis=-1))
-
-
-def _product_rest(a: np.ndarray[Any, Any], b: float, product: Any) -> np.ndarray[Any, Any]:
-    """Return a·b less its rounding."""
-    halves = []
-    for each in (a, np.float64(b)):
-        split = each * (2.0**27 + 1.0)
-        head = split - (split - each)
-        halves.append((head, each - head))
-    (a_high, a_low), (b_high, b_low) = halves
-    return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+        threads.launch(function, words, room, rows, workers, 0, last, step=step)

@@ -28,7 +28,7 @@ from kldiv.kernels.cpu.code import (
     at_least,
     select,
 )
-from kldiv.kernels.cpu.elementary import Heat, format_of, log, power, quotient, two_difference
+from kldiv.kernels.cpu.elementary import format_of, heat_of, log, power, quotient, two_difference
 from kldiv.kernels.cpu.row import GRADIENTS, low_width
 from kldiv.kernels.cpu.sums import STRIP, block_sums, largest
 
@@ -38,13 +38,12 @@ if TYPE_CHECKING:
 FRAME: Final = (
     "classes",
     "entries",  # how many classes of a row are given
-    *("student", "move_student"),  # address, 0 where it is not contiguous; and what copies rows
+    *("student", "move_student"),  # address, 0 where it is not contiguous; and the copying function
     "gradient",  # the student's, address; 0 where it is not wanted, or rows are copied by
     "move_gradient",
     "table",
     "places",  # of the given classes, 64-bit integers: `NOTHING` or `FOREIGN` beyond the last
-    "heats",
-    "heat_step",
+    *("temperatures", "temperature_step"),  # float64 numbers, and bytes from one row to the next
     "keep",  # 0: every row is kept
     "factors",  # of gradients, a row each
     "logits",  # of the K + 1 classes, float64
@@ -124,6 +123,11 @@ class TopKRows:
     def _place(self, k: Value) -> Value:
         return self.code.load(I64, self.frame["places"], self.entries + k)
 
+    def _temperature(self) -> Value:
+        frame = self.frame
+        at = frame["temperatures"] + self.row * frame["temperature_step"]
+        return self.code.load(DOUBLE, at)
+
     def _weights(self) -> None:
         """Write the weights of the others, and the logits of the K + 1 classes."""
         code, frame, room, row = self.code, self.frame, self.room, self.row
@@ -143,9 +147,8 @@ class TopKRows:
         code.store(room, nothing.element(0), classes + FOREIGN)
         highest = _largest(code, room, self.end)
         origin = select(highest > -float("inf"), highest, 0.0).spread(lanes)
-        heat_at = frame["heats"] + row * frame["heat_step"]
-        numbers = [code.load(DOUBLE, heat_at, index) for index in range(5)]
-        heat = Heat(*(number.to(SINGLE).spread(lanes) for number in numbers))
+        temperature = self._temperature()
+        heat = heat_of(temperature, FLOAT32).vectors(FLOAT32)
         form = format_of(origin)
         shift = code.constant(FLOAT32.vector, form.round + form.bias)
         least = heat.temperature * -_DEEP
@@ -168,7 +171,7 @@ class TopKRows:
         code.store(frame["weights"], total, row)
         with code.loop(classes, self.whole) as k:
             code.store(self.target, code.load(SINGLE, room, k), k)
-        self._logits(highest.to(DOUBLE), top.get(), total, numbers[0])
+        self._logits(highest.to(DOUBLE), top.get(), total, temperature)
 
     def _logits(self, highest: Value, own: Value, total: Value, temperature: Value) -> None:
         """Write the logits of the K + 1 classes, over T and less the largest."""
@@ -191,8 +194,7 @@ class TopKRows:
 
     def _product(self, factor: Value) -> None:
         """Write the student's gradient."""
-        code, frame = self.code, self.frame
-        temperature = code.load(DOUBLE, frame["heats"] + self.row * frame["heat_step"])
+        code, frame, temperature = self.code, self.frame, self._temperature()
 
         def slope(k: Value) -> Value:
             return factor * code.load(DOUBLE, frame["slopes"], self.logits + k) / temperature
@@ -206,7 +208,7 @@ class TopKRows:
                 code.store(self.target, slope(k).to(SINGLE), place)
 
     def _multiplied(self, change: Callable[[Value], Value]) -> None:
-        """Change what stands where the gradient is to be."""
+        """Change the numbers in the gradient's place."""
         code, out = self.code, self.target
         with code.loop(self.whole, step=FLOAT32.lanes) as k:
             code.store(out, change(code.load(FLOAT32.vector, out, k)), k)

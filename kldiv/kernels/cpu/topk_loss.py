@@ -16,7 +16,7 @@ from kldiv.kernels.cpu import row, row_loss, topk
 from kldiv.kernels.cpu.code import FLOAT64
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.memory import mover
-from kldiv.kernels.layout import Layout, dtype_name, step_of, words_of
+from kldiv.kernels.layout import arrays_of, dtype_name, step_of, words_of
 from kldiv.kernels.results import RowResults, host
 from kldiv.kernels.spelling import form_of
 
@@ -32,7 +32,6 @@ _BLOCK = 1 << 24
 _copier = partial(mover, "float32", "float32", packed=True, writing=False)
 
 _ONE = np.ones(1)
-_UNHEATED = row_loss.heats_of(_ONE, "float64")
 
 
 class Kernels(NamedTuple):
@@ -85,18 +84,20 @@ def run(work: Work, kernel: Kernels) -> Found:
     factors = np.where(kept, results.factors, 0.0)
     gradient, in_teacher = results.outputs.get(0), sorted({*work.gradients} - {0})
     wanted = [STUDENT] * (gradient is not None) + [TEACHER] * bool(in_teacher)
-    layout = Layout([student], [gradient], "float32", mover, whole_rows=True)
-    (in_place, direct), (move_student, move_gradient) = layout.addresses, layout.movers
-    move_student = move_student or _copier()
-    # Weights wait for the formulas where the gradient is to be.
-    waiting = move_gradient and not fused
-    buffer = np.empty((number, classes), np.float32) if waiting else None
+    names = "student", "gradient"
+    given = arrays_of(names, [student], [gradient], "float32", mover, whole_rows=True)
+    given["move_student"] = given["move_student"] or _copier()
+    buffer = None
+    if given["move_gradient"] and not fused:
+        # Weights wait for the formulas where the gradient is to be.
+        buffer = np.empty((number, classes), np.float32)
+        given |= {"gradient": buffer, "move_gradient": 0}
     s, *slopes = (np.zeros(t.shape) for _ in range(3))
     width = -(-t.shape[-1] // FLOAT64.lanes) * FLOAT64.lanes
     low = np.zeros((number, row.low_width(t.shape[-1], FLOAT64.lanes)))
     peaks, weights = np.argmax(t, axis=-1), np.empty(number)
     segments, width = -(-width // row.SEGMENT), min(row.SEGMENT, width)
-    heats = row_loss.heats_of(results.temperatures, "float32")
+    temperatures = results.temperatures
     of_rows = {
         "classes": t.shape[-1],
         "segments": segments,
@@ -107,7 +108,7 @@ def run(work: Work, kernel: Kernels) -> Found:
         "gradient_t": slopes[1],
         "wants_s": STUDENT in wanted,
         "wants_t": TEACHER in wanted,
-        "heats": _UNHEATED,
+        "temperatures": _ONE,
         "keep": results.keep,
         "factors": _ONE,
         "numbers": kernel.numbers,
@@ -117,14 +118,10 @@ def run(work: Work, kernel: Kernels) -> Found:
     frame = {
         "classes": classes,
         "entries": places.shape[-1],
-        "student": in_place,
-        "move_student": move_student,
-        "gradient": buffer if waiting else direct,
-        "move_gradient": 0 if waiting else move_gradient,
-        "table": layout.table,
+        **given,
         "places": places,
-        "heats": heats,
-        "heat_step": step_of(heats),
+        "temperatures": temperatures,
+        "temperature_step": step_of(temperatures),
         "keep": results.keep,
         "factors": factors,
         "logits": s,

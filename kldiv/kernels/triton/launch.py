@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
-from kldiv.kernels.layout import merged
+from kldiv.kernels.layout import SIZES, STRIDES, memory, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,27 +77,20 @@ def _layout(
 ) -> tuple[list[int], list[tuple[int, ...]]] | None:
     """Return the sizes of ``most`` axes and each tensor's strides, or None where there are more.
 
-    With ``whole_rows`` the last axis is another one, of which the size is left out; else the
-    first tensor's shortest step comes last. A tensor that is None has the strides of one number.
+    With ``whole_rows`` the last axis is another one, of which the size is left out. A tensor that
+    is None has the strides of one number.
     """
-    first = tensors[0]
-    assert first is not None  # noqa: S101 - of the caller's own making
-    shape = tuple(first.shape)
-    columns = [list(each.expand(shape).stride()) for each in tensors if each is not None]
-    order = list(range(first.ndim - whole_rows))
-    if not whole_rows:
-        order.sort(key=lambda axis: -first.stride(axis))
-    sizes, steps = merged(
-        [shape[axis] for axis in order], [[each[axis] for axis in order] for each in columns]
-    )
-    padding = most - len(sizes)
+    places = [None if each is None else memory(each) for each in tensors]
+    (axes, _, *sizes), *rows = table(places, whole_rows=whole_rows).tolist()
+    padding = most + whole_rows - axes
     if padding < 0:
         return None
-    last = [each[-1:] if whole_rows else [] for each in columns]
-    there = iter([(*[0] * padding, *a, *b) for a, b in zip(steps, last, strict=True)])
-    nowhere = (*[0] * most, *[1] * whole_rows)
-    strides = [nowhere if each is None else next(there) for each in tensors]
-    return [*[1] * padding, *sizes], strides
+    strides = [(*[0] * most, *[1] * whole_rows) for _ in places]
+    for index, (place, row) in enumerate(zip(places, rows, strict=True)):
+        if place is not None:
+            steps = (step // SIZES[place.dtype] for step in row[STRIDES:])
+            strides[index] = (*[0] * padding, *steps)
+    return [*[1] * padding, *sizes][:most], strides
 
 
 class Placed(NamedTuple):

@@ -1,7 +1,7 @@
 // Where arrays are: the table of `kldiv.kernels.layout`, of at most AXES axes.  Row 0 has the
 // number of axes, and their sizes from column STRIDES on; every other row is an array.
 
-constexpr int AXES = 6, ADDRESS = 0, CONTIGUOUS = 2, STRIDES = 3;
+constexpr int AXES = 6, ADDRESS = 0, CONTIGUOUS = 1, STRIDES = 2;
 
 template <int ARRAYS>
 struct Table {
