@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from array import array as packed
+from itertools import compress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from kldiv.readers.numerals import decimals, is_missing, number, plain
+from kldiv.readers.numerals import BEYOND, decimals, is_lost, is_missing, number, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,6 +73,8 @@ class CellNumbers:
                     value = missing
                     if n < strict:
                         self._check_missing(line, i, cell)
+                elif n < strict and is_lost(cell, value):
+                    raise self._source.error(f"{self._place(line, i, cell)} {BEYOND}")
                 else:
                     filled[n] += 1
                     percents[n] += cell.rstrip().endswith("%")
@@ -85,9 +88,12 @@ class CellNumbers:
         self.percents = {i for i, count in zip(columns, percents, strict=True) if count}
         return np.frombuffer(numbers).reshape(-1, len(columns))
 
+    def _place(self, line: int, column: int, cell: str) -> str:
+        return f"{self._records.place} {line}, column {self._names[column]!r}: {cell[:60]!r}"
+
     def _check_missing(self, line: int, column: int, cell: str) -> None:
         """Refuse a cell that is no number, unless it is missing and that is answered for."""
-        place = f"{self._records.place} {line}, column {self._names[column]!r}: {cell[:60]!r}"
+        place = self._place(line, column, cell)
         if is_missing(cell):
             if self._source.reading.na is None and not self._source.samples:
                 raise self._source.error(
@@ -170,6 +176,9 @@ def _plain_numbers(
                     if lacking and (n < strict or decimals(cell)):
                         return None
                     found[m, n] = np.nan if value is None else value
+            edge = (found[:, n] == 0) | np.isinf(found[:, n])
+            if n < strict and any(is_lost(cell, 0.0) for cell in {*compress(cells, edge)}):
+                return None
         for i in words:
             words[i] += block[i]
         parts.append(found)

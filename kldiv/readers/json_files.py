@@ -9,17 +9,19 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from kldiv.readers.cells import tabulate
+from kldiv.readers.numerals import BEYOND, is_lost
 from kldiv.readers.records import check_nested, of_values
 from kldiv.readers.sources import SHOWN, Source, check_text_size, choose, parsing
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 _KIND: Final = "JSON file of numbers, rows or records"
 
@@ -27,23 +29,22 @@ _KIND: Final = "JSON file of numbers, rows or records"
 def read_json(source: Source) -> Table:
     """Return the numbers of a JSON file."""
     with parsing(source, _KIND):
-        return _table(source, json.loads(_text(source), object_pairs_hook=_distinct(source)))
+        return _table(source, _parsed(source, _text(source)))
 
 
 def read_json_lines(source: Source) -> Table:
     """Return the numbers of a file with one JSON value a line."""
     with parsing(source, _KIND):
-        hook = _distinct(source)
         lines = [
-            json.loads(line, object_pairs_hook=hook)
+            _parsed(source, line)
             for line in re.split(r"[\r\n]+", _text(source))  # a label may have other line ends
             if line.strip()
         ]
         return _table(source, lines)
 
 
-def _distinct(source: Source) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """Return a function that makes an object of pairs and refuses a name that is there twice."""
+def _parsed(source: Source, text: str) -> Any:
+    """Return a value of JSON; refuse an object with a name that is there twice."""
 
     def paired(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -53,7 +54,13 @@ def _distinct(source: Source) -> Callable[[list[tuple[str, Any]]], dict[str, Any
             raise source.error("stands twice in one object. Add its numbers, or rename one", twice)
         return found
 
-    return paired
+    return json.loads(text, object_pairs_hook=paired, parse_float=_number)
+
+
+def _number(text: str) -> float | Decimal:
+    """Return a number; as it is written where float64 does not hold it."""
+    value = float(text)
+    return Decimal(text) if is_lost(text, value) else value
 
 
 def _text(source: Source) -> str:
@@ -180,9 +187,10 @@ def _array(source: Source, found: Any, name: str | None) -> Table:
                 name,
             )
         found = _filled(found, 0.0 if source.reading.na == "zero" else float("nan"))
-    if any(not isinstance(each, int | float | None) for each in flat):
-        wrong = next(each for each in flat if not isinstance(each, int | float | None))
-        raise source.error(f"{str(wrong)[:60]!r} is no number. Write a list of numbers", name)
+    for i, each in enumerate(flat):
+        if not isinstance(each, int | float | None):
+            why = BEYOND if isinstance(each, Decimal) else "is no number. Write a list of numbers"
+            raise source.error(f"value {i + 1} of {len(flat):,}: {str(each)[:60]!r} {why}", name)
     try:
         return Table(np.asarray(found, np.float64), source.path, name)
     except ValueError:

@@ -269,7 +269,7 @@ def unwritten(
 ) -> tuple[str, ...]:
     """Say how many chunks of an array are not there, if any."""
     whole = math.prod(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))
-    text = f"{whole - there:,} of {whole:,} chunks of {source.path} were never written: the array's"
+    text = f"{whole - there:,} of {whole:,} chunks of {source.path} are not stored: the array's"
     return () if there >= whole else (f"{text} fill value is read there",)
 
 

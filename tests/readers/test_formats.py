@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -55,6 +56,54 @@ def test_json(tmp_path, value, result):
         for name in ("p.jsonl", "p.ndjson"):
             (tmp_path / name).write_text(lines, encoding="utf-8")
             assert parts(tmp_path / name) == result
+
+
+BEYOND = ["1e-400", "-1E-400", "1e400", f"0.{'0' * 330}7", "9" * 310]
+
+
+@pytest.mark.parametrize("number", BEYOND)
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("p.csv", "l,n\na,0.5\nb,{}\n", "line 3, column 'n'"),
+        ("p.csv", "n\n0.5\n{}\n", "line 3, column 'n'"),
+        ("p.csv", "l;n\na;0,5\nb;{}\n", "line 3, column 'n'"),
+        ("p.txt", "0.5 0.5\n0.5 {}\n", "line 2, column '2'"),
+        ("p.csv", "l,n\na,50%\nb,{}%\n", "line 3, column 'n'"),
+        ("p.json", '[{{"l": "a", "n": 0.5}}, {{"l": "b", "n": {}}}]', "record 2, column 'n'"),
+        ("p.jsonl", '{{"l": "a", "n": 0.5}}\n{{"l": "b", "n": {}}}', "record 2, column 'n'"),
+        ("p.json", '{{"a": 0.5, "b": {}}}', "record 2, column 'value'"),
+    ],
+)
+def test_numbers_that_float64_does_not_hold(tmp_path, name, text, place, number):
+    """Read as 0, such a one makes a divergence infinite or drops a term of it."""
+    (tmp_path / name).write_text(text.format(number), encoding="utf-8")
+    shown = str(Decimal(number)) if name.startswith("p.json") else number
+    refused(tmp_path / name, place, shown[:50], "float64 does not hold")
+    for written in ("0.0e-400", "inf", "5e-324", "1e308"):
+        if name.startswith("p.json"):
+            written = written.replace("inf", "Infinity")
+        if "%" not in text:
+            (tmp_path / name).write_text(text.format(written), encoding="utf-8")
+            assert read(tmp_path / name).array.ravel()[-1] == float(written)
+
+
+@pytest.mark.parametrize("number", BEYOND[:3])
+def test_numbers_in_lists_that_float64_does_not_hold(tmp_path, number):
+    (tmp_path / "p.json").write_text(f"[[0.5, 0.5], [0.0, {number}]]", encoding="utf-8")
+    shown = str(Decimal(number))
+    refused(tmp_path / "p.json", f"value 4 of 4: {shown!r}", "float64 does not hold")
+    pa = pytest.importorskip("pyarrow")
+    for value, kind in ((number, pa.string()), (Decimal(number), pa.decimal256(5, 400))):
+        if isinstance(value, Decimal) and "-" not in shown[1:]:
+            continue  # Arrow's decimals are as wide as their digits
+        rows = pa.array([[value, value]], pa.list_(kind))
+        frame = pa.table({"p": rows, "n": rows.flatten()[1:]})
+        path = tmp_path / "p.arrow"
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, frame.schema) as out:
+            out.write_table(frame)
+        for column in "pn":
+            refused(f"{path}::{column}", str(value), "float64 does not hold")
 
 
 def test_line_ends_of_unicode_are_letters_of_a_label(tmp_path):
@@ -351,7 +400,7 @@ def test_two_columns_of_one_name_are_told_apart_by_nobody(tmp_path):
         refused(path, "two columns are named 'n'. Rename one", reading=Reading(**options))
 
 
-def test_packed_numbers_and_chunks_that_were_never_written(tmp_path):
+def test_packed_numbers_and_chunks_that_are_not_stored(tmp_path):
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "p.h5"
     with h5py.File(path, "w") as file:
@@ -363,7 +412,7 @@ def test_packed_numbers_and_chunks_that_were_never_written(tmp_path):
     refused(f"{path}::packed", "packed", "scale_factor")
     assert read(path, key="plain").array.tolist() == [0, 1, 2]
     (note,) = read(path, key="part").notes
-    assert "2 of 3 chunks" in note
+    assert "2 of 3 chunks" in note and "are not stored" in note
     with h5py.File(path, "a") as file:
         file["part"][...] = 1
     assert read(path, key="part").notes == ()
