@@ -101,7 +101,7 @@ def _prepared(array: Any, form: str, axis: int, *, log: bool) -> tuple[Any, str]
         return array, ""
     if form == "auto":
         if (array < 0).any():
-            return array, ""  # as it stands: diagnose says what it reads as
+            return array, ""  # as it stands: diagnose names its form
         whole = not (array != np.rint(array)).any()  # where NaN is no argument
         sums = array.sum(axis=axis)
         form = "counts" if whole and not (abs(sums - 1) < 1e-6).all() else "probs"
@@ -114,15 +114,15 @@ def _prepared(array: Any, form: str, axis: int, *, log: bool) -> tuple[Any, str]
 def _show(found: Diagnosis, tables: Sequence[Table], taken: Sequence[str]) -> None:
     from rich.text import Text  # noqa: PLC0415 - see above
 
-    from kldiv.cli.render import Page, source  # noqa: PLC0415
+    from kldiv.cli.render import Page, dim, source  # noqa: PLC0415
 
     page = Page()
-    rows: list[list[str | Text]] = [
-        [
+    rows = [
+        (
             Text(role, style="bold"),
             source(table),
-            Text(f"taken as {made}" if made else f"reads as {kind}", style="dim"),
-        ]
+            dim(f"taken as {made}" if made else f"reads as {kind}"),
+        )
         for role, table, kind, made in zip(
             ("target", "input"), tables, (found.target, found.input), taken, strict=True
         )
@@ -135,4 +135,4 @@ def _show(found: Diagnosis, tables: Sequence[Table], taken: Sequence[str]) -> No
         page.line()
         page.line(Text(f"{finding.severity:<8}", style=_STYLES[finding.severity]), finding.code)
         page.paragraph(Text(" " * 8), finding.message)
-        page.paragraph(Text("mend    ", style="dim"), finding.mend)
+        page.paragraph(dim("mend    "), finding.mend)

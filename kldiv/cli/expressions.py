@@ -155,7 +155,8 @@ def _plain(node: ast.AST, text: str) -> Any:
 
 def _refused(node: ast.AST, text: str) -> InputError:
     part = ast.get_source_segment(text, node) or "this"
+    whole = text.replace("lambda_=", "lambda=")
     return InputError(
-        f"{part!r} in {text.replace('lambda_=', 'lambda=')!r} cannot be read: an expression holds the names of distributions and "
+        f"{part!r} in {whole!r} cannot be read: an expression holds the names of distributions and "
         "numbers, nothing else"
     )

@@ -101,9 +101,20 @@ class Page:
         for i, part in enumerate(parts):
             self.line(" " * head.cell_len if i else head, part)
 
-    def table(self, rows: Sequence[Sequence[Cell]], sides: str) -> None:
+    def head(self, text: str, style: str = "bold") -> None:
+        """Write a line apart, above what it is about."""
+        self.line()
+        self.line(Text(text, style=style))
+
+    def table(
+        self, rows: Iterable[Sequence[Cell]], sides: str, head: Sequence[str] | None = None
+    ) -> None:
         """Write rows of cells in columns, each aligned to its side, ``<`` or ``>``."""
-        texts = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+        titles = [] if head is None else [[*map(dim, head)]]
+        texts = [
+            [cell if isinstance(cell, Text) else Text(cell) for cell in row]
+            for row in (*titles, *rows)
+        ]
         widths = [max(cell.cell_len for cell in column) for column in zip(*texts, strict=True)]
         for row in texts:
             cells: list[Cell] = []
@@ -144,6 +155,11 @@ class Page:
         whole, half = _halves(right * value / high if high else 0.0)
         bar = glyphs.right * whole + (glyphs.right_half if half else "")
         return Text(" " * left).append(bar, style="cyan")
+
+
+def dim(text: str) -> Text:
+    """Return text that stands back."""
+    return Text(text, style="dim")
 
 
 def print_notes(notes: Iterable[str], *, apart: bool = False) -> None:

@@ -198,7 +198,7 @@ class Scan:
                 f"{self.name} holds {many(self.negative.count, 'negative probability')}, first at "
                 f"{self.negative.where}, least {number(self.low.value)}; their logarithm is NaN"
             )
-            mend = "mend what made them (a subtraction that cancels?), or clip them at 0"
+            mend = "mend their origin (a subtraction that cancels?), or clip them at 0"
             yield Finding("negative-probabilities", "error", text, mend)
         distribution = self.reading.kind in {"probabilities", "log-probabilities"}
         if distribution or (self.reading.kind == "weights" and self.is_target):
@@ -215,15 +215,15 @@ class Scan:
                 f"{many} {self.nan.where}, and no finite number: so looks the logarithm of "
                 "negative numbers, such as log_softmax(...).log()",
                 "log_softmax returns logarithms already: drop the second log; if there is none, "
-                "find the NaN in what made the array (a model that diverged?)",
+                "find the NaN from which the array was made (a model that diverged?)",
             )
             return
         yield Finding(
             "nan",
             "error",
             f"{many} {self.nan.where}; KL does not ignore NaN: each reaches the result",
-            "find what made it (the log of a negative number, 0/0, inf − inf); leave out what is "
-            "missing by where=, for example where=~isnan(array)",
+            "find its origin (the log of a negative number, 0/0, inf − inf); leave out missing "
+            "numbers by where=, for example where=~isnan(array)",
         )
 
     def _find_row_sums(self) -> Iterator[Finding]:

@@ -81,7 +81,7 @@ def _findings(tallies: dict[str, Tally], classes: int, worst: float) -> Iterator
             "nan",
             "error",
             "log-probabilities are NaN",
-            "drop the rows by where=, or find out what made them",
+            "drop the rows by where=, or find their origin",
         ),
         "foreign": (
             "foreign-indices",

@@ -109,7 +109,7 @@ class CellNumbers:
             mend = "A list of categories is --from samples"
         elif self._records.named and line == first and all(each[:1].isalpha() for each in row):
             titles = list(filter(None, self._names))
-            mend = f"If this {self._records.place} names the columns, take out what is above it"
+            mend = f"If this {self._records.place} names the columns, take out all above it"
             if self._records.place == "line" and len(titles) == 1:
                 mend += f": comment={titles[0]!r} does"
         if not self._records.named and line <= self._head[0][0]:

@@ -286,12 +286,11 @@ def check_budget(source: Source, nbytes: int, stored: int, member: str | None = 
 
 def memory() -> int:
     """Return the bytes of physical memory, or more than any file has where nobody tells."""
-    sysconf = getattr(os, "sysconf", None)  # not on Windows
     try:
-        pages = sysconf("SC_PHYS_PAGES") if sysconf else -1
-        return int(pages * sysconf("SC_PAGE_SIZE")) if sysconf and pages > 0 else 2**63
-    except (OSError, ValueError):
-        return 2**63
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # as on Windows
+        found = -1
+    return found if found > 0 else 2**63
 
 
 def _is_mapped(source: Source, layout: Layout) -> bool:
@@ -322,8 +321,7 @@ def load(
     return _load(source, layout, member)
 
 
-def _load(source: Source, layout: Layout, member: str | None = None) -> NDArray[Any]:
-    """Map or read an array whose layout fits the file."""
+def _load(source: Source, layout: Layout, member: str | None) -> NDArray[Any]:
     mapped = _is_mapped(source, layout)
     if source.max_bytes is not None or not mapped:
         check_budget(source, layout.nbytes, layout.nbytes, member)
@@ -351,11 +349,8 @@ def filled(
             room[done : done + len(part)] = part
             done += len(part)
         array = raw.view(layout.dtype).reshape(layout.shape, order=layout.order)
-    return array if layout.dtype.isnative else _native(array)
-
-
-def _native(array: NDArray[Any]) -> NDArray[Any]:
-    """Swap the bytes of an array of our own, in place."""
+    if layout.dtype.isnative:
+        return array
     return array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain, compress, islice, starmap
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -160,8 +160,7 @@ class _Text:
 
     def _stream(self) -> io.TextIOWrapper:
         self._source.file.seek(0)
-        bytes_of: Any = _Unclosed(self._source.file)
-        return io.TextIOWrapper(bytes_of, self._encoding, newline="")
+        return _Lines(self._source.file, self._encoding, newline="")
 
     def _own_encoding(self) -> str:
         self._source.file.seek(0)
@@ -175,20 +174,18 @@ class _Text:
                     raise self._source.error(
                         f"looks like UTF-16 without its mark: encoding={name!r} reads it"
                     )
-        self._source.file.seek(0)
-        decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
-        while part := self._source.file.read(_HEAD):
+        if not self._is("utf-8"):
+            self._source.file.seek(0)
             try:
-                decoder.decode(part)
+                self._source.file.read().decode()
             except UnicodeDecodeError as error:
-                line += error.object[: error.start].count(b"\n")
+                line = 1 + error.object.count(b"\n", 0, error.start)
                 byte = error.object[error.start]
                 raise self._source.error(
                     f"line {line}: byte 0x{byte:02x} is not UTF-8. Say which encoding it is:"
                     " encoding='cp1252' (Windows in Western Europe), encoding='latin-1',"
                     " encoding='cp1250', encoding='mac_roman' …"
                 ) from error
-            line += part.count(b"\n")
         return "utf-8"
 
     def _lines(self, sep: str) -> Iterator[Row]:
@@ -464,7 +461,7 @@ class _Text:
         alone = names if named and len(names) == 1 else list(filter(None, row))
         if len(alone) == 1 and "'" not in alone[0]:
             mend = f"A title or a footnote? comment={alone[0]!r} leaves such a line out"
-        raise self._source.error(f"{text}. {mend}; sep=';' and the like say what separates")
+        raise self._source.error(f"{text}. {mend}; sep=';' and the like name the separator")
 
 
 def _is_plainly_quoted(text: str, sep: str) -> bool:
@@ -501,19 +498,11 @@ def _line_numbers(rows: list[list[str]], before: int) -> list[int]:
     return list(accumulate(ends, initial=before))[1:]
 
 
-class _Unclosed(io.BufferedIOBase):
-    """A stream that stays open when its reader is gone."""
+class _Lines(io.TextIOWrapper):
+    """A text whose file stays open when its reader is gone."""
 
-    def __init__(self, file: object) -> None:
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        return bytes(self._file.read(size))  # type: ignore[attr-defined]
-
-    read1 = read
+    def close(self) -> None:
+        self.detach()
 
 
 def _all_numbers(names: Sequence[str]) -> bool:

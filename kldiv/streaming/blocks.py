@@ -122,9 +122,6 @@ class Blocks:
         ]
         self._outer = [axis, *(a for a in reversed(order) if a != axis)]
 
-    def __len__(self) -> int:
-        return math.prod(len(slices) for slices in self._slices)
-
     def __iter__(self) -> Iterator[Block]:
         for chosen in itertools.product(*(self._slices[a] for a in self._outer)):
             places = dict(zip(self._outer, chosen, strict=True))

@@ -57,22 +57,13 @@ class Logits(Logarithmic):
         """Return the totals and the constants of the state."""
         return np.hstack([first[:, :2], shards.merged(np, _KL, [first[:, _SIDES[0]]])])
 
-    def rows(
-        self,
-        block: Rows,
-        parts: Triple,
-        known: Floats | None,
-        *,
-        normalize: bool,
-    ) -> Triple:
+    def rows(self, block: Rows, parts: Triple, known: Floats | None, *, normalize: bool) -> Triple:
         """Return the losses of whole rows, or some classes' share in the Jensen-Shannon one."""
         p, q = block.read  # not their softmax, which has lost the smallest classes
         if known is not None:
             nothing = np.zeros(len(p))  # the states give the rest in the end
-            share = _JS.settings(shards.ShardSums, given=(VALUE,)).elements(np, q, p, known[:, 2:])[
-                :, 0
-            ]
-            return nothing, nothing, np.asarray(share)
+            shares = _JS.settings(shards.ShardSums, given=(VALUE,)).elements(np, q, p, known[:, 2:])
+            return nothing, nothing, np.asarray(shares[:, 0])
         return (
             np.asarray(kldiv.kl_div_with_logits(q, p, reduction="none")),
             np.asarray(kldiv.kl_div_with_logits(p, q, reduction="none")),

@@ -304,7 +304,7 @@ def _matrix(
     """Return the divergences of all pairs, some rows at a time."""
     count, classes = rows.shape
     found = np.empty((count, count))
-    loss = member(text)[1] if options.logarithmic else None
+    loss = member(text) if options.logarithmic else None
     for some in slices(count, max(1, _STEP // (count * classes)) if loss is None else 1):
         if loss is None:
             found[some] = kldiv.pairwise(rows[some], rows, divergence=text)

@@ -76,14 +76,12 @@ def percentiles(flat: Floats, percents: Sequence[float]) -> list[float]:
     last = len(flat) - 1
     places = [percent / 100 * last for percent in percents]
     ranks = sorted({min(int(place) + i, last) for place in places for i in (0, 1)})
-    if flat.nbytes <= IN_MEMORY // 3:
-        flat = np.partition(flat, ranks)
-        ranked = {rank: float(flat[rank]) for rank in ranks}
-    else:
-        ranked = {rank: _ranked(flat, rank) for rank in ranks}
+    copy = room(flat.shape)
+    copy[:] = flat
+    copy.partition(ranks)
     found = []
     for place in places:
-        low, high = ranked[int(place)], ranked[min(int(place) + 1, last)]
+        low, high = (float(copy[min(int(place) + i, last)]) for i in (0, 1))
         share = place - int(place)
         # Two equal infinities have no difference.
         found.append(low if low == high or not share else (1 - share) * low + share * high)
@@ -108,29 +106,3 @@ def chunks(size: int) -> Iterator[slice]:
 
 def _chunks(flat: NDArray[Any]) -> Iterator[NDArray[Any]]:
     return (flat[part] for part in chunks(len(flat)))
-
-
-def _ranked(flat: Floats, rank: int) -> float:
-    """Return the number of that rank, 16 bits of it at a time, by counting: it takes no copy."""
-    known = 0
-    for shift in (48, 32, 16, 0):
-        counts = np.zeros(1 << 16, np.int64)
-        for part in _chunks(flat):
-            keys = _keys(part)
-            if shift < 48:
-                keys = keys[keys >> np.uint64(shift + 16) == known]
-            digits = (keys >> np.uint64(shift)) & np.uint64(0xFFFF)
-            counts += np.bincount(digits.astype(np.int64), minlength=1 << 16)
-        places = np.cumsum(counts)
-        digit = int(np.searchsorted(places, rank, side="right"))
-        rank -= int(places[digit - 1]) if digit else 0
-        known = known << 16 | digit
-    bits = known ^ (1 << 63) if known >> 63 else known ^ (1 << 64) - 1
-    return float(np.array(bits, np.uint64).view(np.float64))
-
-
-def _keys(part: Floats) -> NDArray[np.uint64]:
-    """Return whole numbers in the order of the numbers."""
-    bits = np.ascontiguousarray(part).view(np.uint64)
-    sign = np.uint64(1 << 63)
-    return np.where(bits & sign, ~bits, bits | sign)

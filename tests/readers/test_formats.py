@@ -80,12 +80,10 @@ def test_numbers_that_float64_does_not_hold(tmp_path, name, text, place, number)
     (tmp_path / name).write_text(text.format(number), encoding="utf-8")
     shown = str(Decimal(number)) if name.startswith("p.json") else number
     refused(tmp_path / name, place, shown[:50], "float64 does not hold")
-    for written in ("0.0e-400", "inf", "5e-324", "1e308"):
-        if name.startswith("p.json"):
-            written = written.replace("inf", "Infinity")
+    for held in ("0.0e-400", "Infinity", "5e-324", "1e308"):
         if "%" not in text:
-            (tmp_path / name).write_text(text.format(written), encoding="utf-8")
-            assert read(tmp_path / name).array.ravel()[-1] == float(written)
+            (tmp_path / name).write_text(text.format(held), encoding="utf-8")
+            assert read(tmp_path / name).array.ravel()[-1] == float(held)
 
 
 @pytest.mark.parametrize("number", BEYOND[:3])
@@ -412,7 +410,8 @@ def test_packed_numbers_and_chunks_that_are_not_stored(tmp_path):
     refused(f"{path}::packed", "packed", "scale_factor")
     assert read(path, key="plain").array.tolist() == [0, 1, 2]
     (note,) = read(path, key="part").notes
-    assert "2 of 3 chunks" in note and "are not stored" in note
+    assert "2 of 3 chunks" in note
+    assert "are not stored" in note
     with h5py.File(path, "a") as file:
         file["part"][...] = 1
     assert read(path, key="part").notes == ()
