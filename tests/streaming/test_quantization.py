@@ -97,7 +97,7 @@ def test_the_numbers_are_those_by_hand(memory, monkeypatch):
     counts = np.histogram(kl, found.histogram.edges)[0]
     np.testing.assert_array_equal(found.histogram.counts, counts)
     assert found.histogram.below == 0
-    monkeypatch.setattr(rows, "IN_MEMORY", 8)  # rows in a file, percentiles by counting
+    monkeypatch.setattr(rows, "IN_MEMORY", 8)  # rows in a file, and so percentiles
     monkeypatch.setattr(rows, "_CHUNK", 16)
     again = streaming.compare(p, q, form="logits", quantization=True, next_tokens=tokens)
     same(found, again.quantization, 1e-12)
