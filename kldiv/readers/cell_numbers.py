@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from kldiv.readers.numerals import BEYOND, decimals, is_lost, is_missing, number, plain
+from kldiv.readers.numerals import BEYOND, LACKING, decimals, is_lost, is_missing, number, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,10 +96,7 @@ class CellNumbers:
         place = self._place(line, column, cell)
         if is_missing(cell):
             if self._source.reading.na is None and not self._source.samples:
-                raise self._source.error(
-                    f"{place} is no number: it is missing. na='zero' takes missing numbers as 0,"
-                    " na='drop' leaves their classes out"
-                )
+                raise self._source.error(f"{place} {LACKING}")
             return
         mend = f"Mend the cell, or name the column of values: {self._source.path}::column"
         first, row = self._head[0]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 import h5py
 import numpy as np
 
-from kldiv.readers.layout import Layout
 from kldiv.readers.sources import (
     STORED,
     Source,
@@ -24,7 +23,7 @@ from kldiv.readers.sources import (
     parsing,
     unwritten,
 )
-from kldiv.readers.stored import Marked, Stamped, without_marks
+from kldiv.readers.stored import Layout, Marked, Stamped, without_marks
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from kldiv.readers.cells import tabulate
-from kldiv.readers.numerals import BEYOND, is_lost
+from kldiv.readers.numerals import BEYOND, LACKING, is_lost
 from kldiv.readers.records import check_nested, of_values
 from kldiv.readers.sources import SHOWN, Source, check_text_size, choose, parsing
 from kldiv.readers.table import Table
@@ -176,25 +176,23 @@ def _of_columns(source: Source, columns: dict[str, dict[str, Any]]) -> Table:
 
 def _array(source: Source, found: Any, name: str | None) -> Table:
     """Return nested lists of numbers; null is a missing one."""
-    flat = _flat(found)
-    missing = next((i for i, x in enumerate(flat) if x is None or x != x), None)  # noqa: PLR0124 - NaN
-    if missing is not None:
-        if source.reading.na is None:
-            raise source.error(
-                f"number {missing + 1} of {len(flat):,} is {json.dumps(flat[missing])}: it is"
-                " missing. na='zero' takes missing numbers as 0, na='drop' leaves their classes"
-                " out",
-                name,
-            )
-        found = _filled(found, 0.0 if source.reading.na == "zero" else float("nan"))
-    for i, each in enumerate(flat):
-        if not isinstance(each, int | float | None):
-            why = BEYOND if isinstance(each, Decimal) else "is no number. Write a list of numbers"
-            raise source.error(f"value {i + 1} of {len(flat):,}: {str(each)[:60]!r} {why}", name)
+    flat, na = _flat(found), source.reading.na
+    for i, each in enumerate(flat, 1):
+        lacks = each is None or each != each  # noqa: PLR0124 - NaN
+        if isinstance(each, int | float | None) and not (lacks and na is None):
+            continue
+        why = BEYOND if isinstance(each, Decimal) else "is no number. Write a list of numbers"
+        shown = "null" if each is None else str(each)[:60]
+        raise source.error(
+            f"value {i} of {len(flat):,}: {shown!r} {LACKING if lacks else why}", name
+        )
     try:
-        return Table(np.asarray(found, np.float64), source.path, name)
+        array = np.asarray(found, np.float64)  # None becomes NaN
     except ValueError:
         raise source.error("rows of different lengths. Give all as many numbers", name) from None
+    if na == "zero":
+        array = np.where(np.isnan(array), 0.0, array)
+    return Table(array, source.path, name)
 
 
 def _flat(found: Any) -> list[Any]:
@@ -202,12 +200,6 @@ def _flat(found: Any) -> list[Any]:
     while any(isinstance(each, list) for each in level):
         level = [x for each in level for x in (each if isinstance(each, list) else [each])]
     return level
-
-
-def _filled(found: Any, number: float) -> Any:
-    if isinstance(found, list):
-        return [_filled(each, number) for each in found]
-    return number if found is None or found != found else found  # noqa: PLR0124 - NaN
 
 
 def _records(source: Source, names: list[str], rows: list[Any], notes: Sequence[str] = ()) -> Table:

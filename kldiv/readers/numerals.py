@@ -11,6 +11,12 @@ MISSING: Final = frozenset(
 )
 """Cells without a number, in lower case."""
 
+LACKING: Final = (
+    "is no number: it is missing. na='zero' takes missing numbers as 0, na='drop' leaves their"
+    " classes out"
+)
+"""How an error ends on a cell that `is_missing`."""
+
 BEYOND: Final = (
     "is a number that float64 does not hold, which has 5e-324 to 1.8e308. Write logarithms, or"
     " divide all by a number that brings them near to 1"

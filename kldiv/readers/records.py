@@ -60,8 +60,8 @@ def of_values(
     return Records(names, lambda: iter([block]), place=place, typed=typed, decimal=decimal)
 
 
-def check_nested(source: Source, name: str, *, lists: bool = True) -> None:
-    """Refuse a column of lists or records, unless another one was asked for."""
+def check_nested(source: Source, name: str, *, lists: bool) -> None:
+    """Refuse a column of lists, or of records, unless another one was asked for."""
     if source.key is None and source.reading.values is None:
         if not lists:
             raise source.error(

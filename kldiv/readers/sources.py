@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kldiv.readers.layout import Layout
     from kldiv.readers.reading import Reading
+    from kldiv.readers.stored import Layout
 
 FLOOR: Final = 256 << 20  # bytes that any file may take, however well it is compressed
 RATIO: Final = 100  # above the floor, bytes for each byte on disk; deflate can reach 1032

@@ -10,7 +10,8 @@ import itertools
 import math
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -23,11 +24,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kldiv.readers.layout import Layout
-
 Index: TypeAlias = tuple[slice, ...]
 
 _CHUNK: Final = 8 << 20  # bytes that one call of the system reads at most
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """An array as its header declares it."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+    order: Literal["C", "F"] = "C"
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the array takes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"shape {self.shape} of {self.dtype.name}, {self.nbytes:,} bytes"
 
 
 class Stored:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kldiv.readers.layout import Layout
 from kldiv.readers.sources import (
     check_alone,
     check_attributes,
@@ -25,7 +24,7 @@ from kldiv.readers.sources import (
     parsing,
     unwritten,
 )
-from kldiv.readers.stored import Marked, Stored
+from kldiv.readers.stored import Layout, Marked, Stored
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:

@@ -53,19 +53,14 @@ def room(shape: tuple[int, ...], beside: Path | None = None) -> Floats:
 def statistics(rows: Floats) -> Statistics:
     """Return the statistics of rows, looking at a part of them at a time."""
     flat = rows.reshape(-1)
-    finite, infinite, most = True, 0, -math.inf
+    infinite, most = 0, -math.inf
     for part in _chunks(flat):
-        finite = finite and bool(np.isfinite(part).all())
         infinite += int(np.count_nonzero(np.isinf(part)))
         most = float(np.maximum(most, part.max()))
-    rounded = (float(part.sum()) for part in _chunks(flat))
     try:
-        exact = (x for part in _chunks(flat) for x in part.tolist())
-        total = math.fsum(exact) if finite else sum(rounded)
-    except OverflowError:
-        total = sum(rounded)
-    if math.isnan(most):
-        return Statistics(total, math.nan, most, infinite)
+        total = math.fsum(x for part in _chunks(flat) for x in part.tolist())
+    except (OverflowError, ValueError):  # beyond the largest number; both infinities
+        total = sum(float(part.sum()) for part in _chunks(flat))
     return Statistics(total, percentiles(flat, [50.0])[0], most, infinite)
 
 

@@ -130,7 +130,7 @@ class Linear(Scale):
 
     empty = 0.0
 
-    def __init__(self, smoothing: float = 0.0) -> None:
+    def __init__(self, smoothing: float) -> None:
         self.smoothing = smoothing
 
     def smooth(self, values: Floats) -> Floats:

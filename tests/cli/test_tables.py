@@ -371,7 +371,7 @@ def test_each_file_may_have_its_own_encoding(compare):
         ("{}.csv", "l,n\na,1\nb,nan\nc,3\n", "line 3, column 'n': 'nan'"),
         ("{}.txt", "w n\na 1\nb NaN\nc 3\n", "line 3, column 'n': 'NaN'"),
         ("{}.json", '{"a": 1, "b": NaN, "c": 3}', "record 2, column 'value': 'nan'"),
-        ("{}.json", "[1, NaN, 3]", "number 2 of 3 is NaN"),
+        ("{}.json", "[1, NaN, 3]", "value 2 of 3: 'nan' is no number: it is missing"),
         ("{}.jsonl", '{"n": 1}\n{"n": NaN}\n{"n": 3}\n', "record 2, column 'n': 'nan'"),
     ],
 )

@@ -122,7 +122,7 @@ def test_a_number_written_as_text_has_a_mark_in_doubt(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[1, null]", "number 2 of 2 is null: it is missing. na='zero'"),
+        ("[1, null]", "value 2 of 2: 'null' is no number: it is missing. na='zero'"),
         ('[1, "x"]', "'x' is no number"),
         ("[[1, 2], [3]]", "rows of different lengths"),
         ("[1", "not a JSON file"),
