@@ -90,25 +90,27 @@ def _check_labels(p: Table, q: Table) -> None:
         )
 
 
-def _prepared(array: Any, form: str, axis: int, *, log: bool) -> tuple[Any, str]:
+def _prepared(given: Any, form: str, axis: int, *, log: bool) -> tuple[Any, str]:
     """Return probabilities, or their logarithms, and the numbers of the file they were made of."""
     import numpy as np  # noqa: PLC0415 - see above
 
+    array = given.astype(np.float64)  # sums of float16 end at 65504
     if form == "logits":
-        top = array.max(axis=axis, keepdims=True)
-        return array - top - np.log(np.exp(array - top).sum(axis=axis, keepdims=True)), "logits"
+        array = array - array.max(axis=axis, keepdims=True)
+        array -= np.log(np.exp(array).sum(axis=axis, keepdims=True))
+        return array.astype(given.dtype), "logits"
     if form == "log-probs":
-        return array, ""
+        return given, ""
     if form == "auto":
         if (array < 0).any():
-            return array, ""  # as it stands: diagnose names its form
+            return given, ""  # as it stands: diagnose names its form
         whole = not (array != np.rint(array)).any()  # where NaN is no argument
         sums = array.sum(axis=axis)
         form = "counts" if whole and not (abs(sums - 1) < 1e-6).all() else "probs"
     if form == "counts":
         array = array / array.sum(axis=axis, keepdims=True)
     taken = "counts" if form == "counts" else "probabilities" if log else ""
-    return (np.log(array) if log else array), taken
+    return (np.log(array) if log else array).astype(given.dtype), taken
 
 
 def _show(found: Diagnosis, tables: Sequence[Table], taken: Sequence[str]) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -80,4 +82,5 @@ def cell_of(value: Any) -> str:
         return ""
     if isinstance(value, datetime) and value.time() == time():
         return str(value.date())  # as text has it
-    return str(value)
+    # Half floats of pyarrow before 21 are NumPy's, which print the digits of their dtype alone.
+    return str(float(value) if isinstance(value, np.floating) else value)

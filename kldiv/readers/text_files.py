@@ -131,7 +131,7 @@ class _Text:
     def _find_encoding(self) -> str:
         """Return the encoding: as asked, that of a byte order mark, or UTF-8; none is guessed."""
         asked = self._reading.encoding
-        if asked is None:
+        if asked is None or codecs.lookup(asked).name == "utf-8":  # whose mark is no letter
             return self._own_encoding()
         # Both files of a comparison are read with the options that one of them needs: no text of
         # single bytes is UTF-8 by chance, and any other that is UTF-8 is in the encoding asked for.

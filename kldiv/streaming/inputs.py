@@ -114,7 +114,7 @@ def _next_tokens(given: Any, pair: Pair, options: Options) -> Any:
             " follows each row, negative where none does"
         )
     if tokens.dtype.kind not in "iu" and not (
-        tokens.dtype.kind == "f" and np.array_equal(tokens, np.rint(tokens))
+        tokens.dtype.kind == "f" and np.isfinite(tokens).all() and is_whole(tokens)
     ):
         raise DTypeError(f"`next_tokens` has dtype {tokens.dtype}: expected whole numbers")
     if tokens.max() >= places.size:

@@ -20,6 +20,7 @@ import pytest
 from readers.refusing import Trap, refused
 
 from kldiv.readers import Reading, Stored, open_table, read
+from kldiv.readers.records import cell_of
 
 AB = (("a", "b"), [1.5, 2.0])
 CSV = b"l,n\na,1.5\nb,2\n"
@@ -387,6 +388,16 @@ def test_numbers_in_a_column_of_text_have_a_mark_in_doubt(tmp_path):
         out.write_table(frame)
     refused(f"{tmp_path}/p.arrow::n", "'1,234' in row 2 may be a fraction or thousands")
     assert parts(tmp_path / "p.arrow", key="m")[1] == [1, 2]
+
+
+def test_half_floats_keep_their_digits(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    values = np.array([0.1, 0.9], np.float16)
+    frame = pa.table({"l": ["a", "b"], "n": values})
+    with pa.OSFile(f"{tmp_path}/p.arrow", "wb") as sink, pa.ipc.new_file(sink, frame.schema) as out:
+        out.write_table(frame)
+    assert parts(tmp_path / "p.arrow") == (("a", "b"), values.astype(float).tolist())
+    assert float(cell_of(values[0])) == float(values[0])
 
 
 def test_two_columns_of_one_name_are_told_apart_by_nobody(tmp_path):

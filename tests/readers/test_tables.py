@@ -119,6 +119,7 @@ def test_thousands_between_blanks_are_asked_for(found):
         ("n,l,k\n1.5,a,x\n2.25,b,y\n", {"labels": "l"}, AB),
         ("n,l\n1.5,a\n2.25,b\n", {"labels": ""}, (None, AB[1])),
         ("l,n\nä,1\n".encode("cp1252"), {"encoding": "cp1252"}, (("ä",), [1])),
+        ("\ufeffl,n\na,1\n", {"encoding": "UTF8", "labels": "l"}, (("a",), [1])),
         ('l,n\n"a",1\n'.encode("cp037"), {"encoding": "cp037"}, (("a",), [1])),
         ("l,n\nä,1\n".encode("utf-16"), {}, (("ä",), [1])),
         ("l,n\n% x\na,1.5\nb,2.25\n", {"comment": "%"}, AB),

@@ -314,6 +314,7 @@ NEEDED = {"form": "logits", "quantization": True}
         ({"form": "logits", "next_tokens": [1]}, OptionError, "say quantization=True"),
         ({**NEEDED, "next_tokens": np.array([1, 2])}, ShapeError, r"expected \(3,\)"),
         ({**NEEDED, "next_tokens": np.array([1.5, 0, 1])}, DTypeError, "whole numbers"),
+        ({**NEEDED, "next_tokens": np.array([np.inf, 0, 1])}, DTypeError, "whole numbers"),
         ({**NEEDED, "next_tokens": np.array([1, 0, 2])}, InputError, "there are 2 classes"),
     ],
 )
