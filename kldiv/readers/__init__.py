@@ -25,8 +25,7 @@ from kldiv.readers.sources import (
     Source,
     check_options,
     drained,
-    is_folder,
-    is_pattern,
+    is_several,
     is_stream,
     memory,
     needed,
@@ -178,7 +177,7 @@ def read(
     """
     check_options(max_bytes=max_bytes, mmap=mmap)
     path, member = split(spec, key)
-    if not (is_folder(path) or is_pattern(path)):
+    if not is_several(path):
         return _read_file(path, member, max_bytes=max_bytes, mmap=mmap, reading=reading)
     table = open_table(spec, key=key, max_bytes=max_bytes, reading=reading)
     if not isinstance(table.array, Stored):
@@ -237,7 +236,7 @@ def read_samples(
     """
     check_options(max_bytes=max_bytes, mmap="auto")
     path, member = split(spec, key)
-    if is_folder(path) or is_pattern(path):
+    if is_several(path):
         table = read(spec, key=key, max_bytes=max_bytes)
     else:
         table = _read_file(path, member, max_bytes=max_bytes, reading=reading, samples=True)
@@ -359,7 +358,7 @@ def open_table(
     """
     check_options(max_bytes=max_bytes, mmap="auto")
     path, member = split(spec, key)
-    if not (is_folder(path) or is_pattern(path)):
+    if not is_several(path):
         return _read_file(path, member, max_bytes=max_bytes, lazy=True, reading=reading)
 
     with readable(path):

@@ -23,7 +23,7 @@ from kldiv.readers.sources import (
     parsing,
     unwritten,
 )
-from kldiv.readers.stored import Layout, Marked, Stamped, without_marks
+from kldiv.readers.stored import Layout, Stamped, without_marks
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ def read_hdf5(source: Source) -> Table:
         marks = missing_marks(found.attrs, found.dtype)
         if source.lazy and found.nbytes >= STORED:
             stored = _Dataset(source.path, member, found)
-            return replace(table, array=Marked(stored, marks) if marks.size else stored)
+            return replace(table, array=without_marks(stored, marks))
         check_budget(source, found.nbytes, found.id.get_storage_size(), member)
         array = np.asarray(found[()])
         array = array.astype(array.dtype.newbyteorder("="))
-        return replace(table, array=without_marks(array, marks) if marks.size else array)
+        return replace(table, array=without_marks(array, marks))
 
 
 def _check(source: Source, found: Any, member: str) -> None:

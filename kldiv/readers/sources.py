@@ -141,19 +141,12 @@ def readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def is_folder(path: Path) -> bool:
-    """Return whether there is a folder of that name."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # no file can have the name, as opening will say
-        return False
-
-
-def is_pattern(path: Path) -> bool:
-    """Return whether a path is no file's own, but may name several, as ``part-*.npy`` does."""
+def is_several(path: Path) -> bool:
+    """Return whether a path is a folder, or no file's own as the pattern ``part-*.npy``."""
     name = str(path)
-    # os.path.exists: see split.  No file can have a NUL in its name.
-    return any(c in name for c in "*?[") and "\0" not in name and not os.path.exists(name)  # noqa: PTH110
+    pattern = any(c in name for c in "*?[") and "\0" not in name  # which no file has in its name
+    # os.path: see split.
+    return os.path.isdir(name) or (pattern and not os.path.exists(name))  # noqa: PTH110, PTH112
 
 
 def _check_regular(path: Path) -> None:
