@@ -125,8 +125,8 @@ def _next_tokens(given: Any, pair: Pair, options: Options) -> Any:
 
 
 def is_whole(array: Any) -> bool:
-    """Return whether all numbers are whole."""
-    return bool(np.all(array == np.rint(array)))
+    """Return whether all numbers are whole; a missing one is no argument."""
+    return bool(np.all((array == np.rint(array)) | np.isnan(array)))
 
 
 def _open(given: Any, name: str, options: Options) -> Table:
