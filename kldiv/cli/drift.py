@@ -352,7 +352,7 @@ def _print(found: list[Drift], options: dict[str, Any], bins: int | None) -> Non
     parallel = page.glyphs.parallel
     head = ("column", f"D(P{parallel}Q)", "95 %", f"D(Q{parallel}P)", "JS", "PSI", "TV", "")
     shown = found[: options["top"]] if options["top"] else found
-    rows = [
+    rows: list[list[str | Text]] = [
         [
             Text(page.label(each.column), style="bold"),
             _shown(each.kl_pq),
