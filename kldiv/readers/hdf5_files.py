@@ -40,12 +40,8 @@ def read_hdf5(source: Source) -> Table:
     """Return a dataset of a file."""
     with parsing(source, "HDF5 file"), h5py.File(source.file, "r") as file:
         names = list[str]()
-
-        def note(name: str, each: Any) -> None:
-            if isinstance(each, h5py.Dataset):
-                names.append(name)
-
-        file.visititems(note)  # follows no links to other files
+        file.visit(names.append)  # follows no links to other files
+        names = [name for name in names if file.get(name, getclass=True) is h5py.Dataset]
         member = choose(source, names, "datasets")
         found = file[member]
         _check(source, found, member)

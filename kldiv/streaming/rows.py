@@ -40,12 +40,8 @@ def room(shape: tuple[int, ...], beside: Path | None = None) -> Floats:
     size = math.prod(shape) * 8
     if size <= IN_MEMORY:
         return np.zeros(shape)
-    if beside is None:
-        with tempfile.TemporaryFile(prefix="kldiv-") as file:  # gone once nothing maps it
-            file.truncate(size)
-            return np.memmap(file, np.float64, "r+", shape=shape)
-    beside.touch()
-    with beside.open("r+b") as file:
+    # A temporary file is gone once nothing maps it.
+    with tempfile.TemporaryFile() if beside is None else beside.open("a+b") as file:
         file.truncate(size)
         return np.memmap(file, np.float64, "r+", shape=shape)
 
