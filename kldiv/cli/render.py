@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from rich.console import Console
@@ -102,15 +103,13 @@ class Page:
             self.line(" " * head.cell_len if i else head, part)
 
     def head(self, text: str, style: str = "bold") -> None:
-        """Write a line apart, above what it is about."""
+        """Write a heading, apart from the lines above it."""
         self.line()
         self.line(Text(text, style=style))
 
-    def table(
-        self, rows: Iterable[Sequence[Cell]], sides: str, head: Sequence[str] | None = None
-    ) -> None:
+    def table(self, rows: Iterable[Sequence[Cell]], sides: str, head: Sequence[str] = ()) -> None:
         """Write rows of cells in columns, each aligned to its side, ``<`` or ``>``."""
-        titles = [] if head is None else [[*map(dim, head)]]
+        titles = [[*map(dim, head)]] if head else []
         texts = [
             [cell if isinstance(cell, Text) else Text(cell) for cell in row]
             for row in (*titles, *rows)
@@ -157,9 +156,8 @@ class Page:
         return Text(" " * left).append(bar, style="cyan")
 
 
-def dim(text: str) -> Text:
-    """Return text that stands back."""
-    return Text(text, style="dim")
+dim: Final = partial(Text, style="dim")
+"""Text that stands back."""
 
 
 def print_notes(notes: Iterable[str], *, apart: bool = False) -> None:
