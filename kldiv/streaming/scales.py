@@ -59,6 +59,7 @@ class Scale:
     empty = 0.0
     """The number of a class that does not occur, and the total of no classes."""
     linear = True
+    """Whether numbers below 0 are none."""
 
     def __init__(self, smoothing: float = 0.0) -> None:
         self.smoothing = smoothing
