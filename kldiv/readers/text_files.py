@@ -69,15 +69,16 @@ class _Look:
         first = len(self.rows[0][1])
         return len(widths) == 1 and self.width > 1 and first in {self.width, self.width - 1}
 
-    def numbers(self, column: int, skip: int = 1) -> bool:
-        """Whether a column holds numbers."""
-        cells = [row[column] for _, row in self.rows[skip:] if len(row) == self.width]
+    def numbers(self, column: int) -> bool:
+        """Whether a column holds numbers, below the first row if there are more."""
+        rows = self.rows[1:] or self.rows
+        cells = [row[column] for _, row in rows if len(row) == self.width]
         full = [cell for cell in cells if not is_blank(cell)]
         return bool(full) and 2 * sum(bool(decimals(cell)) for cell in full) >= len(full)
 
     def any_numbers(self) -> bool:
         """Whether some column holds numbers."""
-        return any(self.numbers(i, len(self.rows) > 1) for i in range(self.width))
+        return any(map(self.numbers, range(self.width)))
 
     def cuts(self, other: str) -> bool:
         """Whether a cell that is no number holds another separator."""
@@ -377,7 +378,7 @@ class _Text:
                         return line, named
         if wanted or self._names_columns(names) or _counting(names):
             return first
-        if not names[0] and not self._is_number(0):  # an index has no name; a label is one
+        if not names[0] and not self._chosen.numbers(0):  # an index has no name; a label is one
             return first
         if self._source.kind in {".txt", ".dat"} and _all_numbers(names):
             return None
@@ -391,12 +392,10 @@ class _Text:
         """Whether a row has words above the columns of numbers."""
         if len(names) == self._width - 1:
             return True
-        columns = [i for i in range(len(names)) if self._chosen.width > i and self._is_number(i)]
+        look = self._chosen
+        columns = [i for i in range(min(len(names), look.width)) if look.numbers(i)]
         numbers = [names[i] for i in columns]
         return not numbers or any(not decimals(name) and name.strip() for name in numbers)
-
-    def _is_number(self, column: int) -> bool:
-        return self._chosen.numbers(column, len(self._chosen.rows) > 1)
 
     def _data(self) -> Iterator[Block]:
         """Yield records, all of one length, without comments: lines that are no records."""
@@ -441,7 +440,7 @@ class _Text:
         """Whether a line that starts with # is no record; or ask."""
         if len(row) != width:
             return True
-        if any(decimals(row[i]) for i in range(width) if self._is_number(i)):
+        if any(decimals(row[i]) for i in range(width) if self._chosen.numbers(i)):
             return False
         if line < self._chosen.rows[0][0]:
             return True
