@@ -207,27 +207,20 @@ class _Report:
         rows += [[name, cell, ""] for name, cell in zip(values, cells[2:], strict=True)]
         self.page.table(rows, "<><")
         self.page.head("Tokens")
-        shares = [
-            ("same likeliest token", found.same_top),
-            ("expected acceptance", found.acceptance),
-        ]
+        shares = {"same likeliest token": found.same_top, "expected acceptance": found.acceptance}
+        perplexities = {}
+        words = "Perplexities and changes of probability need --next-tokens."
         if found.next_tokens:
-            shares += [(f"RMS of {delta}", found.rms_delta_p), (f"mean of {delta}", found.delta_p)]
-        rows = [[name, *self._measured(each, 100.0, " %", digits=4)] for name, each in shares]
-        if found.next_tokens:
-            rows += [
-                [f"perplexity of {name}", *self._measured(each, digits=6)]
-                for name, each in (
-                    ("P", found.perplexity_p),
-                    ("Q", found.perplexity_q),
-                    ("Q by that of P", found.perplexity_ratio),
-                )
-            ]
-        self.page.table(rows, "<><")
-        if found.next_tokens:
+            shares |= {f"RMS of {delta}": found.rms_delta_p, f"mean of {delta}": found.delta_p}
+            perplexities = {"P": found.perplexity_p, "Q": found.perplexity_q}
+            perplexities["Q by that of P"] = found.perplexity_ratio
             words = f"Of {found.next_tokens:,} next tokens; {delta} is the change of probability."
-        else:
-            words = "Perplexities and changes of probability need --next-tokens."
+        rows = [[name, *self._measured(x, 100.0, " %", digits=4)] for name, x in shares.items()]
+        rows += [
+            [f"perplexity of {name}", *self._measured(x, digits=6)]
+            for name, x in perplexities.items()
+        ]
+        self.page.table(rows, "<><")
         self.page.line(dim(words))
 
     def _measured(
