@@ -55,13 +55,10 @@ def _divergence(p: Any, q: Any) -> Direction:
 
 
 def _to_dict(p: str, q: str, found: dict[str, Direction]) -> dict[str, Any]:
-    def bits(values: np.ndarray) -> Any:
-        return (values / _LOG_2).tolist()
-
     return {
         **{name: each.values.tolist() for name, each in found.items()},
         "units": "nats",
-        "bits": {name: bits(each.values) for name, each in found.items()},
+        "bits": {name: (each.values / _LOG_2).tolist() for name, each in found.items()},
         "method": {name: each.method for name, each in found.items()},
         "error": {
             name: None if each.errors is None else each.errors.tolist()
