@@ -142,7 +142,8 @@ def _plain(node: ast.AST, text: str) -> Any:
         if not 0 < abs(node.value) <= sys.float_info.max:
             written = ast.get_source_segment(text, node) or ""
             if _DIGITS.match(written):  # not read as 0 or infinite
-                raise InputError(f"{text}: float64 does not hold the number {written[:20]}")
+                whole = text.replace("lambda_=", "lambda=")
+                raise InputError(f"{whole}: float64 does not hold the number {written[:20]}")
         return node.value
     if isinstance(node, ast.Name) and node.id in _WORDS:
         return _WORDS[node.id]
