@@ -18,9 +18,9 @@ _SEPARATORS: Final = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " "}
 
 TABLES: Final = """\b
 TABLES
-  What a table leaves open is asked for, never guessed. --labels COLUMN and
-  --values COLUMN name the columns of both (each may be given again; --labels ''
-  for none), --sep, --decimal, --encoding, --comment and --no-header say how the
+  A question that a table leaves open is asked, never guessed. --labels COLUMN
+  and --values COLUMN name columns (each may be given again; --labels '' for
+  none), --sep, --decimal, --encoding, --comment and --no-header say how the
   text is written, --na zero or --na drop how a missing number counts. Numbers
   may have a decimal comma, thousands (1.234,5 or 1 234.5) and % signs.
 """
