@@ -303,28 +303,21 @@ def load(
     source: Source, layout: Layout, member: str | None = None, *, bfloat16: bool = False
 ) -> Any:
     """Map or read an array whose layout fits the file, or leave it there to be read in parts."""
-    if stays(source, layout.nbytes):
-        if source.max_bytes is not None:
-            nbytes = layout.nbytes * (2 if bfloat16 else 1)
-            check_budget(source, nbytes, layout.nbytes, member)
+    stored, nbytes = stays(source, layout.nbytes), layout.nbytes * (2 if bfloat16 else 1)
+    mapped = not stored and _is_mapped(source, layout)
+    free = stored or (mapped and not bfloat16)  # of memory of its own
+    if source.max_bytes is not None or not free:
+        check_budget(source, nbytes, layout.nbytes, member)
+    if stored:
         return StoredFile(source.path, layout, bfloat16=bfloat16)
-    if bfloat16:
-        check_budget(source, 2 * layout.nbytes, layout.nbytes, member)
-        return widened(_load(source, layout, member))
-    return _load(source, layout, member)
-
-
-def _load(source: Source, layout: Layout, member: str | None) -> NDArray[Any]:
-    mapped = _is_mapped(source, layout)
-    if source.max_bytes is not None or not mapped:
-        check_budget(source, layout.nbytes, layout.nbytes, member)
     if mapped:
+        place = layout.offset, layout.shape, layout.order
         with parsing(source, "array that can be mapped", member):
-            return np.asarray(
-                np.memmap(source.file, layout.dtype, "r", layout.offset, layout.shape, layout.order)
-            )
-    source.file.seek(layout.offset)
-    return filled(source, layout, source.file, member)
+            array = np.asarray(np.memmap(source.file, layout.dtype, "r", *place))
+    else:
+        source.file.seek(layout.offset)
+        array = filled(source, layout, source.file, member)
+    return widened(array) if bfloat16 else array
 
 
 def filled(

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, get_args
 
 from kldiv.errors import OptionError
-from kldiv.readers import Reading
+from kldiv.readers.reading import PLAIN, Reading
 from kldiv.streaming._types import Form, Reduction
 from kldiv.streaming.logits import Logits
 from kldiv.streaming.scales import Logarithmic, Scale
 
 if TYPE_CHECKING:
     import os
-
-PLAIN: Final = Reading()
 
 _SMOOTHING: Final = "`smoothing` changes the sum of probabilities: say normalize=True too"
 

@@ -15,8 +15,7 @@ from kldiv.streaming import tokens
 from kldiv.streaming.blocks import Piece, Plan, Sizes
 from kldiv.streaming.columns import Best, Columns
 from kldiv.streaming.inputs import open_pair
-from kldiv.streaming.logits import Logits
-from kldiv.streaming.ranges import completed
+from kldiv.streaming.logits import Logits, completed
 from kldiv.streaming.scales import Rows
 from kldiv.streaming.seen import Seen
 
