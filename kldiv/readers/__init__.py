@@ -159,7 +159,7 @@ def read(
         is a vector with a class a row.  Several are a matrix with a class a column, named by the
         header, and ``path::column`` takes one of them.  Columns low and high are the edges of bins.
         Where a first column of numbers may hold labels, the choice is the caller's: ``reading``,
-        or ``path::*`` for the matrix.  Numbers become float64.
+        or ``path::*`` for the matrix.  Numbers become float64, of which each must be in range.
 
     Examples
     --------
