@@ -200,5 +200,5 @@ def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
 
     found = [names[i] for i in order]
     typed = frozenset(i for i, yes in enumerate(numeric) if not yes or found[i] in index)
-    decimal = None if typed else "."  # numbers may be written in a column of text
-    return tabulate(source, Records(found, blocks, place="row", typed=typed, decimal=decimal))
+    plain = frozenset(i for i, yes in enumerate(numeric) if yes)
+    return tabulate(source, Records(found, blocks, place="row", typed=typed, plain=plain))

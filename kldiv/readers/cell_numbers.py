@@ -53,14 +53,16 @@ class CellNumbers:
         The cells of the columns in ``words`` are kept there, where that costs no further pass.
         """
         words = {} if words is None else words
-        decimal = self._source.reading.decimal or self._records.decimal
-        if decimal != "," and not (decimal is None and self._records.doubtful):
+        decimal, plainly = self._source.reading.decimal, self._records.plain
+        doubtful = decimal == "," or (decimal is None and self._records.doubtful)
+        if not doubtful or plainly.issuperset(columns):
             holes = self._source.samples
             found = _plain_numbers(self._records.blocks(), columns, strict, words, holes=holes)
             if found is not None and (holes or not np.isnan(found[:, :strict]).any()):
                 return found
             words.clear()
-        rows, marks = self._records.rows(), decimal or self._decimal(columns[:strict])
+        rows = self._records.rows()
+        marks = decimal or self._decimal([i for i in columns[:strict] if i not in plainly])
         zero = self._source.reading.na == "zero"
         missing = 0.0 if zero else np.nan
         numbers, percents = packed("d"), [0] * len(columns)
@@ -68,7 +70,7 @@ class CellNumbers:
         for line, row in rows:
             for n, i in enumerate(columns):
                 cell = row[i]
-                value = number(cell, marks)
+                value = number(cell, "." if i in plainly else marks)
                 if value is None or value != value:  # noqa: PLR0124 - NaN
                     value = missing
                     if n < strict:

@@ -30,8 +30,8 @@ class Records:
     named: bool = True
     typed: frozenset[int] = frozenset()
     """Columns whose type is text."""
-    decimal: str | None = None
-    """The decimal mark, where it is known."""
+    plain: frozenset[int] = frozenset()
+    """Columns of typed numbers, whose decimal mark is a point."""
     doubtful: bool = False
     """Whether 1.234 may be a thousand and more."""
     notes: list[str] = field(default_factory=list)
@@ -58,8 +58,8 @@ def of_values(
     )
     # A table of text alone has its numbers in it.
     typed = frozenset(text) if len(text) < len(names) - (names[:1] == [""]) else frozenset()
-    decimal = None if any(isinstance(value, str) for row in rows for value in row) else "."
-    return Records(names, lambda: iter([block]), place=place, typed=typed, decimal=decimal)
+    plain = (i for i in range(len(names)) if not any(isinstance(row[i], str) for row in rows))
+    return Records(names, lambda: iter([block]), place=place, typed=typed, plain=frozenset(plain))
 
 
 def check_nested(source: Source, name: str, *, lists: bool) -> None:

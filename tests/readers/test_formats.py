@@ -120,6 +120,30 @@ def test_a_number_written_as_text_has_a_mark_in_doubt(tmp_path):
     assert read(path, key="n", reading=Reading(decimal=",")).array.tolist() == [5, 1.234]
 
 
+@pytest.mark.parametrize("name", ["p.json", "p.xlsx", "p.parquet", "p.arrow"])
+@pytest.mark.parametrize("labels", [["a", "b", "c"], [True, False, None]])
+def test_typed_numbers_have_a_point_whatever_another_file_has(tmp_path, name, labels):
+    """1.234 was taken for a thousand and more where --decimal , was said."""
+    values, path = [1.234, 1.5, 1e22], tmp_path / name
+    if name == "p.json":
+        rows = [{"l": label, "n": n} for label, n in zip(labels, values, strict=True)]
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif name == "p.xlsx":
+        book = pytest.importorskip("openpyxl").Workbook()
+        for row in [("l", "n"), *zip(labels, values, strict=True)]:
+            book.active.append(row)
+        book.save(path)
+    else:
+        pa = pytest.importorskip("pyarrow")
+        frame = pa.table({"l": labels, "n": values})
+        if name == "p.parquet":
+            importlib.import_module("pyarrow.parquet").write_table(frame, path)
+        else:
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, frame.schema) as out:
+                out.write_table(frame)
+    assert read(path, reading=Reading(decimal=",")).array.tolist() == values
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
