@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 
 from kldiv.readers.sources import (
-    STORED,
     Source,
     check_attributes,
     check_budget,
@@ -21,6 +20,7 @@ from kldiv.readers.sources import (
     choose,
     missing_marks,
     parsing,
+    stays,
     unwritten,
 )
 from kldiv.readers.stored import Layout, Stamped, without_marks
@@ -50,7 +50,7 @@ def read_hdf5(source: Source) -> Table:
             notes = unwritten(source, found.id.get_num_chunks(), found.shape, found.chunks)
         table = Table(None, source.path, member, notes=notes)
         marks = missing_marks(found.attrs, found.dtype)
-        if source.lazy and found.nbytes >= STORED:
+        if stays(source, found.nbytes):
             stored = _Dataset(source.path, member, found)
             return replace(table, array=without_marks(stored, marks))
         check_budget(source, found.nbytes, found.id.get_storage_size(), member)
