@@ -50,10 +50,12 @@ def read_hdf5(source: Source) -> Table:
             notes = unwritten(source, found.id.get_num_chunks(), found.shape, found.chunks)
         table = Table(None, source.path, member, notes=notes)
         marks = missing_marks(found.attrs, found.dtype)
-        if stays(source, found.nbytes):
-            stored = _Dataset(source.path, member, found)
-            return replace(table, array=without_marks(stored, marks))
-        check_budget(source, found.nbytes, found.id.get_storage_size(), member)
+        stored = stays(source, found.nbytes)
+        if source.max_bytes is not None or not stored:
+            check_budget(source, found.nbytes, found.id.get_storage_size(), member)
+        if stored:
+            dataset = _Dataset(source.path, member, found)
+            return replace(table, array=without_marks(dataset, marks))
         array = np.asarray(found[()])
         array = array.astype(array.dtype.newbyteorder("="))
         return replace(table, array=without_marks(array, marks))

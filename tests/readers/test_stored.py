@@ -326,6 +326,8 @@ def test_a_dataset_from_a_pipe_is_read_at_once(tmp_path, monkeypatch):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["x"] = np.arange(5.0)
+    with pytest.raises(InputError, match="40 bytes from 40 on disk; at most 8 are accepted"):
+        open_table(tmp_path / "x.h5", max_bytes=8)
     content = io.BytesIO((tmp_path / "x.h5").read_bytes())
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=content))
     assert open_table("-").array.tolist() == [0, 1, 2, 3, 4]

@@ -232,6 +232,8 @@ def test_base_files_are_read():
     base_file("p.kld", p, tokens)
     table = readers.open_table("p.kld")
     assert isinstance(table.array, readers.Stored)
+    with pytest.raises(InputError, match="at most 8 are accepted"):
+        readers.open_table("p.kld", max_bytes=8)
     np.testing.assert_array_equal(table.next_tokens, following(tokens))
     exact = p - np.logaddexp.reduce(p.astype(float), axis=-1, keepdims=True)
     there = p > p.max(axis=-1, keepdims=True) - 16
