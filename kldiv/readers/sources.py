@@ -279,11 +279,12 @@ def check_budget(source: Source, nbytes: int, stored: int, member: str | None = 
 
 def memory() -> int:
     """Return the bytes of physical memory, or more than any file has where nobody tells."""
+    sysconf = getattr(os, "sysconf", None)  # not on Windows
     try:
-        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # as on Windows
-        found = -1
-    return found if found > 0 else 2**63
+        pages = sysconf("SC_PHYS_PAGES") if sysconf else -1
+        return int(pages * sysconf("SC_PAGE_SIZE")) if sysconf and pages > 0 else 2**63
+    except (OSError, ValueError):
+        return 2**63
 
 
 def _is_mapped(source: Source, layout: Layout) -> bool:

@@ -59,7 +59,7 @@ def test_json(tmp_path, value, result):
             assert parts(tmp_path / name) == result
 
 
-BEYOND = ["1e-400", "-1E-400", "1e400", f"0.{'0' * 330}7", "9" * 310]
+BEYOND = ["1e-400", "-1E-400", "1e400", f"0.{'0' * 330}7", "9" * 312]
 
 
 @pytest.mark.parametrize("number", BEYOND)
@@ -69,7 +69,7 @@ BEYOND = ["1e-400", "-1E-400", "1e400", f"0.{'0' * 330}7", "9" * 310]
         ("p.csv", "l,n\na,0.5\nb,{}\n", "line 3, column 'n'"),
         ("p.csv", "n\n0.5\n{}\n", "line 3, column 'n'"),
         ("p.csv", "l;n\na;0,5\nb;{}\n", "line 3, column 'n'"),
-        ("p.txt", "0.5 0.5\n0.5 {}\n", "line 2, column '2'"),
+        ("p.txt", "0.5 0.5 0\n0.5 0.25 {}\n", "line 2, column '3'"),
         ("p.csv", "l,n\na,50%\nb,{}%\n", "line 3, column 'n'"),
         ("p.json", '[{{"l": "a", "n": 0.5}}, {{"l": "b", "n": {}}}]', "record 2, column 'n'"),
         ("p.jsonl", '{{"l": "a", "n": 0.5}}\n{{"l": "b", "n": {}}}', "record 2, column 'n'"),
@@ -78,11 +78,12 @@ BEYOND = ["1e-400", "-1E-400", "1e400", f"0.{'0' * 330}7", "9" * 310]
 )
 def test_numbers_that_float64_does_not_hold(tmp_path, name, text, place, number):
     """Read as 0, such a one makes a divergence infinite or drops a term of it."""
+    number = number.replace(".", "," if ";" in text else ".")
     (tmp_path / name).write_text(text.format(number), encoding="utf-8")
     shown = str(Decimal(number)) if name.startswith("p.json") else number
     refused(tmp_path / name, place, shown[:50], "float64 does not hold")
     for held in ("0.0e-400", "Infinity", "5e-324", "1e308"):
-        if "%" not in text:
+        if not {"%", ";"} & set(text):
             (tmp_path / name).write_text(text.format(held), encoding="utf-8")
             assert read(tmp_path / name).array.ravel()[-1] == float(held)
 
@@ -93,16 +94,12 @@ def test_numbers_in_lists_that_float64_does_not_hold(tmp_path, number):
     shown = str(Decimal(number))
     refused(tmp_path / "p.json", f"value 4 of 4: {shown!r}", "float64 does not hold")
     pa = pytest.importorskip("pyarrow")
-    for value, kind in ((number, pa.string()), (Decimal(number), pa.decimal256(5, 400))):
-        if isinstance(value, Decimal) and "-" not in shown[1:]:
-            continue  # Arrow's decimals are as wide as their digits
-        rows = pa.array([[value, value]], pa.list_(kind))
-        frame = pa.table({"p": rows, "n": rows.flatten()[1:]})
-        path = tmp_path / "p.arrow"
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, frame.schema) as out:
-            out.write_table(frame)
-        for column in "pn":
-            refused(f"{path}::{column}", str(value), "float64 does not hold")
+    frame = pa.table({"p": [["0.0", number]], "n": [number]})
+    path = tmp_path / "p.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, frame.schema) as out:
+        out.write_table(frame)
+    for column in "pn":
+        refused(f"{path}::{column}", number, "float64 does not hold")
 
 
 def test_line_ends_of_unicode_are_letters_of_a_label(tmp_path):
