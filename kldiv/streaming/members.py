@@ -31,7 +31,7 @@ def member(text: str) -> Callable[..., Any]:
         No such name, or a number that it does not take.
     """
     name, values = parsed(text)
-    loss: Any = getattr(kldiv, f"{'skew_kl' if name == 'skew' else name}_div_with_logits")
+    loss: Callable[..., Any] = getattr(kldiv, f"{'skew_kl' if name == 'skew' else name}_div_with_logits")
     if not values:
         return loss
     return partial(loss, **{PARAMETERS[name]: values if name == "jeffreys" else values[0]})
