@@ -31,7 +31,8 @@ def member(text: str) -> Callable[..., Any]:
         No such name, or a number that it does not take.
     """
     name, values = parsed(text)
-    loss: Callable[..., Any] = getattr(kldiv, f"{'skew_kl' if name == 'skew' else name}_div_with_logits")
+    prefix = "skew_kl" if name == "skew" else name
+    loss: Callable[..., Any] = getattr(kldiv, f"{prefix}_div_with_logits")
     if not values:
         return loss
     return partial(loss, **{PARAMETERS[name]: values if name == "jeffreys" else values[0]})
