@@ -45,8 +45,8 @@ class Sizes:
     """Pieces."""
 
     @classmethod
-    def within(cls, memory: int | None) -> Self:
-        """Return sizes that stay within about so many bytes, of None 512 MiB."""
+    def within(cls, memory: int | None = None) -> Self:
+        """Return sizes that stay within about so many bytes, by default 512 MiB."""
         if memory is not None and (type(memory) is not int or memory <= 0):
             raise OptionError(f"memory={memory!r}: expected a positive number of bytes, or None")
         budget = BUDGET if memory is None else memory // _SHARE
