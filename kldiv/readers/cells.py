@@ -60,7 +60,7 @@ class _Tabulation:
         self.empty = {
             i
             for i, name in enumerate(self.names)
-            if i and not name and not any(row[i] for _, row in self.head)
+            if i and not (name and records.named) and not any(row[i] for _, row in self.head)
         }
         """Columns of neither a name nor cells, as separators at the end of lines make them."""
         unnamed = [i for i, name in enumerate(self.names) if i and not name]

@@ -118,7 +118,9 @@ class _Text:
             if len(names) == self._width - 1:  # as R writes an index, or separators at the end
                 ends = any(row[-1] for _, row in self._chosen.rows[1:] if len(row) == self._width)
                 names.insert(0 if ends else len(names), "")
-            if self._reading.header is None and _all_numbers(names):
+            numbers = list(filter(None, names))  # an index may have no name
+            odd = numbers and _all_numbers(numbers) and (numbers == names or not _counting(numbers))
+            if self._reading.header is None and odd:
                 notes.append(
                     f"the first line of {self._source.path}, {', '.join(names[:SHOWN])}, is taken"
                     " for names of columns; header=False takes it for numbers"
@@ -341,16 +343,19 @@ class _Text:
         return max(looks, key=lambda look: len(look.rows[0][1]))
 
     def _check_commas(self, look: _Look) -> None:
-        """Refuse to guess whether 0,5 below a header of fewer cells is one number or two cells."""
-        if self._reading.sep or look.sep not in {",", " "} or len(look.rows) < 2:
+        """Refuse to guess whether 0,5 is one number or two cells, unless a header has two."""
+        if self._reading.sep or look.sep not in {",", " "}:
             return
-        if len(look.rows[0][1]) != look.width - 1 or (look.width > 2 and self._has_quotes):
+        names, rows = look.rows[0][1], look.rows[1:]
+        if look.width == 2 == len(names) and self._is_headless(names):
+            rows = look.rows
+        elif not rows or len(names) != look.width - 1 or (look.width > 2 and self._has_quotes):
             return  # R writes an index without a name, and quotes the names
-        if look.width > 2 and not any(row[-1].strip() for _, row in look.rows[1:]):
+        if look.width > 2 and not any(row[-1].strip() for _, row in rows):
             return  # lines end with the separator
-        line, first = look.rows[1]
+        line, first = rows[0]
         for i in range(look.width - 1):
-            if all("," in decimals(look.sep.join(row[i : i + 2])) for _, row in look.rows[1:]):
+            if all("," in decimals(look.sep.join(row[i : i + 2])) for _, row in rows):
                 one = "decimal=',' says that it is one"
                 if look.width > 2 or look.sep == " ":
                     one = "a number with it is written in quotes"
@@ -358,6 +363,12 @@ class _Text:
                     f"line {line}: {look.sep.join(first[i : i + 2])!r} may be one number or two"
                     f" cells: {one}, sep={look.sep!r} says that they are two"
                 )
+
+    def _is_headless(self, names: Sequence[str]) -> bool:
+        """Whether the first line of a text that need not have commas is numbers and no header."""
+        if self._reading.header or self._source.kind in _USUAL or _counting(names):
+            return False
+        return all(map(decimals, names)) and not self._has_quotes
 
     # ---- header and comments ---------------------------------------------------------------------
 
