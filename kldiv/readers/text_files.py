@@ -118,9 +118,7 @@ class _Text:
             if len(names) == self._width - 1:  # as R writes an index, or separators at the end
                 ends = any(row[-1] for _, row in self._chosen.rows[1:] if len(row) == self._width)
                 names.insert(0 if ends else len(names), "")
-            numbers = list(filter(None, names))  # an index may have no name
-            odd = numbers and _all_numbers(numbers) and (numbers == names or not _counting(numbers))
-            if self._reading.header is None and odd:
+            if self._reading.header is None and _are_odd(names):
                 notes.append(
                     f"the first line of {self._source.path}, {', '.join(names[:SHOWN])}, is taken"
                     " for names of columns; header=False takes it for numbers"
@@ -513,6 +511,14 @@ class _Lines(io.TextIOWrapper):
 
     def close(self) -> None:
         self.detach()
+
+
+def _are_odd(names: Sequence[str]) -> bool:
+    """Whether names may be numbers of a first row: fractions, or no words and no count."""
+    numbers = [name for name in names if decimals(name)]
+    words = [name for name in names if name and not decimals(name)]
+    counted = words or (len(numbers) < len(names) and _counting(names))
+    return bool(numbers) and not (counted and all(map(str.isdecimal, numbers)))
 
 
 def _all_numbers(names: Sequence[str]) -> bool:

@@ -143,13 +143,16 @@ def test_what_was_asked_for_is_done(found, text, options, result):
     assert found(text, **options) == result
 
 
-@pytest.mark.parametrize("text", ["0,1\n5,7\n", ",0.25\na,0.75\n", ",2019,2021\na,5,7\n"])
+@pytest.mark.parametrize(
+    "text", ["0,1\n5,7\n", ",0.25\na,0.75\n", ",2019,2021\na,5,7\n", "a;0,5;1\n1;0,25;3\n"]
+)
 def test_a_header_of_numbers_is_said(tmp_path, text):
     path = tmp_path / "p.csv"
     path.write_text(text, encoding="utf-8")
     assert "is taken for names of columns; header=False" in read(path).notes[0]
-    path.write_text(",0,1\na,5,7\n", encoding="utf-8")  # as pandas writes columns without names
-    assert read(path).notes == ()
+    for sure in (",0,1\na,5,7\n", "id,2019,2021\n3.5,5,7\n"):  # pandas; and words
+        path.write_text(sure, encoding="utf-8")
+        assert read(path).notes == ()
 
 
 @pytest.mark.parametrize(
