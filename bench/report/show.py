@@ -159,18 +159,9 @@ def run(results: Results, console: Console) -> None:
     console.print(Text(sentence(results["cells"]), style="bold"))
     for cells in groups(results["cells"]).values():
         table = Table(title=group_title(cells[0]), title_justify="left", title_style="bold")
-        for head, justify in (
-            ("", "left"),
-            ("median", "right"),
-            ("IQR", "right"),
-            ("n", "right"),
-            ("of memory", "right"),
-            ("first call", "right"),
-            ("extra", "right"),
-            ("error", "right"),
-            ("", "left"),
-        ):
-            table.add_column(head, justify=justify)  # type: ignore[arg-type]
+        heads = ("median", "IQR", "n", "of memory", "first call", "extra", "error")
+        for head in ("", *heads, ""):
+            table.add_column(head, justify="right" if head else "left")
         for cell in order(cells):
             spread = cell["iqr_s"] / cell["median_s"] if cell["median_s"] else None
             style = {OWN: "bold", FLOOR: "dim italic"}.get(cell["who"], "")

@@ -49,7 +49,9 @@ class Commands(Group):
         words = [each for each in args if not each.startswith("-") or each == "-"]
         known = set(self.list_commands(ctx)) | {"help"}
         if words and not known & set(words) and args[0] not in ctx.help_option_names:
-            named = self._looks_like_data(args[0]) or args[0].startswith("-")
+            # A file, file::key, a distribution, or standard input.
+            named = any(c in args[0] for c in "./\\:(*") or args[0].startswith("-")
+            named = named or os.path.exists(args[0])  # noqa: PTH110 - of any name
             if named and (len(words) > 1 or "--pairwise" in args):
                 args = ["compare", *args]
             elif named and words[0] == args[0]:
@@ -57,11 +59,6 @@ class Commands(Group):
         if args[:1] == ["help"]:
             args = [*args[1:2], "--help"]
         return super().parse_args(ctx, args)
-
-    @staticmethod
-    def _looks_like_data(word: str) -> bool:
-        """Whether a first word is a file, ``file::key``, a distribution or standard input."""
-        return any(c in word for c in "./\\:(*") or word == "-" or os.path.exists(word)  # noqa: PTH110
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; turn errors, interrupts and closed pipes into exit codes."""

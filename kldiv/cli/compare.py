@@ -11,7 +11,7 @@ import click
 
 from kldiv.cli.interrupts import keep_state
 from kldiv.cli.suggestions import Choice, suggested
-from kldiv.cli.tables import TABLES, part_of, picture, reading_of, table_options
+from kldiv.cli.tables import TABLES, part_of, picture, reading_of, refuse, table_options
 from kldiv.errors import InputError, KLDivError, OptionError, ShapeError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ ALL PAIRS (--pairwise)
 OTHER DIVERGENCES (--divergence, of --from logits and of --pairwise)
   kl, js:BETA, skew:ALPHA, jeffreys:W,R, tv, hellinger, chi2, alpha:ORDER and
   renyi:ORDER, from one more read: 1 - tv is how often speculative decoding
-  accepts what Q proposes, as P is the target.
+  accepts the proposals of Q, as P is the target.
 
 \b
 LARGER THAN MEMORY
@@ -205,7 +205,7 @@ EXAMPLES
     "--checkpoint",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Keep what is done in FILE, and go on from there.",
+    help="Keep the state in FILE, and go on from there.",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster of this scheduler.")
 @click.option(
@@ -251,7 +251,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             pairs.show(options, [each for each in files if each is not None])
             return
         _check_two(ctx, options, others)
-        if _written_out(ctx, options):
+        if _written_out(options):
             from kldiv.cli import distribution_comparison  # noqa: PLC0415
 
             distribution_comparison.show(options["p"], options["q"], as_json=options["as_json"])
@@ -366,7 +366,7 @@ def _check_sums(found: Comparison) -> None:
             )
 
 
-def _written_out(ctx: click.Context, options: dict[str, Any]) -> bool:
+def _written_out(options: dict[str, Any]) -> bool:
     """Return whether P and Q are distributions like ``Normal(0, 1)`` rather than files."""
     p, q = options["p"], options["q"]
     # A file may have any name, and one that is there is meant.
@@ -380,12 +380,6 @@ def _written_out(ctx: click.Context, options: dict[str, Any]) -> bool:
             f"{p} and {q}: one is a distribution, the other a file; for data and a distribution see"
             " kldiv fit"
         )
-    parameters = {each.name: each for each in ctx.command.params}
-    unused = [
-        parameters[name].opts[0]
-        for name in _FOR_FILES
-        if options[name] not in {None, parameters[name].get_default(ctx)}
-    ]
-    if any(written) and unused:
-        raise click.UsageError(f"{', '.join(unused)}: for files, not for distributions")
+    if any(written):
+        refuse(options, _FOR_FILES, "for files, not for distributions")
     return any(written)

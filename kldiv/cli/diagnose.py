@@ -90,39 +90,41 @@ def _check_labels(p: Table, q: Table) -> None:
         )
 
 
-def _prepared(array: Any, form: str, axis: int, *, log: bool) -> tuple[Any, str]:
+def _prepared(given: Any, form: str, axis: int, *, log: bool) -> tuple[Any, str]:
     """Return probabilities, or their logarithms, and the numbers of the file they were made of."""
     import numpy as np  # noqa: PLC0415 - see above
 
+    array = given.astype(np.float64)  # sums of float16 end at 65504
     if form == "logits":
-        top = array.max(axis=axis, keepdims=True)
-        return array - top - np.log(np.exp(array - top).sum(axis=axis, keepdims=True)), "logits"
+        array = array - array.max(axis=axis, keepdims=True)
+        array -= np.log(np.exp(array).sum(axis=axis, keepdims=True))
+        return array.astype(given.dtype), "logits"
     if form == "log-probs":
-        return array, ""
+        return given, ""
     if form == "auto":
         if (array < 0).any():
-            return array, ""  # as it stands: diagnose says what it reads as
+            return given, ""  # as it stands: diagnose names its form
         whole = not (array != np.rint(array)).any()  # where NaN is no argument
         sums = array.sum(axis=axis)
         form = "counts" if whole and not (abs(sums - 1) < 1e-6).all() else "probs"
     if form == "counts":
         array = array / array.sum(axis=axis, keepdims=True)
     taken = "counts" if form == "counts" else "probabilities" if log else ""
-    return (np.log(array) if log else array), taken
+    return (np.log(array) if log else array).astype(given.dtype), taken
 
 
 def _show(found: Diagnosis, tables: Sequence[Table], taken: Sequence[str]) -> None:
     from rich.text import Text  # noqa: PLC0415 - see above
 
-    from kldiv.cli.render import Page, source  # noqa: PLC0415
+    from kldiv.cli.render import Page, dim, source  # noqa: PLC0415
 
     page = Page()
-    rows: list[list[str | Text]] = [
-        [
+    rows = [
+        (
             Text(role, style="bold"),
             source(table),
-            Text(f"taken as {made}" if made else f"reads as {kind}", style="dim"),
-        ]
+            dim(f"taken as {made}" if made else f"reads as {kind}"),
+        )
         for role, table, kind, made in zip(
             ("target", "input"), tables, (found.target, found.input), taken, strict=True
         )
@@ -135,4 +137,4 @@ def _show(found: Diagnosis, tables: Sequence[Table], taken: Sequence[str]) -> No
         page.line()
         page.line(Text(f"{finding.severity:<8}", style=_STYLES[finding.severity]), finding.code)
         page.paragraph(Text(" " * 8), finding.message)
-        page.paragraph(Text("mend    ", style="dim"), finding.mend)
+        page.paragraph(dim("mend    "), finding.mend)

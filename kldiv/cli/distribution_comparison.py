@@ -12,16 +12,11 @@ from rich.text import Text
 import kldiv
 from kldiv.cli.expressions import parse
 from kldiv.cli.json_output import print_json
-from kldiv.cli.render import Page, clean, column
+from kldiv.cli.render import Page, clean, column, dim
 from kldiv.distributions import NoClosedFormError
 from kldiv.errors import InputError, OptionError
 
 _LOG_2: Final = math.log(2.0)  # nats in a bit
-_METHODS: Final = {
-    "closed form": "closed form",
-    "quadrature": "quadrature",
-    "monte_carlo": "Monte Carlo",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +55,10 @@ def _divergence(p: Any, q: Any) -> Direction:
 
 
 def _to_dict(p: str, q: str, found: dict[str, Direction]) -> dict[str, Any]:
-    def bits(values: np.ndarray) -> Any:
-        return (values / _LOG_2).tolist()
-
     return {
         **{name: each.values.tolist() for name, each in found.items()},
         "units": "nats",
-        "bits": {name: bits(each.values) for name, each in found.items()},
+        "bits": {name: (each.values / _LOG_2).tolist() for name, each in found.items()},
         "method": {name: each.method for name, each in found.items()},
         "error": {
             name: None if each.errors is None else each.errors.tolist()
@@ -91,23 +83,16 @@ def _print(p: str, q: str, found: dict[str, Direction]) -> None:
             labels.append(names[key] + (str(list(place)) if place else ""))
             values.append(float(each.values[place]))
             methods.append(_method(each, place))
-    rows: list[list[str | Text]] = [["", Text("nats", style="dim"), Text("bits", style="dim"), ""]]
-    nats, bits = (
-        ["none seen" if value < 0 else text for value, text in zip(values, texts, strict=True)]
-        for texts in (
-            column(values, digits=10),
-            column([value / _LOG_2 for value in values], digits=10),
-        )
-    )
-    rows += [
-        [label, Text(nat, style="bold"), bit, Text(method, style="dim")]
-        for label, nat, bit, method in zip(labels, nats, bits, methods, strict=True)
-    ]
-    page.table(rows, "<>><")
+    units = (column([value / unit for value in values], digits=10) for unit in (1.0, _LOG_2))
+    rows = []
+    for label, value, method, *cells in zip(labels, values, methods, *units, strict=True):
+        nats, bits = ["none seen"] * 2 if value < 0 else cells
+        rows.append((label, Text(nats, style="bold"), bits, dim(method)))
+    page.table(rows, "<>><", ("", "nats", "bits", ""))
 
 
 def _method(each: Direction, place: tuple[int, ...]) -> str:
-    name = _METHODS[each.method]
+    name = each.method.replace("monte_carlo", "Monte Carlo")
     if each.errors is None:
         return name
     return f"{name}, error about {float(each.errors[place]):.1e}"

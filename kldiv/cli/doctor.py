@@ -65,28 +65,24 @@ def _print_backends(backends: Mapping[str, BackendStatus], title: str) -> None:
     page = Page()
     page.line(Text(title, style="bold"))
     page.line()
-    rows: list[list[str | Text]] = [
-        [Text(name, style="dim") for name in ("backend", "version", "devices", "kernels")]
-    ]
+    rows = []
     for name, status in backends.items():
         if status.usable:
             version, devices = status.version or page.glyphs.none, ", ".join(status.devices)
             rows.append([name, version, devices, ", ".join(status.kernels)])
-    page.table(rows, "<<<<")
+    page.table(rows, "<<<<", ("backend", "version", "devices", "kernels"))
     problems = [
         [f"{kernel} ({name})", why]
         for name, status in backends.items()
         for kernel, why in status.kernel_problems.items()
     ]
     if problems:
-        page.line()
-        page.line(Text("kernels that cannot run", style="dim"))
+        page.head("kernels that cannot run", "dim")
     for kernel, why in problems:
         page.line(kernel, f": {why}")
     broken = {name: status for name, status in backends.items() if not status.usable}
     if broken:
-        page.line()
-        page.line(Text("not usable", style="dim"))
+        page.head("not usable", "dim")
     for name, status in broken.items():
         page.line(name, f": {status.reason}")
         if status.install:
@@ -94,14 +90,9 @@ def _print_backends(backends: Mapping[str, BackendStatus], title: str) -> None:
 
 
 def _print_settings(settings: Mapping[str, Mapping[str, str]]) -> None:
-    from rich.text import Text  # noqa: PLC0415 - see above
-
-    from kldiv.cli.render import Page  # noqa: PLC0415
+    from kldiv.cli.render import Page  # noqa: PLC0415 - see above
 
     page = Page()
     page.line()
-    rows: list[list[str | Text]] = [
-        [Text(name, style="dim") for name in ("setting", "value", "origin")]
-    ]
-    rows += [[name, each["value"], each["origin"]] for name, each in settings.items()]
-    page.table(rows, "<<<")
+    rows = [(name, each["value"], each["origin"]) for name, each in settings.items()]
+    page.table(rows, "<<<", ("setting", "value", "origin"))

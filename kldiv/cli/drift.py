@@ -9,7 +9,6 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import click
 import numpy as np
 from rich.text import Text
 
@@ -17,8 +16,8 @@ import kldiv
 from kldiv import estimators
 from kldiv.cli.json_output import print_json
 from kldiv.cli.progress import Progress
-from kldiv.cli.render import Page, clean, print_notes
-from kldiv.cli.tables import part_of, picture
+from kldiv.cli.render import Page, clean, dim, print_notes
+from kldiv.cli.tables import part_of, picture, refuse
 from kldiv.errors import InputError
 from kldiv.readers import open_samples
 
@@ -39,11 +38,10 @@ _LEVEL: Final = 1.96  # standard errors of an interval of 95 %
 _NEIGHBOUR: Final = 5
 _DRAWS: Final = 400
 _FEW_CLASSES: Final = 10_000  # beyond which drawing counts anew takes seconds a column
-_UNUSED: Final = {
-    "align": False, "fold": None, "rebin": False, "normalize": False, "generalized": False,
-    "smoothing": 0.0, "checkpoint": None, "scheduler": None,
-    "quantization": False, "next_tokens": None, "hidden": False, "weight": None, "weight_q": None,
-}  # fmt: skip
+_UNUSED: Final = (
+    *("align", "fold", "rebin", "normalize", "generalized", "smoothing", "checkpoint", "scheduler"),
+    *("quantization", "next_tokens", "hidden", "weight", "weight_q"),
+)
 
 
 class _NoNeighboursError(InputError):
@@ -69,9 +67,7 @@ class Drift:
 
 def show(options: dict[str, Any], bins: int | None, *, neighbours: bool = False) -> None:
     """Print the drift of all columns, the largest first."""
-    for name, default in _UNUSED.items():
-        if options[name] != default:
-            raise click.UsageError(f"--{name.replace('_', '-')}: not for samples")
+    refuse(options, _UNUSED, "not for samples")
     plot: DriftPlot | None = picture("drift_plot", "DriftPlot", options["plot"])
     p, q = (
         open_samples(options[name], reading=options["reading"], **part_of(options, name))
@@ -355,34 +351,29 @@ def _print(found: list[Drift], options: dict[str, Any], bins: int | None) -> Non
     page.line()
     parallel = page.glyphs.parallel
     head = ("column", f"D(P{parallel}Q)", "95 %", f"D(Q{parallel}P)", "JS", "PSI", "TV", "")
-    rows: list[list[str | Text]] = [[Text(name, style="dim") for name in head]]
     shown = found[: options["top"]] if options["top"] else found
-    rows += [
+    rows: list[list[str | Text]] = [
         [
             Text(page.label(each.column), style="bold"),
             _shown(each.kl_pq),
             _interval(each.kl_pq_interval),
             _shown(each.kl_qp),
             *(f"{value:.4f}" for value in (each.js, each.psi, each.tv)),
-            Text(f"{each.kind}, {each.samples[0]:,} and {each.samples[1]:,}", style="dim"),
+            dim(f"{each.kind}, {each.samples[0]:,} and {each.samples[1]:,}"),
         ]
         for each in shown
     ]
-    page.table(rows, "<>>>>>><")
+    page.table(rows, "<>>>>>><", head)
     if len(shown) < len(found):
         page.line(f"and {len(found) - len(shown):,} more columns: --top 0 shows all")
     page.line()
-    near = any(each.kind == "numbers" for each in found)
-    drawn = any(each.kl_pq_interval and each.kind != "numbers" for each in found)
-    pq, qp = f"D(P{parallel}Q)", f"D(Q{parallel}P)"
-    text = f"In nats, but for TV. PSI is Jeffreys' divergence, {pq} + {qp}"
-    page.line(Text(f"{text}.", style="dim"))
-    if near:
+    page.line(dim(f"In nats, but for TV. PSI is Jeffreys' divergence, {head[1]} + {head[3]}."))
+    if any(each.kind == "numbers" for each in found):
         text = f"D of numbers by nearest neighbours; their JS, PSI and TV by {bins or _BINS} bins."
-        page.line(Text(text, style="dim"))
-    if drawn:
+        page.line(dim(text))
+    if any(each.kl_pq_interval and each.kind != "numbers" for each in found):
         text = "Intervals of counts allow for few data, by which D is estimated too large."
-        page.line(Text(text, style="dim"))
+        page.line(dim(text))
 
 
 def _shown(value: float) -> str:

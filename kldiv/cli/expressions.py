@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _LONGEST: Final = 10_000  # characters; the parser's memory grows with them
 _SIGNS: Final[dict[type, Callable[[Any], Any]]] = {ast.UAdd: lambda x: x, ast.USub: lambda x: -x}
 _LAMBDA: Final = re.compile(r"\blambda\s*=(?!=)")  # a word of the language that reads it
+_DIGITS: Final = re.compile(r"[^eE]*[1-9]")  # of a number other than 0
 _MEANT: Final = {
     **dict.fromkeys(("mu", "mean", "m", "location"), ("loc",)),
     **dict.fromkeys(("sigma", "std", "sd", "stddev", "s"), ("scale", "scale_diag")),
@@ -62,13 +63,14 @@ def parse(text: str) -> Any:
             f"an expression of {len(text):,} characters; at most {_LONGEST:,} are read"
         )
     try:
-        tree = ast.parse(_LAMBDA.sub("lambda_=", text.strip()), mode="eval").body
+        written = _LAMBDA.sub("lambda_=", text.strip())
+        tree = ast.parse(written, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(
             f"{text!r} is not a distribution: {getattr(error, 'msg', error)}. Write it like "
             "Normal(0, 1) or Gamma(concentration=2, rate=0.5)"
         ) from None
-    return _distribution(tree, text)
+    return _distribution(tree, written)
 
 
 def _distribution(node: ast.AST, text: str) -> Any:
@@ -137,8 +139,11 @@ def _value(node: ast.AST, text: str) -> Any:
 
 def _plain(node: ast.AST, text: str) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | bool):
-        if abs(node.value) > sys.float_info.max and node.value != np.inf:
-            raise InputError(f"{text}: a number of {len(str(node.value)):,} digits is too large")
+        if not 0 < abs(node.value) <= sys.float_info.max:
+            written = ast.get_source_segment(text, node) or ""
+            if _DIGITS.match(written):  # not read as 0 or infinite
+                whole = text.replace("lambda_=", "lambda=")
+                raise InputError(f"{whole}: float64 does not hold the number {written[:20]}")
         return node.value
     if isinstance(node, ast.Name) and node.id in _WORDS:
         return _WORDS[node.id]
@@ -150,8 +155,9 @@ def _plain(node: ast.AST, text: str) -> Any:
 
 
 def _refused(node: ast.AST, text: str) -> InputError:
-    part = ast.get_source_segment(text.strip(), node) or "this"
+    part = ast.get_source_segment(text, node) or "this"
+    whole = text.replace("lambda_=", "lambda=")
     return InputError(
-        f"{part!r} in {text!r} cannot be read: an expression holds the names of distributions and "
+        f"{part!r} in {whole!r} cannot be read: an expression holds the names of distributions and "
         "numbers, nothing else"
     )

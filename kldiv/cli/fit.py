@@ -124,10 +124,7 @@ def _print_json(found: Ranking, path: str) -> None:
     from kldiv.cli.json_output import print_json  # noqa: PLC0415 - see above
 
     fits = [
-        {
-            **{name: getattr(fit, name) for name in _PRINTED},
-            "kl": fit.kl._asdict(),
-        }
+        {**{name: getattr(fit, name) for name in _PRINTED}, "kl": fit.kl._asdict()}
         for fit in found.fits
     ]
     report = {
@@ -150,23 +147,16 @@ def _print(found: Ranking, table: Table) -> None:
     page = Page()
     page.line(Text("data", style="bold"), f"  {source(table)}  {found.taken_for}")
     page.line()
-    head = (
-        "family",
-        "behind",
-        "",
-        f"KL(data{page.glyphs.parallel}fit)",
-        f"{100 * found.confidence:g} % from",
-        "to",
-        "",
-    )
-    rows: list[list[str | Text]] = [[Text(name, style="dim") for name in head]]
-    rows += [_row(fit, best=fit is found.best) for fit in found.fits]
-    page.table(rows, "<>>>>><")
+    divergence, level = f"KL(data{page.glyphs.parallel}fit)", f"{100 * found.confidence:g} % from"
+    head = ("family", "behind", "", divergence, level, "to", "")
+    page.table([_row(fit, best=fit is found.best) for fit in found.fits], "<>>>>><", head)
     print_notes(found.warnings, apart=True)
 
 
 def _row(fit: Fit, *, best: bool) -> list[Any]:
     from rich.text import Text  # noqa: PLC0415 - see above
+
+    from kldiv.cli.render import dim  # noqa: PLC0415
 
     numbers = ", ".join(f"{name}={value:.5g}" for name, value in fit.parameters.items())
     behind = f"{fit.behind:.4f}"
@@ -176,4 +166,4 @@ def _row(fit: Fit, *, best: bool) -> list[Any]:
         *(f"{max(number, 0.0):.4f}" for number in (fit.kl.low, fit.kl.high)),
     )
     name = Text(fit.family, style="bold" if best else "")
-    return [name, behind, error, *kl, Text(numbers, style="dim")]
+    return [name, behind, error, *kl, dim(numbers)]

@@ -15,10 +15,10 @@ from kldiv import streaming
 from kldiv.cli.flags import in_flags
 from kldiv.cli.json_output import print_json
 from kldiv.cli.progress import Progress
-from kldiv.cli.render import Page, clean, column, print_notes
+from kldiv.cli.render import Page, clean, column, dim, print_notes
 from kldiv.cli.report import is_information
-from kldiv.cli.tables import picture
-from kldiv.errors import KLDivError, OptionError
+from kldiv.cli.tables import picture, refuse
+from kldiv.errors import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,11 +29,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_UNUSED: Final = {
-    "rebin": False, "checkpoint": None, "scheduler": None, "quantization": False,
-    "next_tokens": None, "hidden": False, "weight": None, "weight_q": None, "bins": None,
-    "reduction": "mean",
-}  # fmt: skip
+_UNUSED: Final = (
+    *("rebin", "checkpoint", "scheduler", "quantization", "next_tokens", "hidden", "weight"),
+    *("weight_q", "bins", "reduction"),
+)
 
 
 def show(options: dict[str, Any], files: Sequence[str]) -> None:
@@ -42,13 +41,16 @@ def show(options: dict[str, Any], files: Sequence[str]) -> None:
     drawn = picture("pair_plot", "PairPlot", options["plot"])
     names = "form", "axis", "normalize", "smoothing", "align", "fold", "key", "max_bytes", "reading"
     with Progress() as progress:
-        found = _compared(
-            files,
-            divergences=options["divergences"] or "kl",
-            generalized=options["generalized"],
-            progress=progress.reach,
-            **{name: options[name] for name in names},
-        )
+        try:
+            found = streaming.pairwise(
+                *files,
+                divergences=options["divergences"] or "kl",
+                generalized=options["generalized"],
+                progress=progress.reach,
+                **{name: options[name] for name in names},
+            )
+        except OptionError as error:
+            raise click.UsageError(in_flags(str(error))) from error
     if drawn is not None:
         drawn.draw(found)
     if options["as_json"]:
@@ -61,20 +63,8 @@ def show(options: dict[str, Any], files: Sequence[str]) -> None:
     print_notes(map(in_flags, found.warnings))
 
 
-def _compared(files: Sequence[str], **options: Any) -> Pairs:
-    """Compare; an error names flags."""
-    try:
-        return streaming.pairwise(*files, **options)
-    except OptionError as error:
-        raise click.UsageError(in_flags(str(error))) from error
-    except KLDivError as error:
-        raise KLDivError(in_flags(str(error))) from error
-
-
 def _check(options: dict[str, Any], files: Sequence[str]) -> None:
-    for name, default in _UNUSED.items():
-        if options[name] != default:
-            raise click.UsageError(f"--{name.replace('_', '-')}: not with --pairwise")
+    refuse(options, _UNUSED, "not with --pairwise")
     if list(files).count("-") > 1:
         raise click.UsageError("one file alone can be standard input (-)")
     if options["form"] == "samples":
@@ -124,9 +114,7 @@ def _print(found: Pairs, files: Sequence[str], top: int) -> None:
     page.line(f"{len(found.labels):,} distributions of {found.classes:,} classes in {where}")
     for text, matrix in found.divergences.items():
         units = _units(text)
-        page.line()
-        head = f"{text}, P in the row, Q in the column{f', in {units}' if units else ''}"
-        page.line(Text(head, style="bold"))
+        page.head(f"{text}, P in the row, Q in the column{f', in {units}' if units else ''}")
         _print_matrix(page, found.labels, matrix, top)
 
 
@@ -142,17 +130,14 @@ def _print_matrix(page: Page, names: Sequence[str], matrix: Floats, top: int) ->
     places = np.argwhere(shown)
     places = places[np.argsort(-matrix[shown], kind="stable")]
     half = max(1, top // 2) if top else len(places)
-    head: list[str | Text] = [Text(each, style="dim") for each in ("P", "Q", "")]
     for words, some in (("furthest apart", places[:half]), ("closest", places[::-1][:half])):
-        page.line(Text(words, style="dim"))
+        page.line(dim(words))
         numbers = column(matrix[tuple(some.T)].tolist(), digits=4)
-        pairs: list[list[str | Text]] = [
-            [labels[i], labels[j], number] for (i, j), number in zip(some, numbers, strict=True)
-        ]
-        page.table([head, *pairs], "<<>")
+        pairs = [(labels[i], labels[j], each) for (i, j), each in zip(some, numbers, strict=True)]
+        page.table(pairs, "<<>", ("P", "Q", ""))
         if len(places) <= half:
             return
-    page.line(Text("--csv and --json print the whole matrix", style="dim"))
+    page.line(dim("--csv and --json print the whole matrix"))
 
 
 def _fits(page: Page, labels: Sequence[str], matrix: Floats) -> bool:
@@ -163,9 +148,9 @@ def _fits(page: Page, labels: Sequence[str], matrix: Floats) -> bool:
     ]
     if max(map(len, labels)) + sum(widths) > page.width:
         return False
-    rows: list[list[str | Text]] = [["", *(Text(each, style="dim") for each in labels)]]
+    rows = []
     for i, (label, own) in enumerate(zip(labels, cells, strict=True)):
         values = [Text(each, style="dim" if i == j else "") for j, each in enumerate(own)]
         rows.append([Text(label, style="bold"), *values])
-    page.table(rows, "<" + ">" * len(labels))
+    page.table(rows, "<" + ">" * len(labels), ("", *labels))
     return True

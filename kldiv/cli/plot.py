@@ -58,12 +58,9 @@ class Plot(Picture):
     @staticmethod
     def _probabilities(axes: Axes, found: Comparison) -> None:
         best = found.contributions
-        names = _names(found)
-        sides: list[tuple[list[float], str, str, float]] = [
-            ([each.p for each in best], names[0], BLUE, -0.19),
-            ([each.q for each in best], names[1], ORANGE, 0.19),
-        ]
-        for (values, name, colour, shift), letter in zip(sides, "PQ", strict=True):
+        sides = zip("PQ", _names(found), (BLUE, ORANGE), (-0.19, 0.19), strict=True)
+        for letter, name, colour, shift in sides:
+            values = [getattr(each, letter.lower()) for each in best]
             places = [i + shift for i in range(len(best))]
             axes.barh(places, values, height=0.36, color=colour, label=f"{letter}  {clean(name)}")
         axes.set_title("probability", fontsize="small", color=GREY)

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from rich.console import Console
@@ -101,9 +102,18 @@ class Page:
         for i, part in enumerate(parts):
             self.line(" " * head.cell_len if i else head, part)
 
-    def table(self, rows: Sequence[Sequence[Cell]], sides: str) -> None:
+    def head(self, text: str, style: str = "bold") -> None:
+        """Write a heading, apart from the lines above it."""
+        self.line()
+        self.line(Text(text, style=style))
+
+    def table(self, rows: Iterable[Sequence[Cell]], sides: str, head: Sequence[str] = ()) -> None:
         """Write rows of cells in columns, each aligned to its side, ``<`` or ``>``."""
-        texts = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+        titles = [[*map(dim, head)]] if head else []
+        texts = [
+            [cell if isinstance(cell, Text) else Text(cell) for cell in row]
+            for row in (*titles, *rows)
+        ]
         widths = [max(cell.cell_len for cell in column) for column in zip(*texts, strict=True)]
         for row in texts:
             cells: list[Cell] = []
@@ -144,6 +154,10 @@ class Page:
         whole, half = _halves(right * value / high if high else 0.0)
         bar = glyphs.right * whole + (glyphs.right_half if half else "")
         return Text(" " * left).append(bar, style="cyan")
+
+
+dim: Final = partial(Text, style="dim")
+"""Text that stands back."""
 
 
 def print_notes(notes: Iterable[str], *, apart: bool = False) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 import kldiv
 from kldiv.cli.flags import in_flags
 from kldiv.cli.json_output import print_json
-from kldiv.cli.render import Page, clean, column, number, print_notes, probability, source
+from kldiv.cli.render import Page, clean, column, dim, number, print_notes, probability, source
 
 if TYPE_CHECKING:
     from kldiv.metrics import Measured, QuantizationReport
@@ -63,10 +63,7 @@ def to_dict(found: Comparison, said: list[str]) -> dict[str, Any]:
         "classes": found.classes,
         "axis": found.axis,
         "contributors": [_named("class", each) for each in found.contributions],
-        "zeros": {
-            "kl_pq": _zeros_to_dict(found.zeros_q),
-            "kl_qp": _zeros_to_dict(found.zeros_p),
-        },
+        "zeros": {"kl_pq": _zeros_to_dict(found.zeros_q), "kl_qp": _zeros_to_dict(found.zeros_p)},
         "p": _file_to_dict(found.p),
         "q": _file_to_dict(found.q),
         "smoothing": found.smoothing,
@@ -165,18 +162,9 @@ class _Report:
         self._contributions()
         self._computed()
 
-    def _head(self, text: str) -> None:
-        self.page.line()
-        self.page.line(Text(text, style="bold"))
-
     def _files(self) -> None:
-        self.page.table(
-            [
-                [Text(side.name, style="bold"), *self._file(side)]
-                for side in (self.found.p, self.found.q)
-            ],
-            "<<<",
-        )
+        sides = self.found.p, self.found.q
+        self.page.table((self._file(side) for side in sides), "<<<")
 
     def _file(self, side: Side) -> list[str | Text]:
         found = self.found
@@ -186,7 +174,7 @@ class _Report:
         elif side.form == "counts":
             total = side.sum - found.smoothing * found.classes
             size += f", {total:,.0f} in all" if total < _LONG else f", {total:.6g} in all"
-        return [source(side), Text(size, style="dim")]
+        return [Text(side.name, style="bold"), source(side), dim(size)]
 
     def _values(self) -> None:
         values = [each.value for each in _measures(self.found).values()]
@@ -199,17 +187,15 @@ class _Report:
                 names, column([value / _LOG_2 for value in values], digits=_DIGITS), strict=True
             )
         ]
-        rows: list[list[str | Text]] = [["", _dim("nats"), _dim("bits")]]
-        rows += [list(each) for each in zip(names, nats, bits, strict=True)]
         if self.found.shape:
-            self._head(over(self.found).capitalize())
+            self.page.head(over(self.found).capitalize())
         else:
             self.page.line()
-        self.page.table(rows, "<>>")
+        self.page.table(zip(names, nats, bits, strict=True), "<>>", ("", "nats", "bits"))
 
     def _quantization(self, found: QuantizationReport) -> None:
         delta = f"{self.page.glyphs.delta}p"  # the change of the next token's probability
-        self._head(f"{self.names['kl_pq']}, in nats, of {found.rows:,} tokens")
+        self.page.head(f"{self.names['kl_pq']}, in nats, of {found.rows:,} tokens")
         percentiles = {
             "median" if percent == 50 else f"{percent:g} %": value
             for percent, value in found.kl_percentiles.items()
@@ -220,29 +206,22 @@ class _Report:
         rows: list[list[str | Text]] = [["mean", mean, self._error(cells[1])]]
         rows += [[name, cell, ""] for name, cell in zip(values, cells[2:], strict=True)]
         self.page.table(rows, "<><")
-        self._head("Tokens")
-        shares = [
-            ("same likeliest token", found.same_top),
-            ("expected acceptance", found.acceptance),
-        ]
+        self.page.head("Tokens")
+        shares = {"same likeliest token": found.same_top, "expected acceptance": found.acceptance}
+        perplexities = {}
+        words = "Perplexities and changes of probability need --next-tokens."
         if found.next_tokens:
-            shares += [(f"RMS of {delta}", found.rms_delta_p), (f"mean of {delta}", found.delta_p)]
-        rows = [[name, *self._measured(each, 100.0, " %", digits=4)] for name, each in shares]
-        if found.next_tokens:
-            rows += [
-                [f"perplexity of {name}", *self._measured(each, digits=6)]
-                for name, each in (
-                    ("P", found.perplexity_p),
-                    ("Q", found.perplexity_q),
-                    ("Q by that of P", found.perplexity_ratio),
-                )
-            ]
-        self.page.table(rows, "<><")
-        if found.next_tokens:
+            shares |= {f"RMS of {delta}": found.rms_delta_p, f"mean of {delta}": found.delta_p}
+            perplexities = {"P": found.perplexity_p, "Q": found.perplexity_q}
+            perplexities["Q by that of P"] = found.perplexity_ratio
             words = f"Of {found.next_tokens:,} next tokens; {delta} is the change of probability."
-        else:
-            words = "Perplexities and changes of probability need --next-tokens."
-        self.page.line(_dim(words))
+        rows = [[name, *self._measured(x, 100.0, " %", digits=4)] for name, x in shares.items()]
+        rows += [
+            [f"perplexity of {name}", *self._measured(x, digits=6)]
+            for name, x in perplexities.items()
+        ]
+        self.page.table(rows, "<><")
+        self.page.line(dim(words))
 
     def _measured(
         self, each: Measured, factor: float = 1.0, unit: str = "", *, digits: int
@@ -255,23 +234,22 @@ class _Report:
         return [f"{value:.{places}f}{unit}", self._error(f"{error:.{places}f}{unit}")]
 
     def _error(self, text: str) -> Text:
-        return _dim(f"{self.page.glyphs.about} {text}")
+        return dim(f"{self.page.glyphs.about} {text}")
 
     def _summary(self) -> None:
-        self._head("Rows, in nats")
+        self.page.head("Rows, in nats")
         summaries = [_statistics(each) for each in _measures(self.found).values()]
         columns = [
             column([each[name] for each in summaries], digits=_DIGITS) for name in summaries[0]
         ]
-        rows: list[list[str | Text]] = [["", *map(_dim, summaries[0])]]
-        rows += [list(each) for each in zip(self.names.values(), *columns, strict=True)]
-        self.page.table(rows, "<>>>")
+        rows = zip(self.names.values(), *columns, strict=True)
+        self.page.table(rows, "<>>>", ("", *summaries[0]))
 
     def _worst(self) -> None:
         worst = self.found.worst
         if not worst:
             return
-        self._head(f"Rows that differ most, by {self.names['kl_pq']}, in nats")
+        self.page.head(f"Rows that differ most, by {self.names['kl_pq']}, in nats")
         kl_pq = [row.kl_pq for row in worst]
         columns = [kl_pq, [row.kl_qp for row in worst], [row.js for row in worst]]
         names = [self.page.label(row.label) for row in worst]
@@ -279,12 +257,12 @@ class _Report:
         self._with_bars(head, [names, *map(column, columns)], kl_pq)
 
     def _all_rows(self) -> None:
-        self._head("Rows, in nats")
+        self.page.head("Rows, in nats")
         # There may be millions, so no table: each line goes out by itself.
         count, name_of = self.found.count, self.found.row_name
         width = max(cell_len(clean(name_of(row))) for row in range(count))
         head = [f"{name:>14}" for name in self.names.values()]
-        self.page.line(_dim("  ".join(["row".ljust(width), *head])))
+        self.page.line(dim("  ".join(["row".ljust(width), *head])))
         values = (each.values for each in _measures(self.found).values())
         flat = [each.reshape(-1) for each in values if each is not None]
         for row in range(count):
@@ -297,7 +275,7 @@ class _Report:
         if not best:
             return
         words = ", ".join(filter(None, ["in nats", over(self.found)]))
-        self._head(f"Largest contributions to {self.names['kl_pq']}, {words}")
+        self.page.head(f"Largest contributions to {self.names['kl_pq']}, {words}")
         names = [self.page.label(each.label) for each in best]
         p, q = [probability(each.p) for each in best], [probability(each.q) for each in best]
         parts = [each.kl_pq for each in best]
@@ -310,17 +288,12 @@ class _Report:
         )
         width = min(max(self.page.width - used, _BAR[0]), _BAR[1])
         bars = self.page.bars(values, width)
-        rows: list[list[str | Text]] = [[*map(_dim, head), ""]]
-        rows += [[*cells, bar] for *cells, bar in zip(*columns, bars, strict=True)]
-        self.page.table(rows, "<" + ">" * (len(head) - 1) + "<")
+        sides = "<" + ">" * (len(head) - 1) + "<"
+        self.page.table(zip(*columns, bars, strict=True), sides, (*head, ""))
 
     def _computed(self) -> None:
         why = self.found.explanation
         text = f"Computed by {why.backend} on {why.device}, kernel {why.kernel}"
         text += "." if why.backend == why.library else f"; the arrays are {why.library}'s."
         self.page.line()
-        self.page.line(_dim(text))
-
-
-def _dim(text: str) -> Text:
-    return Text(text, style="dim")
+        self.page.line(dim(text))

@@ -10,7 +10,7 @@ import click
 from kldiv.cli.suggestions import Choice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from kldiv.readers import Reading, Table
 
@@ -18,10 +18,10 @@ _SEPARATORS: Final = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " "}
 
 TABLES: Final = """\b
 TABLES
-  What a table leaves open is asked for, never guessed. --labels COLUMN and
-  --values COLUMN say which columns hold what (each may be given again; --labels
-  '' for none), --sep, --decimal, --encoding, --comment and --no-header how the
-  text is written, --na zero or --na drop what a missing number means. Numbers
+  A question that a table leaves open is asked, never guessed. --labels COLUMN
+  and --values COLUMN name columns (each may be given again; --labels '' for
+  none), --sep, --decimal, --encoding, --comment and --no-header say how the
+  text is written, --na zero or --na drop how a missing number counts. Numbers
   may have a decimal comma, thousands (1.234,5 or 1 234.5) and % signs.
 """
 
@@ -52,6 +52,19 @@ def table_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def refuse(options: dict[str, Any], names: Iterable[str], why: str) -> None:
+    """Refuse those of the options that were given: here they mean nothing."""
+    ctx = click.get_current_context()
+    known = {each.name: each for each in ctx.command.params}
+    given = [
+        known[name].opts[0]
+        for name in names
+        if options[name] not in {None, known[name].get_default(ctx)}
+    ]
+    if given:
+        raise click.UsageError(f"{', '.join(given)}: {why}")
 
 
 def picture(module: str, name: str, path: str | None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from kldiv.errors import LibraryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
     from kldiv._types import Array
     from kldiv.diagnosis.walking import Floats
@@ -54,6 +56,18 @@ class Reading:
         )
 
 
+def fetched(array: Array, index: tuple[slice, ...] = ()) -> NDArray[Any]:
+    """Return a part of an array in host memory, half types as float32: NumPy may have none."""
+    backend = backends.find(array)
+    part = backend.export(array)
+    part = part[index] if index else part
+    if backend.dtype_name(array) in {"float16", "bfloat16"}:
+        with backend.context(part):
+            xp = backend.namespace(part)
+            part = xp.astype(part, xp.float32)
+    return np.asarray(backend.to_numpy(part))
+
+
 class Scan:
     """One pass over one array: its values, and the form it reads as."""
 
@@ -83,15 +97,8 @@ class Scan:
 
     def fetch(self, index: tuple[slice, ...]) -> Floats:
         """Return a part of the array as float64 in host memory."""
-        backend = backends.find(self.array)
         try:
-            part = backend.export(self.array)
-            part = part[index] if index else part
-            if self.dtype in {"float16", "bfloat16"}:  # NumPy may have no such type
-                with backend.context(part):
-                    xp = backend.namespace(part)
-                    part = xp.astype(part, xp.float32)
-            return np.asarray(backend.to_numpy(part), dtype=np.float64)
+            return fetched(self.array, index).astype(np.float64, copy=False)
         except (LibraryError, NotImplementedError) as error:
             raise LibraryError(
                 f"diagnose looks at values, and {self.name} ({type(self.array).__name__}) has "
@@ -198,7 +205,7 @@ class Scan:
                 f"{self.name} holds {many(self.negative.count, 'negative probability')}, first at "
                 f"{self.negative.where}, least {number(self.low.value)}; their logarithm is NaN"
             )
-            mend = "mend what made them (a subtraction that cancels?), or clip them at 0"
+            mend = "mend their origin (a subtraction that cancels?), or clip them at 0"
             yield Finding("negative-probabilities", "error", text, mend)
         distribution = self.reading.kind in {"probabilities", "log-probabilities"}
         if distribution or (self.reading.kind == "weights" and self.is_target):
@@ -215,15 +222,15 @@ class Scan:
                 f"{many} {self.nan.where}, and no finite number: so looks the logarithm of "
                 "negative numbers, such as log_softmax(...).log()",
                 "log_softmax returns logarithms already: drop the second log; if there is none, "
-                "find the NaN in what made the array (a model that diverged?)",
+                "find the NaN from which the array was made (a model that diverged?)",
             )
             return
         yield Finding(
             "nan",
             "error",
             f"{many} {self.nan.where}; KL does not ignore NaN: each reaches the result",
-            "find what made it (the log of a negative number, 0/0, inf − inf); leave out what is "
-            "missing by where=, for example where=~isnan(array)",
+            "find its origin (the log of a negative number, 0/0, inf − inf); leave out missing "
+            "numbers by where=, for example where=~isnan(array)",
         )
 
     def _find_row_sums(self) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from kldiv import backends
 from kldiv.diagnosis.report import SEVERITIES, Diagnosis, Finding
+from kldiv.diagnosis.scan import EPSILON, fetched
 from kldiv.diagnosis.walking import Tally
 from kldiv.diagnosis.words import many, number
 from kldiv.errors import DTypeError, LibraryError
@@ -35,6 +36,7 @@ def diagnose_sparse(logits: Array, teacher: SparseTeacher, axis: int) -> Diagnos
     rest = None if teacher.rest is None else _host(teacher.rest).reshape(-1)
     tallies = {name: Tally(rows) for name in ("nan", "foreign", "repeated", "above", "lost", "off")}
     worst = 1.0
+    slack = 4 * k * EPSILON[backends.find(teacher.log_probs).dtype_name(teacher.log_probs)]
     for start in range(0, len(a), _BLOCK):
         block = slice(start, start + _BLOCK)
         own, ids = a[block].astype(np.float64), places[block]
@@ -46,7 +48,6 @@ def diagnose_sparse(logits: Array, teacher: SparseTeacher, axis: int) -> Diagnos
         repeated = (distinct[:, 1:] == distinct[:, :-1]).any(-1)
         with np.errstate(over="ignore", invalid="ignore"):
             mass = np.exp(own).sum(-1)
-        slack = 4 * k * float(np.finfo(log_probs.dtype).eps)
         worst = max(worst, float(np.nanmax(mass, initial=0.0)))
         left = (valid.sum(-1) < classes) & (mass >= 1.0)
         found = {
@@ -81,7 +82,7 @@ def _findings(tallies: dict[str, Tally], classes: int, worst: float) -> Iterator
             "nan",
             "error",
             "log-probabilities are NaN",
-            "drop the rows by where=, or find out what made them",
+            "drop the rows by where=, or find their origin",
         ),
         "foreign": (
             "foreign-indices",
@@ -124,8 +125,7 @@ def _findings(tallies: dict[str, Tally], classes: int, worst: float) -> Iterator
 def _host(array: Any) -> NDArray[Any]:
     if isinstance(array, np.ndarray):
         return array
-    backend = backends.find(array)
     try:
-        return np.asarray(backend.to_numpy(backend.export(array)))
+        return fetched(array)
     except (TypeError, RuntimeError) as error:
         raise LibraryError("diagnose looks at values, which traced arrays do not have") from error

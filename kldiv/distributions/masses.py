@@ -59,9 +59,9 @@ def excess(xp: Namespace, x: Array) -> Array:
 def information(xp: Namespace, d: Any, x: Array, excess: Excess = excess) -> Information | None:
     """Return where x is an outcome and −log of its mass there; None of a family without masses.
 
-    Masses of counts are taken by their distance from the mean and by what Stirling's formula is off
-    by, ``excess`` (C. Loader, "Fast and accurate computation of binomial probabilities", 2000):
-    nothing large cancels.
+    Masses of counts are taken by their distance from the mean and by the error of Stirling's
+    formula, ``excess``: nothing large cancels (C. Loader, "Fast and accurate computation of
+    binomial probabilities", 2000).
     """
     for family, found in _INFORMATION.items():
         if isinstance(d, family):

@@ -6,6 +6,7 @@ and against a budget, before anything is allocated or mapped.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -24,8 +25,7 @@ from kldiv.readers.sources import (
     Source,
     check_options,
     drained,
-    is_folder,
-    is_pattern,
+    is_several,
     is_stream,
     memory,
     needed,
@@ -159,7 +159,7 @@ def read(
         is a vector with a class a row.  Several are a matrix with a class a column, named by the
         header, and ``path::column`` takes one of them.  Columns low and high are the edges of bins.
         Where a first column of numbers may hold labels, the choice is the caller's: ``reading``,
-        or ``path::*`` for the matrix.  Numbers become float64.
+        or ``path::*`` for the matrix.  Numbers become float64, of which each must be in range.
 
     Examples
     --------
@@ -177,7 +177,7 @@ def read(
     """
     check_options(max_bytes=max_bytes, mmap=mmap)
     path, member = split(spec, key)
-    if not (is_folder(path) or is_pattern(path)):
+    if not is_several(path):
         return _read_file(path, member, max_bytes=max_bytes, mmap=mmap, reading=reading)
     table = open_table(spec, key=key, max_bytes=max_bytes, reading=reading)
     if not isinstance(table.array, Stored):
@@ -236,7 +236,7 @@ def read_samples(
     """
     check_options(max_bytes=max_bytes, mmap="auto")
     path, member = split(spec, key)
-    if is_folder(path) or is_pattern(path):
+    if is_several(path):
         table = read(spec, key=key, max_bytes=max_bytes)
     else:
         table = _read_file(path, member, max_bytes=max_bytes, reading=reading, samples=True)
@@ -310,17 +310,13 @@ def open_samples(
                 if name not in beside
             }
     found = read_samples(spec, key=key, max_bytes=max_bytes, reading=reading)
-    return {each.name: partial(_same, each) for each in found}
+    return {each.name: partial(copy, each) for each in found}
 
 
-# Not inside: other processes get these functions.
+# Not inside: other processes get this function.
 def _column(path: Path, name: str, max_bytes: int | None, reading: Reading) -> Sample:
     (found,) = read_samples(path, key=name, max_bytes=max_bytes, reading=reading)
     return found
-
-
-def _same(sample: Sample) -> Sample:
-    return sample
 
 
 def open_table(
@@ -362,7 +358,7 @@ def open_table(
     """
     check_options(max_bytes=max_bytes, mmap="auto")
     path, member = split(spec, key)
-    if not (is_folder(path) or is_pattern(path)):
+    if not is_several(path):
         return _read_file(path, member, max_bytes=max_bytes, lazy=True, reading=reading)
 
     with readable(path):
@@ -370,13 +366,11 @@ def open_table(
     if index is not None:
         return _read_file(index, member, max_bytes=max_bytes, lazy=True, reading=reading)
 
-    def read_shard(file: Path, member: str | None) -> Table:
-        return _read_file(file, member, max_bytes=max_bytes, lazy=True)
-
     with readable(path):
         if is_zarr(path):
             table = read_zarr(Source(BytesIO(), path, member, 0))
         else:
+            read_shard = partial(_read_file, max_bytes=max_bytes, lazy=True)
             table = read_shards(path, member, shard_axis, read_shard)
     if max_bytes is not None and table.array.nbytes > max_bytes:
         raise InputError(
@@ -420,15 +414,12 @@ def linear_logits(hidden: Any, weight: Any) -> Table:
     >>> streaming.compare(logits, np.zeros((5, 3)), form="logits").mean
     0.0
     """
-    first, second = (
-        Table(given)
-        if isinstance(given, np.ndarray | Stored)
-        else given
-        if isinstance(given, Table)
-        else opening(given)
-        for given, opening in ((hidden, open_table), (weight, read))
-    )
-    return logits_of(first, second)
+
+    def opened(given: Any, opening: Callable[[Any], Table]) -> Table:
+        given = Table(given) if isinstance(given, np.ndarray | Stored) else given
+        return given if isinstance(given, Table) else opening(given)
+
+    return logits_of(opened(hidden, open_table), opened(weight, read))
 
 
 def _read_file(path: Path, member: str | None, **options: Any) -> Table:

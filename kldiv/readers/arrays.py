@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def unmasked(name: str, array: Any) -> NDArray[Any]:
-    """Return what NumPy makes an array of; refuse a masked one, whose mask would be lost."""
+    """Return NumPy's array of an object; refuse a masked one, whose mask would be lost."""
     if isinstance(array, np.ma.MaskedArray):
         raise LibraryError(
             f"{name} is a masked array, whose mask would be lost. Give its filled(numpy.nan), or"

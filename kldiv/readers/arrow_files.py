@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from kldiv.readers.cells import tabulate
-from kldiv.readers.numerals import is_missing
+from kldiv.readers.numerals import BEYOND, is_lost, is_missing
 from kldiv.readers.records import Records, cell_of, check_nested
 from kldiv.readers.sources import Source, check_budget, parsing
 from kldiv.readers.table import Sample, Table
@@ -144,7 +144,12 @@ def _lists(source: Source, name: str, columns: list[Any]) -> Table:
     check_budget(source, 8 * sum(map(len, rows)), source.size, name)
     if len({len(row) for row in rows}) != 1:
         raise source.error("lists of different lengths. Give all as many numbers", name)
-    return Table(np.asarray(rows, np.float64), source.path, name)
+    found = np.asarray(rows, np.float64)
+    edge = np.asarray(rows, object)[(found == 0) | np.isinf(found)]  # of text too
+    lost = next((each for each in map(str, edge) if is_lost(each, 0.0)), None)
+    if lost is not None:
+        raise source.error(f"{lost[:60]!r} {BEYOND}", name)
+    return Table(found, source.path, name)
 
 
 def _validated(batch: Any) -> Any:
@@ -195,5 +200,5 @@ def _table(source: Source, schema: Any, batches: Iterator[Any]) -> Table:
 
     found = [names[i] for i in order]
     typed = frozenset(i for i, yes in enumerate(numeric) if not yes or found[i] in index)
-    decimal = None if typed else "."  # numbers may be written in a column of text
-    return tabulate(source, Records(found, blocks, place="row", typed=typed, decimal=decimal))
+    plain = frozenset(i for i, yes in enumerate(numeric) if yes)
+    return tabulate(source, Records(found, blocks, place="row", typed=typed, plain=plain))

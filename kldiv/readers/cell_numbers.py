@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from array import array as packed
+from itertools import compress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from kldiv.readers.numerals import decimals, is_missing, number, plain
+from kldiv.readers.numerals import BEYOND, LACKING, decimals, is_lost, is_missing, number, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,14 +53,16 @@ class CellNumbers:
         The cells of the columns in ``words`` are kept there, where that costs no further pass.
         """
         words = {} if words is None else words
-        decimal = self._source.reading.decimal or self._records.decimal
-        if decimal != "," and not (decimal is None and self._records.doubtful):
+        decimal, plainly = self._source.reading.decimal, self._records.plain
+        doubtful = decimal == "," or (decimal is None and self._records.doubtful)
+        if not doubtful or plainly.issuperset(columns):
             holes = self._source.samples
             found = _plain_numbers(self._records.blocks(), columns, strict, words, holes=holes)
             if found is not None and (holes or not np.isnan(found[:, :strict]).any()):
                 return found
             words.clear()
-        rows, marks = self._records.rows(), decimal or self._decimal(columns[:strict])
+        rows = self._records.rows()
+        marks = decimal or self._decimal([i for i in columns[:strict] if i not in plainly])
         zero = self._source.reading.na == "zero"
         missing = 0.0 if zero else np.nan
         numbers, percents = packed("d"), [0] * len(columns)
@@ -67,11 +70,13 @@ class CellNumbers:
         for line, row in rows:
             for n, i in enumerate(columns):
                 cell = row[i]
-                value = number(cell, marks)
+                value = number(cell, "." if i in plainly else marks)
                 if value is None or value != value:  # noqa: PLR0124 - NaN
                     value = missing
                     if n < strict:
                         self._check_missing(line, i, cell)
+                elif n < strict and is_lost(cell, value):
+                    raise self._source.error(f"{self._place(line, i, cell)} {BEYOND}")
                 else:
                     filled[n] += 1
                     percents[n] += cell.rstrip().endswith("%")
@@ -85,15 +90,15 @@ class CellNumbers:
         self.percents = {i for i, count in zip(columns, percents, strict=True) if count}
         return np.frombuffer(numbers).reshape(-1, len(columns))
 
+    def _place(self, line: int, column: int, cell: str) -> str:
+        return f"{self._records.place} {line}, column {self._names[column]!r}: {cell[:60]!r}"
+
     def _check_missing(self, line: int, column: int, cell: str) -> None:
         """Refuse a cell that is no number, unless it is missing and that is answered for."""
-        place = f"{self._records.place} {line}, column {self._names[column]!r}: {cell[:60]!r}"
+        place = self._place(line, column, cell)
         if is_missing(cell):
             if self._source.reading.na is None and not self._source.samples:
-                raise self._source.error(
-                    f"{place} is no number: it is missing. na='zero' takes missing numbers as 0,"
-                    " na='drop' leaves their classes out"
-                )
+                raise self._source.error(f"{place} {LACKING}")
             return
         mend = f"Mend the cell, or name the column of values: {self._source.path}::column"
         first, row = self._head[0]
@@ -103,7 +108,7 @@ class CellNumbers:
             mend = "A list of categories is --from samples"
         elif self._records.named and line == first and all(each[:1].isalpha() for each in row):
             titles = list(filter(None, self._names))
-            mend = f"If this {self._records.place} names the columns, take out what is above it"
+            mend = f"If this {self._records.place} names the columns, take out all above it"
             if self._records.place == "line" and len(titles) == 1:
                 mend += f": comment={titles[0]!r} does"
         if not self._records.named and line <= self._head[0][0]:
@@ -170,6 +175,9 @@ def _plain_numbers(
                     if lacking and (n < strict or decimals(cell)):
                         return None
                     found[m, n] = np.nan if value is None else value
+            edge = (found[:, n] == 0) | np.isinf(found[:, n])
+            if n < strict and any(is_lost(cell, 0.0) for cell in {*compress(cells, edge)}):
+                return None
         for i in words:
             words[i] += block[i]
         parts.append(found)

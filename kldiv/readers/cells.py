@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -19,11 +19,8 @@ from kldiv.readers.sources import SHOWN, Source, choose
 from kldiv.readers.table import Sample, Table
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from kldiv.readers.cell_numbers import Numbers
     from kldiv.readers.records import Records
-
-    Numbers: TypeAlias = NDArray[np.float64]
 
 _SAMPLE_ROWS: Final = 1000  # that decide which columns are text,
 _SAMPLE_CELLS: Final = 1 << 20  # but fewer rows where they are long
@@ -63,7 +60,7 @@ class _Tabulation:
         self.empty = {
             i
             for i, name in enumerate(self.names)
-            if i and not name and not any(row[i] for _, row in self.head)
+            if i and not (name and records.named) and not any(row[i] for _, row in self.head)
         }
         """Columns of neither a name nor cells, as separators at the end of lines make them."""
         unnamed = [i for i, name in enumerate(self.names) if i and not name]
@@ -172,10 +169,10 @@ class _Tabulation:
                     " the column, header=False that it is one of the values"
                 )
 
-    def _index(self, name: str, what: str = "columns") -> int:
+    def _index(self, name: str) -> int:
         if name not in self.names:
             shown = ", ".join(map(repr, self.names[:SHOWN]))
-            raise self.source.error(f"no such name among its {what}: {shown}. Name one", name)
+            raise self.source.error(f"no such name among its columns: {shown}. Name one", name)
         return self.names.index(name)
 
     def _asked(self) -> list[int] | None:

@@ -79,9 +79,7 @@ def _check_archive(source: Source) -> None:
 def _choose(source: Source, book: Any) -> tuple[str, str | None]:
     """Return the sheet, and the column where one was asked for."""
     names, key = book.sheetnames, source.key
-    if key is None:
-        return choose(source, names, "sheets"), None
-    sheet, found, column = key.partition("::")
+    sheet, found, column = (key or "").partition("::")
     if sheet in names:
         return sheet, column if found else None
     if len(names) == 1:

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import h5py
 import numpy as np
 
-from kldiv.readers.layout import Layout
 from kldiv.readers.sources import (
-    STORED,
     Source,
     check_attributes,
     check_budget,
@@ -22,9 +20,10 @@ from kldiv.readers.sources import (
     choose,
     missing_marks,
     parsing,
+    stays,
     unwritten,
 )
-from kldiv.readers.stored import Marked, Stamped, without_marks
+from kldiv.readers.stored import Layout, Stamped, without_marks
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
@@ -41,12 +40,8 @@ def read_hdf5(source: Source) -> Table:
     """Return a dataset of a file."""
     with parsing(source, "HDF5 file"), h5py.File(source.file, "r") as file:
         names = list[str]()
-
-        def note(name: str, each: Any) -> None:
-            if isinstance(each, h5py.Dataset):
-                names.append(name)
-
-        file.visititems(note)  # follows no links to other files
+        file.visit(names.append)  # follows no links to other files
+        names = [name for name in names if file.get(name, getclass=True) is h5py.Dataset]
         member = choose(source, names, "datasets")
         found = file[member]
         _check(source, found, member)
@@ -55,13 +50,15 @@ def read_hdf5(source: Source) -> Table:
             notes = unwritten(source, found.id.get_num_chunks(), found.shape, found.chunks)
         table = Table(None, source.path, member, notes=notes)
         marks = missing_marks(found.attrs, found.dtype)
-        if source.lazy and found.nbytes >= STORED:
-            stored = _Dataset(source.path, member, found)
-            return replace(table, array=Marked(stored, marks) if marks.size else stored)
-        check_budget(source, found.nbytes, found.id.get_storage_size(), member)
+        stored = stays(source, found.nbytes)
+        if source.max_bytes is not None or not stored:
+            check_budget(source, found.nbytes, found.id.get_storage_size(), member)
+        if stored:
+            dataset = _Dataset(source.path, member, found)
+            return replace(table, array=without_marks(dataset, marks))
         array = np.asarray(found[()])
         array = array.astype(array.dtype.newbyteorder("="))
-        return replace(table, array=without_marks(array, marks) if marks.size else array)
+        return replace(table, array=without_marks(array, marks))
 
 
 def _check(source: Source, found: Any, member: str) -> None:

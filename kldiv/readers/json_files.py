@@ -9,17 +9,19 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from kldiv.readers.cells import tabulate
+from kldiv.readers.numerals import BEYOND, LACKING, is_lost
 from kldiv.readers.records import check_nested, of_values
 from kldiv.readers.sources import SHOWN, Source, check_text_size, choose, parsing
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 _KIND: Final = "JSON file of numbers, rows or records"
 
@@ -27,23 +29,22 @@ _KIND: Final = "JSON file of numbers, rows or records"
 def read_json(source: Source) -> Table:
     """Return the numbers of a JSON file."""
     with parsing(source, _KIND):
-        return _table(source, json.loads(_text(source), object_pairs_hook=_distinct(source)))
+        return _table(source, _parsed(source, _text(source)))
 
 
 def read_json_lines(source: Source) -> Table:
     """Return the numbers of a file with one JSON value a line."""
     with parsing(source, _KIND):
-        hook = _distinct(source)
         lines = [
-            json.loads(line, object_pairs_hook=hook)
+            _parsed(source, line)
             for line in re.split(r"[\r\n]+", _text(source))  # a label may have other line ends
             if line.strip()
         ]
         return _table(source, lines)
 
 
-def _distinct(source: Source) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """Return a function that makes an object of pairs and refuses a name that is there twice."""
+def _parsed(source: Source, text: str) -> Any:
+    """Return a value of JSON; refuse an object with a name that is there twice."""
 
     def paired(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -53,7 +54,13 @@ def _distinct(source: Source) -> Callable[[list[tuple[str, Any]]], dict[str, Any
             raise source.error("stands twice in one object. Add its numbers, or rename one", twice)
         return found
 
-    return paired
+    return json.loads(text, object_pairs_hook=paired, parse_float=_number)
+
+
+def _number(text: str) -> float | Decimal:
+    """Return a number; as it is written where float64 does not hold it."""
+    value = float(text)
+    return Decimal(text) if is_lost(text, value) else value
 
 
 def _text(source: Source) -> str:
@@ -169,24 +176,23 @@ def _of_columns(source: Source, columns: dict[str, dict[str, Any]]) -> Table:
 
 def _array(source: Source, found: Any, name: str | None) -> Table:
     """Return nested lists of numbers; null is a missing one."""
-    flat = _flat(found)
-    missing = next((i for i, x in enumerate(flat) if x is None or x != x), None)  # noqa: PLR0124 - NaN
-    if missing is not None:
-        if source.reading.na is None:
-            raise source.error(
-                f"number {missing + 1} of {len(flat):,} is {json.dumps(flat[missing])}: it is"
-                " missing. na='zero' takes missing numbers as 0, na='drop' leaves their classes"
-                " out",
-                name,
-            )
-        found = _filled(found, 0.0 if source.reading.na == "zero" else float("nan"))
-    if any(not isinstance(each, int | float | None) for each in flat):
-        wrong = next(each for each in flat if not isinstance(each, int | float | None))
-        raise source.error(f"{str(wrong)[:60]!r} is no number. Write a list of numbers", name)
+    flat, na = _flat(found), source.reading.na
+    for i, each in enumerate(flat, 1):
+        lacks = each is None or each != each  # noqa: PLR0124 - NaN
+        if isinstance(each, int | float | None) and not (lacks and na is None):
+            continue
+        why = BEYOND if isinstance(each, Decimal) else "is no number. Write a list of numbers"
+        shown = "null" if each is None else str(each)[:60]
+        raise source.error(
+            f"value {i} of {len(flat):,}: {shown!r} {LACKING if lacks else why}", name
+        )
     try:
-        return Table(np.asarray(found, np.float64), source.path, name)
+        array = np.asarray(found, np.float64)  # None becomes NaN
     except ValueError:
         raise source.error("rows of different lengths. Give all as many numbers", name) from None
+    if na == "zero":
+        array = np.where(np.isnan(array), 0.0, array)
+    return Table(array, source.path, name)
 
 
 def _flat(found: Any) -> list[Any]:
@@ -194,12 +200,6 @@ def _flat(found: Any) -> list[Any]:
     while any(isinstance(each, list) for each in level):
         level = [x for each in level for x in (each if isinstance(each, list) else [each])]
     return level
-
-
-def _filled(found: Any, number: float) -> Any:
-    if isinstance(found, list):
-        return [_filled(each, number) for each in found]
-    return number if found is None or found != found else found  # noqa: PLR0124 - NaN
 
 
 def _records(source: Source, names: list[str], rows: list[Any], notes: Sequence[str] = ()) -> Table:

@@ -67,9 +67,11 @@ def read_base(source: Source) -> Table:
         notes=(note,),
         next_tokens=tokens[:, context // 2 + 1 :].reshape(-1).astype(np.int32),
     )
-    if stays(source, array.nbytes):
+    stored = stays(source, array.nbytes)
+    if source.max_bytes is not None or not stored:
+        check_budget(source, array.nbytes, source.size)
+    if stored:
         return table
-    check_budget(source, array.nbytes, source.size)
     source.file.seek(start)
     raw = np.frombuffer(source.file.read(array.stored), np.uint8)
     return replace(table, array=array.decoded(raw, slice(0, classes)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
@@ -10,6 +11,19 @@ MISSING: Final = frozenset(
 )
 """Cells without a number, in lower case."""
 
+LACKING: Final = (
+    "is no number: it is missing. na='zero' takes missing numbers as 0, na='drop' leaves their"
+    " classes out"
+)
+"""How an error ends on a cell that `is_missing`."""
+
+BEYOND: Final = (
+    "is a number that float64 does not hold, which has 5e-324 to 1.8e308. Write logarithms, or"
+    " divide all by a number that brings them near to 1"
+)
+"""How an error ends on a cell that `is_lost`."""
+
+_DIGITS: Final = re.compile(r"[^eE]*[1-9]")
 _SPACES: Final = str.maketrans(
     {"\u00a0": " ", "\u2007": " ", "\u2009": " ", "\u202f": " ", "\u2019": "'", "\u2212": "-"}
 )
@@ -58,6 +72,11 @@ def number(cell: str, decimal: str) -> float | None:
 def decimals(cell: str) -> str:
     """Return the decimal marks, of . and , with which a cell is a number."""
     return "".join(mark for mark in ".," if number(cell, mark) is not None)
+
+
+def is_lost(cell: str, value: float) -> bool:
+    """Return whether a cell with the digits of a number is read as 0 or infinite."""
+    return value in {0.0, math.inf, -math.inf} and bool(_DIGITS.match(cell))
 
 
 def is_missing(cell: str) -> bool:

@@ -8,7 +8,6 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from numpy.lib import format as npy
 
-from kldiv.readers.layout import Layout
 from kldiv.readers.sources import (
     Source,
     check_alone,
@@ -21,6 +20,7 @@ from kldiv.readers.sources import (
     parsing,
     size_of,
 )
+from kldiv.readers.stored import Layout
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:

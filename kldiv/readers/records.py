@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -28,8 +30,8 @@ class Records:
     named: bool = True
     typed: frozenset[int] = frozenset()
     """Columns whose type is text."""
-    decimal: str | None = None
-    """The decimal mark, where it is known."""
+    plain: frozenset[int] = frozenset()
+    """Columns of typed numbers, whose decimal mark is a point."""
     doubtful: bool = False
     """Whether 1.234 may be a thousand and more."""
     notes: list[str] = field(default_factory=list)
@@ -56,12 +58,12 @@ def of_values(
     )
     # A table of text alone has its numbers in it.
     typed = frozenset(text) if len(text) < len(names) - (names[:1] == [""]) else frozenset()
-    decimal = None if any(isinstance(value, str) for row in rows for value in row) else "."
-    return Records(names, lambda: iter([block]), place=place, typed=typed, decimal=decimal)
+    plain = (i for i in range(len(names)) if not any(isinstance(row[i], str) for row in rows))
+    return Records(names, lambda: iter([block]), place=place, typed=typed, plain=frozenset(plain))
 
 
-def check_nested(source: Source, name: str, *, lists: bool = True) -> None:
-    """Refuse a column of lists or records, unless another one was asked for."""
+def check_nested(source: Source, name: str, *, lists: bool) -> None:
+    """Refuse a column of lists, or of records, unless another one was asked for."""
     if source.key is None and source.reading.values is None:
         if not lists:
             raise source.error(
@@ -80,4 +82,5 @@ def cell_of(value: Any) -> str:
         return ""
     if isinstance(value, datetime) and value.time() == time():
         return str(value.date())  # as text has it
-    return str(value)
+    # Half floats of pyarrow before 21 are NumPy's, which print the digits of their dtype alone.
+    return str(float(value) if isinstance(value, np.floating) else value)

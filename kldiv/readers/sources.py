@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kldiv.readers.layout import Layout
     from kldiv.readers.reading import Reading
+    from kldiv.readers.stored import Layout
 
 FLOOR: Final = 256 << 20  # bytes that any file may take, however well it is compressed
 RATIO: Final = 100  # above the floor, bytes for each byte on disk; deflate can reach 1032
@@ -141,19 +141,12 @@ def readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def is_folder(path: Path) -> bool:
-    """Return whether there is a folder of that name."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # no file can have the name, as opening will say
-        return False
-
-
-def is_pattern(path: Path) -> bool:
-    """Return whether a path is no file's own, but may name several, as ``part-*.npy`` does."""
+def is_several(path: Path) -> bool:
+    """Return whether a path is a folder, or no file's own as the pattern ``part-*.npy``."""
     name = str(path)
-    # os.path.exists: see split.  No file can have a NUL in its name.
-    return any(c in name for c in "*?[") and "\0" not in name and not os.path.exists(name)  # noqa: PTH110
+    pattern = any(c in name for c in "*?[") and "\0" not in name  # which no file has in its name
+    # os.path: see split.
+    return os.path.isdir(name) or (pattern and not os.path.exists(name))  # noqa: PTH110, PTH112
 
 
 def _check_regular(path: Path) -> None:
@@ -269,7 +262,7 @@ def unwritten(
 ) -> tuple[str, ...]:
     """Say how many chunks of an array are not there, if any."""
     whole = math.prod(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))
-    text = f"{whole - there:,} of {whole:,} chunks of {source.path} were never written: the array's"
+    text = f"{whole - there:,} of {whole:,} chunks of {source.path} are not stored: the array's"
     return () if there >= whole else (f"{text} fill value is read there",)
 
 
@@ -311,29 +304,21 @@ def load(
     source: Source, layout: Layout, member: str | None = None, *, bfloat16: bool = False
 ) -> Any:
     """Map or read an array whose layout fits the file, or leave it there to be read in parts."""
-    if stays(source, layout.nbytes):
-        if source.max_bytes is not None:
-            nbytes = layout.nbytes * (2 if bfloat16 else 1)
-            check_budget(source, nbytes, layout.nbytes, member)
+    stored, nbytes = stays(source, layout.nbytes), layout.nbytes * (2 if bfloat16 else 1)
+    mapped = not stored and _is_mapped(source, layout)
+    free = stored or (mapped and not bfloat16)  # of memory of its own
+    if source.max_bytes is not None or not free:
+        check_budget(source, nbytes, layout.nbytes, member)
+    if stored:
         return StoredFile(source.path, layout, bfloat16=bfloat16)
-    if bfloat16:
-        check_budget(source, 2 * layout.nbytes, layout.nbytes, member)
-        return widened(_load(source, layout, member))
-    return _load(source, layout, member)
-
-
-def _load(source: Source, layout: Layout, member: str | None = None) -> NDArray[Any]:
-    """Map or read an array whose layout fits the file."""
-    mapped = _is_mapped(source, layout)
-    if source.max_bytes is not None or not mapped:
-        check_budget(source, layout.nbytes, layout.nbytes, member)
     if mapped:
+        place = layout.offset, layout.shape, layout.order
         with parsing(source, "array that can be mapped", member):
-            return np.asarray(
-                np.memmap(source.file, layout.dtype, "r", layout.offset, layout.shape, layout.order)
-            )
-    source.file.seek(layout.offset)
-    return filled(source, layout, source.file, member)
+            array = np.asarray(np.memmap(source.file, layout.dtype, "r", *place))
+    else:
+        source.file.seek(layout.offset)
+        array = filled(source, layout, source.file, member)
+    return widened(array) if bfloat16 else array
 
 
 def filled(
@@ -351,11 +336,8 @@ def filled(
             room[done : done + len(part)] = part
             done += len(part)
         array = raw.view(layout.dtype).reshape(layout.shape, order=layout.order)
-    return array if layout.dtype.isnative else _native(array)
-
-
-def _native(array: NDArray[Any]) -> NDArray[Any]:
-    """Swap the bytes of an array of our own, in place."""
+    if layout.dtype.isnative:
+        return array
     return array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
 
 

@@ -10,7 +10,8 @@ import itertools
 import math
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -23,11 +24,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kldiv.readers.layout import Layout
-
 Index: TypeAlias = tuple[slice, ...]
 
 _CHUNK: Final = 8 << 20  # bytes that one call of the system reads at most
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """An array as its header declares it."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+    order: Literal["C", "F"] = "C"
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the array takes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"shape {self.shape} of {self.dtype.name}, {self.nbytes:,} bytes"
 
 
 class Stored:
@@ -96,16 +113,14 @@ class Stamped(Stored):
         with self.path.open("rb", buffering=0) as file:
             try:
                 yield file
+                same = _stamp(os.fstat(file.fileno())) == self._stamp
             except EOFError:
-                self._refuse()
-            if _stamp(os.fstat(file.fileno())) != self._stamp:
-                self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise InputError(
-            f"{self.path}: the file has changed since it was opened. Leave it alone while it is"
-            " read"
-        ) from None
+                same = False
+        if not same:
+            raise InputError(
+                f"{self.path}: the file has changed since it was opened. Leave it alone while it is"
+                " read"
+            )
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:
@@ -176,11 +191,15 @@ class Marked(Stored):
         self._array, self._marks = array, marks
 
     def __getitem__(self, index: Index) -> NDArray[Any]:
-        return without_marks(self._array[index], self._marks)
+        return np.asarray(without_marks(self._array[index], self._marks))
 
 
-def without_marks(array: NDArray[Any], marks: NDArray[Any]) -> NDArray[Any]:
-    """Return an array of floats, NaN where a number stands for a missing one."""
+def without_marks(array: Any, marks: NDArray[Any]) -> Any:
+    """Return an array, of floats with NaN where a number stands for a missing one, if any does."""
+    if not marks.size:
+        return array
+    if isinstance(array, Stored):
+        return Marked(array, marks)
     missing = np.isin(array, marks)
     floats = array if array.dtype.kind == "f" else array.astype(np.float64)
     return np.where(missing, np.asarray(np.nan, floats.dtype), floats)

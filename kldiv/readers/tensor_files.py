@@ -9,7 +9,6 @@ from typing import Final
 
 import numpy as np
 
-from kldiv.readers.layout import Layout
 from kldiv.readers.sources import (
     Source,
     check_layout,
@@ -20,6 +19,7 @@ from kldiv.readers.sources import (
     parsing,
     size_of,
 )
+from kldiv.readers.stored import Layout
 from kldiv.readers.table import Table
 
 INDEX: Final = ".safetensors.index.json"

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain, compress, islice, starmap
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -69,15 +69,16 @@ class _Look:
         first = len(self.rows[0][1])
         return len(widths) == 1 and self.width > 1 and first in {self.width, self.width - 1}
 
-    def numbers(self, column: int, skip: int = 1) -> bool:
-        """Whether a column holds numbers."""
-        cells = [row[column] for _, row in self.rows[skip:] if len(row) == self.width]
+    def numbers(self, column: int) -> bool:
+        """Whether a column holds numbers, below the first row if there are more."""
+        rows = self.rows[1:] or self.rows
+        cells = [row[column] for _, row in rows if len(row) == self.width]
         full = [cell for cell in cells if not is_blank(cell)]
         return bool(full) and 2 * sum(bool(decimals(cell)) for cell in full) >= len(full)
 
     def any_numbers(self) -> bool:
         """Whether some column holds numbers."""
-        return any(self.numbers(i, len(self.rows) > 1) for i in range(self.width))
+        return any(map(self.numbers, range(self.width)))
 
     def cuts(self, other: str) -> bool:
         """Whether a cell that is no number holds another separator."""
@@ -117,7 +118,7 @@ class _Text:
             if len(names) == self._width - 1:  # as R writes an index, or separators at the end
                 ends = any(row[-1] for _, row in self._chosen.rows[1:] if len(row) == self._width)
                 names.insert(0 if ends else len(names), "")
-            if self._reading.header is None and _all_numbers(names):
+            if self._reading.header is None and _are_odd(names):
                 notes.append(
                     f"the first line of {self._source.path}, {', '.join(names[:SHOWN])}, is taken"
                     " for names of columns; header=False takes it for numbers"
@@ -131,7 +132,7 @@ class _Text:
     def _find_encoding(self) -> str:
         """Return the encoding: as asked, that of a byte order mark, or UTF-8; none is guessed."""
         asked = self._reading.encoding
-        if asked is None:
+        if asked is None or codecs.lookup(asked).name == "utf-8":  # whose mark is no letter
             return self._own_encoding()
         # Both files of a comparison are read with the options that one of them needs: no text of
         # single bytes is UTF-8 by chance, and any other that is UTF-8 is in the encoding asked for.
@@ -160,8 +161,7 @@ class _Text:
 
     def _stream(self) -> io.TextIOWrapper:
         self._source.file.seek(0)
-        bytes_of: Any = _Unclosed(self._source.file)
-        return io.TextIOWrapper(bytes_of, self._encoding, newline="")
+        return _Lines(self._source.file, self._encoding, newline="")
 
     def _own_encoding(self) -> str:
         self._source.file.seek(0)
@@ -175,20 +175,18 @@ class _Text:
                     raise self._source.error(
                         f"looks like UTF-16 without its mark: encoding={name!r} reads it"
                     )
-        self._source.file.seek(0)
-        decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
-        while part := self._source.file.read(_HEAD):
+        if not self._is("utf-8"):
+            self._source.file.seek(0)
             try:
-                decoder.decode(part)
+                self._source.file.read().decode()
             except UnicodeDecodeError as error:
-                line += error.object[: error.start].count(b"\n")
+                line = 1 + error.object.count(b"\n", 0, error.start)
                 byte = error.object[error.start]
                 raise self._source.error(
                     f"line {line}: byte 0x{byte:02x} is not UTF-8. Say which encoding it is:"
                     " encoding='cp1252' (Windows in Western Europe), encoding='latin-1',"
                     " encoding='cp1250', encoding='mac_roman' …"
                 ) from error
-            line += part.count(b"\n")
         return "utf-8"
 
     def _lines(self, sep: str) -> Iterator[Row]:
@@ -343,16 +341,19 @@ class _Text:
         return max(looks, key=lambda look: len(look.rows[0][1]))
 
     def _check_commas(self, look: _Look) -> None:
-        """Refuse to guess whether 0,5 below a header of fewer cells is one number or two cells."""
-        if self._reading.sep or look.sep not in {",", " "} or len(look.rows) < 2:
+        """Refuse to guess whether 0,5 is one number or two cells, unless a header has two."""
+        if self._reading.sep or look.sep not in {",", " "}:
             return
-        if len(look.rows[0][1]) != look.width - 1 or (look.width > 2 and self._has_quotes):
+        names, rows = look.rows[0][1], look.rows[1:]
+        if look.width == 2 == len(names) and self._is_headless(names):
+            rows = look.rows
+        elif not rows or len(names) != look.width - 1 or (look.width > 2 and self._has_quotes):
             return  # R writes an index without a name, and quotes the names
-        if look.width > 2 and not any(row[-1].strip() for _, row in look.rows[1:]):
+        if look.width > 2 and not any(row[-1].strip() for _, row in rows):
             return  # lines end with the separator
-        line, first = look.rows[1]
+        line, first = rows[0]
         for i in range(look.width - 1):
-            if all("," in decimals(look.sep.join(row[i : i + 2])) for _, row in look.rows[1:]):
+            if all("," in decimals(look.sep.join(row[i : i + 2])) for _, row in rows):
                 one = "decimal=',' says that it is one"
                 if look.width > 2 or look.sep == " ":
                     one = "a number with it is written in quotes"
@@ -360,6 +361,12 @@ class _Text:
                     f"line {line}: {look.sep.join(first[i : i + 2])!r} may be one number or two"
                     f" cells: {one}, sep={look.sep!r} says that they are two"
                 )
+
+    def _is_headless(self, names: Sequence[str]) -> bool:
+        """Whether the first line of a text that need not have commas is numbers and no header."""
+        if self._reading.header or self._source.kind in _USUAL or _counting(names):
+            return False
+        return all(map(decimals, names)) and not self._has_quotes
 
     # ---- header and comments ---------------------------------------------------------------------
 
@@ -380,7 +387,7 @@ class _Text:
                         return line, named
         if wanted or self._names_columns(names) or _counting(names):
             return first
-        if not names[0] and not self._is_number(0):  # an index has no name; a label is one
+        if not names[0] and not self._chosen.numbers(0):  # an index has no name; a label is one
             return first
         if self._source.kind in {".txt", ".dat"} and _all_numbers(names):
             return None
@@ -394,12 +401,10 @@ class _Text:
         """Whether a row has words above the columns of numbers."""
         if len(names) == self._width - 1:
             return True
-        columns = [i for i in range(len(names)) if self._chosen.width > i and self._is_number(i)]
+        look = self._chosen
+        columns = [i for i in range(min(len(names), look.width)) if look.numbers(i)]
         numbers = [names[i] for i in columns]
         return not numbers or any(not decimals(name) and name.strip() for name in numbers)
-
-    def _is_number(self, column: int) -> bool:
-        return self._chosen.numbers(column, len(self._chosen.rows) > 1)
 
     def _data(self) -> Iterator[Block]:
         """Yield records, all of one length, without comments: lines that are no records."""
@@ -444,7 +449,7 @@ class _Text:
         """Whether a line that starts with # is no record; or ask."""
         if len(row) != width:
             return True
-        if any(decimals(row[i]) for i in range(width) if self._is_number(i)):
+        if any(decimals(row[i]) for i in range(width) if self._chosen.numbers(i)):
             return False
         if line < self._chosen.rows[0][0]:
             return True
@@ -464,7 +469,7 @@ class _Text:
         alone = names if named and len(names) == 1 else list(filter(None, row))
         if len(alone) == 1 and "'" not in alone[0]:
             mend = f"A title or a footnote? comment={alone[0]!r} leaves such a line out"
-        raise self._source.error(f"{text}. {mend}; sep=';' and the like say what separates")
+        raise self._source.error(f"{text}. {mend}; sep=';' and the like name the separator")
 
 
 def _is_plainly_quoted(text: str, sep: str) -> bool:
@@ -501,19 +506,19 @@ def _line_numbers(rows: list[list[str]], before: int) -> list[int]:
     return list(accumulate(ends, initial=before))[1:]
 
 
-class _Unclosed(io.BufferedIOBase):
-    """A stream that stays open when its reader is gone."""
+class _Lines(io.TextIOWrapper):
+    """A text whose file stays open when its reader is gone."""
 
-    def __init__(self, file: object) -> None:
-        self._file = file
+    def close(self) -> None:
+        self.detach()
 
-    def readable(self) -> bool:
-        return True
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        return bytes(self._file.read(size))  # type: ignore[attr-defined]
-
-    read1 = read
+def _are_odd(names: Sequence[str]) -> bool:
+    """Whether names may be numbers of a first row: fractions, or no words and no count."""
+    numbers = [name for name in names if decimals(name)]
+    words = [name for name in names if name and not decimals(name)]
+    counted = words or (len(numbers) < len(names) and _counting(names))
+    return bool(numbers) and not (counted and all(map(str.isdecimal, numbers)))
 
 
 def _all_numbers(names: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,12 +13,7 @@ from kldiv.readers.sources import FLOOR, Source, needed, parsing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PACKED: Final = {
-    ".gz": b"\x1f\x8b",
-    ".zst": b"\x28\xb5\x2f\xfd",
-    ".bz2": b"BZh",
-    ".xz": b"\xfd7zX",
-}
+PACKED: Final = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".bz2": b"BZh", ".xz": b"\xfd7zX"}
 """Suffixes of packed text, and the first bytes of such a file."""
 
 TEXT: Final = {".csv", ".tsv", ".txt", ".dat", ".json", ".jsonl", ".ndjson"}
@@ -78,7 +74,7 @@ def unpacked(source: Source) -> Source:
 def _gzip(source: Source) -> Iterator[bytes]:
     import gzip  # noqa: PLC0415 - only where one is read
 
-    return _in_parts(gzip.GzipFile(fileobj=source.file))
+    return iter(partial(gzip.GzipFile(fileobj=source.file).read, _PART), b"")
 
 
 def _zstd(source: Source) -> Iterator[bytes]:
@@ -99,13 +95,7 @@ def _zstd(source: Source) -> Iterator[bytes]:
 def _bzip2(source: Source) -> Iterator[bytes]:
     import bz2  # noqa: PLC0415 - only where one is read
 
-    return _in_parts(bz2.BZ2File(source.file))
-
-
-def _in_parts(packed: io.BufferedIOBase) -> Iterator[bytes]:
-    with packed as stream:
-        while part := stream.read(_PART):
-            yield part
+    return iter(partial(bz2.BZ2File(source.file).read, _PART), b"")
 
 
 def _xz(source: Source) -> Iterator[bytes]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kldiv.readers.layout import Layout
 from kldiv.readers.sources import (
     check_alone,
     check_attributes,
@@ -25,7 +24,7 @@ from kldiv.readers.sources import (
     parsing,
     unwritten,
 )
-from kldiv.readers.stored import Marked, Stored
+from kldiv.readers.stored import Layout, Stored, without_marks
 from kldiv.readers.table import Table
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def read_zarr(source: Source) -> Table:
         there = found.nchunks_initialized
         notes = unwritten(source, there, found.shape, found.chunks) if array.size else ()
         marks = missing_marks(found.attrs, array.dtype)
-        return Table(Marked(array, marks) if marks.size else array, path, key, notes=notes)
+        return Table(without_marks(array, marks), path, key, notes=notes)
 
 
 def _arrays(group: Path, seen: set[Path], name: str = "") -> Iterator[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
@@ -107,28 +106,20 @@ class Piece:
         return self.array[tuple(slice(i.start - b.start, i.stop - b.start) for i, b in pairs)]
 
 
-class Blocks:
-    """A grid over a part of an array.
+def _grid(index: Index, axis: int, steps: Sequence[int], order: Sequence[int]) -> Iterator[Block]:
+    """Yield the blocks of a part of an array.
 
-    Iterating goes along memory, but for the classes, which come last: blocks of the same classes
-    follow one another, and together have all rows of that part.
+    They go along memory, but for the classes, which come last: blocks of the same classes follow
+    one another, and together have all rows of that part.
     """
-
-    def __init__(self, index: Index, axis: int, steps: Sequence[int], order: Sequence[int]) -> None:
-        self._axis = axis
-        self._slices = [
-            [slice(i, min(i + step, part.stop)) for i in range(part.start, part.stop, step)]
-            for part, step in zip(index, steps, strict=True)
-        ]
-        self._outer = [axis, *(a for a in reversed(order) if a != axis)]
-
-    def __len__(self) -> int:
-        return math.prod(len(slices) for slices in self._slices)
-
-    def __iter__(self) -> Iterator[Block]:
-        for chosen in itertools.product(*(self._slices[a] for a in self._outer)):
-            places = dict(zip(self._outer, chosen, strict=True))
-            yield Block(tuple(places[a] for a in range(len(places))), self._axis)
+    slices = [
+        [slice(i, min(i + step, part.stop)) for i in range(part.start, part.stop, step)]
+        for part, step in zip(index, steps, strict=True)
+    ]
+    outer = [axis, *(a for a in reversed(order) if a != axis)]
+    for chosen in itertools.product(*(slices[a] for a in outer)):
+        places = dict(zip(outer, chosen, strict=True))
+        yield Block(tuple(places[a] for a in range(len(places))), axis)
 
 
 class Plan:
@@ -150,36 +141,28 @@ class Plan:
 
     def __init__(self, p: Any, q: Any, axis: int, sizes: Sizes) -> None:
         self.axis = axis
-        self._sizes = sizes
-        self.shape: tuple[int, ...] = p.shape
         self._block = sizes.block
         self._orders = order_of(p), order_of(q)
         self._chunks = _common_chunks(p, q)
-        pieces = self._cut(self._index, sizes.piece * self._block, whole=True, chunks=True)
+        index = tuple(slice(0, size) for size in p.shape)
+        pieces = self._cut(index, sizes.piece * self._block, whole=True, chunks=True)
         self.whole = (
-            self.shape[axis] <= 2 * self._block
+            p.shape[axis] <= 2 * self._block
             and math.prod(pieces) <= _CHUNK * self._block
             and all(_lies_together(array, pieces) for array in (p, q))
         )
         if not self.whole:
-            pieces = self._cut(self._index, sizes.piece * self._block, whole=False, chunks=True)
-        self._pieces = Blocks(self._index, axis, pieces, self._orders[0])
-
-    @property
-    def _index(self) -> Index:
-        return tuple(slice(0, size) for size in self.shape)
-
-    @cached_property
-    def steps(self) -> tuple[tuple[Block, ...], ...]:
-        """The pieces of each step."""
+            pieces = self._cut(index, sizes.piece * self._block, whole=False, chunks=True)
+        grid = tuple(_grid(index, axis, pieces, self._orders[0]))
         # Where rows are cut a step is added to all of them, so it should be small.
-        pieces, size = tuple(self._pieces), self._sizes.step if self.whole else 1
-        return tuple(pieces[i : i + size] for i in range(0, len(pieces), size))
+        size = sizes.step if self.whole else 1
+        self.steps = tuple(grid[i : i + size] for i in range(0, len(grid), size))
+        """The pieces of each step."""
 
-    def blocks(self, piece: Block) -> Blocks:
+    def blocks(self, piece: Block) -> Iterator[Block]:
         """Return the blocks of a piece."""
         steps = self._cut(piece.index, self._block, whole=self.whole, chunks=False)
-        return Blocks(piece.index, self.axis, steps, self._orders[0])
+        return _grid(piece.index, self.axis, steps, self._orders[0])
 
     def _cut(self, index: Index, most: int, *, whole: bool, chunks: bool) -> list[int]:
         """Return the lengths of parts with at most so many elements, long where memory runs."""

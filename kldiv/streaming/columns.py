@@ -57,20 +57,15 @@ class Holes:
     def add(self, start: int, holes: NDArray[np.bool_], lost: Floats) -> None:
         """Add classes from ``start`` on."""
         found = np.flatnonzero(holes)
-        self.count += len(found)
-        self.mass += float(lost[found].sum())
         best = found[largest(NAMED, lost[found])]
-        self.add_named([(float(lost[i]), start + int(i)) for i in best])
+        named = [(float(lost[i]), start + int(i)) for i in best]
+        self.join(Holes(len(found), float(lost[found].sum()), named))
 
     def join(self, other: Holes) -> None:
         """Add those of other classes."""
         self.count += other.count
         self.mass += other.mass
-        self.add_named(other.largest)
-
-    def add_named(self, classes: list[tuple[float, int]]) -> None:
-        """Keep the largest."""
-        self.largest = sorted(self.largest + classes, key=lambda each: -each[0])[:NAMED]
+        self.largest = sorted(self.largest + other.largest, key=lambda each: -each[0])[:NAMED]
 
 
 class Best:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from kldiv.streaming.options import PLAIN
+from kldiv.readers.reading import PLAIN
 from kldiv.streaming.run import Run
 
 if TYPE_CHECKING:

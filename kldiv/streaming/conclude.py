@@ -30,7 +30,7 @@ def conclude(work: Work, total: Total, held: list[Held], explanation: Explanatio
     divisor = _divisor(places.shape, options.reduction)
     measures, more = total.rows[:3], total.rows[3:]
     flat = measures.reshape(3, -1)
-    kl_pq, kl_qp, js = (_summary(rows, options.reduction, divisor) for rows in measures)
+    kl_pq, kl_qp, js = (summary_of(rows, options.reduction, places.shape) for rows in measures)
     found = Comparison(
         kl_pq=kl_pq,
         kl_qp=kl_qp,
@@ -88,13 +88,10 @@ def _divisor(shape: tuple[int, ...], reduction: Reduction) -> int:
 
 def summary_of(rows: Floats, reduction: Reduction, shape: tuple[int, ...]) -> Summary:
     """Return one divergence over all rows, given that of each."""
-    return _summary(rows, reduction, _divisor(shape, reduction))
-
-
-def _summary(rows: Floats, reduction: Reduction, divisor: int) -> Summary:
     total, median, most, infinite = statistics(rows)
     values = np.asarray(rows) if reduction == "none" else None
-    return Summary(total / divisor, total / rows.size, median, most, infinite, values)
+    mean = total / rows.size
+    return Summary(total / _divisor(shape, reduction), mean, median, most, infinite, values)
 
 
 def _contribution(column: Floats, places: Places, divisor: int) -> Contribution:

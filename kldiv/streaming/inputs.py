@@ -114,7 +114,7 @@ def _next_tokens(given: Any, pair: Pair, options: Options) -> Any:
             " follows each row, negative where none does"
         )
     if tokens.dtype.kind not in "iu" and not (
-        tokens.dtype.kind == "f" and np.array_equal(tokens, np.rint(tokens))
+        tokens.dtype.kind == "f" and np.isfinite(tokens).all() and is_whole(tokens)
     ):
         raise DTypeError(f"`next_tokens` has dtype {tokens.dtype}: expected whole numbers")
     if tokens.max() >= places.size:
@@ -125,8 +125,8 @@ def _next_tokens(given: Any, pair: Pair, options: Options) -> Any:
 
 
 def is_whole(array: Any) -> bool:
-    """Return whether all numbers are whole."""
-    return bool(np.all(array == np.rint(array)))
+    """Return whether all numbers are whole; a missing one is no argument."""
+    return bool(np.all((array == np.rint(array)) | np.isnan(array)))
 
 
 def _open(given: Any, name: str, options: Options) -> Table:

@@ -1,7 +1,8 @@
 """Logits: divergences of whole rows, which no sum of elements is as exact as.
 
 Where the classes come in parts, a first read merges the states of both directions, which give
-D(P‖Q) and D(Q‖P), and a second read adds up the Jensen-Shannon divergence.
+D(P‖Q) and D(Q‖P), and a second read adds up the Jensen-Shannon divergence.  Base files keep each
+row's largest logits only, of which `completed` makes whole rows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kldiv.formulas.divergences import VALUE, JensenShannon, KullbackLeibler
 from kldiv.formulas.packing import packed
 from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.state import State, empty_state
+from kldiv.readers.llama_files import RANGE
 from kldiv.streaming.scales import Logarithmic
 
 if TYPE_CHECKING:
@@ -57,22 +59,13 @@ class Logits(Logarithmic):
         """Return the totals and the constants of the state."""
         return np.hstack([first[:, :2], shards.merged(np, _KL, [first[:, _SIDES[0]]])])
 
-    def rows(
-        self,
-        block: Rows,
-        parts: Triple,
-        known: Floats | None,
-        *,
-        normalize: bool,
-    ) -> Triple:
+    def rows(self, block: Rows, parts: Triple, known: Floats | None, *, normalize: bool) -> Triple:
         """Return the losses of whole rows, or some classes' share in the Jensen-Shannon one."""
         p, q = block.read  # not their softmax, which has lost the smallest classes
         if known is not None:
             nothing = np.zeros(len(p))  # the states give the rest in the end
-            share = _JS.settings(shards.ShardSums, given=(VALUE,)).elements(np, q, p, known[:, 2:])[
-                :, 0
-            ]
-            return nothing, nothing, np.asarray(share)
+            shares = _JS.settings(shards.ShardSums, given=(VALUE,)).elements(np, q, p, known[:, 2:])
+            return nothing, nothing, np.asarray(shares[:, 0])
         return (
             np.asarray(kldiv.kl_div_with_logits(q, p, reduction="none")),
             np.asarray(kldiv.kl_div_with_logits(p, q, reduction="none")),
@@ -84,3 +77,21 @@ class Logits(Logarithmic):
         value = _KL.settings(RowLoss, given=(VALUE,)).elements
         states = [shards.merged(np, _KL, [first[:, side]]) for side in _SIDES]
         return np.stack([*(np.asarray(value(np, state)) for state in states), sums[2]])
+
+
+def completed(p: Floats, q: Floats, limited: tuple[bool, bool]) -> list[Floats]:
+    """Return whole rows of P and Q with their unknown classes, −∞ where ``limited``, filled in.
+
+    A class is given the other side's logit, both counted from their row's largest, or the end of
+    the range if that is less: the divergence is then the least that the file allows, up to the
+    probability of such classes, and 0 of rows alike. Classes of neither side stay −∞ in both.
+    """
+    values = [p, q]
+    peaks = [each.max(axis=-1, keepdims=True) for each in values]
+    gaps = [each - peak for each, peak in zip(values, peaks, strict=True)]
+    for side in (0, 1):
+        if limited[side]:
+            unknown = values[side] == -np.inf
+            filled = peaks[side] + np.minimum(gaps[1 - side], -RANGE)
+            values[side] = np.where(unknown, filled, values[side])
+    return values

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from kldiv.streaming.work import Work
 
 
-def member(text: str) -> tuple[str, Callable[..., Any]]:
-    """Return the loss that a text like ``tv`` or ``renyi:0.5`` names, by that text.
+def member(text: str) -> Callable[..., Any]:
+    """Return the loss that a text like ``tv`` or ``renyi:0.5`` names.
 
     Raises
     ------
@@ -31,10 +31,11 @@ def member(text: str) -> tuple[str, Callable[..., Any]]:
         No such name, or a number that it does not take.
     """
     name, values = parsed(text)
-    loss = getattr(kldiv, f"{'skew_kl' if name == 'skew' else name}_div_with_logits")
+    prefix = "skew_kl" if name == "skew" else name
+    loss: Callable[..., Any] = getattr(kldiv, f"{prefix}_div_with_logits")
     if not values:
-        return text, loss
-    return text, partial(loss, **{PARAMETERS[name]: values if name == "jeffreys" else values[0]})
+        return loss
+    return partial(loss, **{PARAMETERS[name]: values if name == "jeffreys" else values[0]})
 
 
 def checked(given: Any, options: Options) -> dict[str, Callable[..., Any]]:
@@ -45,7 +46,7 @@ def checked(given: Any, options: Options) -> dict[str, Callable[..., Any]]:
         raise OptionError("`divergences` are of logits: say form='logits'")
     if not isinstance(given, Mapping):
         texts = [given] if isinstance(given, str) else [*given]
-        given = dict(map(member, texts))
+        given = {text: member(text) for text in texts}
     losses = {}
     for name, loss in given.items():
         if isinstance(loss, Divergence):

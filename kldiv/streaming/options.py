@@ -7,17 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, get_args
 
 from kldiv.errors import OptionError
-from kldiv.readers import Reading
+from kldiv.readers.reading import PLAIN, Reading
 from kldiv.streaming._types import Form, Reduction
 from kldiv.streaming.logits import Logits
-from kldiv.streaming.scales import Linear, Logarithmic
+from kldiv.streaming.scales import Logarithmic, Scale
 
 if TYPE_CHECKING:
     import os
-
-    from kldiv.streaming.scales import Scale
-
-PLAIN: Final = Reading()
 
 _SMOOTHING: Final = "`smoothing` changes the sum of probabilities: say normalize=True too"
 
@@ -93,7 +89,7 @@ class Options:
         """The scale of the numbers."""
         if self.logarithmic:
             return Logits() if self.form == "logits" else Logarithmic()
-        return Linear(self.smoothing)
+        return Scale(self.smoothing)
 
     def held(self, name: str, *, counts: bool) -> Held:
         """Return the form of P or Q, where "auto" may mean counts."""

@@ -252,6 +252,12 @@ def _refuse(array: Floats, labels: Sequence[str], wrong: NDArray[np.bool_], why:
         raise InputError(f"{labels[row]} has {array[row, place]:g}: {why}")
 
 
+def _refuse_rows(labels: Sequence[str], wrong: NDArray[np.bool_], why: str) -> None:
+    """Raise where a row is wrong."""
+    if wrong.any():
+        raise InputError(f"{labels[int(np.argmax(wrong))]} {why}")
+
+
 def _probabilities(
     array: Floats,
     labels: Sequence[str],
@@ -271,10 +277,11 @@ def _probabilities(
             " nothing to compare. axis=0 takes columns as distributions"
         )
     array = array + options.smoothing
-    sums = array.sum(axis=1)
-    nothing = np.flatnonzero(normalize & (sums == 0))
-    if len(nothing):
-        raise InputError(f"{labels[nothing[0]]} has no probability anywhere: it sums to 0")
+    with np.errstate(over="ignore"):
+        sums = array.sum(axis=1)
+    _refuse_rows(labels, normalize & (sums == 0), "has no probability anywhere: it sums to 0")
+    why = "sums to more than the largest number there is. Divide its numbers by 1e9 first"
+    _refuse_rows(labels, normalize & (sums == math.inf), why)
     array[normalize] /= sums[normalize, None]
     far = int(np.argmax(np.where(normalize, 0.0, abs(sums - 1.0))))
     if not (normalize[far] or generalized) and abs(sums[far] - 1.0) > _FAR:
@@ -288,6 +295,8 @@ def _probabilities(
 
 def _check_logits(array: Floats, labels: Sequence[str], options: Options) -> None:
     _refuse(array, labels, ~(array < math.inf), "logits are numbers below inf")
+    nothing = (array == -math.inf).all(axis=1)
+    _refuse_rows(labels, nothing, "has no probability anywhere: all its numbers are -inf")
     if options.form == "log-probs" and not options.normalize:
         sums = np.exp(array).sum(axis=1)
         far = int(np.argmax(abs(sums - 1.0)))
@@ -304,7 +313,7 @@ def _matrix(
     """Return the divergences of all pairs, some rows at a time."""
     count, classes = rows.shape
     found = np.empty((count, count))
-    loss = member(text)[1] if options.logarithmic else None
+    loss = member(text) if options.logarithmic else None
     for some in slices(count, max(1, _STEP // (count * classes)) if loss is None else 1):
         if loss is None:
             found[some] = kldiv.pairwise(rows[some], rows, divergence=text)

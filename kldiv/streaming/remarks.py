@@ -68,8 +68,8 @@ def reasons(side: Side, seen: Seen, places: Places) -> Iterator[str]:
             noun = "number that is" if odd.count == 1 else "numbers that are"
             yield (
                 f"{whose} has {odd.count:,} {noun} {what}, the first at"
-                f" {places.element(odd.first)}, and what they touch is no number either. Mend the"
-                f" data; {mend}{rows}"
+                f" {places.element(odd.first)}, and all that they touch is no number either. Mend"
+                f" the data; {mend}{rows}"
             )
     if seen.beyond and side.normalized and not seen.infinite.count:
         yield (

@@ -40,12 +40,8 @@ def room(shape: tuple[int, ...], beside: Path | None = None) -> Floats:
     size = math.prod(shape) * 8
     if size <= IN_MEMORY:
         return np.zeros(shape)
-    if beside is None:
-        with tempfile.TemporaryFile(prefix="kldiv-") as file:  # gone once nothing maps it
-            file.truncate(size)
-            return np.memmap(file, np.float64, "r+", shape=shape)
-    beside.touch()
-    with beside.open("r+b") as file:
+    # A temporary file is gone once nothing maps it.
+    with tempfile.TemporaryFile() if beside is None else beside.open("a+b") as file:
         file.truncate(size)
         return np.memmap(file, np.float64, "r+", shape=shape)
 
@@ -53,19 +49,14 @@ def room(shape: tuple[int, ...], beside: Path | None = None) -> Floats:
 def statistics(rows: Floats) -> Statistics:
     """Return the statistics of rows, looking at a part of them at a time."""
     flat = rows.reshape(-1)
-    finite, infinite, most = True, 0, -math.inf
+    infinite, most = 0, -math.inf
     for part in _chunks(flat):
-        finite = finite and bool(np.isfinite(part).all())
         infinite += int(np.count_nonzero(np.isinf(part)))
         most = float(np.maximum(most, part.max()))
-    rounded = (float(part.sum()) for part in _chunks(flat))
     try:
-        exact = (x for part in _chunks(flat) for x in part.tolist())
-        total = math.fsum(exact) if finite else sum(rounded)
-    except OverflowError:
-        total = sum(rounded)
-    if math.isnan(most):
-        return Statistics(total, math.nan, most, infinite)
+        total = math.fsum(x for part in _chunks(flat) for x in part.tolist())
+    except (OverflowError, ValueError):  # beyond the largest number; both infinities
+        total = sum(float(part.sum()) for part in _chunks(flat))
     return Statistics(total, percentiles(flat, [50.0])[0], most, infinite)
 
 
@@ -76,14 +67,12 @@ def percentiles(flat: Floats, percents: Sequence[float]) -> list[float]:
     last = len(flat) - 1
     places = [percent / 100 * last for percent in percents]
     ranks = sorted({min(int(place) + i, last) for place in places for i in (0, 1)})
-    if flat.nbytes <= IN_MEMORY // 3:
-        flat = np.partition(flat, ranks)
-        ranked = {rank: float(flat[rank]) for rank in ranks}
-    else:
-        ranked = {rank: _ranked(flat, rank) for rank in ranks}
+    copy = room(flat.shape)
+    copy[:] = flat
+    copy.partition(ranks)
     found = []
     for place in places:
-        low, high = ranked[int(place)], ranked[min(int(place) + 1, last)]
+        low, high = (float(copy[min(int(place) + i, last)]) for i in (0, 1))
         share = place - int(place)
         # Two equal infinities have no difference.
         found.append(low if low == high or not share else (1 - share) * low + share * high)
@@ -108,29 +97,3 @@ def chunks(size: int) -> Iterator[slice]:
 
 def _chunks(flat: NDArray[Any]) -> Iterator[NDArray[Any]]:
     return (flat[part] for part in chunks(len(flat)))
-
-
-def _ranked(flat: Floats, rank: int) -> float:
-    """Return the number of that rank, 16 bits of it at a time, by counting: it takes no copy."""
-    known = 0
-    for shift in (48, 32, 16, 0):
-        counts = np.zeros(1 << 16, np.int64)
-        for part in _chunks(flat):
-            keys = _keys(part)
-            if shift < 48:
-                keys = keys[keys >> np.uint64(shift + 16) == known]
-            digits = (keys >> np.uint64(shift)) & np.uint64(0xFFFF)
-            counts += np.bincount(digits.astype(np.int64), minlength=1 << 16)
-        places = np.cumsum(counts)
-        digit = int(np.searchsorted(places, rank, side="right"))
-        rank -= int(places[digit - 1]) if digit else 0
-        known = known << 16 | digit
-    bits = known ^ (1 << 63) if known >> 63 else known ^ (1 << 64) - 1
-    return float(np.array(bits, np.uint64).view(np.float64))
-
-
-def _keys(part: Floats) -> NDArray[np.uint64]:
-    """Return whole numbers in the order of the numbers."""
-    bits = np.ascontiguousarray(part).view(np.uint64)
-    sign = np.uint64(1 << 63)
-    return np.where(bits & sign, ~bits, bits | sign)

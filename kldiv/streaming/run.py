@@ -266,7 +266,7 @@ def _elsewhere(name: str, given: Any) -> str:
 def _explained(work: Work) -> Explanation:
     """Return who computes a block."""
     plan, logits = work.plan, isinstance(work.scale, Logits)
-    block = next(iter(plan.blocks(plan.steps[0][0])))
+    block = next(plan.blocks(plan.steps[0][0]))
     size = block.count, block.classes.stop - block.classes.start
     sample = np.broadcast_to(np.zeros(()), size)
     explanation = kldiv.explain(sample, sample, operation=work.scale.operation)

@@ -48,39 +48,47 @@ class Rows:
 class Scale:
     """How numbers stand for probabilities, on matrices of float64 with a row per distribution.
 
-    A row's divergences are the sums of its elements' unless a subclass says otherwise.
+    Here they are these, or counts; subclasses have logarithms.  A row's divergences are the sums of
+    its elements' unless a subclass says otherwise.
     """
 
     operation = "kl_div"
     """The loss that gives the divergences."""
     width = 2
     """Numbers of a row in the result of `first`."""
-    empty: float
+    empty = 0.0
     """The number of a class that does not occur, and the total of no classes."""
+    linear = True
+    """Whether numbers below 0 are none."""
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        self.smoothing = smoothing
 
     def smooth(self, values: Floats) -> Floats:
-        """Smooth every class."""
-        return values
+        """Smooth every class: add the same to it."""
+        return values + self.smoothing if self.smoothing else values
 
     def total(self, values: Floats) -> Floats:
-        """Return the divisor that normalises each row."""
-        raise NotImplementedError
+        """Return the divisor that normalises each row, its sum."""
+        return np.asarray(np.sum(values, axis=-1))
 
     def merge(self, first: Floats, second: Floats) -> Floats:
         """Merge the totals of two blocks of classes."""
-        raise NotImplementedError
+        return first + second
 
     def normalize(self, values: Floats, total: Floats) -> Floats:
         """Normalise rows by their totals."""
-        raise NotImplementedError
+        return values / total[:, None]
 
     def probabilities(self, values: Floats) -> Floats:
         """Return the probabilities that the values stand for."""
-        raise NotImplementedError
+        return values
 
     def divergences(self, p: Floats, q: Floats) -> Triple:
         """Return each element's part of D(P‖Q), D(Q‖P) and the Jensen-Shannon divergence."""
-        raise NotImplementedError
+        mixture = np.log(0.5 * (p + q))
+        pm, qm = _elements(mixture, p), _elements(mixture, q)
+        return _elements(np.log(q), p), _elements(np.log(p), q), 0.5 * (pm + qm)
 
     # ---- rows whose classes come in parts: `first` of each part, `join`, `known`, then `rows` ----
 
@@ -118,49 +126,6 @@ class Scale:
 
     def exact(self, block: Rows, *, normalize: bool) -> Triple:
         """Return the divergences of rows that may be close, or the share of some classes."""
-        raise NotImplementedError
-
-    def finish(self, sums: Floats, first: Floats) -> Floats:
-        """Return the divergences of rows, given the sums of their shares; a measure a row."""
-        return sums
-
-
-class Linear(Scale):
-    """Probabilities or counts."""
-
-    empty = 0.0
-
-    def __init__(self, smoothing: float = 0.0) -> None:
-        self.smoothing = smoothing
-
-    def smooth(self, values: Floats) -> Floats:
-        """Add the same to every class."""
-        return values + self.smoothing if self.smoothing else values
-
-    def total(self, values: Floats) -> Floats:
-        """Return the sums."""
-        return np.asarray(np.sum(values, axis=-1))
-
-    def merge(self, first: Floats, second: Floats) -> Floats:
-        """Add two sums."""
-        return first + second
-
-    def normalize(self, values: Floats, total: Floats) -> Floats:
-        """Divide by the sums."""
-        return values / total[:, None]
-
-    def probabilities(self, values: Floats) -> Floats:
-        """Return the values, which are the probabilities."""
-        return values
-
-    def divergences(self, p: Floats, q: Floats) -> Triple:
-        """Return each element's part of D(P‖Q), D(Q‖P) and the Jensen-Shannon divergence."""
-        mixture = np.log(0.5 * (p + q))
-        pm, qm = _elements(mixture, p), _elements(mixture, q)
-        return _elements(np.log(q), p), _elements(np.log(p), q), 0.5 * (pm + qm)
-
-    def exact(self, block: Rows, *, normalize: bool) -> Triple:
-        """Return kldiv's own measures."""
         p, q = block.read if normalize else (block.p, block.q)
         return (
             np.asarray(kldiv.kl_divergence(p, q, normalize=normalize)),
@@ -168,11 +133,16 @@ class Linear(Scale):
             np.asarray(kldiv.js_divergence(p, q, normalize=normalize)),
         )
 
+    def finish(self, sums: Floats, first: Floats) -> Floats:
+        """Return the divergences of rows, given the sums of their shares; a measure a row."""
+        return sums
+
 
 class Logarithmic(Scale):
     """Log-probabilities."""
 
     empty = -np.inf
+    linear = False
 
     def total(self, values: Floats) -> Floats:
         """Return log(sum(exp)), shifted so that nothing overflows."""

@@ -108,24 +108,19 @@ class TeacherWriter:
         self.path, self.rows, self.k, self.vocabulary = path, rows, k, vocabulary
         self.temperature, self.rest = float(temperature), rest
         self.written = 0
-        small = vocabulary <= 2**31
         tensors: dict[str, tuple[Any, tuple[int, ...]]] = {
             "temperature": ("float64", (1,)),
             "vocabulary": ("int64", (1,)),
             "log_probs": (dtype, (rows, k)),
-            "indices": ("int32" if small else "int64", (rows, k)),
+            "indices": ("int32" if vocabulary <= 2**31 else "int64", (rows, k)),
+            "rest": ("float32", (rows if rest else 0,)),
         }
-        tensors["rest"] = ("float32", (rows if rest else 0,))
         self._dtypes = {name: np.dtype(kind) for name, (kind, _) in tensors.items()}
         header, place = {}, 0
         self._places: dict[str, int] = {}
         for name, (kind, shape) in tensors.items():
             end = place + math.prod(shape) * np.dtype(kind).itemsize
-            header[name] = {
-                "dtype": _NAMES[kind],
-                "shape": list(shape),
-                "data_offsets": [place, end],
-            }
+            header[name] = {"dtype": _NAMES[kind], "shape": shape, "data_offsets": (place, end)}
             self._places[name], place = place, end
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)

@@ -15,9 +15,8 @@ from kldiv.streaming import tokens
 from kldiv.streaming.blocks import Piece, Plan, Sizes
 from kldiv.streaming.columns import Best, Columns
 from kldiv.streaming.inputs import open_pair
-from kldiv.streaming.logits import Logits
-from kldiv.streaming.ranges import completed
-from kldiv.streaming.scales import Linear, Rows
+from kldiv.streaming.logits import Logits, completed
+from kldiv.streaming.scales import Rows
 from kldiv.streaming.seen import Seen
 
 if TYPE_CHECKING:
@@ -132,9 +131,9 @@ class Work:
     def _measure(
         self, block: Block, raw: list[Floats], known: Floats | None, part: Part, columns: Columns
     ) -> None:
-        scale, linear = self.scale, isinstance(self.scale, Linear)
+        scale = self.scale
         for seen, values in zip(part.seen, raw, strict=True):
-            seen.add_elements(values, block, linear=linear)
+            seen.add_elements(values, block, linear=scale.linear)
         smooth = [scale.smooth(values) for values in raw]
         totals = known
         if totals is None:

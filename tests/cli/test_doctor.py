@@ -110,6 +110,15 @@ def test_diagnose_finds_nothing_where_nothing_is(run, pair):
     assert "reads as log-probabilities" in out
 
 
+def test_diagnose_sums_counts_of_half_floats(run):
+    """Their sum is beyond the largest number of their dtype."""
+    for name, counts in (("p", [60000, 20000]), ("q", [40000, 40000])):
+        np.save(f"{name}.npy", np.array(counts, np.float16))
+    status, out, _ = run("diagnose", "p.npy", "q.npy", "--strict")
+    assert status == 0
+    assert out.count("taken as counts") == 2
+
+
 def test_diagnose_names_the_mistake_and_the_mend(run, pair):
     as_given = ("diagnose", "p.npy", "q.npy", "--from", "kl_div")
     status, out, _ = run(*as_given)

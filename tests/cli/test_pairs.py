@@ -25,6 +25,8 @@ FILES = {
     "far.csv": "word,n\nx,0.5\ny,0.75\n",
     "negative.csv": "word,n\nx,-1\ny,2\n",
     "nothing.csv": "word,n\nx,0\ny,0\n",
+    "huge.csv": "word,n\nx,1e308\ny,1e308\n",
+    "lost.csv": "word,n\nx,-inf\ny,-inf\n",
 }
 
 
@@ -119,6 +121,8 @@ def test_a_matrix_that_is_too_wide(run):
         (("one.csv", "far.csv"), 4, "far sums to 1.25, not to 1. --normalize"),
         (("one.csv", "negative.csv"), 4, "negative has -1"),
         (("one.csv", "nothing.csv"), 4, "nothing has no probability anywhere"),
+        (("one.csv", "huge.csv"), 4, "huge sums to more than the largest number"),
+        (("one.csv", "lost.csv", "--from", "logits"), 4, "lost has no probability anywhere"),
         (("one.csv", "none.csv"), 4, "none.csv: no such file"),
         (("one.csv", "probs.csv", "--divergence", "tvv"), 2, "expected one of kl"),
         (("one.csv", "probs.csv", "--smoothing", "1"), 2, "--normalize"),
@@ -220,3 +224,4 @@ def test_what_is_missing_is_asked_about(matrix, run, tmp_path):
         _, found = matrix("x.npy", "--na", na, "--normalize")
         wanted = kldiv.kl_divergence(np.array(p), np.array(q), normalize=True)
         np.testing.assert_allclose(found[0, 1], wanted, rtol=1e-14)
+        assert matrix("x.npy", "--na", na)[1].tolist() == found.tolist()  # counts, but for a hole

@@ -371,7 +371,7 @@ def test_each_file_may_have_its_own_encoding(compare):
         ("{}.csv", "l,n\na,1\nb,nan\nc,3\n", "line 3, column 'n': 'nan'"),
         ("{}.txt", "w n\na 1\nb NaN\nc 3\n", "line 3, column 'n': 'NaN'"),
         ("{}.json", '{"a": 1, "b": NaN, "c": 3}', "record 2, column 'value': 'nan'"),
-        ("{}.json", "[1, NaN, 3]", "number 2 of 3 is NaN"),
+        ("{}.json", "[1, NaN, 3]", "value 2 of 3: 'nan' is no number: it is missing"),
         ("{}.jsonl", '{"n": 1}\n{"n": NaN}\n{"n": 3}\n', "record 2, column 'n': 'nan'"),
     ],
 )
@@ -500,7 +500,7 @@ def test_a_file_that_a_stranger_has(compare, texts, options, name, expected):
         ('w\tn\n"\t5\nthe\t9\n"\t2\n', (), "{}.tsv", "quotation mark in line 2"),
         ('l,n\n"a,5\nb,3\n', (), "{}.csv", "does not end"),
         ("Sales of May\nl,n,m\na,5,3\n", (), "{}.csv", "--comment 'Sales of May'"),
-        ("Sales\nl,n\na,5\nb,3\n", (), "{}.csv", "take out what is above it: --comment Sales"),
+        ("Sales\nl,n\na,5\nb,3\n", (), "{}.csv", "take out all above it: --comment Sales"),
         ("l,n\na,5\nb,3\nSource: us\n", (), "{}.csv", "--comment 'Source: us'"),
         ("l,n\na,$5\nb,$3\n", (), "{}.csv", "without a currency"),
         ("x,,\n1,2,3\n", (), "{}.csv", "column 2 has no name"),

@@ -44,6 +44,12 @@ def test_what_is_named(code, severity, change):
     assert bool(report)
 
 
+def test_a_teacher_in_bfloat16(torch):
+    """NumPy has no such dtype."""
+    own = kldiv.topk_log_probs(torch.tensor(T), 3)
+    assert found(own._replace(log_probs=own.log_probs.bfloat16())) == []
+
+
 def test_masses_that_do_not_add_up(torch):
     own = kldiv.topk_log_probs(torch.tensor(T), 3)
     assert found(own._replace(rest=own.rest + 0.1)) == ["masses-do-not-add-up"]

@@ -13,12 +13,14 @@ import subprocess
 import sys
 import threading
 import zipfile
+from decimal import Decimal
 
 import numpy as np
 import pytest
 from readers.refusing import Trap, refused
 
 from kldiv.readers import Reading, Stored, open_table, read
+from kldiv.readers.records import cell_of
 
 AB = (("a", "b"), [1.5, 2.0])
 CSV = b"l,n\na,1.5\nb,2\n"
@@ -57,6 +59,49 @@ def test_json(tmp_path, value, result):
             assert parts(tmp_path / name) == result
 
 
+BEYOND = ["1e-400", "-1E-400", "1e400", f"0.{'0' * 330}7", "9" * 312]
+
+
+@pytest.mark.parametrize("number", BEYOND)
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("p.csv", "l,n\na,0.5\nb,{}\n", "line 3, column 'n'"),
+        ("p.csv", "n\n0.5\n{}\n", "line 3, column 'n'"),
+        ("p.csv", "l;n\na;0,5\nb;{}\n", "line 3, column 'n'"),
+        ("p.txt", "0.5 0.5 0\n0.5 0.25 {}\n", "line 2, column '3'"),
+        ("p.csv", "l,n\na,50%\nb,{}%\n", "line 3, column 'n'"),
+        ("p.json", '[{{"l": "a", "n": 0.5}}, {{"l": "b", "n": {}}}]', "record 2, column 'n'"),
+        ("p.jsonl", '{{"l": "a", "n": 0.5}}\n{{"l": "b", "n": {}}}', "record 2, column 'n'"),
+        ("p.json", '{{"a": 0.5, "b": {}}}', "record 2, column 'value'"),
+    ],
+)
+def test_numbers_that_float64_does_not_hold(tmp_path, name, text, place, number):
+    """Read as 0, such a one makes a divergence infinite or drops a term of it."""
+    number = number.replace(".", "," if ";" in text else ".")
+    (tmp_path / name).write_text(text.format(number), encoding="utf-8")
+    shown = str(Decimal(number)) if name.startswith("p.json") else number
+    refused(tmp_path / name, place, shown[:50], "float64 does not hold")
+    for held in ("0.0e-400", "Infinity", "5e-324", "1e308"):
+        if not {"%", ";"} & set(text):
+            (tmp_path / name).write_text(text.format(held), encoding="utf-8")
+            assert read(tmp_path / name).array.ravel()[-1] == float(held)
+
+
+@pytest.mark.parametrize("number", BEYOND[:3])
+def test_numbers_in_lists_that_float64_does_not_hold(tmp_path, number):
+    (tmp_path / "p.json").write_text(f"[[0.5, 0.5], [0.0, {number}]]", encoding="utf-8")
+    shown = str(Decimal(number))
+    refused(tmp_path / "p.json", f"value 4 of 4: {shown!r}", "float64 does not hold")
+    pa = pytest.importorskip("pyarrow")
+    frame = pa.table({"p": [["0.0", number]], "n": [number]})
+    path = tmp_path / "p.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, frame.schema) as out:
+        out.write_table(frame)
+    for column in "pn":
+        refused(f"{path}::{column}", number, "float64 does not hold")
+
+
 def test_line_ends_of_unicode_are_letters_of_a_label(tmp_path):
     label = "a\u2028b\x85c"
     lines = [{"l": label, "n": 1.5}, {"l": "b", "n": 2}]
@@ -72,10 +117,34 @@ def test_a_number_written_as_text_has_a_mark_in_doubt(tmp_path):
     assert read(path, key="n", reading=Reading(decimal=",")).array.tolist() == [5, 1.234]
 
 
+@pytest.mark.parametrize("name", ["p.json", "p.xlsx", "p.parquet", "p.arrow"])
+@pytest.mark.parametrize("labels", [["a", "b", "c"], [True, False, None]])
+def test_typed_numbers_have_a_point_whatever_another_file_has(tmp_path, name, labels):
+    """1.234 was taken for a thousand and more where --decimal , was said."""
+    values, path = [1.234, 1.5, 1e22], tmp_path / name
+    if name == "p.json":
+        rows = [{"l": label, "n": n} for label, n in zip(labels, values, strict=True)]
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif name == "p.xlsx":
+        book = pytest.importorskip("openpyxl").Workbook()
+        for row in [("l", "n"), *zip(labels, values, strict=True)]:
+            book.active.append(row)
+        book.save(path)
+    else:
+        pa = pytest.importorskip("pyarrow")
+        frame = pa.table({"l": labels, "n": values})
+        if name == "p.parquet":
+            importlib.import_module("pyarrow.parquet").write_table(frame, path)
+        else:
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, frame.schema) as out:
+                out.write_table(frame)
+    assert read(path, reading=Reading(decimal=",")).array.tolist() == values
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[1, null]", "number 2 of 2 is null: it is missing. na='zero'"),
+        ("[1, null]", "value 2 of 2: 'null' is no number: it is missing. na='zero'"),
         ('[1, "x"]', "'x' is no number"),
         ("[[1, 2], [3]]", "rows of different lengths"),
         ("[1", "not a JSON file"),
@@ -342,6 +411,16 @@ def test_numbers_in_a_column_of_text_have_a_mark_in_doubt(tmp_path):
     assert parts(tmp_path / "p.arrow", key="m")[1] == [1, 2]
 
 
+def test_half_floats_keep_their_digits(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    values = np.array([0.1, 0.9], np.float16)
+    frame = pa.table({"l": ["a", "b"], "n": values})
+    with pa.OSFile(f"{tmp_path}/p.arrow", "wb") as sink, pa.ipc.new_file(sink, frame.schema) as out:
+        out.write_table(frame)
+    assert parts(tmp_path / "p.arrow") == (("a", "b"), values.astype(float).tolist())
+    assert float(cell_of(values[0])) == float(values[0])
+
+
 def test_two_columns_of_one_name_are_told_apart_by_nobody(tmp_path):
     pa = pytest.importorskip("pyarrow")
     frame = pa.table([["a", "b"], [1.5, 2], [3.0, 4]], names=["l", "n", "n"])
@@ -351,7 +430,7 @@ def test_two_columns_of_one_name_are_told_apart_by_nobody(tmp_path):
         refused(path, "two columns are named 'n'. Rename one", reading=Reading(**options))
 
 
-def test_packed_numbers_and_chunks_that_were_never_written(tmp_path):
+def test_packed_numbers_and_chunks_that_are_not_stored(tmp_path):
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "p.h5"
     with h5py.File(path, "w") as file:
@@ -364,6 +443,7 @@ def test_packed_numbers_and_chunks_that_were_never_written(tmp_path):
     assert read(path, key="plain").array.tolist() == [0, 1, 2]
     (note,) = read(path, key="part").notes
     assert "2 of 3 chunks" in note
+    assert "are not stored" in note
     with h5py.File(path, "a") as file:
         file["part"][...] = 1
     assert read(path, key="part").notes == ()

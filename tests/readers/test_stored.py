@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import gc
+import io
 import json
 import os
 import pickle
 import struct
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -307,11 +309,12 @@ def test_what_is_no_zarr_store(tmp_path, zarr):
         stored[stored.whole]
 
 
-def test_packed_numbers_and_chunks_that_were_never_written(tmp_path, zarr):
+def test_packed_numbers_and_chunks_that_are_not_stored(tmp_path, zarr):
     array = zarr.create_array(store=str(tmp_path / "x.zarr"), shape=(9,), chunks=(2,), dtype="f8")
     array[:4] = 1
     (note,) = open_table(tmp_path / "x.zarr").notes
     assert "3 of 5 chunks" in note
+    assert "are not stored" in note
     array[:] = 1
     assert open_table(tmp_path / "x.zarr").notes == ()
     array.attrs["add_offset"] = 5
@@ -319,10 +322,20 @@ def test_packed_numbers_and_chunks_that_were_never_written(tmp_path, zarr):
         open_table(tmp_path / "x.zarr")
 
 
-@pytest.mark.parametrize(("dtype", "mark"), [("f4", 1e20), ("i2", -999), ("f8", "base64")])
-def test_marks_of_missing_numbers_are_nan(tmp_path, zarr, monkeypatch, dtype, mark):
+def test_a_dataset_from_a_pipe_is_read_at_once(tmp_path, monkeypatch):
     h5py = pytest.importorskip("h5py")
-    monkeypatch.setattr("kldiv.readers.hdf5_files.STORED", 1)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = np.arange(5.0)
+    with pytest.raises(InputError, match="40 bytes from 40 on disk; at most 8 are accepted"):
+        open_table(tmp_path / "x.h5", max_bytes=8)
+    content = io.BytesIO((tmp_path / "x.h5").read_bytes())
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=content))
+    assert open_table("-").array.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("dtype", "mark"), [("f4", 1e20), ("i2", -999), ("f8", "base64")])
+def test_marks_of_missing_numbers_are_nan(tmp_path, zarr, dtype, mark):
+    h5py = pytest.importorskip("h5py")
     number = -7.5 if mark == "base64" else mark
     values = np.array([[1, number], [3, 4]], dtype)
     written = zarr.create_array(store=str(tmp_path / "x.zarr"), shape=(2, 2), dtype=dtype)

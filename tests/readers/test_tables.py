@@ -119,6 +119,7 @@ def test_thousands_between_blanks_are_asked_for(found):
         ("n,l,k\n1.5,a,x\n2.25,b,y\n", {"labels": "l"}, AB),
         ("n,l\n1.5,a\n2.25,b\n", {"labels": ""}, (None, AB[1])),
         ("l,n\nä,1\n".encode("cp1252"), {"encoding": "cp1252"}, (("ä",), [1])),
+        ("\ufeffl,n\na,1\n", {"encoding": "UTF8", "labels": "l"}, (("a",), [1])),
         ('l,n\n"a",1\n'.encode("cp037"), {"encoding": "cp037"}, (("a",), [1])),
         ("l,n\nä,1\n".encode("utf-16"), {}, (("ä",), [1])),
         ("l,n\n% x\na,1.5\nb,2.25\n", {"comment": "%"}, AB),
@@ -142,10 +143,36 @@ def test_what_was_asked_for_is_done(found, text, options, result):
     assert found(text, **options) == result
 
 
-def test_a_header_of_whole_numbers_is_said(tmp_path):
+@pytest.mark.parametrize(
+    "text", ["0,1\n5,7\n", ",0.25\na,0.75\n", ",2019,2021\na,5,7\n", "a;0,5;1\n1;0,25;3\n"]
+)
+def test_a_header_of_numbers_is_said(tmp_path, text):
     path = tmp_path / "p.csv"
-    path.write_text("0,1\n5,7\n", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     assert "is taken for names of columns; header=False" in read(path).notes[0]
+    for sure in (",0,1\na,5,7\n", "id,2019,2021\n3.5,5,7\n"):  # pandas; and words
+        path.write_text(sure, encoding="utf-8")
+        assert read(path).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [("0,25\n0,75\n", {}), ("0,5\n", {"header": False}), ("1 234\n2 345\n", {})],
+)
+def test_numbers_without_a_header_may_have_a_mark(found, text, options):
+    """They were taken for rows of two numbers."""
+    with pytest.raises(InputError, match="may be one number or two cells"):
+        found(text, name="p.txt", **options)
+    sep = "," if "," in text else " "
+    numbers = found(text, name="p.txt", key="*", sep=sep, **options)[1]
+    assert numbers == [[float(cell) for cell in row.split(sep)] for row in text.splitlines()]
+    if sep == ",":
+        numbers = found(text, name="p.txt", decimal=",", header=False)[1]
+        assert numbers == [float(row.replace(",", ".")) for row in text.splitlines()]
+
+
+def test_separators_that_end_lines_without_a_header_are_no_label(found):
+    assert found("a\t1.5\t\nb\t2.25\t\n", name="p.tsv", header=False) == AB
 
 
 def test_missing_numbers_are_nan_where_their_classes_are_to_go(found):

@@ -97,7 +97,7 @@ def test_the_numbers_are_those_by_hand(memory, monkeypatch):
     counts = np.histogram(kl, found.histogram.edges)[0]
     np.testing.assert_array_equal(found.histogram.counts, counts)
     assert found.histogram.below == 0
-    monkeypatch.setattr(rows, "IN_MEMORY", 8)  # rows in a file, percentiles by counting
+    monkeypatch.setattr(rows, "IN_MEMORY", 8)  # rows in a file, and so percentiles
     monkeypatch.setattr(rows, "_CHUNK", 16)
     again = streaming.compare(p, q, form="logits", quantization=True, next_tokens=tokens)
     same(found, again.quantization, 1e-12)
@@ -232,6 +232,8 @@ def test_base_files_are_read():
     base_file("p.kld", p, tokens)
     table = readers.open_table("p.kld")
     assert isinstance(table.array, readers.Stored)
+    with pytest.raises(InputError, match="at most 8 are accepted"):
+        readers.open_table("p.kld", max_bytes=8)
     np.testing.assert_array_equal(table.next_tokens, following(tokens))
     exact = p - np.logaddexp.reduce(p.astype(float), axis=-1, keepdims=True)
     there = p > p.max(axis=-1, keepdims=True) - 16
@@ -314,6 +316,7 @@ NEEDED = {"form": "logits", "quantization": True}
         ({"form": "logits", "next_tokens": [1]}, OptionError, "say quantization=True"),
         ({**NEEDED, "next_tokens": np.array([1, 2])}, ShapeError, r"expected \(3,\)"),
         ({**NEEDED, "next_tokens": np.array([1.5, 0, 1])}, DTypeError, "whole numbers"),
+        ({**NEEDED, "next_tokens": np.array([np.inf, 0, 1])}, DTypeError, "whole numbers"),
         ({**NEEDED, "next_tokens": np.array([1, 0, 2])}, InputError, "there are 2 classes"),
     ],
 )
