@@ -30,9 +30,7 @@ def check_normalizer(route: backends.Route, normalizer: Array) -> None:
 
 
 def different(
-    first: tuple[int, ...],
-    second: tuple[int, ...],
-    names: tuple[str, str] = ("input", "target"),
+    first: tuple[int, ...], second: tuple[int, ...], names: tuple[str, str] = ("input", "target")
 ) -> ShapeError:
     """Return the error for two shapes that differ; it names the broadcasts that join them."""
     mend = "bring them to one shape first"

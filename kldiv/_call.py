@@ -322,9 +322,7 @@ class LinearCall(Call[Any]):
         return self.route.caller.run_linear(operation, self.route, arrays)
 
     def fused(
-        self,
-        wanted: tuple[int, ...],
-        into: Sequence[Array] | None = None,
+        self, wanted: tuple[int, ...], into: Sequence[Array] | None = None
     ) -> tuple[Array | None, list[Array]] | None:
         cotangent = None if self.divisor is None else self._divided(self._one())
         if isinstance(self.operation, Weighted):

@@ -64,11 +64,7 @@ def entropy_with_logits(input: ArrayT, **options: Unpack[LogitOptions]) -> Call[
 @differentiable(2, LabelLoss())
 @options_of(kl_div_with_logits, without=_CLASSES)
 def cross_entropy_with_logits(
-    input: ArrayT,
-    target: ArrayT,
-    *,
-    ignore_index: int = -100,
-    **options: Unpack[LogitOptions],
+    input: ArrayT, target: ArrayT, *, ignore_index: int = -100, **options: Unpack[LogitOptions]
 ) -> Call[ArrayT]:
     """
     Cross entropy of softmax(input/T) with labels, or with a teacher's logits, in nats.

@@ -214,11 +214,7 @@ def prepare_layers(
 
 
 def _of_rows(
-    route: Route,
-    found: dict[str, Array],
-    rows: Shape,
-    classes: int,
-    log_probs: Array | None,
+    route: Route, found: dict[str, Array], rows: Shape, classes: int, log_probs: Array | None
 ) -> dict[str, Array]:
     """Return the arrays of rows, checked and broadcast to these."""
     mend = "it masks whole rows, classes are masked by a bias of −inf"

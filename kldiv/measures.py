@@ -10,13 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from kldiv._arguments import check_axis, different
-from kldiv._call import (
-    Call,
-    differentiable,
-    dtypes,
-    integers_in_float64,
-    resolve_arrays,
-)
+from kldiv._call import Call, differentiable, dtypes, integers_in_float64, resolve_arrays
 from kldiv._docstrings import options_of
 from kldiv.errors import LibraryError, OptionError, ShapeError
 from kldiv.formulas import measures as formulas
@@ -40,11 +34,7 @@ def kl_divergence(
 def kl_divergence(p: object, q: object, *, base: float | None = ..., method: None = ...) -> Any: ...
 @overload
 def kl_divergence(
-    p: object,
-    q: object,
-    *,
-    base: float | None = ...,
-    method: Literal["quadrature", "monte_carlo"],
+    p: object, q: object, *, base: float | None = ..., method: Literal["quadrature", "monte_carlo"]
 ) -> Estimate: ...
 @differentiable(2)
 def kl_divergence(

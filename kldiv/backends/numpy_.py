@@ -111,10 +111,7 @@ class NumPyBackend(Backend):
         return int(arrays[0].size)
 
     def unreachable(
-        self,
-        technology: Technology,
-        arrays: Sequence[Array],
-        kernel: str,
+        self, technology: Technology, arrays: Sequence[Array], kernel: str
     ) -> str | None:
         if all(
             isinstance(array, np.ndarray) and array.dtype.isnative and array.flags.aligned

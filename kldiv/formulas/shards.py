@@ -228,11 +228,7 @@ class Policy(Spread):
         return sum(shares[1:], shares[0])
 
 
-_KINDS: dict[type[Any], type[Spread]] = {
-    LabelLoss: Labels,
-    PolicyLoss: Policy,
-    TopKLoss: Sparse,
-}
+_KINDS: dict[type[Any], type[Spread]] = {LabelLoss: Labels, PolicyLoss: Policy, TopKLoss: Sparse}
 
 
 def of_rank(

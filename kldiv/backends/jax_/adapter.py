@@ -116,10 +116,7 @@ class JaxBackend(Backend):
         return not sharding.is_sized(arrays[0].shape) or super().is_small(operation, arrays)
 
     def unreachable(
-        self,
-        technology: Technology,
-        arrays: Sequence[Array],
-        kernel: str,
+        self, technology: Technology, arrays: Sequence[Array], kernel: str
     ) -> str | None:
         if not sharding.is_sized(arrays[0].shape):
             return "an exported program holds no kernels"
