@@ -370,14 +370,7 @@ def differentiable(
     """Make a function that prepares a call into the public one, which returns its value.
 
     So each list of options stands once. `kldiv.value_and_grad` takes the functions made here, and
-    `kldiv.explain` those that are given an operation.
-
-    Parameters
-    ----------
-    arrays : int or math.inf
-        How many arrays it can be differentiated in.
-    operation : Operation, optional
-        As in `Record`.
+    `kldiv.explain` those that are given an operation; both arguments are fields of `Record`.
     """
 
     def public(
@@ -434,7 +427,10 @@ def resolve_arrays(
     for name, array in zip(names, arrays, strict=False):
         dtype = caller.dtype_name(array)
         if dtype not in FLOATS:
-            raise _not_floating(name, dtype)
+            raise DTypeError(
+                f"{name} has dtype {dtype}; expected one of {', '.join(FLOATS)}; convert it first, "
+                "for example to float32"
+            )
         if dtype != wide:
             wide = _WIDER[wide, dtype] if wide else dtype
     return route, arrays, wide
@@ -554,10 +550,3 @@ def _dtype_name(dtype: Any) -> str:
             f"got {dtype!r}"
         )
     return name
-
-
-def _not_floating(name: str, dtype: str) -> DTypeError:
-    return DTypeError(
-        f"{name} has dtype {dtype}; expected one of {', '.join(FLOATS)}; convert it first, "
-        "for example to float32"
-    )

@@ -380,11 +380,7 @@ def _finite(data: Array, warnings: list[str]) -> tuple[Sample, bool]:
             "data[:, 0], or data.ravel() if all are samples of one distribution"
         )
     integers = values.dtype.kind != "f"
-    if (
-        values.dtype.itemsize == 8
-        and integers
-        and (np.abs(values.astype(np.float64)) > 2**53).any()
-    ):
+    if integers and (np.abs(values.astype(np.float64)) > 2**53).any():
         warnings.append("integers beyond 2**53 are rounded to float64: subtract what they share")
     values = values.astype(np.float64).ravel()
     bad = int(np.count_nonzero(~np.isfinite(values)))
@@ -428,10 +424,7 @@ def _chosen(
     """Return the families to fit, and add to the warnings those whose domain is elsewhere."""
     if isinstance(families, str):
         families = [families]
-    asked = families is not None
-    wanted = (
-        [family_of(name) for name in families] if families is not None else [*FAMILIES.values()]
-    )
+    wanted = [*FAMILIES.values()] if families is None else [*map(family_of, families)]
     same = [family for family in wanted if (family.support == "counts") == counts]
     fit = [family for family in same if family.takes(points)]
     if not fit:
@@ -441,7 +434,7 @@ def _chosen(
             f"{points.min():.6g} and {points.max():.6g}; name others, or say kind="
         )
     left = [family.name for family in wanted if family not in fit]
-    if asked and left:
+    if families is not None and left:
         warnings.append(f"not where the data are, and left out: {', '.join(left)}")
     return fit
 

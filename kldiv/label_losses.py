@@ -74,8 +74,6 @@ def cross_entropy_with_logits(
 
     Parameters
     ----------
-    input : array
-        Logits of Q; float16, bfloat16, float32 or float64. −∞ masks a class.
     target : array
         Labels, integers with a class for each distribution, counting those of all ranks; or logits
         of P, of the shape of ``input``, differentiable too.
@@ -224,8 +222,7 @@ class _Call(Call[Any]):
             return super().reduced()
         xp = route.caller.namespace(arrays[0])
         with route.caller.context(arrays[0]):
-            found: Array = operation.composed(xp, route.run, *arrays)
-        return found
+            return operation.composed(xp, route.run, *arrays)
 
     def _value_and_gradients(
         self, wanted: tuple[int, ...], into: Sequence[Array] | None

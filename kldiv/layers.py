@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kldiv._arguments import check_row_arrays
@@ -16,7 +17,7 @@ from kldiv.label_losses import check_range
 from kldiv.sparse_losses import SparseTeacher, check_indices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from kldiv._call import Call
     from kldiv._types import Array, Reduction
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from kldiv.formulas.reductions import RowWise
 
     Shape = tuple[int, ...]
-    Parts = tuple[float, Callable[[str], RowWise], tuple[str, ...]]
-    """Of a term: its factor, its loss given the dtype of the logits, the names of its arrays."""
+    Parts = tuple[float, RowWise, tuple[str, ...]]
+    """Of a term: its factor, its loss in any dtype, the names of its arrays."""
 
 STUDENT = "input", "weight", "bias"
 TEACHER = "target_input", "target_weight", "target_bias"
@@ -179,7 +180,7 @@ def prepare_layers(
     )
     if dtype is None and single and wide in HALVES:
         dtype = "float32"
-    own_dtypes = dtypes(route, wide, dtype, arrays[0])
+    own_dtypes = compute, *_ = dtypes(route, wide, dtype, arrays[0])
     # Without a layer of its own the teacher is the first array of rows, at the same place.
     places = {"input": 0, "teacher": 1} | {
         name: len(sides) + k for k, name in enumerate((*moved, *fixed))
@@ -195,7 +196,7 @@ def prepare_layers(
     losses = [
         Term(
             float(factor),
-            loss(own_dtypes[0]),
+            replace(loss, compute=compute, total=compute, result=compute),
             tuple([places[name] for name in names if name in places]),
         )
         for factor, loss, names in terms

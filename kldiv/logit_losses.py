@@ -313,8 +313,7 @@ def skew_kl_div_with_logits(
     Raises
     ------
     OptionError
-        ``alpha`` outside (0, 1), no such ``reduction``, or a temperature that is not positive and
-        finite.
+        ``alpha`` outside (0, 1).
 
     See Also
     --------

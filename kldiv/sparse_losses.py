@@ -132,8 +132,6 @@ def topk_kl_div_with_logits(
         broadcasts over the distributions and is not differentiated in.
     divergence : Divergence, optional
         Any record of `kldiv.divergences` in place of ``beta``.
-    **options
-        Those of `kl_div_with_logits`.
 
     Returns
     -------
