@@ -121,14 +121,14 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
     route = backends.resolve(("the arrays",), *arrays)
     origin = config.origins()
     here = route.backend.devices()[0] if route.crosses else route.caller.device(arrays[0])
-    device, first = route.device or here, type(arrays[0])
+    device, kind = route.device or here, type(arrays[0])
+    named = f"{kind.__module__}.{kind.__qualname__}"
     kernel, why = _kernel(route, device, *_computed(route, operation, arrays))
     place = "the first that the backend has" if route.crosses else "where the first array is"
     refused = origin["kernel"] != "default" and route.kernel not in {"auto", kernel}
     refusal = f" to {route.kernel!r}, which does not compute this: {why}" if refused else ""
     reasons = (
-        f"library {route.caller.name}: the type of the first array, "
-        f"{first.__module__}.{first.__qualname__}",
+        f"library {route.caller.name}: the type of the first array, {named}",
         f"backend {route.backend.name}: "
         + _why("backend", origin, "the arrays' own library (backend='auto')"),
         f"device {device}: " + _why("device", origin, f"{place} (device='auto')"),
