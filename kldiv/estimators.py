@@ -515,8 +515,7 @@ def plug_in_kl(
 
 
 def _listed(terms: Array) -> NDArray[np.float64]:
-    backend = backends.find(terms)
-    return np.asarray(backend.to_numpy(backend.export(terms)), dtype=np.float64).ravel()
+    return backends.find(terms).on_host(terms).astype(np.float64).ravel()
 
 
 def _not_finite(terms: NDArray[np.float64], ratios: NDArray[np.float64]) -> Estimate:

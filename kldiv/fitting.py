@@ -370,8 +370,7 @@ def _finite(data: Array, warnings: list[str]) -> tuple[Sample, bool]:
         )
     if columns is not None or isinstance(data, list | tuple | range):
         data = np.asarray(data)
-    backend = backends.find(data)
-    values = np.asarray(backend.to_numpy(backend.export(data)))
+    values = backends.find(data).on_host(data)
     if values.dtype.kind not in "fiub":
         raise DTypeError(f"data have dtype {values.dtype}; expected real numbers")
     if values.size != max(values.shape, default=1):

@@ -6,7 +6,7 @@ of the same operation on arrays of which the same is true: these ask nobody.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -78,8 +78,7 @@ class Route:
 
     def by_formulas(self) -> Route:
         """Return the same without kernels."""
-        own = self.caller, self.backend, self.device, "pure", self.mixed, self.first
-        return Route(*own)
+        return replace(self, kernel="pure")
 
     @property
     def crosses(self) -> bool:

@@ -126,6 +126,6 @@ def _host(array: Any) -> NDArray[Any]:
         return array
     backend = backends.find(array)
     try:
-        return np.asarray(backend.to_numpy(backend.export(array)))
+        return backend.on_host(array)
     except (TypeError, RuntimeError) as error:
         raise LibraryError("diagnose looks at values, which traced arrays do not have") from error

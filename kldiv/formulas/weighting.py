@@ -106,10 +106,8 @@ class Weighted(Composite, Loss):
         if index == self.own:
             slope = factor * finite_or_zero(xp, run(self.loss, *self.without_weights(arrays)))
             return like(xp, slope, arrays[index])
-        gradient: Array = self.loss.pullback(
-            xp, run, index, weight * factor, *self.without_weights(arrays)
-        )
-        return gradient
+        others = self.without_weights(arrays)
+        return self.loss.pullback(xp, run, index, weight * factor, *others)
 
     def pushforward(self, xp: Namespace, run: Run, tangents: Tangents, *arrays: Array) -> Array:
         moved, others = [], self.without_weights(arrays)
