@@ -140,8 +140,11 @@ class Call(Generic[Result_co]):
         return self._turned(array, back=True)
 
     def _turned(self, array: Array, *, back: bool = False) -> Array:
-        """Return an array with the caller's axis of classes last, or where the caller has it."""
-        if self.axis == -1:
+        """Return an array with the caller's axis of classes last, or where the caller has it.
+
+        An array of rows has no such axis, and stays as it is.
+        """
+        if self.axis == -1 or array.ndim < self.arrays[0].ndim:
             return array
         ends = (-1, self.axis) if back else (self.axis, -1)
         return self.route.caller.namespace(array).moveaxis(array, *ends)
@@ -184,8 +187,7 @@ class Call(Generic[Result_co]):
                     f"value_and_grad needs a scalar loss; got one of shape {tuple(value.shape)}; "
                     "use reduction='sum', 'mean' or 'batchmean', for a measure one row at a time"
                 )
-            gradients = [self.gradient(index, value, run) for index in wanted]
-            return self._finished(value), gradients
+            found = value, [self.gradient(index, value, run) for index in wanted]
         value, gradients = found
         return self._finished(value), gradients
 

@@ -71,16 +71,10 @@ class _Call(Call[Any]):
     __slots__ = ()
 
     def gradient(self, index: int, value: Array, run: Run) -> Array:
-        if index < 2:
-            return super().gradient(index, value, run)
         operation = getattr(self.operation, "loss", self.operation)
-        if not operation.has_rest:
+        if index == 2 and not operation.has_rest:
             raise OptionError("argnums 2 is target_rest, which is not given; pass the mass")
-        axis, self.axis = self.axis, -1
-        try:
-            return super().gradient(index, value, run)
-        finally:
-            self.axis = axis
+        return super().gradient(index, value, run)
 
 
 @differentiable(3, TopKLoss())
