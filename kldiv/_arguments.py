@@ -40,7 +40,7 @@ def different(
     )[::-1]
     if broadcasts(first, wide) and broadcasts(second, wide):
         short = [name for name, shape in zip(names, (first, second), strict=True) if shape != wide]
-        mend = "if that is what you mean pass " + " and ".join(
+        mend = "if you mean that pass " + " and ".join(
             f"broadcast_to({name}, {wide})" for name in short
         )
     return ShapeError(
@@ -145,7 +145,7 @@ def constant(number: float) -> float:
 
     A number computed from a symbol is a symbol too, and the compiler rounds it wrongly.
     """
-    (found,) = {number}  # it knows what it hashes
+    (found,) = {number}  # a number that is hashed is known
     return found
 
 

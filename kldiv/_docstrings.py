@@ -46,7 +46,7 @@ def options_of(
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            for name in kwargs:  # what is behind ``**options`` may take more
+            for name in kwargs:  # the function behind ``**options`` may take more
                 if name not in names:
                     raise TypeError(
                         f"{function.__name__}() got an unexpected keyword argument {name!r}"

@@ -380,7 +380,7 @@ def _finite(data: Array, warnings: list[str]) -> tuple[Sample, bool]:
         )
     integers = values.dtype.kind != "f"
     if integers and (np.abs(values.astype(np.float64)) > 2**53).any():
-        warnings.append("integers beyond 2**53 are rounded to float64: subtract what they share")
+        warnings.append("integers beyond 2**53 are rounded to float64: subtract their common part")
     values = values.astype(np.float64).ravel()
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
@@ -484,8 +484,8 @@ def _unrounded(
     if number.max() <= order:
         return np.zeros_like(points)
     warnings.append(
-        f"the data are rounded, up to {number.max()} are equal: they are spread over what was "
-        "rounded to each value, which makes the divergences rough, but not the ranking"
+        f"the data are rounded, up to {number.max()} are equal: they are spread over the "
+        "interval that each stands for, which makes the divergences rough, but not the ranking"
     )
     moved: Sample = samples.spread(values, place.ravel(), random.uniform(size=len(points)))
     return moved

@@ -34,7 +34,7 @@ def pairwise(
     r"""
     Divergence of every row of one array from every row of another, as a matrix.
 
-    Each entry is what the function of one pair gives, `kldiv.kl_divergence` and relatives: as exact
+    Each entry is that of the function of one pair, `kldiv.kl_divergence` and relatives: as exact
     near equality, the same at zeros. Memory is that of the matrix: rows are never expanded.
     Differentiable in both arrays where their library differentiates, in reverse mode within that
     memory too.
