@@ -50,12 +50,14 @@ def different(
 
 
 def check_axis(axis: Any, shape: tuple[int, ...], described: Callable[[], str]) -> None:
-    """Raise unless ``axis`` is one whole number within the axes of ``shape``.
+    """Raise unless ``axis`` is one whole number within the axes of ``shape``, which has some.
 
     Small calls would notice the time that a description takes, so it is made for an error alone.
     """
     if not _is_whole(axis):
         raise OptionError(f"axis must be one whole number; got {axis!r}; {_one_axis(axis, shape)}")
+    if not shape:
+        raise ShapeError(f"there is no axis of classes; got {described()}: a single number")
     if not -len(shape) <= axis < len(shape):
         raise ShapeError(
             f"axis {axis} is out of range for {described()}; expected {-len(shape)} to "

@@ -272,8 +272,6 @@ def check_classes(shape: tuple[int, ...], axis: int, name: str, *, empty: bool =
     def described() -> str:
         return f"{name} of shape {tuple(shape)}"
 
-    if not shape:
-        raise ShapeError(f"logits need an axis of classes; got {described()}: a single number")
     check_axis(axis, shape, described)
     if not shape[axis] and not empty:
         raise ShapeError(f"there are no classes on axis {axis}: {described()}")

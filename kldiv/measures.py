@@ -664,8 +664,6 @@ def _check_shapes(names: Sequence[str], ps: Sequence[Array], axis: int) -> bool:
     for name, p in zip(names, ps, strict=True):
         if p.shape != shape:
             raise different(shape, p.shape, (names[0], name))
-    if not shape:
-        raise ShapeError(f"{names[0]} is a single number; probabilities need an axis of classes")
     check_axis(axis, shape, lambda: f"{names[0]} of shape {tuple(shape)}")
     if shape[axis] == 0:
         raise ShapeError(f"there are no classes on axis {axis} of {names[0]}: {tuple(shape)}")

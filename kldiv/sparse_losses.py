@@ -260,8 +260,6 @@ def _check_shapes(
     """Raise unless the shapes fit; return whether the classes lie on the last axis."""
     indices = target_indices.shape
     shapes = f"input {tuple(whole)}, target_log_probs {tuple(own)}, target_indices {tuple(indices)}"
-    if not whole:
-        raise ShapeError(f"logits need an axis of classes; got {shapes}")
     check_axis(axis, tuple(whole), lambda: shapes)
     if tuple(own) != tuple(indices):
         raise ShapeError(f"target_indices has an entry for each log-probability; got {shapes}")
@@ -350,8 +348,6 @@ def topk_log_probs(
     if heat is None:
         raise OptionError(f"temperature must be a number; got {temperature!r}")
     shape = tuple(logits.shape)
-    if not shape:
-        raise ShapeError("logits need an axis of classes; got a single number")
     check_axis(axis, shape, lambda: f"logits of shape {shape}")
     if k < 1:
         raise OptionError(f"k must be at least 1; got {k!r}")
