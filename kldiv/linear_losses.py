@@ -571,7 +571,7 @@ def _term(factor: float, divergence: Divergence, fixed: float | None) -> Parts:
 
 def _sparse_term(
     factor: float,
-    given: tuple[Any, ...],
+    given: tuple[Any, Any, Any, Any],
     beta: float | Array,
     divergence: Divergence | None,
     temperature: float | Array,

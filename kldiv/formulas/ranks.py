@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ GATHERED = 16
 so that traffic and memory do not grow with the number of ranks."""
 
 
-class Ranks(Protocol):
+class Ranks:
     """The collectives of an engine; every rank calls the same ones, in the same order."""
 
     xp: Namespace
@@ -46,19 +46,19 @@ class Ranks(Protocol):
 
     def gathered(self, array: Array) -> Sequence[Array]:
         """Return the array of every rank."""
-        ...
+        raise NotImplementedError
 
     def exchanged(self, parts: Array) -> Array:
         """Return the parts that all ranks have for this one, given its part for each of them."""
-        ...
+        raise NotImplementedError
 
     def add(self, array: Array) -> Array:
         """Return the sum of all ranks' arrays."""
-        ...
+        raise NotImplementedError
 
     def extent(self, array: Array) -> tuple[Any, Any]:
         """Return how many classes the ranks before have, and all together."""
-        ...
+        raise NotImplementedError
 
 
 def extent_of(xp: Namespace, sizes: Array, place: int) -> tuple[Array, Array]:
