@@ -128,13 +128,15 @@ def completed(head: Head, names: tuple[str, ...], options: dict[str, Any]) -> He
         if not is_unset(name, getattr(head, name)):
             raise OptionError(f"{prefix}{name} is in the Head as well; leave one of them out")
         head = head._replace(**{name: value})
-    for name, value in (("softcap", head.softcap), ("logit_scale", head.logit_scale)):
+    for name in ("softcap", "logit_scale"):
+        value = getattr(head, name)
         if value is None and name == "softcap":
             continue
         if not isinstance(value, int | float) or not 0 < value < math.inf:
             raise OptionError(
                 f"{prefix}{name} must be a number, positive and finite; got {value!r}"
             )
+        head = head._replace(**{name: float(value)})
     return head
 
 
@@ -185,14 +187,7 @@ def prepare_layers(
     places = {"input": 0, "teacher": 1} | {
         name: len(sides) + k for k, name in enumerate((*moved, *fixed))
     }
-    layers = [
-        Layer(
-            head.bias is not None,
-            None if head.softcap is None else float(head.softcap),
-            float(head.logit_scale),
-        )
-        for head in heads
-    ]
+    layers = [Layer(head.bias is not None, head.softcap, head.logit_scale) for head in heads]
     losses = [
         Term(
             float(factor),

@@ -151,10 +151,8 @@ class JaxBackend(Backend):
             return operation.value(xp, *arrays)
 
     def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:
-        if axis_name is None:
-            return super().spread(s, t, group, None)
-        super().spread(s, t, group, None)
-        return sharding.AxisSpread(axis_name)
+        whole = super().spread(s, t, group, None)
+        return whole if axis_name is None else sharding.AxisSpread(axis_name)
 
     def constant(self, array: Array) -> Array:
         return jax.lax.stop_gradient(array)
