@@ -386,7 +386,8 @@ def differentiable(
                 for advice in _advice(call, kwargs):
                     error.add_note(advice)
                 raise
-            return cast("Result_co", prepared.value())
+            value: Result_co = prepared.value()
+            return value
 
         found = cast("Any", call)
         found.__annotations__ = {**prepare.__annotations__, "return": "Array"}
