@@ -182,7 +182,7 @@ def prepare_layers(
     )
     if dtype is None and single and wide in HALVES:
         dtype = "float32"
-    own_dtypes = compute, *_ = dtypes(route, wide, dtype, arrays[0])
+    compute, total, result = dtypes(route, wide, dtype, arrays[0])
     # Without a layer of its own the teacher is the first array of rows, at the same place.
     places = {"input": 0, "teacher": 1} | {
         name: len(sides) + k for k, name in enumerate((*moved, *fixed))
@@ -197,7 +197,9 @@ def prepare_layers(
         for factor, loss, names in terms
     ]
     numbers = len(moved), len(fixed)
-    operation = LinearLoss(reduction, *own_dtypes, tuple(layers), tuple(losses), *numbers)
+    operation = LinearLoss(
+        reduction, compute, total, result, tuple(layers), tuple(losses), *numbers
+    )
     given = [*own, *by_name]
     return LinearCall(
         route,

@@ -577,7 +577,7 @@ def _sparse_term(
     temperature: float | Array,
     tail: str,
 ) -> tuple[Parts, OfRows, OfRows]:
-    """Return the term of a sparse teacher, given as `teacher_of` takes it, and arrays likewise."""
+    """Return the term of a sparse teacher, given as for `teacher_of`, and its arrays of rows."""
     fixed, heat = split_temperature(temperature)
     log_probs, indices, rest, own = teacher_of(*given, fixed, tail)
     record, of_rows = record_of(beta, divergence)

@@ -32,7 +32,7 @@ class Ranks:
         first, *others = (self._shared(array, len(shape)) for array in (states, *rows))
         own = (array[self.place, ...] for array in others)
         merged = function([*self.exchanged(first)], *own)
-        whole = xp.reshape(xp.stack([*self.gathered(merged)]), (-1, merged.shape[-1]))
+        whole = xp.reshape(xp.stack(self.gathered(merged)), (-1, merged.shape[-1]))
         return xp.reshape(whole[: math.prod(shape), :], (*shape, merged.shape[-1]))
 
     def _shared(self, array: Array, axes: int) -> Array:
