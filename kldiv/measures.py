@@ -153,10 +153,10 @@ class _OfDistributions(Call[Any]):
         return divergence(p, q, unit=_unit(self.options["base"]), method=self.options["method"])
 
     def argument(self, index: int) -> Array:
-        raise _no_array("pq"[index], self.pair[index])
+        raise no_array("pq"[index], self.pair[index])
 
     def value_and_gradients(self, *_: Any) -> tuple[Array, list[Array]]:
-        raise _no_array("p", self.pair[0])
+        raise no_array("p", self.pair[0])
 
 
 @differentiable(2)
@@ -623,7 +623,7 @@ def _prepare(
     ps = as_arrays(names, ps)
     for name, p in zip(names, ps, strict=True):
         if not is_array(p):
-            raise _no_array(name, p)
+            raise no_array(name, p)
     if normalize:
         ps = integers_in_float64(names, ps)
     route, arrays, wide = resolve_arrays(names, ps)
@@ -639,7 +639,8 @@ def _prepare(
     return Call(route, operation, *arrays, axis=-1 if last else axis, exchanged=exchanged)
 
 
-def _no_array(name: str, p: Any) -> LibraryError:
+def no_array(name: str, p: Any) -> LibraryError:
+    """Return the error for an argument that is no array."""
     return LibraryError(
         f"{name} must be an array of probabilities; got {type(p).__module__}."
         f"{type(p).__qualname__}; convert it, for example by numpy.asarray; of two "
