@@ -277,14 +277,9 @@ def _devices(mesh: Any, axis: Any) -> list[int]:
     return [mesh.shape[name] for name in (axis if isinstance(axis, tuple) else (axis,))]
 
 
-def _infer(
-    operation: Partitioned,
-    evaluate: Callable[..., Array],
-    mesh: Any,
-    args: Sequence[Any],
-    result: Any,
-) -> NamedSharding:
-    return _partition(operation, evaluate, mesh, args, result)[2]
+def _infer(*given: Any) -> Any:
+    """Return the sharding of the result, given the arguments of `_partition`."""
+    return _partition(*given)[2]
 
 
 def _rule(
