@@ -44,7 +44,13 @@ def _scattered(array: Array, places: Array, values: Array) -> Array:
 
 
 def _astype(array: Array, dtype: Any) -> Array:
-    """Return an array in another dtype, in half the time of NumPy's own function."""
+    """Return an array in another dtype, in half the time of NumPy's own function.
+
+    A scalar, as reductions give it, takes a tenth of the time by the dtype's own type, which rounds
+    alike but for types that others bring.
+    """
+    if isinstance(array, np.generic) and getattr(dtype, "isbuiltin", 0) == 1:
+        return dtype.type(array)
     return array.astype(dtype)
 
 
