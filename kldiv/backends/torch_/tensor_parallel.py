@@ -63,7 +63,7 @@ class GroupRanks(ranks.Ranks):
     def gathered(self, array: Array) -> list[Array]:
         """Return the tensor of every rank."""
         if self.size == 1 or not array.numel():
-            return [array] * self.size
+            return [array for _ in range(self.size)]
         gathered = [array.new_empty(array.shape) for _ in range(self.size)]
         dist.all_gather(gathered, array.contiguous(), group=self.group)
         return gathered
