@@ -30,9 +30,7 @@ def check_normalizer(route: backends.Route, normalizer: Array) -> None:
 
 
 def different(
-    first: tuple[int, ...],
-    second: tuple[int, ...],
-    names: tuple[str, str] = ("input", "target"),
+    first: tuple[int, ...], second: tuple[int, ...], names: tuple[str, str] = ("input", "target")
 ) -> ShapeError:
     """Return the error for two shapes that differ; it names the broadcasts that join them."""
     mend = "bring them to one shape first"
@@ -42,7 +40,7 @@ def different(
     )[::-1]
     if broadcasts(first, wide) and broadcasts(second, wide):
         short = [name for name, shape in zip(names, (first, second), strict=True) if shape != wide]
-        mend = "if that is what you mean pass " + " and ".join(
+        mend = "if you mean that pass " + " and ".join(
             f"broadcast_to({name}, {wide})" for name in short
         )
     return ShapeError(
@@ -52,12 +50,14 @@ def different(
 
 
 def check_axis(axis: Any, shape: tuple[int, ...], described: Callable[[], str]) -> None:
-    """Raise unless ``axis`` is one whole number within the axes of ``shape``.
+    """Raise unless ``axis`` is one whole number within the axes of ``shape``, which has some.
 
     Small calls would notice the time that a description takes, so it is made for an error alone.
     """
     if not _is_whole(axis):
         raise OptionError(f"axis must be one whole number; got {axis!r}; {_one_axis(axis, shape)}")
+    if not shape:
+        raise ShapeError(f"there is no axis of classes; got {described()}: a single number")
     if not -len(shape) <= axis < len(shape):
         raise ShapeError(
             f"axis {axis} is out of range for {described()}; expected {-len(shape)} to "
@@ -147,7 +147,7 @@ def constant(number: float) -> float:
 
     A number computed from a symbol is a symbol too, and the compiler rounds it wrongly.
     """
-    (found,) = {number}  # it knows what it hashes
+    (found,) = {number}  # a number that is hashed is known
     return found
 
 

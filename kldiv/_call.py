@@ -140,8 +140,11 @@ class Call(Generic[Result_co]):
         return self._turned(array, back=True)
 
     def _turned(self, array: Array, *, back: bool = False) -> Array:
-        """Return an array with the caller's axis of classes last, or where the caller has it."""
-        if self.axis == -1:
+        """Return an array with the caller's axis of classes last, or where the caller has it.
+
+        An array of rows has no such axis, and stays as it is.
+        """
+        if self.axis == -1 or array.ndim < self.arrays[0].ndim:
             return array
         ends = (-1, self.axis) if back else (self.axis, -1)
         return self.route.caller.namespace(array).moveaxis(array, *ends)
@@ -184,8 +187,7 @@ class Call(Generic[Result_co]):
                     f"value_and_grad needs a scalar loss; got one of shape {tuple(value.shape)}; "
                     "use reduction='sum', 'mean' or 'batchmean', for a measure one row at a time"
                 )
-            gradients = [self.gradient(index, value, run) for index in wanted]
-            return self._finished(value), gradients
+            found = value, [self.gradient(index, value, run) for index in wanted]
         value, gradients = found
         return self._finished(value), gradients
 
@@ -322,9 +324,7 @@ class LinearCall(Call[Any]):
         return self.route.caller.run_linear(operation, self.route, arrays)
 
     def fused(
-        self,
-        wanted: tuple[int, ...],
-        into: Sequence[Array] | None = None,
+        self, wanted: tuple[int, ...], into: Sequence[Array] | None = None
     ) -> tuple[Array | None, list[Array]] | None:
         cotangent = None if self.divisor is None else self._divided(self._one())
         if isinstance(self.operation, Weighted):
@@ -372,14 +372,7 @@ def differentiable(
     """Make a function that prepares a call into the public one, which returns its value.
 
     So each list of options stands once. `kldiv.value_and_grad` takes the functions made here, and
-    `kldiv.explain` those that are given an operation.
-
-    Parameters
-    ----------
-    arrays : int or math.inf
-        How many arrays it can be differentiated in.
-    operation : Operation, optional
-        As in `Record`.
+    `kldiv.explain` those that are given an operation; both arguments are fields of `Record`.
     """
 
     def public(
@@ -393,7 +386,8 @@ def differentiable(
                 for advice in _advice(call, kwargs):
                     error.add_note(advice)
                 raise
-            return cast("Result_co", prepared.value())
+            value: Result_co = prepared.value()
+            return value
 
         found = cast("Any", call)
         found.__annotations__ = {**prepare.__annotations__, "return": "Array"}
@@ -436,7 +430,10 @@ def resolve_arrays(
     for name, array in zip(names, arrays, strict=False):
         dtype = caller.dtype_name(array)
         if dtype not in FLOATS:
-            raise _not_floating(name, dtype)
+            raise DTypeError(
+                f"{name} has dtype {dtype}; expected one of {', '.join(FLOATS)}; convert it first, "
+                "for example to float32"
+            )
         if dtype != wide:
             wide = _WIDER[wide, dtype] if wide else dtype
     return route, arrays, wide
@@ -556,10 +553,3 @@ def _dtype_name(dtype: Any) -> str:
             f"got {dtype!r}"
         )
     return name
-
-
-def _not_floating(name: str, dtype: str) -> DTypeError:
-    return DTypeError(
-        f"{name} has dtype {dtype}; expected one of {', '.join(FLOATS)}; convert it first, "
-        "for example to float32"
-    )

@@ -22,15 +22,9 @@ def options_of(
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Give a function the options of others, and no more, in place of its ``**options``.
 
-    They are in its signature. Sections that its docstring lacks are added: the others' parameters
-    and errors, the first's result.
-
-    Parameters
-    ----------
-    *documented : callable
-        The functions that have the options as keyword-only arguments, with a numpydoc docstring.
-    without : sequence of str, optional
-        The options that it does not have.
+    The others have them as keyword-only arguments, with a numpydoc docstring. All but those
+    ``without`` are in its signature, and sections that its docstring lacks are added: the others'
+    parameters and errors, the first's result.
     """
     options: dict[str, Any] = {}
     for source in documented:
@@ -46,7 +40,7 @@ def options_of(
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            for name in kwargs:  # what is behind ``**options`` may take more
+            for name in kwargs:  # the function behind ``**options`` may take more
                 if name not in names:
                     raise TypeError(
                         f"{function.__name__}() got an unexpected keyword argument {name!r}"

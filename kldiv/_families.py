@@ -85,7 +85,7 @@ class Family:
         """Return the logarithm of density or probability at every point.
 
         SciPy's of Laplace, Student's t and Pareto underflow in their tails, and those of counts
-        lose what log Γ of large numbers has lost: kldiv's own do not.
+        lose the digits that log Γ of large numbers lacks: kldiv's own do not.
         """
         same = BY_NAME.get(self.scipy) if self.name in FAMILIES else None
         with np.errstate(all="ignore"):

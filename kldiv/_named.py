@@ -21,13 +21,7 @@ PARAMETERS: Final[dict[str, str]] = {
 
 
 def parsed(text: str) -> tuple[str, tuple[float, ...]]:
-    """Return the name in a text, and its numbers, none where there are none.
-
-    Raises
-    ------
-    OptionError
-        No such name, or a number that it does not take.
-    """
+    """Return the name in a text, and its numbers, none where there are none; raise on others."""
     name, _, number = text.strip().partition(":")
     if name not in PARAMETERS:
         raise OptionError(f"divergence {name!r}: expected one of {', '.join(PARAMETERS)}")

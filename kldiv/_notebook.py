@@ -10,10 +10,7 @@ if TYPE_CHECKING:
 
 
 def table(
-    caption: str,
-    head: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    notes: Iterable[str] = (),
+    caption: str, head: Sequence[str], rows: Iterable[Sequence[object]], notes: Iterable[str] = ()
 ) -> str:
     """Return a table with its caption above and notes below, every text escaped.
 

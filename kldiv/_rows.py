@@ -38,21 +38,12 @@ class Rows:
         group: Any = None,
         axis_name: Any = None,
     ) -> None:
-        """Resolve and check.
+        """Resolve and check; the options from ``axis`` on are those of `kldiv.kl_div_with_logits`.
 
-        Parameters
-        ----------
-        names, logits : sequence
-            The arrays with classes; the first one has the rows' shape.
-        check : callable
-            Takes their shapes, the axis, and whether ranks may have no class; returns whether the
-            axis is the last.
-        sharded : int, default -1
-            The place of the other one whose classes may be spread over ranks.
-        before, after : mapping, optional
-            Arrays of rows that come before the temperature, and after it.
-        axis, temperature, reduction, where, row_weight, normalizer, dtype, group, axis_name
-            As in `kldiv.kl_div_with_logits`.
+        ``logits`` are the arrays with classes, the first one with the rows' shape; ``check`` takes
+        their shapes, the axis, and whether ranks may have no class, and returns whether the axis is
+        the last. ``sharded`` is the place of the other one whose classes may be spread over ranks.
+        Arrays of rows come ``before`` the temperature and ``after`` it.
         """
         self.temperature, heat = split_temperature(temperature)
         of_rows = {**before, "temperature": heat, **after, "row_weight": row_weight, "where": where}

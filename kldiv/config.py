@@ -166,20 +166,16 @@ def config_context(**settings: Unpack[Given]) -> Iterator[None]:
 
 def origins() -> dict[str, str]:
     """Return for each setting where its value comes from, in words."""
-    in_context = dict(_context.get())
-    from_environment, from_file = _in_environment(), _from_file()
+    in_context, from_environment, from_file = dict(_context.get()), _in_environment(), _from_file()
     found = {}
     for name, variable in zip(Settings._fields, VARIABLES, strict=True):
-        if name in in_context:
-            found[name] = "config_context"
-        elif name in _process:
-            found[name] = "set_config"
-        elif name in from_environment:
-            found[name] = f"the environment variable {variable}"
-        elif name in from_file:
-            found[name] = f"the configuration file {str(_config_file())!r}"
-        else:
-            found[name] = "default"
+        sources = (
+            (in_context, "config_context"),
+            (_process, "set_config"),
+            (from_environment, f"the environment variable {variable}"),
+            (from_file, f"the configuration file {str(_config_file())!r}"),
+        )
+        found[name] = next((words for own, words in sources if name in own), "default")
     return found
 
 

@@ -197,7 +197,10 @@ def kl_estimate(
     if unbiased_gradient or straight:
         function = ScoreFunction(function)
     if log_ratio_clip is not None:
-        function = Clipped(function, _positive("log_ratio_clip", log_ratio_clip))
+        limit: Any = log_ratio_clip
+        if not isinstance(limit, int | float) or not 0 < limit < math.inf:
+            raise OptionError(f"log_ratio_clip must be a positive number or None; got {limit!r}")
+        function = Clipped(function, float(limit))
     loss = PointwiseLoss(reduction, *dtypes(route, wide, dtype, arrays[0]), function)
     if weight is None:
         return Call(route, loss, *arrays)
@@ -285,12 +288,6 @@ def kl_by_sequence(
             found = divide(xp, found, xp.sum(kept, axis=-1), 0.0)
         rounded: ArrayT = cast(xp, found, result)
     return rounded
-
-
-def _positive(name: str, number: Any) -> float:
-    if not isinstance(number, int | float) or not 0 < number < math.inf:
-        raise OptionError(f"{name} must be a positive number or None; got {number!r}")
-    return float(number)
 
 
 def monte_carlo_kl(
@@ -518,8 +515,7 @@ def plug_in_kl(
 
 
 def _listed(terms: Array) -> NDArray[np.float64]:
-    backend = backends.find(terms)
-    return np.asarray(backend.to_numpy(backend.export(terms)), dtype=np.float64).ravel()
+    return backends.find(terms).on_host(terms).astype(np.float64).ravel()
 
 
 def _not_finite(terms: NDArray[np.float64], ratios: NDArray[np.float64]) -> Estimate:

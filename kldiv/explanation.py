@@ -120,13 +120,15 @@ def explain(*arrays: Array, operation: str = "kl_div") -> Explanation:
         raise OptionError("explain needs the arrays of the call; got none: explain(input, target)")
     route = backends.resolve(("the arrays",), *arrays)
     origin = config.origins()
-    device = route.device or _device_of(route, arrays[0])
+    here = route.backend.devices()[0] if route.crosses else route.caller.device(arrays[0])
+    device, kind = route.device or here, type(arrays[0])
+    named = f"{kind.__module__}.{kind.__qualname__}"
     kernel, why = _kernel(route, device, *_computed(route, operation, arrays))
     place = "the first that the backend has" if route.crosses else "where the first array is"
     refused = origin["kernel"] != "default" and route.kernel not in {"auto", kernel}
     refusal = f" to {route.kernel!r}, which does not compute this: {why}" if refused else ""
     reasons = (
-        f"library {route.caller.name}: the type of the first array, {_full_name(type(arrays[0]))}",
+        f"library {route.caller.name}: the type of the first array, {named}",
         f"backend {route.backend.name}: "
         + _why("backend", origin, "the arrays' own library (backend='auto')"),
         f"device {device}: " + _why("device", origin, f"{place} (device='auto')"),
@@ -166,14 +168,6 @@ def _computed(
     chunk = found.chunks(rows, weight.shape[0], (), route.backend.chunk_bytes(hidden))[0]
     logits = xp.broadcast_to(xp.reshape(hidden, (-1,))[:1], (chunk.stop, weight.shape[0]))
     return found.terms[0].loss, (logits, logits)
-
-
-def _full_name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _device_of(route: backends.Route, array: Array) -> str:
-    return route.backend.devices()[0] if route.crosses else route.caller.device(array)
 
 
 def _why(name: str, origin: dict[str, str], automatic: str) -> str:

@@ -370,8 +370,7 @@ def _finite(data: Array, warnings: list[str]) -> tuple[Sample, bool]:
         )
     if columns is not None or isinstance(data, list | tuple | range):
         data = np.asarray(data)
-    backend = backends.find(data)
-    values = np.asarray(backend.to_numpy(backend.export(data)))
+    values = backends.find(data).on_host(data)
     if values.dtype.kind not in "fiub":
         raise DTypeError(f"data have dtype {values.dtype}; expected real numbers")
     if values.size != max(values.shape, default=1):
@@ -380,12 +379,8 @@ def _finite(data: Array, warnings: list[str]) -> tuple[Sample, bool]:
             "data[:, 0], or data.ravel() if all are samples of one distribution"
         )
     integers = values.dtype.kind != "f"
-    if (
-        values.dtype.itemsize == 8
-        and integers
-        and (np.abs(values.astype(np.float64)) > 2**53).any()
-    ):
-        warnings.append("integers beyond 2**53 are rounded to float64: subtract what they share")
+    if integers and (np.abs(values.astype(np.float64)) > 2**53).any():
+        warnings.append("integers beyond 2**53 are rounded to float64: subtract their common part")
     values = values.astype(np.float64).ravel()
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
@@ -428,10 +423,7 @@ def _chosen(
     """Return the families to fit, and add to the warnings those whose domain is elsewhere."""
     if isinstance(families, str):
         families = [families]
-    asked = families is not None
-    wanted = (
-        [family_of(name) for name in families] if families is not None else [*FAMILIES.values()]
-    )
+    wanted = [*FAMILIES.values()] if families is None else [*map(family_of, families)]
     same = [family for family in wanted if (family.support == "counts") == counts]
     fit = [family for family in same if family.takes(points)]
     if not fit:
@@ -441,7 +433,7 @@ def _chosen(
             f"{points.min():.6g} and {points.max():.6g}; name others, or say kind="
         )
     left = [family.name for family in wanted if family not in fit]
-    if asked and left:
+    if families is not None and left:
         warnings.append(f"not where the data are, and left out: {', '.join(left)}")
     return fit
 
@@ -492,8 +484,8 @@ def _unrounded(
     if number.max() <= order:
         return np.zeros_like(points)
     warnings.append(
-        f"the data are rounded, up to {number.max()} are equal: they are spread over what was "
-        "rounded to each value, which makes the divergences rough, but not the ranking"
+        f"the data are rounded, up to {number.max()} are equal: they are spread over the "
+        "interval that each stands for, which makes the divergences rough, but not the ranking"
     )
     moved: Sample = samples.spread(values, place.ravel(), random.uniform(size=len(points)))
     return moved

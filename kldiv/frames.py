@@ -77,7 +77,7 @@ def _numbers(name: str, value: Any) -> Any:
         dtype = column.dtype
         numeric = dtype.kind in "fiu" if hasattr(dtype, "kind") else dtype.is_numeric()
         if not numeric:
-            what = name if label is None else f"column {label!r} of {name}"
+            whole = name if label is None else f"column {label!r} of {name}"
             mend = (
                 "convert it to numbers"
                 if label is None
@@ -86,7 +86,7 @@ def _numbers(name: str, value: Any) -> Any:
                 if hasattr(value, "iloc")
                 else f"leave it out, {name}.drop({label!r}), after sorting both by it"
             )
-            raise DTypeError(f"{what} has dtype {dtype}; expected numbers; {mend}")
+            raise DTypeError(f"{whole} has dtype {dtype}; expected numbers; {mend}")
     array: Any = value.to_numpy()
     if array.dtype != object:
         return array

@@ -64,11 +64,7 @@ def entropy_with_logits(input: ArrayT, **options: Unpack[LogitOptions]) -> Call[
 @differentiable(2, LabelLoss())
 @options_of(kl_div_with_logits, without=_CLASSES)
 def cross_entropy_with_logits(
-    input: ArrayT,
-    target: ArrayT,
-    *,
-    ignore_index: int = -100,
-    **options: Unpack[LogitOptions],
+    input: ArrayT, target: ArrayT, *, ignore_index: int = -100, **options: Unpack[LogitOptions]
 ) -> Call[ArrayT]:
     """
     Cross entropy of softmax(input/T) with labels, or with a teacher's logits, in nats.
@@ -78,8 +74,6 @@ def cross_entropy_with_logits(
 
     Parameters
     ----------
-    input : array
-        Logits of Q; float16, bfloat16, float32 or float64. −∞ masks a class.
     target : array
         Labels, integers with a class for each distribution, counting those of all ranks; or logits
         of P, of the shape of ``input``, differentiable too.
@@ -228,8 +222,7 @@ class _Call(Call[Any]):
             return super().reduced()
         xp = route.caller.namespace(arrays[0])
         with route.caller.context(arrays[0]):
-            found: Array = operation.composed(xp, route.run, *arrays)
-        return found
+            return operation.composed(xp, route.run, *arrays)
 
     def _value_and_gradients(
         self, wanted: tuple[int, ...], into: Sequence[Array] | None
@@ -279,8 +272,6 @@ def check_classes(shape: tuple[int, ...], axis: int, name: str, *, empty: bool =
     def described() -> str:
         return f"{name} of shape {tuple(shape)}"
 
-    if not shape:
-        raise ShapeError(f"logits need an axis of classes; got {described()}: a single number")
     check_axis(axis, shape, described)
     if not shape[axis] and not empty:
         raise ShapeError(f"there are no classes on axis {axis}: {described()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kldiv._arguments import check_row_arrays
@@ -16,7 +17,7 @@ from kldiv.label_losses import check_range
 from kldiv.sparse_losses import SparseTeacher, check_indices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from kldiv._call import Call
     from kldiv._types import Array, Reduction
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from kldiv.formulas.reductions import RowWise
 
     Shape = tuple[int, ...]
-    Parts = tuple[float, Callable[[str], RowWise], tuple[str, ...]]
-    """Of a term: its factor, its loss given the dtype of the logits, the names of its arrays."""
+    Parts = tuple[float, RowWise, tuple[str, ...]]
+    """Of a term: its factor, its loss in any dtype, the names of its arrays."""
 
 STUDENT = "input", "weight", "bias"
 TEACHER = "target_input", "target_weight", "target_bias"
@@ -127,13 +128,15 @@ def completed(head: Head, names: tuple[str, ...], options: dict[str, Any]) -> He
         if not is_unset(name, getattr(head, name)):
             raise OptionError(f"{prefix}{name} is in the Head as well; leave one of them out")
         head = head._replace(**{name: value})
-    for name, value in (("softcap", head.softcap), ("logit_scale", head.logit_scale)):
+    for name in ("softcap", "logit_scale"):
+        value = getattr(head, name)
         if value is None and name == "softcap":
             continue
         if not isinstance(value, int | float) or not 0 < value < math.inf:
             raise OptionError(
                 f"{prefix}{name} must be a number, positive and finite; got {value!r}"
             )
+        head = head._replace(**{name: float(value)})
     return head
 
 
@@ -179,29 +182,24 @@ def prepare_layers(
     )
     if dtype is None and single and wide in HALVES:
         dtype = "float32"
-    own_dtypes = dtypes(route, wide, dtype, arrays[0])
+    compute, total, result = dtypes(route, wide, dtype, arrays[0])
     # Without a layer of its own the teacher is the first array of rows, at the same place.
     places = {"input": 0, "teacher": 1} | {
         name: len(sides) + k for k, name in enumerate((*moved, *fixed))
     }
-    layers = [
-        Layer(
-            head.bias is not None,
-            None if head.softcap is None else float(head.softcap),
-            float(head.logit_scale),
-        )
-        for head in heads
-    ]
+    layers = [Layer(head.bias is not None, head.softcap, head.logit_scale) for head in heads]
     losses = [
         Term(
             float(factor),
-            loss(own_dtypes[0]),
+            replace(loss, compute=compute, total=compute, result=compute),
             tuple([places[name] for name in names if name in places]),
         )
         for factor, loss, names in terms
     ]
     numbers = len(moved), len(fixed)
-    operation = LinearLoss(reduction, *own_dtypes, tuple(layers), tuple(losses), *numbers)
+    operation = LinearLoss(
+        reduction, compute, total, result, tuple(layers), tuple(losses), *numbers
+    )
     given = [*own, *by_name]
     return LinearCall(
         route,
@@ -214,11 +212,7 @@ def prepare_layers(
 
 
 def _of_rows(
-    route: Route,
-    found: dict[str, Array],
-    rows: Shape,
-    classes: int,
-    log_probs: Array | None,
+    route: Route, found: dict[str, Array], rows: Shape, classes: int, log_probs: Array | None
 ) -> dict[str, Array]:
     """Return the arrays of rows, checked and broadcast to these."""
     mend = "it masks whole rows, classes are masked by a bias of −inf"

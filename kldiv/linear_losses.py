@@ -36,11 +36,10 @@ from kldiv.logit_losses import LossOptions, RowsOptions, kl_div_with_logits
 from kldiv.sparse_losses import SparseTeacher, record_of, teacher_of, topk_kl_div_with_logits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from kldiv._types import Array, ArrayT, Reduction, SupportsArray
+    from kldiv._types import Array, ArrayT, SupportsArray
     from kldiv.layers import Parts
 
+    OfRows = dict[str, Array | None]
 
 _CLASSES = "input_classes", "target_classes"
 _WHOLE_ROWS = "axis", "group", "axis_name"
@@ -279,12 +278,6 @@ def linear_distillation_loss(
         with ``target_log_probs`` the labels alone.
     weight : array, Head or SparseTeacher
         The student's layer, of shape (V, H). After a record: the teacher.
-    target_input : array, optional
-        Hidden states of the teacher, of shape (..., H'), with the same axes of rows.
-    target_weight : array, optional
-        The teacher's layer, of shape (V, H').
-    labels : array of int, optional
-        A label for each row, as in `distillation_loss`.
     target_log_probs : array or SparseTeacher, optional
         A teacher without hidden states: log-probabilities or logits, of shape (..., V), or the
         likeliest classes alone, as in `topk_kl_div_with_logits`.
@@ -378,7 +371,7 @@ def _distillation(
     terms = [term]
     if hard_weight:
         others["labels"] = labels
-        terms.append(_label_term(hard_weight, 1.0, entropic=False, names=("input", "labels")))
+        terms.append((hard_weight, LabelLoss(), ("input", "labels")))
     return prepare_layers(
         heads,
         terms,
@@ -478,17 +471,10 @@ def _topk(
     """Check the arguments of a sparse teacher's loss of a layer and resolve its settings."""
     if log_probs is None:
         raise OptionError("target_log_probs is missing: the teacher's, or a SparseTeacher")
-    fixed, heat = split_temperature(temperature)
-    own = teacher_of(log_probs, indices, target_rest, target_temperature, fixed, tail)
-    record, of_rows = record_of(beta, divergence)
-    return prepare_layers(
-        [head],
-        [_sparse_term(1.0, record, fixed, tail, own)],
-        {"target_log_probs": own[0], "target_rest": own[2], "temperature": heat},
-        {"beta": of_rows, "target_indices": own[1]},
-        arguments=("input", "weight", "target_log_probs", "target_rest", "bias"),
-        **options,
-    )
+    given = log_probs, indices, target_rest, target_temperature
+    term, *of_rows = _sparse_term(1.0, given, beta, divergence, temperature, tail)
+    arguments = "input", "weight", "target_log_probs", "target_rest", "bias"
+    return prepare_layers([head], [term], *of_rows, arguments=arguments, **options)
 
 
 @options_of(
@@ -517,16 +503,12 @@ def linear_log_prob_and_entropy(
         these, the layer and its settings, followed by the labels.
     weight : array
         The layer, of shape (V, H).
-    labels : array of int
-        The index of a class for each row.
     bias : array, optional
         The layer's bias, of shape (V,). −∞ masks a class.
     softcap : float, optional
         Bound of the logits: these are c·tanh(logit/c).
     logit_scale : float, default 1.0
         Factor of the logits, before the cap and the temperature.
-    ignore_index : int, default -100
-        The label of rows that do not count: both results are 0.
 
     Returns
     -------
@@ -568,7 +550,7 @@ def linear_log_prob_and_entropy(
     fixed, heat = split_temperature(own.pop("temperature", 1.0))
     both: Any = prepare_layers(
         [completed(head, STUDENT, own)],
-        [_label_term(1.0, fixed, entropic=True, names=("input", "temperature", "labels"))],
+        [(1.0, LabelLoss(temperature=fixed, entropic=True), ("input", "temperature", "labels"))],
         {"temperature": heat},
         {"labels": labels},
         arguments=("input", "weight", "bias"),
@@ -582,32 +564,28 @@ def linear_log_prob_and_entropy(
 def _term(factor: float, divergence: Divergence, fixed: float | None) -> Parts:
     """Return the term of a divergence of logits."""
     divergence, swapped = divergence.canonical()
-    names = "input", "teacher"
-    return (
-        factor,
-        lambda compute: RowLoss(*_elementwise(compute), divergence, fixed),
-        (*(names[::-1] if swapped else names), "temperature", "beta"),
-    )
+    sides = ("teacher", "input") if swapped else ("input", "teacher")
+    loss = RowLoss(divergence=divergence, temperature=fixed)
+    return factor, loss, (*sides, "temperature", "beta")
 
 
 def _sparse_term(
-    factor: float, record: Divergence, fixed: float | None, tail: str, own: Sequence[Any]
-) -> Parts:
-    """Return the term of a sparse teacher."""
-    settings: Any = record, fixed, tail, own[2] is not None, own[3]
+    factor: float,
+    given: tuple[Any, Any, Any, Any],
+    beta: float | Array,
+    divergence: Divergence | None,
+    temperature: float | Array,
+    tail: str,
+) -> tuple[Parts, OfRows, OfRows]:
+    """Return the term of a sparse teacher, given as for `teacher_of`, and its arrays of rows."""
+    fixed, heat = split_temperature(temperature)
+    log_probs, indices, rest, own = teacher_of(*given, fixed, tail)
+    record, of_rows = record_of(beta, divergence)
+    settings: Any = {"has_rest": rest is not None, "target_temperature": own}
+    loss = TopKLoss(divergence=record, temperature=fixed, tail=tail, **settings)
     names = "input", "target_log_probs", "target_rest", "temperature", "beta", "target_indices"
-    return factor, lambda compute: TopKLoss(*_elementwise(compute), *settings), names
-
-
-def _label_term(
-    factor: float, fixed: float | None, *, entropic: bool, names: tuple[str, ...]
-) -> Parts:
-    """Return the term of labels."""
-    return (
-        factor,
-        lambda compute: LabelLoss(*_elementwise(compute), fixed, labelled=True, entropic=entropic),
-        names,
-    )
+    moved = {"target_log_probs": log_probs, "target_rest": rest, "temperature": heat}
+    return (factor, loss, names), moved, {"beta": of_rows, "target_indices": indices}
 
 
 def _soft_term(
@@ -616,27 +594,20 @@ def _soft_term(
     beta: float | Array,
     temperature: float | Array,
     tail: str,
-) -> tuple[Parts, dict[str, Array | None], dict[str, Array | None]]:
+) -> tuple[Parts, OfRows, OfRows]:
     """Return the term of a teacher, and the arrays of rows: with a derivative, and others."""
+    if isinstance(teacher, SparseTeacher):
+        given = teacher, None, None, None
+        return _sparse_term(factor, given, beta, None, temperature, tail)
+    if tail != BUCKET:
+        raise OptionError(
+            f"tail says how the other classes of a SparseTeacher count; got {tail!r} with a "
+            "teacher of all classes: leave it out"
+        )
     fixed, heat = split_temperature(temperature)
-    if not isinstance(teacher, SparseTeacher):
-        if tail != BUCKET:
-            raise OptionError(
-                f"tail says how the other classes of a SparseTeacher count; got {tail!r} with a "
-                "teacher of all classes: leave it out"
-            )
-        divergence, of_rows = divergence_of_beta(beta)
-        term = _term(factor, divergence, fixed)
-        return term, {"target_log_probs": teacher, "temperature": heat}, {"beta": of_rows}
-    own = teacher_of(teacher, None, None, None, fixed, tail)
-    record, of_rows = record_of(beta)
-    moved = {"target_log_probs": own[0], "target_rest": own[2], "temperature": heat}
-    others = {"beta": of_rows, "target_indices": own[1]}
-    return _sparse_term(factor, record, fixed, tail, own), moved, others
-
-
-def _elementwise(compute: str) -> tuple[Reduction, str, str, str]:
-    return "none", compute, compute, compute
+    divergence, of_rows = divergence_of_beta(beta)
+    term = _term(factor, divergence, fixed)
+    return term, {"target_log_probs": teacher, "temperature": heat}, {"beta": of_rows}
 
 
 def _of_two(

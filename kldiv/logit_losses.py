@@ -313,8 +313,7 @@ def skew_kl_div_with_logits(
     Raises
     ------
     OptionError
-        ``alpha`` outside (0, 1), no such ``reduction``, or a temperature that is not positive and
-        finite.
+        ``alpha`` outside (0, 1).
 
     See Also
     --------
@@ -626,10 +625,6 @@ def check_logits(
     def both() -> str:
         return f"{names[0]} {tuple(first)} and {names[1]} {tuple(second)}"
 
-    if not first or not second:
-        raise ShapeError(
-            f"logits need an axis of classes; got {both()}; a single number is no logits"
-        )
     check_axis(axis, first, both)
     if first != second:
         if len(first) == len(second) and first[axis] != second[axis]:
@@ -682,8 +677,7 @@ def pad_classes(logits: ArrayT, size: int, *, axis: int = -1) -> ArrayT:
     """
     backend = backends.find(logits)
     shape = tuple(logits.shape)
-    if not shape or not -len(shape) <= axis < len(shape):
-        raise ShapeError(f"axis {axis} is out of range for logits of shape {shape}")
+    check_axis(axis, shape, lambda: f"logits of shape {shape}")
     if shape[axis] > size:
         raise ShapeError(
             f"logits have {shape[axis]} classes on axis {axis}, more than size {size}; pad the "

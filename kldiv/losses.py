@@ -192,10 +192,5 @@ class KLDivLoss:
 
     def prepare(self, input: Array, target: Array, **options: Any) -> Call[Any] | SumOfCalls[Any]:
         """Check the arguments and resolve the settings of one call."""
-        return _KL_DIV.prepare(
-            input,
-            target,
-            reduction=self.reduction,
-            log_target=self.log_target,
-            **options,
-        )
+        bound = {"reduction": self.reduction, "log_target": self.log_target}
+        return _KL_DIV.prepare(input, target, **bound, **options)

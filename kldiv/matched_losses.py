@@ -106,8 +106,6 @@ def _check_shapes(
     del empty  # no rank is without classes
     first, second = tuple(first), tuple(second)
     both = f"{names[0]} {first} and {names[1]} {second}"
-    if not first or not second:
-        raise ShapeError(f"logits need an axis of classes; got {both}")
     check_axis(axis, first, lambda: both)
     if not same_rows(first, second, axis):
         raise ShapeError(f"rows differ: {both}; only the axis of the classes, {axis}, may")

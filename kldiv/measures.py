@@ -10,13 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from kldiv._arguments import check_axis, different
-from kldiv._call import (
-    Call,
-    differentiable,
-    dtypes,
-    integers_in_float64,
-    resolve_arrays,
-)
+from kldiv._call import Call, differentiable, dtypes, integers_in_float64, resolve_arrays
 from kldiv._docstrings import options_of
 from kldiv.errors import LibraryError, OptionError, ShapeError
 from kldiv.formulas import measures as formulas
@@ -40,11 +34,7 @@ def kl_divergence(
 def kl_divergence(p: object, q: object, *, base: float | None = ..., method: None = ...) -> Any: ...
 @overload
 def kl_divergence(
-    p: object,
-    q: object,
-    *,
-    base: float | None = ...,
-    method: Literal["quadrature", "monte_carlo"],
+    p: object, q: object, *, base: float | None = ..., method: Literal["quadrature", "monte_carlo"]
 ) -> Estimate: ...
 @differentiable(2)
 def kl_divergence(
@@ -163,10 +153,10 @@ class _OfDistributions(Call[Any]):
         return divergence(p, q, unit=_unit(self.options["base"]), method=self.options["method"])
 
     def argument(self, index: int) -> Array:
-        raise _no_array("pq"[index], self.pair[index])
+        raise no_array("pq"[index], self.pair[index])
 
     def value_and_gradients(self, *_: Any) -> tuple[Array, list[Array]]:
-        raise _no_array("p", self.pair[0])
+        raise no_array("p", self.pair[0])
 
 
 @differentiable(2)
@@ -633,7 +623,7 @@ def _prepare(
     ps = as_arrays(names, ps)
     for name, p in zip(names, ps, strict=True):
         if not is_array(p):
-            raise _no_array(name, p)
+            raise no_array(name, p)
     if normalize:
         ps = integers_in_float64(names, ps)
     route, arrays, wide = resolve_arrays(names, ps)
@@ -649,7 +639,8 @@ def _prepare(
     return Call(route, operation, *arrays, axis=-1 if last else axis, exchanged=exchanged)
 
 
-def _no_array(name: str, p: Any) -> LibraryError:
+def no_array(name: str, p: Any) -> LibraryError:
+    """Return the error for an argument that is no array."""
     return LibraryError(
         f"{name} must be an array of probabilities; got {type(p).__module__}."
         f"{type(p).__qualname__}; convert it, for example by numpy.asarray; of two "
@@ -674,8 +665,6 @@ def _check_shapes(names: Sequence[str], ps: Sequence[Array], axis: int) -> bool:
     for name, p in zip(names, ps, strict=True):
         if p.shape != shape:
             raise different(shape, p.shape, (names[0], name))
-    if not shape:
-        raise ShapeError(f"{names[0]} is a single number; probabilities need an axis of classes")
     check_axis(axis, shape, lambda: f"{names[0]} of shape {tuple(shape)}")
     if shape[axis] == 0:
         raise ShapeError(f"there are no classes on axis {axis} of {names[0]}: {tuple(shape)}")

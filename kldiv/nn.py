@@ -76,6 +76,12 @@ class KLDivLoss(torch.nn.Module):
         return f"reduction={self.reduction!r}, log_target={self.log_target}"
 
 
+_OF_DISTILLATION = (
+    *("beta", "temperature", "ignore_index", "reduction", "hard_weight"),
+    "scale_by_temperature",
+)
+
+
 class DistillationLoss(torch.nn.Module):
     """
     `kldiv.distillation_loss` as a module.
@@ -153,11 +159,4 @@ class DistillationLoss(torch.nn.Module):
         )
 
     def _settings(self) -> dict[str, Any]:
-        return {
-            "beta": self.beta,
-            "temperature": self.temperature,
-            "ignore_index": self.ignore_index,
-            "reduction": self.reduction,
-            "hard_weight": self.hard_weight,
-            "scale_by_temperature": self.scale_by_temperature,
-        }
+        return {name: getattr(self, name) for name in _OF_DISTILLATION}

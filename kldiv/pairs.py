@@ -14,7 +14,7 @@ import numpy as np
 from kldiv import measures
 from kldiv._call import dtypes, integers_in_float64, record_of, resolve_arrays
 from kldiv._named import parsed
-from kldiv.errors import LibraryError, OptionError, ShapeError
+from kldiv.errors import OptionError, ShapeError
 from kldiv.formulas.pairs import PairMeasure, normalized
 from kldiv.frames import as_arrays
 
@@ -34,7 +34,7 @@ def pairwise(
     r"""
     Divergence of every row of one array from every row of another, as a matrix.
 
-    Each entry is what the function of one pair gives, `kldiv.kl_divergence` and relatives: as exact
+    Each entry is that of the function of one pair, `kldiv.kl_divergence` and relatives: as exact
     near equality, the same at zeros. Memory is that of the matrix: rows are never expanded.
     Differentiable in both arrays where their library differentiates, in reverse mode within that
     memory too.
@@ -106,10 +106,7 @@ def pairwise(
     given = as_arrays(names, (a,) if b is None else (a, b), rows=False)
     for name, array in zip(names, given, strict=True):
         if not measures.is_array(array):
-            raise LibraryError(
-                f"{name} must be an array of rows of probabilities; got {type(array).__module__}."
-                f"{type(array).__qualname__}; convert it, for example by numpy.asarray"
-            )
+            raise measures.no_array(name, array)
     measured: _Measured = getattr(_measures, _settled(divergence, base))
     _check_shapes(names, given)
     if normalize:

@@ -71,16 +71,10 @@ class _Call(Call[Any]):
     __slots__ = ()
 
     def gradient(self, index: int, value: Array, run: Run) -> Array:
-        if index < 2:
-            return super().gradient(index, value, run)
         operation = getattr(self.operation, "loss", self.operation)
-        if not operation.has_rest:
+        if index == 2 and not operation.has_rest:
             raise OptionError("argnums 2 is target_rest, which is not given; pass the mass")
-        axis, self.axis = self.axis, -1
-        try:
-            return super().gradient(index, value, run)
-        finally:
-            self.axis = axis
+        return super().gradient(index, value, run)
 
 
 @differentiable(3, TopKLoss())
@@ -132,8 +126,6 @@ def topk_kl_div_with_logits(
         broadcasts over the distributions and is not differentiated in.
     divergence : Divergence, optional
         Any record of `kldiv.divergences` in place of ``beta``.
-    **options
-        Those of `kl_div_with_logits`.
 
     Returns
     -------
@@ -268,8 +260,6 @@ def _check_shapes(
     """Raise unless the shapes fit; return whether the classes lie on the last axis."""
     indices = target_indices.shape
     shapes = f"input {tuple(whole)}, target_log_probs {tuple(own)}, target_indices {tuple(indices)}"
-    if not whole:
-        raise ShapeError(f"logits need an axis of classes; got {shapes}")
     check_axis(axis, tuple(whole), lambda: shapes)
     if tuple(own) != tuple(indices):
         raise ShapeError(f"target_indices has an entry for each log-probability; got {shapes}")
@@ -358,8 +348,6 @@ def topk_log_probs(
     if heat is None:
         raise OptionError(f"temperature must be a number; got {temperature!r}")
     shape = tuple(logits.shape)
-    if not shape:
-        raise ShapeError("logits need an axis of classes; got a single number")
     check_axis(axis, shape, lambda: f"logits of shape {shape}")
     if k < 1:
         raise OptionError(f"k must be at least 1; got {k!r}")

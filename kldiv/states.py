@@ -199,7 +199,7 @@ class KLState:
         backend = backends.find(first)
         operation = _operation(shards.Together, backend.dtype_name(first), self.temperature)
         packed = backend.compute(operation, self.state, "pure")  # a lazy one is computed once
-        fields = split(backend.to_numpy(backend.export(packed)))
+        fields = split(backend.on_host(packed))
         arrays: dict[str, Any] = dict(zip(state.State._fields, fields, strict=True))
         arrays.update(format=FORMAT, temperature=self.temperature)
         with replacing(path) as file:

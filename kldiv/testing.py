@@ -196,5 +196,5 @@ def _compare(backend: Backend, array: Array, expected: _Host, dtype: str) -> Non
     )
     assert backend.dtype_name(array) == dtype, f"expected {dtype}, got {array.dtype}"
     assert tuple(array.shape) == expected.shape
-    found = backend.to_numpy(backend.export(array))
+    found = backend.on_host(array)
     np.testing.assert_allclose(found, expected.astype(dtype), rtol=_tolerance(dtype))

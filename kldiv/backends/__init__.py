@@ -19,12 +19,7 @@ from __future__ import annotations
 
 from kldiv.backends.base import Backend, BackendStatus
 from kldiv.backends.choice import compile_kernels
-from kldiv.backends.registry import (
-    available_backends,
-    find,
-    get,
-    register_backend,
-)
+from kldiv.backends.registry import available_backends, find, get, register_backend
 from kldiv.backends.routing import Route, gather, resolve
 from kldiv.backends.table import kernel_names, names
 

@@ -155,20 +155,18 @@ class Backend(InChunks):
 
     def run(self, operation: Operation, route: Any, arrays: Sequence[Array]) -> Array:
         """Run ``operation`` inside the library's gradient hook; here there is none."""
-        found: Array = route.compute(operation, *arrays)
-        return found
+        return route.compute(operation, *arrays)
 
     def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:
         """Return how rows are spread over ranks; None where every row is whole here."""
-        if group is not None or axis_name is not None:
-            option, library = (
-                ("axis_name", "JAX arrays inside jax.shard_map")
-                if group is None
-                else ("group", "torch tensors")
-            )
-            raise LibraryError(
-                f"{option}= is for {library}; got arrays of {self.name}; leave it out"
-            )
+        for option, given, library in (
+            ("group", group, "torch tensors"),
+            ("axis_name", axis_name, "JAX arrays inside jax.shard_map"),
+        ):
+            if given is not None:
+                raise LibraryError(
+                    f"{option}= is for {library}; got arrays of {self.name}; leave it out"
+                )
         return None
 
     def compute(self, operation: Operation, arrays: Sequence[Array], kernel: str) -> Array:

@@ -44,17 +44,8 @@ class InChunks(Exchange):
     def in_chunks(self, given: Pass, route: Any) -> Found:
         """Compute the rows of two linear layers' loss and gradients, a few rows at a time.
 
-        Parameters
-        ----------
-        given : Pass
-            The loss, and the library's own arrays.
-        route : Route
-            The settings of the call; the arrays are where they are computed.
-
-        Returns
-        -------
-        tuple
-            The value of each row, and gradients of their weighted sum, in the compute dtype.
+        The arrays are the library's own, where they are computed. The results are the value of each
+        row, and gradients of their weighted sum, in the compute dtype.
         """
         first = given.arrays[0]
         with self.context(first):

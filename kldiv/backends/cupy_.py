@@ -69,10 +69,7 @@ class CuPyBackend(Backend):
             return technology.compute(work)
 
     def unreachable(
-        self,
-        technology: Technology,
-        arrays: Sequence[Array],
-        kernel: str,
+        self, technology: Technology, arrays: Sequence[Array], kernel: str
     ) -> str | None:
         if any(self.dtype_name(array) not in {*FLOATS, "bool"} for array in arrays):
             return "the kernels have no such dtype"

@@ -56,8 +56,9 @@ class Exchange:
         devices = self.devices()
         found = next((d for d in devices if d in {name, f"{name}:0"}), None)
         if found is None:
-            msg = f"backend {self.name!r} has no device {name!r} here; it has: {', '.join(devices)}"
-            raise BackendError(msg)
+            raise BackendError(
+                f"backend {self.name!r} has no device {name!r} here; it has: {', '.join(devices)}"
+            )
         return found
 
     def receiving(self, dtypes: Sequence[str]) -> AbstractContextManager[Any]:
@@ -76,6 +77,10 @@ class Exchange:
         """Return the array's values in host memory."""
         return np.array(array)
 
+    def on_host(self, array: Array) -> np.ndarray[Any, Any]:
+        """Return the array's values, without its gradient, as NumPy's."""
+        return np.asarray(self.to_numpy(self.export(array)))
+
     def from_numpy(self, array: np.ndarray[Any, Any], device: str | None) -> Array:
         """Copy a NumPy array into the library."""
         return self.namespace().asarray(array, device=self._device_object(device), copy=True)
@@ -93,16 +98,16 @@ class Exchange:
 
     def as_bits(self, array: Array) -> Array:
         """Return a bfloat16 array reinterpreted as 16-bit integers."""
-        msg = (
+        raise LibraryError(
             f"{self.name} arrays of dtype bfloat16 cannot be moved to another library; "
             "convert them to float32 first"
         )
-        raise LibraryError(msg)
 
     def from_bits(self, array: Array) -> Array:
         """Return 16-bit integers reinterpreted as bfloat16."""
-        msg = f"backend {self.name!r} has no bfloat16; pass dtype='float32' or convert the arrays"
-        raise LibraryError(msg)
+        raise LibraryError(
+            f"backend {self.name!r} has no bfloat16; pass dtype='float32' or convert the arrays"
+        )
 
 
 def move(array: Array, source: Exchange, target: Exchange, device: str | None) -> Array:

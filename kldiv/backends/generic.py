@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from kldiv.backends.base import Backend
@@ -48,11 +47,10 @@ class GenericBackend(Backend):
         return super().to_numpy(array.to_device(info.default_device()))
 
 
-class _Special(SimpleNamespace):
+class _Special:
     """SciPy's special functions, computed on the host."""
 
     def __init__(self, backend: GenericBackend) -> None:
-        super().__init__()
         self._backend = backend
 
     def __getattr__(self, name: str) -> Callable[..., Array]:

@@ -32,7 +32,7 @@ class _Bridge(Overlay):
     """``mlx.core`` as the array-API standard has it."""
 
     def __init__(self) -> None:
-        super().__init__(mx, {"bool": mx.bool_}.__getitem__)
+        super().__init__(mx, bool=mx.bool_)
 
     def exp(self, x: Array) -> Array:
         """Return e^x, of which MLX's own is up to 63 units off, in float64 too."""
@@ -53,10 +53,7 @@ class _Bridge(Overlay):
     def __getattr__(self, name: str) -> Any:
         if name == "topk":  # MLX's returns no places
             raise AttributeError(name)
-        try:
-            value = super().__getattr__(name)
-        except KeyError:
-            raise AttributeError(name) from None
+        value = super().__getattr__(name)
         if callable(value) and not isinstance(value, type | mx.Dtype):
             value = _bridged(value)
             setattr(self, name, value)

@@ -10,9 +10,11 @@ if TYPE_CHECKING:
 
 
 class Overlay(ModuleType):
-    """The namespace of ``module``, with those that it lacks from ``missing``, and ``others``."""
+    """The namespace of ``module``, with ``others`` before its own names, ``missing`` after them."""
 
-    def __init__(self, module: ModuleType, missing: Callable[[str], Any], **others: Any) -> None:
+    def __init__(
+        self, module: ModuleType, missing: Callable[[str], Any] | None = None, **others: Any
+    ) -> None:
         super().__init__(module.__name__)
         vars(self).update(others)
         self._module = module
@@ -22,6 +24,8 @@ class Overlay(ModuleType):
         try:
             value = getattr(self._module, name)
         except AttributeError:
+            if self._missing is None:
+                raise
             value = self._missing(name)
         setattr(self, name, value)  # asked once
         return value

@@ -6,7 +6,7 @@ of the same operation on arrays of which the same is true: these ask nobody.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -78,8 +78,7 @@ class Route:
 
     def by_formulas(self) -> Route:
         """Return the same without kernels."""
-        own = self.caller, self.backend, self.device, "pure", self.mixed, self.first
-        return Route(*own)
+        return replace(self, kernel="pure")
 
     @property
     def crosses(self) -> bool:
@@ -92,8 +91,8 @@ class Route:
             return self._composed(operation, arrays)
         if self.moves:
             return self._moved(operation, arrays)
-        if self._is_small(operation, arrays):
-            return self.backend.compute(operation, arrays, "pure")
+        if self.is_small(operation, arrays):
+            return self.backend.by_formulas(operation, arrays)
         found = self._as_before(operation, arrays)
         return found[0] if found else self.backend.compute(operation, arrays, self.kernel)
 
@@ -120,7 +119,7 @@ class Route:
             with self.caller.context(arrays[0]):
                 xp = self.caller.namespace(arrays[0])
                 return operation.fused(xp, self.fused, arrays, **wanted)
-        if self._is_small(operation, arrays):
+        if self.is_small(operation, arrays):
             return None
         found = self._as_before(operation, arrays, **wanted)
         if found is None:
@@ -130,12 +129,12 @@ class Route:
 
     def is_fused(self, operation: Operation, arrays: Sequence[Array]) -> bool:
         """Return whether a technology computes the value of an operation."""
-        if self.moves or self._is_small(operation, arrays):
+        if self.moves or self.is_small(operation, arrays):
             return False
         work = Work(operation, self.backend.namespace(arrays[0]), arrays)
         return choice.choose(self.backend, self.kernel, work).technology is not None
 
-    def _is_small(self, operation: Operation, arrays: Sequence[Array]) -> bool:
+    def is_small(self, operation: Operation, arrays: Sequence[Array]) -> bool:
         """Return whether the formulas compute, whatever the kernels, as `choice.choose` says."""
         keeps = self.kernel == "auto" and self.backend.facts is not None
         return keeps and operation.size is None and self.backend.is_small(operation, arrays)

@@ -79,8 +79,7 @@ def on_host(value: Any) -> Any:
     """Return a parameter as NumPy's float64."""
     if not hasattr(value, "dtype"):
         return np.asarray(value, dtype=np.float64)
-    backend = backends.find(value)
-    return np.asarray(backend.to_numpy(backend.export(value)), dtype=np.float64)
+    return np.asarray(backends.find(value).on_host(value), dtype=np.float64)
 
 
 def density(d: Distribution) -> Density:

@@ -67,7 +67,7 @@ def samples(original: Any, n: int, rng: Any) -> Any:
             drawn = original.sample(key, (n,))
     else:
         drawn = original.sample((n,))
-    return np.asarray(backend.to_numpy(backend.export(drawn)), dtype=np.float64)
+    return np.asarray(backend.on_host(drawn), dtype=np.float64)
 
 
 def log_probs(original: Any, x: Any) -> Any:
@@ -126,7 +126,7 @@ def _evaluated(original: Any, backend: Any, x: Any) -> Any:
             f"{str(error).splitlines()[0]}; make it with validate_args=False"
         ) from error
     found = found.detach() if hasattr(found, "detach") else found
-    return np.asarray(backend.to_numpy(backend.export(found)))
+    return backend.on_host(found)
 
 
 def _support(
@@ -141,7 +141,7 @@ def _support(
         if value is None:
             return missing
         if hasattr(value, "dtype"):
-            value = backend.to_numpy(backend.export(value))
+            value = backend.on_host(value)
         return float(np.broadcast_to(np.asarray(value, dtype=float), shape)[index])
 
     if original.event_shape:

@@ -81,12 +81,6 @@ def block_starts(xp: Namespace, rows: int, most: int) -> Array:
     return xp.clip(xp.arange(0, rows, most), max=rows - most)
 
 
-def shared_out(length: int, parts: int) -> tuple[int, list[slice]]:
-    """Return the size of each of ``parts``, and their slices, which may reach beyond ``length``."""
-    step = math.ceil(length / parts)
-    return step, slices(step * parts, step)
-
-
 def is_shared_evenly(length: int, parts: Sequence[int]) -> bool:
     """Return whether the product of ``parts`` divides ``length``."""
     return length % math.prod(parts) == 0

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from kldiv.formulas.blocks import flat, rows_at_a_time, slices
 from kldiv.formulas.layers import Layer, Products, Side, multiplied
 from kldiv.formulas.reductions import Loss, cast
+from kldiv.formulas.reductions import like as in_dtype
 from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.terms import Rows, Term
 
@@ -413,8 +414,7 @@ class LinearLoss(Loss):
         return cast(xp, sum(shares[1:], shares[0]), self.result)
 
     def _dressed(self, xp: Namespace, gradient: Array, like: Array) -> Array:
-        gradient = xp.reshape(gradient, like.shape)
-        return gradient if gradient.dtype == like.dtype else xp.astype(gradient, like.dtype)
+        return in_dtype(xp, xp.reshape(gradient, like.shape), like)
 
     def _products(self, products: Products, side: Side, arrays: Sequence[Array]) -> Array:
         """Return the products of a side, with the bias and the scale."""

@@ -47,6 +47,11 @@ class Operation:
         """Whether a library's own differentiation of `value` is right everywhere, at any order."""
         return False
 
+    @property
+    def native_in_first(self) -> bool:
+        """Whether that is right in the first array, where no other is differentiated in."""
+        return self.native
+
     def value(self, xp: Namespace, *arrays: Array) -> Array:
         """Evaluate the function."""
         raise NotImplementedError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -11,22 +11,6 @@ if TYPE_CHECKING:
 
     Evaluate = Callable[..., Array]
     """Evaluates an operation on the arrays that follow it."""
-
-
-class Ranks(Protocol):
-    """The collectives of an engine; every rank calls the same ones, in the same order."""
-
-    def merge(self, function: Callable[..., Array], states: Array, *rows: Array) -> Array:
-        """Return ``function`` of the list of all ranks' states, and of other arrays of rows."""
-        ...
-
-    def add(self, array: Array) -> Array:
-        """Return the sum of all ranks' arrays."""
-        ...
-
-    def extent(self, array: Array) -> tuple[Any, Any]:
-        """Return how many classes the ranks before have, and all together."""
-        ...
 
 
 def packed(xp: Namespace, constants: Sequence[NamedTuple], others: Sequence[Array] = ()) -> Array:

@@ -111,13 +111,7 @@ class PairMeasure(Loss):
         slope = PairSlope(*own, self.measure, self.unit, index=index)  # type: ignore[arg-type]
         return like(xp, run(slope, *arrays, cotangent), arrays[index])
 
-    def pushforward(
-        self,
-        xp: Namespace,
-        run: Run,
-        tangents: Tangents,
-        *arrays: Array,
-    ) -> Array:
+    def pushforward(self, xp: Namespace, run: Run, tangents: Tangents, *arrays: Array) -> Array:
         rows = self.computed(xp, arrays)
         moved = []
         for index, tangent in enumerate(tangents):

@@ -7,7 +7,8 @@ The edges (P = 0, log P = −∞, log Q = ±∞) follow one rule: 0·anything is
 NaN. One ``where`` on the result is enough, because no library differentiates through these values:
 the derivatives are the classes themselves. The exceptions are marked ``native``; a library that
 differentiates through ``where`` multiplies the side that it drops by zero, and 0·∞ is NaN, so there
-both sides are finite before it selects.
+both sides are finite before it selects. In x alone `KL` is ``native`` too: the side that it drops
+has the slope −y, which is 0.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Pointwise:
     """A function f(x, y) of one element with its partial derivatives."""
 
     native = False
+    native_in_first = False
 
     def value(self, xp: Namespace, x: Array, y: Array) -> Array:
         """Evaluate f elementwise."""
@@ -55,9 +57,11 @@ class Constant(Pointwise):
 class KL(Pointwise):
     """f = y·(log y − x); 0 at y = 0 whatever x is, but for NaN."""
 
+    native_in_first = True
+
     def value(self, xp: Namespace, x: Array, y: Array) -> Array:
-        edge = xp.where(xp.isnan(x), x, y)  # read where y = 0 only: NaN, or that 0
-        return xp.where(y == 0, edge, y * (xp.log(y) - x))
+        zero = (y == 0) & (x == x)  # noqa: PLR0124 - not of NaN, which stays NaN
+        return xp.where(zero, y, y * (xp.log(y) - x))
 
     def derivative(self, index: int) -> Pointwise:
         return (MinusTarget(), TargetSlope())[index]
@@ -147,6 +151,11 @@ class PointwiseLoss(Loss):
     leading: ClassVar[int] = 2
     native: ClassVar[bool] = False
 
+    @property
+    def native_in_first(self) -> bool:
+        # Where nothing is reduced, a cotangent of 0 drops elements, were they NaN or infinite.
+        return self.reduction != "none" and self.function.native_in_first
+
     def elements(self, xp: Namespace, *arrays: Array) -> Array:
         x, y = cast(xp, arrays[0], self.compute), cast(xp, arrays[1], self.compute)
         keep = self.keep(arrays)
@@ -184,6 +193,7 @@ class NativeElements(PointwiseLoss):
     """Elements that libraries differentiate right by themselves."""
 
     native: ClassVar[bool] = True
+    native_in_first: ClassVar[bool] = True
 
 
 def elements_of(function: Pointwise, compute: str) -> PointwiseLoss:

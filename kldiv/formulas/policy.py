@@ -82,12 +82,7 @@ class PolicyLoss(OfRows):
         return like(xp, sum(shares[1:], shares[0]), arrays[index])
 
     def moved(
-        self,
-        xp: Namespace,
-        run: Run,
-        tangents: Tangents,
-        weight: Array | None,
-        *arrays: Array,
+        self, xp: Namespace, run: Run, tangents: Tangents, weight: Array | None, *arrays: Array
     ) -> Array:
         given = [*tangents, *[None] * (self.differentiable - len(tangents))]
         of_labels, of_kl = self.of_labels(given), self.of_kl(given)

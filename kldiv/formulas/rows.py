@@ -16,11 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import or_
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from kldiv.formulas.divergences import ALL, VALUE, Block, Known, KullbackLeibler
 from kldiv.formulas.packing import packed, split, unpacked, width
-from kldiv.formulas.reductions import cast, finite_or_zero, weighed
+from kldiv.formulas.reductions import cast, finite_or_zero, like, weighed
 from kldiv.formulas.row_options import OfDivergence
 from kldiv.formulas.state import Rows, finite, over
 
@@ -198,14 +198,14 @@ class RowGradient(RowOperation):
         s, t, weight, *rest = arrays
         if index == self.first:
             slope = xp.sum(cotangent * self.in_temperature(xp, run, *arrays), axis=-1)
-            return cast(xp, slope, _name(arrays[index]))
+            return like(xp, slope, arrays[index])
         if index == 2:
             ones = run(self, s, t, xp.ones_like(weight), *rest)
             slope = xp.sum(cotangent * ones, axis=-1)
             return xp.where(weight == 0, finite_or_zero(xp, slope), slope)
         zeros = xp.zeros_like(cotangent)
         direction = (zeros, cotangent) if self.index else (cotangent, zeros)
-        return cast(xp, self._tangent(run, index, direction, *arrays), _name(s))
+        return like(xp, self._tangent(run, index, direction, *arrays), s)
 
     def pushforward(self, xp: Namespace, run: Run, tangents: Tangents, *arrays: Array) -> Array:
         s, t, weight, *rest = arrays
@@ -272,9 +272,8 @@ class TemperatureSlope(RowOperation):
     ) -> Array:
         if index == self.own:
             return weighed(xp, weight, run(self.settings(TemperatureBend), *arrays))
-        gradient: Any = self.settings(RowGradient, index=index)
-        found: Array = gradient.in_temperature(xp, run, *arrays[:2], weight, *arrays[2:])
-        return found
+        gradient = self.settings(RowGradient, index=index)
+        return gradient.in_temperature(xp, run, *arrays[:2], weight, *arrays[2:])
 
 
 @dataclass(frozen=True)
@@ -303,7 +302,3 @@ def run_given(
     s, t, weight, *others = arrays
     operation = operation.settings(RowGradient, index=operation.index, given=results)
     return run(operation, s, t, weight, known, *others)
-
-
-def _name(array: Array) -> str:
-    return str(array.dtype).rpartition(".")[2]

@@ -20,6 +20,7 @@ from kldiv.formulas.divergences import ALL, TEACHER, VALUE, Wanted, state_of
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.packing import packed, split, unpacked, width
 from kldiv.formulas.policy import PolicyLoss
+from kldiv.formulas.ranks import Ranks
 from kldiv.formulas.reductions import RowWise, cast, weighed
 from kldiv.formulas.rows import Constants, RowGradient, RowLoss, RowOperation, TemperatureSlope
 from kldiv.formulas.sparse import TopKLoss
@@ -30,21 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from kldiv._types import Array, Namespace
-    from kldiv.formulas.packing import Evaluate, Ranks
+    from kldiv.formulas.packing import Evaluate
     from kldiv.formulas.state import Temperature
 
 
-def extent_of(xp: Namespace, sizes: Array, place: int) -> tuple[Array, Array]:
-    """Return how many classes the ranks before have, and all together, given those of each."""
-    return xp.sum(sizes[:place]), xp.sum(sizes)
-
-
-def even_extent(size: int, place: Any, number: int) -> tuple[Any, int]:
-    """Return the same of so many ranks that have so many classes each."""
-    return place * size, number * size
-
-
-class Alone:
+class Alone(Ranks):
     """The one rank that has whole rows."""
 
     def merge(self, function: Callable[..., Array], states: Array, *rows: Array) -> Array:
@@ -160,8 +151,7 @@ class Logits(Spread):
 
     def values(self, known: Array) -> Array:
         loss = self.loss.settings(RowLoss, given=self.wanted)
-        values: Array = loss.elements(self.xp, known, *self.arrays[2:])
-        return values
+        return loss.elements(self.xp, known, *self.arrays[2:])
 
     def slope(self, index: int, weight: Array, known: Array) -> Array:
         s, t, *others = self.arrays
@@ -228,11 +218,7 @@ class Policy(Spread):
         return sum(shares[1:], shares[0])
 
 
-_KINDS: dict[type[Any], type[Spread]] = {
-    LabelLoss: Labels,
-    PolicyLoss: Policy,
-    TopKLoss: Sparse,
-}
+_KINDS: dict[type[Any], type[Spread]] = {LabelLoss: Labels, PolicyLoss: Policy, TopKLoss: Sparse}
 
 
 def of_rank(

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.formulas.divergences import Wanted
     from kldiv.formulas.operation import Tangents
-    from kldiv.formulas.packing import Evaluate, Ranks
+    from kldiv.formulas.packing import Evaluate
+    from kldiv.formulas.ranks import Ranks
     from kldiv.formulas.row_options import Tempered
     from kldiv.formulas.state import Temperature
 

@@ -314,12 +314,7 @@ def _moments(parts: State, t_scale: Array, c: DoubleWord, unit: Temperature) -> 
 
 
 def _moved(
-    xp: Namespace,
-    parts: State,
-    t_scale: Array,
-    t_top: Array,
-    pivot: DoubleWord,
-    unit: Temperature,
+    xp: Namespace, parts: State, t_scale: Array, t_top: Array, pivot: DoubleWord, unit: Temperature
 ) -> DoubleWord:
     """Return y and Φ of every part about another pivot, in the scale of another maximum."""
     h = tempered(xp, difference(parts.pivot, parts.pivot_low, *pivot), unit)

@@ -86,14 +86,8 @@ class Weighted(Composite, Loss):
             return None
         keep = self.keep(arrays)
         weight, factors = self.factors(xp, cotangent, arrays)
-        values, found = fused(
-            self.loss,
-            [*arrays[: self.own], weight != 0],
-            gradients=gradients,
-            cotangent=factors,
-            value=wanted.get("value", True),
-            into=wanted.get("into"),
-        ) or (None, None)
+        own, wanted = [*arrays[: self.own], weight != 0], wanted | {"cotangent": factors}
+        values, found = fused(self.loss, own, **wanted) or (None, None)
         if found is None:
             return None
         return None if values is None else self.finish(xp, weight * values, keep), found
@@ -106,10 +100,8 @@ class Weighted(Composite, Loss):
         if index == self.own:
             slope = factor * finite_or_zero(xp, run(self.loss, *self.without_weights(arrays)))
             return like(xp, slope, arrays[index])
-        gradient: Array = self.loss.pullback(
-            xp, run, index, weight * factor, *self.without_weights(arrays)
-        )
-        return gradient
+        others = self.without_weights(arrays)
+        return self.loss.pullback(xp, run, index, weight * factor, *others)
 
     def pushforward(self, xp: Namespace, run: Run, tangents: Tangents, *arrays: Array) -> Array:
         moved, others = [], self.without_weights(arrays)

@@ -19,12 +19,7 @@ from kldiv.metrics.metric import (
     merged,
     moments,
 )
-from kldiv.metrics.quantization import (
-    Histogram,
-    Measured,
-    Quantization,
-    QuantizationReport,
-)
+from kldiv.metrics.quantization import Histogram, Measured, Quantization, QuantizationReport
 
 __all__ = [
     "CrossEntropy",

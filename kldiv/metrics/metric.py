@@ -382,10 +382,10 @@ class Metric(Kept):
         """Merge the pending moments and rows, in float64."""
         pending, self._pending = self._pending, []
         for vector in pending:
-            self._merge_moments(_on_host(vector))
+            self._merge_moments(backends.find(vector).on_host(vector).astype(np.float64))
         held, self._held, self._number_held = self._held, [], 0
         for values in held:
-            rows = _on_host(values).ravel()
+            rows = backends.find(values).on_host(values).astype(np.float64).ravel()
             self._sketch.update(rows[~np.isnan(rows)])
 
     def _merge_moments(self, other: Any) -> None:
@@ -785,11 +785,6 @@ def _alike(
 def widest(backend: Any, xp: Any) -> str:
     """Return the name of the widest float dtype: JAX has no float64 unless it is enabled."""
     return backend.dtype_name(xp.zeros(())) if backend.name == "jax" else "float64"
-
-
-def _on_host(array: Array) -> Any:
-    backend = backends.find(array)
-    return np.asarray(backend.to_numpy(backend.export(array)), np.float64)
 
 
 def _sketch() -> Any:

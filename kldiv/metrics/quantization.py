@@ -135,14 +135,9 @@ class QuantizationReport:
         found: dict[str, Any] = {}
         for each in fields(self):
             value = getattr(self, each.name)
-            if isinstance(value, Measured):
-                value = value._asdict()
-            elif isinstance(value, Histogram):
-                value = {
-                    "edges": value.edges.tolist(),
-                    "counts": value.counts.tolist(),
-                    "below": value.below,
-                }
+            if isinstance(value, Measured | Histogram):
+                parts = value._asdict().items()
+                value = {name: np.asarray(part).tolist() for name, part in parts}
             elif isinstance(value, dict):
                 value = {f"{percent:g}": number for percent, number in value.items()}
             found[each.name] = value

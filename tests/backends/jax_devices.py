@@ -21,6 +21,7 @@ from logit_families import families
 import kldiv
 from kldiv.backends.jax_ import sharding
 from kldiv.errors import LibraryError
+from kldiv.formulas import ranks
 from kldiv.kernels import pallas
 
 DEVICES, ROWS, CLASSES = 8, 56, 64
@@ -259,11 +260,11 @@ def main(tier, path):
         found["compiler"][key] = by_the_compiler(name, LOSSES[loss], OPTIONS[options], dtype)
     for key in [key for key in MAPPED if (key in QUICK) == quick]:
         loss, options, dtype, where = key
-        sharding.GATHERED = 1 if where == "beyond" else 16
+        ranks.GATHERED = 1 if where == "beyond" else 16
         found["axis_name"][key] = by_axis_name(
             LOSSES[loss], OPTIONS[options], dtype, inside=where != "outside"
         )
-    sharding.GATHERED = 16
+    ranks.GATHERED = 16
     if not quick:
         names = "both", "policy", "hard", "bucket", "renormalized"
         found["labels and teachers"] = labels_and_teachers(*names)

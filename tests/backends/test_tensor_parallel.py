@@ -31,7 +31,7 @@ from torch.distributed.tensor import (  # noqa: E402
 from torch.distributed.tensor.debug import CommDebugMode  # noqa: E402
 from torch.distributed.tensor.parallel import loss_parallel  # noqa: E402
 
-from kldiv.backends.torch_ import tensor_parallel  # noqa: E402
+from kldiv.formulas import ranks as collectives  # noqa: E402
 from kldiv.formulas.state import Rows, State  # noqa: E402
 
 LOSSES = {"kl": kldiv.kl_div_with_logits, "js": kldiv.js_div_with_logits}
@@ -162,7 +162,7 @@ def on_a_group(size, rank, group, patch):
         mine = [array.movedim(-1, case.axis) for array in mine]
         with patch.context() as inner:
             if case.beyond:
-                inner.setattr(tensor_parallel, "GATHERED", 1)
+                inner.setattr(collectives, "GATHERED", 1)
             found[name] = case.run(*mine, group=group)
     return found
 
@@ -173,7 +173,7 @@ def traffic(size, rank, group, patch):
         s, t = (array[:, part(size, rank)].requires_grad_() for array in logits(torch.float32))
         for limit in (16, 1):
             with patch.context() as inner:
-                inner.setattr(tensor_parallel, "GATHERED", limit)
+                inner.setattr(collectives, "GATHERED", limit)
                 counter = Traffic(inner)
                 with CommDebugMode() as forth:
                     value = function(s, t, group=group)

@@ -251,6 +251,23 @@ def test_anomaly_detection_finds_none(torch, tensors):
     assert bool(y.grad.isfinite().all())
 
 
+@pytest.mark.parametrize("edge", [-1.5, -INF, INF, math.nan])
+def test_torch_itself_differentiates_few_elements_in_the_input_alone(torch, edge):
+    y = torch.tensor([0.0, -0.0, 0.25, INF, -0.25, math.nan], dtype=torch.float64)
+    x, keep = torch.full_like(y, edge).requires_grad_(), y > 0
+    for where, slope in ((None, -y), (keep, torch.where(keep, -y, 0.0))):
+        loss = losses("sum", where=where)(x, y)
+        assert "Plain" not in loss.grad_fn.name()
+        (found,) = torch.autograd.grad(loss, x, create_graph=True)
+        torch.testing.assert_close(found, slope, rtol=0, atol=0, equal_nan=True)
+        with kldiv.config_context(backend="numpy"):  # whose derivative it is then
+            (found,) = torch.autograd.grad(losses("sum", where=where)(x, y), x)
+        torch.testing.assert_close(found, slope, rtol=0, atol=0, equal_nan=True)
+        # A cotangent of 0 lets nothing through.
+        (found,) = torch.autograd.grad(losses("none", where=where)(x, y), x, torch.zeros_like(y))
+        assert not found.any()
+
+
 # ---- torch.compile -------------------------------------------------------------------------------
 
 

@@ -147,6 +147,20 @@ def test_many_others_near_the_teacher():
     assert abs(gradient[0] - true.student[0]) <= 0.25 * 2 * unit("float32")
 
 
+def test_the_rest_keeps_its_axes_whatever_that_of_the_classes():
+    s, t = np.random.default_rng(2).normal(size=(2, 2, 2, 5))
+    teacher = kldiv.topk_log_probs(t, 2)
+    first = [np.moveaxis(array, -1, 0) for array in (s, *teacher[:2])]
+    kwargs = {"target_rest": teacher.rest, "reduction": "sum"}
+    gradient = kldiv.value_and_grad(loss, 2)
+    _, expected = gradient(s, *teacher[:2], **kwargs)
+    _, found = gradient(*first, axis=0, **kwargs)
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+    out = np.empty_like(teacher.rest)
+    assert gradient(*first, axis=0, out=out, **kwargs)[1] is out
+    np.testing.assert_array_equal(out, found)
+
+
 def test_padding_and_rows_of_it(lib):
     """−∞ is padding whatever its index; a row of nothing else has the whole mass in the rest."""
     log_probs = np.log(np.stack([P[:3], P[:3], P[:3]]))

@@ -65,7 +65,7 @@ def test_shapes_that_would_broadcast(name, shapes):
     with pytest.raises(ShapeError, match="nothing is broadcast") as error:
         loss(first, second)
     arrays = {"input": first, "target": second, "p": first, "q": second}
-    for mend in mend_of(error, r"if that is what you mean pass (.*)").split(" and "):
+    for mend in mend_of(error, r"if you mean that pass (.*)").split(" and "):
         named = re.search(r"broadcast_to\((\w+),", mend)[1]
         scope = {**arrays, "broadcast_to": np.broadcast_to}
         arrays[named] = eval(mend, scope)  # noqa: S307 - our own

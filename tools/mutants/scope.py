@@ -122,6 +122,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
         ("tests/losses/test_f_divergences.py", "-k", "not compile"),
         _DIFFERENTIATED,
     ),
+    "kldiv/formulas/ranks.py": (("tests/backends/test_tensor_parallel.py",),),
     "kldiv/formulas/remainders.py": (("tests/distributions",),),
     "kldiv/formulas/row_options.py": _ROWS,
     "kldiv/formulas/rows.py": (*_ROWS, *_SHARDED),

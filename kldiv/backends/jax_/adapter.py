@@ -39,19 +39,6 @@ if TYPE_CHECKING:
     from kldiv.kernels.work import Found, Work
 
 
-def _missing(name: str) -> Any:
-    """Return the special functions, which JAX keeps elsewhere, and others that it names its way."""
-    if name == "scattered":
-        return _scattered
-    if name == "top_places":
-        return _top_places
-    if name == "constant":
-        return jax.lax.stop_gradient
-    if name != "special":
-        raise AttributeError(name)
-    return jax.scipy.special
-
-
 def _scattered(array: Array, places: Array, values: Array) -> Array:
     if sharding.is_sized(array.shape):
         return jnp.put_along_axis(array, places, values, axis=-1, inplace=False)
@@ -67,7 +54,13 @@ def _top_places(array: Array, k: int) -> Array:
     return jax.lax.top_k(array, k)[1]
 
 
-xp = Overlay(jnp, _missing)
+xp = Overlay(
+    jnp,
+    scattered=_scattered,
+    top_places=_top_places,
+    constant=jax.lax.stop_gradient,
+    special=jax.scipy.special,
+)
 
 
 class JaxBackend(Backend):
@@ -116,10 +109,7 @@ class JaxBackend(Backend):
         return not sharding.is_sized(arrays[0].shape) or super().is_small(operation, arrays)
 
     def unreachable(
-        self,
-        technology: Technology,
-        arrays: Sequence[Array],
-        kernel: str,
+        self, technology: Technology, arrays: Sequence[Array], kernel: str
     ) -> str | None:
         if not sharding.is_sized(arrays[0].shape):
             return "an exported program holds no kernels"
@@ -161,10 +151,8 @@ class JaxBackend(Backend):
             return operation.value(xp, *arrays)
 
     def spread(self, s: Array, t: Array, group: Any, axis_name: Any) -> Spread | None:
-        if axis_name is None:
-            return super().spread(s, t, group, None)
-        super().spread(s, t, group, None)
-        return sharding.AxisSpread(axis_name)
+        whole = super().spread(s, t, group, None)
+        return whole if axis_name is None else sharding.AxisSpread(axis_name)
 
     def constant(self, array: Array) -> Array:
         return jax.lax.stop_gradient(array)
@@ -197,11 +185,10 @@ class JaxBackend(Backend):
 
     def export(self, array: Array) -> Array:
         if isinstance(array, jax.core.Tracer):
-            msg = (
+            raise LibraryError(
                 "a JAX tracer has no values to move to another backend; compute outside jax.jit, "
                 "jax.grad and jax.vmap, or use backend='jax'"
             )
-            raise LibraryError(msg)
         return array
 
     def from_dlpack(self, array: Array, device: str | None) -> Array:

@@ -233,8 +233,7 @@ def _moved_by_formulas(*arrays: Array, words: str, index: int) -> Array:
         every = dict(enumerate(own)) | {index: array}
         return pairs(_wanted(words).operation, *every.values())
 
-    found: Array = jax.jvp(moved, (own[index],), (tangent,))[1]
-    return found
+    return jax.jvp(moved, (own[index],), (tangent,))[1]
 
 
 @_moved_pairs.def_abstract_eval

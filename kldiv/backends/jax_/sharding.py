@@ -19,8 +19,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from kldiv.backends.base import Spread
 from kldiv.errors import LibraryError
-from kldiv.formulas import shards
-from kldiv.formulas.blocks import block_starts, flat, is_shared_evenly, rows_at_a_time, shared_out
+from kldiv.formulas import ranks, shards
+from kldiv.formulas.blocks import block_starts, flat, is_shared_evenly, rows_at_a_time
 from kldiv.formulas.rows import Constants, RowGradient, RowLoss
 
 if TYPE_CHECKING:
@@ -35,10 +35,6 @@ Partitioned = RowLoss | RowGradient | Constants
 
 BLOCK_BYTES = 8388608
 """8 MiB: XLA fuses, so a block has few temporaries, and each needs work for all cores."""
-
-GATHERED = 16
-"""Up to so many devices every one gets the states of all; beyond, each merges its share of the
-rows, so that traffic and memory do not grow with the number of devices."""
 
 
 def is_sized(shape: Sequence[Any]) -> bool:
@@ -75,8 +71,10 @@ def in_blocks(operation: RowWise, *arrays: Array, xp: Namespace = jnp) -> Array:
     return jnp.reshape(result, shape)
 
 
-class AxisRanks:
+class AxisRanks(ranks.Ranks):
     """The collectives of named axes of a mesh; their results are the same on every device."""
+
+    xp = jnp
 
     def __init__(self, axis_name: Any) -> None:
         self.axis_name = axis_name
@@ -87,23 +85,7 @@ class AxisRanks:
                 f"no mesh axis is called {axis_name!r} here; call this inside jax.shard_map over a "
                 "mesh that has it, or leave axis_name out: jax.jit shards whole arrays by itself"
             ) from None
-
-    def merge(self, function: Callable[..., Array], states: Array, *rows: Array) -> Array:
-        """Return ``function`` of the list of all devices' states, and of other arrays of rows."""
-        if self.size <= GATHERED or not states.size:
-            return function(list(self._gathered(states)), *rows)
-        # Each device gets all states of its share of the rows, merges them, and tells the others.
-        shape = states.shape[:-1]
-        flat = [jnp.reshape(array, (-1, *array.shape[len(shape) :])) for array in (states, *rows)]
-        count = len(flat[0])
-        share, parts = shared_out(count, self.size)
-        first, *others = (_shared(array, self.size, share) for array in flat)
-        received = jax.lax.all_to_all(first, self.axis_name, 0, 0)
-        place = jax.lax.axis_index(self.axis_name)
-        merged = function(list(received), *(array[place] for array in others))
-        whole = self._gathered(merged)
-        whole = jnp.reshape(whole, (parts[-1].stop, whole.shape[-1]))[:count]
-        return jnp.reshape(whole, (*shape, whole.shape[-1]))
+        self.place = jax.lax.axis_index(axis_name)
 
     def add(self, array: Array) -> Array:
         """Return the sum of all devices' arrays."""
@@ -111,20 +93,17 @@ class AxisRanks:
 
     def extent(self, array: Array) -> tuple[Any, Any]:
         """Return how many classes the devices before have, and all together."""
-        place = jax.lax.axis_index(self.axis_name)
-        return shards.even_extent(array.shape[-1], place, self.size)
+        return ranks.even_extent(array.shape[-1], self.place, self.size)
 
-    def _gathered(self, array: Array) -> Array:
+    def gathered(self, array: Array) -> Array:
+        """Return the array of every device."""
         # An all-gather's result counts as varying from device to device, that of a sum does not.
-        place = jax.lax.axis_index(self.axis_name)
-        alone = jnp.zeros((self.size, *array.shape), array.dtype).at[place].set(array)
+        alone = jnp.zeros((self.size, *array.shape), array.dtype).at[self.place].set(array)
         return jax.lax.psum(alone, self.axis_name)
 
-
-def _shared(array: Array, parts: int, share: int) -> Array:
-    """Return rows, padded with zeros, in ``parts`` parts of ``share`` rows."""
-    place = jnp.unravel_index(jnp.arange(len(array)), (parts, share))
-    return jnp.zeros((parts, share, *array.shape[1:]), array.dtype).at[place].set(array)
+    def exchanged(self, parts: Array) -> Array:
+        """Return the parts that all devices have for this one."""
+        return jax.lax.all_to_all(parts, self.axis_name, 0, 0)
 
 
 # ---- classes over a named axis, inside shard_map -------------------------------------------------
@@ -144,21 +123,21 @@ class AxisSpread(Spread):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _row_values(loss: RowLoss, axis_name: Any, *arrays: Array) -> Array:
-    ranks = AxisRanks(axis_name)
-    return shards.of_rank(jnp, in_blocks, ranks, loss, arrays, gradients=False).forward()[0]
+    own = AxisRanks(axis_name)
+    return shards.of_rank(jnp, in_blocks, own, loss, arrays, gradients=False).forward()[0]
 
 
 @partial(_row_values.defjvp, symbolic_zeros=True)
 def _row_values_jvp(
     loss: RowLoss, axis_name: Any, primals: Sequence[Array], tangents: Sequence[Any]
 ) -> tuple[Array, Array]:
-    ranks = AxisRanks(axis_name)
-    values, known = shards.of_rank(jnp, in_blocks, ranks, loss, primals).forward()
+    own = AxisRanks(axis_name)
+    values, known = shards.of_rank(jnp, in_blocks, own, loss, primals).forward()
     given = [
         None if isinstance(tangent, SymbolicZero) else tangent
         for tangent in tangents[: loss.differentiable]
     ]
-    once = shards.of_rank(jnp, _once(in_blocks), ranks, loss, primals)
+    once = shards.of_rank(jnp, _once(in_blocks), own, loss, primals)
     return values, once.tangent(given, known)
 
 
@@ -298,14 +277,9 @@ def _devices(mesh: Any, axis: Any) -> list[int]:
     return [mesh.shape[name] for name in (axis if isinstance(axis, tuple) else (axis,))]
 
 
-def _infer(
-    operation: Partitioned,
-    evaluate: Callable[..., Array],
-    mesh: Any,
-    args: Sequence[Any],
-    result: Any,
-) -> NamedSharding:
-    return _partition(operation, evaluate, mesh, args, result)[2]
+def _infer(*given: Any) -> Any:
+    """Return the sharding of the result, given the arguments of `_partition`."""
+    return _partition(*given)[2]
 
 
 def _rule(

@@ -124,6 +124,10 @@ class TorchBackend(Backend):
             if isinstance(operation, PairMeasure):
                 return evaluate(operation, arrays)
             return operation.value(xp, *arrays)
+        plain = not (transformed or route.moves or torch.compiler.is_compiling())
+        alone = plain and operation.native_in_first and not differentiated(arrays[1:])[0]
+        if alone and route.is_small(operation, arrays):
+            return evaluate(operation, arrays)
         return (Transformable if transformed else Plain).apply(operation, route, *arrays)
 
     def run_linear(self, operation: LinearLoss, route: Route, arrays: Sequence[Array]) -> Array:

@@ -15,18 +15,13 @@ from kldiv.backends.base import Spread
 from kldiv.backends.torch_ import namespace as xp
 from kldiv.backends.torch_.transforms import elements, transforming
 from kldiv.errors import LibraryError
-from kldiv.formulas import shards
-from kldiv.formulas.blocks import shared_out
+from kldiv.formulas import ranks, shards
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from kldiv._types import Array
     from kldiv.formulas.rows import RowLoss
-
-GATHERED = 16
-"""Up to so many ranks every one gathers the states of all; beyond, each merges its share of the
-rows, so that traffic and memory do not grow with the number of ranks."""
 
 
 def gather(value: Any, group: Any) -> list[Any]:
@@ -40,33 +35,15 @@ def gather(value: Any, group: Any) -> list[Any]:
     return values
 
 
-class GroupRanks:
+class GroupRanks(ranks.Ranks):
     """The collectives of a process group, on tensors whose first axes are rows."""
+
+    xp = xp
 
     def __init__(self, group: Any) -> None:
         self.group = group
-        self.size = dist.get_world_size(group)
+        self.size, self.place = dist.get_world_size(group), dist.get_rank(group)
         self._extent: tuple[Any, Any] | None = None
-
-    def merge(self, function: Callable[..., Array], states: Array, *rows: Array) -> Array:
-        """Return ``function`` of the list of all ranks' states, and of other tensors of rows."""
-        if self.size == 1 or not states.numel():
-            return function([states], *rows)
-        if self.size <= GATHERED:
-            return function(self._gathered(states), *rows)
-        # Each rank gets all states of its share of the rows, merges them, and tells the others.
-        shape = states.shape[:-1]
-        flat = [
-            array.reshape(shape.numel(), *array.shape[len(shape) :]) for array in (states, *rows)
-        ]
-        share, parts = shared_out(shape.numel(), self.size)
-        mine = parts[dist.get_rank(self.group)]
-        first, *others = (_padded(array, parts[-1].stop) for array in flat)
-        received = torch.empty_like(first)
-        dist.all_to_all_single(received, first, group=self.group)
-        merged = function(list(received.split(share)), *(array[mine] for array in others))
-        whole = torch.cat(self._gathered(merged))[: shape.numel()]
-        return whole.reshape(*shape, whole.shape[-1])
 
     def add(self, array: Array) -> Array:
         """Return the sum of all ranks' tensors."""
@@ -78,30 +55,32 @@ class GroupRanks:
     def extent(self, array: Array) -> tuple[Any, Any]:
         """Return how many classes the ranks before have, and all together."""
         if self._extent is None:
-            sizes = torch.cat(self._gathered(torch.tensor([array.shape[-1]], device=array.device)))
+            sizes = torch.cat(self.gathered(torch.tensor([array.shape[-1]], device=array.device)))
             # Tensors, for which nothing waits.
-            self._extent = shards.extent_of(xp, sizes, dist.get_rank(self.group))
+            self._extent = ranks.extent_of(xp, sizes, self.place)
         return self._extent
 
-    def _gathered(self, array: Array) -> list[Array]:
+    def gathered(self, array: Array) -> list[Array]:
+        """Return the tensor of every rank."""
+        if self.size == 1 or not array.numel():
+            return [array for _ in range(self.size)]
         gathered = [array.new_empty(array.shape) for _ in range(self.size)]
         dist.all_gather(gathered, array.contiguous(), group=self.group)
         return gathered
 
-
-def _padded(array: Array, length: int) -> Array:
-    """Return the rows, padded with zeros to ``length``."""
-    result = array.new_zeros(length, *array.shape[1:])
-    result[: len(array)] = array
-    return result
+    def exchanged(self, parts: Array) -> Array:
+        """Return the parts that all ranks have for this one."""
+        received = torch.empty_like(parts)
+        dist.all_to_all_single(received, parts, group=self.group)
+        return received
 
 
 class _RowValues(torch.autograd.Function):
     """The divergence of each row, the same on all ranks, with the gradient of the own shard."""
 
     @staticmethod
-    def forward(ctx: Any, loss: RowLoss, ranks: GroupRanks | None, *arrays: Array) -> Array:
-        ctx.loss, ctx.ranks = loss, ranks or shards.Alone()
+    def forward(ctx: Any, loss: RowLoss, group: GroupRanks | None, *arrays: Array) -> Array:
+        ctx.loss, ctx.ranks = loss, group or shards.Alone()
         wanted = any(ctx.needs_input_grad)
         own = shards.of_rank(xp, elements, ctx.ranks, loss, arrays, gradients=wanted)
         values, known = own.forward()
@@ -152,10 +131,10 @@ class MeshSpread(Spread):
                 f"{placements}; redistribute the logits so that one of them has the classes"
             )
         group = mesh.get_group(where.index(True)) if any(where) else None
-        ranks = None if group is None else GroupRanks(group)
+        own = None if group is None else GroupRanks(group)
         rows = [Replicate() if place.is_shard(last) else place for place in placements]
         local = [array.to_local() for array in (s, *others)]
-        values = _RowValues.apply(operation, ranks, *local)
+        values = _RowValues.apply(operation, own, *local)
         shape = torch.empty(operation.shape([s]), device="meta")
         values = DTensor.from_local(
             values, mesh, rows, run_check=False, shape=shape.shape, stride=shape.stride()
