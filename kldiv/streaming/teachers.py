@@ -115,7 +115,8 @@ class TeacherWriter:
             "log_probs": (dtype, (rows, k)),
             "indices": ("int32" if small else "int64", (rows, k)),
         }
-        tensors["rest"] = ("float32", (rows if rest else 0,))
+        # In float64, which holds what float32 would round to 0: a divergence may be ∞ then.
+        tensors["rest"] = ("float64", (rows if rest else 0,))
         self._dtypes = {name: np.dtype(kind) for name, (kind, _) in tensors.items()}
         header, place = {}, 0
         self._places: dict[str, int] = {}
