@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
+from kldiv._arguments import as_number, order_of
 from kldiv.errors import OptionError
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas import powers
@@ -95,6 +97,7 @@ class Mixture(formulas.Mixture):
     """
 
     def __post_init__(self) -> None:
+        _set_numbers(self)
         if not 0 <= self.m <= 1:
             raise OptionError(f"m must lie between 0 and 1, both included; got {self.m!r}")
         if 0 < self.m < formulas.LEAST:
@@ -142,6 +145,7 @@ class Jeffreys(formulas.Jeffreys):
     """
 
     def __post_init__(self) -> None:
+        _set_numbers(self)
         _check_weights(w=self.w, r=self.r)
 
 
@@ -207,12 +211,12 @@ class Alpha(Divergence):
     Parameters
     ----------
     alpha : float
-        The order, any finite number; 1 − α exchanges P and Q.
+        The order, any finite number but those within 1e-30 of 0; 1 − α exchanges P and Q.
 
     Raises
     ------
     OptionError
-        The order is not a finite number.
+        The order is not a finite number, or next to 0.
 
     References
     ----------
@@ -232,12 +236,21 @@ class Alpha(Divergence):
     alpha: float
 
     def __post_init__(self) -> None:
-        given: object = self.alpha
-        if not isinstance(given, int | float) or not -math.inf < given < math.inf:
-            raise OptionError(f"alpha must be a finite number; got {given!r}")
+        self._order()
+
+    def _order(self) -> float:
+        return order_of(self.alpha, finite=True, of_logits=True)
 
     def canonical(self) -> tuple[Divergence, bool]:  # noqa: D102
-        return powers.Alpha.of(float(self.alpha))
+        return powers.Alpha.of(self._order())
+
+
+def _set_numbers(record: Any) -> None:
+    """Set the fields of a record that are scalars of NumPy to the numbers that they are."""
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if as_number(value) is not value:
+            object.__setattr__(record, field.name, as_number(value))
 
 
 def _check_weights(**weights: float) -> None:

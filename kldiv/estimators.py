@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from kldiv import backends
-from kldiv._arguments import check_axis, check_mask, check_numbers
+from kldiv._arguments import as_number, check_axis, check_mask, check_numbers
 from kldiv._call import (
     Call,
     check_reduction,
@@ -288,7 +288,7 @@ def kl_by_sequence(
 
 
 def _positive(name: str, number: Any) -> float:
-    if not isinstance(number, int | float) or not 0 < number < math.inf:
+    if not isinstance(as_number(number), int | float) or not 0 < number < math.inf:
         raise OptionError(f"{name} must be a positive number or None; got {number!r}")
     return float(number)
 

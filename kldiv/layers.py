@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kldiv._arguments import check_row_arrays
+from kldiv._arguments import as_number, check_heat, check_row_arrays
 from kldiv._call import LinearCall, Reducing, dtypes, resolve_arrays
 from kldiv.backends.base import HALVES
 from kldiv.errors import OptionError, ShapeError
@@ -130,7 +130,7 @@ def completed(head: Head, names: tuple[str, ...], options: dict[str, Any]) -> He
     for name, value in (("softcap", head.softcap), ("logit_scale", head.logit_scale)):
         if value is None and name == "softcap":
             continue
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
+        if not isinstance(as_number(value), int | float) or not 0 < value < math.inf:
             raise OptionError(
                 f"{prefix}{name} must be a number, positive and finite; got {value!r}"
             )
@@ -174,12 +174,12 @@ def prepare_layers(
     _check_shapes(named, [*sides])
     rows, classes = tuple(arrays[0].shape[:-1]), arrays[1].shape[0]
     found, divisor = reducing.named(route, arrays[len(floats) :])
-    by_name = {name: named[name] for name in floats if name not in own} | _of_rows(
-        route, found, rows, classes, named.get("target_log_probs")
-    )
     if dtype is None and single and wide in HALVES:
         dtype = "float32"
     own_dtypes = dtypes(route, wide, dtype, arrays[0])
+    by_name = {name: named[name] for name in floats if name not in own} | _of_rows(
+        route, found, rows, classes, own_dtypes[0], named.get("target_log_probs")
+    )
     # Without a layer of its own the teacher is the first array of rows, at the same place.
     places = {"input": 0, "teacher": 1} | {
         name: len(sides) + k for k, name in enumerate((*moved, *fixed))
@@ -200,6 +200,8 @@ def prepare_layers(
         )
         for factor, loss, names in terms
     ]
+    for term in losses:
+        check_heat(getattr(term.loss, "temperature", None), own_dtypes[0])
     numbers = len(moved), len(fixed)
     operation = LinearLoss(reduction, *own_dtypes, tuple(layers), tuple(losses), *numbers)
     given = [*own, *by_name]
@@ -218,11 +220,12 @@ def _of_rows(
     found: dict[str, Array],
     rows: Shape,
     classes: int,
+    compute: str,
     log_probs: Array | None,
 ) -> dict[str, Array]:
     """Return the arrays of rows, checked and broadcast to these."""
     mend = "it masks whole rows, classes are masked by a bias of −inf"
-    checked = check_row_arrays(route, found, rows, mend)
+    checked = check_row_arrays(route, found, rows, compute, mend)
     if log_probs is not None:
         _check_teacher(tuple(log_probs.shape), rows, classes, checked.get("target_indices"))
     if "target_indices" in checked:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
+HEATS: Final = {"float32": (2.0**-123, 2.0**100), "float64": (2.0**-1019, 2.0**980)}
+"""The least and the largest temperature: an eighth of it is no subnormal number, and differences of
+logits by which weights are not 0 do not overflow."""
+
 FIELDS: Final = (
     *("t_max", "t_sum", "s_max", "s_sum", "pivot", "pivot_low", "y", "phi"),
     *("anchor", "anchor_low", "drift", "spread", "gap"),

@@ -224,7 +224,7 @@ class Renyi(Blend):
     @staticmethod
     def of(alpha: float) -> tuple[Divergence, bool]:
         """Return the divergence of any order from 0 to ∞, and whether it takes (t, s)."""
-        if alpha < 1e-30:
+        if alpha == 0:
             return RenyiZero(), False
         if alpha == 1:
             return KullbackLeibler(), False
