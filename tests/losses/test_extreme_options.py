@@ -158,6 +158,19 @@ def test_orders_as_near_to_0_and_1_as_they_may_be(order, dtype, kernel):
                     np.testing.assert_allclose(found, limit, rtol=near)
 
 
+@pytest.mark.parametrize("order", [0.3, 1 + 2.0**-52, 1.5, 2, 20, 1e6])
+def test_renyi_beside_the_least_logit(order, kernel):
+    """The logarithm of the power is no number then, the divergence is."""
+    least = np.finfo("f4").min
+    s = np.tile(np.array([[0.3, least, 1.0, 0.2], [0.3, 0.5, 1.0, least]], "f4"), (2, 1))
+    t = np.tile(np.array([0.1, -0.2, 0.5, 0.0], "f4"), (4, 1))
+    found = kldiv.renyi_div_with_logits(s, t, alpha=order, reduction="none")
+    wanted = [float(of_order(order, *row)[1]) for row in zip(s, t, strict=True)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    joined = kldiv.renyi_div_with_logits(np.tile(s, 3000), np.tile(t, 3000), alpha=order)
+    np.testing.assert_allclose(joined, np.mean(wanted), rtol=2e-6)
+
+
 @pytest.mark.parametrize("alpha", [1e-3, 1e-10, 1e-20])
 def test_the_reverse_skew_divergence_of_a_small_share(alpha, kernel):
     """D(Q‖(1−α)P + αQ): finite where P masks a class, and no digit of α is lost to 1 − α."""
