@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from kldiv._arguments import as_number, order_of
 from kldiv.errors import OptionError
@@ -97,7 +99,7 @@ class Mixture(formulas.Mixture):
     """
 
     def __post_init__(self) -> None:
-        _set_numbers(self)
+        _set_numbers(self, "m", "a", "b")
         if not 0 <= self.m <= 1:
             raise OptionError(f"m must lie between 0 and 1, both included; got {self.m!r}")
         if 0 < self.m < formulas.LEAST:
@@ -145,7 +147,7 @@ class Jeffreys(formulas.Jeffreys):
     """
 
     def __post_init__(self) -> None:
-        _set_numbers(self)
+        _set_numbers(self, "w", "r")
         _check_weights(w=self.w, r=self.r)
 
 
@@ -245,12 +247,14 @@ class Alpha(Divergence):
         return powers.Alpha.of(self._order())
 
 
-def _set_numbers(record: Any) -> None:
-    """Set the fields of a record that are scalars of NumPy to the numbers that they are."""
-    for field in fields(record):
-        value = getattr(record, field.name)
-        if as_number(value) is not value:
-            object.__setattr__(record, field.name, as_number(value))
+def _set_numbers(record: Any, *names: str) -> None:
+    """Set the fields of a record that are scalars of NumPy to the numbers that all must be."""
+    for name in names:
+        given = getattr(record, name)
+        if isinstance(given, np.number):
+            object.__setattr__(record, name, as_number(given))
+        elif not isinstance(given, int | float):
+            raise OptionError(f"{name} must be a number; got {given!r}")
 
 
 def _check_weights(**weights: float) -> None:

@@ -424,6 +424,7 @@ def test_one_that_is_infinite_somewhere(lib):
         (lambda: Mixture(0.5, 0, 0), "one of a and b must not be 0"),
         (lambda: Mixture(0, 0, 1), "is 0 everywhere"),
         (lambda: Mixture(1, 1, 0), "is 0 everywhere"),
+        (lambda: Mixture(np.full(2, 0.1), 1, 0), "m must be a number"),
         (lambda: Jeffreys(-1), "w must be a finite number"),
         (lambda: Jeffreys(0, 0), "one of w and r must not be 0"),
         (lambda: kldiv.f_div_with_logits(S, T, divergence="kl"), "record of kldiv.divergences"),
