@@ -130,7 +130,8 @@ def completed(head: Head, names: tuple[str, ...], options: dict[str, Any]) -> He
     for name, value in (("softcap", head.softcap), ("logit_scale", head.logit_scale)):
         if value is None and name == "softcap":
             continue
-        if not isinstance(as_number(value), int | float) or not 0 < value < math.inf:
+        number = as_number(value)
+        if not isinstance(number, int | float) or not 0 < number < math.inf:
             raise OptionError(
                 f"{prefix}{name} must be a number, positive and finite; got {value!r}"
             )

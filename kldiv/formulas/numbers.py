@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
-HEATS: Final = {"float32": (2.0**-123, 2.0**100), "float64": (2.0**-1019, 2.0**980)}
-"""The least and the largest temperature: an eighth of it is no subnormal number, and differences of
-logits by which weights are not 0 do not overflow."""
+HEATS: Final = {"float32": (2.0**-123, 2.0**123), "float64": (2.0**-1019, 2.0**996)}
+"""The least temperature, of which an eighth is no subnormal number, and the largest, that kernels
+take apart in two."""
 
 FIELDS: Final = (
     *("t_max", "t_sum", "s_max", "s_sum", "pivot", "pivot_low", "y", "phi"),
