@@ -60,7 +60,7 @@ def kl_div_with_logits(
         Where the classes lie.
     temperature : float or array, default 1.0
         Divisor of the logits; an array broadcasts over the distributions, and is differentiable.
-        The result is not multiplied by T². Where float32 computes it goes from 9.4e-38 to 1.1e37;
+        The result is not multiplied by T². Where float32 computes it goes from 9.4e-38 to 1.3e36;
         an element of an array that does not makes its distributions NaN.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         ``"none"`` gives one number per distribution, the axis of the classes gone; ``"mean"``

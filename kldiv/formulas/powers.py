@@ -302,13 +302,7 @@ class Renyi(Blend):
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
         has_peak = len(parts[0]) > len(_PEAK)
         own = [part[: -len(_PEAK)] for part in parts] if has_peak else parts
-        *added, shifts, totals = zip(*own, strict=True)
-        shift = largest(xp, xp.concat(shifts, axis=-1))
-        scaled = [
-            one * xp.exp(self.power.unit * xp.clip(own - shift, -math.inf, 0.0))
-            for own, one in zip(shifts, totals, strict=True)
-        ]
-        found = [*(sum(same[1:], same[0]) for same in added), shift, sum(scaled[1:], scaled[0])]
+        found = _added_in_units(xp, own, self.power.unit)
         if not has_peak:
             return found
         return [*found, *self._merged_peak(xp, [Peak(*part[-len(_PEAK) :]) for part in parts])]
@@ -350,7 +344,7 @@ class Renyi(Blend):
         # An order so near to 1 that y is too small a number leaves the divergence itself.
         tiny = (abs(y) < 1e-30) & ~far
         near = self.alpha * known.sums[VALUE]
-        return self.scale * xp.where(tiny, near, self._log(xp, known, -1.0 / self.kappa))
+        return xp.where(tiny, self.scale * near, self._log(xp, known, -self.scale / self.kappa))
 
     def _rate(self, index: int) -> float:
         return self.kappa if index == TEACHER else self.alpha
@@ -455,29 +449,55 @@ class Renyi(Blend):
 
 @dataclass(frozen=True)
 class RenyiZero(Blend):
-    """−log of the share of Q on the support of P: Rényi's divergence of order 0."""
+    """−log of the share of Q on the support of P: Rényi's divergence of order 0.
 
-    def share(self, part: int, block: Block) -> Array:
-        outside = block.t == -math.inf
-        counts = outside if part == _SHIFT else ~outside
-        return total(block.xp, block.xp.where(counts, block.own(STUDENT), block.nothing))
+    The share may be too small a number: it is counted in units of its largest part.
+    """
+
+    adds: ClassVar[bool] = False
+
+    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
+        return states_of(wanted), (VALUE, _SHIFT, _TOTAL)
+
+    def own_shares(self, sums: Wanted, block: Block) -> list[Array]:
+        xp, logs = block.xp, self._logs(block)
+        outside = xp.where(block.t == -math.inf, block.own(STUDENT), block.nothing)
+        shift = xp.clip(largest(xp, logs), float(xp.finfo(logs.dtype).min), math.inf)
+        kept = xp.exp(logs - shift) + block.nothing
+        return [total(xp, outside), shift, total(xp, kept)]
+
+    def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
+        return _added_in_units(xp, parts)
 
     def value(self, xp: Namespace, known: Known) -> Array:
-        lost, kept = known.sums[_SHIFT], known.sums[_TOTAL]
+        lost, shift, kept = (known.sums[part] for part in (VALUE, _SHIFT, _TOTAL))
         little = lost <= 0.5
         none = kept == 0
-        far = xp.where(none, math.inf, -xp.log(xp.where(none, 1.0, kept)))
+        far = xp.where(none, math.inf, -xp.log(xp.where(none, 1.0, kept)) - shift)
         return xp.where(little, -log1p(xp, -xp.where(little, lost, 0.0)), far)
 
     def unit_gradient(self, index: int, block: Block) -> Array:
         xp, sums, q = block.xp, block.known.sums, block.own(STUDENT)
         if index == TEACHER:
             return 0.0 * (q + sums[_TOTAL])
-        return xp.where(block.t == -math.inf, q, -q * (sums[_SHIFT] / sums[_TOTAL]))
+        lost = sums[VALUE]
+        little = xp.where(block.t == -math.inf, q, -q * (lost / (1.0 - lost)))
+        return xp.where(lost <= 0.5, little, q - self._weights(block))
+
+    def _logs(self, block: Block) -> Array:
+        """Return log q on the support of P, −∞ elsewhere."""
+        masked = (block.t == -math.inf) | (block.s == -math.inf)
+        logs = block.relative(STUDENT) + block.xp.log(block.top(STUDENT)[1])
+        return block.xp.where(masked, -math.inf, logs)
+
+    def _weights(self, block: Block) -> Array:
+        """Return Q given the support of P."""
+        sums = block.known.sums
+        return block.xp.exp(self._logs(block) - sums[_SHIFT]) / sums[_TOTAL]
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
         xp, ds, q = block.xp, direction[0], block.own(STUDENT)
-        w = xp.where(block.t == -math.inf, 0.0, q) / block.known.sums[_TOTAL]
+        w = self._weights(block)
         change = q * _about_mean(xp, ds, q) - w * _about_mean(xp, ds, w)
         change = change if index == STUDENT else 0.0 * change
         return over(over(change, block.temperature), block.temperature)
@@ -519,6 +539,19 @@ class RenyiInfinity(Blend):
         _, _, ell = block.pair()
         ell = xp.where(block.s == -math.inf, math.inf, ell)
         return xp.where(block.t == -math.inf, -math.inf, ell)
+
+
+def _added_in_units(
+    xp: Namespace, parts: Sequence[Sequence[Array]], unit: float = 1.0
+) -> list[Array]:
+    """Add sums up, the last of which are in units of e to the power of those before them."""
+    *added, shifts, totals = zip(*parts, strict=True)
+    shift = largest(xp, xp.concat(shifts, axis=-1))
+    scaled = [
+        one * xp.exp(unit * xp.clip(own - shift, -math.inf, 0.0))
+        for own, one in zip(shifts, totals, strict=True)
+    ]
+    return [*(sum(same[1:], same[0]) for same in added), shift, sum(scaled[1:], scaled[0])]
 
 
 def _peak_of(block: Block) -> Peak:

@@ -31,7 +31,7 @@ def kernel(request):
 
 # --- temperatures ---------------------------------------------------------------------------------
 
-ENDS = {"float32": (2.0**-123, 1.3 * 2.0**122), "float64": (2.0**-1019, 1.3 * 2.0**995)}
+ENDS = {"float32": (2.0**-123, 0.7 * 2.0**120), "float64": (2.0**-1019, 0.7 * 2.0**980)}
 HEAD = kldiv.Head(S, np.eye(6))
 TEACHER = kldiv.topk_log_probs(T, 3)
 LOSSES = {
@@ -169,6 +169,36 @@ def test_renyi_beside_the_least_logit(order, kernel):
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
     joined = kldiv.renyi_div_with_logits(np.tile(s, 3000), np.tile(t, 3000), alpha=order)
     np.testing.assert_allclose(joined, np.mean(wanted), rtol=2e-6)
+
+
+@pytest.mark.parametrize("order", [0, 1e-30, 0.3])
+def test_renyi_where_hardly_a_common_class_is_left(order, kernel):
+    """Q's mass on the support of P is no number then, its logarithm is; in a long row too."""
+    s = np.array([[-250.0, 0.1, 50.0, -251.0]] * 2, "f4")
+    t = np.array([[0.2, -INF, -INF, 0.3]] * 2, "f4")
+    wanted = -250 + np.logaddexp(0.0, -1.0) - np.logaddexp(0.1, 50.0)
+    if order == 0.3:
+        p, q = (np.exp(x - np.logaddexp(*x)) for x in ([0.2, 0.3], [0.0, -1.0]))
+        wanted += np.log((p**0.3 * q**0.7).sum()) / 0.7
+    loss = partial(kldiv.renyi_div_with_logits, alpha=order)
+    found, (slope,) = kldiv.value_and_grad(partial(loss, reduction="sum"), argnums=(0,))(s, t)
+    np.testing.assert_allclose(found, -2 * wanted, rtol=1e-6)
+    w = np.array([1.0, 0, 0, np.exp(-1.0)]) if order != 0.3 else p**0.3 * q**0.7
+    w = w / w.sum() if order != 0.3 else np.array([w[0], 0, 0, w[1]]) / w.sum()
+    np.testing.assert_allclose(slope, [np.array([0, 0, 1.0, 0]) - w] * 2, rtol=1e-5, atol=1e-20)
+    long = (np.concatenate([x, *[x[:, 1:3]] * 4000], -1) for x in (s, t))
+    np.testing.assert_allclose(loss(*long), -wanted + np.log(4001), rtol=1e-6)
+
+
+def test_the_gradient_of_a_mixture_with_hardly_a_share_of_p(kernel):
+    s, t = np.array([[0.3, -INF, -1.0, 0.2]] * 2, "f4"), np.array([[0.1, 0.5, -INF, 0.2]] * 2, "f4")
+    for record in (Mixture(1e-25, 1e-25, 1.0), Mixture(1e-30, 1.0, 0.0)):
+        loss = partial(kldiv.f_div_with_logits, divergence=record, reduction="sum")
+        value, slopes = kldiv.value_and_grad(loss, argnums=(0, 1))(s, t)
+        truth = f_divergences.exact(record, s[0], t[0])
+        np.testing.assert_allclose(value, 2 * truth.value, rtol=1e-5)
+        for found, true in zip(slopes, truth[1:], strict=True):
+            np.testing.assert_allclose(found, [true] * 2, rtol=1e-5, atol=1e-6 * abs(true).max())
 
 
 @pytest.mark.parametrize("alpha", [1e-3, 1e-10, 1e-20])
