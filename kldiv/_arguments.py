@@ -7,8 +7,13 @@ import operator
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kldiv.backends.base import FLOATS
 from kldiv.errors import DTypeError, OptionError, ShapeError
+from kldiv.formulas.divergences import LEAST
+from kldiv.formulas.numbers import HEATS
+from kldiv.formulas.reductions import cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,8 +132,33 @@ def check_mask(
         )
 
 
+def as_number(value: Any) -> Any:
+    """Return a scalar of NumPy as the number that it is in Python, anything else as it is."""
+    if isinstance(value, np.floating):
+        return float(value)
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def order_of(alpha: Any, *, finite: bool, of_logits: bool = False) -> float:
+    """Return the order of a divergence, checked; from 0 to ∞ where it need not be finite.
+
+    Of logits none is next to 0: it is multiplied by their differences, and divides probabilities.
+    """
+    order = as_number(alpha)
+    allowed = "a finite number" if finite else "a number from 0 to math.inf"
+    if not isinstance(order, int | float) or not (abs(order) < math.inf if finite else order >= 0):
+        raise OptionError(f"alpha must be {allowed}; got {alpha!r}")
+    if of_logits and 0 < abs(order) < LEAST:
+        raise OptionError(
+            f"alpha must be 0, or {LEAST} from it at least, as float32 has no smaller parts; got "
+            f"{alpha!r}; take 0, its limit"
+        )
+    return float(order)
+
+
 def fixed_temperature(temperature: float | Array) -> float | None:
     """Return a temperature that is a number, checked; None for an array."""
+    temperature = as_number(temperature)
     if not isinstance(temperature, int | float):
         return None
     if not 0 < temperature < math.inf:  # no isfinite: torch.compile cannot trace it
@@ -140,6 +170,25 @@ def split_temperature(temperature: float | Array) -> tuple[float | None, Array |
     """Return a temperature as a number, checked, or as an array, and None for the other."""
     fixed = fixed_temperature(temperature)
     return fixed, temperature if fixed is None else None
+
+
+def check_heat(temperature: float | None, compute: str) -> None:
+    """Raise if a temperature has no place in the dtype to compute in."""
+    least, most = HEATS[compute]
+    if temperature is not None and not least <= temperature <= most:
+        raise OptionError(
+            f"temperature {temperature!r} is out of range: in {compute} it goes from {least:.1e} "
+            f"to {most:.1e}; its limits are the largest logit alone, and all logits alike"
+        )
+
+
+def _in_range(route: backends.Route, heat: Array, compute: str) -> Array:
+    """Return an array of temperatures, NaN for one that `check_heat` would refuse."""
+    xp, (least, most) = route.caller.namespace(heat), HEATS[compute]
+    with route.caller.context(heat):
+        heat = cast(xp, heat, compute)
+        found: Array = xp.where((heat >= least) & (heat <= most), heat, math.nan)
+        return found
 
 
 def constant(number: float) -> float:
@@ -176,9 +225,13 @@ def check_row_arrays(
     route: backends.Route,
     arrays: dict[str, Array],
     rows: tuple[int, ...],
+    compute: str,
     mend: str = "it masks whole distributions, classes are masked by −inf",
 ) -> dict[str, Array]:
-    """Return arrays by name, broadcast to one number per row; labels and indices as they are."""
+    """Return arrays by name, broadcast to one number per row; labels and indices as they are.
+
+    A temperature that has no place in the dtype to compute in is NaN.
+    """
     found = dict(arrays)
     for name, array in arrays.items():
         if name in {"labels", "target_indices"}:
@@ -188,6 +241,8 @@ def check_row_arrays(
         else:
             check_numbers(route, name, array, rows)
         found[name] = route.caller.namespace(array).broadcast_to(array, rows)
+    if "temperature" in found:
+        found["temperature"] = _in_range(route, found["temperature"], compute)
     if "beta" in found:
         found["beta"] = route.caller.constant(found["beta"])
     return found

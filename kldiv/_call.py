@@ -7,10 +7,8 @@ from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
-import numpy as np
-
 from kldiv import backends
-from kldiv._arguments import check_normalizer, different
+from kldiv._arguments import as_number, check_normalizer, different
 from kldiv.backends import chunks
 from kldiv.backends.base import FLOATS, HALVES, Backend
 from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
@@ -473,8 +471,7 @@ class Reducing(NamedTuple):
             raise OptionError(
                 "normalizer divides a sum, and reduction='none' has none; leave one of them out"
             )
-        if isinstance(normalizer, np.number):
-            normalizer = normalizer.item()
+        normalizer = as_number(normalizer)
         if isinstance(normalizer, int | float):
             return cls(others, normalizer)
         return cls({**others, "normalizer": normalizer}, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kldiv._arguments import check_row_arrays, split_temperature
+from kldiv._arguments import check_heat, check_row_arrays, split_temperature
 from kldiv._call import Call, Reducing, dtypes, resolve_arrays
 from kldiv.errors import LibraryError
 
@@ -65,9 +65,11 @@ class Rows:
                 given["target_indices"] = xp.moveaxis(given["target_indices"], axis, -1)
         self.axis = -1 if is_last else axis
         self.arrays = arrays
-        self.of_rows = check_row_arrays(self.route, given, arrays[0].shape[:-1])
         self.settings = reduction, *dtypes(self.route, wide, dtype, arrays[0])
         """Reduction and dtypes, with which an operation begins."""
+        compute = self.settings[1]
+        check_heat(self.temperature, compute)
+        self.of_rows = check_row_arrays(self.route, given, arrays[0].shape[:-1], compute)
 
     def call(
         self, operation: Any, kind: type[Call[Any]] | None = None, **options: Any

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack
 
-import numpy as np
-
 from kldiv import backends
-from kldiv._arguments import broadcasts, fixed_temperature
+from kldiv._arguments import as_number, broadcasts, fixed_temperature
 from kldiv._call import Call, SumOfCalls, check_reduction, differentiable
 from kldiv._docstrings import options_of
 from kldiv.backends.base import HALVES
@@ -15,6 +13,7 @@ from kldiv.divergences import KL
 from kldiv.errors import OptionError
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas.interpolation import Interpolated
+from kldiv.formulas.reductions import cast
 from kldiv.formulas.rows import RowLoss
 from kldiv.label_losses import check_classes, kept_labels, prepare_labels
 from kldiv.logit_losses import ReadOptions, kl_div_with_logits, prepare
@@ -116,7 +115,8 @@ def distillation_loss(
 
     Notes
     -----
-    β as an array takes each of its rows by the formula that it belongs to, 0 and 1 too.
+    β as an array takes each of its rows by the formula that it belongs to, 0 and 1 too; where it is
+    none of these and no number from 1e-30 to 1, which alone would be an error, the row is NaN.
 
     References
     ----------
@@ -138,7 +138,7 @@ def distillation_loss(
     >>> print(f"{kldiv.distillation_loss(student, teacher, labels, beta=0.0):.6f}")
     0.074869
     """
-    check_hard_weight(hard_weight, labels)
+    hard_weight = checked_share(hard_weight, labels)
     own: dict[str, Any] = {**options}
     own |= of_tokens(
         student_logits,
@@ -171,8 +171,9 @@ def _result(student: Array, teacher: Array, dtype: Any) -> Any:
     return "float32" if dtype is None and half else dtype
 
 
-def check_hard_weight(hard_weight: float, labels: Array | None) -> None:
-    """Raise unless labels have a share that is one."""
+def checked_share(hard_weight: float, labels: Array | None) -> float:
+    """Return the share of the labels, checked."""
+    hard_weight = as_number(hard_weight)
     if not 0 <= hard_weight < 1:
         raise OptionError(
             f"hard_weight must be at least 0 and below 1; got {hard_weight!r}; without a teacher "
@@ -180,6 +181,7 @@ def check_hard_weight(hard_weight: float, labels: Array | None) -> None:
         )
     if hard_weight and labels is None:
         raise OptionError("hard_weight is the share of the labels' cross entropy; pass labels")
+    return hard_weight
 
 
 def scaled(
@@ -188,14 +190,23 @@ def scaled(
     """Return the factor of all rows and the weights of each, with the square of T."""
     fixed = fixed_temperature(temperature)
     if fixed is not None:
-        return factor * fixed**2, weight
-    return factor, temperature**2 if weight is None else weight * temperature**2
+        return factor * (fixed * fixed), weight
+    backend = backends.find(temperature)
+    with backend.context(temperature):
+        heat = in_single(backend, temperature)  # a half type would round the square
+        square = heat * heat
+        return factor, square if weight is None else in_single(backend, weight) * square
+
+
+def in_single(backend: backends.Backend, array: Array) -> Array:
+    """Return an array in float32 where it has a half type."""
+    half = backend.dtype_name(array) in HALVES
+    return cast(backend.namespace(array), array, "float32") if half else array
 
 
 def divergence_of_beta(beta: float | Array) -> tuple[Divergence, Array | None]:
     """Return the record of a β that is a number, or that of an array of them, and the array."""
-    if isinstance(beta, np.number):
-        beta = beta.item()
+    beta = as_number(beta)
     if not isinstance(beta, int | float):
         return Interpolated(), beta
     if beta in {0, 1}:

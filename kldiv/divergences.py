@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+
+from kldiv._arguments import as_number, order_of
 from kldiv.errors import OptionError
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas import powers
@@ -95,6 +99,7 @@ class Mixture(formulas.Mixture):
     """
 
     def __post_init__(self) -> None:
+        _set_numbers(self, "m", "a", "b")
         if not 0 <= self.m <= 1:
             raise OptionError(f"m must lie between 0 and 1, both included; got {self.m!r}")
         if 0 < self.m < formulas.LEAST:
@@ -142,6 +147,7 @@ class Jeffreys(formulas.Jeffreys):
     """
 
     def __post_init__(self) -> None:
+        _set_numbers(self, "w", "r")
         _check_weights(w=self.w, r=self.r)
 
 
@@ -207,12 +213,12 @@ class Alpha(Divergence):
     Parameters
     ----------
     alpha : float
-        The order, any finite number; 1 − α exchanges P and Q.
+        The order, any finite number but those within 1e-30 of 0; 1 − α exchanges P and Q.
 
     Raises
     ------
     OptionError
-        The order is not a finite number.
+        The order is not a finite number, or next to 0.
 
     References
     ----------
@@ -232,12 +238,23 @@ class Alpha(Divergence):
     alpha: float
 
     def __post_init__(self) -> None:
-        given: object = self.alpha
-        if not isinstance(given, int | float) or not -math.inf < given < math.inf:
-            raise OptionError(f"alpha must be a finite number; got {given!r}")
+        self._order()
+
+    def _order(self) -> float:
+        return order_of(self.alpha, finite=True, of_logits=True)
 
     def canonical(self) -> tuple[Divergence, bool]:  # noqa: D102
-        return powers.Alpha.of(float(self.alpha))
+        return powers.Alpha.of(self._order())
+
+
+def _set_numbers(record: Any, *names: str) -> None:
+    """Set the fields of a record that are scalars of NumPy to the numbers that all must be."""
+    for name in names:
+        given = getattr(record, name)
+        if isinstance(given, np.number):
+            object.__setattr__(record, name, as_number(given))
+        elif not isinstance(given, int | float):
+            raise OptionError(f"{name} must be a number; got {given!r}")
 
 
 def _check_weights(**weights: float) -> None:

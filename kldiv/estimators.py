@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from kldiv import backends
-from kldiv._arguments import check_axis, check_mask, check_numbers
+from kldiv._arguments import as_number, check_axis, check_mask, check_numbers
 from kldiv._call import (
     Call,
     check_reduction,
@@ -197,7 +197,7 @@ def kl_estimate(
     if unbiased_gradient or straight:
         function = ScoreFunction(function)
     if log_ratio_clip is not None:
-        limit: Any = log_ratio_clip
+        limit: Any = as_number(log_ratio_clip)
         if not isinstance(limit, int | float) or not 0 < limit < math.inf:
             raise OptionError(f"log_ratio_clip must be a positive number or None; got {limit!r}")
         function = Clipped(function, float(limit))

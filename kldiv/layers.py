@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kldiv._arguments import check_row_arrays
+from kldiv._arguments import as_number, check_heat, check_row_arrays
 from kldiv._call import LinearCall, Reducing, dtypes, resolve_arrays
 from kldiv.backends.base import HALVES
 from kldiv.errors import OptionError, ShapeError
@@ -132,7 +132,8 @@ def completed(head: Head, names: tuple[str, ...], options: dict[str, Any]) -> He
         value = getattr(head, name)
         if value is None and name == "softcap":
             continue
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
+        number = as_number(value)
+        if not isinstance(number, int | float) or not 0 < number < math.inf:
             raise OptionError(
                 f"{prefix}{name} must be a number, positive and finite; got {value!r}"
             )
@@ -177,12 +178,12 @@ def prepare_layers(
     _check_shapes(named, [*sides])
     rows, classes = tuple(arrays[0].shape[:-1]), arrays[1].shape[0]
     found, divisor = reducing.named(route, arrays[len(floats) :])
-    by_name = {name: named[name] for name in floats if name not in own} | _of_rows(
-        route, found, rows, classes, named.get("target_log_probs")
-    )
     if dtype is None and single and wide in HALVES:
         dtype = "float32"
     compute, total, result = dtypes(route, wide, dtype, arrays[0])
+    by_name = {name: named[name] for name in floats if name not in own} | _of_rows(
+        route, found, rows, classes, compute, named.get("target_log_probs")
+    )
     # Without a layer of its own the teacher is the first array of rows, at the same place.
     places = {"input": 0, "teacher": 1} | {
         name: len(sides) + k for k, name in enumerate((*moved, *fixed))
@@ -196,6 +197,8 @@ def prepare_layers(
         )
         for factor, loss, names in terms
     ]
+    for term in losses:
+        check_heat(getattr(term.loss, "temperature", None), compute)
     numbers = len(moved), len(fixed)
     operation = LinearLoss(
         reduction, compute, total, result, tuple(layers), tuple(losses), *numbers
@@ -212,11 +215,16 @@ def prepare_layers(
 
 
 def _of_rows(
-    route: Route, found: dict[str, Array], rows: Shape, classes: int, log_probs: Array | None
+    route: Route,
+    found: dict[str, Array],
+    rows: Shape,
+    classes: int,
+    compute: str,
+    log_probs: Array | None,
 ) -> dict[str, Array]:
     """Return the arrays of rows, checked and broadcast to these."""
     mend = "it masks whole rows, classes are masked by a bias of −inf"
-    checked = check_row_arrays(route, found, rows, mend)
+    checked = check_row_arrays(route, found, rows, compute, mend)
     if log_probs is not None:
         _check_teacher(tuple(log_probs.shape), rows, classes, checked.get("target_indices"))
     if "target_indices" in checked:

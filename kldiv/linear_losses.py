@@ -8,7 +8,7 @@ from kldiv._arguments import fixed_temperature, split_temperature
 from kldiv._call import Call, differentiable
 from kldiv._docstrings import options_of
 from kldiv.distillation import (
-    check_hard_weight,
+    checked_share,
     distillation_loss,
     divergence_of_beta,
     of_tokens,
@@ -357,7 +357,7 @@ def _distillation(
     **options: Any,
 ) -> Call[Any]:
     """Check the arguments of a distillation loss of layers and resolve its settings."""
-    check_hard_weight(hard_weight, labels)
+    hard_weight = checked_share(hard_weight, labels)
     rows = of_tokens(heads[0].hidden, -1, labels, name="input", **options)
     soft = 1.0 - hard_weight
     if scale_by_temperature:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from kldiv import backends
 from kldiv import divergences as records
-from kldiv._arguments import check_axis, constant, different
+from kldiv._arguments import as_number, check_axis, constant, different, order_of
 from kldiv._call import PAIR, Call, differentiable
 from kldiv._docstrings import options_of
 from kldiv._rows import Rows
@@ -60,7 +60,8 @@ def kl_div_with_logits(
         Where the classes lie.
     temperature : float or array, default 1.0
         Divisor of the logits; an array broadcasts over the distributions, and is differentiable.
-        The result is not multiplied by T².
+        The result is not multiplied by T². Where float32 computes it goes from 9.4e-38 to 1.3e36;
+        an element of an array that does not makes its distributions NaN.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         ``"none"`` gives one number per distribution, the axis of the classes gone; ``"mean"``
         is the mean over distributions; ``"batchmean"`` divides the sum by the result's first
@@ -104,7 +105,7 @@ def kl_div_with_logits(
     DTypeError
         An argument is not real floating, or ``where`` is not bool.
     OptionError
-        No such ``reduction``, or a temperature that is not positive and finite.
+        No such ``reduction``, or a temperature that is not positive and finite, or out of range.
     LibraryError
         Not arrays, or arrays of two libraries; ``group`` or ``axis_name`` where it does not belong,
         or placements that do not fit.
@@ -337,9 +338,8 @@ def skew_kl_div_with_logits(
             f"alpha must lie between 0 and 1; got {alpha!r}; its limits are "
             "kl_div_with_logits at 0, and 0 at 1"
         )
-    alpha = constant(alpha)
-    record = records.Mixture(1.0 - alpha, 0.0, 1.0) if reverse else records.Mixture(alpha, 1.0, 0.0)
-    return prepare(record, input, target, **options)
+    record = records.Mixture(constant(as_number(alpha)), 1.0, 0.0)
+    return prepare(record, input, target, exchanged=bool(reverse), **options)
 
 
 @differentiable(2, RowLoss(divergence=formulas.Jeffreys()))
@@ -480,7 +480,8 @@ def alpha_div_with_logits(
     Parameters
     ----------
     alpha : float
-        The order, any finite number: below ½ it seeks Q's modes, above it covers P.
+        The order, any finite number but those within 1e-30 of 0: below ½ it seeks Q's modes, above
+        it covers P.
 
     Returns
     -------
@@ -491,7 +492,7 @@ def alpha_div_with_logits(
     Raises
     ------
     OptionError
-        ``alpha`` is not a finite number.
+        ``alpha`` is not a finite number, or next to 0.
 
     See Also
     --------
@@ -539,7 +540,8 @@ def renyi_div_with_logits(
     Parameters
     ----------
     alpha : float
-        The order, from 0 to ``math.inf``.
+        The order, 0 or from 1e-30 to ``math.inf``. Below that, and of equal supports, it is alpha
+        times D(Q‖P).
 
     Returns
     -------
@@ -550,7 +552,7 @@ def renyi_div_with_logits(
     Raises
     ------
     OptionError
-        ``alpha`` is not a number from 0 to ``math.inf``.
+        ``alpha`` is not a number from 0 to ``math.inf``, or next to 0.
 
     See Also
     --------
@@ -571,10 +573,7 @@ def renyi_div_with_logits(
     0.2231
     0.4055
     """
-    given: Any = alpha
-    if not isinstance(given, int | float) or not given >= 0:
-        raise OptionError(f"alpha must be a number from 0 to math.inf; got {alpha!r}")
-    divergence, exchanged = Renyi.of(float(alpha))
+    divergence, exchanged = Renyi.of(order_of(alpha, finite=False, of_logits=True))
     return prepare(divergence, input, target, exchanged=exchanged, **options)
 
 

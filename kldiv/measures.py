@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
-from kldiv._arguments import check_axis, different
+from kldiv._arguments import as_number, check_axis, different, order_of
 from kldiv._call import Call, differentiable, dtypes, integers_in_float64, resolve_arrays
 from kldiv._docstrings import options_of
 from kldiv.errors import LibraryError, OptionError, ShapeError
@@ -469,12 +469,10 @@ def alpha_divergence(
     0.022582
     0.023810
     """
-    given: object = alpha
-    if not isinstance(given, int | float) or not -math.inf < given < math.inf:
-        raise OptionError(f"alpha must be a finite number; got {alpha!r}")
-    if alpha in {0, 1}:
-        return _of_pair(formulas.KullbackLeibler(), p, q, exchanged=not alpha, **options)
-    return _of_pair(formulas.Alpha.of(float(alpha)), p, q, **options)
+    order = order_of(alpha, finite=True)
+    if order in {0, 1}:
+        return _of_pair(formulas.KullbackLeibler(), p, q, exchanged=not order, **options)
+    return _of_pair(formulas.Alpha.of(order), p, q, **options)
 
 
 @differentiable(2)
@@ -529,16 +527,14 @@ def renyi_divergence(
     0.2231
     0.4055
     """
-    given: Any = alpha
-    if not isinstance(given, int | float) or not given >= 0:
-        raise OptionError(f"alpha must be a number from 0 to math.inf; got {alpha!r}")
+    order = order_of(alpha, finite=False)
     limits = {
         0.0: renyi_measures.RenyiZero(),
         1.0: formulas.KullbackLeibler(),
         math.inf: renyi_measures.RenyiInfinity(),
     }
     # Beyond that order the two differ by less than rounding, and α log(p/q) would overflow.
-    order = math.inf if alpha > 1e36 else float(alpha)
+    order = math.inf if order > 1e36 else order
     measure = limits.get(order) or renyi_measures.Renyi(order)
     return _of_pair(measure, p, q, **options)
 
@@ -652,7 +648,7 @@ def _unit(base: Any) -> float:
     """Return how many nats the unit of that base has."""
     if base is None:
         return 1.0
-    if not isinstance(base, int | float) or not 1 < base < math.inf:
+    if not isinstance(as_number(base), int | float) or not 1 < base < math.inf:
         raise OptionError(
             f"base must be a number above 1, 2 for bits, or None for nats; got {base!r}"
         )

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from kldiv import backends
-from kldiv._arguments import check_axis, fixed_temperature, same_rows
+from kldiv._arguments import as_number, check_axis, check_heat, fixed_temperature, same_rows
 from kldiv._call import Call, differentiable, wider
 from kldiv._docstrings import options_of
 from kldiv._rows import Rows
@@ -180,6 +180,7 @@ def topk_kl_div_with_logits(
     )
     s, a = rows.arrays
     check_indices(rows.route, a, rows.of_rows["target_indices"], s.shape[-1])
+    check_heat(target_temperature, rows.settings[1])
     has_rest = target_rest is not None
     kind: Any = TopKLoss
     loss = kind(*rows.settings, record, rows.temperature, tail, has_rest, target_temperature)
@@ -224,7 +225,7 @@ def record_of(
     of_rows = None
     if divergence is None:
         divergence, of_rows = divergence_of_beta(beta)
-    elif not isinstance(beta, int | float) or beta:
+    elif not isinstance(as_number(beta), int | float) or beta:
         raise OptionError("beta and divergence both say which divergence; pass one of them")
     elif not isinstance(divergence, Divergence):
         raise OptionError(
@@ -355,7 +356,9 @@ def topk_log_probs(
         raise ShapeError(f"logits of shape {shape} have {shape[axis]} classes, fewer than k, {k}")
     xp = backend.namespace(logits)
     with backend.context(logits):
-        rows = in_dtype(xp, xp.moveaxis(logits, axis, -1), wider(dtype, "float32"))
+        compute = wider(dtype, "float32")
+        check_heat(heat, compute)
+        rows = in_dtype(xp, xp.moveaxis(logits, axis, -1), compute)
         log_probs, indices, rest = likeliest(xp, rows, k, heat)
         log_probs, indices = (xp.moveaxis(array, -1, axis) for array in (log_probs, indices))
         return SparseTeacher(log_probs, indices, rest, heat)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kldiv import backends
+from kldiv._arguments import check_heat
 from kldiv._call import PAIR, dtypes, resolve_arrays, wider
 from kldiv._files import replacing
 from kldiv._notebook import table
@@ -112,6 +113,7 @@ class KLState:
         compute, *_ = dtypes(route, wide, None, s)
         s, t = (xp.moveaxis(route.caller.export(array), axis, -1) for array in (s, t))
         s, t = map(route.caller.adjacent, (s, t))
+        check_heat(temperature, compute)
         operation = _operation(shards.ShardState, compute, temperature)
         return cls._of(route.caller, operation, (s, t))
 

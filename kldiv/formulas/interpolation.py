@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Interpolated(OfMixture):
     """D(P‖Q) where β = 0, D(Q‖P) where β = 1, βD(P‖M) + (1−β)D(Q‖M) between, else NaN.
 
-    M = βP + (1−β)Q, and β is a number per row.
+    M = βP + (1−β)Q, and β is a number per row; above 0 it is no less than `LEAST`.
     """
 
     ends: Any = None
@@ -40,10 +40,10 @@ class Interpolated(OfMixture):
     parameters: ClassVar[int] = 1
 
     def bound(self, xp: Namespace, beta: Array) -> Interpolated:
-        inside = (beta > 0) & (beta < 1)
+        inside = (beta >= LEAST) & (beta < 1)
         ends = beta == 0, beta == 1
         outside = xp.where(ends[0] | ends[1], 0.5, xp.full_like(beta, xp.nan))
-        return replace(self, ends=ends, beta=xp.where(inside, xp.clip(beta, LEAST, 1.0), outside))
+        return replace(self, ends=ends, beta=xp.where(inside, beta, outside))
 
     @property
     def mix(self) -> Mix:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from kldiv.formulas.numbers import DEEP, DEEP_32, DEEPEST, EIGHTH, NEAR
+from kldiv.formulas.numbers import DEEP, DEEP_32, DEEP_LARGE, DEEPEST, EIGHTH, LARGE, NEAR
 from kldiv.formulas.special import (
     difference,
     expm1,
@@ -36,6 +36,7 @@ from kldiv.formulas.special import (
 )
 from kldiv.formulas.state import (
     Wide,
+    at_least,
     differences,
     exp_of_rows,
     finite,
@@ -282,7 +283,8 @@ def mixture_rise(side: Side, mix: Mix) -> tuple[Array, Array]:
     share = p / larger
     m = rest * share + kappa * (q / larger)
     deep = DEEP if m.dtype == xp.float64 else DEEP_32
-    m = xp.where(m > 0, m, 1.0) / xp.clip(share, math.exp(-deep), 1.0)
+    deep = xp.where(kappa > LARGE, DEEP_LARGE, xp.full_like(kappa, deep))
+    m = xp.where(m > 0, m, 1.0) / xp.maximum(share, xp.exp(-deep))
     far = xp.log(m) + xp.clip(r - deep, 0.0, DEEPEST)
     close = (y > -0.5) & (y < 1.0) & (alike | (abs(u) < NEAR))
     y = xp.where(close, y, 0.0)
@@ -324,7 +326,8 @@ def _combined(
     log = xp.where(close, log1p(xp, y), far[1])
     if not isinstance(mix.m, int | float):
         return -(mix.a * log)  # a = k: weights of each row are those of Jensen-Shannon
-    eta = xp.where(close, y / (1.0 + y), 1.0 - 1.0 / far[0])
+    # 1 + y is no less than 1 − θ, but where it is cut since p is 0.
+    eta = xp.where(close, y / (1.0 + y), 1.0 - 1.0 / at_least(xp, far[0], theta[1]))
     a, k = mix.a, mix.b * mix.m / mix.rest
     both = min(a, k)
     change = both * log

@@ -247,7 +247,8 @@ class ChiSquared(Measure):
         p, q = ps
         alive, safe_p, safe_q = both(xp, p, q)
         apart = safe_p - safe_q
-        terms = xp.where(alive, apart * (apart / safe_q), edge_terms(xp, p, q, q, math.inf))
+        size = apart / xp.sqrt(safe_q)  # over q itself it may overflow where the term does not
+        terms = xp.where(alive, size * size, edge_terms(xp, p, q, q, math.inf))
         return [total(xp, terms)]
 
     def slope(self, xp: Namespace, index: int, *ps: Array, sums: Sequence[Array] = ()) -> Array:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
+HEATS: Final = {"float32": (2.0**-123, 2.0**120), "float64": (2.0**-1019, 2.0**980)}
+"""The least temperature, of which an eighth is no subnormal number, and the largest, that kernels
+take apart in two."""
+
 FIELDS: Final = (
     *("t_max", "t_sum", "s_max", "s_sum", "pivot", "pivot_low", "y", "phi"),
     *("anchor", "anchor_low", "drift", "spread", "gap"),
@@ -76,6 +80,9 @@ DEEP: Final = 69.0
 """Beyond it e^(−r) for p/q would soon underflow in float32."""
 DEEP_32: Final = 40.0
 """The same where second derivatives have its square, in float32."""
+LARGE: Final = 1e12
+DEEP_LARGE: Final = 16.0
+"""The same where q has a larger weight, of which the quotient would be no number in float32."""
 
 DEEPEST: Final = 1024.0
 """Farther below q p is 0: any finite number serves, and no weight makes it infinite."""

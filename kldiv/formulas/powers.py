@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
 
 _SHIFT: Final = 16
-"""The sum, which is a maximum, in whose unit powers are counted: its logarithm."""
+"""The sum, which is a maximum, in whose unit powers are counted: its logarithm, in `Alpha.unit`."""
 _TOTAL: Final = 17
 """The sum of powers, in that unit."""
 _PEAK: Final = (18, 19, 20, 21, 22, 23)
@@ -68,7 +68,7 @@ class Peak(NamedTuple):
     """The powers of some classes beside the largest of these."""
 
     log: Array
-    """The logarithm of the largest."""
+    """The logarithm of the largest, in `Alpha.unit`."""
     t: Array
     """The teacher's logit of its class: of several, the largest of theirs."""
     s: Array
@@ -124,7 +124,8 @@ class Alpha(Summed):
         if kappa > 0:  # of an order next to 1, alpha is that
             return xp.maximum(p, q) * xp.exp(xp.where(ell < 0, self.alpha * ell, -kappa * ell))
         normal = p > 8.0 * float(xp.finfo(p.dtype).smallest_normal)
-        half = xp.exp(0.5 * xp.where(normal, -kappa * ell, self.exponent(block)))
+        half = xp.where(normal, -kappa * ell, self.unit * self.exponent(block))
+        half = xp.exp(0.5 * half)
         found = (xp.where(normal, p, 1.0) * half) * half
         if self.alpha != 2.0:
             return found
@@ -134,8 +135,13 @@ class Alpha(Summed):
         known = known & (p < q * (0.25 * float(info.max)))
         return xp.where(known, p * (p / xp.where(known, q, 1.0)), found)
 
+    @property
+    def unit(self) -> float:
+        """The unit of exponents, a power of two: no order makes a finite one infinite."""
+        return 2.0 ** math.frexp(max(1.0, self.alpha))[1]
+
     def exponent(self, block: Block) -> Array:
-        """Return log m, to a few u of its terms: −∞, or +∞, where m is 0 or ∞."""
+        """Return log m in units, to a few u of its terms: −∞, or +∞, where m is 0 or ∞."""
         (top_t, scale_t), (top_s, scale_s) = block.top(TEACHER), block.top(STUDENT)
         logs = block.xp.log(scale_t), block.xp.log(scale_s)
         return self.exponent_over(block, (top_t, top_s), logs)
@@ -146,17 +152,16 @@ class Alpha(Summed):
         tops: tuple[Array, Array],
         logs: tuple[Array | float, Array | float] = (0.0, 0.0),
     ) -> Array:
-        """Return α((t − top of t)/T + log of t) + κ((s − top of s)/T + log of s); −∞ or ∞ as m is.
+        """Return α((t − top of t)/T + log of t) + κ((s − top of s)/T + log of s), in units.
 
-        Each side is kept so small that its product with an order is finite.
+        It is −∞ or ∞ as m is.
         """
         xp = block.xp
-        bound = 0.25 * float(xp.finfo(tops[0].dtype).max) / max(1.0, self.alpha)
         a, b = (
-            xp.clip(block.relative(index, top), -bound, bound) + log
+            block.relative(index, top) + log
             for index, top, log in zip((TEACHER, STUDENT), tops, logs, strict=True)
         )
-        exponent = self.alpha * a + self.kappa * b
+        exponent = (self.alpha / self.unit) * a + (self.kappa / self.unit) * b
         none = -math.inf if self.kappa > 0 else math.inf
         exponent = xp.where(block.s == -math.inf, none, exponent)
         return xp.where(block.t == -math.inf, -math.inf, exponent)
@@ -224,7 +229,7 @@ class Renyi(Blend):
     @staticmethod
     def of(alpha: float) -> tuple[Divergence, bool]:
         """Return the divergence of any order from 0 to ∞, and whether it takes (t, s)."""
-        if alpha < 1e-30:
+        if alpha == 0:
             return RenyiZero(), False
         if alpha == 1:
             return KullbackLeibler(), False
@@ -254,7 +259,8 @@ class Renyi(Blend):
         exponent = self.power.exponent(block)
         top = largest(xp, exponent)
         shift = self._shift(xp, top)
-        scaled = xp.where(shift == 0, self.power.mass(block), xp.exp(exponent - shift))
+        scaled = xp.exp(self.power.unit * (exponent - shift))
+        scaled = xp.where(shift == 0, self.power.mass(block), scaled)
         found = {_SHIFT: shift, _TOTAL: total(xp, scaled)}
         if _PEAK[0] in sums:
             found |= zip(_PEAK, self._peak(block, exponent, top), strict=True)
@@ -273,7 +279,8 @@ class Renyi(Blend):
 
     def _shift(self, xp: Namespace, top: Array) -> Array:
         lowest = float(xp.finfo(top.dtype).min)
-        return xp.where((abs(top) < _WIDE) | (top == math.inf), 0.0, xp.clip(top, lowest, math.inf))
+        plain = (abs(self.power.unit * top) < _WIDE) | (top == math.inf)
+        return xp.where(plain, 0.0, xp.clip(top, lowest, math.inf))
 
     def _peak(self, block: Block, exponent: Array, top: Array) -> Peak:
         """Return the powers beside the largest, given the logarithms of all and of that."""
@@ -290,18 +297,12 @@ class Renyi(Blend):
         The logarithms of p and q would be rounded by u·|log|, which an order multiplies; these
         differences of logits are as good as the logits.
         """
-        return block.xp.exp(self.power.exponent_over(block, (t, s)))
+        return block.xp.exp(self.power.unit * self.power.exponent_over(block, (t, s)))
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
         has_peak = len(parts[0]) > len(_PEAK)
         own = [part[: -len(_PEAK)] for part in parts] if has_peak else parts
-        *added, shifts, totals = zip(*own, strict=True)
-        shift = largest(xp, xp.concat(shifts, axis=-1))
-        scaled = [
-            one * xp.exp(xp.clip(own - shift, -math.inf, 0.0))
-            for own, one in zip(shifts, totals, strict=True)
-        ]
-        found = [*(sum(same[1:], same[0]) for same in added), shift, sum(scaled[1:], scaled[0])]
+        found = _added_in_units(xp, own, self.power.unit)
         if not has_peak:
             return found
         return [*found, *self._merged_peak(xp, [Peak(*part[-len(_PEAK) :]) for part in parts])]
@@ -312,14 +313,13 @@ class Renyi(Blend):
         top = largest(xp, each.log)
         at = each.log == top
         t, s = _largest_of(xp, at, each.t), _largest_of(xp, at, each.s)
-        bound = float(xp.finfo(top.dtype).max) / (4.0 * self.alpha)
         fall_t, fall_s = (
-            xp.clip(tempered(xp, own - new, each.heat), -bound, bound)
-            for own, new in ((each.t, t), (each.s, s))
+            tempered(xp, own - new, each.heat) for own, new in ((each.t, t), (each.s, s))
         )
         # The unit of a part over the new one; a part without powers has none.
-        exponent = self.alpha * fall_t + self.kappa * fall_s
-        unit = xp.exp(xp.where(each.ties == 0, 0.0, exponent))
+        whole = self.power.unit
+        exponent = (self.alpha / whole) * fall_t + (self.kappa / whole) * fall_s
+        unit = xp.exp(xp.where(each.ties == 0, 0.0, whole * exponent))
         own_ties = unit * each.ties
         ties = xp.where(at, own_ties, 0.0)
         others = unit * each.others + xp.where(at, 0.0, own_ties)
@@ -331,19 +331,20 @@ class Renyi(Blend):
         far = (abs(y) > 0.5) | (known.sums[_SHIFT] != 0)
         return xp.where(far, 0.0, y), far & ~xp.isnan(y)
 
-    def _log(self, xp: Namespace, known: Known) -> Array:
-        """Return log M."""
+    def _log(self, xp: Namespace, known: Known, factor: float = 1.0) -> Array:
+        """Return log M times a factor: together they may be a number where log M is none."""
         y, far = self._whole(xp, known)
         nothing = known.sums[_TOTAL] == 0
-        log = xp.log(xp.where(nothing, 1.0, known.sums[_TOTAL])) + known.sums[_SHIFT]
-        return xp.where(far, xp.where(nothing, -math.inf, log), log1p(xp, y))
+        log = factor * xp.log(xp.where(nothing, 1.0, known.sums[_TOTAL]))
+        log = log + (factor * self.power.unit) * known.sums[_SHIFT]
+        return xp.where(far, xp.where(nothing, -math.inf * factor, log), factor * log1p(xp, y))
 
     def value(self, xp: Namespace, known: Known) -> Array:
         y, far = self._whole(xp, known)
         # An order so near to 1 that y is too small a number leaves the divergence itself.
         tiny = (abs(y) < 1e-30) & ~far
         near = self.alpha * known.sums[VALUE]
-        return self.scale * xp.where(tiny, near, self._log(xp, known) / -self.kappa)
+        return xp.where(tiny, self.scale * near, self._log(xp, known, -self.scale / self.kappa))
 
     def _rate(self, index: int) -> float:
         return self.kappa if index == TEACHER else self.alpha
@@ -354,7 +355,8 @@ class Renyi(Blend):
         known, step = logits.from_anchor(block.side(index))
         z = rate * step
         normal = own > 8.0 * float(xp.finfo(own.dtype).smallest_normal)
-        half = xp.where(normal, -z, self.power.exponent(block) + rate * known)
+        unit = self.power.unit
+        half = xp.where(normal, -z, unit * (self.power.exponent(block) + (rate / unit) * known))
         half = xp.exp(0.5 * half)
         apart = own - (xp.where(normal, own, 1.0) * half) * half
         return xp.where(abs(z) < 1.0, own * exp_change(xp, rate, step), apart / rate)
@@ -447,29 +449,55 @@ class Renyi(Blend):
 
 @dataclass(frozen=True)
 class RenyiZero(Blend):
-    """−log of the share of Q on the support of P: Rényi's divergence of order 0."""
+    """−log of the share of Q on the support of P: Rényi's divergence of order 0.
 
-    def share(self, part: int, block: Block) -> Array:
-        outside = block.t == -math.inf
-        counts = outside if part == _SHIFT else ~outside
-        return total(block.xp, block.xp.where(counts, block.own(STUDENT), block.nothing))
+    The share may be too small a number: it is counted in units of its largest part.
+    """
+
+    adds: ClassVar[bool] = False
+
+    def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
+        return states_of(wanted), (VALUE, _SHIFT, _TOTAL)
+
+    def own_shares(self, sums: Wanted, block: Block) -> list[Array]:
+        xp, logs = block.xp, self._logs(block)
+        outside = xp.where(block.t == -math.inf, block.own(STUDENT), block.nothing)
+        shift = xp.clip(largest(xp, logs), float(xp.finfo(logs.dtype).min), math.inf)
+        kept = xp.exp(logs - shift) + block.nothing
+        return [total(xp, outside), shift, total(xp, kept)]
+
+    def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
+        return _added_in_units(xp, parts)
 
     def value(self, xp: Namespace, known: Known) -> Array:
-        lost, kept = known.sums[_SHIFT], known.sums[_TOTAL]
+        lost, shift, kept = (known.sums[part] for part in (VALUE, _SHIFT, _TOTAL))
         little = lost <= 0.5
         none = kept == 0
-        far = xp.where(none, math.inf, -xp.log(xp.where(none, 1.0, kept)))
+        far = xp.where(none, math.inf, -xp.log(xp.where(none, 1.0, kept)) - shift)
         return xp.where(little, -log1p(xp, -xp.where(little, lost, 0.0)), far)
 
     def unit_gradient(self, index: int, block: Block) -> Array:
         xp, sums, q = block.xp, block.known.sums, block.own(STUDENT)
         if index == TEACHER:
             return 0.0 * (q + sums[_TOTAL])
-        return xp.where(block.t == -math.inf, q, -q * (sums[_SHIFT] / sums[_TOTAL]))
+        lost = sums[VALUE]
+        little = xp.where(block.t == -math.inf, q, -q * (lost / (1.0 - lost)))
+        return xp.where(lost <= 0.5, little, q - self._weights(block))
+
+    def _logs(self, block: Block) -> Array:
+        """Return log q on the support of P, −∞ elsewhere."""
+        masked = (block.t == -math.inf) | (block.s == -math.inf)
+        logs = block.relative(STUDENT) + block.xp.log(block.top(STUDENT)[1])
+        return block.xp.where(masked, -math.inf, logs)
+
+    def _weights(self, block: Block) -> Array:
+        """Return Q given the support of P."""
+        sums = block.known.sums
+        return block.xp.exp(self._logs(block) - sums[_SHIFT]) / sums[_TOTAL]
 
     def tangent(self, index: int, block: Block, direction: tuple[Array, Array]) -> Array:
         xp, ds, q = block.xp, direction[0], block.own(STUDENT)
-        w = xp.where(block.t == -math.inf, 0.0, q) / block.known.sums[_TOTAL]
+        w = self._weights(block)
         change = q * _about_mean(xp, ds, q) - w * _about_mean(xp, ds, w)
         change = change if index == STUDENT else 0.0 * change
         return over(over(change, block.temperature), block.temperature)
@@ -511,6 +539,19 @@ class RenyiInfinity(Blend):
         _, _, ell = block.pair()
         ell = xp.where(block.s == -math.inf, math.inf, ell)
         return xp.where(block.t == -math.inf, -math.inf, ell)
+
+
+def _added_in_units(
+    xp: Namespace, parts: Sequence[Sequence[Array]], unit: float = 1.0
+) -> list[Array]:
+    """Add sums up, the last of which are in units of e to the power of those before them."""
+    *added, shifts, totals = zip(*parts, strict=True)
+    shift = largest(xp, xp.concat(shifts, axis=-1))
+    scaled = [
+        one * xp.exp(unit * xp.clip(own - shift, -math.inf, 0.0))
+        for own, one in zip(shifts, totals, strict=True)
+    ]
+    return [*(sum(same[1:], same[0]) for same in added), shift, sum(scaled[1:], scaled[0])]
 
 
 def _peak_of(block: Block) -> Peak:

@@ -148,9 +148,13 @@ def _share(xp: Namespace, change: Array, a: Array, b: Array) -> Array:
 
 
 def _log_quotient(xp: Namespace, a: Array, b: Array) -> Array:
-    # A quotient keeps digits that the difference of two large logarithms would lose; that of the
-    # roots neither overflows nor underflows.
-    return 2.0 * xp.log(xp.sqrt(a) / xp.sqrt(b))
+    # A quotient keeps digits that the difference of two large logarithms would lose.  That of the
+    # roots overflows only beside a subnormal number, where that of their roots has enough.
+    a, b = xp.sqrt(a), xp.sqrt(b)
+    ratio = a / b
+    usual = (ratio < float("inf")) & (ratio >= float(xp.finfo(ratio.dtype).smallest_normal))
+    log = xp.log(xp.where(usual, ratio, xp.sqrt(a) / xp.sqrt(b)))
+    return xp.where(usual, 2.0 * log, 4.0 * log)
 
 
 def _artanh(xp: Namespace, z: Array) -> tuple[Array, Array]:

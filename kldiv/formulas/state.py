@@ -415,6 +415,8 @@ def weights_of(xp: Namespace, logits: Logits, top: Array, temperature: Temperatu
     limits = xp.finfo(logits.dtype)
     # Below the lowest number there is none for −∞; halved, such logits differ as much: by 0.
     half = xp.where(top == float(limits.min), 0.5, xp.ones_like(top))
+    unit, temperature = _cooled(xp, temperature, limits)
+    half = half * unit
     logits, top = logits * half, top * half
     # So far below the maximum a weight is 0 anyway; farther below the difference could overflow.
     depth = xp.clip(FAR * temperature + 2.0**-16 * abs(top), 0.0, 2.0**-15 * float(limits.max))
@@ -486,9 +488,21 @@ def _exp_sum(xp: Namespace, a: Array, b: Array, c: DoubleWord, unit: Temperature
 
 def exp_of_rows(xp: Namespace, high: Array, low: Array, temperature: Temperature) -> Array:
     """Return `exp_over` of exponents of any size, also where the result is 0."""
+    unit, temperature = _cooled(xp, temperature, xp.finfo(high.dtype))
+    high, low = high * unit, low * unit
     far = high < -FAR * temperature
     high = xp.where(far, -FAR * temperature, high)
     return exp_over(xp, high, xp.where(far, 0.0, low), temperature)
+
+
+def _cooled(xp: Namespace, temperature: Temperature, limits: Any) -> tuple[Array | float, Any]:
+    """Return a factor of logits and the temperature times that: beside it nothing overflows."""
+    most, factor = 2.0**-36 * float(limits.max), 2.0**-32
+    if isinstance(temperature, int | float):
+        factor = factor if temperature > most else 1.0
+        return factor, temperature * factor
+    unit = xp.where(temperature > most, factor, xp.ones_like(temperature))
+    return unit, temperature * unit
 
 
 def _inverse(xp: Namespace, temperature: Temperature, like: Array) -> tuple[Array | float, ...]:

@@ -113,7 +113,8 @@ class TeacherWriter:
             "vocabulary": ("int64", (1,)),
             "log_probs": (dtype, (rows, k)),
             "indices": ("int32" if vocabulary <= 2**31 else "int64", (rows, k)),
-            "rest": ("float32", (rows if rest else 0,)),
+            # In float64, as float32 would round the smallest to 0: a divergence may be ∞ then.
+            "rest": ("float64", (rows if rest else 0,)),
         }
         self._dtypes = {name: np.dtype(kind) for name, (kind, _) in tensors.items()}
         header, place = {}, 0

@@ -182,6 +182,34 @@ def test_a_weight_whose_product_is_zero_all_the_same_gives_no_nan():
     assert 0 <= gradient[0] <= 1e-197
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("library", [Library.NUMPY, Library.TORCH])
+def test_quotients_that_are_no_numbers_have_logarithms(library, dtype):
+    """Of the largest numbers and of subnormal ones; the terms themselves are numbers."""
+    least = LEAST[dtype]
+    large = {"float32": 1e36, "float64": 1e305}[dtype]
+    p, q = np.array([large, 1.0], dtype), np.array([least, 1.0], dtype)
+    wide = [[mpmath.mpf(float(x)) for x in row] for row in (p, q)]
+    ratio = mpmath.log(wide[0][0] / wide[1][0])
+    arrays = [library.from_numpy(a) for a in (p, q)]
+    _, (slope,) = kldiv.value_and_grad(kldiv.kl_divergence, (0,))(*arrays)
+    kl, most = kldiv.kl_divergence(*arrays), kldiv.renyi_divergence(*arrays, alpha=INF)
+    for found, wanted in (
+        (kl, wide[0][0] * (ratio - 1)),
+        (kldiv.kl_divergence(*arrays[::-1]), wide[0][0]),
+        (most, ratio),
+        (slope[0], ratio),
+    ):
+        np.testing.assert_allclose(float(found), float(wanted), rtol=4 * unit(dtype))
+    some = np.array([1e-5, 1.0], dtype), np.array([8 * least, 1.0], dtype)
+    if dtype == "float64":
+        some[0][0] = 1e-20
+    arrays = [library.from_numpy(a) for a in some]
+    wanted = mpmath.mpf(float(some[0][0])) ** 2 / mpmath.mpf(float(some[1][0]))
+    found = float(kldiv.chi2_divergence(*arrays))
+    np.testing.assert_allclose(found, float(wanted), rtol=4 * unit(dtype))
+
+
 # --- classes that are not adjacent in memory ------------------------------------------------------
 
 

@@ -48,6 +48,20 @@ def test_there_and_back(path, dtype):
     }
 
 
+def test_a_rest_that_float32_does_not_hold(path):
+    """Of rest 0 the reverse divergence is infinite."""
+    logits = np.array([[0.0, 1.0, -150.0]])
+    own, student = kldiv.topk_log_probs(logits, 2), np.array([[0.1, 0.9, 0.0]])
+    with TeacherWriter(path, rows=1, k=2, vocabulary=3) as writer:
+        writer.write(own)
+    block = open_teacher(path)[:]
+    assert block.rest == own.rest
+    assert 0 < block.rest < 1e-60
+    wanted = kldiv.kl_div_with_logits(logits, student)
+    found = kldiv.topk_kl_div_with_logits(student, block, beta=1.0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
 def test_other_libraries_and_no_rest(torch, path):
     log_probs, indices, *_ = kldiv.topk_log_probs(torch.tensor(LOGITS[0]), 3)
     log_probs[0, 2], indices[0, 2] = -np.inf, 99

@@ -176,8 +176,7 @@ def _parts(work: Work, size: int) -> list[_Part]:
     if not isinstance(operation.divergence, Interpolated):
         return [_Part(1, np.array([[*spelled(operation.divergence).numbers, 0.0]]))]
     beta = np.broadcast_to(numbers_of(work.arrays[operation.differentiable]), (size,))
-    inside = np.clip(beta, formulas.LEAST, 1.0)
-    inside = np.where((beta > 0) & (beta < 1), inside, np.nan)
+    inside = np.where((beta >= formulas.LEAST) & (beta < 1), beta, np.nan)
     numbers = np.stack([inside, 1.0 - inside] * 2, axis=-1)
     kinds = (1, False, beta == 0), (1, True, beta == 1), (2, False, (beta != 0) & (beta != 1))
     return [
