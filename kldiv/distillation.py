@@ -15,6 +15,7 @@ from kldiv.divergences import KL
 from kldiv.errors import OptionError
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas.interpolation import Interpolated
+from kldiv.formulas.reductions import cast
 from kldiv.formulas.rows import RowLoss
 from kldiv.label_losses import check_classes, kept_labels, prepare_labels
 from kldiv.logit_losses import ReadOptions, kl_div_with_logits, prepare
@@ -189,7 +190,11 @@ def scaled(
     fixed = fixed_temperature(temperature)
     if fixed is not None:
         return factor * fixed**2, weight
-    return factor, temperature**2 if weight is None else weight * temperature**2
+    heat: Any = temperature
+    caller = backends.find(heat)
+    if caller.dtype_name(heat) in HALVES:  # a half type has no digits for the square
+        heat = cast(caller.namespace(heat), heat, "float32")
+    return factor, heat**2 if weight is None else weight * heat**2
 
 
 def divergence_of_beta(beta: float | Array) -> tuple[Divergence, Array | None]:
