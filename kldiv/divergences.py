@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from kldiv._arguments import setting
 from kldiv.errors import OptionError
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas import powers
@@ -95,6 +96,7 @@ class Mixture(formulas.Mixture):
     """
 
     def __post_init__(self) -> None:
+        setting("m", self.m)
         if not 0 <= self.m <= 1:
             raise OptionError(f"m must lie between 0 and 1, both included; got {self.m!r}")
         if 0 < self.m < formulas.LEAST:
@@ -243,7 +245,7 @@ class Alpha(Divergence):
 def _check_weights(**weights: float) -> None:
     """Raise unless all are ≥ 0 and finite, and one of them is not 0."""
     for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
+        if not 0 <= setting(name, weight) < math.inf:
             raise OptionError(f"{name} must be a finite number, at least 0; got {weight!r}")
     if not any(weights.values()):
         raise OptionError(f"one of {' and '.join(weights)} must not be 0")
