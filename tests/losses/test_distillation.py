@@ -127,7 +127,7 @@ def test_a_temperature_of_a_half_type_is_squared_in_float32(lib, dtype):
     for weight in (None, lib.array(np.full((2, 3), 3.0), dtype)):
         found = loss(s, t, temperature=heat, row_weight=weight)
         same = loss(s, t, temperature=number, row_weight=weight)
-        lib.assert_equal(found, lib.numpy(same), ulps=8)
+        lib.assert_equal(found, lib.numpy(same), "float32", ulps=8)
 
 
 def test_micro_batches_add_up_to_the_batch(lib):
