@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from contextlib import suppress
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -154,6 +155,23 @@ def order_of(alpha: Any, *, finite: bool, of_logits: bool = False) -> float:
             f"{alpha!r}; take 0, its limit"
         )
     return float(order)
+
+
+def setting(name: str, given: Any) -> float:
+    """Return an option that is one number; raise where it has a gradient, which would be lost.
+
+    Arrays of one number are read, but for those that a compiler traces or PyTorch differentiates.
+    """
+    given = as_number(given)
+    if isinstance(given, int | float):
+        return given
+    if not isinstance(given, str) and not getattr(given, "requires_grad", False):
+        with suppress(TypeError, ValueError, RuntimeError):  # JAX's tracers raise the first
+            return float(given)
+    raise OptionError(
+        f"{name} is a setting, in which nothing is differentiated or compiled; pass a number of "
+        f"Python's; got {given!r}"
+    )
 
 
 def fixed_temperature(temperature: float | Array) -> float | None:

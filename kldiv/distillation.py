@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 from kldiv import backends
-from kldiv._arguments import as_number, broadcasts, fixed_temperature
+from kldiv._arguments import broadcasts, fixed_temperature, setting
 from kldiv._call import Call, SumOfCalls, check_reduction, differentiable
 from kldiv._docstrings import options_of
 from kldiv.backends.base import HALVES
@@ -138,7 +138,7 @@ def distillation_loss(
     >>> print(f"{kldiv.distillation_loss(student, teacher, labels, beta=0.0):.6f}")
     0.074869
     """
-    hard_weight = checked_share(hard_weight, labels)
+    hard_weight = checked_hard_weight(hard_weight, labels)
     own: dict[str, Any] = {**options}
     own |= of_tokens(
         student_logits,
@@ -171,9 +171,9 @@ def _result(student: Array, teacher: Array, dtype: Any) -> Any:
     return "float32" if dtype is None and half else dtype
 
 
-def checked_share(hard_weight: float, labels: Array | None) -> float:
-    """Return the share of the labels, checked."""
-    hard_weight = as_number(hard_weight)
+def checked_hard_weight(hard_weight: float, labels: Array | None) -> float:
+    """Return the labels' share; raise unless it is one, and there are labels."""
+    hard_weight = setting("hard_weight", hard_weight)
     if not 0 <= hard_weight < 1:
         raise OptionError(
             f"hard_weight must be at least 0 and below 1; got {hard_weight!r}; without a teacher "

@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from kldiv._arguments import as_number, order_of
+from kldiv._arguments import order_of, setting
 from kldiv.errors import OptionError
 from kldiv.formulas import divergences as formulas
 from kldiv.formulas import powers
@@ -248,13 +246,11 @@ class Alpha(Divergence):
 
 
 def _set_numbers(record: Any, *names: str) -> None:
-    """Set the fields of a record that are scalars of NumPy to the numbers that all must be."""
+    """Set the fields of a record that are no numbers of Python's to those, or raise."""
     for name in names:
         given = getattr(record, name)
-        if isinstance(given, np.number):
-            object.__setattr__(record, name, as_number(given))
-        elif not isinstance(given, int | float):
-            raise OptionError(f"{name} must be a number; got {given!r}")
+        if type(given) not in {int, float}:
+            object.__setattr__(record, name, setting(name, given))
 
 
 def _check_weights(**weights: float) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
-from kldiv._arguments import fixed_temperature, split_temperature
+from kldiv._arguments import fixed_temperature, setting, split_temperature
 from kldiv._call import Call, differentiable
 from kldiv._docstrings import options_of
 from kldiv.distillation import (
-    checked_share,
+    checked_hard_weight,
     distillation_loss,
     divergence_of_beta,
     of_tokens,
@@ -241,6 +241,7 @@ def linear_js_div(
     >>> print(abs(loss - same) < 1e-14)
     True
     """
+    beta = setting("beta", beta)
     if not LEAST <= beta < 1:
         raise OptionError(
             f"beta must lie between 0 and 1, and be at least {LEAST}; got {beta!r}; its limits are "
@@ -357,7 +358,7 @@ def _distillation(
     **options: Any,
 ) -> Call[Any]:
     """Check the arguments of a distillation loss of layers and resolve its settings."""
-    hard_weight = checked_share(hard_weight, labels)
+    hard_weight = checked_hard_weight(hard_weight, labels)
     rows = of_tokens(heads[0].hidden, -1, labels, name="input", **options)
     soft = 1.0 - hard_weight
     if scale_by_temperature:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from kldiv import backends
 from kldiv import divergences as records
-from kldiv._arguments import as_number, check_axis, constant, different, order_of
+from kldiv._arguments import check_axis, constant, different, order_of, setting
 from kldiv._call import PAIR, Call, differentiable
 from kldiv._docstrings import options_of
 from kldiv._rows import Rows
@@ -218,6 +218,7 @@ def js_div_with_logits(
     >>> bool(apart == np.log(2))
     True
     """
+    beta = setting("beta", beta)
     if not LEAST <= beta < 1:
         raise OptionError(
             f"beta must lie between 0 and 1, and be at least {LEAST}; got {beta!r}; its "
@@ -333,12 +334,13 @@ def skew_kl_div_with_logits(
     >>> print(f"{kldiv.skew_kl_div_with_logits(student, teacher):.6f}")
     1.188477
     """
+    alpha = setting("alpha", alpha)
     if not 0 < alpha < 1:
         raise OptionError(
             f"alpha must lie between 0 and 1; got {alpha!r}; its limits are "
             "kl_div_with_logits at 0, and 0 at 1"
         )
-    record = records.Mixture(constant(as_number(alpha)), 1.0, 0.0)
+    record = records.Mixture(constant(alpha), 1.0, 0.0)
     return prepare(record, input, target, exchanged=bool(reverse), **options)
 
 
@@ -380,7 +382,8 @@ def jeffreys_div_with_logits(
     >>> print(f"{kldiv.jeffreys_div_with_logits(student, teacher):.7f}")
     0.0441833
     """
-    return prepare(records.Jeffreys(*weights), input, target, **options)
+    record = records.Jeffreys(*[setting("weights", weight) for weight in weights])
+    return prepare(record, input, target, **options)
 
 
 @differentiable(2, RowLoss(divergence=formulas.TotalVariation()))

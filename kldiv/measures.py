@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
-from kldiv._arguments import as_number, check_axis, different, order_of
+from kldiv._arguments import check_axis, different, order_of, setting
 from kldiv._call import Call, differentiable, dtypes, integers_in_float64, resolve_arrays
 from kldiv._docstrings import options_of
 from kldiv.errors import LibraryError, OptionError, ShapeError
@@ -273,7 +273,7 @@ def js_divergence(
             "of its own: js_divergence(p, q, r), js_divergence(*rows)"
         )
     equal = [1.0 / len(ps)] * len(ps)
-    numbers = tuple(float(weight) for weight in (equal if weights is None else weights))
+    numbers = tuple(setting("weights", n) for n in (equal if weights is None else weights))
     total = math.fsum(numbers)
     if len(numbers) != len(ps) or not all(n >= 0 for n in numbers) or not abs(total - 1) < 1e-6:
         raise OptionError(
@@ -321,6 +321,7 @@ def skew_divergence(
     >>> print(f"{kldiv.skew_divergence(p, q):.6f}")
     0.378873
     """
+    alpha = setting("alpha", alpha)
     if not 0 < alpha < 1:
         raise OptionError(
             f"alpha must lie between 0 and 1; got {alpha!r}; its limits are kl_divergence at 0, and"

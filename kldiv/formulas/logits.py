@@ -347,8 +347,9 @@ def _mixture_anchor(
     k = mix.m / mix.rest
     z, z_low = _anchor_over_pivot(rows)
     positive = z > 0
-    z_low = xp.where(positive, -z_low, z_low)
-    small = exp_of_rows(xp, -abs(z), z_low, EIGHTH * temperature)
+    # Not abs(z), which has no slope where the anchor is the pivot.
+    less, less_low = (xp.where(positive, -each, each) for each in (z, z_low))
+    small = exp_of_rows(xp, less, less_low, EIGHTH * temperature)
     small = small * xp.exp(xp.where(positive, -rows.offset, rows.offset))  # e^(−|z|)
     above, below = small + k, 1.0 + k * small
     theta = xp.where(positive, small / above, 1.0 / below)

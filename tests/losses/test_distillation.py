@@ -119,6 +119,17 @@ def test_hard_labels_and_temperature(lib):
         lib.assert_equal(found, gradient / 3, ulps=64)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_temperature_of_a_half_type_is_squared_in_float32(lib, dtype):
+    s, t, heat = lib.array(S, "float32"), lib.array(T, "float32"), lib.array(np.full(3, 1.7), dtype)
+    loss = partial(kldiv.distillation_loss, scale_by_temperature=True)
+    number = float(lib.numpy(heat)[0])
+    for weight in (None, lib.array(np.full((2, 3), 3.0), dtype)):
+        found = loss(s, t, temperature=heat, row_weight=weight)
+        same = loss(s, t, temperature=number, row_weight=weight)
+        lib.assert_equal(found, lib.numpy(same), "float32", ulps=8)
+
+
 def test_micro_batches_add_up_to_the_batch(lib):
     """The number of tokens of all of them divides each; one may have none."""
     s, t = lib.array(S), lib.array(T)

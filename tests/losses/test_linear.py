@@ -199,6 +199,15 @@ def test_frozen_arrays_cost_no_product_in_jax(jax):
         assert compiled.count("stablehlo.dot_general") == number, found
 
 
+def test_products_have_all_digits_in_jax_unless_it_is_asked_for_fewer(jax):
+    """On GPUs and TPUs JAX's own default would round float32 factors."""
+    arrays = [jax.numpy.asarray(array, "float32") for array in ARRAYS]
+    gradient = jax.value_and_grad(kldiv.linear_kl_div, WANTED)
+    assert jax.jit(gradient).lower(*arrays).as_text().count("[HIGHEST, HIGHEST]") == 6
+    with jax.default_matmul_precision("default"):
+        assert "HIGHEST" not in jax.jit(gradient).lower(*arrays).as_text()
+
+
 # ---- memory --------------------------------------------------------------------------------------
 
 

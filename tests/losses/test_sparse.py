@@ -325,3 +325,26 @@ def test_classes_that_are_left_out_have_no_second_derivative(torch, beta):
         (second,) = torch.autograd.grad(slope, s, retain_graph=True)
         assert (second[0, 2:] == 0).all()
         assert (second[0, :2] != 0).all()
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 0.5, 1.0])
+def test_second_derivatives_where_the_other_classes_are_the_likeliest(torch, beta):
+    shares = [0.16, 0.25, 0.16, 0.1, 0.08, 0.25], [0.03, 0.16, 0.2]
+    s, a = (torch.tensor(each, dtype=torch.float64).log() for each in shares)
+    indices = torch.tensor([0, 2, 4])
+
+    def written_out(s, a):
+        q = s.softmax(-1)
+        p, q = (torch.cat([x, 1.0 - x.sum(-1, keepdim=True)], -1) for x in (a.exp(), q[indices]))
+        m = beta * p + (1.0 - beta) * q
+        if beta in (0.0, 1.0):
+            p, q = (p, q) if beta == 0.0 else (q, p)
+            return (p * (p / q).log()).sum()
+        return beta * (p * (p / m).log()).sum() + (1.0 - beta) * (q * (q / m).log()).sum()
+
+    hessian = torch.autograd.functional.hessian
+    found, wanted = (
+        hessian(each, (s, a)) for each in (lambda s, a: loss(s, a, indices, beta=beta), written_out)
+    )
+    for i, j in np.ndindex(2, 2):
+        torch.testing.assert_close(found[i][j], wanted[i][j], rtol=1e-12, atol=1e-14)

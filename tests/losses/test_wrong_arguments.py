@@ -142,3 +142,34 @@ def test_an_option_of_no_function_or_of_another_is_refused(name):
 def test_an_array_is_not_differentiated_in_twice():
     with pytest.raises(OptionError, match="argnums names an array twice"):
         kldiv.value_and_grad(kldiv.kl_div, argnums=(0, 0))
+
+
+def _of_a_setting():
+    s, t = abs(LOGITS[:, 0])  # probabilities too
+    labels = np.zeros(s.shape[:-1], int)
+    records = kldiv.divergences
+    return {
+        "beta": lambda xp, x: kldiv.js_div_with_logits(xp(s), xp(t), beta=x),
+        "alpha": lambda xp, x: kldiv.skew_kl_div_with_logits(xp(s), xp(t), alpha=x),
+        "weights": lambda xp, x: kldiv.jeffreys_div_with_logits(xp(s), xp(t), weights=(x, x)),
+        "alpha of p": lambda xp, x: kldiv.skew_divergence(xp(s), xp(t), alpha=x).sum(),
+        "weights of p": lambda xp, x: kldiv.js_divergence(xp(s), xp(t), weights=(x, x)).sum(),
+        "hard_weight": lambda xp, x: kldiv.distillation_loss(
+            xp(s), xp(t), xp(labels), hard_weight=x
+        ),
+        "m": lambda xp, x: records.Mixture(x, 1.0, 1.0) and x,
+        "w": lambda xp, x: records.Jeffreys(x) and x,
+    }
+
+
+@pytest.mark.parametrize("name", _of_a_setting())
+def test_a_setting_loses_no_gradient_in_silence(name, jax, torch):
+    call = _of_a_setting()[name]
+    number = call(np.asarray, 0.5)
+    assert float(call(np.asarray, np.float32(0.5))) == number
+    for given in (torch.tensor(0.5, requires_grad=True), "0.5", None):
+        with pytest.raises(OptionError, match=f"{name.split()[0]} is a setting"):
+            call(torch.as_tensor, given)
+    for transformed in (jax.grad, jax.jit):
+        with pytest.raises(OptionError, match=f"{name.split()[0]} is a setting"):
+            transformed(lambda x: call(jax.numpy.asarray, x))(0.0 if name == "hard_weight" else 0.5)

@@ -54,12 +54,22 @@ def _top_places(array: Array, k: int) -> Array:
     return jax.lax.top_k(array, k)[1]
 
 
+def _matmul(a: Array, b: Array) -> Array:
+    """Multiply matrices with all their digits, unless the program asks JAX for another precision.
+
+    JAX's own default rounds float32 factors to 11 bits on GPUs and to 8 on TPUs.
+    """
+    asked = jax.config.jax_default_matmul_precision
+    return jnp.matmul(a, b, precision=asked or jax.lax.Precision.HIGHEST)
+
+
 xp = Overlay(
     jnp,
     scattered=_scattered,
     top_places=_top_places,
     constant=jax.lax.stop_gradient,
     special=jax.scipy.special,
+    matmul=_matmul,
 )
 
 
@@ -101,7 +111,7 @@ class JaxBackend(Backend):
         if route.crosses:
             return super().run_linear(operation, route, arrays)
         if not sharding.is_sized(arrays[0].shape):  # there is no number of chunks
-            return operation.by_logits(jnp, route.run, *arrays)
+            return operation.by_logits(xp, route.run, *arrays)
         return linear.run(operation, route, *arrays)
 
     def is_small(self, operation: Operation, arrays: Sequence[Array]) -> bool:

@@ -25,6 +25,7 @@ from kldiv.distributions.closed_forms.shape import (
     curvature,
     log_decay,
     lower_mean,
+    magnitude,
     mean,
     natural,
     of_concentrations,
@@ -337,8 +338,7 @@ class _ContinuousBernoulli(Shape, of=f.ContinuousBernoulli, against=(f.HalfNorma
     def negentropy(self) -> Array:
         xp = self.xp
         x = natural(xp, self.p)
-        size = abs(x)
-        size = xp.where(size > 0, size, 1e-30)
+        size = magnitude(xp, x)
         entropy = log_decay(xp, size) + size * lower_mean(xp, size)
         return _NORMAL + 0.5 * xp.log(curvature(xp, x)) - entropy
 

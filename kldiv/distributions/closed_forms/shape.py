@@ -122,6 +122,11 @@ _LOGARITHM = tuple(float(_EVEN[n] / n) for n in range(2, 49, 2))
 _SMALL = 2.5
 
 
+def magnitude(xp: Namespace, x: Array) -> Array:
+    """Return |x| with the slope 1 at 0, so that what is made of x ≥ 0 has its own slope there."""
+    return xp.where(x < 0, -x, x)
+
+
 def curvature(xp: Namespace, x: Array) -> Array:
     """Return the variance: 1/x² − 1/(4 sinh²(x/2))."""
     small = abs(x) < _SMALL
@@ -146,8 +151,8 @@ def lower_mean(xp: Namespace, size: Array) -> Array:
 
 def mean(xp: Namespace, x: Array) -> Array:
     """Return the mean of a ContinuousBernoulli with logits x."""
-    low = lower_mean(xp, abs(x))
-    return xp.where(x > 0, 1.0 - low, low)
+    low = lower_mean(xp, magnitude(xp, x))
+    return xp.where(x < 0, low, 1.0 - low)
 
 
 def log_decay(xp: Namespace, x: Array) -> Array:
@@ -181,10 +186,10 @@ def of_logits(xp: Namespace, a: Array, b: Array, change: Array) -> Array:
     mirrored = a < 0
     b = xp.where(mirrored, -b, b)
     large = (abs(a) >= 3.5) & (b >= 2.0) & (b < 2.5 * abs(a))  # beyond, slopes would cancel
-    size_a, size_b = (xp.where(x == 0, 1e-30, abs(x)) for x in (a, b))
-    rate = xp.exp(-size_a) / -expm1(xp, -size_a)  # 1/(eᵃ − 1)
+    size_a, size_b = magnitude(xp, a), magnitude(xp, b)
     # Two large ones are nearly two Exponentials, of rates a and b: what is not is small.
     less_a, less_b = (xp.exp(-xp.where(large, x, 1.0)) for x in (size_a, size_b))
+    rate = less_a / (1.0 - less_a)  # 1/(eᵃ − 1)
     own = log_ratio(xp, 1.0 - less_b, 1.0 - less_a, less_a - less_b)
     apart = ratio_phi(xp, size_a, size_b) + own + (size_a - b) * rate
     less = log_decay(xp, size_b) - log_decay(xp, size_a)
