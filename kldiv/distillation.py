@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 from kldiv import backends
-from kldiv._arguments import broadcasts, fixed_temperature, setting
+from kldiv._arguments import as_number, broadcasts, fixed_temperature, setting
 from kldiv._call import Call, SumOfCalls, check_reduction, differentiable
 from kldiv._docstrings import options_of
 from kldiv.backends.base import HALVES

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
-from kldiv._arguments import check_axis, different, order_of, setting
+from kldiv._arguments import as_number, check_axis, different, order_of, setting
 from kldiv._call import Call, differentiable, dtypes, integers_in_float64, resolve_arrays
 from kldiv._docstrings import options_of
 from kldiv.errors import LibraryError, OptionError, ShapeError
