@@ -125,8 +125,8 @@ class TorchBackend(Backend):
                 return evaluate(operation, arrays)
             return operation.value(xp, *arrays)
         plain = not (transformed or route.moves or torch.compiler.is_compiling())
-        alone = plain and operation.native_in_first and not differentiated(arrays[1:])[0]
-        if alone and route.is_small(operation, arrays):
+        small = plain and route.is_small(operation, arrays)
+        if small and operation.native_in_first and not differentiated(arrays[1:])[0]:
             return evaluate(operation, arrays)
         return (Transformable if transformed else Plain).apply(operation, route, *arrays)
 
