@@ -161,7 +161,7 @@ def uniform(xp: Namespace, p: Uniform, q: Uniform) -> Array:
     valid = (p.low <= p.high) & (q.low <= q.high)
     fits = valid & (p.low >= q.low) & (p.high <= q.high)
     # The width of finite ends may be beyond the largest number.
-    unit = xp.where((abs(q.low) < math.inf) & (q.high - q.low == math.inf), 0.5, 1.0)
+    unit = xp.where(q.high - q.low == math.inf, 0.5, 1.0)
     a, b, low, high = (unit * x for x in (p.low, p.high, q.low, q.high))
     more = (high - b) + (a - low)
     narrow, wide = b - a, high - low
