@@ -94,7 +94,7 @@ def _finite(xp: Namespace, a: Array, b: Array) -> tuple[Array, Array, Array]:
 
     From ±10⁴ on P has all its mass at one outcome, in every dtype.
     """
-    near, certain = xp.clip(a, -1e4, 1e4), xp.isinf(b)
+    near, certain = xp.where(xp.isinf(a), xp.clip(a, -1e4, 1e4), a), xp.isinf(b)
     return near, xp.where(certain, near, b), certain & ((a < b) | (a > b))
 
 
