@@ -11,6 +11,7 @@ import numpy as np
 from kldiv.distributions.densities import log_density
 from kldiv.distributions.scipy_names import BY_NAME
 from kldiv.errors import InputError, OptionError
+from kldiv.formulas.binet import excess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,8 +163,11 @@ def _failures_and_success(data: Sample) -> tuple[float, ...]:
         return n, n / (n + mean), 0.0
 
     def loss(log_n: float) -> float:
-        found = FAMILIES["NegativeBinomial"].log_likelihoods(values, numbers(log_n))
-        return -float((number * found).sum()) / len(data)
+        """Return −the mean log-likelihood but for what is the same for all n."""
+        n = np.exp(log_n)
+        bends = excess(np, np.append(values, 0.0) + n)
+        terms = (values + n) * np.log1p((values - mean) / (n + mean)) - np.log1p(values / n)
+        return -float((number * (terms + (bends[:-1] - bends[-1]))).sum()) / len(data)
 
     # Of 10⁶ failures to each success it is a Poisson distribution to all digits that matter.
     most = 14.0 + float(np.log(max(mean, 1.0)))

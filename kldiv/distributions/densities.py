@@ -295,16 +295,10 @@ def _fall(k: Any, w: Any) -> Any:
 
 def _of_counts(d: Any) -> Any:
     def log_prob(x: Any, *_: Any) -> Any:
-        inside, lost = information(np, d, np.asarray(x, dtype=float), _excess)  # type: ignore[misc]
+        inside, lost = information(np, d, np.asarray(x, dtype=float))  # type: ignore[misc]
         return np.where(inside, -lost, -np.inf)
 
     return log_prob
-
-
-def _excess(_: Any, x: Any) -> Any:
-    """Return log x! − x log x + x, in a tenth of the time of that of all libraries."""
-    some = np.where(x > 0, x, 1.0)
-    return np.where(x > 0, _remainder(some) + np.log(some), 0.0)
 
 
 _PLAIN: dict[Any, Callable[..., Any]] = {

@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.distributions import families as f
-from kldiv.formulas.binet import binet
+from kldiv.formulas.binet import excess
 from kldiv.formulas.measures import relative_entropy
-from kldiv.formulas.remainders import softplus
+from kldiv.formulas.remainders import chances, softplus
 from kldiv.formulas.special import log1p
 
 if TYPE_CHECKING:
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array, Namespace
 
-    Excess = Callable[[Namespace, Array], Array]
     Information = tuple[Array, Array]
     """Where x is an outcome, and −log of its mass there."""
 
-_TINY: Final = 1e-30
+TINY: Final = 1e-30
 """Probabilities below it may be no normal numbers: their logarithms are taken from the logits."""
 
 
@@ -28,7 +27,7 @@ def probabilities(xp: Namespace, d: Any) -> tuple[Array, Array]:
     """Return the probability of 1 and of 0."""
     if d.probs is not None:
         return d.probs, 1.0 - d.probs
-    return 1.0 / (1.0 + xp.exp(-d.logits)), 1.0 / (1.0 + xp.exp(d.logits))
+    return chances(xp, d.logits)
 
 
 def classes(xp: Namespace, d: Any) -> Array:
@@ -37,6 +36,14 @@ def classes(xp: Namespace, d: Any) -> Array:
         return d.probs
     weights = xp.exp(d.logits - xp.max(d.logits, axis=-1, keepdims=True))
     return weights / xp.sum(weights, axis=-1, keepdims=True)
+
+
+def unlikely_classes(xp: Namespace, d: Any) -> Array | None:
+    """Return −log of the probability of each class, None where probabilities are given."""
+    if d.logits is None:
+        return None
+    below = d.logits - xp.max(d.logits, axis=-1, keepdims=True)
+    return xp.log(xp.sum(xp.exp(below), axis=-1, keepdims=True)) - below
 
 
 def of_rates(xp: Namespace, a: Array, b: Array) -> Array:
@@ -48,15 +55,7 @@ def of_rates(xp: Namespace, a: Array, b: Array) -> Array:
     return xp.where(finite, value, edge)
 
 
-def excess(xp: Namespace, x: Array) -> Array:
-    """Return log x! − x log x + x for x ≥ 0."""
-    counted = x > 0
-    safe = xp.where(counted, x, 1.0)
-    value = binet(xp, safe) + 0.5 * xp.log(safe) + 0.5 * math.log(2 * math.pi)
-    return xp.where(counted, value, 0.0)
-
-
-def information(xp: Namespace, d: Any, x: Array, excess: Excess = excess) -> Information | None:
+def information(xp: Namespace, d: Any, x: Array) -> Information | None:
     """Return where x is an outcome and −log of its mass there; None of a family without masses.
 
     Masses of counts are taken by their distance from the mean and by the error of Stirling's
@@ -65,7 +64,7 @@ def information(xp: Namespace, d: Any, x: Array, excess: Excess = excess) -> Inf
     """
     for family, found in _INFORMATION.items():
         if isinstance(d, family):
-            return found(xp, d, x, excess)
+            return found(xp, d, x)
     return None
 
 
@@ -82,41 +81,55 @@ def _two_way(xp: Namespace, d: Any) -> tuple[Array, Array]:
     return softplus(xp, -d.logits), softplus(xp, d.logits)
 
 
-def _shares(xp: Namespace, d: Any, k: Array, rest: Array, n: Array) -> Array:
-    """Return the relative entropy of k successes and the rest failures from n times their chances.
+def unlikely(xp: Namespace, d: Any) -> tuple[Array | None, Array | None]:
+    """Return −log of the probability of 1 and of 0, None where probabilities are given."""
+    return (None, None) if d.logits is None else _two_way(xp, d)
 
-    A chance that is no normal number is taken by its logarithm.
+
+def from_share(
+    xp: Namespace,
+    part: Array,
+    n: Array,
+    p: Array,
+    lost: Array | None,
+    difference: Array | None = None,
+) -> Array:
+    """Return the relative entropy of a part of n from n p; ``lost`` is −log p where p may be tiny.
+
+    ``difference`` is part − n p, if known better.
     """
-    total, given, both = 0.0 * n, d.probs is not None, probabilities(xp, d)
-    # A chance of 0 has no logarithm, and with it no slope.
-    logs = [-xp.log(xp.where(p > 0, p, 1.0)) for p in both] if given else _two_way(xp, d)
-    for part, p, lost in zip((k, rest), both, logs, strict=True):
-        tiny = ((p > 0) if given else (p >= 0)) & (p < _TINY)
-        near = relative_entropy(xp, part, n * xp.where(tiny, 1.0, p))
-        some = part > 0
-        share = xp.where(some, part, 1.0) / xp.where(some, n, 1.0)
-        far = xp.where(some, part * (xp.log(share) + (xp.where(some, lost, 0.0) - 1.0)), 0.0)
-        total = total + xp.where(tiny, far + n * p, near)
-    return total
+    if lost is None:
+        return relative_entropy(xp, part, n * p, difference)
+    tiny, some = (p >= 0) & (p < TINY), part > 0
+    near = relative_entropy(xp, part, n * xp.where(tiny, 1.0, p), difference)
+    share = xp.where(some, part, 1.0) / xp.where(some, n, 1.0)
+    far = xp.where(some, part * (xp.log(share) + (xp.where(some, lost, 0.0) - 1.0)), 0.0)
+    return xp.where(tiny, far + n * p, near)
 
 
-def _poisson(xp: Namespace, d: f.Poisson, x: Array, excess: Excess) -> Information:
+def _shares(xp: Namespace, d: Any, k: Array, rest: Array, n: Array) -> Array:
+    """Return the relative entropy of k successes and the rest failures from n chances."""
+    parts = zip((k, rest), probabilities(xp, d), unlikely(xp, d), strict=True)
+    return sum(from_share(xp, part, n, p, lost) for part, p, lost in parts)
+
+
+def _poisson(xp: Namespace, d: f.Poisson, x: Array) -> Information:
     inside, k = _whole(xp, x)
     return inside, of_rates(xp, k, d.rate) + excess(xp, k)
 
 
-def _bernoulli(xp: Namespace, d: f.Bernoulli, x: Array, _: Excess) -> Information:
+def _bernoulli(xp: Namespace, d: f.Bernoulli, x: Array) -> Information:
     one, zero = _two_way(xp, d)
     return (x == 0) | (x == 1), xp.where(x == 1, one, zero)
 
 
-def _geometric(xp: Namespace, d: f.Geometric, x: Array, _: Excess) -> Information:
+def _geometric(xp: Namespace, d: f.Geometric, x: Array) -> Information:
     inside, k = _whole(xp, x)
     success, failure = _two_way(xp, d)
     return inside, success + k * xp.where(k > 0, failure, 0.0)
 
 
-def _binomial(xp: Namespace, d: f.Binomial, x: Array, excess: Excess) -> Information:
+def _binomial(xp: Namespace, d: f.Binomial, x: Array) -> Information:
     inside, k = _whole(xp, x)
     n = d.total_count + 0.0 * k
     inside = inside & (k <= n)
@@ -125,9 +138,7 @@ def _binomial(xp: Namespace, d: f.Binomial, x: Array, excess: Excess) -> Informa
     return inside, _shares(xp, d, k, n - k, n) + ways
 
 
-def _negative_binomial(
-    xp: Namespace, d: f.NegativeBinomial, x: Array, excess: Excess
-) -> Information:
+def _negative_binomial(xp: Namespace, d: f.NegativeBinomial, x: Array) -> Information:
     inside, k = _whole(xp, x)
     r = d.total_count + 0.0 * k
     ways = excess(xp, k) + excess(xp, r) - excess(xp, k + r)
@@ -135,23 +146,24 @@ def _negative_binomial(
     return inside, _shares(xp, d, k, r, k + r) + ways
 
 
-def _categorical(xp: Namespace, d: f.Categorical, x: Array, _: Excess) -> Information:
+def _categorical(xp: Namespace, d: f.Categorical, x: Array) -> Information:
     number = (d.logits if d.probs is None else d.probs).shape[-1]
     here = xp.astype(xp.arange(number), x.dtype) == x[..., None]
     return xp.any(here, axis=-1), _of_class(xp, d, here)
 
 
-def _one_hot(xp: Namespace, d: f.OneHotCategorical, x: Array, _: Excess) -> Information:
+def _one_hot(xp: Namespace, d: f.OneHotCategorical, x: Array) -> Information:
     here = x == 1
     inside = xp.all(here | (x == 0), axis=-1) & (xp.sum(x, axis=-1) == 1)
     return inside, _of_class(xp, d, here)
 
 
-def _multinomial(xp: Namespace, d: f.Multinomial, x: Array, excess: Excess) -> Information:
+def _multinomial(xp: Namespace, d: f.Multinomial, x: Array) -> Information:
     inside, k = _whole(xp, x)
     total = d.total_count + 0.0 * xp.sum(k, axis=-1)
     fits = xp.all(inside, axis=-1) & (xp.sum(k, axis=-1) == total)
-    spread = relative_entropy(xp, k, total[..., None] * classes(xp, d)) + excess(xp, k)
+    lost = unlikely_classes(xp, d)
+    spread = from_share(xp, k, total[..., None] + 0.0 * k, classes(xp, d), lost) + excess(xp, k)
     return fits, xp.sum(spread, axis=-1) - excess(xp, total)
 
 

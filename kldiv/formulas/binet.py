@@ -8,7 +8,8 @@ Stirling's series.  Below, dg is the derivative of g.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Final
 
 from kldiv.formulas.remainders import BINET, SHIFT, binet_terms, series_remainder, up_from
 from kldiv.formulas.special import artanh_parts, log1p_gap, log_ratio, polynomial
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kldiv._types import Array, Namespace
+
+
+_LEAST: Final = 1e-30
+"""Below it x log x is nothing beside 1."""
 
 
 def _odd(xp: Namespace, x: Array, factor: Callable[[int], float]) -> Array:
@@ -33,6 +38,24 @@ def binet(xp: Namespace, x: Array) -> Array:
     step = (each + 0.5) * log_ratio(xp, each + 1.0, each, xp.ones_like(each)) - 1.0
     step = xp.where(each > 1.0, rest / (2.0 * z), step)
     return xp.sum(step, axis=-1) + _odd(xp, x + SHIFT, lambda _: 1.0)
+
+
+def excess(xp: Namespace, x: Array) -> Array:
+    """Return log x! − x log x + x = g(x) + ½ log 2πx for x ≥ 0, to a few units of 1 or of itself.
+
+    Γ's recurrence is one product here, of few operations and little memory:
+    g(x) + ½ log x = g(y) + ½ log y + log(e^(−10) Π y/(x + j)) + x log(y/x), y = x + 10 and j < 10.
+    """
+    large = x >= SHIFT
+    small = xp.where((x > _LEAST) & ~large, x, _LEAST)
+    rise = math.exp(-SHIFT) * (1.0 + (SHIFT - 1) / (small + 1.0))
+    for j in range(2, SHIFT):
+        rise = rise * (1.0 + (SHIFT - j) / (small + j))
+    high = xp.where(large, x, small + SHIFT)
+    value = xp.log(math.sqrt(2 * math.pi) * xp.sqrt(high) * xp.where(large, 1.0, rise))
+    value = value + _odd(xp, high, lambda _: 1.0)
+    value = value + xp.where(large, 0.0, small * xp.log1p(SHIFT / small))
+    return xp.where(x > 0, value, 0.0 * x)
 
 
 def binet_slope(xp: Namespace, x: Array) -> Array:

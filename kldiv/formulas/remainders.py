@@ -54,8 +54,7 @@ def interior(
         alive = (x > 0) & (x < math.inf) & alive
     for x, y in zip(p, q, strict=True):
         same = (x == y) & same
-    zero = 0.0 * sum(xp.where(xp.isfinite(x), x, 0.0) for x in both)
-    edge = xp.where(valid, xp.where(same, zero, math.inf), math.nan)
+    edge = xp.where(valid, xp.where(same, xp.zeros_like(p[0]), math.inf), math.nan)
     return alive, edge, [xp.where(alive, x, 1.0) for x in both]
 
 
@@ -345,7 +344,7 @@ def softplus_remainder(xp: Namespace, a: Array, b: Array) -> Array:
     d = a - b
     flip = a > 0  # of the two outcomes take the rarer one
     a, b, d = xp.where(flip, -a, a), xp.where(flip, -b, b), xp.where(flip, -d, d)
-    p = 1.0 / (1.0 + xp.exp(-a))
+    p = chances(xp, a)[0]
     small = abs(d) < 1.0
     near_d = xp.where(small, d, 0.0)
     bend = phi(xp, near_d)
@@ -353,6 +352,15 @@ def softplus_remainder(xp: Namespace, a: Array, b: Array) -> Array:
     far_d = xp.where(small, 1.0, d)
     far = softplus(xp, b) - softplus(xp, a) + p * far_d
     return xp.where(small, near, far)
+
+
+def chances(xp: Namespace, x: Array) -> tuple[Array, Array]:
+    """Return 1/(1 + e⁻ˣ) and 1/(1 + eˣ): no power in them or in their slopes is beyond numbers."""
+    above = x > 0
+    falling = xp.exp(xp.where(above, -x, x))
+    more = 1.0 / (1.0 + falling)
+    less = falling * more
+    return xp.where(above, more, less), xp.where(above, less, more)
 
 
 def softplus(xp: Namespace, x: Array) -> Array:

@@ -45,12 +45,32 @@ FOUND = [
     ("InverseGamma", (20417.1953125, 90.66423034667969, 0.06623565405607224, 9.189694537781e-05)),
     ("Laplace", (892.6843872070312, 0.004889452829957008, 892.8042602539062, 0.0050944667309522)),
     ("ContinuousBernoulli", (0.012981722131371498, 0.22185364365577698)),
+    # Slopes whose parts are beyond the numbers of float32, or of both.
+    ("Geometric, logits", (38.110218, 92.01123)),
+    ("Geometric, logits", (-99.5, -100.25)),
+    ("Laplace", (4.281189e-17, 7.0005157e-15, 161270431744.0, 12321105641472.0)),
+    ("Cauchy", (-2.74309e23, 6.570597e-14, 1.117845e22, 1.3923036e-18)),
+    ("Normal, log-variance", (-1.7535109e-25, -194.36659, -1.7288013e-25, -196.36546)),
     # Scales far apart: an exponential of a logarithm would have its rounding.
     ("Normal", (1.0, 1e10, 2.0, 1e-9)),
     ("HalfNormal", (1e15, 1e-12)),
     ("Laplace", (1.0, 1e10, 2.0, 1e-9)),
     ("Exponential", (1e-9, 1e9)),
     ("Pareto", (2.0, 1e-9, 1.0, 1e9)),
+    # Moments whose slopes cancel each other's.
+    ("Exponential‖Gumbel", (0.0014721774, 0.0324926674, 0.00111615926)),
+    ("Gamma‖Gumbel", (3.16786577, 0.00325288204, 0.103129834, 0.00162560737)),
+    ("Uniform‖Gumbel", (0.00015708041610196233, 0.367874891, 0.00726163387, 0.00160835707)),
+    ("Normal‖Gumbel", (-0.0019379067, 2.80324745, -780.435608, 0.00519676972)),
+    ("LogNormal‖Gamma", (-411.8466796875, 23.5832062, 35526.49609375, 0.0466190875)),
+    ("LogNormal‖Gamma", (62.829750, 0.43405253, 0.01736747, 112.738052)),
+    ("LogNormal‖Exponential", (-987.694214, 41.4955559, 0.135175630)),
+    ("LogNormal‖Normal", (-913.358643, 27.7500496, 122.323547, 0.00429866184)),
+    ("Pareto‖Normal", (0.0015052067, 2.00467849, -0.0794106722, 16.4783726)),
+    ("Pareto‖Gamma", (0.0013245072, 1.00161982, 75689.7421875, 0.482816279)),
+    ("Uniform‖Pareto", (0.00783464499, 0.386620909, 0.00119001651, 0.00109301449)),
+    ("ContinuousBernoulli‖HalfNormal", (-0.0010040314, 917.022949)),
+    ("ContinuousBernoulli‖Exponential", (-0.0011696956, 0.00117682712)),
     ("Normal‖Laplace", (-43.97132110595703, 5.725151538848877, 87.18983459472656, 0.00252535333)),
     ("LogNormal‖Normal", (-153.5768280029297, 0.1236409917473793, 0.27244383096694946, 22.8937)),
     ("Uniform‖Beta", (5.3912845e-05, 0.00013169345, 1.0000001192092896, 1.2066233158111572)),
@@ -98,6 +118,41 @@ def test_values_and_slopes_are_right_to_ten_units_of_their_condition(name, case)
         assert of_value <= 10, dtype
         assert of_slopes <= 10, dtype
         assert of_bends <= 1e3, dtype
+
+
+@pytest.mark.parametrize("family", [d.Gamma, d.InverseGamma])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (394.0, 4.75e19, 8.43e7, 1.1e-20),  # a quotient of rates that float32 does not have
+        (2.36e-5, 7.2e19, 3.2e-7, 4.5e-20),
+        (0.083, 6.75e18, 0.0035, 6.1e-12),
+    ],
+)
+def test_rates_whose_quotient_is_no_number(family, numbers):
+    torch = pytest.importorskip("torch")
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [torch.tensor(x, dtype=torch.float32).to(dtype).requires_grad_() for x in numbers]
+        value = kl(family(*leaves[:2]), family(*leaves[2:]))
+        found.append([value.item(), *(x.item() for x in torch.autograd.grad(value, leaves))])
+    held = [x if abs(x) < 1e38 else pytest.approx(math.inf) for x in found[1]]
+    assert [abs(x) if abs(x) == math.inf else x for x in found[0]] == pytest.approx(held, rel=1e-5)
+
+
+def test_uniforms_may_differ_by_less_than_the_rounding_of_their_width():
+    torch = pytest.importorskip("torch")
+    for low in (-1e-20, 0.0):
+        ends = torch.tensor([0.0, 1.0, low, 1.0], dtype=torch.float64, requires_grad=True)
+        value = kl(d.Uniform(*ends[:2]), d.Uniform(*ends[2:]))
+        assert value.item() == pytest.approx(-low, rel=1e-15, abs=0)
+        assert torch.autograd.grad(value, ends)[0].tolist() == pytest.approx([1, -1, -1, 1])
+
+
+def test_a_second_moment_beyond_the_numbers_is_infinite():
+    for p in (d.LogNormal(2.0, 1e300), d.Pareto(1e300, 3.0)):
+        assert kl(p, d.HalfNormal(1e-300)) == kl(p, d.Normal(0.0, 1e-300)) == math.inf
+    assert kl(d.LogNormal(2.0, 1e300), d.Gamma(3.0, 1.0)) == math.inf
 
 
 def test_von_mises_at_edges_needs_no_scipy(monkeypatch):

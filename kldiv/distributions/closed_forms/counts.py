@@ -11,7 +11,7 @@ from kldiv.distributions.closed_forms.discrete import (
     waiting,
     waiting_by_logits,
 )
-from kldiv.distributions.masses import probabilities
+from kldiv.distributions.masses import probabilities, unlikely
 from kldiv.distributions.registry import register_kl
 from kldiv.formulas.remainders import softplus
 from kldiv.formulas.special import expm1, log1p, log1p_gap, log_ratio, phi
@@ -58,8 +58,9 @@ def negative_binomial(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomia
 def _of_one_count(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomial, r: int) -> Array:
     if p.logits is not None and q.logits is not None:
         return times(xp, r, waiting_by_logits(xp, -p.logits, -q.logits))
-    (p1, p0), (q1, q0) = probabilities(xp, p), probabilities(xp, q)
-    return times(xp, r, waiting(xp, p0, p1, q0, q1, q1 - p1))
+    of_p, of_q, lost = probabilities(xp, p), probabilities(xp, q), unlikely(xp, q)
+    found = waiting(xp, of_p[::-1], of_q[::-1], of_q[0] - of_p[0], lost[::-1])
+    return times(xp, r, found)
 
 
 def _from_other_count(
@@ -80,7 +81,8 @@ def _from_other_count(
     parts = r2 * (p1 - q1) / whole, (r2 - r1) * p1 * q0 / whole
     direct = share + q1 < abs(parts[0]) + abs(parts[1])
     change = xp.where(direct, share - q1, parts[0] - parts[1])
-    return r2 * waiting(xp, r2 * p0 / whole, share, q0, q1, -change)
+    moved = r2 * p0 / whole, share
+    return r2 * waiting(xp, moved, (q0, q1), -change, unlikely(xp, q)[::-1])
 
 
 def _to_other_count(xp: Namespace, r1: Array, r2: Array, odds: Array) -> Array:

@@ -24,8 +24,6 @@ from kldiv.distributions.closed_forms.location import quotient
 from kldiv.distributions.closed_forms.shape import (
     curvature,
     log_decay,
-    lower_mean,
-    magnitude,
     mean,
     natural,
     of_concentrations,
@@ -41,6 +39,7 @@ from kldiv.formulas.binet import (
     gamma_negentropy,
 )
 from kldiv.formulas.measures import relative_entropy
+from kldiv.formulas.numbers import NEAR
 from kldiv.formulas.remainders import (
     EULER,
     gamma_excess,
@@ -48,7 +47,16 @@ from kldiv.formulas.remainders import (
     ratio_phi,
     times_phi,
 )
-from kldiv.formulas.special import artanh_parts, expm1, log1p, log1p_gap, log_ratio, phi
+from kldiv.formulas.special import (
+    artanh_parts,
+    expm1,
+    log1p,
+    log1p_gap,
+    log_ratio,
+    phi,
+    phi_near,
+    relative,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +119,10 @@ class Shape:
     def cumulant(self, scale: Array) -> Array:
         """Return log E e^(−(x − E x)/scale) ≥ 0."""
         raise NotImplementedError
+
+    def fall(self, center: Array, scale: Array) -> Array:
+        """Return −log E e^(−(x − center)/scale), where that is finite."""
+        return self.mean_from(center) / scale - self.cumulant(scale)
 
 
 class _Located(Shape):
@@ -192,6 +204,9 @@ class _Exponential(_Located, of=f.Exponential, against=(f.Gumbel, f.HalfNormal, 
     def cumulant(self, scale: Array) -> Array:
         return log1p_gap(self.xp, self.scale / scale)
 
+    def fall(self, center: Array, scale: Array) -> Array:
+        return log1p(self.xp, self.scale / scale) - center / scale
+
 
 class _Gamma(Shape, of=f.Gamma, against=(f.Gumbel, f.HalfNormal, f.Normal)):
     def negentropy(self) -> Array:
@@ -205,6 +220,11 @@ class _Gamma(Shape, of=f.Gamma, against=(f.Gumbel, f.HalfNormal, f.Normal)):
 
     def cumulant(self, scale: Array) -> Array:
         return self.p.concentration * log1p_gap(self.xp, 1.0 / self.p.rate / scale)
+
+    def fall(self, center: Array, scale: Array) -> Array:
+        t = 1.0 / self.p.rate / scale
+        direct = self.p.concentration * log1p(self.xp, t) - center / scale
+        return self.xp.where(t > 1.0, direct, super().fall(center, scale))
 
 
 class _LogNormal(Shape, of=f.LogNormal, against=(f.HalfNormal,)):
@@ -233,15 +253,10 @@ class _LogNormal(Shape, of=f.LogNormal, against=(f.HalfNormal,)):
         return self.xp.log(unit / self.p.scale) - self.p.loc - _NORMAL
 
 
-class _Pareto(Shape, of=f.Pareto, against=(f.Exponential, f.Gamma, f.HalfNormal, f.Normal)):
+class _Pareto(Shape, of=f.Pareto, against=(f.Exponential, f.HalfNormal)):
     def _above(self, least: float) -> tuple[Array, Array]:
         fits = self.p.alpha > least
         return fits, self.xp.where(fits, self.p.alpha, least + 1.0)
-
-    def negentropy(self) -> Array:
-        _, a = self._above(2.0)
-        logs = log1p(self.xp, -1.0 / a) + 0.5 * log1p(self.xp, -2.0 / a)
-        return (_NORMAL - 1.0) - 1.0 / a - logs
 
     def mean(self) -> Array:
         fits, a = self._above(1.0)
@@ -265,7 +280,8 @@ class _Pareto(Shape, of=f.Pareto, against=(f.Exponential, f.Gamma, f.HalfNormal,
 
     def log_gap(self) -> Array:
         fits, a = self._above(1.0)
-        return self.xp.where(fits, log1p_gap(self.xp, -1.0 / a), math.inf)
+        own = relative(self.xp, a, a - 1.0, self.xp.ones_like(a)) / a
+        return self.xp.where(fits, own, math.inf)
 
     def log_entropy(self) -> Array:
         return 1.0 - self.xp.log(self.p.alpha)
@@ -338,9 +354,7 @@ class _ContinuousBernoulli(Shape, of=f.ContinuousBernoulli, against=(f.HalfNorma
     def negentropy(self) -> Array:
         xp = self.xp
         x = natural(xp, self.p)
-        size = magnitude(xp, x)
-        entropy = log_decay(xp, size) + size * lower_mean(xp, size)
-        return _NORMAL + 0.5 * xp.log(curvature(xp, x)) - entropy
+        return _NORMAL + 0.5 * xp.log(curvature(xp, x)) + _from_even(xp, x)
 
     def mean(self) -> Array:
         return mean(self.xp, natural(self.xp, self.p))
@@ -383,6 +397,11 @@ class _Uniform(
         width = (self.p.high - self.p.low) / scale
         return 0.5 * width + log_decay(self.xp, width)
 
+    def fall(self, center: Array, scale: Array) -> Array:
+        width = (self.p.high - self.p.low) / scale
+        direct = (self.p.low - center) / scale - log_decay(self.xp, width)
+        return self.xp.where(width > 1.0, direct, super().fall(center, scale))
+
 
 def _log_gap_of_interval(xp: Namespace, low: Array, high: Array, width: Array) -> Array:
     """Return log E x − E log x of a uniform x between low ≥ 0 and high."""
@@ -405,19 +424,30 @@ def _normal(xp: Namespace, m: Shape, q: f.Normal) -> Array:
     return m.negentropy() + 0.5 * (ratio_phi(xp, q.scale, m.deviation(), 2) + z * z)
 
 
-def _half_normal(xp: Namespace, m: Shape, q: f.HalfNormal) -> Array:  # noqa: ARG001
+def _by_second_moment(xp: Namespace, m: Shape, loc: Array | float, scale: Array) -> Array:
+    """Return −H(P) − E[log q] of a Normal q."""
+    a, b = m.mean_from(loc) / scale, m.deviation() / scale
+    square = a * a + b * b
+    value = m.negative_entropy(scale) + 0.5 * square + 0.5 * _LOG_2PI
+    return xp.where(square == math.inf, math.inf, value)
+
+
+def _half_normal(xp: Namespace, m: Shape, q: f.HalfNormal) -> Array:
     """−H(P) − E[log q], by the second moment of P."""
-    a, b = m.mean() / q.scale, m.deviation() / q.scale
-    return m.negative_entropy(q.scale) + 0.5 * (a * a + b * b) + 0.5 * math.log(math.pi / 2)
+    return _by_second_moment(xp, m, 0.0, q.scale) - math.log(2)
 
 
 def _gumbel(xp: Namespace, m: Shape, q: f.Gumbel) -> Array:
-    """φ(u) + κ + 1 − H(P/β), κ = log E e^(−(x − E x)/β), u = (E x − μ)/β − κ."""
+    """φ(u) + κ + 1 − H(P/β), κ = log E e^(−(x − E x)/β), u = −log E e^(−(x − μ)/β)."""
     cumulant = m.cumulant(q.scale)
     finite = cumulant < math.inf
     kept = xp.where(finite, cumulant, 0.0)
-    u = m.mean_from(q.loc) / q.scale - kept
-    value = phi(xp, u) + (kept + (1.0 + m.negative_entropy(q.scale)))
+    u = xp.where(finite, m.fall(q.loc, q.scale), 0.0)
+    close = abs(u) < NEAR
+    near = phi_near(xp, xp.clip(u, -NEAR, NEAR)) + kept
+    # Far apart κ, whose slope may be large, is in neither term.
+    far = (xp.exp(-xp.where(close, 0.0, u)) - 1.0) + m.mean_from(q.loc) / q.scale
+    value = xp.where(close, near, far) + (1.0 + m.negative_entropy(q.scale))
     return xp.where(finite, value, xp.where(cumulant == math.inf, math.inf, math.nan))
 
 
@@ -463,10 +493,17 @@ def _concentration(xp: Namespace, q: Any) -> Array:
 def _log_normal_gamma(xp: Namespace, m: Shape, q: Any) -> Array:
     """c φ(−w) + ½ φ(−log cσ²) + Binet's g(c), w = log of the ratio of means."""
     c, p = _concentration(xp, q), m.p
-    square = p.scale * p.scale
-    w = xp.log(q.rate / c) + (p.loc + 0.5 * square)
-    inner = 0.5 * ratio_phi(xp, xp.ones_like(c) / c, square)
-    return times_phi(xp, c, w, xp.exp(w) * c) + inner + binet(xp, c)
+    square, narrow = p.scale * p.scale, xp.ones_like(c) / c
+    level = log_ratio(xp, q.rate, c) + p.loc
+    w = level + 0.5 * square
+    close = abs(w) < NEAR
+    near = c * phi_near(xp, xp.clip(-w, -NEAR, NEAR)) + 0.5 * ratio_phi(xp, narrow, square)
+    # Far apart what depends on σ² alone is in neither term; the mean may be beyond the numbers.
+    root = xp.exp(0.5 * (p.loc + 0.5 * square))
+    top = (q.rate * root) * root
+    far = top - c * (1.0 + level) - 0.5 * (1.0 + log_ratio(xp, square, narrow))
+    far = xp.where(top < math.inf, far, math.inf)
+    return xp.where(close, near, far) + binet(xp, c)
 
 
 def _log_normal_normal(xp: Namespace, m: _LogNormal, q: f.Normal) -> Array:
@@ -475,7 +512,9 @@ def _log_normal_normal(xp: Namespace, m: _LogNormal, q: f.Normal) -> Array:
     held = (deviation > 1e-30) & (deviation < math.inf)
     near = ratio_phi(xp, q.scale, xp.where(held, deviation, q.scale), 2)
     far = phi(xp, 2.0 * (xp.log(q.scale) - m.log_deviation()))
-    return m.negentropy() + 0.5 * (xp.where(held, near, far) + z * z)
+    near = m.negentropy() + 0.5 * (xp.where(held, near, far) + z * z)
+    # From σ = 1 on they are never close, and slopes of σ² would cancel.
+    return xp.where(m.p.scale < 1.0, near, _by_second_moment(xp, m, q.loc, q.scale))
 
 
 def _weibull_gamma(xp: Namespace, m: _Weibull, q: f.Gamma) -> Array:
@@ -538,10 +577,14 @@ def _log_width(xp: Namespace, low: Array, high: Array) -> Array:
     return log_ratio(xp, width, xp.ones_like(width), (high - 1.0) - low)
 
 
+def _from_even(xp: Namespace, x: Array) -> Array:
+    """Return D of a ContinuousBernoulli of logits x from that of logits 0, which is uniform: −H."""
+    return of_logits(xp, x, xp.zeros_like(x), -x)
+
+
 def _continuous_bernoulli_uniform(xp: Namespace, m: Shape, q: f.Uniform) -> Array:
-    """D from the one of logits 0, which is uniform, + log of Q's width."""
-    x = natural(xp, m.p)
-    return of_logits(xp, x, xp.zeros_like(x), -x) + _log_width(xp, q.low, q.high)
+    """D from the one of logits 0, + log of Q's width."""
+    return _from_even(xp, natural(xp, m.p)) + _log_width(xp, q.low, q.high)
 
 
 def _uniform_continuous_bernoulli(xp: Namespace, m: Shape, q: f.ContinuousBernoulli) -> Array:
@@ -597,15 +640,30 @@ def _mean_log(xp: Namespace, low: Array, high: Array, width: Array) -> Array:
 
 
 def _uniform_pareto(xp: Namespace, m: _Uniform, q: f.Pareto) -> Array:
-    """−H(P) − E[log q]: (α + 1) E[log x/s] − log(α · width/s)."""
+    """−H(P) − E[log q]: α E[log x/s] + E[log x/width] − log α."""
     low, high, s = m.p.low, m.p.high, q.scale
     fits = low >= s
     width = high - low
     low, high = xp.where(fits, low, s), xp.where(fits, high, s + width)
     middle = 0.5 * low + 0.5 * high
-    logs = log_ratio(xp, middle, s, (low - s) + 0.5 * width)
-    logs = logs - _log_gap_of_interval(xp, low, high, width)
-    return (q.alpha + 1.0) * logs - xp.log(q.alpha * (width / s))
+    gap = _log_gap_of_interval(xp, low, high, width)
+    logs = log_ratio(xp, middle, s, (low - s) + 0.5 * width) - gap
+    return q.alpha * logs + (log_ratio(xp, middle, width) - gap) - xp.log(q.alpha)
+
+
+def _pareto_normal(xp: Namespace, m: Shape, q: f.Normal) -> Array:
+    """−H(P) − E[log q], by the second moment of P."""
+    return _by_second_moment(xp, m, q.loc, q.scale)
+
+
+def _pareto_gamma(xp: Namespace, m: _Pareto, q: f.Gamma) -> Array:
+    """The Gamma's; of a small α by E log x itself, as the slope of the mean would cancel."""
+    c, s, a = q.concentration, m.p.scale, m.p.alpha
+    top = m.mean() * q.rate
+    own = (binet(xp, c) - 0.5 * xp.log(c)) + 0.5 * _LOG_2PI - m.log_entropy()
+    direct = top - c * (1.0 + log_ratio(xp, s * q.rate, c) + 1.0 / a) + own
+    direct = xp.where(top == math.inf, math.inf, direct)
+    return xp.where(a < 2.0, direct, _gamma(xp, m, q))
 
 
 def _continuous_bernoulli_exponential(xp: Namespace, m: Shape, q: f.Exponential) -> Array:
@@ -615,9 +673,8 @@ def _continuous_bernoulli_exponential(xp: Namespace, m: Shape, q: f.Exponential)
     size = xp.where(cut, -x, 2.0)
     lost = size * xp.exp(-size) / -expm1(xp, -size)
     close = -log1p_gap(xp, -lost) - log1p(xp, -xp.exp(-size))
-    mean = xp.where(cut, (1.0 - lost) / size, m.mean())
-    far = 1.0 + m.negative_entropy(m.mean())
-    return _means(xp, mean, 1.0, q.rate) + xp.where(cut, close, far)
+    close = _means(xp, (1.0 - lost) / size, 1.0, q.rate) + close
+    return xp.where(cut, close, _from_even(xp, x) + (q.rate * m.mean() - xp.log(q.rate)))
 
 
 def _beta_continuous_bernoulli(xp: Namespace, m: Shape, q: f.ContinuousBernoulli) -> Array:
@@ -653,6 +710,8 @@ _OWN: Final[dict[tuple[Any, Any], Callable[..., Array]]] = {
     (f.LogNormal, f.Exponential): _log_normal_gamma,
     (f.LogNormal, f.Gamma): _log_normal_gamma,
     (f.LogNormal, f.Normal): _log_normal_normal,
+    (f.Pareto, f.Gamma): _pareto_gamma,
+    (f.Pareto, f.Normal): _pareto_normal,
     (f.Uniform, f.Beta): _uniform_beta,
     (f.Uniform, f.ContinuousBernoulli): _uniform_continuous_bernoulli,
     (f.Uniform, f.Pareto): _uniform_pareto,

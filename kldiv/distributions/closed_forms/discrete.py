@@ -15,13 +15,22 @@ from kldiv.distributions.families import (
     OneHotCategorical,
     Poisson,
 )
-from kldiv.distributions.masses import classes, excess, of_rates, probabilities
+from kldiv.distributions.masses import (
+    TINY,
+    classes,
+    from_share,
+    of_rates,
+    probabilities,
+    unlikely,
+    unlikely_classes,
+)
 from kldiv.distributions.registry import infinite, register_kl
+from kldiv.formulas.binet import excess
 from kldiv.formulas.divergences import KullbackLeibler
 from kldiv.formulas.measures import relative_entropy
 from kldiv.formulas.numbers import NEAR
-from kldiv.formulas.remainders import ratio_phi, softplus, softplus_remainder
-from kldiv.formulas.special import expm1, log1p, log_ratio, phi, phi_near
+from kldiv.formulas.remainders import chances, ratio_phi, softplus, softplus_remainder
+from kldiv.formulas.special import expm1, log1p, log_ratio, phi, phi_ratio
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
@@ -41,8 +50,10 @@ def bernoulli(xp: Namespace, p: Any, q: Any) -> Array:
         return xp.where(apart, math.inf, softplus_remainder(xp, a, b))
     (p1, p0), (q1, q0) = probabilities(xp, p), probabilities(xp, q)
     # 1 − p is rounded, p − q is not where they are close.
-    change = p1 - q1
-    return relative_entropy(xp, p1, q1, change) + relative_entropy(xp, p0, q0, -change)
+    change, (lost1, lost0) = p1 - q1, unlikely(xp, q)
+    one = xp.ones_like(change)
+    ones = from_share(xp, p1, one, q1, lost1, change)
+    return ones + from_share(xp, p0, one, q0, lost0, -change)
 
 
 @register_kl(Geometric, Geometric)
@@ -50,17 +61,32 @@ def geometric(xp: Namespace, p: Geometric, q: Geometric) -> Array:
     """φ(log p/q) + (1−p)/p φ(log (1−p)/(1−q))."""
     if p.logits is not None and q.logits is not None:
         return waiting_by_logits(xp, p.logits, q.logits)
-    (p1, p0), (q1, q0) = probabilities(xp, p), probabilities(xp, q)
-    return waiting(xp, p1, p0, q1, q0, p1 - q1)
+    of_p, of_q = probabilities(xp, p), probabilities(xp, q)
+    return waiting(xp, of_p, of_q, of_p[0] - of_q[0], unlikely(xp, q))
 
 
-def waiting(xp: Namespace, p1: Array, p0: Array, q1: Array, q0: Array, change: Array) -> Array:
-    """Return the divergence of two numbers of failures before a success; ``change`` is p₁ − q₁.
+def waiting(
+    xp: Namespace,
+    p: tuple[Array, Array],
+    q: tuple[Array, Array],
+    change: Array,
+    lost: tuple[Array | None, Array | None],
+) -> Array:
+    """Return the divergence of two numbers of failures before a success.
 
-    That of two Bernoullis over p₁ has a slope in p₁ in which log(p₁/q₁) would cancel.
+    P and Q are their chances of success and of failure, ``change`` is p₁ − q₁ and ``lost`` −log of
+    Q's, where chances may be tiny.  That of two Bernoullis over p₁ has a slope in p₁ in which
+    log(p₁/q₁) would cancel.
     """
-    failures = quotient(xp, relative_entropy(xp, p0, q0, -change), p1)
-    return ratio_phi(xp, p1, q1, difference=change) + failures
+    (p1, p0), (q1, q0) = p, q
+    one = xp.ones_like(change)
+    failures = quotient(xp, from_share(xp, p0, one, q0, lost[1], -change), p1)
+    value = ratio_phi(xp, p1, q1, difference=change)
+    if lost[0] is not None:
+        tiny = (q1 >= 0) & (q1 < TINY)
+        rare = quotient(xp, from_share(xp, p1, one, q1, lost[0], change), p1)
+        value = xp.where(tiny, rare, value)
+    return value + failures
 
 
 def _finite(xp: Namespace, a: Array, b: Array) -> tuple[Array, Array, Array]:
@@ -68,7 +94,7 @@ def _finite(xp: Namespace, a: Array, b: Array) -> tuple[Array, Array, Array]:
 
     From ±10⁴ on P has all its mass at one outcome, in every dtype.
     """
-    near, certain = xp.clip(a, -1e4, 1e4), xp.isinf(b)
+    near, certain = xp.where(xp.isinf(a), xp.clip(a, -1e4, 1e4), a), xp.isinf(b)
     return near, xp.where(certain, near, b), certain & ((a < b) | (a > b))
 
 
@@ -77,20 +103,23 @@ def waiting_by_logits(xp: Namespace, a: Array, b: Array) -> Array:
     same = xp.isinf(a) & (a == b)
     a, b, apart = _finite(xp, a, b)
     d = a - b
-    close = abs(d) < 1.0
+    close = abs(d) < 0.5
     near_d = xp.where(close, d, 0.0)
-    p1, p0, rise = 1.0 / (1.0 + xp.exp(-a)), 1.0 / (1.0 + xp.exp(a)), expm1(xp, near_d)
+    (p1, p0), rise = chances(xp, a), expm1(xp, near_d)
     less = phi(xp, near_d) - near_d
     x = xp.where(close, log1p(xp, p0 * rise), softplus(xp, -b) - softplus(xp, -a))
     y = xp.where(close, log1p(xp, p1 * less), softplus(xp, b) - softplus(xp, a))
-    root = xp.exp(-0.5 * a)  # odds of failure may overflow beside a y² that underflows
-    near = root * (root * phi_near(xp, xp.clip(y, -NEAR, NEAR)))
-    rarer = y < -NEAR  # e⁻ʸ may overflow
-    odds = xp.exp(-a)
-    more = odds * phi(xp, xp.where(rarer, 0.0, y))
+    near, rarer = abs(y) < NEAR, y < -NEAR
+    # Odds of failure may overflow beside a y² that underflows; where their root does, y is nothing.
+    most = 700.0 if a.dtype == xp.float64 else 80.0
+    mild = xp.clip(y, -NEAR, NEAR)
+    root = xp.exp(xp.clip(-0.5 * a, -math.inf, most)) * mild
+    odds = xp.exp(-xp.where(near, 0.0, a))
+    more = odds * phi(xp, xp.where(rarer, 0.0, y))  # e⁻ʸ may overflow
     some = xp.where(odds > 0, y, 0.0)
-    fewer = (1.0 + odds) / (1.0 + xp.exp(b)) - odds * (1.0 - some)
-    value = phi(xp, x) + xp.where(abs(y) < NEAR, near, xp.where(rarer, fewer, more))
+    fewer = (1.0 + odds) * chances(xp, b)[1] - odds * (1.0 - some)
+    failures = xp.where(near, root * (root * phi_ratio(xp, mild)), xp.where(rarer, fewer, more))
+    value = phi(xp, x) + failures
     return xp.where(same, 0.0, xp.where(apart, math.inf, value))
 
 
@@ -257,7 +286,9 @@ def categorical(xp: Namespace, p: Any, q: Any) -> Array:
     if p.logits is not None and q.logits is not None:
         s, t = xp.broadcast_arrays(q.logits, p.logits)
         return KullbackLeibler().of_rows(xp, s, t, 1.0)[..., 0]
-    return xp.sum(relative_entropy(xp, classes(xp, p), classes(xp, q)), axis=-1)
+    shares, others = xp.broadcast_arrays(classes(xp, p), classes(xp, q))
+    terms = from_share(xp, shares, xp.ones_like(shares), others, unlikely_classes(xp, q))
+    return xp.sum(terms, axis=-1)
 
 
 @register_kl(Multinomial, Multinomial)

@@ -22,8 +22,10 @@ def gamma(xp: Namespace, p: Any, q: Any) -> Array:
         xp, (p.concentration, p.rate), (q.concentration, q.rate)
     )
     apart = log_ratio(xp, a, c) + log_ratio(xp, rate_q, rate_p)
-    # Two large logarithms of opposite sign would lose what they have in common.
-    far = log_ratio(xp, a / c, rate_p / rate_q)
+    # Two large logarithms of opposite sign would lose what they have in common; quotients of roots
+    # are numbers, as are their slopes.
+    shapes, rates = (xp.sqrt(x) / xp.sqrt(y) for x, y in ((a, c), (rate_p, rate_q)))
+    far = 2.0 * log_ratio(xp, shapes, rates)
     w = xp.where(abs(log_ratio(xp, a, c)) < 1.0, apart, far)
     root = xp.sqrt(rate_p)
     value = times_phi(xp, c, w, (a / root) * (rate_q / root)) + gamma_excess(xp, a, c)

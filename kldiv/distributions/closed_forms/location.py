@@ -67,8 +67,9 @@ def _log_scale(d: Normal | LogNormal) -> Array | None:
 def _normal_by_logs(xp: Namespace, p: Normal | LogNormal, q: Normal | LogNormal) -> Array:
     """Return the same by log σ: φ of a difference, not of a quotient that may have underflowed."""
     log_p, log_q = (xp.log(d.scale) if (given := _log_scale(d)) is None else given for d in (p, q))
-    loc, narrow = p.loc - q.loc, xp.exp(-log_q)
-    z = loc * xp.where((loc == 0) & (narrow == math.inf), 1.0, narrow)
+    loc, root = p.loc - q.loc, xp.exp(-0.5 * log_q)  # 1/σ₂ may be beyond the numbers
+    root = xp.where((loc == 0) & (root == math.inf), 1.0, root)
+    z = (loc * root) * root
     return 0.5 * (phi(xp, 2.0 * (log_q - log_p)) + z * z)
 
 
@@ -88,7 +89,9 @@ def laplace(xp: Namespace, p: Laplace, q: Laplace) -> Array:
     apart = distance(xp, p.loc, q.loc)
     far = (apart > p.scale) & (apart > q.scale)
     safe = xp.where(far | (p.scale == 0), 1.0, p.scale)  # where b₁ = 0 is not far it is +∞ below
-    near = safe * phi(xp, xp.where(far, 0.0, apart) / safe)
+    long = ~far & (apart >= _FAR * safe)  # a slope of the quotient may be beyond the numbers
+    near = safe * phi(xp, xp.where(far | long, 0.0, apart) / safe)
+    near = xp.where(long, apart - safe, near)
     near = ratio_phi(xp, q.scale, p.scale) + quotient(xp, near, q.scale)
     alive = far & (p.scale > 0) & (q.scale > 0)
     some, wide, narrow = (xp.where(alive, x, 1.0) for x in (apart, p.scale, q.scale))
@@ -103,17 +106,18 @@ def laplace(xp: Namespace, p: Laplace, q: Laplace) -> Array:
 def cauchy(xp: Namespace, p: Cauchy, q: Cauchy) -> Array:
     """log(1 + u² + v²), u = (γ₁ − γ₂)/g, v = (x₁ − x₂)/g, g = 2√(γ₁ γ₂).
 
-    Where a square would overflow: 2 log m + log((u/m)² + (v/m)²), m the larger of both.
+    Far apart: 2 log m − log γ₁ − log γ₂ + log((u/m)² + (v/m)²), m the larger of g u and g v.
     """
     alive = (p.scale > 0) & (q.scale > 0)
     p_scale, q_scale = (xp.where(alive, d.scale, 1.0) for d in (p, q))
     mean = xp.sqrt(p_scale) * xp.sqrt(q_scale)
-    u, v = 0.5 * ((p_scale - q_scale) / mean), 0.5 * ((p.loc - q.loc) / mean)
+    u, v = 0.5 * (p_scale - q_scale), 0.5 * (p.loc - q.loc)
     larger = xp.where(abs(u) > abs(v), abs(u), abs(v))
-    far = larger > _ROOT
-    near = log1p(xp, xp.where(far, 0.0, u) ** 2 + xp.where(far, 0.0, v) ** 2)
+    far = larger > _ROOT * mean
+    near = log1p(xp, (xp.where(far, 0.0, u) / mean) ** 2 + (xp.where(far, 0.0, v) / mean) ** 2)
     u, v, larger = (xp.where(far, x, 1.0) for x in (u, v, larger))
-    value = 2.0 * xp.log(larger) + xp.log((u / larger) ** 2 + (v / larger) ** 2)
+    value = 2.0 * xp.log(larger) - xp.log(p_scale) - xp.log(q_scale)
+    value = value + xp.log((u / larger) ** 2 + (v / larger) ** 2)
     value = xp.where(far, value, near)
     return xp.where(alive, value, of_points(xp, p.scale, q.scale, p.loc - q.loc))
 
@@ -161,12 +165,12 @@ def uniform(xp: Namespace, p: Uniform, q: Uniform) -> Array:
     valid = (p.low <= p.high) & (q.low <= q.high)
     fits = valid & (p.low >= q.low) & (p.high <= q.high)
     # The width of finite ends may be beyond the largest number.
-    unit = xp.where((abs(q.low) < math.inf) & (q.high - q.low == math.inf), 0.5, 1.0)
+    unit = xp.where(q.high - q.low == math.inf, 0.5, 1.0)
     a, b, low, high = (unit * x for x in (p.low, p.high, q.low, q.high))
     more = (high - b) + (a - low)
     narrow, wide = b - a, high - low
-    same = fits & (narrow == wide)  # also two points
-    usable = fits & (narrow > 0) & ~same
+    usable = fits & (narrow > 0) & (wide < math.inf)
+    same = fits & ~usable & (narrow == wide)  # two points, two that have no ends
     value = log_ratio(
         xp,
         xp.where(usable, wide, 1.0),

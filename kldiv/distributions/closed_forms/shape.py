@@ -191,7 +191,8 @@ def of_logits(xp: Namespace, a: Array, b: Array, change: Array) -> Array:
     less_a, less_b = (xp.exp(-xp.where(large, x, 1.0)) for x in (size_a, size_b))
     rate = less_a / (1.0 - less_a)  # 1/(eᵃ − 1)
     own = log_ratio(xp, 1.0 - less_b, 1.0 - less_a, less_a - less_b)
-    apart = ratio_phi(xp, size_a, size_b) + own + (size_a - b) * rate
+    nearer = xp.where(mirrored, change, -change)  # |a| − b
+    apart = ratio_phi(xp, size_a, size_b, difference=nearer) + own + nearer * rate
     less = log_decay(xp, size_b) - log_decay(xp, size_a)
     mixed = less + (b - size_a) * lower_mean(xp, size_a) + xp.where(b < 0, size_b, 0.0)
     return xp.where(close, near, xp.where(large, apart, mixed))
