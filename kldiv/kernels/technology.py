@@ -81,7 +81,8 @@ class Technology:
         KernelError
             The kernel cannot be compiled or launched here; `problem` says so from then on.
         """
-        raise NotImplementedError
+        found: Found = self.module(work).run(work)
+        return found
 
     def prepare(self, work: Work) -> Callable[[Work], Found]:
         """Return a function for such work, compiled; of the arrays only the dtypes are looked at.

@@ -48,16 +48,9 @@ def cores() -> int:
 
 
 def share(work: Callable[[int, int], None], units: int, threads: int) -> None:
-    """Call ``work(first, last)`` for ranges that cover all units, by several threads.
+    """Call ``work(first, last)`` for ranges that cover a number of units, ``last`` not included.
 
-    Parameters
-    ----------
-    work : callable
-        Does the units from ``first`` to ``last``, that one not included.
-    units : int
-        How many there are.
-    threads : int
-        How many threads to use at most, this one included.
+    At most so many ``threads`` take part, this one included.
     """
     threads = min(threads, units)
     if threads <= 1:

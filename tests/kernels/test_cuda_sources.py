@@ -61,9 +61,9 @@ def read(library, program, what):
 
 def macros(name, dtype, *, kind=0, classes=151936):
     if name == "pointwise":
-        return {"PER": 8, "LOG_TARGET": kind, **compiling.types(dict.fromkeys("XYEC", dtype))}
+        return {"PER": 8, "LOG_TARGET": kind, **compiling.types(**dict.fromkeys("XYEC", dtype))}
     per = row_loss.shape_for(8192, classes, real(dtype)).per
-    return {"PER": per, "DIVERGENCE": kind, **compiling.types(dict.fromkeys("ST", dtype))}
+    return {"PER": per, "DIVERGENCE": kind, **compiling.types(**dict.fromkeys("ST", dtype))}
 
 
 def real(dtype):

@@ -92,8 +92,16 @@ def variants(dtypes):
             }  # fmt: skip
             arrays = {**numbers, **dict.fromkeys("x y value x_out y_out factor".split(), real)}
             arrays["keep"] = "*u8"
-            yield f"sums of {target} {name}", pointwise.sums, constants, arrays, warps
-            yield f"maps of {target} {name}", pointwise.maps, constants, arrays, warps
+            wanted = {"sums": ["partial"], "maps": ["factor", "value", "x_out", "y_out"]}
+            every = [each for some in wanted.values() for each in some]
+            for results, own in wanted.items():
+                missing = {each: None for each in every if each not in own}
+                yield f"{results} of {target} {name}", pointwise.pointwise, {
+                    **constants, **missing,
+                }, arrays, warps  # fmt: skip
+            yield f"both of {target} {name}", pointwise.pointwise, {
+                **constants, "value": None,
+            }, arrays, warps  # fmt: skip
     joined = {"keep": None, "temperatures": None, "height": 32}
     yield "join", rows.join, joined, numbers, 1
     yield "join_sums", rows.join_sums, joined, numbers, 1

@@ -52,8 +52,8 @@ def elements(
     rows = tuple(f"row {axis}" for axis in range(arrays[0].ndim)[:-1])
     full = (*rows, _CLASSES)
     aligned = _aligned(arrays, rows, full)
-    classed, more = aligned[: plan.classed], aligned[plan.classed :]
-    weight, others = ([(array, rows) for array in some] for some in _cut(more, plan.weighted))
+    classed, more = aligned[: plan.classed], [(array, rows) for array in aligned[plan.classed :]]
+    weight, others = more[: plan.weighted], more[plan.weighted :]
     make = partial(_blockwise, dtype=plan.compute)
     named = [*((array, full) for array in classed), *others]
     chunks = make(_together, full, *named)
@@ -81,10 +81,6 @@ def elements(
         return make(partial(_values, evaluator(plan.last), len(known)), rows, *known, *others)
     function = partial(_share, evaluator(plan.last), plan.classed, weighted=plan.weighted)
     return make(function, full, (chunks, full), *weight, *known)
-
-
-def _cut(arrays: Sequence[Array], number: int) -> tuple[Sequence[Array], Sequence[Array]]:
-    return arrays[:number], arrays[number:]
 
 
 def _aligned(arrays: Sequence[Array], rows: Names, full: Names) -> Sequence[Array]:
@@ -141,15 +137,11 @@ def _joined(known: Sequence[Any]) -> list[Array]:
 
 
 def _share(
-    evaluate: Evaluate,
-    classed: int,
-    chunk: tuple[Array, ...],
-    *more: Array,
-    weighted: bool = False,
+    evaluate: Evaluate, classed: int, chunk: tuple[Array, ...], *more: Array, weighted: bool = False
 ) -> Array:
     """Evaluate an operation on the arrays of classes, a weight, the constants, and the others."""
-    weight, known = _cut(more, weighted)
-    return evaluate(*chunk[:classed], *weight, *_joined(known), *chunk[classed:])
+    known = _joined(more[weighted:])
+    return evaluate(*chunk[:classed], *more[:weighted], *known, *chunk[classed:])
 
 
 def _merged(

@@ -80,7 +80,7 @@ def _pushed(
 def pairs(operation: PairMeasure, a: Array, b: Array) -> Array:
     """Compute a measure of all pairs of rows by the formulas, a row of the first array at a time.
 
-    Derivatives compute that anew: kept, it would be as large as all pairs' classes.
+    Derivatives compute that anew: to keep it takes as much as all pairs' classes.
     """
     one = operation.of_rows()
 

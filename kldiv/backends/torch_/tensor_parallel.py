@@ -123,8 +123,7 @@ class MeshSpread(Spread):
 
         s, *others = self.placed(arrays)
         mesh, placements = s.device_mesh, s.placements
-        last = range(s.ndim)[-1]
-        where = [place.is_shard(last) for place in placements]
+        where = [place.is_shard(s.ndim - 1) for place in placements]
         if where.count(True) > 1:
             raise LibraryError(
                 f"the classes lie on {where.count(True)} dimensions of the mesh, placements "
@@ -132,12 +131,11 @@ class MeshSpread(Spread):
             )
         group = mesh.get_group(where.index(True)) if any(where) else None
         own = None if group is None else GroupRanks(group)
-        rows = [Replicate() if place.is_shard(last) else place for place in placements]
         local = [array.to_local() for array in (s, *others)]
         values = _RowValues.apply(operation, own, *local)
         shape = torch.empty(operation.shape([s]), device="meta")
         values = DTensor.from_local(
-            values, mesh, rows, run_check=False, shape=shape.shape, stride=shape.stride()
+            values, mesh, _of_rows(s), run_check=False, shape=shape.shape, stride=shape.stride()
         )
         loss = operation.finish(xp, values, operation.keep((s, *others)))
         if operation.reduction == "none":
@@ -146,18 +144,11 @@ class MeshSpread(Spread):
 
     def placed(self, arrays: Sequence[Array]) -> list[Array]:
         """Return the arrays, those of rows as DTensors placed as the rows are."""
-        from torch.distributed.tensor import Replicate  # noqa: PLC0415
-
-        s, *others = arrays
-        last = range(s.ndim)[-1]
-        rows = [Replicate() if place.is_shard(last) else place for place in s.placements]
-        mesh = s.device_mesh
+        s = arrays[0]
+        mesh, rows = s.device_mesh, _of_rows(s)
         return [
-            s,
-            *(
-                each if each.shape == s.shape else _replicated(each, mesh).redistribute(mesh, rows)
-                for each in others
-            ),
+            each if each.shape == s.shape else _replicated(each, mesh).redistribute(mesh, rows)
+            for each in arrays
         ]
 
     def replicated(self, like: Array, array: Array) -> Array:
@@ -166,6 +157,14 @@ class MeshSpread(Spread):
 
         mesh = like.device_mesh
         return _replicated(array, mesh).redistribute(mesh, [Replicate() for _ in like.placements])
+
+
+def _of_rows(logits: Array) -> list[Any]:
+    """Return the placements of numbers of rows: whole along the mesh's dimension of classes."""
+    from torch.distributed.tensor import Replicate  # noqa: PLC0415
+
+    last = logits.ndim - 1
+    return [Replicate() if place.is_shard(last) else place for place in logits.placements]
 
 
 def _replicated(array: Array, mesh: Any) -> Array:

@@ -14,7 +14,7 @@ from kldiv.kernels.layout import dtype_name
 from kldiv.kernels.technology import Technology
 
 if TYPE_CHECKING:
-    from kldiv.kernels.work import Found, Work
+    from kldiv.kernels.work import Work
 
 
 class Blocks(Technology):
@@ -38,10 +38,6 @@ class Blocks(Technology):
             why: str | None = self.module(work).refusal(work)
             return why
         return super().refusal(work)
-
-    def compute(self, work: Work) -> Found:
-        found: Found = self.module(work).run(work)
-        return found
 
 
 BLOCKS: Final = Blocks()

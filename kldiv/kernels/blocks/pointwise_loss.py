@@ -37,7 +37,7 @@ def run(work: Work) -> Found:
                 cut: list[Any] = [None if view is None else view[block] for view in views]
                 x, y, kept, cotangent, value, *slopes = cut
                 factor = results.weight if cotangent is None else cotangent
-                elements = kind(x, y, *room.of(x.shape))
+                elements = kind(x, y, room.of(x.shape))
                 for index, slope in enumerate(slopes):
                     if slope is None or _is_simple(kind, index, slope, y, factor, kept):
                         continue
@@ -83,13 +83,12 @@ class Probabilities:
     The value is asked for last: it overwrites the numbers that slopes are computed from.
     """
 
-    def __init__(
-        self, x: Buffer, y: Buffer, wide: Buffer, difference: Buffer, result: Buffer
-    ) -> None:
-        self.x, self.y, self.difference, self.result = x, wide, difference, result
-        np.copyto(wide, y)  # once: a product of two dtypes takes three times as long
-        np.log(wide, out=difference)
-        np.subtract(difference, x, out=difference)
+    def __init__(self, x: Buffer, y: Buffer, room: list[Buffer]) -> None:
+        self.x = x
+        self.y, self.difference, self.result = room
+        np.copyto(self.y, y)  # once: a product of two dtypes takes three times as long
+        np.log(self.y, out=self.difference)
+        np.subtract(self.difference, x, out=self.difference)
         self.zero = None if y.min() > 0 else y == 0  # of NaN the minimum is NaN
 
     def value(self) -> Buffer:
@@ -110,12 +109,11 @@ class Probabilities:
 class LogProbabilities:
     """e^y·(y − x) of a block, likewise."""
 
-    def __init__(
-        self, x: Buffer, y: Buffer, wide: Buffer, difference: Buffer, result: Buffer
-    ) -> None:
-        self.x, self.y, self.difference, self.result = x, wide, difference, result
-        np.copyto(wide, y)
-        np.subtract(wide, x, out=difference)
+    def __init__(self, x: Buffer, y: Buffer, room: list[Buffer]) -> None:
+        self.x = x
+        self.y, self.difference, self.result = room
+        np.copyto(self.y, y)
+        np.subtract(self.y, x, out=self.difference)
         self.far = not y.min() > _GONE
 
     def value(self, order: float = 0.0) -> Buffer:

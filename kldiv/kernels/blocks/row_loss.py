@@ -62,19 +62,21 @@ class Rows:
 
     def compute(self, block: Index, room: Room) -> None:
         """Compute a block of rows."""
-        s, t = (array[block].reshape(-1, array.shape[-1]) for array in (self.s, self.t))
-        factors, temperatures = (each[block].reshape(-1) for each in self.numbers)
+        given: list[Buffer] = [
+            array[block].reshape(-1, array.shape[-1]) for array in (self.s, self.t)
+        ]
+        given += [each[block].reshape(-1) for each in self.numbers]
+        number = len(given[0])
         outputs = {index: array[block] for index, array in self.outputs.items()}
-        values, keep = np.empty(len(s)), None if self.keep is None else self.keep[block].reshape(-1)
-        unsure = dict.fromkeys((VALUE, *outputs), np.ones(len(s), np.bool_))
+        values, keep = np.empty(number), None if self.keep is None else self.keep[block].reshape(-1)
+        unsure = dict.fromkeys((VALUE, *outputs), np.ones(number, np.bool_))
         if not self.wide:
-            values[:], unsure = self._quickly(s, t, factors, temperatures, room, outputs)
+            values[:], unsure = self._quickly(given, room, outputs)
         if keep is not None:
             unsure = {result: each & keep for result, each in unsure.items()}
         some = np.flatnonzero(np.any([*unsure.values()], axis=0))
         if some.size:
-            given = (each[some] for each in (s, t, factors, temperatures))
-            exact, gradients = self._exactly(*given)
+            exact, gradients = self._exactly(*(each[some] for each in given))
             own = {result: each[some] for result, each in unsure.items()}
             values[some[own[VALUE]]] = exact[own[VALUE]]
             for index, output in outputs.items():
@@ -86,15 +88,10 @@ class Rows:
         self.values[block] = values.reshape(self.values[block].shape)
 
     def _quickly(
-        self,
-        s: Buffer,
-        t: Buffer,
-        factors: Buffer,
-        temperatures: Buffer,
-        room: Room,
-        outputs: dict[int, Buffer],
+        self, given: list[Buffer], room: Room, outputs: dict[int, Buffer]
     ) -> tuple[Buffer, dict[int, Buffer]]:
         """Write gradients; return values, and of each result which rows lack digits of float32."""
+        s, t, factors, temperatures = given
         buffers, lost = room.of(s.shape), np.zeros(len(s), np.bool_)
         inverse = (1.0 / temperatures)[:, None]
         scale = factors[:, None] * inverse

@@ -134,7 +134,7 @@ def _find_pivot(row: Row, teacher: _Side, student: _Side) -> None:
     near = abs(difference(ratio, first)) <= snap
     pivot, low = _either(near, first, ratio)
     if row.divergence.exact:
-        # Of one word first: d − c is exact where it is small, and y tells what is lost.
+        # Of one word first: d − c is exact where it is small, and y tells the rest.
         pivot, low = pivot.to(row.real.scalar).to(DOUBLE), code.real(0.0)
     # Beside the largest number such a logit is nothing.
     moderate = at_least(abs(t_top), abs(s_top)) < 1e30
@@ -250,7 +250,7 @@ def find_mean(row: Row, stage: Value, side: str) -> None:
         if not row.divergence.smooth:
             row.set(**{f"below_{side}": size, f"level_{side}": middle}, again=0.0)
             return
-        # Half of what signs cancel, and the share of the anchor's own class, are no less than
+        # Half of the part that cancels, and the share of the anchor's own class, are no less than
         # the mean deviation: either tells that nothing is lost by the mean.
         known = (size - abs(mean)) * 8.0 >= abs(mean)
         known = known | (row.get(f"{side}_scale") > 0.1 * 2.0**-row.own.lift)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from kldiv.kernels.cpu.code import Value
     from kldiv.kernels.cpu.elementary import Heat
 
+    Change = Callable[[Value, Value], Value]
+
 
 class Rows(Protocol):
     """What a divergence reads of a row: see `kldiv.kernels.cpu.row`."""
@@ -78,8 +80,15 @@ class Lane(NamedTuple):
         return (p / self.unit) * self.far * (self.inverse * self.unit)
 
 
+DIVERGENCES: Final[dict[str, type[Divergence]]] = {}
+"""Those that kernels are written from, by their names."""
+
+
 class Divergence:
     """The parts of a divergence that a kernel is written from."""
+
+    def __init_subclass__(cls) -> None:
+        DIVERGENCES[cls.name] = cls
 
     name: ClassVar[str]
     exact: ClassVar[bool] = False
@@ -308,7 +317,7 @@ class Mixture(Divergence):
 
         return of
 
-    def _at_equal(self, rows: Rows) -> Callable[[Value, Value], Value]:
+    def _at_equal(self, rows: Rows) -> Change:
         """Return a function of v less its value at p = q, of w = q/M − 1 and w − log(1 + w).
 
         v is b·log(q/M) − c w; where w is large the former is w's gap less w, and w is not small
@@ -360,9 +369,7 @@ class Mixture(Divergence):
 
         return of
 
-    def _combined(
-        self, rows: Rows, a: Value, k: Value, theta: Value, left: Value
-    ) -> Callable[[Value, Value], Value]:
+    def _combined(self, rows: Rows, a: Value, k: Value, theta: Value, left: Value) -> Change:
         r"""Return a function of how u changes where M/p grows by 1 + y = 1/(1 − η).
 
         Then w = (1−m) q/M, which was θ, grows by η(1 − θ). With F(w) = −w − log(1 − w) the change
@@ -389,7 +396,7 @@ class Mixture(Divergence):
 
 
 class Skew(Mixture):
-    """A mixture of which one side has weight 0: what is left is a single gap."""
+    """A mixture of which one side has weight 0: a single gap is left."""
 
     name = "skew"
 
@@ -442,9 +449,7 @@ class JensenShannon(Mixture):
 
     name = "JS"
 
-    def _combined(
-        self, rows: Rows, a: Value, k: Value, theta: Value, left: Value
-    ) -> Callable[[Value, Value], Value]:
+    def _combined(self, rows: Rows, a: Value, k: Value, theta: Value, left: Value) -> Change:
         del k, theta, left
         weight = rows.vector(-a)
         return lambda y, grown: weight * _logarithm(y, grown)[1]
@@ -489,7 +494,7 @@ def _logarithm(y: Value, grown: Value) -> tuple[Value, Value]:
     own = format_of(y)
     close = (y > -0.5) & (y < 1.0)
     logarithm = log_normal(at_most(at_least(grown, own.tiny), 0.25 / own.tiny))
-    # Of what 1 + y lost in rounding, which is exact here, the logarithm is that over 1 + y.
+    # The logarithm of the rounding of 1 + y, which is exact here, is that over 1 + y.
     lost = select(close, (y - (grown - 1.0)) / grown, 0.0)
     return close, logarithm + lost
 
@@ -695,23 +700,3 @@ def exchanged(lane: Lane) -> Lane:
     """Return a class seen from the other side."""
     own = -lane.x, -lane.step, -lane.far, -lane.rise
     return Lane(lane.raw_t, lane.raw_s, lane.q, lane.p, *own, lane.inverse, lane.unit)
-
-
-DIVERGENCES: Final = {
-    each.name: each
-    for each in (
-        KullbackLeibler,
-        Labels,
-        Policy,
-        Jeffreys,
-        JensenShannon,
-        EvenJensenShannon,
-        Mixture,
-        Skew,
-        TotalVariation,
-        Alpha,
-        ChiSquared,
-        Hellinger,
-        Renyi,
-    )
-}

@@ -2,7 +2,7 @@
 
 The formulas are those of `kldiv.formulas.measures`, but for the logarithm of a quotient: where a/b
 is not near 1 it is that of a/(b·2ᵏ), which is, and k log 2. Numbers are finite and ≥ 0, and where
-there are logarithms none but 0 is subnormal: what calls the kernel sees to that.
+there are logarithms none but 0 is subnormal: the caller sees to that.
 """
 
 from __future__ import annotations

@@ -10,14 +10,7 @@ from kldiv.kernels.cpu.elementary import difference, eighth_difference, exp, two
 from kldiv.kernels.cpu.peaks import counter
 from kldiv.kernels.cpu.row import ARRAYS, BLOCK, LEAN, LOGITS, RECORD, SEGMENT, SHIFT
 from kldiv.kernels.cpu.runs import PAD, Run
-from kldiv.kernels.cpu.sums import (
-    STRIP,
-    Total,
-    block_sums,
-    joined_halves,
-    largest,
-    split_in_halves,
-)
+from kldiv.kernels.cpu.sums import STRIP, Total, block_sums, joined_halves, largest, split_in_halves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Rows seen from their largest logit: scales of weights, and what labels and entropies take.
+"""Rows seen from their largest logit: scales of weights, numbers of labels and entropies.
 
 A kernel that reads a row in blocks keeps of each the largest logit, how many have it, the weights
 of all below it, and these times their depths. Formulas and words are those of

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from kldiv.kernels.cpu.code import Real, Value
 
+    Load = Callable[[Value], tuple[Value, Value]]
+    """Gives a vector of x, and of y."""
+
 UNIT: Final = 1 << 18
 """Elements of a unit of work, each of which has its own sum."""
 
@@ -36,7 +39,7 @@ FRAME: Final = (
     "table",
     "totals",
     *ARRAYS,  # addresses; 0 where an array is copied, or not there
-    *(f"move_{name}" for name in ARRAYS),  # what copies it; 0 where nothing does
+    *(f"move_{name}" for name in ARRAYS),  # its copying function; 0 where nothing is copied
 )
 
 _PADS: Final = 3 * PAD
@@ -120,13 +123,7 @@ class Elements:
                 value = select(kept, code.load(scalar, at[name], k), nothing)
                 code.store(self._buffer(name), value, k)
 
-    def _add(
-        self,
-        load: Callable[[Value], tuple[Value, Value]],
-        vectors: Value,
-        total: Total,
-        careful: Any,
-    ) -> None:
+    def _add(self, load: Load, vectors: Value, total: Total, careful: Any) -> None:
         """Add the elements of a block."""
         code = self.code
 
@@ -153,14 +150,7 @@ class Elements:
         with code.when(careful.get() != 0):
             total.add(*sums(lambda k: [_kl(*load(k))], 1))
 
-    def _write(
-        self,
-        name: str,
-        load: Callable[[Value], tuple[Value, Value]],
-        at: dict[str, Value],
-        start: Value,
-        n: Value,
-    ) -> None:
+    def _write(self, name: str, load: Load, at: dict[str, Value], start: Value, n: Value) -> None:
         """Write the elements, or a gradient."""
         code, real, frame = self.code, self.real, self.frame
         out, written = at[name], self._run(at[name], n, 2)

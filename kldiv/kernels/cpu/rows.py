@@ -20,7 +20,7 @@ logits, their sums, and all that is made of these, in float64. Differences of lo
 anchors with them, are in eighths, and over T/8: so none overflows, and none is divided by T before
 it is multiplied by p. Where the first pass cannot overflow anyway it does without eighths.
 Logits whose largest is far from 0 beside T are copied less that, once it is known: pivots then keep
-their digits, and −∞ is far below what is as low as can be.
+their digits, and −∞ is far below the lowest.
 Formulas and words are those of `kldiv.formulas.state` and `kldiv.formulas.logits`. Threads share
 rows, or the segments of a few long ones, one stage after the other; results do not depend on that.
 """

@@ -54,11 +54,7 @@ _Text = _plain("Text", start=c.c_void_p, length=c.c_size_t)
 _Attributes = _counted("Attributes", names=c.c_void_p, items=POINTER(POINTER(_Text)))
 _Metadata = _plain("Metadata", struct_size=c.c_size_t, version=_Version, traits=c.c_uint32)
 _Extension = _plain(
-    "Extension",
-    struct_size=c.c_size_t,
-    kind=c.c_int,
-    next=c.c_void_p,
-    metadata=POINTER(_Metadata),
+    "Extension", struct_size=c.c_size_t, kind=c.c_int, next=c.c_void_p, metadata=POINTER(_Metadata)
 )
 _Frame = _structure(
     "Frame",

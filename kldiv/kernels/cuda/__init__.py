@@ -33,7 +33,7 @@ class Cuda(Technology):
 
     def compute(self, work: Work) -> Found:
         try:
-            return self.module(work).run(work)
+            return super().compute(work)
         except MemoryError:
             raise  # the formulas would need more
         except Exception as error:  # whatever a compiler, or the driver, may raise

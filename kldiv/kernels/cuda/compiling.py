@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kldiv.formulas import numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 NUMBERS: Final = "numbers.cuh"
 """The name of the text that `generated` makes."""
@@ -103,25 +103,13 @@ def load(name: str, macros: tuple[str, ...]) -> Any:
 
 
 def kernel(name: str, real: str, **macros: object) -> Any:
-    """Return a kernel that computes in the dtype called ``real``.
+    """Return a kernel of `SOURCES` that computes in the dtype ``real``, given its other macros.
 
-    Parameters
-    ----------
-    name : str
-        One of `SOURCES`.
-    real : str
-        "float32" or "float64".
-    **macros : object
-        The other macros of the source.
-
-    Returns
-    -------
-    callable
-        Takes the grid, the block and the arguments.
+    It takes the grid, the block and the arguments.
     """
     return load(name, definitions(REAL=TYPES[real], **macros))
 
 
-def types(dtypes: Mapping[str, str]) -> dict[str, str]:
+def types(**dtypes: str) -> dict[str, str]:
     """Return the macros that name dtypes, given as names."""
     return {f"TYPE_{name}": TYPES[dtype] for name, dtype in dtypes.items()}

@@ -47,20 +47,10 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
     blocks = min(math.ceil(size / (_THREADS * _PER)), _MOST)
     fold = reduced and work.value
     totals = xp.empty((blocks,), dtype=xp.float64) if fold else None
-    launch = kernel(
-        "pointwise",
-        real,
-        PER=_PER,
-        LOG_TARGET=int(isinstance(operation.function, KLLogTarget)),
-        **types(
-            {
-                "X": dtypes[0],
-                "Y": dtypes[1],
-                "E": operation.result,
-                "C": real if cotangent is None else memory(cotangent).dtype,
-            }
-        ),
-    )
+    of_cotangent = real if cotangent is None else memory(cotangent).dtype
+    own = types(X=dtypes[0], Y=dtypes[1], E=operation.result, C=of_cotangent)
+    log_target = int(isinstance(operation.function, KLLogTarget))
+    launch = kernel("pointwise", real, PER=_PER, LOG_TARGET=log_target, **own)
     job = structure(table=table, size=size, factor=address(factor), totals=address(totals))
     launch((blocks,), (_THREADS,), (job,))
     del alive  # until here

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from kldiv.formulas.numbers import FIELDS, ROW_FIELDS, SUM_FIELDS
-from kldiv.formulas.reductions import cast, count, divide
 from kldiv.kernels.cuda.arguments import address, layout, numbers, structure, wide
 from kldiv.kernels.cuda.compiling import kernel, types
 from kldiv.kernels.layout import memory
@@ -75,11 +75,11 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
     sides = 2 if divergence and 0 in work.gradients else 1
     cut = shape_for(rows, classes, real)
 
-    number = count(xp, operation.reduction, shape[:-1], keep, "float64")
-    upstream = (
-        xp.ones((1,), dtype=xp.float64) if work.cotangent is None else numbers(xp, work.cotangent)
-    )
-    factors = divide(xp, factor * upstream, number, 0.0)
+    exact = replace(operation, compute="float64", total="float64")
+    factors, cotangent = xp.ones((1,), dtype=xp.float64), work.cotangent
+    if work.gradients:
+        factors = factors if cotangent is None else numbers(xp, cotangent)
+        factors = factor * exact.weight(xp, factors, shape[:-1], keep)
     if operation.temperature is None:
         temperatures = numbers(xp, arrays[2])
     else:
@@ -111,13 +111,8 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
         "values": address(values),
         "numbers": np.array(own_numbers),
     }
-    launch = kernel(
-        "row_loss",
-        real,
-        PER=cut.per,
-        DIVERGENCE=divergence,
-        **types({"S": dtypes[0], "T": dtypes[1]}),
-    )
+    own = types(S=dtypes[0], T=dtypes[1])
+    launch = kernel("row_loss", real, PER=cut.per, DIVERGENCE=divergence, **own)
     for phases, parts in _launches(cut.parts, summed=divergence > 0, gradients=bool(gradients)):
         job = structure(table=table, phases=phases, **fields)
         launch((cut.blocks, parts), (32 * WARPS,), (job,))
@@ -126,10 +121,7 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
         return None, gradients
     if factor != 1:
         values *= factor
-    if operation.reduction == "none":
-        return cast(xp, xp.reshape(values, shape[:-1]), operation.result), gradients
-    total = divide(xp, xp.sum(values), number, math.nan)
-    return cast(xp, total, operation.result), gradients
+    return exact.finish(xp, xp.reshape(values, shape[:-1]), keep), gradients
 
 
 def _launches(parts: int, *, summed: bool, gradients: bool) -> list[tuple[int, int]]:

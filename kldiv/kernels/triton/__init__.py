@@ -55,7 +55,7 @@ class Triton(Technology):
         torch = import_module("torch")
         try:
             with torch.no_grad():
-                return self.module(work).run(work)
+                return super().compute(work)
         except (torch.OutOfMemoryError, torch.AcceleratorError):  # no fault of a kernel's
             raise
         except Exception as error:  # whatever a compiler may raise

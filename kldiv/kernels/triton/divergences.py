@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from kldiv.kernels.spelling import DIVERGENCES
-from kldiv.kernels.triton.elementary import NEAR, bounded, less, like, phi_near
+from kldiv.kernels.triton.elementary import NEAR, bounded, less, like, phi_near, total
 from kldiv.kernels.triton.mixtures import mixture_elements, mixture_rise
 from kldiv.kernels.triton.powers import alpha_elements, alpha_rise
 from kldiv.kernels.triton.state import (
@@ -27,7 +27,6 @@ from kldiv.kernels.triton.state import (
     probability,
     split,
     steps,
-    total,
     weight,
 )
 

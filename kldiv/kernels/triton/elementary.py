@@ -83,6 +83,17 @@ def bounded(x, limit):
     return tl.where(x < -limit, -limit, tl.where(x > limit, limit, x))
 
 
+@triton.jit
+def total(x):
+    """Return the sum along rows in float64."""
+    if x.dtype == tl.float64:
+        result = tl.sum(x, axis=1, keep_dims=True)
+    else:
+        groups = tl.reshape(x, [x.shape[0], x.shape[1] // 4, 4])
+        result = tl.sum(tl.sum(groups, axis=2).to(tl.float64), axis=1, keep_dims=True)
+    return result
+
+
 # --- double words ---------------------------------------------------------------------------------
 
 

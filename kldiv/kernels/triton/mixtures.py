@@ -20,8 +20,9 @@ from kldiv.kernels.triton.elementary import (
     like,
     log,
     log1p_near,
+    total,
 )
-from kldiv.kernels.triton.state import both_probabilities, from_anchor, log_ratio, total
+from kldiv.kernels.triton.state import both_probabilities, from_anchor, log_ratio
 
 _DEEP = tl.constexpr(numbers.DEEP)
 """r beyond which e^(−r), for p/q, would soon underflow in float32."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kldiv.kernels.triton.elementary import exp, log, rounded
+from kldiv.kernels.triton.elementary import exp, log, rounded, total
 
 
 @triton.jit
@@ -92,56 +92,12 @@ def _read(
 
 
 @triton.jit(do_not_specialize=["rows", "middle"])
-def sums(
-    x,  # [outer, middle, inner], input: logarithms of probabilities
-    y,  # [outer, middle, inner], target: probabilities, or their logarithms
-    keep,  # [outer, middle, inner] of uint8, 0 where an element is left out; or None
-    partial,  # [programs] of float64, output: each program's sum
-    rows,  # int, outer · middle
-    middle,  # int, length of the second axis
-    inner,  # int, length of the last axis
-    x_strides,  # [3], strides of x, in elements
-    y_strides,  # [3], strides of y, in elements
-    keep_strides,  # [3], strides of keep, in elements
-    wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    log_target: tl.constexpr,  # bool, whether y is logarithms
-    height: tl.constexpr,  # int, rows of a tile
-    width: tl.constexpr,  # int, columns of a tile
-):
-    """Write the sum of a program's tiles."""
-    across = tl.cdiv(inner, width)
-    tiles = tl.cdiv(rows, height) * across
-    high = tl.zeros([height], tl.float64)
-    low = high
-    for tile in range(tl.program_id(0).to(tl.int64), tiles, tl.num_programs(0)):
-        row = (tile // across) * height + tl.arange(0, height)[:, None]
-        column = (tile % across) * width + tl.arange(0, width)[None, :]
-        mask = (row < rows) & (column < inner)
-        x_tile, y_tile, mask = _read(
-            x, y, keep, row, column, middle, mask, x_strides, y_strides, keep_strides,
-            wide, log_target,
-        )  # fmt: skip
-        value = elements(x_tile, y_tile, log_target)
-        if wide:
-            part = tl.sum(value, axis=1)
-        else:
-            groups = tl.sum(tl.reshape(value, [height, width // 4, 4]), axis=2)
-            part = tl.sum(groups.to(tl.float64), axis=1)
-        # The rounding error of the sum is kept, as long as the sum is finite.
-        higher = high + part
-        back = higher - high
-        lost = (high - (higher - back)) + (part - back)
-        low += tl.where(tl.abs(higher) < float("inf"), lost, 0.0)
-        high = higher
-    tl.store(partial + tl.program_id(0), tl.sum(high + low, axis=0))
-
-
-@triton.jit(do_not_specialize=["rows", "middle"])
-def maps(
+def pointwise(
     x,  # [outer, middle, inner], input: logarithms of probabilities
     y,  # [outer, middle, inner], target: probabilities, or their logarithms
     keep,  # [outer, middle, inner] of uint8, 0 where an element is left out; or None
     factor,  # [outer, middle, inner], gradient in each element's divergence; None for no gradients
+    partial,  # [programs] of float64, output: each program's sum; or None
     value,  # [outer, middle, inner], output: each element's divergence; or None
     x_out,  # [outer, middle, inner], output: gradient in x; or None
     y_out,  # [outer, middle, inner], output: gradient in y; or None
@@ -160,28 +116,44 @@ def maps(
     height: tl.constexpr,  # int, rows of a tile
     width: tl.constexpr,  # int, columns of a tile
 ):
-    """Write the divergence of each element and the gradients, those of them that are wanted."""
+    """Write the sum of a program's tiles, the elements and the gradients: those that are wanted."""
     kind = tl.float64 if wide else tl.float32
     across = tl.cdiv(inner, width)
-    tile = tl.program_id(0).to(tl.int64)
-    row = (tile // across) * height + tl.arange(0, height)[:, None]
-    column = (tile % across) * width + tl.arange(0, width)[None, :]
-    there = (row < rows) & (column < inner)
-    x_tile, y_tile, mask = _read(
-        x, y, keep, row, column, middle, there, x_strides, y_strides, keep_strides,
-        wide, log_target,
-    )  # fmt: skip
-    if value is not None:
-        result = rounded(elements(x_tile, y_tile, log_target), value.dtype.element_ty)
-        tl.store(value + _places(row, column, middle, value_strides), result, mask=there)
-    if factor is not None:
-        place = _places(row, column, middle, factor_strides)
-        by = tl.load(factor + place, mask=mask, other=0.0).to(kind)
-    if x_out is not None:
-        slope = tl.where(mask, by * slope_x(y_tile, log_target), 0.0)
-        place = _places(row, column, middle, x_out_strides)
-        tl.store(x_out + place, rounded(slope, x_out.dtype.element_ty), mask=there)
-    if y_out is not None:
-        slope = tl.where(mask, by * slope_y(x_tile, y_tile, log_target), 0.0)
-        place = _places(row, column, middle, y_out_strides)
-        tl.store(y_out + place, rounded(slope, y_out.dtype.element_ty), mask=there)
+    tiles = tl.cdiv(rows, height) * across
+    high = tl.zeros([height, 1], tl.float64)
+    low = high
+    first, step = tl.program_id(0).to(tl.int64), tl.num_programs(0)
+    if partial is None:  # a program has one tile; told of that the compiler makes no loop
+        tiles, step = first + 1, 1
+    for tile in range(first, tiles, step):
+        row = (tile // across) * height + tl.arange(0, height)[:, None]
+        column = (tile % across) * width + tl.arange(0, width)[None, :]
+        there = (row < rows) & (column < inner)
+        x_tile, y_tile, mask = _read(
+            x, y, keep, row, column, middle, there, x_strides, y_strides, keep_strides,
+            wide, log_target,
+        )  # fmt: skip
+        if partial is not None:
+            # The rounding error of the sum is kept, as long as the sum is finite.
+            part = total(elements(x_tile, y_tile, log_target))
+            higher = high + part
+            back = higher - high
+            lost = (high - (higher - back)) + (part - back)
+            low += tl.where(tl.abs(higher) < float("inf"), lost, 0.0)
+            high = higher
+        if value is not None:
+            result = rounded(elements(x_tile, y_tile, log_target), value.dtype.element_ty)
+            tl.store(value + _places(row, column, middle, value_strides), result, mask=there)
+        if factor is not None:
+            place = _places(row, column, middle, factor_strides)
+            by = tl.load(factor + place, mask=mask, other=0.0).to(kind)
+        if x_out is not None:
+            slope = tl.where(mask, by * slope_x(y_tile, log_target), 0.0)
+            place = _places(row, column, middle, x_out_strides)
+            tl.store(x_out + place, rounded(slope, x_out.dtype.element_ty), mask=there)
+        if y_out is not None:
+            slope = tl.where(mask, by * slope_y(x_tile, y_tile, log_target), 0.0)
+            place = _places(row, column, middle, y_out_strides)
+            tl.store(y_out + place, rounded(slope, y_out.dtype.element_ty), mask=there)
+    if partial is not None:
+        tl.store(partial + tl.program_id(0), tl.sum(high + low))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kldiv.kernels.triton.elementary import NEAR, bounded, divide, exp, like, phi_ratio
+from kldiv.kernels.triton.elementary import NEAR, bounded, divide, exp, like, phi_ratio, total
 from kldiv.kernels.triton.state import (
     FARTHEST,
     anchor_power,
@@ -20,7 +20,6 @@ from kldiv.kernels.triton.state import (
     from_anchor,
     log_ratio,
     origin,
-    total,
 )
 
 _LEAST_32 = tl.constexpr(8 * 2.0**-126)

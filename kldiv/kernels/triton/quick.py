@@ -21,14 +21,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from kldiv.kernels.triton.elementary import (
-    LN2,
-    divide,
-    exp_less,
-    less,
-    power_from,
-    two_difference,
-)
+from kldiv.kernels.triton.elementary import LN2, divide, exp_less, less, power_from, two_difference
 from kldiv.kernels.triton.places import columns_from, load_pair
 from kldiv.kernels.triton.state import State, log1p_gap, origin
 
@@ -210,21 +203,13 @@ def _state_of(sums, center, exponent, temperature, good):
     mean = c + temperature * (sums.s_drift / tl.where(student > 0, student, 1.0))
     s_anchor = tl.where(tl.abs(sums.s_drift) <= _ASIDE * sums.s_spread, c, mean)
     some = good & (sums.weights > 0)
+    pivot = tl.where(some, c, zero)
     return State(
-        tl.where(some, top, none),
-        tl.where(some, scale * sums.weights, zero),
-        tl.where(some, s_max, none),
-        tl.where(some, s_sum, zero),
-        tl.where(some, c, zero),
-        zero,
-        tl.where(some, scale * y, zero),
-        tl.where(some, scale * sums.phi, zero),
-        tl.where(some, c, zero),
-        zero,
-        tl.where(some, scale * sums.drift, zero),
-        zero,
-        tl.where(some, s_anchor, zero),
-        zero,
+        *(tl.where(some, top, none), tl.where(some, scale * sums.weights, zero)),
+        *(tl.where(some, s_max, none), tl.where(some, s_sum, zero)),
+        *(pivot, zero, tl.where(some, scale * y, zero), tl.where(some, scale * sums.phi, zero)),
+        *(pivot, zero, tl.where(some, scale * sums.drift, zero)),
+        *(zero, tl.where(some, s_anchor, zero), zero),
     )
 
 

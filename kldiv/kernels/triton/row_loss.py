@@ -15,7 +15,6 @@ from kldiv.kernels.triton.launch import (
     SPAN,
     STATE_TILE,
     TILE,
-    Tiling,
     bits,
     give,
     on,
@@ -48,10 +47,6 @@ class _Rows(NamedTuple):
     temperatures: Array | None
     bits: tuple[int, ...]
     """Of the temperature of all rows, and of the divergence's numbers."""
-
-    def tiling(self, tile: int) -> Tiling:
-        """Return the division of these rows among programs."""
-        return tiling(self.number, self.classes, tile)
 
     @property
     def settings(self) -> tuple[Any, ...]:
@@ -100,7 +95,8 @@ def _forward(
 ) -> tuple[Array, Array]:
     """Return the constants that are kept of each row, and the values."""
     (s, t), _, (_, inner), strides = placed([s, t], most=2, whole_rows=True)
-    plan, number = rows.tiling(STATE_TILE[rows.wide]), rows.number
+    number = rows.number
+    plan = tiling(number, rows.classes, STATE_TILE[rows.wide])
     summed = rows.divergence != 0
     flags = {
         "divergence": rows.divergence,
@@ -138,18 +134,12 @@ def _forward(
 
 
 def _gradients(
-    xp: Any,
-    rows: _Rows,
-    s: Array,
-    t: Array,
-    saved: Array,
-    factors: Array,
-    wanted: Sequence[int],
+    xp: Any, rows: _Rows, s: Array, t: Array, saved: Array, factors: Array, wanted: Sequence[int]
 ) -> list[Array]:
     """Return the gradients that are wanted, given one factor, or one of each row."""
     results = [xp.empty_like((s, t)[index]) if index in wanted else None for index in (0, 1)]
     inputs, outputs, (_, inner), strides = placed([s, t], results, most=2, whole_rows=True)
-    plan = rows.tiling(TILE[rows.wide])
+    plan = tiling(rows.number, rows.classes, TILE[rows.wide])
     span = SPAN if rows.classes > plan.width else 1
     grid = -(-rows.number // plan.height), -(-rows.classes // (plan.width * span))
     gradient_kernels.gradients[grid](

@@ -14,14 +14,7 @@ import triton.language as tl
 
 from kldiv.formulas.numbers import SUM_FIELDS
 from kldiv.kernels.triton import SAVED as OF_ROW
-from kldiv.kernels.triton.divergences import (
-    JS,
-    KL,
-    TOTAL_VARIATION,
-    elements,
-    means,
-    numbers_of,
-)
+from kldiv.kernels.triton.divergences import JS, KL, TOTAL_VARIATION, elements, means, numbers_of
 from kldiv.kernels.triton.places import (
     FIELDS,
     columns_from,
@@ -33,15 +26,7 @@ from kldiv.kernels.triton.places import (
 )
 from kldiv.kernels.triton.quick import quick_state
 from kldiv.kernels.triton.quick_js import looks_of, quick_look
-from kldiv.kernels.triton.state import (
-    View,
-    block_state,
-    empty_state,
-    finish,
-    heated,
-    merge,
-    turned,
-)
+from kldiv.kernels.triton.state import View, block_state, empty_state, finish, heated, merge, turned
 
 SAVED = tl.constexpr(len(OF_ROW))
 """How many numbers are kept of a row; where the last of them are."""

@@ -24,6 +24,7 @@ from kldiv.kernels.triton.elementary import (
     like,
     log1p_near,
     phi_near,
+    total,
     two_difference,
     two_sum,
 )
@@ -147,17 +148,6 @@ def weight(logits, top, hot):
     high = tl.where(under, hot.gone, high)
     low = tl.where(under, 0.0, low)
     return exp_reduced(high, low, hot.inverse, hot.per, hot.ln2, hot.ln2_low)
-
-
-@triton.jit
-def total(x):
-    """Return the sum along rows in float64."""
-    if x.dtype == tl.float64:
-        result = tl.sum(x, axis=1, keep_dims=True)
-    else:
-        groups = tl.reshape(x, [x.shape[0], x.shape[1] // 4, 4])
-        result = tl.sum(tl.sum(groups, axis=2).to(tl.float64), axis=1, keep_dims=True)
-    return result
 
 
 @triton.jit
@@ -310,21 +300,13 @@ def merge(a, b, temperature):
     drift = _drift_of(a, scale_a, anchor, anchor_low, temperature)
     drift += _drift_of(b, scale_b, anchor, anchor_low, temperature)
     s_second = s_sum_b > s_sum_a
+    s_anchor = tl.where(s_second, b.s_anchor, a.s_anchor)
+    s_anchor_low = tl.where(s_second, b.s_anchor_low, a.s_anchor_low)
     return State(
-        t_max,
-        t_sum,
-        s_max,
-        s_sum,
-        c,
-        c_low,
-        y,
-        phi,
-        anchor,
-        anchor_low,
-        drift,
-        tl.maximum(a.lost, b.lost),
-        tl.where(s_second, b.s_anchor, a.s_anchor),
-        tl.where(s_second, b.s_anchor_low, a.s_anchor_low),
+        *(t_max, t_sum, s_max, s_sum),
+        *(c, c_low, y, phi),
+        *(anchor, anchor_low, drift),
+        *(tl.maximum(a.lost, b.lost), s_anchor, s_anchor_low),
     )
 
 
@@ -427,21 +409,14 @@ def block_state(t, s, temperature, hot, wide: tl.constexpr, both_anchors: tl.con
         s_anchor, s_anchor_low, _, _, _, _ = _anchor(
             t, s, v, s_sum, s_first, s_first_low, temperature, hot, wide
         )
+    anchor, anchor_low = tl.where(some, anchor, zero), tl.where(some, anchor_low, zero)
+    s_anchor = tl.where(s_sum > 0, s_anchor, zero)
+    s_anchor_low = tl.where(s_sum > 0, s_anchor_low, zero)
     return State(
-        t_max,
-        t_sum,
-        s_max,
-        s_sum,
-        pivot,
-        pivot_low,
-        tl.where(both, y, zero),
-        tl.where(both, phi, zero),
-        tl.where(some, anchor, zero),
-        tl.where(some, anchor_low, zero),
-        tl.where(some, drift, zero),
-        lost.to(tl.float64),
-        tl.where(s_sum > 0, s_anchor, zero),
-        tl.where(s_sum > 0, s_anchor_low, zero),
+        *(t_max, t_sum, s_max, s_sum),
+        *(pivot, pivot_low, tl.where(both, y, zero), tl.where(both, phi, zero)),
+        *(anchor, anchor_low, tl.where(some, drift, zero)),
+        *(lost.to(tl.float64), s_anchor, s_anchor_low),
     )
 
 
@@ -452,20 +427,10 @@ def block_state(t, s, temperature, hot, wide: tl.constexpr, both_anchors: tl.con
 def _student_state(a):
     """Return the state of (t, s), given that of (s, t): d, its pivot and its anchor turn round."""
     return State(
-        a.s_max,
-        a.s_sum,
-        a.t_max,
-        a.t_sum,
-        -a.pivot,
-        -a.pivot_low,
-        a.y,
-        a.phi,
-        -a.s_anchor,
-        -a.s_anchor_low,
-        a.drift,
-        a.lost,
-        a.anchor,
-        a.anchor_low,
+        *(a.s_max, a.s_sum, a.t_max, a.t_sum),
+        *(-a.pivot, -a.pivot_low, a.y, a.phi),
+        *(-a.s_anchor, -a.s_anchor_low, a.drift),
+        *(a.lost, a.anchor, a.anchor_low),
     )
 
 

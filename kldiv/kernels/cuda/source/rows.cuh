@@ -31,7 +31,7 @@ DEVICE Sums<F> from_lane(Sums<F> x, int mask) {
 struct Job {
     Table<4> table;  // [1 + 4, STRIDES + AXES], arrays of `Side`; an address of 0 is none
     // phases: bits of `Phase` that this launch runs; parts: of a row; team: warps of a team; sides:
-    // states of a row, 2 for the gradient in the student of what takes sums, else 1
+    // states of a row, 2 for the student's gradient of a divergence that takes sums, else 1
     long long phases, rows, classes, parts, team, sides;
     const unsigned char* keep;   // [rows], 0 where a row is left out; or 0, where all are kept
     const Wide* factors;         // [rows] or [1], gradient in each row's divergence
@@ -151,7 +151,7 @@ DEVICE void finish_row(const View& view) {
 struct Constants {
     Real t_top, t_scale, s_top, s_scale, offset, mean, behind, masked, gap;
     Word<Real> pivot, anchor;
-    // Of what takes sums: see the divergences.
+    // Of those that take sums: see the divergences.
     Real first, second, third, fourth;       // its numbers
     Real theta, rest, kappa;                 // of the mixture at the anchor
     Real of_log, of_rise, of_share;          // weights of the parts of a mixture's u

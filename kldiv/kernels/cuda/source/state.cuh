@@ -155,7 +155,7 @@ DEVICE State tile_state(const Tile& tile, const Heat& heat) {
         Real w_near = w[k] * near, apart = v[k] * scale - w[k];
         Real w_x = w[k] * step * heat.inverse;  // finite where x is not
         // w·φ(x) within NEAR; less w·near it is w·(e⁻ˣ − 1) everywhere.
-        // So it is, too, where one of the two is −∞ beside what is as low as can be.
+        // So it is, too, where one of the two is −∞ and the other as low as can be.
         bool inside = absolute(x) < Real(NEAR) && w[k] > 0 && v[k] > 0;
         Real term = inside ? w[k] * phi_near(near) : apart + w_near;
         return {term - w_near, inside ? term : apart + w_x, w_x};

@@ -2,7 +2,7 @@
 // two more, before the gradient itself: `kldiv.kernels.triton.divergences` has the same formulas.
 //
 // A divergence is a specialisation of `Divergence`: the term of a class, and p·(u less its value at
-// the anchor), for the own side's gradient; what it needs of a row for that comes from `prepare`.
+// the anchor), for the own side's gradient; `prepare` finds the numbers of a row for that.
 
 // e⁻ˣ − 1
 DEVICE Real less_of(Real x) {
