@@ -92,7 +92,7 @@ class Route:
         if self.moves:
             return self._moved(operation, arrays)
         if self.is_small(operation, arrays):
-            return self.backend.by_formulas(operation, arrays)
+            return self.backend.compute(operation, arrays, "pure")
         found = self._as_before(operation, arrays)
         return found[0] if found else self.backend.compute(operation, arrays, self.kernel)
 
