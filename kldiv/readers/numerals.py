@@ -76,7 +76,7 @@ def decimals(cell: str) -> str:
 
 def is_lost(cell: str, value: float) -> bool:
     """Return whether a cell with the digits of a number is read as 0 or infinite."""
-    return value in {0.0, math.inf, -math.inf} and bool(_DIGITS.match(cell))
+    return not 0.0 < abs(value) < math.inf and bool(_DIGITS.match(cell))
 
 
 def is_missing(cell: str) -> bool:

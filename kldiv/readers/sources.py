@@ -225,7 +225,7 @@ def check_layout(source: Source, layout: Layout, member: str | None = None) -> N
 
 def check_attributes(source: Source, attributes: Any, member: str | None = None) -> None:
     """Refuse numbers that netCDF's conventions pack, which stand for others."""
-    plain = {"scale_factor": 1, "add_offset": 0}
+    plain = {"scale_factor": 1, "add_offset": 0, "_Unsigned": "false"}
     odd = [name for name, x in plain.items() if np.any(np.asarray(attributes.get(name, x)) != x)]
     if odd:
         text = f"its numbers are packed, by the attributes {' and '.join(odd)}"

@@ -389,7 +389,7 @@ class _Text:
             return first
         if not names[0] and not self._chosen.numbers(0):  # an index has no name; a label is one
             return first
-        if self._source.kind in {".txt", ".dat"} and _all_numbers(names):
+        if self._source.kind in {".txt", ".dat"} and None not in map(plain, names):
             return None
         numbers = [name for name in names if decimals(name)] or names
         raise self._source.error(
@@ -519,10 +519,6 @@ def _are_odd(names: Sequence[str]) -> bool:
     words = [name for name in names if name and not decimals(name)]
     counted = words or (len(numbers) < len(names) and _counting(names))
     return bool(numbers) and not (counted and all(map(str.isdecimal, numbers)))
-
-
-def _all_numbers(names: Sequence[str]) -> bool:
-    return all(plain(name) is not None for name in names)
 
 
 def _counting(names: Sequence[str]) -> bool:

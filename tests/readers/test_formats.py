@@ -439,7 +439,10 @@ def test_packed_numbers_and_chunks_that_are_not_stored(tmp_path):
             file[name].attrs["scale_factor"] = np.array([factor])
         part = file.create_dataset("part", (10, 4), "f4", chunks=(4, 4))
         part[:4] = 1
+        file["signed"] = np.array([100, -56], np.int8)  # which is 200
+        file["signed"].attrs["_Unsigned"] = "true"
     refused(f"{path}::packed", "packed", "scale_factor")
+    refused(f"{path}::signed", "packed", "_Unsigned")
     assert read(path, key="plain").array.tolist() == [0, 1, 2]
     (note,) = read(path, key="part").notes
     assert "2 of 3 chunks" in note
