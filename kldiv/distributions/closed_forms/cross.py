@@ -464,9 +464,11 @@ def _log_normal_gamma(xp: Namespace, m: Shape, q: Any) -> Array:
     """c φ(−w) + ½ φ(−log cσ²) + Binet's g(c), w = log of the ratio of means."""
     c, p = _concentration(xp, q), m.p
     square = p.scale * p.scale
-    w = xp.log(q.rate / c) + (p.loc + 0.5 * square)
+    log_mean = p.loc + 0.5 * square
+    w = xp.log(q.rate / c) + log_mean
     inner = 0.5 * ratio_phi(xp, xp.ones_like(c) / c, square)
-    return times_phi(xp, c, w, xp.exp(w) * c) + inner + binet(xp, c)
+    top = xp.exp(xp.log(q.rate) + log_mean)  # c eʷ, whose slope in c would cancel
+    return times_phi(xp, c, w, top) + inner + binet(xp, c)
 
 
 def _log_normal_normal(xp: Namespace, m: _LogNormal, q: f.Normal) -> Array:
