@@ -123,8 +123,10 @@ def linear_kl_div(
     where an argument or ``dtype`` is. A product of H terms rounds each logit by about
     δ ≈ 2⁻²⁴·√H times the size of its products, and a divergence of the order of δ² cannot be told
     from 0.
-    Half-precision arrays are multiplied exactly and summed in float32. Gradients of weights and
-    biases are summed over the chunks in the dtype of the logits and rounded once.
+    Half-precision arrays are multiplied exactly and summed in float32. JAX multiplies float32 by
+    all its digits on every device, unless ``jax.default_matmul_precision`` asks for fewer.
+    Gradients of weights and biases are summed over the chunks in the dtype of the logits and
+    rounded once.
 
     Reduced losses compute their gradients along with the value. Second derivatives, and PyTorch's
     ``torch.func``, form the logits of all rows.
