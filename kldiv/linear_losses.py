@@ -281,6 +281,10 @@ def linear_distillation_loss(
         with ``target_log_probs`` the labels alone.
     weight : array, Head or SparseTeacher
         The student's layer, of shape (V, H). After a record: the teacher.
+    target_input : array, optional
+        Hidden states of the teacher, of shape (..., H'), with the same axes of rows.
+    target_weight : array, optional
+        The teacher's layer, of shape (V, H').
     target_log_probs : array or SparseTeacher, optional
         A teacher without hidden states: log-probabilities or logits, of shape (..., V), or the
         likeliest classes alone, as in `topk_kl_div_with_logits`.

@@ -124,6 +124,7 @@ class TorchBackend(Backend):
             if isinstance(operation, PairMeasure):
                 return evaluate(operation, arrays)
             return operation.value(xp, *arrays)
+        # Nor of few elements, where autograd's own rules are right.
         plain = not (transformed or route.moves or torch.compiler.is_compiling())
         small = plain and route.is_small(operation, arrays)
         if small and operation.native_in_first and not differentiated(arrays[1:])[0]:
