@@ -49,7 +49,8 @@ def _matmul(a: Array, b: Array) -> Array:
 
     JAX's own default rounds float32 factors to 11 bits on GPUs and to 8 on TPUs.
     """
-    asked = jax.config.jax_default_matmul_precision
+    config: Any = jax.config  # of options that are not typed
+    asked = config.jax_default_matmul_precision
     return jnp.matmul(a, b, precision=asked or jax.lax.Precision.HIGHEST)
 
 
