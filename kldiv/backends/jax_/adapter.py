@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.special
 
 from kldiv.backends.base import Backend
 from kldiv.backends.chunks import DEVICE_CHUNK_BYTES
 from kldiv.backends.jax_ import cpu_kernels, linear, rules, sharding
-from kldiv.backends.overlay import Overlay
+from kldiv.backends.jax_.namespace import xp
 from kldiv.backends.routing import Route
 from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
@@ -37,40 +36,6 @@ if TYPE_CHECKING:
     from kldiv.formulas.operation import Operation
     from kldiv.kernels.technology import Technology
     from kldiv.kernels.work import Found, Work
-
-
-def _scattered(array: Array, places: Array, values: Array) -> Array:
-    if sharding.is_sized(array.shape):
-        return jnp.put_along_axis(array, places, values, axis=-1, inplace=False)
-    return _scattered_in_rows(array, places, values)
-
-
-@partial(jnp.vectorize, signature="(n),(k),(k)->(n)")
-def _scattered_in_rows(array: Array, places: Array, values: Array) -> Array:
-    return array.at[places].set(values)
-
-
-def _top_places(array: Array, k: int) -> Array:
-    return jax.lax.top_k(array, k)[1]
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    """Multiply matrices with all their digits, unless the program asks JAX for another precision.
-
-    JAX's own default rounds float32 factors to 11 bits on GPUs and to 8 on TPUs.
-    """
-    asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    return jnp.matmul(a, b, precision=asked or jax.lax.Precision.HIGHEST)
-
-
-xp = Overlay(
-    jnp,
-    scattered=_scattered,
-    top_places=_top_places,
-    constant=jax.lax.stop_gradient,
-    special=jax.scipy.special,
-    matmul=_matmul,
-)
 
 
 class JaxBackend(Backend):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from kldiv.backends import chunks
-from kldiv.backends.registry import get
+from kldiv.backends.jax_.namespace import xp
 from kldiv.formulas.layers import Products
 from kldiv.formulas.linear import Pass, added
 from kldiv.formulas.terms import Tools
@@ -46,7 +46,7 @@ def _no_kernel(*_: Any) -> None:
 def in_chunks(run: Run, given: Pass, most_bytes: int) -> chunks.Found:
     """Compute as `Backend.in_chunks` does, by operations that JAX can differentiate."""
     operation, arrays, wanted, weight = given
-    products = _Products(get("jax").namespace(), operation.compute)
+    products = _Products(xp, operation.compute)
     tools = Tools(products, run, _no_kernel)
     flat = operation.flattened(jnp, arrays)
     rows, classes = len(flat[0]), len(flat[1])
