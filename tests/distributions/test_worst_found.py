@@ -65,6 +65,7 @@ FOUND = [
     ("LogNormal‖Gamma", (-411.8466796875, 23.5832062, 35526.49609375, 0.0466190875)),
     ("LogNormal‖Gamma", (62.829750, 0.43405253, 0.01736747, 112.738052)),
     ("LogNormal‖Exponential", (-987.694214, 41.4955559, 0.135175630)),
+    ("LogNormal‖HalfNormal", (0.063535161, 9.4748707, 1.0000000150474662e30)),
     ("LogNormal‖Normal", (-913.358643, 27.7500496, 122.323547, 0.00429866184)),
     ("Pareto‖Normal", (0.0015052067, 2.00467849, -0.0794106722, 16.4783726)),
     ("Pareto‖Gamma", (0.0013245072, 1.00161982, 75689.7421875, 0.482816279)),
@@ -152,6 +153,8 @@ def test_uniforms_may_differ_by_less_than_the_rounding_of_their_width():
 
 
 def test_a_second_moment_beyond_the_numbers_is_infinite():
+    wide = [np.float32(x) for x in (-7.87, 10.5, 4.8e20, 1e30)]  # whose moments are, and D is not
+    assert kl(d.LogNormal(*wide[:2]), d.Normal(*wide[2:])) == pytest.approx(4.218016e28, rel=1e-6)
     for p in (d.LogNormal(2.0, 1e300), d.Pareto(1e300, 3.0)):
         assert kl(p, d.HalfNormal(1e-300)) == kl(p, d.Normal(0.0, 1e-300)) == math.inf
     assert kl(d.LogNormal(2.0, 1e300), d.Gamma(3.0, 1.0)) == math.inf

@@ -96,9 +96,13 @@ class Shape:
         """Return the standard deviation."""
         raise NotImplementedError
 
-    def mean_from(self, center: Array) -> Array:
+    def mean_from(self, center: Array | float) -> Array:
         """Return E x − center."""
         return self.mean() - center
+
+    def standardised(self, center: Array | float, scale: Array) -> tuple[Array, Array]:
+        """Return E x − center and the standard deviation, over scale."""
+        return self.mean_from(center) / scale, self.deviation() / scale
 
     def negative_entropy(self, unit: Array) -> Array:
         """Return E log(unit · p(x))."""
@@ -243,6 +247,13 @@ class _LogNormal(Shape, of=f.LogNormal, against=(f.HalfNormal,)):
         # Both factors as roots: of e^x − 1 alone there would be no number for large x.
         root = self.xp.sqrt(-expm1(self.xp, -x))
         return self.xp.exp(self.p.loc + x) * root
+
+    def standardised(self, center: Array | float, scale: Array) -> tuple[Array, Array]:
+        # Roots, as the moments may be beyond the numbers.
+        x = self._square()
+        mean, wide = (self.xp.exp(0.5 * (self.p.loc + part)) for part in (0.5 * x, x))
+        rest = self.xp.sqrt(-expm1(self.xp, -x))
+        return (mean / scale) * mean - center / scale, (wide / scale) * wide * rest
 
     def log_deviation(self) -> Array:
         """Return the logarithm, where the deviation itself is too small a number or too large."""
@@ -426,7 +437,7 @@ def _normal(xp: Namespace, m: Shape, q: f.Normal) -> Array:
 
 def _by_second_moment(xp: Namespace, m: Shape, loc: Array | float, scale: Array) -> Array:
     """Return −H(P) − E[log q] of a Normal q."""
-    a, b = m.mean_from(loc) / scale, m.deviation() / scale
+    a, b = m.standardised(loc, scale)
     square = a * a + b * b
     value = m.negative_entropy(scale) + 0.5 * square + 0.5 * _LOG_2PI
     return xp.where(square == math.inf, math.inf, value)
@@ -507,14 +518,17 @@ def _log_normal_gamma(xp: Namespace, m: Shape, q: Any) -> Array:
 
 
 def _log_normal_normal(xp: Namespace, m: _LogNormal, q: f.Normal) -> Array:
-    """The negentropy of P + D of the Normal of its mean and variance."""
+    """The negentropy of P + D of the Normal of its mean and variance; of a wide P by moments."""
+    # From σ = 1 on they are never close, and slopes of σ² would cancel.
+    narrow, safe = m.p.scale < 1.0, {"loc": 0.0, "scale": 1.0}
+    wide, m = (_LogNormal(xp, replaced(xp, m.p, x, safe)) for x in (~narrow, narrow))
+    far = _by_second_moment(xp, wide, q.loc, q.scale)
     deviation, z = m.deviation(), quotient(xp, m.mean_from(q.loc), q.scale)
     held = (deviation > 1e-30) & (deviation < math.inf)
     near = ratio_phi(xp, q.scale, xp.where(held, deviation, q.scale), 2)
-    far = phi(xp, 2.0 * (xp.log(q.scale) - m.log_deviation()))
-    near = m.negentropy() + 0.5 * (xp.where(held, near, far) + z * z)
-    # From σ = 1 on they are never close, and slopes of σ² would cancel.
-    return xp.where(m.p.scale < 1.0, near, _by_second_moment(xp, m, q.loc, q.scale))
+    tiny = phi(xp, 2.0 * (xp.log(q.scale) - m.log_deviation()))
+    near = m.negentropy() + 0.5 * (xp.where(held, near, tiny) + z * z)
+    return xp.where(narrow, near, far)
 
 
 def _weibull_gamma(xp: Namespace, m: _Weibull, q: f.Gamma) -> Array:
