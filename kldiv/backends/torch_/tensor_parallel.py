@@ -144,7 +144,8 @@ class MeshSpread(Spread):
 
         s, *others = self.placed(arrays)
         mesh, placements = s.device_mesh, s.placements
-        where = [place.is_shard(s.ndim - 1) for place in placements]
+        last = range(s.ndim)[-1]
+        where = [place.is_shard(last) for place in placements]
         if where.count(True) > 1:
             raise LibraryError(
                 f"the classes lie on {where.count(True)} dimensions of the mesh, placements "
@@ -184,7 +185,7 @@ def _of_rows(logits: Array) -> list[Any]:
     """Return the placements of numbers of rows: whole along the mesh's dimension of classes."""
     from torch.distributed.tensor import Replicate  # noqa: PLC0415
 
-    last = logits.ndim - 1
+    last = range(logits.ndim)[-1]
     return [Replicate() if place.is_shard(last) else place for place in logits.placements]
 
 
