@@ -159,10 +159,12 @@ class _Normal(_Located, of=f.Normal, against=(f.Gumbel, f.Laplace)):
     standard = (0.0, 1.0, 0.0)
 
     def distance(self, center: Array) -> Array:
-        z = (self.p.loc - center) / self.p.scale
+        gap = self.p.loc - center
+        far = abs(gap) > 40.0 * self.p.scale  # all mass is on one side
+        z = self.xp.where(far, 0.0, gap) / self.p.scale
         density = math.sqrt(2 / math.pi) * self.xp.exp(-0.5 * z * z)
-        both = self.xp.special.erf(z / math.sqrt(2))
-        return self.p.scale * density + (self.p.loc - center) * both
+        near = self.p.scale * density + gap * self.xp.special.erf(z / math.sqrt(2))
+        return self.xp.where(far, abs(gap), near)
 
     def cumulant(self, scale: Array) -> Array:
         t = self.p.scale / scale
@@ -286,7 +288,8 @@ class _Pareto(Shape, of=f.Pareto, against=(f.Exponential, f.HalfNormal)):
         a = self.p.alpha
         finite = unit < math.inf  # also a mean, which may be infinite
         unit = self.xp.where(finite, unit, 1.0)
-        value = self.xp.log(unit / self.p.scale * a) - 1.0 - 1.0 / a
+        root = self.xp.sqrt(unit) / self.xp.sqrt(self.p.scale) * self.xp.sqrt(a)
+        value = 2.0 * self.xp.log(root) - 1.0 - 1.0 / a
         return self.xp.where(finite, value, math.inf)
 
     def log_gap(self) -> Array:
@@ -401,7 +404,8 @@ class _Uniform(
         above, below = self.p.high - center, center - self.p.low
         width = self.p.high - self.p.low
         inside = (above > 0) & (below > 0)
-        within = 0.5 * (above * (above / width) + below * (below / width))
+        parts = (self.xp.where(inside, x, 0.0) for x in (above, below))
+        within = 0.5 * sum(x * (x / width) for x in parts)
         return self.xp.where(inside, within, 0.5 * abs(above - below))
 
     def cumulant(self, scale: Array) -> Array:
