@@ -152,9 +152,14 @@ def test_uniforms_may_differ_by_less_than_the_rounding_of_their_width():
         assert torch.autograd.grad(value, ends)[0].tolist() == pytest.approx([1, -1, -1, 1])
 
 
-def test_a_second_moment_beyond_the_numbers_is_infinite():
+def test_moments_beyond_the_numbers():
     wide = [np.float32(x) for x in (-7.87, 10.5, 4.8e20, 1e30)]  # whose moments are, and D is not
     assert kl(d.LogNormal(*wide[:2]), d.Normal(*wide[2:])) == pytest.approx(4.218016e28, rel=1e-6)
+    numbers = [np.float32(x) for x in (0.00269, 0.02924, 53212, 0.0632)]
+    found, wanted = (
+        kl(d.Weibull(*x[:2]), d.Gamma(*x[2:])) for x in (numbers, list(map(float, numbers)))
+    )
+    assert found == pytest.approx(wanted, rel=1e-4)
     for p in (d.LogNormal(2.0, 1e300), d.Pareto(1e300, 3.0)):
         assert kl(p, d.HalfNormal(1e-300)) == kl(p, d.Normal(0.0, 1e-300)) == math.inf
     assert kl(d.LogNormal(2.0, 1e300), d.Gamma(3.0, 1.0)) == math.inf

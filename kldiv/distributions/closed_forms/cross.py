@@ -323,7 +323,8 @@ class _Weibull(Shape, of=f.Weibull, against=(f.HalfNormal, f.Normal)):
         return (_NORMAL - 1.0 - EULER) + (self.rise + half)
 
     def mean(self) -> Array:
-        return self.p.scale * self.xp.exp(self.rise - EULER * self.t)
+        root = self.xp.exp(0.5 * (self.rise - EULER * self.t))  # e^… may be beyond the numbers
+        return (self.p.scale * root) * root
 
     def mean_from(self, center: Array) -> Array:
         more = expm1(self.xp, self.rise - EULER * self.t)
