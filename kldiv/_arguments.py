@@ -169,8 +169,8 @@ def setting(name: str, given: Any) -> float:
         with suppress(TypeError, ValueError, RuntimeError):  # JAX's tracers raise the first
             return float(given)
     raise OptionError(
-        f"{name} is a setting, in which nothing is differentiated or compiled; pass a number of "
-        f"Python's; got {given!r}"
+        f"{name} must be a number: it is a setting, which nothing differentiates or compiles; "
+        f"got {given!r}"
     )
 
 
