@@ -168,12 +168,8 @@ def test_a_setting_loses_no_gradient_in_silence(name, jax, torch):
     number = call(np.asarray, 0.5)
     assert float(call(np.asarray, np.float32(0.5))) == number
     for given in (torch.tensor(0.5, requires_grad=True), "0.5", None):
-        with pytest.raises(
-            OptionError, match=f"{name.split()[0]} must be a number"
-        ):
+        with pytest.raises(OptionError, match=f"{name.split()[0]} must be a number"):
             call(torch.as_tensor, given)
     for transformed in (jax.grad, jax.jit):
-        with pytest.raises(
-            OptionError, match=f"{name.split()[0]} must be a number"
-        ):
+        with pytest.raises(OptionError, match=f"{name.split()[0]} must be a number"):
             transformed(lambda x: call(jax.numpy.asarray, x))(0.0 if name == "hard_weight" else 0.5)
