@@ -145,9 +145,9 @@ def order_of(alpha: Any, *, finite: bool, of_logits: bool = False) -> float:
 
     Of logits none is next to 0: it is multiplied by their differences, and divides probabilities.
     """
-    order = as_number(alpha)
-    allowed = "a finite number" if finite else "a number from 0 to math.inf"
-    if not isinstance(order, int | float) or not (abs(order) < math.inf if finite else order >= 0):
+    order = setting("alpha", alpha)
+    if not (abs(order) < math.inf if finite else order >= 0):
+        allowed = "a finite number" if finite else "a number from 0 to math.inf"
         raise OptionError(f"alpha must be {allowed}; got {alpha!r}")
     if of_logits and 0 < abs(order) < LEAST:
         raise OptionError(
@@ -165,12 +165,11 @@ def setting(name: str, given: Any) -> float:
     given = as_number(given)
     if isinstance(given, int | float):
         return given
-    if not isinstance(given, str) and not getattr(given, "requires_grad", False):
+    if not isinstance(given, str | bytes) and not getattr(given, "requires_grad", False):
         with suppress(TypeError, ValueError, RuntimeError):  # JAX's tracers raise the first
             return float(given)
     raise OptionError(
-        f"{name} must be a number: it is a setting, which nothing differentiates or compiles; "
-        f"got {given!r}"
+        f"{name} must be a number, and no array that is differentiated in or traced; got {given!r}"
     )
 
 

@@ -236,13 +236,11 @@ class Alpha(Divergence):
     alpha: float
 
     def __post_init__(self) -> None:
-        self._order()
-
-    def _order(self) -> float:
-        return order_of(self.alpha, finite=True, of_logits=True)
+        _set_numbers(self, "alpha")
+        order_of(self.alpha, finite=True, of_logits=True)
 
     def canonical(self) -> tuple[Divergence, bool]:  # noqa: D102
-        return powers.Alpha.of(self._order())
+        return powers.Alpha.of(float(self.alpha))
 
 
 def _set_numbers(record: Any, *names: str) -> None:

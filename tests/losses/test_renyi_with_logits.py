@@ -174,5 +174,6 @@ def test_limits(lib):
 
 @pytest.mark.parametrize("alpha", [-1, float("nan"), "2"])
 def test_wrong_orders(alpha):
-    with pytest.raises(OptionError, match="alpha must be a number from 0"):
+    allowed = "and no array" if alpha == "2" else "from 0 to"
+    with pytest.raises(OptionError, match="alpha must be a number,? " + allowed):
         kldiv.renyi_div_with_logits(S, T, alpha=alpha)

@@ -152,6 +152,7 @@ def _of_a_setting():
         "beta": lambda xp, x: kldiv.js_div_with_logits(xp(s), xp(t), beta=x),
         "alpha": lambda xp, x: kldiv.skew_kl_div_with_logits(xp(s), xp(t), alpha=x),
         "weights": lambda xp, x: kldiv.jeffreys_div_with_logits(xp(s), xp(t), weights=(x, x)),
+        "alpha as an order": lambda xp, x: kldiv.renyi_div_with_logits(xp(s), xp(t), alpha=x),
         "alpha of p": lambda xp, x: kldiv.skew_divergence(xp(s), xp(t), alpha=x).sum(),
         "weights of p": lambda xp, x: kldiv.js_divergence(xp(s), xp(t), weights=(x, x)).sum(),
         "hard_weight": lambda xp, x: kldiv.distillation_loss(
@@ -159,6 +160,7 @@ def _of_a_setting():
         ),
         "m": lambda xp, x: records.Mixture(x, 1.0, 1.0) and x,
         "w": lambda xp, x: records.Jeffreys(x) and x,
+        "alpha of a record": lambda xp, x: hash(records.Alpha(x)) and x,
     }
 
 
@@ -166,8 +168,9 @@ def _of_a_setting():
 def test_a_setting_loses_no_gradient_in_silence(name, jax, torch):
     call = _of_a_setting()[name]
     number = call(np.asarray, 0.5)
-    assert float(call(np.asarray, np.float32(0.5))) == number
-    for given in (torch.tensor(0.5, requires_grad=True), "0.5", None):
+    for same in (np.float32(0.5), np.array(0.5)):
+        assert float(call(np.asarray, same)) == number
+    for given in (torch.tensor(0.5, requires_grad=True), "0.5", b"0.5", None):
         with pytest.raises(OptionError, match=f"{name.split()[0]} must be a number"):
             call(torch.as_tensor, given)
     for transformed in (jax.grad, jax.jit):
