@@ -60,6 +60,8 @@ _PEAK: Final = (18, 19, 20, 21, 22, 23)
 """The fields of a `Peak`."""
 _BESIDE: Final = 24
 """Added to a side: its probability of all classes but the likeliest."""
+_MOST: Final = 1e36
+"""Orders farther from 0 give the same, +∞ unless P = Q, and float32 has no number for some."""
 _WIDE: Final = 50.0
 """Between e to the power of minus this and of this, powers are added up as they are."""
 
@@ -95,6 +97,8 @@ class Alpha(Summed):
         """Return the divergence of any order, and whether it takes (t, s)."""
         if alpha in {0, 1}:
             return KullbackLeibler(), alpha == 0
+        if abs(alpha) > _MOST:
+            alpha = math.copysign(_MOST, alpha)
         if alpha < 0.5:
             return Alpha(1.0 - alpha, alpha), True
         return Alpha(alpha, 1.0 - alpha), False

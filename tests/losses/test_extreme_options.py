@@ -74,6 +74,14 @@ def test_temperatures_beyond_the_dtype_are_refused(name):
     np.testing.assert_array_equal(np.isnan(found), [True, False, True])
 
 
+@pytest.mark.parametrize(
+    ("loss", "student"), [(kldiv.topk_kl_div_with_logits, S), (kldiv.linear_topk_kl_div, HEAD)]
+)
+def test_a_temperature_of_a_sparse_teacher_beyond_the_dtype_is_refused(loss, student):
+    with pytest.raises(OptionError, match="out of range: in float64"):
+        loss(student, TEACHER, target_temperature=5e-324, tail="renormalize")
+
+
 @pytest.mark.parametrize("dtype", ENDS)
 def test_the_least_and_the_largest_temperature(dtype, kernel):
     """Also of logits as large, whose weights are neither 0 nor equal."""
@@ -125,6 +133,16 @@ def test_orders_next_to_0_are_refused():
                 loss(S, T, alpha=order)
         with pytest.raises(OptionError, match="0, or 1e-30 from it at least"):
             Alpha(-order)
+
+
+@pytest.mark.parametrize("order", [1e39, -1e39, 1e300])
+def test_orders_that_float32_does_not_hold(order, kernel):
+    s, t = S.astype("f4"), T.astype("f4")
+    loss = partial(kldiv.alpha_div_with_logits, alpha=order)
+    assert loss(s, t) == INF
+    value, slopes = kldiv.value_and_grad(loss, argnums=(0, 1))(s, s)
+    assert value == 0
+    assert not np.any(slopes)
 
 
 MASKED = np.array([[0.3, -INF, 1.0, 0.2, -0.5], [0.3, -1e30, 1.0, 0.2, -0.5]])
