@@ -198,7 +198,8 @@ def prepare_layers(
         for factor, loss, names in terms
     ]
     for term in losses:
-        check_heat(getattr(term.loss, "temperature", None), compute)
+        for name in ("temperature", "target_temperature"):
+            check_heat(getattr(term.loss, name, None), compute)
     numbers = len(moved), len(fixed)
     operation = LinearLoss(
         reduction, compute, total, result, tuple(layers), tuple(losses), *numbers
