@@ -77,8 +77,8 @@ class KLDivLoss(torch.nn.Module):
 
 
 _OF_DISTILLATION = (
-    *("beta", "temperature", "ignore_index", "reduction", "hard_weight"),
-    "scale_by_temperature",
+    *("beta", "temperature", "ignore_index"),
+    *("reduction", "hard_weight", "scale_by_temperature"),
 )
 
 
