@@ -115,8 +115,8 @@ def distillation_loss(
 
     Notes
     -----
-    β as an array takes each of its rows by the formula that it belongs to, 0 and 1 too; where it is
-    none of these and no number from 1e-30 to 1, which alone would be an error, the row is NaN.
+    β as an array takes each of its rows by the formula that it belongs to, 0 and 1 too. Rows whose
+    β would be an error as a number, neither 0 nor from 1e-30 to 1, are NaN.
 
     References
     ----------
