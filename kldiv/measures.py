@@ -15,6 +15,7 @@ from kldiv._docstrings import options_of
 from kldiv.errors import LibraryError, OptionError, ShapeError
 from kldiv.formulas import measures as formulas
 from kldiv.formulas import renyi_measures
+from kldiv.formulas.numbers import MOST_ORDER
 from kldiv.formulas.row_measures import RowMeasure
 from kldiv.frames import as_arrays
 
@@ -535,7 +536,7 @@ def renyi_divergence(
         math.inf: renyi_measures.RenyiInfinity(),
     }
     # Beyond that order the two differ by less than rounding, and α log(p/q) would overflow.
-    order = math.inf if order > 1e36 else order
+    order = math.inf if order > MOST_ORDER else order
     measure = limits.get(order) or renyi_measures.Renyi(order)
     return _of_pair(measure, p, q, **options)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, ClassVar
 
+from kldiv.formulas.numbers import MOST_ORDER
 from kldiv.formulas.special import (
     alpha_terms,
     exp_change,
@@ -279,6 +280,8 @@ class Alpha(Measure):
     @classmethod
     def of(cls, alpha: float) -> Alpha:
         """Return the divergence of any order but 0 and 1."""
+        if abs(alpha) > MOST_ORDER:
+            alpha = math.copysign(MOST_ORDER, alpha)
         swapped = alpha < 0.5
         return cls(1.0 - alpha, alpha, swapped) if swapped else cls(alpha, 1.0 - alpha)
 

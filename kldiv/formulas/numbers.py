@@ -13,6 +13,10 @@ HEATS: Final = {"float32": (2.0**-123, 2.0**120), "float64": (2.0**-1019, 2.0**9
 """The least temperature, of which an eighth is no subnormal number, and the largest, that kernels
 take apart in two."""
 
+MOST_ORDER: Final = 1e36
+"""Orders of power divergences that are farther from 0 give the same, to rounding; float32 has no
+number for some."""
+
 FIELDS: Final = (
     *("t_max", "t_sum", "s_max", "s_sum", "pivot", "pivot_low", "y", "phi"),
     *("anchor", "anchor_low", "drift", "spread", "gap"),

@@ -35,6 +35,7 @@ from kldiv.formulas.divergences import (
     states_of,
 )
 from kldiv.formulas.logits import Slopes
+from kldiv.formulas.numbers import MOST_ORDER
 from kldiv.formulas.special import (
     alpha_terms,
     exp_change,
@@ -60,8 +61,6 @@ _PEAK: Final = (18, 19, 20, 21, 22, 23)
 """The fields of a `Peak`."""
 _BESIDE: Final = 24
 """Added to a side: its probability of all classes but the likeliest."""
-_MOST: Final = 1e36
-"""Orders farther from 0 give the same, +∞ unless P = Q, and float32 has no number for some."""
 _WIDE: Final = 50.0
 """Between e to the power of minus this and of this, powers are added up as they are."""
 
@@ -97,8 +96,8 @@ class Alpha(Summed):
         """Return the divergence of any order, and whether it takes (t, s)."""
         if alpha in {0, 1}:
             return KullbackLeibler(), alpha == 0
-        if abs(alpha) > _MOST:
-            alpha = math.copysign(_MOST, alpha)
+        if abs(alpha) > MOST_ORDER:
+            alpha = math.copysign(MOST_ORDER, alpha)
         if alpha < 0.5:
             return Alpha(1.0 - alpha, alpha), True
         return Alpha(alpha, 1.0 - alpha), False

@@ -145,6 +145,13 @@ def test_orders_that_float32_does_not_hold(order, kernel):
     assert not np.any(slopes)
 
 
+@pytest.mark.parametrize("order", [1e38, 1e39, -1e39, 1e300])
+def test_orders_of_probabilities_that_float32_does_not_hold(lib, order):
+    p, q = (lib.array(np.array(x), "float32") for x in ([0.2, 0.8], [0.4, 0.6]))
+    assert float(kldiv.alpha_divergence(p, q, alpha=order)) == INF
+    assert float(kldiv.alpha_divergence(p, p, alpha=order)) == 0
+
+
 MASKED = np.array([[0.3, -INF, 1.0, 0.2, -0.5], [0.3, -1e30, 1.0, 0.2, -0.5]])
 
 
