@@ -193,8 +193,10 @@ def scaled(
         return factor * (fixed * fixed), weight
     backend = backends.find(temperature)
     with backend.context(temperature):
+        xp = backend.namespace(temperature)
         heat = in_single(backend, temperature)  # a half type would round the square
-        square = heat * heat
+        # Rows of a temperature of 0 are NaN, which a weight of 0 would drop.
+        square = xp.where(heat == 0, xp.ones_like(heat), heat * heat)
         return factor, square if weight is None else in_single(backend, weight) * square
 
 

@@ -130,6 +130,17 @@ def test_a_temperature_of_a_half_type_is_squared_in_float32(lib, dtype):
         lib.assert_equal(found, lib.numpy(same), "float32", ulps=8)
 
 
+def test_a_temperature_of_0_is_nan_unless_its_row_is_dropped(lib):
+    s, t, heat = (lib.array(x) for x in (S, T, np.array([2.0, 1.0, 0.0])))
+    loss = partial(kldiv.distillation_loss, s, t, temperature=heat, scale_by_temperature=True)
+    found = lib.numpy(loss(reduction="none"))
+    np.testing.assert_array_equal(np.isnan(found), [[False, False, True]] * 2)
+    kept = np.array([True, True, False])
+    wanted = found[:, kept].sum()
+    for dropped in ({"where": lib.array(kept, "bool")}, {"row_weight": lib.array(kept * 1.0)}):
+        np.testing.assert_allclose(lib.numpy(loss(reduction="sum", **dropped)), wanted, rtol=1e-5)
+
+
 def test_micro_batches_add_up_to_the_batch(lib):
     """The number of tokens of all of them divides each; one may have none."""
     s, t = lib.array(S), lib.array(T)
