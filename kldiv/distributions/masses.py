@@ -103,7 +103,8 @@ def from_share(
     tiny, some = (p >= 0) & (p < TINY), part > 0
     near = relative_entropy(xp, part, n * xp.where(tiny, 1.0, p), difference)
     share = xp.where(some, part, 1.0) / xp.where(some, n, 1.0)
-    far = xp.where(some, part * (xp.log(share) + (xp.where(some, lost, 0.0) - 1.0)), 0.0)
+    far = part * (xp.log(share) + (xp.where(some, lost, 0.0) - 1.0))
+    far = xp.where(some, far, xp.where(part == 0, 0.0, math.nan))
     return xp.where(tiny, far + n * p, near)
 
 

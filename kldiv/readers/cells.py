@@ -63,6 +63,9 @@ class _Tabulation:
             if i and not (name and records.named) and not any(row[i] for _, row in self.head)
         }
         """Columns of neither a name nor cells, as separators at the end of lines make them."""
+        if self.empty and len(self.head) == sample:
+            for _, columns in records.blocks():  # further down there may be cells
+                self.empty -= {i for i in self.empty if any(columns[i])}
         unnamed = [i for i, name in enumerate(self.names) if i and not name]
         if unnamed := [i for i in unnamed if i not in self.empty]:
             mend, first = "", self.names[0]

@@ -65,7 +65,7 @@ def _check(source: Source, found: Any, member: str) -> None:
     if found.dtype.kind in "OSU":
         raise source.error("holds text, not numbers. Choose another dataset", member)
     check_layout(source, Layout(found.dtype, found.shape or (), 0), member)
-    check_attributes(source, found.attrs, member)
+    check_attributes(source, found.attrs, found.dtype, member)
     if found.external or found.is_virtual:
         raise source.error("its numbers lie in other files. Write them into this one", member)
     settings = found.id.get_create_plist()

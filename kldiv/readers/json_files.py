@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
@@ -179,9 +180,11 @@ def _array(source: Source, found: Any, name: str | None) -> Table:
     flat, na = _flat(found), source.reading.na
     for i, each in enumerate(flat, 1):
         lacks = each is None or each != each  # noqa: PLR0124 - NaN
-        if isinstance(each, int | float | None) and not (lacks and na is None):
+        large = isinstance(each, int) and abs(each) > sys.float_info.max
+        if isinstance(each, int | float | None) and not (large or (lacks and na is None)):
             continue
-        why = BEYOND if isinstance(each, Decimal) else "is no number. Write a list of numbers"
+        beyond = large or isinstance(each, Decimal)
+        why = BEYOND if beyond else "is no number. Write a list of numbers"
         shown = "null" if each is None else str(each)[:60]
         raise source.error(
             f"value {i} of {len(flat):,}: {shown!r} {LACKING if lacks else why}", name

@@ -223,10 +223,17 @@ def check_layout(source: Source, layout: Layout, member: str | None = None) -> N
         raise source.error("declares a shape that no array can have. Write it again", member)
 
 
-def check_attributes(source: Source, attributes: Any, member: str | None = None) -> None:
+def check_attributes(
+    source: Source, attributes: Any, dtype: np.dtype[Any], member: str | None = None
+) -> None:
     """Refuse numbers that netCDF's conventions pack, which stand for others."""
-    plain = {"scale_factor": 1, "add_offset": 0, "_Unsigned": "false"}
+    plain = {"scale_factor": 1, "add_offset": 0}
     odd = [name for name, x in plain.items() if np.any(np.asarray(attributes.get(name, x)) != x)]
+    unsigned = np.ravel(np.asarray(attributes.get("_Unsigned", "")).astype(str)).tolist()
+    if {"i": "true", "u": "false"}.get(dtype.kind, "") in [
+        word.lower() for word in unsigned if word
+    ]:
+        odd.append("_Unsigned")
     if odd:
         text = f"its numbers are packed, by the attributes {' and '.join(odd)}"
         raise source.error(f"{text}. Unpack them, say by xarray, and write them as floats", member)

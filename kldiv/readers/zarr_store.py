@@ -69,7 +69,7 @@ def read_zarr(source: Source) -> Table:
             key = choose(source, _arrays(path, set()), "arrays")
             found = zarr.open_array(store=str(path / key), mode="r")
         array = _ZarrArray(source, found)
-        check_attributes(source, found.attrs, key)
+        check_attributes(source, found.attrs, array.dtype, key)
         there = found.nchunks_initialized
         notes = unwritten(source, there, found.shape, found.chunks) if array.size else ()
         marks = missing_marks(found.attrs, array.dtype)

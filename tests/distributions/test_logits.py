@@ -169,12 +169,16 @@ FAR = {
         lambda x: (Geometric(logits=x), Geometric(logits=x - 1)),
         lambda x: tossed(x, x - 1) * (1 + mp.exp(-x)),
     ),
+    "NegativeBinomial, both, other counts": (
+        lambda x: (NegativeBinomial(3.0, logits=x), NegativeBinomial(3.0, logits=x + 1)),
+        lambda x: 3 * tossed(x, x + 1) * (1 + mp.exp(x)),
+    ),
     "Geometric, equal": (lambda x: (Geometric(logits=x), Geometric(logits=x)), lambda x: 0 * x),
 }
 
 
 @pytest.mark.parametrize(("pair", "truth"), FAR.values(), ids=FAR)
-@pytest.mark.parametrize("at", [-1, 1])
+@pytest.mark.parametrize("at", [-1, -0.9, 0.9, 1])  # at 0.9 the smaller chance is subnormal
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_values_and_slopes_at_far_logits(pair, truth, at, dtype):
     far, close = (800.0, 1e-14) if dtype == "float64" else (110.0, 1e-6)

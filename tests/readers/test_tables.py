@@ -175,6 +175,14 @@ def test_separators_that_end_lines_without_a_header_are_no_label(found):
     assert found("a\t1.5\t\nb\t2.25\t\n", name="p.tsv", header=False) == AB
 
 
+def test_separators_that_end_lines_hide_no_cells_far_below(found):
+    text = "1,2,\n" * 1005
+    assert len(found(text, header=False)[1]) == 1005
+    for header in ("a,b,\n", ""):
+        with pytest.raises(InputError):
+            found(f"{header}{text}3,4,5\n", header=bool(header))
+
+
 def test_missing_numbers_are_nan_where_their_classes_are_to_go(found):
     labels, numbers = found("l,n\na,1.5\nb,-\n", na="drop")
     assert labels == ("a", "b")

@@ -44,14 +44,21 @@ def negative_binomial(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomia
     odds = xp.exp(p.logits) if p.logits is not None else p1 / p0
     r1, r2 = (xp.zeros_like(odds) + r for r in (r1, r2))
     m = r1 * odds
+    # Odds of finite logits may be beyond the numbers: equal counts need none.
+    over = xp.zeros_like(m) > 0
+    if p.logits is not None:
+        over = (m == math.inf) & (p.logits < math.inf)
+        odds = xp.exp(xp.where(over, 0.0, p.logits))
     # A count of 0 is a point mass at 0, as is a probability of 0.
     some = xp.where(r2 > 0, r2, 1.0)
-    value = _to_other_count(xp, r1, some, odds) + _from_other_count(xp, p, q, r1, some, m)
+    moved = _from_other_count(xp, p, q, r1, some, m)
+    value = _to_other_count(xp, r1, some, odds) + moved
     edge = xp.where(m > 0, math.inf, xp.where(m == 0, 0.0, math.nan))
     value = xp.where(r2 > 0, value, xp.where(r2 == 0, edge, math.nan))
     value = xp.where(r1 >= 0, value, math.nan)
     # Of probability 1 all mass is at infinity.
     away = xp.where((probabilities(xp, q)[1] == 0) & (r1 == r2), 0.0, math.inf)
+    away = xp.where(over & (r1 == r2), moved, away)
     return xp.where(m == math.inf, away, value)
 
 

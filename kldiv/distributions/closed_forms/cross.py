@@ -518,7 +518,7 @@ def _log_normal_gamma(xp: Namespace, m: Shape, q: Any) -> Array:
     root = xp.exp(0.5 * (p.loc + 0.5 * square))
     top = (q.rate * root) * root
     far = top - c * (1.0 + level) - 0.5 * (1.0 + log_ratio(xp, square, narrow))
-    far = xp.where(top < math.inf, far, math.inf)
+    far = xp.where(top == math.inf, math.inf, far)
     return xp.where(close, near, far) + binet(xp, c)
 
 

@@ -81,12 +81,12 @@ def waiting(
     (p1, p0), (q1, q0) = p, q
     one = xp.ones_like(change)
     failures = quotient(xp, from_share(xp, p0, one, q0, lost[1], -change), p1)
-    value = ratio_phi(xp, p1, q1, difference=change)
-    if lost[0] is not None:
-        tiny = (q1 >= 0) & (q1 < TINY)
-        rare = quotient(xp, from_share(xp, p1, one, q1, lost[0], change), p1)
-        value = xp.where(tiny, rare, value)
-    return value + failures
+    if lost[0] is None:
+        return ratio_phi(xp, p1, q1, difference=change) + failures
+    tiny = (q1 >= 0) & (q1 < TINY)
+    near = ratio_phi(xp, p1, xp.where(tiny, p1, q1), difference=xp.where(tiny, 0.0, change))
+    rare = quotient(xp, from_share(xp, p1, one, q1, lost[0], change), p1)
+    return xp.where(tiny, rare, near) + failures
 
 
 def _finite(xp: Namespace, a: Array, b: Array) -> tuple[Array, Array, Array]:
