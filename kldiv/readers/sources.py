@@ -229,10 +229,9 @@ def check_attributes(
     """Refuse numbers that netCDF's conventions pack, which stand for others."""
     plain = {"scale_factor": 1, "add_offset": 0}
     odd = [name for name, x in plain.items() if np.any(np.asarray(attributes.get(name, x)) != x)]
-    unsigned = np.ravel(np.asarray(attributes.get("_Unsigned", "")).astype(str)).tolist()
-    if {"i": "true", "u": "false"}.get(dtype.kind, "") in [
-        word.lower() for word in unsigned if word
-    ]:
+    words = np.ravel(np.asarray(attributes.get("_Unsigned", "")).astype(str))
+    other = {"i": "true", "u": "false"}.get(dtype.kind)
+    if any(word.lower() == other for word in words):
         odd.append("_Unsigned")
     if odd:
         text = f"its numbers are packed, by the attributes {' and '.join(odd)}"
