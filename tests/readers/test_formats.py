@@ -88,6 +88,15 @@ def test_numbers_that_float64_does_not_hold(tmp_path, name, text, place, number)
             assert read(tmp_path / name).array.ravel()[-1] == float(held)
 
 
+def test_names_that_float64_does_not_hold_as_numbers(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("id,n\n12e4567,1.5\n34e4567,2.25\n", encoding="utf-8")
+    refused(path, "float64 does not hold", "labels='id' takes the column for labels")
+    table = read(path, reading=Reading(labels="id"))
+    assert table.classes == ("12e4567", "34e4567")
+    assert read(path, key="n").array.tolist() == table.array.tolist() == [1.5, 2.25]
+
+
 @pytest.mark.parametrize("number", BEYOND)
 def test_numbers_in_lists_that_float64_does_not_hold(tmp_path, number):
     (tmp_path / "p.json").write_text(f"[[0.5, 0.5], [0.0, {number}]]", encoding="utf-8")
