@@ -126,6 +126,19 @@ def test_a_number_written_as_text_has_a_mark_in_doubt(tmp_path):
     assert read(path, key="n", reading=Reading(decimal=",")).array.tolist() == [5, 1.234]
 
 
+def test_a_typed_fraction_beside_decimal_commas_is_no_thousand(tmp_path):
+    path = tmp_path / "p.json"
+    for value in (1.234, 1.234e-25):
+        rows = [{"l": "a", "n": value}, {"l": "b", "n": "2,5"}]
+        path.write_text(json.dumps(rows), encoding="utf-8")
+        refused(f"{path}::n", "has a decimal point", "'2,5' in record 2 a decimal comma")
+    for text, value in (("2.5", 1.234), ("2.5", 1.234e-25), ("-", 1.234)):
+        rows = [{"l": "a", "n": value}, {"l": "b", "n": text}]
+        path.write_text(json.dumps(rows), encoding="utf-8")
+        found = read(path, key="n", reading=Reading(na="zero")).array.tolist()
+        assert found == [value, 0.0 if text == "-" else 2.5]
+
+
 @pytest.mark.parametrize("name", ["p.json", "p.xlsx", "p.parquet", "p.arrow"])
 @pytest.mark.parametrize("labels", [["a", "b", "c"], [True, False, None]])
 def test_typed_numbers_have_a_point_whatever_another_file_has(tmp_path, name, labels):
