@@ -230,7 +230,7 @@ def check_attributes(
     plain = {"scale_factor": 1, "add_offset": 0}
     odd = [name for name, x in plain.items() if np.any(np.asarray(attributes.get(name, x)) != x)]
     unsigned = np.ravel(np.asarray(attributes.get("_Unsigned", "")).astype(str)).tolist()
-    if {"i": "true", "u": "false"}.get(dtype.kind) in map(str.lower, unsigned):
+    if {"i": "true", "u": "false"}.get(dtype.kind, "-") in map(str.lower, unsigned):
         odd.append("_Unsigned")
     if odd:
         text = f"its numbers are packed, by the attributes {' and '.join(odd)}"
