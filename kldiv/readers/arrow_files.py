@@ -145,10 +145,14 @@ def _lists(source: Source, name: str, columns: list[Any]) -> Table:
     if len({len(row) for row in rows}) != 1:
         raise source.error("lists of different lengths. Give all as many numbers", name)
     found = np.asarray(rows, np.float64)
-    edge = np.asarray(rows, object)[(found == 0) | np.isinf(found)]  # of text too
-    lost = next((each for each in map(str, edge) if is_lost(each, 0.0)), None)
-    if lost is not None:
-        raise source.error(f"{lost[:60]!r} {BEYOND}", name)
+    kind = columns[0].type
+    while hasattr(kind, "value_type"):
+        kind = kind.value_type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):  # but decimals or text
+        edge = np.asarray(rows, object)[(found == 0) | np.isinf(found)]
+        lost = next((each for each in map(str, edge) if is_lost(each, 0.0)), None)
+        if lost is not None:
+            raise source.error(f"{lost[:60]!r} {BEYOND}", name)
     return Table(found, source.path, name)
 
 

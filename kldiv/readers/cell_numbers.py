@@ -76,7 +76,7 @@ class CellNumbers:
                     if n < strict:
                         self._check_missing(line, i, cell)
                 elif n < strict and is_lost(cell, value):
-                    raise self._source.error(f"{self._place(line, i, cell)} {BEYOND}")
+                    raise self._lost(line, i, cell, name=n == 0 and strict > 1)
                 else:
                     filled[n] += 1
                     percents[n] += cell.rstrip().endswith("%")
@@ -92,6 +92,12 @@ class CellNumbers:
 
     def _place(self, line: int, column: int, cell: str) -> str:
         return f"{self._records.place} {line}, column {self._names[column]!r}: {cell[:60]!r}"
+
+    def _lost(self, line: int, column: int, cell: str, *, name: bool) -> Exception:
+        """Return the error on a number out of range; 12e4567 may be a name."""
+        text = f"{self._place(line, column, cell)} {BEYOND}"
+        mend = f"; labels={self._names[column]!r} takes the column for labels" if name else ""
+        return self._source.error(text + mend)
 
     def _check_missing(self, line: int, column: int, cell: str) -> None:
         """Refuse a cell that is no number, unless it is missing and that is answered for."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+
+from kldiv.readers.numerals import decimals, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -54,12 +57,24 @@ def of_values(
     ]
     block = (
         places or range(1, len(rows) + 1),
-        [[cell_of(row[i]) for row in rows] for i in range(len(names))],
+        [_cells([row[i] for row in rows]) for i in range(len(names))],
     )
     # A table of text alone has its numbers in it.
     typed = frozenset(text) if len(text) < len(names) - (names[:1] == [""]) else frozenset()
     plain = (i for i in range(len(names)) if not any(isinstance(row[i], str) for row in rows))
     return Records(names, lambda: iter([block]), place=place, typed=typed, plain=frozenset(plain))
+
+
+def _cells(column: list[Any]) -> list[str]:
+    """Return cells; beside numbers written as text 1.234 becomes 1.2340, which is no thousand."""
+    cells = [*map(cell_of, column)]
+    texts = [each for each in column if isinstance(each, str) and not is_missing(each)]
+    if not texts or not all(map(decimals, texts)):
+        return cells
+    return [
+        re.sub(r"(\.\d{3})(?!\d)", r"\g<1>0", cell) if isinstance(value, float) else cell
+        for value, cell in zip(column, cells, strict=True)
+    ]
 
 
 def check_nested(source: Source, name: str, *, lists: bool) -> None:

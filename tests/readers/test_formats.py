@@ -59,7 +59,7 @@ def test_json(tmp_path, value, result):
             assert parts(tmp_path / name) == result
 
 
-BEYOND = ["1e-400", "-1E-400", "1e400", f"0.{'0' * 330}7", "9" * 312]
+BEYOND = ["1e-400", "-1E-400", "1e400", f"0.{'0' * 330}7", f"0.{'0' * 240}7e-99", "9" * 312]
 
 
 @pytest.mark.parametrize("number", BEYOND)
@@ -86,6 +86,15 @@ def test_numbers_that_float64_does_not_hold(tmp_path, name, text, place, number)
         if not {"%", ";"} & set(text):
             (tmp_path / name).write_text(text.format(held), encoding="utf-8")
             assert read(tmp_path / name).array.ravel()[-1] == float(held)
+
+
+def test_names_that_float64_does_not_hold_as_numbers(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("id,n\n12e4567,1.5\n34e4567,2.25\n", encoding="utf-8")
+    refused(path, "float64 does not hold", "labels='id' takes the column for labels")
+    table = read(path, reading=Reading(labels="id"))
+    assert table.classes == ("12e4567", "34e4567")
+    assert read(path, key="n").array.tolist() == table.array.tolist() == [1.5, 2.25]
 
 
 @pytest.mark.parametrize("number", BEYOND)
@@ -115,6 +124,19 @@ def test_a_number_written_as_text_has_a_mark_in_doubt(tmp_path):
     path.write_text(json.dumps([{"i": 1, "n": 5}, {"i": 2, "n": "1,234"}]), encoding="utf-8")
     refused(f"{path}::n", "'1,234' in record 2 may be a fraction or thousands")
     assert read(path, key="n", reading=Reading(decimal=",")).array.tolist() == [5, 1.234]
+
+
+def test_a_typed_fraction_beside_decimal_commas_is_no_thousand(tmp_path):
+    path = tmp_path / "p.json"
+    for value in (1.234, 1.234e-25):
+        rows = [{"l": "a", "n": value}, {"l": "b", "n": "2,5"}]
+        path.write_text(json.dumps(rows), encoding="utf-8")
+        refused(f"{path}::n", "has a decimal point", "'2,5' in record 2 a decimal comma")
+    for text, value in (("2.5", 1.234), ("2.5", 1.234e-25), ("-", 1.234)):
+        rows = [{"l": "a", "n": value}, {"l": "b", "n": text}]
+        path.write_text(json.dumps(rows), encoding="utf-8")
+        found = read(path, key="n", reading=Reading(na="zero")).array.tolist()
+        assert found == [value, 0.0 if text == "-" else 2.5]
 
 
 @pytest.mark.parametrize("name", ["p.json", "p.xlsx", "p.parquet", "p.arrow"])
