@@ -145,7 +145,7 @@ def order_of(alpha: Any, *, finite: bool, of_logits: bool = False) -> float:
 
     Of logits none is next to 0: it is multiplied by their differences, and divides probabilities.
     """
-    order = setting("alpha", alpha)
+    order = constant(setting("alpha", alpha))
     if not (abs(order) < math.inf if finite else order >= 0):
         allowed = "a finite number" if finite else "a number from 0 to math.inf"
         raise OptionError(f"alpha must be {allowed}; got {alpha!r}")
