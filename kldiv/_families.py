@@ -163,7 +163,7 @@ def _failures_and_success(data: Sample) -> tuple[float, ...]:
         return n, n / (n + mean), 0.0
 
     def loss(log_n: float) -> float:
-        """Return −the mean log-likelihood but for what is the same for all n."""
+        """Return −the mean log-likelihood, less terms that are the same for all n."""
         n = np.exp(log_n)
         bends = excess(np, np.append(values, 0.0) + n)
         terms = (values + n) * np.log1p((values - mean) / (n + mean)) - np.log1p(values / n)

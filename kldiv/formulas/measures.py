@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, ClassVar
 
-from kldiv.formulas.numbers import MOST_ORDER
+from kldiv.formulas.numbers import bounded
 from kldiv.formulas.special import (
     alpha_terms,
     exp_change,
@@ -280,8 +280,7 @@ class Alpha(Measure):
     @classmethod
     def of(cls, alpha: float) -> Alpha:
         """Return the divergence of any order but 0 and 1."""
-        if abs(alpha) > MOST_ORDER:
-            alpha = math.copysign(MOST_ORDER, alpha)
+        alpha = bounded(alpha)
         swapped = alpha < 0.5
         return cls(1.0 - alpha, alpha, swapped) if swapped else cls(alpha, 1.0 - alpha)
 

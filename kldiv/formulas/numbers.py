@@ -17,6 +17,12 @@ MOST_ORDER: Final = 1e36
 """Orders of power divergences that are farther from 0 give the same, to rounding; float32 has no
 number for some."""
 
+
+def bounded(order: float) -> float:
+    """Return an order, or `MOST_ORDER` with its sign where it is farther from 0."""
+    return math.copysign(MOST_ORDER, order) if abs(order) > MOST_ORDER else order
+
+
 FIELDS: Final = (
     *("t_max", "t_sum", "s_max", "s_sum", "pivot", "pivot_low", "y", "phi"),
     *("anchor", "anchor_low", "drift", "spread", "gap"),

@@ -35,7 +35,7 @@ from kldiv.formulas.divergences import (
     states_of,
 )
 from kldiv.formulas.logits import Slopes
-from kldiv.formulas.numbers import MOST_ORDER
+from kldiv.formulas.numbers import bounded
 from kldiv.formulas.special import (
     alpha_terms,
     exp_change,
@@ -96,8 +96,7 @@ class Alpha(Summed):
         """Return the divergence of any order, and whether it takes (t, s)."""
         if alpha in {0, 1}:
             return KullbackLeibler(), alpha == 0
-        if abs(alpha) > MOST_ORDER:
-            alpha = math.copysign(MOST_ORDER, alpha)
+        alpha = bounded(alpha)
         if alpha < 0.5:
             return Alpha(1.0 - alpha, alpha), True
         return Alpha(alpha, 1.0 - alpha), False

@@ -123,7 +123,7 @@ _SMALL = 2.5
 
 
 def magnitude(xp: Namespace, x: Array) -> Array:
-    """Return |x| with the slope 1 at 0, so that what is made of x ≥ 0 has its own slope there."""
+    """Return |x| with the slope 1 at 0, where functions of x ≥ 0 then have their own slope."""
     return xp.where(x < 0, -x, x)
 
 

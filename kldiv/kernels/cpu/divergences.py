@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Rows(Protocol):
-    """What a divergence reads of a row: see `kldiv.kernels.cpu.row`."""
+    """The part of a row that a divergence reads: see `kldiv.kernels.cpu.row`."""
 
     code: Any
     own: Any

@@ -47,7 +47,7 @@ class Format(NamedTuple):
 
     @property
     def round(self) -> float:
-        """What, added to a float, puts its integer part into the lowest bits."""
+        """The number that puts the integer part of a float it is added to into the lowest bits."""
         return 1.5 * 2.0**self.mantissa
 
     @property
