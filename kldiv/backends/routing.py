@@ -148,7 +148,7 @@ class Route:
         failed since.
         """
         backend = self.backend
-        facts = backend.facts and backend.facts(arrays)
+        facts = None if backend.facts is None else backend.facts(arrays)
         if facts is None or wanted.get("cotangent") is not None:
             return None
         size = backend.size(arrays)

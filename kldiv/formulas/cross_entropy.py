@@ -12,7 +12,7 @@ itself, about a logit of the student in the bulk of p.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kldiv.formulas import logits
@@ -125,14 +125,13 @@ def _balanced(xp: Namespace, p: Array, z: Array) -> Array:
 
 
 _KL: Final = KullbackLeibler()
-_CROSS_ENTROPY: Final = CrossEntropy()
 
 
 @dataclass(frozen=True)
 class CrossEntropyLoss(Composite, RowOperation):
     """The cross entropy of each row, reduced, whose parts kernels have. Arrays: s, t."""
 
-    divergence: Divergence = _CROSS_ENTROPY
+    divergence: Divergence = field(default_factory=CrossEntropy)
     name: ClassVar[str] = "cross_entropy_with_logits"
 
     def composed(self, xp: Namespace, run: Run, *arrays: Array) -> Array:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from kldiv.formulas.blocks import flat, rows_at_a_time, slices
@@ -62,11 +62,6 @@ class Chunk(NamedTuple):
     """For each wanted weight and bias the gradient in the logits, and h; None for a bias."""
 
 
-_SIDES = Layer(), Layer()
-
-_KL = Term(1.0, RowLoss(), (0, 1))
-
-
 @dataclass(frozen=True)
 class LinearLoss(Loss):
     """The sum of losses of each row, reduced.
@@ -75,9 +70,9 @@ class LinearLoss(Loss):
     arrays of rows: those that it is differentiable in, others, and the mask.
     """
 
-    layers: tuple[Layer, ...] = _SIDES
+    layers: tuple[Layer, ...] = field(default_factory=lambda: (Layer(), Layer()))
     """The student's, and the teacher's where it has one."""
-    terms: tuple[Term, ...] = (_KL,)
+    terms: tuple[Term, ...] = field(default_factory=lambda: (Term(1.0, RowLoss(), (0, 1)),))
     moved_rows: int = 0
     """How many arrays of rows it is differentiable in."""
     fixed_rows: int = 0

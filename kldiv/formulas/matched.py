@@ -8,8 +8,8 @@ log Σ e^{s/T} over the others, as double words: a rounded logit would be taken 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from kldiv.formulas.divergences import STUDENT, TEACHER, Divergence, KullbackLeibler
 from kldiv.formulas.reductions import cast, weighed
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
     from kldiv.formulas.operation import Run
     from kldiv.formulas.state import Temperature
-
-_KL: Final = KullbackLeibler()
 
 
 class Side(NamedTuple):
@@ -54,7 +52,7 @@ def side_of(xp: Namespace, own: Array, others: Array, temperature: Temperature) 
 class MatchedOperation(OfDivergence):
     """The common part of operations on matched classes and all others."""
 
-    divergence: Divergence = _KL
+    divergence: Divergence = field(default_factory=KullbackLeibler)
     temperature: float | None = 1.0
 
     weights: ClassVar[int] = 0

@@ -13,7 +13,7 @@ has the slope −y, which is 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from kldiv.formulas.reductions import Loss, cast, like, weighed
@@ -144,7 +144,7 @@ class PointwiseLoss(Loss):
     neither the value nor any derivative.
     """
 
-    function: Pointwise = KL()
+    function: Pointwise = field(default_factory=KL)
 
     name: ClassVar[str] = "kl_div"
     differentiable: ClassVar[int] = 2

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import or_
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
 from kldiv.formulas.divergences import ALL, VALUE, Block, Known, KullbackLeibler
 from kldiv.formulas.packing import packed, split, unpacked, width
@@ -32,14 +32,12 @@ if TYPE_CHECKING:
     from kldiv.formulas.operation import Operation, Run, Tangents
     from kldiv.formulas.state import Temperature
 
-_KL: Final = KullbackLeibler()
-
 
 @dataclass(frozen=True)
 class RowOperation(OfDivergence):
     """The common part of operations on rows: a divergence, the temperature, the mask of rows."""
 
-    divergence: Divergence = _KL
+    divergence: Divergence = field(default_factory=KullbackLeibler)
     temperature: float | None = 1.0
 
     given: Wanted = field(default=(), kw_only=True)

@@ -18,7 +18,7 @@ With G the gradients in these, and r the student's shares among the others,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from kldiv.formulas.divergences import STUDENT, TEACHER, Block, Divergence, KullbackLeibler
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 BUCKET: Final = "bucket"
 TAILS: Final = (BUCKET, "renormalize")
-
-_KL: Final = KullbackLeibler()
 
 
 class Entries(NamedTuple):
@@ -123,7 +121,7 @@ class TopKOperation(OfDivergence):
     classes, the mask.
     """
 
-    divergence: Divergence = _KL
+    divergence: Divergence = field(default_factory=KullbackLeibler)
     temperature: float | None = 1.0
     tail: str = BUCKET
     has_rest: bool = False

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from kldiv._types import Array
     from kldiv.formulas.operation import Operation
 
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # older ones do not tell
-
 _functorch = torch._C._functorch  # noqa: SLF001 - it has no public place
 
 
@@ -35,7 +33,8 @@ def transforming() -> bool:
 
 def exporting() -> bool:
     """Return whether ``torch.export`` traces, whose programs run where there are no kernels."""
-    return _is_exporting()
+    # Inside torch.compile is_exporting() itself is True before PyTorch 2.12; older ones lack both.
+    return getattr(torch.compiler, "_is_exporting_flag", False)
 
 
 def is_wrapped(tensor: Array | None) -> bool:
