@@ -105,13 +105,15 @@ def relative_entropy(xp: Namespace, p: Array, q: Array, difference: Array | None
 def _lifted(xp: Namespace, ps: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array | float]:
     """Return probabilities, where small in so small a unit that weights make none subnormal.
 
-    Rows with large numbers keep their unit, 1, as they would overflow.
+    Rows with large numbers keep their unit, 1, as they would overflow; those with huge ones get a
+    large unit, in which their sum is a number too: XLA makes ½p + ½q, a compiled program's, ½(p + q).
     """
     if any(p.shape[-1] == 0 for p in ps):  # a part of no classes
         return ps, 1.0
     unit = 2.0**-80 if ps[0].dtype == xp.float64 else 2.0**-40
     top = reduce(xp.maximum, [largest(xp, p) for p in ps])
-    units = xp.where(top > 1.0 / unit, xp.ones_like(top), unit)
+    own = xp.where(top > unit**-2, 1.0 / unit, xp.ones_like(top))
+    units = xp.where(top > 1.0 / unit, own, unit)
     return tuple([p / units for p in ps]), units
 
 

@@ -86,8 +86,8 @@ class RowOperation(OfDivergence):
         (s, t, *others), temperature, keep = self.prepared(xp, arrays)
         divergence = self.bound(xp, arrays)
         if self.given:
-            known = self.unpacked(others.pop())
-            return divergence, Block(xp, s, t, temperature, known), others, keep
+            known = self.unpacked(others[-1])
+            return divergence, Block(xp, s, t, temperature, known), others[:-1], keep
         return divergence, divergence.whole(xp, s, t, temperature, wanted), others, keep
 
     def unpacked(self, given: Array) -> Known:
