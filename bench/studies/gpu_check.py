@@ -38,6 +38,8 @@ _TESTS: Final = 0.35  # of the time, at most
 _GRID: Final = 0.25
 _SHAPE: Final = {"cuda": (4096, 32000), "cpu": (64, 1000)}
 _DTYPES: Final = ("bfloat16", "float32")
+_WORKERS: Final = 8
+"""Of pytest, where xdist is installed: they share a GPU."""
 _GRACE: Final = 20.0  # seconds that writing the files may take
 _COUNT: Final = re.compile(r"(\d+) (passed|failed|error|skipped)")
 
@@ -141,6 +143,9 @@ class Check:
             settings.write_text("[pytest]\nmarkers = gpu: needs a GPU\n", encoding="utf-8")
             command = [sys.executable, "-m", "pytest", "-q", "-m", marker, "-rfE", "--tb=short"]
             command += ["-c", str(settings), "--rootdir", str(folder.parent)]
+            command += ["--import-mode=importlib"]  # files of the same name in different folders
+            if find_spec("xdist"):
+                command += ["-n", str(min(_WORKERS, os.cpu_count() or 1)), "--dist=worksteal"]
             command += ["-p", "no:cacheprovider", "--continue-on-collection-errors", str(folder)]
             paths = [str(folder), str(folder.parent), os.environ.get("PYTHONPATH", "")]
             try:
@@ -151,7 +156,12 @@ class Check:
                     timeout=limit,
                     check=False,
                     cwd=folder.parent,
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                    env={
+                        **os.environ,
+                        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+                        # JAX takes most of a GPU for itself, and workers share it.
+                        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+                    },
                 )
             except subprocess.TimeoutExpired as error:
                 text = error.stdout.decode(errors="replace") if error.stdout else ""
