@@ -106,7 +106,7 @@ def _lifted(xp: Namespace, ps: tuple[Array, ...]) -> tuple[tuple[Array, ...], Ar
     """Return probabilities, where small in so small a unit that weights make none subnormal.
 
     Rows with large numbers keep their unit, 1, as they would overflow; those with huge ones get a
-    large unit, in which their sum is a number too: XLA makes ½p + ½q, a compiled program's, ½(p + q).
+    large unit, in which p + q is a number too: XLA computes ½p + ½q as ½(p + q).
     """
     if any(p.shape[-1] == 0 for p in ps):  # a part of no classes
         return ps, 1.0

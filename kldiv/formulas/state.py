@@ -177,7 +177,7 @@ def block_state(xp: Namespace, s: Logits, t: Logits, temperature: Temperature = 
 
     # About d at the teacher's maximum x is exactly zero where d is constant.
     if isinstance(s, Wide):
-        first = _choose(xp, t_max > -xp.inf, _pick(xp, t == t_max, d), (0.0, 0.0))
+        first = _choose(xp, t_max > -xp.inf, _pick(xp, first_word(t) == t_max, d), (0.0, 0.0))
     else:
         there = largest(xp, xp.where(t == t_max, eighths(xp, s), -xp.inf))
         first = two_difference(EIGHTH * t_top, there)
