@@ -246,7 +246,8 @@ def test_sums_are_never_worse_than_torch_s(lib, dtype, kind, size, layout, reque
     Chance is the larger of 4u·|sum|, as a few partial sums that large are rounded, and 4u·‖w‖₂ with
     w = y(|log y| + |x|), which unbiased, independent roundings of the elements add up to.  A
     logarithm that errs to one side on average goes beyond, the further the more elements there are:
-    torch's own float32 one is 0.02 u too low, which shows where P and Q sit on two values only.
+    torch's own float32 one is 0.02 u too low, which shows where P and Q sit on two values only;
+    CUDA's, which CuPy and XLA take, is off by 0.01 u, which shows where P and Q are close.
     """
     require(Library.TORCH)
     formulas = CPU.problem() is not None  # the CPU kernels have a logarithm of their own
@@ -255,6 +256,9 @@ def test_sums_are_never_worse_than_torch_s(lib, dtype, kind, size, layout, reque
     x, y, keep = data(kind, size, dtype)
     masked = layout == "masked rows"
     exact, terms, theirs = truth(kind, size, dtype, masked=masked)
+    if (dtype, size) == ("float32", 1_000_000) and lib in {Library.CUPY, Library.JAX_GPU}:
+        cuda = pytest.mark.xfail("close" in kind, raises=AssertionError, reason="CUDA's logarithm")
+        request.applymarker(cuda)
     arrays = (
         undone(lib.array(done(host), dtype))
         for (done, undone), host in zip(LAYOUTS[layout], (x, y), strict=True)

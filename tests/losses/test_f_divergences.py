@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import mpmath
 import numpy as np
@@ -206,7 +207,9 @@ def test_the_same_loss(lib, name, shape):
     for found, slope in zip((of_s, of_t), slopes[:: -1 if exchanged else 1], strict=True):
         np.testing.assert_array_equal(lib.numpy(found), lib.numpy(slope))
     alone = kldiv.value_and_grad(loss, 1)(s, t)[1]
-    np.testing.assert_array_equal(lib.numpy(alone), lib.numpy(of_t))
+    # On a GPU XLA contracts products and sums differently in another program.
+    rtol = 16 * unit(lib.widest) if lib is Library.JAX_GPU else 0.0
+    np.testing.assert_allclose(lib.numpy(alone), lib.numpy(of_t), rtol=rtol, atol=0)
 
 
 def test_weights_scale_and_add():
@@ -261,6 +264,20 @@ def test_derivative_in_the_temperature(torch, name, distance):
 BROKEN = {"NaN": ([0, np.nan], [0, 1]), "+∞": ([0, 1], [INF, 0]), "all −∞": ([-INF, -INF], [0, 1])}
 
 
+def variation_slopes(s, t):
+    """Return the gradients of total variation in s, for any sign of q − p where that is 0.
+
+    The sums of two rows with the same classes in another order may differ by a rounding, which then
+    decides.  Of two equal rows there is one.
+    """
+    q, p = (weights / weights.sum() for weights in map(np.exp, (s, t)))
+    ties = (p > 0) & np.isclose(p, q, rtol=1e-12, atol=0) & (s != t).any()
+    if not ties.any():
+        return []
+    signs = ((-1, 0, 1) if tie else (sign,) for tie, sign in zip(ties, np.sign(q - p), strict=True))
+    return [0.5 * q * (each - q @ each) for each in map(np.array, product(*signs))]
+
+
 @pytest.mark.leave_out(lambda lib, name: lib in SLOW and name not in {"KL", "skew"} and ONCE)
 @pytest.mark.parametrize("name", EVERY)
 def test_edges(lib, name):
@@ -275,8 +292,14 @@ def test_edges(lib, name):
     for row in np.flatnonzero(alive)[::7]:
         true = exact(RECORDS[name], s[row], t[row])
         np.testing.assert_allclose(rows[row], true.value, atol=8 * unit(dtype), rtol=1e-6)
-        for one, wanted in ((of_s, true.grad_input), (of_t, true.grad_target)):
-            if np.isfinite(wanted).all():
+        pair = s[row], t[row]
+        for one, wanted, sides in (
+            (of_s, true.grad_input, pair),
+            (of_t, true.grad_target, pair[::-1]),
+        ):
+            if name == "TV" and (slopes := variation_slopes(*sides)):
+                assert any(np.allclose(one[row], each, 0, 8 * unit(dtype)) for each in slopes)
+            elif np.isfinite(wanted).all():
                 np.testing.assert_allclose(one[row], wanted, atol=8 * unit(dtype))
             else:
                 np.testing.assert_array_equal(np.isnan(one[row]), np.isnan(wanted))
