@@ -33,7 +33,7 @@ def transforming() -> bool:
 
 def exporting() -> bool:
     """Return whether ``torch.export`` traces, whose programs run where there are no kernels."""
-    # Inside torch.compile is_exporting() itself is True before PyTorch 2.12; older ones lack both.
+    # PyTorch 2.11's torch.compile takes is_exporting() itself for True; 2.6 has neither.
     return getattr(torch.compiler, "_is_exporting_flag", False)
 
 
