@@ -300,9 +300,9 @@ def lgamma_from_one(xp: Namespace, s: Array, less: Array) -> Array:
 def log_det_remainder(xp: Namespace, e: Array) -> Array:
     """Return tr E − log det(I + E) ≥ 0 of symmetric matrices of a norm below ½.
 
-    It is Σ (Fᵢᵢ² + 2 (Fᵢᵢ − log(1 + Fᵢᵢ))) + Σ Fᵢⱼ² over i > j, of I + F the Cholesky factor of I + E.
-    Computed, that has the rounding of I; F + Fᵀ = E − F Fᵀ gives F once more, with that of E. Smooth
-    at E = 0, and where eigenvalues are equal.
+    It is Σ (Fᵢᵢ² + 2 (Fᵢᵢ − log(1 + Fᵢᵢ))) + Σ Fᵢⱼ² over i > j, of I + F the Cholesky factor of
+    I + E. Computed, that has the rounding of I; F + Fᵀ = E − F Fᵀ gives F once more, with that
+    of E. Smooth at E = 0, and where eigenvalues are equal.
     """
     where = xp.arange(e.shape[-1])
     one = xp.astype(where[:, None] == where[None, :], e.dtype)
