@@ -212,27 +212,19 @@ def closed_forms() -> Iterator[Target]:
         "Categorical", _generalised, _of_two_rows("Categorical"), _ROWS * ("probability",), _TWINS
     )
     own = ("location", "location", "scale", "location", "scale")
-    yield _family(
-        "MultivariateNormal",
-        *own,
-        truth=_triangular_truth,
-        make=_triangular,
-        units=100.0,
-        whole=True,
-    )
+    yield _family("MultivariateNormal", *own, truth=_triangular_truth, make=_triangular, whole=True)
     for kind, make, truth in (
         ("covariance", _by_covariance, _covariance_truth),
         ("precision", _by_precision, _precision_truth),
     ):
         label = f"MultivariateNormal, {kind}"
         given = ("scale", "location", "scale")
-        yield _family("", *given, truth=truth, make=make, label=label, units=100.0, whole=True)
+        yield _family("", *given, truth=truth, make=make, label=label, whole=True)
     yield _family(
         "LowRankMultivariateNormal",
         *("location", "location", "scale", "scale"),
         truth=_low_rank_truth,
         make=_low_rank,
-        units=100.0,
         whole=True,
     )
 

@@ -45,6 +45,12 @@ FOUND = [
     ("InverseGamma", (20417.1953125, 90.66423034667969, 0.06623565405607224, 9.189694537781e-05)),
     ("Laplace", (892.6843872070312, 0.004889452829957008, 892.8042602539062, 0.0050944667309522)),
     ("ContinuousBernoulli", (0.012981722131371498, 0.22185364365577698)),
+    # The farthest two normals of vectors that are near.
+    ("MultivariateNormal, precision", (7.668366, -0.0324, 10.3566, 3.864024, 0.375372, 10.3566)),
+    # A factor in whose first column the pivot would be a row of far larger numbers.
+    ("MultivariateNormal, precision", (0.00149, 0.001525, 832.2, 0.001137, -0.28022, 619.73)),
+    ("MultivariateNormal, covariance", (0.00149, 0.001525, 832.2, 0.001137, -0.28022, 619.73)),
+    ("MultivariateNormal, covariance", (0.50001, 1e-3, 1.0, 1.0, 1e-3, 1.0)),
     # Slopes whose parts are beyond the numbers of float32, or of both.
     ("Geometric, logits", (38.110218, 92.01123)),
     ("Geometric, logits", (-99.5, -100.25)),

@@ -40,7 +40,7 @@ def multivariate(xp: Namespace, p: Any, q: Any) -> Array:
     else:
         inner, outer = _factor(xp, p), _factor(xp, q)
         added = None if _triangular(p) and _triangular(q) else _added(xp, p, q)
-        z = xp.linalg.solve(outer, (p.loc - q.loc)[..., None])[..., 0]
+        z = _solved(xp, outer, (p.loc - q.loc)[..., None])[..., 0]
     spread = _by_factors(xp, inner, outer)
     if added is not None:
         spread = _or_near(xp, spread, outer, added)
@@ -55,7 +55,7 @@ def _by_factors(xp: Namespace, inner: Array, outer: Array) -> Array:
     """
     size = outer.shape[-1]
     below = xp.arange(size)[:, None] > xp.arange(size)[None, :]
-    m = xp.where(below, xp.linalg.solve(outer, inner - outer), 0.0)
+    m = xp.where(below, _solved(xp, outer, inner - outer), 0.0)
     diagonals = ratio_phi(xp, xp.linalg.diagonal(outer), xp.linalg.diagonal(inner), 2)
     return xp.sum(diagonals, axis=-1) + xp.sum(m * m, axis=(-2, -1))
 
@@ -88,8 +88,18 @@ def _triangular(d: Any) -> bool:
 
 def _within(xp: Namespace, factor: Array, matrix: Array) -> Array:
     """Return L⁻¹ A L⁻ᵀ of a symmetric A."""
-    half = xp.linalg.solve(factor, matrix)
-    return xp.linalg.solve(factor, xp.matrix_transpose(half))
+    half = _solved(xp, factor, matrix)
+    return _solved(xp, factor, xp.matrix_transpose(half))
+
+
+def _solved(xp: Namespace, lower: Array, right: Array) -> Array:
+    """Return L⁻¹ B of a lower triangular L, by the rows and columns in reverse.
+
+    Pivots would exchange rows of L, and a large row would leave its rounding in a small one; below
+    the diagonal of an upper triangle there are none to take.
+    """
+    upper = xp.flip(lower, axis=(-2, -1))
+    return xp.flip(xp.linalg.solve(upper, xp.flip(right, axis=-2)), axis=-2)
 
 
 def _factor(xp: Namespace, d: Any) -> Array:
