@@ -97,7 +97,8 @@ def definition(record, p, q):
         w, r = 0, 1
     log_p, log_q = mpmath.mpf(0), mpmath.mpf(0)
     if p and q:
-        log_p, log_q = (x * mpmath.log(x / y) for x, y in ((p, q), (q, p)))
+        ell = mpmath.log(p / q)
+        log_p, log_q = p * ell, -q * ell
     lost_p, lost_q = (p and not q and w), (q and not p and r)
     return (
         mpmath.inf if lost_p or lost_q else w * log_p + r * log_q,
@@ -122,9 +123,14 @@ def _exact(record, s, t, temperature):
     return Truth(float(value), *(np.array([float(g) for g in each]) for each in (gs, gt)))
 
 
+@cache  # the same rows are given to every divergence
+def _masses(logits, _precision):
+    return softmax(logits)[0]
+
+
 def of_numbers(record, s, t):
     """The divergence and both its gradients, at the working precision; None stands for −∞."""
-    q, p = (softmax(each)[0] for each in (s, t))
+    q, p = (_masses(tuple(each), mpmath.mp.prec) for each in (s, t))
     pairs = zip(p, q, strict=True)
     parts = [definition(record, *pair) if any(pair) else (0, 0, 0) for pair in pairs]
     value, of_p, of_q = zip(*parts, strict=True)

@@ -52,11 +52,14 @@ def rows(dtype, given=GIVEN):
 
 def exact(record, s, log_probs, indices, temperature=1.0, rest=None, tail="bucket", own=None):
     """The truth about one row; gradients are those of normalised masses."""
-    with mpmath.workdps(420):
-        return _exact(record, s, log_probs, indices, temperature, rest, tail, own)
+    arrays = (tuple(map(float, array)) for array in (s, log_probs))
+    return _exact(record, *arrays, tuple(map(int, indices)), temperature, rest, tail, own)
 
 
+@cache  # the same rows are given to every library
+@mpmath.workdps(420)
 def _exact(record, s, log_probs, indices, temperature, rest, tail, own):
+    log_probs, indices = np.array(log_probs), np.array(indices)
     valid = log_probs != -np.inf
     places = [int(index) for index in indices[valid]]
     heat = 1 / mpmath.mpf(float(temperature))

@@ -46,7 +46,8 @@ class Peak(NamedTuple):
 def peak_of(xp: Namespace, s: Array, temperature: Temperature, known: Array | None = None) -> Peak:
     """Return the parts of the rows' log-probabilities and entropy; NaN where a row is.
 
-    ``known`` are the largest logit, r and the mean of rows whose other classes are elsewhere.
+    ``known`` are the largest logit, r, the mean and the label's depth of rows whose other classes
+    are elsewhere.
     """
     top = xp.max(s, axis=-1, keepdims=True) if known is None else known[..., :1]
     top = xp.where(top == -xp.inf, xp.nan, top)
@@ -196,7 +197,10 @@ class LabelLoss(OfRows):
 
 @dataclass(frozen=True)
 class LabelGradient(OfRows):
-    """A number per row times the row's gradient. Arrays: s, that number."""
+    """A number per row times the row's gradient, NaN of a label that is no class.
+
+    Arrays: s, that number.
+    """
 
     weights: ClassVar[int] = 1
     index: ClassVar[int] = 0
@@ -221,7 +225,12 @@ class LabelGradient(OfRows):
         peak, weights = peak_of(xp, s, temperature, known), iter(arrays[1 : 1 + self.weights])
         parts = []
         if is_label is not None:
-            parts.append(xp.where(is_label, peak.lack, peak.p))
+            if known is None:
+                there = xp.any(is_label, axis=-1, keepdims=True)
+            else:  # other parts may have the label, whose depth is NaN where none has
+                there = ~xp.isnan(known[..., 3:4])
+            part = xp.where(is_label, peak.lack, peak.p)
+            parts.append(xp.where(there, part, xp.nan))
         if self.entropic:
             whole = known is None
             falls = falls_of(xp, s, peak, temperature) if whole else peak.depth - peak.mean

@@ -352,10 +352,11 @@ class _Text:
         if look.width > 2 and not any(row[-1].strip() for _, row in rows):
             return  # lines end with the separator
         line, first = rows[0]
+        decimal = self._reading.decimal or ","
         for i in range(look.width - 1):
-            if all("," in decimals(look.sep.join(row[i : i + 2])) for _, row in rows):
+            if all(decimal in decimals(look.sep.join(row[i : i + 2])) for _, row in rows):
                 one = "decimal=',' says that it is one"
-                if look.width > 2 or look.sep == " ":
+                if look.width > 2 or look.sep == " " or decimal == ".":
                     one = "a number with it is written in quotes"
                 raise self._source.error(
                     f"line {line}: {look.sep.join(first[i : i + 2])!r} may be one number or two"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from importlib.util import find_spec
 
 import mpmath
 import numpy as np
@@ -190,8 +191,17 @@ def test_wrong_labels(lib):
     if lib.root == "numpy":
         with pytest.raises(OptionError, match="labels has 6, which is none of the 6 classes"):
             loss(s, wrong)
-    else:
-        assert np.isnan(lib.numpy(loss(s, wrong)))
+        return
+    both = kldiv.log_prob_and_entropy_with_logits(s, wrong)
+    for found, broken in zip(both, (LABELS == 5, [False] * len(S)), strict=True):
+        np.testing.assert_array_equal(np.isnan(lib.numpy(found)), broken)
+    kernels = ["pure", *["cpu"] * (lib.backend in {"torch", "jax"} and bool(find_spec("llvmlite")))]
+    for kernel in kernels:
+        with kldiv.config_context(kernel=kernel):
+            value, gradient = kldiv.value_and_grad(loss)(s, wrong)
+        assert np.isnan(lib.numpy(value))
+        broken = np.isnan(lib.numpy(gradient))
+        np.testing.assert_array_equal(broken, np.repeat((LABELS == 5)[:, None], S.shape[1], 1))
 
 
 def test_a_reference_policy_adds_the_exact_kl(lib):

@@ -91,6 +91,7 @@ def test_kernels_are_exact(dtype, classes):
             assert found[i, j] == pytest.approx(true, rel=8 * unit(dtype), abs=0), (i, j)
 
 
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "name",
@@ -99,7 +100,8 @@ def test_kernels_are_exact(dtype, classes):
         *("js", "js:0.2", "skew:0.1", "skew:0.5", "skew:0.9", "tv"),
     ],
 )
-def test_products_of_matrices_lose_nothing(name, dtype, monkeypatch):
+def test_products_of_matrices_lose_nothing(name, dtype, every, monkeypatch):
+    """Of all pairs, or of every third beside another, as near ones are."""
     random = np.random.default_rng(5)
     centre = random.dirichlet(np.ones(46))
     rows = [centre * np.exp(gap * random.normal(size=46)) for gap in (0, 1e-9, 1e-5, 0.01, 1, 3)]
@@ -120,6 +122,8 @@ def test_products_of_matrices_lose_nothing(name, dtype, monkeypatch):
         assert left[0] < found.size - 20  # most are by products
     with mpmath.workdps(40):
         for i, j in np.ndindex(found.shape):
+            if (j - i - 1) % every:
+                continue
             infinite = [(a[i] > 0) & (a[j] == 0), (a[j] > 0) & (a[i] == 0)]
             unbounded = name in {"kl", "chi2", "jeffreys", "alpha:2", "renyi:2"}
             if (unbounded and infinite[0].any()) or (name == "jeffreys" and infinite[1].any()):
@@ -221,7 +225,7 @@ def test_gradients_of_infinite_pairs_leak_nothing(torch):
     torch.testing.assert_close(a.grad, (a.detach() / b[1]).log())
 
 
-@pytest.mark.parametrize("kernel", ["pure", "cpu"])
+@pytest.mark.parametrize("kernel", [pytest.param("pure", marks=pytest.mark.slow), "cpu"])
 def test_derivatives_and_transforms_in_jax(kernel):
     require(Library.JAX_X64)
     if kernel == "cpu":

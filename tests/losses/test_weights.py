@@ -24,6 +24,7 @@ LOSSES = {
     "jeffreys": partial(kldiv.f_div_with_logits, divergence=Jeffreys(1.0, 0.5)),
     "skew": partial(kldiv.f_div_with_logits, divergence=Mixture(0.1, 1.0, 0.0)),
 }
+SLOW = {Library.DASK, Library.STRICT, Library.STRICTEST}
 
 
 def broken(array, rows=(3, 4)):
@@ -45,6 +46,7 @@ def written_out(loss, reduction, s=S, t=T, weight=WEIGHT, **options):
     return (factor * rows).sum(), *each
 
 
+@pytest.mark.slow_where(lambda lib, name: lib in SLOW and name in {"js", "skew"})
 @pytest.mark.parametrize("name", LOSSES)
 def test_weights(lib, name):
     loss = LOSSES[name]

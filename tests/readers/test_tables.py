@@ -171,6 +171,15 @@ def test_numbers_without_a_header_may_have_a_mark(found, text, options):
         assert numbers == [float(row.replace(",", ".")) for row in text.splitlines()]
 
 
+def test_a_known_decimal_point_is_no_comma(found):
+    """0,5 is then two cells; 1,234 may still be thousands."""
+    assert found("0,25\n0,75\n", name="p.txt", key="*", decimal=".") == (None, [[0, 25], [0, 75]])
+    assert found("n\n0,5\n0,25\n", decimal=".") == (("0", "0"), [5, 25])
+    for text, name in (("n\n1,234\n2,345\n", "p.csv"), ("1 234\n2 345\n", "p.txt")):
+        with pytest.raises(InputError, match="may be one number or two cells: a number with it is"):
+            found(text, name=name, decimal=".")
+
+
 def test_separators_that_end_lines_without_a_header_are_no_label(found):
     assert found("a\t1.5\t\nb\t2.25\t\n", name="p.tsv", header=False) == AB
 

@@ -284,10 +284,13 @@ class Row:
         return self.sum(self.code.whole(PIVOT), LEAN)
 
     def factors(self) -> list[Value]:
-        """Return the factors of the row's results, over T."""
+        """Return the factors of the row's results, over T; NaN of a label that is no class."""
         at = self.frame["factors"] + self.index * self.frame["factor_step"]
         unit, temperature = self.get("unit"), self.get("temperature")
         numbers = [self.code.load(DOUBLE, at, index) for index in range(self.results)]
+        if self.divergence.labelled:
+            there = self.label()[1] | (numbers[0] == 0.0)
+            numbers[0] = select(there, numbers[0], float("nan"))
         if self.divergence.logarithmic:
             unit = unit * self.get("slope")
         return [number * unit / temperature for number in numbers]
