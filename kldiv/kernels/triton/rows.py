@@ -68,9 +68,11 @@ def _scan(
     both: tl.constexpr = divergence != KL and divergence != TOTAL_VARIATION  # noqa: PLR1714
     begin, last = first, tl.minimum(end, pair.classes)
     state, done = empty_state(temperature), temperature < 0  # none
+    pivot, anchor = state.pivot, state.anchor
     if not wide:
         wider: tl.constexpr = width if single else 2 * width
         state, done = quick_state(pair, first, end, there, temperature, hot, both, height, wider)
+        pivot, anchor = state.pivot, state.anchor
         there &= ~done
         begin = tl.where(tl.max(there.to(tl.int32)) > 0, first, last)
     for start in range(begin, last, width):
@@ -79,7 +81,7 @@ def _scan(
         block = block_state(t_tile, s_tile, temperature, hot, wide, both)
         state = merge(state, block, temperature)
     # A merge, even with nothing, may move the pivot.
-    return state, done & (state.pivot == state.anchor)
+    return state, done & (state.pivot == pivot) & (state.anchor == anchor)
 
 
 @triton.jit
