@@ -188,6 +188,14 @@ class Triton(Torch):
         noise = "ignore::RuntimeWarning", "ignore:.*ndim > 0 to a scalar:DeprecationWarning"
         return [*super().marks(slow=slow), pytest.mark.filterwarnings(*noise)]
 
+    @contextmanager
+    def prepared(self, monkeypatch):
+        # As large arrays: small ones never go the quick way.
+        launch = importlib.import_module("kldiv.kernels.triton.launch")
+        monkeypatch.setattr(launch, "SMALL", 0)
+        with super().prepared(monkeypatch):
+            yield
+
     def split(self, monkeypatch, how):
         launch = importlib.import_module("kldiv.kernels.triton.launch")
         monkeypatch.setattr(launch, "PROGRAMS", how)

@@ -3,7 +3,7 @@
 The state of a tile, as `kldiv.kernels.triton.state` finds it, takes a dozen sums over all threads,
 and a merge in float64 that each of them repeats.  Here a glance at the first tile tells about where
 the maximum, the pivot and the anchor lie, and all tiles are added up about these: a thread adds up
-its own elements, and threads meet every 16 tiles.  At the end it is seen how good the guess was: if
+its own elements, and threads meet every 32 tiles.  At the end it is seen how good the guess was: if
 it was not good enough, the row is read again, about what the sums themselves tell; if that is no
 good either, it is left to `block_state`, which takes any logits.
 
@@ -61,7 +61,7 @@ _LEAST = tl.constexpr(1e-20)
 _AMPLIFIED = tl.constexpr(2.0)
 """How much larger roundings may become by a pivot that is not the mean."""
 
-TOGETHER = tl.constexpr(16)
+TOGETHER = tl.constexpr(32)
 """Tiles of which a thread adds up its elements in float32, before the threads meet."""
 
 STAGES = tl.constexpr(3)
