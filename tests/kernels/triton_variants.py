@@ -88,10 +88,11 @@ def variants(dtypes):
                 yield f"look {loss} {name}", rows.look, {
                     **common, **sums, "sums": None, "height": 1, "width": state_tile,
                 }, logits, warps  # fmt: skip
-        for log_target in (False, True):
-            target = "log target" if log_target else "target"
+        for log_target, flat in product((False, True), repeat=2):
+            target = ("log target" if log_target else "target") + (", one row" if flat else "")
             constants = {
-                "wide": wide, "log_target": log_target, "height": 1, "width": tile,
+                "wide": wide, "log_target": log_target, "flat": flat, "one_factor": flat,
+                "height": 1, "width": tile,
             }  # fmt: skip
             arrays = {**numbers, **dict.fromkeys("x y value x_out y_out factor".split(), real)}
             arrays["keep"] = "*u8"

@@ -148,7 +148,7 @@ def _write_means(at, sums, there):
 def _write_sums(values, saved, row, sums, kept, there):
     """Write the divergences of rows and the sums that their gradients take."""
     kl = tl.load(saved + row * SAVED + _KL, mask=there, other=0.0)
-    value = tl.where(kl == kl, sums.value, float("nan"))  # noqa: PLR0124 - of a row that is no distribution
+    value = tl.where(kl == kl, sums.value, float("nan"))
     _write_means(saved + row * SAVED, sums, there)
     tl.store(values + row, tl.where(kept, value, 0.0), mask=there)
 
@@ -201,7 +201,7 @@ def _states_of(
         place = saved + row * SAVED
     if way == REST:
         mark = tl.load(place, mask=there, other=0.0)
-        there = mark != mark  # noqa: PLR0124 - NaN
+        there = mark != mark
     if tl.max(there.to(tl.int32)) > 0:
         kept = counting(keep, row, there)
         temperature = temperature_of(temperatures, temperature_bits, row, there)
