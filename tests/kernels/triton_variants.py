@@ -67,20 +67,20 @@ def variants(dtypes):
         wide, real = name == "float64", FLOATS[name]
         logits = {**numbers, **dict.fromkeys(["s", "t", "s_out", "t_out"], real)}
         tile, state_tile = launch.TILE[wide], launch.STATE_TILE[wide]
+        common = {"keep": None, "temperatures": None, "wide": wide}
+        shapes = {"tiles": (1, state_tile), "short rows": (state_tile // 32, 16)}
+        ways = {"all": rows.ALL, "quick": rows.QUICK, "the rest": rows.REST}
+        for (shape, (height, width)), way, anchors in product(shapes.items(), ways, (False, True)):
+            if not (wide and way != "all"):
+                also = ", two anchors" if anchors else ""
+                yield f"states {name}, {shape}, {way}{also}", rows.states, {
+                    **common, "way": ways[way].value, "anchors": anchors, "partial": None,
+                    "height": height, "width": width,
+                }, logits, warps  # fmt: skip
         for divergence, loss in enumerate(DIVERGENCES):
             summed = loss != "KL"
             sums = {"t_means": summed, "s_means": summed}
-            common = {
-                "keep": None, "temperatures": None, "wide": wide, "divergence": divergence,
-            }  # fmt: skip
-            shapes = {"tiles": (1, state_tile), "short rows": (state_tile // 32, 16)}
-            ways = {"all": rows.ALL, "quick": rows.QUICK, "the rest": rows.REST}
-            for (shape, (height, width)), way in product(shapes.items(), ways):
-                if not (wide and way != "all"):
-                    yield f"states {loss} {name}, {shape}, {way}", rows.states, {
-                        **common, "way": ways[way].value, "partial": None, "height": height,
-                        "width": width,
-                    }, logits, warps  # fmt: skip
+            common["divergence"] = divergence
             yield f"gradients {loss} {name}", gradients.gradients, {
                 **common, "height": 1, "width": tile, "span": launch.SPAN,
             }, logits, warps  # fmt: skip

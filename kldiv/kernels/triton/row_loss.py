@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kldiv.formulas.reductions import cast
-from kldiv.kernels.spelling import numbered
+from kldiv.kernels.spelling import DIVERGENCES, numbered
 from kldiv.kernels.triton import gradients as gradient_kernels
 from kldiv.kernels.triton import launch
 from kldiv.kernels.triton import rows as kernels
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array
     from kldiv.kernels.work import Work
+
+_KL, _TOTAL_VARIATION = DIVERGENCES.index("KL"), DIVERGENCES.index("total variation")
 
 _JOINED = 32
 """Rows of a program that merges parts."""
@@ -106,14 +108,16 @@ def _forward(
     if shared:
         partial = s.new_empty((number, plan.parts, FIELDS.value), dtype=xp.float64)
     place = (number, inner, rows.classes, plan.chunk)
-    shape = {"wide": rows.wide, "divergence": rows.divergence, "height": plan.height}
+    shape = {"wide": rows.wide, "height": plan.height, "width": plan.width}
+    summed = rows.divergence != _KL
+    anchors = summed and rows.divergence != _TOTAL_VARIATION
     hurried = not rows.wide and number * rows.classes > launch.SMALL
     for way in (kernels.QUICK, kernels.REST) if hurried else (kernels.ALL,):
         span = max(1, tiles // launch.PROGRAMS) if way is kernels.REST else 1
         options = launch.QUICK_OPTIONS if way is kernels.QUICK else OPTIONS
         kernels.states[-(-tiles // span), plan.parts](
-            s, t, values, saved, partial, *rows.settings[:3], *place, span, *strides, **shape,
-            way=way.value, width=plan.width, **options,
+            s, t, None if summed else values, saved, partial, *rows.settings[:3], *place, span,
+            *strides, **shape, anchors=anchors, way=way.value, **options,
         )  # fmt: skip
     joined = (-(-number // _JOINED),)
     if shared:
@@ -121,12 +125,12 @@ def _forward(
             partial, values, saved, *rows.settings[:3], number, plan.parts, height=_JOINED,
             **_JOINING,
         )  # fmt: skip
-    if rows.divergence != 0:
+    if summed:
         if shared:
             sums = s.new_empty((number, plan.parts, kernels.SUMS.value), dtype=xp.float64)
         kernels.look[tiles, plan.parts](
             s, t, sums, values, saved, *rows.settings, *place, *strides, **shape,
-            t_means=1 in wanted, s_means=0 in wanted, width=plan.width, **OPTIONS,
+            divergence=rows.divergence, t_means=1 in wanted, s_means=0 in wanted, **OPTIONS,
         )  # fmt: skip
         if shared:
             kernels.join_sums[joined](

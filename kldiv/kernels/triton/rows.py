@@ -17,7 +17,7 @@ import triton.language as tl
 
 from kldiv.formulas.numbers import SUM_FIELDS
 from kldiv.kernels.triton import SAVED as OF_ROW
-from kldiv.kernels.triton.divergences import JS, KL, TOTAL_VARIATION, elements, means, numbers_of
+from kldiv.kernels.triton.divergences import JS, elements, means, numbers_of
 from kldiv.kernels.triton.places import (
     FIELDS,
     columns_from,
@@ -70,7 +70,7 @@ def _scan(
     temperature,  # [height, 1] of float64
     hot,  # Heat [height, 1], constants of the temperature
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    both: tl.constexpr,  # bool, whether an anchor in the bulk of q is wanted
+    anchors: tl.constexpr,  # bool, whether an anchor in the bulk of q is wanted too
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
     """Return the state of a part of rows, a tile after another."""
@@ -78,7 +78,7 @@ def _scan(
     for start in range(first, tl.minimum(end, pair.classes), width):
         columns = columns_from(start, width)
         t_tile, s_tile = load_pair(pair, columns, there & (columns < pair.classes), wide)
-        block = block_state(t_tile, s_tile, temperature, hot, wide, both)
+        block = block_state(t_tile, s_tile, temperature, hot, wide, anchors)
         state = merge(state, block, temperature)
     return state
 
@@ -188,11 +188,10 @@ def counting(keep, row, there):
 def _states_of(
     group,  # int, which rows: those of a tile
     s, t, values, saved, partial, keep, temperatures, temperature_bits, rows, inner, classes, chunk,
-    s_strides, t_strides, wide: tl.constexpr, divergence: tl.constexpr, way: tl.constexpr,
+    s_strides, t_strides, wide: tl.constexpr, anchors: tl.constexpr, way: tl.constexpr,
     height: tl.constexpr, width: tl.constexpr,
 ):  # fmt: skip
     """Write the values and constants of a tile's rows, or the states of their parts."""
-    both: tl.constexpr = divergence != KL and divergence != TOTAL_VARIATION  # noqa: PLR1714
     row = group.to(tl.int64) * height + tl.arange(0, height)[:, None]
     there = row < rows
     if partial is not None:
@@ -210,21 +209,23 @@ def _states_of(
         first = tl.program_id(1).to(tl.int64) * chunk
         end = first + chunk  # a multiple of the tile's width
         if way == QUICK:
-            state, done = quick_state(pair, first, end, kept, temperature, hot, both, height, width)
+            state, done = quick_state(
+                pair, first, end, kept, temperature, hot, anchors, height, width
+            )
         else:
-            state = _scan(pair, first, end, kept, temperature, hot, wide, both, width)
+            state = _scan(pair, first, end, kept, temperature, hot, wide, anchors, width)
             done = temperature < 0  # none
         write_state(place, 0, state, there)
         if way == QUICK:
             tl.store(place, float("nan"), mask=there & ~done)
         if partial is None:
             kl, offset = finish(state)
-            if both:
+            if anchors:
                 done &= state.s_anchor == state.pivot
             zero = tl.zeros_like(kl)
             sums = Sums(kl, zero, zero, zero, zero)
             _write_known(saved, row, kl, offset, sums, done.to(tl.float64), there)
-            if divergence == KL:
+            if values is not None:
                 tl.store(values + row, tl.where(kept, kl, 0.0), mask=there)
 
 
@@ -232,7 +233,7 @@ def _states_of(
 def states(
     s,  # [rows, classes], student's logits, of any strides
     t,  # [rows, classes], teacher's logits, of any strides
-    values,  # [rows] of float64, output: each row's divergence, if that is KL
+    values,  # [rows] of float64, output: each row's KL; or None
     saved,  # [rows, SAVED] of float64, output: constants that the gradients need
     partial,  # [rows, parts, FIELDS] of float64, output in place of both: parts' states; or None
     keep,  # [rows] of uint8, 0 where a row is left out; or None
@@ -246,7 +247,7 @@ def states(
     s_strides,  # [3], strides of s in elements: along both axes of rows, and along classes
     t_strides,  # [3], likewise of t
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    divergence: tl.constexpr,  # int, the divergence
+    anchors: tl.constexpr,  # bool, whether an anchor in the bulk of q is wanted too
     way: tl.constexpr,  # int, `ALL`, `QUICK` or `REST`
     height: tl.constexpr,  # int, rows of a tile
     width: tl.constexpr,  # int, classes of a tile, a power of 2
@@ -257,12 +258,12 @@ def states(
             _states_of(
                 tl.program_id(0) * span + k, s, t, values, saved, partial, keep, temperatures,
                 temperature_bits, rows, inner, classes, chunk, s_strides, t_strides, wide,
-                divergence, way, height, width,
+                anchors, way, height, width,
             )  # fmt: skip
     else:
         _states_of(
             tl.program_id(0), s, t, values, saved, partial, keep, temperatures, temperature_bits,
-            rows, inner, classes, chunk, s_strides, t_strides, wide, divergence, way, height, width,
+            rows, inner, classes, chunk, s_strides, t_strides, wide, anchors, way, height, width,
         )  # fmt: skip
 
 
