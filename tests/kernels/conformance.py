@@ -174,7 +174,7 @@ class Triton(Torch):
 
     name = "triton"
     functions = ("exp", "log")
-    splits = (1, 24)
+    splits = ("small", 1, 24)
 
     def __init__(self):
         self.interpreted = TRITON.interpreted
@@ -188,10 +188,21 @@ class Triton(Torch):
         noise = "ignore::RuntimeWarning", "ignore:.*ndim > 0 to a scalar:DeprecationWarning"
         return [*super().marks(slow=slow), pytest.mark.filterwarnings(*noise)]
 
+    @contextmanager
+    def prepared(self, monkeypatch):
+        # As large arrays: small ones never go the quick way.
+        launch = importlib.import_module("kldiv.kernels.triton.launch")
+        monkeypatch.setattr(launch, "SMALL", 0)
+        with super().prepared(monkeypatch):
+            yield
+
     def split(self, monkeypatch, how):
         launch = importlib.import_module("kldiv.kernels.triton.launch")
-        monkeypatch.setattr(launch, "PROGRAMS", how)
         monkeypatch.setitem(launch.STATE_TILE, False, 128)
+        if how == "small":
+            monkeypatch.setattr(launch, "SMALL", 1 << 30)
+        else:
+            monkeypatch.setattr(launch, "PROGRAMS", how)
 
     def function(self, name, x):
         from kernels.triton_elementary import evaluate

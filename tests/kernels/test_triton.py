@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,61 @@ def test_autocast_gives_float32(fused):
         value = kldiv.kl_div_with_logits(s, t)
     assert value.dtype == torch.float32
     assert torch.autograd.grad(value, s)[0].dtype == torch.bfloat16
+
+
+# --- the quick way --------------------------------------------------------------------------------
+
+
+def heads(classes, seed=3):
+    """One class of each row, at random."""
+    places = torch.randint(classes, (2, 1), generator=torch.Generator().manual_seed(seed))
+    return torch.zeros(2, classes).scatter_(1, places, 1.0)
+
+
+# name: student's and teacher's logits, of two arrays of independent normal numbers
+QUICK = {
+    "independent": lambda a, b: (a, b),
+    "close": lambda a, b: (b + 0.01 * a, b),
+    "far": lambda a, b: (4 * a, 4 * b),
+    "sure teacher": lambda a, b: (a, b + 25 * heads(b.shape[1])),
+    "both sure of the same": lambda a, b: (a + 20 * heads(b.shape[1]), b + 25 * heads(b.shape[1])),
+    "a class the teacher lacks": lambda a, b: (b + 9 * heads(b.shape[1]), b),
+    "both masked": lambda a, b: (a - 1e9 * (b > 1), b - 1e9 * (b > 1)),
+    "at another offset": lambda a, b: (b + 1e-4 * a + 1000.3, b),
+}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.3])
+@pytest.mark.parametrize("name", QUICK)
+def test_rows_that_go_the_quick_way(fused, monkeypatch, name, temperature):
+    launch, row_loss = (
+        importlib.import_module(f"kldiv.kernels.triton.{each}") for each in ("launch", "row_loss")
+    )
+    monkeypatch.setattr(launch, "SMALL", 0)
+    monkeypatch.setattr(launch, "PROGRAMS", 1)
+    forward, kept = row_loss._forward, []
+
+    def spy(*args, **options):
+        kept.append(forward(*args, **options))
+        return kept[-1]
+
+    monkeypatch.setattr(row_loss, "_forward", spy)
+    generator = torch.Generator().manual_seed(2)
+    s, t = (
+        each.to(DEVICE).requires_grad_()
+        for each in QUICK[name](*torch.randn((2, 2, 3000), generator=generator))
+    )
+    loss = functools.partial(kldiv.kl_div_with_logits, temperature=temperature)
+    found = loss(s, t)
+    slopes = torch.autograd.grad(found, (s, t))
+    assert kept[0][0][:, triton.SAVED.index("quick")].tolist() == [1, 1]
+    with kldiv.config_context(kernel="pure"):
+        s, t = (each.detach().double().requires_grad_() for each in (s, t))
+        wanted = loss(s, t)
+        exact = torch.autograd.grad(wanted, (s, t))
+    assert abs(found.item() / wanted.item() - 1) < 3e-7
+    for slope, true in zip(slopes, exact, strict=True):
+        assert (slope.double() - true).norm() <= 3e-7 * true.norm()
 
 
 # --- on a GPU -------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import triton
@@ -20,8 +21,8 @@ from kldiv.kernels.spelling import DIVERGENCES
 from kldiv.kernels.triton import gradients, launch, pointwise, rows
 
 TARGET = GPUTarget("cuda", 90, 32)
-MOST = 8
-"""Bytes: the assembler keeps one number of a mixture off registers, to stay at 128 of them."""
+MOST = 16
+"""Bytes: the assembler keeps two numbers of a mixture off registers, to stay at 128 of them."""
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 FLOATS = {"float32": "*fp32", "float64": "*fp64"}
 NUMBERS = "values saved partial sums factors temperatures".split()
@@ -66,29 +67,32 @@ def variants(dtypes):
         wide, real = name == "float64", FLOATS[name]
         logits = {**numbers, **dict.fromkeys(["s", "t", "s_out", "t_out"], real)}
         tile, state_tile = launch.TILE[wide], launch.STATE_TILE[wide]
+        common = {"keep": None, "temperatures": None, "wide": wide}
+        shapes = {"tiles": (1, state_tile), "short rows": (state_tile // 32, 16)}
+        ways = {"all": rows.ALL, "quick": rows.QUICK, "the rest": rows.REST}
+        for (shape, (height, width)), way, anchors in product(shapes.items(), ways, (False, True)):
+            if not (wide and way != "all"):
+                also = ", two anchors" if anchors else ""
+                yield f"states {name}, {shape}, {way}{also}", rows.states, {
+                    **common, "way": ways[way].value, "anchors": anchors, "partial": None,
+                    "height": height, "width": width,
+                }, logits, warps  # fmt: skip
         for divergence, loss in enumerate(DIVERGENCES):
             summed = loss != "KL"
             sums = {"t_means": summed, "s_means": summed}
-            common = {
-                "keep": None, "temperatures": None, "wide": wide, "divergence": divergence,
-            }  # fmt: skip
-            shapes = {"tiles": (1, state_tile, False), "short rows": (state_tile // 32, 16, True)}
-            for shape, (height, width, single) in shapes.items():
-                yield f"states {loss} {name}, {shape}", rows.states, {
-                    **common, **sums, "single": single, "partial": None,
-                    "height": height, "width": width,
-                }, logits, warps  # fmt: skip
+            common["divergence"] = divergence
             yield f"gradients {loss} {name}", gradients.gradients, {
                 **common, "height": 1, "width": tile, "span": launch.SPAN,
             }, logits, warps  # fmt: skip
             if summed:
                 yield f"look {loss} {name}", rows.look, {
-                    **common, **sums, "width": state_tile,
+                    **common, **sums, "sums": None, "height": 1, "width": state_tile,
                 }, logits, warps  # fmt: skip
-        for log_target in (False, True):
-            target = "log target" if log_target else "target"
+        for log_target, flat in product((False, True), repeat=2):
+            target = ("log target" if log_target else "target") + (", one row" if flat else "")
             constants = {
-                "wide": wide, "log_target": log_target, "height": 1, "width": tile,
+                "wide": wide, "log_target": log_target, "flat": flat, "one_factor": flat,
+                "height": 1, "width": tile,
             }  # fmt: skip
             arrays = {**numbers, **dict.fromkeys("x y value x_out y_out factor".split(), real)}
             arrays["keep"] = "*u8"

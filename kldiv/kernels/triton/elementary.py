@@ -226,12 +226,12 @@ def power_from(x, exponent, inverse, per, ln2, ln2_low):
 
 
 @triton.jit
-def exp_less(x):
-    """Return e⁻ˣ, e⁻ˣ − 1, and φ(x) = e⁻ˣ − 1 + x ≥ 0, for |x| < 80, of float32."""
+def exp_less(x, x_low):
+    """Return e⁻ˣ, e⁻ˣ − 1, and φ(x) = e⁻ˣ − 1 + x ≥ 0, for a double word x < 80, of float32."""
     # e⁻ˣ = 4ᵏ·eʳ, and k is 0 where φ(x) would be a difference of larger terms.
     shifted = tl.fma(x, like(x, -0.5 * LOG2_E), like(x, _ROUND_32))
     k = shifted - like(x, _ROUND_32)
-    r = tl.fma(k, like(x, -2 * _LN2_LOW_32), tl.fma(k, like(x, -2 * _LN2_HIGH_32), -x))
+    r = tl.fma(k, like(x, -2 * _LN2_LOW_32), tl.fma(k, like(x, -2 * _LN2_HIGH_32), -x) - x_low)
     rest = r * r * polynomial(r, _EXP_WIDE_32, 7)
     power = _power(2 * (shifted.to(tl.int32, bitcast=True) - _ROUND_BITS_32), x)
     less = power - 1.0

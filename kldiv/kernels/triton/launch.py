@@ -28,8 +28,14 @@ STATE_TILE: Final = {False: 1024, True: 512}
 PROGRAMS: Final = 512
 """Programs that keep the largest GPU busy: one number for all GPUs, so that all add up alike."""
 
+SMALL: Final = 1 << 18
+"""Logits of one side up to which a second launch costs more than the quick way gains."""
+
 OPTIONS: Final = {"num_warps": 8, "enable_fp_fusion": False}
 """Products and sums are contracted where the kernels say so, and nowhere else."""
+
+QUICK_OPTIONS: Final = {**OPTIONS, "maxnreg": 128}
+"""For the quick way: two programs run on a multiprocessor, and one reads while one adds up."""
 
 
 class Tiling(NamedTuple):

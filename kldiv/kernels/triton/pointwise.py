@@ -56,12 +56,13 @@ def slope_y(x, y, log_target: tl.constexpr):
 
 
 @triton.jit
-def _places(rows, columns, middle, strides):
+def _places(rows, columns, middle, strides, flat: tl.constexpr):
     """Return the offsets of elements, given the strides of the three axes."""
     outer_stride, middle_stride, inner_stride = strides
-    return (
-        (rows // middle) * outer_stride + (rows % middle) * middle_stride + (columns * inner_stride)
-    )
+    places = columns * inner_stride
+    if not flat:
+        places += (rows // middle) * outer_stride + (rows % middle) * middle_stride
+    return places
 
 
 @triton.jit
@@ -78,17 +79,36 @@ def _read(
     keep_strides,  # [3], strides of keep, in elements
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
     log_target: tl.constexpr,  # bool, whether y is logarithms
+    flat: tl.constexpr,  # bool, whether there is one row
 ):
     """Return a tile of both arrays, and the mask of its elements that count."""
     kind = tl.float64 if wide else tl.float32
     nothing = -float("inf") if log_target else 0.0
     if keep is not None:
-        place = _places(rows, columns, middle, keep_strides)
+        place = _places(rows, columns, middle, keep_strides, flat)
         mask = mask & (tl.load(keep + place, mask=mask, other=0) != 0)
     # Elements that are left out are not even read.
-    x_tile = tl.load(x + _places(rows, columns, middle, x_strides), mask=mask, other=0.0)
-    y_tile = tl.load(y + _places(rows, columns, middle, y_strides), mask=mask, other=nothing)
+    x_tile = tl.load(x + _places(rows, columns, middle, x_strides, flat), mask=mask, other=0.0)
+    y_tile = tl.load(y + _places(rows, columns, middle, y_strides, flat), mask=mask, other=nothing)
     return x_tile.to(kind), y_tile.to(kind), mask
+
+
+@triton.jit
+def _added(terms, high, low, lanes, wide: tl.constexpr):
+    """Return sums with the terms of a tile: a double word of float64, or float32's in lanes."""
+    if wide:
+        # The rounding error of the sum is kept, as long as the sum is finite.
+        part = total(terms)
+        higher = high + part
+        back = higher - high
+        lost = (high - (higher - back)) + (part - back)
+        low += tl.where(tl.abs(higher) < float("inf"), lost, 0.0)
+        high = higher
+    else:
+        # Threads add up their own, four of float32 at once, and meet at the end.
+        groups = tl.reshape(terms, [terms.shape[0], terms.shape[1] // 4, 4])
+        lanes += tl.sum(groups, axis=2).to(tl.float64)
+    return high, low, lanes
 
 
 @triton.jit(do_not_specialize=["rows", "middle"])
@@ -96,7 +116,7 @@ def pointwise(
     x,  # [outer, middle, inner], input: logarithms of probabilities
     y,  # [outer, middle, inner], target: probabilities, or their logarithms
     keep,  # [outer, middle, inner] of uint8, 0 where an element is left out; or None
-    factor,  # [outer, middle, inner], gradient in each element's divergence; None for no gradients
+    factor,  # [outer, middle, inner], or [1]: gradient in each element's divergence; None for none
     partial,  # [programs] of float64, output: each program's sum; or None
     value,  # [outer, middle, inner], output: each element's divergence; or None
     x_out,  # [outer, middle, inner], output: gradient in x; or None
@@ -113,6 +133,8 @@ def pointwise(
     y_out_strides,  # [3], strides of y_out, in elements
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
     log_target: tl.constexpr,  # bool, whether y is logarithms
+    flat: tl.constexpr,  # bool, whether there is one row: then nothing is divided
+    one_factor: tl.constexpr,  # bool, whether all elements have one factor
     height: tl.constexpr,  # int, rows of a tile
     width: tl.constexpr,  # int, columns of a tile
 ):
@@ -121,39 +143,38 @@ def pointwise(
     across = tl.cdiv(inner, width)
     tiles = tl.cdiv(rows, height) * across
     high = tl.zeros([height, 1], tl.float64)
-    low = high
+    low, lanes = high, tl.zeros([height, width // 4], tl.float64)
     first, step = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     if partial is None:  # a program has one tile; told of that the compiler makes no loop
         tiles, step = first + 1, 1
     for tile in range(first, tiles, step):
-        row = (tile // across) * height + tl.arange(0, height)[:, None]
-        column = (tile % across) * width + tl.arange(0, width)[None, :]
+        band = tile * 0 if flat else tile // across
+        row = band * height + tl.arange(0, height)[:, None]
+        column = (tile - band * across) * width + tl.arange(0, width)[None, :]
         there = (row < rows) & (column < inner)
         x_tile, y_tile, mask = _read(
             x, y, keep, row, column, middle, there, x_strides, y_strides, keep_strides,
-            wide, log_target,
+            wide, log_target, flat,
         )  # fmt: skip
         if partial is not None:
-            # The rounding error of the sum is kept, as long as the sum is finite.
-            part = total(elements(x_tile, y_tile, log_target))
-            higher = high + part
-            back = higher - high
-            lost = (high - (higher - back)) + (part - back)
-            low += tl.where(tl.abs(higher) < float("inf"), lost, 0.0)
-            high = higher
+            terms = elements(x_tile, y_tile, log_target)
+            high, low, lanes = _added(terms, high, low, lanes, wide)
         if value is not None:
             result = rounded(elements(x_tile, y_tile, log_target), value.dtype.element_ty)
-            tl.store(value + _places(row, column, middle, value_strides), result, mask=there)
+            tl.store(value + _places(row, column, middle, value_strides, flat), result, mask=there)
         if factor is not None:
-            place = _places(row, column, middle, factor_strides)
-            by = tl.load(factor + place, mask=mask, other=0.0).to(kind)
+            if one_factor:
+                by = tl.load(factor).to(kind)
+            else:
+                place = _places(row, column, middle, factor_strides, flat)
+                by = tl.load(factor + place, mask=mask, other=0.0).to(kind)
         if x_out is not None:
             slope = tl.where(mask, by * slope_x(y_tile, log_target), 0.0)
-            place = _places(row, column, middle, x_out_strides)
+            place = _places(row, column, middle, x_out_strides, flat)
             tl.store(x_out + place, rounded(slope, x_out.dtype.element_ty), mask=there)
         if y_out is not None:
             slope = tl.where(mask, by * slope_y(x_tile, y_tile, log_target), 0.0)
-            place = _places(row, column, middle, y_out_strides)
+            place = _places(row, column, middle, y_out_strides, flat)
             tl.store(y_out + place, rounded(slope, y_out.dtype.element_ty), mask=there)
     if partial is not None:
-        tl.store(partial + tl.program_id(0), tl.sum(high + low))
+        tl.store(partial + tl.program_id(0), tl.sum(high + low) if wide else tl.sum(lanes))

@@ -45,6 +45,7 @@ def run(work: Work) -> tuple[Array | None, list[Array]]:
         pointwise[programs,](
             *inputs, partial, *written, outer * middle, middle, inner, *strides,
             wide=wide, log_target=isinstance(operation.function, KLLogTarget),
+            flat=outer * middle == 1, one_factor=factor is not None and factor.ndim == 0,
             height=height, width=width, **OPTIONS,
         )  # fmt: skip
         give(results, written)

@@ -2,16 +2,14 @@
 
 The state of a tile, as `kldiv.kernels.triton.state` finds it, takes a dozen sums over all threads,
 and a merge in float64 that each of them repeats.  Here a glance at the first tile tells about where
-the maximum and the pivot lie, and all tiles are added up about these: a thread adds up its own
-elements, and threads meet every 16 tiles.  At the end it is seen how good the guess was: if it was
-not good enough, the row is read again, about a better one, or left to `block_state`, which takes
-any logits.
-
-For an element it takes 67 instructions of sm_90, where `block_state` and `merge` in its place would
-take 300 to 530, for tiles of 4096 (which spill registers) to 1024 classes a group of 4 warps.
+the maximum, the pivot and the anchor lie, and all tiles are added up about these: a thread adds up
+its own elements, and threads meet every 32 tiles.  At the end it is seen how good the guess was: if
+it was not good enough, the row is read again, about what the sums themselves tell; if that is no
+good either, it is left to `block_state`, which takes any logits.
 
 The origin of the exponents is a power of 2, so that no maximum is subtracted, and x is so small
-that w·e⁻ˣ neither underflows nor loses digits: the student needs no exponential of its own.
+that w·e⁻ˣ neither underflows nor loses digits: the student needs no exponential of its own.  The
+pivot is d's mean where P and Q are close, and else the ratio of their sums, as in a `State`.
 """
 
 from __future__ import annotations
@@ -21,14 +19,32 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from kldiv.kernels.triton.elementary import LN2, divide, exp_less, less, power_from, two_difference
+from kldiv.formulas import numbers
+from kldiv.kernels.triton.elementary import (
+    LN2,
+    bounded,
+    divide,
+    exp_less,
+    less,
+    like,
+    power_from,
+    two_difference,
+)
 from kldiv.kernels.triton.places import columns_from, load_pair
-from kldiv.kernels.triton.state import State, log1p_gap, origin
+from kldiv.kernels.triton.state import State, log1p_gap, log1p_of, origin
 
 _TRIES = tl.constexpr(2)
 
-_FAR = tl.constexpr(0x41000000)
-"""The bits of 8: an |x| that must be known better than to a rounding for e⁻ˣ."""
+_CLOSE = tl.constexpr(numbers.CLOSE)
+
+_FARTHEST = tl.constexpr(64.0)
+"""An |x| from which w·e⁻ˣ may lose digits, or overflow."""
+
+_FAR = tl.constexpr(0x42800000)
+"""The bits of `_FARTHEST`."""
+
+_WEIGHTLESS = tl.constexpr(40.0)
+"""By how much smaller |x| must be where w is too small to be a number, for w·e⁻ˣ to be nothing."""
 
 _RISE = tl.constexpr(32)
 """By how many powers of 2 a weight may exceed 1."""
@@ -45,7 +61,7 @@ _LEAST = tl.constexpr(1e-20)
 _AMPLIFIED = tl.constexpr(2.0)
 """How much larger roundings may become by a pivot that is not the mean."""
 
-TOGETHER = tl.constexpr(16)
+TOGETHER = tl.constexpr(32)
 """Tiles of which a thread adds up its elements in float32, before the threads meet."""
 
 STAGES = tl.constexpr(3)
@@ -58,19 +74,32 @@ _FALLEN = tl.constexpr(2.5)
 """The largest Σ w |e⁻ˣ − 1| of one sign, of that of the other."""
 
 
+class Guess(NamedTuple):
+    """About what the classes of rows are added up, tensors [rows, 1]."""
+
+    exponent: Any
+    """The exponent of 2 at the origin, float64."""
+    pivot: Any
+    """The pivot, float32."""
+    apart: Any
+    """Pivot less anchor, over T, float32."""
+
+
 class Sums(NamedTuple):
     """Sums over the classes of rows, float64 tensors [rows, 1]: w and x are as in a `State`."""
 
     weights: Any
     """Σ w."""
-    drift: Any
-    """Σ w x."""
-    spread: Any
-    """Σ w |x|."""
-    phi: Any
-    """Σ w φ(x)."""
+    y: Any
+    """Σ w (e⁻ˣ − 1)."""
     fell: Any
     """Σ w |e⁻ˣ − 1|."""
+    phi: Any
+    """Σ w φ(x)."""
+    drift: Any
+    """Σ w x, x about the anchor."""
+    spread: Any
+    """Σ w |x|, likewise."""
     s_drift: Any
     """Σ w e⁻ˣ x, where it is wanted."""
     s_spread: Any
@@ -81,26 +110,64 @@ _SUMS = tl.constexpr(len(Sums._fields))
 
 
 @triton.jit
-def _glance(own, other, temperature, hot):
-    """Return a guess from a tile: the exponent of 2 at the origin, and the pivot."""
+def _balanced(y, fell):
+    """Return whether q − p loses no digits: it is p (e⁻ˣ − 1 − y)/(1 + y), maybe far smaller.
+
+    ``y`` and ``fell`` are the means of e⁻ˣ − 1 and of its magnitude.
+    """
+    smaller = 0.5 * (fell - tl.abs(y))
+    return smaller + tl.abs(y) <= _FALLEN * smaller * tl.where(y > 0, 1.0 + y, 1.0)
+
+
+@triton.jit
+def _better(guess, mean, y, fell, temperature, shannon: tl.constexpr):
+    """Return a guess from means about one: of x about its anchor, of e⁻ˣ − 1, and |e⁻ˣ − 1|."""
+    log = log1p_of(tl.where(y > -1.0, y, 0.0))
+    pivot, apart = guess.pivot.to(tl.float64), guess.apart.to(tl.float64)
+    anchor = pivot + temperature * (mean - apart)
+    far = (mean - apart + log > _CLOSE) | ~_balanced(y, fell)  # the first is KL
+    pivot = tl.where(far, pivot - temperature * log, anchor).to(tl.float32)
+    if shannon:
+        apart = tl.zeros_like(apart)
+    else:
+        apart = tl.where(far, (pivot.to(tl.float64) - anchor) / temperature, 0.0)
+    return Guess(guess.exponent, pivot, apart.to(tl.float32))
+
+
+@triton.jit
+def _glance(own, other, temperature, hot, shannon: tl.constexpr):
+    """Return a guess from a tile."""
     top = tl.max(own, axis=1, keep_dims=True).to(tl.float64)
     exponent = tl.floor(tl.where(tl.abs(top) < float("inf"), top, 0.0) / (temperature * LN2) + 0.5)
     w, _ = power_from(own, exponent.to(tl.float32), hot.inverse, hot.per, hot.ln2, hot.ln2_low)
     d = own - other
     some = (w > 0.0) & (tl.abs(d) < float("inf"))
-    mass = tl.sum(tl.where(some, w, 0.0), axis=1, keep_dims=True)
-    moment = tl.sum(tl.where(some, w * d, 0.0), axis=1, keep_dims=True)
-    return exponent, divide(moment, tl.where(mass > 0.0, mass, 1.0))
+    w = tl.where(some, w, 0.0)
+    mass = tl.sum(w, axis=1, keep_dims=True)
+    mass = tl.where(mass > 0.0, mass, 1.0)
+    mean = divide(tl.sum(tl.where(some, w * d, 0.0), axis=1, keep_dims=True), mass)
+    x = bounded(tl.where(some, (d - mean) * hot.inverse, 0.0), like(d, _FARTHEST))
+    _, fall, _ = exp_less(x, like(d, 0.0))
+    fall = w * fall
+    y = divide(tl.sum(fall, axis=1, keep_dims=True), mass).to(tl.float64)
+    fell = divide(tl.sum(tl.abs(fall), axis=1, keep_dims=True), mass).to(tl.float64)
+    guess = Guess(exponent, mean, tl.zeros_like(mean))
+    return _better(guess, tl.zeros_like(temperature), y, fell, temperature, shannon)
 
 
 @triton.jit
 def elements(own, other, origin, center, hot):
-    """Return w, its exponent of 2, and x."""
+    """Return w, its exponent of 2, and x as a double word."""
     w, power = power_from(own, origin, hot.inverse, hot.per, hot.ln2, hot.ln2_low)
     d, d_low = two_difference(own, other)
-    # Of one word, as it is here, d − c is exact where not much larger than d's error.
-    x = ((d - center) + d_low) * hot.inverse
-    return w, power, tl.where((own == -float("inf")) & (other == -float("inf")), 0.0, x)
+    high, low = two_difference(d, center)
+    low = low + d_low
+    step = high + low
+    low = (high - step) + low
+    x = step * hot.inverse
+    x_low = tl.fma(step, hot.inverse, -x) + tl.fma(low, hot.inverse, step * hot.inverse_low)
+    none = (own == -float("inf")) & (other == -float("inf"))
+    return w, power, tl.where(none, 0.0, x), tl.where(none, 0.0, x_low)
 
 
 @triton.jit
@@ -111,8 +178,7 @@ def all_lanes(x):
 
 @triton.jit
 def _sums_about(
-    center,  # [height, 1] of float32, pivots
-    exponent,  # [height, 1] of float64, exponents of 2 at the origins
+    guess,  # Guess [height, 1]
     pair,  # Pair, the logits
     first,  # int, the first class
     end,  # int, the class after the last; may be beyond the row
@@ -122,94 +188,99 @@ def _sums_about(
     height: tl.constexpr,  # int, rows of a tile
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
-    """Return the sums of rows about a pivot and an origin, the bits of |x|, and the exponents."""
+    """Return the sums of rows about a guess, the bits of the largest |x|, and the exponents."""
     last = tl.minimum(end, pair.classes)
-    start_exponent = exponent.to(tl.float32)
+    start_exponent = guess.exponent.to(tl.float32)
     zero = tl.zeros([height, 1], tl.float64)
-    weights, drift, spread, phi, fell, s_drift, s_spread = zero, zero, zero, zero, zero, zero, zero
+    weights, y, fell, phi, drift, spread, s_drift, s_spread = (
+        zero, zero, zero, zero, zero, zero, zero, zero,
+    )  # fmt: skip
     far = tl.zeros([height, width], tl.int32)
     rise = far
     for group in range(first, last, TOGETHER * width):
         lanes = tl.zeros([height, width], tl.float32)
-        w_lanes, x_lanes, size_lanes, phi_lanes = lanes, lanes, lanes, lanes
-        fall_lanes, s_lanes, s_size_lanes = lanes, lanes, lanes
+        w_lanes, y_lanes, fell_lanes, phi_lanes = lanes, lanes, lanes, lanes
+        x_lanes, size_lanes, s_lanes, s_size_lanes = lanes, lanes, lanes, lanes
         stop = tl.minimum(group + TOGETHER * width, last)
         for start in tl.range(group, stop, width, num_stages=STAGES):
             columns = columns_from(start, width)
             mask = there & (columns < end) & (columns < pair.classes)
             own, other = load_pair(pair, columns, mask, wide=False)
-            w, power, x = elements(own, other, start_exponent, center, hot)
-            _, fall, bregman = exp_less(x)
-            moment = w * x
+            w, power, x, x_low = elements(own, other, start_exponent, guess.pivot, hot)
+            _, fall, bregman = exp_less(x, x_low)
             w_lanes += w
+            y_lanes = tl.fma(w, fall, y_lanes)
+            fell_lanes = tl.fma(w, tl.abs(fall), fell_lanes)
+            phi_lanes = tl.fma(w, bregman, phi_lanes)
+            size = tl.abs(x)
+            size = tl.where((w == 0.0) & (x != 0.0), size + _WEIGHTLESS, size)
+            # NaN is the largest, by its bits.
+            far = tl.maximum(far, size.to(tl.int32, bitcast=True))
+            rise = tl.maximum(rise, power)
+            moment = w * (x if shannon else (x + guess.apart) + x_low)
             x_lanes += moment
             size_lanes += tl.abs(moment)
-            phi_lanes = tl.fma(w, bregman, phi_lanes)
-            fall_lanes = tl.fma(w, tl.abs(fall), fall_lanes)
-            # NaN is the largest, by its bits.
-            far = tl.maximum(far, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
-            rise = tl.maximum(rise, power)
             if shannon:
                 s_moment = tl.fma(moment, fall, moment)
                 s_lanes += s_moment
                 s_size_lanes += tl.abs(s_moment)
         weights += all_lanes(w_lanes)
+        y += all_lanes(y_lanes)
+        fell += all_lanes(fell_lanes)
+        phi += all_lanes(phi_lanes)
         drift += all_lanes(x_lanes)
         spread += all_lanes(size_lanes)
-        phi += all_lanes(phi_lanes)
-        fell += all_lanes(fall_lanes)
         if shannon:
             s_drift += all_lanes(s_lanes)
             s_spread += all_lanes(s_size_lanes)
-    sums = Sums(weights, drift, spread, phi, fell, s_drift, s_spread)
+    sums = Sums(weights, y, fell, phi, drift, spread, s_drift, s_spread)
     return sums, tl.max(far, axis=1, keep_dims=True), tl.max(rise, axis=1, keep_dims=True)
 
 
 @triton.jit
-def _is_good(sums, far, rise, exponent, center, temperature):
+def _is_good(sums, far, rise, guess, temperature):
     """Return whether sums about a guess are as accurate as a block's own."""
-    # A pivot near to the mean: there roundings grow but little.
+    # A pivot near to the mean or to the ratio of sums: there roundings grow but little.
     weights = tl.where(sums.weights > 0, sums.weights, 1.0)
-    y = (sums.phi - sums.drift) / weights
+    y = sums.y / weights
     kl = sums.phi - weights * log1p_gap(tl.where(y > -1.0, y, 0.0))
     central = sums.phi <= _AMPLIFIED * kl * (1.0 + y)
     central &= tl.abs(sums.drift) <= _ASIDE * sums.spread
     central &= (sums.phi >= _LEAST) & (sums.weights >= _LEAST) & (sums.weights < float("inf"))
-    # q − p is p (e⁻ˣ − 1 − y)/(1 + y), and may be small where e⁻ˣ − 1 is not.
-    smaller = 0.5 * (sums.fell / weights - tl.abs(y))
-    central &= smaller + tl.abs(y) <= _FALLEN * smaller * tl.where(y > 0, 1.0 + y, 1.0)
+    central &= _balanced(y, sums.fell / weights)
     # All are masked, or all are alike.
     nothing = (sums.weights == 0) | ((sums.phi == 0) & (sums.weights >= _LEAST))
-    sound = (far < _FAR) & (rise <= _RISE) & (tl.abs(exponent) <= _HIGHEST)
-    sound &= tl.abs(center.to(tl.float64)) <= _LARGE * temperature
+    sound = (far < _FAR) & (rise <= _RISE) & (tl.abs(guess.exponent) <= _HIGHEST)
+    sound &= tl.abs(guess.pivot.to(tl.float64)) <= _LARGE * temperature
     return sound & (central | ((far == 0) & nothing))
 
 
 @triton.jit
-def _state_of(sums, center, exponent, temperature, good):
+def _state_of(sums, guess, temperature, good):
     """Return the state that sums make, or that of no classes."""
     zero = tl.zeros_like(temperature)
     none = zero - float("inf")
+    exponent = guess.exponent
     top = (exponent * temperature * LN2).to(tl.float32).to(tl.float64)
     scale = tl.exp(exponent * LN2 - top / temperature)
-    c = center.to(tl.float64)
+    c = guess.pivot.to(tl.float64)
     # Σ w e⁻ˣ = Σ exp((s − (origin − c))/T)
     apart = top - c
     s_max = apart.to(tl.float32).to(tl.float64)
-    y = sums.phi - sums.drift
-    student = sums.weights + y
+    student = sums.weights + sums.y
     s_sum = scale * student * tl.exp((apart - s_max) / temperature)
     # An anchor in the bulk of q: the pivot, unless q lies aside of it.
     mean = c + temperature * (sums.s_drift / tl.where(student > 0, student, 1.0))
     s_anchor = tl.where(tl.abs(sums.s_drift) <= _ASIDE * sums.s_spread, c, mean)
     some = good & (sums.weights > 0)
     pivot = tl.where(some, c, zero)
+    anchor = tl.where(some, c - temperature * guess.apart.to(tl.float64), zero)
     return State(
         *(tl.where(some, top, none), tl.where(some, scale * sums.weights, zero)),
         *(tl.where(some, s_max, none), tl.where(some, s_sum, zero)),
-        *(pivot, zero, tl.where(some, scale * y, zero), tl.where(some, scale * sums.phi, zero)),
-        *(pivot, zero, tl.where(some, scale * sums.drift, zero)),
-        *(zero, tl.where(some, s_anchor, zero), zero),
+        *(pivot, zero, tl.where(some, scale * sums.y, zero)),
+        *(tl.where(some, scale * sums.phi, zero), anchor, zero),
+        *(tl.where(some, scale * sums.drift, zero), zero, tl.where(some, s_anchor, zero), zero),
     )
 
 
@@ -241,24 +312,29 @@ def quick_state(
     columns = columns_from(first, width)
     mask = there & (columns < end) & (columns < pair.classes)
     own, other = load_pair(pair, columns, mask, wide=False)
-    exponent, center = _glance(own, other, temperature, hot)
+    guess = _glance(own, other, temperature, hot, shannon)
     zero = tl.zeros([height, 1], tl.float64)
-    sums = Sums(zero, zero, zero, zero, zero, zero, zero)
+    sums = Sums(zero, zero, zero, zero, zero, zero, zero, zero)
     good = zero > 0
     begin = first
     for _ in range(_TRIES):
         # Rows whose guess was good are not read again, and their sums stay.
         new, far, rise = _sums_about(
-            center, exponent, pair, begin, end, there & ~good, hot, shannon, height, width
+            guess, pair, begin, end, there & ~good, hot, shannon, height, width
         )
         sums = _chosen(good, sums, new)
-        good |= _is_good(sums, far, rise, exponent, center, temperature)
+        good |= _is_good(sums, far, rise, guess, temperature)
         begin = tl.where(tl.min(good.to(tl.int32)) > 0, end, first)
-        # A better guess.
-        move = temperature * (sums.drift / tl.where(sums.weights > 0, sums.weights, 1.0))
-        center = tl.where(good, center, center + move.to(tl.float32))
-        exponent = tl.where(good, exponent, exponent + tl.where(rise > _RISE, rise, 0))
-    return _state_of(sums, center, exponent, temperature, good), good
+        weights = tl.where(sums.weights > 0, sums.weights, 1.0)
+        mean, y, fell = sums.drift / weights, sums.y / weights, sums.fell / weights
+        better = _better(guess, mean, y, fell, temperature, shannon)
+        exponent = guess.exponent + tl.where(rise > _RISE, rise, 0)
+        guess = Guess(
+            tl.where(good, guess.exponent, exponent),
+            tl.where(good, guess.pivot, better.pivot),
+            tl.where(good, guess.apart, better.apart),
+        )
+    return _state_of(sums, guess, temperature, good), good
 
 
 # --- gradients ------------------------------------------------------------------------------------
@@ -269,10 +345,12 @@ class Slopes(NamedTuple):
 
     exponent: Any
     center: Any
+    apart: Any
+    """Pivot less anchor, over T."""
     by: Any
     """p/w."""
     mean: Any
-    """Σ p x."""
+    """Σ p x, x about the anchor."""
     student: Any
     student_low: Any
     """(q − p)/w is the one times (e⁻ˣ − 1), plus the other."""
@@ -300,6 +378,7 @@ def slopes_of(a, offset, factor, temperature):
     return Slopes(
         exponent.to(tl.float32),
         a.pivot.to(tl.float32),
+        ((a.pivot - a.anchor) / temperature).to(tl.float32),
         by.to(tl.float32),
         (a.drift / mass + nan).to(tl.float32),
         (by * (1.0 + shift)).to(tl.float32),
@@ -311,10 +390,10 @@ def slopes_of(a, offset, factor, temperature):
 @triton.jit
 def quick_slope(t, s, slopes, hot, student: tl.constexpr):
     """Return p (x − Σ p x) times the factor, or for the student (q − p) times it."""
-    w, _, x = elements(t, s, slopes.exponent, slopes.center, hot)
+    w, _, x, x_low = elements(t, s, slopes.exponent, slopes.center, hot)
     if student:
-        _, fall, _ = exp_less(x)
+        _, fall, _ = exp_less(x, x_low)
         slope = w * tl.fma(slopes.student, fall, slopes.student_low)
     else:
-        slope = w * slopes.by * (x - slopes.mean)
+        slope = w * slopes.by * (((x + slopes.apart) + x_low) - slopes.mean)
     return slope * slopes.factor

@@ -65,13 +65,13 @@ def looks_of(view):
 
 
 @triton.jit
-def _parts(w, x, looks):
+def _parts(w, x, x_low, looks):
     """Return the classes' terms of both sides, times their weights."""
     turned = looks.theta > 0.5  # then q comes first
     theta = tl.where(turned, looks.rest, looks.theta)
     rest = tl.where(turned, looks.theta, looks.rest)
-    x = tl.where(turned, -x, x)
-    other, fall, _ = exp_less(x)
+    x, x_low = tl.where(turned, -x, x), tl.where(turned, -x_low, x_low)
+    other, fall, _ = exp_less(x, x_low)
     log_m, gap = log_less(theta * fall, tl.fma(theta, other, rest))
     # e⁻ˣ g((1 − θ)(eˣ − 1))
     rise = divide(-rest * fall, other)
@@ -84,17 +84,17 @@ def _parts(w, x, looks):
 
 
 @triton.jit
-def _log_p(w, x, looks):
+def _log_p(w, x, x_low, looks):
     """Return w and log(p/m), less its value at x = 0."""
-    small, fall, _ = exp_less(x)
+    small, fall, _ = exp_less(x, x_low)
     log_m, _ = log_less(looks.theta * fall, tl.fma(looks.theta, small, looks.rest))
     return w, -log_m
 
 
 @triton.jit
-def _log_q(w, x, looks):
+def _log_q(w, x, x_low, looks):
     """Return w e⁻ˣ and log(q/m), less its value at x = 0."""
-    large, rise, _ = exp_less(-x)
+    large, rise, _ = exp_less(-x, -x_low)
     log_m, _ = log_less(looks.rest * rise, tl.fma(looks.rest, large, looks.theta))
     return divide(w, large), -log_m
 
@@ -124,13 +124,13 @@ def quick_look(
             columns = columns_from(start, width)
             mask = there & (columns < pair.classes)
             own, other = load_pair(pair, columns, mask, wide=False)
-            w, _, x = elements(own, other, looks.exponent, looks.center, hot)
-            lanes += _parts(w, x, looks)
+            w, _, x, x_low = elements(own, other, looks.exponent, looks.center, hot)
+            lanes += _parts(w, x, x_low, looks)
             if t_shift:
-                p, ell = _log_p(w, x, looks)
+                p, ell = _log_p(w, x, x_low, looks)
                 lanes_t = tl.fma(p, ell, lanes_t)
             if s_shift:
-                q, ell = _log_q(w, x, looks)
+                q, ell = _log_q(w, x, x_low, looks)
                 lanes_s = tl.fma(q, ell, lanes_s)
         value += all_lanes(lanes)
         if t_shift:
@@ -147,7 +147,7 @@ def quick_look(
 @triton.jit
 def quick_js_slope(t, s, looks, mean, factor, hot, student: tl.constexpr):
     """Return p (log(p/m) − Σ p log(p/m)) times a factor, or for the student that of q."""
-    w, _, x = elements(t, s, looks.exponent, looks.center, hot)
-    own, ell = _log_q(w, x, looks) if student else _log_p(w, x, looks)
+    w, _, x, x_low = elements(t, s, looks.exponent, looks.center, hot)
+    own, ell = _log_q(w, x, x_low, looks) if student else _log_p(w, x, x_low, looks)
     by = looks.by_q if student else looks.by_p
     return own * by.to(tl.float32) * (ell - mean) * factor.to(tl.float32)

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kldiv.formulas.reductions import cast
-from kldiv.kernels.spelling import numbered
+from kldiv.kernels.spelling import DIVERGENCES, numbered
 from kldiv.kernels.triton import gradients as gradient_kernels
+from kldiv.kernels.triton import launch
 from kldiv.kernels.triton import rows as kernels
 from kldiv.kernels.triton.launch import (
     OPTIONS,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from kldiv._types import Array
     from kldiv.kernels.work import Work
+
+_KL, _TOTAL_VARIATION = DIVERGENCES.index("KL"), DIVERGENCES.index("total variation")
 
 _JOINED = 32
 """Rows of a program that merges parts."""
@@ -97,39 +100,42 @@ def _forward(
     (s, t), _, (_, inner), strides = placed([s, t], most=2, whole_rows=True)
     number = rows.number
     plan = tiling(number, rows.classes, STATE_TILE[rows.wide])
-    summed = rows.divergence != 0
-    flags = {
-        "divergence": rows.divergence,
-        "t_means": summed and 1 in wanted,
-        "s_means": summed and 0 in wanted,
-    }
+    tiles = -(-number // plan.height)
+    shared = plan.parts > 1
     values = s.new_empty((number,), dtype=xp.float64)
     saved = s.new_empty((number, kernels.SAVED.value), dtype=xp.float64)
-    shared = plan.parts > 1
-    partial = None
+    partial, sums = None, None
     if shared:
         partial = s.new_empty((number, plan.parts, FIELDS.value), dtype=xp.float64)
-    place = (number, inner, rows.classes, plan.chunk, *strides)
-    kernels.states[-(-number // plan.height), plan.parts](
-        s, t, values, saved, partial, *rows.settings, *place,
-        wide=rows.wide, **flags,
-        single=plan.chunk <= plan.width, height=plan.height, width=plan.width, **OPTIONS,
-    )  # fmt: skip
-    if not shared:
-        return saved, values
-    joined = (-(-number // _JOINED),)
-    kernels.join[joined](
-        partial, values, saved, *rows.settings[:3], number, plan.parts, height=_JOINED, **_JOINING
-    )
-    if summed:
-        sums = s.new_empty((number, plan.parts, kernels.SUMS.value), dtype=xp.float64)
-        kernels.look[number, plan.parts](
-            s, t, sums, saved, *rows.settings, *place,
-            wide=rows.wide, **flags, width=plan.width, **OPTIONS,
+    place = (number, inner, rows.classes, plan.chunk)
+    shape = {"wide": rows.wide, "height": plan.height, "width": plan.width}
+    summed = rows.divergence != _KL
+    anchors = summed and rows.divergence != _TOTAL_VARIATION
+    hurried = not rows.wide and number * rows.classes > launch.SMALL
+    for way in (kernels.QUICK, kernels.REST) if hurried else (kernels.ALL,):
+        span = max(1, tiles // launch.PROGRAMS) if way is kernels.REST else 1
+        options = launch.QUICK_OPTIONS if way is kernels.QUICK else OPTIONS
+        kernels.states[-(-tiles // span), plan.parts](
+            s, t, None if summed else values, saved, partial, *rows.settings[:3], *place, span,
+            *strides, **shape, anchors=anchors, way=way.value, **options,
         )  # fmt: skip
-        kernels.join_sums[joined](
-            sums, values, saved, rows.keep, number, plan.parts, height=_JOINED, **_JOINING
-        )
+    joined = (-(-number // _JOINED),)
+    if shared:
+        kernels.join[joined](
+            partial, values, saved, *rows.settings[:3], number, plan.parts, height=_JOINED,
+            **_JOINING,
+        )  # fmt: skip
+    if summed:
+        if shared:
+            sums = s.new_empty((number, plan.parts, kernels.SUMS.value), dtype=xp.float64)
+        kernels.look[tiles, plan.parts](
+            s, t, sums, values, saved, *rows.settings, *place, *strides, **shape,
+            divergence=rows.divergence, t_means=1 in wanted, s_means=0 in wanted, **OPTIONS,
+        )  # fmt: skip
+        if shared:
+            kernels.join_sums[joined](
+                sums, values, saved, rows.keep, number, plan.parts, height=_JOINED, **_JOINING
+            )
     return saved, values
 
 

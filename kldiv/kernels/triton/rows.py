@@ -3,6 +3,9 @@
 A program has one row, or a chunk of one, which it reads a tile at a time; where a row is shorter
 than a tile, it has several.  Where a row is shared, every program leaves its state, and `join`
 merges these.  Each row's constants are kept for its gradients: float64 numbers, `SAVED` a row.
+
+Large arrays of float32 take `states` twice: rows that can go the quick way, and after it the rest,
+which few programs look for.  Apart each takes fewer registers, and more programs run at once.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import triton.language as tl
 
 from kldiv.formulas.numbers import SUM_FIELDS
 from kldiv.kernels.triton import SAVED as OF_ROW
-from kldiv.kernels.triton.divergences import JS, KL, TOTAL_VARIATION, elements, means, numbers_of
+from kldiv.kernels.triton.divergences import JS, elements, means, numbers_of
 from kldiv.kernels.triton.places import (
     FIELDS,
     columns_from,
@@ -50,6 +53,14 @@ UNSPECIALISED = ["temperature_bits", *NUMBER_BITS, "rows", "inner"]
 # --- sums over classes ----------------------------------------------------------------------------
 
 
+ALL = tl.constexpr(0)
+"""A way of `states`: all rows, a tile after another."""
+QUICK = tl.constexpr(1)
+"""Only rows that can go the quick way; it marks the rest by NaN as the first number of a state."""
+REST = tl.constexpr(2)
+"""Only rows that are so marked."""
+
+
 @triton.jit
 def _scan(
     pair,  # Pair, the logits
@@ -59,27 +70,17 @@ def _scan(
     temperature,  # [height, 1] of float64
     hot,  # Heat [height, 1], constants of the temperature
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    divergence: tl.constexpr,  # int, the divergence
-    single: tl.constexpr,  # bool, whether a part is one tile
-    height: tl.constexpr,  # int, rows of a tile
+    anchors: tl.constexpr,  # bool, whether an anchor in the bulk of q is wanted too
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
-    """Return the state of a part of rows, and a mask of those left as `quick_state` found them."""
-    both: tl.constexpr = divergence != KL and divergence != TOTAL_VARIATION  # noqa: PLR1714
-    begin, last = first, tl.minimum(end, pair.classes)
-    state, done = empty_state(temperature), temperature < 0  # none
-    if not wide:
-        wider: tl.constexpr = width if single else 2 * width
-        state, done = quick_state(pair, first, end, there, temperature, hot, both, height, wider)
-        there &= ~done
-        begin = tl.where(tl.max(there.to(tl.int32)) > 0, first, last)
-    for start in range(begin, last, width):
+    """Return the state of a part of rows, a tile after another."""
+    state = empty_state(temperature)
+    for start in range(first, tl.minimum(end, pair.classes), width):
         columns = columns_from(start, width)
         t_tile, s_tile = load_pair(pair, columns, there & (columns < pair.classes), wide)
-        block = block_state(t_tile, s_tile, temperature, hot, wide, both)
+        block = block_state(t_tile, s_tile, temperature, hot, wide, anchors)
         state = merge(state, block, temperature)
-    # A merge, even with nothing, may move the pivot.
-    return state, done & (state.pivot == state.anchor)
+    return state
 
 
 @triton.jit
@@ -144,6 +145,21 @@ def _write_means(at, sums, there):
 
 
 @triton.jit
+def _write_sums(values, saved, row, sums, kept, there):
+    """Write the divergences of rows and the sums that their gradients take."""
+    kl = tl.load(saved + row * SAVED + _KL, mask=there, other=0.0)
+    value = tl.where(kl == kl, sums.value, float("nan"))
+    _write_means(saved + row * SAVED, sums, there)
+    tl.store(values + row, tl.where(kept, value, 0.0), mask=there)
+
+
+@triton.jit
+def _all_quick(saved, row, there):
+    """Return whether all rows went the quick way."""
+    return tl.min(tl.load(saved + row * SAVED + _QUICK, mask=there, other=1.0)) > 0
+
+
+@triton.jit
 def read_known(saved, row, there, wide: tl.constexpr):
     """Return KL, the offset, the sums that gradients take, and whether all went the quick way."""
     kind = tl.float64 if wide else tl.float32
@@ -154,7 +170,7 @@ def read_known(saved, row, there, wide: tl.constexpr):
         sums = sums + (each,)  # type: ignore[assignment] # noqa: RUF005 - Triton's
     kl = tl.load(at + _KL, mask=there, other=0.0)
     offset = tl.load(at + _OFFSET, mask=there, other=0.0)
-    return kl, offset, sums, tl.min(tl.load(at + _QUICK, mask=there, other=1.0)) > 0
+    return kl, offset, sums, _all_quick(saved, row, there)
 
 
 @triton.jit
@@ -168,78 +184,87 @@ def counting(keep, row, there):
 # --- kernels --------------------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=UNSPECIALISED)
+@triton.jit
+def _states_of(
+    group,  # int, which rows: those of a tile
+    s, t, values, saved, partial, keep, temperatures, temperature_bits, rows, inner, classes, chunk,
+    s_strides, t_strides, wide: tl.constexpr, anchors: tl.constexpr, way: tl.constexpr,
+    height: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
+    """Write the values and constants of a tile's rows, or the states of their parts."""
+    row = group.to(tl.int64) * height + tl.arange(0, height)[:, None]
+    there = row < rows
+    if partial is not None:
+        place = partial + (row * tl.num_programs(1) + tl.program_id(1)) * FIELDS
+    else:
+        place = saved + row * SAVED
+    if way == REST:
+        mark = tl.load(place, mask=there, other=0.0)
+        there = mark != mark
+    if tl.max(there.to(tl.int32)) > 0:
+        kept = counting(keep, row, there)
+        temperature = temperature_of(temperatures, temperature_bits, row, there)
+        hot = heated(temperature, wide)
+        pair = pair_of(s, t, row, inner, classes, s_strides, t_strides)
+        first = tl.program_id(1).to(tl.int64) * chunk
+        end = first + chunk  # a multiple of the tile's width
+        if way == QUICK:
+            state, done = quick_state(
+                pair, first, end, kept, temperature, hot, anchors, height, width
+            )
+        else:
+            state = _scan(pair, first, end, kept, temperature, hot, wide, anchors, width)
+            done = temperature < 0  # none
+        write_state(place, 0, state, there)
+        if way == QUICK:
+            tl.store(place, float("nan"), mask=there & ~done)
+        if partial is None:
+            kl, offset = finish(state)
+            if anchors:
+                done &= state.s_anchor == state.pivot
+            zero = tl.zeros_like(kl)
+            sums = Sums(kl, zero, zero, zero, zero)
+            _write_known(saved, row, kl, offset, sums, done.to(tl.float64), there)
+            if values is not None:
+                tl.store(values + row, tl.where(kept, kl, 0.0), mask=there)
+
+
+@triton.jit(do_not_specialize=[*UNSPECIALISED[:1], "rows", "inner", "span"])
 def states(
     s,  # [rows, classes], student's logits, of any strides
     t,  # [rows, classes], teacher's logits, of any strides
-    values,  # [rows] of float64, output: each row's divergence
+    values,  # [rows] of float64, output: each row's KL; or None
     saved,  # [rows, SAVED] of float64, output: constants that the gradients need
     partial,  # [rows, parts, FIELDS] of float64, output in place of both: parts' states; or None
     keep,  # [rows] of uint8, 0 where a row is left out; or None
     temperatures,  # [rows] of float64; or None, where one temperature is all rows'
     temperature_bits,  # int, bits of that temperature as a float64
-    first_bits,  # int, bits of the divergence's first number as a float64
-    second_bits,  # int, of the second
-    third_bits,  # int, of the third
-    fourth_bits,  # int, of the fourth
     rows,  # int, number of rows
     inner,  # int, length of the second of the two axes that rows lie in
     classes,  # int, number of classes
     chunk,  # int, classes of a part, a multiple of width
+    span,  # int, tiles' rows of a program, one after another, of the rest
     s_strides,  # [3], strides of s in elements: along both axes of rows, and along classes
     t_strides,  # [3], likewise of t
     wide: tl.constexpr,  # bool, whether to compute in float64 rather than float32
-    divergence: tl.constexpr,  # int, the divergence
-    t_means: tl.constexpr,  # bool, whether to find the sums for the gradient in t
-    s_means: tl.constexpr,  # bool, whether to find the sums for the gradient in s
-    single: tl.constexpr,  # bool, whether a part is one tile
+    anchors: tl.constexpr,  # bool, whether an anchor in the bulk of q is wanted too
+    way: tl.constexpr,  # int, `ALL`, `QUICK` or `REST`
     height: tl.constexpr,  # int, rows of a tile
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
     """Write the values and constants of rows, or the states of their parts."""
-    row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)[:, None]
-    there = row < rows
-    kept = counting(keep, row, there)
-    temperature = temperature_of(temperatures, temperature_bits, row, there)
-    hot = heated(temperature, wide)
-    pair = pair_of(s, t, row, inner, classes, s_strides, t_strides)
-    first = tl.program_id(1).to(tl.int64) * chunk
-    end = first + chunk  # a multiple of the tile's width
-    state, quick = _scan(
-        pair, first, end, kept, temperature, hot, wide, divergence, single, height, width
-    )
-    if partial is not None:
-        part = row * tl.num_programs(1) + tl.program_id(1)
-        write_state(partial, part * FIELDS, state, there)
+    if way == REST:
+        for k in range(span):
+            _states_of(
+                tl.program_id(0) * span + k, s, t, values, saved, partial, keep, temperatures,
+                temperature_bits, rows, inner, classes, chunk, s_strides, t_strides, wide,
+                anchors, way, height, width,
+            )  # fmt: skip
     else:
-        kl, offset = finish(state)
-        zero = tl.zeros_like(kl)
-        sums = Sums(kl, zero, zero, zero, zero)
-        write_state(saved, row * SAVED, state, there)
-        if divergence != KL:
-            numbers = numbers_of(first_bits, second_bits, third_bits, fourth_bits)
-            half = heated(2.0 * temperature, wide)
-            view = View(state, offset, numbers, temperature, hot, half)
-            begin, last = first, tl.minimum(end, classes)
-            # Only Jensen-Shannon has a quick way.
-            hurried: tl.constexpr = divergence == JS and not wide
-            quick &= state.s_anchor == state.pivot
-            if hurried:
-                begin = tl.where(tl.min(quick.to(tl.int32)) > 0, last, first)
-                found, found_t, found_s = quick_look(
-                    pair, first, begin, kept, looks_of(view), numbers.first, hot, t_means, s_means,
-                    height, width,
-                )  # fmt: skip
-            sums = _look(pair, begin, end, kept, view, wide, divergence, t_means, s_means, width)
-            value, t_mean, s_mean = sums.value, sums.t_mean, sums.s_mean
-            if hurried:
-                done = begin > first
-                value = tl.where(done, found, value)
-                t_mean, s_mean = tl.where(done, found_t, t_mean), tl.where(done, found_s, s_mean)
-            value = tl.where(kl == kl, value, float("nan"))
-            sums = Sums(value, t_mean, s_mean, sums.t_second, sums.s_second)
-        _write_known(saved, row, kl, offset, sums, quick.to(tl.float64), there)
-        tl.store(values + row, tl.where(kept, sums.value, 0.0), mask=there)
+        _states_of(
+            tl.program_id(0), s, t, values, saved, partial, keep, temperatures, temperature_bits,
+            rows, inner, classes, chunk, s_strides, t_strides, wide, anchors, way, height, width,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["temperature_bits", "rows", "parts"])
@@ -272,8 +297,9 @@ def join(
 def look(
     s,  # [rows, classes], student's logits, of any strides
     t,  # [rows, classes], teacher's logits, of any strides
-    sums,  # [rows, parts, SUMS] of float64, output: sums over parts of rows
-    saved,  # [rows, SAVED] of float64, constants of rows, from `join`
+    sums,  # [rows, parts, SUMS] of float64, output: sums over parts of rows; or None
+    values,  # [rows] of float64, output if rows are not shared: each row's divergence
+    saved,  # [rows, SAVED] of float64, constants of rows: likewise the sums' places are output
     keep,  # [rows] of uint8, 0 where a row is left out; or None
     temperatures,  # [rows] of float64; or None, where one temperature is all rows'
     temperature_bits,  # int, bits of that temperature as a float64
@@ -291,11 +317,13 @@ def look(
     divergence: tl.constexpr,  # int, the divergence
     t_means: tl.constexpr,  # bool, whether to find the sums for the gradient in t
     s_means: tl.constexpr,  # bool, whether to find the sums for the gradient in s
+    height: tl.constexpr,  # int, rows of a tile
     width: tl.constexpr,  # int, classes of a tile, a power of 2
 ):
-    """Make the sums of a divergence over parts of rows whose states are known."""
-    row = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)[:, None]
-    there = counting(keep, row, row < rows)
+    """Make the sums of a divergence over rows whose states are known, or over parts of them."""
+    row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)[:, None]
+    inside = row < rows
+    there = counting(keep, row, inside)
     temperature = temperature_of(temperatures, temperature_bits, row, there)
     hot, half = heated(temperature, wide), heated(2.0 * temperature, wide)
     first = tl.program_id(1).to(tl.int64) * chunk
@@ -305,10 +333,25 @@ def look(
     numbers = numbers_of(first_bits, second_bits, third_bits, fourth_bits)
     view = View(state, offset, numbers, temperature, hot, half)
     pair = pair_of(s, t, row, inner, classes, s_strides, t_strides)
-    found = _look(pair, first, end, there, view, wide, divergence, t_means, s_means, width)
-    part = sums + (row * tl.num_programs(1) + tl.program_id(1)) * SUMS
-    for k in tl.static_range(SUMS):
-        tl.store(part + k, found[k], mask=row < rows)
+    begin, last = first, tl.minimum(end, classes)
+    # Only Jensen-Shannon has a quick way.
+    hurried: tl.constexpr = divergence == JS and not wide and sums is None
+    if hurried:
+        begin = tl.where(_all_quick(saved, row, there), last, first)
+        found, found_t, found_s = quick_look(
+            pair, first, begin, there, looks_of(view), numbers.first, hot, t_means, s_means,
+            height, width,
+        )  # fmt: skip
+    made = _look(pair, begin, end, there, view, wide, divergence, t_means, s_means, width)
+    if hurried:
+        value, t_mean, s_mean = made.value + found, made.t_mean + found_t, made.s_mean + found_s
+        made = Sums(value, t_mean, s_mean, made.t_second, made.s_second)
+    if sums is not None:
+        part = sums + (row * tl.num_programs(1) + tl.program_id(1)) * SUMS
+        for k in tl.static_range(SUMS):
+            tl.store(part + k, made[k], mask=inside)
+    else:
+        _write_sums(values, saved, row, made, there, inside)
 
 
 @triton.jit(do_not_specialize=["rows", "parts"])
@@ -333,8 +376,5 @@ def join_sums(
         s_mean += tl.load(at + 2, mask=there, other=0.0)
         t_second += tl.load(at + 3, mask=there, other=0.0)
         s_second += tl.load(at + 4, mask=there, other=0.0)
-    kl = tl.load(saved + row * SAVED + _KL, mask=there, other=0.0)
-    value = tl.where(kl == kl, value, float("nan"))
     found = Sums(value, t_mean, s_mean, t_second, s_second)
-    _write_means(saved + row * SAVED, found, there)
-    tl.store(values + row, tl.where(counting(keep, row, there), value, 0.0), mask=there)
+    _write_sums(values, saved, row, found, counting(keep, row, there), there)

@@ -41,6 +41,8 @@ class Heat(NamedTuple):
     """The constants of a temperature that `weight` takes, in the dtype of the elements."""
 
     inverse: Any
+    inverse_low: Any
+    """What 1/T has beyond ``inverse``; 0 in float64."""
     per: Any
     ln2: Any
     ln2_low: Any
@@ -131,8 +133,10 @@ def heated(temperature, wide: tl.constexpr):
     else:
         head = ((bits >> 38) << 38).to(tl.float64, bitcast=True)
         gone = -110.0
+    inverse = 1.0 / temperature
     return Heat(
-        (1.0 / temperature).to(kind),
+        inverse.to(kind),
+        (inverse - inverse.to(kind).to(tl.float64)).to(kind),
         (like(temperature, LOG2_E) / temperature).to(kind),
         head.to(kind),
         ((high - head) + low).to(kind),
