@@ -206,10 +206,11 @@ def renyi(order, p, q):
 def truths(name, size, dtype, temperature=1.0):
     """The truth of every row of `batch`."""
     _, s, t = batch(size, dtype)
-    return [_of_row(RECORDS[name], *row, temperature) for row in zip(s, t, strict=True)]
+    return [of_row(RECORDS[name], *row, temperature) for row in zip(s, t, strict=True)]
 
 
-def _of_row(record, s, t, temperature):
+def of_row(record, s, t, temperature=1.0):
+    """`exact`, and 0 where P is Q."""
     if constant(s, t):
         zeros = np.zeros(len(s))
         return Truth(0.0, zeros, zeros)

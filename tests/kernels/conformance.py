@@ -310,7 +310,13 @@ class Pallas(Technology):
         {("a class against the bulk",): "5.5e-6 in the gradient in the target"}
     )
     unsure = MappingProxyType(
-        {(3, "float32", 0.7): "beyond 1e-6 where XLA contracts what formulas rely on"}
+        {
+            (
+                3,
+                "float32",
+                0.7,
+            ): "a gradient of subnormal probabilities, which XLA takes for 0 on a CPU"
+        }
     )
 
     @property

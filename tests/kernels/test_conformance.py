@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from f_divergences import RECORDS, wrong_rows
+from f_divergences import RECORDS, condition, of_row, wrong_rows
 from f_divergences import exact as of_definition
 from kernels.conformance import AVAILABLE, FLOATS, HALVES, TECHNOLOGIES, each, formulas, kind
 from libraries import demanded, unit
 from logit_families import (
     NEARLY_GOOD,
+    TARGET,
     assert_right,
     batch,
     gradient_error,
@@ -252,6 +253,68 @@ def test_divergences_of_many_classes_with_masks_and_temperatures(technology, nam
         np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
         error = abs(one - other).sum(axis=-1)
         assert (error <= 9 * unit("float32") * abs(other).sum(axis=-1))[~np.isnan(error)].all()
+
+
+EDGES = np.stack(np.meshgrid(*[[-np.inf, 0.0, 1.0]] * 3, *[[-np.inf, 0.0, 1.5]] * 3), -1)
+# No probability is the same on both sides but in equal rows: total variation has no slope there.
+EDGES = EDGES.reshape(-1, 2, 3) + np.outer([0, 1], [0.0, 0.3, 0.7])
+"""All pairs of a student and a teacher of three classes, which may be masked."""
+
+AT_EDGES = {
+    "float32": ("KL", "JS", "TV", "mixture", "Jeffreys"),
+    "float64": ("Hellinger", "skew", "alpha", "chi2"),
+}
+
+
+@each(
+    "dtype name how",
+    lambda technology: [
+        (dtype, name, None)
+        for dtype, names in AT_EDGES.items()
+        for name in names
+        if technology.apart or name == "KL"
+    ],
+    more=lambda technology: [
+        (dtype, name, how)
+        for dtype in FLOATS
+        for name in (*AT_EDGES["float32"], *AT_EDGES["float64"], "Jeffreys, weighed")
+        for how in (None, *technology.splits)
+        if technology.apart or name in {"KL", "JS"}
+    ],
+)
+def test_edges(technology, dtype, name, how, monkeypatch):
+    """Masked classes, at any temperature, in rows that are left out and in shared ones too."""
+    times = 1
+    rows = EDGES[::7]
+    if how is not None:
+        technology.split(monkeypatch, how)
+        rows, times = EDGES[::29], 200
+    keep, warm = np.arange(len(rows)) % 5 != 3, np.resize([1.0, 0.25, 3.0], len(rows))
+    s, t = (np.repeat(rows[:, side], times, axis=1).astype(dtype) for side in (0, 1))
+    value, gradients = of_record(
+        name, technology, s, t, warm.astype(dtype), keep, dtype=dtype, temperature=None
+    )
+    wrong = {}
+    for k, (pair, T) in enumerate(zip(rows, warm, strict=True)):
+        found = [each[k] for each in (value, *gradients)]
+        if not keep[k]:
+            right = not any(each.any() for each in found)
+        elif not np.isfinite(pair).any(-1).all():
+            right = all(np.isnan(each).all() for each in found)
+        else:
+            true = of_row(RECORDS[name], *pair, T)
+            allowed = condition(RECORDS[name], *(pair / T), true)
+            true = [true.value, *(np.repeat(each / times, times) for each in true[1:])]
+            errors = [
+                error(one, other, dtype) / most
+                for error, one, other, most in zip(
+                    (value_error, gradient_error, gradient_error), found, true, allowed, strict=True
+                )
+            ]
+            right = max(errors) <= TARGET[dtype]
+        if not right:
+            wrong[str(pair), T] = found
+    assert wrong == {}
 
 
 @each("name", NEARLY_GOOD)

@@ -7,9 +7,11 @@ import itertools
 import re
 import shutil
 import subprocess
+import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,16 +35,18 @@ def nvrtc():
 
 def compiled(name, architecture, *, real="float32", **macros):
     """A kernel's PTX and what the compiler said."""
+    options = compiling.definitions(REAL=compiling.TYPES[real], **macros)
+    text = compiling.joined(compiling.SOURCES[name])
+    return built(text, (*compiling.OPTIONS, *options), architecture)
+
+
+def built(text, options, architecture):
     library = nvrtc()
     if library is None:
         pytest.skip("the wheel nvidia-cuda-nvrtc-cu12 is not installed")
-    options = [
-        *compiling.OPTIONS,
-        *compiling.definitions(REAL=compiling.TYPES[real], **macros),
-        f"-arch={architecture.replace('sm', 'compute')}",
-    ]
+    options = [*options, f"-arch={architecture.replace('sm', 'compute')}"]
     program = ctypes.c_void_p()
-    text = compiling.joined(compiling.SOURCES[name]).encode()
+    text = text.encode()
     assert library.nvrtcCreateProgram(ctypes.byref(program), text, b"kldiv.cu", 0, None, None) == 0
     pointers = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
     code = library.nvrtcCompileProgram(program, len(options), pointers)
@@ -106,6 +110,35 @@ def test_products_are_not_fused_by_the_compiler():
     assert asked > 50
     assert others == []
     assert "mul.f32" not in ptx.replace("mul.rn.f32", "").replace("mul.ftz", "")
+
+
+def test_subnormal_numbers_count_and_kernels_are_kept(monkeypatch, tmp_path):
+    """What CuPy compiles by itself takes them for 0: a probability near 1e-38, and its gradient."""
+    seen = []
+
+    def compile_using_nvrtc(text, options, filename):
+        seen.append(filename)
+        return built(text, options, "sm_90")[0].encode(), None
+
+    def module(path):
+        return SimpleNamespace(get_function=lambda name: Path(path).read_text(encoding="utf-8"))
+
+    cuda = SimpleNamespace(
+        Device=lambda: SimpleNamespace(compute_capability="90"),
+        compiler=SimpleNamespace(compile_using_nvrtc=compile_using_nvrtc),
+        nvrtc=SimpleNamespace(getVersion=lambda: (12, 9)),
+    )
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda, RawModule=module))
+    monkeypatch.setitem(sys.modules, "cupy.cuda", cuda)
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "new"))
+    told = macros("row_loss", "float32", classes=10)
+    for _ in range(2):  # the second process finds the file
+        compiling._compiled.cache_clear()
+        ptx = compiling.kernel("row_loss", "float32", **told)
+        assert "mul.rn.f32" in ptx
+        assert ".ftz.f32" not in ptx
+    compiling._compiled.cache_clear()
+    assert seen == ["row_loss.cu"]
 
 
 def assembler():

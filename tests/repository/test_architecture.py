@@ -92,7 +92,7 @@ def test_formulas_know_no_framework_and_nothing_above_them(path):
 
 LAYERS = {
     "backends": "_types backends config errors formulas kernels",
-    "kernels": "_types errors formulas kernels",
+    "kernels": "_files _types errors formulas kernels",
     "config": "_types backends errors",
     "distributions": "_call _types backends distributions errors formulas",
     "distributions/closed_forms": "_types distributions errors formulas",

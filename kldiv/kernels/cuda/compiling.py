@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from kldiv._files import replacing
 from kldiv.formulas import numbers
 
 if TYPE_CHECKING:
@@ -93,13 +97,33 @@ def definitions(**macros: object) -> tuple[str, ...]:
     return tuple(f"-D{name}={value}" for name, value in sorted(macros.items()))
 
 
-@cache
 def load(name: str, macros: tuple[str, ...]) -> Any:
-    """Return a kernel, compiled for the current device; CuPy does it for others when launched."""
+    """Return a kernel for the current device, and others of its kind."""
     import cupy  # noqa: PLC0415 - it compiles and launches
 
-    module = cupy.RawModule(code=joined(SOURCES[name]), options=(*OPTIONS, *macros))
-    return module.get_function(name)
+    return _compiled(name, macros, cupy.cuda.Device().compute_capability)
+
+
+@cache
+def _compiled(name: str, macros: tuple[str, ...], capability: str) -> Any:
+    """Return a kernel for the current device, which is of this kind, kept on disk.
+
+    CuPy's ``RawModule`` would let NVRTC take subnormal numbers for zero, whatever the options say.
+    """
+    import cupy  # noqa: PLC0415
+    from cupy.cuda import compiler, nvrtc  # noqa: PLC0415
+
+    text, options = joined(SOURCES[name]), (*OPTIONS, *macros)
+    words = [text, *options, capability, str(nvrtc.getVersion())]
+    digest = hashlib.sha256("\n".join(words).encode()).hexdigest()
+    folder = Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
+    path = folder / f"kldiv-{digest[:32]}.cubin"
+    if not path.exists():
+        code, _ = compiler.compile_using_nvrtc(text, options, filename=f"{name}.cu")
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(code)
+    return cupy.RawModule(path=str(path)).get_function(name)
 
 
 def kernel(name: str, real: str, **macros: object) -> Any:

@@ -507,4 +507,9 @@ def anchor_power(view, rate):
     factor = tl.zeros_like(high) - rate
     power = factor * high
     rest = tl.fma(factor, high, -power) + factor * low
-    return _exp_over(power, rest, view.temperature) * tl.exp(factor * view.offset)
+    # An anchor at a class that q masks is so far away that the product may overflow.
+    far = tl.abs(power) > 1e300
+    power = _exp_over(
+        bounded(power, like(power, 1e300)), tl.where(far, 0.0, rest), view.temperature
+    )
+    return power * tl.exp(factor * view.offset)

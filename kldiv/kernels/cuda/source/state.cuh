@@ -297,7 +297,10 @@ struct AtAnchor {
     // (q/p)^rate: the product with rate is a double word.
     DEVICE_MEMBER Wide power(Wide rate) const {
         Wide high = -rate * apart.high, low = fused(-rate, apart.high, -high) - rate * apart.low;
-        return exp_over(Word<Wide>{high, low}, temperature) * exp_of(-rate * offset);
+        Wide rest = exp_of(-rate * offset);
+        // An anchor at a class that q masks is so far away that the product may overflow.
+        if (absolute(high) > 1e300) return exp_of(high / temperature) * rest;
+        return exp_over(Word<Wide>{high, low}, temperature) * rest;
     }
 };
 
