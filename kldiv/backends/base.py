@@ -214,6 +214,10 @@ class Backend(InChunks):
         """Return the array without its gradient."""
         return array
 
+    def follows(self, array: Array) -> bool:
+        """Return whether derivatives in an array are taken, which are lost where it is read."""
+        return False
+
     def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:
         """Return why nothing can be written into an array while others are read, or None."""
         return None

@@ -16,6 +16,7 @@ from kldiv.backends.torch_.autograd import Plain, Transformable, TransformableLi
 from kldiv.backends.torch_.transforms import (
     evaluate,
     exporting,
+    follows,
     is_symbolic,
     is_wrapped,
     lie_in_memory,
@@ -91,6 +92,9 @@ class TorchBackend(Backend):
 
     def constant(self, array: Array) -> Array:
         return xp.constant(array)
+
+    def follows(self, array: Array) -> bool:
+        return follows(array)
 
     def readable(self, array: Any) -> bool:
         if isinstance(array, torch.Tensor):
