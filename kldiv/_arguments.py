@@ -176,9 +176,10 @@ def setting(name: str, given: Any) -> float:
 def _is_followed(given: Any) -> bool:
     """Return whether it is an array that its library takes derivatives in."""
     try:
-        return backends.find(given).follows(given)
+        follows = backends.find(given).follows
     except LibraryError:  # a fraction, say
         return False
+    return follows is not None and follows(given)
 
 
 def fixed_temperature(temperature: float | Array) -> float | None:

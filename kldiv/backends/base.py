@@ -132,6 +132,8 @@ class Backend(InChunks):
     arrays; where there is such a function, routes keep choices."""
     readable: Callable[[Any], bool] | None = None
     """Tells whether an array's numbers can be read: those that a compiler traces cannot."""
+    follows: Callable[[Any], bool] | None = None
+    """Tells whether derivatives are taken in an array that can be read, which reading would lose."""
     threads: Callable[[], int] | None = None
     """Gives how many of a CPU's threads the library uses, where it has such a setting."""
 
@@ -213,10 +215,6 @@ class Backend(InChunks):
     def constant(self, array: Array) -> Array:
         """Return the array without its gradient."""
         return array
-
-    def follows(self, array: Array) -> bool:
-        """Return whether derivatives in an array are taken, which are lost where it is read."""
-        return False
 
     def unwritable(self, array: Array, others: Sequence[Array]) -> str | None:
         """Return why nothing can be written into an array while others are read, or None."""

@@ -67,6 +67,7 @@ class TorchBackend(Backend):
     technologies = (CPU, TRITON, BLOCKS)
     numpy_float32 = False
     threads = staticmethod(torch.get_num_threads)
+    follows = staticmethod(follows)
 
     def namespace(self, array: Array | None = None) -> Namespace:
         return xp
@@ -92,9 +93,6 @@ class TorchBackend(Backend):
 
     def constant(self, array: Array) -> Array:
         return xp.constant(array)
-
-    def follows(self, array: Array) -> bool:
-        return follows(array)
 
     def readable(self, array: Any) -> bool:
         if isinstance(array, torch.Tensor):
