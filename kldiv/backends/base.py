@@ -133,7 +133,7 @@ class Backend(InChunks):
     readable: Callable[[Any], bool] | None = None
     """Tells whether an array's numbers can be read: those that a compiler traces cannot."""
     follows: Callable[[Any], bool] | None = None
-    """Tells whether derivatives are taken in an array that can be read, which reading would lose."""
+    """Tells whether derivatives are taken in an array: reading its number would lose them."""
     threads: Callable[[], int] | None = None
     """Gives how many of a CPU's threads the library uses, where it has such a setting."""
 
