@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kldiv import backends
 from kldiv.backends.base import FLOATS
-from kldiv.errors import DTypeError, OptionError, ShapeError
+from kldiv.errors import DTypeError, LibraryError, OptionError, ShapeError
 from kldiv.formulas.divergences import LEAST
 from kldiv.formulas.numbers import HEATS
 from kldiv.formulas.reductions import cast
@@ -19,7 +20,6 @@ from kldiv.formulas.reductions import cast
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kldiv import backends
     from kldiv._types import Array
 
 
@@ -165,12 +165,21 @@ def setting(name: str, given: Any) -> float:
     given = as_number(given)
     if isinstance(given, int | float):
         return given
-    if not isinstance(given, str | bytes) and not getattr(given, "requires_grad", False):
+    if not isinstance(given, str | bytes) and not _is_followed(given):
         with suppress(TypeError, ValueError, RuntimeError):  # JAX's tracers raise the first
             return float(given)
     raise OptionError(
         f"{name} must be a number, and no array that is differentiated in or traced; got {given!r}"
     )
+
+
+def _is_followed(given: Any) -> bool:
+    """Return whether it is an array that its library takes derivatives in."""
+    try:
+        follows = backends.find(given).follows
+    except LibraryError:  # a fraction, say
+        return False
+    return follows is not None and follows(given)
 
 
 def fixed_temperature(temperature: float | Array) -> float | None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kldiv._arguments import as_number, check_heat, check_row_arrays
+from kldiv._arguments import as_number, check_heat, check_row_arrays, setting
 from kldiv._call import LinearCall, Reducing, dtypes, resolve_arrays
 from kldiv.backends.base import HALVES
 from kldiv.errors import OptionError, ShapeError
@@ -115,7 +115,10 @@ def layer_of(input: Array, weight: Array | None) -> Head:
 
 def is_unset(name: str, value: Any) -> bool:
     """Return whether a setting of a layer is left as it is without it."""
-    return value is None or (name.endswith("logit_scale") and bool(value == 1))
+    value = as_number(value)  # a tensor of 1 is set: it may be differentiated in
+    return value is None or (
+        name.endswith("logit_scale") and isinstance(value, int | float) and value == 1
+    )
 
 
 def completed(head: Head, names: tuple[str, ...], options: dict[str, Any]) -> Head:
@@ -132,12 +135,12 @@ def completed(head: Head, names: tuple[str, ...], options: dict[str, Any]) -> He
         value = getattr(head, name)
         if value is None and name == "softcap":
             continue
-        number = as_number(value)
-        if not isinstance(number, int | float) or not 0 < number < math.inf:
+        number = setting(prefix + name, value)
+        if not 0 < number < math.inf:
             raise OptionError(
                 f"{prefix}{name} must be a number, positive and finite; got {value!r}"
             )
-        head = head._replace(**{name: float(value)})
+        head = head._replace(**{name: float(number)})
     return head
 
 

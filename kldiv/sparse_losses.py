@@ -6,7 +6,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from kldiv import backends
-from kldiv._arguments import as_number, check_axis, check_heat, fixed_temperature, same_rows
+from kldiv._arguments import (
+    as_number,
+    check_axis,
+    check_heat,
+    fixed_temperature,
+    same_rows,
+    setting,
+)
 from kldiv._call import Call, differentiable, wider
 from kldiv._docstrings import options_of
 from kldiv._rows import Rows
@@ -242,17 +249,18 @@ def _target_temperature(own: float | None, fixed: float | None, tail: str) -> fl
     """Return the temperature of the log-probabilities, None where it is that of the loss."""
     if tail not in TAILS:
         raise OptionError(f"tail must be one of {', '.join(map(repr, TAILS))}; got {tail!r}")
-    if own is None or own == fixed:
+    if own is None:
         return None
-    if fixed_temperature(own) is None:
-        raise OptionError(f"target_temperature must be a number; got {own!r}")
+    own = fixed_temperature(setting("target_temperature", own))
+    if own == fixed:
+        return None
     if tail == BUCKET:
         raise OptionError(
             f"log-probabilities taken at temperature {own} are not those of the loss, "
             f"{'an array' if fixed is None else fixed}, and the mass of the others cannot be "
             "brought there; take them at the temperature of the loss, or pass tail='renormalize'"
         )
-    return float(own)
+    return own
 
 
 def _check_shapes(

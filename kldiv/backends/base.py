@@ -132,6 +132,8 @@ class Backend(InChunks):
     arrays; where there is such a function, routes keep choices."""
     readable: Callable[[Any], bool] | None = None
     """Tells whether an array's numbers can be read: those that a compiler traces cannot."""
+    follows: Callable[[Any], bool] | None = None
+    """Tells whether derivatives are taken in an array: reading its number would lose them."""
     threads: Callable[[], int] | None = None
     """Gives how many of a CPU's threads the library uses, where it has such a setting."""
 

@@ -191,14 +191,17 @@ class TopKOperation(OfDivergence):
     ) -> Rows:
         """Return the rows of K or K + 1 classes."""
         a, valid = entries.a, entries.valid
-        top = xp.max(xp.where(valid, read.own, -xp.inf), axis=-1, keepdims=True)
-        top = xp.maximum(top, read.highest)
-        # No result depends on it, where it is a number: a class that is not given has no slope.
-        top = held(xp, xp.where(entries.foreign | (top == -xp.inf), xp.nan, top))
+        own = xp.where(valid, read.own, -xp.inf)
+        if self.tail == BUCKET:
+            # No result depends on it, where it is a number: a class that is not given has no slope.
+            top = held(xp, xp.maximum(xp.max(own, axis=-1, keepdims=True), read.highest))
+        else:
+            top = taken(xp, own, xp.argmax(own, axis=-1, keepdims=True))
+        top = xp.where(entries.foreign | (top == -xp.inf), xp.nan, top)
         heat = 1.0 if self.target_temperature is None else temperature
         divisor = temperature if self.target_temperature is None else 1.0
         own = [over_top(xp, read.own, top, divisor, valid)]
-        teacher = [masked_words(xp, valid, *self._teacher(xp, xp.where(valid, a, 0.0)))]
+        teacher = [masked_words(xp, valid, *self._teacher(xp, xp.where(valid, a, 0.0), entries))]
         if self.tail != BUCKET:
             return Rows(top, None, Wide(*own[0]), Wide(*teacher[0]), heat)
         own.append(together(xp, read.highest, read.weight, top, temperature))
@@ -219,7 +222,10 @@ class TopKOperation(OfDivergence):
     def slopes(self, side: int, rows: Rows, block: Block) -> tuple[Array, Array | None]:
         """Return the gradient in a side's logits: of the given classes, and of the others."""
         found = self.divergence.gradient(side, block)
-        return (found, None) if rows.rest is None else (found[..., :-1], found[..., -1:])
+        if rows.rest is None:
+            logits = (rows.t if side == TEACHER else rows.s).high
+            return of_likeliest(block.xp, logits, found), None
+        return found[..., :-1], found[..., -1:]
 
     def in_given(
         self, xp: Namespace, entries: Entries, rows: Rows, temperature: Temperature, block: Block
@@ -267,12 +273,28 @@ class TopKOperation(OfDivergence):
             found = found + moment(xp, of_teacher, rows.t.high)
         return found, last
 
-    def _teacher(self, xp: Namespace, a: Array) -> DoubleWord:
-        """Return the log-probabilities, times their temperature if they have their own."""
-        zero = xp.zeros_like(a)
+    def _teacher(self, xp: Namespace, a: Array, entries: Entries) -> DoubleWord:
+        """Return the log-probabilities, times their temperature if they have their own.
+
+        Renormalised ones are less the likeliest, as the student's logits are, and derive from that
+        too: a slope in it is then made of those in the others, where 1 − p would round to 0.
+        """
+        if self.tail == BUCKET:
+            return a, xp.zeros_like(a)
+        words = two_difference(a, taken(xp, a, entries.likeliest))
         if self.target_temperature is None:
-            return a, zero
-        return product(xp, a, zero, factor_of(xp, number(self.target_temperature), a))
+            return words
+        return product(xp, *words, factor_of(xp, number(self.target_temperature), a))
+
+
+def of_likeliest(xp: Namespace, logits: Array, slopes: Array) -> Array:
+    """Return slopes, of which that of the likeliest class derives from the others': their sum is 0.
+
+    Its own derivatives have a factor 1 − p, which would round to 0.
+    """
+    here = counted(xp, logits) == xp.argmax(logits, axis=-1, keepdims=True)
+    others = total(xp, xp.where(here, 0.0, slopes))
+    return xp.where(here, held(xp, slopes) + (held(xp, others) - others), slopes)
 
 
 def others_of(xp: Namespace, logits: Array, temperature: Temperature) -> tuple[Array, Array, Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import mpmath
 import numpy as np
 import pytest
 from f_divergences import RECORDS
@@ -348,3 +349,62 @@ def test_second_derivatives_where_the_other_classes_are_the_likeliest(torch, bet
     )
     for i, j in np.ndindex(2, 2):
         torch.testing.assert_close(found[i][j], wanted[i][j], rtol=1e-12, atol=1e-14)
+
+
+def _renormalized(x, beta):
+    q, p = ([mpmath.exp(each) for each in side] for side in (x[:3], x[3:]))
+    q, p = ([each / mpmath.fsum(side) for each in side] for side in (q, p))
+    m = [beta * a + (1 - beta) * b for a, b in zip(p, q, strict=True)]
+    weighed = [(beta or 1, p, m), (1 - beta or 1, q, m)][beta == 1 : 1 + (beta > 0)]
+    return mpmath.fsum(
+        w * each * mpmath.log(each / middle)
+        for w, side, mixture in weighed
+        for each, middle in zip(side, mixture, strict=True)
+    )
+
+
+def _slopes_and_hessian(function, x):
+    step = mpmath.mpf(10) ** -120
+    corners = [(i, j) for i in (1, -1) for j in (1, -1)]
+
+    def moved(k, l, i, j):  # noqa: E741
+        y = list(x)
+        y[k] += i * step
+        y[l] += j * step
+        return function(y)
+
+    size = range(len(x))
+    slopes = [(moved(k, k, 1, 0) - moved(k, k, -1, 0)) / (2 * step) for k in size]
+    return np.array(slopes), np.array(
+        [
+            [sum(i * j * moved(k, l, i, j) for i, j in corners) / (4 * step**2) for l in size]  # noqa: E741
+            for k in size
+        ]
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("beta", [0.0, 1.0, 0.5])
+@pytest.mark.parametrize("far", [40, 240])
+def test_second_derivatives_where_a_class_holds_almost_all_mass(torch, beta, far, dtype):
+    far = far / 8 if dtype == "float32" else far  # no product of two masses is subnormal
+    for own, teacher in (
+        ([0.3, -0.5, 1.0], [-0.1, -far, -far - 2.5]),
+        ([0.3 - far, 0.5, -far - 2], [-far, -far - 1.5, -1.0]),
+        ([0.3 - far, 0.5, -far - 2], [-far, -0.5, -far - 1.5]),
+    ):
+        x = torch.tensor(own + teacher, dtype=getattr(torch, dtype))
+        options = {"beta": beta, "tail": "renormalize"}
+        found = torch.autograd.functional.hessian(
+            lambda x, o=options: loss(x[:3], x[3:], torch.arange(3), **o), x
+        )
+        with mpmath.workdps(500):
+            at = [mpmath.mpf(each) for each in x.tolist()]
+            slopes, wanted = _slopes_and_hessian(lambda x: _renormalized(x, beta), at)
+            # As the search scales them.
+            reach = abs(slopes) + abs(wanted) @ [abs(each) for each in at]
+            share = np.outer(reach, [1 / abs(each) for each in at])
+            curved = [mpmath.sqrt(abs(each)) for each in np.diagonal(wanted)]
+            scale = np.outer(curved, curved) + share + share.T
+            error = (abs(np.array(found.tolist()) - wanted) / scale).max()
+        assert error < 20 * unit(dtype)

@@ -144,6 +144,10 @@ def test_an_array_is_not_differentiated_in_twice():
         kldiv.value_and_grad(kldiv.kl_div, argnums=(0, 0))
 
 
+def _places(s):
+    return np.broadcast_to(np.arange(s.shape[-1]), s.shape).copy()
+
+
 def _of_a_setting():
     s, t = abs(LOGITS[:, 0])  # probabilities too
     labels = np.zeros(s.shape[:-1], int)
@@ -158,6 +162,11 @@ def _of_a_setting():
         "hard_weight": lambda xp, x: kldiv.distillation_loss(
             xp(s), xp(t), xp(labels), hard_weight=x
         ),
+        "logit_scale": lambda xp, x: kldiv.linear_kl_div(*[xp(s[0])] * 4, logit_scale=x),
+        "softcap": lambda xp, x: kldiv.linear_kl_div(*[xp(s[0])] * 4, softcap=x),
+        "target_temperature": lambda xp, x: kldiv.topk_kl_div_with_logits(
+            xp(s), xp(-t), xp(_places(s)), tail="renormalize", target_temperature=x
+        ),
         "m": lambda xp, x: records.Mixture(x, 1.0, 1.0) and x,
         "w": lambda xp, x: records.Jeffreys(x) and x,
         "alpha of a record": lambda xp, x: hash(records.Alpha(x)) and x,
@@ -170,9 +179,43 @@ def test_a_setting_loses_no_gradient_in_silence(name, jax, torch):
     number = call(np.asarray, 0.5)
     for same in (np.float32(0.5), np.array(0.5)):
         assert float(call(np.asarray, same)) == number
-    for given in (torch.tensor(0.5, requires_grad=True), "0.5", b"0.5", None):
+    # None leaves these three as they are.
+    unset = name in {"logit_scale", "softcap", "target_temperature"}
+    for given in (torch.tensor(0.5, requires_grad=True), "0.5", b"0.5", *[None] * (not unset)):
         with pytest.raises(OptionError, match=f"{name.split()[0]} must be a number"):
             call(torch.as_tensor, given)
     for transformed in (jax.grad, jax.jit):
         with pytest.raises(OptionError, match=f"{name.split()[0]} must be a number"):
             transformed(lambda x: call(jax.numpy.asarray, x))(0.0 if name == "hard_weight" else 0.5)
+
+
+def _of_forward_mode(torch):
+    def dual(function, x):
+        with torch.autograd.forward_ad.dual_level():
+            return function(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+
+    def jvp(function, x):
+        return torch.func.jvp(function, (x,), (torch.ones_like(x),))
+
+    def beneath(function, x):  # another transform lies over the one that follows the option
+        inner = torch.func.grad(lambda y, x: function(x).sum() * y)
+        return jvp(lambda x: inner(torch.ones_like(x), x), x)
+
+    def grad(function, x):
+        return torch.func.grad(function)(x)
+
+    def vmap(function, x):
+        return torch.func.vmap(function)(x[None])
+
+    return dual, jvp, beneath, grad, vmap
+
+
+@pytest.mark.parametrize("name", _of_a_setting())
+@pytest.mark.parametrize("number", [0.5, 1.0])  # 1 is what some are by default
+def test_a_setting_loses_no_derivative_of_a_transform_in_silence(name, number, torch):
+    def call(x):
+        return _of_a_setting()[name](torch.as_tensor, x)
+
+    for transform in _of_forward_mode(torch):
+        with pytest.raises(OptionError, match=f"{name.split()[0]} must be a number"):
+            transform(call, torch.tensor(number))

@@ -16,6 +16,7 @@ from kldiv.backends.torch_.autograd import Plain, Transformable, TransformableLi
 from kldiv.backends.torch_.transforms import (
     evaluate,
     exporting,
+    follows,
     is_symbolic,
     is_wrapped,
     lie_in_memory,
@@ -66,6 +67,7 @@ class TorchBackend(Backend):
     technologies = (CPU, TRITON, BLOCKS)
     numpy_float32 = False
     threads = staticmethod(torch.get_num_threads)
+    follows = staticmethod(follows)
 
     def namespace(self, array: Array | None = None) -> Namespace:
         return xp

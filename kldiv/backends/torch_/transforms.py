@@ -47,6 +47,13 @@ def is_symbolic(tensor: Array) -> bool:
     return torch.compiler.is_compiling() or isinstance(tensor, FakeTensor) or is_wrapped(tensor)
 
 
+def follows(tensor: Array) -> bool:
+    """Return whether autograd, forward mode or a ``torch.func`` transform follows a tensor."""
+    if tensor.requires_grad or torch.compiler.is_compiling():  # that cannot ask for the others
+        return bool(tensor.requires_grad)
+    return is_wrapped(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
+
+
 def whole(array: Array) -> Array | None:
     """Return the tensor of which ``vmap`` shows an entry; None inside another transform."""
     while is_wrapped(array):

@@ -118,12 +118,17 @@ def _compiled(name: str, macros: tuple[str, ...], capability: str) -> Any:
     digest = hashlib.sha256("\n".join(words).encode()).hexdigest()
     folder = Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
     path = folder / f"kldiv-{digest[:32]}.cubin"
-    if not path.exists():
-        code, _ = compiler.compile_using_nvrtc(text, options, filename=f"{name}.cu")
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(code)
-    return cupy.RawModule(path=str(path)).get_function(name)
+    try:
+        if not path.exists():
+            code, _ = compiler.compile_using_nvrtc(text, options, filename=f"{name}.cu")
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                file.write(code)
+        module = cupy.RawModule(path=str(path))
+    # Not a documented interface, and the folder may be read-only: then with such numbers as zeros.
+    except (AttributeError, TypeError, OSError, RuntimeError):
+        module = cupy.RawModule(code=text, options=options)
+    return module.get_function(name)
 
 
 def kernel(name: str, real: str, **macros: object) -> Any:
