@@ -52,8 +52,6 @@ class Technology:
     """Whether it has all divergences of rows that kernels have, not only KL and JS."""
     reuses = False
     """Whether it runs the formulas' own code: interpreted, it shows little that they do not."""
-    misses = MappingProxyType({})
-    """Cases in which it is known to miss the target, and by how much."""
     unsure = MappingProxyType({})
     """Cases that it misses on some processors, and why."""
     splits = ()
@@ -306,16 +304,10 @@ class Pallas(Technology):
     reuses = True
     splits = (64,)
 
-    misses = MappingProxyType(
-        {("a class against the bulk",): "5.5e-6 in the gradient in the target"}
-    )
     unsure = MappingProxyType(
         {
-            (
-                3,
-                "float32",
-                0.7,
-            ): "a gradient of subnormal probabilities, which XLA takes for 0 on a CPU"
+            ("a class against the bulk",): "5.5e-6 in the gradient in the target",
+            (3, "float32", 0.7): "subnormal probabilities, which XLA takes for 0 on a CPU",
         }
     )
 
@@ -436,9 +428,6 @@ def each(names="", cases=((),), more=(), only=lambda technology: True):
         if technology.reuses and technology.interpreted:
             further = further[::3]
         misses = {
-            case: [pytest.mark.xfail(reason=reason)] for case, reason in technology.misses.items()
-        }
-        misses |= {
             case: [pytest.mark.xfail(reason=reason, raises=AssertionError, strict=False)]
             for case, reason in technology.unsure.items()
         }

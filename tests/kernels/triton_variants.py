@@ -48,7 +48,8 @@ def compiled(kernel, constants, pointers, warps):
             if name in {"classes", "chunk"}:
                 attributes[place,] = ALIGNED
     source = ASTSource(kernel, signature, constexprs, attributes)
-    options = {**launch.OPTIONS, "num_warps": warps}
+    quick = constants.get("way") == rows.QUICK.value
+    options = {**(launch.QUICK_OPTIONS if quick else launch.OPTIONS), "num_warps": warps}
     found = triton.compile(source, target=TARGET, options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(found.asm["cubin"])
