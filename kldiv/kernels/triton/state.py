@@ -407,6 +407,8 @@ def block_state(t, s, temperature, hot, wide: tl.constexpr, both_anchors: tl.con
     phi = total(tl.where(inside, term, (mass - w) + w * step * hot.inverse))
 
     zero = tl.zeros_like(t_sum)
+    # Where the student has lost all, e⁻ˣ is 0.
+    y = tl.where(both, y, tl.where(some, -t_sum, zero))
     s_anchor, s_anchor_low = zero, zero
     if both_anchors:
         s_first, s_first_low = two_difference(s_beside, s_top)
@@ -418,7 +420,7 @@ def block_state(t, s, temperature, hot, wide: tl.constexpr, both_anchors: tl.con
     s_anchor_low = tl.where(s_sum > 0, s_anchor_low, zero)
     return State(
         *(t_max, t_sum, s_max, s_sum),
-        *(pivot, pivot_low, tl.where(both, y, zero), tl.where(both, phi, zero)),
+        *(pivot, pivot_low, y, tl.where(both, phi, zero)),
         *(anchor, anchor_low, tl.where(some, drift, zero)),
         *(lost.to(tl.float64), s_anchor, s_anchor_low),
     )
