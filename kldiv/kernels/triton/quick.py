@@ -257,7 +257,7 @@ def _is_good(sums, far, rise, guess, temperature):
 
 @triton.jit
 def _state_of(sums, guess, temperature, good):
-    """Return the state that sums make, or that of no classes."""
+    """Return the state that sums make; where they are no good that of no classes, but NaN first."""
     zero = tl.zeros_like(temperature)
     none = zero - float("inf")
     exponent = guess.exponent
@@ -276,7 +276,8 @@ def _state_of(sums, guess, temperature, good):
     pivot = tl.where(some, c, zero)
     anchor = tl.where(some, c - temperature * guess.apart.to(tl.float64), zero)
     return State(
-        *(tl.where(some, top, none), tl.where(some, scale * sums.weights, zero)),
+        tl.where(good, tl.where(some, top, none), float("nan")),
+        tl.where(some, scale * sums.weights, zero),
         *(tl.where(some, s_max, none), tl.where(some, s_sum, zero)),
         *(pivot, zero, tl.where(some, scale * sums.y, zero)),
         *(tl.where(some, scale * sums.phi, zero), anchor, zero),
@@ -307,7 +308,7 @@ def quick_state(
 ):
     """Return states of the classes from ``first`` to ``end``, and a mask of the rows that are done.
 
-    The others have the state of no classes.
+    The others have the state of no classes, but for NaN as its first number.
     """
     columns = columns_from(first, width)
     mask = there & (columns < end) & (columns < pair.classes)

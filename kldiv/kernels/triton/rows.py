@@ -216,8 +216,6 @@ def _states_of(
             state = _scan(pair, first, end, kept, temperature, hot, wide, anchors, width)
             done = temperature < 0  # none
         write_state(place, 0, state, there)
-        if way == QUICK:
-            tl.store(place, float("nan"), mask=there & ~done)
         if partial is None:
             kl, offset = finish(state)
             if anchors:
