@@ -283,7 +283,7 @@ SHARED_AT_EDGES = {("float64", "KL"), ("float32", "JS"), ("float64", "chi2")}
         for name in (*AT_EDGES["float32"], *AT_EDGES["float64"], "Jeffreys, weighed")
         for how in (None, *technology.splits)
         if technology.apart or name in {"KL", "JS"}
-        if how is None or (dtype, name) in SHARED_AT_EDGES
+        if (how is None and not technology.interpreted) or (dtype, name) in SHARED_AT_EDGES
     ],
 )
 def test_edges(technology, dtype, name, how, monkeypatch):
