@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kldiv.kernels.triton.elementary import exp, log, rounded, total
+from kldiv.kernels.triton.elementary import exp, log, rounded, total, two_sum
 
 
 @triton.jit
@@ -98,12 +98,8 @@ def _added(terms, high, low, lanes, wide: tl.constexpr):
     """Return sums with the terms of a tile: a double word of float64, or float32's in lanes."""
     if wide:
         # The rounding error of the sum is kept, as long as the sum is finite.
-        part = total(terms)
-        higher = high + part
-        back = higher - high
-        lost = (high - (higher - back)) + (part - back)
-        low += tl.where(tl.abs(higher) < float("inf"), lost, 0.0)
-        high = higher
+        high, lost = two_sum(high, total(terms))
+        low += tl.where(tl.abs(high) < float("inf"), lost, 0.0)
     else:
         # Threads add up their own, four of float32 at once, and meet at the end.
         groups = tl.reshape(terms, [terms.shape[0], terms.shape[1] // 4, 4])

@@ -75,7 +75,7 @@ _FALLEN = tl.constexpr(2.5)
 
 
 class Guess(NamedTuple):
-    """About what the classes of rows are added up, tensors [rows, 1]."""
+    """The origin, pivot and anchor about which rows are added up, tensors [rows, 1]."""
 
     exponent: Any
     """The exponent of 2 at the origin, float64."""

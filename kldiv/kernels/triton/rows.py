@@ -186,7 +186,7 @@ def counting(keep, row, there):
 
 @triton.jit
 def _states_of(
-    group,  # int, which rows: those of a tile
+    group,  # int, the number of the tile's rows; the other arguments are those of `states`
     s, t, values, saved, partial, keep, temperatures, temperature_bits, rows, inner, classes, chunk,
     s_strides, t_strides, wide: tl.constexpr, anchors: tl.constexpr, way: tl.constexpr,
     height: tl.constexpr, width: tl.constexpr,
@@ -227,7 +227,7 @@ def _states_of(
                 tl.store(values + row, tl.where(kept, kl, 0.0), mask=there)
 
 
-@triton.jit(do_not_specialize=[*UNSPECIALISED[:1], "rows", "inner", "span"])
+@triton.jit(do_not_specialize=["temperature_bits", "rows", "inner", "span"])
 def states(
     s,  # [rows, classes], student's logits, of any strides
     t,  # [rows, classes], teacher's logits, of any strides
