@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections import Counter
 from functools import cache
 from importlib.util import find_spec
@@ -219,6 +220,13 @@ def own_settings(monkeypatch, tmp_path_factory):
     """No settings from outside, and none left behind."""
     monkeypatch.setattr(config, "_process", {})
     monkeypatch.setattr(config, "_file", {})
+
+
+@pytest.fixture(autouse=True)
+def own_numbers():
+    """Torch's random numbers are a test's own, whichever ran before it on the same worker."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(

@@ -188,7 +188,7 @@ def correct_arguments(draw):
 
 
 @given(correct_arguments())
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, database=None)
 def test_correct_data_gives_no_warning(arguments):
     x, t, axis, log_target = arguments
     found = diagnose(x, t, axis=axis, log_target=log_target)

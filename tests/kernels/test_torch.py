@@ -176,8 +176,9 @@ def test_a_temperature_may_change(shape):
             loss(s, t, temperature=temperature) for loss in (function, kldiv.kl_div_with_logits)
         )
         torch.testing.assert_close(value, wanted, rtol=3e-7, atol=0)
-        slopes = (torch.autograd.grad(each, s)[0] for each in (value, wanted))
-        torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-9)
+        slope, right = (torch.autograd.grad(each, s)[0] for each in (value, wanted))
+        # A graph computes formulas in float32, whose error is of p's size, not of p - q's.
+        torch.testing.assert_close(slope, right, rtol=0, atol=1e-6 / temperature / len(s))
     assert counters["stats"]["unique_graphs"] == 2
 
 
