@@ -234,12 +234,12 @@ def condition(record, s, t, truth):
         )
 
 
-def wrong_rows(name, size, dtype, found):
+def wrong_rows(name, size, dtype, found, rows=slice(None)):
     """The rows of `batch` that miss the targets times their condition, each with its errors."""
     names, s, t = batch(size, dtype)
-    wrong = {}
-    for row, true in enumerate(truths(name, size, dtype)):
-        results = [each[row] for each in found]
+    wrong, expected = {}, truths(name, size, dtype)
+    for place, row in enumerate(range(len(names))[rows]):
+        true, results = expected[row], [each[place] for each in found]
         if name == "chi2" and true.value > float(np.finfo(dtype).max):  # gradients overflow as well
             errors = [0.0 if results[0] == np.inf else np.inf]
         else:
