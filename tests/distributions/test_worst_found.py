@@ -51,6 +51,15 @@ FOUND = [
     ("MultivariateNormal, precision", (0.00149, 0.001525, 832.2, 0.001137, -0.28022, 619.73)),
     ("MultivariateNormal, covariance", (0.00149, 0.001525, 832.2, 0.001137, -0.28022, 619.73)),
     ("MultivariateNormal, covariance", (0.50001, 1e-3, 1.0, 1.0, 1e-3, 1.0)),
+    # A factor whose rows nearly follow one another, and far larger than that of P.
+    (
+        "LowRankMultivariateNormal",
+        (-0.00522767, 0.01748212, 5.663158, 0.00391268, -2081.005, 144.94015, 3.8969247, 5.311e-05),
+    ),
+    (
+        "LowRankMultivariateNormal",
+        (-0.12487510, 0.0168048, 0.036, 0.0489594, 23.10955, -69.61066885, 0.036, 0.0103313048),
+    ),
     # Slopes whose parts are beyond the numbers of float32, or of both.
     ("Geometric, logits", (38.110218, 92.01123)),
     ("Geometric, logits", (-99.5, -100.25)),

@@ -51,12 +51,15 @@ def _by_factors(xp: Namespace, inner: Array, outer: Array) -> Array:
     """Return tr A − n − log det A ≥ 0 of A = M Mᵀ, M = L⁻¹ R lower triangular; L outer, R inner.
 
     It is Σ φ(2 log(Lᵢᵢ/Rᵢᵢ)) + Σ Mᵢⱼ² over i > j: no eigenvalue is needed, nothing cancels, and it
-    is smooth where eigenvalues are equal. Off its diagonal M is L⁻¹(R − L), right where R nears L.
+    is smooth where eigenvalues are equal. Off its diagonal M is L⁻¹(R − L), right where R nears L;
+    where a column of R is small beside that of L the difference would have its rounding.
     """
     size = outer.shape[-1]
     below = xp.arange(size)[:, None] > xp.arange(size)[None, :]
-    m = xp.where(below, _solved(xp, outer, inner - outer), 0.0)
-    diagonals = ratio_phi(xp, xp.linalg.diagonal(outer), xp.linalg.diagonal(inner), 2)
+    wide, narrow = xp.linalg.diagonal(outer), xp.linalg.diagonal(inner)
+    right = xp.where((narrow > 0.5 * wide)[..., None, :], inner - outer, inner)
+    m = xp.where(below, _solved(xp, outer, right), 0.0)
+    diagonals = ratio_phi(xp, wide, narrow, 2)
     return xp.sum(diagonals, axis=-1) + xp.sum(m * m, axis=(-2, -1))
 
 
