@@ -76,6 +76,12 @@ def _low_rank(u: Any, v: Any, a: Any, b: Any) -> Any:
     return d.LowRankMultivariateNormal(_vector(0.0 * u, 0.0 * u), factor, _vector(a, b))
 
 
+def _of_rank_two(*numbers: Any) -> Any:
+    """Return a low-rank normal of three dimensions by mean, two columns of its factor, diagonal."""
+    loc, *columns, diagonal = (_vector(*numbers[i : i + 3]) for i in range(0, 12, 3))
+    return d.LowRankMultivariateNormal(loc, _space(loc).stack(columns, axis=-1), diagonal)
+
+
 def _vector(*numbers: Any) -> Any:
     return _space(numbers[0]).stack(numbers, axis=-1)
 
@@ -109,6 +115,33 @@ def _low_rank_truth(*numbers: Any) -> Any:
     return _covariance_truth(
         *(x for u, v, a, b in _halves(numbers) for x in (u * u + a, u * v, v * v + b))
     )
+
+
+def _of_rank_two_truth(*numbers: Any) -> Any:
+    def covariance(_: Any, __: Any, ___: Any, *x: Any) -> Any:
+        factor = x[:3], x[3:6]
+        return [
+            [sum(w[i] * w[j] for w in factor) + (x[6 + i] if i == j else 0) for j in range(3)]
+            for i in range(3)
+        ]
+
+    def cofactors(m: Any) -> Any:
+        def one(i: int, j: int) -> Any:
+            (a, b), (c, e) = ((i + 1) % 3, (i + 2) % 3), ((j + 1) % 3, (j + 2) % 3)
+            return m[a][c] * m[b][e] - m[a][e] * m[b][c]
+
+        return [[one(i, j) for j in range(3)] for i in range(3)]
+
+    def determinant(m: Any, parts: Any) -> Any:
+        return mpmath.fdot(m[0], parts[0])
+
+    p, q = _halves(numbers)
+    own, other = covariance(*p), covariance(*q)
+    parts = cofactors(other)
+    whole = determinant(other, parts)
+    z = [a - b for a, b in zip(p[:3], q[:3], strict=True)]
+    square = sum(parts[i][j] * (own[i][j] + z[i] * z[j]) for i in range(3) for j in range(3))
+    return (square / whole - 3 + mp.log(whole / determinant(own, cofactors(own)))) / 2
 
 
 def _binomials(n: int, m: int) -> Target:
@@ -225,6 +258,14 @@ def closed_forms() -> Iterator[Target]:
         *("location", "location", "scale", "scale"),
         truth=_low_rank_truth,
         make=_low_rank,
+        whole=True,
+    )
+    yield _family(
+        "",
+        *(*9 * ("location",), *3 * ("scale",)),
+        truth=_of_rank_two_truth,
+        make=_of_rank_two,
+        label="LowRankMultivariateNormal, rank 2",
         whole=True,
     )
 

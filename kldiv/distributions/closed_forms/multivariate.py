@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kldiv.distributions.base import broadcast
+from kldiv.distributions.base import broadcast, changed
 from kldiv.distributions.closed_forms.location import quotient
 from kldiv.distributions.families import (
     LowRankMultivariateNormal,
@@ -33,30 +33,52 @@ def multivariate(xp: Namespace, p: Any, q: Any) -> Array:
 
     Of two precisions A = K⁻¹ Λ₂ K⁻ᵀ, K Kᵀ = Λ₁, has the same eigenvalues.
     """
+    change = (p.loc - q.loc)[..., None]
     if _has(p, "precision_matrix") and _has(q, "precision_matrix"):
         inner, outer = (xp.linalg.cholesky(d.precision_matrix) for d in (q, p))
-        added = q.precision_matrix - p.precision_matrix
-        z = xp.matmul(xp.matrix_transpose(inner), (p.loc - q.loc)[..., None])[..., 0]
+        spread = _by_factors(xp, inner, outer)
+        spread = _or_near(xp, spread, outer, q.precision_matrix - p.precision_matrix)
+        z = xp.matmul(xp.matrix_transpose(inner), change)
     else:
-        inner, outer = _factor(xp, p), _factor(xp, q)
-        added = None if _triangular(p) and _triangular(q) else _added(xp, p, q)
-        z = _solved(xp, outer, (p.loc - q.loc)[..., None])[..., 0]
-    spread = _by_factors(xp, inner, outer)
-    if added is not None:
-        spread = _or_near(xp, spread, outer, added)
-    return 0.5 * (spread + xp.sum(z * z, axis=-1))
+        low = next((d for d in (q, p) if _has(d, "cov_factor")), None)
+        if low is not None and not (_has(p, "scale_tril") or _has(q, "scale_tril")):
+            order = _best_informed(xp, low)
+            p, q = _ordered(xp, p, order), _ordered(xp, q, order)
+            change = (p.loc - q.loc)[..., None]
+        inner = _factor(xp, p)
+        if _has(q, "precision_matrix"):
+            root = _lower_root(xp, q.precision_matrix)
+            inverse = 1.0 / xp.linalg.diagonal(root)
+            spread = _of_quotient(xp, xp.matmul(root, inner), inverse, xp.linalg.diagonal(inner))
+            z = xp.matmul(root, change)
+        else:
+            outer = _factor(xp, q)
+            spread = _by_factors(xp, inner, outer)
+            if not (_has(p, "precision_matrix") or (_triangular(p) and _triangular(q))):
+                spread = _or_near(xp, spread, outer, _added(xp, p, q))
+            z = _solved(xp, outer, change)
+    return 0.5 * (spread + xp.sum(z * z, axis=(-2, -1)))
 
 
 def _by_factors(xp: Namespace, inner: Array, outer: Array) -> Array:
     """Return tr A − n − log det A ≥ 0 of A = M Mᵀ, M = L⁻¹ R lower triangular; L outer, R inner.
 
-    It is Σ φ(2 log(Lᵢᵢ/Rᵢᵢ)) + Σ Mᵢⱼ² over i > j: no eigenvalue is needed, nothing cancels, and it
-    is smooth where eigenvalues are equal. Off its diagonal M is L⁻¹(R − L), right where R nears L.
+    Off its diagonal M is L⁻¹(R − L), right where R nears L; where a column of R is small beside
+    that of L the difference would have its rounding.
     """
-    size = outer.shape[-1]
-    below = xp.arange(size)[:, None] > xp.arange(size)[None, :]
-    m = xp.where(below, _solved(xp, outer, inner - outer), 0.0)
-    diagonals = ratio_phi(xp, xp.linalg.diagonal(outer), xp.linalg.diagonal(inner), 2)
+    wide, narrow = xp.linalg.diagonal(outer), xp.linalg.diagonal(inner)
+    right = xp.where((narrow > 0.5 * wide)[..., None, :], inner - outer, inner)
+    return _of_quotient(xp, _solved(xp, outer, right), wide, narrow)
+
+
+def _of_quotient(xp: Namespace, m: Array, wide: Array, narrow: Array) -> Array:
+    """Return the same of M below its diagonal, and of the diagonals of L and R.
+
+    It is Σ φ(2 log(Lᵢᵢ/Rᵢᵢ)) + Σ Mᵢⱼ² over i > j: no eigenvalue is needed, nothing cancels, and it
+    is smooth where eigenvalues are equal.
+    """
+    m = xp.where(_below(xp, m.shape[-1]), m, 0.0)
+    diagonals = ratio_phi(xp, wide, narrow, 2)
     return xp.sum(diagonals, axis=-1) + xp.sum(m * m, axis=(-2, -1))
 
 
@@ -110,17 +132,73 @@ def _factor(xp: Namespace, d: Any) -> Array:
         return _diagonal(xp, d.scale_diag)
     if _has(d, "cov_factor"):
         return _factor_of_low_rank(xp, d)
+    if _has(d, "precision_matrix"):
+        root = _lower_root(xp, d.precision_matrix)
+        return _solved(xp, root, _diagonal(xp, xp.ones_like(root[..., 0])))
     return xp.linalg.cholesky(covariance(xp, d))
 
 
+def _lower_root(xp: Namespace, precision: Array) -> Array:
+    """Return the lower triangular L⁻¹ of Λ = L⁻ᵀ L⁻¹: an inverse of Λ is right by its norm only."""
+    root = xp.linalg.cholesky(xp.flip(precision, axis=(-2, -1)))
+    return xp.matrix_transpose(xp.flip(root, axis=(-2, -1)))
+
+
 def _factor_of_low_rank(xp: Namespace, d: LowRankMultivariateNormal) -> Array:
-    """Return the Rᵀ of W Wᵀ + D = Rᵀ R, by R of [W, √D]ᵀ: squares would lose a small D beside W."""
-    root = _diagonal(xp, xp.sqrt(d.cov_diag))
-    batch = broadcast(type(d).__name__, d.cov_factor.shape[:-2], root.shape[:-2])
-    parts = [xp.broadcast_to(m, (*batch, *m.shape[-2:])) for m in (d.cov_factor, root)]
-    r = xp.linalg.qr(xp.matrix_transpose(xp.concat(parts, axis=-1)))[1]
+    """Return the Rᵀ of W Wᵀ + D = Rᵀ R, by R of [W, √D]ᵀ: squares would lose a small D beside W.
+
+    The columns of W with most beside √D come first: reflections leave the rounding of large rows
+    in small ones above them.
+    """
+    w, root = d.cov_factor, xp.sqrt(d.cov_diag)
+    told = xp.max(abs(w) / root[..., None], axis=-2)
+    parts = [_rows(xp, xp.matrix_transpose(w), xp.argsort(-told, axis=-1)), _diagonal(xp, root)]
+    batch = broadcast(type(d).__name__, *(m.shape[:-2] for m in parts))
+    parts = [xp.broadcast_to(m, (*batch, *m.shape[-2:])) for m in parts]
+    r = xp.linalg.qr(xp.concat(parts, axis=-2))[1]
     r = xp.where(xp.linalg.diagonal(r)[..., None] < 0, -r, r)
     return xp.matrix_transpose(r)
+
+
+def _best_informed(xp: Namespace, d: LowRankMultivariateNormal) -> Array:
+    """Return an order of components, those first that together tell the factors best.
+
+    Of a triangular factor in another order a row may take back what a component told of a factor
+    before another told it far better. Greedy, as column pivots of a QR are; no slope is in it.
+    """
+    w = d.cov_factor / xp.sqrt(d.cov_diag)[..., None]
+    size, rank = w.shape[-2:]
+    where = xp.arange(size)
+    place = xp.full_like(xp.sum(w, axis=-1), size)
+    for step in range(min(size, rank)):
+        told = xp.where(place < size, -1.0, xp.sum(w * w, axis=-1))
+        best = where == xp.argmax(told, axis=-1)[..., None]
+        place = xp.where(best, float(step), place)
+        row = xp.sum(xp.where(best[..., None], w, 0.0), axis=-2, keepdims=True)
+        square = xp.sum(row * row, axis=-1, keepdims=True)
+        along = xp.sum(w * row, axis=-1, keepdims=True) / xp.where(square > 0, square, 1.0)
+        w = w - along * row
+    return xp.argsort(place, axis=-1, stable=True)
+
+
+def _ordered(xp: Namespace, d: Any, order: Array) -> Any:
+    """Return the same normal, its components in another order."""
+
+    def taken(name: str, x: Array) -> Array:
+        if type(d).event_axes[name] == 1:
+            return _rows(xp, x[..., None], order)[..., 0]
+        x = _rows(xp, x, order)
+        return x if name == "cov_factor" else _rows(xp, xp.matrix_transpose(x), order)
+
+    return changed(d, taken)
+
+
+def _rows(xp: Namespace, x: Array, order: Array) -> Array:
+    """Return rows of matrices in another order."""
+    batch = broadcast("matrices", x.shape[:-2], order.shape[:-1])
+    shape = (*batch, order.shape[-1], x.shape[-1])
+    places = xp.broadcast_to(order[..., None], shape)
+    return xp.take_along_axis(xp.broadcast_to(x, shape), places, axis=-2)
 
 
 def _added(xp: Namespace, p: Any, q: Any) -> Array:
@@ -147,6 +225,11 @@ def covariance(xp: Namespace, d: Any) -> Array:
     if d.scale_tril is not None:
         return xp.matmul(d.scale_tril, xp.matrix_transpose(d.scale_tril))
     return xp.linalg.inv(d.precision_matrix)
+
+
+def _below(xp: Namespace, size: int) -> Array:
+    """Return which elements of a square matrix are below its diagonal."""
+    return xp.arange(size)[:, None] > xp.arange(size)[None, :]
 
 
 def _diagonal(xp: Namespace, values: Array) -> Array:
