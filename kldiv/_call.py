@@ -232,17 +232,17 @@ class Call(Generic[Result_co]):
 
 
 class SumOfCalls(Generic[Result_co]):
-    """Calls of losses of the same arrays, added up, each times a number."""
+    """Calls of losses of the same arrays, added up, each times numbers, one after another."""
 
     __slots__ = ("terms",)
 
-    def __init__(self, *terms: tuple[float, Call[Any], tuple[int, ...]]) -> None:
+    def __init__(self, *terms: tuple[Sequence[float], Call[Any], tuple[int, ...]]) -> None:
         self.terms = terms
-        """Factor, call, and which of the arrays it has, in its order."""
+        """Factors, call, and which of the arrays it has, in its order."""
 
     def value(self) -> Array:
         """Return the loss."""
-        values = [self._times(factor, call.value()) for factor, call, _ in self.terms]
+        values = [self._times(factors, call.value()) for factors, call, _ in self.terms]
         return sum(values[1:], values[0])
 
     def argument(self, index: int) -> Array:
@@ -270,12 +270,12 @@ class SumOfCalls(Generic[Result_co]):
         """
         values: list[Array] = []
         gradients: dict[int, Array] = {}
-        for factor, call, places in self.terms:
+        for factors, call, places in self.terms:
             own = [index for index in wanted if index in places]
             value, found = call.value_and_gradients(tuple(map(places.index, own)))
-            values.append(self._times(factor, value))
+            values.append(self._times(factors, value))
             for index, gradient in zip(own, found, strict=True):
-                share = self._times(factor, gradient)
+                share = self._times(factors, gradient)
                 gradients[index] = gradients[index] + share if index in gradients else share
         found = [gradients[index] for index in wanted]
         for array, gradient in zip(out or (), found, strict=out is not None):
@@ -283,8 +283,10 @@ class SumOfCalls(Generic[Result_co]):
         return sum(values[1:], values[0]), found if out is None else [*out]
 
     @staticmethod
-    def _times(factor: float, array: Array) -> Array:
-        return array if factor == 1 else array * factor
+    def _times(factors: Sequence[float], array: Array) -> Array:
+        for factor in factors:
+            array = array if factor == 1 else array * factor
+        return array
 
 
 class LinearCall(Call[Any]):

@@ -152,16 +152,17 @@ def distillation_loss(
     own["dtype"] = _result(student_logits, teacher_logits, own.get("dtype"))
     of_labels = {name: value for name, value in own.items() if name not in _OF_DIVERGENCES}
     soft = 1.0 - hard_weight
+    factors: tuple[float, ...] = (soft,)
     if scale_by_temperature:
         weight, temperature = own.get("row_weight"), own.get("temperature", 1.0)
-        soft, own["row_weight"] = scaled(soft, weight, temperature)
+        factors, own["row_weight"] = scaled(soft, weight, temperature)
     divergence, of_rows = divergence_of_beta(beta)
     call = prepare(divergence, student_logits, teacher_logits, names=_NAMES, beta=of_rows, **own)
     if not hard_weight:
-        return call if soft == 1 else SumOfCalls((soft, call, (0, 1)))
+        return call if factors == (1.0,) else SumOfCalls((factors, call, (0, 1)))
     named: dict[str, Any] = {"name": _NAMES[0], "ignore_index": ignore_index}
     hard = prepare_labels(student_logits, labels, **named, **of_labels)
-    return SumOfCalls((soft, call, (0, 1)), (hard_weight, hard, (0,)))
+    return SumOfCalls((factors, call, (0, 1)), ((hard_weight,), hard, (0,)))
 
 
 def _result(student: Array, teacher: Array, dtype: Any) -> Any:
@@ -186,18 +187,20 @@ def checked_hard_weight(hard_weight: float, labels: Array | None) -> float:
 
 def scaled(
     factor: float, weight: Array | None, temperature: float | Array
-) -> tuple[float, Array | None]:
-    """Return the factor of all rows and the weights of each, with the square of T."""
+) -> tuple[tuple[float, ...], Array | None]:
+    """Return the factors of all rows and the weights of each, with the square of T."""
     fixed = fixed_temperature(temperature)
     if fixed is not None:
-        return factor * (fixed * fixed), weight
+        whole = factor * (fixed * fixed)
+        # Of a number that float32 has not, one T after the other: their product with D may be one.
+        return ((whole,) if 1e-30 < whole < 1e30 else (factor, fixed, fixed)), weight
     backend = backends.find(temperature)
     with backend.context(temperature):
         xp = backend.namespace(temperature)
         heat = in_single(backend, temperature)  # a half type would round the square
         # Rows of a temperature of 0 are NaN, which a weight of 0 would drop.
         square = xp.where(heat == 0, xp.ones_like(heat), heat * heat)
-        return factor, square if weight is None else in_single(backend, weight) * square
+        return (factor,), square if weight is None else in_single(backend, weight) * square
 
 
 def in_single(backend: backends.Backend, array: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from kldiv._arguments import fixed_temperature, setting, split_temperature
@@ -373,7 +374,8 @@ def _distillation(
                 "scale_by_temperature with hard_weight takes a temperature that is a number; pass "
                 "hard_weight=0 and add the labels' cross entropy"
             )
-        soft, row_weight = scaled(soft, row_weight, temperature)
+        factors, row_weight = scaled(soft, row_weight, temperature)
+        soft = math.prod(factors)
     term, moved, others = _soft_term(soft, teacher, beta, temperature, tail)
     terms = [term]
     if hard_weight:

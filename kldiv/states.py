@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kldiv.backends.base import Backend
     from kldiv.formulas.rows import RowOperation
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file that `KLState.save` writes."""
 
 

@@ -32,7 +32,7 @@ from kldiv.formulas.operation import Composite
 from kldiv.formulas.reductions import cast
 from kldiv.formulas.rows import RowLoss, RowOperation
 from kldiv.formulas.special import log1p, total
-from kldiv.formulas.state import eighths, over, tempered, weights_of
+from kldiv.formulas.state import depth_of, eighths, over, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ class CrossEntropy(Divergence):
     def own_shares(self, sums: Wanted, block: Block) -> list[Array]:
         xp, s, _, rows, _ = block.side(TEACHER)
         p, known, largest = block.own(TEACHER), eighths(xp, s), s == rows.s_max
-        depth = tempered(xp, EIGHTH * rows.s_max - known, EIGHTH * block.temperature)
+        depth = depth_of(xp, s, rows.s_max, block.temperature)
         weights = weights_of(xp, s, rows.s_max, block.temperature)
         added = [p * depth, xp.where(largest, 0.0, weights), xp.where(largest, weights, 0.0), p]
         found = [total(xp, each) for each in added]
@@ -101,8 +101,8 @@ class CrossEntropy(Divergence):
     def temperature_share(self, block: Block) -> Array:
         xp, s, t, rows, temperature = block.side(TEACHER)
         q, p = block.own(STUDENT), block.own(TEACHER)
-        a = tempered(xp, EIGHTH * rows.t_max - eighths(xp, t), EIGHTH * temperature)
-        b = tempered(xp, EIGHTH * rows.s_max - eighths(xp, s), EIGHTH * temperature)
+        a = depth_of(xp, t, rows.t_max, temperature)
+        b = depth_of(xp, s, rows.s_max, temperature)
         terms = (q - p) * b + self._slope(block) * xp.where(p == 0, 0.0, a)
         return -total(xp, terms)
 
@@ -112,11 +112,11 @@ class CrossEntropy(Divergence):
     def _slope(self, block: Block) -> Array:
         """Return T times the gradient in t: 0 where t = −∞, and NaN elsewhere if it is infinite."""
         xp, s, t, rows, _ = block.side(TEACHER)
-        sums, zero = block.known.sums, 0.0 * rows.offset
-        nan = xp.where(rows.kl == math.inf, math.nan, zero)
+        sums = block.known.sums
         steps = (eighths(xp, s) - sums[_CENTRE]) - sums[_DRIFT]
-        slope = over(block.own(TEACHER) * (nan - steps), EIGHTH * block.temperature)
-        return xp.where(t == -math.inf, zero, slope)
+        # NaN where a class has p > 0 = q.
+        slope = over(block.own(TEACHER) * (0.0 * rows.mean - steps), EIGHTH * block.temperature)
+        return xp.where(t == -math.inf, 0.0 * rows.offset, slope)
 
 
 def _balanced(xp: Namespace, p: Array, z: Array) -> Array:

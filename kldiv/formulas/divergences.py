@@ -362,7 +362,7 @@ def from_last_class(index: int, side: int, block: Block) -> Block:
     rows, sums = known.rows[side], {**known.sums}
     if side == index:
         names = "anchor", "anchor_low"
-        rows = rows._replace(mean=xp.where(there, 0.0, rows.mean))
+        rows = rows._replace(mean=xp.where(there, 0.0 * rows.mean, rows.mean))  # NaN stays
         if index in sums:
             sums[index] = xp.where(there, 0.0, sums[index])
     else:

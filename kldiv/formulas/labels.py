@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from kldiv.formulas.reductions import cast, weighed
 from kldiv.formulas.row_options import Tempered
 from kldiv.formulas.special import counted, log1p, total
-from kldiv.formulas.state import finite, over, tempered, weights_of
+from kldiv.formulas.state import depth_of, finite, over, tempered, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ def peak_of(xp: Namespace, s: Array, temperature: Temperature, known: Array | No
     top = xp.where(top == -xp.inf, xp.nan, top)
     largest = s == top
     weights = weights_of(xp, s, top, temperature)
-    depth = tempered(xp, top - finite(xp, s), temperature)
+    depth = depth_of(xp, s, top, temperature)
     if known is None:
         # 1 less 1 is nothing but a derivative, for the library's own differentiation.
         ties = total(xp, xp.where(largest, weights, 0.0)) - 1.0

@@ -35,13 +35,11 @@ from kldiv.formulas.special import (
     two_sum,
 )
 from kldiv.formulas.state import (
-    Wide,
     at_least,
     differences,
     exp_of_rows,
-    finite,
-    first_word,
     over,
+    steps_from,
     tempered,
     weights_of,
 )
@@ -85,15 +83,15 @@ def grad_input(side: Side) -> Array:
 
 
 def grad_target(side: Side) -> Array:
-    """Return ∂KL/∂t of a block: 0 where t = −∞, and NaN elsewhere in a row whose KL is ∞."""
-    return over(_slope(side), side.temperature)
+    """Return ∂KL/∂t of a block: 0 where t = −∞, and NaN elsewhere where a class has p > 0 = q."""
+    return over(over(_slope(side), side.temperature), EIGHTH * side.temperature)
 
 
 def kl_slopes(side: Side) -> Slopes:
     """Return T times both gradients of KL."""
     xp, rows, p, r = side.xp, side.rows, own(side), log_ratio(side)
     both = p * (phi_near(xp, xp.clip(-r, -NEAR, NEAR)) - rows.kl)
-    return Slopes(_slope(side), _excess(side), both)
+    return Slopes(over(_slope(side), EIGHTH * side.temperature), _excess(side), both)
 
 
 def _excess(side: Side) -> Array:
@@ -103,16 +101,11 @@ def _excess(side: Side) -> Array:
 
 
 def _slope(side: Side) -> Array:
-    """Return p·(x − Σ p x)."""
-    xp, s, t, rows, temperature = side
-    # 0·x would be NaN where a gap makes the row NaN; a row that is NaN as a whole stays so.
-    zero = 0.0 * rows.offset
-    nan = xp.where(rows.kl == xp.inf, xp.nan, zero)
+    """Return p·(d − Σ p d), in eighths: over T at last, as d/T may overflow where that does not."""
+    xp, s, t, rows, _ = side
     steps = difference(*differences(xp, s, t), rows.anchor, rows.anchor_low)
-    unit = EIGHTH * temperature
-    # Divided by T at last: steps/T may overflow where p times them does not.
-    slope = over(own(side) * ((steps - unit * rows.mean) + nan), unit)
-    return xp.where(t == -xp.inf, zero, slope)
+    # 0·d would be NaN where a gap makes the row NaN; a row that is NaN as a whole stays so.
+    return xp.where(t == -xp.inf, 0.0 * rows.offset, own(side) * (steps - rows.mean))
 
 
 # --- any f-divergence -----------------------------------------------------------------------------
@@ -373,10 +366,7 @@ def other(side: Side) -> Array:
 
 def relative(xp: Namespace, logits: Logits, top: Array, temperature: Temperature) -> Array:
     """Return (logits − top)/T, finite."""
-    steps = finite(xp, first_word(logits)) - top
-    if isinstance(logits, Wide):
-        steps = steps + logits.low
-    return tempered(xp, steps, temperature)
+    return tempered(xp, steps_from(xp, logits, top), EIGHTH * temperature)
 
 
 def log_ratio(side: Side) -> Array:

@@ -35,7 +35,7 @@ from kldiv.formulas.divergences import (
     states_of,
 )
 from kldiv.formulas.logits import Slopes
-from kldiv.formulas.numbers import bounded
+from kldiv.formulas.numbers import EIGHTH, bounded
 from kldiv.formulas.special import (
     alpha_terms,
     exp_change,
@@ -46,7 +46,7 @@ from kldiv.formulas.special import (
     phi_ratio,
     total,
 )
-from kldiv.formulas.state import first_word, over, tempered, weights_of
+from kldiv.formulas.state import first_word, over, steps_from, tempered, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,8 +68,8 @@ _WIDE: Final = 50.0
 class Peak(NamedTuple):
     """The powers of some classes beside the largest of these."""
 
-    log: Array
-    """The logarithm of the largest, in `Alpha.unit`."""
+    steps: Array
+    """The steps of the largest, as `Alpha.steps` counts them."""
     t: Array
     """The teacher's logit of its class: of several, the largest of theirs."""
     s: Array
@@ -142,31 +142,29 @@ class Alpha(Summed):
         """The unit of exponents, a power of two: no order makes a finite one infinite."""
         return 2.0 ** math.frexp(max(1.0, self.alpha))[1]
 
-    def exponent(self, block: Block) -> Array:
-        """Return log m in units, to a few u of its terms: −∞, or +∞, where m is 0 or ∞."""
-        (top_t, scale_t), (top_s, scale_s) = block.top(TEACHER), block.top(STUDENT)
-        logs = block.xp.log(scale_t), block.xp.log(scale_s)
-        return self.exponent_over(block, (top_t, top_s), logs)
+    def exponent(self, block: Block, steps: Array | None = None) -> Array:
+        """Return log m in units, to a few u of its terms: −∞, or +∞, where m is 0 or ∞.
 
-    def exponent_over(
-        self,
-        block: Block,
-        tops: tuple[Array, Array],
-        logs: tuple[Array | float, Array | float] = (0.0, 0.0),
-    ) -> Array:
-        """Return α((t − top of t)/T + log of t) + κ((s − top of s)/T + log of s), in units.
-
-        It is −∞ or ∞ as m is.
+        ``steps`` are those from the largest logits.
         """
         xp = block.xp
+        (top_t, scale_t), (top_s, scale_s) = block.top(TEACHER), block.top(STUDENT)
+        steps = self.steps(block, top_t, top_s) if steps is None else steps
+        of_t, of_s = self.alpha / self.unit, self.kappa / self.unit
+        rest = of_t * xp.log(scale_t) + of_s * xp.log(scale_s)
+        found = tempered(xp, steps, EIGHTH * block.temperature) + rest
+        return xp.where(abs(steps) == math.inf, steps, found)
+
+    def steps(self, block: Block, of_t: Array, of_s: Array) -> Array:
+        """Return α(t − a logit) + κ(s − a logit) in units and eighths, −∞ or ∞ as m is 0 or ∞."""
+        xp = block.xp
         a, b = (
-            block.relative(index, top) + log
-            for index, top, log in zip((TEACHER, STUDENT), tops, logs, strict=True)
+            (order / self.unit) * steps_from(xp, block.logits(index), origin)
+            for index, order, origin in ((TEACHER, self.alpha, of_t), (STUDENT, self.kappa, of_s))
         )
-        exponent = (self.alpha / self.unit) * a + (self.kappa / self.unit) * b
         none = -math.inf if self.kappa > 0 else math.inf
-        exponent = xp.where(block.s == -math.inf, none, exponent)
-        return xp.where(block.t == -math.inf, -math.inf, exponent)
+        found = xp.where(block.s == -math.inf, none, a + b)
+        return xp.where(block.t == -math.inf, -math.inf, found)
 
     def share(self, part: int, block: Block) -> Array:
         if part == VALUE:
@@ -258,14 +256,15 @@ class Renyi(Blend):
 
     def own_shares(self, sums: Wanted, block: Block) -> list[Array]:
         xp = block.xp
-        exponent = self.power.exponent(block)
+        steps = self.power.steps(block, block.top(TEACHER)[0], block.top(STUDENT)[0])
+        exponent = self.power.exponent(block, steps)
         top = largest(xp, exponent)
         shift = self._shift(xp, top)
         scaled = xp.exp(self.power.unit * (exponent - shift))
         scaled = xp.where(shift == 0, self.power.mass(block), scaled)
         found = {_SHIFT: shift, _TOTAL: total(xp, scaled)}
         if _PEAK[0] in sums:
-            found |= zip(_PEAK, self._peak(block, exponent, top), strict=True)
+            found |= zip(_PEAK, self._peak(block, steps), strict=True)
         if VALUE in sums:
             found[VALUE] = self.power.share(VALUE, block)
         sides = [part for part in sums if part in {TEACHER, STUDENT}]
@@ -284,9 +283,10 @@ class Renyi(Blend):
         plain = (abs(self.power.unit * top) < _WIDE) | (top == math.inf)
         return xp.where(plain, 0.0, xp.clip(top, lowest, math.inf))
 
-    def _peak(self, block: Block, exponent: Array, top: Array) -> Peak:
-        """Return the powers beside the largest, given the logarithms of all and of that."""
-        xp, at = block.xp, exponent == top
+    def _peak(self, block: Block, steps: Array) -> Peak:
+        """Return the powers beside the largest, given the steps that tell which that is."""
+        xp, top = block.xp, largest(block.xp, steps)
+        at = steps == top
         t, s = (_largest_of(xp, at, first_word(logits_of)) for logits_of in (block.t, block.s))
         weights = self._over_peak(block, t, s)
         ties, others = xp.where(at, weights, 0.0), xp.where(at, 0.0, weights)
@@ -299,7 +299,8 @@ class Renyi(Blend):
         The logarithms of p and q would be rounded by u·|log|, which an order multiplies; these
         differences of logits are as good as the logits.
         """
-        return block.xp.exp(self.power.unit * self.power.exponent_over(block, (t, s)))
+        steps = self.power.steps(block, t, s)
+        return block.xp.exp(self.power.unit * over(steps, EIGHTH * block.temperature))
 
     def merged(self, xp: Namespace, parts: Sequence[Sequence[Array]]) -> list[Array]:
         has_peak = len(parts[0]) > len(_PEAK)
@@ -312,16 +313,15 @@ class Renyi(Blend):
     def _merged_peak(self, xp: Namespace, parts: Sequence[Peak]) -> Peak:
         """Merge the peaks of parts: all powers are counted over the largest of all from now on."""
         each = Peak(*(xp.concat(same, axis=-1) for same in zip(*parts, strict=True)))
-        top = largest(xp, each.log)
-        at = each.log == top
+        top = largest(xp, each.steps)
+        at = each.steps == top
         t, s = _largest_of(xp, at, each.t), _largest_of(xp, at, each.s)
-        fall_t, fall_s = (
-            tempered(xp, own - new, each.heat) for own, new in ((each.t, t), (each.s, s))
-        )
         # The unit of a part over the new one; a part without powers has none.
         whole = self.power.unit
-        exponent = (self.alpha / whole) * fall_t + (self.kappa / whole) * fall_s
-        unit = xp.exp(xp.where(each.ties == 0, 0.0, whole * exponent))
+        fall = (self.alpha / whole) * (EIGHTH * each.t - EIGHTH * t)
+        fall = fall + (self.kappa / whole) * (EIGHTH * each.s - EIGHTH * s)
+        fall = xp.where(each.ties == 0, 0.0, over(fall, EIGHTH * each.heat))
+        unit = xp.exp(whole * fall)
         own_ties = unit * each.ties
         ties = xp.where(at, own_ties, 0.0)
         others = unit * each.others + xp.where(at, 0.0, own_ties)
@@ -373,9 +373,12 @@ class Renyi(Blend):
         at = logits.anchor_log(xp, block.known.rows[index], block.temperature)
         # M/C is Σ (own − rate moved); an exponent would be rounded by u·|rate·at|.
         whole = 1.0 - rate * block.known.sums[index]
-        known = (whole > 0.25) & (block.known.sums[_TOTAL] < math.inf)
-        ratio = xp.exp(xp.where(known, 0.0, -rate * at - self._log(xp, block.known)))
+        mass, log = block.known.sums[_TOTAL], self._log(xp, block.known)
+        known = (whole > 0.25) & (mass < math.inf)
+        ratio = xp.exp(xp.where(known, 0.0, -rate * at - log))
         ratio = xp.where(known, 1.0 / xp.where(known, whole, 1.0), ratio)
+        # Where logits are so far apart that log M is no number, w is nowhere nearly own.
+        ratio = xp.where((log == -math.inf) & (mass > 0), 0.0, ratio)
         alike = (self.alpha * ratio) * (self._moved(index, block) - own * block.known.sums[index])
         apart = (self.alpha / rate) * self._less_blend(index, block, own)
         return self.scale * xp.where(ratio > 1e-3, alike, apart)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from kldiv.formulas.divergences import STUDENT, TEACHER, Block, Divergence, KullbackLeibler
+from kldiv.formulas.numbers import EIGHTH
 from kldiv.formulas.reductions import cast, weighed
 from kldiv.formulas.row_options import OfDivergence
 from kldiv.formulas.rows import times
@@ -35,6 +36,7 @@ from kldiv.formulas.state import (
     over,
     product,
     quotient,
+    steps_from,
     sum_of_weights,
     tempered,
     weights_of,
@@ -326,8 +328,8 @@ def over_top(
     close = quotient(xp, xp.where(near, apart, nothing), xp.where(near, rest, nothing), temperature)
     there = there & (logits != -xp.inf)
     # Masked before the division: its derivative would be infinite beside the mask.
-    far = xp.where(there & ~near, apart, nothing)
-    high = xp.where(near, close[0], tempered(xp, far, temperature))
+    far = xp.where(there & ~near, steps_from(xp, logits, top), nothing)
+    high = xp.where(near, close[0], tempered(xp, far, EIGHTH * temperature))
     return masked_words(xp, there, high, close[1])
 
 
@@ -441,8 +443,8 @@ def mean_depth(
 ) -> Array:
     """Return the mean of (logits − top)/T over the classes that have shares."""
     # Masked before the division: its derivative would be infinite beside the mask.
-    depth = xp.where(shares == 0, 0.0, finite(xp, logits) - top)
-    return total(xp, shares * tempered(xp, depth, temperature))
+    depth = xp.where(shares == 0, 0.0, steps_from(xp, logits, top))
+    return total(xp, shares * tempered(xp, depth, EIGHTH * temperature))
 
 
 def likeliest(
@@ -459,12 +461,9 @@ def likeliest(
     others = total(xp, xp.where(marked, 0.0, weights))
     own = taken(xp, weights, places)
     besides = total(xp, own[..., 1:]) + others  # all but the first, one of the largest
-    high, low = quotient(
-        xp, *two_difference(finite(xp, taken(xp, logits, places)), top), temperature
-    )
-    found = high + (low - log1p(xp, besides))
-    found = xp.where(taken(xp, logits, places) == -xp.inf, -xp.inf, found)
-    return found, places, (others / (1.0 + besides))[..., 0]
+    given = taken(xp, logits, places)
+    high, low = over_top(xp, given, top, temperature, given != -xp.inf)
+    return high + (low - log1p(xp, besides)), places, (others / (1.0 + besides))[..., 0]
 
 
 def top_places(xp: Namespace, array: Array, k: int) -> Array:

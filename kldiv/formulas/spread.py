@@ -27,7 +27,7 @@ from kldiv.formulas.sparse import (
     taken,
 )
 from kldiv.formulas.special import total
-from kldiv.formulas.state import finite, number, tempered, weights_of
+from kldiv.formulas.state import depth_of, number, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -172,7 +172,7 @@ class LabelShare(OfRows):
         largest, weights = s == origin, weights_of(xp, s, origin, temperature)
         ties = total(xp, xp.where(largest, weights, 0.0))
         rest = total(xp, xp.where(largest, 0.0, weights))
-        depth = tempered(xp, origin - finite(xp, s), temperature)
+        depth = depth_of(xp, s, origin, temperature)
         moved = total(xp, weights * depth)
         own, has = xp.zeros_like(top), xp.zeros_like(top)
         if is_label is not None:
@@ -199,11 +199,11 @@ class Labels(Spread):
             less, same, mass = weights_of(xp, first, top, temperature), first == top, others + equal
             rest = rest + xp.where(same, others, mass * less)
             ties = ties + xp.where(same, equal, 0.0)
-            apart = tempered(xp, top - finite(xp, first), temperature)
+            apart = depth_of(xp, first, top, temperature)
             moved = moved + less * each + (less * mass) * apart
             logit, has = logit + chosen, has + found
         rest = rest + (ties - 1.0)
-        depth = tempered(xp, top - finite(xp, logit), temperature)
+        depth = depth_of(xp, logit, top, temperature)
         depth = xp.where(logit == -xp.inf, xp.inf, depth)
         depth = xp.where(has > 0, depth, xp.nan)  # a label that is no class has no probability
         return xp.concat([top, rest, moved / (1.0 + rest), depth], axis=-1)

@@ -125,15 +125,18 @@ class State(NamedTuple):
     """In eighths, as `anchor` is."""
     pivot_low: Array
     y: Array
-    """Σ w (e⁻ˣ − 1), x about the pivot: a small residual."""
+    """Σ p (e⁻ˣ − 1), x about the pivot: a small residual.
+
+    Here p is w/Σ w of the block's own classes: with w itself sums would overflow where KL does not.
+    """
     phi: Array
-    """Σ w φ(x)."""
+    """Σ p φ(x)."""
     anchor: Array
     anchor_low: Array
     drift: Array
-    """Σ w (d − anchor)/T."""
+    """Σ p (d − anchor), in eighths."""
     spread: Array
-    """About Σ w |d − mean|/T; an anchor farther than that from the mean is not in the bulk of p."""
+    """About Σ p |d − mean|, in eighths; an anchor farther from the mean is not in the bulk."""
     gap: Array
     """∞ where a class has p > 0 = q, else 0: KL is ∞, but gradients still need all the rest."""
 
@@ -154,7 +157,7 @@ class Rows(NamedTuple):
     anchor: Array
     anchor_low: Array
     mean: Array
-    """Σ p x, x about the anchor."""
+    """Σ p (d − anchor), in eighths; NaN where a class has p > 0 = q, so that KL is ∞."""
 
 
 def empty_state(xp: Namespace, rows: Array) -> State:
@@ -182,13 +185,14 @@ def block_state(xp: Namespace, s: Logits, t: Logits, temperature: Temperature = 
         there = largest(xp, xp.where(t == t_max, eighths(xp, s), -xp.inf))
         first = two_difference(EIGHTH * t_top, there)
     first = _constant(xp, first)
-    steps, divisor = _quickly(d, first), xp.where(t_sum > 0, t_sum, 1.0)
-    drift = total(xp, over(w * steps, unit))
+    divisor = xp.where(t_sum > 0, t_sum, 1.0)
+    steps, p = _quickly(d, first), w / divisor
+    drift = total(xp, p * steps)
     # In the bulk, from where no far class carries it away.
-    middle = total(xp, w * xp.clip(over(steps, unit), -REACH, REACH)) / divisor
-    mean = _constant(xp, add(*first, unit * (drift / divisor)))
-    w_x = over(w * _quickly(d, mean), unit)
-    residual, spread = total(xp, w_x), total(xp, abs(w_x))
+    middle = total(xp, p * xp.clip(over(steps, unit), -REACH, REACH))
+    mean = _constant(xp, add(*first, drift))
+    p_x = p * _quickly(d, mean)
+    residual, spread = total(xp, p_x), total(xp, abs(p_x))
 
     both, ratio = _ratio_of_sums(xp, (t_top, t_sum), (s_top, s_sum), unit)
     kl = over(difference(*mean, *ratio), unit)  # to a few u
@@ -198,12 +202,12 @@ def block_state(xp: Namespace, s: Logits, t: Logits, temperature: Temperature = 
     pivot = _choose(xp, both, _choose(xp, inside, first, pivot), (0.0, 0.0))
     pivot = _constant(xp, pivot)
     steps = difference(*d, *pivot)
-    # w·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
-    mass = v * xp.where(both, _exp_sum(xp, s_top, t_top, pivot, unit), 0.0)
-    y, phi = _sums(xp, steps, w, mass, unit)
+    # p·e⁻ˣ by the student's own exponential: it stays where the teacher's underflows or is zero.
+    mass = v * (xp.where(both, _exp_sum(xp, s_top, t_top, pivot, unit), 0.0) / divisor)
+    y, phi = _sums(xp, steps, p, mass, unit)
 
     anchor = _constant(xp, add(*first, unit * middle))
-    drift = total(xp, over(w * difference(*d, *anchor), unit))
+    drift = total(xp, p * difference(*d, *anchor))
     astray = abs(drift) > spread
     anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
     anchor = _choose(xp, t_sum > 0, anchor, (0.0, 0.0))
@@ -222,29 +226,27 @@ def merge(xp: Namespace, states: Sequence[State], temperature: Temperature = 1.0
     t_sums = t_scale * parts.t_sum
     t_sum, s_sum = total(xp, t_sums), total(xp, s_scale * parts.s_sum)
     divisor = xp.where(t_sum > 0, t_sum, 1.0)
+    shares = t_sums / divisor
 
     # The heaviest part's anchor and pivot are near the bulk of p, whichever part comes first.
     unit = EIGHTH * temperature
     heaviest = t_sums == largest(xp, t_sums)
     anchor = _pick(xp, heaviest, (parts.anchor, parts.anchor_low))
-    drift = total(xp, _moments(parts, t_scale, anchor, unit))
-    mean = add(*anchor, unit * (drift / divisor))
-    residual = total(xp, _moments(parts, t_scale, mean, unit))
-    h = tempered(xp, difference(parts.anchor, parts.anchor_low, *mean), unit)
-    spread = total(xp, t_scale * parts.spread + t_sums * abs(h))
+    drift = total(xp, shares * _drifts(parts, anchor))
+    mean = add(*anchor, drift)
+    residual = total(xp, shares * _drifts(parts, mean))
+    spread = total(xp, shares * (parts.spread + abs(_drifts(parts._replace(drift=0.0), mean))))
     astray = abs(drift) > spread
     anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
 
     pivot = _pick(xp, heaviest, (parts.pivot, parts.pivot_low))
-    y, _ = _moved(xp, parts, t_scale, t_top, pivot, unit)
-    y = total(xp, y) / divisor
+    y = total(xp, _moved(xp, parts, shares, (t_top, divisor), pivot, unit)[0])
     both, ratio = _ratio_of_sums(xp, (t_top, t_sum), (s_top, s_sum), unit)
     close = abs(y) < CLOSE
     step = log1p(xp, xp.where(close, y, 0.0))
     pivot = _choose(xp, close, add(*pivot, -(unit * step)), ratio)
     pivot = _choose(xp, both, pivot, (0.0, 0.0))
-    y, phi = _moved(xp, parts, t_scale, t_top, pivot, unit)
-    y, phi = total(xp, y), total(xp, phi)
+    y, phi = (total(xp, a) for a in _moved(xp, parts, shares, (t_top, divisor), pivot, unit))
     gap = largest(xp, parts.gap)
     return State(t_max, t_sum, s_max, s_sum, *pivot, y, phi, *anchor, drift, spread, gap)
 
@@ -252,8 +254,7 @@ def merge(xp: Namespace, states: Sequence[State], temperature: Temperature = 1.0
 def finish(xp: Namespace, state: State) -> Rows:
     """Return KL of whole rows, and the constants of `kldiv.formulas.logits`."""
     t_sum, s_sum = state.t_sum, state.s_sum
-    y = state.y / t_sum
-    kl = state.phi / t_sum - log1p_gap(xp, y)
+    kl = state.phi - log1p_gap(xp, state.y)
     kl = xp.where(kl < 0, 0.0, kl)
     kl = xp.where(state.gap > 0, state.gap, kl)
     # NaN where a side has no class left, or holds NaN or +∞.
@@ -266,10 +267,10 @@ def finish(xp: Namespace, state: State) -> Rows:
         1.0 / s_sum,
         state.pivot,
         state.pivot_low,
-        log1p(xp, y) + nan,
+        log1p(xp, state.y) + nan,
         state.anchor,
         state.anchor_low,
-        state.drift / t_sum + nan,
+        xp.where(state.gap > 0, xp.nan, state.drift) + nan,
     )
 
 
@@ -282,17 +283,17 @@ def _quickly(d: DoubleWord, c: DoubleWord) -> Array:
 
 
 def _sums(
-    xp: Namespace, steps: Array, w: Array, mass: Array, unit: Temperature
+    xp: Namespace, steps: Array, p: Array, mass: Array, unit: Temperature
 ) -> tuple[Array, Array]:
-    """Return Σ w (e⁻ˣ − 1) and Σ w φ(x), where ``steps`` are d − c and ``mass`` w·e⁻ˣ."""
+    """Return Σ p (e⁻ˣ − 1) and Σ p φ(x), where ``steps`` are d − c and ``mass`` p·e⁻ˣ."""
     x = tempered(xp, steps, unit)
     near = xp.clip(x, -NEAR, NEAR)
-    w_near, w_x = w * near, over(w * steps, unit)  # finite where x is not
-    inside, apart = abs(x) < NEAR, mass - w
-    # w·φ(x) within NEAR; less w·near it is w·(e⁻ˣ − 1) everywhere.
-    term = xp.where(inside, w * phi_near(xp, near), apart + w_near)
-    phi = xp.where(inside, term, apart + w_x)
-    return total(xp, term - w_near), total(xp, phi)
+    p_near, p_x = p * near, over(p * steps, unit)  # finite where x is not
+    inside, apart = abs(x) < NEAR, mass - p
+    # p·φ(x) within NEAR; less p·near it is p·(e⁻ˣ − 1) everywhere.
+    term = xp.where(inside, p * phi_near(xp, near), apart + p_near)
+    phi = xp.where(inside, term, apart + p_x)
+    return total(xp, term - p_near), total(xp, phi)
 
 
 def sum_of_weights(xp: Namespace, w: Array, top: Array) -> Array:
@@ -307,29 +308,36 @@ def sum_of_weights(xp: Namespace, w: Array, top: Array) -> Array:
     return total(xp, coarse) + total(xp, w - coarse)
 
 
-def _moments(parts: State, t_scale: Array, c: DoubleWord, unit: Temperature) -> Array:
-    """Return Σ w (d − c)/T of every part."""
-    h = difference(parts.anchor, parts.anchor_low, *c)
-    return t_scale * parts.drift + over(t_scale * parts.t_sum * h, unit)
+def _drifts(parts: State, c: DoubleWord) -> Array:
+    """Return Σ p (d − c) of every part, in eighths."""
+    return parts.drift + difference(parts.anchor, parts.anchor_low, *c)
 
 
 def _moved(
-    xp: Namespace, parts: State, t_scale: Array, t_top: Array, pivot: DoubleWord, unit: Temperature
+    xp: Namespace,
+    parts: State,
+    shares: Array,
+    whole: DoubleWord,
+    pivot: DoubleWord,
+    unit: Temperature,
 ) -> DoubleWord:
-    """Return y and Φ of every part about another pivot, in the scale of another maximum."""
+    """Return every part's share of y and Φ about another pivot.
+
+    ``whole`` are the maximum and Σ w of all the teacher's classes.
+    """
     h = tempered(xp, difference(parts.pivot, parts.pivot_low, *pivot), unit)
     near = (abs(h) < NEAR) & (parts.t_sum > 0)
     h = xp.where(near, h, 0.0)
     # φ(x + h) = φ(x) + φ(h) + (e⁻ˣ − 1)(e⁻ʰ − 1)
     step = phi_near(xp, h)
     fall = step - h
-    y = t_scale * (parts.y + (parts.t_sum + parts.y) * fall)
-    phi = t_scale * (parts.phi + parts.t_sum * step + parts.y * fall)
+    y = shares * (parts.y + (1.0 + parts.y) * fall)
+    phi = shares * (parts.phi + step + parts.y * fall)
     # Far away Σ w e⁻ˣ is the student's mass: the teacher's weights may underflow or be zero.
-    scale = _exp_sum(xp, _origin(xp, parts.s_max), t_top, pivot, unit)
+    scale = _exp_sum(xp, _origin(xp, parts.s_max), whole[0], pivot, unit) / whole[1]
     mass = xp.where(parts.s_sum > 0, parts.s_sum * scale, 0.0)
-    y_far = mass - t_scale * parts.t_sum
-    phi_far = y_far + _moments(parts, t_scale, pivot, unit)
+    y_far = mass - shares
+    phi_far = y_far + over(shares * _drifts(parts, pivot), unit)
     return xp.where(near, y, y_far), xp.where(near, phi, phi_far)
 
 
@@ -405,6 +413,17 @@ def differences(xp: Namespace, s: Logits, t: Logits) -> DoubleWord:
 def eighths(xp: Namespace, logits: Array) -> Array:
     """Return logits in eighths, of which no difference overflows; −∞ is twice the lowest number."""
     return xp.clip(EIGHTH * logits, 2 * EIGHTH * float(xp.finfo(logits.dtype).min), xp.inf)
+
+
+def steps_from(xp: Namespace, logits: Logits, origin: Array) -> Array:
+    """Return logits − origin in eighths, finite."""
+    found = eighths(xp, first_word(logits)) - EIGHTH * origin
+    return found + EIGHTH * logits.low if isinstance(logits, Wide) else found
+
+
+def depth_of(xp: Namespace, logits: Array, top: Array, temperature: Temperature) -> Array:
+    """Return (top − logits)/T, finite."""
+    return tempered(xp, EIGHTH * top - eighths(xp, logits), EIGHTH * temperature)
 
 
 def weights_of(xp: Namespace, logits: Logits, top: Array, temperature: Temperature) -> Array:

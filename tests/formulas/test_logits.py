@@ -428,14 +428,14 @@ def test_second_order(distance, masked, temperature, name):
     *found, slope = second(np, divergence, s, t, ds, dt, temperature)
     value, slopes, expected, in_heat = directional(true, s[0], t[0], ds[0], dt[0], temperature)
     rows = RowLoss("none", *["float64"] * 3, divergence, temperature)
-    assert rows.value(np, s, t)[0] == pytest.approx(value, rel=1e-13)
+    assert rows.value(np, s, t)[0] == pytest.approx(value, rel=1e-13, abs=0)
     own = [
         divergence.gradient(side, divergence.whole(np, s, t, temperature, (side,)))
         for side in (STUDENT, TEACHER)
     ]
     for a, b in zip((*own, *found), (*slopes, *expected), strict=True):
         assert abs(a[0] - b).sum() <= 1e-14 * abs(b).sum()
-    assert slope[0, 0] == pytest.approx(in_heat, rel=1e-13)
+    assert slope[0, 0] == pytest.approx(in_heat, rel=1e-13, abs=0)
 
 
 @pytest.mark.leave_out(lambda lib: once(lib, chosen=False))

@@ -74,6 +74,15 @@ def test_rows_that_are_near_to_equal_are_left_to_the_formulas(monkeypatch):
     np.testing.assert_array_equal(rows, [s[[7, 9, 11, 13]]])
 
 
+def test_one_row_alone_is_left_to_the_formulas_too():
+    s, t = logits((50,), 1e-6)
+    found = of(kldiv.kl_div_with_logits, s, t)
+    wanted = of(kldiv.kl_div_with_logits, s[None], t[None])
+    np.testing.assert_array_equal(
+        np.hstack(found), np.hstack([wanted[0], *(g[0] for g in wanted[1:])])
+    )
+
+
 def test_torch_without_a_compiler_of_kernels():
     torch = pytest.importorskip("torch")
     s, t = (torch.from_numpy(each) for each in logits((40, 500)))

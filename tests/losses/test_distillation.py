@@ -119,6 +119,21 @@ def test_hard_labels_and_temperature(lib):
         lib.assert_equal(found, gradient / 3, ulps=64)
 
 
+def test_a_square_of_a_temperature_that_float32_has_not(lib):
+    """D is ½·(2/T) where Q is sure of a class, and δ²/8 for logits that differ by δT."""
+    for temperature, logit, wanted, slope in (
+        (2.0**-100, 2.0, 2.0**-100, 2.0**-101),
+        (2.0**66, 2.0**46, 2.0**89, 2.0**44),
+    ):
+        s, t = (lib.array(np.array([each, 0.0]), "float32") for each in (logit, 0.0))
+        options = {"beta": 0.0, "temperature": temperature, "scale_by_temperature": True}
+        loss = partial(kldiv.distillation_loss, reduction="sum", **options)
+        value, found = kldiv.value_and_grad(loss)(s, t)
+        for each in (value, loss(s, t)):
+            lib.assert_equal(each, wanted, "float32", ulps=4)
+        lib.assert_equal(found, [slope, -slope], "float32", ulps=4)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_temperature_of_a_half_type_is_squared_in_float32(lib, dtype):
     s, t, heat = lib.array(S, "float32"), lib.array(T, "float32"), lib.array(np.full(3, 1.7), dtype)

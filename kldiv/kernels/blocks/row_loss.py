@@ -67,7 +67,7 @@ class Rows:
         ]
         given += [each[block].reshape(-1) for each in self.numbers]
         number = len(given[0])
-        outputs = {index: array[block] for index, array in self.outputs.items()}
+        outputs = {index: np.atleast_2d(array[block]) for index, array in self.outputs.items()}
         values, keep = np.empty(number), None if self.keep is None else self.keep[block].reshape(-1)
         unsure = dict.fromkeys((VALUE, *outputs), np.ones(number, np.bool_))
         if not self.wide:
