@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kldiv.streaming.totals import Total
     from kldiv.streaming.work import Job
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 _EVERY: Final = 30.0  # seconds that a process which is killed may lose
 _SHARE: Final = 20  # but saving takes no more than this part of the time
 _HASHED: Final = 16 << 20  # bytes of an array that are read at a time

@@ -421,6 +421,15 @@ def test_half_types_are_exact(technology, dtype, beta):
             assert gradient_error(gradient[k], expected[k], "float16") <= 2 * unit(dtype)
 
 
+@each()
+def test_a_class_that_is_as_far_as_numbers_are(technology):
+    """Sums over the classes that are that far from it overflow; the divergence is a number."""
+    s, t = logits((2, 1500), seed=6) / np.float32(10)
+    s[0, 3], s[1, 700] = 3e37, -3e37
+    value, gradients = technology.run(of_rows(), s, t)
+    assert_right(["high", "low"], (value, *gradients), truth(s, t), "float32")
+
+
 @each("beta cotangent", [(None, 1e-25)], more=[(0.3, 1e25)])
 def test_gradients_of_any_size(technology, beta, cotangent):
     s, t = logits((1, 3000))

@@ -348,7 +348,7 @@ def test_a_file_that_is_no_checkpoint_is_left_alone(work, run, stopped, content)
     elif content == "newer":
         with np.load("state") as file:
             arrays = dict(file)
-        text = arrays["json"].tobytes().replace(b'"format": 3', b'"format": 9')
+        text = arrays["json"].tobytes().replace(b'"format": 4', b'"format": 9')
         arrays["json"] = np.frombuffer(text, np.uint8)
         with Path("state").open("wb") as file:
             np.savez(file, **arrays)

@@ -89,6 +89,10 @@ DEVICE Real exp_sum(Real a, Real b, Word<Real> c, const Heat& heat) {
     return exp_over(Word<Real>{high, low - (high - sum.high)}, heat);
 }
 
+// Sums of w·(d − c) are taken in parts of a tile: all of its classes may be as far apart as numbers
+// are, and the sums, which overflowed, belong to a divergence that is a number.
+constexpr Real PART = Real(1) / (32 * PER);
+
 // The state of the tile, the same on each lane.
 DEVICE State tile_state(const Tile& tile, const Heat& heat) {
     Real t_max = tile.own[0];
@@ -126,15 +130,15 @@ DEVICE State tile_state(const Tile& tile, const Heat& heat) {
     // About d at the teacher's maximum x is exactly zero where d is constant.
     Word<Real> first = two_difference(t_top, beside);
     Real drift = over_lanes(summed<0, PER>([&](int k) -> Real {
-        return w[k] * quickly(tile.own[k], tile.other[k], first) * heat.inverse;
+        return w[k] * (PART * quickly(tile.own[k], tile.other[k], first)) * heat.inverse;
     }));
-    Word<Real> mean = add(first, Real(heat.temperature) * (drift / t_sum));
+    Word<Real> mean = add(first, Real(heat.temperature) * (drift / (PART * t_sum)));
     Two<Real> residual = over_lanes(summed<0, PER>([&](int k) -> Two<Real> {
-        Real w_x = w[k] * quickly(tile.own[k], tile.other[k], mean) * heat.inverse;
+        Real w_x = w[k] * (PART * quickly(tile.own[k], tile.other[k], mean)) * heat.inverse;
         return {w_x, absolute(w_x)};
     }));
     Real spread = residual.b;
-    a.spread = spread;
+    a.spread = spread / Wide(PART);
 
     Word<Real> pivot = {Real(0), Real(0)};
     Real scale = 0;
@@ -153,17 +157,17 @@ DEVICE State tile_state(const Tile& tile, const Heat& heat) {
         Real step = steps(tile.own[k], tile.other[k], pivot), x = clipped(step * heat.inverse);
         Real near = clipped_to_near(x);
         Real w_near = w[k] * near, apart = v[k] * scale - w[k];
-        Real w_x = w[k] * step * heat.inverse;  // finite where x is not
+        Real w_x = w[k] * (PART * step) * heat.inverse;  // finite where x is not
         // w·φ(x) within NEAR; less w·near it is w·(e⁻ˣ − 1) everywhere.
         // So it is, too, where one of the two is −∞ and the other as low as can be.
         bool inside = absolute(x) < Real(NEAR) && w[k] > 0 && v[k] > 0;
         Real term = inside ? w[k] * phi_near(near) : apart + w_near;
-        return {term - w_near, inside ? term : apart + w_x, w_x};
+        return {term - w_near, inside ? PART * term : PART * apart + w_x, w_x};
     }));
     a.pivot = pivot.high;
     a.pivot_low = pivot.low;
     a.y = moments.a;
-    a.phi = moments.b;
+    a.phi = moments.b / Wide(PART);
 
     bool nearer = absolute(moments.c) < absolute(drift);
     Word<Real> anchor = choose(nearer, pivot, first);
@@ -172,7 +176,7 @@ DEVICE State tile_state(const Tile& tile, const Heat& heat) {
     anchor = choose(astray, mean, anchor);
     a.anchor = anchor.high;
     a.anchor_low = anchor.low;
-    a.drift = astray ? residual.a : drift;
+    a.drift = (astray ? residual.a : drift) / Wide(PART);
     return a;
 }
 
