@@ -15,7 +15,7 @@ from processes import python
 
 import kldiv
 from kldiv import backends, testing
-from kldiv.backends import Backend, get, registry, routing, table
+from kldiv.backends import Backend, exchange, get, registry, routing, table
 from kldiv.divergences import Jeffreys
 from kldiv.errors import BackendError, ConfigError, LibraryError
 
@@ -146,6 +146,42 @@ def test_an_unknown_type_is_recognised_once_its_backend_is_registered():
         kldiv.kl_div(Wrapped([0.0]), Wrapped([1.0]))
     kldiv.register_backend(Toy())
     assert kldiv.kl_div(Wrapped([0.0]), Wrapped([1.0])).values == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "said"),
+    [
+        ("Sparse", {"toarray": None}, "its own toarray"),
+        ("KerasTensor", {}, "call the loss in a layer"),
+        ("Other", {}, "numpy.asarray"),
+    ],
+)
+def test_an_array_of_no_library_says_what_makes_one(name, members, said):
+    array = type(name, (), members)()
+    with pytest.raises(LibraryError, match=said):
+        kldiv.kl_div(array, array)
+
+
+def test_bfloat16_goes_to_no_library_that_lacks_it():
+    torch, strict = pytest.importorskip("torch"), pytest.importorskip("array_api_strict")
+    lacking = backends.find(strict.asarray([1.0]))
+    with pytest.raises(LibraryError, match="'array_api_strict' has no bfloat16"):
+        exchange.move(torch.ones(2).bfloat16(), get("torch"), lacking, None)
+    with pytest.raises(LibraryError, match="convert them to float32 first"):
+        exchange.move(SimpleNamespace(dtype="bfloat16"), lacking, get("numpy"), None)
+
+
+def test_special_functions_of_a_library_that_has_none():
+    """SciPy's, on the array's own device; what neither has is no attribute."""
+    special = pytest.importorskip("scipy.special")
+    require(Library.STRICT)
+    host = np.array([0.5, 3.0], np.float32)
+    array = Library.STRICT.from_numpy(host)
+    xp = backends.find(array).namespace(array)
+    found = xp.special.digamma(array)
+    assert (found.dtype, found.device) == (array.dtype, array.device)
+    np.testing.assert_array_equal(Library.STRICT.numpy(found), special.digamma(host))
+    assert not hasattr(xp, "no_function")
 
 
 PLUGIN = """

@@ -392,6 +392,23 @@ def test_the_proof_can_fail(computing, monkeypatch):
 
 
 @pytest.mark.skipif(find_spec("llvmlite") is None, reason="llvmlite is not installed")
+def test_no_nan_of_a_row_counts_whose_cotangent_is_0(computing):
+    torch = pytest.importorskip("torch")
+    s, t = torch.zeros(2, 5, requires_grad=True), torch.arange(10.0).reshape(2, 5)
+    t[0, 1] = float("nan")
+    with kldiv.config_context(kernel="cpu"):
+        kldiv.kl_div_with_logits(s, t, reduction="none").backward(torch.tensor([0.0, 1.0]))
+    assert set(computing) == {"cpu"}
+    assert s.grad[0].tolist() == [0.0] * 5
+    assert torch.isfinite(s.grad[1]).all()
+
+
+def test_kernels_that_cannot_be_compiled_ahead(monkeypatch):
+    monkeypatch.setattr(CPU, "problem", lambda: "no compiler here")
+    with pytest.raises(BackendError, match="kernel 'cpu' cannot run here: no compiler here"):
+        next(compile_kernels())
+
+
 def test_kernels_to_compile_ahead():
     def names(*functions, first=False):
         return [name for name, _ in compile_kernels(functions, first=first)]
