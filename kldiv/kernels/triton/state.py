@@ -50,7 +50,7 @@ class Heat(NamedTuple):
 
 
 class State(NamedTuple):
-    """The state of a row: see `kldiv.formulas.state`; y, phi and drift are of w and x there p is."""
+    """The state of a row: as `kldiv.formulas.state`, but y, phi and drift are sums of w and x."""
 
     t_max: Any
     t_sum: Any
