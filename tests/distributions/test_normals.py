@@ -121,6 +121,21 @@ def test_near_and_far(way, distance):
     assert found == pytest.approx(exact(a, b, loc), rel=10 * unit("float64") * condition, abs=0)
 
 
+def test_a_precision_beside_a_factor(torch):
+    """An inverse of the precision is right by its largest element only."""
+    tril = np.array([[3.54, 0, 0], [8.1, 0.17, 0], [0.33, 0.12, 0.43]], "float32")
+    root = np.array([[-12.98, 0, 0], [-14.78, -0.09, 0], [-0.25, -0.02, -0.01]])
+    precision = (root @ root.T).astype("float32")
+    zero = torch.zeros(3)
+    with mpmath.workdps(60):
+        a = mpmath.matrix(tril.tolist())
+        inverse = mpmath.matrix(precision.tolist()) ** -1
+        covariances = [np.array(m.tolist()).reshape(3, 3) for m in (a * a.T, inverse)]
+    p = d.MultivariateNormal(zero, scale_tril=torch.tensor(tril))
+    q = d.MultivariateNormal(zero, precision_matrix=torch.tensor(precision))
+    assert kl(p, q).item() == pytest.approx(exact(*covariances, np.zeros(3)), rel=1e-6)
+
+
 # ---- second derivatives where both are the same --------------------------------------------------
 
 # Fisher's information in location and scale, times scale².
