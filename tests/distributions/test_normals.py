@@ -136,6 +136,39 @@ def test_a_precision_beside_a_factor(torch):
     assert kl(p, q).item() == pytest.approx(exact(*covariances, np.zeros(3)), rel=1e-6)
 
 
+# Of P and the precision of Q, the worst that were found: a slope passed through a Cholesky factor.
+BESIDE_A_PRECISION = [
+    (
+        "covariance_matrix",
+        [
+            [89355.5, -11.8024349, -0.96817565],
+            [-11.8024349, 35287.6445, 0.257633686],
+            [-0.96817565, 0.257633686, 5.58566581e-3],
+        ],
+        [
+            [277230.031, -220.706894, 2.18071556],
+            [-220.706894, 426.174652, 9780.49121],
+            [2.18071556, 9780.49121, 224574.609],
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("way", "given", "precision"), BESIDE_A_PRECISION)
+def test_slopes_in_a_precision_beside_another_description(torch, way, given, precision):
+    given, precision = (np.array(each, "float32") for each in (given, precision))
+    zero = torch.zeros(3)
+    at = torch.tensor(precision, requires_grad=True)
+    p = d.MultivariateNormal(zero, **{way: torch.tensor(given)})
+    kl(p, d.MultivariateNormal(zero, precision_matrix=at)).backward()
+    with mpmath.workdps(60):
+        a, b = (mpmath.matrix(each.tolist()) for each in (given, precision))
+        wanted = ((a * a.T if way == "scale_tril" else a) - b**-1) / 2
+        wanted = np.array(wanted.tolist(), float).reshape(3, 3)
+    off, most = (abs(x * precision).max() for x in (at.grad.numpy() - wanted, wanted))
+    assert off < 1e-6 * most
+
+
 # ---- second derivatives where both are the same --------------------------------------------------
 
 # Fisher's information in location and scale, times scale².

@@ -39,6 +39,7 @@ def multivariate(xp: Namespace, p: Any, q: Any) -> Array:
         spread = _by_factors(xp, inner, outer)
         spread = _or_near(xp, spread, outer, q.precision_matrix - p.precision_matrix)
         z = xp.matmul(xp.matrix_transpose(inner), change)
+        logs = _log_det(xp, inner) - _log_det(xp, outer)
     else:
         low = next((d for d in (q, p) if _has(d, "cov_factor")), None)
         if low is not None and not (_has(p, "scale_tril") or _has(q, "scale_tril")):
@@ -51,13 +52,46 @@ def multivariate(xp: Namespace, p: Any, q: Any) -> Array:
             inverse = 1.0 / xp.linalg.diagonal(root)
             spread = _of_quotient(xp, xp.matmul(root, inner), inverse, xp.linalg.diagonal(inner))
             z = xp.matmul(root, change)
+            logs = _log_det(xp, root) + _log_det(xp, inner)
         else:
             outer = _factor(xp, q)
             spread = _by_factors(xp, inner, outer)
             if not (_has(p, "precision_matrix") or (_triangular(p) and _triangular(q))):
                 spread = _or_near(xp, spread, outer, _added(xp, p, q))
             z = _solved(xp, outer, change)
-    return 0.5 * (spread + xp.sum(z * z, axis=(-2, -1)))
+    value = 0.5 * (spread + xp.sum(z * z, axis=(-2, -1)))
+    if _has(q, "precision_matrix") and not _has(p, "scale_tril"):  # half as much time more there
+        return _with_slopes_of(xp, value, _explicit(xp, p, q) - logs)
+    return value
+
+
+def _explicit(xp: Namespace, p: Any, q: Any) -> Array:
+    """Return ½ tr Λ₂(Σ₁ + δδᵀ): less logarithms of determinants it is D but for n/2 and for digits.
+
+    So D's slope in Λ₂ is ½ (Σ₁ + δδᵀ − Λ₂⁻¹), and has of the factor of Λ₂ no more than the inverse.
+    That of L⁻¹R goes through the factor and back, and takes the rounding of Σ₁ times a condition.
+    """
+    change = (p.loc - q.loc)[..., None]
+    turned = xp.matmul(q.precision_matrix, change)
+    trace = q.precision_matrix * covariance(xp, p)
+    return 0.5 * (xp.sum(trace, axis=(-2, -1)) + xp.sum(turned * change, axis=(-2, -1)))
+
+
+def _log_det(xp: Namespace, factor: Array) -> Array:
+    return xp.sum(xp.log(xp.linalg.diagonal(factor)), axis=-1)
+
+
+def _with_slopes_of(xp: Namespace, value: Array, other: Array) -> Array:
+    """Return D, with the derivatives of another formula where it is far from 0.
+
+    Near 0 those would be differences of large numbers, where D's own are right.
+    """
+    held = getattr(xp, "constant", None)
+    if held is None:
+        return value
+    far = xp.isfinite(other) & (value > 0.05)
+    other = xp.where(far, other, 0.0)
+    return xp.where(far, held(value), value) + (other - held(other))
 
 
 def _by_factors(xp: Namespace, inner: Array, outer: Array) -> Array:
@@ -224,7 +258,9 @@ def covariance(xp: Namespace, d: Any) -> Array:
         return d.covariance_matrix
     if d.scale_tril is not None:
         return xp.matmul(d.scale_tril, xp.matrix_transpose(d.scale_tril))
-    return xp.linalg.inv(d.precision_matrix)
+    unit = 1.0 / xp.sqrt(xp.linalg.diagonal(d.precision_matrix))
+    units = unit[..., :, None] * unit[..., None, :]  # unlike scales would choose the pivots
+    return units * xp.linalg.inv(units * d.precision_matrix)
 
 
 def _below(xp: Namespace, size: int) -> Array:
