@@ -139,6 +139,19 @@ def test_a_precision_beside_a_factor(torch):
 # Of P and the precision of Q, the worst that were found: a slope passed through a Cholesky factor.
 BESIDE_A_PRECISION = [
     (
+        "scale_tril",
+        [
+            [258.144409, 0, 0],
+            [-0.0391500741, 214.433472, 0],
+            [-1.42444763e-3, 1.14358857e-3, 0.0916150883],
+        ],
+        [
+            [293957.969, -220.706894, 3.30040526],
+            [-220.706894, 426.05368, 9779.45801],
+            [3.30040526, 9779.45801, 224600.047],
+        ],
+    ),
+    (
         "covariance_matrix",
         [
             [89355.5, -11.8024349, -0.96817565],

@@ -60,7 +60,7 @@ def multivariate(xp: Namespace, p: Any, q: Any) -> Array:
                 spread = _or_near(xp, spread, outer, _added(xp, p, q))
             z = _solved(xp, outer, change)
     value = 0.5 * (spread + xp.sum(z * z, axis=(-2, -1)))
-    if _has(q, "precision_matrix") and not _has(p, "scale_tril"):  # half as much time more there
+    if _has(q, "precision_matrix"):
         return _with_slopes_of(xp, value, _explicit(xp, p, q) - logs)
     return value
 
@@ -73,7 +73,10 @@ def _explicit(xp: Namespace, p: Any, q: Any) -> Array:
     """
     change = (p.loc - q.loc)[..., None]
     turned = xp.matmul(q.precision_matrix, change)
-    trace = q.precision_matrix * covariance(xp, p)
+    if _has(p, "scale_tril"):  # whose square may be beyond the numbers
+        trace = xp.matmul(q.precision_matrix, p.scale_tril) * p.scale_tril
+    else:
+        trace = q.precision_matrix * covariance(xp, p)
     return 0.5 * (xp.sum(trace, axis=(-2, -1)) + xp.sum(turned * change, axis=(-2, -1)))
 
 
