@@ -136,8 +136,9 @@ def test_torch_compile_with_symbols(torch, name):
     torch.compiler.reset()
     backend = "eager" if name in ALONE else "aot_eager"
     compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=backend)
-    s, t = torch.randn(2, 4, 20)
-    s.requires_grad_()
+    s, t = torch.randn(4, 20, requires_grad=True), torch.randn(4, 20)
+    for tensor in (s, t):  # whose sizes as symbols take three quarters of the time
+        torch._dynamo.mark_static(tensor)
     value, wanted = compiled(s, t), loss(s, t)
     torch.testing.assert_close(value, wanted, rtol=1e-6, atol=0)
     slopes = [torch.autograd.grad(found, s)[0] for found in (value, wanted)]

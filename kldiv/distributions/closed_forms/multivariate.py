@@ -60,7 +60,7 @@ def multivariate(xp: Namespace, p: Any, q: Any) -> Array:
                 spread = _or_near(xp, spread, outer, _added(xp, p, q))
             z = _solved(xp, outer, change)
     value = 0.5 * (spread + xp.sum(z * z, axis=(-2, -1)))
-    if _has(q, "precision_matrix"):
+    if _has(q, "precision_matrix") and hasattr(xp, "constant"):
         return _with_slopes_of(xp, value, _explicit(xp, p, q) - logs)
     return value
 
@@ -89,12 +89,9 @@ def _with_slopes_of(xp: Namespace, value: Array, other: Array) -> Array:
 
     Near 0 those would be differences of large numbers, where D's own are right.
     """
-    held = getattr(xp, "constant", None)
-    if held is None:
-        return value
     far = xp.isfinite(other) & (value > 0.05)
     other = xp.where(far, other, 0.0)
-    return xp.where(far, held(value), value) + (other - held(other))
+    return xp.where(far, xp.constant(value), value) + (other - xp.constant(other))
 
 
 def _by_factors(xp: Namespace, inner: Array, outer: Array) -> Array:
