@@ -409,6 +409,7 @@ def test_kernels_that_cannot_be_compiled_ahead(monkeypatch):
         next(compile_kernels())
 
 
+@pytest.mark.skipif(find_spec("llvmlite") is None, reason="llvmlite is not installed")
 def test_kernels_to_compile_ahead():
     def names(*functions, first=False):
         return [name for name, _ in compile_kernels(functions, first=first)]
