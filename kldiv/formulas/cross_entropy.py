@@ -32,7 +32,7 @@ from kldiv.formulas.operation import Composite
 from kldiv.formulas.reductions import cast
 from kldiv.formulas.rows import RowLoss, RowOperation
 from kldiv.formulas.special import log1p, total
-from kldiv.formulas.state import depth_of, eighths, over, weights_of
+from kldiv.formulas.state import depth_of, eighths, over, tempered, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ class CrossEntropy(Divergence):
     def own_shares(self, sums: Wanted, block: Block) -> list[Array]:
         xp, s, _, rows, _ = block.side(TEACHER)
         p, known, largest = block.own(TEACHER), eighths(xp, s), s == rows.s_max
-        depth = depth_of(xp, s, rows.s_max, block.temperature)
+        depth = tempered(xp, EIGHTH * rows.s_max - known, EIGHTH * block.temperature)
         weights = weights_of(xp, s, rows.s_max, block.temperature)
         added = [p * depth, xp.where(largest, 0.0, weights), xp.where(largest, weights, 0.0), p]
         found = [total(xp, each) for each in added]

@@ -234,8 +234,9 @@ def merge(xp: Namespace, states: Sequence[State], temperature: Temperature = 1.0
     anchor = _pick(xp, heaviest, (parts.anchor, parts.anchor_low))
     drift = total(xp, shares * _drifts(parts, anchor))
     mean = add(*anchor, drift)
-    residual = total(xp, shares * _drifts(parts, mean))
-    spread = total(xp, shares * (parts.spread + abs(_drifts(parts._replace(drift=0.0), mean))))
+    h = difference(parts.anchor, parts.anchor_low, *mean)
+    residual = total(xp, shares * (parts.drift + h))
+    spread = total(xp, shares * (parts.spread + abs(h)))
     astray = abs(drift) > spread
     anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
 

@@ -13,6 +13,7 @@ from kldiv.distributions.families import (
 )
 from kldiv.distributions.registry import register_kl
 from kldiv.formulas.remainders import log_det_remainder, ratio_phi
+from kldiv.formulas.state import held
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
@@ -61,17 +62,16 @@ def multivariate(xp: Namespace, p: Any, q: Any) -> Array:
             z = _solved(xp, outer, change)
     value = 0.5 * (spread + xp.sum(z * z, axis=(-2, -1)))
     if _has(q, "precision_matrix") and hasattr(xp, "constant"):
-        return _with_slopes_of(xp, value, _explicit(xp, p, q) - logs)
+        return _with_slopes_of(xp, value, _explicit(xp, p, q, change) - logs)
     return value
 
 
-def _explicit(xp: Namespace, p: Any, q: Any) -> Array:
+def _explicit(xp: Namespace, p: Any, q: Any, change: Array) -> Array:
     """Return ½ tr Λ₂(Σ₁ + δδᵀ): less logarithms of determinants it is D but for n/2 and for digits.
 
     So D's slope in Λ₂ is ½ (Σ₁ + δδᵀ − Λ₂⁻¹), and has of the factor of Λ₂ no more than the inverse.
     That of L⁻¹R goes through the factor and back, and takes the rounding of Σ₁ times a condition.
     """
-    change = (p.loc - q.loc)[..., None]
     turned = xp.matmul(q.precision_matrix, change)
     if _has(p, "scale_tril"):  # whose square may be beyond the numbers
         trace = xp.matmul(q.precision_matrix, p.scale_tril) * p.scale_tril
@@ -91,7 +91,7 @@ def _with_slopes_of(xp: Namespace, value: Array, other: Array) -> Array:
     """
     far = xp.isfinite(other) & (value > 0.05)
     other = xp.where(far, other, 0.0)
-    return xp.where(far, xp.constant(value), value) + (other - xp.constant(other))
+    return xp.where(far, held(xp, value), value) + (other - held(xp, other))
 
 
 def _by_factors(xp: Namespace, inner: Array, outer: Array) -> Array:
@@ -111,7 +111,8 @@ def _of_quotient(xp: Namespace, m: Array, wide: Array, narrow: Array) -> Array:
     It is Σ φ(2 log(Lᵢᵢ/Rᵢᵢ)) + Σ Mᵢⱼ² over i > j: no eigenvalue is needed, nothing cancels, and it
     is smooth where eigenvalues are equal.
     """
-    m = xp.where(_below(xp, m.shape[-1]), m, 0.0)
+    place = xp.arange(m.shape[-1])
+    m = xp.where(place[:, None] > place[None, :], m, 0.0)
     diagonals = ratio_phi(xp, wide, narrow, 2)
     return xp.sum(diagonals, axis=-1) + xp.sum(m * m, axis=(-2, -1))
 
@@ -261,11 +262,6 @@ def covariance(xp: Namespace, d: Any) -> Array:
     unit = 1.0 / xp.sqrt(xp.linalg.diagonal(d.precision_matrix))
     units = unit[..., :, None] * unit[..., None, :]  # unlike scales would choose the pivots
     return units * xp.linalg.inv(units * d.precision_matrix)
-
-
-def _below(xp: Namespace, size: int) -> Array:
-    """Return which elements of a square matrix are below its diagonal."""
-    return xp.arange(size)[:, None] > xp.arange(size)[None, :]
 
 
 def _diagonal(xp: Namespace, values: Array) -> Array:

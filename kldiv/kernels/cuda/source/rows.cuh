@@ -14,8 +14,6 @@ enum {
 enum Phase { STATES = 1, FINISH = 2, SUMS = 4, VALUES = 8, GRADIENTS = 16 };
 enum Side { STUDENT = 1, TEACHER = 2, GRADIENT_S = 3, GRADIENT_T = 4 };
 
-constexpr int TILE = 32 * PER;
-
 // Sums over classes.
 template <class F>
 struct Sums {

@@ -7,6 +7,8 @@ DEVICE State empty_state() {
     return {-INFINITE, 0, -INFINITE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
 }
 
+constexpr int TILE = 32 * PER;
+
 struct Tile {
     Real own[PER], other[PER];  // t and s of the state; −∞ where there is no class
 };
@@ -91,7 +93,7 @@ DEVICE Real exp_sum(Real a, Real b, Word<Real> c, const Heat& heat) {
 
 // Sums of w·(d − c) are taken in parts of a tile: all of its classes may be as far apart as numbers
 // are, and the sums, which overflowed, belong to a divergence that is a number.
-constexpr Real PART = Real(1) / (32 * PER);
+constexpr Real PART = Real(1) / TILE;
 
 // The state of the tile, the same on each lane.
 DEVICE State tile_state(const Tile& tile, const Heat& heat) {
