@@ -251,26 +251,28 @@ def labels_and_teachers(*names):
     return found
 
 
-def main(tier, path):
+def main(part, path):
+    """Write what one part of the tests looks at; "quick" is some of both others."""
     jax.config.update("jax_enable_x64", True)
-    quick = tier == "quick"
+    quick = part == "quick"
     found = {"devices": jax.device_count(), "compiler": {}, "axis_name": {}}
-    for key in [key for key in COMPILED if (key in QUICK) == quick]:
+    for key in [key for key in COMPILED if (key in QUICK) == quick and part != "by_name"]:
         loss, name, options, dtype = key
         found["compiler"][key] = by_the_compiler(name, LOSSES[loss], OPTIONS[options], dtype)
-    for key in [key for key in MAPPED if (key in QUICK) == quick]:
+    for key in [key for key in MAPPED if (key in QUICK) == quick and part != "by_the_compiler"]:
         loss, options, dtype, where = key
         ranks.GATHERED = 1 if where == "beyond" else 16
         found["axis_name"][key] = by_axis_name(
             LOSSES[loss], OPTIONS[options], dtype, inside=where != "outside"
         )
     ranks.GATHERED = 16
-    if not quick:
+    if part == "by_the_compiler":
+        of_layouts, found["fused in a shard_map"] = fused()
+        found["compiler"].update(of_layouts)
+    if part == "by_name":
         names = "both", "policy", "hard", "bucket", "renormalized"
         found["labels and teachers"] = labels_and_teachers(*names)
         found.update(more())
-        of_layouts, found["fused in a shard_map"] = fused()
-        found["compiler"].update(of_layouts)
     Path(path).write_bytes(pickle.dumps(found))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from libraries import Library, require
 from processes import python
 
@@ -25,27 +26,38 @@ QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passe
 TARGETS = {"float16": 2e-3, "float32": 1e-6, "float64": 2e-15}
 
 
-def computed(tier, folder):
-    """Return the results of a process with eight devices; JAX fixes their number when it starts."""
+def computed(part, factory):
+    """Return the results of a process with eight devices; JAX fixes their number when it starts.
+
+    Of several workers one starts it, and the others wait for its results.
+    """
     require(Library.JAX)
-    path = folder / "results"
+    own = factory.getbasetemp()
+    path = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / f"devices-{part}"
     environment = {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={jax_devices.DEVICES} {QUICKLY}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
     }
-    python(jax_devices.__file__, tier, path, **environment)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            python(jax_devices.__file__, part, path, **environment)
     return pickle.loads(path.read_bytes())  # noqa: S301 - our own
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    return computed("quick", tmp_path_factory.mktemp("devices"))
+    return computed("quick", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def by_the_compiler(tmp_path_factory):
+    return computed("by_the_compiler", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    return computed("slow", tmp_path_factory.mktemp("devices"))
+    return computed("by_name", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -83,22 +95,21 @@ def cases(name):
     return getattr(jax_devices, name) if jax_devices else []
 
 
-def in_tiers(keys):
-    tiers = [
-        ("quick", ()) if key in cases("QUICK") else ("found", pytest.mark.slow) for key in keys
-    ]
+def in_parts(keys, slow):
     return [
-        pytest.param(key, tier, id=" ".join(key), marks=marks)
-        for key, (tier, marks) in zip(keys, tiers, strict=True)
+        pytest.param(key, "quick", id=" ".join(key))
+        if key in cases("QUICK")
+        else pytest.param(key, slow, id=" ".join(key), marks=pytest.mark.slow)
+        for key in keys
     ]
 
 
 @pytest.mark.parametrize(
-    ("key", "tier"),
-    in_tiers([*cases("COMPILED"), *((*key, "fused") for key in cases("FUSED"))]),
+    ("key", "part"),
+    in_parts([*cases("COMPILED"), *((*key, "fused") for key in cases("FUSED"))], "by_the_compiler"),
 )
-def test_the_compiler_shards_a_loss(request, wanted, key, tier):
-    found = request.getfixturevalue(tier)
+def test_the_compiler_shards_a_loss(request, wanted, key, part):
+    found = request.getfixturevalue(part)
     loss, layout, options, dtype, *fused = key
     results, collectives, where, has_kernel = found["compiler"][key]
     assert has_kernel == bool(fused)
@@ -115,9 +126,9 @@ def test_the_compiler_shards_a_loss(request, wanted, key, tier):
     )
 
 
-@pytest.mark.parametrize(("key", "tier"), in_tiers(cases("MAPPED")))
-def test_an_axis_name_in_a_shard_map(request, wanted, key, tier):
-    found = request.getfixturevalue(tier)
+@pytest.mark.parametrize(("key", "part"), in_parts(cases("MAPPED"), "found"))
+def test_an_axis_name_in_a_shard_map(request, wanted, key, part):
+    found = request.getfixturevalue(part)
     loss, options, dtype, where = key
     results, collectives = found["axis_name"][key]
     check(results, wanted[loss, options, dtype], dtype)
@@ -154,9 +165,9 @@ def test_rows_in_several_blocks_on_each_device(found, wanted):
 
 
 @pytest.mark.slow
-def test_fused_rows_in_a_shard_map(found):
+def test_fused_rows_in_a_shard_map(by_the_compiler):
     expected = kldiv.kl_div_with_logits(*jax_devices.logits("float64", {}), reduction="none")
-    for value, kernels in found["fused in a shard_map"]:
+    for value, kernels in by_the_compiler["fused in a shard_map"]:
         np.testing.assert_allclose(value, expected, rtol=2e-15, atol=1e-300)
         assert kernels
 

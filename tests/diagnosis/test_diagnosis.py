@@ -44,7 +44,7 @@ STUDENT, TEACHER = 2 * _rng.normal(size=(8, 10)), 2 * _rng.normal(size=(8, 10))
 X, T = log_softmax(STUDENT), softmax(TEACHER)
 ONE_HOT = np.eye(10)[[3, 1, 4, 1, 5, 9, 2, 6]]
 WIDE = log_softmax(np.tile(STUDENT, 1000))
-WIDE_ONE_HOT = np.eye(10_000)[:8]
+WIDE_ONE_HOT = np.eye(8, 10_000)
 
 
 def put(array, *places):
