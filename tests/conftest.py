@@ -149,24 +149,26 @@ def thinned(items):
 def long_by_nature(items):
     """Return the cases that only the slow run has, of variants that compile or interpret each case.
 
-    JAX compiles: every fifth test of all libraries runs on it at once, and of a test of JAX itself
-    the first case; the others in the slow run, with those that a test says (``slow_where``). Of a
-    technology that is interpreted every third case of a test does.
+    JAX compiles and Dask makes tasks: every fifth test of all libraries runs on JAX at once, every
+    third on Dask, and of a test of JAX itself the first case; the others in the slow run, with
+    those that a test says (``slow_where``). Of a technology that is interpreted every sixth case of
+    a test runs at once.
     """
     yield from (item for item in items if any(told_by(item, "slow_where")))
     if "jax" in items[0].fixturenames:
         yield from items[1:]
-    jax = [item for item in items if library_of(item) in TWINS]
-    if jax and len(jax) < len(items) and crc32(jax[0].originalname.encode()) // 2 % 5:
-        yield from jax
+    turn = crc32(items[0].originalname.encode())
+    for libraries, most in ((TWINS, 5), ((Library.DASK,), 3)):
+        own = [item for item in items if library_of(item) in libraries]
+        if len(own) < len(items) and turn // 2 % most:
+            yield from own
     interpreted = [
         item
         for item in items
         if hasattr(item, "callspec")
         and getattr(item.callspec.params.get("technology"), "interpreted", False)
     ]
-    turn = crc32(items[0].originalname.encode())
-    stride = min(3, len(interpreted))
+    stride = min(6, len(interpreted))
     yield from (each for k, each in enumerate(interpreted) if (k + turn) % stride)
 
 

@@ -90,8 +90,14 @@ KERNELS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "dtype", "kind", "classes"), KERNELS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("name", "dtype", "kind", "classes", "architecture"),
+    [
+        pytest.param(*kernel, each, marks=() if k % 2 == n % 2 else pytest.mark.slow)
+        for k, kernel in enumerate(KERNELS)
+        for n, each in enumerate(ARCHITECTURES)
+    ],
+)
 def test_nvrtc_compiles_it(name, dtype, kind, classes, architecture):
     told = macros(name, dtype, kind=kind, classes=classes)
     ptx, said = compiled(name, architecture, real=real(dtype), **told)
@@ -155,9 +161,7 @@ SPILLED = 80
 @pytest.mark.parametrize(
     ("divergence", "dtype", "architecture"),
     [
-        ("KL", "float32", "sm_90"),
         ("KL", "bfloat16", "sm_90"),
-        ("JS", "float64", "sm_80"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in itertools.product(DIVERGENCES, ("float32", "float64"), ARCHITECTURES)
