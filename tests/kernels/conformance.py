@@ -52,6 +52,8 @@ class Technology:
     """Whether it does more for JS than find the states of rows, as for KL."""
     apart = True
     """Whether it has all divergences of rows that kernels have, not only KL and JS."""
+    whole_range = True
+    """Whether differences of logits may be beyond the largest number of float32."""
     reuses = False
     """Whether it runs the formulas' own code: interpreted, it shows little that they do not."""
     unsure = MappingProxyType({})
@@ -177,6 +179,7 @@ class Triton(Torch):
     """Triton, on a GPU or as its interpreter runs it on the CPU (``tests/conftest.py``)."""
 
     name = "triton"
+    whole_range = False
     functions = ("exp", "log")
     splits = ("small", 1, 24)
 
@@ -250,6 +253,7 @@ class Cuda(Technology):
     """CUDA C++ on a GPU, by CuPy."""
 
     name = "cuda"
+    whole_range = False
     library = Library.CUPY
     splits = ((1, 1), (8, 1), (8, 5), (8, 40))
 

@@ -430,6 +430,51 @@ def test_a_class_that_is_as_far_as_numbers_are(technology):
     assert_right(["high", "low"], (value, *gradients), truth(s, t), "float32")
 
 
+MILD, OTHER = (0.5, -1.2, 0.3), (0.3, 1.7, -0.4)
+FAR_AWAY = {  # rows of which one has a class that is far above all others, or is far below
+    "no class of the other": ((*MILD, -math.inf), (*OTHER, 1)),
+    "a class of the other": ((*MILD, -60.0), (*OTHER, 1)),
+    "below": ((*MILD, -math.inf), (*OTHER, -1)),
+    "of both, unlike": ((*MILD, 1), (1, *OTHER)),
+    "beside a low row": ((-1, -1, -1, -math.inf), (*OTHER, 1)),
+    "beside a high row": ((1, 1, 1, -math.inf), (*OTHER, 1)),
+    "beside a row and low": ((1, 1, 1, -math.inf), (*OTHER, -1)),
+    "the whole row": ((-1, -1, -1, -1), (*OTHER, -0.2)),
+}
+"""Pairs of rows of which an integer, ±1, stands for so many times what is far."""
+
+
+@each(
+    "dtype name",
+    lambda technology: [
+        ("float32", "KL"),
+        *(("float64", name) for name in ("Jeffreys", "Hellinger") if technology.apart),
+    ],
+    more=lambda technology: [
+        (dtype, name)
+        for dtype in FLOATS
+        for name in ("KL", "JS", "Jeffreys, weighed", "TV", "skew", "mixture")
+        if technology.apart or name in {"KL", "JS"}
+    ],
+)
+def test_classes_far_away_leave_the_others_their_digits(technology, dtype, name):
+    """However far one class is, of either side each of the others keeps its own gradient."""
+    cases = [(1.0, 1e13), (0.1, 3.3e17), (37.0, 1e30), *[(9.0, 3e38)] * technology.whole_range]
+    for temperature, far in cases:
+        pairs = [pair[::order] for pair in FAR_AWAY.values() for order in (1, -1)]
+        rows = [
+            [[far * x if isinstance(x, int) else x for x in row] for row in pair] for pair in pairs
+        ]
+        s, t = np.array(rows, dtype).swapaxes(0, 1)
+        value, gradients = of_record(name, technology, s, t, dtype=dtype, temperature=temperature)
+        for row, pair in enumerate(zip(s, t, strict=True)):
+            true = of_definition(RECORDS[name], *pair, temperature)
+            for found, one in zip((value, *gradients), true, strict=True):
+                np.testing.assert_allclose(
+                    found[row], one, 64 * unit(dtype), 1e8 * np.finfo(dtype).tiny, err_msg=str(pair)
+                )
+
+
 @each("beta cotangent", [(None, 1e-25)], more=[(0.3, 1e25)])
 def test_gradients_of_any_size(technology, beta, cotangent):
     s, t = logits((1, 3000))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from kldiv.kernels.cpu.code import DOUBLE, Value, at_least, at_most, select
 from kldiv.kernels.cpu.elementary import (
     added,
-    difference,
     eighth_difference,
     log,
     log1p,
@@ -16,16 +15,12 @@ from kldiv.kernels.cpu.elementary import (
     two_sum,
 )
 from kldiv.kernels.cpu.peaks import Peak
-from kldiv.kernels.cpu.row import HEAT, SEGMENT, STUDENT, TEACHER, low_width
+from kldiv.kernels.cpu.row import SEGMENT, STUDENT, TEACHER, low_width
 from kldiv.kernels.cpu.sums import Total
 
 if TYPE_CHECKING:
     from kldiv.kernels.cpu.peaks import Scale
     from kldiv.kernels.cpu.row import Row
-
-FAR: Final = 2.0**40
-"""A largest logit, over T, that is subtracted: logits with a probability differ from it exactly,
-and smaller ones leave digits enough to a pivot of three words of float32."""
 
 _MODERATE: Final = 1e3
 """Σ p^α q^κ, or 1 over it, up to which Rényi's divergence and its gradient are as exact as those
@@ -104,66 +99,61 @@ def _find_peak(row: Row, side: _Side) -> None:
     of_label = row.sums(select(inside, label, 0) // SEGMENT, 0)
     row.store(peak.cost(code.load(DOUBLE, of_label), inside), 0)
     row.store(peak.entropy, 1)
-    row.set(top_t=side.top, rest=peak.rest, depth=peak.mean, moved=0.0, unit=1.0)
+    row.set(top_t=side.top, rest=peak.rest, depth=peak.mean)
     row.set(t_scale=peak.per * 2.0**-row.own.lift)
 
 
 def _find_pivot(row: Row, teacher: _Side, student: _Side) -> None:
-    code = row.code
     for name, side in (("t", teacher), ("s", student)):
-        numbers = {"exponent": side.scale.exponent, "scale": 1.0 / side.total}
+        origin, exponent = side.scale.origin, side.scale.exponent
+        numbers = {"origin": origin, "exponent": exponent, "scale": 1.0 / side.total}
         row.set(**{f"{name}_{key}": number for key, number in numbers.items()})
-    unit, shifts = _shifts(row, teacher.top, student.top)
-    (t_top, t_origin), (s_top, s_origin) = (
-        [each * unit - shift for each in (side.top, side.scale.origin)]
-        for side, shift in zip((teacher, student), shifts, strict=True)
-    )
-    besides = [
-        at_least(side.beside * unit - shift, -row.most)
-        for side, shift in zip((teacher, student), reversed(shifts), strict=True)
-    ]
+        row.set(**{f"top_{name}": side.top, f"beside_{name}": side.beside})
     heat = row.heat_64()
     both = (teacher.total > 0.0) & (student.total > 0.0)
     powers = teacher.scale.exponent - student.scale.exponent
     temperature = row.eighth_temperature()
-    ratio = added(eighth_difference(t_origin, s_origin), powers * (heat.ln2 * 0.125))
+    first = eighth_difference(teacher.top, student.top, row.least)
+    of_s, of_t = (side.top - side.scale.origin for side in (student, teacher))
+    ratio = added(eighth_difference(of_s, of_t, row.least), powers * (heat.ln2 * 0.125))
     quotient = log(teacher.total / student.total)
     ratio = added(ratio, powers * (heat.ln2_low * 0.125) + temperature * quotient)
-    first = eighth_difference(t_top, s_top)
     snap = temperature * (2.0**-17 if row.real.single else 2.0**-44)
-    near = abs(difference(ratio, first)) <= snap
-    pivot, low = _either(near, first, ratio)
+    pivot, low = _unless(abs(ratio[0]) <= snap, ratio)
+    pivot = select(both, pivot, float("nan"))
+    row.set(first=first, ratio=ratio)
     if row.divergence.exact:
         # Of one word first: d − c is exact where it is small, and y tells the rest.
-        pivot, low = pivot.to(row.real.scalar).to(DOUBLE), code.real(0.0)
+        whole = (first[0] + pivot).to(row.real.scalar).to(DOUBLE)
+        row.set(pivot=added(two_difference(whole, first[0]), -first[1]))
+        row.set(pivot_words=(whole, row.code.real(0.0), row.code.real(0.0)))
+    else:
+        _set_pivot(row, (pivot, low))
     # Beside the largest number such a logit is nothing.
-    moderate = at_least(abs(t_top), abs(s_top)) < 1e30
+    moderate = at_least(abs(teacher.top), abs(student.top)) < 1e30
     lost, lone = (
         row.divergence.counted(row, index, side.lost)
         for index, side in enumerate((teacher, student))
     )
-    row.set(ratio=ratio, first=first, pivot=(select(both, pivot, float("nan")), low))
-    row.set(pivot_rest=0.0, plain=moderate if row.divergence.exact else 0.0)
-    row.set(beside_t=besides[0], beside_s=besides[1], t_origin=t_origin, s_origin=s_origin)
-    row.set(top_t=t_top, top_s=s_top, lost=lost, lone=lone)
+    row.set(plain=moderate if row.divergence.exact else 0.0, lost=lost, lone=lone)
 
 
-def _shifts(row: Row, t_top: Value, s_top: Value) -> tuple[Value, tuple[Value, Value]]:
-    """Return the unit of logits and both shifts in it, and take constants of T to that."""
-    code, zero = row.code, row.code.real(0.0)
-    bound = row.get("temperature") * FAR
-    far = [(abs(top) > bound) & (abs(top) < float("inf")) for top in (t_top, s_top)]
-    moved = far[0] | far[1]
-    large = at_least(abs(t_top), abs(s_top)) > 1e30
-    unit = select(moved & large, code.real(0.5), 1.0)
-    t_shift, s_shift = (
-        select(each, top * unit, zero) for each, top in zip(far, (t_top, s_top), strict=True)
-    )
-    inverse = 1.0 / unit
-    powers = {name: inverse if name in {"inverse", "per"} else unit for name in HEAT}
-    row.set(moved=moved, unit=unit, shift_t=t_shift, shift_s=s_shift)
-    row.set(**{name: row.get(name) * power for name, power in powers.items()})
-    return unit, (t_shift, s_shift)
+def _set_pivot(row: Row, pivot: tuple[Value, Value]) -> None:
+    """Change the pivot, given less ``first``."""
+    first, first_low = row.words("first")
+    high, more = two_sum(first, pivot[0])
+    more, less = two_sum(first_low, more)
+    low, rest = two_sum(more, pivot[1] + less)
+    row.set(pivot=pivot)
+    _set_words(row, "pivot", *two_sum(high, low), rest)
+
+
+def _set_words(row: Row, name: str, high: Value, low: Value, rest: Value | float = 0.0) -> None:
+    """Keep a pivot or an anchor as three numbers of the elements' dtype."""
+    head = high.to(row.real.scalar).to(DOUBLE)
+    low, less = two_sum(high - head, low)
+    second = low.to(row.real.scalar).to(DOUBLE)
+    row.set(**{f"{name}_words": (head, second, (low - second) + (less + rest))})
 
 
 def better_pivot(row: Row, stage: Value) -> None:
@@ -173,8 +163,8 @@ def better_pivot(row: Row, stage: Value) -> None:
     before = stage - 1
     y, size, value = (row.sum(before, index) for index in range(3))
     offset = log1p(y)
-    pivot = row.words("pivot")
-    moved = added(pivot, -(temperature * offset))
+    pivot, change = row.words("pivot"), temperature * offset
+    moved = added(pivot, -change)
     if divergence.exact:
         enough = abs(y) <= size * 0.5
     else:
@@ -197,7 +187,9 @@ def better_pivot(row: Row, stage: Value) -> None:
                 if infinite:
                     value = select(row.get(flag) > 0.0, float("inf"), value)
             value = select(pivot[0] == pivot[0], value, float("nan"))
-            row.set(settled=1.0, value=value, y=y, pivot_rest=-(temperature * offset))
+            row.set(settled=1.0, value=value, y=y)
+            if row.gradients:
+                _set_pivot(row, moved)
             if row.along:
                 # Of q that is by y too large: that is less than a gradient's roundings.
                 # Signs alone tell whether its mean is exact: about p = q one class far
@@ -214,11 +206,10 @@ def better_pivot(row: Row, stage: Value) -> None:
                 row.set(mean_s=mean, known=known)
             row.store(value, row.results - 1)
         with otherwise:
-            first = row.words("first")
             moved = _either(abs(offset) < 0.5, moved, row.words("ratio"))
             snap = 2.0**-16 if row.real.single else 2.0**-40
-            near = abs(difference(moved, first)) <= abs(temperature * offset) * snap
-            row.set(pivot=_either(near, first, moved), plain=0.0)
+            row.set(plain=0.0)
+            _set_pivot(row, _unless(abs(moved[0]) <= abs(change) * snap, moved))
 
 
 def _logarithm(row: Row, value: Value, whole: Value) -> Value:
@@ -259,12 +250,15 @@ def find_mean(row: Row, stage: Value, side: str) -> None:
             square, own = row.sum(stage - 1, 3), mean * mean
             known = known | (((square - own) * 16.0 >= own) & (square < float("inf")))
         with code.when(stage == base + 1):
+            old, middle = row.words(f"anchor_{side}"), middle * sign
             if row.divergence.linear:
-                middle = middle * row.of_eighths() + row.get(f"at_{side}")
-            away = row.eighth_temperature() * middle * sign + row.get("pivot_rest")
+                better = added(old, middle)
+            else:
+                away = row.get("pivot") + row.eighth_temperature() * middle
+                better = added(row.words("first"), away)
             with code.when(~known):
-                row.set(size=size, old=row.words(f"anchor_{side}"))
-                _anchor(row, side, added(row.words("pivot"), away))
+                row.set(size=size, old=old)
+                _anchor(row, side, better)
             row.set(again=~known)
         with code.when(stage == base + 2):
             # Rounding of u is beside Σ own |u|: the anchor with the smaller one is better.
@@ -277,25 +271,39 @@ def find_mean(row: Row, stage: Value, side: str) -> None:
 def first_anchor(row: Row, side: str) -> None:
     """Take the anchor where the own side is largest: in the bulk, if all is in one class."""
     top, beside = (row.get(f"{name}_{side}") for name in ("top", "beside"))
-    anchor = eighth_difference(*((top, beside) if side == "t" else (beside, top)))
+    t, s = (top, beside) if side == "t" else (beside, top)
+    anchor = eighth_difference(t, s, row.least)
     if row.wide and side == "t":
         place = low_width(row.frame["classes"], row.real.lanes) - row.real.lanes
         low = row.code.load(row.real.scalar, row.low_at(), place).to(DOUBLE)
-        anchor = anchor[0], anchor[1] + low * (row.get("unit") * 0.125)
+        anchor = anchor[0], anchor[1] + low * 0.125
     _anchor(row, side, anchor)
     row.set(again=~row.flag("known") if row.along and side == "s" else 1.0)
 
 
 def _anchor(row: Row, side: str, anchor: tuple[Value, Value]) -> None:
     """Take an anchor, and log(own/other) there: of two words, so that powers are right."""
+    row.set(**{f"anchor_{side}": anchor})
+    _set_words(row, f"anchor_{side}", *anchor)
+    if row.divergence.linear:
+        return
+    # First from ``first``, in four words, and from there to the pivot.
+    pairs = zip(anchor, row.words("first"), strict=True)
+    (high, low), (next_high, next_low) = (two_difference(*pair) for pair in pairs)
     pivot, pivot_low = row.words("pivot")
-    high, low = two_difference(anchor[0], pivot)
-    apart = two_sum(high, low + ((anchor[1] - pivot_low) - row.get("pivot_rest")))
+    high, more = two_sum(high, next_high)
+    high, last = two_difference(high, pivot)
+    apart = two_sum(high, ((low + next_low) + (more + last)) - pivot_low)
     at, rest = quotient(apart, row.eighth_temperature())
     if side == "s":
         at, rest = -at, -rest
     # Farther away powers are 0 or infinite, and the rest may be no number.
-    row.set(**{f"anchor_{side}": anchor, f"at_{side}": (at, select(abs(at) < 1e5, rest, 0.0))})
+    row.set(**{f"at_{side}": (at, select(abs(at) < 1e5, rest, 0.0))})
+
+
+def _unless(near: Value, words: tuple[Value, Value]) -> tuple[Value, Value]:
+    """Return a distance from ``first``, 0 where it is near."""
+    return select(near, 0.0, words[0]), select(near, 0.0, words[1])
 
 
 def _either(

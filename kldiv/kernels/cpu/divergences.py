@@ -173,7 +173,7 @@ class Jeffreys(Divergence):
             back = select(
                 near, lane.q * phi_near(-lane.x), (lane.p - lane.q) - lane.times_x(lane.q)
             )
-            return fall, w * forward + r * back
+            return fall, _weighed(w, forward) + _weighed(r, back)
 
         return of
 
@@ -187,7 +187,9 @@ class Jeffreys(Divergence):
         first, second = (rows.vector(rows.number(index)) for index in range(2))
         own_weight, other_weight = (first, second) if side == "t" else (second, first)
         straight = self._straight(rows, side)
-        return lambda lane, rise: own_weight * straight(lane, rise) - other_weight * falling(lane)
+        return lambda lane, rise: (
+            _weighed(own_weight, straight(lane, rise)) - other_weight * falling(lane)
+        )
 
     def _straight(self, rows: Rows, side: str) -> Callable[[Lane, Any], Value]:
         """Return a function that returns own·(x − its mean): NaN where that is infinite."""
@@ -202,6 +204,11 @@ class Jeffreys(Divergence):
             return select(lane.raw_t == -float("inf"), masked, apart)
 
         return of
+
+
+def _weighed(weight: Value, part: Value) -> Value:
+    """Return a direction's part of a sum: 0 where it does not count, were it infinite."""
+    return select(weight == 0.0, 0.0, weight * part)
 
 
 class KullbackLeibler(Jeffreys):

@@ -246,12 +246,9 @@ def two_difference(a: Value, b: Value) -> tuple[Value, Value]:
     return high, (a - (high - back)) - (b + back)
 
 
-def eighth_difference(a: Value, b: Value) -> tuple[Value, Value]:
-    """Return (a − b)/8 of finite numbers as a double word; it does not overflow."""
-    less = b * -0.125
-    high = a.fma(0.125, less)
-    back = a.fma(-0.125, high)
-    return high, a.fma(0.125, back - high) + (less - back)
+def eighth_difference(a: Value, b: Value, least: float) -> tuple[Value, Value]:
+    """Return (a − b)/8 as a double word; −∞ counts as ``least`` eighths, below all numbers'."""
+    return two_difference(*(at_least(each * 0.125, least) for each in (a, b)))
 
 
 def quotient(a: tuple[Value, Value], b: Value) -> tuple[Value, Value]:

@@ -8,7 +8,7 @@ from kldiv.kernels.cpu.code import AHEAD, DOUBLE, Value, at_least, at_most, sele
 from kldiv.kernels.cpu.divergences import Lane, exchanged
 from kldiv.kernels.cpu.elementary import difference, eighth_difference, exp, two_difference
 from kldiv.kernels.cpu.peaks import counter
-from kldiv.kernels.cpu.row import ARRAYS, BLOCK, LEAN, LOGITS, RECORD, SEGMENT, SHIFT
+from kldiv.kernels.cpu.row import ARRAYS, BLOCK, LEAN, LOGITS, RECORD, SEGMENT, WORDS
 from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.cpu.sums import STRIP, Total, block_sums, joined_halves, largest, split_in_halves
 
@@ -30,19 +30,18 @@ class Words(NamedTuple):
 class Segment:
     """A segment of a row: its passes."""
 
-    def __init__(self, row: Row, stage: Value, segment: Value) -> None:
+    def __init__(self, row: Row, segment: Value) -> None:
         self.row, self.code, self.real = row, row.code, row.real
         self.start = segment * SEGMENT
         self.n = at_most(row.frame["classes"] - self.start, SEGMENT)
         self.kept = row.kept + segment * row.kept_size
         self.records, self.first_sums = row.records(segment), row.sums(segment, 0)
-        shifted = (stage > SHIFT) & row.flag("moved")
         self.sources, self.direct, self.lent = [], [], None
         for index, name in enumerate(ARRAYS[: len(row.divergence.sides)]):
             copy = self._kept(self.code.whole(0), LOGITS + index)
             at, direct = row.place(name, self.start, copy)
             last = self._kept(self.n // self.real.lanes, LOGITS + index)
-            self.sources.append(Run(self.code, self.real, select(shifted, copy, at), self.n, last))
+            self.sources.append(Run(self.code, self.real, at, self.n, last))
             self.direct.append(direct)
         self.count = self.sources[0].count
         if row.gradients and not row.divergence.paired:
@@ -70,16 +69,6 @@ class Segment:
                 self.row.move(name, self.start + first, n, source.at + first * self.real.size)
                 with self.code.when(n < BLOCK * self.real.lanes):
                     source.fill(-float("inf"))
-
-    def shift(self) -> None:
-        """Copy the logits less their shifts."""
-        code, row = self.code, self.row
-        unit, *shifts = (row.vector(row.get(name)) for name in ("unit", "shift_t", "shift_s"))
-        with code.loop(self.count) as k:
-            for index, logits in enumerate(self._logits(k)):
-                near = logits * unit - shifts[index]
-                masked = logits == -float("inf")
-                code.store(self._kept(k, LOGITS + index), select(masked, logits, near))
 
     def _logits(self, k: Value) -> list[Value]:
         """Return the teacher's logits, and the student's."""
@@ -224,18 +213,9 @@ class Segment:
 
     # ---- classes ---------------------------------------------------------------------------------
 
-    def _words(self, pivot: str) -> Words:
-        """Return a pivot as three numbers of the elements' dtype."""
-        row, scalar = self.row, self.real.scalar
-        high, low = row.words(pivot)
-        first = high.to(scalar)
-        rest = (high - first.to(DOUBLE)) + low
-        second = rest.to(scalar)
-        third = rest - second.to(DOUBLE)
-        if pivot == "pivot":
-            third = third + row.get("pivot_rest")
-        third = third.to(scalar)
-        return Words(*(each.spread(self.real.lanes) for each in (first, second, third)))
+    def _words(self, name: str) -> Words:
+        """Return a pivot or an anchor."""
+        return Words(*(self.row.vector(self.row.get(f"{name}_words{word}")) for word in WORDS))
 
     def _lanes(self, pivot: Words, anchor: Words | None = None, *, exact: bool) -> Any:
         """Return a function of a block that returns one of a vector of classes.
@@ -248,7 +228,6 @@ class Segment:
             away = difference(row.words("pivot"), row.words("ratio"))
             scales[1] = scales[1] * exp(away * row.of_eighths())
         plain = pivot.second is None
-        apart = two_difference if plain else eighth_difference
         inverse = row.vector(row.get("inverse") if plain else row.of_eighths())
         unit = 1.0 if plain else 0.125
 
@@ -266,9 +245,12 @@ class Segment:
 
             def lane(k: Value) -> Lane:
                 t, s = self._logits(k)
-                d, d_low = apart(at_least(t, -row.most), at_least(s, -row.most))
+                if plain:
+                    d, d_low = two_difference(at_least(t, -row.most), at_least(s, -row.most))
+                else:
+                    d, d_low = eighth_difference(t, s, row.least)
                 if row.wide:
-                    d_low = d_low + self._low(k) * row.vector(row.get("unit") * unit)
+                    d_low = d_low + self._low(k) * unit
                 p, q = (self._share(k, index, factor) for index, factor in enumerate(factors))
                 far = about(d, d_low, pivot)
                 step = far if anchor is None else about(d, d_low, anchor)

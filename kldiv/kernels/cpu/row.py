@@ -28,11 +28,10 @@ BLOCK: Final = 128
 """Vectors of a block."""
 
 # Stages; the last of those without gradients, and of all.
-SHIFT: Final = 1
-PIVOT: Final = 2
-TEACHER: Final = 5
-STUDENT: Final = 8
-GRADIENTS: Final = 11
+PIVOT: Final = 1
+TEACHER: Final = 4
+STUDENT: Final = 7
+GRADIENTS: Final = 10
 
 ARRAYS: Final = ("teacher", "student", "gradient_t", "gradient_s")
 
@@ -54,7 +53,7 @@ HEAT: Final = (*Heat._fields, "ln2_64", "ln2_low_64")
 
 KEPT: Final = 6
 """Rows that are kept: weights of the teacher and the student, two that the passes for the value and
-the means leave to gradients, and logits where they are converted or less their shifts."""
+the means leave to gradients, and logits where they are converted."""
 
 LOGITS: Final = 4
 """The first kept row of logits, the teacher's."""
@@ -73,11 +72,15 @@ the teacher's ties, weights below these, and their moments."""
 PART: Final = SUMS * GRADIENTS + RECORD * SEGMENT // (BLOCK * 8)
 """Numbers of a segment: sums of each stage, then records of blocks."""
 
+WORDS: Final = ("", "_low", "_rest")
+"""The ends of the names of numbers of the elements' dtype that make a pivot, or an anchor."""
+
 STATE: Final = (
-    *HEAT,  # times ``unit``, or over it
-    *("moved", "unit", "shift_t", "shift_s"),  # whether logits are kept less shifts, in a unit
+    *HEAT,
     *("t_origin", "t_exponent", "t_scale", "s_origin", "s_exponent", "s_scale"),
-    *("ratio", "ratio_low", "first", "first_low", "pivot", "pivot_low", "pivot_rest", "y"),
+    *("first", "first_low"),  # the difference of the largest logits
+    *("ratio", "ratio_low", "pivot", "pivot_low", "y"),  # pivots less that
+    *(f"{name}_words{word}" for name in ("pivot", "anchor_t", "anchor_s") for word in WORDS),
     "plain",  # whether the pivot is one word of the elements' dtype, and no difference overflows
     *("top_t", "top_s", "beside_t", "beside_s", "lost", "lone", "settled", "value"),
     *("mean_t", "anchor_t", "anchor_t_low", "at_t", "at_t_low"),
@@ -136,6 +139,7 @@ class Row:
         self.buffer = self.own_kept + self.frame["segments"] * self.kept_size
         self.own = format_of(code.constant(real.scalar, 0.0))
         self.most = real.largest
+        self.least = -real.largest / 4  # eighths of −∞
         self.gradients = gradients
         self.keeps = gradients and divergence.exact
         self.along = gradients and divergence.along
@@ -172,11 +176,12 @@ class Row:
         """Return whether a number of the state is not 0."""
         return self.get(name) != 0.0
 
-    def set(self, **numbers: Value | tuple[Value, Value] | float) -> None:
-        """Change numbers of the state, double words and flags."""
+    def set(self, **numbers: Value | tuple[Value, ...] | float) -> None:
+        """Change numbers of the state, words and flags."""
         for name, value in numbers.items():
             if isinstance(value, tuple):
-                self.set(**dict(zip((name, f"{name}_low"), value, strict=True)))
+                names = [f"{name}{word}" for word in WORDS]
+                self.set(**dict(zip(names, value, strict=False)))
                 continue
             number = value if isinstance(value, Value) else self.code.real(value)
             number = number if number.floating else select(number, self.code.real(1.0), 0.0)
@@ -286,14 +291,14 @@ class Row:
     def factors(self) -> list[Value]:
         """Return the factors of the row's results, over T; NaN of a label that is no class."""
         at = self.frame["factors"] + self.index * self.frame["factor_step"]
-        unit, temperature = self.get("unit"), self.get("temperature")
+        temperature = self.get("temperature")
         numbers = [self.code.load(DOUBLE, at, index) for index in range(self.results)]
         if self.divergence.labelled:
             there = self.label()[1] | (numbers[0] == 0.0)
             numbers[0] = select(there, numbers[0], float("nan"))
         if self.divergence.logarithmic:
-            unit = unit * self.get("slope")
-        return [number * unit / temperature for number in numbers]
+            numbers = [number * self.get("slope") for number in numbers]
+        return [number / temperature for number in numbers]
 
     def slopes(self) -> Slopes:
         """Return the gradients of −log p and of the entropy, of vectors of the teacher's logits."""

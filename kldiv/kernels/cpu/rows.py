@@ -4,23 +4,23 @@ A row is a few segments, each read as blocks that the first-level cache holds. T
 a call, are
 
 0. maxima of a block, then sums of weights: the pivot T·log(Σe^{t/T}/Σe^{s/T}) follows from these;
-1. a copy less the largest logits, where these are far from 0;
-2. the divergence about that pivot, and y = Σ p (e⁻ˣ − 1), by which the pivot is not exact;
-3. and 4. the same about a better pivot, only where y is not small beside Σ p |e⁻ˣ − 1|;
-5. the mean of u, for the gradient in the teacher, about the class where p is largest;
-6. the same about the mean of x, where u may be nearly constant; 7. again about the former, where
-   that was nearer; 8. to 10. likewise the mean of v for the student;
-11. gradients.
+1. the divergence about that pivot, and y = Σ p (e⁻ˣ − 1), by which the pivot is not exact;
+2. and 3. the same about a better pivot, only where y is not small beside Σ p |e⁻ˣ − 1|;
+4. the mean of u, for the gradient in the teacher, about the class where p is largest;
+5. the same about the mean of x, where u may be nearly constant; 6. again about the former, where
+   that was nearer; 7. to 9. likewise the mean of v for the student;
+10. gradients.
 
 Labels and entropies alone have one side: maxima and weights, the sum that the entropy's gradient
-takes, and the gradient are stages 0, 2 and 3.
+takes, and the gradient are stages 0, 1 and 2.
 
 Nothing is guessed: whatever the pivot, y is measured about it. Elements are in the dtype of the
 logits, their sums, and all that is made of these, in float64. Differences of logits, pivots and
-anchors with them, are in eighths, and over T/8: so none overflows, and none is divided by T before
-it is multiplied by p. Where the first pass cannot overflow anyway it does without eighths.
-Logits whose largest is far from 0 beside T are copied less that, once it is known: pivots then keep
-their digits, and −∞ is far below the lowest.
+anchors with them, are in eighths, and over T/8: so none overflows, −∞ is far below the lowest, and
+none is divided by T before it is multiplied by p. Where the first pass cannot overflow anyway it
+does without eighths.
+A pivot is the difference of the largest logits and what it differs from that, in two words each:
+however far from 0 logits are, a class of either side is told from the others of it.
 Formulas and words are those of `kldiv.formulas.state` and `kldiv.formulas.logits`. Threads share
 rows, or the segments of a few long ones, one stage after the other; results do not depend on that.
 """
@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 from kldiv.kernels.cpu.code import I8, Code, Value, at_most, select
 from kldiv.kernels.cpu.conclusions import better_pivot, find_mean, find_scales, first_anchor
 from kldiv.kernels.cpu.passes import Segment
-from kldiv.kernels.cpu.row import BLOCK, GRADIENTS, PIVOT, SEGMENT, SHIFT, STUDENT, TEACHER, Row
+from kldiv.kernels.cpu.row import BLOCK, GRADIENTS, PIVOT, SEGMENT, STUDENT, TEACHER, Row
 
 if TYPE_CHECKING:
     from kldiv.kernels.cpu.code import Real
@@ -53,7 +53,7 @@ class Rows:
         self.row = Row(code, real, divergence, gradients=gradients, wide=wide)
         self.frame = self.row.frame
         # Without a second side no stage is left between the scales, a sum and the gradient.
-        ends = (TEACHER, GRADIENTS) if divergence.paired else (SHIFT, PIVOT + 1)
+        ends = (TEACHER, GRADIENTS) if divergence.paired else (PIVOT, PIVOT + 1)
         self.final = ends[gradients]
         with code.loop(last, first) as unit:
             self._unit(unit)
@@ -82,7 +82,7 @@ class Rows:
         code, row, divergence = self.code, self.row, self.divergence
         with code.when(stage == 0):
             row.set(settled=0.0, again=1.0)
-        with code.when(stage == SHIFT):
+        with code.when(stage == PIVOT):
             find_scales(row)
         if not divergence.paired:
             return
@@ -97,7 +97,7 @@ class Rows:
 
     def _stage(self, stage: Value, segment: Value) -> None:
         code, row, divergence = self.code, self.row, self.divergence
-        passes = Segment(row, stage, segment)
+        passes = Segment(row, segment)
         place = row.sums(segment, stage)
         with code.when(stage == 0):
             passes.read()
@@ -116,8 +116,6 @@ class Rows:
     def _pair(self, passes: Segment, stage: Value, place: Value) -> None:
         """Do the passes of a divergence before its gradients."""
         code, row, divergence = self.code, self.row, self.divergence
-        with code.when((stage == SHIFT) & row.flag("moved")):
-            passes.shift()
         with code.when((stage >= PIVOT) & (stage < TEACHER) & ~row.flag("settled")):
             if divergence.exact:
                 with code.either(row.flag("plain")) as (then, otherwise):
