@@ -12,12 +12,19 @@ from kldiv.backends import get
 from kldiv.kernels.blocks import BLOCKS, row_loss
 from kldiv.kernels.cpu import CPU
 
-LOSSES = [
-    partial(kldiv.kl_div, log_target=True),
+OF_ROWS = [
     kldiv.kl_div_with_logits,
     partial(kldiv.f_div_with_logits, divergence=kldiv.divergences.Mixture(0.3, 0.2, 0.9)),
     partial(kldiv.f_div_with_logits, divergence=kldiv.divergences.Jeffreys(0.7, 0.4)),
+    kldiv.js_div_with_logits,
+    partial(kldiv.skew_kl_div_with_logits, alpha=0.1),
+    kldiv.tv_div_with_logits,
+    kldiv.hellinger_div_with_logits,
+    kldiv.chi2_div_with_logits,
+    *(partial(kldiv.alpha_div_with_logits, alpha=alpha) for alpha in (0.3, 0.97, 1.5, -1.5)),
+    *(partial(kldiv.renyi_div_with_logits, alpha=alpha) for alpha in (0.3, 0.5, 2, 3, np.inf)),
 ]
+LOSSES = [partial(kldiv.kl_div, log_target=True), *OF_ROWS]
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +68,14 @@ def test_agrees_with_the_formulas(loss, distance):
         assert np.abs(one - other).sum() <= 4e-7 * np.abs(other).sum()
 
 
+@pytest.mark.parametrize("loss", OF_ROWS)
+@pytest.mark.parametrize("distance", [3.0, 1e-3])
+def test_no_row_of_a_usual_distance_is_left_to_the_formulas(loss, distance, monkeypatch):
+    s, t = logits((10, 3000), distance)
+    monkeypatch.delattr(row_loss.Rows, "_exactly")
+    of(loss, s, t)
+
+
 def test_rows_that_are_near_to_equal_are_left_to_the_formulas(monkeypatch):
     s, t = logits((40, 50))
     s[7] = t[7] + np.float32(3e-5) * s[7]
@@ -68,7 +83,9 @@ def test_rows_that_are_near_to_equal_are_left_to_the_formulas(monkeypatch):
     rows, row_loss = [], pytest.importorskip("kldiv.kernels.blocks.row_loss")
     exactly = row_loss.Rows._exactly
     monkeypatch.setattr(
-        row_loss.Rows, "_exactly", lambda self, s, *more: rows.append(s) or exactly(self, s, *more)
+        row_loss.Rows,
+        "_exactly",
+        lambda self, arrays, *more: rows.append(arrays[0]) or exactly(self, arrays, *more),
     )
     kldiv.kl_div_with_logits(s, t)
     np.testing.assert_array_equal(rows, [s[[7, 9, 11, 13]]])
