@@ -120,6 +120,15 @@ def test_rows_are_exact(technology, dtype):
 
 
 @of_technologies
+@pytest.mark.parametrize("factors", [(1.0, 0.0), (0.0, 1.0)], ids=["label", "entropy"])
+def test_a_label_far_above_the_others(technology, factors):
+    row = np.float32([0.0, 40.0, 1.0])
+    *values, gradient = truth(row, 1, 1.0, factors)
+    loss, sizes = operation(LabelLoss, "float32", 1.0), [abs(gradient).sum()]
+    check(technology, loss, [row], 1, factors, values, [gradient], sizes)
+
+
+@of_technologies
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_policies_are_exact(technology, dtype):
     for place, pair, label, temperature in cases(pairs_of(dtype)):
