@@ -165,11 +165,11 @@ class TotalVariation(Plain):
     """½ Σ |p − q|."""
 
     def of(self, room: list[Buffer], wanted: tuple[int, ...], emit: Emit) -> Found:
-        q, p, apart, gradient, more = room
+        q, p, apart, gradient, _ = room
         t_sum, s_sum = (np.exp(a, out=a).sum(axis=-1, keepdims=True) for a in (p, q))
         np.multiply(q, t_sum / s_sum, out=apart)
         np.subtract(p, apart, out=apart)
-        values = 0.5 * _size(apart, more) / t_sum
+        values = 0.5 * _size(apart, gradient) / t_sum
         certain = {formulas.VALUE: values >= ENOUGH}
         if wanted:
             np.sign(apart, out=apart)
@@ -196,7 +196,7 @@ class Powers(Plain):
         q, p, excess, gradient, more = room
         np.subtract(p, q, out=excess)
         t_sum, s_sum = (np.exp(a, out=a).sum(axis=-1, keepdims=True) for a in (p, q))
-        rise, least = self._excess(p, q, excess, t_sum / s_sum, more)
+        rise, least = self._excess(p, q, excess, t_sum / s_sum, gradient)
         rise /= t_sum
         mass = 1.0 + rise
         enough = least * np.maximum(mass, 1.0)
@@ -321,7 +321,7 @@ class Labels(Plain):
             depth = b[at][:, None]
             known = known[:, None] & (depth > LOWEST)
             values.append(log - depth)
-            sizes.append(np.ones_like(log))
+            sizes.append(1.0 + 0.0 * log)
             level = factors[0]
         if self.entropic:
             mean = _sum(p, b) / total

@@ -51,7 +51,8 @@ class Rows:
         dtype = operation.compute
         self.loss = replace(operation, reduction="none", total=dtype, result=dtype)
         self.wide = dtype == "float64" or self.logits[0].shape[-1] > MOST
-        size = 4 * SIZE if self.wide else SIZE  # formulas make more calls
+        # Rows make more calls than elements; still threads have some blocks each.
+        size = min(4 * SIZE, max(SIZE, self.logits[0].size // 8))
         self.blocks = row_blocks(self.logits[0].shape, "float64", 8 * size)
         self.values = results.values.reshape(results.shape)
         self.factors = _of_rows(results.factors, results.shape)
