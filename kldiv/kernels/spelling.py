@@ -21,7 +21,7 @@ from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.pointwise import KL, KLLogTarget, PointwiseLoss
 from kldiv.formulas.policy import PolicyLoss
-from kldiv.formulas.powers import Alpha, Renyi
+from kldiv.formulas.powers import Alpha, Renyi, RenyiInfinity, RenyiZero
 from kldiv.formulas.rows import RowLoss
 
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ FORMS: Final = (
     Form("f_div_with_logits, Hellinger", RowLoss, Alpha, everywhere=False, only=("alpha", 0.5)),
     Form("f_div_with_logits, alpha", RowLoss, Alpha, everywhere=False),
     Form("renyi_div_with_logits", RowLoss, Renyi, everywhere=False, only=("is_moderate", True)),
+    Form("renyi_div_with_logits, order beyond 2", RowLoss, Renyi, everywhere=False),
+    Form("renyi_div_with_logits, order 0", RowLoss, RenyiZero, everywhere=False),
+    Form("renyi_div_with_logits, order ∞", RowLoss, RenyiInfinity, everywhere=False),
     Form("cross_entropy_with_logits", LabelLoss, (True, False), everywhere=False),
     Form("entropy_with_logits", LabelLoss, (False, True), everywhere=False),
     Form("log_prob_and_entropy_with_logits", LabelLoss, (True, True), everywhere=False),
@@ -75,6 +78,11 @@ ON_GPUS: Final = tuple(
     form.name for form in FORMS if form.kind in {Mixture, Jeffreys, TotalVariation, Alpha}
 )
 """The forms of those that not every technology has."""
+
+COMPILED: Final = tuple(
+    form.name for form in FORMS if not form.name.startswith("renyi_div_with_logits, ")
+)
+"""The forms that a CPU's kernels have which are compiled."""
 
 
 class Numbered(NamedTuple):

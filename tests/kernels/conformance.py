@@ -172,7 +172,6 @@ class Blocks(OnNumPy):
 
     name = "blocks"
     kernels = BLOCKS
-    apart = False
 
 
 class Triton(Torch):

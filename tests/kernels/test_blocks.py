@@ -6,18 +6,34 @@ from functools import partial
 
 import numpy as np
 import pytest
+from f_divergences import exact
 
 import kldiv
 from kldiv.backends import get
 from kldiv.kernels.blocks import BLOCKS, row_loss
 from kldiv.kernels.cpu import CPU
 
-LOSSES = [
-    partial(kldiv.kl_div, log_target=True),
+OF_ROWS = [
     kldiv.kl_div_with_logits,
     partial(kldiv.f_div_with_logits, divergence=kldiv.divergences.Mixture(0.3, 0.2, 0.9)),
     partial(kldiv.f_div_with_logits, divergence=kldiv.divergences.Jeffreys(0.7, 0.4)),
+    kldiv.js_div_with_logits,
+    partial(kldiv.skew_kl_div_with_logits, alpha=0.1),
+    kldiv.tv_div_with_logits,
+    kldiv.hellinger_div_with_logits,
+    kldiv.chi2_div_with_logits,
+    *(partial(kldiv.alpha_div_with_logits, alpha=alpha) for alpha in (0.3, 0.97, 1.5, -1.5)),
+    *(partial(kldiv.renyi_div_with_logits, alpha=alpha) for alpha in (0.3, 0.5, 2, 3, np.inf)),
 ]
+BOUNDED = [
+    OF_ROWS[1],
+    kldiv.js_div_with_logits,
+    kldiv.tv_div_with_logits,
+    kldiv.hellinger_div_with_logits,
+    *(partial(kldiv.alpha_div_with_logits, alpha=alpha) for alpha in (0.3, 0.8)),
+    *(partial(kldiv.renyi_div_with_logits, alpha=alpha) for alpha in (0, 0.3)),
+]
+LOSSES = [partial(kldiv.kl_div, log_target=True), *OF_ROWS]
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +77,44 @@ def test_agrees_with_the_formulas(loss, distance):
         assert np.abs(one - other).sum() <= 4e-7 * np.abs(other).sum()
 
 
+@pytest.mark.parametrize("loss", OF_ROWS)
+@pytest.mark.parametrize("distance", [3.0, 1e-3])
+def test_no_row_of_a_usual_distance_is_left_to_the_formulas(loss, distance, monkeypatch):
+    s, t = logits((10, 3000), distance)
+    monkeypatch.delattr(row_loss.Rows, "_exactly")
+    of(loss, s, t)
+
+
+@pytest.mark.parametrize("loss", BOUNDED)
+def test_nor_is_one_with_masks_where_the_divergence_is_finite(loss, monkeypatch):
+    s, t = logits((10, 3000))
+    s[:5, ::7], t[5:, ::5], s[3, 2], t[3, 2] = -np.inf, -np.inf, -np.inf, -np.inf
+    monkeypatch.delattr(row_loss.Rows, "_exactly")
+    assert np.isfinite(of(loss, s, t)[0])
+
+
+def test_chi_squared_where_a_probability_has_few_digits():
+    s, t = np.float32([0.0, -740.0]), np.float32([0.0, -370.0])
+    with kldiv.config_context(kernel="blocks"):
+        found = kldiv.chi2_div_with_logits(s, t)
+    assert found == pytest.approx(exact(kldiv.divergences.ChiSquared(), s, t).value, rel=1e-6)
+
+
+@pytest.mark.parametrize("order", [0, np.inf])
+def test_the_outermost_orders_of_renyi(order):
+    """Ties that a temperature may break, classes that both sides mask, hardly one in common."""
+    s, t = np.round(4 * np.float32(logits((40, 9)))) / 4
+    s[:9, 5] = 30
+    t[::4] = 2 * s[::4]  # so that log(p/q) is as large nowhere as at the peak
+    s[::2, 4], t[::2, 4], t[::3, 5] = -np.inf, -np.inf, -np.inf
+    loss = partial(kldiv.renyi_div_with_logits, alpha=order, temperature=0.7, reduction="sum")
+    found = of(loss, s, t)
+    with kldiv.config_context(kernel="pure"):
+        wanted = of(loss, s.astype("f8"), t.astype("f8"))
+    for one, other in zip(found, wanted, strict=True):
+        assert np.abs(one - other).sum() <= 1e-6 * np.abs(other).sum()
+
+
 def test_rows_that_are_near_to_equal_are_left_to_the_formulas(monkeypatch):
     s, t = logits((40, 50))
     s[7] = t[7] + np.float32(3e-5) * s[7]
@@ -68,7 +122,9 @@ def test_rows_that_are_near_to_equal_are_left_to_the_formulas(monkeypatch):
     rows, row_loss = [], pytest.importorskip("kldiv.kernels.blocks.row_loss")
     exactly = row_loss.Rows._exactly
     monkeypatch.setattr(
-        row_loss.Rows, "_exactly", lambda self, s, *more: rows.append(s) or exactly(self, s, *more)
+        row_loss.Rows,
+        "_exactly",
+        lambda self, arrays, *more: rows.append(arrays[0]) or exactly(self, arrays, *more),
     )
     kldiv.kl_div_with_logits(s, t)
     np.testing.assert_array_equal(rows, [s[[7, 9, 11, 13]]])

@@ -1,4 +1,4 @@
-"""Divergences other than KL and Jensen-Shannon by the CPU kernels."""
+"""Divergences other than KL and Jensen-Shannon by the CPU kernels, and by NumPy on blocks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from kldiv.divergences import Alpha, ChiSquared, Hellinger, Jeffreys, Mixture, T
 from kldiv.formulas.interpolation import Interpolated
 from kldiv.formulas.rows import RowLoss
 from kldiv.kernels import Work
+from kldiv.kernels.blocks import BLOCKS
 from kldiv.kernels.cpu import CPU
 
 pytest.importorskip("llvmlite")
 
+
+of_technologies = pytest.mark.parametrize("technology", [CPU, BLOCKS], ids=["cpu", "blocks"])
 
 XP = kldiv.backends.get("numpy").namespace()
 RECORDS = (
@@ -63,11 +66,12 @@ def assert_right(found, wanted, dtype):
         assert (error <= 9 * unit(dtype) * np.nansum(abs(other), axis=-1)).all()
 
 
+@of_technologies
 @pytest.mark.parametrize("divergence", RECORDS, ids=str)
 @pytest.mark.parametrize(
     ("dtype", "distance"), [("float32", 1e-3), ("float32", 20), ("float64", 1)]
 )
-def test_mixtures_and_jeffreys(divergence, dtype, distance):
+def test_mixtures_and_jeffreys(technology, divergence, dtype, distance):
     # Powers overflow far apart, and magnify roundings of log(p/q).
     s, t = rows(dtype, min(distance, 2) if isinstance(divergence, Alpha | ChiSquared) else distance)
     plain, exchanged = divergence.canonical()
@@ -76,19 +80,21 @@ def test_mixtures_and_jeffreys(divergence, dtype, distance):
         divergence = plain
     operation = RowLoss("none", dtype, dtype, dtype, plain, 0.8)
     work = Work(operation, XP, [s, t], 1, gradients=(0, 1))
-    assert CPU.refusal(work) is None
+    assert technology.refusal(work) is None
     loss = functools.partial(kldiv.f_div_with_logits, divergence=divergence, temperature=0.8)
     with kldiv.config_context(kernel="pure"), np.errstate(all="ignore"):
         wide = s.astype("f8"), t.astype("f8")
         value = loss(*wide, reduction="none")
         _, gradients = kldiv.value_and_grad(functools.partial(loss, reduction="sum"), (0, 1))(*wide)
-    assert_right(CPU.compute(work), (value, gradients), dtype)
+    assert_right(technology.compute(work), (value, gradients), dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("technology", "dtype"), [(CPU, "float32"), (CPU, "float64"), (BLOCKS, "float32")]
+)
 @pytest.mark.parametrize("m", [0.01, 0.5, 0.99])
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 0.7)], ids=["skew", "reverse"])
-def test_a_single_gap(m, weights, dtype):
+def test_a_single_gap(technology, m, weights, dtype):
     """A class of two has nearly all of a value: near p = q, at the end of series, far, lost."""
     far = [1e-4, 0.3, 0.7, 0.99, 1.01, 1.6, 4.0, 9.0, 40.0, 90.0, 700.0]
     t = np.array([[-0.5, 0.0]] * len(far) * 2, dtype)
@@ -96,7 +102,7 @@ def test_a_single_gap(m, weights, dtype):
     record = Mixture(m, *weights)
     for temperature in (0.1, 1.0, 20.0):
         operation = RowLoss("none", dtype, dtype, dtype, record, temperature)
-        values, gradients = CPU.compute(Work(operation, XP, [s, t], 1, gradients=(0, 1)))
+        values, gradients = technology.compute(Work(operation, XP, [s, t], 1, gradients=(0, 1)))
         tiny = float(np.finfo(dtype).tiny)
         lost = 2 * tiny * (100 + 1 / m + 1 / (1 - m)) / temperature  # the gradient of a lost class
         for row in range(len(s)):
@@ -116,8 +122,9 @@ def test_public_records_run_on_the_kernel(lib, launches):
     assert len(launches) == len(RECORDS)
 
 
+@of_technologies
 @pytest.mark.parametrize("alpha", [0.501, 0.7, 0.3, 1.05])
-def test_gradients_of_powers_far_apart(alpha):
+def test_gradients_of_powers_far_apart(technology, alpha):
     """About p = q the student's v is constant but for one class, which has all of its square."""
     random = np.random.default_rng(6)
     s, t = (scale * random.normal(size=(6, 1500)).astype("f4") for scale in (40, 5))
@@ -125,7 +132,7 @@ def test_gradients_of_powers_far_apart(alpha):
     plain, exchanged = Alpha(alpha).canonical()
     both = (t, s) if exchanged else (s, t)
     operation = RowLoss("sum", "float32", "float32", "float32", plain)
-    _, found = CPU.compute(Work(operation, XP, list(both), 1, gradients=(0, 1)))
+    _, found = technology.compute(Work(operation, XP, list(both), 1, gradients=(0, 1)))
     with kldiv.config_context(kernel="pure"), np.errstate(all="ignore"):
         wide = s.astype("f8"), t.astype("f8")
         wanted = kldiv.value_and_grad(loss, (0, 1))(*wide)[1]
@@ -147,13 +154,14 @@ def test_gradients_of_rows_with_nothing_in_common(alpha, most, scale):
     assert (error <= most * unit("float32") * size).all()
 
 
+@of_technologies
 @pytest.mark.parametrize("alpha", [2.0, 3.0, -2.0])
-def test_a_divergence_beyond_the_largest_number_has_no_gradient(alpha):
+def test_a_divergence_beyond_the_largest_number_has_no_gradient(technology, alpha):
     s, t = np.zeros((2, 2, 40), np.float32)
     s[0, :3], t[0, :3] = [-95, -100, -98], [0, 1, 0.5]
     both = (t, s) if alpha < 0 else (s, t)
     loss = functools.partial(kldiv.alpha_div_with_logits, alpha=alpha, reduction="sum")
-    with kldiv.config_context(kernel="cpu"):
+    with kldiv.config_context(kernel=technology.name):
         value, gradients = kldiv.value_and_grad(loss, (0, 1))(*both)
     assert value == np.inf
     for gradient in gradients:
@@ -161,8 +169,9 @@ def test_a_divergence_beyond_the_largest_number_has_no_gradient(alpha):
         assert not gradient[1].any()
 
 
+@of_technologies
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_beta_of_rows(dtype):
+def test_beta_of_rows(technology, dtype):
     """Rows are shared out among three kernels: both directions of KL, and Jensen-Shannon."""
     s, t = rows(dtype, 1)
     beta = np.array([0.0, 0.3, 1.0, 0.0, 1.0, np.nan])
@@ -171,8 +180,8 @@ def test_beta_of_rows(dtype):
     operation = RowLoss("none", dtype, dtype, dtype, Interpolated(), 0.8)
     given = [s, t, beta.astype(dtype), keep]
     work = Work(operation, XP, given, 1, gradients=(0, 1), cotangent=weight.astype(dtype))
-    assert CPU.refusal(work) is None
-    found = CPU.compute(work)
+    assert technology.refusal(work) is None
+    found = technology.compute(work)
     for row, place in enumerate(beta):
         if not 0 <= place <= 1:
             assert np.isnan(found[0][row])
@@ -206,7 +215,7 @@ def test_rows_hundreds_apart(divergence, temperature):
             np.testing.assert_allclose(one[row], right, rtol=16 * unit("float64"), atol=1e-250)
 
 
-@pytest.mark.parametrize("kernel", ["pure", "cpu"])
+@pytest.mark.parametrize("kernel", ["pure", "cpu", "blocks"])
 @pytest.mark.parametrize(
     ("dtype", "s", "t"),
     [

@@ -1,4 +1,4 @@
-"""The CPU kernels of labels, entropies and policies, against mpmath and against the formulas."""
+"""Labels, entropies and policies by CPU kernels and NumPy on blocks: mpmath, and the formulas."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from reference import exact
 import kldiv
 from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.policy import PolicyLoss
+from kldiv.kernels.blocks import BLOCKS
 from kldiv.kernels.cpu import CPU
 from kldiv.kernels.work import Work
 
@@ -37,6 +38,7 @@ def of_policy(*logits, labels):
     return BOTH(logits[0], labels, reference=logits[1] if len(logits) > 1 else None)
 
 
+of_technologies = pytest.mark.parametrize("technology", [CPU, BLOCKS], ids=["cpu", "blocks"])
 of_one_and_two = pytest.mark.parametrize("sides", [1, 2], ids=["row", "policy"])
 
 
@@ -88,13 +90,15 @@ def cases(rows):
         yield place, row, label, (1.0, 0.7, 50.0)[place % 3]
 
 
-def check(loss, arrays, label, factors, values, gradients, sizes):
+def check(technology, loss, arrays, label, factors, values, gradients, sizes):
     """Hold a row's results and gradients against the truth; `sizes` are those of what cancels."""
     dtype = arrays[0].dtype.name
     limit, tiny = (1e-6, 2.0**-126) if dtype == "float32" else (2e-15, 2.0**-1022)
     given = [*(array[None] for array in arrays), np.array([label])]
     upstream = np.array([factors], dtype)
-    found, slopes = CPU.compute(Work(loss, XP, given, 1, True, range(len(gradients)), upstream))
+    found, slopes = technology.compute(
+        Work(loss, XP, given, 1, True, range(len(gradients)), upstream)
+    )
     for one, wanted in zip(found[0], values, strict=True):
         assert wanted == one or abs(one - wanted) <= limit * wanted + tiny
     for one, true, size in zip(slopes, gradients, sizes, strict=True):
@@ -105,17 +109,28 @@ def operation(kind, dtype, temperature):
     return kind("none", dtype, dtype, dtype, temperature, labelled=True, entropic=True)
 
 
+@of_technologies
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_rows_are_exact(dtype):
+def test_rows_are_exact(technology, dtype):
     for place, row, label, temperature in cases(rows_of(dtype)):
         factors = [(1.0, 0.0), (0.0, 1.0), (1.0, -0.5)][place // 4 % 3]
         *values, gradient = truth(row, label, temperature, factors)
         loss = operation(LabelLoss, dtype, temperature)
-        check(loss, [row], label, factors, values, [gradient], [abs(gradient).sum()])
+        check(technology, loss, [row], label, factors, values, [gradient], [abs(gradient).sum()])
 
 
+@of_technologies
+@pytest.mark.parametrize("factors", [(1.0, 0.0), (0.0, 1.0)], ids=["label", "entropy"])
+def test_a_label_far_above_the_others(technology, factors):
+    row = np.float32([0.0, 40.0, 1.0])
+    *values, gradient = truth(row, 1, 1.0, factors)
+    loss, sizes = operation(LabelLoss, "float32", 1.0), [abs(gradient).sum()]
+    check(technology, loss, [row], 1, factors, values, [gradient], sizes)
+
+
+@of_technologies
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_policies_are_exact(dtype):
+def test_policies_are_exact(technology, dtype):
     for place, pair, label, temperature in cases(pairs_of(dtype)):
         factors = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.5, -0.25, 1.0), (0.0, 0.0, -2.0)]
         first, second, third = factors = factors[place // 4 % 4]
@@ -125,7 +140,7 @@ def test_policies_are_exact(dtype):
         # Where parts cancel, each is as exact as it is alone.
         sizes = [abs(gradient).sum() + abs(third * own).sum(), abs(gradients[1]).sum()]
         loss = operation(PolicyLoss, dtype, temperature)
-        check(loss, pair, label, factors, (cost, entropy, kl), gradients, sizes)
+        check(technology, loss, pair, label, factors, (cost, entropy, kl), gradients, sizes)
 
 
 # --- as the formulas ------------------------------------------------------------------------------

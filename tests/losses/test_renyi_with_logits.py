@@ -109,6 +109,16 @@ def test_targets_of_the_kernel(alpha, dtype, monkeypatch):
     check_rows(found, alpha, dtype, names, nothing | ~keep)
 
 
+@pytest.mark.parametrize("alpha", [0.01, 0.3, 0.5, 0.9, 2.0, 30.0])
+def test_targets_of_blocks(alpha):
+    names, s, t = batch(SIZE, "float32")
+    keep = np.arange(len(s)) != 1
+    with kldiv.config_context(kernel="blocks"):
+        found = both(renyi(alpha, where=keep), s, t)
+    nothing = [constant(*row) for row in zip(s, t, strict=True)]
+    check_rows(found, alpha, "float32", names, nothing | ~keep)
+
+
 def test_the_kernel_of_torch(torch):
     """Half types, an axis, temperatures of rows; rows near and far apart."""
     s, t = torch.randn(2, 5, 40, 6, generator=torch.Generator().manual_seed(0)).double()
@@ -125,7 +135,7 @@ def test_the_kernel_of_torch(torch):
         torch.testing.assert_close(*found, rtol=unit, atol=1e-14)
 
 
-@pytest.mark.parametrize("kernel", ["pure", "cpu"])
+@pytest.mark.parametrize("kernel", ["pure", "cpu", "blocks"])
 @pytest.mark.parametrize("alpha", [1e-20, 5e-17, 1e-16])
 def test_orders_next_to_0_where_either_side_masks_a_class(alpha, kernel):
     """1 − alpha is 1, and still no class that one side masks makes it infinite: not a subnormal."""

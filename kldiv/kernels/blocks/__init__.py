@@ -23,7 +23,7 @@ class Blocks(Technology):
     name = "blocks"
     words = "NumPy on blocks in the cache"
     small = 1 << 14
-    forms = ("f_div_with_logits, mixture", "f_div_with_logits, Jeffreys")
+    forms = None
     by_types = True
     step = "computing"
 

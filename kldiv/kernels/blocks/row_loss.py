@@ -9,7 +9,7 @@ import numpy as np
 
 from kldiv.formulas.blocks import row_blocks
 from kldiv.formulas.divergences import VALUE
-from kldiv.formulas.rows import Constants, RowGradient
+from kldiv.formulas.rows import Constants, RowLoss
 from kldiv.kernels import threads
 from kldiv.kernels.blocks import divergences
 from kldiv.kernels.blocks.arrays import SIZE, Room, host
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 MOST = 1 << 20
 """Classes of a row up to which the buffers for whole rows take little memory."""
-
-_LOWEST = -1e300
-"""Instead of the logarithm of 0: finite times a probability."""
 
 
 def run(work: Work) -> Found:
@@ -46,37 +43,41 @@ class Rows:
     def __init__(self, work: Work) -> None:
         operation, self.wanted = work.operation, work.gradients
         self.results = results = RowResults(work)
-        self.s, self.t = map(host, work.arrays[:2])
+        self.rows = tuple(work.arrays[0].shape[:-1])
+        arrays = [*map(host, work.arrays[: operation.leading])]
+        self.logits = arrays[: operation.with_classes]
+        self.numbers = [_of_rows(each, self.rows) for each in arrays[operation.with_classes :]]
         self.outputs = {index: host(array) for index, array in results.outputs.items()}
         dtype = operation.compute
         self.loss = replace(operation, reduction="none", total=dtype, result=dtype)
-        self.wide = dtype == "float64" or self.s.shape[-1] > MOST
-        self.divergence = divergences.of(operation.divergence)
-        size = 4 * SIZE if self.wide else SIZE  # formulas make more calls
-        self.blocks = row_blocks(self.s.shape, "float64", 8 * size)
+        self.wide = dtype == "float64" or self.logits[0].shape[-1] > MOST
+        # Rows make more calls than elements; still threads have some blocks each.
+        size = min(4 * SIZE, max(SIZE, self.logits[0].size // 8))
+        self.blocks = row_blocks(self.logits[0].shape, "float64", 8 * size)
         self.values = results.values.reshape(results.shape)
-        self.numbers = [
-            _of_rows(each, results.shape) for each in (results.factors, results.temperatures)
-        ]
-        self.keep = None if results.keep is None else _of_rows(results.keep, results.shape)
+        self.factors = _of_rows(results.factors, results.shape)
+        self.temperatures = _of_rows(results.temperatures, self.rows)
+        self.keep = None if results.keep is None else _of_rows(results.keep, self.rows)
 
     def compute(self, block: Index, room: Room) -> None:
         """Compute a block of rows."""
-        given: list[Buffer] = [
-            array[block].reshape(-1, array.shape[-1]) for array in (self.s, self.t)
-        ]
+        given: list[Buffer] = [each[block].reshape(-1, each.shape[-1]) for each in self.logits]
         given += [each[block].reshape(-1) for each in self.numbers]
-        number = len(given[0])
+        number, kinds = len(given[0]), self.results.shape[len(self.rows) :]
+        factors = self.factors[block].reshape(number, *kinds)
         outputs = {index: np.atleast_2d(array[block]) for index, array in self.outputs.items()}
-        values, keep = np.empty(number), None if self.keep is None else self.keep[block].reshape(-1)
+        values, keep = np.empty(factors.shape), None
         unsure = dict.fromkeys((VALUE, *outputs), np.ones(number, np.bool_))
         if not self.wide:
-            values[:], unsure = self._quickly(given, room, outputs)
-        if keep is not None:
+            temperatures = self.temperatures[block].reshape(number, 1)
+            found, unsure = self._quickly(given, factors, temperatures, room, outputs)
+            values[...] = found.reshape(values.shape)
+        if self.keep is not None:
+            keep = self.keep[block].reshape(-1)
             unsure = {result: each & keep for result, each in unsure.items()}
         some = np.flatnonzero(np.any([*unsure.values()], axis=0))
         if some.size:
-            exact, gradients = self._exactly(*(each[some] for each in given))
+            exact, gradients = self._exactly([each[some] for each in given], factors[some])
             own = {result: each[some] for result, each in unsure.items()}
             values[some[own[VALUE]]] = exact[own[VALUE]]
             for index, output in outputs.items():
@@ -88,64 +89,64 @@ class Rows:
         self.values[block] = values.reshape(self.values[block].shape)
 
     def _quickly(
-        self, given: list[Buffer], room: Room, outputs: dict[int, Buffer]
+        self,
+        given: list[Buffer],
+        factors: Buffer,
+        temperatures: Buffer,
+        room: Room,
+        outputs: dict[int, Buffer],
     ) -> tuple[Buffer, dict[int, Buffer]]:
         """Write gradients; return values, and of each result which rows lack digits of float32."""
-        s, t, factors, temperatures = given
-        buffers, lost = room.of(s.shape), np.zeros(len(s), np.bool_)
-        inverse = (1.0 / temperatures)[:, None]
-        scale = factors[:, None] * inverse
+        first, *_ = pair = given[: len(self.logits)]
+        buffers, lost = room.of(first.shape), np.zeros(len(first), np.bool_)
+        inverse = 1.0 / temperatures
         tempered, masked = (inverse != 1.0).any(), False
-        for logits, buffer in ((s, buffers[0]), (t, buffers[1])):
+        for logits, buffer in zip(pair, buffers, strict=False):
             narrow = logits.astype(np.float32) if logits.itemsize == 2 else logits
             np.subtract(narrow, narrow.max(-1, keepdims=True), out=buffer, dtype=np.float64)
             if tempered:
                 np.multiply(buffer, inverse, out=buffer)
             masked |= not narrow.min() > -np.inf
+        plain = divergences.of(self.loss, given[len(pair) :], factors)
         if masked:
-            gone = [buffer == -np.inf for buffer in buffers[:2]]
-            for infinite, one, other in zip(
-                self.divergence.unbounded, gone, gone[::-1], strict=True
-            ):
+            gone = [buffer == -np.inf for buffer in buffers[: len(pair)]]
+            for infinite, one, other in zip(plain.unbounded, gone, gone[::-1], strict=False):
                 if infinite:
                     lost |= (one & ~other).any(axis=-1)
-            for buffer in buffers[:2]:
-                np.maximum(buffer, _LOWEST, out=buffer)
+            for buffer in buffers[: len(pair)]:
+                np.maximum(buffer, divergences.LOWEST, out=buffer)
+        scale = inverse if plain.weighs else inverse * factors[:, None]
 
-        def emit(index: int, gradient: Buffer) -> None:
-            gradient *= scale
+        def emit(index: int, gradient: Buffer, rate: Any) -> None:
+            gradient *= rate * scale
             outputs[index][...] = gradient.reshape(outputs[index].shape)
 
-        values, sure = self.divergence.of(buffers, self.wanted, emit)
-        return values[:, 0], {result: lost | ~each[:, 0] for result, each in sure.items()}
+        values, sure = plain.of(buffers, self.wanted, emit)
+        return values, {result: lost | ~each[:, 0] for result, each in sure.items()}
 
-    def _exactly(
-        self, s: Buffer, t: Buffer, factors: Buffer, temperatures: Buffer
-    ) -> tuple[Buffer, dict[int, Buffer]]:
+    def _exactly(self, arrays: list[Buffer], factors: Buffer) -> tuple[Buffer, dict[int, Buffer]]:
         """Return values and gradients by the formulas."""
-        loss, more = self.loss, [temperatures] if self.loss.temperature is None else []
+        loss = self.loss
 
         def run(operation: Any, *arrays: Buffer) -> Buffer:
             value: Buffer = operation.value(np, *arrays)
             return value
 
-        results = loss.shared(self.wanted) if self.wanted else ()
+        results = loss.shared(self.wanted) if self.wanted and isinstance(loss, RowLoss) else ()
         if results:
-            known = run(loss.settings(Constants, wanted=results), s, t, *more)
-            values, run = loss.with_constants(np, run, results, known, (s, t, *more))
+            known = run(loss.settings(Constants, wanted=results), *arrays)
+            values, run = loss.with_constants(np, run, results, known, arrays)
         else:
-            values = run(loss, s, t, *more)
+            values = run(loss, *arrays)
         return values, {
-            index: run(loss.settings(RowGradient, index=index), s, t, factors, *more)
-            for index in self.wanted
+            index: loss.pullback(np, run, index, factors, *arrays) for index in self.wanted
         }
 
 
 def _of_rows(numbers: Buffer, shape: tuple[int, ...]) -> Buffer:
     """Return one number of each row, or one for all, in the shape of the rows."""
-    return np.broadcast_to(
-        numbers.reshape(shape) if numbers.size > 1 else numbers[:1].reshape(()), shape
-    )
+    numbers = numbers.reshape(shape if numbers.size > 1 else ())
+    return np.broadcast_to(numbers, shape)
 
 
 def _places(rows: Buffer, output: Buffer) -> Index:

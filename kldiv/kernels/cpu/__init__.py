@@ -12,6 +12,7 @@ import numpy as np
 from kldiv.formulas.layers import SoftCap
 from kldiv.formulas.pairs import PairMeasure
 from kldiv.formulas.sparse import TopKLoss
+from kldiv.kernels.spelling import COMPILED
 from kldiv.kernels.technology import Technology
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Cpu(Technology):
     name = "cpu"
     words = "fused, compiled by LLVM"
     small = 1 << 14
-    forms = None
+    forms = COMPILED
     by_types = True
 
     def __init__(self) -> None:
