@@ -42,6 +42,8 @@ class Target:
     """How many units of roundoff, scaled by the condition, it may be off."""
     near: Callable[[Any], list[float] | None] | None = None
     """Returns the last numbers of a case such that Q is close to P."""
+    made: Callable[[Any], Any] = lambda case: case
+    """Makes a case of the numbers that were drawn."""
     order: int = 2
     """How many derivatives it has."""
     whole: bool = False

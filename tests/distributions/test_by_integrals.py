@@ -85,6 +85,30 @@ def test_edges_of_negative_binomials():
     assert math.isnan(found)
 
 
+@pytest.mark.parametrize("logits", [(60.0, 61.0), (85.0, 85.0), (200.0, 201.0)])
+@pytest.mark.parametrize("counts", [(2.5, 7.0), (5.0, 3.0), (30.0, 20.0)])
+def test_odds_without_end_are_those_of_two_gammas(counts, logits):
+    """And the odds' exponential need not be a number of the dtype."""
+    torch = pytest.importorskip("torch")
+
+    def gammas(r, a, s, b):
+        value = (r - s) * mpmath.digamma(r) - mpmath.loggamma(r) + mpmath.loggamma(s)
+        return value + s * (b - a) + r * mpmath.expm1(a - b)
+
+    for dtype, tolerance in ((torch.float32, 100), (torch.float64, 3000)):
+        case = (counts[0], logits[0], counts[1], logits[1])
+        x = [torch.tensor(v, dtype=dtype, requires_grad=True) for v in case]
+        value = kl(*(d.NegativeBinomial(r, logits=v) for r, v in (x[:2], x[2:])))
+        slopes = torch.autograd.grad(value, x)
+        with mpmath.workdps(50):
+            wanted = [mpmath.diff(gammas, case, tuple(i == j for j in range(4))) for i in range(4)]
+            value -= float(gammas(*case))
+            rest = [float(g) - w for g, w in zip(slopes, wanted, strict=True)]
+        bound = tolerance * torch.finfo(dtype).eps
+        assert abs(value.item()) < bound * abs(np.multiply(case, np.array(wanted, float))).sum()
+        assert max(abs(v) for v in rest) < bound * max(abs(w) for w in wanted)
+
+
 def test_slopes_of_counts():
     """At equal counts too, where the formula for them knows nothing of the other's."""
     torch = pytest.importorskip("torch")

@@ -136,6 +136,31 @@ def test_a_precision_beside_a_factor(torch):
     assert kl(p, q).item() == pytest.approx(exact(*covariances, np.zeros(3)), rel=1e-6)
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax.numpy"])
+def test_nearly_singular_covariances(library):
+    """The last pivot is as small as its rounding: a Cholesky factor in float32 refuses some."""
+    make = pytest.importorskip(library).asarray
+    rng = np.random.default_rng(0)
+    zero, one = (make(np.full(4, x, "float32")) for x in (0.0, 1.0))
+    for _ in range(40):
+        rows = rng.normal(size=(4, 4))
+        rows[3] = rows[:3].T @ rng.normal(size=3) + 10 ** rng.uniform(-5, -3) * rows[3]
+        covariance = (rows @ rows.T).astype("float32")
+        with mpmath.workdps(60):
+            exactly = mpmath.matrix(covariance.tolist())
+            try:
+                root = mpmath.cholesky(exactly)
+            except ValueError:  # not positive
+                continue
+            logs = 2 * mpmath.fsum(mpmath.log(root[i, i]) for i in range(4))
+            wanted = float((np.trace(covariance.astype(float)) - 4 - logs) / 2)
+            slopes = (np.eye(4) - np.array((exactly**-1).tolist(), float).reshape(4, 4)) / 2
+        p = d.MultivariateNormal(zero, covariance_matrix=make(covariance))
+        found = float(kl(p, d.MultivariateNormalDiag(zero, one)))
+        condition = wanted + abs(slopes * covariance).sum()
+        assert found == pytest.approx(wanted, abs=10 * unit("float32") * condition)
+
+
 # Of P and the precision of Q, the worst that were found: a slope passed through a Cholesky factor.
 BESIDE_A_PRECISION = [
     (

@@ -16,20 +16,58 @@ from kldiv import distributions as d
 from kldiv import kl_divergence as kl
 
 TARGETS = {target.name: target for group in GROUPS.values() for target in group()}
-RANK_TWO = np.array([
-    (
+# Normals by what describes them: P's mean and numbers, then Q's.
+NORMALS = [
+    # Components that tell one factor far better than those before them, and factors of which the
+    # first is small beside the second.
+    ("low rank‖low rank", (
         0.005821865, -222.7289, -534.3934, 0.5857362, 0.4197851, 0.02235939,
         1.857309, -38.8458, -342.9765, 0.02112087, 0.02027, 16.25206,
         143.3874, 684.4739, -536.5926, 0.314291, -498.6698, -2137.414,
         0.03148046, 0.05943631, 0.00519763, 454.9283, 8.226901e-05, 0.001583575,
-    ),
-    (
+    )),
+    ("low rank‖low rank", (
         619.3609, -1.983518, 0.3116259, 0.6154592, -8.252473, 204.4247,
         0.6086473, -8.443085, 200.1564, 0.008844152, 0.006897982, 0.006897982,
         619.3609, 0.001987511, 0.001316687, 0.04499977, -0.0155657, -0.005775631,
         -47.6261, -8.443085, 200.1564, 0.000756477, 0.003909776, 0.07540705,
-    ),
-])  # fmt: skip
+    )),
+    # Slopes that passed through the Cholesky factor of a matrix that is given.
+    ("covariance‖scale_tril", (
+        9.45124245, 264.209045, 450.991364, 1.60503292, -18.0195656, 202.379425, -54.1491051,
+        408.25177, 563738.625, -17.1721344, 0.0379515328, 0.00986557733, 129.630615, 0.026137678,
+        3.38570595, -4.03650665, -4.93880558, 0.00142725511,
+    )),
+    ("covariance‖diagonal", (
+        9.27147484, 6.19054174, 3.11837864, 0.0243773293, 0.00147897308, 8.98268481e-05,
+        1.29207551, 0.0761048049, 140.980225, 0.00307293376, 274.391418, -0.0412539765,
+        99.2580795, 2.85434103, 0.0132696759,
+    )),
+    ("covariance‖low rank", (
+        722.857849, -0.0011622305, 11.7076664, 22415.3984, -3.62437272, 8045.28369, -144.295502,
+        1.13676178, 0.929182291, 177.00322, 41.989399, 0.0150569044, 0.00403944403, 0.00394641655,
+        65.2253723, 541.159729, 36.2297363, 4.68089676, 0.0994569957, 0.00325761875,
+        0.00270629558,
+    )),
+    # A factor whose components are in another order than it tells.
+    ("scale_tril‖low rank", (
+        0.00501215179, 84.865242, -0.0457832366, 344.464874, -2.20776129, 1.70611274, 5.10709047,
+        -0.019510515, 10.5605345, 242.644882, 84.4393387, -0.0037261711, 1.40788376,
+        -0.00133566756, 0.0819681361, 1.09128892, 323.925018, -23.9664955, 322.182617,
+        0.0679973066, 0.00178818731,
+    )),
+    # Nearly singular matrices, whose last pivot is as small as its rounding.
+    ("precision‖scale_tril", (
+        1.1440748, -234.137665, -0.725982606, 0.0994024202, -6.51652002, 830.085938, -138.313217,
+        9067.28027, 192455.609, 1.64428222, 16.008606, -0.509681702, 0.561971009, -256.128723,
+        0.837704778, 14.7949085, 0.0324873589, 0.749910712,
+    )),
+    ("precision‖precision", (
+        276.569885, -0.0327496938, -572.429504, 14.6167145, 18.2531395, 359.982758, 0.0783110783,
+        0.166954651, 0.000433748181, 276.569885, 254.188477, -3.73664832, 73.0552979, 1.9301399,
+        359.952179, -113.488914, 0.168066934, 458.469757,
+    )),
+]  # fmt: skip
 FOUND = [
     ("Beta", (1730.6286850687075, 0.027129654751141423, 0.0019686997465812226, 0.0020729282654)),
     ("Beta", (44778.140625, 0.015556014142930508, 60356.16796875, 13166.927734375)),
@@ -75,9 +113,7 @@ FOUND = [
         "LowRankMultivariateNormal",
         (-0.12487510, 0.0168048, 0.036, 0.0489594, 23.10955, -69.61066885, 0.036, 0.0103313048),
     ),
-    # Components that tell one factor far better than those before them, and factors of which the
-    # first is small beside the second.
-    *(("LowRankMultivariateNormal, rank 2", case) for case in RANK_TWO),
+    *((f"normals, {ways}", case) for ways, case in NORMALS),
     # Slopes whose parts are beyond the numbers of float32, or of both.
     ("Geometric, logits", (38.110218, 92.01123)),
     ("Geometric, logits", (-99.5, -100.25)),
@@ -146,7 +182,7 @@ FOUND = [
 def test_values_and_slopes_are_right_to_ten_units_of_their_condition(name, case):
     pytest.importorskip("torch")
     target = TARGETS[name]
-    if name.startswith("LowRank"):  # whose second derivatives lose by the condition of Σ
+    if "low" in name.lower():  # rank: whose second derivatives lose by the condition of Σ
         target = replace(target, order=1)
     for dtype in ("float64", "float32"):
         case = np.array(case, dtype).astype(np.float64)
@@ -155,7 +191,7 @@ def test_values_and_slopes_are_right_to_ten_units_of_their_condition(name, case)
         of_value, of_slopes, of_bends = errors(found, 0, wanted, dtype, signed=target.signed)
         assert of_value <= 10, dtype
         assert of_slopes <= 10, dtype
-        assert of_bends <= 1e3, dtype
+        assert of_bends <= 2e3, dtype
 
 
 @pytest.mark.parametrize("family", [d.Gamma, d.InverseGamma])

@@ -15,6 +15,7 @@ from kldiv.distributions.masses import probabilities, unlikely
 from kldiv.distributions.registry import register_kl
 from kldiv.formulas.remainders import softplus
 from kldiv.formulas.special import expm1, log1p, log1p_gap, log_ratio, phi
+from kldiv.formulas.state import held
 
 if TYPE_CHECKING:
     from kldiv._types import Array, Namespace
@@ -41,25 +42,37 @@ def negative_binomial(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomia
     if isinstance(r1, int) and isinstance(r2, int) and r1 == r2:
         return _of_one_count(xp, p, q, r1)
     p1, p0 = probabilities(xp, p)
-    odds = xp.exp(p.logits) if p.logits is not None else p1 / p0
-    r1, r2 = (xp.zeros_like(odds) + r for r in (r1, r2))
+    r1, r2 = (xp.zeros_like(p1) + r for r in (r1, r2))
+    odds, certain = _odds(xp, p, p1, p0, r1)
     m = r1 * odds
-    # Odds of finite logits may be beyond the numbers: equal counts need none.
-    over = xp.zeros_like(m) > 0
-    if p.logits is not None:
-        over = (m == math.inf) & (p.logits < math.inf)
-        odds = xp.exp(xp.where(over, 0.0, p.logits))
     # A count of 0 is a point mass at 0, as is a probability of 0.
     some = xp.where(r2 > 0, r2, 1.0)
-    moved = _from_other_count(xp, p, q, r1, some, m)
-    value = _to_other_count(xp, r1, some, odds) + moved
+    value = _to_other_count(xp, r1, some, odds) + _from_other_count(xp, p, q, r1, some, m)
     edge = xp.where(m > 0, math.inf, xp.where(m == 0, 0.0, math.nan))
     value = xp.where(r2 > 0, value, xp.where(r2 == 0, edge, math.nan))
     value = xp.where(r1 >= 0, value, math.nan)
     # Of probability 1 all mass is at infinity.
     away = xp.where((probabilities(xp, q)[1] == 0) & (r1 == r2), 0.0, math.inf)
-    away = xp.where(over & (r1 == r2), moved, away)
-    return xp.where(m == math.inf, away, value)
+    return xp.where(certain & (m > 0), away, value)
+
+
+def _odds(
+    xp: Namespace, p: f.NegativeBinomial, p1: Array, p0: Array, r: Array
+) -> tuple[Array, Array]:
+    """Return the odds of P, from where more change no digit of the integral, and whether p is 1.
+
+    For odds without end that is the one of two Gammas, and by them and their r-th power nearly so.
+    """
+    most, root = (700.0, 41.0) if p1.dtype == xp.float64 else (80.0, 21.0)
+    share = held(xp, xp.where(r < 1.0, xp.where(r > root / most, r, root / most), 1.0))
+    most = root / share
+    if p.logits is not None:
+        far = p.logits > most
+        odds = xp.exp(xp.where(far, most, p.logits))
+        return odds, p.logits == math.inf
+    most = xp.exp(most)
+    far = (p0 >= 0) & (p1 > most * p0)
+    return xp.where(far, most, p1 / xp.where(far, 1.0, p0)), p0 == 0
 
 
 def _of_one_count(xp: Namespace, p: f.NegativeBinomial, q: f.NegativeBinomial, r: int) -> Array:

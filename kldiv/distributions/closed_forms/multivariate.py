@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, Final
 
 from kldiv.distributions.base import broadcast, changed
 from kldiv.distributions.closed_forms.location import quotient
@@ -27,24 +28,31 @@ def diagonal(xp: Namespace, p: MultivariateNormalDiag, q: MultivariateNormalDiag
 
 
 NORMALS = (MultivariateNormal, MultivariateNormalDiag, LowRankMultivariateNormal)
+_SMALL: Final = 32
+"""Cholesky factors of matrices up to here are refined: beside their other work it is little."""
 
 
 def multivariate(xp: Namespace, p: Any, q: Any) -> Array:
     """½ (tr A − n − log det A) + ½ |L⁻¹(μ₁ − μ₂)|², A = L⁻¹ Σ₁ L⁻ᵀ, L Lᵀ = Σ₂.
 
-    Of two precisions A = K⁻¹ Λ₂ K⁻ᵀ, K Kᵀ = Λ₁, has the same eigenvalues.
+    Of two precisions A = K⁻¹ Λ₂ K⁻ᵀ, K Kᵀ = Λ₁, has the same eigenvalues. Where Σ₁ or Λ₂ is given
+    the slopes are those of tr A by it, ½ (Λ₂ − Λ₁) and ½ (Σ₁ + δδᵀ − Σ₂): through a Cholesky factor
+    of it and back they would have the rounding of the other's times a condition.
     """
     change = (p.loc - q.loc)[..., None]
+    trace = None
     if _has(p, "precision_matrix") and _has(q, "precision_matrix"):
-        inner, outer = (xp.linalg.cholesky(d.precision_matrix) for d in (q, p))
-        spread = _by_factors(xp, inner, outer)
-        spread = _or_near(xp, spread, outer, q.precision_matrix - p.precision_matrix)
+        inner, outer = (_cholesky(xp, d.precision_matrix) for d in (q, p))
+        added, whole = q.precision_matrix - p.precision_matrix, q.precision_matrix
+        spread, trace = _or_near(xp, _by_factors(xp, inner, outer), outer, added, whole)
         z = xp.matmul(xp.matrix_transpose(inner), change)
         logs = _log_det(xp, inner) - _log_det(xp, outer)
     else:
         low = next((d for d in (q, p) if _has(d, "cov_factor")), None)
-        if low is not None and not (_has(p, "scale_tril") or _has(q, "scale_tril")):
+        if low is not None and not _has(q, "scale_tril"):
             order = _best_informed(xp, low)
+            if _has(p, "scale_tril"):
+                narrow = _rows(xp, xp.linalg.diagonal(p.scale_tril)[..., None], order)[..., 0]
             p, q = _ordered(xp, p, order), _ordered(xp, q, order)
             change = (p.loc - q.loc)[..., None]
         inner = _factor(xp, p)
@@ -54,30 +62,32 @@ def multivariate(xp: Namespace, p: Any, q: Any) -> Array:
             spread = _of_quotient(xp, xp.matmul(root, inner), inverse, xp.linalg.diagonal(inner))
             z = xp.matmul(root, change)
             logs = _log_det(xp, root) + _log_det(xp, inner)
+            trace = _traced(xp, p, inner, q.precision_matrix)
         else:
             outer = _factor(xp, q)
-            spread = _by_factors(xp, inner, outer)
-            if not (_has(p, "precision_matrix") or (_triangular(p) and _triangular(q))):
-                spread = _or_near(xp, spread, outer, _added(xp, p, q))
             z = _solved(xp, outer, change)
+            if _has(p, "scale_tril") and _has(q, "cov_factor"):
+                spread = _of_any_order(xp, _solved(xp, outer, inner), outer, narrow)
+            else:
+                logs = _log_det(xp, inner) - _log_det(xp, outer)
+                spread = _by_factors(xp, inner, outer)
+                if not (_has(p, "precision_matrix") or (_triangular(p) and _triangular(q))):
+                    whole = getattr(p, "covariance_matrix", None)
+                    spread, trace = _or_near(xp, spread, outer, _added(xp, p, q), whole)
     value = 0.5 * (spread + xp.sum(z * z, axis=(-2, -1)))
-    if _has(q, "precision_matrix") and hasattr(xp, "constant"):
-        return _with_slopes_of(xp, value, _explicit(xp, p, q, change) - logs)
-    return value
+    if trace is None or not hasattr(xp, "constant"):
+        return value
+    turned = (
+        xp.matmul(q.precision_matrix, change) * change if _has(q, "precision_matrix") else z * z
+    )
+    return _with_slopes_of(xp, value, 0.5 * (trace + xp.sum(turned, axis=(-2, -1))) - logs)
 
 
-def _explicit(xp: Namespace, p: Any, q: Any, change: Array) -> Array:
-    """Return ½ tr Λ₂(Σ₁ + δδᵀ): less logarithms of determinants it is D but for n/2 and for digits.
-
-    So D's slope in Λ₂ is ½ (Σ₁ + δδᵀ − Λ₂⁻¹), and has of the factor of Λ₂ no more than the inverse.
-    That of L⁻¹R goes through the factor and back, and takes the rounding of Σ₁ times a condition.
-    """
-    turned = xp.matmul(q.precision_matrix, change)
-    if _has(p, "scale_tril"):  # whose square may be beyond the numbers
-        trace = xp.matmul(q.precision_matrix, p.scale_tril) * p.scale_tril
-    else:
-        trace = q.precision_matrix * covariance(xp, p)
-    return 0.5 * (xp.sum(trace, axis=(-2, -1)) + xp.sum(turned * change, axis=(-2, -1)))
+def _traced(xp: Namespace, p: Any, inner: Array, precision: Array) -> Array:
+    """Return tr Λ₂ Σ₁, by a factor where that is given: its square may be beyond the numbers."""
+    if _has(p, "covariance_matrix"):
+        return xp.sum(precision * p.covariance_matrix, axis=(-2, -1))
+    return xp.sum(xp.matmul(precision, inner) * inner, axis=(-2, -1))
 
 
 def _log_det(xp: Namespace, factor: Array) -> Array:
@@ -117,15 +127,35 @@ def _of_quotient(xp: Namespace, m: Array, wide: Array, narrow: Array) -> Array:
     return xp.sum(diagonals, axis=-1) + xp.sum(m * m, axis=(-2, -1))
 
 
-def _or_near(xp: Namespace, spread: Array, factor: Array, added: Array) -> Array:
-    """Return the same by the difference of the matrices, where that is small.
+def _of_any_order(xp: Namespace, m: Array, outer: Array, narrow: Array) -> Array:
+    """Return the same of any M = L⁻¹ R with A = M Mᵀ; R a triangle with other rows first.
+
+    Near I by the triangular factor of A; a small pivot of that would have the rounding of its row.
+    """
+    logs = xp.sum(xp.log(xp.linalg.diagonal(outer) / narrow), axis=-1)
+    far = xp.sum(m * m, axis=(-2, -1)) - float(m.shape[-1]) + 2.0 * logs
+    near = far < 0.5
+    one = _diagonal(xp, xp.ones_like(narrow))
+    t = _triangle(xp, xp.where(near[..., None, None], xp.matrix_transpose(m), one))
+    diagonal = xp.linalg.diagonal(t)
+    return xp.where(near, _of_quotient(xp, t, xp.ones_like(diagonal), diagonal), far)
+
+
+def _or_near(
+    xp: Namespace, spread: Array, factor: Array, added: Array, whole: Array | None
+) -> tuple[Array, Array | None]:
+    """Return the same by the difference of the matrices, where that is small; and tr A or tr A − n.
 
     Factors that were computed have each its own rounding, which their difference would show.
     """
-    e = _within(xp, factor, added)
+    near = spread < 0.1
+    e = added if whole is None else xp.where(near[..., None, None], added, whole)
+    e = _within(xp, factor, e)
     e = 0.5 * (e + xp.matrix_transpose(e))  # symmetric but for rounding
-    near = xp.sum(e * e, axis=(-2, -1)) < 0.25
-    return xp.where(near, log_det_remainder(xp, xp.where(near[..., None, None], e, 0.0)), spread)
+    near = near & (xp.sum(e * e, axis=(-2, -1)) < 0.25)
+    trace = None if whole is None else xp.sum(xp.linalg.diagonal(e), axis=-1)
+    by_difference = log_det_remainder(xp, xp.where(near[..., None, None], e, 0.0))
+    return xp.where(near, by_difference, spread), trace
 
 
 for _p in NORMALS:
@@ -170,13 +200,42 @@ def _factor(xp: Namespace, d: Any) -> Array:
     if _has(d, "precision_matrix"):
         root = _lower_root(xp, d.precision_matrix)
         return _solved(xp, root, _diagonal(xp, xp.ones_like(root[..., 0])))
-    return xp.linalg.cholesky(covariance(xp, d))
+    return _cholesky(xp, covariance(xp, d))
 
 
 def _lower_root(xp: Namespace, precision: Array) -> Array:
     """Return the lower triangular L⁻¹ of Λ = L⁻ᵀ L⁻¹: an inverse of Λ is right by its norm only."""
-    root = xp.linalg.cholesky(xp.flip(precision, axis=(-2, -1)))
+    root = _cholesky(xp, xp.flip(precision, axis=(-2, -1)))
     return xp.matrix_transpose(xp.flip(root, axis=(-2, -1)))
+
+
+def _cholesky(xp: Namespace, matrix: Array) -> Array:
+    """Return the Cholesky factor of A; of a small one as if with half as many digits more.
+
+    The last pivot of a nearly singular matrix may be as small as its rounding. So it is that of
+    L (I + E) Lᵀ, by a rough factor L, which derivatives hold, and by what A differs from L Lᵀ.
+    """
+    size = matrix.shape[-1]
+    if size > _SMALL:
+        return xp.linalg.cholesky(matrix)
+    one = _diagonal(xp, xp.ones_like(matrix[..., 0]))
+    eps = float(xp.finfo(matrix.dtype).eps)
+    at = held(xp, matrix)
+    rough = xp.linalg.cholesky(at + (4 * size * eps) * (one * at))  # where rounding makes it none
+    e = _within(xp, rough, _without_square(xp, matrix, rough, eps))
+    more = xp.linalg.cholesky(one + 0.5 * (e + xp.matrix_transpose(e)))
+    return xp.matmul(rough, more)
+
+
+def _without_square(xp: Namespace, matrix: Array, factor: Array, eps: float) -> Array:
+    """Return A − L Lᵀ; the product of the leading digits of L, as many as fit, has no rounding."""
+    spare = math.ceil(0.5 * math.log2(factor.shape[-1] / eps))
+    top = xp.max(abs(factor), axis=-1, keepdims=True) * (1.5 * 2.0**spare)
+    high = (factor + top) - top
+    low = factor - high
+    cross = xp.matmul(high, xp.matrix_transpose(low))
+    rest = cross + xp.matrix_transpose(cross) + xp.matmul(low, xp.matrix_transpose(low))
+    return (matrix - xp.matmul(high, xp.matrix_transpose(high))) - rest
 
 
 def _factor_of_low_rank(xp: Namespace, d: LowRankMultivariateNormal) -> Array:
@@ -190,7 +249,12 @@ def _factor_of_low_rank(xp: Namespace, d: LowRankMultivariateNormal) -> Array:
     parts = [_rows(xp, xp.matrix_transpose(w), xp.argsort(-told, axis=-1)), _diagonal(xp, root)]
     batch = broadcast(type(d).__name__, *(m.shape[:-2] for m in parts))
     parts = [xp.broadcast_to(m, (*batch, *m.shape[-2:])) for m in parts]
-    r = xp.linalg.qr(xp.concat(parts, axis=-2))[1]
+    return _triangle(xp, xp.concat(parts, axis=-2))
+
+
+def _triangle(xp: Namespace, m: Array) -> Array:
+    """Return Rᵀ, lower triangular, of M = Q R: Mᵀ M is its square."""
+    r = xp.linalg.qr(m)[1]
     r = xp.where(xp.linalg.diagonal(r)[..., None] < 0, -r, r)
     return xp.matrix_transpose(r)
 
@@ -223,7 +287,9 @@ def _ordered(xp: Namespace, d: Any, order: Array) -> Any:
         if type(d).event_axes[name] == 1:
             return _rows(xp, x[..., None], order)[..., 0]
         x = _rows(xp, x, order)
-        return x if name == "cov_factor" else _rows(xp, xp.matrix_transpose(x), order)
+        return (
+            x if name in ("cov_factor", "scale_tril") else _rows(xp, xp.matrix_transpose(x), order)
+        )
 
     return changed(d, taken)
 
