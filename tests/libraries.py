@@ -166,12 +166,17 @@ class Library(Enum):
     def assert_equal(
         self, array: Any, expected: Any, dtype: str | None = None, *, ulps: float = 8
     ) -> None:
-        """Assert library, dtype, shape and value; infinities and NaN must match exactly."""
+        """Assert library, dtype, shape and value, to units of 1 and of the largest, if it is less.
+
+        Infinities and NaN must match exactly.
+        """
         wanted = np.asarray(expected, dtype=np.float64)
         dtype = dtype or self.widest
         self.assert_like(array, wanted.shape, dtype)
         found = self.numpy(array).astype(np.float64)
-        np.testing.assert_allclose(found, wanted, rtol=ulps * unit(dtype), atol=ulps * unit(dtype))
+        largest = np.max(abs(wanted), initial=0.0, where=np.isfinite(wanted)) or 1.0
+        rtol = ulps * unit(dtype)
+        np.testing.assert_allclose(found, wanted, rtol=rtol, atol=rtol * min(largest, 1.0))
 
 
 PAIRED = [

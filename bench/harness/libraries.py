@@ -160,6 +160,8 @@ class Torch(Library):
         def traced(x: Any, y: Any) -> Any:
             return function(x, y)
 
+        # Dynamo keeps with the code what it compiled under the first settings.
+        traced.__code__ = traced.__code__.replace()
         return torch.compile(traced, fullgraph=True, dynamic=False)  # type: ignore[no-any-return]
 
 

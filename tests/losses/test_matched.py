@@ -112,10 +112,7 @@ def test_second_derivatives_beside_a_masked_class_are_those_beside_a_far_one(tor
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("kind", "dynamic", "backend"),
-    [
-        *(("list", False, "aot_eager"), ("torch", True, "aot_eager")),
-        *(("list", True, "eager"), ("numpy", False, "eager")),
-    ],
+    [("list", False, "aot_eager"), ("torch", True, "eager"), ("numpy", False, "eager")],
 )
 def test_torch_compiles_it(torch, kind, dynamic, backend):
     make = {"list": list, "numpy": np.array, "torch": torch.tensor}[kind]
