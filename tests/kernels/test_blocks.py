@@ -115,6 +115,22 @@ def test_the_outermost_orders_of_renyi(order):
         assert np.abs(one - other).sum() <= 1e-6 * np.abs(other).sum()
 
 
+def test_signs_and_ties_that_rounding_decides_are_left_to_the_formulas():
+    """p and q differ by less than float64 holds; all of log(p/q) are the largest, but for 1/T."""
+    s = np.float32([[5.360086441040039, -20.677724838256836, -19.358932495117188]])
+    t = np.float32([[14.08779239654541, -11.950019836425781, -10.6312255859375]])
+    ties = np.float32(np.round(np.random.default_rng(0).normal(size=(4, 100)) * 1e3))
+    losses = kldiv.tv_div_with_logits, partial(kldiv.renyi_div_with_logits, alpha=np.inf)
+    for loss, rows in zip(losses, ((s, t), (ties, ties + 8)), strict=True):
+        found = []
+        for kernel, dtype in (("blocks", "f4"), ("pure", "f8")):
+            with kldiv.config_context(kernel=kernel):
+                arrays = [each.astype(dtype) for each in rows]
+                found.append(of(partial(loss, temperature=0.37, reduction="sum"), *arrays))
+        for one, other in zip(*(each[1:] for each in found), strict=True):
+            assert np.abs(one - other).sum() <= 1e-6 * np.abs(other).sum()
+
+
 def test_rows_that_are_near_to_equal_are_left_to_the_formulas(monkeypatch):
     s, t = logits((40, 50))
     s[7] = t[7] + np.float32(3e-5) * s[7]

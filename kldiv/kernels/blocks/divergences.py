@@ -165,20 +165,23 @@ class TotalVariation(Plain):
     """½ Σ |p − q|."""
 
     def of(self, room: list[Buffer], wanted: tuple[int, ...], emit: Emit) -> Found:
-        q, p, apart, gradient, _ = room
+        q, p, apart, gradient, more = room
         t_sum, s_sum = (np.exp(a, out=a).sum(axis=-1, keepdims=True) for a in (p, q))
         np.multiply(q, t_sum / s_sum, out=apart)
         np.subtract(p, apart, out=apart)
         values = 0.5 * _size(apart, gradient) / t_sum
         certain = {formulas.VALUE: values >= ENOUGH}
         if wanted:
+            # A difference that is next to rounding has no sign.
+            np.multiply(p, _TIES, out=more)
+            signed = np.greater_equal(gradient, more).all(axis=-1, keepdims=True)
             np.sign(apart, out=apart)
         for index in wanted:
             own, total, rate = (p, t_sum, 0.5) if index else (q, s_sum, -0.5)
             mean = _sum(own, apart) / total
             np.subtract(apart, mean, out=gradient)
             gradient *= own
-            certain[index] = 1.0 - mean * mean >= ENOUGH  # the gradient's size, but for ties
+            certain[index] = signed & (1.0 - mean * mean >= ENOUGH)  # the gradient's size
             emit(index, gradient, rate / total)
         return Found(values, certain)
 
@@ -281,12 +284,17 @@ class RenyiInfinity(Plain):
         values, size = top - np.log(t_sum / s_sum), 1.0 + abs(top)
         certain = {formulas.VALUE: values >= ENOUGH * size}
         if wanted:
-            np.greater_equal(x, top - _TIES * size, out=x)
-            x /= x.sum(axis=-1, keepdims=True)
+            # Logits over T have roundings of their own size; between ties the formulas decide.
+            np.abs(p, out=gradient)
+            gradient += np.abs(q, out=more)
+            gradient *= _TIES
+            gradient += x
+            np.greater_equal(gradient, top - _TIES * size, out=x)
+            alone = x.sum(axis=-1, keepdims=True) == 1.0
         for index in wanted:
             np.divide(p if index else q, t_sum if index else s_sum, out=gradient)
             np.subtract(x, gradient, out=gradient)
-            certain[index] = _size(gradient, more) >= ENOUGH
+            certain[index] = alone & (_size(gradient, more) >= ENOUGH)
             emit(index, gradient, 1.0 if index else -1.0)
         return Found(values, certain)
 
