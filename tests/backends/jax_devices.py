@@ -252,7 +252,7 @@ def labels_and_teachers(*names):
 
 
 def main(part, path):
-    """Write what one part of the tests looks at; "quick" is some of both others."""
+    """Write the results that one part of the tests checks; "quick" is some of both others."""
     jax.config.update("jax_enable_x64", True)
     quick = part == "quick"
     found = {"devices": jax.device_count(), "compiler": {}, "axis_name": {}}

@@ -279,16 +279,17 @@ class RenyiInfinity(Plain):
         np.subtract(p, q, out=x)
         if p.min() == LOWEST:
             np.copyto(x, -np.inf, where=p == LOWEST)
-        t_sum, s_sum = (np.exp(a, out=a).sum(axis=-1, keepdims=True) for a in (p, q))
-        top = x.max(axis=-1, keepdims=True)
-        values, size = top - np.log(t_sum / s_sum), 1.0 + abs(top)
-        certain = {formulas.VALUE: values >= ENOUGH * size}
         if wanted:
             # Logits over T have roundings of their own size; between ties the formulas decide.
             np.abs(p, out=gradient)
             gradient += np.abs(q, out=more)
             gradient *= _TIES
             gradient += x
+        t_sum, s_sum = (np.exp(a, out=a).sum(axis=-1, keepdims=True) for a in (p, q))
+        top = x.max(axis=-1, keepdims=True)
+        values, size = top - np.log(t_sum / s_sum), 1.0 + abs(top)
+        certain = {formulas.VALUE: values >= ENOUGH * size}
+        if wanted:
             np.greater_equal(gradient, top - _TIES * size, out=x)
             alone = x.sum(axis=-1, keepdims=True) == 1.0
         for index in wanted:
