@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
 
 from kldiv.formulas import logits, state
@@ -132,6 +133,10 @@ class Divergence:
         """Return the states, and then the sums, that the requested results take."""
         raise NotImplementedError
 
+    def anchored(self, wanted: Wanted) -> bool:
+        """Return whether the requested results take the states' anchors."""
+        return wanted != (VALUE,) or bool(self.needs(wanted)[1])
+
     def share(self, part: int, block: Block) -> Array:
         """Return a block's share of the sum for ``part``, given the states."""
         raise NotImplementedError
@@ -211,7 +216,8 @@ class Divergence:
     ) -> Block:
         """Return all classes as a block, with their constants and sums."""
         states, sums = self.needs(wanted)
-        rows = {index: state.finish(xp, state_of(xp, index, s, t, temperature)) for index in states}
+        find = partial(state_of, anchored=self.anchored(wanted))
+        rows = {index: state.finish(xp, find(xp, index, s, t, temperature)) for index in states}
         block = Block(xp, s, t, temperature, Known(rows, {}))
         if not sums:
             return block
@@ -232,13 +238,21 @@ class Divergence:
         return [sum(same[1:], same[0]) for same in zip(*parts, strict=True)]
 
 
-def state_of(xp: Namespace, index: int, s: Array, t: Array, temperature: Temperature) -> State:
+def state_of(
+    xp: Namespace,
+    index: int,
+    s: Array,
+    t: Array,
+    temperature: Temperature,
+    *,
+    anchored: bool = True,
+) -> State:
     """Return a state of any number of classes, a part of them at a time."""
     block = Block(xp, s, t, temperature, Known({}, {}))
     if not s.shape[-1]:
         return state.empty_state(xp, xp.sum(s, axis=-1, keepdims=True))
     pairs = ((a, b) if index == TEACHER else (b, a) for _, a, b, *_ in block.parts())
-    states = [state.block_state(xp, *pair, temperature) for pair in pairs]
+    states = [state.block_state(xp, *pair, temperature, anchored=anchored) for pair in pairs]
     return states[0] if len(states) == 1 else state.merge(xp, states, temperature)
 
 
@@ -248,6 +262,9 @@ class KullbackLeibler(Divergence):
 
     def needs(self, wanted: Wanted) -> tuple[Wanted, Wanted]:
         return (TEACHER,), ()
+
+    def anchored(self, wanted: Wanted) -> bool:
+        return TEACHER in wanted
 
     def value(self, xp: Namespace, known: Known) -> Array:
         return known.rows[TEACHER].kl

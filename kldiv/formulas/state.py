@@ -166,30 +166,37 @@ def empty_state(xp: Namespace, rows: Array) -> State:
     return State(zero - xp.inf, zero, zero - xp.inf, *(zero for _ in State._fields[3:]))
 
 
-def block_state(xp: Namespace, s: Logits, t: Logits, temperature: Temperature = 1.0) -> State:
+def block_state(
+    xp: Namespace,
+    s: Logits,
+    t: Logits,
+    temperature: Temperature = 1.0,
+    *,
+    anchored: bool = True,
+) -> State:
     """Return the state of a block of student logits ``s`` and teacher logits ``t``.
 
-    They are float32 or float64; −∞ masks a class, NaN or +∞ makes KL of the row NaN.
+    They are float32 or float64; −∞ masks a class, NaN or +∞ makes KL of the row NaN.  KL itself
+    takes no anchor: a state that is not ``anchored`` has the mean in its place.
     """
     t_max, s_max = (largest(xp, first_word(a)) for a in (t, s))
     t_top, s_top = _origin(xp, t_max), _origin(xp, s_max)
-    w = weights_of(xp, t, t_top, temperature)
-    v = weights_of(xp, s, s_top, temperature)
+    a, b, unit = _in_eighths(xp, s), _in_eighths(xp, t), EIGHTH * temperature
+    w = weights_of(xp, t, t_top, temperature, b)
+    v = weights_of(xp, s, s_top, temperature, a)
     t_sum, s_sum = sum_of_weights(xp, w, t_top), sum_of_weights(xp, v, s_top)
-    d, unit = differences(xp, s, t), EIGHTH * temperature
+    d = _apart(b, a)
 
     # About d at the teacher's maximum x is exactly zero where d is constant.
-    if isinstance(s, Wide):
+    if isinstance(a, Wide):
         first = _choose(xp, t_max > -xp.inf, _pick(xp, first_word(t) == t_max, d), (0.0, 0.0))
     else:
-        there = largest(xp, xp.where(t == t_max, eighths(xp, s), -xp.inf))
+        there = largest(xp, xp.where(t == t_max, a, -xp.inf))
         first = two_difference(EIGHTH * t_top, there)
     first = _constant(xp, first)
     divisor = xp.where(t_sum > 0, t_sum, 1.0)
-    steps, p = _quickly(d, first), w / divisor
-    drift = total(xp, p * steps)
-    # In the bulk, from where no far class carries it away.
-    middle = total(xp, p * xp.clip(over(steps, unit), -REACH, REACH))
+    from_first, p = _quickly(d, first), w / divisor
+    drift = total(xp, p * from_first)
     mean = _constant(xp, add(*first, drift))
     p_x = p * _quickly(d, mean)
     residual, spread = total(xp, p_x), total(xp, abs(p_x))
@@ -206,10 +213,14 @@ def block_state(xp: Namespace, s: Logits, t: Logits, temperature: Temperature = 
     mass = v * (xp.where(both, _exp_sum(xp, s_top, t_top, pivot, unit), 0.0) / divisor)
     y, phi = _sums(xp, steps, p, mass, unit)
 
-    anchor = _constant(xp, add(*first, unit * middle))
-    drift = total(xp, p * difference(*d, *anchor))
-    astray = abs(drift) > spread
-    anchor, drift = _choose(xp, astray, mean, anchor), xp.where(astray, residual, drift)
+    anchor, drift = mean, residual
+    if anchored:
+        # In the bulk, from where no far class carries it away.
+        middle = total(xp, p * xp.clip(over(from_first, unit), -REACH, REACH))
+        near = _constant(xp, add(*first, unit * middle))
+        from_near = total(xp, p * difference(*d, *near))
+        astray = abs(from_near) > spread
+        anchor, drift = _choose(xp, astray, mean, near), xp.where(astray, residual, from_near)
     anchor = _choose(xp, t_sum > 0, anchor, (0.0, 0.0))
     lost = xp.any((s == -xp.inf) & (t > -xp.inf), axis=-1, keepdims=True)
     gap = xp.where(lost, xp.inf, xp.zeros_like(t_max))
@@ -287,14 +298,12 @@ def _sums(
     xp: Namespace, steps: Array, p: Array, mass: Array, unit: Temperature
 ) -> tuple[Array, Array]:
     """Return Σ p (e⁻ˣ − 1) and Σ p φ(x), where ``steps`` are d − c and ``mass`` p·e⁻ˣ."""
-    x = tempered(xp, steps, unit)
+    x = over(steps, unit)
     near = xp.clip(x, -NEAR, NEAR)
-    p_near, p_x = p * near, over(p * steps, unit)  # finite where x is not
     inside, apart = abs(x) < NEAR, mass - p
-    # p·φ(x) within NEAR; less p·near it is p·(e⁻ˣ − 1) everywhere.
-    term = xp.where(inside, p * phi_near(xp, near), apart + p_near)
-    phi = xp.where(inside, term, apart + p_x)
-    return total(xp, term - p_near), total(xp, phi)
+    p_phi, p_x = p * phi_near(xp, near), over(p * steps, unit)  # finite where x is not
+    y = total(xp, xp.where(inside, p_phi - p * near, apart))
+    return y, total(xp, xp.where(inside, p_phi, apart + p_x))
 
 
 def sum_of_weights(xp: Namespace, w: Array, top: Array) -> Array:
@@ -404,11 +413,21 @@ def first_word(logits: Logits) -> Array:
 
 def differences(xp: Namespace, s: Logits, t: Logits) -> DoubleWord:
     """Return t − s in eighths."""
-    high, low = two_difference(eighths(xp, first_word(t)), eighths(xp, first_word(s)))
-    for logits, sign in ((t, EIGHTH), (s, -EIGHTH)):
-        if isinstance(logits, Wide):
-            low = low + sign * logits.low
-    return high, low
+    return _apart(_in_eighths(xp, t), _in_eighths(xp, s))
+
+
+def _apart(t: Logits, s: Logits) -> DoubleWord:
+    """Return t − s of logits in eighths."""
+    high, low = two_difference(first_word(t), first_word(s))
+    low = low + t.low if isinstance(t, Wide) else low
+    return high, low - s.low if isinstance(s, Wide) else low
+
+
+def _in_eighths(xp: Namespace, logits: Logits) -> Logits:
+    """Return logits in eighths, of two words where these are."""
+    if isinstance(logits, Wide):
+        return Wide(eighths(xp, logits.high), EIGHTH * logits.low)
+    return eighths(xp, logits)
 
 
 def eighths(xp: Namespace, logits: Array) -> Array:
@@ -427,12 +446,26 @@ def depth_of(xp: Namespace, logits: Array, top: Array, temperature: Temperature)
     return tempered(xp, EIGHTH * top - eighths(xp, logits), EIGHTH * temperature)
 
 
-def weights_of(xp: Namespace, logits: Logits, top: Array, temperature: Temperature) -> Array:
-    """Return exp((logits − top)/T) ≤ 1 to a few u; 0 where a logit is −∞."""
+def weights_of(
+    xp: Namespace,
+    logits: Logits,
+    top: Array,
+    temperature: Temperature,
+    in_eighths: Logits | None = None,
+) -> Array:
+    """Return exp((logits − top)/T) ≤ 1 to a few u; 0 where a logit is −∞.
+
+    Logits ``in_eighths`` may be given, where they are known.
+    """
     if isinstance(logits, Wide):
         weights = weights_of(xp, logits.high, top, temperature)
         return weights + weights * over(logits.low, temperature)
     limits = xp.finfo(logits.dtype)
+    if _is_power_of_two(temperature) and 2.0**-20 <= temperature <= 2.0**20:
+        # Exponents overflow to −∞ alone, and the low words not at all.
+        known = eighths(xp, logits) if in_eighths is None else in_eighths
+        high, low = two_difference(known, EIGHTH * top)
+        return exp_over(xp, 8.0 * high, 8.0 * low, temperature)
     # Below the lowest number there is none for −∞; halved, such logits differ as much: by 0.
     half = xp.where(top == float(limits.min), 0.5, xp.ones_like(top))
     unit, temperature = _cooled(xp, temperature, limits)
@@ -453,6 +486,8 @@ def over(array: Array, temperature: Temperature) -> Array:
 
 def at_least(xp: Namespace, x: Array, lowest: Temperature) -> Array:
     """Return the larger of x and a bound."""
+    if isinstance(lowest, int | float):
+        return xp.clip(x, lowest, xp.inf)
     return xp.where(x < lowest, lowest, x)
 
 

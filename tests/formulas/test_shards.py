@@ -111,7 +111,9 @@ def test_a_backward_by_formulas_reads_no_state_again(monkeypatch):
     read, saved = [], []
     block_state = state.block_state
     monkeypatch.setattr(
-        state, "block_state", lambda *given: read.append(given) or block_state(*given)
+        state,
+        "block_state",
+        lambda *given, **options: read.append(given) or block_state(*given, **options),
     )
     s, t = torch.randn(2, ROWS, 50, dtype=torch.float64)
     s.requires_grad_()

@@ -446,6 +446,21 @@ def test_temperatures_of_rows_near_the_ends_of_float32(temperature):
             assert relative(gradient, other) <= 4 * 2.0**-24
 
 
+@pytest.mark.parametrize("library", [Library.NUMPY, Library.TORCH])
+@pytest.mark.parametrize("temperature", [2.0**k for k in (-120, -21, -20, 0, 20, 21, 126)] + [1e38])
+def test_a_masked_class_counts_for_nothing_at_any_temperature(library, temperature):
+    s, t = np.float32(temperature) * np.float32([[[1, 1.5, -1]], [[1.5, 0.5, 1]]])
+    found = {}
+    for masked in (False, True):
+        rows = [np.insert(a, 1, -np.inf, axis=-1) if masked else a for a in (s, t)]
+        both = kldiv.value_and_grad(kldiv.kl_div_with_logits, argnums=(0, 1))
+        value, slopes = both(*map(library.array, rows), temperature=temperature)
+        slopes = [np.asarray(each) for each in slopes]
+        found[masked] = [float(value), *(np.delete(a, 1, -1) if masked else a for a in slopes)]
+    for one, other in zip(*found.values(), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-6, atol=0)
+
+
 def test_a_state_of_blocks_near_the_end_of_float32_merges():
     s = np.array([-1e38, 0.2, 3e38, -INF, 1.0, 2.0], np.float32)
     t = np.array([3e38, 0.2, -1e38, -INF, 3e38, 2.0], np.float32)
