@@ -48,6 +48,8 @@ class Technology:
     """Whether `derivatives` differentiates through it."""
     functions = ()
     """Which elementary functions are its own."""
+    near = 2.0
+    """How far its series of φ reaches."""
     shannon = True
     """Whether it does more for JS than find the states of rows, as for KL."""
     apart = True
@@ -151,6 +153,7 @@ class Cpu(OnNumPy, Torch):
     name = "cpu"
     kernels = CPU
     functions = ("exp", "log")
+    near = 1.0
 
     def problem(self):
         return CPU.problem()

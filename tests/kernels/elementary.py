@@ -1,4 +1,4 @@
-"""The CPU kernels' own exp and log, over arrays."""
+"""The CPU kernels' own functions of a number, over arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def kernel(name, dtype):
         x, out, count = code.arguments
         with code.loop(count) as k:
             value = code.load(real.vector, x, k * real.lanes)
-            code.store(out, getattr(elementary, name)(value), k * real.lanes)
+            found = getattr(elementary, name)(value)
+            if name == "log1p_near":
+                _, found = found
+            code.store(out, found, k * real.lanes)
 
     return compiling.compiled(f"test-{name}-{dtype}", 3, write)
 

@@ -6,6 +6,7 @@ import functools
 import math
 from dataclasses import replace
 
+import mpmath
 import numpy as np
 import pytest
 from f_divergences import RECORDS, condition, of_row, wrong_rows
@@ -151,6 +152,28 @@ def test_functions_are_right_to_an_ulp(technology, function, dtype):
         small = np.isfinite(plain) & ~inside
         assert (abs(found - plain)[small] <= 2 * ulp[small]).all()
     assert error[inside].max() <= (1 if function == "log" else 1.2)
+
+
+SERIES = {
+    "phi_near": lambda x: mpmath.expm1(-x) + x,
+    "log1p_near": lambda y: y - mpmath.log1p(y),
+}
+
+
+@each(
+    "function dtype",
+    lambda technology: (
+        [(name, dtype) for name in SERIES for dtype in FLOATS] if technology.functions else []
+    ),
+)
+def test_series_are_right_to_a_few_ulps_up_to_their_ends(technology, function, dtype):
+    low, high = (-0.5, 1) if function == "log1p_near" else (-technology.near, technology.near)
+    x = np.linspace(low, high, 300).astype(dtype)
+    found = technology.function(function, x)
+    with mpmath.workdps(60):
+        true = [SERIES[function](mpmath.mpf(float(a))) for a in x]
+        errors = [abs(mpmath.mpf(float(a)) / b - 1) for a, b in zip(found, true, strict=True)]
+    assert max(errors) <= 5 * unit(dtype)
 
 
 # --- rows against the truth -----------------------------------------------------------------------

@@ -38,7 +38,9 @@ NEAR = tl.constexpr(numbers.NEAR)
 """|x| below which φ is a series."""
 
 _PHI = tl.constexpr(numbers.PHI)
+_PHI_32 = tl.constexpr(numbers.PHI_32)
 _ARTANH = tl.constexpr(numbers.ARTANH)
+_ARTANH_32 = tl.constexpr(numbers.ARTANH_32)
 _PHI_TERMS = tl.constexpr(len(numbers.PHI))
 _PHI_TERMS_32 = tl.constexpr(len(numbers.PHI_32))
 _ARTANH_TERMS = tl.constexpr(len(numbers.ARTANH))
@@ -64,7 +66,7 @@ def like(x, value: tl.constexpr):
 
 @triton.jit
 def polynomial(x, coefficients: tl.constexpr, n: tl.constexpr):
-    """Return Σ cₖ xᵏ of the first ``n`` coefficients."""
+    """Return Σ cₖ xᵏ of all ``n`` coefficients."""
     value = like(x, coefficients[n - 1])
     for k in tl.static_range(n - 1):
         value = tl.fma(value, x, like(x, coefficients[n - 2 - k]))
@@ -192,7 +194,11 @@ def exp(x):
 @triton.jit
 def phi_ratio(x):
     """Return φ(x)/x² for |x| ≤ `NEAR`."""
-    return polynomial(x, _PHI, _PHI_TERMS if x.dtype == tl.float64 else _PHI_TERMS_32)
+    if x.dtype == tl.float64:
+        value = polynomial(x, _PHI, _PHI_TERMS)
+    else:
+        value = polynomial(x, _PHI_32, _PHI_TERMS_32)
+    return value
 
 
 @triton.jit
@@ -289,11 +295,11 @@ def log1p_near(y):
     """Return log(1 + y) and y − log(1 + y) for −½ < y < 1."""
     z = divide(y, 2.0 + y)
     square = z * z
-    rest = (
-        z
-        * square
-        * polynomial(square, _ARTANH, _ARTANH_TERMS if y.dtype == tl.float64 else _ARTANH_TERMS_32)
-    )
+    if y.dtype == tl.float64:
+        series = polynomial(square, _ARTANH, _ARTANH_TERMS)
+    else:
+        series = polynomial(square, _ARTANH_32, _ARTANH_TERMS_32)
+    rest = z * square * series
     return z + z + rest, y * z - rest
 
 
