@@ -41,6 +41,8 @@ class Form(NamedTuple):
     """Whether every technology has it, not only those that say so."""
     only: tuple[str, float] | None = None
     """A setting, and the value that it must have."""
+    compiled: bool = True
+    """Whether the CPU's compiled kernels have it."""
 
     def fits(self, operation: Any, kind: Any) -> bool:
         """Return whether an operation of that kind has this form."""
@@ -61,9 +63,12 @@ FORMS: Final = (
     Form("f_div_with_logits, Hellinger", RowLoss, Alpha, everywhere=False, only=("alpha", 0.5)),
     Form("f_div_with_logits, alpha", RowLoss, Alpha, everywhere=False),
     Form("renyi_div_with_logits", RowLoss, Renyi, everywhere=False, only=("is_moderate", True)),
-    Form("renyi_div_with_logits, order beyond 2", RowLoss, Renyi, everywhere=False),
-    Form("renyi_div_with_logits, order 0", RowLoss, RenyiZero, everywhere=False),
-    Form("renyi_div_with_logits, order ∞", RowLoss, RenyiInfinity, everywhere=False),
+    *(
+        Form(
+            f"renyi_div_with_logits, order {order}", RowLoss, kind, everywhere=False, compiled=False
+        )
+        for order, kind in (("beyond 2", Renyi), ("0", RenyiZero), ("∞", RenyiInfinity))
+    ),
     Form("cross_entropy_with_logits", LabelLoss, (True, False), everywhere=False),
     Form("entropy_with_logits", LabelLoss, (False, True), everywhere=False),
     Form("log_prob_and_entropy_with_logits", LabelLoss, (True, True), everywhere=False),
@@ -79,10 +84,8 @@ ON_GPUS: Final = tuple(
 )
 """The forms of those that not every technology has."""
 
-COMPILED: Final = tuple(
-    form.name for form in FORMS if not form.name.startswith("renyi_div_with_logits, ")
-)
-"""The forms that a CPU's kernels have which are compiled."""
+COMPILED: Final = tuple(form.name for form in FORMS if form.compiled)
+"""The forms that the CPU's compiled kernels have."""
 
 
 class Numbered(NamedTuple):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _MODERATE: Final = 1e3
 """Σ p^α q^κ, or 1 over it, up to which Rényi's divergence and its gradient are as exact as those
 of α."""
+_NOTHING: Final = (0.0, 0.0)
 
 
 class _Side(NamedTuple):
@@ -119,7 +120,7 @@ def _find_pivot(row: Row, teacher: _Side, student: _Side) -> None:
     quotient = log(teacher.total / student.total)
     ratio = added(ratio, powers * (heat.ln2_low * 0.125) + temperature * quotient)
     snap = temperature * (2.0**-17 if row.real.single else 2.0**-44)
-    pivot, low = _unless(abs(ratio[0]) <= snap, ratio)
+    pivot, low = _either(abs(ratio[0]) <= snap, _NOTHING, ratio)
     pivot = select(both, pivot, float("nan"))
     row.set(first=first, ratio=ratio)
     if row.divergence.exact:
@@ -209,7 +210,7 @@ def better_pivot(row: Row, stage: Value) -> None:
             moved = _either(abs(offset) < 0.5, moved, row.words("ratio"))
             snap = 2.0**-16 if row.real.single else 2.0**-40
             row.set(plain=0.0)
-            _set_pivot(row, _unless(abs(moved[0]) <= abs(change) * snap, moved))
+            _set_pivot(row, _either(abs(moved[0]) <= abs(change) * snap, _NOTHING, moved))
 
 
 def _logarithm(row: Row, value: Value, whole: Value) -> Value:
@@ -301,12 +302,7 @@ def _anchor(row: Row, side: str, anchor: tuple[Value, Value]) -> None:
     row.set(**{f"at_{side}": (at, select(abs(at) < 1e5, rest, 0.0))})
 
 
-def _unless(near: Value, words: tuple[Value, Value]) -> tuple[Value, Value]:
-    """Return a distance from ``first``, 0 where it is near."""
-    return select(near, 0.0, words[0]), select(near, 0.0, words[1])
-
-
 def _either(
-    condition: Value, yes: tuple[Value, Value], no: tuple[Value, Value]
+    condition: Value, yes: tuple[Value | float, Value | float], no: tuple[Value, Value]
 ) -> tuple[Value, Value]:
     return select(condition, yes[0], no[0]), select(condition, yes[1], no[1])
