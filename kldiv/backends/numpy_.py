@@ -9,7 +9,7 @@ import numpy as np
 
 from kldiv.backends.base import Backend
 from kldiv.backends.chunks import BLOCK_BYTES
-from kldiv.backends.numpy_namespace import REDUCTIONS, where
+from kldiv.backends.numpy_namespace import FUNCTIONS
 from kldiv.backends.overlay import Overlay
 from kldiv.backends.table import TABLE
 from kldiv.errors import LibraryError
@@ -72,9 +72,7 @@ def _missing(name: str) -> Any:
 # Dtypes are compared in a tenth of the time of classes.
 _DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
 
-xp = Overlay(
-    np, _missing, scattered=_scattered, astype=_astype, where=where, **REDUCTIONS, **_DTYPES
-)
+xp = Overlay(np, _missing, scattered=_scattered, astype=_astype, **FUNCTIONS, **_DTYPES)
 
 
 @cache

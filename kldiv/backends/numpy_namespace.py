@@ -10,17 +10,6 @@ import numpy as np
 if TYPE_CHECKING:
     from kldiv._types import Array
 
-REDUCTIONS = {
-    name: partial(ufunc.reduce, axis=None)
-    for name, ufunc in {
-        "sum": np.add,
-        "max": np.maximum,
-        "any": np.logical_or,
-        "all": np.logical_and,
-    }.items()
-}
-"""Its reductions by the ufuncs that they come to: the functions take twice as long to begin."""
-
 _FEW, _MANY = 8192, 2**20
 """Numbers of elements between which a choice by bits is faster: beyond them memory is slower."""
 
@@ -42,3 +31,13 @@ def where(condition: Array, yes: Array | float, no: Array | float) -> Array:
         return np.where(condition, yes, no)
     first, second = (np.asarray(a, dtype).view(kind) for a in (yes, no))
     return (((first ^ second) & -condition.astype(kind)) ^ second).view(dtype)
+
+
+_REDUCTIONS = {"sum": np.add, "max": np.maximum, "any": np.logical_or, "all": np.logical_and}
+"""NumPy's reductions by their ufuncs: the functions take twice as long to begin."""
+
+FUNCTIONS = {
+    "where": where,
+    **{name: partial(ufunc.reduce, axis=None) for name, ufunc in _REDUCTIONS.items()},
+}
+"""The functions, by name."""
