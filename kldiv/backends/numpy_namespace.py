@@ -30,7 +30,11 @@ def where(condition: Array, yes: Array | float, no: Array | float) -> Array:
     if kind is None or not all(alike):
         return np.where(condition, yes, no)
     first, second = (np.asarray(a, dtype).view(kind) for a in (yes, no))
-    return (((first ^ second) & -condition.astype(kind)) ^ second).view(dtype)
+    mask = condition.astype(kind)
+    np.negative(mask, out=mask)
+    bits = first ^ second
+    bits = np.bitwise_and(bits, mask, out=bits if bits.shape == mask.shape else None)
+    return np.bitwise_xor(bits, second, out=bits).view(dtype)
 
 
 _REDUCTIONS = {"sum": np.add, "max": np.maximum, "any": np.logical_or, "all": np.logical_and}

@@ -196,6 +196,7 @@ def block_state(
     first = _constant(xp, first)
     divisor = xp.where(t_sum > 0, t_sum, 1.0)
     from_first, p = _quickly(d, first), w / divisor
+    del a, b, w  # the cache has room for others then
     drift = total(xp, p * from_first)
     mean = _constant(xp, add(*first, drift))
     p_x = p * _quickly(d, mean)
