@@ -311,7 +311,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_rows_in_torch(torch):
-    assert int(python("-c", _PROGRAM)) <= 64, "MiB, where the logits have 256"
+    # In MiB, where the logits have 256; what the C library keeps varies by 50.
+    assert int(python("-c", _PROGRAM)) <= 128
 
 
 @pytest.mark.slow
