@@ -29,7 +29,12 @@ LOSSES = {
 }
 QUICK = {"kl_div"}
 each = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in LOSSES]
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in LOSSES
+        if name not in {"hellinger", "chi2"}  # programs of alpha's
+    ],
 )
 
 
@@ -113,11 +118,12 @@ def test_jax_exports_no_kernel():
 
 SETTINGS = {
     **{name: loss for name, loss in LOSSES.items() if name not in DENSE},
-    **{name: LOSSES[name] for name in ("js", "tv", "alpha", "renyi", "distillation")},
+    **{name: LOSSES[name] for name in ("js", "tv", "alpha", "renyi")},
     "both": lambda s, t: kldiv.kl_div_with_logits(s, t) + kldiv.kl_div_with_logits(t, s),
-    "reverse skew": partial(kldiv.skew_kl_div_with_logits, alpha=0.1, reverse=True),
     "weights": partial(kldiv.jeffreys_div_with_logits, weights=(0.3, 0.7)),
-    "beta": partial(kldiv.distillation_loss, beta=0.3, temperature=1.7),
+    "distillation": lambda s, t: kldiv.distillation_loss(
+        s, t, t.argmax(-1), hard_weight=0.1, beta=0.3, temperature=1.7
+    ),
     "mixture": partial(kldiv.f_div_with_logits, divergence=Mixture(0.9, 0.3, 1.0)),
     "classes": partial(
         kldiv.js_div_with_logits, input_classes=[1, 2, 5, 0], target_classes=[3, 4, 1, 0]

@@ -17,20 +17,25 @@ TYPING = Path(__file__).parents[1] / "typing"
 ROOT = TYPING.parents[1]
 
 
-def by_mypy(path):
+FILES = {name: TYPING / name for name in ("right.py", "wrong.py")}
+
+
+def by_mypy():
     options = ["--strict", "--no-error-summary", "--follow-imports=silent"]
-    options += ["--cache-dir", f".mypy_cache/{path.stem}"]  # processes share none
-    name = path.relative_to(ROOT).as_posix()
-    printed = run("mypy", *options, name)
-    found = re.findall(rf"^{re.escape(name)}:(\d+): error: (.*)$", printed, re.MULTILINE)
-    return [(int(line), text) for line, text in found]
+    options += ["--cache-dir", ".mypy_cache/typing"]
+    printed = run("mypy", *options, *(path.relative_to(ROOT).as_posix() for path in FILES.values()))
+    found = re.findall(r"^.*/(\w+\.py):(\d+): error: (.*)$", printed, re.MULTILINE)
+    return [(name, int(line), text) for name, line, text in found]
 
 
-def by_pyright(path):
+def by_pyright():
     options = ["--outputjson", "--level", "error", "--pythonpath", sys.executable]
     options += ["--project", str(TYPING / "pyrightconfig.json")]
-    diagnostics = json.loads(run("basedpyright", *options, str(path)))["generalDiagnostics"]
-    return [(each["range"]["start"]["line"] + 1, each["message"]) for each in diagnostics]
+    found = json.loads(run("basedpyright", *options, *map(str, FILES.values())))
+    return [
+        (Path(each["file"]).name, each["range"]["start"]["line"] + 1, each["message"])
+        for each in found["generalDiagnostics"]
+    ]
 
 
 def run(module, *arguments):
@@ -43,20 +48,13 @@ def run(module, *arguments):
 CHECKERS = {"mypy": by_mypy, "basedpyright": by_pyright}
 
 
-@pytest.fixture(params=CHECKERS)
-def check(request):
-    for name in (request.param, "torch", "jax"):
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_right_code_passes_and_every_mistake_is_found(checker):
+    for name in (checker, "torch", "jax"):
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
-    return CHECKERS[request.param]
-
-
-def test_right_code_passes(check):
-    assert check(TYPING / "right.py") == []
-
-
-def test_every_mistake_is_found(check):
-    path = TYPING / "wrong.py"
-    lines = path.read_text(encoding="utf-8").splitlines()
+    found = CHECKERS[checker]()
+    assert [each for each in found if each[0] == "right.py"] == []
+    lines = FILES["wrong.py"].read_text(encoding="utf-8").splitlines()
     marked = {number for number, line in enumerate(lines, 1) if line.endswith("# wrong")}
-    assert {line for line, _ in check(path)} == marked
+    assert {line for name, line, _ in found if name == "wrong.py"} == marked
