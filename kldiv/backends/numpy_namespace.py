@@ -30,8 +30,7 @@ def where(condition: Array, yes: Array | float, no: Array | float) -> Array:
     if kind is None or not all(alike):
         return np.where(condition, yes, no)
     first, second = (np.asarray(a, dtype).view(kind) for a in (yes, no))
-    mask = condition.astype(kind)
-    np.negative(mask, out=mask)
+    mask = np.negative(condition.view(np.int8))  # of all bits, in a byte
     bits = first ^ second
     bits = np.bitwise_and(bits, mask, out=bits if bits.shape == mask.shape else None)
     return np.bitwise_xor(bits, second, out=bits).view(dtype)

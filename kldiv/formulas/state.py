@@ -182,8 +182,8 @@ def block_state(
     t_max, s_max = (largest(xp, first_word(a)) for a in (t, s))
     t_top, s_top = _origin(xp, t_max), _origin(xp, s_max)
     a, b, unit = _in_eighths(xp, s), _in_eighths(xp, t), EIGHTH * temperature
-    w = weights_of(xp, t, t_top, temperature, b)
-    v = weights_of(xp, s, s_top, temperature, a)
+    w = weights_of(xp, t, t_top, temperature, first_word(b))
+    v = weights_of(xp, s, s_top, temperature, first_word(a))
     t_sum, s_sum = sum_of_weights(xp, w, t_top), sum_of_weights(xp, v, s_top)
     d = _apart(b, a)
 
@@ -195,9 +195,11 @@ def block_state(
         first = two_difference(EIGHTH * t_top, there)
     first = _constant(xp, first)
     divisor = xp.where(t_sum > 0, t_sum, 1.0)
-    from_first, p = _quickly(d, first), w / divisor
+    steps, p = _quickly(d, first), w / divisor
     del a, b, w  # the cache has room for others then
-    drift = total(xp, p * from_first)
+    drift = total(xp, p * steps)
+    # In the bulk, from where no far class carries it away.
+    middle = total(xp, p * xp.clip(over(steps, unit), -REACH, REACH)) if anchored else drift
     mean = _constant(xp, add(*first, drift))
     p_x = p * _quickly(d, mean)
     residual, spread = total(xp, p_x), total(xp, abs(p_x))
@@ -216,8 +218,6 @@ def block_state(
 
     anchor, drift = mean, residual
     if anchored:
-        # In the bulk, from where no far class carries it away.
-        middle = total(xp, p * xp.clip(over(from_first, unit), -REACH, REACH))
         near = _constant(xp, add(*first, unit * middle))
         from_near = total(xp, p * difference(*d, *near))
         astray = abs(from_near) > spread
@@ -438,8 +438,9 @@ def eighths(xp: Namespace, logits: Array) -> Array:
 
 def steps_from(xp: Namespace, logits: Logits, origin: Array) -> Array:
     """Return logits − origin in eighths, finite."""
-    found = eighths(xp, first_word(logits)) - EIGHTH * origin
-    return found + EIGHTH * logits.low if isinstance(logits, Wide) else found
+    logits = _in_eighths(xp, logits)
+    found = first_word(logits) - EIGHTH * origin
+    return found + logits.low if isinstance(logits, Wide) else found
 
 
 def depth_of(xp: Namespace, logits: Array, top: Array, temperature: Temperature) -> Array:
@@ -452,14 +453,14 @@ def weights_of(
     logits: Logits,
     top: Array,
     temperature: Temperature,
-    in_eighths: Logits | None = None,
+    in_eighths: Array | None = None,
 ) -> Array:
     """Return exp((logits − top)/T) ≤ 1 to a few u; 0 where a logit is −∞.
 
-    Logits ``in_eighths`` may be given, where they are known.
+    The first words ``in_eighths`` may be given, where they are known.
     """
     if isinstance(logits, Wide):
-        weights = weights_of(xp, logits.high, top, temperature)
+        weights = weights_of(xp, logits.high, top, temperature, in_eighths)
         return weights + weights * over(logits.low, temperature)
     limits = xp.finfo(logits.dtype)
     if _is_power_of_two(temperature) and 2.0**-20 <= temperature <= 2.0**20:

@@ -1,4 +1,4 @@
-"""Functions that stand in for NumPy's own give what these give, bit by bit."""
+"""Compare the functions that stand in for NumPy's own with these, bit by bit."""
 
 from __future__ import annotations
 

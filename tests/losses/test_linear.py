@@ -233,7 +233,7 @@ def test_memory_does_not_grow_with_rows_in_numpy(monkeypatch, kernel, name):
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     # The budget, the results with a chunk's share, and what a block of the formulas takes.
-    assert peak <= 2**23 + 2 * sum(array.nbytes for array in results) + 24 * 2**20
+    assert peak <= 2**23 + 2 * sum(array.nbytes for array in results) + 21 * 2**20
 
 
 CAPS = {"softcap": 30.0, "target_softcap": 20.0, "logit_scale": 0.7}
@@ -311,8 +311,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_rows_in_torch(torch):
-    # In MiB, where the logits have 256; what the C library keeps varies by 50.
-    assert int(python("-c", _PROGRAM)) <= 128
+    # The C library gives large pieces back at once: what it keeps would vary by 50 MiB.
+    found = python("-c", _PROGRAM, MALLOC_MMAP_THRESHOLD_="1048576")
+    assert int(found) <= 64, "MiB, where the logits have 256"
 
 
 @pytest.mark.slow
