@@ -688,6 +688,20 @@ def _sparse_truth(truth: Callable[..., Any], tail: str, *numbers: Any) -> Any:
     return truth(*p, rest, *q[:2], mpmath.fsum(q[2:]))
 
 
+def _sparse_loss(options: dict[str, Any], *numbers: Any, **more: Any) -> Any:
+    """Return `topk_kl_div_with_logits` of two classes of four."""
+    return kldiv.topk_kl_div_with_logits(
+        _vector(*numbers[:4]), -_vector(*numbers[4:]), _indices(numbers[0]), reduction="none",
+        **options, **more,
+    )  # fmt: skip
+
+
+def _matched_truth(truth: Callable[..., Any], *logits: Any) -> Any:
+    """Return the divergence of rows of which the first two classes match, the rest being one."""
+    q, p = (_softmax(half) for half in _halves(logits))
+    return truth(*p[:2], mpmath.fsum(p[2:]), *q[:2], mpmath.fsum(q[2:]))
+
+
 def _indices(number: Any) -> Any:
     """Return classes 0 and 1 of every row."""
     one = _labels(number)
@@ -777,14 +791,32 @@ def losses() -> Iterator[Target]:
         "Alpha": (_alpha(1.5), {"divergence": divergences.Alpha(1.5)}),
     }
     for name, (truth, options) in sparse.items():
+        exact = partial(_sparse_truth, truth, options.get("tail", "bucket"))
+        given = partial(_sparse_loss, options)
+        numbers = (*4 * logit, *2 * ("shape",))
+        whole = f"topk_kl_div_with_logits, {name}"
+        yield Target(whole, exact, given, numbers, digits=200)
         yield Target(
-            f"topk_kl_div_with_logits, {name}",
-            partial(_sparse_truth, truth, options.get("tail", "bucket")),
-            lambda *x, o=options: k.topk_kl_div_with_logits(
-                _vector(*x[:4]), -_vector(*x[4:]), _indices(x[0]), reduction="none", **o
-            ),
-            (*4 * logit, *2 * ("shape",)),
+            f"{whole}, temperature",
+            lambda *x, exact=exact: exact(*(v / x[-1] for v in x[:4]), *x[4:-1]),
+            lambda *x, given=given: given(*x[:-1], temperature=x[-1]),
+            (*numbers, "temperature"),
+            digits=400,
         )
+    for name in ("kl_div_with_logits", "js_div_with_logits", "hellinger_div_with_logits"):
+        truth, function, _ = pairs[name]
+        yield Target(
+            f"{name}, matched",
+            partial(_matched_truth, truth),
+            lambda *x, f=function: f(
+                _vector(*x[:4]), _vector(*x[4:]), reduction="none",
+                input_classes=[0, 1], target_classes=[0, 1],
+            ),
+            8 * logit,
+            ((0, 4), (1, 5), (2, 6), (3, 7)),
+            units=500.0,  # masses of unlike classes are rounded, however near they are
+            digits=200,
+        )  # fmt: skip
     yield Target(
         "distillation_loss, hard",
         lambda *x: (

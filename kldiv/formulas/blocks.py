@@ -76,11 +76,6 @@ def slices(length: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def block_starts(xp: Namespace, rows: int, most: int) -> Array:
-    """Return where blocks of ``most`` rows start; the last one may cover rows a second time."""
-    return xp.clip(xp.arange(0, rows, most), max=rows - most)
-
-
 def is_shared_evenly(length: int, parts: Sequence[int]) -> bool:
     """Return whether the product of ``parts`` divides ``length``."""
     return length % math.prod(parts) == 0

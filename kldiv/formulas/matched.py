@@ -15,7 +15,15 @@ from kldiv.formulas.divergences import STUDENT, TEACHER, Divergence, KullbackLei
 from kldiv.formulas.reductions import cast, weighed
 from kldiv.formulas.row_options import OfDivergence
 from kldiv.formulas.rows import times
-from kldiv.formulas.sparse import mean_depth, moment, others_of, over_top, together
+from kldiv.formulas.sparse import (
+    mean_depth,
+    moment,
+    of_likeliest,
+    others_of,
+    over_top,
+    shares_of,
+    together,
+)
 from kldiv.formulas.special import largest
 from kldiv.formulas.state import Wide, over
 
@@ -45,7 +53,7 @@ def side_of(xp: Namespace, own: Array, others: Array, temperature: Temperature) 
     first = over_top(xp, own, top, temperature, xp.ones_like(own, dtype=xp.bool))
     last = together(xp, highest, weight, top, temperature)
     words = (xp.concat(pair, axis=-1) for pair in zip(first, last, strict=True))
-    return Side(Wide(*words), top, weights / xp.where(weight > 0, weight, 1.0))
+    return Side(Wide(*words), top, shares_of(xp, weights, weight))
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,8 @@ class MatchedGradient(MatchedOperation):
         def of_side(place: int) -> tuple[Array, Array]:
             which = (STUDENT, TEACHER)[place]
             block = divergence.whole(xp, s.logits, t.logits, 1.0, (which,))
-            found = divergence.gradient(which, block)
+            logits = (s, t)[place].logits.high
+            found = of_likeliest(xp, logits, divergence.gradient(which, block))
             return found[..., :-1], found[..., -1:]
 
         if self.index < 4:

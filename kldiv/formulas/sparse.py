@@ -224,10 +224,10 @@ class TopKOperation(OfDivergence):
     def slopes(self, side: int, rows: Rows, block: Block) -> tuple[Array, Array | None]:
         """Return the gradient in a side's logits: of the given classes, and of the others."""
         found = self.divergence.gradient(side, block)
-        if rows.rest is None:
+        if side == STUDENT or rows.rest is None:
             logits = (rows.t if side == TEACHER else rows.s).high
-            return of_likeliest(block.xp, logits, found), None
-        return found[..., :-1], found[..., -1:]
+            found = of_likeliest(block.xp, logits, found)
+        return (found, None) if rows.rest is None else (found[..., :-1], found[..., -1:])
 
     def in_given(
         self, xp: Namespace, entries: Entries, rows: Rows, temperature: Temperature, block: Block
@@ -289,14 +289,22 @@ class TopKOperation(OfDivergence):
         return product(xp, *words, factor_of(xp, number(self.target_temperature), a))
 
 
-def of_likeliest(xp: Namespace, logits: Array, slopes: Array) -> Array:
-    """Return slopes, of which that of the likeliest class derives from the others': their sum is 0.
+def of_likeliest(xp: Namespace, logits: Array, numbers: Array) -> Array:
+    """Return numbers of a constant sum; that of the likeliest class derives from the others'.
 
     Its own derivatives have a factor 1 − p, which would round to 0.
     """
+    if not hasattr(xp, "constant"):  # nothing is differentiated
+        return numbers
     here = counted(xp, logits) == xp.argmax(logits, axis=-1, keepdims=True)
-    others = total(xp, xp.where(here, 0.0, slopes))
-    return xp.where(here, held(xp, slopes) + (held(xp, others) - others), slopes)
+    others = total(xp, xp.where(here, 0.0, numbers))
+    others = xp.where(xp.isfinite(others), others, 0.0)
+    return xp.where(here, held(xp, numbers) + (held(xp, others) - others), numbers)
+
+
+def shares_of(xp: Namespace, weights: Array, weight: Array) -> Array:
+    """Return the shares of classes in the sum of their weights, 0 where there is none."""
+    return of_likeliest(xp, weights, weights / xp.where(weight > 0, weight, 1.0))
 
 
 def others_of(xp: Namespace, logits: Array, temperature: Temperature) -> tuple[Array, Array, Array]:
@@ -404,7 +412,7 @@ class TopKGradient(TopKOperation):
         read, marked, weights = self.read(xp, s, entries, temperature)
         rows = self.rows(xp, s.shape[-1], mass, temperature, entries, read)
         weight, keep = cast(xp, arrays[2], self.compute), self.keep(arrays)
-        shares = weights / xp.where(read.weight > 0, read.weight, 1.0)
+        shares = shares_of(xp, weights, read.weight)
         bound = self.with_parameters(xp, arrays)
         if self.index == 0:
             block = bound.block(xp, rows, STUDENT)

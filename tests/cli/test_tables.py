@@ -135,6 +135,8 @@ def test_bins_that_differ_are_refused_or_spread(run, compare):
     status, _, err = run(BINS)
     assert status == 4
     assert "the bins differ: P has 10–20, Q 10–15. --rebin" in err
+    further = "low,high,n\n0,10,10\n10,20,30\n", "low,high,n\n0,10,5\n10,20,7\n20,35,8\n"
+    assert "the bins differ: P has 10–20, Q 20–35. --rebin" in run(further)[2]
     found = compare(BINS, "--rebin")
     p = np.array([5, 5, 10, 10, 30]) / 60
     q = np.array([30, 10, 10, 10 / 3, 20 / 3]) / 60

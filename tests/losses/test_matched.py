@@ -8,6 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 from libraries import unit
+from second_derivatives import hessian_error, mixed, softmax
 
 import kldiv
 from kldiv.divergences import KL, Alpha, ChiSquared
@@ -106,6 +107,31 @@ def test_second_derivatives_beside_a_masked_class_are_those_beside_a_far_one(tor
         found = [torch.autograd.grad((g**2).sum(), given, retain_graph=True) for g in gradients]
         results.append([a for each in found for a in each])
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-13)
+
+
+LIKELIEST = {
+    "one that matches": ([0.4, 60.0, -0.2, 1.1], [0.3, 30.0, -2.0, 1.0]),
+    "others": ([0.001, -28.7, -0.015, 0.006], [0.001, -28.7, 60.0, 60.6]),
+    "one, and another": ([0.4, 60.0, -0.2, 1.1], [0.3, -0.5, 30.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("case", LIKELIEST)
+def test_second_derivatives_in_the_likeliest_class(torch, case, beta):
+    """Its own are those of the others: 1 − p, of which they have a factor, rounds to 0."""
+
+    def exact(x):
+        q, p = (softmax(half) for half in (x[:4], x[4:]))
+        return mixed(*([*side[:2], side[2] + side[3]] for side in (p, q)), beta)
+
+    s, t = LIKELIEST[case]
+    classes = {"input_classes": [0, 1], "target_classes": [0, 1]}
+    found = torch.autograd.functional.hessian(
+        lambda x: kldiv.distillation_loss(x[:4], x[4:], beta=beta, **classes),
+        torch.tensor(s + t, dtype=torch.float64),
+    )
+    assert hessian_error(found.tolist(), exact, s + t) < 60 * unit("float64")
 
 
 @pytest.mark.slow

@@ -276,6 +276,20 @@ def test_gradients_of_normalised_rows_against_differences(name):
     np.testing.assert_allclose(of_q, numeric(lambda q: measure(p, q), q), atol=1e-8, rtol=1e-7)
 
 
+@pytest.mark.parametrize("scale", [0.25, 0.8, 1.6, 1.9, 8.0])
+@pytest.mark.parametrize("alpha", [0.25, 0.75, 2, 3])
+def test_renyi_of_rows_that_are_not_normalised(alpha, scale):
+    p, q = scale * P8, Q8
+    with mpmath.workdps(40):
+        a, b = ([mpmath.mpf(float(x)) for x in side] for side in (p, q))
+        of_p, of_q = mpmath.fsum(a), mpmath.fsum(b)
+        mass, power = alpha * of_p + (1 - alpha) * of_q, of_p**alpha * of_q ** (1 - alpha)
+        divisor = power if alpha > 1 and mass < power / 2 else mass
+        powers = mpmath.fsum(x**alpha * y ** (1 - alpha) for x, y in zip(a, b, strict=True))
+        wanted = float(mpmath.log(powers / divisor) / (alpha - 1))
+    assert kldiv.renyi_divergence(p, q, alpha=alpha) == pytest.approx(wanted, rel=1e-14, abs=0)
+
+
 @pytest.mark.parametrize("alpha", [0, math.inf, 50])
 def test_gradients_of_extreme_orders(alpha):
     measure = partial(kldiv.renyi_divergence, alpha=alpha)

@@ -10,6 +10,7 @@ import pytest
 from f_divergences import RECORDS
 from libraries import Library, unit
 from logit_families import dtypes
+from second_derivatives import hessian_error, mixed, softmax
 from sparse_teachers import Rows, assert_right, errors, exact, rows
 
 import kldiv
@@ -352,35 +353,7 @@ def test_second_derivatives_where_the_other_classes_are_the_likeliest(torch, bet
 
 
 def _renormalized(x, beta):
-    q, p = ([mpmath.exp(each) for each in side] for side in (x[:3], x[3:]))
-    q, p = ([each / mpmath.fsum(side) for each in side] for side in (q, p))
-    m = [beta * a + (1 - beta) * b for a, b in zip(p, q, strict=True)]
-    weighed = [(beta or 1, p, m), (1 - beta or 1, q, m)][beta == 1 : 1 + (beta > 0)]
-    return mpmath.fsum(
-        w * each * mpmath.log(each / middle)
-        for w, side, mixture in weighed
-        for each, middle in zip(side, mixture, strict=True)
-    )
-
-
-def _slopes_and_hessian(function, x):
-    step = mpmath.mpf(10) ** -120
-    corners = [(i, j) for i in (1, -1) for j in (1, -1)]
-
-    def moved(k, l, i, j):  # noqa: E741
-        y = list(x)
-        y[k] += i * step
-        y[l] += j * step
-        return function(y)
-
-    size = range(len(x))
-    slopes = [(moved(k, k, 1, 0) - moved(k, k, -1, 0)) / (2 * step) for k in size]
-    return np.array(slopes), np.array(
-        [
-            [sum(i * j * moved(k, l, i, j) for i, j in corners) / (4 * step**2) for l in size]  # noqa: E741
-            for k in size
-        ]
-    )
+    return mixed(*(softmax(half) for half in (x[3:], x[:3])), beta)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -398,13 +371,29 @@ def test_second_derivatives_where_a_class_holds_almost_all_mass(torch, beta, far
         found = torch.autograd.functional.hessian(
             lambda x, o=options: loss(x[:3], x[3:], torch.arange(3), **o), x
         )
-        with mpmath.workdps(500):
-            at = [mpmath.mpf(each) for each in x.tolist()]
-            slopes, wanted = _slopes_and_hessian(lambda x: _renormalized(x, beta), at)
-            # As the search scales them.
-            reach = abs(slopes) + abs(wanted) @ [abs(each) for each in at]
-            share = np.outer(reach, [1 / abs(each) for each in at])
-            curved = [mpmath.sqrt(abs(each)) for each in np.diagonal(wanted)]
-            scale = np.outer(curved, curved) + share + share.T
-            error = (abs(np.array(found.tolist()) - wanted) / scale).max()
+        error = hessian_error(found.tolist(), lambda x: _renormalized(x, beta), x.tolist())
         assert error < 20 * unit(dtype)
+
+
+def _bucketed(x, beta):
+    p, q = [mpmath.exp(each) for each in x[4:]], softmax(x[:4])
+    return mixed([*p, 1 - mpmath.fsum(p)], [*q[:2], q[2] + q[3]], beta)
+
+
+# The first two classes are given.
+LIKELIEST = {
+    "another, the teacher's too": [-0.003, 0.8, 5.8, 23.4, -52.0, -53.0],
+    "another, not the teacher's": [-0.003, -0.06, 0.01, 60.0, -9.0, -0.26],
+    "a given one": [0.3, 30.0, -0.4, 1.2, -0.7, -2.0],
+    "a given one, far": [60.0, -0.06, -10.7, 0.03, -0.4, -40.0],
+}
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 0.5])
+@pytest.mark.parametrize("case", LIKELIEST)
+def test_second_derivatives_in_the_likeliest_class(torch, case, beta):
+    """Its own are those of the others: 1 − p, of which they have a factor, rounds to 0."""
+    x, indices = torch.tensor(LIKELIEST[case], dtype=torch.float64), torch.arange(2)
+    found = torch.autograd.functional.hessian(lambda x: loss(x[:4], x[4:], indices, beta=beta), x)
+    error = hessian_error(found.tolist(), partial(_bucketed, beta=beta), x.tolist())
+    assert error < 60 * unit("float64")

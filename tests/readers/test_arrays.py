@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -55,6 +56,14 @@ def test_logits_of_a_layer_are_wide_enough(hidden, weight, dtype):
     assert array.dtype == np.dtype(dtype)
     exact = states.astype("f8") @ rows.astype("f8").T
     assert abs(array[array.whole] - exact).max() < 1e5 * np.finfo(dtype).eps
+
+
+def test_logits_of_some_classes_of_a_layer(monkeypatch):
+    two = 2 * HIDDEN.shape[-1] * 8  # classes at once
+    monkeypatch.setattr(sys.modules["kldiv.readers.linear_logits"], "_WIDENED", two)
+    array = readers.linear_logits(HIDDEN, WEIGHT).array
+    rows, classes = slice(1, 3), slice(2, len(WEIGHT))
+    np.testing.assert_allclose(array[rows, classes], HIDDEN[rows] @ WEIGHT[classes].T, rtol=1e-12)
 
 
 @pytest.mark.skipif(not WIDE, reason="long double is float64 here")

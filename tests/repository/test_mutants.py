@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from _pytest.mark.expression import Expression
 
 pytest.importorskip("resource", reason="needs fork")
 pytest.importorskip("cosmic_ray")
@@ -142,6 +145,7 @@ def test_what_no_test_could_tell_is_left_out():
     assert {line for line, _ in places(text, {"NEAR"})} == {9}
     assert {line for line, _ in places(text)} == {7, 9}
     assert places("é = 'é'; x = 1 + y") == {(1, 13), (1, 15)}
+    assert places("zip(x, y, strict=True)") == set()
 
 
 def test_a_sample_follows_its_seed_and_takes_a_place_once():
@@ -167,3 +171,18 @@ def test_the_table_names_files_and_tests_that_exist():
     every = {path.as_posix() for path in (ROOT / "kldiv/formulas").glob("*.py")}
     mutated = {(ROOT / each.path).as_posix() for each in scope.scopes(ROOT)}
     assert every - mutated == {(ROOT / "kldiv/formulas/__init__.py").as_posix()}
+
+
+@pytest.mark.slow
+def test_every_stage_of_the_table_selects_tests():
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", "tests"]
+    listed = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = [line for line in listed.splitlines() if "::" in line]
+    for stage in {stage for stages in scope._TESTS.values() for stage in stages}:
+        files, (_, chosen) = (stage[:-2], stage[-2:]) if "-k" in stage else (stage, ("", ""))
+        expression = Expression.compile(chosen)
+        assert any(
+            name.startswith(files)
+            and (not chosen or expression.evaluate(lambda word, name=name: word in name.lower()))
+            for name in names
+        ), stage

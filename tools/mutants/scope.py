@@ -63,7 +63,15 @@ _SAMPLES: Final = (
 )
 _ARGUMENTS: Final = ("tests/losses/test_wrong_arguments.py",)
 _LARGE: Final = "bomb or honest or without_memory or terabyte"
-_FILES: Final = (("tests/readers", "-k", f"not ({_LARGE})"), ("tests/readers", "-k", _LARGE))
+_COMPARED: Final = ("tests/cli/test_tables.py", "tests/cli/test_compare.py")
+# A cluster's processes cannot be started by the one that runs tests here.
+_STREAMED: Final = ("tests/streaming", "-k", "not cluster")
+_FILES: Final = (
+    ("tests/readers", "-k", f"not ({_LARGE})"),
+    _COMPARED,
+    _STREAMED,
+    ("tests/readers", "-k", _LARGE),
+)
 _CHOICE: Final = (("tests/test_config.py",), _ADAPTERS)
 
 _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
@@ -130,7 +138,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/formulas/shards.py": (
         *_SHARDED,
         *_ROWS,
-        ("tests/backends/test_tensor_parallel.py", "-k", "reference"),
+        ("tests/backends/test_tensor_parallel.py", "-k", "sparse_teachers"),
     ),
     "kldiv/formulas/sparse.py": (
         ("tests/losses/test_sparse.py", "-k", "not compile"),
@@ -144,11 +152,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
         _DIFFERENTIATED,
     ),
     "kldiv/readers/*.py": _FILES,
-    # A cluster's processes cannot be started by the one that runs tests here.
-    "kldiv/streaming/*.py": (
-        ("tests/streaming", "-k", "not cluster"),
-        ("tests/cli/test_compare.py",),
-    ),
+    "kldiv/streaming/*.py": (_STREAMED, _COMPARED),
 }
 """Tests that cover a file, the quickest that cover most first."""
 

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 _KEEPS_OR_TYPES = {"cache", "lru_cache", "override", "overload", "final", "runtime_checkable"}
 """Decorators without which a function returns the same."""
 
-_FOR_PEOPLE = {"slots", "stacklevel"}
-"""Arguments that only memory or the place of a warning depends on."""
+_POINTLESS = {
+    "slots": "memory",
+    "stacklevel": "where a warning points",
+    "strict": "a zip's check of lengths that are equal",
+}
+"""Arguments that no result depends on, and what they are for."""
 
 # `is` and `==` agree on None, booleans, types and interned words, of which there are many, and
 # rarely on anything else that is compared in this way.
@@ -172,8 +176,8 @@ def _parts(node: ast.AST, equal: Collection[str]) -> Iterator[tuple[ast.expr | a
             yield node, "text"
         case ast.BinOp(left=left, right=right) if _is_text(left) or _is_text(right):
             yield node, "text"
-        case ast.keyword(arg=str() as name, value=value) if name in _FOR_PEOPLE:
-            yield value, "memory, or where a warning points"
+        case ast.keyword(arg=str() as name, value=value) if name in _POINTLESS:
+            yield value, _POINTLESS[name]
 
 
 def _is_text(node: ast.expr) -> bool:

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from kldiv.backends.base import Spread
 from kldiv.errors import LibraryError
 from kldiv.formulas import ranks, shards
-from kldiv.formulas.blocks import block_starts, flat, is_shared_evenly, rows_at_a_time
+from kldiv.formulas.blocks import flat, is_shared_evenly, rows_at_a_time
 from kldiv.formulas.rows import Constants, RowGradient, RowLoss
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def in_blocks(operation: RowWise, *arrays: Array, xp: Namespace = jnp) -> Array:
     # In a shard_map an array must be known to vary over an axis if parts written into it do.
     kind = jnp.stack([jnp.zeros_like(array, operation.compute, shape=()) for array in rows])
     empty = jnp.empty_like(kind, shape=(len(rows[0]), *shape[len(arrays[0].shape[:-1]) :]))
-    starts = block_starts(jnp, len(rows[0]), most)
-    result, _ = jax.lax.scan(fill, empty, starts)
+    # JAX moves the last block back until it fits: it covers rows a second time.
+    result, _ = jax.lax.scan(fill, empty, jnp.arange(0, len(rows[0]), most))
     return jnp.reshape(result, shape)
 
 
