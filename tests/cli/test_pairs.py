@@ -89,6 +89,9 @@ def test_several_files_by_label(matrix, run):
     assert matrix("one.csv", "t.csv", "--axis", "0", "--align")[0] == [
         *("one", "t::a", "t::b", "t::c")
     ]
+    _, _, err = run("one.csv", "probs.csv", "--align")
+    assert "one.csv: read as counts (all numbers are whole)" in err
+    assert "read as counts" not in run("probs.csv", "probs.csv", "--align")[2]
     status, out, _ = run(
         *("one.csv", "probs.csv", "--csv", "--divergence", "tv", "--divergence", "js")
     )

@@ -236,6 +236,10 @@ def test_a_column_of_lists_is_a_matrix_on_request(tmp_path, frame):
     parquet.write_table(pa.table({"id": [1, 2], "p": [[0.5, 0.5], [1, 0]]}), tmp_path / "p.parquet")
     refused(tmp_path / "p.parquet", "column 'p' holds a list", "p.parquet::p")
     assert parts(tmp_path / "p.parquet", key="p") == (None, [[0.5, 0.5], [1, 0]])
+    alike = pa.table({"p": [[0.5] * 10_000] * 2})
+    parquet.write_table(alike, tmp_path / "wide.parquet")
+    said = "160,000 bytes", "at most 99,999"
+    refused(tmp_path / "wide.parquet", *said, max_bytes=99_999, key="p")
     (tmp_path / "p.json").write_text('[{"id": 1, "p": [0.5, 0.5]}]', encoding="utf-8")
     assert parts(tmp_path / "p.json", key="p") == (None, [[0.5, 0.5]])
 

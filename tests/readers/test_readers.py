@@ -382,6 +382,12 @@ def test_npy_has_no_members(write):
 
 
 @pytest.mark.parametrize("mmap", [True, False])
+def test_npy_of_as_many_dimensions_as_any_array(write, mmap):
+    deep = (1,) * (64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32)
+    assert read(write("p.npy", npy(np.ones(deep))), mmap=mmap).array.shape == deep
+
+
+@pytest.mark.parametrize("mmap", [False, True])
 def test_max_bytes_holds_for_npy(write, mmap):
     path = write("p.npy", npy(np.ones(100)))
     assert read(path, max_bytes=800, mmap=mmap).array.sum() == 100

@@ -63,7 +63,7 @@ _SAMPLES: Final = (
 )
 _ARGUMENTS: Final = ("tests/losses/test_wrong_arguments.py",)
 _LARGE: Final = "bomb or honest or without_memory or terabyte"
-_COMPARED: Final = ("tests/cli/test_tables.py", "tests/cli/test_compare.py")
+_COMPARED: Final = tuple(f"tests/cli/test_{name}.py" for name in ("tables", "compare", "pairs"))
 # A cluster's processes cannot be started by the one that runs tests here.
 _STREAMED: Final = ("tests/streaming", "-k", "not cluster")
 _FILES: Final = (
