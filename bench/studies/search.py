@@ -28,8 +28,8 @@ import numpy as np
 from ..harness.progress import bar
 from ..harness.records import write_text
 from ..report.markdown import markdown
-from .search_targets import GROUPS
 from .searching import LIBRARIES, Found, Target, draw, mutate
+from .targets import GROUPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

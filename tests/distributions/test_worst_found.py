@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bench.studies.search import errors, truth
-from bench.studies.search_targets import GROUPS
 from bench.studies.searching import by_torch
+from bench.studies.targets import GROUPS
 from kldiv import distributions as d
 from kldiv import kl_divergence as kl
 
