@@ -118,8 +118,7 @@ def pairwise(
     texts = [divergences] if isinstance(divergences, str) else [*divergences]
     for text in texts:  # before any file is read
         parsed(text)
-        if not checked.logarithmic:
-            kldiv.pairwise(np.ones((1, 1)), divergence=text)
+        _matrix(np.ones((1, 1)), text, checked, None)
     names = [
         str(s) if isinstance(s, str | os.PathLike) else str(i) for i, s in enumerate(sources, 1)
     ]

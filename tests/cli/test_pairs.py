@@ -12,7 +12,8 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 import kldiv
-from kldiv import readers
+from kldiv import readers, streaming
+from kldiv.errors import OptionError
 
 TABLE = "word,a,b,c\nx,1,2,3\ny,4,5,6\nz,0,1,1\n"
 COLUMNS = np.array([[1, 4, 0], [2, 5, 1], [3, 6, 1]])
@@ -228,3 +229,10 @@ def test_what_is_missing_is_asked_about(matrix, run, tmp_path):
         wanted = kldiv.kl_divergence(np.array(p), np.array(q), normalize=True)
         np.testing.assert_allclose(found[0, 1], wanted, rtol=1e-14)
         assert matrix("x.npy", "--na", na)[1].tolist() == found.tolist()  # counts, but for a hole
+
+
+@pytest.mark.parametrize("form", ["counts", "logits"])
+@pytest.mark.parametrize("text", ["skew:7", "renyi:-1", "mixture"])
+def test_a_bad_divergence_is_refused_before_any_file_is_read(text, form):
+    with pytest.raises(OptionError):
+        streaming.pairwise("missing.csv", divergences=text, form=form)

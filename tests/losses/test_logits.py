@@ -232,6 +232,22 @@ def test_temperature_by_row(lib, loss, shape):
         )
 
 
+@pytest.mark.parametrize("kernel", ["pure", "auto"])
+def test_the_temperature_of_a_dropped_row_counts_for_nothing(torch, loss, kernel):
+    keep = torch.tensor([True, False, True])
+    results = []
+    for one in (1.0, NAN, INF, 0.0, -1.0):
+        given = [torch.tensor(a, requires_grad=True) for a in (S[0], T[0], [0.7, one, 2.0])]
+        with kldiv.config_context(kernel=kernel):
+            value = loss(*given[:2], temperature=given[2], where=keep)
+            slopes = torch.autograd.grad(value, given, create_graph=True)
+            seconds = torch.autograd.grad(sum((each**2).sum() for each in slopes), given)
+        results.append([value, *slopes, *seconds])
+    for each in results[1:]:
+        for found, wanted in zip(each, results[0], strict=True):
+            assert torch.equal(found, wanted)
+
+
 # --- blocks ---------------------------------------------------------------------------------------
 
 

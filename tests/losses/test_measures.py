@@ -81,6 +81,8 @@ def test_renyi_limits():
     p, q = np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.5, 0.25])
     renyi = partial(kldiv.renyi_divergence, p, q)
     assert renyi(alpha=0) == pytest.approx(-math.log(0.75), rel=1e-15)
+    most = np.array([0.0, 0.5, 0.5, 0.0]), np.array([0.7, 0.1, 0.15, 0.05])
+    assert kldiv.renyi_divergence(*most, alpha=0) == pytest.approx(-math.log(0.25), rel=1e-15)
     assert renyi(alpha=math.inf) == pytest.approx(math.log(2), rel=1e-15)
     assert renyi(alpha=1) == kldiv.kl_divergence(p, q)
     for limit, near in ((0, 1e-9), (1, 1 + 1e-9), (math.inf, 1e7)):
@@ -288,6 +290,34 @@ def test_renyi_of_rows_that_are_not_normalised(alpha, scale):
         powers = mpmath.fsum(x**alpha * y ** (1 - alpha) for x, y in zip(a, b, strict=True))
         wanted = float(mpmath.log(powers / divisor) / (alpha - 1))
     assert kldiv.renyi_divergence(p, q, alpha=alpha) == pytest.approx(wanted, rel=1e-14, abs=0)
+
+
+@pytest.mark.parametrize("scale", [2.0**-900, 2.0**900])
+@pytest.mark.parametrize("alpha", [0, 0.25, 0.75, 3, math.inf])
+def test_renyi_of_rows_of_any_scale(alpha, scale):
+    measure = kldiv.value_and_grad(partial(kldiv.renyi_divergence, alpha=alpha), (0, 1))
+    (value, slopes), (wanted, one) = (measure(c * P8, c * Q8) for c in (scale, 1.0))
+    np.testing.assert_allclose(value, wanted, rtol=1e-14)
+    for found, expected in zip(slopes, one, strict=True):
+        np.testing.assert_allclose(found * scale, expected, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "of_p", "of_q"),  # where Q, and where P, lacks the class
+    [
+        (0.75, (4, 0), (0, 4 / 3)),
+        (2, (INF, -1), (-INF, 0.5)),
+        (0.25, (4 / 3, 0), (0, 4)),
+        (-1, (0.5, -INF), (-1, INF)),
+    ],
+)
+def test_slopes_of_alpha_in_a_class_that_one_side_lacks(alpha, of_p, of_q):
+    """With κ = 1 − α they are (1 − (p/q)^(α−1))/κ and (1 − (p/q)^α)/α, or 0 if masked."""
+    p, q = np.array([0.5, 0.5, 0.0]), np.array([0.5, 0.0, 0.5])
+    measure = partial(kldiv.alpha_divergence, alpha=alpha)
+    _, slopes = kldiv.value_and_grad(measure, (0, 1))(p, q)
+    for found, wanted in zip(slopes, (of_p, of_q), strict=True):
+        np.testing.assert_allclose(found[1:], wanted, rtol=1e-15)
 
 
 @pytest.mark.parametrize("alpha", [0, math.inf, 50])

@@ -91,7 +91,11 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
         ("tests/losses/test_labels.py", "-k", "teacher"),
         _DIFFERENTIATED,
     ),
-    "kldiv/formulas/divergences.py": (*_ROWS[::-1], *_SHARDED),
+    "kldiv/formulas/divergences.py": (
+        *_ROWS[::-1],
+        ("tests/losses/test_sparse.py", "-k", "not compile"),
+        *_SHARDED,
+    ),
     "kldiv/formulas/estimators.py": _SAMPLES,
     "kldiv/formulas/interpolation.py": (
         ("tests/losses/test_distillation.py", "-k", "not compile"),
@@ -120,7 +124,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/formulas/pairs.py": (("tests/losses/test_pairwise.py", "-k", "not compile"),),
     "kldiv/formulas/plans.py": (*_SHARDED, *_SINGLE),
     "kldiv/formulas/pointwise.py": (*_PAIRS, ("tests/losses/test_properties.py",)),
-    "kldiv/formulas/reductions.py": (*_PAIRS, *_ROWS[:1]),
+    "kldiv/formulas/reductions.py": (("tests/formulas/test_reductions.py",), *_PAIRS, *_ROWS[:1]),
     "kldiv/formulas/binet.py": (("tests/distributions",),),
     "kldiv/formulas/policy.py": (
         ("tests/losses/test_labels.py", "-k", "reference"),

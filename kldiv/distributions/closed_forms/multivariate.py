@@ -180,11 +180,13 @@ def _within(xp: Namespace, factor: Array, matrix: Array) -> Array:
 
 
 def _solved(xp: Namespace, lower: Array, right: Array) -> Array:
-    """Return L⁻¹ B of a lower triangular L, by the rows and columns in reverse.
+    """Return L⁻¹ B of a lower triangular L; where only `solve` is there, of its reverse.
 
     Pivots would exchange rows of L, and a large row would leave its rounding in a small one; below
     the diagonal of an upper triangle there are none to take.
     """
+    if hasattr(xp.linalg, "solve_triangular"):
+        return xp.linalg.solve_triangular(lower, right, upper=False)
     upper = xp.flip(lower, axis=(-2, -1))
     return xp.flip(xp.linalg.solve(upper, xp.flip(right, axis=-2)), axis=-2)
 
