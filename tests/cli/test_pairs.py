@@ -55,7 +55,11 @@ def matrix(run):
 
 
 def test_the_columns_and_the_rows_of_a_table(matrix, run):
-    for axis, names, rows in (("0", ["a", "b", "c"], COLUMNS), ("-1", ["x", "y", "z"], COLUMNS.T)):
+    for axis, names, rows in (
+        ("0", ["a", "b", "c"], COLUMNS),
+        ("-2", ["a", "b", "c"], COLUMNS),
+        ("-1", ["x", "y", "z"], COLUMNS.T),
+    ):
         labels, found = matrix("t.csv", "--axis", axis)
         assert labels == names
         np.testing.assert_allclose(found, kldiv.pairwise(rows, normalize=True), rtol=1e-15)

@@ -248,6 +248,22 @@ def test_the_temperature_of_a_dropped_row_counts_for_nothing(torch, loss, kernel
             assert torch.equal(found, wanted)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_second_derivatives_of_an_infinite_row(torch, kept):
+    s, t = torch.tensor([0.3, -INF, 1.0]), torch.tensor([0.1, 0.5, 0.2])
+    direction, keep = torch.tensor([1.0, 2.0, -1.0]), torch.tensor(kept)
+
+    def slopes(s, t):
+        loss = partial(kldiv.kl_div_with_logits, where=keep, reduction="sum")
+        return torch.func.grad(loss, argnums=(0, 1))(s, t)
+
+    _, (of_s, of_t) = torch.func.jvp(slopes, (s, t), (direction, 0 * direction))
+    q = s.softmax(-1)
+    wanted = q * (direction - q @ direction) if kept else 0 * q
+    torch.testing.assert_close(of_s, wanted, rtol=1e-6, atol=0)
+    assert of_t.isnan().all() if kept else (of_t == 0).all()
+
+
 # --- blocks ---------------------------------------------------------------------------------------
 
 

@@ -215,6 +215,7 @@ def test_parquet_and_arrow(tmp_path, frame):
     for name in ("p.parquet", "p.feather", "p.arrow"):
         path = tmp_path / name
         assert parts(path) == AB, name  # the index of pandas is no label
+        assert parts(path, key="n") == AB, name
         refused(path, "at most 8", max_bytes=8)
         path.write_bytes(path.read_bytes()[:-9])
         refused(path, "file that can be read")
