@@ -30,6 +30,11 @@ def test_the_separator_that_makes_a_table(found, sep, name):
     assert found("l,n\na,1.5\nb,2.25\n".replace(",", sep), name=name) == AB
 
 
+def test_a_table_may_be_wider_than_what_is_looked_at(found, monkeypatch):
+    monkeypatch.setattr("kldiv.readers.cells._SAMPLE_CELLS", 1)
+    assert found("l,n\na,1.5\nb,2.25\n") == AB
+
+
 def test_blanks_separate_in_txt(found):
     assert found("l   n\n a 1.5\nb\t 2.25  \n", name="p.txt") == AB
     assert found("0.5 0.5\n0.25 0.75\n", name="p.txt") == (None, [[0.5, 0.5], [0.25, 0.75]])
