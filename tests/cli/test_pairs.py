@@ -235,6 +235,14 @@ def test_what_is_missing_is_asked_about(matrix, run, tmp_path):
         assert matrix("x.npy", "--na", na)[1].tolist() == found.tolist()  # counts, but for a hole
 
 
+def test_shards_follow_one_another_along_the_rows(tmp_path):
+    rows = np.random.default_rng(0).dirichlet(np.ones(4), 5)
+    for number, part in enumerate(np.split(rows, [2])):
+        np.save(tmp_path / f"part-{number}.npy", part)
+    found = streaming.pairwise(tmp_path, form="probs").divergences["kl"]
+    np.testing.assert_allclose(found, kldiv.pairwise(rows), rtol=1e-14)
+
+
 @pytest.mark.parametrize("form", ["counts", "logits"])
 @pytest.mark.parametrize("text", ["skew:7", "renyi:-1", "mixture"])
 def test_a_bad_divergence_is_refused_before_any_file_is_read(text, form):

@@ -115,6 +115,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/formulas/spread.py": (("tests/backends/test_tensor_parallel.py",),),
     "kldiv/formulas/labels.py": (
         ("tests/losses/test_labels.py", "-k", "not compile"),
+        ("tests/kernels/test_cpu_labels.py", "-k", "not compile"),
         _DIFFERENTIATED,
     ),
     "kldiv/formulas/layers.py": (("tests/losses/test_linear.py",), _DIFFERENTIATED),
