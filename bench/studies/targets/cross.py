@@ -1,4 +1,4 @@
-"""Different families: a moment of P each."""
+"""Pairs of different families, whose divergence takes a moment of P."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "Weibull": ("scale", "shape"),
 }
 
-
 _CROSS = {
     "Beta": "ContinuousBernoulli Exponential Gamma HalfNormal Normal Uniform",
     "ContinuousBernoulli": "Exponential HalfNormal Normal Uniform",
@@ -46,7 +45,6 @@ _CROSS = {
     "Uniform": "Beta ContinuousBernoulli Exponential Gamma Gumbel HalfNormal Laplace Normal Pareto",
     "Weibull": "Gamma HalfNormal Normal",
 }
-
 
 _CROSS_UNITS = 1678.0
 """1e-4 in float32; in float64 it is a millionth of the target 1e-10."""

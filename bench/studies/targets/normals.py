@@ -19,11 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _LOWER = [(i, j) for i in range(3) for j in range(i + 1)]
-
-
 _FACTOR = tuple("scale" if i == j else "location" for i, j in _LOWER)
-
-
 _RANGES = {
     "scale_tril": _FACTOR,
     "covariance": _FACTOR,

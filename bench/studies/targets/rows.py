@@ -13,11 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 CLASSES = 3
-
-
 ROWS = 2 * CLASSES
-
-
 TWINS = tuple((i, CLASSES + i) for i in range(CLASSES))
 
 
