@@ -10,10 +10,11 @@ import pytest
 from f_divergences import RECORDS
 from libraries import Library, unit
 from logit_families import dtypes
-from second_derivatives import hessian_error, mixed, softmax
+from second_derivatives import hessian_error, mixed
 from sparse_teachers import Rows, assert_right, errors, exact, rows
 
 import kldiv
+from bench.studies.targets.rows import softmax
 from kldiv import SparseTeacher
 from kldiv.divergences import KL, Alpha, Jeffreys
 from kldiv.errors import DTypeError, OptionError, ShapeError

@@ -61,6 +61,8 @@ _SAMPLES: Final = (
     ("tests/test_estimators.py", "tests/test_estimator_options.py"),
     ("tests/test_fitting.py", "tests/test_fitting_judgement.py"),
 )
+_DISTILLED: Final = ("tests/losses/test_distillation.py", "-k", "not compile")
+_SPARSE: Final = ("tests/losses/test_sparse.py", "-k", "not compile")
 _ARGUMENTS: Final = ("tests/losses/test_wrong_arguments.py",)
 _LARGE: Final = "bomb or honest or without_memory or terabyte"
 _COMPARED: Final = tuple(f"tests/cli/test_{name}.py" for name in ("tables", "compare", "pairs"))
@@ -80,7 +82,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
         _ARGUMENTS,
         *_PAIRS[:1],
         (_ROW_LOSSES, *_ON_NUMPY),
-        ("tests/losses/test_distillation.py", "-k", "not compile"),
+        _DISTILLED,
         *_SINGLE,
         *_PAIRS[1:],
     ),
@@ -100,12 +102,12 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     ),
     "kldiv/formulas/divergences.py": (
         *_ROWS[::-1],
-        ("tests/losses/test_sparse.py", "-k", "not compile"),
+        _SPARSE,
         *_SHARDED,
     ),
     "kldiv/formulas/estimators.py": _SAMPLES,
     "kldiv/formulas/interpolation.py": (
-        ("tests/losses/test_distillation.py", "-k", "not compile"),
+        _DISTILLED,
         _DIFFERENTIATED,
     ),
     "kldiv/formulas/matched.py": (
@@ -158,7 +160,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
         ("tests/backends/test_tensor_parallel.py", "-k", "sparse_teachers"),
     ),
     "kldiv/formulas/sparse.py": (
-        ("tests/losses/test_sparse.py", "-k", "not compile"),
+        _SPARSE,
         _DIFFERENTIATED,
     ),
     "kldiv/formulas/special.py": (*_ROWS[1::-1], *_SINGLE, ("tests/distributions",)),

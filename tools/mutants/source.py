@@ -48,7 +48,7 @@ class Mutant:
 
     @property
     def name(self) -> str:
-        """What results are kept under."""
+        """The key of its results."""
         return f"{self.path}:{self.place[0]}:{self.place[1]} {self.operator}#{self.occurrence}"
 
     def applied(self, source: str) -> str | None:
