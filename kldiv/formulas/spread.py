@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from kldiv.formulas.state import Temperature
 
 
-@dataclass(eq=False)
+@dataclass
 class Spread:
     """A loss on the arrays of a rank, which has some of the classes of every row."""
 

@@ -187,4 +187,4 @@ def _plain_numbers(
         for i in words:
             words[i] += block[i]
         parts.append(found)
-    return np.concatenate(parts) if parts else np.empty((0, len(columns)))
+    return np.concatenate(parts)

@@ -206,6 +206,8 @@ def _flat(found: Any) -> list[Any]:
 
 
 def _records(source: Source, names: list[str], rows: list[Any], notes: Sequence[str] = ()) -> Table:
+    if not names:
+        raise source.error("its records are empty. Write a member for each column")
     for i, name in enumerate(names):
         column = [row[i] for row in rows]
         if any(isinstance(each, list | dict) for each in column):

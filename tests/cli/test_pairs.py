@@ -91,6 +91,8 @@ def test_several_files_by_label(matrix, run):
         kldiv.pairwise(np.array([[1, 4], [2, 2]]), normalize=True).max()
     )
     assert matrix("t.csv::a", "t.csv::c")[0] == ["a", "c"]
+    assert matrix("t.csv::a", "t.csv::a")[0] == ["t.csv::a", "t.csv::a"]
+    assert matrix("one.csv", "t.csv::a", "--align")[0] == ["one", "t.csv::a"]
     assert matrix("one.csv", "t.csv", "--axis", "0", "--align")[0] == [
         *("one", "t::a", "t::b", "t::c")
     ]

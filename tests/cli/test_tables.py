@@ -501,6 +501,7 @@ def test_a_file_that_a_stranger_has(compare, texts, options, name, expected):
         ("c,year,n\nA,2020,5\nA,2021,3\n", (), "{}.csv", "--labels c --labels year says labels"),
         ('w\tn\n"\t5\nthe\t9\n"\t2\n', (), "{}.tsv", "quotation mark in line 2"),
         ('l,n\n"a,5\nb,3\n', (), "{}.csv", "does not end"),
+        ('n,l\n5,a\n3,"\n', (), "{}.csv", "does not end"),
         ("Sales of May\nl,n,m\na,5,3\n", (), "{}.csv", "--comment 'Sales of May'"),
         ("Sales\nl,n\na,5\nb,3\n", (), "{}.csv", "take out all above it: --comment Sales"),
         ("l,n\na,5\nb,3\nSource: us\n", (), "{}.csv", "--comment 'Source: us'"),

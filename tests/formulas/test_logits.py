@@ -234,6 +234,22 @@ def test_temperature(dtype, temperature):
     assert_right([names[i] for i in normal], results, [expected[i] for i in normal], dtype)
 
 
+@pytest.mark.parametrize("dtype", TARGET)
+def test_a_temperature_for_each_row_is_as_exact_as_a_number(dtype):
+    random = np.random.default_rng(0)
+    heat = 10.0 ** random.uniform(-3, 3, 2000).astype(dtype)
+    t = random.normal(size=(2000, 30)) * 10.0 ** random.uniform(0, 5, (2000, 1))
+    s = t + random.normal(size=t.shape) * 10.0 ** random.uniform(-4, 0, (2000, 1))
+    s, t = s.astype(dtype), t.astype(dtype)
+    with kldiv.config_context(kernel="pure"):
+        found = kldiv.kl_div_with_logits(s, t, temperature=heat, reduction="none")
+        wanted = [
+            kldiv.kl_div_with_logits(*rows, temperature=float(one), reduction="none")
+            for *rows, one in zip(s, t, heat, strict=True)
+        ]
+    np.testing.assert_allclose(found, wanted, rtol=np.finfo(dtype).eps, atol=1e-20)
+
+
 # --- states ---------------------------------------------------------------------------------------
 
 

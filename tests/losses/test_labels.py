@@ -206,16 +206,18 @@ def test_wrong_labels(lib):
 
 def test_a_reference_policy_adds_the_exact_kl(lib):
     s, r = RNG.normal(size=(2, 3, 6))
-    labels, options = np.array([1, -100, 4]), {"temperature": 1.5}
-    found = kldiv.log_prob_and_entropy_with_logits(
-        lib.array(s), lib.array(labels), reference=lib.array(r), **options
-    )
+    labels = np.array([1, -100, 4])
     keep = labels >= 0
-    wanted = kldiv.kl_div_with_logits(r, s, where=keep, reduction="none", **options)
-    lib.assert_equal(found[2], wanted, ulps=8)
-    plain = kldiv.log_prob_and_entropy_with_logits(lib.array(s), lib.array(labels), **options)
-    for one, other in zip(found[:2], plain, strict=True):
-        np.testing.assert_array_equal(lib.numpy(one), lib.numpy(other))
+    for heat in (1.5, np.array([0.5, 1.5, 3.0])):
+        options = {"temperature": heat if isinstance(heat, float) else lib.array(heat)}
+        found = kldiv.log_prob_and_entropy_with_logits(
+            lib.array(s), lib.array(labels), reference=lib.array(r), **options
+        )
+        wanted = kldiv.kl_div_with_logits(r, s, where=keep, temperature=heat, reduction="none")
+        lib.assert_equal(found[2], wanted, ulps=8)
+        plain = kldiv.log_prob_and_entropy_with_logits(lib.array(s), lib.array(labels), **options)
+        for one, other in zip(found[:2], plain, strict=True):
+            np.testing.assert_array_equal(lib.numpy(one), lib.numpy(other))
 
 
 @pytest.mark.slow

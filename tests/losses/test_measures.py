@@ -292,6 +292,13 @@ def test_renyi_of_rows_that_are_not_normalised(alpha, scale):
     assert kldiv.renyi_divergence(p, q, alpha=alpha) == pytest.approx(wanted, rel=1e-14, abs=0)
 
 
+@pytest.mark.parametrize("scale", [0.3, 1.0, 1e15])
+def test_renyi_of_order_0_where_little_is_lost(scale):
+    p, q = np.array([0.0, 0.5, 0.5]), scale * np.array([1e-13, 0.75, 0.25])
+    wanted = -math.log1p(-q[0] / q.sum())
+    assert kldiv.renyi_divergence(p, q, alpha=0) == pytest.approx(wanted, rel=1e-15, abs=0)
+
+
 @pytest.mark.parametrize("scale", [2.0**-900, 2.0**900])
 @pytest.mark.parametrize("alpha", [0, 0.25, 0.75, 3, math.inf])
 def test_renyi_of_rows_of_any_scale(alpha, scale):

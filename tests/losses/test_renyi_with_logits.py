@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from logit_families import INF, TARGET, batch, dtypes, gradient_error, value_error
 from reference import constant, numbers, softmax
+from second_derivatives import hessian_error
 
 import kldiv
+from bench.studies.targets import rows
 from kldiv.errors import OptionError
 
 SIZE = 12
@@ -187,3 +189,13 @@ def test_wrong_orders(alpha):
     allowed = "and no array" if alpha == "2" else "from 0 to"
     with pytest.raises(OptionError, match="alpha must be a number,? " + allowed):
         kldiv.renyi_div_with_logits(S, T, alpha=alpha)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.5, 2.0, 30.0])
+def test_hessians_where_one_class_has_all_mass(torch, alpha):
+    """The mass of all others is nothing beside it."""
+    t = np.array([50.0, 0.3, -0.4, 0.1])
+    x = np.array([*(t + [-0.5, 1.0, 0.2, -0.3]), *t])
+    found = torch.func.hessian(lambda x: renyi(alpha)(x[:4], x[4:]))(torch.tensor(x))
+    true = rows.softmaxed(rows.renyi(alpha))
+    assert hessian_error(found.tolist(), lambda x: true(*x), x) < 64 * 2.0**-53

@@ -175,8 +175,11 @@ def test_typed_numbers_have_a_point_whatever_another_file_has(tmp_path, name, la
         ('[{"l": 5, "n": 1}, {"l": 3, "n": 2}]', "column 'l' may be labels"),
         ("9" * 5000, "JSON"),
         ('[{"id": 1, "p": [0.5]}]', "column 'p' holds a list in every cell: "),
-        ('{"columns": ["n", "n"], "index": [0], "data": [[2]]}', "3 members"),
+        ('{"columns": ["n", "n"], "index": [0], "data": [[2, 3]]}', "3 members"),
+        ('{"columns": ["n"], "index": [["a", 1]], "data": [[2]]}', "3 members"),
+        ('{"columns": ["n", "m"], "index": [0], "data": [[2]]}', "3 members"),
         ("{}", "p.json"),
+        ("[{}]", "its records are empty"),
         ("[]", None),
     ],
 )

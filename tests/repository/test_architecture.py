@@ -272,6 +272,29 @@ def test_the_import_test_can_fail(framework):
     assert framework in loaded_by(f"import kldiv, {framework}")
 
 
+GROWING = set("Density Holes Least Oddity Pair Part Seen Spread Tally".split())
+"""Dataclasses whose objects change, or hold arrays; all others are results, or keys of caches."""
+
+
+def is_frozen(decorator: ast.expr) -> bool | None:
+    """Whether a decorator makes a dataclass that does not change; None of any other."""
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    if ast.unparse(called) not in {"dataclass", "dataclasses.dataclass"}:
+        return None
+    given = decorator.keywords if isinstance(decorator, ast.Call) else []
+    return any(word.arg == "frozen" and ast.unparse(word.value) == "True" for word in given)
+
+
+def test_records_do_not_change():
+    changing = {
+        node.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and False in map(is_frozen, node.decorator_list)
+    }
+    assert changing == GROWING
+
+
 def test_public_names_are_sorted_and_real():
     assert kldiv.__all__ == sorted(kldiv.__all__)
     assert set(kldiv._HOMES) == set(kldiv.__all__)

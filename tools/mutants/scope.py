@@ -39,6 +39,7 @@ _ROWS: Final = (
     _DIFFERENTIATED,
 )
 _PLANS: Final = (("tests/formulas/test_shards.py",),)
+_RANKS: Final = (("tests/formulas/test_spread.py",), ("tests/backends/test_tensor_parallel.py",))
 _SHARDED: Final = (
     *_PLANS,
     (_ROW_LOSSES, "-k", "dask"),
@@ -94,7 +95,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/backends/exchange.py": _CHOICE,
     "kldiv/backends/registry.py": _CHOICE,
     "kldiv/backends/routing.py": (_CHOICE[0], *_PAIRS[:1], *_CHOICE[1:]),
-    "kldiv/formulas/blocks.py": (*_ROWS, *_SHARDED),
+    "kldiv/formulas/blocks.py": (("tests/formulas/test_blocks.py",), *_ROWS, *_SHARDED),
     "kldiv/formulas/circle.py": (("tests/distributions",),),
     "kldiv/formulas/cross_entropy.py": (
         ("tests/losses/test_labels.py", "-k", "teacher"),
@@ -114,7 +115,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
         ("tests/losses/test_matched.py", "-k", "not compile"),
         _DIFFERENTIATED,
     ),
-    "kldiv/formulas/spread.py": (("tests/backends/test_tensor_parallel.py",),),
+    "kldiv/formulas/spread.py": _RANKS,
     "kldiv/formulas/labels.py": (
         ("tests/losses/test_labels.py", "-k", "not compile"),
         ("tests/kernels/test_cpu_labels.py", "-k", "not compile"),
@@ -149,7 +150,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
         ("tests/losses/test_renyi_with_logits.py", "-k", "not compile"),
         _DIFFERENTIATED,
     ),
-    "kldiv/formulas/ranks.py": (("tests/backends/test_tensor_parallel.py",),),
+    "kldiv/formulas/ranks.py": _RANKS,
     "kldiv/formulas/remainders.py": (("tests/distributions",),),
     "kldiv/formulas/row_options.py": _ROWS,
     "kldiv/formulas/rows.py": (*_ROWS, *_SHARDED),
@@ -180,6 +181,7 @@ _NO_RESULT: Final[dict[str, dict[str, str]]] = {
         "BLOCK_BYTES": "rows are cut for the cache; any cut gives the same rows",
         "BLOCK_CLASSES": "likewise for classes",
     },
+    "kldiv/formulas/circle.py": {"_LARGE": "both ways are right about it"},
     "kldiv/formulas/numbers.py": {"DEEPEST": "any finite number serves"},
     "kldiv/readers/cells.py": {
         "_SAMPLE_CELLS": "rows that are looked at",

@@ -26,6 +26,7 @@ _KEEPS_OR_TYPES = {"cache", "lru_cache", "override", "overload", "final", "runti
 """Decorators without which a function returns the same."""
 
 _POINTLESS = {
+    "frozen": "a rule for all records, which a test holds",
     "slots": "memory",
     "stacklevel": "where a warning points",
     "strict": "a zip's check of lengths that are equal",
