@@ -195,7 +195,7 @@ def test_wrong_orders(alpha):
 def test_hessians_where_one_class_has_all_mass(torch, alpha):
     """The mass of all others is nothing beside it."""
     t = np.array([50.0, 0.3, -0.4, 0.1])
-    x = np.array([*(t + [-0.5, 1.0, 0.2, -0.3]), *t])
+    x = np.array([*(t + np.array([-0.5, 1.0, 0.2, -0.3])), *t])
     found = torch.func.hessian(lambda x: renyi(alpha)(x[:4], x[4:]))(torch.tensor(x))
     true = rows.softmaxed(rows.renyi(alpha))
     assert hessian_error(found.tolist(), lambda x: true(*x), x) < 64 * 2.0**-53
