@@ -15,6 +15,7 @@ from second_derivatives import hessian_error
 import kldiv
 from bench.studies.targets import rows
 from kldiv.errors import OptionError
+from kldiv.formulas import blocks
 
 SIZE = 12
 ORDERS = (0.5, 2.0, 0.01, 30.0)
@@ -199,3 +200,14 @@ def test_hessians_where_one_class_has_all_mass(torch, alpha):
     found = torch.func.hessian(lambda x: renyi(alpha)(x[:4], x[4:]))(torch.tensor(x))
     true = rows.softmaxed(rows.renyi(alpha))
     assert hessian_error(found.tolist(), lambda x: true(*x), x) < 64 * 2.0**-53
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5, 2.0, INF])
+def test_rows_in_parts(monkeypatch, alpha):
+    """Ties of the largest quotient lie in several of them."""
+    s, t = np.tile(S, 3), np.tile(T, 3)
+    t[:, [3, 8]] = -INF
+    wanted = both(renyi(alpha), s, t)
+    monkeypatch.setattr(blocks, "BLOCK_CLASSES", 4)
+    for found, whole in zip(both(renyi(alpha), s, t), wanted, strict=True):
+        np.testing.assert_allclose(found, whole, rtol=1e-14, atol=1e-16)

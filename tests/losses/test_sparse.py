@@ -205,6 +205,15 @@ def test_mass_that_rounding_loses(lib):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_reverse_direction_where_the_student_has_no_other_class(dtype):
+    """−Σ q log p has the slope −q: the rest counts for nothing."""
+    s, a = np.array([1.0, 2.0, -INF, -INF], dtype), np.log([0.3, 0.6]).astype(dtype)
+    loss = partial(kldiv.topk_kl_div_with_logits, target_indices=np.array([0, 1]), beta=1)
+    _, (_, found) = kldiv.value_and_grad(loss, (0, 1))(s, a)
+    np.testing.assert_allclose(found, -1 / (1 + np.exp([1.0, -1.0])), rtol=4 * unit(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("library", [Library.NUMPY, Library.TORCH])
 def test_a_subnormal_rest_is_a_number(library, dtype):
     """e to the power of minus its logarithm is beyond the largest number."""

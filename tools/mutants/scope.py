@@ -63,6 +63,7 @@ _SAMPLES: Final = (
     ("tests/test_fitting.py", "tests/test_fitting_judgement.py"),
 )
 _DISTILLED: Final = ("tests/losses/test_distillation.py", "-k", "not compile")
+_RENYI: Final = ("tests/losses/test_renyi_with_logits.py", "-k", "not compile")
 _SPARSE: Final = ("tests/losses/test_sparse.py", "-k", "not compile")
 _ARGUMENTS: Final = ("tests/losses/test_wrong_arguments.py",)
 _LARGE: Final = "bomb or honest or without_memory or terabyte"
@@ -86,10 +87,15 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
         _DISTILLED,
         *_SINGLE,
         *_PAIRS[1:],
+        _ADAPTERS,
     ),
     "kldiv/_rows.py": (_ARGUMENTS, (_ROW_LOSSES, *_ON_NUMPY)),
     "kldiv/backends/generic.py": ((_SEMANTICS, "-k", "strict"), *_SINGLE, _ADAPTERS),
-    "kldiv/backends/numpy_.py": ((_SEMANTICS, "-k", "numpy"), *_CHOICE),
+    "kldiv/backends/numpy_.py": (
+        (_SEMANTICS, "-k", "numpy"),
+        *_CHOICE,
+        ("tests/losses/test_extreme_rows.py", "-k", "strided"),
+    ),
     "kldiv/backends/overlay.py": ((_SEMANTICS, "-k", "numpy or strict"), *_CHOICE),
     "kldiv/backends/chunks.py": (("tests/losses/test_linear.py",), _DIFFERENTIATED),
     "kldiv/backends/exchange.py": _CHOICE,
@@ -147,7 +153,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     ),
     "kldiv/formulas/powers.py": (
         ("tests/losses/test_f_divergences.py", "-k", "not compile"),
-        ("tests/losses/test_renyi_with_logits.py", "-k", "not compile"),
+        _RENYI,
         _DIFFERENTIATED,
     ),
     "kldiv/formulas/ranks.py": _RANKS,
@@ -164,7 +170,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
         _SPARSE,
         _DIFFERENTIATED,
     ),
-    "kldiv/formulas/special.py": (*_ROWS[1::-1], *_SINGLE, ("tests/distributions",)),
+    "kldiv/formulas/special.py": (*_ROWS[1::-1], *_SINGLE, _RENYI, ("tests/distributions",)),
     "kldiv/formulas/state.py": (*_ROWS, *_SHARDED),
     "kldiv/formulas/terms.py": (("tests/losses/test_linear.py",), _DIFFERENTIATED),
     "kldiv/formulas/weighting.py": (
