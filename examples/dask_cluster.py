@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.scheduler is None:
         dask.config.set({"distributed.nanny.pre-spawn-environ": MEMORY})
         cluster = LocalCluster(
-            n_workers=options.workers, threads_per_worker=1, dashboard_address=None
+            n_workers=options.workers, threads_per_worker=1, dashboard_address=":0"
         )
     try:
         with Client(options.scheduler or cluster) as client:
