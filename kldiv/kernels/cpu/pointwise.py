@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from kldiv.kernels.cpu.code import AHEAD, DOUBLE, I8, Code, at_most, select
+from kldiv.kernels.cpu.code import AHEAD, DOUBLE, I8, Code, at_least, at_most, select
 from kldiv.kernels.cpu.elementary import exp, format_of, log, log_normal
 from kldiv.kernels.cpu.runs import PAD, Run
 from kldiv.kernels.cpu.sums import Total, block_sums
@@ -134,15 +134,23 @@ class Elements:
             total.add(*sums(lambda k: [_kl_log_target(*load(k), 0.0)], 1))
             return
 
+        # The bits of positive numbers are in the order of the numbers; NaN's are beyond both ends.
+        one = code.constant(self.real.vector, 1.0)
+        least, most = (one.of(each).bits() for each in (format_of(one).tiny, float("inf")))
+        lowest, highest = code.variable(most), code.variable(least)
+
         def normal(k: Value) -> list[Value]:
             x, y = load(k)
-            is_normal = (y >= format_of(y).tiny) & (y < float("inf"))
-            return [y * (log_normal(y) - x), select(is_normal, y * 0.0, 1.0)]
+            lowest.set(at_most(y.bits(), lowest.get()))
+            highest.set(at_least(y.bits(), highest.get()))
+            return [y * (log_normal(y) - x)]
 
         # Where there is one zero there are more.
         with code.when(careful.get() == 0):
-            part, others = sums(normal, 2)
-            with code.either(others == 0.0) as (then, otherwise):
+            (part,) = sums(normal, 1)
+            above = lowest.get().folded(at_most) >= least.element(0)
+            below = highest.get().folded(at_least) < most.element(0)
+            with code.either(above & below) as (then, otherwise):
                 with then:
                     total.add(part)
                 with otherwise:
