@@ -11,9 +11,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from kldiv.errors import ConfigError
 
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
-    from kldiv.kernels.layout import Buffer
 
 VARIABLE = "KLDIV_NUM_THREADS"
 
@@ -68,22 +65,6 @@ def share(work: Callable[[int, int], None], units: int, threads: int) -> None:
         errors = [helper.exception() for helper in begun]
     for error in filter(None, errors):
         raise error
-
-
-def launch(
-    kernel: Any, words: Buffer, room: int, units: int, number: int, *more: int, step: int = 1
-) -> None:
-    """Call a kernel for all units, by a number of threads with so many bytes of room each.
-
-    A thread takes ``step`` units at least; ``more`` are further arguments.
-    """
-
-    def part(first: int, last: int) -> None:
-        scratch = np.empty(room + 64, np.uint8)
-        aligned = -(-scratch.ctypes.data // 64) * 64
-        kernel(words.ctypes.data, aligned, first * step, min(last * step, units), *more)
-
-    share(part, -(-units // step), number)
 
 
 def _take(work: Callable[[int, int], None], starts: Iterator[int], units: int, step: int) -> None:

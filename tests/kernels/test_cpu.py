@@ -9,20 +9,16 @@ import functools
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import pytest
-from f_divergences import RECORDS
 from libraries import unit
 from logit_families import assert_right
-from processes import python
 from reference import truth
 
 import kldiv
 from kldiv.divergences import Jeffreys
-from kldiv.errors import ConfigError
 from kldiv.formulas.divergences import JensenShannon
 from kldiv.formulas.rows import RowLoss
 from kldiv.kernels import Work
@@ -30,7 +26,7 @@ from kldiv.kernels.cpu import CPU
 
 pytest.importorskip("llvmlite")
 
-from kldiv.kernels import layout, threads
+from kldiv.kernels import layout
 from kldiv.kernels.cpu.row import SEGMENT
 
 FLOATS = ["float32", "float64"]
@@ -241,95 +237,6 @@ def test_blocks_that_are_masked_for_one_side(dtype):
     assert_right(range(2), (true.value, *gradients), true, dtype)
 
 
-# --- threads --------------------------------------------------------------------------------------
-
-RANDOM = np.random.default_rng(8)
-LARGE = RANDOM.normal(size=(2, 64, 20000)).astype("float32")
-LONG = LARGE.reshape(2, -1), np.array([5, LARGE[0].size - 1])
-SPARSE = kldiv.topk_log_probs(LARGE[1, :, :1003], 9)
-
-
-def of(loss, *arrays, wanted=(0, 1)):
-    """The bits of the value and the gradients."""
-    value, gradients = kldiv.value_and_grad(loss, wanted)(*arrays)
-    return [np.asarray(value).tobytes(), *(gradient.tobytes() for gradient in gradients)]
-
-
-def of_policy(rows, classes):
-    torch = pytest.importorskip("torch")
-    pair = torch.from_numpy(LARGE).reshape(2, -1)[:, : rows * classes].reshape(2, rows, classes)
-    s, r = (each.clone().requires_grad_() for each in pair)
-    labels = torch.arange(rows) * (classes // rows)
-    values = kldiv.log_prob_and_entropy_with_logits(s, labels, reference=r)
-    slopes = torch.autograd.grad(sum(values).sum(), (s, r))
-    return [each.detach().numpy().tobytes() for each in (*values, *slopes)]
-
-
-def of_sparse(name):
-    loss = partial(kldiv.topk_kl_div_with_logits, divergence=RECORDS[name], target_rest=SPARSE.rest)
-    return of(loss, LARGE[0, :, :1003], SPARSE.log_probs, SPARSE.indices, wanted=(0, 1, 2))
-
-
-THREADED = {
-    "elements": lambda: of(kldiv.kl_div, LARGE[0], abs(LARGE[1])),
-    "KL": lambda: of(kldiv.kl_div_with_logits, *LARGE),
-    "JS": lambda: of(kldiv.js_div_with_logits, *LARGE),
-    "entropy": lambda: of(kldiv.entropy_with_logits, LARGE[0], wanted=(0,)),
-    "entropy of long rows": lambda: of(kldiv.entropy_with_logits, *LONG[:1], wanted=(0,)),
-    "labels": lambda: of(LABELS, LARGE[0], np.arange(64), wanted=(0,)),
-    "labels of long rows": lambda: of(LABELS, *LONG, wanted=(0,)),
-    "policy": partial(of_policy, 64, 3000),
-    "policy of long rows": partial(of_policy, 2, 600_000),
-    "sparse": partial(of_sparse, "KL"),
-    "sparse, with formulas": partial(of_sparse, "own"),
-}
-
-
-@pytest.mark.parametrize("name", THREADED)
-def test_the_same_bits_for_any_number_of_threads(name, monkeypatch):
-    results = []
-    for number in ("1", "2", "3", "2"):
-        monkeypatch.setenv("KLDIV_NUM_THREADS", number)
-        results.append(THREADED[name]())
-    assert results[1:] == results[:-1]
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("beta", [None, 0.3, 0.5])
-def test_threads_share_long_rows(dtype, beta, monkeypatch):
-    random = np.random.default_rng(9)
-    t = 3 * random.normal(size=(3, 150_001))
-    s = t + random.normal(size=t.shape)
-    t[0, 60_000:140_000] = s[0, 130_000:140_000] = -np.inf
-    t[1] *= 20
-    keep, temperature = np.array([True, True, False]), np.array([1.0, 0.7, 1.3])
-    arrays = [s.astype(dtype), t.astype(dtype), temperature, keep]
-    divergence = [] if beta is None else [JensenShannon(beta)]
-    operation = RowLoss("sum", dtype, dtype, dtype, *divergence, temperature=None)
-    xp = kldiv.backends.get("numpy").namespace()
-    shared, share = [], threads.share
-
-    def counted(work, units, number):
-        shared.append(units)
-        share(work, units, number)
-
-    monkeypatch.setattr(threads, "share", counted)
-    results = []
-    for number in (1, 4, 5):
-        value, gradients = CPU.compute(Work(operation, xp, arrays, number, gradients=(0, 1)))
-        results.append([float(value), *(each.tobytes() for each in gradients)])
-    assert results[1:] == results[:-1]
-    assert shared == [3, *[9] * 11 * 2]
-    with kldiv.config_context(kernel="pure"):
-        loss = functools.partial(kldiv.js_div_with_logits, beta=beta)
-        loss = kldiv.kl_div_with_logits if beta is None else loss
-        loss = functools.partial(loss, temperature=temperature, where=keep, reduction="sum")
-        wanted, expected = kldiv.value_and_grad(loss, (0, 1))(s.astype(dtype), t.astype(dtype))
-    assert value == pytest.approx(wanted, rel=40 * unit(dtype), abs=0)
-    for a, b in zip(gradients, expected, strict=True):
-        assert abs(a - b).sum() <= 40 * unit(dtype) * abs(b).sum()
-
-
 @pytest.mark.parametrize("classes", [2048, 5003])
 @pytest.mark.parametrize("loss", [kldiv.kl_div_with_logits, kldiv.alpha_div_with_logits, LABELS])
 def test_rows_that_are_copied_are_computed_as_those_in_place(loss, classes):
@@ -346,47 +253,6 @@ def test_rows_that_are_copied_are_computed_as_those_in_place(loss, classes):
         found = run(*given)
         assert found[0] == np.asarray(value, found[0].dtype)
         np.testing.assert_array_equal(found[1], gradient.astype(found[1].dtype))
-
-
-def test_many_threads_call_at_once(monkeypatch):
-    monkeypatch.setenv("KLDIV_NUM_THREADS", "2")
-    wanted = THREADED["KL"]()
-    with ThreadPoolExecutor(6) as pool:
-        for future in [pool.submit(THREADED["KL"]) for _ in range(12)]:
-            assert future.result() == wanted
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
-def test_a_forked_child_computes():
-    code = """
-import os, sys, numpy as np, kldiv
-x, y = np.zeros((64, 20000), 'float32'), np.full((64, 20000), 0.5, 'float32')
-before = kldiv.kl_div(x, y, reduction='sum')
-child = os.fork()
-if child == 0:
-    os._exit(0 if kldiv.kl_div(x, y, reduction='sum') == before else 1)
-sys.exit(os.waitpid(child, 0)[1])
-"""
-    python("-c", code, KLDIV_NUM_THREADS="2")
-
-
-def test_an_error_in_a_helper_is_raised():
-    def work(first, _):
-        if first:
-            raise ValueError("of a helper")
-
-    with pytest.raises(ValueError, match="of a helper"):
-        threads.share(work, 100, 2)
-
-
-def test_the_number_of_threads(monkeypatch):
-    for value in ("0", "two", "-1"):
-        monkeypatch.setenv("KLDIV_NUM_THREADS", value)
-        with pytest.raises(ConfigError, match="KLDIV_NUM_THREADS must be a whole number"):
-            threads.number()
-    monkeypatch.delenv("KLDIV_NUM_THREADS")
-    assert threads.number() == threads.cores()
-    assert threads.number(3) == 3, "it follows the library's"
 
 
 # --- where kernels do not run ---------------------------------------------------------------------

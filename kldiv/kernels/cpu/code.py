@@ -319,6 +319,12 @@ class Code:
         pointer = self._pointer(value.ir.type, address + self.of_index(index) * size)
         self.builder.store(value.ir, pointer, align=size)
 
+    def fetch_and_add(self, address: Value, step: Any) -> Value:
+        """Return the integer at an address and add a step to it, as if no thread came between."""
+        pointer = self._pointer(I64, address)
+        found = self.builder.atomic_rmw("add", pointer, self.of_index(step).ir, "monotonic")
+        return Value(self.builder, found)
+
     def fetch(self, address: Value, *, write: bool = False) -> None:
         """Fetch a line of memory into the cache; the address may lie behind an array's end.
 

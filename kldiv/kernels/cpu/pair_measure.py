@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from kldiv.formulas.pairs import PairSlope
-from kldiv.kernels import threads
-from kldiv.kernels.cpu import pairs
+from kldiv.kernels.cpu import pairs, team
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.layout import empty_like, words_of
@@ -42,10 +41,10 @@ def kernel(name: str, dtype: str, index: int | None = None) -> Any:
     """Return the compiled function of a measure, or of its gradient in an array, for a dtype."""
     given: dict[str, Any] = {"real": REALS[dtype], "measure": name}
     if index is None:
-        return compiled(f"pairs-{name}-{dtype}", 3, partial(pairs.write, **given))
+        return compiled(f"pairs-{name}-{dtype}", 4, partial(pairs.write, **given))
     index %= len(pairs.SLOPES[name])
     writer = partial(pairs.write_slope, **given, index=index)
-    return compiled(f"pairs-{name}-slope-{index}-{dtype}", 3, writer)
+    return compiled(f"pairs-{name}-slope-{index}-{dtype}", 4, writer)
 
 
 def compile_for(work: Work) -> Any:
@@ -83,7 +82,7 @@ class _Given(NamedTuple):
     unit: float
     numbers: Rows
     """Those of the measure, of the first array and of the second."""
-    threads: int
+    threads: int | None
 
     @classmethod
     def of(cls, work: Work) -> _Given:
@@ -100,19 +99,14 @@ class _Given(NamedTuple):
         ]
         alpha = getattr(measure, "alpha", 0.0)
         numbers = getattr(measure, "weights", None) or (alpha, 1.0 - alpha)
-        return cls(rows, usable, padded, unit, np.array(numbers), threads.number(work.threads))
+        return cls(rows, usable, padded, unit, np.array(numbers), work.threads)
 
     def share(self, kernel: Any, own: Rows, other: Rows, **more: Any) -> None:
         """Call a kernel for all rows of an array."""
         rows = len(own)
         frame = {"classes": own.shape[-1], "others": len(other), "own": own, "other": other}
         words = words_of(pairs.FRAME, frame | more)
-
-        def units(start: int, stop: int) -> None:
-            ends = start * pairs.TOGETHER, min(stop * pairs.TOGETHER, rows)
-            kernel(words.ctypes.data, *ends)
-
-        threads.share(units, -(-rows // pairs.TOGETHER), self.threads)
+        team.launch(kernel, words, 0, rows, self.threads, step=pairs.TOGETHER)
 
 
 def _values(operation: PairMeasure, given: _Given, kernel: Any) -> Rows:

@@ -235,7 +235,7 @@ class _Call:
 
     def __init__(self, code: Code, real: Real, measure: str) -> None:
         self.code, self.real, self.rooted = code, real, measure in BY_ROOTS
-        frame_at, self.begin, self.end = code.arguments
+        frame_at, _, self.begin, self.end = code.arguments
         self.frame = code.frame(frame_at, FRAME)
         numbers = (code.load(DOUBLE, self.frame["numbers"], place) for place in range(2))
         self.numbers = [number.to(real.scalar).spread(real.lanes) for number in numbers]

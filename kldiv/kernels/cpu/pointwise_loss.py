@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kldiv.formulas.pointwise import KLLogTarget
-from kldiv.kernels import threads
-from kldiv.kernels.cpu import pointwise
+from kldiv.kernels.cpu import pointwise, team
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.memory import mover
@@ -58,6 +57,6 @@ def run(work: Work, kernel: Any) -> Found:
         "totals": totals,
         **arrays_of(pointwise.ARRAYS, inputs, written, dtype, mover, whole_rows=False),
     }
-    words, number = words_of(pointwise.FRAME, frame), threads.number(work.threads)
-    threads.launch(function, words, scratch_size, units, number)
+    words = words_of(pointwise.FRAME, frame)
+    team.launch(function, words, scratch_size, units, work.threads)
     return results.of_totals(totals)

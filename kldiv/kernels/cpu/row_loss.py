@@ -15,7 +15,7 @@ from kldiv.formulas.labels import LabelLoss
 from kldiv.formulas.policy import PolicyLoss
 from kldiv.formulas.rows import RowGradient, RowLoss
 from kldiv.kernels import threads
-from kldiv.kernels.cpu import row
+from kldiv.kernels.cpu import row, team
 from kldiv.kernels.cpu.code import REALS
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.divergences import DIVERGENCES
@@ -206,7 +206,7 @@ def _share(work: Work, kernel: tuple[str, Any], frame: dict[str, Any], rows: int
     last = row.GRADIENTS if work.gradients else row.TEACHER
     if shared:
         for stage in range(last + 1):
-            threads.launch(function, words, room, size, workers, stage, stage)
+            team.launch(function, words, room, size, work.threads, stage, stage)
     else:
         step = max(1, UNIT // classes)
-        threads.launch(function, words, room, rows, workers, 0, last, step=step)
+        team.launch(function, words, room, rows, work.threads, 0, last, step=step)

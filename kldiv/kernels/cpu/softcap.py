@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kldiv.kernels import threads
+from kldiv.kernels.cpu import team
 from kldiv.kernels.cpu.code import DOUBLE, REALS, Code, at_most, select
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.elementary import NEAR, exp, phi_near
@@ -109,5 +109,5 @@ def run(work: Work, kernel: Any) -> Found:
         "out": memory(out).address,
     }
     units = -(-frame["size"] // _UNIT)
-    threads.launch(kernel, words_of(FRAME, frame), 3 * PAD, units, threads.number(work.threads))
+    team.launch(kernel, words_of(FRAME, frame), 3 * PAD, units, work.threads)
     return out, []

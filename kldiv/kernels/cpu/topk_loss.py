@@ -12,7 +12,7 @@ from kldiv.formulas.rows import RowLoss
 from kldiv.formulas.sparse import BUCKET, Entries, entries_of, left_mass
 from kldiv.formulas.state import Wide
 from kldiv.kernels import threads
-from kldiv.kernels.cpu import row, row_loss, topk
+from kldiv.kernels.cpu import row, row_loss, team, topk
 from kldiv.kernels.cpu.code import FLOAT64
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.cpu.memory import mover
@@ -140,7 +140,7 @@ def run(work: Work, kernel: Kernels) -> Found:
 
     def launch(*stages: int) -> None:
         step = max(1, row_loss.UNIT // classes)
-        threads.launch(kernel.function, words, size, number, workers, *stages, step=step)
+        team.launch(kernel.function, words, size, number, work.threads, *stages, step=step)
 
     def by_formulas(first: int, last: int) -> None:
         block, divergence = slice(first * rows, min(last * rows, number)), operation.divergence
