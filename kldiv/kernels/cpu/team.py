@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from kldiv.kernels import threads
-from kldiv.kernels.cpu.code import at_most
+from kldiv.kernels.cpu.code import I64, at_most
 from kldiv.kernels.cpu.compiling import compiled
 from kldiv.kernels.layout import words_of
 
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 _FRAME: Final = (
     "kernel",  # address of a function of words, room, the first and last unit, and further numbers
     "words",
-    "rooms",  # address of the first thread's room
-    "room",  # bytes of each
+    "rooms",  # addresses of each thread's room
     "units",
     "step",  # units that a thread takes at a time
     "parts",  # how often, all threads together
@@ -63,9 +62,9 @@ def launch(
     if start is None:
         _launch_ours(kernel, words, room, units, number, *more, step=step)
         return
-    room = -(-room // 64) * 64
-    rooms, address = _aligned(room * number)
-    given = {"kernel": kernel.address, "words": words, "rooms": address, "room": room}
+    rooms = [_aligned(room) for _ in range(number)]
+    addresses = np.array([address for _, address in rooms])
+    given = {"kernel": kernel.address, "words": words, "rooms": addresses}
     for first in range(0, units, _AT_ONCE * step):
         last = min(first + _AT_ONCE * step, units)
         # Several parts a thread: one that the system interrupts does not keep the others waiting.
@@ -114,7 +113,7 @@ def _member(count: int) -> Any:
         more = tuple(f"more_{index}" for index in range(count))
         frame = code.frame(address, (*_FRAME, *more))
         coming, following = (address + 8 * _FRAME.index(name) for name in ("members", "next"))
-        room = frame["rooms"] + code.fetch_and_add(coming, 1) * frame["room"]
+        room = code.load(I64, frame["rooms"], code.fetch_and_add(coming, 1))
         with code.loop(frame["parts"]):
             first = code.fetch_and_add(following, frame["step"])
             with code.when(first < frame["units"]):
