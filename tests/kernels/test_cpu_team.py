@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from kldiv.kernels.cpu import CPU
 
 pytest.importorskip("llvmlite")
 
-from kldiv.kernels import threads
+from kldiv.kernels import layout, threads
 from kldiv.kernels.cpu import team
 
 FLOATS = ["float32", "float64"]
@@ -166,17 +169,75 @@ def test_torchs_threads_give_the_same_bits(two, monkeypatch, name, most):
     started = []
 
     def start(*arguments):
-        started.append(arguments[2])
+        started.append(arguments)
         OPENMP(*arguments)
 
     monkeypatch.setattr(team, "_AT_ONCE", most)
+    monkeypatch.setattr(team, "_pause", team._Pause())
+    monkeypatch.setattr(team, "_STALL", math.inf)
     monkeypatch.setattr(team, "_starter", lambda: start)
     found = of_tensors(two, name)
-    assert set(started) == {2}
+    two.set_num_threads(4)  # of which two take part
+    monkeypatch.setenv("KLDIV_NUM_THREADS", "2")
+    number = len(started)
+    assert of_tensors(two, name) == found
+    assert len(started) == 2 * number > 0
     monkeypatch.setattr(team, "_starter", lambda: None)
     assert of_tensors(two, name) == found
-    two.set_num_threads(1)
+    monkeypatch.setenv("KLDIV_NUM_THREADS", "1")
     assert of_tensors(two, name) == found
+
+
+def test_a_thread_takes_parts_until_none_is_left():
+    """Each has a room, and those that are too many take none."""
+    taken = []
+    kernel = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(lambda *given: taken.append(given))
+    rooms = np.array([640, 1280])
+    frame = {
+        "kernel": ctypes.cast(kernel, ctypes.c_void_p).value,
+        "words": 7,
+        "rooms": rooms,
+        "units": 10,
+        "step": 4,
+        "parts": 2,
+        "number": 2,
+        "next": 3,
+    }
+    numbers = np.append(layout.words_of(team._FRAME, frame), [99])
+    for room in (640, 1280, None):
+        numbers[team._FRAME.index("next")] = 3
+        team._member(1)(numbers.ctypes.data)
+        wanted = [(7, room, 3, 7, 99), (7, room, 7, 10, 99)] if room else []
+        assert taken == wanted
+        taken.clear()
+    assert numbers[team._FRAME.index("helpers")] == 2
+
+
+@needs_openmp
+def test_our_own_threads_take_over_where_others_keep_cores_busy(two, monkeypatch):
+    """Of PyTorch's one comes too late for a part, and the call waits for it."""
+    calls, seconds, stall = [0], [0.0], [0.0]
+
+    def start(function, frame, *_):
+        member = ctypes.CFUNCTYPE(None, ctypes.c_int64)(function)
+        member(frame)
+        member(frame)
+        seconds[0] += stall[0]
+        calls[-1] += 1
+
+    monkeypatch.setattr(team, "_starter", lambda: start)
+    monkeypatch.setattr(team, "_pause", team._Pause())
+    monkeypatch.setattr(team, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+    x, y = two.tensor(LARGE[0]), two.tensor(abs(LARGE[1]))
+    for lost in (0.5, 2, 2, 0, 0):
+        stall[0] = lost * team._STALL
+        for _ in range(40):
+            kldiv.kl_div(x, y, reduction="sum")
+        calls.append(0)
+    assert calls[0] == 40, "short calls, though one thread does all"
+    assert 1 <= calls[1] <= 4
+    assert 0 <= calls[2] <= 1
+    assert calls[4] == 40, "and back"
 
 
 @needs_openmp
@@ -186,6 +247,9 @@ def test_other_libraries_have_threads_of_their_own(two, monkeypatch):
     two.set_num_threads(1)
     monkeypatch.setenv("KLDIV_NUM_THREADS", "2")
     of_tensors(two, "KL")  # as in a worker of a DataLoader, a forked child
+    two.set_num_threads(2)
+    monkeypatch.setenv("KLDIV_NUM_THREADS", "3")
+    of_tensors(two, "KL")
 
 
 @needs_openmp
