@@ -491,6 +491,7 @@ def test_a_file_that_a_stranger_has(compare, texts, options, name, expected):
         ("l,n\na,5\nb,6\nSumme,11\n", (), "{}.csv", "--comment Summe"),
         ("id,l,n\n101,a,5\n102,b,6\n", (), "{}.csv", "'id' may be labels"),
         ("year,n\n2019,1\n2021,3\n", (), "{}.csv", "labels or values?"),
+        ("#note\n#year,n\n1,1\n2,2\n", (), "{}.csv", "--labels year says labels"),
         ("price,n\n9.99,1\n3.5,3\n", (), "{}.csv", "labels or values?"),
         ("t,n\n-1,1\n1,3\n", (), "{}.csv", "labels or values?"),
         ("l,code,n\na,7,5\nb,3,6\n", (), "{}.csv", "'code' may be labels"),

@@ -117,7 +117,13 @@ def losses():
         for name, loss in spread_rows.losses(labels, *teacher[1:3], beta).items()
     }
     del found["hard"]  # a loss of PyTorch's and JAX's own derivatives
-    for name, loss in (("KL", kldiv.kl_div_with_logits), ("JS", kldiv.js_div_with_logits)):
+    renyi = kldiv.renyi_div_with_logits
+    for name, loss in {
+        "KL": kldiv.kl_div_with_logits,
+        "JS": kldiv.js_div_with_logits,
+        "Rényi 2": partial(renyi, alpha=2.0),
+        "Rényi ∞": partial(renyi, alpha=np.inf),
+    }.items():
 
         def rows(s, heat, a, *, loss=loss, **spread):
             del a

@@ -162,6 +162,7 @@ _TESTS: Final[dict[str, tuple[Stage, ...]]] = {
     "kldiv/formulas/rows.py": (*_ROWS, *_SHARDED),
     "kldiv/formulas/samples.py": _SAMPLES,
     "kldiv/formulas/shards.py": (
+        *_RANKS[:1],
         *_SHARDED,
         *_ROWS,
         ("tests/backends/test_tensor_parallel.py", "-k", "sparse_teachers"),
