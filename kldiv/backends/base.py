@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kldiv._heap import keep_freed_memory
 from kldiv.backends import choice
 from kldiv.backends.chunks import InChunks
-from kldiv.backends.memory import keep_freed_memory
 from kldiv.errors import LibraryError
 from kldiv.formulas.blocks import row_blocks
 from kldiv.formulas.reductions import RowWise

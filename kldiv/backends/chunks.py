@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kldiv._heap import keep_freed_memory
 from kldiv.backends.exchange import Exchange, move
-from kldiv.backends.memory import keep_freed_memory
 from kldiv.formulas.layers import Products
 from kldiv.formulas.linear import Pass
 from kldiv.formulas.terms import Tools

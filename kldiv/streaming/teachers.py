@@ -15,7 +15,7 @@ import numpy as np
 
 from kldiv import backends
 from kldiv._files import replacing
-from kldiv.backends.memory import keep_freed_memory
+from kldiv._heap import keep_freed_memory
 from kldiv.errors import DTypeError, InputError, OptionError, ShapeError
 from kldiv.readers import open_table
 from kldiv.readers.arrays import unmasked

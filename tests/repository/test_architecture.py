@@ -91,15 +91,15 @@ def test_formulas_know_no_framework_and_nothing_above_them(path):
 
 
 LAYERS = {
-    "backends": "_types backends config errors formulas kernels",
-    "kernels": "_files _types errors formulas kernels",
+    "backends": "_heap _types backends config errors formulas kernels",
+    "kernels": "_files _heap _types errors formulas kernels",
     "config": "_types backends errors",
     "distributions": "_call _types backends distributions errors formulas",
     "distributions/closed_forms": "_types distributions errors formulas",
     "errors": "",
     "measures": "_arguments _call _docstrings _types distributions errors formulas frames",
     "readers": "errors readers",
-    "streaming": "_files _named _notebook backends errors explanation formulas frames losses "
+    "streaming": "_files _heap _named _notebook backends errors explanation formulas frames losses "
     "metrics readers sparse_losses streaming",
 }
 """Which part of the package may import which."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
+from kldiv._heap import keep_freed_memory
 from kldiv.formulas.blocks import row_blocks, slices
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Room:
     """Float64 buffers of a thread."""
 
     def __init__(self, count: int) -> None:
+        keep_freed_memory()
         self._buffers = [np.empty(0) for _ in range(count)]
 
     def of(self, shape: tuple[int, ...]) -> list[Buffer]:
