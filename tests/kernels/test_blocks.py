@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from functools import partial
 
 import numpy as np
 import pytest
 from f_divergences import exact
+from processes import python
 
 import kldiv
 from kldiv.backends import get
@@ -190,3 +192,19 @@ def test_the_advice_is_given():
         kldiv.explain(np.ones(9))
     )
     assert advice in get("numpy").status().kernel_problems["cpu"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's memory")
+def test_buffers_of_a_call_are_those_of_the_one_before():
+    """Not given back to the system, and faulted in again page by page."""
+    code = """
+import resource, numpy as np, kldiv
+x, y = np.full((64, 32000), -1.0, "f4"), np.full((64, 32000), 0.5, "f4")
+faults = []
+with kldiv.config_context(kernel="blocks"):
+    for _ in range(12):
+        kldiv.kl_div(x, y, reduction="sum")
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print((faults[-1] - faults[1]) / 10)
+"""
+    assert float(python("-c", code, KLDIV_NUM_THREADS="2")) < 100
