@@ -219,8 +219,7 @@ def jitted() -> tuple[Calls, dict[str, tuple[str, str, float]]]:
     }
     calls: Calls = {}
     for (name, loss), target in zip(ours.items(), arrays[1:], strict=True):
-        for whose, function in (("", loss), (", optax", OPTAX.formula(name, "value"))):
-            compiled = jax.jit(function)
+        for whose, compiled in (("", jax.jit(loss)), (", optax", OPTAX.formula(name, "value"))):
             calls[name + whose] = partial(waited, compiled, arrays[0], target)
     return calls, {
         f"{name} / optax": (name, f"{name}, optax", most)

@@ -54,8 +54,7 @@ def share(work: Callable[[int, int], None], units: int, threads: int) -> None:
         if units:
             work(0, units)
         return
-    # Several ranges a thread: one that the system interrupts does not keep the others waiting.
-    step = max(1, units // (8 * threads))
+    step = at_a_time(units, threads)
     starts = iter(range(0, units, step))
     helpers = _start(lambda: _take(work, starts, units, step), threads - 1)
     try:
@@ -65,6 +64,14 @@ def share(work: Callable[[int, int], None], units: int, threads: int) -> None:
         errors = [helper.exception() for helper in begun]
     for error in filter(None, errors):
         raise error
+
+
+def at_a_time(units: int, threads: int) -> int:
+    """Return how many units a thread takes at a time.
+
+    It comes several times: a thread that the system interrupts does not keep the others waiting.
+    """
+    return max(1, units // (8 * threads))
 
 
 def _take(work: Callable[[int, int], None], starts: Iterator[int], units: int, step: int) -> None:

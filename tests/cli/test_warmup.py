@@ -1,4 +1,4 @@
-"""``kldiv warmup``: the kernels that are compiled, where they are kept, and what is refused."""
+"""``kldiv warmup``: the kernels that it compiles, their place on disk, and refusals."""
 
 from __future__ import annotations
 

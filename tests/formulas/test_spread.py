@@ -91,7 +91,7 @@ def along_steps(own, operation, arrays, steps):
 
 
 def of_all_ranks(loss, random):
-    """Return of each rank what `along_steps` does, its classes being some of a loss's."""
+    """Return the results of `along_steps` for each rank, which has some of a loss's classes."""
     operation, arrays, meeting = loss.operation, loss.arrays, Meeting(len(SIZES))
     steps = [random.normal(size=each.shape) for each in arrays[: operation.differentiable]]
     classes = shards.of_rank(np, elements, None, operation, arrays).with_classes

@@ -260,37 +260,35 @@ def test_many_threads_call_at_once_with_tensors(two):
             assert future.result() == wanted
 
 
-@needs_openmp
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
-def test_a_forked_child_does_not_wait_for_torchs_threads():
-    code = """
-import os, sys, torch, kldiv
+# --- of both --------------------------------------------------------------------------------------
+
+
+ARRAYS = {
+    "NumPy": """
+import numpy as np
+x, y = np.zeros((64, 20000), 'float32'), np.full((64, 20000), 0.5, 'float32')
+""",
+    "PyTorch": """
+import torch
 torch.set_num_threads(2)
 x, y = torch.zeros(64, 20000), torch.full((64, 20000), 0.5)
-before = kldiv.kl_div(x, y, reduction='sum')
-child = os.fork()
-if child == 0:
-    os._exit(0 if kldiv.kl_div(x, y, reduction='sum') == before else 1)
-sys.exit(os.waitpid(child, 0)[1])
-"""
-    python("-c", code)
-
-
-# --- where there are none -------------------------------------------------------------------------
+""",
+}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
-def test_a_forked_child_computes():
+@pytest.mark.parametrize("arrays", ["NumPy", pytest.param("PyTorch", marks=needs_openmp)])
+def test_a_forked_child_computes(arrays):
+    """It does not wait for its parent's threads, which it does not have."""
     code = """
-import os, sys, numpy as np, kldiv
-x, y = np.zeros((64, 20000), 'float32'), np.full((64, 20000), 0.5, 'float32')
+import os, sys, kldiv
 before = kldiv.kl_div(x, y, reduction='sum')
 child = os.fork()
 if child == 0:
     os._exit(0 if kldiv.kl_div(x, y, reduction='sum') == before else 1)
 sys.exit(os.waitpid(child, 0)[1])
 """
-    python("-c", code, KLDIV_NUM_THREADS="2")
+    python("-c", ARRAYS[arrays] + code, KLDIV_NUM_THREADS="2")
 
 
 def test_an_error_in_a_helper_is_raised():

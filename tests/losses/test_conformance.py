@@ -384,3 +384,17 @@ def test_another_backend_computes(name, backend):
     assert isinstance(found, np.floating | np.ndarray)
     assert all(isinstance(each, np.ndarray) for each in gradients)
     close([found, *gradients], [wanted, *slopes])
+
+
+ORDERS = {f"Rényi {a}": partial(kldiv.renyi_divergence, alpha=a) for a in (0, np.inf)}
+
+
+@pytest.mark.parametrize("measure", [pytest.param(v, id=k) for k, v in (MEASURES | ORDERS).items()])
+def test_a_class_that_neither_has_counts_for_nothing(measure):
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.625, 0.125])
+    value, slopes = kldiv.value_and_grad(measure, (0, 1))(*(np.append(x, 0) for x in (p, q)))
+    wanted, of_three = kldiv.value_and_grad(measure, (0, 1))(p, q)
+    assert value == pytest.approx(wanted, rel=1e-15, abs=0)
+    for found, one in zip(slopes, of_three, strict=True):
+        np.testing.assert_allclose(found[:3], one, rtol=1e-15)
+        assert np.isfinite(found[3])

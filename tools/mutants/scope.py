@@ -55,6 +55,7 @@ _PAIRS: Final = (
 )
 _SINGLE: Final = (
     (_MEASURES, *_ON_NUMPY),
+    ("tests/losses/test_family_of_measures.py", "-k", "not compile and not jax"),
     (_MEASURES, "-k", "not compile"),
     (*_DIFFERENTIATED[:2], "torch_differentiates and measure"),
 )

@@ -97,8 +97,7 @@ def launch(
     given = {"kernel": kernel.address, "words": words, "rooms": addresses, "number": number}
     for first in range(0, units, _AT_ONCE * step):
         last = min(first + _AT_ONCE * step, units)
-        # Several parts a thread: one that the system interrupts does not keep the others waiting.
-        taken = max(1, (last - first) // (8 * number * step)) * step
+        taken = threads.at_a_time((last - first) // step, number) * step
         parts = -(-(last - first) // taken)
         frame = given | {"units": last, "step": taken, "parts": parts, "next": first}
         numbers = np.append(words_of(_FRAME, frame), np.array(more, np.int64))
